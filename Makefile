@@ -1,0 +1,60 @@
+# `make` alone prints the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help build run test e2e bench soak lint fuzz clean
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+export GOFLAGS ?= -buildvcs=false
+
+# The race detector needs cgo and a C compiler.
+CC_FOUND := $(shell command -v gcc || command -v cc || command -v clang)
+RACE     := $(if $(CC_FOUND),-race,)
+TOOL     := go tool -modfile=packaging/tools/go.mod
+
+help: ## print the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/casemate
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/casemate ./cmd/casemate
+
+run: build ## start a node on 127.0.0.1, put a sample in, show DNS, TLS, pull and download by upstream name
+	go run ./cmd/casemate/demo -casemate bin/casemate -dir run
+
+test: ## unit and in-process tests (under 10 minutes on two cores)
+	$(if $(RACE),,@echo "no C compiler found: running without the race detector" >&2)
+	go test $(RACE) -timeout 9m ./...
+
+e2e: build ## end-to-end tests with real clients in network namespaces (root, Debian)
+	./cmd/casemate/e2e/prepare
+	go test -tags e2e -timeout 25m -count 1 -v ./cmd/casemate/e2e/...
+
+bench: build ## compare with public peers on this machine, side by side; prints ratios
+	./cmd/casemate/e2e/prepare bench
+	go test -tags bench -timeout 60m -count 1 -v -run '^TestBench' ./cmd/casemate/e2e/...
+
+soak: build ## long tests: many seeds, many kills
+	CASEMATE_SOAK=1 go test -timeout 170m -count 1 ./cluster/... ./cmd/casemate/...
+
+lint: ## gofmt, vet, staticcheck, the import rules, govulncheck where its database can be had
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
+	go vet ./...
+	go vet -tags e2e,bench ./cmd/casemate/e2e/...
+	$(TOOL) staticcheck ./...
+	go test -count 1 -run '^TestImports$$' ./cmd/casemate
+	@if $(TOOL) govulncheck ./... > bin/govulncheck.txt 2>&1; then echo "govulncheck: nothing found"; \
+	elif grep -qE 'fetching vulnerabilities|dial tcp|no such host|403|connection refused' bin/govulncheck.txt; then echo "govulncheck: its database cannot be had here, not checked"; \
+	else cat bin/govulncheck.txt; exit 1; fi
+
+FUZZTIME ?= 20s
+fuzz: ## every fuzz target for FUZZTIME (20s)
+	@for pkg in $$(go list ./...); do \
+	  for f in $$(go test -list '^Fuzz' $$pkg 2>/dev/null | grep ^Fuzz || true); do \
+	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; done
+
+clean: ## remove what the other targets made
+	rm -rf bin dist run
