@@ -28,7 +28,6 @@ func fences() []fence {
 		{"casemate", []string{"casemate/cluster"}, "github.com/hashicorp/raft", "nothing above the tree may notice how it is replicated"},
 		{"casemate", []string{"casemate/bundle", "casemate/cmd/casemate/demo"}, "github.com/google/go-containerregistry", "a client library; the daemon is a server (the demo is a client)"},
 		{"casemate", []string{"casemate/cmd"}, "github.com/spf13/cobra", "flags are parsed in cmd and nowhere else"},
-		{"casemate/cluster", nil, "net/http", "the tree is not a web service; its peers come later and get their own file"},
 		{"casemate/cluster/state", nil, "os", "promise 2: the state is a pure function of the log"},
 		{"casemate/cluster/state", nil, "net", "promise 2: the state is a pure function of the log"},
 		{"casemate/cluster/state", nil, "math/rand", "promise 2: the state is a pure function of the log"},
