@@ -1,0 +1,101 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"strconv"
+	"syscall"
+)
+
+// apiError is an answer of the distribution-spec: a status and one error of its JSON body (section "Error Codes").
+type apiError struct {
+	status  int
+	code    string
+	message string
+	detail  any
+	retry   int // seconds for Retry-After, 0: none
+	// public says that the refusal is about the client, not about a miss.
+}
+
+func (e *apiError) Error() string {
+	if e.detail != nil {
+		return fmt.Sprintf("%s: %s: %v", e.code, e.message, e.detail)
+	}
+	return e.code + ": " + e.message
+}
+
+// with returns the same error with a detail for the client.
+func (e *apiError) with(detail any) *apiError {
+	c := *e
+	c.detail = detail
+	return &c
+}
+
+var (
+	errBlobUnknown     = &apiError{status: 404, code: "BLOB_UNKNOWN", message: "blob unknown to registry"}
+	errUploadInvalid   = &apiError{status: 400, code: "BLOB_UPLOAD_INVALID", message: "blob upload invalid"}
+	errUploadUnknown   = &apiError{status: 404, code: "BLOB_UPLOAD_UNKNOWN", message: "blob upload unknown to registry"}
+	errDigestInvalid   = &apiError{status: 400, code: "DIGEST_INVALID", message: "provided digest did not match uploaded content"}
+	errManifestBlob    = &apiError{status: 400, code: "MANIFEST_BLOB_UNKNOWN", message: "manifest references a blob unknown to the repository"}
+	errManifestInvalid = &apiError{status: 400, code: "MANIFEST_INVALID", message: "manifest invalid"}
+	errManifestUnknown = &apiError{status: 404, code: "MANIFEST_UNKNOWN", message: "manifest unknown to registry"}
+	errNameInvalid     = &apiError{status: 400, code: "NAME_INVALID", message: "invalid repository name"}
+	errNameUnknown     = &apiError{status: 404, code: "NAME_UNKNOWN", message: "repository name not known to registry"}
+	errSizeInvalid     = &apiError{status: 400, code: "SIZE_INVALID", message: "provided length did not match content length"}
+	errTagInvalid      = &apiError{status: 400, code: "TAG_INVALID", message: "invalid tag"}
+	errUnauthorized    = &apiError{status: 401, code: "UNAUTHORIZED", message: "authentication required"}
+	errDenied          = &apiError{status: 403, code: "DENIED", message: "requested access to the resource is denied"}
+	errUnsupported     = &apiError{status: 405, code: "UNSUPPORTED", message: "the operation is unsupported"}
+	errTooManyRequests = &apiError{status: 429, code: "TOOMANYREQUESTS", message: "too many requests"}
+	errRangeInvalid    = &apiError{status: 416, code: "BLOB_UPLOAD_INVALID", message: "the range does not continue the upload"}
+	errUnavailable     = &apiError{status: 503, code: "UNAVAILABLE", message: "no majority of the cluster is reachable now, try again", retry: 5}
+	errFull            = &apiError{status: 507, code: "UNAVAILABLE", message: "the disk's reserve is reached: delete something and run casemate gc"}
+)
+
+// asAPI turns an error of the tree into the answer for it; miss is the answer where something does not exist.
+// ctx's own end is not an answer: the client is gone.
+func asAPI(err error, miss *apiError) *apiError {
+	var api *apiError
+	switch {
+	case errors.As(err, &api):
+		return api
+	case errors.Is(err, fs.ErrNotExist):
+		return miss
+	case errors.Is(err, syscall.EBADMSG):
+		return errDigestInvalid.with(err.Error())
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return errUnavailable
+	case errors.Is(err, syscall.ENOSPC):
+		return errFull
+	}
+	return &apiError{status: 500, code: "UNKNOWN", message: "internal error"}
+}
+
+// writeError answers with the error body of the distribution-spec. A HEAD gets the status alone.
+func writeError(w http.ResponseWriter, req *http.Request, e *apiError) {
+	if e.retry > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(e.retry))
+	}
+	type item struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+		Detail  any    `json:"detail,omitempty"`
+	}
+	body, err := json.Marshal(struct {
+		Errors []item `json:"errors"`
+	}{[]item{{e.code, e.message, e.detail}}})
+	if err != nil {
+		body = []byte(`{"errors":[]}`)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(e.status)
+	if req.Method != http.MethodHead {
+		w.Write(body)
+	}
+}

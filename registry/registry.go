@@ -1,0 +1,471 @@
+// Package registry is an OCI registry over a replicated tree: every image is kept under its real upstream name.
+//
+// It promises that bytes are never converted (what was pushed is what is pulled, under the same digest, sha256 or sha512), that a manifest
+// appears at once with its tag and referrers or not at all, and that a read needs nothing but this node.
+// Hot reads and all that must be atomic are answered here; upload sessions and listings are distribution's, over a storage driver on the same tree.
+package registry
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Batch collects edits that appear at one log entry; the contract is in cluster/treetest.
+type Batch = interface {
+	Put(name string, data []byte)
+	Link(name, digest string, holds ...string)
+	LinkWeak(name, digest string)
+	Remove(name string)
+	Expect(name string, version uint64)
+}
+
+// BlobWriter is a node-local scratch file that becomes a blob; the contract is in cluster/treetest.
+type BlobWriter = interface {
+	io.Writer
+	Size() int64
+	Commit(ctx context.Context, digest string) (string, error)
+	Close() error
+	Cancel() error
+}
+
+// Tree is what the registry needs of its subtree. The contract, errors included, is in cluster/treetest.
+type Tree interface {
+	fs.StatFS
+	fs.ReadFileFS
+	fs.ReadDirFS
+	Walk(dir, after string) iter.Seq2[string, fs.FileInfo]
+	Update(ctx context.Context, fn func(Batch) error) error
+	StatBlob(digest string) (int64, error)
+	OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error)
+	CreateBlob(id string) (BlobWriter, error)
+	ResumeBlob(id string) (BlobWriter, error)
+}
+
+// linked is what the tree's fs.FileInfo implements besides: the digest of the blob that a link names.
+type linked interface{ Digest() string }
+
+// Config is what the registry is given. Tree is required; every other field has a usable zero value.
+type Config struct {
+	// Tree is the registry's own subtree.
+	Tree Tree
+	// Origins returns the enabled origins in the order of resolution. Nil: none.
+	Origins func() []string
+	// Canonical folds aliases and ports of a host ("registry-1.docker.io", "docker.io:443" → "docker.io"); ok is false for an unknown origin.
+	Canonical func(host string) (origin string, ok bool)
+	// Domain is the appliance's own domain; it is the service that tokens are for. "": "casemate.internal".
+	Domain string
+	// Authenticate returns nil when user and password are right: then the user may push. Nil: nobody may.
+	Authenticate func(ctx context.Context, user, password string) error
+	// TokenKey signs tokens, the same on all nodes. Empty: random, so that tokens end with the process.
+	TokenKey []byte
+	// Secret signs the state of upload sessions. Empty: random.
+	Secret []byte
+	// Anonymous reports whether reading needs no user (registry.anonymous is "pull"). Nil: true.
+	Anonymous func() bool
+	// LocalFallback reports whether a local repository answers where an origin lacks a reference. Nil: true.
+	LocalFallback func() bool
+	// Miss enters the missing book: kind is "image", name "origin/repo:tag" or "origin/repo@digest", detail says more, or "".
+	Miss func(r *http.Request, kind, name, detail string)
+	// Luck is told that a tolerance was used: asked was answered by served.
+	Luck func(r *http.Request, asked, served string)
+	// Log receives one line for each change of state. Nil: nothing is logged.
+	Log *slog.Logger
+}
+
+// View is the way in which a client names content; the edge finds it from the host and the port.
+type View struct {
+	// Origin is the canonical origin whose name the client used as host; "" for the appliance's own names.
+	Origin string
+	// Plain says that the request came over the plain HTTP port: it refuses writes and credentials.
+	Plain bool
+	// Host is the host (with the port, if any) as the client asked for it.
+	Host string
+}
+
+// Registry serves /v2/ and /token. All methods are safe for concurrent use.
+type Registry struct {
+	cfg  Config
+	tree Tree
+	log  *slog.Logger
+
+	app      http.Handler // distribution's
+	shutdown func() error
+	uploads  *uploads
+	closing  sync.Once
+}
+
+// Open makes a registry over cfg.Tree. Close must be called.
+func Open(cfg Config) (*Registry, error) {
+	if cfg.Tree == nil {
+		return nil, errors.New("registry: config has no tree")
+	}
+	if cfg.Origins == nil {
+		cfg.Origins = func() []string { return nil }
+	}
+	if cfg.Canonical == nil {
+		cfg.Canonical = func(string) (string, bool) { return "", false }
+	}
+	if cfg.Domain == "" {
+		cfg.Domain = "casemate.internal"
+	}
+	if cfg.Authenticate == nil {
+		cfg.Authenticate = func(context.Context, string, string) error { return errors.New("there are no users") }
+	}
+	if cfg.Anonymous == nil {
+		cfg.Anonymous = func() bool { return true }
+	}
+	if cfg.LocalFallback == nil {
+		cfg.LocalFallback = func() bool { return true }
+	}
+	if cfg.Miss == nil {
+		cfg.Miss = func(*http.Request, string, string, string) {}
+	}
+	if cfg.Luck == nil {
+		cfg.Luck = func(*http.Request, string, string) {}
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if len(cfg.TokenKey) == 0 {
+		cfg.TokenKey = []byte(rand.Text())
+	}
+	if len(cfg.Secret) == 0 {
+		cfg.Secret = []byte(rand.Text())
+	}
+	r := &Registry{cfg: cfg, tree: cfg.Tree, log: cfg.Log}
+	r.uploads = newUploads(r.tree, r.log)
+	var err error
+	if r.app, r.shutdown, err = embed(r.uploads, cfg.Secret, cfg.Log); err != nil {
+		r.uploads.close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// Close ends upload sessions' use of files and distribution's own goroutines. Sessions can be resumed by the next Open.
+func (r *Registry) Close() error {
+	var err error
+	r.closing.Do(func() {
+		err = r.shutdown()
+		r.uploads.close()
+	})
+	return err
+}
+
+// kind is what a request is about.
+type kind int
+
+const (
+	kindPing kind = iota
+	kindCatalog
+	kindTags
+	kindManifest
+	kindBlob
+	kindUploads // the collection: POST opens a session
+	kindUpload  // one session
+	kindReferrers
+	kindToken
+)
+
+// route is a request after its path has been taken apart and bounded, and its name resolved for this view.
+type route struct {
+	kind kind
+	view View
+	// asked is the repository as the client wrote it in the path, for Location headers, listings and token scopes.
+	asked string
+	// ns is the value of the query parameter ns, "" without.
+	ns string
+	// repo is the canonical repository ("registry.k8s.io/pause", "team/app") that the name says when taken literally; writes go there.
+	repo string
+	// reference is what the client wrote behind manifests/: a tag or a digest.
+	reference string
+	// digest is set when the client named content by digest (blob, referrers, or a manifest's reference).
+	digest digest.Digest
+	// upload is the id of a session.
+	upload string
+}
+
+// tag returns the tag of a manifest route, "" where the reference is a digest.
+func (rt route) tag() string {
+	if rt.digest != "" {
+		return ""
+	}
+	return rt.reference
+}
+
+// Paths in the tree, one to one with distribution's (registry/storage/paths.go) below its "repositories".
+// A link's file is the blob itself, so that reading it needs no second look-up.
+func repoDir(repo string) string      { return "repositories/" + repo }
+func revisionsDir(repo string) string { return repoDir(repo) + "/_manifests/revisions" }
+func tagsDir(repo string) string      { return repoDir(repo) + "/_manifests/tags" }
+
+// tagPath is the link of a tag: strong, to the manifest.
+func tagPath(repo, tag string) string { return tagsDir(repo) + "/" + tag + "/current/link" }
+
+// revisionPath is the link of a manifest in a repository: strong, holding config, layers and children that are present.
+func revisionPath(repo string, d digest.Digest) string {
+	return revisionsDir(repo) + "/" + d.Algorithm().String() + "/" + d.Encoded() + "/link"
+}
+
+// layerPath is the link of a blob in a repository: weak.
+func layerPath(repo string, d digest.Digest) string {
+	return repoDir(repo) + "/_layers/" + d.Algorithm().String() + "/" + d.Encoded() + "/link"
+}
+
+// referrersDir holds a strong link for each manifest of the repository whose subject is d.
+func referrersDir(repo string, d digest.Digest) string {
+	return repoDir(repo) + "/_referrers/" + d.Algorithm().String() + "/" + d.Encoded()
+}
+
+func referrerPath(repo string, subject, d digest.Digest) string {
+	return referrersDir(repo, subject) + "/" + d.Algorithm().String() + "/" + d.Encoded() + "/link"
+}
+
+// digestOf returns the digest that the link called name names in the newest local state, else fs.ErrNotExist.
+func (r *Registry) digestOf(name string) (digest.Digest, int64, error) {
+	fi, err := r.tree.Stat(name)
+	if err != nil {
+		return "", 0, err
+	}
+	l, ok := fi.(linked)
+	if !ok || l.Digest() == "" {
+		return "", 0, fs.ErrNotExist
+	}
+	return digest.Digest(l.Digest()), fi.Size(), nil
+}
+
+// Serve answers a request for /v2/… or /token that came in by view v.
+func (r *Registry) Serve(w http.ResponseWriter, req *http.Request, v View) {
+	if v.Host == "" {
+		v.Host = req.Host
+	}
+	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	rt, fail := split(req)
+	if fail == nil {
+		rt.view = v
+		fail = r.admit(w, req, rt)
+	}
+	if fail == nil && rt.asked != "" {
+		rt.repo, fail = r.name(rt.asked, rt.ns, v)
+	}
+	if fail == nil && len(rt.repo) > maxName {
+		fail = errNameInvalid.with("a repository name has at most 255 characters, its origin included")
+	}
+	if fail != nil {
+		writeError(w, req, fail)
+		return
+	}
+	r.serve(w, req, rt)
+}
+
+func (r *Registry) serve(w http.ResponseWriter, req *http.Request, rt route) {
+	read := req.Method == http.MethodGet || req.Method == http.MethodHead
+	switch {
+	case rt.kind == kindToken:
+		r.serveToken(w, req, rt)
+	case rt.kind == kindPing && read:
+		r.servePing(w, req)
+	case rt.kind == kindCatalog && read:
+		r.serveCatalog(w, req, rt)
+	case rt.kind == kindTags && read:
+		r.serveTags(w, req, rt)
+	case rt.kind == kindReferrers && read:
+		r.serveReferrers(w, req, rt)
+	case rt.kind == kindManifest && read:
+		r.serveManifest(w, req, rt)
+	case rt.kind == kindManifest && req.Method == http.MethodPut:
+		r.putManifest(w, req, rt)
+	case rt.kind == kindManifest && req.Method == http.MethodDelete:
+		r.deleteManifest(w, req, rt)
+	case rt.kind == kindBlob && read:
+		r.serveBlob(w, req, rt)
+	case rt.kind == kindBlob && req.Method == http.MethodDelete:
+		r.deleteBlob(w, req, rt)
+	case rt.kind == kindUploads && req.Method == http.MethodPost:
+		r.startUpload(w, req, rt)
+	case rt.kind == kindUpload:
+		r.serveUpload(w, req, rt)
+	default:
+		w.Header().Set("Allow", allow(rt.kind))
+		writeError(w, req, errUnsupported.with("this method is not for this path"))
+	}
+}
+
+func allow(k kind) string {
+	switch k {
+	case kindManifest:
+		return "GET, HEAD, PUT, DELETE"
+	case kindBlob:
+		return "GET, HEAD, DELETE"
+	case kindUploads:
+		return "POST"
+	case kindToken:
+		return "GET, POST"
+	}
+	return "GET, HEAD"
+}
+
+func (r *Registry) servePing(w http.ResponseWriter, req *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", "2")
+	if req.Method != http.MethodHead {
+		io.WriteString(w, "{}")
+	}
+}
+
+// maxName is the longest canonical repository name, as in the distribution-spec's advice and distribution itself.
+const maxName = 255
+
+// split takes the path of a request apart: what it is about, the name as written, the reference. It knows nothing of views.
+// What could mean two things to two programs (encoded slashes, dots, NUL, empty elements) is refused.
+func split(req *http.Request) (route, *apiError) {
+	var rt route
+	p := req.URL.Path
+	if p == "/token" {
+		rt.kind = kindToken
+		return rt, nil
+	}
+	if p == "/v2" || p == "/v2/" {
+		rt.kind = kindPing
+		return rt, nil
+	}
+	rest, ok := strings.CutPrefix(p, "/v2/")
+	if !ok || len(p) > 2048 {
+		return rt, errNameInvalid.with("the path is not of a registry")
+	}
+	raw := strings.ToLower(req.URL.EscapedPath())
+	if strings.Contains(raw, "%2f") || strings.Contains(raw, "%5c") || strings.Contains(raw, "%00") || strings.Contains(raw, "%25") {
+		return rt, errNameInvalid.with("the path has an encoded separator")
+	}
+	if rest == "_catalog" {
+		rt.kind = kindCatalog
+		return rt, nil
+	}
+	rt.ns = req.URL.Query().Get("ns")
+	if len(rt.ns) > maxName {
+		return rt, errNameInvalid.with("ns is longer than a host name can be")
+	}
+	parts := strings.Split(rest, "/")
+	n := len(parts)
+	last := parts[n-1]
+	switch {
+	case n >= 3 && parts[n-2] == "tags" && last == "list":
+		rt.kind, rt.asked = kindTags, strings.Join(parts[:n-2], "/")
+	case n >= 3 && parts[n-2] == "manifests":
+		rt.kind, rt.asked, rt.reference = kindManifest, strings.Join(parts[:n-2], "/"), last
+	case n >= 4 && parts[n-3] == "blobs" && parts[n-2] == "uploads" && last == "":
+		rt.kind, rt.asked = kindUploads, strings.Join(parts[:n-3], "/")
+	case n >= 4 && parts[n-3] == "blobs" && parts[n-2] == "uploads":
+		rt.kind, rt.asked, rt.upload = kindUpload, strings.Join(parts[:n-3], "/"), last
+	case n >= 3 && parts[n-2] == "blobs" && last == "uploads":
+		rt.kind, rt.asked = kindUploads, strings.Join(parts[:n-2], "/")
+	case n >= 3 && parts[n-2] == "blobs":
+		rt.kind, rt.asked, rt.reference = kindBlob, strings.Join(parts[:n-2], "/"), last
+	case n >= 3 && parts[n-2] == "referrers":
+		rt.kind, rt.asked, rt.reference = kindReferrers, strings.Join(parts[:n-2], "/"), last
+	default:
+		return rt, errNameInvalid.with("the path is not of a registry")
+	}
+	if !validName(rt.asked) {
+		return rt, errNameInvalid.with("a repository name is lower-case path elements of [a-z0-9] separated by ., _, __ or -, at most 255 characters")
+	}
+	switch rt.kind {
+	case kindBlob, kindReferrers:
+		d, err := digest.Parse(rt.reference)
+		if err != nil {
+			return rt, errDigestInvalid.with("the digest is not of the form sha256:… or sha512:…")
+		}
+		rt.digest = d
+	case kindManifest:
+		if strings.Contains(rt.reference, ":") {
+			d, err := digest.Parse(rt.reference)
+			if err != nil {
+				return rt, errDigestInvalid.with("the digest is not of the form sha256:… or sha512:…")
+			}
+			rt.digest = d
+		} else if !validTag(rt.reference) {
+			return rt, errTagInvalid.with("a tag is at most 128 characters of [A-Za-z0-9_.-] and does not begin with . or -")
+		}
+	case kindUpload:
+		if !validUpload(rt.upload) {
+			return rt, errUploadUnknown
+		}
+	}
+	return rt, nil
+}
+
+// validName reports whether a name as written is one of the distribution-spec, with the host's port allowed on the first element.
+func validName(name string) bool {
+	if name == "" || len(name) > maxName {
+		return false
+	}
+	for i, e := range strings.Split(name, "/") {
+		if i == 0 {
+			if host, port, ok := strings.Cut(e, ":"); ok {
+				if port == "" || len(port) > 5 || strings.Trim(port, "0123456789") != "" {
+					return false
+				}
+				e = host
+			}
+		}
+		if !validElement(e) {
+			return false
+		}
+	}
+	return true
+}
+
+// validElement is [a-z0-9]+((\.|_|__|-+)[a-z0-9]+)* of the distribution-spec, by hand because it is on the hot path.
+func validElement(e string) bool {
+	sep := "" // the separator being read
+	if e == "" {
+		return false
+	}
+	for i := 0; i < len(e); i++ {
+		c := e[i]
+		if 'a' <= c && c <= 'z' || '0' <= c && c <= '9' {
+			sep = ""
+			continue
+		}
+		if i == 0 || c != '.' && c != '_' && c != '-' {
+			return false
+		}
+		sep += string(c)
+		if sep != "." && sep != "_" && sep != "__" && strings.Trim(sep, "-") != "" {
+			return false
+		}
+	}
+	return sep == ""
+}
+
+// validTag is [a-zA-Z0-9_][a-zA-Z0-9._-]{0,127} of the distribution-spec.
+func validTag(t string) bool {
+	if t == "" || len(t) > 128 || t[0] == '.' || t[0] == '-' {
+		return false
+	}
+	for i := 0; i < len(t); i++ {
+		c := t[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '.' || c == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+// validUpload reports whether id may be the id of a session: what distribution makes are UUIDs.
+func validUpload(id string) bool {
+	if id == "" || len(id) > 64 {
+		return false
+	}
+	return strings.Trim(id, "0123456789abcdef-") == ""
+}
