@@ -1,0 +1,133 @@
+package blob
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrLocked is returned by FS.Lock when another process (or another user of the same FS) holds the lock.
+var ErrLocked = errors.New("held by another process")
+
+// FS is the few calls through which everything durable of a node goes: blobs, the raft log, snapshots, marks.
+// It is a seam: package blobtest has one that forgets at a power cut what was not synced.
+//
+// Errors are those of package os. What a call changes is durable only after File.Sync (bytes, size) and SyncDir of the directory
+// that holds the name (existence of names); Rename is atomic: after a crash there is either the old name or the new one.
+// All methods are safe for concurrent use.
+type FS interface {
+	// OpenFile opens a file with os.O_ flags. On disk it returns an *os.File, so that bytes can go to a socket by sendfile.
+	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
+	// Mkdir makes one directory.
+	Mkdir(name string, perm fs.FileMode) error
+	// Rename moves a file, replacing what stood there.
+	Rename(from, to string) error
+	// Remove removes a file or an empty directory.
+	Remove(name string) error
+	// ReadDir lists a directory, sorted by name.
+	ReadDir(name string) ([]fs.DirEntry, error)
+	// Stat describes a file or directory.
+	Stat(name string) (fs.FileInfo, error)
+	// SyncDir makes the names in a directory durable.
+	SyncDir(name string) error
+	// Allocate reserves size bytes for a new file so that later writes within it need no new space; the bytes read as zeros.
+	Allocate(f File, size int64) error
+	// Free returns the bytes that this process may still write to the file system of dir, and its whole size.
+	Free(dir string) (free, total int64, err error)
+	// Lock takes an exclusive lock that ends with Close or with the process; ErrLocked if someone else has it.
+	Lock(name string) (io.Closer, error)
+}
+
+// File is an open file of an FS.
+type File interface {
+	io.Reader
+	io.Writer
+	io.Seeker
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Stat() (fs.FileInfo, error)
+	Sync() error
+	Truncate(size int64) error
+}
+
+// OS is the operating system's file system.
+type OS struct{}
+
+// OpenFile is os.OpenFile; the File is an *os.File.
+func (OS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	f, err := os.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err // not f: a nil *os.File in a File is not nil
+	}
+	return f, nil
+}
+
+// Mkdir is os.Mkdir.
+func (OS) Mkdir(name string, perm fs.FileMode) error { return os.Mkdir(name, perm) }
+
+// Rename is os.Rename.
+func (OS) Rename(from, to string) error { return os.Rename(from, to) }
+
+// Remove is os.Remove.
+func (OS) Remove(name string) error { return os.Remove(name) }
+
+// ReadDir is os.ReadDir.
+func (OS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
+
+// Stat is os.Stat.
+func (OS) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }
+
+// SyncDir is fsync(2) of the directory.
+func (OS) SyncDir(name string) error {
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// Allocate is fallocate(2), and ftruncate(2) where the file system has none.
+func (OS) Allocate(f File, size int64) error {
+	o, ok := f.(*os.File)
+	if !ok {
+		return f.Truncate(size)
+	}
+	err := unix.Fallocate(int(o.Fd()), 0, 0, size)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return f.Truncate(size)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "fallocate", Path: o.Name(), Err: err}
+	}
+	return nil
+}
+
+// Free is statfs(2): what an unprivileged process may use (f_bavail), not what root keeps.
+func (OS) Free(dir string) (free, total int64, err error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(dir, &s); err != nil {
+		return 0, 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	return int64(s.Bavail) * s.Bsize, int64(s.Blocks) * s.Bsize, nil
+}
+
+// Lock is flock(2) on a file that is made if it is absent and stays there.
+func (OS) Lock(name string) (io.Closer, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrLocked
+		}
+		return nil, &fs.PathError{Op: "lock", Path: name, Err: err}
+	}
+	return f, nil
+}

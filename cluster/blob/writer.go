@@ -1,0 +1,358 @@
+package blob
+
+import (
+	"encoding"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// Writer is a scratch file that becomes a blob. Its methods may be called from several goroutines; one that comes after the
+// end of the writer gets fs.ErrClosed.
+type Writer struct {
+	d    *Dir
+	id   string // "" for one that cannot be resumed
+	path string
+
+	mu      sync.Mutex
+	f       File // nil when the writer is closed or placed
+	closed  bool
+	size    int64
+	sum     hash.Hash // sha256 of the first summed bytes
+	summed  int64
+	checked int64 // bytes for which room was seen on the disk
+	placed  string
+	release func() // the hold on placed
+}
+
+// savedSum is a hash state between two writers of one scratch file, so that an upload in many pieces is not hashed again from its beginning.
+type savedSum struct {
+	state []byte
+	size  int64
+}
+
+// roomStep is how many bytes are written between two looks at the free space.
+const roomStep = 4 << 20
+
+// maxSums bounds the hash states kept for scratch files that nobody has open. One costs about 200 bytes; losing one costs a rehash.
+const maxSums = 4096
+
+func validID(id string) error {
+	if id == "" || len(id) > 128 || strings.Trim(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" {
+		return fmt.Errorf("scratch id must be 1 to 128 of A-Z a-z 0-9 . _ -, got %.140q: %w", id, fs.ErrInvalid)
+	}
+	return nil
+}
+
+// Create opens a new scratch file; id is [A-Za-z0-9._-]{1,128}, or "" for one that cannot be resumed. An existing id is truncated, and
+// a writer that has it open is closed: its client has come back, the old connection is only not known to be dead yet.
+func (d *Dir) Create(id string) (*Writer, error) {
+	if err := d.Room(0); err != nil {
+		return nil, err
+	}
+	w := &Writer{d: d, id: id, sum: newHash("sha256")}
+	if id == "" {
+		w.path = d.scratchPath(randomName())
+		f, err := d.fs.OpenFile(w.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o640)
+		w.f = f
+		return w, err
+	}
+	return w, d.open(w, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
+}
+
+// Resume opens the scratch file of that id to go on at its end, else fs.ErrNotExist. A writer that has it open is closed, as by Create.
+// What a power cut left of unsynced bytes is not trusted: the digest is checked over all of them at the end.
+func (d *Dir) Resume(id string) (*Writer, error) {
+	w := &Writer{d: d, id: id, sum: newHash("sha256")}
+	return w, d.open(w, os.O_RDWR)
+}
+
+func (d *Dir) open(w *Writer, flag int) error {
+	if err := validID(w.id); err != nil {
+		return err
+	}
+	w.path = d.scratchPath(named + w.id)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for {
+		d.mu.Lock()
+		old := d.writers[w.id]
+		if old == nil {
+			d.writers[w.id] = w // and so its turn: others wait on w.mu until it is open
+			d.mu.Unlock()
+			break
+		}
+		d.mu.Unlock()
+		old.mu.Lock()
+		old.close() // an error is for nobody: a lost scratch file is seen below
+		old.mu.Unlock()
+	}
+	f, err := d.fs.OpenFile(w.path, flag, 0o640)
+	if err == nil {
+		w.size, err = f.Seek(0, io.SeekEnd)
+		if err != nil {
+			f.Close()
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s, ok := d.sums[w.id]
+	delete(d.sums, w.id)
+	if err != nil {
+		w.closed = true
+		delete(d.writers, w.id)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("scratch file %s: %w", w.id, fs.ErrNotExist)
+		}
+		return err
+	}
+	w.f = f
+	if ok && s.size == w.size && w.sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(s.state) == nil {
+		w.summed = s.size
+	}
+	return nil
+}
+
+// Size is the number of bytes in the scratch file.
+func (w *Writer) Size() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.size
+}
+
+// Write appends, hashing on the way. syscall.ENOSPC says that the reserve is reached; what was written before stays.
+func (w *Writer) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.placed != "" {
+		if err := w.unplace(); err != nil {
+			return 0, err
+		}
+	}
+	if w.f == nil {
+		return 0, fs.ErrClosed
+	}
+	if w.size+int64(len(p)) > w.checked {
+		if err := w.d.Room(int64(len(p))); err != nil {
+			return 0, err
+		}
+		w.checked = w.size + int64(len(p)) + roomStep
+	}
+	n, err := w.f.Write(p)
+	if w.summed == w.size {
+		w.sum.Write(p[:n])
+		w.summed += int64(n)
+	}
+	w.size += int64(n)
+	return n, err
+}
+
+// Place makes the bytes a blob on this disk, and holds its digest until the writer ends. With digest "" it is named by sha256,
+// otherwise the bytes must have that digest, else syscall.EBADMSG and nothing has changed. It returns the digest and the size.
+// Placing what is placed is no error. Must be followed by Done when the blob is known to the state; until then the blob may be
+// turned back into the scratch file by Write or Close.
+func (w *Writer) Place(digest string) (string, int64, error) {
+	algorithm := "sha256"
+	if digest != "" {
+		var err error
+		if algorithm, _, err = ParseDigest(digest); err != nil {
+			return "", 0, err
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.placed != "" && (w.placed == digest || digest == "" && strings.HasPrefix(w.placed, "sha256:")) {
+		return w.placed, w.size, nil
+	}
+	if w.placed != "" {
+		if err := w.unplace(); err != nil {
+			return "", 0, err
+		}
+	}
+	if w.f == nil {
+		return "", 0, fs.ErrClosed
+	}
+	got, err := w.digest(algorithm)
+	if err != nil {
+		return "", 0, err
+	}
+	if digest != "" && got != digest {
+		return "", 0, fmt.Errorf("the bytes have the digest %s, not %s: %w", got, digest, syscall.EBADMSG)
+	}
+	_, digits, _ := ParseDigest(got)
+	target := w.d.path(algorithm, digits)
+	release := w.d.Hold(got) // from before the name exists, so that the sweeper never sees a blob that nobody has asked for yet
+	if err := w.install(target); err != nil {
+		release()
+		return "", 0, fmt.Errorf("place %s: %w", got, err)
+	}
+	w.f.Close() // the bytes are durable: nothing that Close could say matters
+	w.f, w.placed, w.release = nil, got, release
+	return got, w.size, nil
+}
+
+// install must keep this order: were the name durable before the bytes, a power cut would leave a blob with wrong bytes.
+// If we were to crash after any step, there is a scratch file (swept, or resumed and hashed again) or a whole blob.
+func (w *Writer) install(target string) error {
+	if err := w.f.Sync(); err != nil {
+		// The kernel has dropped what it could not write and would call the next sync a success: these bytes can no longer be made durable.
+		w.cancel()
+		return err
+	}
+	if err := w.d.mkdir(filepath.Dir(target)); err != nil {
+		return err
+	}
+	// Onto a blob that is there already, too: the bytes are the same, and if they have rotted they are right again.
+	if err := w.d.fs.Rename(w.path, target); err != nil {
+		return err
+	}
+	if err := w.d.fs.SyncDir(filepath.Dir(target)); err != nil {
+		// It happened, but perhaps not for ever. The scratch file comes back by a copy, so that the caller can try again.
+		if back := w.copyBack(target); back != nil {
+			return errors.Join(err, back)
+		}
+		return err
+	}
+	return nil
+}
+
+// unplace turns a placed blob back into the scratch file. The blob stays where it is: someone else may have placed the same bytes,
+// and if nobody has, it is swept. w.mu is held.
+func (w *Writer) unplace() error {
+	algorithm, digits, _ := ParseDigest(w.placed)
+	err := w.copyBack(w.d.path(algorithm, digits))
+	w.release()
+	w.placed, w.release = "", nil
+	return err
+}
+
+// copyBack writes the scratch file anew from a blob and goes on at its end. A copy, never a link: the scratch file is written to.
+func (w *Writer) copyBack(from string) error {
+	src, err := w.d.fs.OpenFile(from, os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if w.f != nil {
+		w.f.Close() // it is the blob's file now
+		w.f = nil
+	}
+	f, err := w.d.fs.OpenFile(w.path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(f, src); err != nil {
+		f.Close()
+		return err
+	}
+	w.f = f
+	return nil
+}
+
+// digest hashes what has not been hashed while it was written. w.mu is held.
+func (w *Writer) digest(algorithm string) (string, error) {
+	if algorithm == "sha256" {
+		if w.summed != w.size {
+			w.sum.Reset()
+			w.summed = 0
+			if _, err := io.Copy(w.sum, io.NewSectionReader(w.f, 0, w.size)); err != nil {
+				return "", err
+			}
+			w.summed = w.size
+		}
+		return digestOf(algorithm, w.sum), nil
+	}
+	h := newHash(algorithm)
+	if _, err := io.Copy(h, io.NewSectionReader(w.f, 0, w.size)); err != nil {
+		return "", err
+	}
+	return digestOf(algorithm, h), nil
+}
+
+// Done ends the writer after its blob has become known: the scratch file is gone, the hold ends.
+func (w *Writer) Done() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.release != nil {
+		w.release()
+	}
+	w.placed, w.release = "", nil
+	w.forget()
+}
+
+// Close ends the writer. The scratch file stays if it has an id.
+func (w *Writer) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.close()
+}
+
+func (w *Writer) close() error {
+	if w.closed {
+		return nil
+	}
+	if w.id == "" {
+		return w.cancel()
+	}
+	var err error
+	if w.placed != "" {
+		err = w.unplace()
+	}
+	if w.f != nil {
+		if state, merr := w.sum.(encoding.BinaryMarshaler).MarshalBinary(); merr == nil && w.summed == w.size {
+			w.d.mu.Lock()
+			if len(w.d.sums) < maxSums {
+				w.d.sums[w.id] = savedSum{state, w.size}
+			}
+			w.d.mu.Unlock()
+		}
+		err = errors.Join(err, w.f.Close())
+		w.f = nil
+	}
+	w.forget()
+	return err
+}
+
+// Cancel ends the writer and removes the scratch file.
+func (w *Writer) Cancel() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.cancel()
+}
+
+func (w *Writer) cancel() error {
+	if w.closed {
+		return nil
+	}
+	if w.placed != "" { // the blob is left to the sweeper
+		w.release()
+		w.placed, w.release = "", nil
+	}
+	var err error
+	if w.f != nil {
+		err = errors.Join(w.f.Close(), w.d.fs.Remove(w.path))
+		w.f = nil
+	}
+	w.forget()
+	return err
+}
+
+// forget frees the id. w.mu is held.
+func (w *Writer) forget() {
+	w.closed = true
+	if w.id == "" {
+		return
+	}
+	w.d.mu.Lock()
+	defer w.d.mu.Unlock()
+	if w.d.writers[w.id] == w {
+		delete(w.d.writers, w.id)
+	}
+}
