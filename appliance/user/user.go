@@ -1,0 +1,264 @@
+// Package user keeps the people who may push: a name and a bcrypt hash each, in the tree.
+//
+// It promises: a password is never stored or logged; a right password is checked by bcrypt once and then remembered for a while, so that
+// a push of fifty layers does not cost fifty hashes; a changed or removed user is out at once; and however many wrong passwords arrive,
+// no more than a few processors' time is spent on them at once.
+package user
+
+import (
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// Batch is the tree's batch of edits.
+type Batch = interface {
+	Put(name string, data []byte)
+	Link(name, digest string, holds ...string)
+	LinkWeak(name, digest string)
+	Remove(name string)
+	Expect(name string, version uint64)
+}
+
+// Tree is what the users need of the tree: their own directory, one file a user.
+type Tree interface {
+	fs.StatFS
+	fs.ReadFileFS
+	fs.ReadDirFS
+	Update(ctx context.Context, fn func(Batch) error) error
+}
+
+// ErrDenied is what Authenticate returns for an unknown user or a wrong password; it does not say which.
+var ErrDenied = errors.New("unknown user or wrong password")
+
+const (
+	maxRemembered = 1024
+	remember      = 10 * time.Minute
+	cost          = 10
+)
+
+// Users checks and keeps the users. It is safe for concurrent use.
+type Users struct {
+	tree Tree
+	cost int
+	key  []byte        // of this process: what is remembered is worthless elsewhere
+	busy chan struct{} // a token for each bcrypt that runs
+	wait chan struct{} // a token for each request that waits for one
+
+	mu    sync.Mutex
+	known map[[sha256.Size]byte]time.Time // keyed hash of name, version and password → until when; owned by mu
+}
+
+type record struct {
+	Hash  string    `json:"hash"`
+	Added time.Time `json:"added"`
+}
+
+// A User is what List tells of one.
+type User struct {
+	Name  string    `json:"name"`
+	Added time.Time `json:"added"`
+}
+
+// New makes the users of a tree; it does no I/O.
+func New(tree Tree) *Users {
+	n := max(1, runtime.GOMAXPROCS(0)/2)
+	u := &Users{tree: tree, cost: cost, key: make([]byte, 32), busy: make(chan struct{}, n), wait: make(chan struct{}, 32*n),
+		known: map[[sha256.Size]byte]time.Time{}}
+	rand.Read(u.key)
+	return u
+}
+
+// CheckName says why name cannot be a user's.
+func CheckName(name string) error {
+	if len(name) < 1 || len(name) > 64 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ._-") != "" || name == "." || name == ".." {
+		return fmt.Errorf("a user's name has 1 to 64 of a-z, A-Z, 0-9, '.', '_' and '-', got %q: %w", name, fs.ErrInvalid)
+	}
+	return nil
+}
+
+func checkPassword(password string) error {
+	if len(password) < 8 || len(password) > 72 {
+		return fmt.Errorf("a password has 8 to 72 bytes, got %d: %w", len(password), fs.ErrInvalid)
+	}
+	return nil
+}
+
+// Add makes a new user. One that is there already is fs.ErrExist.
+func (u *Users) Add(ctx context.Context, name, password string) error {
+	return u.put(ctx, name, password, false)
+}
+
+// SetPassword gives an existing user a new password. One that is not there is fs.ErrNotExist.
+func (u *Users) SetPassword(ctx context.Context, name, password string) error {
+	return u.put(ctx, name, password, true)
+}
+
+func (u *Users) put(ctx context.Context, name, password string, there bool) error {
+	if err := cmp.Or(CheckName(name), checkPassword(password)); err != nil {
+		return err
+	}
+	version := uint64(0)
+	old := record{Added: time.Now().UTC().Truncate(time.Second)}
+	info, err := u.tree.Stat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if there {
+			return fmt.Errorf("there is no user %s: %w", name, fs.ErrNotExist)
+		}
+	case err != nil:
+		return fmt.Errorf("user %s: %w", name, err)
+	case !there:
+		return fmt.Errorf("there is a user %s already, change the password with: casemate user passwd %s: %w", name, name, fs.ErrExist)
+	default:
+		version = info.(interface{ Version() uint64 }).Version()
+		if r, _, err := u.read(name); err == nil {
+			old = r
+		}
+	}
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), u.cost)
+	if err != nil {
+		return fmt.Errorf("user %s: %w", name, err)
+	}
+	old.Hash = string(hash)
+	data, err := json.Marshal(old)
+	if err != nil {
+		return err
+	}
+	err = u.tree.Update(ctx, func(b Batch) error {
+		b.Expect(name, version)
+		b.Put(name, data)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("user %s: %w", name, err)
+	}
+	return nil
+}
+
+// Remove takes a user away. One that is not there is fs.ErrNotExist.
+func (u *Users) Remove(ctx context.Context, name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	if _, err := u.tree.Stat(name); err != nil {
+		return fmt.Errorf("there is no user %s: %w", name, err)
+	}
+	if err := u.tree.Update(ctx, func(b Batch) error { b.Remove(name); return nil }); err != nil {
+		return fmt.Errorf("user %s: %w", name, err)
+	}
+	return nil
+}
+
+// List returns the users by name.
+func (u *Users) List() ([]User, error) {
+	entries, err := u.tree.ReadDir(".")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	list := []User{}
+	for _, e := range entries {
+		r, _, err := u.read(e.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, User{Name: e.Name(), Added: r.Added})
+	}
+	slices.SortFunc(list, func(a, b User) int { return strings.Compare(a.Name, b.Name) })
+	return list, nil
+}
+
+func (u *Users) read(name string) (r record, data []byte, err error) {
+	data, err = u.tree.ReadFile(name)
+	if err != nil {
+		return r, nil, err
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, nil, fmt.Errorf("user %s: the record is damaged, remove the user and add it again: %w", name, err)
+	}
+	return r, data, nil
+}
+
+// nobody is a hash that no password has; checking against it takes as long as checking a user's.
+var nobody = sync.OnceValue(func() []byte {
+	var p [32]byte
+	rand.Read(p[:])
+	h, _ := bcrypt.GenerateFromPassword(p[:], cost)
+	return h
+})
+
+// Authenticate returns nil when the password is the user's, and ErrDenied when it is not or there is no such user, after the same time.
+// syscall.EAGAIN means that too many passwords wait to be checked: ask again later.
+func (u *Users) Authenticate(ctx context.Context, name, password string) error {
+	hash, data := nobody, []byte(nil)
+	if CheckName(name) == nil && len(password) <= 72 {
+		if r, raw, err := u.read(name); err == nil {
+			hash, data = func() []byte { return []byte(r.Hash) }, raw
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	// The record is part of what is remembered, so that a new password or a removed user ends it.
+	mac := hmac.New(sha256.New, u.key)
+	fmt.Fprintf(mac, "%d %s %d ", len(name), name, len(data))
+	mac.Write(data)
+	mac.Write([]byte(password))
+	id := [sha256.Size]byte(mac.Sum(nil))
+	if data != nil && u.recall(id) {
+		return nil
+	}
+	select {
+	case u.wait <- struct{}{}:
+		defer func() { <-u.wait }()
+	default:
+		return fmt.Errorf("too many passwords are being checked: %w", syscall.EAGAIN)
+	}
+	select {
+	case u.busy <- struct{}{}:
+		defer func() { <-u.busy }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if data != nil && u.recall(id) { // another request with the same password was faster
+		return nil
+	}
+	err := bcrypt.CompareHashAndPassword(hash(), []byte(password[:min(len(password), 72)]))
+	if err != nil || data == nil {
+		return ErrDenied
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.known) >= maxRemembered {
+		clear(u.known)
+	}
+	u.known[id] = time.Now().Add(remember)
+	return nil
+}
+
+func (u *Users) recall(id [sha256.Size]byte) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	until, ok := u.known[id]
+	if ok && time.Now().After(until) {
+		delete(u.known, id)
+		return false
+	}
+	return ok
+}

@@ -1,0 +1,118 @@
+package user
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"go.uber.org/goleak"
+	"golang.org/x/crypto/bcrypt"
+
+	"casemate/cluster/treetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func open(t *testing.T) (*Users, *treetest.Mem) {
+	m := treetest.New(t)
+	u := New(m)
+	u.cost = bcrypt.MinCost
+	return u, m
+}
+
+func TestAUserComesChangesAndGoes(t *testing.T) {
+	u, m := open(t)
+	ctx := context.Background()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(u.Add(ctx, "ada", "correct horse"))
+	if err := u.Add(ctx, "ada", "another one"); !errors.Is(err, fs.ErrExist) {
+		t.Fatalf("adding twice: %v", err)
+	}
+	for range 2 { // the second time it is remembered
+		must(u.Authenticate(ctx, "ada", "correct horse"))
+	}
+	for _, wrong := range [][2]string{{"ada", "wrong"}, {"ada", ""}, {"bob", "correct horse"}, {"", ""}, {"../x", "correct horse"}, {"ada", strings.Repeat("x", 100)}} {
+		if err := u.Authenticate(ctx, wrong[0], wrong[1]); !errors.Is(err, ErrDenied) {
+			t.Errorf("%q: got %v", wrong, err)
+		}
+	}
+	must(u.SetPassword(ctx, "ada", "new password"))
+	if err := u.Authenticate(ctx, "ada", "correct horse"); !errors.Is(err, ErrDenied) {
+		t.Fatalf("the old password after a change: %v", err)
+	}
+	must(u.Authenticate(ctx, "ada", "new password"))
+	data, _ := m.ReadFile("ada")
+	if strings.Contains(string(data), "password") {
+		t.Fatalf("the password stands in the tree: %s", data)
+	}
+	if list, err := u.List(); err != nil || len(list) != 1 || list[0].Name != "ada" || list[0].Added.IsZero() {
+		t.Fatalf("got %v, %v", list, err)
+	}
+	must(u.Remove(ctx, "ada"))
+	if err := u.Authenticate(ctx, "ada", "new password"); !errors.Is(err, ErrDenied) {
+		t.Fatalf("after removing: %v", err)
+	}
+	for _, err := range []error{u.Remove(ctx, "ada"), u.SetPassword(ctx, "ada", "whatever1")} {
+		if !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("got %v, want fs.ErrNotExist", err)
+		}
+	}
+}
+
+func TestBadNamesAndPasswordsSayTheRule(t *testing.T) {
+	u, _ := open(t)
+	for _, c := range []struct{ name, password, want string }{
+		{"a/b", "long enough", `got "a/b"`},
+		{"", "long enough", `got ""`},
+		{"..", "long enough", `got ".."`},
+		{"ada", "short", "8 to 72 bytes, got 5"},
+		{"ada", strings.Repeat("x", 73), "8 to 72 bytes, got 73"},
+	} {
+		if err := u.Add(context.Background(), c.name, c.password); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q %q: got %v", c.name, c.password, err)
+		}
+	}
+}
+
+// A flood of wrong passwords costs a bounded number of hashes at a time; who is remembered gets through all the same.
+func TestAFloodOfWrongPasswordsIsBounded(t *testing.T) {
+	u, _ := open(t)
+	ctx := context.Background()
+	if err := u.Add(ctx, "ada", "correct horse"); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Authenticate(ctx, "ada", "correct horse"); err != nil {
+		t.Fatal(err)
+	}
+	for range cap(u.busy) {
+		u.busy <- struct{}{} // every processor that may hash is taken
+	}
+	flood, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	refused := make(chan error, 1)
+	for range cap(u.wait) + 1 {
+		wg.Go(func() {
+			if err := u.Authenticate(flood, "ada", "wrong password"); errors.Is(err, syscall.EAGAIN) {
+				refused <- err
+			}
+		})
+	}
+	<-refused // one more than may wait
+	if err := u.Authenticate(ctx, "ada", "correct horse"); err != nil {
+		t.Errorf("a remembered user during the flood: %v", err)
+	}
+	stop()
+	wg.Wait()
+	if len(u.wait) != 0 {
+		t.Errorf("%d still wait", len(u.wait))
+	}
+}
