@@ -124,3 +124,16 @@ func writeImage(t testing.TB, dir string, img v1.Image) string {
 	}
 	return dir
 }
+
+// readImage reads the one image of a layout that writeImage wrote.
+func readImage(dir string) (v1.Image, error) {
+	idx, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		return nil, err
+	}
+	m, err := idx.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	return idx.Image(m.Manifests[0].Digest)
+}
