@@ -1,0 +1,124 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Result is what applying a command did.
+type Result struct {
+	// Index is the log index at which the command took effect or was refused; for a repeat, that of the first time. It is the version of what it wrote.
+	Index uint64
+	// Err is why the command was refused; always an *Error. Nothing of the command took effect.
+	Err error
+	// Fatal is why this program cannot go on: it does not understand the command. The state has not moved and must not, since skipping
+	// the command would make this replica differ from the others (promise 8).
+	Fatal error
+	// Repeat says that the command had been applied before and nothing was done now.
+	Repeat bool
+	// Changed are the names that changed, for watchers; a removed directory is its name alone. A name may stand there more than once.
+	Changed []string
+	// Added are the blobs that became known, Collected those whose bytes may go. All three lists are empty for a repeat.
+	Added     []Digest
+	Collected []Digest
+}
+
+// tx is one command being applied.
+type tx struct {
+	s      *State
+	index  uint64
+	time   int64
+	result *Result
+}
+
+func (tx *tx) changed(name string) { tx.result.Changed = append(tx.result.Changed, name) }
+
+// SetFormat raises the format that every member has said that it understands. Going back is refused; the same again is nothing.
+type SetFormat struct {
+	_       struct{} `cbor:",toarray"`
+	Version uint64
+}
+
+func (o *SetFormat) check() error { return nil }
+
+// apply stops the node on a format that it does not understand: any error that is no *Error is fatal.
+func (o *SetFormat) apply(tx *tx) error {
+	switch {
+	case o.Version > MaxFormat:
+		return fmt.Errorf("the cluster went to format %d, this program understands up to %d: install the newer casemate on this node", o.Version, MaxFormat)
+	case o.Version < tx.s.format:
+		return refuse(CodeInvalid, "set format", fmt.Sprint(o.Version), "the format is %d and only grows", tx.s.format)
+	}
+	tx.s.format = o.Version
+	return nil
+}
+
+// Apply applies the command that stands in the log at index, which must be above Index. It depends on nothing but the state and its arguments.
+func (s *State) Apply(index uint64, cmd []byte) Result {
+	if index <= s.index {
+		return Result{Index: index, Fatal: fmt.Errorf("log index %d was handed out after %d", index, s.index)}
+	}
+	c, err := Decode(cmd, s.format)
+	if err != nil {
+		return Result{Index: index, Fatal: fmt.Errorf("log index %d: %w", index, err)}
+	}
+	saved := s.scalars
+	s.index = index
+	if r, ok := s.admit(c); !ok {
+		s.commit()
+		if !r.Repeat {
+			r.Index = index
+		}
+		return r
+	}
+	r := Result{Index: index}
+	err = s.run(&tx{s: s, index: index, time: c.Time, result: &r}, c.Ops)
+	if err == nil {
+		s.remember(c, index, nil)
+		s.commit()
+		return r
+	}
+	s.rollback(saved)
+	var refused *Error
+	if !errors.As(err, &refused) {
+		return Result{Index: index, Fatal: fmt.Errorf("log index %d: %w", index, err)}
+	}
+	// The session moves on though the batch did nothing: its outcome is the refusal.
+	s.index = index
+	s.admit(c)
+	s.remember(c, index, refused)
+	s.commit()
+	return Result{Index: index, Err: refused}
+}
+
+// run applies the edits. Expectations come first, those of stages that are published too: they are about what the proposer saw.
+func (s *State) run(tx *tx, ops []Op) error {
+	for _, op := range ops {
+		if err := op.check(); err != nil {
+			return err
+		}
+	}
+	for _, op := range ops {
+		var err error
+		switch op := op.(type) {
+		case *Expect:
+			err = op.hold(s)
+		case *Publish:
+			s.inStage(op.ID, func(_ string, staged Op) bool {
+				if e, ok := staged.(*Expect); ok {
+					err = e.hold(s)
+				}
+				return err == nil
+			})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, op := range ops {
+		if err := op.apply(tx); err != nil {
+			return err
+		}
+	}
+	return nil
+}

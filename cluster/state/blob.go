@@ -1,0 +1,348 @@
+package state
+
+import (
+	"encoding/binary"
+	"iter"
+	"math"
+	"slices"
+	"time"
+)
+
+// MaxTombstones bounds the tombstones. When there are more, the older half is forgotten and the floor rises.
+const MaxTombstones = 1 << 16
+
+// blob is what the state knows of a blob.
+type blob struct {
+	size   int64
+	born   uint64 // the log index at which it became known
+	pin    int64  // Unix nanoseconds; 0 is no pin
+	strong uint32 // links, holds, hidden claims and staged edits that need it
+	weak   uint32 // weak links to this birth of it
+}
+
+// Blob is a blob as readers see it.
+type Blob struct {
+	Size   int64     // in bytes
+	Born   uint64    // the log index at which it became known
+	Until  time.Time // when its pin ends; zero for no pin
+	Strong int       // how many links, holds, claims and staged edits keep it
+	Weak   int       // how many weak links are to it
+}
+
+// Collectable reports whether nothing keeps the blob.
+func (b Blob) Collectable() bool { return b.Strong == 0 && b.Until.IsZero() }
+
+func (b blob) public() Blob {
+	p := Blob{Size: b.size, Born: b.born, Strong: int(b.strong), Weak: int(b.weak)}
+	if b.pin != 0 {
+		p.Until = time.Unix(0, b.pin).UTC()
+	}
+	return p
+}
+
+// Blob returns what is known of a blob.
+func (s *State) Blob(d Digest) (Blob, bool) {
+	b, ok := s.blobs.get(d)
+	return b.public(), ok
+}
+
+// Blobs yields all blobs behind after ("" for all), ordered by algorithm and sum.
+func (s *State) Blobs(after Digest) iter.Seq2[Digest, Blob] {
+	return func(yield func(Digest, Blob) bool) {
+		s.blobs.from(after, func(d Digest, b blob) bool { return d == after || yield(d, b.public()) })
+	}
+}
+
+// Pins yields the pinned blobs in the order in which their pins end.
+func (s *State) Pins() iter.Seq2[Digest, time.Time] {
+	return func(yield func(Digest, time.Time) bool) {
+		s.pins.from("", func(k string, _ struct{}) bool {
+			return yield(Digest(k[8:]), time.Unix(0, int64(binary.BigEndian.Uint64([]byte(k[:8])))).UTC())
+		})
+	}
+}
+
+// Tombstone returns the index of the newest collect of a digest that is not known now; 0 if there is none, or if it was below Floor and was forgotten.
+func (s *State) Tombstone(d Digest) uint64 {
+	index, _ := s.tombs.get(d)
+	return index
+}
+
+// Floor is the index up to which tombstones have been forgotten: an AddBlob confirmed below it is refused.
+func (s *State) Floor() uint64 { return s.floor }
+
+// AddBlob makes a blob known and pins it until Until (Unix nanoseconds).
+//
+// Confirmed is the least log index that a node of the confirming majority had applied when it found the bytes durable. A collect after
+// that may have taken them away again: then the command is refused with ErrCollected and the proposer copies again (promise 6).
+type AddBlob struct {
+	_         struct{} `cbor:",toarray"`
+	Digest    Digest
+	Size      int64
+	Confirmed uint64
+	Until     int64
+}
+
+// Expire ends the pins and the stages that end at or before Now (Unix nanoseconds). Nothing else looks at the time.
+type Expire struct {
+	_   struct{} `cbor:",toarray"`
+	Now int64
+}
+
+// Collect forgets those of the blobs that nothing keeps and leaves a tombstone for each; those that something keeps it passes over.
+// A digest that is not known gets a tombstone too: its bytes lie on disks without a record, and an AddBlob that was confirmed before must not revive them.
+type Collect struct {
+	_       struct{} `cbor:",toarray"`
+	Digests []Digest
+}
+
+// Sweep removes stale weak links among the next Limit names, going round the tree in as many commands as it takes. It does nothing while there are none
+// (Stats.Stale). Nobody can see what it removes; it frees memory and tells watchers, in Result.Changed, of names that a collect took away.
+type Sweep struct {
+	_     struct{} `cbor:",toarray"`
+	Limit uint32
+}
+
+// MaxCollect is the most digests that one Collect takes.
+const MaxCollect = 16384
+
+func (o *AddBlob) check() error {
+	if o.Size < 0 {
+		return refuse(CodeInvalid, "add blob", o.Digest.String(), "a size must not be negative, got %d", o.Size)
+	}
+	return checkDigest("add blob", o.Digest)
+}
+
+func (o *Expire) check() error { return nil }
+
+func (o *Collect) check() error {
+	if len(o.Digests) > MaxCollect {
+		return refuse(CodeInvalid, "collect", "blobs", "at most %d at a time, got %d", MaxCollect, len(o.Digests))
+	}
+	for _, d := range o.Digests {
+		if err := checkDigest("collect", d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *Sweep) check() error { return nil }
+
+func (o *AddBlob) apply(tx *tx) error {
+	s := tx.s
+	if b, ok := s.blobs.get(o.Digest); ok {
+		if b.size != o.Size {
+			return refuse(CodeInvalid, "add blob", o.Digest.String(), "it has %d bytes, not %d", b.size, o.Size)
+		}
+		tx.pin(o.Digest, o.Until)
+		return nil
+	}
+	tomb, buried := s.tombs.get(o.Digest)
+	if buried && o.Confirmed < tomb || o.Confirmed < s.floor {
+		return refuse(CodeCollected, "add blob", o.Digest.String(), "confirmed at index %d, collected at %d", o.Confirmed, max(tomb, s.floor))
+	}
+	if o.Size > math.MaxInt64-s.bytes {
+		return refuse(CodeLimit, "add blob", o.Digest.String(), "the sum of all sizes is too large")
+	}
+	s.tombs.del(o.Digest)
+	s.blobs.set(o.Digest, blob{size: o.Size, born: tx.index})
+	s.bytes += o.Size
+	tx.pin(o.Digest, o.Until)
+	tx.result.Added = append(tx.result.Added, o.Digest)
+	return nil
+}
+
+func pinKey(until int64, d Digest) string {
+	return string(binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(d)), uint64(until))) + string(d)
+}
+
+// pin prolongs the pin of a known blob; it never shortens it. A time that is not after 1970 is no pin.
+func (tx *tx) pin(d Digest, until int64) {
+	b, _ := tx.s.blobs.get(d)
+	if until <= b.pin {
+		return
+	}
+	if b.pin != 0 {
+		tx.s.pins.del(pinKey(b.pin, d))
+	}
+	b.pin = until
+	tx.s.blobs.set(d, b)
+	tx.s.pins.set(pinKey(until, d), struct{}{})
+}
+
+func (o *Expire) apply(tx *tx) error {
+	s := tx.s
+	var due []string
+	s.pins.from("", func(k string, _ struct{}) bool {
+		if int64(binary.BigEndian.Uint64([]byte(k[:8]))) > o.Now {
+			return false
+		}
+		due = append(due, k)
+		return true
+	})
+	for _, k := range due {
+		d := Digest(k[8:])
+		b, _ := s.blobs.get(d)
+		b.pin = 0
+		s.blobs.set(d, b)
+		s.pins.del(k)
+	}
+	var ids []string
+	s.stages.from("", func(id string, st stage) bool {
+		if st.until <= o.Now {
+			ids = append(ids, id)
+		}
+		return true
+	})
+	for _, id := range ids {
+		tx.dropStage(id)
+	}
+	return nil
+}
+
+func (o *Collect) apply(tx *tx) error {
+	s := tx.s
+	for _, d := range o.Digests {
+		if b, ok := s.blobs.get(d); ok {
+			if b.strong != 0 || b.pin != 0 {
+				continue
+			}
+			s.blobs.del(d)
+			s.bytes -= b.size
+			s.stale += int(b.weak)
+		}
+		s.tombs.set(d, tx.index)
+		tx.result.Collected = append(tx.result.Collected, d)
+	}
+	tx.forgetTombs()
+	return nil
+}
+
+// forgetTombs keeps the tombstones bounded by forgetting the older half. Whoever confirmed before the newest one forgotten must confirm again:
+// that costs a copy that would have been in vain had its tombstone been among them, and is never wrong.
+func (tx *tx) forgetTombs() {
+	s := tx.s
+	if s.tombs.len() <= MaxTombstones {
+		return
+	}
+	indexes := make([]uint64, 0, s.tombs.len())
+	s.tombs.from("", func(_ Digest, i uint64) bool {
+		indexes = append(indexes, i)
+		return true
+	})
+	slices.Sort(indexes)
+	s.floor = indexes[len(indexes)/2]
+	var old []Digest
+	s.tombs.from("", func(d Digest, i uint64) bool {
+		if i <= s.floor {
+			old = append(old, d)
+		}
+		return true
+	})
+	for _, d := range old {
+		s.tombs.del(d)
+	}
+}
+
+func (o *Sweep) apply(tx *tx) error {
+	s := tx.s
+	if s.stale == 0 {
+		s.cursor = ""
+		return nil
+	}
+	var keys []string
+	left, next := o.Limit, ""
+	s.names.from(s.cursor, func(k string, n *node) bool {
+		if left == 0 {
+			next = k
+			return false
+		}
+		left--
+		for ; n != nil; n = n.older {
+			if !s.alive(n) {
+				keys = append(keys, k)
+				break
+			}
+		}
+		return true
+	})
+	s.cursor = next
+	for _, k := range keys {
+		n, _ := s.names.get(k)
+		var live []*node
+		for c := n; c != nil; c = c.older {
+			if s.alive(c) {
+				live = append(live, c)
+			} else {
+				tx.release(c)
+			}
+		}
+		var chain *node
+		for i := len(live) - 1; i >= 0; i-- {
+			c := *live[i]
+			c.older = chain
+			chain = &c
+		}
+		if chain == nil {
+			s.names.del(k)
+		} else {
+			s.names.set(k, chain)
+		}
+		tx.changed(nameOf(k))
+	}
+	return nil
+}
+
+// retain counts what a node that enters the tree needs, release what one that leaves it no longer needs.
+func (tx *tx) retain(n *node) {
+	s := tx.s
+	if n.claim != "" {
+		c, _ := s.claims.get(n.claim)
+		c.names++
+		s.claims.set(n.claim, c)
+	}
+	switch n.kind {
+	case strong:
+		tx.keep(Digest(n.body), 1)
+		n.holds.each(func(d Digest) { tx.keep(d, 1) })
+	case weak:
+		s.weak++
+		b, _ := s.blobs.get(Digest(n.body))
+		b.weak++
+		s.blobs.set(Digest(n.body), b)
+	}
+}
+
+func (tx *tx) release(n *node) {
+	s := tx.s
+	if n.claim != "" {
+		c, _ := s.claims.get(n.claim)
+		if c.names--; c.names == 0 {
+			s.claims.del(n.claim)
+		} else {
+			s.claims.set(n.claim, c)
+		}
+	}
+	switch n.kind {
+	case strong:
+		tx.keep(Digest(n.body), -1)
+		n.holds.each(func(d Digest) { tx.keep(d, -1) })
+	case weak:
+		s.weak--
+		if !s.alive(n) {
+			s.stale--
+			return
+		}
+		b, _ := s.blobs.get(Digest(n.body))
+		b.weak--
+		s.blobs.set(Digest(n.body), b)
+	}
+}
+
+// keep adds to the strong references of a blob that is known.
+func (tx *tx) keep(d Digest, by int) {
+	b, _ := tx.s.blobs.get(d)
+	b.strong = uint32(int64(b.strong) + int64(by))
+	tx.s.blobs.set(d, b)
+}

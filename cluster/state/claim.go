@@ -1,0 +1,112 @@
+package state
+
+import "iter"
+
+// claim counts what an import brought: one for each name that it claims, seen or not.
+type claim struct{ names int }
+
+// DropClaims removes what one import brought and nothing else brought: its claim goes from every name, and the next newest claim shows.
+// It looks at every name, so it costs a scan of the tree; removing an import is rare and an index would cost every name a second key.
+type DropClaims struct {
+	_     struct{} `cbor:",toarray"`
+	Claim string
+}
+
+func (o *DropClaims) check() error {
+	if !ValidID(o.Claim) {
+		return refuse(CodeInvalid, "drop claims of", o.Claim, "a claim has 1 to %d bytes and no control characters", MaxID)
+	}
+	return nil
+}
+
+func (o *DropClaims) apply(tx *tx) error {
+	s := tx.s
+	c, ok := s.claims.get(o.Claim)
+	if !ok {
+		return nil
+	}
+	keys := make([]string, 0, c.names)
+	s.names.from("", func(k string, n *node) bool {
+		for ; n != nil; n = n.older {
+			if n.claim == o.Claim {
+				keys = append(keys, k)
+				break
+			}
+		}
+		return len(keys) < c.names
+	})
+	for _, k := range keys {
+		n, _ := s.names.get(k)
+		before := s.visible(n)
+		rest, gone := without(n, o.Claim)
+		tx.release(gone)
+		if rest == nil {
+			s.names.del(k)
+		} else {
+			s.names.set(k, rest)
+		}
+		if before == gone {
+			tx.changed(nameOf(k))
+		}
+	}
+	return nil
+}
+
+// without returns the list without the claim's node, and that node. Nodes before it are copied, since clones share them.
+func without(n *node, claim string) (rest, gone *node) {
+	if n == nil {
+		return nil, nil
+	}
+	if n.claim == claim {
+		return n.older, n
+	}
+	rest, gone = without(n.older, claim)
+	if gone == nil {
+		return n, nil
+	}
+	c := *n
+	c.older = rest
+	return &c, gone
+}
+
+// Claims yields the claims that have a name, sorted, with how many names each has, seen or not.
+func (s *State) Claims() iter.Seq2[string, int] {
+	return func(yield func(string, int) bool) {
+		s.claims.from("", func(id string, c claim) bool { return yield(id, c.names) })
+	}
+}
+
+// Claimed yields what the claim brought, in the order of Walk, seen or hidden behind a newer claim. It scans all names.
+func (s *State) Claimed(claim string) iter.Seq2[string, Entry] {
+	return func(yield func(string, Entry) bool) {
+		c, ok := s.claims.get(claim)
+		if !ok {
+			return
+		}
+		left := c.names
+		s.names.from("", func(k string, n *node) bool {
+			for ; n != nil; n = n.older {
+				if n.claim == claim {
+					left--
+					if s.alive(n) && !yield(nameOf(k), s.entry(n)) {
+						return false
+					}
+					break
+				}
+			}
+			return left > 0
+		})
+	}
+}
+
+// ClaimsOf returns what each claim has under the name, newest first: the first is what Get returns, and Entry.Claim tells whose it is.
+func (s *State) ClaimsOf(name string) []Entry {
+	var list []Entry
+	n, _ := s.names.get(keyOf(name))
+	for ; n != nil; n = n.older {
+		if s.alive(n) {
+			list = append(list, s.entry(n))
+		}
+	}
+	return list
+}

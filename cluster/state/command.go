@@ -1,0 +1,247 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// Command is one log entry: a batch, and what makes it exactly one.
+type Command struct {
+	// Node, Boot and Seq name the command; a repeat carries the same three and the same rest. Boot grows with every start of the node, Seq begins at 1 in
+	// each boot. With Node "" the command has no name and is applied as often as it stands in the log.
+	Node string
+	Boot uint64
+	Seq  uint64
+	// Finished is the greatest sequence such that the node needs the outcome of none up to it any more. It is below Seq.
+	Finished uint64
+	// Time is the proposer's clock in Unix nanoseconds and becomes the files' modification time.
+	Time int64
+	Ops  []Op
+}
+
+// version is the first byte of every command. It changes with the layout of what follows; new kinds of edits do not change it.
+const version = 1
+
+// MaxFormat is the newest format that this program understands.
+const MaxFormat = 1
+
+// opKind numbers the edits in the log. Numbers are never reused.
+type opKind uint64
+
+const (
+	kindPut        opKind = 1
+	kindLink       opKind = 2
+	kindLinkWeak   opKind = 3
+	kindRemove     opKind = 4
+	kindExpect     opKind = 5
+	kindAddBlob    opKind = 6
+	kindExpire     opKind = 7
+	kindCollect    opKind = 8
+	kindSweep      opKind = 9
+	kindStage      opKind = 10
+	kindPublish    opKind = 11
+	kindDropStage  opKind = 12
+	kindDropClaims opKind = 13
+	kindSetFormat  opKind = 14
+)
+
+func (*Put) kind() opKind        { return kindPut }
+func (*Link) kind() opKind       { return kindLink }
+func (*LinkWeak) kind() opKind   { return kindLinkWeak }
+func (*Remove) kind() opKind     { return kindRemove }
+func (*Expect) kind() opKind     { return kindExpect }
+func (*AddBlob) kind() opKind    { return kindAddBlob }
+func (*Expire) kind() opKind     { return kindExpire }
+func (*Collect) kind() opKind    { return kindCollect }
+func (*Sweep) kind() opKind      { return kindSweep }
+func (*Stage) kind() opKind      { return kindStage }
+func (*Publish) kind() opKind    { return kindPublish }
+func (*DropStage) kind() opKind  { return kindDropStage }
+func (*DropClaims) kind() opKind { return kindDropClaims }
+func (*SetFormat) kind() opKind  { return kindSetFormat }
+
+// newOp returns an empty edit of the kind and the format from which on it may stand in the log; nil for a kind that this program does not know.
+func newOp(k opKind) (op Op, since uint64) {
+	switch k {
+	case kindPut:
+		return new(Put), 1
+	case kindLink:
+		return new(Link), 1
+	case kindLinkWeak:
+		return new(LinkWeak), 1
+	case kindRemove:
+		return new(Remove), 1
+	case kindExpect:
+		return new(Expect), 1
+	case kindAddBlob:
+		return new(AddBlob), 1
+	case kindExpire:
+		return new(Expire), 1
+	case kindCollect:
+		return new(Collect), 1
+	case kindSweep:
+		return new(Sweep), 1
+	case kindStage:
+		return new(Stage), 1
+	case kindPublish:
+		return new(Publish), 1
+	case kindDropStage:
+		return new(DropStage), 1
+	case kindDropClaims:
+		return new(DropClaims), 1
+	case kindSetFormat:
+		return new(SetFormat), 1
+	}
+	return nil, 0
+}
+
+// The encoding is CBOR (RFC 8949), strictly what we write ourselves: arrays of fixed length, strings as byte strings (names are checked by apply, and a
+// decoder that minded their UTF-8 would make a bad name fatal), no tags, no indefinite lengths.
+var (
+	encMode = must(cbor.EncOptions{
+		Sort: cbor.SortCoreDeterministic, String: cbor.StringToByteString, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
+	}.EncMode())
+	decMode = must(cbor.DecOptions{
+		MaxNestedLevels: 4, MaxArrayElements: 1 << 15, MaxMapPairs: 16, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
+		ByteStringToString: cbor.ByteStringToStringAllowed,
+	}.DecMode())
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err) // options that are constants
+	}
+	return v
+}
+
+type header struct {
+	_        struct{} `cbor:",toarray"`
+	Node     string
+	Boot     uint64
+	Seq      uint64
+	Finished uint64
+	Time     int64
+	Ops      uint64
+}
+
+type stageBody struct {
+	_     struct{} `cbor:",toarray"`
+	ID    string
+	Until int64
+	Count uint64
+	Ops   []byte
+}
+
+// Encode returns the command as it stands in the log: the version, then a CBOR sequence (RFC 8742) of the header and, for each edit, its kind and its body.
+// What would be refused whatever the state is refused here already, with the same errors; so what Encode returns, Apply can decode.
+func (c *Command) Encode() ([]byte, error) {
+	if c.Node != "" && (!validNode(c.Node) || c.Seq == 0 || c.Finished >= c.Seq) {
+		return nil, refuse(CodeInvalid, "command of", c.Node, "a sequence begins at 1 and is above finished, got %d and %d", c.Seq, c.Finished)
+	}
+	for _, op := range c.Ops {
+		if err := op.check(); err != nil {
+			return nil, err
+		}
+	}
+	h, err := encMode.Marshal(&header{Node: c.Node, Boot: c.Boot, Seq: c.Seq, Finished: c.Finished, Time: c.Time, Ops: uint64(len(c.Ops))})
+	if err != nil {
+		return nil, err
+	}
+	return appendOps(append([]byte{version}, h...), c.Ops)
+}
+
+func appendOps(buf []byte, ops []Op) ([]byte, error) {
+	for _, op := range ops {
+		k, err := encMode.Marshal(uint64(op.kind()))
+		if err != nil {
+			return nil, err
+		}
+		var body []byte
+		if st, ok := op.(*Stage); ok {
+			inner, err := appendOps(nil, st.Ops)
+			if err != nil {
+				return nil, err
+			}
+			body, err = encMode.Marshal(&stageBody{ID: st.ID, Until: st.Until, Count: uint64(len(st.Ops)), Ops: inner})
+			if err != nil {
+				return nil, err
+			}
+		} else if body, err = encMode.Marshal(op); err != nil {
+			return nil, err
+		}
+		buf = append(append(buf, k...), body...)
+	}
+	return buf, nil
+}
+
+// Size returns how many bytes the edit takes in a command, so that a proposer can cut a large batch into stages.
+func Size(op Op) int {
+	b, err := appendOps(nil, []Op{op})
+	if err != nil {
+		return 0
+	}
+	return len(b)
+}
+
+// Decode reads what Encode wrote. format is the format of the state that it is to be applied to. An error means that this program cannot know what the command is to do.
+func Decode(data []byte, format uint64) (*Command, error) {
+	if len(data) == 0 {
+		return nil, errors.New("command is empty")
+	}
+	if data[0] != version {
+		return nil, fmt.Errorf("command version %d is not understood, only %d: install the newer casemate on this node", data[0], version)
+	}
+	var h header
+	rest, err := decMode.UnmarshalFirst(data[1:], &h)
+	if err != nil {
+		return nil, fmt.Errorf("command header: %w", err)
+	}
+	c := &Command{Node: h.Node, Boot: h.Boot, Seq: h.Seq, Finished: h.Finished, Time: h.Time}
+	if c.Ops, err = decodeOps(rest, h.Ops, format, false); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func decodeOps(data []byte, n, format uint64, staged bool) ([]Op, error) {
+	if n > uint64(len(data)) {
+		return nil, fmt.Errorf("command says %d edits in %d bytes", n, len(data))
+	}
+	ops := make([]Op, 0, min(n, 1024))
+	for i := range n {
+		var k opKind
+		rest, err := decMode.UnmarshalFirst(data, &k)
+		if err != nil {
+			return nil, fmt.Errorf("kind of edit %d: %w", i, err)
+		}
+		op, since := newOp(k)
+		switch {
+		case op == nil:
+			return nil, fmt.Errorf("edit %d is of kind %d, which is not understood: install the newer casemate on this node", i, k)
+		case since > format:
+			return nil, fmt.Errorf("edit %d is of kind %d, which needs format %d, and the cluster is at %d", i, k, since, format)
+		}
+		if st, ok := op.(*Stage); ok {
+			if staged {
+				return nil, fmt.Errorf("edit %d is a stage in a stage", i)
+			}
+			var b stageBody
+			if data, err = decMode.UnmarshalFirst(rest, &b); err != nil {
+				return nil, fmt.Errorf("edit %d of kind %d: %w", i, k, err)
+			}
+			st.ID, st.Until = b.ID, b.Until
+			if st.Ops, err = decodeOps(b.Ops, b.Count, format, true); err != nil {
+				return nil, fmt.Errorf("stage: %w", err)
+			}
+		} else if data, err = decMode.UnmarshalFirst(rest, op); err != nil {
+			return nil, fmt.Errorf("edit %d of kind %d: %w", i, k, err)
+		}
+		ops = append(ops, op)
+	}
+	if len(data) != 0 {
+		return nil, fmt.Errorf("command has %d bytes behind its last edit", len(data))
+	}
+	return ops, nil
+}

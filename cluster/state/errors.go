@@ -1,0 +1,103 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+)
+
+// Sentinels beyond those of io/fs.
+var (
+	// ErrCollected refuses an AddBlob whose majority was confirmed before the digest's newest collect: the bytes may be gone, copy them again.
+	ErrCollected = errors.New("the blob was collected after its copies were confirmed: copy it again")
+	// ErrOldBoot refuses a command of a process of that node that a newer one has replaced. It was not applied.
+	ErrOldBoot = errors.New("a newer process of this node has taken over")
+	// ErrFinished refuses a repeat of a command whose answer the node has said that it has. Nothing was applied now.
+	ErrFinished = errors.New("the command was already answered and its outcome is no longer remembered")
+)
+
+// Code is an Error's identity on the wire and in snapshots; codes are never reused.
+type Code uint8
+
+// The codes, each with what errors.Is finds behind it.
+const (
+	CodeInvalid   Code = 1  // fs.ErrInvalid: bad name, digest or id, record too large, an edit that is not allowed there
+	CodeConflict  Code = 2  // fs.ErrExist: a file stands where a directory must be, or the other way round
+	CodeVersion   Code = 3  // fs.ErrExist: an Expect does not hold
+	CodeNoBlob    Code = 4  // fs.ErrNotExist: a link to a blob that is not known
+	CodeNoStage   Code = 5  // fs.ErrNotExist: the stage was published, dropped or has expired
+	CodeCollected Code = 6  // ErrCollected
+	CodeOldBoot   Code = 7  // ErrOldBoot
+	CodeFinished  Code = 8  // ErrFinished
+	CodeBusy      Code = 9  // syscall.EAGAIN: too many commands of the node are under way
+	CodeLimit     Code = 10 // fs.ErrInvalid: more of something than the state keeps
+)
+
+var sentinels = map[Code]error{
+	CodeInvalid: fs.ErrInvalid, CodeConflict: fs.ErrExist, CodeVersion: fs.ErrExist, CodeNoBlob: fs.ErrNotExist, CodeNoStage: fs.ErrNotExist,
+	CodeCollected: ErrCollected, CodeOldBoot: ErrOldBoot, CodeFinished: ErrFinished, CodeBusy: syscall.EAGAIN, CodeLimit: fs.ErrInvalid,
+}
+
+// Error is why a command was refused. Nothing of the command took effect. It is made of plain fields so that it can cross the wire in any encoding.
+type Error struct {
+	_      struct{} `cbor:",toarray"`
+	Code   Code
+	Op     string // "put", "link", "expect", …
+	Name   string // the name, digest, stage or claim, shortened if it is very long
+	Detail string // the rule and what it got
+}
+
+func (e *Error) Error() string {
+	switch {
+	case e.Detail == "":
+		return fmt.Sprintf("%s %s: %v", e.Op, e.Name, e.Unwrap())
+	default:
+		return fmt.Sprintf("%s %s: %s: %v", e.Op, e.Name, e.Detail, e.Unwrap())
+	}
+}
+
+// Unwrap returns the sentinel of the code.
+func (e *Error) Unwrap() error {
+	if err, ok := sentinels[e.Code]; ok {
+		return err
+	}
+	return fmt.Errorf("error code %d", e.Code)
+}
+
+func refuse(code Code, op, name, format string, args ...any) *Error {
+	return &Error{Code: code, Op: op, Name: short(name), Detail: fmt.Sprintf(format, args...)}
+}
+
+// short bounds what an error repeats of foreign input, since outcomes are remembered.
+func short(s string) string {
+	const most = 256
+	if len(s) <= most {
+		return s
+	}
+	return s[:most] + "…"
+}
+
+// EncodeError and DecodeError carry the error of a Result between nodes: the same sentinel comes out. nil is nil.
+func EncodeError(err error) ([]byte, error) {
+	var e *Error
+	if err != nil && !errors.As(err, &e) {
+		return nil, fmt.Errorf("not an error of the state: %w", err)
+	}
+	return encMode.Marshal(e)
+}
+
+// DecodeError reads what EncodeError wrote: refused is the error that was encoded.
+func DecodeError(data []byte) (refused error, err error) {
+	var e *Error
+	if err := decMode.Unmarshal(data, &e); err != nil {
+		return nil, err
+	}
+	if e == nil {
+		return nil, nil
+	}
+	if _, ok := sentinels[e.Code]; !ok {
+		return nil, fmt.Errorf("error code %d is unknown", e.Code)
+	}
+	return e, nil
+}

@@ -1,0 +1,110 @@
+package state
+
+import (
+	"encoding/binary"
+	"unicode/utf8"
+)
+
+// MaxOutcomes is how many commands of one node may be under way, that is, not yet below its Finished.
+const MaxOutcomes = 4096
+
+// session is what the state remembers of a node, so that a command that stands in the log twice takes effect once (promise 11).
+type session struct {
+	boot     uint64
+	finished uint64
+	open     int // outcomes remembered
+}
+
+// outcome is the first answer to a command. It is not changed once stored.
+type outcome struct {
+	index uint64
+	err   *Error
+}
+
+func validNode(node string) bool {
+	return len(node) <= MaxID && utf8.ValidString(node) && ValidID(node)
+}
+
+func outcomeKey(node string, seq uint64) string {
+	return node + "\x00" + string(binary.BigEndian.AppendUint64(nil, seq))
+}
+
+// Boot returns the newest boot of a node that the state has seen; a process that takes over must use a greater one. 0 if it has seen none.
+func (s *State) Boot(node string) uint64 {
+	se, _ := s.sessions.get(node)
+	return se.boot
+}
+
+// admit decides whether the command is to be applied (true), or what is to be answered instead.
+//
+// A refusal here is not remembered, because nothing was done: a later repeat may find room and be applied, once.
+func (s *State) admit(c *Command) (Result, bool) {
+	if c.Node == "" {
+		return Result{}, true
+	}
+	no := func(code Code, format string, args ...any) (Result, bool) {
+		return Result{Err: refuse(code, "command of", c.Node, format, args...)}, false
+	}
+	if !validNode(c.Node) || c.Seq == 0 || c.Finished >= c.Seq {
+		return no(CodeInvalid, "a sequence begins at 1 and is above finished, got %d and %d", c.Seq, c.Finished)
+	}
+	se, _ := s.sessions.get(c.Node)
+	switch {
+	case c.Boot < se.boot:
+		return no(CodeOldBoot, "boot %d, the newest is %d", c.Boot, se.boot)
+	case c.Boot > se.boot:
+		// The old process is gone and with it whoever waited for its answers; what of it is still on its way is refused from here on.
+		s.forget(c.Node, 0, ^uint64(0))
+		se = session{boot: c.Boot}
+	}
+	if c.Seq <= se.finished {
+		return no(CodeFinished, "sequence %d, finished is %d", c.Seq, se.finished)
+	}
+	if o, ok := s.outcomes.get(outcomeKey(c.Node, c.Seq)); ok {
+		return Result{Index: o.index, Err: o.error(), Repeat: true}, false
+	}
+	if c.Finished > se.finished {
+		se.open -= s.forget(c.Node, se.finished, c.Finished)
+		se.finished = c.Finished
+	}
+	s.sessions.set(c.Node, se)
+	if se.open >= MaxOutcomes {
+		return no(CodeBusy, "%d commands are under way", se.open)
+	}
+	return Result{}, true
+}
+
+// forget drops the outcomes of the sequences above low up to high and returns how many there were.
+func (s *State) forget(node string, low, high uint64) int {
+	last := outcomeKey(node, high)
+	var keys []string
+	s.outcomes.from(outcomeKey(node, low), func(k string, _ *outcome) bool {
+		if k > last {
+			return false
+		}
+		keys = append(keys, k)
+		return true
+	})
+	for _, k := range keys {
+		s.outcomes.del(k)
+	}
+	return len(keys)
+}
+
+func (s *State) remember(c *Command, index uint64, err *Error) {
+	if c.Node == "" {
+		return
+	}
+	se, _ := s.sessions.get(c.Node)
+	se.open++
+	s.sessions.set(c.Node, se)
+	s.outcomes.set(outcomeKey(c.Node, c.Seq), &outcome{index: index, err: err})
+}
+
+// error avoids the interface that holds a nil pointer.
+func (o *outcome) error() error {
+	if o.err == nil {
+		return nil
+	}
+	return o.err
+}

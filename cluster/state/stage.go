@@ -1,0 +1,154 @@
+package state
+
+import (
+	"encoding/binary"
+	"iter"
+	"math"
+	"time"
+)
+
+// MaxStages is how many stages there are at a time.
+const MaxStages = 1024
+
+// stage is a batch that grows out of sight, because it is too large for one log entry.
+type stage struct {
+	until int64  // Unix nanoseconds
+	next  uint64 // number of the next edit
+}
+
+// Stage adds edits (Put, Link, LinkWeak, Remove and Expect) to the stage called ID, making it if there is none, and lets it live at least until Until
+// (Unix nanoseconds). Names are checked now, conflicts and expectations when it is published. The blobs that the edits name are kept while it lives.
+type Stage struct {
+	ID    string
+	Until int64
+	Ops   []Op
+}
+
+// Publish applies the edits of a stage in their order, as if they stood in this command, and ends the stage. When it is refused the stage stays.
+type Publish struct {
+	_     struct{} `cbor:",toarray"`
+	ID    string
+	Until int64 // renews the pins of weak links further than they were staged with; 0 does not
+}
+
+// DropStage forgets a stage. One that is not there is no error.
+type DropStage struct {
+	_  struct{} `cbor:",toarray"`
+	ID string
+}
+
+func checkID(op, id string) error {
+	if !ValidID(id) {
+		return refuse(CodeInvalid, op, id, "an id has 1 to %d bytes and no control characters", MaxID)
+	}
+	return nil
+}
+
+func (o *Stage) check() error {
+	for _, op := range o.Ops {
+		if _, ok := op.(staging); !ok {
+			return refuse(CodeInvalid, "stage", o.ID, "only edits of names can be staged")
+		}
+		if err := op.check(); err != nil {
+			return err
+		}
+	}
+	return checkID("stage", o.ID)
+}
+
+func (o *Publish) check() error   { return checkID("publish", o.ID) }
+func (o *DropStage) check() error { return checkID("drop stage", o.ID) }
+
+func stagedKey(id string, n uint64) string {
+	return id + "\x00" + string(binary.BigEndian.AppendUint64(nil, n))
+}
+
+// inStage calls fn for the edits of a stage in their order until it returns false.
+func (s *State) inStage(id string, fn func(key string, op Op) bool) {
+	first, last := stagedKey(id, 0), stagedKey(id, math.MaxUint64)
+	s.staged.from(first, func(k string, op Op) bool { return k <= last && fn(k, op) })
+}
+
+func (o *Stage) apply(tx *tx) error {
+	s := tx.s
+	st, ok := s.stages.get(o.ID)
+	if !ok && s.stages.len() >= MaxStages {
+		return refuse(CodeLimit, "stage", o.ID, "there are %d stages already: publish or drop one", MaxStages)
+	}
+	for _, op := range o.Ops {
+		var err error
+		op.(staging).keeps(func(d Digest) {
+			if _, _, e := tx.known("stage", o.ID, d); e != nil {
+				err = firstError(err, e)
+				return
+			}
+			tx.keep(d, 1)
+		})
+		if err != nil {
+			return err
+		}
+		s.staged.set(stagedKey(o.ID, st.next), op)
+		st.next++
+	}
+	st.until = max(st.until, o.Until)
+	s.stages.set(o.ID, st)
+	return nil
+}
+
+func (o *Publish) apply(tx *tx) error {
+	if _, ok := tx.s.stages.get(o.ID); !ok {
+		return refuse(CodeNoStage, "publish", o.ID, "there is no such stage, it may have expired: stage again")
+	}
+	var ops []Op
+	tx.s.inStage(o.ID, func(_ string, op Op) bool {
+		ops = append(ops, op)
+		return true
+	})
+	for _, op := range ops {
+		if w, ok := op.(*LinkWeak); ok && w.Until < o.Until {
+			renewed := *w
+			renewed.Until = o.Until
+			op = &renewed
+		}
+		if err := op.apply(tx); err != nil {
+			return err
+		}
+	}
+	tx.dropStage(o.ID)
+	return nil
+}
+
+func (o *DropStage) apply(tx *tx) error {
+	tx.dropStage(o.ID)
+	return nil
+}
+
+func (tx *tx) dropStage(id string) {
+	var keys []string
+	tx.s.inStage(id, func(k string, op Op) bool {
+		keys = append(keys, k)
+		return true
+	})
+	for _, k := range keys {
+		op, _ := tx.s.staged.get(k)
+		op.(staging).keeps(func(d Digest) { tx.keep(d, -1) })
+		tx.s.staged.del(k)
+	}
+	tx.s.stages.del(id)
+}
+
+// StageInfo is what is known of a stage.
+type StageInfo struct {
+	ID    string
+	Edits int
+	Until time.Time
+}
+
+// Stages yields the stages sorted by id.
+func (s *State) Stages() iter.Seq[StageInfo] {
+	return func(yield func(StageInfo) bool) {
+		s.stages.from("", func(id string, st stage) bool {
+			return yield(StageInfo{ID: id, Edits: int(st.next), Until: time.Unix(0, st.until).UTC()})
+		})
+	}
+}

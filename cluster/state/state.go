@@ -1,0 +1,116 @@
+// Package state is the replicated state machine of the tree: a pure function of the log.
+//
+// It promises (numbers as in package cluster):
+//
+//   - It reads no clock, rolls no dice and does no input or output (2). Times arrive in commands; two replicas that are fed the same
+//     log write byte-identical snapshots.
+//   - A command is a batch: all of its edits take effect at its log entry, or none (9).
+//   - A blob's record goes only when no name, hold, claim, stage or pin keeps it, and log order decides (6).
+//   - A command that it does not understand is fatal, never skipped (8).
+//   - A command that stands in the log twice takes effect once (11).
+//
+// It knows no directories, files or peers: what it keeps of a blob is its size and who needs it.
+package state
+
+// State is the tree at one log index. One goroutine at a time may call Apply and Clone; everything else only reads and may be called by many
+// at once on a State that nobody applies to, that is, on a clone.
+type State struct {
+	scalars
+
+	names    table[string, *node]    // key of the name → newest link or record, older claims behind it
+	blobs    table[Digest, blob]     // every blob that exists
+	pins     table[string, struct{}] // when a pin ends (8 bytes, big endian) and the digest
+	tombs    table[Digest, uint64]   // collected and not added since → index of the newest collect
+	claims   table[string, claim]    // claim → how many links and records carry it
+	stages   table[string, stage]    // batches out of sight
+	staged   table[string, Op]       // stage, NUL, number (8 bytes, big endian) → edit
+	sessions table[string, session]  // node → what it has been answered
+	outcomes table[string, *outcome] // node, NUL, sequence (8 bytes, big endian) → first outcome
+}
+
+// scalars is what a rollback restores by assignment.
+type scalars struct {
+	index  uint64
+	format uint64
+	floor  uint64 // tombstones at or below this index have been forgotten
+	cursor string // key at which the next Sweep begins
+	bytes  int64  // sum of the blobs' sizes
+	weak   int    // weak links, stale ones included
+	stale  int    // weak links whose blob was collected
+}
+
+// New returns the state before the first log entry, at format 1.
+func New() *State { return &State{scalars: scalars{format: 1}} }
+
+// Clone returns a copy in constant time. The copy may be read while the original goes on applying, and the other way round;
+// making it counts as writing, so it belongs to the goroutine that applies, or under its lock.
+func (s *State) Clone() *State {
+	return &State{
+		scalars:  s.scalars,
+		names:    s.names.clone(),
+		blobs:    s.blobs.clone(),
+		pins:     s.pins.clone(),
+		tombs:    s.tombs.clone(),
+		claims:   s.claims.clone(),
+		stages:   s.stages.clone(),
+		staged:   s.staged.clone(),
+		sessions: s.sessions.clone(),
+		outcomes: s.outcomes.clone(),
+	}
+}
+
+func (s *State) commit() {
+	s.names.commit()
+	s.blobs.commit()
+	s.pins.commit()
+	s.tombs.commit()
+	s.claims.commit()
+	s.stages.commit()
+	s.staged.commit()
+	s.sessions.commit()
+	s.outcomes.commit()
+}
+
+func (s *State) rollback(saved scalars) {
+	s.scalars = saved
+	s.names.rollback()
+	s.blobs.rollback()
+	s.pins.rollback()
+	s.tombs.rollback()
+	s.claims.rollback()
+	s.stages.rollback()
+	s.staged.rollback()
+	s.sessions.rollback()
+	s.outcomes.rollback()
+}
+
+// Index is the log index of the last command applied, 0 before the first.
+func (s *State) Index() uint64 { return s.index }
+
+// Format is the format that every member has agreed to. It begins at 1 and only grows.
+func (s *State) Format() uint64 { return s.format }
+
+// Stats counts what the state holds. All of it is known without a scan.
+type Stats struct {
+	Index, Format uint64
+	Entries       int   // names, those with nothing but stale weak links included until they are swept
+	Weak          int   // weak links, stale ones included
+	Stale         int   // weak links whose blob was collected: invisible, waiting for Sweep
+	Blobs         int   // blobs known
+	Bytes         int64 // sum of their sizes
+	Pins          int   // blobs pinned
+	Tombstones    int
+	Claims        int // claims that have a name
+	Stages        int
+	Staged        int // edits in stages
+	Outcomes      int // answers remembered for repeats
+}
+
+// Stats returns the counts.
+func (s *State) Stats() Stats {
+	return Stats{
+		Index: s.index, Format: s.format, Entries: s.names.len(), Weak: s.weak, Stale: s.stale,
+		Blobs: s.blobs.len(), Bytes: s.bytes, Pins: s.pins.len(), Tombstones: s.tombs.len(), Claims: s.claims.len(),
+		Stages: s.stages.len(), Staged: s.staged.len(), Outcomes: s.outcomes.len(),
+	}
+}

@@ -1,0 +1,67 @@
+package state
+
+import "github.com/tidwall/btree"
+
+// table is an ordered map with two powers that the state lives on: a copy in constant time (copy-on-write nodes), and taking back
+// what was written since the last commit, so that a batch is all or nothing.
+//
+// Values must not be changed once they are in a table: clones share them.
+type table[K ~string, V any] struct {
+	m    btree.Map[K, V]
+	undo []change[K, V]
+}
+
+type change[K ~string, V any] struct {
+	key K
+	old V
+	had bool
+}
+
+func (t *table[K, V]) len() int            { return t.m.Len() }
+func (t *table[K, V]) get(key K) (V, bool) { return t.m.Get(key) }
+func (t *table[K, V]) clone() table[K, V]  { return table[K, V]{m: *t.m.Copy()} }
+
+func (t *table[K, V]) set(key K, v V) {
+	old, had := t.m.Set(key, v)
+	t.undo = append(t.undo, change[K, V]{key, old, had})
+}
+
+func (t *table[K, V]) del(key K) {
+	if old, had := t.m.Delete(key); had {
+		t.undo = append(t.undo, change[K, V]{key, old, true})
+	}
+}
+
+// from calls fn for the keys at or behind pivot, in order, until it returns false. fn must not write to the table.
+func (t *table[K, V]) from(pivot K, fn func(K, V) bool) { t.m.Ascend(pivot, fn) }
+
+// stored returns the key as the table holds it, so that others can share its bytes; key itself if it is not there.
+func (t *table[K, V]) stored(key K) K {
+	t.m.Ascend(key, func(k K, _ V) bool {
+		if k == key {
+			key = k
+		}
+		return false
+	})
+	return key
+}
+
+func (t *table[K, V]) commit() {
+	if cap(t.undo) > 1024 {
+		t.undo = nil // an import of a million names must not leave its list behind
+		return
+	}
+	clear(t.undo)
+	t.undo = t.undo[:0]
+}
+
+func (t *table[K, V]) rollback() {
+	for i := len(t.undo) - 1; i >= 0; i-- {
+		if c := t.undo[i]; c.had {
+			t.m.Set(c.key, c.old)
+		} else {
+			t.m.Delete(c.key)
+		}
+	}
+	t.commit()
+}
