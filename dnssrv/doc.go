@@ -1,0 +1,17 @@
+// Package dnssrv answers DNS for a network that has no internet: upstream names with our nodes' addresses, the own zone, what the
+// operator set, and the rest by forwarding or not at all.
+//
+// What it promises:
+//
+//   - Everything but forwarding is answered from an immutable [Table] in memory, swapped whole by [Server.SetTable]. No answer waits for a
+//     disk, a quorum or a lock, so it answers in the first moments of boot and while the cluster has no leader.
+//   - An overridden name answers with every healthy node (all of them if none is healthy), in an order that is stable for a client and
+//     spreads clients over nodes. A type that a name lacks is NODATA with an SOA, never NXDOMAIN (RFC 2308, RFC 8020).
+//   - It is no open resolver and no amplifier: clients outside [Spec.Allow] get REFUSED in no more bytes than they sent, ANY is minimal
+//     (RFC 8482), UDP answers end at 1232 bytes, zone transfers are refused.
+//   - Hostile packets are answered or dropped by RFC, never with a panic. Connections, forwards and misses in flight are bounded.
+//   - A forwarder that is dead costs the client less than two seconds and gives SERVFAIL, so that it asks the next bastion.
+//
+// The hot questions over UDP are answered from packed bytes, read and written in batches (fast.go, udp.go); everything else goes through
+// miekg/dns (message.go, resolve.go). Both give the same answer to the same question, which a differential fuzz test holds.
+package dnssrv

@@ -1,0 +1,227 @@
+package dnssrv
+
+import (
+	"context"
+	"encoding/hex"
+	"net/netip"
+
+	"github.com/miekg/dns"
+)
+
+// job is a question that must be asked elsewhere.
+type job struct {
+	table  *Table
+	req    *dns.Msg
+	client netip.Addr
+	limit  int
+	res    result
+}
+
+// handle answers one packet. It returns the answer, in out or newly made; or a job, whose run gives the answer; or neither, and then the packet
+// is dropped. It keeps neither out nor in, and never waits.
+func (s *Server) handle(t *Table, out, in []byte, client netip.Addr, udp bool) ([]byte, *job) {
+	// Too short to be answered, or an answer itself: answering those makes loops.
+	if len(in) < headerLen || in[2]&bitQR != 0 {
+		s.stats.dropped.Add(1)
+		return nil, nil
+	}
+	if t == nil {
+		return s.echo(out, in, dns.RcodeServerFailure), nil
+	}
+	if !t.allowed(client) {
+		// REFUSED and not silence: somebody stands before a node that cannot install and must see why. It has no more bytes than the
+		// question, so a forged source gains nothing.
+		s.stats.refused.Add(1)
+		return s.echo(out, in, dns.RcodeRefused), nil
+	}
+	if n, ok := t.fast(out, in, client, udp); ok {
+		s.stats.fast.Add(1)
+		s.stats.rcodes[dns.RcodeSuccess].Add(1)
+		return out[:n], nil
+	}
+	return s.slow(t, out, in, client, udp)
+}
+
+// slow answers whatever the packed answers did not.
+func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]byte, *job) {
+	if opcode := int(in[2]>>3) & 0xf; opcode != dns.OpcodeQuery {
+		return s.echo(out, in, dns.RcodeNotImplemented), nil
+	}
+	// Exactly one question (RFC 9619), no answers; the authority section is what IXFR uses, OPT and TSIG are all there may be beyond.
+	if in[4] != 0 || in[5] != 1 || in[6]|in[7]|in[8] != 0 || in[9] > 1 || in[10] != 0 || in[11] > 2 {
+		return s.header(out, in, dns.RcodeFormatError), nil
+	}
+	req := new(dns.Msg)
+	if err := req.Unpack(in); err != nil || len(req.Question) != 1 {
+		return s.header(out, in, dns.RcodeFormatError), nil
+	}
+	limit := dns.MaxMsgSize
+	if udp {
+		limit = dns.MinMsgSize
+	}
+	var opt *dns.OPT
+	for _, rr := range req.Extra {
+		switch rr := rr.(type) {
+		case *dns.OPT:
+			if opt != nil || rr.Hdr.Name != "." {
+				return s.header(out, in, dns.RcodeFormatError), nil
+			}
+			opt = rr
+			if udp {
+				limit = udpLimit(rr.UDPSize())
+			}
+		case *dns.TSIG:
+			// We share a key with nobody (RFC 8945 §5.2).
+			return s.echo(out, in, dns.RcodeNotAuth), nil
+		}
+	}
+	if len(req.Extra) == 2 && opt == nil {
+		return s.header(out, in, dns.RcodeFormatError), nil
+	}
+
+	q := req.Question[0]
+	refuse := result{rcode: -1}
+	switch {
+	case opt != nil && opt.Version() != 0:
+		refuse.rcode = dns.RcodeBadVers
+	case q.Qclass != dns.ClassINET, q.Qtype == dns.TypeAXFR, q.Qtype == dns.TypeIXFR:
+		// version.bind and its like, in class CHAOS, too: who we are is nobody's business.
+		refuse.rcode = dns.RcodeRefused
+	case q.Qtype == 0, metaType(q.Qtype) && q.Qtype != dns.TypeANY:
+		refuse.rcode = dns.RcodeNotImplemented
+	}
+	if refuse.rcode >= 0 {
+		return s.pack(t, req, refuse, nil, limit), nil
+	}
+	r := t.resolve(q.Name, q.Qtype, client)
+	if r.forward {
+		if !req.RecursionDesired {
+			// What others know is told only to who asks for it (RFC 1034 §4.3.1).
+			return s.pack(t, req, result{rcode: dns.RcodeRefused}, nil, limit), nil
+		}
+		return nil, &job{table: t, req: req, client: client, limit: limit, res: r}
+	}
+	if r.miss != "" {
+		s.miss(client, r.miss, q.Qtype)
+	}
+	return s.pack(t, req, r, nil, limit), nil
+}
+
+// run asks the resolvers and gives the answer, in less than two seconds.
+func (s *Server) run(ctx context.Context, j *job) []byte {
+	q := j.req.Question[0]
+	r := j.res
+	r.forward = false
+	resp, err := s.forward.exchange(ctx, j.table.forward[j.res.zone], dns.Question{Name: j.res.next, Qtype: q.Qtype, Qclass: dns.ClassINET})
+	if err != nil {
+		s.stats.forwardFailed.Add(1)
+		s.miss(j.client, dns.CanonicalName(j.res.next), q.Qtype)
+		return s.fail(j, err.Error())
+	}
+	if resp.Rcode == dns.RcodeNameError {
+		s.miss(j.client, dns.CanonicalName(j.res.next), q.Qtype)
+	}
+	r.rcode = resp.Rcode
+	r.answer = append(r.answer, resp.Answer...)
+	r.ns = resp.Ns
+	for _, rr := range resp.Extra {
+		if t := rr.Header().Rrtype; t != dns.TypeOPT && t != dns.TypeTSIG && t != dns.TypeSIG {
+			r.extra = append(r.extra, rr)
+		}
+	}
+	// Only the start of a chain may be ours; the answer as a whole is not authoritative, and we never say that it was validated.
+	return s.packWith(j.table, j.req, r, nil, j.limit, false)
+}
+
+// fail answers a job SERVFAIL, so that the client asks the next bastion, and says why to those who can read it (RFC 8914).
+func (s *Server) fail(j *job, why string) []byte {
+	ede := &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNoReachableAuthority, ExtraText: clip(why)}
+	return s.packWith(j.table, j.req, result{rcode: dns.RcodeServerFailure, answer: j.res.answer}, ede, j.limit, false)
+}
+
+func (s *Server) pack(t *Table, req *dns.Msg, r result, ede *dns.EDNS0_EDE, limit int) []byte {
+	aa := r.rcode == dns.RcodeSuccess || r.rcode == dns.RcodeNameError
+	return s.packWith(t, req, r, ede, limit, aa)
+}
+
+// packWith packs the answer to req, cut to limit bytes.
+func (s *Server) packWith(t *Table, req *dns.Msg, r result, ede *dns.EDNS0_EDE, limit int, aa bool) []byte {
+	m := &dns.Msg{
+		MsgHdr: dns.MsgHdr{
+			Id: req.Id, Response: true, Authoritative: aa, RecursionDesired: req.RecursionDesired, RecursionAvailable: len(t.forward) > 0,
+			CheckingDisabled: req.CheckingDisabled, Rcode: r.rcode,
+		},
+		Question: req.Question, Answer: r.answer, Ns: r.ns, Extra: r.extra,
+	}
+	if asked := req.IsEdns0(); asked != nil {
+		opt := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT, Class: maxUDP}}
+		for _, o := range asked.Option {
+			if o.Option() == dns.EDNS0NSID && t.node != "" {
+				opt.Option = append(opt.Option, &dns.EDNS0_NSID{Code: dns.EDNS0NSID, Nsid: hex.EncodeToString([]byte(t.node))})
+				break
+			}
+		}
+		if ede != nil {
+			opt.Option = append(opt.Option, ede)
+		}
+		m.Extra = append(m.Extra[:len(m.Extra):len(m.Extra)], opt)
+	}
+	if len(m.Answer)+len(m.Ns)+len(m.Extra) > 1 {
+		m.Truncate(limit)
+	}
+	m.Compress = true
+	b, err := m.Pack()
+	if err != nil || len(b) > limit {
+		// Data from a resolver that cannot be packed again, or one record larger than the client takes.
+		m.Answer, m.Ns, m.Extra = nil, nil, nil
+		m.Truncated = err == nil
+		if err != nil {
+			s.log.Debug("dns answer cannot be packed", "name", m.Question[0].Name, "err", err)
+			m.Rcode = dns.RcodeServerFailure
+		}
+		if b, err = m.Pack(); err != nil {
+			s.stats.dropped.Add(1)
+			return nil
+		}
+	}
+	if m.Truncated {
+		s.stats.truncated.Add(1)
+	}
+	s.stats.count(m.Rcode)
+	return b
+}
+
+// header answers with nothing but a header: the rest of the packet could not be read.
+func (s *Server) header(out, in []byte, rcode int) []byte {
+	n := copy(out, in[:headerLen])
+	out[2] = bitQR | in[2]&^(bitQR|bitAA|0x02)
+	out[3] = in[3]&bitCD | byte(rcode)
+	clear(out[4:n])
+	s.stats.count(rcode)
+	return out[:n]
+}
+
+// echo answers with the header and the question as it came, if it can be found.
+func (s *Server) echo(out, in []byte, rcode int) []byte {
+	b := s.header(out, in, rcode)
+	if in[4] != 0 || in[5] != 1 {
+		return b
+	}
+	off := headerLen
+	for off < len(in) && off-headerLen < 255 {
+		l := int(in[off])
+		off += 1 + l
+		if l > 63 {
+			return b
+		}
+		if l == 0 {
+			if off+4 > len(in) {
+				return b
+			}
+			out[5] = 1
+			n := copy(out[headerLen:], in[headerLen:off+4])
+			return out[:headerLen+n]
+		}
+	}
+	return b
+}

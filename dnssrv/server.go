@@ -1,0 +1,86 @@
+package dnssrv
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/miekg/dns"
+)
+
+// Config of a Server. The zero value works.
+type Config struct {
+	// Log gets one line per change of state; nil discards.
+	Log *slog.Logger
+	// Miss is told of each name that a client asked for and did not get: denied by us or by a resolver, or not got from any. name is in lower
+	// case without the trailing dot, qtype such as "AAAA". It is called from one goroutine per Serve call, off the packet path, through a
+	// queue of 1024: while it is busy, more misses than that are lost, and counted. It must not block for ever: Serve waits for it.
+	Miss func(client netip.Addr, name, qtype string)
+}
+
+// Server answers questions from the newest table.
+type Server struct {
+	log     *slog.Logger
+	missFn  func(client netip.Addr, name, qtype string)
+	table   atomic.Pointer[Table]
+	misses  chan missed
+	forward *forwarder
+	stats   counters
+	conns   conns
+}
+
+type missed struct {
+	client netip.Addr
+	name   string
+	qtype  uint16
+}
+
+// New returns a server without a table. Until SetTable it answers SERVFAIL.
+func New(cfg Config) *Server {
+	s := &Server{log: cfg.Log, missFn: cfg.Miss, misses: make(chan missed, 1024), forward: newForwarder()}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.forward.log = s.log
+	return s
+}
+
+// SetTable makes t the table of all questions read from now on.
+func (s *Server) SetTable(t *Table) {
+	s.table.Store(t)
+	s.forward.keep(t)
+}
+
+// miss queues a miss without waiting.
+func (s *Server) miss(client netip.Addr, name string, qtype uint16) {
+	s.stats.misses.Add(1)
+	if s.missFn == nil {
+		return
+	}
+	select {
+	case s.misses <- missed{client, name, qtype}:
+	default:
+		s.stats.missesLost.Add(1)
+	}
+}
+
+// reportMisses hands misses on until ctx is done, and then those that were queued before.
+func (s *Server) reportMisses(ctx context.Context) {
+	report := func(m missed) { s.missFn(m.client, trimDot(m.name), dns.Type(m.qtype).String()) }
+	for {
+		select {
+		case m := <-s.misses:
+			report(m)
+		case <-ctx.Done():
+			for {
+				select {
+				case m := <-s.misses:
+					report(m)
+				default:
+					return
+				}
+			}
+		}
+	}
+}

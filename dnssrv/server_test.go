@@ -1,0 +1,141 @@
+package dnssrv
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func addrs(ss ...string) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range ss {
+		out = append(out, netip.MustParseAddr(s))
+	}
+	return out
+}
+
+// threeNodes is a cluster with two healthy nodes of both families and one that is not.
+func threeNodes() Spec {
+	return Spec{
+		Domain: "casemate.internal",
+		Node:   "n1",
+		Nodes: []Node{
+			{Name: "n1", Addrs: addrs("10.0.0.11", "fd00::11"), Healthy: true},
+			{Name: "n2", Addrs: addrs("10.0.0.12", "fd00::12"), Healthy: true},
+			{Name: "n3", Addrs: addrs("10.0.0.13", "fd00::13")},
+		},
+		Origins: []string{"registry.k8s.io", "docker.io", "registry-1.docker.io", "dl.k8s.io"},
+		Allow:   []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+	}
+}
+
+func table(t testing.TB, spec Spec) *Table {
+	t.Helper()
+	tab, err := NewTable(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tab
+}
+
+type testLog struct{ t testing.TB }
+
+func (l testLog) Write(p []byte) (int, error) { l.t.Logf("%s", p); return len(p), nil }
+
+// running is a server on loopback sockets.
+type running struct {
+	*Server
+	t      testing.TB
+	addr   string
+	mu     sync.Mutex
+	missed []string // name/TYPE
+	stop   func()   // idempotent; waits
+}
+
+func start(t testing.TB, spec Spec) *running { return startOn(t, "127.0.0.1:0", spec) }
+
+func startOn(t testing.TB, listen string, spec Spec) *running {
+	t.Helper()
+	r := &running{t: t}
+	r.Server = New(Config{
+		Log: slog.New(slog.NewTextHandler(testLog{t}, nil)),
+		Miss: func(_ netip.Addr, name, qtype string) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.missed = append(r.missed, name+"/"+qtype)
+		},
+	})
+	r.SetTable(table(t, spec))
+	conns, err := ListenUDP(listen, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.addr = conns[0].LocalAddr().String()
+	ln, err := net.Listen("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := r.ServeUDP(ctx, conns[0]); err != nil {
+			t.Errorf("ServeUDP: %v", err)
+		}
+	})
+	wg.Go(func() {
+		if err := r.ServeTCP(ctx, ln); err != nil {
+			t.Errorf("ServeTCP: %v", err)
+		}
+	})
+	r.stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
+	t.Cleanup(r.stop)
+	return r
+}
+
+// misses stops the server, so that all are reported, and gives them in order.
+func (r *running) misses() []string {
+	r.stop()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.missed
+}
+
+func question(name string, qtype uint16) *dns.Msg {
+	m := new(dns.Msg)
+	m.SetQuestion(dns.Fqdn(name), qtype)
+	return m
+}
+
+// ask asks over UDP.
+func (r *running) ask(m *dns.Msg) *dns.Msg { r.t.Helper(); return r.over("udp", m) }
+
+func (r *running) over(network string, m *dns.Msg) *dns.Msg {
+	r.t.Helper()
+	c := dns.Client{Net: network, Timeout: 10 * time.Second, UDPSize: 4096}
+	resp, _, err := c.Exchange(m, r.addr)
+	if err != nil {
+		r.t.Fatalf("%s %s: %v", network, m.Question[0].String(), err)
+	}
+	return resp
+}
+
+func TestOverriddenNameAnswersWithHealthyNodes(t *testing.T) {
+	r := start(t, threeNodes())
+	for _, network := range []string{"udp", "tcp"} {
+		resp := r.over(network, question("registry.k8s.io", dns.TypeA))
+		if len(resp.Answer) != 2 || resp.Rcode != dns.RcodeSuccess || !resp.Authoritative {
+			t.Fatalf("%s: want two healthy nodes, got %v", network, resp)
+		}
+	}
+	t.Log(r.ask(question("registry.k8s.io", dns.TypeHTTPS)), r.ask(question("nowhere.example", dns.TypeA)))
+	t.Log(r.misses(), r.Stats())
+}

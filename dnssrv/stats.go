@@ -1,0 +1,68 @@
+package dnssrv
+
+import (
+	"strconv"
+	"sync/atomic"
+
+	"github.com/miekg/dns"
+)
+
+// Stats are counts since New, except OpenTCP.
+type Stats struct {
+	// Answers by response code: NOERROR, NXDOMAIN, SERVFAIL, REFUSED, NOTIMP, FORMERR, …
+	Answers map[string]uint64
+	// Fast answers came from packed bytes; they are counted in Answers, too.
+	Fast uint64
+	// Refused questions came from clients that may not ask (UDP: answered REFUSED; TCP: connections closed).
+	Refused uint64
+	// Dropped packets got no answer: too short, answers themselves, too long, or not sendable.
+	Dropped uint64
+	// Truncated answers had TC set.
+	Truncated uint64
+	// Forwarded questions were asked elsewhere; of these, ForwardFailed got no answer; ForwardShed were beyond the bound and not asked.
+	Forwarded, ForwardFailed, ForwardShed uint64
+	// Misses were reported, or lost because Config.Miss was too slow.
+	Misses, MissesLost uint64
+	// OpenTCP connections now; RefusedTCP were beyond a bound.
+	OpenTCP    int64
+	RefusedTCP uint64
+}
+
+// counters are Stats as they are counted.
+type counters struct {
+	rcodes                                [24]atomic.Uint64 // 16 is BADVERS; the last is any other
+	fast, refused, dropped, truncated     atomic.Uint64
+	forwarded, forwardFailed, forwardShed atomic.Uint64
+	misses, missesLost                    atomic.Uint64
+	openTCP                               atomic.Int64
+	refusedTCP                            atomic.Uint64
+}
+
+func (c *counters) count(rcode int) {
+	c.rcodes[min(rcode, len(c.rcodes)-1)].Add(1)
+}
+
+// Stats returns the counts. They are read one by one: sums may be off by what is in flight.
+func (s *Server) Stats() Stats {
+	c := &s.stats
+	st := Stats{
+		Answers: make(map[string]uint64),
+		Fast:    c.fast.Load(), Refused: c.refused.Load(), Dropped: c.dropped.Load(), Truncated: c.truncated.Load(),
+		Forwarded: c.forwarded.Load(), ForwardFailed: c.forwardFailed.Load(), ForwardShed: c.forwardShed.Load(),
+		Misses: c.misses.Load() - c.missesLost.Load(), MissesLost: c.missesLost.Load(),
+		OpenTCP: c.openTCP.Load(), RefusedTCP: c.refusedTCP.Load(),
+	}
+	for i := range c.rcodes {
+		if n := c.rcodes[i].Load(); n > 0 {
+			name, ok := dns.RcodeToString[i]
+			switch {
+			case i == dns.RcodeBadVers:
+				name = "BADVERS"
+			case !ok:
+				name = "RCODE" + strconv.Itoa(i)
+			}
+			st.Answers[name] += n
+		}
+	}
+	return st
+}

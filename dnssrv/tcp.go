@@ -1,0 +1,183 @@
+package dnssrv
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Bounds on TCP (RFC 7766 §6).
+const (
+	// maxConns at once, and of one client. Pods' resolvers behind one node's address share that node's.
+	maxConns, maxConnsPerClient = 1024, 128
+	// A whole message must have come within this after the answer before it: a client that sends byte by byte gains nothing by it.
+	idleTimeout = 10 * time.Second
+	// crowdedTimeout replaces it when half the connections are taken.
+	crowdedTimeout = 2 * time.Second
+	// writeTimeout bounds a client that does not read.
+	writeTimeout = 5 * time.Second
+	// pipelined questions of one connection may be with resolvers at once; then reading waits.
+	pipelined = 16
+)
+
+// conns counts open connections by client.
+type conns struct {
+	mu    sync.Mutex
+	total int
+	by    map[netip.Addr]int
+}
+
+func (c *conns) acquire(client netip.Addr) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.total >= maxConns || c.by[client] >= maxConnsPerClient {
+		return false
+	}
+	if c.by == nil {
+		c.by = make(map[netip.Addr]int)
+	}
+	c.total++
+	c.by[client]++
+	return true
+}
+
+func (c *conns) release(client netip.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.total--
+	if c.by[client]--; c.by[client] == 0 {
+		delete(c.by, client)
+	}
+}
+
+func (c *conns) crowded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.total > maxConns/2
+}
+
+// ServeTCP answers on ln until ctx is done, then closes ln and all connections, waits for them and returns nil. Several may run.
+func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
+	runCtx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(runCtx, func() { ln.Close() })
+	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	defer ln.Close()
+	if s.missFn != nil {
+		wg.Go(func() { s.reportMisses(runCtx) })
+	}
+	wait := time.Millisecond
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if errors.Is(err, net.ErrClosed) {
+				return err
+			}
+			// Out of descriptors, or a client that went before it was taken.
+			s.log.Warn("dns connection not accepted", "addr", ln.Addr().String(), "err", err)
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return nil
+			}
+			wait = min(2*wait, time.Second)
+			continue
+		}
+		wait = time.Millisecond
+		var client netip.Addr
+		if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+			client = a.AddrPort().Addr().Unmap().WithZone("")
+		}
+		if t := s.table.Load(); t != nil && !t.allowed(client) {
+			// Closed and not refused politely: strangers get no slots.
+			s.stats.refused.Add(1)
+			c.Close()
+			continue
+		}
+		if !s.conns.acquire(client) {
+			s.stats.refusedTCP.Add(1)
+			c.Close()
+			continue
+		}
+		s.stats.openTCP.Add(1)
+		wg.Go(func() {
+			defer s.stats.openTCP.Add(-1)
+			defer s.conns.release(client)
+			s.serveConn(runCtx, c, client)
+		})
+	}
+}
+
+// serveConn answers one connection's questions: those of the table in order, forwarded ones as they come (RFC 7766 §6.2.1.1).
+func (s *Server) serveConn(ctx context.Context, c net.Conn, client netip.Addr) {
+	defer c.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	var forwards sync.WaitGroup
+	defer forwards.Wait()
+
+	var writing sync.Mutex
+	send := func(b []byte) {
+		writing.Lock()
+		defer writing.Unlock()
+		// Length and message in one write: some clients read them as one segment (RFC 7766 §8).
+		msg := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(b)), uint16(len(b)))
+		c.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if _, err := c.Write(append(msg, b...)); err != nil {
+			c.Close()
+		}
+	}
+	slots := make(chan struct{}, pipelined)
+	r := bufio.NewReaderSize(c, 512)
+	in, out := make([]byte, 0, 512), make([]byte, maxUDP)
+	for {
+		timeout := idleTimeout
+		if s.conns.crowded() {
+			timeout = crowdedTimeout
+		}
+		c.SetReadDeadline(time.Now().Add(timeout))
+		var length [2]byte
+		if _, err := io.ReadFull(r, length[:]); err != nil {
+			break
+		}
+		n := int(binary.BigEndian.Uint16(length[:]))
+		if n < headerLen || n > maxQuery {
+			// Nobody's question is that short or long: this is not DNS.
+			s.stats.dropped.Add(1)
+			break
+		}
+		if cap(in) < n {
+			in = make([]byte, 0, n)
+		}
+		if _, err := io.ReadFull(r, in[:n]); err != nil {
+			break
+		}
+		resp, j := s.handle(s.table.Load(), out, in[:n], client, false)
+		if j != nil {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			resp = s.start(ctx, j, &forwards, send, func() { <-slots })
+		}
+		if resp != nil {
+			send(resp)
+		}
+	}
+	// A client may close its side after its last question and still read: forwards end first.
+	forwards.Wait()
+}
