@@ -1,19 +1,229 @@
 package registry
 
-import "net/http"
+import (
+	"net/http"
+	"strings"
 
-// name returns the canonical repository that asked says when taken literally in view v; ns is the query parameter, "" without.
-// Writes go there. An unknown origin (a first element with a dot) is errDenied for writes and names "origin add".
-// PROVISIONAL, thinnest version: the views' engineer owns this file.
-func (r *Registry) name(asked, ns string, v View) (string, *apiError) {
-	if v.Origin != "" {
-		return v.Origin + "/" + asked, nil
+	"github.com/opencontainers/go-digest"
+)
+
+// maxName is the longest repository name in bytes, its origin included, as in distribution itself.
+const maxName = 255
+
+// maxPath is the longest path that is looked at, in bytes: a name, a digest and the words between them fit five times.
+const maxPath = 2048
+
+// split takes the path of a request apart: what it is about, the name as written, the reference. It knows nothing of views.
+// Names may contain the words of the API ("a/manifests/b"), so the path is read from its end.
+// What could mean two things to two programs (encoded slashes, dots, NUL, empty elements) is refused.
+func split(req *http.Request) (route, *apiError) {
+	var rt route
+	p := req.URL.Path
+	switch p {
+	case "/token":
+		rt.kind = kindToken
+		return rt, nil
+	case "/v2", "/v2/":
+		rt.kind = kindPing
+		return rt, nil
 	}
-	return asked, nil
+	rest, ok := strings.CutPrefix(p, "/v2/")
+	if !ok || len(p) > maxPath {
+		return rt, errNameInvalid.with("the path is not of a registry")
+	}
+	if req.URL.RawPath != "" { // set only where the path is encoded in an unusual way
+		raw := strings.ToLower(req.URL.RawPath)
+		for _, code := range []string{"%2f", "%5c", "%00", "%25"} {
+			if strings.Contains(raw, code) {
+				return rt, errNameInvalid.with("the path has an encoded separator")
+			}
+		}
+	}
+	if req.URL.RawQuery != "" {
+		if rt.ns = req.URL.Query().Get("ns"); rt.ns != "" && !validHost(rt.ns) {
+			return rt, errNameInvalid.with("ns is not a host name")
+		}
+	}
+	if rest == "_catalog" {
+		rt.kind = kindCatalog
+		return rt, nil
+	}
+	rest, last := cutLast(rest)
+	before, word := cutLast(rest)
+	switch {
+	case word == "manifests":
+		rt.kind, rt.asked, rt.reference = kindManifest, before, last
+	case word == "referrers":
+		rt.kind, rt.asked, rt.reference = kindReferrers, before, last
+	case word == "tags" && last == "list":
+		rt.kind, rt.asked = kindTags, before
+	case word == "blobs" && last == "uploads":
+		rt.kind, rt.asked = kindUploads, before
+	case word == "blobs":
+		rt.kind, rt.asked, rt.reference = kindBlob, before, last
+	case word == "uploads" && strings.HasSuffix(before, "/blobs"):
+		rt.kind, rt.asked, rt.upload = kindUpload, strings.TrimSuffix(before, "/blobs"), last
+		if last == "" {
+			rt.kind = kindUploads
+		}
+	default:
+		return rt, errNameInvalid.with("the path is not of a registry")
+	}
+	if !validName(rt.asked) {
+		return rt, errNameInvalid.with("a repository name is lower-case path elements of [a-z0-9] separated by ., _, __ or -, at most 255 characters")
+	}
+	return rt, rt.refer(req.Method)
 }
 
-// repositories returns the canonical repositories that may answer a read of rt exactly, in the order of resolution, without tolerances.
-// Tags and referrers are read from them too.
-func (r *Registry) repositories(rt route) []string { return []string{rt.repo} }
+// refer checks what stands behind the name and fills in the digest.
+func (rt *route) refer(method string) *apiError {
+	switch rt.kind {
+	case kindBlob, kindReferrers, kindManifest:
+		switch {
+		case validDigest(rt.reference):
+			rt.digest = digest.Digest(rt.reference)
+		case rt.kind != kindManifest || strings.Contains(rt.reference, ":"):
+			return errDigestInvalid.with("a digest is sha256: and 64 or sha512: and 128 lower-case hexadecimal digits")
+		case validTag(rt.reference):
+		case method == http.MethodGet || method == http.MethodHead:
+			return errManifestUnknown.with("no tag can be called that") // the conformance suite asks for such a tag and wants 404
+		default:
+			return errTagInvalid.with("a tag is at most 128 characters of [A-Za-z0-9_.-] and does not begin with . or -")
+		}
+	case kindUpload:
+		if !validUpload(rt.upload) {
+			return errUploadUnknown
+		}
+	}
+	return nil
+}
 
-var _ = http.MethodGet
+// cutLast cuts s at its last slash; without one, before is "".
+func cutLast(s string) (before, last string) {
+	i := strings.LastIndexByte(s, '/')
+	return s[:max(i, 0)], s[i+1:]
+}
+
+// lastElement is the part of a name behind its last slash.
+func lastElement(name string) string {
+	_, last := cutLast(name)
+	return last
+}
+
+// bareHost is the host as names are compared: lower case, without port, brackets and final dot.
+func bareHost(host string) string {
+	if h, ok := strings.CutPrefix(host, "["); ok { // an IPv6 address in brackets, RFC 3986 section 3.2.2
+		h, _, _ = strings.Cut(h, "]")
+		return strings.ToLower(h)
+	}
+	host, _, _ = strings.Cut(host, ":")
+	return strings.ToLower(strings.TrimSuffix(host, "."))
+}
+
+// validHost reports whether host can be a host of a registry: a DNS name or an IP address (IPv6 in brackets), with or without a port.
+func validHost(host string) bool {
+	if len(host) > maxName {
+		return false
+	}
+	port := ""
+	if h, ok := strings.CutPrefix(host, "["); ok {
+		h, port, ok = strings.Cut(h, "]")
+		return ok && h != "" && strings.Trim(h, "0123456789abcdefABCDEF:.") == "" && (port == "" || port[0] == ':' && validPort(port[1:]))
+	}
+	host, port, ok := strings.Cut(host, ":")
+	if ok && !validPort(port) {
+		return false
+	}
+	return validElement(strings.ToLower(strings.TrimSuffix(host, ".")))
+}
+
+func validPort(port string) bool {
+	if port == "" || len(port) > 5 {
+		return false
+	}
+	for i := range len(port) {
+		if port[i] < '0' || port[i] > '9' {
+			return false
+		}
+	}
+	return true
+}
+
+// validName reports whether a name as written is one of the distribution-spec, with the host's port allowed on the first element
+// where something follows it.
+func validName(name string) bool {
+	if name == "" || len(name) > maxName {
+		return false
+	}
+	first, rest, deep := strings.Cut(name, "/")
+	if deep {
+		host, port, ok := strings.Cut(first, ":")
+		if ok && !validPort(port) {
+			return false
+		}
+		first = host
+	}
+	for validElement(first) {
+		if !deep {
+			return true
+		}
+		first, rest, deep = strings.Cut(rest, "/")
+	}
+	return false
+}
+
+// validElement is [a-z0-9]+((\.|_|__|-+)[a-z0-9]+)* of the distribution-spec, by hand because it is on the hot path.
+func validElement(e string) bool {
+	const letter = 'a' // what stands for any letter or digit below
+	before, run := byte(0), 0
+	for i := range len(e) {
+		c := e[i]
+		switch {
+		case 'a' <= c && c <= 'z' || '0' <= c && c <= '9':
+			before, run = letter, 0
+			continue
+		case c != '.' && c != '_' && c != '-', before == 0:
+			return false
+		case before != letter && before != c: // two kinds of separator in a row
+			return false
+		}
+		before = c
+		if run++; run > 1 && c == '.' || run > 2 && c == '_' {
+			return false
+		}
+	}
+	return before == letter
+}
+
+// validTag is [a-zA-Z0-9_][a-zA-Z0-9._-]{0,127} of the distribution-spec.
+func validTag(t string) bool {
+	if t == "" || len(t) > 128 || t[0] == '.' || t[0] == '-' {
+		return false
+	}
+	for i := range len(t) {
+		c := t[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '.' || c == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+// validDigest reports whether d is a digest of the algorithms that the tree has: sha256 and sha512 (image-spec descriptor.md, "Digests").
+func validDigest(d string) bool {
+	alg, hex, _ := strings.Cut(d, ":")
+	if !(alg == "sha256" && len(hex) == 64 || alg == "sha512" && len(hex) == 128) {
+		return false
+	}
+	for i := range len(hex) {
+		if c := hex[i]; !('0' <= c && c <= '9' || 'a' <= c && c <= 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// validUpload reports whether id may be the id of a session: what distribution makes are UUIDs.
+func validUpload(id string) bool {
+	return id != "" && len(id) <= 64 && strings.Trim(id, "0123456789abcdef-") == ""
+}

@@ -1,67 +1,189 @@
 package registry
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// PROVISIONAL, thinnest version: the views' engineer owns this file.
+// serveManifest answers GET and HEAD of a manifest, by tag or digest, whatever the client says that it accepts: bytes are never converted,
+// and a client that cannot read them says so better than a 404 would.
 func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt route) {
-	path := tagPath(rt.repo, rt.reference)
-	if rt.digest != "" {
-		path = revisionPath(rt.repo, rt.digest)
-	}
-	d, _, err := r.digestOf(path)
-	if err != nil {
-		writeError(w, req, asAPI(err, errManifestUnknown))
-		return
-	}
-	if rt.digest != "" {
-		d = rt.digest
-	}
-	r.serveBytes(w, req, path, d, func(b []byte) string { return mediaTypeOf(b) })
-}
-
-func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route) {
-	if _, _, err := r.digestOf(layerPath(rt.repo, rt.digest)); err != nil {
-		writeError(w, req, asAPI(err, errBlobUnknown))
-		return
-	}
-	b, err := r.tree.OpenBlob(req.Context(), rt.digest.String())
-	if err != nil {
-		writeError(w, req, asAPI(err, errBlobUnknown))
-		return
-	}
-	defer b.Close()
-	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("Docker-Content-Digest", rt.digest.String())
-	w.Header().Set("ETag", strconv.Quote(rt.digest.String()))
-	http.ServeContent(w, req, "", time.Time{}, b)
-}
-
-func (r *Registry) serveBytes(w http.ResponseWriter, req *http.Request, path string, d digest.Digest, mt func([]byte) string) {
-	b, err := r.tree.ReadFile(path)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = errManifestUnknown
+	h, ok, several := r.find(&rt)
+	if !ok {
+		detail := ambiguity(several)
+		if detail == "" && rt.digest != "" {
+			detail = r.sparse(req.Context(), &rt)
 		}
-		writeError(w, req, asAPI(err, errManifestUnknown))
+		r.miss(w, req, &rt, errManifestUnknown, detail)
 		return
 	}
-	h := w.Header()
-	h.Set("Content-Type", mt(b))
-	h.Set("Content-Length", strconv.Itoa(len(b)))
-	h.Set("Docker-Content-Digest", d.String())
-	h.Set("ETag", strconv.Quote(d.String()))
-	if req.Method != http.MethodHead {
-		w.Write(b)
+	r.lucky(req, &rt, h)
+	m, err := r.read.manifests.get(req.Context(), h.digest, h.size)
+	if err != nil {
+		r.broken(w, req, &rt, errManifestUnknown, err)
+		return
 	}
+	header := w.Header()
+	header["Content-Type"] = []string{m.mediaType}
+	if rt.digest == "" {
+		h.mod = time.Time{} // a tag moves, perhaps twice in a second: its ETag says what it is, a time could not
+	}
+	identify(header, h.digest)
+	var body io.ReadSeeker
+	switch {
+	case m.body != nil:
+		body = bytes.NewReader(m.body)
+	case req.Method == http.MethodHead:
+		body = sized{size: h.size}
+	default:
+		blob, err := r.tree.OpenBlob(req.Context(), h.digest.String())
+		if err != nil {
+			r.broken(w, req, &rt, errManifestUnknown, err)
+			return
+		}
+		defer blob.Close()
+		body = blob
+	}
+	serveContent(w, req, h, body)
 }
 
-var _ = io.EOF
+// serveBlob answers GET and HEAD of a blob. What the tree opened goes to http.ServeContent as it is: an *os.File gets to a plain socket by sendfile.
+func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route) {
+	h, ok, _ := r.find(&rt)
+	if !ok {
+		if req.Method == http.MethodHead {
+			// Whoever pushes asks for each layer first; that is no miss. Who pulls comes back with GET, or was told about the manifest.
+			writeError(w, req, errBlobUnknown)
+			return
+		}
+		r.miss(w, req, &rt, errBlobUnknown, "")
+		return
+	}
+	var body io.ReadSeeker = sized{size: h.size}
+	if req.Method != http.MethodHead {
+		blob, err := r.tree.OpenBlob(req.Context(), h.digest.String())
+		if err != nil {
+			r.broken(w, req, &rt, errBlobUnknown, err)
+			return
+		}
+		defer blob.Close()
+		body = blob
+	}
+	header := w.Header()
+	header["Content-Type"] = []string{"application/octet-stream"}
+	header["Cache-Control"] = []string{"max-age=31536000"}
+	identify(header, h.digest)
+	serveContent(w, req, h, body)
+}
+
+// identify sets the headers that say which bytes these are.
+func identify(header http.Header, d digest.Digest) {
+	header["Docker-Content-Digest"] = []string{d.String()}
+	header["Etag"] = []string{`"` + d.String() + `"`}
+	header["X-Content-Type-Options"] = []string{"nosniff"}
+}
+
+func serveContent(w http.ResponseWriter, req *http.Request, h hit, body io.ReadSeeker) {
+	if req.Header.Get("If-None-Match") == h.digest.String() {
+		// Clients of distribution send the digest without the quotes of RFC 9110 section 8.8.3.
+		w.Header().Del("Content-Type")
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	http.ServeContent(w, req, "", h.mod, body)
+}
+
+// sized stands for content of a size that nobody reads: the answer to a HEAD.
+type sized struct{ size int64 }
+
+func (s sized) Read([]byte) (int, error) { return 0, io.EOF }
+
+func (s sized) Seek(offset int64, whence int) (int64, error) {
+	if whence == io.SeekEnd {
+		return s.size + offset, nil
+	}
+	return offset, nil
+}
+
+// broken answers a read whose link is there but whose bytes could not be had. That they were collected in between is a miss; all else is logged.
+func (r *Registry) broken(w http.ResponseWriter, req *http.Request, rt *route, miss *apiError, err error) {
+	if !errors.Is(err, fs.ErrNotExist) && req.Context().Err() == nil {
+		r.log.Error("registry read", "name", rt.wanted(rt.place.canonical()), "err", err)
+	}
+	writeError(w, req, asAPI(err, miss))
+}
+
+const (
+	maxIndexes  = 64  // manifests of a repository that are looked through for an index
+	maxTagsSeen = 256 // tags that are looked at for the name of an index
+)
+
+// sparse says why a manifest asked for by digest is missing, if it is because an index that is here lists it: whoever staged the image left its
+// platform out. "" if no index is found to list it. What this costs is bounded, whatever was asked for.
+func (r *Registry) sparse(ctx context.Context, rt *route) string {
+	index, child, ok := r.read.manifests.parent(rt.digest)
+	repo := rt.place.canonical()
+	if !ok {
+		repo, index, child, ok = r.lister(ctx, rt)
+	}
+	if !ok {
+		return ""
+	}
+	platform := child.platform()
+	if platform == "" {
+		platform = "one entry"
+	}
+	name := repo + "@" + index.String()
+	if tag := r.tagOf(repo, index); tag != "" {
+		name = repo + ":" + tag
+	}
+	return fmt.Sprintf("%s of %s is not staged for this platform", platform, name)
+}
+
+// lister looks through the first manifests of the exact repositories for an index that lists what rt asks for.
+func (r *Registry) lister(ctx context.Context, rt *route) (repo string, index digest.Digest, child descriptor, ok bool) {
+	left := maxIndexes
+	for _, repo := range r.repositories(*rt) {
+		algorithms, _ := r.tree.ReadDir(revisionsDir(repo))
+		for _, alg := range algorithms {
+			list, _ := r.tree.ReadDir(revisionsDir(repo) + "/" + alg.Name())
+			for _, e := range list {
+				if left--; left < 0 {
+					return "", "", descriptor{}, false
+				}
+				d := digest.Digest(alg.Name() + ":" + e.Name())
+				h, ok := r.found(repo, revisionPath(repo, d))
+				if !ok || h.size > keepManifest {
+					continue
+				}
+				m, err := r.read.manifests.get(ctx, d, h.size)
+				if err != nil {
+					continue
+				}
+				if child, ok := m.child(rt.digest); ok {
+					return repo, d, child, true
+				}
+			}
+		}
+	}
+	return "", "", descriptor{}, false
+}
+
+// tagOf returns a tag of repo that is the manifest d, "" if none of the first ones is.
+func (r *Registry) tagOf(repo string, d digest.Digest) string {
+	list, _ := r.tree.ReadDir(tagsDir(repo))
+	for _, e := range list[:min(len(list), maxTagsSeen)] {
+		if h, ok := r.found(repo, tagPath(repo, e.Name())); ok && h.digest == d {
+			return e.Name()
+		}
+	}
+	return ""
+}

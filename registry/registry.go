@@ -14,7 +14,6 @@ import (
 	"iter"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -49,6 +48,7 @@ type Tree interface {
 	OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error)
 	CreateBlob(id string) (BlobWriter, error)
 	ResumeBlob(id string) (BlobWriter, error)
+	Watch(ctx context.Context, dir string) <-chan struct{}
 }
 
 // linked is what the tree's fs.FileInfo implements besides: the digest of the blob that a link names.
@@ -98,6 +98,7 @@ type Registry struct {
 	tree Tree
 	log  *slog.Logger
 
+	read     *reader      // what reads need besides the tree
 	app      http.Handler // distribution's
 	shutdown func() error
 	uploads  *uploads
@@ -144,9 +145,11 @@ func Open(cfg Config) (*Registry, error) {
 	}
 	r := &Registry{cfg: cfg, tree: cfg.Tree, log: cfg.Log}
 	r.uploads = newUploads(r.tree, r.log)
+	r.read = newReader(cfg)
 	var err error
 	if r.app, r.shutdown, err = embed(r.uploads, cfg.Secret, cfg.Log); err != nil {
 		r.uploads.close()
+		r.read.close()
 		return nil, err
 	}
 	return r, nil
@@ -158,6 +161,7 @@ func (r *Registry) Close() error {
 	r.closing.Do(func() {
 		err = r.shutdown()
 		r.uploads.close()
+		r.read.close()
 	})
 	return err
 }
@@ -185,6 +189,8 @@ type route struct {
 	asked string
 	// ns is the value of the query parameter ns, "" without.
 	ns string
+	// place is what the name means in this view; reads look there (resolve.go).
+	place place
 	// repo is the canonical repository ("registry.k8s.io/pause", "team/app") that the name says when taken literally; writes go there.
 	repo string
 	// reference is what the client wrote behind manifests/: a tag or a digest.
@@ -256,10 +262,8 @@ func (r *Registry) Serve(w http.ResponseWriter, req *http.Request, v View) {
 		fail = r.admit(w, req, rt)
 	}
 	if fail == nil && rt.asked != "" {
-		rt.repo, fail = r.name(rt.asked, rt.ns, v)
-	}
-	if fail == nil && len(rt.repo) > maxName {
-		fail = errNameInvalid.with("a repository name has at most 255 characters, its origin included")
+		rt.place, fail = r.locate(rt.asked, rt.ns, v)
+		rt.repo = rt.place.canonical()
 	}
 	if fail != nil {
 		writeError(w, req, fail)
@@ -321,151 +325,4 @@ func (r *Registry) servePing(w http.ResponseWriter, req *http.Request) {
 	if req.Method != http.MethodHead {
 		io.WriteString(w, "{}")
 	}
-}
-
-// maxName is the longest canonical repository name, as in the distribution-spec's advice and distribution itself.
-const maxName = 255
-
-// split takes the path of a request apart: what it is about, the name as written, the reference. It knows nothing of views.
-// What could mean two things to two programs (encoded slashes, dots, NUL, empty elements) is refused.
-func split(req *http.Request) (route, *apiError) {
-	var rt route
-	p := req.URL.Path
-	if p == "/token" {
-		rt.kind = kindToken
-		return rt, nil
-	}
-	if p == "/v2" || p == "/v2/" {
-		rt.kind = kindPing
-		return rt, nil
-	}
-	rest, ok := strings.CutPrefix(p, "/v2/")
-	if !ok || len(p) > 2048 {
-		return rt, errNameInvalid.with("the path is not of a registry")
-	}
-	raw := strings.ToLower(req.URL.EscapedPath())
-	if strings.Contains(raw, "%2f") || strings.Contains(raw, "%5c") || strings.Contains(raw, "%00") || strings.Contains(raw, "%25") {
-		return rt, errNameInvalid.with("the path has an encoded separator")
-	}
-	if rest == "_catalog" {
-		rt.kind = kindCatalog
-		return rt, nil
-	}
-	rt.ns = req.URL.Query().Get("ns")
-	if len(rt.ns) > maxName {
-		return rt, errNameInvalid.with("ns is longer than a host name can be")
-	}
-	parts := strings.Split(rest, "/")
-	n := len(parts)
-	last := parts[n-1]
-	switch {
-	case n >= 3 && parts[n-2] == "tags" && last == "list":
-		rt.kind, rt.asked = kindTags, strings.Join(parts[:n-2], "/")
-	case n >= 3 && parts[n-2] == "manifests":
-		rt.kind, rt.asked, rt.reference = kindManifest, strings.Join(parts[:n-2], "/"), last
-	case n >= 4 && parts[n-3] == "blobs" && parts[n-2] == "uploads" && last == "":
-		rt.kind, rt.asked = kindUploads, strings.Join(parts[:n-3], "/")
-	case n >= 4 && parts[n-3] == "blobs" && parts[n-2] == "uploads":
-		rt.kind, rt.asked, rt.upload = kindUpload, strings.Join(parts[:n-3], "/"), last
-	case n >= 3 && parts[n-2] == "blobs" && last == "uploads":
-		rt.kind, rt.asked = kindUploads, strings.Join(parts[:n-2], "/")
-	case n >= 3 && parts[n-2] == "blobs":
-		rt.kind, rt.asked, rt.reference = kindBlob, strings.Join(parts[:n-2], "/"), last
-	case n >= 3 && parts[n-2] == "referrers":
-		rt.kind, rt.asked, rt.reference = kindReferrers, strings.Join(parts[:n-2], "/"), last
-	default:
-		return rt, errNameInvalid.with("the path is not of a registry")
-	}
-	if !validName(rt.asked) {
-		return rt, errNameInvalid.with("a repository name is lower-case path elements of [a-z0-9] separated by ., _, __ or -, at most 255 characters")
-	}
-	switch rt.kind {
-	case kindBlob, kindReferrers:
-		d, err := digest.Parse(rt.reference)
-		if err != nil {
-			return rt, errDigestInvalid.with("the digest is not of the form sha256:… or sha512:…")
-		}
-		rt.digest = d
-	case kindManifest:
-		if strings.Contains(rt.reference, ":") {
-			d, err := digest.Parse(rt.reference)
-			if err != nil {
-				return rt, errDigestInvalid.with("the digest is not of the form sha256:… or sha512:…")
-			}
-			rt.digest = d
-		} else if !validTag(rt.reference) {
-			return rt, errTagInvalid.with("a tag is at most 128 characters of [A-Za-z0-9_.-] and does not begin with . or -")
-		}
-	case kindUpload:
-		if !validUpload(rt.upload) {
-			return rt, errUploadUnknown
-		}
-	}
-	return rt, nil
-}
-
-// validName reports whether a name as written is one of the distribution-spec, with the host's port allowed on the first element.
-func validName(name string) bool {
-	if name == "" || len(name) > maxName {
-		return false
-	}
-	for i, e := range strings.Split(name, "/") {
-		if i == 0 {
-			if host, port, ok := strings.Cut(e, ":"); ok {
-				if port == "" || len(port) > 5 || strings.Trim(port, "0123456789") != "" {
-					return false
-				}
-				e = host
-			}
-		}
-		if !validElement(e) {
-			return false
-		}
-	}
-	return true
-}
-
-// validElement is [a-z0-9]+((\.|_|__|-+)[a-z0-9]+)* of the distribution-spec, by hand because it is on the hot path.
-func validElement(e string) bool {
-	sep := "" // the separator being read
-	if e == "" {
-		return false
-	}
-	for i := 0; i < len(e); i++ {
-		c := e[i]
-		if 'a' <= c && c <= 'z' || '0' <= c && c <= '9' {
-			sep = ""
-			continue
-		}
-		if i == 0 || c != '.' && c != '_' && c != '-' {
-			return false
-		}
-		sep += string(c)
-		if sep != "." && sep != "_" && sep != "__" && strings.Trim(sep, "-") != "" {
-			return false
-		}
-	}
-	return sep == ""
-}
-
-// validTag is [a-zA-Z0-9_][a-zA-Z0-9._-]{0,127} of the distribution-spec.
-func validTag(t string) bool {
-	if t == "" || len(t) > 128 || t[0] == '.' || t[0] == '-' {
-		return false
-	}
-	for i := 0; i < len(t); i++ {
-		c := t[i]
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '.' || c == '-') {
-			return false
-		}
-	}
-	return true
-}
-
-// validUpload reports whether id may be the id of a session: what distribution makes are UUIDs.
-func validUpload(id string) bool {
-	if id == "" || len(id) > 64 {
-		return false
-	}
-	return strings.Trim(id, "0123456789abcdef-") == ""
 }

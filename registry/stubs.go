@@ -17,8 +17,6 @@ func embed(*uploads, []byte, *slog.Logger) (http.Handler, func() error, error) {
 func (r *Registry) admit(http.ResponseWriter, *http.Request, route) *apiError { return nil }
 
 func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request, rt route)     {}
-func (r *Registry) serveCatalog(w http.ResponseWriter, req *http.Request, rt route)   {}
-func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)      {}
 func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, rt route) {}
 func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, rt route)    {}
 func (r *Registry) deleteManifest(w http.ResponseWriter, req *http.Request, rt route) {}

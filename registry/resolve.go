@@ -1,0 +1,248 @@
+package registry
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// reader is what reads need besides the tree.
+type reader struct {
+	names     *names
+	manifests *manifests
+	conflicts conflicts
+}
+
+func newReader(cfg Config) *reader {
+	return &reader{names: newNames(cfg.Tree), manifests: newManifests(cfg.Tree)}
+}
+
+func (rd *reader) close() { rd.names.close() }
+
+// hit is a reference that was found.
+type hit struct {
+	repo   string // canonical repository that has it
+	digest digest.Digest
+	size   int64
+	mod    time.Time
+	lucky  bool // a tolerance found it
+}
+
+// found looks whether the link at path, in repo, exists.
+func (r *Registry) found(repo, path string) (hit, bool) {
+	fi, err := r.tree.Stat(path)
+	if err != nil {
+		return hit{}, false
+	}
+	l, ok := fi.(linked)
+	if !ok || l.Digest() == "" {
+		return hit{}, false
+	}
+	return hit{repo: repo, digest: digest.Digest(l.Digest()), size: fi.Size(), mod: fi.ModTime()}, true
+}
+
+// repositories returns the canonical repositories that may answer a read of rt exactly, in the order of resolution, without tolerances.
+// Tags and referrers are read from them too.
+func (r *Registry) repositories(rt route) []string {
+	if p := rt.place; p.origin != "" {
+		if exact := p.exact(); exact != "" {
+			return []string{exact}
+		}
+		return nil
+	}
+	origins := r.cfg.Origins()
+	list := make([]string, 0, len(origins)+1)
+	for _, o := range origins {
+		list = append(list, o+"/"+rt.place.path)
+	}
+	return append(list, rt.place.path)
+}
+
+// link returns the path of what rt asks for if repo were the repository that has it.
+func (rt *route) link(repo string) string {
+	switch {
+	case rt.kind == kindBlob:
+		return layerPath(repo, rt.digest)
+	case rt.digest != "":
+		return revisionPath(repo, rt.digest)
+	}
+	return tagPath(repo, rt.reference)
+}
+
+// find looks for the manifest or blob of rt: in the exact repositories, then through the tolerances. Resolution is by (repository, reference):
+// each repository that lacks the reference is passed over, whatever else it has. What is named by digest goes the same way as tags do, because a
+// client that got its manifest through a tolerance asks for the blobs by the same name.
+//
+// Without a hit, ambiguous lists the repositories with different answers if that was the reason.
+func (r *Registry) find(rt *route) (h hit, ok bool, ambiguous []string) {
+	if h, ok = r.findExact(rt); ok {
+		return h, true, nil
+	}
+	for repos := range r.tolerated(rt.place) {
+		var first hit
+		var all []string
+		differ := false
+		for _, repo := range repos {
+			h, ok := r.found(repo, rt.link(repo))
+			if !ok {
+				continue
+			}
+			h.lucky = true
+			if rt.digest != "" {
+				return h, true, nil // the same bytes wherever they are
+			}
+			if all == nil {
+				first = h
+			} else if h.digest != first.digest {
+				differ = true
+			}
+			all = append(all, repo)
+		}
+		if differ {
+			return hit{}, false, all
+		}
+		if all != nil {
+			return first, true, nil
+		}
+	}
+	return hit{}, false, nil
+}
+
+// findExact takes the first exact repository that has the reference. In the flat view the others are looked at too, where they could disagree.
+func (r *Registry) findExact(rt *route) (hit, bool) {
+	if p := rt.place; p.origin != "" {
+		if exact := p.exact(); exact != "" {
+			return r.found(exact, rt.link(exact))
+		}
+		return hit{}, false
+	}
+	var first hit
+	var others []hit
+	for _, repo := range r.repositories(*rt) {
+		h, ok := r.found(repo, rt.link(repo))
+		switch {
+		case !ok:
+		case rt.digest != "":
+			return h, true
+		case first.repo == "":
+			first = h
+		case h.digest != first.digest:
+			others = append(others, h)
+		}
+	}
+	if first.repo != "" {
+		r.read.conflicts.note(rt.place.path+":"+rt.reference, first, others)
+	}
+	return first, first.repo != ""
+}
+
+// wanted is what the missing book and the counters call what rt asks for.
+func (rt *route) wanted(repo string) string {
+	switch {
+	case rt.digest != "":
+		return repo + "@" + rt.digest.String()
+	case rt.reference != "":
+		return repo + ":" + rt.reference
+	}
+	return repo
+}
+
+// lucky tells the counters that a tolerance answered.
+func (r *Registry) lucky(req *http.Request, rt *route, h hit) {
+	if h.lucky {
+		r.cfg.Luck(req, rt.wanted(rt.place.canonical()), rt.wanted(h.repo))
+	}
+}
+
+// miss answers a read that found nothing, quickly and cleanly, and enters it in the missing book. detail says why in words, "" if there is no more to say.
+func (r *Registry) miss(w http.ResponseWriter, req *http.Request, rt *route, e *apiError, detail string) {
+	r.cfg.Miss(req, "image", rt.wanted(rt.place.canonical()), detail)
+	said := rt.wanted(rt.place.canonical()) + " is not here"
+	if detail != "" {
+		said += ": " + detail
+	}
+	writeError(w, req, e.with(said))
+}
+
+// ambiguity is the detail of a miss for which a tolerance had several answers.
+func ambiguity(repos []string) string {
+	if len(repos) == 0 {
+		return ""
+	}
+	return "ambiguous, held with different content: " + strings.Join(repos, ", ")
+}
+
+// Conflict is a flat name that several repositories answer with different content. The first candidate is the one that is served.
+type Conflict struct {
+	// Name is what was asked for, as path:tag.
+	Name string `json:"name"`
+	// Candidates are the answers as repo@digest, in the order of resolution.
+	Candidates []string `json:"candidates"`
+}
+
+// maxConflicts bounds what is remembered of conflicts: as many as a person would ever read.
+const maxConflicts = 256
+
+// conflicts remembers flat names with several answers, newest knowledge only.
+type conflicts struct {
+	mu     sync.Mutex
+	byName map[string]Conflict
+}
+
+// note records what the exact repositories answered; without others it forgets what was known about the name.
+func (c *conflicts) note(name string, first hit, others []hit) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(others) == 0 {
+		delete(c.byName, name)
+		return
+	}
+	if _, known := c.byName[name]; !known && len(c.byName) >= maxConflicts {
+		return
+	}
+	if c.byName == nil {
+		c.byName = map[string]Conflict{}
+	}
+	list := []string{first.repo + "@" + first.digest.String()}
+	for _, h := range others {
+		list = append(list, h.repo+"@"+h.digest.String())
+	}
+	c.byName[name] = Conflict{name, list}
+}
+
+// Conflicts returns the flat names, asked for since this process began, that several repositories answer with different content: at most 256,
+// by name.
+func (r *Registry) Conflicts() []Conflict {
+	c := &r.read.conflicts
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.SortedFunc(maps.Values(c.byName), func(a, b Conflict) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// findBlob returns a repository that a read of blob d by rt's name would be answered from, and the blob's size; fs.ErrNotExist if there is none.
+// A manifest may refer to such a blob: its client was told that the blob is here and so did not upload it.
+func (r *Registry) findBlob(rt route, d digest.Digest) (repo string, size int64, err error) {
+	rt.kind, rt.digest, rt.reference = kindBlob, d, d.String()
+	h, ok, _ := r.find(&rt)
+	if !ok {
+		return "", 0, fmt.Errorf("blob %s: %w", d, fs.ErrNotExist)
+	}
+	return h.repo, h.size, nil
+}
+
+// findChild is findBlob for a manifest that an index or a subject names.
+func (r *Registry) findChild(rt route, d digest.Digest) (repo string, size int64, err error) {
+	rt.kind, rt.digest, rt.reference = kindManifest, d, d.String()
+	h, ok, _ := r.find(&rt)
+	if !ok {
+		return "", 0, fmt.Errorf("manifest %s: %w", d, fs.ErrNotExist)
+	}
+	return h.repo, h.size, nil
+}

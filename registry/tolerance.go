@@ -1,0 +1,180 @@
+package registry
+
+import (
+	"context"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// maxNamesakes is how many repositories with one last path element are looked into. With more there is no telling which was meant, and a
+// scanner must not make one request cost a thousand look-ups.
+const maxNamesakes = 32
+
+// tolerated yields groups of repositories that may answer where the exact ones lack a reference, the likeliest group first.
+// Within one group the order means nothing: different answers are ambiguous.
+func (r *Registry) tolerated(p place) iter.Seq[[]string] {
+	return func(yield func([]string) bool) {
+		if p.also != "" && !yield([]string{p.also}) {
+			return
+		}
+		for _, path := range variants(p.path) {
+			var group []string
+			if p.origin != "" {
+				if at := (place{origin: p.origin, known: p.known, path: path}).exact(); at != "" {
+					group = []string{at}
+				}
+			} else {
+				for _, o := range r.cfg.Origins() {
+					group = append(group, o+"/"+path)
+				}
+				group = append(group, path)
+			}
+			if !yield(group) {
+				return
+			}
+		}
+		last := lastElement(p.path)
+		if p.origin != "" && r.cfg.LocalFallback() {
+			if _, _, host := hostPart(p.path); !host && !yield([]string{p.path}) {
+				return
+			}
+			if last != p.path && !yield([]string{last}) {
+				return
+			}
+		}
+		yield(r.namesakes(p.origin, last))
+	}
+}
+
+// variants returns the other ways in which people write a path: with or without library/, coredns for coredns/coredns.
+func variants(path string) []string {
+	var list []string
+	if !strings.Contains(path, "/") {
+		list = append(list, "library/"+path)
+	} else if rest, ok := strings.CutPrefix(path, "library/"); ok && !strings.Contains(rest, "/") {
+		list = append(list, rest)
+	}
+	if before, last := cutLast(path); last == "coredns" {
+		if lastElement(before) == "coredns" {
+			list = append(list, before)
+		} else {
+			list = append(list, path+"/coredns")
+		}
+	}
+	return list
+}
+
+// namesakes returns the repositories of origin ("" for all there are) whose last path element is last; none if they are too many.
+func (r *Registry) namesakes(origin, last string) []string {
+	all := r.read.names.fresh().byLast[last]
+	if origin == "" {
+		if len(all) > maxNamesakes {
+			return nil
+		}
+		return all
+	}
+	var list []string
+	for _, repo := range all {
+		if strings.HasPrefix(repo, origin+"/") {
+			if list = append(list, repo); len(list) > maxNamesakes {
+				return nil
+			}
+		}
+	}
+	return list
+}
+
+// names knows which repositories there are, for what cannot be asked of the tree by name: the last path element, and the catalog.
+//
+// It reads the directories again when one is asked for and the tree has changed since. Reading them costs one look-up for each repository, so
+// under a storm of pushes and misses it is done for at most a tenth of the time (and a second at once): then what it says is a little old, and
+// as every answer is looked up in the tree afterwards, an old one is only a miss.
+type names struct {
+	tree    Tree
+	changed <-chan struct{}
+	stop    context.CancelFunc
+	now     func() time.Time
+
+	mu      sync.Mutex // held while the directories are read; guards what follows
+	dirty   bool
+	current *catalog
+	spent   time.Duration // reading not yet paid back
+	last    time.Time     // when spent was right
+}
+
+// catalog is an immutable list of the repositories.
+type catalog struct {
+	repos  []string            // sorted
+	byLast map[string][]string // last path element → repositories, sorted
+}
+
+func newNames(tree Tree) *names {
+	ctx, stop := context.WithCancel(context.Background())
+	return &names{tree: tree, changed: tree.Watch(ctx, "."), stop: stop, now: time.Now, dirty: true, current: &catalog{}}
+}
+
+func (n *names) close() { n.stop() }
+
+const (
+	readAtOnce = time.Second // how much reading may be done without a pause
+	readShare  = 10          // and then one part in ten of the time
+)
+
+// fresh returns the catalog after reading it again if it has to be and may be.
+func (n *names) fresh() *catalog {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	select {
+	case <-n.changed:
+		n.dirty = true
+	default:
+	}
+	if !n.dirty {
+		return n.current
+	}
+	begin := n.now()
+	n.spent = max(0, n.spent-begin.Sub(n.last)/readShare)
+	n.last = begin
+	if n.spent >= readAtOnce {
+		return n.current
+	}
+	n.dirty = false // before reading: what changes meanwhile makes it dirty again
+	n.current = readCatalog(n.tree)
+	n.last = n.now()
+	n.spent += n.last.Sub(begin)
+	return n.current
+}
+
+// readCatalog walks the directories of the repositories, but not what is in them.
+func readCatalog(tree Tree) *catalog {
+	c := &catalog{byLast: map[string][]string{}}
+	var read func(name string)
+	read = func(name string) {
+		dir := strings.TrimSuffix(repoDir(name), "/")
+		list, err := tree.ReadDir(dir)
+		if err != nil {
+			return // it went away, or nothing was ever pushed
+		}
+		for _, e := range list {
+			if e.Name() == "_manifests" || e.Name() == "_layers" {
+				c.repos = append(c.repos, name)
+				break
+			}
+		}
+		for _, e := range list {
+			if e.IsDir() && e.Name()[0] != '_' {
+				read(strings.TrimPrefix(name+"/"+e.Name(), "/"))
+			}
+		}
+	}
+	read("")
+	slices.Sort(c.repos)
+	for _, name := range c.repos {
+		last := lastElement(name)
+		c.byLast[last] = append(c.byLast[last], name)
+	}
+	return c
+}
