@@ -1,0 +1,282 @@
+package fileserver
+
+import (
+	"errors"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// project is one row of the short layout: /<name>/<version>/<file>. In dirs and file, {V} is the version without v and {A} the architecture.
+type project struct {
+	names []string // the first element; further names are those that Kubespray's older file layout used below /kubernetes/
+	dirs  []string // upstream directories, the usual one first
+	file  string   // the usual file
+}
+
+var projects = []project{
+	{[]string{"kubernetes"}, []string{"dl.k8s.io/release/v{V}/bin/linux/{A}", "dl.k8s.io/release/v{V}"}, ""},
+	{[]string{"containerd"}, []string{"github.com/containerd/containerd/releases/download/v{V}"}, "containerd-{V}-linux-{A}.tar.gz"},
+	{[]string{"runc"}, []string{"github.com/opencontainers/runc/releases/download/v{V}"}, "runc.{A}"},
+	{[]string{"cni-plugins", "cni"}, []string{"github.com/containernetworking/plugins/releases/download/v{V}"}, "cni-plugins-linux-{A}-v{V}.tgz"},
+	{[]string{"etcd"}, []string{"github.com/etcd-io/etcd/releases/download/v{V}"}, "etcd-v{V}-linux-{A}.tar.gz"},
+	{[]string{"crictl", "cri-tools"}, []string{"github.com/kubernetes-sigs/cri-tools/releases/download/v{V}"}, "crictl-v{V}-linux-{A}.tar.gz"},
+	{[]string{"nerdctl"}, []string{"github.com/containerd/nerdctl/releases/download/v{V}"}, "nerdctl-{V}-linux-{A}.tar.gz"},
+}
+
+// archs maps the spellings of an architecture to Go's, which upstream file names use; names lists those.
+var (
+	archs = map[string]string{
+		"amd64": "amd64", "x86_64": "amd64", "arm64": "arm64", "aarch64": "arm64", "arm": "arm", "armhf": "arm", "armv7": "arm",
+		"386": "386", "i386": "386", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64", "loong64": "loong64",
+	}
+	archNames = []string{"amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "loong64"}
+)
+
+var (
+	versionElement = regexp.MustCompile(`^v?[0-9]+\.[0-9]+(\.[0-9]+)*([-+][0-9A-Za-z.+-]+)?$`)
+	versionInName  = regexp.MustCompile(`[0-9]+\.[0-9]+\.[0-9]+(-(alpha|beta|rc)\.?[0-9]+)?(\+[0-9a-z]+[0-9])?`)
+)
+
+// short is a path of the short layout taken apart.
+type short struct {
+	project
+	version string // without v
+	arch    string // "" if the path names none
+	name    string // the last element
+	sub     bool   // elements other than version and architecture stood between
+}
+
+// parseShort reads /<project>[/<version>][/bin][/linux][/<arch>]/<name>; a version that is no element is looked for in the name.
+// /kubernetes/<project>/<name> is what Kubespray's file layout looked like until 2.24.
+func parseShort(elems []string) (short, bool) {
+	plain := make([]string, len(elems))
+	for i, e := range elems {
+		p, err := url.PathUnescape(e)
+		if err != nil {
+			return short{}, false
+		}
+		plain[i] = p
+	}
+	if len(plain) > 2 && plain[0] == "kubernetes" && !versionElement.MatchString(plain[1]) {
+		plain = plain[1:]
+	}
+	if len(plain) < 2 || len(plain) > 6 {
+		return short{}, false
+	}
+	row := slices.IndexFunc(projects, func(p project) bool { return slices.Contains(p.names, plain[0]) })
+	if row < 0 {
+		return short{}, false
+	}
+	sh := short{project: projects[row], name: plain[len(plain)-1]}
+	for _, elem := range plain[1 : len(plain)-1] {
+		arch, isArch := archs[elem]
+		switch {
+		case sh.version == "" && versionElement.MatchString(elem):
+			sh.version = strings.TrimPrefix(elem, "v")
+		case sh.arch == "" && isArch:
+			sh.arch = arch
+		case elem == "bin" || elem == "linux":
+		default:
+			return short{}, false
+		}
+	}
+	if sh.version == "" {
+		sh.version = versionInName.FindString(sh.name)
+	}
+	if _, arch := stem(sh.name, sh.version); sh.arch == "" {
+		sh.arch = arch
+	}
+	return sh, sh.version != ""
+}
+
+func (sh short) fill(template, arch string) string {
+	return strings.NewReplacer("{V}", sh.version, "{A}", arch).Replace(template)
+}
+
+// stem reduces a file's name to what is left without version, system and architecture: "cni-plugins-linux-arm64-v1.9.1.tgz" is "cni plugins tgz" for arm64.
+func stem(name, version string) (stem, arch string) {
+	name = strings.ReplaceAll(name, "x86_64", "amd64")
+	if version != "" {
+		name = strings.ReplaceAll(strings.ReplaceAll(name, "v"+version, ""), version, "")
+	}
+	var words []string
+	for word := range strings.FieldsFuncSeq(name, func(c rune) bool { return c == '-' || c == '_' || c == '.' }) {
+		if a, is := archs[word]; is && arch == "" {
+			arch = a
+		} else if word != "linux" {
+			words = append(words, word)
+		}
+	}
+	return strings.Join(words, " "), arch
+}
+
+// getAlias answers a read in the short layout.
+func (s *Server) getAlias(w http.ResponseWriter, r *http.Request, a address) {
+	asked := "/" + strings.Join(a.elems, "/")
+	sh, ok := parseShort(a.elems)
+	if !ok || a.slash {
+		s.miss(w, r, asked, "neither an origin nor a short name with a version; see /")
+		return
+	}
+	h, found := s.findShort(sh)
+	if found == nil {
+		s.lucky(r, asked, sh, h)
+		s.send(w, r, h)
+		return
+	}
+	if of, kind, ok := sumOf(sh.name); ok && errors.Is(found, fs.ErrNotExist) {
+		plain := sh
+		plain.name = of
+		switch h, err := s.findShort(plain); {
+		case err == nil:
+			s.lucky(r, asked, plain, h)
+			s.sendSum(w, r, h, of, kind)
+			return
+		case !errors.Is(err, fs.ErrNotExist) || errors.As(err, new(*manyArchs)):
+			found = err
+		}
+	}
+	if !errors.Is(found, fs.ErrNotExist) {
+		s.fail(w, r, found)
+		return
+	}
+	var many *manyArchs
+	if errors.As(found, &many) {
+		s.miss(w, r, asked, many.Error())
+		return
+	}
+	s.miss(w, r, s.upstream(sh, asked), "asked for as "+clip(asked))
+}
+
+// lucky tells of an answer to a path that names no architecture though what was served has one.
+func (s *Server) lucky(r *http.Request, asked string, sh short, h held) {
+	if sh.arch == "" && archOf(h.key) != "" {
+		s.cfg.Luck(r, asked, URL(h.key))
+	}
+}
+
+// archOf is the architecture that a key's directories or name speak of.
+func archOf(key string) string {
+	path, _, _ := strings.Cut(key, "?")
+	for elem := range strings.SplitSeq(path, "/") {
+		if _, arch := stem(elem, versionInName.FindString(elem)); arch != "" {
+			return arch
+		}
+	}
+	return ""
+}
+
+// manyArchs is the fs.ErrNotExist of a path that names no architecture while several are held.
+type manyArchs struct{ urls []string }
+
+func (m *manyArchs) Error() string {
+	return "it names no architecture and several are held, ask for one of these or set files.alias_arch: " + strings.Join(m.urls, " ")
+}
+func (m *manyArchs) Is(err error) bool { return err == fs.ErrNotExist }
+
+// findShort finds the file that a path of the short layout means: the file of exactly that name, otherwise the one whose name says the same with
+// version, system and architecture written differently or left out. Where no architecture is named, the setting files.alias_arch says which,
+// and without it the only one that is held.
+func (s *Server) findShort(sh short) (held, error) {
+	arch := sh.arch
+	if arch == "" {
+		arch = archs[s.cfg.AliasArch()]
+	}
+	var candidates []held
+	want, _ := stem(sh.name, sh.version)
+	for _, dir := range sh.dirs {
+		inPath := strings.Contains(dir, "{A}")
+		for _, v := range []string{dir, strings.ReplaceAll(dir, "v{V}", "{V}")} {
+			if !inPath {
+				if h, err := s.stat(sh.fill(v, "") + "/" + escape(sh.name) + "?"); !errors.Is(err, fs.ErrNotExist) {
+					return h, err
+				}
+				candidates = append(candidates, s.similar(sh.fill(v, ""), sh.version, want, arch)...)
+				continue
+			}
+			for _, try := range archNames {
+				if arch != "" && try != arch {
+					continue
+				}
+				h, err := s.stat(sh.fill(v, try) + "/" + escape(sh.name) + "?")
+				if err == nil {
+					candidates = append(candidates, h)
+				} else if !errors.Is(err, fs.ErrNotExist) {
+					return held{}, err
+				}
+			}
+		}
+	}
+	switch len(candidates) {
+	case 0:
+		return held{}, fs.ErrNotExist
+	case 1:
+		return candidates[0], nil
+	}
+	many := &manyArchs{}
+	for _, c := range candidates {
+		many.urls = append(many.urls, URL(c.key))
+	}
+	return held{}, many
+}
+
+// similar lists the files of a release directory that have that stem, and that architecture if one is given.
+func (s *Server) similar(dir, version, want, arch string) []held {
+	const most = 2000 // no release has so many files
+	var found []held
+	seen := 0
+	for name, fi := range s.cfg.Tree.Walk(escapeDir(dir), "") {
+		if seen++; seen > most || len(found) == len(archNames) {
+			break
+		}
+		rest := strings.TrimPrefix(name, escapeDir(dir)+"/")
+		file, ok := strings.CutSuffix(rest, "?") // without a query
+		if !ok || strings.Contains(file, "/") {
+			continue
+		}
+		plain, err := url.PathUnescape(file)
+		if err != nil {
+			continue
+		}
+		has, is := stem(plain, version)
+		if h, ok := holding(name, fi); ok && has == want && is != "" && (arch == "" || is == arch) {
+			found = append(found, h)
+		}
+	}
+	return found
+}
+
+// escapeDir brings a directory made from a template to the spelling of keys.
+func escapeDir(dir string) string {
+	elems := strings.Split(dir, "/")
+	for i := range elems {
+		elems[i] = escape(elems[i])
+	}
+	return strings.Join(elems, "/")
+}
+
+// upstream is the URL that would have to be put for a path of the short layout, or the path itself where it is not certain.
+func (s *Server) upstream(sh short, asked string) string {
+	arch := sh.arch
+	if arch == "" {
+		arch = archs[s.cfg.AliasArch()]
+	}
+	dir := sh.dirs[0]
+	want, named := stem(sh.name, sh.version)
+	switch usual, _ := stem(sh.fill(sh.file, "amd64"), sh.version); {
+	case strings.Contains(dir, "{A}"):
+		if arch == "" {
+			return asked
+		}
+		return URL(escapeDir(sh.fill(dir, arch)) + "/" + escape(sh.name))
+	case want == usual && arch != "":
+		return URL(escapeDir(sh.fill(dir, "")) + "/" + escape(sh.fill(sh.file, arch)))
+	case named != "":
+		return URL(escapeDir(sh.fill(dir, "")) + "/" + escape(sh.name))
+	}
+	return asked
+}

@@ -1,0 +1,264 @@
+package fileserver
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+)
+
+// Bounds of an address. GitHub, Google and the distributions stay far below them; what is longer is refused (400), never stored.
+const (
+	maxKey     = 2048 // bytes of a whole key, percent-encoding included
+	maxSegment = 255  // bytes of one decoded path element, as on every disk that the files come from
+	maxDepth   = 64   // path elements
+	maxHost    = 253  // RFC 1035
+)
+
+// address is a URL taken apart into its canonical parts.
+//
+// In the tree it is host/element/…/element?query: a path element never contains a bare question mark (it is encoded), so every
+// file's name contains exactly one, and a URL can be a file and a directory at once. A URL that ends in a slash is the file "?" of its directory.
+type address struct {
+	host  string   // canonical origin, "" when a path of the short layout was parsed
+	elems []string // percent-encoded; never empty, "." or ".."
+	slash bool     // the path ends in a slash (or is empty)
+	query string   // canonical, without the question mark
+}
+
+// dir is the directory that the path names in the tree.
+func (a address) dir() string {
+	if len(a.elems) == 0 {
+		return a.host
+	}
+	return a.host + "/" + strings.Join(a.elems, "/")
+}
+
+// key is the name in the tree of the file with that query.
+func (a address) key(query string) string {
+	if a.slash {
+		return a.dir() + "/?" + query
+	}
+	return a.dir() + "?" + query
+}
+
+// url is the address for people.
+func (a address) url() string { return URL(a.key(a.query)) }
+
+// base is the last path element, decoded, "" if the address ends in a slash.
+func (a address) base() string {
+	if a.slash {
+		return ""
+	}
+	name, err := url.PathUnescape(a.elems[len(a.elems)-1])
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+// withBase is the address with another last path element, given decoded.
+func (a address) withBase(name string) address {
+	a.elems = append(a.elems[:len(a.elems)-1:len(a.elems)-1], escape(name))
+	return a
+}
+
+// URL is the canonical URL of a name in the tree; Key of it is that name again.
+func URL(key string) string { return "https://" + strings.TrimSuffix(key, "?") }
+
+// Key is the name in the tree of the file at rawURL ("https://host/path?query"; http, or no scheme at all, is the same).
+// All spellings of one address have one key: the host is lower case and without port and turned to its origin, percent-encoding is brought to one
+// form ("+" is "%2B", "%7e" is "~"; in a path "%2F" stays distinct from "/"), repeated slashes are one, a fragment is dropped, an empty
+// query is none. A trailing slash counts, and so does the query.
+//
+// fs.ErrInvalid: it is no such URL, has user information, "." or ".." elements, control characters, or is too long.
+// fs.ErrPermission: its host is not an origin.
+func (s *Server) Key(rawURL string) (string, error) {
+	a, err := parseURL(rawURL)
+	if err != nil {
+		return "", err
+	}
+	host, ok := s.cfg.Canonical(a.host)
+	if !ok {
+		return "", fmt.Errorf("put %s: %s is not an origin here, add it with `casemate origin add %s`: %w", a.url(), a.host, a.host, fs.ErrPermission)
+	}
+	a.host = host
+	return a.key(a.query), nil
+}
+
+// canonical turns the host into its origin where it is one.
+func (s *Server) canonical(a address) (address, bool) {
+	host, ok := s.cfg.Canonical(a.host)
+	if ok {
+		a.host = host
+	}
+	return a, ok
+}
+
+// parseURL takes a URL apart that a person or a setting gave.
+func parseURL(raw string) (address, error) {
+	refuse := func(why string) (address, error) {
+		return address{}, fmt.Errorf("url %q: %s: %w", clip(raw), why, fs.ErrInvalid)
+	}
+	if len(raw) > 2*maxKey {
+		return refuse("too long")
+	}
+	full := raw
+	if !strings.Contains(raw, "://") {
+		full = "https://" + strings.TrimLeft(raw, "/")
+	}
+	u, err := url.Parse(full)
+	if err != nil {
+		if inner := new(url.Error); errors.As(err, &inner) {
+			err = inner.Err
+		}
+		return refuse(err.Error())
+	}
+	switch {
+	case u.Scheme != "https" && u.Scheme != "http":
+		return refuse("only https and http have files")
+	case u.User != nil:
+		return refuse("user and password do not belong in it")
+	}
+	a, err := parsePath(u.EscapedPath(), u.RawQuery)
+	if err != nil {
+		return refuse(err.Error())
+	}
+	if a.host, err = cleanHost(u.Host); err != nil {
+		return refuse(err.Error())
+	}
+	if len(a.key(a.query)) > maxKey {
+		return refuse("too long")
+	}
+	return a, nil
+}
+
+// parsePath takes the escaped path and the raw query of a request apart. Its errors are short reasons, to be put into a sentence.
+func parsePath(escaped, rawQuery string) (address, error) {
+	a := address{slash: escaped == "" || strings.HasSuffix(escaped, "/")}
+	size := 0
+	for raw := range strings.SplitSeq(escaped, "/") {
+		if raw == "" {
+			continue // files_repo with a trailing slash makes // of it; every web server folds that
+		}
+		elem, err := cleanElement(raw)
+		if err != nil {
+			return a, err
+		}
+		if size += len(elem) + 1; size > maxKey || len(a.elems) == maxDepth {
+			return a, errors.New("too long")
+		}
+		a.elems = append(a.elems, elem)
+	}
+	a.query = cleanQuery(rawQuery)
+	return a, nil
+}
+
+// cleanElement brings one path element to its canonical encoding.
+func cleanElement(raw string) (string, error) {
+	name, err := url.PathUnescape(raw)
+	switch {
+	case err != nil:
+		return "", errors.New("its percent-encoding is broken")
+	case len(name) > maxSegment:
+		return "", fmt.Errorf("a path element has at most %d bytes", maxSegment)
+	}
+	// An encoded slash is a character of the element (GitLab's APIs name projects so). It never becomes a separator in the
+	// tree, but whoever unpacks such a name elsewhere must not be led astray.
+	for part := range strings.SplitSeq(name, "/") {
+		if part == "" || part == "." || part == ".." {
+			return "", fmt.Errorf("the path element %q is refused", clip(name))
+		}
+	}
+	for i := range len(name) {
+		if name[i] < ' ' || name[i] == 0x7f {
+			return "", errors.New("it contains control characters")
+		}
+	}
+	return escape(name), nil
+}
+
+// cleanHost brings the host of a URL to lower case without port and trailing dot.
+func cleanHost(host string) (string, error) {
+	if i := strings.LastIndexByte(host, ':'); i >= 0 {
+		host = host[:i]
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if host == "" || len(host) > maxHost {
+		return "", fmt.Errorf("the host has between 1 and %d characters", maxHost)
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || label[0] == '-' {
+			return "", errors.New("it has no valid host name")
+		}
+	}
+	for i := range len(host) {
+		if c := host[i]; c == '.' || c == '-' || c == '_' || 'a' <= c && c <= 'z' || '0' <= c && c <= '9' {
+			continue
+		}
+		return "", errors.New("it has no valid host name (write other scripts in their xn-- form)")
+	}
+	return host, nil
+}
+
+const upperHex = "0123456789ABCDEF"
+
+func unreserved(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~", c) >= 0
+}
+
+// escape percent-encodes what RFC 3986 (section 3.3, pchar) does not allow in a path element.
+func escape(name string) string {
+	var b strings.Builder
+	for i := range len(name) {
+		if c := name[i]; unreserved(c) || strings.IndexByte("!$&'()*+,;=:@", c) >= 0 {
+			b.WriteByte(c)
+		} else {
+			b.Write([]byte{'%', upperHex[c>>4], upperHex[c&15]})
+		}
+	}
+	return b.String()
+}
+
+// cleanQuery brings a query to one spelling (RFC 3986, section 6.2.2): unreserved characters bare, delimiters as they were written
+// (an encoded & is not a bare one), everything else encoded, the slash too. Any string has such a form; cleanQuery of it is itself.
+func cleanQuery(raw string) string {
+	var b strings.Builder
+	for i := 0; i < len(raw); i++ {
+		c, encoded := raw[i], false
+		if c == '%' && i+2 < len(raw) {
+			hi, lo := strings.IndexByte(upperHex, upper(raw[i+1])), strings.IndexByte(upperHex, upper(raw[i+2]))
+			if hi >= 0 && lo >= 0 {
+				c, encoded, i = byte(hi<<4|lo), true, i+2
+			}
+		}
+		if unreserved(c) || !encoded && strings.IndexByte("!$&'()*+,;=:@", c) >= 0 {
+			b.WriteByte(c)
+		} else {
+			b.Write([]byte{'%', upperHex[c>>4], upperHex[c&15]})
+		}
+	}
+	return b.String()
+}
+
+func upper(c byte) byte {
+	if 'a' <= c && c <= 'f' {
+		return c - 'a' + 'A'
+	}
+	return c
+}
+
+// clip keeps what is quoted in an error or an answer short.
+func clip(s string) string {
+	const most = 200
+	if len(s) <= most {
+		return s
+	}
+	end := most
+	for end > 0 && !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end] + "…"
+}

@@ -1,0 +1,226 @@
+package fileserver
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"html"
+	"io/fs"
+	"iter"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	pageSize = 1000 // entries on one page of a listing
+	patience = 64   // files of one subdirectory that a listing steps over one by one before it seeks behind it
+)
+
+// List yields the files whose canonical URL begins with prefix ("" for all; "https://" may be left out, or a part of an element stand at the end), in
+// the order of their paths. It sees one state of the tree. An error (fs.ErrInvalid: no URL begins so; or the context's) is the last that it yields.
+func (s *Server) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		begin, err := s.keyPrefix(prefix)
+		if err != nil {
+			yield(Info{}, err)
+			return
+		}
+		dir := "."
+		if i := strings.LastIndexByte(begin, '/'); i >= 0 {
+			dir = begin[:i]
+		}
+		for name, fi := range s.cfg.Tree.Walk(dir, "") {
+			if err := ctx.Err(); err != nil {
+				yield(Info{}, fmt.Errorf("list %s: %w", prefix, err))
+				return
+			}
+			if h, ok := holding(name, fi); ok && strings.HasPrefix(name, begin) && !yield(h.info(), nil) {
+				return
+			}
+		}
+	}
+}
+
+// keyPrefix is what the keys of the URLs that begin with prefix begin with.
+func (s *Server) keyPrefix(prefix string) (string, error) {
+	if _, rest, ok := strings.Cut(prefix, "://"); ok {
+		prefix = rest
+	}
+	host, path, whole := strings.Cut(prefix, "/")
+	if prefix == "" || !whole {
+		return strings.ToLower(host), nil // a part of a host
+	}
+	a, err := parseURL(host + "/" + path)
+	if err != nil {
+		return "", err
+	}
+	a, _ = s.canonical(a)
+	return strings.TrimSuffix(a.key(a.query), "?"), nil
+}
+
+// entry is one line of a listing.
+type entry struct {
+	Name   string    `json:"name"` // decoded; a directory's ends in "/"
+	Dir    bool      `json:"dir,omitempty"`
+	URL    string    `json:"url,omitempty"`
+	Size   int64     `json:"size,omitempty"` // bytes
+	Time   time.Time `json:"time,omitzero"`
+	Digest string    `json:"digest,omitempty"`
+	href   string    // relative
+}
+
+// listing is one page of a directory.
+type listing struct {
+	URL     string  `json:"url"`
+	Entries []entry `json:"entries"`
+	Next    string  `json:"next,omitempty"` // the query of the next page, "?after=…"
+	up      bool
+}
+
+// asksListing tells whether a client at an origin asks for a page by name. Others (curl, helm, apt) get what the origin would give, and
+// a directory is no file there.
+func asksListing(r *http.Request) bool {
+	accept := r.Header.Get("Accept")
+	return strings.Contains(accept, "text/html") || strings.Contains(accept, "application/json")
+}
+
+// list answers with a page of a directory, and reports false if there is none.
+func (s *Server) list(w http.ResponseWriter, r *http.Request, a address, own bool) bool {
+	dir := a.dir()
+	if fi, err := s.cfg.Tree.Stat(dir); err != nil || !fi.IsDir() {
+		if _, known := s.canonical(a); !own || !known || len(a.elems) > 0 {
+			return false
+		}
+		// An origin of which nothing is held has an empty listing.
+	}
+	page := &listing{URL: "https://" + dir + "/", Entries: []entry{}, up: own || len(a.elems) > 0}
+	page.Entries, page.Next = s.entries(dir, r.URL.Query().Get("after"))
+	page.write(w, r)
+	return true
+}
+
+// listOrigins answers with the origins: those that are enabled and those of which something is held.
+func (s *Server) listOrigins(w http.ResponseWriter, r *http.Request) {
+	after := r.URL.Query().Get("after")
+	page := &listing{URL: "/"}
+	page.Entries, page.Next = s.entries(".", after)
+	for _, origin := range s.cfg.Origins() {
+		at, held := slices.BinarySearchFunc(page.Entries, origin, func(e entry, origin string) int {
+			return strings.Compare(strings.TrimSuffix(e.Name, "/"), origin)
+		})
+		if !held && origin > after && (page.Next == "" || at < len(page.Entries)) {
+			page.Entries = slices.Insert(page.Entries, at, entry{Name: origin + "/", Dir: true, href: "./" + escape(origin) + "/"})
+		}
+	}
+	page.write(w, r)
+}
+
+// entries reads one page of a directory. after is the last tree name of the page before. Memory and time do not
+// depend on how much lies in subdirectories: a large one is stepped over with a new walk behind it.
+func (s *Server) entries(dir, after string) (list []entry, next string) {
+	list = []entry{}
+	under := dir + "/"
+	if dir == "." {
+		under = ""
+	}
+	if strings.ContainsRune(after, '/') || !fs.ValidPath(under+after) {
+		after = "" // nothing that we wrote
+	}
+	from, last := "", ""
+	if after != "" {
+		from, last = under+after+"/\x7f", after // behind everything in it, if it is a directory
+	}
+	for again := true; again; {
+		again = false
+		skipped := 0
+		for name, fi := range s.cfg.Tree.Walk(dir, from) {
+			elem, _, deep := strings.Cut(strings.TrimPrefix(name, under), "/")
+			if elem == last {
+				if skipped++; skipped < patience || !deep {
+					continue
+				}
+				from, again = under+elem+"/\x7f", true
+				break
+			}
+			skipped = 0
+			if len(list) == pageSize {
+				return list, "?after=" + url.QueryEscape(last)
+			}
+			last = elem
+			if e, ok := entryOf(name, elem, deep, fi); ok {
+				list = append(list, e)
+			}
+		}
+	}
+	return list, ""
+}
+
+// entryOf makes the line of a directory's element.
+func entryOf(key, elem string, deep bool, fi fs.FileInfo) (entry, bool) {
+	plain := func(s string) string {
+		if p, err := url.PathUnescape(s); err == nil {
+			return p
+		}
+		return s
+	}
+	if deep {
+		return entry{Name: plain(elem) + "/", Dir: true, href: "./" + elem + "/"}, true
+	}
+	h, ok := holding(key, fi)
+	if !ok {
+		return entry{}, false
+	}
+	path, query, _ := strings.Cut(elem, "?")
+	e := entry{Name: plain(path), URL: URL(key), Size: h.size, Time: h.mod.UTC(), Digest: h.digest, href: "./" + path}
+	if query != "" {
+		e.Name += "?" + query
+		e.href += "?" + query
+	}
+	return e, true
+}
+
+// write answers with the page, in the form that the client prefers.
+func (l *listing) write(w http.ResponseWriter, r *http.Request) {
+	if l.Next != "" {
+		w.Header().Set("Link", "<"+l.Next+`>; rel="next"`)
+	}
+	w.Header().Set("Vary", "Accept")
+	accept := r.Header.Get("Accept")
+	if strings.Contains(accept, "application/json") && !strings.Contains(accept, "text/html") {
+		text, err := json.MarshalIndent(l, "", "  ")
+		if err != nil { // strings, numbers and times only
+			answer(w, http.StatusInternalServerError, "the listing cannot be written.")
+			return
+		}
+		body(w, http.StatusOK, "application/json", string(text)+"\n")
+		return
+	}
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+	var b strings.Builder
+	title := html.EscapeString(clip(l.URL))
+	b.WriteString("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>" + title + "</title>" +
+		"<style>body{font-family:monospace}td{padding-right:2em}</style></head>\n<body><h1>" + title + "</h1>\n<table>\n")
+	if l.up {
+		b.WriteString("<tr><td><a href=\"../\">../</a></td></tr>\n")
+	}
+	for _, e := range l.Entries {
+		name := e.Name
+		if name == "" {
+			name = "./"
+		}
+		fmt.Fprintf(&b, "<tr><td><a href=\"%s\">%s</a></td>", html.EscapeString(e.href), html.EscapeString(name))
+		if !e.Dir {
+			fmt.Fprintf(&b, "<td>%d</td><td>%s</td><td>%s</td>", e.Size, e.Time.Format(time.RFC3339), html.EscapeString(e.Digest))
+		}
+		b.WriteString("</tr>\n")
+	}
+	b.WriteString("</table>\n")
+	if l.Next != "" {
+		b.WriteString("<p><a href=\"" + html.EscapeString(l.Next) + "\">more</a></p>\n")
+	}
+	b.WriteString("</body></html>\n")
+	body(w, http.StatusOK, "text/html; charset=utf-8", b.String())
+}

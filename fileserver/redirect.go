@@ -1,0 +1,170 @@
+package fileserver
+
+import (
+	"errors"
+	"fmt"
+	"html"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"reflect"
+	"strings"
+)
+
+// maxText bounds the literal text of a redirect setting, in bytes; a record of the tree has at most 4096.
+const maxText = 3072
+
+// CheckRedirect tells whether an entry of the setting files.redirects can be used. A key is a URL ("https://update.k3s.io/v1-release/channels/stable"),
+// or the beginning of URLs if it ends in "/*". A value is one of
+//
+//	https://host/path   answered with 302 and exactly this Location (http:// and a path at the same host, /…, as well);
+//	                    if the key ends in "/*", a "*" at the end of the value stands for the rest of the URL
+//	text:v1.32.0        answered with 200 and exactly this text
+//
+// A key that names one URL goes before a file of that URL, the beginning of URLs comes after files; the longest one wins.
+// fs.ErrInvalid: the key or the value is none of that.
+func CheckRedirect(key, value string) error {
+	_, _, err := parseRedirect(key, value)
+	return err
+}
+
+// target is what stands behind one redirect setting.
+type target struct {
+	text string // if literal
+	url  string // otherwise
+	// literal says that text is the answer, even if it is empty.
+	literal bool
+}
+
+// redirects is the setting files.redirects made quick to ask. It is immutable.
+type redirects struct {
+	source map[string]string // kept so that its address cannot become another map's
+	exact  map[string]target // by key in the tree
+	wild   map[string]target // by the beginning of the key, a directory with its slash
+	leads  map[string]bool   // keys that an exact setting leads to
+}
+
+func parseRedirect(key, value string) (address, target, error) {
+	refuse := func(why error) (address, target, error) {
+		return address{}, target{}, fmt.Errorf("files.redirects %q: %w: %w", clip(key), why, fs.ErrInvalid)
+	}
+	begin, wild := strings.CutSuffix(key, "/*")
+	if wild {
+		begin += "/"
+	}
+	from, err := parseURL(begin)
+	if err != nil {
+		return address{}, target{}, fmt.Errorf("files.redirects: %w", err)
+	}
+	if wild && from.query != "" {
+		return refuse(errors.New("the beginning of URLs has no query"))
+	}
+	if text, ok := strings.CutPrefix(value, "text:"); ok {
+		if len(text) > maxText {
+			return refuse(fmt.Errorf("the text has at most %d bytes, got %d", maxText, len(text)))
+		}
+		return from, target{text: text, literal: true}, nil
+	}
+	for i := range len(value) {
+		if value[i] <= ' ' || value[i] >= 0x7f {
+			return refuse(errors.New("the target has only visible ASCII characters, others percent-encoded"))
+		}
+	}
+	switch u, err := url.Parse(value); {
+	case len(value) > maxKey:
+		return refuse(fmt.Errorf("the target has at most %d bytes", maxKey))
+	case err != nil:
+		return refuse(fmt.Errorf("the target %q is not a URL", clip(value)))
+	case (u.Scheme == "https" || u.Scheme == "http") && u.Host != "":
+	case u.Scheme == "" && u.Host == "" && strings.HasPrefix(value, "/"):
+	default:
+		return refuse(fmt.Errorf(`the target must be https://…, http://…, /path or text:…, got %q`, clip(value)))
+	}
+	return from, target{url: value}, nil
+}
+
+// rules returns the current redirects. Settings that cannot be used were refused when they were made; here they are left out.
+func (s *Server) rules() *redirects {
+	source := s.cfg.Redirects()
+	old := s.redirects.Load()
+	if old != nil && len(source) == len(old.source) && reflect.ValueOf(source).Pointer() == reflect.ValueOf(old.source).Pointer() {
+		return old
+	}
+	made := &redirects{source: source, exact: map[string]target{}, wild: map[string]target{}, leads: map[string]bool{}}
+	for key, value := range source {
+		from, to, err := parseRedirect(key, value)
+		if err != nil {
+			s.cfg.Log.Warn("redirect left out", "err", err)
+			continue
+		}
+		from, _ = s.canonical(from)
+		if strings.HasSuffix(key, "/*") {
+			made.wild[from.dir()+"/"] = to
+			continue
+		}
+		made.exact[from.key(from.query)] = to
+		if at, err := parseURL(to.url); err == nil && !to.literal && !strings.HasPrefix(to.url, "/") {
+			at, _ = s.canonical(at)
+			made.leads[at.key(at.query)] = true
+		}
+	}
+	s.redirects.Store(made)
+	return made
+}
+
+// wildcard finds the longest beginning of the address that has a setting.
+func (rd *redirects) wildcard(a address) (target, bool) {
+	if len(rd.wild) == 0 {
+		return target{}, false
+	}
+	key := a.key(a.query)
+	for end := len(a.dir()); end >= 0; end = strings.LastIndexByte(key[:end], '/') {
+		begin := key[:end] + "/"
+		to, ok := rd.wild[begin]
+		if !ok || !strings.HasPrefix(key, begin) {
+			continue
+		}
+		if base, open := strings.CutSuffix(to.url, "*"); open && !to.literal {
+			to.url = base + strings.TrimSuffix(key[len(begin):], "?")
+		}
+		return to, true
+	}
+	return target{}, false
+}
+
+// landing tells whether the address is the page of a release to which a setting leads. k3s's and RKE2's installers follow the redirect of
+// a channel only to learn the last element of where it ends; there is no such file, and none is missing.
+func (rd *redirects) landing(a address) bool {
+	return rd.leads[a.key(a.query)] && strings.Contains(a.dir(), "/releases/tag/")
+}
+
+// follow answers as a setting says.
+func (s *Server) follow(w http.ResponseWriter, r *http.Request, to target, own bool) {
+	if to.literal {
+		body(w, http.StatusOK, "text/plain; charset=utf-8", to.text)
+		return
+	}
+	if own {
+		// Who reads under our own name may not be able to reach origins by theirs.
+		if strings.HasPrefix(to.url, "/") {
+			first, _ := parsePath(r.URL.EscapedPath(), "")
+			to.url = climb(r) + first.elems[0] + to.url
+		} else if a, err := parseURL(to.url); err == nil {
+			if a, ok := s.canonical(a); ok {
+				to.url = climb(r) + strings.TrimPrefix(a.url(), "https://")
+			}
+		}
+	}
+	redirect(w, to.url)
+}
+
+// climb is the relative way from the request's directory to the root of the view; we do not know what was stripped in front of it.
+func climb(r *http.Request) string {
+	return "./" + strings.Repeat("../", max(0, strings.Count(r.URL.EscapedPath(), "/")-1))
+}
+
+// redirect answers 302; Location may be relative (RFC 9110, section 10.2.2). Some scripts read the link in the body.
+func redirect(w http.ResponseWriter, to string) {
+	w.Header().Set("Location", to)
+	body(w, http.StatusFound, "text/html; charset=utf-8", "<a href=\""+html.EscapeString(to)+"\">Found</a>.\n")
+}

@@ -1,0 +1,344 @@
+package fileserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// View is the way in which a request names files.
+type View struct {
+	// Origin is the origin that the request's host is: the path is then the path at that origin, and nothing can be written.
+	// "" is the server's own name: the path is /<origin>/<path> or one of the short layout, any prefix already stripped.
+	Origin string
+	// Plain says that the request came over a plain connection: neither writes nor credentials are taken.
+	Plain bool
+}
+
+// maxRanges bounds the parts of one multi-range answer; a request for more gets the whole file (RFC 9110, section 14.2, allows that).
+const maxRanges = 32
+
+// Serve answers one request.
+//
+// 200, 206, 304, 412 and 416 are as RFC 9110 says. 302 leads to where a setting says or to a directory's slash. 400: an impossible path or wrong bytes.
+// 401: PUT and DELETE need a user. 403: not over plain http, or not an origin. 404: not kept here. 405: not at an origin.
+// 503 with Retry-After: no majority, or the bytes cannot be had now. 507: the disk is full.
+func (s *Server) Serve(w http.ResponseWriter, r *http.Request, v View) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	read := r.Method == http.MethodGet || r.Method == http.MethodHead
+	write := r.Method == http.MethodPut || r.Method == http.MethodDelete
+	switch {
+	case v.Origin != "" && !read:
+		w.Header().Set("Allow", "GET, HEAD")
+		answer(w, http.StatusMethodNotAllowed, "files at "+v.Origin+" are read-only here; they are put under the bastion's own name.")
+		return
+	case !read && !write:
+		w.Header().Set("Allow", "GET, HEAD, PUT, DELETE")
+		answer(w, http.StatusMethodNotAllowed, "files know GET, HEAD, PUT and DELETE.")
+		return
+	case v.Plain && write:
+		answer(w, http.StatusForbidden, "files are not written over plain http; use https.")
+		return
+	case v.Plain && r.Header.Get("Authorization") != "":
+		answer(w, http.StatusForbidden, "credentials are not taken over plain http: use https, or read without them, and change the password that was just sent in the clear.")
+		return
+	}
+	a, err := parsePath(r.URL.EscapedPath(), r.URL.RawQuery)
+	if err != nil {
+		answer(w, http.StatusBadRequest, "this path is not served: "+err.Error()+".")
+		return
+	}
+	if v.Origin != "" {
+		a.host = v.Origin
+		s.get(w, r, a, false)
+		return
+	}
+	own, isOrigin := s.ownAddress(a)
+	switch {
+	case write:
+		s.write(w, r, own, isOrigin)
+	case len(a.elems) == 0:
+		s.listOrigins(w, r)
+	case !isOrigin:
+		s.getAlias(w, r, a)
+	case len(a.elems) == 1 && !a.slash:
+		redirect(w, "./"+a.elems[0]+"/")
+	default:
+		s.get(w, r, own, true)
+	}
+}
+
+// ownAddress takes the origin off a path of the own-name view; it reports whether the first element is
+// a host at all: one with a dot always is, known or not.
+func (s *Server) ownAddress(a address) (address, bool) {
+	if len(a.elems) == 0 {
+		return a, false
+	}
+	host, err := cleanHost(a.elems[0])
+	if err != nil {
+		return a, false
+	}
+	own, _ := s.canonical(address{host: host, elems: a.elems[1:], slash: a.slash || len(a.elems) == 1, query: a.query})
+	return own, strings.Contains(host, ".")
+}
+
+// get answers a read of an address: settings, then files, then what can be made from files, then listings.
+func (s *Server) get(w http.ResponseWriter, r *http.Request, a address, own bool) {
+	rules := s.rules()
+	if to, ok := rules.exact[a.key(a.query)]; ok {
+		s.follow(w, r, to, own)
+		return
+	}
+	h, err := s.find(a)
+	if err == nil {
+		s.send(w, r, h)
+		return
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		s.fail(w, r, err)
+		return
+	}
+	if of, sum, ok := sumOf(a.base()); ok && !a.slash {
+		if h, err := s.find(a.withBase(of)); err == nil {
+			s.sendSum(w, r, h, of, sum)
+			return
+		}
+	}
+	if to, ok := rules.wildcard(a); ok {
+		s.follow(w, r, to, own)
+		return
+	}
+	if !a.slash && s.leadsToSlash(a, own) {
+		to := "./" + a.elems[len(a.elems)-1] + "/"
+		if a.query != "" {
+			to += "?" + a.query
+		}
+		redirect(w, to)
+		return
+	}
+	if a.slash && (own || asksListing(r)) && s.list(w, r, a, own) {
+		return
+	}
+	if rules.landing(a) {
+		answer(w, http.StatusOK, a.base())
+		return
+	}
+	detail := ""
+	if _, ok := s.canonical(a); !ok {
+		detail = a.host + " is not an origin here, see `casemate origin add`"
+	}
+	s.miss(w, r, a.url(), detail)
+}
+
+// find looks a file up: with its query, then by its path alone; for a directory its index.html, because that is what mirrors made of it.
+// fs.ErrNotExist: there is none.
+func (s *Server) find(a address) (held, error) {
+	keys := make([]string, 0, 4)
+	if a.query != "" {
+		keys = append(keys, a.key(a.query))
+	}
+	keys = append(keys, a.key(""))
+	if a.slash {
+		keys = append(keys, a.dir()+"/index.html?")
+	}
+	for _, key := range keys {
+		h, err := s.stat(key)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return h, err
+		}
+	}
+	return held{}, fs.ErrNotExist
+}
+
+func (s *Server) stat(key string) (held, error) {
+	if len(key) > maxKey {
+		return held{}, fs.ErrNotExist // nothing so long was ever put
+	}
+	fi, err := s.cfg.Tree.Stat(key)
+	if err != nil {
+		return held{}, err
+	}
+	h, ok := holding(key, fi)
+	if !ok {
+		return held{}, fs.ErrNotExist
+	}
+	return h, nil
+}
+
+// Stat tells of the file at a URL, in whatever spelling, as a GET at its origin would find it: the query first, then the path alone.
+// Neither settings nor synthesised checksums count. fs.ErrNotExist: it is not kept here. fs.ErrInvalid: it is no such URL.
+func (s *Server) Stat(rawURL string) (Info, error) {
+	a, err := parseURL(rawURL)
+	if err != nil {
+		return Info{}, err
+	}
+	a, _ = s.canonical(a)
+	h, err := s.find(a)
+	if err != nil {
+		return Info{}, fmt.Errorf("file %s: %w", a.url(), err)
+	}
+	return h.info(), nil
+}
+
+// leadsToSlash tells whether the address with a slash at its end would be answered.
+func (s *Server) leadsToSlash(a address, own bool) bool {
+	if _, err := s.stat(a.dir() + "/?"); err == nil {
+		return true
+	}
+	if _, err := s.stat(a.dir() + "/index.html?"); err == nil {
+		return true
+	}
+	fi, err := s.cfg.Tree.Stat(a.dir())
+	return own && err == nil && fi.IsDir()
+}
+
+// send answers with a file's bytes.
+func (s *Server) send(w http.ResponseWriter, r *http.Request, h held) {
+	name, _, _ := strings.Cut(h.key, "?")
+	name = name[strings.LastIndexByte(name, '/')+1:]
+	if plain, err := url.PathUnescape(name); err == nil {
+		name = plain
+	}
+	var content io.ReadSeeker
+	media := mediaType(name)
+	if r.Method == http.MethodHead && name != "" {
+		content = io.NewSectionReader(nil, 0, h.size) // ServeContent asks it for the size and reads nothing
+	} else {
+		blob, err := s.open(r.Context(), &h)
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				s.miss(w, r, URL(h.key), "its bytes went away at this moment")
+				return
+			}
+			s.fail(w, r, err)
+			return
+		}
+		defer blob.Close()
+		content = blob
+		if _, local := blob.(*os.File); !local {
+			// Bytes that are still coming from a peer can stop coming. A local file is not wrapped: that would end sendfile.
+			content = &stream{ReadSeekCloser: blob, server: s, key: h.key}
+		}
+		if name == "" {
+			// A URL that ends in a slash is a page or a script, and only its first bytes tell. Package indexes need text/html.
+			if media, err = pageType(content); err != nil {
+				s.fail(w, r, err)
+				return
+			}
+		}
+	}
+	w.Header().Set("Content-Type", media)
+	if active(media) {
+		w.Header().Set("Content-Security-Policy", "sandbox")
+	}
+	w.Header().Set("ETag", `"`+h.digest+`"`)
+	if ranges := r.Header.Get("Range"); strings.Count(ranges, ",") >= maxRanges {
+		r = r.Clone(r.Context())
+		r.Header.Del("Range")
+	}
+	http.ServeContent(w, r, "", h.mod, content)
+}
+
+// open opens the bytes of a file. If they were collected since h was looked up, because the file was replaced just now, h becomes the new one.
+func (s *Server) open(ctx context.Context, h *held) (io.ReadSeekCloser, error) {
+	blob, err := s.cfg.Tree.OpenBlob(ctx, h.digest)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return blob, err
+	}
+	again, statErr := s.stat(h.key)
+	if statErr != nil || again.digest == h.digest {
+		return nil, err
+	}
+	*h = again
+	return s.cfg.Tree.OpenBlob(ctx, h.digest)
+}
+
+// stream logs why a blob that is not a local file stopped; ServeContent itself cannot say, and the client only sees the connection close.
+type stream struct {
+	io.ReadSeekCloser
+	server *Server
+	key    string
+}
+
+func (t *stream) Read(p []byte) (int, error) {
+	n, err := t.ReadSeekCloser.Read(p)
+	if err != nil && err != io.EOF && !errors.Is(err, context.Canceled) {
+		t.server.cfg.Log.Warn("file broke off", "url", URL(t.key), "err", err)
+	}
+	return n, err
+}
+
+// pageType reads the beginning of a page and rewinds it.
+func pageType(content io.ReadSeeker) (string, error) {
+	head := make([]byte, 512)
+	n, err := io.ReadFull(content, head)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return "", err
+	}
+	if _, err := content.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	switch media := http.DetectContentType(head[:n]); {
+	case strings.HasPrefix(media, "text/html"):
+		return "text/html; charset=utf-8", nil
+	case strings.HasPrefix(media, "text/plain"):
+		return "text/plain; charset=utf-8", nil
+	}
+	return octets, nil
+}
+
+// miss answers 404 and tells the missing book.
+func (s *Server) miss(w http.ResponseWriter, r *http.Request, name, detail string) {
+	s.cfg.Miss(r, "file", name, detail)
+	text := "not kept here: " + name
+	if detail != "" {
+		text += " (" + detail + ")"
+	}
+	answer(w, http.StatusNotFound, text+"; noted in the missing book.")
+}
+
+// fail answers an error of the tree by its kind.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	code, text := http.StatusInternalServerError, "an internal error, see the bastion's log."
+	switch {
+	case errors.Is(err, syscall.EBADMSG):
+		code, text = http.StatusBadRequest, err.Error()+"."
+	case errors.Is(err, fs.ErrInvalid), errors.Is(err, io.ErrUnexpectedEOF):
+		code, text = http.StatusBadRequest, err.Error()+"."
+	case errors.Is(err, syscall.ENOSPC):
+		code, text = http.StatusInsufficientStorage, "the bastion's disk is full: remove content and run `casemate gc`."
+	case errors.Is(err, fs.ErrPermission):
+		code, text = http.StatusForbidden, err.Error()+"."
+	case errors.Is(err, fs.ErrNotExist):
+		code, text = http.StatusNotFound, err.Error()+"."
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		code, text = http.StatusServiceUnavailable, "not possible at this moment, try again."
+		w.Header().Set("Retry-After", "5")
+	}
+	if code >= 500 && r.Context().Err() == nil {
+		s.cfg.Log.Warn("file request failed", "method", r.Method, "path", clip(r.URL.Path), "status", code, "err", err)
+	}
+	answer(w, code, text)
+}
+
+// answer writes one sentence.
+func answer(w http.ResponseWriter, code int, text string) {
+	body(w, code, "text/plain; charset=utf-8", text+"\n")
+}
+
+func body(w http.ResponseWriter, code int, media, text string) {
+	h := w.Header()
+	h.Set("Content-Type", media)
+	h.Set("Content-Length", strconv.Itoa(len(text)))
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	io.WriteString(w, text) // for HEAD, net/http drops it
+}

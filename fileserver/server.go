@@ -1,0 +1,146 @@
+// Package fileserver keeps files under their real upstream URLs and serves them by HTTP.
+//
+// It promises:
+//
+//   - A file that was put under the URL that people list is found under every spelling of that URL that clients use (see Key).
+//   - What is served is what was put, byte for byte; the ETag is the digest, and nothing is ever compressed, converted or sniffed into HTML.
+//   - A plain socket gets the *os.File of the blob itself (sendfile). Memory depends neither on the size of files nor on the number of slow clients.
+//   - A miss is a quick 404 with one sentence, and Config.Miss hears of it.
+package fileserver
+
+import (
+	"context"
+	"io"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// Batch is the part of a tree's batch that the tree hands out; an alias of the literal interface, so that a tree satisfies Tree unadapted.
+type Batch = interface {
+	Put(name string, data []byte)
+	Link(name, digest string, holds ...string)
+	LinkWeak(name, digest string)
+	Remove(name string)
+	Expect(name string, version uint64)
+}
+
+// BlobWriter is a scratch file that becomes a blob; an alias for the same reason as Batch.
+type BlobWriter = interface {
+	io.Writer
+	Size() int64
+	Commit(ctx context.Context, digest string) (string, error)
+	Close() error
+	Cancel() error
+}
+
+// Tree is what the file server needs of its own subtree. Nobody else writes in it except with names made by Server.Key.
+//
+// The fs.FileInfo of a file has a method Digest() string (the linked blob, "sha256:…") and a method Version() uint64.
+// Errors, to be tested with errors.Is: fs.ErrNotExist, fs.ErrExist (an Expect does not hold), syscall.EBADMSG (wrong digest),
+// syscall.ENOSPC (the disk's reserve is reached), syscall.EAGAIN (no majority now, try again).
+type Tree interface {
+	// Stat tells of a file or directory, from memory.
+	fs.StatFS
+	// Walk yields the files below dir, component by component, beginning behind after (which need not exist), from one consistent state.
+	Walk(dir, after string) iter.Seq2[string, fs.FileInfo]
+	// Update commits a batch, all or nothing, and returns once this node has applied it.
+	Update(ctx context.Context, fn func(Batch) error) error
+	// OpenBlob opens a blob; an *os.File where this node holds it.
+	OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error)
+	// CreateBlob opens a scratch file; with id "" it vanishes when it is closed without a commit.
+	CreateBlob(id string) (BlobWriter, error)
+}
+
+// Config is what a Server is made of. Functions may be called from any goroutine at any time; nil stands for what is written behind each.
+type Config struct {
+	// Tree is the server's own subtree. Required.
+	Tree Tree
+	// Origins returns the enabled origins; nil: none. It is only asked for the listing of all origins.
+	Origins func() []string
+	// Canonical returns the origin that a host is, or is an alias of ("registry-1.docker.io" → "docker.io"), and whether there is one;
+	// it is given lower-case names without a port. nil: every host is its own origin.
+	Canonical func(host string) (string, bool)
+	// Redirects is the cluster's setting files.redirects; CheckRedirect tells its syntax. nil: none.
+	// A map that was returned once must not be changed any more: a new setting is a new map.
+	Redirects func() map[string]string
+	// AliasArch is the setting files.alias_arch ("amd64"); nil or "": none.
+	AliasArch func() string
+	// Authenticate tells whether this is a user who may write. syscall.EAGAIN and a context's errors are answered with 503,
+	// every other error with 401. nil: nobody may.
+	Authenticate func(ctx context.Context, user, password string) error
+	// Miss hears of every request that was answered with 404: kind is "file", name the URL that would have to be put
+	// (or the path of an alias for which no single URL can be named), detail why, or "". nil: nobody listens.
+	Miss func(r *http.Request, kind, name, detail string)
+	// Luck hears when an alias that names no architecture was answered; served is the URL. nil: nobody listens.
+	Luck func(r *http.Request, asked, served string)
+	// Log gets a line for each change of content and for each answer that broke off. nil: slog.Default().
+	Log *slog.Logger
+}
+
+// Server serves files by URL. Its methods are safe for concurrent use. It starts no goroutines and needs no closing.
+type Server struct {
+	cfg       Config
+	sums      sums
+	redirects atomic.Pointer[redirects]
+}
+
+// New makes a server; it does no I/O.
+func New(cfg Config) *Server {
+	if cfg.Origins == nil {
+		cfg.Origins = func() []string { return nil }
+	}
+	if cfg.Canonical == nil {
+		cfg.Canonical = func(host string) (string, bool) { return host, true }
+	}
+	if cfg.Redirects == nil {
+		cfg.Redirects = func() map[string]string { return nil }
+	}
+	if cfg.AliasArch == nil {
+		cfg.AliasArch = func() string { return "" }
+	}
+	if cfg.Miss == nil {
+		cfg.Miss = func(*http.Request, string, string, string) {}
+	}
+	if cfg.Luck == nil {
+		cfg.Luck = func(*http.Request, string, string) {}
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	return &Server{cfg: cfg, sums: sums{busy: map[string]chan struct{}{}, known: map[string]string{}}}
+}
+
+// Info tells of one file.
+type Info struct {
+	URL    string    // "https://host/path?query" in its canonical spelling
+	Digest string    // "sha256:…"
+	Size   int64     // bytes
+	Time   time.Time // when it was put
+}
+
+// held is a file in the tree.
+type held struct {
+	key     string
+	digest  string
+	size    int64
+	mod     time.Time
+	version uint64
+}
+
+func (h held) info() Info { return Info{URL: URL(h.key), Digest: h.digest, Size: h.size, Time: h.mod} }
+
+// holding reads what the tree says of a file; ok is false for what is no file of ours.
+func holding(key string, fi fs.FileInfo) (h held, ok bool) {
+	linked, is := fi.(interface {
+		Digest() string
+		Version() uint64
+	})
+	if fi.IsDir() || !is || linked.Digest() == "" {
+		return held{}, false
+	}
+	return held{key: key, digest: linked.Digest(), size: fi.Size(), mod: fi.ModTime(), version: linked.Version()}, true
+}
