@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -122,8 +123,8 @@ func (r *Registry) broken(w http.ResponseWriter, req *http.Request, rt *route, m
 }
 
 const (
-	maxIndexes  = 64  // manifests of a repository that are looked through for an index
-	maxTagsSeen = 256 // tags that are looked at for the name of an index
+	maxIndexes  = 64  // manifests that are looked through for an index
+	maxTagsSeen = 256 // links of tags that are looked at for the name of an index
 )
 
 // sparse says why a manifest asked for by digest is missing, if it is because an index that is here lists it: whoever staged the image left its
@@ -152,25 +153,20 @@ func (r *Registry) sparse(ctx context.Context, rt *route) string {
 func (r *Registry) lister(ctx context.Context, rt *route) (repo string, index digest.Digest, child descriptor, ok bool) {
 	left := maxIndexes
 	for _, repo := range r.repositories(*rt) {
-		algorithms, _ := r.tree.ReadDir(revisionsDir(repo))
-		for _, alg := range algorithms {
-			list, _ := r.tree.ReadDir(revisionsDir(repo) + "/" + alg.Name())
-			for _, e := range list {
-				if left--; left < 0 {
-					return "", "", descriptor{}, false
-				}
-				d := digest.Digest(alg.Name() + ":" + e.Name())
-				h, ok := r.found(repo, revisionPath(repo, d))
-				if !ok || h.size > keepManifest {
-					continue
-				}
-				m, err := r.read.manifests.get(ctx, d, h.size)
-				if err != nil {
-					continue
-				}
-				if child, ok := m.child(rt.digest); ok {
-					return repo, d, child, true
-				}
+		for _, fi := range r.tree.Walk(revisionsDir(repo), "") {
+			if left--; left < 0 {
+				return "", "", descriptor{}, false
+			}
+			l, ok := fi.(linked)
+			if !ok || fi.Size() > keepManifest {
+				continue
+			}
+			m, err := r.read.manifests.get(ctx, digest.Digest(l.Digest()), fi.Size())
+			if err != nil {
+				continue
+			}
+			if child, ok := m.child(rt.digest); ok {
+				return repo, m.digest, child, true
 			}
 		}
 	}
@@ -179,10 +175,14 @@ func (r *Registry) lister(ctx context.Context, rt *route) (repo string, index di
 
 // tagOf returns a tag of repo that is the manifest d, "" if none of the first ones is.
 func (r *Registry) tagOf(repo string, d digest.Digest) string {
-	list, _ := r.tree.ReadDir(tagsDir(repo))
-	for _, e := range list[:min(len(list), maxTagsSeen)] {
-		if h, ok := r.found(repo, tagPath(repo, e.Name())); ok && h.digest == d {
-			return e.Name()
+	left := maxTagsSeen
+	for name, fi := range r.tree.Walk(tagsDir(repo), "") {
+		if left--; left < 0 {
+			break
+		}
+		tag, ok := strings.CutSuffix(strings.TrimPrefix(name, tagsDir(repo)+"/"), "/current/link")
+		if l, linked := fi.(linked); ok && linked && l.Digest() == d.String() {
+			return tag
 		}
 	}
 	return ""

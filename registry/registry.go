@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -103,6 +104,7 @@ type Registry struct {
 	shutdown func() error
 	uploads  *uploads
 	closing  sync.Once
+	now      func() time.Time
 }
 
 // Open makes a registry over cfg.Tree. Close must be called.
@@ -143,7 +145,7 @@ func Open(cfg Config) (*Registry, error) {
 	if len(cfg.Secret) == 0 {
 		cfg.Secret = []byte(rand.Text())
 	}
-	r := &Registry{cfg: cfg, tree: cfg.Tree, log: cfg.Log}
+	r := &Registry{cfg: cfg, tree: cfg.Tree, log: cfg.Log, now: time.Now}
 	r.uploads = newUploads(r.tree, r.log)
 	r.read = newReader(cfg)
 	var err error
@@ -264,6 +266,9 @@ func (r *Registry) Serve(w http.ResponseWriter, req *http.Request, v View) {
 	if fail == nil && rt.asked != "" {
 		rt.place, fail = r.locate(rt.asked, rt.ns, v)
 		rt.repo = rt.place.canonical()
+	}
+	if fail == nil && rt.writes(req.Method) {
+		fail = r.writable(rt)
 	}
 	if fail != nil {
 		writeError(w, req, fail)

@@ -1,0 +1,203 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/distribution/distribution/v3/configuration"
+	"github.com/distribution/distribution/v3/registry/handlers"
+	"github.com/sirupsen/logrus"
+)
+
+// embed makes distribution's registry over the driver. It is used as a handler: it has no listener, no purger (its goroutine ignores its
+// context), no notifications, and no descriptor cache (which would still know a manifest that another node deleted).
+func embed(u *uploads, secret []byte, log *slog.Logger) (app http.Handler, shutdown func() error, err error) {
+	registerDriver()
+	forget := bendLogrus(log)
+	// NewApp answers a bad configuration by a panic.
+	defer func() {
+		if p := recover(); p != nil {
+			forget()
+			app, shutdown, err = nil, nil, fmt.Errorf("registry: distribution refuses its configuration: %v", p)
+		}
+	}()
+	// distribution's tracing would look for a collector on this host.
+	if os.Getenv("OTEL_TRACES_EXPORTER") == "" {
+		os.Setenv("OTEL_TRACES_EXPORTER", "none")
+	}
+	cfg := &configuration.Configuration{
+		Storage: configuration.Storage{
+			driverName:    configuration.Parameters{"uploads": u},
+			"redirect":    configuration.Parameters{"disable": true},
+			"delete":      configuration.Parameters{"enabled": true},
+			"maintenance": configuration.Parameters{"uploadpurging": map[any]any{"enabled": false}},
+		},
+	}
+	cfg.Catalog.MaxEntries = 1000
+	cfg.HTTP.Secret = string(secret)
+	cfg.HTTP.RelativeURLs = true
+	cfg.Validation.Manifests.URLs.Allow = []string{".*"}
+	cfg.Validation.Manifests.Indexes.Platforms = "none"
+	a := handlers.NewApp(context.Background(), cfg)
+	return a, func() error {
+		forget()
+		return a.Shutdown()
+	}, nil
+}
+
+// distribution logs through the one standard logger of logrus, so the process has one hook and the newest registry's log gets the lines.
+var (
+	logrusOnce sync.Once
+	logrusTo   atomic.Pointer[slog.Logger]
+)
+
+func bendLogrus(log *slog.Logger) (forget func()) {
+	logrusOnce.Do(func() {
+		logrus.SetOutput(io.Discard)
+		logrus.SetLevel(logrus.InfoLevel)
+		logrus.AddHook(logrusHook{})
+	})
+	logrusTo.Store(log)
+	return func() { logrusTo.CompareAndSwap(log, nil) }
+}
+
+type logrusHook struct{}
+
+func (logrusHook) Levels() []logrus.Level { return logrus.AllLevels }
+
+// Fire passes a line on. distribution says each 4xx as an error, and each request as information: both are for debugging here, where the
+// edge has its own line for a request.
+func (logrusHook) Fire(e *logrus.Entry) error {
+	log := logrusTo.Load()
+	if log == nil {
+		return nil
+	}
+	level := slog.LevelDebug
+	switch {
+	case strings.HasPrefix(e.Message, "response completed"), strings.HasPrefix(e.Message, "client disconnected"),
+		strings.HasPrefix(e.Message, "Image index completeness"), strings.HasPrefix(e.Message, "error resolving upload"),
+		strings.HasPrefix(e.Message, "upload resumed at wrong offset"), strings.HasPrefix(e.Message, "unknown error reading request payload"):
+	case e.Level <= logrus.ErrorLevel:
+		level = slog.LevelError
+	case e.Level == logrus.WarnLevel:
+		level = slog.LevelWarn
+	}
+	if !log.Enabled(context.Background(), level) {
+		return nil
+	}
+	attrs := make([]any, 0, len(e.Data)*2)
+	for k, v := range e.Data {
+		if k == "vars.uuid" || k == "vars.name" || strings.HasPrefix(k, "err") {
+			attrs = append(attrs, k, v)
+		}
+	}
+	log.Log(context.Background(), level, "distribution: "+e.Message, attrs...)
+	return nil
+}
+
+// faults is what went wrong in the tree during one request that distribution serves: distribution answers all of it with 500 and the
+// internal text, so the front answers instead (request-scoped: it travels with the request's context through distribution).
+type faults struct {
+	mu  sync.Mutex
+	err error
+}
+
+type faultsKey struct{}
+
+func noteFault(ctx context.Context, err error) {
+	if f, ok := ctx.Value(faultsKey{}).(*faults); ok {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.err == nil {
+			f.err = err
+		}
+	}
+}
+
+// serveApp lets distribution answer the request for one of its upload paths, under the canonical name, and turns the answer back into the
+// name that the client used.
+func (r *Registry) serveApp(w http.ResponseWriter, req *http.Request, rt route) {
+	f := &faults{}
+	in := req.Clone(context.WithValue(req.Context(), faultsKey{}, f))
+	in.URL.Path, in.URL.RawPath = "/v2/"+rt.repo+"/blobs/uploads/"+rt.upload, ""
+	q := url.Values{}
+	if s := req.URL.Query().Get("_state"); s != "" {
+		q.Set("_state", s)
+	}
+	in.URL.RawQuery = q.Encode()
+	in.RequestURI = in.URL.RequestURI()
+	for _, h := range []string{"Authorization", "Forwarded", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Prefix"} {
+		in.Header.Del(h)
+	}
+	aw := &appWriter{ResponseWriter: w, req: req, rt: rt, faults: f}
+	r.app.ServeHTTP(aw, in)
+	if !aw.wrote {
+		aw.WriteHeader(http.StatusOK)
+	}
+}
+
+// appWriter rewrites what distribution answers.
+type appWriter struct {
+	http.ResponseWriter
+	req    *http.Request
+	rt     route
+	faults *faults
+	wrote  bool
+	mute   bool
+}
+
+func (w *appWriter) WriteHeader(status int) {
+	if w.wrote {
+		return
+	}
+	w.wrote = true
+	h := w.Header()
+	if loc := h.Get("Location"); loc != "" {
+		h.Set("Location", w.rt.outward(loc))
+	}
+	w.faults.mu.Lock()
+	err := w.faults.err
+	w.faults.mu.Unlock()
+	if err != nil && status >= 500 {
+		w.mute = true
+		h.Del("Content-Length")
+		writeError(w.ResponseWriter, w.req, asAPI(err, errUploadUnknown))
+		return
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *appWriter) Write(p []byte) (int, error) {
+	if !w.wrote {
+		w.WriteHeader(http.StatusOK)
+	}
+	if w.mute {
+		return len(p), nil
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// outward turns a path below the canonical repository into the one that the client must ask for.
+func (rt route) outward(loc string) string {
+	rest, ok := strings.CutPrefix(loc, "/v2/"+rt.repo+"/")
+	if !ok {
+		return loc
+	}
+	loc = "/v2/" + rt.asked + "/" + rest
+	if rt.ns != "" {
+		sep := "?"
+		if strings.Contains(loc, "?") {
+			sep = "&"
+		}
+		loc += sep + "ns=" + url.QueryEscape(rt.ns)
+	}
+	return loc
+}

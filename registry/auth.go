@@ -1,0 +1,136 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"syscall"
+)
+
+// writes reports whether a request changes something, or looks at something that only who pushes may see (an upload session).
+func (rt route) writes(method string) bool {
+	switch rt.kind {
+	case kindUploads, kindUpload:
+		return true
+	case kindManifest, kindBlob:
+		return method != http.MethodGet && method != http.MethodHead
+	}
+	return false
+}
+
+// admit decides whether a request may go on, by its view and what it brings; a refusal has its challenge set.
+//
+// Clients choose how to authenticate from the answer to GET /v2/. Own names challenge there, or skopeo and docker would never send
+// credentials and any docker login would succeed; reads without any token are answered all the same. On the names of origins nothing is ever
+// asked for, and over plain http nothing that must not be overheard is taken.
+func (r *Registry) admit(w http.ResponseWriter, req *http.Request, rt route) *apiError {
+	header := req.Header.Get("Authorization")
+	write := rt.writes(req.Method)
+	if rt.view.Plain {
+		switch {
+		case header != "" || rt.kind == kindToken && req.Method == http.MethodPost:
+			return errDenied.with("credentials are refused over plain http: use https")
+		case write:
+			return errUnsupported.with("the plain http port only reads: use https")
+		}
+	}
+	switch {
+	case rt.kind == kindToken:
+		return nil // looks at the credentials itself
+	case write && rt.view.Origin != "":
+		return nil // refused by the name, whoever asks
+	case !write && r.cfg.Anonymous():
+		if rt.kind != kindPing || rt.view.Origin != "" || rt.view.Plain {
+			return nil
+		}
+	case rt.view.Plain:
+		return errDenied.with("reading needs a user here, and credentials are refused over plain http: use https")
+	}
+	scheme, value, _ := strings.Cut(header, " ")
+	switch {
+	case strings.EqualFold(scheme, "Basic"):
+		user, password, ok := req.BasicAuth()
+		if !ok {
+			return r.challenge(w, req, rt, "", errUnauthorized.with("the credentials cannot be read"))
+		}
+		if err := r.authenticate(req, user, password); err != nil {
+			if err.status != http.StatusUnauthorized {
+				return err
+			}
+			return r.challenge(w, req, rt, "", err)
+		}
+		return nil
+	case strings.EqualFold(scheme, "Bearer"):
+		c, err := readToken(r.cfg.TokenKey, strings.TrimSpace(value), r.cfg.Domain, r.now())
+		if err != nil {
+			return r.challenge(w, req, rt, "invalid_token", errUnauthorized.with(err.Error()))
+		}
+		switch {
+		case rt.kind == kindPing:
+			return nil
+		case write && c.Subject != "" && c.may(rt.asked, rt.action(req.Method)...):
+			return nil
+		case !write && (c.Subject != "" || c.may(rt.asked, "pull")):
+			return nil
+		}
+		return r.challenge(w, req, rt, "insufficient_scope", errUnauthorized.with("the token does not allow this"))
+	}
+	return r.challenge(w, req, rt, "", errUnauthorized)
+}
+
+// action lists the actions of which a token must allow one. Deleting is part of what a user who pushes may do; some clients ask for
+// "delete", some for "*", some for "push" alone.
+func (rt route) action(method string) []string {
+	if method == http.MethodDelete {
+		return []string{"delete", "push", "*"}
+	}
+	return []string{"push", "*"}
+}
+
+// challenge sets WWW-Authenticate (RFC 6750 section 3): where to get a token and for what.
+func (r *Registry) challenge(w http.ResponseWriter, req *http.Request, rt route, code string, e *apiError) *apiError {
+	host := rt.view.Host
+	if rt.view.Origin != "" {
+		host = "registry." + r.cfg.Domain // the origin's own host has other things at /token
+	}
+	if strings.ContainsAny(host, "\"\\ \r\n") {
+		host = "registry." + r.cfg.Domain
+	}
+	scheme := "http"
+	if req.TLS != nil || rt.view.Origin != "" {
+		scheme = "https"
+	}
+	c := fmt.Sprintf(`Bearer realm="%s://%s/token",service="%s"`, scheme, host, r.cfg.Domain)
+	switch {
+	case rt.asked != "" && req.Method == http.MethodDelete:
+		c += fmt.Sprintf(`,scope="repository:%s:delete"`, rt.asked)
+	case rt.asked != "" && rt.writes(req.Method):
+		c += fmt.Sprintf(`,scope="repository:%s:pull,push"`, rt.asked)
+	case rt.asked != "":
+		c += fmt.Sprintf(`,scope="repository:%s:pull"`, rt.asked)
+	case rt.kind == kindCatalog:
+		c += `,scope="registry:catalog:*"`
+	}
+	if code != "" {
+		c += fmt.Sprintf(`,error="%s"`, code)
+	}
+	w.Header().Set("WWW-Authenticate", c)
+	return e
+}
+
+// authenticate asks whether user and password are right: UNAUTHORIZED if not, and the tree's own errors where it could not be found out.
+func (r *Registry) authenticate(req *http.Request, user, password string) *apiError {
+	if user == "" || len(user) > 255 || len(password) > 1024 {
+		return errUnauthorized.with("wrong user or password")
+	}
+	err := r.cfg.Authenticate(req.Context(), user, password)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.EAGAIN), req.Context().Err() != nil:
+		return errUnavailable
+	}
+	r.log.Info("a user was refused", "user", user, "remote", req.RemoteAddr, "error", err)
+	return errUnauthorized.with("wrong user or password")
+}

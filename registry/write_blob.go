@@ -1,0 +1,222 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// startUpload answers POST blobs/uploads/: a mount, a whole blob in one request, or a new session (distribution-spec "Pushing blobs").
+func (r *Registry) startUpload(w http.ResponseWriter, req *http.Request, rt route) {
+	q := req.URL.Query()
+	if alg := q.Get("digest-algorithm"); alg != "" && alg != string(digest.SHA256) && alg != string(digest.SHA512) {
+		writeError(w, req, errDigestInvalid.with("blobs are named by sha256 or sha512"))
+		return
+	}
+	if q.Has("mount") {
+		d, fail := parseDigest(q.Get("mount"))
+		if fail != nil {
+			writeError(w, req, fail)
+			return
+		}
+		switch err := r.mount(req.Context(), rt.repo, d); {
+		case err == nil:
+			blobCreated(w, rt, d)
+			return
+		case !errors.Is(err, fs.ErrNotExist):
+			writeError(w, req, r.answer(err, errBlobUnknown))
+			return
+		}
+	} else if q.Has("digest") {
+		r.postBlob(w, req, rt, q.Get("digest"))
+		return
+	}
+	r.serveApp(w, req, rt)
+}
+
+// mount names the blob d in repo when any repository (or any other holder on this cluster) has it: who may push may also read, so that
+// from= is not asked. Else fs.ErrNotExist.
+func (r *Registry) mount(ctx context.Context, repo string, d digest.Digest) error {
+	if _, err := r.tree.StatBlob(d.String()); err != nil {
+		return err
+	}
+	return r.tree.Update(ctx, func(b Batch) error { b.LinkWeak(layerPath(repo, d), d.String()); return nil })
+}
+
+// postBlob takes a whole blob in the body of a POST.
+func (r *Registry) postBlob(w http.ResponseWriter, req *http.Request, rt route, asked string) {
+	d, fail := parseDigest(asked)
+	if fail != nil {
+		writeError(w, req, fail)
+		return
+	}
+	if err := r.PutBlob(req.Context(), rt.repo, d, req.Body); err != nil {
+		writeError(w, req, r.answer(err, errBlobUnknown))
+		return
+	}
+	blobCreated(w, rt, d)
+}
+
+// PutBlob stores what content yields as a blob of the canonical repository repo. Bytes that do not have the digest d are syscall.EBADMSG;
+// the tree's other errors are returned as they are.
+func (r *Registry) PutBlob(ctx context.Context, repo string, d digest.Digest, content io.Reader) error {
+	bw, err := r.tree.CreateBlob("")
+	if err != nil {
+		return err
+	}
+	defer bw.Close()
+	if _, err := io.Copy(bw, content); err != nil {
+		return readError(err)
+	}
+	return r.finish(ctx, bw, repo, d)
+}
+
+// finish makes what was written to bw the blob d and names it in repo.
+// A crash between the two leaves a blob that nothing names, which is collected when its pin ends.
+func (r *Registry) finish(ctx context.Context, bw BlobWriter, repo string, d digest.Digest) error {
+	if _, err := bw.Commit(ctx, d.String()); err != nil {
+		return err
+	}
+	return r.tree.Update(ctx, func(b Batch) error { b.LinkWeak(layerPath(repo, d), d.String()); return nil })
+}
+
+// readError marks an error in reading a request's body, which is the client's and not the tree's.
+func readError(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, http.ErrBodyReadAfterClose) {
+		return errSizeInvalid.with("the body ended early")
+	}
+	return err
+}
+
+func blobCreated(w http.ResponseWriter, rt route, d digest.Digest) {
+	h := w.Header()
+	h.Set("Location", rt.outward("/v2/"+rt.repo+"/blobs/"+d.String()))
+	h.Set("Docker-Content-Digest", d.String())
+	h.Set("Content-Length", "0")
+	w.WriteHeader(http.StatusCreated)
+}
+
+// serveUpload answers for one session: its state, a chunk, its end, its cancellation.
+func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, rt route) {
+	key := uploadKey(rt.repo, rt.upload)
+	size, _, err := r.uploads.state(key)
+	if err != nil {
+		writeError(w, req, r.answer(err, errUploadUnknown))
+		return
+	}
+	switch req.Method {
+	case http.MethodGet, http.MethodHead, http.MethodDelete:
+	case http.MethodPatch, http.MethodPut:
+		if fail := checkRange(req, size); fail != nil {
+			w.Header().Set("Range", fmt.Sprintf("0-%d", max(size-1, 0)))
+			w.Header().Set("Docker-Upload-UUID", rt.upload)
+			writeError(w, req, fail)
+			return
+		}
+	default:
+		w.Header().Set("Allow", "GET, HEAD, PATCH, PUT, DELETE")
+		writeError(w, req, errUnsupported)
+		return
+	}
+	if req.Method == http.MethodPut {
+		r.finishUpload(w, req, rt, key)
+		return
+	}
+	r.serveApp(w, req, rt)
+}
+
+// checkRange holds a chunk to the end of what is there: 416 otherwise (distribution-spec "Pushing a blob in chunks").
+func checkRange(req *http.Request, size int64) *apiError {
+	cr := req.Header.Get("Content-Range")
+	if cr == "" {
+		return nil
+	}
+	// The distribution-spec writes "0-99"; RFC 9110 "bytes 0-99/*".
+	cr = strings.TrimSpace(strings.TrimPrefix(cr, "bytes "))
+	cr, _, _ = strings.Cut(cr, "/")
+	from, to, ok := strings.Cut(cr, "-")
+	start, err1 := strconv.ParseInt(strings.TrimSpace(from), 10, 64)
+	end, err2 := strconv.ParseInt(strings.TrimSpace(to), 10, 64)
+	if !ok || err1 != nil || err2 != nil || start < 0 {
+		return errUploadInvalid.with("content-range is not of the form START-END")
+	}
+	if start != size {
+		return errRangeInvalid.with(fmt.Sprintf("the upload has %d bytes, the chunk begins at %d", size, start))
+	}
+	if req.ContentLength >= 0 && end-start+1 != req.ContentLength {
+		return errSizeInvalid.with("content-range and content-length differ")
+	}
+	return nil
+}
+
+// finishUpload is the PUT that ends a session, with the last bytes or none.
+func (r *Registry) finishUpload(w http.ResponseWriter, req *http.Request, rt route, key string) {
+	d, fail := parseDigest(req.URL.Query().Get("digest"))
+	if fail != nil {
+		writeError(w, req, fail)
+		return
+	}
+	bw, err := r.uploads.take(key, false)
+	if err != nil {
+		writeError(w, req, r.answer(err, errUploadUnknown))
+		return
+	}
+	_, err = io.Copy(bw, req.Body)
+	if err == nil {
+		err = r.finish(req.Context(), bw, rt.repo, d)
+	}
+	if err == nil {
+		r.uploads.drop(key)
+		if err := bw.Close(); err != nil {
+			r.log.Warn("closing a finished upload", "upload", rt.upload, "error", err)
+		}
+		blobCreated(w, rt, d)
+		return
+	}
+	fail = r.answer(readError(err), errUploadUnknown)
+	if fail.status == http.StatusBadRequest && fail.code == errDigestInvalid.code {
+		// Wrong bytes do not become right: the session is over, as in distribution.
+		r.uploads.drop(key)
+		err = bw.Cancel()
+	} else {
+		// The client may ask where it stands and go on, or send the PUT again.
+		err = r.uploads.park(key, bw)
+	}
+	if err != nil {
+		r.log.Warn("putting an upload aside", "upload", rt.upload, "error", err)
+	}
+	writeError(w, req, fail)
+}
+
+// deleteBlob takes the blob's name out of the repository. The bytes stay while anything else names them.
+func (r *Registry) deleteBlob(w http.ResponseWriter, req *http.Request, rt route) {
+	name := layerPath(rt.repo, rt.digest)
+	if _, _, err := r.digestOf(name); err != nil {
+		writeError(w, req, r.answer(err, errBlobUnknown))
+		return
+	}
+	if err := r.tree.Update(req.Context(), func(b Batch) error { b.Remove(name); return nil }); err != nil {
+		writeError(w, req, r.answer(err, errBlobUnknown))
+		return
+	}
+	r.log.Info("blob deleted", "repository", rt.repo, "digest", rt.digest)
+	w.Header().Set("Docker-Content-Digest", rt.digest.String())
+	w.Header().Set("Content-Length", "0")
+	w.WriteHeader(http.StatusAccepted)
+}
+
+// parseDigest takes the two algorithms that the tree names blobs by.
+func parseDigest(s string) (digest.Digest, *apiError) {
+	d, err := digest.Parse(s)
+	if err != nil || d.Algorithm() != digest.SHA256 && d.Algorithm() != digest.SHA512 {
+		return "", errDigestInvalid.with("the digest is not of the form sha256:… or sha512:…")
+	}
+	return d, nil
+}
