@@ -1,0 +1,245 @@
+package pki
+
+import (
+	"context"
+	"crypto"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+)
+
+// change is a change of the CA that is computed but not yet written.
+type change struct {
+	base  *snapshot
+	next  state
+	edits []func(Batch) error
+}
+
+// write puts the change into a batch. The condition comes first: it is what makes two changes at once impossible.
+func (ch *change) write(b Batch) error {
+	b.Expect(stateName, ch.base.version)
+	for _, edit := range ch.edits {
+		if err := edit(b); err != nil {
+			return err
+		}
+	}
+	return putState(b, ch.next)
+}
+
+func (ch *change) add(edit func(Batch) error) { ch.edits = append(ch.edits, edit) }
+
+// commit writes the change as a batch of its own. fs.ErrExist: the CA changed since.
+func (c *CA) commit(ctx context.Context, ch *change) error {
+	err := c.cfg.Tree.Update(ctx, ch.write)
+	if err == nil {
+		return nil
+	}
+	// It may have failed and happened all the same: IDs are made of new keys, so a state with ours in it is ours.
+	if s, v, serr := readState(c.cfg.Tree); serr == nil && v != ch.base.version && s.Issuer == ch.next.Issuer && s.Root == ch.next.Root && (s.Old == nil) == (ch.next.Old == nil) {
+		return nil
+	}
+	return err
+}
+
+// retry runs try until the change that it makes is not overtaken by another one.
+func retry(try func() error) error {
+	var err error
+	for range 10 {
+		if err = try(); !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return err
+}
+
+// Constrain plans a new intermediate for exactly these names (beside the domain, the nodes' addresses and what Issue certified). It returns what must be
+// written in the caller's batch, into the part rooted at the CA's subtree, together with the record that makes the names enabled: then enabling is
+// one conditional batch. That batch is refused with fs.ErrExist if the CA changed since: call Constrain again. A name that the root does
+// not permit is ErrNotPermitted. If the intermediate in use is for these names already, only the condition is written.
+func (c *CA) Constrain(names []string) (write func(Batch) error, err error) {
+	list, err := canonicals(names)
+	if err != nil {
+		return nil, err
+	}
+	s, err := c.current()
+	if err != nil {
+		return nil, err
+	}
+	if slices.Equal(list, s.names) {
+		return func(b Batch) error { b.Expect(stateName, s.version); return nil }, nil
+	}
+	ch := &change{base: s, next: s.state}
+	if _, err := c.planIssuer(ch, s.root, nil, list, nil); err != nil {
+		return nil, err
+	}
+	return ch.write, nil
+}
+
+// planIssuer adds to ch a new intermediate under root for names, and for extra names that Issue is about to certify. rootKey may be nil: then it is
+// read from the tree. It returns the intermediate that will be in use.
+func (c *CA) planIssuer(ch *change, root *authority, rootKey crypto.Signer, names, extra []string) (*issuer, error) {
+	old := ch.base.issuer
+	for _, n := range append(slices.Clone(names), extra...) {
+		if err := root.allows(n); err != nil {
+			return nil, err
+		}
+	}
+	if root.direct() && root.ref == ch.base.root.ref {
+		// There is no intermediate of our own: only the names are kept.
+		ch.add(func(b Batch) error { return putNames(b, old.id, names) })
+		return old, nil
+	}
+	live, err := c.liveIssued()
+	if err != nil {
+		return nil, err
+	}
+	all := slices.Concat(names, extra)
+	for _, r := range live {
+		for _, n := range r.Names {
+			if r.Revoked == 0 && root.allows(n) == nil {
+				all = append(all, n)
+			}
+		}
+	}
+	addrs, err := c.nodeAddrs()
+	if err != nil {
+		return nil, err
+	}
+	// An address that the root does not permit cannot be served until the root is rotated. It must not stop everything else.
+	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return root.allows(a.String()) != nil })
+	var next *issuer
+	if root.direct() {
+		key, err := c.rootKey(root, rootKey)
+		if err != nil {
+			return nil, err
+		}
+		_, id, err := keyID(key.Public())
+		if err != nil {
+			return nil, err
+		}
+		next = &issuer{id: id, cert: root.signer, chain: root.above, key: key}
+	} else {
+		k, err := issuerConstraints(constraintsOf(root.anchor), c.domain, addrs, all)
+		if err != nil {
+			return nil, err
+		}
+		key, err := c.rootKey(root, rootKey)
+		if err != nil {
+			return nil, err
+		}
+		if next, err = makeIssuer(root, key, k, c.domain, c.now()); err != nil {
+			return nil, err
+		}
+	}
+	ch.add(func(b Batch) error { return next.put(b, c.cfg.Sealer, names) })
+	if c.cfg.Node != "" {
+		ch.add(func(b Batch) error { return putJSON(b, "node/"+c.cfg.Node, c.addrs) })
+	}
+	retired := slices.ContainsFunc(live, func(r record) bool { return r.Issuer == old.id })
+	if err := c.planRetire(ch, old, retired); err != nil {
+		return nil, err
+	}
+	ch.next.Issuer = next.id
+	return next, nil
+}
+
+// planRetire destroys the key of an intermediate that goes out of use, unless certificates that it issued may still have to be revoked. Leaves
+// under it stay valid: what they are sent with is stored with them.
+func (c *CA) planRetire(ch *change, old *issuer, keep bool) error {
+	if keep {
+		ch.add(func(b Batch) error { b.Remove("issuer/" + old.id + "/names"); return nil })
+		return nil
+	}
+	crl, err := c.lastCRL(old)
+	if err != nil {
+		return err
+	}
+	ch.add(func(b Batch) error {
+		b.Remove("issuer/" + old.id)
+		if crl != nil {
+			b.Put("crl/"+old.id, crl)
+		}
+		return nil
+	})
+	return nil
+}
+
+func (c *CA) rootKey(root *authority, key crypto.Signer) (crypto.Signer, error) {
+	if key != nil {
+		return key, nil
+	}
+	return root.readKey(c.cfg.Tree, c.cfg.Sealer)
+}
+
+// renewIssuer makes a new intermediate when two thirds of the present one's life are over, when a jump of the clock made it invalid,
+// and when it lacks an address of this node.
+func (c *CA) renewIssuer(ctx context.Context) error {
+	err := retry(func() error {
+		s, err := c.current()
+		if err != nil {
+			return err
+		}
+		why := c.issuerDue(s)
+		if why == "" {
+			return nil
+		}
+		ch := &change{base: s, next: s.state}
+		names := slices.DeleteFunc(slices.Clone(s.names), func(n string) bool { return s.root.allows(n) != nil })
+		next, err := c.planIssuer(ch, s.root, nil, names, nil)
+		if err != nil {
+			return err
+		}
+		if err := c.commit(ctx, ch); err != nil {
+			return err
+		}
+		c.log.Info("intermediate renewed", "why", why, "issuer", next.id, "until", next.cert.NotAfter)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("renew the intermediate: %w", err)
+	}
+	return nil
+}
+
+// issuerDue says why the intermediate must be replaced; "" if it need not or cannot be.
+func (c *CA) issuerDue(s *snapshot) string {
+	if s.root.direct() {
+		return ""
+	}
+	now, cert := c.now(), s.issuer.cert
+	switch {
+	case now.Before(cert.NotBefore):
+		return "not valid yet: the clock was ahead when it was made"
+	case due(cert.NotBefore, cert.NotAfter, now) && s.root.end().After(cert.NotAfter):
+		return "two thirds of its life are over"
+	}
+	for _, a := range c.addrs {
+		if constraintsOf(cert).allows(a.String()) != nil && s.root.allows(a.String()) == nil {
+			return "address " + a.String() + " is new"
+		}
+	}
+	return ""
+}
+
+func putNames(b Batch, id string, names []string) error {
+	data, err := json.Marshal(names)
+	if err != nil {
+		return err
+	}
+	return putChunks(b, "issuer/"+id+"/names", data)
+}
+
+func readAddrs(t Tree, name string) ([]netip.Addr, error) {
+	data, err := t.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	var addrs []netip.Addr
+	if err := json.Unmarshal(data, &addrs); err != nil {
+		return nil, fmt.Errorf("record pki/%s is damaged: %w", name, err)
+	}
+	return addrs, nil
+}

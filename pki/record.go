@@ -1,0 +1,193 @@
+package pki
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+)
+
+// Where things stand in the pki subtree:
+//
+//	state                    which root and which issuer are in use: every change of the CA goes through its version
+//	root/ID/cert/NN          the anchor that clients trust, DER
+//	root/ID/above/NN         what is sent behind our intermediates: the cross certificate of an overlap, or an enterprise's CA certificates
+//	root/ID/key              the key that signs intermediates, sealed
+//	issuer/ID/chain/NN       an intermediate and what is sent behind it, DER, one after the other
+//	issuer/ID/names/NN       the names that it was made for (only while it is in use)
+//	issuer/ID/key            its key, sealed: while it is in use, or while a listed certificate of its own has not expired
+//	crl/ID                   the last CRL of an intermediate whose key was destroyed, DER
+//	node/NAME                the addresses of a node
+//	issued/SERIAL            a certificate that was issued for something else, and whether it is revoked
+//
+// An ID is the first 16 hex digits of the SHA-256 of a public key. What stands under an ID never changes, but for "above" and "chain",
+// which lose the cross certificate when an overlap ends.
+const (
+	stateName = "state"
+	maxRecord = 4096
+	maxChunks = 100
+)
+
+// Batch is what edits are collected in, rooted at the pki subtree; cluster/treetest documents the contract.
+type Batch = interface {
+	Put(name string, data []byte)
+	Link(name, digest string, holds ...string)
+	LinkWeak(name, digest string)
+	Remove(name string)
+	Expect(name string, version uint64)
+}
+
+// Tree is what the CA needs of the replicated tree: local reads, one conditional write, and word of changes. Names are relative to the
+// CA's own subtree. fs.FileInfo of Stat and ReadDir has a method Version() uint64.
+// Update commits all edits or none; an Expect that does not hold is fs.ErrExist. It may also fail although it happened.
+type Tree interface {
+	fs.StatFS
+	fs.ReadFileFS
+	fs.ReadDirFS
+	Update(ctx context.Context, fn func(Batch) error) error
+	Watch(ctx context.Context, dir string) <-chan struct{}
+}
+
+// Sealer encrypts private keys for the tree (promise 10). Unseal must refuse what was sealed under another label.
+type Sealer interface {
+	Seal(label string, plain []byte) ([]byte, error)
+	Unseal(label string, sealed []byte) ([]byte, error)
+}
+
+// rootRef names a root in the state.
+type rootRef struct {
+	ID string `json:"id"`
+	// Enterprise means that the anchor's key is elsewhere and "above" begins with the CA certificate whose key we hold.
+	Enterprise bool `json:"enterprise,omitempty"`
+}
+
+type state struct {
+	Root   rootRef  `json:"root"`
+	Old    *rootRef `json:"old,omitempty"` // during an overlap: the root that goes away
+	Since  int64    `json:"since,omitempty"`
+	Issuer string   `json:"issuer"`
+}
+
+func versionOf(info fs.FileInfo) uint64 {
+	if v, ok := info.(interface{ Version() uint64 }); ok {
+		return v.Version()
+	}
+	return 0
+}
+
+// readState returns the state and its version. fs.ErrNotExist: there is no CA in this tree.
+func readState(t Tree) (state, uint64, error) {
+	var s state
+	for {
+		info, err := t.Stat(stateName)
+		if err != nil {
+			return s, 0, err
+		}
+		data, err := t.ReadFile(stateName)
+		if err != nil {
+			return s, 0, err
+		}
+		// The version and the bytes are two reads: take them only if nothing came between.
+		again, err := t.Stat(stateName)
+		if err != nil {
+			return s, 0, err
+		}
+		if versionOf(info) != versionOf(again) {
+			continue
+		}
+		if err := json.Unmarshal(data, &s); err != nil {
+			return s, 0, fmt.Errorf("record pki/%s is damaged: %w", stateName, err)
+		}
+		return s, versionOf(info), nil
+	}
+}
+
+func putState(b Batch, s state) error {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	b.Put(stateName, data)
+	return nil
+}
+
+// putChunks writes data of any size as records, replacing what stood there.
+func putChunks(b Batch, dir string, data []byte) error {
+	b.Remove(dir)
+	for i := 0; len(data) > 0; i++ {
+		if i == maxChunks {
+			return fmt.Errorf("pki/%s would have more than %d bytes: enable fewer names", dir, maxChunks*maxRecord)
+		}
+		n := min(maxRecord, len(data))
+		b.Put(fmt.Sprintf("%s/%02d", dir, i), data[:n])
+		data = data[n:]
+	}
+	return nil
+}
+
+// readChunks reads what putChunks wrote; nothing written is no error.
+func readChunks(t Tree, dir string) ([]byte, error) {
+	list, err := t.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var data []byte
+	for _, e := range list {
+		part, err := t.ReadFile(path.Join(dir, e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		data = append(data, part...)
+	}
+	return data, nil
+}
+
+func putSealed(b Batch, s Sealer, name string, plain []byte) error {
+	sealed, err := s.Seal("pki/"+name, plain)
+	if err != nil {
+		return fmt.Errorf("seal pki/%s: %w", name, err)
+	}
+	if len(sealed) > maxRecord {
+		return fmt.Errorf("pki/%s: the sealed key has %d bytes, a record has at most %d: use an ECDSA key", name, len(sealed), maxRecord)
+	}
+	b.Put(name, sealed)
+	return nil
+}
+
+func readSealed(t Tree, s Sealer, name string) ([]byte, error) {
+	sealed, err := t.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := s.Unseal("pki/"+name, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("unseal pki/%s (is this the cluster's key?): %w", name, err)
+	}
+	return plain, nil
+}
+
+func concat(certs []*x509.Certificate) []byte {
+	var der []byte
+	for _, c := range certs {
+		der = append(der, c.Raw...)
+	}
+	return der
+}
+
+func putJSON(b Batch, name string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if len(data) > maxRecord {
+		return fmt.Errorf("pki/%s would have %d bytes, a record has at most %d: use fewer names", name, len(data), maxRecord)
+	}
+	b.Put(name, data)
+	return nil
+}

@@ -1,0 +1,57 @@
+package pki
+
+import (
+	"crypto"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// signLeaf makes a certificate for names (canonical) below iss. It ends with its intermediate at the latest.
+func (c *CA) signLeaf(iss *issuer, pub crypto.PublicKey, names []string, life time.Duration, client bool) (*x509.Certificate, error) {
+	if len(names) == 0 {
+		return nil, fmt.Errorf("a certificate needs a name")
+	}
+	now := c.now()
+	t := &x509.Certificate{
+		NotBefore: now.Add(-backdate), NotAfter: now.Add(life),
+		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	for _, up := range iss.chain {
+		t.NotAfter = earlier(t.NotAfter, up.NotAfter)
+	}
+	if !t.NotAfter.After(now) {
+		return nil, fmt.Errorf("the intermediate %s ended on %s and is not replaced yet", iss.id, t.NotAfter.UTC().Format(time.DateTime))
+	}
+	if client {
+		t.ExtKeyUsage = append(t.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
+	}
+	if _, ok := pub.(*rsa.PublicKey); ok {
+		t.KeyUsage |= x509.KeyUsageKeyEncipherment
+	}
+	k := constraintsOf(iss.cert)
+	for _, n := range names {
+		if err := k.allows(n); err != nil {
+			return nil, fmt.Errorf("intermediate %s: %w", iss.id, err)
+		}
+		if a, err := netip.ParseAddr(n); err == nil {
+			t.IPAddresses = append(t.IPAddresses, net.IP(a.AsSlice()))
+		} else {
+			t.DNSNames = append(t.DNSNames, n)
+		}
+	}
+	// A common name is for people. It must be a host name or absent: OpenSSL holds one of digits and dots against the DNS constraints.
+	if len(t.DNSNames) > 0 && len(t.DNSNames[0]) <= 64 {
+		t.Subject = pkix.Name{CommonName: t.DNSNames[0]}
+	} else {
+		t.Subject = pkix.Name{OrganizationalUnit: []string{"Casemate"}}
+	}
+	if c.cfg.CRLURL != "" && signsCRLs(iss) {
+		t.CRLDistributionPoints = []string{c.cfg.CRLURL + iss.id + ".crl"}
+	}
+	return sign(t, pub, iss.cert, iss.key)
+}

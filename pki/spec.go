@@ -1,0 +1,250 @@
+package pki
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Spec says what a root may ever be used for.
+type Spec struct {
+	// Domain is the cluster's own zone.
+	Domain string
+	// Node is the name of the node that makes the CA; its addresses are Addrs.
+	Node string
+	// Public are the zones of public registries and download hosts that the root permits. Nil: PublicZones.
+	Public []string
+	// Addrs are the advertised addresses, permitted even where they are public ones.
+	Addrs []netip.Addr
+	// Permit and Exclude are zones ("corp.example", all names below it included), CIDRs or addresses. What is excluded is excluded for ever.
+	Permit, Exclude []string
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
+}
+
+// constraints checks the Spec for contradictions and returns the root's constraints.
+func (s Spec) constraints() (constraints, error) {
+	var k constraints
+	domain, err := canonical(s.Domain)
+	if err != nil {
+		return k, fmt.Errorf("domain: %w", err)
+	}
+	if _, err := netip.ParseAddr(domain); err == nil {
+		return k, fmt.Errorf("domain %s is an address: it must be a zone", domain)
+	}
+	public := s.Public
+	if public == nil {
+		public = PublicZones()
+	}
+	for _, p := range public {
+		z, cidr, err := parseZone(p)
+		if err != nil {
+			return k, fmt.Errorf("public zone %w", err)
+		}
+		if cidr.IsValid() {
+			return k, fmt.Errorf("public zone %s is an address range: it must be a zone", p)
+		}
+		if within(z, domain) {
+			return k, fmt.Errorf("domain %s holds the public zone %s: choose a domain of your own", domain, z)
+		}
+		k.zones = append(k.zones, z)
+	}
+	for _, e := range s.Exclude {
+		z, cidr, err := parseZone(e)
+		switch {
+		case err != nil:
+			return k, fmt.Errorf("exclude %w", err)
+		case cidr.IsValid():
+			k.noRanges = append(k.noRanges, cidr)
+		case within(domain, z):
+			return k, fmt.Errorf("exclude %s forbids the domain %s itself: exclude less or choose another domain", z, domain)
+		default:
+			k.noZones = append(k.noZones, z)
+		}
+	}
+	for _, p := range s.Permit {
+		z, cidr, err := parseZone(p)
+		if err != nil {
+			return k, fmt.Errorf("permit %w", err)
+		}
+		if cidr.IsValid() {
+			if cidr.Bits() < 8 {
+				return k, fmt.Errorf("permit %s is most of the internet: permit the ranges you need", cidr)
+			}
+			for _, no := range k.noRanges {
+				if no.Bits() <= cidr.Bits() && no.Contains(cidr.Addr()) {
+					return k, fmt.Errorf("permit %s lies in exclude %s: drop one of the two", cidr, no)
+				}
+			}
+			k.ranges = append(k.ranges, cidr)
+			continue
+		}
+		for _, no := range k.noZones {
+			if within(z, no) {
+				return k, fmt.Errorf("permit %s lies in exclude %s: drop one of the two", z, no)
+			}
+		}
+		for _, pub := range public {
+			if pub != z && within(pub, z) {
+				return k, fmt.Errorf("permit %s is wider than the public zone %s below it: permit the zones you need", z, pub)
+			}
+		}
+		k.zones = append(k.zones, z)
+	}
+	for _, a := range s.Addrs {
+		if !a.IsValid() || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
+			return k, fmt.Errorf("advertised address %s cannot stand in a certificate", a)
+		}
+		a = a.Unmap()
+		for _, no := range k.noRanges {
+			if no.Contains(a) {
+				return k, fmt.Errorf("advertised address %s lies in exclude %s: drop one of the two", a, no)
+			}
+		}
+		k.ranges = append(k.ranges, netip.PrefixFrom(a, a.BitLen()))
+	}
+	k.zones = append(k.zones, domain)
+	k.ranges = append(k.ranges, privateRanges()...)
+	return k.tidy(), nil
+}
+
+// Permits returns nil if a root made from this Spec would permit the host name or address, else an error that says why not
+// (ErrNotPermitted) or what contradicts itself in the Spec.
+func (s Spec) Permits(name string) error {
+	k, err := s.constraints()
+	if err != nil {
+		return err
+	}
+	n, err := canonical(name)
+	if err != nil {
+		return err
+	}
+	return k.allows(n)
+}
+
+func (s Spec) now() time.Time {
+	if s.Now != nil {
+		return s.Now()
+	}
+	return time.Now()
+}
+
+// issuerConstraints are those of an intermediate: the domain, the nodes' addresses and exactly names, minus what the root excludes.
+// Names that the root does not permit are an error. A wildcard counts as the zone that it covers.
+func issuerConstraints(root constraints, domain string, addrs []netip.Addr, names []string) (constraints, error) {
+	k := constraints{noZones: slices.Clone(root.noZones), noRanges: slices.Clone(root.noRanges)}
+	add := func(name string) error {
+		if err := root.allows(name); err != nil {
+			return err
+		}
+		if a, err := netip.ParseAddr(name); err == nil {
+			k.ranges = append(k.ranges, netip.PrefixFrom(a, a.BitLen()))
+		} else {
+			k.zones = append(k.zones, trimStar(name))
+		}
+		return nil
+	}
+	if err := add(domain); err != nil {
+		return k, err
+	}
+	for _, n := range names {
+		if err := add(n); err != nil {
+			return k, err
+		}
+	}
+	for _, a := range addrs {
+		if err := add(a.String()); err != nil {
+			return k, fmt.Errorf("node %w", err)
+		}
+	}
+	return k.tidy(), nil
+}
+
+func trimStar(name string) string {
+	if len(name) > 2 && name[:2] == "*." {
+		return name[2:]
+	}
+	return name
+}
+
+func canonicals(names []string) ([]string, error) {
+	out := make([]string, 0, len(names))
+	for _, n := range names {
+		c, err := canonical(n)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
+
+// Init makes a root and an intermediate for the enabled names, in one batch. A Spec that contradicts itself, and an enabled name that it does
+// not permit (ErrNotPermitted), are refused with a sentence that says which; a tree that has a CA already is fs.ErrExist. Nothing is written then.
+func Init(ctx context.Context, tree Tree, sealer Sealer, spec Spec, enabled []string) error {
+	k, err := spec.constraints()
+	if err != nil {
+		return err
+	}
+	names, err := canonicals(enabled)
+	if err != nil {
+		return fmt.Errorf("enabled %w", err)
+	}
+	domain, _ := canonical(spec.Domain)
+	addrs := unmapped(spec.Addrs)
+	ik, err := issuerConstraints(k, domain, addrs, names)
+	if err != nil {
+		return err
+	}
+	if _, err := tree.Stat(stateName); err == nil {
+		return fmt.Errorf("the cluster has a CA already: %w", fs.ErrExist)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	now := spec.now()
+	root, rootKey, err := makeRoot(k, domain, now)
+	if err != nil {
+		return err
+	}
+	iss, err := makeIssuer(root, rootKey, ik, domain, now)
+	if err != nil {
+		return err
+	}
+	err = tree.Update(ctx, func(b Batch) error {
+		b.Expect(stateName, 0)
+		if err := root.put(b, sealer, rootKey); err != nil {
+			return err
+		}
+		if err := iss.put(b, sealer, names); err != nil {
+			return err
+		}
+		if spec.Node != "" {
+			if err := putJSON(b, "node/"+spec.Node, addrs); err != nil {
+				return err
+			}
+		}
+		return putState(b, state{Root: root.ref, Issuer: iss.id})
+	})
+	if err != nil {
+		// It may have failed and happened all the same: then the tree holds the key that was just made.
+		if s, _, serr := readState(tree); serr == nil && s.Issuer == iss.id {
+			return nil
+		}
+		return fmt.Errorf("write the CA: %w", err)
+	}
+	return nil
+}
+
+func unmapped(addrs []netip.Addr) []netip.Addr {
+	out := make([]netip.Addr, 0, len(addrs))
+	for _, a := range addrs {
+		out = append(out, a.Unmap())
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}

@@ -1,0 +1,242 @@
+package pki
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/idna"
+)
+
+// ErrNotPermitted says that the root's name constraints do not allow a name or an address. Only a new root can change that.
+var ErrNotPermitted = errors.New("not permitted by the root certificate")
+
+// PublicZones are the zones of public container registries and download hosts that a root permits unless Spec.Public says otherwise:
+// everything the appliance may ever be asked to stand in for. It is generous because a root cannot be widened later, and it holds
+// zones of software distribution only, never a whole company: "storage.googleapis.com", not "googleapis.com".
+func PublicZones() []string {
+	return []string{
+		// Container registries.
+		"docker.io", "docker.com", "k8s.io", "gcr.io", "pkg.dev", "quay.io", "ghcr.io", "mcr.microsoft.com", "azurecr.io",
+		"ecr.aws", "registry.gitlab.com", "docker.elastic.co", "nvcr.io", "registry.redhat.io", "registry.access.redhat.com",
+		"registry.suse.com", "registry.opensuse.org", "container-registry.oracle.com", "icr.io", "cgr.dev", "lscr.io",
+		"registry.hub.docker.com", "cr.l5d.io", "rancher.io", "xpkg.upbound.io", "docker.n8n.io", "registry.developers.crunchydata.com",
+		// Files, charts, installers.
+		"github.com", "githubusercontent.com", "github.io", "gitlab.com", "gitlab.io", "storage.googleapis.com", "packages.cloud.google.com",
+		"s3.amazonaws.com", "helm.sh", "cilium.io", "tigera.io", "projectcalico.org", "k3s.io", "rke2.io",
+		"rancher.com", "longhorn.io", "jetstack.io", "releases.hashicorp.com", "get.docker.com", "elastic.co", "grafana.com",
+		"download.nvidia.com", "developer.download.nvidia.com", "ngc.nvidia.com", "istio.io", "linkerd.io", "get.opentofu.org", "argoproj.io",
+		"fluxcd.io", "bitnami.com", "goharbor.io", "talos.dev", "zarf.dev", "sigstore.dev", "mirantis.com", "k0sproject.io", "microk8s.io",
+		// Operating systems.
+		"debian.org", "ubuntu.com", "centos.org", "fedoraproject.org", "almalinux.org", "rockylinux.org", "opensuse.org",
+		"yum.oracle.com", "packages.microsoft.com", "alpinelinux.org", "flatcar-linux.org", "flatcar-linux.net", "cdn.redhat.com",
+		"updates.suse.com", "scc.suse.com", "dl.rockylinux.org", "repo.almalinux.org",
+	}
+}
+
+// privateRanges can be permitted without giving a thief anything in public: RFC 1918, RFC 6598 (shared), loopback, RFC 4193 (ULA).
+func privateRanges() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
+		netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("127.0.0.0/8"),
+		netip.MustParsePrefix("fc00::/7"), netip.MustParsePrefix("::1/128"),
+	}
+}
+
+// within reports whether name is zone or below it. Both are in canonical form.
+func within(name, zone string) bool {
+	return name == zone || strings.HasSuffix(name, "."+zone)
+}
+
+// canonical returns a host name (a leading "*." stays) or an address in the one form used everywhere here:
+// lower case, ASCII (RFC 5891), no trailing dot, IPv4-mapped addresses as IPv4.
+func canonical(name string) (string, error) {
+	if a, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
+		if a.Zone() != "" {
+			return "", fmt.Errorf("address %q has a zone: a certificate cannot carry it", name)
+		}
+		return a.Unmap().String(), nil
+	}
+	if len(name) > 1024 {
+		return "", fmt.Errorf("name %.60q… is too long", name)
+	}
+	host, star := strings.CutPrefix(name, "*.")
+	ascii, err := idna.Lookup.ToASCII(strings.TrimSuffix(host, "."))
+	if err != nil {
+		// The lookup profile refuses underscores, which are seen in real host names.
+		ascii = strings.ToLower(strings.TrimSuffix(host, "."))
+	}
+	if !validHost(ascii) {
+		return "", fmt.Errorf("%q is not a host name", name)
+	}
+	if star {
+		ascii = "*." + ascii
+	}
+	return ascii, nil
+}
+
+// validHost reports whether s is a lower-case host name in the letters that a certificate may carry, underscores tolerated.
+func validHost(s string) bool {
+	if s == "" || len(s) > 253 {
+		return false
+	}
+	labels := strings.Split(s, ".")
+	for _, l := range labels {
+		if l == "" || len(l) > 63 || l[0] == '-' || l[len(l)-1] == '-' {
+			return false
+		}
+		for i := range len(l) {
+			if c := l[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+				return false
+			}
+		}
+	}
+	// A last label of digits would be read as an address by some clients (WHATWG URL, 3.5).
+	last := labels[len(labels)-1]
+	return strings.Trim(last, "0123456789") != ""
+}
+
+// parseZone reads ZONE|CIDR|ADDRESS; one of the two results is set.
+func parseZone(s string) (zone string, cidr netip.Prefix, err error) {
+	if p, err := netip.ParsePrefix(s); err == nil {
+		if p.Masked() != p {
+			return "", p, fmt.Errorf("%q has bits behind its prefix: write %s", s, p.Masked())
+		}
+		if p.Addr().Is4In6() {
+			return "", p, fmt.Errorf("%q is an IPv4 range written as IPv6: write it as IPv4", s)
+		}
+		return "", p, nil
+	}
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		return "", netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	if strings.HasPrefix(s, "*.") || strings.HasPrefix(s, ".") {
+		return "", cidr, fmt.Errorf("%q: write a zone without the leading %q, it covers all names below it", s, s[:strings.Index(s, ".")+1])
+	}
+	zone, err = canonical(s)
+	if err != nil {
+		return "", cidr, fmt.Errorf("%q is neither a zone nor a CIDR", s)
+	}
+	return zone, cidr, nil
+}
+
+// constraints are the name constraints of one CA certificate (RFC 5280, 4.2.1.10): DNS names and addresses.
+// As there, an empty list of permitted zones or ranges permits all that is not excluded; tidy sees to it that ours never is.
+type constraints struct {
+	zones, noZones   []string
+	ranges, noRanges []netip.Prefix
+}
+
+// allows returns nil if the constraints permit the name (a wildcard counts as the zone that it covers) or address, given in canonical form.
+func (k constraints) allows(name string) error {
+	if a, err := netip.ParseAddr(name); err == nil {
+		for _, r := range k.noRanges {
+			if r.Contains(a) {
+				return fmt.Errorf("address %s lies in the excluded range %s: %w", a, r, ErrNotPermitted)
+			}
+		}
+		for _, r := range k.ranges {
+			if r.Contains(a) {
+				return nil
+			}
+		}
+		if len(k.ranges) == 0 {
+			return nil
+		}
+		return fmt.Errorf("address %s: %w", a, ErrNotPermitted)
+	}
+	host, star := strings.CutPrefix(name, "*.")
+	for _, z := range k.noZones {
+		if within(host, z) || star && within(z, host) {
+			return fmt.Errorf("name %s lies in the excluded zone %s: %w", name, z, ErrNotPermitted)
+		}
+	}
+	for _, z := range k.zones {
+		if within(host, z) {
+			return nil
+		}
+	}
+	if len(k.zones) == 0 {
+		return nil
+	}
+	return fmt.Errorf("name %s: %w", name, ErrNotPermitted)
+}
+
+// tidy sorts, drops what another entry covers, and excludes an address family that has no permitted range,
+// because some verifiers take a family without a constraint for an unconstrained one.
+func (k constraints) tidy() constraints {
+	k.zones, k.noZones = collapseZones(k.zones), collapseZones(k.noZones)
+	k.ranges, k.noRanges = collapseRanges(k.ranges), collapseRanges(k.noRanges)
+	for _, all := range []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")} {
+		if !slices.ContainsFunc(k.ranges, func(p netip.Prefix) bool { return p.Addr().Is4() == all.Addr().Is4() }) {
+			k.noRanges = collapseRanges(append(k.noRanges, all))
+		}
+	}
+	return k
+}
+
+func collapseZones(in []string) []string {
+	var out []string
+	for _, z := range in {
+		if !slices.ContainsFunc(in, func(o string) bool { return o != z && within(z, o) }) && !slices.Contains(out, z) {
+			out = append(out, z)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func collapseRanges(in []netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range in {
+		covered := func(o netip.Prefix) bool { return o != p && o.Bits() <= p.Bits() && o.Contains(p.Addr()) }
+		if !slices.ContainsFunc(in, covered) && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return out
+}
+
+// apply sets the constraints in a template, critical.
+func (k constraints) apply(t *x509.Certificate) {
+	t.PermittedDNSDomainsCritical = true
+	t.PermittedDNSDomains, t.ExcludedDNSDomains = k.zones, k.noZones
+	t.PermittedIPRanges, t.ExcludedIPRanges = ipNets(k.ranges), ipNets(k.noRanges)
+}
+
+func ipNets(in []netip.Prefix) []*net.IPNet {
+	var out []*net.IPNet
+	for _, p := range in {
+		out = append(out, &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())})
+	}
+	return out
+}
+
+// constraintsOf reads the constraints of a CA certificate.
+func constraintsOf(cert *x509.Certificate) constraints {
+	k := constraints{ranges: prefixes(cert.PermittedIPRanges), noRanges: prefixes(cert.ExcludedIPRanges)}
+	for _, z := range cert.PermittedDNSDomains {
+		k.zones = append(k.zones, strings.TrimPrefix(strings.ToLower(z), "."))
+	}
+	for _, z := range cert.ExcludedDNSDomains {
+		k.noZones = append(k.noZones, strings.TrimPrefix(strings.ToLower(z), "."))
+	}
+	return k
+}
+
+func prefixes(in []*net.IPNet) []netip.Prefix {
+	var out []netip.Prefix
+	for _, n := range in {
+		a, ok := netip.AddrFromSlice(n.IP)
+		if bits, size := n.Mask.Size(); ok && size == a.BitLen() {
+			out = append(out, netip.PrefixFrom(a, bits))
+		}
+	}
+	return out
+}
