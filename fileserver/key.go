@@ -12,7 +12,8 @@ import (
 // Bounds of an address. GitHub, Google and the distributions stay far below them; what is longer is refused (400), never stored.
 const (
 	maxKey     = 2048 // bytes of a whole key, percent-encoding included
-	maxSegment = 255  // bytes of one decoded path element, as on every disk that the files come from
+	maxLeaf    = 1024 // bytes of its last element, which the query belongs to; the tree's own limit of an element
+	maxElement = 255  // bytes of one decoded path element, as on every disk that the files come from
 	maxDepth   = 64   // path elements
 	maxHost    = 253  // RFC 1035
 )
@@ -42,6 +43,11 @@ func (a address) key(query string) string {
 		return a.dir() + "/?" + query
 	}
 	return a.dir() + "?" + query
+}
+
+// tooLong tells of a key that the tree would not take.
+func tooLong(key string) bool {
+	return len(key) > maxKey || len(key)-strings.LastIndexByte(key, '/')-1 > maxLeaf
 }
 
 // url is the address for people.
@@ -129,7 +135,7 @@ func parseURL(raw string) (address, error) {
 	if a.host, err = cleanHost(u.Host); err != nil {
 		return refuse(err.Error())
 	}
-	if len(a.key(a.query)) > maxKey {
+	if tooLong(a.key(a.query)) {
 		return refuse("too long")
 	}
 	return a, nil
@@ -162,8 +168,8 @@ func cleanElement(raw string) (string, error) {
 	switch {
 	case err != nil:
 		return "", errors.New("its percent-encoding is broken")
-	case len(name) > maxSegment:
-		return "", fmt.Errorf("a path element has at most %d bytes", maxSegment)
+	case len(name) > maxElement:
+		return "", fmt.Errorf("a path element has at most %d bytes", maxElement)
 	}
 	// An encoded slash is a character of the element (GitLab's APIs name projects so). It never becomes a separator in the
 	// tree, but whoever unpacks such a name elsewhere must not be led astray.

@@ -140,7 +140,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, a address, isOrig
 		return
 	}
 	key := a.key(a.query)
-	if len(key) > maxKey {
+	if tooLong(key) {
 		answer(w, http.StatusBadRequest, "the URL is too long.")
 		return
 	}

@@ -159,7 +159,7 @@ func (s *Server) find(a address) (held, error) {
 }
 
 func (s *Server) stat(key string) (held, error) {
-	if len(key) > maxKey {
+	if tooLong(key) {
 		return held{}, fs.ErrNotExist // nothing so long was ever put
 	}
 	fi, err := s.cfg.Tree.Stat(key)
