@@ -1,0 +1,341 @@
+package appliance
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"casemate/appliance/origin"
+	"casemate/dnssrv"
+	"casemate/fileserver"
+)
+
+// Settings are what is the same on every node. They are kept in the tree as text, one file a key, only where they differ from the default;
+// ParseSettings gives the text its meaning.
+type Settings struct {
+	// Domain is the own zone. It is fixed at init: certificates and names carry it.
+	Domain string
+	// Origins are the origins that are there without a record of their own.
+	Origins []origin.Origin
+	// TTL of the answers that we make up.
+	TTL time.Duration
+	// Forward says who knows the names that are not ours.
+	Forward []dnssrv.Forward
+	// Allow are the networks whose hosts may ask for names, without those of the host's interfaces.
+	Allow []netip.Prefix
+	// AllowConnected says that hosts in the subnets of this host's interfaces may ask, too.
+	AllowConnected bool
+	// Anonymous says that reading images needs no user.
+	Anonymous bool
+	// LocalFallback says that a local repository answers where an origin lacks a reference.
+	LocalFallback bool
+	// AliasArch is the architecture that a file's alias means if it names none; "" for none.
+	AliasArch string
+	// Redirects of files, see fileserver.CheckRedirect.
+	Redirects map[string]string
+}
+
+// A Setting is one key with its text.
+type Setting struct {
+	Key     string `json:"key"`
+	Value   string `json:"value"`
+	Default string `json:"default"`
+	Help    string `json:"help"`
+}
+
+type settingDef struct {
+	key, def, help string
+	set            func(s *Settings, value string) error
+}
+
+// settingDefs are all settings, in the order in which they are listed.
+var settingDefs = []settingDef{
+	{"domain", "casemate.internal", "the own zone; fixed at init", func(s *Settings, v string) error {
+		if !isHost(v) {
+			return fmt.Errorf("must be a lower-case zone with a dot, got %q", v)
+		}
+		s.Domain = v
+		return nil
+	}},
+	{"origins", "default", "hosts that are origins without being added one by one; default is the built-in list, none is no host", func(s *Settings, v string) error {
+		s.Origins = nil
+		for _, f := range fields(v) {
+			switch f {
+			case "none":
+			case "default":
+				s.Origins = append(s.Origins, origin.Builtin()...)
+			default:
+				if err := origin.Check(f); err != nil {
+					return err
+				}
+				s.Origins = append(s.Origins, builtinOr(f))
+			}
+		}
+		seen := map[string]bool{}
+		for _, o := range s.Origins {
+			for _, n := range o.Names() {
+				if seen[n] {
+					return fmt.Errorf("must name each host once, got %s twice", n)
+				}
+				seen[n] = true
+			}
+		}
+		return nil
+	}},
+	{"dns.ttl", "15s", "how long clients may remember an answer that we make up", func(s *Settings, v string) error {
+		d, err := time.ParseDuration(v)
+		if err != nil || d < time.Second || d > time.Hour {
+			return fmt.Errorf("must be between 1s and 1h, got %q", v)
+		}
+		s.TTL = d
+		return nil
+	}},
+	{"dns.forward", "", "resolvers for names that are not ours: ADDRESS… or ZONE=ADDRESS,ADDRESS…; none: NXDOMAIN at once", parseForward},
+	{"dns.allow", "private connected", "who may ask for names: CIDRs, private (private ranges and loopback), connected (the host's subnets)", func(s *Settings, v string) error {
+		s.Allow, s.AllowConnected = nil, false
+		for _, f := range fields(v) {
+			switch f {
+			case "private":
+				s.Allow = append(s.Allow, privateRanges...)
+			case "connected":
+				s.AllowConnected = true
+			default:
+				p, err := parsePrefix(f)
+				if err != nil {
+					return fmt.Errorf("must be CIDRs, private or connected, got %q", f)
+				}
+				s.Allow = append(s.Allow, p)
+			}
+		}
+		if len(s.Allow) == 0 && !s.AllowConnected {
+			return errors.New("must allow at least one network, got none: nodes would find nothing")
+		}
+		return nil
+	}},
+	{"registry.anonymous", "pull", "pull or none: what somebody without a user may do", func(s *Settings, v string) error {
+		s.Anonymous = v == "pull"
+		return oneOf(v, "pull", "none")
+	}},
+	{"registry.local_fallback", "on", "on or off: whether an image pushed without an origin answers where the origin lacks it", func(s *Settings, v string) error {
+		s.LocalFallback = v == "on"
+		return oneOf(v, "on", "off")
+	}},
+	{"files.alias_arch", "", "the architecture (amd64, arm64, …) that a file's alias means if it names none", func(s *Settings, v string) error {
+		s.AliasArch = v
+		if v != "" && !isLabel(v) {
+			return fmt.Errorf("must be an architecture like amd64, or empty, got %q", v)
+		}
+		return nil
+	}},
+	{"files.redirects", "", "FROM=>TO pairs: a URL (or its beginning with /*) and a URL, a path, or text:…", func(s *Settings, v string) error {
+		s.Redirects = map[string]string{}
+		for _, f := range strings.Fields(v) {
+			from, to, ok := strings.Cut(f, "=>")
+			if !ok {
+				return fmt.Errorf("must be FROM=>TO pairs, got %q", f)
+			}
+			if err := fileserver.CheckRedirect(from, to); err != nil {
+				return err
+			}
+			if _, twice := s.Redirects[from]; twice {
+				return fmt.Errorf("must name each address once, got %s twice", from)
+			}
+			s.Redirects[from] = to
+		}
+		return nil
+	}},
+}
+
+var privateRanges = []netip.Prefix{
+	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
+	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("fc00::/7"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("::1/128"),
+}
+
+func builtinOr(host string) origin.Origin {
+	for _, o := range origin.Builtin() {
+		if o.Host == host {
+			return o
+		}
+	}
+	return origin.Origin{Host: host, Registry: true, Builtin: true}
+}
+
+func fields(v string) []string {
+	return strings.FieldsFunc(v, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' || r == '\n' })
+}
+
+func oneOf(v string, allowed ...string) error {
+	if !slices.Contains(allowed, v) {
+		return fmt.Errorf("must be %s, got %q", strings.Join(allowed, " or "), v)
+	}
+	return nil
+}
+
+func parsePrefix(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	return p.Masked(), err
+}
+
+func parseForward(s *Settings, v string) error {
+	s.Forward = nil
+	at := map[string]int{}
+	add := func(zone, list string) error {
+		for r := range strings.SplitSeq(list, ",") {
+			if r == "" {
+				continue
+			}
+			a, err := netip.ParseAddrPort(r)
+			if err != nil {
+				var addr netip.Addr
+				if addr, err = netip.ParseAddr(r); err == nil {
+					a = netip.AddrPortFrom(addr, 53)
+				}
+			}
+			if err != nil || a.Port() == 0 || a.Addr().IsUnspecified() {
+				return fmt.Errorf("must be resolvers' addresses or ZONE=ADDRESS, got %q", r)
+			}
+			i, ok := at[zone]
+			if !ok {
+				i = len(s.Forward)
+				at[zone] = i
+				s.Forward = append(s.Forward, dnssrv.Forward{Zone: zone})
+			}
+			s.Forward[i].Resolvers = append(s.Forward[i].Resolvers, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
+		}
+		return nil
+	}
+	for _, f := range strings.Fields(v) {
+		zone, list, ok := strings.Cut(f, "=")
+		if !ok {
+			zone, list = ".", f
+		}
+		if zone != "." {
+			if zone = origin.Fold(zone); !isLabel(zone) && !isHost(zone) {
+				return fmt.Errorf("must have a zone before =, got %q", f)
+			}
+		}
+		if strings.Trim(list, ",") == "" {
+			return fmt.Errorf("must name a resolver behind =, got %q", f)
+		}
+		if err := add(zone, list); err != nil {
+			return err
+		}
+	}
+	for _, f := range s.Forward {
+		if len(f.Resolvers) > 8 {
+			return fmt.Errorf("must name at most 8 resolvers for a zone, got %d", len(f.Resolvers))
+		}
+	}
+	return nil
+}
+
+// ParseSettings reads the settings from their texts; a key without a text has its default. An unknown key or a bad value is a UsageError.
+func ParseSettings(values map[string]string) (*Settings, error) {
+	s := &Settings{}
+	known := map[string]bool{}
+	for _, d := range settingDefs {
+		known[d.key] = true
+		v, ok := values[d.key]
+		if !ok {
+			v = d.def
+		}
+		if len(v) > 4096 {
+			return nil, usage("setting %s must have at most 4096 bytes, got %d", d.key, len(v))
+		}
+		if err := d.set(s, v); err != nil {
+			return nil, usage("setting %s %w", d.key, err)
+		}
+	}
+	for k := range values {
+		if !known[k] {
+			return nil, usage("there is no setting %q, the settings are %s", k, strings.Join(settingKeys(), ", "))
+		}
+	}
+	for _, o := range s.Origins {
+		for _, n := range o.Names() {
+			if n == s.Domain || strings.HasSuffix(n, "."+s.Domain) || strings.HasSuffix(s.Domain, "."+n) {
+				return nil, usage("setting domain must be apart from the origins, got %s and the origin %s", s.Domain, n)
+			}
+		}
+	}
+	return s, nil
+}
+
+func settingKeys() []string {
+	var keys []string
+	for _, d := range settingDefs {
+		keys = append(keys, d.key)
+	}
+	return keys
+}
+
+// refuseSelf refuses forwarding to addresses of ours: such a question would come back for ever.
+func (s *Settings) refuseSelf(own []netip.Addr, port func(netip.AddrPort) bool) error {
+	for _, f := range s.Forward {
+		for _, r := range f.Resolvers {
+			if slices.Contains(own, r.Addr()) && port(r) {
+				return usage("setting dns.forward must name other resolvers, got this node's own address %s", r)
+			}
+		}
+	}
+	return nil
+}
+
+// allow is who may ask this node for names: what is set, and the subnets of the host's interfaces if they are.
+func (s *Settings) allow() []netip.Prefix {
+	list := slices.Clone(s.Allow)
+	if s.AllowConnected {
+		addrs, _ := net.InterfaceAddrs()
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok {
+				if p, err := netip.ParsePrefix(n.String()); err == nil && p.Bits() > 0 {
+					list = append(list, p.Masked())
+				}
+			}
+		}
+	}
+	return list
+}
+
+// readSettings reads the texts from the settings directory of the tree.
+func readSettings(tree fs.ReadDirFS) (map[string]string, error) {
+	values := map[string]string{}
+	entries, err := tree.ReadDir(".")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("settings: %w", err)
+	}
+	for _, e := range entries {
+		data, err := fs.ReadFile(tree, e.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("setting %s: %w", e.Name(), err)
+		}
+		values[e.Name()] = string(data)
+	}
+	return values, nil
+}
+
+// listSettings returns every setting with its text.
+func listSettings(values map[string]string) []Setting {
+	var list []Setting
+	for _, d := range settingDefs {
+		v, ok := values[d.key]
+		if !ok {
+			v = d.def
+		}
+		list = append(list, Setting{Key: d.key, Value: v, Default: d.def, Help: d.help})
+	}
+	return list
+}

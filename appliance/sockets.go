@@ -1,0 +1,314 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// The names under which systemd hands sockets over (FileDescriptorName=), one unit for each.
+const (
+	socketHTTP   = "http"
+	socketHTTPS  = "https"
+	socketDNSUDP = "dns-udp"
+	socketDNSTCP = "dns-tcp"
+	socketAdmin  = "admin"
+)
+
+// adminGroup may talk to the admin socket, beside root and the daemon's own user.
+const adminGroup = "casemate"
+
+// sockets are all that the appliance listens on.
+type sockets struct {
+	http, https []net.Listener
+	dnsUDP      []*net.UDPConn
+	dnsTCP      []net.Listener
+	admin       net.Listener
+}
+
+// Addrs are the addresses that are really listened on, port 0 resolved.
+type Addrs struct {
+	HTTP, HTTPS, DNS []netip.AddrPort
+	Admin            string
+}
+
+// bind takes the sockets that systemd handed over (by their names) and binds the others. Either all are there or, with an error, none.
+func bind(cfg *Config, handed []*os.File) (s *sockets, err error) {
+	s = &sockets{}
+	defer func() {
+		for _, f := range handed {
+			f.Close() // the listeners hold duplicates
+		}
+		if err != nil {
+			s.close()
+			s = nil
+		}
+	}()
+	by := map[string][]*os.File{}
+	for _, f := range handed {
+		switch f.Name() {
+		case socketHTTP, socketHTTPS, socketDNSUDP, socketDNSTCP, socketAdmin:
+			by[f.Name()] = append(by[f.Name()], f)
+		default:
+			return s, fmt.Errorf("systemd handed over a socket called %q: its unit's FileDescriptorName must be http, https, dns-udp, dns-tcp or admin", f.Name())
+		}
+	}
+	if s.http, err = bindTCP(cfg, by, socketHTTP, "listen.http", cfg.Listen.HTTP, 80); err != nil {
+		return s, err
+	}
+	if s.https, err = bindTCP(cfg, by, socketHTTPS, "listen.https", cfg.Listen.HTTPS, 443); err != nil {
+		return s, err
+	}
+	if err = s.bindDNS(cfg, by); err != nil {
+		return s, err
+	}
+	if err = s.bindAdmin(cfg, by[socketAdmin]); err != nil {
+		return s, err
+	}
+	return s, nil
+}
+
+func (cfg *Config) at(port uint16) []netip.AddrPort {
+	var list []netip.AddrPort
+	for _, a := range cfg.Advertise {
+		list = append(list, netip.AddrPortFrom(a, port))
+	}
+	return list
+}
+
+func bindTCP(cfg *Config, by map[string][]*os.File, name, key string, listen []netip.AddrPort, port uint16) (list []net.Listener, err error) {
+	if files := by[name]; len(files) > 0 {
+		for _, f := range files {
+			l, err := net.FileListener(f)
+			if err != nil {
+				return list, fmt.Errorf("socket %q from systemd is no stream socket: %w", name, err)
+			}
+			list = append(list, l)
+		}
+		return list, sameAddrs(name, key, listen, addrsOf(list))
+	}
+	if len(listen) == 0 {
+		listen = cfg.at(port)
+	}
+	for _, a := range listen {
+		l, err := listenTCP(key, a)
+		if err != nil {
+			return list, err
+		}
+		list = append(list, l)
+	}
+	return list, nil
+}
+
+// listenTCP does not use the dual-stack wildcard: an address means what it says.
+func listenTCP(key string, a netip.AddrPort) (net.Listener, error) {
+	network := "tcp4"
+	if a.Addr().Is6() {
+		network = "tcp6"
+	}
+	if a.Addr() == netip.IPv6Unspecified() {
+		network = "tcp"
+	}
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), network, a.String())
+	if err != nil {
+		return nil, explain(key, "tcp", a, err)
+	}
+	return l, nil
+}
+
+// explain turns what the kernel says about an address into what to do.
+func explain(key, network string, a netip.AddrPort, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		flag := "t"
+		if network == "udp" {
+			flag = "u"
+		}
+		return fmt.Errorf("%s: %s port %s is taken by another program (ss -l%snp 'sport = :%d' shows which): stop it or change %s: %w", key, network, a, flag, a.Port(), key, err)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%s: ports below 1024, like %s, need root or CAP_NET_BIND_SERVICE: start casemate by systemd, or change %s: %w", key, a, key, err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%s: %s is no address of this host: change %s (or advertise): %w", key, a.Addr(), key, err)
+	}
+	return fmt.Errorf("%s %s: %w", key, a, err)
+}
+
+// sameAddrs holds what systemd handed over against what the config says, if it says something.
+func sameAddrs(name, key string, want, got []netip.AddrPort) error {
+	if len(want) == 0 {
+		return nil
+	}
+	ok := len(want) == len(got)
+	for _, w := range want {
+		ok = ok && slices.ContainsFunc(got, func(g netip.AddrPort) bool { return g == w || w.Port() == 0 && g.Addr() == w.Addr() })
+	}
+	if !ok {
+		return fmt.Errorf("systemd's socket %q is at %s, but %s says %s: change one of the two", name, join(got), key, join(want))
+	}
+	return nil
+}
+
+func join(list []netip.AddrPort) string {
+	var s []string
+	for _, a := range list {
+		s = append(s, a.String())
+	}
+	return strings.Join(s, ", ")
+}
+
+func addrsOf(list []net.Listener) []netip.AddrPort {
+	var addrs []netip.AddrPort
+	for _, l := range list {
+		if a, ok := l.Addr().(*net.TCPAddr); ok {
+			p := a.AddrPort()
+			addrs = append(addrs, netip.AddrPortFrom(p.Addr().Unmap(), p.Port()))
+		}
+	}
+	return addrs
+}
+
+func (s *sockets) bindDNS(cfg *Config, by map[string][]*os.File) error {
+	udp, tcp := by[socketDNSUDP], by[socketDNSTCP]
+	if (len(udp) == 0) != (len(tcp) == 0) {
+		return fmt.Errorf("systemd handed over %d sockets called dns-udp and %d called dns-tcp: DNS needs both", len(udp), len(tcp))
+	}
+	if len(udp) > 0 {
+		for _, f := range udp {
+			c, err := net.FilePacketConn(f)
+			if err != nil {
+				return fmt.Errorf("socket %q from systemd is no datagram socket: %w", socketDNSUDP, err)
+			}
+			u, ok := c.(*net.UDPConn)
+			if !ok {
+				c.Close()
+				return fmt.Errorf("socket %q from systemd is a %T, not a UDP socket", socketDNSUDP, c)
+			}
+			s.dnsUDP = append(s.dnsUDP, u)
+		}
+		if err := sameAddrs(socketDNSUDP, "listen.dns", cfg.Listen.DNS, s.addrs().DNS); err != nil {
+			return err
+		}
+		var err error
+		s.dnsTCP, err = bindTCP(cfg, by, socketDNSTCP, "listen.dns", cfg.Listen.DNS, 53)
+		return err
+	}
+	listen := cfg.Listen.DNS
+	if len(listen) == 0 {
+		listen = cfg.at(53)
+	}
+	for _, a := range listen {
+		if err := s.bindBoth(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bindBoth binds UDP and TCP at the same port. A port that the kernel chose for one may be taken for the other: then it is asked again.
+func (s *sockets) bindBoth(a netip.AddrPort) error {
+	network := "udp4"
+	if a.Addr().Is6() {
+		network = "udp6"
+	}
+	for try := 0; ; try++ {
+		c, err := (&net.ListenConfig{}).ListenPacket(context.Background(), network, a.String())
+		if err != nil {
+			return explain("listen.dns", "udp", a, err)
+		}
+		u := c.(*net.UDPConn)
+		got := u.LocalAddr().(*net.UDPAddr).AddrPort()
+		l, err := listenTCP("listen.dns", netip.AddrPortFrom(a.Addr(), got.Port()))
+		if err == nil {
+			s.dnsUDP, s.dnsTCP = append(s.dnsUDP, u), append(s.dnsTCP, l)
+			return nil
+		}
+		u.Close()
+		if a.Port() != 0 || try == 20 || !errors.Is(err, syscall.EADDRINUSE) {
+			return err
+		}
+	}
+}
+
+func (s *sockets) bindAdmin(cfg *Config, files []*os.File) error {
+	path := cfg.Listen.Admin
+	if len(files) > 1 {
+		return fmt.Errorf("systemd handed over %d sockets called %q: one is wanted", len(files), socketAdmin)
+	}
+	if len(files) == 1 {
+		l, err := net.FileListener(files[0])
+		if err != nil {
+			return fmt.Errorf("socket %q from systemd is no stream socket: %w", socketAdmin, err)
+		}
+		s.admin = l
+		if got := l.Addr().String(); got != path {
+			return fmt.Errorf("systemd's socket %q is at %s, but listen.admin says %s: change one of the two", socketAdmin, got, path)
+		}
+		return nil
+	}
+	// Whoever owns the directory may put another socket in our place, so it is made for us alone and the group.
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("listen.admin: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		// A socket that nobody answers is what a killed daemon left behind.
+		if c, dialErr := net.Dial("unix", path); dialErr == nil {
+			c.Close()
+			return fmt.Errorf("listen.admin: another program, probably another casemate, answers at %s: stop it or change listen.admin: %w", path, err)
+		} else if info, statErr := os.Lstat(path); statErr != nil || info.Mode().Type() != fs.ModeSocket {
+			return fmt.Errorf("listen.admin: %s exists and is no socket: remove it or change listen.admin: %w", path, err)
+		}
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("listen.admin: %w", err)
+		}
+		l, err = net.Listen("unix", path)
+	}
+	if err != nil {
+		return fmt.Errorf("listen.admin %s: %w", path, err)
+	}
+	s.admin = l
+	// Until here the umask has kept others out (connecting needs the right to write). The group need not exist, as with make run.
+	if g, err := user.LookupGroup(adminGroup); err == nil {
+		if gid, err := strconv.Atoi(g.Gid); err == nil {
+			_ = os.Chown(path, -1, gid) // only root or a member may
+		}
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		return fmt.Errorf("listen.admin: %w", err)
+	}
+	return nil
+}
+
+func (s *sockets) addrs() Addrs {
+	a := Addrs{HTTP: addrsOf(s.http), HTTPS: addrsOf(s.https)}
+	for _, u := range s.dnsUDP {
+		p := u.LocalAddr().(*net.UDPAddr).AddrPort()
+		a.DNS = append(a.DNS, netip.AddrPortFrom(p.Addr().Unmap(), p.Port()))
+	}
+	if s.admin != nil {
+		a.Admin = s.admin.Addr().String()
+	}
+	return a
+}
+
+func (s *sockets) close() {
+	for _, l := range slices.Concat(s.http, s.https, s.dnsTCP) {
+		l.Close()
+	}
+	for _, u := range s.dnsUDP {
+		u.Close()
+	}
+	if s.admin != nil {
+		s.admin.Close()
+	}
+}
