@@ -114,6 +114,8 @@ func (f *fixture) missed() []string {
 	return m
 }
 
+func textLog(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
+
 func newRecorder() *httptest.ResponseRecorder { return httptest.NewRecorder() }
 
 func text(t testing.TB, r *http.Response) string {

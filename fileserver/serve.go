@@ -240,7 +240,8 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h held) {
 		w.Header().Set("Content-Security-Policy", "sandbox")
 	}
 	w.Header().Set("ETag", `"`+h.digest+`"`)
-	if ranges := r.Header.Get("Range"); strings.Count(ranges, ",") >= maxRanges {
+	if ranges := r.Header.Get("Range"); ranges != "" && (!strings.HasPrefix(ranges, "bytes=") || strings.Count(ranges, ",") >= maxRanges) {
+		// Units that one does not know must be ignored (RFC 9110, section 14.2); net/http would answer 416.
 		r = r.Clone(r.Context())
 		r.Header.Del("Range")
 	}
