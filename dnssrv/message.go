@@ -115,7 +115,9 @@ func (s *Server) run(ctx context.Context, j *job) []byte {
 	resp, err := s.forward.exchange(ctx, j.table.forward[j.res.zone], dns.Question{Name: j.res.next, Qtype: q.Qtype, Qclass: dns.ClassINET})
 	if err != nil {
 		s.stats.forwardFailed.Add(1)
-		s.miss(j.client, dns.CanonicalName(j.res.next), q.Qtype)
+		if ctx.Err() == nil {
+			s.miss(j.client, dns.CanonicalName(j.res.next), q.Qtype)
+		}
 		return s.fail(j, err.Error())
 	}
 	if resp.Rcode == dns.RcodeNameError {
