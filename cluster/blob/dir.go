@@ -163,7 +163,7 @@ func (d *Dir) Verify(ctx context.Context, digest string) error {
 }
 
 // Scan yields every blob on disk with its size, in the order of algorithm and digest. Files that are not blobs are passed over.
-// An error ends it, yielded with an empty digest as size -1 never is.
+// An error ends it, yielded with an empty Entry.
 func (d *Dir) Scan() iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		for _, algorithm := range []string{"sha256", "sha512"} {
@@ -226,6 +226,14 @@ func (d *Dir) Hold(digest string) (release func()) {
 			delete(d.holds[n], digest)
 		}
 	})
+}
+
+// Held reports whether someone holds the digest now.
+func (d *Dir) Held(digest string) bool {
+	n := d.slot(digest)
+	d.locks[n].Lock()
+	defer d.locks[n].Unlock()
+	return d.holds[n][digest] > 0
 }
 
 // Sweep removes a blob if nobody holds it and unwanted, asked under the lock of the digest, says so. It reports whether there was one to remove.

@@ -1,0 +1,103 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"casemate/cluster/blob"
+	"casemate/cluster/state"
+)
+
+// Config says which node this is and where it lives.
+type Config struct {
+	// Dir is the data directory. It belongs to the cluster alone.
+	Dir string
+	// Node is this node's name, the same for ever: 1 to 128 of A-Z a-z 0-9 . _ - : @ +.
+	Node string
+	// Log receives one line per change of state; nil is slog.Default().
+	Log *slog.Logger
+	// Reserve is how many bytes of the disk stay free: uploads that would go below are syscall.ENOSPC, names are refused at half of it, so
+	// that deleting and collecting still work. 0 keeps nothing.
+	Reserve int64
+	// PinTime is how long a committed blob stays although nothing names it yet; 0 is one hour.
+	PinTime time.Duration
+	// LeaderWait is how long a write waits for a majority before it is syscall.EAGAIN; 0 is five seconds.
+	LeaderWait time.Duration
+	// ScratchAge is the age at which GC removes an upload that nobody goes on with; 0 is a day.
+	ScratchAge time.Duration
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+	// FS is the file system; nil is the operating system's. It is there for tests of power cuts.
+	FS FS
+
+	segmentSize int    // of the log; 0 is 16 MiB
+	snapshots   uint64 // log entries between two snapshots; 0 is 8192
+	entrySize   int    // largest encoded batch in one log entry; 0 is 256 KiB
+}
+
+// complete checks the settings and fills in the zero values.
+func (c Config) complete() (Config, error) {
+	if c.Dir == "" {
+		return c, errors.New("data directory must be set, got \"\"")
+	}
+	if !state.ValidID(c.Node) {
+		return c, fmt.Errorf("node must be 1 to 128 of A-Z a-z 0-9 . _ - : @ +, got %.150q", c.Node)
+	}
+	if c.Reserve < 0 || c.PinTime < 0 || c.LeaderWait < 0 || c.ScratchAge < 0 {
+		return c, fmt.Errorf("reserve and times must not be negative, got %d, %s, %s and %s", c.Reserve, c.PinTime, c.LeaderWait, c.ScratchAge)
+	}
+	dir, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return c, err
+	}
+	c.Dir = dir
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.FS == nil {
+		c.FS = blob.OS{}
+	}
+	setDefault(&c.PinTime, time.Hour)
+	setDefault(&c.LeaderWait, 5*time.Second)
+	setDefault(&c.ScratchAge, 24*time.Hour)
+	setDefault(&c.segmentSize, 16<<20)
+	setDefault(&c.snapshots, 8192)
+	setDefault(&c.entrySize, 256<<10)
+	return c, nil
+}
+
+func setDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+func raftConfig(cfg Config) *raft.Config {
+	rc := raft.DefaultConfig()
+	rc.LocalID = raft.ServerID(cfg.Node)
+	rc.Logger = bend(cfg.Log, "raft")
+	rc.BatchApplyCh = true
+	rc.MaxAppendEntries = 256
+	rc.SnapshotThreshold = cfg.snapshots
+	rc.TrailingLogs = cfg.snapshots + cfg.snapshots/4 // the log still reaches back to the older of the two snapshots
+	rc.NoSnapshotRestoreOnStart = true                // recover has done more than that
+	rc.NoLegacyTelemetry = true
+	return rc
+}
+
+// alone sets the timeouts of a node that is the only voter: nobody can answer late, so it need not wait to be sure that nobody does.
+func alone(rc *raft.Config) {
+	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
+}
+
+const readOnly = syscall.EROFS

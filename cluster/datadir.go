@@ -1,0 +1,194 @@
+package cluster
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+	walsegment "github.com/hashicorp/raft-wal/segment"
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"casemate/cluster/blob"
+)
+
+// A data directory holds
+//
+//	format        what this is: JSON, see identity; written last by Bootstrap
+//	lock          held while the node is open
+//	sealing.key   32 bytes, mode 0600
+//	raft/         the log's segments, meta (segments, term, vote), commit (lower bound of what is committed), boot (number of starts)
+//	snapshots/    the state at some log index, two of them
+//	blobs/        package blob
+//
+// and nothing that is not the cluster's.
+const (
+	formatFile     = "format"
+	incompleteFile = "incomplete"
+	lockFile       = "lock"
+	keyFile        = "sealing.key"
+	raftDir        = "raft"
+	snapshotDir    = "snapshots"
+	blobDir        = "blobs"
+)
+
+// diskFormat is the newest layout of the data directory that this program knows. The format of log entries is another number (promise 8).
+const diskFormat = 1
+
+// identity is what the format file says.
+type identity struct {
+	Format  int    `json:"format"`
+	Cluster string `json:"cluster"` // random, the same on all nodes
+	Node    string `json:"node"`
+}
+
+// Bootstrap creates the data directory of a cluster of one node: its identity, the sealing key and a log whose first entry makes the node the only voter.
+// cfg.Dir must not exist or be empty (lost+found aside). A Bootstrap that was cut short is taken up again. Nothing stays open.
+func Bootstrap(cfg Config) (err error) {
+	cfg, err = cfg.complete()
+	if err != nil {
+		return err
+	}
+	defer func() { err = tell("init", cfg.Dir, err) }()
+	list, err := cfg.FS.ReadDir(cfg.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = mkdirs(cfg.FS, cfg.Dir)
+	}
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	if slices.Contains(names, formatFile) {
+		return errors.New("already initialised, start it with `casemate serve`")
+	}
+	if !slices.Contains(names, incompleteFile) {
+		for _, name := range names {
+			if name != "lost+found" && name != lockFile && name != incompleteFile+".new" {
+				return fmt.Errorf("not empty (it has %q) and not made by casemate, choose another directory", name)
+			}
+		}
+	}
+	lock, err := cfg.FS.Lock(filepath.Join(cfg.Dir, lockFile))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	// From here to the format file, a crash leaves a directory that says itself that it is incomplete, and the next Bootstrap begins again.
+	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, incompleteFile), nil, 0o640); err != nil {
+		return err
+	}
+	for _, name := range []string{raftDir, snapshotDir, blobDir, keyFile, keyFile + ".new", formatFile + ".new"} {
+		if err := removeAll(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{raftDir, snapshotDir, blobDir} {
+		if err := mkdirs(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
+			return err
+		}
+	}
+	key := make([]byte, chacha20poly1305.KeySize)
+	rand.Read(key)
+	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, keyFile), key, 0o600); err != nil {
+		return err
+	}
+	if err := bootstrapRaft(cfg); err != nil {
+		return err
+	}
+	id, err := json.Marshal(identity{Format: diskFormat, Cluster: strings.ToLower(rand.Text()), Node: cfg.Node})
+	if err != nil {
+		return err
+	}
+	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, formatFile), append(id, '\n'), 0o640); err != nil {
+		return err
+	}
+	return cfg.FS.Remove(filepath.Join(cfg.Dir, incompleteFile)) // and if it comes back: format counts
+}
+
+func bootstrapRaft(cfg Config) error {
+	log, err := openWAL(cfg, true, func(error) {})
+	if err != nil {
+		return err
+	}
+	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Node))
+	err = raft.BootstrapCluster(raftConfig(cfg), log, log, &snapshots{cfg.FS, filepath.Join(cfg.Dir, snapshotDir)}, transport, raft.Configuration{
+		// The address is the node's name: what it stands for is looked up when it is dialled, so that a node may move.
+		Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(cfg.Node), Address: raft.ServerAddress(cfg.Node)}},
+	})
+	return errors.Join(err, log.Close())
+}
+
+func openWAL(cfg Config, create bool, fatal func(error)) (*wal.WAL, error) {
+	dir := filepath.Join(cfg.Dir, raftDir)
+	vfs := segments{fs: cfg.FS, fatal: fatal}
+	return wal.Open(dir,
+		wal.WithSegmentFiler(walsegment.NewFiler(dir, vfs)),
+		wal.WithMetaStore(&meta{fs: cfg.FS, path: filepath.Join(dir, "meta"), create: create}),
+		wal.WithSegmentSize(cfg.segmentSize),
+		wal.WithLogger(bend(cfg.Log, "raft-wal")),
+	)
+}
+
+// openDir checks and locks a data directory. The caller closes the lock.
+func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
+	data, err := readFile(cfg.FS, filepath.Join(cfg.Dir, formatFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, id, nil, errors.New("not initialised, run `casemate init` first")
+	case err != nil:
+		return nil, id, nil, err
+	}
+	// Only the number, first: what else stands there is the business of the program that wrote it.
+	var head struct {
+		Format int `json:"format"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil || head.Format < 1 {
+		return nil, id, nil, fmt.Errorf("its file %s is damaged, restore a backup into a new directory", formatFile)
+	}
+	if head.Format > diskFormat {
+		return nil, id, nil, fmt.Errorf("written by a newer casemate (format %d, this one knows up to %d), install that version", head.Format, diskFormat)
+	}
+	if err := json.Unmarshal(data, &id); err != nil || id.Node == "" || id.Cluster == "" {
+		return nil, id, nil, fmt.Errorf("its file %s is damaged, restore a backup into a new directory", formatFile)
+	}
+	if id.Node != cfg.Node {
+		return nil, id, nil, fmt.Errorf("belongs to node %q, not %q, set `node: %s` in the config", id.Node, cfg.Node, id.Node)
+	}
+	lock, err = cfg.FS.Lock(filepath.Join(cfg.Dir, lockFile))
+	if err != nil {
+		return nil, id, nil, err
+	}
+	key, err = readFile(cfg.FS, filepath.Join(cfg.Dir, keyFile))
+	if err == nil && len(key) != chacha20poly1305.KeySize {
+		err = fmt.Errorf("its file %s has %d bytes, not %d, restore a backup into a new directory", keyFile, len(key), chacha20poly1305.KeySize)
+	}
+	if err != nil {
+		lock.Close()
+		return nil, id, nil, err
+	}
+	return lock, id, key, nil
+}
+
+// tell makes one sentence of an error with a data directory: the thing first, then the way out.
+func tell(what, dir string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, blob.ErrLocked):
+		return fmt.Errorf("%s: data directory %s: in use by another casemate process, stop that one first: %w", what, dir, blob.ErrLocked)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, readOnly):
+		return fmt.Errorf("%s: data directory %s: user %d may not write there, give it to the user casemate runs as: %w", what, dir, os.Geteuid(), err)
+	}
+	return fmt.Errorf("%s: data directory %s: %w", what, dir, err)
+}

@@ -1,0 +1,223 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"slices"
+	"syscall"
+	"time"
+
+	"casemate/cluster/state"
+)
+
+// GCReport is what a collection did, or, with DryRun, would do.
+type GCReport struct {
+	DryRun       bool          `json:"dry_run"`
+	Pins         int           `json:"pins_expired"`     // pins that had ended
+	Stages       int           `json:"stages_expired"`   // batches that were never published
+	Blobs        int           `json:"blobs_collected"`  // blobs that nothing named
+	Orphans      int           `json:"orphans"`          // files on this disk that the tree did not know
+	Removed      int           `json:"files_removed"`    // of both kinds, from this disk
+	RemovedBytes int64         `json:"bytes_removed"`    // on this disk
+	Scratch      int           `json:"uploads_removed"`  // uploads that nobody went on with
+	WeakLinks    int           `json:"weak_links_swept"` // names that went with their blob
+	Took         time.Duration `json:"took_ns"`
+}
+
+// collectChunk is how many digests one Collect carries: about 130 KiB as sha512.
+const collectChunk = 2000
+
+// GC ends pins whose time is over, collects what nothing names, and removes from this disk what the tree does not know (promise 6). Pushes and
+// pulls go on meanwhile: log order decides between them and a collect, and a file is only unlinked under its digest's lock after a look at the newest state.
+// One runs at a time, another waits. Interrupted by ctx, what it has done is in the report.
+func (c *Cluster) GC(ctx context.Context, dryRun bool) (r GCReport, err error) {
+	c.gc.Lock()
+	defer c.gc.Unlock()
+	start := time.Now()
+	defer func() {
+		r.Took = time.Since(start)
+		c.log.Info("gc", "dry_run", dryRun, "blobs", r.Blobs, "orphans", r.Orphans, "bytes", r.RemovedBytes, "took", r.Took, "err", err)
+	}()
+	r.DryRun = dryRun
+	now := c.cfg.Now()
+	s := c.machine.view.Load()
+	ended := map[state.Digest]bool{}
+	for d, until := range s.Pins() {
+		if until.After(now) {
+			break
+		}
+		ended[d] = true
+	}
+	r.Pins = len(ended)
+	for st := range s.Stages() {
+		if !st.Until.After(now) {
+			r.Stages++
+		}
+	}
+	if !dryRun && r.Pins+r.Stages > 0 {
+		if _, err := c.propose(ctx, &state.Expire{Now: now.UnixNano()}); err != nil {
+			return r, err
+		}
+		s = c.machine.view.Load()
+	}
+	if err := c.collect(ctx, &r, s, ended); err != nil {
+		return r, err
+	}
+	if err := c.collectOrphans(ctx, &r); err != nil {
+		return r, err
+	}
+	if dryRun {
+		r.WeakLinks = s.Stats().Stale
+		return r, nil
+	}
+	// One round over all names is enough; more become stale only by a collect, and there is one at a time.
+	names := s.Stats().Entries
+	for before := c.machine.view.Load().Stats().Stale; before > 0 && names >= 0; names -= sweepChunk {
+		if _, err := c.propose(ctx, &state.Sweep{Limit: sweepChunk}); err != nil {
+			return r, err
+		}
+		after := c.machine.view.Load().Stats().Stale
+		r.WeakLinks += max(0, before-after)
+		before = after
+	}
+	r.Scratch, err = c.blobs.ExpireScratch(now.Add(-c.cfg.ScratchAge))
+	return r, err
+}
+
+const sweepChunk = 10_000
+
+// collect proposes to forget what nothing keeps and removes the files of what was forgotten.
+func (c *Cluster) collect(ctx context.Context, r *GCReport, s *state.State, ended map[state.Digest]bool) error {
+	var candidates []state.Digest
+	for d, b := range s.Blobs("") {
+		if r.DryRun && b.Strong == 0 && (b.Until.IsZero() || ended[d]) {
+			r.Blobs++
+			r.Removed++
+			r.RemovedBytes += b.Size
+		}
+		if !r.DryRun && b.Collectable() {
+			candidates = append(candidates, d)
+		}
+	}
+	for chunk := range slices.Chunk(candidates, collectChunk) {
+		result, err := c.propose(ctx, &state.Collect{Digests: chunk})
+		if err != nil {
+			return err
+		}
+		r.Blobs += len(result.Collected)
+		if err := c.sweep(r, result.Collected); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collectOrphans removes files that the tree does not know: left by a crash between the rename and the log, or swept once and brought back by a power cut.
+func (c *Cluster) collectOrphans(ctx context.Context, r *GCReport) error {
+	var orphans []state.Digest
+	flush := func() error {
+		defer func() { orphans = orphans[:0] }()
+		if len(orphans) == 0 {
+			return nil
+		}
+		// A collect also of what is not known: it leaves a tombstone, and an AddBlob that has seen these bytes before it must look again.
+		if _, err := c.propose(ctx, &state.Collect{Digests: orphans}); err != nil {
+			return err
+		}
+		return c.sweep(r, orphans)
+	}
+	for e, err := range c.blobs.Scan() {
+		if err != nil {
+			return err
+		}
+		d, err := state.ParseDigest(e.Digest)
+		if err != nil {
+			return err
+		}
+		if _, known := c.machine.view.Load().Blob(d); known || c.blobs.Held(e.Digest) {
+			continue
+		}
+		r.Orphans++
+		if r.DryRun {
+			r.Removed++
+			r.RemovedBytes += e.Size
+			continue
+		}
+		if orphans = append(orphans, d); len(orphans) == collectChunk {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return flush()
+}
+
+func (c *Cluster) sweep(r *GCReport, digests []state.Digest) error {
+	for _, d := range digests {
+		text := d.String()
+		size, err := c.blobs.Stat(text)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		swept, err := c.blobs.Sweep(text, func() bool {
+			_, known := c.machine.view.Load().Blob(d)
+			return !known
+		})
+		if err != nil {
+			return err
+		}
+		if swept {
+			r.Removed++
+			r.RemovedBytes += size
+		}
+	}
+	return nil
+}
+
+// ScrubReport is what a scrub found.
+type ScrubReport struct {
+	Blobs   int           `json:"blobs"`
+	Bytes   int64         `json:"bytes"`
+	Missing []string      `json:"missing"` // digests that the tree knows and this disk has not; at most 1000
+	Damaged []string      `json:"damaged"` // digests whose bytes are other ones; at most 1000
+	Faults  int           `json:"faults"`  // of both kinds
+	Took    time.Duration `json:"took_ns"`
+}
+
+// Scrub reads every blob that the tree knows from this disk and compares the bytes with the digest. Pushing a blob again repairs it.
+// One file at a time, so it takes one core and as much of the disk as is idle.
+func (c *Cluster) Scrub(ctx context.Context) (r ScrubReport, err error) {
+	start := time.Now()
+	defer func() {
+		r.Took = time.Since(start)
+		c.log.Info("scrub", "blobs", r.Blobs, "bytes", r.Bytes, "faults", r.Faults, "took", r.Took, "err", err)
+	}()
+	note := func(list *[]string, digest string, err error) {
+		r.Faults++
+		c.log.Error("scrub", "blob", digest, "err", err)
+		if len(*list) < 1000 {
+			*list = append(*list, digest)
+		}
+	}
+	for d, b := range c.machine.view.Load().Blobs("") {
+		text := d.String()
+		err := c.blobs.Verify(ctx, text)
+		switch {
+		case ctx.Err() != nil:
+			return r, ctx.Err()
+		case errors.Is(err, fs.ErrNotExist):
+			if _, known := c.machine.view.Load().Blob(d); !known {
+				continue // collected meanwhile
+			}
+			note(&r.Missing, text, err)
+		case errors.Is(err, syscall.EBADMSG), errors.Is(err, syscall.EIO):
+			note(&r.Damaged, text, err)
+		case err != nil:
+			return r, err
+		}
+		r.Blobs++
+		r.Bytes += b.Size
+	}
+	return r, nil
+}

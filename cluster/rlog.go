@@ -1,0 +1,85 @@
+package cluster
+
+import (
+	"context"
+	"io"
+	"log"
+	"log/slog"
+	"strings"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// bent is slog behind the interface that raft and raft-wal log to. Their Info is our Debug: an election is told by our own lines.
+type bent struct {
+	log  *slog.Logger
+	name string
+	args []any
+}
+
+var _ hclog.Logger = (*bent)(nil)
+
+func bend(log *slog.Logger, name string) hclog.Logger {
+	return &bent{log: log.With("lib", name), name: name}
+}
+
+func level(l hclog.Level) slog.Level {
+	switch l {
+	case hclog.Error:
+		return slog.LevelError
+	case hclog.Warn:
+		return slog.LevelWarn
+	default:
+		return slog.LevelDebug
+	}
+}
+
+func (b *bent) Log(l hclog.Level, msg string, args ...any) {
+	if l == hclog.Trace || l == hclog.Off || l == hclog.NoLevel {
+		return
+	}
+	for i, a := range args {
+		if f, ok := a.(hclog.Format); ok && len(f) > 0 {
+			args[i] = f[0]
+		}
+	}
+	b.log.Log(context.Background(), level(l), msg, args...)
+}
+
+func (b *bent) Trace(msg string, args ...any) { b.Log(hclog.Trace, msg, args...) }
+func (b *bent) Debug(msg string, args ...any) { b.Log(hclog.Debug, msg, args...) }
+func (b *bent) Info(msg string, args ...any)  { b.Log(hclog.Info, msg, args...) }
+func (b *bent) Warn(msg string, args ...any)  { b.Log(hclog.Warn, msg, args...) }
+func (b *bent) Error(msg string, args ...any) { b.Log(hclog.Error, msg, args...) }
+
+func (b *bent) is(l hclog.Level) bool { return b.log.Enabled(context.Background(), level(l)) }
+
+func (b *bent) IsTrace() bool { return false }
+func (b *bent) IsDebug() bool { return b.is(hclog.Debug) }
+func (b *bent) IsInfo() bool  { return b.is(hclog.Info) }
+func (b *bent) IsWarn() bool  { return b.is(hclog.Warn) }
+func (b *bent) IsError() bool { return b.is(hclog.Error) }
+
+func (b *bent) ImpliedArgs() []any { return b.args }
+
+func (b *bent) With(args ...any) hclog.Logger {
+	return &bent{log: b.log.With(args...), name: b.name, args: append(append([]any{}, b.args...), args...)}
+}
+
+func (b *bent) Name() string { return b.name }
+func (b *bent) Named(name string) hclog.Logger {
+	return b.ResetNamed(strings.Trim(b.name+"."+name, "."))
+}
+func (b *bent) ResetNamed(name string) hclog.Logger {
+	return &bent{log: b.log, name: name, args: b.args}
+}
+func (b *bent) SetLevel(hclog.Level)  {}
+func (b *bent) GetLevel() hclog.Level { return hclog.Debug }
+
+func (b *bent) StandardLogger(*hclog.StandardLoggerOptions) *log.Logger {
+	return slog.NewLogLogger(b.log.Handler(), slog.LevelWarn)
+}
+
+func (b *bent) StandardWriter(*hclog.StandardLoggerOptions) io.Writer {
+	return b.StandardLogger(nil).Writer()
+}

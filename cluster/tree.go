@@ -1,0 +1,298 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"path"
+	"strings"
+	"syscall"
+	"time"
+
+	"casemate/cluster/state"
+)
+
+// Tree is the replicated file tree, or a directory of it. Its contract, with all errors, stands in package treetest (contract.go);
+// promises 3 and 4 are about it. It is safe for concurrent use; reading takes no lock.
+type Tree struct {
+	c      *Cluster
+	prefix string // "" or the directory that is this tree's root
+	claim  string
+}
+
+// Tree returns the whole tree.
+func (c *Cluster) Tree() *Tree { return &Tree{c: c} }
+
+// Sub returns the tree below dir, which need not exist: "." there is dir here, and no name leads out of it. Blobs, having no names, are shared.
+// It panics if dir is not valid by fs.ValidPath: which part of the tree a service gets is written in the program, not given from outside.
+func (t *Tree) Sub(dir string) *Tree {
+	if !fs.ValidPath(dir) {
+		panic(fmt.Sprintf("cluster: Sub(%q): not a valid path", dir))
+	}
+	sub := *t
+	if dir != "." {
+		sub.prefix = strings.TrimPrefix(t.prefix+"/"+dir, "/")
+	}
+	return &sub
+}
+
+// As returns the same tree, whose writes carry the claim: an import's name, [A-Za-z0-9._:@+-]{1,128}, or "" for by hand. A name keeps what
+// each claim wrote to it; the newest shows. A bad claim is fs.ErrInvalid at the Update.
+func (t *Tree) As(claim string) *Tree {
+	as := *t
+	as.claim = claim
+	return &as
+}
+
+func (t *Tree) state() *state.State { return t.c.machine.view.Load() }
+
+// full is the name in the whole tree. Valid where name is, and only there, unless name is "." for a file.
+func (t *Tree) full(name string) string {
+	switch {
+	case t.prefix == "":
+		return name
+	case name == ".":
+		return t.prefix
+	default:
+		return t.prefix + "/" + name
+	}
+}
+
+// info describes a file or directory.
+type info struct {
+	name    string
+	dir     bool
+	size    int64
+	mod     time.Time
+	digest  string
+	version uint64
+}
+
+func fileInfo(name string, e state.Entry) info {
+	return info{name: path.Base(name), size: e.Size, mod: e.ModTime, digest: e.Digest.String(), version: e.Version}
+}
+
+func (i info) Name() string               { return i.name }
+func (i info) Size() int64                { return i.size }
+func (i info) ModTime() time.Time         { return i.mod }
+func (i info) IsDir() bool                { return i.dir }
+func (i info) Sys() any                   { return nil }
+func (i info) Digest() string             { return i.digest }
+func (i info) Version() uint64            { return i.version }
+func (i info) Type() fs.FileMode          { return i.Mode().Type() }
+func (i info) Info() (fs.FileInfo, error) { return i, nil }
+func (i info) String() string             { return fs.FormatFileInfo(i) }
+
+func (i info) Mode() fs.FileMode {
+	if i.dir {
+		return fs.ModeDir | 0o555
+	}
+	return 0o444
+}
+
+// look finds a file or directory in one state.
+func (t *Tree) look(s *state.State, op, name string) (info, state.Entry, error) {
+	if !fs.ValidPath(name) {
+		return info{}, state.Entry{}, &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
+	}
+	if name != "." {
+		if e, ok := s.Get(t.full(name)); ok {
+			return fileInfo(name, e), e, nil
+		}
+	}
+	if name == "." || s.IsDir(t.full(name)) {
+		return info{name: path.Base(name), dir: true}, state.Entry{}, nil
+	}
+	return info{}, state.Entry{}, &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
+}
+
+// Stat implements fs.StatFS.
+func (t *Tree) Stat(name string) (fs.FileInfo, error) {
+	i, _, err := t.look(t.state(), "stat", name)
+	if err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+// ReadFile implements fs.ReadFileFS.
+func (t *Tree) ReadFile(name string) ([]byte, error) {
+	i, e, err := t.look(t.state(), "open", name)
+	switch {
+	case err != nil:
+		return nil, err
+	case i.dir:
+		return nil, &fs.PathError{Op: "read", Path: name, Err: syscall.EISDIR}
+	case e.Digest == "":
+		return []byte(e.Data), nil
+	}
+	f, err := t.c.openBlob(i.digest)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer f.Close()
+	data := make([]byte, i.size)
+	if _, err := io.ReadFull(f, data); err != nil {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
+	}
+	return data, nil
+}
+
+// ReadDir implements fs.ReadDirFS.
+func (t *Tree) ReadDir(name string) ([]fs.DirEntry, error) {
+	s := t.state()
+	i, _, err := t.look(s, "readdir", name)
+	if err != nil {
+		return nil, err
+	}
+	if !i.dir {
+		return nil, &fs.PathError{Op: "readdir", Path: name, Err: syscall.ENOTDIR}
+	}
+	return t.list(s, name), nil
+}
+
+func (t *Tree) list(s *state.State, dir string) []fs.DirEntry {
+	list := []fs.DirEntry{}
+	for e := range s.ReadDir(t.full(dir), "") {
+		if e.Dir {
+			list = append(list, info{name: e.Name, dir: true})
+		} else {
+			list = append(list, fileInfo(e.Name, e.Entry))
+		}
+	}
+	return list
+}
+
+// Open implements fs.FS. Files can also Seek and ReadAt.
+func (t *Tree) Open(name string) (fs.File, error) {
+	s := t.state()
+	i, e, err := t.look(s, "open", name)
+	switch {
+	case err != nil:
+		return nil, err
+	case i.dir:
+		return &openDirectory{info: i, list: t.list(s, name)}, nil
+	case e.Digest == "":
+		return &openFile{info: i, content: record{strings.NewReader(e.Data)}}, nil
+	}
+	f, err := t.c.openBlob(i.digest)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return &openFile{info: i, content: f}, nil
+}
+
+type content interface {
+	io.ReadSeekCloser
+	io.ReaderAt
+}
+
+type record struct{ *strings.Reader }
+
+func (record) Close() error { return nil }
+
+type openFile struct {
+	info
+	content
+}
+
+func (f *openFile) Stat() (fs.FileInfo, error) { return f.info, nil }
+
+type openDirectory struct {
+	info
+	list []fs.DirEntry
+}
+
+func (d *openDirectory) Stat() (fs.FileInfo, error) { return d.info, nil }
+func (d *openDirectory) Close() error               { return nil }
+func (d *openDirectory) Read([]byte) (int, error) {
+	return 0, &fs.PathError{Op: "read", Path: d.name, Err: syscall.EISDIR}
+}
+
+func (d *openDirectory) ReadDir(n int) ([]fs.DirEntry, error) {
+	if n > 0 && len(d.list) == 0 {
+		return nil, io.EOF
+	}
+	if n <= 0 || n > len(d.list) {
+		n = len(d.list)
+	}
+	list := d.list[:n:n]
+	d.list = d.list[n:]
+	return list, nil
+}
+
+// Walk yields the files below dir in the order of the contract, from one state. Names that are not valid have nothing below them.
+func (t *Tree) Walk(dir, after string) iter.Seq2[string, fs.FileInfo] {
+	s := t.state() // now, not when the caller begins to range
+	return func(yield func(string, fs.FileInfo) bool) {
+		if !fs.ValidPath(dir) {
+			return
+		}
+		if after != "" {
+			after = t.full(after)
+		}
+		skip := len(t.prefix)
+		if skip > 0 {
+			skip++
+		}
+		for name, e := range s.Walk(t.full(dir), after) {
+			if !yield(name[skip:], fileInfo(name, e)) {
+				return
+			}
+		}
+	}
+}
+
+// Watch implements the contract. It also tells of weak links that go with their blob, once GC has swept them.
+func (t *Tree) Watch(ctx context.Context, dir string) <-chan struct{} {
+	return t.c.machine.hub.watch(ctx, t.full(dir))
+}
+
+// StatBlob returns the size of a blob that the tree knows, else fs.ErrNotExist.
+func (t *Tree) StatBlob(digest string) (int64, error) {
+	d, err := state.ParseDigest(digest)
+	if err != nil {
+		return 0, unknownBlob(digest)
+	}
+	b, ok := t.state().Blob(d)
+	if !ok {
+		return 0, unknownBlob(digest)
+	}
+	return b.Size, nil
+}
+
+// unknownBlob is also for what is no digest at all: no blob has such a name.
+func unknownBlob(digest string) error {
+	if len(digest) > 160 {
+		digest = digest[:160] + "…"
+	}
+	return fmt.Errorf("blob %s: %w", digest, fs.ErrNotExist)
+}
+
+// OpenBlob opens a blob. On the node that holds it, that is an *os.File.
+func (t *Tree) OpenBlob(_ context.Context, digest string) (io.ReadSeekCloser, error) {
+	if _, err := t.StatBlob(digest); err != nil {
+		return nil, err
+	}
+	return t.c.openBlob(digest)
+}
+
+func (c *Cluster) openBlob(digest string) (content, error) {
+	f, err := c.blobs.Open(digest)
+	if errors.Is(err, fs.ErrNotExist) {
+		if d, perr := state.ParseDigest(digest); perr == nil {
+			if _, ok := c.machine.view.Load().Blob(d); !ok {
+				return nil, unknownBlob(digest) // collected and swept since the caller looked
+			}
+		}
+		// The tree knows it and this disk does not: damage, which must not look like a miss.
+		return nil, fmt.Errorf("blob %s: known, but not on this node's disk, push it again: %w", digest, syscall.EIO)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}

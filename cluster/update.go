@@ -1,0 +1,136 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"slices"
+
+	"casemate/cluster/state"
+)
+
+// Batch is treetest's, and every service's: an alias of the literal interface.
+type Batch = interface {
+	Put(name string, data []byte)
+	Link(name, digest string, holds ...string)
+	LinkWeak(name, digest string)
+	Remove(name string)
+	Expect(name string, version uint64)
+}
+
+// batch collects edits. The first error counts.
+type batch struct {
+	t     *Tree
+	until int64
+	ops   []state.Op
+	grows int64 // about how many bytes it adds to the log and the disk
+	err   error
+}
+
+func (b *batch) Put(name string, data []byte) {
+	b.ops = append(b.ops, &state.Put{Name: b.t.inner(name), Data: slices.Clone(data), Claim: b.t.claim})
+	b.grows += int64(len(name) + len(data) + 64)
+}
+
+func (b *batch) digest(digest string) state.Digest {
+	d, err := state.ParseDigest(digest)
+	if err != nil && b.err == nil {
+		b.err = unknownBlob(digest)
+	}
+	return d
+}
+
+func (b *batch) Link(name, digest string, holds ...string) {
+	op := &state.Link{Name: b.t.inner(name), Digest: b.digest(digest), Claim: b.t.claim}
+	for _, h := range holds {
+		op.Holds = append(op.Holds, b.digest(h))
+	}
+	b.ops = append(b.ops, op)
+	b.grows += int64(len(name) + 40*len(holds) + 128)
+}
+
+func (b *batch) LinkWeak(name, digest string) {
+	b.ops = append(b.ops, &state.LinkWeak{Name: b.t.inner(name), Digest: b.digest(digest), Until: b.until, Claim: b.t.claim})
+	b.grows += int64(len(name) + 128)
+}
+
+func (b *batch) Remove(name string) {
+	b.ops = append(b.ops, &state.Remove{Name: b.t.full(name)})
+}
+
+func (b *batch) Expect(name string, version uint64) {
+	b.ops = append(b.ops, &state.Expect{Name: b.t.inner(name), Version: version})
+}
+
+// inner is full for files: "." is none, and must not become the tree's own root.
+func (t *Tree) inner(name string) string {
+	if name == "." {
+		return "" // which no state takes
+	}
+	return t.full(name)
+}
+
+// Update implements the contract: when it returns nil, the whole batch is committed and applied on this node (promises 3 and 9).
+func (t *Tree) Update(ctx context.Context, fn func(Batch) error) error {
+	b := &batch{t: t, until: t.c.cfg.Now().Add(t.c.cfg.PinTime).UnixNano()}
+	if err := fn(b); err != nil {
+		return err
+	}
+	if b.err != nil {
+		return b.err
+	}
+	if len(b.ops) == 0 {
+		return nil
+	}
+	if b.grows > 0 {
+		if err := t.c.blobs.RoomSmall(b.grows); err != nil {
+			return err
+		}
+	}
+	return t.c.commit(ctx, b.ops)
+}
+
+// commit proposes edits of names at one entry, or, when they are too many for one, out of sight in several and then published by one.
+func (c *Cluster) commit(ctx context.Context, ops []state.Op) error {
+	cuts, size := []int{0}, 0
+	for i, op := range ops {
+		n := state.Size(op)
+		if size > 0 && (size+n > c.cfg.entrySize || i-cuts[len(cuts)-1] >= maxEdits) {
+			cuts, size = append(cuts, i), 0
+		}
+		size += n
+	}
+	if len(cuts) == 1 {
+		_, err := c.propose(ctx, ops...)
+		return err
+	}
+	// If we were to crash before Publish, nothing was visible and the stage expires with the next GC.
+	id := "update-" + rand.Text()
+	until := c.cfg.Now().Add(c.cfg.PinTime).UnixNano()
+	for i, from := range cuts {
+		to := len(ops)
+		if i+1 < len(cuts) {
+			to = cuts[i+1]
+		}
+		if _, err := c.propose(ctx, &state.Stage{ID: id, Until: until, Ops: ops[from:to]}); err != nil {
+			return c.dropStage(ctx, id, err)
+		}
+	}
+	if _, err := c.propose(ctx, &state.Publish{ID: id}); err != nil {
+		return c.dropStage(ctx, id, err)
+	}
+	return nil
+}
+
+// maxEdits is the most edits in one log entry: the state takes more, but one entry should not hold up the others for long.
+const maxEdits = 8192
+
+// dropStage cleans up after a batch that was refused. What it cannot drop expires.
+func (c *Cluster) dropStage(ctx context.Context, id string, cause error) error {
+	_, err := c.propose(context.WithoutCancel(ctx), &state.DropStage{ID: id})
+	var refused *state.Error
+	if errors.As(cause, &refused) || err == nil {
+		return cause
+	}
+	return errors.Join(cause, err)
+}
