@@ -98,21 +98,16 @@ func (s *State) run(tx *tx, ops []Op) error {
 			return err
 		}
 	}
-	for _, op := range ops {
-		var err error
+	for i, op := range ops {
 		switch op := op.(type) {
 		case *Expect:
-			err = op.hold(s)
+			if err := op.hold(s); err != nil {
+				return err
+			}
 		case *Publish:
-			s.inStage(op.ID, func(_ string, staged Op) bool {
-				if e, ok := staged.(*Expect); ok {
-					err = e.hold(s)
-				}
-				return err == nil
-			})
-		}
-		if err != nil {
-			return err
+			if err := s.expectStaged(op.ID, ops[:i]); err != nil {
+				return err
+			}
 		}
 	}
 	for _, op := range ops {
@@ -121,4 +116,23 @@ func (s *State) run(tx *tx, ops []Op) error {
 		}
 	}
 	return nil
+}
+
+// expectStaged checks the expectations of a stage that is going to be published, what this same command stages before included.
+func (s *State) expectStaged(id string, before []Op) (err error) {
+	hold := func(_ string, op Op) bool {
+		if e, ok := op.(*Expect); ok && err == nil {
+			err = e.hold(s)
+		}
+		return err == nil
+	}
+	s.inStage(id, hold)
+	for _, op := range before {
+		if st, ok := op.(*Stage); ok && st.ID == id {
+			for _, op := range st.Ops {
+				hold("", op)
+			}
+		}
+	}
+	return err
 }

@@ -138,6 +138,10 @@ func (o *AddBlob) apply(tx *tx) error {
 		tx.pin(o.Digest, o.Until)
 		return nil
 	}
+	if o.Confirmed >= tx.index {
+		// Nobody has applied this entry before it is applied. It also keeps a blob from being born twice at one index.
+		return refuse(CodeInvalid, "add blob", o.Digest.String(), "confirmed at index %d, which is not before this one, %d", o.Confirmed, tx.index)
+	}
 	tomb, buried := s.tombs.get(o.Digest)
 	if buried && o.Confirmed < tomb || o.Confirmed < s.floor {
 		return refuse(CodeCollected, "add blob", o.Digest.String(), "confirmed at index %d, collected at %d", o.Confirmed, max(tomb, s.floor))

@@ -140,7 +140,10 @@ func (c *Command) Encode() ([]byte, error) {
 	if c.Node != "" && (!validNode(c.Node) || c.Seq == 0 || c.Finished >= c.Seq) {
 		return nil, refuse(CodeInvalid, "command of", c.Node, "a sequence begins at 1 and is above finished, got %d and %d", c.Seq, c.Finished)
 	}
-	for _, op := range c.Ops {
+	for i, op := range c.Ops {
+		if op == nil {
+			return nil, refuse(CodeInvalid, "command of", c.Node, "edit %d is nil", i)
+		}
 		if err := op.check(); err != nil {
 			return nil, err
 		}

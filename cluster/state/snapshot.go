@@ -373,7 +373,7 @@ func (l *loader) record(sec byte, p []byte) ([]byte, error) {
 }
 
 func (l *loader) useHead(h *snapHead) string {
-	if l.s.index != 0 || h.Format == 0 {
+	if l.s.index != 0 || h.Format == 0 || h.Floor > h.Index {
 		return "a second or wrong header"
 	}
 	l.s.index, l.s.format, l.s.floor, l.s.cursor = h.Index, h.Format, h.Floor, h.Cursor
