@@ -76,7 +76,7 @@ func (d *driver) parse(p string) (driverPath, error) {
 	if p == "/" {
 		return driverPath{path: p, name: "driver"}, nil
 	}
-	if !strings.HasPrefix(p, "/") || !fs.ValidPath(p[1:]) || strings.ContainsAny(p, "\x00\\") {
+	if !strings.HasPrefix(p, "/") || p == "/." || !fs.ValidPath(p[1:]) || strings.ContainsAny(p, "\x00\\") {
 		return driverPath{}, storagedriver.InvalidPathError{Path: p, DriverName: driverName}
 	}
 	rest, ok := strings.CutPrefix(p, driverRoot+"/")

@@ -1,12 +1,15 @@
 package registry
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -18,6 +21,8 @@ const (
 	maxParked = 256
 	// idleSession is how long a session may lie without a request before another may take its place.
 	idleSession = time.Hour
+	// maxStates bounds the hash states that a session keeps.
+	maxStates = 4
 )
 
 // errBusy says that another request is using the session.
@@ -208,14 +213,21 @@ func (u *uploads) cancel(key string) error {
 	return w.Cancel()
 }
 
-// putState keeps distribution's hash state. Only the newest counts (it is used at exactly the size of the file). For a session that
-// has ended it is dropped: distribution writes one more after it has cancelled, and that must not bring the session back.
+// putState keeps distribution's hash state; its name ends in the offset that it is for. Only the one at the size of the file is ever used, so of
+// many those with the highest offsets stay. For a session that has ended it is dropped: distribution writes one more after it has
+// cancelled, and that must not bring the session back.
 func (u *uploads) putState(key, name string, data []byte) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if s, ok := u.sessions[key]; ok {
-		clear(s.states)
-		s.states[name] = data
+	s, ok := u.sessions[key]
+	if !ok {
+		return
+	}
+	s.states[name] = data
+	if len(s.states) > maxStates {
+		delete(s.states, slices.MinFunc(slices.Collect(maps.Keys(s.states)), func(a, b string) int {
+			return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
+		}))
 	}
 }
 
@@ -223,13 +235,10 @@ func (u *uploads) putState(key, name string, data []byte) {
 func (u *uploads) getStates(key string) map[string][]byte {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	states := map[string][]byte{}
 	if s, ok := u.sessions[key]; ok {
-		for n, d := range s.states {
-			states[n] = d
-		}
+		return maps.Clone(s.states)
 	}
-	return states
+	return nil
 }
 
 // close closes the parked files. What is taken is closed when it is parked.
