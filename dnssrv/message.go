@@ -52,7 +52,8 @@ func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]
 		return s.header(out, in, dns.RcodeFormatError), nil
 	}
 	req := new(dns.Msg)
-	if err := req.Unpack(in); err != nil || len(req.Question) != 1 {
+	if err := req.Unpack(in); err != nil || len(req.Question) != 1 || len(req.Ns) != int(in[9]) || len(req.Extra) != int(in[11]) {
+		// miekg/dns takes a message that ends before its counts do; we do not.
 		return s.header(out, in, dns.RcodeFormatError), nil
 	}
 	limit := dns.MaxMsgSize

@@ -75,19 +75,12 @@ func startOn(t testing.TB, listen string, spec Spec) *running {
 		},
 	})
 	r.SetTable(table(t, spec))
-	conns, err := ListenUDP(listen, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.addr = conns[0].LocalAddr().String()
-	ln, err := net.Listen("tcp", r.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn, ln := sockets(t, listen)
+	r.addr = conn.LocalAddr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := r.ServeUDP(ctx, conns[0]); err != nil {
+		if err := r.ServeUDP(ctx, conn); err != nil {
 			t.Errorf("ServeUDP: %v", err)
 		}
 	})
@@ -162,4 +155,23 @@ func soaOf(t testing.TB, m *dns.Msg) string {
 		t.Fatalf("want an SOA whose minimum is its TTL, got %v", m.Ns[0])
 	}
 	return soa.Hdr.Name
+}
+
+// sockets binds UDP and TCP to one free port: what is free for the one may be taken for the other.
+func sockets(t testing.TB, listen string) (*net.UDPConn, net.Listener) {
+	t.Helper()
+	for try := 0; ; try++ {
+		ln, err := net.Listen("tcp", listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns, err := ListenUDP(ln.Addr().String(), 1)
+		if err == nil {
+			return conns[0], ln
+		}
+		ln.Close()
+		if try == 20 {
+			t.Fatal(err)
+		}
+	}
 }
