@@ -17,7 +17,11 @@ import (
 // serveManifest answers GET and HEAD of a manifest, by tag or digest, whatever the client says that it accepts: bytes are never converted,
 // and a client that cannot read them says so better than a 404 would.
 func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt route) {
-	h, ok, several := r.find(&rt)
+	h, ok, several := r.look(req, &rt)
+	if !ok && r.pushing(req, &rt) {
+		writeError(w, req, errManifestUnknown)
+		return
+	}
 	if !ok {
 		detail := ambiguity(several)
 		if detail == "" && rt.digest != "" {
@@ -58,7 +62,7 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 
 // serveBlob answers GET and HEAD of a blob. What the tree opened goes to http.ServeContent as it is: an *os.File gets to a plain socket by sendfile.
 func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route) {
-	h, ok, _ := r.find(&rt)
+	h, ok, _ := r.look(req, &rt)
 	if !ok {
 		if req.Method == http.MethodHead {
 			// Whoever pushes asks for each layer first; that is no miss. Who pulls comes back with GET, or was told about the manifest.
@@ -83,6 +87,30 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route)
 	header["Cache-Control"] = []string{"max-age=31536000"}
 	identify(header, h.digest)
 	serveContent(w, req, h, body)
+}
+
+// look is find, except for the HEAD of a client that is about to push: it is told about the one repository that it pushes to. If it
+// heard of another's blobs, it would not upload them, and of another's manifest, it would not tag it.
+func (r *Registry) look(req *http.Request, rt *route) (h hit, ok bool, ambiguous []string) {
+	if r.pushing(req, rt) {
+		h, ok = r.found(rt.repo, rt.link(rt.repo))
+		return h, ok, nil
+	}
+	return r.find(rt)
+}
+
+// pushing reports whether a request is the HEAD of a client that has a token for pushing to the name. Clients ask for such a token when they push and not
+// when they pull.
+func (r *Registry) pushing(req *http.Request, rt *route) bool {
+	if req.Method != http.MethodHead || rt.view.Origin != "" {
+		return false
+	}
+	scheme, token, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return false
+	}
+	c, err := readToken(r.cfg.TokenKey, strings.TrimSpace(token), r.cfg.Domain, r.now())
+	return err == nil && c.Subject != "" && c.may(rt.asked, "push", "*")
 }
 
 // identify sets the headers that say which bytes these are.

@@ -1,0 +1,333 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The same content through each of the four views.
+func TestFourViews(t *testing.T) {
+	s := newShelf(t)
+	d, layer := s.image("registry.k8s.io/pause", "3.10", "pause")
+	address := View{Host: "10.0.0.11:5000"}
+	for _, ref := range []string{"manifests/3.10", "manifests/" + d.String()} {
+		s.want(on("registry.k8s.io"), "/v2/pause/"+ref, d)
+		s.want(s.own, "/v2/registry.k8s.io/pause/"+ref, d)
+		s.want(s.own, "/v2/registry.k8s.io:443/pause/"+ref, d)
+		s.want(s.own, "/v2/pause/"+ref+"?ns=registry.k8s.io", d)
+		s.want(s.own, "/v2/registry.k8s.io/pause/"+ref+"?ns=registry.k8s.io:443", d)
+		s.want(address, "/v2/registry.k8s.io/pause/"+ref, d)
+		s.want(s.own, "/v2/pause/"+ref, d)
+		s.want(address, "/v2/pause/"+ref, d)
+	}
+	s.want(s.own, "/v2/pause/blobs/"+layer.String(), layer)
+	s.want(on("registry.k8s.io"), "/v2/pause/blobs/"+layer.String(), layer)
+	misses, luck := s.taken()
+	if len(misses) != 0 || len(luck) != 0 {
+		t.Errorf("exact reads were reported: misses %q, luck %q", misses, luck)
+	}
+	s.want(on("quay.io"), "/v2/pause/manifests/3.10", "")
+	s.want(s.own, "/v2/quay.io/pause/manifests/3.10", "")
+	s.want(s.own, "/v2/quay.io/pause/manifests/3.10?ns=registry.k8s.io", "") // they differ: the prefix wins
+}
+
+// What was imported from an origin that is no longer enabled can still be read by its name.
+func TestUnknownOrigin(t *testing.T) {
+	s := newShelf(t)
+	d, _ := s.image("gone.example/team/app", "1", "app")
+	s.want(s.own, "/v2/gone.example/team/app/manifests/1", d)
+	s.want(s.own, "/v2/gone.example:5000/team/app/manifests/1", d)
+	s.want(s.own, "/v2/team/app/manifests/1?ns=gone.example:5000", d)
+}
+
+// A name with a dot under ns may be meant literally where the prefix is no origin of ours.
+func TestPrefixOrNamespace(t *testing.T) {
+	s := newShelf(t)
+	d, _ := s.image("quay.io/my.org/app", "1", "app")
+	s.want(s.own, "/v2/my.org/app/manifests/1?ns=quay.io", d)
+	other, _ := s.image("my.org/app", "1", "other")
+	s.want(s.own, "/v2/my.org/app/manifests/1?ns=quay.io", other)
+	s.want(on("quay.io"), "/v2/my.org/app/manifests/1", d)
+	s.want(on("quay.io"), "/v2/quay.io/my.org/app/manifests/1", d)
+}
+
+// Flat tries the exact repository in the origins' order, then local ones, then the tolerances; each by reference.
+func TestFlatOrder(t *testing.T) {
+	s := newShelf(t)
+	at := func(tag string) string { return "/v2/app/manifests/" + tag }
+	namesake, _ := s.image("quay.io/team/app", "1", "namesake")
+	s.want(s.own, at("1"), namesake)
+	library, _ := s.image("docker.io/library/app", "1", "library")
+	s.want(s.own, at("1"), library)
+	local, _ := s.image("app", "1", "local")
+	s.want(s.own, at("1"), local)
+	third, _ := s.image("quay.io/app", "1", "third")
+	s.want(s.own, at("1"), third)
+	first, _ := s.image("docker.io/app", "1", "first")
+	s.want(s.own, at("1"), first)
+
+	// Not by repository: each reference is found where it is.
+	only, _ := s.image("quay.io/app", "2", "only there")
+	s.want(s.own, at("2"), only)
+	two, _ := s.image("app", "3", "local three")
+	s.want(s.own, at("3"), two)
+	lib, _ := s.image("docker.io/library/app", "4", "library four")
+	s.want(s.own, at("4"), lib)
+	s.want(s.own, at("5"), "")
+}
+
+// Two candidates with different digests are reported, until they agree again.
+func TestConflicts(t *testing.T) {
+	s := newShelf(t)
+	a, _ := s.image("docker.io/app", "1", "a")
+	s.image("quay.io/app", "1", "a")
+	s.want(s.own, "/v2/app/manifests/1", a)
+	if c := s.reg.Conflicts(); len(c) != 0 {
+		t.Errorf("the same content twice is no conflict: %v", c)
+	}
+	b, _ := s.image("quay.io/app", "1", "b")
+	l, _ := s.image("app", "1", "l")
+	s.want(s.own, "/v2/app/manifests/1", a)
+	want := fmt.Sprint([]Conflict{{"app:1", []string{"docker.io/app@" + a.String(), "quay.io/app@" + b.String(), "app@" + l.String()}}})
+	if c := fmt.Sprint(s.reg.Conflicts()); c != want {
+		t.Errorf("conflicts %s, want %s", c, want)
+	}
+	s.want(s.own, "/v2/quay.io/app/manifests/1", b) // and with the origin said there is none
+	s.image("quay.io/app", "1", "a")
+	s.image("app", "1", "a")
+	s.want(s.own, "/v2/app/manifests/1", a)
+	if c := s.reg.Conflicts(); len(c) != 0 {
+		t.Errorf("the conflict is over, but: %v", c)
+	}
+}
+
+func TestConflictsAreBounded(t *testing.T) {
+	var c conflicts
+	for i := range 2 * maxConflicts {
+		c.note(fmt.Sprint("app:", i), hit{repo: "a"}, []hit{{repo: "b"}})
+	}
+	if len(c.byName) != maxConflicts {
+		t.Errorf("%d conflicts are kept, want %d", len(c.byName), maxConflicts)
+	}
+	c.note("app:0", hit{repo: "a"}, []hit{{repo: "b"}, {repo: "c"}})
+	if n := len(c.byName["app:0"].Candidates); n != 3 {
+		t.Errorf("a known conflict was not brought up to date: %d candidates", n)
+	}
+}
+
+// Every tolerance, in the views where it helps; each is counted.
+func TestTolerances(t *testing.T) {
+	for _, c := range []struct {
+		why, held, target string
+		view              View
+	}{
+		{"library/ left out, flat", "docker.io/library/nginx", "/v2/nginx", View{}},
+		{"library/ left out, prefix", "docker.io/library/nginx", "/v2/docker.io/nginx", View{}},
+		{"library/ left out, ns", "docker.io/library/nginx", "/v2/nginx?ns=docker.io", View{}},
+		{"library/ left out, origin", "docker.io/library/nginx", "/v2/nginx", on("docker.io")},
+		{"library/ added, flat", "registry.k8s.io/nginx", "/v2/library/nginx", View{}},
+		{"library/ added, origin", "registry.k8s.io/nginx", "/v2/library/nginx", on("registry.k8s.io")},
+		{"library/ added, local", "nginx", "/v2/library/nginx", View{}},
+		{"library/ left out, local", "library/nginx", "/v2/nginx", View{}},
+		{"coredns for coredns/coredns", "registry.k8s.io/coredns/coredns", "/v2/coredns", View{}},
+		{"coredns for coredns/coredns, origin", "registry.k8s.io/coredns/coredns", "/v2/coredns", on("registry.k8s.io")},
+		{"coredns/coredns for coredns", "registry.k8s.io/coredns", "/v2/coredns/coredns", View{}},
+		{"coredns below a path", "k8s/coredns/coredns", "/v2/k8s/coredns", View{}},
+		{"last path element, flat", "quay.io/calico/node", "/v2/node", View{}},
+		{"last path element, flat, with a path", "quay.io/calico/node", "/v2/mirror/node", View{}},
+		{"last path element, origin", "quay.io/calico/node", "/v2/node", on("quay.io")},
+		{"last path element, ns", "quay.io/calico/node", "/v2/other/node?ns=quay.io", View{}},
+		{"last path element, local", "team/tools/node", "/v2/node", View{}},
+	} {
+		t.Run(c.why, func(t *testing.T) {
+			s := newShelf(t)
+			if c.view.Host == "" {
+				c.view = s.own
+			}
+			d, layer := s.image(c.held, "1", c.why)
+			path, query, _ := strings.Cut(c.target, "?")
+			s.want(c.view, path+"/manifests/1?"+query, d)
+			misses, luck := s.taken()
+			if len(luck) != 2 || len(misses) != 0 || !strings.HasSuffix(luck[0], " < "+c.held+":1") {
+				t.Errorf("misses %q, luck %q; want to be told twice that %s:1 answered", misses, luck, c.held)
+			}
+			// The client goes on by digest under the same name.
+			s.want(c.view, path+"/manifests/"+d.String()+"?"+query, d)
+			s.want(c.view, path+"/blobs/"+layer.String()+"?"+query, layer)
+			s.want(c.view, path+"/manifests/2?"+query, "")
+		})
+	}
+}
+
+// A last path element leads nowhere outside of the origin that was named.
+func TestToleranceStaysInOrigin(t *testing.T) {
+	s := newShelf(t)
+	s.image("quay.io/calico/node", "1", "node")
+	s.want(on("docker.io"), "/v2/node/manifests/1", "")
+	s.want(s.own, "/v2/docker.io/calico/node/manifests/1", "")
+	s.want(s.own, "/v2/node/manifests/1?ns=registry.k8s.io", "")
+}
+
+// An ambiguous tolerance is a 404 with the candidates in the missing book; one by reference, or with the same content, is none.
+func TestAmbiguousTolerance(t *testing.T) {
+	s := newShelf(t)
+	s.image("quay.io/calico/node", "1", "a")
+	s.image("docker.io/library/other/node", "1", "b")
+	s.want(s.own, "/v2/node/manifests/1", "")
+	misses, luck := s.taken()
+	want := "node:1: ambiguous, held with different content: docker.io/library/other/node, quay.io/calico/node"
+	if len(luck) != 0 || !slices.Equal(misses, []string{want, want}) {
+		t.Errorf("misses %q, luck %q, want twice %q", misses, luck, want)
+	}
+	res := s.ask(s.own, "GET", "/v2/node/manifests/1")
+	if c := code(t, res); c != "MANIFEST_UNKNOWN" {
+		t.Errorf("code %s", c)
+	}
+	only, layer := s.image("quay.io/calico/node", "2", "c")
+	s.want(s.own, "/v2/node/manifests/2", only)
+	s.want(s.own, "/v2/node/blobs/"+layer.String(), layer)
+	same, _ := s.image("quay.io/calico/node", "3", "d")
+	s.image("docker.io/library/other/node", "3", "d")
+	s.want(s.own, "/v2/node/manifests/3", same)
+
+	s.image("quay.io/library/nginx", "1", "e")
+	s.image("docker.io/library/nginx", "1", "f")
+	s.want(s.own, "/v2/nginx/manifests/1", "") // whose library was meant is not said
+}
+
+// registry.local_fallback: people push pause:3.10 flat and then pull it with ns=registry.k8s.io.
+func TestLocalFallback(t *testing.T) {
+	on1 := on("registry.k8s.io")
+	fallback := true
+	s := newShelf(t, func(c *Config) { c.LocalFallback = func() bool { return fallback } })
+	d, layer := s.image("pause", "3.10", "pushed")
+	for _, want := range []struct {
+		view   View
+		target string
+	}{
+		{s.own, "/v2/pause/%s?ns=registry.k8s.io"},
+		{s.own, "/v2/registry.k8s.io/pause/%s"},
+		{s.own, "/v2/harbor.example:5000/pause/%s"},
+		{s.own, "/v2/pause/%s?ns=harbor:5000"},
+		{on1, "/v2/pause/%s"},
+		{on1, "/v2/sig/storage/pause/%s"}, // then of its last element
+		{s.own, "/v2/docker.io/library/pause/%s"},
+	} {
+		s.want(want.view, fmt.Sprintf(want.target, "manifests/3.10"), d)
+		s.want(want.view, fmt.Sprintf(want.target, "manifests/"+d.String()), d)
+		s.want(want.view, fmt.Sprintf(want.target, "blobs/"+layer.String()), layer)
+	}
+	deep, _ := s.image("sig/storage/pause", "3.10", "deep")
+	s.want(on1, "/v2/sig/storage/pause/manifests/3.10", deep) // that path before its last element
+	origin, _ := s.image("registry.k8s.io/pause", "3.10", "the origin's own")
+	s.want(on1, "/v2/pause/manifests/3.10", origin) // only where the origin lacks the reference
+	newer, _ := s.image("pause", "3.11", "newer")
+	s.want(on1, "/v2/pause/manifests/3.11", newer)
+
+	fallback = false
+	s.want(on1, "/v2/pause/manifests/3.10", origin)
+	s.want(on1, "/v2/pause/manifests/3.11", "")
+	s.want(on1, "/v2/sig/storage/pause/manifests/3.10", origin) // a namesake of the same origin
+	s.want(s.own, "/v2/pause/manifests/3.11", newer)
+}
+
+// The fallback is to local repositories: a path that begins like an origin is not one.
+func TestLocalFallbackIsLocal(t *testing.T) {
+	s := newShelf(t)
+	s.image("quay.io/app/x", "1", "x")
+	s.want(on("docker.io"), "/v2/quay.io/app/x/manifests/1", "")
+}
+
+// With too many namesakes there is no telling, and none is looked into.
+func TestNamesakesAreBounded(t *testing.T) {
+	s := newShelf(t)
+	for i := range maxNamesakes {
+		s.layer(fmt.Sprintf("team%d/app", i), "x")
+	}
+	d, _ := s.image("team0/app", "1", "one")
+	s.want(s.own, "/v2/app/manifests/1", d)
+	s.image("quay.io/one/more/app", "2", "two")
+	s.want(s.own, "/v2/app/manifests/1", "")
+	s.want(on("quay.io"), "/v2/app/manifests/2", s.manifest("quay.io/one/more/app", "2", imageOf(s.layer("quay.io/one/more/app", "x")), ""))
+}
+
+// The directories are read again after a change, but under a storm for a tenth of the time only.
+func TestNamesBudget(t *testing.T) {
+	s := newShelf(t)
+	n := s.reg.read.names
+	now := time.Unix(1e9, 0)
+	cost := 300 * time.Millisecond
+	n.now = func() time.Time { now = now.Add(cost / 2); return now } // one reading takes from now to now
+	n.last = now
+	reads := 0
+	for i := range 20 {
+		s.layer(fmt.Sprintf("team%d/app", i), "x")
+		if before := n.current; n.fresh() != before {
+			reads++
+		}
+	}
+	if reads < 3 || reads > 12 {
+		t.Errorf("read %d times out of 20 within %v", reads, now.Sub(time.Unix(1e9, 0)))
+	}
+	now = now.Add(time.Minute)
+	if got := len(n.fresh().repos); got != 20 {
+		t.Errorf("after a pause %d repositories are known, want 20", got)
+	}
+	if before := n.current; n.fresh() != before {
+		t.Error("read again though nothing had changed")
+	}
+}
+
+// The index follows what others write to the tree, in both directions.
+func TestNamesFollowTheTree(t *testing.T) {
+	s := newShelf(t)
+	s.want(s.own, "/v2/node/manifests/1", "")
+	d, _ := s.image("quay.io/calico/node", "1", "node")
+	s.want(s.own, "/v2/node/manifests/1", d)
+	if err := s.tree.Update(context.Background(), func(b Batch) error { b.Remove(repoDir("quay.io/calico")); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	s.want(s.own, "/v2/node/manifests/1", "")
+	if n := len(s.reg.read.names.fresh().repos); n != 0 {
+		t.Errorf("%d repositories are known of an empty tree", n)
+	}
+}
+
+// Whoever pushes is told about the repository that the name says and no other, or would not upload and tag what is only found elsewhere.
+func TestPushersSeeOneRepository(t *testing.T) {
+	s := newShelf(t)
+	d, layer := s.image("docker.io/library/nginx", "1", "nginx")
+	sign := func(subject string, actions ...string) string {
+		c := claims{Issuer: s.reg.cfg.Domain, Subject: subject, Audience: s.reg.cfg.Domain, NotBefore: time.Now().Unix() - 30, IssuedAt: time.Now().Unix() - 30,
+			Expires: time.Now().Add(tokenLife).Unix(), Access: []access{{"repository", "nginx", actions}}}
+		token, err := signToken(s.reg.cfg.TokenKey, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return "Bearer " + token
+	}
+	for _, path := range []string{"manifests/1", "manifests/" + d.String(), "blobs/" + layer.String()} {
+		for _, c := range []struct {
+			token  string
+			status int
+		}{
+			{sign("ci", "pull", "push"), 404},
+			{sign("ci", "pull"), 200},
+			{sign("", "pull"), 200},
+			{"Basic Y2k6Y2k=", 200},
+			{"Bearer nonsense", 200},
+		} {
+			s.taken()
+			res := s.ask(s.own, http.MethodHead, "/v2/nginx/"+path, "Authorization", c.token)
+			misses, _ := s.taken()
+			if res.StatusCode != c.status || len(misses) != 0 {
+				t.Errorf("HEAD %s with %.40s: %d, misses %q; want %d and none", path, c.token, res.StatusCode, misses, c.status)
+			}
+		}
+	}
+}
