@@ -1,0 +1,115 @@
+package fileserver
+
+import (
+	"errors"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+func TestRedirects(t *testing.T) {
+	f := start(t)
+	f.put(t, "https://dl.k8s.io/release/stable-1.txt", "from a file")
+	f.put(t, "https://dl.k8s.io/release/stable-1.31.txt", "v1.31.9")
+	f.put(t, "https://github.com/k3s-io/k3s/releases/latest/download/held", "held")
+	const tag = "https://github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1"
+	f.redirects = map[string]string{
+		"https://update.k3s.io/v1-release/channels/stable":           tag,
+		"https://update.k3s.io/v1-release/channels/v1.31%2Btest":     "/v1-release/here",
+		"https://dl.k8s.io/release/stable-1.txt":                     "text:v1.32.0",
+		"https://dl.k8s.io/release/empty.txt":                        "text:",
+		"https://github.com/k3s-io/k3s/releases/latest/*":            "https://example.test/all",
+		"https://github.com/k3s-io/k3s/releases/latest/download/*":   "https://github.com/k3s-io/k3s/releases/download/v1.31.5+k3s1/*",
+		"https://alias.test/text/*":                                  "text:any",
+		"not a url":                                                  "text:left out",
+		"https://github.com/k3s-io/k3s/releases/download/v1/sha.txt": "https://github.com/other/file",
+	}
+	for _, c := range []struct{ host, path, origin, own string }{
+		{"update.k3s.io", "/v1-release/channels/stable", tag, "./../../../github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1"},
+		{"update.k3s.io", "/v1-release/channels/v1.31+test", "/v1-release/here", "./../../../update.k3s.io/v1-release/here"},
+		{"github.com", "/k3s-io/k3s/releases/latest/download/k3s", "https://github.com/k3s-io/k3s/releases/download/v1.31.5+k3s1/k3s",
+			"./../../../../../../github.com/k3s-io/k3s/releases/download/v1.31.5+k3s1/k3s"},
+		{"github.com", "/k3s-io/k3s/releases/latest/download/a/b%3Fc?d=e", "https://github.com/k3s-io/k3s/releases/download/v1.31.5+k3s1/a/b%3Fc?d=e", ""},
+		{"github.com", "/k3s-io/k3s/releases/latest/", "https://example.test/all", "https://example.test/all"},
+	} {
+		r := f.origin(c.host, c.path)
+		want(t, r, 302, "*")
+		if got := r.Header.Get("Location"); got != c.origin {
+			t.Errorf("%s%s leads to %q, want %q", c.host, c.path, got, c.origin)
+		}
+		if c.own != "" {
+			r = f.own("/" + c.host + c.path)
+			if got := r.Header.Get("Location"); got != c.own {
+				t.Errorf("/%s%s leads to %q, want %q", c.host, c.path, got, c.own)
+			}
+		}
+	}
+	want(t, f.origin("dl.k8s.io", "/release/stable-1.txt"), 200, "v1.32.0") // a setting goes before the file
+	want(t, f.own("/dl.k8s.io/release/stable-1.txt"), 200, "v1.32.0")
+	want(t, f.origin("dl.k8s.io", "/release/stable-1.31.txt"), 200, "v1.31.9")
+	want(t, f.origin("dl.k8s.io", "/release/empty.txt"), 200, "")
+	want(t, f.origin("github.com", "/k3s-io/k3s/releases/latest/download/held"), 200, "held") // a file goes before a beginning
+	want(t, f.origin("files.test", "/text/x/y"), 200, "any")
+	want(t, f.origin("github.com", "/k3s-io/k3s/releases/latest"), 404, "*")
+	if m := f.missed(); len(m) != 1 {
+		t.Errorf("missed %q", m)
+	}
+	// Nobody misses the page at which a channel ends, but a file to which a setting leads is missed.
+	want(t, f.origin("github.com", "/k3s-io/k3s/releases/tag/v1.31.5+k3s1"), 200, "v1.31.5+k3s1\n")
+	want(t, f.origin("github.com", "/k3s-io/k3s/releases/tag/v1.31.6+k3s1"), 404, "*")
+	want(t, f.origin("github.com", "/other/file"), 404, "*")
+	if m := f.missed(); len(m) != 2 {
+		t.Errorf("missed %q", m)
+	}
+	// A new setting counts at once.
+	f.redirects = map[string]string{"https://dl.k8s.io/release/stable-1.txt": "text:v1.33.0"}
+	want(t, f.origin("dl.k8s.io", "/release/stable-1.txt"), 200, "v1.33.0")
+	f.redirects = nil
+	want(t, f.origin("dl.k8s.io", "/release/stable-1.txt"), 200, "from a file")
+}
+
+// TestChannels does what the installers of k3s and RKE2 do: they follow the channel and take the last element of where they end.
+func TestChannels(t *testing.T) {
+	f := start(t)
+	f.redirects = map[string]string{"https://update.k3s.io/v1-release/channels/stable": "https://github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1"}
+	server := httptest.NewServer(http.StripPrefix("/files", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.Serve(w, r, View{Plain: true}) })))
+	defer server.Close()
+	defer server.Client().CloseIdleConnections()
+	r, err := server.Client().Get(server.URL + "/files/update.k3s.io/v1-release/channels/stable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	end := r.Request.URL.String()
+	if version := end[strings.LastIndexByte(end, '/')+1:]; version != "v1.31.5+k3s1" || r.StatusCode != 200 {
+		t.Errorf("ends with %d at %s", r.StatusCode, end)
+	}
+	if end != server.URL+"/files/github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1" {
+		t.Errorf("ends at %s", end)
+	}
+}
+
+func TestCheckRedirect(t *testing.T) {
+	for _, c := range [][2]string{
+		{"https://update.k3s.io/v1-release/channels/stable", "https://github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1"},
+		{"dl.k8s.io/release/stable.txt", "text:v1.32.0\n"},
+		{"https://a.test/*", "http://b.test/*"}, {"https://a.test/x?y", "/z"},
+	} {
+		if err := CheckRedirect(c[0], c[1]); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, c := range [][2]string{
+		{"", "text:x"}, {"ftp://a.test/x", "text:x"}, {"https://a.test/../x", "text:x"}, {"https://a.test/x?y/*", "text:x"},
+		{"https://a.test/x", ""}, {"https://a.test/x", "v1.32.0"}, {"https://a.test/x", "ftp://b.test/"}, {"https://a.test/x", "//b.test/x"},
+		{"https://a.test/x", "https://b.test/\r\nSet-Cookie: a=b"}, {"https://a.test/x", "https://b.test/a b"}, {"https://a.test/x", "https://b.test/ü"},
+		{"https://a.test/x", "https://b.test/%zz"}, {"https://a.test/x", "javascript:alert(1)"}, {"https://a.test/x", "https:///x"},
+		{"https://a.test/x", "text:" + strings.Repeat("x", maxText+1)}, {"https://a.test/x", "https://b.test/" + strings.Repeat("x", maxKey)},
+	} {
+		if err := CheckRedirect(c[0], c[1]); !errors.Is(err, fs.ErrInvalid) {
+			t.Errorf("%q → %q: %v", c[0], clip(c[1]), err)
+		}
+	}
+}
