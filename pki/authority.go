@@ -41,6 +41,7 @@ type issuer struct {
 	cert  *x509.Certificate
 	chain []*x509.Certificate // sent behind a leaf: cert and what is above it
 	key   crypto.Signer
+	end   time.Time // no leaf may outlive it
 }
 
 // direct reports that the signer may have no CA certificate below it and so signs leaves itself.
@@ -61,11 +62,29 @@ func (a *authority) allows(name string) error {
 	return nil
 }
 
-// end is when an intermediate under the authority must end at the latest.
+// constraints are what an intermediate below the authority inherits. What an enterprise's chain permits is the intersection of several
+// lists, which allows checks name by name: here only what is excluded counts.
+func (a *authority) constraints() constraints {
+	k := constraintsOf(a.anchor)
+	if !a.ref.Enterprise {
+		return k
+	}
+	k.zones, k.ranges = nil, nil
+	for _, c := range a.above {
+		up := constraintsOf(c)
+		k.noZones, k.noRanges = append(k.noZones, up.noZones...), append(k.noRanges, up.noRanges...)
+	}
+	return k
+}
+
+// end is when an intermediate under the authority must end at the latest. The cross certificate of an overlap does not count: it
+// ends with the old root, and whoever trusts the new one does not need it.
 func (a *authority) end() time.Time {
 	end := a.anchor.NotAfter
-	for _, c := range a.above {
-		end = earlier(end, c.NotAfter)
+	if a.ref.Enterprise {
+		for _, c := range a.above {
+			end = earlier(end, c.NotAfter)
+		}
 	}
 	return end
 }
@@ -183,7 +202,7 @@ func makeIssuer(a *authority, key crypto.Signer, k constraints, domain string, n
 	if err != nil {
 		return nil, err
 	}
-	return &issuer{id: id, cert: cert, chain: append([]*x509.Certificate{cert}, a.above...), key: own}, nil
+	return &issuer{id: id, cert: cert, chain: append([]*x509.Certificate{cert}, a.above...), key: own, end: cert.NotAfter}, nil
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -253,11 +272,23 @@ func readAuthority(t Tree, ref rootRef) (*authority, error) {
 }
 
 func (a *authority) readKey(t Tree, s Sealer) (crypto.Signer, error) {
-	der, err := readSealed(t, s, "root/"+a.ref.ID+"/key")
+	return readKey(t, s, "root/"+a.ref.ID+"/key", a.signer)
+}
+
+// readKey unseals a key and checks that it is that of cert.
+func readKey(t Tree, s Sealer, name string, cert *x509.Certificate) (crypto.Signer, error) {
+	der, err := readSealed(t, s, name)
 	if err != nil {
 		return nil, err
 	}
-	return parseKey(der)
+	key, err := parseKey(der)
+	if err != nil {
+		return nil, fmt.Errorf("record pki/%s is damaged: %w", name, err)
+	}
+	if pub, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(cert.PublicKey) {
+		return nil, fmt.Errorf("record pki/%s is not the key of %s", name, cert.Subject)
+	}
+	return key, nil
 }
 
 func (i *issuer) put(b Batch, s Sealer, names []string) error {
@@ -289,11 +320,9 @@ func readIssuer(t Tree, s Sealer, id string) (*issuer, error) {
 		return nil, fmt.Errorf("record pki/%s is damaged: %w", dir, err)
 	}
 	i.cert = i.chain[0]
-	if der, err = readSealed(t, s, dir+"/key"); err != nil {
+	i.end = i.cert.NotAfter
+	if i.key, err = readKey(t, s, dir+"/key", i.cert); err != nil {
 		return nil, err
-	}
-	if i.key, err = parseKey(der); err != nil {
-		return nil, fmt.Errorf("record pki/%s/key is damaged: %w", dir, err)
 	}
 	return i, nil
 }

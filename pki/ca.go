@@ -64,6 +64,9 @@ type CA struct {
 	load   sync.Mutex // held while a snapshot is loaded
 	leaves *leaves
 	crls   crlCache
+
+	renewMu sync.Mutex
+	renewed time.Time // when this node last renewed the intermediate; owned by renewMu
 }
 
 // snapshot is one state of the CA, read from the tree and never changed.
@@ -199,6 +202,7 @@ func (c *CA) read() (*snapshot, error) {
 	if s.issuer, err = readIssuer(t, c.cfg.Sealer, st.Issuer); err != nil {
 		return nil, err
 	}
+	s.issuer.end = earlier(s.issuer.end, s.root.end())
 	if s.names, err = readNames(t, st.Issuer); err != nil {
 		return nil, err
 	}
@@ -247,15 +251,15 @@ func (c *CA) TLSConfig() *tls.Config {
 	return &tls.Config{GetCertificate: c.leaves.get, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
 }
 
-// nodeAddrs returns the addresses of all nodes that have one in the tree, and this node's.
-func (c *CA) nodeAddrs() ([]netip.Addr, error) {
+// nodeAddrs returns the addresses of all nodes that have some in the tree, except those of the node without, and this node's.
+func (c *CA) nodeAddrs(without string) ([]netip.Addr, error) {
 	addrs := unmapped(c.addrs)
 	list, err := c.cfg.Tree.ReadDir("node")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	for _, e := range list {
-		if e.Name() == c.cfg.Node {
+		if e.Name() == c.cfg.Node || e.Name() == without {
 			continue
 		}
 		a, err := readAddrs(c.cfg.Tree, path.Join("node", e.Name()))

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"net/netip"
 	"slices"
+	"strings"
+	"time"
 )
 
 // change is a change of the CA that is computed but not yet written.
@@ -38,7 +40,10 @@ func (c *CA) commit(ctx context.Context, ch *change) error {
 		return nil
 	}
 	// It may have failed and happened all the same: IDs are made of new keys, so a state with ours in it is ours.
-	if s, v, serr := readState(c.cfg.Tree); serr == nil && v != ch.base.version && s.Issuer == ch.next.Issuer && s.Root == ch.next.Root && (s.Old == nil) == (ch.next.Old == nil) {
+	same := func(s state) bool {
+		return s.Issuer == ch.next.Issuer && s.Root == ch.next.Root && (s.Old == nil) == (ch.next.Old == nil)
+	}
+	if s, _, serr := readState(c.cfg.Tree); serr == nil && same(s) && !same(ch.base.state) {
 		return nil
 	}
 	return err
@@ -81,6 +86,11 @@ func (c *CA) Constrain(names []string) (write func(Batch) error, err error) {
 // planIssuer adds to ch a new intermediate under root for names, and for extra names that Issue is about to certify. rootKey may be nil: then it is
 // read from the tree. It returns the intermediate that will be in use.
 func (c *CA) planIssuer(ch *change, root *authority, rootKey crypto.Signer, names, extra []string) (*issuer, error) {
+	return c.planIssuerWithout(ch, root, rootKey, names, extra, "")
+}
+
+// planIssuerWithout is planIssuer that leaves out the addresses of a node.
+func (c *CA) planIssuerWithout(ch *change, root *authority, rootKey crypto.Signer, names, extra []string, without string) (*issuer, error) {
 	old := ch.base.issuer
 	for _, n := range append(slices.Clone(names), extra...) {
 		if err := root.allows(n); err != nil {
@@ -104,7 +114,7 @@ func (c *CA) planIssuer(ch *change, root *authority, rootKey crypto.Signer, name
 			}
 		}
 	}
-	addrs, err := c.nodeAddrs()
+	addrs, err := c.nodeAddrs(without)
 	if err != nil {
 		return nil, err
 	}
@@ -120,9 +130,9 @@ func (c *CA) planIssuer(ch *change, root *authority, rootKey crypto.Signer, name
 		if err != nil {
 			return nil, err
 		}
-		next = &issuer{id: id, cert: root.signer, chain: root.above, key: key}
+		next = &issuer{id: id, cert: root.signer, chain: root.above, key: key, end: root.end()}
 	} else {
-		k, err := issuerConstraints(constraintsOf(root.anchor), c.domain, addrs, all)
+		k, err := issuerConstraints(root.constraints(), c.domain, addrs, all)
 		if err != nil {
 			return nil, err
 		}
@@ -138,11 +148,14 @@ func (c *CA) planIssuer(ch *change, root *authority, rootKey crypto.Signer, name
 	if c.cfg.Node != "" {
 		ch.add(func(b Batch) error { return putJSON(b, "node/"+c.cfg.Node, c.addrs) })
 	}
-	retired := slices.ContainsFunc(live, func(r record) bool { return r.Issuer == old.id })
-	if err := c.planRetire(ch, old, retired); err != nil {
+	ch.next.Issuer = next.id
+	if next.id == old.id {
+		return next, nil // an enterprise's CA certificate was renewed with its key
+	}
+	keep := slices.ContainsFunc(live, func(r record) bool { return r.Issuer == old.id })
+	if err := c.planRetire(ch, old, keep); err != nil {
 		return nil, err
 	}
-	ch.next.Issuer = next.id
 	return next, nil
 }
 
@@ -175,8 +188,14 @@ func (c *CA) rootKey(root *authority, key crypto.Signer) (crypto.Signer, error) 
 }
 
 // renewIssuer makes a new intermediate when two thirds of the present one's life are over, when a jump of the clock made it invalid,
-// and when it lacks an address of this node.
+// and when this node's addresses changed. It does so once an hour at most: nodes whose clocks are far apart must not keep replacing each other's.
 func (c *CA) renewIssuer(ctx context.Context) error {
+	now := c.now()
+	c.renewMu.Lock()
+	defer c.renewMu.Unlock()
+	if !c.renewed.IsZero() && now.Sub(c.renewed).Abs() < time.Hour {
+		return nil
+	}
 	err := retry(func() error {
 		s, err := c.current()
 		if err != nil {
@@ -195,7 +214,8 @@ func (c *CA) renewIssuer(ctx context.Context) error {
 		if err := c.commit(ctx, ch); err != nil {
 			return err
 		}
-		c.log.Info("intermediate renewed", "why", why, "issuer", next.id, "until", next.cert.NotAfter)
+		c.renewed = now
+		c.log.Info("intermediate renewed", "why", why, "issuer", next.id, "until", next.end)
 		return nil
 	})
 	if err != nil {
@@ -212,16 +232,45 @@ func (c *CA) issuerDue(s *snapshot) string {
 	now, cert := c.now(), s.issuer.cert
 	switch {
 	case now.Before(cert.NotBefore):
-		return "not valid yet: the clock was ahead when it was made"
+		return "it is not valid yet: a clock was ahead when it was made"
 	case due(cert.NotBefore, cert.NotAfter, now) && s.root.end().After(cert.NotAfter):
 		return "two thirds of its life are over"
 	}
-	for _, a := range c.addrs {
-		if constraintsOf(cert).allows(a.String()) != nil && s.root.allows(a.String()) == nil {
-			return "address " + a.String() + " is new"
-		}
+	if c.cfg.Node == "" {
+		return ""
+	}
+	if kept, err := readAddrs(c.cfg.Tree, "node/"+c.cfg.Node); errors.Is(err, fs.ErrNotExist) || err == nil && !slices.Equal(kept, c.addrs) {
+		return "this node's addresses changed"
 	}
 	return ""
+}
+
+// ForgetNode removes the addresses of a node that has left the cluster: a new intermediate does not permit them any more.
+func (c *CA) ForgetNode(ctx context.Context, node string) error {
+	if node == "" || node == c.cfg.Node || !fs.ValidPath("node/"+node) || strings.Contains(node, "/") {
+		return fmt.Errorf("cannot forget the node %q", node)
+	}
+	err := retry(func() error {
+		if _, err := c.cfg.Tree.Stat("node/" + node); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		s, err := c.current()
+		if err != nil {
+			return err
+		}
+		ch := &change{base: s, next: s.state}
+		ch.add(func(b Batch) error { b.Remove("node/" + node); return nil })
+		if _, err := c.planIssuerWithout(ch, s.root, nil, s.names, nil, node); err != nil {
+			return err
+		}
+		return c.commit(ctx, ch)
+	})
+	if err != nil {
+		return fmt.Errorf("forget node %s: %w", node, err)
+	}
+	return nil
 }
 
 func putNames(b Batch, id string, names []string) error {

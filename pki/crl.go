@@ -3,7 +3,6 @@ package pki
 import (
 	"crypto/rand"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io/fs"
 	"math/big"
@@ -111,16 +110,4 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// lastCRLEnd returns when a list that lastCRL made has no use any more.
-func lastCRLEnd(der []byte) (time.Time, error) {
-	l, err := x509.ParseRevocationList(der)
-	if err != nil {
-		return time.Time{}, err
-	}
-	if l.NextUpdate.IsZero() {
-		return time.Time{}, errors.New("revocation list without an end")
-	}
-	return l.NextUpdate, nil
 }

@@ -110,7 +110,8 @@ func (l *leaves) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if name == "" {
 		return nil, nil
 	}
-	if f := l.lookup(name); l.usable(f) {
+	f := l.lookup(name)
+	if l.usable(f) {
 		return f.cert, nil
 	}
 	if !l.enter() {
@@ -123,6 +124,9 @@ func (l *leaves) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	case r := <-done:
 		if r.Err != nil {
 			l.ca.log.Error("no certificate", "name", name, "err", r.Err)
+			if l.timely(f) {
+				return f.cert, nil // below the old root: better than nothing
+			}
 			return nil, fmt.Errorf("certificate for %s: %w", name, r.Err)
 		}
 		return r.Val.(*leaf).cert, nil
@@ -173,20 +177,20 @@ func (l *leaves) lookup(name string) *leaf {
 	return l.ready[name]
 }
 
-// usable reports whether clients accept the leaf now: it is within its time and below a root that is handed out.
-func (l *leaves) usable(f *leaf) bool {
-	if f == nil {
-		return false
-	}
+// timely reports whether there is a leaf and it is valid now.
+func (l *leaves) timely(f *leaf) bool {
 	now := l.ca.now()
-	if now.Before(f.cert.Leaf.NotBefore) || now.After(f.cert.Leaf.NotAfter) {
+	return f != nil && !now.Before(f.cert.Leaf.NotBefore) && !now.After(f.cert.Leaf.NotAfter)
+}
+
+// usable reports whether all clients accept the leaf now: it is valid and below the root in use. One below the old root of an overlap is replaced
+// before it is sent, because only the new one's chain suits clients that trust either.
+func (l *leaves) usable(f *leaf) bool {
+	if !l.timely(f) {
 		return false
 	}
 	s, err := l.ca.current()
-	if err != nil {
-		return true
-	}
-	return f.root == s.state.Root.ID || s.state.Old != nil && f.root == s.state.Old.ID
+	return err != nil || f.root == s.state.Root.ID
 }
 
 // obtain returns a usable leaf for name: that of an earlier run, or a new one.
@@ -367,7 +371,7 @@ func (l *leaves) due(f *leaf) bool {
 	if err != nil {
 		return false
 	}
-	if f.root != s.state.Root.ID || !l.usable(f) {
+	if !l.usable(f) {
 		return true
 	}
 	now := l.ca.now()

@@ -51,7 +51,7 @@ type Tree interface {
 	Watch(ctx context.Context, dir string) <-chan struct{}
 }
 
-// Sealer encrypts private keys for the tree (promise 10). Unseal must refuse what was sealed under another label.
+// Sealer encrypts private keys for the tree (promise 10). The label says what is sealed; an implementation may bind it.
 type Sealer interface {
 	Seal(label string, plain []byte) ([]byte, error)
 	Unseal(label string, sealed []byte) ([]byte, error)

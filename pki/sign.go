@@ -18,11 +18,8 @@ func (c *CA) signLeaf(iss *issuer, pub crypto.PublicKey, names []string, life ti
 	}
 	now := c.now()
 	t := &x509.Certificate{
-		NotBefore: now.Add(-backdate), NotAfter: now.Add(life),
+		NotBefore: now.Add(-backdate), NotAfter: earlier(now.Add(life), iss.end),
 		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	for _, up := range iss.chain {
-		t.NotAfter = earlier(t.NotAfter, up.NotAfter)
 	}
 	if !t.NotAfter.After(now) {
 		return nil, fmt.Errorf("the intermediate %s ended on %s and is not replaced yet", iss.id, t.NotAfter.UTC().Format(time.DateTime))

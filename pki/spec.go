@@ -105,7 +105,7 @@ func (s Spec) constraints() (constraints, error) {
 				return k, fmt.Errorf("advertised address %s lies in exclude %s: drop one of the two", a, no)
 			}
 		}
-		k.ranges = append(k.ranges, netip.PrefixFrom(a, a.BitLen()))
+		k.ranges = append(k.ranges, singles([]netip.Addr{a})...)
 	}
 	k.zones = append(k.zones, domain)
 	k.ranges = append(k.ranges, privateRanges()...)
@@ -247,4 +247,12 @@ func unmapped(addrs []netip.Addr) []netip.Addr {
 	}
 	slices.SortFunc(out, netip.Addr.Compare)
 	return slices.Compact(out)
+}
+
+func singles(addrs []netip.Addr) []netip.Prefix {
+	var out []netip.Prefix
+	for _, a := range addrs {
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return out
 }

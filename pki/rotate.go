@@ -1,0 +1,149 @@
+package pki
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ErrRotating says that the overlap of two roots has not been finished.
+var ErrRotating = errors.New("the overlap of a root rotation is not finished")
+
+// Rotate makes a second root with the constraints of the first (and the addresses of nodes that joined since), and begins the overlap: Roots returns both,
+// and the new root signs from now on. Its cross certificate, signed by the old root, is sent along, so that a client that trusts only one
+// of the two, whichever, verifies every handshake. The old root's key is destroyed. When all clients trust the new root, FinishRotation ends the overlap.
+func (c *CA) Rotate(ctx context.Context) error {
+	return c.rotate(ctx, func(s *snapshot) (constraints, error) {
+		if s.root.ref.Enterprise {
+			return constraints{}, errors.New("the root is the enterprise's: to leave it, give the zones of a new root of our own")
+		}
+		addrs, err := c.nodeAddrs("")
+		if err != nil {
+			return constraints{}, err
+		}
+		k := constraintsOf(s.root.anchor)
+		k.ranges = append(k.ranges, singles(addrs)...)
+		return k.tidy(), nil
+	})
+}
+
+// RotateTo is Rotate to a root that permits what spec says: the way to widen or narrow what the cluster may ever enable, and to come back from an
+// enterprise's root (then without a cross certificate: clients must trust the new root first). A client that trusts only the old root accepts what both
+// permit. Names that are enabled and not permitted by spec are ErrNotPermitted.
+func (c *CA) RotateTo(ctx context.Context, spec Spec) error {
+	return c.rotate(ctx, func(*snapshot) (constraints, error) {
+		domain, err := canonical(spec.Domain)
+		if err != nil || domain != c.domain {
+			return constraints{}, fmt.Errorf("domain must stay %s, got %q", c.domain, spec.Domain)
+		}
+		addrs, err := c.nodeAddrs("")
+		if err != nil {
+			return constraints{}, err
+		}
+		spec.Addrs = append(addrs, spec.Addrs...)
+		return spec.constraints()
+	})
+}
+
+func (c *CA) rotate(ctx context.Context, constrain func(*snapshot) (constraints, error)) error {
+	err := retry(func() error {
+		s, err := c.current()
+		if err != nil {
+			return err
+		}
+		if s.old != nil {
+			return fmt.Errorf("begun on %s: %w", time.Unix(s.state.Since, 0).UTC().Format(time.DateOnly), ErrRotating)
+		}
+		k, err := constrain(s)
+		if err != nil {
+			return err
+		}
+		now := c.now()
+		next, key, err := makeRoot(k, c.domain, now)
+		if err != nil {
+			return err
+		}
+		// A root that has ended is trusted by nobody, and an enterprise's may not sign ours.
+		if !s.root.ref.Enterprise && s.root.anchor.NotAfter.After(now) {
+			oldKey, err := s.root.readKey(c.cfg.Tree, c.cfg.Sealer)
+			if err != nil {
+				return err
+			}
+			cross, err := crossSign(next.anchor, s.root, oldKey, now)
+			if err != nil {
+				return err
+			}
+			next.above = append(next.above, cross)
+		}
+		return c.replaceRoot(ctx, s, next, key)
+	})
+	if err != nil {
+		return fmt.Errorf("rotate the root: %w", err)
+	}
+	return nil
+}
+
+// replaceRoot writes next as the root in use, with an intermediate, and begins an overlap with the one in use now.
+func (c *CA) replaceRoot(ctx context.Context, s *snapshot, next *authority, key crypto.Signer) error {
+	ch := &change{base: s, next: s.state}
+	ch.next.Root = next.ref
+	ch.add(func(b Batch) error { return next.put(b, c.cfg.Sealer, key) })
+	if next.anchor.Equal(s.root.anchor) {
+		// An enterprise's CA certificate was replaced by another below the same root: clients see no difference.
+		ch.add(func(b Batch) error { b.Remove("root/" + s.root.ref.ID); return nil })
+	} else {
+		ch.next.Old, ch.next.Since = &s.root.ref, c.now().Unix()
+		ch.add(func(b Batch) error { b.Remove("root/" + s.root.ref.ID + "/key"); return nil })
+	}
+	if _, err := c.planIssuer(ch, next, key, s.names, nil); err != nil {
+		return err
+	}
+	if err := c.commit(ctx, ch); err != nil {
+		return err
+	}
+	c.log.Info("root replaced", "old", s.root.ref.ID, "new", next.ref.ID, "until", next.anchor.NotAfter)
+	return nil
+}
+
+// Rotation reports whether two roots overlap, and since when.
+func (c *CA) Rotation() (since time.Time, overlap bool) {
+	s, err := c.current()
+	if err != nil || s.old == nil {
+		return time.Time{}, false
+	}
+	return time.Unix(s.state.Since, 0).UTC(), true
+}
+
+// FinishRotation ends the overlap: the old root is not handed out and its cross certificate is not sent any more. Clients that trust only
+// the old root fail from now on.
+func (c *CA) FinishRotation(ctx context.Context) error {
+	err := retry(func() error {
+		s, err := c.current()
+		if err != nil {
+			return err
+		}
+		if s.old == nil {
+			return errors.New("no rotation is under way: casemate ca rotate begins one")
+		}
+		ch := &change{base: s, next: s.state}
+		ch.next.Old, ch.next.Since = nil, 0
+		ch.add(func(b Batch) error { b.Remove("root/" + s.old.ref.ID); return nil })
+		if !s.root.ref.Enterprise {
+			ch.add(func(b Batch) error {
+				b.Remove("root/" + s.root.ref.ID + "/above")
+				return putChunks(b, "issuer/"+s.issuer.id+"/chain", s.issuer.cert.Raw)
+			})
+		}
+		if err := c.commit(ctx, ch); err != nil {
+			return err
+		}
+		c.log.Info("root rotation finished", "gone", s.old.ref.ID, "root", s.root.ref.ID)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("finish the rotation: %w", err)
+	}
+	return nil
+}
