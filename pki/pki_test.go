@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// sealer seals with AES-GCM, bound to the label.
+// sealer seals with AES-GCM.
 type sealer struct{ aead cipher.AEAD }
 
 func newSealer(t testing.TB) Sealer {
@@ -39,12 +39,12 @@ func newSealer(t testing.TB) Sealer {
 	return sealer{aead}
 }
 
-func (s sealer) Seal(label string, plain []byte) ([]byte, error) {
-	return s.aead.Seal(nil, nil, plain, []byte(label)), nil
+func (s sealer) Seal(plain []byte) ([]byte, error) {
+	return s.aead.Seal(nil, nil, plain, nil), nil
 }
 
-func (s sealer) Unseal(label string, sealed []byte) ([]byte, error) {
-	return s.aead.Open(nil, nil, sealed, []byte(label))
+func (s sealer) Unseal(sealed []byte) ([]byte, error) {
+	return s.aead.Open(nil, nil, sealed, nil)
 }
 
 // clock is a clock that tests set.

@@ -51,10 +51,11 @@ type Tree interface {
 	Watch(ctx context.Context, dir string) <-chan struct{}
 }
 
-// Sealer encrypts private keys for the tree (promise 10). The label says what is sealed; an implementation may bind it.
+// Sealer encrypts and authenticates private keys for the tree (promise 10). *cluster.Cluster is one. What was sealed need not be bound to its
+// place: every key that is read is compared with its certificate.
 type Sealer interface {
-	Seal(label string, plain []byte) ([]byte, error)
-	Unseal(label string, sealed []byte) ([]byte, error)
+	Seal(plain []byte) ([]byte, error)
+	Unseal(sealed []byte) ([]byte, error)
 }
 
 // rootRef names a root in the state.
@@ -149,7 +150,7 @@ func readChunks(t Tree, dir string) ([]byte, error) {
 }
 
 func putSealed(b Batch, s Sealer, name string, plain []byte) error {
-	sealed, err := s.Seal("pki/"+name, plain)
+	sealed, err := s.Seal(plain)
 	if err != nil {
 		return fmt.Errorf("seal pki/%s: %w", name, err)
 	}
@@ -165,7 +166,7 @@ func readSealed(t Tree, s Sealer, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	plain, err := s.Unseal("pki/"+name, sealed)
+	plain, err := s.Unseal(sealed)
 	if err != nil {
 		return nil, fmt.Errorf("unseal pki/%s (is this the cluster's key?): %w", name, err)
 	}
