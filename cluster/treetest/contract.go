@@ -14,7 +14,8 @@ import (
 )
 
 // Batch collects edits that appear at one log entry, all or none (promise 9).
-// Names are slash-separated as in io/fs (fs.ValidPath) and relative to the tree that was asked. Edits apply in the order they were made.
+// Names are slash-separated as in io/fs (fs.ValidPath) and relative to the tree that was asked; a name has at most 4096 bytes (from the whole tree's
+// root), an element of it at most 1024, none of them NUL. Edits apply in the order they were made; what Expect says is about the state before the first of them.
 // Nothing is checked when an edit is added; Update returns the first error.
 type Batch = interface {
 	// Put writes a record of at most 4096 bytes; it lives in the log and in memory.

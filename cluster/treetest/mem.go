@@ -322,8 +322,21 @@ type memBatch struct {
 	files map[string]memFile
 }
 
+// validName reports whether name can be a file's: see Batch.
+func validName(name string) bool {
+	if !fs.ValidPath(name) || name == "." || len(name) > 4096 || strings.IndexByte(name, 0) >= 0 {
+		return false
+	}
+	for _, e := range strings.Split(name, "/") {
+		if len(e) > 1024 {
+			return false
+		}
+	}
+	return true
+}
+
 func (b *memBatch) place(name string, f memFile) error {
-	if !fs.ValidPath(name) || name == "." {
+	if !validName(name) {
 		return &fs.PathError{Op: "write", Path: name, Err: fs.ErrInvalid}
 	}
 	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
@@ -376,7 +389,7 @@ func (b *memBatch) LinkWeak(name, digest string) {
 
 func (b *memBatch) Remove(name string) {
 	b.edits = append(b.edits, func() error {
-		if !fs.ValidPath(name) {
+		if name != "." && !validName(name) {
 			return &fs.PathError{Op: "remove", Path: name, Err: fs.ErrInvalid}
 		}
 		for n := range b.files {
@@ -500,7 +513,12 @@ type memWriter struct {
 	done bool
 }
 
-func (m *Mem) CreateBlob(id string) (BlobWriter, error) { return m.writer(id, nil), nil }
+func (m *Mem) CreateBlob(id string) (BlobWriter, error) {
+	if len(id) > 128 || strings.Trim(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") != "" {
+		return nil, fmt.Errorf("scratch id %q: %w", id, fs.ErrInvalid)
+	}
+	return m.writer(id, nil), nil
+}
 
 func (m *Mem) writer(id string, data []byte) *memWriter {
 	m.mu.Lock()
