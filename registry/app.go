@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -126,6 +127,7 @@ func noteFault(ctx context.Context, err error) {
 // name that the client used.
 func (r *Registry) serveApp(w http.ResponseWriter, req *http.Request, rt route) {
 	f := &faults{}
+	body := &bodyReader{ReadCloser: req.Body}
 	in := req.Clone(context.WithValue(req.Context(), faultsKey{}, f))
 	in.URL.Path, in.URL.RawPath = "/v2/"+rt.repo+"/blobs/uploads/"+rt.upload, ""
 	q := url.Values{}
@@ -134,10 +136,11 @@ func (r *Registry) serveApp(w http.ResponseWriter, req *http.Request, rt route) 
 	}
 	in.URL.RawQuery = q.Encode()
 	in.RequestURI = in.URL.RequestURI()
+	in.Body = body
 	for _, h := range []string{"Authorization", "Forwarded", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Prefix"} {
 		in.Header.Del(h)
 	}
-	aw := &appWriter{ResponseWriter: w, req: req, rt: rt, faults: f}
+	aw := &appWriter{ResponseWriter: w, r: r, req: req, rt: rt, faults: f, body: body}
 	r.app.ServeHTTP(aw, in)
 	if !aw.wrote {
 		aw.WriteHeader(http.StatusOK)
@@ -147,11 +150,13 @@ func (r *Registry) serveApp(w http.ResponseWriter, req *http.Request, rt route) 
 // appWriter rewrites what distribution answers.
 type appWriter struct {
 	http.ResponseWriter
+	r      *Registry
 	req    *http.Request
 	rt     route
 	faults *faults
+	body   *bodyReader
 	wrote  bool
-	mute   bool
+	mute   bool // what follows is the body of an answer that was replaced
 }
 
 func (w *appWriter) WriteHeader(status int) {
@@ -163,13 +168,18 @@ func (w *appWriter) WriteHeader(status int) {
 	if loc := h.Get("Location"); loc != "" {
 		h.Set("Location", w.rt.outward(loc))
 	}
-	w.faults.mu.Lock()
-	err := w.faults.err
-	w.faults.mu.Unlock()
-	if err != nil && status >= 500 {
+	if status >= 500 {
+		w.faults.mu.Lock()
+		err := w.faults.err
+		w.faults.mu.Unlock()
+		if w.body.err != nil {
+			err = errShortBody
+		} else if err == nil {
+			err = errors.New("distribution answered an upload with an internal error")
+		}
 		w.mute = true
 		h.Del("Content-Length")
-		writeError(w.ResponseWriter, w.req, asAPI(err, errUploadUnknown))
+		writeError(w.ResponseWriter, w.req, w.r.answer(err, errUploadUnknown))
 		return
 	}
 	w.ResponseWriter.WriteHeader(status)
@@ -201,3 +211,19 @@ func (rt route) outward(loc string) string {
 	}
 	return loc
 }
+
+// bodyReader remembers that reading a request's body failed, which is the client's doing and not the tree's.
+type bodyReader struct {
+	io.ReadCloser
+	err error
+}
+
+func (b *bodyReader) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.err = err
+	}
+	return n, err
+}
+
+var errShortBody = errSizeInvalid.with("the body ended early")

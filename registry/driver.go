@@ -325,7 +325,7 @@ func (d *driver) Writer(ctx context.Context, p string, append bool) (storagedriv
 		if err != nil {
 			return nil, fail(ctx, p, err)
 		}
-		return &uploadWriter{d: d, key: pl.key, w: w}, nil
+		return &uploadWriter{ctx: ctx, d: d, key: pl.key, w: w}, nil
 	case pl.class != classFile || p == "/":
 		return nil, storagedriver.InvalidPathError{Path: p, DriverName: driverName}
 	}
@@ -500,6 +500,7 @@ func (d *driver) Walk(ctx context.Context, p string, f storagedriver.WalkFn, opt
 
 // uploadWriter fills an upload session. The bytes become a blob in Move, not in Commit.
 type uploadWriter struct {
+	ctx  context.Context // of the request; io.Writer has none
 	d    *driver
 	key  string
 	w    BlobWriter // nil once closed
@@ -510,7 +511,11 @@ func (u *uploadWriter) Write(p []byte) (int, error) {
 	if u.w == nil {
 		return 0, fs.ErrClosed
 	}
-	return u.w.Write(p)
+	n, err := u.w.Write(p)
+	if err != nil {
+		noteFault(u.ctx, err)
+	}
+	return n, err
 }
 
 func (u *uploadWriter) Size() int64 {
@@ -536,10 +541,10 @@ func (u *uploadWriter) Cancel(context.Context) error {
 		return u.d.uploads.cancel(u.key)
 	}
 	u.Size()
-	w := u.w
+	err := u.w.Cancel()
 	u.w = nil
 	u.d.uploads.drop(u.key)
-	return w.Cancel()
+	return err
 }
 
 func (u *uploadWriter) Commit(context.Context) error { return u.Close() }

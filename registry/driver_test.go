@@ -60,8 +60,7 @@ func TestDriver(t *testing.T) {
 	}
 	defer flag.Set("test.short", "false")
 	tree := &forgiving{Mem: treetest.New(t)}
-	u := newUploads(tree, slog.New(slog.DiscardHandler))
-	defer u.close()
+	u := newUploads(tree)
 	testsuites.Driver(t, func() (storagedriver.StorageDriver, error) {
 		return driverFactory{}.Create(context.Background(), map[string]any{"uploads": u})
 	}, false)
@@ -73,7 +72,7 @@ func TestDriver(t *testing.T) {
 // appServer serves distribution's own registry over the driver, with nothing of ours in front.
 func appServer(t *testing.T, tree Tree) *httptest.Server {
 	t.Helper()
-	u := newUploads(tree, slog.New(slog.DiscardHandler))
+	u := newUploads(tree)
 	app, shutdown, err := embed(u, []byte("secret"), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +83,6 @@ func appServer(t *testing.T, tree Tree) *httptest.Server {
 		if err := shutdown(); err != nil {
 			t.Error(err)
 		}
-		u.close()
 	})
 	return srv
 }
@@ -176,8 +174,7 @@ func TestLayout(t *testing.T) {
 
 func TestDriverPaths(t *testing.T) {
 	tree := treetest.New(t)
-	u := newUploads(tree, slog.New(slog.DiscardHandler))
-	defer u.close()
+	u := newUploads(tree)
 	d := &driver{tree: tree, uploads: u}
 	ctx := context.Background()
 	hex := strings.Repeat("ab", 32)

@@ -146,23 +146,21 @@ func Open(cfg Config) (*Registry, error) {
 		cfg.Secret = []byte(rand.Text())
 	}
 	r := &Registry{cfg: cfg, tree: cfg.Tree, log: cfg.Log, now: time.Now}
-	r.uploads = newUploads(r.tree, r.log)
+	r.uploads = newUploads(r.tree)
 	r.read = newReader(cfg)
 	var err error
 	if r.app, r.shutdown, err = embed(r.uploads, cfg.Secret, cfg.Log); err != nil {
-		r.uploads.close()
 		r.read.close()
 		return nil, err
 	}
 	return r, nil
 }
 
-// Close ends upload sessions' use of files and distribution's own goroutines. Sessions can be resumed by the next Open.
+// Close ends what runs besides requests; requests must have ended. Upload sessions can be gone on with after the next Open.
 func (r *Registry) Close() error {
 	var err error
 	r.closing.Do(func() {
 		err = r.shutdown()
-		r.uploads.close()
 		r.read.close()
 	})
 	return err

@@ -57,7 +57,11 @@ func (r *Registry) postBlob(w http.ResponseWriter, req *http.Request, rt route, 
 		writeError(w, req, fail)
 		return
 	}
-	if err := r.PutBlob(req.Context(), rt.repo, d, req.Body); err != nil {
+	body := &bodyReader{ReadCloser: req.Body}
+	if err := r.PutBlob(req.Context(), rt.repo, d, body); err != nil {
+		if body.err != nil {
+			err = errShortBody
+		}
 		writeError(w, req, r.answer(err, errBlobUnknown))
 		return
 	}
@@ -73,7 +77,7 @@ func (r *Registry) PutBlob(ctx context.Context, repo string, d digest.Digest, co
 	}
 	defer bw.Close()
 	if _, err := io.Copy(bw, content); err != nil {
-		return readError(err)
+		return err
 	}
 	return r.finish(ctx, bw, repo, d)
 }
@@ -85,14 +89,6 @@ func (r *Registry) finish(ctx context.Context, bw BlobWriter, repo string, d dig
 		return err
 	}
 	return r.tree.Update(ctx, func(b Batch) error { b.LinkWeak(layerPath(repo, d), d.String()); return nil })
-}
-
-// readError marks an error in reading a request's body, which is the client's and not the tree's.
-func readError(err error) error {
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, http.ErrBodyReadAfterClose) {
-		return errSizeInvalid.with("the body ended early")
-	}
-	return err
 }
 
 func blobCreated(w http.ResponseWriter, rt route, d digest.Digest) {
@@ -168,23 +164,27 @@ func (r *Registry) finishUpload(w http.ResponseWriter, req *http.Request, rt rou
 		writeError(w, req, r.answer(err, errUploadUnknown))
 		return
 	}
-	_, err = io.Copy(bw, req.Body)
+	body := &bodyReader{ReadCloser: req.Body}
+	_, err = io.Copy(bw, body)
 	if err == nil {
 		err = r.finish(req.Context(), bw, rt.repo, d)
 	}
 	if err == nil {
-		r.uploads.drop(key)
 		if err := bw.Close(); err != nil {
 			r.log.Warn("closing a finished upload", "upload", rt.upload, "error", err)
 		}
+		r.uploads.drop(key)
 		blobCreated(w, rt, d)
 		return
 	}
-	fail = r.answer(readError(err), errUploadUnknown)
+	if body.err != nil {
+		err = errShortBody
+	}
+	fail = r.answer(err, errUploadUnknown)
 	if fail.status == http.StatusBadRequest && fail.code == errDigestInvalid.code {
 		// Wrong bytes do not become right: the session is over, as in distribution.
-		r.uploads.drop(key)
 		err = bw.Cancel()
+		r.uploads.drop(key)
 	} else {
 		// The client may ask where it stands and go on, or send the PUT again.
 		err = r.uploads.park(key, bw)

@@ -31,7 +31,7 @@ func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, rt rout
 		return
 	}
 	if err != nil {
-		writeError(w, req, errSizeInvalid.with("the body ended early"))
+		writeError(w, req, errShortBody)
 		return
 	}
 	q := req.URL.Query()
