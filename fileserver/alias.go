@@ -93,6 +93,7 @@ func parseShort(elems []string) (short, bool) {
 	return sh, sh.version != ""
 }
 
+// fill fills a template; what it puts in needs no percent-encoding.
 func (sh short) fill(template, arch string) string {
 	return strings.NewReplacer("{V}", sh.version, "{A}", arch).Replace(template)
 }
@@ -191,6 +192,9 @@ func (s *Server) findShort(sh short) (held, error) {
 	for _, dir := range sh.dirs {
 		inPath := strings.Contains(dir, "{A}")
 		for _, v := range []string{dir, strings.ReplaceAll(dir, "v{V}", "{V}")} {
+			if root, _, _ := strings.Cut(v, "/{A}"); !s.isDir(sh.fill(root, "")) {
+				continue // what is not there at all costs one look at the tree
+			}
 			if !inPath {
 				if h, err := s.stat(sh.fill(v, "") + "/" + escape(sh.name) + "?"); !errors.Is(err, fs.ErrNotExist) {
 					return h, err
@@ -229,11 +233,11 @@ func (s *Server) similar(dir, version, want, arch string) []held {
 	const most = 2000 // no release has so many files
 	var found []held
 	seen := 0
-	for name, fi := range s.cfg.Tree.Walk(escapeDir(dir), "") {
+	for name, fi := range s.cfg.Tree.Walk(dir, "") {
 		if seen++; seen > most || len(found) == len(archNames) {
 			break
 		}
-		rest := strings.TrimPrefix(name, escapeDir(dir)+"/")
+		rest := strings.TrimPrefix(name, dir+"/")
 		file, ok := strings.CutSuffix(rest, "?") // without a query
 		if !ok || strings.Contains(file, "/") {
 			continue
@@ -250,15 +254,6 @@ func (s *Server) similar(dir, version, want, arch string) []held {
 	return found
 }
 
-// escapeDir brings a directory made from a template to the spelling of keys.
-func escapeDir(dir string) string {
-	elems := strings.Split(dir, "/")
-	for i := range elems {
-		elems[i] = escape(elems[i])
-	}
-	return strings.Join(elems, "/")
-}
-
 // upstream is the URL that would have to be put for a path of the short layout, or the path itself where it is not certain.
 func (s *Server) upstream(sh short, asked string) string {
 	arch := sh.arch
@@ -272,11 +267,11 @@ func (s *Server) upstream(sh short, asked string) string {
 		if arch == "" {
 			return asked
 		}
-		return URL(escapeDir(sh.fill(dir, arch)) + "/" + escape(sh.name))
+		return URL(sh.fill(dir, arch) + "/" + escape(sh.name))
 	case want == usual && arch != "":
-		return URL(escapeDir(sh.fill(dir, "")) + "/" + escape(sh.fill(sh.file, arch)))
+		return URL(sh.fill(dir, "") + "/" + escape(sh.fill(sh.file, arch)))
 	case named != "":
-		return URL(escapeDir(sh.fill(dir, "")) + "/" + escape(sh.name))
+		return URL(sh.fill(dir, "") + "/" + escape(sh.name))
 	}
 	return asked
 }

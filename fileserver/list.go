@@ -90,7 +90,7 @@ func asksListing(r *http.Request) bool {
 // list answers with a page of a directory, and reports false if there is none.
 func (s *Server) list(w http.ResponseWriter, r *http.Request, a address, own bool) bool {
 	dir := a.dir()
-	if fi, err := s.cfg.Tree.Stat(dir); err != nil || !fi.IsDir() {
+	if !s.isDir(dir) {
 		if _, known := s.canonical(a); !own || !known || len(a.elems) > 0 {
 			return false
 		}
@@ -202,6 +202,7 @@ func (l *listing) write(w http.ResponseWriter, r *http.Request) {
 	var b strings.Builder
 	title := html.EscapeString(clip(l.URL))
 	b.WriteString("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>" + title + "</title>" +
+		"<link rel=\"icon\" href=\"data:,\">" + // browsers would ask for /favicon.ico, which would be missing
 		"<style>body{font-family:monospace}td{padding-right:2em}</style></head>\n<body><h1>" + title + "</h1>\n<table>\n")
 	if l.up {
 		b.WriteString("<tr><td><a href=\"../\">../</a></td></tr>\n")

@@ -70,6 +70,10 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, v View) {
 	case !isOrigin:
 		s.getAlias(w, r, a)
 	case len(a.elems) == 1 && !a.slash:
+		if _, known := s.canonical(own); !known && !s.isDir(own.host) {
+			s.miss(w, r, "/"+a.elems[0], "not an origin here; see /") // not the URL https://favicon.ico/
+			return
+		}
 		redirect(w, "./"+a.elems[0]+"/")
 	default:
 		s.get(w, r, own, true)
@@ -188,16 +192,19 @@ func (s *Server) Stat(rawURL string) (Info, error) {
 	return h.info(), nil
 }
 
-// leadsToSlash tells whether the address with a slash at its end would be answered.
+// leadsToSlash tells whether the address with a slash at its end would be answered. A plain miss costs one look at the tree here.
 func (s *Server) leadsToSlash(a address, own bool) bool {
-	if _, err := s.stat(a.dir() + "/?"); err == nil {
-		return true
+	if !s.isDir(a.dir()) {
+		return false
 	}
-	if _, err := s.stat(a.dir() + "/index.html?"); err == nil {
-		return true
-	}
-	fi, err := s.cfg.Tree.Stat(a.dir())
-	return own && err == nil && fi.IsDir()
+	a.slash, a.query = true, ""
+	_, err := s.find(a)
+	return own || err == nil
+}
+
+func (s *Server) isDir(name string) bool {
+	fi, err := s.cfg.Tree.Stat(name)
+	return err == nil && fi.IsDir()
 }
 
 // send answers with a file's bytes.

@@ -185,6 +185,7 @@ func TestMiss(t *testing.T) {
 	want(t, f.own("/github.com/a/b"), 404, "*")
 	want(t, f.own("/unknown.test/a"), 404, "*")
 	want(t, f.own("/whatever"), 404, "*")
+	want(t, f.own("/favicon.ico"), 404, "*")
 	want(t, f.do(View{Origin: "dl.k8s.io"}, "HEAD", "/h", nil), 404, "*")
 	want(t, f.origin("dl.k8s.io", "/release/x.sha256"), 404, "*")
 	want(t, f.origin("dl.k8s.io", "/dir/"), 404, "*")
@@ -192,10 +193,39 @@ func TestMiss(t *testing.T) {
 		"https://dl.k8s.io/release/stable-1.txt?x=A | ", "https://github.com/a/b | ",
 		"https://unknown.test/a | unknown.test is not an origin here, see `casemate origin add`",
 		"/whatever | neither an origin nor a short name with a version; see /",
+		"/favicon.ico | not an origin here; see /",
 		"https://dl.k8s.io/h | ", "https://dl.k8s.io/release/x.sha256 | ", "https://dl.k8s.io/dir/ | ",
 	}
 	if m := f.missed(); strings.Join(m, "\n") != strings.Join(wanted, "\n") {
 		t.Errorf("missed:\n%s", strings.Join(m, "\n"))
+	}
+}
+
+// asks counts how often the tree is asked for a name.
+type asks struct {
+	Tree
+	n int
+}
+
+func (a *asks) Stat(name string) (fs.FileInfo, error) {
+	a.n++
+	return a.Tree.Stat(name)
+}
+
+// TestMissIsCheap: a tree may ask its leader before it says that something does not exist, so a miss asks for few names.
+func TestMissIsCheap(t *testing.T) {
+	f := start(t)
+	c := f.config(t)
+	for path, most := range map[string]int{
+		"/files.test/a/b": 2, "/files.test/a/b?x=y": 3, "/files.test/a/": 3, "/files.test/a.sha256": 3, "/kubernetes/v1.32.0/kubeadm": 4, "/runc/1.2.6/runc.amd64": 2,
+	} {
+		tree := &asks{Tree: f.tree}
+		c.Tree = tree
+		f.Server = New(c)
+		want(t, f.own(path), 404, "*")
+		if tree.n > most {
+			t.Errorf("%s asked %d times, want at most %d", path, tree.n, most)
+		}
 	}
 }
 

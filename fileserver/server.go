@@ -116,10 +116,10 @@ func New(cfg Config) *Server {
 
 // Info tells of one file.
 type Info struct {
-	URL    string    // "https://host/path?query" in its canonical spelling
-	Digest string    // "sha256:…"
-	Size   int64     // bytes
-	Time   time.Time // when it was put
+	URL    string    `json:"url"`    // "https://host/path?query" in its canonical spelling
+	Digest string    `json:"digest"` // "sha256:…"
+	Size   int64     `json:"size"`   // bytes
+	Time   time.Time `json:"time"`   // when it was put
 }
 
 // held is a file in the tree.
