@@ -213,7 +213,9 @@ func TestTombstones(t *testing.T) {
 
 func TestTombstonesAreBounded(t *testing.T) {
 	l := newLog(t)
-	numbered := func(i int) Digest { return Digest("\x01" + string(binary.BigEndian.AppendUint64(make([]byte, 24), uint64(i)))) }
+	numbered := func(i int) Digest {
+		return Digest("\x01" + string(binary.BigEndian.AppendUint64(make([]byte, 24), uint64(i))))
+	}
 	i := 0
 	collect := func(n int) uint64 {
 		var o Collect

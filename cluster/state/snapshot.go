@@ -250,7 +250,7 @@ func Restore(r io.Reader) (*State, error) {
 	if v := head[len(magic)]; v != snapshotVersion {
 		return nil, fmt.Errorf("snapshot version %d is not understood, only %d: install the newer casemate on this node", v, snapshotVersion)
 	}
-	l := &loader{s: New()}
+	l := &loader{s: New(), edits: map[string]uint64{}}
 	var buf bytes.Buffer
 	var crc uint32
 	for l.sec != secEnd {
@@ -296,8 +296,9 @@ type loader struct {
 	head  snapHead
 	sec   byte
 	nodes uint64
-	key   string  // of the name being read
-	chain []*node // its claims so far, newest first
+	key   string            // of the name being read
+	chain []*node           // its claims so far, newest first
+	edits map[string]uint64 // of each stage so far
 }
 
 func (l *loader) frame(p []byte) error {
@@ -406,7 +407,7 @@ func (l *loader) useNode(r *snapNode) string {
 		}
 		l.key = key
 	}
-	if r.Version > s.index || r.Born > s.index || r.Claim != "" && !ValidID(r.Claim) {
+	if r.Version == 0 || r.Version > s.index || r.Born > s.index || r.Claim != "" && !ValidID(r.Claim) {
 		return fmt.Sprintf("what stands under the name %q", short(nameOf(key)))
 	}
 	n := &node{version: r.Version, mod: r.Mod, body: r.Body, holds: digests(r.Holds), claim: r.Claim, born: r.Born, kind: kind(r.Kind)}
@@ -471,9 +472,10 @@ func (l *loader) flushName() {
 func (l *loader) useStaged(r *snapStaged) string {
 	s := l.s
 	st, ok := s.stages.get(r.ID)
-	if !ok || r.Number >= st.next {
-		return "a staged edit without its stage"
+	if !ok || r.Number >= st.next || r.Number != l.edits[r.ID] {
+		return "a staged edit that does not follow the one before"
 	}
+	l.edits[r.ID]++
 	ops, err := decodeOps(r.Op, 1, s.format, true)
 	if err != nil {
 		return err.Error()
@@ -507,7 +509,9 @@ func (l *loader) useOutcome(r *snapOutcome) string {
 	if r.Err != nil && sentinels[r.Err.Code] == nil {
 		return "an error that is not known"
 	}
-	se.open++
+	if se.open++; se.open > MaxOutcomes {
+		return "more outcomes than are remembered"
+	}
 	s.sessions.m.Set(r.Node, se)
 	s.outcomes.m.Set(outcomeKey(r.Node, r.Seq), &outcome{index: r.Index, err: r.Err})
 	return ""
@@ -530,5 +534,12 @@ func (l *loader) finish() error {
 			return damaged("it has %d %s and says %d", c.got, c.what, c.want)
 		}
 	}
-	return nil
+	var err error
+	s.stages.from("", func(id string, st stage) bool {
+		if st.next != l.edits[id] {
+			err = damaged("stage %s has %d edits and says %d", id, l.edits[id], st.next)
+		}
+		return err == nil
+	})
+	return err
 }
