@@ -687,7 +687,11 @@ func testWatch(t *testing.T, tree Tree) {
 	quiet("dir, coalesced", dir)
 	quiet("file", file)
 	fill(t, tree, func(b Batch) { b.Put("w/dd", nil); b.Put("w/d-", nil) })
-	expect("root", root)
+	select {
+	case <-root:
+	default:
+		t.Error("root: the Update returned before the channel was told")
+	}
 	quiet("dir, at a name that begins like it", dir)
 	fill(t, tree, func(b Batch) { b.Remove("w") })
 	expect("root", root)

@@ -83,5 +83,7 @@ type Tree interface {
 	// ResumeBlob opens the scratch file of that id to go on at its end, else fs.ErrNotExist.
 	ResumeBlob(id string) (BlobWriter, error)
 	// Watch returns a channel that receives (coalesced, capacity 1) after any change at or below dir, until ctx is done; then it is closed.
+	// A change made here is on the channel before its Update returns: who keeps something derived from the tree can ask the channel
+	// without waiting and is never behind a write that was answered.
 	Watch(ctx context.Context, dir string) <-chan struct{}
 }
