@@ -34,7 +34,10 @@ const (
 	badAfter, badFor = 2, 5 * time.Second
 )
 
-var errNoResolver = errors.New("no resolver")
+var (
+	errNoResolver = errors.New("no resolver")
+	errLate       = errors.New("no answer in time")
+)
 
 // forwarder asks resolvers. There is no cache: nodes, nodelocaldns and CoreDNS cache for themselves, so do the resolvers; ours would save
 // little and would have to be right about what an import or a changed record makes stale.
@@ -135,6 +138,7 @@ func (f *forwarder) exchange(ctx context.Context, resolvers []netip.AddrPort, q 
 	if len(resolvers) == 0 {
 		return nil, fmt.Errorf("dns forward %s: %w", q.Name, errNoResolver)
 	}
+	outer := ctx
 	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -155,8 +159,10 @@ func (f *forwarder) exchange(ctx context.Context, resolvers []netip.AddrPort, q 
 	every := time.NewTicker(attemptSpread / time.Duration(len(plan)))
 	defer every.Stop()
 	done := make(chan attempt, len(plan))
-	answered := make(map[netip.AddrPort]bool) // with an error of their own: not asked again
-	running := 0
+	running := make(map[netip.AddrPort]int)
+	asked := 0
+	answered := make(map[netip.AddrPort]bool)
+	failed := make(map[netip.AddrPort]error) // once a question, however often it was asked
 	next := func() {
 		for len(plan) > 0 {
 			r := plan[0]
@@ -164,7 +170,8 @@ func (f *forwarder) exchange(ctx context.Context, resolvers []netip.AddrPort, q 
 			if answered[r] {
 				continue
 			}
-			running++
+			asked++
+			running[r]++
 			wg.Go(func() {
 				resp, err := ask(ctx, r, slices.Clone(packet), q)
 				done <- attempt{r, resp, err}
@@ -172,32 +179,49 @@ func (f *forwarder) exchange(ctx context.Context, resolvers []netip.AddrPort, q 
 			return
 		}
 	}
+	defer func() {
+		if outer.Err() != nil {
+			return // what we cut off ourselves says nothing about resolvers
+		}
+		for r := range answered {
+			delete(failed, r)
+			f.report(r, nil)
+		}
+		for r, err := range failed {
+			f.report(r, err)
+		}
+	}()
 	next()
 	var last error
-	for running > 0 {
-		select {
-		case <-every.C:
-			next()
-		case a := <-done:
-			running--
-			switch {
-			case a.err != nil:
-				// What we cut off ourselves says nothing about the resolver, unless the time was up.
-				if !errors.Is(context.Cause(ctx), context.Canceled) {
-					f.report(a.resolver, a.err)
+	for ; asked > 0; asked-- {
+		var a attempt
+		for waiting := true; waiting; {
+			select {
+			case a = <-done:
+				waiting = false
+			case <-every.C:
+				for r, n := range running {
+					if n > 0 {
+						failed[r] = errLate
+					}
 				}
-				last = a.err
-			case a.resp.Rcode == dns.RcodeSuccess || a.resp.Rcode == dns.RcodeNameError:
-				f.report(a.resolver, nil)
-				return a.resp, nil
-			default:
-				f.report(a.resolver, nil)
-				answered[a.resolver] = true
-				last = fmt.Errorf("resolver %s answers %s", a.resolver, dns.RcodeToString[a.resp.Rcode])
-			}
-			if ctx.Err() == nil {
 				next()
 			}
+		}
+		running[a.resolver]--
+		switch {
+		case a.err != nil:
+			failed[a.resolver], last = a.err, a.err
+		case a.resp.Rcode == dns.RcodeSuccess || a.resp.Rcode == dns.RcodeNameError:
+			answered[a.resolver] = true
+			return a.resp, nil
+		default:
+			// It lives and cannot help: others may, and it is not asked again.
+			answered[a.resolver] = true
+			last = fmt.Errorf("resolver %s answers %s", a.resolver, dns.RcodeToString[a.resp.Rcode])
+		}
+		if ctx.Err() == nil {
+			next()
 		}
 	}
 	return nil, fmt.Errorf("dns forward %s: %w", q.Name, last)

@@ -47,8 +47,8 @@ func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]
 	if opcode := int(in[2]>>3) & 0xf; opcode != dns.OpcodeQuery {
 		return s.echo(out, in, dns.RcodeNotImplemented), nil
 	}
-	// Exactly one question (RFC 9619), no answers; the authority section is what IXFR uses, OPT and TSIG are all there may be beyond.
-	if in[4] != 0 || in[5] != 1 || in[6]|in[7]|in[8] != 0 || in[9] > 1 || in[10] != 0 || in[11] > 2 {
+	// Exactly one question (RFC 9619), whole and not compressed (there is no name before it to point to), no answers; the authority section is what IXFR uses, OPT and TSIG are all there may be beyond.
+	if in[4] != 0 || in[5] != 1 || in[6]|in[7]|in[8] != 0 || in[9] > 1 || in[10] != 0 || in[11] > 2 || questionEnd(in) == 0 {
 		return s.header(out, in, dns.RcodeFormatError), nil
 	}
 	req := new(dns.Msg)
@@ -111,8 +111,6 @@ func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]
 // run asks the resolvers and gives the answer, in less than two seconds.
 func (s *Server) run(ctx context.Context, j *job) []byte {
 	q := j.req.Question[0]
-	r := j.res
-	r.forward = false
 	resp, err := s.forward.exchange(ctx, j.table.forward[j.res.zone], dns.Question{Name: j.res.next, Qtype: q.Qtype, Qclass: dns.ClassINET})
 	if err != nil {
 		s.stats.forwardFailed.Add(1)
@@ -124,6 +122,12 @@ func (s *Server) run(ctx context.Context, j *job) []byte {
 	if resp.Rcode == dns.RcodeNameError {
 		s.miss(j.client, dns.CanonicalName(j.res.next), q.Qtype)
 	}
+	return s.relay(j, resp)
+}
+
+// relay makes the client's answer from a resolver's.
+func (s *Server) relay(j *job, resp *dns.Msg) []byte {
+	r := j.res
 	r.rcode = resp.Rcode
 	r.answer = append(r.answer, resp.Answer...)
 	r.ns = resp.Ns
@@ -210,21 +214,30 @@ func (s *Server) echo(out, in []byte, rcode int) []byte {
 	if in[4] != 0 || in[5] != 1 {
 		return b
 	}
+	end := questionEnd(in)
+	if end == 0 {
+		return b
+	}
+	out[5] = 1
+	copy(out[headerLen:], in[headerLen:end])
+	return out[:end]
+}
+
+// questionEnd gives the offset after the first question, or 0 if it is not whole.
+func questionEnd(in []byte) int {
 	off := headerLen
 	for off < len(in) && off-headerLen < 255 {
 		l := int(in[off])
 		off += 1 + l
 		if l > 63 {
-			return b
+			return 0
 		}
 		if l == 0 {
 			if off+4 > len(in) {
-				return b
+				return 0
 			}
-			out[5] = 1
-			n := copy(out[headerLen:], in[headerLen:off+4])
-			return out[:headerLen+n]
+			return off + 4
 		}
 	}
-	return b
+	return 0
 }

@@ -51,6 +51,8 @@ type testLog struct{ t testing.TB }
 
 func (l testLog) Write(p []byte) (int, error) { l.t.Logf("%s", p); return len(p), nil }
 
+func testLogger(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(testLog{t}, nil)) }
+
 // running is a server on loopback sockets.
 type running struct {
 	*Server
@@ -67,7 +69,7 @@ func startOn(t testing.TB, listen string, spec Spec) *running {
 	t.Helper()
 	r := &running{t: t}
 	r.Server = New(Config{
-		Log: slog.New(slog.NewTextHandler(testLog{t}, nil)),
+		Log: testLogger(t),
 		Miss: func(_ netip.Addr, name, qtype string) {
 			r.mu.Lock()
 			defer r.mu.Unlock()

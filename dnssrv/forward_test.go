@@ -1,0 +1,518 @@
+package dnssrv
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// resolver is a fake one on loopback, UDP and TCP.
+type resolver struct {
+	t    testing.TB
+	addr netip.AddrPort
+
+	udp, tcp atomic.Int64 // questions that it got
+	mu       sync.Mutex
+	last     *dns.Msg
+	ports    map[int]bool    // source ports seen
+	ids      map[uint16]bool // and ids
+}
+
+// newResolver answers with what reply makes of a question; nothing if that is nil. More than one are sent one after the other.
+func newResolver(t testing.TB, reply func(q *dns.Msg, network string) []*dns.Msg) *resolver {
+	t.Helper()
+	conn, ln := sockets(t, "127.0.0.1:0")
+	r := &resolver{t: t, addr: conn.LocalAddr().(*net.UDPAddr).AddrPort(), ports: map[int]bool{}, ids: map[uint16]bool{}}
+	got := func(q *dns.Msg, from net.Addr) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.last = q
+		r.ids[q.Id] = true
+		if a, ok := from.(*net.UDPAddr); ok {
+			r.ports[a.Port] = true
+		}
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		buf := make([]byte, 4096)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			q := unpacked(t, buf[:n])
+			r.udp.Add(1)
+			got(q, from)
+			for _, m := range reply(q, "udp") {
+				conn.WriteTo(packet(t, m), from)
+			}
+		}
+	})
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			co := &dns.Conn{Conn: c}
+			if q, err := co.ReadMsg(); err == nil {
+				r.tcp.Add(1)
+				got(q, c.RemoteAddr())
+				for _, m := range reply(q, "tcp") {
+					co.WriteMsg(m)
+				}
+			}
+			c.Close()
+		}
+	})
+	t.Cleanup(func() { conn.Close(); ln.Close(); wg.Wait() })
+	return r
+}
+
+// good answers every A with one address and tells what a careless relay would pass on.
+func good(addr string) func(q *dns.Msg, network string) []*dns.Msg {
+	return func(q *dns.Msg, _ string) []*dns.Msg {
+		m := new(dns.Msg).SetReply(q)
+		m.RecursionAvailable, m.AuthenticatedData, m.Authoritative = true, true, true
+		if q.Question[0].Qtype == dns.TypeA {
+			m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: 1, Ttl: 99}, A: net.ParseIP(addr).To4()}}
+		}
+		m.SetEdns0(4096, true)
+		return []*dns.Msg{m}
+	}
+}
+
+func rcode(code int) func(q *dns.Msg, network string) []*dns.Msg {
+	return func(q *dns.Msg, _ string) []*dns.Msg { return []*dns.Msg{new(dns.Msg).SetRcode(q, code)} }
+}
+
+func silent(*dns.Msg, string) []*dns.Msg { return nil }
+
+func forwardTo(spec Spec, zone string, rs ...*resolver) Spec {
+	f := Forward{Zone: zone}
+	for _, r := range rs {
+		f.Resolvers = append(f.Resolvers, r.addr)
+	}
+	spec.Forward = append(spec.Forward, f)
+	return spec
+}
+
+func TestForwardingPerZone(t *testing.T) {
+	rest, corp, sub := newResolver(t, good("192.0.2.1")), newResolver(t, good("192.0.2.2")), newResolver(t, good("192.0.2.3"))
+	own, below := newResolver(t, good("192.0.2.4")), newResolver(t, good("192.0.2.5"))
+	spec := forwardTo(threeNodes(), ".", rest)
+	spec = forwardTo(spec, "Corp.Example.", corp)
+	spec = forwardTo(spec, "ad.corp.example", sub)
+	spec = forwardTo(spec, "ad.casemate.internal", own)
+	spec = forwardTo(spec, "docker.io", below)
+	spec.Records = []Record{{Name: "git.corp.example", Type: "A", Values: []string{"10.9.9.9"}}}
+	r := start(t, spec)
+	for _, network := range []string{"udp", "tcp"} {
+		for name, want := range map[string]string{
+			"elsewhere.test":          "192.0.2.1",
+			"xcorp.example":           "192.0.2.1", // a zone ends at a dot
+			"corp.example":            "192.0.2.2",
+			"WWW.corp.EXAMPLE":        "192.0.2.2",
+			"dc.ad.corp.example":      "192.0.2.3",
+			"ad.casemate.internal":    "192.0.2.4",
+			"dc.ad.casemate.internal": "192.0.2.4",
+			"api.docker.io":           "192.0.2.5",
+			"k8s.io":                  "192.0.2.1", // exists only because of what is below it: others know more
+			"git.corp.example":        "10.9.9.9",  // the operator's word goes first
+		} {
+			m := question(name, dns.TypeA)
+			m.SetEdns0(4096, true)
+			m.AuthenticatedData = true
+			resp := r.over(network, m)
+			if got := values(resp.Answer, dns.TypeA); !slices.Equal(got, []string{want}) || resp.Question[0] != m.Question[0] {
+				t.Errorf("%s %s: want %s, got %v", network, name, want, resp)
+			}
+			if resp.AuthenticatedData || !resp.RecursionAvailable || resp.Authoritative != (want == "10.9.9.9") {
+				t.Errorf("%s: want RA, no AD, AA only for our own, got %v", name, resp.MsgHdr)
+			}
+			if opt := resp.IsEdns0(); opt == nil || opt.Do() || opt.UDPSize() != 1232 || len(resp.Extra) != 1 {
+				t.Errorf("%s: want our own OPT without DO, got %v", name, resp.Extra)
+			}
+		}
+		// What is ours is never asked elsewhere.
+		for name, rcode := range map[string]int{"docker.io": dns.RcodeSuccess, "nobody.casemate.internal": dns.RcodeNameError, "casemate.internal": dns.RcodeSuccess} {
+			if resp := r.over(network, question(name, dns.TypeMX)); resp.Rcode != rcode || !resp.Authoritative || !resp.RecursionAvailable {
+				t.Errorf("%s: want %s of our own, got %v", name, dns.RcodeToString[rcode], resp)
+			}
+		}
+	}
+	corp.mu.Lock()
+	defer corp.mu.Unlock()
+	if q := corp.last; q.IsEdns0() == nil || q.IsEdns0().Do() || q.AuthenticatedData || !q.RecursionDesired {
+		t.Errorf("want RD and an OPT without DO upstream, got %v", q)
+	}
+	if corp.tcp.Load()+rest.tcp.Load() != 0 {
+		t.Error("want UDP first, whatever the client came by")
+	}
+	if got := r.misses(); !slices.Equal(got, []string{"nobody.casemate.internal/MX", "nobody.casemate.internal/MX"}) {
+		t.Errorf("misses: got %v", got)
+	}
+}
+
+func TestForwardedAnswersPassOn(t *testing.T) {
+	soa := &dns.SOA{Hdr: dns.RR_Header{Name: "example.", Rrtype: dns.TypeSOA, Class: 1, Ttl: 30}, Ns: "a.example.", Mbox: "b.example.", Minttl: 30}
+	up := newResolver(t, func(q *dns.Msg, _ string) []*dns.Msg {
+		m := new(dns.Msg).SetReply(q)
+		m.Ns = []dns.RR{soa}
+		if strings.HasPrefix(q.Question[0].Name, "nx.") {
+			m.Rcode = dns.RcodeNameError
+		}
+		return []*dns.Msg{m}
+	})
+	spec := forwardTo(threeNodes(), ".", up)
+	spec.Records = []Record{
+		{Name: "www.bank.test", Type: "CNAME", Values: []string{"target.example"}},
+		{Name: "gone.bank.test", Type: "CNAME", Values: []string{"nx.example"}},
+	}
+	r := start(t, spec)
+	if resp := r.ask(question("nodata.example", dns.TypeMX)); resp.Rcode != dns.RcodeSuccess || len(resp.Ns) != 1 {
+		t.Errorf("NODATA: got %v", resp)
+	}
+	if resp := r.ask(question("nx.example", dns.TypeA)); resp.Rcode != dns.RcodeNameError || len(resp.Ns) != 1 {
+		t.Errorf("NXDOMAIN: got %v", resp)
+	}
+	// The client is a stub that follows no CNAME: what our data begins is finished elsewhere.
+	if resp := r.ask(question("www.bank.test", dns.TypeA)); resp.Rcode != dns.RcodeSuccess || len(resp.Answer) != 1 || len(resp.Ns) != 1 || resp.Authoritative {
+		t.Errorf("CNAME to elsewhere: got %v", resp)
+	}
+	if resp := r.ask(question("gone.bank.test", dns.TypeA)); resp.Rcode != dns.RcodeNameError || len(resp.Answer) != 1 {
+		t.Errorf("CNAME to nowhere: got %v", resp)
+	}
+	norec := question("nodata.example", dns.TypeA)
+	norec.RecursionDesired = false
+	before := up.udp.Load()
+	if resp := r.ask(norec); resp.Rcode != dns.RcodeRefused || up.udp.Load() != before {
+		t.Errorf("without RD nothing is asked elsewhere, got %v", resp)
+	}
+	if got := r.misses(); !slices.Equal(got, []string{"nx.example/A", "nx.example/A"}) {
+		t.Errorf("what a resolver denies is a miss, too: got %v", got)
+	}
+}
+
+func TestForwardedCNAMEIsFollowed(t *testing.T) {
+	up := newResolver(t, good("192.0.2.1"))
+	spec := forwardTo(threeNodes(), ".", up)
+	spec.Records = []Record{{Name: "www.bank.test", Type: "CNAME", Values: []string{"target.example"}}}
+	r := start(t, spec)
+	resp := r.ask(question("www.bank.test", dns.TypeA))
+	if !slices.Equal(values(resp.Answer, dns.TypeCNAME), []string{"target.example."}) || !slices.Equal(values(resp.Answer, dns.TypeA), []string{"192.0.2.1"}) {
+		t.Errorf("got %v", resp)
+	}
+}
+
+func TestTruncatedAnswerIsFetchedOverTCP(t *testing.T) {
+	up := newResolver(t, func(q *dns.Msg, network string) []*dns.Msg {
+		m := new(dns.Msg).SetReply(q)
+		if network == "udp" {
+			m.Truncated = true
+			return []*dns.Msg{m}
+		}
+		for i := range 100 {
+			m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: 1, Class: 1}, A: net.IPv4(192, 0, 2, byte(i))})
+		}
+		return []*dns.Msg{m}
+	})
+	r := start(t, forwardTo(threeNodes(), ".", up))
+	if resp := r.over("tcp", question("many.example", dns.TypeA)); len(resp.Answer) != 100 || resp.Truncated {
+		t.Errorf("want all 100, got %d", len(resp.Answer))
+	}
+	if resp := r.ask(question("many.example", dns.TypeA)); !resp.Truncated || len(resp.Answer) == 0 {
+		t.Errorf("want what fits and TC, got %v", resp)
+	}
+	if up.tcp.Load() != 2 {
+		t.Errorf("want TCP asked twice, got %d", up.tcp.Load())
+	}
+}
+
+func TestResolversAreTriedInOrder(t *testing.T) {
+	for _, c := range []struct {
+		what string
+		bad  func(q *dns.Msg, network string) []*dns.Msg
+	}{
+		{"SERVFAIL", rcode(dns.RcodeServerFailure)},
+		{"REFUSED", rcode(dns.RcodeRefused)},
+		{"NOTIMP", rcode(dns.RcodeNotImplemented)},
+		{"silent", silent},
+		{"cut and no TCP", func(q *dns.Msg, network string) []*dns.Msg {
+			if network == "tcp" {
+				return nil
+			}
+			m := new(dns.Msg).SetReply(q)
+			m.Truncated = true
+			return []*dns.Msg{m}
+		}},
+		{"wrong id", lying(func(m *dns.Msg) { m.Id ^= 1 })},
+		{"a question itself", lying(func(m *dns.Msg) { m.Response = false })},
+		{"another name", lying(func(m *dns.Msg) { m.Question[0].Name = "evil.example." })},
+		{"another type", lying(func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeAAAA })},
+		{"another class", lying(func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS })},
+		{"no question", lying(func(m *dns.Msg) { m.Question = nil })},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			t.Parallel()
+			first, second := newResolver(t, c.bad), newResolver(t, good("192.0.2.2"))
+			r := start(t, forwardTo(threeNodes(), ".", first, second))
+			resp := r.ask(question("www.example", dns.TypeA))
+			if got := values(resp.Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.2"}) {
+				t.Errorf("want the second resolver's answer, got %v", resp)
+			}
+			if first.udp.Load() == 0 {
+				t.Error("the first was not asked first")
+			}
+		})
+	}
+}
+
+// lying gives an answer with an evil address that is changed to not belong to the question.
+func lying(change func(*dns.Msg)) func(q *dns.Msg, network string) []*dns.Msg {
+	return func(q *dns.Msg, network string) []*dns.Msg {
+		m := good("203.0.113.66")(q, network)[0]
+		change(m)
+		return []*dns.Msg{m}
+	}
+}
+
+func TestForgedAnswersBeforeTheTrueOneAreIgnored(t *testing.T) {
+	up := newResolver(t, func(q *dns.Msg, network string) []*dns.Msg {
+		var out []*dns.Msg
+		for i := range 20 {
+			out = append(out, lying(func(m *dns.Msg) { m.Id += uint16(i) + 1 })(q, network)...)
+		}
+		return append(out, good("192.0.2.1")(q, network)...)
+	})
+	r := start(t, forwardTo(threeNodes(), ".", up))
+	if got := values(r.ask(question("www.example", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.1"}) {
+		t.Errorf("got %v", got)
+	}
+	if up.udp.Load() != 1 {
+		t.Errorf("want one question, got %d", up.udp.Load())
+	}
+}
+
+func TestIdsAndPortsAreRandom(t *testing.T) {
+	up := newResolver(t, good("192.0.2.1"))
+	r := start(t, forwardTo(threeNodes(), ".", up))
+	for i := range 50 {
+		m := question(fmt.Sprintf("x%d.example", i), dns.TypeA)
+		m.Id = 7
+		if resp := r.ask(m); resp.Id != 7 || len(resp.Answer) != 1 {
+			t.Fatalf("got %v", resp)
+		}
+	}
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	if len(up.ids) < 45 || len(up.ports) < 40 {
+		t.Errorf("want 50 questions from different ids and ports, got %d ids and %d ports", len(up.ids), len(up.ports))
+	}
+}
+
+// The client gets SERVFAIL by its own deadline of two seconds: a client library that gives up earlier fails the test, the test asserts no time itself.
+func TestDeadForwarderIsSERVFAILWithinTwoSeconds(t *testing.T) {
+	closed := newResolver(t, silent)
+	gone, ln := sockets(t, "127.0.0.1:0")
+	refusing := gone.LocalAddr().(*net.UDPAddr).AddrPort()
+	gone.Close()
+	ln.Close()
+	for _, c := range []struct {
+		what      string
+		resolvers []netip.AddrPort
+	}{
+		{"silent", []netip.AddrPort{closed.addr}},
+		{"nobody listens", []netip.AddrPort{refusing}},
+		{"both", []netip.AddrPort{refusing, closed.addr}},
+		{"eight silent", slices.Repeat([]netip.AddrPort{closed.addr}, 8)},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			t.Parallel()
+			spec := threeNodes()
+			spec.Forward = []Forward{{Zone: ".", Resolvers: c.resolvers}}
+			r := start(t, spec)
+			var wg sync.WaitGroup
+			for _, network := range []string{"udp", "tcp"} {
+				wg.Go(func() {
+					m := question("www.example", dns.TypeA)
+					m.SetEdns0(1232, false)
+					client := dns.Client{Net: network, Timeout: 2 * time.Second}
+					resp, _, err := client.Exchange(m, r.addr)
+					if err != nil {
+						t.Errorf("%s: no answer within two seconds: %v", network, err)
+						return
+					}
+					if resp.Rcode != dns.RcodeServerFailure || !resp.RecursionAvailable || resp.Authoritative {
+						t.Errorf("%s: want SERVFAIL, got %v", network, resp)
+					}
+					opt := resp.IsEdns0()
+					if len(opt.Option) != 1 || opt.Option[0].(*dns.EDNS0_EDE).InfoCode != dns.ExtendedErrorCodeNoReachableAuthority {
+						t.Errorf("%s: want the reason (RFC 8914), got %v", network, opt)
+					}
+				})
+			}
+			wg.Wait()
+			if got := r.misses(); !slices.Equal(got, []string{"www.example/A", "www.example/A"}) {
+				t.Errorf("what could not be got is a miss: got %v", got)
+			}
+			if s := r.Stats(); s.Forwarded != 2 || s.ForwardFailed != 2 {
+				t.Errorf("got %+v", s)
+			}
+		})
+	}
+}
+
+func TestOurNamesAnswerWhileForwardsHang(t *testing.T) {
+	up := newResolver(t, silent)
+	r := start(t, forwardTo(threeNodes(), ".", up))
+	c, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	co := &dns.Conn{Conn: c}
+	slow, quick := question("www.example", dns.TypeA), question("docker.io", dns.TypeA)
+	for _, m := range []*dns.Msg{slow, quick} {
+		if err := co.WriteMsg(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []*dns.Msg{quick, slow} {
+		resp, err := co.ReadMsg()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.Id != want.Id {
+			t.Errorf("want %s answered now, got %v", want.Question[0].Name, resp)
+		}
+	}
+}
+
+func TestBadResolverIsAskedLast(t *testing.T) {
+	var dead atomic.Bool
+	dead.Store(true)
+	first := newResolver(t, func(q *dns.Msg, network string) []*dns.Msg {
+		if dead.Load() {
+			return nil
+		}
+		return good("192.0.2.1")(q, network)
+	})
+	second := newResolver(t, good("192.0.2.2"))
+	f := newForwarder()
+	f.log = testLogger(t)
+	resolvers := []netip.AddrPort{first.addr, second.addr}
+	for range badAfter {
+		f.report(first.addr, context.DeadlineExceeded)
+	}
+	if got := f.order(resolvers); !slices.Equal(got, []netip.AddrPort{second.addr, first.addr}) {
+		t.Errorf("want the bad one last, got %v", got)
+	}
+	q := question("www.example", dns.TypeA).Question[0]
+	if m, err := f.exchange(t.Context(), resolvers, q); err != nil || first.udp.Load() != 0 {
+		t.Errorf("want the second alone asked, got %v, %v", m, err)
+	}
+	// It need not be reported from outside: answers that others must give in its stead count, one a question.
+	g := newForwarder()
+	g.log = testLogger(t)
+	for i := range badAfter {
+		if m, err := g.exchange(t.Context(), resolvers, q); err != nil || values(m.Answer, dns.TypeA)[0] != "192.0.2.2" {
+			t.Fatalf("%d: got %v, %v", i, m, err)
+		}
+	}
+	if got := g.order(resolvers); got[0] != second.addr {
+		t.Errorf("want the silent one last after %d questions, got %v", badAfter, got)
+	}
+	// A bad one that is alone is asked all the same, and is good again when it answers.
+	dead.Store(false)
+	if _, err := f.exchange(t.Context(), resolvers[:1], q); err != nil {
+		t.Error(err)
+	}
+	if got := f.order(resolvers); !slices.Equal(got, resolvers) {
+		t.Errorf("want the order as configured, got %v", got)
+	}
+	// What no table names is forgotten.
+	f.report(second.addr, context.DeadlineExceeded)
+	f.keep(table(t, forwardTo(threeNodes(), ".", first)))
+	if len(f.health) != 0 {
+		t.Errorf("want no health kept, got %v", f.health)
+	}
+}
+
+func TestForwardsAreBounded(t *testing.T) {
+	f := newForwarder()
+	client := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}) }
+	for i := range maxForwardsPerClient {
+		if !f.acquire(client(1)) {
+			t.Fatalf("%d: want room", i)
+		}
+	}
+	if f.acquire(client(1)) {
+		t.Error("one client must not have more than its share")
+	}
+	n := maxForwardsPerClient
+	for i := 2; f.acquire(client(i)); n++ {
+		if f.by[client(i)] == maxForwardsPerClient {
+			i++
+		}
+	}
+	if n != maxForwards {
+		t.Errorf("want %d, got %d", maxForwards, n)
+	}
+	for c, k := range f.by {
+		for range k {
+			f.release(c)
+		}
+	}
+	if f.inFlight != 0 || len(f.by) != 0 {
+		t.Errorf("want nothing left, got %d and %v", f.inFlight, f.by)
+	}
+
+	// Beyond the bound: SERVFAIL at once.
+	up := newResolver(t, silent)
+	r := start(t, forwardTo(threeNodes(), ".", up))
+	me := netip.MustParseAddr("127.0.0.1")
+	for range maxForwardsPerClient {
+		r.forward.acquire(me)
+	}
+	for _, network := range []string{"udp", "tcp"} {
+		if resp := r.over(network, question("www.example", dns.TypeA)); resp.Rcode != dns.RcodeServerFailure {
+			t.Errorf("got %v", resp)
+		}
+	}
+	if s := r.Stats(); s.ForwardShed != 2 || up.udp.Load() != 0 {
+		t.Errorf("want 2 shed and nothing asked, got %+v", s)
+	}
+}
+
+func TestStopEndsForwards(t *testing.T) {
+	up := newResolver(t, silent)
+	r := start(t, forwardTo(threeNodes(), ".", up))
+	c, err := net.Dial("udp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	asked := r.Stats().Forwarded
+	for i := range 20 {
+		c.Write(packet(t, question(fmt.Sprintf("x%d.example", i), dns.TypeA)))
+	}
+	// The last one is answered at once, after all before it have been taken.
+	for r.Stats().Forwarded < asked+20 {
+		r.ask(question("docker.io", dns.TypeA))
+	}
+	r.stop() // goleak watches that nothing is left
+	if got := r.misses(); len(got) != 0 {
+		t.Errorf("what we cut off ourselves is no miss: got %v", got)
+	}
+}
