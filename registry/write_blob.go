@@ -101,25 +101,26 @@ func blobCreated(w http.ResponseWriter, rt route, d digest.Digest) {
 
 // serveUpload answers for one session: its state, a chunk, its end, its cancellation.
 func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, rt route) {
+	switch req.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPatch, http.MethodPut, http.MethodDelete:
+	default:
+		w.Header().Set("Allow", "GET, HEAD, PATCH, PUT, DELETE")
+		writeError(w, req, errUnsupported)
+		return
+	}
 	key := uploadKey(rt.repo, rt.upload)
 	size, _, err := r.uploads.state(key)
 	if err != nil {
 		writeError(w, req, r.answer(err, errUploadUnknown))
 		return
 	}
-	switch req.Method {
-	case http.MethodGet, http.MethodHead, http.MethodDelete:
-	case http.MethodPatch, http.MethodPut:
+	if req.Method == http.MethodPatch || req.Method == http.MethodPut {
 		if fail := checkRange(req, size); fail != nil {
 			w.Header().Set("Range", fmt.Sprintf("0-%d", max(size-1, 0)))
 			w.Header().Set("Docker-Upload-UUID", rt.upload)
 			writeError(w, req, fail)
 			return
 		}
-	default:
-		w.Header().Set("Allow", "GET, HEAD, PATCH, PUT, DELETE")
-		writeError(w, req, errUnsupported)
-		return
 	}
 	if req.Method == http.MethodPut {
 		r.finishUpload(w, req, rt, key)
