@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -111,7 +112,9 @@ func FuzzName(f *testing.F) {
 			f.Add(seed, ns, "docker.io", "docker.io")
 		}
 	}
-	reg := &Registry{cfg: Config{Domain: "casemate.internal", Canonical: testCanonical, Origins: func() []string { return testOrigins }, LocalFallback: func() bool { return true }}}
+	s := newShelf(f)
+	reg := s.reg
+	s.image("quay.io/calico/node", "1", "node")
 	f.Fuzz(func(t *testing.T, path, ns, origin, host string) {
 		u, err := url.Parse("http://h" + path)
 		if err != nil {
@@ -136,21 +139,26 @@ func FuzzName(f *testing.F) {
 			return
 		}
 		name := p.canonical()
-		literal := strings.TrimPrefix(name, p.origin+"/")
-		if len(name) > maxName || !specName.MatchString(literal) || p.origin != "" && !validHost(p.origin) && !strings.Contains(p.origin, ":") {
+		if !validName(name) || !specName.MatchString(name) {
 			t.Fatalf("%s ns=%s: canonical name %q is not valid", path, ns, name)
 		}
 		own := View{Host: "registry.casemate.internal"}
-		if origin == "" && !strings.Contains(p.origin, ":") && !reg.own(p.origin, own) {
+		if origin == "" && !reg.own(p.origin, own) {
 			again, fail := reg.locate(name, "", own)
 			if fail != nil || again.canonical() != name {
 				t.Fatalf("%s ns=%s on %q: %q means %q when it is asked for, %v", path, ns, host, name, again.canonical(), fail)
 			}
 		}
-		for _, repo := range append(reg.repositories(route{place: p}), variants(p.path)...) {
-			if repo != "" && (strings.Contains(repo, "//") || strings.HasPrefix(repo, "/") || strings.Contains(repo, "..")) {
+		rt.place, rt.view, rt.repo = p, v, name
+		candidates := reg.repositories(rt)
+		for group := range reg.tolerated(p) {
+			candidates = append(candidates, group...)
+		}
+		for _, repo := range candidates {
+			if !fs.ValidPath(repoDir(repo)) || !validName(repo) || rt.reference != "" && !fs.ValidPath(rt.link(repo)) {
 				t.Fatalf("%s: candidate %q", path, repo)
 			}
 		}
+		reg.Serve(httptest.NewRecorder(), &http.Request{Method: "GET", URL: u, Host: host, Header: http.Header{}}, v)
 	})
 }

@@ -416,3 +416,44 @@ type discard struct {
 func (d *discard) Header() http.Header         { return d.header }
 func (d *discard) WriteHeader(int)             {}
 func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// BenchmarkServed is a manifest over loopback HTTP, by our handler and by distribution's own over the same tree: the client's share is in both.
+func BenchmarkServed(b *testing.B) {
+	s := newShelf(b)
+	s.manifest("registry.k8s.io/pause", "3.10", `{"schemaVersion":2,"mediaType":"`+typeOCIManifest+`","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"`+sha+
+		`","size":1},"layers":[],"annotations":{"a":"`+strings.Repeat("x", 1800)+`"}}`, "")
+	for _, c := range []struct {
+		why     string
+		handler http.Handler
+		path    string
+	}{
+		{"casemate/origin", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.reg.Serve(w, r, on("registry.k8s.io")) }), "/v2/pause/manifests/3.10"},
+		{"casemate/flat", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.reg.Serve(w, r, s.own) }), "/v2/pause/manifests/3.10"},
+		{"distribution", s.reg.app, "/v2/registry.k8s.io/pause/manifests/3.10"},
+	} {
+		b.Run(c.why, func(b *testing.B) {
+			srv := httptest.NewServer(c.handler)
+			defer srv.Close()
+			client := srv.Client()
+			client.Transport.(*http.Transport).MaxIdleConnsPerHost = 64
+			b.SetParallelism(8)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					req, _ := http.NewRequest("GET", srv.URL+c.path, nil)
+					req.Header.Set("Accept", typeOCIManifest)
+					res, err := client.Do(req)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					io.Copy(io.Discard, res.Body)
+					res.Body.Close()
+					if res.StatusCode != 200 {
+						b.Errorf("%d", res.StatusCode)
+						return
+					}
+				}
+			})
+		})
+	}
+}

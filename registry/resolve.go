@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -15,16 +16,56 @@ import (
 
 // reader is what reads need besides the tree.
 type reader struct {
+	held      *held
 	names     *names
 	manifests *manifests
 	conflicts conflicts
 }
 
 func newReader(cfg Config) *reader {
-	return &reader{names: newNames(cfg.Tree), manifests: newManifests(cfg.Tree)}
+	return &reader{held: newHeld(cfg.Tree), names: newNames(cfg.Tree), manifests: newManifests(cfg.Tree)}
 }
 
-func (rd *reader) close() { rd.names.close() }
+func (rd *reader) close() {
+	rd.held.stop()
+	rd.names.stop()
+}
+
+// held knows which origins there is any repository of. Dozens are enabled and few have images, and a flat name would be looked up in each.
+type held struct {
+	tree    Tree
+	changed <-chan struct{} // told before a write is answered, so that what was pushed is found at once
+	stop    context.CancelFunc
+
+	mu   sync.Mutex
+	of   []string // the origins that were looked at
+	with []string // those that have something, in the same order; it is never changed, only replaced
+}
+
+func newHeld(tree Tree) *held {
+	ctx, stop := context.WithCancel(context.Background())
+	return &held{tree: tree, changed: tree.Watch(ctx, "."), stop: stop}
+}
+
+// among returns those of origins that have a repository.
+func (h *held) among(origins []string) []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	select {
+	case <-h.changed:
+	default:
+		if slices.Equal(h.of, origins) {
+			return h.with
+		}
+	}
+	h.of, h.with = slices.Clone(origins), nil
+	for _, o := range origins {
+		if _, err := h.tree.Stat(repoDir(o)); err == nil {
+			h.with = append(h.with, o)
+		}
+	}
+	return h.with
+}
 
 // hit is a reference that was found.
 type hit struct {
@@ -57,7 +98,7 @@ func (r *Registry) repositories(rt route) []string {
 		}
 		return nil
 	}
-	origins := r.cfg.Origins()
+	origins := r.read.held.among(r.cfg.Origins())
 	list := make([]string, 0, len(origins)+1)
 	for _, o := range origins {
 		list = append(list, o+"/"+rt.place.path)

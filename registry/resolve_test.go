@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"slices"
 	"strings"
@@ -330,4 +331,38 @@ func TestPushersSeeOneRepository(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Which origins have images is known without asking each, and never behind a write that was answered.
+func TestHeldOrigins(t *testing.T) {
+	origins := []string{"a.example", "b.example", "c.example"}
+	stats := &statCounter{}
+	s := newShelf(t, func(c *Config) {
+		stats.Tree, c.Tree = c.Tree, stats
+		c.Origins = func() []string { return origins }
+	})
+	s.want(s.own, "/v2/app/manifests/1", "")
+	d, _ := s.image("c.example/app", "1", "c")
+	s.want(s.own, "/v2/app/manifests/1", d)
+	stats.n = 0
+	s.want(s.own, "/v2/app/manifests/1", d)
+	if stats.n != 4 { // GET and HEAD: the one origin and the local name
+		t.Errorf("%d look-ups, want 4", stats.n)
+	}
+	first, _ := s.image("a.example/app", "1", "a")
+	s.want(s.own, "/v2/app/manifests/1", first)
+	origins = []string{"c.example", "a.example"}
+	s.want(s.own, "/v2/app/manifests/1", d)
+	s.update(func(b Batch) { b.Remove(repoDir("c.example")) })
+	s.want(s.own, "/v2/app/manifests/1", first)
+}
+
+type statCounter struct {
+	Tree
+	n int
+}
+
+func (c *statCounter) Stat(name string) (fs.FileInfo, error) {
+	c.n++
+	return c.Tree.Stat(name)
 }

@@ -27,7 +27,7 @@ func (r *Registry) tolerated(p place) iter.Seq[[]string] {
 					group = []string{at}
 				}
 			} else {
-				for _, o := range r.cfg.Origins() {
+				for _, o := range r.read.held.among(r.cfg.Origins()) {
 					group = append(group, o+"/"+path)
 				}
 				group = append(group, path)
@@ -115,8 +115,6 @@ func newNames(tree Tree) *names {
 	ctx, stop := context.WithCancel(context.Background())
 	return &names{tree: tree, changed: tree.Watch(ctx, "."), stop: stop, now: time.Now, dirty: true, current: &catalog{}}
 }
-
-func (n *names) close() { n.stop() }
 
 const (
 	readAtOnce = time.Second // how much reading may be done without a pause

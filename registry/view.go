@@ -105,8 +105,11 @@ func (r *Registry) locate(asked, ns string, v View) (place, *apiError) {
 	return p, r.bound(p)
 }
 
-// bound refuses a name that together with its origin is longer than a repository may be called.
+// bound refuses a name that together with its origin is not one that a repository may have.
 func (r *Registry) bound(p place) *apiError {
+	if strings.Contains(p.origin, ":") {
+		return errNameInvalid.with("an IPv6 address is no origin")
+	}
 	if len(p.canonical()) > maxName {
 		return errNameInvalid.with("a repository name has at most 255 characters, its origin included")
 	}

@@ -31,7 +31,8 @@ func TestLocate(t *testing.T) {
 		{"ns is ourselves", "team/app", "registry.casemate.internal", own, "team/app"},
 		{"ns is the address asked, whatever the port", "team/app", "10.0.0.11:443", address, "team/app"},
 		{"ns is no host", "app", "a/../b", own, "NAME_INVALID"},
-		{"ns is an IPv6 address, an unknown origin", "app", "[fd00::1]:5000", own, "fd00::1/app"},
+		{"ns is an IPv6 address", "app", "[fd00::1]:5000", own, "NAME_INVALID"},
+		{"ns is the IPv6 address asked", "app", "[FD00::1]:5000", View{Host: "[fd00::1]"}, "app"},
 
 		{"prefix", "registry.k8s.io/pause", "", own, "registry.k8s.io/pause"},
 		{"prefix on an address", "registry.k8s.io/pause", "", address, "registry.k8s.io/pause"},
