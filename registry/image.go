@@ -1,0 +1,182 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Image is one line of what the registry holds: a tag, or a manifest that no tag, index or subject speaks for.
+type Image struct {
+	// Name is the canonical repository, "registry.k8s.io/pause".
+	Name string
+	// Reference is the tag, "" for an untagged manifest.
+	Reference string
+	// Digest is the manifest's.
+	Digest    digest.Digest
+	MediaType string
+	// ArtifactType is set for artifacts (a manifest's own artifactType; that of a config is not looked at).
+	ArtifactType string
+	// Size is in bytes: the manifest with what it names that is here, each blob once, the children of an index included.
+	Size int64
+	// Platforms are those of an index whose manifests are here, as "linux/arm64/v8"; Sparse says that others are not, and Absent which.
+	Platforms []string
+	Sparse    bool
+	Absent    []string
+	// Stored is when the tag or the manifest was written.
+	Stored time.Time
+}
+
+// Images yields every image in the order of names (element by element), the untagged ones of a repository behind its tags, from one
+// consistent list of names. An image that is deleted meanwhile is left out. It ends at the first error or when ctx does.
+func (r *Registry) Images(ctx context.Context) iter.Seq2[Image, error] {
+	return func(yield func(Image, error) bool) {
+		var repo string
+		var c contents
+		for name, fi := range r.tree.Walk("repositories", "") {
+			if err := ctx.Err(); err != nil {
+				yield(Image{}, err)
+				return
+			}
+			rest := strings.TrimPrefix(name, "repositories/")
+			i := strings.Index(rest, "/_")
+			l, ok := fi.(linked)
+			if i < 0 || !ok {
+				continue
+			}
+			if rest[:i] != repo {
+				if !r.yieldRepo(repo, c, yield) {
+					return
+				}
+				repo, c = rest[:i], contents{}
+			}
+			switch parts := strings.Split(rest[i+1:], "/"); {
+			case len(parts) == 5 && parts[0] == "_manifests" && parts[1] == "revisions":
+				c.revisions = append(c.revisions, named{"", digest.Digest(l.Digest()), fi.ModTime()})
+			case len(parts) == 5 && parts[0] == "_manifests" && parts[1] == "tags":
+				c.tags = append(c.tags, named{parts[2], digest.Digest(l.Digest()), fi.ModTime()})
+			}
+		}
+		r.yieldRepo(repo, c, yield)
+	}
+}
+
+// contents are the names in one repository.
+type contents struct{ revisions, tags []named }
+
+type named struct {
+	tag    string
+	digest digest.Digest
+	stored time.Time
+}
+
+func (r *Registry) yieldRepo(repo string, c contents, yield func(Image, error) bool) bool {
+	spoken := map[digest.Digest]bool{}
+	manifests := map[digest.Digest]*manifest{}
+	for _, n := range c.revisions {
+		m, err := r.manifestIn(repo, n.digest)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			yield(Image{}, fmt.Errorf("image %s@%s: %w", repo, n.digest, err))
+			return false
+		}
+		manifests[n.digest] = m
+		for _, child := range m.Manifests {
+			spoken[child.Digest] = true
+		}
+		if m.Subject != nil {
+			spoken[n.digest] = true
+		}
+	}
+	for _, n := range c.tags {
+		spoken[n.digest] = true
+	}
+	for _, n := range slices.Concat(c.tags, c.revisions) {
+		m := manifests[n.digest]
+		if m == nil || n.tag == "" && spoken[n.digest] {
+			continue
+		}
+		img := Image{Name: repo, Reference: n.tag, Digest: n.digest, MediaType: m.kind(), ArtifactType: m.ArtifactType, Stored: n.stored}
+		sized := map[digest.Digest]bool{}
+		add := func(d digest.Digest) {
+			if !sized[d] {
+				sized[d] = true
+				if size, err := r.tree.StatBlob(d.String()); err == nil {
+					img.Size += size
+				}
+			}
+		}
+		var walk func(d digest.Digest, m *manifest)
+		walk = func(d digest.Digest, m *manifest) {
+			add(d)
+			if m.Config != nil {
+				add(m.Config.Digest)
+			}
+			for _, l := range m.Layers {
+				add(l.Digest)
+			}
+			for _, child := range m.Manifests {
+				cm := manifests[child.Digest]
+				platform := child.platform()
+				if platform == "" {
+					platform = child.Digest.String()
+				}
+				switch {
+				case cm == nil:
+					img.Sparse, img.Absent = true, append(img.Absent, platform)
+				case !sized[child.Digest]: // an index cannot name itself, so this ends
+					img.Platforms = append(img.Platforms, platform)
+					walk(child.Digest, cm)
+				}
+			}
+		}
+		walk(n.digest, m)
+		if !yield(img, nil) {
+			return false
+		}
+	}
+	return true
+}
+
+// manifestIn reads a manifest of a repository.
+func (r *Registry) manifestIn(repo string, d digest.Digest) (*manifest, error) {
+	data, err := r.tree.ReadFile(revisionPath(repo, d))
+	if err != nil {
+		return nil, err
+	}
+	var m manifest
+	return &m, json.Unmarshal(data, &m)
+}
+
+// DeleteImage deletes "NAME:TAG" (the tag alone) or "NAME@DIGEST" (the manifest, its tags and its place among referrers), where NAME is a
+// canonical repository. fs.ErrNotExist says that there is none.
+func (r *Registry) DeleteImage(ctx context.Context, ref string) error {
+	if repo, s, ok := strings.Cut(ref, "@"); ok {
+		d, fail := parseDigest(s)
+		if fail != nil || !validName(repo) {
+			return fmt.Errorf("image reference must be NAME:TAG or NAME@DIGEST, got %.300q: %w", ref, fs.ErrInvalid)
+		}
+		if err := r.removeRevision(ctx, repo, d); err != nil {
+			return fmt.Errorf("delete image %s: %w", ref, err)
+		}
+		return nil
+	}
+	i := strings.LastIndexByte(ref, ':')
+	if i < 0 || !validName(ref[:i]) || !validTag(ref[i+1:]) {
+		return fmt.Errorf("image reference must be NAME:TAG or NAME@DIGEST, got %.300q: %w", ref, fs.ErrInvalid)
+	}
+	if err := r.removeTag(ctx, ref[:i], ref[i+1:]); err != nil {
+		return fmt.Errorf("delete image %s: %w", ref, err)
+	}
+	return nil
+}
