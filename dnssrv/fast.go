@@ -1,9 +1,11 @@
 package dnssrv
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/miekg/dns"
 )
@@ -46,6 +48,9 @@ type packed struct {
 // elsewhere, stay cold.
 func (t *Table) pack() error {
 	t.hot = make(map[string]*hot, len(t.names))
+	if err := t.packMarks(); err != nil {
+		return err
+	}
 	for name, e := range t.names {
 		if e.rrs[dns.TypeCNAME] != nil {
 			continue
@@ -77,6 +82,73 @@ func (t *Table) pack() error {
 		}
 	}
 	return nil
+}
+
+// Marks on names.
+const (
+	markExists = 1 << iota // the name is there, if only because of what is below it
+	markBelow              // names below it are answered otherwise than by denying them as the root
+)
+
+// packMarks notes which names may not be denied from packed bytes, and packs the denial. Its names are not compressed: they would point
+// to where they stand, which the question's length decides.
+func (t *Table) packMarks() error {
+	t.marks = make(map[string]uint8)
+	mark := func(name string, m uint8) error {
+		var wire [256]byte
+		n, err := dns.PackDomainName(name, wire[:], 0, nil, false)
+		if err != nil {
+			return fmt.Errorf("dns table: pack %s: %w", name, err)
+		}
+		t.marks[string(wire[:n])] |= m
+		return nil
+	}
+	for name := range t.names {
+		if err := mark(name, markExists); err != nil {
+			return err
+		}
+		if parent, ok := strings.CutPrefix(name, "*."); ok {
+			if err := mark(parent, markBelow); err != nil {
+				return err
+			}
+		}
+	}
+	for name := range t.inner {
+		if err := mark(name, markExists); err != nil {
+			return err
+		}
+	}
+	for name := range t.apexes {
+		if err := mark(name, markBelow); err != nil {
+			return err
+		}
+	}
+	for zone := range t.forward {
+		if err := mark(zone, markBelow); err != nil {
+			return err
+		}
+	}
+	var b [512]byte
+	n, err := dns.PackRR(t.soa("."), b[:], 0, nil, false)
+	if err != nil {
+		return fmt.Errorf("dns table: pack SOA: %w", err)
+	}
+	t.denial = packed{ns: 1, tail: bytes.Clone(b[:n])}
+	return nil
+}
+
+// denied says whether a name is nothing to us: neither there nor below anything of ours or of a resolver's.
+func (t *Table) denied(key []byte) bool {
+	if t.marks[string(key)] != 0 || t.marks["\x00"]&markBelow != 0 {
+		return false
+	}
+	for len(key) > 1 {
+		key = key[1+int(key[0]):]
+		if t.marks[string(key)]&markBelow != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // packSet packs the answer to one question; ok is false if it depends on the client.
@@ -116,25 +188,25 @@ func appendAddress(b []byte, a netip.Addr, ttl uint32) []byte {
 	return append(b, raw...)
 }
 
-// fast answers in into out if it is a plain question for a hot name, and gives the answer's length. It allocates nothing and keeps neither.
+// fast answers in into out if it is a plain question for a hot name, or for one that is nothing to us, and gives the answer's length and rcode. It allocates nothing and keeps neither.
 // Whatever is the least bit unusual is left to the slow path, which must give the same answer: one question, class IN, no compression, no other record
 // than an OPT of version 0 with no options but cookies and padding. limit is the transport's: 512 to 1232 over UDP as the client said, else len(out).
-func (t *Table) fast(out, in []byte, client netip.Addr, udp bool) (n int, ok bool) {
+func (t *Table) fast(out, in []byte, client netip.Addr, udp bool) (n, rcode int, ok bool) {
 	if len(in) < headerLen+5 || in[2]&^bitRD != 0 || in[3]&^(bitAD|bitCD) != 0 {
-		return 0, false
+		return 0, 0, false
 	}
 	if in[4] != 0 || in[5] != 1 || in[6]|in[7]|in[8]|in[9]|in[10] != 0 || in[11] > 1 {
-		return 0, false
+		return 0, 0, false
 	}
 	var key [256]byte
 	off := headerLen
 	for {
 		if off >= len(in) {
-			return 0, false
+			return 0, 0, false
 		}
 		l := int(in[off])
 		if l > 63 || off+1+l > len(in) || off+1+l-headerLen > 255 {
-			return 0, false
+			return 0, 0, false
 		}
 		key[off-headerLen] = byte(l)
 		off++
@@ -151,15 +223,19 @@ func (t *Table) fast(out, in []byte, client netip.Addr, udp bool) (n int, ok boo
 	}
 	qend := off + 4
 	if qend > len(in) || in[off+2] != 0 || in[off+3] != dns.ClassINET {
-		return 0, false
+		return 0, 0, false
 	}
 	qtype := binary.BigEndian.Uint16(in[off:])
 	if coldType(qtype) {
-		return 0, false
+		return 0, 0, false
 	}
-	h := t.hot[string(key[:off-headerLen])]
+	name := key[:off-headerLen]
+	h := t.hot[string(name)]
 	if h == nil {
-		return 0, false
+		if !t.denied(name) {
+			return 0, 0, false
+		}
+		rcode = dns.RcodeNameError
 	}
 
 	limit := len(out)
@@ -167,38 +243,42 @@ func (t *Table) fast(out, in []byte, client netip.Addr, udp bool) (n int, ok boo
 	if edns {
 		size, ok := plainOPT(in[qend:])
 		if !ok {
-			return 0, false
+			return 0, 0, false
 		}
 		if udp {
 			limit = min(limit, udpLimit(size))
 		}
 		limit -= len(optRR)
 	} else if qend != len(in) {
-		return 0, false
+		return 0, 0, false
 	} else if udp {
 		limit = min(limit, dns.MinMsgSize)
 	}
 	if qend > limit {
-		return 0, false
+		return 0, 0, false
 	}
 
 	n = copy(out, in[:qend])
-	p := &h.nodata
-	if f, addr := family(qtype); addr && h.nodes {
+	var p *packed
+	if h == nil {
+		p = &t.denial
+	} else if f, addr := family(qtype); addr && h.nodes {
 		var buf [maxNodes]*member
 		an := 0
 		for _, m := range order(t.live[f], client, &buf) {
 			if n+len(m.packed) > limit {
-				return 0, false
+				return 0, 0, false
 			}
 			n += copy(out[n:], m.packed)
 			an += len(m.addrs)
 		}
 		if an > 0 {
-			p = nil
 			putCounts(out, an, 0, 0)
+		} else {
+			p = &h.nodata
 		}
 	} else {
+		p = &h.nodata
 		for i := range h.sets {
 			if h.sets[i].qtype == qtype {
 				p = &h.sets[i]
@@ -208,7 +288,7 @@ func (t *Table) fast(out, in []byte, client netip.Addr, udp bool) (n int, ok boo
 	}
 	if p != nil {
 		if n+len(p.tail) > limit {
-			return 0, false
+			return 0, 0, false
 		}
 		n += copy(out[n:], p.tail)
 		putCounts(out, int(p.an), int(p.ns), int(p.ar))
@@ -218,11 +298,11 @@ func (t *Table) fast(out, in []byte, client netip.Addr, udp bool) (n int, ok boo
 		binary.BigEndian.PutUint16(out[10:], binary.BigEndian.Uint16(out[10:])+1)
 	}
 	out[2] = bitQR | bitAA | in[2]&bitRD
-	out[3] = in[3] & bitCD
+	out[3] = in[3]&bitCD | byte(rcode)
 	if len(t.forward) > 0 {
 		out[3] |= bitRA
 	}
-	return n, true
+	return n, rcode, true
 }
 
 func putCounts(out []byte, an, ns, ar int) {

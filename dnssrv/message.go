@@ -34,9 +34,12 @@ func (s *Server) handle(t *Table, out, in []byte, client netip.Addr, udp bool) (
 		s.stats.refused.Add(1)
 		return s.echo(out, in, dns.RcodeRefused), nil
 	}
-	if n, ok := t.fast(out, in, client, udp); ok {
+	if n, rcode, ok := t.fast(out, in, client, udp); ok {
 		s.stats.fast.Add(1)
-		s.stats.rcodes[dns.RcodeSuccess].Add(1)
+		s.stats.count(rcode)
+		if rcode == dns.RcodeNameError {
+			s.missPacked(out[:n], client)
+		}
 		return out[:n], nil
 	}
 	return s.slow(t, out, in, client, udp)

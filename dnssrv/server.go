@@ -2,6 +2,7 @@ package dnssrv
 
 import (
 	"context"
+	"encoding/binary"
 	"log/slog"
 	"net/netip"
 	"sync/atomic"
@@ -63,6 +64,19 @@ func (s *Server) miss(client netip.Addr, name string, qtype uint16) {
 	default:
 		s.stats.missesLost.Add(1)
 	}
+}
+
+// missPacked queues the question of an answer as a miss. Unpacking the name is the one thing for which a fast answer allocates.
+func (s *Server) missPacked(answer []byte, client netip.Addr) {
+	if s.missFn == nil {
+		s.stats.misses.Add(1)
+		return
+	}
+	name, off, err := dns.UnpackDomainName(answer, headerLen)
+	if err != nil {
+		return // it was read before
+	}
+	s.miss(client, dns.CanonicalName(name), binary.BigEndian.Uint16(answer[off:]))
 }
 
 // reportMisses hands misses on until ctx is done, and then those that were queued before.

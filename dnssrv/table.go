@@ -27,7 +27,11 @@ type Table struct {
 	forward map[string][]netip.AddrPort // by canonical zone; resolvers that are not ourselves
 	allow   []netip.Prefix
 
-	hot       map[string]*hot // by lower-case wire name
+	// Packed answers, by lower-case wire name; see fast.go.
+	hot    map[string]*hot
+	marks  map[string]uint8
+	denial packed
+
 	conflicts []string
 }
 
