@@ -46,6 +46,7 @@ type Setting struct {
 	Value   string `json:"value"`
 	Default string `json:"default"`
 	Help    string `json:"help"`
+	Set     bool   `json:"set"` // false: it is the default
 }
 
 type settingDef struct {
@@ -335,7 +336,7 @@ func listSettings(values map[string]string) []Setting {
 		if !ok {
 			v = d.def
 		}
-		list = append(list, Setting{Key: d.key, Value: v, Default: d.def, Help: d.help})
+		list = append(list, Setting{Key: d.key, Value: v, Default: d.def, Help: d.help, Set: ok})
 	}
 	return list
 }

@@ -64,14 +64,14 @@ type Users struct {
 }
 
 type record struct {
-	Hash  string    `json:"hash"`
-	Added time.Time `json:"added"`
+	Hash    string    `json:"hash"`
+	Changed time.Time `json:"changed"`
 }
 
 // A User is what List tells of one.
 type User struct {
-	Name  string    `json:"name"`
-	Added time.Time `json:"added"`
+	Name    string    `json:"name"`
+	Changed time.Time `json:"changed"` // when the password was set
 }
 
 // New makes the users of a tree; it does no I/O.
@@ -113,7 +113,6 @@ func (u *Users) put(ctx context.Context, name, password string, there bool) erro
 		return err
 	}
 	version := uint64(0)
-	old := record{Added: time.Now().UTC().Truncate(time.Second)}
 	info, err := u.tree.Stat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -126,16 +125,12 @@ func (u *Users) put(ctx context.Context, name, password string, there bool) erro
 		return fmt.Errorf("there is a user %s already, change the password with: casemate user passwd %s: %w", name, name, fs.ErrExist)
 	default:
 		version = info.(interface{ Version() uint64 }).Version()
-		if r, _, err := u.read(name); err == nil {
-			old = r
-		}
 	}
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), u.cost)
 	if err != nil {
 		return fmt.Errorf("user %s: %w", name, err)
 	}
-	old.Hash = string(hash)
-	data, err := json.Marshal(old)
+	data, err := json.Marshal(record{Hash: string(hash), Changed: time.Now().UTC().Truncate(time.Second)})
 	if err != nil {
 		return err
 	}
@@ -179,7 +174,7 @@ func (u *Users) List() ([]User, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, User{Name: e.Name(), Added: r.Added})
+		list = append(list, User{Name: e.Name(), Changed: r.Changed})
 	}
 	slices.SortFunc(list, func(a, b User) int { return strings.Compare(a.Name, b.Name) })
 	return list, nil

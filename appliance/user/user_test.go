@@ -54,7 +54,7 @@ func TestAUserComesChangesAndGoes(t *testing.T) {
 	if strings.Contains(string(data), "password") {
 		t.Fatalf("the password stands in the tree: %s", data)
 	}
-	if list, err := u.List(); err != nil || len(list) != 1 || list[0].Name != "ada" || list[0].Added.IsZero() {
+	if list, err := u.List(); err != nil || len(list) != 1 || list[0].Name != "ada" || list[0].Changed.IsZero() {
 		t.Fatalf("got %v, %v", list, err)
 	}
 	must(u.Remove(ctx, "ada"))

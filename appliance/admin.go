@@ -1,0 +1,461 @@
+package appliance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"casemate/appliance/origin"
+	"casemate/cluster"
+	"casemate/dnssrv"
+	"casemate/pki"
+)
+
+// The admin API is docs/admin-api.md. Who reaches the socket may do everything: its mode is the access control.
+
+// maxAdminBody bounds a request in JSON; files are streamed and not bounded by it.
+const maxAdminBody = 1 << 20
+
+// admin returns the handler of the admin socket.
+func (a *Appliance) admin() http.Handler {
+	mux := http.NewServeMux()
+	on := func(pattern string, h func(r *http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			out, err := h(r)
+			if err != nil {
+				a.adminError(w, r, err)
+				return
+			}
+			if out == nil {
+				w.WriteHeader(http.StatusNoContent)
+				return
+			}
+			w.Header().Set("Content-Type", "application/json")
+			json.NewEncoder(w).Encode(out)
+		})
+	}
+	on("GET /v1/status", a.getStatus)
+
+	on("GET /v1/settings", func(*http.Request) (any, error) { return a.getSettings() })
+	on("GET /v1/settings/{key}", func(r *http.Request) (any, error) {
+		list, err := a.getSettings()
+		if err != nil {
+			return nil, err
+		}
+		i := slices.IndexFunc(list, func(s Setting) bool { return s.Key == r.PathValue("key") })
+		if i < 0 {
+			return nil, unknownSetting(r.PathValue("key"))
+		}
+		return list[i], nil
+	})
+	on("PUT /v1/settings/{key}", func(r *http.Request) (any, error) {
+		var in struct{ Value *string }
+		if err := read(r, &in); err != nil {
+			return nil, err
+		}
+		if in.Value == nil {
+			return nil, usage("value is missing")
+		}
+		return nil, a.setSetting(r.Context(), r.PathValue("key"), in.Value)
+	})
+	on("DELETE /v1/settings/{key}", func(r *http.Request) (any, error) {
+		return nil, a.setSetting(r.Context(), r.PathValue("key"), nil)
+	})
+
+	mux.HandleFunc("GET /v1/ca", func(w http.ResponseWriter, r *http.Request) { send(w, r, "application/x-pem-file", a.ca.Roots()) })
+	on("POST /v1/ca/rotate", func(r *http.Request) (any, error) {
+		var in struct{ Finish bool }
+		if err := read(r, &in); err != nil {
+			return nil, err
+		}
+		if in.Finish {
+			return nil, a.ca.FinishRotation(r.Context())
+		}
+		return nil, a.ca.Rotate(r.Context())
+	})
+	on("GET /v1/certs", a.getCerts)
+	on("POST /v1/certs", a.postCert)
+	on("POST /v1/certs/{serial}/revoke", func(r *http.Request) (any, error) {
+		return nil, a.ca.Revoke(r.Context(), r.PathValue("serial"))
+	})
+
+	on("GET /v1/users", func(*http.Request) (any, error) { return a.users.List() })
+	on("POST /v1/users", func(r *http.Request) (any, error) {
+		var in struct{ Name, Password string }
+		if err := read(r, &in); err != nil {
+			return nil, err
+		}
+		return nil, a.users.Add(r.Context(), in.Name, in.Password)
+	})
+	on("PUT /v1/users/{name}", func(r *http.Request) (any, error) {
+		var in struct{ Password string }
+		if err := read(r, &in); err != nil {
+			return nil, err
+		}
+		return nil, a.users.SetPassword(r.Context(), r.PathValue("name"), in.Password)
+	})
+	on("DELETE /v1/users/{name}", func(r *http.Request) (any, error) {
+		return nil, a.users.Remove(r.Context(), r.PathValue("name"))
+	})
+
+	on("GET /v1/images", a.getImages)
+	on("DELETE /v1/images", func(r *http.Request) (any, error) { return nil, a.deleteImage(r.Context(), r.FormValue("ref")) })
+
+	on("GET /v1/files", a.getFiles)
+	on("PUT /v1/files", func(r *http.Request) (any, error) {
+		q := r.URL.Query()
+		i, err := a.files.Put(r.Context(), q.Get("url"), r.Body, q.Get("digest"))
+		if err != nil {
+			return nil, err
+		}
+		return fileInfo{i.URL, i.Digest, i.Size, i.Time}, nil
+	})
+	on("DELETE /v1/files", func(r *http.Request) (any, error) {
+		return nil, a.files.Delete(r.Context(), r.URL.Query().Get("url"))
+	})
+
+	on("GET /v1/origins", a.getOrigins)
+	on("PUT /v1/origins/{host}", func(r *http.Request) (any, error) {
+		var in struct{ Aliases []string }
+		if err := read(r, &in); err != nil {
+			return nil, err
+		}
+		return a.addOrigin(r.Context(), r.PathValue("host"), in.Aliases)
+	})
+	on("DELETE /v1/origins/{host}", func(r *http.Request) (any, error) {
+		return nil, a.removeOrigin(r.Context(), r.PathValue("host"))
+	})
+
+	on("GET /v1/names", a.getNames)
+	on("PUT /v1/names/{name}/{type}", func(r *http.Request) (any, error) {
+		var in nameRecord
+		if err := read(r, &in); err != nil {
+			return nil, err
+		}
+		return nil, a.setName(r.Context(), r.PathValue("name"), r.PathValue("type"), in)
+	})
+	on("DELETE /v1/names/{name}/{type}", func(r *http.Request) (any, error) {
+		return nil, a.deleteName(r.Context(), r.PathValue("name"), r.PathValue("type"))
+	})
+	on("DELETE /v1/names/{name}", func(r *http.Request) (any, error) {
+		return nil, a.deleteName(r.Context(), r.PathValue("name"), "")
+	})
+
+	on("GET /v1/missing", func(*http.Request) (any, error) { return a.book.List() })
+	on("DELETE /v1/missing", func(r *http.Request) (any, error) { return nil, a.book.Clear(r.Context()) })
+
+	on("POST /v1/gc", a.postGC)
+	on("POST /v1/scrub", a.postScrub)
+
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		a.adminError(w, r, fmt.Errorf("the admin API has no %s %s: %w", r.Method, r.URL.Path, fs.ErrNotExist))
+	})
+	return mux
+}
+
+// read reads a request in JSON, strictly.
+func read(r *http.Request, into any) error {
+	d := json.NewDecoder(io.LimitReader(r.Body, maxAdminBody))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil && !errors.Is(err, io.EOF) {
+		return usage("the request cannot be read: %w", err)
+	}
+	return nil
+}
+
+// adminError answers with the status that says what class of error it is, and its one sentence.
+func (a *Appliance) adminError(w http.ResponseWriter, r *http.Request, err error) {
+	status := http.StatusInternalServerError
+	var mistake *UsageError
+	switch {
+	case errors.As(err, &mistake), errors.Is(err, fs.ErrInvalid), errors.Is(err, pki.ErrNotPermitted), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EBADMSG):
+		status = http.StatusBadRequest
+	case errors.Is(err, fs.ErrNotExist):
+		status = http.StatusNotFound
+	case errors.Is(err, fs.ErrExist), errors.Is(err, pki.ErrRotating):
+		status = http.StatusConflict
+	case errors.Is(err, syscall.EAGAIN):
+		status = http.StatusServiceUnavailable
+		w.Header().Set("Retry-After", "1")
+	case errors.Is(err, syscall.ENOSPC):
+		status = http.StatusInsufficientStorage
+	default:
+		a.log.Warn("admin request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(map[string]string{"error": sentence(err)})
+}
+
+// sentence is the error without the constants of the operating system behind it that say the same once more.
+func sentence(err error) string {
+	s := err.Error()
+	for _, e := range []error{fs.ErrNotExist, fs.ErrExist, fs.ErrInvalid, fs.ErrPermission} {
+		s = strings.TrimSuffix(s, ": "+e.Error())
+	}
+	return strings.ReplaceAll(s, "\n", "; ")
+}
+
+func unknownSetting(key string) error {
+	return fmt.Errorf("there is no setting %q, the settings are %s: %w", key, strings.Join(settingKeys(), ", "), fs.ErrNotExist)
+}
+
+func (a *Appliance) getSettings() ([]Setting, error) {
+	values, err := readSettings(a.tree.Sub("settings"))
+	if err != nil {
+		return nil, err
+	}
+	return listSettings(values), nil
+}
+
+type fileInfo struct {
+	URL    string    `json:"url"`
+	Digest string    `json:"digest"`
+	Size   int64     `json:"size"`
+	Time   time.Time `json:"time"`
+}
+
+func (a *Appliance) getFiles(r *http.Request) (any, error) {
+	list := []fileInfo{}
+	for i, err := range a.files.List(r.Context(), r.URL.Query().Get("prefix")) {
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, fileInfo{i.URL, i.Digest, i.Size, i.Time})
+	}
+	return list, nil
+}
+
+type certInfo struct {
+	Serial    string    `json:"serial"`
+	Names     []string  `json:"names"`
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+	Revoked   time.Time `json:"revoked,omitzero"`
+}
+
+func (a *Appliance) getCerts(*http.Request) (any, error) {
+	certs, err := a.ca.List()
+	if err != nil {
+		return nil, err
+	}
+	list := []certInfo{}
+	for _, c := range certs {
+		list = append(list, certInfo{c.Serial, c.Names, c.NotBefore, c.NotAfter, c.Revoked})
+	}
+	return list, nil
+}
+
+func (a *Appliance) postCert(r *http.Request) (any, error) {
+	var in struct {
+		Names []string
+		CSR   string
+	}
+	if err := read(r, &in); err != nil {
+		return nil, err
+	}
+	req := pki.Request{Names: in.Names}
+	if in.CSR != "" {
+		req.CSR = []byte(in.CSR)
+	}
+	c, err := a.ca.Issue(r.Context(), req)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		Serial      string `json:"serial"`
+		Certificate string `json:"certificate"`
+		Chain       string `json:"chain"`
+		Key         string `json:"key,omitempty"`
+	}{c.Serial, string(c.Cert), string(c.Chain), string(c.Key)}, nil
+}
+
+type originInfo struct {
+	Host    string   `json:"host"`
+	Aliases []string `json:"aliases"`
+	Enabled bool     `json:"enabled"`
+	Builtin bool     `json:"builtin"`
+	Reason  string   `json:"reason,omitempty"`
+}
+
+func infoOf(o origin.Origin) originInfo {
+	return originInfo{o.Host, append([]string{}, o.Aliases...), o.Disabled == "", o.Builtin, o.Disabled}
+}
+
+func (a *Appliance) getOrigins(*http.Request) (any, error) {
+	list := []originInfo{}
+	for _, o := range a.now.Load().origins.All() {
+		list = append(list, infoOf(o))
+	}
+	return list, nil
+}
+
+type nameInfo struct {
+	Name   string   `json:"name"`
+	Type   string   `json:"type"`
+	Values []string `json:"values"`
+	TTL    string   `json:"ttl,omitempty"`
+}
+
+func (a *Appliance) getNames(*http.Request) (any, error) {
+	records, err := readNames(a.tree.Sub("names"))
+	if err != nil {
+		return nil, err
+	}
+	list := []nameInfo{}
+	for _, r := range records {
+		i := nameInfo{Name: r.Name, Type: r.Type, Values: r.Values}
+		if r.TTL != 0 {
+			i.TTL = r.TTL.String()
+		}
+		list = append(list, i)
+	}
+	return list, nil
+}
+
+func (a *Appliance) setName(ctx context.Context, name, kind string, in nameRecord) error {
+	name, kind = origin.Fold(name), strings.ToUpper(kind)
+	rec := dnssrv.Record{Name: name, Type: kind, Values: in.Values}
+	if in.TTL != "" {
+		var err error
+		if rec.TTL, err = time.ParseDuration(in.TTL); err != nil {
+			return usage("ttl must be a duration like 1m, got %q", in.TTL)
+		}
+	}
+	if err := dnssrv.ValidateRecord(rec); err != nil {
+		return &UsageError{err}
+	}
+	data, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	if len(data) > 4096 {
+		return usage("name %s %s: all values together must have at most 4096 bytes, got %d", name, kind, len(data))
+	}
+	err = a.tree.Update(ctx, func(b cluster.Batch) error { b.Put("names/"+name+"/"+kind, data); return nil })
+	if err != nil {
+		return err
+	}
+	return a.refresh()
+}
+
+func (a *Appliance) deleteName(ctx context.Context, name, kind string) error {
+	path := origin.Fold(name)
+	if kind != "" {
+		path += "/" + strings.ToUpper(kind)
+	}
+	if !fs.ValidPath(path) {
+		return usage("name must be a host name, got %q", name)
+	}
+	if _, err := a.tree.Stat("names/" + path); err != nil {
+		return fmt.Errorf("no name %s is set: %w", strings.TrimSpace(name+" "+kind), err)
+	}
+	if err := a.tree.Update(ctx, func(b cluster.Batch) error { b.Remove("names/" + path); return nil }); err != nil {
+		return err
+	}
+	return a.refresh()
+}
+
+func (a *Appliance) postGC(r *http.Request) (any, error) {
+	dry := r.URL.Query().Get("dry_run") == "true"
+	rep, err := a.cluster.GC(r.Context(), dry)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		Blobs  int   `json:"blobs"`
+		Bytes  int64 `json:"bytes"`
+		Kept   int   `json:"kept"`
+		DryRun bool  `json:"dry_run"`
+		cluster.GCReport
+	}{Blobs: rep.Blobs + rep.Orphans, Bytes: rep.RemovedBytes, Kept: a.cluster.Status().Blobs, DryRun: dry, GCReport: rep}, nil
+}
+
+func (a *Appliance) postScrub(r *http.Request) (any, error) {
+	rep, err := a.cluster.Scrub(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		Checked int      `json:"checked"`
+		Bytes   int64    `json:"bytes"`
+		Damaged []string `json:"damaged"`
+		Missing []string `json:"missing"`
+	}{rep.Blobs, rep.Bytes, append([]string{}, rep.Damaged...), append([]string{}, rep.Missing...)}, nil
+}
+
+type missInfo struct {
+	Kind  string    `json:"kind"`
+	Name  string    `json:"name"`
+	Count uint64    `json:"count"`
+	Last  time.Time `json:"last"`
+}
+
+func (a *Appliance) getStatus(*http.Request) (any, error) {
+	v := a.now.Load()
+	st := a.cluster.Status()
+	problems := a.problems.list()
+	if st.Failure != "" {
+		problems = append(problems, "the tree has stopped, see the log and start casemate anew: "+st.Failure)
+	} else if st.Leader == "" {
+		problems = append(problems, "there is no leader: reading works, writing does not")
+	}
+	if st.DiskFree < st.DiskReserve {
+		problems = append(problems, "the disk is full up to its reserve: nothing can be written; delete images or files and run casemate gc, or give it a larger disk")
+	}
+	warnings := a.luck.sentences(20)
+	for _, c := range a.registry.Conflicts() {
+		warnings = append(warnings, fmt.Sprintf("the flat name %s is answered by several repositories with different content: %s", c.Name, strings.Join(c.Candidates, ", ")))
+	}
+	if since, both := a.ca.Rotation(); both {
+		warnings = append(warnings, fmt.Sprintf("two roots are handed out since %s: casemate ca rotate --finish, when every node trusts the new one", since.Format(time.RFC3339)))
+	}
+	type cert struct {
+		Name     string    `json:"name"`
+		NotAfter time.Time `json:"not_after"`
+	}
+	certs := []cert{}
+	for _, e := range a.ca.Expiries() {
+		if e.Kind == "root" || e.Kind == "intermediate" || time.Until(e.NotAfter) < 7*24*time.Hour {
+			certs = append(certs, cert{strings.TrimSpace(e.Kind + " " + e.Name), e.NotAfter})
+		}
+	}
+	for _, o := range v.origins.All() {
+		if o.Disabled == origin.NotPermitted {
+			warnings = append(warnings, fmt.Sprintf("origin %s is stored but not enabled: %s", o.Host, o.Disabled))
+		}
+	}
+	images, files := 0, 0
+	for name := range a.tree.Walk("registry", "") {
+		if strings.HasSuffix(name, "/current/link") {
+			images++
+		}
+	}
+	for range a.tree.Walk("files", "") {
+		files++
+	}
+	entries, err := a.book.List()
+	if err != nil {
+		return nil, err
+	}
+	misses := []missInfo{}
+	for _, e := range entries[:min(len(entries), 10)] {
+		misses = append(misses, missInfo{e.Kind, e.Name, e.Count, e.Last})
+	}
+	return map[string]any{
+		"node": a.cfg.Node, "version": Version, "started": a.started.UTC(), "domain": v.settings.Domain, "advertise": a.cfg.Advertise,
+		"serving": a.ready() == nil, "problems": append([]string{}, problems...),
+		"leader": st.Leader, "role": st.Role, "term": st.Term, "applied": st.Applied, "commit": st.Commit,
+		"entries": st.Entries, "images": images, "files": files, "blobs": st.Blobs, "bytes": st.Bytes,
+		"disk":         map[string]int64{"total": st.DiskTotal, "free": st.DiskFree, "reserve": st.DiskReserve},
+		"certificates": certs, "warnings": append([]string{}, warnings...), "misses": misses,
+	}, nil
+}

@@ -1,0 +1,645 @@
+// Package appliance is the composition root: it reads the config, binds the sockets, opens the tree, gives every service its part of it, and
+// starts and stops them in order. It only wires.
+//
+// It promises: every socket is bound before anything is opened, so that a second daemon, a taken port or a typing error is found while nothing
+// has been touched; services stop in the reverse order of their start, and downloads under way get time to finish; and a change of origins,
+// names or settings, made here or on another node, is taken up without a restart.
+package appliance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"golang.org/x/sys/unix"
+
+	"casemate/appliance/missing"
+	"casemate/appliance/origin"
+	"casemate/appliance/user"
+	"casemate/cluster"
+	"casemate/dnssrv"
+	"casemate/fileserver"
+	"casemate/pki"
+	"casemate/registry"
+)
+
+// Version, Commit: what the binary says of itself; main sets them.
+var Version, Commit = "unknown", "unknown"
+
+// grace is how long a stop waits for requests under way, downloads above all. A unit's TimeoutStopSec must be longer.
+const grace = 30 * time.Second
+
+// Appliance is one open node.
+type Appliance struct {
+	cfg     Config
+	log     *slog.Logger
+	level   *slog.LevelVar // nil: not ours to change
+	started time.Time
+	grace   time.Duration
+	stall   time.Duration
+
+	// In the order in which they are opened; Close goes back.
+	socks    *sockets
+	cluster  *cluster.Cluster
+	tree     *cluster.Tree
+	book     *missing.Book
+	ca       *pki.CA
+	registry *registry.Registry
+
+	users   *user.Users
+	files   *fileserver.Server
+	dns     *dnssrv.Server
+	edge    *edge
+	metrics *metrics
+	luck    *luck
+	slots   *slots
+
+	now      atomic.Pointer[view]
+	hosts    atomic.Pointer[hosts]
+	change   sync.Mutex // one change of settings, origins or names at a time
+	problems problems
+	stopping atomic.Bool
+	closing  sync.Once
+	closeErr error
+}
+
+// view is what the tree says at one moment about how to answer. It is immutable.
+type view struct {
+	settings *Settings
+	origins  *origin.Set
+	hosts    *hosts
+	known    map[string]bool // names and addresses that get a certificate
+	hostList []string        // enabled origins, in order
+}
+
+// Options are what Open may be given besides the config.
+type Options struct {
+	// Log receives everything. nil: nothing is logged.
+	Log *slog.Logger
+	// Level is what Reload changes; nil: the level cannot be changed.
+	Level *slog.LevelVar
+	// Handed are the sockets that systemd handed over; nil: they are looked for in the environment.
+	Handed []*os.File
+}
+
+// Open binds every socket and then opens the disk. Errors are one sentence: what is wrong with what, and what to do. Until Run nobody is answered.
+// The config must be complete (Config.Complete).
+func Open(cfg Config, opt Options) (_ *Appliance, err error) {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.Handed == nil {
+		opt.Handed = activation.Files(true)
+	}
+	a := &Appliance{cfg: cfg, log: opt.Log, level: opt.Level, started: time.Now(), grace: grace, stall: stallTimeout, luck: newLuck()}
+	if a.socks, err = bind(&cfg, opt.Handed); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
+	cc := clusterConfig(cfg, a.log.With("room", "cluster"))
+	if !exists(filepath.Join(cc.Dir, "format")) && !exists(filepath.Join(cc.Dir, "incomplete")) {
+		return nil, fmt.Errorf("data directory %s is not initialised: casemate init makes the first node of a cluster there", cfg.Data)
+	}
+	if a.cluster, err = cluster.Open(cc); err != nil {
+		return nil, err
+	}
+	a.tree = a.cluster.Tree()
+	if a.book, err = missing.Open(missing.Config{File: filepath.Join(cfg.Data, missingFile), Node: cfg.Node, Tree: a.tree.Sub("missing"), Log: a.log.With("room", "missing")}); err != nil {
+		return nil, err
+	}
+	a.users = user.New(a.tree.Sub("users"))
+	if err := a.readView(); err != nil {
+		return nil, err
+	}
+	domain := a.now.Load().settings.Domain
+	a.ca, err = pki.Open(context.Background(), pki.Config{
+		Tree: a.tree.Sub("pki"), Sealer: a.cluster, Dir: filepath.Join(cfg.Data, certsDir), Domain: domain, Node: cfg.Node, Addrs: cfg.Advertise,
+		Known:  func(name string) bool { return a.now.Load().known[name] },
+		Miss:   func(client netip.Addr, name string) { a.miss(missing.TLS, name, "", client) },
+		CRLURL: "http://" + domain + "/crl/", Log: a.log.With("room", "pki"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	token, err := a.secret(secretToken)
+	if err != nil {
+		return nil, err
+	}
+	upload, err := a.secret(secretUpload)
+	if err != nil {
+		return nil, err
+	}
+	origins := func() []string { return a.now.Load().hostList }
+	canonical := func(host string) (string, bool) { return a.now.Load().origins.Canonical(host) }
+	missed := func(r *http.Request, kind, name, detail string) { a.miss(kind, name, detail, clientOf(r)) }
+	a.registry, err = registry.Open(registry.Config{
+		Tree: a.tree.Sub("registry"), Origins: origins, Canonical: canonical, Domain: domain, Authenticate: a.users.Authenticate,
+		TokenKey: token, Secret: upload,
+		Anonymous:     func() bool { return a.now.Load().settings.Anonymous },
+		LocalFallback: func() bool { return a.now.Load().settings.LocalFallback },
+		Miss:          missed, Luck: a.lucky, Log: a.log.With("room", "registry"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.files = fileserver.New(fileserver.Config{
+		Tree: a.tree.Sub("files"), Origins: origins, Canonical: canonical,
+		Redirects:    func() map[string]string { return a.now.Load().settings.Redirects },
+		AliasArch:    func() string { return a.now.Load().settings.AliasArch },
+		Authenticate: a.users.Authenticate, Miss: missed, Luck: a.lucky, Log: a.log.With("room", "files"),
+	})
+	a.dns = dnssrv.New(dnssrv.Config{
+		Log:  a.log.With("room", "dns"),
+		Miss: func(client netip.Addr, name, qtype string) { a.miss(missing.DNS, name, qtype, client) },
+	})
+	a.slots = newSlots(maxConnections(), a.log)
+	a.metrics = newMetrics(a)
+	a.edge = &edge{
+		hosts: &a.hosts, registry: a.registry.Serve, files: a.files.Serve,
+		pages: &pages{roots: a.ca.Roots, crl: a.ca.CRL, ready: a.ready, metrics: a.metrics.handler(), front: a.front},
+		miss:  a.miss, seen: a.metrics.request, stall: a.stall, log: a.log.With("room", "edge"),
+	}
+	if err := a.refresh(); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Addrs are the addresses that are listened on.
+func (a *Appliance) Addrs() Addrs { return a.socks.addrs() }
+
+// Roots are the root certificates that clients must trust, PEM.
+func (a *Appliance) Roots() []byte { return a.ca.Roots() }
+
+func (a *Appliance) secret(name string) ([]byte, error) {
+	data, err := a.tree.ReadFile("secrets/" + name)
+	if err == nil {
+		data, err = a.cluster.Unseal(data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the cluster's secret %s cannot be read, casemate init has not finished or %s is another cluster's sealing key: %w", name, a.cfg.Data, err)
+	}
+	return data, nil
+}
+
+// maxConnections is three quarters of the files that this process may open; the rest is for the disk.
+func maxConnections() int {
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+		return 1024
+	}
+	return int(min(lim.Cur/4*3, 16384))
+}
+
+func (a *Appliance) miss(kind, name, detail string, client netip.Addr) {
+	a.metrics.miss(kind)
+	a.book.Add(kind, name, detail, client)
+}
+
+func (a *Appliance) lucky(_ *http.Request, asked, served string) {
+	a.metrics.lucky()
+	a.luck.add(asked, served)
+}
+
+// ready says why this node does not serve; nil when it does. Losing the majority is no reason: pulls go on.
+func (a *Appliance) ready() error {
+	if err := a.cluster.Err(); err != nil {
+		return fmt.Errorf("the tree has stopped: %w", err)
+	}
+	if a.stopping.Load() {
+		return errors.New("this node is stopping")
+	}
+	return nil
+}
+
+func (a *Appliance) front() frontPage {
+	v := a.now.Load()
+	p := frontPage{Node: a.cfg.Node, Domain: v.settings.Domain, Origins: v.hostList}
+	for _, addr := range a.cfg.Advertise {
+		p.Resolvers = append(p.Resolvers, addr.String())
+	}
+	return p
+}
+
+// readView reads what the tree says now about how to answer.
+func (a *Appliance) readView() error {
+	texts, err := readSettings(a.tree.Sub("settings"))
+	if err != nil {
+		return err
+	}
+	settings, err := ParseSettings(texts)
+	if err != nil {
+		return err
+	}
+	origins, err := origin.Load(a.tree.Sub("origins"), settings.Origins)
+	if err != nil {
+		return err
+	}
+	v, err := a.viewOf(settings, origins)
+	if err != nil {
+		return err
+	}
+	a.now.Store(v)
+	a.hosts.Store(v.hosts)
+	return nil
+}
+
+func (a *Appliance) viewOf(settings *Settings, origins *origin.Set) (*view, error) {
+	nodes, err := a.nodes()
+	if err != nil {
+		return nil, err
+	}
+	h := &hosts{domain: settings.Domain, nodes: map[string]bool{}, origins: origins}
+	for _, n := range nodes {
+		h.nodes[n.Name] = true
+	}
+	v := &view{settings: settings, origins: origins, hosts: h, known: map[string]bool{}, hostList: origins.Hosts()}
+	for _, n := range h.names() {
+		v.known[n] = true
+	}
+	for _, addr := range a.ownAddrs() {
+		v.known[addr.String()] = true
+	}
+	return v, nil
+}
+
+// ownAddrs are the addresses at which this node can be asked: what is advertised, what is listened on, and behind a wildcard every interface.
+func (a *Appliance) ownAddrs() []netip.Addr {
+	list := slices.Clone(a.cfg.Advertise)
+	for _, l := range a.socks.addrs().HTTPS {
+		if !l.Addr().IsUnspecified() {
+			list = append(list, l.Addr())
+			continue
+		}
+		all, _ := net.InterfaceAddrs()
+		for _, i := range all {
+			if n, ok := i.(*net.IPNet); ok {
+				if addr, ok := netip.AddrFromSlice(n.IP); ok && !addr.IsLinkLocalUnicast() {
+					list = append(list, addr.Unmap())
+				}
+			}
+		}
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return slices.Compact(list)
+}
+
+// nodes are the members with their addresses; this one as its config says, whatever the tree knows.
+func (a *Appliance) nodes() ([]dnssrv.Node, error) {
+	list := []dnssrv.Node{{Name: a.cfg.Node, Addrs: a.cfg.Advertise, Healthy: true}}
+	entries, err := a.tree.ReadDir("nodes")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("nodes: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() == a.cfg.Node {
+			continue
+		}
+		data, err := a.tree.ReadFile("nodes/" + e.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		var r nodeRecord
+		if err := errors.Join(err, json.Unmarshal(data, &r)); err != nil {
+			return nil, fmt.Errorf("node %s: %w", e.Name(), err)
+		}
+		list = append(list, dnssrv.Node{Name: e.Name(), Addrs: r.Addrs, Healthy: true})
+	}
+	return list, nil
+}
+
+// refresh takes up what the tree says now. On an error what was there before stays in use.
+func (a *Appliance) refresh() error {
+	if err := a.readView(); err != nil {
+		return err
+	}
+	v := a.now.Load()
+	nodes, err := a.nodes()
+	if err != nil {
+		return err
+	}
+	records, err := readNames(a.tree.Sub("names"))
+	if err != nil {
+		return err
+	}
+	table, err := dnssrv.NewTable(dnssrv.Spec{
+		Domain: v.settings.Domain, Node: a.cfg.Node, Nodes: nodes, Origins: v.origins.Names(), Records: records,
+		TTL: v.settings.TTL, Forward: v.settings.Forward, Allow: v.settings.allow(),
+	})
+	if err != nil {
+		return err
+	}
+	a.dns.SetTable(table)
+	a.problems.set("dns", table.Conflicts())
+	return nil
+}
+
+// Run serves until ctx is done, or until this node cannot go on, and stops: first no new request is taken, then those under way get the
+// grace period, then everything else ends in the reverse order of its start. It returns nil after a stop that was asked for. Close comes after it.
+func (a *Appliance) Run(ctx context.Context) error {
+	fail := make(chan error, 16)
+	var stops []func() // in the order of starts
+	stop := func() {
+		for _, s := range slices.Backward(stops) {
+			s()
+		}
+	}
+	// start runs f until its context is done and waits for it at the stop.
+	start := func(name string, f func(ctx context.Context) error) {
+		own, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := f(own); err != nil && own.Err() == nil {
+				fail <- fmt.Errorf("%s: %w", name, err)
+			}
+		}()
+		stops = append(stops, func() { cancel(); <-done })
+	}
+	start("view", a.follow)
+	start("missing book", func(ctx context.Context) error { a.book.Run(ctx); return nil })
+	start("pki", a.ca.Run)
+	for _, c := range a.socks.dnsUDP {
+		start("dns", func(ctx context.Context) error { return a.dns.ServeUDP(ctx, c) })
+	}
+	for _, l := range a.socks.dnsTCP {
+		start("dns", func(ctx context.Context) error { return a.dns.ServeTCP(ctx, l) })
+	}
+	secure, plain := a.server(false), a.server(true)
+	secure.TLSConfig = a.ca.TLSConfig()
+	serve := func(s *http.Server, listeners []net.Listener, tls bool) {
+		for _, l := range listeners {
+			l = &limitListener{Listener: l, slots: a.slots, stall: a.stall}
+			start("http", func(context.Context) error {
+				var err error
+				if tls {
+					err = s.ServeTLS(l, "", "")
+				} else {
+					err = s.Serve(l)
+				}
+				if errors.Is(err, http.ErrServerClosed) {
+					return nil
+				}
+				return err
+			})
+		}
+	}
+	serve(secure, a.socks.https, true)
+	serve(plain, a.socks.http, false)
+	stops = append(stops, func() { a.shutdown(secure, plain) })
+	admin := &http.Server{Handler: a.admin(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)}
+	serveAdmin := func(context.Context) error {
+		if err := admin.Serve(a.socks.admin); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	}
+	start("admin", serveAdmin)
+	stops = append(stops, func() { a.shutdown(admin) })
+	start("watchdog", a.watchdog)
+	addrs := a.Addrs()
+	a.log.Info("serving", "node", a.cfg.Node, "version", Version, "http", join(addrs.HTTP), "https", join(addrs.HTTPS), "dns", join(addrs.DNS), "admin", addrs.Admin)
+	a.notify("READY=1\nSTATUS=serving")
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-fail:
+	case <-a.cluster.Done():
+		err = a.cluster.Err()
+	}
+	a.stopping.Store(true)
+	a.notify("STOPPING=1\nSTATUS=stopping, waiting for requests under way")
+	a.log.Info("stopping", "node", a.cfg.Node, "reason", reason(err))
+	stop()
+	return err
+}
+
+func reason(err error) string {
+	if err == nil {
+		return "asked to"
+	}
+	return err.Error()
+}
+
+// server is one of the two HTTP servers; the limits on what a client may do without progress are here and in conn.go.
+func (a *Appliance) server(plain bool) *http.Server {
+	return &http.Server{
+		Handler:           a.edge.handler(plain),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          a.metrics.tlsErrors(a.log.With("room", "http")),
+	}
+}
+
+// shutdown ends servers: no new connections, then those under way get the grace period, then they are cut.
+func (a *Appliance) shutdown(servers ...*http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), a.grace)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, s := range servers {
+		wg.Go(func() {
+			if err := s.Shutdown(ctx); err != nil {
+				a.log.Warn("requests under way are cut off", "after", a.grace, "error", err)
+				s.Close()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// follow takes up what changes in the tree, here or on another node, and sees to it that the tree knows this node.
+func (a *Appliance) follow(ctx context.Context) error {
+	changes := make(chan struct{}, 1)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, dir := range []string{"settings", "origins", "names", "nodes"} {
+		ch := a.tree.Watch(ctx, dir)
+		wg.Go(func() {
+			for range ch {
+				select {
+				case changes <- struct{}{}:
+				default:
+				}
+			}
+		})
+	}
+	retry := time.NewTicker(10 * time.Second)
+	defer retry.Stop()
+	known := false
+	for {
+		if err := a.refresh(); err != nil {
+			a.log.Error("what the tree says cannot be taken up, the state before it stays in use", "error", err)
+			a.problems.set("view", []string{fmt.Sprintf("what the tree says cannot be taken up, the state before it stays in use: %v", err)})
+		} else {
+			a.problems.set("view", nil)
+		}
+		if !known {
+			err := a.enrol(ctx)
+			known = err == nil
+			if err != nil && !errors.Is(err, syscall.EAGAIN) && ctx.Err() == nil {
+				a.log.Warn("this node cannot be entered in the tree", "error", err)
+			}
+		}
+		tick := retry.C
+		if known {
+			tick = nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changes:
+		case <-tick:
+		}
+	}
+}
+
+// enrol writes this node's addresses where the other nodes read them, if they are not there.
+func (a *Appliance) enrol(ctx context.Context) error {
+	var r nodeRecord
+	if data, err := a.tree.ReadFile("nodes/" + a.cfg.Node); err == nil && json.Unmarshal(data, &r) == nil && slices.Equal(r.Addrs, a.cfg.Advertise) {
+		return nil
+	}
+	return a.tree.Update(ctx, func(b cluster.Batch) error { return putNode(b, a.cfg) })
+}
+
+// Reload takes up what of a config can be changed while running (log.level) and returns a sentence for each key that needs a restart.
+func (a *Appliance) Reload(cfg Config) (notes []string) {
+	a.notifyReloading()
+	defer func() { a.notify("READY=1\nSTATUS=serving") }()
+	if a.level != nil && a.level.Level() != cfg.Log.Level {
+		a.level.Set(cfg.Log.Level)
+		a.log.Info("log level changed", "level", cfg.Log.Level)
+	}
+	for _, k := range []struct {
+		key  string
+		same bool
+	}{
+		{"node", cfg.Node == a.cfg.Node},
+		{"data", cfg.Data == a.cfg.Data},
+		{"advertise", slices.Equal(cfg.Advertise, a.cfg.Advertise)},
+		{"listen", slices.Equal(cfg.Listen.HTTP, a.cfg.Listen.HTTP) && slices.Equal(cfg.Listen.HTTPS, a.cfg.Listen.HTTPS) &&
+			slices.Equal(cfg.Listen.DNS, a.cfg.Listen.DNS) && cfg.Listen.Peer == a.cfg.Listen.Peer && cfg.Listen.Admin == a.cfg.Listen.Admin},
+		{"log.format", cfg.Log.Format == a.cfg.Log.Format},
+	} {
+		if !k.same {
+			note := k.key + " has changed in the config and needs a restart"
+			notes = append(notes, note)
+			a.log.Warn("not reloaded", "key", k.key, "why", "needs a restart")
+		}
+	}
+	if err := a.refresh(); err != nil {
+		notes = append(notes, err.Error())
+	}
+	return notes
+}
+
+// Close closes the disk and what is left of the sockets. It is safe to call it more than once.
+func (a *Appliance) Close() error {
+	a.closing.Do(func() {
+		var errs []error
+		closeIf := func(c io.Closer, there bool) {
+			if there {
+				errs = append(errs, c.Close())
+			}
+		}
+		closeIf(a.registry, a.registry != nil)
+		closeIf(a.ca, a.ca != nil)
+		closeIf(a.cluster, a.cluster != nil)
+		a.socks.close()
+		a.closeErr = errors.Join(errs...)
+	})
+	return a.closeErr
+}
+
+// problems are sentences for status, by who found them.
+type problems struct {
+	mu sync.Mutex
+	by map[string][]string
+}
+
+func (p *problems) set(who string, sentences []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.by == nil {
+		p.by = map[string][]string{}
+	}
+	p.by[who] = sentences
+}
+
+func (p *problems) list() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []string
+	for _, who := range slices.Sorted(maps.Keys(p.by)) {
+		all = append(all, p.by[who]...)
+	}
+	return all
+}
+
+// luck counts by which tolerance what was answered. It is bounded: when it is full, new pairs are only counted in the metrics.
+type luck struct {
+	mu sync.Mutex
+	by map[[2]string]uint64
+}
+
+func newLuck() *luck { return &luck{by: map[[2]string]uint64{}} }
+
+func (l *luck) add(asked, served string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := [2]string{strings.Clone(asked), strings.Clone(served)}
+	if _, ok := l.by[k]; ok || len(l.by) < 1000 {
+		l.by[k]++
+	}
+}
+
+// sentences are the pairs, the most used first, at most n.
+func (l *luck) sentences(n int) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	type pair struct {
+		k [2]string
+		n uint64
+	}
+	var list []pair
+	for k, n := range l.by {
+		list = append(list, pair{k, n})
+	}
+	slices.SortFunc(list, func(x, y pair) int {
+		if x.n != y.n {
+			return int(min(y.n, 1<<30)) - int(min(x.n, 1<<30))
+		}
+		return strings.Compare(x.k[0], y.k[0])
+	})
+	var out []string
+	for _, p := range list[:min(n, len(list))] {
+		times := "once"
+		if p.n > 1 {
+			times = fmt.Sprintf("%d times", p.n)
+		}
+		out = append(out, fmt.Sprintf("works by luck: %s answered by %s, %s", p.k[0], p.k[1], times))
+	}
+	return out
+}

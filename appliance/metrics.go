@@ -1,0 +1,202 @@
+package appliance
+
+import (
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"casemate/appliance/missing"
+)
+
+// metrics are what /metrics shows, in a registry of their own. Every label has a small fixed set of values: nothing that a client sends is one.
+type metrics struct {
+	a        *Appliance
+	reg      *prometheus.Registry
+	requests *prometheus.CounterVec
+	sent     *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	misses   *prometheus.CounterVec
+	luck     prometheus.Counter
+	tls      *prometheus.CounterVec
+}
+
+func newMetrics(a *Appliance) *metrics {
+	m := &metrics{
+		a: a, reg: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_http_requests_total", Help: "Requests answered, by room, method and status."}, []string{"room", "method", "code"}),
+		sent:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_http_sent_bytes_total", Help: "Bytes of answers' bodies, by room."}, []string{"room"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "casemate_http_request_seconds", Help: "Time from a request's header to the end of its answer, by room.",
+			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10, 60, 300}}, []string{"room"}),
+		misses: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_misses_total", Help: "What clients asked for and did not get, by kind."}, []string{"kind"}),
+		luck:   prometheus.NewCounter(prometheus.CounterOpts{Name: "casemate_tolerances_total", Help: "Answers that a tolerance found: works by luck, see status."}),
+		tls:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_tls_errors_total", Help: "TLS handshakes that failed; untrusted: the client does not trust our root."}, []string{"reason"}),
+	}
+	for _, k := range missing.Kinds {
+		m.misses.WithLabelValues(k)
+	}
+	m.reg.MustRegister(m.requests, m.sent, m.seconds, m.misses, m.luck, m.tls, scrape{a},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Registry: nil})
+}
+
+func (m *metrics) request(room string, r *http.Request, status int, bytes int64, took time.Duration) {
+	method := r.Method
+	switch method {
+	case "GET", "HEAD", "PUT", "POST", "PATCH", "DELETE":
+	default:
+		method = "other"
+	}
+	code := "other"
+	if status >= 200 && status < 600 {
+		code = strconv.Itoa(status)
+	}
+	m.requests.WithLabelValues(room, method, code).Inc()
+	m.sent.WithLabelValues(room).Add(float64(bytes))
+	m.seconds.WithLabelValues(room).Observe(took.Seconds())
+}
+
+func (m *metrics) miss(kind string) {
+	for _, k := range missing.Kinds {
+		if k == kind {
+			m.misses.WithLabelValues(kind).Inc()
+		}
+	}
+}
+
+func (m *metrics) lucky() { m.luck.Inc() }
+
+// tlsErrors is the HTTP servers' log. A client that does not trust our root is what an operator looks for when a node does not come up.
+func (m *metrics) tlsErrors(l *slog.Logger) *log.Logger {
+	return log.New(handshakes{m, l}, "", 0)
+}
+
+type handshakes struct {
+	m *metrics
+	l *slog.Logger
+}
+
+func (h handshakes) Write(p []byte) (int, error) {
+	line := strings.TrimSpace(string(p))
+	rest, ok := strings.CutPrefix(line, "http: TLS handshake error from ")
+	if !ok {
+		h.l.Debug("http server", "message", line)
+		return len(p), nil
+	}
+	from, why, _ := strings.Cut(rest, ": ")
+	reason := "other"
+	switch {
+	case strings.Contains(why, "unknown certificate authority"), strings.Contains(why, "bad certificate"), strings.Contains(why, "certificate unknown"), strings.Contains(why, "unknown certificate"):
+		reason = "untrusted"
+		h.l.Warn("a client does not trust our root: is casemate ca in its trust store?", "client", from, "alert", why)
+	case strings.Contains(why, "EOF"), strings.Contains(why, "reset by peer"):
+		reason = "closed"
+	case strings.Contains(why, "timeout"):
+		reason = "timeout"
+	}
+	if reason != "untrusted" {
+		h.l.Debug("tls handshake", "client", from, "error", why)
+	}
+	h.m.tls.WithLabelValues(reason).Inc()
+	return len(p), nil
+}
+
+var _ io.Writer = handshakes{}
+
+// scrape reads at the time of a scrape what the rooms count themselves.
+type scrape struct{ a *Appliance }
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("casemate_"+name, help, labels, nil)
+}
+
+var (
+	descUp       = desc("serving", "1 when this node serves.")
+	descInfo     = desc("info", "Constant 1, with the version.", "version", "commit", "node")
+	descConns    = desc("http_connections", "Open HTTP connections.")
+	descRefused  = desc("http_connections_refused_total", "Connections beyond the bounds.")
+	descBook     = desc("missing_entries", "Entries of this node's missing book.")
+	descDropped  = desc("missing_dropped_total", "Entries that the full missing book let go since it was cleared.")
+	descDNS      = desc("dns_answers_total", "DNS answers by response code.", "rcode")
+	descDNSMore  = desc("dns_events_total", "DNS questions by what became of them besides: fast, refused, dropped, truncated, forwarded, forward_failed, forward_shed, misses_lost, refused_tcp.", "event")
+	descLeader   = desc("raft_leader", "1 when this node leads, 0 when it does not.")
+	descHas      = desc("raft_has_leader", "1 when a leader is known: writes work.")
+	descTerm     = desc("raft_term", "raft's term.")
+	descCommit   = desc("raft_commit_index", "Newest entry known to be committed.")
+	descApplied  = desc("raft_applied_index", "Newest entry applied here.")
+	descEntries  = desc("tree_entries", "Names in the tree.")
+	descBlobs    = desc("tree_blobs", "Blobs that the tree knows.")
+	descBytes    = desc("tree_blob_bytes", "Bytes of all blobs.")
+	descDiskAll  = desc("disk_bytes", "Size of the data directory's file system.")
+	descDiskFree = desc("disk_free_bytes", "What is free of it, the reserve included.")
+	descReserve  = desc("disk_reserve_bytes", "What is kept free.")
+	descExpiry   = desc("certificate_expiry_timestamp_seconds", "When the first certificate of its kind ends.", "kind")
+)
+
+// Describe sends nothing: an unchecked collector, whose series depend on what happened.
+func (scrape) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (s scrape) Collect(ch chan<- prometheus.Metric) {
+	a := s.a
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	count := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	yes := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	gauge(descUp, yes(a.ready() == nil))
+	gauge(descInfo, 1, Version, Commit, a.cfg.Node)
+	open, refused := a.slots.counts()
+	gauge(descConns, float64(open))
+	count(descRefused, refused)
+	n, dropped := a.book.Len()
+	gauge(descBook, float64(n))
+	count(descDropped, dropped)
+	d := a.dns.Stats()
+	for rcode, n := range d.Answers {
+		count(descDNS, n, rcode)
+	}
+	for event, n := range map[string]uint64{"fast": d.Fast, "refused": d.Refused, "dropped": d.Dropped, "truncated": d.Truncated, "forwarded": d.Forwarded,
+		"forward_failed": d.ForwardFailed, "forward_shed": d.ForwardShed, "misses_lost": d.MissesLost, "refused_tcp": d.RefusedTCP} {
+		count(descDNSMore, n, event)
+	}
+	st := a.cluster.Status()
+	gauge(descLeader, yes(st.Role == "leader"))
+	gauge(descHas, yes(st.Leader != ""))
+	gauge(descTerm, float64(st.Term))
+	gauge(descCommit, float64(st.Commit))
+	gauge(descApplied, float64(st.Applied))
+	gauge(descEntries, float64(st.Entries))
+	gauge(descBlobs, float64(st.Blobs))
+	gauge(descBytes, float64(st.Bytes))
+	gauge(descDiskAll, float64(st.DiskTotal))
+	gauge(descDiskFree, float64(st.DiskFree))
+	gauge(descReserve, float64(st.DiskReserve))
+	first := map[string]time.Time{}
+	for _, e := range a.ca.Expiries() {
+		if t, ok := first[e.Kind]; !ok || e.NotAfter.Before(t) {
+			first[e.Kind] = e.NotAfter
+		}
+	}
+	for kind, t := range first {
+		gauge(descExpiry, float64(t.Unix()), kind)
+	}
+}

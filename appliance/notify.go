@@ -1,0 +1,112 @@
+package appliance
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+)
+
+// notify tells systemd (sd_notify(3)); without it, nothing happens.
+func (a *Appliance) notify(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		a.log.Warn("systemd cannot be notified", "state", strings.ReplaceAll(state, "\n", " "), "error", err)
+	}
+}
+
+func (a *Appliance) notifyReloading() {
+	a.notify(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
+}
+
+// watchdog tells systemd at half the interval that this node lives, if it does: what clients use is asked each time. A node that does not answer is
+// not told of, and systemd starts it anew.
+func (a *Appliance) watchdog(ctx context.Context) error {
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		a.log.Warn("systemd's watchdog cannot be used", "error", err)
+	}
+	if interval <= 0 {
+		return nil
+	}
+	tick := time.NewTicker(interval / 2)
+	defer tick.Stop()
+	for {
+		probe, cancel := context.WithTimeout(ctx, interval/4)
+		if err := a.alive(probe); err == nil {
+			a.notify(daemon.SdNotifyWatchdog)
+		} else if ctx.Err() == nil {
+			a.log.Error("this node does not answer itself", "error", err)
+		}
+		cancel()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// alive asks this node what a client asks: a page over the admin socket (the HTTP machinery and the tree) and a name over UDP.
+func (a *Appliance) alive(ctx context.Context) error {
+	if err := a.cluster.Err(); err != nil {
+		return err
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", a.socks.admin.Addr().String())
+	}}}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://admin/v1/settings", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(r)
+	if err != nil {
+		return fmt.Errorf("http: %w", err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("http: status %s", resp.Status)
+	}
+	for _, addr := range a.socks.addrs().DNS {
+		if err := askDNS(ctx, addr.String(), a.now.Load().settings.Domain); err != nil {
+			return fmt.Errorf("dns at %s: %w", addr, err)
+		}
+	}
+	return nil
+}
+
+// askDNS asks for the SOA of zone; any answer is one, a refusal included.
+func askDNS(ctx context.Context, server, zone string) error {
+	const id = 0x6361
+	q := binary.BigEndian.AppendUint16(nil, id)
+	q = append(q, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) // no flags, one question (RFC 1035 section 4.1.1)
+	for label := range strings.SplitSeq(zone, ".") {
+		q = append(append(q, byte(len(label))), label...)
+	}
+	q = append(q, 0, 0, 6, 0, 1) // SOA IN
+	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", server)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if t, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(t)
+	}
+	if _, err := conn.Write(q); err != nil {
+		return err
+	}
+	var answer [512]byte
+	n, err := conn.Read(answer[:])
+	if err != nil {
+		return err
+	}
+	if n < 12 || binary.BigEndian.Uint16(answer[:]) != id {
+		return errors.New("not an answer to what was asked")
+	}
+	return nil
+}
