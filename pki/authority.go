@@ -33,6 +33,27 @@ type authority struct {
 	anchor *x509.Certificate
 	above  []*x509.Certificate // sent behind our intermediates
 	signer *x509.Certificate   // the certificate whose key we hold
+	limits []constraints       // of every certificate that a client goes through
+}
+
+// ready completes an authority read or made.
+func (a *authority) ready() *authority {
+	a.limits = []constraints{constraintsOf(a.anchor)}
+	if a.ref.Enterprise {
+		for _, c := range a.above {
+			a.limits = append(a.limits, constraintsOf(c))
+		}
+	}
+	return a
+}
+
+func allowsAll(limits []constraints, name string) error {
+	for _, k := range limits {
+		if err := k.allows(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // issuer is an intermediate: what signs leaves.
@@ -42,7 +63,22 @@ type issuer struct {
 	chain []*x509.Certificate // sent behind a leaf: cert and what is above it
 	key   crypto.Signer
 	end   time.Time // no leaf may outlive it
+	// limits are the constraints of every certificate that a client goes through, the anchor's among them.
+	limits []constraints
 }
+
+// under completes an issuer read or made below a.
+func (i *issuer) under(a *authority) *issuer {
+	i.end = earlier(i.cert.NotAfter, a.end())
+	i.limits = nil
+	for _, c := range append([]*x509.Certificate{a.anchor}, i.chain...) {
+		i.limits = append(i.limits, constraintsOf(c))
+	}
+	return i
+}
+
+// allows returns nil if a leaf for the name or address verifies below the issuer.
+func (i *issuer) allows(name string) error { return allowsAll(i.limits, name) }
 
 // direct reports that the signer may have no CA certificate below it and so signs leaves itself.
 func (a *authority) direct() bool {
@@ -50,28 +86,16 @@ func (a *authority) direct() bool {
 }
 
 // allows returns nil if every certificate of the authority permits the name or address.
-func (a *authority) allows(name string) error {
-	if err := constraintsOf(a.anchor).allows(name); err != nil || !a.ref.Enterprise {
-		return err
-	}
-	for _, c := range a.above {
-		if err := constraintsOf(c).allows(name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+func (a *authority) allows(name string) error { return allowsAll(a.limits, name) }
 
 // constraints are what an intermediate below the authority inherits. What an enterprise's chain permits is the intersection of several
 // lists, which allows checks name by name: here only what is excluded counts.
 func (a *authority) constraints() constraints {
-	k := constraintsOf(a.anchor)
 	if !a.ref.Enterprise {
-		return k
+		return a.limits[0]
 	}
-	k.zones, k.ranges = nil, nil
-	for _, c := range a.above {
-		up := constraintsOf(c)
+	var k constraints
+	for _, up := range a.limits {
 		k.noZones, k.noRanges = append(k.noZones, up.noZones...), append(k.noRanges, up.noRanges...)
 	}
 	return k
@@ -163,7 +187,7 @@ func makeRoot(k constraints, domain string, now time.Time) (*authority, crypto.S
 	if err != nil {
 		return nil, nil, err
 	}
-	return &authority{ref: rootRef{ID: id}, anchor: cert, signer: cert}, key, nil
+	return (&authority{ref: rootRef{ID: id}, anchor: cert, signer: cert}).ready(), key, nil
 }
 
 // crossSign certifies next by the old root, so that clients which trust only the old one follow.
@@ -202,7 +226,8 @@ func makeIssuer(a *authority, key crypto.Signer, k constraints, domain string, n
 	if err != nil {
 		return nil, err
 	}
-	return &issuer{id: id, cert: cert, chain: append([]*x509.Certificate{cert}, a.above...), key: own, end: cert.NotAfter}, nil
+	i := &issuer{id: id, cert: cert, chain: append([]*x509.Certificate{cert}, a.above...), key: own}
+	return i.under(a), nil
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -268,7 +293,7 @@ func readAuthority(t Tree, ref rootRef) (*authority, error) {
 		}
 		a.signer = a.above[0]
 	}
-	return a, nil
+	return a.ready(), nil
 }
 
 func (a *authority) readKey(t Tree, s Sealer) (crypto.Signer, error) {
@@ -320,7 +345,6 @@ func readIssuer(t Tree, s Sealer, id string) (*issuer, error) {
 		return nil, fmt.Errorf("record pki/%s is damaged: %w", dir, err)
 	}
 	i.cert = i.chain[0]
-	i.end = i.cert.NotAfter
 	if i.key, err = readKey(t, s, dir+"/key", i.cert); err != nil {
 		return nil, err
 	}

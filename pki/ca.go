@@ -64,6 +64,7 @@ type CA struct {
 	load   sync.Mutex // held while a snapshot is loaded
 	leaves *leaves
 	crls   crlCache
+	kick   chan struct{} // capacity 1: a handshake failed, Run should look now
 
 	renewMu sync.Mutex
 	renewed time.Time // when this node last renewed the intermediate; owned by renewMu
@@ -81,7 +82,7 @@ type snapshot struct {
 
 // Open reads the CA from the tree. fs.ErrNotExist: the tree has none (yet). Close must be called in the end.
 func Open(ctx context.Context, cfg Config) (*CA, error) {
-	c := &CA{cfg: cfg, log: cfg.Log, now: cfg.Now, addrs: unmapped(cfg.Addrs)}
+	c := &CA{cfg: cfg, log: cfg.Log, now: cfg.Now, addrs: unmapped(cfg.Addrs), kick: make(chan struct{}, 1)}
 	if c.log == nil {
 		c.log = slog.Default()
 	}
@@ -147,6 +148,7 @@ func (c *CA) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+		case <-c.kick:
 		case <-tick.C:
 		}
 	}
@@ -202,7 +204,7 @@ func (c *CA) read() (*snapshot, error) {
 	if s.issuer, err = readIssuer(t, c.cfg.Sealer, st.Issuer); err != nil {
 		return nil, err
 	}
-	s.issuer.end = earlier(s.issuer.end, s.root.end())
+	s.issuer.under(s.root)
 	if s.names, err = readNames(t, st.Issuer); err != nil {
 		return nil, err
 	}

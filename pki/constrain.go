@@ -49,11 +49,21 @@ func (c *CA) commit(ctx context.Context, ch *change) error {
 	return err
 }
 
-// retry runs try until the change that it makes is not overtaken by another one.
-func retry(try func() error) error {
+// retry runs try on the newest state until it is not overtaken by another change.
+func (c *CA) retry(try func(*snapshot) error) error {
 	var err error
 	for range 10 {
-		if err = try(); !errors.Is(err, fs.ErrExist) {
+		var s *snapshot
+		if s, err = c.current(); err != nil {
+			return err
+		}
+		if err = try(s); err == nil {
+			return nil
+		}
+		// Overtaken shows as a condition that does not hold, or as a record that is gone when it is read.
+		now, nerr := c.current()
+		gone := errors.Is(err, fs.ErrNotExist) && nerr == nil && now.version != s.version
+		if !errors.Is(err, fs.ErrExist) && !gone {
 			return err
 		}
 	}
@@ -69,18 +79,20 @@ func (c *CA) Constrain(names []string) (write func(Batch) error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := c.current()
+	err = c.retry(func(s *snapshot) error {
+		if slices.Equal(list, s.names) {
+			write = func(b Batch) error { b.Expect(stateName, s.version); return nil }
+			return nil
+		}
+		ch := &change{base: s, next: s.state}
+		write = ch.write
+		_, err := c.planIssuer(ch, s.root, nil, list, nil)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	if slices.Equal(list, s.names) {
-		return func(b Batch) error { b.Expect(stateName, s.version); return nil }, nil
-	}
-	ch := &change{base: s, next: s.state}
-	if _, err := c.planIssuer(ch, s.root, nil, list, nil); err != nil {
-		return nil, err
-	}
-	return ch.write, nil
+	return write, nil
 }
 
 // planIssuer adds to ch a new intermediate under root for names, and for extra names that Issue is about to certify. rootKey may be nil: then it is
@@ -130,7 +142,7 @@ func (c *CA) planIssuerWithout(ch *change, root *authority, rootKey crypto.Signe
 		if err != nil {
 			return nil, err
 		}
-		next = &issuer{id: id, cert: root.signer, chain: root.above, key: key, end: root.end()}
+		next = (&issuer{id: id, cert: root.signer, chain: root.above, key: key}).under(root)
 	} else {
 		k, err := issuerConstraints(root.constraints(), c.domain, addrs, all)
 		if err != nil {
@@ -196,11 +208,7 @@ func (c *CA) renewIssuer(ctx context.Context) error {
 	if !c.renewed.IsZero() && now.Sub(c.renewed).Abs() < time.Hour {
 		return nil
 	}
-	err := retry(func() error {
-		s, err := c.current()
-		if err != nil {
-			return err
-		}
+	err := c.retry(func(s *snapshot) error {
 		why := c.issuerDue(s)
 		if why == "" {
 			return nil
@@ -250,14 +258,10 @@ func (c *CA) ForgetNode(ctx context.Context, node string) error {
 	if node == "" || node == c.cfg.Node || !fs.ValidPath("node/"+node) || strings.Contains(node, "/") {
 		return fmt.Errorf("cannot forget the node %q", node)
 	}
-	err := retry(func() error {
+	err := c.retry(func(s *snapshot) error {
 		if _, err := c.cfg.Tree.Stat("node/" + node); errors.Is(err, fs.ErrNotExist) {
 			return nil
 		} else if err != nil {
-			return err
-		}
-		s, err := c.current()
-		if err != nil {
 			return err
 		}
 		ch := &change{base: s, next: s.state}

@@ -75,7 +75,7 @@ func (c *CA) CRL(id string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.crls.made == nil {
+	if c.crls.made == nil || len(c.crls.made) > 100 {
 		c.crls.made = map[string]madeCRL{}
 	}
 	c.crls.made[id] = madeCRL{der: der, at: now}

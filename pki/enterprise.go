@@ -24,11 +24,7 @@ func (c *CA) UseEnterprise(ctx context.Context, chain, key []byte) error {
 	if err != nil {
 		return fmt.Errorf("enterprise CA: %w", err)
 	}
-	err = retry(func() error {
-		s, err := c.current()
-		if err != nil {
-			return err
-		}
+	err = c.retry(func(s *snapshot) error {
 		if next.ref == s.root.ref {
 			return nil
 		}
@@ -120,12 +116,12 @@ func parseEnterprise(chain, keyPEM []byte, now time.Time) (*authority, crypto.Si
 	}
 	sum := sha256.Sum256(a.signer.Raw)
 	a.ref.ID = hex.EncodeToString(sum[:8])
-	return a, key, nil
+	return a.ready(), key, nil
 }
 
 // probe makes a leaf below a, as handshakes will, and verifies it: path lengths, constraints, key usages and algorithms at once.
 func (c *CA) probe(a *authority, key crypto.Signer) error {
-	iss := &issuer{cert: a.signer, chain: a.above, key: key, end: a.end()}
+	iss := (&issuer{cert: a.signer, chain: a.above, key: key}).under(a)
 	if !a.direct() {
 		k, err := issuerConstraints(constraints{}, c.domain, nil, nil)
 		if err != nil {

@@ -86,7 +86,7 @@ func (c *CA) Issue(ctx context.Context, req Request) (Issued, error) {
 	if life < time.Hour || life > issuerLife {
 		return Issued{}, fmt.Errorf("lifetime must be between 1h and %d days, got %s", issuerLife/day, life)
 	}
-	err = retry(func() error { return c.issue(ctx, &out, pub, life, req.Client) })
+	err = c.retry(func(s *snapshot) error { return c.issue(ctx, s, &out, pub, life, req.Client) })
 	if err != nil {
 		return Issued{}, err
 	}
@@ -118,11 +118,7 @@ func (c *CA) requested(req Request, out *Issued) (crypto.PublicKey, []string, er
 	return key.Public(), req.Names, nil
 }
 
-func (c *CA) issue(ctx context.Context, out *Issued, pub crypto.PublicKey, life time.Duration, client bool) error {
-	s, err := c.current()
-	if err != nil {
-		return err
-	}
+func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.PublicKey, life time.Duration, client bool) error {
 	all, err := c.issued()
 	if err != nil {
 		return err
@@ -132,8 +128,7 @@ func (c *CA) issue(ctx context.Context, out *Issued, pub crypto.PublicKey, life 
 	}
 	ch := &change{base: s, next: s.state}
 	iss, now := s.issuer, c.now()
-	k := constraintsOf(iss.cert)
-	lacks := slices.ContainsFunc(out.Names, func(n string) bool { return k.allows(n) != nil })
+	lacks := slices.ContainsFunc(out.Names, func(n string) bool { return iss.allows(n) != nil })
 	if lacks || now.Add(life).After(iss.end) && s.root.end().After(iss.end) && !s.root.direct() {
 		if iss, err = c.planIssuer(ch, s.root, nil, s.names, out.Names); err != nil {
 			return err
@@ -203,7 +198,7 @@ func (c *CA) Revoke(ctx context.Context, serial string) error {
 		return fmt.Errorf("serial number must be in hex, as cert list shows it, got %.60q", serial)
 	}
 	serial = serialText(n)
-	err := retry(func() error {
+	err := c.retry(func(*snapshot) error {
 		r, err := c.readIssued(serial)
 		if err != nil || r.Revoked != 0 {
 			return err

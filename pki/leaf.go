@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path"
 	"strings"
 	"sync"
 	"time"
@@ -36,8 +37,9 @@ type leaves struct {
 
 	mu     sync.RWMutex
 	closed bool
-	ready  map[string]*leaf // by name; at most maxLeaves
-	wg     sync.WaitGroup   // calls in flight; added to under mu while not closed
+	ready  map[string]*leaf  // by name; at most maxLeaves
+	said   map[string]string // by name: why it has no certificate
+	wg     sync.WaitGroup    // calls in flight; added to under mu while not closed
 }
 
 // maxLeaves bounds what a wrong Config.Known could do to memory and disk.
@@ -57,7 +59,7 @@ func openLeaves(c *CA) (*leaves, error) {
 	if err := os.MkdirAll(c.cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("certificate directory: %w", err)
 	}
-	l := &leaves{ca: c, files: newFiles(c.cfg.Dir, c.log), ready: map[string]*leaf{}}
+	l := &leaves{ca: c, files: newFiles(c.cfg.Dir, c.log), ready: map[string]*leaf{}, said: map[string]string{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	log := zapLogger(c.log)
 	l.cache = certmagic.NewCache(certmagic.CacheOptions{
@@ -117,26 +119,58 @@ func (l *leaves) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if !l.enter() {
 		return nil, net.ErrClosed
 	}
-	defer l.wg.Done()
-	// One issuance for all who wait. It goes on when the first of them hangs up.
-	done := l.flight.DoChan(name, func() (any, error) { return l.obtain(name) })
+	// One issuance for all who wait. It goes on when one of them hangs up.
+	type result struct {
+		leaf *leaf
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		defer l.wg.Done()
+		v, err, _ := l.flight.Do(name, func() (any, error) { return l.obtain(name) })
+		got, _ := v.(*leaf)
+		done <- result{got, err}
+	}()
 	select {
 	case r := <-done:
-		if r.Err != nil {
-			l.ca.log.Error("no certificate", "name", name, "err", r.Err)
-			if l.timely(f) {
-				return f.cert, nil // below the old root: better than nothing
-			}
-			return nil, fmt.Errorf("certificate for %s: %w", name, r.Err)
+		l.say(name, r.err)
+		if r.err == nil {
+			return r.leaf.cert, nil
 		}
-		return r.Val.(*leaf).cert, nil
+		select {
+		case l.ca.kick <- struct{}{}:
+		default:
+		}
+		if l.timely(f) {
+			return f.cert, nil // below the old root: better than nothing
+		}
+		return nil, fmt.Errorf("certificate for %s: %w", name, r.err)
 	case <-hello.Context().Done():
 		return nil, hello.Context().Err()
 	}
 }
 
+// say logs that a name has no certificate, once and not at every handshake.
+func (l *leaves) say(name string, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	l.mu.Lock()
+	news := l.said[name] != text
+	if text == "" || len(l.said) >= maxLeaves {
+		delete(l.said, name)
+	} else {
+		l.said[name] = text
+	}
+	l.mu.Unlock()
+	if err != nil && news {
+		l.ca.log.Error("no certificate", "name", name, "err", err)
+	}
+}
+
 // name returns the known name that the client means, "" if it is not known. A client that names nothing means the address that it connected
-// to, and gets the domain's certificate if that address is not known (a router may have changed it).
+// to, and gets the domain's certificate if that address is not known (a router may have changed it) or not permitted.
 func (l *leaves) name(hello *tls.ClientHelloInfo) string {
 	cfg := l.ca.cfg
 	if cfg.Known == nil {
@@ -145,7 +179,7 @@ func (l *leaves) name(hello *tls.ClientHelloInfo) string {
 	if hello.ServerName == "" {
 		if hello.Conn != nil {
 			if ap, err := netip.ParseAddrPort(hello.Conn.LocalAddr().String()); err == nil {
-				if a := ap.Addr().Unmap().WithZone("").String(); cfg.Known(a) {
+				if a := ap.Addr().Unmap().WithZone("").String(); cfg.Known(a) && l.permitted(a) == nil {
 					return a
 				}
 			}
@@ -169,6 +203,14 @@ func (l *leaves) name(hello *tls.ClientHelloInfo) string {
 		}
 	}
 	return ""
+}
+
+func (l *leaves) permitted(name string) error {
+	s, err := l.ca.current()
+	if err != nil {
+		return err
+	}
+	return s.issuer.allows(name)
 }
 
 func (l *leaves) lookup(name string) *leaf {
@@ -214,7 +256,10 @@ func (l *leaves) renew(name string) (*leaf, error) {
 	if full {
 		return nil, fmt.Errorf("%d certificates are the most that a node keeps: disable names", maxLeaves)
 	}
-	var err error
+	err := l.permitted(name) // before a key is made for nothing
+	if err != nil {
+		return nil, err
+	}
 	if l.files.Exists(l.ctx, certmagic.StorageKeys.SiteMeta(issuerKey, name)) {
 		err = l.magic.RenewCertSync(l.ctx, name, true)
 	} else {
@@ -362,7 +407,24 @@ func (l *leaves) maintain(ctx context.Context) error {
 			errs = errors.Join(errs, fmt.Errorf("certificate for %s: %w", n, err))
 		}
 	}
+	l.sweep()
 	return errs
+}
+
+// sweep removes the files of names that are not known any more and were not asked for since the start.
+func (l *leaves) sweep() {
+	dirs, err := l.files.List(l.ctx, certmagic.StorageKeys.CertsPrefix(issuerKey), false)
+	if err != nil {
+		return
+	}
+	for _, dir := range dirs {
+		name := path.Base(dir)
+		// certmagic writes the colons of an address as dashes.
+		known := func(n string) bool { return n == l.ca.domain || l.ca.cfg.Known != nil && l.ca.cfg.Known(n) }
+		if a, err := netip.ParseAddr(strings.ReplaceAll(name, "-", ":")); !known(name) && (err != nil || !known(a.String())) {
+			_ = l.files.Delete(l.ctx, dir)
+		}
+	}
 }
 
 // due reports that a leaf should be replaced, and that a new one would be better.

@@ -23,7 +23,7 @@ func (c *CA) Rotate(ctx context.Context) error {
 		if err != nil {
 			return constraints{}, err
 		}
-		k := constraintsOf(s.root.anchor)
+		k := s.root.constraints()
 		k.ranges = append(k.ranges, singles(addrs)...)
 		return k.tidy(), nil
 	})
@@ -48,11 +48,7 @@ func (c *CA) RotateTo(ctx context.Context, spec Spec) error {
 }
 
 func (c *CA) rotate(ctx context.Context, constrain func(*snapshot) (constraints, error)) error {
-	err := retry(func() error {
-		s, err := c.current()
-		if err != nil {
-			return err
-		}
+	err := c.retry(func(s *snapshot) error {
 		if s.old != nil {
 			return fmt.Errorf("begun on %s: %w", time.Unix(s.state.Since, 0).UTC().Format(time.DateOnly), ErrRotating)
 		}
@@ -119,11 +115,7 @@ func (c *CA) Rotation() (since time.Time, overlap bool) {
 // FinishRotation ends the overlap: the old root is not handed out and its cross certificate is not sent any more. Clients that trust only
 // the old root fail from now on.
 func (c *CA) FinishRotation(ctx context.Context) error {
-	err := retry(func() error {
-		s, err := c.current()
-		if err != nil {
-			return err
-		}
+	err := c.retry(func(s *snapshot) error {
 		if s.old == nil {
 			return errors.New("no rotation is under way: casemate ca rotate begins one")
 		}

@@ -30,10 +30,9 @@ func (c *CA) signLeaf(iss *issuer, pub crypto.PublicKey, names []string, life ti
 	if _, ok := pub.(*rsa.PublicKey); ok {
 		t.KeyUsage |= x509.KeyUsageKeyEncipherment
 	}
-	k := constraintsOf(iss.cert)
 	for _, n := range names {
-		if err := k.allows(n); err != nil {
-			return nil, fmt.Errorf("intermediate %s: %w", iss.id, err)
+		if err := iss.allows(n); err != nil {
+			return nil, err
 		}
 		if a, err := netip.ParseAddr(n); err == nil {
 			t.IPAddresses = append(t.IPAddresses, net.IP(a.AsSlice()))

@@ -50,7 +50,7 @@ func privateRanges() []netip.Prefix {
 
 // within reports whether name is zone or below it. Both are in canonical form.
 func within(name, zone string) bool {
-	return name == zone || strings.HasSuffix(name, "."+zone)
+	return strings.HasSuffix(name, zone) && (len(name) == len(zone) || name[len(name)-len(zone)-1] == '.')
 }
 
 // canonical returns a host name (a leading "*." stays) or an address in the one form used everywhere here:
@@ -182,9 +182,21 @@ func (k constraints) tidy() constraints {
 }
 
 func collapseZones(in []string) []string {
-	var out []string
+	have := make(map[string]bool, len(in))
 	for _, z := range in {
-		if !slices.ContainsFunc(in, func(o string) bool { return o != z && within(z, o) }) && !slices.Contains(out, z) {
+		have[z] = true
+	}
+	var out []string
+	for z := range have {
+		covered := false
+		for up := z; !covered; {
+			_, parent, ok := strings.Cut(up, ".")
+			if !ok {
+				break
+			}
+			covered, up = have[parent], parent
+		}
+		if !covered {
 			out = append(out, z)
 		}
 	}
