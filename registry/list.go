@@ -62,7 +62,7 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 		writeError(w, req, fail)
 		return
 	}
-	tags, found := r.tagsOf(r.repositories(rt))
+	tags, found := r.tagsOf(r.exact(rt.place))
 	if !found {
 		for repos := range r.tolerated(rt.place) {
 			var have []string

@@ -180,7 +180,7 @@ func (r *Registry) sparse(ctx context.Context, rt *route) string {
 // lister looks through the first manifests of the exact repositories for an index that lists what rt asks for.
 func (r *Registry) lister(ctx context.Context, rt *route) (repo string, index digest.Digest, child descriptor, ok bool) {
 	left := maxIndexes
-	for _, repo := range r.repositories(*rt) {
+	for _, repo := range r.exact(rt.place) {
 		for _, fi := range r.tree.Walk(revisionsDir(repo), "") {
 			if left--; left < 0 {
 				return "", "", descriptor{}, false

@@ -90,9 +90,19 @@ func (r *Registry) found(repo, path string) (hit, bool) {
 }
 
 // repositories returns the canonical repositories that may answer a read of rt exactly, in the order of resolution, without tolerances.
-// Tags and referrers are read from them too.
+// For referrers it adds the one where a tolerance finds their subject: a client got the subject through it under the same name.
 func (r *Registry) repositories(rt route) []string {
-	if p := rt.place; p.origin != "" {
+	list := r.exact(rt.place)
+	if rt.kind == kindReferrers {
+		if repo, _, err := r.findChild(rt, rt.digest); err == nil && !slices.Contains(list, repo) {
+			list = append(list, repo)
+		}
+	}
+	return list
+}
+
+func (r *Registry) exact(p place) []string {
+	if p.origin != "" {
 		if exact := p.exact(); exact != "" {
 			return []string{exact}
 		}
@@ -101,9 +111,9 @@ func (r *Registry) repositories(rt route) []string {
 	origins := r.read.held.among(r.cfg.Origins())
 	list := make([]string, 0, len(origins)+1)
 	for _, o := range origins {
-		list = append(list, o+"/"+rt.place.path)
+		list = append(list, o+"/"+p.path)
 	}
-	return append(list, rt.place.path)
+	return append(list, p.path)
 }
 
 // link returns the path of what rt asks for if repo were the repository that has it.
@@ -166,7 +176,7 @@ func (r *Registry) findExact(rt *route) (hit, bool) {
 	}
 	var first hit
 	var others []hit
-	for _, repo := range r.repositories(*rt) {
+	for _, repo := range r.exact(rt.place) {
 		h, ok := r.found(repo, rt.link(repo))
 		switch {
 		case !ok:

@@ -366,3 +366,20 @@ func (c *statCounter) Stat(name string) (fs.FileInfo, error) {
 	c.n++
 	return c.Tree.Stat(name)
 }
+
+// Who got an image through a tolerance asks for its signatures by the same name.
+func TestReferrersFollowTolerance(t *testing.T) {
+	s := newShelf(t)
+	d, _ := s.image("docker.io/library/nginx", "1", "nginx")
+	signature := s.manifest("docker.io/library/nginx", "", fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","artifactType":"a/b","config":{"digest":"%s"},"subject":{"digest":"%s"}}`, typeOCIManifest, sha, d), "")
+	s.update(func(b Batch) {
+		b.Link(referrerPath("docker.io/library/nginx", d, signature), signature.String())
+	})
+	for target, want := range map[string]int{"/v2/nginx": 1, "/v2/library/nginx": 1, "/v2/docker.io/nginx": 1, "/v2/quay.io/nginx": 0} {
+		res := s.ask(s.own, "GET", target+"/referrers/"+d.String())
+		got := decode[struct{ Manifests []descriptor }](t, res)
+		if res.StatusCode != 200 || len(got.Manifests) != want || want == 1 && got.Manifests[0].Digest != signature {
+			t.Errorf("%s: %d %+v, want %d referrer", target, res.StatusCode, got, want)
+		}
+	}
+}
