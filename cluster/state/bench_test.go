@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -108,5 +109,132 @@ func BenchmarkMemory(b *testing.B) {
 			s = restored
 		}
 		runtime.KeepAlive(s)
+	})
+}
+
+// BenchmarkApply applies commands to a million names. "one" is the command of a tag: an Expect, a link with holds and a record, with a session; "cloned" makes
+// a clone after each, as readers need; "batch" counts names, a thousand to a command; "decode" is what of "one" is decoding.
+func BenchmarkApply(b *testing.B) {
+	s := New()
+	fill(b, s, million)
+	commands := func(n int) [][]byte {
+		list := make([][]byte, n)
+		for i := range list {
+			k := i * 7919 % million
+			c := Command{Node: "n1", Boot: s.Index() + 1, Seq: uint64(i + 1), Finished: uint64(i), Time: 1, Ops: []Op{
+				&Expect{Name: fmt.Sprintf("registry/team/app-%d/_manifests/tags/v1/current/link", k)},
+				&Link{Name: layerName(k), Digest: benchDigest(k), Holds: []Digest{benchDigest(k + 1), benchDigest(k + 2)}},
+				&Put{Name: fmt.Sprintf("registry/team/app-%d/_manifests/tags/v2/current/link", k), Data: make([]byte, 71)},
+			}}
+			var err error
+			if list[i], err = c.Encode(); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return list
+	}
+	apply := func(b *testing.B, s *State, list [][]byte, each func()) {
+		b.ReportAllocs()
+		b.ResetTimer()
+		for _, cmd := range list {
+			if r := s.Apply(s.Index()+1, cmd); r.Err != nil || r.Fatal != nil {
+				b.Fatal(r.Err, r.Fatal)
+			}
+			each()
+		}
+	}
+	b.Run("one", func(b *testing.B) { c := s.Clone(); apply(b, c, commands(min(b.N, million-2)), func() {}) })
+	b.Run("cloned", func(b *testing.B) {
+		c := s.Clone()
+		apply(b, c, commands(min(b.N, million-2)), func() { c.Clone() })
+	})
+	b.Run("batch", func(b *testing.B) {
+		list := layers(b, million, million+b.N, 1000)
+		apply(b, s.Clone(), list, func() {})
+	})
+	b.Run("decode", func(b *testing.B) {
+		list := commands(1)
+		b.ReportAllocs()
+		for range b.N {
+			if _, err := Decode(list[0], 1); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkMillion reads, clones, writes and restores a state of a million names.
+func BenchmarkMillion(b *testing.B) {
+	s := New()
+	fill(b, s, million)
+	var names []string
+	for i := range 1000 {
+		names = append(names, layerName(i*997))
+	}
+	b.Run("Get", func(b *testing.B) {
+		b.ReportAllocs()
+		for i := range b.N {
+			if _, ok := s.Get(names[i%1000]); !ok {
+				b.Fatal("not there")
+			}
+		}
+	})
+	b.Run("GetMiss", func(b *testing.B) {
+		for i := range b.N {
+			if _, ok := s.Get(names[i%1000][:100]); ok {
+				b.Fatal("there")
+			}
+		}
+	})
+	b.Run("ReadDir", func(b *testing.B) {
+		for range b.N {
+			for range s.ReadDir("registry/registry.k8s.io", "") {
+			}
+		}
+	})
+	b.Run("Walk", func(b *testing.B) {
+		for range b.N {
+			for range s.Walk(".", "") {
+			}
+		}
+	})
+	b.Run("Clone", func(b *testing.B) {
+		for range b.N {
+			s.Clone()
+		}
+	})
+	b.Run("DropClaims", func(b *testing.B) {
+		cmd, err := (&Command{Ops: []Op{&Put{Name: "zzz", Claim: "other"}, &DropClaims{Claim: "other"}}}).Encode()
+		if err != nil {
+			b.Fatal(err)
+		}
+		c := s.Clone()
+		for range b.N {
+			if r := c.Apply(c.Index()+1, cmd); r.Err != nil {
+				b.Fatal(r.Err)
+			}
+		}
+	})
+	b.Run("Snapshot", func(b *testing.B) {
+		var n int64
+		for range b.N {
+			var err error
+			if n, err = s.Snapshot().WriteTo(io.Discard); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(n)/million, "bytes/entry")
+	})
+	b.Run("Restore", func(b *testing.B) {
+		var buf bytes.Buffer
+		if _, err := s.WriteTo(&buf); err != nil {
+			b.Fatal(err)
+		}
+		b.ResetTimer()
+		for range b.N {
+			if _, err := Restore(bytes.NewReader(buf.Bytes())); err != nil {
+				b.Fatal(err)
+			}
+		}
 	})
 }
