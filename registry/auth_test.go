@@ -153,7 +153,9 @@ func TestAdmit(t *testing.T) {
 func TestPushToUnknownOrigin(t *testing.T) {
 	s := newPusher(t)
 	res := s.send(s.own, "PUT", "/v2/ghcr.io/a/b/manifests/v1", strings.NewReader("{}"))
-	var body struct{ Errors []struct{ Code, Detail string } }
+	var body struct {
+		Errors []struct{ Code, Detail string }
+	}
 	if err := json.NewDecoder(res.Body).Decode(&body); err != nil || res.StatusCode != 403 {
 		t.Fatal(res.StatusCode, err)
 	}
@@ -330,6 +332,7 @@ func FuzzManifest(f *testing.F) {
 	f.Add([]byte(manifestOf(d, d)), typeOCIManifest)
 	f.Add([]byte(indexOf(typeOCIIndex, d)), typeOCIIndex)
 	f.Add([]byte(`{"schemaVersion":2,"config":{"digest":"sha512:x"}}`), "")
+	f.Add([]byte(`{"schemaVersion":2,"config":{"digest":"`+d.String()+`"},"manifests":null}`), "")
 	f.Fuzz(func(t *testing.T, data []byte, contentType string) {
 		m, err := parseManifest(data, contentType)
 		if err != nil {

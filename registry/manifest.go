@@ -66,7 +66,7 @@ func mediaTypeOf(b []byte) string {
 	switch {
 	case m.MediaType != "":
 		return m.MediaType
-	case m.Manifests != nil:
+	case len(m.Manifests) > 0 && m.Manifests[0] == '[': // not null
 		return typeOCIIndex
 	}
 	return typeOCIManifest
