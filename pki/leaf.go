@@ -124,6 +124,10 @@ func (l *leaves) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		leaf *leaf
 		err  error
 	}
+	ctx := hello.Context()
+	if ctx == nil {
+		ctx = l.ctx // only a hello that crypto/tls did not make has none
+	}
 	done := make(chan result, 1)
 	go func() {
 		defer l.wg.Done()
@@ -145,8 +149,8 @@ func (l *leaves) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return f.cert, nil // below the old root: better than nothing
 		}
 		return nil, fmt.Errorf("certificate for %s: %w", name, r.err)
-	case <-hello.Context().Done():
-		return nil, hello.Context().Err()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 

@@ -2,9 +2,10 @@ package pki
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
-	"path"
 	"strings"
 	"sync"
 
@@ -54,7 +55,13 @@ func (f *files) Load(ctx context.Context, key string) ([]byte, error) {
 	if v, ok := f.held(key); ok {
 		return v, nil
 	}
-	return f.disk.Load(ctx, key)
+	v, err := f.disk.Load(ctx, key)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		// What cannot be read is as good as absent: a new certificate costs nothing.
+		f.log.Warn("certificate file cannot be read", "file", key, "err", err)
+		return nil, fmt.Errorf("%w: %w", fs.ErrNotExist, err)
+	}
+	return v, err
 }
 
 func (f *files) Delete(ctx context.Context, key string) error {
@@ -72,7 +79,8 @@ func (f *files) Exists(ctx context.Context, key string) bool {
 	if _, ok := f.held(key); ok {
 		return true
 	}
-	return f.disk.Exists(ctx, key)
+	_, err := f.disk.Stat(ctx, key)
+	return err == nil
 }
 
 func (f *files) List(ctx context.Context, dir string, recursive bool) ([]string, error) {
@@ -82,9 +90,6 @@ func (f *files) List(ctx context.Context, dir string, recursive bool) ([]string,
 func (f *files) Stat(ctx context.Context, key string) (certmagic.KeyInfo, error) {
 	if v, ok := f.held(key); ok {
 		return certmagic.KeyInfo{Key: key, Size: int64(len(v)), IsTerminal: true}, nil
-	}
-	if strings.Contains(path.Clean(key), "..") {
-		return certmagic.KeyInfo{}, fs.ErrNotExist
 	}
 	return f.disk.Stat(ctx, key)
 }

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -99,7 +100,7 @@ func build(t testing.TB, edit func(*Spec, *Config)) *house {
 	}
 	spec := testSpec(h.clock)
 	h.cfg = Config{
-		Tree: h.tree, Sealer: newSealer(t), Dir: t.TempDir(), Domain: spec.Domain, Node: "n1", Addrs: spec.Addrs,
+		Tree: h.tree, Sealer: newSealer(t), Dir: filepath.Join(t.TempDir(), "leaves"), Domain: spec.Domain, Node: "n1", Addrs: spec.Addrs,
 		Known: h.isKnown, Miss: h.missed, CRLURL: "http://casemate.internal/crl/",
 		Log: slog.New(slog.NewTextHandler(logTo{t}, nil)), Now: h.clock.now,
 	}
