@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+)
+
+// client talks to the local daemon over its admin socket (docs/admin-api.md).
+type client struct {
+	socket string
+	http   *http.Client
+}
+
+// apiError is an answer of the daemon that is no success.
+type apiError struct {
+	status  int
+	message string
+}
+
+func (e *apiError) Error() string { return e.message }
+
+// client returns a client for the chosen socket.
+func (o *options) client() *client {
+	return &client{socket: o.socket, http: &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true, // one command, one request
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", o.socket)
+		},
+	}}}
+}
+
+// do sends a request with an optional body and leaves the answer's body to the caller.
+func (c *client) do(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
+	u := "http://casemate/v1/" + path
+	if len(query) > 0 {
+		u += "?" + query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	if resp.StatusCode < 400 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	var answer struct {
+		Error string `json:"error"`
+	}
+	if json.Unmarshal(text, &answer) != nil || answer.Error == "" {
+		answer.Error = fmt.Sprintf("the daemon answered %s: %s", resp.Status, bytes.TrimSpace(text))
+	}
+	return nil, &apiError{resp.StatusCode, answer.Error}
+}
+
+// unreachable says why the daemon cannot be reached and what to do.
+func (c *client) unreachable(err error) error {
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != "dial" {
+		return err
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("no permission for the admin socket %s: run it as root or as a member of the group casemate", c.socket)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no casemate is running here (admin socket %s): start it with \"systemctl start casemate\" or \"casemate serve\", or name another socket with --socket", c.socket)
+	}
+	return fmt.Errorf("admin socket %s: %w", c.socket, op.Err)
+}
+
+// call sends in (JSON, unless nil) and reads the answer into out (unless nil).
+func (c *client) call(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		text, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(text)
+	}
+	resp, err := c.do(ctx, method, path, query, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if out == nil {
+		_, err := io.Copy(io.Discard, resp.Body)
+		return err
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("read the daemon's answer: %w", err)
+	}
+	return nil
+}
+
+// seg escapes one path segment.
+func seg(parts ...string) string {
+	for i, p := range parts {
+		parts[i] = url.PathEscape(p)
+	}
+	return strings.Join(parts, "/")
+}

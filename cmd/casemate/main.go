@@ -1,0 +1,177 @@
+// Command casemate is the internet that a Kubernetes cluster needs where there is none: a registry, a file server, a DNS server and a CA
+// on one bastion or three. See the README.
+//
+// This package turns flags into calls and errors into exit codes, and decides nothing:
+// 0 done, 1 it could not be done, 2 wrong usage, 3 it was checked and something is missing or differs.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"casemate/appliance"
+)
+
+// Set by the linker (see the Makefile).
+var (
+	version = "unknown"
+	commit  = "unknown"
+)
+
+// Exit codes of the contract.
+const (
+	exitDone    = 0
+	exitFailed  = 1
+	exitUsage   = 2
+	exitDiffers = 3
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+
+// run is main as a function: it returns the exit code.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	// The second signal ends the process at once: stop gives the signals back to the runtime when the first has come.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err != nil {
+		fmt.Fprintln(stderr, "casemate:", err)
+	}
+	return exitCode(err)
+}
+
+// usageError is a mistake on the command line.
+type usageError struct{ err error }
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+// errDiffers ends a command that checked something and found it missing or different.
+var errDiffers = errors.New("something is missing or differs")
+
+func exitCode(err error) int {
+	var wrongArgs usageError
+	var wrongConfig *appliance.UsageError
+	var refused *apiError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.Is(err, errDiffers):
+		return exitDiffers
+	case errors.As(err, &wrongArgs), errors.As(err, &wrongConfig):
+		return exitUsage
+	case errors.As(err, &refused) && refused.status == 400:
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// options are the flags that every command has.
+type options struct {
+	socket string
+	output string
+}
+
+// newRoot builds the whole command line; help, completions and man pages come from the same definitions.
+func newRoot() *cobra.Command {
+	o := &options{}
+	root := &cobra.Command{
+		Use:   "casemate",
+		Short: "the internet that a Kubernetes cluster needs where there is none",
+		Long: `Casemate is one daemon on a bastion: an OCI registry, a file server, a DNS server and a CA that answer for the public
+registries and download hosts, so that unmodified nodes install Kubernetes where there is no internet.
+
+Begin with "casemate init", then "casemate serve" (or systemctl enable --now casemate).`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          needsCommand,
+	}
+	root.CompletionOptions.DisableDefaultCmd = false
+	socket := os.Getenv("CASEMATE_SOCKET")
+	if socket == "" {
+		socket = appliance.DefaultSocket
+	}
+	root.PersistentFlags().StringVar(&o.socket, "socket", socket, "admin socket of the daemon (or CASEMATE_SOCKET)")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
+	})
+	root.AddCommand(
+		initCommand(o), serveCommand(o), statusCommand(o), configCommand(o),
+		caCommand(o), certCommand(o), userCommand(o), imageCommand(o), fileCommand(o), originCommand(o), nameCommand(o),
+		missingCommand(o), gcCommand(o), scrubCommand(o), versionCommand(o), manCommand(root),
+	)
+	wrongArgs(root)
+	return root
+}
+
+// wrongArgs makes a wrong number of arguments, anywhere in the command line, a usage error that names the command's usage.
+func wrongArgs(cmd *cobra.Command) {
+	if args := cmd.Args; args != nil {
+		cmd.Args = func(cmd *cobra.Command, list []string) error {
+			if err := args(cmd, list); err != nil {
+				return usageError{fmt.Errorf("%w (usage: %s)", err, cmd.UseLine())}
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		wrongArgs(sub)
+	}
+}
+
+// group is a command that only has subcommands.
+func group(use, short string, subs ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: needsCommand}
+	cmd.AddCommand(subs...)
+	return cmd
+}
+
+// needsCommand runs where a subcommand was expected.
+func needsCommand(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("unknown command %q for %q (see %s --help)", args[0], cmd.CommandPath(), cmd.CommandPath())}
+	}
+	var names []string
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() {
+			names = append(names, sub.Name())
+		}
+	}
+	return usageError{fmt.Errorf("%s needs one of: %s (see %s --help)", cmd.CommandPath(), strings.Join(names, ", "), cmd.CommandPath())}
+}
+
+func versionCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "version", Short: "print version, commit and Go version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			v := struct {
+				Version string `json:"version"`
+				Commit  string `json:"commit"`
+				Go      string `json:"go"`
+			}{version, commit, runtime.Version()}
+			return o.print(cmd, v, func(t *table) {
+				t.line("casemate", v.Version)
+				t.line("commit", v.Commit)
+				t.line("go", v.Go)
+			})
+		},
+	}
+	o.printable(cmd)
+	return cmd
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
+)
+
+type setting struct {
+	Key     string `json:"key"`
+	Value   string `json:"value"`
+	Default string `json:"default"`
+	Help    string `json:"help"`
+	Set     bool   `json:"set"`
+}
+
+func configCommand(o *options) *cobra.Command {
+	list := &cobra.Command{
+		Use: "list", Short: "list the cluster's settings", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var settings []setting
+			if err := o.client().call(cmd.Context(), "GET", "settings", nil, nil, &settings); err != nil {
+				return err
+			}
+			return o.print(cmd, settings, func(t *table) {
+				t.line("SETTING", "VALUE", "", "")
+				for _, s := range settings {
+					note := ""
+					if !s.Set {
+						note = "(default)"
+					}
+					t.line(s.Key, s.Value, note, s.Help)
+				}
+			})
+		},
+	}
+	o.printable(list)
+	get := &cobra.Command{
+		Use: "get KEY", Short: "print one setting", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var s setting
+			if err := o.client().call(cmd.Context(), "GET", "settings/"+seg(args[0]), nil, nil, &s); err != nil {
+				return err
+			}
+			return o.print(cmd, s, func(t *table) { t.line(s.Value) })
+		},
+	}
+	o.printable(get)
+	var reset bool
+	set := &cobra.Command{
+		Use: "set KEY VALUE", Short: "change one setting on every node", Args: cobra.RangeArgs(1, 2),
+		Example: "  casemate config set dns.forward 10.1.1.1,10.1.1.2\n  casemate config set dns.ttl --default",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if reset {
+				if len(args) == 2 {
+					return usageError{fmt.Errorf("config set takes a value or --default, not both")}
+				}
+				return o.client().call(cmd.Context(), "DELETE", "settings/"+seg(args[0]), nil, nil, nil)
+			}
+			if len(args) != 2 {
+				return usageError{fmt.Errorf("config set needs a value (usage: %s)", cmd.UseLine())}
+			}
+			return o.client().call(cmd.Context(), "PUT", "settings/"+seg(args[0]), nil, map[string]string{"value": args[1]}, nil)
+		},
+	}
+	set.Flags().BoolVar(&reset, "default", false, "put the default back")
+	return group("config", "the cluster's settings, the same on every node", list, get, set)
+}
+
+// manCommand writes the man pages; packages carry them.
+func manCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use: "man DIR", Short: "write the man pages to a directory", Hidden: true, Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			root.DisableAutoGenTag = true // the same commit gives the same pages
+			return doc.GenManTree(root, &doc.GenManHeader{Title: "CASEMATE", Section: "8", Source: "casemate " + version, Manual: "Casemate"}, args[0])
+		},
+	}
+}

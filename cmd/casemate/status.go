@@ -1,0 +1,102 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+type status struct {
+	Node      string    `json:"node"`
+	Version   string    `json:"version"`
+	Started   time.Time `json:"started"`
+	Domain    string    `json:"domain"`
+	Advertise []string  `json:"advertise"`
+	Serving   bool      `json:"serving"`
+	Problems  []string  `json:"problems"`
+	Leader    string    `json:"leader"`
+	Role      string    `json:"role"`
+	Term      uint64    `json:"term"`
+	Applied   uint64    `json:"applied"`
+	Commit    uint64    `json:"commit"`
+	Entries   int64     `json:"entries"`
+	Images    int64     `json:"images"`
+	Files     int64     `json:"files"`
+	Blobs     int64     `json:"blobs"`
+	Bytes     int64     `json:"bytes"`
+	Disk      struct {
+		Total   int64 `json:"total"`
+		Free    int64 `json:"free"`
+		Reserve int64 `json:"reserve"`
+	} `json:"disk"`
+	Certificates []struct {
+		Name     string    `json:"name"`
+		NotAfter time.Time `json:"not_after"`
+	} `json:"certificates"`
+	Warnings []string `json:"warnings"`
+	Misses   []miss   `json:"misses"`
+}
+
+func statusCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "status", Short: "one page: health, content, disk, certificates, newest misses; exit 0 when this node serves", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var s status
+			if err := o.client().call(cmd.Context(), "GET", "status", nil, nil, &s); err != nil {
+				return err
+			}
+			if err := o.print(cmd, s, s.page); err != nil {
+				return err
+			}
+			if !s.Serving {
+				return fmt.Errorf("this node does not serve: %s", strings.Join(s.Problems, "; "))
+			}
+			return nil
+		},
+	}
+	o.printable(cmd)
+	return cmd
+}
+
+// page puts what is wrong first: that is what somebody reads it for.
+func (s *status) page(t *table) {
+	state := "serves"
+	if !s.Serving {
+		state = "DOES NOT SERVE"
+	}
+	t.line(s.Node, fmt.Sprintf("%s, casemate %s, up %s", state, s.Version, time.Since(s.Started).Round(time.Second)))
+	for _, p := range s.Problems {
+		t.line("PROBLEM", p)
+	}
+	for _, w := range s.Warnings {
+		t.line("warning", w)
+	}
+	lag := ""
+	if s.Commit > s.Applied {
+		lag = fmt.Sprintf(", %d entries behind", s.Commit-s.Applied)
+	}
+	leader := s.Leader
+	if leader == "" {
+		leader = "none: reading works, writing does not"
+	}
+	t.line("cluster", fmt.Sprintf("%s of term %d, leader %s, entry %d%s", s.Role, s.Term, leader, s.Applied, lag))
+	t.line("domain", fmt.Sprintf("%s at %s", s.Domain, strings.Join(s.Advertise, ", ")))
+	t.line("content", fmt.Sprintf("%d images, %d files, %d blobs with %s", s.Images, s.Files, s.Blobs, size(s.Bytes)))
+	t.line("disk", fmt.Sprintf("%s free of %s, writes are refused below %s", size(s.Disk.Free), size(s.Disk.Total), size(s.Disk.Reserve)))
+	for _, c := range s.Certificates {
+		left := time.Until(c.NotAfter)
+		note := fmt.Sprintf("in %d days", int(left.Hours()/24))
+		if left < 0 {
+			note = "EXPIRED"
+		}
+		t.line("certificate", fmt.Sprintf("%s until %s (%s)", c.Name, when(c.NotAfter), note))
+	}
+	for _, m := range s.Misses {
+		t.line("miss", fmt.Sprintf("%s %s, %d times, last %s", m.Kind, m.Name, m.Count, when(m.Last)))
+	}
+	if len(s.Misses) > 0 {
+		t.line("", "all of them: casemate missing")
+	}
+}
