@@ -397,6 +397,7 @@ func TestSpecIsChecked(t *testing.T) {
 	}{
 		{"domain must not be empty", func(s *Spec) { s.Domain = "" }},
 		{"domain must be a name, not an address", func(s *Spec) { s.Domain = "10.0.0.1" }},
+		{"node must be one label", func(s *Spec) { s.Node = "a b" }},
 		{"between 1 and 16 nodes, got 0", func(s *Spec) { s.Nodes = nil }},
 		{"node name must be one label", func(s *Spec) { s.Nodes[0].Name = "a.b" }},
 		{"node name must be unique", func(s *Spec) { s.Nodes[0].Name = "N2" }},

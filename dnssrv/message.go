@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"net/netip"
+	"slices"
 
 	"github.com/miekg/dns"
 )
@@ -163,42 +164,46 @@ func (s *Server) packWith(t *Table, req *dns.Msg, r result, ede *dns.EDNS0_EDE, 
 		},
 		Question: req.Question, Answer: r.answer, Ns: r.ns, Extra: r.extra,
 	}
+	var opts []dns.RR
 	if asked := req.IsEdns0(); asked != nil {
-		opt := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT, Class: maxUDP}}
-		for _, o := range asked.Option {
-			if o.Option() == dns.EDNS0NSID && t.node != "" {
-				opt.Option = append(opt.Option, &dns.EDNS0_NSID{Code: dns.EDNS0NSID, Nsid: hex.EncodeToString([]byte(t.node))})
-				break
-			}
-		}
-		if ede != nil {
-			opt.Option = append(opt.Option, ede)
-		}
-		m.Extra = append(m.Extra[:len(m.Extra):len(m.Extra)], opt)
-	}
-	if len(m.Answer)+len(m.Ns)+len(m.Extra) > 1 {
-		m.Truncate(limit)
+		opts = []dns.RR{s.opt(t, asked, ede)}
+		m.Extra = append(m.Extra[:len(m.Extra):len(m.Extra)], opts...)
 	}
 	m.Compress = true
+	if m.Len() > limit {
+		// What was only added goes first, and without a word: TC is for what was asked (RFC 2181 §9).
+		m.Extra = opts
+		m.Truncate(limit)
+		m.Compress = true
+	}
 	b, err := m.Pack()
+	if err != nil {
+		// A resolver's data that could be read and cannot be written.
+		s.log.Debug("dns answer cannot be packed", "name", m.Question[0].Name, "err", err)
+		m.Answer, m.Ns, m.Extra, m.Rcode = nil, nil, opts, dns.RcodeServerFailure
+		b, err = m.Pack()
+	}
 	if err != nil || len(b) > limit {
-		// Data from a resolver that cannot be packed again, or one record larger than the client takes.
-		m.Answer, m.Ns, m.Extra = nil, nil, nil
-		m.Truncated = err == nil
-		if err != nil {
-			s.log.Debug("dns answer cannot be packed", "name", m.Question[0].Name, "err", err)
-			m.Rcode = dns.RcodeServerFailure
-		}
-		if b, err = m.Pack(); err != nil {
-			s.stats.dropped.Add(1)
-			return nil
-		}
+		s.stats.dropped.Add(1)
+		return nil
 	}
 	if m.Truncated {
 		s.stats.truncated.Add(1)
 	}
 	s.stats.count(m.Rcode)
 	return b
+}
+
+// opt makes the OPT record of an answer: our size, no DO; the node's name and the reason of a failure for who wants them.
+func (s *Server) opt(t *Table, asked *dns.OPT, ede *dns.EDNS0_EDE) *dns.OPT {
+	opt := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT, Class: maxUDP}}
+	if t.node != "" && slices.ContainsFunc(asked.Option, func(o dns.EDNS0) bool { return o.Option() == dns.EDNS0NSID }) {
+		opt.Option = append(opt.Option, &dns.EDNS0_NSID{Code: dns.EDNS0NSID, Nsid: hex.EncodeToString([]byte(t.node))})
+	}
+	if ede != nil {
+		opt.Option = append(opt.Option, ede)
+	}
+	return opt
 }
 
 // header answers with nothing but a header: the rest of the packet could not be read.

@@ -159,21 +159,12 @@ func soaOf(t testing.TB, m *dns.Msg) string {
 	return soa.Hdr.Name
 }
 
-// sockets binds UDP and TCP to one free port: what is free for the one may be taken for the other.
+// sockets binds UDP and TCP to one free port.
 func sockets(t testing.TB, listen string) (*net.UDPConn, net.Listener) {
 	t.Helper()
-	for try := 0; ; try++ {
-		ln, err := net.Listen("tcp", listen)
-		if err != nil {
-			t.Fatal(err)
-		}
-		conns, err := ListenUDP(ln.Addr().String(), 1)
-		if err == nil {
-			return conns[0], ln
-		}
-		ln.Close()
-		if try == 20 {
-			t.Fatal(err)
-		}
+	conns, ln, err := Listen(listen, 1)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return conns[0], ln
 }

@@ -66,6 +66,11 @@ func NewTable(spec Spec) (*Table, error) {
 	if t.domain, err = hostname(spec.Domain); err != nil {
 		return nil, fmt.Errorf("dns table: domain %w", err)
 	}
+	if spec.Node != "" {
+		if label, err := hostname(spec.Node); err != nil || len(label) > 64 {
+			return nil, fmt.Errorf("dns table: node must be one label, got %q", clip(spec.Node))
+		}
+	}
 	ttl := cmp.Or(spec.TTL, DefaultTTL)
 	if ttl < time.Second || ttl > maxTTL {
 		return nil, fmt.Errorf("dns.ttl must be between 1s and 1h, got %q", ttl)

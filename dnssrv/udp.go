@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/net/ipv4"
@@ -30,37 +29,6 @@ var past = time.Unix(1, 0)
 type batchConn interface {
 	ReadBatch(ms []ipv4.Message, flags int) (int, error)
 	WriteBatch(ms []ipv4.Message, flags int) (int, error)
-}
-
-// ListenUDP binds n UDP sockets to one explicit address, "10.0.0.11:53", among which the kernel spreads clients (SO_REUSEPORT). One ServeUDP
-// each. With port 0, all get the port that the first was given.
-func ListenUDP(addr string, n int) ([]*net.UDPConn, error) {
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var operr error
-		if err := c.Control(func(fd uintptr) {
-			operr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-		}); err != nil {
-			return err
-		}
-		return operr
-	}}
-	if n == 1 {
-		// Alone, a taken port must be an error and not a share of somebody else's clients.
-		lc.Control = nil
-	}
-	var conns []*net.UDPConn
-	for range n {
-		pc, err := lc.ListenPacket(context.Background(), "udp", addr)
-		if err != nil {
-			for _, c := range conns {
-				c.Close()
-			}
-			return nil, fmt.Errorf("dns socket: %w", err)
-		}
-		conns = append(conns, pc.(*net.UDPConn))
-		addr = pc.LocalAddr().String()
-	}
-	return conns, nil
 }
 
 // ServeUDP answers on conn until ctx is done, then waits for what is in flight, closes conn and returns nil. conn must be bound to one

@@ -318,6 +318,8 @@ func TestTruncation(t *testing.T) {
 	}
 	spec.Records = []Record{
 		{Name: "many.example", Type: "A", Values: many},
+		{Name: "one.example", Type: "TXT", Values: []string{strings.Repeat("x", 2000)}},
+		{Name: "_x._tcp.example", Type: "SRV", Values: []string{"0 0 1 many.example"}},
 		{Name: "huge.example", Type: "TXT", Values: []string{strings.Repeat("x", 2000), strings.Repeat("y", 2000)}},
 	}
 	r := start(t, spec)
@@ -334,6 +336,10 @@ func TestTruncation(t *testing.T) {
 		{"many.example", dns.TypeA, 1232, 1232, false},
 		{"many.example", dns.TypeA, 65535, 1232, false},
 		{"huge.example", dns.TypeTXT, 65535, 1232, true},
+		{"one.example", dns.TypeTXT, 0, 512, true},
+		{"one.example", dns.TypeTXT, 1232, 1232, true},
+		{"_x._tcp.example", dns.TypeSRV, 0, 512, false}, // what does not fit was only added
+		{"_x._tcp.example", dns.TypeSRV, 1232, 1232, false},
 		{"docker.io", dns.TypeA, 0, 512, false},
 	} {
 		m := question(c.name, c.qtype)
@@ -346,12 +352,12 @@ func TestTruncation(t *testing.T) {
 			t.Errorf("%s %d: want at most %d bytes and TC %v, got %d bytes: %v", c.name, c.size, c.limit, c.tc, len(b), resp.MsgHdr)
 		}
 		whole := r.over("tcp", m)
-		if want := map[string]int{"many.example": 60, "huge.example": 2, "docker.io": 2}[c.name]; whole.Truncated || len(whole.Answer) != want {
+		if want := map[string]int{"many.example": 60, "huge.example": 2, "docker.io": 2, "one.example": 1, "_x._tcp.example": 1}[c.name]; whole.Truncated || len(whole.Answer) != want {
 			t.Errorf("%s: want all %d over TCP, got %d", c.name, want, len(whole.Answer))
 		}
 	}
-	if s := r.Stats(); s.Truncated != 4 {
-		t.Errorf("want 4 truncated, got %+v", s)
+	if s := r.Stats(); s.Truncated != 6 {
+		t.Errorf("want 6 truncated, got %+v", s)
 	}
 }
 
@@ -426,6 +432,9 @@ func TestSeveralSocketsShareAnAddress(t *testing.T) {
 	defer one[0].Close()
 	if _, err := ListenUDP(one[0].LocalAddr().String(), 1); err == nil {
 		t.Error("want an error for a taken port")
+	}
+	if _, _, err := Listen(one[0].LocalAddr().String(), 1); err == nil {
+		t.Error("want an error for a port that UDP has not free")
 	}
 }
 
