@@ -5,7 +5,6 @@ import (
 	"crypto/sha512"
 	"fmt"
 	"io"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,7 +62,8 @@ func TestChecksumFiles(t *testing.T) {
 type counting struct {
 	Tree
 	opened, now, most atomic.Int32
-	gate              chan struct{}
+	gate              chan struct{} // every opening waits for one from here
+	twice             bool          // or two
 }
 
 func (c *counting) OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error) {
@@ -72,7 +72,13 @@ func (c *counting) OpenBlob(ctx context.Context, digest string) (io.ReadSeekClos
 		c.most.Store(now)
 	}
 	<-c.gate
+	if c.twice {
+		<-c.gate
+	}
 	defer c.now.Add(-1)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	return c.Tree.OpenBlob(ctx, digest)
 }
 
@@ -95,11 +101,18 @@ func TestChecksumsAreComputedOnce(t *testing.T) {
 			})
 		}
 	}
-	for range files {
-		tree.gate <- struct{}{}
+	answered := make(chan struct{})
+	go func() {
+		all.Wait()
+		close(answered)
+	}()
+	for open := true; open; {
+		select {
+		case tree.gate <- struct{}{}:
+		case <-answered:
+			open = false
+		}
 	}
-	close(tree.gate)
-	all.Wait()
 	if opened, most := tree.opened.Load(), tree.most.Load(); opened != files || most > maxHashing {
 		t.Errorf("%d readings, %d at once", opened, most)
 	}
@@ -110,7 +123,7 @@ func TestChecksumWaiterLeaves(t *testing.T) {
 	f := start(t)
 	info := f.put(t, "https://files.test/f", "f")
 	c := f.config(t)
-	tree := &counting{Tree: f.tree, gate: make(chan struct{})}
+	tree := &counting{Tree: f.tree, gate: make(chan struct{}), twice: true}
 	c.Tree = tree
 	f.Server = New(c)
 	first, cancel := context.WithCancel(t.Context())
@@ -119,9 +132,7 @@ func TestChecksumWaiterLeaves(t *testing.T) {
 		_, err := f.sum(first, info.Digest, "sha512")
 		done <- err
 	}()
-	for f.busy() == 0 {
-		runtime.Gosched()
-	}
+	tree.gate <- struct{}{} // it is about to open the file
 	gone, leave := context.WithCancel(t.Context())
 	leave()
 	if _, err := f.sum(gone, info.Digest, "sha512"); err != context.Canceled {
@@ -135,12 +146,6 @@ func TestChecksumWaiterLeaves(t *testing.T) {
 	if sum, err := f.sum(gone, info.Digest, "sha512"); err != nil || len(sum) != 128 {
 		t.Error(sum, err) // remembered: nothing to wait for
 	}
-}
-
-func (f *fixture) busy() int {
-	f.sums.mu.Lock()
-	defer f.sums.mu.Unlock()
-	return len(f.sums.busy)
 }
 
 // TestChecksumMemoryIsBounded: remembered checksums do not grow without end, and one that failed is not remembered.

@@ -129,7 +129,7 @@ func TestListingsArePaged(t *testing.T) {
 			wanted = append(wanted, name)
 			b.Link("files.test/a/"+name+"?", blob)
 		}
-		for i := range 3000 {
+		for i := range 200 {
 			b.Link(fmt.Sprintf("files.test/a/f00500d/deep/%d?", i), blob)
 			b.Link(fmt.Sprintf("files.test/a/f%05dd/deep/%d?", pageSize-1, i), blob)
 		}
