@@ -298,7 +298,7 @@ func (o *Sweep) apply(tx *tx) error {
 	return nil
 }
 
-// retain counts what a node that enters the tree needs, release what one that leaves it no longer needs.
+// retain counts what a node that enters the tree needs, release what one that leaves it no longer needs. A weak link enters stale only out of a snapshot.
 func (tx *tx) retain(n *node) {
 	s := tx.s
 	if n.claim != "" {
@@ -312,6 +312,10 @@ func (tx *tx) retain(n *node) {
 		n.holds.each(func(d Digest) { tx.keep(d, 1) })
 	case weak:
 		s.weak++
+		if !s.alive(n) {
+			s.stale++
+			return
+		}
 		b, _ := s.blobs.get(Digest(n.body))
 		b.weak++
 		s.blobs.set(Digest(n.body), b)

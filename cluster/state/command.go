@@ -130,6 +130,7 @@ type stageBody struct {
 	_     struct{} `cbor:",toarray"`
 	ID    string
 	Until int64
+	From  uint64
 	Count uint64
 	Ops   []byte
 }
@@ -167,7 +168,7 @@ func appendOps(buf []byte, ops []Op) ([]byte, error) {
 			if err != nil {
 				return nil, err
 			}
-			body, err = encMode.Marshal(&stageBody{ID: st.ID, Until: st.Until, Count: uint64(len(st.Ops)), Ops: inner})
+			body, err = encMode.Marshal(&stageBody{ID: st.ID, Until: st.Until, From: st.From, Count: uint64(len(st.Ops)), Ops: inner})
 			if err != nil {
 				return nil, err
 			}
@@ -234,7 +235,7 @@ func decodeOps(data []byte, n, format uint64, staged bool) ([]Op, error) {
 			if data, err = decMode.UnmarshalFirst(rest, &b); err != nil {
 				return nil, fmt.Errorf("edit %d of kind %d: %w", i, k, err)
 			}
-			st.ID, st.Until = b.ID, b.Until
+			st.ID, st.Until, st.From = b.ID, b.Until, b.From
 			if st.Ops, err = decodeOps(b.Ops, b.Count, format, true); err != nil {
 				return nil, fmt.Errorf("stage: %w", err)
 			}

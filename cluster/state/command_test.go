@@ -21,6 +21,7 @@ func everyOp() []Op {
 		&Collect{Digests: []Digest{dg("five")}},
 		&Sweep{Limit: 9},
 		&Stage{ID: "s", Until: 9, Ops: []Op{&Put{Name: "p", Data: []byte("y")}, &Link{Name: "q", Digest: dg("one")}, &LinkWeak{Name: "r", Digest: dg("one")}, &Remove{Name: "p"}, &Expect{Name: "z"}}},
+		&Stage{ID: "s", From: 5, Ops: []Op{&Put{Name: "o"}}},
 		&Publish{ID: "s", Until: 8},
 		&DropStage{ID: "t"},
 		&DropClaims{Claim: "k"},

@@ -225,11 +225,11 @@ func (o *Expect) hold(s *State) error {
 
 // known returns the blob that a link names, with the digest as the table holds it: a million links to a thousand blobs share a thousand digests.
 func (tx *tx) known(op, name string, d Digest) (Digest, blob, error) {
-	b, ok := tx.s.blobs.get(d)
+	id, b, ok := tx.s.blobs.find(d)
 	if !ok {
 		return "", blob{}, refuse(CodeNoBlob, op, name, "blob %s is not known", d)
 	}
-	return tx.s.blobs.stored(d), b, nil
+	return id, b, nil
 }
 
 // place puts n in front of the claims of name, instead of what its claim had there before.
@@ -243,7 +243,7 @@ func (tx *tx) place(op, name string, n *node) error {
 	}
 	n.version, n.mod = tx.index, tx.time
 	if n.claim != "" {
-		n.claim = s.claims.stored(n.claim)
+		n.claim = s.claims.shared(n.claim)
 	}
 	rest, gone := without(old, n.claim)
 	n.older = rest
@@ -286,18 +286,19 @@ func (tx *tx) clearWay(op, name, key string) error {
 			tx.drop(dir)
 		}
 	}
-	prefix := key + "\x00"
-	if _, found := s.firstBelow(prefix); found {
-		return refuse(CodeConflict, op, name, "it is a directory")
-	}
+	prefix, blocked := key+"\x00", false
 	var stale []string
-	s.names.from(prefix, func(k string, _ *node) bool {
+	s.names.from(prefix, func(k string, n *node) bool {
 		if !strings.HasPrefix(k, prefix) {
 			return false
 		}
 		stale = append(stale, k)
-		return true
+		blocked = s.visible(n) != nil
+		return !blocked
 	})
+	if blocked {
+		return refuse(CodeConflict, op, name, "it is a directory")
+	}
 	for _, k := range stale {
 		tx.drop(k)
 	}

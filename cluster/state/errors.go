@@ -26,7 +26,7 @@ const (
 	CodeConflict  Code = 2  // fs.ErrExist: a file stands where a directory must be, or the other way round
 	CodeVersion   Code = 3  // fs.ErrExist: an Expect does not hold
 	CodeNoBlob    Code = 4  // fs.ErrNotExist: a link to a blob that is not known
-	CodeNoStage   Code = 5  // fs.ErrNotExist: the stage was published, dropped or has expired
+	CodeNoStage   Code = 5  // fs.ErrNotExist: the stage was published, dropped or has expired, wholly or in between
 	CodeCollected Code = 6  // ErrCollected
 	CodeOldBoot   Code = 7  // ErrOldBoot
 	CodeFinished  Code = 8  // ErrFinished

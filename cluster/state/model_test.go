@@ -253,6 +253,9 @@ func (m *model) op(now int64, op Op) Code {
 		}
 	case *Stage:
 		st := m.stages[op.ID]
+		if op.From != 0 && op.From != uint64(len(st.ops)) {
+			return CodeNoStage
+		}
 		for _, x := range op.Ops {
 			code := Code(0)
 			x.(staging).keeps(func(d Digest) {
@@ -469,7 +472,11 @@ func randomOps(rng *rand.Rand, m *model, n int, staged bool) []Op {
 		case k < 25:
 			ops = append(ops, &Sweep{Limit: rng.Uint32N(5)})
 		case k < 27:
-			ops = append(ops, &Stage{ID: pick([]string{"s1", "s2"}), Until: until(), Ops: randomOps(rng, m, rng.IntN(4), true)})
+			st := &Stage{ID: pick([]string{"s1", "s2"}), Until: until(), Ops: randomOps(rng, m, rng.IntN(4), true)}
+			if st.From = uint64(len(m.stages[st.ID].ops)); rng.IntN(3) == 0 {
+				st.From = rng.Uint64N(4)
+			}
+			ops = append(ops, st)
 		case k < 28:
 			ops = append(ops, &Publish{ID: pick([]string{"s1", "s2"}), Until: until()})
 		case k < 29:

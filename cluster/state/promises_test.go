@@ -243,7 +243,7 @@ func TestPromise9StagedNamesAppearTogether(t *testing.T) {
 		for k := range 10 {
 			ops = append(ops, &Link{Name: fmt.Sprintf("import/%d/%d", i, k), Digest: dg("one"), Claim: "big"})
 		}
-		l.must(&Stage{ID: "big", Until: 1 << 60, Ops: ops})
+		l.must(&Stage{ID: "big", From: uint64(10 * i), Until: 1 << 60, Ops: ops})
 		if l.s.IsDir("import") {
 			t.Fatal("a staged name is seen")
 		}
@@ -257,6 +257,18 @@ func TestPromise9StagedNamesAppearTogether(t *testing.T) {
 	}
 	if n != 200 || len(r.Changed) != 200 {
 		t.Errorf("%d names, told of %d", n, len(r.Changed))
+	}
+}
+
+// TestPromise9AStageThatExpiredInBetweenIsNotPublished loses the first half of a batch to the clock of another node.
+func TestPromise9AStageThatExpiredInBetweenIsNotPublished(t *testing.T) {
+	l := newLog(t)
+	l.must(&Stage{ID: "s", Until: 10, Ops: []Op{&Put{Name: "first"}, &Put{Name: "second"}}})
+	l.must(&Expire{Now: 10})
+	l.refused(CodeNoStage, &Stage{ID: "s", From: 2, Until: 20, Ops: []Op{&Put{Name: "third"}}})
+	l.refused(CodeNoStage, &Publish{ID: "s"})
+	if l.s.Stats().Stages != 0 {
+		t.Error("half a stage is left")
 	}
 }
 

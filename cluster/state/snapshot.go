@@ -416,20 +416,19 @@ func (l *loader) useNode(r *snapNode) string {
 	case record:
 		ok = len(n.body) <= MaxRecord && n.holds == "" && n.born == 0
 	case strong:
-		ok = Digest(n.body).valid() && n.holds.valid() && n.born == 0
-		if ok {
-			n.body = string(s.blobs.stored(Digest(n.body)))
-			list := n.holds
-			list.each(func(d Digest) {
-				_, known := s.blobs.get(d)
-				ok = ok && known
-			})
-			_, known := s.blobs.get(Digest(n.body))
-			ok = ok && known
+		var id Digest
+		if id, _, ok = s.blobs.find(Digest(n.body)); !ok || !n.holds.valid() || n.born != 0 {
+			ok = false
+			break
 		}
+		n.body = string(id)
+		n.holds.each(func(d Digest) {
+			_, known := s.blobs.get(d)
+			ok = ok && known
+		})
 	case weak:
 		ok = Digest(n.body).valid() && n.holds == ""
-		n.body = string(s.blobs.stored(Digest(n.body)))
+		n.body = string(s.blobs.shared(Digest(n.body)))
 	}
 	for _, c := range l.chain {
 		ok = ok && c.claim != n.claim
@@ -438,19 +437,10 @@ func (l *loader) useNode(r *snapNode) string {
 		return fmt.Sprintf("what stands under the name %q", short(nameOf(key)))
 	}
 	if n.claim != "" {
-		n.claim = s.claims.stored(n.claim)
+		n.claim = s.claims.shared(n.claim)
 	}
 	l.nodes++
-	tx := &tx{s: s}
-	if n.kind == weak && !s.alive(n) {
-		s.stale++
-		s.weak++
-		n2 := *n
-		n2.kind = record // counts the claim alone
-		tx.retain(&n2)
-	} else {
-		tx.retain(n)
-	}
+	(&tx{s: s}).retain(n)
 	s.commit()
 	l.chain = append(l.chain, n)
 	return ""

@@ -18,9 +18,13 @@ type stage struct {
 
 // Stage adds edits (Put, Link, LinkWeak, Remove and Expect) to the stage called ID, making it if there is none, and lets it live at least until Until
 // (Unix nanoseconds). Names are checked now, conflicts and expectations when it is published. The blobs that the edits name are kept while it lives.
+//
+// From is how many edits the proposer has staged there before. Where it is not 0 and the stage has another number, it has expired in between and the
+// command is refused (CodeNoStage): going on would publish half a batch.
 type Stage struct {
 	ID    string
 	Until int64
+	From  uint64
 	Ops   []Op
 }
 
@@ -74,6 +78,9 @@ func (o *Stage) apply(tx *tx) error {
 	st, ok := s.stages.get(o.ID)
 	if !ok && s.stages.len() >= MaxStages {
 		return refuse(CodeLimit, "stage", o.ID, "there are %d stages already: publish or drop one", MaxStages)
+	}
+	if o.From != 0 && o.From != st.next {
+		return refuse(CodeNoStage, "stage", o.ID, "it has %d edits, not %d, it may have expired: stage again from the beginning", st.next, o.From)
 	}
 	for _, op := range o.Ops {
 		var err error

@@ -35,14 +35,22 @@ func (t *table[K, V]) del(key K) {
 // from calls fn for the keys at or behind pivot, in order, until it returns false. fn must not write to the table.
 func (t *table[K, V]) from(pivot K, fn func(K, V) bool) { t.m.Ascend(pivot, fn) }
 
-// stored returns the key as the table holds it, so that others can share its bytes; key itself if it is not there.
-func (t *table[K, V]) stored(key K) K {
-	t.m.Ascend(key, func(k K, _ V) bool {
-		if k == key {
-			key = k
+// find is get, and returns the key as the table holds it too, so that others can share its bytes.
+func (t *table[K, V]) find(key K) (stored K, v V, ok bool) {
+	t.m.Ascend(key, func(k K, x V) bool {
+		if ok = k == key; ok {
+			stored, v = k, x
 		}
 		return false
 	})
+	return stored, v, ok
+}
+
+// shared returns the key as the table holds it, or key itself if it is not there.
+func (t *table[K, V]) shared(key K) K {
+	if k, _, ok := t.find(key); ok {
+		return k
+	}
 	return key
 }
 
