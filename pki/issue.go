@@ -186,7 +186,7 @@ func (c *CA) List() ([]Certificate, error) {
 		}
 		out = append(out, cert)
 	}
-	slices.SortFunc(out, func(a, b Certificate) int { return b.NotBefore.Compare(a.NotBefore) })
+	slices.SortStableFunc(out, func(a, b Certificate) int { return b.NotBefore.Compare(a.NotBefore) })
 	return out, nil
 }
 
