@@ -158,21 +158,21 @@ func clientOf(r *http.Request) netip.Addr {
 // connection on its own while a handler sends, and a deadline there would end a download.
 type stallBody struct {
 	io.ReadCloser
-	rc    *http.ResponseController
-	stall time.Duration
+	deadline func(time.Time) error // http.ResponseController's SetReadDeadline
+	stall    time.Duration
 }
 
 func (b *stallBody) Read(p []byte) (int, error) {
-	b.rc.SetReadDeadline(time.Now().Add(b.stall))
+	b.deadline(time.Now().Add(b.stall))
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
-		b.rc.SetReadDeadline(time.Time{})
+		b.deadline(time.Time{})
 	}
 	return n, err
 }
 
 func (b *stallBody) Close() error {
 	err := b.ReadCloser.Close()
-	b.rc.SetReadDeadline(time.Time{})
+	b.deadline(time.Time{})
 	return err
 }

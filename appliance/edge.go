@@ -132,7 +132,7 @@ func (e *edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 		return "none"
 	}
 	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = &stallBody{ReadCloser: r.Body, rc: http.NewResponseController(w), stall: e.stall}
+		r.Body = &stallBody{ReadCloser: r.Body, deadline: http.NewResponseController(w).SetReadDeadline, stall: e.stall}
 	}
 	images := r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/")
 	token := r.URL.Path == "/token"

@@ -19,7 +19,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// Each of distribution's handlers.App has one goroutine that it has no way to end; it waits for events that nobody sends.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
+}
 
 // testLog writes to the test's log.
 func testLog(t testing.TB) *slog.Logger {

@@ -87,7 +87,9 @@ func TestAnUnmodifiedClientPullsAndFetchesByUpstreamNames(t *testing.T) {
 	var book []missing.Entry
 	n.must("GET", "missing", nil, &book)
 	for _, want := range [][2]string{{"image", "quay.io/not/there:1"}, {"file", "https://dl.k8s.io/not/there"}, {"dns", "www.nowhere.example"}} {
-		if !slices.ContainsFunc(book, func(e missing.Entry) bool { return e.Kind == want[0] && e.Name == want[1] && e.Clients[0] == "127.0.0.1" }) {
+		if !slices.ContainsFunc(book, func(e missing.Entry) bool {
+			return e.Kind == want[0] && e.Name == want[1] && e.Clients[0] == "127.0.0.1"
+		}) {
 			t.Errorf("%v does not stand in the missing book after a restart: %+v", want, book)
 		}
 	}

@@ -1,0 +1,276 @@
+package appliance
+
+import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"casemate/appliance/origin"
+	"casemate/fileserver"
+	"casemate/registry"
+)
+
+// testEdge is an edge whose rooms say what they were asked.
+func testEdge(t *testing.T) (*edge, *[]string) {
+	h := &hosts{domain: "gap.example", nodes: map[string]bool{"n1": true}, origins: origin.NewSet(append(origin.Builtin(), origin.Origin{Host: "off.example.org", Disabled: origin.Removed}))}
+	var p atomic.Pointer[hosts]
+	p.Store(h)
+	var missed []string
+	e := &edge{
+		hosts: &p,
+		registry: func(w http.ResponseWriter, r *http.Request, v registry.View) {
+			fmt.Fprintf(w, "registry origin=%s plain=%v host=%s path=%s", v.Origin, v.Plain, v.Host, r.URL.EscapedPath())
+		},
+		files: func(w http.ResponseWriter, r *http.Request, v fileserver.View) {
+			fmt.Fprintf(w, "files origin=%s plain=%v path=%s", v.Origin, v.Plain, r.URL.EscapedPath())
+		},
+		pages: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "pages %s", r.URL.Path) }),
+		miss:  func(kind, name, detail string, _ netip.Addr) { missed = append(missed, kind+" "+name) },
+		seen:  func(string, *http.Request, int, int64, time.Duration) {},
+		stall: time.Minute, log: testLog(t),
+	}
+	return e, &missed
+}
+
+func TestTheEdgeRoutesByHost(t *testing.T) {
+	e, missed := testEdge(t)
+	for _, c := range []struct{ host, path, want string }{
+		{"registry.k8s.io", "/v2/pause/manifests/3.10", "registry origin=registry.k8s.io plain=false host=registry.k8s.io path=/v2/pause/manifests/3.10"},
+		{"registry-1.docker.io", "/v2/", "registry origin=docker.io plain=false host=registry-1.docker.io path=/v2/"},
+		{"INDEX.docker.io:443", "/v2", "registry origin=docker.io plain=false host=INDEX.docker.io:443 path=/v2"},
+		{"docker.io.", "/v2x", "files origin=docker.io plain=false path=/v2x"},
+		{"auth.docker.io", "/token?service=registry.docker.io", "registry origin= plain=false host=auth.docker.io path=/token"},
+		{"auth.docker.io", "/other", "files origin=docker.io plain=false path=/other"},
+		{"dl.k8s.io", "/release/stable.txt", "files origin=dl.k8s.io plain=false path=/release/stable.txt"},
+		{"dl.k8s.io", "/token", "files origin=dl.k8s.io plain=false path=/token"},
+		{"dl.k8s.io", "/ca.crt", "files origin=dl.k8s.io plain=false path=/ca.crt"},
+		{"registry.gap.example", "/v2/a/b/tags/list", "registry origin= plain=false host=registry.gap.example path=/v2/a/b/tags/list"},
+		{"registry.gap.example", "/token", "registry origin= plain=false host=registry.gap.example path=/token"},
+		{"registry.gap.example", "/", "404"},
+		{"files.gap.example", "/dl.k8s.io/x%2Fy", "files origin= plain=false path=/dl.k8s.io/x%2Fy"},
+		{"files.gap.example", "/v2/", "files origin= plain=false path=/v2/"},
+		{"gap.example", "/files/dl.k8s.io/x%2Fy", "files origin= plain=false path=/dl.k8s.io/x%2Fy"},
+		{"gap.example", "/files", "301"},
+		{"gap.example", "/v2/", "registry origin= plain=false host=gap.example path=/v2/"},
+		{"gap.example", "/ca.crt", "pages /ca.crt"},
+		{"n1.gap.example:8443", "/healthz", "pages /healthz"},
+		{"10.0.0.1", "/", "pages /"},
+		{"[fd00::1]:443", "/v2/", "registry origin= plain=false host=[fd00::1]:443 path=/v2/"},
+		{"localhost:8080", "/", "pages /"},
+		{"n2.gap.example", "/", "421"},
+		{"off.example.org", "/", "421"},
+		{"registry.bank.example", "/v2/", "421"},
+		{"x.registry.k8s.io", "/v2/", "421"},
+		{"dl.k8s.io", "/" + strings.Repeat("x", maxURI), "414"},
+	} {
+		r := httptest.NewRequest("GET", "https://"+"x"+c.path, nil)
+		r.Host, r.TLS = c.host, &tls.ConnectionState{}
+		w := httptest.NewRecorder()
+		e.handler(false).ServeHTTP(w, r)
+		got := w.Body.String()
+		if w.Code != 200 {
+			got = fmt.Sprint(w.Code)
+		}
+		if got != c.want {
+			t.Errorf("%s%.40s: got %s (%s), want %s", c.host, c.path, got, w.Body, c.want)
+		}
+	}
+	if got := strings.Join(*missed, ","); got != "host n2.gap.example,host off.example.org,host registry.bank.example,host x.registry.k8s.io" {
+		t.Errorf("missed: %s", got)
+	}
+}
+
+func TestHostAndSNIMustMeanTheSame(t *testing.T) {
+	e, _ := testEdge(t)
+	for _, c := range []struct {
+		sni, host string
+		want      int
+	}{
+		{"", "registry.k8s.io", 200},
+		{"registry.k8s.io", "registry.k8s.io:443", 200},
+		{"registry-1.docker.io", "docker.io", 200}, // one origin
+		{"gap.example", "n1.gap.example", 200},     // one thing
+		{"registry.k8s.io", "docker.io", 421},
+		{"registry.k8s.io", "gap.example", 421},
+		{"gap.example", "files.gap.example", 421},
+		{"unknown.example", "gap.example", 421},
+	} {
+		r := httptest.NewRequest("GET", "https://x/v2/", nil)
+		r.Host, r.TLS = c.host, &tls.ConnectionState{ServerName: c.sni}
+		w := httptest.NewRecorder()
+		e.handler(false).ServeHTTP(w, r)
+		if w.Code != c.want {
+			t.Errorf("SNI %q, Host %q: %d %s, want %d", c.sni, c.host, w.Code, w.Body, c.want)
+		}
+	}
+}
+
+func TestWhatProxiesSayIsNotBelieved(t *testing.T) {
+	e, _ := testEdge(t)
+	var got http.Header
+	e.registry = func(_ http.ResponseWriter, r *http.Request, _ registry.View) { got = r.Header }
+	r := httptest.NewRequest("GET", "http://gap.example/v2/", nil)
+	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Real-Ip"} {
+		r.Header.Set(h, "evil.example")
+	}
+	r.Header.Set("Accept", "x/y")
+	e.handler(true).ServeHTTP(httptest.NewRecorder(), r)
+	if len(got) != 1 || got.Get("Accept") != "x/y" {
+		t.Errorf("the room sees %v", got)
+	}
+}
+
+// A bearer token over plain http is for the registry to judge: anonymous ones are how mirrors on port 80 are read.
+func TestTokensOverPlainHTTPReachTheRegistry(t *testing.T) {
+	e, _ := testEdge(t)
+	r := httptest.NewRequest("GET", "http://gap.example/v2/a/manifests/1", nil)
+	r.Header.Set("Authorization", "Bearer abc")
+	w := httptest.NewRecorder()
+	e.handler(true).ServeHTTP(w, r)
+	if !strings.HasPrefix(w.Body.String(), "registry origin= plain=true") {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// rawServer serves a handler over the connections that the appliance uses.
+func rawServer(t *testing.T, stall time.Duration, max int, h http.Handler) (addr string, s *slots) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = newSlots(max, testLog(t))
+	srv := &http.Server{Handler: h}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		srv.Serve(&limitListener{Listener: l, slots: s, stall: stall})
+	}()
+	t.Cleanup(func() { srv.Close(); <-done })
+	return l.Addr().String(), s
+}
+
+// A client that stops reading is cut off, and one that reads slowly but steadily is not.
+func TestAClientThatStopsReadingIsCutOff(t *testing.T) {
+	ended := make(chan error, 1)
+	addr, _ := rawServer(t, 200*time.Millisecond, 10, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		buf := make([]byte, 1<<20)
+		for {
+			if _, err := w.Write(buf); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}))
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	if err := <-ended; !strings.Contains(err.Error(), "timeout") { // without the bound this waits until the test's own timeout
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAClientThatStopsSendingIsCutOff(t *testing.T) {
+	e, _ := testEdge(t)
+	e.stall = 100 * time.Millisecond
+	ended := make(chan error, 1)
+	e.registry = func(_ http.ResponseWriter, r *http.Request, _ registry.View) {
+		_, err := io.Copy(io.Discard, r.Body)
+		ended <- err
+	}
+	addr, _ := rawServer(t, time.Minute, 10, e.handler(false))
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "PUT /v2/a/blobs/uploads/1 HTTP/1.1\r\nHost: gap.example\r\nContent-Length: 100\r\n\r\nhello")
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "timeout") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// After a body was read whole or closed, its deadline must not end what follows on the connection: a long answer, the next request.
+func TestADeadlineEndsWithItsBody(t *testing.T) {
+	for _, end := range []func(io.ReadCloser){
+		func(b io.ReadCloser) { io.Copy(io.Discard, b) },
+		func(b io.ReadCloser) { b.Read(make([]byte, 1)); b.Close() },
+	} {
+		var last time.Time
+		set := false
+		b := &stallBody{ReadCloser: io.NopCloser(strings.NewReader("hello")), stall: time.Minute, deadline: func(at time.Time) error {
+			set = set || !at.IsZero()
+			last = at
+			return nil
+		}}
+		end(b)
+		if !set || !last.IsZero() {
+			t.Errorf("a deadline was set: %v, and is left: %v", set, last)
+		}
+	}
+}
+
+func TestConnectionsAreBoundedForAllAndForEach(t *testing.T) {
+	s := newSlots(8, testLog(t)) // 2 for one client
+	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	if !s.take(a) || !s.take(a) || s.take(a) || !s.take(b) {
+		t.Error("each client gets a quarter")
+	}
+	s.give(a)
+	if !s.take(a) {
+		t.Error("what was given back can be taken")
+	}
+	for i := range 5 {
+		if !s.take(netip.AddrFrom4([4]byte{10, 1, 0, byte(i)})) {
+			t.Errorf("client %d of 8 is refused", i)
+		}
+	}
+	if s.take(netip.MustParseAddr("10.2.0.0")) {
+		t.Error("more than all")
+	}
+	if open, refused := s.counts(); open != 8 || refused != 2 {
+		t.Errorf("%d open, %d refused", open, refused)
+	}
+
+	// A refused connection is closed, an ended one makes room.
+	addr, slots := rawServer(t, time.Minute, 4, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }))
+	first, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(first, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	if resp, err := http.ReadResponse(bufio.NewReader(first), nil); err != nil || resp.StatusCode != 200 {
+		t.Fatalf("got %v, %v", resp, err)
+	}
+	if second, err := net.Dial("tcp", addr); err == nil { // refused already, or at the first read
+		defer second.Close()
+		if _, err := second.Read(make([]byte, 1)); err == nil {
+			t.Error("a second connection of one client is served, a quarter of four is one")
+		}
+	}
+	first.Close()
+	for open, _ := slots.counts(); open != 0; open, _ = slots.counts() {
+		runtime.Gosched()
+	}
+	third, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer third.Close()
+	fmt.Fprintf(third, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	if resp, err := http.ReadResponse(bufio.NewReader(third), nil); err != nil || resp.StatusCode != 200 {
+		t.Errorf("got %v, %v", resp, err)
+	}
+}
