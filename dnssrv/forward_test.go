@@ -277,6 +277,24 @@ func TestResolversAreTriedInOrder(t *testing.T) {
 	}
 }
 
+// A slow resolver is not given up when another is asked: it may be the only one that knows.
+func TestSlowResolverMayStillAnswer(t *testing.T) {
+	asked := make(chan struct{})
+	once := sync.OnceFunc(func() { close(asked) })
+	silentOne := newResolver(t, func(*dns.Msg, string) []*dns.Msg {
+		once()
+		return nil
+	})
+	slow := newResolver(t, func(q *dns.Msg, network string) []*dns.Msg {
+		<-asked
+		return good("192.0.2.1")(q, network)
+	})
+	r := start(t, forwardTo(threeNodes(), ".", slow, silentOne))
+	if got := values(r.ask(question("www.example", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.1"}) {
+		t.Errorf("got %v", got)
+	}
+}
+
 // lying gives an answer with an evil address that is changed to not belong to the question.
 func lying(change func(*dns.Msg)) func(q *dns.Msg, network string) []*dns.Msg {
 	return func(q *dns.Msg, network string) []*dns.Msg {
@@ -494,6 +512,30 @@ func TestForwardsAreBounded(t *testing.T) {
 	}
 	if s := r.Stats(); s.ForwardShed != 2 || up.udp.Load() != 0 {
 		t.Errorf("want 2 shed and nothing asked, got %+v", s)
+	}
+}
+
+func TestWhatCannotBePackedIsSERVFAIL(t *testing.T) {
+	s, tab := New(Config{Log: testLogger(t)}), table(t, fuzzSpec())
+	req := question("host.corp.example", dns.TypeTXT)
+	req.SetEdns0(1232, false)
+	m := new(dns.Msg).SetReply(req)
+	m.Answer = []dns.RR{&dns.TXT{Hdr: dns.RR_Header{Name: "host.corp.example.", Rrtype: dns.TypeTXT, Class: 1}, Txt: []string{strings.Repeat("x", 256)}}}
+	resp := unpacked(t, s.relay(&job{table: tab, req: req, limit: maxUDP}, m))
+	if resp.Rcode != dns.RcodeServerFailure || len(resp.Answer) != 0 || resp.IsEdns0() == nil {
+		t.Errorf("got %v", resp)
+	}
+}
+
+func TestAddedRecordsPassOn(t *testing.T) {
+	up := newResolver(t, func(q *dns.Msg, network string) []*dns.Msg {
+		m := good("192.0.2.1")(q, network)[0]
+		m.Extra = append(m.Extra, &dns.A{Hdr: dns.RR_Header{Name: "added.example.", Rrtype: dns.TypeA, Class: 1}, A: net.IPv4(192, 0, 2, 2).To4()})
+		return []*dns.Msg{m}
+	})
+	r := start(t, forwardTo(threeNodes(), ".", up))
+	if resp := r.ask(question("www.example", dns.TypeA)); !slices.Equal(values(resp.Extra, dns.TypeA), []string{"192.0.2.2"}) || len(resp.Extra) != 1 {
+		t.Errorf("want the record that the resolver added and not its OPT, got %v", resp.Extra)
 	}
 }
 

@@ -439,6 +439,25 @@ func TestSeveralSocketsShareAnAddress(t *testing.T) {
 	}
 }
 
+func TestSocketClosedByOthersEndsServe(t *testing.T) {
+	conn, ln := sockets(t, "127.0.0.1:0")
+	s := New(Config{Miss: func(netip.Addr, string, string) {}})
+	s.SetTable(table(t, threeNodes()))
+	errs := make(chan error, 2)
+	go func() { errs <- s.ServeUDP(t.Context(), conn) }()
+	go func() { errs <- s.ServeTCP(t.Context(), ln) }()
+	r := &running{Server: s, t: t, addr: ln.Addr().String()}
+	r.over("udp", question("docker.io", dns.TypeA))
+	r.over("tcp", question("docker.io", dns.TypeA))
+	conn.Close()
+	ln.Close()
+	for range 2 {
+		if err := <-errs; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("want net.ErrClosed, got %v", err)
+		}
+	}
+}
+
 func TestTCPPipelining(t *testing.T) {
 	r := start(t, threeNodes())
 	c, err := net.Dial("tcp", r.addr)
