@@ -99,13 +99,17 @@ func (r *Registry) look(req *http.Request, rt *route) (h hit, ok bool, ambiguous
 	return r.find(rt)
 }
 
-// pushing reports whether a request is the HEAD of a client that has a token for pushing to the name. Clients ask for such a token when they push and not
-// when they pull.
+// pushing reports whether a request is the HEAD of a client that has a token for pushing to the name. Clients ask for such a token when they
+// push and not when they pull.
 func (r *Registry) pushing(req *http.Request, rt *route) bool {
 	if req.Method != http.MethodHead || rt.view.Origin != "" {
 		return false
 	}
 	scheme, token, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+	if strings.EqualFold(scheme, "Basic") {
+		// It says nothing of what for, and some pull with it; but who pulls gets blobs and does not ask whether they are there.
+		return rt.kind == kindBlob
+	}
 	if !strings.EqualFold(scheme, "Bearer") {
 		return false
 	}

@@ -54,7 +54,10 @@ func TestPrefixOrNamespace(t *testing.T) {
 	other, _ := s.image("my.org/app", "1", "other")
 	s.want(s.own, "/v2/my.org/app/manifests/1?ns=quay.io", other)
 	s.want(on("quay.io"), "/v2/my.org/app/manifests/1", d)
+	s.image("quay.io/x/app", "1", "namesake") // so that the last path element says nothing
 	s.want(on("quay.io"), "/v2/quay.io/my.org/app/manifests/1", d)
+	s.image("registry.k8s.io/quay.io/your.org/app", "1", "literally below ns")
+	s.want(s.own, "/v2/quay.io/your.org/app/manifests/1?ns=registry.k8s.io", "") // the prefix is an origin of ours: it wins
 }
 
 // Flat tries the exact repository in the origins' order, then local ones, then the tolerances; each by reference.
@@ -172,6 +175,17 @@ func TestToleranceStaysInOrigin(t *testing.T) {
 	s.want(on("docker.io"), "/v2/node/manifests/1", "")
 	s.want(s.own, "/v2/docker.io/calico/node/manifests/1", "")
 	s.want(s.own, "/v2/node/manifests/1?ns=registry.k8s.io", "")
+	s.image("docker.io.example/node", "1", "another origin that begins alike")
+	s.want(on("docker.io"), "/v2/node/manifests/1", "")
+}
+
+// A host without a dot is no origin, and a local repository that is called like it is not below it.
+func TestHostWithoutDot(t *testing.T) {
+	s := newShelf(t)
+	d, _ := s.image("harbor/team/app", "1", "app")
+	s.want(s.own, "/v2/harbor/team/app/manifests/1", d)
+	s.want(s.own, "/v2/harbor:5000/team/app/manifests/1", "")
+	s.want(s.own, "/v2/team/app/manifests/1?ns=harbor:5000", "")
 }
 
 // An ambiguous tolerance is a 404 with the candidates in the missing book; one by reference, or with the same content, is none.
@@ -252,9 +266,14 @@ func TestNamesakesAreBounded(t *testing.T) {
 	}
 	d, _ := s.image("team0/app", "1", "one")
 	s.want(s.own, "/v2/app/manifests/1", d)
-	s.image("quay.io/one/more/app", "2", "two")
+	s.image("quay.io/one/more/app", "1", "two")
 	s.want(s.own, "/v2/app/manifests/1", "")
-	s.want(on("quay.io"), "/v2/app/manifests/2", s.manifest("quay.io/one/more/app", "2", imageOf(s.layer("quay.io/one/more/app", "x")), ""))
+	only, _ := s.image("quay.io/one/more/app", "2", "three")
+	s.want(on("quay.io"), "/v2/app/manifests/2", only)
+	for i := range maxNamesakes {
+		s.layer(fmt.Sprintf("quay.io/team%d/app", i), "x")
+	}
+	s.want(on("quay.io"), "/v2/app/manifests/2", "")
 }
 
 // The directories are read again after a change, but under a storm for a tenth of the time only.
@@ -320,14 +339,17 @@ func TestPushersSeeOneRepository(t *testing.T) {
 			{sign("ci", "pull", "push"), 404},
 			{sign("ci", "pull"), 200},
 			{sign("", "pull"), 200},
-			{"Basic Y2k6Y2k=", 200},
 			{"Bearer nonsense", 200},
+			{"Basic Y2k6Y2k=", map[bool]int{true: 404, false: 200}[strings.HasPrefix(path, "blobs/")]},
 		} {
 			s.taken()
 			res := s.ask(s.own, http.MethodHead, "/v2/nginx/"+path, "Authorization", c.token)
 			misses, _ := s.taken()
 			if res.StatusCode != c.status || len(misses) != 0 {
 				t.Errorf("HEAD %s with %.40s: %d, misses %q; want %d and none", path, c.token, res.StatusCode, misses, c.status)
+			}
+			if res := s.ask(s.own, http.MethodGet, "/v2/nginx/"+path, "Authorization", c.token); res.StatusCode != 200 {
+				t.Errorf("GET %s with %.40s: %d", path, c.token, res.StatusCode)
 			}
 		}
 	}

@@ -45,7 +45,9 @@ func (r *Registry) tolerated(p place) iter.Seq[[]string] {
 				return
 			}
 		}
-		yield(r.namesakes(p.origin, last))
+		if p.origin == "" || p.exact() != "" {
+			yield(r.namesakes(p.origin, last))
+		}
 	}
 }
 
