@@ -62,3 +62,30 @@ func ListenUDP(addr string, n int) ([]*net.UDPConn, error) {
 	}
 	return conns, nil
 }
+
+// rcvbuf is what we ask the kernel to hold for us, so that a burst (a hundred nodes starting an install) is not lost.
+const rcvbuf = 4 << 20
+
+// raiseBuffer enlarges a socket's receive buffer as far as we may: beyond net.core.rmem_max only with CAP_NET_ADMIN. One that is large was made so by
+// somebody who may (ReceiveBuffer= of a socket unit), and asking again without the right would cut it down to rmem_max.
+func raiseBuffer(conn *net.UDPConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var operr error
+	err = raw.Control(func(fd uintptr) {
+		now, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
+		if err != nil || now >= 1<<20 {
+			operr = err
+			return
+		}
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, rcvbuf) != nil {
+			operr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, rcvbuf)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return operr
+}

@@ -15,12 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// batch is how many packets one system call takes or gives.
-	batch = 64
-	// rcvbuf is what we ask the kernel to hold for us, so that a burst (a hundred nodes starting an install) is not lost.
-	rcvbuf = 4 << 20
-)
+// batch is how many packets one system call takes or gives.
+const batch = 64
 
 // past is a deadline that ends a read at once.
 var past = time.Unix(1, 0)
@@ -39,7 +35,7 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	if local.IP.IsUnspecified() {
 		return fmt.Errorf("dns socket %s must be bound to one address: answers would leave from another than was asked", local)
 	}
-	if err := conn.SetReadBuffer(rcvbuf); err != nil {
+	if err := raiseBuffer(conn); err != nil {
 		s.log.Debug("dns receive buffer stays as it is", "addr", local.String(), "err", err)
 	}
 	var bc batchConn = ipv4.NewPacketConn(conn)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 // raw sends packet from a client's address and gives the next answer.
@@ -454,6 +455,32 @@ func TestSocketClosedByOthersEndsServe(t *testing.T) {
 	for range 2 {
 		if err := <-errs; !errors.Is(err, net.ErrClosed) {
 			t.Errorf("want net.ErrClosed, got %v", err)
+		}
+	}
+}
+
+func TestReceiveBufferIsRaisedAndNeverLowered(t *testing.T) {
+	conn, ln := sockets(t, "127.0.0.1:0")
+	defer conn.Close()
+	defer ln.Close()
+	size := func() (n int) {
+		raw, err := conn.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw.Control(func(fd uintptr) { n, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for range 2 {
+		before := size()
+		if err := raiseBuffer(conn); err != nil {
+			t.Fatal(err)
+		}
+		if size() < before {
+			t.Errorf("want at least %d bytes, got %d", before, size())
 		}
 	}
 }
