@@ -37,6 +37,7 @@ func TestUnmodifiedNode(t *testing.T) {
 	oci := writeLayout(t, admin.path("pause"), idx)
 	own := "registry.casemate.internal"
 	creds := "ops:correct horse"
+	single := writeImage(t, admin.path("sample"), pause)
 
 	t.Run("crane and skopeo push under upstream names", func(t *testing.T) {
 		if out, err := admin.tryIn("correct horse", client(t, "crane"), "auth", "login", own, "-u", "ops", "--password-stdin"); err != nil {
@@ -44,10 +45,10 @@ func TestUnmodifiedNode(t *testing.T) {
 		}
 		// Not by skopeo: Debian's re-encodes an index whose descriptors have an artifactType, and then it is not the same any more.
 		admin.must(t, client(t, "crane"), "push", "--index", oci, own+"/registry.k8s.io/pause:3.10")
-		admin.must(t, "skopeo", "copy", "--preserve-digests", "--dest-creds", creds, "oci:"+writeImage(t, admin.path("sample"), pause), "docker://"+own+"/docker.io/library/sample:1")
+		admin.must(t, "skopeo", "copy", "--preserve-digests", "--dest-creds", creds, "oci:"+single, "docker://"+own+"/docker.io/library/sample:1")
 	})
 	t.Run("a wrong password is refused", func(t *testing.T) {
-		admin.fails(t, "nauthorized", "skopeo", "copy", "--dest-creds", "ops:wrong", "oci:"+oci, "docker://"+own+"/team/x:1")
+		admin.fails(t, "nauthorized", "skopeo", "copy", "--dest-creds", "ops:wrong", "oci:"+single, "docker://"+own+"/team/x:1")
 	})
 	t.Run("origin names refuse writes", func(t *testing.T) {
 		out := admin.must(t, "curl", "-s", "-o", "-", "-w", "%{http_code}", "-X", "POST", "https://registry.k8s.io/v2/pause/blobs/uploads/")
