@@ -190,28 +190,26 @@ func (s *Server) findShort(sh short) (held, error) {
 	var candidates []held
 	want, _ := stem(sh.name, sh.version)
 	for _, dir := range sh.dirs {
-		inPath := strings.Contains(dir, "{A}")
-		for _, v := range []string{dir, strings.ReplaceAll(dir, "v{V}", "{V}")} {
-			if root, _, _ := strings.Cut(v, "/{A}"); !s.isDir(sh.fill(root, "")) {
-				continue // what is not there at all costs one look at the tree
+		root, _, inPath := strings.Cut(dir, "/{A}")
+		if root = sh.fill(root, ""); !s.isDir(root) {
+			continue // what is not there at all costs one look at the tree
+		}
+		if !inPath {
+			if h, err := s.stat(root + "/" + escape(sh.name) + "?"); !errors.Is(err, fs.ErrNotExist) {
+				return h, err
 			}
-			if !inPath {
-				if h, err := s.stat(sh.fill(v, "") + "/" + escape(sh.name) + "?"); !errors.Is(err, fs.ErrNotExist) {
-					return h, err
-				}
-				candidates = append(candidates, s.similar(sh.fill(v, ""), sh.version, want, arch)...)
+			candidates = append(candidates, s.similar(root, sh.version, want, arch)...)
+			continue
+		}
+		for _, try := range archNames {
+			if arch != "" && try != arch {
 				continue
 			}
-			for _, try := range archNames {
-				if arch != "" && try != arch {
-					continue
-				}
-				h, err := s.stat(sh.fill(v, try) + "/" + escape(sh.name) + "?")
-				if err == nil {
-					candidates = append(candidates, h)
-				} else if !errors.Is(err, fs.ErrNotExist) {
-					return held{}, err
-				}
+			h, err := s.stat(sh.fill(dir, try) + "/" + escape(sh.name) + "?")
+			if err == nil {
+				candidates = append(candidates, h)
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return held{}, err
 			}
 		}
 	}

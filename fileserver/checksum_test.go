@@ -3,6 +3,7 @@ package fileserver
 import (
 	"context"
 	"crypto/sha512"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -58,31 +59,31 @@ func TestChecksumFiles(t *testing.T) {
 	}
 }
 
-// counting counts how often and how many at once blobs are read.
+// counting counts how often blobs are opened.
 type counting struct {
 	Tree
-	opened, now, most atomic.Int32
-	gate              chan struct{} // every opening waits for one from here
-	twice             bool          // or two
+	opened  atomic.Int32
+	gate    chan struct{} // every opening waits for one from here
+	full    atomic.Bool   // every opening fails
+	opening chan struct{} // if not nil, every opening is told here
 }
 
 func (c *counting) OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error) {
 	c.opened.Add(1)
-	if now := c.now.Add(1); now > c.most.Load() {
-		c.most.Store(now)
+	if c.full.Load() {
+		return nil, errors.New("one file too many is opened")
+	}
+	if c.opening != nil {
+		c.opening <- struct{}{}
 	}
 	<-c.gate
-	if c.twice {
-		<-c.gate
-	}
-	defer c.now.Add(-1)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	return c.Tree.OpenBlob(ctx, digest)
 }
 
-// TestChecksumsAreComputedOnce: many that ask at once cause one reading, and no more than two files are read at a time.
+// TestChecksumsAreComputedOnce: many that ask at once cause one reading.
 func TestChecksumsAreComputedOnce(t *testing.T) {
 	f := start(t)
 	c := f.config(t)
@@ -113,8 +114,8 @@ func TestChecksumsAreComputedOnce(t *testing.T) {
 			open = false
 		}
 	}
-	if opened, most := tree.opened.Load(), tree.most.Load(); opened != files || most > maxHashing {
-		t.Errorf("%d readings, %d at once", opened, most)
+	if opened := tree.opened.Load(); opened != files {
+		t.Errorf("%d readings", opened)
 	}
 }
 
@@ -123,7 +124,7 @@ func TestChecksumWaiterLeaves(t *testing.T) {
 	f := start(t)
 	info := f.put(t, "https://files.test/f", "f")
 	c := f.config(t)
-	tree := &counting{Tree: f.tree, gate: make(chan struct{}), twice: true}
+	tree := &counting{Tree: f.tree, gate: make(chan struct{}), opening: make(chan struct{})}
 	c.Tree = tree
 	f.Server = New(c)
 	first, cancel := context.WithCancel(t.Context())
@@ -132,7 +133,7 @@ func TestChecksumWaiterLeaves(t *testing.T) {
 		_, err := f.sum(first, info.Digest, "sha512")
 		done <- err
 	}()
-	tree.gate <- struct{}{} // it is about to open the file
+	<-tree.opening
 	gone, leave := context.WithCancel(t.Context())
 	leave()
 	if _, err := f.sum(gone, info.Digest, "sha512"); err != context.Canceled {
@@ -145,6 +146,39 @@ func TestChecksumWaiterLeaves(t *testing.T) {
 	}
 	if sum, err := f.sum(gone, info.Digest, "sha512"); err != nil || len(sum) != 128 {
 		t.Error(sum, err) // remembered: nothing to wait for
+	}
+}
+
+// TestFewFilesAreHashedAtOnce: who asks for one more checksum while maxHashing are computed waits, and can leave.
+func TestFewFilesAreHashedAtOnce(t *testing.T) {
+	f := start(t)
+	c := f.config(t)
+	tree := &counting{Tree: f.tree, gate: make(chan struct{}), opening: make(chan struct{})}
+	c.Tree = tree
+	f.Server = New(c)
+	var all sync.WaitGroup
+	for i := range maxHashing {
+		info := f.put(t, fmt.Sprintf("https://files.test/%d", i), fmt.Sprint(i))
+		all.Go(func() {
+			if _, err := f.sum(t.Context(), info.Digest, "sha512"); err != nil {
+				t.Error(err)
+			}
+		})
+		<-tree.opening
+	}
+	info := f.put(t, "https://files.test/more", "more")
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	tree.full.Store(true)
+	if _, err := f.sum(gone, info.Digest, "sha512"); err != context.Canceled {
+		t.Error(err)
+	}
+	tree.full.Store(false)
+	close(tree.gate)
+	all.Wait()
+	tree.opening = nil
+	if _, err := f.sum(t.Context(), info.Digest, "sha512"); err != nil {
+		t.Error(err)
 	}
 }
 

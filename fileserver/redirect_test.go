@@ -66,6 +66,8 @@ func TestRedirects(t *testing.T) {
 	// A new setting counts at once.
 	f.redirects = map[string]string{"https://dl.k8s.io/release/stable-1.txt": "text:v1.33.0"}
 	want(t, f.origin("dl.k8s.io", "/release/stable-1.txt"), 200, "v1.33.0")
+	f.redirects = map[string]string{"https://dl.k8s.io/release/stable-1.txt": "text:v1.34.0"}
+	want(t, f.origin("dl.k8s.io", "/release/stable-1.txt"), 200, "v1.34.0")
 	f.redirects = nil
 	want(t, f.origin("dl.k8s.io", "/release/stable-1.txt"), 200, "from a file")
 }

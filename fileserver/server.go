@@ -65,7 +65,7 @@ type Config struct {
 	// it is given lower-case names without a port. nil: every host is its own origin.
 	Canonical func(host string) (string, bool)
 	// Redirects is the cluster's setting files.redirects; CheckRedirect tells its syntax. nil: none.
-	// A map that was returned once must not be changed any more: a new setting is a new map.
+	// It returns the same map until the setting changes, and then a new one; a map that was returned must not be changed any more.
 	Redirects func() map[string]string
 	// AliasArch is the setting files.alias_arch ("amd64"); nil or "": none.
 	AliasArch func() string
