@@ -201,12 +201,24 @@ func (c *Cluster) recover(snaps *snapshots) (voters []raft.ServerID, err error) 
 			}
 		}
 	}
-	m.publish()
 	for _, s := range conf.Servers {
 		if s.Suffrage == raft.Voter {
 			voters = append(voters, s.ID)
 		}
 	}
+	if len(voters) == 1 && voters[0] == raft.ServerID(c.cfg.Node) {
+		// The only voter is its own majority: what its log holds is committed, acknowledged a moment before the end or not.
+		for i := max(committed, at) + 1; i <= last; i++ {
+			var l raft.Log
+			if err := c.wal.GetLog(i, &l); err != nil {
+				return nil, fmt.Errorf("entry %d of its raft log is damaged, restore a backup into a new directory: %w", i, err)
+			}
+			if r := m.apply(&l); r.Fatal != nil {
+				return nil, r.Fatal
+			}
+		}
+	}
+	m.publish()
 	return voters, nil
 }
 
