@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,10 +29,6 @@ func embed(u *uploads, secret []byte, log *slog.Logger) (app http.Handler, shutd
 			app, shutdown, err = nil, nil, fmt.Errorf("registry: distribution refuses its configuration: %v", p)
 		}
 	}()
-	// distribution's tracing would look for a collector on this host.
-	if os.Getenv("OTEL_TRACES_EXPORTER") == "" {
-		os.Setenv("OTEL_TRACES_EXPORTER", "none")
-	}
 	cfg := &configuration.Configuration{
 		Storage: configuration.Storage{
 			driverName:    configuration.Parameters{"uploads": u},
@@ -165,6 +160,7 @@ func (w *appWriter) WriteHeader(status int) {
 	}
 	w.wrote = true
 	h := w.Header()
+	h.Set("Docker-Distribution-Api-Version", "registry/2.0") // once: distribution adds its own
 	if loc := h.Get("Location"); loc != "" {
 		h.Set("Location", w.rt.outward(loc))
 	}

@@ -103,6 +103,7 @@ type Registry struct {
 	app      http.Handler // distribution's
 	shutdown func() error
 	uploads  *uploads
+	keeper   keeper
 	closing  sync.Once
 	now      func() time.Time
 }
@@ -295,6 +296,9 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request, rt route) {
 	case rt.kind == kindManifest && req.Method == http.MethodDelete:
 		r.deleteManifest(w, req, rt)
 	case rt.kind == kindBlob && read:
+		if req.Method == http.MethodHead {
+			r.keep(req, &rt)
+		}
 		r.serveBlob(w, req, rt)
 	case rt.kind == kindBlob && req.Method == http.MethodDelete:
 		r.deleteBlob(w, req, rt)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -92,6 +93,9 @@ func TestChunks(t *testing.T) {
 		res := s.expect(202, "PATCH", loc, text[:300], "Content-Range", "0-299")
 		if got := res.Header.Get("Range"); got != "0-299" {
 			t.Errorf("range %q after 300 bytes", got)
+		}
+		if got := res.Header.Values("Docker-Distribution-Api-Version"); !slices.Equal(got, []string{"registry/2.0"}) {
+			t.Errorf("api version %q", got)
 		}
 		loc = res.Header.Get("Location")
 

@@ -453,3 +453,38 @@ func TestReferrersPaged(t *testing.T) {
 		t.Errorf("%d of %d referrers in %d pages", len(seen), n, pages)
 	}
 }
+
+// TestPushDuringCollect: a layer that a pusher was told is there stays until the manifest comes, whatever is collected meanwhile.
+func TestPushDuringCollect(t *testing.T) {
+	s := newPusher(t)
+	layer, config, text := s.parts("team/app", "one")
+	m := s.put("team/app", "v1", typeOCIManifest, text)
+	s.expect(202, "DELETE", "/v2/team/app/manifests/"+m.String(), "")
+	s.tree.Unpin()
+	for _, d := range []digest.Digest{layer, config} {
+		s.expect(200, "HEAD", "/v2/team/app/blobs/"+d.String(), "")
+	}
+	if gone := s.tree.Collect(); !slices.Equal(gone, []string{m.String()}) {
+		t.Fatalf("collected %v, want the manifest %s alone", gone, m)
+	}
+	s.put("team/app", "v1", typeOCIManifest, text)
+
+	// Who only looks, or has the password wrong, pins nothing, and neither does asking again within the half hour.
+	s.expect(202, "DELETE", "/v2/team/app/manifests/"+m.String(), "")
+	s.reg.keeper.kept = nil
+	s.tree.Fail = func(string) (error, bool) { t.Error("something was written"); return nil, true }
+	for _, header := range []string{"", basic("ann", "guess"), "Bearer nonsense"} {
+		s.ask(s.own, "HEAD", "/v2/team/app/blobs/"+layer.String(), "Authorization", header)
+	}
+	s.tree.Fail = nil
+	writes := 0
+	s.tree.Fail = func(string) (error, bool) { writes++; return nil, true }
+	for range 3 {
+		s.expect(200, "HEAD", "/v2/team/app/blobs/"+layer.String(), "")
+	}
+	if writes != 1 {
+		t.Errorf("%d writes for one layer", writes)
+	}
+	s.tree.Fail = func(string) (error, bool) { return syscall.EAGAIN, false }
+	s.expect(200, "HEAD", "/v2/team/app/blobs/"+config.String(), "")
+}
