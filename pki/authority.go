@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
+	"slices"
 	"time"
 )
 
@@ -80,9 +81,18 @@ func (i *issuer) under(a *authority) *issuer {
 // allows returns nil if a leaf for the name or address verifies below the issuer.
 func (i *issuer) allows(name string) error { return allowsAll(i.limits, name) }
 
-// direct reports that the signer may have no CA certificate below it and so signs leaves itself.
+// direct reports that there may be no CA certificate below the enterprise's (path lengths, RFC 5280, 4.2.1.9), which so signs leaves itself.
 func (a *authority) direct() bool {
-	return a.ref.Enterprise && a.signer.MaxPathLen == 0 && a.signer.MaxPathLenZero
+	if !a.ref.Enterprise {
+		return false
+	}
+	for i, c := range append(slices.Clone(a.above), a.anchor) {
+		// Below c there are i CA certificates, and ours would be one more. -1: no limit.
+		if c.MaxPathLen >= 0 && (c.MaxPathLen > 0 || c.MaxPathLenZero) && c.MaxPathLen < i+1 {
+			return true
+		}
+	}
+	return false
 }
 
 // allows returns nil if every certificate of the authority permits the name or address.

@@ -224,6 +224,11 @@ func (c *CA) renewIssuer(ctx context.Context) error {
 		}
 		c.renewed = now
 		c.log.Info("intermediate renewed", "why", why, "issuer", next.id, "until", next.end)
+		for _, a := range c.addrs {
+			if s.root.allows(a.String()) != nil {
+				c.log.Warn("this node's address is not permitted by the root: clients that connect to it by number do not trust it until the root is rotated", "address", a)
+			}
+		}
 		return nil
 	})
 	if err != nil {
@@ -256,7 +261,7 @@ func (c *CA) issuerDue(s *snapshot) string {
 // ForgetNode removes the addresses of a node that has left the cluster: a new intermediate does not permit them any more.
 func (c *CA) ForgetNode(ctx context.Context, node string) error {
 	if node == "" || node == c.cfg.Node || !fs.ValidPath("node/"+node) || strings.Contains(node, "/") {
-		return fmt.Errorf("cannot forget the node %q", node)
+		return mistakef("cannot forget the node %q", node)
 	}
 	err := c.retry(func(s *snapshot) error {
 		if _, err := c.cfg.Tree.Stat("node/" + node); errors.Is(err, fs.ErrNotExist) {

@@ -7,8 +7,6 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
-	"fmt"
 	"strings"
 )
 
@@ -18,35 +16,35 @@ const maxCSR = 16 << 10
 // names are ever used: extensions, a wish to be a CA among them, are dropped.
 func parseCSR(data []byte) (*x509.CertificateRequest, error) {
 	if len(data) > maxCSR {
-		return nil, fmt.Errorf("certificate request has %d bytes, the most is %d", len(data), maxCSR)
+		return nil, mistakef("certificate request has %d bytes, the most is %d", len(data), maxCSR)
 	}
 	if bytes.Contains(data, []byte("-----BEGIN")) {
 		block, _ := pem.Decode(data)
 		if block == nil || block.Type != "CERTIFICATE REQUEST" && block.Type != "NEW CERTIFICATE REQUEST" {
-			return nil, errors.New("certificate request: the PEM file holds no CERTIFICATE REQUEST")
+			return nil, mistakef("certificate request: the PEM file holds no CERTIFICATE REQUEST")
 		}
 		data = block.Bytes
 	}
 	csr, err := x509.ParseCertificateRequest(data)
 	if err != nil {
-		return nil, fmt.Errorf("certificate request: %w", err)
+		return nil, mistakef("certificate request: %v", err)
 	}
 	switch key := csr.PublicKey.(type) {
 	case *ecdsa.PublicKey:
 		if key.Curve.Params().BitSize < 256 {
-			return nil, fmt.Errorf("certificate request: the curve %s is too weak, take P-256", key.Curve.Params().Name)
+			return nil, mistakef("certificate request: the curve %s is too weak, take P-256", key.Curve.Params().Name)
 		}
 	case *rsa.PublicKey:
 		// Bounded above, too: checking a signature with a giant key is work that anyone could ask for.
 		if n := key.N.BitLen(); n < 2048 || n > 8192 {
-			return nil, fmt.Errorf("certificate request: an RSA key must have 2048 to 8192 bits, got %d", n)
+			return nil, mistakef("certificate request: an RSA key must have 2048 to 8192 bits, got %d", n)
 		}
 	case ed25519.PublicKey:
 	default:
-		return nil, fmt.Errorf("certificate request: keys of type %s are not certified, take ECDSA, RSA or Ed25519", csr.PublicKeyAlgorithm)
+		return nil, mistakef("certificate request: keys of type %s are not certified, take ECDSA, RSA or Ed25519", csr.PublicKeyAlgorithm)
 	}
 	if err := csr.CheckSignature(); err != nil {
-		return nil, fmt.Errorf("certificate request: its signature is wrong: %w", err)
+		return nil, mistakef("certificate request: its signature is wrong: %v", err)
 	}
 	return csr, nil
 }

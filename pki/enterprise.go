@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -57,18 +56,18 @@ func parseEnterprise(chain, keyPEM []byte, now time.Time) (*authority, crypto.Si
 			break
 		}
 		if block.Type != "CERTIFICATE" {
-			return nil, nil, fmt.Errorf("the chain holds a %s: give certificates there and the key apart", block.Type)
+			return nil, nil, mistakef("the chain holds a %s: give certificates there and the key apart", block.Type)
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, mistakef("the chain cannot be read: %v", err)
 		}
 		if certs = append(certs, cert); len(certs) > 10 {
-			return nil, nil, errors.New("the chain has more than 10 certificates")
+			return nil, nil, mistakef("the chain has more than 10 certificates")
 		}
 	}
 	if len(certs) == 0 {
-		return nil, nil, errors.New("the chain holds no certificate in PEM")
+		return nil, nil, mistakef("the chain holds no certificate in PEM")
 	}
 	key, err := parseKeyPEM(keyPEM)
 	if err != nil {
@@ -81,16 +80,16 @@ func parseEnterprise(chain, keyPEM []byte, now time.Time) (*authority, crypto.Si
 		}
 	}
 	if a.signer == nil {
-		return nil, nil, errors.New("the key belongs to none of the certificates")
+		return nil, nil, mistakef("the key belongs to none of the certificates")
 	}
 	for at := a.signer; ; {
 		switch {
 		case !at.BasicConstraintsValid || !at.IsCA:
-			return nil, nil, fmt.Errorf("%s is no CA certificate", at.Subject)
+			return nil, nil, mistakef("%s is no CA certificate", at.Subject)
 		case at.KeyUsage != 0 && at.KeyUsage&x509.KeyUsageCertSign == 0:
-			return nil, nil, fmt.Errorf("%s may not sign certificates (key usage)", at.Subject)
+			return nil, nil, mistakef("%s may not sign certificates (key usage)", at.Subject)
 		case now.Before(at.NotBefore) || now.After(at.NotAfter):
-			return nil, nil, fmt.Errorf("%s is valid from %s to %s, not now", at.Subject, at.NotBefore.UTC().Format(time.DateOnly), at.NotAfter.UTC().Format(time.DateOnly))
+			return nil, nil, mistakef("%s is valid from %s to %s, not now", at.Subject, at.NotBefore.UTC().Format(time.DateOnly), at.NotAfter.UTC().Format(time.DateOnly))
 		}
 		if bytes.Equal(at.RawSubject, at.RawIssuer) && at.CheckSignatureFrom(at) == nil {
 			a.anchor = at
@@ -104,15 +103,15 @@ func parseEnterprise(chain, keyPEM []byte, now time.Time) (*authority, crypto.Si
 			}
 		}
 		if up == nil {
-			return nil, nil, fmt.Errorf("the chain lacks the certificate of %s, which signed %s", at.Issuer, at.Subject)
+			return nil, nil, mistakef("the chain lacks the certificate of %s, which signed %s", at.Issuer, at.Subject)
 		}
 		if len(a.above) > len(certs) {
-			return nil, nil, errors.New("the chain runs in a circle")
+			return nil, nil, mistakef("the chain runs in a circle")
 		}
 		at = up
 	}
 	if len(a.above) == 0 {
-		return nil, nil, errors.New("the key is that of a self-signed root: give an intermediate, the root's key does not belong here")
+		return nil, nil, mistakef("the key is that of a self-signed root: give an intermediate, the root's key does not belong here")
 	}
 	sum := sha256.Sum256(a.signer.Raw)
 	a.ref.ID = hex.EncodeToString(sum[:8])
@@ -144,27 +143,32 @@ func (c *CA) probe(a *authority, key crypto.Signer) error {
 		der = append(der, up.Raw)
 	}
 	if _, _, err := (&snapshot{root: a}).verify(der, c.domain, c.now()); err != nil {
-		return fmt.Errorf("certificates below %s would not verify: %w", a.signer.Subject, err)
+		return mistakef("certificates below %s would not verify: %v", a.signer.Subject, err)
 	}
 	return nil
 }
 
-func parseKeyPEM(data []byte) (crypto.Signer, error) {
+func parseKeyPEM(data []byte) (key crypto.Signer, err error) {
 	block, _ := pem.Decode(data)
 	for block != nil && block.Type == "EC PARAMETERS" {
 		_, data, _ = bytes.Cut(data, []byte("-----END EC PARAMETERS-----"))
 		block, _ = pem.Decode(data)
 	}
 	if block == nil {
-		return nil, errors.New("the key is not in PEM")
+		return nil, mistakef("the key is not in PEM")
 	}
 	switch block.Type {
 	case "PRIVATE KEY":
-		return parseKey(block.Bytes)
+		key, err = parseKey(block.Bytes)
 	case "EC PRIVATE KEY":
-		return x509.ParseECPrivateKey(block.Bytes)
+		key, err = x509.ParseECPrivateKey(block.Bytes)
 	case "RSA PRIVATE KEY":
-		return x509.ParsePKCS1PrivateKey(block.Bytes)
+		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	default:
+		return nil, mistakef("the key is a PEM block %q: give an unencrypted private key", block.Type)
 	}
-	return nil, fmt.Errorf("the key is a PEM block %q: give an unencrypted private key", block.Type)
+	if err != nil {
+		return nil, mistakef("the key cannot be read: %v", err)
+	}
+	return key, nil
 }

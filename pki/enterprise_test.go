@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"io/fs"
 	"slices"
 	"strings"
 	"testing"
@@ -75,6 +76,7 @@ func TestEnterprise(t *testing.T) {
 	}{
 		{"with room below", nil, 3, true},
 		{"without", direct, 2, false},
+		{"without, by the root", func(root, _ *x509.Certificate) { root.MaxPathLen = 1 }, 2, false},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			h := build(t, nil)
@@ -270,6 +272,8 @@ func TestEnterpriseRefuses(t *testing.T) {
 			chain, key := c.make()
 			if err := h.ca.UseEnterprise(t.Context(), chain, key); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
+			} else if !errors.Is(err, fs.ErrInvalid) && !errors.Is(err, ErrNotPermitted) {
+				t.Errorf("%v is not told from trouble of ours", err)
 			}
 		})
 	}

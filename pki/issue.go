@@ -77,14 +77,14 @@ func (c *CA) Issue(ctx context.Context, req Request) (Issued, error) {
 		return Issued{}, err
 	}
 	if len(out.Names) == 0 {
-		return Issued{}, errors.New("a certificate needs a name: give --name, or a CSR with a subject alternative name")
+		return Issued{}, mistakef("a certificate needs a name: give --name, or a CSR with a subject alternative name")
 	}
 	life := req.Life
 	if life == 0 {
 		life = IssueLife
 	}
 	if life < time.Hour || life > issuerLife {
-		return Issued{}, fmt.Errorf("lifetime must be between 1h and %d days, got %s", issuerLife/day, life)
+		return Issued{}, mistakef("lifetime must be between 1h and %d days, got %s", issuerLife/day, life)
 	}
 	err = c.retry(func(s *snapshot) error { return c.issue(ctx, s, &out, pub, life, req.Client) })
 	if err != nil {
@@ -135,7 +135,7 @@ func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.Pub
 		}
 	}
 	if now.Add(life).After(iss.end.Add(time.Minute)) {
-		return fmt.Errorf("the CA ends on %s: ask for a shorter lifetime or rotate the root", iss.end.UTC().Format(time.DateOnly))
+		return mistakef("the CA ends on %s: ask for a shorter lifetime or rotate the root", iss.end.UTC().Format(time.DateOnly))
 	}
 	cert, err := c.signLeaf(iss, pub, out.Names, life, client)
 	if err != nil {
@@ -195,7 +195,7 @@ func (c *CA) List() ([]Certificate, error) {
 func (c *CA) Revoke(ctx context.Context, serial string) error {
 	n, ok := new(big.Int).SetString(stripColons(serial), 16)
 	if !ok || n.Sign() <= 0 || n.BitLen() > 159 {
-		return fmt.Errorf("serial number must be in hex, as cert list shows it, got %.60q", serial)
+		return mistakef("serial number must be in hex, as cert list shows it, got %.60q", serial)
 	}
 	serial = serialText(n)
 	err := c.retry(func(*snapshot) error {

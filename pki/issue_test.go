@@ -93,6 +93,8 @@ func TestIssueRefuses(t *testing.T) {
 		t.Run(c.what, func(t *testing.T) {
 			if _, err := h.ca.Issue(t.Context(), c.req); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
+			} else if !errors.Is(err, fs.ErrInvalid) && !errors.Is(err, ErrNotPermitted) {
+				t.Errorf("%v is not told from trouble of ours", err)
 			}
 		})
 	}

@@ -262,7 +262,7 @@ func (l *leaves) renew(name string) (*leaf, error) {
 	}
 	err := l.permitted(name) // before a key is made for nothing
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the intermediate is not for it: %w", err)
 	}
 	if l.files.Exists(l.ctx, certmagic.StorageKeys.SiteMeta(issuerKey, name)) {
 		err = l.magic.RenewCertSync(l.ctx, name, true)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
 )
 
 // fakeConn lets a handshake come from and to any address.
@@ -398,6 +400,27 @@ func TestTooManyLeaves(t *testing.T) {
 	h.ca.leaves.mu.Unlock()
 	if _, err := h.ca.leaves.obtain("docker.io"); err == nil || !strings.Contains(err.Error(), "4096 certificates are the most") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What certmagic logs arrives in our log: its warnings and errors as such, its information as debugging.
+func TestZapIsBentToSlog(t *testing.T) {
+	var out bytes.Buffer
+	log := zapLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))).With(zap.String("who", "x"))
+	log.Info("chatter")
+	log.Warn("careful", zap.Int("n", 3), zap.Duration("left", time.Second))
+	log.Named("part").Error("bad", zap.Error(errFault))
+	want := "level=WARN msg=careful who=x n=3 left=1s\nlevel=ERROR msg=bad who=x error=injected\n"
+	if out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+	if err := log.Sync(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -110,13 +110,14 @@ func slogLevel(l zapcore.Level) slog.Level {
 }
 
 func attrs(fields []zapcore.Field) []any {
-	enc := zapcore.NewMapObjectEncoder()
 	var list []any
 	for _, f := range fields {
+		// An encoder each, because one for all would lose their order.
+		enc := zapcore.NewMapObjectEncoder()
 		f.AddTo(enc)
-	}
-	for k, v := range enc.Fields {
-		list = append(list, slog.Any(k, v))
+		for k, v := range enc.Fields {
+			list = append(list, slog.Any(k, v))
+		}
 	}
 	return list
 }

@@ -120,7 +120,7 @@ func putChunks(b Batch, dir string, data []byte) error {
 	b.Remove(dir)
 	for i := 0; len(data) > 0; i++ {
 		if i == maxChunks {
-			return fmt.Errorf("pki/%s would have more than %d bytes: enable fewer names", dir, maxChunks*maxRecord)
+			return mistakef("pki/%s would have more than %d bytes: enable fewer names", dir, maxChunks*maxRecord)
 		}
 		n := min(maxRecord, len(data))
 		b.Put(fmt.Sprintf("%s/%02d", dir, i), data[:n])
@@ -155,7 +155,7 @@ func putSealed(b Batch, s Sealer, name string, plain []byte) error {
 		return fmt.Errorf("seal pki/%s: %w", name, err)
 	}
 	if len(sealed) > maxRecord {
-		return fmt.Errorf("pki/%s: the sealed key has %d bytes, a record has at most %d: use an ECDSA key", name, len(sealed), maxRecord)
+		return mistakef("pki/%s: the sealed key has %d bytes, a record has at most %d: use an ECDSA key", name, len(sealed), maxRecord)
 	}
 	b.Put(name, sealed)
 	return nil
@@ -187,7 +187,7 @@ func putJSON(b Batch, name string, v any) error {
 		return err
 	}
 	if len(data) > maxRecord {
-		return fmt.Errorf("pki/%s would have %d bytes, a record has at most %d: use fewer names", name, len(data), maxRecord)
+		return mistakef("pki/%s would have %d bytes, a record has at most %d: use fewer names", name, len(data), maxRecord)
 	}
 	b.Put(name, data)
 	return nil

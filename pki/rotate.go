@@ -17,7 +17,7 @@ var ErrRotating = errors.New("the overlap of a root rotation is not finished")
 func (c *CA) Rotate(ctx context.Context) error {
 	return c.rotate(ctx, func(s *snapshot) (constraints, error) {
 		if s.root.ref.Enterprise {
-			return constraints{}, errors.New("the root is the enterprise's: to leave it, give the zones of a new root of our own")
+			return constraints{}, mistakef("the root is the enterprise's: to leave it, give the zones of a new root of our own")
 		}
 		addrs, err := c.nodeAddrs("")
 		if err != nil {
@@ -36,7 +36,7 @@ func (c *CA) RotateTo(ctx context.Context, spec Spec) error {
 	return c.rotate(ctx, func(*snapshot) (constraints, error) {
 		domain, err := canonical(spec.Domain)
 		if err != nil || domain != c.domain {
-			return constraints{}, fmt.Errorf("domain must stay %s, got %q", c.domain, spec.Domain)
+			return constraints{}, mistakef("domain must stay %s, got %q", c.domain, spec.Domain)
 		}
 		addrs, err := c.nodeAddrs("")
 		if err != nil {
@@ -117,7 +117,7 @@ func (c *CA) Rotation() (since time.Time, overlap bool) {
 func (c *CA) FinishRotation(ctx context.Context) error {
 	err := c.retry(func(s *snapshot) error {
 		if s.old == nil {
-			return errors.New("no rotation is under way: casemate ca rotate begins one")
+			return mistakef("no rotation is under way: casemate ca rotate begins one")
 		}
 		ch := &change{base: s, next: s.state}
 		ch.next.Old, ch.next.Since = nil, 0

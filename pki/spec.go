@@ -34,7 +34,7 @@ func (s Spec) constraints() (constraints, error) {
 		return k, fmt.Errorf("domain: %w", err)
 	}
 	if _, err := netip.ParseAddr(domain); err == nil {
-		return k, fmt.Errorf("domain %s is an address: it must be a zone", domain)
+		return k, mistakef("domain %s is an address: it must be a zone", domain)
 	}
 	public := s.Public
 	if public == nil {
@@ -46,10 +46,10 @@ func (s Spec) constraints() (constraints, error) {
 			return k, fmt.Errorf("public zone %w", err)
 		}
 		if cidr.IsValid() {
-			return k, fmt.Errorf("public zone %s is an address range: it must be a zone", p)
+			return k, mistakef("public zone %s is an address range: it must be a zone", p)
 		}
 		if within(z, domain) {
-			return k, fmt.Errorf("domain %s holds the public zone %s: choose a domain of your own", domain, z)
+			return k, mistakef("domain %s holds the public zone %s: choose a domain of your own", domain, z)
 		}
 		k.zones = append(k.zones, z)
 	}
@@ -61,7 +61,7 @@ func (s Spec) constraints() (constraints, error) {
 		case cidr.IsValid():
 			k.noRanges = append(k.noRanges, cidr)
 		case within(domain, z):
-			return k, fmt.Errorf("exclude %s forbids the domain %s itself: exclude less or choose another domain", z, domain)
+			return k, mistakef("exclude %s forbids the domain %s itself: exclude less or choose another domain", z, domain)
 		default:
 			k.noZones = append(k.noZones, z)
 		}
@@ -73,11 +73,11 @@ func (s Spec) constraints() (constraints, error) {
 		}
 		if cidr.IsValid() {
 			if cidr.Bits() < 8 {
-				return k, fmt.Errorf("permit %s is most of the internet: permit the ranges you need", cidr)
+				return k, mistakef("permit %s is most of the internet: permit the ranges you need", cidr)
 			}
 			for _, no := range k.noRanges {
 				if no.Bits() <= cidr.Bits() && no.Contains(cidr.Addr()) {
-					return k, fmt.Errorf("permit %s lies in exclude %s: drop one of the two", cidr, no)
+					return k, mistakef("permit %s lies in exclude %s: drop one of the two", cidr, no)
 				}
 			}
 			k.ranges = append(k.ranges, cidr)
@@ -85,24 +85,24 @@ func (s Spec) constraints() (constraints, error) {
 		}
 		for _, no := range k.noZones {
 			if within(z, no) {
-				return k, fmt.Errorf("permit %s lies in exclude %s: drop one of the two", z, no)
+				return k, mistakef("permit %s lies in exclude %s: drop one of the two", z, no)
 			}
 		}
 		for _, pub := range public {
 			if pub != z && within(pub, z) {
-				return k, fmt.Errorf("permit %s is wider than the public zone %s below it: permit the zones you need", z, pub)
+				return k, mistakef("permit %s is wider than the public zone %s below it: permit the zones you need", z, pub)
 			}
 		}
 		k.zones = append(k.zones, z)
 	}
 	for _, a := range s.Addrs {
 		if !a.IsValid() || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
-			return k, fmt.Errorf("advertised address %s cannot stand in a certificate", a)
+			return k, mistakef("advertised address %s cannot stand in a certificate", a)
 		}
 		a = a.Unmap()
 		for _, no := range k.noRanges {
 			if no.Contains(a) {
-				return k, fmt.Errorf("advertised address %s lies in exclude %s: drop one of the two", a, no)
+				return k, mistakef("advertised address %s lies in exclude %s: drop one of the two", a, no)
 			}
 		}
 		k.ranges = append(k.ranges, singles([]netip.Addr{a})...)

@@ -58,6 +58,9 @@ func TestInitRefusesContradictions(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
+			if !errors.Is(err, fs.ErrInvalid) && !errors.Is(err, ErrNotPermitted) {
+				t.Errorf("%v is not told from trouble of ours", err)
+			}
 			if err != nil && strings.Contains(err.Error(), "\n") {
 				t.Errorf("more than one sentence: %v", err)
 			}

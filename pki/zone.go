@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
@@ -14,6 +15,14 @@ import (
 
 // ErrNotPermitted says that the root's name constraints do not allow a name or an address. Only a new root can change that.
 var ErrNotPermitted = errors.New("not permitted by the root certificate")
+
+// mistake is an error of whoever asked; errors.Is(err, fs.ErrInvalid) tells it from trouble of ours.
+type mistake string
+
+func (m mistake) Error() string        { return string(m) }
+func (m mistake) Is(target error) bool { return target == fs.ErrInvalid }
+
+func mistakef(format string, args ...any) error { return mistake(fmt.Sprintf(format, args...)) }
 
 // PublicZones are the zones of public container registries and download hosts that a root permits unless Spec.Public says otherwise:
 // everything the appliance may ever be asked to stand in for. It is generous because a root cannot be widened later, and it holds
@@ -58,12 +67,12 @@ func within(name, zone string) bool {
 func canonical(name string) (string, error) {
 	if a, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
 		if a.Zone() != "" {
-			return "", fmt.Errorf("address %q has a zone: a certificate cannot carry it", name)
+			return "", mistakef("address %q has a zone: a certificate cannot carry it", name)
 		}
 		return a.Unmap().String(), nil
 	}
 	if len(name) > 1024 {
-		return "", fmt.Errorf("name %.60q… is too long", name)
+		return "", mistakef("name %.60q… is too long", name)
 	}
 	host, star := strings.CutPrefix(name, "*.")
 	ascii, err := idna.Lookup.ToASCII(strings.TrimSuffix(host, "."))
@@ -72,7 +81,7 @@ func canonical(name string) (string, error) {
 		ascii = strings.ToLower(strings.TrimSuffix(host, "."))
 	}
 	if !validHost(ascii) {
-		return "", fmt.Errorf("%q is not a host name", name)
+		return "", mistakef("%q is not a host name", name)
 	}
 	if star {
 		ascii = "*." + ascii
@@ -105,10 +114,10 @@ func validHost(s string) bool {
 func parseZone(s string) (zone string, cidr netip.Prefix, err error) {
 	if p, err := netip.ParsePrefix(s); err == nil {
 		if p.Masked() != p {
-			return "", p, fmt.Errorf("%q has bits behind its prefix: write %s", s, p.Masked())
+			return "", p, mistakef("%q has bits behind its prefix: write %s", s, p.Masked())
 		}
 		if p.Addr().Is4In6() {
-			return "", p, fmt.Errorf("%q is an IPv4 range written as IPv6: write it as IPv4", s)
+			return "", p, mistakef("%q is an IPv4 range written as IPv6: write it as IPv4", s)
 		}
 		return "", p, nil
 	}
@@ -117,11 +126,11 @@ func parseZone(s string) (zone string, cidr netip.Prefix, err error) {
 		return "", netip.PrefixFrom(a, a.BitLen()), nil
 	}
 	if strings.HasPrefix(s, "*.") || strings.HasPrefix(s, ".") {
-		return "", cidr, fmt.Errorf("%q: write a zone without the leading %q, it covers all names below it", s, s[:strings.Index(s, ".")+1])
+		return "", cidr, mistakef("%q: write a zone without the leading %q, it covers all names below it", s, s[:strings.Index(s, ".")+1])
 	}
 	zone, err = canonical(s)
 	if err != nil {
-		return "", cidr, fmt.Errorf("%q is neither a zone nor a CIDR", s)
+		return "", cidr, mistakef("%q is neither a zone nor a CIDR", s)
 	}
 	return zone, cidr, nil
 }
