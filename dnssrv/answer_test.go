@@ -2,9 +2,11 @@ package dnssrv
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -65,6 +67,45 @@ func TestTableIsSwapped(t *testing.T) {
 		if got := values(r.ask(question(name, dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got, []string{"10.0.0.12"}) {
 			t.Errorf("%s: want the one node that is still healthy, got %v", name, got)
 		}
+	}
+}
+
+// Every answer comes whole from one table, however often tables are swapped meanwhile.
+func TestTableIsSwappedUnderLoad(t *testing.T) {
+	spec := threeNodes()
+	r := start(t, spec)
+	both := table(t, spec)
+	for i := range spec.Nodes {
+		spec.Nodes[i].Healthy = i == 2
+	}
+	third := table(t, spec)
+	done := make(chan struct{})
+	var swaps sync.WaitGroup
+	swaps.Go(func() {
+		for tab := third; ; {
+			select {
+			case <-done:
+				return
+			default:
+				r.SetTable(tab)
+			}
+			if tab == third {
+				tab = both
+			} else {
+				tab = third
+			}
+		}
+	})
+	seen := map[string]bool{}
+	for i := 0; i < 200 || len(seen) < 2; i++ {
+		got := values(r.over([]string{"udp", "tcp"}[i%10/9], question("docker.io", dns.TypeA)).Answer, dns.TypeA)
+		slices.Sort(got)
+		seen[strings.Join(got, " ")] = true
+	}
+	close(done)
+	swaps.Wait()
+	if want := map[string]bool{"10.0.0.11 10.0.0.12": true, "10.0.0.13": true}; !maps.Equal(seen, want) {
+		t.Errorf("want %v, got %v", want, seen)
 	}
 }
 
