@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"slices"
 
 	"casemate/appliance/origin"
@@ -197,7 +198,7 @@ func (a *Appliance) setSetting(ctx context.Context, key string, value *string) e
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := settings.refuseSelf(a.ownAddrs(), isDNSPort(a.cfg)); err != nil {
+		if err := settings.refuseSelf(a.ownAddrs(), func(r netip.AddrPort) bool { return slices.Contains(a.Addrs().DNS, r) }); err != nil {
 			return nil, nil, err
 		}
 		set, err := origin.Load(a.tree.Sub("origins"), settings.Origins)

@@ -1,0 +1,376 @@
+package appliance
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"casemate/appliance/missing"
+)
+
+func TestInitRefusesContradictionsAndWritesNothing(t *testing.T) {
+	for _, c := range []struct {
+		opt  InitOptions
+		says string
+	}{
+		{InitOptions{Set: map[string]string{"dns.ttl": "0s"}}, `setting dns.ttl must be between 1s and 1h, got "0s"`},
+		{InitOptions{Set: map[string]string{"nonsense": "1"}}, `there is no setting "nonsense"`},
+		{InitOptions{Set: map[string]string{"domain": "docker.io"}}, "setting domain must be apart from the origins"},
+		{InitOptions{Set: map[string]string{"dns.forward": "127.0.0.1:5353"}}, "this node's own address 127.0.0.1:5353"},
+		{InitOptions{Exclude: []string{"casemate.internal"}}, "forbids the domain"},
+		{InitOptions{Permit: []string{"a.bank.example"}, Exclude: []string{"bank.example"}}, "drop one of the two"},
+		{InitOptions{Exclude: []string{"127.0.0.0/8"}}, "advertised address 127.0.0.1 lies in exclude 127.0.0.0/8"},
+	} {
+		cfg := testConfig(t, t.TempDir())
+		cfg.Listen.DNS = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:5353")}
+		c.opt.ConfigFile = filepath.Join(filepath.Dir(cfg.Data), "casemate.yaml")
+		_, err := Init(context.Background(), cfg, c.opt)
+		var mistake *UsageError
+		if !errors.As(err, &mistake) || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("got %v, want a usage error with %q", err, c.says)
+		}
+		if exists(cfg.Data) || exists(c.opt.ConfigFile) {
+			t.Errorf("%q: something was written", c.says)
+		}
+	}
+}
+
+func TestInitLooksAtTheDataDirectoryFirst(t *testing.T) {
+	dir := t.TempDir()
+	cfg := testConfig(t, dir)
+	config := filepath.Join(dir, "etc", "casemate.yaml")
+	if err := os.MkdirAll(cfg.Data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	precious := filepath.Join(cfg.Data, "precious")
+	os.WriteFile(precious, nil, 0o644)
+	_, err := Init(context.Background(), cfg, InitOptions{ConfigFile: config})
+	if !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), `holds "precious", which is not casemate's: choose an empty directory`) || exists(config) {
+		t.Errorf("got %v", err)
+	}
+	if entries, _ := os.ReadDir(cfg.Data); len(entries) != 1 {
+		t.Errorf("the foreign directory was changed: %v", entries)
+	}
+	if _, err := Open(cfg, Options{}); err == nil || !strings.Contains(err.Error(), "is not initialised: casemate init") {
+		t.Errorf("serving a foreign directory: %v", err)
+	}
+	os.Remove(precious)
+
+	res := initNode(t, cfg, InitOptions{ConfigFile: config, Set: map[string]string{"domain": "gap.bank.example"}})
+	if res.Domain != "gap.bank.example" || res.ConfigFile != config {
+		t.Errorf("got %+v", res)
+	}
+	if got, err := LoadConfig(config); err != nil || got.Node != "n1" || got.Data != cfg.Data || !slices.Equal(got.Listen.DNS, cfg.Listen.DNS) {
+		t.Errorf("the config that was written: %+v, %v", got, err)
+	}
+	before, _ := os.ReadFile(filepath.Join(cfg.Data, clusterDir, "sealing.key"))
+	if _, err := Init(context.Background(), cfg, InitOptions{ConfigFile: config}); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "is initialised already, start it with: casemate serve") {
+		t.Errorf("a second init: %v", err)
+	}
+	if after, _ := os.ReadFile(filepath.Join(cfg.Data, clusterDir, "sealing.key")); !bytes.Equal(before, after) {
+		t.Error("a second init changed the key")
+	}
+	other := cfg
+	other.Node = "n2"
+	if _, err := Open(other, Options{}); err == nil || !strings.Contains(err.Error(), "n1") {
+		t.Errorf("another node's data directory: %v", err)
+	}
+}
+
+// An init that was cut short at any point is taken up again by the next one.
+func TestAnInitThatWasCutShortIsTakenUpAgain(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	cut, cancel := context.WithCancel(context.Background())
+	cancel() // bootstraps, but writes nothing into the tree
+	if _, err := Init(cut, cfg, InitOptions{}); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v", err)
+	}
+	if _, err := Open(cfg, Options{}); err == nil || !strings.Contains(err.Error(), "casemate init") {
+		t.Errorf("serving what is half made: %v", err)
+	}
+	initNode(t, cfg, InitOptions{Set: map[string]string{"dns.ttl": "20s"}})
+	n := serveNode(t, cfg)
+	var s Setting
+	if n.must("GET", "settings/dns.ttl", nil, &s); s.Value != "20s" {
+		t.Errorf("got %+v", s)
+	}
+}
+
+func TestOriginsThatTheRootDoesNotPermitAreStoredAndSaidSo(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	res := initNode(t, cfg, InitOptions{Exclude: []string{"quay.io"}})
+	if !slices.ContainsFunc(res.Notes, func(n string) bool { return strings.HasPrefix(n, "origin quay.io is not enabled") }) {
+		t.Errorf("notes: %q", res.Notes)
+	}
+	n := serveNode(t, cfg)
+	if n.resolves("quay.io") || !n.resolves("registry.k8s.io") {
+		t.Error("what is not permitted is answered")
+	}
+	var st struct{ Warnings []string }
+	n.must("GET", "status", nil, &st)
+	if !slices.ContainsFunc(st.Warnings, func(w string) bool { return strings.HasPrefix(w, "origin quay.io is stored but not enabled") }) {
+		t.Errorf("warnings: %q", st.Warnings)
+	}
+}
+
+// A download under way at a stop is finished, and no new request is taken.
+func TestAStopLetsDownloadsFinish(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	initNode(t, cfg, InitOptions{})
+	n := serveNode(t, cfg)
+	content := bytes.Repeat([]byte("0123456789abcdef"), 4<<20) // 64 MiB: more than the sockets hold
+	n.must("PUT", "files?url=https://dl.k8s.io/big", string(content), nil)
+	resp, err := n.client.Get("https://dl.k8s.io/big")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var got bytes.Buffer
+	if _, err := io.CopyN(&got, resp.Body, 1000); err != nil {
+		t.Fatal(err)
+	}
+	https := n.Addrs().HTTPS[0].String()
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); n.stop() }()
+	for { // until no new connection is taken
+		c, err := net.Dial("tcp", https)
+		if err != nil {
+			break
+		}
+		c.Close()
+	}
+	select {
+	case <-stopped:
+		t.Fatal("stopped with a download under way")
+	default:
+	}
+	if _, err := io.Copy(&got, resp.Body); err != nil || !bytes.Equal(got.Bytes(), content) {
+		t.Errorf("%d of %d bytes, %v", got.Len(), len(content), err)
+	}
+	<-stopped
+}
+
+// One that does not end within the grace period is cut off.
+func TestAStopDoesNotWaitForEver(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	initNode(t, cfg, InitOptions{})
+	n := serveNode(t, cfg, func(a *Appliance) { a.grace = time.Millisecond })
+	n.must("PUT", "files?url=https://dl.k8s.io/big", strings.Repeat("x", 64<<20), nil)
+	resp, err := n.client.Get("https://dl.k8s.io/big")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	n.stop()
+	if _, err := io.Copy(io.Discard, resp.Body); err == nil {
+		t.Error("the download was whole")
+	}
+}
+
+// notified is a socket as systemd's that collects what it is told.
+func notified(t *testing.T) <-chan string {
+	path := filepath.Join(t.TempDir(), "notify")
+	c, err := net.ListenPacket("unixgram", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("NOTIFY_SOCKET", path)
+	told := make(chan string, 1000)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 4096)
+		for {
+			n, _, err := c.ReadFrom(buf)
+			if err != nil {
+				close(told)
+				return
+			}
+			told <- string(buf[:n])
+		}
+	}()
+	t.Cleanup(func() { c.Close(); <-done })
+	return told
+}
+
+func TestSystemdIsTold(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	initNode(t, cfg, InitOptions{})
+	told := notified(t)
+	t.Setenv("WATCHDOG_USEC", "2000000")
+	t.Setenv("WATCHDOG_PID", fmt.Sprint(os.Getpid()))
+	next := func(want string) {
+		t.Helper()
+		for s := range told {
+			if strings.HasPrefix(s, want) {
+				return
+			}
+		}
+		t.Fatalf("systemd was never told %s", want)
+	}
+	n := serveNode(t, cfg)
+	next("READY=1")
+	next("WATCHDOG=1")
+	other := cfg
+	other.Log.Level = slog.LevelDebug
+	other.Data = "/elsewhere"
+	go n.Reload(other)
+	next("RELOADING=1\nMONOTONIC_USEC=")
+	next("READY=1")
+	n.stop()
+	next("STOPPING=1")
+}
+
+// The watchdog is told only what is so: a node that does not answer names, or whose tree has stopped, is not alive.
+func TestLivenessAsksWhatClientsAsk(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	initNode(t, cfg, InitOptions{})
+	a, err := Open(cfg, Options{Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := a.alive(ctx); err == nil { // the sockets are there, nobody serves
+		t.Error("a node that does not run is alive")
+	}
+	n := &node{Appliance: a, t: t}
+	run, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(run) }()
+	var last error
+	for range 100 {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		last = a.alive(ctx)
+		cancel()
+		if last == nil {
+			break
+		}
+	}
+	if last != nil {
+		t.Errorf("a node that serves: %v", last)
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReloadSaysWhatNeedsARestart(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	initNode(t, cfg, InitOptions{})
+	level := &slog.LevelVar{}
+	a, err := Open(cfg, Options{Level: level})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if notes := a.Reload(cfg); len(notes) != 0 {
+		t.Errorf("nothing has changed: %q", notes)
+	}
+	next := cfg
+	next.Log.Level = slog.LevelDebug
+	next.Node, next.Data, next.Advertise, next.Listen.HTTP, next.Log.Format = "n2", "/x", nil, nil, "json"
+	notes := strings.Join(a.Reload(next), "\n")
+	for _, key := range []string{"node", "data", "advertise", "listen", "log.format"} {
+		if !strings.Contains(notes, key+" has changed in the config and needs a restart") {
+			t.Errorf("%s is not said: %s", key, notes)
+		}
+	}
+	if level.Level() != slog.LevelDebug {
+		t.Error("the log level did not follow")
+	}
+}
+
+func TestJournalLinesCarryTheirPriority(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(newJournal(&out, slog.LevelDebug)).With("room", "x").WithGroup("g")
+	log.Debug("a", "k", "v")
+	log.Info("b")
+	log.Warn("c\nd")
+	log.Error("e", "level", 1)
+	want := "<7>msg=a room=x g.k=v\n<6>msg=b room=x\n<4>msg=\"c\\nd\" room=x\n<3>msg=e room=x g.level=1\n"
+	if out.String() != want {
+		t.Errorf("got\n%s, want\n%s", out.String(), want)
+	}
+}
+
+func TestMetricsAreNamedAndBounded(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	initNode(t, cfg, InitOptions{})
+	n := serveNode(t, cfg)
+	n.do("GET", "https://dl.k8s.io/not/there", nil)
+	n.do("BREW", "https://dl.k8s.io/pot", nil)
+	n.resolves("www.nowhere.example")
+	if _, err := net.Dial("tcp", n.Addrs().HTTPS[0].String()); err != nil {
+		t.Fatal(err)
+	}
+	// A client that does not trust our root is counted and told of.
+	if _, err := http.Get("https://" + n.Addrs().HTTPS[0].String()); err == nil {
+		t.Error("trusted without our root")
+	}
+	wants := []string{
+		`casemate_http_requests_total{code="404",method="GET",room="files"} 1`,
+		`casemate_http_requests_total{code="405",method="other",room="files"} 1`,
+		`casemate_misses_total{kind="file"} 1`,
+		`casemate_misses_total{kind="dns"} `,
+		`casemate_dns_answers_total{rcode="NXDOMAIN"} `,
+		`casemate_tls_errors_total{reason="untrusted"} 1`,
+		`casemate_serving 1`, `casemate_raft_applied_index `, `casemate_disk_free_bytes `, `casemate_certificate_expiry_timestamp_seconds{kind="root"} `,
+		`casemate_info{commit="unknown",node="n1",version="unknown"} 1`,
+	}
+	var body string
+	for range 1000 { // what is counted behind the answer arrives in a moment
+		_, body = n.do("GET", "http://casemate.internal/metrics", nil)
+		if !slices.ContainsFunc(wants, func(w string) bool { return !strings.Contains(body, "\n"+w) }) {
+			return
+		}
+	}
+	for _, w := range wants {
+		if !strings.Contains(body, "\n"+w) {
+			t.Errorf("%s is not in\n%s", w, body)
+		}
+	}
+}
+
+// Requests with tricks in their path get a client error and change nothing; none of them reaches a file outside of its place.
+func TestPathTricksAreRefused(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	initNode(t, cfg, InitOptions{})
+	n := serveNode(t, cfg)
+	for _, host := range []string{"registry.k8s.io", "files.casemate.internal", "casemate.internal", "registry.casemate.internal"} {
+		for _, path := range []string{"/../../etc/passwd", "/v2/../../etc/passwd", "/files/../../x", "/v2/a/manifests/..", "/%2e%2e/%2e%2e/etc/passwd", "/v2/%2e%2e%2fx/manifests/1", "/a%00b", "/v2/a%00b/manifests/1",
+			"/files/dl.k8s.io/%00", "//", "/v2//", "/crl/..%2f..%2fx.crl", "/" + strings.Repeat("a/", 3000), "/v2/" + strings.Repeat("a", 3000) + "/manifests/1"} {
+			c, err := net.Dial("tcp", n.Addrs().HTTP[0].String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", path, host)
+			answer, _ := io.ReadAll(c)
+			c.Close()
+			status, _, _ := strings.Cut(string(answer), "\r\n")
+			if !strings.HasPrefix(status, "HTTP/1.1 4") && !(strings.HasPrefix(status, "HTTP/1.1 3") || path == "//" && strings.HasPrefix(status, "HTTP/1.1 200")) {
+				t.Errorf("%s%.40s: %s", host, path, status)
+			}
+			if strings.Contains(string(answer), "root:") {
+				t.Errorf("%s%.40s: %s", host, path, answer)
+			}
+		}
+	}
+	var book []missing.Entry
+	n.must("GET", "missing", nil, &book)
+}

@@ -1,0 +1,172 @@
+package appliance
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// handed makes a socket as systemd hands it over: a file with the socket's name.
+func handed(t *testing.T, name, network, addr string) (*os.File, string) {
+	t.Helper()
+	var f *os.File
+	var at string
+	if network == "udp" {
+		c, err := net.ListenPacket(network, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		at = c.LocalAddr().String()
+		if f, err = c.(*net.UDPConn).File(); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		l, err := net.Listen(network, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at = l.Addr().String()
+		if u, ok := l.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(false)
+		}
+		if f, err = l.(interface{ File() (*os.File, error) }).File(); err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+	}
+	named := os.NewFile(uintptr(mustDup(t, f)), name)
+	f.Close()
+	return named, at
+}
+
+func mustDup(t *testing.T, f *os.File) int {
+	fd, err := syscall.Dup(int(f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+func TestSocketsFromSystemdAreUsedByName(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	cfg.Listen.HTTP, cfg.Listen.HTTPS, cfg.Listen.DNS = nil, nil, nil // nothing is said: what is handed over counts
+	http, httpAt := handed(t, "http", "tcp", "127.0.0.1:0")
+	https, httpsAt := handed(t, "https", "tcp", "127.0.0.1:0")
+	udp, udpAt := handed(t, "dns-udp", "udp", "127.0.0.1:0")
+	tcp, _ := handed(t, "dns-tcp", "tcp", udpAt)
+	admin, adminAt := handed(t, "admin", "unix", cfg.Listen.Admin)
+	s, err := bind(&cfg, []*os.File{https, udp, http, tcp, admin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	a := s.addrs()
+	if got := fmt.Sprintf("%v %v %v %s", a.HTTP, a.HTTPS, a.DNS, a.Admin); got != fmt.Sprintf("[%s] [%s] [%s] %s", httpAt, httpsAt, udpAt, adminAt) {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestWrongSocketsAreNamed(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	want := netip.MustParseAddrPort("127.0.0.1:18080")
+	cfg.Listen.HTTP = []netip.AddrPort{want}
+	other, otherAt := handed(t, "http", "tcp", "127.0.0.1:0")
+	if _, err := bind(&cfg, []*os.File{other}); err == nil || !strings.Contains(err.Error(), `systemd's socket "http" is at `+otherAt+`, but listen.http says 127.0.0.1:18080: change one of the two`) {
+		t.Errorf("got %v", err)
+	}
+	cfg = testConfig(t, t.TempDir())
+	unknown, _ := handed(t, "web", "tcp", "127.0.0.1:0")
+	if _, err := bind(&cfg, []*os.File{unknown}); err == nil || !strings.Contains(err.Error(), `a socket called "web"`) {
+		t.Errorf("got %v", err)
+	}
+	half, _ := handed(t, "dns-udp", "udp", "127.0.0.1:0")
+	if _, err := bind(&cfg, []*os.File{half}); err == nil || !strings.Contains(err.Error(), "1 sockets called dns-udp and 0 called dns-tcp") {
+		t.Errorf("got %v", err)
+	}
+	stream, _ := handed(t, "dns-udp", "tcp", "127.0.0.1:0")
+	tcp, _ := handed(t, "dns-tcp", "tcp", "127.0.0.1:0")
+	if _, err := bind(&cfg, []*os.File{stream, tcp}); err == nil || !strings.Contains(err.Error(), `socket "dns-udp" from systemd is no datagram socket`) {
+		t.Errorf("got %v", err)
+	}
+	elsewhere, at := handed(t, "admin", "unix", filepath.Join(t.TempDir(), "other.sock"))
+	if _, err := bind(&cfg, []*os.File{elsewhere}); err == nil || !strings.Contains(err.Error(), `systemd's socket "admin" is at `+at+`, but listen.admin says `+cfg.Listen.Admin) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A taken port is one sentence that names it and what to do, and everything that was bound before it is free again.
+func TestATakenPortIsNamedAndNothingStaysBound(t *testing.T) {
+	for _, c := range []struct{ network, key string }{{"tcp", "listen.https"}, {"udp", "listen.dns"}, {"tcp", "listen.dns"}} {
+		cfg := testConfig(t, t.TempDir())
+		var taken netip.AddrPort
+		if c.network == "tcp" {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			taken = l.Addr().(*net.TCPAddr).AddrPort()
+		} else {
+			l, err := net.ListenPacket("udp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			taken = l.LocalAddr().(*net.UDPAddr).AddrPort()
+		}
+		if c.key == "listen.dns" {
+			cfg.Listen.DNS = []netip.AddrPort{taken}
+		} else {
+			cfg.Listen.HTTPS = []netip.AddrPort{taken}
+		}
+		_, err := Open(cfg, Options{Log: testLog(t)})
+		if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), fmt.Sprintf("%s: %s port %s is taken by another program", c.key, c.network, taken)) {
+			t.Errorf("got %v", err)
+		}
+		if exists(cfg.Data) || exists(cfg.Listen.Admin) {
+			t.Error("something was made")
+		}
+	}
+	cfg := testConfig(t, t.TempDir())
+	cfg.Listen.HTTP = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:8080")}
+	if _, err := Open(cfg, Options{}); err == nil || !strings.Contains(err.Error(), "listen.http: 192.0.2.1 is no address of this host") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestTheAdminSocket(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	cfg.Listen.Admin = filepath.Join(filepath.Dir(cfg.Data), "deep", "admin.sock")
+	s, err := bind(&cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(cfg.Listen.Admin); err != nil || info.Mode().Perm() != 0o660 {
+		t.Errorf("%v, mode %v, want 0660", err, info.Mode())
+	}
+	if _, err := bind(&cfg, nil); err == nil || !strings.Contains(err.Error(), "probably another casemate, answers at "+cfg.Listen.Admin) {
+		t.Errorf("a second one: %v", err)
+	}
+	s.admin.(*net.UnixListener).SetUnlinkOnClose(false)
+	s.close() // as kill -9 leaves it
+	if s, err = bind(&cfg, nil); err != nil {
+		t.Fatalf("what a killed daemon left behind: %v", err)
+	}
+	s.close()
+	if err := os.WriteFile(cfg.Listen.Admin, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bind(&cfg, nil); err == nil || !strings.Contains(err.Error(), "exists and is no socket") {
+		t.Errorf("a file in its place: %v", err)
+	}
+	if data, _ := os.ReadFile(cfg.Listen.Admin); string(data) != "precious" {
+		t.Error("the file is gone")
+	}
+}
