@@ -41,6 +41,8 @@ type Cluster struct {
 	own       sync.WaitGroup // our goroutines
 
 	stopping atomic.Bool
+	flight   sync.RWMutex  // read-locked by every command that raft has to answer
+	ended    chan struct{} // raft has ended
 	stop     chan struct{}
 	once     sync.Once // Close
 	closed   error
@@ -66,7 +68,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	}
 	c := &Cluster{
 		cfg: cfg, log: cfg.Log, id: id, lock: lock, opened: cfg.Now(),
-		stop: make(chan struct{}), done: make(chan struct{}),
+		stop: make(chan struct{}), done: make(chan struct{}), ended: make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {
@@ -113,9 +115,10 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	rc.NotifyCh = changes
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Node))
 	c.transport = transport
-	if c.raft, err = raft.NewRaft(rc, c.machine, c.wal, c.wal, snaps, transport); err != nil {
-		return nil, err
+	if c.raft, err = newRaft(rc, c.machine, logStore{c.wal, c.fail}, snaps, transport); err != nil {
+		return nil, errors.Join(c.Err(), err)
 	}
+	c.own.Go(c.endRaft)
 	c.own.Go(func() { c.followLeadership(changes) })
 	c.own.Go(c.keepMark)
 	c.log.Info("cluster open", "node", cfg.Node, "cluster", id.Cluster, "index", c.machine.view.Load().Index(), "boot", boot)
@@ -127,6 +130,9 @@ func Open(cfg Config) (_ *Cluster, err error) {
 func (c *Cluster) Close() error {
 	c.once.Do(func() {
 		c.stopping.Store(true)
+		c.flight.Lock() // until all commands under way are answered, and there are no more
+		//lint:ignore SA2001 nothing is to be done in between
+		c.flight.Unlock()
 		if c.raft.State() == raft.Leader && c.voters() > 1 {
 			if err := c.raft.LeadershipTransfer().Error(); err != nil {
 				c.log.Warn("leadership not handed over", "err", err)
@@ -142,15 +148,12 @@ func (c *Cluster) Close() error {
 func (c *Cluster) release() error {
 	c.stopping.Store(true)
 	var errs []error
-	if c.raft != nil {
-		// First, and waited for: nothing below may go away while raft can still apply or append.
-		errs = append(errs, c.raft.Shutdown().Error())
-	}
+	// Raft first, and waited for: nothing below may go away while it can still apply or append.
+	close(c.stop)
+	c.own.Wait()
 	if c.transport != nil {
 		errs = append(errs, c.transport.Close())
 	}
-	close(c.stop)
-	c.own.Wait()
 	if c.mark != nil {
 		if c.raft != nil && c.Err() == nil {
 			// Convenience only, as after a crash there is an older mark.
@@ -196,6 +199,16 @@ func (c *Cluster) Err() error {
 // ID is the cluster's identity, random, made by Bootstrap and the same on all nodes.
 func (c *Cluster) ID() string { return c.id.Cluster }
 
+// endRaft ends raft with the node, and also when the node cannot go on: it must neither lead nor vote then, and who waits for an answer must not wait for ever.
+func (c *Cluster) endRaft() {
+	select {
+	case <-c.stop:
+	case <-c.done:
+	}
+	c.raft.Shutdown().Error() // nil: it only waits
+	close(c.ended)
+}
+
 // leadership tells who waits for it when this node becomes or ceases to be the leader.
 type leadership struct {
 	mu     sync.Mutex
@@ -235,6 +248,11 @@ func (c *Cluster) followLeadership(changes <-chan bool) {
 	}
 }
 
+// stopped is for writes: another node, or this one after a restart, may take them.
+func (c *Cluster) stopped() error {
+	return fmt.Errorf("this node has stopped (%v): %w", c.Err(), syscall.EAGAIN)
+}
+
 var errNoMajority = fmt.Errorf("no majority of the voters can be reached now, try again later: %w", syscall.EAGAIN)
 
 // ready waits until this node can propose. A later node that is not the leader will hand its commands to the leader instead; nothing above will notice.
@@ -243,7 +261,7 @@ func (c *Cluster) ready(ctx context.Context, deadline <-chan time.Time) error {
 		is, change := c.lead.get()
 		switch {
 		case c.Err() != nil:
-			return fmt.Errorf("this node has stopped: %w", c.Err())
+			return c.stopped()
 		case c.stopping.Load():
 			return fmt.Errorf("this node is stopping: %w", syscall.EAGAIN)
 		case is:

@@ -13,8 +13,6 @@ import (
 	"strings"
 
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
-	walsegment "github.com/hashicorp/raft-wal/segment"
 	"golang.org/x/crypto/chacha20poly1305"
 
 	"casemate/cluster/blob"
@@ -127,17 +125,6 @@ func bootstrapRaft(cfg Config) error {
 		Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(cfg.Node), Address: raft.ServerAddress(cfg.Node)}},
 	})
 	return errors.Join(err, log.Close())
-}
-
-func openWAL(cfg Config, create bool, fatal func(error)) (*wal.WAL, error) {
-	dir := filepath.Join(cfg.Dir, raftDir)
-	vfs := segments{fs: cfg.FS, fatal: fatal}
-	return wal.Open(dir,
-		wal.WithSegmentFiler(walsegment.NewFiler(dir, vfs)),
-		wal.WithMetaStore(&meta{fs: cfg.FS, path: filepath.Join(dir, "meta"), create: create}),
-		wal.WithSegmentSize(cfg.segmentSize),
-		wal.WithLogger(bend(cfg.Log, "raft-wal")),
-	)
 }
 
 // openDir checks and locks a data directory. The caller closes the lock.

@@ -2,17 +2,12 @@ package cluster
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
-
-	"github.com/hashicorp/raft-wal/types"
 
 	"casemate/cluster/blob"
 )
@@ -90,166 +85,6 @@ func removeAll(fsys FS, name string) error {
 	}
 	return fsys.Remove(name)
 }
-
-// segments gives raft-wal our file system.
-type segments struct {
-	fs    FS
-	fatal func(error)
-}
-
-var _ types.VFS = segments{}
-
-func (s segments) ListDir(dir string) ([]string, error) {
-	list, err := s.fs.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	names := make([]string, 0, len(list))
-	for _, e := range list {
-		if !e.IsDir() {
-			names = append(names, e.Name())
-		}
-	}
-	return names, nil
-}
-
-func (s segments) Create(dir, name string, size uint64) (types.WritableFile, error) {
-	f, err := s.fs.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o640)
-	if err != nil {
-		return nil, err
-	}
-	if size > 0 {
-		if err := s.fs.Allocate(f, int64(size)); err != nil {
-			f.Close()
-			s.fs.Remove(filepath.Join(dir, name))
-			return nil, err
-		}
-	}
-	return &segment{File: f, s: s, dir: dir}, nil
-}
-
-func (s segments) Delete(dir, name string) error {
-	if err := s.fs.Remove(filepath.Join(dir, name)); err != nil {
-		return err
-	}
-	return s.fs.SyncDir(dir)
-}
-
-func (s segments) OpenReader(dir, name string) (types.ReadableFile, error) {
-	return s.fs.OpenFile(filepath.Join(dir, name), os.O_RDONLY, 0)
-}
-
-func (s segments) OpenWriter(dir, name string) (types.WritableFile, error) {
-	f, err := s.fs.OpenFile(filepath.Join(dir, name), os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	// Its name may have been made just before a crash: the first sync syncs the directory too.
-	return &segment{File: f, s: s, dir: dir}, nil
-}
-
-type segment struct {
-	blob.File
-	s     segments
-	dir   string
-	named bool // its name is durable; used by raft-wal's one writer only
-}
-
-// Sync also makes the file's name durable, the first time. After an error the node must not go on: the kernel has dropped what it could not write,
-// and would call a later sync of the same bytes a success.
-func (g *segment) Sync() error {
-	err := g.File.Sync()
-	if err == nil && !g.named {
-		if err = g.s.fs.SyncDir(g.dir); err == nil {
-			g.named = true
-		}
-	}
-	if err != nil {
-		g.s.fatal(fmt.Errorf("sync of the raft log: %w", err))
-	}
-	return err
-}
-
-// meta is what raft-wal calls its meta store: the list of segments, and raft's term and vote. It is written a few times per election
-// and segment, so one small file, replaced as a whole, does; bbolt, raft-wal's default, would be a second database with a
-// second format, and one that has no seam to test power cuts through.
-type meta struct {
-	fs     FS
-	path   string
-	create bool // a missing file is an empty log; otherwise it is damage: raft-wal would delete every segment that it does not list
-
-	mu   sync.Mutex
-	body metaBody
-}
-
-type metaBody struct {
-	Segments types.PersistentState
-	Stable   map[string][]byte
-}
-
-var _ types.MetaStore = (*meta)(nil)
-
-// Load implements types.MetaStore.
-func (m *meta) Load(string) (types.PersistentState, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.body = metaBody{Stable: map[string][]byte{}}
-	data, err := readFile(m.fs, m.path)
-	if errors.Is(err, fs.ErrNotExist) && m.create {
-		return m.body.Segments, nil
-	}
-	if err != nil {
-		return m.body.Segments, err
-	}
-	if len(data) < 4 || binary.BigEndian.Uint32(data) != checksum(data[4:]) {
-		return m.body.Segments, fmt.Errorf("%s: wrong checksum: %w", m.path, types.ErrCorrupt)
-	}
-	if err := json.Unmarshal(data[4:], &m.body); err != nil {
-		return m.body.Segments, fmt.Errorf("%s: %v: %w", m.path, err, types.ErrCorrupt)
-	}
-	if m.body.Stable == nil {
-		m.body.Stable = map[string][]byte{}
-	}
-	return m.body.Segments, nil
-}
-
-func (m *meta) write() error {
-	data, err := json.Marshal(m.body)
-	if err != nil {
-		return err
-	}
-	return writeFile(m.fs, m.path, append(binary.BigEndian.AppendUint32(nil, checksum(data)), data...), 0o640)
-}
-
-// CommitState implements types.MetaStore.
-func (m *meta) CommitState(s types.PersistentState) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.body.Segments = s
-	return m.write()
-}
-
-// GetStable implements types.MetaStore.
-func (m *meta) GetStable(key []byte) ([]byte, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.body.Stable[string(key)], nil
-}
-
-// SetStable implements types.MetaStore. Raft keeps its term and its vote here.
-func (m *meta) SetStable(key, value []byte) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if value == nil {
-		delete(m.body.Stable, string(key))
-	} else {
-		m.body.Stable[string(key)] = append([]byte{}, value...)
-	}
-	return m.write()
-}
-
-// Close implements types.MetaStore.
-func (m *meta) Close() error { return nil }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -75,20 +74,22 @@ func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (state.Result, e
 	for {
 		if err := c.ready(ctx, deadline.C); err != nil {
 			if unknown {
-				err = fmt.Errorf("it is not known whether the write happened: %w", err)
+				err = fmt.Errorf("%w: %w", errUnknown, err)
 			}
 			return state.Result{}, err
 		}
-		r, err := c.submit(data)
+		r, err := c.submit(ctx, data)
 		switch {
 		case err == nil && r.Fatal != nil:
-			return r, fmt.Errorf("this node has stopped: %w", r.Fatal)
+			return r, c.stopped()
 		case err == nil:
 			return r, r.Err
+		case errors.Is(err, errUnknown):
+			return r, err
 		case errors.Is(err, raft.ErrLeadershipLost):
 			unknown = true
 		case errors.Is(err, raft.ErrRaftShutdown):
-			return r, fmt.Errorf("this node is stopping: %w", syscall.EAGAIN)
+			unknown = true // ready says why
 		case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
 		default:
 			// Storing the entry failed. Raft gives up leadership; whether the disk has it is not known.
@@ -112,10 +113,27 @@ func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (state.Result, e
 
 // submit hands an encoded command to the leader and returns what applying it on this node gave. This is the border behind which a command of
 // a follower will travel to the leader.
-func (c *Cluster) submit(data []byte) (state.Result, error) {
-	f := c.raft.Apply(data, c.cfg.LeaderWait)
-	if err := f.Error(); err != nil {
-		return state.Result{}, err
+func (c *Cluster) submit(ctx context.Context, data []byte) (state.Result, error) {
+	c.flight.RLock() // Close waits for it, since raft forgets whom it has to answer when it is shut down
+	defer c.flight.RUnlock()
+	if c.stopping.Load() {
+		return state.Result{}, raft.ErrRaftShutdown
 	}
-	return f.Response().(state.Result), nil
+	f := c.raft.Apply(data, c.cfg.LeaderWait)
+	answer := make(chan error, 1)
+	// This goroutine lives on only if raft's own has ended under it (see logStore.abandon), in a process that is about to end.
+	go func() { answer <- f.Error() }()
+	select {
+	case err := <-answer:
+		if err != nil {
+			return state.Result{}, err
+		}
+		return f.Response().(state.Result), nil
+	case <-c.ended:
+		return state.Result{}, raft.ErrRaftShutdown
+	case <-ctx.Done():
+		return state.Result{}, fmt.Errorf("%w: %w", errUnknown, ctx.Err())
+	}
 }
+
+var errUnknown = errors.New("it is not known whether the write happened")
