@@ -95,10 +95,10 @@ func Open(ctx context.Context, cfg Config) (*CA, error) {
 	if c.cfg.CRLURL != "" && !strings.HasSuffix(c.cfg.CRLURL, "/") {
 		c.cfg.CRLURL += "/"
 	}
-	if strings.Contains(cfg.Node, "/") || cfg.Node == "." || cfg.Node == ".." {
-		return nil, fmt.Errorf("node name %q cannot stand in a path", cfg.Node)
+	err := checkNode(cfg.Node)
+	if err != nil {
+		return nil, err
 	}
-	var err error
 	if c.domain, err = canonical(cfg.Domain); err != nil {
 		return nil, fmt.Errorf("domain: %w", err)
 	}
@@ -115,6 +115,14 @@ func Open(ctx context.Context, cfg Config) (*CA, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// checkNode refuses a node name that cannot name a record; "" is none.
+func checkNode(name string) error {
+	if name != "" && (!fs.ValidPath(name) || name == "." || strings.Contains(name, "/")) {
+		return mistakef("node name %q cannot stand in a path", name)
+	}
+	return nil
 }
 
 // Close ends what Open began and waits for it. Handshakes fail from then on.

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -260,8 +259,11 @@ func (c *CA) issuerDue(s *snapshot) string {
 
 // ForgetNode removes the addresses of a node that has left the cluster: a new intermediate does not permit them any more.
 func (c *CA) ForgetNode(ctx context.Context, node string) error {
-	if node == "" || node == c.cfg.Node || !fs.ValidPath("node/"+node) || strings.Contains(node, "/") {
-		return mistakef("cannot forget the node %q", node)
+	if err := checkNode(node); err != nil {
+		return err
+	}
+	if node == "" || node == c.cfg.Node {
+		return mistakef("node %q cannot forget itself", node)
 	}
 	err := c.retry(func(s *snapshot) error {
 		if _, err := c.cfg.Tree.Stat("node/" + node); errors.Is(err, fs.ErrNotExist) {

@@ -438,3 +438,24 @@ func TestGlobalsAreUnused(t *testing.T) {
 		t.Error("certmagic could ask someone else for certificates")
 	}
 }
+
+// BenchmarkGet is what a handshake costs beside the handshake.
+func BenchmarkGet(b *testing.B) {
+	h := build(b, nil)
+	get := h.ca.TLSConfig().GetCertificate
+	for b.Loop() {
+		if _, err := get(hello("docker.io", "127.0.0.1:443")); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkNewLeaf is what the first handshake of a name costs besides.
+func BenchmarkNewLeaf(b *testing.B) {
+	h := build(b, nil)
+	for b.Loop() {
+		if _, err := h.ca.leaves.renew("docker.io"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -191,6 +191,9 @@ func Init(ctx context.Context, tree Tree, sealer Sealer, spec Spec, enabled []st
 	if err != nil {
 		return err
 	}
+	if err := checkNode(spec.Node); err != nil {
+		return err
+	}
 	names, err := canonicals(enabled)
 	if err != nil {
 		return fmt.Errorf("enabled %w", err)

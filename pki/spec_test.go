@@ -40,6 +40,7 @@ func TestInitRefusesContradictions(t *testing.T) {
 		{"too wide a zone", func(s *Spec) { s.Permit = []string{"com"} }, nil, "permit com is wider than the public zone"},
 		{"too wide a range", func(s *Spec) { s.Permit = []string{"0.0.0.0/0"} }, nil, "permit 0.0.0.0/0 is most of the internet"},
 		{"bits behind the prefix", func(s *Spec) { s.Permit = []string{"192.0.2.1/24"} }, nil, "write 192.0.2.0/24"},
+		{"node", func(s *Spec) { s.Node = "../x" }, nil, `node name "../x" cannot stand in a path`},
 		{"wildcard", func(s *Spec) { s.Permit = []string{"*.corp.example"} }, nil, `write a zone without the leading "*."`},
 		{"leading dot", func(s *Spec) { s.Exclude = []string{".corp.example"} }, nil, `write a zone without the leading "."`},
 		{"rubbish", func(s *Spec) { s.Exclude = []string{"corp example"} }, nil, `exclude "corp example" is neither a zone nor a CIDR`},
