@@ -277,18 +277,8 @@ func (r *Registry) Conflicts() []Conflict {
 	return slices.SortedFunc(maps.Values(c.byName), func(a, b Conflict) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// findBlob returns a repository that a read of blob d by rt's name would be answered from, and the blob's size; fs.ErrNotExist if there is none.
-// A manifest may refer to such a blob: its client was told that the blob is here and so did not upload it.
-func (r *Registry) findBlob(rt route, d digest.Digest) (repo string, size int64, err error) {
-	rt.kind, rt.digest, rt.reference = kindBlob, d, d.String()
-	h, ok, _ := r.find(&rt)
-	if !ok {
-		return "", 0, fmt.Errorf("blob %s: %w", d, fs.ErrNotExist)
-	}
-	return h.repo, h.size, nil
-}
-
-// findChild is findBlob for a manifest that an index or a subject names.
+// findChild returns a repository that a read of manifest d by rt's name would be answered from, and the manifest's size; fs.ErrNotExist if there
+// is none.
 func (r *Registry) findChild(rt route, d digest.Digest) (repo string, size int64, err error) {
 	rt.kind, rt.digest, rt.reference = kindManifest, d, d.String()
 	h, ok, _ := r.find(&rt)
