@@ -35,6 +35,14 @@ func (e *apiError) with(detail any) *apiError {
 	return &c
 }
 
+// because returns the same error with why as its detail and in its message as well: most clients print nothing but the message, and this is for people.
+func (e *apiError) because(why string) *apiError {
+	c := *e
+	c.message += ": " + why
+	c.detail = why
+	return &c
+}
+
 var (
 	errBlobUnknown     = &apiError{status: 404, code: "BLOB_UNKNOWN", message: "blob unknown to registry"}
 	errUploadInvalid   = &apiError{status: 400, code: "BLOB_UPLOAD_INVALID", message: "blob upload invalid"}

@@ -219,7 +219,7 @@ func (r *Registry) miss(w http.ResponseWriter, req *http.Request, rt *route, e *
 	if detail != "" {
 		said += ": " + detail
 	}
-	writeError(w, req, e.with(said))
+	writeError(w, req, e.because(said))
 }
 
 // ambiguity is the detail of a miss for which a tolerance had several answers.
