@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -25,6 +26,9 @@ func start(t testing.TB, cfg Config) *Cluster {
 	t.Helper()
 	c, err := Open(cfg)
 	if err != nil {
+		if !strings.Contains(err.Error(), "not initialised") {
+			t.Fatal(err)
+		}
 		if err := Bootstrap(cfg); err != nil {
 			t.Fatal(err)
 		}

@@ -200,6 +200,9 @@ func readTrailer(f blob.File) (*trailer, error) {
 		return nil, err
 	}
 	var end [4]byte
+	if i.Size() < int64(len(end)) {
+		return nil, errDamaged
+	}
 	if _, err := f.ReadAt(end[:], i.Size()-4); err != nil {
 		return nil, errDamaged
 	}

@@ -52,6 +52,9 @@ func (f *file) readAt(p []byte, off int64) (int, error) {
 	if err := f.ready(); err != nil {
 		return 0, err
 	}
+	if off < 0 {
+		return 0, &fs.PathError{Op: "readat", Path: f.name, Err: fs.ErrInvalid}
+	}
 	if off >= int64(len(f.node.data)) {
 		if len(p) == 0 {
 			return 0, nil
