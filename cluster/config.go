@@ -5,20 +5,20 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/blob"
-	"casemate/cluster/state"
 )
 
 // Config says which node this is and where it lives.
 type Config struct {
 	// Dir is the data directory. It belongs to the cluster alone.
 	Dir string
-	// Node is this node's name, the same for ever: 1 to 128 of A-Z a-z 0-9 . _ - : @ +.
+	// Node is this node's name, the same for ever: 1 to 63 of A-Z a-z 0-9 . _ -.
 	Node string
 	// Log receives one line per change of state; nil is slog.Default().
 	Log *slog.Logger
@@ -46,8 +46,8 @@ func (c Config) complete() (Config, error) {
 	if c.Dir == "" {
 		return c, errors.New("data directory must be set, got \"\"")
 	}
-	if !state.ValidID(c.Node) {
-		return c, fmt.Errorf("node must be 1 to 128 of A-Z a-z 0-9 . _ - : @ +, got %.150q", c.Node)
+	if c.Node == "" || len(c.Node) > 63 || strings.Trim(c.Node, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") != "" {
+		return c, fmt.Errorf("node must be 1 to 63 of A-Z a-z 0-9 . _ -, got %.100q", c.Node)
 	}
 	if c.Reserve < 0 || c.PinTime < 0 || c.LeaderWait < 0 || c.ScratchAge < 0 {
 		return c, fmt.Errorf("reserve and times must not be negative, got %d, %s, %s and %s", c.Reserve, c.PinTime, c.LeaderWait, c.ScratchAge)

@@ -39,7 +39,7 @@ func (t *Tree) Sub(dir string) *Tree {
 	return &sub
 }
 
-// As returns the same tree, whose writes carry the claim: an import's name, [A-Za-z0-9._:@+-]{1,128}, or "" for by hand. A name keeps what
+// As returns the same tree, whose writes carry the claim: an import's name (valid by state.ValidID), or "" for by hand. A name keeps what
 // each claim wrote to it; the newest shows. A bad claim is fs.ErrInvalid at the Update.
 func (t *Tree) As(claim string) *Tree {
 	as := *t

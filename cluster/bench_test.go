@@ -1,0 +1,102 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+)
+
+func benchCluster(b *testing.B) *Cluster {
+	cfg := testConfig(b, b.TempDir())
+	cfg.Log = slog.New(slog.DiscardHandler)
+	return start(b, cfg)
+}
+
+// BenchmarkCommit writes records of 200 bytes, each in a batch of its own: commits per second on the disk of the temporary directory.
+func BenchmarkCommit(b *testing.B) {
+	for _, writers := range []int{1, 64} {
+		b.Run(fmt.Sprint(writers), func(b *testing.B) {
+			c := benchCluster(b)
+			data := make([]byte, 200)
+			var n atomic.Int64
+			b.SetParallelism(max(1, writers/2)) // times GOMAXPROCS, which is 2 on the machine these numbers are told of
+			body := func(next func() bool) {
+				for next() {
+					name := fmt.Sprintf("b/%d", n.Add(1))
+					if err := c.Tree().Update(context.Background(), func(batch Batch) error { batch.Put(name, data); return nil }); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			}
+			b.ResetTimer()
+			if writers == 1 {
+				body(b.Loop)
+			} else {
+				b.RunParallel(func(pb *testing.PB) { body(pb.Next) })
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
+		})
+	}
+}
+
+// BenchmarkPush commits blobs of 4 KiB, scratch file to pin.
+func BenchmarkPush(b *testing.B) {
+	c := benchCluster(b)
+	data := make([]byte, 4096)
+	for i := 0; b.Loop(); i++ {
+		copy(data, fmt.Sprint(i))
+		push(b, c.Tree(), data)
+	}
+}
+
+// BenchmarkRead is what a pull asks of the tree: the link, the blob's size, the open file. With and without a writer beside it.
+func BenchmarkRead(b *testing.B) {
+	for _, beside := range []string{"alone", "beside a writer"} {
+		b.Run(beside, func(b *testing.B) {
+			c := benchCluster(b)
+			tree := c.Tree().Sub("registry")
+			d := push(b, tree, []byte("layer"))
+			update(b, tree, func(batch Batch) {
+				for i := range 10_000 {
+					batch.Link(fmt.Sprintf("repo/%d/link", i), d)
+				}
+			})
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for i := 0; beside != "alone" && ctx.Err() == nil; i++ {
+					if tree.Update(ctx, func(batch Batch) error { batch.Put(fmt.Sprintf("w/%d", i%1000), nil); return nil }) != nil {
+						return
+					}
+				}
+			}()
+			var n atomic.Int64
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					i, err := tree.Stat(fmt.Sprintf("repo/%d/link", n.Add(1)%10_000))
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					if _, err := tree.StatBlob(i.(info).Digest()); err != nil {
+						b.Error(err)
+						return
+					}
+					var f io.Closer
+					if f, err = tree.OpenBlob(ctx, d); err != nil {
+						b.Error(err)
+						return
+					}
+					f.Close()
+				}
+			})
+			cancel()
+			<-done
+		})
+	}
+}
