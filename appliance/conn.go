@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,14 +23,38 @@ const (
 type progressConn struct {
 	*net.TCPConn
 	stall time.Duration
+	until atomic.Int64 // the write deadline that extend set, in Unix nanoseconds; 0 when somebody else has set one
 	done  func()
 	once  sync.Once
+}
+
+// extend gives the client stall more for what is written next. TLS writes in small records, so a deadline that is still far enough away is left.
+func (c *progressConn) extend() {
+	now := time.Now()
+	if c.until.Load() > now.Add(c.stall/4*3).UnixNano() {
+		return
+	}
+	end := now.Add(c.stall)
+	c.TCPConn.SetWriteDeadline(end)
+	c.until.Store(end.UnixNano())
+}
+
+// SetDeadline is what net/http calls around a handshake.
+func (c *progressConn) SetDeadline(t time.Time) error {
+	c.until.Store(0)
+	return c.TCPConn.SetDeadline(t)
+}
+
+// SetWriteDeadline lasts until the next write.
+func (c *progressConn) SetWriteDeadline(t time.Time) error {
+	c.until.Store(0)
+	return c.TCPConn.SetWriteDeadline(t)
 }
 
 func (c *progressConn) Write(p []byte) (n int, err error) {
 	for len(p) > 0 {
 		piece := p[:min(len(p), stallChunk)]
-		c.TCPConn.SetWriteDeadline(time.Now().Add(c.stall))
+		c.extend()
 		m, err := c.TCPConn.Write(piece)
 		n += m
 		if err != nil {
@@ -51,7 +76,7 @@ func (c *progressConn) ReadFrom(r io.Reader) (n int64, err error) {
 		// The kernel takes a file itself or one in an *io.LimitedReader, not deeper: so the outer one was taken off above.
 		piece := &io.LimitedReader{R: r, N: min(limit, stallChunk)}
 		want := piece.N
-		c.TCPConn.SetWriteDeadline(time.Now().Add(c.stall))
+		c.extend()
 		m, err := c.TCPConn.ReadFrom(piece)
 		n += m
 		limit -= m
