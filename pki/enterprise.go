@@ -142,7 +142,7 @@ func (c *CA) probe(a *authority, key crypto.Signer) error {
 	for _, up := range iss.chain {
 		der = append(der, up.Raw)
 	}
-	if _, _, err := (&snapshot{root: a}).verify(der, c.domain, c.now()); err != nil {
+	if _, err := (&snapshot{root: a}).verify(der, c.domain, c.now()); err != nil {
 		return mistakef("certificates below %s would not verify: %v", a.signer.Subject, err)
 	}
 	return nil

@@ -47,10 +47,9 @@ const maxLeaves = 4096
 
 // leaf is a certificate that was checked when it was loaded.
 type leaf struct {
-	cert   *tls.Certificate
-	hash   string // certmagic's name for it
-	root   string // ID of the root that it verifies by
-	issuer string
+	cert *tls.Certificate
+	hash string // certmagic's name for it
+	root string // ID of the root that it verifies by
 }
 
 const issuerKey = "casemate"
@@ -244,22 +243,26 @@ func (l *leaves) obtain(name string) (*leaf, error) {
 	if f := l.lookup(name); l.usable(f) {
 		return f, nil
 	}
-	f, err := l.fromFiles(name)
-	if err == nil && l.usable(f) {
-		l.keep(name, f)
-		return f, nil
-	}
-	return l.renew(name)
-}
-
-// renew makes a new leaf for name and puts it in the place of the old one.
-func (l *leaves) renew(name string) (*leaf, error) {
 	l.mu.RLock()
 	full := l.ready[name] == nil && len(l.ready) >= maxLeaves
 	l.mu.RUnlock()
 	if full {
 		return nil, fmt.Errorf("%d certificates are the most that a node keeps: disable names", maxLeaves)
 	}
+	f, err := l.fromFiles(name)
+	if err == nil && l.usable(f) {
+		l.keep(name, f)
+		return f, nil
+	}
+	made, rerr := l.renew(name)
+	if old := l.lookup(name); err == nil && (old == nil || old.hash != f.hash) {
+		l.cache.Remove([]string{f.hash})
+	}
+	return made, rerr
+}
+
+// renew makes a new leaf for name and puts it in the place of the old one.
+func (l *leaves) renew(name string) (*leaf, error) {
 	err := l.permitted(name) // before a key is made for nothing
 	if err != nil {
 		return nil, fmt.Errorf("the intermediate is not for it: %w", err)
@@ -295,7 +298,7 @@ func (l *leaves) fromFiles(name string) (*leaf, error) {
 	f := &leaf{cert: &cert, hash: m.Hash()}
 	s, err := l.ca.current()
 	if err == nil {
-		f.root, f.issuer, err = s.verify(cert.Certificate, name, l.ca.now())
+		f.root, err = s.verify(cert.Certificate, name, l.ca.now())
 	}
 	if err != nil {
 		l.cache.Remove([]string{f.hash})
@@ -315,17 +318,17 @@ func (l *leaves) keep(name string, f *leaf) {
 }
 
 // verify checks a chain as a client does that trusts what we hand out; it prefers the newest root.
-func (s *snapshot) verify(chain [][]byte, name string, now time.Time) (root, issuer string, err error) {
+func (s *snapshot) verify(chain [][]byte, name string, now time.Time) (root string, err error) {
 	var certs []*x509.Certificate
 	for _, der := range chain {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return "", "", err
+			return "", err
 		}
 		certs = append(certs, c)
 	}
 	if len(certs) < 2 {
-		return "", "", errors.New("chain without an intermediate")
+		return "", errors.New("chain without an intermediate")
 	}
 	between := x509.NewCertPool()
 	for _, c := range certs[1:] {
@@ -337,16 +340,12 @@ func (s *snapshot) verify(chain [][]byte, name string, now time.Time) (root, iss
 		if _, err = certs[0].Verify(x509.VerifyOptions{DNSName: hostInCert(name), Roots: roots, Intermediates: between, CurrentTime: now}); err != nil {
 			continue
 		}
-		_, issuer, err = keyID(certs[1].PublicKey)
-		if err != nil {
-			return "", "", err
-		}
 		if anchor.Equal(s.root.anchor) {
-			return s.root.ref.ID, issuer, nil
+			return s.root.ref.ID, nil
 		}
-		return s.old.ref.ID, issuer, nil
+		return s.old.ref.ID, nil
 	}
-	return "", "", err
+	return "", err
 }
 
 // hostInCert writes an address as VerifyOptions.DNSName wants it.
@@ -441,7 +440,7 @@ func (l *leaves) due(f *leaf) bool {
 		return true
 	}
 	now := l.ca.now()
-	return due(f.cert.Leaf.NotBefore, f.cert.Leaf.NotAfter, now) && earlier(now.Add(leafLife), s.issuer.cert.NotAfter).After(f.cert.Leaf.NotAfter)
+	return due(f.cert.Leaf.NotBefore, f.cert.Leaf.NotAfter, now) && earlier(now.Add(leafLife), s.issuer.end).After(f.cert.Leaf.NotAfter)
 }
 
 func (l *leaves) forget(name string) {

@@ -141,7 +141,7 @@ func TestTwoCAsInOneProcess(t *testing.T) {
 				cert, err := h.ca.TLSConfig().GetCertificate(hello("docker.io", "127.0.0.1:443"))
 				if err != nil {
 					t.Error(err)
-				} else if _, _, err := h.snapshot().verify(cert.Certificate, "docker.io", h.clock.now()); err != nil {
+				} else if _, err := h.snapshot().verify(cert.Certificate, "docker.io", h.clock.now()); err != nil {
 					t.Error(err)
 				}
 			})
