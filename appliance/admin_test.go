@@ -213,6 +213,7 @@ func TestSettingsChangeWhileServing(t *testing.T) {
 	}{
 		{"dns.ttl", "0s", 400, `must be between 1s and 1h, got "0s"`},
 		{"domain", "other.example", 400, "fixed at init"},
+		{"pki.issuer", "no PEM", 400, "must be PEM with the CA certificate"},
 		{"nonsense", "1", 404, `there is no setting "nonsense"`},
 		{"dns.forward", own, 400, "must name other resolvers, got this node's own address " + own},
 		{"origins", "registry.bank.example", 400, "not permitted by the root certificate"},

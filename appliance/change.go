@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -174,6 +175,9 @@ func (a *Appliance) removeOrigin(ctx context.Context, host string) error {
 
 // setSetting changes one setting, or puts its default back (nil). A setting that changes what is enabled changes the intermediate with it.
 func (a *Appliance) setSetting(ctx context.Context, key string, value *string) error {
+	if key == "pki.issuer" {
+		return a.setIssuer(ctx, value)
+	}
 	if !slices.Contains(settingKeys(), key) {
 		return unknownSetting(key)
 	}
@@ -226,4 +230,28 @@ func (a *Appliance) setSetting(ctx context.Context, key string, value *string) e
 		a.log.Info("setting changed", "key", key)
 	}
 	return err
+}
+
+// setIssuer makes an enterprise's CA certificate the one that signs. value is PEM: its private key, the certificate, and those above it. It is no
+// text in the settings directory, because the key must be sealed: the CA keeps it.
+func (a *Appliance) setIssuer(ctx context.Context, value *string) error {
+	if value == nil {
+		return usage("setting pki.issuer has no default to go back to: clients trust the enterprise's root now")
+	}
+	var chain, key []byte
+	for rest := []byte(*value); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type == "CERTIFICATE" {
+			chain = append(chain, pem.EncodeToMemory(block)...)
+		} else {
+			key = append(key, pem.EncodeToMemory(block)...)
+		}
+	}
+	if chain == nil || key == nil {
+		return usage("setting pki.issuer must be PEM with the CA certificate, those above it, and its private key")
+	}
+	return a.ca.UseEnterprise(ctx, chain, key)
 }
