@@ -18,7 +18,6 @@ type apiError struct {
 	message string
 	detail  any
 	retry   int // seconds for Retry-After, 0: none
-	// public says that the refusal is about the client, not about a miss.
 }
 
 func (e *apiError) Error() string {
