@@ -40,7 +40,20 @@ type scalars struct {
 }
 
 // New returns the state before the first log entry, at format 1.
-func New() *State { return &State{scalars: scalars{format: 1}} }
+func New() *State {
+	return &State{
+		scalars:  scalars{format: 1},
+		names:    newTable[string, *node](),
+		blobs:    newTable[Digest, blob](),
+		pins:     newTable[string, struct{}](),
+		tombs:    newTable[Digest, uint64](),
+		claims:   newTable[string, claim](),
+		stages:   newTable[string, stage](),
+		staged:   newTable[string, Op](),
+		sessions: newTable[string, session](),
+		outcomes: newTable[string, *outcome](),
+	}
+}
 
 // Clone returns a copy in constant time. The copy may be read while the original goes on applying, and the other way round;
 // making it counts as writing, so it belongs to the goroutine that applies, or under its lock.

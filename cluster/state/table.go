@@ -17,6 +17,14 @@ type change[K ~string, V any] struct {
 	had bool
 }
 
+// degree is half the width of a node. A write that follows a clone copies the nodes on its way down, so narrow nodes make cloning after every command,
+// which cluster does, cheap; wide ones save a little memory. DESIGN.md has the numbers.
+const degree = 16
+
+func newTable[K ~string, V any]() table[K, V] {
+	return table[K, V]{m: *btree.NewMap[K, V](degree)}
+}
+
 func (t *table[K, V]) len() int            { return t.m.Len() }
 func (t *table[K, V]) get(key K) (V, bool) { return t.m.Get(key) }
 func (t *table[K, V]) clone() table[K, V]  { return table[K, V]{m: *t.m.Copy()} }
