@@ -1,0 +1,63 @@
+package main
+
+import (
+	"net"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"casemate": main})
+}
+
+// TestScripts runs the stories in testdata/script against the real command line.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			// A socket path has at most 107 bytes (unix(7)), so it lies beside the work directory's long name.
+			dir, err := os.MkdirTemp("", "cm")
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { os.RemoveAll(dir) })
+			env.Setenv("CASEMATE_SOCKET", dir+"/a.sock")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			// exit CODE casemate ARGS… runs a command that must end with this exit code.
+			"exit": func(ts *testscript.TestScript, _ bool, args []string) {
+				err := ts.Exec(args[1], args[2:]...)
+				got := "0"
+				if err != nil {
+					if _, code, ok := strings.Cut(err.Error(), "exit status "); ok {
+						got = code
+					} else {
+						got = err.Error()
+					}
+				}
+				if got != args[0] {
+					ts.Fatalf("exit code %s, want %s", got, args[0])
+				}
+			},
+			// envsubst FILE puts the script's variables into a file.
+			"envsubst": func(ts *testscript.TestScript, _ bool, args []string) {
+				name := ts.MkAbs(args[0])
+				text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
+				ts.Check(os.WriteFile(name, []byte(text), 0o644))
+			},
+			// hold VAR listens on a port until the script ends and puts its address into the variable.
+			"hold": func(ts *testscript.TestScript, _ bool, args []string) {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					ts.Fatalf("%v", err)
+				}
+				ts.Defer(func() { l.Close() })
+				ts.Setenv(args[0], l.Addr().String())
+			},
+		},
+	})
+}
