@@ -103,7 +103,7 @@ func ParseConfig(name string, data []byte) (Config, error) {
 	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
 		return c, usage("config %s: one YAML document is wanted, a second one follows", name)
 	}
-	p := parser{file: name}
+	p := parser{file: name, lines: map[string]int{}}
 	if len(doc.Content) > 0 {
 		p.mapping("", doc.Content[0], map[string]func(string, *yaml.Node){
 			"node":      func(k string, n *yaml.Node) { c.Node = p.text(k, n) },
@@ -130,6 +130,10 @@ func ParseConfig(name string, data []byte) (Config, error) {
 		return Config{}, p.err
 	}
 	if err := c.Validate(); err != nil {
+		// Validate's sentences begin with the key.
+		if key, _, _ := strings.Cut(err.Error(), " "); p.lines[key] > 0 {
+			return Config{}, usage("config %s line %d: %w", name, p.lines[key], err)
+		}
 		return Config{}, usage("config %s: %w", name, err)
 	}
 	return c, nil
@@ -137,8 +141,9 @@ func ParseConfig(name string, data []byte) (Config, error) {
 
 // parser walks the YAML nodes and keeps the first mistake.
 type parser struct {
-	file string
-	err  error
+	file  string
+	lines map[string]int // where each key's value stands
+	err   error
 }
 
 func (p *parser) fail(n *yaml.Node, format string, args ...any) {
@@ -181,6 +186,7 @@ func (p *parser) mapping(at string, n *yaml.Node, keys map[string]func(string, *
 		if at != "" {
 			full = at + "." + full
 		}
+		p.lines[full] = value.Line
 		set(full, value)
 	}
 }
