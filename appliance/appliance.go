@@ -417,6 +417,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	}
 	start("admin", serveAdmin)
 	stops = append(stops, func() { a.shutdown(admin) })
+	start("upkeep", a.upkeep)
 	start("watchdog", a.watchdog)
 	addrs := a.Addrs()
 	a.log.Info("serving", "node", a.cfg.Node, "version", Version, "http", join(addrs.HTTP), "https", join(addrs.HTTPS), "dns", join(addrs.DNS), "admin", addrs.Admin)
@@ -433,6 +434,27 @@ func (a *Appliance) Run(ctx context.Context) error {
 	a.log.Info("stopping", "node", a.cfg.Node, "reason", reason(err))
 	stop()
 	return err
+}
+
+// upkeepEvery is how often a node collects by itself what nothing names: what deleted images held, pushes that were given up, uploads
+// idle for a day. `casemate gc` does the same at once.
+const upkeepEvery = 6 * time.Hour
+
+func (a *Appliance) upkeep(ctx context.Context) error {
+	tick := time.NewTicker(upkeepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if r, err := a.cluster.GC(ctx, false); err != nil && ctx.Err() == nil {
+			a.log.Warn("collecting failed, it is tried again", "in", upkeepEvery, "error", err)
+		} else if r.Blobs > 0 {
+			a.log.Info("collected what nothing names", "blobs", r.Blobs, "bytes", r.RemovedBytes)
+		}
+	}
 }
 
 func reason(err error) string {

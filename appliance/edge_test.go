@@ -225,8 +225,13 @@ func TestADeadlineEndsWithItsBody(t *testing.T) {
 func TestConnectionsAreBoundedForAllAndForEach(t *testing.T) {
 	s := newSlots(8, testLog(t)) // 2 for one client
 	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
-	if !s.take(a) || !s.take(a) || s.take(a) || !s.take(b) {
-		t.Error("each client gets a quarter")
+	for i, want := range []bool{true, true, false} {
+		if got := s.take(a); got != want {
+			t.Errorf("connection %d of one client: %v, want %v: each client gets a quarter", i+1, got, want)
+		}
+	}
+	if !s.take(b) {
+		t.Error("another client still gets its own")
 	}
 	s.give(a)
 	if !s.take(a) {

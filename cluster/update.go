@@ -112,7 +112,7 @@ func (c *Cluster) commit(ctx context.Context, ops []state.Op) error {
 		if i+1 < len(cuts) {
 			to = cuts[i+1]
 		}
-		if _, err := c.propose(ctx, &state.Stage{ID: id, Until: until, Ops: ops[from:to]}); err != nil {
+		if _, err := c.propose(ctx, &state.Stage{ID: id, Until: until, From: uint64(from), Ops: ops[from:to]}); err != nil {
 			return c.dropStage(ctx, id, err)
 		}
 	}

@@ -47,7 +47,6 @@ type short struct {
 	version string // without v
 	arch    string // "" if the path names none
 	name    string // the last element
-	sub     bool   // elements other than version and architecture stood between
 }
 
 // parseShort reads /<project>[/<version>][/bin][/linux][/<arch>]/<name>; a version that is no element is looked for in the name.

@@ -40,7 +40,6 @@ func PublicZones() []string {
 		"rancher.com", "longhorn.io", "jetstack.io", "releases.hashicorp.com", "get.docker.com", "elastic.co", "grafana.com",
 		"download.nvidia.com", "developer.download.nvidia.com", "ngc.nvidia.com", "istio.io", "linkerd.io", "get.opentofu.org", "argoproj.io",
 		"fluxcd.io", "bitnami.com", "goharbor.io", "talos.dev", "zarf.dev", "sigstore.dev", "mirantis.com", "k0sproject.io", "microk8s.io",
-		"pypi.org", "pythonhosted.org",
 		// Operating systems.
 		"debian.org", "ubuntu.com", "centos.org", "fedoraproject.org", "almalinux.org", "rockylinux.org", "opensuse.org",
 		"yum.oracle.com", "packages.microsoft.com", "alpinelinux.org", "flatcar-linux.org", "flatcar-linux.net", "cdn.redhat.com",

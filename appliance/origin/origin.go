@@ -77,11 +77,10 @@ func Builtin() []Origin {
 			"github.com", "raw.githubusercontent.com", "objects.githubusercontent.com", "release-assets.githubusercontent.com", "codeload.github.com",
 			"storage.googleapis.com", "get.helm.sh", "helm.cilium.io", "postfinance.github.io", "charts.jetstack.io",
 			"download.docker.com", "production.cloudflare.docker.com", "pkgs.k8s.io", "prod-cdn.packages.k8s.io", "download.opensuse.org",
-			"deb.debian.org", "security.debian.org", "ftp.debian.org", "archive.ubuntu.com", "security.ubuntu.com", "ports.ubuntu.com",
+			"archive.ubuntu.com", "security.ubuntu.com", "ports.ubuntu.com",
 			"mirrors.almalinux.org", "repo.almalinux.org", "mirrors.rockylinux.org", "dl.rockylinux.org", "mirror.centos.org", "mirror.stream.centos.org",
 			"download.fedoraproject.org", "mirrors.fedoraproject.org", "dl.fedoraproject.org", "yum.oracle.com", "nvidia.github.io", "developer.download.nvidia.com",
 			"get.k3s.io", "update.k3s.io", "get.rke2.io", "update.rke2.io", "rpm.rancher.io",
-			"pypi.org", "files.pythonhosted.org",
 		),
 	)
 }

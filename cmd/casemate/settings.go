@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
@@ -48,15 +50,26 @@ func configCommand(o *options) *cobra.Command {
 	}
 	o.printable(get)
 	var reset bool
+	var from string
 	set := &cobra.Command{
 		Use: "set KEY VALUE", Short: "change one setting on every node", Args: cobra.RangeArgs(1, 2),
-		Example: "  casemate config set dns.forward 10.1.1.1,10.1.1.2\n  casemate config set dns.ttl --default",
+		Example: "  casemate config set dns.forward 10.1.1.1,10.1.1.2\n  casemate config set dns.ttl --default\n  casemate config set pki.issuer --from ca-with-key.pem",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if reset {
 				if len(args) == 2 {
 					return usageError{fmt.Errorf("config set takes a value or --default, not both")}
 				}
 				return o.client().call(cmd.Context(), "DELETE", "settings/"+seg(args[0]), nil, nil, nil)
+			}
+			if from != "" {
+				if len(args) == 2 {
+					return usageError{fmt.Errorf("config set takes a value or --from, not both")}
+				}
+				text, err := readFile(cmd, from)
+				if err != nil {
+					return err
+				}
+				args = append(args, text)
 			}
 			if len(args) != 2 {
 				return usageError{fmt.Errorf("config set needs a value (usage: %s)", cmd.UseLine())}
@@ -65,7 +78,27 @@ func configCommand(o *options) *cobra.Command {
 		},
 	}
 	set.Flags().BoolVar(&reset, "default", false, "put the default back")
+	set.Flags().StringVar(&from, "from", "", "read the value from a file, or from standard input with -: a key does not belong on a command line")
 	return group("config", "the cluster's settings, the same on every node", list, get, set)
+}
+
+// readFile reads a value of at most 1 MiB from a file or, with "-", from standard input.
+func readFile(cmd *cobra.Command, name string) (string, error) {
+	in := cmd.InOrStdin()
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		in = f
+	}
+	const most = 1 << 20
+	text, err := io.ReadAll(io.LimitReader(in, most+1))
+	if err == nil && len(text) > most {
+		err = usageError{fmt.Errorf("%s is longer than %d bytes", name, most)}
+	}
+	return string(text), err
 }
 
 // manCommand writes the man pages; packages carry them.
