@@ -52,8 +52,8 @@ type Cluster struct {
 	done   chan struct{}
 }
 
-// Open opens the data directory that Bootstrap made and starts the node. It returns before there is a leader: reads work at once and show everything
-// that was known to be committed; writes wait for a leader. Errors are one sentence: what is wrong with which directory, and what to do.
+// Open opens the data directory that Bootstrap made and starts the node. It returns before there is a leader, unless this is the only voter: reads work
+// at once and show everything that was known to be committed; writes wait for a leader. Errors are one sentence: what is wrong with which directory, and what to do.
 //
 // Opening after a crash is the same as opening after Close (promise 7): newest snapshot, then the log up to the mark, then raft.
 func Open(cfg Config) (_ *Cluster, err error) {
@@ -108,7 +108,8 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	c.seqs = newSequences(max(boot, c.machine.view.Load().Boot(cfg.Node)+1))
 
 	rc := raftConfig(cfg)
-	if len(voters) == 1 && voters[0] == rc.LocalID {
+	sole := len(voters) == 1 && voters[0] == rc.LocalID
+	if sole {
 		alone(rc)
 	}
 	changes := make(chan bool, 16)
@@ -122,6 +123,14 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	c.own.Go(func() { c.followLeadership(changes) })
 	c.own.Go(c.keepMark)
 	c.log.Info("cluster open", "node", cfg.Node, "cluster", id.Cluster, "index", c.machine.view.Load().Index(), "boot", boot)
+	if sole {
+		// It elects itself within a moment, so nobody need see it without a leader. A disk that does not take its vote does not keep reads from working.
+		wait := time.NewTimer(c.cfg.LeaderWait)
+		defer wait.Stop()
+		if err := c.ready(context.Background(), wait.C); err != nil {
+			c.log.Warn("the only voter is not the leader yet", "err", err)
+		}
+	}
 	return c, nil
 }
 

@@ -43,7 +43,11 @@ func (b *bent) Log(l hclog.Level, msg string, args ...any) {
 			args[i] = f[0]
 		}
 	}
-	b.log.Log(context.Background(), level(l), msg, args...)
+	to := level(l)
+	if strings.HasPrefix(msg, "heartbeat timeout reached") {
+		to = slog.LevelDebug // the only voter's every start; what comes of it is told by our own line
+	}
+	b.log.Log(context.Background(), to, msg, args...)
 }
 
 func (b *bent) Trace(msg string, args ...any) { b.Log(hclog.Trace, msg, args...) }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -24,7 +25,7 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Defer(func() { os.RemoveAll(dir) })
-			env.Setenv("CASEMATE_SOCKET", dir+"/a.sock")
+			env.Setenv("CASEMATE_SOCKET", dir+"/a.sock") // of the daemon that the script starts
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -42,6 +43,21 @@ func TestScripts(t *testing.T) {
 				if got != args[0] {
 					ts.Fatalf("exit code %s, want %s", got, args[0])
 				}
+			},
+			// ready waits until the daemon that the script started serves.
+			"ready": func(ts *testscript.TestScript, _ bool, _ []string) {
+				var err error
+				for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
+					var c net.Conn
+					if c, err = net.Dial("unix", ts.Getenv("CASEMATE_SOCKET")); err == nil {
+						c.Close()
+						if err = ts.Exec("casemate", "status"); err == nil {
+							return
+						}
+					}
+					time.Sleep(20 * time.Millisecond) // between two looks at the condition
+				}
+				ts.Fatalf("the daemon does not serve: %v", err)
 			},
 			// envsubst FILE puts the script's variables into a file.
 			"envsubst": func(ts *testscript.TestScript, _ bool, args []string) {
