@@ -524,7 +524,7 @@ func TestBenchPush(t *testing.T) {
 // TestBenchMillion measures start-up and memory with 1 000 000 entries.
 func TestBenchMillion(t *testing.T) {
 	b := newBench(t)
-	c, err := cluster.Open(cluster.Config{Dir: filepath.Join(b.dir, "data"), Node: "n1"})
+	c, err := cluster.Open(cluster.Config{Dir: filepath.Join(b.dir, "data", "cluster"), Node: "n1"})
 	if err != nil {
 		t.Fatal(err)
 	}
