@@ -366,7 +366,11 @@ func (a *Appliance) deleteName(ctx context.Context, name, kind string) error {
 
 func (a *Appliance) postGC(r *http.Request) (any, error) {
 	dry := r.URL.Query().Get("dry_run") == "true"
-	rep, err := a.cluster.GC(r.Context(), dry)
+	collect := a.cluster.GC
+	if r.URL.Query().Get("now") == "true" {
+		collect = a.cluster.GCNow
+	}
+	rep, err := collect(r.Context(), dry)
 	if err != nil {
 		return nil, err
 	}
@@ -409,7 +413,7 @@ func (a *Appliance) getStatus(*http.Request) (any, error) {
 		problems = append(problems, "there is no leader: reading works, writing does not")
 	}
 	if st.DiskFree < st.DiskReserve {
-		problems = append(problems, "the disk is full up to its reserve: nothing can be written; delete images or files and run casemate gc, or give it a larger disk")
+		problems = append(problems, "the disk is full up to its reserve: nothing can be written; delete images or files and run casemate gc --now, or give it a larger disk")
 	}
 	warnings := a.luck.sentences(20)
 	for _, c := range a.registry.Conflicts() {

@@ -31,7 +31,18 @@ const collectChunk = 2000
 // GC ends pins whose time is over, collects what nothing names, and removes from this disk what the tree does not know (promise 6). Pushes and
 // pulls go on meanwhile: log order decides between them and a collect, and a file is only unlinked under its digest's lock after a look at the newest state.
 // One runs at a time, another waits. Interrupted by ctx, what it has done is in the report.
-func (c *Cluster) GC(ctx context.Context, dryRun bool) (r GCReport, err error) {
+func (c *Cluster) GC(ctx context.Context, dryRun bool) (GCReport, error) {
+	return c.collectUnnamed(ctx, dryRun, c.cfg.Now())
+}
+
+// GCNow is GC that does not wait for pins: it ends them all. A push or a large batch under way is refused with a clear error and has to be
+// repeated, so this is for an operator who needs the room of what was just deleted.
+func (c *Cluster) GCNow(ctx context.Context, dryRun bool) (GCReport, error) {
+	return c.collectUnnamed(ctx, dryRun, c.cfg.Now().Add(c.cfg.PinTime))
+}
+
+// collectUnnamed is GC at a time at which pins and stages may end.
+func (c *Cluster) collectUnnamed(ctx context.Context, dryRun bool, now time.Time) (r GCReport, err error) {
 	c.gc.Lock()
 	defer c.gc.Unlock()
 	start := time.Now()
@@ -40,7 +51,6 @@ func (c *Cluster) GC(ctx context.Context, dryRun bool) (r GCReport, err error) {
 		c.log.Info("gc", "dry_run", dryRun, "blobs", r.Blobs, "orphans", r.Orphans, "bytes", r.RemovedBytes, "took", r.Took, "err", err)
 	}()
 	r.DryRun = dryRun
-	now := c.cfg.Now()
 	s := c.machine.view.Load()
 	ended := map[state.Digest]bool{}
 	for d, until := range s.Pins() {
@@ -81,7 +91,7 @@ func (c *Cluster) GC(ctx context.Context, dryRun bool) (r GCReport, err error) {
 		r.WeakLinks += max(0, before-after)
 		before = after
 	}
-	r.Scratch, err = c.blobs.ExpireScratch(now.Add(-c.cfg.ScratchAge))
+	r.Scratch, err = c.blobs.ExpireScratch(c.cfg.Now().Add(-c.cfg.ScratchAge))
 	return r, err
 }
 

@@ -322,7 +322,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, fs.ErrInvalid), errors.Is(err, io.ErrUnexpectedEOF):
 		code, text = http.StatusBadRequest, err.Error()+"."
 	case errors.Is(err, syscall.ENOSPC):
-		code, text = http.StatusInsufficientStorage, "the bastion's disk is full: remove content and run `casemate gc`."
+		code, text = http.StatusInsufficientStorage, "the bastion's disk is full: remove content and run `casemate gc --now`."
 	case errors.Is(err, fs.ErrPermission):
 		code, text = http.StatusForbidden, err.Error()+"."
 	case errors.Is(err, fs.ErrNotExist):

@@ -60,7 +60,7 @@ var (
 	errTooManyRequests = &apiError{status: 429, code: "TOOMANYREQUESTS", message: "too many requests"}
 	errRangeInvalid    = &apiError{status: 416, code: "BLOB_UPLOAD_INVALID", message: "the range does not continue the upload"}
 	errUnavailable     = &apiError{status: 503, code: "UNAVAILABLE", message: "no majority of the cluster is reachable now, try again", retry: 5}
-	errFull            = &apiError{status: 507, code: "UNAVAILABLE", message: "the disk's reserve is reached: delete something and run casemate gc"}
+	errFull            = &apiError{status: 507, code: "UNAVAILABLE", message: "the disk's reserve is reached: delete something and run casemate gc --now"}
 )
 
 // asAPI turns an error of the tree into the answer for it; miss is the answer where something does not exist.

@@ -271,7 +271,7 @@ func (d *Dir) room(n, reserve int64) error {
 		return err
 	}
 	if free-n < reserve {
-		return fmt.Errorf("disk of %s: %d MiB free and %d MiB kept in reserve, delete content and run `casemate gc`: %w", d.dir, free>>20, reserve>>20, syscall.ENOSPC)
+		return fmt.Errorf("disk of %s: %d MiB free and %d MiB kept in reserve, delete content and run `casemate gc --now`: %w", d.dir, free>>20, reserve>>20, syscall.ENOSPC)
 	}
 	return nil
 }

@@ -296,13 +296,16 @@ func printKind(w io.Writer, book []miss, kind string) error {
 }
 
 func gcCommand(o *options) *cobra.Command {
-	var dry bool
+	var dry, now bool
 	cmd := &cobra.Command{
 		Use: "gc", Short: "delete the blobs that nothing names, while everything goes on", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			query := url.Values{}
 			if dry {
 				query.Set("dry_run", "true")
+			}
+			if now {
+				query.Set("now", "true")
 			}
 			var r struct {
 				Blobs  int64 `json:"blobs"`
@@ -323,6 +326,7 @@ func gcCommand(o *options) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would be deleted")
+	cmd.Flags().BoolVar(&now, "now", false, "do not wait an hour for what was pushed and is not named yet; a push under way may have to be repeated")
 	o.printable(cmd)
 	return cmd
 }
