@@ -183,10 +183,16 @@ func (c *Cluster) recover(snaps *snapshots) (voters []raft.ServerID, err error) 
 	if last < committed && (last != 0 || at < committed) || first > at+1 {
 		return nil, fmt.Errorf("its raft log has the entries %d to %d, but %d to %d are needed: restore a backup into a new directory: %w", first, last, at+1, committed, errDamaged)
 	}
+	entry := func(i uint64) (l raft.Log, err error) {
+		if err = c.wal.GetLog(i, &l); err != nil {
+			err = fmt.Errorf("entry %d of its raft log is damaged, restore a backup into a new directory: %w", i, err)
+		}
+		return l, err
+	}
 	for i := max(first, at+1); i <= last && last != 0; i++ {
-		var l raft.Log
-		if err := c.wal.GetLog(i, &l); err != nil {
-			return nil, fmt.Errorf("entry %d of its raft log is damaged, restore a backup into a new directory: %w", i, err)
+		l, err := entry(i)
+		if err != nil {
+			return nil, err
 		}
 		if l.Type == raft.LogConfiguration {
 			// In force as soon as it stands in the log, committed or not (raft dissertation, 4.1).
@@ -209,9 +215,9 @@ func (c *Cluster) recover(snaps *snapshots) (voters []raft.ServerID, err error) 
 	if len(voters) == 1 && voters[0] == raft.ServerID(c.cfg.Node) {
 		// The only voter is its own majority: what its log holds is committed, acknowledged a moment before the end or not.
 		for i := max(committed, at) + 1; i <= last; i++ {
-			var l raft.Log
-			if err := c.wal.GetLog(i, &l); err != nil {
-				return nil, fmt.Errorf("entry %d of its raft log is damaged, restore a backup into a new directory: %w", i, err)
+			l, err := entry(i)
+			if err != nil {
+				return nil, err
 			}
 			if r := m.apply(&l); r.Fatal != nil {
 				return nil, r.Fatal
