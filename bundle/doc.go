@@ -1,0 +1,6 @@
+// Package bundle is what crosses the gap: reading the lists that people have, collecting what they name on the connected side, the bundle's
+// format, and reading it, or what other tools made, on the other side.
+//
+// It promises: memory does not grow with the size of blobs or bundles; what a list names wrongly is said, all of it, before anything is fetched;
+// the same content makes the same bytes; and no byte of a bundle can change unnoticed. It builds without any other room and for macOS too.
+package bundle
