@@ -18,9 +18,14 @@ type Batch = interface {
 	Expect(name string, version uint64)
 }
 
-// batch collects edits. The first error counts.
+// batch is a tree's view of edits: names are the tree's, and what is written carries its claim.
 type batch struct {
-	t     *Tree
+	t *Tree
+	*edits
+}
+
+// edits are what a batch collects, whichever view they came by. The first error counts.
+type edits struct {
 	until int64
 	ops   []state.Op
 	grows int64 // about how many bytes it adds to the log and the disk
@@ -72,7 +77,7 @@ func (t *Tree) inner(name string) string {
 
 // Update implements the contract: when it returns nil, the whole batch is committed and applied on this node (promises 3 and 9).
 func (t *Tree) Update(ctx context.Context, fn func(Batch) error) error {
-	b := &batch{t: t, until: t.c.cfg.Now().Add(t.c.cfg.PinTime).UnixNano()}
+	b := &batch{t, &edits{until: t.c.cfg.Now().Add(t.c.cfg.PinTime).UnixNano()}}
 	if err := fn(b); err != nil {
 		return err
 	}

@@ -53,6 +53,18 @@ func (s *State) Blobs(after Digest) iter.Seq2[Digest, Blob] {
 	}
 }
 
+// Kept yields, in the order of Blobs, the blobs that a published link or hold keeps, with their sizes; not those that only a staged edit or a pin keeps.
+func (s *State) Kept() iter.Seq2[Digest, int64] {
+	return func(yield func(Digest, int64) bool) {
+		staged := map[Digest]uint32{}
+		s.staged.from("", func(_ string, op Op) bool {
+			op.(staging).keeps(func(d Digest) { staged[d]++ })
+			return true
+		})
+		s.blobs.from("", func(d Digest, b blob) bool { return b.strong <= staged[d] || yield(d, b.size) })
+	}
+}
+
 // Pins yields the pinned blobs in the order in which their pins end.
 func (s *State) Pins() iter.Seq2[Digest, time.Time] {
 	return func(yield func(Digest, time.Time) bool) {
