@@ -1,0 +1,371 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"golang.org/x/sys/unix"
+)
+
+// internet is a host that answers, over TLS with a CA of its own, as every registry and web server of the connected side.
+type internet struct {
+	*host
+	ca    *x509.Certificate
+	key   *ecdsa.PrivateKey
+	pem   string
+	files map[string][]byte // by host and path
+	moved map[string]string // redirects, by host and path
+
+	mu         sync.Mutex
+	registries map[string]http.Handler
+	certs      map[string]*tls.Certificate
+}
+
+// listenOn listens on an address of the host's, from this process.
+func (h *host) listenOn(t testing.TB, addr string) net.Listener {
+	t.Helper()
+	var l net.Listener
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread stays in that namespace and ends with this goroutine
+		var f *os.File
+		if f, err = os.Open("/run/netns/" + h.ns); err != nil {
+			return
+		}
+		defer f.Close()
+		if err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err == nil {
+			l, err = net.Listen("tcp", addr)
+		}
+	}()
+	<-done
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func newInternet(t testing.TB, l *lab) *internet {
+	t.Helper()
+	n := &internet{host: l.host("internet", ""), files: map[string][]byte{}, moved: map[string]string{}, registries: map[string]http.Handler{}, certs: map[string]*tls.Certificate{}}
+	var err error
+	if n.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "the internet"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, n.key.Public(), n.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n.ca, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	n.pem = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	s := &http.Server{Handler: n, TLSConfig: &tls.Config{GetCertificate: n.certificate}, ErrorLog: log.New(io.Discard, "", 0)}
+	listener := n.listenOn(t, n.ip+":443")
+	done := make(chan struct{})
+	go func() { s.ServeTLS(listener, "", ""); close(done) }()
+	t.Cleanup(func() { s.Close(); <-done })
+	return n
+}
+
+func (n *internet) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if c := n.certs[hello.ServerName]; c != nil {
+		return c, nil
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(int64(len(n.certs) + 2)), DNSNames: []string{hello.ServerName}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, n.ca, n.key.Public(), n.key)
+	if err != nil {
+		return nil, err
+	}
+	c := &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: n.key}
+	n.certs[hello.ServerName] = c
+	return c, nil
+}
+
+func (n *internet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, "/v2/") {
+		n.registry(r.Host).ServeHTTP(w, r)
+		return
+	}
+	at := r.Host + r.URL.Path
+	if to := n.moved[at]; to != "" {
+		http.Redirect(w, r, to, http.StatusFound)
+		return
+	}
+	body, ok := n.files[at]
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	http.ServeContent(w, r, "", time.Unix(1700000000, 0), bytes.NewReader(body))
+}
+
+func (n *internet) registry(host string) http.Handler {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.registries[host] == nil {
+		n.registries[host] = registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true))
+	}
+	return n.registries[host]
+}
+
+// put puts an image or an index into one of its registries.
+func (n *internet) put(t testing.TB, ref string, taggable remote.Taggable) {
+	t.Helper()
+	r, err := name.ParseReference(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rt := roundTripper(func(req *http.Request) (*http.Response, error) {
+		w := newRecorder()
+		req.Host = req.URL.Host
+		n.registry(req.URL.Host).ServeHTTP(w, req)
+		return w.response(req), nil
+	})
+	opts := []remote.Option{remote.WithTransport(rt)}
+	switch v := taggable.(type) {
+	case v1.ImageIndex:
+		err = remote.WriteIndex(r, v, opts...)
+	case v1.Image:
+		err = remote.Write(r, v, opts...)
+	default:
+		t.Fatalf("neither image nor index: %T", v)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// recorder answers a request without a socket.
+type recorder struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func newRecorder() *recorder                    { return &recorder{header: http.Header{}, status: 200} }
+func (w *recorder) Header() http.Header         { return w.header }
+func (w *recorder) WriteHeader(status int)      { w.status = status }
+func (w *recorder) Write(p []byte) (int, error) { return w.body.Write(p) }
+func (w *recorder) response(r *http.Request) *http.Response {
+	return &http.Response{StatusCode: w.status, Status: http.StatusText(w.status), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: w.header, Body: io.NopCloser(&w.body), ContentLength: int64(w.body.Len()), Request: r}
+}
+
+// TestAcrossTheGap is the way in: lists become a bundle on the connected side, the bundle's parts are carried, and behind the gap containerd pulls by upstream name.
+func TestAcrossTheGap(t *testing.T) {
+	l := newLab(t)
+	up := newInternet(t, l)
+	b := newBastion(t, l, "n1")
+	b.serve(t)
+	node := l.host("node", b.ip)
+	node.trust(b.casemate(t, "ca"))
+
+	// The connected side: a host that knows the internet by its names and trusts its CA. The bastion and the node never hear of it.
+	col := l.host("collector", "")
+	col.trust(up.pem)
+	hosts := "127.0.0.1 localhost\n"
+	for _, h := range []string{"registry.k8s.io", "index.docker.io", "registry-1.docker.io", "docker.io", "quay.io", "dl.k8s.io", "github.com", "objects.githubusercontent.com"} {
+		hosts += up.ip + " " + h + "\n"
+	}
+	col.write("etc/hosts", hosts)
+	casemate := filepath.Join(repo(t), "bin", "casemate")
+
+	idx := platforms(t, pauseImage(t))
+	idxDigest, err := idx.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	up.put(t, "registry.k8s.io/pause:3.10", idx)
+	up.put(t, "index.docker.io/library/sample:1", randomImage(t, 24<<20, 3))
+	up.put(t, "quay.io/team/later:1", randomImage(t, 1<<20, 1))
+	file := make([]byte, 24<<20)
+	rand.Read(file)
+	sum := sha256.Sum256(file)
+	kubeadm := "https://dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm"
+	up.files["dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm"] = file
+	up.files["dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm.sha256"] = []byte(hex.EncodeToString(sum[:]))
+	up.moved["github.com/opencontainers/runc/releases/download/v1.4.2/runc.amd64"] = "https://objects.githubusercontent.com/release/12345"
+	up.files["objects.githubusercontent.com/release/12345"] = file[:1<<20]
+
+	images := col.write("images.list", "# what the cluster needs\nregistry.k8s.io/pause:3.10\nsample:1\n")
+	files := col.write("files.list", kubeadm+"\nhttps://github.com/opencontainers/runc/releases/download/v1.4.2/runc.amd64\n")
+	key := col.path("office")
+	col.must(t, casemate, "bundle", "keygen", "--out", key)
+	create := func(file string, args ...string) {
+		t.Helper()
+		col.must(t, append([]string{casemate, "bundle", "create", file, "--cache", col.path("cache"), "--sign", key + ".key"}, args...)...)
+	}
+	whole, split := col.path("whole.tar"), col.path("split.tar")
+	platform := "linux/" + goarch()
+
+	t.Run("collect, and again the same bytes", func(t *testing.T) {
+		create(whole, "--images", images, "--files", files, "--platform", platform)
+		create(col.path("again.tar"), "--images", images, "--files", files, "--platform", platform)
+		a, err1 := os.ReadFile(whole)
+		c, err2 := os.ReadFile(col.path("again.tar"))
+		if err1 != nil || err2 != nil || !bytes.Equal(a, c) {
+			t.Fatalf("the same content gave other bytes (%v, %v)", err1, err2)
+		}
+		col.must(t, casemate, "bundle", "verify", whole, "--key", key+".pub")
+		if out := col.must(t, casemate, "bundle", "inspect", whole); !strings.Contains(out, "registry.k8s.io/pause:3.10") || !strings.Contains(out, kubeadm) {
+			t.Errorf("inspect does not name what is in it:\n%s", out)
+		}
+	})
+	t.Run("skopeo reads the bundle's layout", func(t *testing.T) {
+		got := col.must(t, "skopeo", "inspect", "--raw", "oci-archive:"+whole+":registry.k8s.io/pause:3.10")
+		if d := fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(got))); d != idxDigest.String() {
+			t.Errorf("the index is %s there, not %s", d, idxDigest)
+		}
+	})
+	t.Run("a part is lost and made again", func(t *testing.T) {
+		create(split, "--images", images, "--files", files, "--platform", platform, "--split", "32MiB")
+		parts, err := filepath.Glob(split + ".0*")
+		if err != nil || len(parts) < 3 {
+			t.Fatalf("parts: %v, %v", parts, err)
+		}
+		if st, err := os.Stat(parts[0]); err != nil || st.Size() > 32<<20 {
+			t.Errorf("%s: %v, %v", parts[0], st.Size(), err)
+		}
+		if err := os.Remove(parts[1]); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := b.try(append([]string{b.bin(), "--socket", b.socket, "import"}, parts[0], parts[2])...); err != nil || !strings.Contains(out, "missing") {
+			t.Fatalf("two of three parts: %v\n%s", err, out)
+		}
+		node.fails(t, "404", "curl", "-fsS", kubeadm)
+		create(split, "--images", images, "--files", files, "--platform", platform, "--split", "32MiB")
+		b.casemate(t, "import", parts[1], "--key", key+".pub")
+	})
+	t.Run("the node pulls and fetches by upstream name", func(t *testing.T) {
+		ctr := []string{"ctr", "-a", node.containerd(t), "images", "pull", "--snapshotter", "native"}
+		node.must(t, append(ctr, "registry.k8s.io/pause:3.10")...)
+		node.must(t, append(ctr, "registry.k8s.io/pause@"+idxDigest.String())...)
+		node.must(t, append(ctr, "docker.io/library/sample:1")...)
+		for _, url := range []string{kubeadm, "https://github.com/opencontainers/runc/releases/download/v1.4.2/runc.amd64"} {
+			node.must(t, "curl", "-fsS", "-o", node.path("tmp/f"), url)
+			if got, err := os.ReadFile(node.path("tmp/f")); err != nil || !bytes.HasPrefix(file, got) || len(got) == 0 {
+				t.Errorf("%s: other bytes (%v)", url, err)
+			}
+		}
+		if got := node.must(t, "curl", "-fsS", kubeadm+".sha256"); !strings.HasPrefix(got, hex.EncodeToString(sum[:])) {
+			t.Errorf("the checksum file says %q", got)
+		}
+		if out := b.casemate(t, "import", whole); !strings.Contains(out, "already") {
+			t.Errorf("the same content once more should say so:\n%s", out)
+		}
+		b.casemate(t, "check", "--images", images, "--files", files, "--platform", platform)
+	})
+	t.Run("a miss becomes the next bundle, only the difference", func(t *testing.T) {
+		node.fails(t, "MANIFEST_UNKNOWN", client(t, "crane"), "manifest", "quay.io/team/later:1")
+		list := col.write("missing.list", b.casemate(t, "missing", "-o", "images"))
+		inventory := col.write("inventory.json", b.casemate(t, "inventory"))
+		next := col.path("next.tar")
+		create(next, "--images", list, "--images", images, "--platform", platform, "--since", inventory)
+		if st, err := os.Stat(next); err != nil || st.Size() > 4<<20 {
+			t.Errorf("the difference has %d bytes (%v)", st.Size(), err)
+		}
+		b.casemate(t, "import", next)
+		node.must(t, client(t, "crane"), "manifest", "quay.io/team/later:1")
+		if out := b.casemate(t, "missing", "-o", "images"); strings.Contains(out, "later") {
+			t.Errorf("it is still on the list:\n%s", out)
+		}
+	})
+	t.Run("a changed byte is refused", func(t *testing.T) {
+		data, err := os.ReadFile(col.path("next.tar"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		data[len(data)/2] ^= 1
+		bad := col.write("bad.tar", string(data))
+		if out, err := col.try(casemate, "bundle", "verify", bad); err == nil || !strings.Contains(out, "bad.tar") {
+			t.Errorf("verify: %v\n%s", err, out)
+		}
+	})
+	t.Run("what other tools wrote", func(t *testing.T) {
+		sample := readBack(t, col, randomImage(t, 1<<20, 2))
+		imported := func(ref string, args ...string) {
+			t.Helper()
+			b.casemate(t, append([]string{"import"}, args...)...)
+			node.must(t, client(t, "crane"), "validate", "--remote", ref)
+		}
+		col.must(t, "skopeo", "copy", "oci:"+sample, "oci:"+col.path("layout")+":quay.io/other/skopeo:1")
+		imported("quay.io/other/skopeo:1", col.path("layout"))
+		col.must(t, "skopeo", "copy", "oci:"+sample, "docker-archive:"+col.path("skopeo.tar")+":quay.io/other/archive:1")
+		imported("quay.io/other/archive:1", col.path("skopeo.tar"))
+
+		sock := col.dockerd(t)
+		docker := []string{"docker", "-H", "unix://" + sock, "--config", col.path("tmp/docker")}
+		col.must(t, append(docker, "pull", "registry.k8s.io/pause:3.10")...)
+		col.must(t, append(docker, "tag", "registry.k8s.io/pause:3.10", "quay.io/other/docker:1")...)
+		col.must(t, append(docker, "save", "-o", col.path("docker.tar"), "quay.io/other/docker:1")...)
+		imported("quay.io/other/docker:1", col.path("docker.tar"))
+
+		runroot, err := os.MkdirTemp("", "pr") // podman wants a short one
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(runroot)
+		podman := []string{"podman", "--root", col.path("tmp/podman"), "--runroot", runroot, "--storage-driver", "vfs"}
+		col.write("etc/policy.json", `{"default":[{"type":"insecureAcceptAnything"}]}`)
+		col.must(t, append(podman, "pull", "--signature-policy", col.path("etc/policy.json"), "registry.k8s.io/pause:3.10")...)
+		col.must(t, append(podman, "tag", "registry.k8s.io/pause:3.10", "quay.io/other/podman:1")...)
+		col.must(t, append(podman, "save", "-o", col.path("podman.tar"), "quay.io/other/podman:1")...)
+		imported("quay.io/other/podman:1", col.path("podman.tar"))
+		col.must(t, append(podman, "save", "--format", "oci-archive", "-o", col.path("podman-oci.tar"), "quay.io/other/podman:1")...)
+		b.casemate(t, "import", "--name", "podman-oci", col.path("podman-oci.tar"))
+
+		tree := col.path("mirror")
+		col.write("mirror/deb.example.org/dists/stable/InRelease", "signed\n")
+		if out, err := b.try(b.bin(), "--socket", b.socket, "import", tree); err != nil || !strings.Contains(out, "not permitted") {
+			t.Errorf("a host that the root does not permit is stored and named: %v\n%s", err, out)
+		}
+		if out := b.casemate(t, "import", "list"); !strings.Contains(out, "podman-oci") {
+			t.Errorf("import list:\n%s", out)
+		}
+		b.casemate(t, "import", "remove", "podman-oci")
+	})
+}
+
+// readBack writes an image as a layout, for tools that read such.
+func readBack(t testing.TB, h *host, img v1.Image) string {
+	t.Helper()
+	return writeImage(t, h.path("sample"), img)
+}
