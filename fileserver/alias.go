@@ -122,34 +122,45 @@ func (s *Server) getAlias(w http.ResponseWriter, r *http.Request, a address) {
 		s.miss(w, r, asked, "neither an origin nor a short name with a version; see /")
 		return
 	}
-	h, found := s.findShort(sh)
-	if found == nil {
+	h, of, kind, err := s.lookupShort(sh)
+	if err == nil && of == "" {
 		s.lucky(r, asked, sh, h)
 		s.send(w, r, h)
 		return
 	}
-	if of, kind, ok := sumOf(sh.name); ok && errors.Is(found, fs.ErrNotExist) {
-		plain := sh
-		plain.name = of
-		switch h, err := s.findShort(plain); {
-		case err == nil:
-			s.lucky(r, asked, plain, h)
-			s.sendSum(w, r, h, of, kind)
-			return
-		case !errors.Is(err, fs.ErrNotExist) || errors.As(err, new(*manyArchs)):
-			found = err
-		}
+	if err == nil {
+		s.lucky(r, asked, sh, h)
+		s.sendSum(w, r, h, of, kind)
+		return
 	}
-	if !errors.Is(found, fs.ErrNotExist) {
-		s.fail(w, r, found)
+	if !errors.Is(err, fs.ErrNotExist) {
+		s.fail(w, r, err)
 		return
 	}
 	var many *manyArchs
-	if errors.As(found, &many) {
+	if errors.As(err, &many) {
 		s.miss(w, r, asked, many.Error())
 		return
 	}
 	s.miss(w, r, s.upstream(sh, asked), "asked for as "+clip(asked))
+}
+
+// lookupShort finds what a path of the short layout is answered with: the file h or, if of is not "", the checksum of it as kind says.
+func (s *Server) lookupShort(sh short) (h held, of string, kind sumKind, err error) {
+	if h, err = s.findShort(sh); !errors.Is(err, fs.ErrNotExist) {
+		return h, "", kind, err
+	}
+	if of, kind, ok := sumOf(sh.name); ok {
+		plain := sh
+		plain.name = of
+		switch h, sumErr := s.findShort(plain); {
+		case sumErr == nil:
+			return h, of, kind, nil
+		case !errors.Is(sumErr, fs.ErrNotExist) || errors.As(sumErr, new(*manyArchs)):
+			err = sumErr
+		}
+	}
+	return held{}, "", kind, err
 }
 
 // lucky tells of an answer to a path that names no architecture though what was served has one.

@@ -1,7 +1,6 @@
 package fileserver
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -47,23 +46,34 @@ var bareSums = []string{"dl.k8s.io/", "cdn.dl.k8s.io/", "get.helm.sh/", "storage
 
 // sendSum answers with a checksum file that nobody staged.
 func (s *Server) sendSum(w http.ResponseWriter, r *http.Request, h held, name string, kind sumKind) {
-	sum, err := s.sum(r.Context(), h.digest, kind.algorithm)
+	text, err := s.sumText(r.Context(), h, name, kind)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	text := sum + "  " + name + "\n"
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("ETag", `"`+digestOf(text)+`"`)
+	http.ServeContent(w, r, "", h.mod, strings.NewReader(text))
+}
+
+// sumText is the content of a checksum file of h, which is called name there.
+func (s *Server) sumText(ctx context.Context, h held, name string, kind sumKind) (string, error) {
+	sum, err := s.sum(ctx, h.digest, kind.algorithm)
+	if err != nil {
+		return "", err
+	}
 	if !kind.list {
 		for _, place := range bareSums {
 			if strings.HasPrefix(h.key, place) {
-				text = sum
+				return sum, nil
 			}
 		}
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("ETag", fmt.Sprintf(`"sha256:%x"`, sha256.Sum256([]byte(text))))
-	http.ServeContent(w, r, "", h.mod, bytes.NewReader([]byte(text)))
+	return sum + "  " + name + "\n", nil
 }
+
+// digestOf names a text that is no blob.
+func digestOf(text string) string { return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(text))) }
 
 // sums remembers digests that had to be computed. They are kept in memory and not in the tree: a read must not write,
 // least of all without a quorum, and what is lost at a restart costs one reading of the file.

@@ -81,17 +81,24 @@ func URL(key string) string { return "https://" + strings.TrimSuffix(key, "?") }
 //
 // fs.ErrInvalid: it is no such URL, has user information, "." or ".." elements, control characters, or is too long.
 // fs.ErrPermission: its host is not an origin.
-func (s *Server) Key(rawURL string) (string, error) {
+func (s *Server) Key(rawURL string) (string, error) { return KeyIn(rawURL, s.cfg.Canonical) }
+
+// KeyIn is Key among origins that canonical knows (as Config.Canonical), which need not be enabled yet: an import computes the names of its files with it
+// and enables their hosts in the same batch. Key and KeyIn of an origin give one name.
+func KeyIn(rawURL string, canonical func(host string) (string, bool)) (string, error) {
 	a, err := parseURL(rawURL)
 	if err != nil {
 		return "", err
 	}
-	host, ok := s.cfg.Canonical(a.host)
+	host, ok := canonical(a.host)
 	if !ok {
 		return "", fmt.Errorf("put %s: %s is not an origin here, add it with `casemate origin add %s`: %w", a.url(), a.host, a.host, fs.ErrPermission)
 	}
 	a.host = host
-	return a.key(a.query), nil
+	if key := a.key(a.query); !tooLong(key) {
+		return key, nil
+	}
+	return "", fmt.Errorf("url %q: too long: %w", clip(rawURL), fs.ErrInvalid) // with its origin's name
 }
 
 // canonical turns the host into its origin where it is one.

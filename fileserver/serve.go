@@ -94,38 +94,28 @@ func (s *Server) ownAddress(a address) (address, bool) {
 	return own, strings.Contains(host, ".")
 }
 
-// get answers a read of an address: settings, then files, then what can be made from files, then listings.
+// get answers a read of an address: what lookup finds, then listings, then the pages that are none.
 func (s *Server) get(w http.ResponseWriter, r *http.Request, a address, own bool) {
 	rules := s.rules()
-	if to, ok := rules.exact[a.key(a.query)]; ok {
-		s.follow(w, r, to, own)
+	switch rp, err := s.lookup(rules, a, own); {
+	case err == nil && rp.setting:
+		s.follow(w, r, rp.to, own)
 		return
-	}
-	h, err := s.find(a)
-	if err == nil {
-		s.send(w, r, h)
+	case err == nil && rp.sumOf != "":
+		s.sendSum(w, r, rp.file, rp.sumOf, rp.sum)
 		return
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		s.fail(w, r, err)
-		return
-	}
-	if of, sum, ok := sumOf(a.base()); ok && !a.slash {
-		if h, err := s.find(a.withBase(of)); err == nil {
-			s.sendSum(w, r, h, of, sum)
-			return
-		}
-	}
-	if to, ok := rules.wildcard(a); ok {
-		s.follow(w, r, to, own)
-		return
-	}
-	if !a.slash && s.leadsToSlash(a, own) {
+	case err == nil && rp.slash:
 		to := "./" + a.elems[len(a.elems)-1] + "/"
 		if a.query != "" {
 			to += "?" + a.query
 		}
 		redirect(w, to)
+		return
+	case err == nil:
+		s.send(w, r, rp.file)
+		return
+	case !errors.Is(err, fs.ErrNotExist):
+		s.fail(w, r, err)
 		return
 	}
 	if a.slash && (own || asksListing(r)) && s.list(w, r, a, own) {
@@ -135,11 +125,48 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request, a address, own bool
 		answer(w, http.StatusOK, a.base())
 		return
 	}
-	detail := ""
-	if _, ok := s.canonical(a); !ok {
-		detail = a.host + " is not an origin here, see `casemate origin add`"
+	s.miss(w, r, a.url(), s.unknown(a))
+}
+
+// reply is what an address is answered with: a file, unless something else is set.
+type reply struct {
+	file    held
+	setting bool // as the setting to says
+	to      target
+	sumOf   string // with the checksum, as sum says, of the file, which is called so
+	sum     sumKind
+	slash   bool // with a redirect to the same address with a slash at its end
+}
+
+// lookup finds what an address is answered with, listings aside: settings, then files, then what can be made from files. fs.ErrNotExist: nothing.
+func (s *Server) lookup(rules *redirects, a address, own bool) (reply, error) {
+	if to, ok := rules.exact[a.key(a.query)]; ok {
+		return reply{setting: true, to: to}, nil
 	}
-	s.miss(w, r, a.url(), detail)
+	h, err := s.find(a)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return reply{file: h}, err
+	}
+	if of, sum, ok := sumOf(a.base()); ok && !a.slash {
+		if h, err := s.find(a.withBase(of)); err == nil {
+			return reply{file: h, sumOf: of, sum: sum}, nil
+		}
+	}
+	if to, ok := rules.wildcard(a); ok {
+		return reply{setting: true, to: to}, nil
+	}
+	if !a.slash && s.leadsToSlash(a, own) {
+		return reply{slash: true}, nil
+	}
+	return reply{}, fs.ErrNotExist
+}
+
+// unknown says that the address is of no origin, "" if it is of one.
+func (s *Server) unknown(a address) string {
+	if _, ok := s.canonical(a); ok {
+		return ""
+	}
+	return a.host + " is not an origin here, see `casemate origin add`"
 }
 
 // find looks a file up: with its query, then by its path alone; for a directory its index.html, because that is what mirrors made of it.

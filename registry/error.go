@@ -42,6 +42,15 @@ func (e *apiError) because(why string) *apiError {
 	return &c
 }
 
+// forPeople says the same without the codes of the API, as fs.ErrInvalid.
+func (e *apiError) forPeople() error {
+	why := e.message
+	if detail, ok := e.detail.(string); ok {
+		why = detail
+	}
+	return fmt.Errorf("%s: %w", why, fs.ErrInvalid)
+}
+
 var (
 	errBlobUnknown     = &apiError{status: 404, code: "BLOB_UNKNOWN", message: "blob unknown to registry"}
 	errUploadInvalid   = &apiError{status: 400, code: "BLOB_UPLOAD_INVALID", message: "blob upload invalid"}

@@ -46,27 +46,46 @@ func (r *Registry) Images(ctx context.Context) iter.Seq2[Image, error] {
 				yield(Image{}, err)
 				return
 			}
-			rest := strings.TrimPrefix(name, "repositories/")
-			i := strings.Index(rest, "/_")
-			l, ok := fi.(linked)
-			if i < 0 || !ok {
+			in, tag, revision, ok := r.NameOf(name)
+			l, isLink := fi.(linked)
+			if !ok || !isLink {
 				continue
 			}
-			if rest[:i] != repo {
+			if in != repo {
 				if !r.yieldRepo(repo, c, yield) {
 					return
 				}
-				repo, c = rest[:i], contents{}
+				repo, c = in, contents{}
 			}
-			switch parts := strings.Split(rest[i+1:], "/"); {
-			case len(parts) == 5 && parts[0] == "_manifests" && parts[1] == "revisions":
-				c.revisions = append(c.revisions, named{"", digest.Digest(l.Digest()), fi.ModTime()})
-			case len(parts) == 5 && parts[0] == "_manifests" && parts[1] == "tags":
-				c.tags = append(c.tags, named{parts[2], digest.Digest(l.Digest()), fi.ModTime()})
+			if n := (named{tag, digest.Digest(l.Digest()), fi.ModTime()}); revision != "" {
+				c.revisions = append(c.revisions, n)
+			} else {
+				c.tags = append(c.tags, n)
 			}
 		}
 		r.yieldRepo(repo, c, yield)
 	}
+}
+
+// NameOf reads a name of the registry's tree back: that of a tag (then digest is "") or of a manifest in its repository (then tag is ""). ok is false for
+// every other name: layers, referrers, what was never ours.
+func (r *Registry) NameOf(treeName string) (repository, tag, digest string, ok bool) {
+	rest, ours := strings.CutPrefix(treeName, "repositories/")
+	i := strings.Index(rest, "/_")
+	if !ours || i < 0 {
+		return "", "", "", false
+	}
+	parts := strings.Split(rest[i+1:], "/")
+	if len(parts) != 5 || parts[0] != "_manifests" || parts[4] != "link" {
+		return "", "", "", false
+	}
+	switch {
+	case parts[1] == "tags" && parts[3] == "current" && validTag(parts[2]):
+		return rest[:i], parts[2], "", true
+	case parts[1] == "revisions" && validDigest(parts[2]+":"+parts[3]):
+		return rest[:i], "", parts[2] + ":" + parts[3], true
+	}
+	return "", "", "", false
 }
 
 // contents are the names in one repository.

@@ -95,8 +95,8 @@ func (r *Registry) PutManifest(ctx context.Context, repo, reference, mediaType s
 	return d, err
 }
 
-// writeManifest checks and stores a manifest. d may be "": then it is named by sha256.
-func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Digest, tags []string, contentType string, data []byte) (digest.Digest, *manifest, error) {
+// checkManifest is what every way of storing a manifest checks of it, without a look at the tree. d may be "": then it is named by sha256.
+func checkManifest(d digest.Digest, tags []string, contentType string, data []byte) (digest.Digest, *manifest, error) {
 	for _, t := range tags {
 		if !validTag(t) {
 			return "", nil, errTagInvalid.with("a tag is at most 128 characters of [A-Za-z0-9_.-] and does not begin with . or -")
@@ -115,6 +115,26 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 	} else if got != d {
 		return "", nil, errDigestInvalid.with("the manifest has the digest " + got.String())
 	}
+	return d, m, nil
+}
+
+// linkManifest adds the names that a manifest has besides its layers': the revision, its tags, its place among its subject's referrers.
+func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manifest, holds []string) {
+	b.Link(revisionPath(repo, d), d.String(), holds...)
+	for _, t := range tags {
+		b.Link(tagPath(repo, t), d.String())
+	}
+	if m.Subject != nil {
+		b.Link(referrerPath(repo, m.Subject.Digest, d), d.String())
+	}
+}
+
+// writeManifest checks and stores a manifest. d may be "": then it is named by sha256.
+func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Digest, tags []string, contentType string, data []byte) (digest.Digest, *manifest, error) {
+	d, m, err := checkManifest(d, tags, contentType, data)
+	if err != nil {
+		return "", nil, err
+	}
 	bw, err := r.tree.CreateBlob("")
 	if err != nil {
 		return "", nil, err
@@ -125,9 +145,9 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 	}
 	committed := false
 	for range attempts {
-		var holds []string
-		if holds, err = r.holds(repo, m); err != nil {
-			return "", nil, err
+		needs, absent := r.needs(repo, m, nil)
+		if len(absent) > 0 {
+			return "", nil, errManifestBlob.with(absentDetail(absent))
 		}
 		if r.stands(repo, d, tags, m) {
 			return d, m, nil // pushed again: nothing to write
@@ -139,13 +159,7 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 			committed = true
 		}
 		err = r.tree.Update(ctx, func(b Batch) error {
-			b.Link(revisionPath(repo, d), d.String(), holds...)
-			for _, t := range tags {
-				b.Link(tagPath(repo, t), d.String())
-			}
-			if m.Subject != nil {
-				b.Link(referrerPath(repo, m.Subject.Digest, d), d.String())
-			}
+			linkManifest(b, repo, d, tags, m, needs.holds())
 			return nil
 		})
 		if err == nil {
@@ -181,16 +195,41 @@ func (r *Registry) stands(repo string, d digest.Digest, tags []string, m *manife
 	return true
 }
 
-// holds returns the blobs that m's revision must keep, or MANIFEST_BLOB_UNKNOWN with those that repo lacks.
-// What may be absent: layers that are fetched elsewhere, the children of an index (a mirror of one platform), the subject.
-func (r *Registry) holds(repo string, m *manifest) ([]string, error) {
-	var holds []string
-	var absent []any
+// needs is what a manifest names and a repository has, or is going to have by the same batch.
+type needs struct {
+	blobs    []digest.Digest // config and layers
+	children []digest.Digest // of an index
+}
+
+// holds is what the manifest's revision must keep, sorted and each once.
+func (n needs) holds() []string {
+	var list []string
+	for _, d := range slices.Concat(n.blobs, n.children) {
+		list = append(list, d.String())
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// needs looks for what m names: in repo, and among the blobs that the tree knows if with (nil: nothing) says that they come with m. absent are the
+// blobs without which the image cannot be pulled. What may be absent: layers that are fetched elsewhere, the children of an index (a mirror of one
+// platform), the subject.
+func (r *Registry) needs(repo string, m *manifest, with func(digest string) bool) (n needs, absent []digest.Digest) {
+	here := func(path string, d digest.Digest) bool {
+		if _, _, err := r.digestOf(path); err == nil {
+			return true
+		}
+		if with == nil || !with(d.String()) {
+			return false
+		}
+		_, err := r.tree.StatBlob(d.String())
+		return err == nil
+	}
 	blob := func(d descriptor, foreign bool) {
-		if _, _, err := r.digestOf(layerPath(repo, d.Digest)); err == nil {
-			holds = append(holds, d.Digest.String())
+		if here(layerPath(repo, d.Digest), d.Digest) {
+			n.blobs = append(n.blobs, d.Digest)
 		} else if !foreign {
-			absent = append(absent, map[string]string{"digest": d.Digest.String()})
+			absent = append(absent, d.Digest)
 		}
 	}
 	if m.Config != nil {
@@ -200,18 +239,23 @@ func (r *Registry) holds(repo string, m *manifest) ([]string, error) {
 		blob(l, l.foreign())
 	}
 	for _, c := range m.Manifests {
-		if _, _, err := r.digestOf(revisionPath(repo, c.Digest)); err == nil {
-			holds = append(holds, c.Digest.String())
+		if here(revisionPath(repo, c.Digest), c.Digest) {
+			n.children = append(n.children, c.Digest)
 		}
 	}
-	if len(absent) > 0 {
-		if len(absent) > 16 {
-			absent = absent[:16]
-		}
-		return nil, errManifestBlob.with(absent)
+	return n, absent
+}
+
+// maxAbsent is how many absent blobs an answer names: one is enough to know, and a manifest may list thousands.
+const maxAbsent = 16
+
+// absentDetail is the detail of MANIFEST_BLOB_UNKNOWN.
+func absentDetail(absent []digest.Digest) []any {
+	var list []any
+	for _, d := range absent[:min(len(absent), maxAbsent)] {
+		list = append(list, map[string]string{"digest": d.String()})
 	}
-	slices.Sort(holds)
-	return slices.Compact(holds), nil
+	return list
 }
 
 // holdsOf returns what the revision link of the stored manifest d must hold: of all that it names, what is in repo.

@@ -1,0 +1,131 @@
+package fileserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"strings"
+)
+
+// maxHops is how many redirects Resolve follows, as curl's --location does at most 50 and most others about 10.
+const maxHops = 10
+
+// Link adds to b, a batch of the server's own subtree, the file at key (made by Key or KeyIn), whose bytes are the blob called digest.
+func (s *Server) Link(b Batch, key, digest string) { b.Link(key, digest) }
+
+// Resolve says what a GET of a URL at its origin ends with, redirects followed; of a path that begins with a slash, what the server's own name answers (the
+// short layout). Info is of what answers, so its URL may be another than the one asked for; what is made and kept nowhere (a checksum file, the text of a setting)
+// has the URL that was asked for. luck is "" if the file of this very URL answers, otherwise the sentence that says how it is answered instead. Nothing is
+// counted and nothing enters the missing book.
+//
+// fs.ErrNotExist: it is answered with 404; the text says why as far as that is known. fs.ErrInvalid: it is no URL that can be asked for.
+func (s *Server) Resolve(ctx context.Context, rawURL string) (info Info, luck string, err error) {
+	if strings.HasPrefix(rawURL, "/") {
+		return s.resolveOwn(ctx, rawURL)
+	}
+	a, err := parseURL(rawURL)
+	if err != nil {
+		return Info{}, "", err
+	}
+	a, _ = s.canonical(a)
+	return s.resolve(ctx, a)
+}
+
+func (s *Server) resolve(ctx context.Context, a address) (Info, string, error) {
+	asked, luck := a.url(), ""
+	rules := s.rules()
+	for range maxHops {
+		rp, err := s.lookup(rules, a, false)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && rules.landing(a):
+			return made(asked, a.base()+"\n", held{}), "the page of a release to which files.redirects leads", nil
+		case err != nil:
+			return Info{}, "", notHeld(asked, a, s.unknown(a), err)
+		case rp.setting && rp.to.literal:
+			return made(asked, rp.to.text, held{}), "files.redirects says its content", nil
+		case rp.setting:
+			next, err := s.target(a, rp.to)
+			if err != nil {
+				return Info{}, "", notHeld(asked, a, "files.redirects leads to "+clip(rp.to.url)+", which is not here", fs.ErrNotExist)
+			}
+			a, luck = next, "files.redirects leads to "+next.url()
+		case rp.sumOf != "":
+			text, err := s.sumText(ctx, rp.file, rp.sumOf, rp.sum)
+			if err != nil {
+				return Info{}, "", fmt.Errorf("file %s: %w", asked, err)
+			}
+			return made(asked, text, rp.file), "made from " + URL(rp.file.key), nil
+		case rp.slash:
+			a.slash = true
+			luck = "redirected to " + a.url()
+		default:
+			if luck == "" && rp.file.key != a.key(a.query) {
+				luck = "answered with " + URL(rp.file.key)
+			}
+			return rp.file.info(), luck, nil
+		}
+	}
+	return Info{}, "", fmt.Errorf("file %s: more than %d redirects: %w", asked, maxHops, fs.ErrNotExist)
+}
+
+// resolveOwn is Resolve for a path of the server's own name.
+func (s *Server) resolveOwn(ctx context.Context, path string) (Info, string, error) {
+	u, err := url.ParseRequestURI(path)
+	if err != nil {
+		return Info{}, "", fmt.Errorf("path %q is none of a request: %w", clip(path), fs.ErrInvalid)
+	}
+	a, err := parsePath(u.EscapedPath(), u.RawQuery)
+	if err != nil {
+		return Info{}, "", fmt.Errorf("path %q: %w: %w", clip(path), err, fs.ErrInvalid)
+	}
+	if own, isOrigin := s.ownAddress(a); isOrigin {
+		return s.resolve(ctx, own)
+	}
+	sh, ok := parseShort(a.elems)
+	if !ok || a.slash {
+		return Info{}, "", fmt.Errorf("path %s: neither an origin nor a short name with a version: %w", clip(path), fs.ErrNotExist)
+	}
+	h, of, kind, err := s.lookupShort(sh)
+	switch {
+	case err != nil:
+		return Info{}, "", fmt.Errorf("path %s: %w", clip(path), err)
+	case of != "":
+		text, err := s.sumText(ctx, h, of, kind)
+		if err != nil {
+			return Info{}, "", fmt.Errorf("path %s: %w", clip(path), err)
+		}
+		return made(path, text, h), "made from " + URL(h.key), nil
+	}
+	return h.info(), "answered with " + URL(h.key), nil
+}
+
+// target is the address to which a setting leads from a.
+func (s *Server) target(a address, to target) (address, error) {
+	if strings.HasPrefix(to.url, "/") {
+		return parseURL(a.host + to.url)
+	}
+	next, err := parseURL(to.url)
+	if err != nil {
+		return address{}, err
+	}
+	next, _ = s.canonical(next)
+	return next, nil
+}
+
+// made describes an answer that is no file.
+func made(url, text string, from held) Info {
+	return Info{URL: url, Digest: digestOf(text), Size: int64(len(text)), Time: from.mod}
+}
+
+// notHeld tells what a chain that began at asked broke off at.
+func notHeld(asked string, at address, why string, err error) error {
+	if at.url() != asked {
+		asked += ", redirected to " + at.url()
+	}
+	if why == "" {
+		return fmt.Errorf("file %s: %w", asked, err)
+	}
+	return fmt.Errorf("file %s: %s: %w", asked, why, err)
+}

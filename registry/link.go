@@ -1,0 +1,128 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Import is one manifest that an import brings under a name. Its bytes, and those of all that it names, must be blobs that the tree knows.
+type Import struct {
+	// Repository is host and path ("registry.k8s.io/pause"), or a local name without a host ("team/app"). It is folded as a push's would be: aliases of an
+	// origin, a port, and library/ left out at docker.io. The host need not be an origin yet: it may become one in the same batch.
+	Repository string
+	// Tags may be none: an untagged child of an index, or a referrer.
+	Tags []string
+	// Digest is that of Data, sha256 or sha512; "" names it by sha256.
+	Digest string
+	// MediaType is what the manifest came as; "" if it says its own.
+	MediaType string
+	// Data is the manifest, at most 4 MiB.
+	Data []byte
+	// With reports whether a config, a layer or a child of an index comes in the same batch; nil: nothing does. What it reports and the tree does not know
+	// is absent all the same.
+	With func(digest string) bool
+}
+
+// Link adds to b, a batch of the registry's own subtree, all names of one manifest: the revision, which holds config, layers and children, its tags, its
+// place among its subject's referrers, and a weak name for each layer, so that the image stands whole under the batch's claim, whatever else names
+// the same layers. It takes and refuses what a push does: an index without some of its children is taken, an image without a layer is not.
+//
+// fs.ErrInvalid: a name, the manifest or its digest is not right. fs.ErrNotExist: config, layers or the manifest's own bytes are not here; the text says which.
+// After an error b has nothing of it.
+func (r *Registry) Link(b Batch, im Import) error {
+	repo, d, m, err := r.checkImport(im)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", im.name(), err)
+	}
+	needs, absent := r.needs(repo, m, im.With)
+	if _, err := r.tree.StatBlob(d.String()); err != nil {
+		absent = append([]digest.Digest{d}, absent...)
+	}
+	if len(absent) > 0 {
+		return fmt.Errorf("image %s needs what is not here: %s: %w", im.name(), joinAbsent(absent), fs.ErrNotExist)
+	}
+	linkManifest(b, repo, d, im.Tags, m, needs.holds())
+	linked := map[digest.Digest]bool{}
+	for _, l := range needs.blobs {
+		if !linked[l] {
+			linked[l] = true
+			b.LinkWeak(layerPath(repo, l), l.String())
+		}
+	}
+	return nil
+}
+
+// checkImport returns the canonical repository, the digest and the manifest.
+func (r *Registry) checkImport(im Import) (repo string, d digest.Digest, m *manifest, err error) {
+	if repo, err = r.canonical(im.Repository); err != nil {
+		return "", "", nil, err
+	}
+	if len(im.Data) > maxManifest {
+		return "", "", nil, fmt.Errorf("its manifest has %d bytes, at most %d are taken: %w", len(im.Data), maxManifest, fs.ErrInvalid)
+	}
+	if im.Digest != "" {
+		var fail *apiError
+		if d, fail = parseDigest(im.Digest); fail != nil {
+			return "", "", nil, fail.forPeople()
+		}
+	}
+	d, m, err = checkManifest(d, im.Tags, im.MediaType, im.Data)
+	var fail *apiError
+	if errors.As(err, &fail) {
+		err = fail.forPeople()
+	}
+	return repo, d, m, err
+}
+
+// canonical is the repository of the tree that a name means which no view explains; fs.ErrInvalid if there can be none of that name.
+func (r *Registry) canonical(name string) (string, error) {
+	if !validName(name) {
+		return "", fmt.Errorf("its repository is not lower-case path elements of [a-z0-9] separated by ., _, __ or -, at most 255 characters: %w", fs.ErrInvalid)
+	}
+	p := place{path: name}
+	if host, rest, ok := hostPart(name); ok {
+		p.origin, p.known = r.fold(host)
+		p.path = rest
+	}
+	switch {
+	case p.origin != "" && p.exact() == "":
+		return "", fmt.Errorf("its host %s has no dot and is no origin here: %w", p.origin, fs.ErrInvalid)
+	case p.origin == "" && strings.Contains(strings.SplitN(name, "/", 2)[0], "."):
+		return "", fmt.Errorf("its repository looks like a host and has no path: %w", fs.ErrInvalid)
+	}
+	if fail := r.bound(p); fail != nil {
+		return "", fail.forPeople()
+	}
+	return p.canonical(), nil
+}
+
+// name is the image as people write it.
+func (im Import) name() string {
+	s := im.Repository
+	if len(s) > maxName {
+		s = s[:maxName] + "…"
+	}
+	switch {
+	case len(im.Tags) > 0:
+		return s + ":" + strings.Join(im.Tags[:min(len(im.Tags), 8)], ",")
+	case im.Digest != "":
+		return s + "@" + im.Digest
+	}
+	return s
+}
+
+func joinAbsent(absent []digest.Digest) string {
+	var list []string
+	for _, d := range absent[:min(len(absent), maxAbsent)] {
+		list = append(list, d.String())
+	}
+	s := strings.Join(list, ", ")
+	if more := len(absent) - len(list); more > 0 {
+		s += fmt.Sprintf(" and %d more", more)
+	}
+	return s
+}
