@@ -1,0 +1,64 @@
+package bundle
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"io"
+	"strings"
+	"syscall"
+)
+
+// checkDigest says what is wrong with a digest: it must be "sha256:" or "sha512:" with lower-case hex of the right length.
+func checkDigest(d string) error {
+	alg, sum, _ := strings.Cut(d, ":")
+	n := map[string]int{"sha256": 64, "sha512": 128}[alg]
+	if n == 0 {
+		return fmt.Errorf("digest %.150q is neither sha256:<hex> nor sha512:<hex>", d)
+	}
+	if len(sum) != n || strings.Trim(sum, "0123456789abcdef") != "" {
+		return fmt.Errorf("digest %.150q is not %s: and %d lower-case hex digits", d, alg, n)
+	}
+	return nil
+}
+
+// newHash returns the hash of a digest that checkDigest has passed.
+func newHash(digest string) hash.Hash {
+	if strings.HasPrefix(digest, "sha512:") {
+		return sha512.New()
+	}
+	return sha256.New()
+}
+
+// sumString writes what h has seen as a digest of the same algorithm as digest.
+func sumString(digest string, h hash.Hash) string {
+	alg, _, _ := strings.Cut(digest, ":")
+	return alg + ":" + hex.EncodeToString(h.Sum(nil))
+}
+
+func sha256Of(b []byte) string {
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// hashed passes r on and fails at its end, with an error that is syscall.EBADMSG, if its bytes do not have the digest.
+type hashed struct {
+	r      io.Reader
+	h      hash.Hash
+	digest string
+}
+
+func newHashed(r io.Reader, digest string) *hashed { return &hashed{r, newHash(digest), digest} }
+
+func (v *hashed) Read(p []byte) (int, error) {
+	n, err := v.r.Read(p)
+	v.h.Write(p[:n])
+	if err == io.EOF {
+		if got := sumString(v.digest, v.h); got != v.digest {
+			return n, fmt.Errorf("content is %s, not %s: %w", got, v.digest, syscall.EBADMSG)
+		}
+	}
+	return n, err
+}
