@@ -1,0 +1,146 @@
+package handover
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// listing is a directory that the daemon reads.
+type listing struct {
+	mu   sync.Mutex
+	file *os.File
+	root *os.Root
+	path string
+}
+
+// answer does what the daemon asks for. The file is the caller's to close.
+func (o *opener) answer(a *ask) (*reply, *os.File) {
+	r, f, err := o.try(a)
+	if err != nil {
+		return &reply{Err: wire(err)}, nil
+	}
+	return r, f
+}
+
+func (o *opener) try(a *ask) (*reply, *os.File, error) {
+	switch a.Op {
+	case opReadDir:
+		return o.readDir(a.Dir)
+	case opCloseDir:
+		return &reply{}, nil, o.forget(a.Dir).close()
+	}
+	if a.Input < 0 || a.Input >= len(o.inputs) {
+		return nil, nil, fs.ErrInvalid
+	}
+	in := o.inputs[a.Input]
+	switch {
+	case a.Op == opEnd && in.relay != nil:
+		<-in.relay.done
+		return &reply{}, nil, in.relay.err
+	case in.root == nil || !fs.ValidPath(a.Path):
+		return nil, nil, fs.ErrInvalid
+	case a.Op == opStat:
+		st, err := in.root.Stat(a.Path)
+		if err != nil {
+			return nil, nil, bare(err)
+		}
+		e := entryOf(st)
+		return &reply{Entry: &e}, nil, nil
+	case a.Op == opOpen:
+		return o.open(in.root, a.Path)
+	}
+	return nil, nil, fs.ErrInvalid
+}
+
+// open opens a regular file or a directory. Opening must not wait, as that of a pipe would, nor do anything, as that of a device could.
+func (o *opener) open(root *os.Root, name string) (*reply, *os.File, error) {
+	st, err := root.Stat(name)
+	if err != nil {
+		return nil, nil, bare(err)
+	}
+	if !st.Mode().IsRegular() && !st.IsDir() {
+		return nil, nil, errors.New("is neither a regular file nor a directory")
+	}
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // whatever it has become since
+	if err != nil {
+		return nil, nil, bare(err)
+	}
+	if st, err = f.Stat(); err != nil {
+		f.Close()
+		return nil, nil, bare(err)
+	}
+	if !st.IsDir() {
+		return &reply{}, f, nil // the daemon looks at it once more
+	}
+	e := entryOf(st)
+	e.Base = []byte(path.Base(name))
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lastID++
+	o.dirs[o.lastID] = &listing{file: f, root: root, path: name}
+	return &reply{Dir: o.lastID, Entry: &e}, nil, nil
+}
+
+func (o *opener) readDir(id uint64) (*reply, *os.File, error) {
+	o.mu.Lock()
+	d := o.dirs[id]
+	o.mu.Unlock()
+	if d == nil {
+		return nil, nil, fs.ErrClosed
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := &reply{}
+	for len(r.Entries) == 0 { // a page may hold only what has gone since
+		names, err := d.file.Readdirnames(pageSize)
+		if errors.Is(err, io.EOF) {
+			return r, nil, nil
+		}
+		if err != nil {
+			return nil, nil, bare(err)
+		}
+		for _, n := range names {
+			st, err := d.root.Lstat(path.Join(d.path, n))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return nil, nil, err
+			}
+			r.Entries = append(r.Entries, entryOf(st))
+		}
+	}
+	return r, nil, nil
+}
+
+func (o *opener) forget(id uint64) *listing {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	d := o.dirs[id]
+	delete(o.dirs, id)
+	return d
+}
+
+func (d *listing) close() error {
+	if d == nil {
+		return fs.ErrClosed
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.file.Close()
+}
+
+// bare is the error without operation and path, which the daemon's side puts around it again.
+func bare(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}

@@ -1,0 +1,221 @@
+package handover
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Run is the command's side: it asks the daemon at conn, an admin socket that was just dialled, to import what paths name, opens for it what it asks
+// for, and returns its result. "-" is standard input. onProgress is called from one goroutine, now and then. conn is closed in the end.
+//
+// An *Error is the daemon's answer. When the daemon ends without one, the error says so; a repetition goes on where it stopped. When ctx is done
+// the daemon stops too, and the error is ctx's cause. req.Inputs is filled here.
+func Run(ctx context.Context, conn net.Conn, req Request, paths []string, onProgress func(Progress)) (json.RawMessage, error) {
+	defer conn.Close()
+	socket, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, fmt.Errorf("files can be handed over on a Unix socket only, this is %T", conn)
+	}
+	o, err := openInputs(paths)
+	if err != nil {
+		return nil, err
+	}
+	defer o.close()
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	result, err := o.run(socket, req, onProgress)
+	if ctx.Err() != nil && err != nil {
+		return nil, context.Cause(ctx)
+	}
+	return result, err
+}
+
+func (o *opener) run(conn *net.UnixConn, req Request, onProgress func(Progress)) (json.RawMessage, error) {
+	from, err := upgrade(conn)
+	if err != nil {
+		return nil, gone(err)
+	}
+	for _, i := range o.inputs {
+		req.Inputs = append(req.Inputs, i.named)
+	}
+	out := &sender{conn: conn}
+	// An answer may stand there already, a refusal, when writing fails because the daemon has closed: it is read anyway.
+	sending := out.send(&message{Hello: &req}, nil)
+	for i, in := range o.inputs {
+		if in.file != nil && sending == nil {
+			sending = out.send(&message{Input: &i}, in.file)
+			in.file.Close() // the daemon has it; a pipe's writer must notice when the daemon ends
+			in.file = nil
+		}
+	}
+	var work sync.WaitGroup
+	defer work.Wait()
+	slots := make(chan struct{}, maxFlight)
+	for {
+		m, err := readFrame(from, maxAnswer)
+		if err != nil {
+			return nil, gone(errors.Join(sending, err))
+		}
+		switch {
+		case m.Final != nil && m.Final.Status >= 400:
+			return nil, &Error{m.Final.Status, m.Final.Error}
+		case m.Final != nil:
+			return m.Final.Result, nil
+		case m.Ask == nil:
+			return nil, protocolError("the daemon said something that is no question")
+		case m.Ask.Op == opProgress:
+			if m.Ask.Progress != nil && onProgress != nil {
+				onProgress(*m.Ask.Progress)
+			}
+			out.send(&message{Reply: &reply{ID: m.Ask.ID}}, nil) // an error shows when reading
+			continue
+		}
+		slots <- struct{}{}
+		work.Go(func() {
+			defer func() { <-slots }()
+			r, f := o.answer(m.Ask)
+			r.ID = m.Ask.ID
+			out.send(&message{Reply: r}, f)
+			if f != nil {
+				f.Close()
+			}
+		})
+	}
+}
+
+// upgrade asks for the protocol and returns what the daemon's frames are read from.
+func upgrade(conn *net.UnixConn) (*bufio.Reader, error) {
+	if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: casemate\r\nConnection: Upgrade\r\nUpgrade: %s\r\nContent-Length: 0\r\n\r\n", Path, Protocol); err != nil {
+		return nil, err
+	}
+	from := bufio.NewReaderSize(conn, 64<<10)
+	resp, err := http.ReadResponse(from, &http.Request{Method: http.MethodPost})
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return from, nil
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxAsk))
+	var body struct {
+		Error string `json:"error"`
+	}
+	if json.Unmarshal(text, &body) != nil || body.Error == "" {
+		body.Error = "the daemon answered " + resp.Status
+	}
+	return nil, &Error{resp.StatusCode, body.Error}
+}
+
+// gone says what an end of the connection means.
+func gone(err error) error {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return errors.New("casemate ended during the import: start it and run the same command again, what has arrived is kept")
+		}
+	}
+	return err
+}
+
+// opener holds open what the operator named.
+type opener struct {
+	inputs []*input
+
+	mu     sync.Mutex
+	lastID uint64
+	dirs   map[uint64]*listing
+}
+
+type input struct {
+	named Named
+	file  *os.File // nil for a directory, and when it has been handed over
+	root  *os.Root // nil for a file
+	relay *relay   // nil unless the file is a pipe that we fill
+}
+
+func openInputs(paths []string) (*opener, error) {
+	o := &opener{dirs: map[uint64]*listing{}}
+	stdin := false
+	for _, path := range paths {
+		if path == "-" && stdin {
+			o.close()
+			return nil, errors.New("standard input (-) can be named only once")
+		}
+		in, err := openInput(path)
+		if err != nil {
+			o.close()
+			return nil, err
+		}
+		stdin = stdin || path == "-"
+		o.inputs = append(o.inputs, in)
+	}
+	return o, nil
+}
+
+func openInput(path string) (*input, error) {
+	in := &input{named: Named{Name: path}}
+	f := os.Stdin
+	if path == "-" {
+		// A copy, so that it is closed like every other file; Stdin itself stays the process's.
+		fd, err := unix.FcntlInt(os.Stdin.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return nil, fmt.Errorf("standard input: %w", err)
+		}
+		f = os.NewFile(uintptr(fd), "-")
+	} else {
+		var err error
+		if f, err = os.Open(path); err != nil {
+			return nil, err
+		}
+	}
+	st, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	if st.IsDir() {
+		defer f.Close()
+		if path == "-" {
+			return nil, errors.New("standard input is a directory: name it as an argument")
+		}
+		in.named.Dir = true
+		in.root, err = os.OpenRoot(path)
+		return in, err
+	}
+	if plain(f) {
+		in.file = f
+		return in, nil
+	}
+	in.named.Relayed = true
+	in.relay, in.file, err = startRelay(f)
+	return in, err
+}
+
+// close closes what is open. Replies are no longer given then.
+func (o *opener) close() {
+	for _, in := range o.inputs {
+		if in.file != nil {
+			in.file.Close()
+		}
+		if in.root != nil {
+			in.root.Close()
+		}
+		if in.relay != nil {
+			in.relay.stop()
+		}
+	}
+	for _, d := range o.dirs {
+		d.file.Close()
+	}
+}

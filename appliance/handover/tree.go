@@ -1,0 +1,165 @@
+package handover
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// tree is a directory that the operator named, as a file system: the command lists it and opens what is in it.
+type tree struct {
+	session *Session
+	input   int
+	name    string // as it was typed
+}
+
+func (t *tree) fail(op, name string, err error) error {
+	return &fs.PathError{Op: op, Path: shown(t.name, name), Err: err}
+}
+
+// Open opens a regular file as *os.File, or a directory as fs.ReadDirFile whose ReadDir(n) does not hold all of it in memory. Symbolic links are followed
+// within the directory; everything else is refused.
+func (t *tree) Open(name string) (fs.File, error) {
+	if !fs.ValidPath(name) {
+		return nil, t.fail("open", name, fs.ErrInvalid)
+	}
+	a, err := t.session.ask(ask{Op: opOpen, Input: t.input, Path: name})
+	if err != nil {
+		return nil, t.fail("open", name, err)
+	}
+	if a.fd >= 0 {
+		f, err := t.session.adopt(a.fd, shown(t.name, name))
+		if err != nil {
+			return nil, t.fail("open", name, err)
+		}
+		return f, nil
+	}
+	if a.reply.Dir == 0 || a.reply.Entry == nil || !a.reply.Entry.Bits.IsDir() {
+		return nil, t.fail("open", name, protocolError("neither a file nor a directory came"))
+	}
+	return &dirFile{tree: t, name: name, id: a.reply.Dir, info: info{*a.reply.Entry}}, nil
+}
+
+// Stat follows symbolic links.
+func (t *tree) Stat(name string) (fs.FileInfo, error) {
+	if !fs.ValidPath(name) {
+		return nil, t.fail("stat", name, fs.ErrInvalid)
+	}
+	a, err := t.session.ask(ask{Op: opStat, Input: t.input, Path: name})
+	if err == nil && (a.fd >= 0 || a.reply.Entry == nil) {
+		err = protocolError("no entry came")
+	}
+	if a.fd >= 0 {
+		unix.Close(a.fd)
+	}
+	if err != nil {
+		return nil, t.fail("stat", name, err)
+	}
+	e := *a.reply.Entry
+	e.Base = []byte(path.Base(name))
+	return info{e}, nil
+}
+
+// ReadDir lists a whole directory in order; Open it for one that may be huge.
+func (t *tree) ReadDir(name string) ([]fs.DirEntry, error) {
+	f, err := t.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	d, ok := f.(fs.ReadDirFile)
+	if !ok {
+		return nil, t.fail("read", name, errors.New("not a directory"))
+	}
+	list, err := d.ReadDir(-1)
+	slices.SortFunc(list, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return list, err
+}
+
+// dirFile is an open directory, which the command reads page by page.
+type dirFile struct {
+	tree *tree
+	name string
+	id   uint64
+	info info
+
+	mu     sync.Mutex
+	page   []entry // what came and was not given out
+	end    bool
+	closed bool
+}
+
+func (d *dirFile) Stat() (fs.FileInfo, error) { return d.info, nil }
+
+func (d *dirFile) Read([]byte) (int, error) {
+	return 0, d.tree.fail("read", d.name, errors.New("is a directory"))
+}
+
+// ReadDir gives entries in the directory's own order, which is none.
+func (d *dirFile) ReadDir(n int) ([]fs.DirEntry, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var list []fs.DirEntry
+	for n <= 0 || len(list) < n {
+		if len(d.page) == 0 {
+			if err := d.more(); err != nil {
+				return list, err
+			}
+			if d.end {
+				break
+			}
+		}
+		e := d.page[0]
+		d.page = d.page[1:]
+		list = append(list, info{e})
+	}
+	if n > 0 && len(list) == 0 {
+		return nil, io.EOF
+	}
+	return list, nil
+}
+
+// more fetches the next page.
+func (d *dirFile) more() error {
+	switch {
+	case d.closed:
+		return d.tree.fail("read", d.name, fs.ErrClosed)
+	case d.end:
+		return nil
+	}
+	a, err := d.tree.session.ask(ask{Op: opReadDir, Dir: d.id})
+	if a.fd >= 0 {
+		unix.Close(a.fd)
+	}
+	if err != nil {
+		return d.tree.fail("read", d.name, err)
+	}
+	for _, e := range a.reply.Entries {
+		// A name is one element of a path, whoever made it up.
+		if n := string(e.Base); n == "" || n == "." || n == ".." || strings.ContainsAny(n, "/\x00") {
+			return d.tree.fail("read", d.name, protocolError("a name %q", n))
+		}
+	}
+	d.page, d.end = a.reply.Entries, len(a.reply.Entries) == 0
+	return nil
+}
+
+func (d *dirFile) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return d.tree.fail("close", d.name, fs.ErrClosed)
+	}
+	d.closed, d.page = true, nil
+	_, err := d.tree.session.ask(ask{Op: opCloseDir, Dir: d.id})
+	if d.tree.session.ctx.Err() != nil {
+		return nil // the command closes it with the connection
+	}
+	return err
+}
