@@ -91,6 +91,8 @@ type Contents struct {
 	Absent []string
 	// Parts and Have count a split bundle's parts: all, and those that were read. Both are 0 when it is no split bundle.
 	Parts, Have int
+	// Numbers are those of the parts that were read, from 1 and sorted; a split bundle may come part by part on different days.
+	Numbers []int
 	// Signer is the public key (base64 of its 32 bytes) whose signature of the index was verified; "" if it is not signed.
 	Signer string
 	// Notes say what was left out or understood in a special way, one sentence each.
