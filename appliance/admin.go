@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"casemate/appliance/missing"
 	"casemate/appliance/origin"
 	"casemate/cluster"
 	"casemate/dnssrv"
@@ -149,8 +150,10 @@ func (a *Appliance) admin() http.Handler {
 		return nil, a.deleteName(r.Context(), r.PathValue("name"), "")
 	})
 
-	on("GET /v1/missing", func(*http.Request) (any, error) { return a.book.List() })
+	on("GET /v1/missing", a.getMissing)
 	on("DELETE /v1/missing", func(r *http.Request) (any, error) { return nil, a.book.Clear(r.Context()) })
+
+	on("POST /v1/check", a.postCheck)
 
 	on("POST /v1/gc", a.postGC)
 	on("POST /v1/scrub", a.postScrub)
@@ -162,8 +165,11 @@ func (a *Appliance) admin() http.Handler {
 }
 
 // read reads a request in JSON, strictly.
-func read(r *http.Request, into any) error {
-	d := json.NewDecoder(io.LimitReader(r.Body, maxAdminBody))
+func read(r *http.Request, into any) error { return readUpTo(r, into, maxAdminBody) }
+
+// readUpTo is read for a body of at most so many bytes.
+func readUpTo(r *http.Request, into any, most int64) error {
+	d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, most))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil && !errors.Is(err, io.EOF) {
 		return usage("the request cannot be read: %w", err)
@@ -403,7 +409,7 @@ type missInfo struct {
 	Last  time.Time `json:"last"`
 }
 
-func (a *Appliance) getStatus(*http.Request) (any, error) {
+func (a *Appliance) getStatus(r *http.Request) (any, error) {
 	v := a.now.Load()
 	st := a.cluster.Status()
 	problems := a.problems.list()
@@ -451,7 +457,7 @@ func (a *Appliance) getStatus(*http.Request) (any, error) {
 		return nil, err
 	}
 	misses := []missInfo{}
-	for _, e := range entries[:min(len(entries), 10)] {
+	for _, e := range missing.Unsolved(entries, 10, a.answered(r.Context())) {
 		misses = append(misses, missInfo{e.Kind, e.Name, e.Count, e.Last})
 	}
 	return map[string]any{

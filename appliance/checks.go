@@ -1,0 +1,152 @@
+package appliance
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"casemate/appliance/content"
+	"casemate/appliance/missing"
+	"casemate/appliance/origin"
+)
+
+// maxCheckBody bounds what a check may ask, in bytes: about half a million names.
+const maxCheckBody = 64 << 20
+
+func (a *Appliance) postCheck(r *http.Request) (any, error) {
+	var req content.CheckRequest
+	if err := readUpTo(r, &req, maxCheckBody); err != nil {
+		return nil, err
+	}
+	c := content.Checker{Images: a.registry, Files: a.files, Open: a.tree.OpenBlob, Tags: a.tagsOf, Unreached: a.unreached}
+	return c.Check(r.Context(), req)
+}
+
+// tagDir is where the tags of a canonical repository stand in the tree, and tagName and manifestName a tag and a manifest (registry/DESIGN.md).
+func tagDir(repository string) string {
+	return "registry/repositories/" + repository + "/_manifests/tags"
+}
+
+func tagName(repository, tag string) string { return tagDir(repository) + "/" + tag + "/current/link" }
+
+func manifestName(repository, digest string) string {
+	return "registry/repositories/" + repository + "/_manifests/revisions/" + strings.Replace(digest, ":", "/", 1) + "/link"
+}
+
+func layerName(repository, digest string) string {
+	return "registry/repositories/" + repository + "/_layers/" + strings.Replace(digest, ":", "/", 1) + "/link"
+}
+
+// tagsOf returns the tags of a canonical repository, sorted; none if there is no such repository.
+func (a *Appliance) tagsOf(repository string) []string {
+	entries, err := a.tree.ReadDir(tagDir(repository))
+	if err != nil {
+		return nil
+	}
+	tags := make([]string, len(entries))
+	for i, e := range entries {
+		tags[i] = e.Name()
+	}
+	return tags
+}
+
+// unreached says why clients that ask host are not answered here and what changes that; "" if they are.
+func (a *Appliance) unreached(host string) string {
+	v := a.now.Load()
+	if at, _ := v.hosts.find(host); at != placeUnknown {
+		return ""
+	}
+	o, known := v.origins.Get(host)
+	switch {
+	case !known:
+		return fmt.Sprintf("%s is not an origin: casemate origin add %s changes that", clip(origin.Fold(host)), clip(origin.Fold(host)))
+	case o.Disabled == origin.NotPermitted:
+		return fmt.Sprintf("origin %s is not enabled: %s", o.Host, o.Disabled)
+	}
+	return fmt.Sprintf("origin %s is not enabled: %s; casemate origin add %s enables it again", o.Host, o.Disabled, o.Host)
+}
+
+func (a *Appliance) getMissing(r *http.Request) (any, error) {
+	entries, err := a.book.List()
+	if err != nil {
+		return nil, err
+	}
+	return missing.Solve(entries, a.answered(r.Context())), r.Context().Err()
+}
+
+// answered returns a function that says whether what was missed is answered now, and what brought it.
+func (a *Appliance) answered(ctx context.Context) func(missing.Entry) (by string, ok bool) {
+	v := a.now.Load()
+	return func(e missing.Entry) (string, bool) {
+		switch e.Kind {
+		case missing.Image:
+			return a.imageAnswered(ctx, e.Name)
+		case missing.File:
+			info, _, err := a.files.Resolve(ctx, e.Name)
+			if err != nil {
+				return "", false
+			}
+			key, err := a.files.Key(info.URL)
+			if err != nil {
+				return missing.ByHand, true // made, or an origin that is no more
+			}
+			return a.broughtBy("files/" + key), true
+		case missing.DNS:
+			return a.hostBroughtBy(v, e.Name), a.dns.Holds(e.Name)
+		case missing.TLS:
+			return a.hostBroughtBy(v, e.Name), v.known[origin.Fold(e.Name)]
+		case missing.Host:
+			at, _ := v.hosts.find(e.Name)
+			return a.hostBroughtBy(v, e.Name), at != placeUnknown
+		}
+		return "", false
+	}
+}
+
+// imageAnswered is answered for repository:tag and repository@digest. Most of what was missed and is here now has the very name that was asked for, and
+// then nothing need be read to see it: a book may have ten thousand entries.
+func (a *Appliance) imageAnswered(ctx context.Context, name string) (by string, ok bool) {
+	repository, digest, byDigest := strings.Cut(name, "@")
+	tag := ""
+	exact := []string{}
+	if byDigest {
+		exact = append(exact, manifestName(repository, digest), layerName(repository, digest))
+	} else {
+		i := strings.LastIndexByte(name, ':')
+		if i < strings.LastIndexByte(name, '/') {
+			return "", len(a.tagsOf(name)) > 0 // its tags were to be listed
+		}
+		repository, tag = name[:i], name[i+1:]
+		exact = append(exact, tagName(repository, tag))
+	}
+	for _, n := range exact {
+		if info, err := a.tree.Stat(n); err == nil && !info.IsDir() {
+			return a.broughtBy(n), true
+		}
+	}
+	found, err := a.registry.Resolve(ctx, repository, tag, digest)
+	if err != nil {
+		return "", false
+	}
+	if byDigest {
+		return a.broughtBy(manifestName(found.Repository, found.Digest)), true
+	}
+	return a.broughtBy(tagName(found.Repository, tag)), true
+}
+
+// broughtBy is the import whose claim shows under a name of the tree, or missing.ByHand.
+func (a *Appliance) broughtBy(name string) string {
+	if claims := a.tree.ClaimsOf(name); len(claims) > 0 && claims[0].Claim != "" {
+		return claims[0].Claim
+	}
+	return missing.ByHand
+}
+
+// hostBroughtBy is broughtBy for a host name: an import enables the origins that it brings.
+func (a *Appliance) hostBroughtBy(v *view, host string) string {
+	if o, ok := v.origins.Get(host); ok {
+		return a.broughtBy("origins/" + o.Host)
+	}
+	return missing.ByHand
+}

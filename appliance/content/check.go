@@ -1,0 +1,258 @@
+package content
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+
+	"casemate/bundle"
+	"casemate/fileserver"
+	"casemate/registry"
+)
+
+// Verdict says in one word what a check found.
+type Verdict string
+
+// A client that asks for what is Missing, Unreached or not for its Platform gets a miss, for what has another Digest or Checksum the wrong bytes. Luck
+// is a warning: it works, by something that is not meant to be relied on.
+const (
+	VerdictMissing   Verdict = "missing"   // not here, or here and of no use; Detail says why
+	VerdictPlatform  Verdict = "platform"  // here, but not for every platform that was asked for
+	VerdictUnreached Verdict = "unreached" // its host is not answered for, so no node gets it, whether or not it is here
+	VerdictDigest    Verdict = "digest"    // another manifest is here than the one pinned
+	VerdictChecksum  Verdict = "checksum"  // other bytes are here than the checksum says
+	VerdictLuck      Verdict = "luck"      // another name answers: a tolerance, a redirect of the settings
+)
+
+// CheckRequest is what a check is asked: is all of this here?
+type CheckRequest struct {
+	bundle.Wanted
+	// Platforms must all be here of every image that has platforms ("linux/amd64", "linux/arm64/v8"); "all" wants every one that its index lists.
+	// None: it is enough that something can be pulled.
+	Platforms []string `json:"platforms,omitempty"`
+}
+
+// Report is what a check found. Asked is Here + Missing + Differs; those that are here by luck count as here.
+type Report struct {
+	Asked   int `json:"asked"`
+	Here    int `json:"here"`
+	Missing int `json:"missing"` // VerdictMissing, VerdictPlatform, VerdictUnreached
+	Differs int `json:"differs"` // VerdictDigest, VerdictChecksum
+	Luck    int `json:"luck"`
+	// Findings are what is not as it was asked for, in the order of the lists, at most one for each thing.
+	Findings []Finding `json:"findings"`
+}
+
+// Finding is one thing that is not as it was asked for.
+type Finding struct {
+	Kind    string  `json:"kind"`            // "image", "file" or "chart"
+	Name    string  `json:"name"`            // the reference, the URL, or "NAME VERSION of REPOSITORY"
+	Where   string  `json:"where,omitempty"` // FILE:LINE of the list
+	Verdict Verdict `json:"verdict"`
+	// Detail is the rest in words.
+	Detail string `json:"detail,omitempty"`
+	// Want and Got are digests, with VerdictDigest and VerdictChecksum. Known says who knows Want.
+	Want  string `json:"want,omitempty"`
+	Got   string `json:"got,omitempty"`
+	Known string `json:"known,omitempty"`
+	// Platforms are those that are here, with Platform.
+	Platforms []string `json:"platforms,omitempty"`
+	// Tags are others of the same repository that are here, with Missing.
+	Tags []string `json:"tags,omitempty"`
+}
+
+// Checker answers whether things are here as a node would get them. All fields are required and are used from one goroutine for each Check.
+type Checker struct {
+	// Images and Files answer as they answer clients; *registry.Registry and *fileserver.Server do.
+	Images interface {
+		Resolve(ctx context.Context, repository, tag, digest string) (registry.Found, error)
+	}
+	Files interface {
+		Resolve(ctx context.Context, url string) (info fileserver.Info, luck string, err error)
+	}
+	// Open opens a blob.
+	Open func(ctx context.Context, digest string) (io.ReadSeekCloser, error)
+	// Tags returns the tags of a canonical repository.
+	Tags func(repository string) []string
+	// Unreached says why clients that ask a host do not come here, and the way out; "" if they do.
+	Unreached func(host string) string
+}
+
+// maxPlatforms bounds what a request may ask of every image.
+const maxPlatforms = 64
+
+// Check looks for everything that req wants. Its error is the context's, that of a disk, or fs.ErrInvalid for a request that nobody can mean.
+func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) {
+	if len(req.Platforms) > maxPlatforms {
+		return nil, fmt.Errorf("at most %d platforms can be asked for, got %d: %w", maxPlatforms, len(req.Platforms), fs.ErrInvalid)
+	}
+	for _, p := range req.Platforms {
+		if !validPlatform(p) {
+			return nil, fmt.Errorf("a platform is written like linux/amd64 or linux/arm64/v8, or all, got %q: %w", p, fs.ErrInvalid)
+		}
+	}
+	r := &Report{Findings: []Finding{}}
+	for _, w := range req.Images {
+		f, err := c.image(ctx, w, req.Platforms)
+		if err != nil {
+			return nil, err
+		}
+		r.count(f)
+	}
+	for _, w := range req.Files {
+		f, err := c.file(ctx, w)
+		if err != nil {
+			return nil, err
+		}
+		r.count(f)
+	}
+	indexes := map[string]*chartIndex{}
+	for _, w := range req.Charts {
+		f, err := c.chart(ctx, w, indexes)
+		if err != nil {
+			return nil, err
+		}
+		r.count(f)
+	}
+	return r, nil
+}
+
+// count adds one thing; nil is one that is as it was asked for.
+func (r *Report) count(f *Finding) {
+	r.Asked++
+	if f == nil {
+		r.Here++
+		return
+	}
+	switch f.Verdict {
+	case VerdictDigest, VerdictChecksum:
+		r.Differs++
+	case VerdictLuck:
+		r.Here++
+		r.Luck++
+	default:
+		r.Missing++
+	}
+	r.Findings = append(r.Findings, *f)
+}
+
+// image checks one reference. Where a list pins a tag to a digest both names must lead there: some clients pull by the one and some by the other.
+func (c *Checker) image(ctx context.Context, w bundle.WantedImage, platforms []string) (*Finding, error) {
+	f := &Finding{Kind: "image", Name: w.Ref(), Where: w.Where}
+	found, here, err := c.resolve(ctx, w.Repository, w.Tag, w.Digest, f)
+	if err != nil {
+		return nil, err
+	}
+	if host, _, ok := strings.Cut(w.Repository, "/"); ok && strings.ContainsAny(host, ".:") && c.unreached(host, here, f) {
+		return f, nil
+	}
+	if w.Digest != "" && w.Tag != "" {
+		by := &Finding{}
+		tagged, tagHere, err := c.resolve(ctx, w.Repository, w.Tag, "", by)
+		switch {
+		case err != nil:
+			return nil, err
+		case tagHere && tagged.Digest != w.Digest:
+			f.Verdict, f.Detail, f.Want, f.Got = VerdictDigest, "", w.Digest, tagged.Digest
+			if here {
+				f.Detail = "the pinned one is here too, without the tag"
+			}
+			return f, nil
+		case here && !tagHere:
+			f.Verdict, f.Detail, f.Tags = VerdictMissing, "the pinned digest is here, without the tag", c.Tags(found.Repository)
+			return f, nil
+		}
+	}
+	lacks := lacking(found, platforms)
+	switch {
+	case !here:
+		f.Tags = c.Tags(w.Repository)
+	case len(lacks) > 0:
+		f.Verdict, f.Detail, f.Platforms = VerdictPlatform, "not for "+strings.Join(lacks, ", "), realPlatforms(found.Platforms)
+	case len(found.Platforms) == 0 && found.Sparse:
+		f.Verdict, f.Detail = VerdictMissing, "its index is here and nothing that it lists"
+	case found.Luck != "":
+		f.Verdict, f.Detail = VerdictLuck, found.Luck
+	default:
+		return nil, nil
+	}
+	return f, nil
+}
+
+// resolve is Images.Resolve with a miss, which f tells, apart from an error.
+func (c *Checker) resolve(ctx context.Context, repository, tag, digest string, f *Finding) (found registry.Found, here bool, err error) {
+	found, err = c.Images.Resolve(ctx, repository, tag, digest)
+	if f.missed(err) {
+		return found, false, nil
+	}
+	return found, err == nil, err
+}
+
+// missed reports whether err says that a client would get a miss, and then makes f say so, with the reason if there is more to say than that.
+func (f *Finding) missed(err error) bool {
+	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
+		return false
+	}
+	// The errors have the form "image NAME: reason: sentinel", and the reason may be left out.
+	_, reason, _ := strings.Cut(err.Error(), ": ")
+	for _, e := range []error{fs.ErrNotExist, fs.ErrInvalid} {
+		reason = strings.TrimSuffix(strings.TrimSuffix(reason, e.Error()), ": ")
+	}
+	f.Verdict, f.Detail = VerdictMissing, strings.TrimPrefix(reason, "not here")
+	return true
+}
+
+// unreached reports whether clients that ask host do not come here, and then makes f say so.
+func (c *Checker) unreached(host string, here bool, f *Finding) bool {
+	why := c.Unreached(host)
+	if why == "" {
+		return false
+	}
+	f.Verdict, f.Detail = VerdictUnreached, "it is not here, and "+why
+	if here {
+		f.Detail = "it is here, but " + why
+	}
+	return true
+}
+
+// file checks one URL. A sha256 stands in the tree; for a sha512 the file is read.
+func (c *Checker) file(ctx context.Context, w bundle.WantedFile) (*Finding, error) {
+	f := &Finding{Kind: "file", Name: w.URL, Where: w.Where}
+	info, luck, err := c.Files.Resolve(ctx, w.URL)
+	missed := f.missed(err)
+	if err != nil && !missed {
+		return nil, err
+	}
+	if c.unreached(hostOf(w.URL), !missed, f) || missed {
+		return f, nil
+	}
+	if w.Digest != "" {
+		got, err := c.digest(ctx, info.Digest, w.Digest)
+		if err != nil {
+			return nil, fmt.Errorf("file %s: %w", w.URL, err)
+		}
+		if got != w.Digest {
+			f.Verdict, f.Detail, f.Want, f.Got, f.Known = VerdictChecksum, luck, w.Digest, got, w.Known
+			return f, nil
+		}
+	}
+	if luck != "" {
+		f.Verdict, f.Detail = VerdictLuck, luck
+		return f, nil
+	}
+	return nil, nil
+}
+
+// hostOf is the host of a URL as it stands there, with its port.
+func hostOf(url string) string {
+	if _, rest, ok := strings.Cut(url, "://"); ok {
+		url = rest
+	}
+	if i := strings.IndexAny(url, "/?#"); i >= 0 {
+		url = url[:i]
+	}
+	return url[strings.LastIndexByte(url, '@')+1:]
+}
