@@ -88,6 +88,22 @@ func (r *Registry) NameOf(treeName string) (repository, tag, digest string, ok b
 	return "", "", "", false
 }
 
+// TreeName is the name in the registry's tree that Link gives a tag, or, where tag is "", the manifest digest, in a repository that is folded as Link does;
+// NameOf reads it back. fs.ErrInvalid: repository, tag or digest can be no name.
+func (r *Registry) TreeName(repository, tag, dg string) (string, error) {
+	repo, err := r.canonical(repository)
+	switch {
+	case err != nil:
+	case tag != "" && validTag(tag):
+		return tagPath(repo, tag), nil
+	case tag == "" && validDigest(dg):
+		return revisionPath(repo, digest.Digest(dg)), nil
+	default:
+		err = fmt.Errorf("%.200q is no tag and %.200q no digest: %w", tag, dg, fs.ErrInvalid)
+	}
+	return "", fmt.Errorf("image %.300s: %w", repository, err)
+}
+
 // contents are the names in one repository.
 type contents struct{ revisions, tags []named }
 
