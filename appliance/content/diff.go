@@ -1,0 +1,190 @@
+package content
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+	"syscall"
+
+	"casemate/bundle"
+)
+
+// What an import does to a name.
+const (
+	ChangeNew   = "new"
+	ChangeOther = "changed"
+	ChangeNone  = "same"
+	// ChangeHidden is a name that this content brought before and that a newer import, or a push, hides. Importing it again does not change that.
+	ChangeHidden = "hidden"
+)
+
+// Change is what an import does to one name.
+type Change struct {
+	What string `json:"what"`
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+	// From is the digest that the name has now, To the one that the import brings.
+	From string `json:"from,omitempty"`
+	To   string `json:"to"`
+}
+
+// changes compares names with the tree. Those of the import itself, if it was here before, are looked at as well.
+func (e *Engine) changes(names []Name, importName string) []Change {
+	list := make([]Change, 0, len(names))
+	for _, n := range names {
+		c := Change{What: ChangeNew, Kind: n.Kind, Name: n.Name, To: n.Digest}
+		for i, cl := range e.cfg.Tree.ClaimsOf(n.path) {
+			d := digestIn(cl.FileInfo)
+			if i == 0 {
+				c.From, c.What = d, ChangeOther
+				if d == n.Digest {
+					c.What = ChangeNone
+				}
+			} else if c.What == ChangeOther && cl.Claim == importName && d == n.Digest {
+				c.What = ChangeHidden
+			}
+		}
+		list = append(list, c)
+	}
+	return list
+}
+
+func digestIn(i fs.FileInfo) string { return i.(interface{ Digest() string }).Digest() }
+
+// dryRun says what would change. A bundle is not read further than its index.
+func (j *job) dryRun(ctx context.Context) (*Result, error) {
+	e := j.e
+	s := &dry{e: e, small: map[string][]byte{}}
+	c, err := j.read(ctx, s, func(c *bundle.Contents) error {
+		if c.Index == nil {
+			return nil
+		}
+		return bundle.ErrStop
+	})
+	if err != nil {
+		return nil, err
+	}
+	r := Record{Name: j.base, Kind: c.Kind, ID: c.ID, Signer: c.Signer, Sources: sources(j.req.Inputs), Time: e.cfg.Now().UTC(), Notes: c.Notes}
+	held, ok, err := e.holding(c.ID)
+	if err != nil {
+		return nil, err
+	}
+	if ok {
+		r.Name = held.Name
+	}
+	names, hosts, err := e.namesOfIndex(c.Index)
+	if err != nil {
+		return nil, err
+	}
+	if r.Origins, err = e.cfg.Origins(hosts); err != nil {
+		return nil, err
+	}
+	for _, b := range c.Index.Blobs {
+		r.Blobs++
+		r.Bytes += b.Size
+		if _, err := e.cfg.Tree.StatBlob(b.Digest); err != nil {
+			r.BytesNew += b.Size
+		}
+	}
+	res := &Result{State: Planned, Record: r, Parts: c.Parts, Have: c.Numbers, Need: r.BytesNew, Changes: e.changes(names, r.Name)}
+	for _, ch := range res.Changes {
+		res.tally(ch)
+	}
+	res.Message = "nothing is written; an import would make: " + changesText(res.Record)
+	if ok {
+		res.Message = fmt.Sprintf("nothing would change: the same content was imported as %s on %s", held.Name, held.Time.Format("2006-01-02 15:04"))
+	}
+	return res, nil
+}
+
+// dry is a sink that keeps nothing but small documents, which are needed to understand the rest.
+type dry struct {
+	e *Engine
+
+	mu    sync.Mutex
+	small map[string][]byte
+	bytes int
+}
+
+// maxSmall bounds the documents that a dry run keeps in memory.
+const maxSmall = 256 << 20
+
+func (d *dry) Has(digest string) (int64, bool) {
+	n, err := d.e.cfg.Tree.StatBlob(digest)
+	return n, err == nil
+}
+
+func (d *dry) Put(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {
+	alg := digest
+	if alg == "" {
+		alg = "sha256:"
+	}
+	h := hasher(alg)
+	var head bytes.Buffer
+	r = bounded(ctx, r, size)
+	n, err := io.Copy(io.MultiWriter(h, &head), io.LimitReader(r, maxManifest+1))
+	if err == nil && n > maxManifest {
+		head = bytes.Buffer{}
+		var more int64
+		more, err = io.Copy(h, r)
+		n += more
+	}
+	if err != nil {
+		return "", 0, err
+	}
+	if size >= 0 && n != size {
+		return "", 0, fmt.Errorf("%d bytes instead of %d: %w", n, size, io.ErrUnexpectedEOF)
+	}
+	got := alg[:len("sha256:")] + hex.EncodeToString(h.Sum(nil))
+	if digest != "" && got != digest {
+		return "", 0, fmt.Errorf("the bytes have the digest %s, not %s: %w", got, digest, syscall.EBADMSG)
+	}
+	if text := bytes.TrimLeft(head.Bytes(), " \t\r\n"); n <= maxManifest && len(text) > 0 && (text[0] == '{' || text[0] == '[') {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.bytes += head.Len(); d.bytes > maxSmall {
+			return "", 0, errors.New("too many documents for a dry run: import it without")
+		}
+		d.small[got] = head.Bytes()
+	}
+	return got, n, nil
+}
+
+func (d *dry) Open(ctx context.Context, digest string) (io.ReadSeekCloser, error) {
+	d.mu.Lock()
+	data, ok := d.small[digest]
+	d.mu.Unlock()
+	if ok {
+		return document{bytes.NewReader(data)}, nil
+	}
+	return d.e.cfg.Tree.OpenBlob(ctx, digest)
+}
+
+type document struct{ *bytes.Reader }
+
+func (document) Close() error { return nil }
+
+// namesOfIndex are the names that an index will have, without a look into its manifests.
+func (e *Engine) namesOfIndex(ix *bundle.Index) ([]Name, []Host, error) {
+	l := &edits{at: map[string]int{}}
+	for _, m := range ix.Images {
+		path, err := e.cfg.Images.TreeName(m.Repository, m.Tag, m.Digest)
+		if err != nil {
+			return nil, nil, err
+		}
+		into{l, imagesDir}.Link(path, m.Digest)
+	}
+	for _, f := range ix.Files {
+		key, err := e.fileKey(f.URL)
+		if err != nil {
+			return nil, nil, err
+		}
+		into{l, filesDir}.Link(key, f.Digest)
+	}
+	return e.names(l), hostsOf(l), nil
+}

@@ -1,0 +1,202 @@
+// Package content brings what crossed the gap into the tree, as a whole, and tells what an import brought, what it would change and what it hides.
+//
+// It promises: the names of an import appear at one log entry, after every byte is durable, or not at all; what was read before an interruption need
+// not be read again; importing the same content again writes nothing; and an import that is removed leaves what older imports or people wrote.
+//
+// An import NAME has, all under the claim NAME so that dropping the claim drops all of it:
+//
+//	imports/NAME/record    Record, JSON
+//	imports/NAME/index     a link to its index document
+//
+// One that is not complete has, under no claim:
+//
+//	imports/pending/KEY/record        pending, JSON
+//	imports/pending/KEY/index         a link to its index document, once that is known
+//	imports/pending/KEY/new/DIGEST    links that keep the blobs that came with it
+//	imports/pending/KEY/held/DIGEST   links that keep the blobs that were there before
+//
+// KEY is the bundle's id, else made of the import's name. A DIGEST is written with "-" for ":".
+package content
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"casemate/bundle"
+	"casemate/cluster"
+	"casemate/registry"
+)
+
+// Tree is what the engine needs of the whole tree; *cluster.Tree has it. The contract, errors included, is in cluster/treetest and there.
+type Tree interface {
+	Stat(name string) (fs.FileInfo, error)
+	ReadFile(name string) ([]byte, error)
+	ReadDir(name string) ([]fs.DirEntry, error)
+	Walk(dir, after string) iter.Seq2[string, fs.FileInfo]
+	Update(ctx context.Context, fn func(cluster.Batch) error) error
+	StatBlob(digest string) (int64, error)
+	OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error)
+	CreateBlob(id string) (cluster.BlobWriter, error)
+	ResumeBlob(id string) (cluster.BlobWriter, error)
+	DropClaims(ctx context.Context, claim string) error
+	Claims() iter.Seq2[string, int]
+	Claimed(claim string) iter.Seq2[string, fs.FileInfo]
+	ClaimsOf(name string) []cluster.Claim
+	Kept() iter.Seq2[string, int64]
+}
+
+// Images is what the engine needs of the registry. Batches and names are of the registry's own part of the tree, registry/.
+type Images interface {
+	Link(b registry.Batch, im registry.Import) error
+	NameOf(treeName string) (repository, tag, digest string, ok bool)
+	TreeName(repository, tag, digest string) (string, error)
+}
+
+// Host is one host that an import brings content of.
+type Host struct {
+	Name     string // folded
+	Registry bool   // images come from it
+}
+
+// Origins says what became of the hosts of an import that were not enabled origins before.
+type Origins struct {
+	// Enabled are answered from now on: DNS, certificates.
+	Enabled []string `json:"enabled,omitempty"`
+	// NotPermitted are stored and recorded, but the CA's root permits no certificate for them.
+	NotPermitted []string `json:"not_permitted,omitempty"`
+	// Removed are built-in origins that the operator removed; they stay so.
+	Removed []string `json:"removed,omitempty"`
+	// Refused can be no origins: addresses, names without a dot, names in the own zone.
+	Refused []string `json:"refused,omitempty"`
+}
+
+// Config is what an Engine is given. Tree, Images and Read are required.
+type Config struct {
+	Tree   Tree
+	Images Images
+	// Canonical folds a host to the origin that it is a name of, else to its plain form. Nil: hosts stay as they are.
+	Canonical func(host string) string
+	// Read reads inputs: bundle.Read.
+	Read func(context.Context, []bundle.Input, bundle.Sink, bundle.ReadOptions) (*bundle.Contents, error)
+	// Policy is asked at the beginning of each import. Nil: nothing need be signed.
+	Policy func() Policy
+	// Origins says what Publish would make of hosts. Nil: nothing.
+	Origins func([]Host) (Origins, error)
+	// Publish commits what write adds to a batch, together with what makes hosts origins, at one entry; it may call write several times, with what will
+	// have become of the hosts. Nil: hosts are not looked at.
+	Publish func(ctx context.Context, hosts []Host, write func(cluster.Batch, Origins) error) error
+	// Room is how many bytes may still be written. Nil: it is not looked at.
+	Room func() int64
+	// Node is this node's name, which records carry.
+	Node string
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+	// Log gets a line for each import; nil: nothing is logged.
+	Log *slog.Logger
+
+	flushEvery time.Duration // how often blobs that were put are linked below pending; 0 is ten seconds
+	flushAt    int           // how many of them do not wait for that; 0 is 512
+	largeAt    int64         // bytes from which a blob can be resumed; 0 is 64 MiB
+}
+
+// Engine imports. Its methods are safe for concurrent use; one import runs at a time. Close must be called.
+type Engine struct {
+	cfg  Config
+	base context.Context // ends with Close
+	stop context.CancelCauseFunc
+	wg   sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	running *job
+
+	read, took atomic.Int64 // bytes of blobs taken, nanoseconds of imports, for metrics
+}
+
+// errStopping ends imports when the node stops.
+var errStopping = errors.New("this node is stopping: import the same again, it goes on where it was")
+
+// New returns an engine; it does no I/O.
+func New(cfg Config) *Engine {
+	if cfg.Canonical == nil {
+		cfg.Canonical = func(host string) string { return host }
+	}
+	if cfg.Policy == nil {
+		cfg.Policy = func() Policy { return Policy{} }
+	}
+	if cfg.Origins == nil {
+		cfg.Origins = func([]Host) (Origins, error) { return Origins{}, nil }
+	}
+	if cfg.Publish == nil {
+		cfg.Publish = func(ctx context.Context, _ []Host, write func(cluster.Batch, Origins) error) error {
+			return cfg.Tree.Update(ctx, func(b cluster.Batch) error { return write(b, Origins{}) })
+		}
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.flushEvery == 0 {
+		cfg.flushEvery = 10 * time.Second
+	}
+	if cfg.flushAt == 0 {
+		cfg.flushAt = 512
+	}
+	if cfg.largeAt == 0 {
+		cfg.largeAt = 64 << 20
+	}
+	e := &Engine{cfg: cfg}
+	e.base, e.stop = context.WithCancelCause(context.Background())
+	return e
+}
+
+// Close ends a running import, which keeps what it has for the next time, and waits for it. It is safe to call it more than once.
+func (e *Engine) Close() {
+	e.mu.Lock()
+	e.closed = true
+	e.mu.Unlock()
+	e.stop(errStopping)
+	e.wg.Wait()
+}
+
+// Totals are bytes of blobs that imports of this process took and the time that they ran, for metrics.
+func (e *Engine) Totals() (bytes int64, took time.Duration) {
+	return e.read.Load(), time.Duration(e.took.Load())
+}
+
+// begin makes j the running import. fs.ErrExist: another one runs. It must be followed by end.
+func (e *Engine) begin(j *job) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.closed:
+		return errStopping
+	case j.dry:
+	case e.running != nil:
+		return fmt.Errorf("the import %s runs since %s: wait for its end: %w", e.running.base, e.running.started.UTC().Format(time.RFC3339), fs.ErrExist)
+	default:
+		e.running = j
+	}
+	e.wg.Add(1)
+	return nil
+}
+
+func (e *Engine) end(j *job) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.running == j {
+		e.running = nil
+	}
+	e.took.Add(int64(e.cfg.Now().Sub(j.started)))
+	e.wg.Done()
+}

@@ -1,0 +1,385 @@
+package content
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"casemate/bundle"
+)
+
+// Request is what an operator asks to be imported.
+type Request struct {
+	// Name is the import's; "" finds one by the first input's name.
+	Name   string
+	Inputs []bundle.Input
+	// Keys are those of which one must have signed it, none for any.
+	Keys []ed25519.PublicKey
+	// Repository names the images that name none themselves.
+	Repository string
+	// DryRun says what would change, and changes nothing.
+	DryRun bool
+	// Progress is told now and then, from any goroutine. Nil: nobody is.
+	Progress func(Progress)
+}
+
+// Progress is how far an import is: bytes of the inputs, total is -1 when it is not known.
+type Progress struct {
+	Phase       string // PhaseReading, PhasePublishing
+	Done, Total int64
+}
+
+// Phases of an import.
+const (
+	PhaseReading    = "reading"
+	PhasePublishing = "publishing"
+)
+
+// States of an import and of what asking for one came to.
+const (
+	Imported   = "imported"   // its names are there
+	Unchanged  = "unchanged"  // they were there before, nothing was written
+	Incomplete = "incomplete" // parts of it are missing
+	Planned    = "planned"    // it was a dry run
+)
+
+// Result is what an import came to.
+type Result struct {
+	State string `json:"state"`
+	// Message is one sentence for the operator.
+	Message string `json:"message"`
+	Record
+	// Parts, Have and Missing are the numbers of a split bundle's parts.
+	Parts   int   `json:"parts,omitempty"`
+	Have    []int `json:"have,omitempty"`
+	Missing []int `json:"missing,omitempty"`
+	// Need is how many bytes a dry run says would be written at the most, and Changes what would change.
+	Need    int64    `json:"need,omitempty"`
+	Changes []Change `json:"changes,omitempty"`
+}
+
+// job is one import under way.
+type job struct {
+	e       *Engine
+	req     Request
+	base    string // the name that was asked for, or one made of the first input's
+	dry     bool
+	started time.Time
+	keys    []ed25519.PublicKey
+	policy  Policy
+	keeper  keeper
+	before  bool // there was something pending under its key
+	need    int64
+	done    *Result // found before everything was read
+}
+
+// Import reads the inputs and makes their names appear, all at one entry, or says why not; then nothing is visible, and what was read is kept so that the
+// same import goes on there, unless the content is damaged.
+//
+// fs.ErrPermission: it is not signed as it must be. fs.ErrExist: another import runs, or the name belongs to other content. fs.ErrInvalid: the content or the
+// name is not right. syscall.EBADMSG: the content is damaged. syscall.ENOSPC: there is no room. syscall.EAGAIN: no majority now.
+func (e *Engine) Import(ctx context.Context, req Request) (*Result, error) {
+	if len(req.Inputs) == 0 {
+		return nil, fmt.Errorf("there is nothing to import: name a file or directory: %w", fs.ErrInvalid)
+	}
+	j := &job{e: e, req: req, base: req.Name, dry: req.DryRun, started: e.cfg.Now(), policy: e.cfg.Policy()}
+	if req.Name == "" {
+		j.base = defaultName(req.Inputs[0].Name)
+	} else if err := CheckName(req.Name); err != nil {
+		return nil, err
+	}
+	var err error
+	if j.keys, err = j.policy.admit(req.Keys); err != nil {
+		return nil, err
+	}
+	if req.Progress == nil {
+		j.req.Progress = func(Progress) {}
+	}
+	if err := e.begin(j); err != nil {
+		return nil, err
+	}
+	defer e.end(j)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(e.base, func() { cancel(context.Cause(e.base)) })()
+	var res *Result
+	if j.dry {
+		res, err = j.dryRun(ctx)
+	} else {
+		res, err = j.run(ctx)
+	}
+	if err != nil {
+		// What ended it, rather than what that broke first.
+		if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
+			err = cause
+		}
+		if !j.dry {
+			e.cfg.Log.Warn("import failed", "import", j.base, "error", err)
+		}
+		return nil, fmt.Errorf("import %s: %w", j.base, err)
+	}
+	if !j.dry {
+		e.cfg.Log.Info("import", "import", res.Name, "state", res.State, "kind", res.Kind, "id", res.ID, "signer", res.Signer, "images", res.Images, "files", res.Files,
+			"bytes", res.Bytes, "bytes_new", res.BytesNew, "took", e.cfg.Now().Sub(j.started))
+	}
+	return res, nil
+}
+
+// run imports.
+func (j *job) run(ctx context.Context) (_ *Result, err error) {
+	s := newSink(j.e)
+	var wg sync.WaitGroup
+	keeping, stop := context.WithCancel(ctx)
+	wg.Go(func() { s.run(keeping) })
+	defer func() { stop(); wg.Wait() }()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, j.abort(ctx, s, err))
+		}
+	}()
+	c, err := j.read(ctx, s, func(c *bundle.Contents) error {
+		id := ""
+		if c.Index != nil {
+			id = c.ID
+		}
+		if err := j.prepare(c, id); err != nil {
+			return err
+		}
+		var known []string
+		if c.Index != nil {
+			for _, b := range c.Index.Blobs {
+				known = append(known, b.Digest)
+			}
+		}
+		return s.open(ctx, j.keeper.get().dir(), func() []byte { return j.keeper.get().encode() }, known)
+	})
+	if err != nil || j.done != nil {
+		return j.done, err
+	}
+	j.req.Progress(Progress{Phase: PhasePublishing, Total: -1})
+	j.keeper.edit(func(p *pending) {
+		p.Kind, p.ID, p.Signer, p.Parts, p.Absent = c.Kind, c.ID, c.Signer, c.Parts, len(c.Absent)
+	})
+	if r, ok, err := j.e.holding(c.ID); err != nil {
+		return nil, err
+	} else if ok {
+		return j.unchanged(ctx, r)
+	}
+	if len(c.Absent) > 0 {
+		return j.incomplete(ctx, s, c)
+	}
+	return j.publish(ctx, s, c)
+}
+
+// read reads the inputs into a sink. planned is called before the first byte of content is put.
+func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Contents) error) (*bundle.Contents, error) {
+	called := false
+	plan := func(c *bundle.Contents, need int64) error {
+		called = true
+		j.need = need
+		if err := j.policy.check(c.Signer); err != nil {
+			return err
+		}
+		if c.Index != nil && !j.dry {
+			r, ok, err := j.e.holding(c.ID)
+			if err != nil {
+				return err
+			}
+			if ok {
+				if j.done, err = j.unchanged(ctx, r); err != nil {
+					return err
+				}
+				return bundle.ErrStop
+			}
+		}
+		if err := planned(c); err != nil {
+			return err
+		}
+		return j.room(c, need)
+	}
+	j.req.Progress(Progress{Phase: PhaseReading, Total: -1})
+	c, err := j.e.cfg.Read(ctx, j.req.Inputs, s, bundle.ReadOptions{
+		Keys: j.keys, Repository: j.req.Repository, Plan: plan,
+		Progress: func(done, total int64) { j.req.Progress(Progress{PhaseReading, done, total}) },
+	})
+	if err == nil && !called { // nothing had to be put
+		if err = plan(c, 0); errors.Is(err, bundle.ErrStop) {
+			err = nil
+		}
+	}
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return c, err
+}
+
+// room refuses what does not fit on the disk before it is half written.
+func (j *job) room(c *bundle.Contents, need int64) error {
+	if j.e.cfg.Room == nil || need <= 0 {
+		return nil
+	}
+	if c.Index != nil && !j.dry { // what an interrupted import left of large blobs lies on the disk already
+		for _, b := range c.Index.Blobs {
+			if b.Size >= j.e.cfg.largeAt {
+				if w, err := j.e.cfg.Tree.ResumeBlob(scratchID(b.Digest)); err == nil {
+					need -= w.Size()
+					if err := w.Close(); err != nil {
+						return err
+					}
+				}
+			}
+		}
+	}
+	if room := j.e.cfg.Room(); need > room {
+		return fmt.Errorf("it needs up to %s and %s are free besides the disk's reserve: delete content and run casemate gc --now, or give the data directory a larger disk: %w",
+			bytesText(need), bytesText(max(room, 0)), syscall.ENOSPC)
+	}
+	return nil
+}
+
+func bytesText(n int64) string {
+	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	default:
+		return fmt.Sprintf("%d bytes", n)
+	}
+}
+
+// prepare finds the name under which it will stand, and what is pending of it.
+func (j *job) prepare(c *bundle.Contents, id string) error {
+	records, err := j.e.records()
+	if err != nil {
+		return err
+	}
+	all, err := j.e.pendings()
+	if err != nil {
+		return err
+	}
+	key := keyOf(id, j.base)
+	p, before := all[key]
+	j.before = before
+	others := map[string]pending{}
+	for k, other := range all {
+		if k != key {
+			others[other.Name] = other
+		}
+	}
+	name := j.base
+	if j.req.Name != "" {
+		if r, ok := records[name]; ok && id != "" && r.ID != id {
+			return taken(r)
+		}
+		if other, ok := others[name]; ok {
+			return fmt.Errorf("the name belongs to an import of other content that is not complete (touched %s): complete it, remove it, or give another --name: %w",
+				other.Touched.Format(time.RFC3339), fs.ErrExist)
+		}
+	} else if before {
+		name = p.Name
+	} else {
+		name = unique(name, func(n string) bool {
+			r, held := records[n]
+			_, other := others[n]
+			// One whose names were deleted by hand is mended under its own name. Without an id nobody knows yet.
+			return other || CheckName(n) != nil || held && r.ID != id
+		})
+	}
+	j.keeper.edit(func(n *pending) {
+		*n = p
+		n.Key, n.Name, n.Kind, n.ID, n.Signer = key, name, c.Kind, id, c.Signer
+		n.Sources, n.Touched, n.Parts = sources(j.req.Inputs), j.e.cfg.Now(), c.Parts
+		if !before {
+			n.Started = j.e.cfg.Now()
+		}
+	})
+	return nil
+}
+
+func taken(r Record) error {
+	return fmt.Errorf("the name belongs to an import of other content (%s, %s): give another --name, or remove it first with casemate import remove %s: %w",
+		r.Time.Format(time.RFC3339), strings.Join(r.Sources, ", "), r.Name, fs.ErrExist)
+}
+
+func sources(inputs []bundle.Input) []string {
+	var list []string
+	for _, in := range inputs {
+		list = append(list, in.Name)
+	}
+	return list
+}
+
+// holding finds the import that brought this content and still has all of it.
+func (e *Engine) holding(id string) (Record, bool, error) {
+	records, err := e.records()
+	if err != nil {
+		return Record{}, false, err
+	}
+	for _, r := range records {
+		if r.ID == id && e.intact(r) {
+			return r, true, nil
+		}
+	}
+	return Record{}, false, nil
+}
+
+// unchanged answers for content that is here. What was kept for this reading of it is not needed.
+func (j *job) unchanged(ctx context.Context, r Record) (*Result, error) {
+	all, err := j.e.pendings()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range all {
+		if p.ID == r.ID || p.Key == keyOf("", j.base) && p.Key == j.keeper.get().Key {
+			if err := j.e.dropPending(ctx, p); err != nil {
+				return nil, err
+			}
+		}
+	}
+	res := &Result{State: Unchanged, Record: r}
+	res.Message = fmt.Sprintf("nothing changes: the same content was imported as %s on %s", r.Name, r.Time.Format(time.RFC3339))
+	if behind := j.e.behind(r.Name); len(behind) > 0 {
+		res.Message += fmt.Sprintf("; some of its names are hidden behind newer imports or pushes: %s", strings.Join(behind, ", "))
+	}
+	return res, nil
+}
+
+// abort ends an import that failed: what was read is linked below pending, so that the next time goes on there.
+func (j *job) abort(ctx context.Context, s *sink, cause error) error {
+	if !s.isOpen() {
+		return nil
+	}
+	p := j.keeper.get()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	scratch := s.unfinished()
+	if damaged(cause) && !j.before && p.Parts == 0 {
+		p.Scratch = scratch
+		return j.e.dropPending(ctx, p)
+	}
+	if s.idle() && len(scratch) == 0 {
+		return nil
+	}
+	j.keeper.edit(func(p *pending) { p.Scratch, p.Touched = scratch, j.e.cfg.Now() })
+	return s.flush(ctx)
+}
+
+// damaged reports whether reading the same again would fail again.
+func damaged(err error) bool {
+	return errors.Is(err, syscall.EBADMSG) || errors.Is(err, fs.ErrInvalid) || errors.Is(err, fs.ErrPermission)
+}
+
+// parts adds the numbers of the parts that were read to those of before.
+func (p *pending) add(parts []int) {
+	p.Have = append(slices.Clone(p.Have), parts...)
+	slices.Sort(p.Have)
+	p.Have = slices.Compact(p.Have)
+}

@@ -1,0 +1,218 @@
+package content
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"casemate/cluster"
+)
+
+// Import is one import as lists show it.
+type Import struct {
+	State string `json:"state"` // Imported, Incomplete
+	Record
+	Parts   int   `json:"parts,omitempty"`
+	Have    []int `json:"have,omitempty"`
+	Missing []int `json:"missing,omitempty"`
+	// Running says that this node reads it now.
+	Running bool `json:"running,omitempty"`
+}
+
+// List returns all imports, the complete ones and then the others, by time.
+func (e *Engine) List() ([]Import, error) {
+	records, err := e.records()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Import, 0, len(records))
+	for _, r := range records {
+		list = append(list, Import{State: Imported, Record: r})
+	}
+	pendings, err := e.pendings()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range pendings {
+		list = append(list, e.pendingImport(p))
+	}
+	slices.SortFunc(list, func(a, b Import) int {
+		return cmp.Or(cmp.Compare(a.State, b.State), a.Time.Compare(b.Time), cmp.Compare(a.Name, b.Name))
+	})
+	return list, nil
+}
+
+// pendingImport tells of an import that is not complete: its blobs are those that it has so far.
+func (e *Engine) pendingImport(p pending) Import {
+	i := Import{State: Incomplete, Parts: p.Parts, Have: p.Have, Missing: p.missing(), Running: e.isRunning(p.Key)}
+	i.Record = Record{Name: p.Name, Kind: p.Kind, ID: p.ID, Sources: p.Sources, Signer: p.Signer, Time: p.Touched, Node: p.Node}
+	for name, info := range e.cfg.Tree.Walk(p.dir(), "") {
+		fresh := strings.HasPrefix(name, p.dir()+"/new/")
+		if !fresh && !strings.HasPrefix(name, p.dir()+"/held/") {
+			continue
+		}
+		i.Blobs++
+		i.Bytes += info.Size()
+		if fresh {
+			i.BytesNew += info.Size()
+		}
+	}
+	return i
+}
+
+// Shown is one name of an import, and whether clients get it.
+type Shown struct {
+	Name
+	// Behind is whose newer word hides it: an import's name, or "by hand". "": it shows.
+	Behind string `json:"behind,omitempty"`
+}
+
+// ByHand stands for what people wrote, in place of an import's name.
+const ByHand = "by hand"
+
+// Details are an import with its names.
+type Details struct {
+	Import
+	// Intact says that nothing of it was deleted by hand.
+	Intact bool    `json:"intact"`
+	Names  []Shown `json:"names"`
+}
+
+// Show returns an import with its names; of one that is not complete those that it will have, as far as that is known. fs.ErrNotExist: there is none.
+func (e *Engine) Show(name string) (*Details, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	r, err := e.readRecord(name)
+	if err == nil {
+		return &Details{Import: Import{State: Imported, Record: r}, Intact: e.intact(r), Names: e.shown(name)}, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	p, ok, perr := e.pendingNamed(name)
+	if perr != nil || !ok {
+		return nil, errors.Join(perr, err)
+	}
+	d := &Details{Import: e.pendingImport(p), Names: []Shown{}}
+	ix, err := e.readIndex(p.dir() + "/index")
+	if errors.Is(err, fs.ErrNotExist) {
+		return d, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	names, _, err := e.namesOfIndex(ix)
+	for _, n := range names {
+		d.Names = append(d.Names, Shown{Name: n, Behind: "not complete"})
+	}
+	return d, err
+}
+
+// pendingNamed finds an import that is not complete.
+func (e *Engine) pendingNamed(name string) (pending, bool, error) {
+	all, err := e.pendings()
+	for _, p := range all {
+		if p.Name == name {
+			return p, true, err
+		}
+	}
+	return pending{}, false, err
+}
+
+// shown are the names of an import as the tree has them now.
+func (e *Engine) shown(importName string) []Shown {
+	var names []Name
+	for path, info := range e.cfg.Tree.Claimed(importName) {
+		if n, ok := e.nameOf(path, digestIn(info)); ok {
+			names = append(names, n)
+		}
+	}
+	list := []Shown{}
+	for _, n := range tidy(names) {
+		s := Shown{Name: n}
+		if claims := e.cfg.Tree.ClaimsOf(n.path); len(claims) > 0 && claims[0].Claim != importName && digestIn(claims[0].FileInfo) != n.Digest {
+			s.Behind = cmp.Or(claims[0].Claim, ByHand)
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// behind are those who hide names of an import, sorted.
+func (e *Engine) behind(importName string) []string {
+	var list []string
+	for _, s := range e.shown(importName) {
+		if s.Behind != "" {
+			list = append(list, s.Behind)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// Removed is what the removal of an import changed.
+type Removed struct {
+	Name string `json:"name"`
+	// Vanished are names that are not there any more.
+	Vanished []Name `json:"vanished"`
+	// Back are names that show again what an older import or a person had said, with its digest and whose it is.
+	Back []Returned `json:"back"`
+	// Kept is how many of its names go on to be there unchanged, because others say the same or had hidden them.
+	Kept int `json:"kept"`
+}
+
+// Returned is a name that shows something older again.
+type Returned struct {
+	Name
+	From string `json:"from"` // the digest that it had until now
+	By   string `json:"by"`   // an import's name, or ByHand
+}
+
+// Remove drops an import, all of it at one entry: what older imports and people said shows again. One that is not complete goes with what was read
+// of it. Origins that it enabled stay. fs.ErrNotExist: there is none. fs.ErrExist: it is being read now.
+func (e *Engine) Remove(ctx context.Context, name string) (*Removed, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	out := &Removed{Name: name, Vanished: []Name{}, Back: []Returned{}}
+	if _, err := e.cfg.Tree.Stat(recordName(name)); errors.Is(err, fs.ErrNotExist) {
+		p, ok, err := e.pendingNamed(name)
+		switch {
+		case err != nil:
+			return nil, err
+		case !ok:
+			return nil, fmt.Errorf("there is no import %s: %w", name, fs.ErrNotExist)
+		case e.isRunning(p.Key):
+			return nil, fmt.Errorf("import %s is being read now: end its command first: %w", name, fs.ErrExist)
+		}
+		return out, e.dropPending(ctx, p)
+	} else if err != nil {
+		return nil, err
+	}
+	before := e.shown(name)
+	if err := e.cfg.Tree.DropClaims(ctx, name); err != nil {
+		return nil, fmt.Errorf("import %s: %w", name, err)
+	}
+	for _, s := range before {
+		var now []cluster.Claim
+		if now = e.cfg.Tree.ClaimsOf(s.path); len(now) == 0 {
+			out.Vanished = append(out.Vanished, s.Name)
+			continue
+		}
+		d := digestIn(now[0].FileInfo)
+		if s.Behind != "" || d == s.Digest {
+			out.Kept++
+			continue
+		}
+		back := Returned{Name: s.Name, From: s.Digest, By: cmp.Or(now[0].Claim, ByHand)}
+		back.Digest = d
+		out.Back = append(out.Back, back)
+	}
+	e.cfg.Log.Info("import removed", "import", name, "vanished", len(out.Vanished), "back", len(out.Back), "kept", out.Kept)
+	return out, nil
+}

@@ -1,0 +1,237 @@
+package content
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"casemate/bundle"
+	"casemate/cluster"
+	"casemate/fileserver"
+	"casemate/registry"
+)
+
+// Parts of the tree.
+const (
+	imagesDir = "registry"
+	filesDir  = "files"
+)
+
+// maxManifest is the largest manifest that a registry serves, in bytes.
+const maxManifest = 4 << 20
+
+// Kinds of names.
+const (
+	KindImage    = "image"    // a tag
+	KindManifest = "manifest" // a manifest that has no tag in the import: a child of an index, a referrer
+	KindFile     = "file"
+)
+
+// Name is one name that clients ask for.
+type Name struct {
+	Kind   string `json:"kind"`
+	Name   string `json:"name"` // "registry.k8s.io/pause:3.10", "registry.k8s.io/pause@sha256:…", "https://dl.k8s.io/…"
+	Digest string `json:"digest"`
+	path   string // in the tree
+}
+
+// edit is a link that an import is going to make. It is a Batch that was written down, because it is counted, compared and tried again.
+type edit struct {
+	name, digest string
+	holds        []string
+	weak         bool
+}
+
+// edits are the links of an import by name, each once, in the order in which they came.
+type edits struct {
+	list []edit
+	at   map[string]int
+	err  error
+}
+
+func (l *edits) add(e edit) {
+	if i, ok := l.at[e.name]; ok {
+		l.list[i] = e
+		return
+	}
+	l.at[e.name] = len(l.list)
+	l.list = append(l.list, e)
+}
+
+// into is a Batch of the part of the tree below dir, which writes to l.
+type into struct {
+	l   *edits
+	dir string
+}
+
+func (b into) Link(name, digest string, holds ...string) {
+	b.l.add(edit{b.dir + "/" + name, digest, slices.Clone(holds), false})
+}
+func (b into) LinkWeak(name, digest string) { b.l.add(edit{b.dir + "/" + name, digest, nil, true}) }
+
+// An import only links. Anything else is a mistake in the program, which must not be lost silently.
+func (b into) Put(name string, _ []byte)    { b.refuse(name) }
+func (b into) Remove(name string)           { b.refuse(name) }
+func (b into) Expect(name string, _ uint64) { b.refuse(name) }
+func (b into) refuse(name string) {
+	b.l.err = errors.Join(b.l.err, fmt.Errorf("import: %s is no link: %w", name, fs.ErrInvalid))
+}
+
+// write adds them to a batch of the whole tree.
+func (l *edits) write(b cluster.Batch) {
+	for _, e := range l.list {
+		if e.weak {
+			b.LinkWeak(e.name, e.digest)
+		} else {
+			b.Link(e.name, e.digest, e.holds...)
+		}
+	}
+}
+
+// opener opens blobs of the import.
+type opener interface {
+	Open(ctx context.Context, digest string) (io.ReadSeekCloser, error)
+}
+
+// linksOf turns an index into the links that make its names. The manifests are read through blobs.
+func (e *Engine) linksOf(ctx context.Context, ix *bundle.Index, blobs opener) (*edits, error) {
+	l := &edits{at: make(map[string]int, len(ix.Images)+len(ix.Files))}
+	with := make(map[string]bool, len(ix.Blobs))
+	for _, b := range ix.Blobs {
+		with[b.Digest] = true
+	}
+	for im := range manifestsOf(ix) {
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
+		}
+		data, err := readManifest(ctx, blobs, im.Digest)
+		if err != nil {
+			return nil, fmt.Errorf("image %s@%s: %w", im.Repository, im.Digest, err)
+		}
+		im.Data, im.With = data, func(d string) bool { return with[d] }
+		if err := e.cfg.Images.Link(into{l, imagesDir}, *im); err != nil {
+			return nil, err
+		}
+	}
+	for _, f := range ix.Files {
+		key, err := e.fileKey(f.URL)
+		if err != nil {
+			return nil, err
+		}
+		into{l, filesDir}.Link(key, f.Digest)
+	}
+	return l, l.err
+}
+
+// manifestsOf yields every manifest of each repository once, with its tags.
+func manifestsOf(ix *bundle.Index) func(func(*registry.Import) bool) {
+	type key struct{ repository, digest string }
+	var order []*registry.Import
+	at := map[key]*registry.Import{}
+	for _, m := range ix.Images {
+		k := key{m.Repository, m.Digest}
+		im := at[k]
+		if im == nil {
+			im = &registry.Import{Repository: m.Repository, Digest: m.Digest, MediaType: m.MediaType}
+			at[k] = im
+			order = append(order, im)
+		}
+		if m.Tag != "" {
+			im.Tags = append(im.Tags, m.Tag)
+		}
+	}
+	return slices.Values(order)
+}
+
+func readManifest(ctx context.Context, blobs opener, digest string) ([]byte, error) {
+	f, err := blobs.Open(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
+	if err == nil && len(data) > maxManifest {
+		err = fmt.Errorf("its manifest has more than %d bytes: %w", maxManifest, fs.ErrInvalid)
+	}
+	return data, err
+}
+
+// fileKey is the name of a file below files/, whether its host is an origin or not.
+func (e *Engine) fileKey(url string) (string, error) {
+	return fileserver.KeyIn(url, func(host string) (string, bool) { return e.cfg.Canonical(host), true })
+}
+
+// names are what clients ask for among the links: tags, manifests without a tag, files; sorted.
+func (e *Engine) names(l *edits) []Name {
+	var list []Name
+	for _, ed := range l.list {
+		if n, ok := e.nameOf(ed.name, ed.digest); ok {
+			list = append(list, n)
+		}
+	}
+	return tidy(list)
+}
+
+// nameOf reads a name of the tree.
+func (e *Engine) nameOf(path, digest string) (Name, bool) {
+	if key, ok := strings.CutPrefix(path, filesDir+"/"); ok {
+		return Name{KindFile, fileserver.URL(key), digest, path}, true
+	}
+	below, ok := strings.CutPrefix(path, imagesDir+"/")
+	if !ok {
+		return Name{}, false
+	}
+	repository, tag, revision, ok := e.cfg.Images.NameOf(below)
+	switch {
+	case !ok:
+		return Name{}, false
+	case tag != "":
+		return Name{KindImage, repository + ":" + tag, digest, path}, true
+	default:
+		return Name{KindManifest, repository + "@" + revision, digest, path}, true
+	}
+}
+
+// tidy sorts names and leaves out the manifests for which a tag of the same repository speaks.
+func tidy(list []Name) []Name {
+	spoken := map[string]bool{}
+	for _, n := range list {
+		if n.Kind == KindImage {
+			spoken[n.Name[:strings.LastIndexByte(n.Name, ':')]+"@"+n.Digest] = true
+		}
+	}
+	list = slices.DeleteFunc(list, func(n Name) bool { return n.Kind == KindManifest && spoken[n.Name] })
+	slices.SortFunc(list, func(a, b Name) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
+	return list
+}
+
+// hostsOf are the hosts that the links lie under, sorted.
+func hostsOf(l *edits) []Host {
+	found := map[string]bool{} // host → images come from it
+	for _, ed := range l.list {
+		if rest, ok := strings.CutPrefix(ed.name, imagesDir+"/repositories/"); ok {
+			if host, _, _ := strings.Cut(rest, "/"); strings.Contains(host, ".") {
+				found[host] = true
+			}
+		} else if rest, ok := strings.CutPrefix(ed.name, filesDir+"/"); ok {
+			host, _, _ := strings.Cut(rest, "/")
+			host, _, _ = strings.Cut(host, "?")
+			found[host] = found[host]
+		}
+	}
+	return sortedHosts(found)
+}
+
+func sortedHosts(found map[string]bool) []Host {
+	var list []Host
+	for h, images := range found {
+		list = append(list, Host{h, images})
+	}
+	slices.SortFunc(list, func(a, b Host) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}

@@ -1,0 +1,84 @@
+package content
+
+import (
+	"crypto/ed25519"
+	"encoding/pem"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"unicode"
+
+	"casemate/bundle"
+)
+
+// Policy says whose bundles are taken.
+type Policy struct {
+	// Require takes nothing but bundles that a trusted key signed (import.require_signature).
+	Require bool
+	// Keys are trusted (import.keys).
+	Keys []ed25519.PublicKey
+}
+
+// admit returns the keys of which one must have signed what is read, none if nothing need be signed. asked are those that the request names: they
+// narrow what the policy trusts, and are all that is trusted where it requires a signature and knows no key.
+func (p Policy) admit(asked []ed25519.PublicKey) ([]ed25519.PublicKey, error) {
+	if !p.Require {
+		return asked, nil
+	}
+	keys := p.Keys
+	switch {
+	case len(p.Keys) == 0 && len(asked) == 0:
+		return nil, fmt.Errorf("import.require_signature is on and no key is trusted: set import.keys, or name one with --key: %w", fs.ErrPermission)
+	case len(p.Keys) == 0:
+		keys = asked
+	case len(asked) > 0:
+		keys = nil
+		for _, k := range asked {
+			if slices.ContainsFunc(p.Keys, func(t ed25519.PublicKey) bool { return t.Equal(k) }) {
+				keys = append(keys, k)
+			}
+		}
+		if len(keys) == 0 {
+			return nil, fmt.Errorf("import.require_signature is on and no --key is one of import.keys: %w", fs.ErrPermission)
+		}
+	}
+	return keys, nil
+}
+
+// check refuses a signature that is right but of nobody that the policy knows, also where none is required: who signs wants it to be looked at.
+func (p Policy) check(signer string) error {
+	if signer == "" || len(p.Keys) == 0 {
+		return nil
+	}
+	if slices.ContainsFunc(p.Keys, func(k ed25519.PublicKey) bool { return bundle.KeyName(k) == signer }) {
+		return nil
+	}
+	return fmt.Errorf("it is signed by %s, which is none of import.keys: %w", signer, fs.ErrPermission)
+}
+
+// ParseKeys reads public keys as bundle.ReadPublicKey does, several of them: PEM blocks one after another, or base64 separated by white space or commas.
+func ParseKeys(text string) ([]ed25519.PublicKey, error) {
+	var keys []ed25519.PublicKey
+	add := func(one []byte) error {
+		k, err := bundle.ReadPublicKey(one)
+		if err != nil {
+			return fmt.Errorf("%w: %w", err, fs.ErrInvalid)
+		}
+		keys = append(keys, k)
+		return nil
+	}
+	rest := []byte(text)
+	for block, after := pem.Decode(rest); block != nil; block, after = pem.Decode(rest) {
+		if err := add(pem.EncodeToMemory(block)); err != nil {
+			return nil, err
+		}
+		rest = after
+	}
+	for _, f := range strings.FieldsFunc(string(rest), func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
+		if err := add([]byte(f)); err != nil {
+			return nil, err
+		}
+	}
+	return keys, nil
+}

@@ -1,0 +1,219 @@
+package content
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"casemate/bundle"
+	"casemate/cluster"
+)
+
+// publish makes the names appear.
+func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result, error) {
+	e := j.e
+	r, version, err := j.name(c)
+	if err != nil {
+		return nil, err
+	}
+	links, err := e.linksOf(ctx, c.Index, s)
+	if err != nil {
+		return nil, err
+	}
+	r.Kind, r.ID, r.Signer, r.Sources, r.Time = c.Kind, c.ID, c.Signer, sources(j.req.Inputs), e.cfg.Now().UTC()
+	r.Notes, r.Node = c.Notes, e.cfg.Node
+	r.Claims = len(links.list) + 2
+	r.count(c.Index, s)
+	for _, ch := range e.changes(e.names(links), r.Name) {
+		r.tally(ch)
+	}
+	index, err := j.document(ctx, c.Index)
+	if err != nil {
+		return nil, err
+	}
+	pend := j.keeper.get().dir()
+	// If we were to crash before this, nothing is visible and the next reading finds the blobs; after it, all is there.
+	err = e.cfg.Publish(ctx, hostsOf(links), func(b cluster.Batch, o Origins) error {
+		r.Origins = o
+		data, err := r.encode()
+		if err != nil {
+			return err
+		}
+		b.Expect(recordName(r.Name), version)
+		own := cluster.As(b, r.Name)
+		links.write(own)
+		own.Put(recordName(r.Name), data)
+		own.Link(indexName(r.Name), index)
+		b.Remove(pend)
+		return nil
+	})
+	if err != nil && !j.happened(r) {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("something of it was collected while it was imported (by casemate gc --now?), import it again: %w", err)
+		}
+		return nil, err
+	}
+	res := &Result{State: Imported, Record: r, Parts: c.Parts}
+	res.Message = fmt.Sprintf("%s is imported: %s, %s; %s", r.Name, count(r.Images, "image"), count(r.Files, "file"), changesText(r))
+	return res, nil
+}
+
+// happened looks whether the batch that failed was committed all the same: the answer was lost, or the import ended before it came.
+func (j *job) happened(r Record) bool {
+	want, err := r.encode()
+	if err != nil {
+		return false
+	}
+	got, err := j.e.cfg.Tree.ReadFile(recordName(r.Name))
+	return err == nil && bytes.Equal(got, want)
+}
+
+// name settles the name that the import gets, now that its content is known, and the version of the record that it replaces.
+func (j *job) name(c *bundle.Contents) (Record, uint64, error) {
+	records, err := j.e.records()
+	if err != nil {
+		return Record{}, 0, err
+	}
+	name := j.keeper.get().Name
+	if j.req.Name != "" {
+		if r, ok := records[name]; ok && r.ID != c.ID {
+			return Record{}, 0, taken(r)
+		}
+	} else {
+		others := map[string]bool{}
+		all, err := j.e.pendings()
+		if err != nil {
+			return Record{}, 0, err
+		}
+		for key, p := range all {
+			others[p.Name] = others[p.Name] || key != j.keeper.get().Key
+		}
+		name = unique(name, func(n string) bool {
+			r, held := records[n]
+			return held && r.ID != c.ID || others[n] || CheckName(n) != nil
+		})
+	}
+	var version uint64
+	info, err := j.e.cfg.Tree.Stat(recordName(name))
+	if err == nil {
+		version = info.(interface{ Version() uint64 }).Version()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return Record{}, 0, err
+	}
+	return Record{Name: name}, version, nil
+}
+
+// document makes the index document a blob.
+func (j *job) document(ctx context.Context, ix *bundle.Index) (string, error) {
+	data, err := ix.Encode()
+	if err != nil {
+		return "", err
+	}
+	w, err := j.e.cfg.Tree.CreateBlob("")
+	if err != nil {
+		return "", err
+	}
+	defer w.Close()
+	if _, err := w.Write(data); err != nil {
+		return "", err
+	}
+	return w.Commit(ctx, "")
+}
+
+// incomplete lets an import stand that lacks parts. That names need what no part of it has is an error: then waiting helps nobody.
+func (j *job) incomplete(ctx context.Context, s *sink, c *bundle.Contents) (*Result, error) {
+	j.keeper.edit(func(p *pending) { p.add(c.Numbers) })
+	p := j.keeper.get()
+	if len(p.missing()) == 0 {
+		return nil, fmt.Errorf("%s that it needs are neither in it nor held here (%s): it was made for a cluster that holds them, make it again without --since: %w",
+			count(len(c.Absent), "blob"), strings.Join(c.Absent[:min(len(c.Absent), 3)], ", "), fs.ErrNotExist)
+	}
+	index, err := j.document(ctx, c.Index)
+	if err != nil {
+		return nil, err
+	}
+	if err := j.e.cfg.Tree.Update(ctx, func(b cluster.Batch) error { b.Link(p.dir()+"/index", index); return nil }); err != nil {
+		return nil, err
+	}
+	if err := s.flush(ctx); err != nil {
+		return nil, err
+	}
+	res := &Result{State: Incomplete, Parts: p.Parts, Have: p.Have, Missing: p.missing()}
+	res.Record = Record{Name: p.Name, Kind: c.Kind, ID: c.ID, Signer: c.Signer, Sources: p.Sources, Time: p.Touched, Notes: c.Notes, Node: j.e.cfg.Node}
+	res.count(c.Index, s)
+	res.Images, res.Files = len(c.Index.Images), len(c.Index.Files)
+	res.Message = fmt.Sprintf("%s %s of %d %s in; missing: %s", plural(len(c.Numbers), "part", "parts"), numbers(c.Numbers), p.Parts, plural(len(c.Numbers), "is", "are"), numbers(p.missing()))
+	return res, nil
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}
+
+func count(n int, thing string) string { return fmt.Sprintf("%d %s", n, plural(n, thing, thing+"s")) }
+
+func numbers(list []int) string {
+	return strings.Trim(fmt.Sprint(list), "[]")
+}
+
+// count fills in what the index says of blobs.
+func (r *Record) count(ix *bundle.Index, s *sink) {
+	for _, b := range ix.Blobs {
+		r.Blobs++
+		r.Bytes += b.Size
+		if s.fresh(b.Digest) {
+			r.BytesNew += b.Size
+		}
+	}
+}
+
+// tally counts one name.
+func (r *Record) tally(c Change) {
+	if c.Kind == KindFile {
+		r.Files++
+	} else {
+		r.Images++
+	}
+	switch c.What {
+	case ChangeNew:
+		r.New++
+	case ChangeOther:
+		r.Changed++
+	default:
+		r.Unchanged++
+	}
+}
+
+func changesText(r Record) string {
+	var list []string
+	for _, c := range []struct {
+		n    int
+		what string
+	}{{r.New, "new"}, {r.Changed, "changed"}, {r.Unchanged, "unchanged"}} {
+		if c.n > 0 {
+			list = append(list, fmt.Sprintf("%d %s", c.n, c.what))
+		}
+	}
+	text := strings.Join(list, ", ")
+	for _, o := range []struct {
+		hosts []string
+		what  string
+	}{
+		{r.Origins.Enabled, "origins enabled"},
+		{r.Origins.NotPermitted, "stored but not permitted by the root"},
+		{r.Origins.Removed, "stored but removed as origins"},
+		{r.Origins.Refused, "stored but no origins"},
+	} {
+		if len(o.hosts) > 0 {
+			text += "; " + o.what + ": " + strings.Join(slices.Compact(slices.Clone(o.hosts)), ", ")
+		}
+	}
+	return text
+}

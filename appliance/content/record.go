@@ -1,0 +1,191 @@
+package content
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Where imports stand in the tree.
+const (
+	importsDir = "imports"
+	pendingDir = importsDir + "/pending"
+)
+
+func recordName(name string) string { return importsDir + "/" + name + "/record" }
+func indexName(name string) string  { return importsDir + "/" + name + "/index" }
+
+// Record is what is kept of an import. Its JSON has at most maxRecord bytes: lists are cut.
+type Record struct {
+	Name string `json:"name"`
+	// Kind is what the inputs were: one of bundle's kinds.
+	Kind string `json:"kind"`
+	// ID is the content's digest: of a bundle's index document, else of its names.
+	ID string `json:"id"`
+	// Sources are the names of the inputs, as the operator wrote them.
+	Sources []string `json:"sources"`
+	// Signer is the public key whose signature was verified, base64; "" if nothing was signed.
+	Signer string    `json:"signer,omitempty"`
+	Time   time.Time `json:"time"` // when its names appeared
+	Node   string    `json:"node,omitempty"`
+
+	Images int `json:"images"` // tags, and manifests without one
+	Files  int `json:"files"`
+	// New, Changed and Unchanged are how many of them there were not before, named something else before, and named the same.
+	New       int `json:"new"`
+	Changed   int `json:"changed"`
+	Unchanged int `json:"unchanged"`
+	// Blobs and Bytes are all that the names need; BytesNew is what was not here before.
+	Blobs    int   `json:"blobs"`
+	Bytes    int64 `json:"bytes"`
+	BytesNew int64 `json:"bytes_new"`
+
+	Origins Origins  `json:"origins"`
+	Notes   []string `json:"notes,omitempty"`
+
+	// Claims is how many names of the tree carry the import's claim, these two included; fewer are there when some were deleted by hand.
+	Claims int `json:"claims"`
+	// Cut is how many elements of lists were left out because the record is small.
+	Cut int `json:"cut,omitempty"`
+}
+
+// maxRecord is the most that the tree keeps in a record, in bytes.
+const maxRecord = 4096
+
+// encode writes the record, its longest lists cut until it fits.
+func (r Record) encode() ([]byte, error) {
+	r.Sources, r.Notes = slices.Clone(r.Sources), slices.Clone(r.Notes)
+	for _, list := range [][]string{r.Sources, r.Notes} {
+		for i, s := range list {
+			if len(s) > 512 {
+				list[i] = strings.ToValidUTF8(s[:512], "") + "…"
+			}
+		}
+	}
+	for {
+		data, err := json.Marshal(r)
+		if err != nil || len(data) <= maxRecord {
+			return data, err
+		}
+		longest, most := (*[]string)(nil), 0
+		for _, list := range []*[]string{&r.Notes, &r.Sources, &r.Origins.Enabled, &r.Origins.NotPermitted, &r.Origins.Removed, &r.Origins.Refused} {
+			if n := size(*list); n > most {
+				longest, most = list, n
+			}
+		}
+		if longest == nil {
+			return nil, fmt.Errorf("import %s: its record has %d bytes, at most %d are kept: %w", r.Name, len(data), maxRecord, fs.ErrInvalid)
+		}
+		*longest = slices.Clone((*longest)[:len(*longest)-1])
+		r.Cut++
+	}
+}
+
+func size(list []string) (n int) {
+	for _, s := range list {
+		n += len(s) + 3
+	}
+	return n
+}
+
+// readRecord reads the record of an import; fs.ErrNotExist if there is none of that name.
+func (e *Engine) readRecord(name string) (Record, error) {
+	var r Record
+	data, err := e.cfg.Tree.ReadFile(recordName(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, fmt.Errorf("there is no import %s: %w", name, fs.ErrNotExist)
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	if err != nil {
+		return r, fmt.Errorf("import %s: its record cannot be read, remove the import and import it again: %w", name, err)
+	}
+	return r, nil
+}
+
+// records are those of all complete imports, by name. One that cannot be read stands there with its name alone.
+func (e *Engine) records() (map[string]Record, error) {
+	entries, err := e.cfg.Tree.ReadDir(importsDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	list := map[string]Record{}
+	for _, entry := range entries {
+		if importsDir+"/"+entry.Name() == pendingDir {
+			continue
+		}
+		r, err := e.readRecord(entry.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			r = Record{Name: entry.Name(), Notes: []string{err.Error()}}
+		}
+		list[entry.Name()] = r
+	}
+	return list, nil
+}
+
+// intact reports whether all that the import brought still carries its claim.
+func (e *Engine) intact(r Record) bool {
+	for claim, n := range e.cfg.Tree.Claims() {
+		if claim == r.Name {
+			return n == r.Claims
+		}
+	}
+	return false
+}
+
+var (
+	nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+	// extensions are left out of default names, so are the numbers of parts.
+	extensions = regexp.MustCompile(`(?i)(\.(tar|tgz|gz|zst|zstd|xz|bz2|casemate|bundle|oci|haul|json)|[._-]part[._-]?[0-9]+([._-]?of[._-]?[0-9]+)?|[._-][0-9]+[._-]?of[._-]?[0-9]+|\.[0-9]{3,4})$`)
+)
+
+// CheckName says why an import cannot have this name.
+func CheckName(name string) error {
+	if !nameForm.MatchString(name) || name == path.Base(pendingDir) {
+		return fmt.Errorf("the name of an import is 1 to 63 of a-z 0-9 . _ -, begins with a letter or digit and is not %s, got %.80q: %w", path.Base(pendingDir), name, fs.ErrInvalid)
+	}
+	return nil
+}
+
+// defaultName makes a name of an input's.
+func defaultName(source string) string {
+	s := strings.ToLower(path.Base(strings.TrimRight(strings.ReplaceAll(source, "\\", "/"), "/")))
+	for {
+		cut := extensions.ReplaceAllString(s, "")
+		if cut == s || cut == "" {
+			break
+		}
+		s = cut
+	}
+	s = strings.Map(func(r rune) rune {
+		if r < 0x80 && strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789._-", r) {
+			return r
+		}
+		return '-'
+	}, s)
+	s = strings.Trim(s, "._-")
+	if s = s[:min(len(s), 56)]; CheckName(s) != nil { // leaves room for a number
+		return "import"
+	}
+	return s
+}
+
+// unique makes name one that is not taken.
+func unique(name string, taken func(string) bool) string {
+	for n, try := 2, name; ; n++ {
+		if !taken(try) {
+			return try
+		}
+		try = fmt.Sprintf("%s-%d", name, n)
+	}
+}

@@ -1,0 +1,436 @@
+package content
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"casemate/cluster"
+)
+
+// sink takes the blobs of one import. What it took, or had, it keeps below dir, in batches: until a batch is written a blob is kept by its pin of an hour.
+type sink struct {
+	e *Engine
+
+	mu     sync.Mutex
+	dir    string               // "imports/pending/KEY"; "" before the reading begins: then nothing is linked
+	record func() []byte        // what is written beside the links
+	kept   map[string]int64     // what published names kept when the import began
+	have   map[string]kept      // what this import has taken or found, this time or before
+	queue  []string             // of have, not yet linked below dir
+	oldest time.Time            // since when something that only a pin keeps is in queue; zero if nothing is
+	busy   map[string]chan bool // digests that a Put is writing
+	large  map[string]bool      // digests whose scratch file a Put has begun and not finished
+
+	flushing sync.Mutex
+}
+
+// kept is one blob of the import.
+type kept struct {
+	size  int64
+	fresh bool // it came with this import
+}
+
+func newSink(e *Engine) *sink {
+	s := &sink{e: e, kept: map[string]int64{}, have: map[string]kept{}, busy: map[string]chan bool{}, large: map[string]bool{}}
+	for d, n := range e.cfg.Tree.Kept() {
+		s.kept[d] = n
+	}
+	return s
+}
+
+// open lets the sink link below dir, and takes up what an earlier reading left there. known are blobs that the import is known to need.
+func (s *sink) open(ctx context.Context, dir string, record func() []byte, known []string) error {
+	s.mu.Lock()
+	s.dir, s.record = dir, record
+	for class, fresh := range map[string]bool{"new": true, "held": false} {
+		entries, err := s.e.cfg.Tree.ReadDir(dir + "/" + class)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			s.mu.Unlock()
+			return err
+		}
+		for _, e := range entries {
+			info, err := e.Info()
+			if err != nil {
+				continue
+			}
+			d := digestOf(e.Name())
+			s.have[d] = kept{info.Size(), fresh}
+			s.queue = slices.DeleteFunc(s.queue, func(q string) bool { return q == d })
+		}
+	}
+	s.mu.Unlock()
+	urgent := false
+	for _, d := range known {
+		if n, err := s.e.cfg.Tree.StatBlob(d); err == nil {
+			urgent = s.note(d, n) || urgent
+		}
+	}
+	if !urgent {
+		return nil
+	}
+	return s.flush(ctx)
+}
+
+func fileOf(digest string) string { return strings.Replace(digest, ":", "-", 1) }
+func digestOf(file string) string { return strings.Replace(file, "-", ":", 1) }
+
+// note adds a blob that the tree knows. It reports whether only a pin keeps it, so that it must be linked soon.
+func (s *sink) note(digest string, size int64) (urgent bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.have[digest]; ok {
+		return false
+	}
+	_, held := s.kept[digest]
+	s.have[digest] = kept{size, !held}
+	s.queue = append(s.queue, digest)
+	if !held && s.oldest.IsZero() {
+		s.oldest = s.e.cfg.Now()
+	}
+	return !held
+}
+
+// Has implements bundle.Sink.
+func (s *sink) Has(digest string) (int64, bool) {
+	n, err := s.e.cfg.Tree.StatBlob(digest)
+	if err != nil {
+		return 0, false
+	}
+	if s.note(digest, n) && s.isOpen() {
+		// Nothing but a pin of unknown age keeps it: if it cannot be linked now, it is better sent again.
+		if err := s.flush(s.e.base); err != nil {
+			return 0, false
+		}
+		_, err = s.e.cfg.Tree.StatBlob(digest)
+	}
+	return n, err == nil
+}
+
+func (s *sink) isOpen() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dir != ""
+}
+
+// Open implements bundle.Sink.
+func (s *sink) Open(ctx context.Context, digest string) (io.ReadSeekCloser, error) {
+	return s.e.cfg.Tree.OpenBlob(ctx, digest)
+}
+
+// Put implements bundle.Sink.
+func (s *sink) Put(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {
+	if digest != "" {
+		done, err := s.turn(ctx, digest)
+		if err != nil {
+			return "", 0, err
+		}
+		defer done()
+		if _, ok := s.Has(digest); ok {
+			return verify(ctx, digest, size, r)
+		}
+	}
+	got, n, err := s.write(ctx, digest, size, r)
+	if err != nil {
+		return "", 0, err
+	}
+	s.e.read.Add(n)
+	s.note(got, n)
+	s.mu.Lock()
+	full := len(s.queue) >= s.e.cfg.flushAt && s.dir != "" && !s.oldest.IsZero()
+	s.mu.Unlock()
+	if full {
+		err = s.flush(ctx)
+	}
+	return got, n, err
+}
+
+// turn waits until nobody else writes the blob: two writers of one scratch file would spoil it.
+func (s *sink) turn(ctx context.Context, digest string) (done func(), err error) {
+	for {
+		s.mu.Lock()
+		wait, taken := s.busy[digest]
+		if !taken {
+			own := make(chan bool)
+			s.busy[digest] = own
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				delete(s.busy, digest)
+				s.mu.Unlock()
+				close(own)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// write makes a blob of r.
+func (s *sink) write(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {
+	if digest != "" && size >= s.e.cfg.largeAt {
+		return s.writeLarge(ctx, digest, size, r)
+	}
+	w, err := s.e.cfg.Tree.CreateBlob("")
+	if err != nil {
+		return "", 0, err
+	}
+	defer w.Close()
+	return commit(ctx, w, digest, size, r)
+}
+
+// writeLarge writes into a scratch file that outlives an interruption, and goes on with one that did.
+func (s *sink) writeLarge(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {
+	s.setLarge(digest, true)
+	id := scratchID(digest)
+	w, err := s.e.cfg.Tree.ResumeBlob(id)
+	if err == nil {
+		skip := w.Size()
+		back, seekable := r.(io.Seeker)
+		var at int64
+		if seekable {
+			at, err = back.Seek(0, io.SeekCurrent)
+		}
+		if skip > size || err != nil {
+			if cerr := w.Cancel(); cerr != nil {
+				return "", 0, cerr
+			}
+		} else {
+			if _, err = io.CopyN(io.Discard, cancelable{ctx, r}, skip); err != nil {
+				return "", 0, errors.Join(short(err), w.Close())
+			}
+			got, _, err := commit(ctx, w, digest, size-skip, r)
+			if !errors.Is(err, syscall.EBADMSG) {
+				if err == nil {
+					s.setLarge(digest, false)
+				}
+				return got, size, errors.Join(err, w.Close())
+			}
+			// The bytes from before may be damaged (a power cut), or those that came now. Once more from the beginning tells.
+			if cerr := w.Cancel(); cerr != nil {
+				return "", 0, cerr
+			}
+			if !seekable {
+				return "", 0, fmt.Errorf("blob %s: what an interrupted import left of it does not fit what comes now, and a pipe cannot be read twice: import it again: %w", digest, syscall.EBADMSG)
+			}
+			if _, err := back.Seek(at, io.SeekStart); err != nil {
+				return "", 0, err
+			}
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", 0, err
+	}
+	if w, err = s.e.cfg.Tree.CreateBlob(id); err != nil {
+		return "", 0, err
+	}
+	got, n, err := commit(ctx, w, digest, size, r)
+	if errors.Is(err, syscall.EBADMSG) {
+		err = errors.Join(err, w.Cancel())
+	}
+	if err == nil || errors.Is(err, syscall.EBADMSG) {
+		s.setLarge(digest, false)
+	}
+	return got, n, errors.Join(err, w.Close())
+}
+
+func (s *sink) setLarge(digest string, unfinished bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if unfinished {
+		s.large[digest] = true
+	} else {
+		delete(s.large, digest)
+	}
+}
+
+// scratchID is the id of a large blob's scratch file. That of a sha512 is cut, an id has at most 128 characters.
+func scratchID(digest string) string {
+	id := "import-" + fileOf(digest)
+	return id[:min(len(id), 128)]
+}
+
+// commit writes r to w, exactly size bytes if that is not -1, and makes it the blob digest.
+func commit(ctx context.Context, w cluster.BlobWriter, digest string, size int64, r io.Reader) (string, int64, error) {
+	n, err := io.Copy(w, bounded(ctx, r, size))
+	if err != nil {
+		return "", 0, err
+	}
+	if size >= 0 && n != size {
+		return "", 0, fmt.Errorf("%d bytes instead of %d: %w", n, size, io.ErrUnexpectedEOF)
+	}
+	got, err := w.Commit(ctx, digest)
+	return got, n, err
+}
+
+// bounded is r, which ends with ctx and a byte behind size. A file or a section of one stays what it is, so that the writer can copy within the kernel.
+func bounded(ctx context.Context, r io.Reader, size int64) io.Reader {
+	switch r.(type) {
+	case *os.File, *io.SectionReader:
+		return r
+	}
+	r = cancelable{ctx, r}
+	if size >= 0 {
+		r = io.LimitReader(r, size+1)
+	}
+	return r
+}
+
+// cancelable reads until ctx ends.
+type cancelable struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c cancelable) Read(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	return c.r.Read(p)
+}
+
+func short(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// verify reads what need not be written.
+func verify(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {
+	h := hasher(digest)
+	n, err := io.Copy(h, bounded(ctx, r, size))
+	if err != nil {
+		return "", 0, err
+	}
+	if size >= 0 && n != size {
+		return "", 0, fmt.Errorf("%d bytes instead of %d: %w", n, size, io.ErrUnexpectedEOF)
+	}
+	if got := digest[:len("sha256:")] + hex.EncodeToString(h.Sum(nil)); got != digest {
+		return "", 0, fmt.Errorf("the bytes have the digest %s, not %s: %w", got, digest, syscall.EBADMSG)
+	}
+	return digest, n, nil
+}
+
+func hasher(digest string) hash.Hash {
+	if strings.HasPrefix(digest, "sha512:") {
+		return sha512.New()
+	}
+	return sha256.New()
+}
+
+// flush links what is in the queue below the pending directory. What was collected in between leaves the import: the reader has it again, or the end
+// of the import finds that it is missing.
+func (s *sink) flush(ctx context.Context) error {
+	s.flushing.Lock()
+	defer s.flushing.Unlock()
+	s.mu.Lock()
+	queue, oldest := s.queue, s.oldest
+	s.queue, s.oldest = nil, time.Time{}
+	dir, record := s.dir, s.record
+	s.mu.Unlock()
+	for try := 0; ; try++ {
+		queue = slices.DeleteFunc(queue, func(d string) bool {
+			_, err := s.e.cfg.Tree.StatBlob(d)
+			if err != nil {
+				s.mu.Lock()
+				delete(s.have, d)
+				s.mu.Unlock()
+			}
+			return err != nil
+		})
+		err := s.e.cfg.Tree.Update(ctx, func(b cluster.Batch) error {
+			b.Put(dir+"/record", record())
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			for _, d := range queue {
+				class := "/held/"
+				if s.have[d].fresh {
+					class = "/new/"
+				}
+				b.Link(dir+class+fileOf(d), d)
+			}
+			return nil
+		})
+		if errors.Is(err, fs.ErrNotExist) && try < 5 {
+			continue // a collection came in between
+		}
+		if err != nil {
+			s.mu.Lock()
+			s.queue = append(s.queue, queue...)
+			if s.oldest.IsZero() || oldest.Before(s.oldest) {
+				s.oldest = oldest
+			}
+			s.mu.Unlock()
+			return fmt.Errorf("keep what was read: %w", err)
+		}
+		return nil
+	}
+}
+
+// run flushes now and then until ctx is done.
+func (s *sink) run(ctx context.Context) {
+	tick := time.NewTicker(s.e.cfg.flushEvery)
+	defer tick.Stop()
+	began := s.e.cfg.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		s.mu.Lock()
+		// What other names keep waits: an import of what is here writes nothing, unless it takes so long that those names may go.
+		due := s.dir != "" && len(s.queue) > 0 && (!s.oldest.IsZero() || s.e.cfg.Now().Sub(began) > heldWait)
+		s.mu.Unlock()
+		if due {
+			if err := s.flush(ctx); err != nil && ctx.Err() == nil {
+				s.e.cfg.Log.Warn("what an import has read cannot be kept yet, it is tried again", "error", err)
+			}
+		}
+	}
+}
+
+// heldWait is how long an import relies on what other names keep, before it keeps that as well.
+const heldWait = 10 * time.Minute
+
+// unfinished are the digests of large blobs of which a scratch file is left.
+func (s *sink) unfinished() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []string
+	for d := range s.large {
+		list = append(list, d)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// idle reports whether nothing was taken that is not linked yet, and nothing that is worth keeping was found.
+func (s *sink) idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.oldest.IsZero()
+}
+
+// fresh reports whether the blob came with this import, now or in an earlier reading of it.
+func (s *sink) fresh(digest string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.have[digest].fresh
+}
