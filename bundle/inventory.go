@@ -1,0 +1,167 @@
+package bundle
+
+import (
+	"cmp"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// InventoryVersion is the version of the inventory document that this program writes and the newest it reads.
+const InventoryVersion = 1
+
+// Inventory is what a cluster holds: "bundle create --since" leaves it out.
+type Inventory struct {
+	Version int       `json:"version"`
+	Domain  string    `json:"domain"` // the cluster's
+	Time    time.Time `json:"time"`   // when it was made, to the second
+	Blobs   []Blob    `json:"blobs"`  // Omitted is not used
+}
+
+var domainForm = regexp.MustCompile(`^[A-Za-z0-9_.-]{0,253}$`)
+
+// document writes the inventory in its one form.
+func (inv *Inventory) document() ([]byte, error) {
+	slices.SortFunc(inv.Blobs, func(a, b Blob) int { return cmp.Compare(a.Digest, b.Digest) })
+	if inv.Version != InventoryVersion {
+		return nil, fmt.Errorf("inventory: version must be %d, got %d", InventoryVersion, inv.Version)
+	}
+	if !domainForm.MatchString(inv.Domain) {
+		return nil, fmt.Errorf("inventory: %.260q is no domain", inv.Domain)
+	}
+	for i := range inv.Blobs {
+		if err := checkHeld(before(inv.Blobs, i), &inv.Blobs[i]); err != nil {
+			return nil, fmt.Errorf("inventory: %w", err)
+		}
+	}
+	var l lines
+	fmt.Fprintf(&l, `{"version":%d,"domain":"%s","time":"%s"`, inv.Version, inv.Domain, inv.Time.UTC().Format(time.RFC3339))
+	if err := writeList(&l, `,"blobs":`, inv.Blobs); err != nil {
+		return nil, err
+	}
+	l.WriteByte('}')
+	if l.Len() > maxIndex {
+		return nil, fmt.Errorf("inventory: %d bytes long, more than %d", l.Len(), maxIndex)
+	}
+	return l.Bytes(), nil
+}
+
+func checkHeld(prev, b *Blob) error {
+	if b.Omitted {
+		return fmt.Errorf("blob %s: an inventory omits nothing", b.Digest)
+	}
+	return checkBlob(prev, b)
+}
+
+// Sign writes the inventory as a signed file: one JSON document that has the inventory, the key's public half and the signature.
+func (inv *Inventory) Sign(key ed25519.PrivateKey) ([]byte, error) {
+	doc, err := inv.document()
+	if err != nil {
+		return nil, err
+	}
+	sig, err := element(signDocument(key, signedInventory, doc))
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat([]byte(`{"inventory":`), doc, []byte(`,"signed":`), sig, []byte("}\n")), nil
+}
+
+// ReadInventory reads a signed inventory and verifies its signature. If there are keys, one of them must have made it. digest is that of the document, by
+// which a bundle names it.
+func ReadInventory(data []byte, keys []ed25519.PublicKey) (inv *Inventory, digest string, err error) {
+	inv, digest, err = readInventory(data, keys)
+	if err != nil {
+		return nil, "", fmt.Errorf("inventory: %w", err)
+	}
+	return inv, digest, nil
+}
+
+func readInventory(data []byte, keys []ed25519.PublicKey) (*Inventory, string, error) {
+	if len(data) > maxIndex+maxSignature {
+		return nil, "", fmt.Errorf("%d bytes long, more than %d", len(data), maxIndex)
+	}
+	c := &cursor{doc: data}
+	if err := c.expect(`{"inventory":`); err != nil {
+		return nil, "", err
+	}
+	start := c.off
+	inv, err := c.inventory()
+	if err != nil {
+		return nil, "", err
+	}
+	doc := data[start:c.off]
+	if err := c.expect(`,"signed":`); err != nil {
+		return nil, "", err
+	}
+	rest, ok := strings.CutSuffix(string(c.rest()[:min(len(c.rest()), maxSignature)]), "}\n")
+	if !ok {
+		return nil, "", errors.New("its end is missing")
+	}
+	var sig signature
+	if err := strict([]byte(rest), &sig); err != nil {
+		return nil, "", fmt.Errorf("signature: %w", err)
+	}
+	signer, err := sig.verify(signedInventory, doc)
+	if err != nil {
+		return nil, "", fmt.Errorf("the signature is wrong: %w", err)
+	}
+	if len(keys) > 0 && !trusted(signer, keys) {
+		return nil, "", fmt.Errorf("it is signed by %s, and a signature by %s is required", KeyName(signer), keyNames(keys))
+	}
+	return inv, sha256Of(doc), nil
+}
+
+// inventory reads what document wrote.
+func (c *cursor) inventory() (*Inventory, error) {
+	if err := c.version("the inventory", InventoryVersion); err != nil {
+		return nil, err
+	}
+	inv := &Inventory{Version: InventoryVersion}
+	if err := c.expect(`,"domain":`); err != nil {
+		return nil, err
+	}
+	var err error
+	if inv.Domain, err = c.text(); err != nil {
+		return nil, err
+	}
+	if !domainForm.MatchString(inv.Domain) {
+		return nil, fmt.Errorf("%.260q is no domain", inv.Domain)
+	}
+	if err := c.expect(`,"time":`); err != nil {
+		return nil, err
+	}
+	stamp, err := c.text()
+	if err != nil {
+		return nil, err
+	}
+	inv.Time, err = time.Parse(time.RFC3339, stamp)
+	if err != nil || inv.Time.UTC().Format(time.RFC3339) != stamp {
+		return nil, fmt.Errorf("time must be like 2006-01-02T15:04:05Z, got %.40q", stamp)
+	}
+	if inv.Blobs, err = readList(c, `,"blobs":`, checkHeld); err != nil {
+		return nil, err
+	}
+	return inv, c.expect("}")
+}
+
+// Omit marks the blobs that the inventory holds, so that the bundle leaves them out, and names the inventory. What it holds in another size is not omitted.
+func (ix *Index) Omit(inv *Inventory) error {
+	doc, err := inv.document()
+	if err != nil {
+		return err
+	}
+	held := make(map[string]int64, len(inv.Blobs))
+	for _, b := range inv.Blobs {
+		held[b.Digest] = b.Size
+	}
+	ix.Since = sha256Of(doc)
+	for i := range ix.Blobs {
+		size, ok := held[ix.Blobs[i].Digest]
+		ix.Blobs[i].Omitted = ok && size == ix.Blobs[i].Size
+	}
+	return nil
+}
