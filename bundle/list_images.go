@@ -1,0 +1,115 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+
+	"github.com/distribution/reference"
+)
+
+// Images reads a list of image references, one a line: Kubespray's images.list, `kubeadm config images list`, `casemate missing -o images`.
+// name is the list's name in messages.
+func (l *Lists) Images(name string, r io.Reader) {
+	l.eachLine(name, r, func(where, line string) error {
+		switch {
+		case strings.Contains(line, "{{"):
+			return fmt.Errorf("%s is a template: use the list that was rendered from it (images.list, not images.list.template)", shown(line))
+		case strings.HasPrefix(line, "- ") || strings.HasPrefix(line, "image:"):
+			return fmt.Errorf("%s is YAML: give the file as a manifest (--manifests), or write one reference a line", shown(line))
+		case len(strings.Fields(line)) > 1:
+			return fmt.Errorf("%s is more than one word: write one reference a line, comments after #", shown(line))
+		}
+		return l.image(where, line)
+	})
+}
+
+// image adds one reference, from whatever kind of list.
+func (l *Lists) image(where, ref string) error {
+	w, err := ParseReference(ref)
+	if err != nil {
+		return err
+	}
+	w.Where = where
+	return l.addImage(w)
+}
+
+// addImage adds an image. A tag that is pinned to two digests is refused: the other side could show only one of them under it.
+func (l *Lists) addImage(w WantedImage) error {
+	if w.Tag != "" && w.Digest != "" {
+		name := w.Repository + ":" + w.Tag
+		if before, again := l.first("pin "+name, asked{digest: w.Digest, where: w.Where}); again && before.digest != w.Digest {
+			return fmt.Errorf("%s is pinned to %s here and to %s at %s: a tag names one digest, remove one of the lines", name, w.Digest, before.digest, before.where)
+		}
+	}
+	if _, again := l.first("image "+w.Ref(), asked{where: w.Where}); !again {
+		l.wanted.Images = append(l.wanted.Images, w)
+	}
+	return nil
+}
+
+var (
+	hexName   = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	urlScheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
+)
+
+// ParseReference reads an image reference as Docker does ("nginx" is docker.io/library/nginx:latest), except that a tag beside a digest is kept. Docker
+// Hub's other names (index.docker.io, registry-1.docker.io) are docker.io. "docker://" before it (skopeo) means nothing; after "oci://" (Helm) stands a chart,
+// whose version must be there and whose "+" is "_" in the tag, as Helm stores it. Errors say what to do. Where is left empty.
+func ParseReference(s string) (WantedImage, error) {
+	var none WantedImage
+	ref, chart := strings.CutPrefix(s, "oci://")
+	ref = strings.TrimPrefix(ref, "docker://")
+	if scheme := urlScheme.FindString(ref); scheme != "" {
+		return none, fmt.Errorf("%s is a URL, not an image: it belongs into a list of files (--files), an image is written without %s", shown(s), scheme)
+	}
+	if strings.HasPrefix(ref, "sha256:") || hexName.MatchString(ref) {
+		return none, fmt.Errorf("%s is a digest without a name: write repository@sha256:…", shown(s))
+	}
+	host, path, ok := strings.Cut(ref, "/")
+	if ok && (strings.ContainsAny(host, ".:") || strings.EqualFold(host, "localhost")) {
+		if host = strings.ToLower(host); host == "registry-1.docker.io" {
+			host = "docker.io"
+		}
+		ref = host + "/" + path
+	} else if chart {
+		return none, fmt.Errorf("%s names no registry: write oci://HOST/REPOSITORY/CHART:VERSION", shown(s))
+	}
+	if chart {
+		ref = strings.ReplaceAll(ref, "+", "_")
+	}
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return none, fmt.Errorf("%s is no image reference (%s): write HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:DIGEST", shown(s), why(err))
+	}
+	w := WantedImage{Repository: named.Name()}
+	if t, ok := named.(reference.Tagged); ok {
+		w.Tag = t.Tag()
+	}
+	if d, ok := named.(reference.Digested); ok {
+		w.Digest = d.Digest().String()
+		if err := checkDigest(w.Digest); err != nil {
+			return none, fmt.Errorf("%s: %w", shown(s), err)
+		}
+	}
+	if w.Tag == "" && w.Digest == "" {
+		if chart {
+			return none, fmt.Errorf("%s has no version: write oci://HOST/REPOSITORY/CHART:VERSION", shown(s))
+		}
+		w.Tag = "latest"
+	}
+	return w, nil
+}
+
+// why makes the reason of the reference package short.
+func why(err error) string {
+	switch {
+	case errors.Is(err, reference.ErrReferenceInvalidFormat):
+		return "not of that form"
+	case errors.Is(err, reference.ErrNameContainsUppercase):
+		return "a repository's name is lower case"
+	}
+	return strings.TrimPrefix(err.Error(), "invalid reference format: ")
+}
