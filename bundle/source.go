@@ -1,0 +1,269 @@
+package bundle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Limits of what is read from foreign archives. Blobs have none: what they may take is for the sink's disk to say.
+const (
+	maxDocument = 4 << 20   // bytes of a JSON document or manifest, the same as registries and containerd have
+	maxEntries  = 1_000_000 // files of all inputs together, and what all manifests together name
+	maxKept     = 64 << 20  // bytes of names and documents of all inputs together
+	maxNesting  = 2         // archives in an archive or directory, and archives in those
+	workers     = 8         // blobs that go to the sink at once
+)
+
+// taken is the end of a sentence that refuses an input.
+const taken = "import takes bundles, OCI layouts, docker-archives, hauls, trees of HOST/PATH files and Kubespray's offline archives, " +
+	"as directories or as tars (plain, gzip, zstd)"
+
+// Read reads what was named to be imported, whatever it is: every blob goes to sink, and the Contents are the names. What an input is is found
+// out by its content, never by its name. Inputs of several kinds may be mixed, but bundles only with bundles.
+//
+// A regular file that is an uncompressed tar, and a directory, are looked through before anything is put: what they are is known when Plan is called,
+// and blobs that the sink has are not read. Everything else (compressed or a pipe) is read once from its beginning to its end, each blob stored as
+// it comes: Contents.Kind is "" at Plan if nothing better is known, and need counts such a file with its own size, a pipe makes need -1. Content that
+// grows beyond that meets the sink's own ENOSPC.
+//
+// A name that means two things in the inputs is an error. What is left out, and why, stands in Contents.Notes.
+func Read(ctx context.Context, inputs []Input, sink Sink, opt ReadOptions) (*Contents, error) {
+	inputs = slices.Clone(inputs)
+	if len(inputs) == 0 {
+		return nil, errors.New("nothing to import was named")
+	}
+	r, err := newReading(sink, opt)
+	if err != nil {
+		return nil, err
+	}
+	files := make([]*inputFile, len(inputs))
+	var bundles []string
+	sums := 0
+	for i, in := range inputs {
+		if in.FS != nil {
+			continue
+		}
+		if files[i], err = openInput(in); err != nil {
+			return nil, fmt.Errorf("%s: %w", in.Name, err)
+		}
+		inputs[i].File = files[i].whole()
+		if sniffBundle(files[i].head) {
+			bundles = append(bundles, in.Name)
+		} else if sniffSums(path.Base(in.Name), files[i].head) {
+			sums++
+		}
+	}
+	switch {
+	case len(bundles) > 0 && len(bundles)+sums == len(inputs):
+		return readBundle(ctx, inputs, sink, opt)
+	case len(bundles) > 0:
+		return nil, fmt.Errorf("%s is a bundle and other inputs are not; import bundles by themselves", bundles[0])
+	case len(opt.Keys) > 0:
+		return nil, fmt.Errorf("%s is no bundle, so it cannot be signed, and a signature by a trusted key is required", inputs[0].Name)
+	}
+	return r.read(ctx, inputs, files)
+}
+
+// reading is one call of Read.
+type reading struct {
+	sink    Sink
+	opt     ReadOptions
+	unnamed naming // names what names itself not, from ReadOptions.Repository
+	graph   graph
+	names   names
+	kinds   []string
+	notes   []string
+
+	entries, kept int64 // what is used of maxEntries and maxKept
+	done          atomic.Int64
+	total         int64
+}
+
+// naming is a repository and perhaps a tag.
+type naming struct{ repository, tag string }
+
+func newReading(sink Sink, opt ReadOptions) (*reading, error) {
+	r := &reading{sink: sink, opt: opt}
+	if opt.Repository != "" {
+		n, note, err := parseName(opt.Repository)
+		if err != nil {
+			return nil, fmt.Errorf("--repository %s: %w", opt.Repository, err)
+		}
+		if note != "" {
+			r.note("%s", note)
+		}
+		if !strings.Contains(opt.Repository[strings.LastIndexByte(opt.Repository, '/')+1:], ":") {
+			n.tag = "" // it has none of its own, so "latest" was nobody's word
+		}
+		r.unnamed = n
+	}
+	return r, nil
+}
+
+// part is something in an input that has names.
+type part interface {
+	// kind is its Kind.
+	kind() string
+	// need is how many bytes load puts at the most.
+	need(r *reading) int64
+	// load puts its blobs and adds its names.
+	load(ctx context.Context, r *reading) error
+}
+
+func (r *reading) read(ctx context.Context, inputs []Input, files []*inputFile) (*Contents, error) {
+	var parts []part
+	for i, in := range inputs {
+		p, err := r.look(ctx, in, files[i])
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, p...)
+		if f := files[i]; f != nil && f.at != nil && r.total >= 0 {
+			r.total += f.size
+		} else {
+			r.total = -1
+		}
+	}
+	var need int64
+	for _, p := range parts {
+		n := p.need(r)
+		if n < 0 || need < 0 {
+			need = -1
+			continue
+		}
+		need += n
+		r.kinds = append(r.kinds, p.kind())
+	}
+	if r.opt.Plan != nil {
+		c := &Contents{Kind: r.kind(), Notes: slices.Clone(r.notes)}
+		if err := r.opt.Plan(c, need); errors.Is(err, ErrStop) {
+			return c, nil
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	r.kinds = nil
+	for _, p := range parts {
+		if err := p.load(ctx, r); err != nil {
+			return nil, err
+		}
+		r.kinds = append(r.kinds, p.kind())
+	}
+	r.progress(max(0, r.total-r.done.Load()))
+	return r.contents(ctx)
+}
+
+// look finds out what an input is, as far as that needs no reading of content.
+func (r *reading) look(ctx context.Context, in Input, f *inputFile) ([]part, error) {
+	if in.FS != nil {
+		a, err := r.scanDir(ctx, in.Name, in.FS)
+		if err != nil {
+			return nil, err
+		}
+		return r.interpret(ctx, a, 0)
+	}
+	if f.format == plainTar && f.at != nil {
+		a, err := r.scanTar(in.Name, func() (io.ReaderAt, func() error, error) { return f.at, nothing, nil }, f.size)
+		if err == nil {
+			return r.interpret(ctx, a, 0)
+		} else if !errors.Is(err, errSparse) {
+			return nil, err
+		}
+	}
+	switch f.format {
+	case plainTar, gzipped, zstandard:
+		p := &streamPart{name: in.Name, format: f.format, size: -1}
+		if f.at != nil {
+			p.size = f.size
+		}
+		p.open = func() (io.Reader, func() error, error) { return f.reader(), nothing, nil }
+		return []part{p}, nil
+	}
+	return nil, fmt.Errorf("%s is %s; %s", in.Name, f.format.what(), taken)
+}
+
+// interpret says what an archive holds. depth counts the archives that it is in.
+func (r *reading) interpret(ctx context.Context, a *archive, depth int) ([]part, error) {
+	for _, root := range a.roots() {
+		if a.isLayout(root) {
+			p, err := r.newLayout(ctx, a, root)
+			if err != nil {
+				return nil, err
+			}
+			return []part{p}, nil
+		}
+		if a.isDocker(root) {
+			p, err := r.newDocker(ctx, a, root)
+			if err != nil {
+				return nil, err
+			}
+			return []part{p}, nil
+		}
+	}
+	return r.collection(ctx, a, depth)
+}
+
+// kind is what the inputs turned out to be, several joined by "+".
+func (r *reading) kind() string {
+	kinds := slices.DeleteFunc(slices.Clone(r.kinds), func(k string) bool { return k == "" })
+	slices.Sort(kinds)
+	return strings.Join(slices.Compact(kinds), "+")
+}
+
+func (r *reading) note(format string, args ...any) {
+	n := fmt.Sprintf(format, args...)
+	if len(r.notes) < 1000 && !slices.Contains(r.notes, n) {
+		r.notes = append(r.notes, n)
+	}
+}
+
+// count takes one entry and the bytes of what is kept of it from the limits.
+func (r *reading) count(kept int) error {
+	r.entries++
+	r.kept += int64(kept)
+	switch {
+	case r.entries > maxEntries:
+		return fmt.Errorf("more than %d files; import it in several goes", maxEntries)
+	case r.kept > maxKept:
+		return fmt.Errorf("more than %d MiB of names and documents; import it in several goes", maxKept>>20)
+	}
+	return nil
+}
+
+func (r *reading) progress(n int64) {
+	if done := r.done.Add(n); r.opt.Progress != nil && n > 0 {
+		r.opt.Progress(done, r.total)
+	}
+}
+
+// parallel does n things, a few at once, and returns the first error.
+func parallel(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(workers)
+	for i := range n {
+		if gctx.Err() != nil {
+			break
+		}
+		g.Go(func() error { return do(gctx, i) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+func nothing() error { return nil }
+
+// missing says that an archive lacks one of its own files.
+func missing(a *archive, name string) error {
+	return fmt.Errorf("%s: it names %q and does not have it; it is incomplete: %w", a.name, name, fs.ErrNotExist)
+}

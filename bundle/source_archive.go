@@ -1,0 +1,222 @@
+package bundle
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// archive is the files of a directory or a tar. One that could only be read once (streamed) has its blobs in the sink already.
+type archive struct {
+	name    string // for messages: the input, and the path in it of an archive in an archive
+	entries []*entry
+	byName  map[string]*entry
+	// open reads a file; close it afterwards. nil for a streamed archive.
+	open func(*entry) (r io.Reader, close func() error, err error)
+	cut  bool // the tar lacks its end marker
+	left []string
+}
+
+// entry is one file of an archive. While parallel workers run, it belongs to the one that puts it.
+type entry struct {
+	name   string // clean, relative, with slashes
+	link   string // the entry that a symbolic or hard link leads to, likewise; "" for a file
+	size   int64
+	offset int64  // of the content in a tar that is read at several places
+	digest string // "" until the sink has it
+	data   []byte // a document that a streamed archive keeps
+	format format // of a streamed archive's file
+	nested *archive
+}
+
+func newArchive(name string) *archive { return &archive{name: name, byName: map[string]*entry{}} }
+
+// add adds an entry. A later one of the same name replaces the earlier one, as tar does when it unpacks.
+func (a *archive) add(r *reading, e *entry) error {
+	if err := r.count(len(e.name) + len(e.link) + len(e.data)); err != nil {
+		return fmt.Errorf("%s: %w", a.name, err)
+	}
+	a.entries = append(a.entries, e)
+	a.byName[e.name] = e
+	return nil
+}
+
+// leave notes a file that is not taken.
+func (a *archive) leave(name, why string) {
+	if len(a.left) < 1000 {
+		a.left = append(a.left, fmt.Sprintf("%q (%s)", name, why))
+	}
+}
+
+// cleanName is a path in an archive in one form; !ok if it leads outside or is none.
+func cleanName(name string) (string, bool) {
+	if name == "" || strings.HasPrefix(name, "/") || strings.ContainsRune(name, 0) {
+		return "", false
+	}
+	name = path.Clean(name)
+	return name, name != "." && name != ".." && !strings.HasPrefix(name, "../")
+}
+
+// linkTarget is what a symbolic link called name leads to; !ok if that is outside the archive.
+func linkTarget(name, to string) (string, bool) {
+	if to == "" || strings.HasPrefix(to, "/") {
+		return "", false
+	}
+	return cleanName(path.Join(path.Dir(name), to))
+}
+
+// file is the file of that name, links followed, or nil.
+func (a *archive) file(name string) *entry {
+	for range 16 { // of a cycle there is no end
+		e := a.byName[name]
+		if e == nil || e.link == "" {
+			return e
+		}
+		name = e.link
+	}
+	return nil
+}
+
+// roots are the directories in which an image archive may begin: the top, and the one directory in which everything is.
+func (a *archive) roots() []string {
+	roots := []string{""}
+	for i, e := range a.entries {
+		top, _, inside := strings.Cut(e.name, "/")
+		if !inside || i > 0 && top+"/" != roots[1] {
+			return roots[:1]
+		}
+		if i == 0 {
+			if isHost(top) {
+				return roots
+			}
+			roots = append(roots, top+"/")
+		}
+	}
+	return roots
+}
+
+// document is the content of a small file.
+func (r *reading) document(ctx context.Context, a *archive, e *entry) ([]byte, error) {
+	if e.data != nil {
+		return e.data, nil
+	}
+	if e.size > maxDocument {
+		return nil, fmt.Errorf("%s: %s has %d bytes, more than the %d of a document", a.name, e.name, e.size, maxDocument)
+	}
+	content, closing, err := r.content(ctx, a, e)
+	if err != nil {
+		return nil, err
+	}
+	defer closing()
+	data, err := io.ReadAll(io.LimitReader(content, maxDocument+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %s: %w", a.name, e.name, err)
+	}
+	if len(data) > maxDocument {
+		return nil, fmt.Errorf("%s: %s has more than the %d bytes of a document", a.name, e.name, maxDocument)
+	}
+	return data, nil
+}
+
+// content reads a file, wherever it is by now.
+func (r *reading) content(ctx context.Context, a *archive, e *entry) (io.Reader, func() error, error) {
+	var content io.Reader
+	closing := nothing
+	var err error
+	switch {
+	case e.data != nil:
+		content = bytes.NewReader(e.data)
+	case a.open != nil:
+		content, closing, err = a.open(e)
+	case e.digest != "":
+		var f io.ReadSeekCloser
+		if f, err = r.sink.Open(ctx, e.digest); err == nil {
+			content, closing = f, f.Close
+		}
+	default:
+		err = errors.New("it was not kept, because nothing in the archive needs a file of this kind")
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %s: %w", a.name, e.name, err)
+	}
+	return content, closing, nil
+}
+
+// put brings a file to the sink, unless that has it. digest is what it must have, "" if nobody knows.
+func (r *reading) put(ctx context.Context, a *archive, e *entry, digest string) error {
+	if e.digest != "" {
+		if digest != "" && digest != e.digest {
+			return fmt.Errorf("%s: %s should have %s and has %s: the archive is damaged: %w", a.name, e.name, digest, e.digest, syscall.EBADMSG)
+		}
+		return nil
+	}
+	if digest != "" {
+		if size, ok := r.sink.Has(digest); ok {
+			if size != e.size {
+				return fmt.Errorf("%s: %s has %d bytes, the blob that it should be has %d: the archive is damaged: %w", a.name, e.name, e.size, size, syscall.EBADMSG)
+			}
+			e.digest = digest
+			r.progress(e.size)
+			return nil
+		}
+	}
+	content, closing, err := r.content(ctx, a, e)
+	if err != nil {
+		return err
+	}
+	defer closing()
+	if e.digest, err = r.send(ctx, digest, e.size, content); err != nil {
+		return fmt.Errorf("%s: %s: %w", a.name, e.name, err)
+	}
+	if a.open != nil {
+		r.progress(e.size)
+	}
+	return nil
+}
+
+// send puts a blob and puts into words what can be wrong with it.
+func (r *reading) send(ctx context.Context, digest string, size int64, content io.Reader) (string, error) {
+	got, _, err := r.sink.Put(ctx, digest, size, content)
+	switch {
+	case errors.Is(err, syscall.EBADMSG) && digest != "":
+		return "", fmt.Errorf("its bytes do not have %s: the archive is damaged: %w", digest, err)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "", fmt.Errorf("it ends early: the archive is cut off or one part of several (join them first): %w", err)
+	}
+	return got, err
+}
+
+// head is the first bytes of a file, at the most n.
+func (r *reading) head(ctx context.Context, a *archive, e *entry, n int) ([]byte, error) {
+	content, closing, err := r.content(ctx, a, e)
+	if err != nil {
+		return nil, err
+	}
+	defer closing()
+	head := make([]byte, min(int64(n), e.size))
+	got, err := io.ReadFull(content, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: %s: %w", a.name, e.name, err)
+	}
+	return head[:got], nil
+}
+
+// unfinished tells of files that were not taken, in one note.
+func (r *reading) leftOut(a *archive, names []string) {
+	names = slices.Concat(a.left, names)
+	if len(names) == 0 {
+		return
+	}
+	shown := names[:min(len(names), 5)]
+	more := ""
+	if len(names) > len(shown) {
+		more = fmt.Sprintf(" and %d more", len(names)-len(shown))
+	}
+	r.note("%s: left out %s%s", a.name, strings.Join(shown, ", "), more)
+}

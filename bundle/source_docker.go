@@ -1,0 +1,282 @@
+package bundle
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"syscall"
+)
+
+// dockerPart is a docker-archive: what docker save, podman save and skopeo's docker-archive: write (moby image/spec, v1.2).
+type dockerPart struct {
+	a      *archive
+	images []dockerImage
+	// collected: it is one archive among others; listed is what container-images.txt beside it calls its image.
+	collected bool
+	listed    string
+}
+
+// dockerImage is one element of manifest.json.
+type dockerImage struct {
+	Config   string
+	RepoTags []string
+	Layers   []string
+
+	config  []byte
+	diffIDs []string // sha256 of each layer uncompressed, as the config says
+	layers  []*entry
+	formats []format
+}
+
+func (a *archive) isDocker(root string) bool { return a.file(root+"manifest.json") != nil }
+
+// dockerManifest reads a manifest.json.
+func (r *reading) dockerManifest(ctx context.Context, a *archive, e *entry) ([]dockerImage, error) {
+	data, err := r.document(ctx, a, e)
+	if err != nil {
+		return nil, err
+	}
+	var list []dockerImage
+	if err := json.Unmarshal(data, &list); err != nil {
+		return nil, fmt.Errorf("%s: manifest.json: %w", a.name, err)
+	}
+	return list, nil
+}
+
+func (r *reading) newDocker(ctx context.Context, a *archive, root string) (*dockerPart, error) {
+	p := &dockerPart{a: a}
+	var err error
+	if p.images, err = r.dockerManifest(ctx, a, a.file(root+"manifest.json")); err != nil {
+		return nil, err
+	}
+	if len(p.images) == 0 {
+		return nil, fmt.Errorf("%s: the archive's manifest.json names no image", a.name)
+	}
+	for i := range p.images {
+		if err := p.images[i].look(ctx, r, a, root); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// look finds the image's files and reads its config.
+func (m *dockerImage) look(ctx context.Context, r *reading, a *archive, root string) error {
+	find := func(name string) (*entry, error) {
+		if clean, ok := cleanName(root + name); ok {
+			if e := a.file(clean); e != nil {
+				return e, nil
+			}
+		}
+		return nil, missing(a, name)
+	}
+	e, err := find(m.Config)
+	if err != nil {
+		return err
+	}
+	if m.config, err = r.document(ctx, a, e); err != nil {
+		return err
+	}
+	// Every tool names the config by its digest, so another one is damage, which nothing else would show.
+	if d := configDigest(m.Config); d != "" && d != sha256Of(m.config) {
+		return fmt.Errorf("%s: %s does not have its digest: the archive is damaged: %w", a.name, m.Config, syscall.EBADMSG)
+	}
+	var config struct {
+		RootFS struct {
+			DiffIDs []string `json:"diff_ids"`
+		} `json:"rootfs"`
+	}
+	if err := json.Unmarshal(m.config, &config); err != nil {
+		return fmt.Errorf("%s: %s: %w", a.name, m.Config, err)
+	}
+	m.diffIDs = config.RootFS.DiffIDs
+	if len(m.diffIDs) != len(m.Layers) {
+		return fmt.Errorf("%s: manifest.json has %d layers for %s, its config has %d: the archive is damaged", a.name, len(m.Layers), m.Config, len(m.diffIDs))
+	}
+	for i, name := range m.Layers {
+		if err := r.count(len(name)); err != nil {
+			return fmt.Errorf("%s: %w", a.name, err)
+		}
+		if err := checkDigest(m.diffIDs[i]); err != nil {
+			return fmt.Errorf("%s: %s: diff_ids: %w", a.name, m.Config, err)
+		}
+		layer, err := find(name)
+		if err != nil {
+			return err
+		}
+		f := layer.format
+		if a.open != nil {
+			head, err := r.head(ctx, a, layer, 512)
+			if err != nil {
+				return err
+			}
+			f = sniff(head)
+		}
+		switch f {
+		case plainTar, gzipped, zstandard:
+		default:
+			return fmt.Errorf("%s: the layer %s is %s, no tar that is plain or compressed with gzip or zstd", a.name, name, f.what())
+		}
+		m.layers, m.formats = append(m.layers, layer), append(m.formats, f)
+	}
+	return nil
+}
+
+// configDigest is the digest that a config's name says: HEX.json, sha256:HEX, blobs/sha256/HEX.
+func configDigest(name string) string {
+	base := strings.TrimPrefix(strings.TrimSuffix(path.Base(name), ".json"), "sha256:")
+	if d := "sha256:" + base; checkDigest(d) == nil {
+		return d
+	}
+	return ""
+}
+
+func (p *dockerPart) kind() string {
+	if p.collected {
+		return KindKubespray
+	}
+	return KindDocker
+}
+
+// each calls do for every layer once, with the digest that it must have if that is known.
+func (p *dockerPart) each(do func(e *entry, digest string)) {
+	seen := map[*entry]bool{}
+	for _, m := range p.images {
+		for i, e := range m.layers {
+			if seen[e] {
+				continue
+			}
+			seen[e] = true
+			if m.formats[i] == plainTar {
+				do(e, m.diffIDs[i])
+			} else {
+				do(e, "")
+			}
+		}
+	}
+}
+
+func (p *dockerPart) need(r *reading) int64 {
+	var n int64
+	p.each(func(e *entry, digest string) {
+		if digest != "" {
+			if _, ok := r.sink.Has(digest); ok {
+				return
+			}
+		}
+		if e.digest == "" {
+			n += e.size
+		}
+	})
+	for _, m := range p.images {
+		n += 2 * int64(len(m.config)) // and the manifest, which is smaller than the config
+	}
+	return n
+}
+
+func (p *dockerPart) load(ctx context.Context, r *reading) error {
+	var entries []*entry
+	var digests []string
+	p.each(func(e *entry, digest string) { entries, digests = append(entries, e), append(digests, digest) })
+	err := parallel(ctx, len(entries), func(ctx context.Context, i int) error {
+		return r.put(ctx, p.a, entries[i], digests[i])
+	})
+	if err != nil {
+		return err
+	}
+	for _, m := range p.images {
+		digest, err := m.manifest(ctx, r, p.a)
+		if err != nil {
+			return err
+		}
+		if err := p.name(r, m, digest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// manifest makes the image's manifest, always the same for the same image, puts it and the config, and returns its digest.
+//
+// The layers are registered as they are. An archive does not say what manifest the image once had in a registry: docker unpacks the layers, so its
+// digest cannot be had again.
+func (m *dockerImage) manifest(ctx context.Context, r *reading, a *archive) (string, error) {
+	type blob struct {
+		MediaType string `json:"mediaType"`
+		Size      int64  `json:"size"`
+		Digest    string `json:"digest"`
+	}
+	media := map[format]string{plainTar: "application/vnd.docker.image.rootfs.diff.tar", gzipped: "application/vnd.docker.image.rootfs.diff.tar.gzip"}
+	doc := struct {
+		SchemaVersion int    `json:"schemaVersion"`
+		MediaType     string `json:"mediaType"`
+		Config        blob   `json:"config"`
+		Layers        []blob `json:"layers"`
+	}{2, mediaDockerManifest, blob{mediaDockerConfig, int64(len(m.config)), sha256Of(m.config)}, []blob{}}
+	for _, f := range m.formats {
+		if f == zstandard { // for which Docker's schema has no word
+			media = map[format]string{plainTar: "application/vnd.oci.image.layer.v1.tar", gzipped: "application/vnd.oci.image.layer.v1.tar+gzip",
+				zstandard: "application/vnd.oci.image.layer.v1.tar+zstd"}
+			doc.MediaType, doc.Config.MediaType = mediaOCIManifest, mediaOCIConfig
+		}
+	}
+	for i, e := range m.layers {
+		if m.formats[i] == plainTar && e.digest != m.diffIDs[i] {
+			return "", fmt.Errorf("%s: the layer %s has %s and should have %s: the archive is damaged: %w", a.name, m.Layers[i], e.digest, m.diffIDs[i], syscall.EBADMSG)
+		}
+		doc.Layers = append(doc.Layers, blob{media[m.formats[i]], e.size, e.digest})
+	}
+	data, err := json.Marshal(doc)
+	if err != nil {
+		return "", err
+	}
+	if len(data) > maxDocument {
+		return "", fmt.Errorf("%s: the image has %d layers; its manifest would be larger than %d bytes", a.name, len(m.layers), maxDocument)
+	}
+	digest := sha256Of(data)
+	if err := errors.Join(r.putBytes(ctx, doc.Config.Digest, m.config), r.putBytes(ctx, digest, data)); err != nil {
+		return "", fmt.Errorf("%s: %w", a.name, err)
+	}
+	_, err = r.graph.learn(digest, doc.MediaType, data)
+	return digest, err
+}
+
+// name adds the image's names.
+func (p *dockerPart) name(r *reading, m dockerImage, digest string) error {
+	names := m.RepoTags
+	if len(names) == 0 && p.listed != "" {
+		names = []string{p.listed}
+	}
+	if len(names) == 0 {
+		if r.unnamed.repository == "" {
+			return needsRepository(p.a, fmt.Sprintf("the image with the config %s has no name (no RepoTags)", m.Config))
+		}
+		return r.names.addImage(r.unnamed, digest, p.a.name)
+	}
+	for _, s := range names {
+		n, note, err := parseName(s)
+		if err != nil {
+			return fmt.Errorf("%s: manifest.json: %w", p.a.name, err)
+		}
+		if note != "" {
+			r.note("%s: %s", p.a.name, note)
+		}
+		if err := r.names.addImage(n, digest, p.a.name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putBytes puts a small blob unless the sink has it.
+func (r *reading) putBytes(ctx context.Context, digest string, data []byte) error {
+	if size, ok := r.sink.Has(digest); ok && size == int64(len(data)) {
+		return nil
+	}
+	_, err := r.send(ctx, digest, int64(len(data)), bytes.NewReader(data))
+	return err
+}

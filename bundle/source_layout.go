@@ -1,0 +1,276 @@
+package bundle
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Annotations by which a layout's index.json names images.
+const (
+	annotationRef        = "org.opencontainers.image.ref.name" // a tag, or a whole name
+	annotationContainerd = "io.containerd.image.name"          // a whole name
+)
+
+// layoutPart is an OCI image layout (OCI image specification 1.1, image-layout.md), perhaps with docker's manifest.json beside it.
+type layoutPart struct {
+	a    *archive
+	root string
+	haul bool
+	tops []top
+	// blobs are what is here of what the tops lead to, by digest.
+	blobs  map[string]*entry
+	inline map[string][]byte // of descriptors that carry their blob
+	files  []haulFile
+}
+
+// top is one manifest that index.json names.
+type top struct {
+	descriptor
+	name naming // "" while it has none
+}
+
+// isLayout says whether an OCI layout begins at root. hauler can leave the file oci-layout out.
+func (a *archive) isLayout(root string) bool {
+	if a.file(root+"index.json") == nil {
+		return false
+	}
+	if a.file(root+"oci-layout") != nil {
+		return true
+	}
+	return slices.ContainsFunc(a.entries, func(e *entry) bool { return strings.HasPrefix(e.name, root+"blobs/") && blobDigest(e.name) != "" })
+}
+
+// blobDigest is the digest that a path of a layout (blobs/sha256/…, perhaps in one directory) says that its file has, or "".
+func blobDigest(name string) string {
+	if dir, rest, ok := strings.Cut(name, "/"); ok && dir != "blobs" {
+		name = rest
+	}
+	algorithm, digits, ok := strings.Cut(strings.TrimPrefix(name, "blobs/"), "/")
+	if d := algorithm + ":" + digits; ok && strings.HasPrefix(name, "blobs/") && checkDigest(d) == nil {
+		return d
+	}
+	return ""
+}
+
+func blobPath(digest string) string { return "blobs/" + strings.Replace(digest, ":", "/", 1) }
+
+func (r *reading) newLayout(ctx context.Context, a *archive, root string) (*layoutPart, error) {
+	p := &layoutPart{a: a, root: root, blobs: map[string]*entry{}, inline: map[string][]byte{}}
+	data, err := r.document(ctx, a, a.file(root+"index.json"))
+	if err != nil {
+		return nil, err
+	}
+	var index struct {
+		Manifests []descriptor `json:"manifests"`
+	}
+	if err := json.Unmarshal(data, &index); err != nil {
+		return nil, fmt.Errorf("%s: index.json: %w", a.name, err)
+	}
+	if len(index.Manifests) == 0 {
+		return nil, fmt.Errorf("%s: the layout's index.json names no image", a.name)
+	}
+	for _, d := range index.Manifests {
+		if err := checkDigest(d.Digest); err != nil {
+			return nil, fmt.Errorf("%s: index.json: %w", a.name, err)
+		}
+		p.haul = p.haul || isHaul(d)
+		p.tops = append(p.tops, top{descriptor: d})
+	}
+	for _, t := range p.tops {
+		if err := p.follow(ctx, r, t.descriptor, true); err != nil {
+			return nil, fmt.Errorf("%s: %w", a.name, err)
+		}
+	}
+	if p.haul {
+		err = p.nameHaul(ctx, r)
+	} else {
+		err = p.name(ctx, r)
+	}
+	return p, err
+}
+
+// follow learns a manifest and everything that it leads to. What is not here is left to whoever needs it, unless it must be here.
+func (p *layoutPart) follow(ctx context.Context, r *reading, d descriptor, must bool) error {
+	if p.blobs[d.Digest] != nil {
+		return nil // seen
+	}
+	e := p.a.file(p.root + blobPath(d.Digest))
+	var data []byte
+	var err error
+	switch {
+	case e != nil:
+		if data, err = r.document(ctx, p.a, e); err != nil {
+			return err
+		}
+		if int64(len(data)) != d.Size || digestLike(d.Digest, data) != d.Digest {
+			return fmt.Errorf("%s does not have its digest or the size %d that is said of it: the archive is damaged", e.name, d.Size)
+		}
+		p.blobs[d.Digest] = e
+	case d.inline() != nil:
+		data = d.Data
+		p.inline[d.Digest] = data
+	case !must:
+		return nil
+	default:
+		if _, ok := r.sink.Has(d.Digest); !ok {
+			return missing(p.a, blobPath(d.Digest))
+		}
+		if data, err = r.stored(ctx, d.Digest); err != nil {
+			return err
+		}
+	}
+	m, err := r.graph.learn(d.Digest, d.MediaType, data)
+	if err != nil {
+		return err
+	}
+	for _, b := range m.blobs {
+		if e := p.a.file(p.root + blobPath(b.Digest)); e != nil {
+			if e.size != b.Size {
+				return fmt.Errorf("%s has %d bytes and %s says %d: the archive is damaged", e.name, e.size, m.digest, b.Size)
+			}
+			p.blobs[b.Digest] = e
+		} else if data := b.inline(); data != nil {
+			p.inline[b.Digest] = data
+		}
+	}
+	for _, c := range m.children {
+		if err := p.follow(ctx, r, c, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var tagOnly = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+
+// name gives the tops their names: by their annotations, by docker's manifest.json, by --repository.
+func (p *layoutPart) name(ctx context.Context, r *reading) error {
+	docker, err := p.dockerTags(ctx, r)
+	if err != nil {
+		return err
+	}
+	var named []top
+	for _, t := range p.tops {
+		names := []string{t.Annotations[annotationContainerd]}
+		ref := t.Annotations[annotationRef]
+		if names[0] == "" && strings.ContainsAny(ref, "/:") {
+			names[0] = ref
+		}
+		if m := r.graph.manifests[t.Digest]; names[0] == "" && len(m.blobs) > 0 && docker[m.blobs[0].Digest] != nil {
+			names = docker[m.blobs[0].Digest]
+		}
+		for _, name := range names {
+			t := t
+			switch {
+			case name != "":
+				var note string
+				if t.name, note, err = parseName(name); err != nil {
+					return fmt.Errorf("%s: index.json: %w", p.a.name, err)
+				}
+				if note != "" {
+					r.note("%s: %s", p.a.name, note)
+				}
+			case r.unnamed.repository != "":
+				t.name = r.unnamed
+				if tagOnly.MatchString(ref) {
+					t.name.tag = ref
+				}
+			case ref != "":
+				return needsRepository(p.a, fmt.Sprintf("the image %s has a tag (%.130q) and no name", t.Digest, ref))
+			}
+			named = append(named, t)
+		}
+	}
+	p.tops = named
+	return p.nameless(r)
+}
+
+// nameless looks at the tops without a name: what is the child of another, or says what it belongs to, needs none.
+func (p *layoutPart) nameless(r *reading) error {
+	below := map[string]bool{}
+	for _, t := range p.tops {
+		for _, c := range r.graph.manifests[t.Digest].children {
+			below[c.Digest] = true
+		}
+	}
+	for _, t := range p.tops {
+		if t.name.repository == "" && !below[t.Digest] && r.graph.manifests[t.Digest].subject == "" {
+			return needsRepository(p.a, fmt.Sprintf("the image %s has no name", t.Digest))
+		}
+	}
+	return nil
+}
+
+func needsRepository(a *archive, what string) error {
+	return fmt.Errorf("%s: %s; say whose it is with --repository (--repository registry.k8s.io/pause, or registry.k8s.io/pause:3.10 with a tag)", a.name, what)
+}
+
+// dockerTags is what docker's manifest.json says, by the digest of the image's config. docker and hauler write it beside the layout for older readers.
+func (p *layoutPart) dockerTags(ctx context.Context, r *reading) (map[string][]string, error) {
+	e := p.a.file(p.root + "manifest.json")
+	if e == nil {
+		return nil, nil
+	}
+	list, err := r.dockerManifest(ctx, p.a, e)
+	if err != nil {
+		return nil, err
+	}
+	tags := map[string][]string{}
+	for _, image := range list {
+		if d := blobDigest(path.Clean(image.Config)); d != "" {
+			tags[d] = append(tags[d], image.RepoTags...)
+		}
+	}
+	return tags, nil
+}
+
+func (p *layoutPart) kind() string {
+	if p.haul {
+		return KindHaul
+	}
+	return KindLayout
+}
+
+func (p *layoutPart) need(r *reading) int64 {
+	var n int64
+	for digest, e := range p.blobs {
+		if _, ok := r.sink.Has(digest); !ok && e.digest == "" {
+			n += e.size
+		}
+	}
+	return n
+}
+
+func (p *layoutPart) load(ctx context.Context, r *reading) error {
+	digests := slices.Sorted(maps.Keys(p.blobs))
+	err := parallel(ctx, len(digests), func(ctx context.Context, i int) error {
+		return r.put(ctx, p.a, p.blobs[digests[i]], digests[i])
+	})
+	if err != nil {
+		return err
+	}
+	for _, digest := range slices.Sorted(maps.Keys(p.inline)) {
+		if err := r.putBytes(ctx, digest, p.inline[digest]); err != nil {
+			return fmt.Errorf("%s: %s: %w", p.a.name, digest, err)
+		}
+	}
+	for _, t := range p.tops {
+		if t.name.repository == "" {
+			r.names.loose = append(r.names.loose, t.Digest)
+		} else if err := r.names.addImage(t.name, t.Digest, p.a.name); err != nil {
+			return err
+		}
+	}
+	for _, f := range p.files {
+		if err := r.names.addFile(f.url, f.digest, f.size, p.a.name); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,192 @@
+package bundle
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Media types of manifests, by the OCI image specification 1.1 and Docker's image manifest version 2, schema 2.
+const (
+	mediaOCIManifest    = "application/vnd.oci.image.manifest.v1+json"
+	mediaOCIIndex       = "application/vnd.oci.image.index.v1+json"
+	mediaOCIConfig      = "application/vnd.oci.image.config.v1+json"
+	mediaDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	mediaDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	mediaDockerConfig   = "application/vnd.docker.container.image.v1+json"
+)
+
+// descriptor is an OCI content descriptor.
+type descriptor struct {
+	MediaType   string            `json:"mediaType"`
+	Digest      string            `json:"digest"`
+	Size        int64             `json:"size"`
+	URLs        []string          `json:"urls,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Platform    *platform         `json:"platform,omitempty"`
+	Data        []byte            `json:"data,omitempty"`
+}
+
+// platform is what an image runs on.
+type platform struct {
+	OS           string `json:"os"`
+	Architecture string `json:"architecture"`
+	Variant      string `json:"variant,omitempty"`
+}
+
+// String is os/architecture/variant; "" for what runs nowhere (attestations say unknown/unknown).
+func (p *platform) String() string {
+	if p == nil || p.OS == "" || p.Architecture == "" || p.OS == "unknown" {
+		return ""
+	}
+	s := p.OS + "/" + p.Architecture
+	if p.Variant != "" {
+		s += "/" + p.Variant
+	}
+	return s
+}
+
+// elsewhere says that a layer may not be distributed and is fetched from its own URLs, so that archives lack it rightly.
+func (d descriptor) elsewhere() bool {
+	return strings.Contains(d.MediaType, "nondistributable") || strings.Contains(d.MediaType, ".foreign.")
+}
+
+// manifest is what a manifest or an index names.
+type manifest struct {
+	digest, mediaType string
+	size              int64
+	index             bool
+	children          []descriptor // of an index
+	blobs             []descriptor // of a manifest: config and layers
+	subject           string
+	platform          string // of an image's manifest, by its config
+}
+
+// manifestDocument is the JSON of any manifest.
+type manifestDocument struct {
+	SchemaVersion int          `json:"schemaVersion"`
+	MediaType     string       `json:"mediaType"`
+	Config        *descriptor  `json:"config"`
+	Layers        []descriptor `json:"layers"`
+	Blobs         []descriptor `json:"blobs"` // of the artifact manifest that OCI 1.1 had for a while
+	Manifests     []descriptor `json:"manifests"`
+	Subject       *descriptor  `json:"subject"`
+}
+
+// parseManifest reads a manifest or an index. Every digest in what it returns is well formed and every size at least 0.
+func parseManifest(digest, mediaType string, data []byte) (*manifest, error) {
+	var doc manifestDocument
+	if err := json.Unmarshal(data, &doc); err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", digest, err)
+	}
+	if doc.SchemaVersion == 1 {
+		return nil, fmt.Errorf("manifest %s has Docker's old schema 1, which no registry takes any more", digest)
+	}
+	if doc.MediaType != "" {
+		mediaType = doc.MediaType // clients believe the document
+	}
+	m := &manifest{digest: digest, mediaType: mediaType, size: int64(len(data)), index: doc.Manifests != nil}
+	if m.index && (doc.Config != nil || doc.Layers != nil) {
+		return nil, fmt.Errorf("manifest %s is an index and an image at once, which clients read in different ways", digest)
+	}
+	if !m.index && doc.Config == nil && doc.Layers == nil && doc.Blobs == nil {
+		return nil, fmt.Errorf("manifest %s is neither an image nor an index", digest)
+	}
+	if m.mediaType == "" {
+		m.mediaType = mediaOCIManifest
+		if m.index {
+			m.mediaType = mediaOCIIndex
+		}
+	}
+	m.children = doc.Manifests
+	if doc.Config != nil {
+		m.blobs = append(m.blobs, *doc.Config)
+	}
+	m.blobs = append(append(m.blobs, doc.Layers...), doc.Blobs...)
+	if doc.Subject != nil {
+		m.subject = doc.Subject.Digest
+	}
+	for _, list := range [][]descriptor{m.children, m.blobs} {
+		for i, d := range list {
+			if err := checkDigest(d.Digest); err != nil {
+				return nil, fmt.Errorf("manifest %s: %w", digest, err)
+			}
+			if d.Size < 0 || d.Size > maxBlob {
+				return nil, fmt.Errorf("manifest %s: a size must be between 0 and %d, got %d", digest, int64(maxBlob), d.Size)
+			}
+			list[i].Annotations = nil // they are large sometimes, and nobody asks for them here
+		}
+	}
+	return m, nil
+}
+
+// graph is the manifests that were seen, by digest. It is used by one goroutine.
+type graph struct {
+	manifests map[string]*manifest
+	edges     int
+}
+
+// learn adds a manifest. data must have that digest.
+func (g *graph) learn(digest, mediaType string, data []byte) (*manifest, error) {
+	if m := g.manifests[digest]; m != nil {
+		return m, nil
+	}
+	m, err := parseManifest(digest, mediaType, data)
+	if err != nil {
+		return nil, err
+	}
+	if g.edges += 1 + len(m.children) + len(m.blobs); g.edges > maxEntries {
+		return nil, fmt.Errorf("manifest %s and those before it name more than %d blobs", digest, maxEntries)
+	}
+	if g.manifests == nil {
+		g.manifests = map[string]*manifest{}
+	}
+	g.manifests[digest] = m
+	return m, nil
+}
+
+// configPlatform is what a config says that an image runs on, "" if it is no image's.
+func configPlatform(mediaType string, data []byte) string {
+	if mediaType != mediaOCIConfig && mediaType != mediaDockerConfig {
+		return ""
+	}
+	var p platform
+	if json.Unmarshal(data, &p) != nil {
+		return "" // no client could run it, but it can be stored
+	}
+	return p.String()
+}
+
+// stored reads a manifest or another small document from the sink.
+func (r *reading) stored(ctx context.Context, digest string) ([]byte, error) {
+	f, err := r.sink.Open(ctx, digest)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", digest, err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxDocument+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", digest, err)
+	}
+	if len(data) > maxDocument {
+		return nil, fmt.Errorf("%s has more than the %d bytes of a document", digest, maxDocument)
+	}
+	return data, nil
+}
+
+// digestLike is the digest of data, of the same algorithm as like, which checkDigest has passed.
+func digestLike(like string, data []byte) string {
+	h := newHash(like)
+	h.Write(data)
+	return sumString(like, h)
+}
+
+// inline is the blob if the descriptor carries it in itself, else nil.
+func (d descriptor) inline() []byte {
+	if int64(len(d.Data)) == d.Size && digestLike(d.Digest, d.Data) == d.Digest {
+		return d.Data
+	}
+	return nil
+}

@@ -1,0 +1,268 @@
+package bundle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// names are what the inputs bring. A name means one thing.
+type names struct {
+	images map[naming]found           // those with a tag
+	bare   map[string]map[string]bool // repository → digests without a tag
+	files  map[string]found
+	loose  []string // manifests that belong to others, which they name as their subject
+}
+
+// found is what a name means, and the input that says so.
+type found struct {
+	digest string
+	size   int64
+	input  string
+}
+
+func (n *names) addImage(name naming, digest, input string) error {
+	if name.tag == "" {
+		n.addBare(name.repository, digest)
+		return nil
+	}
+	if n.images == nil {
+		n.images = map[naming]found{}
+	}
+	if old, ok := n.images[name]; ok && old.digest != digest {
+		return twoMeanings(name.repository+":"+name.tag, old, digest, input)
+	} else if !ok {
+		n.images[name] = found{digest: digest, input: input}
+	}
+	return nil
+}
+
+func (n *names) addBare(repository, digest string) {
+	if n.bare == nil {
+		n.bare = map[string]map[string]bool{}
+	}
+	if n.bare[repository] == nil {
+		n.bare[repository] = map[string]bool{}
+	}
+	n.bare[repository][digest] = true
+}
+
+func (n *names) addFile(url, digest string, size int64, input string) error {
+	if n.files == nil {
+		n.files = map[string]found{}
+	}
+	if old, ok := n.files[url]; ok && old.digest != digest {
+		return twoMeanings(url, old, digest, input)
+	} else if !ok {
+		n.files[url] = found{digest, size, input}
+	}
+	return nil
+}
+
+func twoMeanings(name string, old found, digest, input string) error {
+	if old.input == input {
+		return fmt.Errorf("%s: %s is %s and %s in it", input, name, old.digest, digest)
+	}
+	return fmt.Errorf("%s is %s in %s and %s in %s; import them one after the other, the later one wins", name, old.digest, old.input, digest, input)
+}
+
+// parseName reads an image's name as Docker does. A registry that was only somebody's own (localhost, an address, a port, no dot) is left off, so that the
+// image becomes a local one; note says so.
+func parseName(s string) (n naming, note string, err error) {
+	w, err := ParseReference(s)
+	if err != nil {
+		return naming{}, "", err
+	}
+	n = naming{w.Repository, w.Tag}
+	host, rest, ok := strings.Cut(w.Repository, "/")
+	if ok && !isPublic(host) {
+		n.repository = rest
+		note = fmt.Sprintf("%s is of no public registry, so it becomes the local %s", s, rest)
+	}
+	return n, note, nil
+}
+
+// isPublic says whether an image's host can be a public registry's.
+func isPublic(host string) bool {
+	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err != nil && host != "localhost" && strings.Contains(host, ".") && !strings.Contains(host, ":")
+}
+
+// contents makes the Contents of what was read.
+func (r *reading) contents(ctx context.Context) (*Contents, error) {
+	r.attach()
+	c := &Contents{Kind: r.kind(), Notes: r.notes}
+	blobs := map[string]int64{}
+	absent := map[string]bool{}
+	ix := &Index{Version: IndexVersion, Images: []Image{}, Files: []File{}, Blobs: []Blob{}}
+	add := func(n naming, digest string) error {
+		m, err := r.image(ctx, digest, blobs, absent)
+		if err != nil {
+			return err
+		}
+		m.Repository, m.Tag = n.repository, n.tag
+		ix.Images = append(ix.Images, m)
+		return nil
+	}
+	for _, n := range slices.SortedFunc(maps.Keys(r.names.images), func(a, b naming) int {
+		return strings.Compare(a.repository+":"+a.tag, b.repository+":"+b.tag)
+	}) {
+		if err := add(n, r.names.images[n].digest); err != nil {
+			return nil, err
+		}
+	}
+	for _, repository := range slices.Sorted(maps.Keys(r.names.bare)) {
+		for _, digest := range slices.Sorted(maps.Keys(r.names.bare[repository])) {
+			if err := add(naming{repository: repository}, digest); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, url := range slices.Sorted(maps.Keys(r.names.files)) {
+		f := r.names.files[url]
+		ix.Files = append(ix.Files, File{URL: url, Digest: f.digest, Size: f.size})
+		blobs[f.digest] = f.size
+		if _, ok := r.sink.Has(f.digest); !ok {
+			absent[f.digest] = true
+		}
+	}
+	for digest, size := range blobs {
+		ix.Blobs = append(ix.Blobs, Blob{Digest: digest, Size: size})
+	}
+	c.Absent = slices.Sorted(maps.Keys(absent))
+	data, err := ix.Encode()
+	if err != nil {
+		return nil, err
+	}
+	c.ID, c.Index = sha256Of(data), ix
+	return c, nil
+}
+
+// attach gives the manifests that no tag names their repositories: children have their index's, referrers their subject's.
+func (r *reading) attach() {
+	members := map[string]map[string]bool{} // repository → every manifest in it
+	tagged := map[naming]bool{}             // tag is a digest here
+	var join func(repository, digest string)
+	join = func(repository, digest string) {
+		m := r.graph.manifests[digest]
+		if m == nil || members[repository][digest] {
+			return
+		}
+		if members[repository] == nil {
+			members[repository] = map[string]bool{}
+		}
+		members[repository][digest] = true
+		for _, c := range m.children {
+			join(repository, c.Digest)
+		}
+	}
+	for n, f := range r.names.images {
+		tagged[naming{n.repository, f.digest}] = true
+		join(n.repository, f.digest)
+	}
+	for repository, digests := range r.names.bare {
+		for digest := range digests {
+			join(repository, digest)
+		}
+	}
+	placed := map[string]bool{}
+	for again := true; again; { // a signature of an SBOM belongs where the SBOM does
+		again = false
+		for _, digest := range r.names.loose {
+			for repository, list := range members {
+				if list[digest] {
+					placed[digest] = true
+				} else if list[r.graph.manifests[digest].subject] {
+					join(repository, digest)
+					placed[digest], again = true, true
+				}
+			}
+		}
+	}
+	for _, digest := range r.names.loose {
+		if !placed[digest] {
+			r.note("left out %s: it belongs to %s, which no input has under a name", digest, r.graph.manifests[digest].subject)
+		}
+	}
+	for repository, list := range members {
+		for digest := range list {
+			if !tagged[naming{repository, digest}] {
+				r.names.addBare(repository, digest)
+			} else {
+				delete(r.names.bare[repository], digest)
+			}
+		}
+	}
+}
+
+// image describes one manifest with all that it names, and adds that to blobs, and to absent what nobody has.
+func (r *reading) image(ctx context.Context, digest string, blobs map[string]int64, absent map[string]bool) (Image, error) {
+	m := r.graph.manifests[digest]
+	if m == nil {
+		return Image{}, fmt.Errorf("%s: %w", digest, fs.ErrNotExist)
+	}
+	image := Image{Digest: digest, MediaType: m.mediaType}
+	sizes := map[string]int64{}
+	platforms := map[string]bool{}
+	var walk func(m *manifest, said *platform) error
+	walk = func(m *manifest, said *platform) error {
+		if _, ok := sizes[m.digest]; ok {
+			return nil
+		}
+		sizes[m.digest] = m.size
+		if _, ok := r.sink.Has(m.digest); !ok {
+			return fmt.Errorf("manifest %s was put and is gone: %w", m.digest, fs.ErrNotExist)
+		}
+		for i, b := range m.blobs {
+			if _, ok := r.sink.Has(b.Digest); ok {
+				sizes[b.Digest] = b.Size
+			} else if !b.elsewhere() {
+				absent[b.Digest], sizes[b.Digest] = true, b.Size
+				continue
+			} else {
+				r.note("the layer %s may only be had from its own URLs, so no archive has it", b.Digest)
+				continue
+			}
+			if i == 0 && m.platform == "" && b.Size <= maxDocument && (b.MediaType == mediaOCIConfig || b.MediaType == mediaDockerConfig) {
+				data, err := r.stored(ctx, b.Digest)
+				if err != nil {
+					return err
+				}
+				m.platform = configPlatform(b.MediaType, data)
+			}
+		}
+		if p := said.String(); p != "" {
+			platforms[p] = true
+		} else if said == nil && m.platform != "" {
+			platforms[m.platform] = true
+		}
+		for _, c := range m.children {
+			child := r.graph.manifests[c.Digest]
+			if child == nil {
+				image.Sparse = true
+				continue
+			}
+			if err := walk(child, c.Platform); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := walk(m, nil); err != nil {
+		return Image{}, err
+	}
+	for digest, size := range sizes {
+		if old, ok := blobs[digest]; ok && old != size {
+			return Image{}, errors.Join(fmt.Errorf("two manifests say different sizes of %s: %d and %d", digest, old, size))
+		}
+		blobs[digest] = size
+		image.Size += size
+	}
+	image.Platforms = slices.Sorted(maps.Keys(platforms))
+	return image, nil
+}

@@ -1,0 +1,211 @@
+package bundle
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+)
+
+// treePart is files that lie under their hosts' names, as wget -x writes them.
+type treePart struct {
+	a     *archive
+	files []treeFile
+}
+
+// treeFile is one path of a tree; symbolic links give a file several.
+type treeFile struct {
+	path string // host/path
+	*entry
+}
+
+// hostPath is the part of a path that begins with a host, which at most two directories may wrap.
+func hostPath(name string) (string, bool) {
+	for range 3 {
+		first, rest, ok := strings.Cut(name, "/")
+		if !ok {
+			return "", false
+		}
+		if isHost(first) {
+			return name, true
+		}
+		name = rest
+	}
+	return "", false
+}
+
+// isHost says whether s is a public host's name: a DNS name with a dot whose last label has only letters (RFC 3696, section 2), which tells it from
+// directories like v1.32 and file.d.
+func isHost(s string) bool {
+	if len(s) > 253 {
+		return false
+	}
+	labels := strings.Split(strings.ToLower(s), ".")
+	for _, l := range labels {
+		if l == "" || len(l) > 63 || l[0] == '-' || l[len(l)-1] == '-' || strings.Trim(l, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			return false
+		}
+	}
+	last := labels[len(labels)-1]
+	return len(labels) > 1 && (strings.HasPrefix(last, "xn--") || len(last) > 1 && strings.Trim(last, "abcdefghijklmnopqrstuvwxyz") == "")
+}
+
+// isRubbish says whether a file is one that editors and desktops leave behind. Other dot files belong to mirrors (.treeinfo, .well-known).
+func isRubbish(name string) bool {
+	base := path.Base(name)
+	switch {
+	case base == ".DS_Store", strings.HasPrefix(base, "._"), strings.HasPrefix(base, ".#"), strings.HasPrefix(base, ".nfs"):
+		return true
+	}
+	return strings.HasPrefix(base, ".") && strings.HasPrefix(path.Ext(base), ".sw") && len(path.Ext(base)) == 4
+}
+
+// treeURLs are the URLs of a path host/dir/name?query: its own, and that of the directory if it is what a web server shows there.
+func treeURLs(name string) []string {
+	host, rest, _ := strings.Cut(name, "/")
+	rest, query, asked := strings.Cut(rest, "?")
+	url := "https://" + strings.ToLower(host) + "/" + escapePath(rest)
+	if asked {
+		query = "?" + escapeQuery(query)
+	}
+	urls := []string{url + query}
+	if dir, ok := strings.CutSuffix(url, "/index.html"); ok {
+		urls = append(urls, dir+"/"+query)
+	}
+	return urls
+}
+
+const hexDigits = "0123456789ABCDEF"
+
+// escapePath percent-encodes what a path may not contain (RFC 3986, section 3.3); a percent sign in a file's name is one.
+func escapePath(s string) string { return percentEncode(s, "-._~!$&'()*+,;=:@/") }
+
+// escapeQuery percent-encodes what a query may not contain. wget writes queries to disk as they were sent, encoded.
+func escapeQuery(s string) string { return percentEncode(s, "-._~!$&'()*+,;=:@/?%") }
+
+func percentEncode(s, bare string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		c := s[i]
+		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte(bare, c) >= 0 {
+			b.WriteByte(c)
+		} else {
+			b.Write([]byte{'%', hexDigits[c>>4], hexDigits[c&15]})
+		}
+	}
+	return b.String()
+}
+
+// newTree makes a tree of those entries and of the links in the archive that lead to some of them. It is nil if there is none.
+func (r *reading) newTree(a *archive, entries []*entry) (*treePart, error) {
+	p := &treePart{a: a}
+	for _, e := range entries {
+		if name, ok := hostPath(e.name); ok {
+			p.files = append(p.files, treeFile{name, e})
+		}
+	}
+	if err := p.followLinks(r, entries); err != nil {
+		return nil, err
+	}
+	if len(p.files) == 0 {
+		return nil, nil
+	}
+	if a.cut {
+		return nil, fmt.Errorf("%s: the tar lacks its end marker after %d files: it is cut off or one part of several (join them first)", a.name, len(a.entries))
+	}
+	return p, nil
+}
+
+// followLinks adds the paths that symbolic and hard links make. A link to a directory makes one for each file in it.
+func (p *treePart) followLinks(r *reading, entries []*entry) error {
+	var sorted []*entry
+	for _, e := range p.a.entries {
+		if p.a.byName[e.name] == e {
+			sorted = append(sorted, e)
+		}
+	}
+	slices.SortFunc(sorted, func(a, b *entry) int { return strings.Compare(a.name, b.name) })
+	known := make(map[*entry]bool, len(entries))
+	for _, e := range entries {
+		known[e] = true
+	}
+	var follow func(name, to string, depth int) error
+	follow = func(name, to string, depth int) error {
+		host, ok := hostPath(name)
+		if !ok || depth > 8 { // a directory that contains itself through a link ends here
+			return nil
+		}
+		if e := p.a.file(to); e != nil {
+			if known[e] && !isRubbish(e.name) {
+				if err := r.count(len(name)); err != nil {
+					return fmt.Errorf("%s: %w", p.a.name, err)
+				}
+				p.files = append(p.files, treeFile{host, e})
+			}
+			return nil
+		}
+		for e := p.a.byName[to]; e != nil && e.link != "" && depth <= 8; depth++ {
+			to = e.link // a link to a link to a directory
+			e = p.a.byName[to]
+		}
+		i, _ := slices.BinarySearchFunc(sorted, to+"/", func(e *entry, s string) int { return strings.Compare(e.name, s) })
+		for ; i < len(sorted) && strings.HasPrefix(sorted[i].name, to+"/"); i++ {
+			if err := follow(name+sorted[i].name[len(to):], sorted[i].name, depth+1); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, e := range sorted {
+		if e.link != "" {
+			if err := follow(e.name, e.link, 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *treePart) kind() string { return KindTree }
+
+func (p *treePart) need(*reading) int64 {
+	var n int64
+	for _, e := range p.unique() {
+		if e.digest == "" {
+			n += e.size
+		}
+	}
+	return n
+}
+
+// unique is every file once, in the order of the archive.
+func (p *treePart) unique() []*entry {
+	seen := make(map[*entry]bool, len(p.files))
+	var list []*entry
+	for _, f := range p.files {
+		if !seen[f.entry] {
+			seen[f.entry] = true
+			list = append(list, f.entry)
+		}
+	}
+	return list
+}
+
+func (p *treePart) load(ctx context.Context, r *reading) error {
+	list := p.unique()
+	err := parallel(ctx, len(list), func(ctx context.Context, i int) error {
+		return r.put(ctx, p.a, list[i], "")
+	})
+	if err != nil {
+		return err
+	}
+	for _, f := range p.files {
+		for _, url := range treeURLs(f.path) {
+			if err := r.names.addFile(url, f.digest, f.size, p.a.name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
