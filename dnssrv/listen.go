@@ -80,7 +80,7 @@ func raiseBuffer(conn *net.UDPConn) error {
 			operr = err
 			return
 		}
-		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, rcvbuf) != nil {
+		if forceBuffer(int(fd)) != nil {
 			operr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, rcvbuf)
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,6 +36,11 @@ type FS interface {
 	SyncDir(name string) error
 	// Allocate reserves size bytes for a new file so that later writes within it need no new space; the bytes read as zeros.
 	Allocate(f File, size int64) error
+	// Clone makes the first n bytes of dst, an empty file, those of src from off on, without copying them: both files share the disk's blocks until one is
+	// written. n is at most size and may be less, down to 0, since only whole blocks can be shared. errors.ErrUnsupported where this cannot be done, with dst as it was.
+	Clone(dst File, src Source, off, size int64) (n int64, err error)
+	// Flush begins to write n bytes from off on to the disk and does not wait for them, so that the Sync to come has less to do. It is a hint and promises nothing.
+	Flush(f File, off, n int64)
 	// Free returns the bytes that this process may still write to the file system of dir, and its whole size.
 	Free(dir string) (free, total int64, err error)
 	// Lock takes an exclusive lock that ends with Close or with the process; ErrLocked if someone else has it.
@@ -52,6 +58,15 @@ type File interface {
 	Stat() (fs.FileInfo, error)
 	Sync() error
 	Truncate(size int64) error
+}
+
+// Source is a file from which bytes can be cloned: an *os.File, or what embeds one.
+type Source interface {
+	io.Reader
+	io.Seeker
+	io.ReaderAt
+	syscall.Conn
+	Stat() (fs.FileInfo, error)
 }
 
 // OS is the operating system's file system.
@@ -91,29 +106,13 @@ func (OS) SyncDir(name string) error {
 	return d.Sync()
 }
 
-// Allocate is fallocate(2), and ftruncate(2) where the file system has none.
-func (OS) Allocate(f File, size int64) error {
-	o, ok := f.(*os.File)
-	if !ok {
-		return f.Truncate(size)
-	}
-	err := unix.Fallocate(int(o.Fd()), 0, 0, size)
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		return f.Truncate(size)
-	}
-	if err != nil {
-		return &fs.PathError{Op: "fallocate", Path: o.Name(), Err: err}
-	}
-	return nil
-}
-
 // Free is statfs(2): what an unprivileged process may use (f_bavail), not what root keeps.
 func (OS) Free(dir string) (free, total int64, err error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err != nil {
 		return 0, 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	return int64(s.Bavail) * s.Bsize, int64(s.Blocks) * s.Bsize, nil
+	return int64(s.Bavail) * int64(s.Bsize), int64(s.Blocks) * int64(s.Bsize), nil // the types differ between systems
 }
 
 // Lock is flock(2) on a file that is made if it is absent and stays there.

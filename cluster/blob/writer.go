@@ -25,9 +25,11 @@ type Writer struct {
 	f       File // nil when the writer is closed or placed
 	closed  bool
 	size    int64
-	sum     hash.Hash // sha256 of the first summed bytes
+	sum     hash.Hash // sha256 of the first summed bytes, once lag is closed
 	summed  int64
-	checked int64 // bytes for which room was seen on the disk
+	lag     <-chan struct{} // nil, or closed when sum has caught up: see settle
+	checked int64           // bytes for which room was seen on the disk
+	flushed int64           // bytes that the disk was told to begin with
 	placed  string
 	release func() // the hold on placed
 }
@@ -38,8 +40,12 @@ type savedSum struct {
 	size  int64
 }
 
-// roomStep is how many bytes are written between two looks at the free space.
-const roomStep = 4 << 20
+const (
+	// roomStep is how many bytes are written between two looks at the free space.
+	roomStep = 4 << 20
+	// flushStep is how many bytes are written until the disk begins with them, so that the sync at the end does not wait for all of them.
+	flushStep = 8 << 20
+)
 
 // maxSums bounds the hash states kept for scratch files that nobody has open. One costs about 200 bytes; losing one costs a rehash.
 const maxSums = 4096
@@ -131,6 +137,18 @@ func (w *Writer) Size() int64 {
 func (w *Writer) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.settle()
+	whole := w.summed == w.size
+	n, err := w.append(p)
+	if whole {
+		w.sum.Write(p[:n])
+		w.summed += int64(n)
+	}
+	return n, err
+}
+
+// append writes behind the end. Hashing is left to the caller. w.mu is held.
+func (w *Writer) append(p []byte) (int, error) {
 	if w.placed != "" {
 		if err := w.unplace(); err != nil {
 			return 0, err
@@ -146,12 +164,20 @@ func (w *Writer) Write(p []byte) (int, error) {
 		w.checked = w.size + int64(len(p)) + roomStep
 	}
 	n, err := w.f.Write(p)
-	if w.summed == w.size {
-		w.sum.Write(p[:n])
-		w.summed += int64(n)
-	}
 	w.size += int64(n)
+	if w.size-w.flushed >= flushStep {
+		w.d.fs.Flush(w.f, w.flushed, w.size-w.flushed)
+		w.flushed = w.size
+	}
 	return n, err
+}
+
+// settle waits until the sum has caught up: ReadFrom hashes a moment behind what it writes. It must come before any use of w.sum. w.mu is held.
+func (w *Writer) settle() {
+	if w.lag != nil {
+		<-w.lag
+		w.lag = nil
+	}
 }
 
 // Place makes the bytes a blob on this disk, and holds its digest until the writer ends. With digest "" it is named by sha256,
@@ -258,11 +284,12 @@ func (w *Writer) copyBack(from string) error {
 
 // digest hashes what has not been hashed while it was written. w.mu is held.
 func (w *Writer) digest(algorithm string) (string, error) {
+	w.settle()
 	if algorithm == "sha256" {
 		if w.summed != w.size {
 			w.sum.Reset()
 			w.summed = 0
-			if _, err := io.Copy(w.sum, io.NewSectionReader(w.f, 0, w.size)); err != nil {
+			if err := w.rehash(w.sum); err != nil {
 				return "", err
 			}
 			w.summed = w.size
@@ -270,7 +297,7 @@ func (w *Writer) digest(algorithm string) (string, error) {
 		return digestOf(algorithm, w.sum), nil
 	}
 	h := newHash(algorithm)
-	if _, err := io.Copy(h, io.NewSectionReader(w.f, 0, w.size)); err != nil {
+	if err := w.rehash(h); err != nil {
 		return "", err
 	}
 	return digestOf(algorithm, h), nil
@@ -306,6 +333,7 @@ func (w *Writer) close() error {
 		err = w.unplace()
 	}
 	if w.f != nil {
+		w.settle()
 		if state, merr := w.sum.(encoding.BinaryMarshaler).MarshalBinary(); merr == nil && w.summed == w.size {
 			w.d.mu.Lock()
 			if len(w.d.sums) < maxSums {

@@ -41,6 +41,7 @@ type FS struct {
 	left  int // changes until the power goes off; -1 never
 	count int
 	fault func(op, name string) (err error, after bool)
+	block int64 // see SetClone
 }
 
 type node struct {
@@ -89,7 +90,7 @@ func (f *FS) Changes() int { f.mu.Lock(); defer f.mu.Unlock(); return f.count }
 func (f *FS) SetFree(n int64) { f.mu.Lock(); f.free = n; f.mu.Unlock() }
 
 // Fault sets a function that is asked before each change: op is one of "write", "sync", "syncdir", "create", "mkdir", "rename", "remove",
-// "truncate". An error is returned to the caller; with after the change has happened all the same.
+// "truncate", "clone". An error is returned to the caller; with after the change has happened all the same.
 func (f *FS) Fault(fault func(op, name string) (err error, after bool)) {
 	f.mu.Lock()
 	f.fault = fault
@@ -154,7 +155,7 @@ func (f *FS) Reboot() *FS {
 		op.apply()
 	}
 	next := New(f.rng.Uint64())
-	next.free = f.free
+	next.free, next.block = f.free, f.block
 	seen := map[*node]*node{}
 	var survive func(n *node) *node
 	survive = func(n *node) *node {
@@ -438,6 +439,40 @@ func (f *FS) SyncDir(name string) error {
 
 // Allocate implements blob.FS.
 func (f *FS) Allocate(file blob.File, size int64) error { return file.Truncate(size) }
+
+// SetClone says in blocks of how many bytes files share what they hold; 0, as at first, is a file system that cannot.
+func (f *FS) SetClone(block int64) { f.mu.Lock(); f.block = block; f.mu.Unlock() }
+
+// Clone implements blob.FS. Until it is synced, it may be lost, whole or sector by sector, as a write may. It takes no free space.
+func (f *FS) Clone(dst blob.File, src blob.Source, off, size int64) (int64, error) {
+	to, ok := dst.(*file)
+	i, err := src.Stat()
+	if err != nil {
+		return 0, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !ok || f.block == 0 || off%f.block != 0 {
+		return 0, errors.ErrUnsupported
+	}
+	if off+size < i.Size() {
+		size -= size % f.block
+	}
+	data := make([]byte, size)
+	if n, err := src.ReadAt(data, off); size == 0 || int64(n) < size {
+		return 0, errors.Join(errors.ErrUnsupported, err)
+	}
+	if err := to.ready(); err != nil {
+		return 0, err
+	}
+	if err := f.change("clone", to.name, func() { f.edit(to.node, dataOp{0, data}) }); err != nil {
+		return 0, err
+	}
+	return size, nil
+}
+
+// Flush implements blob.FS. A hint is not to be relied on: it does nothing.
+func (f *FS) Flush(blob.File, int64, int64) {}
 
 // Free implements blob.FS.
 func (f *FS) Free(string) (free, total int64, err error) {

@@ -1,0 +1,77 @@
+package blob
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Allocate is fallocate(2), and ftruncate(2) where the file system has none.
+func (OS) Allocate(f File, size int64) error {
+	o, ok := f.(*os.File)
+	if !ok {
+		return f.Truncate(size)
+	}
+	err := unix.Fallocate(int(o.Fd()), 0, 0, size)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return f.Truncate(size)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "fallocate", Path: o.Name(), Err: err}
+	}
+	return nil
+}
+
+// Clone is ioctl_ficlonerange(2), which xfs and btrfs have, for files of one file system. Both ends of the range must lie on the borders of blocks, but
+// its end may be that of src. Any failure is errors.ErrUnsupported: who copies instead is told what is wrong with a file, if something is.
+func (OS) Clone(dst File, src Source, off, size int64) (n int64, err error) {
+	to, ok := dst.(*os.File)
+	if !ok {
+		return 0, errors.ErrUnsupported
+	}
+	i, err := src.Stat()
+	if err != nil || !i.Mode().IsRegular() || off < 0 || size <= 0 || off+size > i.Size() {
+		return 0, errors.ErrUnsupported
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(to.Fd()), &st); err != nil || st.Bsize <= 0 || off%int64(st.Bsize) != 0 {
+		return 0, errors.ErrUnsupported
+	}
+	if n = size; off+n < i.Size() {
+		n -= n % int64(st.Bsize)
+	}
+	if n == 0 {
+		return 0, errors.ErrUnsupported
+	}
+	raw, err := src.SyscallConn()
+	if err != nil {
+		return 0, errors.ErrUnsupported
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.IoctlFileCloneRange(int(to.Fd()), &unix.FileCloneRange{Src_fd: int64(fd), Src_offset: uint64(off), Src_length: uint64(n)})
+	})
+	if err == nil && failed == nil {
+		return n, nil
+	}
+	if err := dst.Truncate(0); err != nil { // whatever it may have done before it failed
+		return 0, err
+	}
+	return 0, errors.ErrUnsupported
+}
+
+// Flush is sync_file_range(2).
+func (OS) Flush(f File, off, n int64) {
+	o, ok := f.(*os.File)
+	if !ok {
+		return
+	}
+	raw, err := o.SyscallConn()
+	if err != nil {
+		return
+	}
+	// What cannot be written now is told by fsync.
+	raw.Control(func(fd uintptr) { unix.SyncFileRange(int(fd), off, n, unix.SYNC_FILE_RANGE_WRITE) })
+}

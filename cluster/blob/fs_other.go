@@ -1,0 +1,14 @@
+//go:build !linux
+
+package blob
+
+import "errors"
+
+// Allocate sets the size and reserves nothing: later writes may still find the disk full. A node runs on Linux; elsewhere the program only collects.
+func (OS) Allocate(f File, size int64) error { return f.Truncate(size) }
+
+// Clone is not supported.
+func (OS) Clone(File, Source, int64, int64) (int64, error) { return 0, errors.ErrUnsupported }
+
+// Flush leaves it to the system when to write.
+func (OS) Flush(File, int64, int64) {}
