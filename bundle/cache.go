@@ -1,0 +1,269 @@
+package bundle
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// cache keeps what was fetched, so that the next run fetches only what is new. It is a directory:
+//
+//	lock                    held by the run that uses it
+//	blobs/sha256/ab/HEX     content by its digest, complete
+//	parts/HEX, HEX.json     what came so far of something, and of what; HEX is the sha256 of the digest or URL
+//	urls/HEX.json           what a URL gave the last time (urlRecord); HEX is the sha256 of the URL
+//	names/HEX.json          when a name was first seen with a digest (nameRecord)
+//
+// Nobody needs it: it may be deleted whenever no run uses it. Its methods are safe for concurrent use as long as no two work on the same part.
+type cache struct {
+	dir  string
+	lock *os.File
+}
+
+// urlRecord is what a URL gave.
+type urlRecord struct {
+	URL          string `json:"url"`
+	Digest       string `json:"digest"` // sha256
+	SHA512       string `json:"sha512,omitempty"`
+	Size         int64  `json:"size"`
+	ETag         string `json:"etag,omitempty"`
+	LastModified string `json:"last_modified,omitempty"`
+	From         string `json:"from,omitempty"` // as in Taken
+	On           string `json:"on"`             // the day on which these bytes came first
+	Sums         string `json:"sums,omitempty"` // URL of the neighbour that has its checksum
+}
+
+// nameRecord is an image's name and what it was.
+type nameRecord struct {
+	Ref    string `json:"ref"`
+	Digest string `json:"digest"`
+	On     string `json:"on"` // the day on which the name first had this digest
+}
+
+// openCache locks dir, and makes it if there is none.
+func openCache(dir string) (*cache, error) {
+	if dir == "" {
+		d, err := os.UserCacheDir()
+		if err != nil {
+			return nil, fmt.Errorf("no place for the cache, name one with --cache: %w", err)
+		}
+		dir = filepath.Join(d, "casemate")
+	}
+	for _, d := range []string{"blobs", "parts", "urls", "names"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return nil, fmt.Errorf("cache: %w", err)
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("cache %s is used by another run: wait for it, or name another directory with --cache", dir)
+		}
+		return nil, fmt.Errorf("cache: lock %s: %w", f.Name(), err)
+	}
+	return &cache{dir: dir, lock: f}, nil
+}
+
+// close gives the cache to the next run.
+func (c *cache) close() error { return c.lock.Close() }
+
+func (c *cache) blobPath(digest string) string {
+	algorithm, hex, _ := strings.Cut(digest, ":")
+	return filepath.Join(c.dir, "blobs", algorithm, hex[:2], hex)
+}
+
+// stat returns the size of a blob that is here.
+func (c *cache) stat(digest string) (int64, bool) {
+	if checkDigest(digest) != nil {
+		return 0, false
+	}
+	fi, err := os.Stat(c.blobPath(digest))
+	if err != nil || !fi.Mode().IsRegular() {
+		return 0, false
+	}
+	return fi.Size(), true
+}
+
+// has says whether a blob of this size is here. One of another size is damaged and goes.
+func (c *cache) has(digest string, size int64) bool {
+	n, ok := c.stat(digest)
+	if ok && n != size {
+		_ = os.Remove(c.blobPath(digest))
+		return false
+	}
+	return ok
+}
+
+// open returns a blob's bytes. The read that brings the last of them fails with syscall.EBADMSG if they are not the digest's; the blob is removed
+// then, and the next run fetches it again.
+func (c *cache) open(digest string) (io.ReadCloser, error) {
+	if err := checkDigest(digest); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(c.blobPath(digest))
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &checkedFile{file: f, left: fi.Size(), digest: digest, sum: newHash(digest)}, nil
+}
+
+// checkedFile reads a file that must have a digest.
+type checkedFile struct {
+	file   *os.File
+	left   int64
+	digest string
+	sum    hash.Hash
+}
+
+func (f *checkedFile) Read(p []byte) (int, error) {
+	n, err := f.file.Read(p)
+	f.sum.Write(p[:n])
+	f.left -= int64(n)
+	// Not only at the end of the file: who knows the size need not read that far.
+	if (err == io.EOF || f.left == 0) && sumString(f.digest, f.sum) != f.digest {
+		_ = os.Remove(f.file.Name())
+		return n, fmt.Errorf("cache: %s is damaged and was removed, run again to fetch it: %w", f.digest, syscall.EBADMSG)
+	}
+	return n, err
+}
+
+func (f *checkedFile) Close() error { return f.file.Close() }
+
+// read returns a blob of at most limit bytes, checked. A damaged one is as good as none: fs.ErrNotExist.
+func (c *cache) read(digest string, limit int64) ([]byte, error) {
+	r, err := c.open(digest)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if errors.Is(err, syscall.EBADMSG) {
+		return nil, fs.ErrNotExist
+	}
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s is larger than %d bytes", digest, limit)
+	}
+	return b, err
+}
+
+// put stores bytes whose digest was checked.
+func (c *cache) put(digest string, b []byte) error {
+	path := c.blobPath(digest)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return localError{err}
+	}
+	return writeWhole(path, b)
+}
+
+// keep makes a complete part the blob of its digest. The bytes are on disk before the name is: after a crash a blob is whole or not there.
+func (c *cache) keep(part *os.File, digest string) error {
+	if err := part.Sync(); err != nil {
+		return localError{err}
+	}
+	path := c.blobPath(digest)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return localError{err}
+	}
+	if err := os.Rename(part.Name(), path); err != nil {
+		return localError{err}
+	}
+	_ = os.Remove(part.Name() + ".json")
+	return nil
+}
+
+// part opens what is here of key: a digest or a URL.
+func (c *cache) part(key string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(c.dir, "parts", hexOf(key)), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, localError{err}
+	}
+	return f, nil
+}
+
+// drop throws a part away that is no good.
+func (c *cache) drop(part *os.File) {
+	_ = os.Remove(part.Name())
+	_ = os.Remove(part.Name() + ".json")
+}
+
+func (c *cache) url(url string) (r urlRecord, ok bool) {
+	ok = readRecord(filepath.Join(c.dir, "urls", hexOf(url)+".json"), &r)
+	return r, ok && r.URL == url
+}
+
+func (c *cache) putURL(r urlRecord) error {
+	return writeRecord(filepath.Join(c.dir, "urls", hexOf(r.URL)+".json"), r)
+}
+
+// seen returns the day on which ref first had digest: what is remembered, or else today, which it remembers.
+func (c *cache) seen(ref, digest, today string) (string, error) {
+	path := filepath.Join(c.dir, "names", hexOf(ref+" "+digest)+".json")
+	var r nameRecord
+	if readRecord(path, &r) && r.Ref == ref && r.Digest == digest && r.On != "" {
+		return r.On, nil
+	}
+	return today, writeRecord(path, nameRecord{Ref: ref, Digest: digest, On: today})
+}
+
+// readRecord reads a record. One that cannot be read is as good as none.
+func readRecord(path string, v any) bool {
+	b, err := os.ReadFile(path)
+	return err == nil && json.Unmarshal(b, v) == nil
+}
+
+func writeRecord(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return writeWhole(path, b)
+}
+
+// writeWhole writes a file that is there whole or not at all.
+func writeWhole(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	if err != nil {
+		return localError{err}
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return localError{err}
+	}
+	return nil
+}
+
+// localError is one of this machine's disk. It ends the run, because everything else would fail of it too.
+type localError struct{ err error }
+
+func (e localError) Error() string { return "cache: " + e.err.Error() }
+func (e localError) Unwrap() error { return e.err }
+
+func hexOf(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}

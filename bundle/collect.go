@@ -1,0 +1,323 @@
+package bundle
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// CollectOptions say how is collected. The zero value collects every platform, with signatures, into the user's cache.
+type CollectOptions struct {
+	// Platforms are those that are taken of an index, as "linux/arm64" or "linux/arm/v7"; without a variant all of its variants are. The index stays as
+	// it is, so that its digest and its signature stay right. None: every platform, because who does not say it has a reason to be careful; it is
+	// several times as much.
+	Platforms []string
+	// Cache is a directory; "": casemate below the user's cache directory. One run uses it at a time.
+	Cache string
+	// Parallel is how many names and blobs are fetched at once; 0 is 4.
+	Parallel int
+	// DryRun fetches manifests, image configs and the indexes of chart repositories, and asks for the sizes of all else.
+	DryRun bool
+	// NoReferrers leaves out signatures, attestations, SBOMs and what else refers to an image, and the provenance of charts.
+	NoReferrers bool
+	// Have says that a blob is on the far side already: it is not fetched, and marked Omitted. Nil: none is.
+	Have func(digest string) bool
+	// Since is the digest of the inventory that Have reads, for the index. It is required with Have.
+	Since string
+	// Other says what known thing has a digest ("kubelet arm64 1.35.4"), "" if none has. Nil: nothing is known.
+	Other func(digest string) string
+	// Progress is told what is fetched; nil: nobody is.
+	Progress Progress
+	// Log gets what is tried again; nil: nobody does.
+	Log *slog.Logger
+	// Transport sends requests, once each; nil is one with the environment's proxies and the system's roots.
+	Transport http.RoundTripper
+	// Now is the clock; nil is time.Now. Its day is what Taken.On says of what is new.
+	Now func() time.Time
+
+	stall time.Duration                                        // 0: stallAfter
+	wait  func(ctx context.Context, pause time.Duration) error // nil: sleep
+}
+
+// Progress is told what a Collect does. Its methods are safe for concurrent use.
+type Progress interface {
+	// Resolved is called when it is known what a name is, or that it cannot be had; of are all names.
+	Resolved(names, of int)
+	// Plan is called once, before blobs and files are fetched: how many and how many bytes as far as that is known.
+	Plan(transfers int, bytes int64)
+	// Start is called when something begins to be fetched: an image's layer, a file. total is its bytes, -1 if that is not known yet.
+	Start(name string, total int64) Transfer
+}
+
+// Transfer is one thing that is fetched.
+type Transfer interface {
+	// Total says how many bytes there will be, -1 if nobody knows.
+	Total(n int64)
+	// Add says that n more bytes are here. It is negative when a transfer begins anew.
+	Add(n int64)
+	// Done ends it; err is nil when it is complete and right.
+	Done(err error)
+}
+
+// Collection is what was collected. Its Index has everything; the blobs are in the cache, which is its own until Close.
+type Collection struct {
+	// Index lists it. After a DryRun, files whose digest nobody knows have none.
+	Index *Index
+	// Notes say what was left out or is remarkable, one sentence each.
+	Notes []string
+	// Fetched is how many bytes of blobs and files came over the network; after a DryRun, how many would.
+	Fetched int64
+
+	cache *cache
+}
+
+// Open opens a blob. The read of its last bytes fails with syscall.EBADMSG if the cache was damaged; the next Collect fetches it again.
+func (c *Collection) Open(digest string) (io.ReadCloser, error) { return c.cache.open(digest) }
+
+// Close gives the cache to the next run.
+func (c *Collection) Close() error { return c.cache.close() }
+
+// CollectError lists everything that could not be collected.
+type CollectError struct {
+	Names  int // that were asked for
+	Failed []CollectFailure
+}
+
+// CollectFailure is one name that could not be collected.
+type CollectFailure struct {
+	Name  string // as it was asked for
+	Where string // FILE:LINE
+	Err   error
+}
+
+func (e *CollectError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d of %d names could not be collected; what came is kept, so that running again fetches only the rest:", len(e.Failed), e.Names)
+	for _, f := range e.Failed {
+		b.WriteString("\n  ")
+		if f.Where != "" {
+			b.WriteString(f.Where + ": ")
+		}
+		fmt.Fprintf(&b, "%s: %v", f.Name, f.Err)
+	}
+	return b.String()
+}
+
+// Unwrap returns the reasons.
+func (e *CollectError) Unwrap() []error {
+	errs := make([]error, len(e.Failed))
+	for i, f := range e.Failed {
+		errs[i] = f.Err
+	}
+	return errs
+}
+
+// collector is one call of Collect.
+type collector struct {
+	opt        CollectOptions
+	platforms  []platform
+	cache      *cache
+	registries *registries
+	transport  http.RoundTripper
+	wait       func(ctx context.Context, pause time.Duration) error
+	now        func() time.Time
+	parts      keyedMutex             // by what a part is of
+	chartLock  sync.Mutex             // one index is read at a time
+	charts     map[string]*chartIndex // by URL; guarded by chartLock
+	fetched    atomic.Int64
+
+	mu       sync.Mutex // guards what follows
+	notes    []string
+	failed   map[int]CollectFailure // by the name's number
+	images   map[string]Image       // by reference
+	taken    map[string]File        // files by URL
+	blobs    map[string]*wantedBlob
+	resolved int
+	cancel   context.CancelCauseFunc // of a run that cannot go on
+}
+
+// wantedBlob is a blob of images.
+type wantedBlob struct {
+	size  int64
+	from  []*repository // where it can be had
+	names []int         // that need it
+	refs  []WantedImage // those names
+}
+
+// Collect fetches what w lists into the cache. Everything is tried; when something cannot be had the error is a *CollectError that lists all of that,
+// and there is no Collection. A disk that is full, or ctx, ends it at once.
+func Collect(ctx context.Context, w *Wanted, opt CollectOptions) (*Collection, error) {
+	c, err := newCollector(opt)
+	if err != nil {
+		return nil, err
+	}
+	collection, err := c.collect(ctx, w)
+	if err != nil {
+		return nil, errors.Join(err, c.cache.close())
+	}
+	return collection, nil
+}
+
+func newCollector(opt CollectOptions) (*collector, error) {
+	c := &collector{opt: opt, failed: map[int]CollectFailure{}, images: map[string]Image{}, taken: map[string]File{}, charts: map[string]*chartIndex{}, blobs: map[string]*wantedBlob{}}
+	if opt.Have != nil && checkDigest(opt.Since) != nil {
+		return nil, fmt.Errorf("the inventory's digest must be known, got %q", opt.Since)
+	}
+	for _, s := range opt.Platforms {
+		p, err := askedPlatform(s)
+		if err != nil {
+			return nil, err
+		}
+		c.platforms = append(c.platforms, p)
+	}
+	c.opt.Parallel = cmp.Or(max(0, opt.Parallel), 4)
+	if opt.Progress == nil {
+		c.opt.Progress = silent{}
+	}
+	if opt.Log == nil {
+		c.opt.Log = slog.New(slog.DiscardHandler)
+	}
+	c.now, c.wait = opt.Now, opt.wait
+	if c.now == nil {
+		c.now = time.Now
+	}
+	if c.wait == nil {
+		c.wait = sleep
+	}
+	if opt.Transport == nil {
+		c.opt.Transport = newTransport()
+	}
+	c.transport = &patient{inner: c.opt.Transport, stall: cmp.Or(opt.stall, stallAfter), wait: c.wait}
+	c.registries = &registries{inner: c.transport, repos: map[string]*repository{}}
+	var err error
+	c.cache, err = openCache(opt.Cache)
+	return c, err
+}
+
+// collect does it in two passes: first it finds out what every name is, then it fetches each blob and file once.
+func (c *collector) collect(ctx context.Context, w *Wanted) (*Collection, error) {
+	ctx, c.cancel = context.WithCancelCause(ctx)
+	defer c.cancel(nil)
+	if t, ok := c.opt.Transport.(*http.Transport); ok {
+		defer t.CloseIdleConnections()
+	}
+	names := len(w.Images) + len(w.Files) + len(w.Charts)
+	files := c.wantedFiles(w)
+	var jobs []func()
+	for i, image := range w.Images {
+		jobs = append(jobs, func() { c.resolveImage(ctx, i, image, names) })
+	}
+	for i, chart := range w.Charts {
+		n := len(w.Images) + len(w.Files) + i
+		jobs = append(jobs, func() { c.resolveChart(ctx, n, chart, files, names) })
+	}
+	c.run(ctx, jobs)
+	jobs = nil
+	var plan int64
+	for digest, b := range c.blobs {
+		if _, here := c.cache.stat(digest); here && c.cache.has(digest, b.size) || c.held(digest) {
+			continue
+		}
+		plan += b.size
+		jobs = append(jobs, func() { c.blob(ctx, digest, b) })
+	}
+	if c.opt.DryRun {
+		c.fetched.Store(plan)
+		jobs = nil
+	}
+	for _, f := range files.list {
+		jobs = append(jobs, func() { c.wantedFile(ctx, f) })
+	}
+	c.opt.Progress.Plan(len(jobs), plan)
+	c.run(ctx, jobs)
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	if len(c.failed) > 0 {
+		e := &CollectError{Names: names}
+		for i := range names {
+			if f, ok := c.failed[i]; ok {
+				e.Failed = append(e.Failed, f)
+			}
+		}
+		return nil, e
+	}
+	slices.Sort(c.notes)
+	return &Collection{Index: c.index(), Notes: slices.Compact(c.notes), Fetched: c.fetched.Load(), cache: c.cache}, nil
+}
+
+// run does jobs, some at a time.
+func (c *collector) run(ctx context.Context, jobs []func()) {
+	next := make(chan func())
+	var wg sync.WaitGroup
+	for range min(c.opt.Parallel, len(jobs)) {
+		wg.Go(func() {
+			for job := range next {
+				job()
+			}
+		})
+	}
+	for _, job := range jobs {
+		if ctx.Err() != nil {
+			break
+		}
+		next <- job
+	}
+	close(next)
+	wg.Wait()
+}
+
+// note remembers a sentence for the operator.
+func (c *collector) note(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.notes = append(c.notes, fmt.Sprintf(format, args...))
+}
+
+// fail remembers that a name cannot be had. The first reason counts.
+func (c *collector) fail(n int, name, where string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.failed[n]; !ok {
+		c.failed[n] = CollectFailure{Name: name, Where: where, Err: err}
+	}
+	var local localError
+	if errors.As(err, &local) {
+		c.cancel(err)
+	}
+}
+
+// again tries what breaks in the middle again.
+func (c *collector) again(ctx context.Context, do func() error) error {
+	for try := 1; ; try++ {
+		err := do()
+		var broken brokenBody
+		if err == nil || !errors.As(err, &broken) || try == tries || ctx.Err() != nil {
+			return err
+		}
+		if err := c.wait(ctx, backoff(try)); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *collector) held(digest string) bool { return c.opt.Have != nil && c.opt.Have(digest) }
+
+// silent is a Progress for nobody.
+type silent struct{}
+
+func (silent) Resolved(int, int)            {}
+func (silent) Plan(int, int64)              {}
+func (silent) Start(string, int64) Transfer { return silent{} }
+func (silent) Total(int64)                  {}
+func (silent) Add(int64)                    {}
+func (silent) Done(error)                   {}

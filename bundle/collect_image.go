@@ -1,0 +1,124 @@
+package bundle
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+)
+
+// resolveImage finds out what an image is. n is its number among names.
+func (c *collector) resolveImage(ctx context.Context, n int, w WantedImage, names int) {
+	p, err := c.image(ctx, w)
+	if err == nil {
+		err = c.add(n, p)
+	}
+	if err != nil {
+		c.fail(n, w.Ref(), w.Where, err)
+	}
+	c.countResolved(names)
+}
+
+func (c *collector) countResolved(names int) {
+	c.mu.Lock()
+	c.resolved++
+	resolved := c.resolved
+	c.mu.Unlock()
+	c.opt.Progress.Resolved(resolved, names)
+}
+
+// add takes what an image brings into what is collected.
+func (c *collector) add(n int, p *picture) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range p.names {
+		ref := m.ref()
+		if other, ok := c.images[ref]; ok && other.Digest != m.Digest {
+			return fmt.Errorf("%s is asked for as %s and as %s; one of them must go", ref, other.Digest, m.Digest)
+		}
+	}
+	for digest, size := range p.blobs {
+		if b := c.blobs[digest]; b != nil && b.size != size {
+			return fmt.Errorf("the blob %s has %d bytes in one image and %d in another", digest, size, b.size)
+		}
+	}
+	for _, m := range p.names {
+		// What is a child here may be whole under another name.
+		if other, ok := c.images[m.ref()]; !ok || other.Size < m.Size {
+			c.images[m.ref()] = m
+		}
+	}
+	for digest, size := range p.blobs {
+		b := c.blobs[digest]
+		if b == nil {
+			b = &wantedBlob{size: size}
+			c.blobs[digest] = b
+		}
+		if !slices.Contains(b.from, p.repo) {
+			b.from = append(b.from, p.repo)
+		}
+		b.names = append(b.names, n)
+		b.refs = append(b.refs, p.wanted)
+	}
+	return nil
+}
+
+// blob fetches a blob of images from one of the repositories that have it.
+func (c *collector) blob(ctx context.Context, digest string, b *wantedBlob) {
+	var err error
+	for _, repo := range b.from {
+		if err = c.layer(ctx, repo, digest, b.size); err == nil {
+			return
+		}
+		var local localError
+		if ctx.Err() != nil || errors.As(err, &local) {
+			break
+		}
+	}
+	for i, n := range b.names {
+		c.fail(n, b.refs[i].Ref(), b.refs[i].Where, fmt.Errorf("blob %s: %w", digest, err))
+	}
+}
+
+// layer fetches one blob of a repository.
+func (c *collector) layer(ctx context.Context, repo *repository, digest string, size int64) error {
+	_, err := c.fetch(ctx, download{
+		client: repo.http,
+		url:    repo.base + "blobs/" + digest,
+		name:   fmt.Sprintf("%s@%s", repo.name, digest),
+		digest: digest,
+		size:   size,
+		blob:   true,
+	})
+	if hasStatus(err, http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests) {
+		return refused(repo.host.RegistryStr(), err)
+	}
+	return err
+}
+
+// index writes down what was collected.
+func (c *collector) index() *Index {
+	ix := &Index{Version: IndexVersion, Since: c.opt.Since, Images: []Image{}, Files: []File{}, Blobs: []Blob{}}
+	sizes := map[string]int64{}
+	for digest, b := range c.blobs {
+		sizes[digest] = b.size
+	}
+	for _, m := range c.images {
+		ix.Images = append(ix.Images, m)
+	}
+	for _, f := range c.taken {
+		ix.Files = append(ix.Files, f)
+		if f.Digest != "" {
+			sizes[f.Digest] = f.Size
+		}
+	}
+	for digest, size := range sizes {
+		ix.Blobs = append(ix.Blobs, Blob{Digest: digest, Size: size, Omitted: c.held(digest)})
+	}
+	slices.SortFunc(ix.Images, func(a, b Image) int { return compareImages(&a, &b) })
+	slices.SortFunc(ix.Files, func(a, b File) int { return cmp.Compare(a.URL, b.URL) })
+	slices.SortFunc(ix.Blobs, func(a, b Blob) int { return cmp.Compare(a.Digest, b.Digest) })
+	return ix
+}

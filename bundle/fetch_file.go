@@ -1,0 +1,295 @@
+package bundle
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+)
+
+// fileList are the files that are to be fetched: those of the lists, and those that charts bring. It is safe for concurrent use while it grows.
+type fileList struct {
+	mu    sync.Mutex
+	list  []*fileJob
+	byURL map[string]*fileJob
+}
+
+// fileJob is one file to be fetched.
+type fileJob struct {
+	WantedFile
+	n    int    // the name's number
+	name string // the name that it belongs to: its URL, or a chart
+	// plain says that no checksum is looked for beside it.
+	plain bool
+	// optional files are left out if there are none.
+	optional bool
+}
+
+// add adds a file; one that is there gains the digest if it had none.
+func (l *fileList) add(f *fileJob) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := l.byURL[f.URL]
+	if old == nil {
+		l.byURL[f.URL] = f
+		l.list = append(l.list, f)
+		return nil
+	}
+	if old.Digest != "" && f.Digest != "" && old.Digest != f.Digest {
+		return fmt.Errorf("%s must be %s by %s and %s by %s", f.URL, old.Digest, old.Known, f.Digest, f.Known)
+	}
+	if old.Digest == "" {
+		old.Digest, old.Known = f.Digest, f.Known
+	}
+	old.optional = old.optional && f.optional
+	return nil
+}
+
+func (c *collector) wantedFiles(w *Wanted) *fileList {
+	l := &fileList{byURL: map[string]*fileJob{}}
+	for i, f := range w.Files {
+		job := &fileJob{WantedFile: f, n: len(w.Images) + i, name: f.URL}
+		if err := l.add(job); err != nil {
+			c.fail(job.n, f.URL, f.Where, err)
+		}
+	}
+	return l
+}
+
+// wantedFile fetches a file and, if it has none of its own, the checksum that lies beside it.
+func (c *collector) wantedFile(ctx context.Context, f *fileJob) {
+	var err error
+	if c.opt.DryRun {
+		err = c.sizeOf(ctx, f)
+	} else {
+		err = c.file(ctx, f)
+	}
+	if f.optional && hasStatus(err, http.StatusNotFound, http.StatusForbidden, http.StatusGone) {
+		return
+	}
+	if err != nil && f.name != f.URL {
+		err = fmt.Errorf("%s: %w", f.URL, err)
+	}
+	if err != nil {
+		c.fail(f.n, f.name, f.Where, err)
+	}
+}
+
+func (c *collector) file(ctx context.Context, f *fileJob) error {
+	if err := checkURL(f.URL); err != nil {
+		return err
+	}
+	r, known := c.cache.url(f.URL)
+	known = known && c.cache.has(r.Digest, r.Size)
+	switch {
+	case f.Digest != "" && known && (f.Digest == r.Digest || f.Digest == r.SHA512):
+		return c.addFile(ctx, r) // what is pinned is not asked for again
+	case f.Digest != "":
+		if size, ok := c.cache.stat(f.Digest); ok && strings.HasPrefix(f.Digest, "sha256:") {
+			return c.keepFile(ctx, urlRecord{URL: f.URL, Digest: f.Digest, Size: size}) // the same content came under another URL
+		}
+		if c.held(f.Digest) {
+			if size, err := c.head(ctx, f.URL); err != nil {
+				return err
+			} else if size >= 0 {
+				return c.addFile(ctx, urlRecord{URL: f.URL, Digest: f.Digest, Size: size, On: day(c.now())})
+			}
+		}
+	case known:
+		if same, err := c.unchanged(ctx, r); err != nil {
+			return err
+		} else if same {
+			return c.addFile(ctx, r)
+		}
+	}
+	d := download{client: c.fileClient(f.Digest != ""), url: f.URL, name: f.URL, digest: f.Digest, size: -1}
+	sums := ""
+	by := f.Known
+	if d.digest == "" && !f.plain {
+		var err error
+		if d.digest, sums, err = c.neighbour(ctx, f.URL); err != nil {
+			return err
+		}
+		by = sums
+	}
+	d.judge = func(m *Mismatch, content *os.File) {
+		m.judge(f.URL, by, content, c.opt.Other)
+		if m.Looks == Changed && r.Digest == d.digest && r.On != "" {
+			m.Detail = "it was right on " + r.On
+		}
+	}
+	got, err := c.fetch(ctx, d)
+	if err != nil {
+		return err
+	}
+	return c.keepFile(ctx, urlRecord{URL: f.URL, Digest: got.digest, SHA512: got.sha512, Size: got.size, ETag: got.etag, LastModified: got.since,
+		From: got.from, Sums: sums})
+}
+
+// keepFile remembers what a URL gave, and adds it. The day stays that of the first time as long as the content does.
+func (c *collector) keepFile(ctx context.Context, r urlRecord) error {
+	r.On = day(c.now())
+	if old, ok := c.cache.url(r.URL); ok && old.Digest == r.Digest {
+		r.On = old.On
+		r.From = cmp.Or(old.From, r.From)
+	}
+	r.From = origin(r.URL, r.From)
+	if err := c.cache.putURL(r); err != nil {
+		return err
+	}
+	return c.addFile(ctx, r)
+}
+
+// addFile adds a file that is in the cache, with the checksum that lies beside it.
+func (c *collector) addFile(ctx context.Context, r urlRecord) error {
+	c.mu.Lock()
+	c.taken[r.URL] = File{URL: r.URL, Digest: r.Digest, Size: r.Size, Taken: Taken{From: r.From, On: r.On}}
+	c.mu.Unlock()
+	if r.Sums == "" {
+		return nil
+	}
+	err := c.file(ctx, &fileJob{WantedFile: WantedFile{URL: r.Sums}, plain: true})
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.Sums, err)
+	}
+	return nil
+}
+
+// origin is what Taken says of where a file came from: the URL that answered, without its query, which is often a signature that changes with every
+// request. "" if it is the file's own.
+func origin(asked, answered string) string {
+	u, err := url.Parse(answered)
+	if err != nil || answered == "" || answered == asked {
+		return ""
+	}
+	u.RawQuery, u.Fragment, u.User = "", "", nil
+	if a, err := url.Parse(asked); err == nil && a.Host == u.Host && a.Path == u.Path {
+		return ""
+	}
+	return u.String()
+}
+
+// checkURL says what is wrong with a file's URL.
+func checkURL(s string) error {
+	u, err := url.Parse(s)
+	if err != nil {
+		return fmt.Errorf("not a URL: %w", err)
+	}
+	if u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" {
+		return errors.New("not an http or https URL")
+	}
+	if u.User != nil {
+		return errors.New("a URL with a user name would carry it into the bundle; take it out")
+	}
+	return nil
+}
+
+// fileClient is the client for files. A redirect from https to http is followed only for what is checked.
+func (c *collector) fileClient(checked bool) *http.Client {
+	return &http.Client{Transport: c.transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
+		if !checked && req.URL.Scheme == "http" && via[0].URL.Scheme == "https" {
+			return errors.New("it is redirected to plain http, where anybody can change it; name its checksum with --checksums")
+		}
+		return fewRedirects(req, via)
+	}}
+}
+
+// unchanged asks whether a URL still gives what it gave. It says no if the server cannot tell.
+func (c *collector) unchanged(ctx context.Context, r urlRecord) (bool, error) {
+	if r.ETag == "" && r.LastModified == "" {
+		return false, nil
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.URL, nil)
+	if err != nil {
+		return false, err
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	if r.ETag != "" {
+		req.Header.Set("If-None-Match", r.ETag)
+	}
+	if r.LastModified != "" {
+		req.Header.Set("If-Modified-Since", r.LastModified)
+	}
+	resp, err := c.fileClient(false).Do(req)
+	if err != nil {
+		return false, withoutURL(err)
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode == http.StatusNotModified, nil
+}
+
+// head asks for the size of a file, -1 if the server does not say.
+func (c *collector) head(ctx context.Context, url string) (int64, error) {
+	for _, method := range []string{http.MethodHead, http.MethodGet} {
+		req, err := http.NewRequestWithContext(ctx, method, url, nil)
+		if err != nil {
+			return -1, err
+		}
+		req.Header.Set("Accept-Encoding", "identity")
+		resp, err := c.fileClient(true).Do(req)
+		if err != nil {
+			return -1, withoutURL(err)
+		}
+		if resp.StatusCode == http.StatusOK {
+			resp.Body.Close() // of a GET too: the connection goes, the bytes do not come
+			return resp.ContentLength, nil
+		}
+		err = failed(resp)
+		resp.Body.Close()
+		if method == http.MethodGet || hasStatus(err, http.StatusTooManyRequests) {
+			return -1, err
+		}
+	}
+	return -1, nil
+}
+
+// sizeOf is what a dry run does with a file.
+func (c *collector) sizeOf(ctx context.Context, f *fileJob) error {
+	if err := checkURL(f.URL); err != nil {
+		return err
+	}
+	file := File{URL: f.URL, Digest: f.Digest, Taken: Taken{On: day(c.now())}}
+	if r, ok := c.cache.url(f.URL); ok && c.cache.has(r.Digest, r.Size) && (f.Digest == "" || f.Digest == r.Digest || f.Digest == r.SHA512) {
+		file.Digest, file.Size, file.Taken = r.Digest, r.Size, Taken{From: r.From, On: r.On}
+	} else {
+		size, err := c.head(ctx, f.URL)
+		if err != nil {
+			return err
+		}
+		if size < 0 {
+			c.note("%s: the server does not say how large it is", f.URL)
+		}
+		file.Size = max(0, size)
+		if f.Digest == "" || !c.held(f.Digest) {
+			c.fetched.Add(file.Size)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.taken[f.URL] = file
+	return nil
+}
+
+// text fetches a small file that is only looked at.
+func (c *collector) text(ctx context.Context, url string, limit int64) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	resp, err := c.fileClient(false).Do(req)
+	if err != nil {
+		return nil, withoutURL(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, failed(resp)
+	}
+	return io.ReadAll(io.LimitReader(resp.Body, limit))
+}

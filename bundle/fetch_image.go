@@ -1,0 +1,337 @@
+package bundle
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+const (
+	maxDepth     = 5    // of indexes in indexes, and of signatures of signatures
+	maxManifests = 5000 // that come along with one name
+)
+
+// picture is one wanted image as it is being resolved: the names that it gives the bundle, and the blobs that they need. It is used by one goroutine.
+type picture struct {
+	c      *collector
+	wanted WantedImage
+	repo   *repository
+	names  []Image
+	blobs  map[string]int64 // size by digest, manifests too
+	seen   map[string]bool  // manifests whose referrers were asked for
+	docs   map[string]*manifest
+}
+
+// image resolves one image: it fetches the manifests of everything that belongs to it and notes the blobs that they need.
+func (c *collector) image(ctx context.Context, w WantedImage) (*picture, error) {
+	repo, err := c.registries.repository(ctx, w.Repository)
+	if err != nil {
+		return nil, err
+	}
+	p := &picture{c: c, wanted: w, repo: repo, blobs: map[string]int64{}, seen: map[string]bool{}, docs: map[string]*manifest{}}
+	digest, err := p.resolve(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.name(ctx, w.Tag, digest, true); err != nil {
+		return nil, err
+	}
+	if !c.opt.NoReferrers {
+		if err := p.attached(ctx, digest, 0); err != nil {
+			return nil, fmt.Errorf("signatures and other referrers: %w", err)
+		}
+	}
+	for i := range p.names {
+		if err := p.measure(&p.names[i]); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// resolve finds the digest of a name. A pinned digest is the answer whatever the tag says; the tag is asked for only to say so.
+func (p *picture) resolve(ctx context.Context, w WantedImage) (string, error) {
+	if w.Digest == "" {
+		return p.tag(ctx, cmp.Or(w.Tag, "latest"))
+	}
+	if _, have := p.c.cache.stat(w.Digest); w.Tag == "" || have {
+		return w.Digest, nil
+	}
+	switch now, err := p.repo.digestOf(ctx, p.c, w.Tag); {
+	case hasStatus(err, http.StatusNotFound):
+		p.c.note("%s: the tag %s does not exist any more; the pinned digest is taken and named so", w.Ref(), w.Tag)
+	case err != nil:
+		return "", err
+	case now != "" && now != w.Digest:
+		p.c.note("%s: the tag %s is %s now; the pinned digest is taken and named so", w.Ref(), w.Tag, now)
+	}
+	return w.Digest, nil
+}
+
+// tag finds the digest that a tag has now, and fetches the manifest only if it is not in the cache.
+func (p *picture) tag(ctx context.Context, tag string) (string, error) {
+	digest, err := p.repo.digestOf(ctx, p.c, tag)
+	if err != nil || digest != "" {
+		return digest, err
+	}
+	digest, b, err := p.repo.manifest(ctx, p.c, tag)
+	if err != nil {
+		return "", err
+	}
+	return digest, p.c.cache.put(digest, b)
+}
+
+// manifest returns a manifest from the cache or the registry.
+func (p *picture) manifest(ctx context.Context, digest string) (*manifest, []byte, error) {
+	b, err := p.c.cache.read(digest, maxDocument)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, b, err = p.repo.manifest(ctx, p.c, digest); err == nil {
+			err = p.c.cache.put(digest, b)
+		}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := parseManifest(digest, "", b)
+	if err != nil {
+		return nil, nil, err
+	}
+	return m, b, nil
+}
+
+// name adds a name for a manifest, and what hangs on it. Of an index only the platforms asked for are taken if choose is set.
+func (p *picture) name(ctx context.Context, tag, digest string, choose bool) error {
+	if p.named(tag, digest) {
+		return nil
+	}
+	m := Image{Repository: p.repo.name, Tag: tag, Digest: digest}
+	if err := p.walk(ctx, &m, digest, choose, 0); err != nil {
+		return err
+	}
+	if choose && m.Sparse && len(p.docs) == 1 {
+		return fmt.Errorf("it is not for %s, but for %s", strings.Join(p.c.opt.Platforms, ", "), strings.Join(p.offers(digest), ", "))
+	}
+	if choose {
+		p.noteAbsent(m)
+	}
+	return p.add(m)
+}
+
+func (p *picture) named(tag, digest string) bool {
+	return slices.ContainsFunc(p.names, func(m Image) bool { return m.Tag == tag && m.Digest == digest })
+}
+
+// add completes a name whose manifest was walked.
+func (p *picture) add(m Image) error {
+	if len(p.names) >= maxManifests {
+		return fmt.Errorf("more than %d manifests belong to it", maxManifests)
+	}
+	slices.Sort(m.Platforms)
+	m.Platforms = slices.Compact(m.Platforms)
+	m.MediaType = p.docs[m.Digest].mediaType
+	on, err := p.c.cache.seen(m.ref(), m.Digest, day(p.c.now()))
+	m.On = on
+	p.names = append(p.names, m)
+	return err
+}
+
+// walk fetches a manifest and those below it, and notes their blobs.
+func (p *picture) walk(ctx context.Context, top *Image, digest string, choose bool, depth int) error {
+	if depth > maxDepth {
+		return fmt.Errorf("indexes are nested deeper than %d", maxDepth)
+	}
+	m, raw, err := p.manifest(ctx, digest)
+	if err != nil {
+		return err
+	}
+	p.docs[digest] = m
+	p.blobs[digest] = m.size
+	if len(p.docs) > maxManifests {
+		return fmt.Errorf("more than %d manifests belong to it", maxManifests)
+	}
+	if !m.index {
+		for _, b := range m.blobs {
+			if err := p.blob(ctx, b, digest); err != nil {
+				return err
+			}
+		}
+		if depth > 0 {
+			return nil
+		}
+		return p.single(ctx, top, m, choose)
+	}
+	chosen, sparse, err := p.choose(raw, m, choose)
+	if err != nil {
+		return err
+	}
+	top.Sparse = top.Sparse || sparse
+	for _, d := range chosen {
+		// Children have no tag and are names of their own: a client asks for them by digest.
+		child := Image{Repository: p.repo.name, Digest: d.Digest}
+		if p.docs[d.Digest] == nil {
+			if err := p.walk(ctx, &child, d.Digest, choose, depth+1); err != nil {
+				return fmt.Errorf("%s %s: %w", cmp.Or(d.Platform.String(), "manifest"), d.Digest, err)
+			}
+		}
+		if s := d.Platform.String(); s != "" {
+			child.Platforms = []string{s}
+		}
+		top.Platforms = append(top.Platforms, child.Platforms...)
+		top.Sparse = top.Sparse || child.Sparse
+		if !p.named("", d.Digest) {
+			if err := p.add(child); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// choose says which children of an index are taken: those of the platforms asked for, those without a platform, and buildkit's attestations of those
+// that are taken (https://github.com/moby/buildkit, docs/attestations/attestation-storage.md).
+func (p *picture) choose(raw []byte, m *manifest, choose bool) (chosen []descriptor, sparse bool, err error) {
+	if !choose || len(p.c.platforms) == 0 {
+		return m.children, false, nil
+	}
+	// Again, because a manifest does not keep its annotations.
+	var doc struct {
+		Manifests []struct {
+			Annotations map[string]string `json:"annotations"`
+		} `json:"manifests"`
+	}
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return nil, false, err
+	}
+	taken := map[string]bool{}
+	for _, d := range m.children {
+		if d.Platform.String() != "" && d.Platform.among(p.c.platforms) {
+			taken[d.Digest] = true
+		}
+	}
+	for i, d := range m.children {
+		about := doc.Manifests[i].Annotations["vnd.docker.reference.digest"]
+		switch {
+		case taken[d.Digest],
+			d.Platform.String() == "" && about == "",
+			about != "" && taken[about] && !p.c.opt.NoReferrers:
+			chosen = append(chosen, d)
+		default:
+			sparse = true
+		}
+	}
+	return chosen, sparse, nil
+}
+
+// single finds the platform of an image that is no index: its config says it.
+func (p *picture) single(ctx context.Context, top *Image, m *manifest, choose bool) error {
+	if len(m.blobs) == 0 || m.blobs[0].MediaType != mediaOCIConfig && m.blobs[0].MediaType != mediaDockerConfig {
+		return nil // an artifact runs nowhere
+	}
+	config := m.blobs[0]
+	if config.Size > maxDocument {
+		return nil
+	}
+	if !p.c.cache.has(config.Digest, config.Size) {
+		if err := p.c.layer(ctx, p.repo, config.Digest, config.Size); err != nil {
+			return fmt.Errorf("config: %w", err)
+		}
+	}
+	b, err := p.c.cache.read(config.Digest, maxDocument)
+	if err != nil {
+		return fmt.Errorf("config: %w", err)
+	}
+	var is platform
+	if json.Unmarshal(b, &is) != nil || is.String() == "" {
+		return nil
+	}
+	top.Platforms = []string{is.String()}
+	if choose && len(p.c.platforms) > 0 && !is.among(p.c.platforms) {
+		return fmt.Errorf("it is for %s only, not for %s", is.String(), strings.Join(p.c.opt.Platforms, ", "))
+	}
+	return nil
+}
+
+// blob notes a blob that is needed. What may not be distributed is taken if the registry has it all the same.
+func (p *picture) blob(ctx context.Context, d descriptor, of string) error {
+	if d.Size > maxBlob {
+		return fmt.Errorf("manifest %s names a blob of %d bytes", of, d.Size)
+	}
+	if d.elsewhere() {
+		resp, err := p.repo.send(ctx, p.c, http.MethodHead, "blobs/"+d.Digest, "")
+		if hasStatus(err, http.StatusNotFound, http.StatusForbidden, http.StatusUnauthorized) {
+			p.c.note("%s: the layer %s may not be distributed and is not in the registry; it is left out (it lies at %s)", p.repo.name, d.Digest, strings.Join(d.URLs, " "))
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+	}
+	if size, ok := p.blobs[d.Digest]; ok && size != d.Size {
+		return fmt.Errorf("the blob %s has %d bytes in one place and %d in another", d.Digest, size, d.Size)
+	}
+	p.blobs[d.Digest] = d.Size
+	return nil
+}
+
+// offers lists the platforms of an index that was walked.
+func (p *picture) offers(digest string) []string {
+	var all []string
+	for _, d := range p.docs[digest].children {
+		if s := d.Platform.String(); s != "" {
+			all = append(all, s)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// noteAbsent says which of the platforms asked for an index does not have.
+func (p *picture) noteAbsent(m Image) {
+	if !p.docs[m.Digest].index {
+		return
+	}
+	for i, a := range p.c.platforms {
+		if !slices.ContainsFunc(p.docs[m.Digest].children, func(d descriptor) bool { return d.Platform != nil && d.Platform.among([]platform{a}) }) {
+			p.c.note("%s: it has nothing for %s", WantedImage{Repository: m.Repository, Tag: m.Tag, Digest: m.Digest}.Ref(), p.c.opt.Platforms[i])
+		}
+	}
+}
+
+// measure sums up what a name brings.
+func (p *picture) measure(m *Image) error {
+	seen := map[string]bool{}
+	var sum func(digest string) error
+	sum = func(digest string) error {
+		if seen[digest] {
+			return nil
+		}
+		seen[digest] = true
+		size, have := p.blobs[digest]
+		if !have {
+			return nil
+		}
+		if m.Size += size; m.Size > maxContent {
+			return fmt.Errorf("more than %d bytes", int64(maxContent))
+		}
+		doc := p.docs[digest]
+		if doc == nil {
+			return nil
+		}
+		for _, list := range [][]descriptor{doc.children, doc.blobs} {
+			for _, d := range list {
+				if err := sum(d.Digest); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	return sum(m.Digest)
+}

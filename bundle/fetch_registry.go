@@ -1,0 +1,296 @@
+package bundle
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+// maxPages bounds the answer of a registry that never ends its list of referrers.
+const maxPages = 50
+
+// acceptManifests is what can be collected, by media type. Whatever else a registry sends is stored as it is, too.
+var acceptManifests = strings.Join([]string{
+	"application/vnd.oci.image.index.v1+json",
+	"application/vnd.oci.image.manifest.v1+json",
+	"application/vnd.docker.distribution.manifest.list.v2+json",
+	"application/vnd.docker.distribution.manifest.v2+json",
+	"application/vnd.oci.artifact.manifest.v1+json",
+	"*/*",
+}, ", ")
+
+// errPlainHTTP is what a registry gets that has no TLS.
+var errPlainHTTP = errors.New("it answers without TLS, which is for registries on this machine only")
+
+// registries are the registries' repositories, each logged in to once. Its methods are safe for concurrent use.
+type registries struct {
+	inner http.RoundTripper
+	mu    sync.Mutex
+	repos map[string]*repository // by canonical name
+	// noReferrers are the hosts whose answer to a question for referrers was 404: they do not have the API (OCI distribution 1.1, "Listing referrers").
+	noReferrers sync.Map
+}
+
+// repository is one of a registry's. It sends what Docker's config has for its host.
+type repository struct {
+	name string // canonical
+	once sync.Mutex
+	host name.Registry
+	path string
+	base string // "https://index.docker.io/v2/library/nginx/"
+	http *http.Client
+}
+
+// repository returns the repository of a canonical name, logged in.
+func (r *registries) repository(ctx context.Context, canonical string) (*repository, error) {
+	r.mu.Lock()
+	repo := r.repos[canonical]
+	if repo == nil {
+		repo = &repository{name: canonical}
+		r.repos[canonical] = repo
+	}
+	r.mu.Unlock()
+	repo.once.Lock()
+	defer repo.once.Unlock()
+	if repo.http != nil {
+		return repo, nil
+	}
+	parsed, err := name.NewRepository(canonical)
+	if err != nil {
+		return nil, fmt.Errorf("not a repository: %w", err)
+	}
+	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, parsed)
+	if err != nil {
+		return nil, fmt.Errorf("credentials for %s of Docker's config: %w", parsed.RegistryStr(), err)
+	}
+	guarded := tlsOnly{host: parsed.RegistryStr(), inner: r.inner}
+	t, err := transport.NewWithContext(ctx, parsed.Registry, auth, guarded, []string{parsed.Scope(transport.PullScope)})
+	if err != nil {
+		return nil, loginError(parsed.RegistryStr(), err)
+	}
+	repo.host, repo.path = parsed.Registry, parsed.RepositoryStr()
+	// The transport puts in the scheme that the registry answered on.
+	repo.base = fmt.Sprintf("https://%s/v2/%s/", parsed.RegistryStr(), parsed.RepositoryStr())
+	repo.http = &http.Client{Transport: t, CheckRedirect: fewRedirects}
+	return repo, nil
+}
+
+// tlsOnly refuses to talk to a registry without TLS unless it is on this machine: go-containerregistry would with private addresses, and send a
+// password along.
+type tlsOnly struct {
+	host  string
+	inner http.RoundTripper
+}
+
+func (t tlsOnly) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme == "http" && req.URL.Host == t.host && !onThisMachine(t.host) {
+		return nil, errPlainHTTP
+	}
+	return t.inner.RoundTrip(req)
+}
+
+func onThisMachine(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	host = strings.Trim(host, "[]")
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+func fewRedirects(_ *http.Request, via []*http.Request) error {
+	if len(via) > mostRedirects {
+		return fmt.Errorf("more than %d redirects", mostRedirects)
+	}
+	return nil
+}
+
+// loginError says what to do about a registry that does not let us in.
+func loginError(host string, err error) error {
+	var e *transport.Error
+	if !errors.As(err, &e) {
+		return fmt.Errorf("registry %s: %w", host, withoutURL(err))
+	}
+	s := &statusError{status: e.StatusCode}
+	if len(e.Errors) > 0 {
+		s.message = clean(e.Errors[0].Message)
+	}
+	return refused(host, s)
+}
+
+// refused says what to do about an answer of a registry.
+func refused(host string, err error) error {
+	if hasStatus(err, http.StatusUnauthorized, http.StatusForbidden) {
+		return fmt.Errorf("%s gives no access: there is no such repository, or it needs a login (docker login %s): %w", host, host, err)
+	}
+	if hasStatus(err, http.StatusTooManyRequests) {
+		return fmt.Errorf("%s limits how much may be pulled; a login (docker login %s) or a later run may help, what came is kept: %w", host, host, err)
+	}
+	return fmt.Errorf("%s: %w", host, err)
+}
+
+// send asks the repository for something below its address.
+func (r *repository) send(ctx context.Context, c *collector, method, what, accept string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, r.base+what, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	if accept != "" {
+		req.Header.Set("Accept", accept)
+	}
+	resp, err := r.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("registry %s: %w", r.host.RegistryStr(), withoutURL(err))
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		return nil, refused(r.host.RegistryStr(), failed(resp))
+	}
+	return resp, nil
+}
+
+// digestOf asks which digest a tag has now, without fetching the manifest. "" if the registry does not say.
+func (r *repository) digestOf(ctx context.Context, c *collector, tag string) (string, error) {
+	resp, err := r.send(ctx, c, http.MethodHead, "manifests/"+url.PathEscape(tag), acceptManifests)
+	if hasStatus(err, http.StatusMethodNotAllowed) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	resp.Body.Close()
+	d := resp.Header.Get("Docker-Content-Digest")
+	if checkDigest(d) != nil {
+		return "", nil
+	}
+	return d, nil
+}
+
+// manifest fetches a manifest by tag or digest, as the bytes that the registry has. A digest is checked.
+func (r *repository) manifest(ctx context.Context, c *collector, reference string) (digest string, b []byte, err error) {
+	err = c.again(ctx, func() error {
+		digest, b, err = r.manifestOnce(ctx, c, reference)
+		return err
+	})
+	return digest, b, err
+}
+
+func (r *repository) manifestOnce(ctx context.Context, c *collector, reference string) (string, []byte, error) {
+	resp, err := r.send(ctx, c, http.MethodGet, "manifests/"+url.PathEscape(reference), acceptManifests)
+	if err != nil {
+		return "", nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
+	if err != nil {
+		return "", nil, brokenBody{fmt.Errorf("manifest %s: %w", reference, err)}
+	}
+	if len(b) > maxDocument {
+		return "", nil, fmt.Errorf("manifest %s is larger than %d bytes", reference, maxDocument)
+	}
+	if checkDigest(reference) != nil {
+		return sha256Of(b), b, nil
+	}
+	h := newHash(reference)
+	h.Write(b)
+	if got := sumString(reference, h); got != reference {
+		return "", nil, brokenBody{fmt.Errorf("the registry sent a manifest with digest %s for %s", got, reference)}
+	}
+	return reference, b, nil
+}
+
+// referrers fetches the list of what refers to a manifest. ok is false when the registry does not have the API.
+func (r *repository) referrers(ctx context.Context, c *collector, digest string) (list []descriptor, ok bool, err error) {
+	host := r.host.RegistryStr()
+	if _, no := c.registries.noReferrers.Load(host); no {
+		return nil, false, nil
+	}
+	// What a Link header leads to: a path and query on the registry. Pages are bounded, as everything is.
+	next := "referrers/" + digest
+	for n := 0; next != ""; n++ {
+		if n == maxPages {
+			return nil, false, fmt.Errorf("more than %d pages of referrers", maxPages)
+		}
+		var page struct {
+			Manifests []descriptor `json:"manifests"`
+		}
+		err := c.again(ctx, func() error {
+			resp, err := r.send(ctx, c, http.MethodGet, next, "application/vnd.oci.image.index.v1+json")
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
+			if err != nil {
+				return brokenBody{err}
+			}
+			if len(b) > maxDocument {
+				return fmt.Errorf("a list of referrers is larger than %d bytes", maxDocument)
+			}
+			page.Manifests = nil
+			if err := json.Unmarshal(b, &page); err != nil {
+				return fmt.Errorf("list of referrers: %w", err)
+			}
+			next = r.nextPage(resp)
+			return nil
+		})
+		// The API's answer to a digest without referrers is an empty list; registries without it say 404, some 400 or 405.
+		if hasStatus(err, http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable) {
+			c.registries.noReferrers.Store(host, true)
+			return nil, false, nil
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		list = append(list, page.Manifests...)
+	}
+	return list, true, nil
+}
+
+// nextPage returns where a Link header (RFC 8288) with rel="next" leads to, below the repository's address.
+func (r *repository) nextPage(resp *http.Response) string {
+	target, params, ok := strings.Cut(strings.TrimPrefix(resp.Header.Get("Link"), "<"), ">")
+	if !ok || !strings.Contains(params, "next") {
+		return ""
+	}
+	u, err := resp.Request.URL.Parse(target)
+	if err != nil {
+		return ""
+	}
+	rest, ok := strings.CutPrefix(u.RequestURI(), "/v2/"+r.path+"/")
+	if !ok {
+		return ""
+	}
+	return rest
+}
+
+// registryMessage is the first message of a registry's error (OCI distribution specification, "Error Codes"), "" if body is none.
+func registryMessage(body []byte) string {
+	var doc struct {
+		Errors []struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+		} `json:"errors"`
+	}
+	if json.Unmarshal(body, &doc) != nil || len(doc.Errors) == 0 {
+		return ""
+	}
+	return cmp.Or(doc.Errors[0].Message, doc.Errors[0].Code)
+}

@@ -1,0 +1,39 @@
+package bundle
+
+import (
+	"fmt"
+	"strings"
+)
+
+// askedPlatform reads "os/arch" or "os/arch/variant", as people write it.
+func askedPlatform(s string) (platform, error) {
+	f := strings.Split(strings.ToLower(s), "/")
+	if len(f) < 2 || len(f) > 3 || !platformForm.MatchString(s) || strings.Contains(s, "//") || strings.HasSuffix(s, "/") {
+		return platform{}, fmt.Errorf("platform %.100q is not OS/ARCH or OS/ARCH/VARIANT, like linux/arm64", s)
+	}
+	p := platform{OS: f[0], Architecture: f[1]}
+	if len(f) == 3 {
+		p.Variant = f[2]
+	}
+	switch p.Architecture { // as uname says it
+	case "x86_64":
+		p.Architecture = "amd64"
+	case "aarch64":
+		p.Architecture = "arm64"
+	}
+	return p, nil
+}
+
+// among says whether an image for p is one of those asked for. A platform that was asked for without a variant is all of its variants; arm64 and
+// arm64/v8 are one.
+func (p *platform) among(asked []platform) bool {
+	for _, a := range asked {
+		if a.OS != p.OS || a.Architecture != p.Architecture {
+			continue
+		}
+		if a.Variant == "" || a.Variant == p.Variant || p.Architecture == "arm64" && a.Variant == "v8" && p.Variant == "" {
+			return true
+		}
+	}
+	return false
+}
