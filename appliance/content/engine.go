@@ -78,13 +78,13 @@ type Origins struct {
 	Refused []string `json:"refused,omitempty"`
 }
 
-// Config is what an Engine is given. Tree, Images and Read are required.
+// Config is what an Engine is given. Tree and Images are required.
 type Config struct {
 	Tree   Tree
 	Images Images
 	// Canonical folds a host to the origin that it is a name of, else to its plain form. Nil: hosts stay as they are.
 	Canonical func(host string) string
-	// Read reads inputs: bundle.Read.
+	// Read reads inputs; nil is bundle.Read.
 	Read func(context.Context, []bundle.Input, bundle.Sink, bundle.ReadOptions) (*bundle.Contents, error)
 	// Policy is asked at the beginning of each import. Nil: nothing need be signed.
 	Policy func() Policy
@@ -126,6 +126,9 @@ var errStopping = errors.New("this node is stopping: import the same again, it g
 
 // New returns an engine; it does no I/O.
 func New(cfg Config) *Engine {
+	if cfg.Read == nil {
+		cfg.Read = bundle.Read
+	}
 	if cfg.Canonical == nil {
 		cfg.Canonical = func(host string) string { return host }
 	}
