@@ -23,24 +23,14 @@ func (a *Appliance) postCheck(r *http.Request) (any, error) {
 	return c.Check(r.Context(), req)
 }
 
-// tagDir is where the tags of a canonical repository stand in the tree, and tagName and manifestName a tag and a manifest (registry/DESIGN.md).
-func tagDir(repository string) string {
-	return "registry/repositories/" + repository + "/_manifests/tags"
-}
-
-func tagName(repository, tag string) string { return tagDir(repository) + "/" + tag + "/current/link" }
-
-func manifestName(repository, digest string) string {
-	return "registry/repositories/" + repository + "/_manifests/revisions/" + strings.Replace(digest, ":", "/", 1) + "/link"
-}
-
-func layerName(repository, digest string) string {
-	return "registry/repositories/" + repository + "/_layers/" + strings.Replace(digest, ":", "/", 1) + "/link"
-}
-
-// tagsOf returns the tags of a canonical repository, sorted; none if there is no such repository.
+// tagsOf returns the tags of a repository, sorted; none if there is no such repository.
 func (a *Appliance) tagsOf(repository string) []string {
-	entries, err := a.tree.ReadDir(tagDir(repository))
+	const some = "x"
+	name, err := a.registry.TreeName(repository, some, "")
+	if err != nil {
+		return nil
+	}
+	entries, err := a.tree.ReadDir("registry/" + strings.TrimSuffix(name, "/"+some+"/current/link"))
 	if err != nil {
 		return nil
 	}
@@ -105,34 +95,31 @@ func (a *Appliance) answered(ctx context.Context) func(missing.Entry) (by string
 }
 
 // imageAnswered is answered for repository:tag and repository@digest. Most of what was missed and is here now has the very name that was asked for, and
-// then nothing need be read to see it: a book may have ten thousand entries.
+// then no manifest is read to see it: a book may have ten thousand entries.
 func (a *Appliance) imageAnswered(ctx context.Context, name string) (by string, ok bool) {
 	repository, digest, byDigest := strings.Cut(name, "@")
 	tag := ""
-	exact := []string{}
-	if byDigest {
-		exact = append(exact, manifestName(repository, digest), layerName(repository, digest))
-	} else {
-		i := strings.LastIndexByte(name, ':')
-		if i < strings.LastIndexByte(name, '/') {
-			return "", len(a.tagsOf(name)) > 0 // its tags were to be listed
-		}
-		repository, tag = name[:i], name[i+1:]
-		exact = append(exact, tagName(repository, tag))
+	if i := strings.LastIndexByte(repository, ':'); !byDigest && i > strings.LastIndexByte(repository, '/') {
+		repository, tag = repository[:i], repository[i+1:]
+	} else if !byDigest {
+		return missing.ByHand, len(a.tagsOf(repository)) > 0 // its tags were to be listed
 	}
-	for _, n := range exact {
-		if info, err := a.tree.Stat(n); err == nil && !info.IsDir() {
-			return a.broughtBy(n), true
+	at, err := a.registry.TreeName(repository, tag, digest)
+	if err != nil {
+		return "", false // nothing can ever have that name
+	}
+	layer := strings.Replace(at, "/_manifests/revisions/", "/_layers/", 1) // the same for a tag
+	for _, at := range []string{at, layer} {
+		if info, err := a.tree.Stat("registry/" + at); err == nil && !info.IsDir() {
+			return a.broughtBy("registry/" + at), true
 		}
 	}
 	found, err := a.registry.Resolve(ctx, repository, tag, digest)
 	if err != nil {
 		return "", false
 	}
-	if byDigest {
-		return a.broughtBy(manifestName(found.Repository, found.Digest)), true
-	}
-	return a.broughtBy(tagName(found.Repository, tag)), true
+	at, err = a.registry.TreeName(found.Repository, tag, digest)
+	return a.broughtBy("registry/" + at), err == nil
 }
 
 // broughtBy is the import whose claim shows under a name of the tree, or missing.ByHand.

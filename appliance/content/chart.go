@@ -77,20 +77,26 @@ func (f *Finding) because(name string, found *Finding) *Finding {
 
 // archive checks the chart itself. Its URL may be relative to the index, on another host, or of an OCI registry.
 func (c *Checker) archive(ctx context.Context, at string, v chartVersion) (*Finding, error) {
-	base, err := url.Parse(at)
-	if err != nil || len(v.URLs) == 0 {
+	if len(v.URLs) == 0 {
 		return &Finding{Name: at, Verdict: VerdictMissing, Detail: "version " + v.Version + " has no url"}, nil
+	}
+	if strings.HasPrefix(v.URLs[0], "oci://") {
+		w, err := bundle.ParseReference(v.URLs[0])
+		if err != nil {
+			w, err = bundle.ParseReference(v.URLs[0] + ":" + v.Version)
+		}
+		if err != nil {
+			return &Finding{Name: at, Verdict: VerdictMissing, Detail: err.Error()}, nil
+		}
+		return c.image(ctx, w, nil)
+	}
+	base, err := url.Parse(at)
+	if err != nil {
+		return nil, fmt.Errorf("chart repository: %w: %w", err, fs.ErrInvalid)
 	}
 	ref, err := base.Parse(v.URLs[0])
 	if err != nil {
 		return &Finding{Name: at, Verdict: VerdictMissing, Detail: fmt.Sprintf("the url of version %s is none: %.200q", v.Version, v.URLs[0])}, nil
-	}
-	if ref.Scheme == "oci" {
-		repository, tag, _ := strings.Cut(ref.Host+ref.Path, ":")
-		if tag == "" {
-			tag = strings.ReplaceAll(v.Version, "+", "_") // as Helm does
-		}
-		return c.image(ctx, bundle.WantedImage{Repository: repository, Tag: tag}, nil)
 	}
 	w := bundle.WantedFile{URL: ref.String(), Known: at}
 	if hex := strings.TrimPrefix(v.Digest, "sha256:"); len(hex) == 64 {

@@ -1,11 +1,13 @@
 package content
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"casemate/bundle"
@@ -162,14 +164,14 @@ func (c *Checker) image(ctx context.Context, w bundle.WantedImage, platforms []s
 			}
 			return f, nil
 		case here && !tagHere:
-			f.Verdict, f.Detail, f.Tags = VerdictMissing, "the pinned digest is here, without the tag", c.Tags(found.Repository)
+			f.Verdict, f.Detail, f.Tags = VerdictMissing, "the pinned digest is here, without the tag", nearest(c.Tags(found.Repository), w.Tag)
 			return f, nil
 		}
 	}
 	lacks := lacking(found, platforms)
 	switch {
 	case !here:
-		f.Tags = c.Tags(w.Repository)
+		f.Tags = nearest(c.Tags(w.Repository), w.Tag)
 	case len(lacks) > 0:
 		f.Verdict, f.Detail, f.Platforms = VerdictPlatform, "not for "+strings.Join(lacks, ", "), realPlatforms(found.Platforms)
 	case len(found.Platforms) == 0 && found.Sparse:
@@ -203,6 +205,23 @@ func (f *Finding) missed(err error) bool {
 	}
 	f.Verdict, f.Detail = VerdictMissing, strings.TrimPrefix(reason, "not here")
 	return true
+}
+
+// maxTags is how many other tags a finding names.
+const maxTags = 5
+
+// nearest returns those of tags that are most like tag, the likest first: what the installer asks for is often one version beside. Tags of signatures and
+// the like (sha256-….sig) are nobody's version.
+func nearest(tags []string, tag string) []string {
+	alike := func(t string) (n int) {
+		for n < min(len(t), len(tag)) && t[n] == tag[n] {
+			n++
+		}
+		return n
+	}
+	tags = slices.DeleteFunc(slices.Clone(tags), func(t string) bool { return strings.HasPrefix(t, "sha256-") })
+	slices.SortStableFunc(tags, func(a, b string) int { return cmp.Compare(alike(b), alike(a)) })
+	return tags[:min(len(tags), maxTags)]
 }
 
 // unreached reports whether clients that ask host do not come here, and then makes f say so.

@@ -12,15 +12,15 @@ const allPlatforms = "all"
 
 func validPlatform(p string) bool {
 	n := strings.Count(p, "/")
-	return p == allPlatforms || len(p) <= 64 && (n == 1 || n == 2) && !strings.HasPrefix(p, "/") && !strings.HasSuffix(p, "/") && !strings.Contains(p, "//") &&
-		strings.Trim(p, "abcdefghijklmnopqrstuvwxyz0123456789._/-") == ""
+	return strings.EqualFold(p, allPlatforms) || len(p) <= 64 && (n == 1 || n == 2) && !strings.HasPrefix(p, "/") && !strings.HasSuffix(p, "/") && !strings.Contains(p, "//") &&
+		strings.Trim(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-") == ""
 }
 
 // lacking returns those of want that cannot be pulled. What has no platforms at all (a chart, a signature) is for every one.
 func lacking(found registry.Found, want []string) []string {
 	var list []string
 	for _, w := range want {
-		if w == allPlatforms {
+		if strings.EqualFold(w, allPlatforms) {
 			list = append(list, found.Absent...)
 			continue
 		}
@@ -35,21 +35,28 @@ func lacking(found registry.Found, want []string) []string {
 	return slices.Compact(list)
 }
 
-// serves reports whether a client that wants one platform is content with another, as containerd's matcher is: the variant of arm64 is v8 unless it says
-// another, and without a variant any is taken.
+// serves reports whether a client that wants one platform is content with another: without a variant any is taken, and arm64 is arm64/v8.
 func serves(have, want string) bool {
-	if have == want {
-		return true
-	}
-	have, want = strings.TrimSuffix(have, "arm64/v8")+arm64(have), strings.TrimSuffix(want, "arm64/v8")+arm64(want)
+	have, want = plain(have), plain(want)
 	return have == want || strings.Count(want, "/") == 1 && strings.HasPrefix(have, want+"/")
 }
 
-func arm64(platform string) string {
-	if strings.HasSuffix(platform, "arm64/v8") {
-		return "arm64"
+// plain is a platform in one spelling: lower case, the processor as Go names it and not as uname does, without the only variant of arm64.
+func plain(platform string) string {
+	p := strings.Split(strings.ToLower(platform), "/")
+	if len(p) < 2 {
+		return platform
 	}
-	return ""
+	switch p[1] {
+	case "x86_64":
+		p[1] = "amd64"
+	case "aarch64":
+		p[1] = "arm64"
+	}
+	if p[1] == "arm64" && len(p) == 3 && p[2] == "v8" {
+		p = p[:2]
+	}
+	return strings.Join(p, "/")
 }
 
 // realPlatforms leaves out children that say none, which stand as their digests.

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"strings"
@@ -234,65 +232,6 @@ func nameCommand(o *options) *cobra.Command {
 		},
 	}
 	return group("name", "DNS records of your own", list, set, remove)
-}
-
-// miss is an entry of the missing book.
-type miss struct {
-	Kind    string    `json:"kind"`
-	Name    string    `json:"name"`
-	Detail  string    `json:"detail"`
-	Count   int64     `json:"count"`
-	First   time.Time `json:"first"`
-	Last    time.Time `json:"last"`
-	Clients []string  `json:"clients"`
-}
-
-func missingCommand(o *options) *cobra.Command {
-	var reset bool
-	cmd := &cobra.Command{
-		Use: "missing", Short: "print what clients asked for and did not get", Args: cobra.NoArgs,
-		Long: `Print what clients asked for and did not get: images, files, DNS names, TLS names and hosts.
-
-With -o images or -o files it prints a list that can be fetched on the connected side.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if reset {
-				return o.client().call(cmd.Context(), "DELETE", "missing", nil, nil, nil)
-			}
-			var book []miss
-			if err := o.client().call(cmd.Context(), "GET", "missing", nil, nil, &book); err != nil {
-				return err
-			}
-			switch o.output {
-			case "images":
-				return printKind(cmd.OutOrStdout(), book, "image")
-			case "files":
-				return printKind(cmd.OutOrStdout(), book, "file")
-			}
-			return o.print(cmd, book, func(t *table) {
-				if len(book) == 0 {
-					return
-				}
-				t.line("KIND", "NAME", "COUNT", "LAST", "CLIENTS", "")
-				for _, m := range book {
-					t.line(m.Kind, m.Name, m.Count, when(m.Last), strings.Join(m.Clients, " "), m.Detail)
-				}
-			})
-		},
-	}
-	cmd.Flags().BoolVar(&reset, "clear", false, "empty the book")
-	o.printable(cmd, "images", "files")
-	return cmd
-}
-
-// printKind prints the names of one kind, one a line.
-func printKind(w io.Writer, book []miss, kind string) error {
-	b := bufio.NewWriter(w)
-	for _, m := range book {
-		if m.Kind == kind && !strings.ContainsAny(m.Name, "\r\n") {
-			fmt.Fprintln(b, m.Name)
-		}
-	}
-	return b.Flush()
 }
 
 func gcCommand(o *options) *cobra.Command {

@@ -1,0 +1,101 @@
+package content
+
+import (
+	"strings"
+	"testing"
+
+	"casemate/bundle"
+	"casemate/registry"
+)
+
+const index = `apiVersion: v1
+entries:
+  app:
+  - {version: 2.0.0-rc.1, urls: [app-2.0.0-rc.1.tgz]}
+  - {version: 1.9.0, urls: [app-1.9.0.tgz]}
+  - {version: v1.10.0, digest: DIGEST, urls: [charts/app-1.10.0.tgz]}
+  - {version: 1.2, urls: ["https://gone.example/app-1.2.0.tgz"]}
+  - {version: 1.0.0+build, urls: ["oci://quay.io/charts/app"]}
+  - {version: 0.9.0, urls: ["oci://quay.io/charts/app:0.9.0"]}
+  - {version: 0.1.0}
+  - {version: 0.2.0, urls: ["http://[bad"]}
+  - {version: 0.3.0, urls: ["oci://QUAY"]}
+`
+
+func TestCheckCharts(t *testing.T) {
+	const repo = "https://charts.example/stable"
+	s := &shelf{t: t, files: map[string]string{
+		repo + "/index.yaml":             strings.Replace(index, "DIGEST", strings.TrimPrefix(sha256Of("right"), "sha256:"), 1),
+		repo + "/charts/app-1.10.0.tgz":  "wrong",
+		repo + "/app-1.9.0.tgz":          "chart",
+		"https://bad.example/index.yaml": "entries: [",
+	},
+		images: map[string]registry.Found{"quay.io/charts/app:1.0.0_build": {Digest: one}},
+		away:   map[string]string{"gone.example": "it is no origin"}}
+	for _, c := range []struct {
+		repo, version, chart string
+		want                 *Finding
+	}{
+		{repo, "1.9.0", "app", nil},
+		{repo + "/", "v1.9.0", "app", nil},
+		{repo, "1.0.0+build", "app", nil},
+		{repo, "", "app", &Finding{Verdict: VerdictChecksum, Detail: repo + "/charts/app-1.10.0.tgz", Want: sha256Of("right"), Got: sha256Of("wrong"), Known: repo + "/index.yaml"}},
+		{repo, "2.0.0-rc.1", "app", &Finding{Verdict: VerdictMissing, Detail: repo + "/app-2.0.0-rc.1.tgz"}},
+		{repo, "1.2", "app", &Finding{Verdict: VerdictUnreached, Detail: "https://gone.example/app-1.2.0.tgz: it is not here, and it is no origin"}},
+		{repo, "0.9.0", "app", &Finding{Verdict: VerdictMissing, Detail: "quay.io/charts/app:0.9.0"}},
+		{repo, "0.1.0", "app", &Finding{Verdict: VerdictMissing, Detail: repo + "/index.yaml: version 0.1.0 has no url"}},
+		{repo, "0.2.0", "app", &Finding{Verdict: VerdictMissing, Detail: repo + `/index.yaml: the url of version 0.2.0 is none: "http://[bad"`}},
+		{repo, "5.0.0", "app", &Finding{Verdict: VerdictMissing, Detail: repo + "/index.yaml does not have it"}},
+		{repo, "1.9.0", "other", &Finding{Verdict: VerdictMissing, Detail: repo + "/index.yaml does not have it"}},
+		{"https://none.example", "1.9.0", "app", &Finding{Verdict: VerdictMissing, Detail: "https://none.example/index.yaml"}},
+	} {
+		w := bundle.WantedChart{Repo: c.repo, Name: c.chart, Version: c.version, Where: "list:1"}
+		r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: bundle.Wanted{Charts: []bundle.WantedChart{w}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := c.chart + " " + c.version + " of " + c.repo
+		if c.version == "" {
+			name = c.chart + " newest of " + c.repo
+		}
+		expect(t, r, c.want, "chart", name)
+	}
+	for _, c := range []struct{ repo, version, says string }{
+		{repo, "0.3.0", "names no registry"},
+		{"https://bad.example", "1", "is no index of charts"},
+	} {
+		r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: bundle.Wanted{Charts: []bundle.WantedChart{{Repo: c.repo, Name: "app", Version: c.version}}}})
+		if err != nil || r.Missing != 1 || !strings.Contains(r.Findings[0].Detail, c.says) {
+			t.Errorf("%s %s: %+v, %v", c.repo, c.version, r, err)
+		}
+	}
+}
+
+// The index is read once for all charts of a repository.
+func TestCheckReadsAnIndexOnce(t *testing.T) {
+	s := &shelf{t: t, files: map[string]string{"https://charts.example/index.yaml": index, "https://charts.example/app-1.9.0.tgz": "chart"}}
+	w := bundle.WantedChart{Repo: "https://charts.example", Name: "app", Version: "1.9.0"}
+	r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: bundle.Wanted{Charts: []bundle.WantedChart{w, w, w}}})
+	if err != nil || r.Here != 3 || len(s.opened) != 1 {
+		t.Errorf("%+v, %v, opened %v", r, err, s.opened)
+	}
+}
+
+// Whatever an index.yaml says, finding a chart in it does not fail, and what is found has the version that was asked for.
+func FuzzChartIndex(f *testing.F) {
+	f.Add([]byte(index), "1.9.0")
+	f.Add([]byte("entries: {app: [{version: 18446744073709551616.1}]}"), "")
+	f.Add([]byte("a: &a [*a, *a]\nentries: *a"), "1")
+	f.Fuzz(func(t *testing.T, data []byte, version string) {
+		x, err := parseChartIndex("https://charts.example/index.yaml", data)
+		if err != nil {
+			return
+		}
+		for name := range x.Entries {
+			v, ok := x.find(name, version)
+			if ok && version != "" && strings.TrimPrefix(v.Version, "v") != strings.TrimPrefix(version, "v") {
+				t.Errorf("asked for %q, got %q", version, v.Version)
+			}
+		}
+	})
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"casemate/appliance/content"
+	"casemate/bundle"
+)
+
+func checkCommand(o *options) *cobra.Command {
+	var lists listFlags
+	cmd := &cobra.Command{
+		Use: "check", Short: "say what of the given lists is not here; exit 3 if anything is missing or differs", Args: cobra.NoArgs,
+		Long: `Say what of the given lists is not here, as a node would find out: what is missing, what is here only for another platform, which digest differs
+from the one pinned, which file fails its checksum, and what works only by a tolerance. The lists are those that "casemate bundle create" takes.
+
+Exit code 0: everything is here. 3: something is missing or differs.`,
+		Example: `  casemate check --images images.list --files files.list --platform linux/amd64
+  casemate missing -o images | casemate check --images -`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			wanted, sums, err := lists.wanted(cmd)
+			if err != nil {
+				return err
+			}
+			var r content.Report
+			in := content.CheckRequest{Wanted: *wanted, Platforms: lists.platforms}
+			if err := o.client().call(cmd.Context(), "POST", "check", nil, in, &r); err != nil {
+				return err
+			}
+			for i := range r.Findings {
+				explain(&r.Findings[i], sums)
+			}
+			err = o.print(cmd, r, func(t *table) {
+				for _, f := range r.Findings {
+					t.line(f.Verdict, f.Kind, f.Name, said(f), f.Where)
+				}
+				t.line(summary(r))
+			})
+			if err == nil && r.Missing+r.Differs > 0 {
+				err = fmt.Errorf("%d of %d are not here as they were asked for: %w", r.Missing+r.Differs, r.Asked, errDiffers)
+			}
+			return err
+		},
+	}
+	lists.add(cmd)
+	o.printable(cmd)
+	return cmd
+}
+
+// explain adds what the checksums say about the bytes that are here instead of the right ones.
+func explain(f *content.Finding, sums *bundle.Checksums) {
+	if f.Verdict != content.VerdictChecksum || sums == nil {
+		return
+	}
+	if other := sums.Other(f.Got); other != "" {
+		f.Detail = strings.TrimSuffix("it is "+other+"; "+f.Detail, "; ")
+	}
+}
+
+// said is a finding in words.
+func said(f content.Finding) string {
+	var parts []string
+	if f.Detail != "" {
+		parts = append(parts, f.Detail)
+	}
+	if len(f.Platforms) > 0 {
+		parts = append(parts, "here for "+strings.Join(f.Platforms, ", "))
+	}
+	if len(f.Tags) > 0 {
+		parts = append(parts, "has "+strings.Join(f.Tags, ", "))
+	}
+	if f.Want != "" {
+		want := "want " + f.Want
+		if f.Known != "" {
+			want += " (" + f.Known + ")"
+		}
+		parts = append(parts, want, "here is "+f.Got)
+	}
+	return strings.Join(parts, "; ")
+}
+
+func summary(r content.Report) string {
+	s := fmt.Sprintf("%d asked, %d here, %d missing", r.Asked, r.Here, r.Missing)
+	if r.Differs > 0 {
+		s += fmt.Sprintf(", %d different", r.Differs)
+	}
+	if r.Luck > 0 {
+		s += fmt.Sprintf("; %d of those here work by luck", r.Luck)
+	}
+	return s
+}
+
+func inventoryCommand(o *options) *cobra.Command {
+	var key bool
+	cmd := &cobra.Command{
+		Use: "inventory", Short: "print what the cluster holds, signed, for bundle create --since", Args: cobra.NoArgs,
+		Long: `Print what the cluster holds, signed with a key of the cluster: carried to the connected side it lets "casemate bundle create --since" leave out
+what is here already. With --key it prints the public key, which the collector can keep to recognise the cluster.`,
+		Example: "  casemate inventory > inventory.json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			path := "inventory"
+			if key {
+				path = "inventory/key"
+			}
+			resp, err := o.client().do(cmd.Context(), "GET", path, nil, nil)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			_, err = io.Copy(cmd.OutOrStdout(), resp.Body)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&key, "key", false, "print the public key instead, PEM")
+	return cmd
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"casemate/bundle"
+)
+
+// miss is an entry of the missing book.
+type miss struct {
+	Kind     string    `json:"kind"`
+	Name     string    `json:"name"`
+	Detail   string    `json:"detail"`
+	Count    int64     `json:"count"`
+	First    time.Time `json:"first"`
+	Last     time.Time `json:"last"`
+	Clients  []string  `json:"clients"`
+	Solved   bool      `json:"solved"`
+	SolvedBy string    `json:"solved_by,omitempty"`
+}
+
+func missingCommand(o *options) *cobra.Command {
+	var reset bool
+	cmd := &cobra.Command{
+		Use: "missing", Short: "print what clients asked for and did not get", Args: cobra.NoArgs,
+		Long: `Print what clients asked for and did not get: images, files, DNS names, TLS names and hosts. What would be answered now is marked as solved, and
+stands last.
+
+With -o images or -o files it prints what is still not here as a list that "casemate bundle create" and "casemate check" take.`,
+		Example: `  casemate missing -o images > images.list`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if reset {
+				return o.client().call(cmd.Context(), "DELETE", "missing", nil, nil, nil)
+			}
+			var book []miss
+			if err := o.client().call(cmd.Context(), "GET", "missing", nil, nil, &book); err != nil {
+				return err
+			}
+			switch o.output {
+			case "images":
+				return printList(cmd, book, "image", listedImage)
+			case "files":
+				return printList(cmd, book, "file", listedFile)
+			}
+			return o.print(cmd, book, func(t *table) {
+				if len(book) == 0 {
+					return
+				}
+				t.line("KIND", "NAME", "COUNT", "LAST", "CLIENTS", "")
+				for _, m := range book {
+					note := m.Detail
+					if m.Solved {
+						note = "solved by " + m.SolvedBy
+					}
+					t.line(m.Kind, m.Name, m.Count, when(m.Last), strings.Join(m.Clients, " "), note)
+				}
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&reset, "clear", false, "empty the book")
+	o.printable(cmd, "images", "files")
+	return cmd
+}
+
+// printList prints the open entries of one kind as a list, one a line. Those that listed finds no place for in a list are left out, with a note.
+func printList(cmd *cobra.Command, book []miss, kind string, listed func(name string) (why string)) error {
+	out := bufio.NewWriter(cmd.OutOrStdout())
+	for _, m := range book {
+		if m.Kind != kind || m.Solved {
+			continue
+		}
+		if why := listed(m.Name); why != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "left out: %s: %s\n", m.Name, why)
+			continue
+		}
+		fmt.Fprintln(out, m.Name)
+	}
+	return out.Flush()
+}
+
+// listedImage says why a name that was missed cannot stand in a list of images; "" if it can. A list takes what has no host for Docker Hub's, but here
+// that is a name that was pushed here, or asked for by a flat name: nobody can say where it would have to come from.
+func listedImage(name string) string {
+	w, err := bundle.ParseReference(name)
+	switch {
+	case err != nil:
+		return err.Error()
+	case !strings.HasPrefix(name, w.Repository):
+		return "it names no registry"
+	case name == w.Repository:
+		return "only its tags were to be listed"
+	}
+	return takes(name, (*bundle.Lists).Images)
+}
+
+// listedFile is listedImage for a list of files.
+func listedFile(name string) string {
+	if strings.HasPrefix(name, "/") {
+		return "it is a path of files.DOMAIN that says no origin"
+	}
+	return takes(name, (*bundle.Lists).Files)
+}
+
+// takes says why a list cannot have name as its one line.
+func takes(name string, read func(*bundle.Lists, string, io.Reader)) string {
+	var l bundle.Lists
+	read(&l, "", strings.NewReader(name))
+	if _, err := l.Wanted(); err != nil {
+		return strings.TrimPrefix(err.Error(), ":1: ")
+	}
+	return ""
+}
