@@ -122,14 +122,16 @@ func newCarried(ix *Index, indexJSON, signature []byte, split int64) (*carried, 
 		return nil, err
 	}
 	c := &carried{index: ix, id: sha256Of(indexJSON), indexJSON: indexJSON, signature: signature, ociIndex: oci, split: split}
-	var size int64 = endOfArchive
-	for _, d := range c.fixedDocuments(document{partSumName, partSum(nil)}) {
-		size += entrySize(d.name, int64(len(d.content)))
-	}
+	size := c.fixedSize()
 	if c.dealt, err = deal(ix.Blobs, size, split); errors.Is(err, errSplit) {
 		return nil, fmt.Errorf("parts of %d bytes are too small, they must have at least %d: %w", split, leastSplit(ix.Blobs, size), err)
 	}
 	return c, err
+}
+
+// fixedSize is how much of every part is neither part.json nor content.
+func (c *carried) fixedSize() int64 {
+	return documentsSize(c.fixedDocuments(document{partSumName, partSum(nil)})) + endOfArchive
 }
 
 // partSum is the document that makes damage of part.json visible, in the format of sha256sum.

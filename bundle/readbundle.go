@@ -232,11 +232,11 @@ func (r *bundleReading) readPart(ctx context.Context, p *openPart) error {
 	if p.at == nil {
 		return r.readStream(ctx, p)
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(partWorkers)
 	for i := range p.pieces {
 		e := &p.pieces[i]
-		if ctx.Err() != nil {
+		if gctx.Err() != nil {
 			break
 		}
 		if !r.wants(e) {
@@ -246,7 +246,7 @@ func (r *bundleReading) readPart(ctx context.Context, p *openPart) error {
 			continue
 		}
 		g.Go(func() error {
-			return r.put(ctx, p, e, io.NewSectionReader(p.at, p.contentAt(r.opened, i), e.size))
+			return r.put(gctx, p, e, io.NewSectionReader(p.at, p.contentAt(r.opened, i), e.size))
 		})
 	}
 	if err := g.Wait(); err != nil {
