@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"casemate/appliance/handover"
 	"casemate/appliance/missing"
 	"casemate/appliance/origin"
 	"casemate/cluster"
@@ -123,6 +124,13 @@ func (a *Appliance) admin() http.Handler {
 		return nil, a.files.Delete(r.Context(), r.URL.Query().Get("url"))
 	})
 
+	mux.HandleFunc("POST "+handover.Path, a.postImport)
+	on("GET /v1/imports", func(*http.Request) (any, error) { return a.imports.List() })
+	on("GET /v1/imports/{name}", func(r *http.Request) (any, error) { return a.imports.Show(r.PathValue("name")) })
+	on("DELETE /v1/imports/{name}", func(r *http.Request) (any, error) {
+		return a.imports.Remove(r.Context(), r.PathValue("name"))
+	})
+
 	on("GET /v1/origins", a.getOrigins)
 	on("PUT /v1/origins/{host}", func(r *http.Request) (any, error) {
 		var in struct{ Aliases []string }
@@ -154,6 +162,8 @@ func (a *Appliance) admin() http.Handler {
 	on("DELETE /v1/missing", func(r *http.Request) (any, error) { return nil, a.book.Clear(r.Context()) })
 
 	on("POST /v1/check", a.postCheck)
+	mux.HandleFunc("GET /v1/inventory", a.getInventory)
+	mux.HandleFunc("GET /v1/inventory/key", a.getInventoryKey)
 
 	on("POST /v1/gc", a.postGC)
 	on("POST /v1/scrub", a.postScrub)
@@ -179,26 +189,34 @@ func readUpTo(r *http.Request, into any, most int64) error {
 
 // adminError answers with the status that says what class of error it is, and its one sentence.
 func (a *Appliance) adminError(w http.ResponseWriter, r *http.Request, err error) {
-	status := http.StatusInternalServerError
-	var mistake *UsageError
-	switch {
-	case errors.As(err, &mistake), errors.Is(err, fs.ErrInvalid), errors.Is(err, pki.ErrNotPermitted), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EBADMSG):
-		status = http.StatusBadRequest
-	case errors.Is(err, fs.ErrNotExist):
-		status = http.StatusNotFound
-	case errors.Is(err, fs.ErrExist), errors.Is(err, pki.ErrRotating):
-		status = http.StatusConflict
-	case errors.Is(err, syscall.EAGAIN):
-		status = http.StatusServiceUnavailable
+	status := statusOf(err)
+	switch status {
+	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "1")
-	case errors.Is(err, syscall.ENOSPC):
-		status = http.StatusInsufficientStorage
-	default:
+	case http.StatusInternalServerError:
 		a.log.Warn("admin request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	json.NewEncoder(w).Encode(map[string]string{"error": sentence(err)})
+}
+
+// statusOf is the status of HTTP that says what class of error it is.
+func statusOf(err error) int {
+	var mistake *UsageError
+	switch {
+	case errors.As(err, &mistake), errors.Is(err, fs.ErrInvalid), errors.Is(err, pki.ErrNotPermitted), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EBADMSG):
+		return http.StatusBadRequest
+	case errors.Is(err, fs.ErrNotExist):
+		return http.StatusNotFound
+	case errors.Is(err, fs.ErrExist), errors.Is(err, pki.ErrRotating):
+		return http.StatusConflict
+	case errors.Is(err, syscall.EAGAIN):
+		return http.StatusServiceUnavailable
+	case errors.Is(err, syscall.ENOSPC):
+		return http.StatusInsufficientStorage
+	}
+	return http.StatusInternalServerError
 }
 
 // sentence is the error without the constants of the operating system behind it that say the same once more.
@@ -443,6 +461,12 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 			warnings = append(warnings, fmt.Sprintf("origin %s is stored but not enabled: %s", o.Host, o.Disabled))
 		}
 	}
+	imports, err := a.imports.List()
+	if err != nil {
+		return nil, err
+	}
+	warnings = append(warnings, importWarnings(imports)...)
+	complete, incomplete, running := importCounts(imports)
 	images, files := 0, 0
 	for name := range a.tree.Walk("registry", "") {
 		if strings.HasSuffix(name, "/current/link") {
@@ -465,6 +489,7 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 		"serving": a.ready() == nil, "problems": append([]string{}, problems...),
 		"leader": st.Leader, "role": st.Role, "term": st.Term, "applied": st.Applied, "commit": st.Commit,
 		"entries": st.Entries, "images": images, "files": files, "blobs": st.Blobs, "bytes": st.Bytes,
+		"imports":      map[string]any{"complete": complete, "incomplete": incomplete, "running": running},
 		"disk":         map[string]int64{"total": st.DiskTotal, "free": st.DiskFree, "reserve": st.DiskReserve},
 		"certificates": certs, "warnings": append([]string{}, warnings...), "misses": misses,
 	}, nil

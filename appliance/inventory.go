@@ -1,0 +1,76 @@
+package appliance
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"time"
+
+	"casemate/appliance/content"
+	"casemate/cluster"
+)
+
+// secretInventory is the seed of the ed25519 key that signs inventories. Unlike the other secrets it is made at its first use.
+const secretInventory = "inventory"
+
+func (a *Appliance) getInventory(w http.ResponseWriter, r *http.Request) {
+	key, err := a.inventoryKey(r.Context())
+	var doc []byte
+	if err == nil {
+		doc, err = content.SignInventory(a.tree.Kept(), a.now.Load().settings.Domain, time.Now(), key)
+	}
+	if err != nil {
+		a.adminError(w, r, err)
+		return
+	}
+	send(w, r, "application/json", doc)
+}
+
+func (a *Appliance) getInventoryKey(w http.ResponseWriter, r *http.Request) {
+	key, err := a.inventoryKey(r.Context())
+	var der []byte
+	if err == nil {
+		der, err = x509.MarshalPKIXPublicKey(key.Public())
+	}
+	if err != nil {
+		a.adminError(w, r, err)
+		return
+	}
+	send(w, r, "application/x-pem-file", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+}
+
+// inventoryKey returns the cluster's key for inventories. Whichever node is asked first makes it; the batch is conditional, so that two that are asked at once
+// end with one key.
+func (a *Appliance) inventoryKey(ctx context.Context) (ed25519.PrivateKey, error) {
+	const name = "secrets/" + secretInventory
+	if _, err := a.tree.Stat(name); errors.Is(err, fs.ErrNotExist) {
+		seed := make([]byte, ed25519.SeedSize)
+		rand.Read(seed)
+		sealed, err := a.cluster.Seal(seed)
+		if err != nil {
+			return nil, err
+		}
+		err = a.tree.Update(ctx, func(b cluster.Batch) error {
+			b.Expect(name, 0)
+			b.Put(name, sealed)
+			return nil
+		})
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("the key for inventories cannot be made: %w", err)
+		}
+	}
+	seed, err := a.secret(secretInventory)
+	if err != nil {
+		return nil, err
+	}
+	if len(seed) != ed25519.SeedSize {
+		return nil, fmt.Errorf("the cluster's secret %s has %d bytes, want %d", secretInventory, len(seed), ed25519.SeedSize)
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
+}
