@@ -30,6 +30,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
 
+	"casemate/appliance/content"
 	"casemate/appliance/missing"
 	"casemate/appliance/origin"
 	"casemate/appliance/user"
@@ -63,6 +64,7 @@ type Appliance struct {
 	ca       *pki.CA
 	registry *registry.Registry
 
+	imports *content.Engine
 	users   *user.Users
 	files   *fileserver.Server
 	dns     *dnssrv.Server
@@ -73,7 +75,8 @@ type Appliance struct {
 
 	now      atomic.Pointer[view]
 	hosts    atomic.Pointer[hosts]
-	change   sync.Mutex // one change of settings, origins or names at a time
+	sessions sync.WaitGroup // imports' connections, which the server does not know any more
+	change   sync.Mutex     // one change of settings, origins or names at a time
 	problems problems
 	stopping atomic.Bool
 	closing  sync.Once
@@ -169,6 +172,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		AliasArch:    func() string { return a.now.Load().settings.AliasArch },
 		Authenticate: a.users.Authenticate, Miss: missed, Luck: a.lucky, Log: a.log.With("room", "files"),
 	})
+	a.imports = a.newImports()
 	a.dns = dnssrv.New(dnssrv.Config{
 		Log:  a.log.With("room", "dns"),
 		Miss: func(client netip.Addr, name, qtype string) { a.miss(missing.DNS, name, qtype, client) },
@@ -416,7 +420,8 @@ func (a *Appliance) Run(ctx context.Context) error {
 		return nil
 	}
 	start("admin", serveAdmin)
-	stops = append(stops, func() { a.shutdown(admin) })
+	// An import ends at once and goes on after the restart. When the server takes no new ones, the answers to their commands are waited for.
+	stops = append(stops, a.sessions.Wait, func() { a.shutdown(admin) }, a.imports.Close)
 	start("upkeep", a.upkeep)
 	start("watchdog", a.watchdog)
 	addrs := a.Addrs()
@@ -448,6 +453,9 @@ func (a *Appliance) upkeep(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		}
+		if err := a.imports.Upkeep(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("old imports that are not complete could not be dropped, it is tried again", "in", upkeepEvery, "error", err)
 		}
 		if r, err := a.cluster.GC(ctx, false); err != nil && ctx.Err() == nil {
 			a.log.Warn("collecting failed, it is tried again", "in", upkeepEvery, "error", err)
@@ -585,6 +593,9 @@ func (a *Appliance) Close() error {
 			if there {
 				errs = append(errs, c.Close())
 			}
+		}
+		if a.imports != nil {
+			a.imports.Close()
 		}
 		closeIf(a.registry, a.registry != nil)
 		closeIf(a.ca, a.ca != nil)

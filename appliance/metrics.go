@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"casemate/appliance/content"
 	"casemate/appliance/missing"
 )
 
@@ -138,6 +139,9 @@ var (
 	descEntries  = desc("tree_entries", "Names in the tree.")
 	descBlobs    = desc("tree_blobs", "Blobs that the tree knows.")
 	descBytes    = desc("tree_blob_bytes", "Bytes of all blobs.")
+	descImports  = desc("imports", "Imports by state: imported, incomplete.", "state")
+	descImported = desc("import_bytes_total", "Bytes that imports on this node wrote.")
+	descImportS  = desc("import_seconds_total", "Time that imports on this node ran.")
 	descDiskAll  = desc("disk_bytes", "Size of the data directory's file system.")
 	descDiskFree = desc("disk_free_bytes", "What is free of it, the reserve included.")
 	descReserve  = desc("disk_reserve_bytes", "What is kept free.")
@@ -187,6 +191,14 @@ func (s scrape) Collect(ch chan<- prometheus.Metric) {
 	gauge(descEntries, float64(st.Entries))
 	gauge(descBlobs, float64(st.Blobs))
 	gauge(descBytes, float64(st.Bytes))
+	if list, err := a.imports.List(); err == nil {
+		complete, incomplete, _ := importCounts(list)
+		gauge(descImports, float64(complete), content.Imported)
+		gauge(descImports, float64(incomplete), content.Incomplete)
+	}
+	imported, took := a.imports.Totals()
+	ch <- prometheus.MustNewConstMetric(descImported, prometheus.CounterValue, float64(imported))
+	ch <- prometheus.MustNewConstMetric(descImportS, prometheus.CounterValue, took.Seconds())
 	gauge(descDiskAll, float64(st.DiskTotal))
 	gauge(descDiskFree, float64(st.DiskFree))
 	gauge(descReserve, float64(st.DiskReserve))

@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"casemate/appliance/content"
 	"casemate/appliance/origin"
 	"casemate/dnssrv"
 	"casemate/fileserver"
@@ -38,6 +40,9 @@ type Settings struct {
 	AliasArch string
 	// Redirects of files, see fileserver.CheckRedirect.
 	Redirects map[string]string
+	// RequireSignature takes only bundles that a trusted key signed, and ImportKeys are those that are trusted.
+	RequireSignature bool
+	ImportKeys       []ed25519.PublicKey
 }
 
 // A Setting is one key with its text.
@@ -149,6 +154,14 @@ var settingDefs = []settingDef{
 			s.Redirects[from] = to
 		}
 		return nil
+	}},
+	{"import.require_signature", "off", "on or off: whether only bundles are imported that a trusted key signed", func(s *Settings, v string) error {
+		s.RequireSignature = v == "on"
+		return oneOf(v, "on", "off")
+	}},
+	{"import.keys", "", "public keys whose bundles are trusted: PEM, or base64 as casemate bundle keygen prints them", func(s *Settings, v string) (err error) {
+		s.ImportKeys, err = content.ParseKeys(v)
+		return err
 	}},
 }
 

@@ -172,6 +172,9 @@ func (e *Engine) Close() {
 	e.wg.Wait()
 }
 
+// Context ends when Close is called.
+func (e *Engine) Context() context.Context { return e.base }
+
 // Totals are bytes of blobs that imports of this process took and the time that they ran, for metrics.
 func (e *Engine) Totals() (bytes int64, took time.Duration) {
 	return e.read.Load(), time.Duration(e.took.Load())

@@ -117,7 +117,9 @@ func (e *Engine) Import(ctx context.Context, req Request) (*Result, error) {
 	}
 	if err != nil {
 		// What ended it, rather than what that broke first.
-		if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
+		if e.base.Err() != nil {
+			err = errStopping
+		} else if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
 			err = cause
 		}
 		if !j.dry {

@@ -182,9 +182,9 @@ func (r *Record) tally(c Change) {
 		r.Images++
 	}
 	switch c.What {
-	case ChangeNew:
+	case Added:
 		r.New++
-	case ChangeOther:
+	case Changed:
 		r.Changed++
 	default:
 		r.Unchanged++
