@@ -31,13 +31,26 @@ func (e *apiError) Error() string { return e.message }
 
 // client returns a client for the chosen socket.
 func (o *options) client() *client {
-	return &client{socket: o.socket, http: &http.Client{Transport: &http.Transport{
+	c := &client{socket: o.socket}
+	c.http = &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true, // one command, one request
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", o.socket)
-		},
-	}}}
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.connect(ctx) },
+	}}
+	return c
+}
+
+func (c *client) connect(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", c.socket)
+}
+
+// dial returns a connection to the socket for what is more than a request and an answer.
+func (c *client) dial(ctx context.Context) (net.Conn, error) {
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	return conn, nil
 }
 
 // do sends a request with an optional body and leaves the answer's body to the caller.

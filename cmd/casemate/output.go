@@ -47,21 +47,25 @@ func printJSON(w io.Writer, v any) error {
 // table is aligned columns.
 type table struct{ w *tabwriter.Writer }
 
-// line adds a row. Control characters, which could move a terminal's cursor, are shown as '?'.
+// line adds a row.
 func (t *table) line(cells ...any) {
 	for i, c := range cells {
-		s := strings.Map(func(r rune) rune {
-			if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-				return '?'
-			}
-			return r
-		}, fmt.Sprint(c))
 		if i > 0 {
 			io.WriteString(t.w, "\t")
 		}
-		io.WriteString(t.w, s)
+		io.WriteString(t.w, printable(fmt.Sprint(c)))
 	}
 	io.WriteString(t.w, "\n")
+}
+
+// printable shows control characters, which could move a terminal's cursor, as '?'.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // size prints bytes in binary units.

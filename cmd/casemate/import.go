@@ -1,0 +1,292 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"casemate/appliance/content"
+	"casemate/appliance/handover"
+	"casemate/bundle"
+)
+
+// importFlags are those that import and import diff share.
+type importFlags struct {
+	request handover.Request
+	keys    []string
+	quiet   bool
+}
+
+func (f *importFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.request.Name, "name", "", "the import's name (default: made of the first file's)")
+	flags.StringArrayVar(&f.keys, "key", nil, "a trusted public key, as a file or as base64: what none of them has signed is refused")
+	flags.StringVar(&f.request.Repository, "repository", "", "the repository of images that name none themselves, like registry.k8s.io/pause")
+	flags.BoolVarP(&f.quiet, "quiet", "q", false, "show no progress")
+	cmd.MarkFlagFilename("key", "pub", "pem")
+}
+
+func importCommand(o *options) *cobra.Command {
+	var f importFlags
+	cmd := &cobra.Command{
+		Use: "import FILE…", Short: "bring what crossed the gap into the cluster, all of it at one moment or nothing",
+		Long: `Bring what crossed the gap into the cluster. Bundles (whole, or their parts in any order), OCI layouts, docker-archives (docker save, podman save), hauls,
+directories and tars of HOST/PATH files (wget -x), Kubespray's offline tarballs, and the image tarballs of k3s and RKE2, also compressed: which it is
+is found out. FILE may be a directory, or - for standard input. A file called like a subcommand is given with its path: ./list.
+
+Every name of the import appears at one moment, after every byte is stored; until then clients see what was there before. An import that was interrupted goes on
+where it stopped when the same command is run again. Parts of a split bundle may come one by one: the last one makes the bundle appear.`,
+		Example: `  casemate import /media/usb/cluster.tar
+  casemate import /media/usb/cluster.tar.0* --key office.pub
+  ssh collector cat cluster.tar | casemate import - --name cluster`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError{errors.New("casemate import needs a file, or one of: diff, list, remove, show (see casemate import --help)")}
+			}
+			return o.runImport(cmd, f, args)
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().BoolVar(&f.request.DryRun, "dry-run", false, "only say what would change")
+	o.printable(cmd)
+	cmd.AddCommand(importDiff(o), importList(o), importShow(o), importRemove(o))
+	return cmd
+}
+
+func importDiff(o *options) *cobra.Command {
+	var f importFlags
+	cmd := &cobra.Command{
+		Use: "diff FILE…", Short: "say what an import would change, name by name, and change nothing", Args: cobra.MinimumNArgs(1),
+		Example: "  casemate import diff /media/usb/cluster.tar",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.request.DryRun = true
+			return o.runImport(cmd, f, args)
+		},
+	}
+	f.add(cmd)
+	o.printable(cmd)
+	return cmd
+}
+
+// runImport hands the files over and prints what came of it.
+func (o *options) runImport(cmd *cobra.Command, f importFlags, paths []string) error {
+	req := f.request
+	for _, k := range f.keys {
+		key, err := publicKey("--key", k)
+		if err != nil {
+			return err
+		}
+		req.Keys = append(req.Keys, bundle.KeyName(key))
+	}
+	if slices.Contains(paths, "-") && term.IsTerminal(int(os.Stdin.Fd())) {
+		return usageError{errors.New("standard input (-) is a terminal: name a file, or send one in with a pipe")}
+	}
+	conn, err := o.client().dial(cmd.Context())
+	if err != nil {
+		return err
+	}
+	m := newMeter(cmd, f.quiet)
+	g := m.start("opening", -1)
+	result, err := handover.Run(cmd.Context(), conn, req, paths, func(p handover.Progress) { g.set(p.Phase, p.Done, p.Total) })
+	m.close()
+	var refused *handover.Error
+	switch {
+	case errors.As(err, &refused):
+		return &apiError{refused.Status, refused.Message}
+	case errors.Is(err, context.Canceled) && cmd.Context().Err() != nil:
+		return errors.New("interrupted: nothing of it is visible; run the same command again to go on where it stopped")
+	case err != nil:
+		return err
+	}
+	var res content.Result
+	if err := json.Unmarshal(result, &res); err != nil {
+		return fmt.Errorf("read the daemon's answer: %w", err)
+	}
+	return o.print(cmd, res, func(t *table) { showResult(t, &res) })
+}
+
+// showResult prints what an import came to: first the sentence, then what somebody who must approve it asks for.
+func showResult(t *table, res *content.Result) {
+	t.line(res.Message)
+	showRecord(t, &res.Record)
+	switch res.State {
+	case content.Incomplete:
+		t.line("parts", fmt.Sprintf("%d of %d are here, missing: %s; nothing is visible until they are imported too", len(res.Have), res.Parts, numbers(res.Missing)))
+	case content.Planned:
+		t.line("needs", size(res.Need)+" of disk at the most")
+		if shown := slices.DeleteFunc(slices.Clone(res.Changes), func(c content.Change) bool { return c.What == content.ChangeNone }); len(shown) > 0 {
+			t.line()
+			t.line("CHANGE", "NAME", "DIGEST", "NOW")
+			for _, c := range shown {
+				t.line(c.What, c.Name, c.To, c.From)
+			}
+		}
+	}
+}
+
+func showRecord(t *table, r *content.Record) {
+	t.line("name", r.Name)
+	t.line("kind", r.Kind)
+	t.line("from", strings.Join(r.Sources, ", "))
+	t.line("id", r.ID)
+	if r.Signer == "" {
+		t.line("signed by", "nobody")
+	} else {
+		t.line("signed by", r.Signer)
+	}
+	t.line("time", strings.TrimSuffix(when(r.Time)+" on "+r.Node, " on "))
+	t.line("brings", fmt.Sprintf("%d images, %d files: %d new, %d changed, %d unchanged", r.Images, r.Files, r.New, r.Changed, r.Unchanged))
+	t.line("content", fmt.Sprintf("%d blobs, %s; %s of it new here", r.Blobs, size(r.Bytes), size(r.BytesNew)))
+	for _, group := range []struct {
+		label, why string
+		hosts      []string
+	}{
+		{"origins", "answered for from now on", r.Origins.Enabled},
+		{"not enabled", "stored; the CA's root permits no certificate for it: not permitted", r.Origins.NotPermitted},
+		{"not enabled", "stored; it was removed by hand: casemate origin add answers for it again", r.Origins.Removed},
+		{"not enabled", "stored; it can be no origin", r.Origins.Refused},
+	} {
+		for _, h := range group.hosts {
+			t.line(group.label, h+": "+group.why)
+		}
+	}
+	for _, n := range r.Notes {
+		t.line("note", n)
+	}
+	if r.Cut > 0 {
+		t.line("note", fmt.Sprintf("%d more lines are not kept", r.Cut))
+	}
+}
+
+// numbers prints sorted numbers as ranges: "1-3, 7".
+func numbers(list []int) string {
+	var parts []string
+	for i := 0; i < len(list); {
+		j := i
+		for j+1 < len(list) && list[j+1] == list[j]+1 {
+			j++
+		}
+		if i == j {
+			parts = append(parts, fmt.Sprint(list[i]))
+		} else {
+			parts = append(parts, fmt.Sprintf("%d-%d", list[i], list[j]))
+		}
+		i = j + 1
+	}
+	return strings.Join(parts, ", ")
+}
+
+func importList(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "list", Short: "list the imports, complete or not", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var list []content.Import
+			if err := o.client().call(cmd.Context(), "GET", "imports", nil, nil, &list); err != nil {
+				return err
+			}
+			return o.print(cmd, list, func(t *table) {
+				t.line("NAME", "TIME", "KIND", "IMAGES", "FILES", "SIZE", "SIGNED BY", "")
+				for _, i := range list {
+					t.line(i.Name, when(i.Time), i.Kind, i.Images, i.Files, size(i.Bytes), i.Signer, stateOf(i))
+				}
+			})
+		},
+	}
+	o.printable(cmd)
+	return cmd
+}
+
+// stateOf says what is to be known of an import that is not simply there.
+func stateOf(i content.Import) string {
+	switch {
+	case i.Running:
+		return "is being imported now"
+	case i.State == content.Incomplete && len(i.Missing) > 0:
+		return "not complete, missing parts: " + numbers(i.Missing)
+	case i.State == content.Incomplete:
+		return "not complete: import the same again to go on"
+	}
+	return ""
+}
+
+func importShow(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "show NAME", Short: "show one import and the names that it brought", Args: cobra.ExactArgs(1),
+		ValidArgsFunction: o.completeImports,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var d content.Details
+			if err := o.client().call(cmd.Context(), "GET", "imports/"+seg(args[0]), nil, nil, &d); err != nil {
+				return err
+			}
+			return o.print(cmd, d, func(t *table) {
+				showRecord(t, &d.Record)
+				if s := stateOf(d.Import); s != "" {
+					t.line("state", s)
+				} else if !d.Intact {
+					t.line("state", "some of its names were deleted by hand; importing the same again brings them back")
+				}
+				if len(d.Names) == 0 {
+					return
+				}
+				t.line()
+				t.line("KIND", "NAME", "DIGEST", "")
+				for _, n := range d.Names {
+					note := ""
+					if n.Behind != "" && d.State == content.Imported {
+						note = "hidden by " + n.Behind
+					}
+					t.line(n.Kind, n.Name.Name, n.Digest, note)
+				}
+			})
+		},
+	}
+	o.printable(cmd)
+	return cmd
+}
+
+func importRemove(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "remove NAME", Short: "take an import back: what older imports and people said shows again", Args: cobra.ExactArgs(1),
+		Long: `Take an import back as a whole, at one moment. Names that only it brought vanish; names that an older import or a push had given before show that again.
+Origins that it enabled stay. The room on the disk comes back with casemate gc.`,
+		ValidArgsFunction: o.completeImports,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var r content.Removed
+			if err := o.client().call(cmd.Context(), "DELETE", "imports/"+seg(args[0]), nil, nil, &r); err != nil {
+				return err
+			}
+			return o.print(cmd, r, func(t *table) {
+				t.line(fmt.Sprintf("import %s is removed: %d names vanished, %d show what was there before, %d stay", r.Name, len(r.Vanished), len(r.Back), r.Kept))
+				for _, n := range r.Vanished {
+					t.line("vanished", n.Kind, n.Name)
+				}
+				for _, n := range r.Back {
+					t.line("back", n.Kind, n.Name.Name, n.Digest, "of "+n.By)
+				}
+			})
+		},
+	}
+	o.printable(cmd)
+	return cmd
+}
+
+// completeImports offers the names of the imports to the shell.
+func (o *options) completeImports(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var list []content.Import
+	if len(args) > 0 || o.client().call(cmd.Context(), "GET", "imports", nil, nil, &list) != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []string
+	for _, i := range list {
+		names = append(names, i.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
