@@ -16,11 +16,11 @@ import (
 
 // Limits of what is read from foreign archives. Blobs have none: what they may take is for the sink's disk to say.
 const (
-	maxDocument = 4 << 20   // bytes of a JSON document or manifest, the same as registries and containerd have
-	maxEntries  = 1_000_000 // files of all inputs together, and what all manifests together name
-	maxKept     = 64 << 20  // bytes of names and documents of all inputs together
-	maxNesting  = 2         // archives in an archive or directory, and archives in those
-	workers     = 8         // blobs that go to the sink at once
+	maxDocument     = 4 << 20   // bytes of a JSON document or manifest, the same as registries and containerd have
+	maxEntries      = 1_000_000 // files of all inputs together, and what all manifests together name
+	maxKept         = 64 << 20  // bytes of names and documents of all inputs together
+	maxArchiveDepth = 2         // archives in an archive or directory, and archives in those
+	putWorkers      = 8         // blobs that go to the sink at once
 )
 
 // taken is the end of a sentence that refuses an input.
@@ -94,12 +94,9 @@ type naming struct{ repository, tag string }
 func newReading(sink Sink, opt ReadOptions) (*reading, error) {
 	r := &reading{sink: sink, opt: opt}
 	if opt.Repository != "" {
-		n, note, err := parseName(opt.Repository)
+		n, err := r.parseName(nil, opt.Repository)
 		if err != nil {
-			return nil, fmt.Errorf("--repository %s: %w", opt.Repository, err)
-		}
-		if note != "" {
-			r.note("%s", note)
+			return nil, fmt.Errorf("--repository: %w", err)
 		}
 		if !strings.Contains(opt.Repository[strings.LastIndexByte(opt.Repository, '/')+1:], ":") {
 			n.tag = "" // it has none of its own, so "latest" was nobody's word
@@ -169,12 +166,12 @@ func (r *reading) look(ctx context.Context, in Input, f *inputFile) ([]part, err
 		if err != nil {
 			return nil, err
 		}
-		return r.interpret(ctx, a, 0)
+		return r.interpret(ctx, a, 0, "")
 	}
 	if f.format == plainTar && f.at != nil {
-		a, err := r.scanTar(in.Name, func() (io.ReaderAt, func() error, error) { return f.at, nothing, nil }, f.size)
+		a, err := r.scanTar(in.Name, func() (io.ReaderAt, func() error, error) { return f.at, noClose, nil }, f.size)
 		if err == nil {
-			return r.interpret(ctx, a, 0)
+			return r.interpret(ctx, a, 0, "")
 		} else if !errors.Is(err, errSparse) {
 			return nil, err
 		}
@@ -185,14 +182,14 @@ func (r *reading) look(ctx context.Context, in Input, f *inputFile) ([]part, err
 		if f.at != nil {
 			p.size = f.size
 		}
-		p.open = func() (io.Reader, func() error, error) { return f.reader(), nothing, nil }
+		p.open = func() (io.Reader, func() error, error) { return f.reader(), noClose, nil }
 		return []part{p}, nil
 	}
 	return nil, fmt.Errorf("%s is %s; %s", in.Name, f.format.what(), taken)
 }
 
-// interpret says what an archive holds. depth counts the archives that it is in.
-func (r *reading) interpret(ctx context.Context, a *archive, depth int) ([]part, error) {
+// interpret says what an archive holds. depth counts the archives that it is in, listed is what a list beside it calls its image.
+func (r *reading) interpret(ctx context.Context, a *archive, depth int, listed string) ([]part, error) {
 	for _, root := range a.roots() {
 		if a.isLayout(root) {
 			p, err := r.newLayout(ctx, a, root)
@@ -201,11 +198,16 @@ func (r *reading) interpret(ctx context.Context, a *archive, depth int) ([]part,
 			}
 			return []part{p}, nil
 		}
-		if a.isDocker(root) {
-			p, err := r.newDocker(ctx, a, root)
+		docker, err := r.isDocker(ctx, a, root)
+		if err != nil {
+			return nil, err
+		}
+		if docker {
+			p, err := r.newDocker(ctx, a, root, listed)
 			if err != nil {
 				return nil, err
 			}
+			p.collected = depth > 0
 			return []part{p}, nil
 		}
 	}
@@ -248,7 +250,7 @@ func (r *reading) progress(n int64) {
 // parallel does n things, a few at once, and returns the first error.
 func parallel(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(workers)
+	g.SetLimit(putWorkers)
 	for i := range n {
 		if gctx.Err() != nil {
 			break
@@ -261,9 +263,12 @@ func parallel(ctx context.Context, n int, do func(ctx context.Context, i int) er
 	return ctx.Err()
 }
 
-func nothing() error { return nil }
+func noClose() error { return nil }
 
-// missing says that an archive lacks one of its own files.
-func missing(a *archive, name string) error {
+// cutOff explains an input that ends too early.
+const cutOff = "it ends early: it is cut off, or one part of several, which must be joined first"
+
+// lacks says that an archive lacks one of its own files.
+func lacks(a *archive, name string) error {
 	return fmt.Errorf("%s: it names %q and does not have it; it is incomplete: %w", a.name, name, fs.ErrNotExist)
 }

@@ -23,7 +23,7 @@ type archive struct {
 	left []string
 }
 
-// entry is one file of an archive. While parallel workers run, it belongs to the one that puts it.
+// entry is one file of an archive. While parallel putWorkers run, it belongs to the one that puts it.
 type entry struct {
 	name   string // clean, relative, with slashes
 	link   string // the entry that a symbolic or hard link leads to, likewise; "" for a file
@@ -127,7 +127,7 @@ func (r *reading) document(ctx context.Context, a *archive, e *entry) ([]byte, e
 // content reads a file, wherever it is by now.
 func (r *reading) content(ctx context.Context, a *archive, e *entry) (io.Reader, func() error, error) {
 	var content io.Reader
-	closing := nothing
+	closing := noClose
 	var err error
 	switch {
 	case e.data != nil:
@@ -171,8 +171,8 @@ func (r *reading) put(ctx context.Context, a *archive, e *entry, digest string) 
 		return err
 	}
 	defer closing()
-	if e.digest, err = r.send(ctx, digest, e.size, content); err != nil {
-		return fmt.Errorf("%s: %s: %w", a.name, e.name, err)
+	if e.digest, _, err = r.sink.Put(ctx, digest, e.size, content); err != nil {
+		return a.failed(e.name, err)
 	}
 	if a.open != nil {
 		r.progress(e.size)
@@ -180,16 +180,15 @@ func (r *reading) put(ctx context.Context, a *archive, e *entry, digest string) 
 	return nil
 }
 
-// send puts a blob and puts into words what can be wrong with it.
-func (r *reading) send(ctx context.Context, digest string, size int64, content io.Reader) (string, error) {
-	got, _, err := r.sink.Put(ctx, digest, size, content)
+// failed says what is wrong with a file of the archive.
+func (a *archive) failed(name string, err error) error {
 	switch {
-	case errors.Is(err, syscall.EBADMSG) && digest != "":
-		return "", fmt.Errorf("its bytes do not have %s: the archive is damaged: %w", digest, err)
+	case errors.Is(err, syscall.EBADMSG):
+		return fmt.Errorf("%s: %s: the archive is damaged: %w", a.name, name, err)
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return "", fmt.Errorf("it ends early: the archive is cut off or one part of several (join them first): %w", err)
+		return fmt.Errorf("%s: %s: %s: %w", a.name, name, cutOff, err)
 	}
-	return got, err
+	return fmt.Errorf("%s: %s: %w", a.name, name, err)
 }
 
 // head is the first bytes of a file, at the most n.
@@ -207,7 +206,7 @@ func (r *reading) head(ctx context.Context, a *archive, e *entry, n int) ([]byte
 	return head[:got], nil
 }
 
-// unfinished tells of files that were not taken, in one note.
+// leftOut tells of files that were not taken, in one note.
 func (r *reading) leftOut(a *archive, names []string) {
 	names = slices.Concat(a.left, names)
 	if len(names) == 0 {

@@ -39,7 +39,7 @@ func (r *reading) collection(ctx context.Context, a *archive, depth int) ([]part
 		switch {
 		case err != nil:
 			return nil, err
-		case inner == nil:
+		case inner == nil && e.link == "":
 			left = append(left, fmt.Sprintf("%q (under no host's name)", e.name))
 		}
 		parts = append(parts, inner...)
@@ -78,14 +78,17 @@ func examples(a *archive) string {
 // nested opens an archive in an archive. It is nil if the file is none that is taken. listed is what the list beside it calls its image.
 func (r *reading) nested(ctx context.Context, a *archive, e *entry, depth int, listed string) ([]part, error) {
 	if e.nested != nil { // streamed with the archive around it
-		return r.inner(ctx, e.nested, depth+1, listed)
+		return r.interpret(ctx, e.nested, depth+1, listed)
 	}
-	if a.open == nil || e.link != "" || depth >= maxNesting {
+	if a.open == nil || e.link != "" || depth >= maxArchiveDepth {
 		return nil, nil
 	}
 	head, err := r.head(ctx, a, e, headSize)
 	if err != nil {
 		return nil, err
+	}
+	if sniffBundle(head) {
+		return nil, fmt.Errorf("%s: %s is a bundle or a part of one; import it by itself", a.name, e.name)
 	}
 	f := sniff(head)
 	if !looksNested(head, f) {
@@ -110,18 +113,7 @@ func (r *reading) nested(ctx context.Context, a *archive, e *entry, depth int, l
 	if err != nil {
 		return nil, err
 	}
-	return r.inner(ctx, inner, depth+1, listed)
-}
-
-// inner interprets an archive that may be in another one.
-func (r *reading) inner(ctx context.Context, a *archive, depth int, listed string) ([]part, error) {
-	parts, err := r.interpret(ctx, a, depth)
-	for _, p := range parts {
-		if d, ok := p.(*dockerPart); ok && depth > 0 {
-			d.collected, d.listed = true, listed
-		}
-	}
-	return parts, err
+	return r.interpret(ctx, inner, depth+1, listed)
 }
 
 // looksNested says whether a tar, perhaps compressed, that begins with head is an archive that is opened inside another one: its first names are those of
@@ -230,7 +222,7 @@ func (p *streamPart) load(ctx context.Context, r *reading) error {
 	if err != nil {
 		return err
 	}
-	p.parts, err = r.inner(ctx, a, p.depth, p.listed)
+	p.parts, err = r.interpret(ctx, a, p.depth, p.listed)
 	for _, q := range p.parts {
 		if err == nil {
 			err = q.load(ctx, r)

@@ -35,11 +35,8 @@ func (r *reading) scanDir(ctx context.Context, name string, dir fs.FS) (*archive
 			return r.count(0)
 		case d.Type()&fs.ModeSymlink != 0:
 			to, err := fs.ReadLink(dir, p)
-			if err != nil {
-				return err
-			}
 			link, ok := linkTarget(p, to)
-			if !ok {
+			if err != nil || !ok {
 				a.leave(p, "a link that leads outside")
 				return r.count(0)
 			}

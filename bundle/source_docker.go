@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"strings"
 	"syscall"
@@ -13,11 +14,9 @@ import (
 
 // dockerPart is a docker-archive: what docker save, podman save and skopeo's docker-archive: write (moby image/spec, v1.2).
 type dockerPart struct {
-	a      *archive
-	images []dockerImage
-	// collected: it is one archive among others; listed is what container-images.txt beside it calls its image.
-	collected bool
-	listed    string
+	a         *archive
+	images    []dockerImage
+	collected bool // it is one archive among others
 }
 
 // dockerImage is one element of manifest.json.
@@ -30,9 +29,18 @@ type dockerImage struct {
 	diffIDs []string // sha256 of each layer uncompressed, as the config says
 	layers  []*entry
 	formats []format
+	names   []naming
 }
 
-func (a *archive) isDocker(root string) bool { return a.file(root+"manifest.json") != nil }
+// isDocker says whether a docker-archive begins at root: its manifest.json is a list. (The one of skopeo's dir: is a manifest.)
+func (r *reading) isDocker(ctx context.Context, a *archive, root string) (bool, error) {
+	e := a.file(root + "manifest.json")
+	if e == nil {
+		return false, nil
+	}
+	head, err := r.head(ctx, a, e, 512)
+	return bytes.HasPrefix(bytes.TrimLeft(head, " \t\r\n"), []byte("[")), err
+}
 
 // dockerManifest reads a manifest.json.
 func (r *reading) dockerManifest(ctx context.Context, a *archive, e *entry) ([]dockerImage, error) {
@@ -47,7 +55,8 @@ func (r *reading) dockerManifest(ctx context.Context, a *archive, e *entry) ([]d
 	return list, nil
 }
 
-func (r *reading) newDocker(ctx context.Context, a *archive, root string) (*dockerPart, error) {
+// newDocker looks through a docker-archive. listed is what a list beside it calls its image.
+func (r *reading) newDocker(ctx context.Context, a *archive, root, listed string) (*dockerPart, error) {
 	p := &dockerPart{a: a}
 	var err error
 	if p.images, err = r.dockerManifest(ctx, a, a.file(root+"manifest.json")); err != nil {
@@ -58,6 +67,9 @@ func (r *reading) newDocker(ctx context.Context, a *archive, root string) (*dock
 	}
 	for i := range p.images {
 		if err := p.images[i].look(ctx, r, a, root); err != nil {
+			return nil, err
+		}
+		if err := p.images[i].name(r, a, listed); err != nil {
 			return nil, err
 		}
 	}
@@ -72,7 +84,7 @@ func (m *dockerImage) look(ctx context.Context, r *reading, a *archive, root str
 				return e, nil
 			}
 		}
-		return nil, missing(a, name)
+		return nil, lacks(a, name)
 	}
 	e, err := find(m.Config)
 	if err != nil {
@@ -188,16 +200,86 @@ func (p *dockerPart) load(ctx context.Context, r *reading) error {
 	if err != nil {
 		return err
 	}
+	if err := p.verify(ctx, r); err != nil {
+		return err
+	}
 	for _, m := range p.images {
 		digest, err := m.manifest(ctx, r, p.a)
 		if err != nil {
 			return err
 		}
-		if err := p.name(r, m, digest); err != nil {
-			return err
+		for _, n := range m.names {
+			if err := r.names.addImage(n, digest, p.a.name); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// verify holds the layers against the config's diff_ids, the only thing in a docker-archive that tells damage. Plain ones have had their digest
+// when they were put; compressed ones are decompressed once more.
+func (p *dockerPart) verify(ctx context.Context, r *reading) error {
+	type pair struct {
+		e      *entry
+		f      format
+		diffID string
+	}
+	var pairs []pair
+	seen := map[pair]bool{}
+	for _, m := range p.images {
+		for i, e := range m.layers {
+			if q := (pair{e, m.formats[i], m.diffIDs[i]}); !seen[q] {
+				seen[q] = true
+				pairs = append(pairs, q)
+			}
+		}
+	}
+	return parallel(ctx, len(pairs), func(ctx context.Context, i int) error {
+		q, got := pairs[i], pairs[i].e.digest
+		if q.f != plainTar || !strings.HasPrefix(q.diffID, "sha256:") {
+			var err error
+			if got, err = r.plainDigest(ctx, q.e.digest, q.f, q.diffID); err != nil {
+				return fmt.Errorf("%s: the layer %s: the archive is damaged: %w", p.a.name, q.e.name, err)
+			}
+		}
+		if got != q.diffID {
+			return fmt.Errorf("%s: the layer %s has %s and should have %s: the archive is damaged: %w", p.a.name, q.e.name, got, q.diffID, syscall.EBADMSG)
+		}
+		return nil
+	})
+}
+
+// plainDigest is the digest of a stored blob without its compression, of like's algorithm.
+func (r *reading) plainDigest(ctx context.Context, digest string, f format, like string) (string, error) {
+	blob, err := r.sink.Open(ctx, digest)
+	if err != nil {
+		return "", err
+	}
+	defer blob.Close()
+	plain, closing, err := decompress(contextReader{ctx, blob}, f)
+	if err != nil {
+		return "", err
+	}
+	defer closing()
+	h := newHash(like)
+	if _, err := io.Copy(h, plain); err != nil {
+		return "", err
+	}
+	return sumString(like, h), nil
+}
+
+// contextReader ends with its context.
+type contextReader struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.Reader.Read(p)
 }
 
 // manifest makes the image's manifest, always the same for the same image, puts it and the config, and returns its digest.
@@ -225,9 +307,6 @@ func (m *dockerImage) manifest(ctx context.Context, r *reading, a *archive) (str
 		}
 	}
 	for i, e := range m.layers {
-		if m.formats[i] == plainTar && e.digest != m.diffIDs[i] {
-			return "", fmt.Errorf("%s: the layer %s has %s and should have %s: the archive is damaged: %w", a.name, m.Layers[i], e.digest, m.diffIDs[i], syscall.EBADMSG)
-		}
 		doc.Layers = append(doc.Layers, blob{media[m.formats[i]], e.size, e.digest})
 	}
 	data, err := json.Marshal(doc)
@@ -245,29 +324,24 @@ func (m *dockerImage) manifest(ctx context.Context, r *reading, a *archive) (str
 	return digest, err
 }
 
-// name adds the image's names.
-func (p *dockerPart) name(r *reading, m dockerImage, digest string) error {
-	names := m.RepoTags
-	if len(names) == 0 && p.listed != "" {
-		names = []string{p.listed}
+// name finds the image's names.
+func (m *dockerImage) name(r *reading, a *archive, listed string) error {
+	tags := m.RepoTags
+	if len(tags) == 0 && listed != "" {
+		tags = []string{listed}
 	}
-	if len(names) == 0 {
+	if len(tags) == 0 {
 		if r.unnamed.repository == "" {
-			return needsRepository(p.a, fmt.Sprintf("the image with the config %s has no name (no RepoTags)", m.Config))
+			return needsRepository(a, fmt.Sprintf("the image with the config %s has no name (no RepoTags)", m.Config))
 		}
-		return r.names.addImage(r.unnamed, digest, p.a.name)
+		m.names = []naming{r.unnamed}
 	}
-	for _, s := range names {
-		n, note, err := parseName(s)
+	for _, tag := range tags {
+		n, err := r.parseName(a, tag)
 		if err != nil {
-			return fmt.Errorf("%s: manifest.json: %w", p.a.name, err)
+			return fmt.Errorf("%s: manifest.json: %w", a.name, err)
 		}
-		if note != "" {
-			r.note("%s: %s", p.a.name, note)
-		}
-		if err := r.names.addImage(n, digest, p.a.name); err != nil {
-			return err
-		}
+		m.names = append(m.names, n)
 	}
 	return nil
 }
@@ -277,6 +351,6 @@ func (r *reading) putBytes(ctx context.Context, digest string, data []byte) erro
 	if size, ok := r.sink.Has(digest); ok && size == int64(len(data)) {
 		return nil
 	}
-	_, err := r.send(ctx, digest, int64(len(data)), bytes.NewReader(data))
+	_, _, err := r.sink.Put(ctx, digest, int64(len(data)), bytes.NewReader(data))
 	return err
 }

@@ -64,12 +64,8 @@ func (p *layoutPart) nameHaul(ctx context.Context, r *reading) error {
 				r.note("%s: left out %q, the haul does not say where it is from", p.a.name, t.Annotations[annotationRef])
 				continue
 			}
-			var note string
-			if t.name, note, err = parseName(name); err != nil {
+			if t.name, err = r.parseName(p.a, name); err != nil {
 				return fmt.Errorf("%s: index.json: %w", p.a.name, err)
-			}
-			if note != "" {
-				r.note("%s: %s", p.a.name, note)
 			}
 		}
 		bases[t.Annotations[annotationRef]] = t
@@ -119,11 +115,11 @@ func (p *layoutPart) haulArtifact(ctx context.Context, r *reading, t *top) (done
 			name = t.Annotations[annotationRef]
 		}
 		if host, ok := strings.CutPrefix(repo, "oci://"); ok {
-			t.name, _, err = parseName(strings.TrimSuffix(host, "/") + "/" + path.Base(name))
+			t.name, err = r.parseName(p.a, strings.TrimSuffix(host, "/")+"/"+path.Base(name))
 			return false, err
 		}
 		// The haul has the chart as an artifact, and not the URL that its repository's index.yaml gives it.
-		if t.name, _, err = parseName("localhost/" + haulerSpace + path.Base(name)); err != nil {
+		if t.name, err = r.parseName(nil, "localhost/"+haulerSpace+path.Base(name)); err != nil {
 			return false, err
 		}
 		r.note("%s: the chart %s is of no registry, so it becomes %s:%s", p.a.name, path.Base(name), t.name.repository, t.name.tag)

@@ -98,7 +98,7 @@ func decompress(r io.Reader, f format) (_ io.Reader, close func() error, err err
 		}
 		return z, func() error { z.Close(); return nil }, nil
 	}
-	return r, nothing, nil
+	return r, noClose, nil
 }
 
 // inputFile is an Input's file after the look at its beginning.

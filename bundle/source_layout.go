@@ -79,6 +79,10 @@ func (r *reading) newLayout(ctx context.Context, a *archive, root string) (*layo
 		if err := checkDigest(d.Digest); err != nil {
 			return nil, fmt.Errorf("%s: index.json: %w", a.name, err)
 		}
+		if !isManifestType(d.MediaType) {
+			r.note("%s: left out %s, index.json says that it is %.100q and no manifest", a.name, d.Digest, d.MediaType)
+			continue
+		}
 		p.haul = p.haul || isHaul(d)
 		p.tops = append(p.tops, top{descriptor: d})
 	}
@@ -119,7 +123,7 @@ func (p *layoutPart) follow(ctx context.Context, r *reading, d descriptor, must 
 		return nil
 	default:
 		if _, ok := r.sink.Has(d.Digest); !ok {
-			return missing(p.a, blobPath(d.Digest))
+			return lacks(p.a, blobPath(d.Digest))
 		}
 		if data, err = r.stored(ctx, d.Digest); err != nil {
 			return err
@@ -169,12 +173,8 @@ func (p *layoutPart) name(ctx context.Context, r *reading) error {
 			t := t
 			switch {
 			case name != "":
-				var note string
-				if t.name, note, err = parseName(name); err != nil {
+				if t.name, err = r.parseName(p.a, name); err != nil {
 					return fmt.Errorf("%s: index.json: %w", p.a.name, err)
-				}
-				if note != "" {
-					r.note("%s: %s", p.a.name, note)
 				}
 			case r.unnamed.repository != "":
 				t.name = r.unnamed

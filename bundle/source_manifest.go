@@ -100,7 +100,13 @@ func parseManifest(digest, mediaType string, data []byte) (*manifest, error) {
 			m.mediaType = mediaOCIIndex
 		}
 	}
-	m.children = doc.Manifests
+	for _, d := range doc.Manifests {
+		if isManifestType(d.MediaType) {
+			m.children = append(m.children, d)
+		} else { // build caches list layers so
+			m.blobs = append(m.blobs, d)
+		}
+	}
 	if doc.Config != nil {
 		m.blobs = append(m.blobs, *doc.Config)
 	}
@@ -120,6 +126,15 @@ func parseManifest(digest, mediaType string, data []byte) (*manifest, error) {
 		}
 	}
 	return m, nil
+}
+
+// isManifestType says whether a descriptor of that type is of a manifest or an index.
+func isManifestType(t string) bool {
+	switch t {
+	case mediaOCIManifest, mediaOCIIndex, mediaDockerManifest, mediaDockerList, "application/vnd.oci.artifact.manifest.v1+json", "":
+		return true
+	}
+	return false
 }
 
 // graph is the manifests that were seen, by digest. It is used by one goroutine.

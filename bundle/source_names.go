@@ -2,7 +2,6 @@ package bundle
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -13,14 +12,14 @@ import (
 
 // names are what the inputs bring. A name means one thing.
 type names struct {
-	images map[naming]found           // those with a tag
+	images map[naming]meaning         // those with a tag
 	bare   map[string]map[string]bool // repository → digests without a tag
-	files  map[string]found
+	files  map[string]meaning
 	loose  []string // manifests that belong to others, which they name as their subject
 }
 
-// found is what a name means, and the input that says so.
-type found struct {
+// meaning is what a name means, and the input that says so.
+type meaning struct {
 	digest string
 	size   int64
 	input  string
@@ -32,12 +31,12 @@ func (n *names) addImage(name naming, digest, input string) error {
 		return nil
 	}
 	if n.images == nil {
-		n.images = map[naming]found{}
+		n.images = map[naming]meaning{}
 	}
 	if old, ok := n.images[name]; ok && old.digest != digest {
 		return twoMeanings(name.repository+":"+name.tag, old, digest, input)
 	} else if !ok {
-		n.images[name] = found{digest: digest, input: input}
+		n.images[name] = meaning{digest: digest, input: input}
 	}
 	return nil
 }
@@ -54,17 +53,17 @@ func (n *names) addBare(repository, digest string) {
 
 func (n *names) addFile(url, digest string, size int64, input string) error {
 	if n.files == nil {
-		n.files = map[string]found{}
+		n.files = map[string]meaning{}
 	}
 	if old, ok := n.files[url]; ok && old.digest != digest {
 		return twoMeanings(url, old, digest, input)
 	} else if !ok {
-		n.files[url] = found{digest, size, input}
+		n.files[url] = meaning{digest, size, input}
 	}
 	return nil
 }
 
-func twoMeanings(name string, old found, digest, input string) error {
+func twoMeanings(name string, old meaning, digest, input string) error {
 	if old.input == input {
 		return fmt.Errorf("%s: %s is %s and %s in it", input, name, old.digest, digest)
 	}
@@ -72,19 +71,20 @@ func twoMeanings(name string, old found, digest, input string) error {
 }
 
 // parseName reads an image's name as Docker does. A registry that was only somebody's own (localhost, an address, a port, no dot) is left off, so that the
-// image becomes a local one; note says so.
-func parseName(s string) (n naming, note string, err error) {
+// image becomes a local one; a note says so, unless a is nil.
+func (r *reading) parseName(a *archive, s string) (naming, error) {
 	w, err := ParseReference(s)
 	if err != nil {
-		return naming{}, "", err
+		return naming{}, err
 	}
-	n = naming{w.Repository, w.Tag}
-	host, rest, ok := strings.Cut(w.Repository, "/")
-	if ok && !isPublic(host) {
+	n := naming{w.Repository, w.Tag}
+	if host, rest, ok := strings.Cut(w.Repository, "/"); ok && !isPublic(host) {
 		n.repository = rest
-		note = fmt.Sprintf("%s is of no public registry, so it becomes the local %s", s, rest)
+		if a != nil {
+			r.note("%s: %s is of no public registry, so it becomes the local %s", a.name, s, rest)
+		}
 	}
-	return n, note, nil
+	return n, nil
 }
 
 // isPublic says whether an image's host can be a public registry's.
@@ -236,10 +236,12 @@ func (r *reading) image(ctx context.Context, digest string, blobs map[string]int
 				m.platform = configPlatform(b.MediaType, data)
 			}
 		}
-		if p := said.String(); p != "" {
+		p := said.String()
+		if said == nil {
+			p = m.platform
+		}
+		if platformForm.MatchString(p) {
 			platforms[p] = true
-		} else if said == nil && m.platform != "" {
-			platforms[m.platform] = true
 		}
 		for _, c := range m.children {
 			child := r.graph.manifests[c.Digest]
@@ -258,7 +260,7 @@ func (r *reading) image(ctx context.Context, digest string, blobs map[string]int
 	}
 	for digest, size := range sizes {
 		if old, ok := blobs[digest]; ok && old != size {
-			return Image{}, errors.Join(fmt.Errorf("two manifests say different sizes of %s: %d and %d", digest, old, size))
+			return Image{}, fmt.Errorf("two manifests say different sizes of %s: %d and %d", digest, old, size)
 		}
 		blobs[digest] = size
 		image.Size += size

@@ -116,7 +116,7 @@ func (t *tarScan) next(r *reading, position func() int64) (*entry, error) {
 func (t *tarScan) broken(err error) error {
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("%s: the tar ends early: it is cut off or one part of several (join them first): %w", t.a.name, err)
+		return fmt.Errorf("%s: %s: %w", t.a.name, cutOff, err)
 	case errors.Is(err, tar.ErrHeader):
 		return fmt.Errorf("%s: after %d files comes something that is no tar header; the archive is damaged: %w", t.a.name, len(t.a.entries), err)
 	}
@@ -147,7 +147,7 @@ func (r *reading) streamTar(ctx context.Context, name string, src io.Reader, dep
 	t := &tarScan{a: a, tr: tar.NewReader(counting)}
 	content := bufio.NewReaderSize(nil, headSize)
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(workers)
+	g.SetLimit(putWorkers)
 	next := func() error {
 		for {
 			e, err := t.next(r, func() int64 { return counting.n })
@@ -179,15 +179,9 @@ func (r *reading) streamTar(ctx context.Context, name string, src io.Reader, dep
 
 // streamEntry takes one file out of a streamed tar: documents are kept, archives are opened, blobs are stored, the rest is passed over.
 func (r *reading) streamEntry(ctx context.Context, g *errgroup.Group, a *archive, e *entry, content *bufio.Reader, depth int) error {
-	fail := func(err error) error {
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return fmt.Errorf("%s: %s ends early: the archive is cut off or one part of several (join them first): %w", a.name, e.name, err)
-		}
-		return fmt.Errorf("%s: %s: %w", a.name, e.name, err)
-	}
 	head, err := content.Peek(int(min(e.size, 512)))
 	if err != nil {
-		return fail(err)
+		return a.failed(e.name, err)
 	}
 	e.format = sniff(head)
 	_, host := hostPath(e.name)
@@ -202,43 +196,53 @@ func (r *reading) streamEntry(ctx context.Context, g *errgroup.Group, a *archive
 		e.data = make([]byte, e.size)
 		_, err := io.ReadFull(content, e.data)
 		if err != nil {
-			return fail(err)
+			return a.failed(e.name, err)
 		}
 		return nil
-	case !host && depth < maxNesting && !isLayerName(e.name) && (e.format == plainTar || e.format == gzipped || e.format == zstandard):
+	case !host && depth < maxArchiveDepth && !isLayerName(e.name) && (e.format == plainTar || e.format == gzipped || e.format == zstandard):
 		if head, err = content.Peek(int(min(e.size, headSize))); err != nil {
-			return fail(err)
+			return a.failed(e.name, err)
 		}
 		if looksNested(head, e.format) {
 			inner, closing, err := decompress(content, e.format)
 			if err != nil {
-				return fail(err)
+				return a.failed(e.name, err)
 			}
 			defer closing()
 			e.nested, err = r.streamTar(ctx, a.name+": "+e.name, inner, depth+1)
 			return err
 		}
-	case !host && (e.format == otherFormat || e.format == emptyFile || e.format == jsonText && e.size > maxDocument):
-		return nil // no layer, no config: nothing will ask for it
+	case !host && !isConfigOrLayer(e):
+		return nil // nothing will ask for it
 	}
 	if e.size > smallFile {
-		e.digest, err = r.send(ctx, digest, e.size, content)
-		if err != nil {
-			return fail(err)
+		if e.digest, _, err = r.sink.Put(ctx, digest, e.size, content); err != nil {
+			return a.failed(e.name, err)
 		}
 		return nil
 	}
 	data := make([]byte, e.size)
 	if _, err := io.ReadFull(content, data); err != nil {
-		return fail(err)
+		return a.failed(e.name, err)
 	}
 	g.Go(func() (err error) {
-		if e.digest, err = r.send(ctx, digest, e.size, bytes.NewReader(data)); err != nil {
-			return fail(err)
+		if e.digest, _, err = r.sink.Put(ctx, digest, e.size, bytes.NewReader(data)); err != nil {
+			return a.failed(e.name, err)
 		}
 		return nil
 	})
 	return nil
+}
+
+// isConfigOrLayer says whether a docker-archive's manifest.json, which often comes last, may name a file.
+func isConfigOrLayer(e *entry) bool {
+	switch e.format {
+	case plainTar, gzipped, zstandard:
+		return true
+	case jsonText:
+		return e.size <= maxDocument && path.Base(e.name) != "json" // that is docker's of long ago, beside each layer.tar
+	}
+	return false
 }
 
 // isDocument says whether a file of an image archive is kept in memory while the archive is streamed.

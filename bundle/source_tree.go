@@ -105,20 +105,20 @@ func (r *reading) newTree(a *archive, entries []*entry) (*treePart, error) {
 			p.files = append(p.files, treeFile{name, e})
 		}
 	}
-	if err := p.followLinks(r, entries); err != nil {
+	if err := p.followLinks(r); err != nil {
 		return nil, err
 	}
 	if len(p.files) == 0 {
 		return nil, nil
 	}
 	if a.cut {
-		return nil, fmt.Errorf("%s: the tar lacks its end marker after %d files: it is cut off or one part of several (join them first)", a.name, len(a.entries))
+		return nil, fmt.Errorf("%s: the tar lacks its end marker after %d files: %s", a.name, len(a.entries), cutOff)
 	}
 	return p, nil
 }
 
 // followLinks adds the paths that symbolic and hard links make. A link to a directory makes one for each file in it.
-func (p *treePart) followLinks(r *reading, entries []*entry) error {
+func (p *treePart) followLinks(r *reading) error {
 	var sorted []*entry
 	for _, e := range p.a.entries {
 		if p.a.byName[e.name] == e {
@@ -126,21 +126,21 @@ func (p *treePart) followLinks(r *reading, entries []*entry) error {
 		}
 	}
 	slices.SortFunc(sorted, func(a, b *entry) int { return strings.Compare(a.name, b.name) })
-	known := make(map[*entry]bool, len(entries))
-	for _, e := range entries {
-		known[e] = true
-	}
 	var follow func(name, to string, depth int) error
 	follow = func(name, to string, depth int) error {
-		host, ok := hostPath(name)
-		if !ok || depth > 8 { // a directory that contains itself through a link ends here
+		if depth > 8 { // a directory that contains itself through a link ends here
 			return nil
 		}
+		if err := r.count(len(name)); err != nil {
+			return fmt.Errorf("%s: %w", p.a.name, err)
+		}
 		if e := p.a.file(to); e != nil {
-			if known[e] && !isRubbish(e.name) {
-				if err := r.count(len(name)); err != nil {
-					return fmt.Errorf("%s: %w", p.a.name, err)
-				}
+			host, ok := hostPath(name)
+			switch {
+			case !ok || isRubbish(name):
+			case p.a.open == nil && e.digest == "" && e.data == nil:
+				p.a.leave(name, "a link to a file under no host's name")
+			default:
 				p.files = append(p.files, treeFile{host, e})
 			}
 			return nil
