@@ -17,7 +17,11 @@ func TestFlip(t *testing.T) {
 	}{{"one file", nil, false}, {"one file, signed", testKey(1), false}, {"parts", nil, true}, {"parts, signed", testKey(1), true}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			ix, s := sample()
+			s := store{}
+			image := Image{Repository: "docker.io/library/nginx", Tag: "1", Digest: s.add("{}"), MediaType: "application/vnd.oci.image.manifest.v1+json", Size: 2}
+			file := File{URL: "https://dl.k8s.io/stable.txt", Digest: s.add512("v1.35.0"), Size: 7}
+			s.add(strings.Repeat("y", 1537))
+			ix := s.index([]Image{image}, []File{file})
 			opt := WriteOptions{Key: c.key}
 			if c.split {
 				opt.Split = splitFor(t, ix, c.key != nil, 2048)

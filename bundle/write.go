@@ -241,6 +241,7 @@ func (w *writer) writePart(ctx context.Context, n int) (err error) {
 			break
 		}
 		if err := w.writePiece(ctx, out, &pieces[i]); err != nil {
+			_ = out.Flush() // what is right so far, for the next run; if it cannot be written, that is what err says
 			return err
 		}
 	}
