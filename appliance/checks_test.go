@@ -1,0 +1,315 @@
+package appliance
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"casemate/appliance/content"
+	"casemate/appliance/missing"
+	"casemate/bundle"
+	"casemate/cluster"
+)
+
+// pusher pushes to the node as a user.
+func (n *node) pusher() func(name string, img remote.Taggable) {
+	n.t.Helper()
+	n.must("POST", "users", map[string]string{"name": "ada", "password": "correct horse"}, nil)
+	return func(name string, img remote.Taggable) {
+		n.t.Helper()
+		r, err := ref(n.t.(*testing.T), "registry.casemate.internal/"+name), error(nil)
+		opts := []remote.Option{remote.WithTransport(n.client.Transport), remote.WithAuth(&authn.Basic{Username: "ada", Password: "correct horse"})}
+		switch img := img.(type) {
+		case v1.ImageIndex:
+			err = remote.WriteIndex(r, img, opts...)
+		case v1.Image:
+			err = remote.Write(r, img, opts...)
+		}
+		if err != nil {
+			n.t.Fatalf("push %s: %v", name, err)
+		}
+	}
+}
+
+// imageFor makes an image for a processor.
+func imageFor(t *testing.T, arch string) v1.Image {
+	t.Helper()
+	img, err := random.Image(1000, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = c.DeepCopy()
+	c.OS, c.Architecture = "linux", arch
+	if img, err = mutate.ConfigFile(img, c); err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// What a check says is what a client that is not changed in any way meets.
+func TestCheckSaysWhatAClientMeets(t *testing.T) {
+	n := freshNode(t, InitOptions{})
+	push := n.pusher()
+	arm := imageFor(t, "arm64")
+	digest, err := arm.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := "sha256:" + strings.Repeat("0", 64)
+	push("registry.k8s.io/pause:3.10", arm)
+	push("registry.k8s.io/pause:3.9", arm)
+	push("etcd:3.6", arm)
+	push("quay.io/both:1", mutate.AppendManifests(empty.Index,
+		mutate.IndexAddendum{Add: arm, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}}},
+		mutate.IndexAddendum{Add: imageFor(t, "amd64"), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}}))
+	const url = "https://dl.k8s.io/kubelet"
+	n.must("PUT", "files?url="+url, "kubelet", nil)
+	n.must("PUT", "origins/www.other.example", nil, nil) // stored; the root does not permit it
+	n.must("PUT", "origins/gcr.io", nil, nil)
+	push("gcr.io/gone:1", arm)
+	n.must("DELETE", "origins/gcr.io", nil, nil)
+	sum := sha256.Sum256([]byte("kubelet"))
+	right := "sha256:" + hex.EncodeToString(sum[:])
+
+	image := func(repository, tag, digest string) content.CheckRequest {
+		return content.CheckRequest{Wanted: bundle.Wanted{Images: []bundle.WantedImage{{Repository: repository, Tag: tag, Digest: digest}}}, Platforms: []string{"linux/arm64"}}
+	}
+	file := func(url, digest string) content.CheckRequest {
+		return content.CheckRequest{Wanted: bundle.Wanted{Files: []bundle.WantedFile{{URL: url, Digest: digest}}}}
+	}
+	for _, c := range []struct {
+		req     content.CheckRequest
+		verdict content.Verdict // "": here
+		says    string
+	}{
+		{image("registry.k8s.io/pause", "3.10", ""), "", ""},
+		{image("k8s.gcr.io/pause", "3.10", digest.String()), "", ""},
+		{image("quay.io/both", "1", ""), "", ""},
+		{image("registry.casemate.internal/etcd", "3.6", ""), "", ""},
+		{image("registry.k8s.io/pause", "3.8", ""), content.VerdictMissing, "[3.10 3.9]"},
+		{image("registry.k8s.io/pause", "3.10", other), content.VerdictDigest, digest.String()},
+		{image("registry.k8s.io/etcd", "3.6", ""), content.VerdictLuck, "etcd:3.6"},
+		{image("gcr.io/gone", "1", ""), content.VerdictUnreached, "casemate origin add gcr.io"},
+		{image("nowhere.example/gone", "1", ""), content.VerdictUnreached, "casemate origin add nowhere.example"},
+		{image("www.other.example/x", "1", ""), content.VerdictUnreached, "not permitted by the root certificate"},
+		{file(url, right), "", ""},
+		{file("http://DL.k8s.io/kubelet", right), "", ""},
+		{file(url, other), content.VerdictChecksum, right},
+		{file(url+"2", ""), content.VerdictMissing, ""},
+		{file("https://nowhere.example/x", ""), content.VerdictUnreached, "casemate origin add nowhere.example"},
+	} {
+		var r content.Report
+		n.must("POST", "check", c.req, &r)
+		switch {
+		case c.verdict == "" && (r.Here != 1 || len(r.Findings) != 0):
+			t.Errorf("%+v: %+v", c.req, r)
+		case c.verdict != "" && (len(r.Findings) != 1 || r.Findings[0].Verdict != c.verdict || !strings.Contains(fmt.Sprint(r.Findings[0]), c.says)):
+			t.Errorf("%+v: %+v, want %s %q", c.req, r, c.verdict, c.says)
+		}
+	}
+	only := image("registry.k8s.io/pause", "3.10", "")
+	only.Platforms = []string{"linux/amd64"}
+	var r content.Report
+	if n.must("POST", "check", only, &r); len(r.Findings) != 1 || r.Findings[0].Verdict != content.VerdictPlatform || !slices.Equal(r.Findings[0].Platforms, []string{"linux/arm64"}) {
+		t.Errorf("for another processor: %+v", r)
+	}
+	only.Platforms = []string{"amd64"}
+	if status, says := n.admin("POST", "check", only, nil); status != 400 || !strings.Contains(says, `got "amd64"`) {
+		t.Errorf("a platform that is none: %d %s", status, says)
+	}
+	var book []missing.Listed
+	if n.must("GET", "missing", nil, &book); len(book) != 0 {
+		t.Errorf("a check is no miss: %+v", book)
+	}
+}
+
+func TestCheckIsBounded(t *testing.T) {
+	n := freshNode(t, InitOptions{})
+	body := `{"files":[` + strings.Repeat(`{"url":"https://dl.k8s.io/`+strings.Repeat("x", 4000)+`"},`, 1000)
+	var r content.Report
+	n.must("POST", "check", body+`{"url":"https://dl.k8s.io/y"}]}`, &r)
+	if r.Missing != 1001 {
+		t.Errorf("got %d of 1001", r.Missing)
+	}
+	if status, says := n.admin("POST", "check", `{"files":[`+strings.Repeat(" ", maxCheckBody), nil); status != 400 || !strings.Contains(says, "too large") {
+		t.Errorf("got %d %s", status, says)
+	}
+}
+
+// An entry is solved when what was asked for is answered, whoever brought it, and open again when it is gone.
+func TestWhatWasMissedIsSolved(t *testing.T) {
+	n := freshNode(t, InitOptions{Permit: []string{"bank.example"}})
+	push := n.pusher()
+	img := imageFor(t, "amd64")
+	digest, err := img.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer, err := layers[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const file, host = "https://dl.k8s.io/kubelet", "registry.bank.example"
+	client := netip.MustParseAddr("10.0.0.9")
+	names := [][2]string{
+		{missing.Image, "registry.k8s.io/pause:3.10"}, {missing.Image, "registry.k8s.io/pause@" + digest.String()}, {missing.Image, "registry.k8s.io/pause@" + layer.String()},
+		{missing.Image, "registry.k8s.io/pause"}, {missing.Image, "pause:3.10"}, {missing.Image, "quay.io/x/etcd:1"},
+		{missing.File, file}, {missing.File, file + "?x=1"}, {missing.File, "/dl.k8s.io/kubelet"},
+		{missing.DNS, host}, {missing.TLS, host}, {missing.Host, host}, {missing.DNS, "a.apps.example"},
+	}
+	never := [][2]string{
+		{missing.Image, "registry.k8s.io/pause:3.11"}, {missing.Image, "registry.k8s.io/pause@sha256:" + strings.Repeat("0", 64)}, {missing.Image, "quay.io/none"},
+		{missing.Image, "NO NAME:?"}, {missing.Image, "../x@sha256:1"}, {missing.File, file + "2"}, {missing.File, "/nowhere"}, {missing.File, "?"},
+		{missing.DNS, "www.bank.example"}, {missing.TLS, "www.bank.example"}, {missing.Host, "?"}, {missing.DNS, `\000.`}, {"new kind", "x"},
+	}
+	for _, e := range slices.Concat(names, never) {
+		n.book.Add(e[0], e[1], "", client)
+	}
+	list := func() (open [][2]string, by map[[2]string]string) {
+		t.Helper()
+		var book []missing.Listed
+		n.must("GET", "missing", nil, &book)
+		by = map[[2]string]string{}
+		for i, e := range book {
+			k := [2]string{e.Kind, e.Name}
+			switch {
+			case e.Solved:
+				by[k] = e.SolvedBy
+			case i > 0 && book[i-1].Solved:
+				t.Errorf("%v is open and stands behind what is solved", k)
+				fallthrough
+			default:
+				open = append(open, k)
+			}
+		}
+		return open, by
+	}
+	if open, by := list(); len(open) != len(names)+len(never) {
+		t.Errorf("solved before anything was brought: %v", by)
+	}
+
+	push("registry.k8s.io/pause:3.10", img)
+	push("etcd:1", img)
+	n.must("PUT", "files?url="+file, "kubelet", nil)
+	n.must("PUT", "origins/"+host, nil, nil)
+	n.must("PUT", "names/*.apps.example/A", map[string]any{"values": []string{"10.0.0.7"}}, nil)
+	open, by := list()
+	for _, e := range names {
+		if by[e] != missing.ByHand {
+			t.Errorf("%v: solved by %q", e, by[e])
+		}
+	}
+	for _, e := range never {
+		if !slices.Contains(open, e) {
+			t.Errorf("%v is not here and solved", e)
+		}
+	}
+	var st struct{ Misses []missInfo }
+	n.must("GET", "status", nil, &st)
+	if len(st.Misses) != 10 || slices.ContainsFunc(st.Misses, func(m missInfo) bool { return slices.Contains(names, [2]string{m.Kind, m.Name}) }) {
+		t.Errorf("status shows %+v", st.Misses)
+	}
+
+	n.must("DELETE", "files?url="+file, nil, nil)
+	if open, _ := list(); !slices.Contains(open, [2]string{missing.File, file}) {
+		t.Error("a file that was deleted is still solved")
+	}
+
+	// An import is named by its claim.
+	as := n.tree.As("monday")
+	err = as.Sub("files").Update(context.Background(), func(b cluster.Batch) error {
+		key, err := n.files.Key(file)
+		if err == nil {
+			n.files.Link(b, key, layer.String())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, by := list(); by[[2]string{missing.File, file}] != "monday" {
+		t.Errorf("an import's file is solved by %q", by[[2]string{missing.File, file}])
+	}
+}
+
+// The inventory has every blob that a name keeps, and is signed by one key for good, whichever node made it.
+func TestInventory(t *testing.T) {
+	n := freshNode(t, InitOptions{})
+	n.must("PUT", "files?url=https://dl.k8s.io/kubelet", "kubelet", nil)
+	var key, again, doc string
+	n.must("GET", "inventory/key", nil, &key)
+	n.must("GET", "inventory", nil, &doc)
+	n.must("GET", "inventory/key", nil, &again)
+	if key != again {
+		t.Error("the key changes")
+	}
+	pub, err := bundle.ReadPublicKey([]byte(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inv, _, err := bundle.ReadInventory([]byte(doc), []ed25519.PublicKey{pub})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256([]byte("kubelet"))
+	if want := "sha256:" + hex.EncodeToString(sum[:]); inv.Domain != "casemate.internal" || !slices.ContainsFunc(inv.Blobs, func(b bundle.Blob) bool { return b.Digest == want && b.Size == 7 }) {
+		t.Errorf("got %+v", inv)
+	}
+	sealed, err := n.tree.ReadFile("secrets/" + secretInventory)
+	if err != nil || bytes.Contains(sealed, pub) {
+		t.Errorf("the key in the tree: %v", err)
+	}
+	priv, err := n.inventoryKey(context.Background())
+	if err != nil || bytes.Contains(sealed, priv.Seed()) {
+		t.Errorf("the seed stands in the tree in the clear (%v)", err)
+	}
+	n.must("DELETE", "files?url=https://dl.k8s.io/kubelet", nil, nil)
+	n.must("GET", "inventory", nil, &doc)
+	if inv, _, err = bundle.ReadInventory([]byte(doc), nil); err != nil || slices.ContainsFunc(inv.Blobs, func(b bundle.Blob) bool { return b.Size == 7 }) {
+		t.Errorf("what nothing names may be collected and is promised: %+v, %v", inv, err)
+	}
+}
+
+// Two that ask at once for a key that is not there yet get the same.
+func TestOneInventoryKey(t *testing.T) {
+	n := freshNode(t, InitOptions{})
+	keys := make(chan string)
+	const asking = 8
+	for range asking {
+		go func() {
+			k, err := n.inventoryKey(context.Background())
+			if err != nil {
+				t.Error(err)
+			}
+			keys <- string(k)
+		}()
+	}
+	first := <-keys
+	for range asking - 1 {
+		if k := <-keys; k != first {
+			t.Error("there are two keys")
+		}
+	}
+}
