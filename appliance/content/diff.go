@@ -16,11 +16,11 @@ import (
 
 // What an import does to a name.
 const (
-	Added   = "new"
-	Changed = "changed"
-	Same    = "same"
-	// Hidden is a name that this content brought before and that a newer import, or a push, hides. Importing it again does not change that.
-	Hidden = "hidden"
+	ChangeNew   = "new"
+	ChangeOther = "changed"
+	ChangeNone  = "same"
+	// ChangeHidden is a name that this content brought before and that a newer import, or a push, hides. Importing it again does not change that.
+	ChangeHidden = "hidden"
 )
 
 // Change is what an import does to one name.
@@ -37,16 +37,16 @@ type Change struct {
 func (e *Engine) changes(names []Name, importName string) []Change {
 	list := make([]Change, 0, len(names))
 	for _, n := range names {
-		c := Change{What: Added, Kind: n.Kind, Name: n.Name, To: n.Digest}
+		c := Change{What: ChangeNew, Kind: n.Kind, Name: n.Name, To: n.Digest}
 		for i, cl := range e.cfg.Tree.ClaimsOf(n.path) {
 			d := digestIn(cl.FileInfo)
 			if i == 0 {
-				c.From, c.What = d, Changed
+				c.From, c.What = d, ChangeOther
 				if d == n.Digest {
-					c.What = Same
+					c.What = ChangeNone
 				}
-			} else if c.What == Changed && cl.Claim == importName && d == n.Digest {
-				c.What = Hidden
+			} else if c.What == ChangeOther && cl.Claim == importName && d == n.Digest {
+				c.What = ChangeHidden
 			}
 		}
 		list = append(list, c)

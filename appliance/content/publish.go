@@ -182,9 +182,9 @@ func (r *Record) tally(c Change) {
 		r.Images++
 	}
 	switch c.What {
-	case Added:
+	case ChangeNew:
 		r.New++
-	case Changed:
+	case ChangeOther:
 		r.Changed++
 	default:
 		r.Unchanged++
