@@ -191,7 +191,7 @@ func (r *bundleReading) contents() *Contents {
 			c.Numbers = append(c.Numbers, p.number)
 		}
 		slices.Sort(c.Numbers)
-		if lost := r.missing(); len(lost) > 0 {
+		if lost := r.missing(); len(lost) > 0 && len(c.Absent) > 0 {
 			var s []string
 			for _, n := range lost {
 				s = append(s, strconv.Itoa(n))
