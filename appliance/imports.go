@@ -148,18 +148,32 @@ func (a *Appliance) postImport(w http.ResponseWriter, r *http.Request) {
 	res, err := a.runImport(s)
 	status, text := http.StatusOK, error(nil)
 	if err != nil {
-		status, text = statusOf(err), errors.New(sentence(err))
+		status, text = importStatus(err), errors.New(sentence(err))
 	}
 	if err := s.Finish(res, text, status); err != nil {
 		a.log.Info("the command that imported could not be told the result", "error", err)
 	}
 }
 
+// importStatus is statusOf, except that what is wrong with the content is not wrong with the request.
+func importStatus(err error) int {
+	status := statusOf(err)
+	if status == http.StatusBadRequest && !errors.As(err, new(*UsageError)) || status == http.StatusNotFound {
+		return http.StatusUnprocessableEntity
+	}
+	return status
+}
+
 func (a *Appliance) runImport(s *handover.Session) (*content.Result, error) {
 	q := s.Request()
 	keys, err := content.ParseKeys(strings.Join(q.Keys, "\n"))
 	if err != nil {
-		return nil, err
+		return nil, &UsageError{err}
+	}
+	if q.Name != "" {
+		if err := content.CheckName(q.Name); err != nil {
+			return nil, &UsageError{err}
+		}
 	}
 	return a.imports.Import(s.Context(), content.Request{
 		Name: q.Name, Inputs: s.Inputs(), Keys: keys, Repository: q.Repository, DryRun: q.DryRun,
