@@ -1,0 +1,520 @@
+package bundle
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// call is a filter, test or method with its arguments evaluated.
+type call struct {
+	v     *variables
+	name  string
+	of    any
+	args  []any
+	named map[string]any
+}
+
+// arg is the i-th argument, or the one of that name, or nil.
+func (c call) arg(i int, name string) any {
+	if i < len(c.args) {
+		return c.args[i]
+	}
+	return c.named[name]
+}
+
+// str is an argument that must be a text; "" when it is absent.
+func (c call) str(i int, name string) (string, error) {
+	s, err := toText(c.arg(i, name))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", c.name, err)
+	}
+	return s, nil
+}
+
+func (e filterExpr) eval(v *variables) (any, error) {
+	x, err := e.of.eval(v)
+	if isUndefined(err) && (e.name == "default" || e.name == "d") {
+		x, err = undefined{err.Error()}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if e.name == "default" || e.name == "d" {
+		return e.fallback(x, v)
+	}
+	if u, ok := x.(undefined); ok {
+		return nil, u
+	}
+	if x, err = v.forceAll(x); err != nil {
+		return nil, err
+	}
+	args, named, err := e.args.evaluated(v)
+	if err != nil {
+		return nil, err
+	}
+	return call{v, e.name, x, args, named}.filter()
+}
+
+// fallback is the filter default. Its argument is evaluated only if it is needed, so that a default that cannot be known does no harm.
+func (e filterExpr) fallback(x any, v *variables) (any, error) {
+	falsy := false
+	for i, a := range e.args.list {
+		if i == 1 {
+			b, err := value(a, v)
+			if err != nil {
+				return nil, err
+			}
+			falsy = truth(b)
+		}
+	}
+	if b := e.args.named["boolean"]; b != nil {
+		y, err := value(b, v)
+		if err != nil {
+			return nil, err
+		}
+		falsy = truth(y)
+	}
+	_, not := x.(undefined)
+	switch {
+	case !not && (!falsy || truth(x)):
+		return x, nil
+	case len(e.args.list) > 0:
+		return e.args.list[0].eval(v)
+	case e.args.named["default_value"] != nil:
+		return e.args.named["default_value"].eval(v)
+	}
+	return "", nil
+}
+
+func (c call) filter() (any, error) {
+	switch c.name {
+	case "bool":
+		return toBool(c.of), nil
+	case "int":
+		return toInt(c.of, toInt(c.arg(0, "default"), 0)), nil
+	case "list":
+		return c.items()
+	case "length", "count":
+		if s, ok := c.of.(string); ok {
+			return int64(len([]rune(s))), nil
+		}
+		list, err := c.items()
+		return int64(len(list)), err
+	case "first", "last":
+		list, err := c.items()
+		switch {
+		case err != nil:
+			return nil, err
+		case len(list) == 0:
+			return undefined{c.name + " of nothing"}, nil
+		case c.name == "first":
+			return list[0], nil
+		}
+		return list[len(list)-1], nil
+	case "join":
+		return c.join()
+	case "sort", "unique", "reverse":
+		return c.reorder()
+	case "select", "reject", "map":
+		return c.each()
+	case "dict2items":
+		d, ok := c.of.(*dict)
+		if !ok {
+			return nil, fmt.Errorf("dict2items of %s", typeName(c.of))
+		}
+		return d.items(), nil
+	case "ternary":
+		if truth(c.of) {
+			return c.arg(0, "true_val"), nil
+		}
+		return c.arg(1, "false_val"), nil
+	case "string", "lower", "upper", "trim", "basename", "replace", "regex_replace", "split":
+		s, err := toText(c.of)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.name, err)
+		}
+		return c.text(s)
+	}
+	return nil, fmt.Errorf("the filter %s is not understood", c.name)
+}
+
+// items are a list's items, or a dictionary's keys.
+func (c call) items() ([]any, error) {
+	switch of := c.of.(type) {
+	case []any:
+		return of, nil
+	case *dict:
+		keys := make([]any, len(of.keys))
+		for i, k := range of.keys {
+			keys[i] = k
+		}
+		return keys, nil
+	case string:
+		list := make([]any, 0, len(of))
+		for _, r := range of {
+			list = append(list, string(r))
+		}
+		return list, nil
+	}
+	return nil, fmt.Errorf("%s of %s", c.name, typeName(c.of))
+}
+
+// items are its pairs, as dict2items gives them.
+func (d *dict) items() []any {
+	list := make([]any, len(d.keys))
+	for i, k := range d.keys {
+		item := &dict{}
+		item.set("key", k)
+		item.set("value", d.values[k])
+		list[i] = item
+	}
+	return list
+}
+
+func (c call) join() (any, error) {
+	list, err := c.items()
+	if err != nil {
+		return nil, err
+	}
+	between, err := c.str(0, "d")
+	if err != nil {
+		return nil, err
+	}
+	var b strings.Builder
+	for i, item := range list {
+		s, err := toText(item)
+		if err != nil {
+			return nil, fmt.Errorf("join: %w", err)
+		}
+		if i > 0 {
+			b.WriteString(between)
+		}
+		if b.WriteString(s); b.Len() > maxText {
+			return nil, fmt.Errorf("a text of more than %d bytes", maxText)
+		}
+	}
+	return b.String(), nil
+}
+
+func (c call) reorder() (any, error) {
+	if c.named["attribute"] != nil {
+		return nil, fmt.Errorf("%s by an attribute is not understood", c.name)
+	}
+	list, err := c.items()
+	if err != nil {
+		return nil, err
+	}
+	list = slices.Clone(list)
+	switch c.name {
+	case "reverse":
+		slices.Reverse(list)
+	case "unique":
+		var once []any
+		for _, x := range list {
+			if in, _ := contains(x, once); !in {
+				once = append(once, x)
+			}
+		}
+		list = once
+	default:
+		slices.SortStableFunc(list, func(a, b any) int {
+			n, bad := compareValues(a, b)
+			err = cmp.Or(err, bad)
+			return n
+		})
+		if truth(c.arg(0, "reverse")) {
+			slices.Reverse(list)
+		}
+	}
+	return list, err
+}
+
+// each is select and reject, whose first argument is a test's name, and map, whose first argument is a filter's.
+func (c call) each() (any, error) {
+	list, err := c.items()
+	if err != nil {
+		return nil, err
+	}
+	kept := []any{}
+	if attribute, ok := c.named["attribute"].(string); ok && c.name == "map" {
+		for _, x := range list {
+			y, err := indexExpr{litExpr{x}, litExpr{attribute}}.eval(c.v)
+			if err != nil {
+				return nil, err
+			}
+			kept = append(kept, y)
+		}
+		return kept, nil
+	}
+	if len(c.args) == 0 {
+		return nil, fmt.Errorf("%s without a name is not understood", c.name)
+	}
+	name, err := c.str(0, "")
+	if err != nil {
+		return nil, err
+	}
+	if name == "map" || name == "select" || name == "reject" {
+		return nil, fmt.Errorf("%s of %s is not understood", c.name, name)
+	}
+	for _, x := range list {
+		inner := call{c.v, name, x, c.args[1:], c.named}
+		if c.name == "map" {
+			y, err := inner.filter()
+			if err != nil {
+				return nil, err
+			}
+			kept = append(kept, y)
+			continue
+		}
+		ok, err := inner.test()
+		if err != nil {
+			return nil, err
+		}
+		if ok == (c.name == "select") {
+			kept = append(kept, x)
+		}
+	}
+	return kept, nil
+}
+
+// text is the filters of strings.
+func (c call) text(s string) (any, error) {
+	switch c.name {
+	case "lower":
+		return strings.ToLower(s), nil
+	case "upper":
+		return strings.ToUpper(s), nil
+	case "trim":
+		return strings.TrimSpace(s), nil
+	case "basename":
+		return path.Base(s), nil
+	case "split":
+		return c.split(s)
+	case "replace", "regex_replace":
+		old, err := c.str(0, "regex")
+		if err != nil {
+			return nil, err
+		}
+		with, err := c.str(1, "replacement")
+		if err != nil {
+			return nil, err
+		}
+		if c.name == "regex_replace" {
+			return regexReplace(s, old, with)
+		}
+		if old == "" || strings.Count(s, old)*len(with) > maxText {
+			return nil, errors.New("replace: nothing to replace, or a text that is too long")
+		}
+		return strings.ReplaceAll(s, old, with), nil
+	}
+	return s, nil
+}
+
+func (c call) split(s string) (any, error) {
+	between, err := c.str(0, "sep")
+	if err != nil {
+		return nil, err
+	}
+	parts := strings.Fields(s)
+	if between != "" {
+		parts = strings.Split(s, between)
+	}
+	list := make([]any, len(parts))
+	for i, p := range parts {
+		list[i] = p
+	}
+	return list, nil
+}
+
+// groups are Python's \1 and \g<name> in a replacement.
+var groups = regexp.MustCompile(`\\(?:([0-9])|g<([A-Za-z0-9_]+)>)`)
+
+// regexReplace is Python's re.sub. What Go's regular expressions do not have, such as lookaheads, is an error.
+func regexReplace(s, expression, with string) (any, error) {
+	re, err := regexp.Compile(expression)
+	if err != nil {
+		return nil, fmt.Errorf("regex_replace: %w", err)
+	}
+	with = groups.ReplaceAllString(strings.ReplaceAll(with, "$", "$$"), "$${$1$2}")
+	if len(s)*(len(with)+1) > maxText {
+		return nil, errors.New("regex_replace: the text is too long")
+	}
+	return re.ReplaceAllString(s, with), nil
+}
+
+func (e testExpr) eval(v *variables) (any, error) {
+	x, err := e.of.eval(v)
+	if isUndefined(err) {
+		x, err = undefined{err.Error()}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	u, not := x.(undefined)
+	switch {
+	case e.name == "defined":
+		return !not != e.not, nil
+	case e.name == "undefined":
+		return not != e.not, nil
+	case not:
+		return nil, u
+	}
+	if x, err = v.forceAll(x); err != nil {
+		return nil, err
+	}
+	args, named, err := e.args.evaluated(v)
+	if err != nil {
+		return nil, err
+	}
+	ok, err := call{v, e.name, x, args, named}.test()
+	return ok != e.not, err
+}
+
+func (c call) test() (bool, error) {
+	switch c.name {
+	case "version", "version_compare":
+		return c.version()
+	case "none":
+		return c.of == nil, nil
+	case "string", "mapping", "boolean", "number", "iterable", "sequence":
+		return map[string]string{
+			"string": "a string", "mapping": "a dictionary", "boolean": "a boolean", "number": "a number",
+		}[c.name] == typeName(c.of) || c.name[0] != 'n' && c.name[0] != 'b' && c.isSequence(), nil
+	case "true", "false":
+		b, ok := c.of.(bool)
+		return ok && b == (c.name == "true"), nil
+	case "truthy", "falsy":
+		return truth(c.of) == (c.name == "truthy"), nil
+	case "match", "search", "regex":
+		expression, err := c.str(0, "pattern")
+		if err != nil {
+			return false, err
+		}
+		if c.name == "match" {
+			expression = "^(?:" + expression + ")"
+		}
+		re, err := regexp.Compile(expression)
+		if err != nil {
+			return false, fmt.Errorf("%s: %w", c.name, err)
+		}
+		s, err := toText(c.of)
+		return re.MatchString(s), err
+	}
+	op := map[string]string{"eq": "==", "equalto": "==", "==": "==", "ne": "!=", "!=": "!=", "in": "in", "lt": "<", "<": "<", "le": "<=", "<=": "<=",
+		"gt": ">", ">": ">", "ge": ">=", ">=": ">="}[c.name]
+	if op == "" || len(c.args) != 1 {
+		return false, fmt.Errorf("the test %s is not understood", c.name)
+	}
+	return compareWith(op, c.of, c.args[0])
+}
+
+func (c call) isSequence() bool {
+	if c.name != "iterable" && c.name != "sequence" {
+		return false
+	}
+	_, err := c.items()
+	return err == nil
+}
+
+// version compares versions as Ansible does by default (Python's LooseVersion): numbers as numbers, words as words.
+func (c call) version() (bool, error) {
+	a, err := toText(c.of)
+	if err != nil {
+		return false, err
+	}
+	b, err := c.str(0, "version")
+	if err != nil {
+		return false, err
+	}
+	op, err := c.str(1, "operator")
+	if err != nil {
+		return false, err
+	}
+	op = cmp.Or(map[string]string{"": "==", "=": "==", "eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "ne": "!=", "<>": "!="}[op], op)
+	if !slices.Contains([]string{"==", "!=", "<", "<=", ">", ">="}, op) {
+		return false, fmt.Errorf("%q compares no versions", op)
+	}
+	n, err := compareVersions(a, b)
+	return ordered(op, n), err
+}
+
+var versionPart = regexp.MustCompile(`[0-9]+|[a-z]+|[^0-9a-z.]+`)
+
+func compareVersions(a, b string) (int, error) {
+	x, y := versionPart.FindAllString(a, -1), versionPart.FindAllString(b, -1)
+	for i := range min(len(x), len(y)) {
+		p, perr := strconv.ParseUint(x[i], 10, 64)
+		q, qerr := strconv.ParseUint(y[i], 10, 64)
+		n := strings.Compare(x[i], y[i])
+		switch {
+		case (perr == nil) != (qerr == nil):
+			return 0, fmt.Errorf("the versions %.50q and %.50q cannot be compared", a, b)
+		case perr == nil:
+			n = cmp.Compare(p, q)
+		}
+		if n != 0 {
+			return n, nil
+		}
+	}
+	return cmp.Compare(len(x), len(y)), nil
+}
+
+func (e methodExpr) eval(v *variables) (any, error) {
+	x, err := value(e.of, v)
+	if err != nil {
+		return nil, err
+	}
+	if x, err = v.forceAll(x); err != nil {
+		return nil, err
+	}
+	args, named, err := e.args.evaluated(v)
+	if err != nil {
+		return nil, err
+	}
+	c := call{v, e.name, x, args, named}
+	switch of := x.(type) {
+	case *dict:
+		switch e.name {
+		case "keys":
+			return c.items()
+		case "values":
+			list := make([]any, len(of.keys))
+			for i, k := range of.keys {
+				list[i] = of.values[k]
+			}
+			return list, nil
+		case "get":
+			key, err := c.str(0, "key")
+			if err != nil {
+				return nil, err
+			}
+			if y, ok := of.values[key]; ok {
+				return y, nil
+			}
+			return c.arg(1, "default"), nil
+		}
+	case string:
+		s, err := c.str(0, "")
+		if err != nil {
+			return nil, err
+		}
+		switch e.name {
+		case "startswith":
+			return strings.HasPrefix(of, s), nil
+		case "endswith":
+			return strings.HasSuffix(of, s), nil
+		case "strip":
+			c.name = "trim"
+			return c.text(of)
+		case "split", "lower", "upper", "replace":
+			return c.text(of)
+		}
+	}
+	return nil, fmt.Errorf("the method %s of %s is not understood", e.name, typeName(x))
+}

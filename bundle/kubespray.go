@@ -1,0 +1,413 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// KubesprayOptions say for which cluster a checkout's lists are computed. The zero value is the release as it is, for amd64.
+type KubesprayOptions struct {
+	// Arch is the nodes' architecture as container images name it; "" is amd64. The lists are for one.
+	Arch string
+	// Vars are files of variables, such as an inventory's group_vars; later ones win, and all win over the checkout's own. They must not
+	// hold what names mirrors (registry_host, files_repo), for then the lists name those mirrors.
+	Vars []KubesprayVars
+}
+
+// KubesprayVars is one YAML file of variables.
+type KubesprayVars struct {
+	Name string // for messages
+	R    io.Reader
+}
+
+// KubesprayLists is what a release of Kubespray downloads.
+type KubesprayLists struct {
+	// Release is that of the checkout's galaxy.yml, "v2.31.0"; between releases it is the next one's.
+	Release string
+	// Images and Files are the lists that the checkout's own contrib/offline/generate_list.sh makes, in its order, and the digests that the
+	// checkout knows.
+	Images []WantedImage
+	Files  []WantedFile
+	// Forgotten is what that script leaves out although the checkout's roles can ask for it.
+	Forgotten []Forgotten
+	// Checksums are the checkout's.
+	Checksums *Checksums
+	// Notes say what is remarkable, one sentence each: files without a checksum, templates that could not be read.
+	Notes []string
+}
+
+// Forgotten is one image, or one file.
+type Forgotten struct {
+	Image *WantedImage
+	File  *WantedFile
+	// Variable says what names it: variables, or the text of a template as far as it names it.
+	Variable string
+	// Where is FILE:LINE in the checkout.
+	Where string
+}
+
+// kubesprayRoles are the role's names: with an underscore since v2.29.
+var kubesprayRoles = []string{"roles/kubespray_defaults", "roles/kubespray-defaults"}
+
+const generateList = "contrib/offline/generate_list.sh"
+
+// Kubespray computes from a checkout, v2.24 or newer, what it downloads. It runs nothing of it: it reads the variables and evaluates them itself. What
+// it cannot evaluate is an error that names the variable, its file and line.
+func Kubespray(fsys fs.FS, opt KubesprayOptions) (*KubesprayLists, error) {
+	k := &kubespray{fsys: fsys}
+	if err := k.read(opt); err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, step := range []func() error{k.listFiles, k.listImages, k.listKubeImages} {
+		errs = append(errs, step())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	k.forgottenFiles()
+	if err := k.forgottenImages(); err != nil {
+		return nil, err
+	}
+	return &k.lists, nil
+}
+
+// kubespray is one call of Kubespray.
+type kubespray struct {
+	fsys     fs.FS
+	role     string
+	vars     *variables
+	over     map[string]definition // of KubesprayOptions.Vars
+	download *varsFile             // the role's download.yml
+	entries  []downloadEntry
+	lists    KubesprayLists
+}
+
+// downloadEntry is one entry of the variable downloads.
+type downloadEntry struct {
+	name   string
+	fields *dict
+	where  string
+}
+
+// read reads the variables: the facts of a node, the role's defaults, its vars, and those that were given.
+func (k *kubespray) read(opt KubesprayOptions) error {
+	for _, role := range kubesprayRoles {
+		if _, err := fs.Stat(k.fsys, role+"/defaults/main/download.yml"); err == nil {
+			k.role = role
+			break
+		}
+	}
+	if k.role == "" {
+		return fmt.Errorf("no %s/defaults/main/download.yml in it: give a checkout of Kubespray v2.24 or newer", kubesprayRoles[0])
+	}
+	k.vars = &variables{defs: facts(opt.Arch)}
+	for _, pattern := range []string{"/defaults/main/*.yml", "/defaults/main.yml", "/vars/main/*.yml", "/vars/main.yml"} {
+		names, err := fs.Glob(k.fsys, k.role+pattern)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			f, err := openVars(k.fsys, name)
+			if err != nil {
+				return err
+			}
+			k.vars = k.vars.with(f.defs)
+			switch path.Base(name) {
+			case "download.yml":
+				k.download = f
+			case "checksums.yml":
+				if k.lists.Checksums, err = k.checksums(name); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	k.over = map[string]definition{}
+	for _, file := range opt.Vars {
+		f, err := readVars(file.Name, file.R)
+		if err != nil {
+			return err
+		}
+		for name, d := range f.defs {
+			k.over[name] = d
+		}
+	}
+	k.vars = k.vars.with(k.over)
+	if err := k.readEntries(); err != nil {
+		return err
+	}
+	return k.readRelease()
+}
+
+// facts are what Ansible would find out about a node.
+func facts(arch string) map[string]definition {
+	if arch == "" {
+		arch = "amd64"
+	}
+	machine := arch
+	switch arch {
+	case "amd64":
+		machine = "x86_64"
+	case "arm64":
+		machine = "aarch64"
+	case "arm":
+		machine = "armv7l"
+	}
+	all := &dict{}
+	all.set("system", "Linux")
+	all.set("architecture", machine)
+	const where = "a node's facts"
+	return map[string]definition{
+		"ansible_facts":        {all, where},
+		"ansible_system":       {"Linux", where},
+		"ansible_architecture": {machine, where},
+	}
+}
+
+func (k *kubespray) checksums(name string) (*Checksums, error) {
+	f, err := k.fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return ReadChecksums(name, f)
+}
+
+func (k *kubespray) readEntries() error {
+	x, err := k.vars.lookup("downloads")
+	if err != nil {
+		return err
+	}
+	all, ok := x.(*dict)
+	if !ok {
+		return fmt.Errorf("%s/defaults/main/download.yml: the variable downloads is missing, or is no dictionary", k.role)
+	}
+	for _, name := range all.keys {
+		fields, ok := all.values[name].(*dict)
+		if !ok {
+			return fmt.Errorf("%s: downloads.%s is no dictionary", k.vars.defs["downloads"].where, name)
+		}
+		e := downloadEntry{name, fields, k.vars.defs["downloads"].where}
+		for _, field := range []string{"repo", "url"} {
+			if s, ok := fields.values[field].(*source); ok {
+				e.where = s.where
+				break
+			}
+		}
+		k.entries = append(k.entries, e)
+	}
+	return nil
+}
+
+func (k *kubespray) readRelease() error {
+	f, err := openVars(k.fsys, "galaxy.yml")
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	if v, ok := f.defs["version"].value.(string); ok {
+		k.lists.Release = "v" + strings.TrimPrefix(v, "v")
+	}
+	return nil
+}
+
+// field evaluates a field of an entry to a text. ok is false if the entry has no such field.
+func (k *kubespray) field(e downloadEntry, name string) (s string, ok bool, err error) {
+	x, ok := e.fields.values[name]
+	if !ok {
+		return "", false, nil
+	}
+	if x, err = k.vars.force(x); err == nil {
+		s, err = toText(x)
+	}
+	if err != nil {
+		err = fmt.Errorf("downloads.%s.%s: %w", e.name, name, err)
+	}
+	return strings.TrimSpace(s), true, err
+}
+
+// listFiles lists every variable of download.yml whose name ends in download_url, as the script does.
+func (k *kubespray) listFiles() error {
+	var errs []error
+	for _, name := range k.download.names {
+		if !strings.HasSuffix(name, "download_url") {
+			continue
+		}
+		where := k.vars.defs[name].where
+		s, err := k.vars.text(name)
+		if err == nil {
+			s, err = parseFileURL(strings.TrimSpace(s))
+		}
+		if err != nil {
+			errs = append(errs, named(name, where, err))
+			continue
+		}
+		if slices.ContainsFunc(k.lists.Files, func(f WantedFile) bool { return f.URL == s }) {
+			continue
+		}
+		k.lists.Files = append(k.lists.Files, k.file(s, where))
+	}
+	return errors.Join(errs...)
+}
+
+// named makes an error name the variable, if it does not yet.
+func named(name, where string, err error) error {
+	var inner *variableError
+	if errors.As(err, &inner) {
+		return err
+	}
+	return &variableError{name, where, err}
+}
+
+// file adds the digest that the checkout has for a URL: that of the entry of downloads which downloads it.
+func (k *kubespray) file(u, where string) WantedFile {
+	f := WantedFile{URL: u, Where: where}
+	for _, e := range k.entries {
+		if s, _, err := k.field(e, "url"); err != nil || s != u {
+			continue
+		}
+		var sum string
+		var err error
+		for _, field := range []string{"checksum", "sha256"} { // sha256 before v2.25
+			var ok bool
+			if sum, ok, err = k.field(e, field); ok {
+				break
+			}
+		}
+		switch {
+		case isUndefined(err):
+			k.note("%s has no checksum in the checkout: %v", u, err)
+		case err != nil:
+			k.note("%s is not checked: %v", u, err)
+		case sum == "" || sum == "0":
+			k.note("%s has no checksum in the checkout, for this architecture there may be no such file", u)
+		default:
+			if f.Digest, err = parseChecksum(sum); err != nil {
+				k.note("%s is not checked: %v", u, err)
+				break
+			}
+			f.Known = fmt.Sprintf("%s: downloads.%s", e.where, e.name)
+			if d, known, ok := k.lists.Checksums.Find(u); ok && d == f.Digest {
+				f.Known = known
+			}
+		}
+		return f
+	}
+	k.note("%s is in no entry of downloads, so its checksum is not known", u)
+	return f
+}
+
+func (k *kubespray) note(format string, args ...any) {
+	k.lists.Notes = append(k.lists.Notes, fmt.Sprintf(format, args...))
+}
+
+// listImages lists every entry of downloads that has a repository and a tag, whether or not it is enabled, as the script does.
+func (k *kubespray) listImages() error {
+	var errs []error
+	for _, e := range k.entries {
+		repo, ok, err := k.field(e, "repo")
+		if err != nil || !ok {
+			errs = append(errs, err)
+			continue
+		}
+		tag, ok, err := k.field(e, "tag")
+		if err != nil || !ok {
+			errs = append(errs, err)
+			continue
+		}
+		ref := repo + ":" + tag
+		digest, err := k.imageDigest(e)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if digest != "" {
+			ref += "@" + digest
+		}
+		if err := k.image(ref, e.where); err != nil {
+			errs = append(errs, fmt.Errorf("%s: downloads.%s: %w", e.where, e.name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// imageDigest is what an inventory pins an image to (nginx_digest_checksum); then Kubespray pulls by it.
+func (k *kubespray) imageDigest(e downloadEntry) (string, error) {
+	container, err := k.vars.force(e.fields.values["container"])
+	if err != nil {
+		return "", fmt.Errorf("downloads.%s.container: %w", e.name, err)
+	}
+	if !toBool(container) {
+		return "", nil
+	}
+	sum, _, err := k.field(e, "checksum")
+	if sum == "" || err != nil {
+		return "", err
+	}
+	return parseChecksum(sum)
+}
+
+func (k *kubespray) image(ref, where string) error {
+	w, err := ParseReference(ref)
+	if err != nil {
+		return err
+	}
+	if w.Where = where; !k.has(w) {
+		k.lists.Images = append(k.lists.Images, w)
+	}
+	return nil
+}
+
+func (k *kubespray) has(w WantedImage) bool {
+	return slices.ContainsFunc(k.lists.Images, func(i WantedImage) bool { return i.Repository == w.Repository && i.Tag == w.Tag })
+}
+
+var (
+	kubeImages = regexp.MustCompile(`^KUBE_IMAGES="([a-z0-9 -]+)"`)
+	kubeImage  = regexp.MustCompile(`^\s*echo "([^"]*)\$i([^"]*)"`)
+)
+
+// listKubeImages lists the images that kubeadm pulls. Their names stand in the script alone: in KUBE_IMAGES, and in the line that its loop writes.
+func (k *kubespray) listKubeImages() error {
+	f, err := k.fsys.Open(generateList)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxVarsFile))
+	if err != nil {
+		return fmt.Errorf("%s: %w", generateList, err)
+	}
+	var images []string
+	for i, line := range strings.Split(string(b), "\n") {
+		where := fmt.Sprintf("%s:%d", generateList, i+1)
+		if m := kubeImages.FindStringSubmatch(line); m != nil {
+			images = strings.Fields(m[1])
+		} else if m := kubeImage.FindStringSubmatch(line); m != nil && images != nil {
+			for _, name := range images {
+				x, err := k.vars.evaluate(m[1] + name + m[2])
+				var ref string
+				if err == nil {
+					ref, err = toText(x)
+				}
+				if err == nil {
+					err = k.image(ref, where)
+				}
+				if err != nil {
+					return fmt.Errorf("%s: %w", where, err)
+				}
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: no KUBE_IMAGES and the line that lists them, this release is not understood", generateList)
+}

@@ -1,0 +1,329 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+const (
+	maxVarsFile = 8 << 20 // bytes of one file of variables; Kubespray's largest has 200 KiB
+	maxVarsNode = 1 << 20 // values of one file, with what aliases repeat
+	maxVarsDeep = 100     // of values in each other, and of variables that lead to each other
+	maxSteps    = 1 << 20 // templates that are evaluated for one answer
+)
+
+// variables are Ansible's: a variable may be a template that refers to others, and is evaluated when it is asked for.
+type variables struct {
+	defs  map[string]definition
+	cache map[*source]any
+	busy  []string // the variables that are being evaluated
+	steps int
+}
+
+// definition is one variable as it was written.
+type definition struct {
+	value any
+	where string // FILE:LINE
+}
+
+// source is a template that stands in a file of variables.
+type source struct {
+	text  string
+	name  string // the variable that it is a part of
+	where string
+}
+
+// variableError says which variable could not be evaluated.
+type variableError struct {
+	name, where string
+	err         error
+}
+
+func (e *variableError) Error() string {
+	return fmt.Sprintf("%s: the variable %s cannot be evaluated: %v", e.where, e.name, e.err)
+}
+func (e *variableError) Unwrap() error { return e.err }
+
+// with is a copy to which further definitions are added; what was evaluated is evaluated anew.
+func (v *variables) with(more map[string]definition) *variables {
+	n := &variables{defs: make(map[string]definition, len(v.defs)+len(more))}
+	for name, d := range v.defs {
+		n.defs[name] = d
+	}
+	for name, d := range more {
+		n.defs[name] = d
+	}
+	return n
+}
+
+// lookup is a variable's value, or undefined.
+func (v *variables) lookup(name string) (any, error) {
+	d, ok := v.defs[name]
+	if !ok {
+		return undefined{name}, nil
+	}
+	for i, b := range v.busy {
+		if b == name {
+			return nil, &variableError{name, d.where, fmt.Errorf("it refers to itself (%s → %s)", strings.Join(v.busy[i:], " → "), name)}
+		}
+	}
+	if len(v.busy) == maxVarsDeep {
+		return nil, &variableError{name, d.where, fmt.Errorf("more than %d variables lead to each other", maxVarsDeep)}
+	}
+	v.busy = append(v.busy, name)
+	defer func() { v.busy = v.busy[:len(v.busy)-1] }()
+	return v.force(d.value)
+}
+
+// force evaluates a value that is a template. One that is undefined is an error that names its variable.
+func (v *variables) force(x any) (any, error) {
+	s, ok := x.(*source)
+	if !ok {
+		return x, nil
+	}
+	if y, ok := v.cache[s]; ok {
+		return y, nil
+	}
+	if v.steps++; v.steps > maxSteps {
+		return nil, fmt.Errorf("more than %d templates to evaluate", maxSteps)
+	}
+	y, err := v.evaluate(s.text)
+	if u, not := y.(undefined); not && err == nil {
+		err = u
+	}
+	if err != nil {
+		var inner *variableError
+		if errors.As(err, &inner) {
+			return nil, err
+		}
+		return nil, &variableError{s.name, s.where, err}
+	}
+	if v.cache == nil {
+		v.cache = map[*source]any{}
+	}
+	v.cache[s] = y
+	return y, nil
+}
+
+// evaluate evaluates a template.
+func (v *variables) evaluate(text string) (any, error) {
+	t, err := parseTemplate(text)
+	if err != nil {
+		return nil, err
+	}
+	return t.render(v)
+}
+
+// forceAll evaluates what a list or dictionary holds too.
+func (v *variables) forceAll(x any) (any, error) {
+	x, err := v.force(x)
+	if err != nil {
+		return nil, err
+	}
+	switch of := x.(type) {
+	case []any:
+		for i := range of {
+			if y, err := v.forceAll(of[i]); err != nil {
+				return nil, err
+			} else if !same(y, of[i]) {
+				list := append([]any(nil), of...)
+				for j := i; j < len(list); j++ {
+					if list[j], err = v.forceAll(list[j]); err != nil {
+						return nil, err
+					}
+				}
+				return list, nil
+			}
+		}
+	case *dict:
+		for _, k := range of.keys {
+			if y, err := v.forceAll(of.values[k]); err != nil {
+				return nil, err
+			} else if !same(y, of.values[k]) {
+				d := &dict{}
+				for _, k := range of.keys {
+					y, err := v.forceAll(of.values[k])
+					if err != nil {
+						return nil, err
+					}
+					d.set(k, y)
+				}
+				return d, nil
+			}
+		}
+	}
+	return x, nil
+}
+
+// same says whether forcing a value changed nothing: only templates, and what holds some, are changed.
+func same(a, b any) bool {
+	switch b := b.(type) {
+	case *source:
+		return false
+	case *dict:
+		d, ok := a.(*dict)
+		return ok && d == b
+	case []any:
+		l, ok := a.([]any)
+		return ok && len(l) == len(b) && (len(l) == 0 || &l[0] == &b[0])
+	}
+	return true
+}
+
+// text evaluates a variable that must be a text.
+func (v *variables) text(name string) (string, error) {
+	x, err := v.lookup(name)
+	if err != nil {
+		return "", err
+	}
+	if u, not := x.(undefined); not {
+		return "", u
+	}
+	s, err := toText(x)
+	if err != nil {
+		return "", &variableError{name, v.defs[name].where, err}
+	}
+	return s, nil
+}
+
+// varsFile is one file of variables, in its order.
+type varsFile struct {
+	names []string
+	defs  map[string]definition
+}
+
+// readVars reads a file of variables.
+func readVars(name string, r io.Reader) (*varsFile, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxVarsFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if len(b) > maxVarsFile {
+		return nil, fmt.Errorf("%s: a file of variables has at most %d MiB", name, maxVarsFile>>20)
+	}
+	f := &varsFile{defs: map[string]definition{}}
+	var root yaml.Node
+	if err := yaml.Unmarshal(b, &root); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if len(root.Content) == 0 {
+		return f, nil
+	}
+	top := root.Content[0]
+	if top.Kind == yaml.ScalarNode && top.ShortTag() == "!!null" {
+		return f, nil
+	}
+	if top.Kind != yaml.MappingNode {
+		return nil, fmt.Errorf("%s:%d: want variables, one \"NAME: VALUE\" each", name, top.Line)
+	}
+	in := varsReader{name: name}
+	for i := 0; i+1 < len(top.Content); i += 2 {
+		k := top.Content[i]
+		in.variable = k.Value
+		v, err := in.value(top.Content[i+1], 0)
+		if err != nil {
+			return nil, err
+		}
+		if _, again := f.defs[k.Value]; !again {
+			f.names = append(f.names, k.Value)
+		}
+		f.defs[k.Value] = definition{v, fmt.Sprintf("%s:%d", name, k.Line)}
+	}
+	return f, nil
+}
+
+// openVars reads a file of variables of a checkout.
+func openVars(fsys fs.FS, name string) (*varsFile, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readVars(name, f)
+}
+
+// varsReader turns YAML into values.
+type varsReader struct {
+	name, variable string
+	nodes          int
+}
+
+func (in *varsReader) value(n *yaml.Node, depth int) (any, error) {
+	where := fmt.Sprintf("%s:%d", in.name, n.Line)
+	if in.nodes++; in.nodes > maxVarsNode || depth > maxVarsDeep {
+		return nil, fmt.Errorf("%s: %s is too large or nested too deep", where, in.variable)
+	}
+	switch n.Kind {
+	case yaml.AliasNode:
+		return in.value(n.Alias, depth+1)
+	case yaml.SequenceNode:
+		list := make([]any, 0, len(n.Content))
+		for _, c := range n.Content {
+			v, err := in.value(c, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, v)
+		}
+		return list, nil
+	case yaml.MappingNode:
+		d := &dict{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			k := n.Content[i]
+			if k.Kind != yaml.ScalarNode || k.ShortTag() == "!!merge" {
+				return nil, fmt.Errorf("%s:%d: %s: merge keys and keys that are no scalars are not understood", in.name, k.Line, in.variable)
+			}
+			key, err := toText(scalar(k))
+			if err != nil {
+				return nil, err
+			}
+			v, err := in.value(n.Content[i+1], depth+1)
+			if err != nil {
+				return nil, err
+			}
+			d.set(key, v)
+		}
+		return d, nil
+	}
+	if n.Tag == "!vault" {
+		return &source{"{{ undef() }}", in.variable + " (it is encrypted, and)", where}, nil
+	}
+	if n.Tag != "!unsafe" && (strings.Contains(n.Value, "{{") || strings.Contains(n.Value, "{%") || strings.Contains(n.Value, "{#")) {
+		return &source{n.Value, in.variable, where}, nil
+	}
+	return scalar(n), nil
+}
+
+// scalar reads a scalar as YAML 1.1 does, which is Ansible's: yes and no are booleans.
+func scalar(n *yaml.Node) any {
+	switch n.ShortTag() {
+	case "!!null":
+		return nil
+	case "!!bool":
+		return strings.EqualFold(n.Value, "true")
+	case "!!int":
+		if i, err := strconv.ParseInt(strings.ReplaceAll(n.Value, "_", ""), 0, 64); err == nil {
+			return i
+		}
+	case "!!float":
+		if f, err := strconv.ParseFloat(strings.ReplaceAll(n.Value, "_", ""), 64); err == nil {
+			return f
+		}
+	case "!!str":
+		if n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) == 0 {
+			switch n.Value {
+			case "yes", "Yes", "YES", "on", "On", "ON":
+				return true
+			case "no", "No", "NO", "off", "Off", "OFF":
+				return false
+			}
+		}
+	}
+	return n.Value
+}
