@@ -466,7 +466,7 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 		return nil, err
 	}
 	warnings = append(warnings, importWarnings(imports)...)
-	complete, incomplete, running := importCounts(imports)
+	complete, incomplete := importCounts(imports)
 	images, files := 0, 0
 	for name := range a.tree.Walk("registry", "") {
 		if strings.HasSuffix(name, "/current/link") {
@@ -489,7 +489,7 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 		"serving": a.ready() == nil, "problems": append([]string{}, problems...),
 		"leader": st.Leader, "role": st.Role, "term": st.Term, "applied": st.Applied, "commit": st.Commit,
 		"entries": st.Entries, "images": images, "files": files, "blobs": st.Blobs, "bytes": st.Bytes,
-		"imports":      map[string]any{"complete": complete, "incomplete": incomplete, "running": running},
+		"imports":      map[string]any{"complete": complete, "incomplete": incomplete, "running": a.imports.Running()},
 		"disk":         map[string]int64{"total": st.DiskTotal, "free": st.DiskFree, "reserve": st.DiskReserve},
 		"certificates": certs, "warnings": append([]string{}, warnings...), "misses": misses,
 	}, nil

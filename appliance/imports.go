@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 
 	"casemate/appliance/content"
@@ -197,7 +196,7 @@ func importWarnings(list []content.Import) []string {
 }
 
 // importCounts are how many imports there are, for status and metrics.
-func importCounts(list []content.Import) (complete, incomplete int, running string) {
+func importCounts(list []content.Import) (complete, incomplete int) {
 	for _, i := range list {
 		if i.State == content.Incomplete {
 			incomplete++
@@ -205,8 +204,5 @@ func importCounts(list []content.Import) (complete, incomplete int, running stri
 			complete++
 		}
 	}
-	if k := slices.IndexFunc(list, func(i content.Import) bool { return i.Running }); k >= 0 {
-		running = list[k].Name
-	}
-	return complete, incomplete, running
+	return complete, incomplete
 }

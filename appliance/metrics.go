@@ -192,7 +192,7 @@ func (s scrape) Collect(ch chan<- prometheus.Metric) {
 	gauge(descBlobs, float64(st.Blobs))
 	gauge(descBytes, float64(st.Bytes))
 	if list, err := a.imports.List(); err == nil {
-		complete, incomplete, _ := importCounts(list)
+		complete, incomplete := importCounts(list)
 		gauge(descImports, float64(complete), content.Imported)
 		gauge(descImports, float64(incomplete), content.Incomplete)
 	}

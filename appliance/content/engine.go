@@ -175,6 +175,16 @@ func (e *Engine) Close() {
 // Context ends when Close is called.
 func (e *Engine) Context() context.Context { return e.base }
 
+// Running is the name by which the import that is read now was asked for, "" if none is.
+func (e *Engine) Running() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.running == nil {
+		return ""
+	}
+	return e.running.base
+}
+
 // Totals are bytes of blobs that imports of this process took and the time that they ran, for metrics.
 func (e *Engine) Totals() (bytes int64, took time.Duration) {
 	return e.read.Load(), time.Duration(e.took.Load())
