@@ -36,7 +36,7 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 			}
 			err = o.print(cmd, r, func(t *table) {
 				for _, f := range r.Findings {
-					t.line(f.Verdict, f.Kind, f.Name, said(f), f.Where)
+					t.line(f.Verdict, f.Kind, f.Name, f.Where, said(f))
 				}
 				t.line(summary(r))
 			})

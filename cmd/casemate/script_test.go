@@ -2,7 +2,9 @@ package main
 
 import (
 	"net"
+	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +66,27 @@ func TestScripts(t *testing.T) {
 				name := ts.MkAbs(args[0])
 				text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
 				ts.Check(os.WriteFile(name, []byte(text), 0o644))
+			},
+			// free VAR puts an address on which nobody listens into the variable, for a daemon that clients of the script must find.
+			"free": func(ts *testscript.TestScript, _ bool, args []string) {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					ts.Fatalf("%v", err)
+				}
+				l.Close()
+				ts.Setenv(args[0], l.Addr().String())
+			},
+			// asks STATUS URL is a client that asks the daemon at $HTTP for the URL and gets this status.
+			"asks": func(ts *testscript.TestScript, _ bool, args []string) {
+				c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Dial: func(network, _ string) (net.Conn, error) { return net.Dial(network, ts.Getenv("HTTP")) }}}
+				resp, err := c.Get(args[1])
+				if err != nil {
+					ts.Fatalf("%v", err)
+				}
+				resp.Body.Close()
+				if got := strconv.Itoa(resp.StatusCode); got != args[0] {
+					ts.Fatalf("%s: status %s, want %s", args[1], got, args[0])
+				}
 			},
 			// hold VAR listens on a port until the script ends and puts its address into the variable.
 			"hold": func(ts *testscript.TestScript, _ bool, args []string) {
