@@ -1,0 +1,170 @@
+package bundle
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+const (
+	digestA = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	digestB = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+)
+
+// smallIndex is an index that Encode takes.
+func smallIndex() *Index {
+	return &Index{
+		Version: 1,
+		Images:  []Image{{Repository: "docker.io/library/nginx", Tag: "1", Digest: digestA, MediaType: "application/vnd.oci.image.index.v1+json", Size: 5}},
+		Files:   []File{{URL: "https://dl.k8s.io/x", Digest: digestB, Size: 7}},
+		Blobs:   []Blob{{Digest: digestA, Size: 3}, {Digest: digestB, Size: 7}},
+	}
+}
+
+func TestIndexRoundTrip(t *testing.T) {
+	full, _ := sample()
+	full.Since = digestA
+	full.Blobs[0].Omitted = true
+	for name, ix := range map[string]*Index{"small": smallIndex(), "empty": {Version: 1}, "full": full} {
+		b, err := ix.Encode()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		got, err := DecodeIndex(b)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		again, err := got.Encode()
+		if err != nil || !bytes.Equal(b, again) {
+			t.Errorf("%s: decoded and encoded it is\n%s\nnot\n%s (%v)", name, again, b, err)
+		}
+	}
+}
+
+// TestEncodeSorts: the order in which things were found changes nothing.
+func TestEncodeSorts(t *testing.T) {
+	ix, s := sample()
+	want, err := ix.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		other, _ := sample()
+		other.Images[0], other.Images[1] = other.Images[1], other.Images[0]
+		p := other.Images[1].Platforms
+		p[0], p[1] = p[1], p[0]
+		other.Blobs = s.index(nil, nil).Blobs // in the order of a map
+		if got, err := other.Encode(); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("%s, want %s (%v)", got, want, err)
+		}
+	}
+}
+
+// TestEncodeRefuses: what cannot be read is not written.
+func TestEncodeRefuses(t *testing.T) {
+	for says, change := range map[string]func(ix *Index){
+		"version":                func(ix *Index) { ix.Version = 2 },
+		"no repository":          func(ix *Index) { ix.Images[0].Repository = "docker.io/library/Nginx" },
+		`"" is no repository`:    func(ix *Index) { ix.Images[0].Repository = "" },
+		`../x" is no repository`: func(ix *Index) { ix.Images[0].Repository = "docker.io/../x" },
+		"no tag":                 func(ix *Index) { ix.Images[0].Tag = "-1" },
+		"neither sha256":         func(ix *Index) { ix.Images[0].Digest = "md5:aa" },
+		"64 lower-case": func(ix *Index) {
+			ix.Files[0].Digest = strings.ToUpper(digestB[:7]) + digestB[7:]
+			ix.Files[0].Digest = "sha256:" + strings.Repeat("A", 64)
+		},
+		"no media type":               func(ix *Index) { ix.Images[0].MediaType = "" },
+		"size must be":                func(ix *Index) { ix.Images[0].Size = -1 },
+		"no platform":                 func(ix *Index) { ix.Images[0].Platforms = []string{"linux amd64"} },
+		"platforms linux/amd64":       func(ix *Index) { ix.Images[0].Platforms = []string{"linux/amd64", "linux/amd64"} },
+		"not among the blobs":         func(ix *Index) { ix.Images[0].Digest = "sha256:" + strings.Repeat("c", 64) },
+		"same name twice":             func(ix *Index) { ix.Images = append(ix.Images, ix.Images[0]) },
+		"printable ASCII":             func(ix *Index) { ix.Files[0].URL = "https://dl.k8s.io/a b" },
+		"ftp":                         func(ix *Index) { ix.Files[0].URL = "ftp://dl.k8s.io/a" },
+		"without user":                func(ix *Index) { ix.Files[0].URL = "https://me:secret@dl.k8s.io/a" },
+		"no URL":                      func(ix *Index) { ix.Files[0].URL = "https://dl.k8s.io/%zz" },
+		"its blob 7":                  func(ix *Index) { ix.Files[0].Size = 8 },
+		"size must be between":        func(ix *Index) { ix.Blobs[0].Size = -1 },
+		"or the same":                 func(ix *Index) { ix.Blobs = append(ix.Blobs, ix.Blobs[0]) },
+		"omitted, but no":             func(ix *Index) { ix.Blobs[0].Omitted = true },
+		"since":                       func(ix *Index) { ix.Since = "x" },
+		"not printable":               func(ix *Index) { ix.Images[0].From = "a\nb" },
+		"invalid UTF-8 not printable": func(ix *Index) { ix.Images[0].From = "\xff" },
+		"on must be a day":            func(ix *Index) { ix.Files[0].On = "2026-1-1" },
+	} {
+		ix := smallIndex()
+		change(ix)
+		b, err := ix.Encode()
+		want, _ := strings.CutPrefix(says, "invalid UTF-8 ")
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %s, %v", says, b, err)
+		}
+	}
+}
+
+// TestDecodeRefuses: what means the same in other bytes is refused, and what means nothing.
+func TestDecodeRefuses(t *testing.T) {
+	good, err := smallIndex().Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := DecodeIndex(good); err != nil {
+		t.Fatal(err)
+	}
+	for says, change := range map[string][2]string{
+		"newer casemate":     {`"version":1`, `"version":2`},
+		"no version":         {`"version":1`, `"version":01`},
+		"unknown field":      {`"size":3`, `"size":3,"x":1`},
+		"one form":           {`"size":3`, `"size": 3`},
+		"one form, Size":     {`"size":3`, `"Size":3`},
+		"one form, twice":    {`"size":3`, `"size":4,"size":3`},
+		"one form, omitted":  {`"size":3`, `"size":3,"omitted":false`},
+		"cannot unmarshal":   {`"size":3`, `"size":3.5`},
+		"want \",\\\"files":  {`"files"`, `"filez"`},
+		"in order":           {"bbbb\",\"size\":7}\n]}", "bbbb\",\"size\":7},\n{\"digest\":\"" + digestA + "\",\"size\":3}\n]}"},
+		"does not end":       {"\n]}\n", ""},
+		"want \"}":           {"]}\n", "],\"x\":1}\n"},
+		"more than one":      {"]}\n", "]}\n{}"},
+		"since is empty":     {"]}\n", "],\"since\":\"\"}\n"},
+		"since: digest":      {"]}\n", "],\"since\":\"x\"}\n"},
+		"not among the blob": {"{\"digest\":\"" + digestA + "\",\"size\":3},\n", ""},
+	} {
+		b := strings.Replace(string(good), change[0], change[1], 1)
+		if b == string(good) {
+			t.Fatalf("%s changes nothing", says)
+		}
+		want, _, _ := strings.Cut(says, ", ")
+		if strings.HasPrefix(says, "want") {
+			want = says[:5]
+		}
+		if _, err := DecodeIndex([]byte(b)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", says, err)
+		}
+	}
+	for n := range good {
+		if _, err := DecodeIndex(good[:n]); err == nil {
+			t.Errorf("the first %d of %d bytes are taken for an index", n, len(good))
+		}
+	}
+}
+
+// FuzzDecodeIndex: what is read is what would be written, byte for byte.
+func FuzzDecodeIndex(f *testing.F) {
+	full, _ := sample()
+	for _, ix := range []*Index{smallIndex(), full, {Version: 1}} {
+		b, err := ix.Encode()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		ix, err := DecodeIndex(b)
+		if err != nil {
+			return
+		}
+		if again, err := ix.Encode(); err != nil || !bytes.Equal(again, b) {
+			t.Errorf("read %q, would write %q (%v)", b, again, err)
+		}
+	})
+}
