@@ -70,7 +70,7 @@ type Transfer interface {
 
 // Collection is what was collected. Its Index has everything; the blobs are in the cache, which is its own until Close.
 type Collection struct {
-	// Index lists it. After a DryRun, files whose digest nobody knows have none.
+	// Index lists it. After a DryRun, files whose digest nobody knows have none and no blob, and those whose size nobody knows have -1.
 	Index *Index
 	// Notes say what was left out or is remarkable, one sentence each.
 	Notes []string
@@ -196,7 +196,7 @@ func newCollector(opt CollectOptions) (*collector, error) {
 	if opt.Transport == nil {
 		c.opt.Transport = newTransport()
 	}
-	c.transport = &patient{inner: c.opt.Transport, stall: cmp.Or(opt.stall, stallAfter), wait: c.wait}
+	c.transport = &patient{inner: c.opt.Transport, stall: cmp.Or(opt.stall, stallAfter), wait: c.wait, log: c.opt.Log}
 	c.registries = &registries{inner: c.transport, repos: map[string]*repository{}}
 	var err error
 	c.cache, err = openCache(opt.Cache)
@@ -304,7 +304,9 @@ func (c *collector) again(ctx context.Context, do func() error) error {
 		if err == nil || !errors.As(err, &broken) || try == tries || ctx.Err() != nil {
 			return err
 		}
-		if err := c.wait(ctx, backoff(try)); err != nil {
+		pause := backoff(try)
+		c.opt.Log.Warn("trying again", "in", pause, "error", err)
+		if err := c.wait(ctx, pause); err != nil {
 			return err
 		}
 	}

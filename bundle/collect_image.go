@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
+	"strings"
 )
 
 // resolveImage finds out what an image is. n is its number among names.
@@ -84,13 +86,17 @@ func (c *collector) blob(ctx context.Context, digest string, b *wantedBlob) {
 
 // layer fetches one blob of a repository.
 func (c *collector) layer(ctx context.Context, repo *repository, digest string, size int64) error {
+	algorithm, hex, _ := strings.Cut(digest, ":")
 	_, err := c.fetch(ctx, download{
 		client: repo.http,
 		url:    repo.base + "blobs/" + digest,
-		name:   fmt.Sprintf("%s@%s", repo.name, digest),
+		name:   fmt.Sprintf("%s %s:%.12s", repo.name, algorithm, hex),
 		digest: digest,
 		size:   size,
 		blob:   true,
+		judge: func(m *Mismatch, _ *os.File) {
+			m.Detail = "the registry, or what stands before it, sent other bytes"
+		},
 	})
 	if hasStatus(err, http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests) {
 		return refused(repo.host.RegistryStr(), err)

@@ -9,7 +9,6 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -268,5 +267,4 @@ func TestCollectSecondRunFetchesNothing(t *testing.T) {
 	if !bytes.Equal(a, b) {
 		t.Errorf("the second index differs:\n%s\n%s", a, b)
 	}
-	_ = os.Remove
 }

@@ -110,7 +110,6 @@ func (c *collector) fetch(ctx context.Context, d download) (got downloaded, err 
 		return got, m
 	}
 	got = g.result()
-	c.fetched.Add(got.size)
 	return got, c.cache.keep(f, got.digest)
 }
 
@@ -201,7 +200,9 @@ func (g *getter) run(ctx context.Context) error {
 		if try++; try > tries {
 			return err
 		}
-		if err := g.c.wait(ctx, backoff(max(1, try-1))); err != nil {
+		pause := backoff(max(1, try-1))
+		g.c.opt.Log.Warn("going on", "with", g.d.name, "at", g.at, "in", pause, "error", err)
+		if err := g.c.wait(ctx, pause); err != nil {
 			return err
 		}
 	}
@@ -249,6 +250,9 @@ func (g *getter) once(ctx context.Context) error {
 				return err
 			}
 		}
+		if err := g.encoded(resp); err != nil {
+			return err
+		}
 		g.length = resp.ContentLength
 		g.state.ETag, g.state.LastModified = resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")
 	case http.StatusPartialContent:
@@ -277,6 +281,21 @@ func (g *getter) once(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("the server has %d bytes of it, but it must have %d", g.length, g.d.size), g.begin())
 	}
 	return g.take(resp)
+}
+
+// encoded refuses what a server compressed although it was asked not to, unless a digest says that these are the right bytes: what lies there would
+// not be what is kept. Some servers say it of an archive that is no more compressed than it always is.
+func (g *getter) encoded(resp *http.Response) error {
+	how := resp.Header.Get("Content-Encoding")
+	if how == "" || how == "identity" || g.d.digest != "" {
+		return nil
+	}
+	for _, ext := range []string{".gz", ".tgz", ".bz2", ".xz", ".zst", ".br"} {
+		if strings.HasSuffix(resp.Request.URL.Path, ext) {
+			return nil
+		}
+	}
+	return fmt.Errorf("the server compresses it (Content-Encoding %.40q) although it was asked not to; name its checksum with --checksums to take it so", how)
 }
 
 // take appends a body to the part.
@@ -321,6 +340,7 @@ type partWriter struct {
 func (w *partWriter) Write(p []byte) (int, error) {
 	n, err := w.w.Write(p)
 	w.g.at += int64(n)
+	w.g.c.fetched.Add(int64(n))
 	w.g.t.Add(int64(n))
 	w.err = err
 	return n, err

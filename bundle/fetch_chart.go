@@ -121,7 +121,7 @@ func pickChart(all []chartRelease, w WantedChart) (chartRelease, error) {
 		return chartRelease{}, errors.New("the repository's index does not have it")
 	}
 	all = slices.Clone(all)
-	slices.SortStableFunc(all, func(a, b chartRelease) int { return compareVersions(b.Version, a.Version) })
+	slices.SortStableFunc(all, func(a, b chartRelease) int { return compareSemver(b.Version, a.Version) })
 	var offers []string
 	for _, v := range all {
 		if v.Version == w.Version || w.Version == "" && !prerelease(v.Version) || w.Version != "" && strings.TrimPrefix(v.Version, "v") == strings.TrimPrefix(w.Version, "v") {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path"
 	"strings"
 	"sync"
 )
@@ -128,8 +129,40 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 	if err != nil {
 		return err
 	}
+	if d.digest == "" {
+		if err := c.suspect(f.URL, got.digest); err != nil {
+			return err
+		}
+	}
 	return c.keepFile(ctx, urlRecord{URL: f.URL, Digest: got.digest, SHA512: got.sha512, Size: got.size, ETag: got.etag, LastModified: got.since,
 		From: got.from, Sums: sums})
+}
+
+// suspect looks at what nobody knows the checksum of: archives must look like archives, and it is said when anything else looks like an error.
+func (c *collector) suspect(rawURL, digest string) error {
+	f, err := os.Open(c.cache.blobPath(digest))
+	if err != nil {
+		return localError{err}
+	}
+	defer f.Close()
+	head := make([]byte, 1024)
+	n, err := io.ReadFull(f, head)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return localError{err}
+	}
+	name := path.Base(rawURL)
+	if u, err := url.Parse(rawURL); err == nil {
+		name = path.Base(u.Path)
+	}
+	what := errorPage(head[:n], name)
+	switch {
+	case what == "":
+		return nil
+	case archiveMagic[path.Ext(name)] != "":
+		return errors.New(what)
+	}
+	c.note("%s: nobody knows its checksum, and %s", rawURL, what)
+	return nil
 }
 
 // keepFile remembers what a URL gave, and adds it. The day stays that of the first time as long as the content does.
@@ -262,12 +295,9 @@ func (c *collector) sizeOf(ctx context.Context, f *fileJob) error {
 		if err != nil {
 			return err
 		}
-		if size < 0 {
-			c.note("%s: the server does not say how large it is", f.URL)
-		}
-		file.Size = max(0, size)
+		file.Size = size
 		if f.Digest == "" || !c.held(f.Digest) {
-			c.fetched.Add(file.Size)
+			c.fetched.Add(max(0, size))
 		}
 	}
 	c.mu.Lock()

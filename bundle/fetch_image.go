@@ -44,7 +44,7 @@ func (c *collector) image(ctx context.Context, w WantedImage) (*picture, error) 
 	}
 	if !c.opt.NoReferrers {
 		if err := p.attached(ctx, digest, 0); err != nil {
-			return nil, fmt.Errorf("signatures and other referrers: %w", err)
+			return nil, fmt.Errorf("signatures and what else refers to it (--no-signatures leaves them out): %w", err)
 		}
 	}
 	for i := range p.names {

@@ -123,9 +123,12 @@ func fewRedirects(_ *http.Request, via []*http.Request) error {
 
 // loginError says what to do about a registry that does not let us in.
 func loginError(host string, err error) error {
+	if errors.Is(err, errPlainHTTP) {
+		return fmt.Errorf("registry %s: %w", host, errPlainHTTP)
+	}
 	var e *transport.Error
 	if !errors.As(err, &e) {
-		return fmt.Errorf("registry %s: %w", host, withoutURL(err))
+		return fmt.Errorf("registry %w", withoutURL(err))
 	}
 	s := &statusError{status: e.StatusCode}
 	if len(e.Errors) > 0 {
@@ -157,7 +160,7 @@ func (r *repository) send(ctx context.Context, c *collector, method, what, accep
 	}
 	resp, err := r.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("registry %s: %w", r.host.RegistryStr(), withoutURL(err))
+		return nil, fmt.Errorf("registry %w", withoutURL(err))
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
@@ -205,6 +208,10 @@ func (r *repository) manifestOnce(ctx context.Context, c *collector, reference s
 	if len(b) > maxDocument {
 		return "", nil, fmt.Errorf("manifest %s is larger than %d bytes", reference, maxDocument)
 	}
+	// Before the digest, which old registries make in a way of their own for it.
+	if _, err := parseManifest(reference, "", b); err != nil {
+		return "", nil, err
+	}
 	if checkDigest(reference) != nil {
 		return sha256Of(b), b, nil
 	}
@@ -251,6 +258,10 @@ func (r *repository) referrers(ctx context.Context, c *collector, digest string)
 			next = r.nextPage(resp)
 			return nil
 		})
+		// Some say 401 or 403 for what they do not have, and the repository itself let us in.
+		if hasStatus(err, http.StatusUnauthorized, http.StatusForbidden) {
+			return nil, false, nil
+		}
 		// The API's answer to a digest without referrers is an empty list; registries without it say 404, some 400 or 405.
 		if hasStatus(err, http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable) {
 			c.registries.noReferrers.Store(host, true)

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// compareVersions orders versions as https://semver.org 2.0 does, precedence of pre-releases included. A leading v and build metadata do not count; what
+// compareSemver orders versions as https://semver.org 2.0 does, precedence of pre-releases included. A leading v and build metadata do not count; what
 // is no version comes before all that are.
-func compareVersions(a, b string) int {
+func compareSemver(a, b string) int {
 	coreA, preA, okA := splitVersion(a)
 	coreB, preB, okB := splitVersion(b)
 	if !okA || !okB {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -53,6 +54,7 @@ type patient struct {
 	inner http.RoundTripper
 	stall time.Duration
 	wait  func(ctx context.Context, d time.Duration) error
+	log   *slog.Logger
 }
 
 func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -74,7 +76,9 @@ func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, err
 		}
 		pause := backoff(try)
+		reason := err
 		if err == nil {
+			reason = &statusError{status: resp.StatusCode}
 			if asked, ok := retryAfter(resp.Header.Get("Retry-After"), time.Now()); ok {
 				if asked > longestAsked {
 					return resp, nil
@@ -85,6 +89,7 @@ func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 			_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
 			resp.Body.Close()
 		}
+		p.log.Warn("trying again", "host", req.URL.Host, "path", req.URL.Path, "in", pause, "error", reason)
 		if err := p.wait(req.Context(), pause); err != nil {
 			return nil, err
 		}

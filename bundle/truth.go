@@ -166,12 +166,15 @@ func errorPage(head []byte, name string) string {
 	if ext != ".xml" && strings.HasPrefix(text, "<?xml") && strings.Contains(text, "<error>") {
 		return "it is an object store's error: " + clean(string(head))
 	}
-	for _, z := range []struct{ ext, magic string }{{".gz", "\x1f\x8b"}, {".tgz", "\x1f\x8b"}, {".zip", "PK"}, {".xz", "\xfd7zXZ\x00"}, {".zst", "\x28\xb5\x2f\xfd"}, {".deb", "!<arch>"}, {".rpm", "\xed\xab\xee\xdb"}} {
-		if ext == z.ext && !strings.HasPrefix(string(head), z.magic) && printable(head) {
-			return "it is text, not " + z.ext + ": " + clean(string(head))
-		}
+	if magic := archiveMagic[ext]; magic != "" && !strings.HasPrefix(string(head), magic) && printable(head) {
+		return "it is text and not a " + ext + ": " + clean(string(head))
 	}
 	return ""
+}
+
+// archiveMagic are the first bytes of archives, by the ends of their names.
+var archiveMagic = map[string]string{
+	".gz": "\x1f\x8b", ".tgz": "\x1f\x8b", ".zip": "PK", ".xz": "\xfd7zXZ\x00", ".zst": "\x28\xb5\x2f\xfd", ".deb": "!<arch>", ".rpm": "\xed\xab\xee\xdb",
 }
 
 func printable(b []byte) bool {
