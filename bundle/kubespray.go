@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -34,7 +34,7 @@ type KubesprayLists struct {
 	// checkout knows.
 	Images []WantedImage
 	Files  []WantedFile
-	// Forgotten is what that script leaves out although the checkout's roles can ask for it.
+	// Forgotten is what that script leaves out although the checkout's roles can ask for it: most of it belongs to add-ons that are off by default.
 	Forgotten []Forgotten
 	// Checksums are the checkout's.
 	Checksums *Checksums
@@ -42,17 +42,29 @@ type KubesprayLists struct {
 	Notes []string
 }
 
-// Forgotten is one image, or one file.
+// Forgotten is one image, one file or one chart; the others are nil.
 type Forgotten struct {
 	Image *WantedImage
 	File  *WantedFile
-	// Variable says what names it: variables, or the text of a template as far as it names it.
+	Chart *WantedChart
+	// Variable is what names it: a variable, or the variables in the words of the template that uses them.
 	Variable string
 	// Where is FILE:LINE in the checkout.
 	Where string
 }
 
-// kubesprayRoles are the role's names: with an underscore since v2.29.
+// Name is its reference, its URL, or the chart's repository and name.
+func (f Forgotten) Name() string {
+	switch {
+	case f.Image != nil:
+		return f.Image.Ref()
+	case f.File != nil:
+		return f.File.URL
+	}
+	return strings.TrimSpace(f.Chart.Repo + " " + f.Chart.Name + " " + f.Chart.Version)
+}
+
+// kubesprayRoles are the role's names: with an underscore since v2.28.
 var kubesprayRoles = []string{"roles/kubespray_defaults", "roles/kubespray-defaults"}
 
 const generateList = "contrib/offline/generate_list.sh"
@@ -72,9 +84,10 @@ func Kubespray(fsys fs.FS, opt KubesprayOptions) (*KubesprayLists, error) {
 		return nil, err
 	}
 	k.forgottenFiles()
-	if err := k.forgottenImages(); err != nil {
+	if err := k.searchRoles(); err != nil {
 		return nil, err
 	}
+	k.forgottenByCilium()
 	return &k.lists, nil
 }
 
@@ -82,8 +95,11 @@ func Kubespray(fsys fs.FS, opt KubesprayOptions) (*KubesprayLists, error) {
 type kubespray struct {
 	fsys     fs.FS
 	role     string
-	vars     *variables
+	facts    map[string]definition // of a node
+	defaults map[string]definition // the role's
+	own      map[string]definition // the role's vars
 	over     map[string]definition // of KubesprayOptions.Vars
+	vars     *variables            // all of them
 	download *varsFile             // the role's download.yml
 	entries  []downloadEntry
 	lists    KubesprayLists
@@ -107,26 +123,24 @@ func (k *kubespray) read(opt KubesprayOptions) error {
 	if k.role == "" {
 		return fmt.Errorf("no %s/defaults/main/download.yml in it: give a checkout of Kubespray v2.24 or newer", kubesprayRoles[0])
 	}
-	k.vars = &variables{defs: facts(opt.Arch)}
-	for _, pattern := range []string{"/defaults/main/*.yml", "/defaults/main.yml", "/vars/main/*.yml", "/vars/main.yml"} {
-		names, err := fs.Glob(k.fsys, k.role+pattern)
-		if err != nil {
+	var err error
+	if k.defaults, err = k.readDefinitions(k.role, "defaults"); err != nil {
+		return err
+	}
+	if k.own, err = k.readDefinitions(k.role, "vars"); err != nil {
+		return err
+	}
+	if k.download, err = openVars(k.fsys, k.role+"/defaults/main/download.yml"); err != nil {
+		return err
+	}
+	for _, dir := range []string{"/defaults/main/", "/vars/main/"} { // the latter since v2.28
+		switch k.lists.Checksums, err = k.readChecksums(k.role + dir + "checksums.yml"); {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
 			return err
 		}
-		for _, name := range names {
-			f, err := openVars(k.fsys, name)
-			if err != nil {
-				return err
-			}
-			k.vars = k.vars.with(f.defs)
-			switch path.Base(name) {
-			case "download.yml":
-				k.download = f
-			case "checksums.yml":
-				if k.lists.Checksums, err = k.checksums(name); err != nil {
-					return err
-				}
-			}
+		if k.lists.Checksums != nil {
+			break
 		}
 	}
 	k.over = map[string]definition{}
@@ -139,11 +153,37 @@ func (k *kubespray) read(opt KubesprayOptions) error {
 			k.over[name] = d
 		}
 	}
-	k.vars = k.vars.with(k.over)
+	k.facts = facts(opt.Arch)
+	k.vars = k.scope(nil, nil)
 	if err := k.readEntries(); err != nil {
 		return err
 	}
 	return k.readRelease()
+}
+
+// readDefinitions reads the files of one kind ("defaults" or "vars") of a role, as Ansible finds them: main.yml, or those in main/.
+func (k *kubespray) readDefinitions(role, kind string) (map[string]definition, error) {
+	defs := map[string]definition{}
+	for _, pattern := range []string{"/main.yml", "/main.yaml", "/main/*.yml", "/main/*.yaml"} {
+		names, err := fs.Glob(k.fsys, role+"/"+kind+pattern)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			f, err := openVars(k.fsys, name)
+			if err != nil {
+				return nil, err
+			}
+			maps.Copy(defs, f.defs)
+		}
+	}
+	return defs, nil
+}
+
+// scope is the variables as a role sees them, by Ansible's precedence: its own defaults win over those of kubespray_defaults, any role's vars win over
+// any defaults, and what was given wins over all.
+func (k *kubespray) scope(defaults, vars map[string]definition) *variables {
+	return (&variables{}).with(k.facts, k.defaults, defaults, k.own, vars, k.over)
 }
 
 // facts are what Ansible would find out about a node.
@@ -171,7 +211,7 @@ func facts(arch string) map[string]definition {
 	}
 }
 
-func (k *kubespray) checksums(name string) (*Checksums, error) {
+func (k *kubespray) readChecksums(name string) (*Checksums, error) {
 	f, err := k.fsys.Open(name)
 	if err != nil {
 		return nil, err

@@ -1,4 +1,276 @@
 package bundle
 
-func (k *kubespray) forgottenFiles()        {}
-func (k *kubespray) forgottenImages() error { return nil }
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// maxRoleFile is how much of a role's template is read, in bytes; the largest have 500 KiB.
+const maxRoleFile = 4 << 20
+
+// forgottenFiles finds the entries of downloads whose URL is in no variable that the script looks at.
+func (k *kubespray) forgottenFiles() {
+	for _, e := range k.entries {
+		u, ok, err := k.field(e, "url")
+		if !ok {
+			continue
+		}
+		if err == nil {
+			u, err = parseFileURL(u)
+		}
+		if err != nil {
+			k.note("downloads.%s is left out: %v", e.name, err)
+			continue
+		}
+		if !slices.ContainsFunc(k.lists.Files, func(f WantedFile) bool { return f.URL == u }) {
+			f := k.file(u, e.where)
+			k.lists.Forgotten = append(k.lists.Forgotten, Forgotten{File: &f, Variable: "downloads." + e.name, Where: e.where})
+			if ext := path.Ext(u); ext == ".yaml" || ext == ".yml" {
+				k.note("%s may name images: fetch it and give it as a manifest too", u)
+			}
+		}
+	}
+}
+
+// role is one role of the checkout.
+type role struct {
+	dir      string
+	defaults map[string]definition
+	vars     *variables
+}
+
+// searchRoles looks into all roles for images and charts that they use: in templates, because that is what is applied in the end, and in defaults.
+func (k *kubespray) searchRoles() error {
+	roles := map[string]*role{}
+	err := fs.WalkDir(k.fsys, "roles", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			switch path.Base(name) {
+			case "molecule", "tests":
+				return fs.SkipDir
+			}
+			return nil
+		}
+		dir, rest, ok := cutRole(name)
+		if !ok || !d.Type().IsRegular() {
+			return nil
+		}
+		r := roles[dir]
+		if r == nil {
+			if r, err = k.readRole(dir); err != nil {
+				return err
+			}
+			roles[dir] = r
+		}
+		if strings.HasPrefix(rest, "templates/") {
+			return k.searchTemplate(r, name)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, dir := range slices.Sorted(maps.Keys(roles)) {
+		k.searchDefaults(roles[dir])
+	}
+	return nil
+}
+
+// cutRole divides the name of a file into its role and the rest.
+func cutRole(name string) (dir, rest string, ok bool) {
+	for _, kind := range []string{"/templates/", "/defaults/"} {
+		if i := strings.Index(name, kind); i >= 0 {
+			return name[:i], name[i+1:], true
+		}
+	}
+	return "", "", false
+}
+
+func (k *kubespray) readRole(dir string) (*role, error) {
+	if dir == k.role {
+		return &role{dir: dir, vars: k.vars}, nil // its defaults are everybody's, and no sign that something is used
+	}
+	defaults, err := k.readDefinitions(dir, "defaults")
+	if err != nil {
+		return nil, err
+	}
+	vars, err := k.readDefinitions(dir, "vars")
+	if err != nil {
+		return nil, err
+	}
+	return &role{dir, defaults, k.scope(defaults, vars)}, nil
+}
+
+var (
+	imageLine = regexp.MustCompile(`^(\s*)(?:- )?["']?image["']?:(?:\s+(.*\S))?\s*$`)
+	helmLine  = regexp.MustCompile(`^(\s*)(repository|repositry|tag):\s+(.*\S)\s*$`) // one release has the typing error
+	blockTag  = regexp.MustCompile(`\{%.*?%\}`)
+	imageName = regexp.MustCompile(`_(image|container)$`)
+)
+
+// searchTemplate looks for "image:" in a template, with a reference after it or with repository and tag below it. It looks at lines, because a template is
+// no YAML before it is rendered, and rendering it would need a cluster.
+func (k *kubespray) searchTemplate(r *role, name string) error {
+	f, err := k.fsys.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxRoleFile))
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	lines := strings.Split(string(b), "\n")
+	for i, line := range lines {
+		m := imageLine.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		value := m[2]
+		if value == "" {
+			value = helmImage(len(m[1]), lines[i+1:])
+		}
+		// Both branches of a condition are somebody's image.
+		for _, text := range blockTag.Split(value, -1) {
+			text = unquote(strings.TrimSpace(text))
+			if strings.Contains(text, "{{") || strings.Contains(text, "/") && explicit(text) && !strings.Contains(text, " ") {
+				k.forgottenImage(r, text, fmt.Sprintf("%s:%d", name, i+1))
+			}
+		}
+	}
+	return nil
+}
+
+// helmImage puts the repository and tag together that stand, further in than indent, at the begin of lines.
+func helmImage(indent int, lines []string) string {
+	repository, tag := "", ""
+	for _, line := range lines[:min(len(lines), 8)] {
+		m := helmLine.FindStringSubmatch(line)
+		if m == nil || len(m[1]) <= indent {
+			break
+		}
+		if m[2] == "tag" {
+			tag = unquote(m[3])
+		} else {
+			repository = unquote(m[3])
+		}
+	}
+	if repository == "" || tag == "" {
+		return ""
+	}
+	return repository + ":" + tag
+}
+
+// unquote takes away the quotes around a YAML scalar that is a template.
+func unquote(s string) string {
+	if len(s) > 1 && (s[0] == '"' || s[0] == '\'') && s[len(s)-1] == s[0] {
+		return s[1 : len(s)-1]
+	}
+	return s
+}
+
+// forgottenImage adds the image that a text of a role names, if the script does not list it.
+func (k *kubespray) forgottenImage(r *role, text, where string) {
+	x, err := r.vars.evaluate(text)
+	if u, not := x.(undefined); not {
+		err = u
+	}
+	if err == nil && (x == nil || x == false || x == "") {
+		return // switched off
+	}
+	var ref string
+	if err == nil {
+		ref, err = toText(x)
+	}
+	var w WantedImage
+	if err == nil {
+		w, err = ParseReference(ref)
+	}
+	if err != nil {
+		k.note("%s: which image %s is cannot be known: %v", where, text, err)
+		return
+	}
+	w.Where = where
+	k.forget(Forgotten{Image: &w, Variable: text, Where: where})
+}
+
+func (k *kubespray) forget(f Forgotten) {
+	if f.Image != nil && k.has(*f.Image) || slices.ContainsFunc(k.lists.Forgotten, func(o Forgotten) bool { return o.Name() == f.Name() }) {
+		return
+	}
+	k.lists.Forgotten = append(k.lists.Forgotten, f)
+}
+
+// searchDefaults looks for images that are written as one variable, and for charts of classic repositories, in a role's defaults.
+func (k *kubespray) searchDefaults(r *role) {
+	for _, name := range slices.Sorted(maps.Keys(r.defaults)) {
+		where := r.defaults[name].where
+		if imageName.MatchString(name) {
+			if s, err := r.vars.text(name); err == nil && strings.Contains(s, "/") && explicit(s) {
+				if w, err := ParseReference(s); err == nil {
+					w.Where = where
+					k.forget(Forgotten{Image: &w, Variable: name, Where: where})
+				}
+			}
+		}
+		if prefix, ok := strings.CutSuffix(name, "_chart_ref"); ok {
+			k.forgottenChart(r, prefix, where)
+		}
+	}
+}
+
+// forgottenChart adds a chart of which a role has NAME_chart_ref, NAME_chart_version, NAME_repository_name and NAME_repository_url.
+func (k *kubespray) forgottenChart(r *role, prefix, where string) {
+	ref, err1 := r.vars.text(prefix + "_chart_ref")
+	repo, err2 := r.vars.text(prefix + "_repository_url")
+	repoName, err3 := r.vars.text(prefix + "_repository_name")
+	version, err4 := r.vars.text(prefix + "_chart_version")
+	chart, ok := strings.CutPrefix(ref, repoName+"/")
+	if err1 != nil || err2 != nil || err3 != nil || err4 != nil || !ok || repo == "" || version == "" {
+		return // it is set by an inventory only, or stands in a registry
+	}
+	if u, err := parseFileURL(repo); err == nil && chartName.MatchString(chart) {
+		c := WantedChart{Repo: strings.TrimSuffix(u, "/"), Name: chart, Version: version, Where: where}
+		k.forget(Forgotten{Chart: &c, Variable: prefix + "_chart_ref", Where: where})
+		k.note("the chart %s names images of its own: render it (helm template) and give what it wrote as a manifest", chart)
+	}
+}
+
+const (
+	ciliumTasks  = "roles/network_plugin/cilium/tasks/apply.yml"
+	ciliumValues = "roles/network_plugin/cilium/templates/values.yaml.j2"
+	ciliumCharts = "https://helm.cilium.io"
+)
+
+// forgottenByCilium adds what no file of Kubespray says: since v2.28 it installs Cilium with Cilium's own command line, which takes the chart from
+// Cilium's repository, and the chart adds "-generic" to the operator's repository.
+func (k *kubespray) forgottenByCilium() {
+	if _, err := fs.Stat(k.fsys, ciliumValues); err != nil {
+		return
+	}
+	version, err := k.vars.text("cilium_version")
+	if err != nil {
+		k.note("Cilium's chart is left out: %v", err)
+		return
+	}
+	where := k.vars.defs["cilium_version"].where
+	chart := WantedChart{Repo: ciliumCharts, Name: "cilium", Version: version, Where: where}
+	k.forget(Forgotten{Chart: &chart, Variable: "cilium_version", Where: ciliumTasks + ":1"})
+	repo, err1 := k.vars.text("cilium_operator_image_repo")
+	tag, err2 := k.vars.text("cilium_operator_image_tag")
+	if err1 != nil || err2 != nil || strings.HasSuffix(repo, "-generic") {
+		return
+	}
+	if w, err := ParseReference(repo + "-generic:" + tag); err == nil {
+		w.Where = k.vars.defs["cilium_operator_image_repo"].where
+		k.forget(Forgotten{Image: &w, Variable: "cilium_operator_image_repo", Where: w.Where})
+	}
+}

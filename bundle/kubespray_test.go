@@ -29,11 +29,7 @@ func TestKubesprayCheckout(t *testing.T) {
 		t.Log(n)
 	}
 	for _, f := range k.Forgotten {
-		if f.Image != nil {
-			t.Logf("forgotten %s: %s: %s", f.Image.Ref(), f.Where, f.Variable)
-		} else {
-			t.Logf("forgotten %s: %s: %s", f.File.URL, f.Where, f.Variable)
-		}
+		t.Logf("forgotten %s: %s: %s", f.Name(), f.Where, f.Variable)
 	}
 	lists := os.Getenv("CASEMATE_KUBESPRAY_LISTS")
 	if lists == "" {

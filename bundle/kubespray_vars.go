@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -50,14 +51,14 @@ func (e *variableError) Error() string {
 }
 func (e *variableError) Unwrap() error { return e.err }
 
-// with is a copy to which further definitions are added; what was evaluated is evaluated anew.
-func (v *variables) with(more map[string]definition) *variables {
-	n := &variables{defs: make(map[string]definition, len(v.defs)+len(more))}
-	for name, d := range v.defs {
-		n.defs[name] = d
+// with is a copy to which further definitions are added, later ones winning. What was evaluated is evaluated anew.
+func (v *variables) with(more ...map[string]definition) *variables {
+	n := &variables{defs: maps.Clone(v.defs)}
+	if n.defs == nil {
+		n.defs = map[string]definition{}
 	}
-	for name, d := range more {
-		n.defs[name] = d
+	for _, defs := range more {
+		maps.Copy(n.defs, defs)
 	}
 	return n
 }
