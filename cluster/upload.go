@@ -21,11 +21,13 @@ type BlobWriter = interface {
 	Cancel() error
 }
 
-// upload is a scratch file of this node on its way to being a blob of the cluster.
+// upload is a scratch file of this node on its way to being a blob of the cluster. io.Copy into it is blob.Writer's ReadFrom.
 type upload struct {
 	c *Cluster
 	*blob.Writer
 }
+
+var _ io.ReaderFrom = (*upload)(nil)
 
 // CreateBlob opens a new scratch file on this node; id is [A-Za-z0-9._-]{1,128}, or "" for one that cannot be resumed. An existing id is truncated, and
 // a writer that still has it open is closed.

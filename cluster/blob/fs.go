@@ -37,7 +37,8 @@ type FS interface {
 	// Allocate reserves size bytes for a new file so that later writes within it need no new space; the bytes read as zeros.
 	Allocate(f File, size int64) error
 	// Clone makes the first n bytes of dst, an empty file, those of src from off on, without copying them: both files share the disk's blocks until one is
-	// written. n is at most size and may be less, down to 0, since only whole blocks can be shared. errors.ErrUnsupported where this cannot be done, with dst as it was.
+	// written. n is at most size and may be less, since only whole blocks can be shared. errors.ErrUnsupported says that this cannot be done and dst is as
+	// it was; after any other error dst may have any bytes.
 	Clone(dst File, src Source, off, size int64) (n int64, err error)
 	// Flush begins to write n bytes from off on to the disk and does not wait for them, so that the Sync to come has less to do. It is a hint and promises nothing.
 	Flush(f File, off, n int64)

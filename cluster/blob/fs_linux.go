@@ -25,14 +25,14 @@ func (OS) Allocate(f File, size int64) error {
 }
 
 // Clone is ioctl_ficlonerange(2), which xfs and btrfs have, for files of one file system. Both ends of the range must lie on the borders of blocks, but
-// its end may be that of src. Any failure is errors.ErrUnsupported: who copies instead is told what is wrong with a file, if something is.
+// its end may be that of src.
 func (OS) Clone(dst File, src Source, off, size int64) (n int64, err error) {
 	to, ok := dst.(*os.File)
 	if !ok {
 		return 0, errors.ErrUnsupported
 	}
 	i, err := src.Stat()
-	if err != nil || !i.Mode().IsRegular() || off < 0 || size <= 0 || off+size > i.Size() {
+	if err != nil || off < 0 || size <= 0 || off+size > i.Size() {
 		return 0, errors.ErrUnsupported
 	}
 	var st unix.Statfs_t
@@ -42,7 +42,7 @@ func (OS) Clone(dst File, src Source, off, size int64) (n int64, err error) {
 	if n = size; off+n < i.Size() {
 		n -= n % int64(st.Bsize)
 	}
-	if n == 0 {
+	if n == 0 { // which would mean all of it
 		return 0, errors.ErrUnsupported
 	}
 	raw, err := src.SyscallConn()
@@ -53,13 +53,10 @@ func (OS) Clone(dst File, src Source, off, size int64) (n int64, err error) {
 	err = raw.Control(func(fd uintptr) {
 		failed = unix.IoctlFileCloneRange(int(to.Fd()), &unix.FileCloneRange{Src_fd: int64(fd), Src_offset: uint64(off), Src_length: uint64(n)})
 	})
-	if err == nil && failed == nil {
-		return n, nil
+	if err = errors.Join(err, failed); err != nil {
+		return 0, &fs.PathError{Op: "clone", Path: to.Name(), Err: err}
 	}
-	if err := dst.Truncate(0); err != nil { // whatever it may have done before it failed
-		return 0, err
-	}
-	return 0, errors.ErrUnsupported
+	return n, nil
 }
 
 // Flush is sync_file_range(2).

@@ -38,6 +38,7 @@ func (w *Writer) ReadFrom(r io.Reader) (n int64, err error) {
 
 // rest tells which part of which file a reader has still before it; size is 0 if it is no regular file's.
 func rest(r io.Reader) (src Source, off, size int64) {
+	const all = 1 << 62
 	at := func(s io.Seeker) int64 {
 		pos, err := s.Seek(0, io.SeekCurrent)
 		if err != nil {
@@ -55,7 +56,7 @@ func rest(r io.Reader) (src Source, off, size int64) {
 	case Source:
 		src = r
 		pos = at(r)
-		off, size = pos, 1<<62
+		off, size = pos, all
 	}
 	if src == nil || pos < 0 {
 		return nil, 0, 0
@@ -81,12 +82,16 @@ func (w *Writer) clone(src Source, off, size int64) (int64, error) {
 	if errors.Is(err, errors.ErrUnsupported) {
 		return 0, nil
 	}
-	if err != nil {
-		return 0, err
+	if err == nil {
+		w.size, w.flushed = n, n // and not summed: Place hashes it
+		_, err = w.f.Seek(n, io.SeekStart)
+		return n, err
 	}
-	w.size = n // and not summed: Place hashes it
-	_, err = w.f.Seek(n, io.SeekStart)
-	return n, err
+	// Another file system, most likely. What is really wrong with a file, the copy will be told.
+	if err := w.f.Truncate(0); err != nil {
+		return 0, errors.Join(err, w.cancel()) // bytes that nobody asked for may stand behind what would be written now
+	}
+	return 0, nil
 }
 
 // job is a piece that was written and is to be hashed.
