@@ -265,9 +265,6 @@ func parallel(ctx context.Context, n int, do func(ctx context.Context, i int) er
 
 func noClose() error { return nil }
 
-// cutOff explains an input that ends too early.
-const cutOff = "it ends early: it is cut off, or one part of several, which must be joined first"
-
 // lacks says that an archive lacks one of its own files.
 func lacks(a *archive, name string) error {
 	return fmt.Errorf("%s: it names %q and does not have it; it is incomplete: %w", a.name, name, fs.ErrNotExist)

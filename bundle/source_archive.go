@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -10,6 +11,10 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 )
 
 // archive is the files of a directory or a tar. One that could only be read once (streamed) has its blobs in the sink already.
@@ -116,7 +121,7 @@ func (r *reading) document(ctx context.Context, a *archive, e *entry) ([]byte, e
 	defer closing()
 	data, err := io.ReadAll(io.LimitReader(content, maxDocument+1))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %s: %w", a.name, e.name, err)
+		return nil, a.failed(e.name, err)
 	}
 	if len(data) > maxDocument {
 		return nil, fmt.Errorf("%s: %s has more than the %d bytes of a document", a.name, e.name, maxDocument)
@@ -143,7 +148,7 @@ func (r *reading) content(ctx context.Context, a *archive, e *entry) (io.Reader,
 		err = errors.New("it was not kept, because nothing in the archive needs a file of this kind")
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %s: %w", a.name, e.name, err)
+		return nil, nil, a.failed(e.name, err)
 	}
 	return content, closing, nil
 }
@@ -182,13 +187,22 @@ func (r *reading) put(ctx context.Context, a *archive, e *entry, digest string) 
 
 // failed says what is wrong with a file of the archive.
 func (a *archive) failed(name string, err error) error {
+	return explained(a.name+": "+name, err)
+}
+
+// explained puts into words what reading an input can end with.
+func explained(name string, err error) error {
+	why := ""
 	switch {
-	case errors.Is(err, syscall.EBADMSG):
-		return fmt.Errorf("%s: %s: the archive is damaged: %w", a.name, name, err)
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("%s: %s: %s: %w", a.name, name, cutOff, err)
+		why = "it ends early: it is cut off, or one part of several, which must be joined first: "
+	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
+		why = fmt.Sprintf("it needs more than %d MiB of memory to decompress; compress it with --long=27 or less: ", maxWindow>>20)
+	case errors.Is(err, syscall.EBADMSG), errors.Is(err, tar.ErrHeader), errors.Is(err, gzip.ErrChecksum), errors.Is(err, gzip.ErrHeader),
+		errors.Is(err, zstd.ErrCRCMismatch), errors.Is(err, zstd.ErrMagicMismatch), errors.As(err, new(flate.CorruptInputError)):
+		why = "it is damaged: "
 	}
-	return fmt.Errorf("%s: %s: %w", a.name, name, err)
+	return fmt.Errorf("%s: %s%w", name, why, err)
 }
 
 // head is the first bytes of a file, at the most n.
@@ -201,7 +215,7 @@ func (r *reading) head(ctx context.Context, a *archive, e *entry, n int) ([]byte
 	head := make([]byte, min(int64(n), e.size))
 	got, err := io.ReadFull(content, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s: %s: %w", a.name, e.name, err)
+		return nil, a.failed(e.name, err)
 	}
 	return head[:got], nil
 }

@@ -210,12 +210,12 @@ func (p *streamPart) need(*reading) int64 { return p.size }
 func (p *streamPart) load(ctx context.Context, r *reading) error {
 	src, closing, err := p.open()
 	if err != nil {
-		return fmt.Errorf("%s: %w", p.name, err)
+		return explained(p.name, err)
 	}
 	defer closing()
 	plain, closing, err := decompress(&progressReader{src, r}, p.format)
 	if err != nil {
-		return fmt.Errorf("%s: %w", p.name, err)
+		return explained(p.name, err)
 	}
 	defer closing()
 	a, err := r.streamTar(ctx, p.name, plain, p.depth)

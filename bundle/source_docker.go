@@ -240,7 +240,7 @@ func (p *dockerPart) verify(ctx context.Context, r *reading) error {
 		if q.f != plainTar || !strings.HasPrefix(q.diffID, "sha256:") {
 			var err error
 			if got, err = r.plainDigest(ctx, q.e.digest, q.f, q.diffID); err != nil {
-				return fmt.Errorf("%s: the layer %s: the archive is damaged: %w", p.a.name, q.e.name, err)
+				return p.a.failed(q.e.name, err)
 			}
 		}
 		if got != q.diffID {

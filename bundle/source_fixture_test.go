@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -291,11 +292,13 @@ func ways(t testing.TB, files tree, order ...string) map[string]bundle.Input {
 	}
 }
 
+var cosignTag = regexp.MustCompile(`sha256-[0-9a-f]{64}`)
+
 // shown shows an index in a form that a test can be read by: one name a line, sorted.
 func shown(c *bundle.Contents) string {
 	var lines []string
 	for _, m := range c.Index.Images {
-		s := m.Repository + ":" + m.Tag
+		s := m.Repository + ":" + cosignTag.ReplaceAllString(m.Tag, "DIGEST")
 		if len(m.Platforms) > 0 {
 			s += fmt.Sprintf(" %v", m.Platforms)
 		}

@@ -113,15 +113,7 @@ func (t *tarScan) next(r *reading, position func() int64) (*entry, error) {
 	}
 }
 
-func (t *tarScan) broken(err error) error {
-	switch {
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("%s: %s: %w", t.a.name, cutOff, err)
-	case errors.Is(err, tar.ErrHeader):
-		return fmt.Errorf("%s: after %d files comes something that is no tar header; the archive is damaged: %w", t.a.name, len(t.a.entries), err)
-	}
-	return fmt.Errorf("%s: %w", t.a.name, err)
-}
+func (t *tarScan) broken(err error) error { return explained(t.a.name, err) }
 
 // end looks at what comes after a tar's end marker. Zeros are padding; anything else is a second archive that would be forgotten.
 func (t *tarScan) end(rest io.Reader) error {

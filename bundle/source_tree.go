@@ -3,6 +3,7 @@ package bundle
 import (
 	"context"
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strings"
@@ -81,8 +82,19 @@ const hexDigits = "0123456789ABCDEF"
 // escapePath percent-encodes what a path may not contain (RFC 3986, section 3.3); a percent sign in a file's name is one.
 func escapePath(s string) string { return percentEncode(s, "-._~!$&'()*+,;=:@/") }
 
-// escapeQuery percent-encodes what a query may not contain. wget writes queries to disk as they were sent, encoded.
-func escapeQuery(s string) string { return percentEncode(s, "-._~!$&'()*+,;=:@/?%") }
+// escapeQuery percent-encodes what a query may not contain. wget decodes a query for the file's name, except %2F, so a percent sign before two hex digits stays.
+func escapeQuery(s string) string {
+	var b strings.Builder
+	for i, part := range strings.Split(s, "%") {
+		if i > 0 && len(part) > 1 && strings.Trim(part[:2], hexDigits+"abcdef") == "" {
+			b.WriteByte('%')
+		} else if i > 0 {
+			b.WriteString("%25")
+		}
+		b.WriteString(percentEncode(part, "-._~!$&'()*+,;=:@/?"))
+	}
+	return b.String()
+}
 
 func percentEncode(s, bare string) string {
 	var b strings.Builder
@@ -112,7 +124,7 @@ func (r *reading) newTree(a *archive, entries []*entry) (*treePart, error) {
 		return nil, nil
 	}
 	if a.cut {
-		return nil, fmt.Errorf("%s: the tar lacks its end marker after %d files: %s", a.name, len(a.entries), cutOff)
+		return nil, explained(fmt.Sprintf("%s: no end marker after %d files", a.name, len(a.entries)), io.ErrUnexpectedEOF)
 	}
 	return p, nil
 }
