@@ -27,9 +27,11 @@ type created struct {
 	Files   []string `json:"files"`  // that were written
 	Written int64    `json:"written"`
 	Images  int      `json:"images"`
-	URLs    int      `json:"urls"`
-	Blobs   int      `json:"blobs"` // that it carries
-	Bytes   int64    `json:"bytes"` // of them
+	// Untagged are manifests without a tag: platforms of an index, signatures, what was asked for by digest.
+	Untagged int   `json:"untagged"`
+	URLs     int   `json:"urls"`
+	Blobs    int   `json:"blobs"` // that it carries
+	Bytes    int64 `json:"bytes"` // of them
 	// Omitted are blobs that the inventory says the far side holds.
 	Omitted      int    `json:"omitted"`
 	OmittedBytes int64  `json:"omitted_bytes"`
@@ -127,7 +129,8 @@ func create(ctx context.Context, m *meter, file string, wanted *bundle.Wanted, o
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	m.clear()
-	res := &created{Images: len(c.Index.Images), URLs: len(c.Index.Files), Fetched: c.Fetched, DryRun: opt.DryRun, Notes: append([]string{}, c.Notes...), Files: []string{}}
+	res := &created{URLs: len(c.Index.Files), Fetched: c.Fetched, DryRun: opt.DryRun, Notes: append([]string{}, c.Notes...), Files: []string{}}
+	res.Images, res.Untagged = tagged(c.Index)
 	for _, b := range c.Index.Blobs {
 		if b.Omitted {
 			res.Omitted++
@@ -146,6 +149,9 @@ func create(ctx context.Context, m *meter, file string, wanted *bundle.Wanted, o
 		}
 		for _, f := range c.Index.Files {
 			res.Sizes = append(res.Sizes, nameSize{f.URL, f.Size})
+			if f.Digest == "" {
+				res.Bytes += max(f.Size, 0) // it is among the blobs once somebody knows its digest
+			}
 		}
 		return res, nil
 	}
@@ -170,13 +176,13 @@ func showCreated(t *table, r *created) {
 		for _, n := range r.Sizes {
 			t.line(n.Name, sizeOrUnknown(n.Size))
 		}
-		t.line(fmt.Sprintf("%d images and %d files, %s; %s would be fetched", r.Images, r.URLs, size(r.Bytes), size(r.Fetched)))
+		t.line(fmt.Sprintf("%s: %s; %s would be fetched", howMany(r.Images, r.Untagged, r.URLs), size(r.Bytes), size(r.Fetched)))
 	} else {
 		for _, f := range r.Files {
 			t.line("wrote", f)
 		}
 		t.line("bundle", r.Bundle)
-		t.line("holds", fmt.Sprintf("%d images and %d files, %d blobs of %s; %s written, %s fetched", r.Images, r.URLs, r.Blobs, size(r.Bytes), size(r.Written), size(r.Fetched)))
+		t.line("holds", fmt.Sprintf("%s: %d blobs, %s; %s written, %s fetched", howMany(r.Images, r.Untagged, r.URLs), r.Blobs, size(r.Bytes), size(r.Written), size(r.Fetched)))
 		if r.Signer == "" {
 			t.line("signed by", "nobody")
 		} else {
@@ -189,6 +195,31 @@ func showCreated(t *table, r *created) {
 	for _, n := range r.Notes {
 		t.line("note", n)
 	}
+}
+
+// tagged counts an index's tags, and its manifests without one.
+func tagged(ix *bundle.Index) (tags, others int) {
+	for _, i := range ix.Images {
+		if i.Tag != "" {
+			tags++
+		}
+	}
+	return tags, len(ix.Images) - tags
+}
+
+func howMany(images, untagged, files int) string {
+	s := count(images, "image")
+	if untagged > 0 {
+		s += " and " + count(untagged, "manifest") + " without a tag"
+	}
+	return s + ", " + count(files, "file")
+}
+
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func sizeOrUnknown(n int64) string {
@@ -243,7 +274,8 @@ func showContents(t *table, c *bundle.Contents, names bool) {
 			carried += b.Size
 		}
 	}
-	t.line("holds", fmt.Sprintf("%d images and %d files, %d blobs, %s", len(c.Index.Images), len(c.Index.Files), len(c.Index.Blobs), size(carried)))
+	images, untagged := tagged(c.Index)
+	t.line("holds", fmt.Sprintf("%s: %d blobs, %s", howMany(images, untagged, len(c.Index.Files)), len(c.Index.Blobs), size(carried)))
 	if c.Index.Since != "" {
 		t.line("left out", fmt.Sprintf("%s that the inventory %s says is held", size(omitted), c.Index.Since))
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -18,7 +19,7 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs the stories in testdata/script against the real command line.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
+	params := testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			// A socket path has at most 107 bytes (unix(7)), so it lies beside the work directory's long name.
@@ -28,6 +29,7 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { os.RemoveAll(dir) })
 			env.Setenv("CASEMATE_SOCKET", dir+"/a.sock") // of the daemon that the script starts
+			env.Values["story"] = &story{}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -98,5 +100,7 @@ func TestScripts(t *testing.T) {
 				ts.Setenv(args[0], l.Addr().String())
 			},
 		},
-	})
+	}
+	maps.Copy(params.Cmds, storyCommands)
+	testscript.Run(t, params)
 }

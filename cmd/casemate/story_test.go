@@ -1,0 +1,247 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// story is what the commands of one script share: the internet of its connected side, and the clients of its daemon.
+type story struct {
+	up *upstream
+}
+
+func storyOf(ts *testscript.TestScript) *story { return ts.Value("story").(*story) }
+
+func (s *story) upstream(ts *testscript.TestScript) *upstream {
+	if s.up == nil {
+		ts.Fatalf("the script must say upstream first")
+	}
+	return s.up
+}
+
+// storyCommands are those of the stories across the gap.
+var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
+	// upstream starts the internet of the connected side: every host that the script's commands ask for by HTTPS.
+	"upstream": func(ts *testscript.TestScript, _ bool, _ []string) {
+		u, stop, err := newUpstream(ts.MkAbs("."))
+		ts.Check(err)
+		ts.Defer(stop)
+		storyOf(ts).up = u
+		ts.Setenv("HTTPS_PROXY", u.proxy)
+		ts.Setenv("SSL_CERT_FILE", u.roots)
+	},
+	// image REF SIZE [PLATFORM…] puts an image of that many bytes there, with several platforms an index.
+	"image": func(ts *testscript.TestScript, _ bool, args []string) {
+		u := storyOf(ts).upstream(ts)
+		n, seed := number(ts, args[1]), seedOf(args[0])
+		if len(args) > 3 {
+			idx, err := platforms(seed, n, args[2:]...)
+			ts.Check(err)
+			ts.Check(u.put(args[0], idx))
+			return
+		}
+		platform := append(args[2:], "linux/amd64")[0]
+		img, err := layered(empty.Image, platform, seed, n/2, n-n/2)
+		ts.Check(err)
+		ts.Check(u.put(args[0], img))
+	},
+	// layer REF BASE SIZE puts an image there that is another one with a layer on top.
+	"layer": func(ts *testscript.TestScript, _ bool, args []string) {
+		u := storyOf(ts).upstream(ts)
+		base, err := u.get(args[1])
+		ts.Check(err)
+		img, err := layered(base, "linux/amd64", seedOf(args[0]), number(ts, args[2]))
+		ts.Check(err)
+		ts.Check(u.put(args[0], img))
+	},
+	// noise FILE SIZE writes a file that nothing compresses.
+	"noise": func(ts *testscript.TestScript, _ bool, args []string) {
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]), noise(number(ts, args[1]), seedOf(args[0])), 0o644))
+	},
+	// serve URL FILE puts a file there, redirect URL TARGET a redirect.
+	"serve": func(ts *testscript.TestScript, _ bool, args []string) {
+		ts.Check(storyOf(ts).upstream(ts).serve(args[0], []byte(ts.ReadFile(args[1]))))
+	},
+	"redirect": func(ts *testscript.TestScript, _ bool, args []string) {
+		ts.Check(storyOf(ts).upstream(ts).redirect(args[0], args[1]))
+	},
+	// asked [!] PATTERN [N] says how often upstream was asked ("METHOD host/path"), then begins to count anew.
+	"asked": func(ts *testscript.TestScript, neg bool, args []string) {
+		u := storyOf(ts).upstream(ts)
+		n := u.count(regexp.MustCompile(args[0]))
+		switch {
+		case neg && n > 0, !neg && n == 0, len(args) > 1 && strconv.Itoa(n) != args[1]:
+			ts.Fatalf("upstream was asked %d times for %s:\n%s", n, args[0], strings.Join(u.asked, "\n"))
+		}
+		u.forget()
+	},
+	// node writes casemate.yaml with free ports; the daemon's web servers are $HTTP and $HTTPS.
+	"node": func(ts *testscript.TestScript, _ bool, _ []string) {
+		var ports []string
+		for range 3 {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			ts.Check(err)
+			defer l.Close()
+			ports = append(ports, l.Addr().String())
+		}
+		ts.Setenv("HTTP", ports[0])
+		ts.Setenv("HTTPS", ports[1])
+		text := fmt.Sprintf("node: n1\ndata: %s\nadvertise: [127.0.0.1]\nlisten:\n  http: [%q]\n  https: [%q]\n  dns: [%q]\n  peer: \"127.0.0.1:0\"\n  admin: %s\n",
+			ts.MkAbs("data"), ports[0], ports[1], ports[2], ts.Getenv("CASEMATE_SOCKET"))
+		ts.Check(os.WriteFile(ts.MkAbs("casemate.yaml"), []byte(text), 0o644))
+	},
+	// pull REF [PLATFORM] pulls from the daemon as a node does, by upstream name, and compares with upstream; ! pull is refused as unknown.
+	"pull": func(ts *testscript.TestScript, neg bool, args []string) {
+		err := storyOf(ts).pull(ts, args)
+		switch {
+		case !neg && err != nil:
+			ts.Fatalf("pull %s: %v", args[0], err)
+		case neg && err == nil:
+			ts.Fatalf("pull %s succeeded", args[0])
+		case neg && !strings.Contains(err.Error(), "MANIFEST_UNKNOWN") && !strings.Contains(err.Error(), "NAME_UNKNOWN"):
+			ts.Fatalf("pull %s is not simply missing: %v", args[0], err)
+		}
+	},
+	// fetch URL downloads from the daemon as a node does, and compares with upstream; ! fetch is a 404.
+	"fetch": func(ts *testscript.TestScript, neg bool, args []string) {
+		got, status, err := get(storyOf(ts).node(ts), args[0])
+		ts.Check(err)
+		if neg {
+			if status != http.StatusNotFound {
+				ts.Fatalf("fetch %s: status %d", args[0], status)
+			}
+			return
+		}
+		want, wantStatus, err := get(storyOf(ts).upstream(ts).transport(), args[0])
+		ts.Check(err)
+		if status != http.StatusOK || wantStatus != http.StatusOK || !bytes.Equal(got, want) {
+			ts.Fatalf("fetch %s: status %d, %d bytes; upstream status %d, %d bytes", args[0], status, len(got), wantStatus, len(want))
+		}
+	},
+	// flip FILE OFFSET changes one byte; an offset below 0 counts from the end.
+	"flip": func(ts *testscript.TestScript, _ bool, args []string) {
+		data := []byte(ts.ReadFile(args[0]))
+		at, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		if at < 0 {
+			at += len(data)
+		}
+		data[at] ^= 0x10
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o644))
+	},
+	// smaller A B says that file A has less than half the size of B.
+	"smaller": func(ts *testscript.TestScript, _ bool, args []string) {
+		a, err := os.Stat(ts.MkAbs(args[0]))
+		ts.Check(err)
+		b, err := os.Stat(ts.MkAbs(args[1]))
+		ts.Check(err)
+		if a.Size() >= b.Size()/2 {
+			ts.Fatalf("%s has %d bytes, %s has %d", args[0], a.Size(), args[1], b.Size())
+		}
+	},
+	// kill9 kills what the script runs in the background, and waits until it is gone.
+	"kill9": func(ts *testscript.TestScript, _ bool, _ []string) {
+		for _, c := range ts.BackgroundCmds() {
+			ts.Check(c.Process.Kill())
+			for deadline := time.Now().Add(30 * time.Second); c.Process.Signal(syscall.Signal(0)) == nil; time.Sleep(5 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					ts.Fatalf("the process is not gone")
+				}
+			}
+		}
+	},
+}
+
+func number(ts *testscript.TestScript, s string) int64 {
+	n, err := parseSize(s)
+	ts.Check(err)
+	return n
+}
+
+// seedOf makes content differ by name.
+func seedOf(name string) (seed uint64) {
+	for _, c := range name {
+		seed = seed*31 + uint64(c)
+	}
+	return seed % (1 << 24)
+}
+
+// node is a transport to the daemon that trusts its CA and believes that every name leads there, as the daemon's DNS says.
+func (s *story) node(ts *testscript.TestScript) http.RoundTripper {
+	ts.Check(ts.Exec("casemate", "ca"))
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(ts.ReadFile("stdout"))) {
+		ts.Fatalf("casemate ca printed no certificate")
+	}
+	address := ts.Getenv("HTTPS")
+	return &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots}, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, address)
+	}}
+}
+
+func (s *story) pull(ts *testscript.TestScript, args []string) error {
+	ref, err := name.ParseReference(args[0])
+	if err != nil {
+		return err
+	}
+	opts := []remote.Option{remote.WithTransport(s.node(ts)), remote.WithRetryBackoff(remote.Backoff{Steps: 1})}
+	if len(args) > 1 {
+		p, err := v1.ParsePlatform(args[1])
+		if err != nil {
+			return err
+		}
+		opts = append(opts, remote.WithPlatform(*p))
+	}
+	got, err := remote.Get(ref, opts...)
+	if err != nil {
+		return err
+	}
+	want, err := remote.Get(ref, remote.WithTransport(s.upstream(ts).transport()))
+	if err != nil {
+		return fmt.Errorf("upstream: %w", err)
+	}
+	if got.Digest != want.Digest || !bytes.Equal(got.Manifest, want.Manifest) {
+		return fmt.Errorf("it is %s, upstream's is %s", got.Digest, want.Digest)
+	}
+	img, err := remote.Image(ref, opts...)
+	if err != nil {
+		return err
+	}
+	return readAll(img)
+}
+
+func get(rt http.RoundTripper, address string) ([]byte, int, error) {
+	resp, err := (&http.Client{Transport: rt}).Get(address)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	return data, resp.StatusCode, err
+}
+
+func TestSeedsDiffer(t *testing.T) {
+	if bytes.Equal(noise(100, seedOf("a:1")), noise(100, seedOf("a:2"))) || !bytes.Equal(noise(100, seedOf("a:1")), noise(100, seedOf("a:1"))) {
+		t.Error("the content of two names is the same, or of one is not")
+	}
+}
