@@ -69,10 +69,11 @@ type info struct {
 	mod     time.Time
 	digest  string
 	version uint64
+	claim   string
 }
 
 func fileInfo(name string, e state.Entry) info {
-	return info{name: path.Base(name), size: e.Size, mod: e.ModTime, digest: e.Digest.String(), version: e.Version}
+	return info{name: path.Base(name), size: e.Size, mod: e.ModTime, digest: e.Digest.String(), version: e.Version, claim: e.Claim}
 }
 
 func (i info) Name() string               { return i.name }
@@ -82,6 +83,7 @@ func (i info) IsDir() bool                { return i.dir }
 func (i info) Sys() any                   { return nil }
 func (i info) Digest() string             { return i.digest }
 func (i info) Version() uint64            { return i.version }
+func (i info) Claim() string              { return i.claim } // whose it is, "" for by hand
 func (i info) Type() fs.FileMode          { return i.Mode().Type() }
 func (i info) Info() (fs.FileInfo, error) { return i, nil }
 func (i info) String() string             { return fs.FormatFileInfo(i) }

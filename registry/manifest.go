@@ -1,7 +1,13 @@
 package registry
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -70,4 +76,106 @@ func mediaTypeOf(b []byte) string {
 		return typeOCIIndex
 	}
 	return typeOCIManifest
+}
+
+// foreign reports whether a layer may be fetched from elsewhere and so need not be here.
+func (d descriptor) foreign() bool {
+	return len(d.URLs) > 0 || strings.HasPrefix(d.MediaType, "application/vnd.docker.image.rootfs.foreign.") ||
+		strings.HasPrefix(d.MediaType, "application/vnd.oci.image.layer.nondistributable.")
+}
+
+// checkManifest is what every way of storing a manifest checks of it, without a look at the tree. d may be "": then it is named by sha256.
+func checkManifest(d digest.Digest, tags []string, contentType string, data []byte) (digest.Digest, *manifest, error) {
+	for _, t := range tags {
+		if !validTag(t) {
+			return "", nil, errTagInvalid.with("a tag is at most 128 characters of [A-Za-z0-9_.-] and does not begin with . or -")
+		}
+	}
+	m, err := parseManifest(data, contentType)
+	if err != nil {
+		return "", nil, err
+	}
+	alg := digest.SHA256
+	if d != "" {
+		alg = d.Algorithm()
+	}
+	if got := alg.FromBytes(data); d == "" {
+		d = got
+	} else if got != d {
+		return "", nil, errDigestInvalid.with("the manifest has the digest " + got.String())
+	}
+	return d, m, nil
+}
+
+// parseManifest reads a manifest or index as image-spec and docker's schema 2 have them. contentType may be "".
+func parseManifest(data []byte, contentType string) (*manifest, error) {
+	refuse := func(why string) (*manifest, error) { return nil, errManifestInvalid.with(why) }
+	if contentType != "" {
+		t, _, err := mime.ParseMediaType(contentType)
+		if err != nil {
+			return refuse("the content type is not a media type")
+		}
+		contentType = t
+	}
+	switch {
+	case strings.HasPrefix(contentType, "application/vnd.docker.distribution.manifest.v1+"):
+		return refuse("docker schema 1 is not supported: push the image again with a current client")
+	case contentType == "", contentType == typeDockerManifest, contentType == typeDockerList, contentType == typeOCIManifest, contentType == typeOCIIndex:
+	default:
+		return refuse("the content type " + contentType + " is not of a manifest")
+	}
+	var m manifest
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if err := dec.Decode(&m); err != nil {
+		return refuse("the manifest is not JSON of a manifest: " + err.Error())
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return refuse("the manifest is followed by something else")
+	}
+	if m.SchemaVersion == 1 {
+		return refuse("docker schema 1 is not supported: push the image again with a current client")
+	}
+	if m.SchemaVersion != 2 {
+		return refuse("schemaVersion is not 2")
+	}
+	if contentType != "" && m.MediaType != "" && m.MediaType != contentType {
+		return refuse("mediaType is " + m.MediaType + " and the content type " + contentType)
+	}
+	if m.MediaType == "" && (contentType == typeDockerManifest || contentType == typeDockerList) {
+		return refuse("mediaType is missing")
+	}
+	kind := m.kind()
+	if contentType != "" && kind != contentType {
+		return refuse("the fields are not those of " + contentType)
+	}
+	switch kind {
+	case typeDockerManifest, typeOCIManifest:
+		if m.Manifests != nil {
+			return refuse("a manifest has no manifests")
+		}
+		if m.Config == nil {
+			return refuse("config is missing")
+		}
+	case typeDockerList, typeOCIIndex:
+		if m.Config != nil || m.Layers != nil {
+			return refuse("an index has no config and no layers")
+		}
+	default:
+		return refuse("mediaType " + kind + " is not of a manifest")
+	}
+	check := slices.Concat(m.Layers, m.Manifests)
+	for _, d := range []*descriptor{m.Config, m.Subject} {
+		if d != nil {
+			check = append(check, *d)
+		}
+	}
+	for _, d := range check {
+		if _, fail := parseDigest(d.Digest.String()); fail != nil {
+			return refuse(fmt.Sprintf("the digest %.200q is not of the form sha256:… or sha512:…", d.Digest))
+		}
+		if d.Size < 0 {
+			return refuse("the size of " + d.Digest.String() + " is negative")
+		}
+	}
+	return &m, nil
 }
