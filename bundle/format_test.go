@@ -140,7 +140,9 @@ type fakeSink struct {
 	puts []string // digests, as they were put
 }
 
-func newFakeSink(t testing.TB) *fakeSink { return &fakeSink{t: t, has: store{}, said: map[string]bool{}} }
+func newFakeSink(t testing.TB) *fakeSink {
+	return &fakeSink{t: t, has: store{}, said: map[string]bool{}}
+}
 
 func (s *fakeSink) Has(digest string) (int64, bool) {
 	s.mu.Lock()

@@ -257,6 +257,33 @@ func TestSinkFails(t *testing.T) {
 	}
 }
 
+// remade is the one file that an unsigned bundle of these blobs is.
+func remade(t *testing.T, ix *Index, s store) []byte {
+	doc, err := ix.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := newCarried(ix, doc, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs, err := c.documents(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := writeDocuments(&b, docs); err != nil {
+		t.Fatal(err)
+	}
+	pieces := c.dealt.parts[0]
+	for i := range pieces {
+		b.Write(c.frame(pieces, i))
+		b.Write(s[c.digestOf(&pieces[i])])
+	}
+	b.Write(c.frame(pieces, len(pieces)))
+	return b.Bytes()
+}
+
 // FuzzReadBundle: no bytes are taken for a bundle that are not what Write makes, and none make it panic.
 func FuzzReadBundle(f *testing.F) {
 	ix, s := bigSample()
@@ -267,22 +294,34 @@ func FuzzReadBundle(f *testing.F) {
 	}
 	f.Add(forge(partDoc{Version: 1, Part: 1, Parts: 1}, "{}"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if sniffBundle(b) != (len(b) >= tarBlock && sniffBundle(b[:tarBlock])) {
-			t.Error("what it is hangs on more than the first block")
-		}
 		for way, in := range ways {
 			sink := newFakeSink(t)
 			c, err := readBundle(t.Context(), in(b), sink, ReadOptions{})
-			if err == nil && c.Parts == 0 && len(c.Absent) == 0 {
-				opt := WriteOptions{}
-				if c.Signer != "" {
-					return // nobody but the signer can write it again
-				}
-				if again := written(t, c.Index, sink.has, opt); !bytes.Equal(again[0], b) {
-					t.Errorf("%s: read other bytes than would be written", way)
-				}
+			if err != nil || c.Parts > 0 || len(c.Absent) > 0 || c.Signer != "" {
+				continue // only what is whole and unsigned can be made again
+			}
+			if !bytes.Equal(remade(t, c.Index, sink.has), b) {
+				t.Errorf("%s: read other bytes than would be written", way)
 			}
 		}
 	})
 }
 
+// FuzzRepaired gives the fuzzer documents whose checksums are right, so that it comes further than to them.
+func FuzzRepaired(f *testing.F) {
+	ix, _ := bigSample()
+	doc, err := ix.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(doc, []byte("\x00\x01"), int64(0), int64(0), 1, 1)
+	f.Add(doc, []byte("ab"), int64(16384), int64(3072), 2, 3)
+	f.Fuzz(func(t *testing.T, index, tail []byte, split, chunk int64, part, parts int) {
+		b := append(forge(partDoc{Version: 1, Split: split, Chunk: chunk, Part: part, Parts: parts}, string(index)), tail...)
+		for way, in := range ways {
+			if c, err := readBundle(t.Context(), in(b), newFakeSink(t), ReadOptions{}); err == nil && c.ID != sha256Of(index) {
+				t.Errorf("%s: %+v", way, c)
+			}
+		}
+	})
+}
