@@ -8,8 +8,8 @@ import (
 // maxParts is how many parts a bundle has at the most: its parts are numbered .001 to .9999.
 const maxParts = 9999
 
-// piece is one entry of a part that is content: a blob, or a chunk of one.
-type piece struct {
+// extent is one entry of a part that is content: a blob, or a chunk of one.
+type extent struct {
 	blob   int   // in Index.Blobs
 	chunk  int   // which chunk of it, -1 if it is whole
 	size   int64 // bytes
@@ -21,7 +21,7 @@ type piece struct {
 type dealt struct {
 	chunk int64 // size of all chunks of a blob but its last; 0 if nothing is cut
 	cuts  []int // the blobs that are cut, in order
-	parts [][]piece
+	parts [][]extent
 }
 
 // deal deals the blobs to parts of at most split bytes, 0 for a single part without limit. documents is what the documents of a part and the end of the archive
@@ -61,13 +61,13 @@ func deal(blobs []Blob, documents, split int64) (*dealt, error) {
 			d.chunk = 0
 		}
 	}
-	var part []piece
+	var part []extent
 	var used int64
 	next := func() {
 		d.parts = append(d.parts, part)
 		part, used = nil, 0
 	}
-	put := func(p piece, size int64) {
+	put := func(p extent, size int64) {
 		p.offset = used
 		part = append(part, p)
 		used += size
@@ -82,7 +82,7 @@ func deal(blobs []Blob, documents, split int64) (*dealt, error) {
 			if used+size > room {
 				next()
 			}
-			put(piece{blob: i, chunk: -1, size: b.Size}, size)
+			put(extent{blob: i, chunk: -1, size: b.Size}, size)
 			continue
 		}
 		d.cuts = append(d.cuts, i)
@@ -90,7 +90,7 @@ func deal(blobs []Blob, documents, split int64) (*dealt, error) {
 			if used > 0 {
 				next()
 			}
-			p := piece{blob: i, chunk: n, size: min(left, d.chunk)}
+			p := extent{blob: i, chunk: n, size: min(left, d.chunk)}
 			put(p, entrySize(chunkName(emptyChunk), p.size))
 			left -= p.size
 		}

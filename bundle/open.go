@@ -24,7 +24,7 @@ type opened struct {
 type openPart struct {
 	name   string
 	number int
-	pieces []piece
+	pieces []extent
 	start  int64       // where the first piece's header stands
 	size   int64       // what the part must have
 	at     io.ReaderAt // a regular file; nil for a pipe, which stands at start

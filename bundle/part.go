@@ -167,14 +167,14 @@ func (c *carried) documents(n int) ([]document, error) {
 }
 
 // nameOf and digestOf are of a piece's entry and content.
-func (c *carried) nameOf(p *piece) string {
+func (c *carried) nameOf(p *extent) string {
 	if p.chunk < 0 {
 		return blobName(c.digestOf(p))
 	}
 	return chunkName(c.digestOf(p))
 }
 
-func (c *carried) digestOf(p *piece) string {
+func (c *carried) digestOf(p *extent) string {
 	if p.chunk < 0 {
 		return c.index.Blobs[p.blob].Digest
 	}
@@ -182,7 +182,7 @@ func (c *carried) digestOf(p *piece) string {
 }
 
 // frame is the bytes between the content of piece i-1 and that of piece i of a part, all of them determined; i may be the number of pieces.
-func (c *carried) frame(pieces []piece, i int) []byte {
+func (c *carried) frame(pieces []extent, i int) []byte {
 	var b []byte
 	if i > 0 {
 		b = make([]byte, padding(pieces[i-1].size))
@@ -215,7 +215,7 @@ func documentsSize(docs []document) int64 {
 }
 
 // partSize is how many bytes a part has whose documents take so many.
-func (c *carried) partSize(documents int64, pieces []piece) int64 {
+func (c *carried) partSize(documents int64, pieces []extent) int64 {
 	n := documents + endOfArchive
 	if len(pieces) > 0 {
 		p := &pieces[len(pieces)-1]

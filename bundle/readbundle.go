@@ -217,7 +217,7 @@ func (o *opened) missing() []int {
 }
 
 // wants says whether a piece of a part is put.
-func (r *bundleReading) wants(e *piece) bool {
+func (r *bundleReading) wants(e *extent) bool {
 	b := &r.blobs[e.blob]
 	return !b.had && (e.chunk < 0 || !b.direct && !b.chunks[e.chunk].had)
 }
@@ -308,7 +308,7 @@ func (c *content) Read(b []byte) (int, error) {
 }
 
 // put puts a piece.
-func (r *bundleReading) put(ctx context.Context, p *openPart, e *piece, in io.Reader) error {
+func (r *bundleReading) put(ctx context.Context, p *openPart, e *extent, in io.Reader) error {
 	digest, entry := r.digestOf(e), r.nameOf(e)
 	if err := r.putAs(ctx, p, entry, digest, e.size, in); err != nil {
 		return err

@@ -256,7 +256,7 @@ func (w *writer) writePart(ctx context.Context, n int) (err error) {
 }
 
 // writePiece writes the content of a blob or chunk and checks it.
-func (w *writer) writePiece(ctx context.Context, out io.Writer, e *piece) error {
+func (w *writer) writePiece(ctx context.Context, out io.Writer, e *extent) error {
 	if e.chunk < 0 {
 		return w.copyBlob(ctx, out, e.blob, 0, e.size)
 	}
@@ -273,7 +273,7 @@ func (w *writer) writePiece(ctx context.Context, out io.Writer, e *piece) error 
 // resume looks at what an earlier run left: how many pieces of the part are right, where they end, and the hash of all up to there.
 //
 // Everything is hashed again: after a power cut the end of a file may have its length and not its bytes.
-func (w *writer) resume(ctx context.Context, f *os.File, docs []document, pieces []piece) (sum hash.Hash, done int, at int64, err error) {
+func (w *writer) resume(ctx context.Context, f *os.File, docs []document, pieces []extent) (sum hash.Hash, done int, at int64, err error) {
 	sum = sha256.New()
 	s := &stream{r: io.TeeReader(bufio.NewReaderSize(f, len(w.buf)), sum), input: f.Name(), end: -1}
 	if err := writeDocuments(&matcher{stream: s}, docs); errors.Is(err, ErrDamaged) {
