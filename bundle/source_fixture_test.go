@@ -142,6 +142,12 @@ func object(v any) string {
 	return string(b)
 }
 
+func unmarshal(s string, v any) { must(json.Unmarshal([]byte(s), v)) }
+
+func without(list []string, s string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(x string) bool { return x == s })
+}
+
 // layout makes OCI layouts.
 type layout struct {
 	files tree

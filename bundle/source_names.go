@@ -96,7 +96,7 @@ func isPublic(host string) bool {
 // contents makes the Contents of what was read.
 func (r *reading) contents(ctx context.Context) (*Contents, error) {
 	r.attach()
-	c := &Contents{Kind: r.kind(), Notes: r.notes}
+	c := &Contents{Kind: r.kind()}
 	blobs := map[string]int64{}
 	absent := map[string]bool{}
 	ix := &Index{Version: IndexVersion, Images: []Image{}, Files: []File{}, Blobs: []Blob{}}
@@ -139,7 +139,7 @@ func (r *reading) contents(ctx context.Context) (*Contents, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.ID, c.Index = sha256Of(data), ix
+	c.ID, c.Index, c.Notes = sha256Of(data), ix, r.notes
 	return c, nil
 }
 
