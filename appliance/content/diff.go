@@ -138,7 +138,7 @@ func (d *dry) Put(ctx context.Context, digest string, size int64, r io.Reader) (
 		return "", 0, err
 	}
 	if size >= 0 && n != size {
-		return "", 0, fmt.Errorf("%d bytes instead of %d: %w", n, size, io.ErrUnexpectedEOF)
+		return "", 0, wrongSize(n, size)
 	}
 	got := alg[:len("sha256:")] + hex.EncodeToString(h.Sum(nil))
 	if digest != "" && got != digest {

@@ -85,7 +85,7 @@ func (s *site) open(tune ...func(*Config)) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.config = Config{Tree: s.tree, Images: s.reg, Read: readPack, Now: s.clock, Node: "n1", largeAt: 1 << 20,
+	s.config = Config{Tree: s.tree, Images: s.reg, Read: readPack, Now: s.clock, Node: "n1", largeAt: 64 << 10,
 		Canonical: func(h string) string { h, _ = canonical(h); return h }}
 	for _, f := range tune {
 		f(&s.config)
@@ -213,6 +213,8 @@ type faulty struct {
 	steps int
 	// fail is asked before each write, with its number from 1. An error ends it; with after it happens all the same.
 	fail func(step int, what string) (err error, after bool)
+	// wrote is told of bytes that were written.
+	wrote func(n int)
 }
 
 func (f *faulty) step(what string) (error, bool) {
@@ -259,7 +261,11 @@ func (w *faultyWriter) Write(p []byte) (int, error) {
 		n, _ := w.BlobWriter.Write(p[:len(p)/2])
 		return n, err
 	}
-	return w.BlobWriter.Write(p)
+	n, err := w.BlobWriter.Write(p)
+	if w.f.wrote != nil {
+		w.f.wrote(n)
+	}
+	return n, err
 }
 
 func (w *faultyWriter) Commit(ctx context.Context, d string) (string, error) {
@@ -436,7 +442,7 @@ func readPack(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt 
 func sample(file string) *pack {
 	p := newPack(file)
 	p.multi("docker.io/library/nginx:1.29", "layer one", "layer two")
-	p.image("quay.io/team/app:2", bytes.Repeat([]byte("large "), 1<<18))
+	p.image("quay.io/team/app:2", bytes.Repeat([]byte("large "), 1<<14))
 	p.addFile("https://dl.k8s.io/v1/kubeadm", []byte("kubeadm"))
 	p.addFile("https://github.com/x/y/releases/download/v1/y.tgz?z=1", []byte("y"))
 	return p

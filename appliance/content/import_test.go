@@ -323,7 +323,7 @@ func TestRoom(t *testing.T) {
 	s := newSite(t, func(c *Config) { c.Room = func() int64 { return room } })
 	p := sample("b.tar")
 	_, err := s.do("", p)
-	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "1.5 MiB") || !strings.Contains(err.Error(), "100 bytes") || strings.Contains(err.Error(), "\n") {
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "97.8 KiB") || !strings.Contains(err.Error(), "100 bytes") || strings.Contains(err.Error(), "\n") {
 		t.Error(err)
 	}
 	differ(t, s.world(), map[string]string{})

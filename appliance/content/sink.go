@@ -201,37 +201,9 @@ func (s *sink) writeLarge(ctx context.Context, digest string, size int64, r io.R
 	id := scratchID(digest)
 	w, err := s.e.cfg.Tree.ResumeBlob(id)
 	if err == nil {
-		skip := w.Size()
-		back, seekable := r.(io.Seeker)
-		var at int64
-		if seekable {
-			at, err = back.Seek(0, io.SeekCurrent)
-		}
-		if skip > size || err != nil {
-			if cerr := w.Cancel(); cerr != nil {
-				return "", 0, cerr
-			}
-		} else {
-			if _, err = io.CopyN(io.Discard, cancelable{ctx, r}, skip); err != nil {
-				return "", 0, errors.Join(short(err), w.Close())
-			}
-			got, _, err := commit(ctx, w, digest, size-skip, r)
-			if !errors.Is(err, syscall.EBADMSG) {
-				if err == nil {
-					s.setLarge(digest, false)
-				}
-				return got, size, errors.Join(err, w.Close())
-			}
-			// The bytes from before may be damaged (a power cut), or those that came now. Once more from the beginning tells.
-			if cerr := w.Cancel(); cerr != nil {
-				return "", 0, cerr
-			}
-			if !seekable {
-				return "", 0, fmt.Errorf("blob %s: what an interrupted import left of it does not fit what comes now, and a pipe cannot be read twice: import it again: %w", digest, syscall.EBADMSG)
-			}
-			if _, err := back.Seek(at, io.SeekStart); err != nil {
-				return "", 0, err
-			}
+		again, rerr := s.resume(ctx, w, digest, size, r)
+		if err := errors.Join(rerr, w.Close()); err != nil || !again {
+			return digest, size, err
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", 0, err
@@ -248,6 +220,48 @@ func (s *sink) writeLarge(ctx context.Context, digest string, size int64, r io.R
 	}
 	return got, n, errors.Join(err, w.Close())
 }
+
+// resume goes on with what an interrupted import left of a blob. again says that the scratch file was of no use, and r is where it was.
+func (s *sink) resume(ctx context.Context, w cluster.BlobWriter, digest string, size int64, r io.Reader) (again bool, err error) {
+	skip := w.Size()
+	if skip > size {
+		return true, w.Cancel()
+	}
+	back, _ := r.(io.Seeker)
+	var at int64
+	if back != nil {
+		if at, err = back.Seek(0, io.SeekCurrent); err == nil {
+			_, err = back.Seek(skip, io.SeekCurrent)
+		}
+	} else {
+		_, err = io.CopyN(io.Discard, cancelable{ctx, r}, skip)
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	if err == nil {
+		_, _, err = commit(ctx, w, digest, size-skip, r)
+	}
+	switch {
+	case err == nil:
+		s.setLarge(digest, false)
+		return false, nil
+	case !errors.Is(err, syscall.EBADMSG):
+		return false, err
+	}
+	// The bytes from before may be damaged (by a power cut), or those that came now. Once more from the beginning tells.
+	if err := w.Cancel(); err != nil {
+		return false, err
+	}
+	if back == nil {
+		return false, fmt.Errorf("what an interrupted import left of it does not fit what comes now, and this input cannot be read twice; import it again: %w", errStale)
+	}
+	_, err = back.Seek(at, io.SeekStart)
+	return true, err
+}
+
+// errStale is no EBADMSG: the content is not known to be damaged.
+var errStale = errors.New("a scratch file was damaged")
 
 func (s *sink) setLarge(digest string, unfinished bool) {
 	s.mu.Lock()
@@ -267,23 +281,42 @@ func scratchID(digest string) string {
 
 // commit writes r to w, exactly size bytes if that is not -1, and makes it the blob digest.
 func commit(ctx context.Context, w cluster.BlobWriter, digest string, size int64, r io.Reader) (string, int64, error) {
-	n, err := io.Copy(w, bounded(ctx, r, size))
+	switch r.(type) {
+	case *os.File, *io.SectionReader: // as they are, so that the writer can share their blocks
+	default:
+		r = bounded(ctx, r, size)
+	}
+	n, err := fill(ctx, w, r)
 	if err != nil {
 		return "", 0, err
 	}
 	if size >= 0 && n != size {
-		return "", 0, fmt.Errorf("%d bytes instead of %d: %w", n, size, io.ErrUnexpectedEOF)
+		return "", 0, wrongSize(n, size)
 	}
 	got, err := w.Commit(ctx, digest)
 	return got, n, err
 }
 
-// bounded is r, which ends with ctx and a byte behind size. A file or a section of one stays what it is, so that the writer can copy within the kernel.
-func bounded(ctx context.Context, r io.Reader, size int64) io.Reader {
-	switch r.(type) {
-	case *os.File, *io.SectionReader:
-		return r
+// fill appends r to w until ctx ends, which closes w. io.Copy would let the reader do the work where it can, behind which the writer cannot see a file.
+func fill(ctx context.Context, w cluster.BlobWriter, r io.Reader) (n int64, err error) {
+	stop := context.AfterFunc(ctx, func() { w.Close() })
+	if to, ok := w.(io.ReaderFrom); ok {
+		n, err = to.ReadFrom(r)
+	} else {
+		n, err = io.Copy(w, struct{ io.Reader }{r})
 	}
+	if !stop() {
+		return n, context.Cause(ctx)
+	}
+	return n, err
+}
+
+func wrongSize(got, want int64) error {
+	return fmt.Errorf("%d bytes instead of %d: %w", got, want, io.ErrUnexpectedEOF)
+}
+
+// bounded is r, which ends with ctx and a byte behind size.
+func bounded(ctx context.Context, r io.Reader, size int64) io.Reader {
 	r = cancelable{ctx, r}
 	if size >= 0 {
 		r = io.LimitReader(r, size+1)
@@ -304,13 +337,6 @@ func (c cancelable) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-func short(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
-
 // verify reads what need not be written.
 func verify(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {
 	h := hasher(digest)
@@ -319,7 +345,7 @@ func verify(ctx context.Context, digest string, size int64, r io.Reader) (string
 		return "", 0, err
 	}
 	if size >= 0 && n != size {
-		return "", 0, fmt.Errorf("%d bytes instead of %d: %w", n, size, io.ErrUnexpectedEOF)
+		return "", 0, wrongSize(n, size)
 	}
 	if got := digest[:len("sha256:")] + hex.EncodeToString(h.Sum(nil)); got != digest {
 		return "", 0, fmt.Errorf("the bytes have the digest %s, not %s: %w", got, digest, syscall.EBADMSG)
