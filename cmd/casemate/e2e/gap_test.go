@@ -152,6 +152,9 @@ func (n *internet) put(t testing.TB, ref string, taggable remote.Taggable) {
 	rt := roundTripper(func(req *http.Request) (*http.Response, error) {
 		w := newRecorder()
 		req.Host = req.URL.Host
+		if req.Body == nil {
+			req.Body = http.NoBody // as a server gives it
+		}
 		n.registry(req.URL.Host).ServeHTTP(w, req)
 		return w.response(req), nil
 	})
