@@ -138,9 +138,9 @@ func architecture(text string) string {
 	found := ""
 	for _, w := range notInWords.Split(strings.ToLower(text), -1) {
 		a := architectureWords[w]
-		if a == "" { // linux_amd64
-			if i := strings.LastIndexByte(w, '_'); i >= 0 && w != "x86_64" {
-				a = architectureWords[w[i+1:]]
+		for rest, more := w, true; a == "" && more; { // linux_amd64, Linux_x86_64
+			if _, rest, more = strings.Cut(rest, "_"); more {
+				a = architectureWords[rest]
 			}
 		}
 		if a != "" && found != "" && a != found {
