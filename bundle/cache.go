@@ -61,7 +61,7 @@ func openCache(dir string) (*cache, error) {
 		dir = filepath.Join(d, "casemate")
 	}
 	for _, d := range []string{"blobs", "parts", "urls", "names"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("cache: %w", err)
 		}
 	}
@@ -169,7 +169,7 @@ func (c *cache) read(digest string, limit int64) ([]byte, error) {
 // put stores bytes whose digest was checked.
 func (c *cache) put(digest string, b []byte) error {
 	path := c.blobPath(digest)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return localError{err}
 	}
 	return writeWhole(path, b)
@@ -181,7 +181,7 @@ func (c *cache) keep(part *os.File, digest string) error {
 		return localError{err}
 	}
 	path := c.blobPath(digest)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return localError{err}
 	}
 	if err := os.Rename(part.Name(), path); err != nil {
@@ -239,14 +239,15 @@ func writeRecord(path string, v any) error {
 	return writeWhole(path, b)
 }
 
-// writeWhole writes a file that is there whole or not at all.
+// writeWhole writes a file that is there whole or not at all, unless the power fails: records and manifests are looked at before they are believed, so
+// they are not worth waiting for the disk.
 func writeWhole(path string, b []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
 	if err != nil {
 		return localError{err}
 	}
 	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
+	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}

@@ -52,7 +52,8 @@ type CollectOptions struct {
 type Progress interface {
 	// Resolved is called when it is known what a name is, or that it cannot be had; of are all names.
 	Resolved(names, of int)
-	// Plan is called once, before blobs and files are fetched: how many and how many bytes as far as that is known.
+	// Plan is called once, when all names are known: how many layers and files there are to fetch, and how many bytes as far as that is known. What
+	// was needed to know the names, image configs and chart indexes, has been fetched by then.
 	Plan(transfers int, bytes int64)
 	// Start is called when something begins to be fetched: an image's layer, a file. total is its bytes, -1 if that is not known yet.
 	Start(name string, total int64) Transfer
@@ -224,7 +225,7 @@ func (c *collector) collect(ctx context.Context, w *Wanted) (*Collection, error)
 	jobs = nil
 	var plan int64
 	for digest, b := range c.blobs {
-		if _, here := c.cache.stat(digest); here && c.cache.has(digest, b.size) || c.held(digest) {
+		if c.cache.has(digest, b.size) || c.held(digest) {
 			continue
 		}
 		plan += b.size

@@ -313,7 +313,7 @@ func (g *getter) take(resp *http.Response) error {
 		body = io.LimitReader(body, g.d.size-g.at+1)
 	}
 	w := &partWriter{g: g, w: io.MultiWriter(g.f, g.sums())}
-	_, err := io.Copy(w, body)
+	_, err := io.CopyBuffer(w, body, make([]byte, 256<<10))
 	switch {
 	case w.err != nil:
 		return localError{w.err}

@@ -107,11 +107,19 @@ func (c *collector) chartIndex(ctx context.Context, index string) (*chartIndex, 
 	if err != nil {
 		return nil, err
 	}
+	ix, err := parseChartIndex(b)
+	if err == nil {
+		c.charts[index] = ix
+	}
+	return ix, err
+}
+
+// parseChartIndex reads an index.yaml. The parser bounds what aliases may make of it.
+func parseChartIndex(b []byte) (*chartIndex, error) {
 	ix := &chartIndex{}
 	if err := yaml.Unmarshal(b, ix); err != nil {
 		return nil, fmt.Errorf("not an index of charts: %w", err)
 	}
-	c.charts[index] = ix
 	return ix, nil
 }
 

@@ -128,3 +128,18 @@ func FuzzCompareSemver(f *testing.F) {
 		}
 	})
 }
+
+func FuzzChartIndex(f *testing.F) {
+	f.Add([]byte("entries: {a: [{version: 1.0.0, urls: [x.tgz], digest: aa}]}"), "a", "1.0.0")
+	f.Add([]byte("a: &a [x, x]\nentries: {a: [*a, *a]}"), "a", "")
+	f.Fuzz(func(t *testing.T, b []byte, name, version string) {
+		ix, err := parseChartIndex(b)
+		if err != nil {
+			return
+		}
+		v, err := pickChart(ix.Entries[name], WantedChart{Version: version})
+		if err == nil && version != "" && strings.TrimPrefix(v.Version, "v") != strings.TrimPrefix(version, "v") {
+			t.Errorf("asked for %q, got %q", version, v.Version)
+		}
+	})
+}

@@ -306,8 +306,16 @@ func (c *collector) sizeOf(ctx context.Context, f *fileJob) error {
 	return nil
 }
 
-// text fetches a small file that is only looked at.
-func (c *collector) text(ctx context.Context, url string, limit int64) ([]byte, error) {
+// text fetches the beginning of a small file that is only looked at.
+func (c *collector) text(ctx context.Context, url string, limit int64) (b []byte, err error) {
+	err = c.again(ctx, func() error {
+		b, err = c.textOnce(ctx, url, limit)
+		return err
+	})
+	return b, err
+}
+
+func (c *collector) textOnce(ctx context.Context, url string, limit int64) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
@@ -321,5 +329,9 @@ func (c *collector) text(ctx context.Context, url string, limit int64) ([]byte, 
 	if resp.StatusCode != http.StatusOK {
 		return nil, failed(resp)
 	}
-	return io.ReadAll(io.LimitReader(resp.Body, limit))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, limit))
+	if err != nil {
+		return nil, brokenBody{err}
+	}
+	return b, nil
 }

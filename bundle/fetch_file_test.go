@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"crypto/sha512"
@@ -274,6 +275,24 @@ func program(machine elf.Machine) []byte {
 	return b
 }
 
+// tarball is a .tgz of names and contents.
+func tarball(t *testing.T, files ...string) string {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	for i := 0; i < len(files); i += 2 {
+		if err := w.WriteHeader(&tar.Header{Name: files[i], Size: int64(len(files[i+1])), Mode: 0o755}); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(w, files[i+1])
+	}
+	if err := errors.Join(w.Close(), z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
 func TestVerdicts(t *testing.T) {
 	var zipped bytes.Buffer
 	z := gzip.NewWriter(&zipped)
@@ -298,6 +317,8 @@ func TestVerdicts(t *testing.T) {
 		{"a few bytes of a program", "/linux/arm64/kubelet", string(arm[:10]), Truncated, "first bytes of a program"},
 		{"cut archive", "/a.tgz", zipped.String()[:zipped.Len()-100], Truncated, "gzip stream ends early"},
 		{"whole archive", "/a.tgz", zipped.String(), Changed, "other content now"},
+		{"archive of another architecture", "/cni-plugins-linux-amd64-v1.tgz", tarball(t, "README", "read this", "./bridge", string(arm)), OtherArchitecture, "programs in it are for arm64, and its URL says amd64"},
+		{"archive of the right architecture", "/cni-plugins-linux-arm64-v1.tgz", tarball(t, "./bridge", string(arm)), Changed, "other content now"},
 		{"HTML", "/kubelet", "\n<!doctype HTML><html>Log in", ErrorPage, "HTML"},
 		{"object store", "/kubelet", `<?xml version="1.0"?><Error><Code>NoSuchKey</Code></Error>`, ErrorPage, "NoSuchKey"},
 		{"text", "/a.tgz", "404: Not Found", ErrorPage, "404: Not Found"},

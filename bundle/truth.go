@@ -1,6 +1,8 @@
 package bundle
 
 import (
+	"archive/tar"
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"debug/elf"
@@ -85,9 +87,7 @@ func (m *Mismatch) judge(rawURL, known string, content *os.File, other func(dige
 	case bytes.HasPrefix(head, []byte(elf.ELFMAG)):
 		m.judgeELF(name, content)
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-		if _, err := content.Seek(0, io.SeekStart); err == nil && gzipEndsEarly(content) {
-			m.Looks, m.Detail = Truncated, "its gzip stream ends early"
-		}
+		m.judgeGzip(name, content)
 	}
 	if m.Looks == Changed && m.Detail == "" {
 		m.Detail = "the server has other content now, or the checksum is another version's"
@@ -101,22 +101,60 @@ func (m *Mismatch) judgeELF(name string, content *os.File) {
 		m.Looks, m.Detail = Truncated, "it is the first bytes of a program"
 		return
 	}
-	want := architecture(name)
-	machine := elf.Machine(uint16(ident[18]) | uint16(ident[19])<<8)
-	if ident[elf.EI_DATA] == byte(elf.ELFDATA2MSB) {
-		machine = elf.Machine(uint16(ident[19]) | uint16(ident[18])<<8)
-	}
-	is := machines[machine]
-	if machine == elf.EM_PPC64 && ident[elf.EI_DATA] == byte(elf.ELFDATA2LSB) {
-		is = "ppc64le"
-	}
-	if want != "" && is != "" && want != is {
+	if want, is := architecture(name), programFor(ident[:]); want != "" && is != "" && want != is {
 		m.Looks, m.Detail = OtherArchitecture, fmt.Sprintf("it is a program for %s, and its URL says %s", is, want)
 		return
 	}
 	// The table of sections is at a program's end; without it, the end is missing. The parser tells a stripped program from a cut one.
 	if _, err := elf.NewFile(content); err != nil {
 		m.Looks, m.Detail = Truncated, "the end of the program is missing"
+	}
+}
+
+// programFor is the architecture of a program that begins with head, "" if that is no program or one for something else.
+func programFor(head []byte) string {
+	if len(head) < 20 || !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
+		return ""
+	}
+	if head[elf.EI_DATA] == byte(elf.ELFDATA2MSB) {
+		return machines[elf.Machine(uint16(head[19])|uint16(head[18])<<8)]
+	}
+	machine := elf.Machine(uint16(head[18]) | uint16(head[19])<<8)
+	if machine == elf.EM_PPC64 {
+		return "ppc64le"
+	}
+	return machines[machine]
+}
+
+// judgeGzip looks whether an archive is whole, and whether the programs in it are for the architecture of its URL.
+func (m *Mismatch) judgeGzip(name string, content *os.File) {
+	if _, err := content.Seek(0, io.SeekStart); err != nil {
+		return
+	}
+	z, err := gzip.NewReader(content)
+	if err != nil {
+		return
+	}
+	// A bound, because a small archive can be any size inside.
+	inside := bufio.NewReader(io.LimitReader(z, 8<<30))
+	want := architecture(name)
+	if head, err := inside.Peek(512); err == nil && want != "" && string(head[257:262]) == "ustar" {
+		for t := tar.NewReader(inside); ; {
+			if _, err := t.Next(); err != nil {
+				break
+			}
+			ident := make([]byte, 20)
+			if _, err := io.ReadFull(t, ident); err != nil {
+				continue
+			}
+			if is := programFor(ident); is != "" && is != want {
+				m.Looks, m.Detail = OtherArchitecture, fmt.Sprintf("the programs in it are for %s, and its URL says %s", is, want)
+				return
+			}
+		}
+	}
+	if _, err := io.Copy(io.Discard, inside); errors.Is(err, io.ErrUnexpectedEOF) {
+		m.Looks, m.Detail = Truncated, "its gzip stream ends early"
 	}
 }
 
@@ -179,16 +217,6 @@ var archiveMagic = map[string]string{
 
 func printable(b []byte) bool {
 	return !slices.ContainsFunc(b, func(c byte) bool { return c < ' ' && c != '\n' && c != '\r' && c != '\t' })
-}
-
-// gzipEndsEarly reads a gzip stream through, up to a bound, and says whether its end is missing.
-func gzipEndsEarly(r io.Reader) bool {
-	z, err := gzip.NewReader(r)
-	if err != nil {
-		return errors.Is(err, io.ErrUnexpectedEOF)
-	}
-	_, err = io.Copy(io.Discard, io.LimitReader(z, 8<<30))
-	return errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // saidBy makes one short line of a server's error: the message of a registry's JSON, or the text. Nothing of HTML.
