@@ -186,5 +186,5 @@ func (e *Engine) namesOfIndex(ix *bundle.Index) ([]Name, []Host, error) {
 		}
 		into{l, filesDir}.Link(key, f.Digest)
 	}
-	return e.names(l), hostsOf(l), nil
+	return e.names(l), hostsOf(l), l.err
 }

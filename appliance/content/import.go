@@ -201,10 +201,18 @@ func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Cont
 				return bundle.ErrStop
 			}
 		}
-		if err := planned(c); err != nil {
+		if c.Index != nil { // what would be refused in the end is refused now
+			if err := j.e.promised(c.Index); err != nil {
+				return err
+			}
+			if _, _, err := j.e.namesOfIndex(c.Index); err != nil {
+				return err
+			}
+		}
+		if err := j.room(c, need); err != nil {
 			return err
 		}
-		return j.room(c, need)
+		return planned(c)
 	}
 	j.req.Progress(Progress{Phase: PhaseReading, Total: -1})
 	c, err := j.e.cfg.Read(ctx, j.req.Inputs, s, bundle.ReadOptions{
@@ -272,30 +280,24 @@ func (j *job) prepare(c *bundle.Contents, id string) error {
 	key := keyOf(id, j.base)
 	p, before := all[key]
 	j.before = before
-	others := map[string]pending{}
-	for k, other := range all {
-		if k != key {
-			others[other.Name] = other
-		}
-	}
 	name := j.base
+	delete(all, key)
 	if j.req.Name != "" {
 		if r, ok := records[name]; ok && id != "" && r.ID != id {
 			return taken(r)
 		}
-		if other, ok := others[name]; ok {
-			return fmt.Errorf("the name belongs to an import of other content that is not complete (touched %s): complete it, remove it, or give another --name: %w",
-				other.Touched.Format(time.RFC3339), fs.ErrExist)
+		for _, other := range all {
+			if other.Name == name {
+				return fmt.Errorf("the name belongs to an import of other content that is not complete (touched %s): complete it, remove it, or give another --name: %w",
+					other.Touched.Format(time.RFC3339), errTaken)
+			}
 		}
+	} else if r, ok := mends(records, id); ok {
+		name = r.Name
 	} else if before {
 		name = p.Name
 	} else {
-		name = unique(name, func(n string) bool {
-			r, held := records[n]
-			_, other := others[n]
-			// One whose names were deleted by hand is mended under its own name. Without an id nobody knows yet.
-			return other || CheckName(n) != nil || held && r.ID != id
-		})
+		name = free(name, records, all)
 	}
 	j.keeper.edit(func(n *pending) {
 		*n = p
@@ -310,7 +312,34 @@ func (j *job) prepare(c *bundle.Contents, id string) error {
 
 func taken(r Record) error {
 	return fmt.Errorf("the name belongs to an import of other content (%s, %s): give another --name, or remove it first with casemate import remove %s: %w",
-		r.Time.Format(time.RFC3339), strings.Join(r.Sources, ", "), r.Name, fs.ErrExist)
+		r.Time.Format(time.RFC3339), strings.Join(r.Sources, ", "), r.Name, errTaken)
+}
+
+// errTaken is fs.ErrExist: the name belongs to something else.
+var errTaken = fmt.Errorf("the name is taken: %w", fs.ErrExist)
+
+// mends finds an import of the same content: it is done again under its own name, because something of it was deleted by hand.
+func mends(records map[string]Record, id string) (Record, bool) {
+	for _, r := range records {
+		if id != "" && r.ID == id {
+			return r, true
+		}
+	}
+	return Record{}, false
+}
+
+// free is base, or base-2 and so on, whichever no import has.
+func free(base string, records map[string]Record, all map[string]pending) string {
+	taken := map[string]bool{}
+	for _, p := range all {
+		taken[p.Name] = true
+	}
+	for n, name := 2, base; ; n++ {
+		if _, ok := records[name]; !ok && !taken[name] && CheckName(name) == nil {
+			return name
+		}
+		name = fmt.Sprintf("%s-%d", base, n)
+	}
 }
 
 func sources(inputs []bundle.Input) []string {
@@ -365,7 +394,7 @@ func (j *job) abort(ctx context.Context, s *sink, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	scratch := s.unfinished()
-	if damaged(cause) && !j.before && p.Parts == 0 {
+	if (damaged(cause) || errors.Is(cause, errTaken)) && !j.before && p.Parts == 0 {
 		p.Scratch = scratch
 		return j.e.dropPending(ctx, p)
 	}

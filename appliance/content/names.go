@@ -56,6 +56,9 @@ type edits struct {
 
 func (l *edits) add(e edit) {
 	if i, ok := l.at[e.name]; ok {
+		if l.list[i].digest != e.digest {
+			l.err = errors.Join(l.err, fmt.Errorf("%s would be %s and %s: two of its names mean the same: %w", e.name, l.list[i].digest, e.digest, fs.ErrInvalid))
+		}
 		l.list[i] = e
 		return
 	}

@@ -2,11 +2,11 @@ package content
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strings"
 
 	"casemate/bundle"
@@ -22,7 +22,7 @@ func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result
 	}
 	links, err := e.linksOf(ctx, c.Index, s)
 	if err != nil {
-		return nil, err
+		return nil, collected(err)
 	}
 	r.Kind, r.ID, r.Signer, r.Sources, r.Time = c.Kind, c.ID, c.Signer, sources(j.req.Inputs), e.cfg.Now().UTC()
 	r.Notes, r.Node = c.Notes, e.cfg.Node
@@ -52,14 +52,19 @@ func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result
 		return nil
 	})
 	if err != nil && !j.happened(r) {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("something of it was collected while it was imported (by casemate gc --now?), import it again: %w", err)
-		}
-		return nil, err
+		return nil, collected(err)
 	}
 	res := &Result{State: Imported, Record: r, Parts: c.Parts}
-	res.Message = fmt.Sprintf("%s is imported: %s, %s; %s", r.Name, count(r.Images, "image"), count(r.Files, "file"), changesText(r))
+	res.Message = fmt.Sprintf("%s is imported: %s", r.Name, changesText(r))
 	return res, nil
+}
+
+// collected explains the error that something is not here although all of it was read.
+func collected(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("something of it was collected while it was imported (casemate gc --now?), import it again: %w", err)
+	}
+	return err
 }
 
 // happened looks whether the batch that failed was committed all the same: the answer was lost, or the import ended before it came.
@@ -83,19 +88,14 @@ func (j *job) name(c *bundle.Contents) (Record, uint64, error) {
 		if r, ok := records[name]; ok && r.ID != c.ID {
 			return Record{}, 0, taken(r)
 		}
-	} else {
-		others := map[string]bool{}
+	} else if r, ok := mends(records, c.ID); ok {
+		name = r.Name
+	} else if _, ok := records[name]; ok { // since it was chosen
 		all, err := j.e.pendings()
 		if err != nil {
 			return Record{}, 0, err
 		}
-		for key, p := range all {
-			others[p.Name] = others[p.Name] || key != j.keeper.get().Key
-		}
-		name = unique(name, func(n string) bool {
-			r, held := records[n]
-			return held && r.ID != c.ID || others[n] || CheckName(n) != nil
-		})
+		name = free(j.base, records, all)
 	}
 	var version uint64
 	info, err := j.e.cfg.Tree.Stat(recordName(name))
@@ -124,14 +124,33 @@ func (j *job) document(ctx context.Context, ix *bundle.Index) (string, error) {
 	return w.Commit(ctx, "")
 }
 
-// incomplete lets an import stand that lacks parts. That names need what no part of it has is an error: then waiting helps nobody.
-func (j *job) incomplete(ctx context.Context, s *sink, c *bundle.Contents) (*Result, error) {
-	j.keeper.edit(func(p *pending) { p.add(c.Numbers) })
-	p := j.keeper.get()
-	if len(p.missing()) == 0 {
-		return nil, fmt.Errorf("%s that it needs are neither in it nor held here (%s): it was made for a cluster that holds them, make it again without --since: %w",
-			count(len(c.Absent), "blob"), strings.Join(c.Absent[:min(len(c.Absent), 3)], ", "), fs.ErrNotExist)
+// promised refuses a bundle that left out, by --since, what is not held here: no part of it can bring that. It is asked before anything is read.
+func (e *Engine) promised(ix *bundle.Index) error {
+	var absent []string
+	for _, b := range ix.Blobs {
+		if _, err := e.cfg.Tree.StatBlob(b.Digest); b.Omitted && err != nil {
+			absent = append(absent, b.Digest)
+		}
 	}
+	if len(absent) == 0 {
+		return nil
+	}
+	return fmt.Errorf("it left out %s that the cluster does not hold any more (%s): make it again with a new inventory, or without --since: %w",
+		count(len(absent), "blob"), strings.Join(absent[:min(len(absent), 3)], ", "), fs.ErrNotExist)
+}
+
+// incomplete lets an import stand that lacks parts.
+func (j *job) incomplete(ctx context.Context, s *sink, c *bundle.Contents) (*Result, error) {
+	if c.Parts == 0 {
+		return nil, fmt.Errorf("%s that its names need are not in it (%s): %w", count(len(c.Absent), "blob"), strings.Join(c.Absent[:min(len(c.Absent), 3)], ", "), fs.ErrNotExist)
+	}
+	j.keeper.edit(func(p *pending) {
+		p.add(c.Numbers)
+		if len(p.missing()) == 0 { // something of what was read before was lost
+			p.Have = c.Numbers
+		}
+	})
+	p := j.keeper.get()
 	index, err := j.document(ctx, c.Index)
 	if err != nil {
 		return nil, err
@@ -145,7 +164,13 @@ func (j *job) incomplete(ctx context.Context, s *sink, c *bundle.Contents) (*Res
 	res := &Result{State: Incomplete, Parts: p.Parts, Have: p.Have, Missing: p.missing()}
 	res.Record = Record{Name: p.Name, Kind: c.Kind, ID: c.ID, Signer: c.Signer, Sources: p.Sources, Time: p.Touched, Notes: c.Notes, Node: j.e.cfg.Node}
 	res.count(c.Index, s)
-	res.Images, res.Files = len(c.Index.Images), len(c.Index.Files)
+	names, _, err := j.e.namesOfIndex(c.Index)
+	if err != nil {
+		return nil, err
+	}
+	for _, ch := range j.e.changes(names, p.Name) {
+		res.tally(ch)
+	}
 	res.Message = fmt.Sprintf("%s %s of %d %s in; missing: %s", plural(len(c.Numbers), "part", "parts"), numbers(c.Numbers), p.Parts, plural(len(c.Numbers), "is", "are"), numbers(p.missing()))
 	return res, nil
 }
@@ -176,9 +201,12 @@ func (r *Record) count(ix *bundle.Index, s *sink) {
 
 // tally counts one name.
 func (r *Record) tally(c Change) {
-	if c.Kind == KindFile {
+	switch c.Kind {
+	case KindFile:
 		r.Files++
-	} else {
+	case KindManifest:
+		r.Manifests++
+	default:
 		r.Images++
 	}
 	switch c.What {
@@ -191,8 +219,19 @@ func (r *Record) tally(c Change) {
 	}
 }
 
+// changesText says in one sentence what an import brings.
 func changesText(r Record) string {
 	var list []string
+	for _, c := range []struct {
+		n     int
+		thing string
+	}{{r.Images, "image"}, {r.Manifests, "untagged manifest"}, {r.Files, "file"}} {
+		if c.n > 0 {
+			list = append(list, count(c.n, c.thing))
+		}
+	}
+	text := cmp.Or(strings.Join(list, ", "), "no names")
+	list = nil
 	for _, c := range []struct {
 		n    int
 		what string
@@ -201,7 +240,9 @@ func changesText(r Record) string {
 			list = append(list, fmt.Sprintf("%d %s", c.n, c.what))
 		}
 	}
-	text := strings.Join(list, ", ")
+	if len(list) > 0 {
+		text += " (" + strings.Join(list, ", ") + ")"
+	}
 	for _, o := range []struct {
 		hosts []string
 		what  string
@@ -212,7 +253,7 @@ func changesText(r Record) string {
 		{r.Origins.Refused, "stored but no origins"},
 	} {
 		if len(o.hosts) > 0 {
-			text += "; " + o.what + ": " + strings.Join(slices.Compact(slices.Clone(o.hosts)), ", ")
+			text += "; " + o.what + ": " + strings.Join(o.hosts, ", ")
 		}
 	}
 	return text

@@ -35,9 +35,11 @@ type Record struct {
 	Time   time.Time `json:"time"` // when its names appeared
 	Node   string    `json:"node,omitempty"`
 
-	Images int `json:"images"` // tags, and manifests without one
-	Files  int `json:"files"`
-	// New, Changed and Unchanged are how many of them there were not before, named something else before, and named the same.
+	Images int `json:"images"` // tags
+	// Manifests are those without a tag in it: children of indexes, referrers, images that are pulled by digest alone.
+	Manifests int `json:"manifests,omitempty"`
+	Files     int `json:"files"`
+	// New, Changed and Unchanged are how many names of all three kinds were not there before, named something else before, and named the same.
 	New       int `json:"new"`
 	Changed   int `json:"changed"`
 	Unchanged int `json:"unchanged"`
@@ -178,14 +180,4 @@ func defaultName(source string) string {
 		return "import"
 	}
 	return s
-}
-
-// unique makes name one that is not taken.
-func unique(name string, taken func(string) bool) string {
-	for n, try := 2, name; ; n++ {
-		if !taken(try) {
-			return try
-		}
-		try = fmt.Sprintf("%s-%d", name, n)
-	}
 }
