@@ -7,8 +7,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net/http/httptest"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -310,6 +312,59 @@ func TestOneInventoryKey(t *testing.T) {
 	for range asking - 1 {
 		if k := <-keys; k != first {
 			t.Error("there are two keys")
+		}
+	}
+}
+
+// BenchmarkMissing lists a full book, half of it solved.
+func BenchmarkMissing(b *testing.B) {
+	cfg := testConfig(b, b.TempDir())
+	if _, err := Init(b.Context(), cfg, InitOptions{}); err != nil {
+		b.Fatal(err)
+	}
+	a, err := Open(cfg, Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer a.Close()
+	w, err := a.tree.CreateBlob("")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer w.Close()
+	digest, err := w.Commit(b.Context(), "")
+	if err != nil {
+		b.Fatal(err)
+	}
+	const each = 2500
+	err = a.tree.Update(b.Context(), func(batch cluster.Batch) error {
+		for i := range each {
+			name, err := a.registry.TreeName("quay.io/team/app"+strconv.Itoa(i), "1", "")
+			if err != nil {
+				return err
+			}
+			batch.Link("registry/"+name, digest)
+			key, err := a.files.Key(fmt.Sprintf("https://dl.k8s.io/here/%d", i))
+			if err != nil {
+				return err
+			}
+			batch.Link("files/"+key, digest)
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := range each {
+		a.book.Add(missing.Image, fmt.Sprintf("quay.io/team/app%d:1", i), "", loopback)
+		a.book.Add(missing.Image, fmt.Sprintf("quay.io/other/app%d:2", i), "", loopback)
+		a.book.Add(missing.File, fmt.Sprintf("https://dl.k8s.io/here/%d", i), "", loopback)
+		a.book.Add(missing.DNS, fmt.Sprintf("host%d.example", i), "", loopback)
+	}
+	for b.Loop() {
+		list, err := a.getMissing(httptest.NewRequestWithContext(b.Context(), "GET", "/v1/missing", nil))
+		if l := list.([]missing.Listed); err != nil || l[2*each-1].Solved || !l[2*each].Solved {
+			b.Fatal("not half of the book is solved", err)
 		}
 	}
 }

@@ -32,8 +32,7 @@ const (
 // CheckRequest is what a check is asked: is all of this here?
 type CheckRequest struct {
 	bundle.Wanted
-	// Platforms must all be here of every image that has platforms ("linux/amd64", "linux/arm64/v8"); "all" wants every one that its index lists.
-	// None: it is enough that something can be pulled.
+	// Platforms must all be here of every image that has platforms ("linux/amd64", "linux/arm64/v8"). None: it is enough that something can be pulled.
 	Platforms []string `json:"platforms,omitempty"`
 }
 
@@ -93,7 +92,7 @@ func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) 
 	}
 	for _, p := range req.Platforms {
 		if !validPlatform(p) {
-			return nil, fmt.Errorf("a platform is written like linux/amd64 or linux/arm64/v8, or all, got %q: %w", p, fs.ErrInvalid)
+			return nil, fmt.Errorf("a platform is written like linux/amd64 or linux/arm64/v8, got %q: %w", p, fs.ErrInvalid)
 		}
 	}
 	r := &Report{Findings: []Finding{}}

@@ -130,7 +130,7 @@ func TestCheckImages(t *testing.T) {
 		{"here", bundle.WantedImage{Repository: "registry.k8s.io/pause", Tag: "3.10"}, nil, nil},
 		{"here for all that is asked", bundle.WantedImage{Repository: "registry.k8s.io/pause", Tag: "3.10"}, []string{"linux/amd64", "linux/arm64", "linux/arm64/v8", "linux/arm", "linux/aarch64", "LINUX/x86_64"}, nil},
 		{"a local one has no host to reach", bundle.WantedImage{Repository: "team/app", Tag: "1"}, nil, nil},
-		{"a chart is for every platform", bundle.WantedImage{Repository: "quay.io/chart", Tag: "1"}, []string{"linux/amd64", "all"}, nil},
+		{"a chart is for every platform", bundle.WantedImage{Repository: "quay.io/chart", Tag: "1"}, []string{"linux/amd64"}, nil},
 		{"pinned and tagged", bundle.WantedImage{Repository: "registry.k8s.io/pause", Tag: "3.10", Digest: one}, nil, nil},
 		{"the own name", bundle.WantedImage{Repository: "registry.casemate.internal/ok", Tag: "1"}, nil, nil},
 
@@ -138,7 +138,6 @@ func TestCheckImages(t *testing.T) {
 		{"missing, with the likeliest tags", bundle.WantedImage{Repository: "registry.k8s.io/pause", Tag: "3.11"}, nil, &Finding{Verdict: VerdictMissing, Tags: []string{"3.10", "3.8", "3.9", "1.0"}}},
 		{"another platform", bundle.WantedImage{Repository: "quay.io/only", Tag: "arm"}, []string{"linux/amd64"}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64", Platforms: []string{arm}}},
 		{"another variant", bundle.WantedImage{Repository: "registry.k8s.io/pause", Tag: "3.10"}, []string{"linux/arm/v6"}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/arm/v6", Platforms: []string{amd, arm, v7}}},
-		{"not everything that its index lists", bundle.WantedImage{Repository: "registry.k8s.io/pause", Tag: "3.10"}, []string{"all"}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/s390x", Platforms: []string{amd, arm, v7}}},
 		{"an index alone", bundle.WantedImage{Repository: "quay.io/hollow", Tag: "1"}, nil, &Finding{Verdict: VerdictMissing, Detail: "its index is here and nothing that it lists"}},
 		{"an index alone, for a platform", bundle.WantedImage{Repository: "quay.io/hollow", Tag: "1"}, []string{amd}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64"}},
 		{"luck", bundle.WantedImage{Repository: "quay.io/a/etcd", Tag: "1"}, nil, &Finding{Verdict: VerdictLuck, Detail: "answered by etcd:1"}},
@@ -227,6 +226,7 @@ func TestCheckRefuses(t *testing.T) {
 	s := &shelf{t: t, files: map[string]string{"https://dl.k8s.io/x": "x"}}
 	for _, c := range []CheckRequest{
 		{Platforms: []string{"amd64"}},
+		{Platforms: []string{"linux/amd64", ""}},
 		{Platforms: []string{"linux/"}},
 		{Platforms: []string{"linux//amd64"}},
 		{Platforms: []string{"linux/amd64/v1/x"}},

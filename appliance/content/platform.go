@@ -7,32 +7,24 @@ import (
 	"casemate/registry"
 )
 
-// allPlatforms asks for everything that an index lists.
-const allPlatforms = "all"
-
 func validPlatform(p string) bool {
 	n := strings.Count(p, "/")
-	return strings.EqualFold(p, allPlatforms) || len(p) <= 64 && (n == 1 || n == 2) && !strings.HasPrefix(p, "/") && !strings.HasSuffix(p, "/") && !strings.Contains(p, "//") &&
+	return len(p) <= 64 && (n == 1 || n == 2) && !strings.HasPrefix(p, "/") && !strings.HasSuffix(p, "/") && !strings.Contains(p, "//") &&
 		strings.Trim(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-") == ""
 }
 
 // lacking returns those of want that cannot be pulled. What has no platforms at all (a chart, a signature) is for every one.
 func lacking(found registry.Found, want []string) []string {
 	var list []string
+	if len(found.Platforms) == 0 && !found.Sparse {
+		return nil
+	}
 	for _, w := range want {
-		if strings.EqualFold(w, allPlatforms) {
-			list = append(list, found.Absent...)
-			continue
-		}
-		if len(found.Platforms) == 0 && !found.Sparse {
-			continue
-		}
 		if !slices.ContainsFunc(found.Platforms, func(have string) bool { return serves(have, w) }) {
 			list = append(list, w)
 		}
 	}
-	slices.Sort(list)
-	return slices.Compact(list)
+	return list
 }
 
 // serves reports whether a client that wants one platform is content with another: without a variant any is taken, and arm64 is arm64/v8.

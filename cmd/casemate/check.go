@@ -36,7 +36,11 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 			}
 			err = o.print(cmd, r, func(t *table) {
 				for _, f := range r.Findings {
-					t.line(f.Verdict, f.Kind, f.Name, f.Where, said(f))
+					cells := []any{f.Verdict, f.Kind, f.Name, f.Where}
+					if words := said(f); words != "" {
+						cells = append(cells, words)
+					}
+					t.line(cells...)
 				}
 				t.line(summary(r))
 			})

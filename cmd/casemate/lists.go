@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +16,7 @@ import (
 // listFlags are the flags with which people say what they want: the same for bundle create and check.
 type listFlags struct {
 	images, files, charts, manifests []string // names of lists, "-" is standard input
+	kubespray                        []string // checkouts
 	checksums                        []string
 	platforms                        []string
 }
@@ -24,6 +27,7 @@ func (l *listFlags) add(cmd *cobra.Command) {
 	f.StringArrayVar(&l.files, "files", nil, "list of URLs, one a line, each perhaps with its checksum; - reads standard input")
 	f.StringArrayVar(&l.charts, "charts", nil, "list of Helm charts, one a line: oci://HOST/REPOSITORY/CHART:VERSION or https://REPOSITORY CHART VERSION")
 	f.StringArrayVar(&l.manifests, "manifests", nil, "Kubernetes manifests (YAML, rendered charts too) whose images are wanted")
+	f.StringArrayVar(&l.kubespray, "kubespray", nil, "checkout of Kubespray: what that release downloads, for the processors of --platform (default amd64)")
 	f.StringArrayVar(&l.checksums, "checksums", nil, "checksums of files: what sha256sum or sha512sum wrote, or Kubespray's checksums.yml")
 	f.StringSliceVar(&l.platforms, "platform", nil, "platform of the nodes, like linux/amd64; may be repeated")
 }
@@ -48,8 +52,8 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*bundle.Wanted, *bundle.Checksum
 			}
 		}
 	}
-	if !asked {
-		return nil, nil, usageError{errors.New("nothing is asked for: give a list with --images, --files, --charts or --manifests")}
+	if !asked && len(l.kubespray) == 0 {
+		return nil, nil, usageError{errors.New("nothing is asked for: give a list with --images, --files, --charts, --manifests or --kubespray")}
 	}
 	sums := &bundle.Checksums{}
 	for _, name := range l.checksums {
@@ -69,6 +73,12 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*bundle.Wanted, *bundle.Checksum
 		bad = append(bad, err)
 	}
 	if len(bad) == 0 {
+		set := newWantedSet(wanted)
+		for _, dir := range l.kubespray {
+			if err := l.addKubespray(cmd, dir, set, sums); err != nil {
+				return nil, nil, err
+			}
+		}
 		notes, err := sums.Apply(wanted)
 		for _, n := range notes {
 			fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
@@ -79,6 +89,118 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*bundle.Wanted, *bundle.Checksum
 		bad = append(bad, err)
 	}
 	return nil, nil, usageError{fmt.Errorf("the lists cannot be taken as they are, nothing was done:\n%w", errors.Join(bad...))}
+}
+
+// addKubespray adds what the release in a checkout downloads for the processors of the platforms, and what its own list script forgets of it.
+func (l *listFlags) addKubespray(cmd *cobra.Command, dir string, w *wantedSet, sums *bundle.Checksums) error {
+	noted := map[string]bool{}
+	note := func(n string) {
+		if !noted[n] {
+			noted[n] = true
+			fmt.Fprintf(cmd.ErrOrStderr(), "note: %s: %s\n", dir, n)
+		}
+	}
+	for i, arch := range l.processors() {
+		k, err := bundle.Kubespray(os.DirFS(dir), bundle.KubesprayOptions{Arch: arch})
+		if err != nil {
+			return fmt.Errorf("%s: %w", dir, err)
+		}
+		if i == 0 {
+			sums.Add(k.Checksums)
+		}
+		for _, n := range k.Notes {
+			note(n)
+		}
+		for _, i := range k.Images {
+			w.image(i)
+		}
+		for _, f := range k.Files {
+			w.file(f)
+		}
+		for _, f := range k.Forgotten {
+			switch {
+			case f.Image != nil:
+				w.image(*f.Image)
+			case f.File != nil:
+				w.file(*f.File)
+			case f.Chart != nil:
+				w.chart(*f.Chart)
+			}
+			note(fmt.Sprintf("its own list script forgets %s, which is taken along (%s, %s)", f.Name(), f.Variable, f.Where))
+		}
+	}
+	return nil
+}
+
+// processors are those of the platforms as container images name them; amd64 without any.
+func (l *listFlags) processors() []string {
+	var list []string
+	for _, p := range l.platforms {
+		_, arch, _ := strings.Cut(strings.ToLower(p), "/")
+		arch, _, _ = strings.Cut(arch, "/")
+		switch arch { // as uname says it
+		case "x86_64":
+			arch = "amd64"
+		case "aarch64":
+			arch = "arm64"
+		}
+		if !slices.Contains(list, arch) {
+			list = append(list, arch)
+		}
+	}
+	if list == nil {
+		list = append(list, "amd64")
+	}
+	return list
+}
+
+// wantedSet adds to what lists want, each name once.
+type wantedSet struct {
+	*bundle.Wanted
+	have map[string]bool
+}
+
+func newWantedSet(w *bundle.Wanted) *wantedSet {
+	s := &wantedSet{w, map[string]bool{}}
+	for _, i := range w.Images {
+		s.have["image "+i.Ref()] = true
+	}
+	for _, f := range w.Files {
+		s.have["file "+f.URL] = true
+	}
+	for _, c := range w.Charts {
+		s.have["chart "+chartName(c)] = true
+	}
+	return s
+}
+
+// isNew reports whether a name was not there, and remembers it.
+func (s *wantedSet) isNew(name string) bool {
+	before := s.have[name]
+	s.have[name] = true
+	return !before
+}
+
+func (s *wantedSet) image(i bundle.WantedImage) {
+	if s.isNew("image " + i.Ref()) {
+		s.Images = append(s.Images, i)
+	}
+}
+
+func (s *wantedSet) file(f bundle.WantedFile) {
+	if s.isNew("file " + f.URL) {
+		s.Files = append(s.Files, f)
+	}
+}
+
+func (s *wantedSet) chart(c bundle.WantedChart) {
+	if s.isNew("chart " + chartName(c)) {
+		s.Charts = append(s.Charts, c)
+	}
+}
+
+func chartName(c bundle.WantedChart) string {
+	return strings.TrimSpace(c.Repo + " " + c.Name + " " + c.Version)
 }
 
 // listReader opens lists by their names.
