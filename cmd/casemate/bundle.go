@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -249,7 +251,10 @@ func bundleInspect(o *options) *cobra.Command {
 			defer done()
 			c, err := bundle.Inspect(inputs)
 			if err != nil {
-				return differs(err)
+				if errors.Is(err, bundle.ErrDamaged) {
+					err = fmt.Errorf("%w: %w", err, errDiffers)
+				}
+				return err
 			}
 			return o.print(cmd, c, func(t *table) { showContents(t, c, true) })
 		},
@@ -317,7 +322,7 @@ func bundleVerify(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "verify FILE…", Short: "read every byte of a bundle and say whether it is right; exit 3 if it is not", Args: cobra.MinimumNArgs(1),
 		Long: `Read every byte of a bundle, or of some of its parts, and say of each part whether it is right. Exit code 0: what was given is right. 3: bytes are damaged;
-the part and its first wrong byte are named. 1: it could not be read, or no key that was given has signed it.`,
+which part, and where in it, is said. 1: it could not be read, or no key that was given has signed it.`,
 		Example: "  casemate bundle verify /media/usb/cluster.tar.0* --key office.pub",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opt := bundle.VerifyOptions{}
@@ -341,13 +346,17 @@ the part and its first wrong byte are named. 1: it could not be read, or no key 
 			if cmd.Context().Err() != nil {
 				return interrupted(cmd.Context(), err, "nothing was changed")
 			}
+			bad := 0
+			for i := range v.Parts {
+				if p := &v.Parts[i]; p.Problem != "" {
+					bad++
+					// Without what stands beside it already, and without the constant behind it.
+					p.Problem = strings.TrimSuffix(strings.TrimLeft(strings.TrimPrefix(p.Problem, p.Name), ": "), ": "+syscall.EBADMSG.Error())
+				}
+			}
 			printed := o.print(cmd, v, func(t *table) {
 				for _, p := range v.Parts {
-					verdict := "right"
-					if p.Problem != "" {
-						verdict = p.Problem
-					}
-					t.line(p.Name, verdict)
+					t.line(p.Name, cmp.Or(p.Problem, "right"))
 				}
 				if v.Contents != nil {
 					showContents(t, v.Contents, false)
@@ -356,7 +365,10 @@ the part and its first wrong byte are named. 1: it could not be read, or no key 
 					t.line("not given", "parts "+numbers(v.Missing))
 				}
 			})
-			return errors.Join(printed, differs(err))
+			if errors.Is(err, bundle.ErrDamaged) {
+				err = fmt.Errorf("wrong: %d of %s: %w", bad, count(len(v.Parts), "file"), errDiffers)
+			}
+			return errors.Join(printed, err)
 		},
 	}
 	cmd.Flags().StringArrayVar(&keys, "key", nil, "a trusted public key, as a file or as base64: what none of them has signed is wrong")
@@ -364,14 +376,6 @@ the part and its first wrong byte are named. 1: it could not be read, or no key 
 	cmd.MarkFlagFilename("key", "pub", "pem")
 	o.printable(cmd)
 	return cmd
-}
-
-// differs is exit code 3 for what was read and is not right; what could not be read stays 1.
-func differs(err error) error {
-	if errors.Is(err, bundle.ErrDamaged) {
-		return fmt.Errorf("%w: %w", err, errDiffers)
-	}
-	return err
 }
 
 func bundleKeygen(o *options) *cobra.Command {

@@ -86,8 +86,13 @@ func (o *options) runImport(cmd *cobra.Command, f importFlags, paths []string) e
 		}
 		req.Keys = append(req.Keys, bundle.KeyName(key))
 	}
-	if slices.Contains(paths, "-") && term.IsTerminal(int(os.Stdin.Fd())) {
-		return usageError{errors.New("standard input (-) is a terminal: name a file, or send one in with a pipe")}
+	if first := slices.Index(paths, "-"); first >= 0 {
+		switch {
+		case slices.Contains(paths[first+1:], "-"):
+			return usageError{errors.New("standard input (-) can be named only once")}
+		case term.IsTerminal(int(os.Stdin.Fd())):
+			return usageError{errors.New("standard input (-) is a terminal: name a file, or send one in with a pipe")}
+		}
 	}
 	conn, err := o.client().dial(cmd.Context())
 	if err != nil {

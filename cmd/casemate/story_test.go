@@ -187,10 +187,14 @@ func seedOf(name string) (seed uint64) {
 
 // node is a transport to the daemon that trusts its CA and believes that every name leads there, as the daemon's DNS says.
 func (s *story) node(ts *testscript.TestScript) http.RoundTripper {
-	ts.Check(ts.Exec("casemate", "ca"))
+	resp, err := (&options{socket: ts.Getenv("CASEMATE_SOCKET")}).client().do(context.Background(), "GET", "ca", nil, nil)
+	ts.Check(err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	ts.Check(err)
 	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM([]byte(ts.ReadFile("stdout"))) {
-		ts.Fatalf("casemate ca printed no certificate")
+	if !roots.AppendCertsFromPEM(text) {
+		ts.Fatalf("the daemon's CA is no certificate")
 	}
 	address := ts.Getenv("HTTPS")
 	return &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots}, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
