@@ -1,10 +1,8 @@
 package bundle
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 )
 
 // expr is a node of an expression. Its value may be undefined; use value where that is an error.
@@ -302,107 +300,4 @@ func (e sliceExpr) eval(v *variables) (any, error) {
 		return s[from:to], nil
 	}
 	return of.([]any)[from:to], nil
-}
-
-// evaluated are the arguments' values.
-func (a arguments) evaluated(v *variables) (list []any, named map[string]any, err error) {
-	for _, e := range a.list {
-		x, err := whole(e, v)
-		if err != nil {
-			return nil, nil, err
-		}
-		list = append(list, x)
-	}
-	for name, e := range a.named {
-		x, err := whole(e, v)
-		if err != nil {
-			return nil, nil, err
-		}
-		if named == nil {
-			named = map[string]any{}
-		}
-		named[name] = x
-	}
-	return list, named, nil
-}
-
-func (e callExpr) eval(v *variables) (any, error) {
-	args, named, err := e.args.evaluated(v)
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case e.name == "undef":
-		return undefined{"undef()"}, nil
-	case e.name != "lookup":
-		return nil, fmt.Errorf("the function %s is not understood", e.name)
-	case len(args) != 2:
-		return nil, errors.New("lookup is understood with two arguments only")
-	}
-	what, err := toText(args[1])
-	if err != nil {
-		return nil, err
-	}
-	switch args[0] {
-	case "vars", "ansible.builtin.vars":
-		x, err := v.lookup(what)
-		if _, not := x.(undefined); err == nil && not && named["default"] != nil {
-			return named["default"], nil
-		}
-		return x, err
-	case "env", "ansible.builtin.env":
-		return "", nil // what is wanted does not depend on who asks
-	}
-	return nil, fmt.Errorf("lookup of %v is not understood", args[0])
-}
-
-// render evaluates a template. One that is a single expression has that expression's value; everything else is text.
-func (t template) render(v *variables) (any, error) {
-	if len(t) == 1 && t[0].expr != nil {
-		return t[0].expr.eval(v)
-	}
-	var b strings.Builder
-	if err := t.write(&b, v); err != nil {
-		return nil, err
-	}
-	return b.String(), nil
-}
-
-func (t template) write(b *strings.Builder, v *variables) error {
-	for _, p := range t {
-		switch {
-		case p.expr != nil:
-			x, err := value(p.expr, v)
-			if err != nil {
-				return err
-			}
-			s, err := toText(x)
-			if err != nil {
-				return err
-			}
-			b.WriteString(s)
-		case p.cond != nil:
-			for _, c := range p.cond {
-				if c.test != nil {
-					x, err := value(c.test, v)
-					if err != nil {
-						return err
-					}
-					if !truth(x) {
-						continue
-					}
-				}
-				if err := c.body.write(b, v); err != nil {
-					return err
-				}
-				break
-			}
-		default:
-			b.WriteString(p.text)
-		}
-		if b.Len() > maxText {
-			return fmt.Errorf("a text of more than %d bytes", maxText)
-		}
-	}
-	return nil
 }

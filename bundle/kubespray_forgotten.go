@@ -28,13 +28,20 @@ func (k *kubespray) forgottenFiles() {
 			k.note("downloads.%s is left out: %v", e.name, err)
 			continue
 		}
-		if !slices.ContainsFunc(k.lists.Files, func(f WantedFile) bool { return f.URL == u }) {
-			f := k.file(u, e.where)
-			k.lists.Forgotten = append(k.lists.Forgotten, Forgotten{File: &f, Variable: "downloads." + e.name, Where: e.where})
-			if ext := path.Ext(u); ext == ".yaml" || ext == ".yml" {
-				k.note("%s may name images: fetch it and give it as a manifest too", u)
-			}
+		if !k.hasFile(u) {
+			k.forgottenFile(k.file(u, e.where), "downloads."+e.name)
 		}
+	}
+}
+
+// forgottenFile adds a file. Its images are not looked for, because it is not here yet.
+func (k *kubespray) forgottenFile(f WantedFile, variable string) {
+	if k.hasFile(f.URL) {
+		return
+	}
+	k.forget(Forgotten{File: &f, Variable: variable, Where: f.Where})
+	if ext := path.Ext(f.URL); ext == ".yaml" || ext == ".yml" {
+		k.note("%s may name images: fetch it and give it as a manifest too", f.URL)
 	}
 }
 
@@ -114,6 +121,8 @@ var (
 	helmLine  = regexp.MustCompile(`^(\s*)(repository|repositry|tag):\s+(.*\S)\s*$`) // one release has the typing error
 	blockTag  = regexp.MustCompile(`\{%.*?%\}`)
 	imageName = regexp.MustCompile(`_(image|container)$`)
+	fileName  = regexp.MustCompile(`_(install|manifest|manifests|download)_url$`)
+	fileEnd   = regexp.MustCompile(`\.(yaml|yml|tgz|tar\.gz|zip)$`)
 )
 
 // searchTemplate looks for "image:" in a template, with a reference after it or with repository and tag below it. It looks at lines, because a template is
@@ -198,6 +207,10 @@ func (k *kubespray) forgottenImage(r *role, text, where string) {
 		k.note("%s: which image %s is cannot be known: %v", where, text, err)
 		return
 	}
+	if w.Tag == "0" || w.Tag == "v0" {
+		k.note("%s: %s is left out: Kubespray has version 0 where there is none for this Kubernetes", where, text)
+		return
+	}
 	w.Where = where
 	k.forget(Forgotten{Image: &w, Variable: text, Where: where})
 }
@@ -209,7 +222,7 @@ func (k *kubespray) forget(f Forgotten) {
 	k.lists.Forgotten = append(k.lists.Forgotten, f)
 }
 
-// searchDefaults looks for images that are written as one variable, and for charts of classic repositories, in a role's defaults.
+// searchDefaults looks for images and files that are written as one variable, and for charts of classic repositories, in a role's defaults.
 func (k *kubespray) searchDefaults(r *role) {
 	for _, name := range slices.Sorted(maps.Keys(r.defaults)) {
 		where := r.defaults[name].where
@@ -218,6 +231,13 @@ func (k *kubespray) searchDefaults(r *role) {
 				if w, err := ParseReference(s); err == nil {
 					w.Where = where
 					k.forget(Forgotten{Image: &w, Variable: name, Where: where})
+				}
+			}
+		}
+		if fileName.MatchString(name) {
+			if s, err := r.vars.text(name); err == nil && fileEnd.MatchString(s) {
+				if u, err := parseFileURL(s); err == nil {
+					k.forgottenFile(k.file(u, where), name)
 				}
 			}
 		}

@@ -8,13 +8,23 @@ import (
 	"testing"
 )
 
-// CASEMATE_KUBESPRAY is a checkout of Kubespray, CASEMATE_KUBESPRAY_LISTS a directory with the images.list and files.list that its own script made.
+// CASEMATE_KUBESPRAY is a checkout of Kubespray, CASEMATE_KUBESPRAY_LISTS a directory with the images.list and files.list that its own script made, for
+// CASEMATE_KUBESPRAY_ARCH (amd64) and with the variables in the file CASEMATE_KUBESPRAY_VARS.
 func TestKubesprayCheckout(t *testing.T) {
 	dir := os.Getenv("CASEMATE_KUBESPRAY")
 	if dir == "" {
 		t.Skip("CASEMATE_KUBESPRAY names no checkout")
 	}
-	k, err := Kubespray(os.DirFS(dir), KubesprayOptions{})
+	opt := KubesprayOptions{Arch: os.Getenv("CASEMATE_KUBESPRAY_ARCH")}
+	if name := os.Getenv("CASEMATE_KUBESPRAY_VARS"); name != "" {
+		f, err := os.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		opt.Vars = append(opt.Vars, KubesprayVars{name, f})
+	}
+	k, err := Kubespray(os.DirFS(dir), opt)
 	if err != nil {
 		t.Fatal(err)
 	}

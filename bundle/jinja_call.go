@@ -1,0 +1,139 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// call is a filter, test or method with its arguments evaluated.
+type call struct {
+	v     *variables
+	name  string
+	of    any
+	args  []any
+	named map[string]any
+}
+
+// arg is the i-th argument, or the one of that name, or nil.
+func (c call) arg(i int, name string) any {
+	if i < len(c.args) {
+		return c.args[i]
+	}
+	return c.named[name]
+}
+
+// str is an argument that must be a text; "" when it is absent.
+func (c call) str(i int, name string) (string, error) {
+	s, err := toText(c.arg(i, name))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", c.name, err)
+	}
+	return s, nil
+}
+
+// evaluated are the arguments' values.
+func (a arguments) evaluated(v *variables) (list []any, named map[string]any, err error) {
+	for _, e := range a.list {
+		x, err := whole(e, v)
+		if err != nil {
+			return nil, nil, err
+		}
+		list = append(list, x)
+	}
+	for name, e := range a.named {
+		x, err := whole(e, v)
+		if err != nil {
+			return nil, nil, err
+		}
+		if named == nil {
+			named = map[string]any{}
+		}
+		named[name] = x
+	}
+	return list, named, nil
+}
+
+func (e callExpr) eval(v *variables) (any, error) {
+	args, named, err := e.args.evaluated(v)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case e.name == "undef":
+		return undefined{"undef()"}, nil
+	case e.name != "lookup":
+		return nil, fmt.Errorf("the function %s is not understood", e.name)
+	case len(args) != 2:
+		return nil, errors.New("lookup is understood with two arguments only")
+	}
+	what, err := toText(args[1])
+	if err != nil {
+		return nil, err
+	}
+	switch args[0] {
+	case "vars", "ansible.builtin.vars":
+		x, err := v.lookup(what)
+		if _, not := x.(undefined); err == nil && not && named["default"] != nil {
+			return named["default"], nil
+		}
+		return x, err
+	case "env", "ansible.builtin.env":
+		return "", nil // what is wanted does not depend on who asks
+	}
+	return nil, fmt.Errorf("lookup of %v is not understood", args[0])
+}
+
+func (e methodExpr) eval(v *variables) (any, error) {
+	x, err := value(e.of, v)
+	if err != nil {
+		return nil, err
+	}
+	if x, err = v.forceAll(x); err != nil {
+		return nil, err
+	}
+	args, named, err := e.args.evaluated(v)
+	if err != nil {
+		return nil, err
+	}
+	c := call{v, e.name, x, args, named}
+	switch of := x.(type) {
+	case *dict:
+		switch e.name {
+		case "keys":
+			return c.items()
+		case "values":
+			list := make([]any, len(of.keys))
+			for i, k := range of.keys {
+				list[i] = of.values[k]
+			}
+			return list, nil
+		case "get":
+			key, err := c.str(0, "key")
+			if err != nil {
+				return nil, err
+			}
+			if y, ok := of.values[key]; ok {
+				return y, nil
+			}
+			return c.arg(1, "default"), nil
+		}
+	case string:
+		s, err := c.str(0, "")
+		if err != nil {
+			return nil, err
+		}
+		switch e.name {
+		case "startswith":
+			return strings.HasPrefix(of, s), nil
+		case "endswith":
+			return strings.HasSuffix(of, s), nil
+		case "strip":
+			c.name = "trim"
+			return c.text(of)
+		case "split", "lower", "upper", "replace":
+			return c.text(of)
+		}
+	}
+	return nil, fmt.Errorf("the method %s of %s is not understood", e.name, typeName(x))
+}
