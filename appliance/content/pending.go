@@ -101,7 +101,7 @@ func (e *Engine) pendings() (map[string]pending, error) {
 	}
 	list := map[string]pending{}
 	for _, entry := range entries {
-		p := pending{Key: entry.Name(), Name: entry.Name()}
+		p := pending{Key: entry.Name()}
 		data, err := e.cfg.Tree.ReadFile(p.dir() + "/record")
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -110,7 +110,7 @@ func (e *Engine) pendings() (map[string]pending, error) {
 			err = json.Unmarshal(data, &p)
 		}
 		if err != nil || p.Key != entry.Name() { // it can still be removed
-			p = pending{Key: entry.Name(), Name: entry.Name(), Touched: e.cfg.Now()}
+			p = pending{Key: entry.Name(), Name: entry.Name()[:min(len(entry.Name()), 40)], Touched: e.cfg.Now()}
 		}
 		list[p.Key] = p
 	}

@@ -68,17 +68,28 @@ func ParseKeys(text string) ([]ed25519.PublicKey, error) {
 		keys = append(keys, k)
 		return nil
 	}
-	rest := []byte(text)
-	for block, after := pem.Decode(rest); block != nil; block, after = pem.Decode(rest) {
+	fields := func(s string) error {
+		for _, f := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
+			if err := add([]byte(f)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for rest := text; ; {
+		before, _, found := strings.Cut(rest, pemBegin)
+		if err := fields(before); err != nil || !found {
+			return keys, err
+		}
+		block, after := pem.Decode([]byte(rest[len(before):]))
+		if block == nil {
+			return nil, fmt.Errorf("a PEM block is damaged: %w", fs.ErrInvalid)
+		}
 		if err := add(pem.EncodeToMemory(block)); err != nil {
 			return nil, err
 		}
-		rest = after
+		rest = string(after)
 	}
-	for _, f := range strings.FieldsFunc(string(rest), func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
-		if err := add([]byte(f)); err != nil {
-			return nil, err
-		}
-	}
-	return keys, nil
 }
+
+const pemBegin = "-----BEGIN "
