@@ -92,7 +92,7 @@ func TestForged(t *testing.T) {
 		"makes 1 parts":            forge(partDoc{Version: 1, Part: 1, Parts: 1, Cut: []cut{{digestA, []string{digestB}}}}, string(good)),
 		"does not agree":           forge(partDoc{Version: 1, Part: 1, Parts: 7, Split: 1 << 20}, string(good)),
 		"is no sha256":             forge(partDoc{Version: 1, Part: 1, Parts: 1, Cut: []cut{{digestA, []string{"sha512:" + strings.Repeat("a", 128)}}}}, string(good)),
-		"at least":                 forge(partDoc{Version: 1, Part: 1, Parts: 2, Split: 8192}, huge),
+		"too little room":          forge(partDoc{Version: 1, Part: 1, Parts: 2, Split: 8192}, huge),
 		"index document":           forge(partDoc{Version: 1, Part: 1, Parts: 1}, "{}"),
 	} {
 		for way, in := range ways {

@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"sort"
@@ -115,17 +114,14 @@ type carried struct {
 	chunks    [][]string // of each of dealt.cuts
 }
 
-// newCarried deals a bundle. index must be what indexJSON says.
+// newCarried deals a bundle. ix must be what indexJSON says. If the error is errSplit, all but what was dealt is there.
 func newCarried(ix *Index, indexJSON, signature []byte, split int64) (*carried, error) {
 	oci, err := ociIndex(ix)
 	if err != nil {
 		return nil, err
 	}
 	c := &carried{index: ix, id: sha256Of(indexJSON), indexJSON: indexJSON, signature: signature, ociIndex: oci, split: split}
-	size := c.fixedSize()
-	if c.dealt, err = deal(ix.Blobs, size, split); errors.Is(err, errSplit) {
-		return nil, fmt.Errorf("parts of %d bytes are too small, they must have at least %d: %w", split, leastSplit(ix.Blobs, size), err)
-	}
+	c.dealt, err = deal(ix.Blobs, c.fixedSize(), split)
 	return c, err
 }
 

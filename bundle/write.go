@@ -51,7 +51,9 @@ func Write(ctx context.Context, path string, ix *Index, open func(digest string)
 		sigJSON = append(sigJSON, '\n')
 	}
 	c, err := newCarried(ix, indexJSON, sigJSON, opt.Split)
-	if err != nil {
+	if errors.Is(err, errSplit) {
+		return nil, fmt.Errorf("parts of %d bytes are too small, they must have at least %d: %w", opt.Split, leastSplit(ix.Blobs, c.fixedSize()), err)
+	} else if err != nil {
 		return nil, err
 	}
 	w := &writer{carried: c, path: path, openBlob: open, buf: make([]byte, 256<<10)}
