@@ -20,7 +20,9 @@ import (
 
 	"casemate/appliance/content"
 	"casemate/appliance/handover"
+	"casemate/appliance/origin"
 	"casemate/bundle"
+	"casemate/cluster"
 )
 
 // stick is what a test puts into a bundle.
@@ -128,6 +130,19 @@ func TestAnImportIsPulledByItsNames(t *testing.T) {
 		if !strings.Contains(r.Message, host) {
 			t.Errorf("%s: %s", host, r.Message)
 		}
+	}
+	// All of it stands at one entry of the log: names, what makes a host an origin, the record.
+	at := map[uint64]string{}
+	for _, name := range []string{"files/new.k8s.io/f?", "files/dl.k8s.io/v1/kubeadm?", "origins/new.k8s.io", "origins/bank.example.com", "imports/kubespray/record", "pki/state",
+		"registry/repositories/registry.k8s.io/pause/_manifests/tags/3.10/current/link"} {
+		v, err := n.version(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at[v] = name
+	}
+	if len(at) != 1 {
+		t.Errorf("at several entries: %v", at)
 	}
 	// A client with nothing but the resolver and the root: the new origin is in DNS and has a certificate.
 	for url, want := range map[string]string{"https://dl.k8s.io/v1/kubeadm": "kubeadm", "https://new.k8s.io/f": "new", "https://github.com/x/y/releases/download/v1/y": "y"} {
@@ -395,6 +410,39 @@ func TestImportsThatAreNoneAreRefused(t *testing.T) {
 	other := newStick(t).file("https://dl.k8s.io/g", "g").write("b.tar", bundle.WriteOptions{})[0]
 	if _, err := n.runImport(handover.Request{Name: "b"}, other); status(err) != 409 || !strings.Contains(err.Error(), "--name") {
 		t.Error(err)
+	}
+}
+
+// TestAnImportMeetsAnotherChange: what is enabled changes between the plan and the batch, so both are made again.
+func TestAnImportMeetsAnotherChange(t *testing.T) {
+	n := newNode(t, InitOptions{})
+	tries := 0
+	err := n.publishImport(t.Context(), []content.Host{{Name: "new.k8s.io"}, {Name: "other.k8s.io", Registry: true}}, func(b cluster.Batch, o content.Origins) error {
+		if tries++; tries == 1 {
+			data, err := origin.Record(origin.Origin{Host: "new.k8s.io", Aliases: []string{"alias.k8s.io"}})
+			if err != nil {
+				return err
+			}
+			if err := n.tree.Update(t.Context(), func(b cluster.Batch) error { b.Put("origins/new.k8s.io", data); return nil }); err != nil {
+				return err
+			}
+		}
+		b.Put("imports/x/record", []byte(strings.Join(o.Enabled, " ")))
+		return nil
+	})
+	if err != nil || tries != 2 {
+		t.Error(tries, err)
+	}
+	if data, err := n.tree.ReadFile("imports/x/record"); string(data) != "other.k8s.io" {
+		t.Errorf("%q %v", data, err)
+	}
+	for _, host := range []string{"new.k8s.io", "alias.k8s.io", "other.k8s.io"} {
+		if addrs, err := n.resolver().LookupHost(t.Context(), host+"."); err != nil || len(addrs) != 1 {
+			t.Error(host, addrs, err)
+		}
+		if resp, _ := n.do("GET", "https://"+host+"/nothing", nil); resp.StatusCode != 404 { // with a certificate
+			t.Error(host, resp.Status)
+		}
 	}
 }
 
