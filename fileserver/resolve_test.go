@@ -35,7 +35,7 @@ func TestLinkAndKeyIn(t *testing.T) {
 	}
 	// A short host's long origin must not make a name that nothing finds.
 	long := func(string) (string, bool) { return strings.Repeat("h.", 126) + "test", true }
-	if key, err := KeyIn("https://s.test/"+strings.Repeat("0123456789/", 180), long); !errors.Is(err, fs.ErrInvalid) {
+	if key, err := KeyIn("https://s.test/"+strings.Repeat(strings.Repeat("x", 199)+"/", 9), long); !errors.Is(err, fs.ErrInvalid) {
 		t.Errorf("a key of %d bytes: %v", len(key), err)
 	}
 	if err := f.tree.Update(t.Context(), func(b Batch) error { f.Link(b, key, info.Digest); return nil }); err != nil {
@@ -64,6 +64,7 @@ func TestResolve(t *testing.T) {
 		"https://dl.k8s.io/release/stable-1.txt":                   "text:v1.32.0",
 		"https://github.com/k3s-io/k3s/releases/latest/download/*": "https://github.com/k3s-io/k3s/releases/download/v1.31.5+k3s1/*",
 		"https://files.test/here":                                  "/f",
+		"https://files.test/alias":                                 "https://alias.test/f",
 		"https://files.test/away":                                  "https://example.test/x",
 		"https://files.test/round":                                 "https://files.test/and",
 		"https://files.test/and":                                   "https://files.test/round",
@@ -81,6 +82,7 @@ func TestResolve(t *testing.T) {
 		{"https://github.com/k3s-io/k3s/releases/latest/download/k3s", k3s, "k3s", "files.redirects leads to " + k3s},
 		{"https://update.k3s.io/v1-release/channels/stable", "https://update.k3s.io/v1-release/channels/stable", "v1.31.5+k3s1\n", "the page of a release to which files.redirects leads"},
 		{"https://files.test/here", "https://files.test/f", "no query", "files.redirects leads to https://files.test/f"},
+		{"https://files.test/alias", "https://files.test/f", "no query", "files.redirects leads to https://files.test/f"},
 		{"https://files.test/page/", "https://files.test/page/index.html", "<html>", "answered with https://files.test/page/index.html"},
 		{"https://files.test/page", "https://files.test/page/index.html", "<html>", "redirected to https://files.test/page/"},
 		// The server's own name.
