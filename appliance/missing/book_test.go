@@ -69,12 +69,6 @@ func TestAMissIsCountedWithItsClients(t *testing.T) {
 		!slices.Equal(e.Clients, []string{"10.0.0.2", "10.0.0.1"}) || e.Detail != "no such tag" || !slices.Equal(e.Nodes, []string{"n1"}) {
 		t.Errorf("got %+v", e)
 	}
-	if got := Images(list); !slices.Equal(got, []string{"registry.k8s.io/pause:3.10"}) {
-		t.Errorf("images: %v", got)
-	}
-	if got := Files(append(list, Entry{Kind: File, Name: "/kubernetes/v1/kubeadm"})); !slices.Equal(got, []string{"https://dl.k8s.io/x"}) {
-		t.Errorf("files: %v", got)
-	}
 }
 
 // A million distinct misses by a scan: the book stays small, and what honest clients miss stays in it.
@@ -105,8 +99,14 @@ func TestAScanDoesNotPushOutWhatOthersMiss(t *testing.T) {
 	if len(list) != 1000 {
 		t.Fatalf("%d entries, want 1000", len(list))
 	}
-	if got := len(Images(list)); got != 50 {
-		t.Errorf("%d of 50 honest misses are left", got)
+	honest := 0
+	for _, e := range list {
+		if e.Kind == Image {
+			honest++
+		}
+	}
+	if honest != 50 {
+		t.Errorf("%d of 50 honest misses are left", honest)
 	}
 	if !slices.ContainsFunc(list, func(e Entry) bool { return e.Name == "shared.example" }) {
 		t.Error("what an honest client missed too is gone")

@@ -111,8 +111,11 @@ func listedFile(name string) string {
 func takes(name string, read func(*bundle.Lists, string, io.Reader)) string {
 	var l bundle.Lists
 	read(&l, "", strings.NewReader(name))
-	if _, err := l.Wanted(); err != nil {
+	switch w, err := l.Wanted(); {
+	case err != nil:
 		return strings.TrimPrefix(err.Error(), ":1: ")
+	case len(w.Images)+len(w.Files) != 1 || strings.ContainsAny(name, " \t"):
+		return "it is no name"
 	}
 	return ""
 }

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"casemate/bundle"
+)
+
+// What missing prints as a list is one: whatever clients asked for, bundle create and check take every line of it, and it names what was missed.
+func TestMissingPrintsLists(t *testing.T) {
+	pinned := "quay.io/a/b@sha256:" + strings.Repeat("1", 64)
+	image := func(name string) miss { return miss{Kind: "image", Name: name} }
+	file := func(name string) miss { return miss{Kind: "file", Name: name} }
+	book := []miss{
+		image("quay.io/a/b:1"), image(pinned), image("docker.io/library/nginx:1"), image("quay.io/here:1"), image("localhost:5000/x:1"),
+		image("team/app:1"), image("pause:3.10"), image("quay.io/listed/tags"), image("quay.io/x:?"), image("quay.io/x@sha256:12"), image("quay.io/x:1 # y"), image(""),
+		file("https://dl.k8s.io/x"), file("https://dl.k8s.io/y?z=1&w=%2F"), file("http://dl.k8s.io/z"),
+		file("/kubernetes/v1/kubeadm"), file("https://dl.k8s.io/a b"), file("https://dl.k8s.io/a?b#c"), file(""),
+		{Kind: "dns", Name: "quay.io"}, {Kind: "host", Name: "quay.io/h:1"},
+	}
+	book[3].Solved = true
+	for _, c := range []struct {
+		kind   string
+		listed func(string) string
+		read   func(*bundle.Lists, string) (*bundle.Wanted, error)
+		want   string
+		left   int
+	}{
+		{"image", listedImage, func(l *bundle.Lists, s string) (*bundle.Wanted, error) {
+			l.Images("list", strings.NewReader(s))
+			return l.Wanted()
+		}, "quay.io/a/b:1 " + pinned + " docker.io/library/nginx:1 localhost:5000/x:1", 7},
+		{"file", listedFile, func(l *bundle.Lists, s string) (*bundle.Wanted, error) {
+			l.Files("list", strings.NewReader(s))
+			return l.Wanted()
+		}, "https://dl.k8s.io/x https://dl.k8s.io/y?z=1&w=%2F http://dl.k8s.io/z", 4},
+	} {
+		var out, notes bytes.Buffer
+		cmd := &cobra.Command{}
+		cmd.SetOut(&out)
+		cmd.SetErr(&notes)
+		if err := printList(cmd, book, c.kind, c.listed); err != nil {
+			t.Fatal(err)
+		}
+		w, err := c.read(&bundle.Lists{}, out.String())
+		if err != nil {
+			t.Fatalf("the %s list is none: %v", c.kind, err)
+		}
+		var got []string
+		for _, i := range w.Images {
+			got = append(got, i.Ref())
+		}
+		for _, f := range w.Files {
+			got = append(got, f.URL)
+		}
+		if s := strings.Join(got, " "); s != c.want {
+			t.Errorf("%s: got %s\nwant %s", c.kind, s, c.want)
+		}
+		if n := strings.Count(notes.String(), "left out: "); n != c.left {
+			t.Errorf("%s: %d notes, want %d:\n%s", c.kind, n, c.left, notes.String())
+		}
+	}
+}

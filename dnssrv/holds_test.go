@@ -1,0 +1,20 @@
+package dnssrv
+
+import "testing"
+
+func TestHolds(t *testing.T) {
+	if New(Config{}).Holds("docker.io") {
+		t.Error("a server without a table holds a name")
+	}
+	spec := threeNodes()
+	spec.Records = append(spec.Records, Record{Name: "*.apps.example", Type: "A", Values: []string{"10.0.0.7"}})
+	r := start(t, spec)
+	for name, want := range map[string]bool{
+		"docker.io": true, "Registry-1.Docker.io": true, "docker.io.": true, "x.apps.example": true, "x.y.apps.example": true,
+		"k8s.io": false, "nowhere.example": false, "apps.example": false, "": false, `\000`: false, "a..b": false,
+	} {
+		if got := r.Holds(name); got != want {
+			t.Errorf("%q: %v, want %v", name, got, want)
+		}
+	}
+}
