@@ -38,7 +38,7 @@ bench: build ## compare with public peers on this machine, side by side; prints 
 
 soak: build ## long tests: many seeds, many kills
 	go test -timeout 60m -count 1 ./cluster -seeds 2000
-	CASEMATE_SOAK=1 go test -timeout 60m -count 1 -run TestKilledDuringPushes -v ./cmd/casemate
+	CASEMATE_SOAK=1 go test -timeout 120m -count 1 -run 'TestKilledDuring(Pushes|Imports)' -v ./cmd/casemate
 
 lint: ## gofmt, vet, staticcheck, the import rules, govulncheck where its database can be had
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
