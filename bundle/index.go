@@ -80,7 +80,7 @@ type Sink interface {
 
 // Contents is what was read: the names that it brings. Every blob that they need has gone to the Sink, or the Sink had it.
 type Contents struct {
-	// Kind is what the inputs turned out to be: KindBundle and the other constants.
+	// Kind is what the inputs turned out to be: KindBundle and the other constants; several kinds are joined by "+".
 	Kind string
 	// ID is the digest of the index document for a bundle; for everything else the digest of the canonical JSON of the names, so that reading
 	// the same content again gives the same ID.
