@@ -90,20 +90,23 @@ func (a *archive) file(name string) *entry {
 
 // roots are the directories in which an image archive may begin: the top, and the one directory in which everything is.
 func (a *archive) roots() []string {
-	roots := []string{""}
-	for i, e := range a.entries {
-		top, _, inside := strings.Cut(e.name, "/")
-		if !inside || i > 0 && top+"/" != roots[1] {
-			return roots[:1]
+	wrapper := ""
+	for _, e := range a.entries {
+		if isRubbish(e.name) {
+			continue // tar on a Mac puts ._DIR beside DIR
 		}
-		if i == 0 {
-			if isHost(top) {
-				return roots
-			}
-			roots = append(roots, top+"/")
+		top, _, inside := strings.Cut(e.name, "/")
+		if wrapper == "" {
+			wrapper = top
+		}
+		if !inside || top != wrapper || isHost(top) {
+			return []string{""}
 		}
 	}
-	return roots
+	if wrapper == "" {
+		return []string{""}
+	}
+	return []string{"", wrapper + "/"}
 }
 
 // document is the content of a small file.

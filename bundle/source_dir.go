@@ -5,7 +5,17 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 )
+
+// isSystemDir says whether a directory at the top of a stick belongs to its file system or desktop; some of them nobody may read.
+func isSystemDir(name string) bool {
+	switch name {
+	case "lost+found", "System Volume Information", "$RECYCLE.BIN", ".Trashes", ".Spotlight-V100", ".fseventsd":
+		return true
+	}
+	return strings.HasPrefix(name, ".Trash-")
+}
 
 // scanDir walks a directory and reads no file. Symbolic links are followed only where they lead to something inside.
 func (r *reading) scanDir(ctx context.Context, name string, dir fs.FS) (*archive, error) {
@@ -31,6 +41,9 @@ func (r *reading) scanDir(ctx context.Context, name string, dir fs.FS) (*archive
 			return err
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case d.IsDir() && isSystemDir(p):
+			a.leave(p, "the file system's own")
+			return fs.SkipDir
 		case d.IsDir():
 			return r.count(0)
 		case d.Type()&fs.ModeSymlink != 0:

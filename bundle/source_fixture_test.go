@@ -148,16 +148,18 @@ func without(list []string, s string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(x string) bool { return x == s })
 }
 
-// layout makes OCI layouts.
-type layout struct {
+// layoutFixture makes OCI layouts.
+type layoutFixture struct {
 	files tree
 	tops  []map[string]any
 }
 
-func newLayout() *layout { return &layout{files: tree{"oci-layout": `{"imageLayoutVersion":"1.0.0"}`}} }
+func newLayout() *layoutFixture {
+	return &layoutFixture{files: tree{"oci-layout": `{"imageLayoutVersion":"1.0.0"}`}}
+}
 
 // blob adds a blob and returns its descriptor.
-func (l *layout) blob(mediaType, content string) map[string]any {
+func (l *layoutFixture) blob(mediaType, content string) map[string]any {
 	d := digestOf([]byte(content))
 	l.files["blobs/"+strings.Replace(d, ":", "/", 1)] = content
 	return map[string]any{"mediaType": mediaType, "digest": d, "size": len(content)}
@@ -171,13 +173,13 @@ const (
 )
 
 // image adds an image of one layer; arch makes it different.
-func (l *layout) image(arch, content string) map[string]any {
+func (l *layoutFixture) image(arch, content string) map[string]any {
 	c := l.blob(ociConfig, object(map[string]any{"os": "linux", "architecture": arch}))
 	return l.blob(ociManifest, object(map[string]any{"schemaVersion": 2, "mediaType": ociManifest, "config": c, "layers": []any{l.blob(ociLayer, layer(content))}}))
 }
 
 // artifact adds a manifest with that config and those layers.
-func (l *layout) artifact(config map[string]any, subject any, layers ...any) map[string]any {
+func (l *layoutFixture) artifact(config map[string]any, subject any, layers ...any) map[string]any {
 	m := map[string]any{"schemaVersion": 2, "mediaType": ociManifest, "config": config, "layers": layers}
 	if subject != nil {
 		m["subject"] = subject
@@ -185,7 +187,7 @@ func (l *layout) artifact(config map[string]any, subject any, layers ...any) map
 	return l.blob(ociManifest, object(m))
 }
 
-func (l *layout) index(children ...map[string]any) map[string]any {
+func (l *layoutFixture) index(children ...map[string]any) map[string]any {
 	return l.blob(ociIndex, object(map[string]any{"schemaVersion": 2, "mediaType": ociIndex, "manifests": children}))
 }
 
@@ -205,7 +207,7 @@ func with(d map[string]any, key string, value any) map[string]any {
 }
 
 // top names a descriptor in index.json; annotations are pairs.
-func (l *layout) top(d map[string]any, annotations ...string) {
+func (l *layoutFixture) top(d map[string]any, annotations ...string) {
 	m := map[string]string{}
 	for i := 0; i < len(annotations); i += 2 {
 		m[annotations[i]] = annotations[i+1]
@@ -213,7 +215,7 @@ func (l *layout) top(d map[string]any, annotations ...string) {
 	l.tops = append(l.tops, with(d, "annotations", m))
 }
 
-func (l *layout) tree() tree {
+func (l *layoutFixture) tree() tree {
 	return l.files.with(tree{"index.json": object(map[string]any{"schemaVersion": 2, "manifests": l.tops})})
 }
 
@@ -283,18 +285,18 @@ func piped(content []byte) bundle.Input {
 	return bundle.Input{Name: "pipe", File: pipe{bytes.NewReader(content), "pipe"}}
 }
 
-// ways are all the ways in which one tree can be given.
-func ways(t testing.TB, files tree, order ...string) map[string]bundle.Input {
-	plain := files.tar(order...)
-	return map[string]bundle.Input{
-		"directory": {Name: "directory", FS: files.mapFS()},
-		"tar":       regular(t, plain),
-		"gzip":      regular(t, gz(plain)),
-		"zstd":      regular(t, zst(plain)),
-		"pipe":      piped(plain),
-		"zstd pipe": piped(zst(plain)),
-		"wrapped":   regular(t, files.under("some-dir").tar()),
-		"dotted":    regular(t, files.under(".").tar()),
+// ways are all the ways in which one tree can be given, each to be read once.
+func ways(t testing.TB, files tree) map[string]func() bundle.Input {
+	plain := files.tar()
+	return map[string]func() bundle.Input{
+		"directory": func() bundle.Input { return bundle.Input{Name: "directory", FS: files.mapFS()} },
+		"tar":       func() bundle.Input { return regular(t, plain) },
+		"gzip":      func() bundle.Input { return regular(t, gz(plain)) },
+		"zstd":      func() bundle.Input { return regular(t, zst(plain)) },
+		"pipe":      func() bundle.Input { return piped(plain) },
+		"zstd pipe": func() bundle.Input { return piped(zst(plain)) },
+		"wrapped":   func() bundle.Input { return regular(t, files.under("some-dir").tar()) },
+		"dotted":    func() bundle.Input { return regular(t, files.under(".").tar()) },
 	}
 }
 

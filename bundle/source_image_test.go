@@ -5,8 +5,16 @@ import (
 	"crypto/sha512"
 	"encoding/base64"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"casemate/bundle"
 )
@@ -19,9 +27,9 @@ func TestHeldIsNotRead(t *testing.T) {
 		s := newMemorySink(t)
 		first := read(t, s, bundle.ReadOptions{}, regular(t, files.tar()))
 		puts := s.puts
-		for way, in := range ways(t, files) {
+		for way, give := range ways(t, files) {
 			var need int64
-			c := read(t, s, bundle.ReadOptions{Plan: func(_ *bundle.Contents, n int64) error { need = n; return nil }}, in)
+			c := read(t, s, bundle.ReadOptions{Plan: func(_ *bundle.Contents, n int64) error { need = n; return nil }}, give())
 			if c.ID != first.ID {
 				t.Errorf("%s, %s: another ID", what, way)
 			}
@@ -46,7 +54,7 @@ func TestFilesThemselves(t *testing.T) {
 	for _, way := range []string{"tar", "wrapped"} {
 		s := newMemorySink(t)
 		var need int64
-		read(t, s, bundle.ReadOptions{Plan: func(_ *bundle.Contents, n int64) error { need = n; return nil }}, rewound(t, way, files))
+		read(t, s, bundle.ReadOptions{Plan: func(_ *bundle.Contents, n int64) error { need = n; return nil }}, ways(t, files)[way]())
 		if s.whole != 50 || s.puts != 50 || need != 90 {
 			t.Errorf("%s: %d puts, %d of sections, need %d", way, s.puts, s.whole, need)
 		}
@@ -114,10 +122,10 @@ func TestWhatIsNotHere(t *testing.T) {
 	foreign := map[string]any{"mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "digest": digestOf([]byte("foreign")), "size": 7, "urls": []string{"https://go.microsoft.com/x"}}
 	inline := map[string]any{"mediaType": "application/vnd.oci.empty.v1+json", "digest": digestOf([]byte("{}")), "size": 2, "data": base64.StdEncoding.EncodeToString([]byte("{}"))}
 	l.top(l.artifact(inline, nil, absent, held, foreign), "io.containerd.image.name", "nginx:1")
-	for way, in := range ways(t, l.tree()) {
+	for way, give := range ways(t, l.tree()) {
 		s := newMemorySink(t)
 		s.hold([]byte("held"))
-		c := read(t, s, bundle.ReadOptions{}, in)
+		c := read(t, s, bundle.ReadOptions{}, give())
 		if len(c.Absent) != 1 || c.Absent[0] != digestOf([]byte("absent")) {
 			t.Errorf("%s: absent %q", way, c.Absent)
 		}
@@ -183,8 +191,8 @@ func TestSHA512(t *testing.T) {
 	digest := fmt.Sprintf("sha512:%x", sha512.Sum512([]byte(content)))
 	l.files["blobs/"+strings.Replace(digest, ":", "/", 1)] = content
 	l.top(with(d, "digest", digest), "io.containerd.image.name", "nginx:1")
-	for way, in := range ways(t, l.tree()) {
-		c := read(t, newMemorySink(t), bundle.ReadOptions{}, in)
+	for way, give := range ways(t, l.tree()) {
+		c := read(t, newMemorySink(t), bundle.ReadOptions{}, give())
 		if c.Index.Images[0].Digest != digest {
 			t.Errorf("%s: %s", way, c.Index.Images[0].Digest)
 		}
@@ -212,9 +220,42 @@ func TestProgress(t *testing.T) {
 			defer s.mu.Unlock()
 			last, total = max(last, done), all
 		}}
-		read(t, s, opt, rewound(t, way, files))
+		read(t, s, opt, ways(t, files)[way]())
 		if last == 0 || way == "pipe" != (total == -1) || way != "pipe" && last != total {
 			t.Errorf("%s: %d of %d", way, last, total)
 		}
+	}
+}
+
+// TestOtherLibrary reads what go-containerregistry writes (crane, ko, kaniko): docker-archives with compressed layers, and layouts.
+func TestOtherLibrary(t *testing.T) {
+	image, err := random.Image(1000, 3)
+	must(err)
+	tag, err := name.NewTag("quay.io/x/y:1")
+	must(err)
+	file := filepath.Join(t.TempDir(), "image.tar")
+	must(tarball.WriteToFile(file, tag, image))
+	f, err := os.Open(file)
+	must(err)
+	defer f.Close()
+	want, err := image.ConfigName()
+	must(err)
+	s := newMemorySink(t)
+	c := read(t, s, bundle.ReadOptions{}, bundle.Input{Name: file, File: f})
+	if got := c.Index.Images[0]; got.Repository != "quay.io/x/y" || len(c.Index.Blobs) != 5 || s.blobs[want.String()] == nil {
+		t.Errorf("%+v", c.Index)
+	}
+
+	index, err := random.Index(1000, 2, 3)
+	must(err)
+	dir := t.TempDir()
+	path, err := layout.Write(dir, empty.Index)
+	must(err)
+	must(path.AppendIndex(index, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "quay.io/x/y:1"})))
+	c = read(t, newMemorySink(t), bundle.ReadOptions{}, bundle.Input{Name: dir, FS: os.DirFS(dir)})
+	digest, err := index.Digest()
+	must(err)
+	if got := c.Index.Images[len(c.Index.Images)-1]; got.Digest != digest.String() || len(c.Index.Images) != 4 || len(c.Index.Blobs) != 1+3*4 {
+		t.Errorf("%+v", c.Index)
 	}
 }

@@ -60,9 +60,12 @@ func (s *memorySink) Put(ctx context.Context, digest string, size int64, r io.Re
 	if held {
 		s.t.Errorf("Put(%s): it was said to be here", digest)
 	}
-	b, err := io.ReadAll(r)
+	b, err := io.ReadAll(io.LimitReader(r, 32<<20))
 	if err != nil {
 		return "", 0, err
+	}
+	if len(b) == 32<<20 {
+		return "", 0, syscall.ENOSPC
 	}
 	if size >= 0 && int64(len(b)) != size {
 		return "", 0, fmt.Errorf("%d bytes of %d: %w", len(b), size, io.ErrUnexpectedEOF)

@@ -55,10 +55,10 @@ func check(t *testing.T, s *memorySink, c *bundle.Contents) {
 func sameInAllWays(t *testing.T, files tree, kind, want string, opt bundle.ReadOptions) {
 	t.Helper()
 	ids := map[string]bool{}
-	for way, in := range ways(t, files) {
+	for way, give := range ways(t, files) {
 		t.Run(way, func(t *testing.T) {
 			s := newMemorySink(t)
-			c := read(t, s, opt, in)
+			c := read(t, s, opt, give())
 			if c.Kind != kind {
 				t.Errorf("kind %q, want %q", c.Kind, kind)
 			}
@@ -66,7 +66,7 @@ func sameInAllWays(t *testing.T, files tree, kind, want string, opt bundle.ReadO
 				t.Errorf("got\n%s\nwant\n%s", got, want)
 			}
 			ids[c.ID] = true
-			again := read(t, s, opt, rewound(t, way, files))
+			again := read(t, s, opt, give())
 			if again.ID != c.ID {
 				t.Error("read again it has another ID")
 			}
@@ -76,8 +76,6 @@ func sameInAllWays(t *testing.T, files tree, kind, want string, opt bundle.ReadO
 		t.Errorf("%d IDs of the same content", len(ids))
 	}
 }
-
-func rewound(t *testing.T, way string, files tree) bundle.Input { return ways(t, files)[way] }
 
 func TestLayout(t *testing.T) {
 	l := newLayout()
