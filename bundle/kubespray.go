@@ -162,21 +162,19 @@ func named(name, where string, err error) error {
 	return &variableError{name, where, err}
 }
 
-// file adds the digest that the checkout has for a URL: that of the entry of downloads which downloads it.
+// file adds the digest that the checkout has for a URL: that of the entry of downloads which downloads it, or else what its tables are found to say.
 func (k *kubespray) file(u, where string) WantedFile {
 	f := WantedFile{URL: u, Where: where}
+	digest, known, found := k.lists.Checksums.Find(u)
 	for _, e := range k.entries {
 		if s, _, err := k.field(e, "url"); err != nil || s != u {
 			continue
 		}
-		var sum string
-		var err error
-		for _, field := range []string{"checksum", "sha256"} { // sha256 before v2.25
-			var ok bool
-			if sum, ok, err = k.field(e, field); ok {
-				break
-			}
+		// An entry can be a file or an image; then its checksum is the image's.
+		if file, err := k.vars.force(e.fields.values["file"]); err != nil || !toBool(file) {
+			continue
 		}
+		sum, err := k.checksum(e)
 		switch {
 		case isUndefined(err):
 			k.note("%s has no checksum in the checkout: %v", u, err)
@@ -189,15 +187,26 @@ func (k *kubespray) file(u, where string) WantedFile {
 				k.note("%s is not checked: %v", u, err)
 				break
 			}
-			f.Known = fmt.Sprintf("%s: downloads.%s", e.where, e.name)
-			if d, known, ok := k.lists.Checksums.Find(u); ok && d == f.Digest {
+			if f.Known = fmt.Sprintf("%s: downloads.%s", e.where, e.name); found && digest == f.Digest {
 				f.Known = known
 			}
 		}
 		return f
 	}
-	k.note("%s is in no entry of downloads, so its checksum is not known", u)
+	if !found {
+		k.note("%s is in no entry of downloads, so its checksum is not known", u)
+	}
+	f.Digest, f.Known = digest, known
 	return f
+}
+
+// checksum is what an entry says; before v2.25 the field is sha256.
+func (k *kubespray) checksum(e downloadEntry) (string, error) {
+	sum, ok, err := k.field(e, "checksum")
+	if !ok {
+		sum, _, err = k.field(e, "sha256")
+	}
+	return sum, err
 }
 
 func (k *kubespray) note(format string, args ...any) {

@@ -132,7 +132,7 @@ func (v *variables) forceAll(x any) (any, error) {
 		for i := range of {
 			if y, err := v.forceAll(of[i]); err != nil {
 				return nil, err
-			} else if !same(y, of[i]) {
+			} else if !unchanged(y, of[i]) {
 				list := append([]any(nil), of...)
 				for j := i; j < len(list); j++ {
 					if list[j], err = v.forceAll(list[j]); err != nil {
@@ -146,7 +146,7 @@ func (v *variables) forceAll(x any) (any, error) {
 		for _, k := range of.keys {
 			if y, err := v.forceAll(of.values[k]); err != nil {
 				return nil, err
-			} else if !same(y, of.values[k]) {
+			} else if !unchanged(y, of.values[k]) {
 				d := &dict{}
 				for _, k := range of.keys {
 					y, err := v.forceAll(of.values[k])
@@ -162,8 +162,8 @@ func (v *variables) forceAll(x any) (any, error) {
 	return x, nil
 }
 
-// same says whether forcing a value changed nothing: only templates, and what holds some, are changed.
-func same(a, b any) bool {
+// unchanged says whether forcing a value changed nothing: only templates, and what holds some, are changed.
+func unchanged(a, b any) bool {
 	switch b := b.(type) {
 	case *source:
 		return false
