@@ -23,6 +23,9 @@ var errFault = errors.New("a fault of the test")
 func TestResumesAtEveryStep(t *testing.T) {
 	for _, kind := range []string{bundle.KindBundle, bundle.KindTree} {
 		for _, how := range []string{"it failed", "it failed but happened", "killed", "cut off for days"} {
+			if kind == bundle.KindTree && how != "killed" { // the sink does not know of kinds, only digests that are not known make a difference
+				continue
+			}
 			t.Run(kind+", "+how, func(t *testing.T) {
 				few := func(c *Config) { c.flushAt = 3 }
 				s := newSite(t, few)
@@ -204,6 +207,7 @@ func TestTheSameBlobTwiceAtOnce(t *testing.T) {
 	data := bytes.Repeat([]byte("l"), 2<<20)
 	d := "sha256:" + hexOf(data)
 	k := newSink(s.Engine)
+	n := s.written()
 	failed := make(chan error)
 	for range 8 {
 		go func() {
@@ -215,6 +219,9 @@ func TestTheSameBlobTwiceAtOnce(t *testing.T) {
 		if err := <-failed; err != nil {
 			t.Error(err)
 		}
+	}
+	if *n != int64(len(data)) {
+		t.Errorf("%d bytes were written", *n)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done, err := k.turn(ctx, d)
@@ -254,6 +261,32 @@ func TestACollectionInBetween(t *testing.T) {
 	p.gate = nil
 	s.must("", p)
 	differ(t, s.sees(p), wanted(p))
+}
+
+// TestWhatOnlyPinsKeptIsKept: what an earlier attempt left behind without links is linked before anything is read.
+func TestWhatOnlyPinsKeptIsKept(t *testing.T) {
+	s := newSite(t)
+	p := sample("b.tar")
+	k := newSink(s.Engine)
+	for _, d := range p.order[1:] {
+		if _, _, err := k.Put(t.Context(), d, -1, bytes.NewReader(p.blobs[d])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.gate = func(d string) {
+		if d == p.order[0] {
+			if _, err := s.node.GCNow(t.Context(), false); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	n := s.written()
+	if r := s.must("", p); r.Bytes != r.BytesNew {
+		t.Errorf("%+v", r)
+	}
+	if doc, err := p.index.Encode(); err != nil || *n != int64(len(p.blobs[p.order[0]])+len(doc)) {
+		t.Errorf("%d bytes were written", *n)
+	}
 }
 
 // TestFlushesByItself: an import that takes long keeps what it has, without one more Put.

@@ -123,15 +123,18 @@ func TestClaimsAreInOrder(t *testing.T) {
 	app1, app2 := one.image(app, []byte("one")), two.image(app, []byte("two"))
 	file1, file2 := one.addFile(kubeadm, []byte("one")), two.addFile(kubeadm, []byte("two"))
 	two.addFile(only, []byte("only"))
+	for _, p := range []*pack{one, two} {
+		p.addFile("https://a.io/both", []byte("both"))
+	}
 	s.must("", one)
-	if r := s.must("", two); r.New != 1 || r.Changed != 2 {
+	if r := s.must("", two); r.New != 1 || r.Changed != 2 || r.Unchanged != 1 {
 		t.Errorf("%+v", r)
 	}
 	if s.tag(app) != app2 || s.file(kubeadm) != file2 {
 		t.Error("the newer import does not show")
 	}
 	d, err := s.Show("one")
-	if err != nil || len(d.Names) != 2 || d.Names[0].Behind != "two" || d.Names[0].Name.Name != kubeadm || d.Names[1].Digest != app1 || !d.Intact {
+	if err != nil || len(d.Names) != 3 || d.Names[0].Behind != "" || d.Names[1].Behind != "two" || d.Names[1].Name.Name != kubeadm || d.Names[2].Digest != app1 || !d.Intact {
 		t.Errorf("%+v %v", d, err)
 	}
 	if r := s.must("", one); r.State != Unchanged || !strings.Contains(r.Message, "hidden behind newer imports or pushes: two") {
@@ -139,12 +142,12 @@ func TestClaimsAreInOrder(t *testing.T) {
 	}
 	// A push by hand goes before both.
 	hand := s.put(kubeadm, "hand")
-	if d, _ := s.Show("two"); d.Names[0].Behind != ByHand {
+	if d, _ := s.Show("two"); d.Names[1].Behind != ByHand {
 		t.Errorf("%+v", d.Names)
 	}
 	r, err := s.Remove(t.Context(), "two")
 	if err != nil || len(r.Vanished) != 1 || r.Vanished[0].Name != only || len(r.Back) != 1 || r.Back[0].Name.Name != app || r.Back[0].Digest != app1 || r.Back[0].From != app2 ||
-		r.Back[0].By != "one" || r.Kept != 1 {
+		r.Back[0].By != "one" || r.Kept != 2 {
 		t.Errorf("%+v %v", r, err)
 	}
 	if s.tag(app) != app1 || s.file(kubeadm) != hand || s.file(only) != "" {
@@ -156,7 +159,7 @@ func TestClaimsAreInOrder(t *testing.T) {
 	if err := s.tree.Update(t.Context(), func(b cluster.Batch) error { b.Remove("files/dl.k8s.io/v1/kubeadm?"); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := s.Remove(t.Context(), "one"); err != nil || len(r.Vanished) != 1 || s.tag(app) != "" || file1 == "" {
+	if r, err := s.Remove(t.Context(), "one"); err != nil || len(r.Vanished) != 2 || s.tag(app) != "" || file1 == "" {
 		t.Errorf("%+v %v", r, err)
 	}
 	s.gc()

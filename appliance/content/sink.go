@@ -72,13 +72,12 @@ func (s *sink) open(ctx context.Context, dir string, record func() []byte, known
 		}
 	}
 	s.mu.Unlock()
-	urgent := false
 	for _, d := range known {
 		if n, err := s.e.cfg.Tree.StatBlob(d); err == nil {
-			urgent = s.note(d, n) || urgent
+			s.note(d, n)
 		}
 	}
-	if !urgent {
+	if s.idle() {
 		return nil
 	}
 	return s.flush(ctx)
@@ -447,7 +446,7 @@ func (s *sink) unfinished() []string {
 	return list
 }
 
-// idle reports whether nothing was taken that is not linked yet, and nothing that is worth keeping was found.
+// idle reports whether nothing in the queue is kept by a pin alone.
 func (s *sink) idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
