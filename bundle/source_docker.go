@@ -284,13 +284,13 @@ func (c contextReader) Read(p []byte) (int, error) {
 
 // manifest makes the image's manifest, always the same for the same image, puts it and the config, and returns its digest.
 //
-// The layers are registered as they are. An archive does not say what manifest the image once had in a registry: docker unpacks the layers, so its
-// digest cannot be had again.
+// The layers stay as they are. An archive does not say what manifest the image once had in a registry: docker unpacks the layers, so that digest cannot
+// be had again. This one is the manifest that containerd makes when it imports the same archive.
 func (m *dockerImage) manifest(ctx context.Context, r *reading, a *archive) (string, error) {
 	type blob struct {
 		MediaType string `json:"mediaType"`
-		Size      int64  `json:"size"`
 		Digest    string `json:"digest"`
+		Size      int64  `json:"size"`
 	}
 	media := map[format]string{plainTar: "application/vnd.docker.image.rootfs.diff.tar", gzipped: "application/vnd.docker.image.rootfs.diff.tar.gzip"}
 	doc := struct {
@@ -298,7 +298,7 @@ func (m *dockerImage) manifest(ctx context.Context, r *reading, a *archive) (str
 		MediaType     string `json:"mediaType"`
 		Config        blob   `json:"config"`
 		Layers        []blob `json:"layers"`
-	}{2, mediaDockerManifest, blob{mediaDockerConfig, int64(len(m.config)), sha256Of(m.config)}, []blob{}}
+	}{2, mediaDockerManifest, blob{mediaDockerConfig, sha256Of(m.config), int64(len(m.config))}, []blob{}}
 	for _, f := range m.formats {
 		if f == zstandard { // for which Docker's schema has no word
 			media = map[format]string{plainTar: "application/vnd.oci.image.layer.v1.tar", gzipped: "application/vnd.oci.image.layer.v1.tar+gzip",
@@ -307,7 +307,7 @@ func (m *dockerImage) manifest(ctx context.Context, r *reading, a *archive) (str
 		}
 	}
 	for i, e := range m.layers {
-		doc.Layers = append(doc.Layers, blob{media[m.formats[i]], e.size, e.digest})
+		doc.Layers = append(doc.Layers, blob{media[m.formats[i]], e.digest, e.size})
 	}
 	data, err := json.Marshal(doc)
 	if err != nil {

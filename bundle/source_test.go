@@ -108,6 +108,14 @@ quay.io/x/z:1 [linux/amd64]
 registry.k8s.io/etcd:3 [linux/amd64]`), bundle.ReadOptions{})
 }
 
+// TestDockerManifest holds the manifest that is made for an image to one digest for ever: it is what nodes pin, and what containerd makes of the archive.
+func TestDockerManifest(t *testing.T) {
+	c := read(t, newMemorySink(t), bundle.ReadOptions{}, regular(t, dockerArchive(map[string][]string{"nginx:1": {layer("a"), layer("b")}}).tar()))
+	if got, want := c.Index.Images[0].Digest, "sha256:cb79b3dbafed1aef70b2dca52d438add35acd0d0d16bfb1c03b01070a25fe59e"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 func TestTree(t *testing.T) {
 	files := tree{
 		"dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm":          "kubeadm",
