@@ -37,7 +37,7 @@ func deal(blobs []Blob, documents, split int64) (*dealt, error) {
 		chunks, cuts := 0, 0
 		for {
 			room = split - documents - entrySize(partName, partReserve(cuts, chunks))
-			d.chunk = (room - tarBlock) &^ (tarBlock - 1)
+			d.chunk = (room - headerSize(chunkName(emptyChunk), room)) &^ (tarBlock - 1)
 			if d.chunk < tarBlock {
 				return nil, errSplit
 			}

@@ -48,21 +48,37 @@ func ustarHeader(name string, size int64, typeflag byte) []byte {
 	b := make([]byte, tarBlock)
 	copy(b, name)
 	copy(b[100:], "0000644\x000000000\x000000000\x00")
-	copy(b[124:], fmt.Sprintf("%011o\x00%011o\x00        %c", size, 0, typeflag))
+	octal(b[124:135], size)
+	copy(b[136:], "00000000000\x00        ") // mtime, and the checksum as it is while it is computed
+	b[156] = typeflag
 	copy(b[257:], "ustar\x0000")
 	copy(b[329:], "0000000\x000000000\x00")
-	var sum int
+	var sum int64
 	for _, c := range b {
-		sum += int(c)
+		sum += int64(c)
 	}
-	copy(b[148:], fmt.Sprintf("%06o\x00 ", sum))
+	octal(b[148:154], sum)
+	b[154] = 0
 	return b
+}
+
+// octal fills b with the digits of n.
+func octal(b []byte, n int64) {
+	for i := len(b) - 1; i >= 0; i, n = i-1, n>>3 {
+		b[i] = '0' + byte(n&7)
+	}
 }
 
 // padding is how many zeros follow that many bytes of content.
 func padding(size int64) int64 { return -size & (tarBlock - 1) }
 
 // entrySize is how much of a tar an entry takes.
-func entrySize(name string, size int64) int64 {
-	return int64(len(tarHeader(name, size))) + size + padding(size)
+func entrySize(name string, size int64) int64 { return headerSize(name, size) + size + padding(size) }
+
+// headerSize is the length of tarHeader.
+func headerSize(name string, size int64) int64 {
+	if len(name) <= ustarName && size <= ustarSize {
+		return tarBlock
+	}
+	return int64(len(tarHeader(name, size)))
 }

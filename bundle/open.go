@@ -259,7 +259,7 @@ func (p *openPart) frameAt(o *opened, i int) (int64, string) {
 // contentAt is where the content of piece i begins.
 func (p *openPart) contentAt(o *opened, i int) int64 {
 	e := &p.pieces[i]
-	return p.start + e.offset + int64(len(tarHeader(o.nameOf(e), e.size)))
+	return p.start + e.offset + headerSize(o.nameOf(e), e.size)
 }
 
 // trailing refuses what follows the end.
