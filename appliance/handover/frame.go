@@ -90,7 +90,7 @@ func (r *receiver) Read(p []byte) (int, error) {
 	}
 	switch {
 	case err != nil:
-		return n, err
+		return 0, err // n is -1 then
 	case flags&unix.MSG_CTRUNC != 0 || len(r.files) > maxUnclaimed:
 		return 0, protocolError("more descriptors than frames")
 	case n == 0:

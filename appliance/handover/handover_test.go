@@ -690,6 +690,28 @@ func TestCommandGoesAway(t *testing.T) {
 	}
 }
 
+// What cannot be opened now does not keep a command that is interrupted.
+func TestInterruptedWhileOpening(t *testing.T) {
+	d := newDaemon(t, func(s *Session) {
+		t.Error("accepted")
+		s.Finish(nil, nil, 0)
+	})
+	fifo := t.TempDir() + "/fifo"
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := d.run(ctx, Request{}, fifo); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	w, err := os.OpenFile(fifo, os.O_WRONLY, 0) // now the opening ends
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+}
+
 // A daemon that stops ends its sessions, told or not.
 func TestDaemonStops(t *testing.T) {
 	dir := t.TempDir()
@@ -778,6 +800,7 @@ func FuzzSession(f *testing.F) {
 	hello := `{"hello":{"inputs":[{"name":"x","dir":true}]}}`
 	f.Add([]byte("\x00\x00\x00\x2f"+hello+" "), []byte("\x00\x00\x00\x26{\"reply\":{\"id\":1,\"entry\":{\"mode\":0}}} "), true)
 	f.Add([]byte("\x00\x00\x00\x2f"+hello+" "), []byte("\x00\x00\x00\x24{\"reply\":{\"id\":1},\"descriptors\":1}  "), true)
+	f.Add([]byte("\x00\x00\x00\x2f"+hello+" "), []byte("\x00\x00\x06\x24{\"reply\":{\"id\":1},\"descriptors\":1}  "), true)
 	f.Fuzz(func(t *testing.T, first, second []byte, withFile bool) {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		if err != nil {

@@ -28,7 +28,7 @@ func Run(ctx context.Context, conn net.Conn, req Request, paths []string, onProg
 	if !ok {
 		return nil, fmt.Errorf("files can be handed over on a Unix socket only, this is %T", conn)
 	}
-	o, err := openInputs(paths)
+	o, err := openWithin(ctx, paths)
 	if err != nil {
 		return nil, err
 	}
@@ -142,6 +142,30 @@ type input struct {
 	file  *os.File // nil for a directory, and when it has been handed over
 	root  *os.Root // nil for a file
 	relay *relay   // nil unless the file is a pipe that we fill
+}
+
+// openWithin is openInputs, but ends with ctx: a named pipe that nobody writes, or a file server that is away, may keep it waiting.
+func openWithin(ctx context.Context, paths []string) (*opener, error) {
+	type opened struct {
+		o   *opener
+		err error
+	}
+	got := make(chan opened, 1)
+	go func() {
+		o, err := openInputs(paths)
+		got <- opened{o, err}
+	}()
+	select {
+	case r := <-got:
+		return r.o, r.err
+	case <-ctx.Done():
+		go func() {
+			if r := <-got; r.err == nil {
+				r.o.close()
+			}
+		}()
+		return nil, context.Cause(ctx)
+	}
 }
 
 func openInputs(paths []string) (*opener, error) {
