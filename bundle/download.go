@@ -233,7 +233,11 @@ func (g *getter) once(ctx context.Context) error {
 	}
 	req.Header.Set("Accept-Encoding", "identity")
 	if g.at > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", g.at))
+		span := fmt.Sprintf("bytes=%d-", g.at)
+		if total := g.total(); total > 0 { // some servers know only ranges with an end
+			span += strconv.FormatInt(total-1, 10)
+		}
+		req.Header.Set("Range", span)
 		if v := g.state.validator(); v != "" {
 			req.Header.Set("If-Range", v)
 		}

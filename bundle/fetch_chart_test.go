@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestCharts(t *testing.T) {
+func TestCollectCharts(t *testing.T) {
 	u := newUpstream(t)
 	u.picture(t, "charts/oci", "1.0.0_build", "linux/amd64", "chart")
 	other := tree(t, map[string]string{"/far/abs-1.0.0.tgz": "\x1f\x8babs"})
@@ -33,7 +33,7 @@ entries:
   - {version: 1.0.0}
   rcs:
   - {version: 1.0.0-rc.1, urls: [x]}
-`, sum("\x1f\x8b120"), sum("\x1f\x8b1100"), other.URL, u.host, sum("\x1f\x8bright"))
+`, hexSum("\x1f\x8b120"), hexSum("\x1f\x8b1100"), other.URL, u.host, hexSum("\x1f\x8bright"))
 	s := tree(t, map[string]string{
 		"/stable/index.yaml": index, "/stable/rel-1.2.0.tgz": "\x1f\x8b120", "/stable/charts/rel-1.10.0.tgz": "\x1f\x8b1100", "/stable/charts/rel-1.10.0.tgz.prov": "signed",
 		"/stable/bad.tgz": "\x1f\x8bwrong", "/yaml/index.yaml": "entries: [", "/odd/index.yaml": "<html>no such repository",

@@ -36,10 +36,10 @@ func tree(t *testing.T, files map[string]string) *site {
 	})
 }
 
-func sum(content string) string { return strings.TrimPrefix(sha256Of([]byte(content)), "sha256:") }
+func hexSum(content string) string { return strings.TrimPrefix(sha256Of([]byte(content)), "sha256:") }
 
 func TestFilesSecondRun(t *testing.T) {
-	s := tree(t, map[string]string{"/a.tgz": "\x1f\x8bA", "/bin/kubelet": "K", "/bin/kubelet.sha256": sum("K"), "/pinned": "P", "/same": "P"})
+	s := tree(t, map[string]string{"/a.tgz": "\x1f\x8bA", "/bin/kubelet": "K", "/bin/kubelet.sha256": hexSum("K"), "/pinned": "P", "/same": "P"})
 	opt := s.options(t)
 	w := wantFiles(s.URL+"/a.tgz", s.URL+"/bin/kubelet", s.URL+"/pinned", s.URL+"/same")
 	w.Files[2].Digest = sha256Of([]byte("P"))
@@ -162,16 +162,16 @@ func TestNeighbours(t *testing.T) {
 		want                     string // error
 		taken                    bool   // the neighbour is collected
 	}{
-		{"alone", ".sha256", sum("F"), "", true},
-		{"alone with newline and capitals", ".sha256", strings.ToUpper(sum("F")) + "\n", "", true},
-		{"sha256sum", ".sha256sum", sum("F") + "  file\n", "", true},
-		{"binary", ".sha256sum", sum("F") + " *dist/file\n", "", true},
-		{"several", ".sha256", sum("other") + "  other\n" + sum("F") + "  file\n", "", true},
-		{"BSD", ".sha256", "SHA256 (file) = " + sum("F") + "\n", "", true},
-		{"renamed", ".sha256", sum("F") + "  file-1.2.3\n", "", true},
+		{"alone", ".sha256", hexSum("F"), "", true},
+		{"alone with newline and capitals", ".sha256", strings.ToUpper(hexSum("F")) + "\n", "", true},
+		{"sha256sum", ".sha256sum", hexSum("F") + "  file\n", "", true},
+		{"binary", ".sha256sum", hexSum("F") + " *dist/file\n", "", true},
+		{"several", ".sha256", hexSum("other") + "  other\n" + hexSum("F") + "  file\n", "", true},
+		{"BSD", ".sha256", "SHA256 (file) = " + hexSum("F") + "\n", "", true},
+		{"renamed", ".sha256", hexSum("F") + "  file-1.2.3\n", "", true},
 		{"sha512", ".sha512", hex.EncodeToString(sum512[:]), "", true},
-		{"wrong", ".sha256", sum("G"), "its checksum is wrong, it looks changed", false},
-		{"several without it", ".sha256", sum("G") + "  g\n" + sum("H") + "  h\n", "", false},
+		{"wrong", ".sha256", hexSum("G"), "its checksum is wrong, it looks changed", false},
+		{"several without it", ".sha256", hexSum("G") + "  g\n" + hexSum("H") + "  h\n", "", false},
 		{"a page instead of a 404", ".sha256", "<html>not found", "", false},
 		{"nothing in it", ".sha256", "", "", false},
 	} {
