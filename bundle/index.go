@@ -81,22 +81,23 @@ type Sink interface {
 // Contents is what was read: the names that it brings. Every blob that they need has gone to the Sink, or the Sink had it.
 type Contents struct {
 	// Kind is what the inputs turned out to be: KindBundle and the other constants; several kinds are joined by "+".
-	Kind string
+	Kind string `json:"kind"`
 	// ID is the digest of the index document for a bundle; for everything else the digest of the canonical JSON of the names, so that reading
 	// the same content again gives the same ID.
-	ID string
+	ID string `json:"id"`
 	// Names are images and files as in an Index; Blobs has everything that they need.
-	Index *Index
+	Index *Index `json:"index"`
 	// Absent are blobs that names need and that neither the inputs nor the Sink has, by digest: of lost parts, or left out by --since.
-	Absent []string
+	Absent []string `json:"absent,omitempty"`
 	// Parts and Have count a split bundle's parts: all, and those that were read. Both are 0 when it is no split bundle.
-	Parts, Have int
+	Parts int `json:"parts,omitempty"`
+	Have  int `json:"have,omitempty"`
 	// Numbers are those of the parts that were read, from 1 and sorted; a split bundle may come part by part on different days.
-	Numbers []int
+	Numbers []int `json:"numbers,omitempty"`
 	// Signer is the public key (base64 of its 32 bytes) whose signature of the index was verified; "" if it is not signed.
-	Signer string
+	Signer string `json:"signer,omitempty"`
 	// Notes say what was left out or understood in a special way, one sentence each.
-	Notes []string
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Kinds of input.
