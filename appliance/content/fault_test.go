@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"path"
 	"slices"
@@ -310,4 +311,57 @@ func TestFlushesByItself(t *testing.T) {
 	}
 	s.must("", p)
 	differ(t, s.sees(p), wanted(p))
+}
+
+// TestRemovedWithItsScratch: what is left of a large blob goes with the import that was interrupted, also by a kill.
+func TestRemovedWithItsScratch(t *testing.T) {
+	for _, how := range []string{"killed", "failed"} {
+		t.Run(how, func(t *testing.T) {
+			fast := func(c *Config) { c.flushEvery = time.Millisecond }
+			s := newSite(t, fast)
+			p := newPack("b.tar")
+			d := p.addFile("https://a.io/large", bytes.Repeat([]byte("large"), 1<<16))
+			killed, told := false, func() bool {
+				all, err := s.pendings()
+				if err != nil {
+					t.Error(err)
+				}
+				for _, p := range all {
+					return slices.Contains(p.Scratch, d)
+				}
+				return false
+			}
+			s.tree.fail = func(step int, what string) (error, bool) {
+				if what == "write" {
+					for how == "killed" && !killed && !told() { // the engine says by itself that it has begun
+						s.tree.mu.Unlock() // its flush is a step, too
+						time.Sleep(time.Millisecond)
+						s.tree.mu.Lock()
+					}
+					killed = how == "killed"
+					return errFault, false
+				}
+				if killed {
+					return errFault, false
+				}
+				return nil, false
+			}
+			if _, err := s.do("", p); !errors.Is(err, errFault) {
+				t.Fatal(err)
+			}
+			s.tree.fail = nil
+			s.restart()
+			if !told() {
+				t.Error("the record does not tell")
+			}
+			if r, err := s.Remove(t.Context(), "b"); err != nil || len(r.Vanished) != 0 {
+				t.Error(r, err)
+			}
+			if _, err := s.node.Tree().ResumeBlob(scratchID(d)); !errors.Is(err, fs.ErrNotExist) {
+				t.Error(err)
+			}
+			s.gc()
+			differ(t, s.world(), map[string]string{})
+		})
+	}
 }

@@ -160,7 +160,12 @@ func (j *job) run(ctx context.Context) (_ *Result, err error) {
 				known = append(known, b.Digest)
 			}
 		}
-		return s.open(ctx, j.keeper.get().dir(), func() []byte { return j.keeper.get().encode() }, known)
+		record := func(unfinished []string) []byte {
+			p := j.keeper.get()
+			p.Scratch, p.Touched = unfinished, j.e.cfg.Now()
+			return p.encode()
+		}
+		return s.open(ctx, j.keeper.get().dir(), record, known)
 	})
 	if err != nil || j.done != nil {
 		return j.done, err
@@ -302,7 +307,7 @@ func (j *job) prepare(c *bundle.Contents, id string) error {
 	j.keeper.edit(func(n *pending) {
 		*n = p
 		n.Key, n.Name, n.Kind, n.ID, n.Signer = key, name, c.Kind, id, c.Signer
-		n.Sources, n.Touched, n.Parts = sources(j.req.Inputs), j.e.cfg.Now(), c.Parts
+		n.Sources, n.Touched, n.Parts, n.Node = sources(j.req.Inputs), j.e.cfg.Now(), c.Parts, j.e.cfg.Node
 		if !before {
 			n.Started = j.e.cfg.Now()
 		}
@@ -393,15 +398,13 @@ func (j *job) abort(ctx context.Context, s *sink, cause error) error {
 	p := j.keeper.get()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	scratch := s.unfinished()
 	if (damaged(cause) || errors.Is(cause, errTaken)) && !j.before && p.Parts == 0 {
-		p.Scratch = scratch
+		p.Scratch = s.unfinished()
 		return j.e.dropPending(ctx, p)
 	}
-	if s.idle() && len(scratch) == 0 {
+	if s.idle() && len(s.unfinished()) == 0 {
 		return nil
 	}
-	j.keeper.edit(func(p *pending) { p.Scratch, p.Touched = scratch, j.e.cfg.Now() })
 	return s.flush(ctx)
 }
 

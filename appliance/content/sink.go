@@ -25,14 +25,15 @@ type sink struct {
 	e *Engine
 
 	mu     sync.Mutex
-	dir    string               // "imports/pending/KEY"; "" before the reading begins: then nothing is linked
-	record func() []byte        // what is written beside the links
-	kept   map[string]int64     // what published names kept when the import began
-	have   map[string]kept      // what this import has taken or found, this time or before
-	queue  []string             // of have, not yet linked below dir
-	oldest time.Time            // since when something that only a pin keeps is in queue; zero if nothing is
-	busy   map[string]chan bool // digests that a Put is writing
-	large  map[string]bool      // digests whose scratch file a Put has begun and not finished
+	dir    string                // "imports/pending/KEY"; "" before the reading begins: then nothing is linked
+	record func([]string) []byte // what is written beside the links, given what large has
+	told   []string              // of large, what was written last
+	kept   map[string]int64      // what published names kept when the import began
+	have   map[string]kept       // what this import has taken or found, this time or before
+	queue  []string              // of have, not yet linked below dir
+	oldest time.Time             // since when something that only a pin keeps is in queue; zero if nothing is
+	busy   map[string]chan bool  // digests that a Put is writing
+	large  map[string]bool       // digests whose scratch file a Put has begun and not finished
 
 	flushing sync.Mutex
 }
@@ -52,7 +53,7 @@ func newSink(e *Engine) *sink {
 }
 
 // open lets the sink link below dir, and takes up what an earlier reading left there. known are blobs that the import is known to need.
-func (s *sink) open(ctx context.Context, dir string, record func() []byte, known []string) error {
+func (s *sink) open(ctx context.Context, dir string, record func(unfinished []string) []byte, known []string) error {
 	s.mu.Lock()
 	s.dir, s.record = dir, record
 	for class, fresh := range map[string]bool{"new": true, "held": false} {
@@ -369,6 +370,7 @@ func (s *sink) flush(ctx context.Context) error {
 	s.queue, s.oldest = nil, time.Time{}
 	dir, record := s.dir, s.record
 	s.mu.Unlock()
+	unfinished := s.unfinished()
 	for try := 0; ; try++ {
 		queue = slices.DeleteFunc(queue, func(d string) bool {
 			_, err := s.e.cfg.Tree.StatBlob(d)
@@ -380,7 +382,7 @@ func (s *sink) flush(ctx context.Context) error {
 			return err != nil
 		})
 		err := s.e.cfg.Tree.Update(ctx, func(b cluster.Batch) error {
-			b.Put(dir+"/record", record())
+			b.Put(dir+"/record", record(unfinished))
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			for _, d := range queue {
@@ -404,6 +406,9 @@ func (s *sink) flush(ctx context.Context) error {
 			s.mu.Unlock()
 			return fmt.Errorf("keep what was read: %w", err)
 		}
+		s.mu.Lock()
+		s.told = unfinished
+		s.mu.Unlock()
 		return nil
 	}
 }
@@ -422,7 +427,11 @@ func (s *sink) run(ctx context.Context) {
 		s.mu.Lock()
 		// What other names keep waits: an import of what is here writes nothing, unless it takes so long that those names may go.
 		due := s.dir != "" && len(s.queue) > 0 && (!s.oldest.IsZero() || s.e.cfg.Now().Sub(began) > heldWait)
+		begun := s.dir != "" && len(s.large) > 0
+		told := s.told
 		s.mu.Unlock()
+		// A large blob that was begun is told, so that whoever removes the import removes its scratch file.
+		due = due || begun && !slices.Equal(s.unfinished(), told)
 		if due {
 			if err := s.flush(ctx); err != nil && ctx.Err() == nil {
 				s.e.cfg.Log.Warn("what an import has read cannot be kept yet, it is tried again", "error", err)
