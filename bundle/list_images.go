@@ -108,7 +108,7 @@ func why(err error) string {
 	switch {
 	case errors.Is(err, reference.ErrReferenceInvalidFormat):
 		return "not of that form"
-	case errors.Is(err, reference.ErrNameContainsUppercase):
+	case strings.Contains(err.Error(), "must be lowercase"): // the package has an error for this, and another one without identity
 		return "a repository's name is lower case"
 	}
 	return strings.TrimPrefix(err.Error(), "invalid reference format: ")

@@ -72,7 +72,7 @@ var errTemplate = errors.New("this is a template: render it first (helm template
 
 // document reads one YAML document that begins at a line of a file.
 func (l *Lists) document(name string, begin int, doc []byte) {
-	if len(bytes.TrimSpace(doc)) == 0 {
+	if len(bytes.TrimSpace(bytes.TrimPrefix(doc, []byte("---")))) == 0 {
 		return
 	}
 	m := yamlImages{lists: l, name: name, before: begin - 1}
@@ -238,10 +238,13 @@ func (m *yamlImages) imageMap(n *yaml.Node) {
 	m.image(n.Line, ref, true)
 }
 
+// publicHost is a host's name with a dot, perhaps with a port, and no address: "0.0.0.0/x:8080" is no image.
+var publicHost = regexp.MustCompile(`\.[A-Za-z][A-Za-z0-9-]*(:[0-9]+)?$`)
+
 // guess takes a string that may be an image, and is one only if it names a host and a tag or digest.
 func (m *yamlImages) guess(line int, s string) {
 	host, _, ok := strings.Cut(s, "/")
-	if !ok || !strings.Contains(host, ".") || !explicit(s) || isPicture(s) || strings.Contains(s, "://") {
+	if !ok || !publicHost.MatchString(host) || !explicit(s) || isPicture(s) || strings.Contains(s, "://") {
 		return
 	}
 	if w, err := ParseReference(s); err == nil {

@@ -82,27 +82,34 @@ var errUTF16 = errors.New("the list is UTF-16: save it as UTF-8")
 func (l *Lists) eachLine(name string, r io.Reader, take func(where, line string) error) {
 	in := bufio.NewReaderSize(&bounded{r: r, left: maxListSize}, maxListLine)
 	for n := 1; ; n++ {
-		where := fmt.Sprintf("%s:%d", name, n)
 		line, err := in.ReadSlice('\n')
 		long := err == bufio.ErrBufferFull
 		for err == bufio.ErrBufferFull {
 			_, err = in.ReadSlice('\n')
 		}
 		if err != nil && err != io.EOF {
-			l.refuse(where, fmt.Errorf("read: %w", err))
+			l.refuse(fmt.Sprintf("%s:%d", name, n), fmt.Errorf("read: %w", err))
 			return
 		}
 		if n == 1 {
 			if bytes.HasPrefix(line, []byte("\xff\xfe")) || bytes.HasPrefix(line, []byte("\xfe\xff")) {
-				l.refuse(where, errUTF16)
+				l.refuse(name+":1", errUTF16)
 				return
 			}
 			line = bytes.TrimPrefix(line, []byte("\ufeff"))
 		}
+		said, bad := cleanLine(line)
 		if long {
-			l.refuse(where, fmt.Errorf("the line is longer than %d bytes: is this a list, with one name a line?", maxListLine))
-		} else if bad := l.oneLine(where, line, take); bad != nil {
-			l.refuse(where, bad)
+			bad = fmt.Errorf("the line is longer than %d bytes: is this a list, with one name a line?", maxListLine)
+		}
+		if said != "" || bad != nil {
+			where := fmt.Sprintf("%s:%d", name, n)
+			if bad == nil {
+				bad = take(where, said)
+			}
+			if bad != nil {
+				l.refuse(where, bad)
+			}
 		}
 		if err == io.EOF {
 			return
@@ -110,24 +117,23 @@ func (l *Lists) eachLine(name string, r io.Reader, take func(where, line string)
 	}
 }
 
-func (l *Lists) oneLine(where string, line []byte, take func(where, line string) error) error {
+// cleanLine is what a line says, without comment and surrounding space.
+func cleanLine(line []byte) (string, error) {
 	if !utf8.Valid(line) {
-		return errors.New("the line is not UTF-8: save the list as UTF-8 text")
+		return "", errors.New("the line is not UTF-8: save the list as UTF-8 text")
 	}
-	s := strings.TrimSpace(string(line))
-	for i := range len(s) {
-		if s[i] == '#' && (i == 0 || s[i-1] == ' ' || s[i-1] == '\t') {
-			s = strings.TrimSpace(s[:i])
+	line = bytes.TrimSpace(line)
+	for i := range line {
+		if line[i] == '#' && (i == 0 || line[i-1] == ' ' || line[i-1] == '\t') {
+			line = bytes.TrimSpace(line[:i])
 			break
 		}
 	}
-	if s == "" {
-		return nil
-	}
+	s := string(line)
 	if strings.ContainsFunc(s, func(r rune) bool { return r != '\t' && !unicode.IsPrint(r) }) {
-		return fmt.Errorf("%s has characters that cannot be printed: is this a text file?", shown(s))
+		return "", fmt.Errorf("%s has characters that cannot be printed: is this a text file?", shown(s))
 	}
-	return take(where, s)
+	return s, nil
 }
 
 // shown quotes what a list says, shortened.
