@@ -127,6 +127,11 @@ func TestCheckSaysWhatAClientMeets(t *testing.T) {
 			t.Errorf("%+v: %+v, want %s %q", c.req, r, c.verdict, c.says)
 		}
 	}
+	var refused content.Report
+	n.must("POST", "check", image("www.other.example/x", "1", ""), &refused)
+	if d := refused.Findings[0].Detail; strings.Contains(d, "origin add") {
+		t.Errorf("what cannot help is recommended: %s", d)
+	}
 	only := image("registry.k8s.io/pause", "3.10", "")
 	only.Platforms = []string{"linux/amd64"}
 	var r content.Report
@@ -228,6 +233,7 @@ func TestWhatWasMissedIsSolved(t *testing.T) {
 			t.Errorf("%v is not here and solved", e)
 		}
 	}
+	n.book.Add(names[0][0], names[0][1], "", client) // the newest of all, and here
 	var st struct{ Misses []missInfo }
 	n.must("GET", "status", nil, &st)
 	if len(st.Misses) != 10 || slices.ContainsFunc(st.Misses, func(m missInfo) bool { return slices.Contains(names, [2]string{m.Kind, m.Name}) }) {
@@ -294,25 +300,18 @@ func TestInventory(t *testing.T) {
 	}
 }
 
-// Two that ask at once for a key that is not there yet get the same.
+// Nodes that make the key at once end with the one that was first.
 func TestOneInventoryKey(t *testing.T) {
 	n := freshNode(t, InitOptions{})
-	keys := make(chan string)
-	const asking = 8
-	for range asking {
-		go func() {
-			k, err := n.inventoryKey(context.Background())
-			if err != nil {
-				t.Error(err)
-			}
-			keys <- string(k)
-		}()
+	first, err := n.inventoryKey(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
-	first := <-keys
-	for range asking - 1 {
-		if k := <-keys; k != first {
-			t.Error("there are two keys")
-		}
+	if err := n.makeInventoryKey(t.Context()); err != nil {
+		t.Errorf("the second: %v", err)
+	}
+	if again, err := n.inventoryKey(t.Context()); err != nil || !again.Equal(first) {
+		t.Errorf("the second made another key (%v)", err)
 	}
 }
 

@@ -45,23 +45,10 @@ func (a *Appliance) getInventoryKey(w http.ResponseWriter, r *http.Request) {
 	send(w, r, "application/x-pem-file", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 }
 
-// inventoryKey returns the cluster's key for inventories. Whichever node is asked first makes it; the batch is conditional, so that two that are asked at once
-// end with one key.
+// inventoryKey returns the cluster's key for inventories, which the node that is asked for it first makes.
 func (a *Appliance) inventoryKey(ctx context.Context) (ed25519.PrivateKey, error) {
-	const name = "secrets/" + secretInventory
-	if _, err := a.tree.Stat(name); errors.Is(err, fs.ErrNotExist) {
-		seed := make([]byte, ed25519.SeedSize)
-		rand.Read(seed)
-		sealed, err := a.cluster.Seal(seed)
-		if err != nil {
-			return nil, err
-		}
-		err = a.tree.Update(ctx, func(b cluster.Batch) error {
-			b.Expect(name, 0)
-			b.Put(name, sealed)
-			return nil
-		})
-		if err != nil && !errors.Is(err, fs.ErrExist) {
+	if _, err := a.tree.Stat("secrets/" + secretInventory); errors.Is(err, fs.ErrNotExist) {
+		if err := a.makeInventoryKey(ctx); err != nil {
 			return nil, fmt.Errorf("the key for inventories cannot be made: %w", err)
 		}
 	}
@@ -73,4 +60,23 @@ func (a *Appliance) inventoryKey(ctx context.Context) (ed25519.PrivateKey, error
 		return nil, fmt.Errorf("the cluster's secret %s has %d bytes, want %d", secretInventory, len(seed), ed25519.SeedSize)
 	}
 	return ed25519.NewKeyFromSeed(seed), nil
+}
+
+// makeInventoryKey makes the key unless there is one: several nodes may be asked at once, and all of them end with the first one's.
+func (a *Appliance) makeInventoryKey(ctx context.Context) error {
+	seed := make([]byte, ed25519.SeedSize)
+	rand.Read(seed)
+	sealed, err := a.cluster.Seal(seed)
+	if err != nil {
+		return err
+	}
+	err = a.tree.Update(ctx, func(b cluster.Batch) error {
+		b.Expect("secrets/"+secretInventory, 0)
+		b.Put("secrets/"+secretInventory, sealed)
+		return nil
+	})
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
 }

@@ -107,6 +107,7 @@ func TestCheckImages(t *testing.T) {
 			"registry.k8s.io/pause:3.10":      {Digest: one, Platforms: []string{amd, arm, v7, two}, Sparse: true, Absent: []string{"linux/s390x"}},
 			"registry.k8s.io/pause@" + one:    {Digest: one, Platforms: []string{amd, arm}},
 			"quay.io/chart:1":                 {Digest: one},
+			"quay.io/plain:1":                 {Digest: one, Platforms: []string{"linux/arm64"}},
 			"quay.io/hollow:1":                {Digest: one, Sparse: true, Absent: []string{amd}},
 			"quay.io/only:arm":                {Digest: one, Platforms: []string{arm, two}, Sparse: true, Absent: []string{amd}},
 			"quay.io/a/etcd:1":                {Digest: one, Repository: "etcd", Luck: "answered by etcd:1", Platforms: []string{amd}},
@@ -129,6 +130,7 @@ func TestCheckImages(t *testing.T) {
 	}{
 		{"here", bundle.WantedImage{Repository: "registry.k8s.io/pause", Tag: "3.10"}, nil, nil},
 		{"here for all that is asked", bundle.WantedImage{Repository: "registry.k8s.io/pause", Tag: "3.10"}, []string{"linux/amd64", "linux/arm64", "linux/arm64/v8", "linux/arm", "linux/aarch64", "LINUX/x86_64"}, nil},
+		{"a variant that nobody writes", bundle.WantedImage{Repository: "quay.io/plain", Tag: "1"}, []string{"linux/arm64/v8"}, nil},
 		{"a local one has no host to reach", bundle.WantedImage{Repository: "team/app", Tag: "1"}, nil, nil},
 		{"a chart is for every platform", bundle.WantedImage{Repository: "quay.io/chart", Tag: "1"}, []string{"linux/amd64"}, nil},
 		{"pinned and tagged", bundle.WantedImage{Repository: "registry.k8s.io/pause", Tag: "3.10", Digest: one}, nil, nil},
