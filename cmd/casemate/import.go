@@ -123,6 +123,8 @@ func showResult(t *table, res *content.Result) {
 	t.line(res.Message)
 	showRecord(t, &res.Record)
 	switch res.State {
+	case content.Unchanged:
+		t.line("written", "nothing: it was here already")
 	case content.Incomplete:
 		t.line("parts", fmt.Sprintf("%d of %d are here, missing: %s; nothing is visible until they are imported too", len(res.Have), res.Parts, numbers(res.Missing)))
 	case content.Planned:

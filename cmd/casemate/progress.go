@@ -54,7 +54,7 @@ func newMeter(cmd *cobra.Command, quiet bool) *meter {
 	}
 	m.out = cmd.ErrOrStderr()
 	if f, ok := m.out.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
-		m.bars = mpb.New(mpb.WithOutput(f), mpb.WithWidth(30), mpb.WithRefreshRate(200*time.Millisecond))
+		m.bars = mpb.New(mpb.WithOutput(f), mpb.WithRefreshRate(200*time.Millisecond))
 		return m
 	}
 	tick := time.NewTicker(lineEvery)
@@ -127,7 +127,7 @@ func (m *meter) close() {
 func (m *meter) start(name string, total int64) *gauge {
 	g := &gauge{meter: m, name: name, total: total}
 	if m.bars != nil {
-		g.bar = m.bars.New(max(total, 0), mpb.BarStyle().Rbound("]").Lbound("["), mpb.BarRemoveOnComplete(),
+		g.bar = m.bars.New(max(total, 0), mpb.BarStyle().Rbound("]").Lbound("["), mpb.BarWidth(20), mpb.BarRemoveOnComplete(),
 			mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return g.label() }, decor.WCSyncSpaceR)),
 			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return g.state(time.Now()) })))
 	}

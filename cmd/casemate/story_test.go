@@ -26,7 +26,8 @@ import (
 
 // story is what the commands of one script share: the internet of its connected side, and the clients of its daemon.
 type story struct {
-	up *upstream
+	up      *upstream
+	stalled <-chan struct{}
 }
 
 func storyOf(ts *testscript.TestScript) *story { return ts.Value("story").(*story) }
@@ -83,6 +84,19 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	},
 	"redirect": func(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(storyOf(ts).upstream(ts).redirect(args[0], args[1]))
+	},
+	// stall URL sends only one half of the file there; asking waits until somebody has that.
+	"stall": func(ts *testscript.TestScript, _ bool, args []string) {
+		waiting, err := storyOf(ts).upstream(ts).stallAt(args[0])
+		ts.Check(err)
+		storyOf(ts).stalled = waiting
+	},
+	"asking": func(ts *testscript.TestScript, _ bool, _ []string) {
+		select {
+		case <-storyOf(ts).stalled:
+		case <-time.After(60 * time.Second):
+			ts.Fatalf("nobody asks")
+		}
 	},
 	// asked [!] PATTERN [N] says how often upstream was asked ("METHOD host/path"), then begins to count anew.
 	"asked": func(ts *testscript.TestScript, neg bool, args []string) {

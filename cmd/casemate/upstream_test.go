@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -46,15 +47,16 @@ type upstream struct {
 	key   *ecdsa.PrivateKey
 	mu    sync.Mutex
 	certs map[string]*tls.Certificate
-	hosts map[string]http.Handler // registries
-	files map[string][]byte       // by host and path
-	moved map[string]string       // redirects, by host and path
-	asked []string                // "METHOD host/path" of each request
+	hosts map[string]http.Handler  // registries
+	files map[string][]byte        // by host and path
+	moved map[string]string        // redirects, by host and path
+	stall map[string]chan struct{} // what is not sent to its end, by host and path; closed when somebody waits for it
+	asked []string                 // "METHOD host/path" of each request
 }
 
 // newUpstream starts it; stop ends it.
 func newUpstream(dir string) (u *upstream, stop func(), err error) {
-	u = &upstream{certs: map[string]*tls.Certificate{}, hosts: map[string]http.Handler{}, files: map[string][]byte{}, moved: map[string]string{}, pool: x509.NewCertPool()}
+	u = &upstream{certs: map[string]*tls.Certificate{}, hosts: map[string]http.Handler{}, files: map[string][]byte{}, moved: map[string]string{}, stall: map[string]chan struct{}{}, pool: x509.NewCertPool()}
 	if u.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, nil, err
 	}
@@ -141,6 +143,7 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	u.asked = append(u.asked, r.Method+" "+at)
 	file, isFile := u.files[at]
 	to := u.moved[at]
+	stall := u.stall[at]
 	reg := u.hosts[r.Host]
 	if reg == nil {
 		reg = registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true))
@@ -152,6 +155,12 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reg.ServeHTTP(w, r)
 	case to != "":
 		http.Redirect(w, r, to, http.StatusFound)
+	case isFile && stall != nil && r.Method == http.MethodGet:
+		w.Header().Set("Content-Length", strconv.Itoa(len(file)))
+		w.Write(file[:len(file)/2])
+		http.NewResponseController(w).Flush()
+		close(stall)
+		<-r.Context().Done()
 	case isFile:
 		http.ServeContent(w, r, "", time.Unix(1700000000, 0), bytes.NewReader(file))
 	default:
@@ -168,7 +177,21 @@ func (u *upstream) serve(address string, data []byte) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.files[to.Host+to.Path] = data
+	delete(u.stall, to.Host+to.Path)
 	return nil
+}
+
+// stallAt sends only one half of a file; waiting is closed when somebody has it.
+func (u *upstream) stallAt(address string) (waiting <-chan struct{}, err error) {
+	to, err := url.Parse(address)
+	if err != nil {
+		return nil, err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	c := make(chan struct{})
+	u.stall[to.Host+to.Path] = c
+	return c, nil
 }
 
 // redirect sends who asks for one URL to another.
