@@ -306,7 +306,7 @@ func (c *collector) again(ctx context.Context, do func() error) error {
 			return err
 		}
 		pause := backoff(try)
-		c.opt.Log.Warn("trying again", "in", pause, "error", err)
+		c.opt.Log.Warn("trying again", "in", pause.Round(100*time.Millisecond), "error", err)
 		if err := c.wait(ctx, pause); err != nil {
 			return err
 		}

@@ -201,7 +201,7 @@ func (g *getter) run(ctx context.Context) error {
 			return err
 		}
 		pause := backoff(max(1, try-1))
-		g.c.opt.Log.Warn("going on", "with", g.d.name, "at", g.at, "in", pause, "error", err)
+		g.c.opt.Log.Warn("going on", "with", g.d.name, "at", g.at, "in", pause.Round(100*time.Millisecond), "error", err)
 		if err := g.c.wait(ctx, pause); err != nil {
 			return err
 		}

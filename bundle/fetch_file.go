@@ -254,7 +254,13 @@ func (c *collector) unchanged(ctx context.Context, r urlRecord) (bool, error) {
 		return false, withoutURL(err)
 	}
 	defer resp.Body.Close()
-	return resp.StatusCode == http.StatusNotModified, nil
+	if resp.StatusCode != http.StatusOK {
+		return resp.StatusCode == http.StatusNotModified, nil
+	}
+	// Some servers do not compare, but say what they have. A weak ETag promises no equal bytes.
+	etag, since := resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")
+	same := etag == r.ETag && since == r.LastModified && !strings.HasPrefix(etag, "W/")
+	return same && resp.ContentLength == r.Size, nil
 }
 
 // head asks for the size of a file, -1 if the server does not say.

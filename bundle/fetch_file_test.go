@@ -84,6 +84,32 @@ func TestChangedFileIsFetchedAgain(t *testing.T) {
 	}
 }
 
+// A server that does not compare says the same ETag and length again, and that is enough.
+func TestServerThatDoesNotCompare(t *testing.T) {
+	for _, tt := range []struct {
+		header, first, second string
+		fetched               int64
+	}{
+		{"ETag", `"1"`, `"1"`, 0}, {"ETag", `"1"`, `"2"`, 3}, {"ETag", `W/"1"`, `W/"1"`, 3},
+		{"Last-Modified", "Tue, 24 Nov 2026 10:00:00 GMT", "Tue, 24 Nov 2026 10:00:00 GMT", 0},
+		{"Last-Modified", "Tue, 24 Nov 2026 10:00:00 GMT", "Tue, 24 Nov 2026 10:00:01 GMT", 3}, {"X-None", "", "", 3},
+	} {
+		var run atomic.Int32
+		s := serve(t, func(w http.ResponseWriter, r *http.Request, _ int) {
+			w.Header().Set(tt.header, []string{tt.first, tt.second}[run.Load()])
+			w.Header().Set("Content-Length", "3")
+			io.WriteString(w, "abc")
+		})
+		opt := s.options(t)
+		w := wantFiles(s.URL + "/a.txt")
+		collect(t, w, opt).Close()
+		run.Store(1)
+		if c := collect(t, w, opt); c.Fetched != tt.fetched {
+			t.Errorf("%+v: fetched %d", tt, c.Fetched)
+		}
+	}
+}
+
 func TestPinnedFiles(t *testing.T) {
 	s := tree(t, map[string]string{"/a": "A"})
 	sum512 := sha512.Sum512([]byte("A"))

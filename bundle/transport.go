@@ -89,7 +89,7 @@ func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 			_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
 			resp.Body.Close()
 		}
-		p.log.Warn("trying again", "host", req.URL.Host, "path", req.URL.Path, "in", pause, "error", reason)
+		p.log.Warn("trying again", "host", req.URL.Host, "path", req.URL.Path, "in", pause.Round(100*time.Millisecond), "error", reason)
 		if err := p.wait(req.Context(), pause); err != nil {
 			return nil, err
 		}
