@@ -36,6 +36,12 @@ func TestRefused(t *testing.T) {
 			flipped[name] = strings.Replace(content, "content", "CONTENT", 1)
 		}
 	}
+	otherManifest := one.tree()
+	for name, content := range otherManifest {
+		if strings.Contains(content, `"layers"`) {
+			otherManifest[name] = strings.Replace(content, "image.layer", "IMAGE.layer", 1)
+		}
+	}
 	nameless := newLayout()
 	nameless.top(nameless.image("amd64", "x"), "org.opencontainers.image.ref.name", "3.10")
 	gone := newLayout()
@@ -81,6 +87,7 @@ func TestRefused(t *testing.T) {
 		{"a layer missing, streamed", piped(withoutLayer(docker).tar()), "it is incomplete", fs.ErrNotExist},
 		{"a changed blob of a layout", regular(t, flipped.tar()), "it is damaged", syscall.EBADMSG},
 		{"a changed blob of a layout, streamed", piped(flipped.tar()), "it is damaged", syscall.EBADMSG},
+		{"a changed manifest of a layout", regular(t, otherManifest.tar()), "does not have its digest", nil},
 		{"a tag without a name", regular(t, nameless.tree().tar()), "--repository registry.k8s.io/pause", nil},
 		{"a docker-archive without names", regular(t, dockerArchive(map[string][]string{"": {layer("a")}}).tar()), "(no RepoTags); say whose it is with --repository", nil},
 		{"a manifest missing", regular(t, gone.tree().tar()), "it is incomplete", fs.ErrNotExist},
@@ -194,6 +201,9 @@ func TestLinksInDirectory(t *testing.T) {
 			if !strings.Contains(got, "https://"+want+"/Release\n") {
 				t.Errorf("no %s in\n%s", want, got)
 			}
+		}
+		if !strings.Contains(got, "/bookworm/loop/main/Release") || strings.Contains(got, "loop/loop") {
+			t.Errorf("the directory in itself is not there once, but\n%s", got)
 		}
 		if strings.Contains(got, "secret") || strings.Contains(got, "absolute") || len(c.Notes) != 1 {
 			t.Errorf("got\n%s\nnotes %q", got, c.Notes)

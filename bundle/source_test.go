@@ -126,6 +126,7 @@ func TestTree(t *testing.T) {
 		"github.com/k3s-io/k3s/releases/download/v1+k3s1/100%/.disk": "dot",
 		"dl.k8s.io/.DS_Store":                                        "rubbish",
 		"dl.k8s.io/release/.notes.txt.swp":                           "rubbish",
+		"dl.k8s.io/release/.#edit":                                   "-> v1.32.0/bin/linux/amd64/kubeadm",
 		"dl.k8s.io/outside":                                          "-> ../../etc/passwd",
 		"README":                                                     "no host",
 	}

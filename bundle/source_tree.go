@@ -138,11 +138,9 @@ func (p *treePart) followLinks(r *reading) error {
 		}
 	}
 	slices.SortFunc(sorted, func(a, b *entry) int { return strings.Compare(a.name, b.name) })
-	var follow func(name, to string, depth int) error
-	follow = func(name, to string, depth int) error {
-		if depth > 8 { // a directory that contains itself through a link ends here
-			return nil
-		}
+	// follow adds name for what is at to; inside are the directories that links have led into on the way there.
+	var follow func(name, to string, inside []string) error
+	follow = func(name, to string, inside []string) error {
 		if err := r.count(len(name)); err != nil {
 			return fmt.Errorf("%s: %w", p.a.name, err)
 		}
@@ -157,13 +155,16 @@ func (p *treePart) followLinks(r *reading) error {
 			}
 			return nil
 		}
-		for e := p.a.byName[to]; e != nil && e.link != "" && depth <= 8; depth++ {
-			to = e.link // a link to a link to a directory
-			e = p.a.byName[to]
+		for hops := 0; p.a.byName[to] != nil && hops < 16; hops++ {
+			to = p.a.byName[to].link // a link to a link to a directory
 		}
+		if slices.Contains(inside, to) || len(inside) == 8 {
+			return nil // a directory that contains itself through a link ends here
+		}
+		inside = append(inside[:len(inside):len(inside)], to)
 		i, _ := slices.BinarySearchFunc(sorted, to+"/", func(e *entry, s string) int { return strings.Compare(e.name, s) })
 		for ; i < len(sorted) && strings.HasPrefix(sorted[i].name, to+"/"); i++ {
-			if err := follow(name+sorted[i].name[len(to):], sorted[i].name, depth+1); err != nil {
+			if err := follow(name+sorted[i].name[len(to):], sorted[i].name, inside); err != nil {
 				return err
 			}
 		}
@@ -171,7 +172,7 @@ func (p *treePart) followLinks(r *reading) error {
 	}
 	for _, e := range sorted {
 		if e.link != "" {
-			if err := follow(e.name, e.link, 0); err != nil {
+			if err := follow(e.name, e.link, nil); err != nil {
 				return err
 			}
 		}
