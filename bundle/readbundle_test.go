@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"errors"
 	"slices"
@@ -20,7 +21,7 @@ func TestFlip(t *testing.T) {
 			s := store{}
 			image := Image{Repository: "docker.io/library/nginx", Tag: "1", Digest: s.add("{}"), MediaType: "application/vnd.oci.image.manifest.v1+json", Size: 2}
 			file := File{URL: "https://dl.k8s.io/stable.txt", Digest: s.add512("v1.35.0"), Size: 7}
-			s.add(strings.Repeat("y", 1537))
+			s.add(strings.Repeat("y", 3000)) // is cut
 			ix := s.index([]Image{image}, []File{file})
 			opt := WriteOptions{Key: c.key}
 			if c.split {
@@ -33,6 +34,9 @@ func TestFlip(t *testing.T) {
 			t.Logf("%d parts, the first with %d bytes", len(parts), len(parts[0]))
 			for p := range parts {
 				for at := range parts[p] {
+					if c.key != nil && at%5 != 0 && padded(parts[p], at) {
+						continue // every byte of padding is tried without a signature
+					}
 					parts[p][at] ^= 1 << (at % 7)
 					flipped(t, parts, p, at)
 					parts[p][at] ^= 1 << (at % 7)
@@ -48,6 +52,11 @@ func TestFlip(t *testing.T) {
 			}
 		})
 	}
+}
+
+// padded says whether a byte lies amid zeros.
+func padded(b []byte, at int) bool {
+	return len(bytes.Trim(b[max(0, at-8):min(len(b), at+8)], "\x00")) == 0
 }
 
 // flipped reads a bundle of which one byte of part p is wrong, in one of three ways.
@@ -75,9 +84,13 @@ func flipped(t *testing.T, parts [][]byte, p, at int) {
 
 // TestReadParts reads a split bundle in many ways: every blob arrives, or is said to be absent.
 func TestReadParts(t *testing.T) {
-	ix, s := sample()
-	big := s.add(strings.Repeat("0123456789abcdef", 600))
-	ix = s.index(ix.Images, ix.Files)
+	ix, s := bigSample()
+	big := ix.Blobs[0].Digest
+	for _, b := range ix.Blobs {
+		if len(s[b.Digest]) > len(s[big]) {
+			big = b.Digest
+		}
+	}
 	parts := written(t, ix, s, WriteOptions{Split: splitFor(t, ix, false, 4096)})
 	if len(parts) < 4 {
 		t.Fatalf("only %d parts", len(parts))
@@ -105,6 +118,9 @@ func TestReadParts(t *testing.T) {
 					c, err := readBundle(t.Context(), in(parts[len(parts)-1-i]), sink, ReadOptions{})
 					if err != nil {
 						t.Fatal(err)
+					}
+					if _, err := readBundle(t.Context(), in(parts[len(parts)-1-i]), sink, ReadOptions{}); err != nil {
+						t.Fatal(err) // a chunk that is held is not put again
 					}
 					lost := sink.lacks(s)
 					if !slices.Equal(lost, c.Absent) {
