@@ -33,6 +33,7 @@ type Batch = interface {
 }
 
 // BlobWriter is a node-local scratch file that becomes a blob. It is not safe for concurrent use.
+// It may be an io.ReaderFrom, which takes over from io.Copy what it can do better with files.
 type BlobWriter = interface {
 	io.Writer
 	// Size is the number of bytes written so far, those before a resume included.
