@@ -23,7 +23,7 @@ const maxSums = 256 << 10
 func (c *collector) neighbour(ctx context.Context, file string) (digest, sums string, err error) {
 	u, err := url.Parse(file)
 	if err != nil || u.RawQuery != "" {
-		return "", "", nil //nolint:nilerr // checked before; a URL with a query has no neighbours
+		return "", "", nil // it was checked before; one with a query has no neighbours
 	}
 	for _, s := range notChecked {
 		if strings.HasSuffix(u.Path, s) {
