@@ -57,8 +57,8 @@ func TestKubespray(t *testing.T) {
 				"https://files.example/knot-1.36.5-linux-arm64 ", "https://files.example/chart/v1.20.tgz " + chartSum}},
 		{"an inventory", KubesprayOptions{Vars: []KubesprayVars{
 			{"all.yml", strings.NewReader("kube_version: 1.36.1\nbeacon_version: 1.6\nstatic_rope: yes\nstore: kubeadm\n")},
-			{"later.yml", strings.NewReader("kube_version: 1.35.9\nstore_digest_checksum: " + strings.Repeat("e", 64) + "\n")}}},
-			[]string{"docker.io/harbour/store:v3.10@sha256:" + strings.Repeat("e", 64), "registry.k8s.io/pause:3.10", "registry.k8s.io/beacon:1.6", "docker.io/library/buoy:1.28-alpine",
+			{"later.yml", strings.NewReader("kube_version: 1.35.9\npause_by_series: {'1.35': 9}\nstore_digest_checksum: " + strings.Repeat("e", 64) + "\n")}}},
+			[]string{"docker.io/harbour/store:v3.10@sha256:" + strings.Repeat("e", 64), "registry.k8s.io/pause:9", "registry.k8s.io/beacon:1.6", "docker.io/library/buoy:1.28-alpine",
 				"quay.io/cilium/operator:v1.19.3", "registry.k8s.io/kube-one:v1.35.9", "registry.k8s.io/kube-two:v1.35.9"},
 			// The rope's entry is about the image of the store now; the file's checksum is found in the table.
 			[]string{"https://files.example/v1.35.9/bin/amd64/anchor " + sum(13), "https://files.example/rope/static-rope-2.10.0-x86_64.tar.gz " + sum(31),
