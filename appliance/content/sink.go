@@ -195,90 +195,6 @@ func (s *sink) write(ctx context.Context, digest string, size int64, r io.Reader
 	return commit(ctx, w, digest, size, r)
 }
 
-// writeLarge writes into a scratch file that outlives an interruption, and goes on with one that did.
-func (s *sink) writeLarge(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {
-	s.setLarge(digest, true)
-	id := scratchID(digest)
-	w, err := s.e.cfg.Tree.ResumeBlob(id)
-	if err == nil {
-		again, rerr := s.resume(ctx, w, digest, size, r)
-		if err := errors.Join(rerr, w.Close()); err != nil || !again {
-			return digest, size, err
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return "", 0, err
-	}
-	if w, err = s.e.cfg.Tree.CreateBlob(id); err != nil {
-		return "", 0, err
-	}
-	got, n, err := commit(ctx, w, digest, size, r)
-	if errors.Is(err, syscall.EBADMSG) {
-		err = errors.Join(err, w.Cancel())
-	}
-	if err == nil || errors.Is(err, syscall.EBADMSG) {
-		s.setLarge(digest, false)
-	}
-	return got, n, errors.Join(err, w.Close())
-}
-
-// resume goes on with what an interrupted import left of a blob. again says that the scratch file was of no use, and r is where it was.
-func (s *sink) resume(ctx context.Context, w cluster.BlobWriter, digest string, size int64, r io.Reader) (again bool, err error) {
-	skip := w.Size()
-	if skip > size {
-		return true, w.Cancel()
-	}
-	back, _ := r.(io.Seeker)
-	var at int64
-	if back != nil {
-		if at, err = back.Seek(0, io.SeekCurrent); err == nil {
-			_, err = back.Seek(skip, io.SeekCurrent)
-		}
-	} else {
-		_, err = io.CopyN(io.Discard, cancelable{ctx, r}, skip)
-	}
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	if err == nil {
-		_, _, err = commit(ctx, w, digest, size-skip, r)
-	}
-	switch {
-	case err == nil:
-		s.setLarge(digest, false)
-		return false, nil
-	case !errors.Is(err, syscall.EBADMSG):
-		return false, err
-	}
-	// The bytes from before may be damaged (by a power cut), or those that came now. Once more from the beginning tells.
-	if err := w.Cancel(); err != nil {
-		return false, err
-	}
-	if back == nil {
-		return false, fmt.Errorf("what an interrupted import left of it does not fit what comes now, and this input cannot be read twice; import it again: %w", errStale)
-	}
-	_, err = back.Seek(at, io.SeekStart)
-	return true, err
-}
-
-// errStale is no EBADMSG: the content is not known to be damaged.
-var errStale = errors.New("a scratch file was damaged")
-
-func (s *sink) setLarge(digest string, unfinished bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if unfinished {
-		s.large[digest] = true
-	} else {
-		delete(s.large, digest)
-	}
-}
-
-// scratchID is the id of a large blob's scratch file. That of a sha512 is cut, an id has at most 128 characters.
-func scratchID(digest string) string {
-	id := "import-" + fileOf(digest)
-	return id[:min(len(id), 128)]
-}
-
 // commit writes r to w, exactly size bytes if that is not -1, and makes it the blob digest.
 func commit(ctx context.Context, w cluster.BlobWriter, digest string, size int64, r io.Reader) (string, int64, error) {
 	switch r.(type) {
@@ -442,18 +358,6 @@ func (s *sink) run(ctx context.Context) {
 
 // heldWait is how long an import relies on what other names keep, before it keeps that as well.
 const heldWait = 10 * time.Minute
-
-// unfinished are the digests of large blobs of which a scratch file is left.
-func (s *sink) unfinished() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var list []string
-	for d := range s.large {
-		list = append(list, d)
-	}
-	slices.Sort(list)
-	return list
-}
 
 // idle reports whether nothing in the queue is kept by a pin alone.
 func (s *sink) idle() bool {

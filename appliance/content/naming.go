@@ -1,0 +1,85 @@
+package content
+
+import (
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"casemate/bundle"
+)
+
+// prepare finds the name under which it will stand, and what is pending of it.
+func (j *job) prepare(c *bundle.Contents, id string) error {
+	records, err := j.e.records()
+	if err != nil {
+		return err
+	}
+	all, err := j.e.pendings()
+	if err != nil {
+		return err
+	}
+	key := keyOf(id, j.base)
+	p, before := all[key]
+	j.before = before
+	name := j.base
+	delete(all, key)
+	if j.req.Name != "" {
+		if r, ok := records[name]; ok && id != "" && r.ID != id {
+			return taken(r)
+		}
+		for _, other := range all {
+			if other.Name == name {
+				return fmt.Errorf("the name belongs to an import of other content that is not complete (touched %s): complete it, remove it, or give another --name: %w",
+					other.Touched.Format(time.RFC3339), errTaken)
+			}
+		}
+	} else if r, ok := mends(records, id); ok {
+		name = r.Name
+	} else if before {
+		name = p.Name
+	} else {
+		name = free(name, records, all)
+	}
+	j.keeper.edit(func(n *pending) {
+		*n = p
+		n.Key, n.Name, n.Kind, n.ID, n.Signer = key, name, c.Kind, id, c.Signer
+		n.Sources, n.Touched, n.Parts, n.Node = sources(j.req.Inputs), j.e.cfg.Now(), c.Parts, j.e.cfg.Node
+		if !before {
+			n.Started = j.e.cfg.Now()
+		}
+	})
+	return nil
+}
+
+func taken(r Record) error {
+	return fmt.Errorf("the name belongs to an import of other content (%s, %s): give another --name, or remove it first with casemate import remove %s: %w",
+		r.Time.Format(time.RFC3339), strings.Join(r.Sources, ", "), r.Name, errTaken)
+}
+
+// errTaken is fs.ErrExist: the name belongs to something else.
+var errTaken = fmt.Errorf("the name is taken: %w", fs.ErrExist)
+
+// mends finds an import of the same content: it is done again under its own name, because something of it was deleted by hand.
+func mends(records map[string]Record, id string) (Record, bool) {
+	for _, r := range records {
+		if id != "" && r.ID == id {
+			return r, true
+		}
+	}
+	return Record{}, false
+}
+
+// free is base, or base-2 and so on, whichever no import has.
+func free(base string, records map[string]Record, all map[string]pending) string {
+	taken := map[string]bool{}
+	for _, p := range all {
+		taken[p.Name] = true
+	}
+	for n, name := 2, base; ; n++ {
+		if _, ok := records[name]; !ok && !taken[name] && CheckName(name) == nil {
+			return name
+		}
+		name = fmt.Sprintf("%s-%d", base, n)
+	}
+}
