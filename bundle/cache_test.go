@@ -109,8 +109,11 @@ func TestFullDiskEndsTheRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = Collect(t.Context(), wantImages(u.host+"/x:v1"), opt)
-	var local localError
-	if !errors.As(err, &local) {
+	var (
+		local localError
+		names *CollectError
+	)
+	if !errors.As(err, &local) || errors.As(err, &names) {
 		t.Errorf("got %v", err)
 	}
 }
