@@ -189,7 +189,7 @@ func openInputs(paths []string) (*opener, error) {
 
 func openInput(path string) (*input, error) {
 	in := &input{named: Named{Name: path}}
-	f := os.Stdin
+	var f *os.File
 	if path == "-" {
 		// A copy, so that it is closed like every other file; Stdin itself stays the process's.
 		fd, err := unix.FcntlInt(os.Stdin.Fd(), unix.F_DUPFD_CLOEXEC, 3)
