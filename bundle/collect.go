@@ -297,6 +297,15 @@ func (c *collector) fail(n int, name, where string, err error) {
 	}
 }
 
+// lack is fail for a name that was not found out yet. What is optional and does not exist, or not for us, is left out with a note.
+func (c *collector) lack(n int, name, where string, optional bool, err error) {
+	if optional && hasStatus(err, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusGone) {
+		c.note("%s is left out, it is optional: %v", name, err)
+		return
+	}
+	c.fail(n, name, where, err)
+}
+
 // again tries what breaks in the middle again.
 func (c *collector) again(ctx context.Context, do func() error) error {
 	for try := 1; ; try++ {

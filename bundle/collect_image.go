@@ -18,7 +18,7 @@ func (c *collector) resolveImage(ctx context.Context, n int, w WantedImage, name
 		err = c.add(n, p)
 	}
 	if err != nil {
-		c.fail(n, w.Ref(), w.Where, err)
+		c.lack(n, w.Ref(), w.Where, w.Optional, err)
 	}
 	c.countResolved(names)
 }

@@ -31,7 +31,7 @@ func (c *collector) resolveChart(ctx context.Context, n int, w WantedChart, file
 	image, err := c.chart(ctx, n, w, files)
 	switch {
 	case err != nil:
-		c.fail(n, w.label(), w.Where, err)
+		c.lack(n, w.label(), w.Where, w.Optional, err)
 	case image != nil:
 		c.resolveImage(ctx, n, *image, names)
 		return

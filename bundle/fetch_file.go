@@ -78,7 +78,7 @@ func (c *collector) wantedFile(ctx context.Context, f *fileJob) {
 		err = fmt.Errorf("%s: %w", f.URL, err)
 	}
 	if err != nil {
-		c.fail(f.n, f.name, f.Where, err)
+		c.lack(f.n, f.name, f.Where, f.Optional, err)
 	}
 }
 

@@ -218,7 +218,7 @@ func TestListsTogether(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := fmt.Sprint(w.Images, w.Files)
-	want := fmt.Sprint([]WantedImage{{"docker.io/library/nginx", "1", "", "a.list:1"}, {"docker.io/library/pause", "3", "", "b.yaml:4"}, {"ghcr.io/a/b", "1", "", "c.list:1"}},
+	want := fmt.Sprint([]WantedImage{{"docker.io/library/nginx", "1", "", "a.list:1", false}, {"docker.io/library/pause", "3", "", "b.yaml:4", false}, {"ghcr.io/a/b", "1", "", "c.list:1", false}},
 		[]WantedFile{{URL: "https://a.example/f", Digest: "sha256:" + hexA, Where: "e"}})
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)

@@ -15,6 +15,8 @@ type WantedImage struct {
 	Digest     string `json:"digest,omitempty"` // pinned
 	// Where is "FILE:LINE" of the list that asked for it first.
 	Where string `json:"where,omitempty"`
+	// Optional says that only some installations need it: if it cannot be had it is left out with a note, and a check only mentions it.
+	Optional bool `json:"optional,omitempty"`
 }
 
 // Ref is the reference in its full form: repository, then :tag and @digest as far as there are.
@@ -35,8 +37,9 @@ type WantedFile struct {
 	// Digest is what its bytes must have ("sha256:<hex>" or "sha512:<hex>"), "" if nobody knows.
 	Digest string `json:"digest,omitempty"`
 	// Known says who knows the digest, for messages ("checksums.yml: kubelet_checksums amd64 1.35.4").
-	Known string `json:"known,omitempty"`
-	Where string `json:"where,omitempty"`
+	Known    string `json:"known,omitempty"`
+	Where    string `json:"where,omitempty"`
+	Optional bool   `json:"optional,omitempty"`
 }
 
 // WantedChart is one Helm chart of a classic repository (one with an index.yaml); charts in OCI registries are WantedImages.
@@ -45,4 +48,6 @@ type WantedChart struct {
 	Name    string `json:"name"`
 	Version string `json:"version,omitempty"` // "": the newest that is no pre-release
 	Where   string `json:"where,omitempty"`
+
+	Optional bool `json:"optional,omitempty"`
 }

@@ -26,6 +26,7 @@ const (
 	VerdictUnreached Verdict = "unreached" // its host is not answered for, so no node gets it, whether or not it is here
 	VerdictDigest    Verdict = "digest"    // another manifest is here than the one pinned
 	VerdictChecksum  Verdict = "checksum"  // other bytes are here than the checksum says
+	VerdictOptional  Verdict = "optional"  // not here, which matters to some installations only
 	VerdictLuck      Verdict = "luck"      // another name answers: a tolerance, a redirect of the settings
 )
 
@@ -36,13 +37,15 @@ type CheckRequest struct {
 	Platforms []string `json:"platforms,omitempty"`
 }
 
-// Report is what a check found. Asked is Here + Missing + Differs; those that are here by luck count as here.
+// Report is what a check found. Asked is Here + Missing + Differs + Optional; those that are here by luck count as here.
 type Report struct {
 	Asked   int `json:"asked"`
 	Here    int `json:"here"`
 	Missing int `json:"missing"` // VerdictMissing, VerdictPlatform, VerdictUnreached
 	Differs int `json:"differs"` // VerdictDigest, VerdictChecksum
 	Luck    int `json:"luck"`
+	// Optional counts VerdictOptional.
+	Optional int `json:"optional"`
 	// Findings are what is not as it was asked for, in the order of the lists, at most one for each thing.
 	Findings []Finding `json:"findings"`
 }
@@ -101,14 +104,14 @@ func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) 
 		if err != nil {
 			return nil, err
 		}
-		r.count(f)
+		r.count(f, w.Optional)
 	}
 	for _, w := range req.Files {
 		f, err := c.file(ctx, w)
 		if err != nil {
 			return nil, err
 		}
-		r.count(f)
+		r.count(f, w.Optional)
 	}
 	indexes := map[string]*chartIndex{}
 	for _, w := range req.Charts {
@@ -116,19 +119,30 @@ func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) 
 		if err != nil {
 			return nil, err
 		}
-		r.count(f)
+		r.count(f, w.Optional)
 	}
 	return r, nil
 }
 
 // count adds one thing; nil is one that is as it was asked for.
-func (r *Report) count(f *Finding) {
+func (r *Report) count(f *Finding, optional bool) {
 	r.Asked++
 	if f == nil {
 		r.Here++
 		return
 	}
 	switch f.Verdict {
+	case VerdictMissing, VerdictUnreached, VerdictPlatform:
+		if optional {
+			if f.Verdict == VerdictMissing && f.Detail == "" {
+				f.Detail = "not here"
+			}
+			f.Verdict = VerdictOptional
+		}
+	}
+	switch f.Verdict {
+	case VerdictOptional:
+		r.Optional++
 	case VerdictDigest, VerdictChecksum:
 		r.Differs++
 	case VerdictLuck:

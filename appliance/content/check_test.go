@@ -249,3 +249,25 @@ func TestCheckRefuses(t *testing.T) {
 		t.Errorf("nobody waits any more: %v", err)
 	}
 }
+
+// What only some installations need is mentioned and is not missing; wrong content of it is wrong all the same.
+func TestCheckOptional(t *testing.T) {
+	s := &shelf{t: t, images: map[string]registry.Found{"quay.io/moved:1": {Digest: two}, "quay.io/moved@" + one: {Digest: one}}, files: map[string]string{"https://a.example/here": "x"}}
+	r, err := s.checker().Check(context.Background(), CheckRequest{Wanted: bundle.Wanted{
+		Images: []bundle.WantedImage{{Repository: "quay.io/addon", Tag: "1", Optional: true}, {Repository: "quay.io/moved", Tag: "1", Digest: one, Optional: true}, {Repository: "quay.io/needed", Tag: "1"}},
+		Files:  []bundle.WantedFile{{URL: "https://a.example/addon", Optional: true}, {URL: "https://a.example/here", Optional: true}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Asked != 5 || r.Here != 1 || r.Missing != 1 || r.Differs != 1 || r.Optional != 2 {
+		t.Errorf("got %+v", r)
+	}
+	var verdicts []Verdict
+	for _, f := range r.Findings {
+		verdicts = append(verdicts, f.Verdict)
+	}
+	if want := []Verdict{VerdictOptional, VerdictDigest, VerdictMissing, VerdictOptional}; !reflect.DeepEqual(verdicts, want) {
+		t.Errorf("got %v, want %v", verdicts, want)
+	}
+}

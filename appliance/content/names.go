@@ -224,7 +224,9 @@ func hostsOf(l *edits) []Host {
 		} else if rest, ok := strings.CutPrefix(ed.name, filesDir+"/"); ok {
 			host, _, _ := strings.Cut(rest, "/")
 			host, _, _ = strings.Cut(host, "?")
-			found[host] = found[host]
+			if _, ok := found[host]; !ok {
+				found[host] = false
+			}
 		}
 	}
 	return sortedHosts(found)

@@ -92,6 +92,9 @@ func summary(r content.Report) string {
 	if r.Differs > 0 {
 		s += fmt.Sprintf(", %d different", r.Differs)
 	}
+	if r.Optional > 0 {
+		s += fmt.Sprintf(", %d optional not here", r.Optional)
+	}
 	if r.Luck > 0 {
 		s += fmt.Sprintf("; %d of those here work by luck", r.Luck)
 	}

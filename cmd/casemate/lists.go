@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 type listFlags struct {
 	images, files, charts, manifests []string // names of lists, "-" is standard input
 	kubespray                        []string // checkouts
+	kubesprayVars                    []string // variables of an inventory, over those of the checkouts
 	checksums                        []string
 	platforms                        []string
 }
@@ -28,6 +30,7 @@ func (l *listFlags) add(cmd *cobra.Command) {
 	f.StringArrayVar(&l.charts, "charts", nil, "list of Helm charts, one a line: oci://HOST/REPOSITORY/CHART:VERSION or https://REPOSITORY CHART VERSION")
 	f.StringArrayVar(&l.manifests, "manifests", nil, "Kubernetes manifests (YAML, rendered charts too) whose images are wanted")
 	f.StringArrayVar(&l.kubespray, "kubespray", nil, "checkout of Kubespray: what that release downloads, for the processors of --platform (default amd64)")
+	f.StringArrayVar(&l.kubesprayVars, "kubespray-vars", nil, "YAML file of variables that the inventory sets, over those of the checkout; may be repeated, the last one wins")
 	f.StringArrayVar(&l.checksums, "checksums", nil, "checksums of files: what sha256sum or sha512sum wrote, or Kubespray's checksums.yml")
 	f.StringSliceVar(&l.platforms, "platform", nil, "platform of the nodes, like linux/amd64; may be repeated")
 }
@@ -51,6 +54,9 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*bundle.Wanted, *bundle.Checksum
 				return nil, nil, err
 			}
 		}
+	}
+	if len(l.kubesprayVars) > 0 && len(l.kubespray) == 0 {
+		return nil, nil, usageError{errors.New("--kubespray-vars is for --kubespray, which is missing")}
 	}
 	if !asked && len(l.kubespray) == 0 {
 		return nil, nil, usageError{errors.New("nothing is asked for: give a list with --images, --files, --charts, --manifests or --kubespray")}
@@ -101,7 +107,15 @@ func (l *listFlags) addKubespray(cmd *cobra.Command, dir string, w *wantedSet, s
 		}
 	}
 	for i, arch := range l.processors() {
-		k, err := bundle.Kubespray(os.DirFS(dir), bundle.KubesprayOptions{Arch: arch})
+		opt := bundle.KubesprayOptions{Arch: arch}
+		for _, name := range l.kubesprayVars {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				return err
+			}
+			opt.Vars = append(opt.Vars, bundle.KubesprayVars{Name: name, R: bytes.NewReader(text)})
+		}
+		k, err := bundle.Kubespray(os.DirFS(dir), opt)
 		if err != nil {
 			return fmt.Errorf("%s: %w", dir, err)
 		}
@@ -117,16 +131,24 @@ func (l *listFlags) addKubespray(cmd *cobra.Command, dir string, w *wantedSet, s
 		for _, f := range k.Files {
 			w.file(f)
 		}
+		if n := len(k.Forgotten); n > 0 && i == 0 {
+			note(fmt.Sprintf("its own list script forgets %d names that add-ons can ask for; they are wanted too, where they can be had:", n))
+		}
 		for _, f := range k.Forgotten {
 			switch {
 			case f.Image != nil:
+				f.Image.Optional = true
 				w.image(*f.Image)
 			case f.File != nil:
+				f.File.Optional = true
 				w.file(*f.File)
 			case f.Chart != nil:
+				f.Chart.Optional = true
 				w.chart(*f.Chart)
 			}
-			note(fmt.Sprintf("its own list script forgets %s, which is taken along (%s, %s)", f.Name(), f.Variable, f.Where))
+			if i == 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "  %s (%s)\n", f.Name(), f.Where)
+			}
 		}
 	}
 	return nil

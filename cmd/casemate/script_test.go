@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"maps"
 	"net"
 	"net/http"
@@ -80,7 +81,10 @@ func TestScripts(t *testing.T) {
 			},
 			// asks STATUS URL is a client that asks the daemon at $HTTP for the URL and gets this status.
 			"asks": func(ts *testscript.TestScript, _ bool, args []string) {
-				c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Dial: func(network, _ string) (net.Conn, error) { return net.Dial(network, ts.Getenv("HTTP")) }}}
+				c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+					var d net.Dialer
+					return d.DialContext(ctx, network, ts.Getenv("HTTP"))
+				}}}
 				resp, err := c.Get(args[1])
 				if err != nil {
 					ts.Fatalf("%v", err)
