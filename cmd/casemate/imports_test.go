@@ -29,7 +29,6 @@ func fences() []fence {
 		{"casemate", []string{"casemate/bundle", "casemate/cmd/casemate/demo"}, "github.com/google/go-containerregistry", "a client library; the daemon is a server (the demo is a client)"},
 		{"casemate", []string{"casemate/cmd"}, "github.com/spf13/cobra", "flags are parsed in cmd and nowhere else"},
 		{"casemate", []string{"casemate/cmd/casemate"}, "github.com/vbauerster/mpb", "who works tells how far it is; only the command line knows whether somebody looks at a terminal"},
-		{"casemate", []string{"casemate/bundle"}, "github.com/nikolalohinski/gonja", "templates of foreign releases are read in one room, and the daemon reads none"},
 		{"casemate/bundle", nil, "casemate", "it runs on the connected side, on macOS too, where there is nothing of the daemon"},
 		{"casemate/cluster/state", nil, "os", "promise 2: the state is a pure function of the log"},
 		{"casemate/cluster/state", nil, "net", "promise 2: the state is a pure function of the log"},
