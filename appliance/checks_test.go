@@ -24,6 +24,7 @@ import (
 	"casemate/appliance/content"
 	"casemate/appliance/missing"
 	"casemate/bundle"
+	"casemate/bundle/lists"
 	"casemate/cluster"
 )
 
@@ -92,10 +93,10 @@ func TestCheckSaysWhatAClientMeets(t *testing.T) {
 	right := "sha256:" + hex.EncodeToString(sum[:])
 
 	image := func(repository, tag, digest string) content.CheckRequest {
-		return content.CheckRequest{Wanted: bundle.Wanted{Images: []bundle.WantedImage{{Repository: repository, Tag: tag, Digest: digest}}}, Platforms: []string{"linux/arm64"}}
+		return content.CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{{Repository: repository, Tag: tag, Digest: digest}}}, Platforms: []string{"linux/arm64"}}
 	}
 	file := func(url, digest string) content.CheckRequest {
-		return content.CheckRequest{Wanted: bundle.Wanted{Files: []bundle.WantedFile{{URL: url, Digest: digest}}}}
+		return content.CheckRequest{Wanted: lists.Wanted{Files: []lists.File{{URL: url, Digest: digest}}}}
 	}
 	for _, c := range []struct {
 		req     content.CheckRequest

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"casemate/bundle/lists"
 	"errors"
 	"io"
 	"io/fs"
@@ -20,11 +21,11 @@ func TestCacheIsForOneRun(t *testing.T) {
 	}
 	opt := quick(t)
 	opt.Cache = dir
-	if _, err := Collect(t.Context(), &Wanted{}, opt); err == nil || !strings.Contains(err.Error(), "used by another run") {
+	if _, err := Collect(t.Context(), &lists.Wanted{}, opt); err == nil || !strings.Contains(err.Error(), "used by another run") {
 		t.Errorf("got %v", err)
 	}
 	c.close()
-	collect(t, &Wanted{}, opt)
+	collect(t, &lists.Wanted{}, opt)
 }
 
 func TestDamagedBlobsAreFetchedAgain(t *testing.T) {

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"casemate/bundle/lists"
 	"cmp"
 	"context"
 	"errors"
@@ -151,12 +152,12 @@ type wantedBlob struct {
 	size  int64
 	from  []*repository // where it can be had
 	names []int         // that need it
-	refs  []WantedImage // those names
+	refs  []lists.Image // those names
 }
 
 // Collect fetches what w lists into the cache. Everything is tried; when something cannot be had the error is a *CollectError that lists all of that,
 // and there is no Collection. A disk that is full, or ctx, ends it at once.
-func Collect(ctx context.Context, w *Wanted, opt CollectOptions) (*Collection, error) {
+func Collect(ctx context.Context, w *lists.Wanted, opt CollectOptions) (*Collection, error) {
 	c, err := newCollector(opt)
 	if err != nil {
 		return nil, err
@@ -205,7 +206,7 @@ func newCollector(opt CollectOptions) (*collector, error) {
 }
 
 // collect does it in two passes: first it finds out what every name is, then it fetches each blob and file once.
-func (c *collector) collect(ctx context.Context, w *Wanted) (*Collection, error) {
+func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, error) {
 	ctx, c.cancel = context.WithCancelCause(ctx)
 	defer c.cancel(nil)
 	if t, ok := c.opt.Transport.(*http.Transport); ok {

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"casemate/bundle/lists"
 	"cmp"
 	"context"
 	"errors"
@@ -12,7 +13,7 @@ import (
 )
 
 // resolveImage finds out what an image is. n is its number among names.
-func (c *collector) resolveImage(ctx context.Context, n int, w WantedImage, names int) {
+func (c *collector) resolveImage(ctx context.Context, n int, w lists.Image, names int) {
 	p, err := c.image(ctx, w)
 	if err == nil {
 		err = c.add(n, p)

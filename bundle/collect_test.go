@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"bytes"
+	"casemate/bundle/lists"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -175,7 +176,7 @@ func quick(t *testing.T) CollectOptions {
 	}
 }
 
-func collect(t *testing.T, w *Wanted, opt CollectOptions) *Collection {
+func collect(t *testing.T, w *lists.Wanted, opt CollectOptions) *Collection {
 	t.Helper()
 	c, err := Collect(t.Context(), w, opt)
 	if err != nil {
@@ -213,11 +214,11 @@ func contents(t *testing.T, c *Collection) (names []string) {
 	return names
 }
 
-func wantImages(refs ...string) *Wanted {
-	w := &Wanted{}
+func wantImages(refs ...string) *lists.Wanted {
+	w := &lists.Wanted{}
 	for i, r := range refs {
 		repo, digest, _ := strings.Cut(r, "@")
-		image := WantedImage{Repository: repo, Digest: digest, Where: fmt.Sprintf("images.list:%d", i+1)}
+		image := lists.Image{Repository: repo, Digest: digest, Where: fmt.Sprintf("images.list:%d", i+1)}
 		if j := strings.LastIndexByte(repo, ':'); j > strings.LastIndexByte(repo, '/') {
 			image.Repository, image.Tag = repo[:j], repo[j+1:]
 		}

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"casemate/bundle/lists"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
@@ -11,18 +12,8 @@ import (
 	"syscall"
 )
 
-// checkDigest says what is wrong with a digest: it must be "sha256:" or "sha512:" with lower-case hex of the right length.
-func checkDigest(d string) error {
-	alg, sum, _ := strings.Cut(d, ":")
-	n := map[string]int{"sha256": 64, "sha512": 128}[alg]
-	if n == 0 {
-		return fmt.Errorf("digest %.150q is neither sha256:<hex> nor sha512:<hex>", d)
-	}
-	if len(sum) != n || strings.Trim(sum, "0123456789abcdef") != "" {
-		return fmt.Errorf("digest %.150q is not %s: and %d lower-case hex digits", d, alg, n)
-	}
-	return nil
-}
+// checkDigest says what is wrong with a digest.
+func checkDigest(d string) error { return lists.CheckDigest(d) }
 
 // newHash returns the hash of a digest that checkDigest has passed.
 func newHash(digest string) hash.Hash {

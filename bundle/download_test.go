@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"bytes"
+	"casemate/bundle/lists"
 	"context"
 	"errors"
 	"fmt"
@@ -81,10 +82,10 @@ func (s *site) options(t *testing.T) CollectOptions {
 	return opt
 }
 
-func wantFiles(urls ...string) *Wanted {
-	w := &Wanted{}
+func wantFiles(urls ...string) *lists.Wanted {
+	w := &lists.Wanted{}
 	for i, u := range urls {
-		w.Files = append(w.Files, WantedFile{URL: u, Where: fmt.Sprintf("files.list:%d", i+1)})
+		w.Files = append(w.Files, lists.File{URL: u, Where: fmt.Sprintf("files.list:%d", i+1)})
 	}
 	return w
 }

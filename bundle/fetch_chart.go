@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"casemate/bundle/lists"
 	"context"
 	"errors"
 	"fmt"
@@ -27,11 +28,11 @@ type chartRelease struct {
 }
 
 // resolveChart finds a chart in its repository's index, and adds the index and the archive to the files; an archive in a registry is an image.
-func (c *collector) resolveChart(ctx context.Context, n int, w WantedChart, files *fileList, names int) {
+func (c *collector) resolveChart(ctx context.Context, n int, w lists.Chart, files *fileList, names int) {
 	image, err := c.chart(ctx, n, w, files)
 	switch {
 	case err != nil:
-		c.lack(n, w.label(), w.Where, w.Optional, err)
+		c.lack(n, w.Label(), w.Where, w.Optional, err)
 	case image != nil:
 		c.resolveImage(ctx, n, *image, names)
 		return
@@ -39,15 +40,7 @@ func (c *collector) resolveChart(ctx context.Context, n int, w WantedChart, file
 	c.countResolved(names)
 }
 
-func (w WantedChart) label() string {
-	s := "chart " + w.Name
-	if w.Version != "" {
-		s += " " + w.Version
-	}
-	return s + " of " + w.Repo
-}
-
-func (c *collector) chart(ctx context.Context, n int, w WantedChart, files *fileList) (*WantedImage, error) {
+func (c *collector) chart(ctx context.Context, n int, w lists.Chart, files *fileList) (*lists.Image, error) {
 	base := strings.TrimSuffix(w.Repo, "/")
 	index := base + "/index.yaml"
 	ix, err := c.chartIndex(ctx, index)
@@ -72,7 +65,7 @@ func (c *collector) chart(ctx context.Context, n int, w WantedChart, files *file
 	if err != nil {
 		return nil, fmt.Errorf("version %s: %w", v.Version, err)
 	}
-	job := &fileJob{WantedFile: WantedFile{URL: archive.String(), Where: w.Where}, n: n, name: w.label(), plain: true}
+	job := &fileJob{File: lists.File{URL: archive.String(), Where: w.Where}, n: n, name: w.Label(), plain: true}
 	if v.Digest != "" {
 		job.Digest, job.Known = digestOfHex(strings.TrimPrefix(v.Digest, "sha256:")), index
 		if job.Digest == "" {
@@ -86,7 +79,7 @@ func (c *collector) chart(ctx context.Context, n int, w WantedChart, files *file
 		return nil, nil
 	}
 	// The provenance file, which helm install --verify asks for.
-	prov := &fileJob{WantedFile: WantedFile{URL: archive.String() + ".prov", Where: w.Where}, n: n, name: w.label(), plain: true, optional: true}
+	prov := &fileJob{File: lists.File{URL: archive.String() + ".prov", Where: w.Where}, n: n, name: w.Label(), plain: true, optional: true}
 	return nil, files.add(prov)
 }
 
@@ -97,7 +90,7 @@ func (c *collector) chartIndex(ctx context.Context, index string) (*chartIndex, 
 	if ix := c.charts[index]; ix != nil {
 		return ix, nil
 	}
-	if err := c.file(ctx, &fileJob{WantedFile: WantedFile{URL: index}, plain: true}); err != nil {
+	if err := c.file(ctx, &fileJob{File: lists.File{URL: index}, plain: true}); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
@@ -124,7 +117,7 @@ func parseChartIndex(b []byte) (*chartIndex, error) {
 }
 
 // pickChart finds the version asked for, with or without a leading v; without one the newest that is no pre-release.
-func pickChart(all []chartRelease, w WantedChart) (chartRelease, error) {
+func pickChart(all []chartRelease, w lists.Chart) (chartRelease, error) {
 	if len(all) == 0 {
 		return chartRelease{}, errors.New("the repository's index does not have it")
 	}
@@ -146,7 +139,7 @@ func pickChart(all []chartRelease, w WantedChart) (chartRelease, error) {
 }
 
 // chartImage is the image of an archive that lies in a registry. A tag has "_" where a version has "+" (https://helm.sh/docs/topics/registries/).
-func chartImage(ref, version, where string) (*WantedImage, error) {
+func chartImage(ref, version, where string) (*lists.Image, error) {
 	r, err := name.ParseReference(ref, name.WithDefaultTag(strings.ReplaceAll(version, "+", "_")))
 	if err != nil {
 		return nil, fmt.Errorf("oci://%s: %w", ref, err)
@@ -155,7 +148,7 @@ func chartImage(ref, version, where string) (*WantedImage, error) {
 	if host == name.DefaultRegistry || host == "registry-1.docker.io" {
 		host = "docker.io"
 	}
-	w := &WantedImage{Repository: host + "/" + r.Context().RepositoryStr(), Where: where}
+	w := &lists.Image{Repository: host + "/" + r.Context().RepositoryStr(), Where: where}
 	switch r := r.(type) {
 	case name.Digest:
 		w.Digest = r.DigestStr()

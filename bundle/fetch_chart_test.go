@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"casemate/bundle/lists"
 	"errors"
 	"fmt"
 	"slices"
@@ -38,11 +39,11 @@ entries:
 		"/stable/index.yaml": index, "/stable/rel-1.2.0.tgz": "\x1f\x8b120", "/stable/charts/rel-1.10.0.tgz": "\x1f\x8b1100", "/stable/charts/rel-1.10.0.tgz.prov": "signed",
 		"/stable/bad.tgz": "\x1f\x8bwrong", "/yaml/index.yaml": "entries: [", "/odd/index.yaml": "<html>no such repository",
 	})
-	chart := func(repo, name, version string) WantedChart {
-		return WantedChart{Repo: s.URL + repo, Name: name, Version: version, Where: "charts.list:" + name}
+	chart := func(repo, name, version string) lists.Chart {
+		return lists.Chart{Repo: s.URL + repo, Name: name, Version: version, Where: "charts.list:" + name}
 	}
 	opt := s.options(t)
-	good := &Wanted{Charts: []WantedChart{chart("/stable", "rel", ""), chart("/stable/", "rel", "v1.2.0"), chart("/stable", "abs", "1.0.0"), chart("/stable", "oci", "1.0.0+build")}}
+	good := &lists.Wanted{Charts: []lists.Chart{chart("/stable", "rel", ""), chart("/stable/", "rel", "v1.2.0"), chart("/stable", "abs", "1.0.0"), chart("/stable", "oci", "1.0.0+build")}}
 	c := collect(t, good, opt)
 	var got []string
 	for _, n := range contents(t, c) {
@@ -62,7 +63,7 @@ entries:
 	collect(t, good, opt).Close()
 	opt.DryRun = false
 
-	_, err := Collect(t.Context(), &Wanted{Charts: []WantedChart{
+	_, err := Collect(t.Context(), &lists.Wanted{Charts: []lists.Chart{
 		chart("/stable", "bad", ""), chart("/stable", "digest", ""), chart("/stable", "none", ""), chart("/stable", "rcs", ""), chart("/stable", "missing", ""),
 		chart("/stable", "rel", "3.0.0"), chart("/yaml", "x", ""), chart("/odd", "x", ""), chart("/nowhere", "x", ""),
 	}}, opt)
@@ -137,7 +138,7 @@ func FuzzChartIndex(f *testing.F) {
 		if err != nil {
 			return
 		}
-		v, err := pickChart(ix.Entries[name], WantedChart{Version: version})
+		v, err := pickChart(ix.Entries[name], lists.Chart{Version: version})
 		if err == nil && version != "" && strings.TrimPrefix(v.Version, "v") != strings.TrimPrefix(version, "v") {
 			t.Errorf("asked for %q, got %q", version, v.Version)
 		}

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"casemate/bundle/lists"
 	"cmp"
 	"context"
 	"errors"
@@ -23,7 +24,7 @@ type fileList struct {
 
 // fileJob is one file to be fetched.
 type fileJob struct {
-	WantedFile
+	lists.File
 	n    int    // the name's number
 	name string // the name that it belongs to: its URL, or a chart
 	// plain says that no checksum is looked for beside it.
@@ -52,10 +53,10 @@ func (l *fileList) add(f *fileJob) error {
 	return nil
 }
 
-func (c *collector) wantedFiles(w *Wanted) *fileList {
+func (c *collector) wantedFiles(w *lists.Wanted) *fileList {
 	l := &fileList{byURL: map[string]*fileJob{}}
 	for i, f := range w.Files {
-		job := &fileJob{WantedFile: f, n: len(w.Images) + i, name: f.URL}
+		job := &fileJob{File: f, n: len(w.Images) + i, name: f.URL}
 		if err := l.add(job); err != nil {
 			c.fail(job.n, f.URL, f.Where, err)
 		}
@@ -187,7 +188,7 @@ func (c *collector) addFile(ctx context.Context, r urlRecord) error {
 	if r.Sums == "" {
 		return nil
 	}
-	err := c.file(ctx, &fileJob{WantedFile: WantedFile{URL: r.Sums}, plain: true})
+	err := c.file(ctx, &fileJob{File: lists.File{URL: r.Sums}, plain: true})
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.Sums, err)
 	}

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"casemate/bundle/lists"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -20,7 +21,7 @@ const (
 // picture is one wanted image as it is being resolved: the names that it gives the bundle, and the blobs that they need. It is used by one goroutine.
 type picture struct {
 	c      *collector
-	wanted WantedImage
+	wanted lists.Image
 	repo   *repository
 	names  []Image
 	blobs  map[string]int64 // size by digest, manifests too
@@ -29,7 +30,7 @@ type picture struct {
 }
 
 // image resolves one image: it fetches the manifests of everything that belongs to it and notes the blobs that they need.
-func (c *collector) image(ctx context.Context, w WantedImage) (*picture, error) {
+func (c *collector) image(ctx context.Context, w lists.Image) (*picture, error) {
 	repo, err := c.registries.repository(ctx, w.Repository)
 	if err != nil {
 		return nil, err
@@ -56,7 +57,7 @@ func (c *collector) image(ctx context.Context, w WantedImage) (*picture, error) 
 }
 
 // resolve finds the digest of a name. A pinned digest is the answer whatever the tag says; the tag is asked for only to say so.
-func (p *picture) resolve(ctx context.Context, w WantedImage) (string, error) {
+func (p *picture) resolve(ctx context.Context, w lists.Image) (string, error) {
 	if w.Digest == "" {
 		return p.tag(ctx, cmp.Or(w.Tag, "latest"))
 	}
@@ -299,7 +300,7 @@ func (p *picture) noteAbsent(m Image) {
 	}
 	for i, a := range p.c.platforms {
 		if !slices.ContainsFunc(p.docs[m.Digest].children, func(d descriptor) bool { return d.Platform != nil && d.Platform.among([]platform{a}) }) {
-			p.c.note("%s: it has nothing for %s", WantedImage{Repository: m.Repository, Tag: m.Tag, Digest: m.Digest}.Ref(), p.c.opt.Platforms[i])
+			p.c.note("%s: it has nothing for %s", lists.Image{Repository: m.Repository, Tag: m.Tag, Digest: m.Digest}.Ref(), p.c.opt.Platforms[i])
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"casemate/bundle/lists"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -244,7 +245,7 @@ func TestHeldBlobsAreOmitted(t *testing.T) {
 		t.Errorf("got %+v since %s", b, c.Index.Since)
 	}
 	opt.Since = ""
-	if _, err := Collect(t.Context(), &Wanted{}, opt); err == nil {
+	if _, err := Collect(t.Context(), &lists.Wanted{}, opt); err == nil {
 		t.Error("Have without Since was taken")
 	}
 }
@@ -355,7 +356,7 @@ func TestOptional(t *testing.T) {
 	opt := quick(t)
 	w := wantImages(u.host+"/good:v1", u.host+"/none:v1")
 	w.Images[1].Optional = true
-	w.Files = []WantedFile{{URL: u.URL + "/none.txt", Optional: true}}
+	w.Files = []lists.File{{URL: u.URL + "/none.txt", Optional: true}}
 	c := collect(t, w, opt)
 	if len(c.Index.Images) != 1 || len(c.Index.Files) != 0 || len(c.Notes) != 2 || !strings.Contains(c.Notes[0]+c.Notes[1], u.host+"/none:v1 is left out, it is optional") {
 		t.Errorf("got %+v, notes %q", c.Index, c.Notes)

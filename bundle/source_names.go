@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"casemate/bundle/lists"
 	"context"
 	"fmt"
 	"io/fs"
@@ -73,7 +74,7 @@ func twoMeanings(name string, old meaning, digest, input string) error {
 // parseName reads an image's name as Docker does. A registry that was only somebody's own (localhost, an address, a port, no dot) is left off, so that the
 // image becomes a local one; a note says so, unless a is nil.
 func (r *reading) parseName(a *archive, s string) (naming, error) {
-	w, err := ParseReference(s)
+	w, err := lists.ParseReference(s)
 	if err != nil {
 		return naming{}, err
 	}

@@ -12,7 +12,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"casemate/bundle"
+	"casemate/bundle/lists"
 )
 
 // maxChartIndex is the largest index.yaml that is read, in bytes; the largest public ones have about 25 MiB.
@@ -30,14 +30,14 @@ type chartVersion struct {
 }
 
 // chart checks the repository's index and the archive that it names. indexes keeps what was read for the charts that follow.
-func (c *Checker) chart(ctx context.Context, w bundle.WantedChart, indexes map[string]*chartIndex) (*Finding, error) {
+func (c *Checker) chart(ctx context.Context, w lists.Chart, indexes map[string]*chartIndex) (*Finding, error) {
 	version := w.Version
 	if version == "" {
 		version = "newest"
 	}
 	f := &Finding{Kind: "chart", Name: fmt.Sprintf("%s %s of %s", w.Name, version, w.Repo), Where: w.Where}
 	at := strings.TrimSuffix(w.Repo, "/") + "/index.yaml"
-	if found, err := c.file(ctx, bundle.WantedFile{URL: at}); err != nil {
+	if found, err := c.file(ctx, lists.File{URL: at}); err != nil {
 		return nil, err
 	} else if found != nil && found.Verdict != VerdictLuck {
 		return f.because(at, found), nil
@@ -81,9 +81,9 @@ func (c *Checker) archive(ctx context.Context, at string, v chartVersion) (*Find
 		return &Finding{Name: at, Verdict: VerdictMissing, Detail: "version " + v.Version + " has no url"}, nil
 	}
 	if strings.HasPrefix(v.URLs[0], "oci://") {
-		w, err := bundle.ParseReference(v.URLs[0])
+		w, err := lists.ParseReference(v.URLs[0])
 		if err != nil {
-			w, err = bundle.ParseReference(v.URLs[0] + ":" + v.Version)
+			w, err = lists.ParseReference(v.URLs[0] + ":" + v.Version)
 		}
 		if err != nil {
 			return &Finding{Name: at, Verdict: VerdictMissing, Detail: err.Error()}, nil
@@ -98,7 +98,7 @@ func (c *Checker) archive(ctx context.Context, at string, v chartVersion) (*Find
 	if err != nil {
 		return &Finding{Name: at, Verdict: VerdictMissing, Detail: fmt.Sprintf("the url of version %s is none: %.200q", v.Version, v.URLs[0])}, nil
 	}
-	w := bundle.WantedFile{URL: ref.String(), Known: at}
+	w := lists.File{URL: ref.String(), Known: at}
 	if hex := strings.TrimPrefix(v.Digest, "sha256:"); len(hex) == 64 {
 		w.Digest = "sha256:" + strings.ToLower(hex)
 	}

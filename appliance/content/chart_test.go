@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"casemate/bundle"
+	"casemate/bundle/lists"
 	"casemate/registry"
 )
 
@@ -49,8 +49,8 @@ func TestCheckCharts(t *testing.T) {
 		{repo, "1.9.0", "other", &Finding{Verdict: VerdictMissing, Detail: repo + "/index.yaml does not have it"}},
 		{"https://none.example", "1.9.0", "app", &Finding{Verdict: VerdictMissing, Detail: "https://none.example/index.yaml"}},
 	} {
-		w := bundle.WantedChart{Repo: c.repo, Name: c.chart, Version: c.version, Where: "list:1"}
-		r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: bundle.Wanted{Charts: []bundle.WantedChart{w}}})
+		w := lists.Chart{Repo: c.repo, Name: c.chart, Version: c.version, Where: "list:1"}
+		r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Charts: []lists.Chart{w}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +64,7 @@ func TestCheckCharts(t *testing.T) {
 		{repo, "0.3.0", "names no registry"},
 		{"https://bad.example", "1", "is no index of charts"},
 	} {
-		r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: bundle.Wanted{Charts: []bundle.WantedChart{{Repo: c.repo, Name: "app", Version: c.version}}}})
+		r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Charts: []lists.Chart{{Repo: c.repo, Name: "app", Version: c.version}}}})
 		if err != nil || r.Missing != 1 || !strings.Contains(r.Findings[0].Detail, c.says) {
 			t.Errorf("%s %s: %+v, %v", c.repo, c.version, r, err)
 		}
@@ -74,8 +74,8 @@ func TestCheckCharts(t *testing.T) {
 // The index is read once for all charts of a repository.
 func TestCheckReadsAnIndexOnce(t *testing.T) {
 	s := &shelf{t: t, files: map[string]string{"https://charts.example/index.yaml": index, "https://charts.example/app-1.9.0.tgz": "chart"}}
-	w := bundle.WantedChart{Repo: "https://charts.example", Name: "app", Version: "1.9.0"}
-	r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: bundle.Wanted{Charts: []bundle.WantedChart{w, w, w}}})
+	w := lists.Chart{Repo: "https://charts.example", Name: "app", Version: "1.9.0"}
+	r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Charts: []lists.Chart{w, w, w}}})
 	if err != nil || r.Here != 3 || len(s.opened) != 1 {
 		t.Errorf("%+v, %v, opened %v", r, err, s.opened)
 	}

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"casemate/bundle"
+	"casemate/bundle/lists"
 	"casemate/fileserver"
 	"casemate/registry"
 )
@@ -32,7 +32,7 @@ const (
 
 // CheckRequest is what a check is asked: is all of this here?
 type CheckRequest struct {
-	bundle.Wanted
+	lists.Wanted
 	// Platforms must all be here of every image that has platforms ("linux/amd64", "linux/arm64/v8"). None: it is enough that something can be pulled.
 	Platforms []string `json:"platforms,omitempty"`
 }
@@ -155,7 +155,7 @@ func (r *Report) count(f *Finding, optional bool) {
 }
 
 // image checks one reference. Where a list pins a tag to a digest both names must lead there: some clients pull by the one and some by the other.
-func (c *Checker) image(ctx context.Context, w bundle.WantedImage, platforms []string) (*Finding, error) {
+func (c *Checker) image(ctx context.Context, w lists.Image, platforms []string) (*Finding, error) {
 	f := &Finding{Kind: "image", Name: w.Ref(), Where: w.Where}
 	found, here, err := c.resolve(ctx, w.Repository, w.Tag, w.Digest, f)
 	if err != nil {
@@ -251,7 +251,7 @@ func (c *Checker) unreached(host string, here bool, f *Finding) bool {
 }
 
 // file checks one URL. A sha256 stands in the tree; for a sha512 the file is read.
-func (c *Checker) file(ctx context.Context, w bundle.WantedFile) (*Finding, error) {
+func (c *Checker) file(ctx context.Context, w lists.File) (*Finding, error) {
 	f := &Finding{Kind: "file", Name: w.URL, Where: w.Where}
 	info, luck, err := c.Files.Resolve(ctx, w.URL)
 	missed := f.missed(err)

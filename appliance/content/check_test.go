@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"casemate/bundle"
+	"casemate/bundle/lists"
 	"casemate/fileserver"
 	"casemate/registry"
 )
@@ -124,35 +124,35 @@ func TestCheckImages(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name      string
-		w         bundle.WantedImage
+		w         lists.Image
 		platforms []string
 		want      *Finding // without what follows from w
 	}{
-		{"here", bundle.WantedImage{Repository: "registry.k8s.io/pause", Tag: "3.10"}, nil, nil},
-		{"here for all that is asked", bundle.WantedImage{Repository: "registry.k8s.io/pause", Tag: "3.10"}, []string{"linux/amd64", "linux/arm64", "linux/arm64/v8", "linux/arm", "linux/aarch64", "LINUX/x86_64"}, nil},
-		{"a variant that nobody writes", bundle.WantedImage{Repository: "quay.io/plain", Tag: "1"}, []string{"linux/arm64/v8"}, nil},
-		{"a local one has no host to reach", bundle.WantedImage{Repository: "team/app", Tag: "1"}, nil, nil},
-		{"a chart is for every platform", bundle.WantedImage{Repository: "quay.io/chart", Tag: "1"}, []string{"linux/amd64"}, nil},
-		{"pinned and tagged", bundle.WantedImage{Repository: "registry.k8s.io/pause", Tag: "3.10", Digest: one}, nil, nil},
-		{"the own name", bundle.WantedImage{Repository: "registry.casemate.internal/ok", Tag: "1"}, nil, nil},
+		{"here", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10"}, nil, nil},
+		{"here for all that is asked", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10"}, []string{"linux/amd64", "linux/arm64", "linux/arm64/v8", "linux/arm", "linux/aarch64", "LINUX/x86_64"}, nil},
+		{"a variant that nobody writes", lists.Image{Repository: "quay.io/plain", Tag: "1"}, []string{"linux/arm64/v8"}, nil},
+		{"a local one has no host to reach", lists.Image{Repository: "team/app", Tag: "1"}, nil, nil},
+		{"a chart is for every platform", lists.Image{Repository: "quay.io/chart", Tag: "1"}, []string{"linux/amd64"}, nil},
+		{"pinned and tagged", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10", Digest: one}, nil, nil},
+		{"the own name", lists.Image{Repository: "registry.casemate.internal/ok", Tag: "1"}, nil, nil},
 
-		{"missing", bundle.WantedImage{Repository: "quay.io/x", Tag: "1"}, nil, &Finding{Verdict: VerdictMissing}},
-		{"missing, with the likeliest tags", bundle.WantedImage{Repository: "registry.k8s.io/pause", Tag: "3.11"}, nil, &Finding{Verdict: VerdictMissing, Tags: []string{"3.10", "3.8", "3.9", "1.0"}}},
-		{"another platform", bundle.WantedImage{Repository: "quay.io/only", Tag: "arm"}, []string{"linux/amd64"}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64", Platforms: []string{arm}}},
-		{"another variant", bundle.WantedImage{Repository: "registry.k8s.io/pause", Tag: "3.10"}, []string{"linux/arm/v6"}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/arm/v6", Platforms: []string{amd, arm, v7}}},
-		{"an index alone", bundle.WantedImage{Repository: "quay.io/hollow", Tag: "1"}, nil, &Finding{Verdict: VerdictMissing, Detail: "its index is here and nothing that it lists"}},
-		{"an index alone, for a platform", bundle.WantedImage{Repository: "quay.io/hollow", Tag: "1"}, []string{amd}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64"}},
-		{"luck", bundle.WantedImage{Repository: "quay.io/a/etcd", Tag: "1"}, nil, &Finding{Verdict: VerdictLuck, Detail: "answered by etcd:1"}},
-		{"the digest without the tag", bundle.WantedImage{Repository: "quay.io/tagless", Tag: "1", Digest: one}, nil, &Finding{Verdict: VerdictMissing, Detail: "the pinned digest is here, without the tag", Tags: []string{"0"}}},
-		{"the tag leads elsewhere", bundle.WantedImage{Repository: "quay.io/moved", Tag: "1", Digest: one}, nil, &Finding{Verdict: VerdictDigest, Detail: "the pinned one is here too, without the tag", Want: one, Got: two}},
-		{"another digest", bundle.WantedImage{Repository: "quay.io/other", Tag: "1", Digest: one}, nil, &Finding{Verdict: VerdictDigest, Want: one, Got: two}},
-		{"a digest alone", bundle.WantedImage{Repository: "quay.io/other", Digest: three}, nil, &Finding{Verdict: VerdictMissing}},
-		{"here and not reached", bundle.WantedImage{Repository: "charts.example:5000/there", Tag: "1"}, nil, &Finding{Verdict: VerdictUnreached, Detail: "it is here, but charts.example is not an origin"}},
-		{"neither", bundle.WantedImage{Repository: "gone.example/x", Tag: "1"}, nil, &Finding{Verdict: VerdictUnreached, Detail: "it is not here, and gone.example is not an origin"}},
+		{"missing", lists.Image{Repository: "quay.io/x", Tag: "1"}, nil, &Finding{Verdict: VerdictMissing}},
+		{"missing, with the likeliest tags", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.11"}, nil, &Finding{Verdict: VerdictMissing, Tags: []string{"3.10", "3.8", "3.9", "1.0"}}},
+		{"another platform", lists.Image{Repository: "quay.io/only", Tag: "arm"}, []string{"linux/amd64"}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64", Platforms: []string{arm}}},
+		{"another variant", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10"}, []string{"linux/arm/v6"}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/arm/v6", Platforms: []string{amd, arm, v7}}},
+		{"an index alone", lists.Image{Repository: "quay.io/hollow", Tag: "1"}, nil, &Finding{Verdict: VerdictMissing, Detail: "its index is here and nothing that it lists"}},
+		{"an index alone, for a platform", lists.Image{Repository: "quay.io/hollow", Tag: "1"}, []string{amd}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64"}},
+		{"luck", lists.Image{Repository: "quay.io/a/etcd", Tag: "1"}, nil, &Finding{Verdict: VerdictLuck, Detail: "answered by etcd:1"}},
+		{"the digest without the tag", lists.Image{Repository: "quay.io/tagless", Tag: "1", Digest: one}, nil, &Finding{Verdict: VerdictMissing, Detail: "the pinned digest is here, without the tag", Tags: []string{"0"}}},
+		{"the tag leads elsewhere", lists.Image{Repository: "quay.io/moved", Tag: "1", Digest: one}, nil, &Finding{Verdict: VerdictDigest, Detail: "the pinned one is here too, without the tag", Want: one, Got: two}},
+		{"another digest", lists.Image{Repository: "quay.io/other", Tag: "1", Digest: one}, nil, &Finding{Verdict: VerdictDigest, Want: one, Got: two}},
+		{"a digest alone", lists.Image{Repository: "quay.io/other", Digest: three}, nil, &Finding{Verdict: VerdictMissing}},
+		{"here and not reached", lists.Image{Repository: "charts.example:5000/there", Tag: "1"}, nil, &Finding{Verdict: VerdictUnreached, Detail: "it is here, but charts.example is not an origin"}},
+		{"neither", lists.Image{Repository: "gone.example/x", Tag: "1"}, nil, &Finding{Verdict: VerdictUnreached, Detail: "it is not here, and gone.example is not an origin"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.w.Where = "list:1"
-			r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: bundle.Wanted{Images: []bundle.WantedImage{c.w}}, Platforms: c.platforms})
+			r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{c.w}}, Platforms: c.platforms})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -160,7 +160,7 @@ func TestCheckImages(t *testing.T) {
 		})
 	}
 	s.missing = "ambiguous, held with different content: quay.io/b/x, quay.io/c/x"
-	r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: bundle.Wanted{Images: []bundle.WantedImage{{Repository: "quay.io/x", Tag: "1", Where: "list:1"}}}})
+	r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{{Repository: "quay.io/x", Tag: "1", Where: "list:1"}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,23 +196,23 @@ func TestCheckFiles(t *testing.T) {
 		away: map[string]string{"gone.example": "it was removed", "other.example:8443": "it is none"}}
 	for _, c := range []struct {
 		name string
-		w    bundle.WantedFile
+		w    lists.File
 		want *Finding
 	}{
-		{"here", bundle.WantedFile{URL: url}, nil},
-		{"with its sha256", bundle.WantedFile{URL: url, Digest: sha256Of("kubelet")}, nil},
-		{"with its sha512", bundle.WantedFile{URL: url, Digest: sha512Of("kubelet")}, nil},
-		{"missing", bundle.WantedFile{URL: "https://dl.k8s.io/kubeadm"}, &Finding{Verdict: VerdictMissing}},
-		{"other sha256", bundle.WantedFile{URL: url, Digest: one, Known: "sums:3"}, &Finding{Verdict: VerdictChecksum, Want: one, Got: sha256Of("kubelet"), Known: "sums:3"}},
-		{"other sha512", bundle.WantedFile{URL: url, Digest: sha512Of("?")}, &Finding{Verdict: VerdictChecksum, Want: sha512Of("?"), Got: sha512Of("kubelet")}},
-		{"luck", bundle.WantedFile{URL: "https://dl.k8s.io/short"}, &Finding{Verdict: VerdictLuck, Detail: "files.redirects leads to elsewhere"}},
-		{"not reached", bundle.WantedFile{URL: "https://gone.example/x"}, &Finding{Verdict: VerdictUnreached, Detail: "it is here, but it was removed"}},
-		{"nor here", bundle.WantedFile{URL: "https://user@other.example:8443?x"}, &Finding{Verdict: VerdictUnreached, Detail: "it is not here, and it is none"}},
+		{"here", lists.File{URL: url}, nil},
+		{"with its sha256", lists.File{URL: url, Digest: sha256Of("kubelet")}, nil},
+		{"with its sha512", lists.File{URL: url, Digest: sha512Of("kubelet")}, nil},
+		{"missing", lists.File{URL: "https://dl.k8s.io/kubeadm"}, &Finding{Verdict: VerdictMissing}},
+		{"other sha256", lists.File{URL: url, Digest: one, Known: "sums:3"}, &Finding{Verdict: VerdictChecksum, Want: one, Got: sha256Of("kubelet"), Known: "sums:3"}},
+		{"other sha512", lists.File{URL: url, Digest: sha512Of("?")}, &Finding{Verdict: VerdictChecksum, Want: sha512Of("?"), Got: sha512Of("kubelet")}},
+		{"luck", lists.File{URL: "https://dl.k8s.io/short"}, &Finding{Verdict: VerdictLuck, Detail: "files.redirects leads to elsewhere"}},
+		{"not reached", lists.File{URL: "https://gone.example/x"}, &Finding{Verdict: VerdictUnreached, Detail: "it is here, but it was removed"}},
+		{"nor here", lists.File{URL: "https://user@other.example:8443?x"}, &Finding{Verdict: VerdictUnreached, Detail: "it is not here, and it is none"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s.opened = nil
 			c.w.Where = "list:1"
-			r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: bundle.Wanted{Files: []bundle.WantedFile{c.w}}, Platforms: []string{"linux/amd64"}})
+			r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Files: []lists.File{c.w}}, Platforms: []string{"linux/amd64"}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -233,19 +233,19 @@ func TestCheckRefuses(t *testing.T) {
 		{Platforms: []string{"linux//amd64"}},
 		{Platforms: []string{"linux/amd64/v1/x"}},
 		{Platforms: make([]string, maxPlatforms+1)},
-		{Wanted: bundle.Wanted{Files: []bundle.WantedFile{{URL: "https://dl.k8s.io/x", Digest: "md5:00"}}}},
+		{Wanted: lists.Wanted{Files: []lists.File{{URL: "https://dl.k8s.io/x", Digest: "md5:00"}}}},
 	} {
 		if _, err := s.checker().Check(t.Context(), c); !errors.Is(err, fs.ErrInvalid) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
 	s.fail = errors.New("the disk is broken")
-	if _, err := s.checker().Check(t.Context(), CheckRequest{Wanted: bundle.Wanted{Images: []bundle.WantedImage{{Repository: "quay.io/x", Tag: "1"}}}}); !errors.Is(err, s.fail) {
+	if _, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{{Repository: "quay.io/x", Tag: "1"}}}}); !errors.Is(err, s.fail) {
 		t.Errorf("a broken disk is %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.checker().Check(ctx, CheckRequest{Wanted: bundle.Wanted{Files: []bundle.WantedFile{{URL: "https://dl.k8s.io/x", Digest: sha512Of("x")}}}}); !errors.Is(err, context.Canceled) {
+	if _, err := s.checker().Check(ctx, CheckRequest{Wanted: lists.Wanted{Files: []lists.File{{URL: "https://dl.k8s.io/x", Digest: sha512Of("x")}}}}); !errors.Is(err, context.Canceled) {
 		t.Errorf("nobody waits any more: %v", err)
 	}
 }
@@ -253,9 +253,9 @@ func TestCheckRefuses(t *testing.T) {
 // What only some installations need is mentioned and is not missing; wrong content of it is wrong all the same.
 func TestCheckOptional(t *testing.T) {
 	s := &shelf{t: t, images: map[string]registry.Found{"quay.io/moved:1": {Digest: two}, "quay.io/moved@" + one: {Digest: one}}, files: map[string]string{"https://a.example/here": "x"}}
-	r, err := s.checker().Check(context.Background(), CheckRequest{Wanted: bundle.Wanted{
-		Images: []bundle.WantedImage{{Repository: "quay.io/addon", Tag: "1", Optional: true}, {Repository: "quay.io/moved", Tag: "1", Digest: one, Optional: true}, {Repository: "quay.io/needed", Tag: "1"}},
-		Files:  []bundle.WantedFile{{URL: "https://a.example/addon", Optional: true}, {URL: "https://a.example/here", Optional: true}},
+	r, err := s.checker().Check(context.Background(), CheckRequest{Wanted: lists.Wanted{
+		Images: []lists.Image{{Repository: "quay.io/addon", Tag: "1", Optional: true}, {Repository: "quay.io/moved", Tag: "1", Digest: one, Optional: true}, {Repository: "quay.io/needed", Tag: "1"}},
+		Files:  []lists.File{{URL: "https://a.example/addon", Optional: true}, {URL: "https://a.example/here", Optional: true}},
 	}})
 	if err != nil {
 		t.Fatal(err)

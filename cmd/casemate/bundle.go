@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"casemate/bundle"
+	"casemate/bundle/lists"
 )
 
 func bundleCommand(o *options) *cobra.Command {
@@ -123,7 +124,7 @@ of 1024), or KB, MB, GB, TB (powers of 1000).`,
 }
 
 // create collects and writes.
-func create(ctx context.Context, m *meter, file string, wanted *bundle.Wanted, opt bundle.CollectOptions, w bundle.WriteOptions) (_ *created, err error) {
+func create(ctx context.Context, m *meter, file string, wanted *lists.Wanted, opt bundle.CollectOptions, w bundle.WriteOptions) (_ *created, err error) {
 	opt.Progress, opt.Log = &collecting{meter: m}, m.log()
 	c, err := bundle.Collect(ctx, wanted, opt)
 	if err != nil {

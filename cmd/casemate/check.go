@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"casemate/appliance/content"
-	"casemate/bundle"
+	"casemate/bundle/lists"
 )
 
 func checkCommand(o *options) *cobra.Command {
@@ -56,7 +56,7 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 }
 
 // explain adds what the checksums say about the bytes that are here instead of the right ones.
-func explain(f *content.Finding, sums *bundle.Checksums) {
+func explain(f *content.Finding, sums *lists.Checksums) {
 	if f.Verdict != content.VerdictChecksum || sums == nil {
 		return
 	}

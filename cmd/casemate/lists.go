@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"casemate/bundle"
+	"casemate/bundle/lists"
 )
 
 // listFlags are the flags with which people say what they want: the same for bundle create and check.
@@ -37,8 +37,8 @@ func (l *listFlags) add(cmd *cobra.Command) {
 
 // wanted reads all lists and what checksums say about their files. Everything that is wrong with them is one usage error; what is only to be known
 // goes to standard error.
-func (l *listFlags) wanted(cmd *cobra.Command) (*bundle.Wanted, *bundle.Checksums, error) {
-	var lists bundle.Lists
+func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums, error) {
+	var parser lists.Parser
 	var bad []error
 	read := &listReader{stdin: cmd.InOrStdin()}
 	asked := false
@@ -46,7 +46,7 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*bundle.Wanted, *bundle.Checksum
 		names []string
 		take  func(string, io.Reader)
 	}{
-		{l.images, lists.Images}, {l.files, lists.Files}, {l.charts, lists.Charts}, {l.manifests, lists.Manifests},
+		{l.images, parser.Images}, {l.files, parser.Files}, {l.charts, parser.Charts}, {l.manifests, parser.Manifests},
 	} {
 		for _, name := range kind.names {
 			asked = true
@@ -61,10 +61,10 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*bundle.Wanted, *bundle.Checksum
 	if !asked && len(l.kubespray) == 0 {
 		return nil, nil, usageError{errors.New("nothing is asked for: give a list with --images, --files, --charts, --manifests or --kubespray")}
 	}
-	sums := &bundle.Checksums{}
+	sums := &lists.Checksums{}
 	for _, name := range l.checksums {
 		err := read.each(name, func(name string, r io.Reader) {
-			more, err := bundle.ReadChecksums(name, r)
+			more, err := lists.ReadChecksums(name, r)
 			if err != nil {
 				bad = append(bad, err)
 			}
@@ -74,7 +74,7 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*bundle.Wanted, *bundle.Checksum
 			return nil, nil, err
 		}
 	}
-	wanted, err := lists.Wanted()
+	wanted, err := parser.Wanted()
 	if err != nil {
 		bad = append(bad, err)
 	}
@@ -98,7 +98,7 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*bundle.Wanted, *bundle.Checksum
 }
 
 // addKubespray adds what the release in a checkout downloads for the processors of the platforms, and what its own list script forgets of it.
-func (l *listFlags) addKubespray(cmd *cobra.Command, dir string, w *wantedSet, sums *bundle.Checksums) error {
+func (l *listFlags) addKubespray(cmd *cobra.Command, dir string, w *wantedSet, sums *lists.Checksums) error {
 	noted := map[string]bool{}
 	note := func(n string) {
 		if !noted[n] {
@@ -107,15 +107,15 @@ func (l *listFlags) addKubespray(cmd *cobra.Command, dir string, w *wantedSet, s
 		}
 	}
 	for i, arch := range l.processors() {
-		opt := bundle.KubesprayOptions{Arch: arch}
+		opt := lists.KubesprayOptions{Arch: arch}
 		for _, name := range l.kubesprayVars {
 			text, err := os.ReadFile(name)
 			if err != nil {
 				return err
 			}
-			opt.Vars = append(opt.Vars, bundle.KubesprayVars{Name: name, R: bytes.NewReader(text)})
+			opt.Vars = append(opt.Vars, lists.KubesprayVars{Name: name, R: bytes.NewReader(text)})
 		}
-		k, err := bundle.Kubespray(os.DirFS(dir), opt)
+		k, err := lists.Kubespray(os.DirFS(dir), opt)
 		if err != nil {
 			return fmt.Errorf("%s: %w", dir, err)
 		}
@@ -178,11 +178,11 @@ func (l *listFlags) processors() []string {
 
 // wantedSet adds to what lists want, each name once.
 type wantedSet struct {
-	*bundle.Wanted
+	*lists.Wanted
 	have map[string]bool
 }
 
-func newWantedSet(w *bundle.Wanted) *wantedSet {
+func newWantedSet(w *lists.Wanted) *wantedSet {
 	s := &wantedSet{w, map[string]bool{}}
 	for _, i := range w.Images {
 		s.have["image "+i.Ref()] = true
@@ -203,25 +203,25 @@ func (s *wantedSet) isNew(name string) bool {
 	return !before
 }
 
-func (s *wantedSet) image(i bundle.WantedImage) {
+func (s *wantedSet) image(i lists.Image) {
 	if s.isNew("image " + i.Ref()) {
 		s.Images = append(s.Images, i)
 	}
 }
 
-func (s *wantedSet) file(f bundle.WantedFile) {
+func (s *wantedSet) file(f lists.File) {
 	if s.isNew("file " + f.URL) {
 		s.Files = append(s.Files, f)
 	}
 }
 
-func (s *wantedSet) chart(c bundle.WantedChart) {
+func (s *wantedSet) chart(c lists.Chart) {
 	if s.isNew("chart " + chartName(c)) {
 		s.Charts = append(s.Charts, c)
 	}
 }
 
-func chartName(c bundle.WantedChart) string {
+func chartName(c lists.Chart) string {
 	return strings.TrimSpace(c.Repo + " " + c.Name + " " + c.Version)
 }
 

@@ -11,11 +11,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"casemate/bundle"
+	"casemate/bundle/lists"
 )
 
 // readLists reads what the flags name, in a directory with these files.
-func readLists(t *testing.T, files map[string]string, stdin string, args ...string) (w *bundle.Wanted, sums *bundle.Checksums, notes string, err error) {
+func readLists(t *testing.T, files map[string]string, stdin string, args ...string) (w *lists.Wanted, sums *lists.Checksums, notes string, err error) {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
@@ -122,16 +122,16 @@ func TestProcessorsOfPlatforms(t *testing.T) {
 }
 
 func TestWantedSetTakesEachNameOnce(t *testing.T) {
-	w := &bundle.Wanted{Images: []bundle.WantedImage{{Repository: "quay.io/x", Tag: "1", Where: "a:1"}}, Files: []bundle.WantedFile{{URL: "https://x/f", Where: "a:2"}},
-		Charts: []bundle.WantedChart{{Repo: "https://x", Name: "c", Where: "a:3"}}}
+	w := &lists.Wanted{Images: []lists.Image{{Repository: "quay.io/x", Tag: "1", Where: "a:1"}}, Files: []lists.File{{URL: "https://x/f", Where: "a:2"}},
+		Charts: []lists.Chart{{Repo: "https://x", Name: "c", Where: "a:3"}}}
 	s := newWantedSet(w)
 	for range 2 {
-		s.image(bundle.WantedImage{Repository: "quay.io/x", Tag: "1"})
-		s.image(bundle.WantedImage{Repository: "quay.io/x", Tag: "2"})
-		s.file(bundle.WantedFile{URL: "https://x/f"})
-		s.file(bundle.WantedFile{URL: "https://x/g"})
-		s.chart(bundle.WantedChart{Repo: "https://x", Name: "c"})
-		s.chart(bundle.WantedChart{Repo: "https://x", Name: "c", Version: "1"})
+		s.image(lists.Image{Repository: "quay.io/x", Tag: "1"})
+		s.image(lists.Image{Repository: "quay.io/x", Tag: "2"})
+		s.file(lists.File{URL: "https://x/f"})
+		s.file(lists.File{URL: "https://x/g"})
+		s.chart(lists.Chart{Repo: "https://x", Name: "c"})
+		s.chart(lists.Chart{Repo: "https://x", Name: "c", Version: "1"})
 	}
 	if len(w.Images) != 2 || len(w.Files) != 2 || len(w.Charts) != 2 || w.Images[0].Where != "a:1" || w.Files[0].Where != "a:2" || w.Charts[0].Where != "a:3" {
 		t.Errorf("got %+v", w)

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"casemate/bundle"
+	"casemate/bundle/lists"
 )
 
 // miss is an entry of the missing book.
@@ -87,7 +87,7 @@ func printList(cmd *cobra.Command, book []miss, kind string, listed func(name st
 // listedImage says why a name that was missed cannot stand in a list of images; "" if it can. A list takes what has no host for Docker Hub's, but here
 // that is a name that was pushed here, or asked for by a flat name: nobody can say where it would have to come from.
 func listedImage(name string) string {
-	w, err := bundle.ParseReference(name)
+	w, err := lists.ParseReference(name)
 	switch {
 	case err != nil:
 		return err.Error()
@@ -96,7 +96,7 @@ func listedImage(name string) string {
 	case name == w.Repository:
 		return "only its tags were to be listed"
 	}
-	return takes(name, (*bundle.Lists).Images)
+	return takes(name, (*lists.Parser).Images)
 }
 
 // listedFile is listedImage for a list of files.
@@ -104,12 +104,12 @@ func listedFile(name string) string {
 	if strings.HasPrefix(name, "/") {
 		return "it is a path of files.DOMAIN that says no origin"
 	}
-	return takes(name, (*bundle.Lists).Files)
+	return takes(name, (*lists.Parser).Files)
 }
 
 // takes says why a list cannot have name as its one line.
-func takes(name string, read func(*bundle.Lists, string, io.Reader)) string {
-	var l bundle.Lists
+func takes(name string, read func(*lists.Parser, string, io.Reader)) string {
+	var l lists.Parser
 	read(&l, "", strings.NewReader(name))
 	switch w, err := l.Wanted(); {
 	case err != nil:

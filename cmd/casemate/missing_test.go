@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"casemate/bundle"
+	"casemate/bundle/lists"
 )
 
 // What missing prints as a list is one: whatever clients asked for, bundle create and check take every line of it, and it names what was missed.
@@ -26,15 +26,15 @@ func TestMissingPrintsLists(t *testing.T) {
 	for _, c := range []struct {
 		kind   string
 		listed func(string) string
-		read   func(*bundle.Lists, string) (*bundle.Wanted, error)
+		read   func(*lists.Parser, string) (*lists.Wanted, error)
 		want   string
 		left   int
 	}{
-		{"image", listedImage, func(l *bundle.Lists, s string) (*bundle.Wanted, error) {
+		{"image", listedImage, func(l *lists.Parser, s string) (*lists.Wanted, error) {
 			l.Images("list", strings.NewReader(s))
 			return l.Wanted()
 		}, "quay.io/a/b:1 " + pinned + " docker.io/library/nginx:1 localhost:5000/x:1", 7},
-		{"file", listedFile, func(l *bundle.Lists, s string) (*bundle.Wanted, error) {
+		{"file", listedFile, func(l *lists.Parser, s string) (*lists.Wanted, error) {
 			l.Files("list", strings.NewReader(s))
 			return l.Wanted()
 		}, "https://dl.k8s.io/x https://dl.k8s.io/y?z=1&w=%2F http://dl.k8s.io/z", 4},
@@ -46,7 +46,7 @@ func TestMissingPrintsLists(t *testing.T) {
 		if err := printList(cmd, book, c.kind, c.listed); err != nil {
 			t.Fatal(err)
 		}
-		w, err := c.read(&bundle.Lists{}, out.String())
+		w, err := c.read(&lists.Parser{}, out.String())
 		if err != nil {
 			t.Fatalf("the %s list is none: %v", c.kind, err)
 		}

@@ -1,4 +1,4 @@
-package bundle
+package lists
 
 import (
 	"fmt"
@@ -35,7 +35,7 @@ func (k *kubespray) forgottenFiles() {
 }
 
 // forgottenFile adds a file. Its images are not looked for, because it is not here yet.
-func (k *kubespray) forgottenFile(f WantedFile, variable string) {
+func (k *kubespray) forgottenFile(f File, variable string) {
 	if k.hasFile(f.URL) {
 		return
 	}
@@ -199,7 +199,7 @@ func (k *kubespray) forgottenImage(r *role, text, where string) {
 	if err == nil {
 		ref, err = toText(x)
 	}
-	var w WantedImage
+	var w Image
 	if err == nil {
 		w, err = ParseReference(ref)
 	}
@@ -258,7 +258,7 @@ func (k *kubespray) forgottenChart(r *role, prefix, where string) {
 		return // it is set by an inventory only, or stands in a registry
 	}
 	if u, err := parseFileURL(repo); err == nil && chartName.MatchString(chart) {
-		c := WantedChart{Repo: strings.TrimSuffix(u, "/"), Name: chart, Version: version, Where: where}
+		c := Chart{Repo: strings.TrimSuffix(u, "/"), Name: chart, Version: version, Where: where}
 		k.forget(Forgotten{Chart: &c, Variable: prefix + "_chart_ref", Where: where})
 		k.note("the chart %s names images of its own: render it (helm template) and give what it wrote as a manifest", chart)
 	}
@@ -282,7 +282,7 @@ func (k *kubespray) forgottenByCilium() {
 		return
 	}
 	where := k.vars.defs["cilium_version"].where
-	chart := WantedChart{Repo: ciliumCharts, Name: "cilium", Version: version, Where: where}
+	chart := Chart{Repo: ciliumCharts, Name: "cilium", Version: version, Where: where}
 	k.forget(Forgotten{Chart: &chart, Variable: "cilium_version", Where: ciliumTasks + ":1"})
 	repo, err1 := k.vars.text("cilium_operator_image_repo")
 	tag, err2 := k.vars.text("cilium_operator_image_tag")

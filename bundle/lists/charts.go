@@ -1,4 +1,4 @@
-package bundle
+package lists
 
 import (
 	"fmt"
@@ -17,7 +17,7 @@ var (
 // Charts reads a list of Helm charts, one a line: "oci://HOST/REPOSITORY/CHART:VERSION" or "oci://HOST/REPOSITORY/CHART VERSION" for charts in registries
 // (they are images in Wanted), and "https://REPOSITORY CHART [VERSION]" for classic repositories, without a version the newest. name is the
 // list's name in messages.
-func (l *Lists) Charts(name string, r io.Reader) {
+func (l *Parser) Charts(name string, r io.Reader) {
 	l.eachLine(name, r, func(where, line string) error {
 		words := strings.Fields(line)
 		if strings.HasPrefix(words[0], "oci://") {
@@ -27,7 +27,7 @@ func (l *Lists) Charts(name string, r io.Reader) {
 	})
 }
 
-func (l *Lists) ociChart(where string, words []string) error {
+func (l *Parser) ociChart(where string, words []string) error {
 	ref := words[0]
 	switch last := ref[strings.LastIndexByte(ref, '/')+1:]; {
 	case len(words) > 2:
@@ -43,7 +43,7 @@ func (l *Lists) ociChart(where string, words []string) error {
 	return l.image(where, ref)
 }
 
-func (l *Lists) classicChart(where string, words []string) error {
+func (l *Parser) classicChart(where string, words []string) error {
 	if !urlScheme.MatchString(words[0]) {
 		return fmt.Errorf("%s is neither oci://… nor the URL of a chart repository: write oci://HOST/REPOSITORY/CHART:VERSION or https://REPOSITORY CHART VERSION", shown(words[0]))
 	}
@@ -62,7 +62,7 @@ func (l *Lists) classicChart(where string, words []string) error {
 	case !chartName.MatchString(words[1]):
 		return fmt.Errorf("%s is no name of a chart: write %s CHART VERSION", shown(words[1]), repo)
 	}
-	c := WantedChart{Repo: strings.TrimSuffix(strings.TrimSuffix(repo, "/index.yaml"), "/"), Name: words[1], Where: where}
+	c := Chart{Repo: strings.TrimSuffix(strings.TrimSuffix(repo, "/index.yaml"), "/"), Name: words[1], Where: where}
 	if len(words) == 3 {
 		if !chartVersion.MatchString(words[2]) {
 			return fmt.Errorf("%s is no version: write one such as 1.2.3, ranges are not followed", shown(words[2]))

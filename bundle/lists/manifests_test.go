@@ -1,4 +1,4 @@
-package bundle
+package lists
 
 import (
 	"io"
@@ -7,7 +7,7 @@ import (
 )
 
 func TestManifests(t *testing.T) {
-	runLists(t, (*Lists).Manifests, []listCase{
+	runLists(t, (*Parser).Manifests, []listCase{
 		{"empty", "", ""},
 		{"only dividers", "---\n---\n# nothing\n---", ""},
 		{"a pod", `apiVersion: v1
@@ -100,11 +100,11 @@ func TestManifestsBounds(t *testing.T) {
 		{"aliases", "a: &a [x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c]\n" +
 			"e: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: &f [*e, *e, *e, *e, *e, *e, *e, *e]\ng: &g [*f, *f, *f, *f, *f, *f, *f, *f]\nimage: a.example/a:1\n", "list:8 a.example/a:1"},
 	} {
-		if got := given((*Lists).Manifests, c.in); !strings.Contains(got, c.want) {
+		if got := given((*Parser).Manifests, c.in); !strings.Contains(got, c.want) {
 			t.Errorf("%s: got %.300s", c.name, got)
 		}
 	}
-	var l Lists
+	var l Parser
 	l.Manifests("large", io.LimitReader(endless("---\n"), maxListSize+1))
 	if _, err := l.Wanted(); err == nil || !strings.Contains(err.Error(), "larger than 64 MiB") {
 		t.Errorf("got %v", err)
@@ -117,7 +117,7 @@ func FuzzManifests(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		var l Lists
+		var l Parser
 		l.Manifests("list", strings.NewReader(s))
 		w, err := l.Wanted()
 		if err != nil {

@@ -1,4 +1,4 @@
-package bundle
+package lists
 
 import (
 	"bufio"
@@ -30,7 +30,7 @@ const (
 //   - all of these in YAML that stands in a ConfigMap.
 //
 // Templates that are not rendered are refused.
-func (l *Lists) Manifests(name string, r io.Reader) {
+func (l *Parser) Manifests(name string, r io.Reader) {
 	in := bufio.NewReaderSize(&bounded{r: r, left: maxListSize}, 64<<10)
 	var doc []byte
 	begin := 1 // line of the file at which doc begins
@@ -71,7 +71,7 @@ var (
 var errTemplate = errors.New("this is a template: render it first (helm template CHART > FILE) and give what it wrote")
 
 // document reads one YAML document that begins at a line of a file.
-func (l *Lists) document(name string, begin int, doc []byte) {
+func (l *Parser) document(name string, begin int, doc []byte) {
 	if len(bytes.TrimSpace(bytes.TrimPrefix(doc, []byte("---")))) == 0 {
 		return
 	}
@@ -95,7 +95,7 @@ func (l *Lists) document(name string, begin int, doc []byte) {
 
 // yamlImages is one document that is walked.
 type yamlImages struct {
-	lists    *Lists
+	lists    *Parser
 	name     string
 	before   int  // lines of the file before it
 	embedded bool // in a ConfigMap: what is not understood is no image

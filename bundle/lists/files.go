@@ -1,4 +1,4 @@
-package bundle
+package lists
 
 import (
 	"errors"
@@ -13,7 +13,7 @@ const maxURL = 8192
 
 // Files reads a list of URLs, one a line: Kubespray's files.list, `casemate missing -o files`. A checksum may follow a URL: "URL sha256:HEX", or the bare
 // HEX of a sha256 or sha512. name is the list's name in messages.
-func (l *Lists) Files(name string, r io.Reader) {
+func (l *Parser) Files(name string, r io.Reader) {
 	l.eachLine(name, r, func(where, line string) error {
 		if strings.Contains(line, "{{") {
 			return fmt.Errorf("%s is a template: use the list that was rendered from it (files.list, not files.list.template)", shown(line))
@@ -22,7 +22,7 @@ func (l *Lists) Files(name string, r io.Reader) {
 		if len(words) > 2 {
 			return fmt.Errorf("%s is more than a URL and a checksum: write one URL a line, comments after #", shown(line))
 		}
-		f := WantedFile{Where: where}
+		f := File{Where: where}
 		var err error
 		if f.URL, err = parseFileURL(words[0]); err != nil {
 			return err
@@ -38,7 +38,7 @@ func (l *Lists) Files(name string, r io.Reader) {
 }
 
 // addFile adds a file, or its checksum to one that was asked for without.
-func (l *Lists) addFile(f WantedFile) error {
+func (l *Parser) addFile(f File) error {
 	before, again := l.first("file "+f.URL, asked{index: len(l.wanted.Files), digest: f.Digest, where: f.Where})
 	switch {
 	case !again:
@@ -117,7 +117,7 @@ func parseChecksum(s string) (string, error) {
 			d = "sha512:" + d
 		}
 	}
-	if err := checkDigest(d); err != nil {
+	if err := CheckDigest(d); err != nil {
 		return "", fmt.Errorf("%s is no checksum: write sha256: and 64 hex digits, or sha512: and 128", shown(s))
 	}
 	return d, nil

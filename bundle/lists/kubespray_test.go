@@ -1,4 +1,4 @@
-package bundle
+package lists
 
 import (
 	"fmt"
@@ -14,7 +14,7 @@ import (
 // The checkout in testdata has the shape of Kubespray's and content of our own. Its checksums are numbers, written as 64 digits.
 func sum(n int) string { return fmt.Sprintf("sha256:%064d", n) }
 
-func refs(images []WantedImage) []string {
+func refs(images []Image) []string {
 	var s []string
 	for _, i := range images {
 		s = append(s, i.Ref())
@@ -22,7 +22,7 @@ func refs(images []WantedImage) []string {
 	return s
 }
 
-func urls(files []WantedFile) []string {
+func urls(files []File) []string {
 	var s []string
 	for _, f := range files {
 		s = append(s, f.URL+" "+f.Digest)

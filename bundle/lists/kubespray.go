@@ -1,4 +1,4 @@
-package bundle
+package lists
 
 import (
 	"errors"
@@ -31,8 +31,8 @@ type KubesprayLists struct {
 	Release string
 	// Images and Files are the lists that the checkout's own contrib/offline/generate_list.sh makes, in its order, and the digests that the
 	// checkout knows.
-	Images []WantedImage
-	Files  []WantedFile
+	Images []Image
+	Files  []File
 	// Forgotten is what that script leaves out although the checkout's roles can ask for it: most of it belongs to add-ons that are off by default.
 	Forgotten []Forgotten
 	// Checksums are the checkout's.
@@ -43,9 +43,9 @@ type KubesprayLists struct {
 
 // Forgotten is one image, one file or one chart; the others are nil.
 type Forgotten struct {
-	Image *WantedImage
-	File  *WantedFile
-	Chart *WantedChart
+	Image *Image
+	File  *File
+	Chart *Chart
 	// Variable is what names it: a variable, or the variables in the words of the template that uses them.
 	Variable string
 	// Where is FILE:LINE in the checkout.
@@ -150,7 +150,7 @@ func (k *kubespray) listFiles() error {
 }
 
 func (k *kubespray) hasFile(u string) bool {
-	return slices.ContainsFunc(k.lists.Files, func(f WantedFile) bool { return f.URL == u })
+	return slices.ContainsFunc(k.lists.Files, func(f File) bool { return f.URL == u })
 }
 
 // named makes an error name the variable, if it does not yet.
@@ -163,8 +163,8 @@ func named(name, where string, err error) error {
 }
 
 // file adds the digest that the checkout has for a URL: that of the entry of downloads which downloads it, or else what its tables are found to say.
-func (k *kubespray) file(u, where string) WantedFile {
-	f := WantedFile{URL: u, Where: where}
+func (k *kubespray) file(u, where string) File {
+	f := File{URL: u, Where: where}
 	digest, known, found := k.lists.Checksums.Find(u)
 	for _, e := range k.entries {
 		if s, _, err := k.field(e, "url"); err != nil || s != u {
@@ -270,8 +270,8 @@ func (k *kubespray) image(ref, where string) error {
 	return nil
 }
 
-func (k *kubespray) has(w WantedImage) bool {
-	return slices.ContainsFunc(k.lists.Images, func(i WantedImage) bool { return i.Repository == w.Repository && i.Tag == w.Tag })
+func (k *kubespray) has(w Image) bool {
+	return slices.ContainsFunc(k.lists.Images, func(i Image) bool { return i.Repository == w.Repository && i.Tag == w.Tag })
 }
 
 var (

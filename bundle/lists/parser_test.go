@@ -1,4 +1,4 @@
-package bundle
+package lists
 
 import (
 	"errors"
@@ -75,8 +75,8 @@ func TestParseReference(t *testing.T) {
 }
 
 // given reads one list and returns what it wants, one thing a line, or what is wrong with it.
-func given(read func(*Lists, string, io.Reader), list string) string {
-	var l Lists
+func given(read func(*Parser, string, io.Reader), list string) string {
+	var l Parser
 	read(&l, "list", strings.NewReader(list))
 	w, err := l.Wanted()
 	if err != nil {
@@ -97,7 +97,7 @@ func given(read func(*Lists, string, io.Reader), list string) string {
 
 type listCase struct{ name, in, want string }
 
-func runLists(t *testing.T, read func(*Lists, string, io.Reader), cases []listCase) {
+func runLists(t *testing.T, read func(*Parser, string, io.Reader), cases []listCase) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			got := given(read, c.in)
@@ -112,7 +112,7 @@ func runLists(t *testing.T, read func(*Lists, string, io.Reader), cases []listCa
 }
 
 func TestImages(t *testing.T) {
-	runLists(t, (*Lists).Images, []listCase{
+	runLists(t, (*Parser).Images, []listCase{
 		{"empty", "", ""},
 		{"comments and blanks", "# all\n\n  nginx:1 # this one\r\n\t\n#\nquay.io/a/b:2#no\n", "list:6: \"quay.io/a/b:2#no\" is no image reference…"},
 		{"order, doubles, short names", "b:1\na:1\ndocker.io/library/b:1\n b:1\t\n", "list:1 docker.io/library/b:1\nlist:2 docker.io/library/a:1"},
@@ -133,7 +133,7 @@ func TestImages(t *testing.T) {
 }
 
 func TestFiles(t *testing.T) {
-	runLists(t, (*Lists).Files, []listCase{
+	runLists(t, (*Parser).Files, []listCase{
 		{"plain", "https://DL.k8s.io/release/v1.35.4/bin/linux/amd64/kubelet # the kubelet\nHTTP://a.example:8080/X?y=Z\nhttps://get.k3s.io\nhttps://get.k3s.io/?x\n",
 			"list:1 https://dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubelet\nlist:2 http://a.example:8080/X?y=Z\nlist:3 https://get.k3s.io/\nlist:4 https://get.k3s.io/?x"},
 		{"query without a path", "https://get.k3s.io?x=1", "list:1 https://get.k3s.io/?x=1"},
@@ -161,7 +161,7 @@ func TestFiles(t *testing.T) {
 }
 
 func TestCharts(t *testing.T) {
-	runLists(t, (*Lists).Charts, []listCase{
+	runLists(t, (*Parser).Charts, []listCase{
 		{"both kinds", "oci://ghcr.io/org/app:1.2.3\noci://ghcr.io/org/app 1.2.4+x # newer\nhttps://Charts.jetstack.io/ cert-manager v1.15.3\nhttps://charts.example/a/index.yaml b\nhttps://charts.example/a b\n",
 			"list:1 ghcr.io/org/app:1.2.3\nlist:2 ghcr.io/org/app:1.2.4_x\nlist:3 https://charts.jetstack.io cert-manager v1.15.3\nlist:4 https://charts.example/a b"},
 		{"oci without version", "oci://ghcr.io/org/app\n", "list:1: \"oci://ghcr.io/org/app\" has no version: write oci://HOST/REPOSITORY/CHART:VERSION"},
@@ -176,19 +176,19 @@ func TestCharts(t *testing.T) {
 }
 
 func TestListsBounds(t *testing.T) {
-	var l Lists
+	var l Parser
 	l.Images("many", strings.NewReader(strings.Repeat("a b\n", maxBadLines+7)))
 	_, err := l.Wanted()
 	var bad *BadLists
 	if !errors.As(err, &bad) || len(bad.Lines) != maxBadLines || bad.More != 7 || !strings.HasSuffix(err.Error(), "\nand 7 more") {
 		t.Errorf("got %v", err)
 	}
-	l = Lists{}
+	l = Parser{}
 	l.Files("large", io.LimitReader(endless(strings.Repeat(" ", 4000)+"\n"), maxListSize+1))
 	if _, err := l.Wanted(); err == nil || !strings.Contains(err.Error(), "the list is larger than 64 MiB") {
 		t.Errorf("got %v", err)
 	}
-	l = Lists{}
+	l = Parser{}
 	l.Images("broken", io.MultiReader(strings.NewReader("a:1\nb"), iotest.ErrReader(io.ErrUnexpectedEOF)))
 	if _, err := l.Wanted(); err == nil || err.Error() != "broken:2: read: unexpected EOF" {
 		t.Errorf("got %v", err)
@@ -207,40 +207,40 @@ func (e endless) Read(p []byte) (int, error) {
 }
 
 func TestListsTogether(t *testing.T) {
-	var l Lists
+	var l Parser
 	l.Images("a.list", strings.NewReader("nginx:1\n"))
 	l.Manifests("b.yaml", strings.NewReader("spec:\n  containers:\n  - image: nginx:1\n  - image: pause:3\n"))
 	l.Charts("c.list", strings.NewReader("oci://ghcr.io/a/b:1\n"))
-	l.Add([]WantedImage{{Repository: "docker.io/library/pause", Tag: "3", Where: "d"}}, []WantedFile{{URL: "https://a.example/f", Digest: "sha256:" + hexA, Where: "e"}})
+	l.Add([]Image{{Repository: "docker.io/library/pause", Tag: "3", Where: "d"}}, []File{{URL: "https://a.example/f", Digest: "sha256:" + hexA, Where: "e"}})
 	l.Files("f.list", strings.NewReader("https://a.example/f\n"))
 	w, err := l.Wanted()
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := fmt.Sprint(w.Images, w.Files)
-	want := fmt.Sprint([]WantedImage{{"docker.io/library/nginx", "1", "", "a.list:1", false}, {"docker.io/library/pause", "3", "", "b.yaml:4", false}, {"ghcr.io/a/b", "1", "", "c.list:1", false}},
-		[]WantedFile{{URL: "https://a.example/f", Digest: "sha256:" + hexA, Where: "e"}})
+	want := fmt.Sprint([]Image{{"docker.io/library/nginx", "1", "", "a.list:1", false}, {"docker.io/library/pause", "3", "", "b.yaml:4", false}, {"ghcr.io/a/b", "1", "", "c.list:1", false}},
+		[]File{{URL: "https://a.example/f", Digest: "sha256:" + hexA, Where: "e"}})
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	l.Add(nil, []WantedFile{{URL: "https://a.example/f", Digest: "sha256:" + hexB, Where: "g"}})
+	l.Add(nil, []File{{URL: "https://a.example/f", Digest: "sha256:" + hexB, Where: "g"}})
 	if _, err := l.Wanted(); err == nil || !strings.HasPrefix(err.Error(), "g: https://a.example/f has sha256:bb") {
 		t.Errorf("got %v", err)
 	}
 }
 
-// Lists that Kubespray's own script made are read without a complaint, and keep their names.
+// Parser that Kubespray's own script made are read without a complaint, and keep their names.
 func TestKubespraysLists(t *testing.T) {
 	dir := os.Getenv("CASEMATE_KUBESPRAY_LISTS")
 	if dir == "" {
 		t.Skip("CASEMATE_KUBESPRAY_LISTS names no directory")
 	}
-	for name, read := range map[string]func(*Lists, string, io.Reader){"images.list": (*Lists).Images, "files.list": (*Lists).Files} {
+	for name, read := range map[string]func(*Parser, string, io.Reader){"images.list": (*Parser).Images, "files.list": (*Parser).Files} {
 		b, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		var l Lists
+		var l Parser
 		read(&l, name, strings.NewReader(string(b)))
 		w, err := l.Wanted()
 		if err != nil {
@@ -258,9 +258,9 @@ func FuzzLists(f *testing.F) {
 	f.Add(byte(0), "nginx:1\n# x\nquay.io/a/b@sha256:"+hexA+"\noci://ghcr.io/a/b:1+2\n")
 	f.Add(byte(1), "https://a.example/f "+hexA+"\nhttp://b.example/%20?x\n")
 	f.Add(byte(2), "oci://ghcr.io/a/b 1.2\nhttps://charts.example c v1\n")
-	reads := []func(*Lists, string, io.Reader){(*Lists).Images, (*Lists).Files, (*Lists).Charts}
+	reads := []func(*Parser, string, io.Reader){(*Parser).Images, (*Parser).Files, (*Parser).Charts}
 	f.Fuzz(func(t *testing.T, kind byte, s string) {
-		var l Lists
+		var l Parser
 		reads[int(kind)%len(reads)](&l, "list", strings.NewReader(s))
 		w, err := l.Wanted()
 		if err != nil {

@@ -1,4 +1,4 @@
-package bundle
+package lists
 
 import (
 	"errors"
@@ -12,7 +12,7 @@ import (
 
 // Images reads a list of image references, one a line: Kubespray's images.list, `kubeadm config images list`, `casemate missing -o images`.
 // name is the list's name in messages.
-func (l *Lists) Images(name string, r io.Reader) {
+func (l *Parser) Images(name string, r io.Reader) {
 	l.eachLine(name, r, func(where, line string) error {
 		switch {
 		case strings.Contains(line, "{{"):
@@ -27,7 +27,7 @@ func (l *Lists) Images(name string, r io.Reader) {
 }
 
 // image adds one reference, from whatever kind of list.
-func (l *Lists) image(where, ref string) error {
+func (l *Parser) image(where, ref string) error {
 	w, err := ParseReference(ref)
 	if err != nil {
 		return err
@@ -37,7 +37,7 @@ func (l *Lists) image(where, ref string) error {
 }
 
 // addImage adds an image. A tag that is pinned to two digests is refused: the other side could show only one of them under it.
-func (l *Lists) addImage(w WantedImage) error {
+func (l *Parser) addImage(w Image) error {
 	if w.Tag != "" && w.Digest != "" {
 		name := w.Repository + ":" + w.Tag
 		if before, again := l.first("pin "+name, asked{digest: w.Digest, where: w.Where}); again && before.digest != w.Digest {
@@ -58,8 +58,8 @@ var (
 // ParseReference reads an image reference as Docker does ("nginx" is docker.io/library/nginx:latest), except that a tag beside a digest is kept. Docker
 // Hub's other names (index.docker.io, registry-1.docker.io) are docker.io. "docker://" before it (skopeo) means nothing; after "oci://" (Helm) stands a chart,
 // whose version must be there and whose "+" is "_" in the tag, as Helm stores it. Errors say what to do. Where is left empty.
-func ParseReference(s string) (WantedImage, error) {
-	var none WantedImage
+func ParseReference(s string) (Image, error) {
+	var none Image
 	ref, chart := strings.CutPrefix(s, "oci://")
 	ref = strings.TrimPrefix(ref, "docker://")
 	if scheme := urlScheme.FindString(ref); scheme != "" {
@@ -84,13 +84,13 @@ func ParseReference(s string) (WantedImage, error) {
 	if err != nil {
 		return none, fmt.Errorf("%s is no image reference (%s): write HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:DIGEST", shown(s), why(err))
 	}
-	w := WantedImage{Repository: named.Name()}
+	w := Image{Repository: named.Name()}
 	if t, ok := named.(reference.Tagged); ok {
 		w.Tag = t.Tag()
 	}
 	if d, ok := named.(reference.Digested); ok {
 		w.Digest = d.Digest().String()
-		if err := checkDigest(w.Digest); err != nil {
+		if err := CheckDigest(w.Digest); err != nil {
 			return none, fmt.Errorf("%s: %w", shown(s), err)
 		}
 	}

@@ -1,14 +1,14 @@
-package bundle
+package lists
 
 // Wanted is what lists ask for, normalised, in the order of the lists and each name once.
 type Wanted struct {
-	Images []WantedImage `json:"images,omitempty"`
-	Files  []WantedFile  `json:"files,omitempty"`
-	Charts []WantedChart `json:"charts,omitempty"`
+	Images []Image `json:"images,omitempty"`
+	Files  []File  `json:"files,omitempty"`
+	Charts []Chart `json:"charts,omitempty"`
 }
 
-// WantedImage is one image reference.
-type WantedImage struct {
+// Image is one image reference.
+type Image struct {
 	// Repository is host and path in canonical form: "docker.io/library/nginx" for "nginx", "index.docker.io/…" folded to docker.io.
 	Repository string `json:"repository"`
 	Tag        string `json:"tag,omitempty"`    // "latest" if neither tag nor digest was written
@@ -20,7 +20,7 @@ type WantedImage struct {
 }
 
 // Ref is the reference in its full form: repository, then :tag and @digest as far as there are.
-func (w WantedImage) Ref() string {
+func (w Image) Ref() string {
 	s := w.Repository
 	if w.Tag != "" {
 		s += ":" + w.Tag
@@ -31,8 +31,8 @@ func (w WantedImage) Ref() string {
 	return s
 }
 
-// WantedFile is one URL.
-type WantedFile struct {
+// File is one URL.
+type File struct {
 	URL string `json:"url"`
 	// Digest is what its bytes must have ("sha256:<hex>" or "sha512:<hex>"), "" if nobody knows.
 	Digest string `json:"digest,omitempty"`
@@ -42,12 +42,21 @@ type WantedFile struct {
 	Optional bool   `json:"optional,omitempty"`
 }
 
-// WantedChart is one Helm chart of a classic repository (one with an index.yaml); charts in OCI registries are WantedImages.
-type WantedChart struct {
+// Chart is one Helm chart of a classic repository (one with an index.yaml); charts in OCI registries are WantedImages.
+type Chart struct {
 	Repo    string `json:"repo"` // the repository's URL, without index.yaml
 	Name    string `json:"name"`
 	Version string `json:"version,omitempty"` // "": the newest that is no pre-release
 	Where   string `json:"where,omitempty"`
 
 	Optional bool `json:"optional,omitempty"`
+}
+
+// Label names the chart for people.
+func (w Chart) Label() string {
+	s := "chart " + w.Name
+	if w.Version != "" {
+		s += " " + w.Version
+	}
+	return s + " of " + w.Repo
 }

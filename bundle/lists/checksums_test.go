@@ -1,4 +1,4 @@
-package bundle
+package lists
 
 import (
 	"errors"
@@ -169,7 +169,7 @@ func TestChecksumsErrors(t *testing.T) {
 
 func TestChecksumsApply(t *testing.T) {
 	c := checksums(t, "SUMS", hexA+"  f\n"+hexA+"  x/g\n"+hexB+"  y/g\n")
-	w := &Wanted{Files: []WantedFile{
+	w := &Wanted{Files: []File{
 		{URL: "https://a.example/f"}, {URL: "https://a.example/g"}, {URL: "https://a.example/h"},
 		{URL: "https://b.example/f", Digest: "sha256:" + hexA, Known: "list:4"}, {URL: "https://c.example/f", Digest: "sha512:" + hexA + hexB, Known: "list:5"},
 	}}
@@ -181,7 +181,7 @@ func TestChecksumsApply(t *testing.T) {
 	if w.Files[0].Known != "SUMS:1: f" || w.Files[3].Known != "list:4" {
 		t.Errorf("known %q, %q", w.Files[0].Known, w.Files[3].Known)
 	}
-	w.Files = append(w.Files, WantedFile{URL: "https://d.example/f", Digest: "sha256:" + hexB, Known: "list:6", Where: "list:6"})
+	w.Files = append(w.Files, File{URL: "https://d.example/f", Digest: "sha256:" + hexB, Known: "list:6", Where: "list:6"})
 	var bad *BadLists
 	if _, err := c.Apply(w); !errors.As(err, &bad) || err.Error() != "list:6: https://d.example/f has sha256:"+hexB+" (list:6), but SUMS:1: f says sha256:"+hexA+": remove the one that is wrong" {
 		t.Errorf("got %v", err)
@@ -231,7 +231,7 @@ func FuzzChecksums(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if digest, _, ok := c.Find(u); ok && (checkDigest(digest) != nil || c.Other(digest) == "") {
+		if digest, _, ok := c.Find(u); ok && (CheckDigest(digest) != nil || c.Other(digest) == "") {
 			t.Fatalf("found %q", digest)
 		}
 	})

@@ -1,4 +1,4 @@
-package bundle
+package lists
 
 import (
 	"bufio"
@@ -17,9 +17,9 @@ const (
 	maxBadLines = 100      // bad lines that are kept to be shown; more are counted
 )
 
-// Lists collects what lists ask for, from many lists of all kinds. What is wrong with them is kept too and said by Wanted, all of it, before anything is
+// Parser collects what lists ask for, from many lists of all kinds. What is wrong with them is kept too and said by Wanted, all of it, before anything is
 // done. The zero value is ready.
-type Lists struct {
+type Parser struct {
 	wanted Wanted
 	seen   map[string]asked // what was asked for already, by a key of its kind
 	bad    []string
@@ -48,14 +48,14 @@ func (e *BadLists) Error() string {
 }
 
 // Wanted returns what all lists ask for together, in their order and each name once. The error, if any line was bad, is a *BadLists.
-func (l *Lists) Wanted() (*Wanted, error) {
+func (l *Parser) Wanted() (*Wanted, error) {
 	if len(l.bad) > 0 {
 		return nil, &BadLists{Lines: l.bad, More: l.more}
 	}
 	return &l.wanted, nil
 }
 
-func (l *Lists) refuse(where string, err error) {
+func (l *Parser) refuse(where string, err error) {
 	if len(l.bad) == maxBadLines {
 		l.more++
 		return
@@ -64,7 +64,7 @@ func (l *Lists) refuse(where string, err error) {
 }
 
 // first remembers that key was asked for, and returns who asked for it first if this is not the first time.
-func (l *Lists) first(key string, a asked) (asked, bool) {
+func (l *Parser) first(key string, a asked) (asked, bool) {
 	if l.seen == nil {
 		l.seen = map[string]asked{}
 	}
@@ -79,7 +79,7 @@ var errUTF16 = errors.New("the list is UTF-16: save it as UTF-8")
 
 // eachLine calls take for every line of r that says something, without comment and surrounding space. A comment is "#" at a line's begin or
 // after a space. A bad line, or what take says of one, does not end the reading.
-func (l *Lists) eachLine(name string, r io.Reader, take func(where, line string) error) {
+func (l *Parser) eachLine(name string, r io.Reader, take func(where, line string) error) {
 	in := bufio.NewReaderSize(&bounded{r: r, left: maxListSize}, maxListLine)
 	for n := 1; ; n++ {
 		line, err := in.ReadSlice('\n')
@@ -166,7 +166,7 @@ func (b *bounded) Read(p []byte) (int, error) {
 }
 
 // Add adds what is wanted already as structs, such as KubesprayLists has it.
-func (l *Lists) Add(images []WantedImage, files []WantedFile) {
+func (l *Parser) Add(images []Image, files []File) {
 	for _, w := range images {
 		if err := l.addImage(w); err != nil {
 			l.refuse(w.Where, err)
