@@ -1,4 +1,4 @@
-// Package bundle is what crosses the gap: reading the lists that people have, collecting what they name on the connected side, the bundle's
+// Package bundle is what crosses the gap: collecting on the connected side what lists name, the bundle's
 // format, and reading it, or what other tools made, on the other side.
 //
 // It promises: memory does not grow with the size of blobs or bundles; what a list names wrongly is said, all of it, before anything is fetched;

@@ -1,6 +1,8 @@
 package lists
 
 import (
+	_ "crypto/sha256" // references are parsed by a library that knows the algorithms that are linked
+	_ "crypto/sha512"
 	"fmt"
 	"strings"
 )

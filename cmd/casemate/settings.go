@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
@@ -45,7 +46,11 @@ func configCommand(o *options) *cobra.Command {
 			if err := o.client().call(cmd.Context(), "GET", "settings/"+seg(args[0]), nil, nil, &s); err != nil {
 				return err
 			}
-			return o.print(cmd, s, func(t *table) { t.line(s.Value) })
+			return o.print(cmd, s, func(t *table) {
+				for l := range strings.SplitSeq(strings.TrimSuffix(s.Value, "\n"), "\n") { // keys in PEM have several
+					t.line(l)
+				}
+			})
 		},
 	}
 	o.printable(get)
