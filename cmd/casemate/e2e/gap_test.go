@@ -19,7 +19,10 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -42,6 +45,8 @@ type internet struct {
 	pem   string
 	files map[string][]byte // by host and path
 	moved map[string]string // redirects, by host and path
+
+	distribution http.Handler // a registry of that make
 
 	mu         sync.Mutex
 	registries map[string]http.Handler
@@ -90,12 +95,47 @@ func newInternet(t testing.TB, l *lab) *internet {
 		t.Fatal(err)
 	}
 	n.pem = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	n.distribution = newDistribution(t)
 	s := &http.Server{Handler: n, TLSConfig: &tls.Config{GetCertificate: n.certificate}, ErrorLog: log.New(io.Discard, "", 0)}
 	listener := n.listenOn(t, n.ip+":443")
 	done := make(chan struct{})
 	go func() { s.ServeTLS(listener, "", ""); close(done) }()
 	t.Cleanup(func() { s.Close(); <-done })
 	return n
+}
+
+// newDistribution runs distribution's own binary.
+func newDistribution(t testing.TB) http.Handler {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close() // for the registry to take
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "config.yml")
+	text := "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: " + dir + "/data}}\nhttp: {addr: \"" + addr + "\", secret: x}\n"
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(client(t, "registry"), "serve", conf)
+	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	until(t, "distribution answers", func() error {
+		resp, err := http.Get("http://" + addr + "/v2/")
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	})
+	return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(&url.URL{Scheme: "http", Host: addr})
+		r.Out.Host = r.In.Host
+	}}
 }
 
 func (n *internet) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -136,7 +176,12 @@ func (n *internet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (n *internet) registry(host string) http.Handler {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.registries[host] == nil {
+	if n.registries[host] != nil {
+		return n.registries[host]
+	}
+	if host == "quay.io" { // one of another make
+		n.registries[host] = n.distribution
+	} else {
 		n.registries[host] = registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true))
 	}
 	return n.registries[host]
@@ -367,4 +412,44 @@ func TestAcrossTheGap(t *testing.T) {
 		}
 		b.casemate(t, "import", "remove", "podman-oci")
 	})
+}
+
+// TestPackagesAsFiles takes real files over a real network: packages of this machine's own distribution, from the mirror that it is set up with.
+func TestPackagesAsFiles(t *testing.T) {
+	l := newLab(t)
+	b := newBastion(t, l, "n1")
+	b.serve(t)
+	var list strings.Builder
+	var urls []string
+	var sums []string
+	out := must(t, "apt-get", "-o", "APT::Sandbox::User=root", "--print-uris", "download", "containerd", "runc", "skopeo")
+	for line := range strings.Lines(out) {
+		f := strings.Fields(line) // 'URL' NAME SIZE SHA256:HEX
+		if len(f) != 4 || !strings.HasPrefix(f[3], "SHA256:") {
+			continue
+		}
+		url, sum := strings.Trim(f[0], "'"), strings.ToLower(f[3])
+		urls, sums = append(urls, url), append(sums, strings.TrimPrefix(sum, "sha256:"))
+		fmt.Fprintf(&list, "%s %s\n", url, sum)
+	}
+	if len(urls) != 3 {
+		t.Fatalf("apt-get names %d files:\n%s", len(urls), out)
+	}
+	casemate, dir := filepath.Join(repo(t), "bin", "casemate"), t.TempDir()
+	files := filepath.Join(dir, "files.list")
+	if err := os.WriteFile(files, []byte(list.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "packages.tar")
+	must(t, casemate, "bundle", "create", file, "--files", files, "--cache", filepath.Join(dir, "cache"))
+	b.casemate(t, "import", file)
+	out = b.casemate(t, "file", "list", "-o", "json")
+	for i, u := range urls {
+		if !strings.Contains(out, sums[i]) {
+			t.Errorf("%s is not held with its checksum:\n%s", u, out)
+		}
+	}
+	if out, err := run(casemate, "bundle", "create", file, "--files", files, "--cache", filepath.Join(dir, "cache"), "-o", "json"); err != nil || !strings.Contains(out, `"fetched": 0`) {
+		t.Errorf("a second run fetches nothing: %v\n%s", err, out)
+	}
 }
