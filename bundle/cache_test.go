@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"casemate/bundle/lists"
 	"errors"
 	"io"
 	"io/fs"
@@ -11,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"casemate/bundle/lists"
 )
 
 func TestCacheIsForOneRun(t *testing.T) {

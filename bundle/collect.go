@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"casemate/bundle/lists"
 	"cmp"
 	"context"
 	"errors"
@@ -14,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"casemate/bundle/lists"
 )
 
 // CollectOptions say how is collected. The zero value collects every platform, with signatures, into the user's cache.
@@ -132,9 +133,9 @@ type collector struct {
 	transport  http.RoundTripper
 	wait       func(ctx context.Context, pause time.Duration) error
 	now        func() time.Time
-	parts      keyedMutex             // by what a part is of
-	chartLock  sync.Mutex             // one index is read at a time
-	charts     map[string]*chartIndex // by URL; guarded by chartLock
+	parts      keyedMutex                   // by what a part is of
+	chartLock  sync.Mutex                   // one index is read at a time
+	charts     map[string]*lists.ChartIndex // by URL; guarded by chartLock
 	fetched    atomic.Int64
 
 	mu       sync.Mutex // guards what follows
@@ -170,7 +171,7 @@ func Collect(ctx context.Context, w *lists.Wanted, opt CollectOptions) (*Collect
 }
 
 func newCollector(opt CollectOptions) (*collector, error) {
-	c := &collector{opt: opt, failed: map[int]CollectFailure{}, images: map[string]Image{}, taken: map[string]File{}, charts: map[string]*chartIndex{}, blobs: map[string]*wantedBlob{}}
+	c := &collector{opt: opt, failed: map[int]CollectFailure{}, images: map[string]Image{}, taken: map[string]File{}, charts: map[string]*lists.ChartIndex{}, blobs: map[string]*wantedBlob{}}
 	if opt.Have != nil && checkDigest(opt.Since) != nil {
 		return nil, fmt.Errorf("the inventory's digest must be known, got %q", opt.Since)
 	}

@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"casemate/bundle/lists"
 	"cmp"
 	"context"
 	"errors"
@@ -10,6 +9,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"casemate/bundle/lists"
 )
 
 // resolveImage finds out what an image is. n is its number among names.

@@ -2,7 +2,6 @@ package bundle
 
 import (
 	"bytes"
-	"casemate/bundle/lists"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -18,6 +17,8 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+
+	"casemate/bundle/lists"
 )
 
 // upstream is a registry that counts what is asked of it, by method and path.

@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"casemate/bundle/lists"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
@@ -10,6 +9,8 @@ import (
 	"io"
 	"strings"
 	"syscall"
+
+	"casemate/bundle/lists"
 )
 
 // checkDigest says what is wrong with a digest.

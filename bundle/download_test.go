@@ -2,7 +2,6 @@ package bundle
 
 import (
 	"bytes"
-	"casemate/bundle/lists"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"casemate/bundle/lists"
 )
 
 // noise is n bytes of content, the same for the same seed.

@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"casemate/bundle/lists"
 	"cmp"
 	"context"
 	"errors"
@@ -13,6 +12,8 @@ import (
 	"path"
 	"strings"
 	"sync"
+
+	"casemate/bundle/lists"
 )
 
 // fileList are the files that are to be fetched: those of the lists, and those that charts bring. It is safe for concurrent use while it grows.

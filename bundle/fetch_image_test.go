@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"casemate/bundle/lists"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -14,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+
+	"casemate/bundle/lists"
 )
 
 // tag is how a digest stands in a tag.

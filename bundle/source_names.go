@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"casemate/bundle/lists"
 	"context"
 	"fmt"
 	"io/fs"
@@ -9,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"casemate/bundle/lists"
 )
 
 // names are what the inputs bring. A name means one thing.

@@ -113,7 +113,7 @@ func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) 
 		}
 		r.count(f, w.Optional)
 	}
-	indexes := map[string]*chartIndex{}
+	indexes := map[string]*lists.ChartIndex{}
 	for _, w := range req.Charts {
 		f, err := c.chart(ctx, w, indexes)
 		if err != nil {

@@ -1,4 +1,4 @@
-package bundle
+package lists
 
 import (
 	"cmp"
