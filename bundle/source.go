@@ -191,6 +191,9 @@ func (r *reading) look(ctx context.Context, in Input, f *inputFile) ([]part, err
 // interpret says what an archive holds. depth counts the archives that it is in, listed is what a list beside it calls its image.
 func (r *reading) interpret(ctx context.Context, a *archive, depth int, listed string) ([]part, error) {
 	for _, root := range a.roots() {
+		if a.file(root+partName) != nil {
+			return nil, fmt.Errorf("%s is a bundle that was unpacked or compressed, so that nothing vouches for it: import the file as bundle create wrote it: %w", a.name, fs.ErrInvalid)
+		}
 		if a.isLayout(root) {
 			p, err := r.newLayout(ctx, a, root)
 			if err != nil {

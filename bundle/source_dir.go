@@ -48,8 +48,12 @@ func (r *reading) scanDir(ctx context.Context, name string, dir fs.FS) (*archive
 			return r.count(0)
 		case d.Type()&fs.ModeSymlink != 0:
 			to, err := fs.ReadLink(dir, p)
+			if err != nil {
+				a.leave(p, "a link that cannot be read")
+				return r.count(0)
+			}
 			link, ok := linkTarget(p, to)
-			if err != nil || !ok {
+			if !ok {
 				a.leave(p, "a link that leads outside")
 				return r.count(0)
 			}

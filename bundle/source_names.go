@@ -67,9 +67,9 @@ func (n *names) addFile(url, digest string, size int64, input string) error {
 
 func twoMeanings(name string, old meaning, digest, input string) error {
 	if old.input == input {
-		return fmt.Errorf("%s: %s is %s and %s in it", input, name, old.digest, digest)
+		return fmt.Errorf("%s: %s is %s and %s in it: %w", input, name, old.digest, digest, fs.ErrInvalid)
 	}
-	return fmt.Errorf("%s is %s in %s and %s in %s; import them one after the other, the later one wins", name, old.digest, old.input, digest, input)
+	return fmt.Errorf("%s is %s in %s and %s in %s; import them one after the other, the later one wins: %w", name, old.digest, old.input, digest, input, fs.ErrInvalid)
 }
 
 // parseName reads an image's name as Docker does. A registry that was only somebody's own (localhost, an address, a port, no dot) is left off, so that the

@@ -59,7 +59,7 @@ func digestIn(i fs.FileInfo) string { return i.(interface{ Digest() string }).Di
 // dryRun says what would change. A bundle is not read further than its index.
 func (j *job) dryRun(ctx context.Context) (*Result, error) {
 	e := j.e
-	s := &dry{e: e, small: map[string][]byte{}}
+	s := &dry{e: e, small: map[string][]byte{}, put: map[string]int64{}}
 	c, err := j.read(ctx, s, func(c *bundle.Contents) error {
 		if c.Index == nil {
 			return nil
@@ -109,12 +109,19 @@ type dry struct {
 	mu    sync.Mutex
 	small map[string][]byte
 	bytes int
+	put   map[string]int64 // size by digest
 }
 
 // maxSmall bounds the documents that a dry run keeps in memory.
 const maxSmall = 256 << 20
 
 func (d *dry) Has(digest string) (int64, bool) {
+	d.mu.Lock()
+	size, ok := d.put[digest]
+	d.mu.Unlock()
+	if ok {
+		return size, true
+	}
 	n, err := d.e.cfg.Tree.StatBlob(digest)
 	return n, err == nil
 }
@@ -144,6 +151,9 @@ func (d *dry) Put(ctx context.Context, digest string, size int64, r io.Reader) (
 	if digest != "" && got != digest {
 		return "", 0, fmt.Errorf("the bytes have the digest %s, not %s: %w", got, digest, syscall.EBADMSG)
 	}
+	d.mu.Lock()
+	d.put[got] = n
+	d.mu.Unlock()
 	if text := bytes.TrimLeft(head.Bytes(), " \t\r\n"); n <= maxManifest && len(text) > 0 && (text[0] == '{' || text[0] == '[') {
 		d.mu.Lock()
 		defer d.mu.Unlock()

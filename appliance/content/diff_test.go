@@ -83,7 +83,7 @@ func TestADryRunSaysWhatWouldChange(t *testing.T) {
 
 func TestADryRunKeepsOnlyDocuments(t *testing.T) {
 	s := newSite(t)
-	d := &dry{e: s.Engine, small: map[string][]byte{}}
+	d := &dry{e: s.Engine, small: map[string][]byte{}, put: map[string]int64{}}
 	put := func(text string) string {
 		got, n, err := d.Put(t.Context(), "", -1, strings.NewReader(text))
 		if err != nil || n != int64(len(text)) || got != "sha256:"+hexOf([]byte(text)) {

@@ -191,7 +191,7 @@ func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Cont
 	plan := func(c *bundle.Contents, need int64) error {
 		called = true
 		j.need = need
-		if err := j.policy.check(c.Signer); err != nil {
+		if err := j.policy.check(c); err != nil {
 			return err
 		}
 		if c.Index != nil && !j.dry {

@@ -44,6 +44,9 @@ func (j *job) prepare(c *bundle.Contents, id string) error {
 	j.keeper.edit(func(n *pending) {
 		*n = p
 		n.Key, n.Name, n.Kind, n.ID, n.Signer = key, name, c.Kind, id, c.Signer
+		if before && p.Parts != c.Parts { // of another splitting: its numbers mean other parts
+			n.Have = nil
+		}
 		n.Sources, n.Touched, n.Parts, n.Node = sources(j.req.Inputs), j.e.cfg.Now(), c.Parts, j.e.cfg.Node
 		if !before {
 			n.Started = j.e.cfg.Now()

@@ -46,10 +46,15 @@ func (p Policy) admit(asked []ed25519.PublicKey) ([]ed25519.PublicKey, error) {
 	return keys, nil
 }
 
-// check refuses a signature that is right but of nobody that the policy knows, also where none is required: who signs wants it to be looked at.
-func (p Policy) check(signer string) error {
-	if signer == "" || len(p.Keys) == 0 {
+// check refuses, where keys are known, a bundle that none of them signed, also where no signature is required: leaving one out is no way past it.
+// What is no bundle has no signature that could be looked at.
+func (p Policy) check(c *bundle.Contents) error {
+	signer := c.Signer
+	switch {
+	case len(p.Keys) == 0 || signer == "" && c.Kind != bundle.KindBundle:
 		return nil
+	case signer == "":
+		return fmt.Errorf("it is not signed, and import.keys says whose signature is expected: %w", fs.ErrPermission)
 	}
 	if slices.ContainsFunc(p.Keys, func(k ed25519.PublicKey) bool { return bundle.KeyName(k) == signer }) {
 		return nil

@@ -142,7 +142,7 @@ func (e *Engine) promised(ix *bundle.Index) error {
 // incomplete lets an import stand that lacks parts.
 func (j *job) incomplete(ctx context.Context, s *sink, c *bundle.Contents) (*Result, error) {
 	if c.Parts == 0 {
-		return nil, fmt.Errorf("%s that its names need are not in it (%s): %w", count(len(c.Absent), "blob"), strings.Join(c.Absent[:min(len(c.Absent), 3)], ", "), fs.ErrNotExist)
+		return nil, fmt.Errorf("%s that its names need are not in it (%s), nor held here; if casemate gc --now ran meanwhile, import it again: %w", count(len(c.Absent), "blob"), strings.Join(c.Absent[:min(len(c.Absent), 3)], ", "), fs.ErrNotExist)
 	}
 	j.keeper.edit(func(p *pending) {
 		p.add(c.Numbers)

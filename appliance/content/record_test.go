@@ -81,13 +81,17 @@ func TestPolicies(t *testing.T) {
 			t.Errorf("%+v: %v %v", c, got, err)
 		}
 	}
-	for signer, refused := range map[string]bool{"": false, bundle.KeyName(a): false, bundle.KeyName(b): true} {
-		if err := (Policy{Keys: keys{a}}).check(signer); refused != errors.Is(err, fs.ErrPermission) {
-			t.Errorf("%s: %v", signer, err)
+	for signer, refused := range map[string]bool{"": true, bundle.KeyName(a): false, bundle.KeyName(b): true} {
+		c := &bundle.Contents{Kind: bundle.KindBundle, Signer: signer}
+		if err := (Policy{Keys: keys{a}}).check(c); refused != errors.Is(err, fs.ErrPermission) {
+			t.Errorf("%q: %v", signer, err)
 		}
-		if err := (Policy{}).check(signer); err != nil {
+		if err := (Policy{}).check(c); err != nil {
 			t.Error(err)
 		}
+	}
+	if err := (Policy{Keys: keys{a}}).check(&bundle.Contents{Kind: bundle.KindTree}); err != nil {
+		t.Errorf("what cannot be signed: %v", err)
 	}
 }
 

@@ -94,6 +94,8 @@ type message struct {
 const (
 	opOpen     = "open"      // Path: a descriptor of a regular file, or Dir of a directory
 	opStat     = "stat"      // Path: its Entry
+	opLstat    = "lstat"     // Path: its Entry, of a link itself
+	opReadLink = "read-link" // Path: an Entry with what the link says as its name
 	opReadDir  = "read-dir"  // Dir: the next Entries, none at its end
 	opCloseDir = "close-dir" // Dir: forget it
 	opEnd      = "end"       // Input: the error with which a relayed input ended, if any

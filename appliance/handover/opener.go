@@ -52,6 +52,19 @@ func (o *opener) try(a *ask) (*reply, *os.File, error) {
 		}
 		e := entryOf(st)
 		return &reply{Entry: &e}, nil, nil
+	case a.Op == opLstat:
+		st, err := in.root.Lstat(a.Path)
+		if err != nil {
+			return nil, nil, bare(err)
+		}
+		e := entryOf(st)
+		return &reply{Entry: &e}, nil, nil
+	case a.Op == opReadLink:
+		to, err := in.root.Readlink(a.Path)
+		if err != nil {
+			return nil, nil, bare(err)
+		}
+		return &reply{Entry: &entry{Base: []byte(to)}}, nil, nil
 	case a.Op == opOpen:
 		return o.open(in.root, a.Path)
 	}

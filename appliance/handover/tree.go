@@ -47,11 +47,32 @@ func (t *tree) Open(name string) (fs.File, error) {
 }
 
 // Stat follows symbolic links.
-func (t *tree) Stat(name string) (fs.FileInfo, error) {
-	if !fs.ValidPath(name) {
-		return nil, t.fail("stat", name, fs.ErrInvalid)
+func (t *tree) Stat(name string) (fs.FileInfo, error) { return t.stat("stat", opStat, name) }
+
+// Lstat does not.
+func (t *tree) Lstat(name string) (fs.FileInfo, error) { return t.stat("lstat", opLstat, name) }
+
+func (t *tree) stat(op, asked, name string) (fs.FileInfo, error) {
+	e, err := t.entry(op, asked, name)
+	if err != nil {
+		return nil, err
 	}
-	a, err := t.session.ask(ask{Op: opStat, Input: t.input, Path: name})
+	e.Base = []byte(path.Base(name))
+	return info{e}, nil
+}
+
+// ReadLink returns what a symbolic link says, wherever that leads.
+func (t *tree) ReadLink(name string) (string, error) {
+	e, err := t.entry("readlink", opReadLink, name)
+	return string(e.Base), err
+}
+
+// entry asks something that is answered with an entry.
+func (t *tree) entry(op, asked, name string) (entry, error) {
+	if !fs.ValidPath(name) {
+		return entry{}, t.fail(op, name, fs.ErrInvalid)
+	}
+	a, err := t.session.ask(ask{Op: asked, Input: t.input, Path: name})
 	if err == nil && (a.fd >= 0 || a.reply.Entry == nil) {
 		err = protocolError("no entry came")
 	}
@@ -59,11 +80,9 @@ func (t *tree) Stat(name string) (fs.FileInfo, error) {
 		unix.Close(a.fd)
 	}
 	if err != nil {
-		return nil, t.fail("stat", name, err)
+		return entry{}, t.fail(op, name, err)
 	}
-	e := *a.reply.Entry
-	e.Base = []byte(path.Base(name))
-	return info{e}, nil
+	return *a.reply.Entry, nil
 }
 
 // ReadDir lists a whole directory in order; Open it for one that may be huge.

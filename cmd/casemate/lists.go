@@ -90,6 +90,9 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 			fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
 		}
 		if err == nil {
+			if len(wanted.Images)+len(wanted.Files)+len(wanted.Charts) == 0 {
+				fmt.Fprintln(cmd.ErrOrStderr(), "note: the lists name nothing")
+			}
 			return wanted, sums, nil
 		}
 		bad = append(bad, err)

@@ -50,9 +50,19 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
-		fmt.Fprintln(stderr, "casemate:", err)
+		fmt.Fprintln(stderr, "casemate:", plain(err.Error()))
 	}
 	return exitCode(err)
+}
+
+// plain shows control characters, which could move a terminal's cursor, as '?': names in errors come from archives and lists of anybody.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // usageError is a mistake on the command line.

@@ -372,6 +372,9 @@ func TestAcrossTheGap(t *testing.T) {
 		sample := writeImage(t, col.path("sample"), pauseImage(t))
 		imported := func(ref string, args ...string) {
 			t.Helper()
+			if out := b.casemate(t, append([]string{"import", "diff"}, args...)...); !strings.Contains(out, ref) {
+				t.Errorf("import diff does not name %s:\n%s", ref, out)
+			}
 			b.casemate(t, append([]string{"import"}, args...)...)
 			node.must(t, "ctr", "-a", ctr, "images", "pull", "--snapshotter", "native", ref) // which unpacks it
 			node.must(t, "skopeo", "copy", "-q", "--insecure-policy", "docker://"+ref, "dir:"+node.path("tmp/skopeo"))
