@@ -144,6 +144,7 @@ func (p *treePart) followLinks(r *reading) error {
 		if err := r.count(len(name)); err != nil {
 			return fmt.Errorf("%s: %w", p.a.name, err)
 		}
+		to = p.a.throughLinks(to)
 		if e := p.a.file(to); e != nil {
 			host, ok := hostPath(name)
 			switch {
@@ -163,6 +164,9 @@ func (p *treePart) followLinks(r *reading) error {
 		}
 		inside = append(inside[:len(inside):len(inside)], to)
 		i, _ := slices.BinarySearchFunc(sorted, to+"/", func(e *entry, s string) int { return strings.Compare(e.name, s) })
+		if i == len(sorted) || !strings.HasPrefix(sorted[i].name, to+"/") {
+			p.a.leave(name, "a link to nothing that is here")
+		}
 		for ; i < len(sorted) && strings.HasPrefix(sorted[i].name, to+"/"); i++ {
 			if err := follow(name+sorted[i].name[len(to):], sorted[i].name, inside); err != nil {
 				return err
@@ -221,4 +225,23 @@ func (p *treePart) load(ctx context.Context, r *reading) error {
 		}
 	}
 	return nil
+}
+
+// throughLinks is name with the links among its directories followed, as far as that is sensible.
+func (a *archive) throughLinks(name string) string {
+	for range 16 {
+		changed := false
+		for i := 0; i < len(name) && !changed; i++ {
+			if name[i] != '/' {
+				continue
+			}
+			if e := a.byName[name[:i]]; e != nil && e.link != "" {
+				name, changed = path.Join(e.link, name[i+1:]), true
+			}
+		}
+		if !changed {
+			break
+		}
+	}
+	return name
 }
