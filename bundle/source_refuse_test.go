@@ -177,15 +177,15 @@ func TestLinksInDirectory(t *testing.T) {
 	top := t.TempDir()
 	must(os.WriteFile(filepath.Join(top, "secret"), []byte("secret"), 0o600))
 	dir := filepath.Join(top, "tree")
-	must(os.MkdirAll(filepath.Join(dir, "deb.debian.org/debian/dists/bookworm/main"), 0o755))
-	must(os.WriteFile(filepath.Join(dir, "deb.debian.org/debian/dists/bookworm/main/Release"), []byte("release"), 0o644))
+	must(os.MkdirAll(filepath.Join(dir, "deb.example.org/debian/dists/bookworm/main"), 0o755))
+	must(os.WriteFile(filepath.Join(dir, "deb.example.org/debian/dists/bookworm/main/Release"), []byte("release"), 0o644))
 	for name, to := range map[string]string{
-		"deb.debian.org/debian/dists/stable":        "bookworm",
-		"deb.debian.org/debian/dists/newest":        "stable",
-		"deb.debian.org/debian/dists/bookworm/loop": ".",
-		"deb.debian.org/secret":                     "../../secret",
-		"deb.debian.org/absolute":                   filepath.Join(top, "secret"),
-		"ftp.debian.org":                            "deb.debian.org",
+		"deb.example.org/debian/dists/stable":        "bookworm",
+		"deb.example.org/debian/dists/newest":        "stable",
+		"deb.example.org/debian/dists/bookworm/loop": ".",
+		"deb.example.org/secret":                     "../../secret",
+		"deb.example.org/absolute":                   filepath.Join(top, "secret"),
+		"ftp.example.org":                            "deb.example.org",
 	} {
 		must(os.Symlink(to, filepath.Join(dir, name)))
 	}
@@ -196,8 +196,8 @@ func TestLinksInDirectory(t *testing.T) {
 		s := newMemorySink(t)
 		c := read(t, s, bundle.ReadOptions{}, bundle.Input{Name: "dir", FS: dir})
 		got := shown(c)
-		for _, want := range []string{"deb.debian.org/debian/dists/bookworm/main", "deb.debian.org/debian/dists/stable/main", "deb.debian.org/debian/dists/newest/main",
-			"ftp.debian.org/debian/dists/bookworm/main"} {
+		for _, want := range []string{"deb.example.org/debian/dists/bookworm/main", "deb.example.org/debian/dists/stable/main", "deb.example.org/debian/dists/newest/main",
+			"ftp.example.org/debian/dists/bookworm/main"} {
 			if !strings.Contains(got, "https://"+want+"/Release\n") {
 				t.Errorf("no %s in\n%s", want, got)
 			}

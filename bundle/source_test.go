@@ -120,8 +120,8 @@ func TestTree(t *testing.T) {
 	files := tree{
 		"dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm":          "kubeadm",
 		"github.com/etcd-io/etcd/releases/download/v3/etcd.tar.gz":   string(gz([]byte(layer("etcd")))),
-		"deb.debian.org/debian/dists/stable/index.html":              "listing",
-		"deb.debian.org/debian/dists/oldstable":                      "-> stable",
+		"deb.example.org/debian/dists/stable/index.html":             "listing",
+		"deb.example.org/debian/dists/oldstable":                     "-> stable",
 		"get.k3s.io/index.html?v=1%2B2&x=a b":                        "script",
 		"github.com/k3s-io/k3s/releases/download/v1+k3s1/100%/.disk": "dot",
 		"dl.k8s.io/.DS_Store":                                        "rubbish",
@@ -131,10 +131,10 @@ func TestTree(t *testing.T) {
 		"README":                                                     "no host",
 	}
 	sameInAllWays(t, files, bundle.KindTree, strings.TrimSpace(`
-https://deb.debian.org/debian/dists/oldstable/
-https://deb.debian.org/debian/dists/oldstable/index.html
-https://deb.debian.org/debian/dists/stable/
-https://deb.debian.org/debian/dists/stable/index.html
+https://deb.example.org/debian/dists/oldstable/
+https://deb.example.org/debian/dists/oldstable/index.html
+https://deb.example.org/debian/dists/stable/
+https://deb.example.org/debian/dists/stable/index.html
 https://dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm
 https://get.k3s.io/?v=1%2B2&x=a%20b
 https://get.k3s.io/index.html?v=1%2B2&x=a%20b
