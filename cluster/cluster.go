@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"crypto/cipher"
 	"errors"
 	"fmt"
 	"io"
@@ -25,7 +24,9 @@ type Cluster struct {
 	log    *slog.Logger
 	id     identity
 	opened time.Time
-	sealer cipher.AEAD
+	keys   atomic.Pointer[keyring]
+	keyMu  sync.Mutex    // held while keys change
+	epoch  atomic.Uint64 // of the newest key taken up
 	blobs  *blob.Dir
 	gc     sync.Mutex // one collection at a time
 
@@ -33,12 +34,20 @@ type Cluster struct {
 	lock      io.Closer
 	wal       *wal.WAL
 	mark      *mark
+	marked    waiters // how far the mark is
 	machine   *machine
+	sweeps    sweeps
+	stock     *stock // nil without a peer port
+	peers     *peers // nil without a peer port
 	transport io.Closer
 	raft      *raft.Raft
 	seqs      *sequences
 	lead      leadership
+	health    hub            // who is up
+	reading   confirms       // misses that are being confirmed
 	own       sync.WaitGroup // our goroutines
+	life      context.Context
+	die       context.CancelFunc // ends what waits for other nodes
 
 	stopping atomic.Bool
 	flight   sync.RWMutex  // read-locked by every command that raft has to answer
@@ -70,12 +79,13 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		cfg: cfg, log: cfg.Log, id: id, lock: lock, opened: cfg.Now(),
 		stop: make(chan struct{}), done: make(chan struct{}), ended: make(chan struct{}),
 	}
+	c.life, c.die = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			c.release()
 		}
 	}()
-	if c.sealer, err = newSealer(key); err != nil {
+	if err := c.useKeys(key); err != nil {
 		return nil, err
 	}
 	if c.blobs, err = blob.Open(filepath.Join(cfg.Dir, blobDir), blob.Options{FS: cfg.FS, Reserve: cfg.Reserve}); err != nil {
@@ -106,28 +116,63 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c.seqs = newSequences(max(boot, c.machine.view.Load().Boot(cfg.Node)+1))
+	c.machine.waiters.of(cfg.Node, c.seqs.boot)
+	c.machine.collected = c.sweeps.add
 
 	rc := raftConfig(cfg)
 	sole := len(voters) == 1 && voters[0] == rc.LocalID
-	if sole {
-		alone(rc)
-	}
 	changes := make(chan bool, 16)
 	rc.NotifyCh = changes
-	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Node))
-	c.transport = transport
+	var transport raft.Transport
+	if cfg.Peer == nil {
+		if sole {
+			alone(rc)
+		}
+		_, mem := raft.NewInmemTransport(raft.ServerAddress(cfg.Node))
+		c.transport, transport = mem, mem
+	} else {
+		id, err := openNodeID(cfg)
+		if err != nil {
+			return nil, err
+		}
+		c.peers = newPeers(c, id)
+		if err := c.renew(); err != nil {
+			return nil, err
+		}
+		c.stock = newStock(c)
+		c.machine.added, c.machine.replaced = c.stock.add, c.stock.recount
+		net := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+			// One request at a time, of many entries. Raft's pipeline wins little over that, and leaves a goroutine behind, for which Shutdown waits, when logStore ends
+			// the one that feeds it.
+			Stream: stream{c.peers.raft, c.peers}, MaxPool: 4, MaxRPCsInFlight: 1, Timeout: raftTimeout, Logger: rc.Logger, MsgpackUseNewTimeFormat: true,
+		})
+		c.transport, transport = net, net
+	}
 	if c.raft, err = newRaft(rc, c.machine, logStore{c.wal, c.fail}, snaps, transport); err != nil {
 		return nil, errors.Join(c.Err(), err)
 	}
+	seen := make(chan raft.Observation, 64)
+	observer := raft.NewObserver(seen, false, func(o *raft.Observation) bool { _, ok := o.Data.(raft.LeaderObservation); return ok })
+	c.raft.RegisterObserver(observer)
 	c.own.Go(c.endRaft)
-	c.own.Go(func() { c.followLeadership(changes) })
+	c.own.Go(func() { c.followLeadership(changes, seen) })
 	c.own.Go(c.keepMark)
+	c.own.Go(c.keepSwept)
+	if c.peers != nil {
+		c.peers.serve()
+		c.own.Go(func() { c.peers.keep(c.life) })
+		c.own.Go(c.stock.fill)
+		c.own.Go(c.manage)
+	}
+	if sole && c.peers != nil {
+		c.standAlone(transport)
+	}
 	c.log.Info("cluster open", "node", cfg.Node, "cluster", id.Cluster, "index", c.machine.view.Load().Index(), "boot", boot)
 	if sole {
 		// It elects itself within a moment, so nobody need see it without a leader. A disk that does not take its vote does not keep reads from working.
 		wait := time.NewTimer(c.cfg.LeaderWait)
 		defer wait.Stop()
-		if err := c.ready(context.Background(), wait.C); err != nil {
+		if _, err := c.ready(context.Background(), wait.C); err != nil {
 			c.log.Warn("the only voter is not the leader yet", "err", err)
 		}
 	}
@@ -142,7 +187,7 @@ func (c *Cluster) Close() error {
 		c.flight.Lock() // until all commands under way are answered, and there are no more
 		//lint:ignore SA2001 nothing is to be done in between
 		c.flight.Unlock()
-		if c.raft.State() == raft.Leader && c.voters() > 1 {
+		if voters, _ := c.electorate(); c.raft.State() == raft.Leader && len(voters) > 1 {
 			if err := c.raft.LeadershipTransfer().Error(); err != nil {
 				c.log.Warn("leadership not handed over", "err", err)
 			}
@@ -158,10 +203,16 @@ func (c *Cluster) release() error {
 	c.stopping.Store(true)
 	var errs []error
 	// Raft first, and waited for: nothing below may go away while it can still apply or append.
+	c.die()
 	close(c.stop)
 	c.own.Wait()
 	if c.transport != nil {
 		errs = append(errs, c.transport.Close())
+	}
+	if c.peers != nil {
+		errs = append(errs, c.peers.close())
+	} else if c.cfg.Peer != nil {
+		errs = append(errs, c.cfg.Peer.Close())
 	}
 	if c.mark != nil {
 		if c.raft != nil && c.Err() == nil {
@@ -218,42 +269,65 @@ func (c *Cluster) endRaft() {
 	close(c.ended)
 }
 
-// leadership tells who waits for it when this node becomes or ceases to be the leader.
+// leadership tells who waits for it when there is another leader.
 type leadership struct {
 	mu     sync.Mutex
-	is     bool
+	leader string        // "" if none is known; this node only once it can take commands
 	change chan struct{} // closed at the next change; nil until someone waits
 }
 
-func (l *leadership) set(is bool) {
+func (l *leadership) set(leader string) (changed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.is = is
+	if l.leader == leader {
+		return false
+	}
+	l.leader = leader
 	if l.change != nil {
 		close(l.change)
 		l.change = nil
 	}
+	return true
 }
 
-func (l *leadership) get() (is bool, change <-chan struct{}) {
+func (l *leadership) get() (leader string, change <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.change == nil {
 		l.change = make(chan struct{})
 	}
-	return l.is, l.change
+	return l.leader, l.change
 }
 
-// followLeadership empties the channel that raft blocks on.
-func (c *Cluster) followLeadership(changes <-chan bool) {
+// followLeadership empties the channel that raft blocks on, and hears of other leaders.
+func (c *Cluster) followLeadership(changes <-chan bool, seen <-chan raft.Observation) {
+	own := false
 	for {
 		select {
-		case is := <-changes:
-			c.lead.set(is)
-			c.log.Info("leadership", "node", c.cfg.Node, "leader", is, "term", c.raft.CurrentTerm())
+		case own = <-changes:
+		case <-seen: // what it says may be old by now
 		case <-c.stop:
 			return
 		}
+		leader := c.cfg.Node
+		if !own {
+			_, id := c.raft.LeaderWithID()
+			if leader = string(id); leader == c.cfg.Node {
+				leader = ""
+			}
+		}
+		if c.lead.set(leader) {
+			c.log.Info("leadership", "node", c.cfg.Node, "leader", leader, "term", c.raft.CurrentTerm())
+		}
+	}
+}
+
+// standAlone makes the only voter the leader at once: it tells itself what a leader that leaves tells its heir. Waiting for others to be heard would be in vain.
+func (c *Cluster) standAlone(t raft.Transport) {
+	id := raft.ServerID(c.cfg.Node)
+	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: t.EncodePeer(id, raft.ServerAddress(id))}}
+	if err := t.TimeoutNow(id, raft.ServerAddress(id), req, &raft.TimeoutNowResponse{}); err != nil {
+		c.log.Warn("the only voter waits for the usual time to elect itself", "err", err)
 	}
 }
 
@@ -264,49 +338,45 @@ func (c *Cluster) stopped() error {
 
 var errNoMajority = fmt.Errorf("no majority of the voters can be reached now, try again later: %w", syscall.EAGAIN)
 
-// ready waits until this node can propose. A later node that is not the leader will hand its commands to the leader instead; nothing above will notice.
-func (c *Cluster) ready(ctx context.Context, deadline <-chan time.Time) error {
+// ready waits until there is a leader that this node can hand a command to, itself or another, and returns its name.
+func (c *Cluster) ready(ctx context.Context, deadline <-chan time.Time) (string, error) {
 	for {
-		is, change := c.lead.get()
+		leader, change := c.lead.get()
 		switch {
 		case c.Err() != nil:
-			return c.stopped()
+			return "", c.stopped()
 		case c.stopping.Load():
-			return fmt.Errorf("this node is stopping: %w", syscall.EAGAIN)
-		case is:
-			return nil
+			return "", fmt.Errorf("this node is stopping: %w", syscall.EAGAIN)
+		case leader == c.cfg.Node:
+			return leader, nil
+		}
+		var up <-chan time.Time
+		if leader != "" {
+			if c.Up(leader) {
+				return leader, nil
+			}
+			up = time.After(10 * time.Millisecond)
 		}
 		select {
 		case <-change:
+		case <-up:
 		case <-ctx.Done():
-			return ctx.Err()
+			return "", ctx.Err()
 		case <-deadline:
-			return errNoMajority
+			return "", errNoMajority
 		case <-c.done:
 		case <-c.stop:
 		}
 	}
 }
 
-func (c *Cluster) voters() int {
-	f := c.raft.GetConfiguration()
-	if f.Error() != nil {
-		return 0
-	}
-	n := 0
-	for _, s := range f.Configuration().Servers {
-		if s.Suffrage == raft.Voter {
-			n++
-		}
-	}
-	return n
-}
-
 // markEvery is the least time between two writes of the mark: one sync for all commits between.
 const markEvery = 50 * time.Millisecond
 
-// keepMark makes a lower bound of what is committed durable, soon after it was applied.
+// keepMark makes a lower bound of what is committed durable, soon after it was applied. With other voters it does so at once, and only then does this node tell them
+// that it shows the entry: so what was acknowledged while all were connected shows again on any of them, should it start alone after a power cut.
 func (c *Cluster) keepMark() {
+	c.marked.reached(c.mark.last)
 	tick := time.NewTimer(0)
 	defer tick.Stop()
 	for {
@@ -315,9 +385,14 @@ func (c *Cluster) keepMark() {
 			return
 		case <-c.machine.moved:
 		}
-		if err := c.mark.set(c.machine.view.Load().Index()); err != nil {
+		index := c.machine.view.Load().Index()
+		if err := c.mark.set(index); err != nil {
 			// The old mark still is a lower bound.
 			c.log.Warn("commit mark not written", "err", err)
+		}
+		c.marked.reached(index)
+		if len(c.others()) > 0 {
+			continue
 		}
 		tick.Reset(markEvery)
 		select {
@@ -326,4 +401,11 @@ func (c *Cluster) keepMark() {
 		case <-tick.C:
 		}
 	}
+}
+
+// shown is the newest log entry whose effect can be read here, and can again after a power cut.
+func (c *Cluster) shown() uint64 {
+	c.marked.mu.Lock()
+	defer c.marked.mu.Unlock()
+	return c.marked.index
 }

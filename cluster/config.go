@@ -1,17 +1,20 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/state"
 )
 
 // Config says which node this is and where it lives.
@@ -36,6 +39,19 @@ type Config struct {
 	// FS is the file system; nil is the operating system's. It is there for tests of power cuts.
 	FS FS
 
+	// Peer is where the other nodes reach this one, a TCP listener that Open takes over. Nil: a cluster of one that no other node can join.
+	Peer net.Listener
+	// PeerAddr is what the other nodes dial, host:port; "" is Peer's own address.
+	PeerAddr string
+	// Dial connects to another node's PeerAddr; nil is the operating system's. It is there for tests of cut networks.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
+	// Handler answers what other nodes ask of the program above by [Cluster.RoundTrip]; nil answers 404. [From] says who asks.
+	Handler http.Handler
+	// Version is the program's, for people.
+	Version string
+	// CatchUp bounds the bytes a second at which this node fetches blobs that it lacks and nobody waits for; 0 is 64 MiB.
+	CatchUp int64
+
 	segmentSize int    // of the log; 0 is 16 MiB
 	snapshots   uint64 // log entries between two snapshots; 0 is 8192
 	entrySize   int    // largest encoded batch in one log entry; 0 is 256 KiB
@@ -46,7 +62,7 @@ func (c Config) complete() (Config, error) {
 	if c.Dir == "" {
 		return c, errors.New("data directory must be set, got \"\"")
 	}
-	if c.Node == "" || len(c.Node) > 63 || strings.Trim(c.Node, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") != "" {
+	if !validNode(c.Node) {
 		return c, fmt.Errorf("node must be 1 to 63 of A-Z a-z 0-9 . _ -, got %.100q", c.Node)
 	}
 	if c.Reserve < 0 || c.PinTime < 0 || c.LeaderWait < 0 || c.ScratchAge < 0 {
@@ -69,6 +85,15 @@ func (c Config) complete() (Config, error) {
 	setDefault(&c.PinTime, time.Hour)
 	setDefault(&c.LeaderWait, 5*time.Second)
 	setDefault(&c.ScratchAge, 24*time.Hour)
+	setDefault(&c.CatchUp, 64<<20)
+	if c.Peer != nil {
+		setDefault(&c.PeerAddr, c.Peer.Addr().String())
+	}
+	if c.Dial == nil {
+		c.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		}
+	}
 	setDefault(&c.segmentSize, 16<<20)
 	setDefault(&c.snapshots, 8192)
 	setDefault(&c.entrySize, 256<<10)
@@ -92,6 +117,8 @@ func raftConfig(cfg Config) *raft.Config {
 	rc.TrailingLogs = cfg.snapshots + cfg.snapshots/4 // the log still reaches back to the older of the two snapshots
 	rc.NoSnapshotRestoreOnStart = true                // recover has done more than that
 	rc.NoLegacyTelemetry = true
+	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 400*time.Millisecond, 400*time.Millisecond, 300*time.Millisecond
+	rc.CommitTimeout = 10 * time.Millisecond // how soon followers hear that an entry is committed, if none comes after it
 	return rc
 }
 
@@ -99,5 +126,10 @@ func raftConfig(cfg Config) *raft.Config {
 func alone(rc *raft.Config) {
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
 }
+
+// raftTimeout bounds one exchange of raft between two nodes.
+const raftTimeout = 5 * time.Second
+
+const maxFormat = state.MaxFormat
 
 const readOnly = syscall.EROFS

@@ -22,7 +22,7 @@ import (
 //
 //	format        what this is: JSON, see identity; written last by Bootstrap
 //	lock          held while the node is open
-//	sealing.key   32 bytes, mode 0600
+//	sealing.key   32 bytes for each key, the newest first, mode 0600
 //	raft/         the log's segments, meta (segments, term, vote), commit (lower bound of what is committed), boot (number of starts)
 //	snapshots/    the state at some log index, two of them
 //	blobs/        package blob
@@ -56,46 +56,11 @@ func Bootstrap(cfg Config) (err error) {
 		return err
 	}
 	defer func() { err = tell("init", cfg.Dir, err) }()
-	list, err := cfg.FS.ReadDir(cfg.Dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = mkdirs(cfg.FS, cfg.Dir)
-	}
-	if err != nil {
-		return err
-	}
-	var names []string
-	for _, e := range list {
-		names = append(names, e.Name())
-	}
-	if slices.Contains(names, formatFile) {
-		return errors.New("already initialised, start it with `casemate serve`")
-	}
-	if !slices.Contains(names, incompleteFile) {
-		for _, name := range names {
-			if name != "lost+found" && name != lockFile && name != incompleteFile+".new" {
-				return fmt.Errorf("not empty (it has %q) and not made by casemate, choose another directory", name)
-			}
-		}
-	}
-	lock, err := cfg.FS.Lock(filepath.Join(cfg.Dir, lockFile))
+	lock, err := beginDir(cfg)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	// From here to the format file, a crash leaves a directory that says itself that it is incomplete, and the next Bootstrap begins again.
-	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, incompleteFile), nil, 0o640); err != nil {
-		return err
-	}
-	for _, name := range []string{raftDir, snapshotDir, blobDir, keyFile, keyFile + ".new", formatFile + ".new"} {
-		if err := removeAll(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
-			return err
-		}
-	}
-	for _, name := range []string{raftDir, snapshotDir, blobDir} {
-		if err := mkdirs(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
-			return err
-		}
-	}
 	key := make([]byte, chacha20poly1305.KeySize)
 	rand.Read(key)
 	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, keyFile), key, 0o600); err != nil {
@@ -104,11 +69,66 @@ func Bootstrap(cfg Config) (err error) {
 	if err := bootstrapRaft(cfg); err != nil {
 		return err
 	}
-	id, err := json.Marshal(identity{Format: diskFormat, Cluster: strings.ToLower(rand.Text()), Node: cfg.Node})
+	return endDir(cfg, identity{Format: diskFormat, Cluster: strings.ToLower(rand.Text()), Node: cfg.Node})
+}
+
+// beginDir locks and clears a directory that is to become a data directory: from then on, until endDir, a crash leaves one that says itself that it is
+// incomplete, and that can be begun again. A joiner's key stays, because its token is bound to it.
+func beginDir(cfg Config) (_ io.Closer, err error) {
+	list, err := cfg.FS.ReadDir(cfg.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = mkdirs(cfg.FS, cfg.Dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	if slices.Contains(names, formatFile) {
+		return nil, errors.New("already initialised, start it with `casemate serve`")
+	}
+	if !slices.Contains(names, incompleteFile) {
+		for _, name := range names {
+			if name != "lost+found" && name != lockFile && name != incompleteFile+".new" {
+				return nil, fmt.Errorf("not empty (it has %q) and not made by casemate, choose another directory", name)
+			}
+		}
+	}
+	lock, err := cfg.FS.Lock(filepath.Join(cfg.Dir, lockFile))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			lock.Close()
+		}
+	}()
+	// From here to the format file, a crash leaves a directory that says itself that it is incomplete, and the next Bootstrap begins again.
+	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, incompleteFile), nil, 0o640); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{raftDir, snapshotDir, blobDir, keyFile, keyFile + ".new", formatFile + ".new", seedFile, nodeCertFile} {
+		if err := removeAll(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range []string{raftDir, snapshotDir, blobDir} {
+		if err := mkdirs(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
+			return nil, err
+		}
+	}
+	return lock, nil
+}
+
+// endDir makes the directory count.
+func endDir(cfg Config, id identity) error {
+	data, err := json.Marshal(id)
 	if err != nil {
 		return err
 	}
-	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, formatFile), append(id, '\n'), 0o640); err != nil {
+	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, formatFile), append(data, '\n'), 0o640); err != nil {
 		return err
 	}
 	return cfg.FS.Remove(filepath.Join(cfg.Dir, incompleteFile)) // and if it comes back: format counts
@@ -157,8 +177,10 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 		return nil, id, nil, err
 	}
 	key, err = readFile(cfg.FS, filepath.Join(cfg.Dir, keyFile))
-	if err == nil && len(key) != chacha20poly1305.KeySize {
-		err = fmt.Errorf("its file %s has %d bytes, not %d, restore a backup into a new directory", keyFile, len(key), chacha20poly1305.KeySize)
+	if err == nil {
+		if _, kerr := newKeyring(key); kerr != nil {
+			err = fmt.Errorf("its file is damaged, restore a backup into a new directory: %w", kerr)
+		}
 	}
 	if err != nil {
 		lock.Close()

@@ -54,7 +54,7 @@ func TestBadDataDirectories(t *testing.T) {
 		"other node":        {func(string) {}, "n2", []string{`belongs to node "n1", not "n2"`, "node: n1"}},
 		"bad node":          {func(string) {}, "a b", []string{`got "a b"`}},
 		"no key":            {remove("sealing.key"), "", []string{"sealing.key"}},
-		"short key":         {write("sealing.key", "short"), "", []string{"sealing.key has 5 bytes", "backup"}},
+		"short key":         {write("sealing.key", "short"), "", []string{"got 5", "backup"}},
 		"no log list":       {remove("raft/meta"), "", []string{"raft log is damaged", "backup"}},
 		"log list damaged":  {write("raft/meta", "1234{}"), "", []string{"raft log is damaged", "backup"}},
 		"log lost":          {glob("raft/*.wal", func(path string) { os.Remove(path) }), "", []string{"entries", "are needed", "backup"}},

@@ -51,6 +51,12 @@ func (h *hub) notifyAll() {
 	}
 }
 
+// watchUntil is watch until done is called.
+func (h *hub) watchUntil(dir string) (changed <-chan struct{}, done context.CancelFunc) {
+	ctx, done := context.WithCancel(context.Background())
+	return h.watch(ctx, dir), done
+}
+
 func (h *hub) watch(ctx context.Context, dir string) <-chan struct{} {
 	w := &watch{dir: dir, ch: make(chan struct{}, 1)}
 	h.mu.Lock()

@@ -20,10 +20,17 @@ type machine struct {
 	hub   hub
 	moved chan struct{} // capacity 1: the state has moved since it was last received from
 
-	// Owned by raft's FSM goroutine, and by Open before raft runs.
-	st   *state.State
-	dead error // an entry was not understood: nothing is applied any more
+	// What the owner does when blobs become known or may go, called by raft's FSM goroutine before anybody can see the new state; they must not wait. Nil: nothing.
+	added     func([]state.Digest)
+	collected func([]state.Digest, uint64)
+	replaced  func() // the whole state is another one: a leader's snapshot
 
+	waiters waiters
+
+	// Owned by raft's FSM goroutine, and by Open before raft runs.
+	st *state.State
+
+	dead atomic.Pointer[error]       // an entry was not understood: nothing is applied any more
 	view atomic.Pointer[state.State] // nobody applies to it
 }
 
@@ -40,6 +47,7 @@ func newMachine(fail func(error)) *machine {
 
 func (m *machine) publish() {
 	m.view.Store(m.st.Clone())
+	m.waiters.reached(m.st.Index())
 	select {
 	case m.moved <- struct{}{}:
 	default:
@@ -48,14 +56,14 @@ func (m *machine) publish() {
 
 // apply applies one entry unless recover has done it already. Never out of order, never twice.
 func (m *machine) apply(l *raft.Log) (r state.Result) {
-	if m.dead != nil {
-		return state.Result{Fatal: m.dead}
+	if dead := m.dead.Load(); dead != nil {
+		return state.Result{Fatal: *dead}
 	}
 	if l.Type != raft.LogCommand || l.Index <= m.st.Index() {
 		return r
 	}
 	if r = m.st.Apply(l.Index, l.Data); r.Fatal != nil {
-		m.dead = r.Fatal
+		m.dead.Store(&r.Fatal)
 	}
 	return r
 }
@@ -67,6 +75,13 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 	for i, l := range logs {
 		r := m.apply(l)
 		answers[i] = r
+		m.waiters.answer(r)
+		if len(r.Added) > 0 && m.added != nil {
+			m.added(r.Added)
+		}
+		if len(r.Collected) > 0 && m.collected != nil {
+			m.collected(r.Collected, r.Index)
+		}
 		if len(r.Changed) > 0 {
 			changed = append(changed, r.Changed)
 		}
@@ -75,8 +90,8 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 	for _, names := range changed {
 		m.hub.notify(names)
 	}
-	if m.dead != nil {
-		m.fail(m.dead)
+	if dead := m.dead.Load(); dead != nil {
+		m.fail(*dead)
 	}
 	return answers
 }
@@ -86,9 +101,9 @@ func (m *machine) Apply(l *raft.Log) any { return m.ApplyBatch([]*raft.Log{l})[0
 
 // Snapshot implements raft.FSM. It returns at once; writing goes on beside Apply.
 func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
-	if m.dead != nil {
+	if dead := m.dead.Load(); dead != nil {
 		// Raft believes the entry to be applied: a snapshot would skip it for ever (promise 8).
-		return nil, m.dead
+		return nil, *dead
 	}
 	return persist{m.st.Snapshot()}, nil
 }
@@ -102,6 +117,9 @@ func (m *machine) Restore(r io.ReadCloser) error {
 	}
 	m.st = st
 	m.publish()
+	if m.replaced != nil {
+		m.replaced()
+	}
 	m.hub.notifyAll()
 	return nil
 }

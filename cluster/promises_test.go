@@ -192,7 +192,7 @@ func lonely(t *testing.T, seed uint64) (f *blobtest.FS, digest string) {
 	})
 	c.raft.AddVoter("ghost", "ghost", 0, 0)
 	eventually(t, func() error {
-		if n := c.voters(); n != 2 {
+		if n := len(c.servers()); n != 2 {
 			return fmt.Errorf("%d voters", n)
 		}
 		return nil
@@ -448,12 +448,21 @@ func TestPromise11ExactlyOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, err := c.submit(context.Background(), data)
+	submit := func() (state.Result, error) {
+		result := c.machine.waiters.expect(seq)
+		defer c.machine.waiters.forget(seq)
+		index, err := c.submit(context.Background(), cfg.Node, data)
+		if err != nil {
+			return state.Result{}, err
+		}
+		return c.outcome(context.Background(), nil, result, seq, index)
+	}
+	first, err := submit()
 	if err != nil || first.Err != nil || first.Repeat {
 		t.Fatalf("%+v, %v", first, err)
 	}
 	update(t, c.Tree(), func(b Batch) { b.Put("x", []byte("between")) })
-	second, err := c.submit(context.Background(), data)
+	second, err := submit()
 	if err != nil || second.Err != nil || !second.Repeat || second.Index != first.Index {
 		t.Fatalf("%+v, %v", second, err)
 	}
@@ -464,7 +473,8 @@ func TestPromise11ExactlyOnce(t *testing.T) {
 	c.Close()
 	c = start(t, cfg) // and one that arrives after the process is gone does nothing at all
 	update(t, c.Tree(), func(b Batch) { b.Put("y", nil) })
-	late, err := c.submit(context.Background(), data)
+	c.machine.waiters.of(cfg.Node, cmd.Boot) // as if it still waited
+	late, err := submit()
 	if err != nil || !errors.Is(late.Err, state.ErrOldBoot) {
 		t.Fatalf("%+v, %v", late, err)
 	}

@@ -1,10 +1,14 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -68,56 +72,130 @@ func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (state.Result, e
 	if err != nil {
 		return state.Result{}, err
 	}
+	result := c.machine.waiters.expect(cmd.Seq)
+	defer c.machine.waiters.forget(cmd.Seq)
 	deadline := time.NewTimer(c.cfg.LeaderWait)
 	defer deadline.Stop()
 	unknown := false
 	for {
-		if err := c.ready(ctx, deadline.C); err != nil {
+		leader, err := c.ready(ctx, deadline.C)
+		if err != nil {
 			if unknown {
 				err = fmt.Errorf("%w: %w", errUnknown, err)
 			}
 			return state.Result{}, err
 		}
-		r, err := c.submit(ctx, data)
-		switch {
-		case err == nil && r.Fatal != nil:
-			return r, c.stopped()
-		case err == nil:
-			return r, r.Err
-		case errors.Is(err, errUnknown):
-			return r, err
-		case errors.Is(err, raft.ErrLeadershipLost):
+		index, err := c.submit(ctx, leader, data)
+		if err == nil {
 			unknown = true
-		case errors.Is(err, raft.ErrRaftShutdown):
-			unknown = true // ready says why
+			var r state.Result
+			if r, err = c.outcome(ctx, deadline.C, result, cmd.Seq, index); err == nil {
+				if r.Fatal != nil {
+					return r, c.stopped()
+				}
+				return r, r.Err
+			}
+		}
+		switch {
+		case errors.Is(err, errUnknown), errors.Is(err, errRefused):
+			return state.Result{}, err
 		case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
+		case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, errSent):
+			unknown = true // ready says why
 		default:
 			// Storing the entry failed. Raft gives up leadership; whether the disk has it is not known.
 			unknown = true
 			c.log.Warn("propose", "err", err)
 		}
 		// Raft answers before it tells of the fall: let leadership settle, or time run out.
-		if _, change := c.lead.get(); c.raft.State() != raft.Leader {
-			select {
-			case <-change:
-			case <-deadline.C:
-				deadline.Reset(0)
-			case <-ctx.Done():
-			case <-c.stop:
-			case <-c.done:
-			case <-time.After(10 * time.Millisecond): // it may have fallen and risen again before we looked
-			}
-		}
+		c.settle(ctx, deadline, leader)
 	}
 }
 
-// submit hands an encoded command to the leader and returns what applying it on this node gave. This is the border behind which a command of
-// a follower will travel to the leader.
-func (c *Cluster) submit(ctx context.Context, data []byte) (state.Result, error) {
+// settle waits a moment for another leader than the one that did not answer.
+func (c *Cluster) settle(ctx context.Context, deadline *time.Timer, failed string) {
+	leader, change := c.lead.get()
+	if leader != failed || failed == c.cfg.Node && c.raft.State() == raft.Leader {
+		return
+	}
+	select {
+	case <-change:
+	case <-deadline.C:
+		deadline.Reset(0)
+	case <-ctx.Done():
+	case <-c.stop:
+	case <-c.done:
+	case <-time.After(10 * time.Millisecond): // it may have fallen and risen again before we looked
+	}
+}
+
+// outcome waits until the command is applied here, which stands in the log at index or before it.
+func (c *Cluster) outcome(ctx context.Context, deadline <-chan time.Time, result <-chan state.Result, seq, index uint64) (state.Result, error) {
+	for {
+		reached, moved := c.machine.waiters.after(index)
+		if reached {
+			break
+		}
+		select {
+		case <-moved:
+		case <-c.done:
+			if dead := c.machine.dead.Load(); dead != nil {
+				return state.Result{Fatal: *dead}, nil
+			}
+			return state.Result{}, raft.ErrRaftShutdown
+		case <-c.ended:
+			return state.Result{}, raft.ErrRaftShutdown
+		case <-deadline:
+			return state.Result{}, fmt.Errorf("%w: it is committed, and this node is behind: %w", errUnknown, syscall.EAGAIN)
+		case <-ctx.Done():
+			return state.Result{}, fmt.Errorf("%w: %w", errUnknown, ctx.Err())
+		}
+	}
+	select {
+	case r := <-result:
+		return r, nil
+	default:
+		// A leader's snapshot has brought it. What the command did is known, not each thing that it changed.
+		at, refused, ok := c.machine.view.Load().Outcome(c.cfg.Node, c.seqs.boot, seq)
+		if !ok {
+			return state.Result{}, raft.ErrLeadershipLost // refused without a trace: the same again says why
+		}
+		return state.Result{Index: at, Err: refused, Repeat: true}, nil
+	}
+}
+
+// submit hands an encoded command to the leader and returns an index at which it stands in the log, or behind which it does.
+func (c *Cluster) submit(ctx context.Context, leader string, data []byte) (uint64, error) {
+	if leader == c.cfg.Node {
+		return c.apply(ctx, data)
+	}
+	ctx, cancel, ok := c.peers.alive(ctx, leader)
+	if !ok {
+		return 0, raft.ErrNotLeader
+	}
+	defer cancel()
+	a, err := c.peers.ask(ctx, "POST", leader, "/propose", bytes.NewReader(data))
+	if err != nil {
+		return 0, err
+	}
+	switch a.Kind {
+	case "":
+		return a.Index, nil
+	case kindNotLeader:
+		return 0, raft.ErrNotLeader
+	case kindInvalid:
+		return 0, fmt.Errorf("node %s: %s: %w", leader, a.Error, errRefused)
+	default:
+		return 0, fmt.Errorf("node %s: %s: %w", leader, a.Error, raft.ErrLeadershipLost)
+	}
+}
+
+// apply puts an encoded command into the log, on the leader.
+func (c *Cluster) apply(ctx context.Context, data []byte) (uint64, error) {
 	c.flight.RLock() // Close waits for it, since raft forgets whom it has to answer when it is shut down
 	defer c.flight.RUnlock()
 	if c.stopping.Load() {
-		return state.Result{}, raft.ErrRaftShutdown
+		return 0, raft.ErrRaftShutdown
 	}
 	f := c.raft.Apply(data, c.cfg.LeaderWait)
 	answer := make(chan error, 1)
@@ -126,14 +204,45 @@ func (c *Cluster) submit(ctx context.Context, data []byte) (state.Result, error)
 	select {
 	case err := <-answer:
 		if err != nil {
-			return state.Result{}, err
+			return 0, err
 		}
-		return f.Response().(state.Result), nil
+		return f.Index(), nil
 	case <-c.ended:
-		return state.Result{}, raft.ErrRaftShutdown
+		return 0, raft.ErrRaftShutdown
 	case <-ctx.Done():
-		return state.Result{}, fmt.Errorf("%w: %w", errUnknown, ctx.Err())
+		return 0, fmt.Errorf("%w: %w", errUnknown, ctx.Err())
 	}
 }
 
-var errUnknown = errors.New("it is not known whether the write happened")
+// servePropose is the leader's end of submit.
+func (p *peers) servePropose(w http.ResponseWriter, r *http.Request) {
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCommandSize))
+	if err != nil {
+		reply(w, answer{Kind: kindInvalid, Error: err.Error()})
+		return
+	}
+	// What this program does not understand would stop every node that does not either.
+	if _, err := state.Decode(data, p.c.machine.view.Load().Format()); err != nil {
+		reply(w, answer{Kind: kindInvalid, Error: err.Error()})
+		return
+	}
+	index, err := p.c.apply(r.Context(), data)
+	switch {
+	case err == nil:
+		reply(w, answer{Index: index})
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
+		reply(w, p.c.notLeader(err))
+	default:
+		reply(w, answer{Kind: kindLost, Error: err.Error()})
+	}
+}
+
+func (c *Cluster) notLeader(err error) answer {
+	leader, _ := c.lead.get()
+	return answer{Kind: kindNotLeader, Error: err.Error(), Leader: leader}
+}
+
+var (
+	errUnknown = errors.New("it is not known whether the write happened")
+	errRefused = errors.New("the leader does not take this command")
+)

@@ -15,33 +15,84 @@ const sealLabel = "casemate sealed 1\n"
 // ErrSealed is returned by Unseal for bytes that were not sealed under this cluster's key.
 var ErrSealed = errors.New("not sealed under this cluster's key")
 
-func newSealer(key []byte) (cipher.AEAD, error) {
-	a, err := chacha20poly1305.NewX(key)
-	if err != nil {
-		return nil, fmt.Errorf("sealing key must have %d bytes, got %d", chacha20poly1305.KeySize, len(key))
+// keyring are the sealing keys, the newest first, as they stand in the file sealing.key one behind the other. New secrets are sealed under the newest. Older ones
+// stay for what was sealed under them and has not yet been replaced here.
+type keyring struct {
+	raw   []byte
+	aeads []cipher.AEAD
+}
+
+const maxKeys = 8
+
+func newKeyring(raw []byte) (*keyring, error) {
+	const n = chacha20poly1305.KeySize
+	if len(raw) == 0 || len(raw)%n != 0 || len(raw) > maxKeys*n {
+		return nil, fmt.Errorf("%s must have %d bytes for each of 1 to %d keys, got %d", keyFile, n, maxKeys, len(raw))
 	}
-	return a, nil
+	k := &keyring{raw: raw}
+	for ; len(raw) > 0; raw = raw[n:] {
+		a, err := chacha20poly1305.NewX(raw[:n])
+		if err != nil {
+			return nil, err
+		}
+		k.aeads = append(k.aeads, a)
+	}
+	return k, nil
 }
 
-// Seal encrypts and authenticates a secret under the cluster's sealing key (XChaCha20-Poly1305, random nonce), so that it can stand in the tree,
-// in snapshots and in backups (promise 10). It is 58 bytes longer than plain. Sealing the same secret twice gives different bytes.
-func (c *Cluster) Seal(plain []byte) ([]byte, error) {
-	out := make([]byte, 0, len(sealLabel)+c.sealer.NonceSize()+len(plain)+c.sealer.Overhead())
+// with returns the keyring with a newer key.
+func (k *keyring) with(key []byte) (*keyring, error) {
+	raw := append(append([]byte{}, key...), k.raw...)
+	return newKeyring(raw[:min(len(raw), maxKeys*chacha20poly1305.KeySize)])
+}
+
+// newest is the key under which is sealed.
+func (k *keyring) newest() []byte { return k.raw[:chacha20poly1305.KeySize] }
+
+func (k *keyring) seal(plain []byte) []byte {
+	a := k.aeads[0]
+	out := make([]byte, 0, len(sealLabel)+a.NonceSize()+len(plain)+a.Overhead())
 	out = append(out, sealLabel...)
-	nonce := out[len(out) : len(out)+c.sealer.NonceSize()]
+	nonce := out[len(out) : len(out)+a.NonceSize()]
 	rand.Read(nonce)
-	return c.sealer.Seal(out[:len(out)+len(nonce)], nonce, plain, []byte(sealLabel)), nil
+	return a.Seal(out[:len(out)+len(nonce)], nonce, plain, []byte(sealLabel))
 }
 
-// Unseal returns what was given to Seal, else ErrSealed.
-func (c *Cluster) Unseal(sealed []byte) ([]byte, error) {
-	n := len(sealLabel) + c.sealer.NonceSize()
+func (k *keyring) unseal(sealed []byte) ([]byte, error) {
+	n := len(sealLabel) + k.aeads[0].NonceSize()
 	if len(sealed) < n || string(sealed[:len(sealLabel)]) != sealLabel {
 		return nil, ErrSealed
 	}
-	plain, err := c.sealer.Open(nil, sealed[len(sealLabel):n], sealed[n:], []byte(sealLabel))
-	if err != nil {
-		return nil, ErrSealed
+	for _, a := range k.aeads {
+		if plain, err := a.Open(nil, sealed[len(sealLabel):n], sealed[n:], []byte(sealLabel)); err == nil {
+			return plain, nil
+		}
 	}
-	return plain, nil
+	return nil, ErrSealed
+}
+
+func (c *Cluster) useKeys(raw []byte) error {
+	k, err := newKeyring(raw)
+	if err == nil {
+		c.keys.Store(k)
+	}
+	return err
+}
+
+// Seal encrypts and authenticates a secret under the cluster's newest sealing key (XChaCha20-Poly1305, random nonce), so that it can stand in the tree,
+// in snapshots and in backups (promise 10). It is 58 bytes longer than plain. Sealing the same secret twice gives different bytes.
+func (c *Cluster) Seal(plain []byte) ([]byte, error) {
+	if err := c.takeKeys(); err != nil {
+		return nil, err
+	}
+	return c.keys.Load().seal(plain), nil
+}
+
+// Unseal returns what was given to Seal, on whichever node, else ErrSealed.
+func (c *Cluster) Unseal(sealed []byte) ([]byte, error) {
+	plain, err := c.keys.Load().unseal(sealed)
+	if err != nil && c.takeKeys() == nil { // it may be sealed under a key that came a moment ago
+		plain, err = c.keys.Load().unseal(sealed)
+	}
+	return plain, err
 }

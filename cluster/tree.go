@@ -95,6 +95,19 @@ func (i info) Mode() fs.FileMode {
 	return 0o444
 }
 
+// find is look in the newest state. A miss is confirmed with the leader, if there is one (promise 4).
+func (t *Tree) find(op, name string) (*state.State, info, state.Entry, error) {
+	s := t.state()
+	i, e, err := t.look(s, op, name)
+	if errors.Is(err, fs.ErrNotExist) && t.c.caughtUp() {
+		if newer := t.state(); newer != s {
+			s = newer
+			i, e, err = t.look(s, op, name)
+		}
+	}
+	return s, i, e, err
+}
+
 // look finds a file or directory in one state.
 func (t *Tree) look(s *state.State, op, name string) (info, state.Entry, error) {
 	if !fs.ValidPath(name) {
@@ -113,7 +126,7 @@ func (t *Tree) look(s *state.State, op, name string) (info, state.Entry, error) 
 
 // Stat implements fs.StatFS.
 func (t *Tree) Stat(name string) (fs.FileInfo, error) {
-	i, _, err := t.look(t.state(), "stat", name)
+	_, i, _, err := t.find("stat", name)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +135,7 @@ func (t *Tree) Stat(name string) (fs.FileInfo, error) {
 
 // ReadFile implements fs.ReadFileFS.
 func (t *Tree) ReadFile(name string) ([]byte, error) {
-	i, e, err := t.look(t.state(), "open", name)
+	_, i, e, err := t.find("open", name)
 	switch {
 	case err != nil:
 		return nil, err
@@ -131,7 +144,7 @@ func (t *Tree) ReadFile(name string) ([]byte, error) {
 	case e.Digest == "":
 		return []byte(e.Data), nil
 	}
-	f, err := t.c.openBlob(i.digest)
+	f, err := t.c.openBlob(context.Background(), i.digest)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -145,8 +158,7 @@ func (t *Tree) ReadFile(name string) ([]byte, error) {
 
 // ReadDir implements fs.ReadDirFS.
 func (t *Tree) ReadDir(name string) ([]fs.DirEntry, error) {
-	s := t.state()
-	i, _, err := t.look(s, "readdir", name)
+	s, i, _, err := t.find("readdir", name)
 	if err != nil {
 		return nil, err
 	}
@@ -170,8 +182,7 @@ func (t *Tree) list(s *state.State, dir string) []fs.DirEntry {
 
 // Open implements fs.FS. Files can also Seek and ReadAt.
 func (t *Tree) Open(name string) (fs.File, error) {
-	s := t.state()
-	i, e, err := t.look(s, "open", name)
+	s, i, e, err := t.find("open", name)
 	switch {
 	case err != nil:
 		return nil, err
@@ -180,7 +191,7 @@ func (t *Tree) Open(name string) (fs.File, error) {
 	case e.Digest == "":
 		return &openFile{info: i, content: record{strings.NewReader(e.Data)}}, nil
 	}
-	f, err := t.c.openBlob(i.digest)
+	f, err := t.c.openBlob(context.Background(), i.digest)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -260,6 +271,9 @@ func (t *Tree) StatBlob(digest string) (int64, error) {
 		return 0, unknownBlob(digest)
 	}
 	b, ok := t.state().Blob(d)
+	if !ok && t.c.caughtUp() {
+		b, ok = t.state().Blob(d)
+	}
 	if !ok {
 		return 0, unknownBlob(digest)
 	}
@@ -274,24 +288,34 @@ func unknownBlob(digest string) error {
 	return fmt.Errorf("blob %s: %w", digest, fs.ErrNotExist)
 }
 
-// OpenBlob opens a blob. On the node that holds it, that is an *os.File.
-func (t *Tree) OpenBlob(_ context.Context, digest string) (io.ReadSeekCloser, error) {
+// OpenBlob opens a blob. On a node that holds it, that is an *os.File; elsewhere a stream that another node is still filling, whose reads end with ctx.
+func (t *Tree) OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error) {
 	if _, err := t.StatBlob(digest); err != nil {
 		return nil, err
 	}
-	return t.c.openBlob(digest)
+	return t.c.openBlob(ctx, digest)
 }
 
-func (c *Cluster) openBlob(digest string) (content, error) {
+func (c *Cluster) openBlob(ctx context.Context, digest string) (content, error) {
 	f, err := c.blobs.Open(digest)
 	if errors.Is(err, fs.ErrNotExist) {
-		if d, perr := state.ParseDigest(digest); perr == nil {
-			if _, ok := c.machine.view.Load().Blob(d); !ok {
-				return nil, unknownBlob(digest) // collected and swept since the caller looked
-			}
+		d, perr := state.ParseDigest(digest)
+		if perr != nil {
+			return nil, err
 		}
-		// The tree knows it and this disk does not: damage, which must not look like a miss.
-		return nil, fmt.Errorf("blob %s: known, but not on this node's disk, push it again: %w", digest, syscall.EIO)
+		if _, ok := c.machine.view.Load().Blob(d); !ok {
+			return nil, unknownBlob(digest) // collected and swept since the caller looked
+		}
+		if c.stock == nil || len(c.others()) == 0 {
+			// The tree knows it and this disk does not: damage, which must not look like a miss.
+			return nil, fmt.Errorf("blob %s: known, but not on this node's disk, push it again: %w", digest, syscall.EIO)
+		}
+		c.stock.lose(d)
+		f, err := c.stock.start(d, false)
+		if err != nil {
+			return nil, err
+		}
+		return &incoming{ctx: ctx, f: f}, nil
 	}
 	if err != nil {
 		return nil, err

@@ -92,11 +92,15 @@ func (t *Tree) Update(ctx context.Context, fn func(Batch) error) error {
 			return err
 		}
 	}
-	return t.c.commit(ctx, b.ops)
+	index, err := t.c.commit(ctx, b.ops)
+	if err == nil && t.c.peers != nil {
+		t.c.peers.shared(ctx, index)
+	}
+	return err
 }
 
 // commit proposes edits of names at one entry, or, when they are too many for one, out of sight in several and then published by one.
-func (c *Cluster) commit(ctx context.Context, ops []state.Op) error {
+func (c *Cluster) commit(ctx context.Context, ops []state.Op) (uint64, error) {
 	cuts, size := []int{0}, 0
 	for i, op := range ops {
 		n := state.Size(op)
@@ -106,8 +110,8 @@ func (c *Cluster) commit(ctx context.Context, ops []state.Op) error {
 		size += n
 	}
 	if len(cuts) == 1 {
-		_, err := c.propose(ctx, ops...)
-		return err
+		r, err := c.propose(ctx, ops...)
+		return r.Index, err
 	}
 	// If we were to crash before Publish, nothing was visible and the stage expires with the next GC.
 	id := "update-" + rand.Text()
@@ -118,13 +122,14 @@ func (c *Cluster) commit(ctx context.Context, ops []state.Op) error {
 			to = cuts[i+1]
 		}
 		if _, err := c.propose(ctx, &state.Stage{ID: id, Until: until, From: uint64(from), Ops: ops[from:to]}); err != nil {
-			return c.dropStage(ctx, id, err)
+			return 0, c.dropStage(ctx, id, err)
 		}
 	}
-	if _, err := c.propose(ctx, &state.Publish{ID: id}); err != nil {
-		return c.dropStage(ctx, id, err)
+	r, err := c.propose(ctx, &state.Publish{ID: id})
+	if err != nil {
+		return 0, c.dropStage(ctx, id, err)
 	}
-	return nil
+	return r.Index, nil
 }
 
 // maxEdits is the most edits in one log entry: the state takes more, but one entry should not hold up the others for long.

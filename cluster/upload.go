@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"syscall"
 	"time"
 
@@ -25,6 +26,7 @@ type BlobWriter = interface {
 type upload struct {
 	c *Cluster
 	*blob.Writer
+	tails map[string]*tail // nil before they began; those of other nodes, by name
 }
 
 var _ io.ReaderFrom = (*upload)(nil)
@@ -36,7 +38,7 @@ func (t *Tree) CreateBlob(id string) (BlobWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &upload{t.c, w}, nil
+	return &upload{c: t.c, Writer: w}, nil
 }
 
 // ResumeBlob opens the scratch file of that id to go on at its end, else fs.ErrNotExist. It survives restarts of the node.
@@ -45,7 +47,7 @@ func (t *Tree) ResumeBlob(id string) (BlobWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &upload{t.c, w}, nil
+	return &upload{c: t.c, Writer: w}, nil
 }
 
 // tries bounds how often Commit starts again after a collection came in between. Each needs a whole GC to have run.
@@ -62,7 +64,7 @@ func (u *upload) Commit(ctx context.Context, digest string) (string, error) {
 	// Before anything is moved: without a majority the scratch file stays as it is.
 	deadline := time.NewTimer(c.cfg.LeaderWait)
 	defer deadline.Stop()
-	if err := c.ready(ctx, deadline.C); err != nil {
+	if _, err := c.ready(ctx, deadline.C); err != nil {
 		return "", err
 	}
 	got, size, err := u.Place(digest) // held from here until Done or Close, so that the sweeper passes it over
@@ -73,9 +75,12 @@ func (u *upload) Commit(ctx context.Context, digest string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	for _, t := range u.tails {
+		t.grown(size, got)
+	}
 	for range tries {
-		// Here a later cluster copies the bytes to peers until a majority of voters has them, each telling the index at which it saw them durable.
-		confirmed, err := c.confirm(got)
+		confirmed, err := c.spread(ctx, got, size, u.tails)
+		u.endTails(err != nil)
 		if err != nil {
 			return "", err
 		}
@@ -92,11 +97,65 @@ func (u *upload) Commit(ctx context.Context, digest string) (string, error) {
 	return "", fmt.Errorf("commit %s: collected %d times while it was committed: %w", got, tries, syscall.EAGAIN)
 }
 
-// confirm sees the blob on this disk and returns an index that this node had applied before it looked: a collect up to there did not take these bytes.
-func (c *Cluster) confirm(digest string) (uint64, error) {
-	index := c.machine.view.Load().Index()
-	if _, err := c.blobs.Stat(digest); err != nil {
-		return 0, fmt.Errorf("confirm %s: %w", digest, err)
+// Write also lets copies to other nodes begin.
+func (u *upload) Write(p []byte) (int, error) {
+	n, err := u.Writer.Write(p)
+	u.tell()
+	return n, err
+}
+
+// ReadFrom does so too, unless the bytes are those of a file, which may be shared with it instead of copied: they are here at once.
+func (u *upload) ReadFrom(r io.Reader) (int64, error) {
+	switch r.(type) {
+	case *os.File, *io.SectionReader:
+		return u.Writer.ReadFrom(r)
 	}
-	return index, nil
+	return u.Writer.ReadFrom(&telling{r, u})
+}
+
+// telling reads for an upload. When it is asked for more, what it gave before is in the scratch file.
+type telling struct {
+	io.Reader
+	u *upload
+}
+
+func (t *telling) Read(p []byte) (int, error) {
+	t.u.tell()
+	return t.Reader.Read(p)
+}
+
+// tell lets the copies go on, once the upload is large enough for them to be worth it: then they are nearly done when the upload is.
+func (u *upload) tell() {
+	if u.c.peers == nil {
+		return
+	}
+	size := u.Writer.Size()
+	if u.tails == nil && size >= tailFrom {
+		u.tails = u.c.follow(u.Writer)
+	}
+	for _, t := range u.tails {
+		t.grown(size, "")
+	}
+}
+
+// endTails forgets the copies. Those that go on are spread's, unless all are to be given up.
+func (u *upload) endTails(giveUp bool) {
+	for _, t := range u.tails {
+		if giveUp {
+			t.stop()
+		}
+	}
+	u.tails = map[string]*tail{} // not nil: another Commit copies the whole
+}
+
+// Close implements the contract.
+func (u *upload) Close() error {
+	u.endTails(true)
+	return u.Writer.Close()
+}
+
+// Cancel implements the contract.
+func (u *upload) Cancel() error {
+	u.endTails(true)
+	return u.Writer.Cancel()
 }

@@ -133,6 +133,16 @@ func (w *Writer) Size() int64 {
 	return w.size
 }
 
+// OpenScratch opens the scratch file once more, for reading what is written so far and goes on being written. It stays readable when the file has become a blob.
+func (w *Writer) OpenScratch() (File, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.f == nil {
+		return nil, fs.ErrClosed
+	}
+	return w.d.fs.OpenFile(w.path, os.O_RDONLY, 0)
+}
+
 // Write appends, hashing on the way. syscall.ENOSPC says that the reserve is reached; what was written before stays.
 func (w *Writer) Write(p []byte) (int, error) {
 	w.mu.Lock()

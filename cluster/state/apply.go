@@ -7,6 +7,9 @@ import (
 
 // Result is what applying a command did.
 type Result struct {
+	// Node, Boot and Seq are the command's name, so that whoever proposed it here can be told.
+	Node      string
+	Boot, Seq uint64
 	// Index is the log index at which the command took effect or was refused; for a repeat, that of the first time. It is the version of what it wrote.
 	Index uint64
 	// Err is why the command was refused; always an *Error. Nothing of the command took effect.
@@ -62,6 +65,12 @@ func (s *State) Apply(index uint64, cmd []byte) Result {
 	if err != nil {
 		return Result{Index: index, Fatal: fmt.Errorf("log index %d: %w", index, err)}
 	}
+	r := s.enter(index, c)
+	r.Node, r.Boot, r.Seq = c.Node, c.Boot, c.Seq
+	return r
+}
+
+func (s *State) enter(index uint64, c *Command) Result {
 	saved := s.scalars
 	s.index = index
 	if r, ok := s.admit(c); !ok {
@@ -72,7 +81,7 @@ func (s *State) Apply(index uint64, cmd []byte) Result {
 		return r
 	}
 	r := Result{Index: index}
-	err = s.run(&tx{s: s, index: index, time: c.Time, result: &r}, c.Ops)
+	err := s.run(&tx{s: s, index: index, time: c.Time, result: &r}, c.Ops)
 	if err == nil {
 		s.remember(c, index, nil)
 		s.commit()

@@ -35,6 +35,18 @@ func (s *State) Boot(node string) uint64 {
 	return se.boot
 }
 
+// Outcome returns what the command of that name did, if the state still remembers it: the log index and why it was refused, if it was.
+func (s *State) Outcome(node string, boot, seq uint64) (index uint64, refused error, ok bool) {
+	if se, _ := s.sessions.get(node); se.boot != boot {
+		return 0, nil, false
+	}
+	o, ok := s.outcomes.get(outcomeKey(node, seq))
+	if !ok {
+		return 0, nil, false
+	}
+	return o.index, o.error(), true
+}
+
 // admit decides whether the command is to be applied (true), or what is to be answered instead.
 //
 // A refusal here is not remembered, because nothing was done: a later repeat may find room and be applied, once.

@@ -1,0 +1,244 @@
+package clustertest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"casemate/cluster"
+	"casemate/cluster/blob/blobtest"
+)
+
+// Cluster is nodes n1, n2, … on one Net. Its methods are for the test's goroutine; the nodes may be used by any.
+type Cluster struct {
+	Net   *Net
+	T     testing.TB
+	Nodes []*Node
+	log   *slog.Logger
+	tune  func(*cluster.Config)
+}
+
+// Node is one of them. C is nil while it is down.
+type Node struct {
+	Name string
+	C    *cluster.Cluster
+	FS   *blobtest.FS
+	cl   *Cluster
+}
+
+// New starts n nodes and waits until all vote. tune may change what every node is opened with; nil changes nothing.
+func New(t testing.TB, n int, tune func(*cluster.Config)) *Cluster {
+	t.Helper()
+	cl := &Cluster{Net: NewNet(), T: t, tune: tune, log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	t.Cleanup(cl.close)
+	first := cl.add()
+	if err := cluster.Bootstrap(first.config(nil)); err != nil {
+		t.Fatal(err)
+	}
+	first.Start()
+	for range n - 1 {
+		cl.Join()
+	}
+	cl.WaitVoters(n)
+	return cl
+}
+
+func (cl *Cluster) add() *Node {
+	n := &Node{Name: fmt.Sprintf("n%d", len(cl.Nodes)+1), FS: blobtest.New(uint64(len(cl.Nodes) + 1)), cl: cl}
+	cl.Nodes = append(cl.Nodes, n)
+	return n
+}
+
+// Join adds a node by a token of any node that is up.
+func (cl *Cluster) Join() *Node {
+	cl.T.Helper()
+	n := cl.add()
+	var err error
+	cl.Wait(func() error {
+		var by *Node
+		for _, m := range cl.Nodes {
+			if m.C != nil {
+				by = m
+			}
+		}
+		var token cluster.Token
+		if token, err = by.C.CreateToken(context.Background(), time.Hour); err != nil {
+			return err
+		}
+		return cluster.Join(context.Background(), n.config(nil), Addr(by.Name), token)
+	})
+	n.Start()
+	return n
+}
+
+func (n *Node) config(l net.Listener) cluster.Config {
+	cfg := cluster.Config{
+		Dir: "/data/casemate", Node: n.Name, FS: n.FS, Log: n.cl.log.With("node", n.Name), LeaderWait: 5 * time.Second,
+		Peer: l, PeerAddr: Addr(n.Name), Dial: n.cl.Net.Dialer(n.Name), Version: "test",
+	}
+	if n.cl.tune != nil {
+		n.cl.tune(&cfg)
+	}
+	return cfg
+}
+
+// Start opens a node that is down.
+func (n *Node) Start() {
+	n.cl.T.Helper()
+	if err := n.TryStart(); err != nil {
+		n.cl.T.Fatalf("%s: %v", n.Name, err)
+	}
+}
+
+// TryStart is Start with the error.
+func (n *Node) TryStart() error {
+	l, err := n.cl.Net.Listen(n.Name)
+	if err != nil {
+		return err
+	}
+	n.C, err = cluster.Open(n.config(l))
+	return err
+}
+
+// Stop closes a node as a clean stop does.
+func (n *Node) Stop() {
+	n.cl.T.Helper()
+	if err := n.C.Close(); err != nil {
+		n.cl.T.Errorf("%s: close: %v", n.Name, err)
+	}
+	n.C = nil
+}
+
+// PowerCut ends a node at once. What its disk was not told to keep is gone.
+func (n *Node) PowerCut() {
+	n.cl.Net.Off(n.Name, true)
+	n.FS = n.FS.Reboot()
+	n.C.Close() // its errors are the power's
+	n.cl.Net.Off(n.Name, false)
+	n.C = nil
+}
+
+func (cl *Cluster) close() {
+	cl.Net.Heal()
+	var all sync.WaitGroup
+	for _, n := range cl.Nodes {
+		if n.C != nil {
+			all.Go(func() { n.C.Close() })
+		}
+	}
+	all.Wait()
+}
+
+// Wait waits for a condition and says what is still missing when it gives up.
+func (cl *Cluster) Wait(holds func() error) {
+	cl.T.Helper()
+	Wait(cl.T, holds)
+}
+
+// Wait waits for a condition and says what is still missing when it gives up.
+func Wait(t testing.TB, holds func() error) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
+		if err = holds(); err == nil {
+			return
+		}
+		tick := time.NewTimer(5 * time.Millisecond)
+		<-tick.C
+	}
+	t.Fatalf("waited in vain: %v", err)
+}
+
+// WaitVoters waits until there are n voters, as every node that is up sees it, and they see each other.
+func (cl *Cluster) WaitVoters(n int) {
+	cl.T.Helper()
+	cl.Wait(func() error {
+		for _, node := range cl.Nodes {
+			if node.C == nil {
+				continue
+			}
+			voters, leader := 0, false
+			for _, m := range node.C.Members() {
+				if m.Role != "learner" {
+					voters++
+				}
+				leader = leader || m.Role == "leader"
+				other := cl.Node(m.Node)
+				if other != nil && other.C != nil && !m.Up {
+					return fmt.Errorf("%s does not hear %s", node.Name, m.Node)
+				}
+			}
+			if voters != n || !leader {
+				return fmt.Errorf("%s sees %d voters, leader %v", node.Name, voters, leader)
+			}
+		}
+		return nil
+	})
+}
+
+// Node returns a node by name.
+func (cl *Cluster) Node(name string) *Node {
+	for _, n := range cl.Nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	return nil
+}
+
+// Leader waits for a leader among the nodes that are up and returns it.
+func (cl *Cluster) Leader() (leader *Node) {
+	cl.T.Helper()
+	cl.Wait(func() error {
+		for _, n := range cl.Nodes {
+			if n.C != nil {
+				if s := n.C.Status(); s.Role == "leader" {
+					leader = n
+					return nil
+				}
+			}
+		}
+		return fmt.Errorf("no leader")
+	})
+	return leader
+}
+
+// Followers are the nodes that are up and do not lead.
+func (cl *Cluster) Followers() (list []*Node) {
+	leader := cl.Leader()
+	for _, n := range cl.Nodes {
+		if n.C != nil && n != leader {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// Push makes a blob at a node.
+func (n *Node) Push(data []byte) (string, error) {
+	w, err := n.C.Tree().CreateBlob("")
+	if err != nil {
+		return "", err
+	}
+	defer w.Close()
+	if _, err := io.Copy(w, bytes.NewReader(data)); err != nil {
+		return "", err
+	}
+	return w.Commit(context.Background(), "")
+}
+
+// Put writes a record at a node.
+func (n *Node) Put(name, value string) error {
+	return n.C.Tree().Update(context.Background(), func(b cluster.Batch) error { b.Put(name, []byte(value)); return nil })
+}
+
+// Link names a blob at a node.
+func (n *Node) Link(name, digest string) error {
+	return n.C.Tree().Update(context.Background(), func(b cluster.Batch) error { b.Link(name, digest); return nil })
+}

@@ -1,0 +1,223 @@
+package cluster
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// A data directory also holds what this node is to the others:
+//
+//	node.key   its private key, PKCS #8 in PEM, mode 0600; never anywhere else
+//	node.crt   its certificate and the cross certificates above it, PEM
+//	seed.json  seed: what a joiner was told of the others, before its own state knows them
+const (
+	nodeKeyFile  = "node.key"
+	nodeCertFile = "node.crt"
+	seedFile     = "seed.json"
+)
+
+// seed is what a joiner was told.
+type seed struct {
+	Root    []byte            `json:"root"` // the nodes' CA, DER
+	Members map[string]member `json:"members"`
+}
+
+// nodeID is this node's key and certificate. The key never changes.
+type nodeID struct {
+	key  *ecdsa.PrivateKey
+	spki []byte
+	seed seed
+
+	mu   sync.Mutex
+	cert *tls.Certificate // nil while there is none yet
+}
+
+func openNodeID(cfg Config) (*nodeID, error) {
+	key, err := nodeKey(cfg)
+	if err != nil {
+		return nil, err
+	}
+	id := &nodeID{key: key}
+	if id.spki, err = x509.MarshalPKIXPublicKey(key.Public()); err != nil {
+		return nil, err
+	}
+	data, err := readFile(cfg.FS, filepath.Join(cfg.Dir, seedFile))
+	if err == nil {
+		err = json.Unmarshal(data, &id.seed)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("its file %s is damaged: %w", seedFile, err)
+	}
+	if data, err = readFile(cfg.FS, filepath.Join(cfg.Dir, nodeCertFile)); err == nil {
+		// A certificate that cannot be read is made anew.
+		id.cert, _ = id.certificate(pemBlocks(data, "CERTIFICATE"))
+	}
+	return id, nil
+}
+
+// nodeKey reads the node's key, or makes it.
+func nodeKey(cfg Config) (*ecdsa.PrivateKey, error) {
+	name := filepath.Join(cfg.Dir, nodeKeyFile)
+	data, err := readFile(cfg.FS, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return nil, err
+		}
+		return key, writeFile(cfg.FS, name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, der := range pemBlocks(data, "PRIVATE KEY") {
+		key, err := x509.ParsePKCS8PrivateKey(der)
+		if ec, ok := key.(*ecdsa.PrivateKey); err == nil && ok {
+			return ec, nil
+		}
+	}
+	return nil, fmt.Errorf("its file %s is damaged: this node can no longer prove who it is, remove it from the cluster and join anew under another name", nodeKeyFile)
+}
+
+func pemBlocks(data []byte, kind string) (list [][]byte) {
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == kind {
+			list = append(list, block.Bytes)
+		}
+	}
+	return list
+}
+
+// certificate checks that a chain is one for this key.
+func (id *nodeID) certificate(chain [][]byte) (*tls.Certificate, error) {
+	if len(chain) == 0 {
+		return nil, errors.New("no certificate")
+	}
+	leaf, err := x509.ParseCertificate(chain[0])
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, id.spki) {
+		return nil, errors.New("the certificate is for another key")
+	}
+	return &tls.Certificate{Certificate: chain, PrivateKey: id.key, Leaf: leaf}, nil
+}
+
+func (id *nodeID) current() *tls.Certificate {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	return id.cert
+}
+
+// renew makes a new certificate when there is none, when two thirds of its time are over, or when the CA is another one. It needs no other node.
+func (c *Cluster) renew() error {
+	id := c.peers.id
+	a, err := c.authority()
+	if a == nil || err != nil {
+		return err
+	}
+	if old := id.current(); old != nil {
+		leaf := old.Leaf
+		root, err := x509.ParseCertificate(a.Root)
+		if err != nil {
+			return err
+		}
+		fresh := c.cfg.Now().Before(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 3 * 2))
+		if fresh && leaf.CheckSignatureFrom(root) == nil {
+			return nil
+		}
+	}
+	key, err := c.authorityKey(a)
+	if err != nil {
+		return err
+	}
+	chain, err := c.certify(a, key, c.cfg.Node, &id.key.PublicKey)
+	if err != nil {
+		return err
+	}
+	cert, err := id.certificate(chain)
+	if err != nil {
+		return err
+	}
+	if err := writeCert(c.cfg, chain); err != nil {
+		return err
+	}
+	id.mu.Lock()
+	id.cert = cert
+	id.mu.Unlock()
+	c.log.Info("node certificate renewed", "node", c.cfg.Node, "until", cert.Leaf.NotAfter.Format(time.RFC3339))
+	return nil
+}
+
+func writeCert(cfg Config, chain [][]byte) error {
+	var text []byte
+	for _, der := range chain {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	return writeFile(cfg.FS, filepath.Join(cfg.Dir, nodeCertFile), text, 0o640)
+}
+
+var (
+	errRemoved  = errors.New("this node was removed from the cluster: clear its data directory and join under a new name")
+	errStranger = errors.New("no member of this cluster")
+)
+
+// admit says which node a certificate belongs to. A member whose record this node has is known by its key, whatever its certificate's age: a node that was down for a
+// year comes back and renews it. One that this node has not heard of yet, because it was itself down meanwhile, must have a certificate of the CA that this node
+// knows. errRemoved comes with the name.
+func (c *Cluster) admit(certs []*x509.Certificate) (string, error) {
+	if len(certs) == 0 {
+		return "", errStranger
+	}
+	leaf := certs[0]
+	name := leaf.Subject.CommonName
+	if !validNode(name) {
+		return "", errStranger
+	}
+	s := c.machine.view.Load()
+	if r, ok := recordOf[removal](s, removedDir+"/"+name); ok && bytes.Equal(r.Key, leaf.RawSubjectPublicKeyInfo) {
+		return name, errRemoved
+	}
+	m, ok := recordOf[member](s, membersDir+"/"+name)
+	if !ok {
+		m, ok = c.peers.id.seed.Members[name]
+	}
+	if ok {
+		if !bytes.Equal(m.Key, leaf.RawSubjectPublicKeyInfo) {
+			return "", fmt.Errorf("%q has another key: %w", name, errStranger)
+		}
+		return name, nil
+	}
+	root := c.peers.id.seed.Root
+	if a, err := c.authority(); err == nil && a != nil {
+		root = a.Root
+	}
+	anchor, err := x509.ParseCertificate(root)
+	if err != nil {
+		return "", errStranger
+	}
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(anchor)
+	for _, cert := range certs[1:] {
+		between.AddCert(cert)
+	}
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: c.cfg.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+		return "", fmt.Errorf("%q: %v: %w", name, err, errStranger)
+	}
+	return name, nil
+}

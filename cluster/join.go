@@ -1,0 +1,357 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"casemate/cluster/state"
+)
+
+// joinRequest is what a joiner sends, in a TLS session in which it knows the other side by the token's hash of the root and has not shown who it is itself.
+type joinRequest struct {
+	Token     string `json:"token"` // its ID
+	Signature []byte `json:"signature"`
+	CSR       []byte `json:"csr"` // PKCS #10, DER; its key will be the node's
+	Node      string `json:"node"`
+	Addr      string `json:"addr"` // host:port at which the others will reach it
+	Version   string `json:"version"`
+	Format    uint64 `json:"format"`
+}
+
+// joinAnswer is all that makes a node a member.
+type joinAnswer struct {
+	Error   string            `json:"error,omitempty"`
+	Retry   bool              `json:"retry,omitempty"` // the same again may succeed
+	Cluster string            `json:"cluster"`
+	Keys    []byte            `json:"keys"`  // sealing keys
+	Chain   [][]byte          `json:"chain"` // its certificate
+	Root    []byte            `json:"root"`
+	Members map[string]member `json:"members"`
+}
+
+const maxJoin = 64 << 10
+
+const exporterLabel = "EXPORTER-casemate-join"
+
+// Join makes the data directory of a node that joins the cluster at addr (host:port of any member's peer port). cfg.Dir must not exist or be empty; a Join that
+// was cut short is taken up again, and the same token may be used again for it. cfg.PeerAddr must be set. Nothing stays open; the node is
+// a learner from then on, and becomes a voter some time after it was opened.
+func Join(ctx context.Context, cfg Config, addr string, token Token) (err error) {
+	cfg, err = cfg.complete()
+	if err != nil {
+		return err
+	}
+	if cfg.PeerAddr == "" {
+		return errors.New("join: the address at which the other nodes reach this one must be set")
+	}
+	defer func() { err = tell("join", cfg.Dir, err) }()
+	lock, err := beginDir(cfg)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	// The key first: with it, the token works again if what comes after is cut short.
+	key, err := nodeKey(cfg)
+	if err != nil {
+		return err
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: cfg.Node}}, key)
+	if err != nil {
+		return err
+	}
+	a, err := askToJoin(ctx, cfg, addr, token, csr)
+	if err != nil {
+		return err
+	}
+	if _, err := newKeyring(a.Keys); err != nil {
+		return fmt.Errorf("the answer of %s: %w", addr, err)
+	}
+	seed, err := json.Marshal(seed{Root: a.Root, Members: a.Members})
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name string
+		data []byte
+		mode fs.FileMode
+	}{{keyFile, a.Keys, 0o600}, {seedFile, seed, 0o640}} {
+		if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, f.name), f.data, f.mode); err != nil {
+			return err
+		}
+	}
+	if err := writeCert(cfg, a.Chain); err != nil {
+		return err
+	}
+	// An empty log: raft waits for the leader to fill it.
+	log, err := openWAL(cfg, true, func(error) {})
+	if err == nil {
+		err = log.Close()
+	}
+	if err != nil {
+		return err
+	}
+	return endDir(cfg, identity{Format: diskFormat, Cluster: a.Cluster, Node: cfg.Node})
+}
+
+// askToJoin speaks to a member.
+func askToJoin(ctx context.Context, cfg Config, addr string, token Token, csr []byte) (a joinAnswer, err error) {
+	raw, err := cfg.Dial(ctx, addr)
+	if err != nil {
+		return a, fmt.Errorf("%s cannot be reached, it must be the peer address of a member that runs: %w", addr, err)
+	}
+	defer raw.Close()
+	conn := tls.Client(raw, &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: []string{alpnJoin}, ServerName: "casemate",
+		// Verified against the hash in the token instead of against roots and names.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			return pinned(cs.PeerCertificates, token.Root, cfg.Now())
+		},
+	})
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return a, fmt.Errorf("%s: %w", addr, err)
+	}
+	cs := conn.ConnectionState()
+	if cs.NegotiatedProtocol != alpnJoin {
+		return a, fmt.Errorf("%s is not the peer port of a casemate", addr)
+	}
+	exporter, err := cs.ExportKeyingMaterial(exporterLabel, nil, 32)
+	if err != nil {
+		return a, err
+	}
+	req := joinRequest{Token: token.ID, CSR: csr, Node: cfg.Node, Addr: cfg.PeerAddr, Version: cfg.Version, Format: state.MaxFormat}
+	req.Signature = ed25519.Sign(ed25519.NewKeyFromSeed(token.Secret), proof(exporter, csr, req.Node, req.Addr))
+	body, err := json.Marshal(req)
+	if err != nil {
+		return a, err
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return struct{ net.Conn }{conn}, nil }}}
+	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://casemate/join", bytes.NewReader(body))
+	if err != nil {
+		return a, err
+	}
+	res, err := client.Do(hr)
+	if err != nil {
+		return a, fmt.Errorf("%s: %w", addr, err)
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&a); err != nil {
+		return a, fmt.Errorf("%s: its answer: %w", addr, err)
+	}
+	if a.Error != "" {
+		if a.Retry {
+			return a, fmt.Errorf("%s says: %s: %w", addr, a.Error, errNoMajority)
+		}
+		return a, fmt.Errorf("%s says: %s", addr, a.Error)
+	}
+	return a, nil
+}
+
+// pinned checks a chain that ends in the root with this hash.
+func pinned(certs []*x509.Certificate, hash []byte, now time.Time) error {
+	if len(certs) < 2 {
+		return errors.New("it shows no CA: not the peer port of a casemate")
+	}
+	root := certs[len(certs)-1]
+	if sum := sha256.Sum256(root.Raw); !bytes.Equal(sum[:], hash) {
+		return errors.New("its CA is not the one that the token names: another cluster, someone in between, or a token from before a member was removed")
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(root)
+	_, err := certs[0].Verify(x509.VerifyOptions{Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	return err
+}
+
+// serveJoin is the only thing on the peer port that answers who is no member.
+func (p *peers) serveJoin(w http.ResponseWriter, r *http.Request) {
+	conn, ok := r.Context().Value(sessionKey{}).(*tls.Conn)
+	if !ok || r.Method != http.MethodPost || r.URL.Path != "/join" {
+		http.Error(w, "", http.StatusNotFound)
+		return
+	}
+	var req joinRequest
+	a, err := joinAnswer{}, json.NewDecoder(http.MaxBytesReader(w, r.Body, maxJoin)).Decode(&req)
+	if err != nil {
+		err = fmt.Errorf("the request: %w", err)
+	} else {
+		a, err = p.c.letIn(r.Context(), conn, req)
+	}
+	if err != nil {
+		p.c.log.Warn("a node was not let in", "from", r.RemoteAddr, "node", fmt.Sprintf("%.63q", req.Node), "err", err)
+		a = joinAnswer{Error: err.Error(), Retry: errors.Is(err, errNoMajority)}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(a)
+}
+
+// letIn makes a node a learner: the token first, then raft, then the record. Cut short anywhere, the same request again goes on.
+func (c *Cluster) letIn(ctx context.Context, conn *tls.Conn, req joinRequest) (a joinAnswer, err error) {
+	csr, err := x509.ParseCertificateRequest(req.CSR)
+	if err == nil {
+		err = csr.CheckSignature()
+	}
+	if err != nil {
+		return a, fmt.Errorf("the certificate request: %w", err)
+	}
+	pub, err := publicKey(csr.RawSubjectPublicKeyInfo)
+	if err != nil {
+		return a, fmt.Errorf("the certificate request: %w", err)
+	}
+	if !validNode(req.Node) {
+		return a, fmt.Errorf("node must be 1 to 63 of A-Z a-z 0-9 . _ -, got %.100q", req.Node)
+	}
+	if host, port, err := net.SplitHostPort(req.Addr); err != nil || host == "" || port == "" || len(req.Addr) > 300 {
+		return a, fmt.Errorf("the address at which the node is reached must be host:port, got %.300q", req.Addr)
+	}
+	cs := conn.ConnectionState()
+	exporter, err := cs.ExportKeyingMaterial(exporterLabel, nil, 32)
+	if err != nil {
+		return a, err
+	}
+	if err := c.useToken(ctx, req.Token, proof(exporter, req.CSR, req.Node, req.Addr), req.Signature, req.Node, csr); err != nil {
+		return a, err
+	}
+	s := c.machine.view.Load()
+	if _, gone := recordOf[removal](s, removedDir+"/"+req.Node); gone {
+		return a, fmt.Errorf("a node called %s was removed from this cluster, and its name does not come back: join under another", req.Node)
+	}
+	if m, there := recordOf[member](s, membersDir+"/"+req.Node); there && !bytes.Equal(m.Key, csr.RawSubjectPublicKeyInfo) {
+		return a, fmt.Errorf("there is a node called %s already: join under another name, or remove that one first", req.Node)
+	}
+	if f := s.Format(); req.Format < f {
+		return a, fmt.Errorf("the cluster is at format %d and this casemate understands up to %d: install the version that the members have", f, req.Format)
+	}
+	// The address is the name, and where that is says the record. Until there is one the leader dials in vain.
+	if err := c.order(ctx, order{Op: orderAdd, Node: req.Node}); err != nil {
+		return a, err
+	}
+	put, err := putRecord(membersDir+"/"+req.Node, member{
+		Addr: req.Addr, Key: csr.RawSubjectPublicKeyInfo, Version: fmt.Sprintf("%.64s", req.Version), Format: req.Format, Joined: c.cfg.Now().UTC().Truncate(time.Second),
+	})
+	if err != nil {
+		return a, err
+	}
+	if _, err := c.propose(ctx, put); err != nil {
+		return a, err
+	}
+	if err := c.takeKeys(); err != nil {
+		return a, err
+	}
+	ca, err := c.authority()
+	if err != nil {
+		return a, err
+	}
+	key, err := c.authorityKey(ca)
+	if err != nil {
+		return a, err
+	}
+	a = joinAnswer{Cluster: c.id.Cluster, Root: ca.Root, Members: map[string]member{}, Keys: c.keys.Load().raw}
+	if a.Chain, err = c.certify(ca, key, req.Node, pub); err != nil {
+		return a, err
+	}
+	s = c.machine.view.Load()
+	for e := range s.ReadDir(membersDir, "") {
+		if m, ok := recordOf[member](s, membersDir+"/"+e.Name); ok {
+			a.Members[e.Name] = m
+		}
+	}
+	c.log.Info("node joins", "peer", req.Node, "addr", req.Addr)
+	return a, nil
+}
+
+// order is a change of raft's configuration, which only the leader can make.
+type order struct {
+	Op    string `json:"op"`
+	Node  string `json:"node"`
+	Force bool   `json:"force,omitempty"`
+}
+
+const (
+	orderAdd    = "add"    // as a learner; nothing if it is there
+	orderRemove = "remove" // nothing if it is not there
+)
+
+// order has the leader carry it out, whoever that is.
+func (c *Cluster) order(ctx context.Context, o order) error {
+	deadline := time.NewTimer(2 * c.cfg.LeaderWait)
+	defer deadline.Stop()
+	for {
+		leader, err := c.ready(ctx, deadline.C)
+		if err != nil {
+			return err
+		}
+		if leader == c.cfg.Node {
+			err = c.obey(ctx, o)
+		} else {
+			err = c.passOrder(ctx, leader, o)
+		}
+		if !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, raft.ErrLeadershipLost) && !errors.Is(err, raft.ErrLeadershipTransferInProgress) && !errors.Is(err, errSent) {
+			return err
+		}
+		c.settle(ctx, deadline, leader)
+	}
+}
+
+func (c *Cluster) passOrder(ctx context.Context, leader string, o order) error {
+	ctx, cancel, ok := c.peers.alive(ctx, leader)
+	if !ok {
+		return raft.ErrNotLeader
+	}
+	defer cancel()
+	body, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	a, err := c.peers.ask(ctx, http.MethodPost, leader, "/member", bytes.NewReader(body))
+	switch {
+	case err != nil:
+		return err
+	case a.Kind == kindNotLeader:
+		return raft.ErrNotLeader
+	case a.Kind == kindExist:
+		return fmt.Errorf("%s: %w", a.Error, ErrUnsafe)
+	case a.Kind == kindNotExist:
+		return fmt.Errorf("%s: %w", a.Error, fs.ErrNotExist)
+	case a.Kind != "":
+		return errors.New(a.Error)
+	}
+	return nil
+}
+
+func (p *peers) serveOrder(w http.ResponseWriter, r *http.Request) {
+	var o order
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxJoin)).Decode(&o); err != nil {
+		reply(w, answer{Kind: kindInvalid, Error: err.Error()})
+		return
+	}
+	err := p.c.obey(r.Context(), o)
+	switch {
+	case err == nil:
+		reply(w, answer{})
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		reply(w, p.c.notLeader(err))
+	case errors.Is(err, ErrUnsafe):
+		reply(w, answer{Kind: kindExist, Error: err.Error()})
+	case errors.Is(err, fs.ErrNotExist):
+		reply(w, answer{Kind: kindNotExist, Error: err.Error()})
+	default:
+		reply(w, answer{Kind: kindFailed, Error: err.Error()})
+	}
+}

@@ -1,0 +1,200 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"casemate/cluster/state"
+)
+
+// ErrUnsafe refuses the removal of a node whose bytes the others do not have yet.
+var ErrUnsafe = errors.New("not without --force")
+
+const manageEvery = 250 * time.Millisecond
+
+// manage does what has to be done by itself: this node's record and certificate, and on the leader the cluster's CA, voters and what a removal left half done.
+func (c *Cluster) manage() {
+	tick := time.NewTicker(manageEvery)
+	defer tick.Stop()
+	keys := c.machine.hub.watch(c.life, keysName)
+	said := ""
+	for {
+		var errs []error
+		if err := c.takeKeys(); err != nil {
+			errs = append(errs, err)
+		}
+		if leader, _ := c.lead.get(); leader != "" {
+			ctx, cancel := context.WithTimeout(c.life, c.cfg.LeaderWait)
+			if leader == c.cfg.Node {
+				errs = append(errs, c.leadOthers(ctx))
+			}
+			errs = append(errs, c.renew())
+			if c.peers.id.current() != nil {
+				errs = append(errs, c.enter(ctx))
+			}
+			cancel()
+		}
+		switch err := errors.Join(errs...); {
+		case err == nil:
+			said = ""
+		case c.life.Err() == nil && !errors.Is(err, syscall.EAGAIN) && err.Error() != said:
+			said = err.Error()
+			c.log.Warn("upkeep of the cluster, it is tried again", "err", err)
+		}
+		select {
+		case <-c.life.Done():
+			return
+		case <-tick.C:
+		case <-keys:
+		}
+	}
+}
+
+// leadOthers is the leader's part.
+func (c *Cluster) leadOthers(ctx context.Context) error {
+	if err := c.found(ctx); err != nil {
+		return err
+	}
+	servers := c.servers()
+	in := map[string]bool{}
+	for _, s := range servers {
+		in[string(s.ID)] = true
+		if s.Suffrage == raft.Voter {
+			continue
+		}
+		// A learner votes when its log and every named blob are there, so that a majority of voters is one of bytes as well.
+		b, up, _ := c.peers.last(string(s.ID))
+		if up && b.Lacks == 0 && b.Applied+promoteLag >= c.raft.CommitIndex() {
+			if err := c.raft.AddVoter(s.ID, s.Address, 0, c.cfg.LeaderWait).Error(); err != nil {
+				return fmt.Errorf("node %s cannot become a voter: %w", s.ID, err)
+			}
+			c.log.Info("node votes", "peer", s.ID)
+		}
+	}
+	// The second half of a removal that was cut short. (A node that joins is in raft's configuration before it has a record.)
+	s := c.machine.view.Load()
+	for e := range s.ReadDir(membersDir, "") {
+		if !in[e.Name] && len(in) > 0 && e.Name != c.cfg.Node {
+			return c.reseal(ctx, e.Name)
+		}
+	}
+	return nil
+}
+
+// promoteLag is how many entries a learner may be behind when it becomes a voter: there are always some under way.
+const promoteLag = 256
+
+// found makes the nodes' CA, if there is none.
+func (c *Cluster) found(ctx context.Context) error {
+	if a, err := c.authority(); a != nil || err != nil {
+		return err
+	}
+	a, _, err := makeAuthority(nil, nil, c.Seal, c.cfg.Now())
+	if err != nil {
+		return err
+	}
+	put, err := putRecord(authorityName, a)
+	if err != nil {
+		return err
+	}
+	_, err = c.propose(ctx, &state.Expect{Name: authorityName}, put)
+	if errors.Is(err, fs.ErrExist) {
+		return nil // of two leaders in a row, one was first
+	}
+	return err
+}
+
+// RemoveMember removes a node for ever: its name does not come back, its certificate opens nothing any more, and what it knew of the cluster's secrets is worthless for what
+// is written from then on, since they are sealed anew. Keys that it could have copied while it was a member (the CA's that clients trust) are still what they were.
+//
+// Without force it is ErrUnsafe while the nodes that stay would not hold every blob on a majority of theirs. fs.ErrNotExist: there is no such node.
+func (c *Cluster) RemoveMember(ctx context.Context, node string, force bool) error {
+	if c.peers == nil {
+		return fmt.Errorf("node %s: this cluster has one node: %w", node, fs.ErrInvalid)
+	}
+	if err := c.order(ctx, order{Op: orderRemove, Node: node, Force: force}); err != nil {
+		return err
+	}
+	if node == c.cfg.Node {
+		return nil // the leader does the rest
+	}
+	return c.reseal(ctx, node)
+}
+
+// obey carries out an order, on the leader.
+func (c *Cluster) obey(ctx context.Context, o order) error {
+	f := c.raft.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return err
+	}
+	there := false
+	for _, s := range f.Configuration().Servers {
+		there = there || string(s.ID) == o.Node
+	}
+	switch o.Op {
+	case orderAdd:
+		if there {
+			return nil
+		}
+		return c.raft.AddNonvoter(raft.ServerID(o.Node), raft.ServerAddress(o.Node), f.Index(), c.cfg.LeaderWait).Error()
+	case orderRemove:
+		if !there {
+			if _, left := c.member(o.Node); left {
+				return nil // half removed: what is to come finishes it
+			}
+			return fmt.Errorf("there is no node %s: %w", o.Node, fs.ErrNotExist)
+		}
+		if err := c.maySpare(o); err != nil {
+			return err
+		}
+		if o.Node == c.cfg.Node {
+			if err := c.raft.LeadershipTransfer().Error(); err != nil {
+				return fmt.Errorf("node %s leads and no other can: %w", o.Node, err)
+			}
+			return raft.ErrNotLeader
+		}
+		return c.raft.RemoveServer(raft.ServerID(o.Node), f.Index(), c.cfg.LeaderWait).Error()
+	}
+	return fmt.Errorf("order %q: %w", o.Op, fs.ErrInvalid)
+}
+
+// maySpare says whether the nodes without this one hold everything.
+func (c *Cluster) maySpare(o order) error {
+	voters, _ := c.electorate()
+	delete(voters, o.Node)
+	if len(voters) == 0 {
+		return fmt.Errorf("node %s is the last voter: a cluster cannot do without", o.Node)
+	}
+	if o.Force {
+		return nil
+	}
+	whole, lacking := 0, []string{}
+	for n := range voters {
+		var b beat
+		up := true
+		if n == c.cfg.Node {
+			b = c.beat()
+		} else {
+			b, up, _ = c.peers.last(n)
+		}
+		switch {
+		case !up:
+			lacking = append(lacking, n+" does not answer")
+		case b.Lacks != 0:
+			lacking = append(lacking, fmt.Sprintf("%s lacks %d blobs", n, b.Lacks))
+		default:
+			whole++
+		}
+	}
+	if whole >= len(voters)/2+1 {
+		return nil
+	}
+	return fmt.Errorf("without node %s some blobs might be on less than a majority of the voters that stay (%s): wait until `casemate member list` shows nothing to come: %w", o.Node, strings.Join(lacking, ", "), ErrUnsafe)
+}

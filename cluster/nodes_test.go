@@ -1,0 +1,219 @@
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"syscall"
+	"testing"
+
+	"casemate/cluster"
+	"casemate/cluster/clustertest"
+)
+
+func noise(n int, seed uint64) []byte {
+	data := make([]byte, n)
+	r := rand.New(rand.NewPCG(seed, 1))
+	for i := range data {
+		data[i] = byte(r.Uint32())
+	}
+	return data
+}
+
+// Three nodes: what is written at any of them is there on all, bytes and names.
+func TestThreeNodes(t *testing.T) {
+	cl := clustertest.New(t, 3, nil)
+	for i, n := range cl.Nodes {
+		if err := n.Put(fmt.Sprintf("record/%d", i), n.Name); err != nil {
+			t.Fatalf("write at %s: %v", n.Name, err)
+		}
+		data := noise(3<<20+i, uint64(i))
+		digest, err := n.Push(data)
+		if err != nil {
+			t.Fatalf("push at %s: %v", n.Name, err)
+		}
+		if err := n.Link(fmt.Sprintf("blob/%d", i), digest); err != nil {
+			t.Fatal(err)
+		}
+		for _, other := range cl.Nodes {
+			got, err := other.C.Tree().ReadFile(fmt.Sprintf("record/%d", i))
+			if err != nil || string(got) != n.Name {
+				t.Errorf("written at %s, read at %s: %q, %v", n.Name, other.Name, got, err)
+			}
+			got, err = other.C.Tree().ReadFile(fmt.Sprintf("blob/%d", i))
+			if err != nil || !bytes.Equal(got, data) {
+				t.Errorf("pushed at %s, read at %s: %d bytes, %v", n.Name, other.Name, len(got), err)
+			}
+		}
+	}
+	cl.Wait(func() error {
+		for _, n := range cl.Nodes {
+			for _, m := range n.C.Members() {
+				if m.Lacks != 0 {
+					return fmt.Errorf("%s says that %s lacks %d", n.Name, m.Node, m.Lacks)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// The leader goes without a word, and again; writes go on at the others and nothing is lost.
+func TestLeaderLost(t *testing.T) {
+	cl := clustertest.New(t, 3, nil)
+	digest, err := cl.Nodes[0].Push([]byte("bytes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range 3 {
+		leader := cl.Leader()
+		other := cl.Followers()[0]
+		if err := leader.Put(fmt.Sprint("before", round), "x"); err != nil {
+			t.Fatal(err)
+		}
+		leader.PowerCut()
+		if err := other.Put(fmt.Sprint("after", round), "y"); err != nil {
+			t.Fatalf("write after the leader was lost: %v", err)
+		}
+		if err := other.Link(fmt.Sprint("link", round), digest); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"before", "after", "link"} {
+			if _, err := other.C.Tree().ReadFile(fmt.Sprint(name, round)); err != nil {
+				t.Error(err)
+			}
+		}
+		leader.Start()
+		cl.WaitVoters(3)
+		// A miss is confirmed: what was written elsewhere a moment ago is found.
+		if _, err := leader.C.Tree().Stat(fmt.Sprint("after", round)); err != nil {
+			t.Errorf("at the one that was down: %v", err)
+		}
+	}
+}
+
+// Without a majority everything can be read, writes are refused, and nothing of them shows.
+func TestMajorityLost(t *testing.T) {
+	cl := clustertest.New(t, 3, func(c *cluster.Config) { c.LeaderWait = 1e9 })
+	if err := cl.Nodes[1].Put("there", "x"); err != nil {
+		t.Fatal(err)
+	}
+	one := cl.Followers()[0]
+	var rest []string
+	for _, n := range cl.Nodes {
+		if n != one {
+			rest = append(rest, n.Name)
+		}
+	}
+	cl.Net.Cut([]string{one.Name}, rest)
+	if err := one.Put("refused", "x"); !errors.Is(err, syscall.EAGAIN) {
+		t.Errorf("write without a majority: %v", err)
+	}
+	if _, err := one.Push([]byte("no majority")); !errors.Is(err, syscall.EAGAIN) {
+		t.Errorf("push without a majority: %v", err)
+	}
+	if got, err := one.C.Tree().ReadFile("there"); err != nil || string(got) != "x" {
+		t.Errorf("read without a majority: %q, %v", got, err)
+	}
+	if _, err := one.C.Tree().Stat("nothing"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("miss without a majority: %v", err)
+	}
+	var other *clustertest.Node
+	for _, n := range cl.Nodes {
+		if n != one {
+			other = n
+		}
+	}
+	if err := other.Put("majority", "y"); err != nil {
+		t.Errorf("write on the side of the majority: %v", err)
+	}
+	cl.Net.Heal()
+	cl.WaitVoters(3)
+	if got, err := one.C.Tree().ReadFile("majority"); err != nil || string(got) != "y" {
+		t.Errorf("after healing: %q, %v", got, err)
+	}
+}
+
+// A node that lacks a blob streams it from one that has it and keeps it.
+func TestPullThrough(t *testing.T) {
+	cl := clustertest.New(t, 3, nil)
+	one := cl.Followers()[0]
+	one.Stop()
+	data := noise(5<<20, 9)
+	n := cl.Leader()
+	digest, err := n.Push(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Link("late", digest); err != nil {
+		t.Fatal(err)
+	}
+	one.Start()
+	r, err := one.C.Tree().OpenBlob(context.Background(), digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(r)
+	if err != nil || !bytes.Equal(got, data) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	r.Close()
+	cl.Wait(func() error {
+		for _, m := range one.C.Members() {
+			if m.Self && m.Lacks != 0 {
+				return fmt.Errorf("it lacks %d", m.Lacks)
+			}
+		}
+		return nil
+	})
+}
+
+// A removed node is out for good, and a new one comes in under another name.
+func TestReplaceNode(t *testing.T) {
+	cl := clustertest.New(t, 3, nil)
+	secret, err := cl.Nodes[0].C.Seal([]byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cl.Nodes[0].Put("sealed", string(secret)); err != nil {
+		t.Fatal(err)
+	}
+	gone := cl.Followers()[0]
+	gone.Stop()
+	by := cl.Leader()
+	cl.Wait(func() error { return by.C.RemoveMember(context.Background(), gone.Name, false) })
+	if err := gone.TryStart(); err != nil {
+		t.Fatal(err)
+	}
+	cl.Wait(func() error {
+		select {
+		case <-gone.C.Done():
+			return nil
+		default:
+			return errors.New("the removed node goes on")
+		}
+	})
+	t.Log(gone.C.Err())
+	gone.PowerCut()
+	cl.Join()
+	cl.WaitVoters(3)
+	for _, n := range cl.Nodes {
+		if n.C == nil {
+			continue
+		}
+		data, err := n.C.Tree().ReadFile("sealed")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Equal(data, secret) {
+			t.Error("the secret was not sealed anew")
+		}
+		if plain, err := n.C.Unseal(data); err != nil || string(plain) != "secret" {
+			t.Errorf("%s: %q, %v", n.Name, plain, err)
+		}
+	}
+}

@@ -1,0 +1,485 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// One port for all that nodes say to each other, TLS 1.3 with certificates on both sides, and what is spoken chosen by ALPN.
+const (
+	alpnRaft = "casemate-raft/1"
+	alpnPeer = "casemate-peer/1" // HTTP/1.1
+	alpnJoin = "casemate-join/1" // HTTP/1.1; the only one for which the client needs no certificate
+)
+
+const (
+	handshakeTime  = 10 * time.Second
+	maxHandshakes  = 64               // at a time; more are closed at once
+	stallTime      = 30 * time.Second // without a byte in a direction that waits for one, an HTTP connection is given up
+	maxCommandSize = 16 << 20         // of a forwarded command; ours are at most about 300 KiB
+)
+
+// peers is this node's end of the connections with the others.
+type peers struct {
+	c  *Cluster
+	id *nodeID
+
+	l         net.Listener
+	raft      *handed
+	http      *handed
+	join      *handed
+	server    *http.Server
+	joins     *http.Server
+	client    *http.Client
+	transport *http.Transport
+	slots     chan struct{}
+	wg        sync.WaitGroup
+
+	mu     sync.Mutex
+	links  map[string]*link   // by node, to all other members
+	conns  map[*raftConn]bool // raft's connections, which it does not close at its end
+	closed bool
+}
+
+// newPeers takes the listener. Nothing is accepted before serve.
+func newPeers(c *Cluster, id *nodeID) *peers {
+	l := c.cfg.Peer
+	p := &peers{c: c, id: id, l: l, raft: newHanded(l.Addr()), http: newHanded(l.Addr()), join: newHanded(l.Addr()), slots: make(chan struct{}, maxHandshakes), links: map[string]*link{}, conns: map[*raftConn]bool{}}
+	p.transport = &http.Transport{
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			node, _, err := net.SplitHostPort(addr)
+			if err != nil {
+				return nil, err
+			}
+			conn, err := p.dial(ctx, node, alpnPeer)
+			if err != nil {
+				return nil, err
+			}
+			return &stalling{Conn: conn}, nil
+		},
+		MaxIdleConnsPerHost: 16, IdleConnTimeout: stallTime - 5*time.Second, DisableCompression: true, WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10,
+	}
+	p.client = &http.Client{Transport: p.transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	quiet := slog.NewLogLogger(c.log.Handler(), slog.LevelDebug)
+	p.server = &http.Server{
+		Handler: p.handler(), ReadHeaderTimeout: stallTime, IdleTimeout: stallTime, ErrorLog: quiet,
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, fromKey{}, conn.(*stalling).node)
+		},
+	}
+	p.joins = &http.Server{
+		Handler: http.HandlerFunc(p.serveJoin), ReadHeaderTimeout: handshakeTime, ReadTimeout: handshakeTime, WriteTimeout: stallTime, IdleTimeout: time.Second, MaxHeaderBytes: 8 << 10, ErrorLog: quiet,
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, sessionKey{}, conn.(*stalling).Conn)
+		},
+	}
+	return p
+}
+
+type (
+	fromKey    struct{}
+	sessionKey struct{}
+)
+
+// serve accepts until close.
+func (p *peers) serve() {
+	p.wg.Go(func() { p.server.Serve(p.http) })
+	p.wg.Go(func() { p.joins.Serve(p.join) })
+	p.wg.Go(func() {
+		for {
+			conn, err := p.l.Accept()
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err != nil {
+				// Out of files, most likely: they come back.
+				select {
+				case <-p.c.stop:
+					return
+				case <-time.After(50 * time.Millisecond):
+				}
+				continue
+			}
+			select {
+			case p.slots <- struct{}{}:
+				p.wg.Go(func() {
+					defer func() { <-p.slots }()
+					p.shake(conn)
+				})
+			default:
+				conn.Close()
+			}
+		}
+	})
+}
+
+// shake hands a connection to who speaks what it is for.
+func (p *peers) shake(raw net.Conn) {
+	conn := tls.Server(raw, &tls.Config{GetConfigForClient: p.configFor, MinVersion: tls.VersionTLS13})
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTime)
+	defer cancel()
+	stop := context.AfterFunc(p.c.life, cancel)
+	defer stop()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		p.c.log.Debug("peer port", "from", raw.RemoteAddr(), "err", err)
+		raw.Close()
+		return
+	}
+	cs := conn.ConnectionState()
+	switch cs.NegotiatedProtocol {
+	case alpnJoin:
+		p.join.give(&stalling{Conn: conn})
+	case alpnPeer:
+		name, err := p.c.admit(cs.PeerCertificates)
+		if err != nil {
+			name = "" // a member that was removed meanwhile: it is told so, and nothing else
+		}
+		p.http.give(&stalling{Conn: conn, node: name})
+	case alpnRaft:
+		if _, err := p.c.admit(cs.PeerCertificates); err != nil {
+			conn.Close()
+			return
+		}
+		p.raft.give(p.keepConn(conn))
+	default:
+		conn.Close()
+	}
+}
+
+func (p *peers) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	cert := p.id.current()
+	if cert == nil {
+		return nil, errors.New("this node has no certificate yet")
+	}
+	cfg := &tls.Config{
+		Certificates: []tls.Certificate{*cert}, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true,
+	}
+	if slices.Contains(hello.SupportedProtos, alpnJoin) {
+		// The joiner knows the root by its hash only, so it is sent along.
+		a, err := p.c.authority()
+		if err != nil || a == nil {
+			return nil, errors.New("this node has no CA yet")
+		}
+		with := *cert
+		with.Certificate = append(slices.Clone(cert.Certificate), a.Root)
+		cfg.Certificates, cfg.NextProtos = []tls.Certificate{with}, []string{alpnJoin}
+		return cfg, nil
+	}
+	cfg.NextProtos, cfg.ClientAuth = []string{alpnRaft, alpnPeer}, tls.RequireAnyClientCert
+	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
+		if len(cs.NegotiatedProtocol) == 0 {
+			return errStranger
+		}
+		_, err := p.c.admit(cs.PeerCertificates)
+		if errors.Is(err, errRemoved) && cs.NegotiatedProtocol == alpnPeer {
+			return nil
+		}
+		return err
+	}
+	return cfg, nil
+}
+
+// dial connects with a member. What answers must be that member.
+func (p *peers) dial(ctx context.Context, node, alpn string) (net.Conn, error) {
+	m, ok := p.c.member(node)
+	if !ok {
+		m, ok = p.id.seed.Members[node]
+	}
+	if !ok || m.Addr == "" {
+		return nil, fmt.Errorf("node %s: no address is known: %w", node, errDown)
+	}
+	cert := p.id.current()
+	if cert == nil {
+		return nil, fmt.Errorf("this node has no certificate yet: %w", errDown)
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	raw, err := p.c.cfg.Dial(ctx, m.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("node %s at %s: %w", node, m.Addr, err)
+	}
+	conn := tls.Client(raw, &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: []string{alpn}, ServerName: node,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil },
+		// Verified below, by the rule for members; the standard one knows names and roots only.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			name, err := p.c.admit(cs.PeerCertificates)
+			if err == nil && name != node {
+				err = fmt.Errorf("it is node %q, not %q: %w", name, node, errStranger)
+			}
+			return err
+		},
+	})
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("node %s at %s: %w", node, m.Addr, err)
+	}
+	return conn, nil
+}
+
+// close ends what serve began and waits for it. Raft has ended before.
+func (p *peers) close() error {
+	err := p.l.Close()
+	p.raft.Close()
+	p.mu.Lock()
+	p.closed = true
+	for k := range p.conns {
+		k.Conn.Close()
+	}
+	p.mu.Unlock()
+	p.server.Close()
+	p.joins.Close()
+	p.wg.Wait()
+	p.transport.CloseIdleConnections()
+	return err
+}
+
+// errDown says that a member cannot be reached now.
+var errDown = fmt.Errorf("cannot be reached: %w", syscall.EAGAIN)
+
+// stalling is an HTTP connection between nodes: a read or a write that waits too long ends it.
+type stalling struct {
+	net.Conn
+	node string
+}
+
+func (s *stalling) Read(p []byte) (int, error) {
+	s.SetReadDeadline(time.Now().Add(stallTime))
+	return s.Conn.Read(p)
+}
+
+func (s *stalling) Write(p []byte) (int, error) {
+	s.SetWriteDeadline(time.Now().Add(stallTime))
+	return s.Conn.Write(p)
+}
+
+// handed is a listener of connections that somebody else has accepted.
+type handed struct {
+	addr   net.Addr
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newHanded(addr net.Addr) *handed {
+	return &handed{addr: addr, conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+func (h *handed) give(conn net.Conn) {
+	select {
+	case h.conns <- conn:
+	case <-h.closed:
+		conn.Close()
+	}
+}
+
+func (h *handed) Accept() (net.Conn, error) {
+	select {
+	case conn := <-h.conns:
+		return conn, nil
+	case <-h.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (h *handed) Close() error {
+	h.once.Do(func() { close(h.closed) })
+	return nil
+}
+
+func (h *handed) Addr() net.Addr { return h.addr }
+
+// stream is raft's way to the others: addresses are nodes' names.
+type stream struct {
+	*handed
+	p *peers
+}
+
+var _ raft.StreamLayer = stream{}
+
+// Dial implements raft.StreamLayer. To itself a node speaks through a pipe: see [Cluster.standAlone].
+func (s stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	if string(address) == s.p.c.cfg.Node {
+		ours, theirs := net.Pipe()
+		s.p.wg.Go(func() { s.give(s.p.keepConn(theirs)) })
+		return s.p.keepConn(ours), nil
+	}
+	s.p.awaitUp(string(address))
+	ctx, cancel := context.WithTimeout(s.p.c.life, timeout)
+	defer cancel()
+	conn, err := s.p.dial(ctx, string(address), alpnRaft)
+	if err != nil {
+		return nil, err
+	}
+	return s.p.keepConn(conn), nil
+}
+
+// awaitUp keeps the leader from dialling a node in vain: after each failure raft waits twice as long as before, up to ten seconds, and a node that comes back
+// would be without its log for that time. Whoever does not lead dials at once, since that is an election.
+func (p *peers) awaitUp(node string) {
+	changed, done := p.c.health.watchUntil(".")
+	defer done()
+	for p.c.life.Err() == nil {
+		leader, change := p.c.lead.get()
+		p.mu.Lock()
+		_, known := p.links[node]
+		p.mu.Unlock()
+		if leader != p.c.cfg.Node || !known || p.c.Up(node) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-change:
+		case <-p.c.life.Done():
+		}
+	}
+}
+
+// raftConn is a connection of raft's that close knows of.
+type raftConn struct {
+	net.Conn
+	p *peers
+}
+
+func (p *peers) keepConn(conn net.Conn) net.Conn {
+	k := &raftConn{conn, p}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		conn.Close()
+	} else {
+		p.conns[k] = true
+	}
+	return k
+}
+
+func (k *raftConn) Close() error {
+	k.p.mu.Lock()
+	delete(k.p.conns, k)
+	k.p.mu.Unlock()
+	return k.Conn.Close()
+}
+
+// What nodes ask of each other. All bodies are small JSON but for blobs and commands.
+//
+//	GET  beat                     a line of JSON whenever something changes, and at least every beatEvery
+//	POST propose                  an encoded command → answer; the leader only
+//	GET  index                    → answer: an index at which the state holds all that was committed before; the leader only
+//	POST member                   order → answer; the leader only
+//	PUT  blob[/DIGEST]            bytes → answer: the index at which they were seen durable. Without a digest it follows as the trailer Digest.
+//	GET  blob/DIGEST              the bytes, with ranges, if they are on this disk
+//	POST confirm/DIGEST           → answer as for PUT, or 404
+//	     x/…                      Config.Handler
+func (p *peers) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /beat", p.serveBeat)
+	mux.HandleFunc("POST /propose", p.servePropose)
+	mux.HandleFunc("GET /index", p.serveIndex)
+	mux.HandleFunc("POST /member", p.serveOrder)
+	mux.HandleFunc("PUT /blob", p.serveCopy)
+	mux.HandleFunc("PUT /blob/{digest}", p.serveCopy)
+	mux.HandleFunc("GET /blob/{digest}", p.serveBlob)
+	mux.HandleFunc("POST /confirm/{digest}", p.serveConfirm)
+	if h := p.c.cfg.Handler; h != nil {
+		mux.Handle("/x/", http.StripPrefix("/x", h))
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Context().Value(fromKey{}) == "" {
+			reply(w, answer{Error: errRemoved.Error(), Kind: kindRemoved})
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// From returns the node that a request to Config.Handler came from.
+func From(r *http.Request) string {
+	name, _ := r.Context().Value(fromKey{}).(string)
+	return name
+}
+
+// answer is what one node answers another.
+type answer struct {
+	Index uint64 `json:"index,omitempty"`
+	Error string `json:"error,omitempty"`
+	Kind  string `json:"kind,omitempty"`
+	// Leader is where to ask instead, "" if that is not known.
+	Leader string `json:"leader,omitempty"`
+}
+
+// The kinds of errors that keep their identity between nodes. Refusals of the state need none: they are read from the state.
+const (
+	kindNotLeader = "not-leader" // nothing was done
+	kindLost      = "lost"       // it is not known whether it was done
+	kindRemoved   = "removed"
+	kindNotExist  = "not-exist"
+	kindBadBytes  = "bad-bytes"
+	kindNoSpace   = "no-space"
+	kindCollected = "collected"
+	kindInvalid   = "invalid"
+	kindExist     = "exist"
+	kindFailed    = "failed" // anything else
+)
+
+var statusOf = map[string]int{
+	"": http.StatusOK, kindNotLeader: http.StatusMisdirectedRequest, kindLost: http.StatusBadGateway, kindRemoved: http.StatusGone, kindNotExist: http.StatusNotFound,
+	kindBadBytes: http.StatusUnprocessableEntity, kindNoSpace: http.StatusInsufficientStorage, kindCollected: http.StatusConflict, kindInvalid: http.StatusBadRequest,
+	kindExist: http.StatusConflict, kindFailed: http.StatusInternalServerError,
+}
+
+func reply(w http.ResponseWriter, a answer) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(statusOf[a.Kind])
+	json.NewEncoder(w).Encode(a)
+}
+
+// ask sends a request to a node. The error tells whether it may have been carried out: errSent is in it if so.
+func (p *peers) ask(ctx context.Context, method, node, path string, body io.Reader) (answer, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+node+path, body)
+	if err != nil {
+		return answer{}, err
+	}
+	return p.send(req)
+}
+
+var errSent = errors.New("the answer was lost")
+
+func (p *peers) send(req *http.Request) (a answer, err error) {
+	res, err := p.client.Do(req)
+	if err != nil {
+		return a, fmt.Errorf("%w: %w", errSent, err)
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(res.Body, 64<<10)).Decode(&a); err != nil {
+		return a, fmt.Errorf("%w: %w", errSent, err)
+	}
+	if a.Kind == kindRemoved {
+		p.c.fail(errRemoved)
+		return a, errRemoved
+	}
+	return a, nil
+}
+
+// RoundTrip asks another node's Config.Handler: the request's URL has the node's name as its host, and its path is the handler's.
+func (c *Cluster) RoundTrip(req *http.Request) (*http.Response, error) {
+	if c.peers == nil {
+		return nil, fmt.Errorf("node %s: %w", req.URL.Host, errDown)
+	}
+	r := req.Clone(req.Context())
+	r.URL.Scheme, r.URL.Path, r.URL.RawPath = "http", "/x"+r.URL.Path, ""
+	return c.peers.transport.RoundTrip(r)
+}

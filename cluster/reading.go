@@ -1,0 +1,132 @@
+package cluster
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A miss is confirmed with the leader (promise 4): this node may be behind, and "there is no such image" must not be said of one that was pushed a moment ago at
+// another node. Hits are not: they may be old, and the digest says what they are.
+const (
+	confirmTime  = 300 * time.Millisecond // then the miss is answered as it is
+	confirmPause = time.Second            // after one that could not be confirmed: whoever scans a node that is cut off is answered at once
+)
+
+// confirms are the misses that wait for the leader. All that come while a round is under way share the next one: the answer to a question that was asked before they looked
+// would not be theirs. Its zero value is ready.
+type confirms struct {
+	mu    sync.Mutex
+	cur   *round // under way
+	next  *round // waits for cur's end
+	until time.Time
+
+	term atomic.Uint64 // in which this node, as the leader, has committed an entry
+}
+
+type round struct {
+	done chan struct{}
+	ok   bool
+}
+
+// caughtUp returns after this node has applied all that was committed when it was called, true, or could not find out in time, false.
+func (c *Cluster) caughtUp() bool {
+	if c.peers == nil || len(c.others()) == 0 {
+		return true
+	}
+	r := &c.reading
+	r.mu.Lock()
+	if c.cfg.Now().Before(r.until) {
+		r.mu.Unlock()
+		return false
+	}
+	mine := r.next
+	if mine == nil {
+		mine = &round{done: make(chan struct{})}
+		if r.cur == nil {
+			r.cur = mine
+			c.own.Go(func() { c.confirmRounds(mine) })
+		} else {
+			r.next = mine
+		}
+	}
+	r.mu.Unlock()
+	wait := time.NewTimer(confirmTime)
+	defer wait.Stop()
+	select {
+	case <-mine.done:
+		return mine.ok
+	case <-wait.C:
+		return false
+	}
+}
+
+// confirmRounds runs rounds until nobody waits for another one.
+func (c *Cluster) confirmRounds(cur *round) {
+	r := &c.reading
+	for cur != nil {
+		ctx, cancel := context.WithTimeout(c.life, confirmTime)
+		index, err := c.readIndex(ctx)
+		if err == nil {
+			err = c.machine.waiters.wait(ctx, index)
+		}
+		cancel()
+		cur.ok = err == nil
+		r.mu.Lock()
+		if err != nil {
+			r.until = c.cfg.Now().Add(confirmPause)
+		}
+		close(cur.done)
+		r.cur, r.next = r.next, nil
+		cur = r.cur
+		r.mu.Unlock()
+	}
+}
+
+// readIndex returns an index that is not below that of any command answered before it was called.
+func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
+	leader, err := c.ready(ctx, nil) // just started, or in the middle of an election: it may be a moment
+	switch {
+	case err != nil:
+		return 0, err
+	case leader == c.cfg.Node:
+		return c.leaderIndex()
+	}
+	ctx, cancel, ok := c.peers.alive(ctx, leader)
+	if !ok {
+		return 0, errDown
+	}
+	defer cancel()
+	a, err := c.peers.ask(ctx, http.MethodGet, leader, "/index", http.NoBody)
+	if err != nil {
+		return 0, err
+	}
+	if a.Kind != "" {
+		return 0, errNoMajority
+	}
+	return a.Index, nil
+}
+
+// leaderIndex is readIndex on the leader: every command is answered after it was applied here, in this term. For those before there is a barrier, once a term (raft
+// dissertation, 6.4).
+func (c *Cluster) leaderIndex() (uint64, error) {
+	if term := c.raft.CurrentTerm(); c.reading.term.Load() != term {
+		if err := c.raft.Barrier(confirmTime).Error(); err != nil {
+			return 0, err
+		}
+		c.reading.term.Store(term) // of before the barrier: if it has changed since, there is another one
+	}
+	index := c.machine.view.Load().Index()
+	return index, c.raft.VerifyLeader().Error()
+}
+
+func (p *peers) serveIndex(w http.ResponseWriter, r *http.Request) {
+	index, err := p.c.leaderIndex()
+	if err != nil {
+		reply(w, p.c.notLeader(err))
+		return
+	}
+	reply(w, answer{Index: index})
+}

@@ -1,0 +1,361 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"casemate/cluster/blob"
+	"casemate/cluster/state"
+)
+
+// spread makes a blob that is on this disk durable on a majority of the voters, and returns the least index at which one of them saw it (promises 1 and 6). Learners
+// do not count. tails are copies that began while the upload came in, by node.
+func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails map[string]*tail) (uint64, error) {
+	confirmed, err := c.confirm(digest)
+	if err != nil {
+		return 0, err
+	}
+	voters, need := c.electorate()
+	if voters[c.cfg.Node] {
+		need--
+	} else {
+		confirmed = ^uint64(0)
+	}
+	delete(voters, c.cfg.Node)
+	if need == 0 {
+		return confirmed, nil
+	}
+	if len(voters) < need {
+		return 0, errNoMajority
+	}
+	// What is under way when a majority has it goes on: the others need the bytes too.
+	copies, stop := context.WithCancel(c.life)
+	type outcome struct {
+		index uint64
+		err   error
+	}
+	results := make(chan outcome, len(voters))
+	var under sync.WaitGroup
+	for node := range voters {
+		under.Add(1)
+		c.own.Go(func() {
+			defer under.Done()
+			var o outcome
+			if t := tails[node]; t != nil {
+				o.index, o.err = t.finish(copies)
+			} else {
+				o.err = errDown
+			}
+			for wait := 20 * time.Millisecond; o.err != nil && copies.Err() == nil; wait = min(2*wait, 500*time.Millisecond) {
+				if o.index, o.err = c.copyTo(copies, node, digest, size); o.err == nil || errors.Is(o.err, syscall.ENOSPC) {
+					break
+				}
+				select {
+				case <-copies.Done():
+				case <-time.After(wait):
+				}
+			}
+			results <- o
+		})
+	}
+	// Those that are down are tried for as long as a write waits for a majority; one that is sending bytes is not given up.
+	patience := time.NewTicker(c.cfg.LeaderWait)
+	defer patience.Stop()
+	var last error
+	for have, left := 0, len(voters); have < need; {
+		if left < need-have {
+			stop()
+			return 0, fmt.Errorf("too few nodes can take it (%w): %w", last, errNoMajority)
+		}
+		select {
+		case o := <-results:
+			left--
+			if o.err != nil {
+				last = o.err
+				continue
+			}
+			have++
+			confirmed = min(confirmed, o.index)
+		case <-patience.C:
+			up := 0
+			for node := range voters {
+				if c.Up(node) {
+					up++
+				}
+			}
+			if up < need {
+				stop()
+				return 0, errNoMajority
+			}
+		case <-ctx.Done():
+			stop()
+			return 0, ctx.Err()
+		case <-c.life.Done():
+			stop()
+			return 0, c.stopped()
+		}
+	}
+	// Later than a moment from now the others fetch it by themselves.
+	c.own.Go(func() {
+		defer stop()
+		done := make(chan struct{})
+		go func() { under.Wait(); close(done) }()
+		select {
+		case <-done:
+		case <-time.After(c.cfg.LeaderWait):
+			stop()
+			<-done
+		}
+	})
+	return confirmed, nil
+}
+
+// copyTo sees to it that a node has a blob, and returns the index at which it saw it.
+func (c *Cluster) copyTo(ctx context.Context, node, digest string, size int64) (uint64, error) {
+	ctx, cancel, ok := c.peers.alive(ctx, node)
+	if !ok {
+		return 0, errDown
+	}
+	defer cancel()
+	a, err := c.peers.ask(ctx, http.MethodPost, node, "/confirm/"+digest, http.NoBody)
+	if err != nil {
+		return 0, err
+	}
+	if a.Kind == "" {
+		return a.Index, nil
+	}
+	f, err := c.blobs.Open(digest)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+node+"/blob/"+digest, io.NopCloser(f))
+	if err != nil {
+		return 0, err
+	}
+	req.ContentLength = size
+	if size == 0 {
+		req.Body = http.NoBody
+	}
+	return c.confirmedBy(req)
+}
+
+func (c *Cluster) confirmedBy(req *http.Request) (uint64, error) {
+	a, err := c.peers.send(req)
+	switch {
+	case err != nil:
+		return 0, err
+	case a.Kind == "":
+		return a.Index, nil
+	case a.Kind == kindNoSpace:
+		return 0, fmt.Errorf("node %s: %s: %w", req.URL.Host, a.Error, syscall.ENOSPC)
+	case a.Kind == kindBadBytes:
+		return 0, fmt.Errorf("node %s: %s: %w", req.URL.Host, a.Error, syscall.EBADMSG)
+	default:
+		return 0, fmt.Errorf("node %s: %s", req.URL.Host, a.Error)
+	}
+}
+
+// confirm sees a blob on this disk and returns an index that this node had applied before it looked: no collect up to there takes these bytes away any more.
+func (c *Cluster) confirm(digest string) (uint64, error) {
+	d, err := state.ParseDigest(digest)
+	if err != nil {
+		return 0, err
+	}
+	// While it is held, and a sweep that has begun has ended, since both are under the digest's lock.
+	release := c.blobs.Hold(digest)
+	defer release()
+	index := c.machine.view.Load().Index()
+	c.sweeps.spare(d, index)
+	if _, err := c.blobs.Stat(digest); err != nil {
+		return 0, fmt.Errorf("confirm %s: %w", digest, err)
+	}
+	return index, nil
+}
+
+func (p *peers) serveConfirm(w http.ResponseWriter, r *http.Request) {
+	index, err := p.c.confirm(r.PathValue("digest"))
+	if errors.Is(err, os.ErrNotExist) {
+		reply(w, answer{Kind: kindNotExist, Error: err.Error()})
+		return
+	}
+	if err != nil {
+		reply(w, answer{Kind: kindFailed, Error: err.Error()})
+		return
+	}
+	reply(w, answer{Index: index})
+}
+
+// digestTrailer is the trailer that names a blob whose digest was not known when its bytes began to come.
+const digestTrailer = "Digest"
+
+func (p *peers) serveCopy(w http.ResponseWriter, r *http.Request) {
+	index, err := p.c.takeCopy(r)
+	switch {
+	case err == nil:
+		reply(w, answer{Index: index})
+	case errors.Is(err, syscall.ENOSPC):
+		reply(w, answer{Kind: kindNoSpace, Error: err.Error()})
+	case errors.Is(err, syscall.EBADMSG):
+		reply(w, answer{Kind: kindBadBytes, Error: err.Error()})
+	default:
+		reply(w, answer{Kind: kindFailed, Error: err.Error()})
+	}
+}
+
+// takeCopy keeps the bytes of another node's upload. If nothing comes to name them they are an orphan and go with the next GC.
+func (c *Cluster) takeCopy(r *http.Request) (uint64, error) {
+	w, err := c.blobs.Create("")
+	if err != nil {
+		return 0, err
+	}
+	defer w.Close()
+	if _, err := io.Copy(w, r.Body); err != nil {
+		return 0, err
+	}
+	digest := r.PathValue("digest")
+	if digest == "" {
+		digest = r.Trailer.Get(digestTrailer)
+	}
+	if _, _, err := blob.ParseDigest(digest); err != nil {
+		return 0, err
+	}
+	if _, _, err := w.Place(digest); err != nil { // hashed here, whoever sends them (promise 5)
+		return 0, err
+	}
+	index, err := c.confirm(digest)
+	if err == nil {
+		w.Done()
+	}
+	return index, err
+}
+
+func (p *peers) serveBlob(w http.ResponseWriter, r *http.Request) {
+	f, err := p.c.blobs.Open(r.PathValue("digest"))
+	if err != nil {
+		reply(w, answer{Kind: kindNotExist, Error: err.Error()})
+		return
+	}
+	defer f.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	http.ServeContent(w, r, "", time.Time{}, f)
+}
+
+// tailFrom is how large an upload must be for copies to begin before it is complete.
+const tailFrom = 1 << 20
+
+// tail copies a scratch file to one node while it grows. It is the body of the request that does so.
+type tail struct {
+	ctx     context.Context
+	cancel  context.CancelFunc
+	file    blob.File
+	trailer http.Header // of the request: written before Read returns io.EOF
+	off     int64       // owned by Read
+	moved   chan struct{}
+	done    chan struct{} // closed when index or err is set
+	index   uint64
+	err     error
+
+	mu     sync.Mutex
+	size   int64
+	digest string // set when the file is complete
+}
+
+// follow begins copies of an upload to the voters that are up.
+func (c *Cluster) follow(w *blob.Writer) map[string]*tail {
+	voters, _ := c.electorate()
+	tails := map[string]*tail{}
+	for node := range voters {
+		if node == c.cfg.Node {
+			continue
+		}
+		ctx, cancel, ok := c.peers.alive(c.life, node)
+		if !ok {
+			continue
+		}
+		file, err := w.OpenScratch()
+		if err != nil {
+			cancel()
+			continue
+		}
+		t := &tail{
+			ctx: ctx, cancel: cancel, file: file, trailer: http.Header{digestTrailer: nil},
+			moved: make(chan struct{}, 1), done: make(chan struct{}), size: w.Size(),
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+node+"/blob", t)
+		if err != nil {
+			cancel()
+			file.Close()
+			continue
+		}
+		req.ContentLength, req.Trailer = -1, t.trailer
+		tails[node] = t
+		c.own.Go(func() {
+			defer close(t.done)
+			defer cancel()
+			t.index, t.err = c.confirmedBy(req)
+		})
+	}
+	return tails
+}
+
+// grown says how many bytes there are now, and, with a digest, that there will be no more.
+func (t *tail) grown(size int64, digest string) {
+	t.mu.Lock()
+	t.size, t.digest = size, digest
+	t.mu.Unlock()
+	select {
+	case t.moved <- struct{}{}:
+	default:
+	}
+}
+
+// finish waits for the answer.
+func (t *tail) finish(ctx context.Context) (uint64, error) {
+	stop := context.AfterFunc(ctx, t.cancel)
+	defer stop()
+	<-t.done
+	return t.index, t.err
+}
+
+// stop gives the copy up, unless it was finished, and waits for its end.
+func (t *tail) stop() {
+	t.cancel()
+	<-t.done
+}
+
+// Close implements io.Closer: the request needs its body no more.
+func (t *tail) Close() error { return t.file.Close() }
+
+// Read implements io.Reader: it waits for the upload to go on.
+func (t *tail) Read(p []byte) (int, error) {
+	for {
+		t.mu.Lock()
+		size, digest := t.size, t.digest
+		t.mu.Unlock()
+		if t.off < size {
+			n, err := t.file.ReadAt(p[:min(int64(len(p)), size-t.off)], t.off)
+			t.off += int64(n)
+			if n > 0 {
+				err = nil
+			}
+			return n, err
+		}
+		if digest != "" {
+			t.trailer.Set(digestTrailer, digest)
+			return 0, io.EOF
+		}
+		select {
+		case <-t.moved:
+		case <-t.ctx.Done():
+			return 0, t.ctx.Err()
+		}
+	}
+}

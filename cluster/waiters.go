@@ -1,0 +1,94 @@
+package cluster
+
+import (
+	"context"
+	"sync"
+
+	"casemate/cluster/state"
+)
+
+// waiters are those who wait for this node to apply something. Its zero value is ready.
+type waiters struct {
+	mu    sync.Mutex
+	index uint64
+	moved chan struct{} // closed when index grows; nil until someone waits
+	boot  uint64
+	by    map[uint64]chan state.Result // by sequence of this node's boot, capacity 1
+	node  string
+}
+
+// of says whose commands are waited for: this node's of this boot.
+func (w *waiters) of(node string, boot uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.node, w.boot, w.by = node, boot, map[uint64]chan state.Result{}
+}
+
+// expect returns the channel on which the result of a command of this boot comes once it is applied here; forget must follow.
+func (w *waiters) expect(seq uint64) <-chan state.Result {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ch := make(chan state.Result, 1)
+	w.by[seq] = ch
+	return ch
+}
+
+func (w *waiters) forget(seq uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.by, seq)
+}
+
+// answer keeps a result for who waits for it. It can be received only after reached was called with its index or a later one, by whoever asked state first.
+func (w *waiters) answer(r state.Result) {
+	if r.Node == "" || r.Node != w.node {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if ch := w.by[r.Seq]; ch != nil && r.Boot == w.boot {
+		select {
+		case ch <- r:
+		default: // a repeat: the first answer has all that there is to know
+		}
+	}
+}
+
+// reached says that the state at index can be seen by everybody.
+func (w *waiters) reached(index uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.index = index
+	if w.moved != nil {
+		close(w.moved)
+		w.moved = nil
+	}
+}
+
+// after reports whether the state at index, or a later one, can be seen; if not, moved is closed when the answer may be another.
+func (w *waiters) after(index uint64) (reached bool, moved <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.index >= index {
+		return true, nil
+	}
+	if w.moved == nil {
+		w.moved = make(chan struct{})
+	}
+	return false, w.moved
+}
+
+// wait returns when the state at index, or a later one, can be seen.
+func (w *waiters) wait(ctx context.Context, index uint64) error {
+	for {
+		reached, moved := w.after(index)
+		if reached {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
