@@ -165,6 +165,12 @@ func (a *Appliance) admin() http.Handler {
 	mux.HandleFunc("GET /v1/inventory", a.getInventory)
 	mux.HandleFunc("GET /v1/inventory/key", a.getInventoryKey)
 
+	on("GET /v1/members", a.getMembers)
+	on("POST /v1/tokens", a.postToken)
+	on("DELETE /v1/members/{name}", func(r *http.Request) (any, error) {
+		return a.removeMember(r.Context(), r.PathValue("name"), r.URL.Query().Get("force") == "1")
+	})
+
 	on("POST /v1/gc", a.postGC)
 	on("POST /v1/scrub", a.postScrub)
 
@@ -466,6 +472,7 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 		return nil, err
 	}
 	warnings = append(warnings, importWarnings(imports)...)
+	warnings = append(warnings, a.clusterWarnings()...)
 	complete, incomplete := importCounts(imports)
 	images, files := 0, 0
 	for name := range a.tree.Walk("registry", "") {
@@ -487,7 +494,7 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 	return map[string]any{
 		"node": a.cfg.Node, "version": Version, "started": a.started.UTC(), "domain": v.settings.Domain, "advertise": a.cfg.Advertise,
 		"serving": a.ready() == nil, "problems": append([]string{}, problems...),
-		"leader": st.Leader, "role": st.Role, "term": st.Term, "applied": st.Applied, "commit": st.Commit,
+		"leader": st.Leader, "role": st.Role, "members": a.cluster.Members(), "term": st.Term, "applied": st.Applied, "commit": st.Commit,
 		"entries": st.Entries, "images": images, "files": files, "blobs": st.Blobs, "bytes": st.Bytes,
 		"imports":      map[string]any{"complete": complete, "incomplete": incomplete, "running": a.imports.Running()},
 		"disk":         map[string]int64{"total": st.DiskTotal, "free": st.DiskFree, "reserve": st.DiskReserve},

@@ -75,8 +75,9 @@ type Appliance struct {
 
 	now      atomic.Pointer[view]
 	hosts    atomic.Pointer[hosts]
-	sessions sync.WaitGroup // imports' connections, which the server does not know any more
-	change   sync.Mutex     // one change of settings, origins or names at a time
+	peers    atomic.Pointer[http.Handler] // what other nodes pass on; nil until it can be answered
+	sessions sync.WaitGroup               // imports' connections, which the server does not know any more
+	change   sync.Mutex                   // one change of settings, origins or names at a time
 	problems problems
 	stopping atomic.Bool
 	closing  sync.Once
@@ -122,12 +123,17 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	}()
 	cc := clusterConfig(cfg, a.log.With("room", "cluster"))
 	if !exists(filepath.Join(cc.Dir, "format")) && !exists(filepath.Join(cc.Dir, "incomplete")) {
-		return nil, fmt.Errorf("data directory %s is not initialised: casemate init makes the first node of a cluster there", cfg.Data)
+		return nil, fmt.Errorf("data directory %s is not initialised: casemate init makes the first node of a cluster there, casemate join every other", cfg.Data)
 	}
+	cc.Peer, cc.PeerAddr, cc.Version = a.socks.peer, a.socks.addrs().Peer.String(), Version
+	cc.Handler = http.HandlerFunc(a.servePeer)
 	if a.cluster, err = cluster.Open(cc); err != nil {
 		return nil, err
 	}
 	a.tree = a.cluster.Tree()
+	if err := a.awaitTree(); err != nil {
+		return nil, err
+	}
 	if a.book, err = missing.Open(missing.Config{File: filepath.Join(cfg.Data, missingFile), Node: cfg.Node, Tree: a.tree.Sub("missing"), Log: a.log.With("room", "missing")}); err != nil {
 		return nil, err
 	}
@@ -158,7 +164,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	missed := func(r *http.Request, kind, name, detail string) { a.miss(kind, name, detail, clientOf(r)) }
 	a.registry, err = registry.Open(registry.Config{
 		Tree: a.tree.Sub("registry"), Origins: origins, Canonical: canonical, Domain: domain, Authenticate: a.users.Authenticate,
-		TokenKey: token, Secret: upload,
+		TokenKey: token, Secret: upload, Node: cfg.Node,
 		Anonymous:     func() bool { return a.now.Load().settings.Anonymous },
 		LocalFallback: func() bool { return a.now.Load().settings.LocalFallback },
 		Miss:          missed, Luck: a.lucky, Log: a.log.With("room", "registry"),
@@ -182,8 +188,10 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	a.edge = &edge{
 		hosts: &a.hosts, registry: a.registry.Serve, files: a.files.Serve,
 		pages: &pages{roots: a.ca.Roots, crl: a.ca.CRL, ready: a.ready, metrics: a.metrics.handler(), front: a.front},
-		miss:  a.miss, seen: a.metrics.request, stall: a.stall, log: a.log.With("room", "edge"),
+		miss:  a.miss, seen: a.metrics.request, stall: a.stall, node: cfg.Node, pass: a.cluster, log: a.log.With("room", "edge"),
 	}
+	peers := a.edge.handler(false)
+	a.peers.Store(&peers)
 	if err := a.refresh(); err != nil {
 		return nil, err
 	}
@@ -328,7 +336,7 @@ func (a *Appliance) nodes() ([]dnssrv.Node, error) {
 		if err := errors.Join(err, json.Unmarshal(data, &r)); err != nil {
 			return nil, fmt.Errorf("node %s: %w", e.Name(), err)
 		}
-		list = append(list, dnssrv.Node{Name: e.Name(), Addrs: r.Addrs, Healthy: true})
+		list = append(list, dnssrv.Node{Name: e.Name(), Addrs: r.Addrs, Healthy: a.cluster.Up(e.Name())})
 	}
 	return list, nil
 }
@@ -504,8 +512,11 @@ func (a *Appliance) follow(ctx context.Context) error {
 	changes := make(chan struct{}, 1)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	watches := []<-chan struct{}{a.cluster.Changes(ctx)} // who answers: DNS must not name the others
 	for _, dir := range []string{"settings", "origins", "names", "nodes"} {
-		ch := a.tree.Watch(ctx, dir)
+		watches = append(watches, a.tree.Watch(ctx, dir))
+	}
+	for _, ch := range watches {
 		wg.Go(func() {
 			for range ch {
 				select {

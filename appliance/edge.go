@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httputil"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -82,6 +83,8 @@ type edge struct {
 	miss     func(kind, name, detail string, client netip.Addr)
 	seen     func(service string, r *http.Request, status int, bytes int64, took time.Duration)
 	stall    time.Duration
+	node     string
+	pass     http.RoundTripper // to other nodes; nil: there are none
 	log      *slog.Logger
 }
 
@@ -136,6 +139,10 @@ func (e *edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 	}
 	images := r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/")
 	token := r.URL.Path == "/token"
+	if node := registry.UploadNode(r); node != "" && node != e.node && images && h.nodes[node] && e.pass != nil {
+		e.passOn(w, r, node)
+		return "registry"
+	}
 	view := registry.View{Origin: o, Plain: plain, Host: r.Host}
 	switch {
 	case at == placeOrigin && images:
@@ -168,6 +175,23 @@ func (e *edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 	}
 	refuse(w, r, http.StatusNotFound, "NAME_UNKNOWN", "images are below /v2/ here")
 	return "none"
+}
+
+// passOn lets another node answer, which has the bytes of the upload. If it does not answer, they are out of reach: the client begins that upload again.
+func (e *edge) passOn(w http.ResponseWriter, r *http.Request, node string) {
+	proxy := httputil.ReverseProxy{
+		Transport: e.pass,
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.Out.URL.Scheme, p.Out.URL.Host = "http", node
+			p.Out.Host = p.In.Host
+		},
+		ErrorLog: slog.NewLogLogger(e.log.Handler(), slog.LevelDebug),
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			e.log.Warn("upload not passed on", "peer", node, "error", err)
+			refuse(w, r, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", fmt.Sprintf("node %s, which has this upload, does not answer: begin it again", node))
+		},
+	}
+	proxy.ServeHTTP(w, r)
 }
 
 // bearer reports a token, which the registry judges itself: over plain http it takes those for reading.

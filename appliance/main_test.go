@@ -43,7 +43,7 @@ func testConfig(t testing.TB, dir string) Config {
 	any := []netip.AddrPort{netip.AddrPortFrom(loopback, 0)}
 	cfg := Config{
 		Node: "n1", Data: filepath.Join(dir, "data"), Advertise: []netip.Addr{loopback},
-		Listen: Listen{HTTP: any, HTTPS: any, DNS: any, Admin: filepath.Join(dir, "admin.sock")},
+		Listen: Listen{HTTP: any, HTTPS: any, DNS: any, Peer: any[0], Admin: filepath.Join(dir, "admin.sock")},
 	}
 	if err := cfg.Complete(); err != nil {
 		t.Fatal(err)

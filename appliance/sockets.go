@@ -34,11 +34,13 @@ type sockets struct {
 	dnsUDP      []*net.UDPConn
 	dnsTCP      []net.Listener
 	admin       net.Listener
+	peer        net.Listener // taken over by the cluster
 }
 
 // Addrs are the addresses that are really listened on, port 0 resolved.
 type Addrs struct {
 	HTTP, HTTPS, DNS []netip.AddrPort
+	Peer             netip.AddrPort
 	Admin            string
 }
 
@@ -75,7 +77,18 @@ func bind(cfg *Config, handed []*os.File) (s *sockets, err error) {
 	if err = s.bindAdmin(cfg, by[socketAdmin]); err != nil {
 		return s, err
 	}
+	if s.peer, err = listenTCP("listen.peer", cfg.peer()); err != nil {
+		return s, err
+	}
 	return s, nil
+}
+
+// peer is where the other nodes reach this one.
+func (cfg *Config) peer() netip.AddrPort {
+	if cfg.Listen.Peer.IsValid() {
+		return cfg.Listen.Peer
+	}
+	return cfg.at(7443)[0]
 }
 
 func (cfg *Config) at(port uint16) []netip.AddrPort {
@@ -298,6 +311,9 @@ func (s *sockets) addrs() Addrs {
 	if s.admin != nil {
 		a.Admin = s.admin.Addr().String()
 	}
+	if s.peer != nil {
+		a.Peer = addrsOf([]net.Listener{s.peer})[0]
+	}
 	return a
 }
 
@@ -310,5 +326,8 @@ func (s *sockets) close() {
 	}
 	if s.admin != nil {
 		s.admin.Close()
+	}
+	if s.peer != nil {
+		s.peer.Close()
 	}
 }

@@ -162,7 +162,7 @@ func (w *appWriter) WriteHeader(status int) {
 	h := w.Header()
 	h.Set("Docker-Distribution-Api-Version", "registry/2.0") // once: distribution adds its own
 	if loc := h.Get("Location"); loc != "" {
-		h.Set("Location", w.rt.outward(loc))
+		h.Set("Location", w.r.onNode(w.rt.outward(loc)))
 	}
 	if status >= 500 {
 		w.faults.mu.Lock()
@@ -189,6 +189,28 @@ func (w *appWriter) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	return w.ResponseWriter.Write(p)
+}
+
+// nodeParam is the query parameter of an upload session's address that names its node.
+const nodeParam = "_node"
+
+func (r *Registry) onNode(loc string) string {
+	if r.cfg.Node == "" || !strings.Contains(loc, "/blobs/uploads/") {
+		return loc
+	}
+	sep := "?"
+	if strings.Contains(loc, "?") {
+		sep = "&"
+	}
+	return loc + sep + nodeParam + "=" + url.QueryEscape(r.cfg.Node)
+}
+
+// UploadNode returns the name of the node that has the upload session which a request is for, "" if it is for none or does not say.
+func UploadNode(req *http.Request) string {
+	if !strings.Contains(req.URL.RawQuery, nodeParam+"=") || !strings.Contains(req.URL.Path, "/blobs/uploads/") {
+		return ""
+	}
+	return req.URL.Query().Get(nodeParam)
 }
 
 // outward turns a path below the canonical repository into the one that the client must ask for.

@@ -69,7 +69,10 @@ type Config struct {
 	Authenticate func(ctx context.Context, user, password string) error
 	// TokenKey signs tokens, the same on all nodes. Empty: random, so that tokens end with the process.
 	TokenKey []byte
-	// Secret signs the state of upload sessions. Empty: random.
+	// Node is the name of this node. The address of an upload session carries it, because the session's bytes are on this node alone: whoever gets a request
+	// with another node's name (see UploadNode) must pass it on to that node. "": there is one node.
+	Node string
+	// Secret signs the state of upload sessions, the same on all nodes. Empty: random.
 	Secret []byte
 	// Anonymous reports whether reading needs no user (registry.anonymous is "pull"). Nil: true.
 	Anonymous func() bool

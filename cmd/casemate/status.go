@@ -21,6 +21,7 @@ type status struct {
 	Term      uint64    `json:"term"`
 	Applied   uint64    `json:"applied"`
 	Commit    uint64    `json:"commit"`
+	Members   []member  `json:"members"`
 	Entries   int64     `json:"entries"`
 	Images    int64     `json:"images"`
 	Files     int64     `json:"files"`
@@ -82,6 +83,15 @@ func (s *status) page(t *table) {
 		leader = "none: reading works, writing does not"
 	}
 	t.line("cluster", fmt.Sprintf("%s of term %d, leader %s, entry %d%s", s.Role, s.Term, leader, s.Applied, lag))
+	if len(s.Members) > 1 {
+		up := 0
+		for _, m := range s.Members {
+			if m.Up {
+				up++
+			}
+		}
+		t.line("nodes", fmt.Sprintf("%d of %d answer: casemate member list", up, len(s.Members)))
+	}
 	t.line("domain", fmt.Sprintf("%s at %s", s.Domain, strings.Join(s.Advertise, ", ")))
 	t.line("content", fmt.Sprintf("%d images, %d files, %d blobs with %s", s.Images, s.Files, s.Blobs, size(s.Bytes)))
 	t.line("disk", fmt.Sprintf("%s free of %s, writes are refused below %s", size(s.Disk.Free), size(s.Disk.Total), size(s.Disk.Reserve)))

@@ -1,0 +1,208 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+
+	"casemate/cluster"
+)
+
+// joinPatience is how long a node that has just joined waits at its first start for what the others know.
+const joinPatience = 60 * time.Second
+
+// awaitTree waits, on a node that has just joined, until the tree is here: the settings, the CA, everything that this node answers with.
+func (a *Appliance) awaitTree() error {
+	ctx, cancel := context.WithTimeout(context.Background(), joinPatience)
+	defer cancel()
+	changed := a.tree.Watch(ctx, "pki")
+	for said := false; ; said = true {
+		if _, err := a.tree.Stat("pki/state"); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		members := a.cluster.Members()
+		if len(members) == 1 && members[0].Self {
+			return nil // the only node: whoever opens the CA says what is missing
+		}
+		if !said {
+			a.log.Info("waiting for what the other nodes know", "for", joinPatience)
+		}
+		select {
+		case <-changed:
+		case <-a.cluster.Done():
+			return a.cluster.Err()
+		case <-ctx.Done():
+			return fmt.Errorf("the other nodes have not sent what they know within %s: is the cluster's leader running, and can it reach this node at %s?", joinPatience, a.socks.addrs().Peer)
+		}
+	}
+}
+
+// servePeer answers what another node passes on: the request of a client for an upload whose bytes are here.
+func (a *Appliance) servePeer(w http.ResponseWriter, r *http.Request) {
+	h := a.peers.Load()
+	if h == nil {
+		http.Error(w, "starting", http.StatusServiceUnavailable)
+		return
+	}
+	(*h).ServeHTTP(w, r)
+}
+
+// JoinOptions are what join is given besides the node's config.
+type JoinOptions struct {
+	// Token is what `casemate token create` printed.
+	Token string
+	// Addr is the peer address of any member, host or host:port.
+	Addr string
+	// Wait goes on trying, until the context ends, while the cluster has no majority.
+	Wait bool
+	// ConfigFile is where the config is written if there is no file; "" writes none.
+	ConfigFile string
+	// Log gets one line per change of state. nil: nothing is logged.
+	Log *slog.Logger
+}
+
+// Join makes this node a member of the cluster to which the token belongs: its data directory, with its identity and the keys, and its config if there is none. It starts
+// nothing: the content comes when the node is served. A Join that was cut short is taken up again by the next one, with the same token.
+func Join(ctx context.Context, cfg Config, opt JoinOptions) (configFile string, err error) {
+	token, err := cluster.ParseToken(opt.Token)
+	if err != nil {
+		return "", &UsageError{err}
+	}
+	if cfg.peer().Port() == 0 {
+		return "", usage("listen.peer must name a port: the other nodes have to find this one there")
+	}
+	addr, err := peerAddr(opt.Addr)
+	if err != nil {
+		return "", err
+	}
+	if err := checkDataDir(cfg.Data); err != nil {
+		return "", err
+	}
+	writeConfig, err := stageConfig(opt.ConfigFile, cfg)
+	if err != nil {
+		return "", err
+	}
+	made := opt.ConfigFile != "" && !exists(opt.ConfigFile)
+	defer func() { err = errors.Join(err, writeConfig(err == nil)) }()
+	log := opt.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	cc := clusterConfig(cfg, log)
+	cc.PeerAddr, cc.Version = cfg.peer().String(), Version
+	for {
+		err := cluster.Join(ctx, cc, addr, token)
+		if err == nil {
+			break
+		}
+		if !opt.Wait || !again(err) {
+			return "", err
+		}
+		select {
+		case <-ctx.Done():
+			return "", err
+		case <-time.After(time.Second):
+		}
+	}
+	if made {
+		configFile = opt.ConfigFile
+	}
+	return configFile, nil
+}
+
+func again(err error) bool {
+	return errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// peerAddr completes an address with the usual port.
+func peerAddr(s string) (string, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.AddrPortFrom(a, 7443).String(), nil
+	}
+	if !strings.Contains(s, ":") {
+		s += ":7443"
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || host == "" || port == "" {
+		return "", usage("the address of a member must be host, address or address:port, got %q", s)
+	}
+	return s, nil
+}
+
+// getMembers is GET /v1/members.
+func (a *Appliance) getMembers(*http.Request) (any, error) {
+	return append([]cluster.Member{}, a.cluster.Members()...), nil
+}
+
+// postToken is POST /v1/tokens.
+func (a *Appliance) postToken(r *http.Request) (any, error) {
+	var in struct{ TTL string }
+	if err := read(r, &in); err != nil {
+		return nil, err
+	}
+	ttl := time.Hour
+	if in.TTL != "" {
+		var err error
+		if ttl, err = time.ParseDuration(in.TTL); err != nil {
+			return nil, usage("ttl must be a duration like 1h, got %q", in.TTL)
+		}
+	}
+	token, err := a.cluster.CreateToken(r.Context(), ttl)
+	if err != nil {
+		return nil, err
+	}
+	a.log.Info("join token made", "id", token.ID, "ttl", ttl)
+	return map[string]any{"token": token.String(), "addr": a.Addrs().Peer.String(), "expires": time.Now().Add(ttl).UTC().Truncate(time.Second)}, nil
+}
+
+// removeMember takes a node out of the cluster, its addresses out of DNS, and out of what the CA permits.
+func (a *Appliance) removeMember(ctx context.Context, node string, force bool) (any, error) {
+	if err := a.cluster.RemoveMember(ctx, node, force); err != nil {
+		if errors.Is(err, cluster.ErrUnsafe) {
+			return nil, fmt.Errorf("%w: %w", err, fs.ErrExist)
+		}
+		return nil, err
+	}
+	a.log.Info("node removed", "peer", node, "force", force)
+	err := a.tree.Update(ctx, func(b cluster.Batch) error {
+		b.Remove("nodes/" + node)
+		b.Remove("missing/" + node)
+		return nil
+	})
+	if err == nil && node != a.cfg.Node {
+		err = a.ca.ForgetNode(ctx, node)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("node %s is removed, but its addresses are not yet out of DNS and the CA (run the same command again): %w", node, err)
+	}
+	return map[string]any{"removed": node, "left": len(a.cluster.Members())}, nil
+}
+
+// clusterWarnings are what an operator should know of the other nodes.
+func (a *Appliance) clusterWarnings() (list []string) {
+	members := a.cluster.Members()
+	voters := 0
+	for _, m := range members {
+		if m.Role != "learner" {
+			voters++
+		}
+		switch {
+		case !m.Up:
+			list = append(list, fmt.Sprintf("node %s does not answer this node: casemate member list tells since when", m.Node))
+		case m.Lacks > 0:
+			list = append(list, fmt.Sprintf("node %s has yet to fetch %d blobs", m.Node, m.Lacks))
+		}
+	}
+	if voters > 1 && voters%2 == 0 {
+		list = append(list, fmt.Sprintf("%d nodes vote, of which %d are a majority: that survives no more losses than %d nodes would, add one or remove one", voters, voters/2+1, voters-1))
+	}
+	return list
+}
