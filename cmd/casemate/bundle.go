@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -125,6 +126,11 @@ of 1024), or KB, MB, GB, TB (powers of 1000).`,
 
 // create collects and writes.
 func create(ctx context.Context, m *meter, file string, wanted *lists.Wanted, opt bundle.CollectOptions, w bundle.WriteOptions) (_ *created, err error) {
+	if !opt.DryRun {
+		if err := writable(file, w.Split > 0); err != nil {
+			return nil, err
+		}
+	}
 	opt.Progress, opt.Log = &collecting{meter: m}, m.log()
 	c, err := bundle.Collect(ctx, wanted, opt)
 	if err != nil {
@@ -172,6 +178,19 @@ func create(ctx context.Context, m *meter, file string, wanted *lists.Wanted, op
 	document, err := c.Index.Encode()
 	res.Bundle = fmt.Sprintf("sha256:%x", sha256.Sum256(document))
 	return res, err
+}
+
+// writable looks whether a bundle can be written there, before hours are spent on fetching what goes into it.
+func writable(file string, split bool) error {
+	if info, err := os.Stat(file); err == nil && !split && !info.Mode().IsRegular() {
+		return usageError{fmt.Errorf("%s is there and no regular file: name another one", file)}
+	}
+	// By trying: permissions do not tell of a medium that is read-only.
+	f, err := os.CreateTemp(filepath.Dir(file), ".casemate-*.partial")
+	if err != nil {
+		return fmt.Errorf("the bundle cannot be written to %s: %w", file, errors.Unwrap(err))
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 func showCreated(t *table, r *created) {
