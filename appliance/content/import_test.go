@@ -242,7 +242,7 @@ func TestPartsComeInAnyOrder(t *testing.T) {
 				in[n] = true
 				r := s.must("", parts[n-1])
 				if i == len(order)-1 {
-					if r.State != Imported || r.BytesNew != r.Bytes {
+					if r.State != Imported || r.BytesNew != r.Bytes || !slices.Equal(r.Sources, []string{"b.tar.part1", "b.tar.part2", "b.tar.part3"}) {
 						t.Errorf("%+v", r)
 					}
 					break
