@@ -255,7 +255,7 @@ func TestPartsComeInAnyOrder(t *testing.T) {
 				if err != nil || len(list) != 1 || list[0].State != Incomplete || list[0].Name != "b" || !slices.Equal(list[0].Missing, r.Missing) || list[0].Bytes == 0 {
 					t.Errorf("%+v %v", list, err)
 				}
-				if d, err := s.Show("b"); err != nil || len(d.Names) == 0 {
+				if d, err := s.Show("b"); err != nil || len(d.Names) == 0 || d.New != len(d.Names) || d.Images+d.Manifests+d.Files != len(d.Names) {
 					t.Errorf("%+v %v", d, err)
 				}
 				s.pass(72 * time.Hour) // days between the parts
