@@ -204,7 +204,7 @@ func showCreated(t *table, r *created) {
 			t.line("wrote", f)
 		}
 		t.line("bundle", r.Bundle)
-		t.line("holds", fmt.Sprintf("%s: %d blobs, %s; %s written, %s fetched", howMany(r.Images, r.Untagged, r.URLs), r.Blobs, size(r.Bytes), size(r.Written), size(r.Fetched)))
+		t.line("holds", fmt.Sprintf("%s: %s, %s; %s written, %s fetched", howMany(r.Images, r.Untagged, r.URLs), count(r.Blobs, "blob"), size(r.Bytes), size(r.Written), size(r.Fetched)))
 		if r.Signer == "" {
 			t.line("signed by", "nobody")
 		} else {
@@ -212,7 +212,7 @@ func showCreated(t *table, r *created) {
 		}
 	}
 	if r.Omitted > 0 {
-		t.line("left out", fmt.Sprintf("%d blobs of %s that the far side holds", r.Omitted, size(r.OmittedBytes)))
+		t.line("left out", fmt.Sprintf("%s of %s that the far side holds", count(r.Omitted, "blob"), size(r.OmittedBytes)))
 	}
 	for _, n := range r.Notes {
 		t.line("note", n)
@@ -291,16 +291,17 @@ func showContents(t *table, c *bundle.Contents, names bool) {
 	} else {
 		t.line("signed by", c.Signer)
 	}
-	carried, omitted := int64(0), int64(0)
+	blobs, carried, omitted := 0, int64(0), int64(0)
 	for _, b := range c.Index.Blobs {
 		if b.Omitted {
 			omitted += b.Size
 		} else {
+			blobs++
 			carried += b.Size
 		}
 	}
 	images, untagged := tagged(c.Index)
-	t.line("holds", fmt.Sprintf("%s: %d blobs, %s", howMany(images, untagged, len(c.Index.Files)), len(c.Index.Blobs), size(carried)))
+	t.line("holds", fmt.Sprintf("%s: %s, %s", howMany(images, untagged, len(c.Index.Files)), count(blobs, "blob"), size(carried)))
 	if c.Index.Since != "" {
 		t.line("left out", fmt.Sprintf("%s that the inventory %s says is held", size(omitted), c.Index.Since))
 	}
