@@ -406,6 +406,43 @@ func TestOneAtATimeAndStopping(t *testing.T) {
 	differ(t, s.sees(p), wanted(p))
 }
 
+// Who interrupts an import and runs it again at once does not have to guess when the first has ended.
+func TestOneThatEndsIsWaitedFor(t *testing.T) {
+	s := newSite(t)
+	p, q := sample("b.tar"), sample("b.tar")
+	inside, on := make(chan struct{}, 99), make(chan struct{})
+	p.gate = func(string) { inside <- struct{}{}; <-on }
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan error)
+	go func() {
+		_, err := s.Import(ctx, Request{Inputs: []bundle.Input{{Name: p.file, File: p}}})
+		gone <- err
+	}()
+	<-inside
+	cancel()
+	again := make(chan error)
+	go func() {
+		_, err := s.do("", q)
+		again <- err
+	}()
+	select {
+	case err := <-again:
+		t.Errorf("it did not wait: %v", err)
+	case <-time.After(50 * time.Millisecond): // enough for a refusal
+		close(on)
+		if err := <-gone; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		if err := <-again; err != nil {
+			t.Error(err)
+		}
+		differ(t, s.sees(q), wanted(q))
+		return
+	}
+	close(on)
+	<-gone
+}
+
 func TestTheCommandGoesAway(t *testing.T) {
 	s := newSite(t)
 	p := sample("b.tar")
