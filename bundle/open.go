@@ -28,6 +28,7 @@ type openPart struct {
 	start  int64       // where the first piece's header stands
 	size   int64       // what the part must have
 	at     io.ReaderAt // a regular file; nil for a pipe, which stands at start
+	there  int64       // bytes of a regular file
 	stream *stream
 }
 
@@ -54,7 +55,7 @@ func (o *opened) open(in Input, keys []ed25519.PublicKey) error {
 	s := &stream{r: in.File, input: in.Name, end: -1}
 	p := &openPart{name: in.Name, stream: s}
 	if at, ok := in.File.(io.ReaderAt); ok && info.Mode().IsRegular() {
-		p.at = at
+		p.at, p.there = at, info.Size()
 		s.r = io.NewSectionReader(at, 0, info.Size())
 	}
 	head := make([]byte, tarBlock)
@@ -230,6 +231,9 @@ func (s *stream) document(name string, limit int64) ([]byte, error) {
 // checkFrames compares all bytes of a regular file's part that are not content with what they must be, and its size. After it, only content can
 // be wrong.
 func (o *opened) checkFrames(p *openPart) error {
+	if p.there < p.size { // said of the file's end, not of the first header behind it
+		return p.stream.damaged(p.there, "", fmt.Sprintf("it is cut short: the file ends here and must have %d bytes", p.size), io.ErrUnexpectedEOF)
+	}
 	for i := range len(p.pieces) + 1 {
 		want := o.frame(p.pieces, i)
 		at, entry := p.frameAt(o, i)

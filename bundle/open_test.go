@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -34,7 +35,7 @@ func TestRefuses(t *testing.T) {
 		{"another split", [][]byte{parts[0], otherSize[1]}, nil, []string{"x.tar.001 and x.tar.002", "splitting"}},
 		{"signed and not", [][]byte{parts[0], signed[1]}, nil, []string{"x.tar.001 and x.tar.002", "splitting"}},
 		{"cut in the documents", [][]byte{parts[0], parts[1][:3000]}, ErrDamaged, []string{"x.tar.002", "byte 3000", "cut short"}},
-		{"cut in content", [][]byte{parts[0], parts[1], parts[2][:len(parts[2])-1100]}, ErrDamaged, []string{"x.tar.003 (part 3 of", "cut short"}},
+		{"cut in content", [][]byte{parts[0], parts[1], parts[2][:len(parts[2])-2000]}, ErrDamaged, []string{"x.tar.003 (part 3 of", fmt.Sprintf("byte %d: ", len(parts[2])-2000), "cut short"}},
 		{"cut in the end", [][]byte{parts[0], parts[1][:len(parts[1])-1]}, ErrDamaged, []string{"x.tar.002 (part 2 of", "cut short"}},
 		{"longer", [][]byte{slices.Concat(parts[last], []byte{0})}, ErrDamaged, []string{"x.tar.001 (part", "the file goes on"}},
 		{"empty", [][]byte{nil}, ErrDamaged, []string{"x.tar.001", "no bundle"}},

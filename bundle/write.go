@@ -182,6 +182,10 @@ func (w *writer) looksWhole(name string, n int) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
 	docs, err := w.documents(n)
 	if err != nil {
 		return false, err
@@ -189,7 +193,7 @@ func (w *writer) looksWhole(name string, n int) (bool, error) {
 	s := &stream{r: bufio.NewReaderSize(f, 64<<10), input: name, end: -1}
 	err = writeDocuments(&matcher{stream: s}, docs)
 	if err == nil {
-		p := &openPart{name: name, number: n, pieces: w.dealt.parts[n-1], start: documentsSize(docs), at: f, stream: s}
+		p := &openPart{name: name, number: n, pieces: w.dealt.parts[n-1], start: documentsSize(docs), at: f, there: info.Size(), stream: s}
 		p.size = w.partSize(p.start, p.pieces)
 		err = (&opened{carried: w.carried}).checkFrames(p)
 	}

@@ -191,9 +191,28 @@ func (e *Engine) Totals() (bytes int64, took time.Duration) {
 }
 
 // begin makes j the running import. fs.ErrExist: another one runs. It must be followed by end.
-func (e *Engine) begin(j *job) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+//
+// It waits for one whose command is gone, which ends by itself in a moment: who interrupts an import is told to run the same command again.
+func (e *Engine) begin(ctx context.Context, j *job) error {
+	j.ctx, j.ended = ctx, make(chan struct{})
+	for {
+		e.mu.Lock()
+		before := e.running
+		if j.dry || before == nil || before.ctx.Err() == nil {
+			defer e.mu.Unlock()
+			return e.beginNow(j)
+		}
+		e.mu.Unlock()
+		select {
+		case <-before.ended:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// beginNow is begin without waiting, under the lock.
+func (e *Engine) beginNow(j *job) error {
 	switch {
 	case e.closed:
 		return errStopping
@@ -213,6 +232,7 @@ func (e *Engine) end(j *job) {
 	if e.running == j {
 		e.running = nil
 	}
+	close(j.ended)
 	e.took.Add(int64(e.cfg.Now().Sub(j.started)))
 	e.wg.Done()
 }

@@ -72,6 +72,8 @@ type job struct {
 	base    string // the name that was asked for, or one made of the first input's
 	dry     bool
 	started time.Time
+	ctx     context.Context // of the command; done when that went away
+	ended   chan struct{}   // closed by end
 	keys    []ed25519.PublicKey
 	policy  Policy
 	keeper  keeper
@@ -102,7 +104,7 @@ func (e *Engine) Import(ctx context.Context, req Request) (*Result, error) {
 	if req.Progress == nil {
 		j.req.Progress = func(Progress) {}
 	}
-	if err := e.begin(j); err != nil {
+	if err := e.begin(ctx, j); err != nil {
 		return nil, err
 	}
 	defer e.end(j)

@@ -242,7 +242,7 @@ func TestPartsComeInAnyOrder(t *testing.T) {
 				in[n] = true
 				r := s.must("", parts[n-1])
 				if i == len(order)-1 {
-					if r.State != Imported || r.BytesNew != r.Bytes {
+					if r.State != Imported || r.BytesNew != r.Bytes || !slices.Equal(r.Sources, []string{"b.tar.part1", "b.tar.part2", "b.tar.part3"}) {
 						t.Errorf("%+v", r)
 					}
 					break
@@ -255,7 +255,7 @@ func TestPartsComeInAnyOrder(t *testing.T) {
 				if err != nil || len(list) != 1 || list[0].State != Incomplete || list[0].Name != "b" || !slices.Equal(list[0].Missing, r.Missing) || list[0].Bytes == 0 {
 					t.Errorf("%+v %v", list, err)
 				}
-				if d, err := s.Show("b"); err != nil || len(d.Names) == 0 {
+				if d, err := s.Show("b"); err != nil || len(d.Names) == 0 || d.New != len(d.Names) || d.Images+d.Manifests+d.Files != len(d.Names) {
 					t.Errorf("%+v %v", d, err)
 				}
 				s.pass(72 * time.Hour) // days between the parts
@@ -404,6 +404,43 @@ func TestOneAtATimeAndStopping(t *testing.T) {
 	p.gate = nil
 	s.must("", p)
 	differ(t, s.sees(p), wanted(p))
+}
+
+// Who interrupts an import and runs it again at once does not have to guess when the first has ended.
+func TestOneThatEndsIsWaitedFor(t *testing.T) {
+	s := newSite(t)
+	p, q := sample("b.tar"), sample("b.tar")
+	inside, on := make(chan struct{}, 99), make(chan struct{})
+	p.gate = func(string) { inside <- struct{}{}; <-on }
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan error)
+	go func() {
+		_, err := s.Import(ctx, Request{Inputs: []bundle.Input{{Name: p.file, File: p}}})
+		gone <- err
+	}()
+	<-inside
+	cancel()
+	again := make(chan error)
+	go func() {
+		_, err := s.do("", q)
+		again <- err
+	}()
+	select {
+	case err := <-again:
+		t.Errorf("it did not wait: %v", err)
+	case <-time.After(50 * time.Millisecond): // enough for a refusal
+		close(on)
+		if err := <-gone; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		if err := <-again; err != nil {
+			t.Error(err)
+		}
+		differ(t, s.sees(q), wanted(q))
+		return
+	}
+	close(on)
+	<-gone
 }
 
 func TestTheCommandGoesAway(t *testing.T) {

@@ -46,10 +46,17 @@ func (e *Engine) List() ([]Import, error) {
 	return list, nil
 }
 
-// pendingImport tells of an import that is not complete: its blobs are those that it has so far.
+// pendingImport tells of an import that is not complete: its blobs are those that it has so far, its names those that it will have, as far as they are known.
 func (e *Engine) pendingImport(p pending) Import {
 	i := Import{State: Incomplete, Parts: p.Parts, Have: p.Have, Missing: p.missing(), Running: e.isRunning(p.Key)}
 	i.Record = Record{Name: p.Name, Kind: p.Kind, ID: p.ID, Sources: p.Sources, Signer: p.Signer, Time: p.Touched, Node: p.Node}
+	if ix, err := e.readIndex(p.dir() + "/index"); err == nil {
+		if names, _, err := e.namesOfIndex(ix); err == nil {
+			for _, c := range e.changes(names, p.Name) {
+				i.tally(c)
+			}
+		}
+	}
 	for name, info := range e.cfg.Tree.Walk(p.dir(), "") {
 		fresh := strings.HasPrefix(name, p.dir()+"/new/")
 		if !fresh && !strings.HasPrefix(name, p.dir()+"/held/") {

@@ -3,6 +3,7 @@ package content
 import (
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,9 +46,19 @@ func (j *job) prepare(c *bundle.Contents, id string) error {
 		*n = p
 		n.Key, n.Name, n.Kind, n.ID, n.Signer = key, name, c.Kind, id, c.Signer
 		if before && p.Parts != c.Parts { // of another splitting: its numbers mean other parts
-			n.Have = nil
+			n.Have, n.Sources = nil, nil
 		}
-		n.Sources, n.Touched, n.Parts, n.Node = sources(j.req.Inputs), j.e.cfg.Now(), c.Parts, j.e.cfg.Node
+		n.Touched, n.Parts, n.Node = j.e.cfg.Now(), c.Parts, j.e.cfg.Node
+		read := sources(j.req.Inputs)
+		if c.Parts > 1 { // it comes from all the files that its parts came from
+			for _, source := range n.Sources {
+				if !slices.Contains(read, source) {
+					read = append(read, source)
+				}
+			}
+			slices.Sort(read)
+		}
+		n.Sources = read
 		if !before {
 			n.Started = j.e.cfg.Now()
 		}

@@ -24,7 +24,7 @@ type pending struct {
 	Name    string    `json:"name"`
 	Kind    string    `json:"kind,omitempty"`
 	ID      string    `json:"id,omitempty"`
-	Sources []string  `json:"sources"` // of the last reading
+	Sources []string  `json:"sources"` // of a split bundle those of all parts that were read, else of the last reading
 	Signer  string    `json:"signer,omitempty"`
 	Started time.Time `json:"started"`
 	Touched time.Time `json:"touched"`
@@ -60,16 +60,25 @@ func keyOf(id, name string) string {
 }
 
 func (p pending) encode() []byte {
-	p.Sources = slices.Clone(p.Sources[:min(len(p.Sources), 8)])
-	for i, s := range p.Sources {
+	all, room := p.Sources, 2000 // bytes of them
+	p.Sources = nil
+	for _, s := range all {
 		if len(s) > 200 {
-			p.Sources[i] = strings.ToValidUTF8(s[:200], "") + "…"
+			s = strings.ToValidUTF8(s[:200], "") + "…"
 		}
+		if room -= len(s); room < 0 {
+			break
+		}
+		p.Sources = append(p.Sources, s)
 	}
 	p.Scratch = p.Scratch[:min(len(p.Scratch), 8)]
 	data, err := json.Marshal(p)
+	if err != nil || len(data) > maxRecord { // which parts are here matters more than what their files were called
+		p.Sources = nil
+		data, err = json.Marshal(p)
+	}
 	if err != nil || len(data) > maxRecord {
-		p.Have, p.Sources, p.Scratch = nil, nil, nil // bounded all the same; the parts can be read again
+		p.Have, p.Scratch = nil, nil // bounded all the same; the parts can be read again
 		data, _ = json.Marshal(p)
 	}
 	return data

@@ -24,7 +24,7 @@ func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result
 	if err != nil {
 		return nil, collected(err)
 	}
-	r.Kind, r.ID, r.Signer, r.Sources, r.Time = c.Kind, c.ID, c.Signer, sources(j.req.Inputs), e.cfg.Now().UTC()
+	r.Kind, r.ID, r.Signer, r.Sources, r.Time = c.Kind, c.ID, c.Signer, j.keeper.get().Sources, e.cfg.Now().UTC()
 	r.Notes, r.Node = c.Notes, e.cfg.Node
 	r.Claims = len(links.list) + 2
 	r.count(c.Index, s)

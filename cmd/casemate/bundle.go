@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -125,6 +126,11 @@ of 1024), or KB, MB, GB, TB (powers of 1000).`,
 
 // create collects and writes.
 func create(ctx context.Context, m *meter, file string, wanted *lists.Wanted, opt bundle.CollectOptions, w bundle.WriteOptions) (_ *created, err error) {
+	if !opt.DryRun {
+		if err := writable(file, w.Split > 0); err != nil {
+			return nil, err
+		}
+	}
 	opt.Progress, opt.Log = &collecting{meter: m}, m.log()
 	c, err := bundle.Collect(ctx, wanted, opt)
 	if err != nil {
@@ -174,6 +180,19 @@ func create(ctx context.Context, m *meter, file string, wanted *lists.Wanted, op
 	return res, err
 }
 
+// writable looks whether a bundle can be written there, before hours are spent on fetching what goes into it.
+func writable(file string, split bool) error {
+	if info, err := os.Stat(file); err == nil && !split && !info.Mode().IsRegular() {
+		return usageError{fmt.Errorf("%s is there and no regular file: name another one", file)}
+	}
+	// By trying: permissions do not tell of a medium that is read-only.
+	f, err := os.CreateTemp(filepath.Dir(file), ".casemate-*.partial")
+	if err != nil {
+		return fmt.Errorf("the bundle cannot be written to %s: %w", file, errors.Unwrap(err))
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
 func showCreated(t *table, r *created) {
 	if r.DryRun {
 		for _, n := range r.Sizes {
@@ -185,7 +204,7 @@ func showCreated(t *table, r *created) {
 			t.line("wrote", f)
 		}
 		t.line("bundle", r.Bundle)
-		t.line("holds", fmt.Sprintf("%s: %d blobs, %s; %s written, %s fetched", howMany(r.Images, r.Untagged, r.URLs), r.Blobs, size(r.Bytes), size(r.Written), size(r.Fetched)))
+		t.line("holds", fmt.Sprintf("%s: %s, %s; %s written, %s fetched", howMany(r.Images, r.Untagged, r.URLs), count(r.Blobs, "blob"), size(r.Bytes), size(r.Written), size(r.Fetched)))
 		if r.Signer == "" {
 			t.line("signed by", "nobody")
 		} else {
@@ -193,7 +212,7 @@ func showCreated(t *table, r *created) {
 		}
 	}
 	if r.Omitted > 0 {
-		t.line("left out", fmt.Sprintf("%d blobs of %s that the far side holds", r.Omitted, size(r.OmittedBytes)))
+		t.line("left out", fmt.Sprintf("%s of %s that the far side holds", count(r.Omitted, "blob"), size(r.OmittedBytes)))
 	}
 	for _, n := range r.Notes {
 		t.line("note", n)
@@ -272,16 +291,17 @@ func showContents(t *table, c *bundle.Contents, names bool) {
 	} else {
 		t.line("signed by", c.Signer)
 	}
-	carried, omitted := int64(0), int64(0)
+	blobs, carried, omitted := 0, int64(0), int64(0)
 	for _, b := range c.Index.Blobs {
 		if b.Omitted {
 			omitted += b.Size
 		} else {
+			blobs++
 			carried += b.Size
 		}
 	}
 	images, untagged := tagged(c.Index)
-	t.line("holds", fmt.Sprintf("%s: %d blobs, %s", howMany(images, untagged, len(c.Index.Files)), len(c.Index.Blobs), size(carried)))
+	t.line("holds", fmt.Sprintf("%s: %s, %s", howMany(images, untagged, len(c.Index.Files)), count(blobs, "blob"), size(carried)))
 	if c.Index.Since != "" {
 		t.line("left out", fmt.Sprintf("%s that the inventory %s says is held", size(omitted), c.Index.Since))
 	}

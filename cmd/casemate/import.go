@@ -150,8 +150,8 @@ func showRecord(t *table, r *content.Record) {
 		t.line("signed by", r.Signer)
 	}
 	t.line("time", strings.TrimSuffix(when(r.Time)+" on "+r.Node, " on "))
-	t.line("brings", fmt.Sprintf("%d images, %d files: %d new, %d changed, %d unchanged", r.Images, r.Files, r.New, r.Changed, r.Unchanged))
-	t.line("content", fmt.Sprintf("%d blobs, %s; %s of it new here", r.Blobs, size(r.Bytes), size(r.BytesNew)))
+	t.line("brings", fmt.Sprintf("%s: %d new, %d changed, %d unchanged", howMany(r.Images, r.Manifests, r.Files), r.New, r.Changed, r.Unchanged))
+	t.line("content", fmt.Sprintf("%s, %s; %s of it new here", count(r.Blobs, "blob"), size(r.Bytes), size(r.BytesNew)))
 	for _, group := range []struct {
 		label, why string
 		hosts      []string
@@ -271,7 +271,7 @@ Origins that it enabled stay. The room on the disk comes back with casemate gc.`
 				return err
 			}
 			return o.print(cmd, r, func(t *table) {
-				t.line(fmt.Sprintf("import %s is removed: %d names vanished, %d show what was there before, %d stay", r.Name, len(r.Vanished), len(r.Back), r.Kept))
+				t.line(fmt.Sprintf("import %s is removed: %s vanished, %d show what was there before, %d stay", r.Name, count(len(r.Vanished), "name"), len(r.Back), r.Kept))
 				for _, n := range r.Vanished {
 					t.line("vanished", n.Kind, n.Name)
 				}
