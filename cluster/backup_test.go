@@ -449,6 +449,41 @@ func TestPowerCutInRestore(t *testing.T) {
 	}
 }
 
+// A disk that fails once, whatever it was asked to do and whether it did it or not, leaves nothing that looks initialised and is not; the next try succeeds.
+func TestRestoreOnAFailingDisk(t *testing.T) {
+	data := small(t)
+	for n := 0; ; n++ {
+		f, count := blobtest.New(1), 0
+		f.Fault(func(op, name string) (error, bool) {
+			count++
+			return map[bool]error{true: syscall.EIO}[count == n+1], n%2 == 0
+		})
+		_, err := restoreWith(powerConfig(f), data)
+		f.Fault(nil)
+		if count <= n {
+			if err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		if err != nil {
+			if _, err := restoreWith(powerConfig(f), data); err != nil && !strings.Contains(err.Error(), "already initialised") {
+				t.Fatalf("failure %d, again: %v", n, err)
+			}
+		}
+		c, err := Open(powerConfig(f))
+		if err != nil {
+			t.Fatalf("failure %d: %v", n, err)
+		}
+		if s, err := c.Scrub(context.Background()); err != nil || s.Faults != 0 || s.Blobs != 2 {
+			t.Fatalf("failure %d: %+v, %v", n, s, err)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Restore takes whatever it is given: it ends, with an error or with a node that opens.
 func FuzzRestore(f *testing.F) {
 	data := small(f)

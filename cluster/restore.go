@@ -113,8 +113,10 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 		return rep, err
 	}
 	defer func() {
-		if err != nil { // the marker last
-			err = errors.Join(err, clearData(cfg), cfg.FS.Remove(filepath.Join(cfg.Dir, incompleteFile)))
+		if err != nil {
+			if undo := undoRestore(cfg); undo != nil {
+				cfg.Log.Warn("what the restore has made is not cleared away", "dir", cfg.Dir, "err", undo)
+			}
 		}
 	}()
 	if err := clearData(cfg); err != nil {
@@ -197,6 +199,20 @@ func clearData(cfg Config) error {
 		}
 	}
 	return nil
+}
+
+// undoRestore clears away what a Restore that failed has made: first what would count, last what says that the rest does not.
+func undoRestore(cfg Config) error {
+	if err := removeAll(cfg.FS, filepath.Join(cfg.Dir, formatFile)); err != nil {
+		return err
+	}
+	if err := cfg.FS.SyncDir(cfg.Dir); err != nil {
+		return err
+	}
+	if err := clearData(cfg); err != nil {
+		return err
+	}
+	return cfg.FS.Remove(filepath.Join(cfg.Dir, incompleteFile))
 }
 
 func newClusterID() string { return strings.ToLower(rand.Text()) }

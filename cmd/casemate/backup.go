@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"casemate/appliance"
+	"casemate/cluster"
 )
 
 func backupCommand(o *options) *cobra.Command {
@@ -195,23 +196,8 @@ Without --yes it only says what that costs. The other nodes can never come back 
 			}
 			one := len(r.Lost) == 0 && r.Voter
 			err = o.print(cmd, r, func(t *table) {
-				if one {
-					t.line(r.Node + " is a cluster of one already: there is nothing to recover")
-					return
-				}
-				t.line("members that are given up: " + strings.Join(r.Lost, ", "))
-				t.line("  they are never let in again: wipe their data directories and join them")
-				if !r.Voter {
-					t.line(r.Node + " was no voter: it had not caught up, and lacks whatever it did not get yet")
-				}
-				t.line("writes that only the others had are lost; nobody can count them")
-				if n := r.Last - r.Committed; n > 0 {
-					t.line(fmt.Sprintf("%d log entries, %d to %d, are not known here to be committed and become true: among them may be writes that were answered with an error", n, r.Committed+1, r.Last))
-				}
-				if r.Lacking > 0 {
-					t.line(fmt.Sprintf("%d named blobs are not on this disk: casemate scrub lists them, importing or pushing them again repairs them", r.Lacking))
-				} else {
-					t.line("every named blob is on this disk")
+				for _, l := range recoveryCosts(r) {
+					t.line(l)
 				}
 			})
 			switch {
@@ -228,6 +214,27 @@ Without --yes it only says what that costs. The other nodes can never come back 
 	cmd.Flags().BoolVar(&yes, "yes", false, "do it, and do not only say what it costs")
 	o.printable(cmd)
 	return group("cluster", "what concerns all nodes at once", cmd)
+}
+
+// recoveryCosts says what a recovery costs, in sentences.
+func recoveryCosts(r cluster.RecoverReport) []string {
+	if len(r.Lost) == 0 && r.Voter {
+		return []string{r.Node + " is a cluster of one already: there is nothing to recover"}
+	}
+	list := []string{
+		"members that are given up: " + strings.Join(r.Lost, ", ") + "; they are never let in again: wipe their data directories and join them",
+		"writes that only they had are lost; nobody can count them",
+	}
+	if !r.Voter {
+		list = append(list, r.Node+" was no voter: it had not caught up, and lacks whatever it did not get yet")
+	}
+	if n := r.Last - r.Committed; n > 0 {
+		list = append(list, fmt.Sprintf("%d log entries, %d to %d, are not known here to be committed and become true: among them may be writes that were answered with an error", n, r.Committed+1, r.Last))
+	}
+	if r.Lacking == 0 {
+		return append(list, "every named blob is on this disk")
+	}
+	return append(list, fmt.Sprintf("%d named blobs are not on this disk: casemate scrub lists them, importing or pushing them again repairs them", r.Lacking))
 }
 
 // oneSecret reads the one of two files that is given: of a passphrase its first line, of anything else all.
