@@ -31,6 +31,8 @@ type RecoverReport struct {
 	// was acknowledged, some of it may be writes that somebody was told had failed.
 	Committed uint64 `json:"committed"`
 	Last      uint64 `json:"last"`
+	// Term is that of Last. Of several survivors the one with the greatest term, then the greatest Last, has the most.
+	Term uint64 `json:"term"`
 	// Lacking is the number of blobs that names keep and that are not on this disk. At most 100 of them are in LackingBlobs.
 	Lacking      int      `json:"lacking"`
 	LackingBlobs []string `json:"lacking_blobs"`
@@ -149,7 +151,7 @@ func (c *Cluster) ends(snaps *snapshots, rep *RecoverReport) (at, term uint64, e
 		}
 		at, term = last, l.Term
 	}
-	rep.Last = at
+	rep.Last, rep.Term = at, term
 	return at, term, nil
 }
 

@@ -103,6 +103,7 @@ func TestRecoverNothing(t *testing.T) {
 
 // Whatever happens to the power in a recovery, the node is what it was, or recovered, and the next try succeeds; nothing is lost in any case.
 func TestPowerCutInRecover(t *testing.T) {
+	t.Parallel()
 	for n := 0; ; n++ {
 		f, id, last := survivor(t, uint64(n))
 		f.CutAfter(n)

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -159,7 +160,7 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 		Cluster: id.Cluster, Node: id.Node, Index: max(1, st.Index()), Names: st.Stats().Entries, Blobs: end.Blobs, Bytes: end.Bytes,
 		NoBlobs: b.manifest.NoBlobs, Lacking: st.Stats().Blobs - end.Blobs,
 	}
-	rep.From.Cluster, rep.From.Node, rep.From.Created = b.manifest.Cluster, b.manifest.Node, b.manifest.Created.UTC().Format("2006-01-02T15:04:05Z07:00")
+	rep.From.Cluster, rep.From.Node, rep.From.Created = b.manifest.Cluster, b.manifest.Node, b.manifest.Created.UTC().Format(time.RFC3339)
 	cfg.FS.Remove(filepath.Join(cfg.Dir, incompleteFile)) // and if it stays or comes back: format counts
 	return rep, nil
 }

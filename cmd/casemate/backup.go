@@ -223,7 +223,7 @@ func recoveryCosts(r cluster.RecoverReport) []string {
 	}
 	list := []string{
 		"members that are given up: " + strings.Join(r.Lost, ", ") + "; they are never let in again: wipe their data directories and join them",
-		"writes that only they had are lost; nobody can count them",
+		fmt.Sprintf("the log of %s ends at entry %d of term %d; writes that only the others had are lost, and nobody can count them", r.Node, r.Last, r.Term),
 	}
 	if !r.Voter {
 		list = append(list, r.Node+" was no voter: it had not caught up, and lacks whatever it did not get yet")
