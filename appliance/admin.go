@@ -173,6 +173,7 @@ func (a *Appliance) admin() http.Handler {
 
 	on("POST /v1/gc", a.postGC)
 	on("POST /v1/scrub", a.postScrub)
+	mux.HandleFunc("POST /v1/backup", a.postBackup)
 
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		a.adminError(w, r, fmt.Errorf("the admin API has no %s %s: %w", r.Method, r.URL.Path, fs.ErrNotExist))

@@ -18,7 +18,8 @@
 //     that a node that starts without a majority shows the last writes all the same.
 //  8. An unknown command stops the node, loudly. It is never skipped.
 //  9. A batch appears at one log entry, all of it or nothing, however large; it may be conditional on versions.
-//  10. Secrets are sealed: what Seal returns may stand in the log, in snapshots and in backups; the key lies on each node only, mode 0600.
+//  10. Secrets are sealed: what Seal returns may stand in the log, in snapshots and in backups; the key lies on each node only, mode 0600,
+//     and leaves it only wrapped, in a backup.
 //  11. Exactly once. Commands carry (node, boot, sequence); the state answers a repeat with the first outcome, so a retry after a lost answer never undoes
 //     what came between.
 package cluster

@@ -179,6 +179,11 @@ func (j *job) run(ctx context.Context) (_ *Result, err error) {
 	if r, ok, err := j.e.holding(c.ID); err != nil {
 		return nil, err
 	} else if ok {
+		if !j.e.hasDocument(ctx, r) { // its names are here, its bytes were lost
+			if _, err := j.document(ctx, c.Index); err != nil {
+				return nil, err
+			}
+		}
 		return j.unchanged(ctx, r)
 	}
 	if len(c.Absent) > 0 {
@@ -201,7 +206,8 @@ func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Cont
 			if err != nil {
 				return err
 			}
-			if ok {
+			// With all of its bytes: if some are lost, the bundle is read again and brings them.
+			if ok && j.e.hasDocument(ctx, r) && !slices.ContainsFunc(c.Index.Blobs, func(b bundle.Blob) bool { _, ok := j.e.held(ctx, b.Digest); return !ok }) {
 				if j.done, err = j.unchanged(ctx, r); err != nil {
 					return err
 				}
@@ -294,6 +300,16 @@ func (e *Engine) holding(id string) (Record, bool, error) {
 		}
 	}
 	return Record{}, false, nil
+}
+
+// hasDocument says whether the bytes of the import's index document are here.
+func (e *Engine) hasDocument(ctx context.Context, r Record) bool {
+	info, err := e.cfg.Tree.Stat(indexName(r.Name))
+	if err != nil {
+		return false
+	}
+	_, ok := e.held(ctx, info.(interface{ Digest() string }).Digest())
+	return ok
 }
 
 // unchanged answers for content that is here. What was kept for this reading of it is not needed.

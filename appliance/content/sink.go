@@ -103,12 +103,28 @@ func (s *sink) note(digest string, size int64) (urgent bool) {
 	return !held
 }
 
-// Has implements bundle.Sink.
-func (s *sink) Has(digest string) (int64, bool) {
-	n, err := s.e.cfg.Tree.StatBlob(digest)
+// held says whether the tree knows a blob and has its bytes. After a restore without blobs, or when the only disk that had them is lost, it may know
+// some that it cannot open: an import brings them again.
+func (e *Engine) held(ctx context.Context, digest string) (int64, bool) {
+	n, err := e.cfg.Tree.StatBlob(digest)
 	if err != nil {
 		return 0, false
 	}
+	f, err := e.cfg.Tree.OpenBlob(ctx, digest)
+	if err != nil {
+		return 0, false
+	}
+	f.Close()
+	return n, true
+}
+
+// Has implements bundle.Sink.
+func (s *sink) Has(digest string) (int64, bool) {
+	n, ok := s.e.held(s.e.base, digest)
+	if !ok {
+		return 0, false
+	}
+	var err error
 	if s.note(digest, n) && s.isOpen() {
 		// Nothing but a pin of unknown age keeps it: if it cannot be linked now, it is better sent again.
 		if err := s.flush(s.e.base); err != nil {

@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -45,6 +46,7 @@ type Dir struct {
 	seed  maphash.Seed
 	locks [64]sync.Mutex // by digest; a lock guards the digest's holds and its removal
 	holds [64]map[string]int
+	all   atomic.Int64 // holds on everything
 
 	mu      sync.Mutex
 	made    map[string]bool     // directories that are known to be durable
@@ -228,12 +230,23 @@ func (d *Dir) Hold(digest string) (release func()) {
 	})
 }
 
+// HoldAll keeps Sweep away from every digest until release is called (once). When it returns, no Sweep is under way any more. It costs nothing per digest.
+func (d *Dir) HoldAll() (release func()) {
+	d.all.Add(1)
+	for n := range d.locks {
+		d.locks[n].Lock() // until a Sweep that has not seen it is over
+		//lint:ignore SA2001 nothing is to be done in between
+		d.locks[n].Unlock()
+	}
+	return sync.OnceFunc(func() { d.all.Add(-1) })
+}
+
 // Held reports whether someone holds the digest now.
 func (d *Dir) Held(digest string) bool {
 	n := d.slot(digest)
 	d.locks[n].Lock()
 	defer d.locks[n].Unlock()
-	return d.holds[n][digest] > 0
+	return d.holds[n][digest] > 0 || d.all.Load() > 0
 }
 
 // Sweep removes a blob if nobody holds it and unwanted, asked under the lock of the digest, says so. It reports whether there was one to remove.
@@ -246,7 +259,7 @@ func (d *Dir) Sweep(digest string, unwanted func() bool) (bool, error) {
 	n := d.slot(digest)
 	d.locks[n].Lock()
 	defer d.locks[n].Unlock()
-	if d.holds[n][digest] > 0 || !unwanted() {
+	if d.holds[n][digest] > 0 || d.all.Load() > 0 || !unwanted() {
 		return false, nil
 	}
 	err = d.fs.Remove(d.path(algorithm, digits))

@@ -563,3 +563,38 @@ func TestSyncFaults(t *testing.T) {
 		}
 	}
 }
+
+// While everything is held, what is found there stays, whatever the sweeper had begun before; afterwards it goes.
+func TestHoldAllAgainstASweeper(t *testing.T) {
+	d := open(t, t.TempDir(), blob.Options{})
+	for i := range 50 {
+		digest := place(t, d, []byte{byte(i)})
+		var sweeper sync.WaitGroup
+		sweeper.Go(func() {
+			if _, err := d.Sweep(digest, always); err != nil {
+				t.Error(err)
+			}
+		})
+		release, again := d.HoldAll(), d.HoldAll()
+		_, before := d.Stat(digest)
+		if swept, err := d.Sweep(digest, always); swept || err != nil || !d.Held(digest) {
+			t.Errorf("swept %v, %v", swept, err)
+		}
+		sweeper.Wait()
+		if _, after := d.Stat(digest); (before == nil) != (after == nil) {
+			t.Errorf("there before: %v, after: %v", before, after)
+		}
+		release()
+		release()
+		if !d.Held(digest) {
+			t.Error("the second hold ended with the first")
+		}
+		again()
+		if _, err := d.Sweep(digest, always); err != nil || d.Held(digest) {
+			t.Error(err)
+		}
+		if _, err := d.Stat(digest); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("still there: %v", err)
+		}
+	}
+}

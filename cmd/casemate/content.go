@@ -272,24 +272,28 @@ func gcCommand(o *options) *cobra.Command {
 
 func scrubCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "scrub", Short: "read every blob and compare it with its digest; exit 3 if one is damaged", Args: cobra.NoArgs,
+		Use: "scrub", Short: "read every blob and compare it with its digest; exit 3 if one is damaged or not here", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var r struct {
 				Checked int64    `json:"checked"`
 				Bytes   int64    `json:"bytes"`
 				Damaged []string `json:"damaged"`
+				Missing []string `json:"missing"`
 			}
 			if err := o.client().call(cmd.Context(), "POST", "scrub", nil, nil, &r); err != nil {
 				return err
 			}
 			err := o.print(cmd, r, func(t *table) {
-				t.line(fmt.Sprintf("%d blobs, %s: %d damaged", r.Checked, size(r.Bytes), len(r.Damaged)))
+				t.line(fmt.Sprintf("%d blobs, %s: %d damaged, %d not here", r.Checked, size(r.Bytes), len(r.Damaged), len(r.Missing)))
 				for _, d := range r.Damaged {
 					t.line(d)
 				}
+				for _, d := range r.Missing {
+					t.line(d + " is not here")
+				}
 			})
-			if err == nil && len(r.Damaged) > 0 {
-				err = fmt.Errorf("damaged blobs: %w", errDiffers)
+			if err == nil && len(r.Damaged)+len(r.Missing) > 0 {
+				err = fmt.Errorf("damaged blobs, importing or pushing them again repairs them: %w", errDiffers)
 			}
 			return err
 		},
