@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/hashicorp/raft"
 	"golang.org/x/crypto/chacha20poly1305"
@@ -69,7 +68,7 @@ func Bootstrap(cfg Config) (err error) {
 	if err := bootstrapRaft(cfg); err != nil {
 		return err
 	}
-	return endDir(cfg, identity{Format: diskFormat, Cluster: strings.ToLower(rand.Text()), Node: cfg.Node})
+	return endDir(cfg, identity{Format: diskFormat, Cluster: newClusterID(), Node: cfg.Node})
 }
 
 // beginDir locks and clears a directory that is to become a data directory: from then on, until endDir, a crash leaves one that says itself that it is
@@ -109,10 +108,8 @@ func beginDir(cfg Config) (_ io.Closer, err error) {
 	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, incompleteFile), nil, 0o640); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{raftDir, snapshotDir, blobDir, keyFile, keyFile + ".new", formatFile + ".new", seedFile, nodeCertFile} {
-		if err := removeAll(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
-			return nil, err
-		}
+	if err := clearData(cfg); err != nil {
+		return nil, err
 	}
 	for _, name := range []string{raftDir, snapshotDir, blobDir} {
 		if err := mkdirs(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
@@ -124,11 +121,7 @@ func beginDir(cfg Config) (_ io.Closer, err error) {
 
 // endDir makes the directory count.
 func endDir(cfg Config, id identity) error {
-	data, err := json.Marshal(id)
-	if err != nil {
-		return err
-	}
-	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, formatFile), append(data, '\n'), 0o640); err != nil {
+	if err := writeIdentity(cfg, id); err != nil {
 		return err
 	}
 	return cfg.FS.Remove(filepath.Join(cfg.Dir, incompleteFile)) // and if it comes back: format counts

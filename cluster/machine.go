@@ -198,6 +198,13 @@ func (c *Cluster) recover(snaps *snapshots) (voters []raft.ServerID, err error) 
 	if err != nil {
 		return nil, err
 	}
+	if last != 0 && last < at && at >= committed {
+		// A leader had sent its snapshot, and the end came before the log, which it replaces, was cleared. Raft goes on behind the snapshot.
+		if err := c.wal.DeleteRange(first, last); err != nil {
+			return nil, err
+		}
+		first, last = 0, 0
+	}
 	if last < committed && (last != 0 || at < committed) || first > at+1 {
 		return nil, fmt.Errorf("its raft log has the entries %d to %d, but %d to %d are needed: restore a backup into a new directory: %w", first, last, at+1, committed, errDamaged)
 	}

@@ -20,10 +20,14 @@ import (
 
 // One port for all that nodes say to each other, TLS 1.3 with certificates on both sides, and what is spoken chosen by ALPN.
 const (
-	alpnRaft = "casemate-raft/1"
-	alpnPeer = "casemate-peer/1" // HTTP/1.1
-	alpnJoin = "casemate-join/1" // HTTP/1.1; the only one for which the client needs no certificate
+	alpnRaft = "casemate-raft/1/" // and the cluster's identity
+	alpnPeer = "casemate-peer/1/" // and the cluster's identity; HTTP/1.1
+	alpnJoin = "casemate-join/1"  // HTTP/1.1; the only one for which the client needs no certificate
 )
+
+// alpn names a protocol within this cluster. Its identity is in the name because certificates alone do not tell a cluster from one that was recovered from a survivor of
+// it, or restored from its backup: old members that come back must not be taken for new ones, nor elect a leader over them.
+func (c *Cluster) alpn(kind string) string { return kind + c.id.Cluster }
 
 const (
 	handshakeTime  = 10 * time.Second
@@ -142,13 +146,13 @@ func (p *peers) shake(raw net.Conn) {
 	switch cs.NegotiatedProtocol {
 	case alpnJoin:
 		p.join.give(&stalling{Conn: conn})
-	case alpnPeer:
+	case p.c.alpn(alpnPeer):
 		name, err := p.c.admit(cs.PeerCertificates)
 		if err != nil {
 			name = "" // a member that was removed meanwhile: it is told so, and nothing else
 		}
 		p.http.give(&stalling{Conn: conn, node: name})
-	case alpnRaft:
+	case p.c.alpn(alpnRaft):
 		if _, err := p.c.admit(cs.PeerCertificates); err != nil {
 			conn.Close()
 			return
@@ -178,13 +182,13 @@ func (p *peers) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		cfg.Certificates, cfg.NextProtos = []tls.Certificate{with}, []string{alpnJoin}
 		return cfg, nil
 	}
-	cfg.NextProtos, cfg.ClientAuth = []string{alpnRaft, alpnPeer}, tls.RequireAnyClientCert
+	cfg.NextProtos, cfg.ClientAuth = []string{p.c.alpn(alpnRaft), p.c.alpn(alpnPeer)}, tls.RequireAnyClientCert
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
 		if len(cs.NegotiatedProtocol) == 0 {
 			return errStranger
 		}
 		_, err := p.c.admit(cs.PeerCertificates)
-		if errors.Is(err, errRemoved) && cs.NegotiatedProtocol == alpnPeer {
+		if errors.Is(err, errRemoved) && cs.NegotiatedProtocol == p.c.alpn(alpnPeer) {
 			return nil
 		}
 		return err
@@ -212,7 +216,7 @@ func (p *peers) dial(ctx context.Context, node, alpn string) (net.Conn, error) {
 		return nil, fmt.Errorf("node %s at %s: %w", node, m.Addr, err)
 	}
 	conn := tls.Client(raw, &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{alpn}, ServerName: node,
+		MinVersion: tls.VersionTLS13, NextProtos: []string{p.c.alpn(alpn)}, ServerName: node,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil },
 		// Verified below, by the rule for members; the standard one knows names and roots only.
 		InsecureSkipVerify: true,

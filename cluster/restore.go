@@ -146,7 +146,20 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, keyFile), b.key, 0o600); err != nil {
 		return rep, err
 	}
-	if _, err := applyEdit(st, st.Index()+1, cfg, opt.Edit); err != nil {
+	edit := opt.Edit
+	if st.IsDir("cluster") {
+		edit = func(b Batch) error {
+			// The nodes that were are no members here, whatever they are called, and the newest sealing key that they were sent is in the backup's keyring.
+			for _, name := range []string{membersDir, tokensDir, keysName} {
+				b.Remove(name)
+			}
+			if opt.Edit == nil {
+				return nil
+			}
+			return opt.Edit(b)
+		}
+	}
+	if _, err := applyEdit(st, st.Index()+1, cfg, edit); err != nil {
 		return rep, err
 	}
 	if err := beginLog(cfg, st); err != nil {
@@ -194,7 +207,7 @@ func checkFresh(cfg Config) error {
 
 // clearData removes what a Restore that was cut short has made.
 func clearData(cfg Config) error {
-	for _, name := range []string{raftDir, snapshotDir, blobDir, keyFile, keyFile + ".new", formatFile + ".new"} {
+	for _, name := range []string{raftDir, snapshotDir, blobDir, keyFile, keyFile + ".new", formatFile + ".new", seedFile, nodeCertFile} {
 		if err := removeAll(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
 			return err
 		}
