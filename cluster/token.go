@@ -68,12 +68,13 @@ func (c *Cluster) CreateToken(ctx context.Context, ttl time.Duration) (Token, er
 	if ttl < time.Minute || ttl > 30*24*time.Hour {
 		return Token{}, fmt.Errorf("a token's time must be between 1m and 720h, got %s: %w", ttl, fs.ErrInvalid)
 	}
-	a, err := c.authority()
-	if err != nil {
+	// On a node that has just been started for the first time, what manage is about to do.
+	if err := errors.Join(c.found(ctx), c.renew()); err != nil {
 		return Token{}, err
 	}
-	if a == nil {
-		return Token{}, fmt.Errorf("the cluster's first node has not had a majority yet: %w", errNoMajority)
+	a, err := c.authority()
+	if err != nil || a == nil {
+		return Token{}, errors.Join(err, errNoMajority)
 	}
 	root := sha256.Sum256(a.Root)
 	t := Token{ID: strings.ToLower(rand.Text()[:10]), Secret: make([]byte, ed25519.SeedSize), Root: root[:]}
