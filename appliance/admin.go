@@ -423,8 +423,9 @@ func (a *Appliance) postScrub(r *http.Request) (any, error) {
 		Checked int      `json:"checked"`
 		Bytes   int64    `json:"bytes"`
 		Damaged []string `json:"damaged"`
+		Mended  int      `json:"mended"`
 		Missing []string `json:"missing"`
-	}{rep.Blobs, rep.Bytes, append([]string{}, rep.Damaged...), append([]string{}, rep.Missing...)}, nil
+	}{rep.Blobs, rep.Bytes, append([]string{}, rep.Damaged...), rep.Mended, append([]string{}, rep.Missing...)}, nil
 }
 
 type missInfo struct {

@@ -43,6 +43,9 @@ func (p *peers) serveBeat(w http.ResponseWriter, r *http.Request) {
 	rc := http.NewResponseController(w)
 	enc := json.NewEncoder(w)
 	for {
+		if c.removed(From(r)) {
+			return // it asks again, and is told
+		}
 		b := c.beat()
 		if enc.Encode(b) != nil || rc.Flush() != nil {
 			return
@@ -118,7 +121,7 @@ func (p *peers) upNodes() (names []string) {
 
 // keep follows every other member, and stops following those that have left.
 func (p *peers) keep(ctx context.Context) {
-	changed := p.c.machine.hub.watch(ctx, membersDir)
+	changed := p.c.machine.hub.watch(ctx, membersDir) // a removal changes it too
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
 	defer func() {
@@ -132,6 +135,7 @@ func (p *peers) keep(ctx context.Context) {
 		}
 	}()
 	for {
+		p.cutRemoved()
 		want := map[string]bool{}
 		for _, n := range p.c.others() {
 			want[n] = true

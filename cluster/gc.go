@@ -178,10 +178,12 @@ type ScrubReport struct {
 	Missing []string      `json:"missing"` // digests that the tree knows and this disk has not; at most 1000
 	Damaged []string      `json:"damaged"` // digests whose bytes are other ones; at most 1000
 	Faults  int           `json:"faults"`  // of both kinds
+	Mended  int           `json:"mended"`  // of them, by fetching the bytes from another node
 	Took    time.Duration `json:"took_ns"`
 }
 
-// Scrub reads every blob that the tree knows from this disk and compares the bytes with the digest. Pushing a blob again repairs it.
+// Scrub reads every blob that the tree knows from this disk and compares the bytes with the digest. What is wrong or missing is fetched from another node; where there is
+// none that has it, pushing the blob again repairs it.
 // One file at a time, so it takes one core and as much of the disk as is idle.
 func (c *Cluster) Scrub(ctx context.Context) (r ScrubReport, err error) {
 	start := time.Now()
@@ -191,6 +193,11 @@ func (c *Cluster) Scrub(ctx context.Context) (r ScrubReport, err error) {
 	}()
 	note := func(list *[]string, digest string, err error) {
 		r.Faults++
+		if merr := c.mend(digest); merr == nil {
+			r.Mended++
+			c.log.Warn("scrub mended a blob from another node", "blob", digest, "was", err)
+			return
+		}
 		c.log.Error("scrub", "blob", digest, "err", err)
 		if len(*list) < 1000 {
 			*list = append(*list, digest)
@@ -216,4 +223,22 @@ func (c *Cluster) Scrub(ctx context.Context) (r ScrubReport, err error) {
 		r.Bytes += b.Size
 	}
 	return r, nil
+}
+
+// mend fetches a blob from another node, over what is on this disk.
+func (c *Cluster) mend(digest string) error {
+	if c.stock == nil || len(c.others()) == 0 {
+		return errDown
+	}
+	d, err := state.ParseDigest(digest)
+	if err != nil {
+		return err
+	}
+	f, err := c.stock.start(d, false)
+	if err != nil {
+		return err
+	}
+	defer f.leave()
+	<-f.done
+	return f.err
 }

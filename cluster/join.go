@@ -232,7 +232,9 @@ func (c *Cluster) letIn(ctx context.Context, conn *tls.Conn, req joinRequest) (a
 	if _, gone := recordOf[removal](s, removedDir+"/"+req.Node); gone {
 		return a, fmt.Errorf("a node called %s was removed from this cluster, and its name does not come back: join under another", req.Node)
 	}
-	if m, there := recordOf[member](s, membersDir+"/"+req.Node); there && !bytes.Equal(m.Key, csr.RawSubjectPublicKeyInfo) {
+	m, there := recordOf[member](s, membersDir+"/"+req.Node)
+	voters, _ := c.electorate()
+	if there && !bytes.Equal(m.Key, csr.RawSubjectPublicKeyInfo) || !there && voters[req.Node] {
 		return a, fmt.Errorf("there is a node called %s already: join under another name, or remove that one first", req.Node)
 	}
 	if f := s.Format(); req.Format < f {
@@ -248,7 +250,11 @@ func (c *Cluster) letIn(ctx context.Context, conn *tls.Conn, req joinRequest) (a
 	if err != nil {
 		return a, err
 	}
-	if _, err := c.propose(ctx, put); err != nil {
+	seen, _ := s.Get(membersDir + "/" + req.Node)
+	switch _, err := c.propose(ctx, &state.Expect{Name: membersDir + "/" + req.Node, Version: seen.Version}, put); {
+	case errors.Is(err, fs.ErrExist):
+		return a, fmt.Errorf("another node joins under this name right now: %w", errNoMajority)
+	case err != nil:
 		return a, err
 	}
 	if err := c.takeKeys(); err != nil {

@@ -91,7 +91,7 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 // promoteLag is how many entries a learner may be behind when it becomes a voter: there are always some under way.
 const promoteLag = 256
 
-// found makes the nodes' CA, if there is none.
+// found makes the nodes' CA, if there is none, and with it the record of the node that makes it: from the first moment in which others can join, its name is taken.
 func (c *Cluster) found(ctx context.Context) error {
 	if a, err := c.authority(); a != nil || err != nil {
 		return err
@@ -100,11 +100,15 @@ func (c *Cluster) found(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	put, err := putRecord(authorityName, a)
+	ca, err := putRecord(authorityName, a)
 	if err != nil {
 		return err
 	}
-	_, err = c.propose(ctx, &state.Expect{Name: authorityName}, put)
+	own, err := putRecord(membersDir+"/"+c.cfg.Node, c.self())
+	if err != nil {
+		return err
+	}
+	_, err = c.propose(ctx, &state.Expect{Name: authorityName}, ca, own)
 	if errors.Is(err, fs.ErrExist) {
 		return nil // of two leaders in a row, one was first
 	}

@@ -63,6 +63,12 @@ func (c *Cluster) member(name string) (member, bool) {
 	return recordOf[member](c.machine.view.Load(), membersDir+"/"+name)
 }
 
+// removed says that a node was a member and is one no more.
+func (c *Cluster) removed(node string) bool {
+	_, gone := c.machine.view.Load().Get(removedDir + "/" + node)
+	return gone
+}
+
 // publicKey is the key of a record.
 func publicKey(spki []byte) (*ecdsa.PublicKey, error) {
 	pub, err := x509.ParsePKIXPublicKey(spki)
@@ -108,9 +114,9 @@ func (c *Cluster) electorate() (voters map[string]bool, majority int) {
 // enter writes this node's own record, if it says something else now. It returns when that is applied here.
 func (c *Cluster) enter(ctx context.Context) error {
 	m, there := c.member(c.cfg.Node)
-	want := member{Addr: c.cfg.PeerAddr, Key: c.peers.id.spki, Version: c.cfg.Version, Format: state.MaxFormat, Joined: m.Joined}
-	if !there {
-		want.Joined = c.cfg.Now().UTC().Truncate(time.Second)
+	want := c.self()
+	if there {
+		want.Joined = m.Joined
 	}
 	if there && m.Addr == want.Addr && string(m.Key) == string(want.Key) && m.Version == want.Version && m.Format == want.Format {
 		return nil
@@ -121,6 +127,11 @@ func (c *Cluster) enter(ctx context.Context) error {
 	}
 	_, err = c.propose(ctx, put)
 	return err
+}
+
+// self is what this node's own record has to say.
+func (c *Cluster) self() member {
+	return member{Addr: c.cfg.PeerAddr, Key: c.peers.id.spki, Version: c.cfg.Version, Format: state.MaxFormat, Joined: c.cfg.Now().UTC().Truncate(time.Second)}
 }
 
 // Member is one node as this node sees it now.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -140,7 +141,7 @@ func TestMajorityLost(t *testing.T) {
 
 // A node that lacks a blob streams it from one that has it and keeps it.
 func TestPullThrough(t *testing.T) {
-	cl := clustertest.New(t, 3, nil)
+	cl := clustertest.New(t, 3, func(c *cluster.Config) { c.CatchUp = 1 << 10 }) // so that nothing comes by itself in time
 	one := cl.Followers()[0]
 	one.Stop()
 	data := noise(5<<20, 9)
@@ -153,15 +154,33 @@ func TestPullThrough(t *testing.T) {
 		t.Fatal(err)
 	}
 	one.Start()
-	r, err := one.C.Tree().OpenBlob(context.Background(), digest)
-	if err != nil {
-		t.Fatal(err)
+	tree := one.C.Tree()
+	cl.Wait(func() error { _, err := tree.StatBlob(digest); return err })
+	// Many at once, whole and in part, are one fetch.
+	var readers sync.WaitGroup
+	for i := range 8 {
+		readers.Go(func() {
+			r, err := tree.OpenBlob(context.Background(), digest)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer r.Close()
+			from := int64(i) << 19
+			for _, to := range []struct {
+				offset int64
+				whence int
+			}{{0, io.SeekEnd}, {0, io.SeekStart}, {from, io.SeekStart}} { // as http.ServeContent does for a range
+				if _, err := r.Seek(to.offset, to.whence); err != nil {
+					t.Error(err)
+				}
+			}
+			if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, data[from:]) {
+				t.Errorf("from %d: %d bytes, %v", from, len(got), err)
+			}
+		})
 	}
-	got, err := io.ReadAll(r)
-	if err != nil || !bytes.Equal(got, data) {
-		t.Fatalf("%d bytes, %v", len(got), err)
-	}
-	r.Close()
+	readers.Wait()
 	cl.Wait(func() error {
 		for _, m := range one.C.Members() {
 			if m.Self && m.Lacks != 0 {
@@ -216,4 +235,64 @@ func TestReplaceNode(t *testing.T) {
 			t.Errorf("%s: %q, %v", n.Name, plain, err)
 		}
 	}
+}
+
+// A node that sends wrong bytes is found out, nobody takes them for whole, and those of another node are taken.
+func TestWrongBytes(t *testing.T) {
+	cl := clustertest.New(t, 3, func(c *cluster.Config) { c.CatchUp, c.LeaderWait = 1<<10, 2e9 })
+	one := cl.Followers()[0]
+	one.Stop()
+	data := noise(1<<20, 4)
+	digest, err := cl.Leader().Push(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cl.Leader().Link("rotten", digest); err != nil {
+		t.Fatal(err)
+	}
+	name := "/data/casemate/blobs/sha256/" + digest[7:9] + "/" + digest[7:]
+	var have []*clustertest.Node
+	for _, n := range cl.Nodes {
+		if n != one {
+			if err := n.FS.Flip(name, 500_000); err != nil {
+				t.Fatal(err)
+			}
+			have = append(have, n)
+		}
+	}
+	one.Start()
+	tree := one.C.Tree()
+	cl.Wait(func() error { _, err := tree.StatBlob(digest); return err })
+	got, err := tree.ReadFile("rotten")
+	if err == nil || len(got) == len(data) {
+		t.Fatalf("wrong bytes were taken for right: %d bytes, %v", len(got), err)
+	}
+	r, err := tree.OpenBlob(context.Background(), digest)
+	if err == nil {
+		n, err := io.Copy(io.Discard, r)
+		if r.Close(); err == nil || n >= int64(len(data)) {
+			t.Fatalf("a stream of wrong bytes ended as if it were whole: %d bytes, %v", n, err)
+		}
+	}
+	if err := have[1].FS.Flip(name, 500_000); err != nil { // as it was
+		t.Fatal(err)
+	}
+	cl.Wait(func() error {
+		got, err := tree.ReadFile("rotten")
+		if err == nil && !bytes.Equal(got, data) {
+			t.Fatal("wrong bytes")
+		}
+		return err
+	})
+	// And the rotten copy is mended from the others by a scrub.
+	if _, err := have[0].C.Scrub(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	cl.Wait(func() error {
+		got, err := have[0].C.Tree().ReadFile("rotten")
+		if err == nil && !bytes.Equal(got, data) {
+			err = errors.New("still rotten")
+		}
+		return err
+	})
 }

@@ -153,11 +153,12 @@ func (p *peers) shake(raw net.Conn) {
 		}
 		p.http.give(&stalling{Conn: conn, node: name})
 	case p.c.alpn(alpnRaft):
-		if _, err := p.c.admit(cs.PeerCertificates); err != nil {
+		name, err := p.c.admit(cs.PeerCertificates)
+		if err != nil {
 			conn.Close()
 			return
 		}
-		p.raft.give(p.keepConn(conn))
+		p.raft.give(p.keepConn(conn, name))
 	default:
 		conn.Close()
 	}
@@ -319,8 +320,8 @@ var _ raft.StreamLayer = stream{}
 func (s stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	if string(address) == s.p.c.cfg.Node {
 		ours, theirs := net.Pipe()
-		s.p.wg.Go(func() { s.give(s.p.keepConn(theirs)) })
-		return s.p.keepConn(ours), nil
+		s.p.wg.Go(func() { s.give(s.p.keepConn(theirs, "")) })
+		return s.p.keepConn(ours, ""), nil
 	}
 	s.p.awaitUp(string(address))
 	ctx, cancel := context.WithTimeout(s.p.c.life, timeout)
@@ -329,7 +330,7 @@ func (s stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Con
 	if err != nil {
 		return nil, err
 	}
-	return s.p.keepConn(conn), nil
+	return s.p.keepConn(conn, string(address)), nil
 }
 
 // awaitUp keeps the leader from dialling a node in vain: after each failure raft waits twice as long as before, up to ten seconds, and a node that comes back
@@ -356,11 +357,12 @@ func (p *peers) awaitUp(node string) {
 // raftConn is a connection of raft's that close knows of.
 type raftConn struct {
 	net.Conn
-	p *peers
+	p    *peers
+	node string // "" is this one
 }
 
-func (p *peers) keepConn(conn net.Conn) net.Conn {
-	k := &raftConn{conn, p}
+func (p *peers) keepConn(conn net.Conn, node string) net.Conn {
+	k := &raftConn{conn, p, node}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -369,6 +371,17 @@ func (p *peers) keepConn(conn net.Conn) net.Conn {
 		p.conns[k] = true
 	}
 	return k
+}
+
+// cutRemoved ends raft's connections with nodes that were removed. HTTP's are judged at each request.
+func (p *peers) cutRemoved() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k := range p.conns {
+		if k.node != "" && p.c.removed(k.node) {
+			k.Conn.Close()
+		}
+	}
 }
 
 func (k *raftConn) Close() error {
@@ -402,7 +415,7 @@ func (p *peers) handler() http.Handler {
 		mux.Handle("/x/", http.StripPrefix("/x", h))
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Context().Value(fromKey{}) == "" {
+		if name := From(r); name == "" || p.c.removed(name) {
 			reply(w, answer{Error: errRemoved.Error(), Kind: kindRemoved})
 			return
 		}

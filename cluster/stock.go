@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -30,13 +31,14 @@ type stock struct {
 	fresh   []state.Digest          // became known and were not looked for on the disk yet
 	missing map[state.Digest]uint64 // not on this disk → age, the greater the newer
 	newest  uint64
-	fetches map[string]*fetch // by digest, under way
+	fetches map[string]*fetch   // by digest, under way
+	wrong   map[string][]string // by digest: nodes that have sent other bytes, until another has sent the right ones
 }
 
 func newStock(c *Cluster) *stock {
 	return &stock{
 		c: c, limit: rate.NewLimiter(rate.Limit(c.cfg.CatchUp), fetchPiece), wake: make(chan struct{}, 1),
-		missing: map[state.Digest]uint64{}, fetches: map[string]*fetch{},
+		missing: map[state.Digest]uint64{}, fetches: map[string]*fetch{}, wrong: map[string][]string{},
 	}
 }
 
@@ -208,6 +210,7 @@ type fetch struct {
 	w      *blob.Writer
 	file   blob.File     // a second handle on the scratch file, good also after it became the blob
 	done   chan struct{} // closed when all bytes are here and right, or err says why not
+	wanted chan struct{} // closed when somebody reads it
 
 	mu      sync.Mutex
 	have    int64
@@ -226,7 +229,8 @@ func (s *stock) start(d state.Digest, idle bool) (*fetch, error) {
 		if idle {
 			return f, nil
 		}
-		return f, f.join()
+		f.join()
+		return f, nil
 	}
 	b, ok := s.c.machine.view.Load().Blob(d)
 	if !ok {
@@ -255,9 +259,9 @@ func (s *stock) start(d state.Digest, idle bool) (*fetch, error) {
 	if err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
-	f := &fetch{s: s, digest: text, d: d, size: b.Size, w: w, file: file, have: w.Size(), done: make(chan struct{})}
+	f := &fetch{s: s, digest: text, d: d, size: b.Size, w: w, file: file, have: w.Size(), done: make(chan struct{}), wanted: make(chan struct{})}
 	if !idle {
-		f.readers++
+		f.join()
 	}
 	s.fetches[text] = f
 	s.c.own.Go(f.run)
@@ -265,11 +269,15 @@ func (s *stock) start(d state.Digest, idle bool) (*fetch, error) {
 }
 
 // join counts a reader in. f.s.mu is held, so that the fetch cannot end in between.
-func (f *fetch) join() error {
+func (f *fetch) join() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.readers++
-	return nil
+	select {
+	case <-f.wanted:
+	default:
+		close(f.wanted)
+	}
 }
 
 func (f *fetch) leave() {
@@ -300,6 +308,7 @@ func (f *fetch) run() {
 	delete(f.s.fetches, f.digest)
 	if err == nil {
 		delete(f.s.missing, f.d)
+		delete(f.s.wrong, f.digest)
 	}
 	f.s.mu.Unlock()
 	f.mu.Lock()
@@ -313,13 +322,15 @@ func (f *fetch) run() {
 func (f *fetch) load() error {
 	c := f.s.c
 	defer f.w.Close()
-	bad := map[string]bool{}
+	f.s.mu.Lock()
+	bad := f.s.wrong[f.digest]
+	f.s.mu.Unlock()
 	patience := time.Now().Add(c.cfg.LeaderWait)
 	var last error = errDown
 	for {
 		tried := false
 		for _, node := range c.peers.upNodes() {
-			if bad[node] {
+			if slices.Contains(bad, node) {
 				continue
 			}
 			tried = true
@@ -335,9 +346,11 @@ func (f *fetch) load() error {
 				}
 			}
 			if errors.Is(err, syscall.EBADMSG) {
-				// The bytes are not the ones that the name says (promise 5). They may be several nodes': begin anew with another.
-				bad[node] = true
-				c.log.Error("a node sent wrong bytes", "peer", node, "blob", f.digest)
+				// The bytes are not the ones that the name says (promise 5). Whoever reads them is told so, and the next fetch begins anew with another node.
+				c.log.Error("a node sent wrong bytes: casemate scrub there mends them", "peer", node, "blob", f.digest)
+				f.s.mu.Lock()
+				f.s.wrong[f.digest] = append(f.s.wrong[f.digest], node)
+				f.s.mu.Unlock()
 				return errors.Join(err, f.w.Cancel())
 			}
 			if errors.Is(err, syscall.ENOSPC) {
@@ -348,7 +361,14 @@ func (f *fetch) load() error {
 		if c.life.Err() != nil {
 			return c.stopped()
 		}
-		if !tried && len(bad) > 0 || time.Now().After(patience) {
+		if !tried && len(bad) > 0 {
+			// All have been tried: perhaps one has been mended.
+			f.s.mu.Lock()
+			delete(f.s.wrong, f.digest)
+			f.s.mu.Unlock()
+			return fmt.Errorf("blob %s: no node that can be reached has the right bytes: %w", f.digest, syscall.EIO)
+		}
+		if time.Now().After(patience) {
 			return fmt.Errorf("blob %s: not on this node yet, and no node that has it can be reached (%v): %w", f.digest, last, syscall.EAGAIN)
 		}
 		if _, known := c.machine.view.Load().Blob(f.d); !known {
@@ -399,11 +419,7 @@ func (f *fetch) from(node string) error {
 	for {
 		n, rerr := body.Read(buf)
 		if n > 0 {
-			if f.idle() {
-				if err := f.s.limit.WaitN(ctx, n); err != nil {
-					return err
-				}
-			}
+			f.pace(ctx, n)
 			if _, err := f.w.Write(buf[:n]); err != nil {
 				return err
 			}
@@ -418,11 +434,17 @@ func (f *fetch) from(node string) error {
 	}
 }
 
-// idle reports that nobody is reading what comes.
-func (f *fetch) idle() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.readers == 0
+// pace holds back n bytes that nobody waits for, so that they do not take the disk and the wire from those who do.
+func (f *fetch) pace(ctx context.Context, n int) {
+	r := f.s.limit.ReserveN(time.Now(), n)
+	wait := time.NewTimer(r.Delay())
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-f.wanted:
+		r.Cancel()
+	case <-ctx.Done():
+	}
 }
 
 func (f *fetch) grown(have int64) {

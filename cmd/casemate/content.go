@@ -279,12 +279,16 @@ func scrubCommand(o *options) *cobra.Command {
 				Bytes   int64    `json:"bytes"`
 				Damaged []string `json:"damaged"`
 				Missing []string `json:"missing"`
+				Mended  int      `json:"mended"`
 			}
 			if err := o.client().call(cmd.Context(), "POST", "scrub", nil, nil, &r); err != nil {
 				return err
 			}
 			err := o.print(cmd, r, func(t *table) {
 				t.line(fmt.Sprintf("%d blobs, %s: %d damaged, %d not here", r.Checked, size(r.Bytes), len(r.Damaged), len(r.Missing)))
+				if r.Mended > 0 {
+					t.line(fmt.Sprintf("%d more were, and are right again: their bytes came from another node", r.Mended))
+				}
 				for _, d := range r.Damaged {
 					t.line(d)
 				}
