@@ -7,7 +7,6 @@ import (
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
-	"crypto/sha512"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -18,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"casemate/cluster/blob"
 	"casemate/cluster/state"
 )
 
@@ -223,7 +223,7 @@ func (c *Cluster) backupBlob(ctx context.Context, b *backupWriter, d state.Diges
 	if err := b.header(blobEntry(backupBlobs, digest), size); err != nil {
 		return "", err
 	}
-	sum := newSum(digest)
+	sum, have := blob.NewSum(digest)
 	buf := make([]byte, 256<<10)
 	left := size
 	var cause error
@@ -243,7 +243,7 @@ func (c *Cluster) backupBlob(ctx context.Context, b *backupWriter, d state.Diges
 		}
 		left -= int64(n)
 	}
-	got := strings.SplitN(digest, ":", 2)[0] + ":" + hex.EncodeToString(sum.Sum(nil))
+	got := have()
 	switch {
 	case cause != io.EOF:
 	case left > 0:
@@ -263,13 +263,6 @@ func (c *Cluster) backupBlob(ctx context.Context, b *backupWriter, d state.Diges
 		left -= int64(n)
 	}
 	return backupDamaged, b.file(blobEntry(backupDamaged, digest), nil)
-}
-
-func newSum(digest string) hash.Hash {
-	if strings.HasPrefix(digest, "sha512:") {
-		return sha512.New()
-	}
-	return sha256.New()
 }
 
 // blobEntry is the name of a blob's entry: a directory, the algorithm, the digits.

@@ -21,6 +21,7 @@ import (
 
 	"filippo.io/age"
 
+	"casemate/cluster/blob"
 	"casemate/cluster/blob/blobtest"
 )
 
@@ -75,9 +76,9 @@ func full(t testing.TB, cfg Config) (c *Cluster, sealed []byte) {
 }
 
 func sha512Of(s string) string {
-	h := newSum("sha512:")
+	h, digest := blob.NewSum("sha512:")
 	io.WriteString(h, s)
-	return fmt.Sprintf("sha512:%x", h.Sum(nil))
+	return digest()
 }
 
 // A backup of one node, restored as a node of another name, is the same tree in another cluster, and goes on from there.

@@ -296,3 +296,65 @@ func TestWrongBytes(t *testing.T) {
 		return err
 	})
 }
+
+// A node whose disk is full passes on what it cannot keep, and pushes go on at the others.
+func TestFullDisk(t *testing.T) {
+	cl := clustertest.New(t, 3, func(c *cluster.Config) { c.Reserve = 1 << 20 })
+	full := cl.Followers()[0]
+	full.FS.SetFree(1 << 20)
+	data := noise(3<<20, 5)
+	digest, err := cl.Leader().Push(data)
+	if err != nil {
+		t.Fatalf("push while one of three disks is full: %v", err)
+	}
+	if err := cl.Leader().Link("large", digest); err != nil {
+		t.Fatal(err)
+	}
+	tree := full.C.Tree()
+	cl.Wait(func() error { _, err := tree.Stat("large"); return err })
+	read := func() ([]byte, error) {
+		r, err := tree.OpenBlob(context.Background(), digest)
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		if _, err := r.Seek(0, io.SeekEnd); err != nil {
+			return nil, err
+		}
+		if _, err := r.Seek(0, io.SeekStart); err != nil {
+			return nil, err
+		}
+		return io.ReadAll(r)
+	}
+	if got, err := read(); err != nil || !bytes.Equal(got, data) {
+		t.Fatalf("at the node whose disk is full: %d bytes, %v", len(got), err)
+	}
+	if _, err := full.Push(data[:2<<20]); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("push at the node whose disk is full: %v", err)
+	}
+	// Wrong bytes do not pass for whole ones here either.
+	name := "/data/casemate/blobs/sha256/" + digest[7:9] + "/" + digest[7:]
+	var flipped []*clustertest.Node
+	for _, n := range cl.Nodes {
+		if n != full && n.FS.Flip(name, 1<<20) == nil {
+			flipped = append(flipped, n)
+		}
+	}
+	if got, err := read(); err == nil || len(got) >= len(data) {
+		t.Errorf("wrong bytes: %d of them, %v", len(got), err)
+	}
+	for _, n := range flipped {
+		if err := n.FS.Flip(name, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	full.FS.SetFree(1 << 40)
+	cl.Wait(func() error {
+		for _, m := range full.C.Members() {
+			if m.Self && m.Lacks != 0 {
+				return fmt.Errorf("it lacks %d", m.Lacks)
+			}
+		}
+		return nil
+	})
+}

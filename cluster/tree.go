@@ -303,7 +303,8 @@ func (c *Cluster) openBlob(ctx context.Context, digest string) (content, error) 
 		if perr != nil {
 			return nil, err
 		}
-		if _, ok := c.machine.view.Load().Blob(d); !ok {
+		known, ok := c.machine.view.Load().Blob(d)
+		if !ok {
 			return nil, unknownBlob(digest) // collected and swept since the caller looked
 		}
 		if c.stock == nil || len(c.others()) == 0 {
@@ -312,6 +313,9 @@ func (c *Cluster) openBlob(ctx context.Context, digest string) (content, error) 
 		}
 		c.stock.lose(d)
 		f, err := c.stock.start(d, false)
+		if errors.Is(err, syscall.ENOSPC) {
+			return c.relay(ctx, digest, known.Size), nil
+		}
 		if err != nil {
 			return nil, err
 		}

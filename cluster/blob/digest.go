@@ -35,6 +35,13 @@ func invalid(digest string) error {
 	return fmt.Errorf("digest %q is not sha256:<64 hex> or sha512:<128 hex>: %w", digest, fs.ErrInvalid)
 }
 
+// NewSum returns a hash of the algorithm that a digest names, and a function that says which digest the bytes written to it have.
+func NewSum(digest string) (hash.Hash, func() string) {
+	algorithm, _, _ := strings.Cut(digest, ":")
+	h := newHash(algorithm)
+	return h, func() string { return digestOf(algorithm, h) }
+}
+
 func newHash(algorithm string) hash.Hash {
 	if algorithm == "sha512" {
 		return sha512.New()
