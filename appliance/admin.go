@@ -166,6 +166,11 @@ func (a *Appliance) admin() http.Handler {
 	mux.HandleFunc("GET /v1/inventory/key", a.getInventoryKey)
 
 	on("GET /v1/members", a.getMembers)
+	on("GET /v1/format", func(*http.Request) (any, error) { return a.format(), nil })
+	on("POST /v1/format", func(r *http.Request) (any, error) {
+		_, newest := a.cluster.Format()
+		return a.format(), a.cluster.RaiseFormat(r.Context(), newest)
+	})
 	on("POST /v1/tokens", a.postToken)
 	on("DELETE /v1/members/{name}", func(r *http.Request) (any, error) {
 		return a.removeMember(r.Context(), r.PathValue("name"), r.URL.Query().Get("force") == "1")

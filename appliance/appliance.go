@@ -188,7 +188,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	a.edge = &edge{
 		hosts: &a.hosts, registry: a.registry.Serve, files: a.files.Serve,
 		pages: &pages{roots: a.ca.Roots, crl: a.ca.CRL, ready: a.ready, metrics: a.metrics.handler(), front: a.front},
-		miss:  a.miss, seen: a.metrics.request, stall: a.stall, node: cfg.Node, pass: a.cluster, log: a.log.With("room", "edge"),
+		miss:  a.miss, seen: a.metrics.request, stall: a.stall, node: cfg.Node, pass: a.cluster, roomier: a.cluster.Roomier, log: a.log.With("room", "edge"),
 	}
 	peers := a.edge.handler(false)
 	a.peers.Store(&peers)
@@ -248,8 +248,15 @@ func (a *Appliance) ready() error {
 func (a *Appliance) front() frontPage {
 	v := a.now.Load()
 	p := frontPage{Node: a.cfg.Node, Domain: v.settings.Domain, Origins: v.hostList}
-	for _, addr := range a.cfg.Advertise {
-		p.Resolvers = append(p.Resolvers, addr.String())
+	nodes, err := a.nodes() // this one first
+	if err != nil {
+		a.log.Warn("the front page names this node alone", "error", err)
+		nodes = []dnssrv.Node{{Addrs: a.cfg.Advertise}}
+	}
+	for _, n := range nodes {
+		for _, addr := range n.Addrs {
+			p.Resolvers = append(p.Resolvers, addr.String())
+		}
 	}
 	return p
 }

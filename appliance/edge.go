@@ -85,6 +85,7 @@ type edge struct {
 	stall    time.Duration
 	node     string
 	pass     http.RoundTripper // to other nodes; nil: there are none
+	roomier  func() string     // another node that takes what this one has no room for, "" if this one has room or none has
 	log      *slog.Logger
 }
 
@@ -143,6 +144,13 @@ func (e *edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 		e.passOn(w, r, node)
 		return "registry"
 	}
+	if images && !read && r.Header.Get(passedHeader) == "" && r.Method != http.MethodDelete && e.roomier != nil && registry.UploadNode(r) == "" {
+		// A client does not know that it had better ask another of the addresses that DNS gave it.
+		if node := e.roomier(); node != "" {
+			e.passOn(w, r, node)
+			return "registry"
+		}
+	}
 	view := registry.View{Origin: o, Plain: plain, Host: r.Host}
 	switch {
 	case at == placeOrigin && images:
@@ -177,6 +185,9 @@ func (e *edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 	return "none"
 }
 
+// passedHeader says which node has passed a request on. It is passed on once.
+const passedHeader = "Casemate-Passed"
+
 // passOn lets another node answer, which has the bytes of the upload. If it does not answer, they are out of reach: the client begins that upload again.
 func (e *edge) passOn(w http.ResponseWriter, r *http.Request, node string) {
 	proxy := httputil.ReverseProxy{
@@ -184,6 +195,7 @@ func (e *edge) passOn(w http.ResponseWriter, r *http.Request, node string) {
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.Out.URL.Scheme, p.Out.URL.Host = "http", node
 			p.Out.Host = p.In.Host
+			p.Out.Header.Set(passedHeader, e.node)
 		},
 		ErrorLog: slog.NewLogLogger(e.log.Handler(), slog.LevelDebug),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {

@@ -142,6 +142,12 @@ func (a *Appliance) getMembers(*http.Request) (any, error) {
 	return append([]cluster.Member{}, a.cluster.Members()...), nil
 }
 
+// format is what the cluster has agreed to, and what this node's program understands.
+func (a *Appliance) format() map[string]uint64 {
+	agreed, newest := a.cluster.Format()
+	return map[string]uint64{"format": agreed, "newest": newest}
+}
+
 // postToken is POST /v1/tokens.
 func (a *Appliance) postToken(r *http.Request) (any, error) {
 	var in struct{ TTL string }

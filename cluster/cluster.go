@@ -46,6 +46,8 @@ type Cluster struct {
 	health    hub            // who is up
 	reading   confirms       // misses that are being confirmed
 	own       sync.WaitGroup // our goroutines
+	spawnMu   sync.Mutex     // held while one is added by who is not one of them
+	released  bool
 	life      context.Context
 	die       context.CancelFunc // ends what waits for other nodes
 
@@ -205,6 +207,9 @@ func (c *Cluster) release() error {
 	// Raft first, and waited for: nothing below may go away while it can still apply or append.
 	c.die()
 	close(c.stop)
+	c.spawnMu.Lock()
+	c.released = true
+	c.spawnMu.Unlock()
 	c.own.Wait()
 	if c.transport != nil {
 		errs = append(errs, c.transport.Close())
@@ -227,6 +232,17 @@ func (c *Cluster) release() error {
 	errs = append(errs, c.lock.Close())
 	c.fail(nil)
 	return errors.Join(errs...)
+}
+
+// spawn runs f in a goroutine of the node's own, unless the node is being closed.
+func (c *Cluster) spawn(f func()) bool {
+	c.spawnMu.Lock()
+	defer c.spawnMu.Unlock()
+	if c.released {
+		return false
+	}
+	c.own.Go(f)
+	return true
 }
 
 // fail stops the node loudly: it answers no more writes and whoever watches Done is told why. The first call counts.

@@ -130,6 +130,7 @@ func alone(rc *raft.Config) {
 // raftTimeout bounds one exchange of raft between two nodes.
 const raftTimeout = 5 * time.Second
 
-const maxFormat = state.MaxFormat
+// maxFormat is the newest format that this program says it understands; a test says otherwise.
+var maxFormat uint64 = state.MaxFormat
 
 const readOnly = syscall.EROFS

@@ -195,6 +195,20 @@ func (c *Cluster) Up(node string) bool {
 	return up
 }
 
+// Roomier returns the node that is up and has the most room on its disk, if this one has none left for uploads; "" if it has, or if no other has.
+func (c *Cluster) Roomier() string {
+	if c.peers == nil || c.blobs.Room(0) == nil {
+		return ""
+	}
+	best, most := "", c.cfg.Reserve
+	for _, n := range c.peers.upNodes() {
+		if b, _, _ := c.peers.last(n); b.Free > most {
+			best, most = n, b.Free
+		}
+	}
+	return best
+}
+
 // Changes receives (capacity 1) after Up of any node has changed, until ctx is done; then it is closed.
 func (c *Cluster) Changes(ctx context.Context) <-chan struct{} { return c.health.watch(ctx, ".") }
 

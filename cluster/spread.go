@@ -35,8 +35,9 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 	if len(voters) < need {
 		return 0, errNoMajority
 	}
-	// What is under way when a majority has it goes on: the others need the bytes too.
+	// What is under way when a majority has it goes on, since the others need the bytes too; but it is not begun anew.
 	copies, stop := context.WithCancel(c.life)
+	enough := make(chan struct{})
 	type outcome struct {
 		index uint64
 		err   error
@@ -45,7 +46,7 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 	var under sync.WaitGroup
 	for node := range voters {
 		under.Add(1)
-		c.own.Go(func() {
+		ok := c.spawn(func() {
 			defer under.Done()
 			var o outcome
 			if t := tails[node]; t != nil {
@@ -59,11 +60,18 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 				}
 				select {
 				case <-copies.Done():
+				case <-enough:
 				case <-time.After(wait):
+					continue
 				}
+				break
 			}
 			results <- o
 		})
+		if !ok {
+			under.Done()
+			results <- outcome{err: c.stopped()}
+		}
 	}
 	// Those that are down are tried for as long as a write waits for a majority; one that is sending bytes is not given up.
 	patience := time.NewTicker(c.cfg.LeaderWait)
@@ -102,18 +110,10 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 			return 0, c.stopped()
 		}
 	}
-	// Later than a moment from now the others fetch it by themselves.
-	c.own.Go(func() {
-		defer stop()
-		done := make(chan struct{})
-		go func() { under.Wait(); close(done) }()
-		select {
-		case <-done:
-		case <-time.After(c.cfg.LeaderWait):
-			stop()
-			<-done
-		}
-	})
+	close(enough)
+	if !c.spawn(func() { under.Wait(); stop() }) {
+		stop()
+	}
 	return confirmed, nil
 }
 
@@ -296,12 +296,16 @@ func (c *Cluster) follow(w *blob.Writer) map[string]*tail {
 			continue
 		}
 		req.ContentLength, req.Trailer = -1, t.trailer
-		tails[node] = t
-		c.own.Go(func() {
+		if !c.spawn(func() {
 			defer close(t.done)
 			defer cancel()
 			t.index, t.err = c.confirmedBy(req)
-		})
+		}) {
+			cancel()
+			file.Close()
+			return tails
+		}
+		tails[node] = t
 	}
 	return tails
 }

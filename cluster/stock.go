@@ -263,8 +263,10 @@ func (s *stock) start(d state.Digest, idle bool) (*fetch, error) {
 	if !idle {
 		f.join()
 	}
+	if !s.c.spawn(f.run) {
+		return nil, errors.Join(s.c.stopped(), file.Close(), w.Close())
+	}
 	s.fetches[text] = f
-	s.c.own.Go(f.run)
 	return f, nil
 }
 

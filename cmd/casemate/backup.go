@@ -213,7 +213,7 @@ Without --yes it only says what that costs. The other nodes can never come back 
 	cmd.Flags().StringVar(&config, "config", appliance.DefaultConfigFile, "the node's config")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do it, and do not only say what it costs")
 	o.printable(cmd)
-	return group("cluster", "what concerns all nodes at once", cmd)
+	return group("cluster", "what concerns all nodes at once", cmd, formatCommand(o))
 }
 
 // recoveryCosts says what a recovery costs, in sentences.

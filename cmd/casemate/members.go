@@ -168,3 +168,35 @@ It is refused while some blob would be left on less than a majority of the nodes
 	remove.Flags().BoolVar(&force, "force", false, "also if blobs are lost with it")
 	return group("member", "the cluster's nodes", list, remove)
 }
+
+func formatCommand(o *options) *cobra.Command {
+	var raise bool
+	cmd := &cobra.Command{
+		Use: "format", Short: "the format of the replicated log that all nodes have agreed to; --raise goes to the newest", Args: cobra.NoArgs,
+		Long: `Show the format of the replicated log that all nodes have agreed to, and the newest that this version understands. After an upgrade of every node, --raise lets the
+cluster use what came with it. It is refused while some member has not said that it understands that format. Older versions do not start any more after it.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var f struct{ Format, Newest uint64 }
+			method := http.MethodGet
+			if raise {
+				method = http.MethodPost
+			}
+			if err := o.client().call(cmd.Context(), method, "format", nil, nil, &f); err != nil {
+				return err
+			}
+			if raise {
+				f.Format = f.Newest
+			}
+			return o.print(cmd, f, func(t *table) {
+				text := "which is the newest that this version understands"
+				if f.Format < f.Newest {
+					text = fmt.Sprintf("this version understands up to %d: casemate cluster format --raise, once every node has it", f.Newest)
+				}
+				t.line(fmt.Sprintf("format %d, %s", f.Format, text))
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&raise, "raise", false, "go to the newest format that every member understands")
+	o.printable(cmd)
+	return cmd
+}

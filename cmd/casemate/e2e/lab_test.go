@@ -236,6 +236,7 @@ type bastion struct {
 	*host
 	config string
 	socket string
+	binary string // "" is bin/casemate
 }
 
 func newBastion(t testing.TB, l *lab, name string, initArgs ...string) *bastion {
@@ -248,7 +249,12 @@ func newBastion(t testing.TB, l *lab, name string, initArgs ...string) *bastion 
 	return b
 }
 
-func (b *bastion) bin() string { return filepath.Join(repo(b.lab.t), "bin", "casemate") }
+func (b *bastion) bin() string {
+	if b.binary != "" {
+		return b.binary
+	}
+	return filepath.Join(repo(b.lab.t), "bin", "casemate")
+}
 
 // serve starts the daemon and waits until it is ready.
 func (b *bastion) serve(t testing.TB) *exec.Cmd {

@@ -7,9 +7,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -44,7 +46,13 @@ func (tr *trio) join(by *bastion, name string) *bastion {
 	tr.t.Helper()
 	b := &bastion{host: tr.lab.host(name, "")}
 	b.config, b.socket = b.path("casemate.yaml"), b.path("admin.sock")
-	b.write("casemate.yaml", fmt.Sprintf("node: %s\ndata: %s\nadvertise: [%s]\nlisten:\n  admin: %s\n", name, b.path("data"), b.ip, b.socket))
+	// A small disk of its own, so that it can be filled.
+	if err := os.Mkdir(b.path("disk"), 0o755); err != nil {
+		tr.t.Fatal(err)
+	}
+	must(tr.t, "mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", b.path("disk"))
+	tr.t.Cleanup(func() { run("umount", b.path("disk")) })
+	b.write("casemate.yaml", fmt.Sprintf("node: %s\ndata: %s\nadvertise: [%s]\nlisten:\n  admin: %s\n", name, b.path("disk/data"), b.ip, b.socket))
 	token := strings.Fields(by.casemate(tr.t, "token", "create"))[0]
 	b.must(tr.t, b.bin(), "join", "--config", b.config, "--token", token, by.ip)
 	tr.nodes = append(tr.nodes, b)
@@ -356,15 +364,55 @@ func TestThreeBastions(t *testing.T) {
 			t.Logf("DNS stopped naming the lost leader after %.2f s", named(followers[0], leader, false).Seconds())
 		}, func() { must(t, "ip", "-n", l.name+"sw", "link", "set", port, "master", "br0") }
 	})
-	event("rolling restart", func(leader *bastion, followers []*bastion) (*bastion, func(), func()) {
-		at := followers[0]
+	var heavy string // an image that the full disk has no room for
+	event("a disk is full", func(leader *bastion, followers []*bastion) (*bastion, func(), func()) {
+		full := tr.nodes[1]
+		if full == leader {
+			full = tr.nodes[2]
+		}
+		at := leader
 		return at, func() {
-				for _, b := range []*bastion{followers[1], leader} {
+				must(t, "dd", "if=/dev/zero", "of="+full.path("disk/filler"), "bs=1M", "count=236", "status=none")
+				heavy = own + "/docker.io/library/heavy:1"
+				client1.must(t, client(t, "crane"), "push", writeImage(t, client1.path("heavy"), randomImage(t, 24<<20, 1)), heavy)
+				// Asked at the full one, which passes it on.
+				out := client1.must(t, "curl", "-sS", "--resolve", "docker.io:443:"+full.ip, "-H", "Accept: */*", "https://docker.io/v2/library/heavy/manifests/1")
+				var m struct{ Layers []struct{ Digest string } }
+				if err := json.Unmarshal([]byte(out), &m); err != nil || len(m.Layers) != 1 {
+					t.Fatalf("%v: %s", err, out)
+				}
+				client1.must(t, "curl", "-fsS", "--resolve", "docker.io:443:"+full.ip, "-o", client1.path("tmp/layer"), "https://docker.io/v2/library/heavy/blobs/"+m.Layers[0].Digest)
+				if sum := client1.must(t, "sha256sum", client1.path("tmp/layer")); !strings.HasPrefix(sum, strings.TrimPrefix(m.Layers[0].Digest, "sha256:")) {
+					t.Errorf("through the full node: %s instead of %s", sum, m.Layers[0].Digest)
+				}
+			}, func() {
+				if err := os.Remove(full.path("disk/filler")); err != nil {
+					t.Fatal(err)
+				}
+			}
+	})
+	event("rolling upgrade to another build", func(leader *bastion, followers []*bastion) (*bastion, func(), func()) {
+		next := filepath.Join(l.dir, "casemate-next")
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-X main.version=next", "-o", next, "./cmd/casemate")
+		build.Dir, build.Env = repo(t), append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return followers[0], func() {
+				for _, b := range []*bastion{followers[1], leader, followers[0]} {
 					tr.stop(b)
+					b.binary = next
 					tr.start(b)
 					tr.whole(3)
 				}
 			}, func() {
+				until(t, "every node has the new version", func() error {
+					if out := leader.casemate(t, "member", "list"); strings.Count(out, " next ") != 3 {
+						return errors.New(out)
+					}
+					return nil
+				})
+				leader.casemate(t, "cluster", "format", "--raise")
 			}
 	})
 	event("all three are killed at once", func(leader *bastion, followers []*bastion) (*bastion, func(), func()) {
@@ -381,7 +429,7 @@ func TestThreeBastions(t *testing.T) {
 		gone := followers[1]
 		return leader, func() {
 				tr.kill(gone)
-				if err := os.RemoveAll(gone.path("data")); err != nil {
+				if err := os.RemoveAll(gone.path("disk/data")); err != nil {
 					t.Fatal(err)
 				}
 				leader.casemate(t, "member", "remove", gone.name)
