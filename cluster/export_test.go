@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"time"
 
 	"casemate/cluster/state"
 )
@@ -60,3 +61,6 @@ func (c *Cluster) Knows(digest string) bool {
 
 // Index is the newest command in the state that this node shows.
 func (c *Cluster) Index() uint64 { return c.machine.view.Load().Index() }
+
+// Impatient gives connections up after a time without a byte.
+func Impatient(c *Config, d time.Duration) { c.stall = d }
