@@ -46,6 +46,7 @@ type Cluster struct {
 	health    hub            // who is up
 	reading   confirms       // misses that are being confirmed
 	own       sync.WaitGroup // our goroutines
+	ownMu     sync.RWMutex   // see background
 	life      context.Context
 	die       context.CancelFunc // ends what waits for other nodes
 
@@ -203,7 +204,9 @@ func (c *Cluster) release() error {
 	c.stopping.Store(true)
 	var errs []error
 	// Raft first, and waited for: nothing below may go away while it can still apply or append.
+	c.ownMu.Lock()
 	c.die()
+	c.ownMu.Unlock()
 	close(c.stop)
 	c.own.Wait()
 	if c.transport != nil {
@@ -227,6 +230,17 @@ func (c *Cluster) release() error {
 	errs = append(errs, c.lock.Close())
 	c.fail(nil)
 	return errors.Join(errs...)
+}
+
+// background runs f in a goroutine that Close waits for. Once Close has begun to wait it does not, and returns false: reads go on after Close, and may come here.
+func (c *Cluster) background(f func()) bool {
+	c.ownMu.RLock()
+	defer c.ownMu.RUnlock()
+	if c.life.Err() != nil {
+		return false
+	}
+	c.own.Go(f)
+	return true
 }
 
 // fail stops the node loudly: it answers no more writes and whoever watches Done is told why. The first call counts.

@@ -46,8 +46,11 @@ func (c *Cluster) caughtUp() bool {
 	if mine == nil {
 		mine = &round{done: make(chan struct{})}
 		if r.cur == nil {
+			if !c.background(func() { c.confirmRounds(mine) }) {
+				r.mu.Unlock()
+				return false
+			}
 			r.cur = mine
-			c.own.Go(func() { c.confirmRounds(mine) })
 		} else {
 			r.next = mine
 		}

@@ -45,7 +45,7 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 	var under sync.WaitGroup
 	for node := range voters {
 		under.Add(1)
-		c.own.Go(func() {
+		if !c.background(func() {
 			defer under.Done()
 			var o outcome
 			if t := tails[node]; t != nil {
@@ -63,7 +63,10 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 				}
 			}
 			results <- o
-		})
+		}) {
+			stop()
+			return 0, c.stopped()
+		}
 	}
 	// Those that are down are tried for as long as a write waits for a majority; one that is sending bytes is not given up.
 	patience := time.NewTicker(c.cfg.LeaderWait)
@@ -103,7 +106,7 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 		}
 	}
 	// Later than a moment from now the others fetch it by themselves.
-	c.own.Go(func() {
+	if !c.background(func() {
 		defer stop()
 		done := make(chan struct{})
 		go func() { under.Wait(); close(done) }()
@@ -113,7 +116,9 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 			stop()
 			<-done
 		}
-	})
+	}) {
+		stop()
+	}
 	return confirmed, nil
 }
 
@@ -296,12 +301,16 @@ func (c *Cluster) follow(w *blob.Writer) map[string]*tail {
 			continue
 		}
 		req.ContentLength, req.Trailer = -1, t.trailer
-		tails[node] = t
-		c.own.Go(func() {
+		if !c.background(func() {
 			defer close(t.done)
 			defer cancel()
 			t.index, t.err = c.confirmedBy(req)
-		})
+		}) {
+			cancel()
+			file.Close()
+			continue
+		}
+		tails[node] = t
 	}
 	return tails
 }

@@ -236,9 +236,6 @@ func (s *stock) start(d state.Digest, idle bool) (*fetch, error) {
 	if !ok {
 		return nil, unknownBlob(text)
 	}
-	if s.c.life.Err() != nil {
-		return nil, s.c.stopped()
-	}
 	algorithm, digits, err := blob.ParseDigest(text)
 	if err != nil {
 		return nil, err
@@ -263,8 +260,10 @@ func (s *stock) start(d state.Digest, idle bool) (*fetch, error) {
 	if !idle {
 		f.join()
 	}
-	s.fetches[text] = f
-	s.c.own.Go(f.run)
+	if !s.c.background(f.run) {
+		return nil, errors.Join(s.c.stopped(), file.Close(), w.Close())
+	}
+	s.fetches[text] = f // before run can end, since s.mu is held
 	return f, nil
 }
 
