@@ -118,7 +118,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	}
 	c.seqs = newSequences(max(boot, c.machine.view.Load().Boot(cfg.Node)+1))
 	c.machine.waiters.of(cfg.Node, c.seqs.boot)
-	c.machine.collected = c.sweeps.add
+	c.machine.collected, c.machine.published = c.sweeps.add, c.sweeps.poke
 
 	rc := raftConfig(cfg)
 	sole := len(voters) == 1 && voters[0] == rc.LocalID
@@ -142,6 +142,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		}
 		c.stock = newStock(c)
 		c.machine.added, c.machine.replaced = c.stock.add, c.stock.recount
+		c.machine.published = func() { c.sweeps.poke(); c.stock.published() }
 		net := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			// One request at a time, of many entries. Raft's pipeline wins little over that, and leaves a goroutine behind, for which Shutdown waits, when logStore ends
 			// the one that feeds it.
@@ -401,12 +402,17 @@ func (c *Cluster) keepMark() {
 		}
 		index := c.machine.view.Load().Index()
 		if err := c.mark.set(index); err != nil {
-			// The old mark still is a lower bound.
+			// The old mark still is a lower bound, and what was promised of it.
 			c.log.Warn("commit mark not written", "err", err)
-		}
-		c.marked.reached(index)
-		if len(c.others()) > 0 {
-			continue
+			select {
+			case c.machine.moved <- struct{}{}: // once more
+			default:
+			}
+		} else {
+			c.marked.reached(index)
+			if len(c.others()) > 0 {
+				continue
+			}
 		}
 		tick.Reset(markEvery)
 		select {

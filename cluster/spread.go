@@ -177,7 +177,18 @@ func (c *Cluster) confirm(digest string) (uint64, error) {
 	// While it is held, and a sweep that has begun has ended, since both are under the digest's lock.
 	release := c.blobs.Hold(digest)
 	defer release()
-	index := c.machine.view.Load().Index()
+	view := c.machine.view.Load()
+	index := view.Index()
+	if shown := c.shown(); len(c.others()) > 0 && shown < index {
+		// Not above the mark: after a power cut raft hands out again what comes behind it, and a collect among that would be carried out on what was confirmed here.
+		if tomb := view.Tombstone(d); tomb > shown { // the AddBlob would be refused
+			ctx, cancel := context.WithTimeout(c.life, c.cfg.LeaderWait)
+			c.marked.wait(ctx, tomb)
+			cancel()
+			shown = c.shown()
+		}
+		index = min(index, shown)
+	}
 	c.sweeps.spare(d, index)
 	if _, err := c.blobs.Stat(digest); err != nil {
 		return 0, fmt.Errorf("confirm %s: %w", digest, err)
