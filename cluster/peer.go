@@ -56,6 +56,8 @@ type peers struct {
 	links  map[string]*link   // by node, to all other members
 	conns  map[*raftConn]bool // raft's connections, which it does not close at its end
 	closed bool
+
+	accepted sync.WaitGroup // those of conns that raft has a goroutine for, which nobody else waits for
 }
 
 // newPeers takes the listener. Nothing is accepted before serve.
@@ -158,7 +160,7 @@ func (p *peers) shake(raw net.Conn) {
 			conn.Close()
 			return
 		}
-		p.raft.give(p.keepConn(conn, name))
+		p.raft.give(p.keepConn(conn, name, true))
 	default:
 		conn.Close()
 	}
@@ -249,6 +251,7 @@ func (p *peers) close() error {
 	p.server.Close()
 	p.joins.Close()
 	p.wg.Wait()
+	p.accepted.Wait()
 	p.transport.CloseIdleConnections()
 	return err
 }
@@ -345,8 +348,8 @@ var _ raft.StreamLayer = stream{}
 func (s stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	if string(address) == s.p.c.cfg.Node {
 		ours, theirs := net.Pipe()
-		s.p.wg.Go(func() { s.give(s.p.keepConn(theirs, "")) })
-		return s.p.keepConn(ours, ""), nil
+		s.p.wg.Go(func() { s.give(s.p.keepConn(theirs, "", true)) })
+		return s.p.keepConn(ours, "", false), nil
 	}
 	s.p.awaitUp(string(address))
 	ctx, cancel := context.WithTimeout(s.p.c.life, timeout)
@@ -355,7 +358,7 @@ func (s stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Con
 	if err != nil {
 		return nil, err
 	}
-	return s.p.keepConn(conn, string(address)), nil
+	return s.p.keepConn(conn, string(address), false), nil
 }
 
 // awaitUp keeps the leader from dialling a node in vain: after each failure raft waits twice as long as before, up to ten seconds, and a node that comes back
@@ -382,18 +385,22 @@ func (p *peers) awaitUp(node string) {
 // raftConn is a connection of raft's that close knows of.
 type raftConn struct {
 	net.Conn
-	p    *peers
-	node string // "" is this one
+	p        *peers
+	node     string // "" is this one
+	accepted bool
 }
 
-func (p *peers) keepConn(conn net.Conn, node string) net.Conn {
-	k := &raftConn{conn, p, node}
+func (p *peers) keepConn(conn net.Conn, node string, accepted bool) net.Conn {
+	k := &raftConn{conn, p, node, accepted}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		conn.Close()
-	} else {
-		p.conns[k] = true
+		return k
+	}
+	p.conns[k] = true
+	if accepted {
+		p.accepted.Add(1)
 	}
 	return k
 }
@@ -409,11 +416,17 @@ func (p *peers) cutRemoved() {
 	}
 }
 
+// Close is the last thing that raft's goroutine does with a connection that it was given.
 func (k *raftConn) Close() error {
 	k.p.mu.Lock()
+	known := k.p.conns[k]
 	delete(k.p.conns, k)
 	k.p.mu.Unlock()
-	return k.Conn.Close()
+	err := k.Conn.Close()
+	if known && k.accepted {
+		k.p.accepted.Done()
+	}
+	return err
 }
 
 // What nodes ask of each other. All bodies are small JSON but for blobs and commands.
