@@ -595,6 +595,7 @@ func TestFaults(t *testing.T) {
 func playFaults(t *testing.T, seed uint64) {
 	cl := clustertest.New(t, 3, func(c *cluster.Config) {
 		cluster.Small(c)
+		cluster.Impatient(c, 2*time.Second)
 		c.LeaderWait, c.PinTime = time.Second, time.Minute
 		c.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})).With("node", c.Node)
 	})
