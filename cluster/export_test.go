@@ -64,3 +64,39 @@ func (c *Cluster) Index() uint64 { return c.machine.view.Load().Index() }
 
 // Impatient gives connections up after a time without a byte.
 func Impatient(c *Config, d time.Duration) { c.stall = d }
+
+// TakeCopy keeps bytes as those of another node's upload, and returns the index at which they were confirmed.
+func (c *Cluster) TakeCopy(data []byte) (digest string, index uint64, err error) {
+	w, err := c.blobs.Create("")
+	if err != nil {
+		return "", 0, err
+	}
+	defer w.Close()
+	if _, err := w.Write(data); err != nil {
+		return "", 0, err
+	}
+	if digest, _, err = w.Place(""); err != nil {
+		return "", 0, err
+	}
+	if index, err = c.confirm(digest); err == nil {
+		w.Done()
+	}
+	return digest, index, err
+}
+
+// HasFile reports whether a blob is on this disk.
+func (c *Cluster) HasFile(digest string) bool {
+	_, err := c.blobs.Stat(digest)
+	return err == nil
+}
+
+// Fetching reports whether a blob is on its way to this disk.
+func (c *Cluster) Fetching(digest string) bool { return c.stock.fetching(digest) }
+
+// CollectedAt is the index of the newest collect of a blob that is not known now.
+func (c *Cluster) CollectedAt(digest string) uint64 {
+	d, _ := state.ParseDigest(digest)
+	return c.machine.view.Load().Tombstone(d)
+}
+
+const ShareTime = shareTime

@@ -35,6 +35,12 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 	if len(voters) < need {
 		return 0, errNoMajority
 	}
+	// A node that has not heard of the newest collect yet, although it can be asked, confirms what does not count (promise 6): it is asked again until it has.
+	buried := uint64(0)
+	if d, err := state.ParseDigest(digest); err == nil {
+		buried = c.machine.view.Load().Tombstone(d)
+	}
+	var behind sync.Map // nodes
 	// What is under way when a majority has it goes on: the others need the bytes too.
 	copies, stop := context.WithCancel(c.life)
 	type outcome struct {
@@ -48,13 +54,20 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 		if !c.background(func() {
 			defer under.Done()
 			var o outcome
+			counts := func(index uint64, err error) bool {
+				if o.index, o.err = index, err; err == nil && index < buried {
+					o.err = errBehind
+					behind.Store(node, nil)
+				}
+				return o.err == nil
+			}
 			if t := tails[node]; t != nil {
-				o.index, o.err = t.finish(copies)
+				counts(t.finish(copies))
 			} else {
 				o.err = errDown
 			}
 			for wait := 20 * time.Millisecond; o.err != nil && copies.Err() == nil; wait = min(2*wait, 500*time.Millisecond) {
-				if o.index, o.err = c.copyTo(copies, node, digest, size); o.err == nil || errors.Is(o.err, syscall.ENOSPC) {
+				if counts(c.copyTo(copies, node, digest, size)) || errors.Is(o.err, syscall.ENOSPC) {
 					break
 				}
 				select {
@@ -89,7 +102,7 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 		case <-patience.C:
 			up := 0
 			for node := range voters {
-				if c.Up(node) {
+				if _, late := behind.Load(node); c.Up(node) && !late {
 					up++
 				}
 			}
@@ -121,6 +134,9 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 	}
 	return confirmed, nil
 }
+
+// errBehind says that a node has not applied the newest collect of a digest.
+var errBehind = fmt.Errorf("it has not heard of the collection of these bytes: %w", syscall.EAGAIN)
 
 // copyTo sees to it that a node has a blob, and returns the index at which it saw it.
 func (c *Cluster) copyTo(ctx context.Context, node, digest string, size int64) (uint64, error) {
