@@ -46,8 +46,7 @@ type Cluster struct {
 	health    hub            // who is up
 	reading   confirms       // misses that are being confirmed
 	own       sync.WaitGroup // our goroutines
-	spawnMu   sync.Mutex     // held while one is added by who is not one of them
-	released  bool
+	ownMu     sync.RWMutex   // see background
 	life      context.Context
 	die       context.CancelFunc // ends what waits for other nodes
 
@@ -119,7 +118,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	}
 	c.seqs = newSequences(max(boot, c.machine.view.Load().Boot(cfg.Node)+1))
 	c.machine.waiters.of(cfg.Node, c.seqs.boot)
-	c.machine.collected = c.sweeps.add
+	c.machine.collected, c.machine.published = c.sweeps.add, c.sweeps.poke
 
 	rc := raftConfig(cfg)
 	sole := len(voters) == 1 && voters[0] == rc.LocalID
@@ -143,6 +142,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		}
 		c.stock = newStock(c)
 		c.machine.added, c.machine.replaced = c.stock.add, c.stock.recount
+		c.machine.published = func() { c.sweeps.poke(); c.stock.published() }
 		net := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			// One request at a time, of many entries. Raft's pipeline wins little over that, and leaves a goroutine behind, for which Shutdown waits, when logStore ends
 			// the one that feeds it.
@@ -205,11 +205,10 @@ func (c *Cluster) release() error {
 	c.stopping.Store(true)
 	var errs []error
 	// Raft first, and waited for: nothing below may go away while it can still apply or append.
+	c.ownMu.Lock()
 	c.die()
+	c.ownMu.Unlock()
 	close(c.stop)
-	c.spawnMu.Lock()
-	c.released = true
-	c.spawnMu.Unlock()
 	c.own.Wait()
 	if c.transport != nil {
 		errs = append(errs, c.transport.Close())
@@ -234,11 +233,11 @@ func (c *Cluster) release() error {
 	return errors.Join(errs...)
 }
 
-// spawn runs f in a goroutine of the node's own, unless the node is being closed.
-func (c *Cluster) spawn(f func()) bool {
-	c.spawnMu.Lock()
-	defer c.spawnMu.Unlock()
-	if c.released {
+// background runs f in a goroutine that Close waits for. Once Close has begun to wait it does not, and returns false: reads go on after Close, and may come here.
+func (c *Cluster) background(f func()) bool {
+	c.ownMu.RLock()
+	defer c.ownMu.RUnlock()
+	if c.life.Err() != nil {
 		return false
 	}
 	c.own.Go(f)
@@ -403,12 +402,17 @@ func (c *Cluster) keepMark() {
 		}
 		index := c.machine.view.Load().Index()
 		if err := c.mark.set(index); err != nil {
-			// The old mark still is a lower bound.
+			// The old mark still is a lower bound, and what was promised of it.
 			c.log.Warn("commit mark not written", "err", err)
-		}
-		c.marked.reached(index)
-		if len(c.others()) > 0 {
-			continue
+			select {
+			case c.machine.moved <- struct{}{}: // once more
+			default:
+			}
+		} else {
+			c.marked.reached(index)
+			if len(c.others()) > 0 {
+				continue
+			}
 		}
 		tick.Reset(markEvery)
 		select {

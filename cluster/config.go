@@ -52,9 +52,10 @@ type Config struct {
 	// CatchUp bounds the bytes a second at which this node fetches blobs that it lacks and nobody waits for; 0 is 64 MiB.
 	CatchUp int64
 
-	segmentSize int    // of the log; 0 is 16 MiB
-	snapshots   uint64 // log entries between two snapshots; 0 is 8192
-	entrySize   int    // largest encoded batch in one log entry; 0 is 256 KiB
+	segmentSize int           // of the log; 0 is 16 MiB
+	snapshots   uint64        // log entries between two snapshots; 0 is 8192
+	entrySize   int           // largest encoded batch in one log entry; 0 is 256 KiB
+	stall       time.Duration // 0 is stallTime
 }
 
 // complete checks the settings and fills in the zero values.
@@ -94,6 +95,7 @@ func (c Config) complete() (Config, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", addr)
 		}
 	}
+	setDefault(&c.stall, stallTime)
 	setDefault(&c.segmentSize, 16<<20)
 	setDefault(&c.snapshots, 8192)
 	setDefault(&c.entrySize, 256<<10)

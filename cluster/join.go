@@ -298,8 +298,12 @@ const (
 func (c *Cluster) order(ctx context.Context, o order) error {
 	deadline := time.NewTimer(2 * c.cfg.LeaderWait)
 	defer deadline.Stop()
-	for {
+	end := time.Now().Add(2 * c.cfg.LeaderWait)
+	for first := true; ; first = false {
 		leader, err := c.ready(ctx, deadline.C)
+		if err == nil && !first {
+			err = timeUp(ctx, end)
+		}
 		if err != nil {
 			return err
 		}

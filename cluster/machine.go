@@ -23,6 +23,7 @@ type machine struct {
 	// What the owner does when blobs become known or may go, called by raft's FSM goroutine before anybody can see the new state; they must not wait. Nil: nothing.
 	added     func([]state.Digest)
 	collected func([]state.Digest, uint64)
+	published func() // now everybody can see it: to be acted on not before, since what looks at the state would find the old one
 	replaced  func() // the whole state is another one: a leader's snapshot
 
 	waiters waiters
@@ -72,6 +73,7 @@ func (m *machine) apply(l *raft.Log) (r state.Result) {
 func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 	answers := make([]any, len(logs))
 	var changed [][]string
+	blobs := false
 	for i, l := range logs {
 		r := m.apply(l)
 		answers[i] = r
@@ -82,11 +84,15 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 		if len(r.Collected) > 0 && m.collected != nil {
 			m.collected(r.Collected, r.Index)
 		}
+		blobs = blobs || len(r.Added)+len(r.Collected) > 0
 		if len(r.Changed) > 0 {
 			changed = append(changed, r.Changed)
 		}
 	}
 	m.publish()
+	if blobs && m.published != nil {
+		m.published()
+	}
 	for _, names := range changed {
 		m.hub.notify(names)
 	}

@@ -32,7 +32,7 @@ func (c *Cluster) alpn(kind string) string { return kind + c.id.Cluster }
 const (
 	handshakeTime  = 10 * time.Second
 	maxHandshakes  = 64               // at a time; more are closed at once
-	stallTime      = 30 * time.Second // without a byte in a direction that waits for one, an HTTP connection is given up
+	stallTime      = 30 * time.Second // without a byte while one is waited for, an HTTP connection is given up; Config.stall in tests
 	maxCommandSize = 16 << 20         // of a forwarded command; ours are at most about 300 KiB
 )
 
@@ -56,6 +56,8 @@ type peers struct {
 	links  map[string]*link   // by node, to all other members
 	conns  map[*raftConn]bool // raft's connections, which it does not close at its end
 	closed bool
+
+	accepted sync.WaitGroup // those of conns that raft has a goroutine for, which nobody else waits for
 }
 
 // newPeers takes the listener. Nothing is accepted before serve.
@@ -72,14 +74,14 @@ func newPeers(c *Cluster, id *nodeID) *peers {
 			if err != nil {
 				return nil, err
 			}
-			return &stalling{Conn: conn}, nil
+			return &stalling{Conn: conn, reads: true, time: c.cfg.stall}, nil
 		},
-		MaxIdleConnsPerHost: 16, IdleConnTimeout: stallTime - 5*time.Second, DisableCompression: true, WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10,
+		MaxIdleConnsPerHost: 16, IdleConnTimeout: c.cfg.stall - c.cfg.stall/6, DisableCompression: true, WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10,
 	}
 	p.client = &http.Client{Transport: p.transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	quiet := slog.NewLogLogger(c.log.Handler(), slog.LevelDebug)
 	p.server = &http.Server{
-		Handler: p.handler(), ReadHeaderTimeout: stallTime, IdleTimeout: stallTime, ErrorLog: quiet,
+		Handler: p.handler(), ReadHeaderTimeout: c.cfg.stall, IdleTimeout: c.cfg.stall, ErrorLog: quiet,
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return context.WithValue(ctx, fromKey{}, conn.(*stalling).node)
 		},
@@ -145,20 +147,20 @@ func (p *peers) shake(raw net.Conn) {
 	cs := conn.ConnectionState()
 	switch cs.NegotiatedProtocol {
 	case alpnJoin:
-		p.join.give(&stalling{Conn: conn})
+		p.join.give(&stalling{Conn: conn, time: p.c.cfg.stall})
 	case p.c.alpn(alpnPeer):
 		name, err := p.c.admit(cs.PeerCertificates)
 		if err != nil {
 			name = "" // a member that was removed meanwhile: it is told so, and nothing else
 		}
-		p.http.give(&stalling{Conn: conn, node: name})
+		p.http.give(&stalling{Conn: conn, node: name, time: p.c.cfg.stall})
 	case p.c.alpn(alpnRaft):
 		name, err := p.c.admit(cs.PeerCertificates)
 		if err != nil {
 			conn.Close()
 			return
 		}
-		p.raft.give(p.keepConn(conn, name))
+		p.raft.give(p.keepConn(conn, name, true))
 	default:
 		conn.Close()
 	}
@@ -249,6 +251,7 @@ func (p *peers) close() error {
 	p.server.Close()
 	p.joins.Close()
 	p.wg.Wait()
+	p.accepted.Wait()
 	p.transport.CloseIdleConnections()
 	return err
 }
@@ -257,19 +260,44 @@ func (p *peers) close() error {
 var errDown = fmt.Errorf("cannot be reached: %w", syscall.EAGAIN)
 
 // stalling is an HTTP connection between nodes: a read or a write that waits too long ends it.
+//
+// Reads are bounded here at the client's end only, and by writes too: whoever sends a large blob gets no byte back before the last one has gone. The server reads
+// even while a handler runs, to hear that the client has gone, and where nothing is to come that read must wait for ever: were it to end, every request of this
+// connection would be given up, the beats first. So it bounds reads itself: of headers, and of bodies by stallingBody.
 type stalling struct {
 	net.Conn
-	node string
+	node  string
+	reads bool
+	time  time.Duration
 }
 
 func (s *stalling) Read(p []byte) (int, error) {
-	s.SetReadDeadline(time.Now().Add(stallTime))
+	if s.reads {
+		s.SetReadDeadline(time.Now().Add(s.time))
+	}
 	return s.Conn.Read(p)
 }
 
 func (s *stalling) Write(p []byte) (int, error) {
-	s.SetWriteDeadline(time.Now().Add(stallTime))
-	return s.Conn.Write(p)
+	s.SetWriteDeadline(time.Now().Add(s.time))
+	n, err := s.Conn.Write(p)
+	if s.reads {
+		s.SetReadDeadline(time.Now().Add(s.time))
+	}
+	return n, err
+}
+
+// stallingBody is a request's body whose reads do not wait too long.
+type stallingBody struct {
+	io.ReadCloser
+	conn *http.ResponseController
+	time time.Duration
+}
+
+func (b *stallingBody) Read(p []byte) (int, error) {
+	b.conn.SetReadDeadline(time.Now().Add(b.time))
+	defer b.conn.SetReadDeadline(time.Time{}) // at the end the server's own read has begun
+	return b.ReadCloser.Read(p)
 }
 
 // handed is a listener of connections that somebody else has accepted.
@@ -320,8 +348,8 @@ var _ raft.StreamLayer = stream{}
 func (s stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	if string(address) == s.p.c.cfg.Node {
 		ours, theirs := net.Pipe()
-		s.p.wg.Go(func() { s.give(s.p.keepConn(theirs, "")) })
-		return s.p.keepConn(ours, ""), nil
+		s.p.wg.Go(func() { s.give(s.p.keepConn(theirs, "", true)) })
+		return s.p.keepConn(ours, "", false), nil
 	}
 	s.p.awaitUp(string(address))
 	ctx, cancel := context.WithTimeout(s.p.c.life, timeout)
@@ -330,7 +358,7 @@ func (s stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Con
 	if err != nil {
 		return nil, err
 	}
-	return s.p.keepConn(conn, string(address)), nil
+	return s.p.keepConn(conn, string(address), false), nil
 }
 
 // awaitUp keeps the leader from dialling a node in vain: after each failure raft waits twice as long as before, up to ten seconds, and a node that comes back
@@ -357,18 +385,22 @@ func (p *peers) awaitUp(node string) {
 // raftConn is a connection of raft's that close knows of.
 type raftConn struct {
 	net.Conn
-	p    *peers
-	node string // "" is this one
+	p        *peers
+	node     string // "" is this one
+	accepted bool
 }
 
-func (p *peers) keepConn(conn net.Conn, node string) net.Conn {
-	k := &raftConn{conn, p, node}
+func (p *peers) keepConn(conn net.Conn, node string, accepted bool) net.Conn {
+	k := &raftConn{conn, p, node, accepted}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		conn.Close()
-	} else {
-		p.conns[k] = true
+		return k
+	}
+	p.conns[k] = true
+	if accepted {
+		p.accepted.Add(1)
 	}
 	return k
 }
@@ -384,11 +416,17 @@ func (p *peers) cutRemoved() {
 	}
 }
 
+// Close is the last thing that raft's goroutine does with a connection that it was given.
 func (k *raftConn) Close() error {
 	k.p.mu.Lock()
+	known := k.p.conns[k]
 	delete(k.p.conns, k)
 	k.p.mu.Unlock()
-	return k.Conn.Close()
+	err := k.Conn.Close()
+	if known && k.accepted {
+		k.p.accepted.Done()
+	}
+	return err
 }
 
 // What nodes ask of each other. All bodies are small JSON but for blobs and commands.
@@ -418,6 +456,9 @@ func (p *peers) handler() http.Handler {
 		if name := From(r); name == "" || p.c.removed(name) {
 			reply(w, answer{Error: errRemoved.Error(), Kind: kindRemoved})
 			return
+		}
+		if r.Body != http.NoBody {
+			r.Body = &stallingBody{r.Body, http.NewResponseController(w), p.c.cfg.stall}
 		}
 		mux.ServeHTTP(w, r)
 	})

@@ -76,9 +76,13 @@ func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (state.Result, e
 	defer c.machine.waiters.forget(cmd.Seq)
 	deadline := time.NewTimer(c.cfg.LeaderWait)
 	defer deadline.Stop()
+	end := time.Now().Add(c.cfg.LeaderWait)
 	unknown := false
-	for {
+	for first := true; ; first = false {
 		leader, err := c.ready(ctx, deadline.C)
+		if err == nil && !first {
+			err = timeUp(ctx, end)
+		}
 		if err != nil {
 			if unknown {
 				err = fmt.Errorf("%w: %w", errUnknown, err)
@@ -110,6 +114,14 @@ func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (state.Result, e
 		// Raft answers before it tells of the fall: let leadership settle, or time run out.
 		c.settle(ctx, deadline, leader)
 	}
+}
+
+// timeUp ends the tries of what fails at once although there is a leader: then nobody else looks at the time.
+func timeUp(ctx context.Context, end time.Time) error {
+	if time.Now().After(end) {
+		return errNoMajority
+	}
+	return ctx.Err()
 }
 
 // settle waits a moment for another leader than the one that did not answer.

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // A miss is confirmed with the leader (promise 4): this node may be behind, and "there is no such image" must not be said of one that was pushed a moment ago at
@@ -33,7 +35,11 @@ type round struct {
 
 // caughtUp returns after this node has applied all that was committed when it was called, true, or could not find out in time, false.
 func (c *Cluster) caughtUp() bool {
-	if c.peers == nil || len(c.others()) == 0 {
+	if c.peers == nil {
+		return true
+	}
+	// Before its log has come a node that joins knows of no member, not of itself either.
+	if servers := c.servers(); len(servers) == 1 && string(servers[0].ID) == c.cfg.Node {
 		return true
 	}
 	r := &c.reading
@@ -46,7 +52,7 @@ func (c *Cluster) caughtUp() bool {
 	if mine == nil {
 		mine = &round{done: make(chan struct{})}
 		if r.cur == nil {
-			if !c.spawn(func() { c.confirmRounds(mine) }) {
+			if !c.background(func() { c.confirmRounds(mine) }) {
 				r.mu.Unlock()
 				return false
 			}
@@ -115,14 +121,21 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 // leaderIndex is readIndex on the leader: every command is answered after it was applied here, in this term. For those before there is a barrier, once a term (raft
 // dissertation, 6.4).
 func (c *Cluster) leaderIndex() (uint64, error) {
-	if term := c.raft.CurrentTerm(); c.reading.term.Load() != term {
+	term := c.raft.CurrentTerm()
+	if c.reading.term.Load() != term {
 		if err := c.raft.Barrier(confirmTime).Error(); err != nil {
 			return 0, err
 		}
 		c.reading.term.Store(term) // of before the barrier: if it has changed since, there is another one
 	}
 	index := c.machine.view.Load().Index()
-	return index, c.raft.VerifyLeader().Error()
+	if err := c.raft.VerifyLeader().Error(); err != nil {
+		return 0, err
+	}
+	if c.raft.CurrentTerm() != term {
+		return 0, raft.ErrLeadershipLost // and won again: what another leader has committed in between may be missing from the index
+	}
+	return index, nil
 }
 
 func (p *peers) serveIndex(w http.ResponseWriter, r *http.Request) {

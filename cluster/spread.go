@@ -35,6 +35,12 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 	if len(voters) < need {
 		return 0, errNoMajority
 	}
+	// A node that has not heard of the newest collect yet, although it can be asked, confirms what does not count (promise 6): it is asked again until it has.
+	buried := uint64(0)
+	if d, err := state.ParseDigest(digest); err == nil {
+		buried = c.machine.view.Load().Tombstone(d)
+	}
+	var behind sync.Map // nodes
 	// What is under way when a majority has it goes on, since the others need the bytes too; but it is not begun anew.
 	copies, stop := context.WithCancel(c.life)
 	enough := make(chan struct{})
@@ -46,16 +52,23 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 	var under sync.WaitGroup
 	for node := range voters {
 		under.Add(1)
-		ok := c.spawn(func() {
+		if !c.background(func() {
 			defer under.Done()
 			var o outcome
+			counts := func(index uint64, err error) bool {
+				if o.index, o.err = index, err; err == nil && index < buried {
+					o.err = errBehind
+					behind.Store(node, nil)
+				}
+				return o.err == nil
+			}
 			if t := tails[node]; t != nil {
-				o.index, o.err = t.finish(copies)
+				counts(t.finish(copies))
 			} else {
 				o.err = errDown
 			}
 			for wait := 20 * time.Millisecond; o.err != nil && copies.Err() == nil; wait = min(2*wait, 500*time.Millisecond) {
-				if o.index, o.err = c.copyTo(copies, node, digest, size); o.err == nil || errors.Is(o.err, syscall.ENOSPC) {
+				if counts(c.copyTo(copies, node, digest, size)) || errors.Is(o.err, syscall.ENOSPC) {
 					break
 				}
 				select {
@@ -67,10 +80,9 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 				break
 			}
 			results <- o
-		})
-		if !ok {
-			under.Done()
-			results <- outcome{err: c.stopped()}
+		}) {
+			stop()
+			return 0, c.stopped()
 		}
 	}
 	// Those that are down are tried for as long as a write waits for a majority; one that is sending bytes is not given up.
@@ -94,7 +106,7 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 		case <-patience.C:
 			up := 0
 			for node := range voters {
-				if c.Up(node) {
+				if _, late := behind.Load(node); c.Up(node) && !late {
 					up++
 				}
 			}
@@ -111,11 +123,14 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 		}
 	}
 	close(enough)
-	if !c.spawn(func() { under.Wait(); stop() }) {
+	if !c.background(func() { under.Wait(); stop() }) {
 		stop()
 	}
 	return confirmed, nil
 }
+
+// errBehind says that a node has not applied the newest collect of a digest.
+var errBehind = fmt.Errorf("it has not heard of the collection of these bytes: %w", syscall.EAGAIN)
 
 // copyTo sees to it that a node has a blob, and returns the index at which it saw it.
 func (c *Cluster) copyTo(ctx context.Context, node, digest string, size int64) (uint64, error) {
@@ -172,7 +187,18 @@ func (c *Cluster) confirm(digest string) (uint64, error) {
 	// While it is held, and a sweep that has begun has ended, since both are under the digest's lock.
 	release := c.blobs.Hold(digest)
 	defer release()
-	index := c.machine.view.Load().Index()
+	view := c.machine.view.Load()
+	index := view.Index()
+	if shown := c.shown(); len(c.others()) > 0 && shown < index {
+		// Not above the mark: after a power cut raft hands out again what comes behind it, and a collect among that would be carried out on what was confirmed here.
+		if tomb := view.Tombstone(d); tomb > shown { // the AddBlob would be refused
+			ctx, cancel := context.WithTimeout(c.life, c.cfg.LeaderWait)
+			c.marked.wait(ctx, tomb)
+			cancel()
+			shown = c.shown()
+		}
+		index = min(index, shown)
+	}
 	c.sweeps.spare(d, index)
 	if _, err := c.blobs.Stat(digest); err != nil {
 		return 0, fmt.Errorf("confirm %s: %w", digest, err)
@@ -296,14 +322,14 @@ func (c *Cluster) follow(w *blob.Writer) map[string]*tail {
 			continue
 		}
 		req.ContentLength, req.Trailer = -1, t.trailer
-		if !c.spawn(func() {
+		if !c.background(func() {
 			defer close(t.done)
 			defer cancel()
 			t.index, t.err = c.confirmedBy(req)
 		}) {
 			cancel()
 			file.Close()
-			return tails
+			continue
 		}
 		tails[node] = t
 	}

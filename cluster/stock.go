@@ -28,6 +28,7 @@ type stock struct {
 	mu      sync.Mutex
 	counted bool                    // the disk was compared with the state
 	again   bool                    // and must be once more
+	coming  []state.Digest          // become known with what is applied now
 	fresh   []state.Digest          // became known and were not looked for on the disk yet
 	missing map[state.Digest]uint64 // not on this disk → age, the greater the newer
 	newest  uint64
@@ -49,12 +50,28 @@ func (s *stock) poke() {
 	}
 }
 
-// add hears of blobs that became known. It must not wait.
+// add hears of blobs that become known, before that can be seen; published after it. They must not wait.
+//
+// In between nobody may look for the files: a sweep that does not know yet that they are wanted again could take them away behind who has seen them.
 func (s *stock) add(digests []state.Digest) {
 	s.mu.Lock()
-	s.fresh = append(s.fresh, digests...)
+	defer s.mu.Unlock()
+	s.coming = append(s.coming, digests...)
+}
+
+func (s *stock) published() {
+	s.mu.Lock()
+	s.fresh = append(s.fresh, s.coming...)
+	s.coming = nil
 	s.mu.Unlock()
 	s.poke()
+}
+
+// fetching reports whether a blob is on its way.
+func (s *stock) fetching(digest string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fetches[digest] != nil
 }
 
 // recount hears that the whole state is another one.
@@ -72,7 +89,7 @@ func (s *stock) lacks() int {
 	if !s.counted {
 		return -1
 	}
-	return len(s.missing) + len(s.fresh)
+	return len(s.missing) + len(s.fresh) + len(s.coming)
 }
 
 // lose notes that a blob is not here although the state knows it.
@@ -135,7 +152,10 @@ func (s *stock) count() {
 	s.fresh = nil
 	s.mu.Unlock()
 	note := func(d state.Digest) {
-		if _, err := c.blobs.Stat(d.String()); err == nil {
+		release := c.blobs.Hold(d.String()) // after a sweep that has begun when the blob was not known
+		_, err := c.blobs.Stat(d.String())
+		release()
+		if err == nil {
 			return
 		}
 		s.mu.Lock()
@@ -236,9 +256,6 @@ func (s *stock) start(d state.Digest, idle bool) (*fetch, error) {
 	if !ok {
 		return nil, unknownBlob(text)
 	}
-	if s.c.life.Err() != nil {
-		return nil, s.c.stopped()
-	}
 	algorithm, digits, err := blob.ParseDigest(text)
 	if err != nil {
 		return nil, err
@@ -263,10 +280,10 @@ func (s *stock) start(d state.Digest, idle bool) (*fetch, error) {
 	if !idle {
 		f.join()
 	}
-	if !s.c.spawn(f.run) {
+	if !s.c.background(f.run) {
 		return nil, errors.Join(s.c.stopped(), file.Close(), w.Close())
 	}
-	s.fetches[text] = f
+	s.fetches[text] = f // before run can end, since s.mu is held
 	return f, nil
 }
 
@@ -299,13 +316,6 @@ func (f *fetch) release() {
 
 func (f *fetch) run() {
 	err := f.load()
-	c := f.s.c
-	if err == nil {
-		if _, known := c.machine.view.Load().Blob(f.d); !known {
-			// Collected meanwhile, and swept before it was here.
-			_, err = c.blobs.Sweep(f.digest, func() bool { _, known := c.machine.view.Load().Blob(f.d); return !known })
-		}
-	}
 	f.s.mu.Lock()
 	delete(f.s.fetches, f.digest)
 	if err == nil {
@@ -313,6 +323,8 @@ func (f *fetch) run() {
 		delete(f.s.wrong, f.digest)
 	}
 	f.s.mu.Unlock()
+	// If it was collected meanwhile, its sweep has waited for this. Not here and now: the same bytes may have been pushed and confirmed since.
+	f.s.c.sweeps.poke()
 	f.mu.Lock()
 	f.err, f.ended = err, true
 	f.release()

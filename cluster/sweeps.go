@@ -19,7 +19,7 @@ type sweeps struct {
 	moved chan struct{}           // capacity 1
 }
 
-// add is called before the state without these digests can be seen.
+// add is called before the state without these digests can be seen, poke after that.
 func (s *sweeps) add(digests []state.Digest, index uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -29,6 +29,11 @@ func (s *sweeps) add(digests []state.Digest, index uint64) {
 	for _, d := range digests {
 		s.due[d] = index
 	}
+}
+
+func (s *sweeps) poke() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	select {
 	case s.chanLocked() <- struct{}{}:
 	default:
@@ -64,17 +69,14 @@ func (s *sweeps) has(d state.Digest) bool {
 	return ok
 }
 
-func (s *sweeps) drop(d state.Digest) {
+// list returns those that collects up to index have put here.
+func (s *sweeps) list(index uint64) (digests []state.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.due, d)
-}
-
-func (s *sweeps) list() (digests []state.Digest) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for d := range s.due {
-		digests = append(digests, d)
+	for d, at := range s.due {
+		if at <= index {
+			digests = append(digests, d)
+		}
 	}
 	return digests
 }
@@ -88,7 +90,7 @@ func (c *Cluster) keepSwept() {
 		case <-c.sweeps.wake():
 		}
 		c.gc.Lock() // a collection that runs here sweeps by itself, and counts
-		_, _, err := c.sweep(c.sweeps.list())
+		_, _, err := c.sweep(c.sweeps.list(c.machine.view.Load().Index()))
 		c.gc.Unlock()
 		if err != nil {
 			c.log.Warn("a collected blob could not be removed, the next gc tries again", "err", err)
@@ -98,11 +100,14 @@ func (c *Cluster) keepSwept() {
 
 // sweep unlinks what is due of these, and returns how many files and bytes that were.
 func (c *Cluster) sweep(digests []state.Digest) (files int, bytes int64, err error) {
+	index := c.machine.view.Load().Index() // a newer collect is another sweep's
 	for _, d := range digests {
 		text := d.String()
 		size, serr := c.blobs.Stat(text)
 		if errors.Is(serr, fs.ErrNotExist) {
-			c.sweeps.drop(d)
+			if c.stock == nil || !c.stock.fetching(text) { // else it is swept when it has come
+				c.sweeps.spare(d, index)
+			}
 			continue
 		}
 		swept, werr := c.blobs.Sweep(text, func() bool {
@@ -117,7 +122,7 @@ func (c *Cluster) sweep(digests []state.Digest) (files int, bytes int64, err err
 			bytes += size
 		}
 		if !c.blobs.Held(text) {
-			c.sweeps.drop(d)
+			c.sweeps.spare(d, index)
 		}
 	}
 	return files, bytes, err

@@ -97,15 +97,22 @@ func (i info) Mode() fs.FileMode {
 
 // find is look in the newest state. A miss is confirmed with the leader, if there is one (promise 4).
 func (t *Tree) find(op, name string) (*state.State, info, state.Entry, error) {
-	s := t.state()
-	i, e, err := t.look(s, op, name)
+	s, i, e, _, err := t.findSure(op, name)
+	return s, i, e, err
+}
+
+// findSure is find. sure says of a miss whether it was confirmed.
+func (t *Tree) findSure(op, name string) (s *state.State, i info, e state.Entry, sure bool, err error) {
+	s = t.state()
+	i, e, err = t.look(s, op, name)
 	if errors.Is(err, fs.ErrNotExist) && t.c.caughtUp() {
+		sure = true
 		if newer := t.state(); newer != s {
 			s = newer
 			i, e, err = t.look(s, op, name)
 		}
 	}
-	return s, i, e, err
+	return s, i, e, sure, err
 }
 
 // look finds a file or directory in one state.

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,7 +17,7 @@ import (
 	"casemate/cluster/blob/blobtest"
 )
 
-// Cluster is nodes n1, n2, … on one Net. Its methods are for the test's goroutine; the nodes may be used by any.
+// Cluster is nodes n1, n2, … on one Net. Its methods are for one goroutine, as are a Node's that start and stop it; what Live returns may be used by any.
 type Cluster struct {
 	Net   *Net
 	T     testing.TB
@@ -30,6 +32,25 @@ type Node struct {
 	C    *cluster.Cluster
 	FS   *blobtest.FS
 	cl   *Cluster
+
+	mu     sync.Mutex
+	live   *cluster.Cluster // C, for other goroutines
+	ahead  atomic.Int64     // of its clock, nanoseconds
+	faults atomic.Int64     // how often the disk has failed since FailSync
+}
+
+// Live is C for any goroutine. It may have ended by the time it is used.
+func (n *Node) Live() *cluster.Cluster {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.live
+}
+
+func (n *Node) set(c *cluster.Cluster) {
+	n.C = c
+	n.mu.Lock()
+	n.live = c
+	n.mu.Unlock()
 }
 
 // New starts n nodes and waits until all vote. tune may change what every node is opened with; nil changes nothing.
@@ -81,6 +102,7 @@ func (n *Node) config(l net.Listener) cluster.Config {
 	cfg := cluster.Config{
 		Dir: "/data/casemate", Node: n.Name, FS: n.FS, Log: n.cl.log.With("node", n.Name), LeaderWait: 5 * time.Second,
 		Peer: l, PeerAddr: Addr(n.Name), Dial: n.cl.Net.Dialer(n.Name), Version: "test",
+		Now: func() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) },
 	}
 	if n.cl.tune != nil {
 		n.cl.tune(&cfg)
@@ -102,8 +124,12 @@ func (n *Node) TryStart() error {
 	if err != nil {
 		return err
 	}
-	n.C, err = cluster.Open(n.config(l))
-	return err
+	c, err := cluster.Open(n.config(l))
+	if err != nil {
+		return err
+	}
+	n.set(c)
+	return nil
 }
 
 // Stop closes a node as a clean stop does.
@@ -112,7 +138,14 @@ func (n *Node) Stop() {
 	if err := n.C.Close(); err != nil {
 		n.cl.T.Errorf("%s: close: %v", n.Name, err)
 	}
-	n.C = nil
+	n.set(nil)
+}
+
+// Die closes a node that cannot go on, as the process does that it is in. What its disk has in memory stays.
+func (n *Node) Die() {
+	n.FS.Fault(nil)
+	n.C.Close() // its errors are the disk's
+	n.set(nil)
 }
 
 // PowerCut ends a node at once. What its disk was not told to keep is gone.
@@ -121,8 +154,54 @@ func (n *Node) PowerCut() {
 	n.FS = n.FS.Reboot()
 	n.C.Close() // its errors are the power's
 	n.cl.Net.Off(n.Name, false)
-	n.C = nil
+	n.set(nil)
 }
+
+// PowerCut ends all nodes that are up at the same moment.
+func (cl *Cluster) PowerCut() {
+	var up []*Node
+	for _, n := range cl.Nodes {
+		if n.C != nil {
+			up = append(up, n)
+			cl.Net.Off(n.Name, true)
+		}
+	}
+	for _, n := range up {
+		n.FS = n.FS.Reboot()
+	}
+	var all sync.WaitGroup
+	for _, n := range up {
+		all.Go(func() { n.C.Close() })
+	}
+	all.Wait()
+	for _, n := range up {
+		cl.Net.Off(n.Name, false)
+		n.set(nil)
+	}
+}
+
+// FailSync lets the nth sync of a file or directory from now fail, counted from 0. happened says whether the disk has done it all the same.
+func (n *Node) FailSync(nth int, happened bool) {
+	n.faults.Store(0)
+	left := nth
+	n.FS.Fault(func(op, _ string) (error, bool) {
+		if op != "sync" && op != "syncdir" {
+			return nil, false
+		}
+		left--
+		if left != -1 {
+			return nil, false
+		}
+		n.faults.Add(1)
+		return syscall.EIO, happened
+	})
+}
+
+// Failed reports whether the sync that FailSync chose has come.
+func (n *Node) Failed() bool { return n.faults.Load() > 0 }
+
+// SetForward sets the node's clock forward.
+func (n *Node) SetForward(d time.Duration) { n.ahead.Add(int64(d)) }
 
 func (cl *Cluster) close() {
 	cl.Net.Heal()

@@ -1,0 +1,102 @@
+package cluster
+
+import (
+	"bytes"
+	"time"
+
+	"casemate/cluster/state"
+)
+
+// What the tests of several nodes, which are in a package of their own, need of the inside.
+
+// Seeds is how many histories the tests with random faults play.
+func Seeds() int { return *seeds }
+
+// ErrUnknown is in the error of a write that may or may not have happened.
+var ErrUnknown = errUnknown
+
+// Small makes everything small, so that segments roll over, snapshots matter, and batches do not fit into one entry.
+func Small(c *Config) { c.segmentSize, c.snapshots, c.entrySize = 32<<10, 40, 2<<10 }
+
+// Snapshot has raft make one now.
+func (c *Cluster) Snapshot() error { return c.raft.Snapshot().Error() }
+
+// StateBytes is the whole state as a snapshot has it.
+func (c *Cluster) StateBytes() []byte {
+	var b bytes.Buffer
+	c.machine.view.Load().WriteTo(&b)
+	return b.Bytes()
+}
+
+// Look reads a name as Open does: a record's data, or a blob's digest, and the version. Of a miss sure says whether the leader has confirmed it.
+func (t *Tree) Look(name string) (value string, version uint64, sure bool, err error) {
+	_, i, e, sure, err := t.findSure("open", name)
+	value = e.Data
+	if e.Digest != "" {
+		value = e.Digest.String()
+	}
+	return value, i.version, sure, err
+}
+
+// OnDisk lists the blobs of this disk.
+func (c *Cluster) OnDisk() (digests []string, err error) {
+	for e, err := range c.blobs.Scan() {
+		if err != nil {
+			return nil, err
+		}
+		digests = append(digests, e.Digest)
+	}
+	return digests, nil
+}
+
+// Knows reports whether the state that this node shows knows a blob.
+func (c *Cluster) Knows(digest string) bool {
+	d, err := state.ParseDigest(digest)
+	if err != nil {
+		return false
+	}
+	_, ok := c.machine.view.Load().Blob(d)
+	return ok
+}
+
+// Index is the newest command in the state that this node shows.
+func (c *Cluster) Index() uint64 { return c.machine.view.Load().Index() }
+
+// Impatient gives connections up after a time without a byte.
+func Impatient(c *Config, d time.Duration) { c.stall = d }
+
+// TakeCopy keeps bytes as those of another node's upload, and returns the index at which they were confirmed.
+func (c *Cluster) TakeCopy(data []byte) (digest string, index uint64, err error) {
+	w, err := c.blobs.Create("")
+	if err != nil {
+		return "", 0, err
+	}
+	defer w.Close()
+	if _, err := w.Write(data); err != nil {
+		return "", 0, err
+	}
+	if digest, _, err = w.Place(""); err != nil {
+		return "", 0, err
+	}
+	if index, err = c.confirm(digest); err == nil {
+		w.Done()
+	}
+	return digest, index, err
+}
+
+// HasFile reports whether a blob is on this disk.
+func (c *Cluster) HasFile(digest string) bool {
+	_, err := c.blobs.Stat(digest)
+	return err == nil
+}
+
+// Fetching reports whether a blob is on its way to this disk.
+func (c *Cluster) Fetching(digest string) bool { return c.stock.fetching(digest) }
+
+// CollectedAt is the index of the newest collect of a blob that is not known now.
+func (c *Cluster) CollectedAt(digest string) uint64 {
+	d, _ := state.ParseDigest(digest)
+	return c.machine.view.Load().Tombstone(d)
+}
+
+const ShareTime = shareTime

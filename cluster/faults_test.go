@@ -1,0 +1,623 @@
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"casemate/cluster"
+	"casemate/cluster/clustertest"
+)
+
+// What a random run writes and reads. Every value of a record is written once. Blobs are few, so that the same one is pushed, named, forgotten, collected and pushed again.
+const (
+	writers  = 4
+	names    = 6 // of each kind
+	blobs    = 4 // that the writers share
+	someTime = 300 * time.Millisecond
+)
+
+// op is one thing that a client did, as it looked from outside.
+type op struct {
+	kind     string // put, link, remove, expect, miss, final
+	value    string // that was written, or read by final ("" is absent)
+	expected string // by expect ("" is absent)
+	outcome  outcome
+	call     int64
+	done     int64 // math.MaxInt64: nobody knows
+}
+
+type outcome int
+
+func (o outcome) String() string {
+	return [...]string{"acknowledged", "unknown", "refused", "conflicted"}[o]
+}
+
+const (
+	acked outcome = iota
+	unknown
+	refused    // definitely not done
+	conflicted // definitely not done because the expectation did not hold
+)
+
+// hit is a read that found something.
+type hit struct {
+	call, done int64
+	life       string // node and how often it had lost its power by then
+	value      string
+	version    uint64
+}
+
+// record is the history of a run.
+type record struct {
+	mu    sync.Mutex
+	clock int64
+	ops   map[string][]op
+	hits  map[string][]hit
+	count atomic.Int64 // ops that have ended
+}
+
+func (h *record) now() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clock++
+	return h.clock
+}
+
+// begin notes an operation and returns what ends it.
+func (h *record) end(key string, o op) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clock++
+	o.done = h.clock
+	if o.outcome == unknown {
+		o.done = math.MaxInt64
+	}
+	h.ops[key] = append(h.ops[key], o)
+	h.count.Add(1)
+}
+
+// result sorts an error. Everything that does not say that it is unknown is definite.
+func result(err error) outcome {
+	switch {
+	case err == nil:
+		return acked
+	case errors.Is(err, cluster.ErrUnknown):
+		return unknown
+	default:
+		return refused
+	}
+}
+
+// model is what one name may do. Writes that were acknowledged, expectations that were refused, and confirmed misses take effect at one moment between call and
+// answer; a write whose outcome is unknown takes effect at one moment after its call, or never, which is the same as at the very end; what was refused with another error
+// has not happened and is left out. Reads that hit may be as old as the node's lag (promise 4) and are not in it: see checkHits. The final read is, after everything.
+var model = porcupine.Model{
+	Init: func() any { return "" },
+	Step: func(state, input, output any) (bool, any) {
+		now, o := state.(string), input.(op)
+		switch o.kind {
+		case "put", "link":
+			return true, o.value
+		case "remove":
+			return true, ""
+		case "expect":
+			switch {
+			case o.outcome == conflicted:
+				return now != o.expected, now
+			case now == o.expected:
+				return true, o.value
+			default:
+				return o.outcome == unknown, now
+			}
+		case "miss":
+			return now == "", now
+		case "final":
+			return now == o.value, now
+		}
+		panic(o.kind)
+	},
+	DescribeOperation: func(input, _ any) string { return describe(input.(op)) },
+}
+
+func describe(o op) string {
+	done := fmt.Sprint(o.done)
+	if o.done == math.MaxInt64 {
+		done = "∞"
+	}
+	return fmt.Sprintf("%d…%s %s %.30q expected %.30q %v", o.call, done, o.kind, o.value, o.expected, o.outcome)
+}
+
+// check judges one name's history.
+func (h *record) check(t *testing.T, key string) {
+	t.Helper()
+	var list []porcupine.Operation
+	for i, o := range h.ops[key] {
+		if o.outcome != refused {
+			list = append(list, porcupine.Operation{ClientId: i, Input: o, Call: o.call, Return: o.done})
+		}
+	}
+	switch porcupine.CheckOperationsTimeout(model, list, 20*time.Second) {
+	case porcupine.Illegal:
+		t.Errorf("%s: not linearizable:\n%s", key, h.tell(key))
+	case porcupine.Unknown:
+		t.Logf("%s: %d operations were too many to decide", key, len(list))
+	}
+	h.checkLost(t, key)
+	h.checkHits(t, key)
+}
+
+// checkLost says in plain words what the model would say too, and also where that could not decide: the last value is one that was written, was not refused, and was not
+// followed by an acknowledged write.
+func (h *record) checkLost(t *testing.T, key string) {
+	ops := h.ops[key]
+	final := ops[len(ops)-1]
+	if final.kind != "final" {
+		t.Errorf("%s: the history has no end", key)
+		return
+	}
+	writes := func(o op) bool {
+		return o.kind != "miss" && o.kind != "final" && (o.outcome == acked || o.outcome == unknown)
+	}
+	possible := final.value == "" // as it was at first
+	after := int64(0)
+	for _, o := range ops {
+		if writes(o) && o.value == final.value && o.done >= after {
+			possible, after = true, o.done
+		}
+	}
+	if !possible {
+		t.Errorf("%s: %.40q was never written, or it was refused\n%s", key, final.value, h.tell(key))
+	}
+	for _, o := range ops {
+		if writes(o) && o.outcome == acked && o.call > after {
+			t.Errorf("%s is %.40q, and the acknowledged %s is lost\n%s", key, final.value, describe(o), h.tell(key))
+			return
+		}
+	}
+}
+
+// checkHits: a read that hits shows what was written and not refused, and not before that was begun; what one node shows never goes back, unless it has lost its power.
+func (h *record) checkHits(t *testing.T, key string) {
+	newest := map[string][]hit{}
+	for _, r := range h.hits[key] {
+		ok := false
+		for _, o := range h.ops[key] {
+			ok = ok || o.value == r.value && o.call < r.done && (o.outcome == acked || o.outcome == unknown) && o.kind != "final"
+		}
+		if !ok {
+			t.Errorf("%s: %s read %.40q, which nobody had written\n%s", key, r.life, r.value, h.tell(key))
+		}
+		for _, before := range newest[r.life] {
+			if before.done < r.call && before.version > r.version {
+				t.Errorf("%s: %s read version %d and later %d", key, r.life, before.version, r.version)
+			}
+		}
+		newest[r.life] = append(newest[r.life], r)
+	}
+}
+
+func (h *record) tell(key string) string {
+	var b strings.Builder
+	ops := slices.Clone(h.ops[key])
+	slices.SortFunc(ops, func(a, b op) int { return int(a.call - b.call) })
+	for _, o := range ops {
+		fmt.Fprintln(&b, "  ", describe(o))
+	}
+	return b.String()
+}
+
+// faults is a run.
+type faults struct {
+	t    *testing.T
+	cl   *clustertest.Cluster
+	h    *record
+	r    *rand.Rand // the nemesis's
+	seed uint64
+	over atomic.Bool
+
+	mu    sync.Mutex
+	lives map[string]int // how often a node has lost its power
+}
+
+func (f *faults) life(n *clustertest.Node) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return fmt.Sprintf("%s/%d", n.Name, f.lives[n.Name])
+}
+
+func (f *faults) died(nodes ...*clustertest.Node) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, n := range nodes {
+		f.lives[n.Name]++
+	}
+}
+
+// content is the bytes of a blob: some are so large that copies begin while they are written.
+func content(seed uint64, which int) []byte {
+	size := 2000 + which
+	if which == 0 {
+		size = 1<<20 + 300_000
+	}
+	return noise(size, seed<<8|uint64(which))
+}
+
+func digestOf(data []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(data)) }
+
+// client plays one writer until the run is over.
+func (f *faults) client(id int) {
+	r := rand.New(rand.NewPCG(f.seed, uint64(id+1)))
+	ctx := context.Background()
+	for i := 0; !f.over.Load(); i++ {
+		n := f.cl.Nodes[r.IntN(len(f.cl.Nodes))]
+		life := f.life(n)
+		c := n.Live()
+		if c == nil {
+			continue
+		}
+		tree := c.Tree()
+		rec := fmt.Sprintf("record/%d", r.IntN(names))
+		link := fmt.Sprintf("link/%d", r.IntN(names))
+		value := fmt.Sprintf("%d.%d.%d", f.seed, id, i)
+		update := func(key string, o op, fn func(b cluster.Batch)) {
+			o.call = f.h.now()
+			err := tree.Update(ctx, func(b cluster.Batch) error { fn(b); return nil })
+			if o.outcome = result(err); o.kind == "expect" && errors.Is(err, fs.ErrExist) {
+				o.outcome = conflicted
+			}
+			f.h.end(key, o)
+			if o.outcome == refused {
+				f.pause()
+			}
+			if o.outcome == acked && o.value != "" && o.kind != "link" {
+				f.read(tree, life, key) // one's own write, or a newer one (promise 3): see checkHits
+			}
+		}
+		switch r.IntN(10) {
+		case 0, 1:
+			update(rec, op{kind: "put", value: value}, func(b cluster.Batch) {
+				b.Put(rec, []byte(value))
+				for j := range r.IntN(40) { // sometimes more than an entry takes
+					b.Put(fmt.Sprintf("fill/%d/%d", id, j), bytes.Repeat([]byte("x"), 100))
+				}
+			})
+		case 2:
+			key := []string{rec, link}[r.IntN(2)]
+			update(key, op{kind: "remove"}, func(b cluster.Batch) { b.Remove(key) })
+		case 3:
+			old, version, _, err := tree.Look(rec)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			update(rec, op{kind: "expect", value: value, expected: old}, func(b cluster.Batch) {
+				b.Expect(rec, version)
+				b.Put(rec, []byte(value))
+			})
+		case 4, 5, 6:
+			data := content(f.seed, r.IntN(blobs))
+			digest := digestOf(data)
+			if r.IntN(4) > 0 { // otherwise it is named if it is known, as a mount is
+				if err := push(c, data, []string{"", fmt.Sprint("up", id)}[r.IntN(2)]); err != nil {
+					f.h.count.Add(1)
+					f.pause()
+					continue
+				}
+			}
+			update(link, op{kind: "link", value: digest}, func(b cluster.Batch) { b.Link(link, digest) })
+		default:
+			f.read(tree, life, []string{rec, link}[r.IntN(2)])
+		}
+	}
+}
+
+func push(c *cluster.Cluster, data []byte, id string) error {
+	w, err := c.Tree().CreateBlob(id)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	for piece := range slices.Chunk(data, 128<<10) {
+		if _, err := w.Write(piece); err != nil {
+			return err
+		}
+	}
+	_, err = w.Commit(context.Background(), "")
+	return err
+}
+
+func (f *faults) read(tree *cluster.Tree, life, key string) {
+	call := f.h.now()
+	value, version, sure, err := tree.Look(key)
+	switch {
+	case err == nil:
+		f.h.mu.Lock()
+		f.h.clock++
+		f.h.hits[key] = append(f.h.hits[key], hit{call, f.h.clock, life, value, version})
+		f.h.mu.Unlock()
+	case errors.Is(err, fs.ErrNotExist) && sure:
+		f.h.end(key, op{kind: "miss", call: call})
+	case !errors.Is(err, fs.ErrNotExist):
+		f.t.Errorf("seed %d: read %s: %v", f.seed, key, err)
+	}
+	f.h.count.Add(1)
+}
+
+// pause lets a client that was refused ask again a little later, as clients do.
+func (f *faults) pause() { <-time.After(5 * time.Millisecond) }
+
+// some waits until the clients have got somewhere, or cannot.
+func (f *faults) some(ops int) {
+	end := time.Now().Add(someTime)
+	for from := f.h.count.Load(); f.h.count.Load() < from+int64(ops) && time.Now().Before(end); {
+		<-time.After(time.Millisecond)
+	}
+}
+
+// nemesis plays one fault, and sometimes ends it.
+func (f *faults) nemesis() {
+	cl, r := f.cl, f.r
+	n := cl.Nodes[r.IntN(len(cl.Nodes))]
+	var others []string
+	for _, m := range cl.Nodes {
+		if m != n {
+			others = append(others, m.Name)
+		}
+	}
+	other := others[r.IntN(len(others))]
+	// Nodes that their disk has stopped are started again: on the same disk, or after a power cut.
+	for _, m := range cl.Nodes {
+		if m.C == nil {
+			continue
+		}
+		select {
+		case <-m.C.Done():
+			f.died(m)
+			if r.IntN(2) == 0 {
+				f.t.Logf("nemesis: %s has stopped: %v", m.Name, m.C.Err())
+				m.Die()
+			} else {
+				f.t.Logf("nemesis: %s has stopped and loses power: %v", m.Name, m.C.Err())
+				m.PowerCut()
+			}
+			f.start(m)
+		default:
+		}
+	}
+	what := r.IntN(14)
+	f.t.Logf("nemesis: %d at %s, %s", what, n.Name, other)
+	switch what {
+	case 0:
+		cl.Net.Cut([]string{n.Name}, others)
+	case 1:
+		cl.Net.Cut([]string{n.Name}, []string{other})
+	case 2:
+		cl.Net.CutOneWay(n.Name, other)
+	case 3:
+		cl.Net.Slow(n.Name, other, time.Duration(1+r.IntN(60))*time.Millisecond)
+	case 4, 5:
+		cl.Net.Heal()
+	case 6:
+		if n.C != nil {
+			n.Stop()
+		}
+	case 7:
+		if n.C != nil {
+			f.died(n)
+			n.PowerCut()
+		}
+	case 8:
+		if r.IntN(2) == 0 {
+			f.died(cl.Nodes...)
+			cl.PowerCut()
+			for _, m := range cl.Nodes {
+				if r.IntN(3) > 0 {
+					f.start(m)
+				}
+			}
+		}
+	case 9:
+		if n.C != nil {
+			n.FailSync(r.IntN(30), r.IntN(2) == 0)
+		}
+	case 10, 11:
+		if n.C != nil {
+			if r.IntN(3) > 0 {
+				n.SetForward(2 * time.Minute)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), someTime)
+			n.C.GC(ctx, false)
+			cancel()
+		}
+	case 12:
+		if n.C != nil {
+			n.C.Snapshot() // there may be nothing new
+		}
+	default:
+		for _, m := range cl.Nodes {
+			f.start(m)
+		}
+	}
+	f.some(r.IntN(60))
+}
+
+func (f *faults) start(n *clustertest.Node) {
+	if n.C == nil {
+		if err := n.TryStart(); err != nil {
+			f.t.Fatalf("seed %d: %s does not start: %v", f.seed, n.Name, err)
+		}
+	}
+}
+
+// end heals everything, waits until the nodes are equal, and checks what is there.
+func (f *faults) end() {
+	t, cl := f.t, f.cl
+	cl.Net.Heal()
+	for _, n := range cl.Nodes {
+		n.FS.Fault(nil)
+		if n.C != nil {
+			select {
+			case <-n.C.Done():
+				n.Die()
+			default:
+			}
+		}
+		f.start(n)
+	}
+	cl.WaitVoters(3)
+	var err error
+	cl.Wait(func() error { err = cl.Nodes[0].Put("end", "x"); return err }) // what the log has is applied before this
+	f.equal()
+	first := cl.Nodes[0].C
+	for key := range f.keys() {
+		call := f.h.now()
+		value, _, _, err := first.Tree().Look(key)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", key, err)
+		}
+		f.h.end(key, op{kind: "final", value: value, call: call})
+	}
+	tally := map[string]int{}
+	for key := range f.keys() {
+		f.h.check(t, key)
+		for _, o := range f.h.ops[key] {
+			tally[fmt.Sprint(o.kind, " ", o.outcome)]++
+		}
+		tally["hit"] += len(f.h.hits[key])
+	}
+	t.Logf("seed %d: %v", f.seed, tally)
+	f.whole()
+	// A collection on every node leaves what is named, and nothing else, on every disk.
+	for _, n := range cl.Nodes {
+		n.SetForward(time.Hour)
+		cl.Wait(func() error { _, err := n.C.GC(context.Background(), false); return err })
+	}
+	f.equal()
+	f.whole()
+	for _, n := range cl.Nodes {
+		cl.Wait(func() error {
+			list, err := n.C.OnDisk()
+			for _, d := range list {
+				if !n.C.Knows(d) {
+					return fmt.Errorf("%s has %s, which nothing names", n.Name, d)
+				}
+			}
+			return err
+		})
+	}
+}
+
+func (f *faults) keys() func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for i := range names {
+			for _, kind := range []string{"record", "link"} {
+				if !yield(fmt.Sprintf("%s/%d", kind, i)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// equal waits until all nodes have the same state, byte for byte, and no node lacks a blob.
+func (f *faults) equal() {
+	f.t.Helper()
+	f.cl.Wait(func() error {
+		want := f.cl.Nodes[0].C.StateBytes()
+		for _, n := range f.cl.Nodes {
+			if got := n.C.StateBytes(); !bytes.Equal(got, want) {
+				return fmt.Errorf("%s and %s differ: %d bytes at %d, and %d at %d", n.Name, f.cl.Nodes[0].Name, len(got), n.C.Index(), len(want), f.cl.Nodes[0].C.Index())
+			}
+			for _, m := range n.C.Members() {
+				if m.Lacks != 0 {
+					return fmt.Errorf("%s says that %s lacks %d", n.Name, m.Node, m.Lacks)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// whole: every name opens on every node and has the bytes that its digest says, and so has every blob on every disk.
+func (f *faults) whole() {
+	f.t.Helper()
+	for _, n := range f.cl.Nodes {
+		if r, err := n.C.Scrub(context.Background()); err != nil || r.Faults > 0 {
+			f.t.Errorf("%s: scrub: %+v, %v", n.Name, r, err)
+		}
+		for name, i := range n.C.Tree().Walk("link", "") {
+			file, err := n.C.Tree().Open(name)
+			if err != nil {
+				f.t.Errorf("%s: %v", n.Name, err)
+				continue
+			}
+			data, err := io.ReadAll(file.(io.Reader))
+			file.Close()
+			if want := i.(interface{ Digest() string }).Digest(); err != nil || digestOf(data) != want {
+				f.t.Errorf("%s: %s has %d bytes of %s, wanted %s: %v", n.Name, name, len(data), digestOf(data), want, err)
+			}
+		}
+	}
+}
+
+// Random faults under random writes (promises 1, 3, 4, 6, 7, 9, 11): whatever was acknowledged is there in the end, on every node, nothing that was refused is, and
+// every name has its bytes. The seed decides what the clients and the nemesis try; how that meets is up to the scheduler, so a seed that failed may have to be played a few times.
+func TestFaults(t *testing.T) {
+	// More at a time than there are processors: a cluster under faults mostly waits.
+	slots := make(chan struct{}, 3*runtime.GOMAXPROCS(0))
+	var all sync.WaitGroup
+	defer all.Wait()
+	for seed := range uint64(cluster.Seeds()) {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			t.Run(fmt.Sprint(seed), func(t *testing.T) { playFaults(t, seed) })
+		})
+	}
+}
+
+func playFaults(t *testing.T, seed uint64) {
+	cl := clustertest.New(t, 3, func(c *cluster.Config) {
+		cluster.Small(c)
+		cluster.Impatient(c, 2*time.Second)
+		c.LeaderWait, c.PinTime = time.Second, time.Minute
+		c.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})).With("node", c.Node)
+	})
+	f := &faults{
+		t: t, cl: cl, seed: seed, r: rand.New(rand.NewPCG(seed, 0)), lives: map[string]int{},
+		h: &record{ops: map[string][]op{}, hits: map[string][]hit{}},
+	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("seed %d failed: go test ./cluster -run 'TestFaults/^%d$' -seeds %d", seed, seed, seed+1)
+		}
+	}()
+	var clients sync.WaitGroup
+	for id := range writers {
+		clients.Go(func() { f.client(id) })
+	}
+	func() {
+		defer clients.Wait()
+		defer f.over.Store(true)
+		for range 12 {
+			f.nemesis()
+		}
+	}()
+	f.end()
+}
