@@ -72,6 +72,10 @@ func (a *Appliance) answered(ctx context.Context) func(missing.Entry) (by string
 		switch e.Kind {
 		case missing.Image:
 			return a.imageAnswered(ctx, e.Name)
+		case missing.Blob:
+			_, digest, _ := strings.Cut(e.Name, "@")
+			_, err := a.tree.StatBlob(digest)
+			return missing.ByHand, err == nil
 		case missing.File:
 			info, _, err := a.files.Resolve(ctx, e.Name)
 			if err != nil {

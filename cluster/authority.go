@@ -4,7 +4,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
@@ -128,10 +127,4 @@ func (c *Cluster) certify(a *authority, key *ecdsa.PrivateKey, node string, pub 
 		return nil, err
 	}
 	return append([][]byte{leaf}, a.Cross...), nil
-}
-
-// keyHash names a public key: SHA-256 of its SubjectPublicKeyInfo.
-func keyHash(cert *x509.Certificate) string {
-	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
-	return fmt.Sprintf("%x", sum)
 }

@@ -172,7 +172,7 @@ func TestMisses(t *testing.T) {
 		{on("registry.k8s.io"), "/v2/pause/manifests/3.11", "MANIFEST_UNKNOWN", "registry.k8s.io/pause:3.11"},
 		{on("registry.k8s.io"), "/v2/nothing/manifests/1", "MANIFEST_UNKNOWN", "registry.k8s.io/nothing:1"},
 		{on("registry.k8s.io"), "/v2/pause/manifests/" + none, "MANIFEST_UNKNOWN", "registry.k8s.io/pause@" + none},
-		{on("registry.k8s.io"), "/v2/pause/blobs/" + none, "BLOB_UNKNOWN", "registry.k8s.io/pause@" + none},
+		{on("registry.k8s.io"), "/v2/pause/blobs/" + none, "BLOB_UNKNOWN", "blob registry.k8s.io/pause@" + none},
 		{s.own, "/v2/nginx/manifests/1?ns=registry-1.docker.io", "MANIFEST_UNKNOWN", "docker.io/library/nginx:1"},
 		{s.own, "/v2/docker.io/nginx/manifests/1", "MANIFEST_UNKNOWN", "docker.io/library/nginx:1"},
 		{s.own, "/v2/my.org:5000/app/manifests/1", "MANIFEST_UNKNOWN", "my.org/app:1"},

@@ -78,7 +78,7 @@ type Config struct {
 	Anonymous func() bool
 	// LocalFallback reports whether a local repository answers where an origin lacks a reference. Nil: true.
 	LocalFallback func() bool
-	// Miss enters the missing book: kind is "image", name "origin/repo:tag" or "origin/repo@digest", detail says more, or "".
+	// Miss enters the missing book: kind is "image", or "blob" for a layer that was asked for by itself, name "origin/repo:tag" or "origin/repo@digest", detail says more, or "".
 	Miss func(r *http.Request, kind, name, detail string)
 	// Luck is told that a tolerance was used: asked was answered by served.
 	Luck func(r *http.Request, asked, served string)

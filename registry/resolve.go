@@ -214,7 +214,11 @@ func (r *Registry) lucky(req *http.Request, rt *route, h hit) {
 
 // miss answers a read that found nothing, quickly and cleanly, and enters it in the missing book. detail says why in words, "" if there is no more to say.
 func (r *Registry) miss(w http.ResponseWriter, req *http.Request, rt *route, e *apiError, detail string) {
-	r.cfg.Miss(req, "image", rt.wanted(rt.place.canonical()), detail)
+	kind := "image"
+	if rt.kind == kindBlob {
+		kind = "blob"
+	}
+	r.cfg.Miss(req, kind, rt.wanted(rt.place.canonical()), detail)
 	said := rt.wanted(rt.place.canonical()) + " is not here"
 	if detail != "" {
 		said += ": " + detail

@@ -29,6 +29,7 @@ import (
 // The kinds of things that can be missing.
 const (
 	Image = "image" // origin/repository:tag or origin/repository@digest
+	Blob  = "blob"  // origin/repository@digest: a layer or config that was asked for by itself, so that no list of images can name it
 	File  = "file"  // the URL
 	DNS   = "dns"   // the name asked for
 	TLS   = "tls"   // the SNI of a handshake that got no certificate
@@ -36,7 +37,7 @@ const (
 )
 
 // Kinds are all of them, in the order in which people care.
-var Kinds = []string{Image, File, DNS, TLS, Host}
+var Kinds = []string{Image, Blob, File, DNS, TLS, Host}
 
 const (
 	maxClients   = 8    // addresses kept with an entry
