@@ -331,7 +331,10 @@ func (c *Cluster) followLeadership(changes <-chan bool, seen <-chan raft.Observa
 				leader = ""
 			}
 		}
-		if c.lead.set(leader) {
+		switch changed := c.lead.set(leader); {
+		case changed && leader == "":
+			c.log.Warn("no leader: reading goes on, writing waits for one", "node", c.cfg.Node, "term", c.raft.CurrentTerm())
+		case changed:
 			c.log.Info("leadership", "node", c.cfg.Node, "leader", leader, "term", c.raft.CurrentTerm())
 		}
 	}

@@ -44,10 +44,19 @@ func (b *bent) Log(l hclog.Level, msg string, args ...any) {
 		}
 	}
 	to := level(l)
-	if strings.HasPrefix(msg, "heartbeat timeout reached") {
-		to = slog.LevelDebug // the only voter's every start; what comes of it is told by our own line
+	for _, begin := range repeated {
+		if strings.HasPrefix(msg, begin) {
+			to = slog.LevelDebug
+		}
 	}
 	b.log.Log(context.Background(), to, msg, args...)
+}
+
+// repeated are lines of raft's that come several times a second while a node is down or there is no majority. What they mean is told once, by our own lines:
+// which node is down, who leads, that nobody does.
+var repeated = []string{
+	"heartbeat timeout reached", "Election timeout reached", "failed to make requestVote RPC", "failed to contact", "failed to appendEntries to", "failed to heartbeat to",
+	"failed to decode incoming command", "failed to get previous log", "rejecting pre-vote", "rejecting appendEntries", "appendEntries rejected", "failed to pipeline", "failed to flush response",
 }
 
 func (b *bent) Trace(msg string, args ...any) { b.Log(hclog.Trace, msg, args...) }
