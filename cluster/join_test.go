@@ -308,3 +308,39 @@ func TestBackAfterMuch(t *testing.T) {
 		t.Errorf("%q, %v", plain, err)
 	}
 }
+
+// One host that opens connections and says nothing does not keep others out.
+func TestSilentOutsiders(t *testing.T) {
+	cl := clustertest.New(t, 1, nil)
+	tok := token(t, cl.Nodes[0].C)
+	var held []net.Conn
+	defer func() {
+		for _, c := range held {
+			c.Close()
+		}
+	}()
+	closed := 0
+	for range 200 {
+		conn, err := cl.Net.Dialer("mallory")(context.Background(), clustertest.Addr("n1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, conn)
+	}
+	for _, conn := range held {
+		conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		if _, err := conn.Read(make([]byte, 1)); errors.Is(err, io.EOF) || err != nil && strings.Contains(err.Error(), "reset") {
+			closed++
+		}
+	}
+	if closed < 50 {
+		t.Errorf("only %d of 200 silent connections from one address were closed at once", closed)
+	}
+	for _, c := range held {
+		c.Close()
+	}
+	cl.Wait(func() error {
+		cfg := joiner(cl, "n2")
+		return cluster.Join(context.Background(), cfg, clustertest.Addr("n1"), tok)
+	})
+}

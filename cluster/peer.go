@@ -31,7 +31,8 @@ func (c *Cluster) alpn(kind string) string { return kind + c.id.Cluster }
 
 const (
 	handshakeTime  = 10 * time.Second
-	maxHandshakes  = 64               // at a time; more are closed at once
+	maxGuests      = 512              // connections of outsiders at a time: in their handshake, or joining; more are closed at once
+	maxFromOne     = 128              // of them from one address, so that one host cannot keep all others out
 	stallTime      = 30 * time.Second // without a byte while one is waited for, an HTTP connection is given up; Config.stall in tests
 	maxCommandSize = 16 << 20         // of a forwarded command; ours are at most about 300 KiB
 )
@@ -49,7 +50,7 @@ type peers struct {
 	joins     *http.Server
 	client    *http.Client
 	transport *http.Transport
-	slots     chan struct{}
+	guests    guests
 	wg        sync.WaitGroup
 
 	mu     sync.Mutex
@@ -63,7 +64,7 @@ type peers struct {
 // newPeers takes the listener. Nothing is accepted before serve.
 func newPeers(c *Cluster, id *nodeID) *peers {
 	l := c.cfg.Peer
-	p := &peers{c: c, id: id, l: l, raft: newHanded(l.Addr()), http: newHanded(l.Addr()), join: newHanded(l.Addr()), slots: make(chan struct{}, maxHandshakes), links: map[string]*link{}, conns: map[*raftConn]bool{}}
+	p := &peers{c: c, id: id, l: l, raft: newHanded(l.Addr()), http: newHanded(l.Addr()), join: newHanded(l.Addr()), links: map[string]*link{}, conns: map[*raftConn]bool{}}
 	p.transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			node, _, err := net.SplitHostPort(addr)
@@ -89,7 +90,7 @@ func newPeers(c *Cluster, id *nodeID) *peers {
 	p.joins = &http.Server{
 		Handler: http.HandlerFunc(p.serveJoin), ReadHeaderTimeout: handshakeTime, ReadTimeout: handshakeTime, WriteTimeout: stallTime, IdleTimeout: time.Second, MaxHeaderBytes: 8 << 10, ErrorLog: quiet,
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, sessionKey{}, conn.(*stalling).Conn)
+			return context.WithValue(ctx, sessionKey{}, conn.(*stalling).Conn.(*guest).Conn)
 		},
 	}
 	return p
@@ -119,21 +120,23 @@ func (p *peers) serve() {
 				}
 				continue
 			}
-			select {
-			case p.slots <- struct{}{}:
-				p.wg.Go(func() {
-					defer func() { <-p.slots }()
-					p.shake(conn)
-				})
-			default:
+			if free, ok := p.guests.enter(conn.RemoteAddr()); ok {
+				p.wg.Go(func() { p.shake(conn, free) })
+			} else {
 				conn.Close()
 			}
 		}
 	})
 }
 
-// shake hands a connection to who speaks what it is for.
-func (p *peers) shake(raw net.Conn) {
+// shake hands a connection to who speaks what it is for. free is called when it is no longer one of an outsider.
+func (p *peers) shake(raw net.Conn, free func()) {
+	joins := false
+	defer func() {
+		if !joins {
+			free()
+		}
+	}()
 	conn := tls.Server(raw, &tls.Config{GetConfigForClient: p.configFor, MinVersion: tls.VersionTLS13})
 	ctx, cancel := context.WithTimeout(context.Background(), handshakeTime)
 	defer cancel()
@@ -147,7 +150,8 @@ func (p *peers) shake(raw net.Conn) {
 	cs := conn.ConnectionState()
 	switch cs.NegotiatedProtocol {
 	case alpnJoin:
-		p.join.give(&stalling{Conn: conn, time: p.c.cfg.stall})
+		joins = true // it stays an outsider's until its end
+		p.join.give(&stalling{Conn: &guest{conn, free}, time: p.c.cfg.stall})
 	case p.c.alpn(alpnPeer):
 		name, err := p.c.admit(cs.PeerCertificates)
 		if err != nil {
@@ -298,6 +302,50 @@ func (b *stallingBody) Read(p []byte) (int, error) {
 	b.conn.SetReadDeadline(time.Now().Add(b.time))
 	defer b.conn.SetReadDeadline(time.Time{}) // at the end the server's own read has begun
 	return b.ReadCloser.Read(p)
+}
+
+// guests counts the connections of outsiders. Its zero value is ready.
+type guests struct {
+	mu  sync.Mutex
+	all int
+	by  map[string]int
+}
+
+// enter counts one in, or says that it may not.
+func (g *guests) enter(from net.Addr) (free func(), ok bool) {
+	host, _, err := net.SplitHostPort(from.String())
+	if err != nil {
+		host = from.String()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.all >= maxGuests || g.by[host] >= maxFromOne {
+		return nil, false
+	}
+	if g.by == nil {
+		g.by = map[string]int{}
+	}
+	g.all++
+	g.by[host]++
+	return sync.OnceFunc(func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.all--
+		if g.by[host]--; g.by[host] == 0 {
+			delete(g.by, host)
+		}
+	}), true
+}
+
+// guest is a connection that is counted until it is closed.
+type guest struct {
+	*tls.Conn
+	free func()
+}
+
+func (g *guest) Close() error {
+	g.free()
+	return g.Conn.Close()
 }
 
 // handed is a listener of connections that somebody else has accepted.
