@@ -84,6 +84,9 @@ func (c *Cluster) TakeCopy(data []byte) (digest string, index uint64, err error)
 	return digest, index, err
 }
 
+// Confirm says at which index this node has a blob durably.
+func (c *Cluster) Confirm(digest string) (uint64, error) { return c.confirm(digest) }
+
 // HasFile reports whether a blob is on this disk.
 func (c *Cluster) HasFile(digest string) bool {
 	_, err := c.blobs.Stat(digest)

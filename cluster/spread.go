@@ -200,7 +200,7 @@ func (c *Cluster) confirm(digest string) (uint64, error) {
 		index = min(index, shown)
 	}
 	c.sweeps.spare(d, index)
-	if _, err := c.blobs.Stat(digest); err != nil {
+	if _, err := c.blobs.Durable(digest); err != nil {
 		return 0, fmt.Errorf("confirm %s: %w", digest, err)
 	}
 	return index, nil

@@ -239,6 +239,82 @@ func TestConfirmedWhileFetching(t *testing.T) {
 	}
 }
 
+// Promise 1 on a disk that could not sync a name once: the bytes can be seen, but that is not enough to count. Nor is it when the process is another one since.
+func TestConfirmedNameNotSynced(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprint("restart=", restart), func(t *testing.T) {
+			for seed := range uint64(8) { // what a power cut leaves is up to chance
+				cl := clustertest.New(t, 1, nil)
+				n := cl.Nodes[0]
+				n.FS.Fault(func(op, name string) (error, bool) {
+					if op == "syncdir" && strings.Contains(name, "/sha256/") {
+						return syscall.EIO, false
+					}
+					return nil, false
+				})
+				data := noise(3000, seed)
+				if _, _, err := n.C.TakeCopy(data); err == nil {
+					t.Fatal("a copy was taken that is not durable")
+				}
+				if restart {
+					n.Die()
+					n.Start()
+				}
+				n.FS.Fault(nil)
+				digest := digestOf(data)
+				_, err := n.C.Confirm(digest)
+				n.PowerCut()
+				n.Start()
+				if err == nil && !n.C.HasFile(digest) {
+					t.Fatal("it was confirmed, and a power cut took it away")
+				}
+			}
+		})
+	}
+}
+
+// Promise 7 on a disk that could not sync the log once: what the next process reads of it may be in memory only. It is on the disk before anybody hears of it.
+func TestLogNotSynced(t *testing.T) {
+	for _, happened := range []bool{false, true} {
+		t.Run(fmt.Sprint("happened=", happened), func(t *testing.T) {
+			t.Parallel()
+			cl := clustertest.New(t, 3, nil)
+			n := cl.Followers()[0]
+			n.FS.Fault(func(op, name string) (error, bool) {
+				if op == "sync" && strings.HasSuffix(name, ".wal") {
+					return syscall.EIO, happened
+				}
+				return nil, false
+			})
+			if err := cl.Leader().Put("a", "x"); err != nil {
+				t.Fatal(err)
+			}
+			cl.Wait(func() error {
+				select {
+				case <-n.C.Done():
+					return nil
+				default:
+					return errors.New("the node goes on")
+				}
+			})
+			n.Die()
+			n.Start()
+			cl.WaitVoters(3)
+			for i := range 20 {
+				if err := n.Put(fmt.Sprint("b", i), "x"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			n.PowerCut()
+			n.Start()
+			cl.WaitVoters(3)
+			for _, name := range []string{"a", "b0", "b19"} {
+				cl.Wait(func() error { _, err := n.C.Tree().Stat(name); return err })
+			}
+		})
+	}
+}
+
 // Who gives up a write gets an answer, although there is a leader that could be asked again.
 func TestWriteGivenUp(t *testing.T) {
 	cl := clustertest.New(t, 3, nil)

@@ -141,8 +141,33 @@ func (s segments) OpenWriter(dir, name string) (types.WritableFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := rewrite(f); err != nil {
+		f.Close()
+		return nil, err
+	}
 	// Its name may have been made just before a crash: the first sync syncs the directory too.
 	return &segment{File: f, s: s, dir: dir, recovered: true}, nil
+}
+
+// rewrite writes a file's bytes once more, and syncs them. After a sync that failed, which is why the process before may have ended, the kernel has bytes in memory that are not
+// on the disk and that it will not write any more: raft would count on them, and a power cut would take them away from what is committed. If we were to crash
+// meanwhile nothing would have changed, since they are the same bytes.
+func rewrite(f blob.File) error {
+	buf := make([]byte, 64<<10)
+	for off := int64(0); ; {
+		n, err := f.ReadAt(buf, off)
+		if chunk := buf[:n]; len(bytes.Trim(chunk, "\x00")) > 0 { // the rest is the room for what is to come
+			if _, err := f.WriteAt(chunk, off); err != nil {
+				return err
+			}
+		}
+		if off += int64(n); err == io.EOF {
+			return f.Sync()
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 type segment struct {

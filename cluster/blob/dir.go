@@ -50,6 +50,8 @@ type Dir struct {
 
 	mu      sync.Mutex
 	made    map[string]bool     // directories that are known to be durable
+	stable  map[string]bool     // directories in which all names are
+	placing map[string]int      // how many writers are between a rename into a directory and its sync
 	writers map[string]*Writer  // open writers by id
 	sums    map[string]savedSum // hash states of scratch files that no writer has open, by id
 }
@@ -61,7 +63,7 @@ func Open(dir string, o Options) (*Dir, error) {
 	}
 	d := &Dir{
 		dir: dir, fs: o.FS, reserve: o.Reserve, seed: maphash.MakeSeed(),
-		made: map[string]bool{}, writers: map[string]*Writer{}, sums: map[string]savedSum{},
+		made: map[string]bool{}, stable: map[string]bool{}, placing: map[string]int{}, writers: map[string]*Writer{}, sums: map[string]savedSum{},
 	}
 	for i := range d.holds {
 		d.holds[i] = map[string]int{}
@@ -104,6 +106,64 @@ func (d *Dir) mkdir(name string) error {
 	d.made[name] = true
 	d.mu.Unlock()
 	return nil
+}
+
+// rename gives a file its name, durably.
+func (d *Dir) rename(from, to string) error {
+	dir := filepath.Dir(to)
+	d.mu.Lock()
+	d.placing[dir]++
+	d.stable[dir] = false
+	d.mu.Unlock()
+	err := d.fs.Rename(from, to)
+	if err == nil {
+		if err = d.fs.SyncDir(dir); err != nil {
+			err = errors.Join(errNotSynced, err)
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.placing[dir]--
+	if d.placing[dir] == 0 {
+		delete(d.placing, dir)
+		d.stable[dir] = err == nil
+	}
+	return err
+}
+
+// errNotSynced says that the name is there, but perhaps not for ever.
+var errNotSynced = errors.New("the directory was not synced")
+
+// Durable is Stat that also sees to it that a power cut does not take the blob away. A name that can be seen may be one whose sync failed, or has not come yet, or of a
+// process that ended before it.
+func (d *Dir) Durable(digest string) (int64, error) {
+	size, err := d.Stat(digest)
+	if err != nil {
+		return 0, err
+	}
+	algorithm, digits, err := ParseDigest(digest)
+	if err != nil {
+		return 0, err
+	}
+	dir := filepath.Dir(d.path(algorithm, digits))
+	d.mu.Lock()
+	done := d.stable[dir]
+	d.mu.Unlock()
+	if done {
+		return size, nil
+	}
+	if err := d.mkdir(dir); err != nil { // the directory's own name, too
+		return 0, err
+	}
+	if err := d.fs.SyncDir(dir); err != nil {
+		return 0, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.placing[dir] == 0 {
+		d.stable[dir] = true
+	}
+	return size, nil
 }
 
 func (d *Dir) path(algorithm, digits string) string {

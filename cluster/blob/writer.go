@@ -246,10 +246,10 @@ func (w *Writer) install(target string) error {
 		return err
 	}
 	// Onto a blob that is there already, too: the bytes are the same, and if they have rotted they are right again.
-	if err := w.d.fs.Rename(w.path, target); err != nil {
-		return err
-	}
-	if err := w.d.fs.SyncDir(filepath.Dir(target)); err != nil {
+	if err := w.d.rename(w.path, target); err != nil {
+		if !errors.Is(err, errNotSynced) {
+			return err
+		}
 		// It happened, but perhaps not for ever. The scratch file comes back by a copy, so that the caller can try again.
 		if back := w.copyBack(target); back != nil {
 			return errors.Join(err, back)
