@@ -190,7 +190,9 @@ func (c *Cluster) Close() error {
 		//lint:ignore SA2001 nothing is to be done in between
 		c.flight.Unlock()
 		if voters, _ := c.electorate(); c.raft.State() == raft.Leader && len(voters) > 1 {
-			if err := c.raft.LeadershipTransfer().Error(); err != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), raftTimeout)
+			defer cancel()
+			if err := c.answer(ctx, c.raft.LeadershipTransfer()); err != nil {
 				c.log.Warn("leadership not handed over", "err", err)
 			}
 		}

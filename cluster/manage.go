@@ -72,7 +72,7 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 		// A learner votes when its log and every named blob are there, so that a majority of voters is one of bytes as well.
 		b, up, _ := c.peers.last(string(s.ID))
 		if up && b.Lacks == 0 && b.Applied+promoteLag >= c.raft.CommitIndex() {
-			if err := c.raft.AddVoter(s.ID, s.Address, 0, c.cfg.LeaderWait).Error(); err != nil {
+			if err := c.answer(ctx, c.raft.AddVoter(s.ID, s.Address, 0, c.cfg.LeaderWait)); err != nil {
 				return fmt.Errorf("node %s cannot become a voter: %w", s.ID, err)
 			}
 			c.log.Info("node votes", "peer", s.ID)
@@ -147,7 +147,7 @@ func (c *Cluster) obey(ctx context.Context, o order) error {
 		if there {
 			return nil
 		}
-		return c.raft.AddNonvoter(raft.ServerID(o.Node), raft.ServerAddress(o.Node), f.Index(), c.cfg.LeaderWait).Error()
+		return c.answer(ctx, c.raft.AddNonvoter(raft.ServerID(o.Node), raft.ServerAddress(o.Node), f.Index(), c.cfg.LeaderWait))
 	case orderRemove:
 		if !there {
 			if _, left := c.member(o.Node); left {
@@ -159,12 +159,12 @@ func (c *Cluster) obey(ctx context.Context, o order) error {
 			return err
 		}
 		if o.Node == c.cfg.Node {
-			if err := c.raft.LeadershipTransfer().Error(); err != nil {
+			if err := c.answer(ctx, c.raft.LeadershipTransfer()); err != nil {
 				return fmt.Errorf("node %s leads and no other can: %w", o.Node, err)
 			}
 			return raft.ErrNotLeader
 		}
-		return c.raft.RemoveServer(raft.ServerID(o.Node), f.Index(), c.cfg.LeaderWait).Error()
+		return c.answer(ctx, c.raft.RemoveServer(raft.ServerID(o.Node), f.Index(), c.cfg.LeaderWait))
 	}
 	return fmt.Errorf("order %q: %w", o.Op, fs.ErrInvalid)
 }

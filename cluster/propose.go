@@ -210,19 +210,28 @@ func (c *Cluster) apply(ctx context.Context, data []byte) (uint64, error) {
 		return 0, raft.ErrRaftShutdown
 	}
 	f := c.raft.Apply(data, c.cfg.LeaderWait)
+	switch err := c.answer(ctx, f); {
+	case err == nil:
+		return f.Index(), nil
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return 0, fmt.Errorf("%w: %w", errUnknown, err)
+	default:
+		return 0, err
+	}
+}
+
+// answer waits for raft. When its goroutine has ended (see logStore.abandon), or was told to while the question waited, no answer comes.
+func (c *Cluster) answer(ctx context.Context, f raft.Future) error {
 	answer := make(chan error, 1)
-	// This goroutine lives on only if raft's own has ended under it (see logStore.abandon), in a process that is about to end.
+	// This goroutine lives on only in those cases, in a process that is about to end.
 	go func() { answer <- f.Error() }()
 	select {
 	case err := <-answer:
-		if err != nil {
-			return 0, err
-		}
-		return f.Index(), nil
+		return err
 	case <-c.ended:
-		return 0, raft.ErrRaftShutdown
+		return raft.ErrRaftShutdown
 	case <-ctx.Done():
-		return 0, fmt.Errorf("%w: %w", errUnknown, ctx.Err())
+		return ctx.Err()
 	}
 }
 

@@ -101,7 +101,7 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 	case err != nil:
 		return 0, err
 	case leader == c.cfg.Node:
-		return c.leaderIndex()
+		return c.leaderIndex(ctx)
 	}
 	ctx, cancel, ok := c.peers.alive(ctx, leader)
 	if !ok {
@@ -120,16 +120,16 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 
 // leaderIndex is readIndex on the leader: every command is answered after it was applied here, in this term. For those before there is a barrier, once a term (raft
 // dissertation, 6.4).
-func (c *Cluster) leaderIndex() (uint64, error) {
+func (c *Cluster) leaderIndex(ctx context.Context) (uint64, error) {
 	term := c.raft.CurrentTerm()
 	if c.reading.term.Load() != term {
-		if err := c.raft.Barrier(confirmTime).Error(); err != nil {
+		if err := c.answer(ctx, c.raft.Barrier(confirmTime)); err != nil {
 			return 0, err
 		}
 		c.reading.term.Store(term) // of before the barrier: if it has changed since, there is another one
 	}
 	index := c.machine.view.Load().Index()
-	if err := c.raft.VerifyLeader().Error(); err != nil {
+	if err := c.answer(ctx, c.raft.VerifyLeader()); err != nil {
 		return 0, err
 	}
 	if c.raft.CurrentTerm() != term {
@@ -139,7 +139,7 @@ func (c *Cluster) leaderIndex() (uint64, error) {
 }
 
 func (p *peers) serveIndex(w http.ResponseWriter, r *http.Request) {
-	index, err := p.c.leaderIndex()
+	index, err := p.c.leaderIndex(r.Context())
 	if err != nil {
 		reply(w, p.c.notLeader(err))
 		return
