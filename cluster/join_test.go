@@ -300,10 +300,8 @@ func TestBackAfterMuch(t *testing.T) {
 	}
 	away.Start()
 	cl.WaitVoters(3)
-	data, err := away.C.Tree().ReadFile("sealed")
-	if err != nil {
-		t.Fatal(err)
-	}
+	var data []byte
+	cl.Wait(func() error { data, err = away.C.Tree().ReadFile("sealed"); return err })
 	if plain, err := away.C.Unseal(data); err != nil || string(plain) != "new secret" {
 		t.Errorf("%q, %v", plain, err)
 	}
