@@ -501,7 +501,12 @@ func (f *faults) nemesis() {
 
 func (f *faults) start(n *clustertest.Node) {
 	if n.C == nil {
-		if err := n.TryStart(); err != nil {
+		err := n.TryStart()
+		if err != nil && n.Failed() { // the disk's fault came just now
+			n.FS.Fault(nil)
+			err = n.TryStart()
+		}
+		if err != nil {
 			f.t.Fatalf("seed %d: %s does not start: %v", f.seed, n.Name, err)
 		}
 	}
