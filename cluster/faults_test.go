@@ -518,19 +518,12 @@ func (f *faults) end() {
 	cl.Net.Heal()
 	for _, n := range cl.Nodes {
 		n.FS.Fault(nil)
-		if n.C != nil {
-			select {
-			case <-n.C.Done():
-				n.Die()
-			default:
-			}
-		}
-		f.start(n)
 	}
-	cl.WaitVoters(3)
+	f.revive()
 	var err error
-	cl.Wait(func() error { err = cl.Nodes[0].Put("end", "x"); return err }) // what the log has is applied before this
+	cl.Wait(func() error { f.revive(); err = cl.Nodes[0].Put("end", "x"); return err }) // what the log has is applied before this
 	f.equal()
+	cl.WaitVoters(3)
 	first := cl.Nodes[0].C
 	for key := range f.keys() {
 		call := f.h.now()
@@ -576,6 +569,22 @@ func (f *faults) end() {
 	}
 }
 
+// revive starts what is down, and what its disk has stopped: a fault may show late, such as one that came while the log's segments were changed.
+func (f *faults) revive() {
+	for _, n := range f.cl.Nodes {
+		if n.C != nil {
+			select {
+			case <-n.C.Done():
+				if n.Failed() {
+					n.Die()
+				}
+			default:
+			}
+		}
+		f.start(n)
+	}
+}
+
 func (f *faults) keys() func(func(string) bool) {
 	return func(yield func(string) bool) {
 		for i := range names {
@@ -592,6 +601,7 @@ func (f *faults) keys() func(func(string) bool) {
 func (f *faults) equal() {
 	f.t.Helper()
 	f.cl.Wait(func() error {
+		f.revive()
 		want := f.cl.Nodes[0].C.StateBytes()
 		for _, n := range f.cl.Nodes {
 			if got := n.C.StateBytes(); !bytes.Equal(got, want) {
