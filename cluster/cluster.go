@@ -92,7 +92,9 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	if c.blobs, err = blob.Open(filepath.Join(cfg.Dir, blobDir), blob.Options{FS: cfg.FS, Reserve: cfg.Reserve}); err != nil {
 		return nil, err
 	}
-	if c.wal, err = openWAL(cfg, false, c.fail); err != nil {
+	if c.wal, err = openWAL(cfg, false, c.fail); errors.Is(err, syscall.EIO) {
+		return nil, fmt.Errorf("its disk failed: %w", err) // perhaps only now
+	} else if err != nil {
 		return nil, fmt.Errorf("its raft log is damaged, restore a backup into a new directory: %w", err)
 	}
 	if c.mark, err = openMark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit")); err != nil {

@@ -135,7 +135,7 @@ func (n *Node) TryStart() error {
 // Stop closes a node as a clean stop does.
 func (n *Node) Stop() {
 	n.cl.T.Helper()
-	if err := n.C.Close(); err != nil {
+	if err := n.C.Close(); err != nil && !n.Failed() {
 		n.cl.T.Errorf("%s: close: %v", n.Name, err)
 	}
 	n.set(nil)
