@@ -208,7 +208,7 @@ func (a *Appliance) clusterWarnings() (list []string) {
 		}
 	}
 	if voters > 1 && voters%2 == 0 {
-		list = append(list, fmt.Sprintf("%d nodes vote, of which %d are a majority: that survives no more losses than %d nodes would, add one or remove one", voters, voters/2+1, voters-1))
+		list = append(list, fmt.Sprintf("%d nodes vote, of which %d are a majority: as many losses are survived with one node less: add one or remove one", voters, voters/2+1))
 	}
 	return list
 }

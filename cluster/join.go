@@ -117,15 +117,20 @@ func askToJoin(ctx context.Context, cfg Config, addr string, token Token, csr []
 		return a, fmt.Errorf("%s cannot be reached, it must be the peer address of a member that runs: %w", addr, err)
 	}
 	defer raw.Close()
+	var stranger error
 	conn := tls.Client(raw, &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{alpnJoin}, ServerName: "casemate",
 		// Verified against the hash in the token instead of against roots and names.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			return pinned(cs.PeerCertificates, token.Root, cfg.Now())
+			stranger = pinned(cs.PeerCertificates, token.Root, cfg.Now())
+			return stranger
 		},
 	})
 	if err := conn.HandshakeContext(ctx); err != nil {
+		if stranger == nil {
+			err = fmt.Errorf("it does not answer as a member's peer port does: %w", err)
+		}
 		return a, fmt.Errorf("%s: %w", addr, err)
 	}
 	cs := conn.ConnectionState()
@@ -225,20 +230,23 @@ func (c *Cluster) letIn(ctx context.Context, conn *tls.Conn, req joinRequest) (a
 	if err != nil {
 		return a, err
 	}
-	if err := c.useToken(ctx, req.Token, proof(exporter, req.CSR, req.Node, req.Addr), req.Signature, req.Node, csr); err != nil {
+	var s *state.State // in which nothing was against it
+	if err := c.useToken(ctx, req.Token, proof(exporter, req.CSR, req.Node, req.Addr), req.Signature, req.Node, csr, func(now *state.State) error {
+		s = now
+		if _, gone := recordOf[removal](s, removedDir+"/"+req.Node); gone {
+			return fmt.Errorf("a node called %s was removed from this cluster, and its name does not come back: join under another", req.Node)
+		}
+		m, there := recordOf[member](s, membersDir+"/"+req.Node)
+		voters, _ := c.electorate()
+		if there && !bytes.Equal(m.Key, csr.RawSubjectPublicKeyInfo) || !there && voters[req.Node] {
+			return fmt.Errorf("there is a node called %s already: join under another name", req.Node)
+		}
+		if f := s.Format(); req.Format < f {
+			return fmt.Errorf("the cluster is at format %d and this casemate understands up to %d: install the version that the members have", f, req.Format)
+		}
+		return nil
+	}); err != nil {
 		return a, err
-	}
-	s := c.machine.view.Load()
-	if _, gone := recordOf[removal](s, removedDir+"/"+req.Node); gone {
-		return a, fmt.Errorf("a node called %s was removed from this cluster, and its name does not come back: join under another", req.Node)
-	}
-	m, there := recordOf[member](s, membersDir+"/"+req.Node)
-	voters, _ := c.electorate()
-	if there && !bytes.Equal(m.Key, csr.RawSubjectPublicKeyInfo) || !there && voters[req.Node] {
-		return a, fmt.Errorf("there is a node called %s already: join under another name, or remove that one first", req.Node)
-	}
-	if f := s.Format(); req.Format < f {
-		return a, fmt.Errorf("the cluster is at format %d and this casemate understands up to %d: install the version that the members have", f, req.Format)
 	}
 	// The address is the name, and where that is says the record. Until there is one the leader dials in vain.
 	if err := c.order(ctx, order{Op: orderAdd, Node: req.Node}); err != nil {

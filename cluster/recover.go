@@ -43,7 +43,7 @@ type RecoverReport struct {
 //
 // The cluster's identity is a new one, and durable before anything else changes: members that come back, with their votes and their newer
 // logs, must neither elect a leader over this node nor be taken for members, and the certificates that all of them have cannot tell them apart. They are
-// to be wiped and joined again. Cut short, the next Recover goes on; of a cluster of one it changes nothing.
+// to be wiped and joined again, under other names: the first leader finds their records and does for them what a removal does. Cut short, the next Recover goes on; of a cluster of one it changes nothing.
 func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	cfg, err = cfg.complete()
 	if err != nil {

@@ -105,8 +105,9 @@ func proof(exporter, csr []byte, node, addr string) []byte {
 
 var errToken = fmt.Errorf("the token is not known or has expired, `casemate token create` makes another: %w", fs.ErrPermission)
 
-// useToken checks a token's signature and marks the token as this node's.
-func (c *Cluster) useToken(ctx context.Context, id string, signed, signature []byte, node string, csr *x509.CertificateRequest) error {
+// useToken checks a token's signature and marks the token as this node's, unless there is something against the node: a token is not spent on a refusal, and who has
+// none is told nothing about the cluster's nodes.
+func (c *Cluster) useToken(ctx context.Context, id string, signed, signature []byte, node string, csr *x509.CertificateRequest, against func(*state.State) error) error {
 	if !state.ValidID(id) || strings.ContainsAny(id, "/\\") {
 		return errToken
 	}
@@ -122,7 +123,10 @@ func (c *Cluster) useToken(ctx context.Context, id string, signed, signature []b
 			if r.Node != node || !bytes.Equal(r.Key, csr.RawSubjectPublicKeyInfo) {
 				return fmt.Errorf("the token was used by node %s already, `casemate token create` makes another: %w", r.Node, fs.ErrPermission)
 			}
-			return nil
+			return against(s)
+		}
+		if err := against(s); err != nil {
+			return err
 		}
 		e, _ := s.Get(name)
 		r.Node, r.Key = node, csr.RawSubjectPublicKeyInfo

@@ -180,7 +180,7 @@ func clusterCommand(o *options) *cobra.Command {
 		Use: "recover", Short: "make this stopped node a cluster of one, when the majority is lost for good; says what it costs, and does it with --yes", Args: cobra.NoArgs,
 		Long: `Make this stopped node a cluster of one, when the majority is lost for good.
 
-Without --yes it only says what that costs. The other nodes can never come back as members: wipe their data directories and join them.`,
+Without --yes it only says what that costs. The other nodes can never come back as members: wipe their data directories and join them under other names.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := appliance.LoadConfig(config)
 			if err == nil {
@@ -222,7 +222,7 @@ func recoveryCosts(r cluster.RecoverReport) []string {
 		return []string{r.Node + " is a cluster of one already: there is nothing to recover"}
 	}
 	list := []string{
-		"members that are given up: " + strings.Join(r.Lost, ", ") + "; they are never let in again: wipe their data directories and join them",
+		"members that are given up: " + strings.Join(r.Lost, ", ") + "; they are never let in again: wipe their data directories and join them under other names",
 		fmt.Sprintf("the log of %s ends at entry %d of term %d; writes that only the others had are lost, and nobody can count them", r.Node, r.Last, r.Term),
 	}
 	if !r.Voter {

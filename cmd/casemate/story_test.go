@@ -7,9 +7,11 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -28,6 +30,35 @@ import (
 type story struct {
 	up      *upstream
 	stalled <-chan struct{}
+	nodes   map[string]bastion // by name
+}
+
+// bastion is where one daemon of a script is reached.
+type bastion struct{ socket, http, https string }
+
+// turn makes the commands that follow talk to a node.
+func (s *story) turn(ts *testscript.TestScript, name string) {
+	b, ok := s.nodes[name]
+	if !ok {
+		ts.Fatalf("the script must say node %s first", name)
+	}
+	ts.Setenv("CASEMATE_SOCKET", b.socket)
+	ts.Setenv("HTTP", b.http)
+	ts.Setenv("HTTPS", b.https)
+}
+
+// freeAddr returns an address of 127.0.0.1 on which nobody listens. Its port is below those from which the system takes ports for connections, so a daemon that was
+// stopped finds it free again.
+func freeAddr(ts *testscript.TestScript) string {
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
+	}
+	ts.Fatalf("no port is free")
+	return ""
 }
 
 func storyOf(ts *testscript.TestScript) *story { return ts.Value("story").(*story) }
@@ -108,20 +139,41 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 		}
 		u.forget()
 	},
-	// node writes casemate.yaml with free ports; the daemon's web servers are $HTTP and $HTTPS.
-	"node": func(ts *testscript.TestScript, _ bool, _ []string) {
-		var ports []string
-		for range 3 {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			ts.Check(err)
-			defer l.Close()
-			ports = append(ports, l.Addr().String())
+	// node [NAME] writes NAME.yaml (casemate.yaml and n1 without one) with ports that are free and stay so while the node is down, and turns to it as "at" does.
+	"node": func(ts *testscript.TestScript, _ bool, args []string) {
+		s, name, file, data := storyOf(ts), "n1", "casemate.yaml", "data"
+		b := bastion{socket: ts.Getenv("CASEMATE_SOCKET")}
+		if len(args) > 0 {
+			name, file, data = args[0], args[0]+".yaml", args[0]
+			b.socket = filepath.Join(filepath.Dir(b.socket), name+".sock")
 		}
-		ts.Setenv("HTTP", ports[0])
-		ts.Setenv("HTTPS", ports[1])
-		text := fmt.Sprintf("node: n1\ndata: %s\nadvertise: [127.0.0.1]\nlisten:\n  http: [%q]\n  https: [%q]\n  dns: [%q]\n  peer: \"127.0.0.1:0\"\n  admin: %s\n",
-			ts.MkAbs("data"), ports[0], ports[1], ports[2], ts.Getenv("CASEMATE_SOCKET"))
-		ts.Check(os.WriteFile(ts.MkAbs("casemate.yaml"), []byte(text), 0o644))
+		dns, peer := freeAddr(ts), freeAddr(ts)
+		b.http, b.https = freeAddr(ts), freeAddr(ts)
+		text := fmt.Sprintf("node: %s\ndata: %s\nadvertise: [127.0.0.%d]\nlisten:\n  http: [%q]\n  https: [%q]\n  dns: [%q]\n  peer: %q\n  admin: %s\n",
+			name, ts.MkAbs(data), len(s.nodes)+1, b.http, b.https, dns, peer, b.socket)
+		ts.Check(os.WriteFile(ts.MkAbs(file), []byte(text), 0o644))
+		if s.nodes == nil {
+			s.nodes = map[string]bastion{}
+		}
+		s.nodes[name] = b
+		ts.Setenv("PEER_"+name, peer)
+		s.turn(ts, name)
+	},
+	// at NAME: from here on the commands, and the clients, talk to this node.
+	"at": func(ts *testscript.TestScript, _ bool, args []string) { storyOf(ts).turn(ts, args[0]) },
+	// until PATTERN casemate ARGS… repeats a command until it ends well and prints this; ! until: until it ends well and does not.
+	"until": func(ts *testscript.TestScript, neg bool, args []string) {
+		want, deadline := regexp.MustCompile("(?m)"+args[0]), time.Now().Add(30*time.Second)
+		for {
+			err := ts.Exec(args[1], args[2:]...)
+			if err == nil && want.MatchString(ts.ReadFile("stdout")) != neg {
+				return
+			}
+			if time.Now().After(deadline) {
+				ts.Fatalf("%s: err %v, and it still prints:\n%s", strings.Join(args[1:], " "), err, ts.ReadFile("stdout"))
+			}
+			time.Sleep(20 * time.Millisecond) // between two looks at the condition
+		}
 	},
 	// pull REF [PLATFORM] pulls from the daemon as a node does, by upstream name, and compares with upstream; ! pull is refused as unknown.
 	"pull": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -149,6 +201,14 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 		ts.Check(err)
 		if status != http.StatusOK || wantStatus != http.StatusOK || !bytes.Equal(got, want) {
 			ts.Fatalf("fetch %s: status %d, %d bytes; upstream status %d, %d bytes", args[0], status, len(got), wantStatus, len(want))
+		}
+	},
+	// fetches FILE URL downloads from the daemon as a node does, and it is this file.
+	"fetches": func(ts *testscript.TestScript, _ bool, args []string) {
+		got, status, err := get(storyOf(ts).node(ts), args[1])
+		ts.Check(err)
+		if status != http.StatusOK || string(got) != ts.ReadFile(args[0]) {
+			ts.Fatalf("fetches %s: status %d, %d bytes", args[1], status, len(got))
 		}
 	},
 	// flip FILE OFFSET changes one byte; an offset below 0 counts from the end.
