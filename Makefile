@@ -34,7 +34,7 @@ e2e: build ## end-to-end tests with real clients in network namespaces (root, De
 
 bench: build ## compare with public peers on this machine, side by side; prints ratios
 	./cmd/casemate/e2e/prepare bench
-	go test -tags bench -timeout 60m -count 1 -v -run '^TestBench' ./cmd/casemate/e2e/...
+	go test -tags bench -timeout 60m -count 1 -v -run '^TestBench' ./cluster ./cmd/casemate/e2e/...
 
 soak: build ## long tests: many seeds, many kills
 	go test -timeout 60m -count 1 -skip '^TestFaults$$' ./cluster -seeds 2000

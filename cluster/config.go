@@ -120,7 +120,7 @@ func raftConfig(cfg Config) *raft.Config {
 	rc.NoSnapshotRestoreOnStart = true                // recover has done more than that
 	rc.NoLegacyTelemetry = true
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 400*time.Millisecond, 400*time.Millisecond, 300*time.Millisecond
-	rc.CommitTimeout = 10 * time.Millisecond // how soon followers hear that an entry is committed, if none comes after it
+	rc.CommitTimeout = 2 * time.Millisecond // how soon followers hear that an entry is committed, if none comes after it
 	return rc
 }
 

@@ -77,7 +77,7 @@ func newPeers(c *Cluster, id *nodeID) *peers {
 			}
 			return &stalling{Conn: conn, reads: true, time: c.cfg.stall}, nil
 		},
-		MaxIdleConnsPerHost: 16, IdleConnTimeout: c.cfg.stall - c.cfg.stall/6, DisableCompression: true, WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10,
+		MaxIdleConnsPerHost: 128, IdleConnTimeout: c.cfg.stall - c.cfg.stall/6, DisableCompression: true, WriteBufferSize: 64 << 10, ReadBufferSize: 16 << 10,
 	}
 	p.client = &http.Client{Transport: p.transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	quiet := slog.NewLogLogger(c.log.Handler(), slog.LevelDebug)

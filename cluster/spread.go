@@ -294,8 +294,8 @@ type tail struct {
 	digest string // set when the file is complete
 }
 
-// follow begins copies of an upload to the voters that are up.
-func (c *Cluster) follow(w *blob.Writer) map[string]*tail {
+// follow begins copies of an upload to the voters that are up. With a digest, the upload is complete, and those that have these bytes already are not sent them.
+func (c *Cluster) follow(w *blob.Writer, digest string) map[string]*tail {
 	voters, _ := c.electorate()
 	tails := map[string]*tail{}
 	for node := range voters {
@@ -313,7 +313,7 @@ func (c *Cluster) follow(w *blob.Writer) map[string]*tail {
 		}
 		t := &tail{
 			ctx: ctx, cancel: cancel, file: file, trailer: http.Header{digestTrailer: nil},
-			moved: make(chan struct{}, 1), done: make(chan struct{}), size: w.Size(),
+			moved: make(chan struct{}, 1), done: make(chan struct{}), size: w.Size(), digest: digest,
 		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+node+"/blob", t)
 		if err != nil {
@@ -325,6 +325,14 @@ func (c *Cluster) follow(w *blob.Writer) map[string]*tail {
 		if !c.background(func() {
 			defer close(t.done)
 			defer cancel()
+			if digest != "" {
+				a, err := c.peers.ask(ctx, http.MethodPost, node, "/confirm/"+digest, http.NoBody)
+				if err != nil || a.Kind == "" {
+					t.index, t.err = a.Index, err
+					file.Close()
+					return
+				}
+			}
 			t.index, t.err = c.confirmedBy(req)
 		}) {
 			cancel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -67,8 +68,12 @@ func (u *upload) Commit(ctx context.Context, digest string) (string, error) {
 	if _, err := c.ready(ctx, deadline.C); err != nil {
 		return "", err
 	}
+	named := u.name(digest)
 	got, size, err := u.Place(digest) // held from here until Done or Close, so that the sweeper passes it over
 	if err != nil {
+		if named {
+			u.endTails(true) // what was copied has this name, and the next try may be for another
+		}
 		return "", err
 	}
 	d, err := state.ParseDigest(got)
@@ -95,6 +100,25 @@ func (u *upload) Commit(ctx context.Context, digest string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("commit %s: collected %d times while it was committed: %w", got, tries, syscall.EAGAIN)
+}
+
+// name tells the copies what they will be called, and begins them if the upload was too small for that, or a file's bytes: so the other disks sync while this one
+// does. If ours fails they have an orphan. It reports whether it did so; spread does what it does not.
+func (u *upload) name(digest string) bool {
+	if u.c.peers == nil || digest != "" && !strings.HasPrefix(digest, "sha256:") {
+		return false
+	}
+	got, size, err := u.Sum()
+	if err != nil || digest != "" && got != digest {
+		return false // Place says why
+	}
+	if u.tails == nil {
+		u.tails = u.c.follow(u.Writer, got)
+	}
+	for _, t := range u.tails {
+		t.grown(size, got)
+	}
+	return true
 }
 
 // Write also lets copies to other nodes begin.
@@ -131,7 +155,7 @@ func (u *upload) tell() {
 	}
 	size := u.Writer.Size()
 	if u.tails == nil && size >= tailFrom {
-		u.tails = u.c.follow(u.Writer)
+		u.tails = u.c.follow(u.Writer, "")
 	}
 	for _, t := range u.tails {
 		t.grown(size, "")

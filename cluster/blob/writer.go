@@ -190,6 +190,17 @@ func (w *Writer) settle() {
 	}
 }
 
+// Sum is the sha256 digest that Place would give the bytes now, and their size. It costs nothing where they were hashed while they came.
+func (w *Writer) Sum() (string, int64, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.f == nil {
+		return "", 0, fs.ErrClosed
+	}
+	digest, err := w.digest("sha256")
+	return digest, w.size, err
+}
+
 // Place makes the bytes a blob on this disk, and holds its digest until the writer ends. With digest "" it is named by sha256,
 // otherwise the bytes must have that digest, else syscall.EBADMSG and nothing has changed. It returns the digest and the size.
 // Placing what is placed is no error. Must be followed by Done when the blob is known to the state; until then the blob may be

@@ -146,14 +146,22 @@ func (b *bench) casemate(t testing.TB, args ...string) string {
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
+	b := benchAt(t, "n1", "127.0.0.1")
+	must(t, filepath.Join(repo(t), "bin/casemate"), "init", "--config", b.config)
+	return b
+}
+
+// benchAt writes the config of a node.
+func benchAt(t testing.TB, name, ip string) *bench {
+	t.Helper()
 	dir := t.TempDir()
 	b := &bench{dir: dir, config: filepath.Join(dir, "casemate.yaml"), socket: filepath.Join(dir, "admin.sock")}
-	b.server = server{name: "casemate", http: "http://127.0.0.1:28080", tls: "https://127.0.0.1:28443", dns: "127.0.0.1:28053"}
-	text := fmt.Sprintf("node: n1\ndata: %s\nadvertise: [127.0.0.1]\nlisten:\n  http: [\"127.0.0.1:28080\"]\n  https: [\"127.0.0.1:28443\"]\n  dns: [\"127.0.0.1:28053\"]\n  peer: \"127.0.0.1:0\"\n  admin: %s\n", filepath.Join(dir, "data"), b.socket)
+	b.server = server{name: "casemate", http: "http://" + ip + ":28080", tls: "https://" + ip + ":28443", dns: ip + ":28053"}
+	text := fmt.Sprintf("node: %[1]s\ndata: %[2]s\nadvertise: [%[3]s]\nlisten:\n  http: [\"%[3]s:28080\"]\n  https: [\"%[3]s:28443\"]\n  dns: [\"%[3]s:28053\"]\n  peer: \"%[3]s:27443\"\n  admin: %[4]s\n",
+		name, filepath.Join(dir, "data"), ip, b.socket)
 	if err := os.WriteFile(b.config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	must(t, filepath.Join(repo(t), "bin/casemate"), "init", "--config", b.config)
 	return b
 }
 
@@ -199,7 +207,7 @@ func (b *bench) transport() http.RoundTripper {
 	return &http.Transport{TLSClientConfig: &tls.Config{RootCAs: b.roots}, MaxIdleConnsPerHost: 16,
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			var d net.Dialer
-			return d.DialContext(ctx, network, "127.0.0.1:28443")
+			return d.DialContext(ctx, network, strings.TrimPrefix(b.tls, "https://"))
 		}}
 }
 
