@@ -120,7 +120,9 @@ func raftConfig(cfg Config) *raft.Config {
 	rc.NoSnapshotRestoreOnStart = true                // recover has done more than that
 	rc.NoLegacyTelemetry = true
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 400*time.Millisecond, 400*time.Millisecond, 300*time.Millisecond
-	rc.CommitTimeout = 2 * time.Millisecond // how soon followers hear that an entry is committed, if none comes after it
+	// How soon followers hear that an entry is committed, if none comes after it, which is what a write waits for that wants to be seen everywhere. Raft asks each
+	// follower that often for ever: 2 ms cost an idle leader 8 % of a core, 5 ms half of that.
+	rc.CommitTimeout = 5 * time.Millisecond
 	return rc
 }
 
