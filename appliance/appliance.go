@@ -134,6 +134,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	if err := a.awaitTree(); err != nil {
 		return nil, err
 	}
+	a.catchUp()
 	if a.book, err = missing.Open(missing.Config{File: filepath.Join(cfg.Data, missingFile), Node: cfg.Node, Tree: a.tree.Sub("missing"), Log: a.log.With("room", "missing")}); err != nil {
 		return nil, err
 	}

@@ -45,6 +45,17 @@ func (a *Appliance) awaitTree() error {
 	}
 }
 
+// startPatience is how long a node that starts waits to hear what was written while it was down. Without a majority it then serves what it has.
+const startPatience = 3 * time.Second
+
+func (a *Appliance) catchUp() {
+	ctx, cancel := context.WithTimeout(context.Background(), startPatience)
+	defer cancel()
+	if !a.cluster.CaughtUp(ctx) {
+		a.log.Warn("no majority can be asked what was written while this node was down: it serves what it has")
+	}
+}
+
 // servePeer answers what another node passes on: the request of a client for an upload whose bytes are here.
 func (a *Appliance) servePeer(w http.ResponseWriter, r *http.Request) {
 	h := a.peers.Load()

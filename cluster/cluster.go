@@ -43,10 +43,11 @@ type Cluster struct {
 	raft      *raft.Raft
 	seqs      *sequences
 	lead      leadership
-	health    hub            // who is up
-	reading   confirms       // misses that are being confirmed
-	own       sync.WaitGroup // our goroutines
-	ownMu     sync.RWMutex   // see background
+	health    hub                      // who is up
+	learners  map[raft.ServerID]uint64 // where the leader was when it last looked at each; owned by manage
+	reading   confirms                 // misses that are being confirmed
+	own       sync.WaitGroup           // our goroutines
+	ownMu     sync.RWMutex             // see background
 	life      context.Context
 	die       context.CancelFunc // ends what waits for other nodes
 

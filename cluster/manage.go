@@ -21,6 +21,7 @@ const manageEvery = 250 * time.Millisecond
 
 // manage does what has to be done by itself: this node's record and certificate, and on the leader the cluster's CA, voters and what a removal left half done.
 func (c *Cluster) manage() {
+	c.learners = map[raft.ServerID]uint64{}
 	tick := time.NewTicker(manageEvery)
 	defer tick.Stop()
 	keys := c.machine.hub.watch(c.life, keysName)
@@ -32,7 +33,9 @@ func (c *Cluster) manage() {
 		}
 		if leader, _ := c.lead.get(); leader != "" {
 			ctx, cancel := context.WithTimeout(c.life, c.cfg.LeaderWait)
-			if leader == c.cfg.Node {
+			if leader != c.cfg.Node {
+				clear(c.learners)
+			} else {
 				errs = append(errs, c.leadOthers(ctx))
 			}
 			errs = append(errs, c.renew())
@@ -69,9 +72,13 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 		if s.Suffrage == raft.Voter {
 			continue
 		}
-		// A learner votes when its log and every named blob are there, so that a majority of voters is one of bytes as well.
+		// A learner votes when its log and every named blob are there, up to where this node was when it last looked, so that a majority of voters is one of bytes as well.
 		b, up, _ := c.peers.last(string(s.ID))
-		if up && b.Lacks == 0 && b.Applied+promoteLag >= c.raft.CommitIndex() {
+		at, asked := c.learners[s.ID]
+		if c.learners[s.ID] = c.machine.view.Load().Index(); !asked {
+			continue
+		}
+		if up && b.Lacks == 0 && b.Applied >= at {
 			if err := c.answer(ctx, c.raft.AddVoter(s.ID, s.Address, 0, c.cfg.LeaderWait)); err != nil {
 				return fmt.Errorf("node %s cannot become a voter: %w", s.ID, err)
 			}
@@ -87,9 +94,6 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 	}
 	return nil
 }
-
-// promoteLag is how many entries a learner may be behind when it becomes a voter: there are always some under way.
-const promoteLag = 256
 
 // found makes the nodes' CA, if there is none, and with it the record of the node that makes it: from the first moment in which others can join, its name is taken.
 func (c *Cluster) found(ctx context.Context) error {

@@ -72,6 +72,26 @@ func (c *Cluster) caughtUp() bool {
 	}
 }
 
+// CaughtUp waits until this node has applied all that was committed when it was called, and reports whether it has before ctx ended. A node that has just been started should
+// not answer before: it would say of what was pushed while it was down that it is not there.
+func (c *Cluster) CaughtUp(ctx context.Context) bool {
+	for {
+		c.reading.mu.Lock()
+		c.reading.until = time.Time{}
+		c.reading.mu.Unlock()
+		if c.caughtUp() {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-c.stop:
+			return false
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 // confirmRounds runs rounds until nobody waits for another one.
 func (c *Cluster) confirmRounds(cur *round) {
 	r := &c.reading
