@@ -180,8 +180,12 @@ func (a *Appliance) postToken(r *http.Request) (any, error) {
 	return map[string]any{"token": token.String(), "addr": a.Addrs().Peer.String(), "expires": time.Now().Add(ttl).UTC().Truncate(time.Second)}, nil
 }
 
-// removeMember takes a node out of the cluster, its addresses out of DNS, and out of what the CA permits.
+// removeMember takes a node out of the cluster, its addresses out of DNS, and out of what the CA permits. Cut short, the same again does the rest; so it is not for the
+// node itself, which stops in the middle.
 func (a *Appliance) removeMember(ctx context.Context, node string, force bool) (any, error) {
+	if node == a.cfg.Node && len(a.cluster.Members()) > 1 {
+		return nil, usage("node %s is this one, and stops when it is removed: run the command on a node that stays", node)
+	}
 	if err := a.cluster.RemoveMember(ctx, node, force); err != nil {
 		if errors.Is(err, cluster.ErrUnsafe) {
 			return nil, fmt.Errorf("%w: %w", err, fs.ErrExist)
@@ -194,7 +198,7 @@ func (a *Appliance) removeMember(ctx context.Context, node string, force bool) (
 		b.Remove("missing/" + node)
 		return nil
 	})
-	if err == nil && node != a.cfg.Node {
+	if err == nil {
 		err = a.ca.ForgetNode(ctx, node)
 	}
 	if err != nil {

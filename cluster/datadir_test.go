@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -239,5 +240,40 @@ func TestMarkSurvivesTornWrites(t *testing.T) {
 	m, err = openMark(f, "/mark")
 	if err != nil || m.last != 8 {
 		t.Fatalf("%d, %v", m.last, err)
+	}
+}
+
+// Whoever needs this node's first certificate makes it, one at a time: `token create` in a node's first moment, and the node's own upkeep.
+func TestFirstCertificate(t *testing.T) {
+	cfg := testConfig(t, filepath.Join(t.TempDir(), "data"))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Peer = l
+	if err := Bootstrap(cfg); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.found(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		c.peers.id.mu.Lock()
+		c.peers.id.cert = nil
+		c.peers.id.mu.Unlock()
+		errs := make(chan error)
+		for range 4 {
+			go func() { errs <- c.renew() }()
+		}
+		for range 4 {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }

@@ -40,6 +40,8 @@ type nodeID struct {
 	spki []byte
 	seed seed
 
+	renewing sync.Mutex // held while a new certificate is made: its file is written by one at a time
+
 	mu   sync.Mutex
 	cert *tls.Certificate // nil while there is none yet
 }
@@ -127,6 +129,8 @@ func (id *nodeID) current() *tls.Certificate {
 // renew makes a new certificate when there is none, when two thirds of its time are over, or when the CA is another one. It needs no other node.
 func (c *Cluster) renew() error {
 	id := c.peers.id
+	id.renewing.Lock()
+	defer id.renewing.Unlock()
 	a, err := c.authority()
 	if a == nil || err != nil {
 		return err

@@ -122,7 +122,8 @@ func (c *Cluster) found(ctx context.Context) error {
 // RemoveMember removes a node for ever: its name does not come back, its certificate opens nothing any more, and what it knew of the cluster's secrets is worthless for what
 // is written from then on, since they are sealed anew. Keys that it could have copied while it was a member (the CA's that clients trust) are still what they were.
 //
-// Without force it is ErrUnsafe while the nodes that stay would not hold every blob on a majority of theirs. fs.ErrNotExist: there is no such node.
+// Without force it is ErrUnsafe while the nodes that stay would not hold every blob on a majority of theirs. fs.ErrNotExist: there was no such node; one that
+// was removed already is no error.
 func (c *Cluster) RemoveMember(ctx context.Context, node string, force bool) error {
 	if c.peers == nil {
 		return fmt.Errorf("node %s: this cluster has one node: %w", node, fs.ErrInvalid)
@@ -132,6 +133,9 @@ func (c *Cluster) RemoveMember(ctx context.Context, node string, force bool) err
 	}
 	if node == c.cfg.Node {
 		return nil // the leader does the rest
+	}
+	if _, left := c.member(node); !left && c.removed(node) {
+		return nil // it was removed before, or the leader was faster
 	}
 	return c.reseal(ctx, node)
 }
@@ -154,8 +158,8 @@ func (c *Cluster) obey(ctx context.Context, o order) error {
 		return c.answer(ctx, c.raft.AddNonvoter(raft.ServerID(o.Node), raft.ServerAddress(o.Node), f.Index(), c.cfg.LeaderWait))
 	case orderRemove:
 		if !there {
-			if _, left := c.member(o.Node); left {
-				return nil // half removed: what is to come finishes it
+			if _, left := c.member(o.Node); left || c.removed(o.Node) {
+				return nil // half removed: what is to come finishes it; or all of it: who asks again has something to finish too
 			}
 			return fmt.Errorf("there is no node %s: %w", o.Node, fs.ErrNotExist)
 		}
