@@ -180,68 +180,70 @@ func TestBenchBlobs(t *testing.T) {
 		writers int
 		file    bool // the bytes are a file's, as those of an import
 	}{{4 << 10, 1, false}, {4 << 10, 64, false}, {8 << 20, 4, false}, {8 << 20, 4, true}} {
-		var took = map[string][]time.Duration{}
-		var mu sync.Mutex
-		rates := map[string][]float64{}
-		source := filepath.Join(t.TempDir(), "source")
-		for range benchRounds {
-			for _, p := range at {
-				data := make([]byte, c.size)
-				rand.Read(data)
-				rates[p.name] = append(rates[p.name], many(c.writers, 2*time.Second, func(i int64) {
-					began := time.Now()
-					w, err := p.c.Tree().CreateBlob("")
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					defer w.Close()
-					mine := fmt.Appendf(nil, "%s %d %d", p.name, i, began.UnixNano())
-					if c.file {
-						name := fmt.Sprintf("%s-%d", source, i)
-						if err := os.WriteFile(name, append(mine, data...), 0o600); err != nil {
-							t.Error(err)
-						}
-						f, err := os.Open(name)
+		t.Run(fmt.Sprintf("%d KiB file %v", c.size>>10, c.file), func(t *testing.T) {
+			var took = map[string][]time.Duration{}
+			var mu sync.Mutex
+			rates := map[string][]float64{}
+			source := filepath.Join(t.TempDir(), "source")
+			for range benchRounds {
+				for _, p := range at {
+					data := make([]byte, c.size)
+					rand.Read(data)
+					rates[p.name] = append(rates[p.name], many(c.writers, 2*time.Second, func(i int64) {
+						began := time.Now()
+						w, err := p.c.Tree().CreateBlob("")
 						if err != nil {
 							t.Error(err)
 							return
 						}
-						defer os.Remove(name)
-						defer f.Close()
-						began = time.Now()
-						_, err = io.Copy(w, io.NewSectionReader(f, 0, 1<<62))
-						if err != nil {
-							t.Error(err)
-						}
-					} else {
-						w.Write(mine)
-						for part := data; len(part) > 0; {
-							n := min(len(part), 64<<10)
-							if _, err := w.Write(part[:n]); err != nil {
+						defer w.Close()
+						mine := fmt.Appendf(nil, "%s %d %d", p.name, i, began.UnixNano())
+						if c.file {
+							name := fmt.Sprintf("%s-%d", source, i)
+							if err := os.WriteFile(name, append(mine, data...), 0o600); err != nil {
 								t.Error(err)
 							}
-							part = part[n:]
+							f, err := os.Open(name)
+							if err != nil {
+								t.Error(err)
+								return
+							}
+							defer os.Remove(name)
+							defer f.Close()
+							began = time.Now()
+							_, err = io.Copy(w, io.NewSectionReader(f, 0, 1<<62))
+							if err != nil {
+								t.Error(err)
+							}
+						} else {
+							w.Write(mine)
+							for part := data; len(part) > 0; {
+								n := min(len(part), 64<<10)
+								if _, err := w.Write(part[:n]); err != nil {
+									t.Error(err)
+								}
+								part = part[n:]
+							}
 						}
-					}
-					if _, err := w.Commit(context.Background(), ""); err != nil {
-						t.Error(err)
-					}
-					mu.Lock()
-					defer mu.Unlock()
-					took[p.name] = append(took[p.name], time.Since(began))
-				}))
+						if _, err := w.Commit(context.Background(), ""); err != nil {
+							t.Error(err)
+						}
+						mu.Lock()
+						defer mu.Unlock()
+						took[p.name] = append(took[p.name], time.Since(began))
+					}))
+				}
 			}
-		}
-		how := "stream"
-		if c.file {
-			how = "file"
-		}
-		for _, p := range at {
-			r := middle(rates[p.name])
-			fmt.Printf("BENCH blob       %-16s %5d KiB, %2d writers, %-6s p50 %-8v p99 %-8v %7.1f/s %6.1f MiB/s, to one node %.2f\n", p.name, c.size>>10, c.writers, how,
-				quantile(took[p.name], .5), quantile(took[p.name], .99), r, r*float64(c.size)/(1<<20), r/middle(rates[at[0].name]))
-		}
+			how := "stream"
+			if c.file {
+				how = "file"
+			}
+			for _, p := range at {
+				r := middle(rates[p.name])
+				fmt.Printf("BENCH blob       %-16s %5d KiB, %2d writers, %-6s p50 %-8v p99 %-8v %7.1f/s %6.1f MiB/s, to one node %.2f\n", p.name, c.size>>10, c.writers, how,
+					quantile(took[p.name], .5), quantile(took[p.name], .99), r, r*float64(c.size)/(1<<20), r/middle(rates[at[0].name]))
+			}
+		})
 	}
 }
 
