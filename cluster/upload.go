@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,7 +28,8 @@ type BlobWriter = interface {
 type upload struct {
 	c *Cluster
 	*blob.Writer
-	tails map[string]*tail // nil before they began; those of other nodes, by name
+	mu    sync.Mutex
+	tails map[string]*tail // nil before they began; those of other nodes, by name. The map is replaced, never written to.
 }
 
 var _ io.ReaderFrom = (*upload)(nil)
@@ -80,11 +82,11 @@ func (u *upload) Commit(ctx context.Context, digest string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, t := range u.tails {
+	for _, t := range u.copies() {
 		t.grown(size, got)
 	}
 	for range tries {
-		confirmed, err := c.spread(ctx, got, size, u.tails)
+		confirmed, err := c.spread(ctx, got, size, u.copies())
 		u.endTails(err != nil)
 		if err != nil {
 			return "", err
@@ -112,10 +114,7 @@ func (u *upload) name(digest string) bool {
 	if err != nil || digest != "" && got != digest {
 		return false // Place says why
 	}
-	if u.tails == nil {
-		u.tails = u.c.follow(u.Writer, got)
-	}
-	for _, t := range u.tails {
+	for _, t := range u.begun(got) {
 		t.grown(size, got)
 	}
 	return true
@@ -154,16 +153,35 @@ func (u *upload) tell() {
 		return
 	}
 	size := u.Writer.Size()
-	if u.tails == nil && size >= tailFrom {
-		u.tails = u.c.follow(u.Writer, "")
+	copies := u.copies()
+	if copies == nil && size >= tailFrom {
+		copies = u.begun("")
 	}
-	for _, t := range u.tails {
+	for _, t := range copies {
 		t.grown(size, "")
 	}
 }
 
-// endTails forgets the copies. Those that go on are spread's, unless all are to be given up.
+func (u *upload) copies() map[string]*tail {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.tails
+}
+
+// begun begins the copies if they have not begun.
+func (u *upload) begun(digest string) map[string]*tail {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.tails == nil {
+		u.tails = u.c.follow(u.Writer, digest)
+	}
+	return u.tails
+}
+
+// endTails forgets the copies. Those that go on are spread's, unless all are to be given up. As Close it may come while another goroutine writes.
 func (u *upload) endTails(giveUp bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	for _, t := range u.tails {
 		if giveUp {
 			t.stop()

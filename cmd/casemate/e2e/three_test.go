@@ -362,6 +362,14 @@ func TestThreeBastions(t *testing.T) {
 		return followers[0], func() {
 			must(t, "ip", "-n", l.name+"sw", "link", "set", port, "nomaster") // the wire stays up and leads nowhere
 			t.Logf("DNS stopped naming the lost leader after %.2f s", named(followers[0], leader, false).Seconds())
+			// A client on the leader's side of the cut reads as ever, and is told that writing does not work.
+			leader.trust(ca)
+			leader.must(t, "curl", "-fsS", "-o", "/dev/null", "--resolve", "registry.k8s.io:443:"+leader.ip, "-H", "Accept: */*", "https://registry.k8s.io/v2/pause/manifests/3.10")
+			leader.fails(t, "no majority", leader.bin(), "--socket", leader.socket, "name", "set", "cut.casemate.internal", "TXT", "off")
+			if out := leader.must(t, "curl", "-sS", "--resolve", own+":443:"+leader.ip, "-u", "ops:correct horse", "-X", "PUT", "-H", "Content-Type: application/vnd.oci.image.index.v1+json",
+				"--data-binary", `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`, "-w", "%{http_code}", "https://"+own+"/v2/team/cut/manifests/1"); !strings.HasSuffix(out, "503") || !strings.Contains(out, "UNAVAILABLE") {
+				t.Errorf("a push without a majority: %s", out)
+			}
 		}, func() { must(t, "ip", "-n", l.name+"sw", "link", "set", port, "master", "br0") }
 	})
 	var heavy string // an image that the full disk has no room for
