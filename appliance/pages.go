@@ -18,6 +18,7 @@ type pages struct {
 	ready   func() error // nil: this node serves
 	metrics http.Handler
 	front   func() frontPage
+	site    http.HandlerFunc // what nodes have to know
 }
 
 // frontPage is what people see at /.
@@ -56,6 +57,8 @@ func (p *pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		send(w, r, "text/plain; charset=utf-8", []byte("ok\n"))
+	case path == "/site.json":
+		p.site(w, r)
 	case path == "/metrics":
 		p.metrics.ServeHTTP(w, r)
 	default:

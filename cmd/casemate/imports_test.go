@@ -31,6 +31,7 @@ func fences() []fence {
 		{"casemate", []string{"casemate/cmd"}, "github.com/spf13/cobra", "flags are parsed in cmd and nowhere else"},
 		{"casemate", []string{"casemate/cmd/casemate"}, "github.com/vbauerster/mpb", "who works tells how far it is; only the command line knows whether somebody looks at a terminal"},
 		{"casemate/bundle", nil, "casemate", "it runs on the connected side, on macOS too, where there is nothing of the daemon"},
+		{"casemate/appliance/nodeconf", nil, "casemate", "what nodes get is a pure function of what it is given"},
 		{"casemate/cluster/state", nil, "os", "promise 2: the state is a pure function of the log"},
 		{"casemate/cluster/state", nil, "net", "promise 2: the state is a pure function of the log"},
 		{"casemate/cluster/state", nil, "math/rand", "promise 2: the state is a pure function of the log"},

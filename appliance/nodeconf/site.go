@@ -1,0 +1,65 @@
+// Package nodeconf writes what nodes and inventories need to use the bastions: the enrol script, mirror configurations of container runtimes, Kubespray's variables.
+//
+// It promises: everything is a pure function of a Site, so every bastion writes the same bytes; every bastion is named, each by <node>.<domain>; and nothing that is
+// written lowers a node's security (no unverified TLS, no http for content).
+package nodeconf
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// A Site is what a node has to know of the bastions.
+type Site struct {
+	// Domain is the own zone: registry.<Domain>, files.<Domain> and <node>.<Domain> are names of the bastions.
+	Domain string `json:"domain"`
+	// Nodes are all bastions, sorted by name; at least one.
+	Nodes []Node `json:"nodes"`
+	// Roots are the root certificates, PEM.
+	Roots string `json:"roots"`
+	// Origins are the public hosts that the bastions answer for.
+	Origins []Origin `json:"origins"`
+}
+
+// A Node is one bastion.
+type Node struct {
+	Name  string       `json:"name"`
+	Addrs []netip.Addr `json:"addrs"` // at least one; DNS at port 53, HTTP at 80, HTTPS at 443
+}
+
+// An Origin is a public host that the bastions answer for.
+type Origin struct {
+	Host     string   `json:"host"`
+	Aliases  []string `json:"aliases,omitempty"`
+	Registry bool     `json:"registry,omitempty"` // images are its main thing
+}
+
+// Host is the node's own name.
+func (s *Site) Host(n Node) string { return n.Name + "." + s.Domain }
+
+// Addrs are the addresses of all bastions: the first of each, then the second ones.
+func (s *Site) Addrs() (list []netip.Addr) {
+	for i := 0; ; i++ {
+		found := false
+		for _, n := range s.Nodes {
+			if i < len(n.Addrs) {
+				list, found = append(list, n.Addrs[i]), true
+			}
+		}
+		if !found {
+			return list
+		}
+	}
+}
+
+// Registries are the names, aliases among them, under which nodes pull images; sorted.
+func (s *Site) Registries() (list []string) {
+	for _, o := range s.Origins {
+		if o.Registry {
+			list = append(append(list, o.Host), o.Aliases...)
+		}
+	}
+	slices.SortFunc(list, strings.Compare)
+	return slices.Compact(list)
+}

@@ -1,0 +1,45 @@
+package appliance
+
+import (
+	"cmp"
+	"encoding/json"
+	"net/http"
+	"slices"
+
+	"casemate/appliance/nodeconf"
+)
+
+// site is what the tree says about the bastions, for everything that is generated for nodes: the same on every node.
+func (a *Appliance) site() (nodeconf.Site, error) {
+	v := a.now.Load()
+	s := nodeconf.Site{Domain: v.settings.Domain, Roots: string(a.ca.Roots())}
+	nodes, err := a.nodes()
+	if err != nil {
+		return s, err
+	}
+	for _, n := range nodes {
+		s.Nodes = append(s.Nodes, nodeconf.Node{Name: n.Name, Addrs: n.Addrs})
+	}
+	slices.SortFunc(s.Nodes, func(x, y nodeconf.Node) int { return cmp.Compare(x.Name, y.Name) })
+	for _, o := range v.origins.All() {
+		if o.Disabled == "" {
+			s.Origins = append(s.Origins, nodeconf.Origin{Host: o.Host, Aliases: o.Aliases, Registry: o.Registry})
+		}
+	}
+	return s, nil
+}
+
+// serveSite is GET /site.json: what a node may know of the bastions before it trusts them.
+func (a *Appliance) serveSite(w http.ResponseWriter, r *http.Request) {
+	s, err := a.site()
+	if err != nil {
+		refuse(w, r, http.StatusServiceUnavailable, "", err.Error())
+		return
+	}
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		refuse(w, r, http.StatusInternalServerError, "", err.Error())
+		return
+	}
+	send(w, r, "application/json", append(data, '\n'))
+}
