@@ -3,7 +3,6 @@ package appliance
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -71,35 +70,45 @@ type RestoreOptions struct {
 
 // Restore makes the first node of a new cluster from a backup, in a data directory that is new or empty. The node's name and addresses are those of cfg, which
 // must be complete; settings, users, content and the CA are the backup's, and what it says of other nodes is gone. It starts nothing.
-// It reports whether the config was written.
-func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (rep cluster.RestoreReport, wrote bool, err error) {
+func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (rep cluster.RestoreReport, p Prepared, err error) {
 	if err := checkDataDir(cfg.Data); err != nil {
-		return rep, false, err
+		return rep, p, err
 	}
 	if exists(filepath.Join(cfg.Data, clusterDir, "format")) {
-		return rep, false, fmt.Errorf("data directory %s is already initialised, restore into a new one with data (or --data): %w", cfg.Data, fs.ErrExist)
+		return rep, p, fmt.Errorf("data directory %s is already initialised, restore into a new one with data (or --data): %w", cfg.Data, fs.ErrExist)
 	}
 	for _, name := range []string{certsDir, missingFile} {
 		if path := filepath.Join(cfg.Data, name); exists(path) {
-			return rep, false, fmt.Errorf("data directory %s has %q of another node, restore into a new one with data (or --data): %w", cfg.Data, name, fs.ErrExist)
+			return rep, p, fmt.Errorf("data directory %s has %q of another node, restore into a new one with data (or --data): %w", cfg.Data, name, fs.ErrExist)
 		}
 	}
-	writeConfig, err := stageConfig(opt.ConfigFile, cfg)
-	if err != nil {
-		return rep, false, err
-	}
-	defer func() { err = errors.Join(err, writeConfig(err == nil)) }()
-	rep, err = cluster.Restore(ctx, clusterConfig(cfg, orDiscard(opt.Log)), r, cluster.RestoreOptions{
-		Passphrase: opt.Passphrase, Identities: opt.Identities, Edit: func(b cluster.Batch) error { return onlyNode(b, cfg) },
+	p, err = prepare(cfg, opt.ConfigFile, func() (err error) {
+		rep, err = cluster.Restore(ctx, clusterConfig(cfg, orDiscard(opt.Log)), r, cluster.RestoreOptions{
+			Passphrase: opt.Passphrase, Identities: opt.Identities, Edit: func(b cluster.Batch) error { return onlyNode(b, cfg) },
+		})
+		return err
 	})
-	return rep, err == nil && opt.ConfigFile != "" && !exists(opt.ConfigFile), err
+	return rep, p, err
 }
 
-// RecoverCluster makes the stopped node of cfg a cluster of one, or with dry only says what that would cost; see cluster.Recover.
-func RecoverCluster(cfg Config, dry bool, log *slog.Logger) (cluster.RecoverReport, error) {
-	return cluster.Recover(clusterConfig(cfg, orDiscard(log)), cluster.RecoverOptions{
-		DryRun: dry, Edit: func(b cluster.Batch) error { return onlyNode(b, cfg) },
-	})
+// RecoverCluster makes the stopped node of cfg a cluster of one, or with dry only says what that would cost; see cluster.Recover. configFile is where cfg came from.
+func RecoverCluster(cfg Config, configFile string, dry bool, log *slog.Logger) (rep cluster.RecoverReport, err error) {
+	host, err := serviceHost(configFile)
+	if err != nil {
+		return rep, err
+	}
+	recover := func() (err error) {
+		rep, err = cluster.Recover(clusterConfig(cfg, orDiscard(log)), cluster.RecoverOptions{
+			DryRun: dry, Edit: func(b cluster.Batch) error { return onlyNode(b, cfg) },
+		})
+		return err
+	}
+	if host == nil {
+		err = recover()
+	} else {
+		err = host.As(recover)
+	}
+	return rep, err
 }
 
 // onlyNode takes all other nodes out of the tree: DNS must not name them, and new intermediates need not permit their addresses. The CA enters its own at the next start.

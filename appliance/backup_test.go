@@ -78,9 +78,9 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 	to := testConfig(t, t.TempDir())
 	to.Node, to.Advertise = "bastion-b", []netip.Addr{netip.MustParseAddr("127.0.0.3")}
 	file := filepath.Join(t.TempDir(), "casemate.yaml")
-	got, wrote, err := Restore(context.Background(), to, bytes.NewReader(data), RestoreOptions{Identities: backupIdentity, ConfigFile: file, Log: testLog(t)})
-	if err != nil || !wrote || !exists(file) || got.Lacking != 0 {
-		t.Fatalf("%+v, %v, %v", got, wrote, err)
+	got, p, err := Restore(context.Background(), to, bytes.NewReader(data), RestoreOptions{Identities: backupIdentity, ConfigFile: file, Log: testLog(t)})
+	if err != nil || p.ConfigFile != file || !exists(file) || got.Lacking != 0 {
+		t.Fatalf("%+v, %v, %v", got, p, err)
 	}
 	n = serveNode(t, to)
 	if !bytes.Equal(n.Roots(), roots) {

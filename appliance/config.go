@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"casemate/appliance/service"
 )
 
 // DefaultConfigFile is where the node's config lies unless --config names another.
@@ -365,7 +367,7 @@ func (c *Config) Complete() error {
 		c.Node = name
 	}
 	if c.Data == "" {
-		c.Data = "/var/lib/casemate"
+		c.Data = service.DataDir
 	}
 	if len(c.Advertise) == 0 {
 		c.Advertise = routeAddrs()
@@ -399,55 +401,67 @@ func routeAddrs() []netip.Addr {
 	return list
 }
 
-// YAML writes the config as a file that ParseConfig reads, with the keys that are set.
+// YAML writes the config as a file that ParseConfig reads: every key with what it means, those that are not set as comments with their default.
 func (c *Config) YAML() []byte {
 	var b strings.Builder
-	b.WriteString("# The config of this Casemate node. Every key is optional; what is the same on every node is set with: casemate config set\n")
-	if c.Node != "" {
-		fmt.Fprintf(&b, "node: %q\n", c.Node)
-	}
-	if c.Data != "" {
-		fmt.Fprintf(&b, "data: %q\n", c.Data)
-	}
-	quoted := func(list []string) string { return "[" + strings.Join(list, ", ") + "]" }
-	if len(c.Advertise) > 0 {
-		var list []string
-		for _, a := range c.Advertise {
-			list = append(list, strconv.Quote(a.String()))
+	b.WriteString("# The config of this Casemate node. Every key is optional; a # stands before what is not set, with its default or an example.\n" +
+		"# What is the same on every node is set with: casemate config set\n" +
+		"# A change is taken up with: systemctl reload casemate, which says what needs a restart. After one of advertise, listen or data: casemate sockets\n")
+	key := func(indent, name, value, def, help string) {
+		mark := ""
+		if value == "" {
+			mark, value = "#", def
 		}
-		fmt.Fprintf(&b, "advertise: %s\n", quoted(list))
+		fmt.Fprintf(&b, "%s# %s\n%s%s%s: %s\n", indent, help, indent, mark, name, value)
 	}
-	var listen strings.Builder
-	for _, l := range []struct {
-		key  string
-		list []netip.AddrPort
-	}{{"http", c.Listen.HTTP}, {"https", c.Listen.HTTPS}, {"dns", c.Listen.DNS}} {
-		if len(l.list) > 0 {
-			var list []string
-			for _, a := range l.list {
-				list = append(list, strconv.Quote(a.String()))
-			}
-			fmt.Fprintf(&listen, "  %s: %s\n", l.key, quoted(list))
+	text := func(s string) string {
+		if s == "" {
+			return ""
 		}
+		return strconv.Quote(s)
 	}
+	list := func(n int, item func(int) string) string {
+		var l []string
+		for i := range n {
+			l = append(l, strconv.Quote(item(i)))
+		}
+		if l == nil {
+			return ""
+		}
+		return "[" + strings.Join(l, ", ") + "]"
+	}
+	ports := func(l []netip.AddrPort) string { return list(len(l), func(i int) string { return l[i].String() }) }
+
+	b.WriteString("\n")
+	key("", "node", text(c.Node), `"n1"`, "The node's name, a DNS label. Default: the host's short name.")
+	key("", "data", text(c.Data), strconv.Quote(service.DataDir), "The directory that the node owns.")
+	key("", "advertise", list(len(c.Advertise), func(i int) string { return c.Advertise[i].String() }), `["10.0.0.11"]`,
+		"Addresses at which clients and the other nodes reach this one; DNS answers with them. Default: those of the default routes.")
+	b.WriteString("\n")
+	admin := c.Listen.Admin
+	peer := ""
 	if c.Listen.Peer.IsValid() {
-		fmt.Fprintf(&listen, "  peer: %q\n", c.Listen.Peer.String())
+		peer = c.Listen.Peer.String()
 	}
-	if c.Listen.Admin != "" {
-		fmt.Fprintf(&listen, "  admin: %q\n", c.Listen.Admin)
+	if len(c.Listen.HTTP)+len(c.Listen.HTTPS)+len(c.Listen.DNS) == 0 && peer == "" && admin == "" {
+		b.WriteString("#") // a listen with nothing below it is fine, but looks as if something were missing
 	}
-	if listen.Len() > 0 {
-		b.WriteString("listen:\n" + listen.String())
-	}
-	var log []string
+	b.WriteString("listen:\n")
+	key("  ", "http", ports(c.Listen.HTTP), `["10.0.0.11:80"]`, "Default: the advertised addresses, port 80.")
+	key("  ", "https", ports(c.Listen.HTTPS), `["10.0.0.11:443"]`, "Default: the advertised addresses, port 443.")
+	key("  ", "dns", ports(c.Listen.DNS), `["10.0.0.11:53"]`, "UDP and TCP; never a wildcard. Default: the advertised addresses, port 53.")
+	key("  ", "peer", text(peer), `"10.0.0.11:7443"`, "For the other nodes. Default: the first advertised address, port 7443.")
+	key("  ", "admin", text(admin), strconv.Quote(DefaultSocket), "The socket that the command line talks to.")
+	b.WriteString("\n")
+	level, format := "", c.Log.Format
 	if c.Log.Level != 0 {
-		log = append(log, "level: "+strings.ToLower(c.Log.Level.String()))
+		level = strings.ToLower(c.Log.Level.String())
 	}
-	if c.Log.Format != "" {
-		log = append(log, "format: "+c.Log.Format)
+	if level == "" && format == "" {
+		b.WriteString("#")
 	}
-	if len(log) > 0 {
-		fmt.Fprintf(&b, "log: {%s}\n", strings.Join(log, ", "))
-	}
+	b.WriteString("log:\n")
+	key("  ", "level", level, "info", "debug, info, warn or error.")
+	key("  ", "format", format, "auto", "auto (for the journal where there is one, else text), text or json.")
 	return []byte(b.String())
 }

@@ -58,9 +58,8 @@ type InitOptions struct {
 
 // InitResult is what init has to say.
 type InitResult struct {
+	Prepared
 	Domain string
-	// ConfigFile is the file that was written, "" when there was one.
-	ConfigFile string
 	// Notes are sentences for the operator: origins that are not enabled and why, resolvers that could be asked for other names.
 	Notes []string
 }
@@ -101,28 +100,36 @@ func Init(ctx context.Context, cfg Config, opt InitOptions) (res InitResult, err
 	if err := checkDataDir(cfg.Data); err != nil {
 		return res, err
 	}
-	writeConfig, err := stageConfig(opt.ConfigFile, cfg)
+	res.Prepared, err = prepare(cfg, opt.ConfigFile, func() error { return makeFirst(ctx, cfg, opt, log, settings, spec, disabled) })
 	if err != nil {
 		return res, err
 	}
-	defer func() { err = errors.Join(err, writeConfig(err == nil)) }()
+	if len(settings.Forward) == 0 {
+		if found := hostResolvers(cfg.Advertise); len(found) > 0 {
+			res.Notes = append(res.Notes, fmt.Sprintf("names that are not ours are answered NXDOMAIN at once; to ask this host's resolvers for them: casemate config set dns.forward %s", strings.Join(found, ",")))
+		}
+	}
+	return res, nil
+}
 
+// makeFirst makes the data of the first node.
+func makeFirst(ctx context.Context, cfg Config, opt InitOptions, log *slog.Logger, settings *Settings, spec pki.Spec, disabled []origin.Origin) (err error) {
 	c, err := openOrBootstrap(cfg, log)
 	if err != nil {
-		return res, err
+		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	tree := c.Tree()
 	if entries, err := tree.ReadDir("pki"); err == nil && len(entries) > 0 {
-		return res, fmt.Errorf("%s is initialised already, start it with: casemate serve: %w", cfg.Data, fs.ErrExist)
+		return fmt.Errorf("%s is initialised already, start it with: casemate serve (or systemctl start casemate): %w", cfg.Data, fs.ErrExist)
 	}
 	set, err := origin.Load(tree.Sub("origins"), settings.Origins) // what an Init that was cut short left behind
 	if err != nil {
-		return res, err
+		return err
 	}
 	for _, o := range disabled {
 		if set, err = set.With(o); err != nil {
-			return res, err
+			return err
 		}
 	}
 	err = tree.Update(ctx, func(b cluster.Batch) error {
@@ -152,21 +159,13 @@ func Init(ctx context.Context, cfg Config, opt InitOptions) (res InitResult, err
 		return putNode(b, cfg)
 	})
 	if err != nil {
-		return res, fmt.Errorf("init: %w", err)
+		return fmt.Errorf("init: %w", err)
 	}
 	// Last, and in one batch: with the CA there, the node is initialised.
 	if err := pki.Init(ctx, tree.Sub("pki"), c, spec, set.Names()); err != nil {
-		return res, fmt.Errorf("init: %w", err)
+		return fmt.Errorf("init: %w", err)
 	}
-	if opt.ConfigFile != "" && !exists(opt.ConfigFile) {
-		res.ConfigFile = opt.ConfigFile
-	}
-	if len(settings.Forward) == 0 {
-		if found := hostResolvers(cfg.Advertise); len(found) > 0 {
-			res.Notes = append(res.Notes, fmt.Sprintf("names that are not ours are answered NXDOMAIN at once; to ask this host's resolvers for them: casemate config set dns.forward %s", strings.Join(found, ",")))
-		}
-	}
-	return res, nil
+	return nil
 }
 
 func isDNSPort(cfg Config) func(netip.AddrPort) bool {
@@ -213,32 +212,6 @@ func openOrBootstrap(cfg Config, log *slog.Logger) (*cluster.Cluster, error) {
 
 func clusterConfig(cfg Config, log *slog.Logger) cluster.Config {
 	return cluster.Config{Dir: filepath.Join(cfg.Data, clusterDir), Node: cfg.Node, Log: log, Reserve: reserve(cfg.Data)}
-}
-
-// stageConfig writes the config beside its place before anything else is done, so that a place that cannot be written to is known early;
-// the function that it returns moves it there or takes it away.
-func stageConfig(path string, cfg Config) (func(ok bool) error, error) {
-	if path == "" || exists(path) {
-		return func(bool) error { return nil }, nil
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("config %s cannot be written, name another with --config: %w", path, err)
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".casemate-*.yaml")
-	if err != nil {
-		return nil, fmt.Errorf("config %s cannot be written, name another with --config: %w", path, err)
-	}
-	_, err = f.Write(cfg.YAML())
-	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
-		os.Remove(f.Name())
-		return nil, fmt.Errorf("config %s: %w", path, err)
-	}
-	return func(ok bool) error {
-		if !ok {
-			return os.Remove(f.Name())
-		}
-		return os.Rename(f.Name(), path)
-	}, nil
 }
 
 // nodeRecord is what the tree keeps of a node below nodes/.

@@ -82,51 +82,37 @@ type JoinOptions struct {
 
 // Join makes this node a member of the cluster to which the token belongs: its data directory, with its identity and the keys, and its config if there is none. It starts
 // nothing: the content comes when the node is served. A Join that was cut short is taken up again by the next one, with the same token.
-func Join(ctx context.Context, cfg Config, opt JoinOptions) (configFile string, err error) {
+func Join(ctx context.Context, cfg Config, opt JoinOptions) (p Prepared, err error) {
 	token, err := cluster.ParseToken(opt.Token)
 	if err != nil {
-		return "", &UsageError{err}
+		return p, &UsageError{err}
 	}
 	if cfg.peer().Port() == 0 {
-		return "", usage("listen.peer must name a port: the other nodes have to find this one there")
+		return p, usage("listen.peer must name a port: the other nodes have to find this one there")
 	}
 	addr, err := peerAddr(opt.Addr)
 	if err != nil {
-		return "", err
+		return p, err
 	}
 	if err := checkDataDir(cfg.Data); err != nil {
-		return "", err
+		return p, err
 	}
-	writeConfig, err := stageConfig(opt.ConfigFile, cfg)
-	if err != nil {
-		return "", err
-	}
-	made := opt.ConfigFile != "" && !exists(opt.ConfigFile)
-	defer func() { err = errors.Join(err, writeConfig(err == nil)) }()
-	log := opt.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
+	log := orDiscard(opt.Log)
 	cc := clusterConfig(cfg, log)
 	cc.PeerAddr, cc.Version = cfg.peer().String(), Version
-	for {
-		err := cluster.Join(ctx, cc, addr, token)
-		if err == nil {
-			break
+	return prepare(cfg, opt.ConfigFile, func() error {
+		for {
+			err := cluster.Join(ctx, cc, addr, token)
+			if err == nil || !opt.Wait || !again(err) {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return err
+			case <-time.After(time.Second):
+			}
 		}
-		if !opt.Wait || !again(err) {
-			return "", err
-		}
-		select {
-		case <-ctx.Done():
-			return "", err
-		case <-time.After(time.Second):
-		}
-	}
-	if made {
-		configFile = opt.ConfigFile
-	}
-	return configFile, nil
+	})
 }
 
 func again(err error) bool {

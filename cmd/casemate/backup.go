@@ -144,13 +144,9 @@ counts as restored. The cluster is a new one to the nodes of the old one: wipe a
 				defer f.Close()
 				in = f
 			}
-			r, wrote, err := appliance.Restore(cmd.Context(), cfg, in, opt)
+			r, p, err := appliance.Restore(cmd.Context(), cfg, in, opt)
 			if err != nil {
 				return err
-			}
-			talk := cmd.ErrOrStderr()
-			if wrote {
-				fmt.Fprintf(talk, "wrote %s\n", config)
 			}
 			err = o.print(cmd, r, func(t *table) {
 				t.line(fmt.Sprintf("restored %d names and %d blobs, %s, of node %s as of %s", r.Names, r.Blobs, size(r.Bytes), r.From.Node, r.From.Created))
@@ -158,7 +154,7 @@ counts as restored. The cluster is a new one to the nodes of the old one: wipe a
 					t.line(fmt.Sprintf("%d blobs are not here: casemate scrub lists them, importing or pushing them again repairs them", r.Lacking))
 				}
 			})
-			fmt.Fprintf(talk, "%s is the first node of a new cluster, its data is in %s; start it with: casemate serve --config %s\n", cfg.Node, cfg.Data, config)
+			sayNext(cmd, p, fmt.Sprintf("%s is the first node of a new cluster, its data is in %s", cfg.Node, cfg.Data))
 			return err
 		},
 	}
@@ -182,15 +178,12 @@ func clusterCommand(o *options) *cobra.Command {
 
 Without --yes it only says what that costs. The other nodes can never come back as members: wipe their data directories and join them under other names.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := appliance.LoadConfig(config)
-			if err == nil {
-				err = cfg.Complete()
-			}
+			cfg, err := loadConfig(config)
 			if err != nil {
 				return err
 			}
 			log, _ := appliance.NewLogger(appliance.Log{Level: 4}, cmd.ErrOrStderr()) // only what is wrong
-			r, err := appliance.RecoverCluster(cfg, !yes, log)
+			r, err := appliance.RecoverCluster(cfg, config, !yes, log)
 			if err != nil {
 				return err
 			}
@@ -206,7 +199,7 @@ Without --yes it only says what that costs. The other nodes can never come back 
 			case !yes:
 				return usageError{errors.New("nothing is changed: say --yes to make this node a cluster of one")}
 			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "%s is a cluster of one, start it with: casemate serve --config %s\n", r.Node, config)
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s is a cluster of one, start it as before\n", r.Node)
 			return nil
 		},
 	}

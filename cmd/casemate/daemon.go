@@ -53,14 +53,11 @@ What the root certificate permits is fixed here: public registries and download 
 			if err != nil {
 				return err
 			}
-			talk := cmd.ErrOrStderr()
-			if res.ConfigFile != "" {
-				fmt.Fprintf(talk, "wrote %s\n", res.ConfigFile)
-			}
 			for _, n := range res.Notes {
-				fmt.Fprintln(talk, "note:", n)
+				fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
 			}
-			fmt.Fprintf(talk, "%s is the first node of %s, its data is in %s; start it with: casemate serve --config %s\n", cfg.Node, res.Domain, cfg.Data, config)
+			sayNext(cmd, res.Prepared, fmt.Sprintf("%s is the first node of %s, its data is in %s", cfg.Node, res.Domain, cfg.Data))
+			fmt.Fprintln(cmd.ErrOrStderr(), "when it runs, for the nodes: casemate enroll")
 			return nil
 		},
 	}
@@ -76,6 +73,59 @@ What the root certificate permits is fixed here: public registries and download 
 	return cmd
 }
 
+// sayNext says what was made and what to type next.
+func sayNext(cmd *cobra.Command, p appliance.Prepared, what string) {
+	talk := cmd.ErrOrStderr()
+	if p.ConfigFile != "" {
+		fmt.Fprintf(talk, "wrote %s\n", p.ConfigFile)
+	}
+	fmt.Fprintf(talk, "%s; start it with: %s\n", what, p.Next)
+	if len(p.Firewall) > 0 {
+		fmt.Fprintln(talk, "where firewalld runs, let clients in:")
+		for _, line := range p.Firewall {
+			fmt.Fprintln(talk, " ", line)
+		}
+	}
+}
+
+func socketsCommand(*options) *cobra.Command {
+	var config string
+	cmd := &cobra.Command{
+		Use: "sockets", Short: "tell systemd the addresses that the config says now", Args: cobra.NoArgs,
+		Long: `Write systemd's drop-ins for the sockets and the data directory anew, from the config. init, join and restore do it by themselves; this is for a config that has changed since.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(config)
+			if err != nil {
+				return err
+			}
+			changed, err := appliance.WriteSockets(cfg, config)
+			for _, path := range changed {
+				fmt.Fprintln(cmd.OutOrStdout(), path)
+			}
+			if err != nil {
+				return err
+			}
+			if len(changed) == 0 {
+				fmt.Fprintln(cmd.ErrOrStderr(), "nothing has changed")
+				return nil
+			}
+			fmt.Fprintln(cmd.ErrOrStderr(), "take it up with: systemctl daemon-reload && systemctl restart 'casemate*'")
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&config, "config", appliance.DefaultConfigFile, "the node's config")
+	return cmd
+}
+
+// loadConfig reads a config and completes it.
+func loadConfig(path string) (appliance.Config, error) {
+	cfg, err := appliance.LoadConfig(path)
+	if err == nil {
+		err = cfg.Complete()
+	}
+	return cfg, err
+}
+
 // initConfig reads the config if there is one, else makes one of the flags. A flag that contradicts the file is an error: init does not change a file.
 func initConfig(path, name, data string, advertise []string) (appliance.Config, error) {
 	var addrs []netip.Addr
@@ -86,7 +136,7 @@ func initConfig(path, name, data string, advertise []string) (appliance.Config, 
 		}
 		addrs = append(addrs, a.Unmap())
 	}
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+	if appliance.BlankConfig(path) {
 		cfg := appliance.Config{Node: name, Data: data, Advertise: addrs}
 		return cfg, cfg.Complete()
 	}
@@ -118,14 +168,7 @@ func serveCommand(*options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "serve", Short: "run the daemon in the foreground", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			load := func() (appliance.Config, error) {
-				cfg, err := appliance.LoadConfig(config)
-				if err == nil {
-					err = cfg.Complete()
-				}
-				return cfg, err
-			}
-			cfg, err := load()
+			cfg, err := loadConfig(config)
 			if err != nil {
 				return err
 			}
@@ -148,7 +191,7 @@ func serveCommand(*options) *cobra.Command {
 						return
 					case <-hup:
 					}
-					if cfg, err := load(); err != nil {
+					if cfg, err := loadConfig(config); err != nil {
 						log.Error("the config cannot be reloaded, the one before stays in use", "error", err)
 					} else {
 						a.Reload(cfg)

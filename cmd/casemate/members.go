@@ -39,15 +39,11 @@ The token comes from "casemate token create" on any member. It is bound to the f
 			opt.Addr, opt.ConfigFile = args[0], config
 			opt.Log, _ = appliance.NewLogger(appliance.Log{Level: 4}, cmd.ErrOrStderr()) // only what is wrong
 			appliance.Version, appliance.Commit = version, commit
-			made, err := appliance.Join(cmd.Context(), cfg, opt)
+			p, err := appliance.Join(cmd.Context(), cfg, opt)
 			if err != nil {
 				return err
 			}
-			talk := cmd.ErrOrStderr()
-			if made != "" {
-				fmt.Fprintf(talk, "wrote %s\n", made)
-			}
-			fmt.Fprintf(talk, "%s is a member; its content comes when it runs, start it with: casemate serve --config %s\n", cfg.Node, config)
+			sayNext(cmd, p, cfg.Node+" is a member; its content comes when it runs")
 			return nil
 		},
 	}

@@ -1,0 +1,237 @@
+// Package service knows how systemd runs the daemon on this host: as which user, with which sockets. What a package installs cannot know the host's addresses; it writes
+// them beside, as drop-ins.
+//
+// It promises: what it writes is whole or not there, the same config writes the same bytes, and nothing of an operator's is touched.
+package service
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// User is the daemon's user and group.
+const User = "casemate"
+
+// Unit is the daemon's unit; it needs the four socket units, and is what an operator starts.
+const Unit = "casemate.service"
+
+// DataDir is the data directory that the packaged unit knows.
+const DataDir = "/var/lib/casemate"
+
+// units are where packages and operators put units (systemd.unit(5)).
+var units = []string{"etc/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"}
+
+// dropInDir is where the operator's drop-ins lie, below the root directory.
+const dropInDir = "etc/systemd/system"
+
+// Host is a host on which systemd runs the daemon.
+type Host struct {
+	root     string // "/", or a test's
+	uid, gid int
+}
+
+// Find returns the host's service, or nil where there is none: the unit is not installed, or who asks is not root and so runs the daemon as himself.
+func Find() (*Host, error) {
+	if os.Geteuid() != 0 || !installed("/") {
+		return nil, nil
+	}
+	u, err := user.Lookup(User)
+	if err != nil {
+		return nil, fmt.Errorf("%s is installed, but its user %s is not there (systemd-sysusers makes it): %w", Unit, User, err)
+	}
+	h := &Host{root: "/"}
+	h.uid, err = strconv.Atoi(u.Uid)
+	gid, gerr := strconv.Atoi(u.Gid)
+	h.gid = gid
+	return h, errors.Join(err, gerr)
+}
+
+func installed(root string) bool {
+	return slices.ContainsFunc(units, func(dir string) bool {
+		_, err := os.Stat(filepath.Join(root, dir, Unit))
+		return err == nil
+	})
+}
+
+// Prepare makes the data directory as the daemon's user needs it. One that holds another user's files is refused: somebody means something else by it.
+func (h *Host) Prepare(data string) error {
+	if err := os.MkdirAll(filepath.Dir(data), 0o755); err != nil {
+		return fmt.Errorf("data directory %s: %w", data, err)
+	}
+	err := os.Mkdir(data, 0o750)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("data directory %s: %w", data, err)
+	}
+	dir, err := os.OpenRoot(data) // what lies there may be the user's already: no link leads out
+	if err != nil {
+		return fmt.Errorf("data directory %s: %w", data, err)
+	}
+	defer dir.Close()
+	entries, err := fs.ReadDir(dir.FS(), ".")
+	if err != nil {
+		return fmt.Errorf("data directory %s: %w", data, err)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			return fmt.Errorf("data directory %s: %w", data, err)
+		}
+		if uid, ok := owner(info); ok && uid != h.uid && e.Name() != "lost+found" {
+			return fmt.Errorf("data directory %s: %s belongs to user %d, and the daemon runs as %s: chown -R %s: %s", data, e.Name(), uid, User, User, data)
+		}
+	}
+	if err := dir.Lchown(".", h.uid, h.gid); err != nil {
+		return fmt.Errorf("data directory %s: %w", data, err)
+	}
+	return nil
+}
+
+// Config is what the units have to know.
+type Config struct {
+	Data             string
+	HTTP, HTTPS, DNS []netip.AddrPort
+}
+
+// Write writes the drop-ins that cfg needs and takes away those that it does not need any more. It returns the paths that changed; systemd has to be told of
+// them (systemctl daemon-reload).
+func (h *Host) Write(cfg Config) (changed []string, err error) {
+	files, err := DropIns(cfg)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range slices.Sorted(paths()) {
+		want, needed := files[path]
+		full := filepath.Join(h.root, dropInDir, path)
+		got, err := os.ReadFile(full)
+		switch {
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return changed, err
+		case !needed && err != nil, needed && err == nil && bytes.Equal(got, want):
+			continue
+		case !needed:
+			err = os.Remove(full)
+		default:
+			err = replace(full, want)
+		}
+		if err != nil {
+			return changed, fmt.Errorf("drop-in for systemd: %w", err)
+		}
+		changed = append(changed, full)
+	}
+	return changed, nil
+}
+
+func replace(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".casemate-*") // systemd reads *.conf only
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+// sockets are the socket units, by the name under which they hand a socket over.
+var sockets = []struct {
+	name, listen string
+	of           func(*Config) []netip.AddrPort
+}{
+	{"http", "ListenStream", func(c *Config) []netip.AddrPort { return c.HTTP }},
+	{"https", "ListenStream", func(c *Config) []netip.AddrPort { return c.HTTPS }},
+	{"dns-udp", "ListenDatagram", func(c *Config) []netip.AddrPort { return c.DNS }},
+	{"dns-tcp", "ListenStream", func(c *Config) []netip.AddrPort { return c.DNS }},
+}
+
+func addressesOf(name string) string { return "casemate-" + name + ".socket.d/10-addresses.conf" }
+
+const dataDropIn = Unit + ".d/10-data.conf"
+
+// paths are all drop-ins that there can be.
+func paths() func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for _, s := range sockets {
+			if !yield(addressesOf(s.name)) {
+				return
+			}
+		}
+		yield(dataDropIn)
+	}
+}
+
+// DropIns are the drop-ins for cfg, by their path below /etc/systemd/system.
+func DropIns(cfg Config) (map[string][]byte, error) {
+	if strings.ContainsFunc(cfg.Data, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return nil, fmt.Errorf("data directory %q has control characters in its name, which systemd cannot be told: choose another", cfg.Data)
+	}
+	const head = "# Written by casemate from its config; after a change there: casemate sockets\n"
+	files := map[string][]byte{}
+	for _, s := range sockets {
+		list := s.of(&cfg)
+		if len(list) == 0 {
+			return nil, fmt.Errorf("there is no address for casemate-%s.socket", s.name)
+		}
+		var b strings.Builder
+		b.WriteString(head + "[Socket]\n" + s.listen + "=\n") // an empty one forgets those before
+		for _, a := range list {
+			if a.Port() == 0 {
+				return nil, fmt.Errorf("casemate-%s.socket needs a port, got %s", s.name, a)
+			}
+			fmt.Fprintf(&b, "%s=%s\n", s.listen, a)
+		}
+		files[addressesOf(s.name)] = []byte(b.String())
+	}
+	if cfg.Data != DataDir {
+		plain := strings.ReplaceAll(cfg.Data, "%", "%%")
+		quoted := `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(plain) + `"`
+		files[dataDropIn] = fmt.Appendf(nil, "%s[Unit]\nRequiresMountsFor=%s\nConditionPathExists=\nConditionPathExists=%s/cluster\n\n[Service]\nReadWritePaths=%s\n", head, quoted, plain, quoted)
+	}
+	return files, nil
+}
+
+// Start is what an operator types to start the daemon, now and at every boot.
+func Start() string { return "systemctl enable --now " + Unit }
+
+// Firewall are the lines that let clients and the other nodes in where firewalld runs: one service if every port is the usual one.
+func Firewall(cfg Config, peer netip.AddrPort) []string {
+	usual := peer.Port() == 7443
+	var ports []string
+	add := func(a netip.AddrPort, usually uint16, protos ...string) {
+		usual = usual && a.Port() == usually
+		for _, proto := range protos {
+			ports = append(ports, fmt.Sprintf("--add-port=%d/%s", a.Port(), proto))
+		}
+	}
+	for _, a := range cfg.HTTP {
+		add(a, 80, "tcp")
+	}
+	for _, a := range cfg.HTTPS {
+		add(a, 443, "tcp")
+	}
+	for _, a := range cfg.DNS {
+		add(a, 53, "tcp", "udp")
+	}
+	add(peer, 7443, "tcp")
+	what := "--add-service=casemate"
+	if !usual {
+		slices.Sort(ports)
+		what = strings.Join(slices.Compact(ports), " ")
+	}
+	return []string{"firewall-cmd --permanent " + what, "firewall-cmd --reload"}
+}
