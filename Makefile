@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build run test e2e bench soak lint fuzz clean
+.PHONY: help build run test e2e bench soak lint fuzz packages clean
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
@@ -45,12 +45,17 @@ lint: ## gofmt, vet, staticcheck, the import rules, govulncheck where its databa
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
 	go vet ./...
 	go vet -tags e2e,bench ./cmd/casemate/e2e/...
+	cd packaging/tools && go vet ./...
 	GOOS=darwin CGO_ENABLED=0 go build -o /dev/null ./cmd/casemate
 	$(TOOL) staticcheck ./...
 	go test -count 1 -run '^TestImports$$' ./cmd/casemate
 	@if $(TOOL) govulncheck ./... > bin/govulncheck.txt 2>&1; then echo "govulncheck: nothing found"; \
 	elif grep -qE 'fetching vulnerabilities|dial tcp|no such host|403|connection refused' bin/govulncheck.txt; then echo "govulncheck: its database cannot be had here, not checked"; \
 	else cat bin/govulncheck.txt; exit 1; fi
+
+packages: ## DEB and RPM for amd64 and arm64, in dist/
+	@mkdir -p dist
+	cd packaging/tools && go run ./packages -root ../.. -out ../../dist -version '$(VERSION)' -commit '$(COMMIT)'
 
 FUZZTIME ?= 20s
 fuzz: ## every fuzz target for FUZZTIME (20s)

@@ -1,0 +1,41 @@
+#!/bin/sh
+# After the files are in place: configure [OLD-VERSION] from dpkg, 1 (install) or 2 (upgrade) from rpm.
+set -e
+
+upgrade=
+case "$1" in
+configure) [ -z "${2-}" ] || upgrade=yes ;;
+abort-*) exit 0 ;;
+*) [ "${1:-1}" = 1 ] || upgrade=yes ;;
+esac
+
+if command -v systemd-sysusers >/dev/null; then
+    systemd-sysusers casemate.conf
+elif ! id casemate >/dev/null 2>&1; then
+    useradd --system --user-group --home-dir /var/lib/casemate --no-create-home --shell /usr/sbin/nologin casemate
+fi
+if command -v systemd-tmpfiles >/dev/null; then
+    systemd-tmpfiles --create casemate.conf
+else
+    install -d -m 0750 -o casemate -g casemate /var/lib/casemate
+fi
+
+if [ -d /run/systemd/system ]; then
+    systemctl daemon-reload || :
+    if [ -n "$upgrade" ]; then
+        # A clean stop hands leadership over and lets downloads end; the sockets stay with systemd meanwhile, so nobody is refused.
+        systemctl try-restart casemate.service ||
+            echo "casemate did not come back after the upgrade: journalctl -u casemate says why" >&2
+    fi
+fi
+
+[ -z "$upgrade" ] || exit 0
+if [ -d /var/lib/casemate/cluster ]; then
+    echo "Casemate is installed; its data from before is here. Start it with: systemctl enable --now casemate.service"
+else
+    cat <<'EOF'
+Casemate is installed and does not run yet. Next, as root:
+  on the first bastion:   casemate init
+  on every other:         casemate join --token TOKEN ADDRESS     (the token: casemate token create, on the first)
+EOF
+fi

@@ -1,0 +1,26 @@
+#!/bin/sh
+# After the files went: remove, upgrade or purge from dpkg, 0 or 1 from rpm. Only a purge takes data away, and what init wrote.
+set -e
+
+dropins=/etc/systemd/system
+if [ "$1" = purge ]; then
+    data=/var/lib/casemate
+    own=$dropins/casemate.service.d/10-data.conf
+    if [ -f "$own" ]; then
+        data=$(sed -n 's/^ConditionPathExists=\(..*\)\/cluster$/\1/p' "$own" | sed 's/%%/%/g')
+        echo "casemate's data in $data stays: it is not where the package put it. It holds keys of the CA: erase it if nobody needs it any more" >&2
+    fi
+    rm -rf /var/lib/casemate
+    rm -f "$own"
+    for name in http https dns-udp dns-tcp; do
+        rm -f "$dropins/casemate-$name.socket.d/10-addresses.conf"
+        rmdir "$dropins/casemate-$name.socket.d" 2>/dev/null || :
+    done
+    rmdir "$dropins/casemate.service.d" 2>/dev/null || :
+    rm -f /etc/casemate/casemate.yaml
+    rmdir /etc/casemate 2>/dev/null || :
+fi
+
+case "$1" in
+remove | purge | 0) [ ! -d /run/systemd/system ] || systemctl daemon-reload || : ;;
+esac

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Before the files go: remove or upgrade from dpkg, 0 (erase) or 1 (upgrade) from rpm. An upgrade stops nothing.
+set -e
+
+case "$1" in
+remove | deconfigure | 0) ;;
+*) exit 0 ;;
+esac
+
+if [ -d /run/systemd/system ]; then
+    systemctl --no-reload disable --now casemate.service casemate-http.socket casemate-https.socket casemate-dns-udp.socket casemate-dns-tcp.socket || :
+fi
