@@ -55,7 +55,7 @@ lint: ## gofmt, vet, staticcheck, the import rules, govulncheck where its databa
 
 packages: ## DEB and RPM for amd64 and arm64, in dist/
 	@mkdir -p dist
-	cd packaging/tools && go run ./packages -root ../.. -out ../../dist -version '$(VERSION)' -commit '$(COMMIT)'
+	cd packaging/tools && go run ./packages -root ../.. -out "$(CURDIR)/dist" -version '$(VERSION)' -commit '$(COMMIT)'
 
 FUZZTIME ?= 20s
 fuzz: ## every fuzz target for FUZZTIME (20s)

@@ -131,6 +131,10 @@ func (a *Appliance) admin() http.Handler {
 		return a.imports.Remove(r.Context(), r.PathValue("name"))
 	})
 
+	on("POST /v1/reload", func(*http.Request) (any, error) {
+		notes, err := a.Reread()
+		return map[string]any{"notes": append([]string{}, notes...)}, err
+	})
 	on("GET /v1/site", func(*http.Request) (any, error) { return a.site() })
 	on("GET /v1/origins", a.getOrigins)
 	on("PUT /v1/origins/{host}", func(r *http.Request) (any, error) {

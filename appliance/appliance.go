@@ -52,6 +52,7 @@ type Appliance struct {
 	cfg     Config
 	log     *slog.Logger
 	level   *slog.LevelVar // nil: not ours to change
+	load    func() (Config, error)
 	started time.Time
 	grace   time.Duration
 	stall   time.Duration
@@ -101,6 +102,8 @@ type Options struct {
 	Level *slog.LevelVar
 	// Handed are the sockets that systemd handed over; nil: they are looked for in the environment.
 	Handed []*os.File
+	// Load reads the config again, for Reread; nil: there is none.
+	Load func() (Config, error)
 }
 
 // Open binds every socket and then opens the disk. Errors are one sentence: what is wrong with what, and what to do. Until Run nobody is answered.
@@ -112,7 +115,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	if opt.Handed == nil {
 		opt.Handed = activation.Files(true)
 	}
-	a := &Appliance{cfg: cfg, log: opt.Log, level: opt.Level, started: time.Now(), grace: grace, stall: stallTimeout, luck: newLuck()}
+	a := &Appliance{cfg: cfg, log: opt.Log, level: opt.Level, load: opt.Load, started: time.Now(), grace: grace, stall: stallTimeout, luck: newLuck()}
 	if a.socks, err = bind(&cfg, opt.Handed); err != nil {
 		return nil, err
 	}
@@ -571,6 +574,19 @@ func (a *Appliance) enrol(ctx context.Context) error {
 		return nil
 	}
 	return a.tree.Update(ctx, func(b cluster.Batch) error { return putNode(b, a.cfg) })
+}
+
+// Reread reads the config again and takes up what it can; the notes say what needs a restart. A config with a mistake changes nothing.
+func (a *Appliance) Reread() (notes []string, err error) {
+	if a.load == nil {
+		return nil, usage("this daemon was not started from a config file")
+	}
+	cfg, err := a.load()
+	if err != nil {
+		a.log.Error("the config cannot be reloaded, the one before stays in use", "error", err)
+		return nil, err
+	}
+	return a.Reload(cfg), nil
 }
 
 // Reload takes up what of a config can be changed while running (log.level) and returns a sentence for each key that needs a restart.

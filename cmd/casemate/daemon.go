@@ -117,6 +117,22 @@ func socketsCommand(*options) *cobra.Command {
 	return cmd
 }
 
+func reloadCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use: "reload", Short: "let the daemon read its config again; says what needs a restart", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var out struct{ Notes []string }
+			if err := o.client().call(cmd.Context(), "POST", "reload", nil, nil, &out); err != nil {
+				return err
+			}
+			for _, n := range out.Notes {
+				fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
+			}
+			return nil
+		},
+	}
+}
+
 // loadConfig reads a config and completes it.
 func loadConfig(path string) (appliance.Config, error) {
 	cfg, err := appliance.LoadConfig(path)
@@ -177,7 +193,7 @@ func serveCommand(*options) *cobra.Command {
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP) // from the start: it must not end the process while it opens
 			defer signal.Stop(hup)
-			a, err := appliance.Open(cfg, appliance.Options{Log: log, Level: level})
+			a, err := appliance.Open(cfg, appliance.Options{Log: log, Level: level, Load: func() (appliance.Config, error) { return loadConfig(config) }})
 			if err != nil {
 				return err
 			}
@@ -191,11 +207,7 @@ func serveCommand(*options) *cobra.Command {
 						return
 					case <-hup:
 					}
-					if cfg, err := loadConfig(config); err != nil {
-						log.Error("the config cannot be reloaded, the one before stays in use", "error", err)
-					} else {
-						a.Reload(cfg)
-					}
+					a.Reread() // it logs what is wrong
 				}
 			}()
 			err = a.Run(ctx)

@@ -210,6 +210,13 @@ func run(args ...string) (string, error) {
 	return string(out), err
 }
 
+func runIn(dir string, args ...string) (string, error) {
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
 func must(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := run(args...)

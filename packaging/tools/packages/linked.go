@@ -180,12 +180,12 @@ func identify(text []byte) string {
 }
 
 // copyright is the file in Debian's form (copyright-format 1.0).
-func copyright(mods []module) []byte {
+func copyright(year int, mods []module) []byte {
 	var b strings.Builder
-	b.WriteString("Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: casemate\n" +
-		"Comment: The texts of all licences are in /usr/share/doc/casemate/licenses, that of Casemate in /usr/share/doc/casemate/LICENSE.\n\n" +
-		"Files: *\nCopyright: the Casemate maintainers and those of the modules below\nLicense: Apache-2.0\n" +
-		" On Debian systems the text of the Apache License, version 2.0, is in\n /usr/share/common-licenses/Apache-2.0.\n")
+	fmt.Fprintf(&b, "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: casemate\n"+
+		"Comment: The texts of all licences are in /usr/share/doc/casemate/licenses, that of Casemate in /usr/share/doc/casemate/LICENSE.\n\n"+
+		"Files: *\nCopyright: %d the Casemate maintainers\nLicense: Apache-2.0\n"+
+		" On Debian systems the text of the Apache License, version 2.0, is in\n /usr/share/common-licenses/Apache-2.0.\n", year)
 	for _, m := range mods {
 		fmt.Fprintf(&b, "\nFiles: %s@%s\nCopyright: see the licence\nLicense: %s\n See /usr/share/doc/casemate/licenses/%s@%s.\n", m.path, m.version, strings.Join(m.spdx, " and "), m.path, m.version)
 	}

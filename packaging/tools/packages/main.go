@@ -264,8 +264,9 @@ func (b *builder) stage(arch string) (*stage, error) {
 		}
 	}
 	s.copy(docDir+"LICENSE", "LICENSE")
-	s.put(docDir+"copyright", 0o644, copyright(mods)).only = "deb" // its form is Debian's
+	s.put(docDir+"copyright", 0o644, copyright(b.epoch.Year(), mods)).only = "deb" // its form is Debian's
 	s.put(docDir+"changelog.Debian.gz", 0o644, gzipped(b.changelog())).only = "deb"
+	s.copy("/usr/share/lintian/overrides/casemate", "packaging/lintian-overrides").only = "deb"
 	sbom, err := b.sbom(arch, data, mods)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,202 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+// packages builds the DEB and the RPM of this machine's architecture, as that version, into dir.
+func packages(t testing.TB, version, dir string) {
+	t.Helper()
+	out, err := runIn(filepath.Join(repo(t), "packaging", "tools"), "go", "run", "./packages", "-root", "../..", "-out", dir, "-version", version, "-commit", "e2e", "-arch", goarch())
+	if err != nil {
+		t.Fatalf("packages: %v\n%s", err, out)
+	}
+}
+
+// manager is what a package manager is told.
+type manager struct {
+	install, upgrade, remove string // upgrade with the file's path behind it
+	old, new                 string // the files' names
+	purges                   bool   // it can also take data away
+}
+
+// TestPackage takes the packages through their life on a Debian that systemd has booted: install, init, start, reload, a hanging daemon, kill -9, upgrade with pulls
+// running, remove, install again, purge. RPM's own program does so with the RPM, on the same Debian.
+func TestPackage(t *testing.T) {
+	dir := t.TempDir()
+	packages(t, "v0.1.0", dir)
+	packages(t, "v0.2.0", dir)
+	rpmArch := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[goarch()]
+	for kind, m := range map[string]manager{
+		"deb": {"dpkg -i", "dpkg -i", "dpkg -r casemate", "casemate_0.1.0-1_" + goarch() + ".deb", "casemate_0.2.0-1_" + goarch() + ".deb", true},
+		// What the RPM needs of the host, /bin/sh, is Debian's and not in rpm's database.
+		"rpm": {"rpm -i --nodeps", "rpm -U --nodeps", "rpm -e --nodeps casemate", "casemate-0.1.0-1." + rpmArch + ".rpm", "casemate-0.2.0-1." + rpmArch + ".rpm", false},
+	} {
+		t.Run(kind, func(t *testing.T) { life(t, m, dir) })
+	}
+}
+
+func life(t *testing.T, pm manager, dir string) {
+	l := newLab(t)
+	b := l.machine(t, "b1")
+	for _, file := range []string{pm.old, pm.new} {
+		must(t, "cp", filepath.Join(dir, file), b.path("shared"))
+	}
+	img := pauseImage(t)
+	ref, err := name.ParseReference("registry.k8s.io/pause:3.10")
+	if err == nil {
+		err = tarball.WriteToFile(b.path("shared/images.tar"), ref, img)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(b.path("shared/kubeadm"), make([]byte, 48<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	old, next := "/mnt/"+pm.old, "/mnt/"+pm.new
+
+	t.Log("install: nothing runs, and what comes next is said")
+	b.says(t, "casemate init", pm.install+" "+old)
+	b.says(t, "inactive", "systemctl is-active casemate.service || true")
+	b.says(t, "disabled", "systemctl is-enabled casemate.service || true")
+	b.says(t, "casemate 750", "stat -c '%U %a' /var/lib/casemate")
+	b.says(t, "casemate v0.1.0", "casemate version | tr -s ' '")
+	b.says(t, "casemate", "test -s /usr/share/bash-completion/completions/casemate && zcat /usr/share/man/man8/casemate.8.gz")
+	b.sh(t, "systemctl start casemate.service; sleep 0.1; ! systemctl is-active --quiet casemate.service") // the condition: there is no data
+
+	t.Log("init, as root on a fresh package, finds the address by itself and prepares everything for the daemon's user")
+	out := b.says(t, "systemctl enable --now casemate.service", "casemate init 2>&1")
+	for _, want := range []string{"wrote /etc/casemate/casemate.yaml", "firewall-cmd --permanent --add-service=casemate", "casemate enroll"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("init did not say %q:\n%s", want, out)
+		}
+	}
+	b.says(t, b.ip, "cat /etc/casemate/casemate.yaml")
+	if out := b.sh(t, "find /var/lib/casemate ! -user casemate"); out != "" {
+		t.Errorf("the daemon's user cannot use %s", out)
+	}
+	if out, err := b.in("systemd-analyze", "verify", "--man=no", "casemate.service", "casemate-http.socket", "casemate-https.socket", "casemate-dns-udp.socket", "casemate-dns-tcp.socket"); err != nil || out != "" {
+		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	}
+
+	t.Log("start: a node with this resolver and this root pulls by upstream name")
+	b.sh(t, "systemctl enable --now casemate.service")
+	b.says(t, "v0.1.0", "casemate status")
+	exposure := regexp.MustCompile(`exposure level for casemate.service: ([0-9.]+)`).FindStringSubmatch(b.sh(t, "systemd-analyze security --no-pager casemate.service"))
+	if exposure == nil {
+		t.Fatal("systemd-analyze security did not say a level")
+	}
+	if level, err := strconv.ParseFloat(exposure[1], 64); err != nil || level > 2.0 {
+		t.Errorf("exposure level %s, at most 2.0 is wanted (%v)", exposure[1], err)
+	}
+	b.sh(t, "casemate import /mnt/images.tar && casemate file put https://dl.k8s.io/release/v1.32.5/bin/linux/amd64/kubeadm /mnt/kubeadm")
+	n := l.host("node", b.ip)
+	n.trust(b.sh(t, "casemate ca"))
+	sock := n.containerd(t)
+	const image, file = "registry.k8s.io/pause:3.10", "https://dl.k8s.io/release/v1.32.5/bin/linux/amd64/kubeadm"
+	n.must(t, "ctr", "-a", sock, "images", "pull", "--snapshotter", "native", image)
+	n.must(t, "curl", "-fsS", "-o", "/dev/null", file)
+
+	t.Log("reload: what can be re-read is; what cannot is said; a mistake changes nothing")
+	b.sh(t, `sed -i 's/^#log:/log:/; s/^  #level: .*/  level: debug/; s/^node: .*/node: "other"/' /etc/casemate/casemate.yaml && systemctl reload casemate`)
+	b.says(t, "node has changed in the config and needs a restart", "journalctl -u casemate -o cat --no-pager")
+	b.says(t, "log level changed", "journalctl -u casemate -o cat --no-pager")
+	b.sh(t, "echo 'nodes: [' >> /etc/casemate/casemate.yaml")
+	b.wrong(t, "", "systemctl reload casemate")
+	b.sh(t, `sed -i '$d' /etc/casemate/casemate.yaml && sed -i 's/^node: .*/node: "b1"/' /etc/casemate/casemate.yaml && systemctl reload casemate && casemate status`)
+
+	t.Log("a daemon that hangs is started anew by the watchdog; one that is killed, too")
+	b.sh(t, "mkdir -p /run/systemd/system/casemate.service.d && printf '[Service]\\nWatchdogSec=2\\n' > /run/systemd/system/casemate.service.d/short.conf && systemctl daemon-reload && systemctl restart casemate")
+	for _, signal := range []string{"STOP", "KILL"} {
+		before := b.sh(t, "systemctl show -P NRestarts casemate.service")
+		b.sh(t, "systemctl kill --kill-whom=main --signal="+signal+" casemate.service")
+		until(t, "it is back after SIG"+signal, func() error {
+			out, err := b.in("sh", "-c", "systemctl show -P NRestarts casemate.service; casemate status >/dev/null")
+			if err != nil || strings.HasPrefix(out, before) {
+				return fmt.Errorf("%s, %w", out, err)
+			}
+			return nil
+		})
+		n.must(t, "curl", "-fsS", "-o", "/dev/null", file)
+	}
+
+	t.Log("upgrade with pulls and downloads running: none fails, and the daemon is the new one")
+	var wg sync.WaitGroup
+	ctx, stop := context.WithCancel(context.Background())
+	var p pulls
+	n.pullLoop(ctx, &wg, &p, sock, image)
+	var downloads, lost int
+	var why string
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			if out, err := n.try("curl", "-fsS", "--no-keepalive", "--limit-rate", "30m", "-o", "/dev/null", file); err != nil {
+				lost, why = lost+1, out
+			}
+			downloads++
+		}
+	})
+	some := func(what string) {
+		t.Helper()
+		p.mu.Lock()
+		from := p.done
+		p.mu.Unlock()
+		until(t, what, func() error {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if len(p.failed) == 0 && p.done < from+3 {
+				return fmt.Errorf("%d pulls", p.done-from)
+			}
+			return nil
+		})
+	}
+	some("pulls before the upgrade")
+	start := time.Now()
+	b.sh(t, pm.upgrade+" "+next)
+	t.Logf("the upgrade took %.1f s", time.Since(start).Seconds())
+	b.says(t, "v0.2.0", "casemate status")
+	some("pulls after it")
+	stop()
+	wg.Wait()
+	if len(p.failed) > 0 || p.retried > 0 || lost > 0 || downloads == 0 {
+		t.Errorf("%d pulls, %d again, %d failed %q; %d downloads, %d failed: %s", p.done, p.retried, len(p.failed), p.failed, downloads, lost, why)
+	}
+	t.Logf("%d pulls and %d downloads during the upgrade, the longest time between two pulls %.1f s", p.done, downloads, p.gap.Seconds())
+
+	t.Log("other addresses and another data directory: sockets tells systemd")
+	b.says(t, "nothing has changed", "casemate sockets 2>&1")
+
+	t.Log("remove keeps the data; installed again, it goes on")
+	b.sh(t, pm.remove)
+	b.wrong(t, "", "systemctl is-active casemate.service || systemctl is-active casemate-http.socket")
+	n.fails(t, "", "curl", "-fsS", "-m", "5", "-o", "/dev/null", "http://"+b.ip+"/healthz")
+	b.sh(t, "test -d /var/lib/casemate/cluster && ! test -e /usr/bin/casemate && ls /etc/casemate/casemate.yaml*")
+	if !pm.purges { // rpm keeps a changed config under another name
+		b.sh(t, "mv /etc/casemate/casemate.yaml.rpmsave /etc/casemate/casemate.yaml")
+	}
+	b.says(t, "its data from before is here", pm.install+" "+next)
+	b.sh(t, "systemctl enable --now casemate.service")
+	n.must(t, "curl", "-fsS", "-o", "/dev/null", file)
+
+	if !pm.purges {
+		return
+	}
+	t.Log("purge removes everything")
+	b.sh(t, "dpkg -P casemate")
+	if out := b.sh(t, "ls -d /var/lib/casemate /etc/casemate /etc/systemd/system/casemate* /usr/share/doc/casemate 2>/dev/null || true"); out != "" {
+		t.Errorf("after the purge there is still\n%s", out)
+	}
+}
