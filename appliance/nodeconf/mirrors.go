@@ -115,7 +115,7 @@ func containerdMirrors(s *Site, c *Conf) {
 		c.file(containerdDir+"/"+name+"/hosts.toml", "# Images of "+name+" come from the bastions and from nowhere else; the first that answers is taken.\n"+b.String())
 	}
 	c.note(`containerd's config.toml needs config_path = "%s" under [plugins."io.containerd.cri.v1.images".registry] (containerd 2) or [plugins."io.containerd.grpc.v1.cri".registry] (1.x) and a restart if that is new; changes below the directory need none`, containerdDir)
-	c.note("containerd before 2.1 knows no dial_timeout: there a bastion whose host is down, not only its daemon, costs 30 s for each request")
+	c.note("containerd 1.x knows no dial_timeout: there a bastion whose host is down, not only its daemon, costs 30 s for each request")
 }
 
 // dockerMirrors can only do Docker Hub: dockerd has mirrors for nothing else, and takes none with a path, so the Hub's names reach the bastions flat.
