@@ -127,14 +127,16 @@ func dockerMirrors(s *Site, c *Conf) {
 	}
 	daemon, _ := json.MarshalIndent(map[string][]string{"registry-mirrors": mirrors}, "", "  ") // strings alone cannot fail
 	c.file("/etc/docker/daemon.json", string(daemon)+"\n")
-	c.note("docker knows mirrors for Docker Hub only: images of every other registry (%s) need DNS, so run casemate enroll on nodes with docker, or pull from registry.%s/REGISTRY/IMAGE", strings.Join(except(s.pulled(), "docker.io"), ", "), s.Domain)
+	c.note("docker knows mirrors for Docker Hub only: images of every other registry (%s) need DNS, so run casemate enroll on nodes with docker, or pull from registry.%s/REGISTRY/IMAGE", strings.Join(s.without("docker.io"), ", "), s.Domain)
 	c.note("where no mirror has an image docker asks registry-1.docker.io at last, which cannot be turned off: that one error is about the network, the reason is in casemate missing")
-	c.note("merge daemon.json with the one that is there, and restart docker")
+	c.note("merge daemon.json with the one that is there, and reload or restart docker")
 }
 
-// except is list without the names that stand for Docker Hub.
-func except(list []string, host string) []string {
-	return slices.DeleteFunc(slices.Clone(list), func(n string) bool { return n == host || strings.HasSuffix(n, "."+host) })
+// without are the pulled names that are not the origin's.
+func (s *Site) without(host string) []string {
+	return slices.DeleteFunc(s.pulled(), func(name string) bool {
+		return slices.ContainsFunc(s.Origins, func(o Origin) bool { return o.Host == host && (name == host || slices.Contains(o.Aliases, name)) })
+	})
 }
 
 const containersDir = "/etc/containers"

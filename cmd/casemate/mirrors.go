@@ -148,7 +148,7 @@ result is checked: everything that the release downloads is computed with these 
 				if err := o.client().call(cmd.Context(), http.MethodGet, "kubespray", q, nil, &conf); err != nil {
 					return err
 				}
-				if version == "" && mode == "mirror" {
+				if version == "" && mode == "mirror" { // in dns mode no variable depends on it
 					conf.Notes = append(conf.Notes, "these are for Kubespray "+nodeconf.NewestKubespray+", the newest that is known: give another with --version or --kubespray")
 				}
 				return out.print(cmd, o, &conf)
