@@ -133,7 +133,7 @@ func TestKubesprayAsksTheBastions(t *testing.T) {
 						t.Errorf("%s is known as %q, the checkout says %q", name, value, release.Images[name])
 					}
 				}
-				if known.MirrorCA != release.MirrorCA || known.MirrorServer != release.MirrorServer || known.CiliumChart != release.CiliumChart {
+				if known.MirrorCA != release.MirrorCA || known.MirrorServer != release.MirrorServer || known.CiliumCLI != release.CiliumCLI || known.CiliumChart != release.CiliumChart {
 					t.Errorf("known %+v, the checkout says %+v", known, release)
 				}
 			}

@@ -17,10 +17,12 @@ type KubesprayRelease struct {
 	// URLs and Images are the variables whose defaults name a public host, as they are written.
 	URLs   map[string]string `json:"urls"`
 	Images map[string]string `json:"images"`
-	// MirrorServer and MirrorCA: containerd_registries_mirrors knows server, and ca. CiliumChart: Cilium comes as a chart.
+	// MirrorServer and MirrorCA: containerd_registries_mirrors knows server, and ca.
 	MirrorServer bool `json:"mirror_server"`
 	MirrorCA     bool `json:"mirror_ca"`
-	CiliumChart  bool `json:"cilium_chart"`
+	// CiliumCLI: Cilium's own command line fetches its chart. CiliumChart: it can be told from where.
+	CiliumCLI   bool `json:"cilium_cli"`
+	CiliumChart bool `json:"cilium_chart"`
 }
 
 // NewestKubespray is the newest release that is known without a checkout.
@@ -43,7 +45,7 @@ func KnownKubespray(version string) (*KubesprayRelease, error) {
 	if minor < oldestKubespray || minor > newestKubespray {
 		return nil, fmt.Errorf("no Kubespray %q is known, only v2.%d.0 to %s: give its checkout with --kubespray DIR", version, oldestKubespray, NewestKubespray)
 	}
-	k := &KubesprayRelease{Release: "v" + strings.TrimPrefix(version, "v"), MirrorServer: true, MirrorCA: minor >= 28, CiliumChart: minor >= 29}
+	k := &KubesprayRelease{Release: "v" + strings.TrimPrefix(version, "v"), MirrorServer: true, MirrorCA: minor >= 28, CiliumCLI: minor >= 28, CiliumChart: minor >= 29}
 	const docker = "https://download.docker.com/linux/"
 	el, argo := "rhel", "v"
 	if minor < 28 {
@@ -170,8 +172,11 @@ func (s *Site) kubesprayOffline(k *KubesprayRelease, c *Conf) string {
 	b.WriteString("pod_infra_image_repo: \"{{ kube_image_repo }}/pause\"\n")
 	b.WriteString("\n# Files: all below the host where they come from.\n")
 	write(k.URLs, firstURLs, mirrorURL)
-	if k.CiliumChart {
+	switch {
+	case k.CiliumChart:
 		b.WriteString(ciliumVars)
+	case k.CiliumCLI:
+		c.note("Kubespray %s fetches Cilium's chart from helm.cilium.io and no variable of it says otherwise: with Cilium the first control plane node needs that name from the bastions", k.Release)
 	}
 	if len(left) > 0 {
 		slices.Sort(left)

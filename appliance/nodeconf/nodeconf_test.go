@@ -376,6 +376,19 @@ func TestKubesprayReleases(t *testing.T) {
 			t.Errorf("%q: %v", v, err)
 		}
 	}
+	for _, version := range []string{"v2.27.1", "v2.28.1", "v2.29.0"} { // one release has the chart and no way to say from where
+		k, err := KnownKubespray(version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := KubesprayVars(three(t), "mirror", k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if noted := strings.Contains(strings.Join(c.Notes, " "), "helm.cilium.io"); noted != (version == "v2.28.1") {
+			t.Errorf("%s: %q", version, c.Notes)
+		}
+	}
 	if k, err := KnownKubespray(""); err != nil || k.Release != NewestKubespray {
 		t.Errorf("%v, %v", k, err)
 	}

@@ -21,7 +21,8 @@ type KubesprayUpstream struct {
 	// MirrorServer and MirrorCA say that the elements of containerd_registries_mirrors know server and mirrors[].ca.
 	MirrorServer bool `json:"mirror_server"`
 	MirrorCA     bool `json:"mirror_ca"`
-	// CiliumChart says that Cilium comes as a chart, from where cilium_install_extra_flags says.
+	// CiliumCLI says that Cilium's own command line fetches its chart, and CiliumChart that cilium_install_extra_flags can say from where.
+	CiliumCLI   bool `json:"cilium_cli"`
 	CiliumChart bool `json:"cilium_chart"`
 }
 
@@ -82,6 +83,8 @@ func ReadKubesprayUpstream(fsys fs.FS) (*KubesprayUpstream, error) {
 	case err != nil, !found, u.Release == "":
 		return nil, errNoKubespray
 	}
+	_, err = fs.Stat(fsys, ciliumValues)
+	u.CiliumCLI = err == nil
 	f, err := fsys.Open(hostsTemplate)
 	if errors.Is(err, fs.ErrNotExist) {
 		return u, nil

@@ -42,7 +42,7 @@ downloads: {}
 	if want := map[string]string{"kube_image_repo": "registry.k8s.io", "lantern_image_repo": "busybox", "lantern_container": "ghcr.io/l/l:1"}; !maps.Equal(u.Images, want) {
 		t.Errorf("images %q", u.Images)
 	}
-	if u.Release != "v9.2.0" || !u.MirrorServer || u.MirrorCA || !u.CiliumChart {
+	if u.Release != "v9.2.0" || !u.MirrorServer || u.MirrorCA || !u.CiliumChart || u.CiliumCLI {
 		t.Errorf("%+v", u)
 	}
 	files[template].Data = append(files[template].Data, "{% if mirror.ca is defined %}"...)
