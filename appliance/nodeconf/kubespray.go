@@ -117,7 +117,11 @@ func KubesprayVars(s *Site, mode string, k *KubesprayRelease) (*Conf, error) {
 
 // kubesprayDNS are the few variables that Kubespray needs even so.
 func (s *Site) kubesprayDNS(k *KubesprayRelease) string {
-	addrs := s.Addrs()
+	// One address each: pods, whose DNS goes there too, may have only the family that comes first.
+	var addrs []netip.Addr
+	for _, n := range s.Nodes {
+		addrs = append(addrs, n.Addrs[0])
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Kubespray %s with the bastions as resolvers: files and images keep their names, so offline.yml stays as it is.\n---\n", k.Release)
 	b.WriteString("# What Kubespray puts into resolv.conf or NetworkManager. glibc reads three lines, and after the installation the first of them is the cluster's own DNS.\n")
@@ -176,7 +180,8 @@ func (s *Site) kubesprayOffline(k *KubesprayRelease, c *Conf) string {
 	case k.CiliumChart:
 		b.WriteString(ciliumVars)
 	case k.CiliumCLI:
-		c.note("Kubespray %s fetches Cilium's chart from helm.cilium.io and no variable of it says otherwise: with Cilium the first control plane node needs that name from the bastions", k.Release)
+		c.note("Kubespray %s fetches Cilium's chart from helm.cilium.io and no variable says otherwise: with Cilium the first control plane node needs that name from the bastions",
+			k.Release)
 	}
 	if len(left) > 0 {
 		slices.Sort(left)

@@ -64,7 +64,8 @@ func Mirrors(s *Site, runtime string) (*Conf, error) {
 	c := &Conf{}
 	runtimes[i].write(s, c)
 	c.file(HostsFile, s.hosts())
-	c.note("nodes must find the bastions' names: where no resolver knows %s, append %s to /etc/hosts; casemate enroll --no-resolver does that and the CA on a node", s.Domain, HostsFile)
+	c.note("nodes must find the bastions' names: where no resolver knows %s, append %s to /etc/hosts; casemate enroll --no-resolver does that and the CA on a node",
+		s.Domain, HostsFile)
 	return c, nil
 }
 
@@ -114,7 +115,8 @@ func containerdMirrors(s *Site, c *Conf) {
 	for _, name := range s.pulled() {
 		c.file(containerdDir+"/"+name+"/hosts.toml", "# Images of "+name+" come from the bastions and from nowhere else; the first that answers is taken.\n"+b.String())
 	}
-	c.note(`containerd's config.toml needs config_path = "%s" under [plugins."io.containerd.cri.v1.images".registry] (containerd 2) or [plugins."io.containerd.grpc.v1.cri".registry] (1.x) and a restart if that is new; changes below the directory need none`, containerdDir)
+	c.note(`containerd's config.toml needs config_path = "%s" under [plugins."io.containerd.cri.v1.images".registry] (containerd 2) `+
+		`or [plugins."io.containerd.grpc.v1.cri".registry] (1.x) and a restart if that is new; changes below the directory need none`, containerdDir)
 	c.note("containerd 1.x knows no dial_timeout: there a bastion whose host is down, not only its daemon, costs 30 s for each request")
 }
 
@@ -127,8 +129,9 @@ func dockerMirrors(s *Site, c *Conf) {
 	}
 	daemon, _ := json.MarshalIndent(map[string][]string{"registry-mirrors": mirrors}, "", "  ") // strings alone cannot fail
 	c.file("/etc/docker/daemon.json", string(daemon)+"\n")
-	c.note("docker knows mirrors for Docker Hub only: images of every other registry (%s) need DNS, so run casemate enroll on nodes with docker, or pull from registry.%s/REGISTRY/IMAGE", strings.Join(s.without("docker.io"), ", "), s.Domain)
-	c.note("where no mirror has an image docker asks registry-1.docker.io at last, which cannot be turned off: that one error is about the network, the reason is in casemate missing")
+	c.note("docker knows mirrors for Docker Hub only: images of every other registry (%s) need DNS, so run casemate enroll on nodes with docker, or pull from registry.%s/REGISTRY/IMAGE",
+		strings.Join(s.without("docker.io"), ", "), s.Domain)
+	c.note("where no mirror has an image docker asks registry-1.docker.io at last, which cannot be turned off: that error is about the network, the reason is in casemate missing")
 	c.note("merge daemon.json with the one that is there, and reload or restart docker")
 }
 
@@ -189,6 +192,7 @@ func rancherMirrors(s *Site, c *Conf, name, services string) {
 		fmt.Fprintf(&b, "  \"%s\":\n    tls:\n      ca_file: \"%s\"\n", s.Host(n), ca)
 	}
 	c.file(dir+"/registries.yaml", b.String())
-	c.file(dir+"/config.yaml.d/50-casemate.yaml", "# Without it the registry itself is asked last, in the Internet (since v1.26.13 and v1.29.1; older versions skip it).\ndisable-default-registry-endpoint: true\n")
-	c.note("registries.yaml needs disable-default-registry-endpoint: true, which %s/config.yaml.d/50-casemate.yaml sets; put both there before the first start, or restart %s", dir, services)
+	config := dir + "/config.yaml.d/50-casemate.yaml"
+	c.file(config, "# Without it the registry itself is asked last, in the Internet (since v1.26.13 and v1.29.1; older versions skip it).\ndisable-default-registry-endpoint: true\n")
+	c.note("registries.yaml needs disable-default-registry-endpoint: true, which %s sets; put both there before the first start, or restart %s", config, services)
 }

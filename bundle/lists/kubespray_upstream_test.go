@@ -24,7 +24,12 @@ follows_image_repo: "{{ kube_image_repo }}/pause"
 number_image_repo: 3
 downloads: {}
 `)},
-		"roles/addons/lantern/defaults/main.yml":              {Data: []byte("lantern_image_repo: busybox\nlantern_gpgkey: 'http://keys.example/gpg'\nlantern_container: ghcr.io/l/l:1\nsome_repo: quay.io/no\n")},
+		"roles/addons/lantern/defaults/main.yml": {Data: []byte(`
+lantern_image_repo: busybox
+lantern_gpgkey: 'http://keys.example/gpg'
+lantern_container: ghcr.io/l/l:1
+some_repo: quay.io/no
+`)},
 		"roles/addons/lantern/molecule/defaults/main.yml":     {Data: []byte("test_image_repo: quay.io/test\n")},
 		"roles/network_plugin/cilium/defaults/main.yml":       {Data: []byte("cilium_install_extra_flags: ''\n")},
 		"roles/addons/lantern/tests/x/defaults/main.yml":      {Data: []byte("test_url: https://test.example\n")},

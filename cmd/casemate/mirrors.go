@@ -56,6 +56,9 @@ func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile) error 
 	var differ []string
 	same := map[string]bool{}
 	for _, f := range files {
+		if !filepath.IsLocal(strings.TrimPrefix(f.Path, "/")) {
+			return fmt.Errorf("the daemon names the file %q, which does not lie below a directory", f.Path)
+		}
 		name := filepath.Join(c.dir, f.Path)
 		switch old, err := os.ReadFile(name); {
 		case err == nil:
@@ -217,7 +220,7 @@ func checkMirrorVars(dir string, conf *nodeconf.Conf) (string, error) {
 	}
 	note := fmt.Sprintf("checked with %s: %d names that it can download come from the bastions", dir, moved)
 	if len(left) > 0 {
-		note += fmt.Sprintf("; %d stand in its roles without a variable and keep their host (containerd finds such images at the bastions all the same): %s", len(left), strings.Join(left, ", "))
+		note += fmt.Sprintf("; %d keep their host, having no variable or a host that is no origin here (containerd finds images of origins at the bastions all the same): %s", len(left), strings.Join(left, ", "))
 	}
 	return note, nil
 }

@@ -186,14 +186,17 @@ func TestMirrors(t *testing.T) {
   vars_files: [mirror/group_vars/all/offline.yml, mirror/group_vars/all/containerd.yml, dns/group_vars/all/casemate.yml]
   tasks:
     - debug:
-        msg: "<{{ containerd_registries_mirrors[0].mirrors[2].ca | join }} {{ pod_infra_image_repo }} {{ cilium_install_extra_flags }} {{ nameservers | join(',') }} {{ upstream_dns_servers | join(',') }}>"
+        msg: "<{{ containerd_registries_mirrors[0].mirrors[2].ca | join }} {{ pod_infra_image_repo }} {{ cilium_install_extra_flags }} {{ names }}>"
+      vars:
+        names: "{{ nameservers | join(',') }} {{ upstream_dns_servers | join(',') }}"
     - get_url:
         url: "{{ dl_k8s_io_url }}/release/v1.35.4/bin/linux/amd64/kubeadm"
         dest: "`+planner.path("tmp/kubeadm")+`"
         checksum: "sha256:`+fmt.Sprintf("%x", sha256.Sum256([]byte("kubeadm\n")))+`"
 `)
 		out := planner.must(t, planner.in("env", "ANSIBLE_LOCALHOST_WARNING=False", "ansible-playbook", book)...)
-		want := fmt.Sprintf("</usr/local/share/ca-certificates/casemate.crt registry.casemate.internal/registry.k8s.io/pause --repository https://files.casemate.internal/helm.cilium.io/ %[1]s,%[2]s %[1]s,%[2]s,%[3]s>",
+		want := fmt.Sprintf("</usr/local/share/ca-certificates/casemate.crt registry.casemate.internal/registry.k8s.io/pause "+
+			"--repository https://files.casemate.internal/helm.cilium.io/ %[1]s,%[2]s %[1]s,%[2]s,%[3]s>",
 			tr.nodes[0].ip, tr.nodes[1].ip, tr.nodes[2].ip)
 		if !strings.Contains(out, want) {
 			t.Errorf("want %s in\n%s", want, out)
