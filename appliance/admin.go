@@ -136,6 +136,9 @@ func (a *Appliance) admin() http.Handler {
 		return map[string]any{"notes": append([]string{}, notes...)}, err
 	})
 	on("GET /v1/site", func(*http.Request) (any, error) { return a.site() })
+	on("GET /v1/mirrors", a.getMirrors)
+	on("GET /v1/kubespray", a.getKubespray)
+	on("POST /v1/kubespray", a.postKubespray)
 	on("GET /v1/origins", a.getOrigins)
 	on("PUT /v1/origins/{host}", func(r *http.Request) (any, error) {
 		var in struct{ Aliases []string }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -40,6 +41,8 @@ type Settings struct {
 	AliasArch string
 	// Redirects of files, see fileserver.CheckRedirect.
 	Redirects map[string]string
+	// Defaults are answers for URLs of which there is neither a redirect nor a file: what dl.k8s.io says is the newest Kubernetes.
+	Defaults map[string]string
 	// RequireSignature takes only bundles that a trusted key signed, and ImportKeys are those that are trusted.
 	RequireSignature bool
 	ImportKeys       []ed25519.PublicKey
@@ -155,6 +158,21 @@ var settingDefs = []settingDef{
 		}
 		return nil
 	}},
+	{"kubernetes.version", "", "what kubeadm without a version finds to be the newest Kubernetes, like v1.32.5; empty: it takes its own version", func(s *Settings, v string) error {
+		m := kubernetesVersion.FindStringSubmatch(v)
+		if v != "" && m == nil {
+			return fmt.Errorf("must be a version like v1.32.5, or empty, got %q", v)
+		}
+		if s.Defaults = nil; v != "" {
+			s.Defaults = map[string]string{}
+			for _, label := range []string{"stable", "latest"} {
+				for _, series := range []string{"", "-" + m[1], "-" + m[1] + "." + m[2]} {
+					s.Defaults["https://dl.k8s.io/release/"+label+series+".txt"] = "text:" + v
+				}
+			}
+		}
+		return nil
+	}},
 	{"import.require_signature", "off", "on or off: whether only bundles are imported that a trusted key signed", func(s *Settings, v string) error {
 		s.RequireSignature = v == "on"
 		return oneOf(v, "on", "off")
@@ -164,6 +182,8 @@ var settingDefs = []settingDef{
 		return err
 	}},
 }
+
+var kubernetesVersion = regexp.MustCompile(`^v([1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})(-(alpha|beta|rc)\.[0-9]{1,3})?$`)
 
 var privateRanges = []netip.Prefix{
 	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),

@@ -41,6 +41,8 @@ func TestSettingsSayTheRuleAndWhatTheyGot(t *testing.T) {
 		{"registry.local_fallback", "yes", `must be on or off, got "yes"`},
 		{"files.alias_arch", "AMD 64", `must be an architecture like amd64`},
 		{"files.redirects", "https://a.example/b", `must be FROM=>TO pairs, got "https://a.example/b"`},
+		{"kubernetes.version", "1.32.5", `must be a version like v1.32.5, or empty, got "1.32.5"`},
+		{"kubernetes.version", "v1.32.5\nx", `must be a version like v1.32.5`},
 		{"nonsense", "1", `there is no setting "nonsense", the settings are domain, origins, dns.ttl`},
 		{"files.redirects", strings.Repeat("x", 5000), `must have at most 4096 bytes, got 5000`},
 	} {
@@ -79,5 +81,24 @@ func TestTheRootPermitsEveryBuiltinOrigin(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+// What kubeadm and people ask for: kubeadm without a version asks for stable-1, and for the series of its own if that says a newer one.
+func TestTheNewestKubernetesIsASetting(t *testing.T) {
+	s, err := ParseSettings(map[string]string{"kubernetes.version": "v1.32.5"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"stable", "stable-1", "stable-1.32", "latest", "latest-1", "latest-1.32"} {
+		if got := s.Defaults["https://dl.k8s.io/release/"+name+".txt"]; got != "text:v1.32.5" {
+			t.Errorf("%s.txt: %q", name, got)
+		}
+	}
+	if len(s.Defaults) != 6 {
+		t.Errorf("%d answers", len(s.Defaults))
+	}
+	if s, err = ParseSettings(nil); err != nil || s.Defaults != nil {
+		t.Errorf("without it: %v, %v", s.Defaults, err)
 	}
 }

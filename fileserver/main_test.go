@@ -29,6 +29,7 @@ type fixture struct {
 	*Server
 	tree      *treetest.Mem
 	redirects map[string]string
+	defaults  map[string]string
 	arch      string
 
 	mu     sync.Mutex
@@ -52,6 +53,7 @@ func (f *fixture) config(t testing.TB) Config {
 		Origins:   func() []string { return []string{"dl.k8s.io", "github.com"} },
 		Canonical: func(host string) (string, bool) { c, ok := origins[host]; return c, ok },
 		Redirects: func() map[string]string { return f.redirects },
+		Defaults:  func() map[string]string { return f.defaults },
 		AliasArch: func() string { return f.arch },
 		Authenticate: func(_ context.Context, user, password string) error {
 			if user == "ann" && password == "secret" {

@@ -36,12 +36,14 @@ type target struct {
 	literal bool
 }
 
-// redirects is the setting files.redirects made quick to ask. It is immutable.
+// redirects are the setting files.redirects and the defaults, made quick to ask. They are immutable.
 type redirects struct {
-	source map[string]string // kept so that its address cannot become another map's
-	exact  map[string]target // by key in the tree
-	wild   map[string]target // by the beginning of the key, a directory with its slash
-	leads  map[string]bool   // keys that an exact setting leads to
+	source   map[string]string // kept so that its address cannot become another map's
+	fallback map[string]string // the same of Config.Defaults
+	exact    map[string]target // by key in the tree
+	late     map[string]target // by key in the tree: of the defaults
+	wild     map[string]target // by the beginning of the key, a directory with its slash
+	leads    map[string]bool   // keys that an exact setting leads to
 }
 
 func parseRedirect(key, value string) (address, target, error) {
@@ -85,12 +87,21 @@ func parseRedirect(key, value string) (address, target, error) {
 
 // rules returns the current redirects. Settings that cannot be used were refused when they were made; here they are left out.
 func (s *Server) rules() *redirects {
-	source := s.cfg.Redirects()
+	source, fallback := s.cfg.Redirects(), s.cfg.Defaults()
 	old := s.redirects.Load()
-	if old != nil && len(source) == len(old.source) && reflect.ValueOf(source).Pointer() == reflect.ValueOf(old.source).Pointer() {
+	if old != nil && sameMap(source, old.source) && sameMap(fallback, old.fallback) {
 		return old
 	}
-	made := &redirects{source: source, exact: map[string]target{}, wild: map[string]target{}, leads: map[string]bool{}}
+	made := &redirects{source: source, fallback: fallback, exact: map[string]target{}, late: map[string]target{}, wild: map[string]target{}, leads: map[string]bool{}}
+	for key, value := range fallback {
+		from, to, err := parseRedirect(key, value)
+		if err != nil {
+			s.cfg.Log.Warn("default left out", "err", err)
+			continue
+		}
+		from, _ = s.canonical(from)
+		made.late[from.key(from.query)] = to
+	}
 	for key, value := range source {
 		from, to, err := parseRedirect(key, value)
 		if err != nil {
@@ -110,6 +121,11 @@ func (s *Server) rules() *redirects {
 	}
 	s.redirects.Store(made)
 	return made
+}
+
+// sameMap tells whether a and b are one map, which is never changed.
+func sameMap(a, b map[string]string) bool {
+	return len(a) == len(b) && reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
 }
 
 // wildcard finds the longest beginning of the address that has a setting.

@@ -72,6 +72,33 @@ func TestRedirects(t *testing.T) {
 	want(t, f.origin("dl.k8s.io", "/release/stable-1.txt"), 200, "from a file")
 }
 
+// A default answers last of what names one URL: a file and a redirect of the same URL go before.
+func TestDefaults(t *testing.T) {
+	f := start(t)
+	f.put(t, "https://dl.k8s.io/release/stable-1.31.txt", "v1.31.9")
+	f.redirects = map[string]string{"https://dl.k8s.io/release/stable.txt": "text:v1.33.1", "https://dl.k8s.io/release/*": "https://example.test/*"}
+	f.defaults = map[string]string{}
+	for _, name := range []string{"stable", "stable-1", "stable-1.31"} {
+		f.defaults["https://dl.k8s.io/release/"+name+".txt"] = "text:v1.32.5"
+	}
+	f.defaults["no url"] = "text:left out"
+	for path, text := range map[string]string{"stable-1.txt": "v1.32.5", "stable-1.31.txt": "v1.31.9", "stable.txt": "v1.33.1"} {
+		want(t, f.origin("dl.k8s.io", "/release/"+path), 200, text)
+		want(t, f.own("/dl.k8s.io/release/"+path), 200, text)
+	}
+	want(t, f.origin("dl.k8s.io", "/release/stable-1.30.txt"), 302, "*") // the beginning of URLs comes last
+	if _, luck, err := f.Resolve(t.Context(), "https://dl.k8s.io/release/stable-1.txt"); err != nil || luck != "a setting says its content" {
+		t.Errorf("%q, %v", luck, err)
+	}
+	f.redirects, f.defaults = nil, map[string]string{"https://dl.k8s.io/release/stable-1.txt": "text:v1.34.0"} // counts at once
+	want(t, f.origin("dl.k8s.io", "/release/stable-1.txt"), 200, "v1.34.0")
+	f.defaults = nil
+	want(t, f.origin("dl.k8s.io", "/release/stable-1.txt"), 404, "*")
+	if m := f.missed(); len(m) != 1 || !strings.Contains(m[0], "https://dl.k8s.io/release/stable-1.txt") {
+		t.Errorf("missed %q", m)
+	}
+}
+
 // TestChannels does what the installers of k3s and RKE2 do: they follow the channel and take the last element of where they end.
 func TestChannels(t *testing.T) {
 	f := start(t)

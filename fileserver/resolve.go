@@ -44,7 +44,7 @@ func (s *Server) resolve(ctx context.Context, a address) (Info, string, error) {
 		case err != nil:
 			return Info{}, "", notHeld(asked, a, s.unknown(a), err)
 		case rp.setting && rp.to.literal:
-			return made(asked, rp.to.text, held{}), "files.redirects says its content", nil
+			return made(asked, rp.to.text, held{}), "a setting says its content", nil
 		case rp.setting:
 			next, err := s.target(a, rp.to)
 			if err != nil {

@@ -78,7 +78,7 @@ func TestResolve(t *testing.T) {
 		{"https://files.test/f?x=2", "https://files.test/f", "no query", "answered with https://files.test/f"},
 		{release + "amd64/kubeadm.sha256", release + "amd64/kubeadm.sha256", strings.TrimPrefix(digestOf("kubeadm amd64"), "sha256:"), "made from " + release + "amd64/kubeadm"},
 		{k3s + ".sha256sum", k3s + ".sha256sum", strings.TrimPrefix(digestOf("k3s"), "sha256:") + "  k3s\n", "made from " + k3s},
-		{"https://dl.k8s.io/release/stable-1.txt", "https://dl.k8s.io/release/stable-1.txt", "v1.32.0", "files.redirects says its content"},
+		{"https://dl.k8s.io/release/stable-1.txt", "https://dl.k8s.io/release/stable-1.txt", "v1.32.0", "a setting says its content"},
 		{"https://github.com/k3s-io/k3s/releases/latest/download/k3s", k3s, "k3s", "files.redirects leads to " + k3s},
 		{"https://update.k3s.io/v1-release/channels/stable", "https://update.k3s.io/v1-release/channels/stable", "v1.31.5+k3s1\n", "the page of a release to which files.redirects leads"},
 		{"https://files.test/here", "https://files.test/f", "no query", "files.redirects leads to https://files.test/f"},

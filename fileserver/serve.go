@@ -152,6 +152,9 @@ func (s *Server) lookup(rules *redirects, a address, own bool) (reply, error) {
 			return reply{file: h, sumOf: of, sum: sum}, nil
 		}
 	}
+	if to, ok := rules.late[a.key(a.query)]; ok {
+		return reply{setting: true, to: to}, nil
+	}
 	if to, ok := rules.wildcard(a); ok {
 		return reply{setting: true, to: to}, nil
 	}

@@ -67,6 +67,8 @@ type Config struct {
 	// Redirects is the cluster's setting files.redirects; CheckRedirect tells its syntax. nil: none.
 	// It returns the same map until the setting changes, and then a new one; a map that was returned must not be changed any more.
 	Redirects func() map[string]string
+	// Defaults are answers, one URL each, for where neither Redirects nor a file has one; syntax and rules as of Redirects. nil: none.
+	Defaults func() map[string]string
 	// AliasArch is the setting files.alias_arch ("amd64"); nil or "": none.
 	AliasArch func() string
 	// Authenticate tells whether this is a user who may write. syscall.EAGAIN and a context's errors are answered with 503,
@@ -98,6 +100,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.Redirects == nil {
 		cfg.Redirects = func() map[string]string { return nil }
+	}
+	if cfg.Defaults == nil {
+		cfg.Defaults = func() map[string]string { return nil }
 	}
 	if cfg.AliasArch == nil {
 		cfg.AliasArch = func() string { return "" }

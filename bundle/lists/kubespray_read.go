@@ -8,6 +8,8 @@ import (
 	"strings"
 )
 
+var errNoKubespray = fmt.Errorf("no %s/defaults/main/download.yml in it: give a checkout of Kubespray v2.24 or newer", kubesprayRoles[0])
+
 // read reads the variables: the facts of a node, the role's defaults, its vars, and those that were given.
 func (k *kubespray) read(opt KubesprayOptions) error {
 	for _, role := range kubesprayRoles {
@@ -17,7 +19,7 @@ func (k *kubespray) read(opt KubesprayOptions) error {
 		}
 	}
 	if k.role == "" {
-		return fmt.Errorf("no %s/defaults/main/download.yml in it: give a checkout of Kubespray v2.24 or newer", kubesprayRoles[0])
+		return errNoKubespray
 	}
 	var err error
 	if k.defaults, err = k.readDefinitions(k.role, "defaults"); err != nil {

@@ -1,0 +1,290 @@
+package nodeconf
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// KubesprayRelease is what has to be known of a release of Kubespray to send it to the bastions. It is read from a checkout, or known.
+type KubesprayRelease struct {
+	Release string `json:"release"` // "v2.31.0"
+	// URLs and Images are the variables whose defaults name a public host, as they are written.
+	URLs   map[string]string `json:"urls"`
+	Images map[string]string `json:"images"`
+	// MirrorServer and MirrorCA: containerd_registries_mirrors knows server, and ca.
+	MirrorServer bool `json:"mirror_server"`
+	MirrorCA     bool `json:"mirror_ca"`
+	// CiliumCLI: Cilium's own command line fetches its chart. CiliumChart: it can be told from where.
+	CiliumCLI   bool `json:"cilium_cli"`
+	CiliumChart bool `json:"cilium_chart"`
+}
+
+// NewestKubespray is the newest release that is known without a checkout.
+const NewestKubespray = "v2.31.0"
+
+// The releases that are known are 2.oldest to 2.newest: before, each file has a variable of its own.
+const oldestKubespray, newestKubespray = 25, 31
+
+var releaseName = regexp.MustCompile(`^v?2\.([0-9]{1,3})\.([0-9]{1,3})$`)
+
+// KnownKubespray is what is known of a release; "" is the newest. The variables' names are the same in all patch releases.
+func KnownKubespray(version string) (*KubesprayRelease, error) {
+	if version == "" {
+		version = NewestKubespray
+	}
+	minor := 0
+	if m := releaseName.FindStringSubmatch(version); m != nil {
+		minor, _ = strconv.Atoi(m[1])
+	}
+	if minor < oldestKubespray || minor > newestKubespray {
+		return nil, fmt.Errorf("no Kubespray %q is known, only v2.%d.0 to %s: give its checkout with --kubespray DIR", version, oldestKubespray, NewestKubespray)
+	}
+	k := &KubesprayRelease{Release: "v" + strings.TrimPrefix(version, "v"), MirrorServer: true, MirrorCA: minor >= 28, CiliumCLI: minor >= 28, CiliumChart: minor >= 29}
+	const docker = "https://download.docker.com/linux/"
+	el, argo := "rhel", "v"
+	if minor < 28 {
+		el, argo = "centos", ""
+	}
+	k.URLs = map[string]string{
+		"github_url": "https://github.com", "dl_k8s_io_url": "https://dl.k8s.io", "storage_googleapis_url": "https://storage.googleapis.com", "get_helm_url": "https://get.helm.sh",
+		"argocd_install_url":                  "https://raw.githubusercontent.com/argoproj/argo-cd/" + argo + "{{ argocd_version }}/manifests/install.yaml",
+		"kubelet_csr_approver_repository_url": "https://postfinance.github.io/kubelet-csr-approver",
+		"docker_debian_repo_base_url":         docker + "debian", "docker_debian_repo_gpgkey": docker + "debian/gpg",
+		"docker_ubuntu_repo_base_url": docker + "ubuntu", "docker_ubuntu_repo_gpgkey": docker + "ubuntu/gpg",
+		"docker_fedora_repo_base_url": docker + "fedora/{{ ansible_distribution_major_version }}/$basearch/stable", "docker_fedora_repo_gpgkey": docker + "fedora/gpg",
+		"docker_rh_repo_base_url": docker + el + "/{{ ansible_distribution_major_version }}/$basearch/stable", "docker_rh_repo_gpgkey": docker + el + "/gpg",
+	}
+	k.Images = map[string]string{
+		"kube_image_repo": "registry.k8s.io", "gcr_image_repo": "gcr.io", "github_image_repo": "ghcr.io", "docker_image_repo": "docker.io", "quay_image_repo": "quay.io",
+		"azure_csi_image_repo": "mcr.microsoft.com/oss/kubernetes-csi", "azure_csi_plugin_image_repo": "mcr.microsoft.com/k8s/csi", "gcp_pd_csi_image_repo": "gke.gcr.io",
+		"local_path_provisioner_helper_image_repo": "busybox",
+	}
+	return k, nil
+}
+
+var variableName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,99}$`)
+
+// sound refuses what no checkout says: it goes into YAML and through Ansible on every node.
+func (k *KubesprayRelease) sound() error {
+	if len(k.Release) > 40 || strings.Trim(k.Release, "abcdefghijklmnopqrstuvwxyz0123456789.-+") != "" || k.Release == "" {
+		return fmt.Errorf("a release of Kubespray is called v2.31.0, got %q", k.Release)
+	}
+	for _, m := range []map[string]string{k.URLs, k.Images} {
+		for name, value := range m {
+			if !variableName.MatchString(name) {
+				return fmt.Errorf("a variable of Kubespray has letters, digits and _, got %q", name)
+			}
+			if len(value) > 1000 || strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' }) {
+				return fmt.Errorf("the variable %s must be one line of ASCII, got %q", name, value)
+			}
+		}
+	}
+	return nil
+}
+
+// KubesprayModes are those of KubesprayVars.
+var KubesprayModes = []string{"dns", "mirror"}
+
+// KubesprayVars writes variables for Kubespray's inventory. Mode "dns" is for nodes that ask the bastions for names: then everything stays as it is, and only what
+// Kubespray itself does to the resolvers has to be right. Mode "mirror" is for nodes whose DNS is left alone: every file and image is asked for at the bastions' own names.
+func KubesprayVars(s *Site, mode string, k *KubesprayRelease) (*Conf, error) {
+	if !slices.Contains(KubesprayModes, mode) {
+		return nil, fmt.Errorf("the mode must be %s, got %q", strings.Join(KubesprayModes, " or "), mode)
+	}
+	if err := s.sound(); err != nil {
+		return nil, err
+	}
+	if err := k.sound(); err != nil {
+		return nil, err
+	}
+	c := &Conf{}
+	if mode == "dns" {
+		c.file("group_vars/all/casemate.yml", s.kubesprayDNS(k))
+		c.note("nodes and the machine that runs Ansible need the CA and the bastions as resolvers before Kubespray starts: casemate enroll")
+		return c, nil
+	}
+	c.file("group_vars/all/offline.yml", s.kubesprayOffline(k, c))
+	c.file("group_vars/all/containerd.yml", s.kubesprayContainerd(k, c))
+	c.note("nodes and the machine that runs Ansible need the CA and the bastions' names before Kubespray starts: casemate enroll --no-resolver")
+	return c, nil
+}
+
+// kubesprayDNS are the few variables that Kubespray needs even so.
+func (s *Site) kubesprayDNS(k *KubesprayRelease) string {
+	// One address each: pods, whose DNS goes there too, may have only the family that comes first.
+	var addrs []netip.Addr
+	for _, n := range s.Nodes {
+		addrs = append(addrs, n.Addrs[0])
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Kubespray %s with the bastions as resolvers: files and images keep their names, so offline.yml stays as it is.\n---\n", k.Release)
+	b.WriteString("# What Kubespray puts into resolv.conf or NetworkManager. glibc reads three lines, and after the installation the first of them is the cluster's own DNS.\n")
+	yamlList(&b, "nameservers", addrs[:min(2, len(addrs))])
+	b.WriteString("# Whom the cluster's DNS asks for names outside, and systemd-resolved's FallbackDNS; CoreDNS takes at most 15.\n")
+	yamlList(&b, "upstream_dns_servers", addrs[:min(15, len(addrs))])
+	b.WriteString("# Only counts with http_proxy or https_proxy: what the bastions answer for does not go through a proxy.\n")
+	names := []string{s.Domain}
+	for _, o := range s.Origins {
+		names = append(append(names, o.Host), o.Aliases...)
+	}
+	slices.Sort(names[1:])
+	fmt.Fprintf(&b, "additional_no_proxy: \"%s\"\n", strings.Join(slices.Compact(names), ","))
+	return b.String()
+}
+
+func yamlList(b *strings.Builder, name string, addrs []netip.Addr) {
+	b.WriteString(name + ":\n")
+	for _, a := range addrs {
+		fmt.Fprintf(b, "  - \"%s\"\n", a)
+	}
+}
+
+// first are the variables that stand first in offline.yml, in this order.
+var firstURLs = []string{"github_url", "dl_k8s_io_url", "storage_googleapis_url", "get_helm_url"}
+var firstImages = []string{"kube_image_repo", "gcr_image_repo", "github_image_repo", "docker_image_repo", "quay_image_repo"}
+
+// kubesprayOffline sends every download to the bastions: the files below files.<domain>/HOST, the images below registry.<domain>/HOST. With the host in the name nothing
+// has to be guessed, which the flat names of many guides leave to luck.
+func (s *Site) kubesprayOffline(k *KubesprayRelease, c *Conf) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Kubespray %s without DNS override: every file and image by the bastions' own names.\n---\n", k.Release)
+	fmt.Fprintf(&b, "registry_host: \"registry.%s\"\nfiles_repo: \"https://files.%s\"\n", s.Domain, s.Domain)
+	fmt.Fprintf(&b, "# Only counts with http_proxy or https_proxy.\nadditional_no_proxy: \"%s\"\n", s.Domain)
+	var left []string
+	write := func(m map[string]string, first []string, to func(string) (value, host string)) {
+		names := slices.DeleteFunc(slices.Sorted(maps.Keys(m)), func(n string) bool { return slices.Contains(first, n) })
+		for _, name := range append(slices.Clone(first), names...) {
+			text, ok := m[name]
+			if !ok {
+				continue
+			}
+			if value, host := to(text); s.answers(host) {
+				fmt.Fprintf(&b, "%s: %s\n", name, yamlText(value))
+			} else {
+				left = append(left, name+" ("+host+")")
+			}
+		}
+	}
+	b.WriteString("\n# Images: the registry's name stands first in the path.\n")
+	write(k.Images, firstImages, mirrorImage)
+	b.WriteString("pod_infra_image_repo: \"{{ kube_image_repo }}/pause\"\n")
+	b.WriteString("\n# Files: all below the host where they come from.\n")
+	write(k.URLs, firstURLs, mirrorURL)
+	switch {
+	case k.CiliumChart:
+		b.WriteString(ciliumVars)
+	case k.CiliumCLI:
+		c.note("Kubespray %s fetches Cilium's chart from helm.cilium.io and no variable says otherwise: with Cilium the first control plane node needs that name from the bastions",
+			k.Release)
+	}
+	if len(left) > 0 {
+		slices.Sort(left)
+		c.note("left as they are, because their hosts are no origins here (casemate origin add, if they are wanted): %s", strings.Join(left, ", "))
+	}
+	return b.String()
+}
+
+// ciliumVars: the chart comes from the bastions as well. It pins images by digests of its own; Kubespray downloads them by tag, and these are what is there.
+const ciliumVars = `
+# Cilium: its command line takes the chart from here; images are those that Kubespray lists, not those that the chart pins.
+cilium_install_extra_flags: "--repository {{ files_repo }}/helm.cilium.io/"
+cilium_extra_values:
+  image:
+    useDigest: false
+  operator:
+    image:
+      useDigest: false
+  hubble:
+    relay:
+      image:
+        useDigest: false
+    ui:
+      backend:
+        image:
+          useDigest: false
+      frontend:
+        image:
+          useDigest: false
+  certgen:
+    image:
+      useDigest: false
+  envoy:
+    image:
+      useDigest: false
+`
+
+// mirrorImage puts the registry's own name before a repository. One without a host is Docker Hub's.
+func mirrorImage(text string) (value, host string) {
+	host, rest, _ := strings.Cut(text, "/")
+	switch {
+	case strings.Contains(host, ".") && rest != "" || plainHost(host):
+	case rest == "":
+		host, text = "docker.io", "docker.io/library/"+text
+	default:
+		host, text = "docker.io", "docker.io/"+text
+	}
+	return "{{ registry_host }}/" + text, host
+}
+
+// mirrorURL puts the file server's own name before a URL.
+func mirrorURL(text string) (value, host string) {
+	_, rest, _ := strings.Cut(text, "://")
+	host, _, _ = strings.Cut(rest, "/")
+	if _, err := url.Parse("https://" + host); err != nil {
+		host = ""
+	}
+	return "{{ files_repo }}/" + rest, host
+}
+
+// answers says whether the bastions answer for a host.
+func (s *Site) answers(host string) bool {
+	return slices.ContainsFunc(s.Origins, func(o Origin) bool { return o.Host == host || slices.Contains(o.Aliases, host) })
+}
+
+// yamlText quotes a text; sound allowed one line of ASCII.
+func yamlText(s string) string {
+	if strings.ContainsAny(s, `"\`) {
+		return "'" + strings.ReplaceAll(s, "'", "''") + "'"
+	}
+	return `"` + s + `"`
+}
+
+// kubesprayCA is where casemate enroll puts the CA, which differs by the system's family.
+const kubesprayCA = `{{ {'Debian': '/usr/local/share/ca-certificates', 'Suse': '/etc/pki/trust/anchors'}.get(ansible_facts['os_family'], '/etc/pki/ca-trust/source/anchors') }}/casemate.crt`
+
+// kubesprayContainerd names every bastion for registry.<domain>, so that one that is down costs little, and for the upstream names, under which charts and manifests
+// that Kubespray applies name images.
+func (s *Site) kubesprayContainerd(k *KubesprayRelease, c *Conf) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Kubespray %s: containerd asks the bastions, in this order, and nobody else. This list replaces Kubespray's own.\n---\n", k.Release)
+	if k.MirrorCA {
+		fmt.Fprintf(&b, "# Where casemate enroll puts the CA.\ncasemate_ca_file: \"%s\"\n", kubesprayCA)
+	} else {
+		b.WriteString("# This release's hosts.toml has no ca: containerd takes the system's trust store, where casemate enroll puts the CA.\n")
+	}
+	own := "registry." + s.Domain
+	b.WriteString("containerd_registries_mirrors:\n")
+	for _, name := range append([]string{own}, s.pulled()...) {
+		fmt.Fprintf(&b, "  - prefix: \"%s\"\n", name)
+		if k.MirrorServer {
+			fmt.Fprintf(&b, "    server: \"https://%s\"\n", own)
+		}
+		b.WriteString("    mirrors:\n")
+		for _, n := range s.Nodes {
+			fmt.Fprintf(&b, "      - host: \"https://%s\"\n        capabilities: [\"pull\", \"resolve\"]\n        skip_verify: false\n", s.Host(n))
+			if k.MirrorCA {
+				b.WriteString("        ca: [\"{{ casemate_ca_file }}\"]\n")
+			}
+		}
+	}
+	if !k.MirrorServer {
+		c.note("the hosts.toml of Kubespray %s names the registry itself as the last place to ask: where the bastions lack an image, containerd waits for the Internet", k.Release)
+	}
+	return b.String()
+}

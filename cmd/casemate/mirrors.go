@@ -1,0 +1,243 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"casemate/appliance/nodeconf"
+	"casemate/bundle/lists"
+)
+
+// confOutput is where generated files go: to standard output one after the other, or below a directory.
+type confOutput struct {
+	dir   string
+	force bool
+}
+
+func (c *confOutput) add(cmd *cobra.Command, where string) {
+	cmd.Flags().StringVar(&c.dir, "dir", "", "write the files below this directory "+where+" (default: print them)")
+	cmd.Flags().BoolVar(&c.force, "force", false, "with --dir: replace files that have other content")
+}
+
+// print writes the files, and what to know about them to standard error.
+func (c *confOutput) print(cmd *cobra.Command, o *options, conf *nodeconf.Conf) error {
+	switch {
+	case c.dir != "":
+		if err := c.write(cmd, conf.Files); err != nil {
+			return err
+		}
+	case o.output == "json":
+		return printJSON(cmd.OutOrStdout(), conf)
+	default:
+		for i, f := range conf.Files {
+			if i > 0 {
+				io.WriteString(cmd.OutOrStdout(), "\n")
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "# %s\n%s", f.Path, f.Content)
+		}
+	}
+	for _, n := range conf.Notes {
+		fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
+	}
+	return nil
+}
+
+// write writes all files or, if some are there with other content, none.
+func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile) error {
+	var differ []string
+	same := map[string]bool{}
+	for _, f := range files {
+		if !filepath.IsLocal(strings.TrimPrefix(f.Path, "/")) {
+			return fmt.Errorf("the daemon names the file %q, which does not lie below a directory", f.Path)
+		}
+		name := filepath.Join(c.dir, f.Path)
+		switch old, err := os.ReadFile(name); {
+		case err == nil:
+			if same[name] = string(old) == f.Content; !same[name] {
+				differ = append(differ, name)
+			}
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+	}
+	if len(differ) > 0 && !c.force {
+		return fmt.Errorf("nothing was written, for there are files with other content: %s (merge them by hand, or replace them with --force)", strings.Join(differ, ", "))
+	}
+	for _, f := range files {
+		name := filepath.Join(c.dir, f.Path)
+		if !same[name] {
+			if err := replaceFile(name, f.Content); err != nil {
+				return err
+			}
+		}
+		fmt.Fprintln(cmd.OutOrStdout(), name)
+	}
+	return nil
+}
+
+// replaceFile writes a file so that who reads it meanwhile, as containerd does at every pull, sees the old or the new one whole.
+func replaceFile(name, content string) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), ".casemate-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.WriteString(content)
+	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}
+
+func mirrorsCommand(o *options) *cobra.Command {
+	var runtime string
+	var out confOutput
+	cmd := &cobra.Command{
+		Use: "mirrors", Short: "mirror configuration of a container runtime, for nodes whose DNS is left alone", Args: cobra.NoArgs,
+		Long: `Write the mirror configuration of a container runtime for nodes that do not ask the bastions for names: every registry that the bastions answer for comes from the
+bastions, each by its own name, and from nowhere else. The CA and the lines that /etc/hosts may need come along.
+
+Nodes that do ask the bastions for names need none of it.`,
+		Example: "  casemate mirrors --for containerd\n  casemate mirrors --for k3s --dir ./node",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if runtime == "" {
+				return usageError{fmt.Errorf("--for is required: %s", strings.Join(nodeconf.Runtimes(), ", "))}
+			}
+			var conf nodeconf.Conf
+			if err := o.client().call(cmd.Context(), http.MethodGet, "mirrors", url.Values{"for": {runtime}}, nil, &conf); err != nil {
+				return err
+			}
+			return out.print(cmd, o, &conf)
+		},
+	}
+	cmd.Flags().StringVar(&runtime, "for", "", "the runtime: "+strings.Join(nodeconf.Runtimes(), ", ")+" (required)")
+	cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(nodeconf.Runtimes(), cobra.ShellCompDirectiveNoFileComp))
+	out.add(cmd, "at their absolute paths")
+	o.printable(cmd)
+	return cmd
+}
+
+func kubesprayCommand(o *options) *cobra.Command {
+	var mode, dir, version string
+	var out confOutput
+	vars := &cobra.Command{
+		Use: "vars", Short: "variables for Kubespray's inventory", Args: cobra.NoArgs,
+		Long: `Write variables for Kubespray's inventory. With --mode dns (nodes ask the bastions for names) these are few, because files and images keep their names. With --mode mirror
+(DNS is left alone) they send every file and image to the bastions' own names.
+
+What a release calls its variables is read from its checkout (--kubespray), or known for --version, by default the newest that this version knows. With a checkout the
+result is checked: everything that the release downloads is computed with these variables, and what would still be asked for elsewhere is said.`,
+		Example: "  casemate kubespray vars --mode dns\n  casemate kubespray vars --mode mirror --kubespray ./kubespray --dir ./kubespray/inventory/mycluster",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if dir != "" && version != "" {
+				return usageError{errors.New("give --kubespray or --version, not both: a checkout says which release it is")}
+			}
+			var conf nodeconf.Conf
+			q := url.Values{"mode": {mode}}
+			if dir == "" {
+				q.Set("version", version)
+				if err := o.client().call(cmd.Context(), http.MethodGet, "kubespray", q, nil, &conf); err != nil {
+					return err
+				}
+				if version == "" && mode == "mirror" { // in dns mode no variable depends on it
+					conf.Notes = append(conf.Notes, "these are for Kubespray "+nodeconf.NewestKubespray+", the newest that is known: give another with --version or --kubespray")
+				}
+				return out.print(cmd, o, &conf)
+			}
+			release, err := lists.ReadKubesprayUpstream(os.DirFS(dir))
+			if err != nil {
+				return fmt.Errorf("%s: %w", dir, err)
+			}
+			if err := o.client().call(cmd.Context(), http.MethodPost, "kubespray", q, release, &conf); err != nil {
+				return err
+			}
+			if mode == "mirror" {
+				note, err := checkMirrorVars(dir, &conf)
+				if err != nil {
+					return err
+				}
+				conf.Notes = append(conf.Notes, note)
+			}
+			return out.print(cmd, o, &conf)
+		},
+	}
+	f := vars.Flags()
+	f.StringVar(&mode, "mode", "dns", "dns: nodes ask the bastions for names; mirror: they do not")
+	f.StringVar(&dir, "kubespray", "", "checkout of Kubespray")
+	f.StringVar(&version, "version", "", "release of Kubespray, like "+nodeconf.NewestKubespray)
+	vars.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions(nodeconf.KubesprayModes, cobra.ShellCompDirectiveNoFileComp))
+	out.add(vars, "(an inventory), in group_vars/all/")
+	o.printable(vars)
+	return group("kubespray", "what an inventory of Kubespray needs", vars)
+}
+
+// checkMirrorVars computes what the release in the checkout downloads with the variables and says what does not come from the bastions.
+func checkMirrorVars(dir string, conf *nodeconf.Conf) (string, error) {
+	var opt lists.KubesprayOptions
+	for _, f := range conf.Files {
+		opt.Vars = append(opt.Vars, lists.KubesprayVars{Name: f.Path, R: strings.NewReader(f.Content)})
+	}
+	before, err := lists.Kubespray(os.DirFS(dir), lists.KubesprayOptions{})
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", dir, err)
+	}
+	after, err := lists.Kubespray(os.DirFS(dir), opt)
+	if err != nil {
+		return "", fmt.Errorf("%s with the variables: %w", dir, err)
+	}
+	upstream := map[string]bool{}
+	for _, name := range downloadNames(before) {
+		upstream[name] = true
+	}
+	moved, left := 0, []string{}
+	for _, name := range downloadNames(after) {
+		// The bastions' own name, then the upstream name whole: nothing else is served there.
+		rest, isURL := strings.CutPrefix(name, "https://")
+		_, at, _ := strings.Cut(rest, "/")
+		if isURL {
+			at = "https://" + at
+		}
+		switch {
+		case upstream[at]:
+			moved++
+		case upstream[name]:
+			left = append(left, name)
+		default:
+			return "", fmt.Errorf("%s: with these variables it would ask for %s, which is none of its names: this release is not understood", dir, name)
+		}
+	}
+	note := fmt.Sprintf("checked with %s: %d names that it can download come from the bastions", dir, moved)
+	if len(left) > 0 {
+		note += fmt.Sprintf("; %d keep their host, having no variable or a host that is no origin here (containerd finds images of origins at the bastions all the same): %s", len(left), strings.Join(left, ", "))
+	}
+	return note, nil
+}
+
+// downloadNames are the names of all images and files that a release can download, those that its own list script forgets among them. Charts are left out: no variable of
+// downloads names them.
+func downloadNames(k *lists.KubesprayLists) (names []string) {
+	for _, i := range k.Images {
+		names = append(names, i.Ref())
+	}
+	for _, f := range k.Files {
+		names = append(names, f.URL)
+	}
+	for _, f := range k.Forgotten {
+		if f.Chart == nil {
+			names = append(names, f.Name())
+		}
+	}
+	return names
+}
