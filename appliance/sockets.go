@@ -166,7 +166,7 @@ func sameAddrs(name, key string, want, got []netip.AddrPort) error {
 		ok = ok && slices.ContainsFunc(got, func(g netip.AddrPort) bool { return g == w || w.Port() == 0 && g.Addr() == w.Addr() })
 	}
 	if !ok {
-		return fmt.Errorf("systemd's socket %q is at %s, but %s says %s: change one of the two", name, join(got), key, join(want))
+		return fmt.Errorf("systemd's socket %q is at %s, but %s says %s: casemate sockets tells systemd", name, join(got), key, join(want))
 	}
 	return nil
 }

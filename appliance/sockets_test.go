@@ -78,7 +78,7 @@ func TestWrongSocketsAreNamed(t *testing.T) {
 	want := netip.MustParseAddrPort("127.0.0.1:18080")
 	cfg.Listen.HTTP = []netip.AddrPort{want}
 	other, otherAt := handed(t, "http", "tcp", "127.0.0.1:0")
-	if _, err := bind(&cfg, []*os.File{other}); err == nil || !strings.Contains(err.Error(), `systemd's socket "http" is at `+otherAt+`, but listen.http says 127.0.0.1:18080: change one of the two`) {
+	if _, err := bind(&cfg, []*os.File{other}); err == nil || !strings.Contains(err.Error(), `systemd's socket "http" is at `+otherAt+`, but listen.http says 127.0.0.1:18080: casemate sockets tells systemd`) {
 		t.Errorf("got %v", err)
 	}
 	cfg = testConfig(t, t.TempDir())

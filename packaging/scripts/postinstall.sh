@@ -1,5 +1,5 @@
 #!/bin/sh
-# After the files are in place: configure [OLD-VERSION] from dpkg, 1 (install) or 2 (upgrade) from rpm.
+# After the files are in place: configure [OLD-VERSION] from dpkg, also if it was removed in between; 1 (install) or 2 (upgrade) from rpm.
 set -e
 
 upgrade=
@@ -29,7 +29,9 @@ if [ -d /run/systemd/system ]; then
     fi
 fi
 
-[ -z "$upgrade" ] || exit 0
+if [ -d /run/systemd/system ] && systemctl is-enabled --quiet casemate.service; then
+    exit 0 # it is set up
+fi
 if [ -d /var/lib/casemate/cluster ]; then
     echo "Casemate is installed; its data from before is here. Start it with: systemctl enable --now casemate.service"
 else

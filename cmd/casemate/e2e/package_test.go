@@ -176,8 +176,14 @@ func life(t *testing.T, pm manager, dir string) {
 	}
 	t.Logf("%d pulls and %d downloads during the upgrade, the longest time between two pulls %.1f s", p.done, downloads, p.gap.Seconds())
 
-	t.Log("other addresses and another data directory: sockets tells systemd")
+	t.Log("other ports: sockets tells systemd")
 	b.says(t, "nothing has changed", "casemate sockets 2>&1")
+	b.sh(t, `sed -i 's/^#listen:/listen:/; s/^  #http: .*/  http: ["`+b.ip+`:80", "`+b.ip+`:8080"]/' /etc/casemate/casemate.yaml`)
+	b.wrong(t, "", "systemctl restart casemate")
+	b.says(t, "systemd's socket \"http\" is at "+b.ip+":80, but listen.http says "+b.ip+":80, "+b.ip+":8080", "journalctl -u casemate -o cat --no-pager -n 20")
+	b.says(t, "systemctl daemon-reload && systemctl restart 'casemate*'", "casemate sockets 2>&1")
+	b.sh(t, "systemctl daemon-reload && systemctl restart 'casemate*'")
+	n.must(t, "curl", "-fsS", "-o", "/dev/null", "http://"+b.ip+":8080/healthz")
 
 	t.Log("remove keeps the data; installed again, it goes on")
 	b.sh(t, pm.remove)
