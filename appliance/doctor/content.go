@@ -32,8 +32,10 @@ const (
 	maxTransfer = 16 << 20 // of a large one so much is read
 	maxWhole    = 8 << 20  // of a file so much is compared
 	minLarge    = 1 << 20
-	stallTime   = 5 * time.Second
 )
+
+// stallTime is how long a body may stand still. Tests make it shorter.
+var stallTime = 5 * time.Second
 
 // accept is what containerd asks for (core/remotes/docker/resolver.go).
 var accept = strings.Join([]string{"application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -74,7 +76,7 @@ func parseRef(s string) (f ref, err error) {
 		f.tag = "latest"
 	}
 	f.host, f.repo = host, repo
-	ok := hostName(host) && repo != "" && hostName(strings.ReplaceAll(repo, "/", ".")) && (f.tag == "" || hostName(f.tag)) && (f.digest == "" || isDigest(f.digest))
+	ok := hostName(host) && !slices.ContainsFunc(strings.Split(repo, "/"), func(e string) bool { return !hostName(e) || strings.Trim(e, ".") == "" }) && (f.tag == "" || hostName(f.tag)) && (f.digest == "" || isDigest(f.digest))
 	if !ok {
 		return f, fmt.Errorf("the image must be HOST/REPOSITORY:TAG or @sha256:…, got %q", clip(s))
 	}
@@ -137,9 +139,9 @@ func get(ctx context.Context, c *http.Client, method, address string, header map
 }
 
 // each bastion is asked at once; there are few.
-func (r *run) eachDoor(f func(d *door, c *http.Client)) {
+func (r *run) eachDoor(ctx context.Context, f func(d *door, c *http.Client)) {
 	open := r.open()
-	each(len(open), parallel, func(i int) {
+	each(ctx, len(open), parallel, func(i int) {
 		c := r.client(open[i])
 		defer c.CloseIdleConnections()
 		f(open[i], c)
@@ -149,7 +151,7 @@ func (r *run) eachDoor(f func(d *door, c *http.Client)) {
 // checkRegistries: does /v2/ answer without a challenge, so that nobody goes for a token?
 func (r *run) checkRegistries(ctx context.Context, c *Check) {
 	names := r.site.Registries()
-	r.eachDoor(func(d *door, client *http.Client) {
+	r.eachDoor(ctx, func(d *door, client *http.Client) {
 		for _, n := range names {
 			resp, err := get(ctx, client, http.MethodGet, "https://"+n+"/v2/", nil)
 			v := values{"names": n, "name": n, "bastion": d.addr.String()}
@@ -343,7 +345,7 @@ func (r *run) checkPull(ctx context.Context, c *Check) {
 		c.State, c.Text = Skipped, err.Error()
 		return
 	}
-	r.eachDoor(func(d *door, client *http.Client) {
+	r.eachDoor(ctx, func(d *door, client *http.Client) {
 		m, err := resolve(ctx, client, f)
 		if err == nil {
 			small := slices.Clone(m.Layers)
@@ -369,7 +371,7 @@ func (r *run) checkFile(ctx context.Context, c *Check) {
 		return
 	}
 	name := r.sample.File
-	r.eachDoor(func(d *door, client *http.Client) {
+	r.eachDoor(ctx, func(d *door, client *http.Client) {
 		if err := ranged(ctx, client, name); err != nil {
 			r.tell(c, err, values{"name": name, "bastion": d.addr.String()})
 		}

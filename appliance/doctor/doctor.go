@@ -30,6 +30,7 @@ const (
 	maxSite     = 4 << 20         // bytes of /site.json
 	maxConfig   = 1 << 20         // bytes of a file of the node
 	parallel    = 8
+	lookups     = 32   // names that are resolved at once: each may wait for a resolver that is dead
 	maxNames    = 2000 // origins with their aliases that are checked
 	maxBastions = 32   // addresses
 )
@@ -320,15 +321,20 @@ func (r *run) glob(pattern string) (list []string) {
 	return list
 }
 
-// each calls f for 0 to n-1, a few at once, and waits for all.
-func each(n, atOnce int, f func(i int)) {
+// each calls f for 0 to n-1, a few at once, and waits for all. It begins none any more when ctx has ended, and returns how many it has not begun.
+func each(ctx context.Context, n, atOnce int, f func(i int)) (left int) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
 	for i := range n {
 		slots <- struct{}{}
+		if ctx.Err() != nil {
+			left = n - i
+			break
+		}
 		wg.Go(func() { defer func() { <-slots }(); f(i) })
 	}
 	wg.Wait()
+	return left
 }
 
 // some names the first of a list.

@@ -14,7 +14,7 @@ func (r *Report) Write(w io.Writer) error {
 		for _, t := range c.Troubles {
 			kind := ""
 			if t.Warning {
-				kind = " (a warning: it works, more or less)"
+				kind = " (warning)"
 			}
 			fmt.Fprintf(&b, "    seen:  %s%s\n    cause: %s\n", strings.Join(t.Seen, " | "), kind, t.Cause)
 			for i, s := range t.Cure {

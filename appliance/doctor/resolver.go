@@ -186,7 +186,7 @@ func (r *run) checkNames(ctx context.Context, c *Check) {
 	if r.states["resolver"] == Failed {
 		text = fmt.Sprintf("%d asked at the bastions only: the resolver of this node is wrong anyway", len(names))
 	} else {
-		r.askNode(ctx, c, slices.DeleteFunc(slices.Clone(names), func(n string) bool { return hosts[n] }), ours)
+		text += unbegun(r.askNode(ctx, c, slices.DeleteFunc(slices.Clone(names), func(n string) bool { return hosts[n] }), ours))
 	}
 	c.Text = fmt.Sprintf("%s; %d bytes of answers over TCP", text, bytes)
 }
@@ -196,7 +196,7 @@ func (r *run) checkNames(ctx context.Context, c *Check) {
 func (r *run) askBastions(ctx context.Context, c *Check, names []string) (bytes int) {
 	var mu sync.Mutex
 	open := slices.DeleteFunc(r.open(), func(d *door) bool { return d.tcp != nil })
-	each(len(open), parallel, func(i int) {
+	each(ctx, len(open), parallel, func(i int) {
 		d := open[i]
 		list := make([]*question, 0, 2*len(names))
 		for _, n := range names {
@@ -234,13 +234,24 @@ func (r *run) askBastions(ctx context.Context, c *Check, names []string) (bytes 
 	return bytes
 }
 
-// askNode resolves the names as programs on this node do.
-func (r *run) askNode(ctx context.Context, c *Check, names []string, ours map[netip.Addr]bool) {
+// unbegun says that the time was too short for so many.
+func unbegun(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (no time for %d of them)", n)
+}
+
+// lookupTime is what a lookup may take: the wait for one resolver that is dead, five seconds unless resolv.conf says less, and a little.
+const lookupTime = 6 * time.Second
+
+// askNode resolves the names as programs on this node do, and returns for how many there was no time.
+func (r *run) askNode(ctx context.Context, c *Check, names []string, ours map[netip.Addr]bool) (left int) {
 	var f findings
-	each(len(names), parallel, func(i int) {
-		ctx, cancel := context.WithTimeout(ctx, 6*time.Second)
+	left = each(ctx, len(names), lookups, func(i int) {
+		own, cancel := context.WithTimeout(ctx, lookupTime)
 		defer cancel()
-		addrs, err := r.lookup(ctx, names[i])
+		addrs, err := r.lookup(own, names[i])
 		var no *net.DNSError
 		switch is := asDNS(err, &no); {
 		case is && no.IsNotFound:
@@ -264,10 +275,13 @@ func (r *run) askNode(ctx context.Context, c *Check, names []string, ours map[ne
 		return values{"detail": detail, "names": some(names), "name": names[0], "bastion": r.open1(), "bastions": r.bastions()}
 	})
 	// What a cache of the node makes of a name without an IPv6 address is seen only in a question of its own.
-	if len(r.node.listed) == 0 || len(names) == 0 {
-		return
+	i := slices.IndexFunc(r.node.listed, func(a netip.Addr) bool {
+		return !slices.ContainsFunc(r.doors, func(d *door) bool { return d.addr == a && d.udp != nil })
+	})
+	if i < 0 || len(names) == 0 {
+		return left
 	}
-	server := r.node.listed[0]
+	server := r.node.listed[i]
 	var list []*question
 	for _, n := range names {
 		list = append(list, &question{name: n, kind: dnsmessage.TypeAAAA})
@@ -284,4 +298,5 @@ func (r *run) askNode(ctx context.Context, c *Check, names []string, ours map[ne
 	if six != nil && len(f.names) == 0 {
 		c.fail("aaaa", values{"detail": server.String(), "names": some(six), "bastions": r.bastions()})
 	}
+	return left
 }

@@ -89,13 +89,13 @@ var troubles = []trouble{
 
 	// What do the names lead to?
 	{"name-unknown", noHost, "The bastion at {bastion} has no address for {names}: it is no origin there, or not enabled.", []step{
-		{do: "on a bastion: `casemate origin list`, then `casemate origin add NAME`"}}},
+		{do: "on a bastion: `casemate origin list` gives the reason, `casemate missing` has what was asked for; then `casemate origin add {name}`"}}},
 	{"name-lost", noHost, "The bastions know {names}; the resolver of this node does not: another resolver or a cache is in between.", []step{
 		{"resolved", "`resolvectl flush-caches`"}, {do: "`getent hosts NAME` and `dig @{bastion} NAME` must show the same address"}, {do: enroll}}},
 	{"name-elsewhere", silent, "{names} is not a bastion for this node but {detail}: another resolver answers.", pointHere},
 	{"hosts-file", silent, "{file} leads {names} to {detail}, which is no bastion. It is believed before any resolver.", []step{
 		{do: "`grep -n NAME {file}`, and take those lines out"}}},
-	{"lookup-timeout", []string{"Temporary failure in name resolution", "i/o timeout", "lookup"}, "The resolver of this node does not answer in time for {names} ({detail}): the first one that it asks is dead, or a firewall drops UDP port 53.", []step{
+	{"lookup-timeout", []string{"Temporary failure in name resolution", "dial tcp: lookup … i/o timeout"}, "The resolver of this node does not answer in time for {names} ({detail}): the first one that it asks is dead, or a firewall drops UDP port 53.", []step{
 		{do: "`dig @{bastion} {name}` and `dig +tcp @{bastion} {name}`"}, {do: enroll}}},
 	{"aaaa", noHost, "{detail} answers a question for the IPv6 address of {names} with NXDOMAIN, which some caches take for all of the name.", pointHere},
 	{"dns-tcp", []string{"connection timed out; no servers could be reached", "SERVFAIL"}, "DNS over TCP fails at {bastion}: {detail}. Large answers come that way.", []step{
@@ -122,7 +122,7 @@ var troubles = []trouble{
 	{"constraint", []string{"x509: a root or intermediate certificate is not authorized to sign for this name", "permitted subtree violation"}, "{names} lies outside what the root was made for (`--permit` at `casemate init`), or was enabled a moment ago.", []step{
 		{do: "on a bastion: `casemate origin list` gives the reason; `casemate ca rotate` makes a second root"}}},
 	{"tls-alert", []string{"remote error: tls: internal error", "tlsv1 alert internal error", "tlsv1 unrecognized name"}, "The bastion at {bastion} has no certificate for {names}: {detail}.", []step{
-		{do: "on a bastion: `casemate missing`, `casemate status`, then `casemate origin add NAME`"}}},
+		{do: "on a bastion: `casemate missing`, `casemate status`, then `casemate origin add {name}`"}}},
 	{"tls-silent", []string{"net/http: TLS handshake timeout", "context deadline exceeded"}, "The bastion at {bastion} takes the connection, and the handshake for {names} does not end: large packets are lost on the way, most likely (MTU).", []step{
 		{do: "`ping -M do -s 1472 -c 1 {bastion}`; if that fails and `-s 1372` does not: `ip link set dev INTERFACE mtu 1400`"},
 		{do: "let ICMP \"fragmentation needed\" through the firewalls between"}}},
@@ -147,10 +147,11 @@ var troubles = []trouble{
 		{do: "on a bastion: `casemate config get registry.anonymous`; `casemate config set registry.anonymous pull` lets nodes pull without"}}},
 	{"registry-status", []string{"unexpected status from HEAD request", "503 Service Unavailable"}, "The registry {names} at {bastion} answers {detail}.", []step{{do: status}, {do: "on that bastion: `journalctl -u casemate`"}}},
 	{"manifest-unknown", []string{"failed to resolve reference", "manifest unknown", "MANIFEST_UNKNOWN"}, "The bastion at {bastion} does not hold {name} under this name: {detail}.", []step{
-		{do: "on a bastion: `casemate missing` has the name as it was asked for; `casemate image list` has what is held"}}},
+		{do: "on a bastion: `casemate missing` has the name exactly as it was asked for, and says when only other platforms are held or a short name was ambiguous; `casemate image list` has what is held"}}},
 	{"no-platform", []string{"no match for platform in manifest"}, "{name} is held at {bastion}, and not for this node's platform ({detail}).", []step{
 		{do: "on the connected side: `casemate bundle create --platform {detail} …`, then `casemate import` on a bastion"}}},
 	{"digest", wrong, "{name} as it comes from {bastion} has other bytes than its digest says ({detail}): damaged there, or changed on the way.", []step{
+		{do: "if an installer says this and `casemate doctor` does not: it expects another version or architecture; the digest of what is held is in `casemate file list`"},
 		{do: "on that bastion: `casemate scrub`"}, {do: "something between that changes bytes (a proxy, a scanner) must let them through"}}},
 	{"cut", []string{"unexpected EOF", "short read", "connection reset by peer"}, "{name} from {bastion} breaks off: {detail}.", []step{
 		{do: "on that bastion: `journalctl -u casemate`, `casemate scrub`"}, {do: "the firewalls between: do they end long connections?"}}},
@@ -198,9 +199,24 @@ func find(id string) trouble {
 	return trouble{id: id, seen: []string{id}}
 }
 
+// recipes are cures that several troubles have. The page has each once.
+var recipes = []struct {
+	head  string
+	steps []step
+}{{"Point a node at the bastions", pointHere}, {"Make a node trust the CA", trustHere}}
+
 // Page is the part of docs/troubleshooting.md that stands for what doctor finds: a heading for each text, with the causes that it can have.
 func Page() string {
 	var b strings.Builder
+	list := func(steps []step) {
+		for _, s := range steps {
+			label := ""
+			if s.on != "" {
+				label = kinds[s.on] + ": "
+			}
+			fmt.Fprintf(&b, "- %s%s\n", label, values{}.fill(s.do))
+		}
+	}
 	done := map[string]bool{}
 	for _, t := range troubles {
 		head := heading(t.seen)
@@ -214,14 +230,21 @@ func Page() string {
 				continue
 			}
 			fmt.Fprintf(&b, "\n%s\n\n", values{}.fill(same.cause))
-			for _, s := range same.cure {
-				label := ""
-				if s.on != "" {
-					label = kinds[s.on] + ": "
+			own := slices.Clone(same.cure)
+			for _, r := range recipes {
+				if slices.Contains(own, r.steps[len(r.steps)-1]) {
+					anchor := strings.ReplaceAll(strings.ToLower(r.head), " ", "-")
+					fmt.Fprintf(&b, "- [%s](#%s)\n", r.head, anchor)
+					own = slices.DeleteFunc(own, func(s step) bool { return slices.Contains(r.steps, s) })
 				}
-				fmt.Fprintf(&b, "- %s%s\n", label, values{}.fill(s.do))
 			}
+			list(own)
 		}
+		b.WriteByte('\n')
+	}
+	for _, r := range recipes {
+		fmt.Fprintf(&b, "### %s\n\n", r.head)
+		list(r.steps)
 		b.WriteByte('\n')
 	}
 	return b.String()

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -92,7 +93,7 @@ func (r *run) checkTrust(ctx context.Context, c *Check) {
 		}
 	}
 	var f findings
-	each(len(visits), parallel, func(i int) {
+	left := each(ctx, len(visits), parallel, func(i int) {
 		v := visits[i]
 		if id, detail := r.handshake(ctx, v.d, v.name); id != "" && !(id == "unknown-authority" && lacking != nil) {
 			f.add(id, v.d.addr.String()+"\x00"+detail, v.name)
@@ -109,10 +110,11 @@ func (r *run) checkTrust(ctx context.Context, c *Check) {
 		return values{"bastion": addr, "detail": detail, "names": some(names), "name": names[0], "file": r.bundle}
 	})
 	r.checkRunning(c)
-	c.Text = strconv.Itoa(len(names)) + " names verified with " + r.bundle
+	how := "verified"
 	if len(c.Troubles) > 0 {
-		c.Text = strconv.Itoa(len(names)) + " names tried with " + r.bundle
+		how = "tried"
 	}
+	c.Text = fmt.Sprintf("%d names %s with %s%s", len(names), how, r.bundle, unbegun(left))
 }
 
 // holds reports a root that is in the pool; when it is valid does not matter here.
