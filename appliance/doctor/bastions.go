@@ -156,7 +156,7 @@ func (r *run) plain(ctx context.Context, d *door, path string, most int64, into 
 	}
 	resp, err := (&http.Client{Transport: t, CheckRedirect: stay}).Do(req)
 	if err != nil {
-		return nil, err
+		return nil, silence(err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -164,12 +164,24 @@ func (r *run) plain(ctx context.Context, d *door, path string, most int64, into 
 	}
 	data, err := readUpTo(resp.Body, most)
 	if err != nil {
-		return resp, err
+		return resp, silence(err)
 	}
 	if err := json.Unmarshal(data, into); err != nil {
 		return resp, fmt.Errorf("%w: %w", errAnswer, err)
 	}
 	return resp, nil
+}
+
+// errSilent is a connection that was made and on which then nothing came, or not all.
+var errSilent = errors.New("no answer")
+
+// silence tells it from a connection that was not made.
+func silence(err error) error {
+	var op *net.OpError
+	if timeout(err) && !(errors.As(err, &op) && op.Op == "dial") {
+		return fmt.Errorf("%w: %w", errSilent, err)
+	}
+	return err
 }
 
 // stay follows no redirect: where it leads is not what is checked.
@@ -229,7 +241,7 @@ func parseCerts(data []byte) (list []*x509.Certificate) {
 func readUpTo(from io.Reader, most int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(from, most+1))
 	if err == nil && int64(len(data)) > most {
-		err = fmt.Errorf("it is longer than %d bytes", most)
+		err = fmt.Errorf("%w: it is longer than %d bytes", errAnswer, most)
 	}
 	return data, err
 }
@@ -277,6 +289,10 @@ func (r *run) checkBastions(_ context.Context, c *Check) {
 			}
 		}
 		for id, ports := range byID {
+			if id == "stall" { // clients choose it, and hang
+				c.fail(id, values{"name": "http://" + d.addr.String() + "/site.json", "bastion": d.addr.String(), "detail": "the connection was made, and no whole answer came"})
+				continue
+			}
 			report(id, values{"bastion": d.addr.String(), "detail": d.addr.String() + " port " + strings.Join(ports, ", ")})
 		}
 	}
@@ -300,6 +316,8 @@ func reachID(err error) string {
 		return "dns-refused"
 	case errors.Is(err, errAnswer):
 		return "not-casemate"
+	case errors.Is(err, errSilent):
+		return "stall"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "refused"
 	}

@@ -84,7 +84,19 @@ func TestTroubles(t *testing.T) {
 					}
 				}
 			}
-		}, edit: func(c *Config) { c.Bastions = []string{"127.0.0.1"} }, want: "unreachable"},
+		}, edit: func(c *Config) { c.Bastions = []string{"127.0.0.1"} }, want: "not-casemate"},
+		{name: "an answer that stands still at one of two", n: 2, wrong: func(f *fakes) {
+			f.plain = func(w http.ResponseWriter, r *http.Request) bool {
+				if !strings.HasPrefix(r.Host, "127.0.0.2:") {
+					return false
+				}
+				w.Header().Set("Content-Length", "5000")
+				w.WriteHeader(200)
+				w.(http.Flusher).Flush()
+				<-r.Context().Done()
+				return true
+			}
+		}, edit: func(c *Config) { c.Bastions = []string{"127.0.0.1"} }, want: "stall"},
 		{name: "a site that is an attack on a terminal", n: 1, wrong: func(f *fakes) { f.site.Origins[0].Host = "\x1b[2Jdl.k8s.io" },
 			edit: func(c *Config) { c.Bastions = []string{"127.0.0.1"} }, want: "not-casemate"},
 		{name: "resolvers that are no bastions", n: 1, wrong: func(f *fakes) {
