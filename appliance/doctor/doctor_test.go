@@ -180,6 +180,14 @@ func TestTroubles(t *testing.T) {
 			c.Env = []string{"HTTPS_PROXY=http://proxy.example.com:3128", "no_proxy=k8s.io,docker.io,quay.io"}
 		}, want: ""},
 		{name: "a proxy of containerd", n: 1, wrong: write("/etc/systemd/system/containerd.service.d/http-proxy.conf", "[Service]\nEnvironment=\"HTTPS_PROXY=http://proxy.example.com:3128\" 'NO_PROXY=quay.io'\n"), want: "proxy"},
+		{name: "a proxy of apt", n: 1, wrong: func(f *fakes) {
+			f.write("/etc/apt/apt.conf.d/90proxy", "// x\nAcquire::http::Proxy \"http://user:secret@proxy.example.com:3142\";\nAcquire::http::Proxy::quay.io \"DIRECT\";\n")
+			f.write("/etc/dnf/dnf.conf", "[main]\nproxy=_none_\n")
+		}, want: "package-proxy?"},
+		{name: "the root is in the folder only", n: 1, wrong: func(f *fakes) {
+			f.write("/etc/ssl/certs/ca-certificates.crt", newAuthority(f.t, "other").pem())
+			f.write("/etc/ssl/certs/casemate.pem", f.ca.pem())
+		}, want: "bundle-lacks?"},
 		{name: "a challenge", n: 1, wrong: func(f *fakes) {
 			f.serve = func(w http.ResponseWriter, r *http.Request) bool {
 				w.Header().Set("WWW-Authenticate", "Bearer realm=x")

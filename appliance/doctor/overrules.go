@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -35,6 +36,7 @@ func (r *run) checkOverrules(_ context.Context, c *Check) {
 	o.dockerDaemon()
 	o.registriesConf()
 	o.proxies()
+	o.packages()
 	c.Text = fmt.Sprintf("%d files of runtimes and proxies, none of which leads elsewhere", o.files)
 	if len(c.Troubles) > 0 {
 		c.Text = fmt.Sprintf("%d files of runtimes and proxies", o.files)
@@ -277,6 +279,37 @@ func (o *overrules) proxies() {
 			if len(files) > 0 {
 				o.proxy(dir+unit+".service.d/"+files[0], environment(env))
 			}
+		}
+	}
+}
+
+// aptProxy is a line that makes apt use a proxy (apt.conf(5), apt-transport-http(1)); with a host in it, it is for that host alone.
+var aptProxy = regexp.MustCompile(`(?mi)^\s*Acquire::https?::proxy(?:::([a-z0-9.-]+))?\s+"([^"]*)"`)
+
+// packages looks at the proxies of package managers.
+func (o *overrules) packages() {
+	tell := func(file, proxy, names string) {
+		if proxy != "" && !strings.EqualFold(proxy, "DIRECT") && proxy != "_none_" && o.elsewhere(proxy) {
+			if u, err := url.Parse(proxy); err == nil {
+				proxy = u.Redacted()
+			}
+			o.c.warn("package-proxy", values{"file": file, "detail": clip(proxy), "names": names})
+		}
+	}
+	for _, f := range append([]string{"/etc/apt/apt.conf"}, o.r.glob("/etc/apt/apt.conf.d/*")...) {
+		text, _ := o.read(f)
+		for _, m := range aptProxy.FindAllStringSubmatch(text, -1) {
+			if host := strings.ToLower(m[1]); host == "" {
+				tell(f, m[2], "every host")
+			} else if o.names[host] {
+				tell(f, m[2], host)
+			}
+		}
+	}
+	for _, f := range []string{"/etc/dnf/dnf.conf", "/etc/yum.conf"} {
+		text, _ := o.read(f)
+		for _, v := range parseUnit(text, "main", "proxy") {
+			tell(f, v, "every host")
 		}
 	}
 }

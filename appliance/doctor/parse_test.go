@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseResolv(t *testing.T) {
@@ -91,4 +92,21 @@ func FuzzParse(f *testing.F) {
 		}
 		take([]byte(s), map[uint16]*question{0: {name: "a"}})
 	})
+}
+
+// TestLargeFiles: a file of the size that is read at the most is read in no time, however it is made.
+func TestLargeFiles(t *testing.T) {
+	begun := time.Now()
+	for _, part := range []string{"a=[\n", "[a]\n", "\"", "#\n", "a=[", "nameserver 1.1.1.1\n", "x\\\n", "1.1.1.1 a\n", "a.", "'a'."} {
+		s := strings.Repeat(part, maxConfig/len(part))
+		parseTOML(s)
+		parseTOML("a=[" + s)
+		parseHosts(s)
+		parseResolv(s)
+		parseUnit(s, "a", "b")
+		words(s)
+	}
+	if took := time.Since(begun); took > 20*time.Second {
+		t.Errorf("it took %s", took)
+	}
 }

@@ -47,11 +47,14 @@ func parseTOML(text string) ([]section, error) {
 			}
 			rest = strings.TrimSpace(rest)
 			if strings.HasPrefix(rest, "[") { // a list may go on over lines
-				for !strings.HasSuffix(rest, "]") && text != "" {
+				var all strings.Builder
+				all.WriteString(rest)
+				for line = rest; !strings.HasSuffix(line, "]") && text != ""; n++ {
 					line, text, _ = strings.Cut(text, "\n")
-					rest = strings.TrimSpace(rest + " " + strings.TrimSpace(uncomment(line)))
-					n++
+					line = strings.TrimSpace(uncomment(line))
+					all.WriteString(" " + line)
 				}
+				rest = all.String()
 			}
 			s := list[len(list)-1]
 			s.values[strings.Join(name, ".")] = scalars(rest)

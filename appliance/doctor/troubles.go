@@ -112,6 +112,8 @@ var troubles = []trouble{
 	{"unknown-authority", unknown, "The bastions' root (sha256 {detail}) is not in this node's trust store ({file}).", append([]step{{do: "compare the fingerprint: on a bastion: `casemate ca | openssl x509 -noout -fingerprint -sha256`"}}, trustHere...)},
 	{"new-root", unknown, "The bastions have a second root (sha256 {detail}) that is not in this node's trust store ({file}): a rotation is under way.", append(trustHere[:len(trustHere):len(trustHere)],
 		step{do: "on a bastion: `casemate ca rotate --finish` only when all nodes have it"})},
+	{"bundle-lacks", []string{"SSL certificate problem: unable to get local issuer certificate", "server certificate verification failed"}, "Go programs find the bastions' root in the folder of {file}, but the file itself lacks it: curl, wget and others read that alone.", []step{
+		{"deb", "`update-ca-certificates`"}, {"rpm", "`update-ca-trust`"}, {"suse", "`update-ca-certificates`"}, {do: enroll}}},
 	{"other-root", unknown, "The certificate for {names} at {bastion} comes from none of the bastions' roots: something else answers there ({detail}).", []step{
 		{do: "`openssl s_client -connect {bastion}:443 -servername {name} </dev/null` shows who"}, {do: status}}},
 	{"stale-trust", unknown, "{detail} runs since before {file} was changed last, and still has what it held then.", []step{{do: "`systemctl restart {name}`"}}},
@@ -139,6 +141,8 @@ var troubles = []trouble{
 	{"mirror-unreadable", []string{"failed to resolve reference", "invalid host configuration"}, "{file} cannot be read as it stands: {detail}. The runtime ignores it or refuses to start.", []step{
 		{do: "mend it; on a bastion: `casemate mirrors --for containerd` prints a right one"}}},
 	{"blocked", []string{"registry is blocked in registries.conf", "failed to resolve reference"}, "{file} blocks pulls of {names}.", []step{{do: "take `blocked = true` out of {file}"}}},
+	{"package-proxy", []string{"Could not connect to", "Could not resolve proxy", "Curl error (7)"}, "{file} makes the package manager use a proxy ({detail}) for {names}.", []step{
+		{do: "take that line out of {file}; apt can except a host: `Acquire::http::Proxy::NAME \"DIRECT\";`"}}},
 	{"proxy", []string{"proxyconnect tcp", "failed to do request", "context deadline exceeded"}, "A proxy ({detail}) is set in {file}, and {names} would go there and not to the bastions.", []step{
 		{do: "add the names to NO_PROXY there, or take the proxy out; then `systemctl daemon-reload` and restart what reads it"}}},
 

@@ -34,9 +34,12 @@ func (r *run) loadTrust() {
 		if pool, err := x509.SystemCertPool(); err == nil {
 			r.trust = pool
 		}
-	} else if text, ok := r.read(r.bundle); ok {
+	} else {
 		r.trust = x509.NewCertPool()
-		r.trust.AppendCertsFromPEM([]byte(text))
+		for _, f := range append([]string{r.bundle}, r.glob("/etc/ssl/certs/*.pem")...) {
+			text, _ := r.read(f)
+			r.trust.AppendCertsFromPEM([]byte(text))
+		}
 	}
 	if r.trust == nil {
 		r.trust = x509.NewCertPool() // nil would mean another one
@@ -75,6 +78,12 @@ func (r *run) checkTrust(ctx context.Context, c *Check) {
 		c.fail("unknown-authority", values{"detail": strings.Join(lacking, ", "), "file": r.bundle})
 	case lacking != nil:
 		c.warn("new-root", values{"detail": strings.Join(lacking, ", "), "file": r.bundle})
+	default:
+		text, ok := r.read(r.bundle)
+		inFile := parseCerts([]byte(text))
+		if ok && slices.ContainsFunc(r.roots, func(root *x509.Certificate) bool { return !slices.ContainsFunc(inFile, root.Equal) }) {
+			c.warn("bundle-lacks", values{"file": r.bundle})
+		}
 	}
 
 	// Each name at one bastion, in turn, and the first at every one: a certificate is made for a name when it is first asked for, and all bastions have the same CA.

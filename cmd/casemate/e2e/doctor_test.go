@@ -100,6 +100,12 @@ func TestDoctor(t *testing.T) {
 		}
 		t.Logf("\n%s", show(r))
 	})
+	t.Run("without root", func(t *testing.T) {
+		out, err := n.try("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", client(t, "../casemate"), "doctor")
+		if err != nil || !strings.Contains(out, "ok       transfer") {
+			t.Errorf("%v\n%s", err, out)
+		}
+	})
 	t.Run("the line of a bastion", func(t *testing.T) {
 		line := b.casemate(t, "doctor", "--line")
 		line, _, _ = strings.Cut(line, "\n")
