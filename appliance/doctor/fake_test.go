@@ -97,6 +97,7 @@ type fakes struct {
 	plain  func(w http.ResponseWriter, r *http.Request) bool
 	mu     sync.Mutex
 	leaves map[string]*tls.Certificate
+	starts []func() // what serves: it begins with the first run, when the test has made wrong what it wants
 }
 
 const (
@@ -182,12 +183,13 @@ func (f *fakes) listen(addr netip.Addr, port *uint16) net.Listener {
 func (f *fakes) bastion(addr netip.Addr, without []string) {
 	var wg sync.WaitGroup
 	f.t.Cleanup(wg.Wait)
+	start := func(serve func()) { f.starts = append(f.starts, func() { wg.Go(serve) }) }
 	quiet := log.New(io.Discard, "", 0)
 	web := func(port *uint16, s *http.Server, secure bool) {
 		l := f.listen(addr, port)
 		s.ErrorLog = quiet
 		f.t.Cleanup(func() { s.Close() })
-		wg.Go(func() {
+		start(func() {
 			if secure {
 				s.ServeTLS(l, "", "")
 			} else {
@@ -209,7 +211,7 @@ func (f *fakes) bastion(addr netip.Addr, without []string) {
 	if slices.Contains(without, "tcp") {
 		l.Close()
 	} else {
-		wg.Go(func() {
+		start(func() {
 			for {
 				c, err := l.Accept()
 				if err != nil {
@@ -227,7 +229,7 @@ func (f *fakes) bastion(addr netip.Addr, without []string) {
 		f.t.Fatal(err)
 	}
 	f.t.Cleanup(func() { p.Close() })
-	wg.Go(func() {
+	start(func() {
 		buf := make([]byte, 4096)
 		for {
 			n, from, err := p.ReadFrom(buf)
@@ -373,6 +375,10 @@ func (f *fakes) config() Config { return Config{Root: f.root, Ports: f.ports, En
 
 func (f *fakes) run(cfg Config) *Report {
 	f.t.Helper()
+	for _, start := range f.starts {
+		start()
+	}
+	f.starts = nil
 	begun := time.Now()
 	r, err := Run(context.Background(), cfg)
 	if err != nil {

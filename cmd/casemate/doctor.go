@@ -40,7 +40,7 @@ With --line, on a bastion, it prints one line for a node's shell that gets this 
 				err = report.Write(cmd.OutOrStdout())
 			}
 			if err == nil && report.Failed > 0 {
-				err = fmt.Errorf("%d checks failed: %w", report.Failed, errDiffers)
+				err = fmt.Errorf("%d of %d checks failed: %w", report.Failed, len(report.Checks), errDiffers)
 			}
 			return err
 		},
