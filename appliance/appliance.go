@@ -58,12 +58,13 @@ type Appliance struct {
 	stall   time.Duration
 
 	// In the order in which they are opened; Close goes back.
-	socks    *sockets
-	cluster  *cluster.Cluster
-	tree     *cluster.Tree
-	book     *missing.Book
-	ca       *pki.CA
-	registry *registry.Registry
+	socks      *sockets
+	executable *executable
+	cluster    *cluster.Cluster
+	tree       *cluster.Tree
+	book       *missing.Book
+	ca         *pki.CA
+	registry   *registry.Registry
 
 	imports *content.Engine
 	users   *user.Users
@@ -80,6 +81,7 @@ type Appliance struct {
 	sessions sync.WaitGroup               // imports' connections, which the server does not know any more
 	change   sync.Mutex                   // one change of settings, origins or names at a time
 	problems problems
+	samples  samples
 	stopping atomic.Bool
 	closing  sync.Once
 	closeErr error
@@ -124,6 +126,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 			a.Close()
 		}
 	}()
+	a.executable = openExecutable()
 	cc := clusterConfig(cfg, a.log.With("room", "cluster"))
 	if !exists(filepath.Join(cc.Dir, "format")) && !exists(filepath.Join(cc.Dir, "incomplete")) {
 		return nil, fmt.Errorf("data directory %s is not initialised: casemate init makes the first node of a cluster there, casemate join every other", cfg.Data)
@@ -192,7 +195,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	a.metrics = newMetrics(a)
 	a.edge = &edge{
 		hosts: &a.hosts, registry: a.registry.Serve, files: a.files.Serve,
-		pages: &pages{roots: a.ca.Roots, crl: a.ca.CRL, ready: a.ready, metrics: a.metrics.handler(), front: a.front, site: a.serveSite},
+		pages: &pages{roots: a.ca.Roots, crl: a.ca.CRL, ready: a.ready, metrics: a.metrics.handler(), front: a.front, site: a.serveSite, sample: a.serveSample, binary: a.executable},
 		miss:  a.miss, seen: a.metrics.request, stall: a.stall, node: cfg.Node, pass: a.cluster, roomier: a.cluster.Roomier, log: a.log.With("room", "edge"),
 	}
 	peers := a.edge.handler(false)
@@ -636,6 +639,7 @@ func (a *Appliance) Close() error {
 		closeIf(a.registry, a.registry != nil)
 		closeIf(a.ca, a.ca != nil)
 		closeIf(a.cluster, a.cluster != nil)
+		closeIf(a.executable, a.executable != nil)
 		a.socks.close()
 		a.closeErr = errors.Join(errs...)
 	})

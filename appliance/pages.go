@@ -19,6 +19,8 @@ type pages struct {
 	metrics http.Handler
 	front   func() frontPage
 	site    http.HandlerFunc // what nodes have to know
+	sample  http.HandlerFunc // what casemate doctor may try with
+	binary  http.Handler     // this program
 }
 
 // frontPage is what people see at /.
@@ -59,6 +61,10 @@ func (p *pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		send(w, r, "text/plain; charset=utf-8", []byte("ok\n"))
 	case path == "/site.json":
 		p.site(w, r)
+	case path == "/doctor.json":
+		p.sample(w, r)
+	case path == "/casemate":
+		p.binary.ServeHTTP(w, r)
 	case path == "/metrics":
 		p.metrics.ServeHTTP(w, r)
 	default:

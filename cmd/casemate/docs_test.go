@@ -5,10 +5,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"casemate/appliance"
+	"casemate/appliance/doctor"
 )
 
 // block is a fenced block of a page.
@@ -100,6 +103,31 @@ func TestDocsCommands(t *testing.T) {
 	}
 	if seen < 10 {
 		t.Errorf("only %d commands found: is the pages' format still what this test reads?", seen)
+	}
+}
+
+// TestDoctorsCures: the commands in the cures of casemate doctor exist, and so do their flags.
+func TestDoctorsCures(t *testing.T) {
+	coming := []string{"enroll", "mirrors"} // with their own change
+	seen := 0
+	for _, m := range regexp.MustCompile("`casemate ([^`]+)`").FindAllStringSubmatch(doctor.Page(), -1) {
+		command, _, _ := strings.Cut(m[1], "|")
+		command, _, _ = strings.Cut(command, ">")
+		args := words(command)
+		if slices.Contains(coming, args[0]) {
+			continue
+		}
+		seen++
+		cmd, rest, err := newRoot().Find(args)
+		if err == nil {
+			err = cmd.ParseFlags(rest)
+		}
+		if err != nil {
+			t.Errorf("%s: %v", m[0], err)
+		}
+	}
+	if seen < 10 {
+		t.Errorf("only %d commands found", seen)
 	}
 }
 

@@ -35,20 +35,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			// exit CODE casemate ARGS… runs a command that must end with this exit code.
-			"exit": func(ts *testscript.TestScript, _ bool, args []string) {
-				err := ts.Exec(args[1], args[2:]...)
-				got := "0"
-				if err != nil {
-					if _, code, ok := strings.Cut(err.Error(), "exit status "); ok {
-						got = code
-					} else {
-						got = err.Error()
-					}
-				}
-				if got != args[0] {
-					ts.Fatalf("exit code %s, want %s", got, args[0])
-				}
-			},
+			"exit": func(ts *testscript.TestScript, _ bool, args []string) { exitWith(ts, args[0], args[1], args[2:]...) },
 			// ready waits until the daemon that the script started serves.
 			"ready": func(ts *testscript.TestScript, _ bool, _ []string) {
 				var err error
@@ -107,4 +94,20 @@ func TestScripts(t *testing.T) {
 	}
 	maps.Copy(params.Cmds, storyCommands)
 	testscript.Run(t, params)
+}
+
+// exitWith runs a command that must end with this exit code.
+func exitWith(ts *testscript.TestScript, want, command string, args ...string) {
+	err := ts.Exec(command, args...)
+	got := "0"
+	if err != nil {
+		if _, code, ok := strings.Cut(err.Error(), "exit status "); ok {
+			got = code
+		} else {
+			got = err.Error()
+		}
+	}
+	if got != want {
+		ts.Fatalf("exit code %s, want %s", got, want)
+	}
 }

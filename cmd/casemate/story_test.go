@@ -34,7 +34,7 @@ type story struct {
 }
 
 // bastion is where one daemon of a script is reached.
-type bastion struct{ socket, http, https string }
+type bastion struct{ socket, http, https, dns string }
 
 // turn makes the commands that follow talk to a node.
 func (s *story) turn(ts *testscript.TestScript, name string) {
@@ -45,6 +45,7 @@ func (s *story) turn(ts *testscript.TestScript, name string) {
 	ts.Setenv("CASEMATE_SOCKET", b.socket)
 	ts.Setenv("HTTP", b.http)
 	ts.Setenv("HTTPS", b.https)
+	ts.Setenv("DNS", b.dns)
 }
 
 // freeAddr returns an address of 127.0.0.1 on which nobody listens. Its port is below those from which the system takes ports for connections, so a daemon that was
@@ -147,10 +148,10 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 			name, file, data = args[0], args[0]+".yaml", args[0]
 			b.socket = filepath.Join(filepath.Dir(b.socket), name+".sock")
 		}
-		dns, peer := freeAddr(ts), freeAddr(ts)
-		b.http, b.https = freeAddr(ts), freeAddr(ts)
+		peer := freeAddr(ts)
+		b.http, b.https, b.dns = freeAddr(ts), freeAddr(ts), freeAddr(ts)
 		text := fmt.Sprintf("node: %s\ndata: %s\nadvertise: [127.0.0.%d]\nlisten:\n  http: [%q]\n  https: [%q]\n  dns: [%q]\n  peer: %q\n  admin: %s\n",
-			name, ts.MkAbs(data), len(s.nodes)+1, b.http, b.https, dns, peer, b.socket)
+			name, ts.MkAbs(data), len(s.nodes)+1, b.http, b.https, b.dns, peer, b.socket)
 		ts.Check(os.WriteFile(ts.MkAbs(file), []byte(text), 0o644))
 		if s.nodes == nil {
 			s.nodes = map[string]bastion{}
@@ -158,6 +159,15 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 		s.nodes[name] = b
 		ts.Setenv("PEER_"+name, peer)
 		s.turn(ts, name)
+	},
+	// doctor CODE ARGS… runs casemate doctor where the directory root is the node and the daemon's ports are the well-known ones; it must end with this exit code.
+	"doctor": func(ts *testscript.TestScript, _ bool, args []string) {
+		all := []string{"doctor", "--root", ts.MkAbs("root")}
+		for flag, addr := range map[string]string{"--port-http": "HTTP", "--port-https": "HTTPS", "--port-dns": "DNS"} {
+			_, port, _ := strings.Cut(ts.Getenv(addr), ":")
+			all = append(all, flag, port)
+		}
+		exitWith(ts, args[0], "casemate", append(all, args[1:]...)...)
 	},
 	// at NAME: from here on the commands, and the clients, talk to this node.
 	"at": func(ts *testscript.TestScript, _ bool, args []string) { storyOf(ts).turn(ts, args[0]) },

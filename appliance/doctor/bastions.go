@@ -1,0 +1,390 @@
+package doctor
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+
+	"casemate/appliance/nodeconf"
+)
+
+// door is an address of a bastion. Its errors say what of it cannot be reached; nil is that it can.
+type door struct {
+	addr netip.Addr
+	name string // the bastion's, "" if none says
+
+	http, https, tcp, udp error
+	site                  *nodeconf.Site
+	behind                time.Duration // how far this node's clock is behind the bastion's
+	dated                 bool
+}
+
+func (d *door) whole() bool { return d.http == nil && d.https == nil && d.tcp == nil && d.udp == nil }
+
+// discover finds the bastions: those that are named, those that this node was enrolled with, or those among its resolvers that say that they are; and with
+// them all others that the first that answers names.
+func (r *run) discover(ctx context.Context) error {
+	var found []netip.Addr
+	sure := true
+	switch text, enrolled := r.read(EnrolledFile); {
+	case len(r.cfg.Bastions) > 0:
+		r.source = "named"
+		for _, b := range r.cfg.Bastions {
+			a, err := netip.ParseAddr(strings.Trim(b, "[]"))
+			if err != nil {
+				return fmt.Errorf("BASTION must be an address, got %q", clip(b))
+			}
+			found = append(found, a)
+		}
+	case enrolled && len(parseAddrs(text)) > 0:
+		r.source, found = "by "+EnrolledFile, parseAddrs(text)
+	default:
+		r.source, sure = "by "+r.node.file, false
+		found = r.node.servers
+	}
+	var doors []*door
+	at := func(a netip.Addr) int {
+		return slices.IndexFunc(doors, func(d *door) bool { return d.addr == a.Unmap() })
+	}
+	add := func(a netip.Addr, name string) {
+		if i := at(a); i >= 0 {
+			doors[i].name = name
+		} else if len(doors) < maxBastions {
+			doors = append(doors, &door{addr: a.Unmap(), name: name})
+		}
+	}
+	for _, a := range found {
+		add(a, "")
+	}
+	r.try(ctx, doors)
+	if !sure { // a resolver that is no bastion is no bastion that is down
+		doors = slices.DeleteFunc(doors, func(d *door) bool { return d.site == nil })
+	}
+	for _, d := range doors {
+		if d.site != nil {
+			r.site = *d.site
+			break
+		}
+	}
+	known := len(doors)
+	for _, n := range r.site.Nodes {
+		for _, a := range n.Addrs {
+			add(a, n.Name)
+		}
+	}
+	r.try(ctx, doors[known:])
+	r.doors, r.roots = doors, parseCerts([]byte(r.site.Roots))
+	return nil
+}
+
+// try tries doors, all at once.
+func (r *run) try(ctx context.Context, doors []*door) {
+	var wg sync.WaitGroup
+	for _, d := range doors {
+		wg.Go(func() { d.http = r.fetchSite(ctx, d) })
+		wg.Go(func() { d.https = reach(ctx, netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS)) })
+		wg.Go(func() { d.tcp = reach(ctx, netip.AddrPortFrom(d.addr, r.cfg.Ports.DNS)) })
+		wg.Go(func() {
+			q := &question{name: "registry.k8s.io", kind: dnsmessage.TypeA}
+			_, d.udp = ask(ctx, "udp", netip.AddrPortFrom(d.addr, r.cfg.Ports.DNS), []*question{q})
+			if d.udp == nil && q.rcode == dnsmessage.RCodeRefused {
+				d.udp = errRefused
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// errRefused is the answer of a resolver that does not want this client.
+var errRefused = errors.New("REFUSED")
+
+func reach(ctx context.Context, to netip.AddrPort) error {
+	conn, err := (&net.Dialer{Timeout: probeTime}).DialContext(ctx, "tcp", to.String())
+	if err == nil {
+		conn.Close()
+	}
+	return err
+}
+
+// fetchSite asks for what a bastion says of itself. It is not verified in any way: only names and addresses are used, and roots to compare with.
+func (r *run) fetchSite(ctx context.Context, d *door) error {
+	begun := r.cfg.Now()
+	var site nodeconf.Site
+	resp, err := r.plain(ctx, d, "/site.json", maxSite, &site)
+	if resp != nil {
+		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+			// A Date is cut to seconds, and was written somewhere between the question and the answer.
+			d.behind, d.dated = date.Add(time.Second/2).Sub(begun.Add(r.cfg.Now().Sub(begun)/2)), true
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := checkSite(&site); err != nil {
+		return err
+	}
+	d.site = &site
+	return nil
+}
+
+// errAnswer is an answer, and not the one that a bastion gives.
+var errAnswer = errors.New("no answer of a bastion")
+
+// plain gets a JSON document over plain http.
+func (r *run) plain(ctx context.Context, d *door, path string, most int64, into any) (*http.Response, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTime+time.Second)
+	defer cancel()
+	t := &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: probeTime}).DialContext}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTP).String()+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := (&http.Client{Transport: t, CheckRedirect: stay}).Do(req)
+	if err != nil {
+		return nil, silence(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return resp, fmt.Errorf("%w: %s", errAnswer, clip(resp.Status))
+	}
+	data, err := readUpTo(resp.Body, most)
+	if err != nil {
+		return resp, silence(err)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return resp, fmt.Errorf("%w: %w", errAnswer, err)
+	}
+	return resp, nil
+}
+
+// errSilent is a connection that was made and on which then nothing came, or not all.
+var errSilent = errors.New("no answer")
+
+// silence tells it from a connection that was not made.
+func silence(err error) error {
+	var op *net.OpError
+	if timeout(err) && !(errors.As(err, &op) && op.Op == "dial") {
+		return fmt.Errorf("%w: %w", errSilent, err)
+	}
+	return err
+}
+
+// stay follows no redirect: where it leads is not what is checked.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// checkSite refuses what cannot be a bastion's, so that what we print and ask for are names.
+func checkSite(s *nodeconf.Site) error {
+	if len(s.Nodes) == 0 || len(s.Addrs()) == 0 || len(s.Addrs()) > maxBastions || !hostName(s.Domain) {
+		return fmt.Errorf("%w: it names no bastions", errAnswer)
+	}
+	n := 0
+	for _, node := range s.Nodes {
+		if !hostName(node.Name) {
+			return fmt.Errorf("%w: a bastion called %q", errAnswer, clip(node.Name))
+		}
+	}
+	for _, o := range s.Origins {
+		for _, h := range append([]string{o.Host}, o.Aliases...) {
+			if n++; n > maxNames || !hostName(h) {
+				return fmt.Errorf("%w: an origin called %q", errAnswer, clip(h))
+			}
+		}
+	}
+	return nil
+}
+
+func hostName(s string) bool {
+	return s != "" && len(s) <= maxText && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r == '-' || r == '.' || r == '_' || r == ':' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z')
+	})
+}
+
+// parseAddrs reads one address a line; comments and what is none are left out.
+func parseAddrs(text string) (list []netip.Addr) {
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "#")
+		if a, err := netip.ParseAddr(strings.TrimSpace(line)); err == nil {
+			list = append(list, a.Unmap())
+		}
+	}
+	return list
+}
+
+func parseCerts(data []byte) (list []*x509.Certificate) {
+	for {
+		var b *pem.Block
+		if b, data = pem.Decode(data); b == nil {
+			return list
+		}
+		if c, err := x509.ParseCertificate(b.Bytes); err == nil && b.Type == "CERTIFICATE" {
+			list = append(list, c)
+		}
+	}
+}
+
+// readUpTo reads all, which must not be more than most bytes.
+func readUpTo(from io.Reader, most int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(from, most+1))
+	if err == nil && int64(len(data)) > most {
+		err = fmt.Errorf("%w: it is longer than %d bytes", errAnswer, most)
+	}
+	return data, err
+}
+
+// checkBastions: can each be reached?
+func (r *run) checkBastions(_ context.Context, c *Check) {
+	if len(r.doors) == 0 {
+		servers := some(texts(r.node.servers))
+		if servers == "" {
+			servers = "it asks none"
+		}
+		c.fail("no-bastion", values{"detail": servers})
+		c.Text = "no bastion is found"
+		return
+	}
+	whole := map[string]bool{} // by bastion: some address of it works
+	all := map[string]bool{}
+	for _, d := range r.doors {
+		all[d.key()] = true
+		whole[d.key()] = whole[d.key()] || d.whole()
+	}
+	up := 0
+	for _, ok := range whole {
+		if ok {
+			up++
+		}
+	}
+	for _, d := range r.doors {
+		if d.whole() || whole[d.key()] && errors.Is(d.http, syscall.ENETUNREACH) {
+			continue // a node without IPv6 does not miss the IPv6 address of a bastion
+		}
+		// Others do what this one cannot: clients go on to them, only later.
+		report := c.fail
+		if up > 0 {
+			report = c.warn
+		}
+		byID := map[string][]string{}
+		for _, p := range []struct {
+			port uint16
+			what string
+			err  error
+		}{{r.cfg.Ports.HTTP, "tcp", d.http}, {r.cfg.Ports.HTTPS, "tcp", d.https}, {r.cfg.Ports.DNS, "tcp", d.tcp}, {r.cfg.Ports.DNS, "udp", d.udp}} {
+			if p.err != nil {
+				byID[reachID(p.err)] = append(byID[reachID(p.err)], fmt.Sprintf("%d/%s", p.port, p.what))
+			}
+		}
+		for id, ports := range byID {
+			if id == "stall" { // clients choose it, and hang
+				c.fail(id, values{"name": "http://" + d.addr.String() + "/site.json", "bastion": d.addr.String(), "detail": "the connection was made, and no whole answer came"})
+				continue
+			}
+			report(id, values{"bastion": d.addr.String(), "detail": d.addr.String() + " port " + strings.Join(ports, ", ")})
+		}
+	}
+	c.Text = fmt.Sprintf("%d of %d can be reached at %s, %s and %s (udp, tcp); known %s", up, len(all), port(r.cfg.Ports.HTTP), port(r.cfg.Ports.HTTPS), port(r.cfg.Ports.DNS), r.source)
+}
+
+func port(p uint16) string { return fmt.Sprint(p) }
+
+// key is the same for all addresses of a bastion.
+func (d *door) key() string {
+	if d.name != "" {
+		return d.name
+	}
+	return d.addr.String()
+}
+
+// reachID is the trouble that an error of a connection stands for.
+func reachID(err error) string {
+	switch {
+	case errors.Is(err, errRefused):
+		return "dns-refused"
+	case errors.Is(err, errAnswer):
+		return "not-casemate"
+	case errors.Is(err, errSilent):
+		return "stall"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refused"
+	}
+	return "unreachable"
+}
+
+// Limits on the difference between two clocks. Certificates are back-dated by a day, so five minutes break nothing yet: tokens, logs and other people's certificates.
+const (
+	clockWarn = 30 * time.Second
+	clockFail = 5 * time.Minute
+)
+
+// checkClock compares the clocks, by the Date of the answers.
+func (r *run) checkClock(_ context.Context, c *Check) {
+	var all []time.Duration
+	for _, d := range r.doors {
+		if d.dated && d.site != nil {
+			all = append(all, d.behind)
+		}
+	}
+	if len(all) == 0 {
+		c.State, c.Text = Skipped, "no bastion says what time it is"
+		return
+	}
+	slices.Sort(all)
+	middle := all[len(all)/2]
+	for _, d := range r.doors {
+		if off := d.behind - middle; d.dated && d.site != nil && off.Abs() > clockWarn {
+			c.warn("bastion-clock", values{"bastion": d.addr.String(), "detail": off.Abs().Round(time.Second).String()})
+		}
+	}
+	how := "behind"
+	if middle < 0 {
+		how = "ahead"
+	}
+	text := middle.Abs().Round(time.Second).String()
+	v := values{"bastion": r.open1(), "detail": text + " " + how}
+	switch {
+	case middle.Abs() > clockFail:
+		c.fail("clock", v)
+	case middle.Abs() > clockWarn:
+		c.warn("clock", v)
+	}
+	c.Text = text + " from the bastions'"
+}
+
+// open1 is a bastion's address for a command in a cure.
+func (r *run) open1() string {
+	for _, d := range r.doors {
+		if d.whole() {
+			return d.addr.String()
+		}
+	}
+	if len(r.doors) > 0 {
+		return r.doors[0].addr.String()
+	}
+	return "BASTION"
+}
+
+// client asks by names, at one bastion, and trusts what the node trusts.
+func (r *run) client(d *door) *http.Client {
+	return &http.Client{CheckRedirect: stay, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: probeTime}).DialContext(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
+		},
+		TLSClientConfig: &tls.Config{RootCAs: r.trust, Time: r.cfg.Now}, TLSHandshakeTimeout: probeTime + time.Second, ResponseHeaderTimeout: 8 * time.Second,
+		ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 2, MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression: true, // bytes are compared
+	}}
+}

@@ -1,0 +1,183 @@
+package doctor
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// question is one that is asked, and what came back.
+type question struct {
+	name  string
+	kind  dnsmessage.Type
+	got   bool
+	rcode dnsmessage.RCode
+	addrs []netip.Addr
+}
+
+const (
+	window  = 32              // questions under way at once, over one socket
+	again   = time.Second     // after which a UDP question is asked once more
+	maxUDP  = 1232            // bytes that we say we take (the DNS flag day's size: it fits every path)
+	maxText = 253             // bytes of a name
+	tcpWait = 4 * time.Second // between two answers of one connection
+)
+
+// ask puts questions to one server over one socket, "udp" or "tcp", a window at a time, and returns how many bytes of answers came. Over TCP the answers of a window together are
+// larger than any packet. An error says that not all were answered; those that were have got set.
+func ask(ctx context.Context, network string, server netip.AddrPort, list []*question) (total int, err error) {
+	conn, err := (&net.Dialer{Timeout: probeTime}).DialContext(ctx, network, server.String())
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	tries := 1
+	if network == "udp" {
+		tries = 3
+	}
+	for start := 0; start < len(list); start += window {
+		part := list[start:min(start+window, len(list))]
+		ids, base := map[uint16]*question{}, uint16(rand.Uint32())
+		for i, q := range part {
+			ids[base+uint16(i)] = q
+		}
+		left := len(part)
+		for try := 0; left > 0; try++ {
+			if try == tries {
+				return total, errors.Join(err, fmt.Errorf("%d of %d questions were not answered", left, len(part)))
+			}
+			if err = send(conn, network, ids); err != nil {
+				return total, err
+			}
+			var n int
+			n, left, err = receive(ctx, conn, network, ids, left)
+			if total += n; ctx.Err() != nil {
+				return total, ctx.Err()
+			}
+			if err != nil && network == "tcp" || errors.Is(err, net.ErrClosed) {
+				return total, err
+			}
+		}
+	}
+	return total, nil
+}
+
+// send sends those of a window that are not answered.
+func send(conn net.Conn, network string, ids map[uint16]*question) error {
+	var all []byte
+	for id, q := range ids {
+		if q.got {
+			continue
+		}
+		msg, err := pack(id, q)
+		if err != nil {
+			return err
+		}
+		if network == "tcp" {
+			all = append(binary.BigEndian.AppendUint16(all, uint16(len(msg))), msg...)
+		} else if _, err := conn.Write(msg); err != nil {
+			return err
+		}
+	}
+	if network != "tcp" {
+		return nil
+	}
+	_, err := conn.Write(all)
+	return err
+}
+
+func pack(id uint16, q *question) ([]byte, error) {
+	name, err := dnsmessage.NewName(strings.TrimSuffix(q.name, ".") + ".")
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", clip(q.name), err)
+	}
+	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: id, RecursionDesired: true})
+	var opt dnsmessage.ResourceHeader
+	err = errors.Join(b.StartQuestions(), b.Question(dnsmessage.Question{Name: name, Type: q.kind, Class: dnsmessage.ClassINET}),
+		b.StartAdditionals(), opt.SetEDNS0(maxUDP, dnsmessage.RCodeSuccess, false), b.OPTResource(opt, dnsmessage.OPTResource{}))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", clip(q.name), err)
+	}
+	return b.Finish()
+}
+
+// receive reads answers until none is left or the time for this try is over.
+func receive(ctx context.Context, conn net.Conn, network string, ids map[uint16]*question, left int) (total, still int, err error) {
+	wait := again
+	if network == "tcp" {
+		wait = tcpWait
+	}
+	buf := make([]byte, 64<<10)
+	for left > 0 && ctx.Err() == nil {
+		conn.SetReadDeadline(time.Now().Add(wait))
+		if ctx.Err() != nil { // the deadline of its end was just written over
+			break
+		}
+		var n int
+		if network == "tcp" {
+			if _, err = io.ReadFull(conn, buf[:2]); err == nil {
+				n = int(binary.BigEndian.Uint16(buf))
+				_, err = io.ReadFull(conn, buf[:n])
+			}
+		} else {
+			n, err = conn.Read(buf)
+		}
+		if err != nil {
+			return total, left, err
+		}
+		total += n
+		if take(buf[:n], ids) {
+			left--
+		}
+	}
+	return total, left, nil
+}
+
+// take reads one answer into the question that it belongs to, and reports whether it was waited for.
+func take(msg []byte, ids map[uint16]*question) bool {
+	var p dnsmessage.Parser
+	h, err := p.Start(msg)
+	q := ids[h.ID]
+	if err != nil || !h.Response || q == nil || q.got {
+		return false
+	}
+	asked, err := p.AllQuestions()
+	if err != nil || len(asked) > 1 || len(asked) == 1 && !strings.EqualFold(strings.TrimSuffix(asked[0].Name.String(), "."), strings.TrimSuffix(q.name, ".")) {
+		return false
+	}
+	q.got, q.rcode = true, h.RCode
+	for {
+		rh, err := p.AnswerHeader()
+		if err != nil {
+			return true
+		}
+		switch rh.Type {
+		case dnsmessage.TypeA:
+			if a, err := p.AResource(); err == nil {
+				q.addrs = append(q.addrs, netip.AddrFrom4(a.A))
+				continue
+			}
+		case dnsmessage.TypeAAAA:
+			if a, err := p.AAAAResource(); err == nil {
+				q.addrs = append(q.addrs, netip.AddrFrom16(a.AAAA))
+				continue
+			}
+		default:
+			if p.SkipAnswer() == nil {
+				continue
+			}
+		}
+		return true
+	}
+}

@@ -1,0 +1,273 @@
+package doctor
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// TestNothingWrong: on a node that is set up nothing is found and nothing is left out.
+func TestNothingWrong(t *testing.T) {
+	f := newFakes(t, 3)
+	r := f.run(f.config())
+	if r.Failed+r.Warnings+r.Skipped != 0 || len(r.Checks) != 10 || len(r.Bastions) != 3 {
+		t.Errorf("\n%s", text(r))
+	}
+	f.write(EnrolledFile, "# by enroll\n127.0.0.2\n")
+	f.write("/etc/resolv.conf", "nameserver 127.0.0.53\n")
+	f.write(behindStub, "nameserver 127.0.0.1\nnameserver 127.0.0.2\n")
+	r = f.run(f.config())
+	if r.Failed != 1 || !slices.Equal(found(r), []string{"lookup-timeout"}) || len(r.Bastions) != 3 { // nobody listens at the stub
+		t.Errorf("\n%s", text(r))
+	}
+}
+
+// TestTroubles makes one thing wrong at a time.
+func TestTroubles(t *testing.T) {
+	status := func(code int, path string) func(f *fakes) {
+		return func(f *fakes) {
+			f.serve = func(w http.ResponseWriter, r *http.Request) bool {
+				if strings.HasPrefix(r.URL.Path, path) {
+					w.WriteHeader(code)
+					return true
+				}
+				return false
+			}
+		}
+	}
+	write := func(name, text string) func(f *fakes) { return func(f *fakes) { f.write(name, text) } }
+	// spoil changes the bytes of blobs of at least that size.
+	spoil := func(least int, how func(w http.ResponseWriter, data []byte)) func(f *fakes) {
+		return func(f *fakes) {
+			f.serve = func(w http.ResponseWriter, r *http.Request) bool {
+				data := f.blobs[r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]]
+				if len(data) < least || !strings.Contains(r.URL.Path, "/blobs/") {
+					return false
+				}
+				w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+				how(w, data)
+				return true
+			}
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		n       int
+		without []string // of every bastion
+		wrong   func(f *fakes)
+		edit    func(c *Config)
+		want    string
+	}{
+		{name: "port 443 is closed", n: 1, without: []string{"https"}, want: "refused"},
+		{name: "port 53 is closed over TCP", n: 1, without: []string{"tcp"}, want: "refused"},
+		{name: "port 53 is closed over UDP", n: 1, without: []string{"udp"}, want: "lookup-timeout refused"},
+		{name: "one of three is down", n: 3, without: []string{"n2"}, want: "refused?"},
+		{name: "the first of three is down", n: 3, without: []string{"n1"}, want: "refused?", wrong: write("/etc/resolv.conf", "nameserver 127.0.0.2\nnameserver 127.0.0.1\nnameserver 127.0.0.3\n")},
+		{name: "another web server", n: 1, wrong: func(f *fakes) {
+			f.plain = func(w http.ResponseWriter, r *http.Request) bool { io.WriteString(w, "<html>"); return true }
+		}, edit: func(c *Config) { c.Bastions = []string{"127.0.0.1"} }, want: "not-casemate"},
+		{name: "a site without an end", n: 1, wrong: func(f *fakes) {
+			f.plain = func(w http.ResponseWriter, r *http.Request) bool {
+				for b := make([]byte, 1<<20); ; {
+					if _, err := w.Write(b); err != nil {
+						return true
+					}
+				}
+			}
+		}, edit: func(c *Config) { c.Bastions = []string{"127.0.0.1"} }, want: "not-casemate"},
+		{name: "an answer that stands still at one of two", n: 2, wrong: func(f *fakes) {
+			f.plain = func(w http.ResponseWriter, r *http.Request) bool {
+				if !strings.HasPrefix(r.Host, "127.0.0.2:") {
+					return false
+				}
+				w.Header().Set("Content-Length", "5000")
+				w.WriteHeader(200)
+				w.(http.Flusher).Flush()
+				<-r.Context().Done()
+				return true
+			}
+		}, edit: func(c *Config) { c.Bastions = []string{"127.0.0.1"} }, want: "stall"},
+		{name: "a site that is an attack on a terminal", n: 1, wrong: func(f *fakes) { f.site.Origins[0].Host = "\x1b[2Jdl.k8s.io" },
+			edit: func(c *Config) { c.Bastions = []string{"127.0.0.1"} }, want: "not-casemate"},
+		{name: "resolvers that are no bastions", n: 1, wrong: func(f *fakes) {
+			f.plain = func(w http.ResponseWriter, r *http.Request) bool { w.WriteHeader(404); return true }
+		}, want: "no-bastion"},
+		{name: "no resolver", n: 1, wrong: write("/etc/resolv.conf", "# none\n"), edit: func(c *Config) { c.Bastions = []string{"127.0.0.1"} }, want: "no-resolver"},
+		{name: "a foreign resolver", n: 1, wrong: write("/etc/resolv.conf", "nameserver 192.0.2.1\n"), edit: func(c *Config) { c.Bastions = []string{"127.0.0.1"} }, want: "foreign-only"},
+		{name: "a foreign resolver first", n: 1, wrong: write("/etc/resolv.conf", "nameserver 192.0.2.1\nnameserver 127.0.0.1\n"), edit: func(c *Config) { c.Bastions = []string{"127.0.0.1"} }, want: "foreign-among"},
+		{name: "a foreign resolver behind", n: 1, wrong: write("/etc/resolv.conf", "nameserver 127.0.0.1\nnameserver 192.0.2.1\n"), edit: func(c *Config) { c.Bastions = []string{"127.0.0.1"} }, want: "foreign-among?"},
+		{name: "more than three resolvers", n: 1, wrong: write("/etc/resolv.conf", strings.Repeat("nameserver 127.0.0.1\n", 4)), want: "many-resolvers?"},
+		{name: "nsswitch", n: 1, wrong: write("/etc/nsswitch.conf", "hosts: files mdns4\n"), want: "nsswitch"},
+		{name: "DNSSEC", n: 1, wrong: func(f *fakes) {
+			f.write("/etc/resolv.conf", "# This is /run/systemd/resolve/resolv.conf managed by man:systemd-resolved(8).\nnameserver 127.0.0.1\n")
+			f.write("/etc/systemd/resolved.conf", "[Resolve]\nDNSSEC=no\n")
+			f.write("/etc/systemd/resolved.conf.d/x.conf", "[Resolve]\nDNSSEC=yes\n")
+		}, want: "dnssec"},
+		{name: "NetworkManager's global DNS", n: 1, wrong: write("/etc/NetworkManager/conf.d/dns.conf", "[global-dns-domain-*]\nservers=192.0.2.1,127.0.0.1\n"), want: "global-dns"},
+		{name: "a name that the bastion does not know", n: 1, wrong: func(f *fakes) {
+			f.answer = func(_ netip.Addr, q dnsmessage.Question) (dnsmessage.RCode, []netip.Addr, bool) {
+				return dnsmessage.RCodeNameError, nil, q.Name.String() == "quay.io."
+			}
+		}, want: "name-lost name-unknown"},
+		{name: "a resolver that lies", n: 2, wrong: func(f *fakes) {
+			f.site.Nodes = f.site.Nodes[1:] // the first bastion is none: a resolver that knows all names by itself
+			f.answer = func(at netip.Addr, q dnsmessage.Question) (dnsmessage.RCode, []netip.Addr, bool) {
+				return dnsmessage.RCodeSuccess, []netip.Addr{netip.MustParseAddr("192.0.2.7")}, at == netip.MustParseAddr("127.0.0.1")
+			}
+		}, edit: func(c *Config) { c.Bastions = []string{"127.0.0.2"} }, want: "name-elsewhere"},
+		{name: "no IPv6 is no name", n: 1, wrong: func(f *fakes) {
+			f.answer = func(_ netip.Addr, q dnsmessage.Question) (dnsmessage.RCode, []netip.Addr, bool) {
+				return dnsmessage.RCodeNameError, nil, q.Type == dnsmessage.TypeAAAA
+			}
+		}, want: "aaaa"},
+		{name: "REFUSED", n: 1, wrong: func(f *fakes) {
+			f.answer = func(netip.Addr, dnsmessage.Question) (dnsmessage.RCode, []netip.Addr, bool) {
+				return dnsmessage.RCodeRefused, nil, true
+			}
+		}, want: "dns-refused lookup-timeout"},
+		{name: "an old line in the hosts file", n: 1, wrong: write("/etc/hosts", "192.0.2.1 Registry.k8s.io # old\n"), want: "hosts-file"},
+		{name: "the clock is behind", n: 1, edit: func(c *Config) { c.Now = func() time.Time { return time.Now().Add(-6 * time.Minute) } }, want: "clock"},
+		{name: "the clock is a little ahead", n: 1, edit: func(c *Config) { c.Now = func() time.Time { return time.Now().Add(2 * time.Minute) } }, want: "clock?"},
+		{name: "the clock is ahead by a day", n: 1, edit: func(c *Config) { c.Now = func() time.Time { return time.Now().Add(30 * time.Hour) } }, want: "clock"},
+		{name: "the CA is not trusted", n: 1, wrong: write("/etc/ssl/certs/ca-certificates.crt", ""), want: "unknown-authority"},
+		{name: "there is no trust store", n: 1, wrong: write("/etc/ssl/certs/ca-certificates.crt", "nonsense"), want: "unknown-authority"},
+		{name: "the second root is not trusted", n: 1, wrong: func(f *fakes) { f.site.Roots += newAuthority(f.t, "second").pem() }, want: "new-root?"},
+		{name: "somebody in between", n: 1, wrong: func(f *fakes) {
+			other := newAuthority(f.t, "other")
+			f.leaf = func(name string) (*tls.Certificate, error) { return other.leaf(name, time.Now().Add(time.Hour)), nil }
+		}, want: "other-root"},
+		{name: "a certificate for another name", n: 1, wrong: func(f *fakes) {
+			f.leaf = func(string) (*tls.Certificate, error) {
+				return f.ca.leaf("example.com", time.Now().Add(time.Hour)), nil
+			}
+		}, want: "wrong-name"},
+		{name: "an expired certificate", n: 1, wrong: func(f *fakes) {
+			f.leaf = func(name string) (*tls.Certificate, error) { return f.ca.leaf(name, time.Now().Add(-time.Minute)), nil }
+		}, want: "expired"},
+		{name: "no certificate", n: 1, wrong: func(f *fakes) {
+			f.leaf = func(name string) (*tls.Certificate, error) { return nil, errors.New("no") }
+		}, want: "tls-alert"},
+		{name: "a runtime that is older than the trust store", n: 1, wrong: func(f *fakes) {
+			f.write("/proc/stat", "cpu 1\nbtime 1000000000\n")
+			f.write("/proc/77/comm", "containerd\n")
+			f.write("/proc/77/stat", "77 (cont) ainerd) S "+strings.Repeat("0 ", 18)+"5000 0")
+			f.write("/proc/78/comm", "bash\n")
+		}, want: "stale-trust?"},
+		{name: "hosts.toml leads elsewhere", n: 1, wrong: write("/etc/containerd/certs.d/registry.k8s.io/hosts.toml", "server = \"https://registry.k8s.io\"\n[host.\"https://harbor.example.com\"]\n  capabilities = [\"pull\",\n \"resolve\"]\n"), want: "mirror-elsewhere"},
+		{name: "hosts.toml of another registry", n: 1, wrong: write("/etc/containerd/certs.d/harbor.example.com/hosts.toml", "server = \"https://harbor.example.com\"\n"), want: ""},
+		{name: "hosts.toml of a bastion", n: 1, wrong: write("/etc/containerd/certs.d/registry.k8s.io/hosts.toml", "server = \"https://n1.casemate.internal\"\n[host.\"https://127.0.0.1\"]\n"), want: ""},
+		{name: "hosts.toml without verification", n: 1, wrong: write("/etc/containerd/certs.d/_default/hosts.toml", "[host.\"https://n1.casemate.internal\"]\nskip_verify = true\n"), want: "mirror-insecure?"},
+		{name: "hosts.toml with a CA file that is not there", n: 1, wrong: write("/etc/containerd/certs.d/quay.io/hosts.toml", "ca = \"ca.crt\"\nserver = \"https://quay.io\"\n"), want: "mirror-ca"},
+		{name: "hosts.toml that is none", n: 1, wrong: write("/etc/containerd/certs.d/quay.io/hosts.toml", "server: https://quay.io\n"), want: "mirror-unreadable"},
+		{name: "Docker's folder", n: 1, wrong: write("/etc/docker/certs.d/quay.io/ca.crt", "nonsense"), want: "mirror-ca"},
+		{name: "Docker's mirror", n: 1, wrong: write("/etc/docker/daemon.json", `{"registry-mirrors":["https://mirror.example.com"],"insecure-registries":["quay.io"]}`), want: "mirror-elsewhere? mirror-insecure?"},
+		{name: "registries.conf", n: 1, wrong: write("/etc/containers/registries.conf.d/x.conf", "[[registry]]\nprefix = \"docker.io/library\"\nlocation = \"mirror.example.com/hub\"\n[[registry.mirror]]\nlocation = \"quay.io\"\ninsecure = true\n[[registry]]\nlocation = \"quay.io\"\nblocked = true\n"),
+			want: "blocked mirror-elsewhere mirror-insecure?"},
+		{name: "a proxy in the environment", n: 1, edit: func(c *Config) {
+			c.Env = []string{"https_proxy=http://user:secret@proxy.example.com:3128", "NO_PROXY=.k8s.io"}
+		}, want: "proxy"},
+		{name: "a proxy that is not for the origins", n: 1, edit: func(c *Config) {
+			c.Env = []string{"HTTPS_PROXY=http://proxy.example.com:3128", "no_proxy=k8s.io,docker.io,quay.io"}
+		}, want: ""},
+		{name: "a proxy of containerd", n: 1, wrong: write("/etc/systemd/system/containerd.service.d/http-proxy.conf", "[Service]\nEnvironment=\"HTTPS_PROXY=http://proxy.example.com:3128\" 'NO_PROXY=quay.io'\n"), want: "proxy"},
+		{name: "a proxy of apt", n: 1, wrong: func(f *fakes) {
+			f.write("/etc/apt/apt.conf.d/90proxy", "// x\nAcquire::http::Proxy \"http://user:secret@proxy.example.com:3142\";\nAcquire::http::Proxy::quay.io \"DIRECT\";\n")
+			f.write("/etc/dnf/dnf.conf", "[main]\nproxy=_none_\n")
+		}, want: "package-proxy?"},
+		{name: "the root is in the folder only", n: 1, wrong: func(f *fakes) {
+			f.write("/etc/ssl/certs/ca-certificates.crt", newAuthority(f.t, "other").pem())
+			f.write("/etc/ssl/certs/casemate.pem", f.ca.pem())
+		}, want: "bundle-lacks?"},
+		{name: "a challenge", n: 1, wrong: func(f *fakes) {
+			f.serve = func(w http.ResponseWriter, r *http.Request) bool {
+				w.Header().Set("WWW-Authenticate", "Bearer realm=x")
+				w.WriteHeader(401)
+				return true
+			}
+		}, want: "challenge file-missing"},
+		{name: "503", n: 1, wrong: status(503, "/v2/"), want: "registry-status"},
+		{name: "an image that is not there", n: 1, edit: func(c *Config) { c.Image = "registry.k8s.io/none:1" }, want: "manifest-unknown"},
+		{name: "an image for another platform", n: 1, wrong: func(f *fakes) {
+			f.tags["quay.io/vax:1"] = f.blob([]byte(`{"manifests":[{"digest":"sha256:0","platform":{"os":"linux","architecture":"vax"}}]}`))
+		}, edit: func(c *Config) { c.Image = "quay.io/vax:1" }, want: "no-platform"},
+		{name: "a damaged layer", n: 1, wrong: spoil(1000, func(w http.ResponseWriter, data []byte) { w.Write(append([]byte("x"), data[1:]...)) }), want: "digest"},
+		{name: "a layer that breaks off", n: 1, wrong: spoil(1000, func(w http.ResponseWriter, data []byte) { w.Write(data[:500]); panic(http.ErrAbortHandler) }), want: "cut"},
+		{name: "a layer that stands still", n: 1, wrong: spoil(1<<20, func(w http.ResponseWriter, data []byte) {
+			w.Write(data[:100])
+			w.(http.Flusher).Flush()
+			time.Sleep(4 * stallTime) // longer than doctor waits
+		}), want: "stall"},
+		{name: "a file that is not there", n: 1, edit: func(c *Config) { c.File = "https://dl.k8s.io/none" }, want: "file-missing"},
+		{name: "ranges are ignored", n: 1, wrong: func(f *fakes) {
+			f.serve = func(w http.ResponseWriter, r *http.Request) bool { r.Header.Del("Range"); return false }
+		}, want: "range"},
+		{name: "a range of other bytes", n: 1, wrong: func(f *fakes) {
+			f.serve = func(w http.ResponseWriter, r *http.Request) bool {
+				if r.Header.Get("Range") != "" {
+					r.Header.Set("Range", "bytes=0-33")
+				}
+				return false
+			}
+		}, want: "range"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFakes(t, c.n, c.without...)
+			if c.wrong != nil {
+				c.wrong(f)
+			}
+			cfg := f.config()
+			if c.edit != nil {
+				c.edit(&cfg)
+			}
+			r := f.run(cfg)
+			if got := strings.Join(found(r), " "); got != c.want {
+				t.Errorf("found %q, want %q\n%s", got, c.want, text(r))
+			}
+			failed := slices.ContainsFunc(strings.Fields(c.want), func(id string) bool { return !strings.HasSuffix(id, "?") })
+			if failed != (r.Failed > 0) {
+				t.Errorf("%d failed\n%s", r.Failed, text(r))
+			}
+			for _, line := range strings.Split(text(r), "\n") {
+				if strings.ContainsFunc(line, func(r rune) bool { return r < ' ' }) || strings.Contains(line, "secret") {
+					t.Errorf("it prints %q", line)
+				}
+			}
+		})
+	}
+}
+
+func TestWrongArguments(t *testing.T) {
+	for _, c := range []Config{{Bastions: []string{"bastion.example.com"}}, {Image: "quay.io/../x"}, {Image: "quay.io/x@sha256:1"}, {File: "/etc/passwd"}} {
+		c.Root = t.TempDir()
+		if r, err := Run(context.Background(), c); err == nil {
+			t.Errorf("%+v\n%s", c, text(r))
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := Run(ctx, Config{Root: t.TempDir()}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func TestReferences(t *testing.T) {
+	for s, want := range map[string]string{
+		"nginx": "registry-1.docker.io/library/nginx:latest", "docker.io/a/b:1": "registry-1.docker.io/a/b:1", "quay.io/a/b": "quay.io/a/b:latest", "team/x:1": "registry-1.docker.io/team/x:1",
+		"registry.k8s.io/pause@sha256:" + strings.Repeat("0a", 32): "registry.k8s.io/pause@sha256:" + strings.Repeat("0a", 32),
+	} {
+		if f, err := parseRef(s); err != nil || f.String() != want {
+			t.Errorf("%s: %s %v", s, f, err)
+		}
+	}
+}

@@ -1,0 +1,302 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// checkResolver: whom do programs on this node ask?
+func (r *run) checkResolver(_ context.Context, c *Check) {
+	ours := map[netip.Addr]bool{}
+	for _, d := range r.doors {
+		ours[d.addr] = true
+	}
+	v := values{"file": r.node.file, "bastions": r.bastions(), "bastion": r.open1()}
+	with := func(detail string) values {
+		out := values{"detail": detail}
+		for k, s := range v {
+			out[k] = s
+		}
+		return out
+	}
+	var foreign []string
+	first, caches, known := true, 0, 0
+	for i, a := range r.node.servers {
+		switch {
+		case ours[a]:
+			known++
+		case local(a):
+			caches++
+		default:
+			foreign = append(foreign, a.String())
+			first = first && i == 0
+		}
+	}
+	switch {
+	case len(r.node.servers) == 0:
+		c.fail("no-resolver", v)
+	case known == 0 && caches == 0:
+		c.fail("foreign-only", with(some(foreign)))
+	case len(foreign) > 0 && (ours[r.node.servers[0]] || local(r.node.servers[0])) && !r.node.kinds["resolved"]:
+		c.warn("foreign-among", with(some(foreign))) // the C library asks it only when those before it are silent
+	case len(foreign) > 0:
+		c.fail("foreign-among", with(some(foreign)))
+	}
+	if n := len(r.node.listed); n > 3 {
+		c.warn("many-resolvers", with(fmt.Sprint(n)))
+	}
+	if text, ok := r.read("/etc/nsswitch.conf"); ok {
+		sources, ok := parseHostsLine(text)
+		if ok && !slices.Contains(sources, "dns") && !slices.Contains(sources, "resolve") {
+			c.fail("nsswitch", values{"file": "/etc/nsswitch.conf", "detail": some(sources)})
+		}
+	}
+	if r.node.kinds["resolved"] {
+		if file, ok := r.dnssec(); ok {
+			c.fail("dnssec", values{"file": file})
+		}
+	}
+	for _, f := range append([]string{"/etc/NetworkManager/NetworkManager.conf"}, r.glob("/etc/NetworkManager/conf.d/*.conf")...) {
+		text, _ := r.read(f)
+		var others []string
+		for _, list := range parseUnit(text, "global-dns-domain-*", "servers") {
+			for _, s := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' || r == ';' }) {
+				if a, err := netip.ParseAddr(s); err == nil && !ours[a.Unmap()] && !local(a) {
+					others = append(others, s)
+				}
+			}
+		}
+		if others != nil {
+			c.fail("global-dns", values{"file": f, "detail": some(others)})
+		}
+	}
+	c.Text = some(texts(r.node.servers)) + " by " + r.node.file
+	if r.node.file == behindStub {
+		c.Text += ", through systemd-resolved's stub"
+	}
+	if caches > 0 {
+		c.Text += "; whom a local cache asks cannot be seen here"
+	}
+}
+
+// dnssec says whether systemd-resolved is told to validate, and where: the last that says something wins (resolved.conf(5)).
+func (r *run) dnssec() (file string, on bool) {
+	files := []string{"/etc/systemd/resolved.conf"}
+	var drop []string
+	for _, dir := range []string{"/usr/lib/systemd", "/run/systemd", "/etc/systemd"} {
+		drop = append(drop, r.glob(dir+"/resolved.conf.d/*.conf")...)
+	}
+	slices.SortStableFunc(drop, func(a, b string) int {
+		return strings.Compare(a[strings.LastIndexByte(a, '/'):], b[strings.LastIndexByte(b, '/'):])
+	})
+	for _, f := range append(files, drop...) {
+		text, _ := r.read(f)
+		for _, v := range parseUnit(text, "Resolve", "DNSSEC") {
+			file, on = f, v == "yes" || v == "true" || v == "1" || v == "on"
+		}
+	}
+	return file, on
+}
+
+// names are all that the bastions answer for, sorted.
+func (r *run) names() (list []string) {
+	for _, o := range r.site.Origins {
+		list = append(append(list, o.Host), o.Aliases...)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// lookup resolves a name the way that programs on this node do.
+func (r *run) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
+	res := &net.Resolver{PreferGo: true}
+	if r.cfg.Root != "/" {
+		if list := r.node.hosts[name]; list != nil {
+			return list, nil
+		}
+		res.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			if len(r.node.listed) == 0 {
+				return nil, fmt.Errorf("%s%s names no resolver", r.cfg.Root, resolvFile)
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, netip.AddrPortFrom(r.node.listed[0], r.cfg.Ports.DNS).String())
+		}
+	}
+	list, err := res.LookupNetIP(ctx, "ip", name)
+	for i := range list {
+		list[i] = list[i].Unmap()
+	}
+	return list, err
+}
+
+// findings collects names by what is wrong with them, so that forty names with one cause are one trouble.
+type findings struct {
+	mu    sync.Mutex
+	names map[string][]string // by trouble and detail
+	of    map[string][2]string
+}
+
+func (f *findings) add(id, detail, name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.names == nil {
+		f.names, f.of = map[string][]string{}, map[string][2]string{}
+	}
+	key := id + "\x00" + detail
+	f.names[key], f.of[key] = append(f.names[key], name), [2]string{id, detail}
+}
+
+// tell makes troubles of them.
+func (f *findings) tell(c *Check, v func(detail string, names []string) values) {
+	for key, names := range f.names {
+		slices.Sort(names)
+		of := f.of[key]
+		c.fail(of[0], v(of[1], names))
+	}
+}
+
+// checkNames: does each name lead to a bastion, through this node's resolver and at each bastion itself?
+func (r *run) checkNames(ctx context.Context, c *Check) {
+	names := r.names()
+	ours := map[netip.Addr]bool{}
+	for _, d := range r.doors {
+		ours[d.addr] = true
+	}
+	hosts := map[string]bool{}
+	for _, name := range names {
+		for _, a := range r.node.hosts[name] {
+			if !ours[a] {
+				hosts[name] = true
+			}
+		}
+	}
+	for name := range hosts {
+		c.fail("hosts-file", values{"file": "/etc/hosts", "names": name, "name": name, "detail": some(texts(r.node.hosts[name]))})
+	}
+
+	bytes := r.askBastions(ctx, c, names)
+	text := fmt.Sprintf("%d, each at a bastion's address", len(names))
+	if r.states["resolver"] == Failed {
+		text = fmt.Sprintf("%d asked at the bastions only: the resolver of this node is wrong anyway", len(names))
+	} else {
+		text += unbegun(r.askNode(ctx, c, slices.DeleteFunc(slices.Clone(names), func(n string) bool { return hosts[n] }), ours))
+	}
+	c.Text = fmt.Sprintf("%s; %d bytes of answers over TCP", text, bytes)
+}
+
+// askBastions asks each bastion for all names, both kinds of address, over one TCP connection: DNS over TCP, its large answers and NXDOMAIN for the kind of
+// address that there is none of are checked by it.
+func (r *run) askBastions(ctx context.Context, c *Check, names []string) (bytes int) {
+	var mu sync.Mutex
+	open := slices.DeleteFunc(r.open(), func(d *door) bool { return d.tcp != nil })
+	each(ctx, len(open), parallel, func(i int) {
+		d := open[i]
+		list := make([]*question, 0, 2*len(names))
+		for _, n := range names {
+			list = append(list, &question{name: n, kind: dnsmessage.TypeA}, &question{name: n, kind: dnsmessage.TypeAAAA})
+		}
+		n, err := ask(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.DNS), list)
+		mu.Lock()
+		bytes += n
+		mu.Unlock()
+		if err != nil {
+			c.fail("dns-tcp", values{"bastion": d.addr.String(), "detail": clip(err.Error()), "name": names[0]})
+		}
+		var lost, refused, six []string
+		for j := 0; j < len(list); j += 2 {
+			switch four, aaaa := list[j], list[j+1]; {
+			case !four.got || !aaaa.got:
+			case four.rcode == dnsmessage.RCodeRefused:
+				refused = append(refused, four.name)
+			case len(four.addrs) == 0 && len(aaaa.addrs) == 0:
+				lost = append(lost, four.name)
+			case four.rcode == dnsmessage.RCodeNameError || aaaa.rcode == dnsmessage.RCodeNameError:
+				six = append(six, four.name)
+			}
+		}
+		if refused != nil {
+			c.fail("dns-refused", values{"detail": d.addr.String()})
+		}
+		if lost != nil {
+			c.fail("name-unknown", values{"bastion": d.addr.String(), "names": some(lost), "name": lost[0]})
+		}
+		if six != nil {
+			c.fail("aaaa", values{"detail": d.addr.String(), "names": some(six), "bastions": r.bastions()})
+		}
+	})
+	return bytes
+}
+
+// unbegun says that the time was too short for so many.
+func unbegun(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (no time for %d of them)", n)
+}
+
+// lookupTime is what a lookup may take: the wait for one resolver that is dead, five seconds unless resolv.conf says less, and a little.
+const lookupTime = 6 * time.Second
+
+// askNode resolves the names as programs on this node do, and returns for how many there was no time.
+func (r *run) askNode(ctx context.Context, c *Check, names []string, ours map[netip.Addr]bool) (left int) {
+	var f findings
+	left = each(ctx, len(names), lookups, func(i int) {
+		own, cancel := context.WithTimeout(ctx, lookupTime)
+		defer cancel()
+		addrs, err := r.lookup(own, names[i])
+		var no *net.DNSError
+		switch is := asDNS(err, &no); {
+		case is && no.IsNotFound:
+			f.add("name-lost", "", names[i])
+		case err != nil:
+			f.add("lookup-timeout", clip(why(err)), names[i])
+		default:
+			var others []string
+			for _, a := range addrs {
+				if !ours[a] {
+					others = append(others, a.String())
+				}
+			}
+			if others != nil {
+				slices.Sort(others)
+				f.add("name-elsewhere", some(others), names[i])
+			}
+		}
+	})
+	f.tell(c, func(detail string, names []string) values {
+		return values{"detail": detail, "names": some(names), "name": names[0], "bastion": r.open1(), "bastions": r.bastions()}
+	})
+	// What a cache of the node makes of a name without an IPv6 address is seen only in a question of its own.
+	i := slices.IndexFunc(r.node.listed, func(a netip.Addr) bool {
+		return !slices.ContainsFunc(r.doors, func(d *door) bool { return d.addr == a && d.udp != nil })
+	})
+	if i < 0 || len(names) == 0 {
+		return left
+	}
+	server := r.node.listed[i]
+	var list []*question
+	for _, n := range names {
+		list = append(list, &question{name: n, kind: dnsmessage.TypeAAAA})
+	}
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Second)
+	defer cancel()
+	ask(ctx, "udp", netip.AddrPortFrom(server, r.cfg.Ports.DNS), list) // that it does not answer was said above
+	var six []string
+	for _, q := range list {
+		if q.got && q.rcode == dnsmessage.RCodeNameError {
+			six = append(six, q.name)
+		}
+	}
+	if six != nil && len(f.names) == 0 {
+		c.fail("aaaa", values{"detail": server.String(), "names": some(six), "bastions": r.bastions()})
+	}
+	return left
+}

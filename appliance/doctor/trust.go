@@ -1,0 +1,261 @@
+package doctor
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// bundles are where Go looks for the system's roots, in its order: the first that exists is read (crypto/x509, root_linux.go).
+var bundles = []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/pki/tls/cacert.pem",
+	"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/cert.pem"}
+
+// loadTrust reads the node's trust store as Go programs do.
+func (r *run) loadTrust() {
+	r.bundle = r.env("SSL_CERT_FILE")
+	for _, f := range bundles {
+		if _, err := os.Stat(filepath.Join(r.cfg.Root, f)); err == nil && r.bundle == "" {
+			r.bundle = f
+		}
+	}
+	if r.cfg.Root == "/" {
+		if pool, err := x509.SystemCertPool(); err == nil {
+			r.trust = pool
+		}
+	} else {
+		r.trust = x509.NewCertPool()
+		for _, f := range append([]string{r.bundle}, r.glob("/etc/ssl/certs/*.pem")...) {
+			text, _ := r.read(f)
+			r.trust.AppendCertsFromPEM([]byte(text))
+		}
+	}
+	if r.trust == nil {
+		r.trust = x509.NewCertPool() // nil would mean another one
+	}
+	if r.bundle == "" {
+		r.bundle = "there is none"
+	}
+}
+
+// env is a variable of the environment; the last one counts.
+func (r *run) env(name string) (value string) {
+	for _, e := range r.cfg.Env {
+		if k, v, ok := strings.Cut(e, "="); ok && k == name {
+			value = v
+		}
+	}
+	return value
+}
+
+func fingerprint(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// checkTrust: does the chain of every name verify with the roots that programs on this node have?
+func (r *run) checkTrust(ctx context.Context, c *Check) {
+	r.loadTrust()
+	var lacking []string
+	for _, root := range r.roots {
+		if !holds(r.trust, root) {
+			lacking = append(lacking, fingerprint(root))
+		}
+	}
+	switch {
+	case len(r.roots) > 0 && len(lacking) == len(r.roots):
+		c.fail("unknown-authority", values{"detail": strings.Join(lacking, ", "), "file": r.bundle})
+	case lacking != nil:
+		c.warn("new-root", values{"detail": strings.Join(lacking, ", "), "file": r.bundle})
+	default:
+		text, ok := r.read(r.bundle)
+		inFile := parseCerts([]byte(text))
+		if ok && slices.ContainsFunc(r.roots, func(root *x509.Certificate) bool { return !slices.ContainsFunc(inFile, root.Equal) }) {
+			c.warn("bundle-lacks", values{"file": r.bundle})
+		}
+	}
+
+	// Each name at one bastion, in turn, and the first at every one: a certificate is made for a name when it is first asked for, and all bastions have the same CA.
+	type visit struct {
+		d    *door
+		name string
+	}
+	var visits []visit
+	names, open := r.names(), r.open()
+	for i, n := range names {
+		visits = append(visits, visit{open[i%len(open)], n})
+	}
+	for i, d := range open {
+		if len(names) > 0 && i > 0 {
+			visits = append(visits, visit{d, names[0]})
+		}
+	}
+	var f findings
+	left := each(ctx, len(visits), parallel, func(i int) {
+		v := visits[i]
+		if id, detail := r.handshake(ctx, v.d, v.name); id != "" && !(id == "unknown-authority" && lacking != nil) {
+			f.add(id, v.d.addr.String()+"\x00"+detail, v.name)
+		}
+	})
+	skew := r.states["clock"] == Failed
+	for key := range f.of {
+		if skew && f.of[key][0] == "expired" { // the clock is the cause
+			delete(f.names, key)
+		}
+	}
+	f.tell(c, func(detail string, names []string) values {
+		addr, detail, _ := strings.Cut(detail, "\x00")
+		return values{"bastion": addr, "detail": detail, "names": some(names), "name": names[0], "file": r.bundle}
+	})
+	r.checkRunning(c)
+	how := "verified"
+	if len(c.Troubles) > 0 {
+		how = "tried"
+	}
+	c.Text = fmt.Sprintf("%d names %s with %s%s", len(names), how, r.bundle, unbegun(left))
+}
+
+// holds reports a root that is in the pool; when it is valid does not matter here.
+func holds(pool *x509.CertPool, root *x509.Certificate) bool {
+	_, err := root.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: root.NotBefore.Add(time.Second), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	return err == nil
+}
+
+// handshake makes a connection as a client of that name does. id is the trouble that it met, "" for none.
+func (r *run) handshake(ctx context.Context, d *door, name string) (id, detail string) {
+	ctx, cancel := context.WithTimeout(ctx, 2*probeTime)
+	defer cancel()
+	raw, err := (&net.Dialer{Timeout: probeTime}).DialContext(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
+	if err != nil {
+		return reachID(err), d.addr.String()
+	}
+	conn := tls.Client(raw, &tls.Config{ServerName: name, RootCAs: r.trust, Time: r.cfg.Now})
+	defer raw.Close() // without a farewell, for which a dead peer would be waited for
+	if err = conn.HandshakeContext(ctx); err == nil {
+		return "", ""
+	}
+	return r.explainTLS(err)
+}
+
+// explainTLS says what a failed handshake means.
+func (r *run) explainTLS(err error) (id, detail string) {
+	var verify *tls.CertificateVerificationError
+	var authority x509.UnknownAuthorityError
+	var host x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	var op *net.OpError
+	detail = clip(why(err))
+	switch {
+	case errors.As(err, &authority):
+		if errors.As(err, &verify) && r.ours(verify.UnverifiedCertificates) {
+			return "unknown-authority", detail
+		}
+		return "other-root", detail
+	case errors.As(err, &host):
+		return "wrong-name", detail
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "expired", detail
+	case errors.As(err, &invalid) && invalid.Reason == x509.CANotAuthorizedForThisName:
+		return "constraint", detail
+	case errors.As(err, &op) && op.Op == "remote error":
+		return "tls-alert", detail
+	case errors.Is(err, context.DeadlineExceeded), timeout(err):
+		return "tls-silent", detail
+	case verify != nil:
+		return "other-root", detail
+	}
+	return "tls-broken", detail
+}
+
+// ours reports a chain that leads to a root of the bastions, as they say.
+func (r *run) ours(chain []*x509.Certificate) bool {
+	if len(chain) == 0 {
+		return false
+	}
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	for _, c := range r.roots {
+		roots.AddCert(c)
+	}
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: r.cfg.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	return err == nil
+}
+
+// timeout tells errors that a deadline ended.
+func timeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// why is the innermost part of an error that says what happened, without what we know: the address, the request.
+func why(err error) string {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Err != nil {
+		if op.Op == "remote error" {
+			return op.Error()
+		}
+		return op.Err.Error()
+	}
+	return err.Error()
+}
+
+func asDNS(err error, into **net.DNSError) bool { return err != nil && errors.As(err, into) }
+
+// runtimes are the programs that read the trust store once, by their names in /proc, with their units.
+var runtimes = map[string]string{"containerd": "containerd", "dockerd": "docker", "crio": "crio", "kubelet": "kubelet", "k3s-server": "k3s", "k3s-agent": "k3s-agent"}
+
+// hertz is the unit of times in /proc/PID/stat; it is 100 on every architecture that Linux still has (USER_HZ, proc(5)).
+const hertz = 100
+
+// checkRunning finds programs that have read the trust store before it was changed.
+func (r *run) checkRunning(c *Check) {
+	info, err := os.Stat(filepath.Join(r.cfg.Root, r.bundle))
+	stat, ok := r.read("/proc/stat")
+	_, after, found := strings.Cut(stat, "\nbtime ")
+	boot, err2 := strconv.ParseInt(strings.TrimSpace(firstLine(after)), 10, 64)
+	if err != nil || !ok || !found || err2 != nil {
+		return
+	}
+	var old []string
+	for _, f := range r.glob("/proc/[0-9]*/comm") {
+		name, _ := r.read(f)
+		unit := runtimes[strings.TrimSpace(name)]
+		if unit == "" || slices.Contains(old, unit) {
+			continue
+		}
+		line, _ := r.read(filepath.Dir(f) + "/stat")
+		if ticks, ok := startTicks(line); ok && time.Unix(boot+ticks/hertz, 0).Add(time.Second).Before(info.ModTime()) {
+			old = append(old, unit)
+			c.warn("stale-trust", values{"detail": strings.TrimSpace(name), "name": unit, "file": r.bundle})
+		}
+	}
+}
+
+// startTicks is field 22 of /proc/PID/stat; the name before it may hold anything.
+func startTicks(stat string) (int64, bool) {
+	i := strings.LastIndexByte(stat, ')')
+	f := strings.Fields(stat[i+1:])
+	if i < 0 || len(f) < 20 {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(f[19], 10, 64)
+	return n, err == nil && n >= 0
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}

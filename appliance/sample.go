@@ -1,0 +1,88 @@
+package appliance
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"casemate/appliance/doctor"
+)
+
+const (
+	sampleLooks = 200             // images, and files, that are looked at to find samples
+	sampleAge   = time.Minute     // for which what was found is told again
+	largeSample = 4 << 20         // bytes from which an image shows what only large transfers do
+	fileSample  = 64 << 10        // bytes that make a file worth a range
+	sampleTime  = 2 * time.Second // for looking
+)
+
+// samples proposes to nodes what they may try with. Anybody may ask, so it is found at most once in a while, and among the first names only.
+type samples struct {
+	mu    sync.Mutex
+	found doctor.Sample
+	at    time.Time
+}
+
+// serveSample is GET /doctor.json.
+func (a *Appliance) serveSample(w http.ResponseWriter, r *http.Request) {
+	s := &a.samples
+	s.mu.Lock()
+	if s.at.IsZero() || time.Since(s.at) > sampleAge {
+		ctx, cancel := context.WithTimeout(context.Background(), sampleTime) // for all who ask, not for the one who asked first
+		s.found, s.at = a.findSample(ctx), time.Now()
+		cancel()
+	}
+	found := s.found
+	s.mu.Unlock()
+	data, err := json.MarshalIndent(found, "", "  ")
+	if err != nil {
+		refuse(w, r, http.StatusInternalServerError, "", err.Error())
+		return
+	}
+	send(w, r, "application/json", append(data, '\n'))
+}
+
+// findSample looks for a small image, a large one and a file at origins that are answered. What cannot be read is left out.
+func (a *Appliance) findSample(ctx context.Context) (s doctor.Sample) {
+	v := a.now.Load()
+	var small, large, fit int64
+	looked := 0
+	for i, err := range a.registry.Images(ctx) {
+		if looked++; err != nil || looked > sampleLooks {
+			break
+		}
+		at, _ := v.hosts.find(hostOf(i.Name))
+		if at != placeOrigin || i.Reference == "" || i.Sparse || i.ArtifactType != "" {
+			continue
+		}
+		ref := i.Name + ":" + i.Reference
+		if s.Image == "" || i.Size < small {
+			s.Image, small = ref, i.Size
+		}
+		if i.Size >= largeSample && (s.Large == "" || i.Size < large) {
+			s.Large, large = ref, i.Size
+		}
+	}
+	looked = 0
+	for f, err := range a.files.List(ctx, "") {
+		if looked++; err != nil || looked > sampleLooks {
+			break
+		}
+		// The smallest of those that are large enough; the largest, if none is.
+		better := s.File == "" || fit < fileSample && f.Size > fit || f.Size >= fileSample && f.Size < fit
+		if at, _ := v.hosts.find(hostOf(f.URL)); at == placeOrigin && better {
+			s.File, fit = f.URL, f.Size
+		}
+	}
+	return s
+}
+
+// hostOf is the host of an image's name or a file's URL.
+func hostOf(name string) string {
+	name = strings.TrimPrefix(name, "https://")
+	host, _, _ := strings.Cut(name, "/")
+	return host
+}
