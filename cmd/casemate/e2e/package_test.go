@@ -40,6 +40,20 @@ func TestPackage(t *testing.T) {
 	dir := t.TempDir()
 	packages(t, "v0.1.0", dir)
 	packages(t, "v0.2.0", dir)
+	again := t.TempDir()
+	packages(t, "v0.2.0", again)
+	files, err := filepath.Glob(filepath.Join(again, "casemate*"))
+	if err != nil || len(files) != 2 {
+		t.Fatalf("%q, %v", files, err)
+	}
+	for _, file := range files {
+		must(t, "cmp", file, filepath.Join(dir, filepath.Base(file)))
+		if filepath.Ext(file) == ".deb" {
+			if out, err := run("lintian", "--allow-root", "--fail-on", "error,warning", file); err != nil {
+				t.Errorf("lintian: %v\n%s", err, out)
+			}
+		}
+	}
 	rpmArch := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[goarch()]
 	for kind, m := range map[string]manager{
 		"deb": {"dpkg -i", "dpkg -i", "dpkg -r casemate", "casemate_0.1.0-1_" + goarch() + ".deb", "casemate_0.2.0-1_" + goarch() + ".deb", true},

@@ -292,7 +292,7 @@ func (b *builder) pack(s *stage, arch, format, out string) (_ string, err error)
 		PreRemove:   filepath.Join(b.root, "packaging/scripts/preremove.sh"),
 		PostRemove:  filepath.Join(b.root, "packaging/scripts/postremove.sh"),
 	}
-	info.Deb.Compression, info.RPM.Compression = "xz", "xz"
+	info.Deb.Compression, info.RPM.Compression = "gzip", "gzip" // every dpkg and rpm reads it, and Go writes it ten times as fast as xz
 	info.RPM.BuildHost, info.RPM.Summary, info.RPM.Group = "casemate", summary, "System Environment/Daemons"
 	for _, f := range s.list {
 		if f.only != "" && f.only != format {
