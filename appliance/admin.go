@@ -132,6 +132,7 @@ func (a *Appliance) admin() http.Handler {
 	})
 
 	on("GET /v1/site", func(*http.Request) (any, error) { return a.site() })
+	on("GET /v1/enroll", a.getEnroll)
 	on("GET /v1/origins", a.getOrigins)
 	on("PUT /v1/origins/{host}", func(r *http.Request) (any, error) {
 		var in struct{ Aliases []string }

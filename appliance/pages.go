@@ -19,6 +19,7 @@ type pages struct {
 	metrics http.Handler
 	front   func() frontPage
 	site    http.HandlerFunc // what nodes have to know
+	enroll  http.HandlerFunc // the script that does it
 }
 
 // frontPage is what people see at /.
@@ -59,6 +60,8 @@ func (p *pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		send(w, r, "text/plain; charset=utf-8", []byte("ok\n"))
 	case path == "/site.json":
 		p.site(w, r)
+	case path == "/enroll":
+		p.enroll(w, r)
 	case path == "/metrics":
 		p.metrics.ServeHTTP(w, r)
 	default:
@@ -84,6 +87,7 @@ var frontTemplate = template.Must(template.New("front").Parse(`<!doctype html>
 <ul>
 <li>Resolver: {{range .Resolvers}}<code>{{.}}</code> {{end}}</li>
 <li>Certificate: <a href="/ca.crt">/ca.crt</a>, to be put into the node's trust store</li>
+<li>Both at once: the line that <code>casemate enroll</code> prints on a bastion</li>
 <li><a href="/files/">Files</a> by their upstream address, images by their upstream name or below <code>registry.{{.Domain}}</code></li>
 <li><a href="/healthz">/healthz</a>, <a href="/readyz">/readyz</a>, <a href="/metrics">/metrics</a></li>
 </ul>
