@@ -801,10 +801,17 @@ enrol() {
 	if [ -n "$DRY_RUN" ]; then
 		while IFS= read -r e_path; do diffWanted "$e_path"; done <"$WORK/todo"
 		while IFS= read -r e_path; do diffBack "$e_path"; done <"$WORK/gone"
-		say "would change $(cat "$WORK/todo" "$WORK/gone" | grep -c .) files; nothing is changed"
+		if [ -s "$WORK/todo" ] || [ -s "$WORK/gone" ]; then
+			say "would change $(cat "$WORK/todo" "$WORK/gone" | grep -c .) files; nothing is changed"
+		else
+			say "would finish what an earlier run began: $(oneLine <"$STATE/pending"); nothing is changed"
+		fi
 		return
 	fi
 	openState
+	# Whether the last run did everything and only could not see that it works.
+	e_more=$(cat "$WORK/todo" "$WORK/gone" && grep -vx verify "$STATE/pending" 2>/dev/null)
+	if live; then pending verify; fi
 	[ -f "$STATE/search" ] || printf '%s\n' "$SEARCH" >"$STATE/search"
 	while IFS= read -r e_path; do keep "$e_path"; done <"$WORK/todo"
 	while IFS= read -r e_path; do follow "$e_path"; done <<EOF
@@ -820,7 +827,14 @@ EOF
 		if back "$e_path"; then say "put back $e_path"; else e_left=3; fi
 	done <"$WORK/gone"
 	finish
-	if live; then verify; fi
+	if live; then
+		verify
+		rm -f "$STATE/pending"
+	fi
+	if [ -z "$e_more" ]; then
+		say "nothing to do"
+		return
+	fi
 	say "done: $(cat "$WORK/todo" "$WORK/gone" | grep -c .) files changed"
 	return $e_left
 }
@@ -861,7 +875,7 @@ finish() {
 	if isPending trust; then refreshTrust; fi
 	if isPending resolver; then refreshResolver; fi
 	if isPending runtimes; then restartRuntimes; fi
-	rm -f "$STATE/pending"
+	if isPending verify; then echo verify >"$STATE/pending"; else rm -f "$STATE/pending"; fi
 }
 
 main() {
