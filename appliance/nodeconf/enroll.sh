@@ -492,8 +492,13 @@ netplanLinks() {
 
 # NetworkManager's global DNS replaces what every connection brings, DHCP or not, and is what Kubespray uses too.
 wantNM() {
-	want /etc/NetworkManager/conf.d/zz-casemate.conf <<EOF
-# Written by casemate-enroll; --undo removes it.
+	{
+		echo '# Written by casemate-enroll; --undo removes it.'
+		if active systemd-resolved; then
+			# It gives the links' resolvers to resolved also where it writes resolv.conf itself.
+			printf '[main]\nsystemd-resolved=false\n\n'
+		fi
+		cat <<EOF
 [global-dns]
 searches=$(printf '%s' "$SEARCH" | tr ' ' ,)
 options=timeout:2,attempts:2
@@ -501,6 +506,7 @@ options=timeout:2,attempts:2
 [global-dns-domain-*]
 servers=$(top3 | oneLine ,)
 EOF
+	} | want /etc/NetworkManager/conf.d/zz-casemate.conf
 }
 
 # resolvLines edits a resolv.conf: the nameservers are ours, at most three because more are not read; timeout and attempts so that a dead bastion costs two seconds.
