@@ -54,8 +54,11 @@ func (s *Site) Script() (string, error) {
 	for _, o := range s.Origins {
 		hosts = append(append(hosts, o.Host), o.Aliases...)
 	}
-	// The first one is asked for at the end.
 	registries := s.Registries()
+	// The first one is resolved at the end, to see that it works: one that people know.
+	if i := slices.Index(registries, "registry.k8s.io"); i > 0 {
+		registries = slices.Insert(slices.Delete(registries, i, i+1), 0, "registry.k8s.io")
+	}
 	rest := slices.DeleteFunc(hosts, func(h string) bool { return slices.Contains(registries, h) })
 	slices.Sort(rest)
 	line("CASEMATE_REGISTRIES='%s'", strings.Join(registries, " "))
