@@ -189,6 +189,7 @@ keep() {
 		case "$(ident "$ROOT$1")" in
 		"$(cat "$k_entry/was")" | "$(cat "$k_entry/ours" 2>/dev/null)" | "$(cat "$k_entry/next" 2>/dev/null)") ;;
 		*)
+			if rewritten "$1"; then return; fi
 			say "$1 was changed by somebody else since the last run: their changes stay, and --undo will leave it unless --force is given"
 			: >"$k_entry/mixed"
 			;;
@@ -205,6 +206,14 @@ keep() {
 	*) cp -pPR "$ROOT$1" "$STATE/files.new/orig" || die "cannot keep a copy of $1 in $STATE" ;;
 	esac
 	mv "$STATE/files.new" "$k_entry" || die "cannot write to $STATE"
+}
+
+nameservers() { awk '$1 == "nameserver" { print $2 }' "$1"; }
+
+# rewritten PATH: it is a resolv.conf that NetworkManager has written anew since, or a DHCP client with what we told it: no person's change, and written again when they like.
+rewritten() {
+	if [ "$1" != /etc/resolv.conf ] || [ ! -f "$ROOT$1" ]; then return 1; fi
+	byNM "$ROOT$1" || { [ -f "$STATE/dhcp" ] && [ "$(nameservers "$ROOT$1")" = "$(cat "$STATE/dhcp")" ]; }
 }
 
 # place FILE PATH puts a file in its place at once; a mount point, as /etc/resolv.conf is one in a container, cannot be replaced and is written into.
@@ -243,8 +252,8 @@ back() {
 	b_ours=no
 	if [ ! -e "$b_entry/mixed" ] && { [ "$b_is" = "$(cat "$b_entry/ours" 2>/dev/null)" ] || [ "$b_is" = "$(cat "$b_entry/next" 2>/dev/null)" ]; }; then
 		b_ours=yes
-	elif [ "$1" = /etc/resolv.conf ] && byNM "$ROOT$1"; then
-		b_ours=yes # no person's change, and it writes the file anew after this
+	elif rewritten "$1"; then
+		b_ours=yes
 	fi
 	rm -f "$ROOT$1.casemate-new"
 	if [ "$b_is" != "$b_was" ]; then
@@ -537,7 +546,11 @@ wantFile() {
 	'' | /run/* | /var/run/* | /tmp/*) ;; # a link to what is gone after a reboot becomes a file
 	*) [ ! -f "$ROOT$f_to" ] || [ -L "$ROOT$f_to" ] || f_path=$f_to ;;
 	esac
-	resolvText | resolvLines | want "$f_path"
+	if rewritten "$f_path" && [ "$(nameservers "$ROOT$f_path")" = "$(top3)" ]; then
+		now "$f_path" | want "$f_path" # only the options are not ours, and would not stay
+	else
+		resolvText | resolvLines | want "$f_path"
+	fi
 }
 
 # wantDHCP makes the DHCP clients that write resolv.conf themselves, or feed resolvconf, write the bastions.
@@ -840,6 +853,7 @@ enrol() {
 	if live; then pending verify; fi
 	[ -f "$STATE/search" ] || printf '%s\n' "$SEARCH" >"$STATE/search"
 	while IFS= read -r e_path; do keep "$e_path"; done <"$WORK/todo"
+	if grep -q '^/etc/dhc' "$WORK/plan"; then top3 >"$STATE/dhcp"; else rm -f "$STATE/dhcp"; fi
 	cat "$WORK/todo" "$WORK/gone" >"$WORK/changes"
 	while IFS= read -r e_path; do follow "$e_path"; done <"$WORK/changes"
 	if live; then sync; fi # the originals are on disk before the first file is changed

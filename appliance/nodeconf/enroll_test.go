@@ -452,6 +452,30 @@ func TestNetworkManagerWritesAgain(t *testing.T) {
 	tr.same(was, "after undo")
 }
 
+// So does a DHCP client.
+func TestADHCPClientWritesAgain(t *testing.T) {
+	site := newSite(t)
+	shell := shells(t)["dash"]
+	if shell == nil {
+		t.Skip("dash is not installed")
+	}
+	tr := newTree(t, shell, map[string]string{"etc/resolv.conf": "nameserver 192.168.1.1\n", "etc/dhcp/dhclient.conf": "# mine\n"})
+	was := tr.all()
+	tr.run(site, 0)
+	anew := regexp.MustCompile(`(?m)^options.*\n`).ReplaceAllString(tr.read("etc/resolv.conf"), "") + "search dhcp.example\n"
+	os.WriteFile(filepath.Join(tr.dir, "etc/resolv.conf"), []byte(anew), 0o644)
+	if out := tr.run(site, 0); !strings.Contains(out, "nothing to do") {
+		t.Errorf("the second run said:\n%s", out)
+	}
+	next := *site
+	next.Nodes = site.Nodes[1:]
+	if out := tr.run(&next, 0); strings.Contains(out, "somebody else") {
+		t.Errorf("a run after a bastion went said:\n%s", out)
+	}
+	tr.run(site, 0, "--undo")
+	tr.same(was, "after undo")
+}
+
 // A run that is killed at any of its writes can be repeated, and can be undone.
 func TestARunThatBreaksOff(t *testing.T) {
 	site := newSite(t)

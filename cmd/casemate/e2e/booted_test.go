@@ -168,6 +168,17 @@ func TestEnrollBootedMachines(t *testing.T) {
 			m.etc("systemd/network/10-eth0.network", "[Match]\nName=eth0\n[Network]\nAddress="+m.ip+"/24\nDNS="+dns+"\nDomains=corp.example\n")
 			m.etc("resolv.conf", stub)
 		}, []string{"sh", "-c", "networkctl down eth0; networkctl up eth0"}},
+		{"netplan", func(m *booted, dns string) { // it writes to /run at boot, as this generator does
+			m.service("systemd-networkd", true)
+			m.service("systemd-resolved", true)
+			m.service("NetworkManager", false)
+			generator := m.root + "/etc/systemd/system-generators/netplan"
+			m.etc("systemd/system-generators/netplan", "#!/bin/sh\nmkdir -p /run/systemd/network\nprintf '[Match]\\nName=eth0\\n[Network]\\nDHCP=ipv4\\n[DHCP]\\nUseDomains=yes\\n' > /run/systemd/network/10-netplan-eth0.network\n")
+			if err := os.Chmod(generator, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			m.etc("resolv.conf", stub)
+		}, []string{"networkctl", "renew", "eth0"}},
 		{"nm-resolved", func(m *booted, dns string) {
 			m.service("NetworkManager", true)
 			m.service("systemd-resolved", true)
@@ -181,6 +192,14 @@ func TestEnrollBootedMachines(t *testing.T) {
 			m.etc("NetworkManager/system-connections/eth0.nmconnection", keyfile(m, dns))
 			m.etc("resolv.conf", "")
 		}, []string{"sh", "-c", "nmcli con down eth0; nmcli con up eth0"}},
+		{"ifupdown", func(m *booted, dns string) {
+			m.service("NetworkManager", false)
+			m.service("systemd-resolved", false)
+			m.service("networking", true)
+			os.Remove(m.root + "/usr/sbin/resolvconf")
+			m.etc("network/interfaces", "auto lo eth0\niface lo inet loopback\niface eth0 inet dhcp\n")
+			m.etc("resolv.conf", "")
+		}, []string{"sh", "-c", "ifdown eth0; ifup eth0"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := newLab(t)
@@ -189,7 +208,13 @@ func TestEnrollBootedMachines(t *testing.T) {
 			line := b.line(t)
 			other := l.host("other", "")
 			other.wrongDNS(t)
-			m := l.boot(t, c.name, func(m *booted) { c.prepare(m, other.ip) })
+			m := l.boot(t, c.name, func(m *booted) {
+				conf := other.write("udhcpd.conf", "start "+m.ip+"\nend "+m.ip+"\ninterface eth0\nlease_file "+other.path("leases")+"\npidfile "+other.path("udhcpd.pid")+
+					"\noption subnet 255.255.255.0\noption lease 120\noption dns "+other.ip+"\noption domain corp.example\n")
+				other.write("leases", "")
+				other.daemon(t, "udhcpd", "busybox", "udhcpd", "-f", conf)
+				c.prepare(m, other.ip)
+			})
 
 			// asks waits until programs get this address, and the file that kubelet reads has this resolver alone.
 			asks := func(addr, resolver string) {
