@@ -140,6 +140,7 @@ func (a *Appliance) admin() http.Handler {
 	on("GET /v1/kubespray", a.getKubespray)
 	on("POST /v1/kubespray", a.postKubespray)
 	on("GET /v1/executable", a.getExecutable)
+	on("GET /v1/enroll", a.getEnroll)
 	on("GET /v1/origins", a.getOrigins)
 	on("PUT /v1/origins/{host}", func(r *http.Request) (any, error) {
 		var in struct{ Aliases []string }

@@ -21,6 +21,7 @@ type pages struct {
 	site    http.HandlerFunc // what nodes have to know
 	sample  http.HandlerFunc // what casemate doctor may try with
 	binary  http.Handler     // this program
+	enroll  http.HandlerFunc // the script that does it
 }
 
 // frontPage is what people see at /.
@@ -65,6 +66,8 @@ func (p *pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.sample(w, r)
 	case path == "/casemate":
 		p.binary.ServeHTTP(w, r)
+	case path == "/enroll":
+		p.enroll(w, r)
 	case path == "/metrics":
 		p.metrics.ServeHTTP(w, r)
 	default:
@@ -90,6 +93,7 @@ var frontTemplate = template.Must(template.New("front").Parse(`<!doctype html>
 <ul>
 <li>Resolver: {{range .Resolvers}}<code>{{.}}</code> {{end}}</li>
 <li>Certificate: <a href="/ca.crt">/ca.crt</a>, to be put into the node's trust store</li>
+<li>Both at once: the line that <code>casemate enroll</code> prints on a bastion</li>
 <li><a href="/files/">Files</a> by their upstream address, images by their upstream name or below <code>registry.{{.Domain}}</code></li>
 <li><a href="/healthz">/healthz</a>, <a href="/readyz">/readyz</a>, <a href="/metrics">/metrics</a></li>
 </ul>

@@ -43,3 +43,27 @@ func (a *Appliance) serveSite(w http.ResponseWriter, r *http.Request) {
 	}
 	send(w, r, "application/json", append(data, '\n'))
 }
+
+// serveEnroll is GET /enroll: the script for nodes, the same bytes from every bastion.
+func (a *Appliance) serveEnroll(w http.ResponseWriter, r *http.Request) {
+	s, err := a.site()
+	if err != nil {
+		refuse(w, r, http.StatusServiceUnavailable, "", err.Error())
+		return
+	}
+	script, err := s.Script()
+	if err != nil {
+		refuse(w, r, http.StatusInternalServerError, "", err.Error())
+		return
+	}
+	send(w, r, "text/x-shellscript; charset=utf-8", []byte(script))
+}
+
+// getEnroll is GET /v1/enroll: the script in one of its forms.
+func (a *Appliance) getEnroll(r *http.Request) (any, error) {
+	s, err := a.site()
+	if err != nil {
+		return nil, err
+	}
+	return s.Enroll(r.FormValue("format"))
+}

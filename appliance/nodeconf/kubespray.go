@@ -255,8 +255,8 @@ func yamlText(s string) string {
 	return `"` + s + `"`
 }
 
-// kubesprayCA is where casemate enroll puts the CA, which differs by the system's family.
-const kubesprayCA = `{{ {'Debian': '/usr/local/share/ca-certificates', 'Suse': '/etc/pki/trust/anchors'}.get(ansible_facts['os_family'], '/etc/pki/ca-trust/source/anchors') }}/casemate.crt`
+// kubesprayCA is where casemate enroll puts all roots in one file.
+const kubesprayCA = "/etc/casemate/ca.crt"
 
 // kubesprayContainerd names every bastion for registry.<domain>, so that one that is down costs little, and for the upstream names, under which charts and manifests
 // that Kubespray applies name images.

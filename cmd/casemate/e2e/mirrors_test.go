@@ -195,7 +195,7 @@ func TestMirrors(t *testing.T) {
         checksum: "sha256:`+fmt.Sprintf("%x", sha256.Sum256([]byte("kubeadm\n")))+`"
 `)
 		out := planner.must(t, planner.in("env", "ANSIBLE_LOCALHOST_WARNING=False", "ansible-playbook", book)...)
-		want := fmt.Sprintf("</usr/local/share/ca-certificates/casemate.crt registry.casemate.internal/registry.k8s.io/pause "+
+		want := fmt.Sprintf("</etc/casemate/ca.crt registry.casemate.internal/registry.k8s.io/pause "+
 			"--repository https://files.casemate.internal/helm.cilium.io/ %[1]s,%[2]s %[1]s,%[2]s,%[3]s>",
 			tr.nodes[0].ip, tr.nodes[1].ip, tr.nodes[2].ip)
 		if !strings.Contains(out, want) {

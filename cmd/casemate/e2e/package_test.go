@@ -66,19 +66,27 @@ func TestPackage(t *testing.T) {
 
 func life(t *testing.T, pm manager, dir string) {
 	l := newLab(t)
-	b := l.machine(t, "b1")
+	b := l.boot(t, "b1", func(m *booted) {
+		// resolved holds port 53 at 127.0.0.53, as on most machines.
+		m.service("systemd-networkd", true)
+		m.service("systemd-resolved", true)
+		m.service("NetworkManager", false)
+		m.service("containerd", false)
+		m.etc("systemd/network/10-eth0.network", "[Match]\nName=eth0\n[Network]\nAddress="+m.ip+"/24\nGateway=10.77.0.1\n")
+		m.etc("hostname", "b1\n")
+	})
 	for _, file := range []string{pm.old, pm.new} {
-		must(t, "cp", filepath.Join(dir, file), b.path("shared"))
+		must(t, "cp", filepath.Join(dir, file), b.root+"/mnt")
 	}
 	img := pauseImage(t)
 	ref, err := name.ParseReference("registry.k8s.io/pause:3.10")
 	if err == nil {
-		err = tarball.WriteToFile(b.path("shared/images.tar"), ref, img)
+		err = tarball.WriteToFile(b.root+"/mnt/images.tar", ref, img)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(b.path("shared/kubeadm"), make([]byte, 48<<20), 0o644); err != nil {
+	if err := os.WriteFile(b.root+"/mnt/kubeadm", make([]byte, 48<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	old, next := "/mnt/"+pm.old, "/mnt/"+pm.new

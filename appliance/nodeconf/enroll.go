@@ -1,0 +1,230 @@
+package nodeconf
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	_ "embed"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+)
+
+// Formats are the forms that Enroll writes.
+var Formats = []string{"line", "sh", "cloud-init", "ansible"}
+
+// A File is one that was generated.
+type File struct {
+	Path string `json:"path,omitempty"` // below a directory of the user's; empty: it is for standard output
+	Mode uint32 `json:"mode"`
+	Text string `json:"text"`
+}
+
+// enrollScript is what comes behind the site's data.
+//
+//go:embed enroll.sh
+var enrollScript string
+
+// Script is the enrol script for the nodes: a POSIX shell script that every bastion writes alike.
+//
+// Everything that comes from the site is checked here and quoted besides: it runs as root on every node.
+func (s *Site) Script() (string, error) {
+	roots, err := s.check()
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("#!/bin/sh")
+	line("# Enrols a node with the bastions of %s: its resolver asks them, and it trusts their CA. --help says more.", s.Domain)
+	line("")
+	line("CASEMATE_DOMAIN='%s'", s.Domain)
+	line("# One bastion a line: its name and its addresses.")
+	nodes := make([]string, len(s.Nodes))
+	for i, n := range s.Nodes {
+		nodes[i] = n.Name
+		for _, a := range n.Addrs {
+			nodes[i] += " " + a.String()
+		}
+	}
+	line("CASEMATE_NODES='%s'", strings.Join(nodes, "\n"))
+	var hosts []string
+	for _, o := range s.Origins {
+		hosts = append(append(hosts, o.Host), o.Aliases...)
+	}
+	registries := s.Registries()
+	// The first one is resolved at the end, to see that it works: one that people know.
+	if i := slices.Index(registries, "registry.k8s.io"); i > 0 {
+		registries = slices.Insert(slices.Delete(registries, i, i+1), 0, "registry.k8s.io")
+	}
+	rest := slices.DeleteFunc(hosts, func(h string) bool { return slices.Contains(registries, h) })
+	slices.Sort(rest)
+	line("CASEMATE_REGISTRIES='%s'", strings.Join(registries, " "))
+	line("CASEMATE_ORIGINS='%s'", strings.Join(append(slices.Clone(registries), slices.Compact(rest)...), " "))
+	ids := make([]string, len(roots))
+	for i, r := range roots {
+		ids[i] = r.id
+	}
+	line("# The root certificates, by the beginning of their SHA-256.")
+	line("CASEMATE_ROOTS='%s'", strings.Join(ids, " "))
+	line("rootPEM() {")
+	line("\tcase \"$1\" in")
+	for _, r := range roots {
+		line("\t%s) cat <<'EOF'\n%sEOF\n\t\t;;", r.id, r.pem)
+	}
+	line("\tesac")
+	line("}")
+	line("")
+	return b.String() + enrollScript, nil
+}
+
+// Enroll writes the enrol script in one of the Formats.
+func (s *Site) Enroll(format string) ([]File, error) {
+	if !slices.Contains(Formats, format) {
+		return nil, fmt.Errorf("format must be one of %s, got %q: %w", strings.Join(Formats, ", "), format, fs.ErrInvalid)
+	}
+	script, err := s.Script()
+	if err != nil {
+		return nil, err
+	}
+	switch format {
+	case "line":
+		return []File{{Mode: 0o644, Text: s.line(script)}}, nil
+	case "sh":
+		return []File{{Mode: 0o755, Text: script}}, nil
+	case "cloud-init":
+		return []File{{Mode: 0o644, Text: cloudInit(script)}}, nil
+	}
+	return s.role(script), nil
+}
+
+// line is a command for a root shell that fetches the script from whichever bastion answers with the right bytes, and runs it with what stands behind the line.
+// It has no single quote in it but the two around the inner command.
+func (s *Site) line(script string) string {
+	sum := sha256.Sum256([]byte(script))
+	var hosts []string
+	for _, a := range s.Addrs() {
+		if a.Is6() {
+			hosts = append(hosts, "["+a.String()+"]")
+		} else {
+			hosts = append(hosts, a.String())
+		}
+	}
+	return fmt.Sprintf(`sh -c 'f=$(mktemp) || exit 1; for b in %s; do u="http://$b/enroll"; `+
+		`if command -v curl >/dev/null; then curl -fsS --noproxy "*" -m 20 -o "$f" "$u"; else http_proxy= wget -q -T 20 -O "$f" "$u"; fi || continue; `+
+		`if echo "%s  $f" | sha256sum -c - >/dev/null 2>&1; then sh "$f" "$@"; r=$?; rm -f "$f"; exit $r; fi; echo "casemate-enroll: $u has another checksum" >&2; done; `+
+		`rm -f "$f"; echo "casemate-enroll: no bastion gave the script; nothing was done" >&2; exit 1' casemate-enroll`+"\n",
+		quoted(hosts), hex.EncodeToString(sum[:]))
+}
+
+// quoted are words in double quotes: the brackets of an IPv6 address would be a pattern.
+func quoted(words []string) string { return `"` + strings.Join(words, `" "`) + `"` }
+
+// cloudInit is user data that writes the script and runs it.
+func cloudInit(script string) string {
+	var b strings.Builder
+	b.WriteString(`#cloud-config
+# Enrols the node at its first boot. The script stays, so that "casemate-enroll --undo" works.
+# Packages of the same cloud-config are installed before; if they are to come from the bastions, build the image with the script's --root instead.
+write_files:
+  - path: /usr/local/sbin/casemate-enroll
+    permissions: '0755'
+    owner: root:root
+    content: |
+`)
+	for l := range strings.Lines(script) {
+		if l != "\n" {
+			b.WriteString("      ")
+		}
+		b.WriteString(l)
+	}
+	b.WriteString("runcmd:\n  - [/usr/local/sbin/casemate-enroll]\n")
+	return b.String()
+}
+
+//go:embed role/tasks.yml
+var roleTasks string
+
+//go:embed role/defaults.yml
+var roleDefaults string
+
+//go:embed role/README.md
+var roleReadme string
+
+// role is an Ansible role that runs the script.
+func (s *Site) role(script string) []File {
+	return []File{
+		{Path: "README.md", Mode: 0o644, Text: roleReadme},
+		{Path: "defaults/main.yml", Mode: 0o644, Text: roleDefaults},
+		{Path: "files/casemate-enroll.sh", Mode: 0o755, Text: script},
+		{Path: "tasks/main.yml", Mode: 0o644, Text: roleTasks},
+	}
+}
+
+type root struct{ id, pem string }
+
+// check says what of the site cannot stand in a script, and returns the roots, each with the beginning of its SHA-256.
+func (s *Site) check() ([]root, error) {
+	if !isHost(s.Domain) {
+		return nil, fmt.Errorf("the domain is no host name: %q", s.Domain)
+	}
+	if len(s.Nodes) == 0 {
+		return nil, fmt.Errorf("no bastion is known")
+	}
+	for _, n := range s.Nodes {
+		if !isHost(n.Name) {
+			return nil, fmt.Errorf("the name of bastion %q is no host name", n.Name)
+		}
+		if len(n.Addrs) == 0 {
+			return nil, fmt.Errorf("no address of bastion %s is known", n.Name)
+		}
+		for _, a := range n.Addrs {
+			// A zone is free text, and means something on one machine only.
+			if !a.IsValid() || a.Zone() != "" {
+				return nil, fmt.Errorf("bastion %s has the address %s, which nodes cannot use", n.Name, a)
+			}
+		}
+	}
+	for _, o := range s.Origins {
+		for _, h := range append([]string{o.Host}, o.Aliases...) {
+			if !isHost(h) {
+				return nil, fmt.Errorf("the origin %q is no host name", h)
+			}
+		}
+	}
+	var roots []root
+	for rest := []byte(s.Roots); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			if strings.TrimSpace(string(rest)) != "" {
+				return nil, fmt.Errorf("the roots are not only PEM")
+			}
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("the roots hold a PEM block %q", block.Type)
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return nil, fmt.Errorf("a root cannot be read: %w", err)
+		}
+		sum := sha256.Sum256(block.Bytes)
+		// Encoded anew, without the headers and the text between that PEM may have.
+		roots = append(roots, root{hex.EncodeToString(sum[:8]), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes}))})
+	}
+	if len(roots) == 0 {
+		return nil, fmt.Errorf("no root certificate is known")
+	}
+	return roots, nil
+}
+
+// isHost reports whether s is made of lower-case host labels.
+func isHost(s string) bool {
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+			return false
+		}
+	}
+	return len(s) <= 253
+}
