@@ -380,6 +380,9 @@ func TestEveryResolverSetup(t *testing.T) {
 				tr.run(&next, 0, "--undo")
 				tr.same(was, "after undo")
 
+				if i%4 != 0 {
+					return // the rest does not depend on what runs the resolver
+				}
 				// Without the resolver, and from there to the whole and back.
 				tr.run(site, 0, "--no-resolver")
 				if hosts := tr.read("etc/hosts"); !regexp.MustCompile(`(?m)^10\.0\.0\.11 n1\.casemate\.internal casemate\.internal registry\.casemate\.internal files\.casemate\.internal$`).MatchString(hosts) {
