@@ -657,10 +657,16 @@ anchors() {
 	fi
 }
 
+# ownRoots UNIT: the service is told to read other roots than the system's.
+ownRoots() {
+	grep -qs '^[^#]*SSL_CERT_\(FILE\|DIR\)=' "$ROOT/etc/systemd/system/$1.service.d"/*.conf "$ROOT/etc/systemd/system/$1.service" "$ROOT/etc/systemd/system/$1.service.env" \
+		"$ROOT/etc/default/$1" "$ROOT/etc/sysconfig/$1"
+}
+
 # Docker, containerd and what builds on them (k3s, RKE2), Podman and CRI-O add the folders certs.d to the system's roots and do not replace them, so they need nothing of
 # their own, with one exception: where SSL_CERT_FILE or SSL_CERT_DIR is set for dockerd, the system's roots are not read. Docker Hub has no folder even then.
 wantDocker() {
-	if cat "$ROOT"/etc/systemd/system/docker.service.d/*.conf "$ROOT"/etc/systemd/system/docker.service "$ROOT"/etc/default/docker "$ROOT"/etc/sysconfig/docker 2>/dev/null | grep -q '^[^#]*SSL_CERT_\(FILE\|DIR\)='; then
+	if ownRoots docker; then
 		warn "SSL_CERT_FILE or SSL_CERT_DIR is set for docker, so it does not read the system's roots: the CA goes to /etc/docker/certs.d/ too, but docker.io has no folder there; unset it"
 		for d_host in $CASEMATE_REGISTRIES "registry.$CASEMATE_DOMAIN"; do
 			for d_id in $CASEMATE_ROOTS; do
@@ -669,7 +675,7 @@ wantDocker() {
 		done
 	fi
 	for d_unit in containerd crio k3s k3s-agent rke2-server rke2-agent; do
-		if cat "$ROOT/etc/systemd/system/$d_unit.service.d"/*.conf "$ROOT/etc/systemd/system/$d_unit.service" "$ROOT/etc/systemd/system/$d_unit.service.env" "$ROOT/etc/default/$d_unit" 2>/dev/null | grep -q '^[^#]*SSL_CERT_\(FILE\|DIR\)='; then
+		if ownRoots $d_unit; then
 			warn "SSL_CERT_FILE or SSL_CERT_DIR is set for $d_unit, so it does not read the system's roots: unset it, or put the CA there too"
 		fi
 	done
@@ -754,7 +760,8 @@ restartRuntimes() {
 checkProxies() {
 	for p_file in "$ROOT"/etc/environment "$ROOT"/etc/profile.d/*.sh "$ROOT"/etc/systemd/system.conf "$ROOT"/etc/systemd/system.conf.d/*.conf "$ROOT"/etc/systemd/system/*.service.d/*.conf \
 		"$ROOT"/etc/default/docker "$ROOT"/etc/sysconfig/docker "$ROOT"/etc/default/k3s "$ROOT"/etc/default/rke2-server "$ROOT"/etc/default/rke2-agent; do
-		grep -qi '^[^#]*https\{0,1\}_proxy=.' "$p_file" 2>/dev/null || continue
+		[ -f "$p_file" ] || continue
+		grep -qi '^[^#]*https\{0,1\}_proxy=.' "$p_file" || continue
 		p_no=,$(grep -i '^[^#]*no_proxy=' "$p_file" | sed 's/.*[nN][oO]_[pP][rR][oO][xX][yY]=//' | tr -d '"'\' | tr ' \n' ',,' | sed 's/,\*\./,./g'),
 		p_lacks=
 		for p_name in $CASEMATE_ORIGINS ".$CASEMATE_DOMAIN"; do
@@ -773,7 +780,8 @@ checkProxies() {
 		[ -z "$p_lacks" ] || warn "${p_file#"$ROOT"} sets a proxy, which would be asked for what the bastions hold; add to no_proxy there: $p_lacks"
 	done
 	for p_file in "$ROOT"/etc/apt/apt.conf "$ROOT"/etc/apt/apt.conf.d/* "$ROOT"/etc/dnf/dnf.conf "$ROOT"/etc/yum.conf; do
-		grep -qi '^[^#/]*Acquire::https\{0,1\}::Proxy\|^proxy[[:space:]]*=' "$p_file" 2>/dev/null || continue
+		[ -f "$p_file" ] || continue
+		grep -qi '^[^#/]*Acquire::https\{0,1\}::Proxy\|^proxy[[:space:]]*=' "$p_file" || continue
 		warn "${p_file#"$ROOT"} sets a proxy for packages, which would be asked for what the bastions hold"
 	done
 }
@@ -853,6 +861,12 @@ enrol() {
 	# Whether the last run did everything and only could not see that it works.
 	e_more=$(cat "$WORK/todo" "$WORK/gone" && grep -vx verify "$STATE/pending" 2>/dev/null)
 	if live; then pending verify; fi
+	# So that it can be undone when no bastion answers any more.
+	if [ -f "$0" ]; then
+		if ! { cp "$0" "$STATE/enroll.new" && mv "$STATE/enroll.new" "$STATE/enroll.sh"; }; then
+			die "cannot write to $STATE"
+		fi
+	fi
 	[ -f "$STATE/search" ] || printf '%s\n' "$SEARCH" >"$STATE/search"
 	while IFS= read -r e_path; do keep "$e_path"; done <"$WORK/todo"
 	if grep -q '^/etc/dhc' "$WORK/plan"; then top3 >"$STATE/dhcp"; else rm -f "$STATE/dhcp"; fi

@@ -380,6 +380,9 @@ func TestEveryResolverSetup(t *testing.T) {
 				tr.run(&next, 0, "--undo")
 				tr.same(was, "after undo")
 
+				if i%4 != 0 {
+					return // the rest does not depend on what runs the resolver
+				}
 				// Without the resolver, and from there to the whole and back.
 				tr.run(site, 0, "--no-resolver")
 				if hosts := tr.read("etc/hosts"); !regexp.MustCompile(`(?m)^10\.0\.0\.11 n1\.casemate\.internal casemate\.internal registry\.casemate\.internal files\.casemate\.internal$`).MatchString(hosts) {
@@ -497,7 +500,7 @@ func TestARunThatBreaksOff(t *testing.T) {
 	}
 	for i, p := range places {
 		for _, nth := range []int{1, 2} {
-			for _, then := range []string{"again", "undo"} {
+			for _, then := range []string{"again", "undo"}[nth-1:] {
 				t.Run(fmt.Sprintf("%d-%d-%s", i, nth, then), func(t *testing.T) {
 					t.Parallel()
 					tr := newTree(t, shell, way.files)
@@ -540,8 +543,9 @@ func TestNodesSpread(t *testing.T) {
 	first := map[string]int{}
 	for i := range 24 {
 		tr := newTree(t, shell, map[string]string{"etc/machine-id": fmt.Sprintf("%032x\n", i)})
-		tr.run(site, 0)
-		first[strings.Fields(tr.read("etc/resolv.conf"))[1]]++
+		out := tr.run(site, 0, "--dry-run")
+		_, order, _ := strings.Cut(out, "in this order: ")
+		first[order[:len("10.0.0.11")]]++
 	}
 	for _, a := range []string{"10.0.0.11", "10.0.0.12", "10.0.0.13"} {
 		if first[a] < 3 {

@@ -244,8 +244,13 @@ func TestEnrollBootedMachines(t *testing.T) {
 					"\noption subnet 255.255.255.0\noption lease 120\noption dns "+other.ip+"\noption domain corp.example\n")
 				other.write("leases", "")
 				other.daemon(t, "udhcpd", "busybox", "udhcpd", "-f", conf)
+				// What stands for a runtime that has read the roots: it has to be another process when they have changed.
+				m.etc("systemd/system/containerd.service", "[Service]\nExecStart=/bin/sleep infinity\n")
+				m.etc("systemd/system/multi-user.target.wants/containerd.service", "-> ../containerd.service")
 				c.prepare(m, other.ip)
 			})
+			runtime := func() string { return m.mustIn(t, "systemctl", "show", "-p", "MainPID", "containerd") }
+			started := runtime()
 
 			// asks waits until programs get this address, and the file that kubelet reads has this resolver alone.
 			asks := func(addr, resolver string) {
@@ -274,6 +279,10 @@ func TestEnrollBootedMachines(t *testing.T) {
 			if out := m.mustIn(t, "sh", "-c", line); !strings.Contains(out, "resolve to the bastions, and the certificate is trusted") {
 				t.Errorf("the line said:\n%s", out)
 			}
+			restarted := runtime()
+			if restarted == started {
+				t.Error("the runtime still has the old roots")
+			}
 			asks(b.ip, b.ip)
 			m.mustIn(t, c.bounce...)
 			asks(b.ip, b.ip)
@@ -281,7 +290,12 @@ func TestEnrollBootedMachines(t *testing.T) {
 			if out := m.mustIn(t, "sh", "-c", line); !strings.Contains(out, "nothing to do") {
 				t.Errorf("the second run said:\n%s", out)
 			}
-			m.mustIn(t, "sh", "-c", line+" --undo")
+			if out := m.mustIn(t, "sh", "/var/lib/casemate-enroll/enroll.sh", "--undo", "--no-restart"); !strings.Contains(out, "containerd has the old roots until it is restarted: systemctl restart containerd") {
+				t.Errorf("undo said:\n%s", out)
+			}
+			if runtime() != restarted {
+				t.Error("the runtime was restarted for nothing")
+			}
 			asks("192.0.2.1", other.ip)
 			sameTree(t, was, etc())
 		})
