@@ -77,7 +77,11 @@ func bind(cfg *Config, handed []*os.File) (s *sockets, err error) {
 	if err = s.bindAdmin(cfg, by[socketAdmin]); err != nil {
 		return s, err
 	}
-	if s.peer, err = listenTCP("listen.peer", cfg.peer()); err != nil {
+	var lc net.ListenConfig
+	if len(handed) > 0 {
+		lc.Control = freeBind // the others came from systemd, which did not wait for the network either
+	}
+	if s.peer, err = listenWith(lc, "listen.peer", cfg.peer()); err != nil {
 		return s, err
 	}
 	return s, nil
@@ -125,6 +129,10 @@ func bindTCP(cfg *Config, by map[string][]*os.File, name, key string, listen []n
 
 // listenTCP does not use the dual-stack wildcard: an address means what it says.
 func listenTCP(key string, a netip.AddrPort) (net.Listener, error) {
+	return listenWith(net.ListenConfig{}, key, a)
+}
+
+func listenWith(lc net.ListenConfig, key string, a netip.AddrPort) (net.Listener, error) {
 	network := "tcp4"
 	if a.Addr().Is6() {
 		network = "tcp6"
@@ -132,7 +140,7 @@ func listenTCP(key string, a netip.AddrPort) (net.Listener, error) {
 	if a.Addr() == netip.IPv6Unspecified() {
 		network = "tcp"
 	}
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), network, a.String())
+	l, err := lc.Listen(context.Background(), network, a.String())
 	if err != nil {
 		return nil, explain(key, "tcp", a, err)
 	}
