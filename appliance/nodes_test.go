@@ -123,15 +123,11 @@ func TestKubesprayAsksTheBastions(t *testing.T) {
 			}
 			// What is known without a checkout is what the checkout says.
 			if known, err := nodeconf.KnownKubespray(release.Release); err == nil {
-				for name, value := range known.URLs {
-					if release.URLs[name] != value {
-						t.Errorf("%s is known as %q, the checkout says %q", name, value, release.URLs[name])
-					}
+				if !maps.Equal(known.URLs, release.URLs) {
+					t.Errorf("known are %q, the checkout says %q", known.URLs, release.URLs)
 				}
-				for name, value := range known.Images {
-					if release.Images[name] != value {
-						t.Errorf("%s is known as %q, the checkout says %q", name, value, release.Images[name])
-					}
+				if !maps.Equal(known.Images, release.Images) {
+					t.Errorf("known are %q, the checkout says %q", known.Images, release.Images)
 				}
 				if known.MirrorCA != release.MirrorCA || known.MirrorServer != release.MirrorServer || known.CiliumCLI != release.CiliumCLI || known.CiliumChart != release.CiliumChart {
 					t.Errorf("known %+v, the checkout says %+v", known, release)

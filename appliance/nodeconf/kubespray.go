@@ -55,6 +55,8 @@ func KnownKubespray(version string) (*KubesprayRelease, error) {
 		"github_url": "https://github.com", "dl_k8s_io_url": "https://dl.k8s.io", "storage_googleapis_url": "https://storage.googleapis.com", "get_helm_url": "https://get.helm.sh",
 		"argocd_install_url":                  "https://raw.githubusercontent.com/argoproj/argo-cd/" + argo + "{{ argocd_version }}/manifests/install.yaml",
 		"kubelet_csr_approver_repository_url": "https://postfinance.github.io/kubelet-csr-approver",
+		"nvidia_gpu_gtx_base_url":             "http://us.download.nvidia.com/XFree86/Linux-x86_64/",
+		"nvidia_gpu_tesla_base_url":           "https://us.download.nvidia.com/tesla/",
 		"docker_debian_repo_base_url":         docker + "debian", "docker_debian_repo_gpgkey": docker + "debian/gpg",
 		"docker_ubuntu_repo_base_url": docker + "ubuntu", "docker_ubuntu_repo_gpgkey": docker + "ubuntu/gpg",
 		"docker_fedora_repo_base_url": docker + "fedora/{{ ansible_distribution_major_version }}/$basearch/stable", "docker_fedora_repo_gpgkey": docker + "fedora/gpg",
@@ -63,7 +65,19 @@ func KnownKubespray(version string) (*KubesprayRelease, error) {
 	k.Images = map[string]string{
 		"kube_image_repo": "registry.k8s.io", "gcr_image_repo": "gcr.io", "github_image_repo": "ghcr.io", "docker_image_repo": "docker.io", "quay_image_repo": "quay.io",
 		"azure_csi_image_repo": "mcr.microsoft.com/oss/kubernetes-csi", "azure_csi_plugin_image_repo": "mcr.microsoft.com/k8s/csi", "gcp_pd_csi_image_repo": "gke.gcr.io",
-		"local_path_provisioner_helper_image_repo": "busybox",
+		"local_path_provisioner_helper_image_repo":    "busybox",
+		"external_huawei_cloud_controller_image_repo": "swr.ap-southeast-1.myhuaweicloud.com",
+		"nvidia_driver_install_centos_container":      "atzedevries/nvidia-centos-driver-installer:2",
+		"nvidia_driver_install_ubuntu_container":      "registry.k8s.io/ubuntu-nvidia-driver-installer@sha256:7df76a0f0a17294e86f691c81de6bbb7c04a1b4b3d4ea4e7e2cccdc42e1f6d63",
+		"nvidia_gpu_device_plugin_container":          "registry.k8s.io/nvidia-gpu-device-plugin@sha256:0842734032018be107fa2490c98156992911e3e1f2a21e059ff0105b07dd8e9e",
+	}
+	if minor < 27 {
+		k.Images["external_openstack_cloud_controller_image_repo"] = "registry.k8s.io/provider-os/openstack-cloud-controller-manager"
+	} else {
+		k.Images["external_oracle_cloud_controller_image_repo"] = "ghcr.io/oracle/cloud-provider-oci"
+	}
+	if minor < 28 {
+		k.URLs["containerd_debian_repo_base_url"], k.URLs["containerd_ubuntu_repo_base_url"] = docker+"debian", docker+"ubuntu"
 	}
 	return k, nil
 }

@@ -389,6 +389,25 @@ func TestKubesprayReleases(t *testing.T) {
 			t.Errorf("%s: %q", version, c.Notes)
 		}
 	}
+	// A variable that is not known here keeps its host and nobody is told: what only some releases have has to be right.
+	for version, want := range map[string]map[string]bool{
+		"v2.26.1": {"external_openstack_cloud_controller_image_repo": true, "containerd_debian_repo_base_url": true},
+		"v2.27.0": {"external_oracle_cloud_controller_image_repo": true, "containerd_debian_repo_base_url": true},
+		"v2.28.0": {"external_oracle_cloud_controller_image_repo": true},
+	} {
+		k, err := KnownKubespray(version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"external_openstack_cloud_controller_image_repo", "external_oracle_cloud_controller_image_repo", "containerd_debian_repo_base_url"} {
+			if has := k.Images[name]+k.URLs[name] != ""; has != want[name] {
+				t.Errorf("%s: %s is known: %v", version, name, has)
+			}
+		}
+		if k.Images["external_huawei_cloud_controller_image_repo"] == "" || k.URLs["nvidia_gpu_tesla_base_url"] == "" || k.Images["nvidia_gpu_device_plugin_container"] == "" {
+			t.Errorf("%s: what all releases have is not known", version)
+		}
+	}
 	if k, err := KnownKubespray(""); err != nil || k.Release != NewestKubespray {
 		t.Errorf("%v, %v", k, err)
 	}

@@ -68,7 +68,7 @@ func ReadKubesprayUpstream(fsys fs.FS) (*KubesprayUpstream, error) {
 				text, isText = s.text, true
 			}
 			switch text = strings.TrimSpace(text); {
-			case !isText:
+			case !isText, strings.HasSuffix(variable, "_server_url"): // that of the audit webhook: where something is sent, not where it comes from
 			case urlName.MatchString(variable) && upstreamURL.MatchString(text):
 				u.URLs[variable] = text
 			case repoName.MatchString(variable) && upstreamImage.MatchString(text):

@@ -18,6 +18,7 @@ anchor_download_url: "https://dl.example.io/{{ 'x' | regex_replace('\\.', '_') }
 follows_url: "{{ harbour_url }}/x"
 own_url: "https://{{ somebody }}:2379"
 local_url: https://localhost
+webhook_server_url: https://audit.example
 git_uri: https://github.com/x/y.git
 kube_image_repo: "registry.k8s.io"
 follows_image_repo: "{{ kube_image_repo }}/pause"

@@ -105,6 +105,7 @@ const enter = `set -e
 mount --bind "$1/etc/resolv.conf" "$(readlink -f /etc/resolv.conf)"
 mount --bind "$1/etc/hosts" /etc/hosts
 mount --bind "$1/etc/certs" /etc/ssl/certs
+mount --bind "$1/etc/local" /usr/local/share/ca-certificates
 shift
 exec "$@"`
 
