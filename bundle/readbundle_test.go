@@ -34,6 +34,9 @@ func TestFlip(t *testing.T) {
 			t.Logf("%d parts, the first with %d bytes", len(parts), len(parts[0]))
 			for p := range parts {
 				for at := range parts[p] {
+					if c.split && at%4 != 0 {
+						continue // all parts are read for each byte; one file has every one of them tried
+					}
 					if c.key != nil && at%5 != 0 && padded(parts[p], at) {
 						continue // every byte of padding is tried without a signature
 					}
