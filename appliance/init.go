@@ -104,6 +104,11 @@ func Init(ctx context.Context, cfg Config, opt InitOptions) (res InitResult, err
 	if err != nil {
 		return res, err
 	}
+	if _, given := opt.Set["domain"]; !given {
+		if zone := hostZone(); zone != "" {
+			res.Notes = append(res.Notes, fmt.Sprintf("the own zone is %s, and stays it; this host is in %s: for a zone of yours begin anew with an empty data directory and --domain casemate.%s", res.Domain, zone, zone))
+		}
+	}
 	if len(settings.Forward) == 0 {
 		if found := hostResolvers(cfg.Advertise); len(found) > 0 {
 			res.Notes = append(res.Notes, fmt.Sprintf("names that are not ours are answered NXDOMAIN at once; to ask this host's resolvers for them: casemate config set dns.forward %s", strings.Join(found, ",")))
@@ -234,6 +239,19 @@ func publicZones() []string {
 		zones = append(zones, o.Names()...)
 	}
 	return zones
+}
+
+// hostZone is the zone that this host's name is in, or "".
+func hostZone() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	_, zone, _ := strings.Cut(strings.ToLower(name), ".")
+	if !isHost(zone) || zone == "localdomain" {
+		return ""
+	}
+	return zone
 }
 
 // hostResolvers are the resolvers of this host, without its own addresses and loopback.
