@@ -269,7 +269,19 @@ func (b *bastion) bin() string {
 // serve starts the daemon and waits until it is ready.
 func (b *bastion) serve(t testing.TB) *exec.Cmd {
 	t.Helper()
-	cmd := b.daemon(t, "casemate", b.bin(), "serve", "--config", b.config)
+	cmd := b.launch(t)
+	b.ready(t)
+	return cmd
+}
+
+// launch starts the daemon and does not wait.
+func (b *bastion) launch(t testing.TB) *exec.Cmd {
+	t.Helper()
+	return b.daemon(t, "casemate", b.bin(), "serve", "--config", b.config)
+}
+
+func (b *bastion) ready(t testing.TB) {
+	t.Helper()
 	until(t, "casemate is ready", func() error {
 		out, err := b.try(b.bin(), "--socket", b.socket, "status")
 		if err != nil {
@@ -277,7 +289,6 @@ func (b *bastion) serve(t testing.TB) *exec.Cmd {
 		}
 		return nil
 	})
-	return cmd
 }
 
 // casemate runs a command of the command line against the running daemon.

@@ -204,6 +204,7 @@ func (n *host) pullLoop(ctx context.Context, wg *sync.WaitGroup, p *pulls, sock,
 					p.mu.Lock()
 					p.retried++
 					p.mu.Unlock()
+					time.Sleep(5 * time.Second) // kubelet's first pause is 10 s
 				}
 			}
 			p.mu.Lock()
@@ -429,7 +430,10 @@ func TestThreeBastions(t *testing.T) {
 				tr.kill(b)
 			}
 			for _, b := range tr.nodes {
-				tr.start(b)
+				tr.procs[b] = b.launch(t) // as when the power comes back: none of them waits for another
+			}
+			for _, b := range tr.nodes {
+				b.ready(t)
 			}
 		}, func() {}
 	})
