@@ -270,6 +270,24 @@ func TestLivenessAsksWhatClientsAsk(t *testing.T) {
 	}
 }
 
+// systemd hands sockets over for addresses that come later or go (FreeBind): a node that nobody can reach there is not killed for it.
+func TestLivenessWithAnAddressThatIsNotHere(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	initNode(t, cfg, InitOptions{})
+	lc := net.ListenConfig{Control: freeBind}
+	c, err := lc.ListenPacket(context.Background(), "udp4", "192.0.2.11:0")
+	if err != nil {
+		t.Skip("an address of others cannot be bound here:", err)
+	}
+	n := serveNode(t, cfg, func(a *Appliance) { a.socks.dnsUDP = append(a.socks.dnsUDP, c.(*net.UDPConn)) })
+	n.admin("GET", "settings", nil, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := n.alive(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestReloadSaysWhatNeedsARestart(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	initNode(t, cfg, InitOptions{})
