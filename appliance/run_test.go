@@ -83,6 +83,16 @@ func TestInitLooksAtTheDataDirectoryFirst(t *testing.T) {
 	if after, _ := os.ReadFile(filepath.Join(cfg.Data, clusterDir, "sealing.key")); !bytes.Equal(before, after) {
 		t.Error("a second init changed the key")
 	}
+	// Killed between the data and the config, it goes on where it was; another node's data is not taken for its own.
+	os.Remove(config)
+	stranger := cfg
+	stranger.Node = "n2"
+	if _, err := Init(context.Background(), stranger, InitOptions{ConfigFile: config}); err == nil || !strings.Contains(err.Error(), `belongs to node "n1"`) || exists(config) {
+		t.Errorf("another node's init: %v", err)
+	}
+	if res := initNode(t, cfg, InitOptions{ConfigFile: config}); !res.Resumed || res.ConfigFile != config || !exists(config) {
+		t.Errorf("got %+v", res)
+	}
 	other := cfg
 	other.Node = "n2"
 	if _, err := Open(other, Options{}); err == nil || !strings.Contains(err.Error(), "n1") {
