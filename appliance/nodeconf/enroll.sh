@@ -700,6 +700,8 @@ refreshTrust() {
 		if live && ! command -v update-ca-certificates >/dev/null; then
 			die "update-ca-certificates is not there: install the package ca-certificates of the distribution, then run this again"
 		fi
+		# It appends to what one that was killed has left there, and so would trust a root that is gone.
+		if live; then rm -f /etc/ssl/certs/ca-certificates.crt.new; fi
 		# Without --fresh the links of roots that are gone stay.
 		if [ -n "$UNDO" ] || [ -s "$WORK/gone" ]; then run update-ca-certificates --fresh; else run update-ca-certificates; fi
 		;;
