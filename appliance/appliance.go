@@ -126,6 +126,10 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 			a.Close()
 		}
 	}()
+	for _, sentence := range a.socks.elsewhere(&cfg, opt.Handed) {
+		a.log.Warn(sentence)
+		a.problems.set("sockets", append(a.problems.list(), sentence))
+	}
 	a.executable = openExecutable()
 	cc := clusterConfig(cfg, a.log.With("room", "cluster"))
 	if !exists(filepath.Join(cc.Dir, "format")) && !exists(filepath.Join(cc.Dir, "incomplete")) {
