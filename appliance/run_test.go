@@ -136,7 +136,7 @@ func TestOriginsThatTheRootDoesNotPermitAreStoredAndSaidSo(t *testing.T) {
 	}
 }
 
-// A download under way at a stop is finished, and no new request is taken.
+// A download under way at a stop is finished, and nobody who comes meanwhile waits for it.
 func TestAStopLetsDownloadsFinish(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	initNode(t, cfg, InitOptions{})
@@ -155,12 +155,13 @@ func TestAStopLetsDownloadsFinish(t *testing.T) {
 	https := n.Addrs().HTTPS[0].String()
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); n.stop() }()
-	for { // until no new connection is taken
-		c, err := net.Dial("tcp", https)
-		if err != nil {
-			break
-		}
-		c.Close()
+	for !n.flights.stopping.Load() {
+		time.Sleep(time.Millisecond) // between two looks at the condition
+	}
+	if resp, err := n.client.Get("https://dl.k8s.io/big"); err != nil || resp.StatusCode != 200 {
+		t.Errorf("a client that comes while the node stops: %v", err)
+	} else {
+		resp.Body.Close()
 	}
 	select {
 	case <-stopped:
@@ -171,6 +172,10 @@ func TestAStopLetsDownloadsFinish(t *testing.T) {
 		t.Errorf("%d of %d bytes, %v", got.Len(), len(content), err)
 	}
 	<-stopped
+	if c, err := net.Dial("tcp", https); err == nil {
+		c.Close()
+		t.Error("somebody listens after the stop")
+	}
 }
 
 // One that does not end within the grace period is cut off.
