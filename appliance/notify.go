@@ -26,8 +26,8 @@ func (a *Appliance) notifyReloading() {
 	a.notify(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 }
 
-// watchdog tells systemd at half the interval that this node lives, if it does: what clients use is asked each time. A node that does not answer is
-// not told of, and systemd starts it anew.
+// watchdog tells systemd at a quarter of the interval that this node lives, if it does: what clients use is asked each time. A node that does not answer is
+// not told of, and systemd starts it anew; that takes three questions without an answer, since a busy host may be late with one.
 func (a *Appliance) watchdog(ctx context.Context) error {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
@@ -36,7 +36,7 @@ func (a *Appliance) watchdog(ctx context.Context) error {
 	if interval <= 0 {
 		return nil
 	}
-	tick := time.NewTicker(interval / 2)
+	tick := time.NewTicker(interval / 4)
 	defer tick.Stop()
 	for {
 		probe, cancel := context.WithTimeout(ctx, interval/4)
