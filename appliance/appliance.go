@@ -44,8 +44,12 @@ import (
 // Version, Commit: what the binary says of itself; main sets them.
 var Version, Commit = "unknown", "unknown"
 
-// grace is how long a stop waits for requests under way, downloads above all. A unit's TimeoutStopSec must be longer.
-const grace = 30 * time.Second
+// grace is how long a stop waits for requests under way, downloads above all. A unit's TimeoutStopSec must be longer. In its last part no new request is taken: then those
+// who come wait in systemd's sockets for the next process, and a Go client gives a TLS handshake 10 s.
+const (
+	grace     = 30 * time.Second
+	lastGrace = 6 // its last sixth
+)
 
 // Appliance is one open node.
 type Appliance struct {
@@ -74,6 +78,7 @@ type Appliance struct {
 	metrics *metrics
 	luck    *luck
 	slots   *slots
+	flights flights
 
 	now      atomic.Pointer[view]
 	hosts    atomic.Pointer[hosts]
@@ -126,6 +131,10 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 			a.Close()
 		}
 	}()
+	if list := a.socks.elsewhere(&cfg, opt.Handed); len(list) > 0 {
+		a.problems.set("sockets", list)
+		a.log.Warn("sockets are not where clients are told", "why", list)
+	}
 	a.executable = openExecutable()
 	cc := clusterConfig(cfg, a.log.With("room", "cluster"))
 	if !exists(filepath.Join(cc.Dir, "format")) && !exists(filepath.Join(cc.Dir, "incomplete")) {
@@ -434,7 +443,10 @@ func (a *Appliance) Run(ctx context.Context) error {
 	}
 	serve(secure, a.socks.https, true)
 	serve(plain, a.socks.http, false)
-	stops = append(stops, func() { a.shutdown(secure, plain) })
+	stops = append(stops, func() {
+		a.flights.drain(a.grace - a.grace/lastGrace)
+		a.shutdown(a.grace/lastGrace, secure, plain)
+	})
 	admin := &http.Server{Handler: a.admin(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)}
 	serveAdmin := func(context.Context) error {
 		if err := admin.Serve(a.socks.admin); !errors.Is(err, http.ErrServerClosed) {
@@ -444,7 +456,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	}
 	start("admin", serveAdmin)
 	// An import ends at once and goes on after the restart. When the server takes no new ones, the answers to their commands are waited for.
-	stops = append(stops, a.sessions.Wait, func() { a.shutdown(admin) }, a.imports.Close)
+	stops = append(stops, a.sessions.Wait, func() { a.shutdown(a.grace, admin) }, a.imports.Close)
 	start("upkeep", a.upkeep)
 	start("watchdog", a.watchdog)
 	addrs := a.Addrs()
@@ -498,7 +510,7 @@ func reason(err error) string {
 // server is one of the two HTTP servers; the limits on what a client may do without progress are here and in conn.go.
 func (a *Appliance) server(plain bool) *http.Server {
 	return &http.Server{
-		Handler:           a.edge.handler(plain),
+		Handler:           a.flights.count(a.edge.handler(plain)),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    maxHeader,
@@ -506,9 +518,35 @@ func (a *Appliance) server(plain bool) *http.Server {
 	}
 }
 
+// flights counts requests under way, those that began before the stop apart.
+type flights struct {
+	stopping atomic.Bool
+	before   atomic.Int64
+}
+
+func (f *flights) count(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !f.stopping.Load() {
+			f.before.Add(1)
+			defer f.before.Add(-1)
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// drain waits until the requests that are under way now have ended, but not longer than most. Others are still answered meanwhile: one slow download keeps nobody out.
+func (f *flights) drain(most time.Duration) {
+	f.stopping.Store(true)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(most); f.before.Load() > 0 && time.Now().Before(end); {
+		<-tick.C
+	}
+}
+
 // shutdown ends servers: no new connections, then those under way get the grace period, then they are cut.
-func (a *Appliance) shutdown(servers ...*http.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), a.grace)
+func (a *Appliance) shutdown(grace time.Duration, servers ...*http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, s := range servers {

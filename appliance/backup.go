@@ -75,7 +75,7 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 		return rep, p, err
 	}
 	if exists(filepath.Join(cfg.Data, clusterDir, "format")) {
-		return rep, p, fmt.Errorf("data directory %s is already initialised, restore into a new one with data (or --data): %w", cfg.Data, fs.ErrExist)
+		return rep, p, fmt.Errorf("data directory %s is already initialised, restore into a new one with data (or --data); if only the config is missing after a restore, casemate init writes it: %w", cfg.Data, fs.ErrExist)
 	}
 	for _, name := range []string{certsDir, missingFile} {
 		if path := filepath.Join(cfg.Data, name); exists(path) {

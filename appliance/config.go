@@ -304,6 +304,11 @@ func (c *Config) Validate() error {
 			if !l.wildcard && a.Addr().IsUnspecified() {
 				return fmt.Errorf("%s must be addresses of this host, never a wildcard (a resolver of the host may hold 127.0.0.53), got %s", l.key, a)
 			}
+			for _, b := range l.list {
+				if a.Addr().IsUnspecified() && b != a && b.Port() == a.Port() && a.Port() != 0 && (a.Addr().Is6() || b.Addr().Is4()) {
+					return fmt.Errorf("%s must name each address once: %s is %s too", l.key, a, b)
+				}
+			}
 			if a.Port() != 0 && slices.Contains(l.list[:i], a) {
 				return fmt.Errorf("%s must name each address once, got %s twice", l.key, a)
 			}

@@ -55,6 +55,8 @@ func TestConfigErrorsNameTheLineTheRuleAndTheValue(t *testing.T) {
 		{"advertise:\n- 10.0.0.1\n- 10.0.0\n", `line 3: advertise must be an IP address, got "10.0.0"`},
 		{"advertise: [0.0.0.0]\n", `advertise must be addresses at which clients reach this node, got "0.0.0.0"`},
 		{"advertise: [10.0.0.1, 10.0.0.1]\n", `advertise must name each address once, got 10.0.0.1 twice`},
+		{"listen:\n  http: [\"0.0.0.0:80\", \"[::]:80\"]\n", `listen.http must name each address once: [::]:80 is 0.0.0.0:80 too`},
+		{"listen:\n  https: [\"10.0.0.1:443\", \"0.0.0.0:443\"]\n", `listen.https must name each address once: 0.0.0.0:443 is 10.0.0.1:443 too`},
 		{"listen: 80\n", `line 1: listen must be keys and values, got "80"`},
 		{"listen: {dns: [\"0.0.0.0:53\"]}\n", `listen.dns must be addresses of this host, never a wildcard (a resolver of the host may hold 127.0.0.53), got 0.0.0.0:53`},
 		{"listen: {http: [\"10.0.0.1\"]}\n", `line 1: listen.http must be an IP address and a port, like 10.0.0.11:443 or [fd00::1]:443, got "10.0.0.1"`},

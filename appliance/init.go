@@ -126,7 +126,7 @@ func makeFirst(ctx context.Context, cfg Config, opt InitOptions, log *slog.Logge
 	defer func() { err = errors.Join(err, c.Close()) }()
 	tree := c.Tree()
 	if entries, err := tree.ReadDir("pki"); err == nil && len(entries) > 0 {
-		return fmt.Errorf("%s is initialised already, start it with: casemate serve (or systemctl start casemate): %w", cfg.Data, fs.ErrExist)
+		return initialised(cfg.Data)
 	}
 	set, err := origin.Load(tree.Sub("origins"), settings.Origins) // what an Init that was cut short left behind
 	if err != nil {
@@ -172,6 +172,15 @@ func makeFirst(ctx context.Context, cfg Config, opt InitOptions, log *slog.Logge
 	}
 	return nil
 }
+
+// initialised is a data directory that needs no init.
+type initialised string
+
+func (dir initialised) Error() string {
+	return fmt.Sprintf("%s is initialised already, start it with: casemate serve (or systemctl start casemate)", string(dir))
+}
+
+func (initialised) Is(err error) bool { return err == fs.ErrExist || err == cluster.ErrInitialised }
 
 func isDNSPort(cfg Config) func(netip.AddrPort) bool {
 	return func(a netip.AddrPort) bool {

@@ -71,4 +71,8 @@ func TestSamples(t *testing.T) {
 	if s, want := ask(), (doctor.Sample{Image: "registry.k8s.io/pause:3.10", File: "https://dl.k8s.io/v1/kubeadm", Large: "quay.io/team/large:1"}); s != want {
 		t.Errorf("%+v, want %+v", s, want)
 	}
+	n.must("PUT", "settings/registry.anonymous", map[string]string{"value": "none"}, nil)
+	if s := ask(); s.Image != "" || s.Large != "" {
+		t.Errorf("images are not for everybody, and it names %+v", s)
+	}
 }

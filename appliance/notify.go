@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -24,8 +26,8 @@ func (a *Appliance) notifyReloading() {
 	a.notify(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 }
 
-// watchdog tells systemd at half the interval that this node lives, if it does: what clients use is asked each time. A node that does not answer is
-// not told of, and systemd starts it anew.
+// watchdog tells systemd at a quarter of the interval that this node lives, if it does: what clients use is asked each time. A node that does not answer is
+// not told of, and systemd starts it anew; that takes three questions without an answer, since a busy host may be late with one.
 func (a *Appliance) watchdog(ctx context.Context) error {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
@@ -34,7 +36,7 @@ func (a *Appliance) watchdog(ctx context.Context) error {
 	if interval <= 0 {
 		return nil
 	}
-	tick := time.NewTicker(interval / 2)
+	tick := time.NewTicker(interval / 4)
 	defer tick.Stop()
 	for {
 		probe, cancel := context.WithTimeout(ctx, interval/4)
@@ -73,15 +75,18 @@ func (a *Appliance) alive(ctx context.Context) error {
 		return fmt.Errorf("http: status %s", resp.Status)
 	}
 	for _, addr := range a.socks.addrs().DNS {
-		if err := askDNS(ctx, addr.String(), a.now.Load().settings.Domain); err != nil {
+		if err := askDNS(ctx, addr, a.now.Load().settings.Domain); err != nil && !errors.Is(err, errNotHere) {
 			return fmt.Errorf("dns at %s: %w", addr, err)
 		}
 	}
 	return nil
 }
 
+// errNotHere: the host does not have the address that is listened on, not yet or not any more. A process that is started anew does not bring it back.
+var errNotHere = errors.New("no address of this host now")
+
 // askDNS asks for the SOA of zone; any answer is one, a refusal included.
-func askDNS(ctx context.Context, server, zone string) error {
+func askDNS(ctx context.Context, server netip.AddrPort, zone string) error {
 	const id = 0x6361
 	q := binary.BigEndian.AppendUint16(nil, id)
 	q = append(q, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) // no flags, one question (RFC 1035 section 4.1.1)
@@ -89,11 +94,18 @@ func askDNS(ctx context.Context, server, zone string) error {
 		q = append(append(q, byte(len(label))), label...)
 	}
 	q = append(q, 0, 0, 6, 0, 1) // SOA IN
-	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", server)
+	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", server.String())
+	if errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return errNotHere
+	}
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	// Who talks to an address of his own does so from it; else the question would leave this host.
+	if from := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(); from != server.Addr() && !from.IsLoopback() {
+		return errNotHere
+	}
 	if t, ok := ctx.Deadline(); ok {
 		conn.SetDeadline(t)
 	}

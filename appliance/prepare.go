@@ -8,12 +8,15 @@ import (
 	"reflect"
 
 	"casemate/appliance/service"
+	"casemate/cluster"
 )
 
 // Prepared is what init, join and restore have made beside the data, and what is to be typed next.
 type Prepared struct {
 	// ConfigFile is the config that was written, "" when there was one.
 	ConfigFile string
+	// Resumed: the data was whole already, made by a run that was cut short before it had written everything beside it.
+	Resumed bool
 	// Next starts the daemon.
 	Next string
 	// Firewall are the lines that open the ports where firewalld runs; none where systemd does not run the daemon.
@@ -21,7 +24,8 @@ type Prepared struct {
 }
 
 // prepare makes what a node needs: its config if there is none, its data by calling make, and, where systemd runs the daemon, its sockets' drop-ins. The data is made as the
-// daemon's user. What can be refused is refused before make is called; if that fails there is no config and no drop-in either.
+// daemon's user. What can be refused is refused before make is called; if that fails there is no config and no drop-in either. If we were to crash after make, the next
+// run would find the data whole (make says so), and write the rest.
 func prepare(cfg Config, configFile string, make func() error) (p Prepared, err error) {
 	host, err := serviceHost(configFile)
 	if err != nil {
@@ -35,6 +39,9 @@ func prepare(cfg Config, configFile string, make func() error) (p Prepared, err 
 		if err := host.Prepare(cfg.Data); err != nil {
 			return p, err
 		}
+		if err := host.CanEnter(cfg.Data); err != nil {
+			return p, err
+		}
 	}
 	put, err := stageConfig(configFile, cfg)
 	if err != nil {
@@ -44,11 +51,17 @@ func prepare(cfg Config, configFile string, make func() error) (p Prepared, err 
 	if configFile != "" && BlankConfig(configFile) {
 		p.ConfigFile = configFile
 	}
-	if host == nil {
-		return p, make()
+	as := func(do func() error) error { return do() }
+	if host != nil {
+		as = host.As
 	}
-	if err := host.As(make); err != nil {
+	if err := as(make); errors.Is(err, cluster.ErrInitialised) && (p.ConfigFile != "" || host != nil && !host.Written()) {
+		p.Resumed = true
+	} else if err != nil {
 		return p, err
+	}
+	if host == nil {
+		return p, nil
 	}
 	if _, err := host.Write(cfg.units()); err != nil {
 		return p, err

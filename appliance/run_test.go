@@ -83,6 +83,16 @@ func TestInitLooksAtTheDataDirectoryFirst(t *testing.T) {
 	if after, _ := os.ReadFile(filepath.Join(cfg.Data, clusterDir, "sealing.key")); !bytes.Equal(before, after) {
 		t.Error("a second init changed the key")
 	}
+	// Killed between the data and the config, it goes on where it was; another node's data is not taken for its own.
+	os.Remove(config)
+	stranger := cfg
+	stranger.Node = "n2"
+	if _, err := Init(context.Background(), stranger, InitOptions{ConfigFile: config}); err == nil || !strings.Contains(err.Error(), `belongs to node "n1"`) || exists(config) {
+		t.Errorf("another node's init: %v", err)
+	}
+	if res := initNode(t, cfg, InitOptions{ConfigFile: config}); !res.Resumed || res.ConfigFile != config || !exists(config) {
+		t.Errorf("got %+v", res)
+	}
 	other := cfg
 	other.Node = "n2"
 	if _, err := Open(other, Options{}); err == nil || !strings.Contains(err.Error(), "n1") {
@@ -126,7 +136,7 @@ func TestOriginsThatTheRootDoesNotPermitAreStoredAndSaidSo(t *testing.T) {
 	}
 }
 
-// A download under way at a stop is finished, and no new request is taken.
+// A download under way at a stop is finished, and nobody who comes meanwhile waits for it.
 func TestAStopLetsDownloadsFinish(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	initNode(t, cfg, InitOptions{})
@@ -145,12 +155,13 @@ func TestAStopLetsDownloadsFinish(t *testing.T) {
 	https := n.Addrs().HTTPS[0].String()
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); n.stop() }()
-	for { // until no new connection is taken
-		c, err := net.Dial("tcp", https)
-		if err != nil {
-			break
-		}
-		c.Close()
+	for !n.flights.stopping.Load() {
+		time.Sleep(time.Millisecond) // between two looks at the condition
+	}
+	if resp, err := n.client.Get("https://dl.k8s.io/big"); err != nil || resp.StatusCode != 200 {
+		t.Errorf("a client that comes while the node stops: %v", err)
+	} else {
+		resp.Body.Close()
 	}
 	select {
 	case <-stopped:
@@ -161,6 +172,10 @@ func TestAStopLetsDownloadsFinish(t *testing.T) {
 		t.Errorf("%d of %d bytes, %v", got.Len(), len(content), err)
 	}
 	<-stopped
+	if c, err := net.Dial("tcp", https); err == nil {
+		c.Close()
+		t.Error("somebody listens after the stop")
+	}
 }
 
 // One that does not end within the grace period is cut off.
@@ -266,6 +281,24 @@ func TestLivenessAsksWhatClientsAsk(t *testing.T) {
 	}
 	stop()
 	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// systemd hands sockets over for addresses that come later or go (FreeBind): a node that nobody can reach there is not killed for it.
+func TestLivenessWithAnAddressThatIsNotHere(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	initNode(t, cfg, InitOptions{})
+	lc := net.ListenConfig{Control: freeBind}
+	c, err := lc.ListenPacket(context.Background(), "udp4", "192.0.2.11:0")
+	if err != nil {
+		t.Skip("an address of others cannot be bound here:", err)
+	}
+	n := serveNode(t, cfg, func(a *Appliance) { a.socks.dnsUDP = append(a.socks.dnsUDP, c.(*net.UDPConn)) })
+	n.admin("GET", "settings", nil, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := n.alive(ctx); err != nil {
 		t.Error(err)
 	}
 }

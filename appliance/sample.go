@@ -51,6 +51,9 @@ func (a *Appliance) findSample(ctx context.Context) (s doctor.Sample) {
 	var small, large, fit int64
 	looked := 0
 	for i, err := range a.registry.Images(ctx) {
+		if !v.settings.Anonymous { // who must say who he is to pull is not told what there is
+			break
+		}
 		if looked++; err != nil || looked > sampleLooks {
 			break
 		}

@@ -179,6 +179,30 @@ func sameAddrs(name, key string, want, got []netip.AddrPort) error {
 	return nil
 }
 
+// elsewhere says which handed-over sockets miss an address that clients are told, where the config leaves it at that: a hand-made unit may mean it, a forgotten one does not.
+func (s *sockets) elsewhere(cfg *Config, handed []*os.File) (list []string) {
+	names := map[string]bool{}
+	for _, f := range handed {
+		names[f.Name()] = true
+	}
+	at := s.addrs()
+	for _, l := range []struct {
+		name   string
+		listen []netip.AddrPort
+		got    []netip.AddrPort
+	}{{socketHTTP, cfg.Listen.HTTP, at.HTTP}, {socketHTTPS, cfg.Listen.HTTPS, at.HTTPS}, {socketDNSUDP, cfg.Listen.DNS, at.DNS}, {socketDNSTCP, cfg.Listen.DNS, addrsOf(s.dnsTCP)}} {
+		if !names[l.name] || len(l.listen) > 0 {
+			continue
+		}
+		for _, a := range cfg.Advertise {
+			if !slices.ContainsFunc(l.got, func(g netip.AddrPort) bool { return g.Addr() == a || g.Addr().IsUnspecified() }) {
+				list = append(list, fmt.Sprintf("advertise says %s, and systemd's socket %q is at %s: casemate sockets tells systemd", a, l.name, join(l.got)))
+			}
+		}
+	}
+	return list
+}
+
 func join(list []netip.AddrPort) string {
 	var s []string
 	for _, a := range list {

@@ -101,6 +101,26 @@ func TestWrongSocketsAreNamed(t *testing.T) {
 	}
 }
 
+// Who changes advertise and forgets the sockets hears of it.
+func TestHandedSocketsThatMissAnAdvertisedAddress(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	cfg.Listen = Listen{Admin: cfg.Listen.Admin, Peer: cfg.Listen.Peer, HTTPS: cfg.Listen.HTTPS, DNS: cfg.Listen.DNS}
+	f, at := handed(t, "http", "tcp", "127.0.0.1:0")
+	files := []*os.File{f}
+	s, err := bind(&cfg, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	if list := s.elsewhere(&cfg, files); len(list) > 0 {
+		t.Errorf("got %q", list)
+	}
+	cfg.Advertise = append(cfg.Advertise, netip.MustParseAddr("10.0.0.12"))
+	if list := s.elsewhere(&cfg, files); len(list) != 1 || list[0] != `advertise says 10.0.0.12, and systemd's socket "http" is at `+at+`: casemate sockets tells systemd` {
+		t.Errorf("got %q", list)
+	}
+}
+
 // A taken port is one sentence that names it and what to do, and everything that was bound before it is free again.
 func TestATakenPortIsNamedAndNothingStaysBound(t *testing.T) {
 	for _, c := range []struct{ network, key string }{{"tcp", "listen.https"}, {"udp", "listen.dns"}, {"tcp", "listen.dns"}} {

@@ -86,7 +86,10 @@ func beginDir(cfg Config) (_ io.Closer, err error) {
 		names = append(names, e.Name())
 	}
 	if slices.Contains(names, formatFile) {
-		return nil, errors.New("already initialised, start it with `casemate serve`")
+		if _, err := readIdentity(cfg); err != nil {
+			return nil, err
+		}
+		return nil, ErrInitialised
 	}
 	if !slices.Contains(names, incompleteFile) {
 		for _, name := range names {
@@ -140,30 +143,41 @@ func bootstrapRaft(cfg Config) error {
 	return errors.Join(err, log.Close())
 }
 
-// openDir checks and locks a data directory. The caller closes the lock.
-func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
+// ErrInitialised: the data directory is whole already, and this node's.
+var ErrInitialised = errors.New("already initialised, start it with `casemate serve`")
+
+// readIdentity returns whose data directory it is, if it is that of cfg.Node.
+func readIdentity(cfg Config) (id identity, err error) {
 	data, err := readFile(cfg.FS, filepath.Join(cfg.Dir, formatFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, id, nil, errors.New("not initialised, run `casemate init` first")
+		return id, errors.New("not initialised, run `casemate init` first")
 	case err != nil:
-		return nil, id, nil, err
+		return id, err
 	}
 	// Only the number, first: what else stands there is the business of the program that wrote it.
 	var head struct {
 		Format int `json:"format"`
 	}
 	if err := json.Unmarshal(data, &head); err != nil || head.Format < 1 {
-		return nil, id, nil, fmt.Errorf("its file %s is damaged, restore a backup into a new directory", formatFile)
+		return id, fmt.Errorf("its file %s is damaged, restore a backup into a new directory", formatFile)
 	}
 	if head.Format > diskFormat {
-		return nil, id, nil, fmt.Errorf("written by a newer casemate (format %d, this one knows up to %d), install that version", head.Format, diskFormat)
+		return id, fmt.Errorf("written by a newer casemate (format %d, this one knows up to %d), install that version", head.Format, diskFormat)
 	}
 	if err := json.Unmarshal(data, &id); err != nil || id.Node == "" || id.Cluster == "" {
-		return nil, id, nil, fmt.Errorf("its file %s is damaged, restore a backup into a new directory", formatFile)
+		return id, fmt.Errorf("its file %s is damaged, restore a backup into a new directory", formatFile)
 	}
 	if id.Node != cfg.Node {
-		return nil, id, nil, fmt.Errorf("belongs to node %q, not %q, set `node: %s` in the config", id.Node, cfg.Node, id.Node)
+		return id, fmt.Errorf("belongs to node %q, not %q, set `node: %s` in the config", id.Node, cfg.Node, id.Node)
+	}
+	return id, nil
+}
+
+// openDir checks and locks a data directory. The caller closes the lock.
+func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
+	if id, err = readIdentity(cfg); err != nil {
+		return nil, id, nil, err
 	}
 	lock, err = cfg.FS.Lock(filepath.Join(cfg.Dir, lockFile))
 	if err != nil {

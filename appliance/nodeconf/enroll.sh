@@ -700,6 +700,8 @@ refreshTrust() {
 		if live && ! command -v update-ca-certificates >/dev/null; then
 			die "update-ca-certificates is not there: install the package ca-certificates of the distribution, then run this again"
 		fi
+		# It appends to what one that was killed has left there, and so would trust a root that is gone.
+		if live; then rm -f /etc/ssl/certs/ca-certificates.crt.new; fi
 		# Without --fresh the links of roots that are gone stay.
 		if [ -n "$UNDO" ] || [ -s "$WORK/gone" ]; then run update-ca-certificates --fresh; else run update-ca-certificates; fi
 		;;
@@ -834,6 +836,13 @@ verify() {
 
 # --- What is asked for.
 
+# noteBastions leaves their addresses where casemate doctor looks for them: who enrolled with --no-resolver has no resolver that says them.
+noteBastions() {
+	if ! { printf '%s\n' "$SERVERS" >"$STATE/bastions.new" && mv "$STATE/bastions.new" "$STATE/bastions"; }; then
+		die "cannot write to $STATE"
+	fi
+}
+
 enrol() {
 	ID=$(nodeID)
 	SERVERS=$(inOrder)
@@ -844,6 +853,7 @@ enrol() {
 	checkProxies
 	compare
 	if [ ! -s "$WORK/todo" ] && [ ! -s "$WORK/gone" ] && [ ! -s "$STATE/pending" ]; then
+		if [ -z "$DRY_RUN" ] && [ -d "$STATE" ]; then noteBastions; fi
 		say "nothing to do"
 		return
 	fi
@@ -868,6 +878,7 @@ enrol() {
 		fi
 	fi
 	[ -f "$STATE/search" ] || printf '%s\n' "$SEARCH" >"$STATE/search"
+	noteBastions
 	while IFS= read -r e_path; do keep "$e_path"; done <"$WORK/todo"
 	if grep -q '^/etc/dhc' "$WORK/plan"; then top3 >"$STATE/dhcp"; else rm -f "$STATE/dhcp"; fi
 	cat "$WORK/todo" "$WORK/gone" >"$WORK/changes"

@@ -388,6 +388,10 @@ func TestEveryResolverSetup(t *testing.T) {
 				if hosts := tr.read("etc/hosts"); !regexp.MustCompile(`(?m)^10\.0\.0\.11 n1\.casemate\.internal casemate\.internal registry\.casemate\.internal files\.casemate\.internal$`).MatchString(hosts) {
 					t.Errorf("etc/hosts:\n%s", hosts)
 				}
+				// No resolver says where the bastions are: casemate doctor reads it here.
+				if got := slices.Sorted(slices.Values(strings.Fields(tr.read("var/lib/casemate-enroll/bastions")))); !slices.Equal(got, slices.Sorted(slices.Values(strings.Fields(addrs(site))))) {
+					t.Errorf("bastions: %q", got)
+				}
 				tr.run(site, 0)
 				tr.check(s)
 				tr.run(site, 0, "--no-resolver")
@@ -534,6 +538,13 @@ func TestARunThatBreaksOff(t *testing.T) {
 }
 
 // Every node has an order of its own, always the same, and all bastions come first equally often.
+func addrs(s *Site) (list string) {
+	for _, a := range s.Addrs() {
+		list += a.String() + " "
+	}
+	return list
+}
+
 func TestNodesSpread(t *testing.T) {
 	site := newSite(t)
 	shell := shells(t)["dash"]

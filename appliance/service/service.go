@@ -64,11 +64,10 @@ func installed(root string) bool {
 
 // Prepare makes the data directory as the daemon's user needs it. One that holds another user's files is refused: somebody means something else by it.
 func (h *Host) Prepare(data string) error {
-	if err := os.MkdirAll(filepath.Dir(data), 0o755); err != nil {
-		return fmt.Errorf("data directory %s: %w", data, err)
+	if to, err := os.Readlink(data); err == nil && data == DataDir {
+		return fmt.Errorf("data directory %s: it is a symbolic link, which systemd does not take for a service's directory: put the data at %s by a mount, or name the place with --data", data, to)
 	}
-	err := os.Mkdir(data, 0o750)
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := mkdirs(data); err != nil {
 		return fmt.Errorf("data directory %s: %w", data, err)
 	}
 	dir, err := os.OpenRoot(data) // what lies there may be the user's already: no link leads out
@@ -91,6 +90,63 @@ func (h *Host) Prepare(data string) error {
 	}
 	if err := dir.Lchown(".", h.uid, h.gid); err != nil {
 		return fmt.Errorf("data directory %s: %w", data, err)
+	}
+	return nil
+}
+
+// mkdirs makes a directory with its parents, which the daemon's user can pass whatever the umask is; those that are there stay as they are.
+func mkdirs(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := parents(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	return os.Mkdir(dir, 0o750)
+}
+
+func parents(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := parents(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o755)
+}
+
+// CanEnter says which directory above data keeps the daemon's user out.
+func (h *Host) CanEnter(data string) error {
+	// A link may lead to what the unit hides.
+	if at, err := filepath.EvalSymlinks(data); err == nil {
+		if err := hidden(at); err != nil {
+			return err
+		}
+	}
+	return h.As(func() error {
+		for dir, rest := "/", strings.TrimPrefix(data, "/"); ; {
+			if _, err := os.Stat(dir + "/."); errors.Is(err, fs.ErrPermission) {
+				return fmt.Errorf("data directory %s: the daemon runs as %s, which may not enter %s: chmod o+x %s, or choose another", data, User, dir, dir)
+			}
+			if rest == "" {
+				return nil
+			}
+			var name string
+			name, rest, _ = strings.Cut(rest, "/")
+			dir = filepath.Join(dir, name)
+		}
+	})
+}
+
+// hidden refuses what the daemon does not see as others do (ProtectHome, PrivateTmp, PrivateDevices), or what is gone after a boot.
+func hidden(data string) error {
+	for _, dir := range []string{"/home", "/root", "/run", "/tmp", "/var/tmp", "/dev", "/proc", "/sys"} {
+		if data == dir || strings.HasPrefix(data, dir+"/") {
+			return fmt.Errorf("data directory %s: %s is hidden from the daemon by its unit, or does not last: choose another, below /srv for instance", data, dir)
+		}
 	}
 	return nil
 }
@@ -128,6 +184,16 @@ func (h *Host) Write(cfg Config) (changed []string, err error) {
 		changed = append(changed, full)
 	}
 	return changed, nil
+}
+
+// Written reports whether all sockets have their addresses.
+func (h *Host) Written() bool {
+	for _, s := range sockets {
+		if _, err := os.Stat(filepath.Join(h.root, dropInDir, addressesOf(s.name))); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 func replace(path string, data []byte) error {
@@ -179,6 +245,9 @@ func paths() func(func(string) bool) {
 func DropIns(cfg Config) (map[string][]byte, error) {
 	if strings.ContainsFunc(cfg.Data, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return nil, fmt.Errorf("data directory %q has control characters in its name, which systemd cannot be told: choose another", cfg.Data)
+	}
+	if err := hidden(filepath.Clean(cfg.Data)); err != nil {
+		return nil, err
 	}
 	const head = "# Written by casemate from its config; after a change there: casemate sockets\n"
 	files := map[string][]byte{}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -52,6 +53,51 @@ func TestDataElsewhere(t *testing.T) {
 	cfg.Data = "/srv/a\n[Service]\nUser=root"
 	if _, err := DropIns(cfg); err == nil || !strings.Contains(err.Error(), "control characters") {
 		t.Errorf("a path with a line of its own: %v", err)
+	}
+}
+
+// The daemon would not find there what init has made.
+func TestDataWhereTheDaemonCannotSeeIt(t *testing.T) {
+	for _, data := range []string{"/home/ops/casemate", "/root", "/tmp/x", "/var/tmp/x", "/srv/../home/x", "/run/casemate/data"} {
+		cfg := usual
+		cfg.Data = data
+		if _, err := DropIns(cfg); err == nil || !strings.Contains(err.Error(), "is hidden from the daemon by its unit") {
+			t.Errorf("%s: %v", data, err)
+		}
+	}
+	cfg := usual
+	cfg.Data = "/homes/casemate"
+	if _, err := DropIns(cfg); err != nil {
+		t.Error(err)
+	}
+}
+
+// Root's umask may be 077, and the daemon is another user.
+func TestPrepareMakesAWayForTheUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	h := &Host{uid: 65534, gid: 65534}
+	dir, err := os.MkdirTemp("/var/lib", "casemate-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	data := filepath.Join(dir, "deep", "er", "data")
+	old := syscall.Umask(0o077)
+	err = h.Prepare(data)
+	syscall.Umask(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.CanEnter(data); err == nil || !strings.Contains(err.Error(), "may not enter "+dir+":") {
+		t.Errorf("a directory of root's alone: %v", err)
+	}
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.CanEnter(data); err != nil {
+		t.Error(err)
 	}
 }
 

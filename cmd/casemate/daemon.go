@@ -76,6 +76,9 @@ What the root certificate permits is fixed here: public registries and download 
 // sayNext says what was made and what to type next.
 func sayNext(cmd *cobra.Command, p appliance.Prepared, what string) {
 	talk := cmd.ErrOrStderr()
+	if p.Resumed {
+		fmt.Fprintln(talk, "note: the data was there already, from a run that was cut short; what was missing beside it is written, and no other flags than those for the config are looked at")
+	}
 	if p.ConfigFile != "" {
 		fmt.Fprintf(talk, "wrote %s\n", p.ConfigFile)
 	}

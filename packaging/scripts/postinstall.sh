@@ -15,7 +15,7 @@ elif ! id casemate >/dev/null 2>&1; then
     useradd --system --user-group --home-dir /var/lib/casemate --no-create-home --shell /usr/sbin/nologin casemate
 fi
 if command -v systemd-tmpfiles >/dev/null; then
-    systemd-tmpfiles --create casemate.conf
+    systemd-tmpfiles --create casemate.conf || : # it has said why; a package is not broken by a directory, init looks again
 else
     install -d -m 0750 -o casemate -g casemate /var/lib/casemate
 fi

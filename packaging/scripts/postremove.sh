@@ -10,14 +10,21 @@ if [ "$1" = purge ]; then
         data=$(sed -n 's/^ConditionPathExists=\(..*\)\/cluster$/\1/p' "$own" | sed 's/%%/%/g')
         echo "casemate's data in $data stays: it is not where the package put it. It holds keys of the CA: erase it if nobody needs it any more" >&2
     fi
-    rm -rf /var/lib/casemate
+    if [ -L /var/lib/casemate ]; then
+        echo "casemate's data in $(readlink /var/lib/casemate) stays: /var/lib/casemate is a link. It holds keys of the CA: erase it if nobody needs it any more" >&2
+        rm -f /var/lib/casemate
+    elif [ -d /var/lib/casemate ]; then
+        # It may be a mount point, which cannot be removed and need not be.
+        find /var/lib/casemate -xdev -mindepth 1 ! -path /var/lib/casemate/lost+found -delete || echo "not all of /var/lib/casemate could be removed" >&2
+        rmdir /var/lib/casemate 2>/dev/null || :
+    fi
     rm -f "$own"
     for name in http https dns-udp dns-tcp; do
         rm -f "$dropins/casemate-$name.socket.d/10-addresses.conf"
         rmdir "$dropins/casemate-$name.socket.d" 2>/dev/null || :
     done
     rmdir "$dropins/casemate.service.d" 2>/dev/null || :
-    rm -f /etc/casemate/casemate.yaml
+    rm -f /etc/casemate/casemate.yaml /etc/casemate/.casemate-*.yaml
     rmdir /etc/casemate 2>/dev/null || :
 fi
 

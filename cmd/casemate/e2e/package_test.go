@@ -107,6 +107,10 @@ func life(t *testing.T, pm manager, dir string) {
 			t.Errorf("init did not say %q:\n%s", want, out)
 		}
 	}
+	t.Log("an init that was killed when only the data was whole goes on")
+	b.sh(t, "echo > /etc/casemate/casemate.yaml && rm -r /etc/systemd/system/casemate*.d")
+	b.says(t, "the data was there already", "casemate init 2>&1")
+	b.wrong(t, "is initialised already", "casemate init 2>&1")
 	b.says(t, b.ip, "cat /etc/casemate/casemate.yaml")
 	if out := b.sh(t, "find /var/lib/casemate ! -user casemate"); out != "" {
 		t.Errorf("the daemon's user cannot use %s", out)
@@ -222,8 +226,8 @@ func life(t *testing.T, pm manager, dir string) {
 	if !pm.purges {
 		return
 	}
-	t.Log("purge removes everything")
-	b.sh(t, "dpkg -P casemate")
+	t.Log("purge removes everything, also from a volume of its own")
+	b.sh(t, "mount --bind /var/lib/casemate /var/lib/casemate && dpkg -P casemate && umount /var/lib/casemate && rmdir /var/lib/casemate")
 	if out := b.sh(t, "ls -d /var/lib/casemate /etc/casemate /etc/systemd/system/casemate* /usr/share/doc/casemate 2>/dev/null || true"); out != "" {
 		t.Errorf("after the purge there is still\n%s", out)
 	}

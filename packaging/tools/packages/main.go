@@ -12,10 +12,13 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -303,6 +306,9 @@ func (b *builder) pack(s *stage, arch, format, out string) (_ string, err error)
 			FileInfo: &files.ContentFileInfo{Owner: "root", Group: "root", Mode: f.mode, MTime: b.epoch},
 		})
 	}
+	for _, dir := range ownDirs(info.Contents) {
+		info.Contents = append(info.Contents, &files.Content{Destination: dir, Type: files.TypeDir, FileInfo: &files.ContentFileInfo{Owner: "root", Group: "root", Mode: 0o755, MTime: b.epoch}})
+	}
 	info = nfpm.WithDefaults(info)
 	if err := nfpm.PrepareForPackager(info, format); err != nil {
 		return "", err
@@ -317,6 +323,17 @@ func (b *builder) pack(s *stage, arch, format, out string) (_ string, err error)
 	}
 	path := filepath.Join(out, packager.ConventionalFileName(info))
 	return path, write(path, &buf)
+}
+
+// ownDirs are the directories that nobody else's package has files in: rpm removes only those that a package says are its own.
+func ownDirs(list files.Contents) []string {
+	dirs := map[string]bool{}
+	for _, c := range list {
+		for dir := path.Dir(c.Destination); slices.ContainsFunc([]string{"/etc/casemate/", "/usr/share/casemate/", docDir}, func(own string) bool { return strings.HasPrefix(dir+"/", own) }); dir = path.Dir(dir) {
+			dirs[dir] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(dirs))
 }
 
 func write(path string, r io.Reader) error {
