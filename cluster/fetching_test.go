@@ -158,6 +158,12 @@ func TestManyToCome(t *testing.T) {
 	const n = 50_000
 	digests := plant(t, others(cl, down), n, 8, 1)
 	late := cl.Join()
+	cl.Wait(func() error {
+		if !late.C.Knows(digests[n-1]) {
+			return fmt.Errorf("it has heard of the log up to %d", late.C.Index())
+		}
+		return nil
+	})
 	untilLacks(cl, late, 0)
 	cl.WaitVoters(4)
 	have, err := late.C.OnDisk()
