@@ -41,7 +41,7 @@ type lack struct {
 	failures int32
 	at       int32 // where it stands in its queue; -1: it is out of it, being looked at or fetched
 	large    bool
-	again    bool // it was said to be lacking once more since it was taken: what is known of it may be older than that
+	again    bool // it was said to be lacking once more since take or look: what is known of it may be older than that
 }
 
 func newBacklog() backlog {
@@ -161,7 +161,14 @@ func (b *backlog) failed(l *lack, now time.Time) {
 	b.back(l)
 }
 
-// drop forgets one, unless it was said to be lacking since it was taken: then it is looked at once more.
+// look is called before a look at the disk whose outcome may be drop.
+func (b *backlog) look(d state.Digest) {
+	if l := b.all[d]; l != nil {
+		l.again = false
+	}
+}
+
+// drop forgets one, unless it was said to be lacking since take or look: then it is looked at once more.
 func (b *backlog) drop(l *lack) {
 	switch {
 	case !l.again:

@@ -374,6 +374,14 @@ func (s *stock) end(f *fetch, err error) {
 		s.wanted.Add(-1)
 	default:
 	}
+	here := false
+	if err == nil {
+		s.mu.Lock()
+		s.missing.look(f.d)
+		s.mu.Unlock()
+		_, gone := s.c.blobs.Stat(f.digest) // a sweep may have come between
+		here = gone == nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f.turn != nil {
@@ -389,7 +397,7 @@ func (s *stock) end(f *fetch, err error) {
 	_, known := s.c.machine.view.Load().Blob(f.d)
 	switch {
 	case l == nil:
-	case err == nil || !known:
+	case here || !known:
 		s.missing.drop(l)
 	case l.at >= 0 || s.fetches[f.digest] != nil: // another fetch has begun, which ends like this one
 	case errors.Is(err, syscall.EBADMSG):
