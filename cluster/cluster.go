@@ -16,6 +16,7 @@ import (
 	wal "github.com/hashicorp/raft-wal"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/state"
 )
 
 // Cluster is one open node. It is safe for concurrent use.
@@ -145,6 +146,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		}
 		c.stock = newStock(c)
 		c.machine.added, c.machine.replaced = c.stock.add, c.stock.recount
+		c.machine.collected = func(digests []state.Digest, index uint64) { c.sweeps.add(digests, index); c.stock.forget(digests) }
 		c.machine.published = func() { c.sweeps.poke(); c.stock.published() }
 		net := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			// One request at a time, of many entries. Raft's pipeline wins little over that, and leaves a goroutine behind, for which Shutdown waits, when logStore ends

@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"bytes"
+	"context"
+	"slices"
 	"time"
 
 	"casemate/cluster/state"
@@ -83,6 +85,30 @@ func (c *Cluster) TakeCopy(data []byte) (digest string, index uint64, err error)
 	}
 	return digest, index, err
 }
+
+// Know makes blobs known that lie on the disks of a majority already.
+func (c *Cluster) Know(ctx context.Context, digests []string, size int64) error {
+	for chunk := range slices.Chunk(digests, 1000) {
+		var ops []state.Op
+		for _, text := range chunk {
+			d, err := state.ParseDigest(text)
+			if err != nil {
+				return err
+			}
+			ops = append(ops, &state.AddBlob{Digest: d, Size: size, Confirmed: c.Index(), Until: c.cfg.Now().Add(time.Hour).UnixNano()})
+		}
+		if _, err := c.propose(ctx, ops...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// FillTurns is how many blobs that nobody waits for are fetched at a time.
+const FillTurns = fillTurns
+
+// Lacks is how many blobs are not on this disk; -1 while they are counted.
+func (c *Cluster) Lacks() int { return c.stock.lacks() }
 
 // Confirm says at which index this node has a blob durably.
 func (c *Cluster) Confirm(digest string) (uint64, error) { return c.confirm(digest) }

@@ -234,7 +234,7 @@ func (c *Cluster) mend(digest string) error {
 	if err != nil {
 		return err
 	}
-	f, err := c.stock.start(d, false)
+	f, err := c.stock.start(d, nil)
 	if err != nil {
 		return err
 	}

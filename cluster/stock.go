@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,27 +21,32 @@ import (
 	"casemate/cluster/state"
 )
 
-// stock knows which blobs of the state are not on this disk, and fetches them from other nodes: the newest first, and before all others those that somebody reads.
+// stock knows which blobs of the state are not on this disk, and fetches them from other nodes, several at a time: see backlog. What somebody reads it fetches at once,
+// beside all others.
 type stock struct {
 	c     *Cluster
 	limit *rate.Limiter
 	wake  chan struct{} // capacity 1
 
-	mu      sync.Mutex
-	counted bool                    // the disk was compared with the state
-	again   bool                    // and must be once more
-	coming  []state.Digest          // become known with what is applied now
-	fresh   []state.Digest          // became known and were not looked for on the disk yet
-	missing map[state.Digest]uint64 // not on this disk → age, the greater the newer
-	newest  uint64
-	fetches map[string]*fetch   // by digest, under way
+	begins  sync.Mutex        // held while a fetch begins or ends, files are opened under it; before mu
+	fetches map[string]*fetch // by digest, under way
+	wanted  atomic.Int32      // how many of them somebody reads
+
+	mu      sync.Mutex     // held briefly: who applies the log waits for it
+	counted bool           // the disk was compared with the state
+	again   bool           // and must be once more
+	coming  []state.Digest // become known with what is applied now
+	fresh   []state.Digest // became known and were not looked for on the disk yet
+	looking int            // those of fresh that are being looked for
+	missing backlog
 	wrong   map[string][]string // by digest: nodes that have sent other bytes, until another has sent the right ones
+	asked   map[string]int      // by node: how many fetches ask it now
 }
 
 func newStock(c *Cluster) *stock {
 	return &stock{
 		c: c, limit: rate.NewLimiter(rate.Limit(c.cfg.CatchUp), fetchPiece), wake: make(chan struct{}, 1),
-		missing: map[state.Digest]uint64{}, fetches: map[string]*fetch{}, wrong: map[string][]string{},
+		missing: newBacklog(), fetches: map[string]*fetch{}, wrong: map[string][]string{}, asked: map[string]int{},
 	}
 }
 
@@ -59,6 +66,17 @@ func (s *stock) add(digests []state.Digest) {
 	s.coming = append(s.coming, digests...)
 }
 
+// forget hears of blobs that are no longer known, before that can be seen. It must not wait.
+func (s *stock) forget(digests []state.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range digests {
+		if s.missing.forget(d) && len(s.wrong) > 0 {
+			delete(s.wrong, d.String())
+		}
+	}
+}
+
 func (s *stock) published() {
 	s.mu.Lock()
 	s.fresh = append(s.fresh, s.coming...)
@@ -69,8 +87,8 @@ func (s *stock) published() {
 
 // fetching reports whether a blob is on its way.
 func (s *stock) fetching(digest string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.begins.Lock()
+	defer s.begins.Unlock()
 	return s.fetches[digest] != nil
 }
 
@@ -89,16 +107,13 @@ func (s *stock) lacks() int {
 	if !s.counted {
 		return -1
 	}
-	return len(s.missing) + len(s.fresh) + len(s.coming)
+	return len(s.missing.all) + len(s.fresh) + s.looking + len(s.coming)
 }
 
 // lose notes that a blob is not here although the state knows it.
-func (s *stock) lose(d state.Digest) {
+func (s *stock) lose(d state.Digest, b state.Blob) {
 	s.mu.Lock()
-	if _, ok := s.missing[d]; !ok {
-		s.newest++
-		s.missing[d] = s.newest
-	}
+	s.missing.add(d, b.Size, b.Born)
 	s.mu.Unlock()
 	s.poke()
 }
@@ -106,38 +121,25 @@ func (s *stock) lose(d state.Digest) {
 // fill runs until the node stops.
 func (s *stock) fill() {
 	c := s.c
-	retry := time.Duration(0)
-	for {
+	nodes := c.health.watch(c.life, ".")
+	for c.life.Err() == nil {
 		s.count()
-		d, ok := s.next()
-		if !ok {
-			select {
-			case <-c.life.Done():
-				return
-			case <-s.wake:
-			}
-			continue
-		}
-		err := s.fetchOne(d)
-		if err == nil {
-			retry = 0
-			continue
-		}
-		if c.life.Err() != nil {
-			return
-		}
-		// Nobody who has it can be reached now. It goes behind the others.
+		s.begin()
 		s.mu.Lock()
-		if _, still := s.missing[d]; still {
-			s.missing[d] = 0
-		}
+		wait := s.missing.waits(time.Now())
 		s.mu.Unlock()
-		retry = min(max(2*retry, 50*time.Millisecond), time.Second)
+		var later <-chan time.Time
+		if wait > 0 {
+			later = time.After(wait)
+		}
 		select {
 		case <-c.life.Done():
-			return
-		case <-time.After(retry):
 		case <-s.wake:
+		case <-later:
+		case <-nodes: // whoever is up now may have what failed
+			s.mu.Lock()
+			s.missing.hope()
+			s.mu.Unlock()
 		}
 	}
 }
@@ -149,9 +151,9 @@ func (s *stock) count() {
 	whole := !s.counted
 	s.again = false
 	fresh := s.fresh
-	s.fresh = nil
+	s.fresh, s.looking = nil, len(fresh)
 	s.mu.Unlock()
-	note := func(d state.Digest) {
+	note := func(d state.Digest, b state.Blob) {
 		release := c.blobs.Hold(d.String()) // after a sweep that has begun when the blob was not known
 		_, err := c.blobs.Stat(d.String())
 		release()
@@ -159,63 +161,96 @@ func (s *stock) count() {
 			return
 		}
 		s.mu.Lock()
-		s.newest++
-		s.missing[d] = s.newest
+		s.missing.add(d, b.Size, b.Born)
 		s.mu.Unlock()
 	}
 	if whole {
-		for d := range c.machine.view.Load().Blobs("") {
+		for d, b := range c.machine.view.Load().Blobs("") {
 			if c.life.Err() != nil {
 				return
 			}
-			note(d)
+			note(d, b)
 		}
 	}
 	for _, d := range fresh {
-		note(d)
+		if b, known := c.machine.view.Load().Blob(d); known {
+			note(d, b)
+		}
 	}
 	s.mu.Lock()
-	s.counted = !s.again
+	s.counted, s.looking = !s.again, 0
 	s.mu.Unlock()
 }
 
-// next returns the newest blob that is missing, and forgets those that nobody needs any more or that have come.
-func (s *stock) next() (state.Digest, bool) {
-	for {
-		s.mu.Lock()
-		var best state.Digest
-		var age uint64
-		found := false
-		for d, a := range s.missing {
-			if !found || a > age {
-				best, age, found = d, a, true
-			}
-		}
-		s.mu.Unlock()
-		if !found {
-			return "", false
-		}
-		_, known := s.c.machine.view.Load().Blob(best)
-		_, err := s.c.blobs.Stat(best.String())
-		if known && err != nil {
-			return best, true
+// begin begins as many fetches as may be under way, and forgets what nobody needs any more or what has come. While somebody waits for a fetch the others have one turn only.
+func (s *stock) begin() {
+	c := s.c
+	for c.life.Err() == nil {
+		turns := fillTurns
+		if s.wanted.Load() > 0 {
+			turns = 1
 		}
 		s.mu.Lock()
-		delete(s.missing, best)
+		l := s.missing.take(time.Now(), turns)
 		s.mu.Unlock()
+		if l == nil {
+			return
+		}
+		_, here := c.blobs.Stat(l.d.String())
+		s.mu.Lock()
+		_, known := c.machine.view.Load().Blob(l.d) // under s.mu: when it is known again, whoever says so comes after this or was before
+		if here == nil || !known {
+			s.missing.drop(l)
+			s.mu.Unlock()
+			continue
+		}
+		s.mu.Unlock()
+		if c.blobs.Room(0) != nil || len(c.peers.upNodes()) == 0 {
+			// No blob could come now. fill looks again when a node is up, and every second.
+			s.mu.Lock()
+			s.missing.back(l)
+			s.mu.Unlock()
+			return
+		}
+		if _, err := s.start(l.d, l); err != nil {
+			s.mu.Lock()
+			s.missing.failed(l, time.Now())
+			s.mu.Unlock()
+		}
 	}
 }
 
-func (s *stock) fetchOne(d state.Digest) error {
-	f, err := s.start(d, true)
-	if err != nil {
-		return err
+// nodes are those that are up, in the order in which to ask them for a blob: first those that have everything, of them those that the fewest fetches ask now. So one that
+// is slow, or hangs, soon has no more than its share.
+func (s *stock) nodes() []string {
+	names := s.c.peers.upNodes()
+	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	rank := make(map[string]int, len(names))
+	for _, n := range names {
+		if b, _, _ := s.c.peers.last(n); b.Lacks != 0 {
+			rank[n] = 1 << 30
+		}
 	}
-	select {
-	case <-f.done:
-		return f.err
-	case <-s.c.life.Done():
-		return s.c.life.Err()
+	s.mu.Lock()
+	for _, n := range names {
+		rank[n] += s.asked[n]
+	}
+	s.mu.Unlock()
+	slices.SortStableFunc(names, func(a, b string) int { return rank[a] - rank[b] })
+	return names
+}
+
+// asks counts a fetch that asks a node, until the function is called that it returns.
+func (s *stock) asks(node string) (done func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked[node]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.asked[node]--; s.asked[node] == 0 {
+			delete(s.asked, node)
+		}
 	}
 }
 
@@ -227,6 +262,7 @@ type fetch struct {
 	digest string
 	d      state.Digest
 	size   int64
+	turn   *lack // of the backlog; nil if a reader has begun it
 	w      *blob.Writer
 	file   blob.File     // a second handle on the scratch file, good also after it became the blob
 	done   chan struct{} // closed when all bytes are here and right, or err says why not
@@ -236,20 +272,20 @@ type fetch struct {
 	have    int64
 	moved   chan struct{} // closed when have grows; nil until someone waits
 	readers int
+	asked   time.Time // when the first reader came
 	ended   bool
 	err     error // set before done is closed
 }
 
-// start returns the fetch of a blob, which it begins if there is none. idle says that nobody waits for it.
-func (s *stock) start(d state.Digest, idle bool) (*fetch, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// start returns the fetch of a blob, which it begins if there is none. With a turn nobody waits for it; if it is under way already, its end sees to what was taken.
+func (s *stock) start(d state.Digest, turn *lack) (*fetch, error) {
+	s.begins.Lock()
+	defer s.begins.Unlock()
 	text := d.String()
 	if f := s.fetches[text]; f != nil {
-		if idle {
-			return f, nil
+		if turn == nil {
+			f.join()
 		}
-		f.join()
 		return f, nil
 	}
 	b, ok := s.c.machine.view.Load().Blob(d)
@@ -266,8 +302,18 @@ func (s *stock) start(d state.Digest, idle bool) (*fetch, error) {
 	}
 	id := fmt.Sprintf("fetch-%s-%x", algorithm, sum[:min(len(sum), 32)])
 	w, err := s.c.blobs.Resume(id)
-	if errors.Is(err, fs.ErrNotExist) {
-		w, err = s.c.blobs.Create(id)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if turn != nil {
+			err = s.room(b.Size)
+		}
+		if turn == nil || err == nil {
+			w, err = s.c.blobs.Create(id)
+		}
+	case err == nil && turn != nil:
+		if err = s.room(b.Size - w.Size()); err != nil {
+			return nil, errors.Join(err, w.Close())
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -276,18 +322,92 @@ func (s *stock) start(d state.Digest, idle bool) (*fetch, error) {
 	if err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
-	f := &fetch{s: s, digest: text, d: d, size: b.Size, w: w, file: file, have: w.Size(), done: make(chan struct{}), wanted: make(chan struct{})}
-	if !idle {
-		f.join()
+	f := &fetch{s: s, digest: text, d: d, size: b.Size, turn: turn, w: w, file: file, have: w.Size(), done: make(chan struct{}), wanted: make(chan struct{})}
+	if turn != nil {
+		s.mu.Lock()
+		s.missing.began(turn)
+		s.mu.Unlock()
 	}
 	if !s.c.background(f.run) {
-		return nil, errors.Join(s.c.stopped(), file.Close(), w.Close())
+		return nil, errors.Join(s.c.stopped(), file.Close(), w.Close()) // the turn matters no more
 	}
-	s.fetches[text] = f // before run can end, since s.mu is held
+	s.fetches[text] = f // before run can end, since s.begins is held
+	if turn == nil {
+		f.join()
+	}
 	return f, nil
 }
 
-// join counts a reader in. f.s.mu is held, so that the fetch cannot end in between.
+// room says whether there is room for n bytes beside what is still to come of the fetches under way: else several would fill the disk together, and none would be whole.
+// s.begins is held.
+func (s *stock) room(n int64) error {
+	for _, f := range s.fetches {
+		f.mu.Lock()
+		n += max(0, f.size-f.have)
+		f.mu.Unlock()
+	}
+	return s.c.blobs.Room(n)
+}
+
+// abandon takes a fetch away that nobody waits for. Whoever wants the blob now begins another.
+func (s *stock) abandon(f *fetch) bool {
+	s.begins.Lock()
+	defer s.begins.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.readers > 0 {
+		return false
+	}
+	delete(s.fetches, f.digest)
+	return true
+}
+
+// end sees to what is lacking after a fetch.
+func (s *stock) end(f *fetch, err error) {
+	s.begins.Lock()
+	defer s.begins.Unlock()
+	if s.fetches[f.digest] == f {
+		delete(s.fetches, f.digest)
+	}
+	select {
+	case <-f.wanted:
+		s.wanted.Add(-1)
+	default:
+	}
+	here := false
+	if err == nil {
+		s.mu.Lock()
+		s.missing.look(f.d)
+		s.mu.Unlock()
+		_, gone := s.c.blobs.Stat(f.digest) // a sweep may have come between
+		here = gone == nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.turn != nil {
+		s.missing.ended(f.turn)
+	}
+	if err == nil {
+		if f.turn != nil {
+			s.missing.came(f.turn)
+		}
+		delete(s.wrong, f.digest)
+	}
+	l := s.missing.all[f.d]
+	_, known := s.c.machine.view.Load().Blob(f.d)
+	switch {
+	case l == nil:
+	case here || !known:
+		s.missing.drop(l)
+	case l.at >= 0 || s.fetches[f.digest] != nil: // another fetch has begun, which ends like this one
+	case errors.Is(err, syscall.EBADMSG):
+		s.missing.back(l) // the next one asks another node
+	default:
+		s.missing.failed(l, time.Now())
+	}
+}
+
+// join counts a reader in. f.s.begins is held, so that the fetch cannot end in between.
 func (f *fetch) join() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -295,6 +415,8 @@ func (f *fetch) join() {
 	select {
 	case <-f.wanted:
 	default:
+		f.asked = time.Now()
+		f.s.wanted.Add(1)
 		close(f.wanted)
 	}
 }
@@ -316,13 +438,7 @@ func (f *fetch) release() {
 
 func (f *fetch) run() {
 	err := f.load()
-	f.s.mu.Lock()
-	delete(f.s.fetches, f.digest)
-	if err == nil {
-		delete(f.s.missing, f.d)
-		delete(f.s.wrong, f.digest)
-	}
-	f.s.mu.Unlock()
+	f.s.end(f, err)
 	// If it was collected meanwhile, its sweep has waited for this. Not here and now: the same bytes may have been pushed and confirmed since.
 	f.s.c.sweeps.poke()
 	f.mu.Lock()
@@ -330,20 +446,26 @@ func (f *fetch) run() {
 	f.release()
 	f.mu.Unlock()
 	close(f.done)
+	f.s.poke()
 }
 
-// load brings the bytes from whoever has them. Whoever sends wrong ones is not asked again.
+// load brings the bytes from whoever has them. Whoever sends wrong ones is not asked again. If nobody waits it asks everybody once, and again only while bytes come.
 func (f *fetch) load() error {
 	c := f.s.c
-	defer f.w.Close()
+	defer func() {
+		if f.w.Size() == 0 {
+			f.w.Cancel() // what cannot be fetched should not leave a file each
+		}
+		f.w.Close()
+	}()
 	f.s.mu.Lock()
 	bad := f.s.wrong[f.digest]
 	f.s.mu.Unlock()
-	patience := time.Now().Add(c.cfg.LeaderWait)
+	moved := time.Now()
 	var last error = errDown
 	for {
-		tried := false
-		for _, node := range c.peers.upNodes() {
+		tried, some := false, false
+		for _, node := range f.s.nodes() {
 			if slices.Contains(bad, node) {
 				continue
 			}
@@ -351,7 +473,7 @@ func (f *fetch) load() error {
 			before := f.w.Size()
 			err := f.from(node)
 			if f.w.Size() > before {
-				patience = time.Now().Add(c.cfg.LeaderWait)
+				moved, some = time.Now(), true
 			}
 			if err == nil && f.w.Size() == f.size {
 				if _, _, err = f.w.Place(f.digest); err == nil {
@@ -382,7 +504,12 @@ func (f *fetch) load() error {
 			f.s.mu.Unlock()
 			return fmt.Errorf("blob %s: no node that can be reached has the right bytes: %w", f.digest, syscall.EIO)
 		}
-		if time.Now().After(patience) {
+		f.mu.Lock()
+		if f.asked.After(moved) {
+			moved = f.asked
+		}
+		f.mu.Unlock()
+		if !some && f.s.abandon(f) || time.Since(moved) > c.cfg.LeaderWait {
 			return fmt.Errorf("blob %s: not on this node yet, and no node that has it can be reached (%v): %w", f.digest, last, syscall.EAGAIN)
 		}
 		if _, known := c.machine.view.Load().Blob(f.d); !known {
@@ -410,6 +537,7 @@ func (f *fetch) from(node string) error {
 		return errDown
 	}
 	defer cancel()
+	defer f.s.asks(node)()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+node+"/blob/"+f.digest, nil)
 	if err != nil {
 		return err
@@ -428,7 +556,7 @@ func (f *fetch) from(node string) error {
 	case have > 0 && res.StatusCode != http.StatusPartialContent, have == 0 && res.StatusCode != http.StatusOK:
 		return fmt.Errorf("node %s answered %s", node, res.Status)
 	}
-	buf := make([]byte, fetchPiece)
+	buf := make([]byte, min(fetchPiece, f.size-have+1))
 	body := io.LimitReader(res.Body, f.size-have+1) // one byte too many is seen
 	for {
 		n, rerr := body.Read(buf)

@@ -103,9 +103,10 @@ func (c *Cluster) sweep(digests []state.Digest) (files int, bytes int64, err err
 	index := c.machine.view.Load().Index() // a newer collect is another sweep's
 	for _, d := range digests {
 		text := d.String()
+		comes := c.stock != nil && c.stock.fetching(text) // before the look at the disk: a fetch that ends in between has left its file there
 		size, serr := c.blobs.Stat(text)
 		if errors.Is(serr, fs.ErrNotExist) {
-			if c.stock == nil || !c.stock.fetching(text) { // else it is swept when it has come
+			if !comes { // else it is swept when it has come
 				c.sweeps.spare(d, index)
 			}
 			continue

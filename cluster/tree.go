@@ -318,8 +318,8 @@ func (c *Cluster) openBlob(ctx context.Context, digest string) (content, error) 
 			// The tree knows it and this disk does not: damage, which must not look like a miss.
 			return nil, fmt.Errorf("blob %s: known, but not on this node's disk, push it again: %w", digest, syscall.EIO)
 		}
-		c.stock.lose(d)
-		f, err := c.stock.start(d, false)
+		c.stock.lose(d, known)
+		f, err := c.stock.start(d, nil)
 		if errors.Is(err, syscall.ENOSPC) {
 			return c.relay(ctx, digest, known.Size), nil
 		}
