@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net"
@@ -138,18 +139,21 @@ func (a *anonymous) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil || resp.StatusCode != http.StatusUnauthorized || req.URL.Hostname() != a.registry {
 		return resp, err
 	}
-	token := a.token(req.Context(), resp.Header.Get("WWW-Authenticate"))
-	if token == "" {
+	token, err := a.token(req.Context(), resp.Header.Get("WWW-Authenticate"))
+	if token == "" && err == nil {
 		return resp, nil
 	}
 	resp.Body.Close()
+	if err != nil {
+		return nil, err
+	}
 	req = req.Clone(req.Context())
 	req.Header.Set("Authorization", "Bearer "+token)
 	return a.Transport.RoundTrip(req)
 }
 
-// token is an anonymous one, "" if there is none (distribution's docs/spec/auth/token.md).
-func (a *anonymous) token(ctx context.Context, challenge string) string {
+// token is an anonymous one, "" if nobody gets one (distribution's docs/spec/auth/token.md). An error says that it could not be asked for.
+func (a *anonymous) token(ctx context.Context, challenge string) (string, error) {
 	params, ok := strings.CutPrefix(challenge, "Bearer ")
 	v := map[string]string{}
 	for _, m := range challengeParam.FindAllStringSubmatch(params, -1) {
@@ -157,7 +161,7 @@ func (a *anonymous) token(ctx context.Context, challenge string) string {
 	}
 	realm, err := url.Parse(v["realm"])
 	if !ok || err != nil || realm.Scheme != "https" || realm.Hostname() != a.registry {
-		return ""
+		return "", nil
 	}
 	q := realm.Query()
 	for _, name := range []string{"service", "scope"} {
@@ -168,11 +172,11 @@ func (a *anonymous) token(ctx context.Context, challenge string) string {
 	realm.RawQuery = q.Encode()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, realm.String(), nil)
 	if err != nil {
-		return ""
+		return "", err
 	}
 	resp, err := a.Transport.RoundTrip(req)
 	if err != nil {
-		return ""
+		return "", err
 	}
 	defer resp.Body.Close()
 	var answer struct {
@@ -180,14 +184,15 @@ func (a *anonymous) token(ctx context.Context, challenge string) string {
 		Access string `json:"access_token"`
 	}
 	data, err := readUpTo(moving(resp.Body), maxToken)
-	if err != nil || resp.StatusCode != http.StatusOK || json.Unmarshal(data, &answer) != nil {
-		return ""
+	if err != nil {
+		return "", err
 	}
-	if answer.Token == "" {
-		answer.Token = answer.Access
+	if resp.StatusCode != http.StatusOK || json.Unmarshal(data, &answer) != nil {
+		return "", nil
 	}
-	if strings.ContainsFunc(answer.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return "" // no header could carry it
+	token := cmp.Or(answer.Token, answer.Access)
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", nil // no header could carry it
 	}
-	return answer.Token
+	return token, nil
 }

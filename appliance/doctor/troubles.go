@@ -102,7 +102,7 @@ var troubles = []trouble{
 		{"resolved", "`resolvectl flush-caches`"}, {do: "`getent hosts NAME` and `dig @{bastion} NAME` must show the same address"}, {do: enroll}}},
 	{"name-elsewhere", silent, "{names} is not a bastion for this node but {detail}: another resolver answers.", pointHere},
 	{"hosts-file", silent, "{file} leads {names} to {detail}, which is no bastion. It is believed before any resolver.", []step{
-		{do: "`grep -n NAME {file}`, and take those lines out"}}},
+		{do: "`grep -n NAME {file}`, and take those lines out"}, {"mirror", enrollMirror + ": it writes the right ones"}}},
 	{"own-name-lost", noHost, "This node has no address for the bastions' own names {names} ({detail}): their lines in {file} are not there, or older than a bastion.", []step{
 		{do: enrollMirror + ": it writes them"}, {do: "or append `etc/hosts.casemate` of `casemate mirrors` to {file}"}}},
 	{"own-name-elsewhere", silent, "{names} is not a bastion for this node but {detail}: its resolver answers for the bastions' own names.", []step{
