@@ -84,8 +84,9 @@ func (r *run) checkOwnNames(ctx context.Context, c *Check) {
 		}
 	}
 	// A bastion that came after the node was enrolled is missed only when the others are down.
-	report := c.warn
-	if rest := names[len(r.shared()):]; slices.ContainsFunc(r.shared(), func(n string) bool { return bad[n] }) || !slices.ContainsFunc(rest, func(n string) bool { return !bad[n] }) {
+	report, shared := c.warn, len(r.shared())
+	isBad := func(n string) bool { return bad[n] }
+	if slices.ContainsFunc(names[:shared], isBad) || len(bad) == len(names)-shared {
 		report = c.fail
 	}
 	f.tell(report, func(detail string, names []string) values {
