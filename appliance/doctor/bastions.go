@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
@@ -41,18 +42,20 @@ func (d *door) whole() bool { return d.http == nil && d.https == nil && d.tcp ==
 func (r *run) discover(ctx context.Context) error {
 	var found []netip.Addr
 	sure := true
-	switch text, enrolled := r.read(EnrolledFile); {
+	switch {
 	case len(r.cfg.Bastions) > 0:
 		r.source = "named"
 		for _, b := range r.cfg.Bastions {
-			a, err := netip.ParseAddr(strings.Trim(b, "[]"))
+			list, err := r.bastion(ctx, b)
 			if err != nil {
-				return fmt.Errorf("BASTION must be an address, got %q", clip(b))
+				return err
 			}
-			found = append(found, a)
+			found = append(found, list...)
 		}
-	case enrolled && len(parseAddrs(text)) > 0:
-		r.source, found = "by "+EnrolledFile, parseAddrs(text)
+	case len(r.node.enrolled) > 0:
+		r.source, found = "by "+EnrolledFile, r.node.enrolled
+	case r.mirror:
+		r.source, found = "by "+hostsFile, r.node.registry()
 	default:
 		r.source, sure = "by "+r.node.file, false
 		found = r.node.servers
@@ -92,12 +95,32 @@ func (r *run) discover(ctx context.Context) error {
 	return nil
 }
 
-// try tries doors, all at once.
+// bastion is what an argument means: an address, or a name that this node knows.
+func (r *run) bastion(ctx context.Context, arg string) ([]netip.Addr, error) {
+	if a, err := netip.ParseAddr(strings.Trim(arg, "[]")); err == nil {
+		return []netip.Addr{a}, nil
+	}
+	if !hostName(arg) || strings.Contains(arg, ":") || strings.Trim(arg, "0123456789.") == "" {
+		return nil, fmt.Errorf("BASTION must be an address or a name, got %q: %w", clip(arg), fs.ErrInvalid)
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTime)
+	defer cancel()
+	list, err := r.lookup(ctx, strings.ToLower(strings.TrimSuffix(arg, ".")))
+	if err != nil {
+		return nil, fmt.Errorf("this node finds no address of the bastion %s, so give the address: %s", arg, clip(why(err)))
+	}
+	return list, nil
+}
+
+// try tries doors, all at once. Whether nodes with mirrors reach port 53 is of no matter.
 func (r *run) try(ctx context.Context, doors []*door) {
 	var wg sync.WaitGroup
 	for _, d := range doors {
 		wg.Go(func() { d.http = r.fetchSite(ctx, d) })
 		wg.Go(func() { d.https = reach(ctx, netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS)) })
+		if r.mirror {
+			continue
+		}
 		wg.Go(func() { d.tcp = reach(ctx, netip.AddrPortFrom(d.addr, r.cfg.Ports.DNS)) })
 		wg.Go(func() {
 			q := &question{name: "registry.k8s.io", kind: dnsmessage.TypeA}
@@ -248,6 +271,11 @@ func readUpTo(from io.Reader, most int64) ([]byte, error) {
 
 // checkBastions: can each be reached?
 func (r *run) checkBastions(_ context.Context, c *Check) {
+	if len(r.doors) == 0 && r.mirror {
+		c.fail("not-enrolled", values{"file": hostsFile, "detail": EnrolledFile})
+		c.Text = "no bastion is found"
+		return
+	}
 	if len(r.doors) == 0 {
 		servers := some(texts(r.node.servers))
 		if servers == "" {
@@ -296,10 +324,12 @@ func (r *run) checkBastions(_ context.Context, c *Check) {
 			report(id, values{"bastion": d.addr.String(), "detail": d.addr.String() + " port " + strings.Join(ports, ", ")})
 		}
 	}
-	c.Text = fmt.Sprintf("%d of %d can be reached at %s, %s and %s (udp, tcp); known %s", up, len(all), port(r.cfg.Ports.HTTP), port(r.cfg.Ports.HTTPS), port(r.cfg.Ports.DNS), r.source)
+	ports := fmt.Sprintf("%d, %d and %d (udp, tcp)", r.cfg.Ports.HTTP, r.cfg.Ports.HTTPS, r.cfg.Ports.DNS)
+	if r.mirror {
+		ports = fmt.Sprintf("%d and %d", r.cfg.Ports.HTTP, r.cfg.Ports.HTTPS)
+	}
+	c.Text = fmt.Sprintf("%d of %d can be reached at %s; known %s", up, len(all), ports, r.source)
 }
-
-func port(p uint16) string { return fmt.Sprint(p) }
 
 // key is the same for all addresses of a bastion.
 func (d *door) key() string {
@@ -379,12 +409,16 @@ func (r *run) open1() string {
 
 // client asks by names, at one bastion, and trusts what the node trusts.
 func (r *run) client(d *door) *http.Client {
-	return &http.Client{CheckRedirect: stay, Transport: &http.Transport{
+	t := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{Timeout: probeTime}).DialContext(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
 		},
 		TLSClientConfig: &tls.Config{RootCAs: r.trust, Time: r.cfg.Now}, TLSHandshakeTimeout: probeTime + time.Second, ResponseHeaderTimeout: 8 * time.Second,
 		ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 2, MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression: true, // bytes are compared
-	}}
+	}
+	if r.mirror {
+		return &http.Client{CheckRedirect: stay, Transport: &anonymous{t, "registry." + r.site.Domain}}
+	}
+	return &http.Client{CheckRedirect: stay, Transport: t}
 }

@@ -35,16 +35,21 @@ const (
 	maxBastions = 32   // addresses
 )
 
-// EnrolledFile is where the enrol script leaves the addresses of the bastions, one on a line.
-const EnrolledFile = "/var/lib/casemate-enroll/bastions"
+// EnrolledFile is where the enrol script leaves the mode of the node ("mode mirror") and the addresses of the bastions, one on a line.
+const EnrolledFile = "/etc/casemate/bastions"
+
+// Modes are how a node finds the bastions: "dns" asks them for names, "mirror" knows their own names and has mirrors.
+var Modes = []string{"dns", "mirror"}
 
 // Ports are where a bastion is asked; zero is the well-known one.
 type Ports struct{ HTTP, HTTPS, DNS uint16 }
 
 // Config says what to check. The zero value checks this node as it stands.
 type Config struct {
-	// Bastions are addresses; none: they are looked for.
+	// Bastions are addresses or names; none: they are looked for.
 	Bastions []string
+	// Mode is one of Modes; "": what the enrol script has left, or "dns".
+	Mode string
 	// Image and File are what is pulled and downloaded; "": what the bastions name.
 	Image, File string
 	// Root is where /etc, /run and /proc of the node are; "" is "/". With another one names are resolved by what stands there.
@@ -119,6 +124,7 @@ func (c *Check) add(id string, warning bool, v values) {
 type run struct {
 	cfg    Config
 	node   node
+	mirror bool // the mode
 	report *Report
 	site   nodeconf.Site
 	roots  []*x509.Certificate // the bastions', as they say
@@ -130,7 +136,7 @@ type run struct {
 	states map[string]State
 }
 
-// Run checks. An error says that it could not be checked at all.
+// Run checks. An error says that it could not be checked at all; fs.ErrInvalid is in it if an argument is wrong.
 func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if cfg.Root == "" {
 		cfg.Root = "/"
@@ -157,7 +163,14 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if err := checkFile(cfg.File); err != nil {
 		return nil, err
 	}
+	if cfg.Mode != "" && !slices.Contains(Modes, cfg.Mode) {
+		return nil, fmt.Errorf("the mode must be %s, got %q: %w", strings.Join(Modes, " or "), clip(cfg.Mode), fs.ErrInvalid)
+	}
 	r.readNode()
+	names := r.checkNames
+	if r.mirror {
+		names = r.checkOwnNames
+	}
 	if err := r.discover(ctx); err != nil {
 		return nil, err
 	}
@@ -172,7 +185,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	}{
 		{"bastions", 10 * time.Second, r.checkBastions, nil},
 		{"resolver", time.Second, r.checkResolver, []func() string{r.knowSite}},
-		{"names", 14 * time.Second, r.checkNames, []func() string{r.knowSite, r.haveDoor}},
+		{"names", 14 * time.Second, names, []func() string{r.knowSite, r.haveDoor}},
 		{"clock", time.Second, r.checkClock, []func() string{r.knowSite}},
 		{"trust", 14 * time.Second, r.checkTrust, []func() string{r.knowSite, r.haveDoor}},
 		{"overrules", 2 * time.Second, r.checkOverrules, []func() string{r.knowSite}},
@@ -182,6 +195,9 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 		{"transfer", 20 * time.Second, r.checkTransfer, []func() string{r.knowSite, r.haveDoor, r.after("clock"), r.after("trust")}},
 	}
 	for _, s := range steps {
+		if s.name == "resolver" && r.mirror {
+			continue // it is left alone, so whom it asks says nothing
+		}
 		c := &Check{Name: s.name, kinds: r.node.kinds}
 		for _, need := range s.need {
 			if c.Text == "" {

@@ -5,8 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,12 +26,32 @@ func TestNothingWrong(t *testing.T) {
 	if r.Failed+r.Warnings+r.Skipped != 0 || len(r.Checks) != 10 || len(r.Bastions) != 3 {
 		t.Errorf("\n%s", text(r))
 	}
-	f.write(EnrolledFile, "# by enroll\n127.0.0.2\n")
+	f.write(EnrolledFile, "# by enroll\nmode dns\n127.0.0.2\n")
 	f.write("/etc/resolv.conf", "nameserver 127.0.0.53\n")
 	f.write(behindStub, "nameserver 127.0.0.1\nnameserver 127.0.0.2\n")
 	r = f.run(f.config())
 	if r.Failed != 1 || !slices.Equal(found(r), []string{"lookup-timeout"}) || len(r.Bastions) != 3 { // nobody listens at the stub
 		t.Errorf("\n%s", text(r))
+	}
+}
+
+// TestMirrorMode: on a node whose DNS is left alone nothing is found either, and it asks no resolver for an origin.
+func TestMirrorMode(t *testing.T) {
+	f := newFakes(t, 3)
+	f.mirrored()
+	f.write("/etc/resolv.conf", "nameserver 192.0.2.1\n")
+	f.answer = func(_ netip.Addr, q dnsmessage.Question) (dnsmessage.RCode, []netip.Addr, bool) {
+		t.Errorf("a bastion is asked for %s", q.Name)
+		return 0, nil, false
+	}
+	r := f.run(f.config())
+	if r.Failed+r.Warnings+r.Skipped != 0 || len(r.Checks) != 9 || len(r.Bastions) != 3 {
+		t.Errorf("\n%s", text(r))
+	}
+	for _, want := range []string{"registry.casemate.internal/" + smallImage, "https://files.casemate.internal/dl.k8s.io/kubeadm", "known by " + EnrolledFile} {
+		if !strings.Contains(text(r), want) {
+			t.Errorf("no %s in\n%s", want, text(r))
+		}
 	}
 }
 
@@ -63,6 +86,7 @@ func TestTroubles(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		n       int
+		mirror  bool
 		without []string // of every bastion
 		wrong   func(f *fakes)
 		edit    func(c *Config)
@@ -219,10 +243,81 @@ func TestTroubles(t *testing.T) {
 				return false
 			}
 		}, want: "range"},
+		{name: "BASTION is a name", n: 2, wrong: write("/etc/hosts", "127.0.0.2 b2.site.example\n"), edit: func(c *Config) { c.Bastions = []string{"B2.site.example."} }, want: ""},
+		{name: "config_path by an import", n: 1, wrong: func(f *fakes) {
+			f.write(containerdConf, "imports = ['x/*.toml']\n")
+			f.write("/etc/containerd/x/1.toml", "[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/etc/containerd/certs.d/\"\n")
+			f.write("/etc/containerd/certs.d/quay.io/hosts.toml", "server = \"https://quay.io\"\n")
+		}, want: ""},
+		{name: "config_path is another's", n: 1, wrong: func(f *fakes) {
+			f.write(containerdConf, "[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = ''\n[plugins.'io.containerd.transfer.v1.local']\nconfig_path = '/etc/containerd/certs.d'\n")
+			f.write("/etc/containerd/certs.d/quay.io/hosts.toml", "server = \"https://quay.io\"\n")
+		}, want: "config-path?"},
+		{name: "hosts.toml in another directory", n: 1, wrong: func(f *fakes) {
+			f.write(containerdConf, "[plugins.cri.registry]\nconfig_path = \"/etc/x\"\n")
+			f.write("/etc/x/quay.io/hosts.toml", "server = \"https://harbor.example.com\"\n")
+		}, want: "mirror-elsewhere"},
+		{name: "registries.yaml", n: 1, wrong: write("/etc/rancher/k3s/registries.yaml", "mirrors:\n  \"*\":\n  quay.io: {endpoint: [\"https://harbor.example.com\"]}\n  harbor.example.com: {endpoint: [\"https://x\"]}\n"+
+			"configs:\n  quay.io: {auth: {username: x}, tls: {insecure_skip_verify: true}}\n  registry.k8s.io: {tls: {ca_file: /etc/none}}\n"), want: "mirror-ca mirror-elsewhere mirror-insecure?"},
+		{name: "registries.yaml that is none", n: 1, wrong: write("/etc/rancher/rke2/registries.yaml", "mirrors: [\n"), want: "mirror-unreadable"},
+		{name: "a CA file of another CA", n: 1, wrong: func(f *fakes) {
+			f.write("/etc/containerd/certs.d/quay.io/hosts.toml", "server = \"https://quay.io\"\nca = \"ca.crt\"\n")
+			f.write("/etc/containerd/certs.d/quay.io/ca.crt", newAuthority(f.t, "other").pem())
+		}, want: "mirror-ca-root?"},
+
+		{name: "mirrors: one of three is down", n: 3, mirror: true, without: []string{"n2"}, want: "refused?"},
+		{name: "mirrors: nobody listens at port 53", n: 1, mirror: true, without: []string{"tcp", "udp"}, want: ""},
+		{name: "mirrors: without what enroll leaves", n: 2, mirror: true, wrong: write(EnrolledFile, ""), edit: func(c *Config) { c.Mode = "mirror" }, want: ""},
+		{name: "mirrors: nothing names a bastion", n: 1, wrong: func(*fakes) {}, edit: func(c *Config) { c.Mode = "mirror" }, want: "not-enrolled"},
+		{name: "mirrors: the hosts file has no lines", n: 2, mirror: true, wrong: write("/etc/hosts", "127.0.0.1 localhost\n"), want: "own-name-lost"},
+		{name: "mirrors: a bastion that came later", n: 2, mirror: true, wrong: func(f *fakes) {
+			f.write("/etc/hosts", "127.0.0.1 n1.casemate.internal registry.casemate.internal files.casemate.internal casemate.internal\n")
+		}, want: "own-name-lost?"},
+		{name: "mirrors: old lines in the hosts file", n: 1, mirror: true, wrong: write("/etc/hosts", "192.0.2.1 n1.casemate.internal registry.casemate.internal files.casemate.internal casemate.internal\n"), want: "hosts-file"},
+		{name: "mirrors: a resolver that lies", n: 1, mirror: true, wrong: func(f *fakes) {
+			f.write("/etc/hosts", "")
+			f.answer = func(_ netip.Addr, q dnsmessage.Question) (dnsmessage.RCode, []netip.Addr, bool) {
+				return dnsmessage.RCodeSuccess, []netip.Addr{netip.MustParseAddr("192.0.2.7")}, q.Type == dnsmessage.TypeA
+			}
+		}, want: "own-name-elsewhere"},
+		{name: "mirrors: the CA is not trusted", n: 1, mirror: true, wrong: write("/etc/ssl/certs/ca-certificates.crt", ""), want: "unknown-authority"},
+		{name: "mirrors: the CA file is gone", n: 1, mirror: true, wrong: func(f *fakes) { os.Remove(filepath.Join(f.root, "/etc/casemate/ca.crt")) }, want: "mirror-ca"},
+		{name: "mirrors: a proxy for the own names", n: 1, mirror: true, edit: func(c *Config) { c.Env = []string{"HTTPS_PROXY=http://proxy.example.com", "NO_PROXY=k8s.io"} }, want: "proxy"},
+		{name: "mirrors: a proxy for others", n: 1, mirror: true, edit: func(c *Config) {
+			c.Env = []string{"HTTPS_PROXY=http://proxy.example.com", "NO_PROXY=casemate.internal"}
+		}, want: ""},
+		{name: "mirrors: a registry without a mirror", n: 1, mirror: true, wrong: func(f *fakes) { os.Remove(filepath.Join(f.root, "/etc/containerd/certs.d/quay.io/hosts.toml")) }, want: "mirror-lacking?"},
+		{name: "mirrors: the registry itself is the last", n: 1, mirror: true, wrong: func(f *fakes) {
+			f.write("/etc/containerd/certs.d/quay.io/hosts.toml", "[host.\"https://n1.casemate.internal\"]\n")
+			os.Remove(filepath.Join(f.root, "/etc/rancher/k3s/config.yaml.d/50-casemate.yaml"))
+		}, want: "mirror-last?"},
+		{name: "mirrors: none is a bastion", n: 1, mirror: true, wrong: func(f *fakes) {
+			f.write("/etc/containerd/certs.d/quay.io/hosts.toml", "server = \"https://quay.io\"\n")
+			f.write("/etc/containers/registries.conf.d/60-x.conf", "[[registry]]\nprefix = \"*.k8s.io\"\nlocation = \"registry.k8s.io\"\n")
+		}, want: "mirror-elsewhere mirror-lacking?"},
+		{name: "mirrors: a password", n: 1, mirror: true, wrong: status(401, "/token"), want: "challenge"},
+		{name: "mirrors: a token of somebody else", n: 1, mirror: true, wrong: func(f *fakes) {
+			f.serve = func(w http.ResponseWriter, r *http.Request) bool {
+				if r.URL.Path != "/v2/" {
+					return false
+				}
+				w.Header().Set("WWW-Authenticate", `Bearer realm="https://auth.example.com/token"`)
+				w.WriteHeader(401)
+				return true
+			}
+		}, want: "challenge"},
+		{name: "mirrors: an image that is not there", n: 1, mirror: true, edit: func(c *Config) { c.Image = "quay.io/none:1" }, want: "manifest-unknown"},
+		{name: "mirrors: an image by the own name", n: 1, mirror: true, edit: func(c *Config) {
+			c.Image, c.File = "registry.casemate.internal/"+smallImage, "https://files.casemate.internal/dl.k8s.io/kubeadm"
+		}, want: ""},
+		{name: "mirrors: a node that is one of DNS", n: 1, mirror: true, wrong: write("/etc/resolv.conf", "nameserver 192.0.2.1\n"), edit: func(c *Config) { c.Mode = "dns" }, want: "foreign-only"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			f := newFakes(t, c.n, c.without...)
+			if c.mirror {
+				f.mirrored()
+			}
 			if c.wrong != nil {
 				c.wrong(f)
 			}
@@ -248,11 +343,15 @@ func TestTroubles(t *testing.T) {
 }
 
 func TestWrongArguments(t *testing.T) {
-	for _, c := range []Config{{Bastions: []string{"bastion.example.com"}}, {Image: "quay.io/../x"}, {Image: "quay.io/x@sha256:1"}, {File: "/etc/passwd"}} {
+	for _, c := range []Config{{Bastions: []string{"a b"}}, {Bastions: []string{"10.0.0.300"}}, {Bastions: []string{"b1:53"}}, {Mode: "both"}, {Image: "quay.io/../x"}, {Image: "quay.io/x@sha256:1"}, {File: "/etc/passwd"}} {
 		c.Root = t.TempDir()
-		if r, err := Run(context.Background(), c); err == nil {
-			t.Errorf("%+v\n%s", c, text(r))
+		if _, err := Run(context.Background(), c); !errors.Is(err, fs.ErrInvalid) {
+			t.Errorf("%+v: %v", c, err)
 		}
+	}
+	// A name that nobody knows is right, and nothing can be checked.
+	if _, err := Run(context.Background(), Config{Root: t.TempDir(), Bastions: []string{"b1.site.example"}}); err == nil || errors.Is(err, fs.ErrInvalid) {
+		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

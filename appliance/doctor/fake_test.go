@@ -23,6 +23,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -132,7 +133,26 @@ func newFakes(t testing.TB, n int, without ...string) *fakes {
 	f.write("/etc/hosts", "127.0.0.1 localhost\n")
 	f.write("/etc/nsswitch.conf", "hosts: files dns\n")
 	f.write("/etc/ssl/certs/ca-certificates.crt", f.ca.pem())
+	f.write(containerdConf, "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\n  config_path = '/etc/containerd/certs.d:/etc/docker/certs.d'\n")
 	return f
+}
+
+// mirrored makes it a node whose DNS is left alone, with what the enrol script and casemate mirrors write for containerd, podman and k3s.
+func (f *fakes) mirrored() {
+	f.t.Helper()
+	f.write(EnrolledFile, "# by enroll\nmode mirror\n127.0.0.1\n")
+	f.write("/etc/casemate/ca.crt", f.ca.pem())
+	for _, runtime := range []string{"containerd", "podman", "k3s"} {
+		c, err := nodeconf.Mirrors(&f.site, runtime)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		for _, file := range c.Files {
+			f.write(strings.Replace(file.Path, nodeconf.HostsFile, hostsFile, 1), file.Content)
+		}
+	}
+	own := "registry." + f.site.Domain
+	f.write("/etc/containerd/certs.d/"+own+"/hosts.toml", "server = \"https://"+own+"\"\n[host.\"https://n1."+f.site.Domain+"\"]\n  ca = [\"/etc/casemate/ca.crt\"]\n")
 }
 
 // noise is bytes that differ from place to place.
@@ -332,12 +352,11 @@ func (f *fakes) content(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		f.t.Errorf("doctor writes: %s %s", r.Method, r.URL)
 	}
-	if r.Header.Get("Authorization") != "" {
-		f.t.Errorf("doctor sends credentials to %s", r.URL)
+	if f.serve != nil && f.serve(w, r) || f.own(w, r) {
+		return
 	}
 	path, images := strings.CutPrefix(r.URL.Path, "/v2/")
 	switch repo, ref, _ := strings.Cut(path, "/manifests/"); {
-	case f.serve != nil && f.serve(w, r):
 	case images && path == "":
 		w.Write([]byte("{}"))
 	case images && strings.Contains(path, "/blobs/"):
@@ -359,6 +378,45 @@ func (f *fakes) content(w http.ResponseWriter, r *http.Request) {
 		}
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
 	}
+}
+
+// own is what the bastions' own names answer; false is that the request is now one for an origin. The registry there gives everybody a token.
+func (f *fakes) own(w http.ResponseWriter, r *http.Request) bool {
+	kind, domain, _ := strings.Cut(r.Host, ".")
+	if domain != f.site.Domain {
+		if r.Header.Get("Authorization") != "" {
+			f.t.Errorf("doctor sends a token to %s", r.Host)
+		}
+		return false
+	}
+	path := r.URL.Path
+	if kind == "registry" {
+		var scope string
+		if path, _ = strings.CutPrefix(path, "/v2/"); path != "" {
+			scope = "repository:" + regexp.MustCompile("/(manifests|blobs)/.*").ReplaceAllString(path, "") + ":pull"
+		}
+		switch {
+		case r.URL.Path == "/token" && r.URL.Query().Get("service") == domain:
+			fmt.Fprintf(w, `{"token":"t-%s"}`, r.URL.Query().Get("scope"))
+			return true
+		case r.Header.Get("Authorization") != "Bearer t-"+scope:
+			challenge := fmt.Sprintf(`Bearer realm="https://%s/token",service="%s"`, r.Host, domain)
+			if scope != "" {
+				challenge += `,scope="` + scope + `"`
+			}
+			w.Header().Set("WWW-Authenticate", challenge)
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		case path == "":
+			return false
+		}
+	}
+	var rest string
+	r.Host, rest, _ = strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	if r.URL.Path = "/" + rest; kind == "registry" {
+		r.URL.Path = "/v2/" + rest
+	}
+	return false
 }
 
 func (f *fakes) send(w http.ResponseWriter, r *http.Request, digest string) {

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,10 +14,13 @@ type node struct {
 	servers []netip.Addr // whom it asks, behind systemd-resolved's stub if that stands in resolv.conf
 	listed  []netip.Addr // whom programs ask: what stands in resolv.conf
 	hosts   map[string][]netip.Addr
+
+	enrolled []netip.Addr // the bastions, as the enrol script has left them
 }
 
 const (
 	resolvFile = "/etc/resolv.conf"
+	hostsFile  = "/etc/hosts"
 	behindStub = "/run/systemd/resolve/resolv.conf"
 )
 
@@ -41,9 +45,23 @@ func (r *run) readNode() {
 	}
 	text, _ = r.read("/etc/os-release")
 	n.kinds[family(text)] = true
-	text, _ = r.read("/etc/hosts")
+	text, _ = r.read(hostsFile)
 	n.hosts = parseHosts(text)
+	text, _ = r.read(EnrolledFile)
+	n.enrolled = parseAddrs(text)
+	r.mirror = cmp.Or(r.cfg.Mode, parseMode(text)) == "mirror"
+	n.kinds["mirror"], n.kinds["dns"] = r.mirror, !r.mirror
 	r.node = n
+}
+
+// parseMode returns the mode that stands in an EnrolledFile, "" if none does.
+func parseMode(text string) string {
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == "mode" {
+			return f[1]
+		}
+	}
+	return ""
 }
 
 // stub tells systemd-resolved's own addresses (systemd-resolved.service(8)).

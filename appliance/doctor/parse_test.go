@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -62,10 +63,25 @@ func TestParseTOML(t *testing.T) {
 	}
 }
 
+func TestParseYAML(t *testing.T) {
+	y, err := parseYAML("# c\na: &x {b: [1, \"two\", [3]], c: true}\nd: *x\na: 4\n? [e]\n: 5\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprintf("%q", y.at("d").at("b").texts()); got != `["1" "two" ""]` || y.at("a").at("c").text() != "true" || y.at("none").at("b").texts() != nil || len(maps.Collect(y.pairs())) != 3 {
+		t.Error(got, y)
+	}
+	for _, empty := range []string{"", "# c\n", "- a\n", "a"} {
+		if y, err := parseYAML(empty); err != nil || len(maps.Collect(y.pairs())) > 0 {
+			t.Errorf("%q: %v %v", empty, y, err)
+		}
+	}
+}
+
 // FuzzParse: whatever stands in a node's files, they are read without a crash, and addresses are addresses.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"nameserver 10.0.0.1\n", "[host.\"https://x\"]\nca = [\"a\",\n\"b\"]\n", "hosts: files dns\n", "[Service]\nEnvironment=\"A=1 2\" \\\n B\n", "1 (a) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20",
-		"registry.k8s.io/pause:3.10@sha256:00", "[a.'b'.c]\nk='v'#\n"} {
+		"mirrors:\n  \"*\": {endpoint: [x]}\nconfigs: &a {x: {tls: {ca_file: y}}}\n", "registry.k8s.io/pause:3.10@sha256:00", "[a.'b'.c]\nk='v'#\n"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -90,6 +106,12 @@ func FuzzParse(f *testing.F) {
 				x.get("server")
 			}
 		}
+		parseMode(s)
+		if y, err := parseYAML(s); err == nil {
+			y.at("a").at("b").texts()
+			for range y.pairs() {
+			}
+		}
 		take([]byte(s), map[uint16]*question{0: {name: "a"}})
 	})
 }
@@ -97,7 +119,7 @@ func FuzzParse(f *testing.F) {
 // TestLargeFiles: a file of the size that is read at the most is read in no time, however it is made.
 func TestLargeFiles(t *testing.T) {
 	begun := time.Now()
-	for _, part := range []string{"a=[\n", "[a]\n", "\"", "#\n", "a=[", "nameserver 1.1.1.1\n", "x\\\n", "1.1.1.1 a\n", "a.", "'a'."} {
+	for _, part := range []string{"a=[\n", "[a]\n", "\"", "#\n", "a=[", "nameserver 1.1.1.1\n", "x\\\n", "1.1.1.1 a\n", "a.", "'a'.", "- ", "{", "a: &a\n", "*a,"} {
 		s := strings.Repeat(part, maxConfig/len(part))
 		parseTOML(s)
 		parseTOML("a=[" + s)
@@ -105,6 +127,8 @@ func TestLargeFiles(t *testing.T) {
 		parseResolv(s)
 		parseUnit(s, "a", "b")
 		words(s)
+		parseYAML(s)
+		parseYAML("x: &a [1]\nmirrors: [" + s)
 	}
 	if took := time.Since(begun); took > 20*time.Second {
 		t.Errorf("it took %s", took)

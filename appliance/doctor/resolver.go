@@ -15,10 +15,7 @@ import (
 
 // checkResolver: whom do programs on this node ask?
 func (r *run) checkResolver(_ context.Context, c *Check) {
-	ours := map[netip.Addr]bool{}
-	for _, d := range r.doors {
-		ours[d.addr] = true
-	}
+	ours := r.ourAddrs()
 	v := values{"file": r.node.file, "bastions": r.bastions(), "bastion": r.open1()}
 	with := func(detail string) values {
 		out := values{"detail": detail}
@@ -115,6 +112,15 @@ func (r *run) names() (list []string) {
 	return slices.Compact(list)
 }
 
+// ourAddrs are the bastions'.
+func (r *run) ourAddrs() map[netip.Addr]bool {
+	ours := map[netip.Addr]bool{}
+	for _, d := range r.doors {
+		ours[d.addr] = true
+	}
+	return ours
+}
+
 // lookup resolves a name the way that programs on this node do.
 func (r *run) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
 	res := &net.Resolver{PreferGo: true}
@@ -154,21 +160,18 @@ func (f *findings) add(id, detail, name string) {
 }
 
 // tell makes troubles of them.
-func (f *findings) tell(c *Check, v func(detail string, names []string) values) {
+func (f *findings) tell(report func(id string, v values), v func(detail string, names []string) values) {
 	for key, names := range f.names {
 		slices.Sort(names)
 		of := f.of[key]
-		c.fail(of[0], v(of[1], names))
+		report(of[0], v(of[1], names))
 	}
 }
 
 // checkNames: does each name lead to a bastion, through this node's resolver and at each bastion itself?
 func (r *run) checkNames(ctx context.Context, c *Check) {
 	names := r.names()
-	ours := map[netip.Addr]bool{}
-	for _, d := range r.doors {
-		ours[d.addr] = true
-	}
+	ours := r.ourAddrs()
 	hosts := map[string]bool{}
 	for _, name := range names {
 		for _, a := range r.node.hosts[name] {
@@ -178,7 +181,7 @@ func (r *run) checkNames(ctx context.Context, c *Check) {
 		}
 	}
 	for name := range hosts {
-		c.fail("hosts-file", values{"file": "/etc/hosts", "names": name, "name": name, "detail": some(texts(r.node.hosts[name]))})
+		c.fail("hosts-file", values{"file": hostsFile, "names": name, "name": name, "detail": some(texts(r.node.hosts[name]))})
 	}
 
 	bytes := r.askBastions(ctx, c, names)
@@ -186,7 +189,7 @@ func (r *run) checkNames(ctx context.Context, c *Check) {
 	if r.states["resolver"] == Failed {
 		text = fmt.Sprintf("%d asked at the bastions only: the resolver of this node is wrong anyway", len(names))
 	} else {
-		text += unbegun(r.askNode(ctx, c, slices.DeleteFunc(slices.Clone(names), func(n string) bool { return hosts[n] }), ours))
+		text += unbegun(r.askNode(ctx, c, slices.DeleteFunc(slices.Clone(names), func(n string) bool { return hosts[n] })))
 	}
 	c.Text = fmt.Sprintf("%s; %d bytes of answers over TCP", text, bytes)
 }
@@ -245,33 +248,39 @@ func unbegun(n int) string {
 // lookupTime is what a lookup may take: the wait for one resolver that is dead, five seconds unless resolv.conf says less, and a little.
 const lookupTime = 6 * time.Second
 
-// askNode resolves the names as programs on this node do, and returns for how many there was no time.
-func (r *run) askNode(ctx context.Context, c *Check, names []string, ours map[netip.Addr]bool) (left int) {
-	var f findings
-	left = each(ctx, len(names), lookups, func(i int) {
+// follow resolves the names as programs on this node do, and returns for how many there was no time. found gets the addresses of each that are no bastion's.
+func (r *run) follow(ctx context.Context, names []string, found func(name string, others []string, err error)) (left int) {
+	ours := r.ourAddrs()
+	return each(ctx, len(names), lookups, func(i int) {
 		own, cancel := context.WithTimeout(ctx, lookupTime)
 		defer cancel()
 		addrs, err := r.lookup(own, names[i])
+		var others []string
+		for _, a := range addrs {
+			if !ours[a] {
+				others = append(others, a.String())
+			}
+		}
+		slices.Sort(others)
+		found(names[i], others, err)
+	})
+}
+
+// askNode looks where the names lead on this node, and returns for how many there was no time.
+func (r *run) askNode(ctx context.Context, c *Check, names []string) (left int) {
+	var f findings
+	left = r.follow(ctx, names, func(name string, others []string, err error) {
 		var no *net.DNSError
 		switch is := asDNS(err, &no); {
 		case is && no.IsNotFound:
-			f.add("name-lost", "", names[i])
+			f.add("name-lost", "", name)
 		case err != nil:
-			f.add("lookup-timeout", clip(why(err)), names[i])
-		default:
-			var others []string
-			for _, a := range addrs {
-				if !ours[a] {
-					others = append(others, a.String())
-				}
-			}
-			if others != nil {
-				slices.Sort(others)
-				f.add("name-elsewhere", some(others), names[i])
-			}
+			f.add("lookup-timeout", clip(why(err)), name)
+		case others != nil:
+			f.add("name-elsewhere", some(others), name)
 		}
 	})
-	f.tell(c, func(detail string, names []string) values {
+	f.tell(c.fail, func(detail string, names []string) values {
 		return values{"detail": detail, "names": some(names), "name": names[0], "bastion": r.open1(), "bastions": r.bastions()}
 	})
 	// What a cache of the node makes of a name without an IPv6 address is seen only in a question of its own.

@@ -24,11 +24,15 @@ type step struct {
 // kinds are what distinguishes nodes, in the words of the page.
 var kinds = map[string]string{
 	"deb": "Debian, Ubuntu", "rpm": "RHEL and its rebuilds, Fedora", "suse": "SUSE",
+	"dns": "nodes that ask the bastions for names", "mirror": "nodes with mirrors",
 	"resolved": "with systemd-resolved", "nm": "with NetworkManager", "plain": "with a plain /etc/resolv.conf",
 }
 
 const (
-	enroll  = "on a bastion: `casemate enroll` prints the one line that sets up this node"
+	enroll = "on a bastion: `casemate enroll` prints the one line that sets up this node"
+	// Without it the script would set up the resolver, which has to be left alone there.
+	enrollMirror = "on a bastion: `casemate enroll` prints a line; run it here with ` --no-resolver` behind it"
+
 	status  = "on a bastion: `casemate status`"
 	restart = "`systemctl restart containerd` (or docker, crio, kubelet, k3s): Go programs read the trust store once"
 )
@@ -43,7 +47,8 @@ var pointHere = []step{
 
 // trustHere are the steps that put the root into the trust store.
 var trustHere = []step{
-	{do: enroll},
+	{"dns", enroll},
+	{"mirror", enrollMirror},
 	{do: "on a bastion: `casemate ca > casemate.crt`, and bring the file here"},
 	{"deb", "`install -m 644 casemate.crt /usr/local/share/ca-certificates/casemate.crt && update-ca-certificates`"},
 	{"rpm", "`install -m 644 casemate.crt /etc/pki/ca-trust/source/anchors/casemate.crt && update-ca-trust`"},
@@ -56,6 +61,7 @@ var (
 	noHost  = []string{"no such host", "Temporary failure in name resolution", "Could not resolve host", "NXDOMAIN"}
 	unknown = []string{"x509: certificate signed by unknown authority", "SSL certificate problem: unable to get local issuer certificate", "certificate verify failed"}
 	silent  = []string{"i/o timeout", "context deadline exceeded", "Connection timed out", "No route to host", "Network is unreachable"}
+	noPull  = []string{"failed to resolve reference", "failed to do request", "pinging container registry"}
 	wrong   = []string{"sha256 checksum mismatch", "unexpected commit digest"}
 )
 
@@ -64,6 +70,8 @@ var troubles = []trouble{
 	// Is there a bastion?
 	{"no-bastion", noHost, "None of the resolvers that this node asks ({detail}) answers as a bastion at port 80.", append(pointHere[:1:1],
 		step{do: "`casemate doctor BASTION` checks against a bastion that you name"})},
+	{"not-enrolled", noHost, "Nothing on this node names a bastion: neither {detail} nor a line for registry.DOMAIN in {file}.", []step{
+		{do: enrollMirror}, {do: "`casemate doctor --mode mirror BASTION` checks against a bastion that you name"}}},
 	{"refused", []string{"Connection refused"}, "Nothing listens at {detail}: the daemon does not run there, or a firewall answers for it.", []step{
 		{do: "on that bastion: `systemctl status casemate` and `systemctl start casemate`"},
 		{do: "`ss -lntup` there must show 53/udp, 53/tcp, 80/tcp and 443/tcp at the address that nodes use"}}},
@@ -94,7 +102,11 @@ var troubles = []trouble{
 		{"resolved", "`resolvectl flush-caches`"}, {do: "`getent hosts NAME` and `dig @{bastion} NAME` must show the same address"}, {do: enroll}}},
 	{"name-elsewhere", silent, "{names} is not a bastion for this node but {detail}: another resolver answers.", pointHere},
 	{"hosts-file", silent, "{file} leads {names} to {detail}, which is no bastion. It is believed before any resolver.", []step{
-		{do: "`grep -n NAME {file}`, and take those lines out"}}},
+		{do: "`grep -n NAME {file}`, and take those lines out"}, {"mirror", enrollMirror + ": it writes the right ones"}}},
+	{"own-name-lost", noHost, "This node has no address for the bastions' own names {names} ({detail}): their lines in {file} are not there, or older than a bastion.", []step{
+		{do: enrollMirror + ": it writes them"}, {do: "or append `etc/hosts.casemate` of `casemate mirrors` to {file}"}}},
+	{"own-name-elsewhere", silent, "{names} is not a bastion for this node but {detail}: its resolver answers for the bastions' own names.", []step{
+		{do: enrollMirror + ": it writes them into {file}, which is believed before any resolver"}, {do: "or mend them at that resolver"}}},
 	{"lookup-timeout", []string{"Temporary failure in name resolution", "dial tcp: lookup … i/o timeout"}, "The resolver of this node does not answer in time for {names} ({detail}): the first one that it asks is dead, or a firewall drops UDP port 53.", []step{
 		{do: "`dig @{bastion} {name}` and `dig +tcp @{bastion} {name}`"}, {do: enroll}}},
 	{"aaaa", noHost, "{detail} answers a question for the IPv6 address of {names} with NXDOMAIN, which some caches take for all of the name.", pointHere},
@@ -113,7 +125,7 @@ var troubles = []trouble{
 	{"new-root", unknown, "The bastions have a second root (sha256 {detail}) that is not in this node's trust store ({file}): a rotation is under way.", append(trustHere[:len(trustHere):len(trustHere)],
 		step{do: "on a bastion: `casemate ca rotate --finish` only when all nodes have it"})},
 	{"bundle-lacks", []string{"SSL certificate problem: unable to get local issuer certificate", "server certificate verification failed"}, "Go programs find the bastions' root in the folder of {file}, but the file itself lacks it: curl, wget and others read that alone.", []step{
-		{"deb", "`update-ca-certificates`"}, {"rpm", "`update-ca-trust`"}, {"suse", "`update-ca-certificates`"}, {do: enroll}}},
+		{"deb", "`update-ca-certificates`"}, {"rpm", "`update-ca-trust`"}, {"suse", "`update-ca-certificates`"}, {"dns", enroll}, {"mirror", enrollMirror}}},
 	{"other-root", unknown, "The certificate for {names} at {bastion} comes from none of the bastions' roots: something else answers there ({detail}).", []step{
 		{do: "`openssl s_client -connect {bastion}:443 -servername {name} </dev/null` shows who"}, {do: status}}},
 	{"stale-trust", unknown, "{detail} runs since before {file} was changed last, and still has what it held then.", []step{{do: "`systemctl restart {name}`"}}},
@@ -132,12 +144,23 @@ var troubles = []trouble{
 		{do: "`openssl s_client -connect {bastion}:443 -servername {name} </dev/null`"}, {do: status}}},
 
 	// Does something on the node overrule all that?
-	{"mirror-elsewhere", []string{"failed to resolve reference", "failed to do request", "pinging container registry"}, "{file} sends pulls of {names} to {detail}, which is no bastion.", []step{
+	{"mirror-elsewhere", noPull, "{file} sends pulls of {names} to {detail}, which is no bastion.", []step{
 		{do: "take it out, or name the bastions in it: on a bastion: `casemate mirrors --for containerd` (docker, podman, crio, k3s, rke2)"}}},
+	{"mirror-last", noPull, "{file} makes the runtime ask {detail} for {names} where the bastions lack an image; a node in the gap waits for it in vain.", []step{
+		{do: "name a bastion there: `server` in hosts.toml, `location` in registries.conf; for k3s and RKE2 `disable-default-registry-endpoint: true` in config.yaml"},
+		{do: "on a bastion: `casemate mirrors --for containerd` (docker, podman, crio, k3s, rke2)"}}},
+	{"mirror-lacking", noPull, "{file} has no mirror for {names}, and this node does not ask the bastions for names: the runtime looks for them in the Internet.", []step{
+		{do: "on a bastion: `casemate mirrors --for containerd` (docker, podman, crio, k3s, rke2), also after `casemate origin add`"}}},
+	{"config-path", noPull, "There are hosts.toml files in {file}, and {detail} has no config_path that names it: containerd before 2.2 does not read them.", []step{
+		{do: "containerd 2.x: `[plugins.'io.containerd.cri.v1.images'.registry]` and below it `config_path = '{file}'` in {detail}"},
+		{do: "containerd 1.x: `[plugins.\"io.containerd.grpc.v1.cri\".registry]` and below it `config_path = \"{file}\"` in {detail}"},
+		{do: "then `systemctl restart containerd`"}}},
 	{"mirror-insecure", []string{"http: server gave HTTP response to HTTPS client", "failed to resolve reference"}, "{file} switches the verification for {names} off ({detail}). It is not needed, and whoever stands in between can change what is pulled.", []step{
 		{do: "take `skip_verify`, `insecure` and `http://` out of {file}"}}},
 	{"mirror-ca", unknown, "{file} names the CA file {detail} for {names}, which is not there, is no certificate, or cannot be used.", []step{
 		{do: "on a bastion: `casemate ca > casemate.crt`, and put it there; or take the line out: the system's trust store is read as well"}}},
+	{"mirror-ca-root", unknown, "The CA file {detail} that {file} names for {names} lacks a root that the bastions have: a rotation is under way, or it is another CA's.", []step{
+		{"mirror", enrollMirror + ": it writes /etc/casemate/ca.crt"}, {do: "on a bastion: `casemate ca > casemate.crt`, and put it there"}}},
 	{"mirror-unreadable", []string{"failed to resolve reference", "invalid host configuration"}, "{file} cannot be read as it stands: {detail}. The runtime ignores it or refuses to start.", []step{
 		{do: "mend it; on a bastion: `casemate mirrors --for containerd` prints a right one"}}},
 	{"blocked", []string{"registry is blocked in registries.conf", "failed to resolve reference"}, "{file} blocks pulls of {names}.", []step{{do: "take `blocked = true` out of {file}"}}},

@@ -64,6 +64,12 @@ func fingerprint(c *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// visit is a handshake: at a bastion, for a name.
+type visit struct {
+	d    *door
+	name string
+}
+
 // checkTrust: does the chain of every name verify with the roots that programs on this node have?
 func (r *run) checkTrust(ctx context.Context, c *Check) {
 	r.loadTrust()
@@ -87,14 +93,14 @@ func (r *run) checkTrust(ctx context.Context, c *Check) {
 	}
 
 	// Each name at one bastion, in turn, and the first at every one: a certificate is made for a name when it is first asked for, and all bastions have the same CA.
-	type visit struct {
-		d    *door
-		name string
-	}
 	var visits []visit
-	names, open := r.names(), r.open()
+	names, open := r.asked(), r.open()
 	for i, n := range names {
-		visits = append(visits, visit{open[i%len(open)], n})
+		if d := r.owner(n); d == nil {
+			visits = append(visits, visit{open[i%len(open)], n})
+		} else if d.https == nil {
+			visits = append(visits, visit{d, n})
+		}
 	}
 	for i, d := range open {
 		if len(names) > 0 && i > 0 {
@@ -114,7 +120,7 @@ func (r *run) checkTrust(ctx context.Context, c *Check) {
 			delete(f.names, key)
 		}
 	}
-	f.tell(c, func(detail string, names []string) values {
+	f.tell(c.fail, func(detail string, names []string) values {
 		addr, detail, _ := strings.Cut(detail, "\x00")
 		return values{"bastion": addr, "detail": detail, "names": some(names), "name": names[0], "file": r.bundle}
 	})

@@ -297,7 +297,7 @@ follow() {
 		pending trust
 		pending runtimes
 		;;
-	/etc/hosts | /etc/casemate/ca.crt) ;;
+	/etc/hosts | /etc/casemate/*) ;;
 	*)
 		pending resolver
 		case "$1" in
@@ -644,6 +644,15 @@ wantHosts() {
 	done <"$WORK/nodes" | block /etc/hosts
 }
 
+# For casemate doctor, in a place that is read without root: it has to know the bastions and the mode also when the hosts file or the resolver is what is wrong.
+wantBastions() {
+	{
+		echo '# The bastions that this node was enrolled with, and how it finds them.'
+		if [ -n "$NO_RESOLVER" ]; then echo 'mode mirror'; else echo 'mode dns'; fi
+		printf '%s\n' "$SERVERS"
+	} | want /etc/casemate/bastions
+}
+
 # --- Trust.
 
 # anchors prints the directory of the system's own trust store, and sets nothing.
@@ -850,6 +859,7 @@ enrol() {
 	resolvers=
 	wantTrust
 	if [ -n "$NO_RESOLVER" ]; then wantHosts; else wantResolver; fi
+	wantBastions
 	checkProxies
 	compare
 	if [ ! -s "$WORK/todo" ] && [ ! -s "$WORK/gone" ] && [ ! -s "$STATE/pending" ]; then

@@ -284,7 +284,7 @@ func (s *Site) kubesprayContainerd(k *KubesprayRelease, c *Conf) string {
 	}
 	own := "registry." + s.Domain
 	b.WriteString("containerd_registries_mirrors:\n")
-	for _, name := range append([]string{own}, s.pulled()...) {
+	for _, name := range append([]string{own}, s.Pulled()...) {
 		fmt.Fprintf(&b, "  - prefix: \"%s\"\n", name)
 		if k.MirrorServer {
 			fmt.Fprintf(&b, "    server: \"https://%s\"\n", own)

@@ -58,7 +58,7 @@ func Mirrors(s *Site, runtime string) (*Conf, error) {
 	if err := s.sound(); err != nil {
 		return nil, err
 	}
-	if len(s.pulled()) == 0 {
+	if len(s.Pulled()) == 0 {
 		return nil, fmt.Errorf("no origin is a registry, so there is nothing to mirror: see casemate origin list")
 	}
 	c := &Conf{}
@@ -81,9 +81,9 @@ func (s *Site) hosts() string {
 	return b.String()
 }
 
-// pulled are the registries' names that stand in images' names. Those that only ever are the target of a redirect or of a token request are left out, because the
+// Pulled are the registries' names that stand in images' names. Those that only ever are the target of a redirect or of a token request are left out, because the
 // bastions send nobody there.
-func (s *Site) pulled() (list []string) {
+func (s *Site) Pulled() (list []string) {
 	for _, name := range s.Registries() {
 		label, _, _ := strings.Cut(name, ".")
 		if label != "auth" && label != "pkg-containers" && !strings.HasPrefix(label, "cdn") {
@@ -112,7 +112,7 @@ func containerdMirrors(s *Site, c *Conf) {
 	for _, n := range s.Nodes {
 		fmt.Fprintf(&b, "\n[host.\"https://%s\"]\n  %s", s.Host(n), strings.ReplaceAll(strings.TrimSuffix(host, "\n"), "\n", "\n  ")+"\n")
 	}
-	for _, name := range s.pulled() {
+	for _, name := range s.Pulled() {
 		c.file(containerdDir+"/"+name+"/hosts.toml", "# Images of "+name+" come from the bastions and from nowhere else; the first that answers is taken.\n"+b.String())
 	}
 	c.note(`containerd's config.toml needs config_path = "%s" under [plugins."io.containerd.cri.v1.images".registry] (containerd 2) `+
@@ -137,7 +137,7 @@ func dockerMirrors(s *Site, c *Conf) {
 
 // without are the pulled names that are not the origin's.
 func (s *Site) without(host string) []string {
-	return slices.DeleteFunc(s.pulled(), func(name string) bool {
+	return slices.DeleteFunc(s.Pulled(), func(name string) bool {
 		return slices.ContainsFunc(s.Origins, func(o Origin) bool { return o.Host == host && (name == host || slices.Contains(o.Aliases, name)) })
 	})
 }
@@ -163,7 +163,7 @@ func containersMirrors(s *Site, c *Conf) {
 	last := len(s.Nodes) - 1
 	var b strings.Builder
 	b.WriteString("# Images of these registries come from the bastions and from nowhere else: the mirrors in their order, then the location.\n")
-	for _, name := range s.pulled() {
+	for _, name := range s.Pulled() {
 		fmt.Fprintf(&b, "\n[[registry]]\nprefix = \"%[1]s\"\nlocation = \"%[2]s/%[1]s\"\n", name, s.Host(s.Nodes[last]))
 		for _, n := range s.Nodes[:last] {
 			fmt.Fprintf(&b, "[[registry.mirror]]\nlocation = \"%s/%s\"\n", s.Host(n), name)
@@ -181,7 +181,7 @@ func rancherMirrors(s *Site, c *Conf, name, services string) {
 	c.file(ca, s.ca())
 	var b strings.Builder
 	b.WriteString("# Images of these registries come from the bastions, in this order.\nmirrors:\n")
-	for _, r := range s.pulled() {
+	for _, r := range s.Pulled() {
 		fmt.Fprintf(&b, "  \"%s\":\n    endpoint:\n", r)
 		for _, n := range s.Nodes {
 			fmt.Fprintf(&b, "      - \"https://%s\"\n", s.Host(n))

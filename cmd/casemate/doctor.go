@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 
@@ -18,8 +20,9 @@ func doctorCommand(o *options) *cobra.Command {
 does the node trust the CA, does something overrule all that (mirrors, proxies), do the registries answer, and do a pull, a part of a file and a large transfer work.
 For each failure it prints what people will have seen, its cause and its cure. Nothing is written, and no daemon is needed here.
 
-BASTION is an address; without one the bastions are those that this node was enrolled with, or those among its resolvers.
-Exit code 0: all is well, warnings aside. 3: something is wrong. 1: it could not be checked.
+BASTION is an address or a name; without one the bastions are those that this node was enrolled with, or those among its resolvers.
+On a node that was enrolled with --no-resolver (--mode mirror) it is the bastions' own names and the runtimes' mirrors that are checked, and no resolver is asked for the origins.
+Exit code 0: all is well, warnings aside. 3: something is wrong. 2: an argument is wrong. 1: it could not be checked.
 
 With --line, on a bastion, it prints one line for a node's shell that gets this program from a bastion, checks its SHA-256 and runs it.`,
 		Example: `  casemate doctor
@@ -31,7 +34,9 @@ With --line, on a bastion, it prints one line for a node's shell that gets this 
 			}
 			cfg.Bastions = args
 			report, err := doctor.Run(cmd.Context(), cfg)
-			if err != nil {
+			if errors.Is(err, fs.ErrInvalid) {
+				return usageError{err}
+			} else if err != nil {
 				return err
 			}
 			if o.output == "json" {
@@ -49,6 +54,7 @@ With --line, on a bastion, it prints one line for a node's shell that gets this 
 	f.BoolVar(&line, "line", false, "on a bastion: print the line that runs this on a node")
 	f.StringVar(&cfg.Image, "image", "", "the image to pull (default: a small one that the bastions name)")
 	f.StringVar(&cfg.File, "file", "", "the URL of the file to download (default: one that the bastions name)")
+	f.StringVar(&cfg.Mode, "mode", "", "how the node finds the bastions, dns or mirror (default: as it was enrolled, or dns)")
 	// For tests: bastions without the well-known ports, a node that is a directory.
 	f.Uint16Var(&cfg.Ports.HTTP, "port-http", 0, "")
 	f.Uint16Var(&cfg.Ports.HTTPS, "port-https", 0, "")

@@ -189,6 +189,7 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("\n%s", show(r))
 		}
 	})
+	t.Run("a node whose DNS is left alone", func(t *testing.T) { mirrored(t, l, b) })
 	t.Run("one bastion is down", func(t *testing.T) {
 		tr.kill(tr.nodes[2])
 		r := n.doctor(t, 0)
@@ -220,4 +221,63 @@ func TestDoctor(t *testing.T) {
 			run("ip", "-n", b.ns, "link", "set", "eth0", "up")
 		}
 	})
+}
+
+// mirrored is TestDoctor on a node that was enrolled without its resolver and has mirrors, those of Kubespray's kind among them.
+func mirrored(t *testing.T, l *lab, b *bastion) {
+	m := l.fresh(t, "mirrored")
+	for _, dir := range []string{"docker", "containerd", "containers"} { // the machine's own
+		if err := os.RemoveAll(m.path("etc/" + dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.must(t, "sh", "-c", b.line(t)+" --no-resolver")
+	for _, runtime := range []string{"containerd", "crio", "rke2"} {
+		b.casemate(t, "mirrors", "--for", runtime, "--dir", m.dir)
+	}
+	m.write("etc/containerd/config.toml", "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '/etc/containerd/certs.d'\n")
+	const own = "registry.casemate.internal"
+	m.write("etc/containerd/certs.d/"+own+"/hosts.toml", "server = \"https://"+own+"\"\n[host.\"https://n2.casemate.internal\"]\n  ca = [\"/etc/casemate/ca.crt\"]\n")
+
+	r := m.doctor(t, 0)
+	if r.Warnings+r.Skipped != 0 || len(r.Bastions) != 3 || !strings.Contains(show(r), own+"/registry.k8s.io/pause:3.10 by tag and by digest") {
+		t.Errorf("\n%s", show(r))
+	}
+	t.Logf("\n%s", show(r))
+	m.doctor(t, 0, "n2.casemate.internal")
+	if out, err := m.try("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", client(t, "../casemate"), "doctor"); err != nil || !strings.Contains(out, "ok       transfer") {
+		t.Errorf("without root: %v\n%s", err, out)
+	}
+	if r := m.doctor(t, 3, "--mode", "dns"); !says(r, "foreign-only", false, "10.77.0.250") {
+		t.Errorf("\n%s", show(r))
+	}
+
+	// One thing is taken away at a time.
+	for _, c := range []struct{ file, id, cause string }{
+		{"etc/hosts", "own-name-lost", own},
+		{"etc/casemate/ca.crt", "mirror-ca", "/etc/casemate/ca.crt"},
+		{"etc/rancher/rke2/casemate-ca.crt", "mirror-ca", "/etc/rancher/rke2/casemate-ca.crt"},
+	} {
+		had, err := os.ReadFile(m.path(c.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.file == "etc/hosts" {
+			m.write(c.file, "127.0.0.1 localhost\n")
+		} else if err := os.Remove(m.path(c.file)); err != nil {
+			t.Fatal(err)
+		}
+		if r := m.doctor(t, 3); !says(r, c.id, false, c.cause) || r.Failed != 1 {
+			t.Errorf("without %s:\n%s", c.file, show(r))
+		}
+		m.write(c.file, string(had))
+	}
+	m.write("etc/containerd/config.toml", "version = 3\n")
+	if r := m.doctor(t, 0); !says(r, "config-path", true, "/etc/containerd/config.toml") {
+		t.Errorf("\n%s", show(r))
+	}
+	m.must(t, "sh", "-c", b.line(t)+" --undo")
+	if _, err := os.Stat(m.path("etc/casemate")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what undo leaves: %v", err)
+	}
 }
