@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -27,7 +28,8 @@ func (a *Appliance) notifyReloading() {
 }
 
 // watchdog tells systemd at a quarter of the interval that this node lives, if it does: what clients use is asked each time. A node that does not answer is
-// not told of, and systemd starts it anew; that takes three questions without an answer, since a busy host may be late with one.
+// not told of, and systemd starts it anew. An answer may take half the interval: with more clients than cores every step of one waits for all of them (1 000 pulls at
+// the full speed of two cores: seconds), and to cut them all off would be the worst that can be done then.
 func (a *Appliance) watchdog(ctx context.Context) error {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
@@ -39,7 +41,7 @@ func (a *Appliance) watchdog(ctx context.Context) error {
 	tick := time.NewTicker(interval / 4)
 	defer tick.Stop()
 	for {
-		probe, cancel := context.WithTimeout(ctx, interval/4)
+		probe, cancel := context.WithTimeout(ctx, interval/2)
 		if err := a.alive(probe); err == nil {
 			a.notify(daemon.SdNotifyWatchdog)
 		} else if ctx.Err() == nil {
@@ -106,16 +108,19 @@ func askDNS(ctx context.Context, server netip.AddrPort, zone string) error {
 	if from := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(); from != server.Addr() && !from.IsLoopback() {
 		return errNotHere
 	}
-	if t, ok := ctx.Deadline(); ok {
-		conn.SetDeadline(t)
-	}
-	if _, err := conn.Write(q); err != nil {
-		return err
-	}
 	var answer [512]byte
-	n, err := conn.Read(answer[:])
-	if err != nil {
-		return err
+	var n int
+	for { // a datagram may get lost, here as anywhere
+		conn.SetDeadline(time.Now().Add(time.Second))
+		if _, err := conn.Write(q); err != nil {
+			return err
+		}
+		if n, err = conn.Read(answer[:]); err == nil {
+			break
+		}
+		if ctx.Err() != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
 	}
 	if n < 12 || binary.BigEndian.Uint16(answer[:]) != id {
 		return errors.New("not an answer to what was asked")

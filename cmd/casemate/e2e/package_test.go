@@ -3,8 +3,14 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -137,16 +143,26 @@ func life(t *testing.T, pm manager, dir string) {
 	n.must(t, "ctr", "-a", sock, "images", "pull", "--snapshotter", "native", image)
 	n.must(t, "curl", "-fsS", "-o", "/dev/null", file)
 
+	t.Log("1 000 pulls at a time beside 1 000 idle connections, within the unit's limits")
+	crowd(t, n, b)
+
 	t.Log("reload: what can be re-read is; what cannot is said; a mistake changes nothing")
 	b.sh(t, `sed -i 's/^#log:/log:/; s/^  #level: .*/  level: debug/; s/^node: .*/node: "other"/' /etc/casemate/casemate.yaml && systemctl reload casemate`)
-	b.says(t, "node has changed in the config and needs a restart", "journalctl -u casemate -o cat --no-pager")
-	b.says(t, "log level changed", "journalctl -u casemate -o cat --no-pager")
+	until(t, "the journal has what was said", func() error {
+		out, err := b.in("journalctl", "-u", "casemate", "-o", "cat", "--no-pager")
+		for _, want := range []string{"node has changed in the config and needs a restart", "log level changed"} {
+			if !strings.Contains(out, want) {
+				return fmt.Errorf("no %q (%v)", want, err)
+			}
+		}
+		return nil
+	})
 	b.sh(t, "echo 'nodes: [' >> /etc/casemate/casemate.yaml")
 	b.wrong(t, "", "systemctl reload casemate")
 	b.sh(t, `sed -i '$d' /etc/casemate/casemate.yaml && sed -i 's/^node: .*/node: "b1"/' /etc/casemate/casemate.yaml && systemctl reload casemate && casemate status`)
 
 	t.Log("a daemon that hangs is started anew by the watchdog; one that is killed, too")
-	b.sh(t, "mkdir -p /run/systemd/system/casemate.service.d && printf '[Service]\\nWatchdogSec=2\\n' > /run/systemd/system/casemate.service.d/short.conf && systemctl daemon-reload && systemctl restart casemate")
+	b.sh(t, "mkdir -p /run/systemd/system/casemate.service.d && printf '[Service]\\nWatchdogSec=4\\n' > /run/systemd/system/casemate.service.d/short.conf && systemctl daemon-reload && systemctl restart casemate")
 	for _, signal := range []string{"STOP", "KILL"} {
 		before := b.sh(t, "systemctl show -P NRestarts casemate.service")
 		b.sh(t, "systemctl kill --kill-whom=main --signal="+signal+" casemate.service")
@@ -231,4 +247,92 @@ func life(t *testing.T, pm manager, dir string) {
 	if out := b.sh(t, "ls -d /var/lib/casemate /etc/casemate /etc/systemd/system/casemate* /usr/share/doc/casemate 2>/dev/null || true"); out != "" {
 		t.Errorf("after the purge there is still\n%s", out)
 	}
+}
+
+// crowd holds 1 000 connections that ask nothing any more and 1 000 downloads of a blob that do not go on, looks at the daemon, and lets the downloads end.
+func crowd(t *testing.T, n *host, b *booted) {
+	const each, size = 1000, 8 << 20
+	if err := os.WriteFile(b.root+"/mnt/blob", make([]byte, size), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.sh(t, "casemate file put https://dl.k8s.io/crowd /mnt/blob")
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(b.sh(t, "casemate ca"))) {
+		t.Fatal("no root")
+	}
+	var conns []net.Conn
+	n.inside(t, func() error {
+		for range 2 * each {
+			c, err := net.Dial("tcp", b.ip+":443")
+			if err != nil {
+				return err
+			}
+			conns = append(conns, tls.Client(c, &tls.Config{RootCAs: roots, ServerName: "dl.k8s.io"}))
+		}
+		return nil
+	})
+	t.Cleanup(func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	})
+	// all does f with each connection, a few at a time.
+	all := func(what string, f func(i int, c net.Conn) error) {
+		t.Helper()
+		var wg sync.WaitGroup
+		slots := make(chan struct{}, 16)
+		for i, c := range conns {
+			slots <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-slots }()
+				if err := f(i, c); err != nil {
+					t.Errorf("%s: connection %d: %v", what, i, err)
+				}
+			})
+		}
+		if wg.Wait(); t.Failed() {
+			t.FailNow()
+		}
+	}
+	bodies := make([]*http.Response, len(conns))
+	all("asking", func(i int, c net.Conn) error {
+		r, err := http.NewRequest("HEAD", "https://dl.k8s.io/crowd", nil)
+		if err != nil {
+			return err
+		}
+		if i >= each {
+			r.Method = "GET"
+		}
+		if err := r.Write(c); err != nil {
+			return err
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(c), r)
+		if err == nil && (resp.StatusCode != 200 || resp.ContentLength != size) {
+			err = fmt.Errorf("%s, %d bytes", resp.Status, resp.ContentLength)
+		}
+		bodies[i] = resp
+		return err
+	})
+	look := b.sh(t, `p=$(systemctl show -P MainPID casemate); sed -n 's/^VmRSS:[^0-9]*\([0-9]*\) kB/\1/p;s/^Threads:[^0-9]*//p' /proc/$p/status; ls /proc/$p/fd | wc -l`)
+	var rss, threads, files int
+	if _, err := fmt.Sscan(look, &rss, &threads, &files); err != nil {
+		t.Fatalf("%v: %s", err, look)
+	}
+	socks, err := b.in("sed", "-n", "s/^TCP: .* mem //p", "/proc/net/sockstat")
+	pages, _ := strconv.Atoi(strings.TrimSpace(socks))
+	t.Logf("%d MiB resident, %d threads, %d files; the kernel's buffers of all TCP sockets: %d MiB (%v)", rss>>10, threads, files, pages*os.Getpagesize()>>20, err)
+	if rss>>10 > 400 || files > 8192 || threads > 4096 {
+		t.Error("that does not fit the unit's limits")
+	}
+	all("reading", func(i int, _ net.Conn) error {
+		if i < each {
+			return nil
+		}
+		n, err := io.Copy(io.Discard, bodies[i].Body)
+		if err == nil && n != size {
+			err = fmt.Errorf("%d bytes", n)
+		}
+		return err
+	})
+	b.says(t, "serves", "casemate status")
 }
