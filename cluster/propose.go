@@ -203,14 +203,10 @@ func (c *Cluster) submit(ctx context.Context, leader string, data []byte) (uint6
 }
 
 // apply puts an encoded command into the log, on the leader.
-func (c *Cluster) apply(ctx context.Context, data []byte) (uint64, error) {
-	c.flight.RLock() // Close waits for it, since raft forgets whom it has to answer when it is shut down
-	defer c.flight.RUnlock()
-	if c.stopping.Load() {
-		return 0, raft.ErrRaftShutdown
-	}
-	f := c.raft.Apply(data, c.cfg.LeaderWait)
-	switch err := c.answer(ctx, f); {
+func (c *Cluster) apply(ctx context.Context, data []byte) (index uint64, err error) {
+	var f raft.ApplyFuture
+	err = c.command(ctx, func() raft.Future { f = c.raft.Apply(data, c.cfg.LeaderWait); return f })
+	switch {
 	case err == nil:
 		return f.Index(), nil
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
@@ -220,11 +216,38 @@ func (c *Cluster) apply(ctx context.Context, data []byte) (uint64, error) {
 	}
 }
 
-// answer waits for raft. When its goroutine has ended (see logStore.abandon), or was told to while the question waited, no answer comes.
-func (c *Cluster) answer(ctx context.Context, f raft.Future) error {
+// command is answer for what clients ask. Close waits until raft has answered, also after the client has gone, since raft forgets whom it has to answer when it is shut down.
+func (c *Cluster) command(ctx context.Context, ask func() raft.Future) error {
+	c.flight.RLock()
+	if c.stopping.Load() {
+		c.flight.RUnlock()
+		return raft.ErrRaftShutdown
+	}
+	answer := answerOf(ask())
+	err := c.await(ctx, answer)
+	if err == nil || ctx.Err() == nil || !errors.Is(err, ctx.Err()) {
+		c.flight.RUnlock()
+		return err
+	}
+	go func() {
+		c.await(context.Background(), answer)
+		c.flight.RUnlock()
+	}()
+	return err
+}
+
+// answer waits for raft.
+func (c *Cluster) answer(ctx context.Context, f raft.Future) error { return c.await(ctx, answerOf(f)) }
+
+// answerOf gives raft's answer when it comes. Its goroutine lives on only where none comes (see await), in a process that is about to end.
+func answerOf(f raft.Future) <-chan error {
 	answer := make(chan error, 1)
-	// This goroutine lives on only in those cases, in a process that is about to end.
 	go func() { answer <- f.Error() }()
+	return answer
+}
+
+// await waits for an answer. When raft's goroutine has ended (see logStore.abandon), or was told to while the question waited, none comes.
+func (c *Cluster) await(ctx context.Context, answer <-chan error) error {
 	select {
 	case err := <-answer:
 		return err

@@ -143,13 +143,13 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 func (c *Cluster) leaderIndex(ctx context.Context) (uint64, error) {
 	term := c.raft.CurrentTerm()
 	if c.reading.term.Load() != term {
-		if err := c.answer(ctx, c.raft.Barrier(confirmTime)); err != nil {
+		if err := c.command(ctx, func() raft.Future { return c.raft.Barrier(confirmTime) }); err != nil {
 			return 0, err
 		}
 		c.reading.term.Store(term) // of before the barrier: if it has changed since, there is another one
 	}
 	index := c.machine.view.Load().Index()
-	if err := c.answer(ctx, c.raft.VerifyLeader()); err != nil {
+	if err := c.command(ctx, func() raft.Future { return c.raft.VerifyLeader() }); err != nil {
 		return 0, err
 	}
 	if c.raft.CurrentTerm() != term {
