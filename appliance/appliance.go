@@ -8,11 +8,9 @@ package appliance
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
@@ -24,7 +22,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -32,7 +29,6 @@ import (
 
 	"casemate/appliance/content"
 	"casemate/appliance/missing"
-	"casemate/appliance/origin"
 	"casemate/appliance/user"
 	"casemate/cluster"
 	"casemate/dnssrv"
@@ -90,15 +86,6 @@ type Appliance struct {
 	stopping atomic.Bool
 	closing  sync.Once
 	closeErr error
-}
-
-// view is what the tree says at one moment about how to answer. It is immutable.
-type view struct {
-	settings *Settings
-	origins  *origin.Set
-	hosts    *hosts
-	known    map[string]bool // names and addresses that get a certificate
-	hostList []string        // enabled origins, in order
 }
 
 // Options are what Open may be given besides the config.
@@ -278,119 +265,6 @@ func (a *Appliance) front() frontPage {
 	return p
 }
 
-// readView reads what the tree says now about how to answer.
-func (a *Appliance) readView() error {
-	texts, err := readSettings(a.tree.Sub("settings"))
-	if err != nil {
-		return err
-	}
-	settings, err := ParseSettings(texts)
-	if err != nil {
-		return err
-	}
-	origins, err := origin.Load(a.tree.Sub("origins"), settings.Origins)
-	if err != nil {
-		return err
-	}
-	v, err := a.viewOf(settings, origins)
-	if err != nil {
-		return err
-	}
-	a.now.Store(v)
-	a.hosts.Store(v.hosts)
-	return nil
-}
-
-func (a *Appliance) viewOf(settings *Settings, origins *origin.Set) (*view, error) {
-	nodes, err := a.nodes()
-	if err != nil {
-		return nil, err
-	}
-	h := &hosts{domain: settings.Domain, nodes: map[string]bool{}, origins: origins}
-	for _, n := range nodes {
-		h.nodes[n.Name] = true
-	}
-	v := &view{settings: settings, origins: origins, hosts: h, known: map[string]bool{}, hostList: origins.Hosts()}
-	for _, n := range h.names() {
-		v.known[n] = true
-	}
-	for _, addr := range a.ownAddrs() {
-		v.known[addr.String()] = true
-	}
-	return v, nil
-}
-
-// ownAddrs are the addresses at which this node can be asked: what is advertised, what is listened on, and behind a wildcard every interface.
-func (a *Appliance) ownAddrs() []netip.Addr {
-	list := slices.Clone(a.cfg.Advertise)
-	for _, l := range a.socks.addrs().HTTPS {
-		if !l.Addr().IsUnspecified() {
-			list = append(list, l.Addr())
-			continue
-		}
-		all, _ := net.InterfaceAddrs()
-		for _, i := range all {
-			if n, ok := i.(*net.IPNet); ok {
-				if addr, ok := netip.AddrFromSlice(n.IP); ok && !addr.IsLinkLocalUnicast() {
-					list = append(list, addr.Unmap())
-				}
-			}
-		}
-	}
-	slices.SortFunc(list, netip.Addr.Compare)
-	return slices.Compact(list)
-}
-
-// nodes are the members with their addresses; this one as its config says, whatever the tree knows.
-func (a *Appliance) nodes() ([]dnssrv.Node, error) {
-	list := []dnssrv.Node{{Name: a.cfg.Node, Addrs: a.cfg.Advertise, Healthy: true}}
-	entries, err := a.tree.ReadDir("nodes")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("nodes: %w", err)
-	}
-	for _, e := range entries {
-		if e.Name() == a.cfg.Node {
-			continue
-		}
-		data, err := a.tree.ReadFile("nodes/" + e.Name())
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		var r nodeRecord
-		if err := errors.Join(err, json.Unmarshal(data, &r)); err != nil {
-			return nil, fmt.Errorf("node %s: %w", e.Name(), err)
-		}
-		list = append(list, dnssrv.Node{Name: e.Name(), Addrs: r.Addrs, Healthy: a.cluster.Up(e.Name())})
-	}
-	return list, nil
-}
-
-// refresh takes up what the tree says now. On an error what was there before stays in use.
-func (a *Appliance) refresh() error {
-	if err := a.readView(); err != nil {
-		return err
-	}
-	v := a.now.Load()
-	nodes, err := a.nodes()
-	if err != nil {
-		return err
-	}
-	records, err := readNames(a.tree.Sub("names"))
-	if err != nil {
-		return err
-	}
-	table, err := dnssrv.NewTable(dnssrv.Spec{
-		Domain: v.settings.Domain, Node: a.cfg.Node, Nodes: nodes, Origins: v.origins.Names(), Records: records,
-		TTL: v.settings.TTL, Forward: v.settings.Forward, Allow: v.settings.allow(),
-	})
-	if err != nil {
-		return err
-	}
-	a.dns.SetTable(table)
-	a.problems.set("dns", table.Conflicts())
-	return nil
-}
-
 // Run serves until ctx is done, or until this node cannot go on, and stops: first no new request is taken, then those under way get the
 // grace period, then everything else ends in the reverse order of its start. It returns nil after a stop that was asked for. Close comes after it.
 func (a *Appliance) Run(ctx context.Context) error {
@@ -505,117 +379,6 @@ func reason(err error) string {
 		return "asked to"
 	}
 	return err.Error()
-}
-
-// server is one of the two HTTP servers; the limits on what a client may do without progress are here and in conn.go.
-func (a *Appliance) server(plain bool) *http.Server {
-	return &http.Server{
-		Handler:           a.flights.count(a.edge.handler(plain)),
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          a.metrics.tlsErrors(a.log.With("room", "http")),
-	}
-}
-
-// flights counts requests under way, those that began before the stop apart.
-type flights struct {
-	stopping atomic.Bool
-	before   atomic.Int64
-}
-
-func (f *flights) count(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !f.stopping.Load() {
-			f.before.Add(1)
-			defer f.before.Add(-1)
-		}
-		h.ServeHTTP(w, r)
-	})
-}
-
-// drain waits until the requests that are under way now have ended, but not longer than most. Others are still answered meanwhile: one slow download keeps nobody out.
-func (f *flights) drain(most time.Duration) {
-	f.stopping.Store(true)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(most); f.before.Load() > 0 && time.Now().Before(end); {
-		<-tick.C
-	}
-}
-
-// shutdown ends servers: no new connections, then those under way get the grace period, then they are cut.
-func (a *Appliance) shutdown(grace time.Duration, servers ...*http.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
-	defer cancel()
-	var wg sync.WaitGroup
-	for _, s := range servers {
-		wg.Go(func() {
-			if err := s.Shutdown(ctx); err != nil {
-				a.log.Warn("requests under way are cut off", "after", a.grace, "error", err)
-				s.Close()
-			}
-		})
-	}
-	wg.Wait()
-}
-
-// follow takes up what changes in the tree, here or on another node, and sees to it that the tree knows this node.
-func (a *Appliance) follow(ctx context.Context) error {
-	changes := make(chan struct{}, 1)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	watches := []<-chan struct{}{a.cluster.Changes(ctx)} // who answers: DNS must not name the others
-	for _, dir := range []string{"settings", "origins", "names", "nodes"} {
-		watches = append(watches, a.tree.Watch(ctx, dir))
-	}
-	for _, ch := range watches {
-		wg.Go(func() {
-			for range ch {
-				select {
-				case changes <- struct{}{}:
-				default:
-				}
-			}
-		})
-	}
-	retry := time.NewTicker(10 * time.Second)
-	defer retry.Stop()
-	known := false
-	for {
-		if err := a.refresh(); err != nil {
-			a.log.Error("what the tree says cannot be taken up, the state before it stays in use", "error", err)
-			a.problems.set("view", []string{fmt.Sprintf("what the tree says cannot be taken up, the state before it stays in use: %v", err)})
-		} else {
-			a.problems.set("view", nil)
-		}
-		if !known {
-			err := a.enrol(ctx)
-			known = err == nil
-			if err != nil && !errors.Is(err, syscall.EAGAIN) && ctx.Err() == nil {
-				a.log.Warn("this node cannot be entered in the tree", "error", err)
-			}
-		}
-		tick := retry.C
-		if known {
-			tick = nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changes:
-		case <-tick:
-		}
-	}
-}
-
-// enrol writes this node's addresses where the other nodes read them, if they are not there.
-func (a *Appliance) enrol(ctx context.Context) error {
-	var r nodeRecord
-	if data, err := a.tree.ReadFile("nodes/" + a.cfg.Node); err == nil && json.Unmarshal(data, &r) == nil && slices.Equal(r.Addrs, a.cfg.Advertise) {
-		return nil
-	}
-	return a.tree.Update(ctx, func(b cluster.Batch) error { return putNode(b, a.cfg) })
 }
 
 // Reread reads the config again and takes up what it can; the notes say what needs a restart. A config with a mistake changes nothing.

@@ -1,0 +1,199 @@
+package appliance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"casemate/appliance/origin"
+	"casemate/cluster"
+	"casemate/dnssrv"
+)
+
+// view is what the tree says at one moment about how to answer. It is immutable.
+type view struct {
+	settings *Settings
+	origins  *origin.Set
+	hosts    *hosts
+	known    map[string]bool // names and addresses that get a certificate
+	hostList []string        // enabled origins, in order
+}
+
+// readView reads what the tree says now about how to answer.
+func (a *Appliance) readView() error {
+	texts, err := readSettings(a.tree.Sub("settings"))
+	if err != nil {
+		return err
+	}
+	settings, err := ParseSettings(texts)
+	if err != nil {
+		return err
+	}
+	origins, err := origin.Load(a.tree.Sub("origins"), settings.Origins)
+	if err != nil {
+		return err
+	}
+	v, err := a.viewOf(settings, origins)
+	if err != nil {
+		return err
+	}
+	a.now.Store(v)
+	a.hosts.Store(v.hosts)
+	return nil
+}
+
+func (a *Appliance) viewOf(settings *Settings, origins *origin.Set) (*view, error) {
+	nodes, err := a.nodes()
+	if err != nil {
+		return nil, err
+	}
+	h := &hosts{domain: settings.Domain, nodes: map[string]bool{}, origins: origins}
+	for _, n := range nodes {
+		h.nodes[n.Name] = true
+	}
+	v := &view{settings: settings, origins: origins, hosts: h, known: map[string]bool{}, hostList: origins.Hosts()}
+	for _, n := range h.names() {
+		v.known[n] = true
+	}
+	for _, addr := range a.ownAddrs() {
+		v.known[addr.String()] = true
+	}
+	return v, nil
+}
+
+// ownAddrs are the addresses at which this node can be asked: what is advertised, what is listened on, and behind a wildcard every interface.
+func (a *Appliance) ownAddrs() []netip.Addr {
+	list := slices.Clone(a.cfg.Advertise)
+	for _, l := range a.socks.addrs().HTTPS {
+		if !l.Addr().IsUnspecified() {
+			list = append(list, l.Addr())
+			continue
+		}
+		all, _ := net.InterfaceAddrs()
+		for _, i := range all {
+			if n, ok := i.(*net.IPNet); ok {
+				if addr, ok := netip.AddrFromSlice(n.IP); ok && !addr.IsLinkLocalUnicast() {
+					list = append(list, addr.Unmap())
+				}
+			}
+		}
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return slices.Compact(list)
+}
+
+// nodes are the members with their addresses; this one as its config says, whatever the tree knows.
+func (a *Appliance) nodes() ([]dnssrv.Node, error) {
+	list := []dnssrv.Node{{Name: a.cfg.Node, Addrs: a.cfg.Advertise, Healthy: true}}
+	entries, err := a.tree.ReadDir("nodes")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("nodes: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() == a.cfg.Node {
+			continue
+		}
+		data, err := a.tree.ReadFile("nodes/" + e.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		var r nodeRecord
+		if err := errors.Join(err, json.Unmarshal(data, &r)); err != nil {
+			return nil, fmt.Errorf("node %s: %w", e.Name(), err)
+		}
+		list = append(list, dnssrv.Node{Name: e.Name(), Addrs: r.Addrs, Healthy: a.cluster.Up(e.Name())})
+	}
+	return list, nil
+}
+
+// refresh takes up what the tree says now. On an error what was there before stays in use.
+func (a *Appliance) refresh() error {
+	if err := a.readView(); err != nil {
+		return err
+	}
+	v := a.now.Load()
+	nodes, err := a.nodes()
+	if err != nil {
+		return err
+	}
+	records, err := readNames(a.tree.Sub("names"))
+	if err != nil {
+		return err
+	}
+	table, err := dnssrv.NewTable(dnssrv.Spec{
+		Domain: v.settings.Domain, Node: a.cfg.Node, Nodes: nodes, Origins: v.origins.Names(), Records: records,
+		TTL: v.settings.TTL, Forward: v.settings.Forward, Allow: v.settings.allow(),
+	})
+	if err != nil {
+		return err
+	}
+	a.dns.SetTable(table)
+	a.problems.set("dns", table.Conflicts())
+	return nil
+}
+
+// follow takes up what changes in the tree, here or on another node, and sees to it that the tree knows this node.
+func (a *Appliance) follow(ctx context.Context) error {
+	changes := make(chan struct{}, 1)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	watches := []<-chan struct{}{a.cluster.Changes(ctx)} // who answers: DNS must not name the others
+	for _, dir := range []string{"settings", "origins", "names", "nodes"} {
+		watches = append(watches, a.tree.Watch(ctx, dir))
+	}
+	for _, ch := range watches {
+		wg.Go(func() {
+			for range ch {
+				select {
+				case changes <- struct{}{}:
+				default:
+				}
+			}
+		})
+	}
+	retry := time.NewTicker(10 * time.Second)
+	defer retry.Stop()
+	known := false
+	for {
+		if err := a.refresh(); err != nil {
+			a.log.Error("what the tree says cannot be taken up, the state before it stays in use", "error", err)
+			a.problems.set("view", []string{fmt.Sprintf("what the tree says cannot be taken up, the state before it stays in use: %v", err)})
+		} else {
+			a.problems.set("view", nil)
+		}
+		if !known {
+			err := a.enrol(ctx)
+			known = err == nil
+			if err != nil && !errors.Is(err, syscall.EAGAIN) && ctx.Err() == nil {
+				a.log.Warn("this node cannot be entered in the tree", "error", err)
+			}
+		}
+		tick := retry.C
+		if known {
+			tick = nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changes:
+		case <-tick:
+		}
+	}
+}
+
+// enrol writes this node's addresses where the other nodes read them, if they are not there.
+func (a *Appliance) enrol(ctx context.Context) error {
+	var r nodeRecord
+	if data, err := a.tree.ReadFile("nodes/" + a.cfg.Node); err == nil && json.Unmarshal(data, &r) == nil && slices.Equal(r.Addrs, a.cfg.Advertise) {
+		return nil
+	}
+	return a.tree.Update(ctx, func(b cluster.Batch) error { return putNode(b, a.cfg) })
+}
