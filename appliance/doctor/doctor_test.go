@@ -70,7 +70,7 @@ func TestTroubles(t *testing.T) {
 	}
 	write := func(name, text string) func(f *fakes) { return func(f *fakes) { f.write(name, text) } }
 	// spoil changes the bytes of blobs of at least that size.
-	spoil := func(least int, how func(w http.ResponseWriter, data []byte)) func(f *fakes) {
+	spoil := func(least int, how func(w http.ResponseWriter, r *http.Request, data []byte)) func(f *fakes) {
 		return func(f *fakes) {
 			f.serve = func(w http.ResponseWriter, r *http.Request) bool {
 				data := f.blobs[r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]]
@@ -78,7 +78,7 @@ func TestTroubles(t *testing.T) {
 					return false
 				}
 				w.Header().Set("Content-Length", strconv.Itoa(len(data)))
-				how(w, data)
+				how(w, r, data)
 				return true
 			}
 		}
@@ -224,12 +224,15 @@ func TestTroubles(t *testing.T) {
 		{name: "an image for another platform", n: 1, wrong: func(f *fakes) {
 			f.tags["quay.io/vax:1"] = f.blob([]byte(`{"manifests":[{"digest":"sha256:0","platform":{"os":"linux","architecture":"vax"}}]}`))
 		}, edit: func(c *Config) { c.Image = "quay.io/vax:1" }, want: "no-platform"},
-		{name: "a damaged layer", n: 1, wrong: spoil(1000, func(w http.ResponseWriter, data []byte) { w.Write(append([]byte("x"), data[1:]...)) }), want: "digest"},
-		{name: "a layer that breaks off", n: 1, wrong: spoil(1000, func(w http.ResponseWriter, data []byte) { w.Write(data[:500]); panic(http.ErrAbortHandler) }), want: "cut"},
-		{name: "a layer that stands still", n: 1, wrong: spoil(1<<20, func(w http.ResponseWriter, data []byte) {
+		{name: "a damaged layer", n: 1, wrong: spoil(1000, func(w http.ResponseWriter, _ *http.Request, data []byte) { w.Write(append([]byte("x"), data[1:]...)) }), want: "digest"},
+		{name: "a layer that breaks off", n: 1, wrong: spoil(1000, func(w http.ResponseWriter, _ *http.Request, data []byte) {
+			w.Write(data[:500])
+			panic(http.ErrAbortHandler)
+		}), want: "cut"},
+		{name: "a layer that stands still", n: 1, wrong: spoil(1<<20, func(w http.ResponseWriter, r *http.Request, data []byte) {
 			w.Write(data[:100])
 			w.(http.Flusher).Flush()
-			time.Sleep(4 * stallTime) // longer than doctor waits
+			<-r.Context().Done() // until doctor has given up
 		}), want: "stall"},
 		{name: "a file that is not there", n: 1, edit: func(c *Config) { c.File = "https://dl.k8s.io/none" }, want: "file-missing"},
 		{name: "ranges are ignored", n: 1, wrong: func(f *fakes) {

@@ -74,6 +74,16 @@ func shells(t *testing.T) map[string][]string {
 	return list
 }
 
+// dash is what most of it is tried with: every Debian has it, so it is skipped elsewhere only.
+func dash(t *testing.T) []string {
+	t.Helper()
+	shell := shells(t)["dash"]
+	if shell == nil {
+		t.Skip("dash is not installed")
+	}
+	return shell
+}
+
 // A tree is a node's root directory.
 type tree struct {
 	t     *testing.T
@@ -444,10 +454,7 @@ func TestUndoLeavesWhatOthersHaveChanged(t *testing.T) {
 // NetworkManager writes the file anew after a run: that is no change of somebody's, and a later run and undo take it as it is.
 func TestNetworkManagerWritesAgain(t *testing.T) {
 	site := newSite(t)
-	shell := shells(t)["dash"]
-	if shell == nil {
-		t.Skip("dash is not installed")
-	}
+	shell := dash(t)
 	tr := newTree(t, shell, map[string]string{"etc/resolv.conf": "nameserver 192.168.1.1\n", wants + "NetworkManager.service": enabled})
 	was := tr.all()
 	tr.run(site, 0)
@@ -462,10 +469,7 @@ func TestNetworkManagerWritesAgain(t *testing.T) {
 // So does a DHCP client.
 func TestADHCPClientWritesAgain(t *testing.T) {
 	site := newSite(t)
-	shell := shells(t)["dash"]
-	if shell == nil {
-		t.Skip("dash is not installed")
-	}
+	shell := dash(t)
 	tr := newTree(t, shell, map[string]string{"etc/resolv.conf": "nameserver 192.168.1.1\n", "etc/dhcp/dhclient.conf": "# mine\n"})
 	was := tr.all()
 	tr.run(site, 0)
@@ -486,10 +490,7 @@ func TestADHCPClientWritesAgain(t *testing.T) {
 // A run that is killed at any of its writes can be repeated, and can be undone.
 func TestARunThatBreaksOff(t *testing.T) {
 	site := newSite(t)
-	shell := shells(t)["dash"]
-	if shell == nil {
-		t.Skip("dash is not installed")
-	}
+	shell := dash(t)
 	script, err := site.Script()
 	if err != nil {
 		t.Fatal(err)
@@ -547,10 +548,7 @@ func addrs(s *Site) (list string) {
 
 func TestNodesSpread(t *testing.T) {
 	site := newSite(t)
-	shell := shells(t)["dash"]
-	if shell == nil {
-		t.Skip("dash is not installed")
-	}
+	shell := dash(t)
 	first := map[string]int{}
 	for i := range 24 {
 		tr := newTree(t, shell, map[string]string{"etc/machine-id": fmt.Sprintf("%032x\n", i)})
@@ -568,10 +566,7 @@ func TestNodesSpread(t *testing.T) {
 
 func TestProxiesAndOtherRoots(t *testing.T) {
 	site := newSite(t)
-	shell := shells(t)["dash"]
-	if shell == nil {
-		t.Skip("dash is not installed")
-	}
+	shell := dash(t)
 	for _, c := range []struct{ name, file, text, want, not string }{
 		{"no no_proxy", "etc/environment", "http_proxy=http://proxy:3128\n", "/etc/environment sets a proxy, which would be asked for what the bastions hold; add to no_proxy there: registry.k8s.io,docker.io,index.docker.io,registry-1.docker.io,dl.k8s.io,.casemate.internal", ""},
 		{"some", "etc/systemd/system/containerd.service.d/p.conf", "[Service]\nEnvironment=\"HTTPS_PROXY=http://proxy:3128\" \"NO_PROXY=.k8s.io,*.casemate.internal,10.0.0.0/8\"\n", "no_proxy there: docker.io,index.docker.io,registry-1.docker.io\n", ""},

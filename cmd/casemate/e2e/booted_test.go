@@ -31,7 +31,7 @@ func (l *lab) boot(t *testing.T, name string, prepare func(m *booted)) *booted {
 	t.Helper()
 	lower := filepath.Join(repo(t), "bin", "debian")
 	if _, err := os.Stat(lower + "/.whole"); err != nil {
-		t.Skip("there is no bin/debian, cmd/casemate/e2e/prepare makes it")
+		t.Fatal("there is no bin/debian: cmd/casemate/e2e/prepare makes it")
 	}
 	m := &booted{host: l.host(name, "")}
 	m.root = m.path("root")

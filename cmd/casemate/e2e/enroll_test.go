@@ -192,7 +192,7 @@ func TestEnroll(t *testing.T) {
 	})
 	t.Run("the Ansible role", func(t *testing.T) {
 		if _, err := exec.LookPath("ansible-playbook"); err != nil {
-			t.Skip("ansible-playbook is not installed")
+			t.Fatal("ansible-playbook is not installed: cmd/casemate/e2e/prepare installs it")
 		}
 		roles := n.path("tmp/roles")
 		b.casemate(t, "enroll", "--format", "ansible", "--dir", roles+"/casemate_enroll")
