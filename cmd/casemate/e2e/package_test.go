@@ -242,11 +242,19 @@ func life(t *testing.T, pm manager, dir string) {
 	if !pm.purges {
 		return
 	}
+	b.sh(t, "umask 077 && mkdir /root/backup && echo 'correct horse battery staple' > /root/backup/passphrase && casemate backup /root/backup/casemate.tar --passphrase-file /root/backup/passphrase")
 	t.Log("purge removes everything, also from a volume of its own")
 	b.sh(t, "mount --bind /var/lib/casemate /var/lib/casemate && dpkg -P casemate && umount /var/lib/casemate && rmdir /var/lib/casemate")
 	if out := b.sh(t, "ls -d /var/lib/casemate /etc/casemate /etc/systemd/system/casemate* /usr/share/doc/casemate 2>/dev/null || true"); out != "" {
 		t.Errorf("after the purge there is still\n%s", out)
 	}
+
+	t.Log("restored from a backup that only root can read, it is the same to the nodes")
+	b.sh(t, pm.install+" "+next)
+	b.says(t, "systemctl enable --now casemate.service", "casemate restore /root/backup/casemate.tar --passphrase-file /root/backup/passphrase 2>&1")
+	b.sh(t, "systemctl enable --now casemate.service && casemate status")
+	n.must(t, "curl", "-fsS", "-o", "/dev/null", file)
+	n.must(t, "ctr", "-a", sock, "images", "pull", "--snapshotter", "native", image)
 }
 
 // crowd holds 1 000 connections that ask nothing any more and 1 000 downloads of a blob that do not go on, looks at the daemon, and lets the downloads end.
