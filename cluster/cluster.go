@@ -29,7 +29,7 @@ type Cluster struct {
 	keyMu  sync.Mutex    // held while keys change
 	epoch  atomic.Uint64 // of the newest key taken up
 	blobs  *blob.Dir
-	gc     sync.Mutex // one collection at a time
+	gc     chan struct{} // holds one element while a collection runs
 
 	// In the order in which Close ends them, last first.
 	lock      io.Closer
@@ -53,8 +53,8 @@ type Cluster struct {
 	die       context.CancelFunc // ends what waits for other nodes
 
 	stopping atomic.Bool
-	flight   sync.RWMutex  // read-locked by every command that raft has to answer
-	ended    chan struct{} // raft has ended
+	flight   sync.WaitGroup // commands that raft has to answer; none begins once stopping is set, under ownMu
+	ended    chan struct{}  // raft has ended
 	stop     chan struct{}
 	once     sync.Once // Close
 	closed   error
@@ -79,6 +79,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c := &Cluster{
+		gc:  make(chan struct{}, 1),
 		cfg: cfg, log: cfg.Log, id: id, lock: lock, opened: cfg.Now(),
 		stop: make(chan struct{}), done: make(chan struct{}), ended: make(chan struct{}),
 	}
@@ -190,10 +191,10 @@ func Open(cfg Config) (_ *Cluster, err error) {
 // Writes under way are syscall.EAGAIN or have happened. Reads of what is open go on.
 func (c *Cluster) Close() error {
 	c.once.Do(func() {
+		c.ownMu.Lock()
 		c.stopping.Store(true)
-		c.flight.Lock() // until all commands under way are answered, and there are no more
-		//lint:ignore SA2001 nothing is to be done in between
-		c.flight.Unlock()
+		c.ownMu.Unlock()
+		c.flight.Wait()
 		if voters, _ := c.electorate(); c.raft.State() == raft.Leader && len(voters) > 1 {
 			ctx, cancel := context.WithTimeout(context.Background(), raftTimeout)
 			defer cancel()

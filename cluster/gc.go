@@ -43,8 +43,14 @@ func (c *Cluster) GCNow(ctx context.Context, dryRun bool) (GCReport, error) {
 
 // collectUnnamed is GC at a time at which pins and stages may end.
 func (c *Cluster) collectUnnamed(ctx context.Context, dryRun bool, now time.Time) (r GCReport, err error) {
-	c.gc.Lock()
-	defer c.gc.Unlock()
+	select { // one at a time
+	case c.gc <- struct{}{}:
+		defer func() { <-c.gc }()
+	case <-ctx.Done():
+		return r, ctx.Err()
+	case <-c.life.Done():
+		return r, c.stopped()
+	}
 	start := time.Now()
 	defer func() {
 		r.Took = time.Since(start)

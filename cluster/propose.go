@@ -218,20 +218,22 @@ func (c *Cluster) apply(ctx context.Context, data []byte) (index uint64, err err
 
 // command is answer for what clients ask. Close waits until raft has answered, also after the client has gone, since raft forgets whom it has to answer when it is shut down.
 func (c *Cluster) command(ctx context.Context, ask func() raft.Future) error {
-	c.flight.RLock()
+	c.ownMu.RLock()
 	if c.stopping.Load() {
-		c.flight.RUnlock()
+		c.ownMu.RUnlock()
 		return raft.ErrRaftShutdown
 	}
+	c.flight.Add(1)
+	c.ownMu.RUnlock()
 	answer := answerOf(ask())
 	err := c.await(ctx, answer)
 	if err == nil || ctx.Err() == nil || !errors.Is(err, ctx.Err()) {
-		c.flight.RUnlock()
+		c.flight.Done()
 		return err
 	}
 	go func() {
 		c.await(context.Background(), answer)
-		c.flight.RUnlock()
+		c.flight.Done()
 	}()
 	return err
 }

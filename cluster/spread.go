@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -40,7 +41,10 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 	if d, err := state.ParseDigest(digest); err == nil {
 		buried = c.machine.view.Load().Tombstone(d)
 	}
-	var behind sync.Map // nodes
+	recipients := map[string]*recipient{}
+	for node := range voters {
+		recipients[node] = new(recipient)
+	}
 	// What is under way when a majority has it goes on, since the others need the bytes too; but it is not begun anew.
 	copies, stop := context.WithCancel(c.life)
 	enough := make(chan struct{})
@@ -50,17 +54,18 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 	}
 	results := make(chan outcome, len(voters))
 	var under sync.WaitGroup
-	for node := range voters {
+	for node, r := range recipients {
 		under.Add(1)
 		if !c.background(func() {
 			defer under.Done()
 			var o outcome
 			counts := func(index uint64, err error) bool {
-				if o.index, o.err = index, err; err == nil && index < buried {
-					o.err = errBehind
-					behind.Store(node, nil)
+				if err == nil && index < buried {
+					err = errBehind
 				}
-				return o.err == nil
+				o.index, o.err = index, err
+				r.tried(err)
+				return err == nil
 			}
 			if t := tails[node]; t != nil {
 				counts(t.finish(copies))
@@ -68,7 +73,7 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 				o.err = errDown
 			}
 			for wait := 20 * time.Millisecond; o.err != nil && copies.Err() == nil; wait = min(2*wait, 500*time.Millisecond) {
-				if counts(c.copyTo(copies, node, digest, size)) || errors.Is(o.err, syscall.ENOSPC) {
+				if counts(c.copyTo(copies, node, digest, size, &r.sent)) || errors.Is(o.err, syscall.ENOSPC) {
 					break
 				}
 				select {
@@ -85,7 +90,7 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 			return 0, c.stopped()
 		}
 	}
-	// Those that are down are tried for as long as a write waits for a majority; one that is sending bytes is not given up.
+	// Those that are down, or that fail, are tried for as long as a write waits for a majority; one that takes bytes is not given up.
 	patience := time.NewTicker(c.cfg.LeaderWait)
 	defer patience.Stop()
 	var last error
@@ -104,14 +109,20 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 			have++
 			confirmed = min(confirmed, o.index)
 		case <-patience.C:
-			up := 0
-			for node := range voters {
-				if _, late := behind.Load(node); c.Up(node) && !late {
-					up++
+			promising := 0
+			for node, r := range recipients {
+				ok, err := r.promising(c.Up(node))
+				if ok {
+					promising++
+				} else if err != nil {
+					last = err
 				}
 			}
-			if up < need {
+			if promising < need {
 				stop()
+				if last != nil {
+					return 0, fmt.Errorf("too few nodes can take it (%w): %w", last, errNoMajority)
+				}
 				return 0, errNoMajority
 			}
 		case <-ctx.Done():
@@ -129,11 +140,51 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 	return confirmed, nil
 }
 
+// recipient is how the attempts to copy a blob to one node have gone.
+type recipient struct {
+	sent atomic.Int64 // bytes, in all attempts but the first
+
+	mu     sync.Mutex
+	tries  int
+	failed int
+	err    error // of the newest attempt
+
+	failedBefore int   // owned by the caller of promising
+	sentBefore   int64 // likewise
+}
+
+// maxAttempts is how often a copy to a node that answers may fail while a client waits for it.
+const maxAttempts = 20
+
+func (r *recipient) tried(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tries++
+	if r.err = err; err != nil {
+		r.failed++
+	}
+}
+
+// promising reports whether the copy has succeeded or may still do so, given whether the node is up. It judges by what has happened since it was last asked: no
+// attempt failed, or bytes were sent. It also returns why the newest attempt failed.
+func (r *recipient) promising(up bool) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tries > r.failed {
+		return true, nil
+	}
+	sent := r.sent.Load()
+	moved := r.failed == r.failedBefore || sent > r.sentBefore
+	r.failedBefore, r.sentBefore = r.failed, sent
+	full := errors.Is(r.err, syscall.ENOSPC) // it is not tried again
+	return up && moved && !full && r.failed <= maxAttempts && !errors.Is(r.err, errBehind), r.err
+}
+
 // errBehind says that a node has not applied the newest collect of a digest.
 var errBehind = fmt.Errorf("it has not heard of the collection of these bytes: %w", syscall.EAGAIN)
 
-// copyTo sees to it that a node has a blob, and returns the index at which it saw it.
-func (c *Cluster) copyTo(ctx context.Context, node, digest string, size int64) (uint64, error) {
+// copyTo sees to it that a node has a blob, and returns the index at which it saw it. It adds to sent what it sends.
+func (c *Cluster) copyTo(ctx context.Context, node, digest string, size int64, sent *atomic.Int64) (uint64, error) {
 	ctx, cancel, ok := c.peers.alive(ctx, node)
 	if !ok {
 		return 0, errDown
@@ -151,7 +202,7 @@ func (c *Cluster) copyTo(ctx context.Context, node, digest string, size int64) (
 		return 0, err
 	}
 	defer f.Close()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+node+"/blob/"+digest, io.NopCloser(f))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+node+"/blob/"+digest, io.NopCloser(counted{f, sent}))
 	if err != nil {
 		return 0, err
 	}
@@ -160,6 +211,18 @@ func (c *Cluster) copyTo(ctx context.Context, node, digest string, size int64) (
 		req.Body = http.NoBody
 	}
 	return c.confirmedBy(req)
+}
+
+// counted counts the bytes that are read.
+type counted struct {
+	io.Reader
+	n *atomic.Int64
+}
+
+func (r counted) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.n.Add(int64(n))
+	return n, err
 }
 
 func (c *Cluster) confirmedBy(req *http.Request) (uint64, error) {

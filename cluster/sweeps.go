@@ -89,9 +89,13 @@ func (c *Cluster) keepSwept() {
 			return
 		case <-c.sweeps.wake():
 		}
-		c.gc.Lock() // a collection that runs here sweeps by itself, and counts
+		select { // a collection that runs here sweeps by itself, and counts
+		case c.gc <- struct{}{}:
+		case <-c.stop:
+			return
+		}
 		_, _, err := c.sweep(c.sweeps.list(c.machine.view.Load().Index()))
-		c.gc.Unlock()
+		<-c.gc
 		if err != nil {
 			c.log.Warn("a collected blob could not be removed, the next gc tries again", "err", err)
 		}
