@@ -398,7 +398,7 @@ func TestRestoreFindsEveryByte(t *testing.T) {
 	t.Parallel()
 	data := small(t)
 	step := 5 // no part of a block's length, so that all fields of the headers have their turn
-	if *seeds > 24 {
+	if *seeds > 100 {
 		step = 1
 	}
 	refused := func(what string, data []byte) {

@@ -127,5 +127,3 @@ func (c *Cluster) CollectedAt(digest string) uint64 {
 	d, _ := state.ParseDigest(digest)
 	return c.machine.view.Load().Tombstone(d)
 }
-
-const ShareTime = shareTime

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -274,6 +273,8 @@ type faults struct {
 	seed uint64
 	over atomic.Bool
 
+	contents [][]byte // see contents
+
 	mu    sync.Mutex
 	lives map[string]int // how often a node has lost its power
 }
@@ -292,13 +293,16 @@ func (f *faults) died(nodes ...*clustertest.Node) {
 	}
 }
 
-// content is the bytes of a blob: some are so large that copies begin while they are written.
-func content(seed uint64, which int) []byte {
-	size := 2000 + which
-	if which == 0 {
-		size = 1<<20 + 300_000
+// contents are the bytes of the blobs that the writers share: one is so large that copies begin while it is written.
+func contents(seed uint64) (list [][]byte) {
+	for which := range blobs {
+		size := 2000 + which
+		if which == 0 {
+			size = 1<<20 + 300_000
+		}
+		list = append(list, noise(size, seed<<8|uint64(which)))
 	}
-	return noise(size, seed<<8|uint64(which))
+	return list
 }
 
 func digestOf(data []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(data)) }
@@ -310,6 +314,7 @@ func (f *faults) client(id int) {
 	for i := 0; !f.over.Load(); i++ {
 		n := f.cl.Nodes[r.IntN(len(f.cl.Nodes))]
 		life := f.life(n)
+		f.think(r)
 		c := n.Live()
 		if c == nil {
 			continue
@@ -353,7 +358,7 @@ func (f *faults) client(id int) {
 				b.Put(rec, []byte(value))
 			})
 		case 4, 5, 6:
-			data := content(f.seed, r.IntN(blobs))
+			data := f.contents[r.IntN(blobs)]
 			digest := digestOf(data)
 			if r.IntN(4) > 0 { // otherwise it is named if it is known, as a mount is
 				if err := push(c, data, []string{"", fmt.Sprint("up", id)}[r.IntN(2)]); err != nil {
@@ -401,14 +406,17 @@ func (f *faults) read(tree *cluster.Tree, life, key string) {
 	f.h.count.Add(1)
 }
 
+// think is what a client does between two questions; it lets the bubble's time pass.
+func (f *faults) think(r *rand.Rand) { time.Sleep(time.Duration(r.IntN(2000)) * time.Microsecond) }
+
 // pause lets a client that was refused ask again a little later, as clients do.
-func (f *faults) pause() { <-time.After(5 * time.Millisecond) }
+func (f *faults) pause() { time.Sleep(5 * time.Millisecond) }
 
 // some waits until the clients have got somewhere, or cannot.
 func (f *faults) some(ops int) {
 	end := time.Now().Add(someTime)
 	for from := f.h.count.Load(); f.h.count.Load() < from+int64(ops) && time.Now().Before(end); {
-		<-time.After(time.Millisecond)
+		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -533,21 +541,6 @@ func (f *faults) end() {
 		}
 		f.h.end(key, op{kind: "final", value: value, call: call})
 	}
-	tally := map[string]int{}
-	for key := range f.keys() {
-		decided, wrong := f.h.judge(key)
-		if wrong != nil {
-			t.Error(wrong)
-		}
-		if !decided {
-			tally["undecided"]++
-		}
-		for _, o := range f.h.ops[key] {
-			tally[fmt.Sprint(o.kind, " ", o.outcome)]++
-		}
-		tally["hit"] += len(f.h.hits[key])
-	}
-	t.Logf("seed %d: %v", f.seed, tally)
 	f.whole()
 	// A collection on every node leaves what is named, and nothing else, on every disk.
 	for _, n := range cl.Nodes {
@@ -567,6 +560,25 @@ func (f *faults) end() {
 			return err
 		})
 	}
+}
+
+// verdict judges the history.
+func (f *faults) verdict() {
+	tally := map[string]int{}
+	for key := range f.keys() {
+		decided, wrong := f.h.judge(key)
+		if wrong != nil {
+			f.t.Error(wrong)
+		}
+		if !decided {
+			tally["undecided"]++
+		}
+		for _, o := range f.h.ops[key] {
+			tally[fmt.Sprint(o.kind, " ", o.outcome)]++
+		}
+		tally["hit"] += len(f.h.hits[key])
+	}
+	f.t.Logf("seed %d: %v", f.seed, tally)
 }
 
 // revive starts what is down, and what its disk has stopped: a fault may show late, such as one that came while the log's segments were changed.
@@ -642,41 +654,36 @@ func (f *faults) whole() {
 // Random faults under random writes (promises 1, 3, 4, 6, 7, 9, 11): whatever was acknowledged is there in the end, on every node, nothing that was refused is, and
 // every name has its bytes. The seed decides what the clients and the nemesis try; how that meets is up to the scheduler, so a seed that failed may have to be played a few times.
 func TestFaults(t *testing.T) {
-	// More at a time than there are processors: a cluster under faults mostly waits.
-	slots := make(chan struct{}, 3*runtime.GOMAXPROCS(0))
-	var all sync.WaitGroup
-	defer all.Wait()
 	for seed := range uint64(cluster.Seeds()) {
-		slots <- struct{}{}
-		all.Go(func() {
-			defer func() { <-slots }()
-			t.Run(fmt.Sprint(seed), func(t *testing.T) { playFaults(t, seed) })
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			f := &faults{
+				t: t, seed: seed, contents: contents(seed), r: rand.New(rand.NewPCG(seed, 0)), lives: map[string]int{},
+				h: &record{ops: map[string][]op{}, hits: map[string][]hit{}},
+			}
+			clustertest.Run(t, f.play)
+			f.t = t
+			f.verdict()
+			if t.Failed() {
+				t.Logf("seed %d failed: go test ./cluster -run 'TestFaults/^%d$' -seeds %d", seed, seed, seed+1)
+			}
 		})
 	}
 }
 
-func playFaults(t *testing.T, seed uint64) {
-	cl := clustertest.New(t, 3, func(c *cluster.Config) {
+func (f *faults) play(t *testing.T) {
+	f.t = t
+	f.cl = clustertest.New(t, 3, func(c *cluster.Config) {
 		cluster.Small(c)
 		cluster.Impatient(c, 2*time.Second)
 		c.LeaderWait, c.PinTime = time.Second, time.Minute
 		c.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})).With("node", c.Node)
 	})
-	f := &faults{
-		t: t, cl: cl, seed: seed, r: rand.New(rand.NewPCG(seed, 0)), lives: map[string]int{},
-		h: &record{ops: map[string][]op{}, hits: map[string][]hit{}},
-	}
-	defer func() {
-		if t.Failed() {
-			t.Logf("seed %d failed: go test ./cluster -run 'TestFaults/^%d$' -seeds %d", seed, seed, seed+1)
-		}
-	}()
 	var clients sync.WaitGroup
 	for id := range writers {
 		clients.Go(func() { f.client(id) })
 	}
 	func() {
-		defer clients.Wait()
+		defer clients.Wait() // before the wires are whole: every write ends all the same
 		defer f.over.Store(true)
 		for range 12 {
 			f.nemesis()

@@ -17,12 +17,12 @@ import (
 	"casemate/cluster/blob/blobtest"
 )
 
-var seeds = flag.Int("seeds", 24, "how many histories the power cut tests play")
+var seeds = flag.Int("seeds", 8, "how many histories the power cut tests play")
 
 // quiet is a configuration on a file system that loses power, with everything small so that segments roll over and snapshots matter.
 func powerConfig(f *blobtest.FS) Config {
 	return Config{
-		Dir: "/data/casemate", Node: "n1", FS: f, Log: slog.New(slog.DiscardHandler), LeaderWait: 2 * time.Second,
+		Dir: "/data/casemate", Node: "n1", FS: f, Log: slog.New(slog.DiscardHandler), LeaderWait: time.Minute,
 		segmentSize: 32 << 10, snapshots: 40, entrySize: 2 << 10,
 	}
 }

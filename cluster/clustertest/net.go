@@ -1,33 +1,41 @@
 // Package clustertest runs a cluster of several nodes in one process, on disks that lose power and a network that can be cut.
 //
-// The network is cut at the dialer, so raft, blobs and forwarded writes are cut together. Like TCP over a dead wire a cut connection says nothing: reads and writes
-// wait, until the wire is whole again or somebody's patience ends.
+// Disks and network are in memory, so a test runs in a synctest bubble (see [Run]): times pass when nothing else is left to do, and no verdict depends on how busy the
+// machine is. Raft, blobs and forwarded writes share the wires, so they are cut together. Like TCP over a dead wire a cut connection says nothing: reads and writes wait,
+// until the wire is whole again or a deadline passes. Where only one direction is cut, what goes in the other one arrives and its acknowledgments do not: as TCP does, a
+// connection sends a first window more, and then nothing.
 package clustertest
 
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
+)
+
+const (
+	window  = 14600    // bytes that a connection sends before it needs an acknowledgment (RFC 6928: ten segments)
+	maxSent = 64 << 10 // bytes of one direction that were written and not read: then writes wait, as for a full buffer of a kernel
 )
 
 // Net is the wires between nodes. Addresses are "NAME:7443".
 type Net struct {
 	mu    sync.Mutex
-	at    map[string]string     // node → the loopback address where it listens
-	cut   map[[2]string]bool    // from, to
-	off   map[string]bool       // nodes without power
-	slow  map[[2]string]latency // from, to
-	moved chan struct{}         // closed at the next change
+	at    map[string]*listener        // by node
+	cut   map[[2]string]bool          // from, to
+	off   map[string]bool             // nodes without power
+	slow  map[[2]string]time.Duration // from, to
+	moved chan struct{}               // closed at the next change
+	ports int                         // of dialers, so that each connection has an address of its own
 }
-
-type latency time.Duration
 
 // NewNet returns whole wires.
 func NewNet() *Net {
-	return &Net{at: map[string]string{}, off: map[string]bool{}, cut: map[[2]string]bool{}, slow: map[[2]string]latency{}, moved: make(chan struct{})}
+	return &Net{at: map[string]*listener{}, off: map[string]bool{}, cut: map[[2]string]bool{}, slow: map[[2]string]time.Duration{}, moved: make(chan struct{})}
 }
 
 // Addr is what other nodes dial.
@@ -35,13 +43,13 @@ func Addr(node string) string { return node + ":7443" }
 
 // Listen opens a node's port.
 func (n *Net) Listen(node string) (net.Listener, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
+	l := &listener{net: n, node: node, conns: make(chan net.Conn), closed: make(chan struct{})}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.at[node] = l.Addr().String()
+	if n.at[node] != nil {
+		return nil, &net.OpError{Op: "listen", Net: "tcp", Addr: l.Addr(), Err: syscall.EADDRINUSE}
+	}
+	n.at[node] = l
 	return l, nil
 }
 
@@ -52,20 +60,52 @@ func (n *Net) Dialer(from string) func(ctx context.Context, addr string) (net.Co
 		if err != nil {
 			return nil, err
 		}
-		deadline, _ := ctx.Deadline()
 		for _, way := range [][2]string{{from, to}, {to, from}} {
-			if err := n.pass(way, deadline, ctx.Done()); err != nil {
+			if err := n.travel(ctx, way); err != nil {
 				return nil, fmt.Errorf("dial %s: %w", addr, err)
 			}
 		}
 		n.mu.Lock()
-		at := n.at[to]
+		l := n.at[to]
+		n.ports++
+		local := address(fmt.Sprintf("%s:%d", from, 10_000+n.ports%50_000))
 		n.mu.Unlock()
-		conn, err := new(net.Dialer).DialContext(ctx, "tcp", at)
-		if err != nil {
-			return nil, err
+		refused := fmt.Errorf("dial %s: %w", addr, syscall.ECONNREFUSED)
+		if l == nil {
+			return nil, refused
 		}
-		return &wire{Conn: conn, net: n, out: [2]string{from, to}, in: [2]string{to, from}, closed: make(chan struct{})}, nil
+		there, back := newHalf(n, from, to), newHalf(n, to, from)
+		select {
+		case l.conns <- &wire{in: there, out: back, local: l.Addr(), remote: local}:
+			return &wire{in: back, out: there, local: local, remote: l.Addr()}, nil
+		case <-l.closed:
+			return nil, refused
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// travel waits until one packet has gone a way.
+func (n *Net) travel(ctx context.Context, way [2]string) error {
+	for {
+		n.mu.Lock()
+		cut, slow, moved := n.blocked(way), n.slow[way], n.moved
+		n.mu.Unlock()
+		var late <-chan time.Time
+		if !cut {
+			if slow == 0 {
+				return ctx.Err()
+			}
+			late, moved = time.After(slow), nil
+		}
+		select {
+		case <-moved:
+		case <-late:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
@@ -100,7 +140,7 @@ func (n *Net) Off(node string, off bool) {
 
 // Slow lets each piece that goes between two nodes take a time.
 func (n *Net) Slow(a, b string, d time.Duration) {
-	n.change(func() { n.slow[[2]string{a, b}], n.slow[[2]string{b, a}] = latency(d), latency(d) })
+	n.change(func() { n.slow[[2]string{a, b}], n.slow[[2]string{b, a}] = d, d })
 }
 
 // Heal makes all wires whole and quick.
@@ -111,135 +151,212 @@ func (n *Net) Heal() {
 // blocked says that nothing may go this way now. n.mu is held.
 func (n *Net) blocked(way [2]string) bool { return n.cut[way] || n.off[way[0]] || n.off[way[1]] }
 
-// pass waits until something may go this way.
-func (n *Net) pass(way [2]string, deadline time.Time, closed <-chan struct{}) error {
-	var late <-chan time.Time
-	if !deadline.IsZero() {
-		t := time.NewTimer(time.Until(deadline))
-		defer t.Stop()
-		late = t.C
-	}
-	for {
-		n.mu.Lock()
-		cut, slow, moved := n.blocked(way), n.slow[way], n.moved
-		n.mu.Unlock()
-		if !cut {
-			if slow > 0 {
-				select {
-				case <-time.After(time.Duration(slow)):
-				case <-closed:
-					return net.ErrClosed
-				}
-			}
-			return nil
-		}
-		select {
-		case <-moved:
-		case <-late:
-			return os.ErrDeadlineExceeded
-		case <-closed:
-			return net.ErrClosed
-		}
-	}
-}
-
-// wire is the dialer's end of a connection; both directions pass through it.
-type wire struct {
-	net.Conn
-	net     *Net
-	out, in [2]string
-
-	mu          sync.Mutex
-	read, write time.Time
-	queue       []byte
-
+type listener struct {
+	net    *Net
+	node   string
+	conns  chan net.Conn
 	once   sync.Once
 	closed chan struct{}
 }
 
-func (w *wire) Read(p []byte) (int, error) {
-	w.mu.Lock()
-	deadline := w.read
-	w.mu.Unlock()
-	if err := w.net.pass(w.in, deadline, w.closed); err != nil {
-		return 0, err
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
 	}
-	n, err := w.Conn.Read(p)
-	if n > 0 {
-		w.mu.Lock()
-		deadline = w.read
-		w.mu.Unlock()
-		if perr := w.net.pass(w.in, deadline, w.closed); perr != nil {
-			w.Close() // these bytes are lost, so the connection is
-			return 0, perr
+}
+
+func (l *listener) Close() error {
+	l.once.Do(func() {
+		close(l.closed)
+		l.net.mu.Lock()
+		defer l.net.mu.Unlock()
+		delete(l.net.at, l.node)
+	})
+	return nil
+}
+
+func (l *listener) Addr() net.Addr { return address(Addr(l.node)) }
+
+type address string
+
+func (a address) Network() string { return "tcp" }
+func (a address) String() string  { return string(a) }
+
+// half is one direction of a connection: the bytes that were written and not read yet.
+type half struct {
+	net *Net
+	way [2]string
+
+	mu      sync.Mutex
+	data    []byte
+	unacked int           // bytes read while the other direction was cut
+	ended   bool          // the writer has closed: what was written arrives, then io.EOF
+	reset   bool          // the reader has closed: writes fail
+	changed chan struct{} // closed at the next change of any of these, or of a deadline
+	read    time.Time     // deadlines
+	write   time.Time
+}
+
+func newHalf(n *Net, from, to string) *half {
+	return &half{net: n, way: [2]string{from, to}, changed: make(chan struct{})}
+}
+
+// set changes a half and wakes who waits for it.
+func (h *half) set(f func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f()
+	h.wake()
+}
+
+// wake needs h.mu.
+func (h *half) wake() {
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+// passes returns how many bytes may arrive now, whether news of the other end do, and what changes that. h.mu is held; lock order: before net.mu.
+func (h *half) passes() (n int, news bool, slow time.Duration, moved <-chan struct{}) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	back := [2]string{h.way[1], h.way[0]}
+	switch n, news = len(h.data), !h.net.blocked(h.way) && !h.net.blocked(back); {
+	case h.net.blocked(h.way):
+		n = 0
+	case h.net.blocked(back):
+		n = max(0, min(n, window-h.unacked))
+	default:
+		h.unacked = 0
+	}
+	return n, news, h.net.slow[h.way], h.net.moved
+}
+
+// take reads. It waits for bytes, the wire, the writer's end, or the deadline.
+func (h *half) take(p []byte) (int, error) {
+	var arrives time.Time // on a slow wire
+	for {
+		h.mu.Lock()
+		n, news, slow, moved := h.passes()
+		changed, deadline := h.changed, h.read
+		most := time.Duration(0)
+		if n > 0 && slow > 0 {
+			if arrives.IsZero() {
+				arrives = time.Now().Add(slow)
+			}
+			if most = time.Until(arrives); most > 0 {
+				n, news = 0, false
+			}
+		}
+		var err error
+		switch {
+		case h.reset:
+			err = net.ErrClosed
+		case passed(deadline):
+			err = os.ErrDeadlineExceeded
+		case n > 0:
+			n = copy(p[:min(n, len(p))], h.data)
+			h.data = h.data[n:]
+			h.unacked += n
+			h.wake()
+		case h.ended && news && len(h.data) == 0:
+			err = io.EOF
+		}
+		h.mu.Unlock()
+		if n > 0 && err == nil {
+			return n, nil
+		}
+		if err != nil || len(p) == 0 {
+			return 0, err
+		}
+		wait(moved, changed, deadline, most)
+	}
+}
+
+// put writes what fits, waiting for the reader where nothing does.
+func (h *half) put(p []byte) (done int, err error) {
+	for {
+		h.mu.Lock()
+		_, news, _, moved := h.passes()
+		changed, deadline := h.changed, h.write
+		n := 0
+		switch {
+		case h.ended:
+			err = net.ErrClosed
+		case passed(deadline):
+			err = os.ErrDeadlineExceeded
+		case h.reset && news:
+			err = syscall.EPIPE
+		default:
+			if n = min(len(p), maxSent-len(h.data)); n > 0 {
+				h.data = append(h.data, p[:n]...)
+				p, done = p[n:], done+n
+				h.wake()
+			}
+		}
+		h.mu.Unlock()
+		if err != nil || len(p) == 0 {
+			return done, err
+		}
+		if n == 0 {
+			wait(moved, changed, deadline, 0)
 		}
 	}
-	return n, err
 }
 
-// Write hands what cannot go now to a queue, as a kernel does, until that is full.
-func (w *wire) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	deadline := w.write
-	w.net.mu.Lock()
-	cut := w.net.blocked(w.out)
-	w.net.mu.Unlock()
-	if (cut || len(w.queue) > 0) && len(w.queue)+len(p) <= maxQueue {
-		if len(w.queue) == 0 {
-			go w.flush()
+func passed(deadline time.Time) bool { return !deadline.IsZero() && !time.Now().Before(deadline) }
+
+// wait waits for a change, a deadline, or a time if it is not 0.
+func wait(moved, changed <-chan struct{}, deadline time.Time, most time.Duration) {
+	if !deadline.IsZero() {
+		if left := time.Until(deadline); most == 0 || left < most {
+			most = max(left, 1)
 		}
-		w.queue = append(w.queue, p...)
-		w.mu.Unlock()
-		return len(p), nil
 	}
-	full := len(w.queue) > 0
-	w.mu.Unlock()
-	if err := w.net.pass(w.out, deadline, w.closed); err != nil {
-		return 0, err
+	var late <-chan time.Time
+	if most > 0 {
+		timer := time.NewTimer(most)
+		defer timer.Stop()
+		late = timer.C
 	}
-	if full {
-		w.Close() // its order is lost
-		return 0, net.ErrClosed
+	select {
+	case <-moved:
+	case <-changed:
+	case <-late:
 	}
-	return w.Conn.Write(p)
 }
 
-const maxQueue = 64 << 10
-
-// flush sends what is queued once it may go. It ends with the connection.
-func (w *wire) flush() {
-	if w.net.pass(w.out, time.Time{}, w.closed) != nil {
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.Conn.SetWriteDeadline(time.Time{})
-	w.Conn.Write(w.queue)
-	w.queue = nil
+// wire is one end of a connection.
+type wire struct {
+	in, out       *half
+	local, remote net.Addr
 }
+
+func (w *wire) Read(p []byte) (int, error)  { return w.in.take(p) }
+func (w *wire) Write(p []byte) (int, error) { return w.out.put(p) }
+
+func (w *wire) Close() error {
+	w.out.set(func() { w.out.ended = true })
+	w.in.set(func() { w.in.reset = true })
+	return nil
+}
+
+func (w *wire) LocalAddr() net.Addr  { return w.local }
+func (w *wire) RemoteAddr() net.Addr { return w.remote }
 
 func (w *wire) SetDeadline(t time.Time) error {
-	w.mu.Lock()
-	w.read, w.write = t, t
-	w.mu.Unlock()
-	return w.Conn.SetDeadline(t)
+	w.SetReadDeadline(t)
+	return w.SetWriteDeadline(t)
 }
 
 func (w *wire) SetReadDeadline(t time.Time) error {
-	w.mu.Lock()
-	w.read = t
-	w.mu.Unlock()
-	return w.Conn.SetReadDeadline(t)
+	w.in.set(func() { w.in.read = t })
+	return nil
 }
 
 func (w *wire) SetWriteDeadline(t time.Time) error {
-	w.mu.Lock()
-	w.write = t
-	w.mu.Unlock()
-	return w.Conn.SetWriteDeadline(t)
-}
-
-func (w *wire) Close() error {
-	w.once.Do(func() { close(w.closed) })
-	return w.Conn.Close()
+	w.out.set(func() { w.out.write = t })
+	return nil
 }
