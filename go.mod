@@ -2,6 +2,13 @@ module casemate
 
 go 1.26.0
 
+// What make puts there is no package of ours; a whole Debian among it.
+ignore (
+	./bin
+	./dist
+	./run
+)
+
 require (
 	filippo.io/age v1.3.2
 	github.com/anishathalye/porcupine v1.3.1

@@ -410,7 +410,7 @@ func (f *faults) read(tree *cluster.Tree, life, key string) {
 func (f *faults) think(r *rand.Rand) { time.Sleep(time.Duration(r.IntN(2000)) * time.Microsecond) }
 
 // pause lets a client that was refused ask again a little later, as clients do.
-func (f *faults) pause() { time.Sleep(5 * time.Millisecond) }
+func (f *faults) pause() { time.Sleep(100 * time.Millisecond) }
 
 // some waits until the clients have got somewhere, or cannot.
 func (f *faults) some(ops int) {

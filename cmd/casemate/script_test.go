@@ -18,6 +18,9 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"casemate": main})
 }
 
+// patience ends what hangs; no verdict depends on it, on however busy a machine.
+const patience = 10 * time.Minute
+
 // TestScripts runs the stories in testdata/script against the real command line.
 func TestScripts(t *testing.T) {
 	params := testscript.Params{
@@ -39,7 +42,7 @@ func TestScripts(t *testing.T) {
 			// ready waits until the daemon that the script started serves.
 			"ready": func(ts *testscript.TestScript, _ bool, _ []string) {
 				var err error
-				for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
+				for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 					var c net.Conn
 					if c, err = net.Dial("unix", ts.Getenv("CASEMATE_SOCKET")); err == nil {
 						c.Close()

@@ -126,7 +126,7 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"asking": func(ts *testscript.TestScript, _ bool, _ []string) {
 		select {
 		case <-storyOf(ts).stalled:
-		case <-time.After(60 * time.Second):
+		case <-time.After(patience):
 			ts.Fatalf("nobody asks")
 		}
 	},
@@ -173,7 +173,7 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"at": func(ts *testscript.TestScript, _ bool, args []string) { storyOf(ts).turn(ts, args[0]) },
 	// until PATTERN casemate ARGS… repeats a command until it ends well and prints this; ! until: until it ends well and does not.
 	"until": func(ts *testscript.TestScript, neg bool, args []string) {
-		want, deadline := regexp.MustCompile("(?m)"+args[0]), time.Now().Add(30*time.Second)
+		want, deadline := regexp.MustCompile("(?m)"+args[0]), time.Now().Add(patience)
 		for {
 			err := ts.Exec(args[1], args[2:]...)
 			if err == nil && want.MatchString(ts.ReadFile("stdout")) != neg {
@@ -246,7 +246,7 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"kill9": func(ts *testscript.TestScript, _ bool, _ []string) {
 		for _, c := range ts.BackgroundCmds() {
 			ts.Check(c.Process.Kill())
-			for deadline := time.Now().Add(30 * time.Second); c.Process.Signal(syscall.Signal(0)) == nil; time.Sleep(5 * time.Millisecond) {
+			for deadline := time.Now().Add(patience); c.Process.Signal(syscall.Signal(0)) == nil; time.Sleep(5 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					ts.Fatalf("the process is not gone")
 				}
