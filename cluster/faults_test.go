@@ -657,7 +657,7 @@ func TestFaults(t *testing.T) {
 	for seed := range uint64(cluster.Seeds()) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			f := &faults{
-				t: t, seed: seed, contents: contents(seed), r: rand.New(rand.NewPCG(seed, 0)), lives: map[string]int{},
+				t: t, seed: seed, r: rand.New(rand.NewPCG(seed, 0)), lives: map[string]int{},
 				h: &record{ops: map[string][]op{}, hits: map[string][]hit{}},
 			}
 			clustertest.Run(t, f.play)
@@ -671,7 +671,7 @@ func TestFaults(t *testing.T) {
 }
 
 func (f *faults) play(t *testing.T) {
-	f.t = t
+	f.t, f.contents = t, contents(f.seed)
 	f.cl = clustertest.New(t, 3, func(c *cluster.Config) {
 		cluster.Small(c)
 		cluster.Impatient(c, 2*time.Second)
