@@ -12,7 +12,6 @@ package pki
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -254,11 +253,6 @@ func (c *CA) Permits(name string) error {
 		return err
 	}
 	return s.root.allows(n)
-}
-
-// TLSConfig returns the configuration of a TLS server that serves every known name. It offers HTTP/1.1 only: HTTP/2 costs twice the CPU per byte.
-func (c *CA) TLSConfig() *tls.Config {
-	return &tls.Config{GetCertificate: c.leaves.get, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
 }
 
 // nodeAddrs returns the addresses of all nodes that have some in the tree, except those of the node without, and this node's.
