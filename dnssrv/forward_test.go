@@ -118,7 +118,7 @@ func TestForwardingPerZone(t *testing.T) {
 	r := start(t, spec)
 	for _, network := range []string{"udp", "tcp"} {
 		for name, want := range map[string]string{
-			"elsewhere.test":          "192.0.2.1",
+			"elsewhere.example":       "192.0.2.1",
 			"xcorp.example":           "192.0.2.1", // a zone ends at a dot
 			"corp.example":            "192.0.2.2",
 			"WWW.corp.EXAMPLE":        "192.0.2.2",

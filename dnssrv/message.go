@@ -39,7 +39,7 @@ func (s *Server) handle(t *Table, out, in []byte, client netip.Addr, udp bool) (
 		s.stats.fast.Add(1)
 		s.stats.count(rcode)
 		if rcode == dns.RcodeNameError {
-			s.missPacked(out[:n], client)
+			s.missPacked(t, out[:n], client)
 		}
 		return out[:n], nil
 	}
@@ -107,7 +107,7 @@ func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]
 		return nil, &job{table: t, req: req, client: client, limit: limit, res: r}
 	}
 	if r.miss != "" {
-		s.miss(client, r.miss, q.Qtype)
+		s.miss(t, client, r.miss, q.Qtype)
 	}
 	return s.pack(t, req, r, nil, limit), nil
 }
@@ -119,12 +119,12 @@ func (s *Server) run(ctx context.Context, j *job) []byte {
 	if err != nil {
 		s.stats.forwardFailed.Add(1)
 		if ctx.Err() == nil {
-			s.miss(j.client, dns.CanonicalName(j.res.next), q.Qtype)
+			s.miss(j.table, j.client, dns.CanonicalName(j.res.next), q.Qtype)
 		}
 		return s.fail(j, err.Error())
 	}
 	if resp.Rcode == dns.RcodeNameError {
-		s.miss(j.client, dns.CanonicalName(j.res.next), q.Qtype)
+		s.miss(j.table, j.client, dns.CanonicalName(j.res.next), q.Qtype)
 	}
 	return s.relay(j, resp)
 }

@@ -13,7 +13,7 @@ const maxChain = 8
 type result struct {
 	rcode             int
 	answer, ns, extra []dns.RR
-	miss              string // the name that a client asked for and did not get
+	miss              string // the name that a client asked for and did not get; whether it is one, Table.wanted says
 	perClient         bool   // another client may see another order
 
 	forward bool
@@ -94,6 +94,10 @@ func (t *Table) exists(name string) bool {
 
 // absent answers for a name that we do not hold: forwarded, there without data, or denied at once.
 func (t *Table) absent(r *result, qname, name string, qtype uint16) {
+	if t.ourService(name) {
+		r.ns = append(r.ns, t.soaFor(qname, name))
+		return
+	}
 	if zone, ok := t.forwards(name); ok {
 		if qtype == dns.TypeANY {
 			// The one question whose only purpose left is amplification is not carried on (RFC 8482).
