@@ -201,17 +201,40 @@ func FuzzAnswer(f *testing.F) {
 		big.Answer = append(big.Answer, &dns.TXT{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeTXT, Class: 1}, Txt: []string{strings.Repeat(`\`, i)}})
 	}
 	f.Add(packet(f, big), uint16(1232))
+	chain := new(dns.Msg).SetReply(q)
+	for _, rr := range []string{"host.corp.example. 1 CNAME a.corp.example.", "corp.example. 1 DNAME registry.k8s.io.", "a.corp.example. 1 A 192.0.2.1"} {
+		chain.Answer = append(chain.Answer, parsed(f, rr))
+	}
+	f.Add(packet(f, chain), uint16(1232))
 	s, tab := New(Config{}), table(f, fuzzSpec())
 	f.Fuzz(func(t *testing.T, b []byte, size uint16) {
-		m, ok := matches(b, ask, q.Question[0])
-		if !ok {
+		m, as := read(b, ask)
+		if as == foreign || as == garbled || m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError {
 			return
 		}
 		req := q.Copy()
 		req.SetEdns0(size, false)
 		limit := udpLimit(size)
-		j := &job{table: tab, req: req, limit: limit, res: result{next: q.Question[0].Name}}
-		out := s.relay(j, m)
+		j := &job{table: tab, req: req, limit: limit, res: result{forward: true, zone: "corp.example.", next: q.Question[0].Name}}
+		r := j.res
+		if tab.take(&r, m, dns.TypeA, fuzzClients[0]) != nil || r.forward {
+			return
+		}
+		for end, i := q.Question[0].Name, 0; i < len(r.answer); i++ {
+			// Each record is of the chain that begins with the question.
+			switch rr := r.answer[i].(type) {
+			case *dns.CNAME:
+				if rr.Hdr.Name != end {
+					t.Fatalf("not of the chain: %v", r.answer)
+				}
+				end = rr.Target
+			default:
+				if rr.Header().Name != end || rr.Header().Ttl > maxForwardedTTL {
+					t.Fatalf("not of the chain: %v", r.answer)
+				}
+			}
+		}
+		out := s.finish(j, r)
 		if out == nil {
 			return
 		}

@@ -1,7 +1,6 @@
 package dnssrv
 
 import (
-	"context"
 	"encoding/hex"
 	"net/netip"
 	"slices"
@@ -110,44 +109,6 @@ func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]
 		s.miss(t, client, r.miss, q.Qtype)
 	}
 	return s.pack(t, req, r, nil, limit), nil
-}
-
-// run asks the resolvers and gives the answer, in less than two seconds.
-func (s *Server) run(ctx context.Context, j *job) []byte {
-	q := j.req.Question[0]
-	resp, err := s.forward.exchange(ctx, j.table.forward[j.res.zone], dns.Question{Name: j.res.next, Qtype: q.Qtype, Qclass: dns.ClassINET})
-	if err != nil {
-		s.stats.forwardFailed.Add(1)
-		if ctx.Err() == nil {
-			s.miss(j.table, j.client, dns.CanonicalName(j.res.next), q.Qtype)
-		}
-		return s.fail(j, err.Error())
-	}
-	if resp.Rcode == dns.RcodeNameError {
-		s.miss(j.table, j.client, dns.CanonicalName(j.res.next), q.Qtype)
-	}
-	return s.relay(j, resp)
-}
-
-// relay makes the client's answer from a resolver's.
-func (s *Server) relay(j *job, resp *dns.Msg) []byte {
-	r := j.res
-	r.rcode = resp.Rcode
-	r.answer = append(r.answer, resp.Answer...)
-	r.ns = resp.Ns
-	for _, rr := range resp.Extra {
-		if t := rr.Header().Rrtype; t != dns.TypeOPT && t != dns.TypeTSIG && t != dns.TypeSIG {
-			r.extra = append(r.extra, rr)
-		}
-	}
-	// Only the start of a chain may be ours; the answer as a whole is not authoritative, and we never say that it was validated.
-	return s.packWith(j.table, j.req, r, nil, j.limit, false)
-}
-
-// fail answers a job SERVFAIL, so that the client asks the next bastion, and says why to those who can read it (RFC 8914).
-func (s *Server) fail(j *job, why string) []byte {
-	ede := &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNoReachableAuthority, ExtraText: clip(why)}
-	return s.packWith(j.table, j.req, result{rcode: dns.RcodeServerFailure, answer: j.res.answer}, ede, j.limit, false)
 }
 
 func (s *Server) pack(t *Table, req *dns.Msg, r result, ede *dns.EDNS0_EDE, limit int) []byte {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -19,6 +20,8 @@ type Config struct {
 	// case without the trailing dot and may be anything that fits a packet (odd bytes as \DDD, at most 1000 bytes); qtype is such as "AAAA". It is called from one goroutine per Serve call, off the packet path, through a
 	// queue of 1024: while it is busy, more misses than that are lost, and counted. It must not block for ever: Serve waits for it.
 	Miss func(client netip.Addr, name, qtype string)
+	// Now is the clock of what is remembered of resolvers; nil: time.Now.
+	Now func() time.Time
 }
 
 // Server answers questions from the newest table.
@@ -40,11 +43,15 @@ type missed struct {
 
 // New returns a server without a table. Until SetTable it answers SERVFAIL.
 func New(cfg Config) *Server {
-	s := &Server{log: cfg.Log, missFn: cfg.Miss, misses: make(chan missed, 1024), forward: newForwarder()}
+	s := &Server{log: cfg.Log, missFn: cfg.Miss, misses: make(chan missed, 1024)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.forward.log = s.log
+	now := cfg.Now
+	if now == nil {
+		now = time.Now
+	}
+	s.forward = newForwarder(s.log, now)
 	return s
 }
 

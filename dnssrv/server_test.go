@@ -65,17 +65,21 @@ type running struct {
 
 func start(t testing.TB, spec Spec) *running { return startOn(t, "127.0.0.1:0", spec) }
 
-func startOn(t testing.TB, listen string, spec Spec) *running {
+func startOn(t testing.TB, listen string, spec Spec, edit ...func(*Config)) *running {
 	t.Helper()
 	r := &running{t: t}
-	r.Server = New(Config{
+	cfg := Config{
 		Log: testLogger(t),
 		Miss: func(_ netip.Addr, name, qtype string) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.missed = append(r.missed, name+"/"+qtype)
 		},
-	})
+	}
+	for _, e := range edit {
+		e(&cfg)
+	}
+	r.Server = New(cfg)
 	r.SetTable(table(t, spec))
 	conn, ln := sockets(t, listen)
 	r.addr = conn.LocalAddr().String()
