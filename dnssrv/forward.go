@@ -35,6 +35,8 @@ type forwarder struct {
 	log *slog.Logger
 	now func() time.Time // of what is remembered; sockets know only the system's clock
 
+	timeout, spread time.Duration // forwardTimeout and attemptSpread; tests set others before they serve
+
 	mu       sync.Mutex
 	inFlight int
 	by       map[netip.Addr]int
@@ -42,7 +44,10 @@ type forwarder struct {
 }
 
 func newForwarder(log *slog.Logger, now func() time.Time) *forwarder {
-	return &forwarder{log: log, now: now, by: make(map[netip.Addr]int), known: make(map[netip.AddrPort]*standing)}
+	return &forwarder{
+		log: log, now: now, timeout: forwardTimeout, spread: attemptSpread,
+		by: make(map[netip.Addr]int), known: make(map[netip.AddrPort]*standing),
+	}
 }
 
 func (f *forwarder) acquire(client netip.Addr) bool {
@@ -91,7 +96,9 @@ func (f *forwarder) plan(resolvers []netip.AddrPort) []attempt {
 
 // exchange asks resolvers until one gives an answer that take accepts, by the deadline. Only NOERROR and NXDOMAIN are offered to take, and its error
 // means that another resolver may know better. The answer's flags are not to be believed.
-func (f *forwarder) exchange(ctx context.Context, deadline time.Time, resolvers []netip.AddrPort, q dns.Question, take func(*dns.Msg) error) error {
+func (f *forwarder) exchange(
+	ctx context.Context, deadline time.Time, resolvers []netip.AddrPort, q dns.Question, take func(*dns.Msg) error,
+) error {
 	if len(resolvers) == 0 {
 		return fmt.Errorf("dns forward %s: %w", q.Name, errNoResolver)
 	}
@@ -106,7 +113,7 @@ func (f *forwarder) exchange(ctx context.Context, deadline time.Time, resolvers 
 	defer cancel()
 
 	plan := f.plan(f.order(resolvers))
-	every := time.NewTicker(max(min(attemptSpread, left)/time.Duration(len(plan)), time.Millisecond))
+	every := time.NewTicker(max(min(f.spread, left)/time.Duration(len(plan)), time.Millisecond))
 	defer every.Stop()
 	done := make(chan attempt, len(plan))
 	running := make(map[netip.AddrPort][]dialect)

@@ -22,7 +22,7 @@ var (
 // run asks the resolvers and gives the answer, in less than two seconds.
 func (s *Server) run(ctx context.Context, j *job) []byte {
 	t, qtype := j.table, j.req.Question[0].Qtype
-	deadline := time.Now().Add(forwardTimeout)
+	deadline := time.Now().Add(s.forward.timeout)
 	r := j.res
 	for r.forward {
 		asked := r

@@ -20,8 +20,6 @@ type Config struct {
 	// case without the trailing dot and may be anything that fits a packet (odd bytes as \DDD, at most 1000 bytes); qtype is such as "AAAA". It is called from one goroutine per Serve call, off the packet path, through a
 	// queue of 1024: while it is busy, more misses than that are lost, and counted. It must not block for ever: Serve waits for it.
 	Miss func(client netip.Addr, name, qtype string)
-	// Now is the clock of what is remembered of resolvers; nil: time.Now.
-	Now func() time.Time
 }
 
 // Server answers questions from the newest table.
@@ -47,11 +45,7 @@ func New(cfg Config) *Server {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	now := cfg.Now
-	if now == nil {
-		now = time.Now
-	}
-	s.forward = newForwarder(s.log, now)
+	s.forward = newForwarder(s.log, time.Now)
 	return s
 }
 

@@ -65,21 +65,20 @@ type running struct {
 
 func start(t testing.TB, spec Spec) *running { return startOn(t, "127.0.0.1:0", spec) }
 
-func startOn(t testing.TB, listen string, spec Spec, edit ...func(*Config)) *running {
+func startOn(t testing.TB, listen string, spec Spec, edit ...func(*Server)) *running {
 	t.Helper()
 	r := &running{t: t}
-	cfg := Config{
+	r.Server = New(Config{
 		Log: testLogger(t),
 		Miss: func(_ netip.Addr, name, qtype string) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.missed = append(r.missed, name+"/"+qtype)
 		},
-	}
+	})
 	for _, e := range edit {
-		e(&cfg)
+		e(r.Server)
 	}
-	r.Server = New(cfg)
 	r.SetTable(table(t, spec))
 	conn, ln := sockets(t, listen)
 	r.addr = conn.LocalAddr().String()
