@@ -177,7 +177,8 @@ func (s *Server) header(out, in []byte, rcode int) []byte {
 	return out[:n]
 }
 
-// echo answers with the header and the question as it came, if it can be found.
+// echo answers with the header, the question as it came, if it can be found, and an OPT record if one came with it (RFC 6891, 6.1.1). That is
+// never longer than what came.
 func (s *Server) echo(out, in []byte, rcode int) []byte {
 	b := s.header(out, in, rcode)
 	if in[4] != 0 || in[5] != 1 {
@@ -188,8 +189,12 @@ func (s *Server) echo(out, in []byte, rcode int) []byte {
 		return b
 	}
 	out[5] = 1
-	copy(out[headerLen:], in[headerLen:end])
-	return out[:end]
+	n := copy(out[headerLen:], in[headerLen:end]) + headerLen
+	if rest := in[end:]; in[6]|in[7]|in[8]|in[9]|in[10] == 0 && in[11] > 0 && len(rest) >= len(optRR) && rest[0] == 0 && rest[1] == 0 && rest[2] == dnsTypeOPT {
+		out[11] = 1
+		n += copy(out[n:], optRR[:])
+	}
+	return out[:n]
 }
 
 // questionEnd gives the offset after the first question, or 0 if it is not whole.

@@ -200,6 +200,8 @@ func refers(m *dns.Msg) bool {
 
 // fail answers a job SERVFAIL, so that the client asks the next bastion, and says why to those who can read it (RFC 8914).
 func (s *Server) fail(j *job, why string) []byte {
-	ede := &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNoReachableAuthority, ExtraText: clip(why)}
+	// The longest name and this fit into 512 bytes.
+	why = why[:min(len(why), 200)]
+	ede := &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNoReachableAuthority, ExtraText: why}
 	return s.packWith(j.table, j.req, result{rcode: dns.RcodeServerFailure, answer: j.res.answer}, ede, j.limit, false)
 }

@@ -72,8 +72,8 @@ func TestStrangersAreRefused(t *testing.T) {
 		q := packet(t, m)
 		b := r.raw("127.0.0.2", q)
 		resp := unpacked(t, b)
-		if resp.Rcode != dns.RcodeRefused || len(resp.Answer)+len(resp.Ns)+len(resp.Extra) != 0 || resp.RecursionAvailable || resp.Id != m.Id || resp.Question[0] != m.Question[0] {
-			t.Errorf("%s: want REFUSED with nothing else, got %v", name, resp)
+		if resp.Rcode != dns.RcodeRefused || len(resp.Answer)+len(resp.Ns) != 0 || len(resp.Extra) != 1 || resp.RecursionAvailable || resp.Id != m.Id || resp.Question[0] != m.Question[0] {
+			t.Errorf("%s: want REFUSED with an OPT and nothing else, got %v", name, resp)
 		}
 		if len(b) > len(q) {
 			t.Errorf("%s: %d bytes refused with %d: amplified", name, len(q), len(b))
