@@ -91,9 +91,6 @@ func Open(ctx context.Context, cfg Config) (*CA, error) {
 	if c.cfg.Check <= 0 {
 		c.cfg.Check = 10 * time.Minute
 	}
-	if c.cfg.CRLURL != "" && !strings.HasSuffix(c.cfg.CRLURL, "/") {
-		c.cfg.CRLURL += "/"
-	}
 	err := checkNode(cfg.Node)
 	if err != nil {
 		return nil, err
@@ -164,7 +161,7 @@ func (c *CA) Run(ctx context.Context) error {
 // maintain does once what Run does again and again.
 func (c *CA) maintain(ctx context.Context) error {
 	err := c.renewIssuer(ctx)
-	return errors.Join(err, c.leaves.maintain(ctx), c.prune(ctx))
+	return errors.Join(err, c.refreshRootList(ctx), c.leaves.maintain(ctx), c.prune(ctx))
 }
 
 // current returns the newest state of the CA in the tree. It reads the tree only if something changed.
