@@ -16,7 +16,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// caseGrace is how long an answer in another case than the question's may be the forged one that came before the true one.
+// caseGrace is how long an answer in another case than the question's may be the forged one that came before the true
+// one.
 const caseGrace = 200 * time.Millisecond
 
 var (
@@ -57,7 +58,8 @@ func (f *forwarder) ask(ctx context.Context, r netip.AddrPort, q dns.Question, f
 	}
 }
 
-// try asks over UDP from a socket of its own, so that the kernel picks a random port and drops what others send; and over TCP if the answer was cut.
+// try asks over UDP from a socket of its own, so that the kernel picks a random port and drops what others send; and
+// over TCP if the answer was cut.
 func try(ctx context.Context, r netip.AddrPort, q dns.Question, use dialect) (*dns.Msg, error) {
 	packet, err := query(q, use)
 	if err != nil {

@@ -20,7 +20,8 @@ type manual struct{ ahead atomic.Int64 }
 func (m *manual) now() time.Time      { return time.Unix(1e9, m.ahead.Load()) }
 func (m *manual) add(d time.Duration) { m.ahead.Add(int64(d)) }
 
-// patient gives forwarded questions time whatever the machine's load: a second attempt is made only if the first stays unanswered, or never.
+// patient gives forwarded questions time whatever the machine's load: a second attempt is made only if the first stays
+// unanswered, or never.
 func patient(clock *manual, again bool) func(*Server) {
 	return func(s *Server) {
 		s.forward.timeout, s.forward.spread = time.Minute, attemptSpread
@@ -81,7 +82,8 @@ func addressed(edit func(b []byte) []byte) func(q *dns.Msg, network string) [][]
 	}
 }
 
-// What boxes do with a question that has an OPT record. Each answers well without one, and is asked so: at once, again, and for a while.
+// What boxes do with a question that has an OPT record. Each answers well without one, and is asked so: at once, again,
+// and for a while.
 func TestForwardersThatDoNotKnowEDNS(t *testing.T) {
 	cutNoTCP := func(q *dns.Msg, network string) [][]byte {
 		if network == "tcp" {
@@ -335,7 +337,8 @@ func TestTheCaseOfQuestionsIsRandom(t *testing.T) {
 	}
 }
 
-// A forged answer that has the id and the port and not the case is not taken, whether it comes before the true one or alone.
+// A forged answer that has the id and the port and not the case is not taken, whether it comes before the true one or
+// alone.
 func TestAnswersInAnotherCaseAreNotTaken(t *testing.T) {
 	up := newResolver(t, func(q *dns.Msg, network string) []*dns.Msg {
 		forged := good("203.0.113.66")(q, network)[0]

@@ -14,8 +14,8 @@ import (
 
 // Bounds on forwarding.
 const (
-	// forwardTimeout is all the time that a question gets: with what the client's resolver and the network add, below the two seconds after
-	// which it asks the next bastion.
+	// forwardTimeout is all the time that a question gets: with what the client's resolver and the network add, below
+	// the two seconds after which it asks the next bastion.
 	forwardTimeout = 1800 * time.Millisecond
 	// attempts are spread over attemptSpread, the first at once; earlier ones go on listening.
 	attemptSpread = 1500 * time.Millisecond
@@ -29,8 +29,8 @@ var (
 	errLate       = errors.New("no answer in time")
 )
 
-// forwarder asks resolvers. There is no cache: nodes, nodelocaldns and CoreDNS cache for themselves, so do the resolvers; ours would save
-// little and would have to be right about what an import or a changed record makes stale.
+// forwarder asks resolvers. There is no cache: nodes, nodelocaldns and CoreDNS cache for themselves, so do the
+// resolvers; ours would save little and would have to be right about what an import or a changed record makes stale.
 type forwarder struct {
 	log *slog.Logger
 	now func() time.Time // of what is remembered; sockets know only the system's clock
@@ -80,8 +80,8 @@ type attempt struct {
 	err  error
 }
 
-// plan says who is asked in which order, the earlier rounds first. A resolver that is not known to understand our questions gets two
-// rounds at least, so that it is also asked in the plainest way.
+// plan says who is asked in which order, the earlier rounds first. A resolver that is not known to understand our
+// questions gets two rounds at least, so that it is also asked in the plainest way.
 func (f *forwarder) plan(resolvers []netip.AddrPort) []attempt {
 	var plan []attempt
 	for round := 0; round < 2 || len(plan) < minAttempts; round++ {
@@ -94,8 +94,9 @@ func (f *forwarder) plan(resolvers []netip.AddrPort) []attempt {
 	return plan
 }
 
-// exchange asks resolvers until one gives an answer that take accepts, by the deadline. Only NOERROR and NXDOMAIN are offered to take, and its error
-// means that another resolver may know better. The answer's flags are not to be believed.
+// exchange asks resolvers until one gives an answer that take accepts, by the deadline. Only NOERROR and NXDOMAIN are
+// offered to take, and its error means that another resolver may know better. The answer's flags are not to be
+// believed.
 func (f *forwarder) exchange(
 	ctx context.Context, deadline time.Time, resolvers []netip.AddrPort, q dns.Question, take func(*dns.Msg) error,
 ) error {

@@ -28,7 +28,8 @@ type resolver struct {
 	ids      map[uint16]bool // and ids
 }
 
-// newResolver answers with what reply makes of a question; nothing if that is nil. More than one are sent one after the other.
+// newResolver answers with what reply makes of a question; nothing if that is nil. More than one are sent one after the
+// other.
 func newResolver(t testing.TB, reply func(q *dns.Msg, network string) []*dns.Msg) *resolver {
 	t.Helper()
 	return newBox(t, func(q *dns.Msg, network string) (out [][]byte) {

@@ -49,7 +49,8 @@ func (s *Server) run(ctx context.Context, j *job) []byte {
 	return s.finish(j, r)
 }
 
-// finish packs what was found. Only parts of it may be ours, so that it is not authoritative as a whole; and we never say that it was validated.
+// finish packs what was found. Only parts of it may be ours, so that it is not authoritative as a whole; and we never
+// say that it was validated.
 func (s *Server) finish(j *job, r result) []byte {
 	if r.rcode == dns.RcodeServerFailure {
 		return s.fail(j, "its CNAMEs do not come to an end")
@@ -57,9 +58,10 @@ func (s *Server) finish(j *job, r result) []byte {
 	return s.packWith(j.table, j.req, r, nil, j.limit, false)
 }
 
-// take adds to r what a resolver's answer says about r.next, following CNAMEs and DNAMEs from there, and nothing else (RFC 5452, 6): names that were
-// not asked for, added records and name servers are of no use to a stub and of much to a forger. It stops where somebody else knows more, and then r says
-// who: one of our names is answered by ourselves, one below another forward zone by its resolvers. An error leaves r without use.
+// take adds to r what a resolver's answer says about r.next, following CNAMEs and DNAMEs from there, and nothing else
+// (RFC 5452, 6): names that were not asked for, added records and name servers are of no use to a stub and of much to a
+// forger. It stops where somebody else knows more, and then r says who: one of our names is answered by ourselves, one
+// below another forward zone by its resolvers. An error leaves r without use.
 func (t *Table) take(r *result, resp *dns.Msg, qtype uint16, client netip.Addr) error {
 	asked, zone, qname := r.next, r.zone, r.next
 	r.forward = false
@@ -122,7 +124,8 @@ func (t *Table) ours(name string) bool {
 	return !forward && (within(name, t.domain) || t.inSpecial(name))
 }
 
-// rrset picks the records of one name (canonical) and type. Signatures are left: we do not ask for them (DO), and who validates asks elsewhere.
+// rrset picks the records of one name (canonical) and type. Signatures are left: we do not ask for them (DO), and who
+// validates asks elsewhere.
 func rrset(rrs []dns.RR, name string, qtype uint16) (out []dns.RR) {
 	for _, rr := range rrs {
 		if h := rr.Header(); h.Rrtype == qtype && h.Class == dns.ClassINET && dns.CanonicalName(h.Name) == name {
@@ -132,8 +135,8 @@ func rrset(rrs []dns.RR, name string, qtype uint16) (out []dns.RR) {
 	return out
 }
 
-// hop returns the CNAME of name, or the one that a DNAME above it makes (RFC 6672, 3.1), under the spelling qname; nil if there is none. The DNAME itself
-// is left out: it speaks of other names, too.
+// hop returns the CNAME of name, or the one that a DNAME above it makes (RFC 6672, 3.1), under the spelling qname; nil
+// if there is none. The DNAME itself is left out: it speaks of other names, too.
 func hop(rrs []dns.RR, name, qname string) (*dns.CNAME, error) {
 	if found := rrset(rrs, name, dns.TypeCNAME); len(found) > 0 {
 		return forwarded(found[0], qname).(*dns.CNAME), nil
@@ -172,8 +175,8 @@ func cappedTTL(ttl, most uint32) uint32 {
 	return min(ttl, most)
 }
 
-// negativeSOA picks the SOA of a negative answer: of a zone that name is in. Its TTL bounds how long the name stays denied (RFC 2308, 5), and that
-// is no longer than for names that we deny ourselves: it may be enabled any time.
+// negativeSOA picks the SOA of a negative answer: of a zone that name is in. Its TTL bounds how long the name stays
+// denied (RFC 2308, 5), and that is no longer than for names that we deny ourselves: it may be enabled any time.
 func (t *Table) negativeSOA(rrs []dns.RR, name string) dns.RR {
 	for _, rr := range rrs {
 		soa, ok := rr.(*dns.SOA)
@@ -198,7 +201,8 @@ func refers(m *dns.Msg) bool {
 	return false
 }
 
-// fail answers a job SERVFAIL, so that the client asks the next bastion, and says why to those who can read it (RFC 8914).
+// fail answers a job SERVFAIL, so that the client asks the next bastion, and says why to those who can read it (RFC
+// 8914).
 func (s *Server) fail(j *job, why string) []byte {
 	// The longest name and this fit into 512 bytes.
 	why = why[:min(len(why), 200)]

@@ -103,8 +103,8 @@ func (f *forwarder) works(r netip.AddrPort) bool {
 	return f.of(r).works
 }
 
-// dialect says how to put a question to a resolver in this round of attempts. Every second round is the plainest: some boxes drop
-// what they do not understand without a word.
+// dialect says how to put a question to a resolver in this round of attempts. Every second round is the plainest: some
+// boxes drop what they do not understand without a word.
 func (f *forwarder) dialect(r netip.AddrPort, round int) dialect {
 	if round%2 == 1 {
 		return plainest
@@ -137,8 +137,8 @@ func (f *forwarder) learn(r netip.AddrPort, first, used dialect) {
 	}
 }
 
-// silent remembers that a resolver answered the plainest question while it left one put as first unanswered. The first time that may be a lost packet, if
-// it has worked before.
+// silent remembers that a resolver answered the plainest question while it left one put as first unanswered. The first
+// time that may be a lost packet, if it has worked before.
 func (f *forwarder) silent(r netip.AddrPort, first dialect) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -168,8 +168,8 @@ func (f *forwarder) asksFlatly(r netip.AddrPort, s *standing) {
 	s.flatTo = f.now().Add(dialectFor)
 }
 
-// objects reports whether an answer, or the lack of one, may be due to the OPT record that the question had (RFC 6891, 6.2.2 and 7). A resolver that
-// has answered such questions means what it says where its answer can have other reasons.
+// objects reports whether an answer, or the lack of one, may be due to the OPT record that the question had (RFC 6891,
+// 6.2.2 and 7). A resolver that has answered such questions means what it says where its answer can have other reasons.
 func objects(resp *dns.Msg, err error, works bool) bool {
 	if err != nil {
 		return isAny(err, errGarbled, errCut)
