@@ -197,7 +197,8 @@ const (
 
 // read reads an answer to packet (RFC 5452, 9.1). One that was cut has no records: they may not be used (RFC 2181, 9).
 func read(b, packet []byte) (*dns.Msg, reading) {
-	if len(b) < headerLen || b[0] != packet[0] || b[1] != packet[1] || b[2]&bitQR == 0 || b[2]>>3&0xf != dns.OpcodeQuery {
+	if len(b) < headerLen || b[0] != packet[0] || b[1] != packet[1] || b[2]&bitQR == 0 ||
+		b[2]>>3&0xf != dns.OpcodeQuery {
 		return nil, foreign
 	}
 	m := &dns.Msg{MsgHdr: dns.MsgHdr{Response: true, Truncated: b[2]&bitTC != 0, Rcode: int(b[3] & 0xf)}}

@@ -141,23 +141,31 @@ func hop(rrs []dns.RR, name, qname string) (*dns.CNAME, error) {
 	if found := rrset(rrs, name, dns.TypeCNAME); len(found) > 0 {
 		return forwarded(found[0], qname).(*dns.CNAME), nil
 	}
-	for up, ok := parent(name); ok; up, ok = parent(up) {
-		found := rrset(rrs, up, dns.TypeDNAME)
-		if len(found) == 0 {
+	// The closest one counts. One pass, because an answer may have thousands.
+	var dname *dns.DNAME
+	up := ""
+	for _, rr := range rrs {
+		d, ok := rr.(*dns.DNAME)
+		if !ok || d.Hdr.Class != dns.ClassINET {
 			continue
 		}
-		d := found[0].(*dns.DNAME)
-		target := strings.TrimSuffix(qname[:len(qname)-len(up)], ".") + "."
-		if d.Target != "." {
-			target += d.Target
+		owner := dns.CanonicalName(d.Hdr.Name)
+		if name != owner && (owner == "." || within(name, owner)) && len(owner) > len(up) {
+			dname, up = d, owner
 		}
-		if _, ok := dns.IsDomainName(target); !ok {
-			return nil, errLongName
-		}
-		h := dns.RR_Header{Name: qname, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: d.Hdr.Ttl}
-		return forwarded(&dns.CNAME{Hdr: h, Target: target}, qname).(*dns.CNAME), nil
 	}
-	return nil, nil
+	if dname == nil {
+		return nil, nil
+	}
+	target := strings.TrimSuffix(qname[:len(qname)-len(up)], ".") + "."
+	if dname.Target != "." {
+		target += dname.Target
+	}
+	if _, ok := dns.IsDomainName(target); !ok {
+		return nil, errLongName
+	}
+	h := dns.RR_Header{Name: qname, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: dname.Hdr.Ttl}
+	return forwarded(&dns.CNAME{Hdr: h, Target: target}, qname).(*dns.CNAME), nil
 }
 
 // forwarded makes a resolver's record ours: under the name as the client spelt it, and not for too long.

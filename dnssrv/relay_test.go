@@ -197,6 +197,15 @@ func TestBailiwick(t *testing.T) {
 			resp: said(t, 0, "old.corp.example. 60 DNAME new.corp.example.\nnew.corp.example. 60 A 203.0.113.66"),
 		},
 		{
+			what: "two DNAMEs, the closer one counts", asked: "x.a.old.corp.example.",
+			resp:   said(t, 0, "old.corp.example. 60 DNAME far.example.\na.old.corp.example. 60 DNAME near.example.\nx.near.example. 60 A 192.0.2.1"),
+			answer: []string{"x.a.old.corp.example. 60 CNAME x.near.example.", "x.near.example. 60 A 192.0.2.1"},
+		},
+		{
+			what: "a DNAME of the root", asked: "registry.", resp: said(t, 0, ". 60 DNAME k8s.io."),
+			answer: []string{"registry. 60 CNAME registry.k8s.io.", ours},
+		},
+		{
 			what: "a DNAME that grows", asked: "x.old.corp.example.", resp: said(t, 0, "old.corp.example. 60 DNAME a.old.corp.example."),
 			rcode: dns.RcodeServerFailure,
 		},

@@ -75,7 +75,8 @@ func (f *forwarder) order(resolvers []netip.AddrPort) []netip.AddrPort {
 		}
 		return 0
 	}
-	return slices.SortedStableFunc(slices.Values(resolvers), func(a, b netip.AddrPort) int { return cmp.Compare(bad(a), bad(b)) })
+	byStanding := func(a, b netip.AddrPort) int { return cmp.Compare(bad(a), bad(b)) }
+	return slices.SortedStableFunc(slices.Values(resolvers), byStanding)
 }
 
 // report remembers how a question ended for a resolver.
@@ -155,14 +156,15 @@ func (f *forwarder) silent(r netip.AddrPort, first dialect) {
 
 func (f *forwarder) asksPlainly(r netip.AddrPort, s *standing) {
 	if s.plainTo.IsZero() {
-		f.log.Info("dns resolver does not understand EDNS: it is asked without it", "resolver", r.String(), "again_in", dialectFor)
+		f.log.Info("dns resolver does not understand EDNS: it is asked without it",
+			"resolver", r.String(), "again_in", dialectFor)
 	}
 	s.works, s.plainTo = false, f.now().Add(dialectFor)
 }
 
 func (f *forwarder) asksFlatly(r netip.AddrPort, s *standing) {
 	if s.flatTo.IsZero() {
-		f.log.Info("dns resolver does not repeat the case of a question: it is asked without this protection against forged answers",
+		f.log.Info("dns resolver does not repeat the case of a question: it is asked in the name's own case",
 			"resolver", r.String(), "again_in", dialectFor)
 	}
 	s.flatTo = f.now().Add(dialectFor)

@@ -50,7 +50,9 @@ func signsLists(cert *x509.Certificate) bool {
 func rootListDir(id string) string { return "root/" + id + "/crl" }
 
 // putRootList adds to a batch a list of a that holds from now to next.
-func (a *authority) putRootList(b Batch, key crypto.Signer, revoked []x509.RevocationListEntry, prev *x509.RevocationList, now, next time.Time) error {
+func (a *authority) putRootList(
+	b Batch, key crypto.Signer, revoked []x509.RevocationListEntry, prev *x509.RevocationList, now, next time.Time,
+) error {
 	number := big.NewInt(now.UnixNano())
 	if prev != nil && prev.Number != nil && prev.Number.Cmp(number) >= 0 {
 		number.Add(prev.Number, big.NewInt(1)) // a clock was set back
@@ -178,7 +180,8 @@ func (c *CA) refreshRootList(ctx context.Context) error {
 		now := c.now()
 		same := func(a, b x509.RevocationListEntry) bool { return a.SerialNumber.Cmp(b.SerialNumber) == 0 }
 		list := c.readRootList(s.root.ref.ID)
-		if list != nil && list.CheckSignatureFrom(s.root.signer) == nil && slices.EqualFunc(list.RevokedCertificateEntries, revoked, same) &&
+		if list != nil && list.CheckSignatureFrom(s.root.signer) == nil &&
+			slices.EqualFunc(list.RevokedCertificateEntries, revoked, same) &&
 			!now.Before(list.ThisUpdate) && !due(list.ThisUpdate, list.NextUpdate, now) {
 			return nil
 		}
