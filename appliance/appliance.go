@@ -149,7 +149,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		Tree: a.tree.Sub("pki"), Sealer: a.cluster, Dir: filepath.Join(cfg.Data, certsDir), Domain: domain, Node: cfg.Node, Addrs: cfg.Advertise,
 		Known:  func(name string) bool { return a.now.Load().known[name] },
 		Miss:   func(client netip.Addr, name string) { a.miss(missing.TLS, name, "", client) },
-		CRLURL: "http://" + domain + "/crl/", Log: a.log.With("room", "pki"),
+		CRLURL: listsURL(domain), Log: a.log.With("room", "pki"),
 	})
 	if err != nil {
 		return nil, err

@@ -82,7 +82,7 @@ func Init(ctx context.Context, cfg Config, opt InitOptions) (res InitResult, err
 	if err := settings.refuseSelf(cfg.Advertise, isDNSPort(cfg)); err != nil {
 		return res, err
 	}
-	spec := pki.Spec{Domain: settings.Domain, Node: cfg.Node, Public: publicZones(), Addrs: cfg.Advertise, Permit: opt.Permit, Exclude: opt.Exclude}
+	spec := pki.Spec{Domain: settings.Domain, Node: cfg.Node, Public: publicZones(), Addrs: cfg.Advertise, Permit: opt.Permit, Exclude: opt.Exclude, CRLURL: listsURL(settings.Domain)}
 	if err := spec.Permits(settings.Domain); err != nil {
 		return res, &UsageError{err}
 	}

@@ -188,7 +188,8 @@ func TestOtherTypesOfOverriddenNamesAreNODATA(t *testing.T) {
 
 func TestNamesAroundOverriddenNames(t *testing.T) {
 	r := start(t, threeNodes())
-	// Below: denied at once by the SOA of the overridden name. Above: it exists, because something below it does. Beside: denied by the root's.
+	// Below: denied at once by the SOA of the overridden name. Above: it exists, because something below it does.
+	// Beside: denied by the root's.
 	for _, c := range []struct {
 		name, soa string
 		rcode     int

@@ -10,6 +10,9 @@
 //   - It is no open resolver and no amplifier: clients outside [Spec.Allow] get REFUSED in no more bytes than they sent, ANY is minimal
 //     (RFC 8482), UDP answers end at 1232 bytes, zone transfers are refused.
 //   - Hostile packets are answered or dropped by RFC, never with a panic. Connections, forwards and misses in flight are bounded.
+//   - Of what a resolver says, only what was asked for is passed on; our names are answered by us, also at the end of its CNAMEs. Names that mean the
+//     same everywhere (localhost, RFC 6761) are never asked for elsewhere.
+//   - A forwarder that does not know EDNS, or does not repeat the case of names, is asked without.
 //   - A forwarder that is dead costs the client less than two seconds and gives SERVFAIL, so that it asks the next bastion.
 //
 // The hot questions over UDP are answered from packed bytes, read and written in batches (fast.go, udp.go); everything else goes through

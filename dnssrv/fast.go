@@ -21,8 +21,8 @@ const (
 
 // Bits of the third and fourth byte of a header.
 const (
-	bitQR, bitAA, bitRD = 0x80, 0x04, 0x01
-	bitRA, bitAD, bitCD = 0x80, 0x20, 0x10
+	bitQR, bitAA, bitTC, bitRD = 0x80, 0x04, 0x02, 0x01
+	bitRA, bitAD, bitCD        = 0x80, 0x20, 0x10
 )
 
 // optRR is the OPT record of our answers (RFC 6891): we take 1232 bytes, version 0, no DO, no options.

@@ -37,6 +37,13 @@ func fuzzSpec() Spec {
 	return spec
 }
 
+// fuzzTables are of fuzzSpec without and with a resolver for everything else.
+func fuzzTables(t testing.TB) []*Table {
+	all := fuzzSpec()
+	all.Forward = append(all.Forward, Forward{Zone: ".", Resolvers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.54:53")}})
+	return []*Table{table(t, fuzzSpec()), table(t, all)}
+}
+
 var (
 	fuzzNames = []string{
 		"registry.k8s.io.", "docker.io.", "foo.docker.io.", "k8s.io.", "io.", ".", "casemate.internal.", "registry.casemate.internal.",
@@ -45,6 +52,8 @@ var (
 		"mirror.bank.example.", "loop.bank.example.", "x.apps.bank.example.", "*.apps.bank.example.", "many.example.", "host.corp.example.",
 		"11.0.0.10.in-addr.arpa.", "10.in-addr.arpa.", "kubernetes.default.svc.cluster.local.",
 		"a.b.", "x.k8s.io.", "apps.bank.example.", "corp.example.", "x.11.0.0.10.in-addr.arpa.",
+		"localhost.", "a.b.localhost.", "1.0.0.127.in-addr.arpa.", "9.0.0.127.in-addr.arpa.", "x.invalid.", "test.", "_dns.resolver.arpa.",
+		"_http._tcp.registry.k8s.io.", "_tcp.docker.io.", "_dmarc.git.bank.example.", "registry.k8s.io.svc.cluster.local.",
 	}
 	fuzzTypes   = []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeTXT, dns.TypeSRV, dns.TypeNS, dns.TypeSOA, dns.TypePTR, dns.TypeCNAME, dns.TypeANY, dns.TypeAXFR, dns.TypeOPT, dns.TypeMX, 0, 65280}
 	fuzzClients = addrs("10.0.0.50", "10.1.2.3", "fd00::50", "192.0.2.99")
@@ -134,12 +143,14 @@ func FuzzPacket(f *testing.F) {
 	}
 	f.Add(longName(255), uint8(0), true)
 	f.Add([]byte{0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 12, 0, 1, 0, 1}, uint8(0), true)
-	s, tab := New(Config{}), table(f, fuzzSpec())
+	s, tabs := New(Config{}), fuzzTables(f)
 	f.Fuzz(func(t *testing.T, in []byte, client uint8, udp bool) {
 		if len(in) > maxQuery {
 			return
 		}
-		check(t, s, tab, in, fuzzClients[int(client)%len(fuzzClients)], udp)
+		for _, tab := range tabs {
+			check(t, s, tab, in, fuzzClients[int(client)%len(fuzzClients)], udp)
+		}
 	})
 }
 
@@ -149,7 +160,7 @@ func FuzzQuestion(f *testing.F) {
 		f.Add(uint8(i), uint8(i), uint64(i)*0x5555555, uint8(i), uint16(i*60), []byte(nil), uint8(i), i%2 == 0)
 	}
 	f.Add(uint8(0), uint8(0), uint64(0), uint8(7), uint16(1232), []byte{0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8}, uint8(0), true)
-	s, tab := New(Config{}), table(f, fuzzSpec())
+	s, tabs := New(Config{}), fuzzTables(f)
 	f.Fuzz(func(t *testing.T, name, qtype uint8, spelling uint64, flags uint8, size uint16, options []byte, client uint8, udp bool) {
 		b := []byte(fuzzNames[int(name)%len(fuzzNames)])
 		for i := range b {
@@ -171,7 +182,9 @@ func FuzzQuestion(f *testing.F) {
 			in = binary.BigEndian.AppendUint16(in, uint16(len(options)))
 			in = append(in, options...)
 		}
-		check(t, s, tab, in, fuzzClients[int(client)%len(fuzzClients)], udp)
+		for _, tab := range tabs {
+			check(t, s, tab, in, fuzzClients[int(client)%len(fuzzClients)], udp)
+		}
 	})
 }
 
@@ -188,17 +201,40 @@ func FuzzAnswer(f *testing.F) {
 		big.Answer = append(big.Answer, &dns.TXT{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeTXT, Class: 1}, Txt: []string{strings.Repeat(`\`, i)}})
 	}
 	f.Add(packet(f, big), uint16(1232))
+	chain := new(dns.Msg).SetReply(q)
+	for _, rr := range []string{"host.corp.example. 1 CNAME a.corp.example.", "corp.example. 1 DNAME registry.k8s.io.", "a.corp.example. 1 A 192.0.2.1"} {
+		chain.Answer = append(chain.Answer, parsed(f, rr))
+	}
+	f.Add(packet(f, chain), uint16(1232))
 	s, tab := New(Config{}), table(f, fuzzSpec())
 	f.Fuzz(func(t *testing.T, b []byte, size uint16) {
-		m, ok := matches(b, ask, q.Question[0])
-		if !ok {
+		m, as := read(b, ask)
+		if as == foreign || as == garbled || m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError {
 			return
 		}
 		req := q.Copy()
 		req.SetEdns0(size, false)
 		limit := udpLimit(size)
-		j := &job{table: tab, req: req, limit: limit, res: result{next: q.Question[0].Name}}
-		out := s.relay(j, m)
+		j := &job{table: tab, req: req, limit: limit, res: result{forward: true, zone: "corp.example.", next: q.Question[0].Name}}
+		r := j.res
+		if tab.take(&r, m, dns.TypeA, fuzzClients[0]) != nil || r.forward {
+			return
+		}
+		for end, i := q.Question[0].Name, 0; i < len(r.answer); i++ {
+			// Each record is of the chain that begins with the question.
+			switch rr := r.answer[i].(type) {
+			case *dns.CNAME:
+				if rr.Hdr.Name != end {
+					t.Fatalf("not of the chain: %v", r.answer)
+				}
+				end = rr.Target
+			default:
+				if rr.Header().Name != end || rr.Header().Ttl > maxForwardedTTL {
+					t.Fatalf("not of the chain: %v", r.answer)
+				}
+			}
+		}
+		out := s.finish(j, r)
 		if out == nil {
 			return
 		}

@@ -1,7 +1,6 @@
 package dnssrv
 
 import (
-	"context"
 	"encoding/hex"
 	"net/netip"
 	"slices"
@@ -39,7 +38,7 @@ func (s *Server) handle(t *Table, out, in []byte, client netip.Addr, udp bool) (
 		s.stats.fast.Add(1)
 		s.stats.count(rcode)
 		if rcode == dns.RcodeNameError {
-			s.missPacked(out[:n], client)
+			s.missPacked(t, out[:n], client)
 		}
 		return out[:n], nil
 	}
@@ -107,47 +106,9 @@ func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]
 		return nil, &job{table: t, req: req, client: client, limit: limit, res: r}
 	}
 	if r.miss != "" {
-		s.miss(client, r.miss, q.Qtype)
+		s.miss(t, client, r.miss, q.Qtype)
 	}
 	return s.pack(t, req, r, nil, limit), nil
-}
-
-// run asks the resolvers and gives the answer, in less than two seconds.
-func (s *Server) run(ctx context.Context, j *job) []byte {
-	q := j.req.Question[0]
-	resp, err := s.forward.exchange(ctx, j.table.forward[j.res.zone], dns.Question{Name: j.res.next, Qtype: q.Qtype, Qclass: dns.ClassINET})
-	if err != nil {
-		s.stats.forwardFailed.Add(1)
-		if ctx.Err() == nil {
-			s.miss(j.client, dns.CanonicalName(j.res.next), q.Qtype)
-		}
-		return s.fail(j, err.Error())
-	}
-	if resp.Rcode == dns.RcodeNameError {
-		s.miss(j.client, dns.CanonicalName(j.res.next), q.Qtype)
-	}
-	return s.relay(j, resp)
-}
-
-// relay makes the client's answer from a resolver's.
-func (s *Server) relay(j *job, resp *dns.Msg) []byte {
-	r := j.res
-	r.rcode = resp.Rcode
-	r.answer = append(r.answer, resp.Answer...)
-	r.ns = resp.Ns
-	for _, rr := range resp.Extra {
-		if t := rr.Header().Rrtype; t != dns.TypeOPT && t != dns.TypeTSIG && t != dns.TypeSIG {
-			r.extra = append(r.extra, rr)
-		}
-	}
-	// Only the start of a chain may be ours; the answer as a whole is not authoritative, and we never say that it was validated.
-	return s.packWith(j.table, j.req, r, nil, j.limit, false)
-}
-
-// fail answers a job SERVFAIL, so that the client asks the next bastion, and says why to those who can read it (RFC 8914).
-func (s *Server) fail(j *job, why string) []byte {
-	ede := &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNoReachableAuthority, ExtraText: clip(why)}
-	return s.packWith(j.table, j.req, result{rcode: dns.RcodeServerFailure, answer: j.res.answer}, ede, j.limit, false)
 }
 
 func (s *Server) pack(t *Table, req *dns.Msg, r result, ede *dns.EDNS0_EDE, limit int) []byte {
@@ -216,7 +177,8 @@ func (s *Server) header(out, in []byte, rcode int) []byte {
 	return out[:n]
 }
 
-// echo answers with the header and the question as it came, if it can be found.
+// echo answers with the header, the question as it came, if it can be found, and an OPT record if one came with it (RFC 6891, 6.1.1). That is
+// never longer than what came.
 func (s *Server) echo(out, in []byte, rcode int) []byte {
 	b := s.header(out, in, rcode)
 	if in[4] != 0 || in[5] != 1 {
@@ -227,8 +189,12 @@ func (s *Server) echo(out, in []byte, rcode int) []byte {
 		return b
 	}
 	out[5] = 1
-	copy(out[headerLen:], in[headerLen:end])
-	return out[:end]
+	n := copy(out[headerLen:], in[headerLen:end]) + headerLen
+	if rest := in[end:]; in[6]|in[7]|in[8]|in[9]|in[10] == 0 && in[11] > 0 && len(rest) >= len(optRR) && rest[0] == 0 && rest[1] == 0 && rest[2] == dnsTypeOPT {
+		out[11] = 1
+		n += copy(out[n:], optRR[:])
+	}
+	return out[:n]
 }
 
 // questionEnd gives the offset after the first question, or 0 if it is not whole.

@@ -6,35 +6,45 @@ import (
 	"github.com/miekg/dns"
 )
 
-// maxChain bounds a chain of CNAMEs, the name asked for included; a loop is a chain that is too long.
-const maxChain = 8
+// maxChain bounds a chain of CNAMEs, the name asked for included, whoever said them; a loop is a chain that is too
+// long. Unbound takes 12 names, BIND 17.
+const maxChain = 16
 
-// result is what the table knows about a question. When forward is true the last name of the chain, next, is for the resolvers of zone.
+// result is what the table knows about a question. When forward is true the last name of the chain, next, is for the
+// resolvers of zone.
 type result struct {
 	rcode             int
 	answer, ns, extra []dns.RR
-	miss              string // the name that a client asked for and did not get
+	miss              string // the name that a client asked for and did not get; whether it is one, Table.wanted says
 	perClient         bool   // another client may see another order
 
 	forward bool
 	zone    string
 	next    string
+	steps   int // names of the chain so far
 }
 
-// resolve answers a question of class IN. qname comes as the client spelt it; owners are given back in that case, so that the case which
-// resolvers scramble against forged answers stays (draft-vixie-dnsext-dns0x20).
+// resolve answers a question of class IN from the table. qname comes as the client spelt it; owners are given back in
+// that case, so that the case which resolvers scramble against forged answers stays (draft-vixie-dnsext-dns0x20).
 func (t *Table) resolve(qname string, qtype uint16, client netip.Addr) result {
 	var r result
-	for range maxChain {
+	t.follow(&r, qname, qtype, client)
+	return r
+}
+
+// follow adds to r what the table knows about qname, the end of the chain so far.
+func (t *Table) follow(r *result, qname string, qtype uint16, client netip.Addr) {
+	for r.steps < maxChain {
+		r.steps++
 		name := dns.CanonicalName(qname)
 		e := t.find(name)
 		if e == nil {
-			t.absent(&r, qname, name, qtype)
-			return r
+			t.absent(r, qname, name, qtype)
+			return
 		}
 		if qtype == dns.TypeANY {
 			r.answer = append(r.answer, t.minimal(qname))
-			return r
+			return
 		}
 		if cname := e.rrs[dns.TypeCNAME]; cname != nil && qtype != dns.TypeCNAME {
 			r.answer = append(r.answer, owned(cname[0], qname))
@@ -56,17 +66,17 @@ func (t *Table) resolve(qname string, qtype uint16, client netip.Addr) result {
 		}
 		if len(r.answer) == n {
 			r.ns = append(r.ns, t.soaFor(qname, name))
-			return r
+			return
 		}
-		t.additional(&r, r.answer[n:], client)
-		return r
+		t.additional(r, r.answer[n:], client)
+		return
 	}
 	// A chain that does not end has no right answer (and no miss: the operator's own records are at fault).
-	return result{rcode: dns.RcodeServerFailure}
+	*r = result{rcode: dns.RcodeServerFailure}
 }
 
-// find returns what name holds, by itself or through a wildcard, which counts only directly below the closest name that exists
-// (RFC 4592 §2.2.1).
+// find returns what name holds, by itself or through a wildcard, which counts only directly below the closest name
+// that exists (RFC 4592 §2.2.1).
 func (t *Table) find(name string) *entry {
 	if e, ok := t.names[name]; ok {
 		return e
@@ -94,6 +104,10 @@ func (t *Table) exists(name string) bool {
 
 // absent answers for a name that we do not hold: forwarded, there without data, or denied at once.
 func (t *Table) absent(r *result, qname, name string, qtype uint16) {
+	if t.ourService(name) {
+		r.ns = append(r.ns, t.soaFor(qname, name))
+		return
+	}
 	if zone, ok := t.forwards(name); ok {
 		if qtype == dns.TypeANY {
 			// The one question whose only purpose left is amplification is not carried on (RFC 8482).
@@ -105,8 +119,8 @@ func (t *Table) absent(r *result, qname, name string, qtype uint16) {
 	}
 	r.ns = append(r.ns, t.soaFor(qname, name))
 	if _, inner := t.inner[name]; inner {
-		// registry.k8s.io exists, so k8s.io does: denying it would deny everything below it (RFC 8020). It is still a name that was
-		// asked for in vain, unless it is a joint of our own zone.
+		// registry.k8s.io exists, so k8s.io does: denying it would deny everything below it (RFC 8020). It is still a
+		// name that was asked for in vain, unless it is a joint of our own zone.
 		if !within(name, t.domain) {
 			r.miss = name
 		}
@@ -116,8 +130,8 @@ func (t *Table) absent(r *result, qname, name string, qtype uint16) {
 	r.miss = name
 }
 
-// soaFor returns the SOA for the authority section of a negative answer: of the closest of our zones, else of the root, as which we act for
-// everything that does not exist in here.
+// soaFor returns the SOA for the authority section of a negative answer: of the closest of our zones, else of the
+// root, as which we act for everything that does not exist in here.
 func (t *Table) soaFor(qname, name string) dns.RR {
 	for up, ok := name, true; ok; up, ok = parent(up) {
 		if _, apex := t.apexes[up]; !apex {

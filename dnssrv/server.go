@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -14,9 +15,12 @@ import (
 type Config struct {
 	// Log gets one line per change of state; nil discards.
 	Log *slog.Logger
-	// Miss is told of each name that a client asked for and did not get: denied by us or by a resolver, or not got from any. name is in lower
-	// case without the trailing dot and may be anything that fits a packet (odd bytes as \DDD, at most 1000 bytes); qtype is such as "AAAA". It is called from one goroutine per Serve call, off the packet path, through a
-	// queue of 1024: while it is busy, more misses than that are lost, and counted. It must not block for ever: Serve waits for it.
+	// Miss is told of each name that a client asked for and did not get: denied by us or by a resolver, or not got
+	// from any. Names that cannot be missing are left out: special ones (localhost), those of a search list, and
+	// questions about services and zones of names that are here. name is in lower case without the trailing dot and
+	// may be anything that fits a packet (odd bytes as \DDD, at most 1000 bytes); qtype is such as "AAAA". It is
+	// called from one goroutine per Serve call, off the packet path, through a queue of 1024: while it is busy, more
+	// misses than that are lost, and counted. It must not block for ever: Serve waits for it.
 	Miss func(client netip.Addr, name, qtype string)
 }
 
@@ -39,11 +43,11 @@ type missed struct {
 
 // New returns a server without a table. Until SetTable it answers SERVFAIL.
 func New(cfg Config) *Server {
-	s := &Server{log: cfg.Log, missFn: cfg.Miss, misses: make(chan missed, 1024), forward: newForwarder()}
+	s := &Server{log: cfg.Log, missFn: cfg.Miss, misses: make(chan missed, 1024)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.forward.log = s.log
+	s.forward = newForwarder(s.log, time.Now)
 	return s
 }
 
@@ -53,12 +57,12 @@ func (s *Server) SetTable(t *Table) {
 	s.forward.keep(t)
 }
 
-// miss queues a miss without waiting.
-func (s *Server) miss(client netip.Addr, name string, qtype uint16) {
-	s.stats.misses.Add(1)
-	if s.missFn == nil {
+// miss queues a miss without waiting, unless t says that the question tells of nothing that is missing.
+func (s *Server) miss(t *Table, client netip.Addr, name string, qtype uint16) {
+	if s.missFn == nil || !t.wanted(name, qtype) {
 		return
 	}
+	s.stats.misses.Add(1)
 	select {
 	case s.misses <- missed{client, name, qtype}:
 	default:
@@ -66,17 +70,17 @@ func (s *Server) miss(client netip.Addr, name string, qtype uint16) {
 	}
 }
 
-// missPacked queues the question of an answer as a miss. Unpacking the name is the one thing for which a fast answer allocates.
-func (s *Server) missPacked(answer []byte, client netip.Addr) {
+// missPacked queues the question of an answer as a miss. Unpacking the name is the one thing for which a fast answer
+// allocates.
+func (s *Server) missPacked(t *Table, answer []byte, client netip.Addr) {
 	if s.missFn == nil {
-		s.stats.misses.Add(1)
 		return
 	}
 	name, off, err := dns.UnpackDomainName(answer, headerLen)
 	if err != nil {
 		return // it was read before
 	}
-	s.miss(client, dns.CanonicalName(name), binary.BigEndian.Uint16(answer[off:]))
+	s.miss(t, client, dns.CanonicalName(name), binary.BigEndian.Uint16(answer[off:]))
 }
 
 // reportMisses hands misses on until ctx is done, and then those that were queued before.

@@ -65,7 +65,7 @@ type running struct {
 
 func start(t testing.TB, spec Spec) *running { return startOn(t, "127.0.0.1:0", spec) }
 
-func startOn(t testing.TB, listen string, spec Spec) *running {
+func startOn(t testing.TB, listen string, spec Spec, edit ...func(*Server)) *running {
 	t.Helper()
 	r := &running{t: t}
 	r.Server = New(Config{
@@ -76,6 +76,9 @@ func startOn(t testing.TB, listen string, spec Spec) *running {
 			r.missed = append(r.missed, name+"/"+qtype)
 		},
 	})
+	for _, e := range edit {
+		e(r.Server)
+	}
 	r.SetTable(table(t, spec))
 	conn, ln := sockets(t, listen)
 	r.addr = conn.LocalAddr().String()

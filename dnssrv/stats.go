@@ -54,15 +54,19 @@ func (s *Server) Stats() Stats {
 	}
 	for i := range c.rcodes {
 		if n := c.rcodes[i].Load(); n > 0 {
-			name, ok := dns.RcodeToString[i]
-			switch {
-			case i == dns.RcodeBadVers:
-				name = "BADVERS"
-			case !ok:
-				name = "RCODE" + strconv.Itoa(i)
-			}
-			st.Answers[name] += n
+			st.Answers[rcodeText(i)] += n
 		}
 	}
 	return st
+}
+
+func rcodeText(rcode int) string {
+	name, ok := dns.RcodeToString[rcode]
+	switch {
+	case rcode == dns.RcodeBadVers:
+		return "BADVERS"
+	case !ok:
+		return "RCODE" + strconv.Itoa(rcode)
+	}
+	return name
 }

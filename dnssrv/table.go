@@ -24,6 +24,8 @@ type Table struct {
 	inner  map[string]struct{} // empty non-terminals: they exist, with no data (RFC 8020)
 	apexes map[string]struct{} // what we act as the zone of; owners of SOAs
 
+	special map[string]struct{} // special zones that are ours: neither forwarded nor missing; among apexes
+
 	forward map[string][]netip.AddrPort // by canonical zone; resolvers that are not ourselves
 	allow   []netip.Prefix
 
@@ -46,6 +48,7 @@ type member struct {
 // entry is what a name holds.
 type entry struct {
 	nodes bool // A and AAAA are every live node's
+	host  bool // a name that we stand for, even if the operator set other addresses: an origin, or a fixed name of the own zone
 	rrs   map[uint16][]dns.RR
 }
 
@@ -60,6 +63,7 @@ func NewTable(spec Spec) (*Table, error) {
 		names:   make(map[string]*entry),
 		inner:   make(map[string]struct{}),
 		apexes:  make(map[string]struct{}),
+		special: make(map[string]struct{}),
 		forward: make(map[string][]netip.AddrPort),
 	}
 	var err error
@@ -90,8 +94,13 @@ func NewTable(spec Spec) (*Table, error) {
 		if err != nil {
 			return nil, fmt.Errorf("dns table: origin %w", err)
 		}
+		if loopback(name) {
+			t.conflict("%s is the host that asks for it: it does not answer with our nodes' addresses", trimDot(name))
+			continue
+		}
 		t.apexes[name] = struct{}{}
-		t.entry(name).nodes = true
+		e := t.entry(name)
+		e.nodes, e.host = true, true
 	}
 	if err := t.addRecords(spec.Records); err != nil {
 		return nil, err
@@ -99,6 +108,7 @@ func NewTable(spec Spec) (*Table, error) {
 	if err := t.addForward(spec.Forward, spec.Nodes); err != nil {
 		return nil, err
 	}
+	t.addSpecials()
 	for name := range t.names {
 		for up, ok := parent(name); ok; up, ok = parent(up) {
 			if _, exists := t.names[up]; !exists {
@@ -113,7 +123,8 @@ func NewTable(spec Spec) (*Table, error) {
 // Conflicts lists what in the Spec contradicts each other and how it was settled, one sentence each, for `status` and for refusing a
 // change before it is written. The rules: fixed names of the own zone keep their place; an operator's A, AAAA or CNAME replaces the
 // addresses that we would answer at that name; of a CNAME and other data at one name the other data stays (RFC 1034 §3.6.2); a resolver
-// that is a node of this cluster is left out, because two nodes would forward to each other.
+// that is a node of this cluster is left out, because two nodes would forward to each other; localhost means the host that asks, and some
+// special zones are never forwarded.
 func (t *Table) Conflicts() []string { return slices.Clone(t.conflicts) }
 
 func (t *Table) conflict(format string, args ...any) {
@@ -153,7 +164,8 @@ func (t *Table) addNodes(nodes []Node) error {
 	t.apexes[t.domain] = struct{}{}
 	fixed := []string{t.domain, "registry." + t.domain, "files." + t.domain, "ns." + t.domain}
 	for _, name := range fixed {
-		t.entry(name).nodes = true
+		e := t.entry(name)
+		e.nodes, e.host = true, true
 	}
 	t.add(&dns.NS{Hdr: t.header(t.domain, dns.TypeNS), Ns: "ns." + t.domain})
 	t.add(t.soa(t.domain))
@@ -263,6 +275,9 @@ func (t *Table) addRecords(records []Record) error {
 		rrtype := s.rrs[0].Header().Rrtype
 		e := t.names[s.owner]
 		switch {
+		case loopback(s.owner):
+			t.conflict("%s is the host that asks for it: the operator's %s is left out", trimDot(s.owner), dns.Type(rrtype))
+			continue
 		case rrtype == dns.TypeCNAME && (s.owner == t.domain || s.owner == "ns."+t.domain):
 			t.conflict("%s must not be a CNAME, it is the own zone or its name server: the record is left out", trimDot(s.owner))
 			continue
@@ -337,7 +352,7 @@ func (t *Table) allowed(client netip.Addr) bool {
 	return false
 }
 
-// forwards says which zone's resolvers know name, if any. Below the own zone only a longer zone counts.
+// forwards says which zone's resolvers know name, if any. Below the own zone or a special one only a longer zone counts.
 func (t *Table) forwards(name string) (zone string, ok bool) {
 	if len(t.forward) == 0 {
 		return "", false
@@ -348,6 +363,9 @@ func (t *Table) forwards(name string) (zone string, ok bool) {
 		}
 		if _, ok := t.forward[z]; ok {
 			return z, true
+		}
+		if _, ok := t.special[z]; ok {
+			return "", false
 		}
 	}
 	return "", false

@@ -27,8 +27,8 @@ const (
 	day        = 24 * time.Hour
 )
 
-// authority is a root as the cluster knows it: the anchor that clients trust, and the CA certificate that signs our intermediates,
-// which is the anchor itself unless the root is an enterprise's.
+// authority is a root as the cluster knows it: the anchor that clients trust, and the CA certificate that signs our
+// intermediates, which is the anchor itself unless the root is an enterprise's.
 type authority struct {
 	ref    rootRef
 	anchor *x509.Certificate
@@ -81,7 +81,8 @@ func (i *issuer) under(a *authority) *issuer {
 // allows returns nil if a leaf for the name or address verifies below the issuer.
 func (i *issuer) allows(name string) error { return allowsAll(i.limits, name) }
 
-// direct reports that there may be no CA certificate below the enterprise's (path lengths, RFC 5280, 4.2.1.9), which so signs leaves itself.
+// direct reports that there may be no CA certificate below the enterprise's (path lengths, RFC 5280, 4.2.1.9), which so
+// signs leaves itself.
 func (a *authority) direct() bool {
 	if !a.ref.Enterprise {
 		return false
@@ -98,8 +99,8 @@ func (a *authority) direct() bool {
 // allows returns nil if every certificate of the authority permits the name or address.
 func (a *authority) allows(name string) error { return allowsAll(a.limits, name) }
 
-// constraints are what an intermediate below the authority inherits. What an enterprise's chain permits is the intersection of several
-// lists, which allows checks name by name: here only what is excluded counts.
+// constraints are what an intermediate below the authority inherits. What an enterprise's chain permits is the
+// intersection of several lists, which allows checks name by name: here only what is excluded counts.
 func (a *authority) constraints() constraints {
 	if !a.ref.Enterprise {
 		return a.limits[0]
@@ -111,8 +112,8 @@ func (a *authority) constraints() constraints {
 	return k
 }
 
-// end is when an intermediate under the authority must end at the latest. The cross certificate of an overlap does not count: it
-// ends with the old root, and whoever trusts the new one does not need it.
+// end is when an intermediate under the authority must end at the latest. The cross certificate of an overlap does not
+// count: it ends with the old root, and whoever trusts the new one does not need it.
 func (a *authority) end() time.Time {
 	end := a.anchor.NotAfter
 	if a.ref.Enterprise {
@@ -200,19 +201,22 @@ func makeRoot(k constraints, domain string, now time.Time) (*authority, crypto.S
 	return (&authority{ref: rootRef{ID: id}, anchor: cert, signer: cert}).ready(), key, nil
 }
 
-// crossSign certifies next by the old root, so that clients which trust only the old one follow.
-func crossSign(next *x509.Certificate, old *authority, oldKey crypto.Signer, now time.Time) (*x509.Certificate, error) {
+// crossSign certifies next by the old root, so that clients which trust only the old one follow. lists is the directory
+// of the revocation lists.
+func crossSign(next *x509.Certificate, old *authority, oldKey crypto.Signer, lists string, now time.Time) (*x509.Certificate, error) {
 	t := &x509.Certificate{
 		Subject: next.Subject, NotBefore: now.Add(-backdate), NotAfter: earlier(next.NotAfter, old.signer.NotAfter),
 		BasicConstraintsValid: true, IsCA: true, MaxPathLen: 1, KeyUsage: next.KeyUsage,
+		CRLDistributionPoints: listURL(lists, old.signer, old.ref.ID),
 	}
 	constraintsOf(next).apply(t)
 	return sign(t, next.PublicKey, old.signer, oldKey)
 }
 
-// makeIssuer makes an intermediate under a. It may issue certificates for TLS servers and clients only, so that the kinds of
-// names that it is not constrained in (mail addresses, URIs) are of no use to a thief.
-func makeIssuer(a *authority, key crypto.Signer, k constraints, domain string, now time.Time) (*issuer, error) {
+// makeIssuer makes an intermediate under a. It may issue certificates for TLS servers and clients only, so that the
+// kinds of names that it is not constrained in (mail addresses, URIs) are of no use to a thief. lists is the directory
+// of the revocation lists.
+func makeIssuer(a *authority, key crypto.Signer, k constraints, domain, lists string, now time.Time) (*issuer, error) {
 	own, err := newKey()
 	if err != nil {
 		return nil, err
@@ -226,6 +230,8 @@ func makeIssuer(a *authority, key crypto.Signer, k constraints, domain string, n
 		BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
 		KeyUsage:    x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+
+		CRLDistributionPoints: listURL(lists, a.signer, a.ref.ID),
 	}
 	t.NotAfter = earlier(t.NotAfter, a.end())
 	if !t.NotAfter.After(now) {

@@ -12,7 +12,6 @@ package pki
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -92,9 +91,6 @@ func Open(ctx context.Context, cfg Config) (*CA, error) {
 	if c.cfg.Check <= 0 {
 		c.cfg.Check = 10 * time.Minute
 	}
-	if c.cfg.CRLURL != "" && !strings.HasSuffix(c.cfg.CRLURL, "/") {
-		c.cfg.CRLURL += "/"
-	}
 	err := checkNode(cfg.Node)
 	if err != nil {
 		return nil, err
@@ -165,7 +161,7 @@ func (c *CA) Run(ctx context.Context) error {
 // maintain does once what Run does again and again.
 func (c *CA) maintain(ctx context.Context) error {
 	err := c.renewIssuer(ctx)
-	return errors.Join(err, c.leaves.maintain(ctx), c.prune(ctx))
+	return errors.Join(err, c.refreshRootList(ctx), c.leaves.maintain(ctx), c.prune(ctx))
 }
 
 // current returns the newest state of the CA in the tree. It reads the tree only if something changed.
@@ -254,11 +250,6 @@ func (c *CA) Permits(name string) error {
 		return err
 	}
 	return s.root.allows(n)
-}
-
-// TLSConfig returns the configuration of a TLS server that serves every known name. It offers HTTP/1.1 only: HTTP/2 costs twice the CPU per byte.
-func (c *CA) TLSConfig() *tls.Config {
-	return &tls.Config{GetCertificate: c.leaves.get, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
 }
 
 // nodeAddrs returns the addresses of all nodes that have some in the tree, except those of the node without, and this node's.

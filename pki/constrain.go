@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"encoding/json"
@@ -69,10 +70,11 @@ func (c *CA) retry(try func(*snapshot) error) error {
 	return err
 }
 
-// Constrain plans a new intermediate for exactly these names (beside the domain, the nodes' addresses and what Issue certified). It returns what must be
-// written in the caller's batch, into the part rooted at the CA's subtree, together with the record that makes the names enabled: then enabling is
-// one conditional batch. That batch is refused with fs.ErrExist if the CA changed since: call Constrain again. A name that the root does
-// not permit is ErrNotPermitted. If the intermediate in use is for these names already, only the condition is written.
+// Constrain plans a new intermediate for exactly these names (beside the domain, the nodes' addresses and what Issue
+// certified). It returns what must be written in the caller's batch, into the part rooted at the CA's subtree, together
+// with the record that makes the names enabled: then enabling is one conditional batch. That batch is refused with
+// fs.ErrExist if the CA changed since: call Constrain again. A name that the root does not permit is ErrNotPermitted.
+// If the intermediate in use is for these names already, only the condition is written.
 func (c *CA) Constrain(names []string) (write func(Batch) error, err error) {
 	list, err := canonicals(names)
 	if err != nil {
@@ -94,8 +96,8 @@ func (c *CA) Constrain(names []string) (write func(Batch) error, err error) {
 	return write, nil
 }
 
-// planIssuer adds to ch a new intermediate under root for names, and for extra names that Issue is about to certify. rootKey may be nil: then it is
-// read from the tree. It returns the intermediate that will be in use.
+// planIssuer adds to ch a new intermediate under root for names, and for extra names that Issue is about to certify.
+// rootKey may be nil: then it is read from the tree. It returns the intermediate that will be in use.
 func (c *CA) planIssuer(ch *change, root *authority, rootKey crypto.Signer, names, extra []string) (*issuer, error) {
 	return c.planIssuerWithout(ch, root, rootKey, names, extra, "")
 }
@@ -129,7 +131,8 @@ func (c *CA) planIssuerWithout(ch *change, root *authority, rootKey crypto.Signe
 	if err != nil {
 		return nil, err
 	}
-	// An address that the root does not permit cannot be served until the root is rotated. It must not stop everything else.
+	// An address that the root does not permit cannot be served until the root is rotated. It must not stop everything
+	// else.
 	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return root.allows(a.String()) != nil })
 	var next *issuer
 	if root.direct() {
@@ -151,7 +154,10 @@ func (c *CA) planIssuerWithout(ch *change, root *authority, rootKey crypto.Signe
 		if err != nil {
 			return nil, err
 		}
-		if next, err = makeIssuer(root, key, k, c.domain, c.now()); err != nil {
+		if next, err = makeIssuer(root, key, k, c.domain, c.cfg.CRLURL, c.now()); err != nil {
+			return nil, err
+		}
+		if err := c.planRootList(ch, root, key, false); err != nil {
 			return nil, err
 		}
 	}
@@ -170,8 +176,9 @@ func (c *CA) planIssuerWithout(ch *change, root *authority, rootKey crypto.Signe
 	return next, nil
 }
 
-// planRetire destroys the key of an intermediate that goes out of use, unless certificates that it issued may still have to be revoked. Leaves
-// under it stay valid: what they are sent with is stored with them.
+// planRetire destroys the key of an intermediate that goes out of use, unless certificates that it issued may still
+// have to be revoked. Leaves under it stay valid: what they are sent with is stored with them. When they have ended,
+// the root's list revokes it.
 func (c *CA) planRetire(ch *change, old *issuer, keep bool) error {
 	if keep {
 		ch.add(func(b Batch) error { b.Remove("issuer/" + old.id + "/names"); return nil })
@@ -188,6 +195,14 @@ func (c *CA) planRetire(ch *change, old *issuer, keep bool) error {
 		}
 		return nil
 	})
+	root := ch.base.root
+	at := c.now().Add(retiredLife)
+	// A root that goes out of use itself signs its last list now.
+	if ch.next.Root != root.ref || !c.hasList(root) || !bytes.Equal(old.cert.AuthorityKeyId, root.signer.SubjectKeyId) || at.After(old.cert.NotAfter) {
+		return nil
+	}
+	r := retired{Serial: serialText(old.cert.SerialNumber), Root: root.ref.ID, At: at.Unix(), To: old.cert.NotAfter.Unix()}
+	ch.add(func(b Batch) error { return putJSON(b, "retired/"+old.id, r) })
 	return nil
 }
 
@@ -198,8 +213,9 @@ func (c *CA) rootKey(root *authority, key crypto.Signer) (crypto.Signer, error) 
 	return root.readKey(c.cfg.Tree, c.cfg.Sealer)
 }
 
-// renewIssuer makes a new intermediate when two thirds of the present one's life are over, when a jump of the clock made it invalid,
-// and when this node's addresses changed. It does so once an hour at most: nodes whose clocks are far apart must not keep replacing each other's.
+// renewIssuer makes a new intermediate when two thirds of the present one's life are over, when a jump of the clock
+// made it invalid, and when this node's addresses changed. It does so once an hour at most: nodes whose clocks are far
+// apart must not keep replacing each other's.
 func (c *CA) renewIssuer(ctx context.Context) error {
 	now := c.now()
 	c.renewMu.Lock()
@@ -247,6 +263,8 @@ func (c *CA) issuerDue(s *snapshot) string {
 		return "it is not valid yet: a clock was ahead when it was made"
 	case due(cert.NotBefore, cert.NotAfter, now) && s.root.end().After(cert.NotAfter):
 		return "two thirds of its life are over"
+	case len(cert.CRLDistributionPoints) == 0 && c.hasList(s.root):
+		return "it does not say where its revocation list is"
 	}
 	if c.cfg.Node == "" {
 		return ""
@@ -257,7 +275,8 @@ func (c *CA) issuerDue(s *snapshot) string {
 	return ""
 }
 
-// ForgetNode removes the addresses of a node that has left the cluster: a new intermediate does not permit them any more.
+// ForgetNode removes the addresses of a node that has left the cluster: a new intermediate does not permit them any
+// more.
 func (c *CA) ForgetNode(ctx context.Context, node string) error {
 	if err := checkNode(node); err != nil {
 		return err

@@ -1,16 +1,19 @@
 package pki
 
 import (
+	"crypto"
 	"crypto/rand"
 	"crypto/x509"
 	"fmt"
 	"io/fs"
 	"math/big"
+	"strings"
 	"sync"
 	"time"
 )
 
-// A revocation list is made where it is asked for, from the records in the tree: there is nothing to refresh, and it needs no quorum.
+// The revocation list of an intermediate is made where it is asked for, from the records in the tree: there is nothing
+// to refresh, and it needs no quorum.
 const (
 	crlLife  = 7 * day
 	crlFresh = time.Minute // how long one is handed out again
@@ -33,14 +36,18 @@ func (k *crlCache) drop() {
 	k.made = nil
 }
 
-// CRL returns the revocation list (RFC 5280, 5; DER) of the intermediate id, as named in certificates' distribution points: CRLURL + id + ".crl".
-// It is at most a minute old. An unknown id is fs.ErrNotExist.
+// CRL returns the revocation list (RFC 5280, 5; DER) of the intermediate or root id, as named in certificates'
+// distribution points: CRLURL + id + ".crl". That of an intermediate is at most a minute old. An unknown id is
+// fs.ErrNotExist.
 func (c *CA) CRL(id string) ([]byte, error) {
-	if len(id) != 16 || !fs.ValidPath(id) {
+	if len(id) != 16 || !fs.ValidPath(id) || strings.Contains(id, "/") {
 		return nil, fmt.Errorf("revocation list %.20q: %w", id, fs.ErrNotExist)
 	}
 	if der, err := c.cfg.Tree.ReadFile("crl/" + id); err == nil {
 		return der, nil
+	}
+	if list := c.readRootList(id); list != nil {
+		return list.Raw, nil
 	}
 	c.crls.mu.Lock()
 	defer c.crls.mu.Unlock()
@@ -58,7 +65,7 @@ func (c *CA) CRL(id string) ([]byte, error) {
 			return nil, fmt.Errorf("revocation list %s: %w", id, err)
 		}
 	}
-	if !signsCRLs(iss) {
+	if !signsLists(iss.cert) {
 		return nil, fmt.Errorf("revocation list %s: its CA certificate may not sign one: %w", id, fs.ErrNotExist)
 	}
 	live, err := c.liveIssued()
@@ -71,7 +78,8 @@ func (c *CA) CRL(id string) ([]byte, error) {
 			revoked = append(revoked, x509.RevocationListEntry{SerialNumber: n, RevocationTime: time.Unix(r.Revoked, 0).UTC()})
 		}
 	}
-	der, err := makeCRL(iss, revoked, now, now.Add(crlLife))
+	// Numbers must grow (RFC 5280, 5.2.3), on whichever node a list is made: time does.
+	der, err := makeCRL(iss.cert, iss.key, big.NewInt(now.UnixNano()), revoked, now, now.Add(crlLife))
 	if err != nil {
 		return nil, err
 	}
@@ -82,27 +90,27 @@ func (c *CA) CRL(id string) ([]byte, error) {
 	return der, nil
 }
 
-func signsCRLs(iss *issuer) bool { return iss.cert.KeyUsage&x509.KeyUsageCRLSign != 0 }
-
-func makeCRL(iss *issuer, revoked []x509.RevocationListEntry, now, next time.Time) ([]byte, error) {
+func makeCRL(
+	cert *x509.Certificate, key crypto.Signer, number *big.Int, revoked []x509.RevocationListEntry, now, next time.Time,
+) ([]byte, error) {
 	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
-		// Numbers must grow (RFC 5280, 5.2.3), on whichever node a list is made: time does.
-		Number: big.NewInt(now.UnixNano()), ThisUpdate: now.Add(-backdate).UTC(), NextUpdate: next.UTC(), RevokedCertificateEntries: revoked,
-	}, iss.cert, iss.key)
+		Number: number, ThisUpdate: now.Add(-backdate).UTC(), NextUpdate: next.UTC(), RevokedCertificateEntries: revoked,
+	}, cert, key)
 	if err != nil {
 		return nil, fmt.Errorf("sign revocation list: %w", err)
 	}
 	return der, nil
 }
 
-// lastCRL makes the list that stays when the key of iss is destroyed. It is empty: a key that may have to revoke something is kept. It must
-// outlast the leaves that nodes still serve. Nil if iss signs no lists.
+// lastCRL makes the list that stays when the key of iss is destroyed. It is empty: a key that may have to revoke
+// something is kept. It must outlast the leaves that nodes still serve. Nil if iss signs no lists.
 func (c *CA) lastCRL(iss *issuer) ([]byte, error) {
-	if !signsCRLs(iss) {
+	if !signsLists(iss.cert) {
 		return nil, nil
 	}
 	now := c.now()
-	return makeCRL(iss, nil, now, earlier(now.Add(leafLife+2*day), later(iss.cert.NotAfter, now.Add(day))))
+	next := earlier(now.Add(retiredLife), later(iss.cert.NotAfter, now.Add(day)))
+	return makeCRL(iss.cert, iss.key, big.NewInt(now.UnixNano()), nil, now, next)
 }
 
 func later(a, b time.Time) time.Time {

@@ -126,7 +126,7 @@ func (c *CA) probe(a *authority, key crypto.Signer) error {
 		if err != nil {
 			return err
 		}
-		if iss, err = makeIssuer(a, key, k, c.domain, c.now()); err != nil {
+		if iss, err = makeIssuer(a, key, k, c.domain, c.cfg.CRLURL, c.now()); err != nil {
 			return err
 		}
 	}

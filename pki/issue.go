@@ -347,12 +347,50 @@ func (c *CA) prune(ctx context.Context) error {
 			ch.add(func(b Batch) error { b.Remove(name); return nil })
 		}
 	}
+	if err := c.pruneRoots(ch); err != nil {
+		return err
+	}
 	if len(ch.edits) == 0 {
 		return nil
 	}
-	err = c.cfg.Tree.Update(ctx, func(b Batch) error {
-		// The state does not change, but what is removed must not have come into use.
-		b.Expect(stateName, s.version)
+	if err := c.tidyUp(ctx, ch); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("remove what has expired: %w", err)
+	}
+	return nil
+}
+
+// pruneRoots adds to ch what is left of roots that are not in use and whose last list has ended, and of intermediates that have ended.
+func (c *CA) pruneRoots(ch *change) error {
+	s, now := ch.base, c.now()
+	all, err := c.retired()
+	if err != nil {
+		return err
+	}
+	for id, r := range all {
+		if r.Root != s.root.ref.ID || now.After(time.Unix(r.To, 0).Add(backdate)) {
+			ch.add(func(b Batch) error { b.Remove("retired/" + id); return nil })
+		}
+	}
+	roots, err := c.cfg.Tree.ReadDir("root")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range roots {
+		if e.Name() == s.root.ref.ID || s.old != nil && e.Name() == s.old.ref.ID {
+			continue
+		}
+		if list := c.readRootList(e.Name()); list == nil || now.After(list.NextUpdate) {
+			ch.add(func(b Batch) error { b.Remove("root/" + e.Name()); return nil })
+		}
+	}
+	return nil
+}
+
+// tidyUp writes a change that leaves the state as it is.
+func (c *CA) tidyUp(ctx context.Context, ch *change) error {
+	return c.cfg.Tree.Update(ctx, func(b Batch) error {
+		// What is removed must not have come into use.
+		b.Expect(stateName, ch.base.version)
 		for _, edit := range ch.edits {
 			if err := edit(b); err != nil {
 				return err
@@ -360,8 +398,4 @@ func (c *CA) prune(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("remove what has expired: %w", err)
-	}
-	return nil
 }

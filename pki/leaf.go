@@ -50,6 +50,8 @@ type leaf struct {
 	cert *tls.Certificate
 	hash string // certmagic's name for it
 	root string // ID of the root that it verifies by
+	// listed means that its intermediate says where it would be revoked.
+	listed bool
 }
 
 const issuerKey = "casemate"
@@ -300,10 +302,15 @@ func (l *leaves) fromFiles(name string) (*leaf, error) {
 	if err == nil {
 		f.root, err = s.verify(cert.Certificate, name, l.ca.now())
 	}
+	var up *x509.Certificate
+	if err == nil {
+		up, err = x509.ParseCertificate(cert.Certificate[1]) // verify has seen it
+	}
 	if err != nil {
 		l.cache.Remove([]string{f.hash})
 		return nil, err
 	}
+	f.listed = len(up.CRLDistributionPoints) > 0
 	return f, nil
 }
 
@@ -436,7 +443,7 @@ func (l *leaves) due(f *leaf) bool {
 	if err != nil {
 		return false
 	}
-	if !l.usable(f) {
+	if !l.usable(f) || !f.listed && len(s.issuer.cert.CRLDistributionPoints) > 0 {
 		return true
 	}
 	now := l.ca.now()

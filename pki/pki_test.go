@@ -88,7 +88,7 @@ type house struct {
 var enabled = []string{"registry.k8s.io", "docker.io", "registry-1.docker.io", "dl.k8s.io"}
 
 func testSpec(c *clock) Spec {
-	return Spec{Domain: "casemate.internal", Node: "n1", Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Now: c.now}
+	return Spec{CRLURL: "http://casemate.internal/crl/", Domain: "casemate.internal", Node: "n1", Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Now: c.now}
 }
 
 // build makes a CA from a Spec that edit may change, and opens it.

@@ -16,15 +16,17 @@ import (
 //	root/ID/cert/NN          the anchor that clients trust, DER
 //	root/ID/above/NN         what is sent behind our intermediates: the cross certificate of an overlap, or an enterprise's CA certificates
 //	root/ID/key              the key that signs intermediates, sealed
+//	root/ID/crl/NN           the revocation list that the key signed last, DER; it stays when the root is gone, until it ends
 //	issuer/ID/chain/NN       an intermediate and what is sent behind it, DER, one after the other
 //	issuer/ID/names/NN       the names that it was made for (only while it is in use)
 //	issuer/ID/key            its key, sealed: while it is in use, or while a listed certificate of its own has not expired
 //	crl/ID                   the last CRL of an intermediate whose key was destroyed, DER
+//	retired/ID               an intermediate whose key was destroyed, and when it is revoked (only while it has not ended)
 //	node/NAME                the addresses of a node
 //	issued/SERIAL            a certificate that was issued for something else, and whether it is revoked
 //
-// An ID is the first 16 hex digits of the SHA-256 of a public key. What stands under an ID never changes, but for "above" and "chain",
-// which lose the cross certificate when an overlap ends.
+// An ID is the first 16 hex digits of the SHA-256 of a public key. What stands under an ID never changes, but for
+// lists, and for "above" and "chain", which lose the cross certificate when an overlap ends.
 const (
 	stateName = "state"
 	maxRecord = 4096
@@ -40,9 +42,9 @@ type Batch = interface {
 	Expect(name string, version uint64)
 }
 
-// Tree is what the CA needs of the replicated tree: local reads, one conditional write, and word of changes. Names are relative to the
-// CA's own subtree. fs.FileInfo of Stat and ReadDir has a method Version() uint64.
-// Update commits all edits or none; an Expect that does not hold is fs.ErrExist. It may also fail although it happened.
+// Tree is what the CA needs of the replicated tree: local reads, one conditional write, and word of changes. Names are
+// relative to the CA's own subtree. fs.FileInfo of Stat and ReadDir has a method Version() uint64. Update commits all
+// edits or none; an Expect that does not hold is fs.ErrExist. It may also fail although it happened.
 type Tree interface {
 	fs.StatFS
 	fs.ReadFileFS
@@ -51,8 +53,8 @@ type Tree interface {
 	Watch(ctx context.Context, dir string) <-chan struct{}
 }
 
-// Sealer encrypts and authenticates private keys for the tree (promise 10). *cluster.Cluster is one. What was sealed need not be bound to its
-// place: every key that is read is compared with its certificate.
+// Sealer encrypts and authenticates private keys for the tree (promise 10). *cluster.Cluster is one. What was sealed
+// need not be bound to its place: every key that is read is compared with its certificate.
 type Sealer interface {
 	Seal(plain []byte) ([]byte, error)
 	Unseal(sealed []byte) ([]byte, error)

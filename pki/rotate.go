@@ -67,7 +67,7 @@ func (c *CA) rotate(ctx context.Context, constrain func(*snapshot) (constraints,
 			if err != nil {
 				return err
 			}
-			cross, err := crossSign(next.anchor, s.root, oldKey, now)
+			cross, err := crossSign(next.anchor, s.root, oldKey, c.cfg.CRLURL, now)
 			if err != nil {
 				return err
 			}
@@ -89,9 +89,11 @@ func (c *CA) replaceRoot(ctx context.Context, s *snapshot, next *authority, key 
 	if next.anchor.Equal(s.root.anchor) {
 		// An enterprise's CA certificate was replaced by another below the same root: clients see no difference.
 		ch.add(func(b Batch) error { b.Remove("root/" + s.root.ref.ID); return nil })
+		c.planLastRootList(ch, s.root)
 	} else {
 		ch.next.Old, ch.next.Since = &s.root.ref, c.now().Unix()
 		ch.add(func(b Batch) error { b.Remove("root/" + s.root.ref.ID + "/key"); return nil })
+		c.planLastRootList(ch, s.root)
 	}
 	if _, err := c.planIssuer(ch, next, key, s.names, nil); err != nil {
 		return err
@@ -121,7 +123,15 @@ func (c *CA) FinishRotation(ctx context.Context) error {
 		}
 		ch := &change{base: s, next: s.state}
 		ch.next.Old, ch.next.Since = nil, 0
-		ch.add(func(b Batch) error { b.Remove("root/" + s.old.ref.ID); return nil })
+		// Its last list stays as long as certificates name it.
+		list, err := readChunks(c.cfg.Tree, rootListDir(s.old.ref.ID))
+		if err != nil {
+			return err
+		}
+		ch.add(func(b Batch) error {
+			b.Remove("root/" + s.old.ref.ID)
+			return putChunks(b, rootListDir(s.old.ref.ID), list)
+		})
 		if !s.root.ref.Enterprise {
 			ch.add(func(b Batch) error {
 				b.Remove("root/" + s.root.ref.ID + "/above")

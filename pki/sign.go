@@ -46,8 +46,6 @@ func (c *CA) signLeaf(iss *issuer, pub crypto.PublicKey, names []string, life ti
 	} else {
 		t.Subject = pkix.Name{OrganizationalUnit: []string{"Casemate"}}
 	}
-	if c.cfg.CRLURL != "" && signsCRLs(iss) {
-		t.CRLDistributionPoints = []string{c.cfg.CRLURL + iss.id + ".crl"}
-	}
+	t.CRLDistributionPoints = listURL(c.cfg.CRLURL, iss.cert, iss.id)
 	return sign(t, pub, iss.cert, iss.key)
 }

@@ -22,6 +22,8 @@ type Spec struct {
 	Addrs []netip.Addr
 	// Permit and Exclude are zones ("corp.example", all names below it included), CIDRs or addresses. What is excluded is excluded for ever.
 	Permit, Exclude []string
+	// CRLURL is Config.CRLURL.
+	CRLURL string
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 }
@@ -214,7 +216,7 @@ func Init(ctx context.Context, tree Tree, sealer Sealer, spec Spec, enabled []st
 	if err != nil {
 		return err
 	}
-	iss, err := makeIssuer(root, rootKey, ik, domain, now)
+	iss, err := makeIssuer(root, rootKey, ik, domain, spec.CRLURL, now)
 	if err != nil {
 		return err
 	}
@@ -225,6 +227,11 @@ func Init(ctx context.Context, tree Tree, sealer Sealer, spec Spec, enabled []st
 		}
 		if err := iss.put(b, sealer, names); err != nil {
 			return err
+		}
+		if spec.CRLURL != "" {
+			if err := root.putRootList(b, rootKey, nil, nil, now, now.Add(rootListLife)); err != nil {
+				return err
+			}
 		}
 		if spec.Node != "" {
 			if err := putJSON(b, "node/"+spec.Node, addrs); err != nil {

@@ -1,0 +1,219 @@
+package dnssrv
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// maxForwardedTTL bounds how long what a resolver said outlives a change here: the name may become one of ours.
+const maxForwardedTTL = uint32(time.Hour / time.Second)
+
+var (
+	errReferral   = errors.New("it refers to other servers: it resolves nothing itself")
+	errContradict = errors.New("it denies a name and has data for it")
+	errLongName   = errors.New("its DNAME makes a name that is too long")
+)
+
+// run asks the resolvers and gives the answer, in less than two seconds.
+func (s *Server) run(ctx context.Context, j *job) []byte {
+	t, qtype := j.table, j.req.Question[0].Qtype
+	deadline := time.Now().Add(s.forward.timeout)
+	r := j.res
+	for r.forward {
+		asked := r
+		take := func(resp *dns.Msg) error {
+			next := asked
+			err := t.take(&next, resp, qtype, j.client)
+			if err == nil {
+				r = next
+			}
+			return err
+		}
+		q := dns.Question{Name: asked.next, Qtype: qtype, Qclass: dns.ClassINET}
+		if err := s.forward.exchange(ctx, deadline, t.forward[asked.zone], q, take); err != nil {
+			s.stats.forwardFailed.Add(1)
+			if ctx.Err() == nil {
+				s.miss(t, j.client, dns.CanonicalName(asked.next), qtype)
+			}
+			return s.fail(j, err.Error())
+		}
+	}
+	if r.miss != "" {
+		s.miss(t, j.client, r.miss, qtype)
+	}
+	return s.finish(j, r)
+}
+
+// finish packs what was found. Only parts of it may be ours, so that it is not authoritative as a whole; and we never
+// say that it was validated.
+func (s *Server) finish(j *job, r result) []byte {
+	if r.rcode == dns.RcodeServerFailure {
+		return s.fail(j, "its CNAMEs do not come to an end")
+	}
+	return s.packWith(j.table, j.req, r, nil, j.limit, false)
+}
+
+// take adds to r what a resolver's answer says about r.next, following CNAMEs and DNAMEs from there, and nothing else
+// (RFC 5452, 6): names that were not asked for, added records and name servers are of no use to a stub and of much to a
+// forger. It stops where somebody else knows more, and then r says who: one of our names is answered by ourselves, one
+// below another forward zone by its resolvers. An error leaves r without use.
+func (t *Table) take(r *result, resp *dns.Msg, qtype uint16, client netip.Addr) error {
+	asked, zone, qname := r.next, r.zone, r.next
+	r.forward = false
+	r.answer = r.answer[:len(r.answer):len(r.answer)]
+	for hops := 0; r.steps < maxChain; hops++ {
+		r.steps++
+		name := dns.CanonicalName(qname)
+		if rrs := rrset(resp.Answer, name, qtype); len(rrs) > 0 {
+			if resp.Rcode != dns.RcodeSuccess {
+				return errContradict
+			}
+			for _, rr := range rrs {
+				r.answer = append(r.answer, forwarded(rr, qname))
+			}
+			return nil
+		}
+		cname, err := hop(resp.Answer, name, qname)
+		if err != nil {
+			return err
+		}
+		if cname == nil {
+			soa := t.negativeSOA(resp.Ns, name)
+			switch {
+			case resp.Rcode == dns.RcodeNameError:
+				r.rcode, r.miss = dns.RcodeNameError, dns.CanonicalName(asked)
+			case soa != nil: // NODATA
+			case hops > 0:
+				// Not all resolvers go to the end of a chain, and the client is a stub that goes nowhere.
+				r.forward, r.next = true, qname
+				return nil
+			case refers(resp):
+				return errReferral
+			}
+			if soa != nil {
+				r.ns = append(r.ns, soa)
+			}
+			return nil
+		}
+		r.answer = append(r.answer, cname)
+		qname = cname.Target
+		if t.ours(dns.CanonicalName(qname)) {
+			t.follow(r, qname, qtype, client)
+			return nil
+		}
+		if z, ok := t.forwards(dns.CanonicalName(qname)); ok && z != zone {
+			r.forward, r.zone, r.next = true, z, qname
+			return nil
+		}
+	}
+	*r = result{rcode: dns.RcodeServerFailure}
+	return nil
+}
+
+// ours says whether a name is answered here whatever resolvers say.
+func (t *Table) ours(name string) bool {
+	if t.find(name) != nil || t.ourService(name) {
+		return true
+	}
+	_, forward := t.forwards(name)
+	return !forward && (within(name, t.domain) || t.inSpecial(name))
+}
+
+// rrset picks the records of one name (canonical) and type. Signatures are left: we do not ask for them (DO), and who
+// validates asks elsewhere.
+func rrset(rrs []dns.RR, name string, qtype uint16) (out []dns.RR) {
+	for _, rr := range rrs {
+		if h := rr.Header(); h.Rrtype == qtype && h.Class == dns.ClassINET && dns.CanonicalName(h.Name) == name {
+			out = append(out, rr)
+		}
+	}
+	return out
+}
+
+// hop returns the CNAME of name, or the one that a DNAME above it makes (RFC 6672, 3.1), under the spelling qname; nil
+// if there is none. The DNAME itself is left out: it speaks of other names, too.
+func hop(rrs []dns.RR, name, qname string) (*dns.CNAME, error) {
+	if found := rrset(rrs, name, dns.TypeCNAME); len(found) > 0 {
+		return forwarded(found[0], qname).(*dns.CNAME), nil
+	}
+	// The closest one counts. One pass, because an answer may have thousands.
+	var dname *dns.DNAME
+	up := ""
+	for _, rr := range rrs {
+		d, ok := rr.(*dns.DNAME)
+		if !ok || d.Hdr.Class != dns.ClassINET {
+			continue
+		}
+		owner := dns.CanonicalName(d.Hdr.Name)
+		if name != owner && (owner == "." || within(name, owner)) && len(owner) > len(up) {
+			dname, up = d, owner
+		}
+	}
+	if dname == nil {
+		return nil, nil
+	}
+	target := strings.TrimSuffix(qname[:len(qname)-len(up)], ".") + "."
+	if dname.Target != "." {
+		target += dname.Target
+	}
+	if _, ok := dns.IsDomainName(target); !ok {
+		return nil, errLongName
+	}
+	h := dns.RR_Header{Name: qname, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: dname.Hdr.Ttl}
+	return forwarded(&dns.CNAME{Hdr: h, Target: target}, qname).(*dns.CNAME), nil
+}
+
+// forwarded makes a resolver's record ours: under the name as the client spelt it, and not for too long.
+func forwarded(rr dns.RR, owner string) dns.RR {
+	h := rr.Header()
+	h.Name, h.Ttl = owner, cappedTTL(h.Ttl, maxForwardedTTL)
+	return rr
+}
+
+// cappedTTL bounds a TTL; one with the highest bit set is 0 (RFC 2181, 8).
+func cappedTTL(ttl, most uint32) uint32 {
+	if ttl > 1<<31-1 {
+		return 0
+	}
+	return min(ttl, most)
+}
+
+// negativeSOA picks the SOA of a negative answer: of a zone that name is in. Its TTL bounds how long the name stays
+// denied (RFC 2308, 5), and that is no longer than for names that we deny ourselves: it may be enabled any time.
+func (t *Table) negativeSOA(rrs []dns.RR, name string) dns.RR {
+	for _, rr := range rrs {
+		soa, ok := rr.(*dns.SOA)
+		if !ok || soa.Hdr.Class != dns.ClassINET {
+			continue
+		}
+		if owner := dns.CanonicalName(soa.Hdr.Name); owner == "." || within(name, owner) {
+			soa.Hdr.Ttl = cappedTTL(min(soa.Hdr.Ttl, soa.Minttl), t.ttl)
+			return soa
+		}
+	}
+	return nil
+}
+
+// refers says whether an answer without data points to other servers, as from one that does not resolve.
+func refers(m *dns.Msg) bool {
+	for _, rr := range m.Ns {
+		if rr.Header().Rrtype == dns.TypeNS {
+			return !m.Authoritative
+		}
+	}
+	return false
+}
+
+// fail answers a job SERVFAIL, so that the client asks the next bastion, and says why to those who can read it (RFC
+// 8914).
+func (s *Server) fail(j *job, why string) []byte {
+	// The longest name and this fit into 512 bytes.
+	why = why[:min(len(why), 200)]
+	ede := &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNoReachableAuthority, ExtraText: why}
+	return s.packWith(j.table, j.req, result{rcode: dns.RcodeServerFailure, answer: j.res.answer}, ede, j.limit, false)
+}

@@ -1,0 +1,192 @@
+package dnssrv
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+const (
+	// A resolver that failed this often in a row is asked last for a while.
+	badAfter, badFor = 2, 5 * time.Second
+	// dialectFor is how long a resolver is asked more simply, before it is tried again whether that is still necessary.
+	dialectFor = 15 * time.Minute
+)
+
+// dialect is how a question is put to a resolver.
+type dialect struct {
+	edns  bool // with an OPT record (RFC 6891)
+	mixed bool // its name in random case, which forged answers do not know (draft-vixie-dnsext-dns0x20)
+}
+
+// plainest is understood by everything that answers questions at all.
+var plainest = dialect{}
+
+// standing is what is remembered of a resolver.
+type standing struct {
+	failed int // questions in a row
+	badTo  time.Time
+
+	works   bool      // it answered a question with an OPT record
+	plainTo time.Time // until then it is asked without one
+	flatTo  time.Time // until then it is asked in the name's own case
+}
+
+// of returns what is remembered of a resolver. f.mu must be held.
+func (f *forwarder) of(r netip.AddrPort) *standing {
+	s := f.known[r]
+	if s == nil {
+		s = new(standing)
+		f.known[r] = s
+	}
+	return s
+}
+
+// keep forgets resolvers that t does not name.
+func (f *forwarder) keep(t *Table) {
+	named := make(map[netip.AddrPort]bool)
+	if t != nil {
+		for _, rs := range t.forward {
+			for _, r := range rs {
+				named[r] = true
+			}
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for r := range f.known {
+		if !named[r] {
+			delete(f.known, r)
+		}
+	}
+}
+
+// order gives resolvers as configured, those that lately failed last.
+func (f *forwarder) order(resolvers []netip.AddrPort) []netip.AddrPort {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := f.now()
+	bad := func(r netip.AddrPort) int {
+		if s := f.known[r]; s != nil && s.failed >= badAfter && now.Before(s.badTo) {
+			return 1
+		}
+		return 0
+	}
+	byStanding := func(a, b netip.AddrPort) int { return cmp.Compare(bad(a), bad(b)) }
+	return slices.SortedStableFunc(slices.Values(resolvers), byStanding)
+}
+
+// report remembers how a question ended for a resolver.
+func (f *forwarder) report(r netip.AddrPort, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.of(r)
+	if err == nil {
+		if s.failed >= badAfter {
+			f.log.Info("dns resolver answers again", "resolver", r.String())
+		}
+		s.failed = 0
+		return
+	}
+	if s.failed++; s.failed == badAfter {
+		f.log.Warn("dns resolver does not answer", "resolver", r.String(), "err", err)
+	}
+	s.badTo = f.now().Add(badFor)
+}
+
+// works reports whether a resolver has answered a question with an OPT record.
+func (f *forwarder) works(r netip.AddrPort) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.of(r).works
+}
+
+// dialect says how to put a question to a resolver in this round of attempts. Every second round is the plainest: some
+// boxes drop what they do not understand without a word.
+func (f *forwarder) dialect(r netip.AddrPort, round int) dialect {
+	if round%2 == 1 {
+		return plainest
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, now := f.of(r), f.now()
+	return dialect{edns: !now.Before(s.plainTo), mixed: !now.Before(s.flatTo)}
+}
+
+// learn remembers what a good answer shows: that the question was put as first did not do, and as used did.
+func (f *forwarder) learn(r netip.AddrPort, first, used dialect) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.of(r)
+	switch {
+	case used.edns:
+		if !s.works && !s.plainTo.IsZero() {
+			f.log.Info("dns resolver understands EDNS now", "resolver", r.String())
+		}
+		s.works, s.plainTo = true, time.Time{}
+	case first.edns:
+		f.asksPlainly(r, s)
+	}
+	switch {
+	case used.mixed:
+		s.flatTo = time.Time{}
+	case first.mixed:
+		f.asksFlatly(r, s)
+	}
+}
+
+// silent remembers that a resolver answered the plainest question while it left one put as first unanswered. The first
+// time that may be a lost packet, if it has worked before.
+func (f *forwarder) silent(r netip.AddrPort, first dialect) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.of(r)
+	switch {
+	case first.edns && s.works:
+		s.works = false
+	case first.edns:
+		f.asksPlainly(r, s)
+	case first.mixed:
+		f.asksFlatly(r, s)
+	}
+}
+
+func (f *forwarder) asksPlainly(r netip.AddrPort, s *standing) {
+	if s.plainTo.IsZero() {
+		f.log.Info("dns resolver does not understand EDNS: it is asked without it",
+			"resolver", r.String(), "again_in", dialectFor)
+	}
+	s.works, s.plainTo = false, f.now().Add(dialectFor)
+}
+
+func (f *forwarder) asksFlatly(r netip.AddrPort, s *standing) {
+	if s.flatTo.IsZero() {
+		f.log.Info("dns resolver does not repeat the case of a question: it is asked in the name's own case",
+			"resolver", r.String(), "again_in", dialectFor)
+	}
+	s.flatTo = f.now().Add(dialectFor)
+}
+
+// objects reports whether an answer, or the lack of one, may be due to the OPT record that the question had (RFC 6891,
+// 6.2.2 and 7). A resolver that has answered such questions means what it says where its answer can have other reasons.
+func objects(resp *dns.Msg, err error, works bool) bool {
+	if err != nil {
+		return isAny(err, errGarbled, errCut)
+	}
+	switch {
+	case resp.Rcode == dns.RcodeFormatError, resp.Rcode == dns.RcodeNotImplemented, resp.Rcode > 0xf:
+		// More than four bits: BADVERS, or an OPT record of ours that came back with something else in it.
+		return true
+	case resp.Rcode == dns.RcodeServerFailure, resp.Rcode == dns.RcodeRefused:
+		return !works
+	case resp.Rcode == dns.RcodeSuccess && bare(resp):
+		return !works
+	}
+	return false
+}
+
+// bare says whether an answer has nothing in it, not even the SOA and the OPT record that "no data" comes with.
+func bare(m *dns.Msg) bool { return len(m.Answer)+len(m.Ns)+len(m.Extra) == 0 }
