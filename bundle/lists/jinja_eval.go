@@ -217,6 +217,9 @@ func (e indexExpr) eval(v *variables) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := of.unknown(v, key); err != nil {
+			return nil, err
+		}
 		x, ok := of.values[key]
 		if !ok {
 			return undefined{describe(e.of) + "[" + strconv.Quote(key) + "]"}, nil

@@ -22,6 +22,17 @@ const (
 type dict struct {
 	keys   []string
 	values map[string]any
+	// open says that there are more keys than these, which only Ansible knows: a node's facts.
+	open bool
+}
+
+// unknown is an error for a key that is not there but may be where Ansible runs, nil for every other. Only what the user gave is held to that: the templates of a
+// checkout are made for a machine that has no facts yet.
+func (d *dict) unknown(v *variables, key string) error {
+	if _, ok := d.values[key]; ok || !d.open || !v.given {
+		return nil
+	}
+	return &unreadableError{"the fact " + key + " of a node is known only where Ansible runs"}
 }
 
 func (d *dict) set(key string, v any) {

@@ -185,11 +185,11 @@ result is checked: everything that the release downloads is computed with these 
 
 // checkMirrorVars computes what the release in the checkout downloads with the variables and says what does not come from the bastions.
 func checkMirrorVars(dir string, conf *nodeconf.Conf) (string, error) {
-	var opt lists.KubesprayOptions
+	opt := lists.KubesprayOptions{Mirrors: true}
 	for _, f := range conf.Files {
 		opt.Vars = append(opt.Vars, lists.KubesprayVars{Name: f.Path, R: strings.NewReader(f.Content)})
 	}
-	before, err := lists.Kubespray(os.DirFS(dir), lists.KubesprayOptions{})
+	before, err := lists.Kubespray(os.DirFS(dir), lists.KubesprayOptions{Mirrors: true})
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", dir, err)
 	}
