@@ -67,11 +67,13 @@ func ReadInventory(name string, fsys fs.FS, file string) (*Inventory, error) {
 		return nil, err
 	}
 	if len(in.hosts)+len(in.unread)+len(in.group("all").vars)+len(in.namesIn("group_vars"))+len(in.namesIn("host_vars")) == 0 {
-		return nil, fmt.Errorf("%s is no inventory: it names no host, and there are no group_vars and no host_vars in %s", in.label(file), in.name)
+		return nil, fmt.Errorf("%s is no inventory: %w in %s", in.label(file), errNoInventory, in.name)
 	}
 	in.addKubesprayGroups()
 	return in, nil
 }
+
+var errNoInventory = errors.New("it names no host, and there are no group_vars and no host_vars")
 
 // Notes say what is remarkable about the inventory, one sentence each.
 func (in *Inventory) Notes() []string { return in.notes }
@@ -120,7 +122,7 @@ func (in *Inventory) readDir() error {
 			continue
 		}
 		alone, err := ReadInventory(in.name, in.fsys, name)
-		if err != nil || len(alone.hosts) > 0 {
+		if err != nil && !errors.Is(err, errNoInventory) || err == nil && len(alone.hosts) > 0 {
 			in.note("%s is not read, as Ansible leaves files that end in .ini out of a directory that has others; give the file itself if it is the inventory", in.label(name))
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"maps"
 	"regexp"
 	"slices"
@@ -92,7 +93,7 @@ func Kubespray(fsys fs.FS, opt KubesprayOptions) (*KubesprayLists, error) {
 		}
 		maps.Copy(over, f.defs)
 	}
-	hosts := []clusterHost{{}}
+	var hosts iter.Seq2[clusterHost, error] = oneHost
 	if opt.Inventory != nil {
 		if hosts, err = c.hostsOf(opt.Inventory); err != nil {
 			return nil, err

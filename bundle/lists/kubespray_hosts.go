@@ -3,6 +3,7 @@ package lists
 import (
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"path"
 	"slices"
@@ -22,17 +23,20 @@ type clusterHost struct {
 }
 
 // hostsOf are the hosts of an inventory, with what stands beside the checkout's playbooks.
-func (c *checkout) hostsOf(in *Inventory) ([]clusterHost, error) {
+func (c *checkout) hostsOf(in *Inventory) (iter.Seq2[clusterHost, error], error) {
 	playbooks, err := fs.Sub(c.fsys, playbooksDir)
 	if err != nil {
 		return nil, err
 	}
-	return in.clusterHosts(playbooks)
+	return in.clusterHosts(playbooks), nil
 }
 
+// oneHost is the host of a checkout without an inventory.
+func oneHost(yield func(clusterHost, error) bool) { yield(clusterHost{}, nil) }
+
 // clusterHosts are the hosts of the inventory that Kubespray installs. If it names none, or not all of them, there is one for each group and host that
-// has variables, so that none of these is forgotten.
-func (in *Inventory) clusterHosts(playbooks fs.FS) ([]clusterHost, error) {
+// has variables, so that none of these is forgotten. They come one after the other, because all of them with all their variables may be much.
+func (in *Inventory) clusterHosts(playbooks fs.FS) iter.Seq2[clusterHost, error] {
 	var hosts []*inventoryHost
 	used := map[string]bool{}
 	for _, h := range in.order {
@@ -53,16 +57,17 @@ func (in *Inventory) clusterHosts(playbooks fs.FS) ([]clusterHost, error) {
 		hosts = append(hosts, in.imagined(used)...)
 	}
 	groups := in.groupLists()
-	list := make([]clusterHost, 0, len(hosts))
-	for _, h := range hosts {
-		vars, err := in.variablesOf(h, playbooks)
-		if err != nil {
-			return nil, err
+	return func(yield func(clusterHost, error) bool) {
+		for _, h := range hosts {
+			vars, err := in.variablesOf(h, playbooks)
+			if err == nil {
+				maps.Copy(vars, magic(h, groups))
+			}
+			if !yield(clusterHost{h.name, vars}, err) || err != nil {
+				return
+			}
 		}
-		maps.Copy(vars, magic(h, groups))
-		list = append(list, clusterHost{h.name, vars})
 	}
-	return list, nil
 }
 
 // imagined are hosts of the groups, and with the names, for which there are variables and no host that is known: one each.
@@ -191,10 +196,13 @@ type hostLists struct {
 }
 
 // forHosts computes the lists of all hosts, and joins them. Hosts that do not differ in anything that has a part in it are computed once.
-func (c *checkout) forHosts(opt KubesprayOptions, hosts []clusterHost, over map[string]definition) (*KubesprayLists, error) {
+func (c *checkout) forHosts(opt KubesprayOptions, hosts iter.Seq2[clusterHost, error], over map[string]definition) (*KubesprayLists, error) {
 	var done []hostLists
 	var failed []string
-	for _, h := range hosts {
+	for h, err := range hosts {
+		if err != nil {
+			return nil, err
+		}
 		if slices.ContainsFunc(done, func(d hostLists) bool { return sameFor(d.asked, d.host, h) }) {
 			continue
 		}

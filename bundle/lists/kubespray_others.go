@@ -39,7 +39,7 @@ func (c *checkout) findInventories() []string {
 // noteInventories notes the inventories in the checkout that were not given, with what they would change. Those that Kubespray ships are worth no word as long as they
 // change nothing of what the release wants by itself.
 func (c *checkout) noteInventories(opt KubesprayOptions, lists *KubesprayLists) {
-	plain, err := c.forHosts(KubesprayOptions{Arch: opt.Arch}, []clusterHost{{}}, nil)
+	plain, err := c.forHosts(KubesprayOptions{Arch: opt.Arch}, oneHost, nil)
 	for _, name := range c.findInventories() {
 		if slices.Contains(opt.Given, name) {
 			continue
