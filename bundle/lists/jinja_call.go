@@ -61,7 +61,7 @@ func (e callExpr) eval(v *variables) (any, error) {
 	}
 	switch {
 	case e.name == "undef":
-		return undefined{"undef()"}, nil
+		return undefined{what: "undef()"}, nil
 	case e.name != "lookup":
 		return nil, fmt.Errorf("the function %s is not understood", e.name)
 	case len(args) != 2:

@@ -46,9 +46,19 @@ func (d *dict) set(key string, v any) {
 }
 
 // undefined is the value of what is not there. It can be asked for and be given a default; every other use is an error, which is the undefined itself.
-type undefined struct{ what string }
+type undefined struct {
+	what string
+	// cause, instead of what, is the error of a variable whose template uses something undefined.
+	cause error
+}
 
-func (u undefined) Error() string { return u.what + " is not defined" }
+func (u undefined) Error() string {
+	if u.cause != nil {
+		return u.cause.Error()
+	}
+	return u.what + " is not defined"
+}
+func (u undefined) Unwrap() error { return u.cause }
 
 // isUndefined says whether an error comes from the use of something undefined.
 func isUndefined(err error) bool {

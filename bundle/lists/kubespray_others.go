@@ -19,9 +19,12 @@ func (c *checkout) findInventories() []string {
 	var found []string
 	entries, _ := fs.ReadDir(c.fsys, inventoriesDir)
 	for _, e := range entries {
+		if ignoredInventory(e.Name()) {
+			continue
+		}
 		name := path.Join(inventoriesDir, e.Name())
 		if st, err := fs.Stat(c.fsys, name); err != nil || !st.IsDir() {
-			if err == nil && st.Mode().IsRegular() && !ignoredInventory(e.Name()) {
+			if err == nil && st.Mode().IsRegular() {
 				found = append(found, name)
 			}
 			continue
@@ -51,7 +54,7 @@ func (c *checkout) noteInventories(opt KubesprayOptions, lists *KubesprayLists) 
 		case err != nil || !slices.Contains(shippedInventories, name) || len(lacking(other, plain)) > 0:
 			said := "with it all names are the same"
 			if more := lacking(other, lists); len(more) > 0 {
-				said = fmt.Sprintf("with it %d names are wanted that are not now, such as %s", len(more), strings.Join(more[:min(len(more), 3)], ", "))
+				said = fmt.Sprintf("with it the lists have %d more, such as %s", len(more), strings.Join(more[:min(len(more), 3)], ", "))
 			}
 			lists.note("%s was not given with --kubespray-inventory; %s", name, said)
 		}

@@ -90,7 +90,7 @@ func (v *variables) lookup(name string) (any, error) {
 		return nil, &unreadableError{name + " is known only where Ansible runs"}
 	}
 	if !ok {
-		return undefined{name}, nil
+		return undefined{what: name}, nil
 	}
 	for i, b := range v.busy {
 		if b == name {

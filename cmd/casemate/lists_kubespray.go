@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,11 +32,11 @@ func (l *listFlags) addKubespray(cmd *cobra.Command, w *wantedSet, sums *lists.C
 			return err
 		}
 	}
-	noted := map[string]bool{}
-	note := func(n string) {
-		if !noted[n] {
-			noted[n] = true
-			fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
+	said := map[string]bool{}
+	say := func(line string) {
+		if !said[line] {
+			said[line] = true
+			fmt.Fprintln(cmd.ErrOrStderr(), line)
 		}
 	}
 	var inventories []inventory
@@ -47,21 +48,21 @@ func (l *listFlags) addKubespray(cmd *cobra.Command, w *wantedSet, sums *lists.C
 		inventories = append(inventories, in)
 	}
 	for _, dir := range l.kubespray {
-		own, given := inventoriesOf(dir, inventories)
+		own, given := inventoriesOf(dir, l.kubespray, inventories)
 		opt.Given = given
 		if len(own) == 0 {
 			own = []inventory{{}}
 		}
 		for _, in := range own {
 			opt.Inventory = in.Inventory
-			if err := l.addRelease(cmd, dir, opt, w, sums, func(n string) { note(dir + ": " + n) }); err != nil {
+			if err := l.addRelease(dir, opt, w, sums, say); err != nil {
 				return err
 			}
 		}
 	}
 	for _, in := range inventories {
 		for _, n := range in.Notes() {
-			note(n)
+			say("note: " + n)
 		}
 	}
 	return nil
@@ -92,23 +93,18 @@ func openInventory(name string) (inventory, error) {
 	return inventory{path, in}, err
 }
 
-// inventoriesOf are the inventories for a checkout: those in it, if there are any, and else all that are in no checkout at all. given names the former below the checkout.
-func inventoriesOf(dir string, all []inventory) (own []inventory, given []string) {
+// inventoriesOf are the inventories for one of the checkouts: those in it, if there are any, and else those that are in none. given names the former below the checkout.
+func inventoriesOf(dir string, checkouts []string, all []inventory) (own []inventory, given []string) {
 	var outside []inventory
-	root, err := filepath.Abs(dir)
-	if err == nil {
-		root, err = filepath.EvalSymlinks(root)
-	}
 	for _, in := range all {
-		rel, relErr := filepath.Rel(root, in.path)
-		if err != nil || relErr != nil || !filepath.IsLocal(rel) {
+		if rel, ok := below(dir, in.path); ok {
+			own = append(own, in)
+			// "inventory/mycluster/hosts.yaml" gives inventory/mycluster.
+			parts := strings.Split(filepath.ToSlash(rel), "/")
+			given = append(given, strings.Join(parts[:min(len(parts), 2)], "/"))
+		} else if !slices.ContainsFunc(checkouts, func(other string) bool { _, ok := below(other, in.path); return ok }) {
 			outside = append(outside, in)
-			continue
 		}
-		own = append(own, in)
-		// "inventory/mycluster/hosts.yaml" gives inventory/mycluster.
-		parts := strings.Split(filepath.ToSlash(rel), "/")
-		given = append(given, strings.Join(parts[:min(len(parts), 2)], "/"))
 	}
 	if len(own) == 0 {
 		own = outside
@@ -116,8 +112,20 @@ func inventoriesOf(dir string, all []inventory) (own []inventory, given []string
 	return own, given
 }
 
+// below is the path from a directory to an absolute path in it.
+func below(dir, path string) (rel string, ok bool) {
+	root, err := filepath.Abs(dir)
+	if err == nil {
+		root, err = filepath.EvalSymlinks(root)
+	}
+	if err == nil {
+		rel, err = filepath.Rel(root, path)
+	}
+	return rel, err == nil && filepath.IsLocal(rel)
+}
+
 // addRelease adds one checkout with one inventory or none.
-func (l *listFlags) addRelease(cmd *cobra.Command, dir string, opt lists.KubesprayOptions, w *wantedSet, sums *lists.Checksums, note func(string)) error {
+func (l *listFlags) addRelease(dir string, opt lists.KubesprayOptions, w *wantedSet, sums *lists.Checksums, say func(line string)) error {
 	for i, arch := range l.processors() {
 		opt.Arch, opt.Vars = arch, nil
 		for _, name := range l.kubesprayVars {
@@ -135,7 +143,7 @@ func (l *listFlags) addRelease(cmd *cobra.Command, dir string, opt lists.Kubespr
 			sums.Add(k.Checksums)
 		}
 		for _, n := range k.Notes {
-			note(n)
+			say("note: " + dir + ": " + n)
 		}
 		for _, i := range k.Images {
 			w.image(i)
@@ -144,7 +152,7 @@ func (l *listFlags) addRelease(cmd *cobra.Command, dir string, opt lists.Kubespr
 			w.file(f)
 		}
 		if n := len(k.Forgotten); n > 0 && i == 0 {
-			note(fmt.Sprintf("its own list script forgets %d names that add-ons can ask for; they are wanted too, where they can be had:", n))
+			say(fmt.Sprintf("note: %s: its own list script forgets %d names that add-ons can ask for; they are wanted too, where they can be had:", dir, n))
 		}
 		for _, f := range k.Forgotten {
 			switch {
@@ -159,7 +167,7 @@ func (l *listFlags) addRelease(cmd *cobra.Command, dir string, opt lists.Kubespr
 				w.chart(*f.Chart)
 			}
 			if i == 0 {
-				fmt.Fprintf(cmd.ErrOrStderr(), "  %s (%s)\n", f.Name(), f.Where)
+				say(fmt.Sprintf("  %s (%s)", f.Name(), f.Where))
 			}
 		}
 	}
