@@ -253,7 +253,7 @@ func TestKubesprayInventoryMirrors(t *testing.T) {
 // Inventories in the checkout that were not given are noted, those that Kubespray ships only if somebody works with them.
 func TestKubesprayInventoriesNotGiven(t *testing.T) {
 	sample := map[string]string{"inventory/sample/inventory.ini": "[kube_node]\n# n1\n", "inventory/sample/group_vars/all/all.yml": "bin_dir: /usr/local/bin\n# beacon_version: 1.6\n",
-		"inventory/local/hosts.ini": "[kube_node]\nn1\n", "inventory/README": "x"}
+		"inventory/local/hosts.ini": "[kube_node]\nn1\n"}
 	mine := map[string]string{"inventory/mine/hosts.yaml": "kube_node: {hosts: {n1: }}\n", "inventory/mine/group_vars/all.yml": "beacon_version: 1.6\n"}
 	for _, c := range []struct {
 		name  string
@@ -269,11 +269,10 @@ func TestKubesprayInventoriesNotGiven(t *testing.T) {
 		{"a changed sample", map[string]string{"inventory/sample/group_vars/all/all.yml": "beacon_version: 1.6\n"}, nil, []string{"inventory/sample was not given with --kubespray-inventory; with it the lists have 1 more"}},
 		{"a file", map[string]string{"inventory/prod.yml": "kube_node: {hosts: {n1: {beacon_version: 1.6}}}\n"}, nil, []string{"inventory/prod.yml was not given"}},
 		{"one that cannot be taken", map[string]string{"inventory/mine/hosts.yaml": "a: ["}, nil, []string{"inventory/mine was not given with --kubespray-inventory; it cannot be taken as it is: "}},
+		{"one without anything in it", map[string]string{"inventory/mine/hosts.ini": "# nothing\n"}, nil, nil},
 		{"what is none", map[string]string{"inventory/credentials/x": "x", "inventory/mine/artifacts/admin.conf": "x", "inventory/notes.txt": "x"}, nil, nil},
 	} {
-		files := maps.Clone(c.files)
-		delete(files, "inventory/README")
-		k, err := Kubespray(overlay(t, files), KubesprayOptions{Given: c.given})
+		k, err := Kubespray(overlay(t, maps.Clone(c.files)), KubesprayOptions{Given: c.given})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -169,7 +169,11 @@ func (k *kubespray) noteHosts() {
 		return
 	}
 	for _, at := range slices.Sorted(maps.Keys(k.bastions.met)) {
-		k.note("%s is taken for the bastions' own name, as \"kubespray vars --mode mirror\" writes it: what is asked for there is wanted under its upstream name", at)
+		is := "is"
+		if k.bastions.guess {
+			is = "is taken for"
+		}
+		k.note("%s %s the bastions' own name, as \"kubespray vars --mode mirror\" writes it: what is asked for there is wanted under its upstream name", at, is)
 	}
 	count := map[string]int{}
 	for _, i := range k.lists.Images {

@@ -1,6 +1,7 @@
 package lists
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -49,6 +50,7 @@ func (c *checkout) noteInventories(opt KubesprayOptions, lists *KubesprayLists) 
 		}
 		other, otherErr := c.withInventory(opt, name)
 		switch {
+		case errors.Is(otherErr, errNoInventory):
 		case otherErr != nil:
 			lists.note("%s was not given with --kubespray-inventory; it cannot be taken as it is: %s", name, strings.ReplaceAll(otherErr.Error(), "\n", " "))
 		case err != nil || !slices.Contains(shippedInventories, name) || len(lacking(other, plain)) > 0:
