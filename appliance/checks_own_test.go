@@ -7,7 +7,8 @@ import (
 	"casemate/bundle/lists"
 )
 
-// What an inventory in mirror mode makes clients ask is what a check of these names finds: the bastions' own names stand for their origins.
+// What an inventory in mirror mode makes clients ask is what a check of these names finds: the bastions' own names
+// stand for their origins.
 func TestCheckKnowsTheBastionsOwnNames(t *testing.T) {
 	n := freshNode(t, InitOptions{})
 	n.pusher()("registry.k8s.io/pause:3.10", imageFor(t, "amd64"))

@@ -21,8 +21,8 @@ const (
 	maxInventoryDeep   = 20    // of directories, and of groups that a YAML inventory nests in each other
 )
 
-// Inventory is an inventory of Ansible, as ansible-playbook -i reads it: hosts, their groups, and the variables of both, in files of hosts and in
-// group_vars and host_vars beside them.
+// Inventory is an inventory of Ansible, as ansible-playbook -i reads it: hosts, their groups, and the variables of
+// both, in files of hosts and in group_vars and host_vars beside them.
 type Inventory struct {
 	name   string // of the directory, for messages
 	fsys   fs.FS  // the directory with group_vars
@@ -50,9 +50,12 @@ type inventoryHost struct {
 	groups []*inventoryGroup // those that name it
 }
 
-// ReadInventory reads an inventory: the file of that name in a directory, or the whole directory for "". name is what messages call the directory. Files that only Ansible can read (a script, a plugin's configuration, what is encrypted) are no error: Notes names them.
+// ReadInventory reads an inventory: the file of that name in a directory, or the whole directory for "". name is what
+// messages call the directory. Files that only Ansible can read (a script, a plugin's configuration, what is
+// encrypted) are no error: Notes names them.
 func ReadInventory(name string, fsys fs.FS, file string) (*Inventory, error) {
-	in := &Inventory{name: name, fsys: fsys, groups: map[string]*inventoryGroup{}, hosts: map[string]*inventoryHost{}, vars: map[string]map[string]definition{}}
+	in := &Inventory{name: name, fsys: fsys, groups: map[string]*inventoryGroup{}, hosts: map[string]*inventoryHost{},
+		vars: map[string]map[string]definition{}}
 	in.group("all").priority = 1
 	var err error
 	if file == "" {
@@ -66,7 +69,8 @@ func ReadInventory(name string, fsys fs.FS, file string) (*Inventory, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(in.hosts)+len(in.unread)+len(in.group("all").vars)+len(in.namesIn("group_vars"))+len(in.namesIn("host_vars")) == 0 {
+	beside := len(in.namesIn("group_vars")) + len(in.namesIn("host_vars"))
+	if len(in.hosts)+len(in.unread)+len(in.group("all").vars)+beside == 0 {
 		return nil, fmt.Errorf("%s is no inventory: %w in %s", in.label(file), errNoInventory, in.name)
 	}
 	in.addKubesprayGroups()
@@ -87,19 +91,24 @@ func (in *Inventory) note(format string, args ...any) {
 // label is a file's name in messages.
 func (in *Inventory) label(file string) string { return path.Join(in.name, file) }
 
-// ignoredEnds are the names' ends that Ansible leaves out of a directory, by default or by Kubespray's ansible.cfg. ".ini" is among them.
-var ignoredEnds = []string{"~", ".orig", ".bak", ".cfg", ".retry", ".pyc", ".pyo", ".creds", ".gpg", ".swp", ".rpm", ".md", ".txt", ".rst"}
+// ignoredEnds are the names' ends that Ansible leaves out of a directory, by default or by Kubespray's ansible.cfg.
+// ".ini" is among them.
+var ignoredEnds = []string{"~", ".orig", ".bak", ".cfg", ".retry", ".pyc", ".pyo", ".creds", ".gpg", ".swp", ".rpm",
+	".md", ".txt", ".rst"}
 
 func ignoredInventory(name string) bool {
 	switch {
-	case strings.HasPrefix(name, "."), name == "host_vars", name == "group_vars", name == "vars_plugins", strings.Contains(name, "artifacts"), strings.Contains(name, "credentials"):
+	case strings.HasPrefix(name, "."), name == "host_vars", name == "group_vars", name == "vars_plugins":
+		return true
+	case strings.Contains(name, "artifacts"), strings.Contains(name, "credentials"): // Kubespray's ansible.cfg
 		return true
 	}
 	return slices.ContainsFunc(ignoredEnds, func(end string) bool { return strings.HasSuffix(name, end) })
 }
 
-// readDir reads all files of the directory that may hold hosts. Kubespray's ansible.cfg makes Ansible leave out those that end in .ini when it is given a
-// directory; they are read if the others name no host, for then they are what is meant.
+// readDir reads all files of the directory that may hold hosts. Kubespray's ansible.cfg makes Ansible leave out those
+// that end in .ini when it is given a directory; they are read if the others name no host, for then they are what is
+// meant.
 func (in *Inventory) readDir() error {
 	var ini []string
 	var failed []error
@@ -123,7 +132,8 @@ func (in *Inventory) readDir() error {
 		}
 		alone, err := ReadInventory(in.name, in.fsys, name)
 		if err != nil && !errors.Is(err, errNoInventory) || err == nil && len(alone.hosts) > 0 {
-			in.note("%s is not read, as Ansible leaves files that end in .ini out of a directory that has others; give the file itself if it is the inventory", in.label(name))
+			in.note("%s is not read, as Ansible leaves files that end in .ini out of a directory that has "+
+				"others; give the file itself if it is the inventory", in.label(name))
 		}
 	}
 	if len(in.hosts) == 0 {
@@ -157,7 +167,8 @@ func (in *Inventory) walk(dir string, depth int, visit func(name string)) error 
 		default:
 			for _, kind := range []string{"group_vars", "host_vars"} {
 				if _, err := fs.Stat(in.fsys, path.Join(name, kind)); err == nil {
-					in.note("%s is not read: of an inventory that is a directory only those right in it count; give %s itself if it is the inventory",
+					in.note("%s is not read: of an inventory that is a directory only those right in it count; "+
+						"give %s itself if it is the inventory",
 						in.label(path.Join(name, kind)), in.label(name))
 				}
 			}
@@ -202,7 +213,8 @@ func (in *Inventory) readFile(file string) error {
 	}
 	unread := func(why string) {
 		in.unread = append(in.unread, label)
-		in.note("%s is %s: which hosts and variables it brings is not known here. What groups and hosts have in group_vars and host_vars counts, whether or not they are in it", label, why)
+		in.note("%s is %s: which hosts and variables it brings is not known here. What groups and hosts have in "+
+			"group_vars and host_vars counts, whether or not they are in it", label, why)
 	}
 	switch {
 	case isVault(b):
@@ -325,7 +337,8 @@ func (in *Inventory) rank() error {
 	deep = func(g *inventoryGroup, level int) (int, error) {
 		if d, ok := depths[g]; ok {
 			if d == busy {
-				return 0, fmt.Errorf("inventory %s: the group %s is its own descendant, through [%s:children]", in.name, g.name, g.name)
+				return 0, fmt.Errorf("inventory %s: the group %s is its own descendant, through [%s:children]",
+					in.name, g.name, g.name)
 			}
 			return d, nil
 		}
@@ -376,7 +389,8 @@ func groupsOf(h *inventoryHost) []*inventoryGroup {
 		add(g)
 	}
 	slices.SortFunc(list, func(a, b *inventoryGroup) int {
-		return cmp.Or(cmp.Compare(a.depth, b.depth), cmp.Compare(a.priority, b.priority), strings.Compare(a.name, b.name))
+		return cmp.Or(cmp.Compare(a.depth, b.depth), cmp.Compare(a.priority, b.priority),
+			strings.Compare(a.name, b.name))
 	})
 	return list
 }
@@ -386,7 +400,8 @@ var kubesprayGroups = []struct {
 	name string
 	of   []string
 }{
-	{"kube_control_plane", []string{"kube-master"}}, {"kube_node", []string{"kube-node"}}, {"calico_rr", []string{"calico-rr"}},
+	{"kube_control_plane", []string{"kube-master"}}, {"kube_node", []string{"kube-node"}}, {"calico_rr",
+		[]string{"calico-rr"}},
 	{"k8s_cluster", []string{"k8s-cluster", "kube_node", "kube_control_plane", "calico_rr"}},
 }
 

@@ -15,7 +15,8 @@ var (
 	hostPattern   = regexp.MustCompile(`^(?:[\pL\pN_.-]|\[[0-9a-zA-Z]*:[0-9a-zA-Z]+(?::[0-9]+)?\])+$`)
 )
 
-// hostNames are the hosts that a pattern of an inventory names: "node[1:3].example", "10.0.0.[11:13]", "node1:2222", "[fd00::1]:22".
+// hostNames are the hosts that a pattern of an inventory names: "node[1:3].example", "10.0.0.[11:13]", "node1:2222",
+// "[fd00::1]:22".
 func hostNames(pattern string) ([]string, error) {
 	host := pattern
 	if m := bracketedHost.FindStringSubmatch(host); m != nil {
@@ -118,7 +119,8 @@ func hostRange(text string, most int) ([]string, error) {
 	return names, nil
 }
 
-// splitShell divides a line into words as Python's shlex does for Ansible: quotes, backslashes, and comments that may begin within a word.
+// splitShell divides a line into words as Python's shlex does for Ansible: quotes, backslashes, and comments that may
+// begin within a word.
 func splitShell(line string) ([]string, error) {
 	var words []string
 	var word strings.Builder

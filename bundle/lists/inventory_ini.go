@@ -25,7 +25,8 @@ type iniReader struct {
 
 // readINI reads a file of hosts in Ansible's INI: [GROUP], [GROUP:vars] and [GROUP:children].
 func (in *Inventory) readINI(label, text string) error {
-	r := &iniReader{Inventory: in, label: label, group: in.group("ungrouped"), declare: map[string]bool{"all": true, "ungrouped": true}, wanted: map[string]string{}}
+	r := &iniReader{Inventory: in, label: label, group: in.group("ungrouped"),
+		declare: map[string]bool{"all": true, "ungrouped": true}, wanted: map[string]string{}}
 	for name := range in.groups {
 		r.declare[name] = true
 	}
@@ -40,7 +41,8 @@ func (in *Inventory) readINI(label, text string) error {
 		if m := iniSection.FindStringSubmatch(line); m != nil {
 			state, err = r.section(m[1], m[2])
 		} else if line[0] == '[' && line[len(line)-1] == ']' {
-			err = fmt.Errorf("%.100q is no section: one is [GROUP], [GROUP:vars] or [GROUP:children], without blanks", line)
+			err = fmt.Errorf("%.100q is no section: one is [GROUP], [GROUP:vars] or [GROUP:children], without blanks",
+				line)
 		} else {
 			switch state {
 			case "vars":

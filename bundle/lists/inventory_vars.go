@@ -17,11 +17,13 @@ type varsPlace struct {
 	label string
 }
 
-// varsEnds are the names' ends of files of variables, in the order in which Ansible looks for them; the first that is there is the one.
+// varsEnds are the names' ends of files of variables, in the order in which Ansible looks for them; the first that is
+// there is the one.
 var varsEnds = []string{"", ".yml", ".yaml", ".json"}
 
-// variablesOf are the variables of a host in Ansible's precedence, without what roles say, the last winning: those of the files of hosts (all, then the groups
-// from outside to inside), group_vars/all, the groups' group_vars, the host's own, host_vars. In each step the playbooks' place wins over the inventory's.
+// variablesOf are the variables of a host in Ansible's precedence, without what roles say, the last winning: those of
+// the files of hosts (all, then the groups from outside to inside), group_vars/all, the groups' group_vars, the host's
+// own, host_vars. In each step the playbooks' place wins over the inventory's.
 func (in *Inventory) variablesOf(h *inventoryHost, playbooks fs.FS) (map[string]definition, error) {
 	places := []varsPlace{{in.fsys, in.name}}
 	if playbooks != nil {
@@ -50,7 +52,8 @@ func (in *Inventory) variablesOf(h *inventoryHost, playbooks fs.FS) (map[string]
 	return vars, errors.Join(err, add("host_vars", h.name))
 }
 
-// readVarsOf reads what a place has for one group or host: a file, or a directory of files in alphabetical order, the last winning.
+// readVarsOf reads what a place has for one group or host: a file, or a directory of files in alphabetical order, the
+// last winning.
 func (in *Inventory) readVarsOf(p varsPlace, kind, name string) (map[string]definition, error) {
 	if name == "." || strings.ContainsAny(name, "/\\") || !fs.ValidPath(name) {
 		return nil, nil // it names no file of its own
@@ -73,7 +76,8 @@ func (in *Inventory) readVarsOf(p varsPlace, kind, name string) (map[string]defi
 			}
 			return nil, fmt.Errorf("inventory %s: %w", path.Join(p.label, at), err)
 		case found != "":
-			in.note("%s is not read: Ansible takes %s and nothing else of that name", path.Join(p.label, at), path.Join(p.label, found))
+			in.note("%s is not read: Ansible takes %s and nothing else of that name", path.Join(p.label, at),
+				path.Join(p.label, found))
 			continue
 		}
 		found = at
@@ -92,7 +96,8 @@ func (in *Inventory) readVarsOf(p varsPlace, kind, name string) (map[string]defi
 
 func (in *Inventory) readVarsDir(p varsPlace, dir string, depth int, into map[string]definition) error {
 	if depth > maxInventoryDeep {
-		return fmt.Errorf("inventory %s: directories are nested deeper than %d", path.Join(p.label, dir), maxInventoryDeep)
+		return fmt.Errorf("inventory %s: directories are nested deeper than %d", path.Join(p.label, dir),
+			maxInventoryDeep)
 	}
 	entries, err := fs.ReadDir(p.fsys, dir)
 	if err != nil {
@@ -127,7 +132,8 @@ func (in *Inventory) readVarsFile(p varsPlace, file string, into map[string]defi
 		return err
 	}
 	if isVault(b) {
-		in.note("%s is encrypted with ansible-vault: which variables it sets is not known here. If a version, a repository or a URL is among them, give it with --kubespray-vars", label)
+		in.note("%s is encrypted with ansible-vault: which variables it sets is not known here. If a version, a "+
+			"repository or a URL is among them, give it with --kubespray-vars", label)
 		return nil
 	}
 	f, err := readGivenVars(label, bytes.NewReader(b))

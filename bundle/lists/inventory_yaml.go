@@ -16,7 +16,8 @@ type yamlInventory struct {
 	varsReader
 }
 
-// readYAML reads a file of hosts in YAML or JSON. plugin is set, and nothing is read, if the file is the configuration of an inventory plugin.
+// readYAML reads a file of hosts in YAML or JSON. plugin is set, and nothing is read, if the file is the configuration
+// of an inventory plugin.
 func (in *Inventory) readYAML(label string, b []byte) (plugin string, err error) {
 	var root yaml.Node
 	if err := yaml.Unmarshal(b, &root); err != nil {
@@ -81,14 +82,16 @@ func (r *yamlInventory) readGroup(p pair, depth int) (*inventoryGroup, error) {
 				value = &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{value, none}, Line: value.Line}
 			}
 		default:
-			r.note("%s:%d: the group %.60s has %.60s, which is none of hosts, vars and children; it is left out", r.name(), part.key.Line, g.name, part.key.Value)
+			r.note("%s:%d: the group %.60s has %.60s, which is none of hosts, vars and children; it is left out",
+				r.name(), part.key.Line, g.name, part.key.Value)
 			continue
 		}
 		if isNull(value) {
 			continue
 		}
 		if value.Kind != yaml.MappingNode {
-			return nil, r.bad(value, "%s of the group %.60s must be a mapping, each name with a colon behind it", part.key.Value, g.name)
+			return nil, r.bad(value, "%s of the group %.60s must be a mapping, each name with a colon behind it",
+				part.key.Value, g.name)
 		}
 		members, err := r.pairs(value, depth)
 		if err != nil {

@@ -12,18 +12,22 @@ import (
 	"strings"
 )
 
-// KubesprayOptions say for which cluster a checkout's lists are computed. The zero value is the release as it is, for amd64.
+// KubesprayOptions say for which cluster a checkout's lists are computed. The zero value is the release as it is, for
+// amd64.
 type KubesprayOptions struct {
 	// Arch is the nodes' architecture as container images name it; "" is amd64. The lists are for one.
 	Arch string
-	// Inventory says what the hosts have instead of the checkout's defaults; nil is none. The lists are what all its hosts want together.
+	// Inventory says what the hosts have instead of the checkout's defaults; nil is none. The lists are what all its
+	// hosts want together.
 	Inventory *Inventory
-	// Vars are files of variables; later ones win, and all win over everything else, as those of ansible-playbook --extra-vars do.
+	// Vars are files of variables; later ones win, and all win over everything else, as those of ansible-playbook
+	// --extra-vars do.
 	Vars []KubesprayVars
-	// Domain is that of the bastions whose own names, in Inventory and Vars, stand for what they mirror: files.DOMAIN/HOST/… is https://HOST/…. "" recognises them by
-	// their form.
+	// Domain is that of the bastions whose own names, in Inventory and Vars, stand for what they mirror:
+	// files.DOMAIN/HOST/… is https://HOST/…. "" recognises them by their form.
 	Domain string
-	// Given are the inventories in the checkout, as "inventory/mycluster", that this call or another one takes; all others in it are noted. With Mirrors none is.
+	// Given are the inventories in the checkout, as "inventory/mycluster", that this call or another one takes; all
+	// others in it are noted. With Mirrors none is.
 	Given []string
 	// Mirrors leaves the bastions' own names as they are.
 	Mirrors bool
@@ -39,11 +43,12 @@ type KubesprayVars struct {
 type KubesprayLists struct {
 	// Release is that of the checkout's galaxy.yml, "v2.31.0"; between releases it is the next one's.
 	Release string
-	// Images and Files are the lists that the checkout's own contrib/offline/generate_list.sh makes, in its order, and the digests that the
-	// checkout knows.
+	// Images and Files are the lists that the checkout's own contrib/offline/generate_list.sh makes, in its order, and
+	// the digests that the checkout knows.
 	Images []Image
 	Files  []File
-	// Forgotten is what that script leaves out although the checkout's roles can ask for it: most of it belongs to add-ons that are off by default.
+	// Forgotten is what that script leaves out although the checkout's roles can ask for it: most of it belongs to
+	// add-ons that are off by default.
 	Forgotten []Forgotten
 	// Checksums are the checkout's.
 	Checksums *Checksums
@@ -78,8 +83,8 @@ var kubesprayRoles = []string{"roles/kubespray_defaults", "roles/kubespray-defau
 
 const generateList = "contrib/offline/generate_list.sh"
 
-// Kubespray computes from a checkout, v2.24 or newer, what it downloads. It runs nothing of it: it reads the variables and evaluates them itself. What
-// it cannot evaluate is an error that names the variable, its file and line.
+// Kubespray computes from a checkout, v2.24 or newer, what it downloads. It runs nothing of it: it reads the variables
+// and evaluates them itself. What it cannot evaluate is an error that names the variable, its file and line.
 func Kubespray(fsys fs.FS, opt KubesprayOptions) (*KubesprayLists, error) {
 	c, err := readCheckout(fsys)
 	if err != nil {
@@ -209,7 +214,8 @@ func named(name, where string, err error) error {
 	return &variableError{name, where, err}
 }
 
-// file is the file that the checkout asks for under a URL, with the digest that it has for it: that of the entry of downloads which downloads it, or else what its tables are found to say.
+// file is the file that the checkout asks for under a URL, with the digest that it has for it: that of the entry of
+// downloads which downloads it, or else what its tables are found to say.
 func (k *kubespray) file(u, where string) File {
 	f := File{URL: k.bastions.file(u), Where: where}
 	digest, known, found := k.lists.Checksums.Find(f.URL)
@@ -260,7 +266,8 @@ func (k *kubespray) note(format string, args ...any) {
 	k.lists.note(format, args...)
 }
 
-// listImages lists every entry of downloads that has a repository and a tag, whether or not it is enabled, as the script does.
+// listImages lists every entry of downloads that has a repository and a tag, whether or not it is enabled, as the
+// script does.
 func (k *kubespray) listImages() {
 	for _, e := range k.entries {
 		nameOf := func(k *kubespray) (string, error) { return k.imageOf(e) }
@@ -331,7 +338,8 @@ var (
 	kubeImage  = regexp.MustCompile(`^\s*echo "([^"]*)\$i([^"]*)"`)
 )
 
-// listKubeImages lists the images that kubeadm pulls. Their names stand in the script alone: in KUBE_IMAGES, and in the line that its loop writes.
+// listKubeImages lists the images that kubeadm pulls. Their names stand in the script alone: in KUBE_IMAGES, and in
+// the line that its loop writes.
 func (k *kubespray) listKubeImages() error {
 	f, err := k.fsys.Open(generateList)
 	if err != nil {

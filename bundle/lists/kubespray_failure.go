@@ -24,8 +24,8 @@ func isUnreadable(err error) bool {
 	return errors.As(err, &u)
 }
 
-// failed is the error of all downloads that failed. A variable that was given and cannot be evaluated is named once, with the names that the checkout has where
-// nobody knows what it would make of them.
+// failed is the error of all downloads that failed. A variable that was given and cannot be evaluated is named once,
+// with the names that the checkout has where nobody knows what it would make of them.
 func (k *kubespray) failed() error {
 	var errs []error
 	var causes []string

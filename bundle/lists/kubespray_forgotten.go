@@ -58,7 +58,8 @@ type imageText struct {
 	text, where string
 }
 
-// readRoles looks into all roles for what they use: in templates, because that is what is applied in the end, and in defaults.
+// readRoles looks into all roles for what they use: in templates, because that is what is applied in the end, and in
+// defaults.
 func (c *checkout) readRoles() error {
 	roles := map[string]*role{}
 	err := fs.WalkDir(c.fsys, "roles", func(name string, d fs.DirEntry, err error) error {
@@ -143,8 +144,8 @@ var (
 	fileEnd   = regexp.MustCompile(`\.(yaml|yml|tgz|tar\.gz|zip)$`)
 )
 
-// readTemplate looks for "image:" in a template, with a reference after it or with repository and tag below it. It looks at lines, because a template is
-// no YAML before it is rendered, and rendering it would need a cluster.
+// readTemplate looks for "image:" in a template, with a reference after it or with repository and tag below it. It
+// looks at lines, because a template is no YAML before it is rendered, and rendering it would need a cluster.
 func (c *checkout) readTemplate(r *role, name string) error {
 	f, err := c.fsys.Open(name)
 	if err != nil {
@@ -244,7 +245,8 @@ func (k *kubespray) forget(f Forgotten) {
 	k.lists.Forgotten = append(k.lists.Forgotten, f)
 }
 
-// searchDefaults looks for images and files that are written as one variable, and for charts of classic repositories, in a role's defaults.
+// searchDefaults looks for images and files that are written as one variable, and for charts of classic repositories,
+// in a role's defaults.
 func (k *kubespray) searchDefaults(r *role, vars *variables) {
 	for _, name := range slices.Sorted(maps.Keys(r.defaults)) {
 		where := r.defaults[name].where
@@ -269,7 +271,8 @@ func (k *kubespray) searchDefaults(r *role, vars *variables) {
 	}
 }
 
-// known is a variable's text. One that only an inventory sets is none; one that has a value which nobody knows here is said.
+// known is a variable's text. One that only an inventory sets is none; one that has a value which nobody knows here is
+// said.
 func (k *kubespray) known(vars *variables, name, where string) (string, bool) {
 	s, err := vars.text(name)
 	if isUnreadable(err) {
@@ -278,7 +281,8 @@ func (k *kubespray) known(vars *variables, name, where string) (string, bool) {
 	return s, err == nil
 }
 
-// forgottenChart adds a chart of which a role has NAME_chart_ref, NAME_chart_version, NAME_repository_name and NAME_repository_url.
+// forgottenChart adds a chart of which a role has NAME_chart_ref, NAME_chart_version, NAME_repository_name and
+// NAME_repository_url.
 func (k *kubespray) forgottenChart(vars *variables, prefix, where string) {
 	ref, ok1 := k.known(vars, prefix+"_chart_ref", where)
 	repo, ok2 := k.known(vars, prefix+"_repository_url", where)
@@ -301,8 +305,8 @@ const (
 	ciliumCharts = "https://helm.cilium.io"
 )
 
-// forgottenByCilium adds what no file of Kubespray says: since v2.28 it installs Cilium with Cilium's own command line, which takes the chart from
-// Cilium's repository, and the chart adds "-generic" to the operator's repository.
+// forgottenByCilium adds what no file of Kubespray says: since v2.28 it installs Cilium with Cilium's own command
+// line, which takes the chart from Cilium's repository, and the chart adds "-generic" to the operator's repository.
 func (k *kubespray) forgottenByCilium() {
 	if _, err := fs.Stat(k.fsys, ciliumValues); err != nil {
 		return

@@ -34,14 +34,18 @@ func (c *checkout) hostsOf(in *Inventory) (iter.Seq2[clusterHost, error], error)
 // oneHost is the host of a checkout without an inventory.
 func oneHost(yield func(clusterHost, error) bool) { yield(clusterHost{}, nil) }
 
-// clusterHosts are the hosts of the inventory that Kubespray installs. If it names none, or not all of them, there is one for each group and host that
-// has variables, so that none of these is forgotten. They come one after the other, because all of them with all their variables may be much.
+// clusterHosts are the hosts of the inventory that Kubespray installs. If it names none, or not all of them, there is
+// one for each group and host that has variables, so that none of these is forgotten. They come one after the other,
+// because all of them with all their variables may be much.
 func (in *Inventory) clusterHosts(playbooks fs.FS) iter.Seq2[clusterHost, error] {
 	var hosts []*inventoryHost
 	used := map[string]bool{}
 	for _, h := range in.order {
 		groups := groupsOf(h)
-		if !slices.ContainsFunc(groups, func(g *inventoryGroup) bool { return slices.Contains([]string{"k8s_cluster", "etcd"}, g.name) }) {
+		if !slices.ContainsFunc(groups, func(g *inventoryGroup) bool {
+			return slices.Contains([]string{"k8s_cluster",
+				"etcd"}, g.name)
+		}) {
 			continue
 		}
 		hosts = append(hosts, h)
@@ -52,7 +56,8 @@ func (in *Inventory) clusterHosts(playbooks fs.FS) iter.Seq2[clusterHost, error]
 	}
 	if len(hosts) == 0 || len(in.unread) > 0 {
 		if len(in.unread) == 0 {
-			in.note("%s names no host that is in kube_control_plane, kube_node, etcd or calico_rr: what all groups have in it and in group_vars counts", in.name)
+			in.note("%s names no host that is in kube_control_plane, kube_node, etcd or calico_rr: what all "+
+				"groups have in it and in group_vars counts", in.name)
 		}
 		hosts = append(hosts, in.imagined(used)...)
 	}
@@ -70,7 +75,8 @@ func (in *Inventory) clusterHosts(playbooks fs.FS) iter.Seq2[clusterHost, error]
 	}
 }
 
-// imagined are hosts of the groups, and with the names, for which there are variables and no host that is known: one each.
+// imagined are hosts of the groups, and with the names, for which there are variables and no host that is known: one
+// each.
 func (in *Inventory) imagined(used map[string]bool) []*inventoryHost {
 	var list []*inventoryHost
 	add := func(name string, groups ...string) {
@@ -179,7 +185,8 @@ func sameValue(a, b any) bool {
 		return ok && slices.EqualFunc(x, y, sameValue)
 	case *dict:
 		y, ok := b.(*dict)
-		return ok && (x == y || slices.Equal(x.keys, y.keys) && !slices.ContainsFunc(x.keys, func(k string) bool { return !sameValue(x.values[k], y.values[k]) }))
+		return ok && (x == y || slices.Equal(x.keys, y.keys) &&
+			!slices.ContainsFunc(x.keys, func(k string) bool { return !sameValue(x.values[k], y.values[k]) }))
 	}
 	switch b.(type) {
 	case *source, *hidden, []any, *dict:
@@ -195,8 +202,10 @@ type hostLists struct {
 	lists *KubesprayLists
 }
 
-// forHosts computes the lists of all hosts, and joins them. Hosts that do not differ in anything that has a part in it are computed once.
-func (c *checkout) forHosts(opt KubesprayOptions, hosts iter.Seq2[clusterHost, error], over map[string]definition) (*KubesprayLists, error) {
+// forHosts computes the lists of all hosts, and joins them. Hosts that do not differ in anything that has a part in it
+// are computed once.
+func (c *checkout) forHosts(opt KubesprayOptions, hosts iter.Seq2[clusterHost, error],
+	over map[string]definition) (*KubesprayLists, error) {
 	var done []hostLists
 	var failed []string
 	for h, err := range hosts {
@@ -207,7 +216,8 @@ func (c *checkout) forHosts(opt KubesprayOptions, hosts iter.Seq2[clusterHost, e
 			continue
 		}
 		if len(done) == maxVariants {
-			return nil, fmt.Errorf("more than %d hosts of the inventory want different things, %s among them: give parts of it as inventories of their own", maxVariants, h.name)
+			return nil, fmt.Errorf("more than %d hosts of the inventory want different things, %s among them: "+
+				"give parts of it as inventories of their own", maxVariants, h.name)
 		}
 		k := c.cluster(opt, h.vars, over)
 		lists, err := k.compute()
@@ -250,7 +260,8 @@ func join(done []hostLists) *KubesprayLists {
 			case !has && i > 0:
 				all.Files, more = append(all.Files, f), append(more, f.URL)
 			case has && digest != f.Digest:
-				all.note("%s has another checksum for %s than for %s: it is checked against the latter's", f.URL, d.host.name, done[0].host.name)
+				all.note("%s has another checksum for %s than for %s: it is checked against the latter's", f.URL,
+					d.host.name, done[0].host.name)
 			}
 			if !has {
 				files[f.URL] = f.Digest
@@ -266,7 +277,8 @@ func join(done []hostLists) *KubesprayLists {
 			all.note("%s", n)
 		}
 		if len(more) > 0 {
-			all.note("hosts differ: %s wants what the hosts before it do not: %s", d.host.name, strings.Join(more, ", "))
+			all.note("hosts differ: %s wants what the hosts before it do not: %s", d.host.name,
+				strings.Join(more, ", "))
 		}
 	}
 	return all

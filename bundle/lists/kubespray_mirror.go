@@ -11,11 +11,12 @@ import (
 // defaultDomain is the domain of bastions that were set up without another.
 const defaultDomain = "casemate.internal"
 
-// bastionNames knows the own names of the bastions, under which the variables of "kubespray vars --mode mirror" ask for everything, and what they stand for upstream:
-// files.DOMAIN/HOST/PATH and registry.DOMAIN/HOST/REPOSITORY.
+// bastionNames knows the own names of the bastions, under which the variables of "kubespray vars --mode mirror" ask
+// for everything, and what they stand for upstream: files.DOMAIN/HOST/PATH and registry.DOMAIN/HOST/REPOSITORY.
 type bastionNames struct {
 	domains []string
-	// guess: the domain is not known. Then a name is the bastions' if it has their form and HOST is one that the checkout itself goes to.
+	// guess: the domain is not known. Then a name is the bastions' if it has their form and HOST is one that the
+	// checkout itself goes to.
 	guess bool
 	// upstream are the hosts that the checkout goes to by itself, with the scheme that files there have.
 	upstream map[string]string
@@ -25,7 +26,8 @@ type bastionNames struct {
 
 var hostName = regexp.MustCompile(`^[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}$`)
 
-// below cuts the bastions' own name off "HOST/PATH", where kind is "files" or "registry". own says whether HOST is theirs, sure whether by more than its form.
+// below cuts the bastions' own name off "HOST/PATH", where kind is "files" or "registry". own says whether HOST is
+// theirs, sure whether by more than its form.
 func (b *bastionNames) below(kind, name string) (path string, own, sure bool) {
 	at, path, _ := strings.Cut(name, "/")
 	host := at
@@ -130,8 +132,9 @@ func (c *checkout) upstreamHosts() (map[string]string, error) {
 
 var mirrorVariable = regexp.MustCompile(`_(url|repo|image|container)$`)
 
-// readBastions finds out which names in the given variables are the bastions' own. A variable that names them without an origin (registry.DOMAIN/pause, as Kubespray's
-// sample has it) says nothing about where the content comes from: then the checkout's default does.
+// readBastions finds out which names in the given variables are the bastions' own. A variable that names them without
+// an origin (registry.DOMAIN/pause, as Kubespray's sample has it) says nothing about where the content comes from:
+// then the checkout's default does.
 func (k *kubespray) readBastions(domain string) {
 	b := &bastionNames{domains: []string{domain}, upstream: k.hosts, met: map[string]bool{}}
 	if domain == "" {
@@ -173,7 +176,8 @@ func (k *kubespray) noteHosts() {
 		if k.bastions.guess {
 			is = "is taken for"
 		}
-		k.note("%s %s the bastions' own name, as \"kubespray vars --mode mirror\" writes it: what is asked for there is wanted under its upstream name", at, is)
+		k.note("%s %s the bastions' own name, as \"kubespray vars --mode mirror\" writes it: what is asked for "+
+			"there is wanted under its upstream name", at, is)
 	}
 	count := map[string]int{}
 	for _, i := range k.lists.Images {
@@ -191,8 +195,10 @@ func (k *kubespray) noteHosts() {
 		}
 		why := ""
 		if strings.HasPrefix(host, "registry.") || strings.HasPrefix(host, "files.") {
-			why = "; if these are bastions of a domain of their own, it is not " + strings.Join(k.bastions.domains, " or ")
+			why = "; if these are bastions of a domain of their own, it is not " + strings.Join(k.bastions.domains,
+				" or ")
 		}
-		k.note("names that the given variables send to %s: %d; they are wanted under that name, and from there%s", host, count[host], why)
+		k.note("names that the given variables send to %s: %d; they are wanted under that name, and from there%s",
+			host, count[host], why)
 	}
 }

@@ -40,8 +40,8 @@ func (c *checkout) findInventories() []string {
 	return found
 }
 
-// noteInventories notes the inventories in the checkout that were not given, with what they would change. Those that Kubespray ships are worth no word as long as they
-// change nothing of what the release wants by itself.
+// noteInventories notes the inventories in the checkout that were not given, with what they would change. Those that
+// Kubespray ships are worth no word as long as they change nothing of what the release wants by itself.
 func (c *checkout) noteInventories(opt KubesprayOptions, lists *KubesprayLists) {
 	plain, err := c.forHosts(KubesprayOptions{Arch: opt.Arch}, oneHost, nil)
 	for _, name := range c.findInventories() {
@@ -52,11 +52,13 @@ func (c *checkout) noteInventories(opt KubesprayOptions, lists *KubesprayLists) 
 		switch {
 		case errors.Is(otherErr, errNoInventory):
 		case otherErr != nil:
-			lists.note("%s was not given with --kubespray-inventory; it cannot be taken as it is: %s", name, strings.ReplaceAll(otherErr.Error(), "\n", " "))
+			lists.note("%s was not given with --kubespray-inventory; it cannot be taken as it is: %s", name,
+				strings.ReplaceAll(otherErr.Error(), "\n", " "))
 		case err != nil || !slices.Contains(shippedInventories, name) || len(lacking(other, plain)) > 0:
 			said := "with it all names are the same"
 			if more := lacking(other, lists); len(more) > 0 {
-				said = fmt.Sprintf("with it the lists have %d more, such as %s", len(more), strings.Join(more[:min(len(more), 3)], ", "))
+				said = fmt.Sprintf("with it the lists have %d more, such as %s", len(more),
+					strings.Join(more[:min(len(more), 3)], ", "))
 			}
 			lists.note("%s was not given with --kubespray-inventory; %s", name, said)
 		}

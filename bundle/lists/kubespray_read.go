@@ -71,7 +71,8 @@ func newCheckout(fsys fs.FS) *checkout {
 	return &checkout{fsys: fsys, read: map[string]map[string]definition{}, hasDefault: map[string]bool{}}
 }
 
-// readDefinitions reads the files of one kind ("defaults" or "vars") of a role, as Ansible finds them: main.yml, or those in main/.
+// readDefinitions reads the files of one kind ("defaults" or "vars") of a role, as Ansible finds them: main.yml, or
+// those in main/.
 func (c *checkout) readDefinitions(role, kind string) (map[string]definition, error) {
 	if defs, ok := c.read[role+"/"+kind]; ok {
 		return defs, nil
@@ -99,8 +100,9 @@ func (c *checkout) readDefinitions(role, kind string) (map[string]definition, er
 	return defs, nil
 }
 
-// scope is the variables as a role sees them, by Ansible's precedence: its own defaults win over those of kubespray_defaults, an inventory over any defaults, what
-// Ansible finds out about the node and any role's vars over the inventory, and what was given besides over all.
+// scope is the variables as a role sees them, by Ansible's precedence: its own defaults win over those of
+// kubespray_defaults, an inventory over any defaults, what Ansible finds out about the node and any role's vars over
+// the inventory, and what was given besides over all.
 func (k *kubespray) scope(defaults, vars map[string]definition) *variables {
 	return (&variables{asked: k.asked}).with(k.defaults, defaults, k.inventory, k.facts, k.own, vars, k.over)
 }

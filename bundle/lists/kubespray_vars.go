@@ -52,7 +52,8 @@ type hidden struct {
 	where string
 }
 
-// unreadableError says that something has a value which is not known here. Other than what is undefined it takes no default.
+// unreadableError says that something has a value which is not known here. Other than what is undefined it takes no
+// default.
 type unreadableError struct{ why string }
 
 func (e *unreadableError) Error() string { return e.why }
@@ -298,7 +299,8 @@ type varsReader struct {
 // pair is one key of a mapping with what stands behind it, an alias followed.
 type pair struct{ key, value *yaml.Node }
 
-// pairs are the keys and values of a mapping, those that a merge key (<<) brings first, so that what stands in the mapping itself wins if the last does.
+// pairs are the keys and values of a mapping, those that a merge key (<<) brings first, so that what stands in the
+// mapping itself wins if the last does.
 func (in *varsReader) pairs(n *yaml.Node, depth int) ([]pair, error) {
 	if depth > maxVarsDeep {
 		return nil, fmt.Errorf("%s:%d: %s is nested too deep", in.name, n.Line, in.variable)
@@ -402,8 +404,8 @@ func isTemplate(s string) bool {
 	return strings.Contains(s, "{{") || strings.Contains(s, "{%") || strings.Contains(s, "{#")
 }
 
-// onlyAnsibleKnows says whether a variable that nobody set is one that Ansible itself finds out: a fact of a node, or what other hosts have. How Ansible connects
-// is none: what is not set of that is not there.
+// onlyAnsibleKnows says whether a variable that nobody set is one that Ansible itself finds out: a fact of a node, or
+// what other hosts have. How Ansible connects is none: what is not set of that is not there.
 func onlyAnsibleKnows(name string) bool {
 	rest, ok := strings.CutPrefix(name, "ansible_")
 	switch {

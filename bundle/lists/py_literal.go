@@ -10,8 +10,9 @@ import (
 // maxLiteralDeep bounds how deep the literals of an INI inventory are nested.
 const maxLiteralDeep = 50
 
-// pythonLiteral reads the value of a variable in an INI inventory as Ansible does, with Python's ast.literal_eval: 1.20 is the number 1.2, and 'x' the text x.
-// ok is false for what is no literal; to Ansible that is the text as it stands.
+// pythonLiteral reads the value of a variable in an INI inventory as Ansible does, with Python's ast.literal_eval:
+// 1.20 is the number 1.2, and 'x' the text x. ok is false for what is no literal; to Ansible that is the text as it
+// stands.
 func pythonLiteral(s string) (v any, ok bool) {
 	if !utf8.ValidString(s) || strings.ContainsAny(s, "\x00\n\r") {
 		return nil, false
@@ -200,7 +201,8 @@ func (p *literalParser) texts() (any, bool) {
 
 var simpleEscapes = strings.NewReplacer(`\\`, `\`, `\'`, `'`, `\"`, `"`, `\a`, "\a", `\b`, "\b", `\f`, "\f", `\n`, "\n", `\r`, "\r", `\t`, "\t", `\v`, "\v")
 
-// pythonEscape reads the escape at the begin of s, which has at least two bytes. One that Python does not know stays as it is.
+// pythonEscape reads the escape at the begin of s, which has at least two bytes. One that Python does not know stays
+// as it is.
 func pythonEscape(s string) (text, rest string, ok bool) {
 	digits := 0
 	switch s[1] {

@@ -19,8 +19,8 @@ type inventory struct {
 	*lists.Inventory
 }
 
-// addKubespray adds what the releases in the checkouts download for the processors of the platforms, as the inventories want it, and what Kubespray's own list script
-// forgets of it.
+// addKubespray adds what the releases in the checkouts download for the processors of the platforms, as the
+// inventories want it, and what Kubespray's own list script forgets of it.
 func (l *listFlags) addKubespray(cmd *cobra.Command, w *wantedSet, sums *lists.Checksums) error {
 	if len(l.kubespray) == 0 {
 		return nil
@@ -75,7 +75,8 @@ func openInventory(name string) (inventory, error) {
 		return inventory{}, err
 	}
 	if base := filepath.Base(name); st.IsDir() && (base == "group_vars" || base == "host_vars") {
-		return inventory{}, usageError{fmt.Errorf("--kubespray-inventory %s: give the inventory, which is the directory around it: %s", name, filepath.Dir(name))}
+		return inventory{}, usageError{fmt.Errorf("--kubespray-inventory %s: give the inventory, which is the "+
+			"directory around it: %s", name, filepath.Dir(name))}
 	}
 	dir, file := name, ""
 	if !st.IsDir() {
@@ -93,7 +94,8 @@ func openInventory(name string) (inventory, error) {
 	return inventory{path, in}, err
 }
 
-// inventoriesOf are the inventories for one of the checkouts: those in it, if there are any, and else those that are in none. given names the former below the checkout.
+// inventoriesOf are the inventories for one of the checkouts: those in it, if there are any, and else those that are
+// in none. given names the former below the checkout.
 func inventoriesOf(dir string, checkouts []string, all []inventory) (own []inventory, given []string) {
 	var outside []inventory
 	for _, in := range all {
@@ -102,7 +104,11 @@ func inventoriesOf(dir string, checkouts []string, all []inventory) (own []inven
 			// "inventory/mycluster/hosts.yaml" gives inventory/mycluster.
 			parts := strings.Split(filepath.ToSlash(rel), "/")
 			given = append(given, strings.Join(parts[:min(len(parts), 2)], "/"))
-		} else if !slices.ContainsFunc(checkouts, func(other string) bool { _, ok := below(other, in.path); return ok }) {
+		} else if !slices.ContainsFunc(checkouts, func(other string) bool {
+			_,
+				ok := below(other, in.path)
+			return ok
+		}) {
 			outside = append(outside, in)
 		}
 	}
@@ -125,7 +131,8 @@ func below(dir, path string) (rel string, ok bool) {
 }
 
 // addRelease adds one checkout with one inventory or none.
-func (l *listFlags) addRelease(dir string, opt lists.KubesprayOptions, w *wantedSet, sums *lists.Checksums, say func(line string)) error {
+func (l *listFlags) addRelease(dir string, opt lists.KubesprayOptions, w *wantedSet, sums *lists.Checksums,
+	say func(line string)) error {
 	for i, arch := range l.processors() {
 		opt.Arch, opt.Vars = arch, nil
 		for _, name := range l.kubesprayVars {
@@ -152,7 +159,8 @@ func (l *listFlags) addRelease(dir string, opt lists.KubesprayOptions, w *wanted
 			w.file(f)
 		}
 		if n := len(k.Forgotten); n > 0 && i == 0 {
-			say(fmt.Sprintf("note: %s: its own list script forgets %d names that add-ons can ask for; they are wanted too, where they can be had:", dir, n))
+			say(fmt.Sprintf("note: %s: its own list script forgets %d names that add-ons can ask for; they are "+
+				"wanted too, where they can be had:", dir, n))
 		}
 		for _, f := range k.Forgotten {
 			switch {

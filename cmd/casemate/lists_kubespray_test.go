@@ -12,10 +12,13 @@ import (
 // smallCheckout is a checkout of Kubespray below dir, with what its download.yml says besides.
 func smallCheckout(dir, more string) map[string]string {
 	return map[string]string{
-		dir + "/galaxy.yml":                       "version: 2.99.0\n",
-		dir + "/contrib/offline/generate_list.sh": "KUBE_IMAGES=\"kube-one\"\n    echo \"{{ kube_image_repo }}/$i:v{{ kube_version }}\"\n",
-		dir + "/roles/kubespray_defaults/defaults/main/download.yml": "kube_version: 1.2.3\nkube_image_repo: registry.k8s.io\nanchor_url: https://github.com/anchor\n" +
-			"anchor_version: 1\nanchor_download_url: \"{{ anchor_url }}/v{{ anchor_version }}/anchor\"\ndownloads: {}\n" + more,
+		dir + "/galaxy.yml": "version: 2.99.0\n",
+		dir + "/contrib/offline/generate_list.sh": "KUBE_IMAGES=\"kube-one\"\n    echo \"{{ kube_image_repo " +
+			"}}/$i:v{{ kube_version }}\"\n",
+		dir + "/roles/kubespray_defaults/defaults/main/download.yml": "kube_version: 1.2.3\nkube_image_repo: " +
+			"registry.k8s.io\nanchor_url: https://github.com/anchor\n" +
+			"anchor_version: 1\nanchor_download_url: \"{{ anchor_url }}/v{{ anchor_version " +
+			"}}/anchor\"\ndownloads: {}\n" + more,
 		dir + "/roles/addons/rope/defaults/main.yml":     "rope_tag: 1\n",
 		dir + "/roles/addons/rope/templates/rope.yml.j2": "image: quay.io/rope/rope:{{ rope_tag }}\n",
 	}
@@ -62,15 +65,25 @@ func TestKubesprayInventories(t *testing.T) {
 		want  []string
 		notes []string
 	}{
-		{"--kubespray ks", append(anchors("1"), "quay.io/rope/rope:1?", one), []string{"note: ks: inventory/a was not given", "note: ks: inventory/b was not given"}},
-		{"--kubespray ks --kubespray-inventory ks/inventory/a", append(anchors("2"), "quay.io/rope/rope:1?", one), []string{"note: ks: inventory/b was not given"}},
-		{"--kubespray ks --kubespray-inventory ks/inventory/b/hosts.yaml", append(anchors("3"), "quay.io/rope/rope:3?", one),
-			[]string{"note: ks: inventory/a was not given", "note: ks/inventory/b/group_vars/all/vault.yml is encrypted"}},
-		{"--kubespray ks --kubespray-inventory ks/inventory/a --kubespray-inventory ks/inventory/b", append(anchors("2", "3"), "quay.io/rope/rope:1?", "quay.io/rope/rope:3?", one), nil},
-		{"--kubespray ks --kubespray-inventory outside", append(anchors("4"), "quay.io/rope/rope:1?", one), []string{"note: ks: inventory/a was not given"}},
-		{"--kubespray ks --kubespray other --kubespray-inventory ks/inventory/a --kubespray-inventory outside/hosts", append(anchors("2", "4"), "quay.io/rope/rope:1?", one, two), []string{"note: ks: inventory/b was not given"}},
-		{"--kubespray ks --kubespray-inventory outside --kubespray-vars vars.yml", append(anchors("5"), "quay.io/rope/rope:1?", one), []string{"inventory/b"}},
-		{"--images listed --kubespray ks --kubespray-inventory ks/inventory/b", append(anchors("3"), "quay.io/rope/rope:3", one), []string{"inventory/a"}},
+		{"--kubespray ks", append(anchors("1"), "quay.io/rope/rope:1?", one),
+			[]string{"note: ks: inventory/a was not given", "note: ks: inventory/b was not given"}},
+		{"--kubespray ks --kubespray-inventory ks/inventory/a", append(anchors("2"), "quay.io/rope/rope:1?", one),
+			[]string{"note: ks: inventory/b was not given"}},
+		{"--kubespray ks --kubespray-inventory ks/inventory/b/hosts.yaml",
+			append(anchors("3"), "quay.io/rope/rope:3?", one),
+			[]string{"note: ks: inventory/a was not given", "note: ks/inventory/b/group_vars/all/vault.yml is " +
+				"encrypted"}},
+		{"--kubespray ks --kubespray-inventory ks/inventory/a --kubespray-inventory ks/inventory/b",
+			append(anchors("2", "3"), "quay.io/rope/rope:1?", "quay.io/rope/rope:3?", one), nil},
+		{"--kubespray ks --kubespray-inventory outside", append(anchors("4"), "quay.io/rope/rope:1?", one),
+			[]string{"note: ks: inventory/a was not given"}},
+		{"--kubespray ks --kubespray other --kubespray-inventory ks/inventory/a --kubespray-inventory outside/hosts",
+			append(anchors("2", "4"), "quay.io/rope/rope:1?", one,
+				two), []string{"note: ks: inventory/b was not given"}},
+		{"--kubespray ks --kubespray-inventory outside --kubespray-vars vars.yml",
+			append(anchors("5"), "quay.io/rope/rope:1?", one), []string{"inventory/b"}},
+		{"--images listed --kubespray ks --kubespray-inventory ks/inventory/b",
+			append(anchors("3"), "quay.io/rope/rope:3", one), []string{"inventory/a"}},
 	} {
 		w, _, notes, err := readLists(t, files, "", strings.Fields(c.args)...)
 		if err != nil {
@@ -91,13 +104,16 @@ func TestKubesprayInventories(t *testing.T) {
 		}
 	}
 	for args, want := range map[string]string{
-		"--kubespray-inventory outside":                                  "--kubespray-inventory is for --kubespray, which is missing",
-		"--kubespray ks --kubespray-inventory ks/inventory/b/group_vars": "give the inventory, which is the directory around it: ks/inventory/b",
-		"--kubespray ks --kubespray-inventory nowhere":                   "no such file",
-		"--kubespray ks --kubespray-inventory ks/roles":                  "inventory ks/roles/",
-		"--kubespray ks --kubespray-inventory ks/galaxy.yml":             "is no inventory",
+		"--kubespray-inventory outside": "--kubespray-inventory is for " +
+			"--kubespray, which is missing",
+		"--kubespray ks --kubespray-inventory ks/inventory/b/group_vars": "give the inventory, which is the " +
+			"directory around it: ks/inventory/b",
+		"--kubespray ks --kubespray-inventory nowhere":       "no such file",
+		"--kubespray ks --kubespray-inventory ks/roles":      "inventory ks/roles/",
+		"--kubespray ks --kubespray-inventory ks/galaxy.yml": "is no inventory",
 	} {
-		if _, _, _, err := readLists(t, files, "", strings.Fields(args)...); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, _, err := readLists(t, files, "", strings.Fields(args)...); err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", args, err, want)
 		}
 	}
@@ -112,7 +128,8 @@ func TestWhatOneMustHaveIsNotOptional(t *testing.T) {
 			s.file(lists.File{URL: "https://x/f", Optional: optional})
 			s.chart(lists.Chart{Repo: "https://x", Name: "c", Optional: optional})
 		}
-		if len(s.Images)+len(s.Files)+len(s.Charts) != 3 || s.Images[0].Optional || s.Files[0].Optional || s.Charts[0].Optional {
+		if len(s.Images)+len(s.Files)+len(s.Charts) != 3 || s.Images[0].Optional || s.Files[0].Optional ||
+			s.Charts[0].Optional {
 			t.Errorf("got %+v", s.Wanted)
 		}
 	}
@@ -132,7 +149,8 @@ func TestKubesprayInventoryThroughALink(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if own, given := inventoriesOf("ks", []string{"ks"}, []inventory{in}); len(own) != 1 || !slices.Equal(given, []string{"inventory/a"}) {
+	if own, given := inventoriesOf("ks", []string{"ks"}, []inventory{in}); len(own) != 1 ||
+		!slices.Equal(given, []string{"inventory/a"}) {
 		t.Errorf("%v %v", own, given)
 	}
 }
