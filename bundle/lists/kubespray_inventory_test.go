@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -372,4 +373,49 @@ func TestKubesprayInventoriesNotGiven(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Of a real checkout (CASEMATE_KUBESPRAY) the sample inventory changes nothing, and is not noted. With
+// CASEMATE_KUBESPRAY_INVENTORY and CASEMATE_KUBESPRAY_LISTS the lists are compared with those that its own script made
+// with that inventory.
+func TestKubesprayCheckoutInventory(t *testing.T) {
+	dir := os.Getenv("CASEMATE_KUBESPRAY")
+	if dir == "" {
+		t.Skip("CASEMATE_KUBESPRAY names no checkout")
+	}
+	plain, err := Kubespray(os.DirFS(dir), KubesprayOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if notes := strings.Join(plain.Notes, "\n"); strings.Contains(notes, "inventory/sample") || strings.Contains(notes, "inventory/local") {
+		t.Errorf("notes: %s", notes)
+	}
+	read := func(dir string) *KubesprayLists {
+		in, err := ReadInventory(dir, os.DirFS(dir), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := Kubespray(os.DirFS(os.Getenv("CASEMATE_KUBESPRAY")), KubesprayOptions{Inventory: in})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range append(k.Notes, in.Notes()...) {
+			t.Log(n)
+		}
+		return k
+	}
+	for _, name := range []string{"sample", "local"} {
+		wantList(t, name, changes(plain, read(filepath.Join(dir, "inventory", name))), nil)
+	}
+	mine, lists := os.Getenv("CASEMATE_KUBESPRAY_INVENTORY"), os.Getenv("CASEMATE_KUBESPRAY_LISTS")
+	if mine == "" || lists == "" {
+		return
+	}
+	k := read(mine)
+	var files []string
+	for _, f := range k.Files {
+		files = append(files, f.URL)
+	}
+	compareList(t, filepath.Join(lists, "images.list"), refs(k.Images))
+	compareList(t, filepath.Join(lists, "files.list"), files)
 }
