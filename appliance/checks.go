@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"casemate/appliance/content"
 	"casemate/appliance/missing"
 	"casemate/appliance/origin"
+	"casemate/fileserver"
 )
 
 // maxCheckBody bounds what a check may ask, in bytes: about half a million names.
@@ -19,8 +21,30 @@ func (a *Appliance) postCheck(r *http.Request) (any, error) {
 	if err := readUpTo(r, &req, maxCheckBody); err != nil {
 		return nil, err
 	}
-	c := content.Checker{Images: a.registry, Files: a.files, Open: a.tree.OpenBlob, Tags: a.tagsOf, Unreached: a.unreached}
+	c := content.Checker{Images: a.registry, Files: filesAsAsked{a.files, a.now.Load().hosts}, Open: a.tree.OpenBlob, Tags: a.tagsOf, Unreached: a.unreached}
 	return c.Check(r.Context(), req)
+}
+
+// filesAsAsked resolves URLs as clients ask them, at the bastions' own names too: https://files.DOMAIN/HOST/PATH is https://HOST/PATH. (The registry
+// takes its own names apart itself.)
+type filesAsAsked struct {
+	*fileserver.Server
+	hosts *hosts
+}
+
+func (f filesAsAsked) Resolve(ctx context.Context, rawURL string) (fileserver.Info, string, error) {
+	if u, err := url.Parse(rawURL); err == nil && u.Host != "" {
+		path := u.RequestURI()
+		at, _ := f.hosts.find(u.Host)
+		below, isFile := strings.CutPrefix(path, "/files/")
+		switch {
+		case at == placeFiles:
+			return f.Server.Resolve(ctx, path)
+		case at == placeSelf && isFile:
+			return f.Server.Resolve(ctx, "/"+below)
+		}
+	}
+	return f.Server.Resolve(ctx, rawURL)
 }
 
 // tagsOf returns the tags of a repository, sorted; none if there is no such repository.

@@ -61,7 +61,7 @@ func (e callExpr) eval(v *variables) (any, error) {
 	}
 	switch {
 	case e.name == "undef":
-		return undefined{"undef()"}, nil
+		return undefined{what: "undef()"}, nil
 	case e.name != "lookup":
 		return nil, fmt.Errorf("the function %s is not understood", e.name)
 	case len(args) != 2:
@@ -79,9 +79,12 @@ func (e callExpr) eval(v *variables) (any, error) {
 		}
 		return x, err
 	case "env", "ansible.builtin.env":
+		if v.given {
+			return nil, &unreadableError{"the environment variable " + what + " is known only where Ansible runs"}
+		}
 		return "", nil // what is wanted does not depend on who asks
 	}
-	return nil, fmt.Errorf("lookup of %v is not understood", args[0])
+	return nil, &unreadableError{fmt.Sprintf("lookup of %v is not understood", args[0])}
 }
 
 func (e methodExpr) eval(v *variables) (any, error) {
@@ -111,6 +114,9 @@ func (e methodExpr) eval(v *variables) (any, error) {
 		case "get":
 			key, err := c.str(0, "key")
 			if err != nil {
+				return nil, err
+			}
+			if err := of.unknown(v, key); err != nil {
 				return nil, err
 			}
 			if y, ok := of.values[key]; ok {

@@ -217,9 +217,12 @@ func (e indexExpr) eval(v *variables) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := of.unknown(v, key); err != nil {
+			return nil, err
+		}
 		x, ok := of.values[key]
 		if !ok {
-			return undefined{describe(e.of) + "[" + strconv.Quote(key) + "]"}, nil
+			return undefined{what: describe(e.of) + "[" + strconv.Quote(key) + "]"}, nil
 		}
 		return v.force(x)
 	case []any:
@@ -231,7 +234,7 @@ func (e indexExpr) eval(v *variables) (any, error) {
 			n += int64(len(of))
 		}
 		if n < 0 || n >= int64(len(of)) {
-			return undefined{fmt.Sprintf("%s[%d]", describe(e.of), n)}, nil
+			return undefined{what: fmt.Sprintf("%s[%d]", describe(e.of), n)}, nil
 		}
 		return v.force(of[n])
 	}

@@ -13,7 +13,7 @@ import (
 func (e filterExpr) eval(v *variables) (any, error) {
 	x, err := e.of.eval(v)
 	if isUndefined(err) && (e.name == "default" || e.name == "d") {
-		x, err = undefined{err.Error()}, nil
+		x, err = undefined{cause: err}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func (c call) filter() (any, error) {
 		case err != nil:
 			return nil, err
 		case len(list) == 0:
-			return undefined{c.name + " of nothing"}, nil
+			return undefined{what: c.name + " of nothing"}, nil
 		case c.name == "first":
 			return list[0], nil
 		}

@@ -12,7 +12,7 @@ import (
 func (e testExpr) eval(v *variables) (any, error) {
 	x, err := e.of.eval(v)
 	if isUndefined(err) {
-		x, err = undefined{err.Error()}, nil
+		x, err = undefined{cause: err}, nil
 	}
 	if err != nil {
 		return nil, err

@@ -9,19 +9,30 @@ import (
 	"strings"
 )
 
-// The values of expressions are nil, bool, int64, float64, string, []any, *dict, undefined, and *source, which is a template that has not been
-// evaluated yet.
+// The values of expressions are nil, bool, int64, float64, string, []any, *dict, undefined, and *source, which is a
+// template that has not been evaluated yet.
 
 const (
 	maxText  = 1 << 20 // bytes of one string
 	maxItems = 1 << 20 // of one list
 )
 
-// dict is a dictionary in the order in which it was written. Its keys are strings: Kubespray's tables are looked up with versions, which YAML reads as
-// strings, integers or decimals just as they happen to look.
+// dict is a dictionary in the order in which it was written. Its keys are strings: Kubespray's tables are looked up
+// with versions, which YAML reads as strings, integers or decimals just as they happen to look.
 type dict struct {
 	keys   []string
 	values map[string]any
+	// open says that there are more keys than these, which only Ansible knows: a node's facts.
+	open bool
+}
+
+// unknown is an error for a key that is not there but may be where Ansible runs, nil for every other. Only what the
+// user gave is held to that: the templates of a checkout are made for a machine that has no facts yet.
+func (d *dict) unknown(v *variables, key string) error {
+	if _, ok := d.values[key]; ok || !d.open || !v.given {
+		return nil
+	}
+	return &unreadableError{"the fact " + key + " of a node is known only where Ansible runs"}
 }
 
 func (d *dict) set(key string, v any) {
@@ -34,10 +45,21 @@ func (d *dict) set(key string, v any) {
 	d.values[key] = v
 }
 
-// undefined is the value of what is not there. It can be asked for and be given a default; every other use is an error, which is the undefined itself.
-type undefined struct{ what string }
+// undefined is the value of what is not there. It can be asked for and be given a default; every other use is an
+// error, which is the undefined itself.
+type undefined struct {
+	what string
+	// cause, instead of what, is the error of a variable whose template uses something undefined.
+	cause error
+}
 
-func (u undefined) Error() string { return u.what + " is not defined" }
+func (u undefined) Error() string {
+	if u.cause != nil {
+		return u.cause.Error()
+	}
+	return u.what + " is not defined"
+}
+func (u undefined) Unwrap() error { return u.cause }
 
 // isUndefined says whether an error comes from the use of something undefined.
 func isUndefined(err error) bool {

@@ -5,18 +5,32 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
 )
 
-// KubesprayOptions say for which cluster a checkout's lists are computed. The zero value is the release as it is, for amd64.
+// KubesprayOptions say for which cluster a checkout's lists are computed. The zero value is the release as it is, for
+// amd64.
 type KubesprayOptions struct {
 	// Arch is the nodes' architecture as container images name it; "" is amd64. The lists are for one.
 	Arch string
-	// Vars are files of variables, such as an inventory's group_vars; later ones win, and all win over the checkout's own. They must not
-	// hold what names mirrors (registry_host, files_repo), for then the lists name those mirrors.
+	// Inventory says what the hosts have instead of the checkout's defaults; nil is none. The lists are what all its
+	// hosts want together.
+	Inventory *Inventory
+	// Vars are files of variables; later ones win, and all win over everything else, as those of ansible-playbook
+	// --extra-vars do.
 	Vars []KubesprayVars
+	// Domain is that of the bastions whose own names, in Inventory and Vars, stand for what they mirror:
+	// files.DOMAIN/HOST/… is https://HOST/…. "" recognises them by their form.
+	Domain string
+	// Given are the inventories in the checkout, as "inventory/mycluster", that this call or another one takes; all
+	// others in it are noted. With Mirrors none is.
+	Given []string
+	// Mirrors leaves the bastions' own names as they are.
+	Mirrors bool
 }
 
 // KubesprayVars is one YAML file of variables.
@@ -29,11 +43,12 @@ type KubesprayVars struct {
 type KubesprayLists struct {
 	// Release is that of the checkout's galaxy.yml, "v2.31.0"; between releases it is the next one's.
 	Release string
-	// Images and Files are the lists that the checkout's own contrib/offline/generate_list.sh makes, in its order, and the digests that the
-	// checkout knows.
+	// Images and Files are the lists that the checkout's own contrib/offline/generate_list.sh makes, in its order, and
+	// the digests that the checkout knows.
 	Images []Image
 	Files  []File
-	// Forgotten is what that script leaves out although the checkout's roles can ask for it: most of it belongs to add-ons that are off by default.
+	// Forgotten is what that script leaves out although the checkout's roles can ask for it: most of it belongs to
+	// add-ons that are off by default.
 	Forgotten []Forgotten
 	// Checksums are the checkout's.
 	Checksums *Checksums
@@ -68,40 +83,77 @@ var kubesprayRoles = []string{"roles/kubespray_defaults", "roles/kubespray-defau
 
 const generateList = "contrib/offline/generate_list.sh"
 
-// Kubespray computes from a checkout, v2.24 or newer, what it downloads. It runs nothing of it: it reads the variables and evaluates them itself. What
-// it cannot evaluate is an error that names the variable, its file and line.
+// Kubespray computes from a checkout, v2.24 or newer, what it downloads. It runs nothing of it: it reads the variables
+// and evaluates them itself. What it cannot evaluate is an error that names the variable, its file and line.
 func Kubespray(fsys fs.FS, opt KubesprayOptions) (*KubesprayLists, error) {
-	k := &kubespray{fsys: fsys}
-	if err := k.read(opt); err != nil {
+	c, err := readCheckout(fsys)
+	if err != nil {
 		return nil, err
 	}
-	var errs []error
-	for _, step := range []func() error{k.listFiles, k.listImages, k.listKubeImages} {
-		errs = append(errs, step())
+	over := map[string]definition{}
+	for _, file := range opt.Vars {
+		f, err := readGivenVars(file.Name, file.R)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(over, f.defs)
 	}
-	if err := errors.Join(errs...); err != nil {
+	var hosts iter.Seq2[clusterHost, error] = oneHost
+	if opt.Inventory != nil {
+		if hosts, err = c.hostsOf(opt.Inventory); err != nil {
+			return nil, err
+		}
+	}
+	lists, err := c.forHosts(opt, hosts, over)
+	if err == nil && !opt.Mirrors {
+		c.noteInventories(opt, lists)
+	}
+	return lists, err
+}
+
+// kubespray computes what one host wants of a checkout.
+type kubespray struct {
+	*checkout
+	facts     map[string]definition // of a node
+	inventory map[string]definition // of the host
+	over      map[string]definition // of KubesprayOptions.Vars
+	vars      *variables            // all of them
+	asked     map[string]bool       // the variables that had a part in it
+	given     bool                  // by an inventory or by Vars
+	bastions  *bastionNames         // nil: names stay as they are
+	entries   []downloadEntry
+	failures  []failure
+	lists     KubesprayLists
+}
+
+// cluster prepares what compute computes.
+func (c *checkout) cluster(opt KubesprayOptions, inventory, over map[string]definition) *kubespray {
+	k := &kubespray{checkout: c, facts: facts(opt.Arch), inventory: maps.Clone(inventory), over: maps.Clone(over), asked: map[string]bool{}, given: len(inventory)+len(over) > 0}
+	k.lists.Release, k.lists.Checksums = c.release, c.checksums
+	k.vars = k.scope(nil, nil)
+	if k.given && !opt.Mirrors {
+		k.readBastions(opt.Domain)
+	}
+	return k
+}
+
+func (k *kubespray) compute() (*KubesprayLists, error) {
+	if err := k.readEntries(); err != nil {
+		return nil, err
+	}
+	k.listFiles()
+	k.listImages()
+	if err := k.listKubeImages(); err != nil {
+		return nil, err
+	}
+	if err := k.failed(); err != nil {
 		return nil, err
 	}
 	k.forgottenFiles()
-	if err := k.searchRoles(); err != nil {
-		return nil, err
-	}
+	k.searchRoles()
 	k.forgottenByCilium()
+	k.noteHosts()
 	return &k.lists, nil
-}
-
-// kubespray is one call of Kubespray.
-type kubespray struct {
-	fsys     fs.FS
-	role     string
-	facts    map[string]definition // of a node
-	defaults map[string]definition // the role's
-	own      map[string]definition // the role's vars
-	over     map[string]definition // of KubesprayOptions.Vars
-	vars     *variables            // all of them
-	download *varsFile             // the role's download.yml
-	entries  []downloadEntry
-	lists    KubesprayLists
 }
 
 // downloadEntry is one entry of the variable downloads.
@@ -127,26 +179,26 @@ func (k *kubespray) field(e downloadEntry, name string) (s string, ok bool, err 
 }
 
 // listFiles lists every variable of download.yml whose name ends in download_url, as the script does.
-func (k *kubespray) listFiles() error {
-	var errs []error
+func (k *kubespray) listFiles() {
 	for _, name := range k.download.names {
 		if !strings.HasSuffix(name, "download_url") {
 			continue
 		}
 		where := k.vars.defs[name].where
-		s, err := k.vars.text(name)
-		if err == nil {
-			s, err = parseFileURL(strings.TrimSpace(s))
+		nameOf := func(k *kubespray) (string, error) {
+			s, err := k.vars.text(name)
+			if err != nil {
+				return "", err
+			}
+			return parseFileURL(strings.TrimSpace(s))
 		}
+		s, err := nameOf(k)
 		if err != nil {
-			errs = append(errs, named(name, where, err))
-			continue
-		}
-		if !k.hasFile(s) {
+			k.fail(named(name, where, err), nameOf)
+		} else if !k.hasFile(k.bastions.file(s)) {
 			k.lists.Files = append(k.lists.Files, k.file(s, where))
 		}
 	}
-	return errors.Join(errs...)
 }
 
 func (k *kubespray) hasFile(u string) bool {
@@ -162,10 +214,11 @@ func named(name, where string, err error) error {
 	return &variableError{name, where, err}
 }
 
-// file adds the digest that the checkout has for a URL: that of the entry of downloads which downloads it, or else what its tables are found to say.
+// file is the file that the checkout asks for under a URL, with the digest that it has for it: that of the entry of
+// downloads which downloads it, or else what its tables are found to say.
 func (k *kubespray) file(u, where string) File {
-	f := File{URL: u, Where: where}
-	digest, known, found := k.lists.Checksums.Find(u)
+	f := File{URL: k.bastions.file(u), Where: where}
+	digest, known, found := k.lists.Checksums.Find(f.URL)
 	for _, e := range k.entries {
 		if s, _, err := k.field(e, "url"); err != nil || s != u {
 			continue
@@ -177,14 +230,14 @@ func (k *kubespray) file(u, where string) File {
 		sum, err := k.checksum(e)
 		switch {
 		case isUndefined(err):
-			k.note("%s has no checksum in the checkout: %v", u, err)
+			k.note("%s has no checksum in the checkout: %v", f.URL, err)
 		case err != nil:
-			k.note("%s is not checked: %v", u, err)
+			k.note("%s is not checked: %v", f.URL, err)
 		case sum == "" || sum == "0":
-			k.note("%s has no checksum in the checkout, for this architecture there may be no such file", u)
+			k.note("%s has no checksum in the checkout, for this architecture there may be no such file", f.URL)
 		default:
 			if f.Digest, err = parseChecksum(sum); err != nil {
-				k.note("%s is not checked: %v", u, err)
+				k.note("%s is not checked: %v", f.URL, err)
 				break
 			}
 			if f.Known = fmt.Sprintf("%s: downloads.%s", e.where, e.name); found && digest == f.Digest {
@@ -194,7 +247,7 @@ func (k *kubespray) file(u, where string) File {
 		return f
 	}
 	if !found {
-		k.note("%s is in no entry of downloads, so its checksum is not known", u)
+		k.note("%s is in no entry of downloads, so its checksum is not known", f.URL)
 	}
 	f.Digest, f.Known = digest, known
 	return f
@@ -210,37 +263,42 @@ func (k *kubespray) checksum(e downloadEntry) (string, error) {
 }
 
 func (k *kubespray) note(format string, args ...any) {
-	k.lists.Notes = append(k.lists.Notes, fmt.Sprintf(format, args...))
+	k.lists.note(format, args...)
 }
 
-// listImages lists every entry of downloads that has a repository and a tag, whether or not it is enabled, as the script does.
-func (k *kubespray) listImages() error {
-	var errs []error
+// listImages lists every entry of downloads that has a repository and a tag, whether or not it is enabled, as the
+// script does.
+func (k *kubespray) listImages() {
 	for _, e := range k.entries {
-		repo, ok, err := k.field(e, "repo")
-		if err != nil || !ok {
-			errs = append(errs, err)
-			continue
+		nameOf := func(k *kubespray) (string, error) { return k.imageOf(e) }
+		ref, err := nameOf(k)
+		if err == nil && ref != "" {
+			if err = k.image(ref, e.where); err != nil {
+				err = fmt.Errorf("%s: downloads.%s: %w", e.where, e.name, err)
+			}
 		}
-		tag, ok, err := k.field(e, "tag")
-		if err != nil || !ok {
-			errs = append(errs, err)
-			continue
-		}
-		ref := repo + ":" + tag
-		digest, err := k.imageDigest(e)
 		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if digest != "" {
-			ref += "@" + digest
-		}
-		if err := k.image(ref, e.where); err != nil {
-			errs = append(errs, fmt.Errorf("%s: downloads.%s: %w", e.where, e.name, err))
+			k.fail(err, nameOf)
 		}
 	}
-	return errors.Join(errs...)
+}
+
+// imageOf is the reference that an entry of downloads names, "" if it names none.
+func (k *kubespray) imageOf(e downloadEntry) (string, error) {
+	repo, ok, err := k.field(e, "repo")
+	if err != nil || !ok {
+		return "", err
+	}
+	tag, ok, err := k.field(e, "tag")
+	if err != nil || !ok {
+		return "", err
+	}
+	ref := repo + ":" + tag
+	digest, err := k.imageDigest(e)
+	if digest != "" {
+		ref += "@" + digest
+	}
+	return ref, err
 }
 
 // imageDigest is what an inventory pins an image to (nginx_digest_checksum); then Kubespray pulls by it.
@@ -264,6 +322,7 @@ func (k *kubespray) image(ref, where string) error {
 	if err != nil {
 		return err
 	}
+	w = k.bastions.image(w)
 	if w.Where = where; !k.has(w) {
 		k.lists.Images = append(k.lists.Images, w)
 	}
@@ -279,7 +338,8 @@ var (
 	kubeImage  = regexp.MustCompile(`^\s*echo "([^"]*)\$i([^"]*)"`)
 )
 
-// listKubeImages lists the images that kubeadm pulls. Their names stand in the script alone: in KUBE_IMAGES, and in the line that its loop writes.
+// listKubeImages lists the images that kubeadm pulls. Their names stand in the script alone: in KUBE_IMAGES, and in
+// the line that its loop writes.
 func (k *kubespray) listKubeImages() error {
 	f, err := k.fsys.Open(generateList)
 	if err != nil {
@@ -297,16 +357,19 @@ func (k *kubespray) listKubeImages() error {
 			images = strings.Fields(m[1])
 		} else if m := kubeImage.FindStringSubmatch(line); m != nil && images != nil {
 			for _, name := range images {
-				x, err := k.vars.evaluate(m[1] + name + m[2])
-				var ref string
-				if err == nil {
-					ref, err = toText(x)
+				nameOf := func(k *kubespray) (string, error) {
+					x, err := k.vars.evaluate(m[1] + name + m[2])
+					if err != nil {
+						return "", err
+					}
+					return toText(x)
 				}
+				ref, err := nameOf(k)
 				if err == nil {
 					err = k.image(ref, where)
 				}
 				if err != nil {
-					return fmt.Errorf("%s: %w", where, err)
+					k.fail(fmt.Errorf("%s: %w", where, err), nameOf)
 				}
 			}
 			return nil

@@ -28,7 +28,7 @@ func (k *kubespray) forgottenFiles() {
 			k.note("downloads.%s is left out: %v", e.name, err)
 			continue
 		}
-		if !k.hasFile(u) {
+		if !k.hasFile(k.bastions.file(u)) {
 			k.forgottenFile(k.file(u, e.where), "downloads."+e.name)
 		}
 	}
@@ -47,15 +47,22 @@ func (k *kubespray) forgottenFile(f File, variable string) {
 
 // role is one role of the checkout.
 type role struct {
-	dir      string
-	defaults map[string]definition
-	vars     *variables
+	dir            string
+	defaults, vars map[string]definition
+	isDownload     bool // its defaults are everybody's, and no sign that something is used
 }
 
-// searchRoles looks into all roles for images and charts that they use: in templates, because that is what is applied in the end, and in defaults.
-func (k *kubespray) searchRoles() error {
+// imageText is what a template of a role names as an image.
+type imageText struct {
+	role        *role
+	text, where string
+}
+
+// readRoles looks into all roles for what they use: in templates, because that is what is applied in the end, and in
+// defaults.
+func (c *checkout) readRoles() error {
 	roles := map[string]*role{}
-	err := fs.WalkDir(k.fsys, "roles", func(name string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(c.fsys, "roles", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -72,23 +79,38 @@ func (k *kubespray) searchRoles() error {
 		}
 		r := roles[dir]
 		if r == nil {
-			if r, err = k.readRole(dir); err != nil {
+			if r, err = c.readRole(dir); err != nil {
 				return err
 			}
 			roles[dir] = r
 		}
 		if strings.HasPrefix(rest, "templates/") {
-			return k.searchTemplate(r, name)
+			return c.readTemplate(r, name)
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
 	for _, dir := range slices.Sorted(maps.Keys(roles)) {
-		k.searchDefaults(roles[dir])
+		c.roles = append(c.roles, roles[dir])
 	}
-	return nil
+	return err
+}
+
+// searchRoles adds the images and charts that roles use.
+func (k *kubespray) searchRoles() {
+	scopes := map[*role]*variables{}
+	for _, r := range k.roles {
+		if scopes[r] = k.vars; !r.isDownload {
+			scopes[r] = k.scope(r.defaults, r.vars)
+		}
+	}
+	for _, t := range k.images {
+		k.forgottenImage(scopes[t.role], t.text, t.where)
+	}
+	for _, r := range k.roles {
+		if !r.isDownload {
+			k.searchDefaults(r, scopes[r])
+		}
+	}
 }
 
 // cutRole divides the name of a file into its role and the rest.
@@ -101,19 +123,16 @@ func cutRole(name string) (dir, rest string, ok bool) {
 	return "", "", false
 }
 
-func (k *kubespray) readRole(dir string) (*role, error) {
-	if dir == k.role {
-		return &role{dir: dir, vars: k.vars}, nil // its defaults are everybody's, and no sign that something is used
+func (c *checkout) readRole(dir string) (*role, error) {
+	if dir == c.role {
+		return &role{dir: dir, isDownload: true}, nil
 	}
-	defaults, err := k.readDefinitions(dir, "defaults")
+	defaults, err := c.readDefinitions(dir, "defaults")
 	if err != nil {
 		return nil, err
 	}
-	vars, err := k.readDefinitions(dir, "vars")
-	if err != nil {
-		return nil, err
-	}
-	return &role{dir, defaults, k.scope(defaults, vars)}, nil
+	vars, err := c.readDefinitions(dir, "vars")
+	return &role{dir: dir, defaults: defaults, vars: vars}, err
 }
 
 var (
@@ -125,10 +144,10 @@ var (
 	fileEnd   = regexp.MustCompile(`\.(yaml|yml|tgz|tar\.gz|zip)$`)
 )
 
-// searchTemplate looks for "image:" in a template, with a reference after it or with repository and tag below it. It looks at lines, because a template is
-// no YAML before it is rendered, and rendering it would need a cluster.
-func (k *kubespray) searchTemplate(r *role, name string) error {
-	f, err := k.fsys.Open(name)
+// readTemplate looks for "image:" in a template, with a reference after it or with repository and tag below it. It
+// looks at lines, because a template is no YAML before it is rendered, and rendering it would need a cluster.
+func (c *checkout) readTemplate(r *role, name string) error {
+	f, err := c.fsys.Open(name)
 	if err != nil {
 		return err
 	}
@@ -151,7 +170,7 @@ func (k *kubespray) searchTemplate(r *role, name string) error {
 		for _, text := range blockTag.Split(value, -1) {
 			text = unquote(strings.TrimSpace(text))
 			if strings.Contains(text, "{{") || strings.Contains(text, "/") && explicit(text) && !strings.Contains(text, " ") {
-				k.forgottenImage(r, text, fmt.Sprintf("%s:%d", name, i+1))
+				c.images = append(c.images, imageText{r, text, fmt.Sprintf("%s:%d", name, i+1)})
 			}
 		}
 	}
@@ -187,8 +206,8 @@ func unquote(s string) string {
 }
 
 // forgottenImage adds the image that a text of a role names, if the script does not list it.
-func (k *kubespray) forgottenImage(r *role, text, where string) {
-	x, err := r.vars.evaluate(text)
+func (k *kubespray) forgottenImage(vars *variables, text, where string) {
+	x, err := vars.evaluate(text)
 	if u, not := x.(undefined); not {
 		err = u
 	}
@@ -216,18 +235,23 @@ func (k *kubespray) forgottenImage(r *role, text, where string) {
 }
 
 func (k *kubespray) forget(f Forgotten) {
+	if f.Image != nil {
+		upstream := k.bastions.image(*f.Image)
+		f.Image = &upstream
+	}
 	if f.Image != nil && k.has(*f.Image) || slices.ContainsFunc(k.lists.Forgotten, func(o Forgotten) bool { return o.Name() == f.Name() }) {
 		return
 	}
 	k.lists.Forgotten = append(k.lists.Forgotten, f)
 }
 
-// searchDefaults looks for images and files that are written as one variable, and for charts of classic repositories, in a role's defaults.
-func (k *kubespray) searchDefaults(r *role) {
+// searchDefaults looks for images and files that are written as one variable, and for charts of classic repositories,
+// in a role's defaults.
+func (k *kubespray) searchDefaults(r *role, vars *variables) {
 	for _, name := range slices.Sorted(maps.Keys(r.defaults)) {
 		where := r.defaults[name].where
 		if imageName.MatchString(name) {
-			if s, err := r.vars.text(name); err == nil && strings.Contains(s, "/") && explicit(s) {
+			if s, ok := k.known(vars, name, where); ok && strings.Contains(s, "/") && explicit(s) {
 				if w, err := ParseReference(s); err == nil {
 					w.Where = where
 					k.forget(Forgotten{Image: &w, Variable: name, Where: where})
@@ -235,29 +259,40 @@ func (k *kubespray) searchDefaults(r *role) {
 			}
 		}
 		if fileName.MatchString(name) {
-			if s, err := r.vars.text(name); err == nil && fileEnd.MatchString(s) {
+			if s, ok := k.known(vars, name, where); ok && fileEnd.MatchString(s) {
 				if u, err := parseFileURL(s); err == nil {
 					k.forgottenFile(k.file(u, where), name)
 				}
 			}
 		}
 		if prefix, ok := strings.CutSuffix(name, "_chart_ref"); ok {
-			k.forgottenChart(r, prefix, where)
+			k.forgottenChart(vars, prefix, where)
 		}
 	}
 }
 
-// forgottenChart adds a chart of which a role has NAME_chart_ref, NAME_chart_version, NAME_repository_name and NAME_repository_url.
-func (k *kubespray) forgottenChart(r *role, prefix, where string) {
-	ref, err1 := r.vars.text(prefix + "_chart_ref")
-	repo, err2 := r.vars.text(prefix + "_repository_url")
-	repoName, err3 := r.vars.text(prefix + "_repository_name")
-	version, err4 := r.vars.text(prefix + "_chart_version")
+// known is a variable's text. One that only an inventory sets is none; one that has a value which nobody knows here is
+// said.
+func (k *kubespray) known(vars *variables, name, where string) (string, bool) {
+	s, err := vars.text(name)
+	if isUnreadable(err) {
+		k.note("%s: what %s names cannot be known: %v", where, name, err)
+	}
+	return s, err == nil
+}
+
+// forgottenChart adds a chart of which a role has NAME_chart_ref, NAME_chart_version, NAME_repository_name and
+// NAME_repository_url.
+func (k *kubespray) forgottenChart(vars *variables, prefix, where string) {
+	ref, ok1 := k.known(vars, prefix+"_chart_ref", where)
+	repo, ok2 := k.known(vars, prefix+"_repository_url", where)
+	repoName, ok3 := k.known(vars, prefix+"_repository_name", where)
+	version, ok4 := k.known(vars, prefix+"_chart_version", where)
 	chart, ok := strings.CutPrefix(ref, repoName+"/")
-	if err1 != nil || err2 != nil || err3 != nil || err4 != nil || !ok || repo == "" || version == "" {
+	if !ok1 || !ok2 || !ok3 || !ok4 || !ok || repo == "" || version == "" {
 		return // it is set by an inventory only, or stands in a registry
 	}
-	if u, err := parseFileURL(repo); err == nil && chartName.MatchString(chart) {
+	if u, err := parseFileURL(k.bastions.file(repo)); err == nil && chartName.MatchString(chart) {
 		c := Chart{Repo: strings.TrimSuffix(u, "/"), Name: chart, Version: version, Where: where}
 		k.forget(Forgotten{Chart: &c, Variable: prefix + "_chart_ref", Where: where})
 		k.note("the chart %s names images of its own: render it (helm template) and give what it wrote as a manifest", chart)
@@ -270,8 +305,8 @@ const (
 	ciliumCharts = "https://helm.cilium.io"
 )
 
-// forgottenByCilium adds what no file of Kubespray says: since v2.28 it installs Cilium with Cilium's own command line, which takes the chart from
-// Cilium's repository, and the chart adds "-generic" to the operator's repository.
+// forgottenByCilium adds what no file of Kubespray says: since v2.28 it installs Cilium with Cilium's own command
+// line, which takes the chart from Cilium's repository, and the chart adds "-generic" to the operator's repository.
 func (k *kubespray) forgottenByCilium() {
 	if _, err := fs.Stat(k.fsys, ciliumValues); err != nil {
 		return
@@ -284,9 +319,9 @@ func (k *kubespray) forgottenByCilium() {
 	where := k.vars.defs["cilium_version"].where
 	chart := Chart{Repo: ciliumCharts, Name: "cilium", Version: version, Where: where}
 	k.forget(Forgotten{Chart: &chart, Variable: "cilium_version", Where: ciliumTasks + ":1"})
-	repo, err1 := k.vars.text("cilium_operator_image_repo")
-	tag, err2 := k.vars.text("cilium_operator_image_tag")
-	if err1 != nil || err2 != nil || strings.HasSuffix(repo, "-generic") {
+	repo, ok1 := k.known(k.vars, "cilium_operator_image_repo", ciliumTasks)
+	tag, ok2 := k.known(k.vars, "cilium_operator_image_tag", ciliumTasks)
+	if !ok1 || !ok2 || strings.HasSuffix(repo, "-generic") {
 		return
 	}
 	if w, err := ParseReference(repo + "-generic:" + tag); err == nil {

@@ -10,78 +10,101 @@ import (
 
 var errNoKubespray = fmt.Errorf("no %s/defaults/main/download.yml in it: give a checkout of Kubespray v2.24 or newer", kubesprayRoles[0])
 
-// read reads the variables: the facts of a node, the role's defaults, its vars, and those that were given.
-func (k *kubespray) read(opt KubesprayOptions) error {
-	for _, role := range kubesprayRoles {
-		if _, err := fs.Stat(k.fsys, role+"/defaults/main/download.yml"); err == nil {
-			k.role = role
-			break
-		}
-	}
-	if k.role == "" {
-		return errNoKubespray
-	}
-	var err error
-	if k.defaults, err = k.readDefinitions(k.role, "defaults"); err != nil {
-		return err
-	}
-	if k.own, err = k.readDefinitions(k.role, "vars"); err != nil {
-		return err
-	}
-	if k.download, err = openVars(k.fsys, k.role+"/defaults/main/download.yml"); err != nil {
-		return err
-	}
-	for _, dir := range []string{"/defaults/main/", "/vars/main/"} { // the latter since v2.28
-		switch k.lists.Checksums, err = k.readChecksums(k.role + dir + "checksums.yml"); {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			return err
-		}
-		if k.lists.Checksums != nil {
-			break
-		}
-	}
-	k.over = map[string]definition{}
-	for _, file := range opt.Vars {
-		f, err := readVars(file.Name, file.R)
-		if err != nil {
-			return err
-		}
-		for name, d := range f.defs {
-			k.over[name] = d
-		}
-	}
-	k.facts = facts(opt.Arch)
-	k.vars = k.scope(nil, nil)
-	if err := k.readEntries(); err != nil {
-		return err
-	}
-	return k.readRelease()
+// checkout is what the files of a checkout say, whoever asks.
+type checkout struct {
+	fsys       fs.FS
+	release    string
+	role       string
+	defaults   map[string]definition // the role's
+	own        map[string]definition // the role's vars
+	download   *varsFile             // the role's download.yml
+	checksums  *Checksums
+	read       map[string]map[string]definition // by role and kind
+	roles      []*role                          // sorted
+	images     []imageText                      // in the roles' templates
+	hosts      map[string]string                // that it goes to by itself, with their schemes
+	hasDefault map[string]bool                  // the variables that have one in some role
 }
 
-// readDefinitions reads the files of one kind ("defaults" or "vars") of a role, as Ansible finds them: main.yml, or those in main/.
-func (k *kubespray) readDefinitions(role, kind string) (map[string]definition, error) {
+// readCheckout reads the variables of the role that all downloads come from, and what the other roles use.
+func readCheckout(fsys fs.FS) (*checkout, error) {
+	c := newCheckout(fsys)
+	for _, role := range kubesprayRoles {
+		if _, err := fs.Stat(c.fsys, role+"/defaults/main/download.yml"); err == nil {
+			c.role = role
+			break
+		}
+	}
+	if c.role == "" {
+		return nil, errNoKubespray
+	}
+	var err error
+	if c.defaults, err = c.readDefinitions(c.role, "defaults"); err != nil {
+		return nil, err
+	}
+	if c.own, err = c.readDefinitions(c.role, "vars"); err != nil {
+		return nil, err
+	}
+	if c.download, err = openVars(c.fsys, c.role+"/defaults/main/download.yml"); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{"/defaults/main/", "/vars/main/"} { // the latter since v2.28
+		switch c.checksums, err = c.readChecksums(c.role + dir + "checksums.yml"); {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return nil, err
+		}
+		if c.checksums != nil {
+			break
+		}
+	}
+	if err := c.readRoles(); err != nil {
+		return nil, err
+	}
+	if c.hosts, err = c.upstreamHosts(); err != nil {
+		return nil, err
+	}
+	return c, c.readRelease()
+}
+
+func newCheckout(fsys fs.FS) *checkout {
+	return &checkout{fsys: fsys, read: map[string]map[string]definition{}, hasDefault: map[string]bool{}}
+}
+
+// readDefinitions reads the files of one kind ("defaults" or "vars") of a role, as Ansible finds them: main.yml, or
+// those in main/.
+func (c *checkout) readDefinitions(role, kind string) (map[string]definition, error) {
+	if defs, ok := c.read[role+"/"+kind]; ok {
+		return defs, nil
+	}
 	defs := map[string]definition{}
 	for _, pattern := range []string{"/main.yml", "/main.yaml", "/main/*.yml", "/main/*.yaml"} {
-		names, err := fs.Glob(k.fsys, role+"/"+kind+pattern)
+		names, err := fs.Glob(c.fsys, role+"/"+kind+pattern)
 		if err != nil {
 			return nil, err
 		}
 		for _, name := range names {
-			f, err := openVars(k.fsys, name)
+			f, err := openVars(c.fsys, name)
 			if err != nil {
 				return nil, err
 			}
 			maps.Copy(defs, f.defs)
 		}
 	}
+	if kind == "defaults" {
+		for name := range defs {
+			c.hasDefault[name] = true
+		}
+	}
+	c.read[role+"/"+kind] = defs
 	return defs, nil
 }
 
-// scope is the variables as a role sees them, by Ansible's precedence: its own defaults win over those of kubespray_defaults, any role's vars win over
-// any defaults, and what was given wins over all.
+// scope is the variables as a role sees them, by Ansible's precedence: its own defaults win over those of
+// kubespray_defaults, an inventory over any defaults, what Ansible finds out about the node and any role's vars over
+// the inventory, and what was given besides over all.
 func (k *kubespray) scope(defaults, vars map[string]definition) *variables {
-	return (&variables{}).with(k.facts, k.defaults, defaults, k.own, vars, k.over)
+	return (&variables{asked: k.asked}).with(k.defaults, defaults, k.inventory, k.facts, k.own, vars, k.over)
 }
 
 // facts are what Ansible would find out about a node.
@@ -98,7 +121,7 @@ func facts(arch string) map[string]definition {
 	case "arm":
 		machine = "armv7l"
 	}
-	all := &dict{}
+	all := &dict{open: true}
 	all.set("system", "Linux")
 	all.set("architecture", machine)
 	const where = "a node's facts"
@@ -109,8 +132,8 @@ func facts(arch string) map[string]definition {
 	}
 }
 
-func (k *kubespray) readChecksums(name string) (*Checksums, error) {
-	f, err := k.fsys.Open(name)
+func (c *checkout) readChecksums(name string) (*Checksums, error) {
+	f, err := c.fsys.Open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -144,8 +167,8 @@ func (k *kubespray) readEntries() error {
 	return nil
 }
 
-func (k *kubespray) readRelease() error {
-	f, err := openVars(k.fsys, "galaxy.yml")
+func (c *checkout) readRelease() error {
+	f, err := openVars(c.fsys, "galaxy.yml")
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -153,7 +176,7 @@ func (k *kubespray) readRelease() error {
 		return err
 	}
 	if v, ok := f.defs["version"].value.(string); ok {
-		k.lists.Release = "v" + strings.TrimPrefix(v, "v")
+		c.release = "v" + strings.TrimPrefix(v, "v")
 	}
 	return nil
 }

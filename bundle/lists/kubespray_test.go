@@ -125,7 +125,7 @@ func TestKubesprayErrors(t *testing.T) {
 		{"no URL", "a_download_url: nowhere", "download.yml:1: the variable a_download_url cannot be evaluated: \"nowhere\" has no scheme"},
 		{"image", "downloads: {x: {repo: 'case/UPPER', tag: '1'}}", "downloads.x: \"case/UPPER:1\" is no image reference"},
 		{"tag", "downloads: {x: {repo: 'a/b', tag: '{{ nobody }}'}}", "downloads.x.tag: " + role + "download.yml:1: the variable downloads cannot be evaluated: nobody is not defined"},
-		{"vault", "a_download_url: !vault xyz", "a_download_url (it is encrypted, and) cannot be evaluated"},
+		{"vault", "a_download_url: !vault xyz", "download.yml:1: the variable a_download_url cannot be evaluated: it is encrypted with ansible-vault"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if !strings.Contains(c.download, "downloads:") {

@@ -37,52 +37,18 @@ var (
 
 // ReadKubesprayUpstream reads it from the defaults of all roles of a checkout, v2.24 or newer.
 func ReadKubesprayUpstream(fsys fs.FS) (*KubesprayUpstream, error) {
-	k := &kubespray{fsys: fsys}
-	if err := k.readRelease(); err != nil {
+	c := newCheckout(fsys)
+	if err := c.readRelease(); err != nil {
 		return nil, err
 	}
-	u := &KubesprayUpstream{Release: k.lists.Release, URLs: map[string]string{}, Images: map[string]string{}}
-	found := false
-	err := fs.WalkDir(fsys, "roles", func(name string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case !d.IsDir():
-			return nil
-		case path.Base(name) == "molecule", path.Base(name) == "tests":
-			return fs.SkipDir
-		case path.Base(name) != "defaults":
-			return nil
-		}
-		defs, err := k.readDefinitions(path.Dir(name), "defaults")
-		if err != nil {
-			return err
-		}
-		_, has := defs["downloads"]
-		found = found || has
-		_, has = defs["cilium_install_extra_flags"]
-		u.CiliumChart = u.CiliumChart || has
-		for variable, def := range defs {
-			text, isText := def.value.(string)
-			if s, ok := def.value.(*source); ok {
-				text, isText = s.text, true
-			}
-			switch text = strings.TrimSpace(text); {
-			case !isText, strings.HasSuffix(variable, "_server_url"): // that of the audit webhook: where something is sent, not where it comes from
-			case urlName.MatchString(variable) && upstreamURL.MatchString(text):
-				u.URLs[variable] = text
-			case repoName.MatchString(variable) && upstreamImage.MatchString(text):
-				u.Images[variable] = text
-			}
-		}
-		return fs.SkipDir
-	})
-	switch {
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
+	u, err := c.upstream()
+	if err != nil {
 		return nil, err
-	case err != nil, !found, u.Release == "":
+	}
+	if !c.hasDefault["downloads"] || u.Release == "" {
 		return nil, errNoKubespray
 	}
+	u.CiliumChart = c.hasDefault["cilium_install_extra_flags"]
 	_, err = fs.Stat(fsys, ciliumValues)
 	u.CiliumCLI = err == nil
 	f, err := fsys.Open(hostsTemplate)
@@ -99,4 +65,43 @@ func ReadKubesprayUpstream(fsys fs.FS) (*KubesprayUpstream, error) {
 	}
 	u.MirrorServer, u.MirrorCA = strings.Contains(string(b), "item.server"), strings.Contains(string(b), "mirror.ca ")
 	return u, nil
+}
+
+// upstream reads URLs and Images.
+func (c *checkout) upstream() (*KubesprayUpstream, error) {
+	u := &KubesprayUpstream{Release: c.release, URLs: map[string]string{}, Images: map[string]string{}}
+	err := fs.WalkDir(c.fsys, "roles", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case !d.IsDir():
+			return nil
+		case path.Base(name) == "molecule", path.Base(name) == "tests":
+			return fs.SkipDir
+		case path.Base(name) != "defaults":
+			return nil
+		}
+		defs, err := c.readDefinitions(path.Dir(name), "defaults")
+		if err != nil {
+			return err
+		}
+		for variable, def := range defs {
+			text, isText := def.value.(string)
+			if s, ok := def.value.(*source); ok {
+				text, isText = s.text, true
+			}
+			switch text = strings.TrimSpace(text); {
+			case !isText, strings.HasSuffix(variable, "_server_url"): // that of the audit webhook: where something is sent, not where it comes from
+			case urlName.MatchString(variable) && upstreamURL.MatchString(text):
+				u.URLs[variable] = text
+			case repoName.MatchString(variable) && upstreamImage.MatchString(text):
+				u.Images[variable] = text
+			}
+		}
+		return fs.SkipDir
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil // no roles
+	}
+	return u, err
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,6 +26,9 @@ type variables struct {
 	cache map[*source]any
 	busy  []string // the variables that are being evaluated
 	steps int
+	given bool // what is being evaluated was given by the user
+	// asked, if it is not nil, takes the names that are looked up: all others have no part in what comes out.
+	asked map[string]bool
 }
 
 // definition is one variable as it was written.
@@ -38,7 +42,21 @@ type source struct {
 	text  string
 	name  string // the variable that it is a part of
 	where string
+	given bool // by an inventory or a file of variables, so that it may ask for what only Ansible knows
 }
+
+// hidden is a value that stands in a file and cannot be read.
+type hidden struct {
+	why   string
+	name  string // the variable that it is a part of
+	where string
+}
+
+// unreadableError says that something has a value which is not known here. Other than what is undefined it takes no
+// default.
+type unreadableError struct{ why string }
+
+func (e *unreadableError) Error() string { return e.why }
 
 // variableError says which variable could not be evaluated.
 type variableError struct {
@@ -53,7 +71,7 @@ func (e *variableError) Unwrap() error { return e.err }
 
 // with is a copy to which further definitions are added, later ones winning. What was evaluated is evaluated anew.
 func (v *variables) with(more ...map[string]definition) *variables {
-	n := &variables{defs: maps.Clone(v.defs)}
+	n := &variables{defs: maps.Clone(v.defs), asked: v.asked}
 	if n.defs == nil {
 		n.defs = map[string]definition{}
 	}
@@ -65,9 +83,15 @@ func (v *variables) with(more ...map[string]definition) *variables {
 
 // lookup is a variable's value, or undefined.
 func (v *variables) lookup(name string) (any, error) {
+	if v.asked != nil {
+		v.asked[name] = true
+	}
 	d, ok := v.defs[name]
+	if !ok && v.given && onlyAnsibleKnows(name) {
+		return nil, &unreadableError{name + " is known only where Ansible runs"}
+	}
 	if !ok {
-		return undefined{name}, nil
+		return undefined{what: name}, nil
 	}
 	for i, b := range v.busy {
 		if b == name {
@@ -84,6 +108,9 @@ func (v *variables) lookup(name string) (any, error) {
 
 // force evaluates a value that is a template. One that is undefined is an error that names its variable.
 func (v *variables) force(x any) (any, error) {
+	if h, ok := x.(*hidden); ok {
+		return nil, &variableError{h.name, h.where, &unreadableError{h.why}}
+	}
 	s, ok := x.(*source)
 	if !ok {
 		return x, nil
@@ -94,7 +121,10 @@ func (v *variables) force(x any) (any, error) {
 	if v.steps++; v.steps > maxSteps {
 		return nil, fmt.Errorf("more than %d templates to evaluate", maxSteps)
 	}
+	outer := v.given
+	v.given = s.given
 	y, err := v.evaluate(s.text)
+	v.given = outer
 	if u, not := y.(undefined); not && err == nil {
 		err = u
 	}
@@ -165,7 +195,7 @@ func (v *variables) forceAll(x any) (any, error) {
 // unchanged says whether forcing a value changed nothing: only templates, and what holds some, are changed.
 func unchanged(a, b any) bool {
 	switch b := b.(type) {
-	case *source:
+	case *source, *hidden:
 		return false
 	case *dict:
 		d, ok := a.(*dict)
@@ -199,42 +229,52 @@ type varsFile struct {
 	defs  map[string]definition
 }
 
-// readVars reads a file of variables.
+// readVars reads a file of variables of a checkout.
 func readVars(name string, r io.Reader) (*varsFile, error) {
+	return varsReader{name: name}.read(r)
+}
+
+// readGivenVars reads a file of variables that the user gave.
+func readGivenVars(name string, r io.Reader) (*varsFile, error) {
+	return varsReader{name: name, given: true}.read(r)
+}
+
+func (in varsReader) read(r io.Reader) (*varsFile, error) {
 	b, err := io.ReadAll(io.LimitReader(r, maxVarsFile+1))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", in.name, err)
 	}
 	if len(b) > maxVarsFile {
-		return nil, fmt.Errorf("%s: a file of variables has at most %d MiB", name, maxVarsFile>>20)
+		return nil, fmt.Errorf("%s: a file of variables has at most %d MiB", in.name, maxVarsFile>>20)
+	}
+	if isVault(b) {
+		return nil, fmt.Errorf("%s: it is encrypted with ansible-vault; give what ansible-vault decrypt makes of it", in.name)
 	}
 	f := &varsFile{defs: map[string]definition{}}
 	var root yaml.Node
 	if err := yaml.Unmarshal(b, &root); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", in.name, err)
 	}
-	if len(root.Content) == 0 {
+	if len(root.Content) == 0 || isNull(root.Content[0]) {
 		return f, nil
 	}
 	top := root.Content[0]
-	if top.Kind == yaml.ScalarNode && top.ShortTag() == "!!null" {
-		return f, nil
-	}
 	if top.Kind != yaml.MappingNode {
-		return nil, fmt.Errorf("%s:%d: want variables, one \"NAME: VALUE\" each", name, top.Line)
+		return nil, fmt.Errorf("%s:%d: want variables, one \"NAME: VALUE\" each", in.name, top.Line)
 	}
-	in := varsReader{name: name}
-	for i := 0; i+1 < len(top.Content); i += 2 {
-		k := top.Content[i]
-		in.variable = k.Value
-		v, err := in.value(top.Content[i+1], 0)
+	pairs, err := in.pairs(top, 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range pairs {
+		d, err := in.define(p)
 		if err != nil {
 			return nil, err
 		}
-		if _, again := f.defs[k.Value]; !again {
-			f.names = append(f.names, k.Value)
+		if _, again := f.defs[p.key.Value]; !again {
+			f.names = append(f.names, p.key.Value)
 		}
-		f.defs[k.Value] = definition{v, fmt.Sprintf("%s:%d", name, k.Line)}
+		f.defs[p.key.Value] = d
 	}
 	return f, nil
 }
@@ -252,7 +292,65 @@ func openVars(fsys fs.FS, name string) (*varsFile, error) {
 // varsReader turns YAML into values.
 type varsReader struct {
 	name, variable string
+	given          bool
 	nodes          int
+}
+
+// pair is one key of a mapping with what stands behind it, an alias followed.
+type pair struct{ key, value *yaml.Node }
+
+// pairs are the keys and values of a mapping, those that a merge key (<<) brings first, so that what stands in the
+// mapping itself wins if the last does.
+func (in *varsReader) pairs(n *yaml.Node, depth int) ([]pair, error) {
+	if depth > maxVarsDeep {
+		return nil, fmt.Errorf("%s:%d: %s is nested too deep", in.name, n.Line, in.variable)
+	}
+	var merged, own []pair
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k, v := n.Content[i], n.Content[i+1]
+		if in.nodes++; in.nodes > maxVarsNode {
+			return nil, fmt.Errorf("%s:%d: %s is too large", in.name, n.Line, in.variable)
+		}
+		for v.Kind == yaml.AliasNode {
+			v = v.Alias
+		}
+		for k.Kind == yaml.AliasNode {
+			k = k.Alias
+		}
+		if k.Kind != yaml.ScalarNode {
+			return nil, fmt.Errorf("%s:%d: %s: keys that are no scalars are not understood", in.name, k.Line, in.variable)
+		}
+		if k.ShortTag() != "!!merge" {
+			own = append(own, pair{k, v})
+			continue
+		}
+		from := []*yaml.Node{v}
+		if v.Kind == yaml.SequenceNode { // the first of them wins
+			from = slices.Clone(v.Content)
+			slices.Reverse(from)
+		}
+		for _, m := range from {
+			for m.Kind == yaml.AliasNode {
+				m = m.Alias
+			}
+			if m.Kind != yaml.MappingNode {
+				return nil, fmt.Errorf("%s:%d: %s: a merge key (<<) takes mappings", in.name, k.Line, in.variable)
+			}
+			more, err := in.pairs(m, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			merged = append(merged, more...)
+		}
+	}
+	return append(merged, own...), nil
+}
+
+// define is one variable with its value.
+func (in *varsReader) define(p pair) (definition, error) {
+	in.variable = p.key.Value
+	v, err := in.value(p.value, 0)
+	return definition{v, fmt.Sprintf("%s:%d", in.name, p.key.Line)}, err
 }
 
 func (in *varsReader) value(n *yaml.Node, depth int) (any, error) {
@@ -275,16 +373,16 @@ func (in *varsReader) value(n *yaml.Node, depth int) (any, error) {
 		return list, nil
 	case yaml.MappingNode:
 		d := &dict{}
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			k := n.Content[i]
-			if k.Kind != yaml.ScalarNode || k.ShortTag() == "!!merge" {
-				return nil, fmt.Errorf("%s:%d: %s: merge keys and keys that are no scalars are not understood", in.name, k.Line, in.variable)
-			}
-			key, err := toText(scalar(k))
+		pairs, err := in.pairs(n, depth)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range pairs {
+			key, err := toText(scalar(p.key))
 			if err != nil {
 				return nil, err
 			}
-			v, err := in.value(n.Content[i+1], depth+1)
+			v, err := in.value(p.value, depth+1)
 			if err != nil {
 				return nil, err
 			}
@@ -292,13 +390,31 @@ func (in *varsReader) value(n *yaml.Node, depth int) (any, error) {
 		}
 		return d, nil
 	}
-	if n.Tag == "!vault" {
-		return &source{"{{ undef() }}", in.variable + " (it is encrypted, and)", where}, nil
-	}
-	if n.Tag != "!unsafe" && (strings.Contains(n.Value, "{{") || strings.Contains(n.Value, "{%") || strings.Contains(n.Value, "{#")) {
-		return &source{n.Value, in.variable, where}, nil
+	switch {
+	case n.Tag == "!vault", n.Tag == "!vault-encrypted":
+		return &hidden{"it is encrypted with ansible-vault", in.variable, where}, nil
+	case n.Tag != "!unsafe" && isTemplate(n.Value):
+		return &source{text: n.Value, name: in.variable, where: where, given: in.given}, nil
 	}
 	return scalar(n), nil
+}
+
+// isTemplate says whether Ansible would evaluate a text.
+func isTemplate(s string) bool {
+	return strings.Contains(s, "{{") || strings.Contains(s, "{%") || strings.Contains(s, "{#")
+}
+
+// onlyAnsibleKnows says whether a variable that nobody set is one that Ansible itself finds out: a fact of a node, or
+// what other hosts have. How Ansible connects is none: what is not set of that is not there.
+func onlyAnsibleKnows(name string) bool {
+	rest, ok := strings.CutPrefix(name, "ansible_")
+	switch {
+	case !ok:
+		return slices.Contains([]string{"hostvars", "inventory_dir", "inventory_file", "playbook_dir"}, name)
+	case strings.HasPrefix(rest, "ssh_"), strings.HasPrefix(rest, "become"):
+		return false
+	}
+	return !slices.Contains([]string{"host", "port", "user", "password", "connection", "python_interpreter"}, rest)
 }
 
 // scalar reads a scalar as YAML 1.1 does, which is Ansible's: yes and no are booleans.
@@ -309,10 +425,16 @@ func scalar(n *yaml.Node) any {
 	case "!!bool":
 		return strings.EqualFold(n.Value, "true")
 	case "!!int":
+		if strings.HasPrefix(n.Value, "0o") {
+			break // YAML 1.2's
+		}
 		if i, err := strconv.ParseInt(strings.ReplaceAll(n.Value, "_", ""), 0, 64); err == nil {
 			return i
 		}
 	case "!!float":
+		if !strings.Contains(n.Value, ".") {
+			break // 12e5 may be a commit
+		}
 		if f, err := strconv.ParseFloat(strings.ReplaceAll(n.Value, "_", ""), 64); err == nil {
 			return f
 		}

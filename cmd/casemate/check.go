@@ -22,6 +22,11 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 		Example: `  casemate check --images images.list --files files.list --platform linux/amd64
   casemate missing -o images | casemate check --images -`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			lists.domain = func() (string, error) {
+				var s status
+				err := o.client().call(cmd.Context(), "GET", "status", nil, nil, &s)
+				return s.Domain, err
+			}
 			wanted, sums, err := lists.wanted(cmd)
 			if err != nil {
 				return err

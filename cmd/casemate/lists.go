@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -18,9 +17,12 @@ import (
 type listFlags struct {
 	images, files, charts, manifests []string // names of lists, "-" is standard input
 	kubespray                        []string // checkouts
-	kubesprayVars                    []string // variables of an inventory, over those of the checkouts
+	kubesprayInventories             []string // of Ansible, a directory or a file of hosts each
+	kubesprayVars                    []string // files of variables, over those of the checkouts and inventories
 	checksums                        []string
 	platforms                        []string
+	// domain asks for the domain of the bastions, whose own names in an inventory stand for what they mirror; nil if nobody can be asked.
+	domain func() (string, error)
 }
 
 func (l *listFlags) add(cmd *cobra.Command) {
@@ -30,7 +32,10 @@ func (l *listFlags) add(cmd *cobra.Command) {
 	f.StringArrayVar(&l.charts, "charts", nil, "list of Helm charts, one a line: oci://HOST/REPOSITORY/CHART:VERSION or https://REPOSITORY CHART VERSION")
 	f.StringArrayVar(&l.manifests, "manifests", nil, "Kubernetes manifests (YAML, rendered charts too) whose images are wanted")
 	f.StringArrayVar(&l.kubespray, "kubespray", nil, "checkout of Kubespray: what that release downloads, for the processors of --platform (default amd64)")
-	f.StringArrayVar(&l.kubesprayVars, "kubespray-vars", nil, "YAML file of variables that the inventory sets, over those of the checkout; may be repeated, the last one wins")
+	f.StringArrayVar(&l.kubesprayInventories, "kubespray-inventory", nil,
+		"inventory for --kubespray: a directory or a file of hosts, as ansible-playbook -i takes it, with its group_vars and host_vars; may be repeated, each is a cluster of its own")
+	f.StringArrayVar(&l.kubesprayVars, "kubespray-vars", nil,
+		"YAML file of variables, over those of the checkout and its inventory, as ansible-playbook -e takes it; may be repeated, the last one wins")
 	f.StringArrayVar(&l.checksums, "checksums", nil, "checksums of files: what sha256sum or sha512sum wrote, or Kubespray's checksums.yml")
 	f.StringSliceVar(&l.platforms, "platform", nil, "platform of the nodes, like linux/amd64; may be repeated")
 }
@@ -55,7 +60,11 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 			}
 		}
 	}
-	if len(l.kubesprayVars) > 0 && len(l.kubespray) == 0 {
+	switch {
+	case len(l.kubespray) > 0:
+	case len(l.kubesprayInventories) > 0:
+		return nil, nil, usageError{errors.New("--kubespray-inventory is for --kubespray, which is missing")}
+	case len(l.kubesprayVars) > 0:
 		return nil, nil, usageError{errors.New("--kubespray-vars is for --kubespray, which is missing")}
 	}
 	if !asked && len(l.kubespray) == 0 {
@@ -80,10 +89,8 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 	}
 	if len(bad) == 0 {
 		set := newWantedSet(wanted)
-		for _, dir := range l.kubespray {
-			if err := l.addKubespray(cmd, dir, set, sums); err != nil {
-				return nil, nil, err
-			}
+		if err := l.addKubespray(cmd, set, sums); err != nil {
+			return nil, nil, err
 		}
 		notes, err := sums.Apply(wanted)
 		for _, n := range notes {
@@ -98,63 +105,6 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 		bad = append(bad, err)
 	}
 	return nil, nil, usageError{fmt.Errorf("the lists cannot be taken as they are, nothing was done:\n%w", errors.Join(bad...))}
-}
-
-// addKubespray adds what the release in a checkout downloads for the processors of the platforms, and what its own list script forgets of it.
-func (l *listFlags) addKubespray(cmd *cobra.Command, dir string, w *wantedSet, sums *lists.Checksums) error {
-	noted := map[string]bool{}
-	note := func(n string) {
-		if !noted[n] {
-			noted[n] = true
-			fmt.Fprintf(cmd.ErrOrStderr(), "note: %s: %s\n", dir, n)
-		}
-	}
-	for i, arch := range l.processors() {
-		opt := lists.KubesprayOptions{Arch: arch}
-		for _, name := range l.kubesprayVars {
-			text, err := os.ReadFile(name)
-			if err != nil {
-				return err
-			}
-			opt.Vars = append(opt.Vars, lists.KubesprayVars{Name: name, R: bytes.NewReader(text)})
-		}
-		k, err := lists.Kubespray(os.DirFS(dir), opt)
-		if err != nil {
-			return fmt.Errorf("%s: %w", dir, err)
-		}
-		if i == 0 {
-			sums.Add(k.Checksums)
-		}
-		for _, n := range k.Notes {
-			note(n)
-		}
-		for _, i := range k.Images {
-			w.image(i)
-		}
-		for _, f := range k.Files {
-			w.file(f)
-		}
-		if n := len(k.Forgotten); n > 0 && i == 0 {
-			note(fmt.Sprintf("its own list script forgets %d names that add-ons can ask for; they are wanted too, where they can be had:", n))
-		}
-		for _, f := range k.Forgotten {
-			switch {
-			case f.Image != nil:
-				f.Image.Optional = true
-				w.image(*f.Image)
-			case f.File != nil:
-				f.File.Optional = true
-				w.file(*f.File)
-			case f.Chart != nil:
-				f.Chart.Optional = true
-				w.chart(*f.Chart)
-			}
-			if i == 0 {
-				fmt.Fprintf(cmd.ErrOrStderr(), "  %s (%s)\n", f.Name(), f.Where)
-			}
-		}
-	}
-	return nil
 }
 
 // processors are those of the platforms as container images name them; amd64 without any.
@@ -179,49 +129,54 @@ func (l *listFlags) processors() []string {
 	return list
 }
 
-// wantedSet adds to what lists want, each name once.
+// wantedSet adds to what lists want, each name once. What one of them must have is not optional because another could do without.
 type wantedSet struct {
 	*lists.Wanted
-	have map[string]bool
+	at map[string]int // in its slice
 }
 
 func newWantedSet(w *lists.Wanted) *wantedSet {
-	s := &wantedSet{w, map[string]bool{}}
-	for _, i := range w.Images {
-		s.have["image "+i.Ref()] = true
+	s := &wantedSet{w, map[string]int{}}
+	for n, i := range w.Images {
+		s.at["image "+i.Ref()] = n
 	}
-	for _, f := range w.Files {
-		s.have["file "+f.URL] = true
+	for n, f := range w.Files {
+		s.at["file "+f.URL] = n
 	}
-	for _, c := range w.Charts {
-		s.have["chart "+chartName(c)] = true
+	for n, c := range w.Charts {
+		s.at["chart "+chartName(c)] = n
 	}
 	return s
 }
 
-// isNew reports whether a name was not there, and remembers it.
-func (s *wantedSet) isNew(name string) bool {
-	before := s.have[name]
-	s.have[name] = true
-	return !before
-}
-
 func (s *wantedSet) image(i lists.Image) {
-	if s.isNew("image " + i.Ref()) {
-		s.Images = append(s.Images, i)
+	name := "image " + i.Ref()
+	if n, ok := s.at[name]; ok {
+		s.Images[n].Optional = s.Images[n].Optional && i.Optional
+		return
 	}
+	s.at[name] = len(s.Images)
+	s.Images = append(s.Images, i)
 }
 
 func (s *wantedSet) file(f lists.File) {
-	if s.isNew("file " + f.URL) {
-		s.Files = append(s.Files, f)
+	name := "file " + f.URL
+	if n, ok := s.at[name]; ok {
+		s.Files[n].Optional = s.Files[n].Optional && f.Optional
+		return
 	}
+	s.at[name] = len(s.Files)
+	s.Files = append(s.Files, f)
 }
 
 func (s *wantedSet) chart(c lists.Chart) {
-	if s.isNew("chart " + chartName(c)) {
-		s.Charts = append(s.Charts, c)
+	name := "chart " + chartName(c)
+	if n, ok := s.at[name]; ok {
+		s.Charts[n].Optional = s.Charts[n].Optional && c.Optional
+		return
 	}
+	s.at[name] = len(s.Charts)
+	s.Charts = append(s.Charts, c)
 }
 
 func chartName(c lists.Chart) string {

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -62,7 +63,7 @@ func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile) error 
 		name := filepath.Join(c.dir, f.Path)
 		switch old, err := os.ReadFile(name); {
 		case err == nil:
-			if same[name] = string(old) == f.Content; !same[name] {
+			if same[name] = string(old) == f.Content; !same[name] && !saysNothing(string(old)) {
 				differ = append(differ, name)
 			}
 		case !errors.Is(err, fs.ErrNotExist):
@@ -82,6 +83,17 @@ func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile) error 
 		fmt.Fprintln(cmd.OutOrStdout(), name)
 	}
 	return nil
+}
+
+// saysNothing reports whether a file holds nothing but comments, as Kubespray's sample of offline.yml does: nothing is lost when it is replaced.
+func saysNothing(content string) bool {
+	for line := range strings.SplitSeq(strings.TrimPrefix(content, "\ufeff"), "\n") {
+		line, _, _ = strings.Cut(line, "#")
+		if line = strings.TrimSpace(line); line != "" && line != "---" && line != "..." {
+			return false
+		}
+	}
+	return true
 }
 
 // replaceFile writes a file so that who reads it meanwhile, as containerd does at every pull, sees the old or the new one whole.
@@ -163,14 +175,21 @@ result is checked: everything that the release downloads is computed with these 
 			if err := o.client().call(cmd.Context(), http.MethodPost, "kubespray", q, release, &conf); err != nil {
 				return err
 			}
-			if mode == "mirror" {
-				note, err := checkMirrorVars(dir, &conf)
-				if err != nil {
-					return err
-				}
-				conf.Notes = append(conf.Notes, note)
+			if mode != "mirror" {
+				return out.print(cmd, o, &conf)
 			}
-			return out.print(cmd, o, &conf)
+			note, left, err := checkMirrorVars(dir, &conf)
+			if err != nil {
+				return err
+			}
+			conf.Notes = append(conf.Notes, note)
+			if err := out.print(cmd, o, &conf); err != nil || out.dir == "" {
+				return err
+			}
+			if note := checkMirrorInventory(dir, out.dir, left); note != "" {
+				fmt.Fprintln(cmd.ErrOrStderr(), "note:", note)
+			}
+			return nil
 		},
 	}
 	f := vars.Flags()
@@ -183,25 +202,25 @@ result is checked: everything that the release downloads is computed with these 
 	return group("kubespray", "what an inventory of Kubespray needs", vars)
 }
 
-// checkMirrorVars computes what the release in the checkout downloads with the variables and says what does not come from the bastions.
-func checkMirrorVars(dir string, conf *nodeconf.Conf) (string, error) {
-	var opt lists.KubesprayOptions
+// checkMirrorVars computes what the release in the checkout downloads with the variables and says what does not come from the bastions, which is left.
+func checkMirrorVars(dir string, conf *nodeconf.Conf) (note string, left []string, err error) {
+	opt := lists.KubesprayOptions{Mirrors: true}
 	for _, f := range conf.Files {
 		opt.Vars = append(opt.Vars, lists.KubesprayVars{Name: f.Path, R: strings.NewReader(f.Content)})
 	}
-	before, err := lists.Kubespray(os.DirFS(dir), lists.KubesprayOptions{})
+	before, err := lists.Kubespray(os.DirFS(dir), lists.KubesprayOptions{Mirrors: true})
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", dir, err)
+		return "", nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	after, err := lists.Kubespray(os.DirFS(dir), opt)
 	if err != nil {
-		return "", fmt.Errorf("%s with the variables: %w", dir, err)
+		return "", nil, fmt.Errorf("%s with the variables: %w", dir, err)
 	}
 	upstream := map[string]bool{}
 	for _, name := range downloadNames(before) {
 		upstream[name] = true
 	}
-	moved, left := 0, []string{}
+	moved := 0
 	for _, name := range downloadNames(after) {
 		// The bastions' own name, then the upstream name whole: nothing else is served there.
 		rest, isURL := strings.CutPrefix(name, "https://")
@@ -215,14 +234,36 @@ func checkMirrorVars(dir string, conf *nodeconf.Conf) (string, error) {
 		case upstream[name]:
 			left = append(left, name)
 		default:
-			return "", fmt.Errorf("%s: with these variables it would ask for %s, which is none of its names: this release is not understood", dir, name)
+			return "", nil, fmt.Errorf("%s: with these variables it would ask for %s, which is none of its names: this release is not understood", dir, name)
 		}
 	}
-	note := fmt.Sprintf("checked with %s: %d names that it can download come from the bastions", dir, moved)
+	note = fmt.Sprintf("checked with %s: %d names that it can download come from the bastions", dir, moved)
 	if len(left) > 0 {
 		note += fmt.Sprintf("; %d keep their host, having no variable or a host that is no origin here (containerd finds images of origins at the bastions all the same): %s", len(left), strings.Join(left, ", "))
 	}
-	return note, nil
+	return note, left, nil
+}
+
+// checkMirrorInventory says what other files of the inventory send elsewhere again, and what of it cannot be told.
+func checkMirrorInventory(dir, inventory string, left []string) string {
+	in, err := lists.ReadInventory(filepath.ToSlash(inventory), os.DirFS(inventory), "")
+	if err != nil {
+		return fmt.Sprintf("whether other files of the inventory win over these variables is not known: %v", err)
+	}
+	var names [2][]string
+	for i, mirrors := range []bool{true, false} {
+		k, err := lists.Kubespray(os.DirFS(dir), lists.KubesprayOptions{Inventory: in, Mirrors: mirrors})
+		if err != nil {
+			return fmt.Sprintf("whether other files of the inventory win over these variables is not known: %v", err)
+		}
+		names[i] = downloadNames(k)
+	}
+	// A name of the bastions' own stands for another one.
+	elsewhere := slices.DeleteFunc(names[0], func(n string) bool { return !slices.Contains(names[1], n) || slices.Contains(left, n) })
+	if len(elsewhere) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("other files of the inventory %s win over these variables, or change versions of what has none: not from the bastions come %s", inventory, strings.Join(elsewhere, ", "))
 }
 
 // downloadNames are the names of all images and files that a release can download, those that its own list script forgets among them. Charts are left out: no variable of
