@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -181,16 +180,6 @@ func (r *Registry) yieldRepo(repo string, c contents, yield func(Image, error) b
 		}
 	}
 	return true
-}
-
-// manifestIn reads a manifest of a repository.
-func (r *Registry) manifestIn(repo string, d digest.Digest) (*manifest, error) {
-	data, err := r.tree.ReadFile(revisionPath(repo, d))
-	if err != nil {
-		return nil, err
-	}
-	var m manifest
-	return &m, json.Unmarshal(data, &m)
 }
 
 // DeleteImage deletes "NAME:TAG" (the tag alone) or "NAME@DIGEST" (the manifest, its tags and its place among referrers), where NAME is a

@@ -32,6 +32,7 @@ type descriptor struct {
 	Annotations  map[string]string `json:"annotations,omitempty"`
 	ArtifactType string            `json:"artifactType,omitempty"`
 	Platform     json.RawMessage   `json:"platform,omitempty"`
+	Data         json.RawMessage   `json:"data,omitempty"`
 }
 
 // manifest is what an image manifest and an index have in common with what the registry needs of both.

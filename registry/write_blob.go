@@ -47,7 +47,15 @@ func (r *Registry) mount(ctx context.Context, repo string, d digest.Digest) erro
 	if _, err := r.tree.StatBlob(d.String()); err != nil {
 		return err
 	}
-	return r.tree.Update(ctx, func(b Batch) error { b.LinkWeak(layerPath(repo, d), d.String()); return nil })
+	return r.nameBlob(ctx, repo, d)
+}
+
+// nameBlob gives a blob that the tree knows its name in repo, and to those who wait for it.
+func (r *Registry) nameBlob(ctx context.Context, repo string, d digest.Digest) error {
+	if err := r.tree.Update(ctx, func(b Batch) error { b.LinkWeak(layerPath(repo, d), d.String()); return nil }); err != nil {
+		return err
+	}
+	return r.arrived(ctx, repo, d)
 }
 
 // postBlob takes a whole blob in the body of a POST.
@@ -88,7 +96,7 @@ func (r *Registry) finish(ctx context.Context, bw BlobWriter, repo string, d dig
 	if _, err := bw.Commit(ctx, d.String()); err != nil {
 		return err
 	}
-	return r.tree.Update(ctx, func(b Batch) error { b.LinkWeak(layerPath(repo, d), d.String()); return nil })
+	return r.nameBlob(ctx, repo, d)
 }
 
 func blobCreated(w http.ResponseWriter, rt route, d digest.Digest) {
