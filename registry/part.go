@@ -196,6 +196,19 @@ func (r *Registry) holdAgain(ctx context.Context, repo string, d digest.Digest) 
 	}
 }
 
+// warnAwaiting is warnSizes for those that were stored before d, a manifest, came.
+func (r *Registry) warnAwaiting(repo string, d digest.Digest) {
+	for _, fi := range r.tree.Walk(awaitedDir(repo, d), "") {
+		l, ok := fi.(linked)
+		if !ok || !validDigest(l.Digest()) {
+			continue
+		}
+		if m, err := r.manifestIn(repo, digest.Digest(l.Digest())); err == nil {
+			r.warnSizes(repo, digest.Digest(l.Digest()), m)
+		}
+	}
+}
+
 func ignoreAbsent(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -144,6 +144,7 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 		}
 		if err == nil {
 			r.warnSizes(repo, d, m)
+			r.warnAwaiting(repo, d)
 			r.log.Info("manifest stored", "repository", repo, "digest", d, "tags", tags, "mediaType", m.kind())
 			return d, m, nil
 		}
