@@ -58,7 +58,7 @@ type manifest struct {
 	digest, mediaType string
 	size              int64
 	index             bool
-	children          []descriptor // of an index
+	children          []descriptor // of an index: all that it lists, manifests or not
 	blobs             []descriptor // of a manifest: config and layers
 	subject           string
 	platform          string // of an image's manifest, by its config
@@ -100,13 +100,7 @@ func parseManifest(digest, mediaType string, data []byte) (*manifest, error) {
 			m.mediaType = mediaOCIIndex
 		}
 	}
-	for _, d := range doc.Manifests {
-		if isManifestType(d.MediaType) {
-			m.children = append(m.children, d)
-		} else { // build caches list layers so
-			m.blobs = append(m.blobs, d)
-		}
-	}
+	m.children = doc.Manifests
 	if doc.Config != nil {
 		m.blobs = append(m.blobs, *doc.Config)
 	}
