@@ -70,7 +70,9 @@ func asAPI(err error, miss *apiError) *apiError {
 	case errors.Is(err, fs.ErrNotExist):
 		return miss
 	case errors.Is(err, syscall.EBADMSG):
-		return errDigestInvalid.with(err.Error())
+		e := errDigestInvalid.with("the bytes that came do not have the digest that was asked for")
+		e.detail = err.Error()
+		return e
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return errUnavailable
 	case errors.Is(err, syscall.ENOSPC):

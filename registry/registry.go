@@ -320,9 +320,11 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request, rt route) {
 		r.serveUpload(w, req, rt)
 	default:
 		w.Header().Set("Allow", allow(rt.kind))
-		writeError(w, req, errUnsupported.with("this method is not for this path"))
+		writeError(w, req, errUnsupported.with(wrongMethod))
 	}
 }
+
+const wrongMethod = "this method is not for this path, the Allow header lists those that are"
 
 func allow(k kind) string {
 	switch k {
