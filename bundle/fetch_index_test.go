@@ -49,6 +49,9 @@ func TestIndexOfAnything(t *testing.T) {
 			config := descriptor{MediaType: "application/vnd.oci.empty.v1+json", Digest: sha256Of([]byte("{}")), Size: 2, Data: []byte("{}")}
 			return []descriptor{u.manifest(t, "x", "", plain(manifestDocument{SchemaVersion: 2, MediaType: mediaOCIManifest, Config: &config, Layers: []descriptor{u.blob(t, "x", []byte("one"))}}))}
 		}, 1},
+		{"an artifact manifest", func(t *testing.T, u *upstream) []descriptor {
+			return []descriptor{u.manifest(t, "x", "", map[string]any{"mediaType": mediaArtifact, "artifactType": "a/b", "blobs": []descriptor{u.blob(t, "x", []byte("one"))}})}
+		}, 1},
 		{"a manifest among the layers", func(t *testing.T, u *upstream) []descriptor {
 			inner := u.picture(t, "x", "", "linux/amd64", "amd")
 			config := u.blob(t, "x", []byte("{}"))

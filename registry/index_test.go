@@ -129,6 +129,10 @@ func TestIndexHolds(t *testing.T) {
 			text := indexOf(typeDockerList, image(s))
 			return s.put(repo, digest.FromString(text).String(), typeDockerList, text)
 		}, "manifests"},
+		{"artifact manifest of old", typeArtifact, func(s *pusher) digest.Digest {
+			text := fmt.Sprintf(`{"mediaType":"%s","artifactType":"a/b","blobs":[{"mediaType":"a/c","digest":"%s","size":19}]}`, typeArtifact, blob(s))
+			return s.put(repo, digest.FromString(text).String(), typeArtifact, text)
+		}, "manifests"},
 		{"artifact", typeOCIManifest, func(s *pusher) digest.Digest {
 			text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","artifactType":"a/b","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":2,"data":"e30="},"layers":[]}`,
 				typeOCIManifest, s.push(repo, "{}"))

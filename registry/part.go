@@ -38,7 +38,7 @@ func (m *manifest) parts() []part {
 // saysManifest reports whether clients ask for the descriptor's content as a manifest. They look at its media type alone.
 func (d descriptor) saysManifest() bool {
 	switch d.MediaType {
-	case typeDockerManifest, typeDockerList, typeOCIManifest, typeOCIIndex, "":
+	case typeDockerManifest, typeDockerList, typeOCIManifest, typeOCIIndex, typeArtifact, "":
 		return true
 	}
 	return false
@@ -125,6 +125,11 @@ func decodeManifest(d digest.Digest, data []byte) (*manifest, error) {
 			}
 		}
 		return kept
+	}
+	if m.kind() == typeArtifact {
+		if err := m.readBlobs(data); err != nil {
+			return nil, fmt.Errorf("manifest %s: %w", d, err)
+		}
 	}
 	m.Layers = keep(m.Layers)
 	if entries := keep(m.Manifests); entries != nil || m.Manifests == nil {

@@ -69,6 +69,13 @@ func TestReferrersTellTheTruth(t *testing.T) {
 	if got, _ := s.referrersOf("/v2/" + repo + "/referrers/" + subject.String()); len(got) != 1 || got[0].Digest != real {
 		t.Errorf("links: %+v", got)
 	}
+	// An artifact manifest, which has no schemaVersion, refers as well.
+	text = fmt.Sprintf(`{"mediaType":"%s","artifactType":"a/old","blobs":[{"mediaType":"a/b","digest":"%s","size":2}],"subject":{"mediaType":"%s","digest":"%s","size":3}}`,
+		typeArtifact, config, typeOCIManifest, other)
+	old := s.put(repo, digest.FromString(text).String(), typeArtifact, text)
+	if got, _ := s.referrersOf("/v2/" + repo + "/referrers/" + other.String()); len(got) != 1 || got[0].Digest != old || got[0].MediaType != typeArtifact || got[0].ArtifactType != "a/old" {
+		t.Errorf("of an artifact manifest: %+v", got)
+	}
 	// Every one of the list can be had by the name by which the list was asked for.
 	for _, name := range []string{repo, "registry.k8s.io/" + repo} {
 		got, _ := s.referrersOf("/v2/" + name + "/referrers/" + subject.String())
