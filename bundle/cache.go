@@ -99,7 +99,8 @@ func (c *cache) stat(digest string) (int64, bool) {
 	return fi.Size(), true
 }
 
-// has says whether a blob of this size is here. One of another size is damaged and goes, or its descriptor is wrong: its digest tells.
+// has says whether a blob of this size is here. One of another size is damaged and goes, or its descriptor is wrong:
+// its digest tells.
 func (c *cache) has(digest string, size int64) bool {
 	n, ok := c.stat(digest)
 	if !ok || n == size {

@@ -8,9 +8,11 @@ import (
 	"slices"
 )
 
-// entry takes what an index lists: a manifest with all below it, or a blob. Image-spec lets an index list anything (image-index.md: unknown media types are no
-// error), and build caches list layers there, so what the registry has under the digest decides; the media type says what to ask for first.
-func (p *picture) entry(ctx context.Context, child *Image, d descriptor, of string, choose bool, depth int) (blob bool, err error) {
+// entry takes what an index lists: a manifest with all below it, or a blob. Image-spec lets an index list anything
+// (image-index.md: unknown media types are no error), and build caches list layers there, so what the registry has
+// under the digest decides; the media type says what to ask for first.
+func (p *picture) entry(ctx context.Context, child *Image, d descriptor, of string, choose bool, depth int) (blob bool,
+	err error) {
 	if p.docs[d.Digest] != nil {
 		p.c.says(of, d)
 		return false, nil
@@ -33,7 +35,8 @@ func (p *picture) entry(ctx context.Context, child *Image, d descriptor, of stri
 	return false, err
 }
 
-// part takes what a manifest that is no index names: a blob, unless it says to be a manifest, which clients then ask for and push as one.
+// part takes what a manifest that is no index names: a blob, unless it says to be a manifest, which clients then ask
+// for and push as one.
 func (p *picture) part(ctx context.Context, d descriptor, of string, depth int) error {
 	if d.MediaType == "" || !isManifestType(d.MediaType) {
 		return p.blob(ctx, d, of)
@@ -49,7 +52,8 @@ func (p *picture) part(ctx context.Context, d descriptor, of string, depth int) 
 	return p.add(child)
 }
 
-// maybeBlob says whether the registry may have a blob. Only a 404 says that it does not: not every registry answers HEAD.
+// maybeBlob says whether the registry may have a blob. Only a 404 says that it does not: not every registry answers
+// HEAD.
 func (p *picture) maybeBlob(ctx context.Context, d descriptor) bool {
 	resp, err := p.repo.send(ctx, p.c, http.MethodHead, "blobs/"+d.Digest, "")
 	if err != nil {
@@ -106,7 +110,8 @@ func (p *picture) offers(digest string) []string {
 	return slices.Compact(all)
 }
 
-// says remembers the size that a descriptor states. Two that differ are no error: the digest says which bytes are right.
+// says remembers the size that a descriptor states. Two that differ are no error: the digest says which bytes are
+// right.
 func (c *collector) says(of string, d descriptor) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -124,7 +129,8 @@ type saying struct {
 	size   int64
 }
 
-// noteSizes says which descriptors state a size that their content does not have. They are kept as they are: changing them would change digests.
+// noteSizes says which descriptors state a size that their content does not have. They are kept as they are: changing
+// them would change digests.
 func (c *collector) noteSizes() {
 	for s, of := range c.said {
 		if n, ok := c.cache.stat(s.digest); ok && n != s.size {
@@ -139,7 +145,8 @@ type otherSize struct {
 	has int64
 }
 
-// layer fetches one blob of a repository. If the registry has another size of it than its descriptor says, the digest decides which of them is wrong.
+// layer fetches one blob of a repository. If the registry has another size of it than its descriptor says, the digest
+// decides which of them is wrong.
 func (c *collector) layer(ctx context.Context, repo *repository, digest string, size int64) error {
 	err := c.sizedLayer(ctx, repo, digest, size)
 	var other otherSize

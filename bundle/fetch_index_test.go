@@ -21,7 +21,8 @@ func TestIndexOfAnything(t *testing.T) {
 			return []descriptor{u.blob(t, "x", []byte("one")), u.blob(t, "x", []byte("two")), config}
 		}, 0},
 		{"blobs and images", func(t *testing.T, u *upstream) []descriptor {
-			return []descriptor{u.blob(t, "x", []byte("one")), u.picture(t, "x", "", "linux/amd64", "amd"), u.blob(t, "x", []byte("two"))}
+			return []descriptor{u.blob(t, "x", []byte("one")), u.picture(t, "x", "", "linux/amd64", "amd"), u.blob(t,
+				"x", []byte("two"))}
 		}, 1},
 		{"a blob of an unknown type", func(t *testing.T, u *upstream) []descriptor {
 			d := u.blob(t, "x", []byte("one"))
@@ -46,16 +47,20 @@ func TestIndexOfAnything(t *testing.T) {
 			return []descriptor{{MediaType: unknown, Digest: sha256Of([]byte("data")), Size: 4, Data: []byte("data")}}
 		}, 0},
 		{"an artifact whose config stands in its descriptor", func(t *testing.T, u *upstream) []descriptor {
-			config := descriptor{MediaType: "application/vnd.oci.empty.v1+json", Digest: sha256Of([]byte("{}")), Size: 2, Data: []byte("{}")}
-			return []descriptor{u.manifest(t, "x", "", plain(manifestDocument{SchemaVersion: 2, MediaType: mediaOCIManifest, Config: &config, Layers: []descriptor{u.blob(t, "x", []byte("one"))}}))}
+			config := descriptor{MediaType: "application/vnd.oci.empty.v1+json", Digest: sha256Of([]byte("{}")),
+				Size: 2, Data: []byte("{}")}
+			return []descriptor{u.manifest(t, "x", "", plain(manifestDocument{SchemaVersion: 2,
+				MediaType: mediaOCIManifest, Config: &config, Layers: []descriptor{u.blob(t, "x", []byte("one"))}}))}
 		}, 1},
 		{"an artifact manifest", func(t *testing.T, u *upstream) []descriptor {
-			return []descriptor{u.manifest(t, "x", "", map[string]any{"mediaType": mediaArtifact, "artifactType": "a/b", "blobs": []descriptor{u.blob(t, "x", []byte("one"))}})}
+			return []descriptor{u.manifest(t, "x", "", map[string]any{"mediaType": mediaArtifact, "artifactType": "a/b",
+				"blobs": []descriptor{u.blob(t, "x", []byte("one"))}})}
 		}, 1},
 		{"a manifest among the layers", func(t *testing.T, u *upstream) []descriptor {
 			inner := u.picture(t, "x", "", "linux/amd64", "amd")
 			config := u.blob(t, "x", []byte("{}"))
-			return []descriptor{u.manifest(t, "x", "", plain(manifestDocument{SchemaVersion: 2, MediaType: mediaOCIManifest, Config: &config, Layers: []descriptor{inner}}))}
+			return []descriptor{u.manifest(t, "x", "", plain(manifestDocument{SchemaVersion: 2,
+				MediaType: mediaOCIManifest, Config: &config, Layers: []descriptor{inner}}))}
 		}, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -94,11 +99,13 @@ func TestNestedPlatforms(t *testing.T) {
 	u.list(t, "x", "nested", u.list(t, "x", "", inner))
 	blob := u.blob(t, "x", []byte("one"))
 	about := u.picture(t, "x", "", "unknown/unknown", "attestation")
-	about.Platform, about.Annotations = &platform{OS: "unknown", Architecture: "unknown"}, map[string]string{"vnd.docker.reference.digest": amd.Digest}
+	about.Platform, about.Annotations = &platform{OS: "unknown", Architecture: "unknown"},
+		map[string]string{"vnd.docker.reference.digest": amd.Digest}
 	u.list(t, "x", "mixed", blob, about, arm, amd) // a blob before what has annotations
 	opt := quick(t)
 	opt.Platforms = []string{"linux/amd64"}
-	for ref, want := range map[string][]string{"nested": {amd.Digest}, "mixed": {about.Digest, amd.Digest, blob.Digest}} {
+	for ref, want := range map[string][]string{"nested": {amd.Digest}, "mixed": {about.Digest, amd.Digest,
+		blob.Digest}} {
 		c := collect(t, wantImages(u.host+"/x:"+ref), opt)
 		top := c.Index.Images[len(c.Index.Images)-1]
 		if len(c.Notes) != 0 || !top.Sparse || !slices.Equal(top.Platforms, []string{"linux/amd64"}) {
@@ -115,7 +122,8 @@ func TestNestedPlatforms(t *testing.T) {
 		c.Close()
 	}
 	opt.Platforms = []string{"linux/s390x"}
-	if _, err := Collect(t.Context(), wantImages(u.host+"/x:nested"), opt); err == nil || !strings.Contains(err.Error(), "it is not for linux/s390x, but for linux/amd64, linux/arm64") {
+	if _, err := Collect(t.Context(), wantImages(u.host+"/x:nested"), opt); err == nil || !strings.Contains(err.Error(),
+		"it is not for linux/s390x, but for linux/amd64, linux/arm64") {
 		t.Errorf("got %v", err)
 	}
 	opt.Platforms = []string{"linux/amd64", "linux/s390x"}
@@ -145,20 +153,23 @@ func TestWrongSizesAreTaken(t *testing.T) {
 		}, "has 2 bytes, it has 3"},
 		{"a layer", func(t *testing.T, u *upstream) descriptor {
 			d, config := u.blob(t, "x", []byte("one")), u.blob(t, "x", []byte("{}"))
-			u.manifest(t, "x", "v1", plain(manifestDocument{SchemaVersion: 2, MediaType: mediaOCIManifest, Config: &config, Layers: []descriptor{lie(d, 4)}}))
+			u.manifest(t, "x", "v1", plain(manifestDocument{SchemaVersion: 2, MediaType: mediaOCIManifest,
+				Config: &config, Layers: []descriptor{lie(d, 4)}}))
 			return d
 		}, "has 4 bytes, it has 3"},
 		{"a config", func(t *testing.T, u *upstream) descriptor {
 			config := u.blob(t, "x", []byte(`{"os":"linux","architecture":"amd64"}`))
 			config.MediaType = mediaOCIConfig
 			doc := lie(config, 3)
-			u.manifest(t, "x", "v1", plain(manifestDocument{SchemaVersion: 2, MediaType: mediaOCIManifest, Config: &doc, Layers: []descriptor{}}))
+			u.manifest(t, "x", "v1", plain(manifestDocument{SchemaVersion: 2, MediaType: mediaOCIManifest, Config: &doc,
+				Layers: []descriptor{}}))
 			return config
 		}, "has 3 bytes"},
 		{"two that differ", func(t *testing.T, u *upstream) descriptor {
 			d, config := u.blob(t, "x", []byte("one")), u.blob(t, "x", []byte("{}"))
 			image := func(size int64) descriptor {
-				return u.manifest(t, "x", "", plain(manifestDocument{SchemaVersion: 2, MediaType: mediaOCIManifest, Config: &config, Layers: []descriptor{lie(d, size)}}))
+				return u.manifest(t, "x", "", plain(manifestDocument{SchemaVersion: 2, MediaType: mediaOCIManifest,
+					Config: &config, Layers: []descriptor{lie(d, size)}}))
 			}
 			u.list(t, "x", "v1", image(9), image(3))
 			return d
@@ -171,7 +182,8 @@ func TestWrongSizesAreTaken(t *testing.T) {
 			for range 2 {
 				c := collect(t, wantImages(u.host+"/x:v1"), opt)
 				contents(t, c)
-				if len(c.Notes) != 1 || !strings.Contains(c.Notes[0], d.Digest) || !strings.Contains(c.Notes[0], tt.note) {
+				if len(c.Notes) != 1 || !strings.Contains(c.Notes[0], d.Digest) || !strings.Contains(c.Notes[0],
+					tt.note) {
 					t.Errorf("notes %q", c.Notes)
 				}
 				if b, ok := c.Index.blob(d.Digest); !ok || b.Size != d.Size {
@@ -189,7 +201,8 @@ func TestWrongSizesAreTaken(t *testing.T) {
 	u := newUpstream(t)
 	d, config := u.blob(t, "x", []byte("one")), u.blob(t, "x", []byte("{}"))
 	for reference, size := range map[string]int64{"v1": 3, "v2": 8} {
-		u.manifest(t, "x", reference, plain(manifestDocument{SchemaVersion: 2, MediaType: mediaOCIManifest, Config: &config, Layers: []descriptor{lie(d, size)}}))
+		u.manifest(t, "x", reference, plain(manifestDocument{SchemaVersion: 2, MediaType: mediaOCIManifest,
+			Config: &config, Layers: []descriptor{lie(d, size)}}))
 	}
 	c := collect(t, wantImages(u.host+"/x:v1", u.host+"/x:v2"), quick(t))
 	if names := contents(t, c); len(names) != 2 || len(c.Notes) != 1 {
@@ -197,12 +210,14 @@ func TestWrongSizesAreTaken(t *testing.T) {
 	}
 }
 
-// An entry that the registry has neither as a manifest nor as a blob is a failure that names it; one that is a blob where HEAD is refused is taken.
+// An entry that the registry has neither as a manifest nor as a blob is a failure that names it; one that is a blob
+// where HEAD is refused is taken.
 func TestIndexEntryThatIsNotThere(t *testing.T) {
 	u := newUpstream(t)
 	absent := descriptor{MediaType: "application/vnd.example", Digest: sha256Of([]byte("absent")), Size: 6}
 	u.list(t, "x", "v1", absent)
-	if _, err := Collect(t.Context(), wantImages(u.host+"/x:v1"), quick(t)); err == nil || !strings.Contains(err.Error(), absent.Digest) {
+	if _, err := Collect(t.Context(), wantImages(u.host+"/x:v1"), quick(t)); err == nil ||
+		!strings.Contains(err.Error(), absent.Digest) {
 		t.Errorf("got %v", err)
 	}
 	u.list(t, "x", "v2", u.blob(t, "x", []byte("one")))

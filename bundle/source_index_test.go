@@ -8,7 +8,8 @@ import (
 	"casemate/bundle"
 )
 
-// TestLayoutIndexOfAnything reads layouts whose indexes list all kinds of things: whatever is there comes along, and a wrong size is said.
+// TestLayoutIndexOfAnything reads layouts whose indexes list all kinds of things: whatever is there comes along, and a
+// wrong size is said.
 func TestLayoutIndexOfAnything(t *testing.T) {
 	const unknown = "application/vnd.example.thing+x"
 	absent := map[string]any{"mediaType": ociLayer, "digest": digestOf([]byte("absent")), "size": 6}
@@ -21,7 +22,8 @@ func TestLayoutIndexOfAnything(t *testing.T) {
 		notes string
 	}{
 		{"a build cache", func(l *layoutFixture) []map[string]any {
-			return []map[string]any{l.blob(ociLayer, layer("one")), l.blob("application/vnd.buildkit.cacheconfig.v0", `{"layers":[{"blob":"sha256:1"}]}`)}
+			return []map[string]any{l.blob(ociLayer, layer("one")), l.blob("application/vnd.buildkit.cacheconfig.v0",
+				`{"layers":[{"blob":"sha256:1"}]}`)}
 		}, "quay.io/x:1", 2, ""},
 		{"in part", func(l *layoutFixture) []map[string]any {
 			return []map[string]any{l.blob(ociLayer, layer("one")), absent}
@@ -45,7 +47,8 @@ func TestLayoutIndexOfAnything(t *testing.T) {
 			return []map[string]any{with(l.blob(unknown, "thing"), "size", 3)}
 		}, "quay.io/x:1", 1, "has 3 bytes, it has 5"},
 		{"a wrong size of a layer", func(l *layoutFixture) []map[string]any {
-			return []map[string]any{l.artifact(l.blob(unknown, "{}"), nil, with(l.blob(ociLayer, layer("a")), "size", 1))}
+			return []map[string]any{l.artifact(l.blob(unknown, "{}"), nil, with(l.blob(ociLayer, layer("a")), "size",
+				1))}
 		}, "quay.io/x:\nquay.io/x:1", 3, "has 1 bytes, it has"},
 	} {
 		l := newLayout()
@@ -53,9 +56,11 @@ func TestLayoutIndexOfAnything(t *testing.T) {
 		for way, give := range ways(t, l.tree()) {
 			c := read(t, newMemorySink(t), bundle.ReadOptions{}, give())
 			if got := shown(c); got != tt.shown || len(c.Absent) != 0 || len(c.Index.Blobs) != tt.blobs+1 {
-				t.Errorf("%s, %s: got\n%s\nwant\n%s\nblobs %v, absent %v", tt.name, way, got, tt.shown, c.Index.Blobs, c.Absent)
+				t.Errorf("%s, %s: got\n%s\nwant\n%s\nblobs %v, absent %v", tt.name, way, got, tt.shown, c.Index.Blobs,
+					c.Absent)
 			}
-			if notes := strings.Join(c.Notes, "\n"); (notes == "") != (tt.notes == "") || !strings.Contains(notes, tt.notes) {
+			if notes := strings.Join(c.Notes, "\n"); (notes == "") != (tt.notes == "") || !strings.Contains(notes,
+				tt.notes) {
 				t.Errorf("%s, %s: notes %q", tt.name, way, notes)
 			}
 		}

@@ -160,8 +160,9 @@ func (p *layoutPart) take(d descriptor) {
 	}
 }
 
-// isManifest says whether what an index lists is a manifest. It may list anything, so the content decides where it is here: what says to be a manifest has
-// to be one, and what a descriptor of another type leads to is one if it says so itself.
+// isManifest says whether what an index lists is a manifest. It may list anything, so the content decides where it is
+// here: what says to be a manifest has to be one, and what a descriptor of another type leads to is one if it says so
+// itself.
 func (p *layoutPart) isManifest(ctx context.Context, r *reading, d descriptor) (bool, error) {
 	says := isManifestType(d.MediaType)
 	data := d.inline()

@@ -277,7 +277,8 @@ func (r *reading) image(ctx context.Context, digest string, blobs map[string]int
 	return image, nil
 }
 
-// noteSize says that a descriptor states a size which its content does not have. It stays as it is: changing it would change digests.
+// noteSize says that a descriptor states a size which its content does not have. It stays as it is: changing it would
+// change digests.
 func (r *reading) noteSize(m *manifest, d descriptor, has int64) {
 	if d.Size != has {
 		r.note("%s says that %s has %d bytes, it has %d: containerd refuses it", m.digest, d.Digest, d.Size, has)

@@ -100,12 +100,15 @@ func (logrusHook) Fire(e *logrus.Entry) error {
 	return nil
 }
 
-// faults is what one request that distribution serves leaves behind (request-scoped: it travels with the request's context through distribution).
+// faults is what one request that distribution serves leaves behind (request-scoped: it travels with the request's
+// context through distribution).
 type faults struct {
 	mu sync.Mutex
-	// err is what went wrong in the tree: distribution answers all of it with 500 and the internal text, so the front answers instead.
+	// err is what went wrong in the tree: distribution answers all of it with 500 and the internal text, so the front
+	// answers instead.
 	err error
-	// writers are the uploads that were opened: distribution forgets to close one whose address is of another moment, and nobody could write it any more.
+	// writers are the uploads that were opened: distribution forgets to close one whose address is of another moment,
+	// and nobody could write it any more.
 	writers []*uploadWriter
 }
 
@@ -156,7 +159,8 @@ func (r *Registry) serveApp(w http.ResponseWriter, req *http.Request, rt route) 
 	in.Body = body
 	// The range and the type were looked at. With the type of a form, distribution would take the body for one.
 	in.Header.Set("Content-Type", "application/octet-stream")
-	for _, h := range []string{"Content-Range", "Authorization", "Forwarded", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Prefix"} {
+	for _, h := range []string{"Content-Range", "Authorization", "Forwarded", "X-Forwarded-Proto", "X-Forwarded-Host",
+		"X-Forwarded-Port", "X-Forwarded-Prefix"} {
 		in.Header.Del(h)
 	}
 	aw := &appWriter{ResponseWriter: w, r: r, req: req, rt: rt, faults: f, body: body}

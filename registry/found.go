@@ -16,13 +16,15 @@ type Found struct {
 	MediaType  string
 	// Luck is the sentence of the tolerance that answers, "" if the name is here as it is.
 	Luck string
-	// Platforms are those that a client can pull under this name ("linux/arm64/v8"): of an index those of its entries that are here and those of indexes below
-	// it; of an image its config's, whether or not Lacks has something; none of other artifacts. An entry of which nobody says a platform stands as its digest.
+	// Platforms are those that a client can pull under this name ("linux/arm64/v8"): of an index those of its entries
+	// that are here and those of indexes below it; of an image its config's, whether or not Lacks has something; none
+	// of other artifacts. An entry of which nobody says a platform stands as its digest.
 	Platforms []string
 	// Sparse says that an index lists what is not here, and Absent what, in the same form.
 	Sparse bool
 	Absent []string
-	// Lacks are the digests, of the manifest or of those below it, without which they cannot be pulled although they are here: at most 64.
+	// Lacks are the digests, of the manifest or of those below it, without which they cannot be pulled although they
+	// are here: at most 64.
 	Lacks []string
 	// Wrong are sizes that descriptors state wrongly: at most 64.
 	Wrong []WrongSize

@@ -26,7 +26,8 @@ type Image struct {
 	ArtifactType string
 	// Size is in bytes: the manifest with what it names that is here, each blob once, and all below it.
 	Size int64
-	// Platforms are the entries of an index that are here, as "linux/arm64/v8" or, without one, by digest; Sparse says that others are not, and Absent which.
+	// Platforms are the entries of an index that are here, as "linux/arm64/v8" or, without one, by digest; Sparse says
+	// that others are not, and Absent which.
 	Platforms []string
 	Sparse    bool
 	Absent    []string

@@ -86,7 +86,8 @@ func (s *shelf) exact(config digest.Digest, layers ...digest.Digest) string {
 		of("application/vnd.oci.image.config.v1+json", config), strings.Join(list, ","))
 }
 
-// TestIndexHolds: whatever an index names is held from collection, served and counted as here, whatever its media type says and whenever it came.
+// TestIndexHolds: whatever an index names is held from collection, served and counted as here, whatever its media type
+// says and whenever it came.
 func TestIndexHolds(t *testing.T) {
 	const repo = "team/app"
 	type kind struct {
@@ -122,7 +123,8 @@ func TestIndexHolds(t *testing.T) {
 			return d
 		}, "blobs"},
 		{"nested index", typeOCIIndex, func(s *pusher) digest.Digest {
-			text := s.index(entry{typeLayer, blob(s), -1, "", nil}, entry{typeOCIManifest, image(s), -1, "linux/amd64", nil})
+			text := s.index(entry{typeLayer, blob(s), -1, "", nil}, entry{typeOCIManifest, image(s), -1, "linux/amd64",
+				nil})
 			return s.put(repo, digest.FromString(text).String(), typeOCIIndex, text)
 		}, "manifests"},
 		{"docker's list", typeDockerList, func(s *pusher) digest.Digest {
@@ -166,7 +168,8 @@ func TestIndexHolds(t *testing.T) {
 				if err != nil || found.Sparse || len(found.Platforms) == 0 || len(found.Lacks) > 0 {
 					t.Errorf("found %s, %v", found, err)
 				}
-				if list := s.images(repo); len(list) != 1 || list[0].Sparse || list[0].Size < size(s, d)+size(s, index) {
+				if list := s.images(repo); len(list) != 1 || list[0].Sparse || list[0].Size < size(s, d)+size(s,
+					index) {
 					t.Errorf("images %+v", list)
 				}
 				// Nothing of it outlives the index.
@@ -202,7 +205,8 @@ func blobsKnown(s *pusher) (names []string) {
 	return names
 }
 
-// TestIndexWaitsForMany: blobs that come at the same time, after the index that names them and while it is pushed again, are all held.
+// TestIndexWaitsForMany: blobs that come at the same time, after the index that names them and while it is pushed
+// again, are all held.
 func TestIndexWaitsForMany(t *testing.T) {
 	const repo, n = "team/cache", 12
 	s := newPusher(t)
@@ -231,8 +235,9 @@ func TestIndexWaitsForMany(t *testing.T) {
 func TestForeignLayerComesLater(t *testing.T) {
 	s := newPusher(t)
 	config, layer := s.push("team/win", "{}"), digest.FromString("windows")
-	s.put("team/win", "v1", typeDockerManifest, fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","config":{"digest":"%s","size":2},"layers":[{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"%s","size":7,"urls":["https://example.com/x"]}]}`,
-		typeDockerManifest, config, layer))
+	s.put("team/win", "v1", typeDockerManifest,
+		fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","config":{"digest":"%s","size":2},"layers":[{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"%s","size":7,"urls":["https://example.com/x"]}]}`,
+			typeDockerManifest, config, layer))
 	s.push("team/win", "windows")
 	s.tree.Unpin()
 	if gone := s.tree.Collect(); len(gone) != 0 {
@@ -241,7 +246,8 @@ func TestForeignLayerComesLater(t *testing.T) {
 	s.want(s.own, "/v2/team/win/blobs/"+layer.String(), layer)
 }
 
-// TestArrivalFails: what could not be held is not said to be taken, and an index that was deleted meanwhile does not come back.
+// TestArrivalFails: what could not be held is not said to be taken, and an index that was deleted meanwhile does not
+// come back.
 func TestArrivalFails(t *testing.T) {
 	s := newPusher(t)
 	d := digest.FromString("late")
@@ -274,11 +280,13 @@ func TestLinkIndexOfBlobs(t *testing.T) {
 	layer, thing := s.blob("layer", ""), s.blob("thing", "")
 	child := s.stage("child")
 	absent := digest.FromString("absent")
-	text := s.index(entry{typeLayer, layer, -1, "", nil}, entry{"", thing, -1, "", nil}, entry{typeUnknown, child.manifest, -1, "", nil}, entry{typeLayer, absent, -1, "", nil})
+	text := s.index(entry{typeLayer, layer, -1, "", nil}, entry{"", thing, -1, "", nil}, entry{typeUnknown,
+		child.manifest, -1, "", nil}, entry{typeLayer, absent, -1, "", nil})
 	index := s.blob(text, "")
 	comes := with(layer, thing, child.manifest, child.layer, child.config)
 	if err := s.link(
-		Import{Repository: repo, Tags: []string{"v1"}, Digest: index.String(), Data: []byte(text), With: comes, Manifest: with(child.manifest)},
+		Import{Repository: repo, Tags: []string{"v1"}, Digest: index.String(), Data: []byte(text), With: comes,
+			Manifest: with(child.manifest)},
 		child.image(repo),
 	); err != nil {
 		t.Fatal(err)
@@ -292,7 +300,8 @@ func TestLinkIndexOfBlobs(t *testing.T) {
 	s.want(v, "/v2/team/cache/blobs/"+layer.String(), layer)
 	s.want(v, "/v2/team/cache/blobs/"+thing.String(), thing)
 	s.want(v, "/v2/team/cache/manifests/"+child.manifest.String(), child.manifest)
-	s.want(v, "/v2/team/cache/blobs/"+child.manifest.String(), child.manifest) // its descriptor says that it is no manifest
+	s.want(v, "/v2/team/cache/blobs/"+child.manifest.String(),
+		child.manifest) // its descriptor says that it is no manifest
 	s.want(v, "/v2/team/cache/manifests/"+layer.String(), "")
 	found, err := s.reg.Resolve(t.Context(), repo, "v1", "")
 	if err != nil || !found.Sparse || !slices.Equal(found.Absent, []string{absent.String()}) {
@@ -310,7 +319,8 @@ func TestReach(t *testing.T) {
 		text := s.index(entries...)
 		return s.put(repo, digest.FromString(text).String(), typeOCIIndex, text)
 	}
-	inner := put(entry{typeOCIManifest, amd, -1, "linux/amd64", nil}, entry{typeOCIManifest, absent, -1, "linux/s390x", nil})
+	inner := put(entry{typeOCIManifest, amd, -1, "linux/amd64", nil}, entry{typeOCIManifest, absent, -1, "linux/s390x",
+		nil})
 	hollow := put(entry{typeOCIManifest, absent, -1, "linux/s390x", nil})
 	empty := put()
 	wrong := put(entry{typeOCIManifest, amd, 3, "linux/amd64", nil})
@@ -323,19 +333,32 @@ func TestReach(t *testing.T) {
 		wrong     []string // digest says platform
 	}{
 		{"one level", []entry{{typeOCIManifest, arm, -1, "linux/arm64", nil}}, []string{"linux/arm64"}, nil, nil},
-		{"an entry without a platform has its config's", []entry{{typeOCIManifest, arm, -1, "", nil}}, []string{"linux/arm64"}, nil, nil},
-		{"two levels", []entry{{typeOCIIndex, inner, -1, "", nil}}, []string{"linux/amd64"}, []string{"linux/s390x"}, nil},
-		{"three levels", []entry{{typeOCIIndex, put(entry{typeOCIIndex, inner, -1, "", nil}), -1, "", nil}}, []string{"linux/amd64"}, []string{"linux/s390x"}, nil},
-		{"the entry's platform goes first", []entry{{typeOCIIndex, inner, -1, "linux/riscv64", nil}}, []string{"linux/riscv64"}, nil, nil},
-		{"the same twice", []entry{{typeOCIIndex, inner, -1, "", nil}, {typeOCIIndex, inner, -1, "", nil}}, []string{"linux/amd64"}, []string{"linux/s390x"}, nil},
-		{"an index that lies about its type", []entry{{typeOCIManifest, inner, -1, "", nil}}, []string{"linux/amd64"}, []string{"linux/s390x"}, nil},
-		{"an index of which nothing is here", []entry{{typeOCIIndex, hollow, -1, "", nil}}, nil, []string{hollow.String()}, nil},
-		{"the same with a platform", []entry{{typeOCIIndex, hollow, -1, "linux/s390x", nil}}, nil, []string{"linux/s390x"}, nil},
-		{"an index that lists nothing", []entry{{typeOCIIndex, empty, -1, "", nil}}, []string{empty.String()}, nil, nil},
-		{"in its descriptor", []entry{{typeUnknown, digest.FromBytes(inDescriptor), int64(len(inDescriptor)), "", inDescriptor}}, []string{digest.FromBytes(inDescriptor).String()}, nil, nil},
-		{"other bytes in its descriptor", []entry{{typeUnknown, absent, int64(len(inDescriptor)), "", inDescriptor}}, nil, []string{absent.String()}, nil},
-		{"a wrong size", []entry{{typeOCIManifest, arm, 5, "linux/arm64", nil}}, []string{"linux/arm64"}, nil, []string{arm.String() + " 5 linux/arm64"}},
-		{"a wrong size below", []entry{{typeOCIIndex, wrong, -1, "", nil}}, []string{"linux/amd64"}, nil, []string{amd.String() + " 3 linux/amd64"}},
+		{"an entry without a platform has its config's", []entry{{typeOCIManifest, arm, -1, "", nil}},
+			[]string{"linux/arm64"}, nil, nil},
+		{"two levels", []entry{{typeOCIIndex, inner, -1, "", nil}}, []string{"linux/amd64"}, []string{"linux/s390x"},
+			nil},
+		{"three levels", []entry{{typeOCIIndex, put(entry{typeOCIIndex, inner, -1, "", nil}), -1, "", nil}},
+			[]string{"linux/amd64"}, []string{"linux/s390x"}, nil},
+		{"the entry's platform goes first", []entry{{typeOCIIndex, inner, -1, "linux/riscv64", nil}},
+			[]string{"linux/riscv64"}, nil, nil},
+		{"the same twice", []entry{{typeOCIIndex, inner, -1, "", nil}, {typeOCIIndex, inner, -1, "", nil}},
+			[]string{"linux/amd64"}, []string{"linux/s390x"}, nil},
+		{"an index that lies about its type", []entry{{typeOCIManifest, inner, -1, "", nil}}, []string{"linux/amd64"},
+			[]string{"linux/s390x"}, nil},
+		{"an index of which nothing is here", []entry{{typeOCIIndex, hollow, -1, "", nil}}, nil,
+			[]string{hollow.String()}, nil},
+		{"the same with a platform", []entry{{typeOCIIndex, hollow, -1, "linux/s390x", nil}}, nil,
+			[]string{"linux/s390x"}, nil},
+		{"an index that lists nothing", []entry{{typeOCIIndex, empty, -1, "", nil}}, []string{empty.String()}, nil,
+			nil},
+		{"in its descriptor", []entry{{typeUnknown, digest.FromBytes(inDescriptor), int64(len(inDescriptor)), "",
+			inDescriptor}}, []string{digest.FromBytes(inDescriptor).String()}, nil, nil},
+		{"other bytes in its descriptor", []entry{{typeUnknown, absent, int64(len(inDescriptor)), "", inDescriptor}},
+			nil, []string{absent.String()}, nil},
+		{"a wrong size", []entry{{typeOCIManifest, arm, 5, "linux/arm64", nil}}, []string{"linux/arm64"}, nil,
+			[]string{arm.String() + " 5 linux/arm64"}},
+		{"a wrong size below", []entry{{typeOCIIndex, wrong, -1, "", nil}}, []string{"linux/amd64"}, nil,
+			[]string{amd.String() + " 3 linux/amd64"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			put := s.put(repo, "t", typeOCIIndex, s.index(c.entries...))
@@ -347,8 +370,10 @@ func TestReach(t *testing.T) {
 			for _, w := range f.Wrong {
 				wrong = append(wrong, fmt.Sprint(w.Digest, " ", w.Says, " ", w.Platform))
 			}
-			if !slices.Equal(f.Platforms, c.platforms) || !slices.Equal(f.Absent, c.absent) || f.Sparse != (len(c.absent) > 0) || !slices.Equal(wrong, c.wrong) {
-				t.Errorf("got  %s wrong=%v\nwant platforms=%v absent=%v wrong=%v", f, wrong, c.platforms, c.absent, c.wrong)
+			if !slices.Equal(f.Platforms, c.platforms) || !slices.Equal(f.Absent, c.absent) ||
+				f.Sparse != (len(c.absent) > 0) || !slices.Equal(wrong, c.wrong) {
+				t.Errorf("got  %s wrong=%v\nwant platforms=%v absent=%v wrong=%v", f, wrong, c.platforms, c.absent,
+					c.wrong)
 			}
 		})
 	}
@@ -358,7 +383,8 @@ func TestReach(t *testing.T) {
 	for range maxNested + 3 {
 		top = put(entry{typeOCIIndex, top, -1, "", nil})
 	}
-	if f, err := s.reg.Resolve(t.Context(), repo, "", top.String()); err != nil || len(f.Platforms) != 0 || len(f.Absent) != 1 {
+	if f, err := s.reg.Resolve(t.Context(), repo, "", top.String()); err != nil || len(f.Platforms) != 0 ||
+		len(f.Absent) != 1 {
 		t.Errorf("deep: %s, %v", f, err)
 	}
 	// An image of which a layer was deleted is here and cannot be pulled, alone and below an index.
@@ -367,7 +393,8 @@ func TestReach(t *testing.T) {
 	s.expect(202, "DELETE", "/v2/"+repo+"/blobs/"+layer.String(), "")
 	for _, d := range []digest.Digest{arm, index} {
 		f, err := s.reg.Resolve(t.Context(), repo, "", d.String())
-		if err != nil || !slices.Equal(f.Lacks, []string{layer.String()}) || d == index && !slices.Equal(f.Absent, []string{"linux/arm64"}) {
+		if err != nil || !slices.Equal(f.Lacks, []string{layer.String()}) || d == index && !slices.Equal(f.Absent,
+			[]string{"linux/arm64"}) {
 			t.Errorf("without a layer: %s lacks=%v, %v", f, f.Lacks, err)
 		}
 	}

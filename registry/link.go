@@ -22,15 +22,17 @@ type Import struct {
 	MediaType string
 	// Data is the manifest, at most 4 MiB.
 	Data []byte
-	// With reports whether something that the manifest names comes in the same batch, and Manifest whether it comes as a manifest of this repository, by an
-	// Import of its own; nil: nothing does. What With reports and the tree does not know is absent all the same.
+	// With reports whether something that the manifest names comes in the same batch, and Manifest whether it comes as
+	// a manifest of this repository, by an Import of its own; nil: nothing does. What With reports and the tree does
+	// not know is absent all the same.
 	With     func(digest string) bool
 	Manifest func(digest string) bool
 }
 
-// Link adds to b, a batch of the registry's own subtree, all names of one manifest: the revision, which holds whatever it names, its tags, its
-// place among its subject's referrers, and a weak name for each blob, so that the image stands whole under the batch's claim, whatever else names
-// the same blobs. It takes and refuses what a push does: an index without some of its entries is taken, an image without a layer is not.
+// Link adds to b, a batch of the registry's own subtree, all names of one manifest: the revision, which holds whatever
+// it names, its tags, its place among its subject's referrers, and a weak name for each blob, so that the image stands
+// whole under the batch's claim, whatever else names the same blobs. It takes and refuses what a push does: an index
+// without some of its entries is taken, an image without a layer is not.
 //
 // fs.ErrInvalid: a name, the manifest or its digest is not right. fs.ErrNotExist: config, layers or the manifest's own bytes are not here; the text says which.
 // After an error b has nothing of it.

@@ -18,7 +18,8 @@ const (
 	typeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
 	typeOCIManifest    = "application/vnd.oci.image.manifest.v1+json"
 	typeOCIIndex       = "application/vnd.oci.image.index.v1+json"
-	// typeArtifact was in the release candidates of image-spec 1.1. Signatures of that time have it, so images bring it along.
+	// typeArtifact was in the release candidates of image-spec 1.1. Signatures of that time have it, so images bring it
+	// along.
 	typeArtifact = "application/vnd.oci.artifact.manifest.v1+json"
 )
 
@@ -49,7 +50,8 @@ type manifest struct {
 	Annotations   map[string]string `json:"annotations"`
 }
 
-// readBlobs makes the blobs of an artifact manifest its layers. In any other manifest a field of that name is somebody's own.
+// readBlobs makes the blobs of an artifact manifest its layers. In any other manifest a field of that name is
+// somebody's own.
 func (m *manifest) readBlobs(data []byte) error {
 	var a struct {
 		Blobs []descriptor `json:"blobs"`
@@ -133,7 +135,8 @@ func parseManifest(data []byte, contentType string) (*manifest, error) {
 	switch {
 	case strings.HasPrefix(contentType, "application/vnd.docker.distribution.manifest.v1+"):
 		return refuse("docker schema 1 is not supported: push the image again with a current client")
-	case contentType == "", contentType == typeDockerManifest, contentType == typeDockerList, contentType == typeOCIManifest, contentType == typeOCIIndex,
+	case contentType == "", contentType == typeDockerManifest, contentType == typeDockerList,
+		contentType == typeOCIManifest, contentType == typeOCIIndex,
 		contentType == typeArtifact:
 	default:
 		return refuse("the content type " + contentType + " is not of a manifest")

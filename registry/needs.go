@@ -7,7 +7,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// needs is what a manifest names, as a repository has it or is going to have by the same batch. What is both a manifest and a blob stands in both lists.
+// needs is what a manifest names, as a repository has it or is going to have by the same batch. What is both a manifest
+// and a blob stands in both lists.
 type needs struct {
 	manifests, blobs []digest.Digest
 	// waits are those that may come later and are held then.
@@ -24,10 +25,12 @@ func (n needs) holds() []string {
 	return slices.Compact(list)
 }
 
-// needs looks for what m names: in repo, and among the blobs that the tree knows if with says that they come with m, and asManifest that they come as
-// manifests of repo (nil: nothing does). absent are the blobs without which the image cannot be pulled. What may be absent: layers that are fetched
-// elsewhere, what an index lists (a mirror of one platform), the subject.
-func (r *Registry) needs(repo string, m *manifest, with, asManifest func(digest string) bool) (n needs, absent []digest.Digest) {
+// needs looks for what m names: in repo, and among the blobs that the tree knows if with says that they come with m,
+// and asManifest that they come as manifests of repo (nil: nothing does). absent are the blobs without which the image
+// cannot be pulled. What may be absent: layers that are fetched elsewhere, what an index lists (a mirror of one
+// platform), the subject.
+func (r *Registry) needs(repo string, m *manifest, with, asManifest func(digest string) bool) (n needs,
+	absent []digest.Digest) {
 	seen := map[digest.Digest]bool{}
 	for _, p := range m.parts() {
 		manifest, blob := stands(r.tree, repo, p.Digest)
@@ -85,7 +88,8 @@ func lacking(absent []digest.Digest) *apiError {
 	return e
 }
 
-// written reports whether all names of the manifest are there already by hand, so that a repeated push costs nothing. What only an import says is written
+// written reports whether all names of the manifest are there already by hand, so that a repeated push costs nothing.
+// What only an import says is written
 // again: it must stay when the import is removed. An index is always written again, because children that have come since must be held.
 func (r *Registry) written(repo string, d digest.Digest, tags []string, m *manifest) bool {
 	if m.index() {

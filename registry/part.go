@@ -19,8 +19,9 @@ type part struct {
 	optional bool
 }
 
-// parts are what m names and its bytes are held with. What an entry of an index is, a manifest or a blob, its media type does not decide (image-spec
-// image-index.md: unknown media types are no error): build caches list layers there. The subject is no part: it stands by its own name.
+// parts are what m names and its bytes are held with. What an entry of an index is, a manifest or a blob, its media
+// type does not decide (image-spec image-index.md: unknown media types are no error): build caches list layers there.
+// The subject is no part: it stands by its own name.
 func (m *manifest) parts() []part {
 	list := make([]part, 0, 1+len(m.Layers)+len(m.Manifests))
 	if m.Config != nil {
@@ -35,7 +36,8 @@ func (m *manifest) parts() []part {
 	return list
 }
 
-// saysManifest reports whether clients ask for the descriptor's content as a manifest. They look at its media type alone.
+// saysManifest reports whether clients ask for the descriptor's content as a manifest. They look at its media type
+// alone.
 func (d descriptor) saysManifest() bool {
 	switch d.MediaType {
 	case typeDockerManifest, typeDockerList, typeOCIManifest, typeOCIIndex, typeArtifact, "":
@@ -47,7 +49,8 @@ func (d descriptor) saysManifest() bool {
 // embedded reports whether the descriptor carries its content in itself (image-spec descriptor.md, "Embedded Content").
 func (d descriptor) embedded() bool {
 	var data []byte
-	return d.Data != nil && json.Unmarshal(d.Data, &data) == nil && int64(len(data)) == d.Size && d.Digest.Validate() == nil &&
+	return d.Data != nil && json.Unmarshal(d.Data, &data) == nil && int64(len(data)) == d.Size &&
+		d.Digest.Validate() == nil &&
 		d.Digest.Algorithm().FromBytes(data) == d.Digest
 }
 
@@ -66,7 +69,8 @@ func exists(t fs.StatFS, name string) bool {
 	return ok && l.Digest() != ""
 }
 
-// wrongSize is a descriptor that says another size than its content has. Bytes stay as they were pushed, but clients that compare (containerd) refuse it.
+// wrongSize is a descriptor that says another size than its content has. Bytes stay as they were pushed, but clients
+// that compare (containerd) refuse it.
 type wrongSize struct {
 	digest    digest.Digest
 	says, has int64
@@ -93,7 +97,8 @@ func (r *Registry) wrongSizes(m *manifest) []wrongSize {
 // warnSizes writes one line into the log if sizes are wrong.
 func (r *Registry) warnSizes(repo string, d digest.Digest, m *manifest) {
 	if wrong := r.wrongSizes(m); len(wrong) > 0 {
-		r.log.Warn("a manifest says wrong sizes, containerd refuses what they are of", "repository", repo, "manifest", d, "wrong", len(wrong), "first", wrong[0].String())
+		r.log.Warn("a manifest says wrong sizes, containerd refuses what they are of", "repository", repo, "manifest",
+			d, "wrong", len(wrong), "first", wrong[0].String())
 	}
 }
 
@@ -155,8 +160,9 @@ func (r *Registry) manifestIn(repo string, d digest.Digest) (*manifest, error) {
 	return decodeManifest(d, data)
 }
 
-// arrived lets the manifests of repo that wait for d hold it, now that repo has it as a blob. A manifest needs no holding: its own name is strong. It must be
-// called after the name of d is there: whichever of the two, d and what waits for it, comes later in the log then sees the other.
+// arrived lets the manifests of repo that wait for d hold it, now that repo has it as a blob. A manifest needs no
+// holding: its own name is strong. It must be called after the name of d is there: whichever of the two, d and what
+// waits for it, comes later in the log then sees the other.
 func (r *Registry) arrived(ctx context.Context, repo string, d digest.Digest) error {
 	for name, fi := range r.tree.Walk(awaitedDir(repo, d), "") {
 		l, ok := fi.(linked)
@@ -170,7 +176,8 @@ func (r *Registry) arrived(ctx context.Context, repo string, d digest.Digest) er
 	return nil
 }
 
-// holdAgain makes the manifest d of repo hold everything that it names and repo has by now. One that was deleted meanwhile stays so.
+// holdAgain makes the manifest d of repo hold everything that it names and repo has by now. One that was deleted
+// meanwhile stays so.
 func (r *Registry) holdAgain(ctx context.Context, repo string, d digest.Digest) error {
 	name := revisionPath(repo, d)
 	for {
@@ -194,7 +201,8 @@ func (r *Registry) holdAgain(ctx context.Context, repo string, d digest.Digest) 
 			r.warnSizes(repo, d, m)
 			return nil
 		}
-		// Refused because others wrote it since, or something that it names was collected: look again. Somebody gets on each time.
+		// Refused because others wrote it since, or something that it names was collected: look again. Somebody gets on
+		// each time.
 		if !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
 			return err
 		}

@@ -17,8 +17,8 @@ const (
 	maxWrong = 64
 )
 
-// WrongSize is a descriptor whose size is not that of its content. The bytes are right, by their digest; clients that compare sizes, as containerd does,
-// refuse them.
+// WrongSize is a descriptor whose size is not that of its content. The bytes are right, by their digest; clients that
+// compare sizes, as containerd does, refuse them.
 type WrongSize struct {
 	Of     string // the manifest that has the descriptor
 	Digest string
@@ -28,7 +28,8 @@ type WrongSize struct {
 	Platform string
 }
 
-// reach is what a client can pull of a manifest and of everything below it. It is made once for each manifest, however often that is named.
+// reach is what a client can pull of a manifest and of everything below it. It is made once for each manifest, however
+// often that is named.
 type reach struct {
 	platforms, absent []string // as in Found
 	lacks             []string // digests without which a manifest cannot be pulled
@@ -212,7 +213,8 @@ func (r *Registry) load(ctx context.Context, h hit) (*manifest, error) {
 // maxConfig is the largest config that is looked into, in bytes; usual ones have a few KiB.
 const maxConfig = 1 << 20
 
-// platformOf is the platform that an image's config says (image-spec config.md), "" if it is the config of something else.
+// platformOf is the platform that an image's config says (image-spec config.md), "" if it is the config of something
+// else.
 func (r *Registry) platformOf(ctx context.Context, m *manifest) (string, error) {
 	if m.Config == nil {
 		return "", nil

@@ -137,7 +137,8 @@ func serveContent(w http.ResponseWriter, req *http.Request, h hit, body io.ReadS
 	http.ServeContent(w, req, "", h.mod, body)
 }
 
-var errRange = &apiError{status: http.StatusRequestedRangeNotSatisfiable, code: "RANGE_INVALID", message: "the range cannot be had"}
+var errRange = &apiError{status: http.StatusRequestedRangeNotSatisfiable, code: "RANGE_INVALID",
+	message: "the range cannot be had"}
 
 // ranged answers a range that cannot be had as the API answers mistakes; http.ServeContent would say it in plain text.
 type ranged struct {
@@ -150,7 +151,9 @@ func (w *ranged) WriteHeader(status int) {
 	if status == http.StatusRequestedRangeNotSatisfiable {
 		w.refused = true
 		w.Header().Del("Docker-Content-Digest")
-		writeError(w.ResponseWriter, w.req, errRange.with(fmt.Sprintf("Range is bytes=FIRST-LAST within the content, got %.100q", w.req.Header.Get("Range"))))
+		writeError(w.ResponseWriter, w.req,
+			errRange.with(fmt.Sprintf("Range is bytes=FIRST-LAST within the content, got %.100q",
+				w.req.Header.Get("Range"))))
 		return
 	}
 	w.ResponseWriter.WriteHeader(status)

@@ -16,11 +16,12 @@ import (
 // maxReferrers bounds one page of referrers in bytes (distribution-spec: clients take 4 MiB); the next is behind a Link.
 const maxReferrers = 3 << 20
 
-// serveReferrers answers GET referrers/DIGEST: an index of the manifests that are here and name the digest as their subject, as they are, in the order of
-// their digests. An unknown digest has an empty list, not a 404 (distribution-spec "Listing referrers").
+// serveReferrers answers GET referrers/DIGEST: an index of the manifests that are here and name the digest as their
+// subject, as they are, in the order of their digests. An unknown digest has an empty list, not a 404
+// (distribution-spec "Listing referrers").
 //
-// Clients that met a registry without this API keep such a list under a tag themselves. What it says is not believed: its entries may be gone, or be of
-// another type. Those that are here stand in the list by what they say themselves.
+// Clients that met a registry without this API keep such a list under a tag themselves. What it says is not believed:
+// its entries may be gone, or be of another type. Those that are here stand in the list by what they say themselves.
 func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, rt route) {
 	q := req.URL.Query()
 	want, last := q.Get("artifactType"), q.Get("last")
@@ -104,7 +105,8 @@ func (r *Registry) referrer(repo string, subject, d digest.Digest) (descriptor, 
 	if err != nil || m.Subject == nil || m.Subject.Digest != subject {
 		return descriptor{}, false, nil
 	}
-	return descriptor{MediaType: m.kind(), Digest: d, Size: int64(len(data)), ArtifactType: m.artifactType(), Annotations: m.Annotations}, true, nil
+	return descriptor{MediaType: m.kind(), Digest: d, Size: int64(len(data)), ArtifactType: m.artifactType(),
+		Annotations: m.Annotations}, true, nil
 }
 
 // artifactType is what a referrers list says: the manifest's own, or the config's media type of an image manifest.

@@ -10,7 +10,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// TestReferrersTellTheTruth: what clients wrote under the fallback tag is not believed. The list has the manifests that are here with that subject, as they are.
+// TestReferrersTellTheTruth: what clients wrote under the fallback tag is not believed. The list has the manifests that
+// are here with that subject, as they are.
 func TestReferrersTellTheTruth(t *testing.T) {
 	const repo = "team/app"
 	s := newPusher(t)
@@ -32,10 +33,12 @@ func TestReferrersTellTheTruth(t *testing.T) {
 	loose := push(repo, strings.Replace(of(subject, "a/sig", "no subject"), `"subject"`, `"nobody"`, 1))
 	asBlob := s.push(repo, of(subject, "a/sig", "a blob"))
 	entries := []any{
-		map[string]any{"mediaType": typeOCIManifest, "digest": real, "size": 1, "artifactType": "a/lie", "annotations": map[string]string{"note": "lie"}},
+		map[string]any{"mediaType": typeOCIManifest, "digest": real, "size": 1, "artifactType": "a/lie",
+			"annotations": map[string]string{"note": "lie"}},
 	}
 	for _, d := range []digest.Digest{deleted, other, elsewhere, loose, asBlob, subject, digest.FromString("never")} {
-		entries = append(entries, map[string]any{"mediaType": typeOCIManifest, "digest": d, "size": 7, "artifactType": "a/sig"})
+		entries = append(entries, map[string]any{"mediaType": typeOCIManifest, "digest": d, "size": 7,
+			"artifactType": "a/sig"})
 	}
 	for n, list := range [][]any{entries, entries[:1], nil} {
 		body, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": typeOCIIndex, "manifests": list})
@@ -49,12 +52,15 @@ func TestReferrersTellTheTruth(t *testing.T) {
 		}
 		for _, filter := range []string{"", "?artifactType=a/sbom"} {
 			got, _ := s.referrersOf("/v2/" + repo + "/referrers/" + subject.String() + filter)
-			if len(got) != 1 || got[0].Digest != real || got[0].ArtifactType != "a/sbom" || got[0].Annotations["note"] != "real" || got[0].MediaType != typeOCIManifest || got[0].Size != size(s, real) {
+			if len(got) != 1 || got[0].Digest != real || got[0].ArtifactType != "a/sbom" ||
+				got[0].Annotations["note"] != "real" || got[0].MediaType != typeOCIManifest || got[0].Size != size(s,
+				real) {
 				t.Errorf("%d%s: %+v", n, filter, got)
 			}
 		}
 		for _, filter := range []string{"a/sig", "a/lie"} {
-			if got, _ := s.referrersOf("/v2/" + repo + "/referrers/" + subject.String() + "?artifactType=" + filter); len(got) != 0 {
+			if got, _ := s.referrersOf("/v2/" + repo + "/referrers/" + subject.String() + "?artifactType=" +
+				filter); len(got) != 0 {
 				t.Errorf("%d: with the filter %s: %+v", n, filter, got)
 			}
 		}
@@ -66,14 +72,16 @@ func TestReferrersTellTheTruth(t *testing.T) {
 		b.Link(referrerPath(repo, subject, elsewhere), elsewhere.String())
 		b.Link(referrerPath(repo, subject, asBlob), asBlob.String())
 	})
-	if got, _ := s.referrersOf("/v2/" + repo + "/referrers/" + subject.String()); len(got) != 1 || got[0].Digest != real {
+	if got, _ := s.referrersOf("/v2/" + repo + "/referrers/" + subject.String()); len(got) != 1 ||
+		got[0].Digest != real {
 		t.Errorf("links: %+v", got)
 	}
 	// An artifact manifest, which has no schemaVersion, refers as well.
 	text = fmt.Sprintf(`{"mediaType":"%s","artifactType":"a/old","blobs":[{"mediaType":"a/b","digest":"%s","size":2}],"subject":{"mediaType":"%s","digest":"%s","size":3}}`,
 		typeArtifact, config, typeOCIManifest, other)
 	old := s.put(repo, digest.FromString(text).String(), typeArtifact, text)
-	if got, _ := s.referrersOf("/v2/" + repo + "/referrers/" + other.String()); len(got) != 1 || got[0].Digest != old || got[0].MediaType != typeArtifact || got[0].ArtifactType != "a/old" {
+	if got, _ := s.referrersOf("/v2/" + repo + "/referrers/" + other.String()); len(got) != 1 || got[0].Digest != old ||
+		got[0].MediaType != typeArtifact || got[0].ArtifactType != "a/old" {
 		t.Errorf("of an artifact manifest: %+v", got)
 	}
 	// Every one of the list can be had by the name by which the list was asked for.

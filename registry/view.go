@@ -121,7 +121,8 @@ func (r *Registry) writable(rt route) *apiError {
 	p := rt.place
 	switch {
 	case rt.view.Origin != "":
-		return errUnsupported.with(fmt.Sprintf("%s is read-only here: push to registry.%s/%s", rt.view.Origin, r.cfg.Domain, p.canonical()))
+		return errUnsupported.with(fmt.Sprintf("%s is read-only here: push to registry.%s/%s", rt.view.Origin,
+			r.cfg.Domain, p.canonical()))
 	case p.origin != "" && !p.known:
 		return errDenied.with(fmt.Sprintf("%s is not an origin here: run casemate origin add %s, or push to a name without a host", p.origin, p.origin))
 	case p.origin == "" && strings.ContainsAny(strings.SplitN(p.path, "/", 2)[0], "."):

@@ -53,7 +53,11 @@ func (r *Registry) mount(ctx context.Context, repo string, d digest.Digest) erro
 
 // nameBlob gives a blob that the tree knows its name in repo, and to those who wait for it.
 func (r *Registry) nameBlob(ctx context.Context, repo string, d digest.Digest) error {
-	if err := r.tree.Update(ctx, func(b Batch) error { b.LinkWeak(layerPath(repo, d), d.String()); return nil }); err != nil {
+	if err := r.tree.Update(ctx, func(b Batch) error {
+		b.LinkWeak(layerPath(repo, d),
+			d.String())
+		return nil
+	}); err != nil {
 		return err
 	}
 	return r.arrived(ctx, repo, d)
@@ -160,7 +164,8 @@ func checkRange(req *http.Request, size int64) *apiError {
 	case end < start:
 		return errUploadInvalid.with(fmt.Sprintf("Content-Range %.100q ends before it begins", cr))
 	case req.ContentLength >= 0 && end-start+1 != req.ContentLength:
-		return errSizeInvalid.with(fmt.Sprintf("Content-Range has %d bytes and Content-Length %d", end-start+1, req.ContentLength))
+		return errSizeInvalid.with(fmt.Sprintf("Content-Range has %d bytes and Content-Length %d", end-start+1,
+			req.ContentLength))
 	}
 	return nil
 }
@@ -172,7 +177,8 @@ func checkChunkType(req *http.Request) *apiError {
 		return nil
 	}
 	if t, _, err := mime.ParseMediaType(said); err != nil || t != "application/octet-stream" {
-		return errUploadInvalid.with(fmt.Sprintf("the Content-Type of a chunk is application/octet-stream, got %.100q", said))
+		return errUploadInvalid.with(fmt.Sprintf("the Content-Type of a chunk is application/octet-stream, got %.100q",
+			said))
 	}
 	return nil
 }
@@ -241,7 +247,8 @@ func (r *Registry) deleteBlob(w http.ResponseWriter, req *http.Request, rt route
 func parseDigest(s string) (digest.Digest, *apiError) {
 	d, err := digest.Parse(s)
 	if err != nil || d.Algorithm() != digest.SHA256 && d.Algorithm() != digest.SHA512 {
-		return "", errDigestInvalid.with(fmt.Sprintf("a digest is of the form sha256:… or sha512:… with 64 or 128 lower-case hexadecimal digits, got %.200q", s))
+		return "",
+			errDigestInvalid.with(fmt.Sprintf("a digest is of the form sha256:… or sha512:… with 64 or 128 lower-case hexadecimal digits, got %.200q", s))
 	}
 	return d, nil
 }

@@ -91,8 +91,8 @@ func (r *Registry) PutManifest(ctx context.Context, repo, reference, mediaType s
 	return d, err
 }
 
-// linkManifest adds the names that a manifest has besides its layers': the revision, its tags, its place among its subject's referrers and where what it
-// waits for finds it.
+// linkManifest adds the names that a manifest has besides its layers': the revision, its tags, its place among its
+// subject's referrers and where what it waits for finds it.
 func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manifest, n needs) {
 	b.Link(revisionPath(repo, d), d.String(), n.holds()...)
 	for _, t := range tags {

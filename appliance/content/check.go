@@ -18,8 +18,9 @@ import (
 // Verdict says in one word what a check found.
 type Verdict string
 
-// A client that asks for what is Missing, Unreached or not for its Platform gets a miss, for what has another Digest or Checksum the wrong bytes, and refuses
-// what has another Size. Luck and Sparse are warnings: it works, by something that is not meant to be relied on, or not for everybody.
+// A client that asks for what is Missing, Unreached or not for its Platform gets a miss, for what has another Digest or
+// Checksum the wrong bytes, and refuses what has another Size. Luck and Sparse are warnings: it works, by something
+// that is not meant to be relied on, or not for everybody.
 const (
 	VerdictMissing   Verdict = "missing"   // not here, or here and of no use; Detail says why
 	VerdictPlatform  Verdict = "platform"  // here, but not for every platform that was asked for
@@ -39,7 +40,8 @@ type CheckRequest struct {
 	Platforms []string `json:"platforms,omitempty"`
 }
 
-// Report is what a check found. Asked is Here + Missing + Differs + Optional; those that are here by luck, or sparse, count as here.
+// Report is what a check found. Asked is Here + Missing + Differs + Optional; those that are here by luck, or sparse,
+// count as here.
 type Report struct {
 	Asked   int `json:"asked"`
 	Here    int `json:"here"`
@@ -192,7 +194,8 @@ func (c *Checker) image(ctx context.Context, w lists.Image, platforms []string) 
 	case !here:
 		f.Tags = nearest(c.Tags(w.Repository), w.Tag)
 	case len(found.Lacks) > 0 && !found.Sparse:
-		f.Verdict, f.Detail = VerdictMissing, "its manifest is here without "+strings.Join(found.Lacks[:min(len(found.Lacks), 3)], ", ")
+		f.Verdict, f.Detail = VerdictMissing,
+			"its manifest is here without "+strings.Join(found.Lacks[:min(len(found.Lacks), 3)], ", ")
 	case len(lacks) > 0:
 		f.Verdict, f.Detail, f.Platforms = VerdictPlatform, "not for "+strings.Join(lacks, ", "), realPlatforms(found.Platforms)
 	case hollow(found) != "":

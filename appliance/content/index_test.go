@@ -14,7 +14,8 @@ import (
 	"casemate/registry"
 )
 
-// mixed adds an index that names a blob, a manifest whose type nobody knows, an index of one image, and one blob that is not in the pack.
+// mixed adds an index that names a blob, a manifest whose type nobody knows, an index of one image, and one blob that
+// is not in the pack.
 func (p *pack) mixed(ref string) (blob, child, inner, absent string) {
 	repo, _, _ := strings.Cut(ref, ":")
 	blob = p.blob([]byte("a layer of a build cache"))
@@ -24,17 +25,20 @@ func (p *pack) mixed(ref string) (blob, child, inner, absent string) {
 		return fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d%s}`, mediaType, digest, len(p.blobs[digest]), more)
 	}
 	list := func(entries ...string) string {
-		return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, mediaIndex, strings.Join(entries, ","))
+		return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, mediaIndex, strings.Join(entries,
+			","))
 	}
-	inner = p.manifest(repo, mediaIndex, list(entry(mediaManifest, leaf, `,"platform":{"os":"linux","architecture":"amd64"}`)))
+	inner = p.manifest(repo, mediaIndex, list(entry(mediaManifest, leaf,
+		`,"platform":{"os":"linux","architecture":"amd64"}`)))
 	absent = "sha256:" + hexOf([]byte("absent"))
-	p.manifest(ref, mediaIndex, list(entry("application/vnd.oci.image.layer.v1.tar+gzip", blob, ""), entry("application/vnd.example+x", child, ""),
+	p.manifest(ref, mediaIndex, list(entry("application/vnd.oci.image.layer.v1.tar+gzip", blob, ""),
+		entry("application/vnd.example+x", child, ""),
 		entry(mediaIndex, inner, ""), entry("application/vnd.buildkit.cacheconfig.v0", absent, "")))
 	return blob, child, inner, absent
 }
 
-// TestImportIndexOfAnything: what an index names is imported, held from collection, counted by the inventory and checked, whatever kind it is, and goes with
-// the import.
+// TestImportIndexOfAnything: what an index names is imported, held from collection, counted by the inventory and
+// checked, whatever kind it is, and goes with the import.
 func TestImportIndexOfAnything(t *testing.T) {
 	s := newSite(t)
 	p := newPack("cache.tar")
@@ -42,9 +46,11 @@ func TestImportIndexOfAnything(t *testing.T) {
 	empty := s.world()
 	s.must("cache", p)
 	s.gc()
-	for _, path := range []string{"blobs/" + blob, "manifests/" + child, "blobs/" + child, "manifests/" + inner, "manifests/v1"} {
+	for _, path := range []string{"blobs/" + blob, "manifests/" + child, "blobs/" + child, "manifests/" + inner,
+		"manifests/v1"} {
 		w := httptest.NewRecorder()
-		s.reg.Serve(w, httptest.NewRequest("GET", "/v2/team/cache/"+path, nil), registry.View{Origin: "quay.io", Host: "quay.io"})
+		s.reg.Serve(w, httptest.NewRequest("GET", "/v2/team/cache/"+path, nil), registry.View{Origin: "quay.io",
+			Host: "quay.io"})
 		if w.Code != 200 {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}
@@ -56,11 +62,14 @@ func TestImportIndexOfAnything(t *testing.T) {
 		}
 	}
 	c := s.checker()
-	r, err := c.Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{{Repository: "quay.io/team/cache", Tag: "v1"}}}, Platforms: []string{"linux/amd64"}})
+	r, err := c.Check(t.Context(),
+		CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{{Repository: "quay.io/team/cache", Tag: "v1"}}},
+			Platforms: []string{"linux/amd64"}})
 	if err != nil || r.Here != 1 {
 		t.Errorf("for a platform that is two levels down: %+v, %v", r, err)
 	}
-	r, err = c.Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{{Repository: "quay.io/team/cache", Tag: "v1"}}}})
+	r, err = c.Check(t.Context(),
+		CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{{Repository: "quay.io/team/cache", Tag: "v1"}}}})
 	if err != nil || r.Here != 1 || r.Sparse != 1 || !slices.Equal(r.Findings[0].Platforms, []string{"linux/amd64"}) {
 		t.Errorf("without a platform: %+v, %v", r, err)
 	}
@@ -79,7 +88,8 @@ func TestImportIndexOfAnything(t *testing.T) {
 
 // checker asks what is really here; there are no files.
 func (s *site) checker() *Checker {
-	return &Checker{Images: s.reg, Files: noFiles{}, Open: s.tree.OpenBlob, Tags: func(string) []string { return nil }, Unreached: func(string) string { return "" }}
+	return &Checker{Images: s.reg, Files: noFiles{}, Open: s.tree.OpenBlob, Tags: func(string) []string { return nil },
+		Unreached: func(string) string { return "" }}
 }
 
 type noFiles struct{}
@@ -102,24 +112,40 @@ func TestCheckIndexes(t *testing.T) {
 		want      *Finding
 	}{
 		{"whole", registry.Found{Platforms: []string{amd, arm}}, nil, nil},
-		{"sparse", registry.Found{Platforms: []string{amd, two}, Absent: []string{arm}, Sparse: true}, nil, &Finding{Verdict: VerdictSparse, Detail: "others that it lists are not here", Platforms: []string{amd}}},
-		{"sparse, and the platform is here", registry.Found{Platforms: []string{amd}, Absent: []string{arm}, Sparse: true}, []string{amd}, nil},
-		{"sparse, and it is not", registry.Found{Platforms: []string{amd}, Absent: []string{arm}, Sparse: true}, []string{arm}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/arm64", Platforms: []string{amd}}},
+		{"sparse", registry.Found{Platforms: []string{amd, two}, Absent: []string{arm}, Sparse: true}, nil,
+			&Finding{Verdict: VerdictSparse, Detail: "others that it lists are not here", Platforms: []string{amd}}},
+		{"sparse, and the platform is here", registry.Found{Platforms: []string{amd}, Absent: []string{arm},
+			Sparse: true}, []string{amd}, nil},
+		{"sparse, and it is not", registry.Found{Platforms: []string{amd}, Absent: []string{arm}, Sparse: true},
+			[]string{arm}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/arm64", Platforms: []string{amd}}},
 		{"a build cache", registry.Found{Platforms: []string{one, two}}, []string{amd}, nil},
-		{"a build cache in part", registry.Found{Platforms: []string{one, two}, Absent: []string{three}, Sparse: true}, nil, &Finding{Verdict: VerdictSparse, Detail: "2 of the 3 that it lists are here"}},
-		{"the same for a platform", registry.Found{Platforms: []string{one, two}, Absent: []string{three}, Sparse: true}, []string{amd}, &Finding{Verdict: VerdictSparse, Detail: "2 of the 3 that it lists are here"}},
-		{"a build cache of which nothing is here", registry.Found{Absent: []string{three}, Sparse: true}, []string{amd}, &Finding{Verdict: VerdictMissing, Detail: "its index is here and nothing that it lists"}},
-		{"only attestations are here", registry.Found{Platforms: []string{one}, Absent: []string{amd}, Sparse: true}, []string{amd}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64"}},
-		{"the same without a platform", registry.Found{Platforms: []string{one}, Absent: []string{amd}, Sparse: true}, nil, &Finding{Verdict: VerdictMissing, Detail: "its index is here and none of its platforms"}},
-		{"an image without a layer", registry.Found{Platforms: []string{amd}, Lacks: []string{two}}, []string{amd}, &Finding{Verdict: VerdictMissing, Detail: "its manifest is here without " + two}},
-		{"a wrong size for all", registry.Found{Platforms: []string{amd}, Wrong: []registry.WrongSize{size(""), size("")}}, []string{amd}, &Finding{Verdict: VerdictSize, Detail: wrong + "; and 1 more"}},
-		{"a wrong size for the platform", registry.Found{Platforms: []string{amd}, Wrong: []registry.WrongSize{size(amd)}}, []string{amd}, &Finding{Verdict: VerdictSize, Detail: wrong}},
-		{"a wrong size for another platform", registry.Found{Platforms: []string{amd, s390}, Wrong: []registry.WrongSize{size(s390)}}, []string{amd}, nil},
-		{"a wrong size for any platform", registry.Found{Platforms: []string{amd, s390}, Wrong: []registry.WrongSize{size(s390)}}, nil, &Finding{Verdict: VerdictSize, Detail: wrong}},
+		{"a build cache in part", registry.Found{Platforms: []string{one, two}, Absent: []string{three}, Sparse: true},
+			nil, &Finding{Verdict: VerdictSparse, Detail: "2 of the 3 that it lists are here"}},
+		{"the same for a platform", registry.Found{Platforms: []string{one, two}, Absent: []string{three},
+			Sparse: true}, []string{amd}, &Finding{Verdict: VerdictSparse,
+			Detail: "2 of the 3 that it lists are here"}},
+		{"a build cache of which nothing is here", registry.Found{Absent: []string{three}, Sparse: true}, []string{amd},
+			&Finding{Verdict: VerdictMissing, Detail: "its index is here and nothing that it lists"}},
+		{"only attestations are here", registry.Found{Platforms: []string{one}, Absent: []string{amd}, Sparse: true},
+			[]string{amd}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64"}},
+		{"the same without a platform", registry.Found{Platforms: []string{one}, Absent: []string{amd}, Sparse: true},
+			nil, &Finding{Verdict: VerdictMissing, Detail: "its index is here and none of its platforms"}},
+		{"an image without a layer", registry.Found{Platforms: []string{amd}, Lacks: []string{two}}, []string{amd},
+			&Finding{Verdict: VerdictMissing, Detail: "its manifest is here without " + two}},
+		{"a wrong size for all", registry.Found{Platforms: []string{amd}, Wrong: []registry.WrongSize{size(""),
+			size("")}}, []string{amd}, &Finding{Verdict: VerdictSize, Detail: wrong + "; and 1 more"}},
+		{"a wrong size for the platform", registry.Found{Platforms: []string{amd},
+			Wrong: []registry.WrongSize{size(amd)}}, []string{amd}, &Finding{Verdict: VerdictSize, Detail: wrong}},
+		{"a wrong size for another platform", registry.Found{Platforms: []string{amd, s390},
+			Wrong: []registry.WrongSize{size(s390)}}, []string{amd}, nil},
+		{"a wrong size for any platform", registry.Found{Platforms: []string{amd, s390},
+			Wrong: []registry.WrongSize{size(s390)}}, nil, &Finding{Verdict: VerdictSize, Detail: wrong}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := &shelf{t: t, images: map[string]registry.Found{"quay.io/x:1": c.found}}
-			r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{{Repository: "quay.io/x", Tag: "1", Where: "list:1"}}}, Platforms: c.platforms})
+			r, err := s.checker().Check(t.Context(),
+				CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{{Repository: "quay.io/x", Tag: "1",
+					Where: "list:1"}}}, Platforms: c.platforms})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -14,7 +14,8 @@ func validPlatform(p string) bool {
 		strings.Trim(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-") == ""
 }
 
-// lacking returns those of want that cannot be pulled. What has no platforms at all (a chart, a signature, a build cache) is for every one.
+// lacking returns those of want that cannot be pulled. What has no platforms at all (a chart, a signature, a build
+// cache) is for every one.
 func lacking(found registry.Found, want []string) []string {
 	var list []string
 	here := realPlatforms(found.Platforms)
@@ -46,13 +47,15 @@ func sparse(found registry.Found) string {
 	if len(realPlatforms(found.Platforms)) > 0 {
 		return "others that it lists are not here"
 	}
-	return fmt.Sprintf("%d of the %d that it lists are here", len(found.Platforms), len(found.Platforms)+len(found.Absent))
+	return fmt.Sprintf("%d of the %d that it lists are here", len(found.Platforms),
+		len(found.Platforms)+len(found.Absent))
 }
 
 // mattering returns the wrong sizes that a client for one of the platforms meets (nil: for any).
 func mattering(list []registry.WrongSize, platforms []string) []registry.WrongSize {
 	return slices.DeleteFunc(slices.Clone(list), func(w registry.WrongSize) bool {
-		return len(platforms) > 0 && w.Platform != "" && !slices.ContainsFunc(platforms, func(p string) bool { return serves(w.Platform, p) })
+		return len(platforms) > 0 && w.Platform != "" && !slices.ContainsFunc(platforms,
+			func(p string) bool { return serves(w.Platform, p) })
 	})
 }
 

@@ -16,7 +16,8 @@ func checkCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "check", Short: "say what of the given lists is not here; exit 3 if anything is missing or differs", Args: cobra.NoArgs,
 		Long: `Say what of the given lists is not here, as a node would find out: what is missing, what is here only for another platform, which digest differs
-from the one pinned, which file fails its checksum, which manifest states a wrong size, and what works only by a tolerance. Without --platform it says of
+from the one pinned, which file fails its checksum, which manifest states a wrong size,
+	and what works only by a tolerance. Without --platform it says of
 an image that is not here for every platform for which it is. The lists are those that "casemate bundle create" takes.
 
 Exit code 0: everything is here. 3: something is missing or differs.`,
