@@ -447,6 +447,22 @@ func TestWrongSizesAreLogged(t *testing.T) {
 	logged("an import", i.config.String())
 }
 
+// TestTooManyHeld: what names more than the tree holds by one link is refused as the client's matter; doubles count once.
+func TestTooManyHeld(t *testing.T) {
+	var n needs
+	for i := range maxHolds {
+		n.blobs = append(n.blobs, digest.FromString(fmt.Sprint(i)))
+	}
+	n.manifests = n.blobs[:10]
+	if err := n.tooMany(); err != nil {
+		t.Errorf("as many as are held: %v", err)
+	}
+	n.manifests = []digest.Digest{digest.FromString("one more")}
+	if e := asAPI(n.tooMany(), nil); e.status != 400 || !strings.Contains(e.message, "16384") {
+		t.Errorf("one more: %+v", e)
+	}
+}
+
 // FuzzDecodeManifest: stored bytes are read without a panic, and every digest that comes out is one.
 func FuzzDecodeManifest(f *testing.F) {
 	d := digest.FromString("x")

@@ -48,6 +48,9 @@ func (r *Registry) Link(b Batch, im Import) error {
 	if len(absent) > 0 {
 		return fmt.Errorf("image %s needs what is not here: %s: %w", im.name(), joinAbsent(absent), fs.ErrNotExist)
 	}
+	if err := needs.tooMany(); err != nil {
+		return fmt.Errorf("image %s: %w: %w", im.name(), err, fs.ErrInvalid)
+	}
 	linkManifest(b, repo, d, im.Tags, m, needs)
 	for _, l := range needs.blobs {
 		b.LinkWeak(layerPath(repo, l), l.String())

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -66,6 +67,17 @@ func (r *Registry) needs(repo string, m *manifest, with, asManifest func(digest 
 	return n, absent
 }
 
+// maxHolds is how many blobs one link of the tree holds.
+const maxHolds = 16384
+
+// tooMany refuses a manifest that names more than can be held; nil if it does not.
+func (n needs) tooMany() error {
+	if len(n.holds()) <= maxHolds {
+		return nil
+	}
+	return errManifestInvalid.with(fmt.Sprintf("it names more than %d manifests and blobs that are here", maxHolds))
+}
+
 // came reports whether repo has by now something of what was waited for.
 func (r *Registry) came(repo string, waits []digest.Digest) bool {
 	return slices.ContainsFunc(waits, func(d digest.Digest) bool {
@@ -89,8 +101,8 @@ func lacking(absent []digest.Digest) *apiError {
 }
 
 // written reports whether all names of the manifest are there already by hand, so that a repeated push costs nothing.
-// What only an import says is written
-// again: it must stay when the import is removed. An index is always written again, because children that have come since must be held.
+// What only an import says is written again: it must stay when the import is removed. An index is always written again,
+// because what has come since must be held.
 func (r *Registry) written(repo string, d digest.Digest, tags []string, m *manifest) bool {
 	if m.index() {
 		return false

@@ -190,6 +190,9 @@ func (r *Registry) holdAgain(ctx context.Context, repo string, d digest.Digest) 
 			return ignoreAbsent(err)
 		}
 		n, _ := r.needs(repo, m, nil, nil)
+		if err := n.tooMany(); err != nil {
+			return err
+		}
 		err = r.tree.Update(ctx, func(b Batch) error {
 			if v, ok := fi.(versioned); ok {
 				b.Expect(name, v.Version())

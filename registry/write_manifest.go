@@ -126,6 +126,9 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 		if len(absent) > 0 {
 			return "", nil, lacking(absent)
 		}
+		if err := needs.tooMany(); err != nil {
+			return "", nil, err
+		}
 		if r.written(repo, d, tags, m) {
 			return d, m, nil // pushed again: nothing to write
 		}
