@@ -99,14 +99,19 @@ func (c *cache) stat(digest string) (int64, bool) {
 	return fi.Size(), true
 }
 
-// has says whether a blob of this size is here. One of another size is damaged and goes.
+// has says whether a blob of this size is here. One of another size is damaged and goes, or its descriptor is wrong:
+// its digest tells.
 func (c *cache) has(digest string, size int64) bool {
 	n, ok := c.stat(digest)
-	if ok && n != size {
-		_ = os.Remove(c.blobPath(digest))
-		return false
+	if !ok || n == size {
+		return ok
 	}
-	return ok
+	r, err := c.open(digest)
+	if err == nil {
+		_, err = io.Copy(io.Discard, r) // removes what is damaged
+		err = errors.Join(err, r.Close())
+	}
+	return err == nil
 }
 
 // open returns a blob's bytes. The read that brings the last of them fails with syscall.EBADMSG if they are not the digest's; the blob is removed

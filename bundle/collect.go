@@ -144,6 +144,7 @@ type collector struct {
 	images   map[string]Image       // by reference
 	taken    map[string]File        // files by URL
 	blobs    map[string]*wantedBlob
+	said     map[saying]string // what descriptors state, by the manifest that has them
 	resolved int
 	cancel   context.CancelCauseFunc // of a run that cannot go on
 }
@@ -254,6 +255,7 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 		}
 		return nil, e
 	}
+	c.noteSizes()
 	slices.Sort(c.notes)
 	return &Collection{Index: c.index(), Notes: slices.Compact(c.notes), Fetched: c.fetched.Load(), cache: c.cache}, nil
 }

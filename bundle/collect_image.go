@@ -43,11 +43,6 @@ func (c *collector) add(n int, p *picture) error {
 			return fmt.Errorf("%s is asked for as %s and as %s; one of them must go", ref, other.Digest, m.Digest)
 		}
 	}
-	for digest, size := range p.blobs {
-		if b := c.blobs[digest]; b != nil && b.size != size {
-			return fmt.Errorf("the blob %s has %d bytes in one image and %d in another", digest, size, b.size)
-		}
-	}
 	for _, m := range p.names {
 		// What is a child here may be whole under another name.
 		if other, ok := c.images[m.ref()]; !ok || other.Size < m.Size {
@@ -86,8 +81,8 @@ func (c *collector) blob(ctx context.Context, digest string, b *wantedBlob) {
 	}
 }
 
-// layer fetches one blob of a repository.
-func (c *collector) layer(ctx context.Context, repo *repository, digest string, size int64) error {
+// sizedLayer fetches one blob of a repository, of exactly that size.
+func (c *collector) sizedLayer(ctx context.Context, repo *repository, digest string, size int64) error {
 	algorithm, hex, _ := strings.Cut(digest, ":")
 	_, err := c.fetch(ctx, download{
 		client: repo.http,
@@ -120,6 +115,11 @@ func (c *collector) index() *Index {
 		ix.Files = append(ix.Files, f)
 		if f.Digest != "" {
 			sizes[f.Digest] = f.Size
+		}
+	}
+	for digest := range sizes {
+		if n, ok := c.cache.stat(digest); ok { // descriptors may say something else
+			sizes[digest] = n
 		}
 	}
 	for digest, size := range sizes {

@@ -282,7 +282,8 @@ func (g *getter) once(ctx context.Context) error {
 		return failed(resp)
 	}
 	if g.d.size >= 0 && g.length >= 0 && g.length != g.d.size {
-		return errors.Join(fmt.Errorf("the server has %d bytes of it, but it must have %d", g.length, g.d.size), g.begin())
+		return errors.Join(otherSize{fmt.Errorf("the server has %d bytes of it, but it must have %d", g.length,
+			g.d.size), g.length}, g.begin())
 	}
 	return g.take(resp)
 }

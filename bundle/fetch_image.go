@@ -116,7 +116,7 @@ func (p *picture) name(ctx context.Context, tag, digest string, choose bool) err
 	if err := p.walk(ctx, &m, digest, choose, 0); err != nil {
 		return err
 	}
-	if choose && m.Sparse && len(p.docs) == 1 {
+	if choose && m.Sparse && !p.leads(digest) {
 		return fmt.Errorf("it is not for %s, but for %s", strings.Join(p.c.opt.Platforms, ", "), strings.Join(p.offers(digest), ", "))
 	}
 	if choose {
@@ -159,7 +159,7 @@ func (p *picture) walk(ctx context.Context, top *Image, digest string, choose bo
 	}
 	if !m.index {
 		for _, b := range m.blobs {
-			if err := p.blob(ctx, b, digest); err != nil {
+			if err := p.part(ctx, b, digest, depth); err != nil {
 				return err
 			}
 		}
@@ -176,10 +176,10 @@ func (p *picture) walk(ctx context.Context, top *Image, digest string, choose bo
 	for _, d := range chosen {
 		// Children have no tag and are names of their own: a client asks for them by digest.
 		child := Image{Repository: p.repo.name, Digest: d.Digest}
-		if p.docs[d.Digest] == nil {
-			if err := p.walk(ctx, &child, d.Digest, choose, depth+1); err != nil {
-				return fmt.Errorf("%s %s: %w", cmp.Or(d.Platform.String(), "manifest"), d.Digest, err)
-			}
+		if blob, err := p.entry(ctx, &child, d, digest, choose, depth); err != nil {
+			return fmt.Errorf("%s %s: %w", cmp.Or(d.Platform.String(), "manifest"), d.Digest, err)
+		} else if blob {
+			continue
 		}
 		if s := d.Platform.String(); s != "" {
 			child.Platforms = []string{s}
@@ -264,7 +264,10 @@ func (p *picture) blob(ctx context.Context, d descriptor, of string) error {
 	if d.Size > maxBlob {
 		return fmt.Errorf("manifest %s names a blob of %d bytes", of, d.Size)
 	}
-	if d.elsewhere() {
+	p.c.says(of, d)
+	if embedded, err := p.embedded(d); err != nil {
+		return err
+	} else if !embedded && d.elsewhere() {
 		resp, err := p.repo.send(ctx, p.c, http.MethodHead, "blobs/"+d.Digest, "")
 		if hasStatus(err, http.StatusNotFound, http.StatusForbidden, http.StatusUnauthorized) {
 			p.c.note("%s: the layer %s may not be distributed and is not in the registry; it is left out (it lies at %s)", p.repo.name, d.Digest, strings.Join(d.URLs, " "))
@@ -275,23 +278,10 @@ func (p *picture) blob(ctx context.Context, d descriptor, of string) error {
 		}
 		resp.Body.Close()
 	}
-	if size, ok := p.blobs[d.Digest]; ok && size != d.Size {
-		return fmt.Errorf("the blob %s has %d bytes in one place and %d in another", d.Digest, size, d.Size)
+	if _, ok := p.blobs[d.Digest]; !ok { // the bytes will tell which of two sizes is right
+		p.blobs[d.Digest] = d.Size
 	}
-	p.blobs[d.Digest] = d.Size
 	return nil
-}
-
-// offers lists the platforms of an index that was walked.
-func (p *picture) offers(digest string) []string {
-	var all []string
-	for _, d := range p.docs[digest].children {
-		if s := d.Platform.String(); s != "" {
-			all = append(all, s)
-		}
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
 }
 
 // noteAbsent says which of the platforms asked for an index does not have.
@@ -300,7 +290,11 @@ func (p *picture) noteAbsent(m Image) {
 		return
 	}
 	for i, a := range p.c.platforms {
-		if !slices.ContainsFunc(p.docs[m.Digest].children, func(d descriptor) bool { return d.Platform != nil && d.Platform.among([]platform{a}) }) {
+		if !slices.ContainsFunc(m.Platforms, func(have string) bool {
+			is,
+				err := askedPlatform(have)
+			return err == nil && is.among([]platform{a})
+		}) {
 			p.c.note("%s: it has nothing for %s", lists.Image{Repository: m.Repository, Tag: m.Tag, Digest: m.Digest}.Ref(), p.c.opt.Platforms[i])
 		}
 	}

@@ -112,8 +112,8 @@ func (p *layoutPart) follow(ctx context.Context, r *reading, d descriptor, must 
 		if data, err = r.document(ctx, p.a, e); err != nil {
 			return err
 		}
-		if int64(len(data)) != d.Size || digestLike(d.Digest, data) != d.Digest {
-			return fmt.Errorf("%s does not have its digest or the size %d that is said of it: the archive is damaged", e.name, d.Size)
+		if digestLike(d.Digest, data) != d.Digest {
+			return fmt.Errorf("%s does not have its digest: the archive is damaged", e.name)
 		}
 		p.blobs[d.Digest] = e
 	case d.inline() != nil:
@@ -134,21 +134,58 @@ func (p *layoutPart) follow(ctx context.Context, r *reading, d descriptor, must 
 		return err
 	}
 	for _, b := range m.blobs {
-		if e := p.a.file(p.root + blobPath(b.Digest)); e != nil {
-			if e.size != b.Size {
-				return fmt.Errorf("%s has %d bytes and %s says %d: the archive is damaged", e.name, e.size, m.digest, b.Size)
-			}
-			p.blobs[b.Digest] = e
-		} else if data := b.inline(); data != nil {
-			p.inline[b.Digest] = data
-		}
+		p.take(b)
 	}
 	for _, c := range m.children {
-		if err := p.follow(ctx, r, c, false); err != nil {
+		is, err := p.isManifest(ctx, r, c)
+		if err == nil && is {
+			err = p.follow(ctx, r, c, false)
+		}
+		if err != nil {
 			return err
+		}
+		if !is {
+			p.take(c)
 		}
 	}
 	return nil
+}
+
+// take takes a blob that a manifest names, if it is here. Whether it has its digest is seen when it is put.
+func (p *layoutPart) take(d descriptor) {
+	if e := p.a.file(p.root + blobPath(d.Digest)); e != nil {
+		p.blobs[d.Digest] = e
+	} else if data := d.inline(); data != nil {
+		p.inline[d.Digest] = data
+	}
+}
+
+// isManifest says whether what an index lists is a manifest. It may list anything, so the content decides where it is
+// here: what says to be a manifest has to be one, and what a descriptor of another type leads to is one if it says so
+// itself.
+func (p *layoutPart) isManifest(ctx context.Context, r *reading, d descriptor) (bool, error) {
+	says := isManifestType(d.MediaType)
+	data := d.inline()
+	if e := p.a.file(p.root + blobPath(d.Digest)); e != nil {
+		if e.size > maxDocument {
+			return false, nil
+		}
+		var err error
+		if data, err = r.document(ctx, p.a, e); err != nil {
+			return false, err
+		}
+	}
+	if data == nil {
+		return says, nil
+	}
+	m, err := parseManifest(d.Digest, "", data)
+	var self struct {
+		MediaType string `json:"mediaType"`
+	}
+	if err != nil || says {
+		return err == nil, nil
+	}
+	return json.Unmarshal(data, &self) == nil && self.MediaType != "" && isManifestType(m.mediaType), nil
 }
 
 var tagOnly = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)

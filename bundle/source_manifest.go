@@ -15,6 +15,7 @@ const (
 	mediaOCIConfig      = "application/vnd.oci.image.config.v1+json"
 	mediaDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 	mediaDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	mediaArtifact       = "application/vnd.oci.artifact.manifest.v1+json" // that OCI 1.1 had for a while; its blobs stand in "blobs"
 	mediaDockerConfig   = "application/vnd.docker.container.image.v1+json"
 )
 
@@ -58,7 +59,7 @@ type manifest struct {
 	digest, mediaType string
 	size              int64
 	index             bool
-	children          []descriptor // of an index
+	children          []descriptor // of an index: all that it lists, manifests or not
 	blobs             []descriptor // of a manifest: config and layers
 	subject           string
 	platform          string // of an image's manifest, by its config
@@ -70,7 +71,6 @@ type manifestDocument struct {
 	MediaType     string       `json:"mediaType"`
 	Config        *descriptor  `json:"config"`
 	Layers        []descriptor `json:"layers"`
-	Blobs         []descriptor `json:"blobs"` // of the artifact manifest that OCI 1.1 had for a while
 	Manifests     []descriptor `json:"manifests"`
 	Subject       *descriptor  `json:"subject"`
 }
@@ -91,7 +91,11 @@ func parseManifest(digest, mediaType string, data []byte) (*manifest, error) {
 	if m.index && (doc.Config != nil || doc.Layers != nil) {
 		return nil, fmt.Errorf("manifest %s is an index and an image at once, which clients read in different ways", digest)
 	}
-	if !m.index && doc.Config == nil && doc.Layers == nil && doc.Blobs == nil {
+	artifact := doc.MediaType == mediaArtifact
+	if !m.index && !artifact && doc.Config == nil {
+		if doc.Layers != nil {
+			return nil, fmt.Errorf("manifest %s names no config, so it is no image and no registry takes it", digest)
+		}
 		return nil, fmt.Errorf("manifest %s is neither an image nor an index", digest)
 	}
 	if m.mediaType == "" {
@@ -100,17 +104,20 @@ func parseManifest(digest, mediaType string, data []byte) (*manifest, error) {
 			m.mediaType = mediaOCIIndex
 		}
 	}
-	for _, d := range doc.Manifests {
-		if isManifestType(d.MediaType) {
-			m.children = append(m.children, d)
-		} else { // build caches list layers so
-			m.blobs = append(m.blobs, d)
-		}
-	}
+	m.children = doc.Manifests
 	if doc.Config != nil {
 		m.blobs = append(m.blobs, *doc.Config)
 	}
-	m.blobs = append(append(m.blobs, doc.Layers...), doc.Blobs...)
+	m.blobs = append(m.blobs, doc.Layers...)
+	if artifact {
+		var a struct {
+			Blobs []descriptor `json:"blobs"`
+		}
+		if err := json.Unmarshal(data, &a); err != nil {
+			return nil, fmt.Errorf("manifest %s: %w", digest, err)
+		}
+		m.blobs = a.Blobs
+	}
 	if doc.Subject != nil {
 		m.subject = doc.Subject.Digest
 	}
@@ -131,7 +138,7 @@ func parseManifest(digest, mediaType string, data []byte) (*manifest, error) {
 // isManifestType says whether a descriptor of that type is of a manifest or an index.
 func isManifestType(t string) bool {
 	switch t {
-	case mediaOCIManifest, mediaOCIIndex, mediaDockerManifest, mediaDockerList, "application/vnd.oci.artifact.manifest.v1+json", "":
+	case mediaOCIManifest, mediaOCIIndex, mediaDockerManifest, mediaDockerList, mediaArtifact, "":
 		return true
 	}
 	return false

@@ -221,8 +221,9 @@ func (r *reading) image(ctx context.Context, digest string, blobs map[string]int
 			return fmt.Errorf("manifest %s was put and is gone: %w", m.digest, fs.ErrNotExist)
 		}
 		for i, b := range m.blobs {
-			if _, ok := r.sink.Has(b.Digest); ok {
-				sizes[b.Digest] = b.Size
+			if n, ok := r.sink.Has(b.Digest); ok {
+				sizes[b.Digest] = n
+				r.noteSize(m, b, n)
 			} else if !b.elsewhere() {
 				absent[b.Digest], sizes[b.Digest] = true, b.Size
 				continue
@@ -248,9 +249,15 @@ func (r *reading) image(ctx context.Context, digest string, blobs map[string]int
 		for _, c := range m.children {
 			child := r.graph.manifests[c.Digest]
 			if child == nil {
-				image.Sparse = true
+				if n, ok := r.sink.Has(c.Digest); ok {
+					sizes[c.Digest] = n
+					r.noteSize(m, c, n)
+				} else {
+					image.Sparse = true
+				}
 				continue
 			}
+			r.noteSize(m, c, child.size)
 			if err := walk(child, c.Platform); err != nil {
 				return err
 			}
@@ -261,12 +268,19 @@ func (r *reading) image(ctx context.Context, digest string, blobs map[string]int
 		return Image{}, err
 	}
 	for digest, size := range sizes {
-		if old, ok := blobs[digest]; ok && old != size {
-			return Image{}, fmt.Errorf("two manifests say different sizes of %s: %d and %d", digest, old, size)
+		if _, ok := blobs[digest]; !ok || !absent[digest] { // of what is absent, descriptors may say several
+			blobs[digest] = size
 		}
-		blobs[digest] = size
 		image.Size += size
 	}
 	image.Platforms = slices.Sorted(maps.Keys(platforms))
 	return image, nil
+}
+
+// noteSize says that a descriptor states a size which its content does not have. It stays as it is: changing it would
+// change digests.
+func (r *reading) noteSize(m *manifest, d descriptor, has int64) {
+	if d.Size != has {
+		r.note("%s says that %s has %d bytes, it has %d: containerd refuses it", m.digest, d.Digest, d.Size, has)
+	}
 }

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -99,11 +100,16 @@ func (logrusHook) Fire(e *logrus.Entry) error {
 	return nil
 }
 
-// faults is what went wrong in the tree during one request that distribution serves: distribution answers all of it with 500 and the
-// internal text, so the front answers instead (request-scoped: it travels with the request's context through distribution).
+// faults is what one request that distribution serves leaves behind (request-scoped: it travels with the request's
+// context through distribution).
 type faults struct {
-	mu  sync.Mutex
+	mu sync.Mutex
+	// err is what went wrong in the tree: distribution answers all of it with 500 and the internal text, so the front
+	// answers instead.
 	err error
+	// writers are the uploads that were opened: distribution forgets to close one whose address is of another moment,
+	// and nobody could write it any more.
+	writers []*uploadWriter
 }
 
 type faultsKey struct{}
@@ -116,6 +122,25 @@ func noteFault(ctx context.Context, err error) {
 			f.err = err
 		}
 	}
+}
+
+func noteWriter(ctx context.Context, w *uploadWriter) {
+	if f, ok := ctx.Value(faultsKey{}).(*faults); ok {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.writers = append(f.writers, w)
+	}
+}
+
+// close closes what distribution left open.
+func (f *faults) close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var errs []error
+	for _, w := range f.writers {
+		errs = append(errs, w.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // serveApp lets distribution answer the request for one of its upload paths, under the canonical name, and turns the answer back into the
@@ -132,14 +157,21 @@ func (r *Registry) serveApp(w http.ResponseWriter, req *http.Request, rt route) 
 	in.URL.RawQuery = q.Encode()
 	in.RequestURI = in.URL.RequestURI()
 	in.Body = body
-	for _, h := range []string{"Authorization", "Forwarded", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Prefix"} {
+	// The range and the type were looked at. With the type of a form, distribution would take the body for one.
+	in.Header.Set("Content-Type", "application/octet-stream")
+	for _, h := range []string{"Content-Range", "Authorization", "Forwarded", "X-Forwarded-Proto", "X-Forwarded-Host",
+		"X-Forwarded-Port", "X-Forwarded-Prefix"} {
 		in.Header.Del(h)
 	}
 	aw := &appWriter{ResponseWriter: w, r: r, req: req, rt: rt, faults: f, body: body}
 	r.app.ServeHTTP(aw, in)
+	if err := f.close(); err != nil {
+		r.log.Warn("putting an upload aside", "upload", rt.upload, "error", err)
+	}
 	if !aw.wrote {
 		aw.WriteHeader(http.StatusOK)
 	}
+	aw.refuse()
 }
 
 // appWriter rewrites what distribution answers.
@@ -152,6 +184,39 @@ type appWriter struct {
 	body   *bodyReader
 	wrote  bool
 	mute   bool // what follows is the body of an answer that was replaced
+	status int  // of a refusal, whose body is in said
+	said   []byte
+}
+
+// maxSaid bounds what is read of a refusal of distribution's, in bytes.
+const maxSaid = 16 << 10
+
+// refuse ends a refusal of distribution's, whose reason is not where clients look for it: in the message.
+func (w *appWriter) refuse() {
+	if w.status == 0 {
+		return
+	}
+	var body struct {
+		Errors []struct {
+			Code, Message string
+			Detail        any
+		}
+	}
+	e := &apiError{status: w.status, code: errUploadInvalid.code, message: errUploadInvalid.message}
+	if json.Unmarshal(w.said, &body) == nil && len(body.Errors) > 0 {
+		e.code, e.message = body.Errors[0].Code, body.Errors[0].Message
+		if why, ok := body.Errors[0].Detail.(string); ok && why != "" {
+			e = e.with(why)
+		}
+	}
+	switch {
+	case e.code == errUploadInvalid.code:
+		e = e.with("_state is not what the registry gave for this upload: send each request to the Location of the answer before")
+	case e.status == http.StatusRequestedRangeNotSatisfiable:
+		e = errRangeInvalid.with("the upload has grown since: send each request to the Location of the answer before")
+	}
+	w.Header().Del("Content-Length")
+	writeError(w.ResponseWriter, w.req, e)
 }
 
 func (w *appWriter) WriteHeader(status int) {
@@ -178,6 +243,10 @@ func (w *appWriter) WriteHeader(status int) {
 		writeError(w.ResponseWriter, w.req, w.r.answer(err, errUploadUnknown))
 		return
 	}
+	if status >= 400 {
+		w.status = status
+		return
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
@@ -185,7 +254,10 @@ func (w *appWriter) Write(p []byte) (int, error) {
 	if !w.wrote {
 		w.WriteHeader(http.StatusOK)
 	}
-	if w.mute {
+	if w.status != 0 {
+		w.said = append(w.said, p[:min(len(p), maxSaid-len(w.said))]...)
+	}
+	if w.mute || w.status != 0 {
 		return len(p), nil
 	}
 	return w.ResponseWriter.Write(p)

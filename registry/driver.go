@@ -325,7 +325,9 @@ func (d *driver) Writer(ctx context.Context, p string, append bool) (storagedriv
 		if err != nil {
 			return nil, fail(ctx, p, err)
 		}
-		return &uploadWriter{ctx: ctx, d: d, key: pl.key, w: w}, nil
+		u := &uploadWriter{ctx: ctx, d: d, key: pl.key, w: w}
+		noteWriter(ctx, u)
+		return u, nil
 	case pl.class != classFile || p == "/":
 		return nil, storagedriver.InvalidPathError{Path: p, DriverName: driverName}
 	}

@@ -20,22 +20,10 @@ type apiError struct {
 	retry   int // seconds for Retry-After, 0: none
 }
 
-func (e *apiError) Error() string {
-	if e.detail != nil {
-		return fmt.Sprintf("%s: %s: %v", e.code, e.message, e.detail)
-	}
-	return e.code + ": " + e.message
-}
+func (e *apiError) Error() string { return e.code + ": " + e.message }
 
-// with returns the same error with a detail for the client.
-func (e *apiError) with(detail any) *apiError {
-	c := *e
-	c.detail = detail
-	return &c
-}
-
-// because returns the same error with why as its detail and in its message as well: most clients print nothing but the message, and this is for people.
-func (e *apiError) because(why string) *apiError {
+// with returns the same error with why in its message, because most clients print nothing else, and as its detail.
+func (e *apiError) with(why string) *apiError {
 	c := *e
 	c.message += ": " + why
 	c.detail = why
@@ -55,7 +43,7 @@ var (
 	errBlobUnknown     = &apiError{status: 404, code: "BLOB_UNKNOWN", message: "blob unknown to registry"}
 	errUploadInvalid   = &apiError{status: 400, code: "BLOB_UPLOAD_INVALID", message: "blob upload invalid"}
 	errUploadUnknown   = &apiError{status: 404, code: "BLOB_UPLOAD_UNKNOWN", message: "blob upload unknown to registry"}
-	errDigestInvalid   = &apiError{status: 400, code: "DIGEST_INVALID", message: "provided digest did not match uploaded content"}
+	errDigestInvalid   = &apiError{status: 400, code: "DIGEST_INVALID", message: "invalid digest"}
 	errManifestBlob    = &apiError{status: 400, code: "MANIFEST_BLOB_UNKNOWN", message: "manifest references a blob unknown to the repository"}
 	errManifestInvalid = &apiError{status: 400, code: "MANIFEST_INVALID", message: "manifest invalid"}
 	errManifestUnknown = &apiError{status: 404, code: "MANIFEST_UNKNOWN", message: "manifest unknown to registry"}
@@ -82,7 +70,9 @@ func asAPI(err error, miss *apiError) *apiError {
 	case errors.Is(err, fs.ErrNotExist):
 		return miss
 	case errors.Is(err, syscall.EBADMSG):
-		return errDigestInvalid.with(err.Error())
+		e := errDigestInvalid.with("the bytes that came do not have the digest that was asked for")
+		e.detail = err.Error()
+		return e
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return errUnavailable
 	case errors.Is(err, syscall.ENOSPC):

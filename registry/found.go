@@ -2,8 +2,6 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 
@@ -18,12 +16,18 @@ type Found struct {
 	MediaType  string
 	// Luck is the sentence of the tolerance that answers, "" if the name is here as it is.
 	Luck string
-	// Platforms are those that a client can pull under this name ("linux/arm64/v8"): of an index those of its children that are here, of an image its config's,
-	// none of other artifacts. A child that says no platform stands as its digest.
+	// Platforms are those that a client can pull under this name ("linux/arm64/v8"): of an index those of its entries
+	// that are here and those of indexes below it; of an image its config's, whether or not Lacks has something; none
+	// of other artifacts. An entry of which nobody says a platform stands as its digest.
 	Platforms []string
-	// Sparse says that an index lists manifests that are not here, and Absent which, in the same form.
+	// Sparse says that an index lists what is not here, and Absent what, in the same form.
 	Sparse bool
 	Absent []string
+	// Lacks are the digests, of the manifest or of those below it, without which they cannot be pulled although they
+	// are here: at most 64.
+	Lacks []string
+	// Wrong are sizes that descriptors state wrongly: at most 64.
+	Wrong []WrongSize
 }
 
 // Resolve looks for a manifest as a read by its full name does, on the host of its origin: the exact repository, then the tolerances. With a digest the tag is
@@ -77,64 +81,14 @@ func (r *Registry) Resolve(ctx context.Context, repository, tag, dg string) (Fou
 	return f, nil
 }
 
-// describe reads the manifest that was found and looks for what it lists.
+// describe reads the manifest that was found and everything that it leads to.
 func (r *Registry) describe(ctx context.Context, rt route, h hit, f *Found) error {
-	if h.size > maxManifest {
-		return fmt.Errorf("manifest %s has %d bytes, at most %d are served: %w", h.digest, h.size, maxManifest, fs.ErrInvalid)
-	}
-	data, err := r.read.manifests.read(ctx, h.digest, h.size)
+	l := &looking{r: r, rt: rt, done: map[digest.Digest]*reach{}}
+	m, e, err := l.at(ctx, h, 0)
 	if err != nil {
 		return err
 	}
-	var m manifest
-	if err := json.Unmarshal(data, &m); err != nil {
-		return fmt.Errorf("manifest %s: %w", h.digest, err)
-	}
-	f.MediaType = m.kind()
-	if !m.index() {
-		platform, err := r.platformOf(ctx, &m)
-		if platform != "" {
-			f.Platforms = []string{platform}
-		}
-		return err
-	}
-	for _, c := range m.Manifests {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		platform := c.platform()
-		if platform == "" {
-			platform = c.Digest.String()
-		}
-		err := c.Digest.Validate() // before it becomes a path
-		if err == nil {
-			_, _, err = r.findChild(rt, c.Digest)
-		}
-		if err == nil {
-			f.Platforms = append(f.Platforms, platform)
-		} else {
-			f.Sparse, f.Absent = true, append(f.Absent, platform)
-		}
-	}
+	f.MediaType, f.Platforms, f.Absent, f.Lacks, f.Wrong = m.kind(), e.platforms, e.absent, e.lacks, e.wrong
+	f.Sparse = m.index() && len(e.absent) > 0
 	return nil
-}
-
-// maxConfig is the largest config that is looked into, in bytes; usual ones have a few KiB.
-const maxConfig = 1 << 20
-
-// platformOf is the platform that an image's config says (image-spec config.md), "" if it is the config of something else.
-func (r *Registry) platformOf(ctx context.Context, m *manifest) (string, error) {
-	if m.Config == nil || m.Config.Digest.Validate() != nil {
-		return "", nil
-	}
-	size, err := r.tree.StatBlob(m.Config.Digest.String())
-	if err != nil || size > maxConfig {
-		return "", nil // the manifest is here all the same
-	}
-	data, err := r.read.manifests.read(ctx, m.Config.Digest, size)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	d := descriptor{Platform: data}
-	return d.platform(), err
 }

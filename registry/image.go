@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,9 +24,10 @@ type Image struct {
 	MediaType string
 	// ArtifactType is set for artifacts (a manifest's own artifactType; that of a config is not looked at).
 	ArtifactType string
-	// Size is in bytes: the manifest with what it names that is here, each blob once, the children of an index included.
+	// Size is in bytes: the manifest with what it names that is here, each blob once, and all below it.
 	Size int64
-	// Platforms are those of an index whose manifests are here, as "linux/arm64/v8"; Sparse says that others are not, and Absent which.
+	// Platforms are the entries of an index that are here, as "linux/arm64/v8" or, without one, by digest; Sparse says
+	// that others are not, and Absent which.
 	Platforms []string
 	Sparse    bool
 	Absent    []string
@@ -126,8 +126,8 @@ func (r *Registry) yieldRepo(repo string, c contents, yield func(Image, error) b
 			return false
 		}
 		manifests[n.digest] = m
-		for _, child := range m.Manifests {
-			spoken[child.Digest] = true
+		for _, p := range m.parts() {
+			spoken[p.Digest] = true
 		}
 		if m.Subject != nil {
 			spoken[n.digest] = true
@@ -154,24 +154,33 @@ func (r *Registry) yieldRepo(repo string, c contents, yield func(Image, error) b
 		var walk func(d digest.Digest, m *manifest)
 		walk = func(d digest.Digest, m *manifest) {
 			add(d)
-			if m.Config != nil {
-				add(m.Config.Digest)
-			}
-			for _, l := range m.Layers {
-				add(l.Digest)
-			}
-			for _, child := range m.Manifests {
-				cm := manifests[child.Digest]
-				platform := child.platform()
-				if platform == "" {
-					platform = child.Digest.String()
+			for _, p := range m.parts() {
+				below := manifests[p.Digest]
+				if !m.index() {
+					if below == nil {
+						add(p.Digest)
+					} else if !sized[p.Digest] {
+						walk(p.Digest, below)
+					}
+					continue
+				}
+				name := p.platform()
+				if name == "" {
+					name = p.Digest.String()
 				}
 				switch {
-				case cm == nil:
-					img.Sparse, img.Absent = true, append(img.Absent, platform)
-				case !sized[child.Digest]: // an index cannot name itself, so this ends
-					img.Platforms = append(img.Platforms, platform)
-					walk(child.Digest, cm)
+				case sized[p.Digest]: // a manifest cannot name itself, so this ends
+				case below != nil:
+					if !below.index() || p.platform() != "" {
+						img.Platforms = append(img.Platforms, name)
+					}
+					walk(p.Digest, below)
+				case exists(r.tree, layerPath(repo, p.Digest)):
+					img.Platforms = append(img.Platforms, name)
+					add(p.Digest)
+				case p.embedded():
+				default:
+					img.Sparse, img.Absent = true, append(img.Absent, name)
 				}
 			}
 		}
@@ -181,16 +190,6 @@ func (r *Registry) yieldRepo(repo string, c contents, yield func(Image, error) b
 		}
 	}
 	return true
-}
-
-// manifestIn reads a manifest of a repository.
-func (r *Registry) manifestIn(repo string, d digest.Digest) (*manifest, error) {
-	data, err := r.tree.ReadFile(revisionPath(repo, d))
-	if err != nil {
-		return nil, err
-	}
-	var m manifest
-	return &m, json.Unmarshal(data, &m)
 }
 
 // DeleteImage deletes "NAME:TAG" (the tag alone) or "NAME@DIGEST" (the manifest, its tags and its place among referrers), where NAME is a

@@ -22,14 +22,17 @@ type Import struct {
 	MediaType string
 	// Data is the manifest, at most 4 MiB.
 	Data []byte
-	// With reports whether a config, a layer or a child of an index comes in the same batch; nil: nothing does. What it reports and the tree does not know
-	// is absent all the same.
-	With func(digest string) bool
+	// With reports whether something that the manifest names comes in the same batch, and Manifest whether it comes as
+	// a manifest of this repository, by an Import of its own; nil: nothing does. What With reports and the tree does
+	// not know is absent all the same.
+	With     func(digest string) bool
+	Manifest func(digest string) bool
 }
 
-// Link adds to b, a batch of the registry's own subtree, all names of one manifest: the revision, which holds config, layers and children, its tags, its
-// place among its subject's referrers, and a weak name for each layer, so that the image stands whole under the batch's claim, whatever else names
-// the same layers. It takes and refuses what a push does: an index without some of its children is taken, an image without a layer is not.
+// Link adds to b, a batch of the registry's own subtree, all names of one manifest: the revision, which holds whatever
+// it names, its tags, its place among its subject's referrers, and a weak name for each blob, so that the image stands
+// whole under the batch's claim, whatever else names the same blobs. It takes and refuses what a push does: an index
+// without some of its entries is taken, an image without a layer is not.
 //
 // fs.ErrInvalid: a name, the manifest or its digest is not right. fs.ErrNotExist: config, layers or the manifest's own bytes are not here; the text says which.
 // After an error b has nothing of it.
@@ -38,21 +41,21 @@ func (r *Registry) Link(b Batch, im Import) error {
 	if err != nil {
 		return fmt.Errorf("image %s: %w", im.name(), err)
 	}
-	needs, absent := r.needs(repo, m, im.With)
+	needs, absent := r.needs(repo, m, im.With, im.Manifest)
 	if _, err := r.tree.StatBlob(d.String()); err != nil {
 		absent = append([]digest.Digest{d}, absent...)
 	}
 	if len(absent) > 0 {
 		return fmt.Errorf("image %s needs what is not here: %s: %w", im.name(), joinAbsent(absent), fs.ErrNotExist)
 	}
-	linkManifest(b, repo, d, im.Tags, m, needs.holds())
-	linked := map[digest.Digest]bool{}
-	for _, l := range needs.blobs {
-		if !linked[l] {
-			linked[l] = true
-			b.LinkWeak(layerPath(repo, l), l.String())
-		}
+	if err := needs.tooMany(); err != nil {
+		return fmt.Errorf("image %s: %w: %w", im.name(), err, fs.ErrInvalid)
 	}
+	linkManifest(b, repo, d, im.Tags, m, needs)
+	for _, l := range needs.blobs {
+		b.LinkWeak(layerPath(repo, l), l.String())
+	}
+	r.warnSizes(repo, d, m)
 	return nil
 }
 

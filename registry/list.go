@@ -2,6 +2,7 @@ package registry
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -18,12 +19,14 @@ type page struct {
 	last string
 }
 
+var errPage = &apiError{status: 400, code: "PAGINATION_NUMBER_INVALID", message: "invalid number of results requested"}
+
 func pageOf(query url.Values) (page, *apiError) {
 	p := page{n: -1, last: query.Get("last")}
 	if v := query.Get("n"); v != "" {
 		n, err := strconv.Atoi(v)
 		if err != nil || n < 0 {
-			return p, &apiError{status: 400, code: "PAGINATION_NUMBER_INVALID", message: "invalid number of results requested", detail: "n is a number from 0 on"}
+			return p, errPage.with(fmt.Sprintf("n is a number from 0 on, got %.100q", v))
 		}
 		p.n = n
 	}

@@ -18,6 +18,9 @@ const (
 	typeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
 	typeOCIManifest    = "application/vnd.oci.image.manifest.v1+json"
 	typeOCIIndex       = "application/vnd.oci.image.index.v1+json"
+	// typeArtifact was in the release candidates of image-spec 1.1. Signatures of that time have it, so images bring it
+	// along.
+	typeArtifact = "application/vnd.oci.artifact.manifest.v1+json"
 )
 
 // maxManifest is the largest manifest that is taken and served, in bytes (distribution-spec: at least 4 MiB).
@@ -32,18 +35,30 @@ type descriptor struct {
 	Annotations  map[string]string `json:"annotations,omitempty"`
 	ArtifactType string            `json:"artifactType,omitempty"`
 	Platform     json.RawMessage   `json:"platform,omitempty"`
+	Data         json.RawMessage   `json:"data,omitempty"`
 }
 
-// manifest is what an image manifest and an index have in common with what the registry needs of both.
+// manifest is what image manifests, indexes and artifact manifests have in common with what the registry needs of both.
 type manifest struct {
 	SchemaVersion int               `json:"schemaVersion"`
 	MediaType     string            `json:"mediaType"`
 	ArtifactType  string            `json:"artifactType"`
 	Config        *descriptor       `json:"config"`
-	Layers        []descriptor      `json:"layers"`
+	Layers        []descriptor      `json:"layers"` // of an artifact manifest what it calls blobs
 	Manifests     []descriptor      `json:"manifests"`
 	Subject       *descriptor       `json:"subject"`
 	Annotations   map[string]string `json:"annotations"`
+}
+
+// readBlobs makes the blobs of an artifact manifest its layers. In any other manifest a field of that name is
+// somebody's own.
+func (m *manifest) readBlobs(data []byte) error {
+	var a struct {
+		Blobs []descriptor `json:"blobs"`
+	}
+	err := json.Unmarshal(data, &a)
+	m.Layers = a.Blobs
+	return err
 }
 
 // index reports whether m lists manifests.
@@ -120,7 +135,9 @@ func parseManifest(data []byte, contentType string) (*manifest, error) {
 	switch {
 	case strings.HasPrefix(contentType, "application/vnd.docker.distribution.manifest.v1+"):
 		return refuse("docker schema 1 is not supported: push the image again with a current client")
-	case contentType == "", contentType == typeDockerManifest, contentType == typeDockerList, contentType == typeOCIManifest, contentType == typeOCIIndex:
+	case contentType == "", contentType == typeDockerManifest, contentType == typeDockerList,
+		contentType == typeOCIManifest, contentType == typeOCIIndex,
+		contentType == typeArtifact:
 	default:
 		return refuse("the content type " + contentType + " is not of a manifest")
 	}
@@ -135,13 +152,13 @@ func parseManifest(data []byte, contentType string) (*manifest, error) {
 	if m.SchemaVersion == 1 {
 		return refuse("docker schema 1 is not supported: push the image again with a current client")
 	}
-	if m.SchemaVersion != 2 {
+	if m.SchemaVersion != 2 && m.MediaType != typeArtifact { // which has none
 		return refuse("schemaVersion is not 2")
 	}
 	if contentType != "" && m.MediaType != "" && m.MediaType != contentType {
 		return refuse("mediaType is " + m.MediaType + " and the content type " + contentType)
 	}
-	if m.MediaType == "" && (contentType == typeDockerManifest || contentType == typeDockerList) {
+	if m.MediaType == "" && contentType != "" && contentType != typeOCIManifest && contentType != typeOCIIndex {
 		return refuse("mediaType is missing")
 	}
 	kind := m.kind()
@@ -159,6 +176,13 @@ func parseManifest(data []byte, contentType string) (*manifest, error) {
 	case typeDockerList, typeOCIIndex:
 		if m.Config != nil || m.Layers != nil {
 			return refuse("an index has no config and no layers")
+		}
+	case typeArtifact:
+		if m.Config != nil || m.Layers != nil || m.Manifests != nil {
+			return refuse("an artifact manifest has blobs, and no config, layers or manifests")
+		}
+		if err := m.readBlobs(data); err != nil {
+			return refuse("the manifest is not JSON of a manifest: " + err.Error())
 		}
 	default:
 		return refuse("mediaType " + kind + " is not of a manifest")

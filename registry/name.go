@@ -1,7 +1,9 @@
 package registry
 
 import (
+	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -12,6 +14,8 @@ const maxName = 255
 
 // maxPath is the longest path that is looked at, in bytes: a name, a digest and the words between them fit five times.
 const maxPath = 2048
+
+var errQuery = &apiError{status: 400, code: "UNSUPPORTED", message: "the query cannot be read"}
 
 // split takes the path of a request apart: what it is about, the name as written, the reference. It knows nothing of views.
 // Names may contain the words of the API ("a/manifests/b"), so the path is read from its end.
@@ -40,8 +44,12 @@ func split(req *http.Request) (route, *apiError) {
 		}
 	}
 	if req.URL.RawQuery != "" {
-		if rt.ns = req.URL.Query().Get("ns"); rt.ns != "" && !validHost(rt.ns) {
-			return rt, errNameInvalid.with("ns is not a host name")
+		query, err := url.ParseQuery(req.URL.RawQuery)
+		if err != nil { // what cannot be read would be left out, and the request would mean something else
+			return rt, errQuery.with(err.Error())
+		}
+		if rt.ns = query.Get("ns"); rt.ns != "" && !validHost(rt.ns) {
+			return rt, errNameInvalid.with(fmt.Sprintf("ns is a host name, got %.300q", rt.ns))
 		}
 	}
 	if rest == "_catalog" {
@@ -92,7 +100,7 @@ func (rt *route) refer(method string) *apiError {
 		}
 	case kindUpload:
 		if !validUpload(rt.upload) {
-			return errUploadUnknown
+			return errUploadUnknown.with("an upload's address is the Location that the registry gave")
 		}
 	}
 	return nil

@@ -2,80 +2,108 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// needs is what a manifest names and a repository has, or is going to have by the same batch.
+// needs is what a manifest names, as a repository has it or is going to have by the same batch. What is both a manifest
+// and a blob stands in both lists.
 type needs struct {
-	blobs    []digest.Digest // config and layers
-	children []digest.Digest // of an index
+	manifests, blobs []digest.Digest
+	// waits are those that may come later and are held then.
+	waits []digest.Digest
 }
 
 // holds is what the manifest's revision must keep, sorted and each once.
 func (n needs) holds() []string {
 	var list []string
-	for _, d := range slices.Concat(n.blobs, n.children) {
+	for _, d := range slices.Concat(n.blobs, n.manifests) {
 		list = append(list, d.String())
 	}
 	slices.Sort(list)
 	return slices.Compact(list)
 }
 
-// needs looks for what m names: in repo, and among the blobs that the tree knows if with (nil: nothing) says that they come with m. absent are the
-// blobs without which the image cannot be pulled. What may be absent: layers that are fetched elsewhere, the children of an index (a mirror of one
+// needs looks for what m names: in repo, and among the blobs that the tree knows if with says that they come with m,
+// and asManifest that they come as manifests of repo (nil: nothing does). absent are the blobs without which the image
+// cannot be pulled. What may be absent: layers that are fetched elsewhere, what an index lists (a mirror of one
 // platform), the subject.
-func (r *Registry) needs(repo string, m *manifest, with func(digest string) bool) (n needs, absent []digest.Digest) {
-	here := func(path string, d digest.Digest) bool {
-		if _, _, err := r.digestOf(path); err == nil {
-			return true
+func (r *Registry) needs(repo string, m *manifest, with, asManifest func(digest string) bool) (n needs,
+	absent []digest.Digest) {
+	seen := map[digest.Digest]bool{}
+	for _, p := range m.parts() {
+		manifest, blob := stands(r.tree, repo, p.Digest)
+		if with != nil && with(p.Digest.String()) {
+			if _, err := r.tree.StatBlob(p.Digest.String()); err == nil {
+				manifest = manifest || asManifest != nil && asManifest(p.Digest.String())
+				// What says to be no manifest is asked for as a blob, whatever it came as.
+				blob = blob || !manifest || !p.saysManifest()
+			}
 		}
-		if with == nil || !with(d.String()) {
-			return false
+		switch {
+		case manifest || blob:
+			if seen[p.Digest] {
+				continue
+			}
+			if manifest {
+				n.manifests = append(n.manifests, p.Digest)
+			}
+			if blob {
+				n.blobs = append(n.blobs, p.Digest)
+			}
+		case p.optional:
+			if seen[p.Digest] {
+				continue
+			}
+			n.waits = append(n.waits, p.Digest)
+		default:
+			absent = append(absent, p.Digest)
+			continue
 		}
-		_, err := r.tree.StatBlob(d.String())
-		return err == nil
-	}
-	blob := func(d descriptor, foreign bool) {
-		if here(layerPath(repo, d.Digest), d.Digest) {
-			n.blobs = append(n.blobs, d.Digest)
-		} else if !foreign {
-			absent = append(absent, d.Digest)
-		}
-	}
-	if m.Config != nil {
-		blob(*m.Config, false)
-	}
-	for _, l := range m.Layers {
-		blob(l, l.foreign())
-	}
-	for _, c := range m.Manifests {
-		if here(revisionPath(repo, c.Digest), c.Digest) {
-			n.children = append(n.children, c.Digest)
-		}
+		seen[p.Digest] = true
 	}
 	return n, absent
+}
+
+// maxHolds is how many blobs one link of the tree holds.
+const maxHolds = 16384
+
+// tooMany refuses a manifest that names more than can be held; nil if it does not.
+func (n needs) tooMany() error {
+	if len(n.holds()) <= maxHolds {
+		return nil
+	}
+	return errManifestInvalid.with(fmt.Sprintf("it names more than %d manifests and blobs that are here", maxHolds))
+}
+
+// came reports whether repo has by now something of what was waited for.
+func (r *Registry) came(repo string, waits []digest.Digest) bool {
+	return slices.ContainsFunc(waits, func(d digest.Digest) bool {
+		manifest, blob := stands(r.tree, repo, d)
+		return manifest || blob
+	})
 }
 
 // maxAbsent is how many absent blobs an answer names: one is enough to know, and a manifest may list thousands.
 const maxAbsent = 16
 
-// absentDetail is the detail of MANIFEST_BLOB_UNKNOWN.
-func absentDetail(absent []digest.Digest) []any {
+// lacking refuses a manifest for what it names and the repository does not have.
+func lacking(absent []digest.Digest) *apiError {
+	e := errManifestBlob.with(joinAbsent(absent))
 	var list []any
 	for _, d := range absent[:min(len(absent), maxAbsent)] {
 		list = append(list, map[string]string{"digest": d.String()})
 	}
-	return list
+	e.detail = list
+	return e
 }
 
-// stands reports whether all names of the manifest are there already by hand, so that a repeated push costs nothing. What only an import says is written
-// again: it must stay when the import is removed. An index is always written again, because children that have come since must be held.
-func (r *Registry) stands(repo string, d digest.Digest, tags []string, m *manifest) bool {
+// written reports whether all names of the manifest are there already by hand, so that a repeated push costs nothing.
+// What only an import says is written again: it must stay when the import is removed. An index is always written again,
+// because what has come since must be held.
+func (r *Registry) written(repo string, d digest.Digest, tags []string, m *manifest) bool {
 	if m.index() {
 		return false
 	}
@@ -112,7 +140,7 @@ func (r *Registry) adopt(b Batch, repo string, n needs) error {
 			b.LinkWeak(name, d.String())
 		}
 	}
-	for _, d := range n.children {
+	for _, d := range n.manifests {
 		if r.byHand(revisionPath(repo, d)) {
 			continue
 		}
@@ -120,8 +148,8 @@ func (r *Registry) adopt(b Batch, repo string, n needs) error {
 		if err != nil {
 			return err
 		}
-		of, _ := r.needs(repo, m, nil)
-		linkManifest(b, repo, d, nil, m, of.holds())
+		of, _ := r.needs(repo, m, nil, nil)
+		linkManifest(b, repo, d, nil, m, of)
 		if err := r.adopt(b, repo, of); err != nil { // ends, since no manifest can name itself
 			return err
 		}
@@ -132,36 +160,14 @@ func (r *Registry) adopt(b Batch, repo string, n needs) error {
 // holdsOf returns what the revision link of the stored manifest d must hold: of all that it names, what is in repo.
 // It serves the storage driver, where distribution has checked the manifest itself.
 func holdsOf(ctx context.Context, t Tree, repo string, d digest.Digest) ([]string, error) {
-	f, err := t.OpenBlob(ctx, d.String())
+	m, err := readManifest(ctx, t, d)
 	if err != nil {
 		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxManifest))
-	if err != nil {
-		return nil, err
-	}
-	var m manifest
-	if err := json.Unmarshal(data, &m); err != nil {
-		return nil, fmt.Errorf("manifest %s: %w", d, err)
 	}
 	var holds []string
-	add := func(name string, d digest.Digest) {
-		if _, err := t.Stat(name); err == nil {
-			holds = append(holds, d.String())
-		}
-	}
-	if m.Config != nil && m.Config.Digest.Validate() == nil {
-		add(layerPath(repo, m.Config.Digest), m.Config.Digest)
-	}
-	for _, l := range m.Layers {
-		if l.Digest.Validate() == nil {
-			add(layerPath(repo, l.Digest), l.Digest)
-		}
-	}
-	for _, c := range m.Manifests {
-		if c.Digest.Validate() == nil {
-			add(revisionPath(repo, c.Digest), c.Digest)
+	for _, p := range m.parts() {
+		if manifest, blob := stands(t, repo, p.Digest); manifest || blob {
+			holds = append(holds, p.Digest.String())
 		}
 	}
 	slices.Sort(holds)

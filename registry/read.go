@@ -131,8 +131,43 @@ func serveContent(w http.ResponseWriter, req *http.Request, h hit, body io.ReadS
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
+	if req.Header.Get("Range") != "" {
+		w = &ranged{ResponseWriter: w, req: req}
+	}
 	http.ServeContent(w, req, "", h.mod, body)
 }
+
+var errRange = &apiError{status: http.StatusRequestedRangeNotSatisfiable, code: "RANGE_INVALID",
+	message: "the range cannot be had"}
+
+// ranged answers a range that cannot be had as the API answers mistakes; http.ServeContent would say it in plain text.
+type ranged struct {
+	http.ResponseWriter
+	req     *http.Request
+	refused bool
+}
+
+func (w *ranged) WriteHeader(status int) {
+	if status == http.StatusRequestedRangeNotSatisfiable {
+		w.refused = true
+		w.Header().Del("Docker-Content-Digest")
+		writeError(w.ResponseWriter, w.req,
+			errRange.with(fmt.Sprintf("Range is bytes=FIRST-LAST within the content, got %.100q",
+				w.req.Header.Get("Range"))))
+		return
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *ranged) Write(p []byte) (int, error) {
+	if w.refused {
+		return len(p), nil
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// ReadFrom lets the socket read a file itself, as it does without a range.
+func (w *ranged) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, r) }
 
 // sized stands for content of a size that nobody reads: the answer to a HEAD.
 type sized struct{ size int64 }

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -17,17 +16,16 @@ import (
 // maxReferrers bounds one page of referrers in bytes (distribution-spec: clients take 4 MiB); the next is behind a Link.
 const maxReferrers = 3 << 20
 
-// serveReferrers answers GET referrers/DIGEST: an index of the manifests that name the digest as their subject, those of the
-// fallback tag schema included, in the order of their digests. An unknown digest has an empty list, not a 404 (distribution-spec
-// "Listing referrers").
+// serveReferrers answers GET referrers/DIGEST: an index of the manifests that are here and name the digest as their
+// subject, as they are, in the order of their digests. An unknown digest has an empty list, not a 404
+// (distribution-spec "Listing referrers").
+//
+// Clients that met a registry without this API keep such a list under a tag themselves. What it says is not believed:
+// its entries may be gone, or be of another type. Those that are here stand in the list by what they say themselves.
 func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, rt route) {
 	q := req.URL.Query()
 	want, last := q.Get("artifactType"), q.Get("last")
-	found, err := r.referrers(rt)
-	if err != nil {
-		writeError(w, req, r.answer(err, errManifestUnknown))
-		return
-	}
+	found := r.referrers(rt)
 	list, size, next := []descriptor{}, 0, false
 	for _, d := range slices.Sorted(maps.Keys(found)) {
 		if d.String() <= last {
@@ -81,52 +79,34 @@ func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, rt r
 
 // referrers finds the referrers of rt's digest in every repository that may answer, and for each how to describe it; ok is false for one
 // that is gone by then.
-func (r *Registry) referrers(rt route) (map[digest.Digest]func() (d descriptor, ok bool, err error), error) {
+func (r *Registry) referrers(rt route) map[digest.Digest]func() (d descriptor, ok bool, err error) {
 	found := map[digest.Digest]func() (descriptor, bool, error){}
 	for _, repo := range r.repositories(rt) {
-		for name, fi := range r.tree.Walk(referrersDir(repo, rt.digest), "") {
+		for _, fi := range r.tree.Walk(referrersDir(repo, rt.digest), "") {
 			if l, ok := fi.(linked); ok && l.Digest() != "" {
-				found[digest.Digest(l.Digest())] = func() (descriptor, bool, error) { return r.referrer(name) }
-			}
-		}
-		// Clients that met a registry without this API keep the list under a tag themselves. What the tree knows itself comes first.
-		data, err := r.tree.ReadFile(tagPath(repo, fallbackTag(rt.digest)))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		var m manifest
-		if json.Unmarshal(data, &m) != nil || !m.index() {
-			continue
-		}
-		for _, d := range m.Manifests {
-			if _, ok := found[d.Digest]; !ok {
-				found[d.Digest] = func() (descriptor, bool, error) { return d, true, nil }
+				d := digest.Digest(l.Digest())
+				found[d] = func() (descriptor, bool, error) { return r.referrer(repo, rt.digest, d) }
 			}
 		}
 	}
-	return found, nil
+	return found
 }
 
-// referrer describes the manifest that a referrer's link names.
-func (r *Registry) referrer(name string) (d descriptor, ok bool, err error) {
-	dg, size, err := r.digestOf(name)
-	if err == nil {
-		var data []byte
-		if data, err = r.tree.ReadFile(name); err == nil {
-			var m manifest
-			if json.Unmarshal(data, &m) != nil {
-				return d, false, nil
-			}
-			return descriptor{MediaType: m.kind(), Digest: dg, Size: size, ArtifactType: m.artifactType(), Annotations: m.Annotations}, true, nil
-		}
+// referrer describes the manifest d of repo if it is there and names subject.
+func (r *Registry) referrer(repo string, subject, d digest.Digest) (descriptor, bool, error) {
+	data, err := r.tree.ReadFile(revisionPath(repo, d))
+	if errors.Is(err, fs.ErrNotExist) { // deleted since
+		return descriptor{}, false, nil
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil // deleted since
+	if err != nil {
+		return descriptor{}, false, err
 	}
-	return d, false, err
+	m, err := decodeManifest(d, data)
+	if err != nil || m.Subject == nil || m.Subject.Digest != subject {
+		return descriptor{}, false, nil
+	}
+	return descriptor{MediaType: m.kind(), Digest: d, Size: int64(len(data)), ArtifactType: m.artifactType(),
+		Annotations: m.Annotations}, true, nil
 }
 
 // artifactType is what a referrers list says: the manifest's own, or the config's media type of an image manifest.
@@ -135,10 +115,4 @@ func (m *manifest) artifactType() string {
 		return m.Config.MediaType
 	}
 	return m.ArtifactType
-}
-
-// fallbackTag is the tag of the referrers tag schema: algorithm cut at 32, encoded part at 64 characters.
-func fallbackTag(d digest.Digest) string {
-	alg, enc := d.Algorithm().String(), d.Encoded()
-	return strings.ReplaceAll(alg[:min(len(alg), 32)], "+", "-") + "-" + enc[:min(len(enc), 64)]
 }

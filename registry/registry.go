@@ -222,7 +222,7 @@ func tagsDir(repo string) string      { return repoDir(repo) + "/_manifests/tags
 // tagPath is the link of a tag: strong, to the manifest.
 func tagPath(repo, tag string) string { return tagsDir(repo) + "/" + tag + "/current/link" }
 
-// revisionPath is the link of a manifest in a repository: strong, holding config, layers and children that are present.
+// revisionPath is the link of a manifest in a repository: strong, holding those of its parts that are here.
 func revisionPath(repo string, d digest.Digest) string {
 	return revisionsDir(repo) + "/" + d.Algorithm().String() + "/" + d.Encoded() + "/link"
 }
@@ -235,6 +235,15 @@ func layerPath(repo string, d digest.Digest) string {
 // referrersDir holds a strong link for each manifest of the repository whose subject is d.
 func referrersDir(repo string, d digest.Digest) string {
 	return repoDir(repo) + "/_referrers/" + d.Algorithm().String() + "/" + d.Encoded()
+}
+
+// awaitedDir holds a strong link to each manifest of the repository that names d and was stored while d was not here.
+func awaitedDir(repo string, d digest.Digest) string {
+	return repoDir(repo) + "/_awaited/" + d.Algorithm().String() + "/" + d.Encoded()
+}
+
+func awaitedPath(repo string, d, by digest.Digest) string {
+	return awaitedDir(repo, d) + "/" + by.Algorithm().String() + "/" + by.Encoded() + "/link"
 }
 
 func referrerPath(repo string, subject, d digest.Digest) string {
@@ -311,9 +320,11 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request, rt route) {
 		r.serveUpload(w, req, rt)
 	default:
 		w.Header().Set("Allow", allow(rt.kind))
-		writeError(w, req, errUnsupported.with("this method is not for this path"))
+		writeError(w, req, errUnsupported.with(wrongMethod))
 	}
 }
+
+const wrongMethod = "this method is not for this path, the Allow header lists those that are"
 
 func allow(k kind) string {
 	switch k {

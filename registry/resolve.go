@@ -223,7 +223,7 @@ func (r *Registry) miss(w http.ResponseWriter, req *http.Request, rt *route, e *
 	if detail != "" {
 		said += ": " + detail
 	}
-	writeError(w, req, e.because(said))
+	writeError(w, req, e.with(said))
 }
 
 // ambiguity is the detail of a miss for which a tolerance had several answers.

@@ -170,7 +170,7 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request, rt route
 		}
 	default:
 		w.Header().Set("Allow", "GET, POST")
-		writeError(w, req, errUnsupported)
+		writeError(w, req, errUnsupported.with(wrongMethod))
 		return
 	}
 	if basic {

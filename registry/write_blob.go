@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"mime"
 	"net/http"
 	"strconv"
 	"strings"
@@ -17,7 +18,7 @@ import (
 func (r *Registry) startUpload(w http.ResponseWriter, req *http.Request, rt route) {
 	q := req.URL.Query()
 	if alg := q.Get("digest-algorithm"); alg != "" && alg != string(digest.SHA256) && alg != string(digest.SHA512) {
-		writeError(w, req, errDigestInvalid.with("blobs are named by sha256 or sha512"))
+		writeError(w, req, errDigestInvalid.with(fmt.Sprintf("digest-algorithm is sha256 or sha512, got %.100q", alg)))
 		return
 	}
 	if q.Has("mount") {
@@ -47,7 +48,19 @@ func (r *Registry) mount(ctx context.Context, repo string, d digest.Digest) erro
 	if _, err := r.tree.StatBlob(d.String()); err != nil {
 		return err
 	}
-	return r.tree.Update(ctx, func(b Batch) error { b.LinkWeak(layerPath(repo, d), d.String()); return nil })
+	return r.nameBlob(ctx, repo, d)
+}
+
+// nameBlob gives a blob that the tree knows its name in repo, and to those who wait for it.
+func (r *Registry) nameBlob(ctx context.Context, repo string, d digest.Digest) error {
+	if err := r.tree.Update(ctx, func(b Batch) error {
+		b.LinkWeak(layerPath(repo, d),
+			d.String())
+		return nil
+	}); err != nil {
+		return err
+	}
+	return r.arrived(ctx, repo, d)
 }
 
 // postBlob takes a whole blob in the body of a POST.
@@ -88,7 +101,7 @@ func (r *Registry) finish(ctx context.Context, bw BlobWriter, repo string, d dig
 	if _, err := bw.Commit(ctx, d.String()); err != nil {
 		return err
 	}
-	return r.tree.Update(ctx, func(b Batch) error { b.LinkWeak(layerPath(repo, d), d.String()); return nil })
+	return r.nameBlob(ctx, repo, d)
 }
 
 func blobCreated(w http.ResponseWriter, rt route, d digest.Digest) {
@@ -105,7 +118,7 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, rt rout
 	case http.MethodGet, http.MethodHead, http.MethodPatch, http.MethodPut, http.MethodDelete:
 	default:
 		w.Header().Set("Allow", "GET, HEAD, PATCH, PUT, DELETE")
-		writeError(w, req, errUnsupported)
+		writeError(w, req, errUnsupported.with(wrongMethod))
 		return
 	}
 	key := uploadKey(rt.repo, rt.upload)
@@ -115,7 +128,11 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, rt rout
 		return
 	}
 	if req.Method == http.MethodPatch || req.Method == http.MethodPut {
-		if fail := checkRange(req, size); fail != nil {
+		fail := checkRange(req, size)
+		if fail == nil && req.Method == http.MethodPatch {
+			fail = checkChunkType(req)
+		}
+		if fail != nil {
 			w.Header().Set("Range", fmt.Sprintf("0-%d", max(size-1, 0)))
 			w.Header().Set("Docker-Upload-UUID", rt.upload)
 			writeError(w, req, fail)
@@ -135,20 +152,33 @@ func checkRange(req *http.Request, size int64) *apiError {
 	if cr == "" {
 		return nil
 	}
-	// The distribution-spec writes "0-99"; RFC 9110 "bytes 0-99/*".
-	cr = strings.TrimSpace(strings.TrimPrefix(cr, "bytes "))
-	cr, _, _ = strings.Cut(cr, "/")
+	// The distribution-spec writes "0-99", and not as RFC 9110 "bytes 0-99/100".
 	from, to, ok := strings.Cut(cr, "-")
-	start, err1 := strconv.ParseInt(strings.TrimSpace(from), 10, 64)
-	end, err2 := strconv.ParseInt(strings.TrimSpace(to), 10, 64)
-	if !ok || err1 != nil || err2 != nil || start < 0 {
-		return errUploadInvalid.with("content-range is not of the form START-END")
-	}
-	if start != size {
+	start, err1 := strconv.ParseInt(from, 10, 64)
+	end, err2 := strconv.ParseInt(to, 10, 64)
+	switch {
+	case !ok || err1 != nil || err2 != nil || start < 0:
+		return errUploadInvalid.with(fmt.Sprintf("Content-Range is START-END, like 0-99, got %.100q", cr))
+	case start != size:
 		return errRangeInvalid.with(fmt.Sprintf("the upload has %d bytes, the chunk begins at %d", size, start))
+	case end < start:
+		return errUploadInvalid.with(fmt.Sprintf("Content-Range %.100q ends before it begins", cr))
+	case req.ContentLength >= 0 && end-start+1 != req.ContentLength:
+		return errSizeInvalid.with(fmt.Sprintf("Content-Range has %d bytes and Content-Length %d", end-start+1,
+			req.ContentLength))
 	}
-	if req.ContentLength >= 0 && end-start+1 != req.ContentLength {
-		return errSizeInvalid.with("content-range and content-length differ")
+	return nil
+}
+
+// checkChunkType holds a chunk to the one type that it may have. That of a form would make the body one.
+func checkChunkType(req *http.Request) *apiError {
+	said := req.Header.Get("Content-Type")
+	if said == "" {
+		return nil
+	}
+	if t, _, err := mime.ParseMediaType(said); err != nil || t != "application/octet-stream" {
+		return errUploadInvalid.with(fmt.Sprintf("the Content-Type of a chunk is application/octet-stream, got %.100q",
+			said))
 	}
 	return nil
 }
@@ -217,7 +247,8 @@ func (r *Registry) deleteBlob(w http.ResponseWriter, req *http.Request, rt route
 func parseDigest(s string) (digest.Digest, *apiError) {
 	d, err := digest.Parse(s)
 	if err != nil || d.Algorithm() != digest.SHA256 && d.Algorithm() != digest.SHA512 {
-		return "", errDigestInvalid.with("the digest is not of the form sha256:… or sha512:…")
+		return "",
+			errDigestInvalid.with(fmt.Sprintf("a digest is of the form sha256:… or sha512:… with 64 or 128 lower-case hexadecimal digits, got %.200q", s))
 	}
 	return d, nil
 }

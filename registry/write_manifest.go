@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -92,14 +91,18 @@ func (r *Registry) PutManifest(ctx context.Context, repo, reference, mediaType s
 	return d, err
 }
 
-// linkManifest adds the names that a manifest has besides its layers': the revision, its tags, its place among its subject's referrers.
-func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manifest, holds []string) {
-	b.Link(revisionPath(repo, d), d.String(), holds...)
+// linkManifest adds the names that a manifest has besides its layers': the revision, its tags, its place among its
+// subject's referrers and where what it waits for finds it.
+func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manifest, n needs) {
+	b.Link(revisionPath(repo, d), d.String(), n.holds()...)
 	for _, t := range tags {
 		b.Link(tagPath(repo, t), d.String())
 	}
 	if m.Subject != nil {
 		b.Link(referrerPath(repo, m.Subject.Digest, d), d.String())
+	}
+	for _, w := range n.waits {
+		b.Link(awaitedPath(repo, w, d), d.String())
 	}
 }
 
@@ -119,11 +122,14 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 	}
 	committed := false
 	for range attempts {
-		needs, absent := r.needs(repo, m, nil)
+		needs, absent := r.needs(repo, m, nil, nil)
 		if len(absent) > 0 {
-			return "", nil, errManifestBlob.with(absentDetail(absent))
+			return "", nil, lacking(absent)
 		}
-		if r.stands(repo, d, tags, m) {
+		if err := needs.tooMany(); err != nil {
+			return "", nil, err
+		}
+		if r.written(repo, d, tags, m) {
 			return d, m, nil // pushed again: nothing to write
 		}
 		if !committed {
@@ -133,10 +139,15 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 			committed = true
 		}
 		err = r.tree.Update(ctx, func(b Batch) error {
-			linkManifest(b, repo, d, tags, m, needs.holds())
+			linkManifest(b, repo, d, tags, m, needs)
 			return r.adopt(b, repo, needs)
 		})
+		if err == nil && r.came(repo, needs.waits) { // it was on its way when this was written and could not see this
+			err = r.holdAgain(ctx, repo, d)
+		}
 		if err == nil {
+			r.warnSizes(repo, d, m)
+			r.warnAwaiting(repo, d)
 			r.log.Info("manifest stored", "repository", repo, "digest", d, "tags", tags, "mediaType", m.kind())
 			return d, m, nil
 		}
@@ -192,9 +203,10 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 		if data, err = r.tree.ReadFile(name); err != nil {
 			return err
 		}
-		var m manifest
-		if err := json.Unmarshal(data, &m); err != nil {
-			r.log.Warn("a stored manifest cannot be read", "repository", repo, "digest", d, "error", err)
+		m, unread := decodeManifest(d, data)
+		if unread != nil {
+			m = &manifest{}
+			r.log.Warn("a stored manifest cannot be read", "repository", repo, "digest", d, "error", unread)
 		}
 		err = r.tree.Update(ctx, func(b Batch) error {
 			// Who tags this manifest meanwhile writes the revision again: then this is refused and looks again.
@@ -211,8 +223,13 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 					b.Remove(tagsDir(repo) + "/" + e.Name())
 				}
 			}
-			if m.Subject != nil && m.Subject.Digest.Validate() == nil {
+			if m.Subject != nil {
 				b.Remove(referrerPath(repo, m.Subject.Digest, d))
+			}
+			for _, p := range m.parts() {
+				if name := awaitedPath(repo, p.Digest, d); p.optional && exists(r.tree, name) {
+					b.Remove(name)
+				}
 			}
 			return nil
 		})
@@ -229,9 +246,9 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 // answer is asAPI with the errors that are nobody's answer put into the log.
 func (r *Registry) answer(err error, miss *apiError) *apiError {
 	if errors.Is(err, errBusy) {
-		e := *errTooManyRequests
-		e.detail, e.retry = err.Error(), 1
-		return &e
+		e := errTooManyRequests.with(err.Error())
+		e.retry = 1
+		return e
 	}
 	e := asAPI(err, miss)
 	if e.status == http.StatusInternalServerError {

@@ -18,16 +18,19 @@ import (
 // Verdict says in one word what a check found.
 type Verdict string
 
-// A client that asks for what is Missing, Unreached or not for its Platform gets a miss, for what has another Digest or Checksum the wrong bytes. Luck
-// is a warning: it works, by something that is not meant to be relied on.
+// A client that asks for what is Missing, Unreached or not for its Platform gets a miss, for what has another Digest or
+// Checksum the wrong bytes, and refuses what has another Size. Luck and Sparse are warnings: it works, by something
+// that is not meant to be relied on, or not for everybody.
 const (
 	VerdictMissing   Verdict = "missing"   // not here, or here and of no use; Detail says why
 	VerdictPlatform  Verdict = "platform"  // here, but not for every platform that was asked for
 	VerdictUnreached Verdict = "unreached" // its host is not answered for, so no node gets it, whether or not it is here
 	VerdictDigest    Verdict = "digest"    // another manifest is here than the one pinned
 	VerdictChecksum  Verdict = "checksum"  // other bytes are here than the checksum says
+	VerdictSize      Verdict = "size"      // a manifest states a size that its content does not have
 	VerdictOptional  Verdict = "optional"  // not here, which matters to some installations only
 	VerdictLuck      Verdict = "luck"      // another name answers: a tolerance, a redirect of the settings
+	VerdictSparse    Verdict = "sparse"    // an index is here without some of what it lists, and nobody asked for a platform
 )
 
 // CheckRequest is what a check is asked: is all of this here?
@@ -37,13 +40,15 @@ type CheckRequest struct {
 	Platforms []string `json:"platforms,omitempty"`
 }
 
-// Report is what a check found. Asked is Here + Missing + Differs + Optional; those that are here by luck count as here.
+// Report is what a check found. Asked is Here + Missing + Differs + Optional; those that are here by luck, or sparse,
+// count as here.
 type Report struct {
 	Asked   int `json:"asked"`
 	Here    int `json:"here"`
 	Missing int `json:"missing"` // VerdictMissing, VerdictPlatform, VerdictUnreached
-	Differs int `json:"differs"` // VerdictDigest, VerdictChecksum
+	Differs int `json:"differs"` // VerdictDigest, VerdictChecksum, VerdictSize
 	Luck    int `json:"luck"`
+	Sparse  int `json:"sparse,omitempty"`
 	// Optional counts VerdictOptional.
 	Optional int `json:"optional"`
 	// Findings are what is not as it was asked for, in the order of the lists, at most one for each thing.
@@ -62,7 +67,7 @@ type Finding struct {
 	Want  string `json:"want,omitempty"`
 	Got   string `json:"got,omitempty"`
 	Known string `json:"known,omitempty"`
-	// Platforms are those that are here, with Platform.
+	// Platforms are those that are here, with VerdictPlatform and VerdictSparse.
 	Platforms []string `json:"platforms,omitempty"`
 	// Tags are others of the same repository that are here, with Missing.
 	Tags []string `json:"tags,omitempty"`
@@ -143,11 +148,14 @@ func (r *Report) count(f *Finding, optional bool) {
 	switch f.Verdict {
 	case VerdictOptional:
 		r.Optional++
-	case VerdictDigest, VerdictChecksum:
+	case VerdictDigest, VerdictChecksum, VerdictSize:
 		r.Differs++
 	case VerdictLuck:
 		r.Here++
 		r.Luck++
+	case VerdictSparse:
+		r.Here++
+		r.Sparse++
 	default:
 		r.Missing++
 	}
@@ -181,16 +189,23 @@ func (c *Checker) image(ctx context.Context, w lists.Image, platforms []string) 
 			return f, nil
 		}
 	}
-	lacks := lacking(found, platforms)
+	lacks, wrong := lacking(found, platforms), mattering(found.Wrong, platforms)
 	switch {
 	case !here:
 		f.Tags = nearest(c.Tags(w.Repository), w.Tag)
+	case len(found.Lacks) > 0 && !found.Sparse:
+		f.Verdict, f.Detail = VerdictMissing,
+			"its manifest is here without "+strings.Join(found.Lacks[:min(len(found.Lacks), 3)], ", ")
 	case len(lacks) > 0:
 		f.Verdict, f.Detail, f.Platforms = VerdictPlatform, "not for "+strings.Join(lacks, ", "), realPlatforms(found.Platforms)
-	case len(found.Platforms) == 0 && found.Sparse:
-		f.Verdict, f.Detail = VerdictMissing, "its index is here and nothing that it lists"
+	case hollow(found) != "":
+		f.Verdict, f.Detail = VerdictMissing, hollow(found)
+	case len(wrong) > 0:
+		f.Verdict, f.Detail = VerdictSize, sizesText(wrong)
 	case found.Luck != "":
 		f.Verdict, f.Detail = VerdictLuck, found.Luck
+	case found.Sparse && (len(platforms) == 0 || len(realPlatforms(found.Platforms)) == 0):
+		f.Verdict, f.Detail, f.Platforms = VerdictSparse, sparse(found), realPlatforms(found.Platforms)
 	default:
 		return nil, nil
 	}

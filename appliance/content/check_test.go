@@ -128,7 +128,9 @@ func TestCheckImages(t *testing.T) {
 		platforms []string
 		want      *Finding // without what follows from w
 	}{
-		{"here", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10"}, nil, nil},
+		{"here, but not for all", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10"}, nil,
+			&Finding{Verdict: VerdictSparse, Detail: "others that it lists are not here", Platforms: []string{amd, arm,
+				v7}}},
 		{"here for all that is asked", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10"}, []string{"linux/amd64", "linux/arm64", "linux/arm64/v8", "linux/arm", "linux/aarch64", "LINUX/x86_64"}, nil},
 		{"a variant that nobody writes", lists.Image{Repository: "quay.io/plain", Tag: "1"}, []string{"linux/arm64/v8"}, nil},
 		{"a local one has no host to reach", lists.Image{Repository: "team/app", Tag: "1"}, nil, nil},
@@ -178,7 +180,9 @@ func expect(t *testing.T, r *Report, want *Finding, kind, name string) {
 		switch w.Verdict {
 		case VerdictLuck:
 			counts.Luck = 1
-		case VerdictDigest, VerdictChecksum:
+		case VerdictSparse:
+			counts.Sparse = 1
+		case VerdictDigest, VerdictChecksum, VerdictSize:
 			counts.Here, counts.Differs = 0, 1
 		default:
 			counts.Here, counts.Missing = 0, 1

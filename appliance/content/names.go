@@ -108,6 +108,10 @@ func (e *Engine) linksOf(ctx context.Context, ix *bundle.Index, blobs opener) (*
 	for _, b := range ix.Blobs {
 		with[b.Digest] = true
 	}
+	manifests := make(map[[2]string]bool, len(ix.Images)) // repository and digest
+	for _, m := range ix.Images {
+		manifests[[2]string{m.Repository, m.Digest}] = true
+	}
 	for im := range manifestsOf(ix) {
 		if err := ctx.Err(); err != nil {
 			return nil, context.Cause(ctx)
@@ -117,6 +121,7 @@ func (e *Engine) linksOf(ctx context.Context, ix *bundle.Index, blobs opener) (*
 			return nil, fmt.Errorf("image %s@%s: %w", im.Repository, im.Digest, err)
 		}
 		im.Data, im.With = data, func(d string) bool { return with[d] }
+		im.Manifest = func(d string) bool { return manifests[[2]string{im.Repository, d}] }
 		if err := e.cfg.Images.Link(into{l, imagesDir}, *im); err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package content
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -13,18 +14,59 @@ func validPlatform(p string) bool {
 		strings.Trim(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-") == ""
 }
 
-// lacking returns those of want that cannot be pulled. What has no platforms at all (a chart, a signature) is for every one.
+// lacking returns those of want that cannot be pulled. What has no platforms at all (a chart, a signature, a build
+// cache) is for every one.
 func lacking(found registry.Found, want []string) []string {
 	var list []string
-	if len(found.Platforms) == 0 && !found.Sparse {
+	here := realPlatforms(found.Platforms)
+	if len(here) == 0 && len(realPlatforms(found.Absent)) == 0 {
 		return nil
 	}
 	for _, w := range want {
-		if !slices.ContainsFunc(found.Platforms, func(have string) bool { return serves(have, w) }) {
+		if !slices.ContainsFunc(here, func(have string) bool { return serves(have, w) }) {
 			list = append(list, w)
 		}
 	}
 	return list
+}
+
+// hollow says why nobody can use an index that is here, "" if somebody can.
+func hollow(found registry.Found) string {
+	switch {
+	case !found.Sparse:
+	case len(found.Platforms) == 0:
+		return "its index is here and nothing that it lists"
+	case len(realPlatforms(found.Platforms)) == 0 && len(realPlatforms(found.Absent)) > 0:
+		return "its index is here and none of its platforms"
+	}
+	return ""
+}
+
+// sparse says in words what is here of an index that lists more.
+func sparse(found registry.Found) string {
+	if len(realPlatforms(found.Platforms)) > 0 {
+		return "others that it lists are not here"
+	}
+	return fmt.Sprintf("%d of the %d that it lists are here", len(found.Platforms),
+		len(found.Platforms)+len(found.Absent))
+}
+
+// mattering returns the wrong sizes that a client for one of the platforms meets (nil: for any).
+func mattering(list []registry.WrongSize, platforms []string) []registry.WrongSize {
+	return slices.DeleteFunc(slices.Clone(list), func(w registry.WrongSize) bool {
+		return len(platforms) > 0 && w.Platform != "" && !slices.ContainsFunc(platforms,
+			func(p string) bool { return serves(w.Platform, p) })
+	})
+}
+
+// sizesText says in words what is wrong with sizes.
+func sizesText(list []registry.WrongSize) string {
+	w := list[0]
+	text := fmt.Sprintf("%s says that %s has %d bytes, it has %d: containerd refuses it", w.Of, w.Digest, w.Says, w.Has)
+	if len(list) > 1 {
+		text += fmt.Sprintf("; and %d more", len(list)-1)
+	}
+	return text
 }
 
 // serves reports whether a client that wants one platform is content with another: without a variant any is taken, and arm64 is arm64/v8.
@@ -51,7 +93,13 @@ func plain(platform string) string {
 	return strings.Join(p, "/")
 }
 
-// realPlatforms leaves out children that say none, which stand as their digests.
+// realPlatforms leaves out entries of which nobody says a platform, which stand as their digests.
 func realPlatforms(list []string) []string {
-	return slices.DeleteFunc(slices.Clone(list), func(p string) bool { return strings.Contains(p, ":") })
+	var real []string
+	for _, p := range list {
+		if !strings.Contains(p, ":") {
+			real = append(real, p)
+		}
+	}
+	return real
 }

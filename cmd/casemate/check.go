@@ -16,7 +16,9 @@ func checkCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "check", Short: "say what of the given lists is not here; exit 3 if anything is missing or differs", Args: cobra.NoArgs,
 		Long: `Say what of the given lists is not here, as a node would find out: what is missing, what is here only for another platform, which digest differs
-from the one pinned, which file fails its checksum, and what works only by a tolerance. The lists are those that "casemate bundle create" takes.
+from the one pinned, which file fails its checksum, which manifest states a wrong size,
+	and what works only by a tolerance. Without --platform it says of
+an image that is not here for every platform for which it is. The lists are those that "casemate bundle create" takes.
 
 Exit code 0: everything is here. 3: something is missing or differs.`,
 		Example: `  casemate check --images images.list --files files.list --platform linux/amd64
@@ -99,6 +101,9 @@ func summary(r content.Report) string {
 	}
 	if r.Optional > 0 {
 		s += fmt.Sprintf(", %d optional not here", r.Optional)
+	}
+	if r.Sparse > 0 {
+		s += fmt.Sprintf("; %d of those here not for every platform", r.Sparse)
 	}
 	if r.Luck > 0 {
 		s += fmt.Sprintf("; %d of those here work by luck", r.Luck)

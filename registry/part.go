@@ -1,0 +1,233 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// part is one descriptor by which a manifest names content.
+type part struct {
+	descriptor
+	// optional says that the rest can be pulled without it: an entry of an index, a layer that is fetched elsewhere.
+	optional bool
+}
+
+// parts are what m names and its bytes are held with. What an entry of an index is, a manifest or a blob, its media
+// type does not decide (image-spec image-index.md: unknown media types are no error): build caches list layers there.
+// The subject is no part: it stands by its own name.
+func (m *manifest) parts() []part {
+	list := make([]part, 0, 1+len(m.Layers)+len(m.Manifests))
+	if m.Config != nil {
+		list = append(list, part{*m.Config, false})
+	}
+	for _, l := range m.Layers {
+		list = append(list, part{l, l.foreign()})
+	}
+	for _, c := range m.Manifests {
+		list = append(list, part{c, true})
+	}
+	return list
+}
+
+// saysManifest reports whether clients ask for the descriptor's content as a manifest. They look at its media type
+// alone.
+func (d descriptor) saysManifest() bool {
+	switch d.MediaType {
+	case typeDockerManifest, typeDockerList, typeOCIManifest, typeOCIIndex, typeArtifact, "":
+		return true
+	}
+	return false
+}
+
+// embedded reports whether the descriptor carries its content in itself (image-spec descriptor.md, "Embedded Content").
+func (d descriptor) embedded() bool {
+	var data []byte
+	return d.Data != nil && json.Unmarshal(d.Data, &data) == nil && int64(len(data)) == d.Size &&
+		d.Digest.Validate() == nil &&
+		d.Digest.Algorithm().FromBytes(data) == d.Digest
+}
+
+// stands reports how a repository has what is called d: as a manifest, as a blob, as both, or not at all.
+func stands(t fs.StatFS, repo string, d digest.Digest) (manifest, blob bool) {
+	return exists(t, revisionPath(repo, d)), exists(t, layerPath(repo, d))
+}
+
+// exists reports whether there is a link of that name.
+func exists(t fs.StatFS, name string) bool {
+	fi, err := t.Stat(name)
+	if err != nil {
+		return false
+	}
+	l, ok := fi.(linked)
+	return ok && l.Digest() != ""
+}
+
+// wrongSize is a descriptor that says another size than its content has. Bytes stay as they were pushed, but clients
+// that compare (containerd) refuse it.
+type wrongSize struct {
+	digest    digest.Digest
+	says, has int64
+}
+
+func (w wrongSize) String() string {
+	return fmt.Sprintf("%s has %d bytes and its descriptor says %d", w.digest, w.has, w.says)
+}
+
+// wrongSizes are those of the parts whose bytes are known, each once.
+func (r *Registry) wrongSizes(m *manifest) []wrongSize {
+	var list []wrongSize
+	seen := map[wrongSize]bool{}
+	for _, p := range m.parts() {
+		has, err := r.tree.StatBlob(p.Digest.String())
+		if w := (wrongSize{p.Digest, p.Size, has}); err == nil && has != p.Size && !seen[w] {
+			seen[w] = true
+			list = append(list, w)
+		}
+	}
+	return list
+}
+
+// warnSizes writes one line into the log if sizes are wrong.
+func (r *Registry) warnSizes(repo string, d digest.Digest, m *manifest) {
+	if wrong := r.wrongSizes(m); len(wrong) > 0 {
+		r.log.Warn("a manifest says wrong sizes, containerd refuses what they are of", "repository", repo, "manifest",
+			d, "wrong", len(wrong), "first", wrong[0].String())
+	}
+}
+
+// readManifest reads the manifest called d as it is stored.
+func readManifest(ctx context.Context, t Tree, d digest.Digest) (*manifest, error) {
+	f, err := t.OpenBlob(ctx, d.String())
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxManifest))
+	if err != nil {
+		return nil, err
+	}
+	return decodeManifest(d, data)
+}
+
+// decodeManifest takes stored bytes as they are. Parts whose digest is none are left out: no name can be made of them.
+func decodeManifest(d digest.Digest, data []byte) (*manifest, error) {
+	var m manifest
+	if err := json.NewDecoder(bytes.NewReader(data)).Decode(&m); err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", d, err)
+	}
+	keep := func(list []descriptor) []descriptor {
+		var kept []descriptor
+		for _, c := range list {
+			if validDigest(c.Digest.String()) {
+				kept = append(kept, c)
+			}
+		}
+		return kept
+	}
+	if m.kind() == typeArtifact {
+		if err := m.readBlobs(data); err != nil {
+			return nil, fmt.Errorf("manifest %s: %w", d, err)
+		}
+	}
+	m.Layers = keep(m.Layers)
+	if entries := keep(m.Manifests); entries != nil || m.Manifests == nil {
+		m.Manifests = entries
+	} else {
+		m.Manifests = []descriptor{} // it stays an index
+	}
+	if m.Config != nil && !validDigest(m.Config.Digest.String()) {
+		m.Config = nil
+	}
+	if m.Subject != nil && !validDigest(m.Subject.Digest.String()) {
+		m.Subject = nil
+	}
+	return &m, nil
+}
+
+// manifestIn reads a manifest of a repository.
+func (r *Registry) manifestIn(repo string, d digest.Digest) (*manifest, error) {
+	data, err := r.tree.ReadFile(revisionPath(repo, d))
+	if err != nil {
+		return nil, err
+	}
+	return decodeManifest(d, data)
+}
+
+// arrived lets the manifests of repo that wait for d hold it, now that repo has it as a blob. A manifest needs no
+// holding: its own name is strong. It must be called after the name of d is there: whichever of the two, d and what
+// waits for it, comes later in the log then sees the other.
+func (r *Registry) arrived(ctx context.Context, repo string, d digest.Digest) error {
+	for name, fi := range r.tree.Walk(awaitedDir(repo, d), "") {
+		l, ok := fi.(linked)
+		if !ok || l.Digest() == "" {
+			continue
+		}
+		if err := r.holdAgain(ctx, repo, digest.Digest(l.Digest())); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// holdAgain makes the manifest d of repo hold everything that it names and repo has by now. One that was deleted
+// meanwhile stays so.
+func (r *Registry) holdAgain(ctx context.Context, repo string, d digest.Digest) error {
+	name := revisionPath(repo, d)
+	for {
+		fi, err := r.tree.Stat(name)
+		if err != nil {
+			return ignoreAbsent(err)
+		}
+		m, err := r.manifestIn(repo, d)
+		if err != nil {
+			return ignoreAbsent(err)
+		}
+		n, _ := r.needs(repo, m, nil, nil)
+		if err := n.tooMany(); err != nil {
+			return err
+		}
+		err = r.tree.Update(ctx, func(b Batch) error {
+			if v, ok := fi.(versioned); ok {
+				b.Expect(name, v.Version())
+			}
+			linkManifest(b, repo, d, nil, m, n)
+			return r.adopt(b, repo, n)
+		})
+		if err == nil {
+			r.warnSizes(repo, d, m)
+			return nil
+		}
+		// Refused because others wrote it since, or something that it names was collected: look again. Somebody gets on
+		// each time.
+		if !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// warnAwaiting is warnSizes for those that were stored before d, a manifest, came.
+func (r *Registry) warnAwaiting(repo string, d digest.Digest) {
+	for _, fi := range r.tree.Walk(awaitedDir(repo, d), "") {
+		l, ok := fi.(linked)
+		if !ok || !validDigest(l.Digest()) {
+			continue
+		}
+		if m, err := r.manifestIn(repo, digest.Digest(l.Digest())); err == nil {
+			r.warnSizes(repo, digest.Digest(l.Digest()), m)
+		}
+	}
+}
+
+func ignoreAbsent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,232 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	// maxNested is how deep indexes in indexes are looked into; what lies deeper counts as absent.
+	maxNested = 32
+	// maxBelow is how many names an index takes over from the indexes below it: these multiply.
+	maxBelow = 4096
+	// maxWrong is how many wrong sizes, and how many absent parts, one answer names.
+	maxWrong = 64
+)
+
+// WrongSize is a descriptor whose size is not that of its content. The bytes are right, by their digest; clients that
+// compare sizes, as containerd does, refuse them.
+type WrongSize struct {
+	Of     string // the manifest that has the descriptor
+	Digest string
+	Says   int64
+	Has    int64
+	// Platform is the one for which it matters ("linux/arm64/v8"), "" for all.
+	Platform string
+}
+
+// reach is what a client can pull of a manifest and of everything below it. It is made once for each manifest, however
+// often that is named.
+type reach struct {
+	platforms, absent []string // as in Found
+	lacks             []string // digests without which a manifest cannot be pulled
+	wrong             []WrongSize
+	index             bool
+	here, gone        map[string]bool // of platforms and absent, what came from indexes below
+}
+
+// usable reports whether anything of it can be pulled: all of an image, something of an index that lists anything.
+func (e *reach) usable() bool {
+	if e.index {
+		return len(e.platforms) > 0 || len(e.absent) == 0
+	}
+	return len(e.lacks) == 0
+}
+
+// looking goes through a manifest and all that it leads to, by the names that a client would use.
+type looking struct {
+	r    *Registry
+	rt   route
+	done map[digest.Digest]*reach
+}
+
+// look finds what rt's name has under d, as a manifest and as a blob.
+func (l *looking) look(d digest.Digest) (manifest, blob hit, isManifest, isBlob bool) {
+	rt := l.rt
+	rt.digest, rt.reference = d, d.String()
+	rt.kind = kindManifest
+	manifest, isManifest, _ = l.r.find(&rt)
+	if !isManifest {
+		rt.kind = kindBlob
+		blob, isBlob, _ = l.r.find(&rt)
+	}
+	return manifest, blob, isManifest, isBlob
+}
+
+// at describes the manifest of a hit. depth counts the indexes above it.
+func (l *looking) at(ctx context.Context, h hit, depth int) (*manifest, *reach, error) {
+	m, err := l.r.load(ctx, h)
+	if err != nil {
+		return nil, nil, err
+	}
+	if e := l.done[h.digest]; e != nil {
+		return m, e, nil
+	}
+	e := &reach{index: m.index(), here: map[string]bool{}, gone: map[string]bool{}}
+	if m.index() {
+		err = l.entries(ctx, h.digest, m, e, depth)
+	} else {
+		err = l.image(ctx, h.digest, m, e)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	l.done[h.digest] = e
+	return m, e, nil
+}
+
+// image describes what is no index.
+func (l *looking) image(ctx context.Context, d digest.Digest, m *manifest, e *reach) error {
+	for _, p := range m.parts() {
+		manifest, blob, isManifest, isBlob := l.look(p.Digest)
+		switch {
+		case isManifest:
+			e.size(d, p, manifest.size, "")
+		case isBlob:
+			e.size(d, p, blob.size, "")
+		case !p.optional:
+			e.lack(p.Digest.String())
+		}
+	}
+	platform, err := l.r.platformOf(ctx, m)
+	if platform != "" {
+		e.platforms = []string{platform}
+	}
+	return err
+}
+
+// entries describes an index. A descriptor's platform goes before what its content says, as clients choose by it.
+func (l *looking) entries(ctx context.Context, d digest.Digest, m *manifest, e *reach, depth int) error {
+	for _, p := range m.parts() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		said := p.platform()
+		name := said
+		if name == "" {
+			name = p.Digest.String()
+		}
+		h, blob, isManifest, isBlob := l.look(p.Digest)
+		var below *reach
+		var err error
+		if isManifest && depth < maxNested {
+			_, below, err = l.at(ctx, h, depth+1)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
+			return err
+		}
+		switch {
+		case isManifest && below == nil: // too deep, or it cannot be read
+			e.absent = append(e.absent, name)
+		case isManifest:
+			e.size(d, p, h.size, said)
+			e.take(below, said, name)
+		case isBlob:
+			e.size(d, p, blob.size, said)
+			e.platforms = append(e.platforms, name)
+		case p.embedded():
+			e.platforms = append(e.platforms, name)
+		default:
+			e.absent = append(e.absent, name)
+		}
+	}
+	return nil
+}
+
+// take adds what an entry of an index leads to. said is the platform of the entry, name what it is called.
+func (e *reach) take(below *reach, said, name string) {
+	switch {
+	case !below.usable():
+		e.absent = append(e.absent, name)
+	case said != "" || len(below.platforms) == 0:
+		e.platforms = append(e.platforms, name)
+	default:
+		e.platforms = merge(e.platforms, below.platforms, e.here)
+		e.absent = merge(e.absent, below.absent, e.gone)
+	}
+	for _, d := range below.lacks {
+		e.lack(d)
+	}
+	for _, w := range below.wrong {
+		if said != "" {
+			w.Platform = said
+		} else if w.Platform == "" && !below.index && len(below.platforms) == 1 {
+			w.Platform = below.platforms[0]
+		}
+		if len(e.wrong) < maxWrong {
+			e.wrong = append(e.wrong, w)
+		}
+	}
+}
+
+// merge adds to list those of from that seen does not have yet.
+func merge(list, from []string, seen map[string]bool) []string {
+	for _, name := range from {
+		if len(list) >= maxBelow {
+			break
+		}
+		if !seen[name] {
+			seen[name] = true
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
+func (e *reach) size(of digest.Digest, p part, has int64, platform string) {
+	if p.Size != has && len(e.wrong) < maxWrong {
+		e.wrong = append(e.wrong, WrongSize{of.String(), p.Digest.String(), p.Size, has, platform})
+	}
+}
+
+func (e *reach) lack(d string) {
+	if len(e.lacks) < maxWrong {
+		e.lacks = append(e.lacks, d)
+	}
+}
+
+// load reads the manifest of a hit, from memory if it is there.
+func (r *Registry) load(ctx context.Context, h hit) (*manifest, error) {
+	s, err := r.read.manifests.get(ctx, h.digest, h.size)
+	if err != nil {
+		return nil, err
+	}
+	if s.body != nil {
+		return decodeManifest(h.digest, s.body)
+	}
+	return readManifest(ctx, r.tree, h.digest)
+}
+
+// maxConfig is the largest config that is looked into, in bytes; usual ones have a few KiB.
+const maxConfig = 1 << 20
+
+// platformOf is the platform that an image's config says (image-spec config.md), "" if it is the config of something
+// else.
+func (r *Registry) platformOf(ctx context.Context, m *manifest) (string, error) {
+	if m.Config == nil {
+		return "", nil
+	}
+	size, err := r.tree.StatBlob(m.Config.Digest.String())
+	if err != nil || size > maxConfig {
+		return "", nil // the manifest is here all the same
+	}
+	data, err := r.read.manifests.read(ctx, m.Config.Digest, size)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	d := descriptor{Platform: data}
+	return d.platform(), err
+}
