@@ -129,3 +129,8 @@ func (c *Cluster) CollectedAt(digest string) uint64 {
 }
 
 const ShareTime = shareTime
+
+// PatrolOnce reads what is due, as Patrol does now and then.
+func (c *Cluster) PatrolOnce(ctx context.Context, every time.Duration) (ScrubReport, error) {
+	return c.patrol(ctx, every, func() time.Duration { return every })
+}

@@ -38,6 +38,8 @@ type Options struct {
 	Now func() time.Time
 	// Damaged is told of each blob that is found to be damaged, by the goroutine that found it; nil: nobody is. It must not wait.
 	Damaged func(*Damage)
+	// Repaired is told of each damaged blob that is placed again; nil: nobody is. It must not wait.
+	Repaired func(digest string)
 }
 
 // Dir is a directory of blobs: <dir>/sha256/ab/<hex>, <dir>/sha512/ab/<hex>, and <dir>/scratch/. It is safe for concurrent use.
@@ -46,10 +48,11 @@ type Dir struct {
 	fs      FS
 	reserve int64
 
-	now     func() time.Time
-	damaged func(*Damage)
-	life    context.Context // of verifications that an Open waits for; ends with Close
-	end     context.CancelFunc
+	now      func() time.Time
+	damaged  func(*Damage)
+	repaired func(digest string)
+	life     context.Context // of verifications that an Open waits for; ends with Close
+	end      context.CancelFunc
 
 	seed  maphash.Seed
 	locks [64]sync.Mutex // by digest; a lock guards the digest's holds and its removal
@@ -75,7 +78,7 @@ func Open(dir string, o Options) (*Dir, error) {
 	d := &Dir{
 		dir: dir, fs: o.FS, reserve: o.Reserve, seed: maphash.MakeSeed(),
 		made: map[string]bool{}, stable: map[string]bool{}, placing: map[string]int{}, writers: map[string]*Writer{}, sums: map[string]savedSum{},
-		now: o.Now, damaged: o.Damaged, faults: map[string]fault{}, seen: map[string]stamp{}, checks: map[string]*check{},
+		now: o.Now, damaged: o.Damaged, repaired: o.Repaired, faults: map[string]fault{}, seen: map[string]stamp{}, checks: map[string]*check{},
 	}
 	if d.now == nil {
 		d.now = time.Now
@@ -137,8 +140,10 @@ func (d *Dir) rename(from, to, digest string) error {
 	n := d.slot(digest)
 	d.locks[n].Lock() // so that no verification of the file before is taken for one of this
 	err := d.fs.Rename(from, to)
+	damaged := false
 	if err == nil {
 		d.mu.Lock()
+		_, damaged = d.faults[digest]
 		delete(d.faults, digest)
 		delete(d.seen, digest)
 		if c := d.checks[digest]; c != nil {
@@ -147,6 +152,9 @@ func (d *Dir) rename(from, to, digest string) error {
 		d.mu.Unlock()
 	}
 	d.locks[n].Unlock()
+	if damaged && d.repaired != nil {
+		d.repaired(digest)
+	}
 	if err == nil {
 		if err = d.fs.SyncDir(dir); err != nil {
 			err = errors.Join(errNotSynced, err)
