@@ -24,6 +24,8 @@ type Found struct {
 	// Sparse says that an index lists manifests that are not here, and Absent which, in the same form.
 	Sparse bool
 	Absent []string
+	// Lost are digests of what cannot be pulled because its bytes are damaged or lost here. A child of an index that needs one of them is not among Platforms.
+	Lost []string
 }
 
 // Resolve looks for a manifest as a read by its full name does, on the host of its origin: the exact repository, then the tolerances. With a digest the tag is
@@ -91,7 +93,18 @@ func (r *Registry) describe(ctx context.Context, rt route, h hit, f *Found) erro
 		return fmt.Errorf("manifest %s: %w", h.digest, err)
 	}
 	f.MediaType = m.kind()
+	seen := map[digest.Digest]bool{}
+	lose := func(d digest.Digest, m *manifest) (bool, error) {
+		lost, err := r.lostOf(ctx, h.repo, d, m, seen)
+		for _, d := range lost {
+			f.Lost = append(f.Lost, d.String())
+		}
+		return len(lost) > 0, err
+	}
 	if !m.index() {
+		if lost, err := lose(h.digest, &m); lost || err != nil {
+			return err
+		}
 		platform, err := r.platformOf(ctx, &m)
 		if platform != "" {
 			f.Platforms = []string{platform}
@@ -111,6 +124,11 @@ func (r *Registry) describe(ctx context.Context, rt route, h hit, f *Found) erro
 			_, _, err = r.findChild(rt, c.Digest)
 		}
 		if err == nil {
+			if lost, err := lose("", &manifest{Manifests: []descriptor{c}}); err != nil {
+				return err
+			} else if lost {
+				continue
+			}
 			f.Platforms = append(f.Platforms, platform)
 		} else {
 			f.Sparse, f.Absent = true, append(f.Absent, platform)

@@ -27,7 +27,7 @@ func (n needs) holds() []string {
 }
 
 // needs looks for what m names: in repo, and among the blobs that the tree knows if with (nil: nothing) says that they come with m. absent are the
-// blobs without which the image cannot be pulled. What may be absent: layers that are fetched elsewhere, the children of an index (a mirror of one
+// blobs without which the image cannot be pulled, damaged ones too. What may be absent: layers that are fetched elsewhere, the children of an index (a mirror of one
 // platform), the subject.
 func (r *Registry) needs(repo string, m *manifest, with func(digest string) bool) (n needs, absent []digest.Digest) {
 	here := func(path string, d digest.Digest) bool {
@@ -41,9 +41,11 @@ func (r *Registry) needs(repo string, m *manifest, with func(digest string) bool
 		return err == nil
 	}
 	blob := func(d descriptor, foreign bool) {
-		if here(layerPath(repo, d.Digest), d.Digest) {
+		have := here(layerPath(repo, d.Digest), d.Digest)
+		if have {
 			n.blobs = append(n.blobs, d.Digest)
-		} else if !foreign {
+		}
+		if !have && !foreign || have && r.isLost(context.Background(), d.Digest) {
 			absent = append(absent, d.Digest)
 		}
 	}
@@ -78,6 +80,9 @@ func absentDetail(absent []digest.Digest) []any {
 func (r *Registry) stands(repo string, d digest.Digest, tags []string, m *manifest) bool {
 	if m.index() {
 		return false
+	}
+	if r.isLost(context.Background(), d) {
+		return false // what was sent now repairs it
 	}
 	names := []string{revisionPath(repo, d)}
 	for _, t := range tags {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"syscall"
 
 	"casemate/bundle/lists"
 	"casemate/fileserver"
@@ -77,8 +78,9 @@ type Checker struct {
 	Files interface {
 		Resolve(ctx context.Context, url string) (info fileserver.Info, luck string, err error)
 	}
-	// Open opens a blob.
+	// Open opens a blob, and Has says whether its bytes can be had: syscall.EIO if they are damaged or lost.
 	Open func(ctx context.Context, digest string) (io.ReadSeekCloser, error)
+	Has  func(ctx context.Context, digest string) (int64, error)
 	// Tags returns the tags of a canonical repository.
 	Tags func(repository string) []string
 	// Unreached says why clients that ask a host do not come here, and the way out; "" if they do.
@@ -185,6 +187,8 @@ func (c *Checker) image(ctx context.Context, w lists.Image, platforms []string) 
 	switch {
 	case !here:
 		f.Tags = nearest(c.Tags(w.Repository), w.Tag)
+	case len(found.Lost) > 0 && (len(platforms) == 0 || len(found.Platforms) == 0 || len(lacks) > 0):
+		f.lose(found.Lost)
 	case len(lacks) > 0:
 		f.Verdict, f.Detail, f.Platforms = VerdictPlatform, "not for "+strings.Join(lacks, ", "), realPlatforms(found.Platforms)
 	case len(found.Platforms) == 0 && found.Sparse:
@@ -208,6 +212,10 @@ func (c *Checker) resolve(ctx context.Context, repository, tag, digest string, f
 
 // missed reports whether err says that a client would get a miss, and then makes f say so, with the reason if there is more to say than that.
 func (f *Finding) missed(err error) bool {
+	if errors.Is(err, syscall.EIO) {
+		f.lose(nil)
+		return true
+	}
 	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
 		return false
 	}
@@ -219,6 +227,20 @@ func (f *Finding) missed(err error) bool {
 	f.Verdict, f.Detail = VerdictMissing, strings.TrimPrefix(reason, "not here")
 	return true
 }
+
+// lose makes f say that it is here by name only: a client would not get its bytes.
+func (f *Finding) lose(digests []string) {
+	f.Verdict, f.Detail = VerdictMissing, lostDetail
+	if n := len(digests); n > 0 {
+		f.Detail += " (" + strings.Join(digests[:min(n, maxTags)], ", ")
+		if n > maxTags {
+			f.Detail += fmt.Sprintf(" and %d more", n-maxTags)
+		}
+		f.Detail += ")"
+	}
+}
+
+const lostDetail = "its bytes are damaged or lost here: import or push it again"
 
 // maxTags is how many other tags a finding names.
 const maxTags = 5
@@ -257,6 +279,12 @@ func (c *Checker) file(ctx context.Context, w lists.File) (*Finding, error) {
 	missed := f.missed(err)
 	if err != nil && !missed {
 		return nil, err
+	}
+	if !missed && info.Digest != "" { // what is made has none
+		if _, err := c.Has(ctx, info.Digest); errors.Is(err, syscall.EIO) {
+			f.lose([]string{info.Digest})
+			missed = true
+		}
 	}
 	if c.unreached(hostOf(w.URL), !missed, f) || missed {
 		return f, nil
