@@ -251,6 +251,9 @@ func (c *Cluster) repaired(digest string) {
 	c.scrubs.repaired.Add(1)
 }
 
+// Damaged is how many blobs are damaged on this disk, as far as is known.
+func (c *Cluster) Damaged() int { return len(c.blobs.Damaged()) }
+
 // Lost is a blob that this node does not have whole.
 type Lost struct {
 	Digest string `json:"digest"`
