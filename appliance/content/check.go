@@ -69,7 +69,7 @@ type Finding struct {
 	Tags []string `json:"tags,omitempty"`
 }
 
-// Checker answers whether things are here as a node would get them. All fields are required and are used from one goroutine for each Check.
+// Checker answers whether things are here as a node would get them. All fields but Has are required, and they are used from one goroutine for each Check.
 type Checker struct {
 	// Images and Files answer as they answer clients; *registry.Registry and *fileserver.Server do.
 	Images interface {
@@ -78,9 +78,10 @@ type Checker struct {
 	Files interface {
 		Resolve(ctx context.Context, url string) (info fileserver.Info, luck string, err error)
 	}
-	// Open opens a blob, and Has says whether its bytes can be had: syscall.EIO if they are damaged or lost.
+	// Open opens a blob.
 	Open func(ctx context.Context, digest string) (io.ReadSeekCloser, error)
-	Has  func(ctx context.Context, digest string) (int64, error)
+	// Has says whether a blob's bytes can be had: syscall.EIO if they are damaged or lost. Nil: all can.
+	Has func(ctx context.Context, digest string) (int64, error)
 	// Tags returns the tags of a canonical repository.
 	Tags func(repository string) []string
 	// Unreached says why clients that ask a host do not come here, and the way out; "" if they do.
@@ -280,7 +281,7 @@ func (c *Checker) file(ctx context.Context, w lists.File) (*Finding, error) {
 	if err != nil && !missed {
 		return nil, err
 	}
-	if !missed && info.Digest != "" { // what is made has none
+	if !missed && c.Has != nil { // what is made is no blob
 		if _, err := c.Has(ctx, info.Digest); errors.Is(err, syscall.EIO) {
 			f.lose([]string{info.Digest})
 			missed = true
