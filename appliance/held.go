@@ -27,8 +27,8 @@ func (a *Appliance) lostProblem() (list []cluster.Lost, all int, sentence string
 	if all > 1 {
 		blobs = fmt.Sprintf("%d blobs are", all)
 	}
-	return list, all, fmt.Sprintf("%s damaged or lost here and whole on no other node that answers, clients do not get them: import or push them again (%s); casemate scrub lists all",
-		blobs, strings.Join(named, "; "))
+	return list, all, fmt.Sprintf("%s damaged or lost here and whole on no other node that answers, "+
+		"clients do not get them: import or push them again (%s); casemate scrub lists all", blobs, strings.Join(named, "; "))
 }
 
 // scrubInfo is how the scrub that runs by itself stands.

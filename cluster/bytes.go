@@ -14,7 +14,8 @@ import (
 	"casemate/cluster/state"
 )
 
-// lost is the error for a blob that the tree knows and whose bytes cannot be had: damage, which must not look like a miss. It is syscall.EIO.
+// lost is the error for a blob that the tree knows and whose bytes cannot be had: damage, which must not look like a
+// miss. It is syscall.EIO.
 type lost struct {
 	digest string
 	why    string // "not on this node's disk", "damaged on this node's disk (…)"
@@ -33,7 +34,8 @@ func (e *lost) Error() string {
 // Is makes it syscall.EIO.
 func (e *lost) Is(target error) bool { return target == syscall.EIO }
 
-// notHere says why the bytes are not on this disk, given the error of blob.Dir; ok is false for an error that says nothing of the blob.
+// notHere says why the bytes are not on this disk, given the error of blob.Dir; ok is false for an error that says
+// nothing of the blob.
 func notHere(err error) (why string, ok bool) {
 	var d *blob.Damage
 	switch {
@@ -89,8 +91,8 @@ func (c *Cluster) openBlob(ctx context.Context, digest string) (content, error) 
 	return c.openComing(ctx, d, known.Size, why)
 }
 
-// openComing opens a blob that is on its way from another node, after its first bytes have come, or all of a small one: what nobody has is found out before anything is
-// answered.
+// openComing opens a blob that is on its way from another node, after its first bytes have come, or all of a small one:
+// what nobody has is found out before anything is answered.
 func (c *Cluster) openComing(ctx context.Context, d state.Digest, size int64, why string) (content, error) {
 	for try := 0; ; try++ {
 		f, err := c.stock.start(d, nil)
@@ -115,7 +117,8 @@ func (c *Cluster) openComing(ctx context.Context, d state.Digest, size int64, wh
 	}
 }
 
-// readBlob reads a whole blob. Its bytes are hashed each time: rot on this disk, which nothing else shows, is found here.
+// readBlob reads a whole blob. Its bytes are hashed each time: rot on this disk, which nothing else shows, is found
+// here.
 func (c *Cluster) readBlob(digest string, size int64) ([]byte, error) {
 	for try := 0; ; try++ {
 		f, err := c.openBlob(context.Background(), digest)
@@ -205,7 +208,8 @@ func (p *peers) has(ctx context.Context, node, digest string) (bool, error) {
 	return false, fmt.Errorf("node %s answered %s", node, res.Status)
 }
 
-// doubt tells a node that it has sent wrong bytes. It looks, and if that is so, no longer gives them to anybody and fetches the right ones.
+// doubt tells a node that it has sent wrong bytes. It looks, and if that is so, no longer gives them to anybody and
+// fetches the right ones.
 func (p *peers) doubt(node, digest string) {
 	p.c.background(func() {
 		ctx, cancel, ok := p.alive(p.c.life, node)
@@ -213,7 +217,8 @@ func (p *peers) doubt(node, digest string) {
 			return
 		}
 		defer cancel()
-		if _, err := p.ask(ctx, http.MethodPost, node, "/doubt/"+digest, http.NoBody); err != nil && p.c.life.Err() == nil {
+		_, err := p.ask(ctx, http.MethodPost, node, "/doubt/"+digest, http.NoBody)
+		if err != nil && p.c.life.Err() == nil {
 			p.c.log.Warn("a node that sent wrong bytes could not be told", "peer", node, "blob", digest, "err", err)
 		}
 	})
@@ -232,7 +237,8 @@ func (p *peers) serveDoubt(w http.ResponseWriter, r *http.Request) {
 	reply(w, answer{})
 }
 
-// damaged hears of each blob that is found to be damaged on this disk. It is fetched from another node, or waits until somebody brings its bytes.
+// damaged hears of each blob that is found to be damaged on this disk. It is fetched from another node, or waits until
+// somebody brings its bytes.
 func (c *Cluster) damaged(b *blob.Damage) {
 	c.log.Error("a blob is damaged on this disk", "blob", b.Digest, "why", b.Why)
 	c.scrubs.faults.Add(1)
@@ -260,8 +266,9 @@ type Lost struct {
 	Why    string `json:"why"`
 }
 
-// Lost lists blobs that are damaged on this disk, or that it lacks and could not fetch, at most so many, and says how many there are: what clients of this node may not get
-// until somebody brings the bytes. What is on its way is not among them.
+// Lost lists blobs that are damaged on this disk, or that it lacks and could not fetch, at most so many, and says how
+// many there are: what clients of this node may not get until somebody brings the bytes. What is on its way is not
+// among them.
 func (c *Cluster) Lost(most int) (list []Lost, all int) {
 	view := c.machine.view.Load()
 	add := func(digest, why string) {

@@ -211,7 +211,8 @@ func TestDamagedOnAll(t *testing.T) {
 			if got, err := get(n, digest); !errors.Is(err, syscall.EIO) {
 				t.Errorf("%s: %d bytes, %v", n.Name, len(got), err)
 			}
-			if _, err := n.C.Tree().HasBlob(context.Background(), digest); !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "nor whole on another node") {
+			_, err := n.C.Tree().HasBlob(context.Background(), digest)
+			if !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "nor whole on another node") {
 				t.Errorf("%s: HasBlob: %v", n.Name, err)
 			}
 		}
@@ -231,7 +232,8 @@ func TestDamagedOnAll(t *testing.T) {
 
 const month = 30 * 24 * time.Hour
 
-// The scrub that runs by itself reads what is due and nothing else, also after a restart, and finds what only reading can.
+// The scrub that runs by itself reads what is due and nothing else, also after a restart, and finds what only reading
+// can.
 func TestPatrol(t *testing.T) {
 	t.Parallel()
 	cl := clustertest.New(t, 1, nil)

@@ -26,9 +26,9 @@ type ScrubReport struct {
 	Took    time.Duration `json:"took_ns"`
 }
 
-// Scrub reads every blob that the tree knows from this disk, now and as fast as it goes, and compares the bytes with the digest. What is wrong or missing is fetched from
-// another node; where there is none that has it, importing or pushing the blob again repairs it.
-// One file at a time, so it takes one core and as much of the disk as is idle.
+// Scrub reads every blob that the tree knows from this disk, now and as fast as it goes, and compares the bytes with
+// the digest. What is wrong or missing is fetched from another node; where there is none that has it, importing or
+// pushing the blob again repairs it. One file at a time, so it takes one core and as much of the disk as is idle.
 func (c *Cluster) Scrub(ctx context.Context) (r ScrubReport, err error) {
 	start := time.Now()
 	defer func() {
@@ -135,10 +135,12 @@ const (
 	patrolLook  = time.Minute // how soon another interval is taken up
 	patrolLeast = 4 << 20     // bytes a second at which it reads at least
 	patrolPiece = 128 << 10
+	patrolBlob  = 64 << 10 // bytes that a blob costs besides its own: a seek or two
 )
 
-// Patrol scrubs by itself until ctx is done: every blob is read at least once in what interval returns, 0 for never, and so slowly that nobody notices. What may have been
-// changed since it was last hashed comes first. When a blob was last read says its file, so a restart costs nothing.
+// Patrol scrubs by itself until ctx is done: every blob is read at least once in what interval returns, 0 for never,
+// and so slowly that nobody notices. What may have been changed since it was last hashed comes first. When a blob was
+// last read says its file, so a restart costs nothing.
 func (c *Cluster) Patrol(ctx context.Context, interval func() time.Duration) {
 	tick := time.NewTicker(patrolLook)
 	defer tick.Stop()
@@ -164,10 +166,15 @@ func (c *Cluster) Patrol(ctx context.Context, interval func() time.Duration) {
 	}
 }
 
-// patrol reads what is due, once. A blob is due when half of the interval is over, and the rate is such that all of them are read in a quarter of it.
-func (c *Cluster) patrol(ctx context.Context, every time.Duration, interval func() time.Duration) (r ScrubReport, err error) {
+// patrol reads what is due, once. A blob is due when half of the interval is over, and the rate is such that all of
+// them are read in a quarter of it.
+func (c *Cluster) patrol(
+	ctx context.Context, every time.Duration, interval func() time.Duration,
+) (r ScrubReport, err error) {
 	s := c.machine.view.Load()
-	limit := rate.NewLimiter(rate.Limit(max(patrolLeast, float64(s.Stats().Bytes)/(every.Seconds()/4))), patrolPiece)
+	st := s.Stats()
+	all := float64(st.Bytes) + patrolBlob*float64(st.Blobs)
+	limit := rate.NewLimiter(rate.Limit(max(patrolLeast, all/(every.Seconds()/4))), patrolPiece)
 	pace := func(ctx context.Context, n int, hurry <-chan struct{}) {
 		wait := time.NewTimer(limit.ReserveN(time.Now(), min(n, patrolPiece)).Delay())
 		defer wait.Stop()
@@ -210,6 +217,7 @@ func (c *Cluster) patrol(ctx context.Context, every time.Duration, interval func
 		if !known {
 			continue
 		}
+		pace(ctx, patrolBlob, nil)
 		if err := c.scrubOne(ctx, &r, d, b, c.blobs.VerifySlowly(ctx, d.String(), pace)); err != nil {
 			return r, err
 		}

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// A file whose bytes are damaged is no miss and not whole, whatever asks for it; it is listed, since its name is here; putting it again repairs it.
+// A file whose bytes are damaged is no miss and not whole, whatever asks for it; it is listed, since its name is here;
+// putting it again repairs it.
 func TestDamagedFile(t *testing.T) {
 	t.Parallel()
 	f := start(t)

@@ -12,8 +12,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// A name and its bytes are two things: after damage to the disk, or a restore without blobs, the tree may know a blob whose bytes cannot be had. That is syscall.EIO, and neither
-// a miss nor an image.
+// A name and its bytes are two things: after damage to the disk, or a restore without blobs, the tree may know a blob
+// whose bytes cannot be had. That is syscall.EIO, and neither a miss nor an image.
 
 // isLost reports whether the bytes of a blob that the tree knows are damaged or lost.
 func (r *Registry) isLost(ctx context.Context, d digest.Digest) bool {
@@ -21,9 +21,12 @@ func (r *Registry) isLost(ctx context.Context, d digest.Digest) bool {
 	return errors.Is(err, syscall.EIO)
 }
 
-// lostOf lists what a client that pulls the manifest d, m, from repo would need and not get, because its bytes are damaged or lost: of the manifest itself, config and layers, and
-// the same of the children that are in repo. seen says of what was looked at before whether it, or something that it needs, is lost.
-func (r *Registry) lostOf(ctx context.Context, repo string, d digest.Digest, m *manifest, seen map[digest.Digest]bool) (list []digest.Digest, err error) {
+// lostOf lists what a client that pulls the manifest d, m, from repo would need and not get, because its bytes are
+// damaged or lost: of the manifest itself, config and layers, and the same of the children that are in repo. seen says
+// of what was looked at before whether it, or something that it needs, is lost.
+func (r *Registry) lostOf(
+	ctx context.Context, repo string, d digest.Digest, m *manifest, seen map[digest.Digest]bool,
+) (list []digest.Digest, err error) {
 	look := func(d digest.Digest) {
 		lost, known := seen[d]
 		if !known && d.Validate() == nil {
@@ -77,7 +80,8 @@ func (r *Registry) lostOf(ctx context.Context, repo string, d digest.Digest, m *
 	return slices.Compact(list), nil
 }
 
-// pushable reports whether a client that is about to push may be told that the manifest is here: it would not send what hangs on it.
+// pushable reports whether a client that is about to push may be told that the manifest is here: it would not send what
+// hangs on it.
 func (r *Registry) pushable(ctx context.Context, h hit) bool {
 	m, err := r.manifestIn(h.repo, h.digest)
 	if err != nil {

@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// ErrDamaged says that what stands under a digest does not have its bytes, or that they cannot be read. An error of this kind says why, and is syscall.EIO too.
+// ErrDamaged says that what stands under a digest does not have its bytes, or that they cannot be read. An error of
+// this kind says why, and is syscall.EIO too.
 var ErrDamaged = errors.New("damaged on this disk")
 
 // Damage is a blob that is damaged.
@@ -61,8 +62,8 @@ const maxSeen = 1 << 16
 // errSuspect says that a file may have been changed since it was last hashed.
 var errSuspect = errors.New("not verified since it was changed")
 
-// look judges a blob by what can be seen without reading it: nil, fs.ErrNotExist, ErrDamaged or errSuspect, or that it cannot be known now. The FileInfo is there unless
-// nothing is.
+// look judges a blob by what can be seen without reading it: nil, fs.ErrNotExist, ErrDamaged or errSuspect, or that it
+// cannot be known now. The FileInfo is there unless nothing is.
 func (d *Dir) look(digest string) (fs.FileInfo, error) {
 	algorithm, digits, err := ParseDigest(digest)
 	if err != nil {
@@ -78,7 +79,8 @@ func (d *Dir) look(digest string) (fs.FileInfo, error) {
 	case err != nil:
 		return nil, err
 	case !i.Mode().IsRegular():
-		return i, d.damage(digest, fault{stamp: stampOf(i), err: &Damage{digest, "there is no file in its place but " + kindOf(i)}, open: true})
+		why := "there is no file in its place but " + kindOf(i)
+		return i, d.damage(digest, fault{stamp: stampOf(i), err: &Damage{digest, why}, open: true})
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -91,7 +93,8 @@ func (d *Dir) look(digest string) (fs.FileInfo, error) {
 	return i, nil
 }
 
-// judge is look, and reads what is suspect. Who waits for that goes on with the Dir's end, not with his own: it is done for the next one as well.
+// judge is look, and reads what is suspect. Who waits for that goes on with the Dir's end, not with his own: it is done
+// for the next one as well.
 func (d *Dir) judge(digest string) (fs.FileInfo, error) {
 	i, err := d.look(digest)
 	for try := 0; errors.Is(err, errSuspect) && try < 3; try++ {
@@ -142,17 +145,21 @@ func (d *Dir) Damaged() []Damage {
 	return list
 }
 
-// Verify reads a blob and compares its bytes with its name: ErrDamaged if they differ or cannot be read, fs.ErrNotExist if there is none. What is right is sealed, what is
-// wrong is known from then on, to this process and the next. Of several that come at once one reads.
+// Verify reads a blob and compares its bytes with its name: ErrDamaged if they differ or cannot be read, fs.ErrNotExist
+// if there is none. What is right is sealed, what is wrong is known from then on, to this process and the next. Of
+// several that come at once one reads.
 func (d *Dir) Verify(ctx context.Context, digest string) error { return d.verify(ctx, digest, nil) }
 
-// VerifySlowly is Verify from the disk itself, whatever the system still has in memory, for which pace is called after each piece of n bytes; it should wait, but not
-// beyond hurry's end.
-func (d *Dir) VerifySlowly(ctx context.Context, digest string, pace func(ctx context.Context, n int, hurry <-chan struct{})) error {
+// Pace is called after each piece of n bytes that were read. It should wait, but not beyond the end of hurry: somebody needs
+// the blob now.
+type Pace func(ctx context.Context, n int, hurry <-chan struct{})
+
+// VerifySlowly is Verify from the disk itself, whatever the system still has in memory.
+func (d *Dir) VerifySlowly(ctx context.Context, digest string, pace Pace) error {
 	return d.verify(ctx, digest, pace)
 }
 
-func (d *Dir) verify(ctx context.Context, digest string, pace func(context.Context, int, <-chan struct{})) error {
+func (d *Dir) verify(ctx context.Context, digest string, pace Pace) error {
 	for {
 		d.mu.Lock()
 		c, under := d.checks[digest]
@@ -185,7 +192,7 @@ func (d *Dir) verify(ctx context.Context, digest string, pace func(context.Conte
 }
 
 // compare reads a blob, once more if it is changed meanwhile, and sees to it that the outcome is known.
-func (d *Dir) compare(ctx context.Context, digest string, c *check, pace func(context.Context, int, <-chan struct{})) error {
+func (d *Dir) compare(ctx context.Context, digest string, c *check, pace Pace) error {
 	for range 3 {
 		i, err := d.look(digest)
 		if err != nil && !errors.Is(err, errSuspect) && (i == nil || !i.Mode().IsRegular()) {
@@ -213,7 +220,7 @@ func (d *Dir) compare(ctx context.Context, digest string, c *check, pace func(co
 }
 
 // sum hashes an open file, and says what is wrong with it, "" for nothing.
-func (d *Dir) sum(ctx context.Context, digest string, f File, size int64, c *check, pace func(context.Context, int, <-chan struct{})) (why string, err error) {
+func (d *Dir) sum(ctx context.Context, digest string, f File, size int64, c *check, pace Pace) (string, error) {
 	if pace != nil {
 		d.fs.Drop(f)
 		defer d.fs.Drop(f)
@@ -246,7 +253,8 @@ func (d *Dir) sum(ctx context.Context, digest string, f File, size int64, c *che
 	return "", nil
 }
 
-// settle notes what was found out about the file that looked so before, unless it is another one by now. It is under the digest's lock, as placing is.
+// settle notes what was found out about the file that looked so before, unless it is another one by now. It is under
+// the digest's lock, as placing is.
 func (d *Dir) settle(digest string, c *check, before stamp, why string) (settled bool, err error) {
 	algorithm, digits, err := ParseDigest(digest)
 	if err != nil {
@@ -299,22 +307,22 @@ func (d *Dir) openFile(digest string, seen fs.FileInfo) (File, error) {
 	}
 	f, err := d.fs.OpenFile(d.path(algorithm, digits), os.O_RDONLY, 0)
 	if unusable(err) {
-		return nil, d.damage(digest, fault{stamp: stampOf(seen), err: &Damage{digest, "it cannot be opened: " + reason(err)}, open: true})
+		why := "it cannot be opened: " + reason(err)
+		return nil, d.damage(digest, fault{stamp: stampOf(seen), err: &Damage{digest, why}, open: true})
 	}
 	return f, err
 }
 
-// unusable reports whether an error says that something is wrong with this file, rather than that it cannot be read at this moment.
+// unusable reports whether an error says that something is wrong with this file, rather than that it cannot be read at
+// this moment.
 func unusable(err error) bool {
 	if err == nil {
 		return false
 	}
-	for _, e := range []error{syscall.EIO, fs.ErrPermission, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP, syscall.ENXIO, syscall.ENODATA, syscall.EBADMSG, errUnclean} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc([]error{
+		syscall.EIO, fs.ErrPermission, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP, syscall.ENXIO, syscall.ENODATA,
+		syscall.EBADMSG, errUnclean,
+	}, func(e error) bool { return errors.Is(err, e) })
 }
 
 // errUnclean is EUCLEAN, by which file systems say that what they keep of a file is damaged.
@@ -336,7 +344,8 @@ func kindOf(i fs.FileInfo) string {
 	return "something else"
 }
 
-// makeWay puts what stands in the way of a blob's name aside: whatever it is, it is not ours to delete. It reports whether there is a way now.
+// makeWay puts what stands in the way of a blob's name aside: whatever it is, it is not ours to delete. It reports
+// whether there is a way now.
 func (d *Dir) makeWay(target string) bool {
 	way := false
 	for _, dir := range []string{filepath.Dir(filepath.Dir(target)), filepath.Dir(target)} {

@@ -16,7 +16,8 @@ import (
 	"casemate/cluster/blob"
 )
 
-// Whatever becomes of a blob's file while nobody looks, it is not opened as whole, a second process knows it too, and placing the bytes once more repairs it.
+// Whatever becomes of a blob's file while nobody looks, it is not opened as whole, a second process knows it too, and
+// placing the bytes once more repairs it.
 func TestDamage(t *testing.T) {
 	t.Parallel()
 	data := random(70_000)
@@ -34,24 +35,32 @@ func TestDamage(t *testing.T) {
 		rot  bool   // only reading all of it can tell
 		why  string // "": it is not there
 	}{
-		"a byte changed":               {flip, false, "have the digest"},
-		"a byte changed, time kept":    {func(path string) error { return keepTime(path, func() error { return flip(path) }) }, true, "have the digest"},
-		"cut":                          {func(path string) error { return os.Truncate(path, 69_999) }, false, "its 69999 bytes"},
-		"cut, time kept":               {func(path string) error { return keepTime(path, func() error { return os.Truncate(path, 4096) }) }, false, "its 4096 bytes"},
-		"empty":                        {func(path string) error { return keepTime(path, func() error { return os.Truncate(path, 0) }) }, false, "its 0 bytes"},
-		"longer":                       {func(path string) error { return keepTime(path, func() error { return os.Truncate(path, 70_001) }) }, false, "its 70001 bytes"},
-		"another file renamed over it": {func(path string) error { return os.Rename(write(path+"x", data[1:]), path) }, false, "have the digest"},
-		"removed":                      {os.Remove, false, ""},
-		"its directory removed":        {func(path string) error { return os.RemoveAll(filepath.Dir(path)) }, false, ""},
+		"a byte changed":            {flip, false, "have the digest"},
+		"a byte changed, time kept": {timeKept(flip), true, "have the digest"},
+		"cut":                       {to(69_999), false, "its 69999 bytes"},
+		"cut, time kept":            {timeKept(to(4096)), false, "its 4096 bytes"},
+		"empty":                     {timeKept(to(0)), false, "its 0 bytes"},
+		"longer":                    {timeKept(to(70_001)), false, "its 70001 bytes"},
+		"another file renamed over it": {func(path string) error {
+			return os.Rename(write(path+"x", data[1:]), path)
+		}, false, "have the digest"},
+		"removed":               {os.Remove, false, ""},
+		"its directory removed": {func(path string) error { return os.RemoveAll(filepath.Dir(path)) }, false, ""},
 		"a directory": {func(path string) error {
 			return errors.Join(os.Remove(path), os.Mkdir(path, 0o750), os.WriteFile(path+"/x", nil, 0o600))
 		}, false, "a directory"},
 		"a file in place of its directory": {func(path string) error {
 			return errors.Join(os.RemoveAll(filepath.Dir(path)), os.WriteFile(filepath.Dir(path), nil, 0o600))
 		}, false, "cannot be looked at"},
-		"a pipe":            {func(path string) error { return errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o600)) }, false, "something else"},
-		"a link to nothing": {func(path string) error { return errors.Join(os.Remove(path), os.Symlink("none", path)) }, false, ""},
-		"a link to itself":  {func(path string) error { return errors.Join(os.Remove(path), os.Symlink(path, path)) }, false, "cannot be looked at"},
+		"a pipe": {func(path string) error {
+			return errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o600))
+		}, false, "something else"},
+		"a link to nothing": {func(path string) error {
+			return errors.Join(os.Remove(path), os.Symlink("none", path))
+		}, false, ""},
+		"a link to itself": {func(path string) error {
+			return errors.Join(os.Remove(path), os.Symlink(path, path))
+		}, false, "cannot be looked at"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -226,7 +235,8 @@ func (f countingFile) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// What cannot be read is damaged as long as that lasts; that there is no room for one more open file says nothing of a blob.
+// What cannot be read is damaged as long as that lasts; that there is no room for one more open file says nothing of a
+// blob.
 func TestUnreadable(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -271,7 +281,8 @@ func TestUnreadable(t *testing.T) {
 	try(nil)
 }
 
-// Who needs a blob does not wait for a slow verification of it, and one that reads an old file does not judge a new one.
+// Who needs a blob does not wait for a slow verification of it, and one that reads an old file does not judge a new
+// one.
 func TestVerifyTogether(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -340,11 +351,18 @@ func write(path string, data []byte) string {
 	return path
 }
 
-// keepTime does something to a file that its modification time does not tell of.
-func keepTime(path string, do func() error) error {
-	i, err := os.Stat(path)
-	if err != nil {
-		return err
+// to cuts a file, or makes it longer.
+func to(size int64) func(path string) error {
+	return func(path string) error { return os.Truncate(path, size) }
+}
+
+// timeKept does something to a file that its modification time does not tell of.
+func timeKept(do func(path string) error) func(path string) error {
+	return func(path string) error {
+		i, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(do(path), os.Chtimes(path, i.ModTime(), i.ModTime()))
 	}
-	return errors.Join(do(), os.Chtimes(path, i.ModTime(), i.ModTime()))
 }

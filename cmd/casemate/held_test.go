@@ -8,7 +8,8 @@ import (
 )
 
 func init() {
-	// lost URL|REF… says that the daemon knows each and does not have its bytes: no client takes it for a miss, or for whole.
+	// lost URL|REF… says that the daemon knows each and does not have its bytes: no client takes it for a miss, or for
+	// whole.
 	storyCommands["lost"] = func(ts *testscript.TestScript, _ bool, args []string) {
 		for _, name := range args {
 			if !strings.HasPrefix(name, "https://") {
