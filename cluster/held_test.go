@@ -91,7 +91,8 @@ func TestDamagedOnTheOnlyNode(t *testing.T) {
 	check := func(when string) {
 		t.Helper()
 		for digest, data := range blobs {
-			if _, err := get(n, digest); !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "damaged on this node's disk") {
+			_, err := get(n, digest)
+			if !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "damaged on this node's disk") {
 				t.Errorf("%s: OpenBlob: %v", when, err)
 			}
 			if _, err := n.C.Tree().HasBlob(context.Background(), digest); !errors.Is(err, syscall.EIO) {
@@ -101,7 +102,8 @@ func TestDamagedOnTheOnlyNode(t *testing.T) {
 				t.Errorf("%s: StatBlob: %d, %v", when, size, err)
 			}
 		}
-		if list, all := n.C.Lost(2); all != len(blobs) || len(list) != 2 || !strings.Contains(list[0].Why, "have the digest") {
+		list, all := n.C.Lost(2)
+		if all != len(blobs) || len(list) != 2 || !strings.Contains(list[0].Why, "have the digest") {
 			t.Errorf("%s: lost: %v of %d", when, list, all)
 		}
 		if n.C.Lacks() != len(blobs) {

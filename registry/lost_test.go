@@ -107,7 +107,8 @@ func TestDamagedImage(t *testing.T) {
 
 			s.parts(repo, "one")
 			s.put(repo, "v1", typeOCIManifest, text)
-			for _, target := range []string{manifest, "/v2/" + repo + "/blobs/" + layer.String(), "/v2/" + repo + "/blobs/" + config.String()} {
+			blobs := "/v2/" + repo + "/blobs/"
+			for _, target := range []string{manifest, blobs + layer.String(), blobs + config.String()} {
 				for _, method := range []string{"GET", "HEAD"} {
 					if status, text := s.as("", method, target); status != 200 {
 						t.Errorf("pushed again: %s %s: %d %s", method, target, status, text)
@@ -202,7 +203,8 @@ func TestRottenManifest(t *testing.T) {
 	m := s.put("team/app", "v1", typeOCIManifest, text)
 	tree.bad = m.String()
 	for range 2 {
-		if status, text := s.as("", "GET", "/v2/team/app/manifests/v1"); status != 503 || !strings.Contains(text, "damaged or lost") {
+		status, text := s.as("", "GET", "/v2/team/app/manifests/v1")
+		if status != 503 || !strings.Contains(text, "damaged or lost") {
 			t.Errorf("%d %s", status, text)
 		}
 	}

@@ -17,7 +17,8 @@ import (
 // hurt does something to every blob's file.
 func (s *site) hurt(how func(path string) error) {
 	s.t.Helper()
-	err := filepath.WalkDir(filepath.Join(s.cfg.Dir, "blobs", "sha256"), func(path string, e fs.DirEntry, err error) error {
+	dir := filepath.Join(s.cfg.Dir, "blobs", "sha256")
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
 		}
@@ -78,7 +79,8 @@ func TestImportRepairs(t *testing.T) {
 				}
 				// The import's own document is one more. What a tree's reader puts has no digest before it is read, and
 				// is not counted.
-				said := strings.Contains(r.Message, fmt.Sprint("; ", r.Mended, " blobs that were damaged or lost here are whole again"))
+				text := fmt.Sprint("; ", r.Mended, " blobs that were damaged or lost here are whole again")
+				said := strings.Contains(r.Message, text)
 				if kind != bundle.KindTree && (r.Mended != len(p.order)+1 || !said) {
 					t.Errorf("mended %d: %s", r.Mended, r.Message)
 				}
@@ -100,7 +102,8 @@ func TestAnotherImportRepairs(t *testing.T) {
 	s.must("", p)
 	s.hurt(overwrite)
 	r := s.must("", other)
-	if n := s.whole(p); r.State != Imported || n != len(p.order) || r.Mended != len(p.order) || !strings.Contains(r.Message, "whole again") {
+	n := s.whole(p)
+	if r.State != Imported || n != len(p.order) || r.Mended != n || !strings.Contains(r.Message, "whole again") {
 		t.Errorf("%+v; %d of %d are whole", r, n, len(p.order))
 	}
 }
@@ -119,7 +122,8 @@ func TestDamagedIsNotPromised(t *testing.T) {
 		later.index.Blobs[i].Omitted = i < len(later.index.Blobs)-1
 	}
 	s.hurt(overwrite)
-	if _, err := s.do("", later); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "does not hold any more, or not whole") {
+	_, err := s.do("", later)
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "does not hold any more, or not whole") {
 		t.Errorf("%v", err)
 	}
 	s.must("", p)
@@ -138,8 +142,10 @@ func TestCheckCountsBytes(t *testing.T) {
 		Tags: func(string) []string { return nil }, Unreached: func(string) string { return "" },
 	}
 	req := CheckRequest{Wanted: lists.Wanted{
-		Images: []lists.Image{{Repository: "docker.io/library/nginx", Tag: "1.29"}, {Repository: "quay.io/team/app", Tag: "2"}},
-		Files:  []lists.File{{URL: "https://dl.k8s.io/v1/kubeadm"}},
+		Images: []lists.Image{
+			{Repository: "docker.io/library/nginx", Tag: "1.29"}, {Repository: "quay.io/team/app", Tag: "2"},
+		},
+		Files: []lists.File{{URL: "https://dl.k8s.io/v1/kubeadm"}},
 	}}
 	check := func(when string, here int, platforms ...string) *Report {
 		t.Helper()

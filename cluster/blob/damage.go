@@ -150,8 +150,8 @@ func (d *Dir) Damaged() []Damage {
 // several that come at once one reads.
 func (d *Dir) Verify(ctx context.Context, digest string) error { return d.verify(ctx, digest, nil) }
 
-// Pace is called after each piece of n bytes that were read. It should wait, but not beyond the end of hurry: somebody needs
-// the blob now.
+// Pace is called after each piece of n bytes that were read. It should wait, but not beyond the end of hurry: somebody
+// needs the blob now.
 type Pace func(ctx context.Context, n int, hurry <-chan struct{})
 
 // VerifySlowly is Verify from the disk itself, whatever the system still has in memory.

@@ -79,7 +79,9 @@ func TestDamage(t *testing.T) {
 				t.Helper()
 				switch {
 				case tc.why == "" && errors.Is(err, fs.ErrNotExist):
-				case tc.why != "" && errors.Is(err, blob.ErrDamaged) && errors.Is(err, syscall.EIO) && strings.Contains(err.Error(), tc.why):
+				case tc.why == "" || !errors.Is(err, blob.ErrDamaged) || !errors.Is(err, syscall.EIO):
+					t.Errorf("got %v", err)
+				case strings.Contains(err.Error(), tc.why):
 					if list := d.Damaged(); len(list) != 1 || list[0].Digest != digest || !strings.Contains(list[0].Why, tc.why) {
 						t.Errorf("known to be damaged: %+v", list)
 					}
@@ -133,7 +135,8 @@ func TestSweepDamaged(t *testing.T) {
 	d := open(t, dir, blob.Options{})
 	digest := place(t, d, []byte("x"))
 	path := filepath.Join(dir, "sha256", digest[7:9], digest[7:])
-	if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o750), os.WriteFile(path+"/theirs", []byte("theirs"), 0o600)); err != nil {
+	err := errors.Join(os.Remove(path), os.Mkdir(path, 0o750), os.WriteFile(path+"/theirs", []byte("theirs"), 0o600))
+	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.Open(digest); !errors.Is(err, blob.ErrDamaged) {
@@ -152,7 +155,8 @@ func TestSuspicion(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	reads := &counting{FS: blob.OS{}}
-	d := open(t, dir, blob.Options{FS: reads})
+	now := time.Now()
+	d := open(t, dir, blob.Options{FS: reads, Now: func() time.Time { return now }})
 	data := random(300_000)
 	digest := place(t, d, data)
 	path := filepath.Join(dir, "sha256", digest[7:9], digest[7:])
@@ -185,6 +189,11 @@ func TestSuspicion(t *testing.T) {
 		t.Fatal(err)
 	}
 	opens(len(data), "put right")
+	now = time.Unix(5, 0) // no battery
+	if err := os.Chtimes(path, now, now); err != nil {
+		t.Fatal(err)
+	}
+	opens(len(data), "touched in 1970")
 	reads.noTimes = true
 	if err := os.Chtimes(path, time.Now(), time.Now()); err != nil {
 		t.Fatal(err)

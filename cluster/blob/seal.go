@@ -23,7 +23,7 @@ const sealStep = 1 << 13
 func sealAt(digest string, size int64, now time.Time) time.Time {
 	sec := now.Unix()
 	at := sec - sec%sealStep + sealOffset(digest, size)
-	if at > sec {
+	if at > sec && at > sealStep { // where the clock says 1970, as without a battery, it is one to come
 		at -= sealStep
 	}
 	return time.Unix(at, 0)

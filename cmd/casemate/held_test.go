@@ -23,7 +23,8 @@ func init() {
 			head, err := (&http.Client{Transport: storyOf(ts).node(ts)}).Head(name)
 			ts.Check(err)
 			head.Body.Close()
-			if want := http.StatusServiceUnavailable; status != want || head.StatusCode != want || !strings.Contains(string(text), "damaged or lost") {
+			const want = http.StatusServiceUnavailable
+			if status != want || head.StatusCode != want || !strings.Contains(string(text), "damaged or lost") {
 				ts.Fatalf("%s: GET is %d, HEAD is %d: %s", name, status, head.StatusCode, text)
 			}
 		}
