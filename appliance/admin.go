@@ -462,6 +462,10 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 	if st.DiskFree < st.DiskReserve {
 		problems = append(problems, "the disk is full up to its reserve: nothing can be written; delete images or files and run casemate gc --now, or give it a larger disk")
 	}
+	scrub, lost := a.scrubInfo()
+	if lost != "" {
+		problems = append(problems, lost)
+	}
 	warnings := a.luck.sentences(20)
 	for _, c := range a.registry.Conflicts() {
 		warnings = append(warnings, fmt.Sprintf("the flat name %s is answered by several repositories with different content: %s", c.Name, strings.Join(c.Candidates, ", ")))
@@ -515,6 +519,6 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 		"entries": st.Entries, "images": images, "files": files, "blobs": st.Blobs, "bytes": st.Bytes,
 		"imports":      map[string]any{"complete": complete, "incomplete": incomplete, "running": a.imports.Running()},
 		"disk":         map[string]int64{"total": st.DiskTotal, "free": st.DiskFree, "reserve": st.DiskReserve},
-		"certificates": certs, "warnings": append([]string{}, warnings...), "misses": misses,
+		"certificates": certs, "warnings": append([]string{}, warnings...), "misses": misses, "scrub": scrub,
 	}, nil
 }

@@ -332,6 +332,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	// An import ends at once and goes on after the restart. When the server takes no new ones, the answers to their commands are waited for.
 	stops = append(stops, a.sessions.Wait, func() { a.shutdown(a.grace, admin) }, a.imports.Close)
 	start("upkeep", a.upkeep)
+	start("scrub", func(ctx context.Context) error { a.cluster.Patrol(ctx, a.scrubInterval); return nil })
 	start("watchdog", a.watchdog)
 	addrs := a.Addrs()
 	a.log.Info("serving", "node", a.cfg.Node, "version", Version, "http", join(addrs.HTTP), "https", join(addrs.HTTPS), "dns", join(addrs.DNS), "admin", addrs.Admin)

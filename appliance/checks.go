@@ -21,7 +21,8 @@ func (a *Appliance) postCheck(r *http.Request) (any, error) {
 	if err := readUpTo(r, &req, maxCheckBody); err != nil {
 		return nil, err
 	}
-	c := content.Checker{Images: a.registry, Files: filesAsAsked{a.files, a.now.Load().hosts}, Open: a.tree.OpenBlob, Tags: a.tagsOf, Unreached: a.unreached}
+	c := content.Checker{Images: a.registry, Files: filesAsAsked{a.files, a.now.Load().hosts}, Open: a.tree.OpenBlob, Has: a.tree.HasBlob,
+		Tags: a.tagsOf, Unreached: a.unreached}
 	return c.Check(r.Context(), req)
 }
 
@@ -98,7 +99,7 @@ func (a *Appliance) answered(ctx context.Context) func(missing.Entry) (by string
 			return a.imageAnswered(ctx, e.Name)
 		case missing.Blob:
 			_, digest, _ := strings.Cut(e.Name, "@")
-			_, err := a.tree.StatBlob(digest)
+			_, err := a.tree.HasBlob(ctx, digest)
 			return missing.ByHand, err == nil
 		case missing.File:
 			info, _, err := a.files.Resolve(ctx, e.Name)

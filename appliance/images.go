@@ -16,6 +16,7 @@ type imageInfo struct {
 	MediaType string `json:"media_type"`
 	Size      int64  `json:"size"`
 	Sparse    bool   `json:"sparse"`
+	Damaged   bool   `json:"damaged,omitempty"` // its manifest's bytes are damaged or lost
 }
 
 func (a *Appliance) getImages(r *http.Request) (any, error) {
@@ -30,7 +31,7 @@ func (a *Appliance) getImages(r *http.Request) (any, error) {
 			ref = i.Name + "@" + i.Digest.String()
 		}
 		if strings.HasPrefix(ref, prefix) {
-			list = append(list, imageInfo{i.Name, ref, i.Digest.String(), i.MediaType, i.Size, i.Sparse})
+			list = append(list, imageInfo{i.Name, ref, i.Digest.String(), i.MediaType, i.Size, i.Sparse, i.Lost})
 		}
 	}
 	return list, nil

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"net/http"
 	"time"
 
@@ -23,13 +24,28 @@ func (a *Appliance) getInventory(w http.ResponseWriter, r *http.Request) {
 	key, err := a.inventoryKey(r.Context())
 	var doc []byte
 	if err == nil {
-		doc, err = content.SignInventory(a.tree.Kept(), a.now.Load().settings.Domain, time.Now(), key)
+		doc, err = content.SignInventory(a.held(r.Context()), a.now.Load().settings.Domain, time.Now(), key)
 	}
 	if err != nil {
 		a.adminError(w, r, err)
 		return
 	}
 	send(w, r, "application/json", doc)
+}
+
+// held yields what an inventory may promise: what a name keeps and whose bytes can be had, since a bundle made with it leaves them out. Where that cannot be said now, it is not
+// promised.
+func (a *Appliance) held(ctx context.Context) iter.Seq2[string, int64] {
+	return func(yield func(string, int64) bool) {
+		for digest, size := range a.tree.Kept() {
+			if _, err := a.tree.HasBlob(ctx, digest); err != nil {
+				continue
+			}
+			if !yield(digest, size) {
+				return
+			}
+		}
+	}
 }
 
 func (a *Appliance) getInventoryKey(w http.ResponseWriter, r *http.Request) {

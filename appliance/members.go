@@ -204,7 +204,7 @@ func (a *Appliance) clusterWarnings() (list []string) {
 		switch {
 		case !m.Up:
 			list = append(list, fmt.Sprintf("node %s does not answer this node: casemate member list tells since when", m.Node))
-		case m.Lacks > 0:
+		case m.Lacks > 0 && len(members) > 1: // alone there is nobody to fetch from: that is a problem, see lostProblem
 			list = append(list, fmt.Sprintf("node %s has yet to fetch %d blobs", m.Node, m.Lacks))
 		}
 	}

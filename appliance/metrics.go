@@ -145,6 +145,14 @@ var (
 	descDiskAll  = desc("disk_bytes", "Size of the data directory's file system.")
 	descDiskFree = desc("disk_free_bytes", "What is free of it, the reserve included.")
 	descReserve  = desc("disk_reserve_bytes", "What is kept free.")
+	descDamaged  = desc("blobs_damaged", "Blobs that are damaged on this node's disk, as far as is known.")
+	descLost     = desc("blobs_lost", "Blobs that clients of this node do not get: damaged or lost here, and not to be had from another node.")
+	descScrubbed = desc("scrub_blobs_total", "Blobs that this node has read and compared with their digests.")
+	descScrubB   = desc("scrub_bytes_total", "Bytes of them.")
+	descFaults   = desc("scrub_faults_total", "Blobs that were found to be damaged, by scrubbing or by reading.")
+	descRepaired = desc("scrub_repaired_total", "Damaged blobs whose right bytes came: from another node, by an import or a push.")
+	descDue      = desc("scrub_due_blobs", "Blobs that the scrub that runs by itself has to read now.")
+	descOldest   = desc("scrub_oldest_timestamp_seconds", "Every blob of this node was verified since then.")
 	descExpiry   = desc("certificate_expiry_timestamp_seconds", "When the first certificate of its kind ends.", "kind")
 )
 
@@ -202,6 +210,18 @@ func (s scrape) Collect(ch chan<- prometheus.Metric) {
 	gauge(descDiskAll, float64(st.DiskTotal))
 	gauge(descDiskFree, float64(st.DiskFree))
 	gauge(descReserve, float64(st.DiskReserve))
+	_, lost := a.cluster.Lost(0)
+	gauge(descLost, float64(lost))
+	gauge(descDamaged, float64(a.cluster.Damaged()))
+	scrub := a.cluster.ScrubStatus()
+	count(descScrubbed, scrub.Blobs)
+	count(descScrubB, scrub.Bytes)
+	count(descFaults, scrub.Faults)
+	count(descRepaired, scrub.Repaired)
+	gauge(descDue, float64(scrub.Due))
+	if !scrub.Oldest.IsZero() {
+		gauge(descOldest, float64(scrub.Oldest.Unix()))
+	}
 	first := map[string]time.Time{}
 	for _, e := range a.ca.Expiries() {
 		if t, ok := first[e.Kind]; !ok || e.NotAfter.Before(t) {

@@ -58,7 +58,7 @@ func (a *Appliance) findSample(ctx context.Context) (s doctor.Sample) {
 			break
 		}
 		at, _ := v.hosts.find(hostOf(i.Name))
-		if at != placeOrigin || i.Reference == "" || i.Sparse || i.ArtifactType != "" {
+		if at != placeOrigin || i.Reference == "" || i.Sparse || i.Lost || i.ArtifactType != "" {
 			continue
 		}
 		ref := i.Name + ":" + i.Reference

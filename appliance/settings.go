@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -46,6 +47,8 @@ type Settings struct {
 	// RequireSignature takes only bundles that a trusted key signed, and ImportKeys are those that are trusted.
 	RequireSignature bool
 	ImportKeys       []ed25519.PublicKey
+	// ScrubInterval is the time in which each node reads every blob once by itself, 0 for never.
+	ScrubInterval time.Duration
 }
 
 // A Setting is one key with its text.
@@ -181,6 +184,25 @@ var settingDefs = []settingDef{
 		s.ImportKeys, err = content.ParseKeys(v)
 		return err
 	}},
+	{"scrub.interval", "30d", "how often each node reads every blob by itself, slowly, to see whether its bytes are right; off: only casemate scrub does", parseInterval},
+}
+
+// parseInterval reads whole days ("30d") or a duration.
+func parseInterval(s *Settings, v string) error {
+	s.ScrubInterval = 0
+	if v == "off" {
+		return nil
+	}
+	text := v
+	if days, err := strconv.Atoi(strings.TrimSuffix(v, "d")); err == nil && strings.HasSuffix(v, "d") && days < 1000 {
+		text = fmt.Sprint(24*days, "h")
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 24*time.Hour || d > 365*24*time.Hour {
+		return fmt.Errorf("must be off, or between 1d and 365d, got %q", v)
+	}
+	s.ScrubInterval = d
+	return nil
 }
 
 var kubernetesVersion = regexp.MustCompile(`^v([1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})(-(alpha|beta|rc)\.[0-9]{1,3})?$`)

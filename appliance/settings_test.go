@@ -43,6 +43,10 @@ func TestSettingsSayTheRuleAndWhatTheyGot(t *testing.T) {
 		{"files.redirects", "https://a.example/b", `must be FROM=>TO pairs, got "https://a.example/b"`},
 		{"kubernetes.version", "1.32.5", `must be a version like v1.32.5, or empty, got "1.32.5"`},
 		{"kubernetes.version", "v1.32.5\nx", `must be a version like v1.32.5`},
+		{"scrub.interval", "1h", `setting scrub.interval must be off, or between 1d and 365d, got "1h"`},
+		{"scrub.interval", "never", `must be off, or between 1d and 365d, got "never"`},
+		{"scrub.interval", "d", `got "d"`},
+		{"scrub.interval", "366d", `got "366d"`},
 		{"nonsense", "1", `there is no setting "nonsense", the settings are domain, origins, dns.ttl`},
 		{"files.redirects", strings.Repeat("x", 5000), `must have at most 4096 bytes, got 5000`},
 	} {

@@ -28,7 +28,7 @@ import (
 //	state                   the state as package state writes a snapshot
 //	blobs/ALGORITHM/HEX     for every blob that the state knows, in the state's order (none if the manifest says no_blobs)
 //	damaged/ALGORITHM/HEX   empty, directly behind a blob whose bytes were found to be other ones, or could not be read (zeros fill it up)
-//	missing/ALGORITHM/HEX   empty, instead of a blob that this node could not open
+//	missing/ALGORITHM/HEX   empty, instead of a blob that this node could not open, since it is not there or known to be damaged
 //	end.json                what was written, see ending; it names the sum of all bytes before it
 //
 // Nothing need be remembered to write or to read it but the state: the order says which blob comes next, and so whether one is missing.
@@ -180,7 +180,11 @@ func (c *Cluster) Backup(ctx context.Context, w io.Writer, opt BackupOptions) (r
 				r.note(&r.Damaged, d)
 			case wrong == backupMissing:
 				end.Missing++
-				r.note(&r.Missing, d)
+				if _, err := c.blobs.Stat(d.String()); errors.Is(err, blob.ErrDamaged) { // known before it was read
+					r.note(&r.Damaged, d)
+				} else {
+					r.note(&r.Missing, d)
+				}
 			default:
 				r.Blobs++
 				r.Bytes += known.Size
@@ -254,6 +258,7 @@ func (c *Cluster) backupBlob(ctx context.Context, b *backupWriter, d state.Diges
 		return "", nil
 	}
 	c.log.Error("backup", "blob", digest, "err", cause)
+	c.blobs.Verify(ctx, digest) // it is damaged: from now on everybody knows
 	clear(buf)
 	for left > 0 {
 		n, err := b.Write(buf[:min(left, int64(len(buf)))])

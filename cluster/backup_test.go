@@ -190,16 +190,16 @@ func TestBackupFindsRot(t *testing.T) {
 		t.Fatal(err)
 	}
 	data, r := backup(t, c, pass)
-	if r.Blobs != 2 || len(r.Damaged) != 2 || len(r.Missing) != 1 || r.Faults != 3 || r.Missing[0] != lost {
+	if r.Blobs != 1 || len(r.Damaged) != 3 || len(r.Missing) != 1 || r.Faults != 4 || r.Missing[0] != lost {
 		t.Fatalf("report %+v", r)
 	}
 	to := testConfig(t, t.TempDir())
 	rep, err := restoreWith(to, data)
-	if err != nil || rep.Blobs != 2 || rep.Lacking != 3 {
+	if err != nil || rep.Blobs != 1 || rep.Lacking != 4 {
 		t.Fatalf("%+v, %v", rep, err)
 	}
 	n := start(t, to)
-	if s, err := n.Scrub(context.Background()); err != nil || len(s.Missing) != 3 {
+	if s, err := n.Scrub(context.Background()); err != nil || len(s.Missing) != 4 {
 		t.Errorf("Scrub: %+v, %v", s, err)
 	}
 	if size, err := n.blobs.Stat(good); size != 4 || err != nil {

@@ -30,6 +30,7 @@ type Cluster struct {
 	epoch  atomic.Uint64 // of the newest key taken up
 	blobs  *blob.Dir
 	gc     chan struct{} // holds one element while a collection runs
+	scrubs scrubs
 
 	// In the order in which Close ends them, last first.
 	lock      io.Closer
@@ -92,7 +93,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	if err := c.useKeys(key); err != nil {
 		return nil, err
 	}
-	if c.blobs, err = blob.Open(filepath.Join(cfg.Dir, blobDir), blob.Options{FS: cfg.FS, Reserve: cfg.Reserve}); err != nil {
+	if c.blobs, err = blob.Open(filepath.Join(cfg.Dir, blobDir), blob.Options{FS: cfg.FS, Reserve: cfg.Reserve, Now: cfg.Now, Damaged: c.damaged, Repaired: c.repaired}); err != nil {
 		return nil, err
 	}
 	if c.wal, err = openWAL(cfg, false, c.fail); errors.Is(err, syscall.EIO) {
@@ -216,6 +217,9 @@ func (c *Cluster) release() error {
 	c.ownMu.Lock()
 	c.die()
 	c.ownMu.Unlock()
+	if c.blobs != nil {
+		c.blobs.Close()
+	}
 	close(c.stop)
 	c.own.Wait()
 	if c.transport != nil {

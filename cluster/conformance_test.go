@@ -2,7 +2,11 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,6 +27,19 @@ type collector struct {
 	*Tree
 	t     testing.TB
 	clock *clock
+}
+
+// Damage changes a byte of a blob on the disk.
+func (c collector) Damage(digest string) {
+	algorithm, digits, _ := strings.Cut(digest, ":")
+	f, err := os.OpenFile(filepath.Join(c.c.cfg.Dir, blobDir, algorithm, digits[:2], digits), os.O_RDWR, 0)
+	if err == nil {
+		_, err = f.WriteAt([]byte{0}, 0)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 func (c collector) Unpin() { c.clock.forward(2 * time.Hour) }

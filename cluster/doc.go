@@ -3,7 +3,7 @@
 // A small record lives in the raft log and in memory; everything larger is a blob on local disk, named by its digest. Reading is io/fs and local,
 // writing goes through the log, at whichever node, also where there is one only. It knows no service.
 //
-// It makes eleven promises. Tests cite them by number.
+// It makes twelve promises. Tests cite them by number.
 //
 //  1. Bytes before names. No name appears before its bytes are durable on a majority of the voters.
 //  2. The state is a pure function of the log. Package state reads no clock, draws no random numbers and does no I/O; who proposes stamps the time.
@@ -23,4 +23,8 @@
 //     and leaves it only wrapped, in a backup or after a removal in the log, and to a node that joins. A removed node's key opens nothing that is written after.
 //  11. Exactly once. Commands carry (node, boot, sequence); the state answers a repeat with the first outcome, so a retry after a lost answer never undoes
 //     what came between.
+//  12. Held means: these bytes, on this disk. What is known to be damaged is not handed out, to clients or to
+//     other nodes, and does not count as here. A file that may have been changed since it was last hashed is
+//     hashed before it is handed out. The bytes come from another node, else it is an error that says why, and
+//     whatever stores the blob again repairs it. Only reading finds rot, so every blob is read now and then.
 package cluster

@@ -127,3 +127,8 @@ func (c *Cluster) CollectedAt(digest string) uint64 {
 	d, _ := state.ParseDigest(digest)
 	return c.machine.view.Load().Tombstone(d)
 }
+
+// PatrolOnce reads what is due, as Patrol does now and then.
+func (c *Cluster) PatrolOnce(ctx context.Context, every time.Duration) (ScrubReport, error) {
+	return c.patrol(ctx, every, func() time.Duration { return every })
+}

@@ -94,7 +94,7 @@ func (f *fetch) load() error {
 	moved := time.Now()
 	var last error = errDown
 	for {
-		tried, some := false, false
+		tried, some, absent := false, false, 0
 		for _, node := range f.s.nodes() {
 			if slices.Contains(bad, node) {
 				continue
@@ -113,7 +113,8 @@ func (f *fetch) load() error {
 			}
 			if errors.Is(err, syscall.EBADMSG) {
 				// The bytes are not the ones that the name says (promise 5). Whoever reads them is told so, and the next fetch begins anew with another node.
-				c.log.Error("a node sent wrong bytes: casemate scrub there mends them", "peer", node, "blob", f.digest)
+				c.log.Error("a node sent wrong bytes, it is told so", "peer", node, "blob", f.digest)
+				c.peers.doubt(node, f.digest)
 				f.s.mu.Lock()
 				f.s.wrong[f.digest] = append(f.s.wrong[f.digest], node)
 				f.s.mu.Unlock()
@@ -121,6 +122,9 @@ func (f *fetch) load() error {
 			}
 			if errors.Is(err, syscall.ENOSPC) {
 				return err
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				absent++
 			}
 			last = err
 		}
@@ -133,6 +137,9 @@ func (f *fetch) load() error {
 			delete(f.s.wrong, f.digest)
 			f.s.mu.Unlock()
 			return fmt.Errorf("blob %s: no node that can be reached has the right bytes: %w", f.digest, syscall.EIO)
+		}
+		if absent > 0 && absent+len(bad) >= len(c.others()) {
+			return fmt.Errorf("blob %s: no node has it whole: %w", f.digest, syscall.EIO) // all were asked: waiting would not change it
 		}
 		f.mu.Lock()
 		if f.asked.After(moved) {

@@ -2,10 +2,7 @@ package cluster
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"slices"
-	"syscall"
 	"time"
 
 	"casemate/cluster/state"
@@ -175,76 +172,4 @@ func (c *Cluster) sweepFor(r *GCReport, digests []state.Digest) error {
 	r.Removed += files
 	r.RemovedBytes += bytes
 	return err
-}
-
-// ScrubReport is what a scrub found.
-type ScrubReport struct {
-	Blobs   int           `json:"blobs"`
-	Bytes   int64         `json:"bytes"`
-	Missing []string      `json:"missing"` // digests that the tree knows and this disk has not; at most 1000
-	Damaged []string      `json:"damaged"` // digests whose bytes are other ones; at most 1000
-	Faults  int           `json:"faults"`  // of both kinds
-	Mended  int           `json:"mended"`  // of them, by fetching the bytes from another node
-	Took    time.Duration `json:"took_ns"`
-}
-
-// Scrub reads every blob that the tree knows from this disk and compares the bytes with the digest. What is wrong or missing is fetched from another node; where there is
-// none that has it, pushing the blob again repairs it.
-// One file at a time, so it takes one core and as much of the disk as is idle.
-func (c *Cluster) Scrub(ctx context.Context) (r ScrubReport, err error) {
-	start := time.Now()
-	defer func() {
-		r.Took = time.Since(start)
-		c.log.Info("scrub", "blobs", r.Blobs, "bytes", r.Bytes, "faults", r.Faults, "took", r.Took, "err", err)
-	}()
-	note := func(list *[]string, digest string, err error) {
-		r.Faults++
-		if merr := c.mend(digest); merr == nil {
-			r.Mended++
-			c.log.Warn("scrub mended a blob from another node", "blob", digest, "was", err)
-			return
-		}
-		c.log.Error("scrub", "blob", digest, "err", err)
-		if len(*list) < 1000 {
-			*list = append(*list, digest)
-		}
-	}
-	for d, b := range c.machine.view.Load().Blobs("") {
-		text := d.String()
-		err := c.blobs.Verify(ctx, text)
-		switch {
-		case ctx.Err() != nil:
-			return r, ctx.Err()
-		case errors.Is(err, fs.ErrNotExist):
-			if _, known := c.machine.view.Load().Blob(d); !known {
-				continue // collected meanwhile
-			}
-			note(&r.Missing, text, err)
-		case errors.Is(err, syscall.EBADMSG), errors.Is(err, syscall.EIO):
-			note(&r.Damaged, text, err)
-		case err != nil:
-			return r, err
-		}
-		r.Blobs++
-		r.Bytes += b.Size
-	}
-	return r, nil
-}
-
-// mend fetches a blob from another node, over what is on this disk.
-func (c *Cluster) mend(digest string) error {
-	if c.stock == nil || len(c.others()) == 0 {
-		return errDown
-	}
-	d, err := state.ParseDigest(digest)
-	if err != nil {
-		return err
-	}
-	f, err := c.stock.start(d, nil)
-	if err != nil {
-		return err
-	}
-	defer f.leave()
-	<-f.done
-	return f.err
 }

@@ -484,8 +484,9 @@ func (k *raftConn) Close() error {
 //	GET  index                    → answer: an index at which the state holds all that was committed before; the leader only
 //	POST member                   order → answer; the leader only
 //	PUT  blob[/DIGEST]            bytes → answer: the index at which they were seen durable. Without a digest it follows as the trailer Digest.
-//	GET  blob/DIGEST              the bytes, with ranges, if they are on this disk
+//	GET  blob/DIGEST              the bytes, with ranges, if they are whole on this disk; HEAD too
 //	POST confirm/DIGEST           → answer as for PUT, or 404
+//	POST doubt/DIGEST             → answer, after the blob on this disk was hashed: it was sent with other bytes
 //	     x/…                      Config.Handler
 func (p *peers) handler() http.Handler {
 	mux := http.NewServeMux()
@@ -497,6 +498,7 @@ func (p *peers) handler() http.Handler {
 	mux.HandleFunc("PUT /blob/{digest}", p.serveCopy)
 	mux.HandleFunc("GET /blob/{digest}", p.serveBlob)
 	mux.HandleFunc("POST /confirm/{digest}", p.serveConfirm)
+	mux.HandleFunc("POST /doubt/{digest}", p.serveDoubt)
 	if h := p.c.cfg.Handler; h != nil {
 		mux.Handle("/x/", http.StripPrefix("/x", h))
 	}

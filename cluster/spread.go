@@ -266,12 +266,15 @@ func (c *Cluster) confirm(digest string) (uint64, error) {
 	if _, err := c.blobs.Durable(digest); err != nil {
 		return 0, fmt.Errorf("confirm %s: %w", digest, err)
 	}
+	if c.stock != nil {
+		c.stock.came(d)
+	}
 	return index, nil
 }
 
 func (p *peers) serveConfirm(w http.ResponseWriter, r *http.Request) {
 	index, err := p.c.confirm(r.PathValue("digest"))
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, blob.ErrDamaged) { // then they are sent, and repair it
 		reply(w, answer{Kind: kindNotExist, Error: err.Error()})
 		return
 	}
@@ -327,9 +330,13 @@ func (c *Cluster) takeCopy(r *http.Request) (uint64, error) {
 }
 
 func (p *peers) serveBlob(w http.ResponseWriter, r *http.Request) {
-	f, err := p.c.blobs.Open(r.PathValue("digest"))
-	if err != nil {
+	f, err := p.c.openHere(r.PathValue("digest"))
+	if _, ok := notHere(err); ok || errors.Is(err, os.ErrInvalid) {
 		reply(w, answer{Kind: kindNotExist, Error: err.Error()})
+		return
+	}
+	if err != nil {
+		reply(w, answer{Kind: kindFailed, Error: err.Error()})
 		return
 	}
 	defer f.Close()

@@ -115,6 +115,26 @@ func (s *stock) lose(d state.Digest, b state.Blob) {
 	s.poke()
 }
 
+// came hears that a blob was placed by somebody else than a fetch.
+func (s *stock) came(d state.Digest) {
+	s.mu.Lock()
+	s.missing.forget(d)
+	s.mu.Unlock()
+}
+
+// hopeless lists, in order, what is lacking and could not be fetched, or with all everything that is lacking: there is nobody to fetch it from.
+func (s *stock) hopeless(all bool) (list []state.Digest) {
+	s.mu.Lock()
+	for d, l := range s.missing.all {
+		if all || l.failures > 0 {
+			list = append(list, d)
+		}
+	}
+	s.mu.Unlock()
+	slices.Sort(list)
+	return list
+}
+
 // fill runs until the node stops.
 func (s *stock) fill() {
 	c := s.c

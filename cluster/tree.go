@@ -151,13 +151,8 @@ func (t *Tree) ReadFile(name string) ([]byte, error) {
 	case e.Digest == "":
 		return []byte(e.Data), nil
 	}
-	f, err := t.c.openBlob(context.Background(), i.digest)
+	data, err := t.c.readBlob(i.digest, i.size)
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
-	}
-	defer f.Close()
-	data := make([]byte, i.size)
-	if _, err := io.ReadFull(f, data); err != nil {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
 	}
 	return data, nil
@@ -295,41 +290,26 @@ func unknownBlob(digest string) error {
 	return fmt.Errorf("blob %s: %w", digest, fs.ErrNotExist)
 }
 
+// HasBlob implements the contract: on this disk, else on that of another node.
+func (t *Tree) HasBlob(ctx context.Context, digest string) (int64, error) {
+	size, err := t.StatBlob(digest)
+	if err != nil {
+		return 0, err
+	}
+	return size, t.c.hasBlob(ctx, digest)
+}
+
+// DoubtBlob looks whether the bytes of a blob on this disk are right, because somebody has read wrong ones. What it finds everybody knows from then on.
+func (t *Tree) DoubtBlob(ctx context.Context, digest string) {
+	if err := t.c.blobs.Verify(ctx, digest); err != nil {
+		t.c.log.Warn("a blob was read with wrong bytes", "blob", digest, "err", err)
+	}
+}
+
 // OpenBlob opens a blob. On a node that holds it, that is an *os.File; elsewhere a stream that another node is still filling, whose reads end with ctx.
 func (t *Tree) OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error) {
 	if _, err := t.StatBlob(digest); err != nil {
 		return nil, err
 	}
 	return t.c.openBlob(ctx, digest)
-}
-
-func (c *Cluster) openBlob(ctx context.Context, digest string) (content, error) {
-	f, err := c.blobs.Open(digest)
-	if errors.Is(err, fs.ErrNotExist) {
-		d, perr := state.ParseDigest(digest)
-		if perr != nil {
-			return nil, err
-		}
-		known, ok := c.machine.view.Load().Blob(d)
-		if !ok {
-			return nil, unknownBlob(digest) // collected and swept since the caller looked
-		}
-		if c.stock == nil || len(c.others()) == 0 {
-			// The tree knows it and this disk does not: damage, which must not look like a miss.
-			return nil, fmt.Errorf("blob %s: known, but not on this node's disk, push it again: %w", digest, syscall.EIO)
-		}
-		c.stock.lose(d, known)
-		f, err := c.stock.start(d, nil)
-		if errors.Is(err, syscall.ENOSPC) {
-			return c.relay(ctx, digest, known.Size), nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		return &incoming{ctx: ctx, f: f}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return f, nil
 }

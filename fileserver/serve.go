@@ -247,6 +247,10 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h held) {
 	var content io.ReadSeeker
 	media := mediaType(name)
 	if r.Method == http.MethodHead && name != "" {
+		if _, err := s.cfg.Tree.HasBlob(r.Context(), h.digest); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			s.fail(w, r, err)
+			return
+		}
 		content = io.NewSectionReader(nil, 0, h.size) // ServeContent asks it for the size and reads nothing
 	} else {
 		blob, err := s.open(r.Context(), &h)
@@ -357,6 +361,8 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		code, text = http.StatusForbidden, err.Error()+"."
 	case errors.Is(err, fs.ErrNotExist):
 		code, text = http.StatusNotFound, err.Error()+"."
+	case errors.Is(err, syscall.EIO):
+		code, text = http.StatusServiceUnavailable, "its bytes on this bastion are damaged or lost: import or put it again ("+err.Error()+")."
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		code, text = http.StatusServiceUnavailable, "not possible at this moment, try again."
 		w.Header().Set("Retry-After", "5")

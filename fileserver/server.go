@@ -49,6 +49,8 @@ type Tree interface {
 	Walk(dir, after string) iter.Seq2[string, fs.FileInfo]
 	// Update commits a batch, all or nothing, and returns once this node has applied it.
 	Update(ctx context.Context, fn func(Batch) error) error
+	// HasBlob says that a blob's bytes can be had: else syscall.EIO, if they are damaged or lost.
+	HasBlob(ctx context.Context, digest string) (int64, error)
 	// OpenBlob opens a blob; an *os.File where this node holds it.
 	OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error)
 	// CreateBlob opens a scratch file; with id "" it vanishes when it is closed without a commit.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"sync"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -39,7 +40,7 @@ func (s *stored) cost() int {
 	return cost
 }
 
-// manifests keeps the manifests that were asked for last. It is keyed by digest, so nothing in it can be wrong, only unneeded:
+// manifests keeps the manifests that were asked for last. It is keyed by digest and hashed when it is read, so nothing in it can be wrong, only unneeded:
 // whether a repository has a manifest is asked of the tree every time.
 type manifests struct {
 	tree  Tree
@@ -99,6 +100,12 @@ func (m *manifests) read(ctx context.Context, d digest.Digest, size int64) ([]by
 	body := make([]byte, size)
 	if _, err := io.ReadFull(blob, body); err != nil {
 		return nil, fmt.Errorf("reading manifest %s: %w", d, err)
+	}
+	if !hasDigest(body, d) { // rot on the disk, which nothing but reading shows
+		if t, ok := m.tree.(doubter); ok {
+			t.DoubtBlob(ctx, d.String())
+		}
+		return nil, fmt.Errorf("manifest %s: the bytes on the disk are other ones: %w", d, syscall.EIO)
 	}
 	return body, nil
 }

@@ -28,6 +28,9 @@ type Found struct {
 	Lacks []string
 	// Wrong are sizes that descriptors state wrongly: at most 64.
 	Wrong []WrongSize
+	// Lost are digests of what cannot be pulled because its bytes are damaged or lost here: at most 64. What needs one of
+	// them is not among Platforms.
+	Lost []string
 }
 
 // Resolve looks for a manifest as a read by its full name does, on the host of its origin: the exact repository, then the tolerances. With a digest the tag is
@@ -83,12 +86,12 @@ func (r *Registry) Resolve(ctx context.Context, repository, tag, dg string) (Fou
 
 // describe reads the manifest that was found and everything that it leads to.
 func (r *Registry) describe(ctx context.Context, rt route, h hit, f *Found) error {
-	l := &looking{r: r, rt: rt, done: map[digest.Digest]*reach{}}
-	m, e, err := l.at(ctx, h, 0)
+	m, e, err := r.lookFrom(rt).at(ctx, h, 0)
 	if err != nil {
 		return err
 	}
-	f.MediaType, f.Platforms, f.Absent, f.Lacks, f.Wrong = m.kind(), e.platforms, e.absent, e.lacks, e.wrong
+	f.MediaType, f.Platforms, f.Absent = m.kind(), e.platforms, e.absent
+	f.Lacks, f.Lost, f.Wrong = e.lacks, e.lost, e.wrong
 	f.Sparse = m.index() && len(e.absent) > 0
 	return nil
 }

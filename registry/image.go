@@ -8,6 +8,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -31,6 +32,8 @@ type Image struct {
 	Platforms []string
 	Sparse    bool
 	Absent    []string
+	// Lost says that the manifest's bytes are damaged or lost: then nothing else is known of it.
+	Lost bool
 	// Stored is when the tag or the manifest was written.
 	Stored time.Time
 }
@@ -116,9 +119,14 @@ type named struct {
 func (r *Registry) yieldRepo(repo string, c contents, yield func(Image, error) bool) bool {
 	spoken := map[digest.Digest]bool{}
 	manifests := map[digest.Digest]*manifest{}
+	lost := map[digest.Digest]bool{}
 	for _, n := range c.revisions {
 		m, err := r.manifestIn(repo, n.digest)
 		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if errors.Is(err, syscall.EIO) {
+			lost[n.digest] = true
 			continue
 		}
 		if err != nil {
@@ -138,7 +146,13 @@ func (r *Registry) yieldRepo(repo string, c contents, yield func(Image, error) b
 	}
 	for _, n := range slices.Concat(c.tags, c.revisions) {
 		m := manifests[n.digest]
-		if m == nil || n.tag == "" && spoken[n.digest] {
+		if n.tag == "" && spoken[n.digest] || m == nil && !lost[n.digest] {
+			continue
+		}
+		if m == nil {
+			if !yield(Image{Name: repo, Reference: n.tag, Digest: n.digest, Lost: true, Stored: n.stored}, nil) {
+				return false
+			}
 			continue
 		}
 		img := Image{Name: repo, Reference: n.tag, Digest: n.digest, MediaType: m.kind(), ArtifactType: m.ArtifactType, Stored: n.stored}

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -42,7 +43,7 @@ func (r *Registry) Link(b Batch, im Import) error {
 		return fmt.Errorf("image %s: %w", im.name(), err)
 	}
 	needs, absent := r.needs(repo, m, im.With, im.Manifest)
-	if _, err := r.tree.StatBlob(d.String()); err != nil {
+	if _, err := r.tree.HasBlob(context.Background(), d.String()); err != nil {
 		absent = append([]digest.Digest{d}, absent...)
 	}
 	if len(absent) > 0 {

@@ -28,7 +28,7 @@ func (n needs) holds() []string {
 
 // needs looks for what m names: in repo, and among the blobs that the tree knows if with says that they come with m,
 // and asManifest that they come as manifests of repo (nil: nothing does). absent are the blobs without which the image
-// cannot be pulled. What may be absent: layers that are fetched elsewhere, what an index lists (a mirror of one
+// cannot be pulled, damaged ones too. What may be absent: layers that are fetched elsewhere, what an index lists (a mirror of one
 // platform), the subject.
 func (r *Registry) needs(repo string, m *manifest, with, asManifest func(digest string) bool) (n needs,
 	absent []digest.Digest) {
@@ -52,6 +52,9 @@ func (r *Registry) needs(repo string, m *manifest, with, asManifest func(digest 
 			}
 			if blob {
 				n.blobs = append(n.blobs, p.Digest)
+			}
+			if blob && r.isLost(context.Background(), p.Digest) {
+				absent = append(absent, p.Digest)
 			}
 		case p.optional:
 			if seen[p.Digest] {
@@ -106,6 +109,9 @@ func lacking(absent []digest.Digest) *apiError {
 func (r *Registry) written(repo string, d digest.Digest, tags []string, m *manifest) bool {
 	if m.index() {
 		return false
+	}
+	if r.isLost(context.Background(), d) {
+		return false // what was sent now repairs it
 	}
 	names := []string{revisionPath(repo, d)}
 	for _, t := range tags {

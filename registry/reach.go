@@ -3,7 +3,10 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"slices"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -33,6 +36,7 @@ type WrongSize struct {
 type reach struct {
 	platforms, absent []string // as in Found
 	lacks             []string // digests without which a manifest cannot be pulled
+	lost              []string // digests of what is here by name only: its bytes are damaged or lost
 	wrong             []WrongSize
 	index             bool
 	here, gone        map[string]bool // of platforms and absent, what came from indexes below
@@ -41,9 +45,9 @@ type reach struct {
 // usable reports whether anything of it can be pulled: all of an image, something of an index that lists anything.
 func (e *reach) usable() bool {
 	if e.index {
-		return len(e.platforms) > 0 || len(e.absent) == 0
+		return len(e.platforms) > 0 || len(e.absent)+len(e.lost) == 0
 	}
-	return len(e.lacks) == 0
+	return len(e.lacks)+len(e.lost) == 0
 }
 
 // looking goes through a manifest and all that it leads to, by the names that a client would use.
@@ -51,6 +55,22 @@ type looking struct {
 	r    *Registry
 	rt   route
 	done map[digest.Digest]*reach
+	lost map[digest.Digest]bool // blobs that were looked at
+}
+
+// lookFrom returns one that starts at a name.
+func (r *Registry) lookFrom(rt route) *looking {
+	return &looking{r, rt, map[digest.Digest]*reach{}, map[digest.Digest]bool{}}
+}
+
+// isLost reports whether the bytes of a blob that is here by name are damaged or lost.
+func (l *looking) isLost(ctx context.Context, d digest.Digest) bool {
+	lost, known := l.lost[d]
+	if !known {
+		lost = l.r.isLost(ctx, d)
+		l.lost[d] = lost
+	}
+	return lost
 }
 
 // look finds what rt's name has under d, as a manifest and as a blob.
@@ -68,6 +88,9 @@ func (l *looking) look(d digest.Digest) (manifest, blob hit, isManifest, isBlob 
 
 // at describes the manifest of a hit. depth counts the indexes above it.
 func (l *looking) at(ctx context.Context, h hit, depth int) (*manifest, *reach, error) {
+	if l.isLost(ctx, h.digest) { // also of one that is in memory still
+		return nil, nil, fmt.Errorf("manifest %s: its bytes are damaged or lost here: %w", h.digest, syscall.EIO)
+	}
 	m, err := l.r.load(ctx, h)
 	if err != nil {
 		return nil, nil, err
@@ -95,11 +118,16 @@ func (l *looking) image(ctx context.Context, d digest.Digest, m *manifest, e *re
 		switch {
 		case isManifest:
 			e.size(d, p, manifest.size, "")
+		case isBlob && l.isLost(ctx, p.Digest):
+			e.lose(p.Digest.String())
 		case isBlob:
 			e.size(d, p, blob.size, "")
 		case !p.optional:
 			e.lack(p.Digest.String())
 		}
+	}
+	if len(e.lost) > 0 { // nobody can pull it, and the config may be among them
+		return nil
 	}
 	platform, err := l.r.platformOf(ctx, m)
 	if platform != "" {
@@ -125,10 +153,12 @@ func (l *looking) entries(ctx context.Context, d digest.Digest, m *manifest, e *
 		if isManifest && depth < maxNested {
 			_, below, err = l.at(ctx, h, depth+1)
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) && !errors.Is(err, syscall.EIO) {
 			return err
 		}
 		switch {
+		case errors.Is(err, syscall.EIO), isBlob && l.isLost(ctx, p.Digest):
+			e.lose(p.Digest.String())
 		case isManifest && below == nil: // too deep, or it cannot be read
 			e.absent = append(e.absent, name)
 		case isManifest:
@@ -149,6 +179,7 @@ func (l *looking) entries(ctx context.Context, d digest.Digest, m *manifest, e *
 // take adds what an entry of an index leads to. said is the platform of the entry, name what it is called.
 func (e *reach) take(below *reach, said, name string) {
 	switch {
+	case !below.usable() && len(below.lost) > 0:
 	case !below.usable():
 		e.absent = append(e.absent, name)
 	case said != "" || len(below.platforms) == 0:
@@ -159,6 +190,9 @@ func (e *reach) take(below *reach, said, name string) {
 	}
 	for _, d := range below.lacks {
 		e.lack(d)
+	}
+	for _, d := range below.lost {
+		e.lose(d)
 	}
 	for _, w := range below.wrong {
 		if said != "" {
@@ -195,6 +229,12 @@ func (e *reach) size(of digest.Digest, p part, has int64, platform string) {
 func (e *reach) lack(d string) {
 	if len(e.lacks) < maxWrong {
 		e.lacks = append(e.lacks, d)
+	}
+}
+
+func (e *reach) lose(d string) {
+	if len(e.lost) < maxWrong && !slices.Contains(e.lost, d) {
+		e.lost = append(e.lost, d)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -31,6 +32,10 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 		return
 	}
 	r.lucky(req, &rt, h)
+	if r.pushing(req, &rt) && !r.pushable(req.Context(), rt, h) {
+		writeError(w, req, errManifestUnknown)
+		return
+	}
 	m, err := r.read.manifests.get(req.Context(), h.digest, h.size)
 	if err != nil {
 		r.broken(w, req, &rt, errManifestUnknown, err)
@@ -73,7 +78,16 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route)
 		return
 	}
 	var body io.ReadSeeker = sized{size: h.size}
-	if req.Method != http.MethodHead {
+	if req.Method == http.MethodHead {
+		_, err := r.tree.HasBlob(req.Context(), h.digest.String())
+		if errors.Is(err, syscall.EIO) && r.pushing(req, &rt) {
+			err = fs.ErrNotExist // who pushes sends it then, which repairs it
+		}
+		if err != nil {
+			r.broken(w, req, &rt, errBlobUnknown, err)
+			return
+		}
+	} else {
 		blob, err := r.tree.OpenBlob(req.Context(), h.digest.String())
 		if err != nil {
 			r.broken(w, req, &rt, errBlobUnknown, err)

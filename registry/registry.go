@@ -46,6 +46,7 @@ type Tree interface {
 	Walk(dir, after string) iter.Seq2[string, fs.FileInfo]
 	Update(ctx context.Context, fn func(Batch) error) error
 	StatBlob(digest string) (int64, error)
+	HasBlob(ctx context.Context, digest string) (int64, error)
 	OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error)
 	CreateBlob(id string) (BlobWriter, error)
 	ResumeBlob(id string) (BlobWriter, error)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -43,9 +44,11 @@ func (r *Registry) startUpload(w http.ResponseWriter, req *http.Request, rt rout
 }
 
 // mount names the blob d in repo when any repository (or any other holder on this cluster) has it: who may push may also read, so that
-// from= is not asked. Else fs.ErrNotExist.
+// from= is not asked. Else, and where its bytes are damaged or lost, fs.ErrNotExist.
 func (r *Registry) mount(ctx context.Context, repo string, d digest.Digest) error {
-	if _, err := r.tree.StatBlob(d.String()); err != nil {
+	if _, err := r.tree.HasBlob(ctx, d.String()); errors.Is(err, syscall.EIO) {
+		return fs.ErrNotExist // the client sends it, which repairs it
+	} else if err != nil {
 		return err
 	}
 	return r.nameBlob(ctx, repo, d)

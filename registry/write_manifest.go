@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/http"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -200,7 +201,9 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 			return err
 		}
 		var data []byte
-		if data, err = r.tree.ReadFile(name); err != nil {
+		if data, err = r.tree.ReadFile(name); errors.Is(err, syscall.EIO) {
+			data = []byte("{}") // a damaged one can be deleted, too; whose referrer it was is not known any more
+		} else if err != nil {
 			return err
 		}
 		m, unread := decodeManifest(d, data)

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"syscall"
 
 	"casemate/bundle/lists"
 	"casemate/fileserver"
@@ -73,7 +74,7 @@ type Finding struct {
 	Tags []string `json:"tags,omitempty"`
 }
 
-// Checker answers whether things are here as a node would get them. All fields are required and are used from one goroutine for each Check.
+// Checker answers whether things are here as a node would get them. All fields but Has are required, and they are used from one goroutine for each Check.
 type Checker struct {
 	// Images and Files answer as they answer clients; *registry.Registry and *fileserver.Server do.
 	Images interface {
@@ -84,6 +85,8 @@ type Checker struct {
 	}
 	// Open opens a blob.
 	Open func(ctx context.Context, digest string) (io.ReadSeekCloser, error)
+	// Has says whether a blob's bytes can be had: syscall.EIO if they are damaged or lost. Nil: all can.
+	Has func(ctx context.Context, digest string) (int64, error)
 	// Tags returns the tags of a canonical repository.
 	Tags func(repository string) []string
 	// Unreached says why clients that ask a host do not come here, and the way out; "" if they do.
@@ -193,6 +196,8 @@ func (c *Checker) image(ctx context.Context, w lists.Image, platforms []string) 
 	switch {
 	case !here:
 		f.Tags = nearest(c.Tags(w.Repository), w.Tag)
+	case len(found.Lost) > 0 && (len(platforms) == 0 || len(found.Platforms) == 0 || len(lacks) > 0):
+		f.lose(found.Lost)
 	case len(found.Lacks) > 0 && !found.Sparse:
 		f.Verdict, f.Detail = VerdictMissing,
 			"its manifest is here without "+strings.Join(found.Lacks[:min(len(found.Lacks), 3)], ", ")
@@ -223,6 +228,10 @@ func (c *Checker) resolve(ctx context.Context, repository, tag, digest string, f
 
 // missed reports whether err says that a client would get a miss, and then makes f say so, with the reason if there is more to say than that.
 func (f *Finding) missed(err error) bool {
+	if errors.Is(err, syscall.EIO) {
+		f.lose(nil)
+		return true
+	}
 	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
 		return false
 	}
@@ -234,6 +243,20 @@ func (f *Finding) missed(err error) bool {
 	f.Verdict, f.Detail = VerdictMissing, strings.TrimPrefix(reason, "not here")
 	return true
 }
+
+// lose makes f say that it is here by name only: a client would not get its bytes.
+func (f *Finding) lose(digests []string) {
+	f.Verdict, f.Detail = VerdictMissing, lostDetail
+	if n := len(digests); n > 0 {
+		f.Detail += " (" + strings.Join(digests[:min(n, maxTags)], ", ")
+		if n > maxTags {
+			f.Detail += fmt.Sprintf(" and %d more", n-maxTags)
+		}
+		f.Detail += ")"
+	}
+}
+
+const lostDetail = "its bytes are damaged or lost here: import or push it again"
 
 // maxTags is how many other tags a finding names.
 const maxTags = 5
@@ -272,6 +295,12 @@ func (c *Checker) file(ctx context.Context, w lists.File) (*Finding, error) {
 	missed := f.missed(err)
 	if err != nil && !missed {
 		return nil, err
+	}
+	if !missed && c.Has != nil { // what is made is no blob
+		if _, err := c.Has(ctx, info.Digest); errors.Is(err, syscall.EIO) {
+			f.lose([]string{info.Digest})
+			missed = true
+		}
 	}
 	if c.unreached(hostOf(w.URL), !missed, f) || missed {
 		return f, nil

@@ -87,7 +87,7 @@ func (j *job) dryRun(ctx context.Context) (*Result, error) {
 	for _, b := range c.Index.Blobs {
 		r.Blobs++
 		r.Bytes += b.Size
-		if _, err := e.cfg.Tree.StatBlob(b.Digest); err != nil {
+		if _, ok := e.held(ctx, b.Digest); !ok {
 			r.BytesNew += b.Size
 		}
 	}
@@ -98,6 +98,9 @@ func (j *job) dryRun(ctx context.Context) (*Result, error) {
 	res.Message = "nothing is written; an import would make: " + changesText(res.Record)
 	if ok {
 		res.Message = fmt.Sprintf("nothing would change: the same content was imported as %s on %s", held.Name, held.Time.Format("2006-01-02 15:04"))
+		if r.BytesNew > 0 {
+			res.Message += fmt.Sprintf("; %s of it that are damaged or lost here would be brought again", bytesText(r.BytesNew))
+		}
 	}
 	return res, nil
 }
@@ -122,8 +125,7 @@ func (d *dry) Has(digest string) (int64, bool) {
 	if ok {
 		return size, true
 	}
-	n, err := d.e.cfg.Tree.StatBlob(digest)
-	return n, err == nil
+	return d.e.held(d.e.base, digest)
 }
 
 func (d *dry) Put(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {

@@ -60,6 +60,8 @@ type Result struct {
 	Parts   int   `json:"parts,omitempty"`
 	Have    []int `json:"have,omitempty"`
 	Missing []int `json:"missing,omitempty"`
+	// Mended is how many blobs were damaged or lost here and were brought again.
+	Mended int `json:"mended,omitempty"`
 	// Need is how many bytes a dry run says would be written at the most, and Changes what would change.
 	Need    int64    `json:"need,omitempty"`
 	Changes []Change `json:"changes,omitempty"`
@@ -183,8 +185,13 @@ func (j *job) run(ctx context.Context) (_ *Result, err error) {
 			if _, err := j.document(ctx, c.Index); err != nil {
 				return nil, err
 			}
+			s.mended.Add(1)
 		}
-		return j.unchanged(ctx, r)
+		res, err := j.unchanged(ctx, r)
+		if err == nil {
+			res.Message += res.mended(s)
+		}
+		return res, err
 	}
 	if len(c.Absent) > 0 {
 		return j.incomplete(ctx, s, c)

@@ -55,7 +55,7 @@ func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result
 		return nil, collected(err)
 	}
 	res := &Result{State: Imported, Record: r, Parts: c.Parts}
-	res.Message = fmt.Sprintf("%s is imported: %s", r.Name, changesText(r))
+	res.Message = fmt.Sprintf("%s is imported: %s", r.Name, changesText(r)) + res.mended(s)
 	return res, nil
 }
 
@@ -128,14 +128,17 @@ func (j *job) document(ctx context.Context, ix *bundle.Index) (string, error) {
 func (e *Engine) promised(ix *bundle.Index) error {
 	var absent []string
 	for _, b := range ix.Blobs {
-		if _, err := e.cfg.Tree.StatBlob(b.Digest); b.Omitted && err != nil {
+		if !b.Omitted {
+			continue
+		}
+		if _, ok := e.held(e.base, b.Digest); !ok {
 			absent = append(absent, b.Digest)
 		}
 	}
 	if len(absent) == 0 {
 		return nil
 	}
-	return fmt.Errorf("it left out %s that the cluster does not hold any more (%s): make it again with a new inventory, or without --since: %w",
+	return fmt.Errorf("it left out %s that the cluster does not hold any more, or not whole (%s): make it again with a new inventory, or without --since: %w",
 		count(len(absent), "blob"), strings.Join(absent[:min(len(absent), 3)], ", "), fs.ErrNotExist)
 }
 
@@ -172,7 +175,16 @@ func (j *job) incomplete(ctx context.Context, s *sink, c *bundle.Contents) (*Res
 		res.tally(ch)
 	}
 	res.Message = fmt.Sprintf("%s %s of %d %s in; missing: %s", plural(len(c.Numbers), "part", "parts"), numbers(c.Numbers), p.Parts, plural(len(c.Numbers), "is", "are"), numbers(p.missing()))
+	res.Message += res.mended(s)
 	return res, nil
+}
+
+// mended notes how many blobs of the inputs were damaged or lost here, and says so.
+func (r *Result) mended(s *sink) string {
+	if r.Mended = int(s.mended.Load()); r.Mended == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %s that %s damaged or lost here %s whole again", count(r.Mended, "blob"), plural(r.Mended, "was", "were"), plural(r.Mended, "is", "are"))
 }
 
 func plural(n int, one, many string) string {

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,6 +35,8 @@ type sink struct {
 	oldest time.Time             // since when something that only a pin keeps is in queue; zero if nothing is
 	busy   map[string]chan bool  // digests that a Put is writing
 	large  map[string]bool       // digests whose scratch file a Put has begun and not finished
+
+	mended atomic.Int64 // blobs that the tree knew, and did not have whole
 
 	flushing sync.Mutex
 }
@@ -74,7 +77,7 @@ func (s *sink) open(ctx context.Context, dir string, record func(unfinished []st
 	}
 	s.mu.Unlock()
 	for _, d := range known {
-		if n, err := s.e.cfg.Tree.StatBlob(d); err == nil {
+		if n, ok := s.e.held(ctx, d); ok {
 			s.note(d, n)
 		}
 	}
@@ -103,19 +106,11 @@ func (s *sink) note(digest string, size int64) (urgent bool) {
 	return !held
 }
 
-// held says whether the tree knows a blob and has its bytes. After a restore without blobs, or when the only disk that had them is lost, it may know
-// some that it cannot open: an import brings them again.
+// held says whether the tree knows a blob and has its bytes. When they were damaged, or after a restore without blobs, it may know some that it does not have:
+// an import brings them again.
 func (e *Engine) held(ctx context.Context, digest string) (int64, bool) {
-	n, err := e.cfg.Tree.StatBlob(digest)
-	if err != nil {
-		return 0, false
-	}
-	f, err := e.cfg.Tree.OpenBlob(ctx, digest)
-	if err != nil {
-		return 0, false
-	}
-	f.Close()
-	return n, true
+	n, err := e.cfg.Tree.HasBlob(ctx, digest)
+	return n, err == nil
 }
 
 // Has implements bundle.Sink.
@@ -158,11 +153,20 @@ func (s *sink) Put(ctx context.Context, digest string, size int64, r io.Reader) 
 			return verify(ctx, digest, size, r)
 		}
 	}
+	before := int64(-1)
+	if digest != "" {
+		if n, err := s.e.cfg.Tree.StatBlob(digest); err == nil {
+			before = n
+		}
+	}
 	got, n, err := s.write(ctx, digest, size, r)
 	if err != nil {
 		return "", 0, err
 	}
 	s.e.read.Add(n)
+	if before >= 0 {
+		s.mended.Add(1)
+	}
 	s.note(got, n)
 	s.mu.Lock()
 	full := len(s.queue) >= s.e.cfg.flushAt && s.dir != "" && !s.oldest.IsZero()

@@ -7,6 +7,7 @@
 //   - Bytes being written are scratch files. One with an id survives its writer, and the process, and can be resumed.
 //   - A file is removed only by Sweep, under the lock of its digest, never while someone holds the digest.
 //   - Writes are refused with syscall.ENOSPC before the disk's reserve is touched.
+//   - What is known to be damaged is not opened, and what may have been changed since it was last hashed is hashed before it is opened. Placing a blob repairs it.
 //
 // Which blobs are wanted is not known here.
 package blob
@@ -17,10 +18,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"io"
 	"io/fs"
 	"iter"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -35,6 +34,12 @@ type Options struct {
 	FS FS
 	// Reserve is the number of bytes that stay free on the disk: writes that would go below are syscall.ENOSPC. 0 for none.
 	Reserve int64
+	// Now is the clock; nil is time.Now. It says when a blob was verified.
+	Now func() time.Time
+	// Damaged is told of each blob that is found to be damaged, by the goroutine that found it; nil: nobody is. It must not wait.
+	Damaged func(*Damage)
+	// Repaired is told of each damaged blob that is placed again; nil: nobody is. It must not wait.
+	Repaired func(digest string)
 }
 
 // Dir is a directory of blobs: <dir>/sha256/ab/<hex>, <dir>/sha512/ab/<hex>, and <dir>/scratch/. It is safe for concurrent use.
@@ -42,6 +47,12 @@ type Dir struct {
 	dir     string
 	fs      FS
 	reserve int64
+
+	now      func() time.Time
+	damaged  func(*Damage)
+	repaired func(digest string)
+	life     context.Context // of verifications that an Open waits for; ends with Close
+	end      context.CancelFunc
 
 	seed  maphash.Seed
 	locks [64]sync.Mutex // by digest; a lock guards the digest's holds and its removal
@@ -54,6 +65,9 @@ type Dir struct {
 	placing map[string]int      // how many writers are between a rename into a directory and its sync
 	writers map[string]*Writer  // open writers by id
 	sums    map[string]savedSum // hash states of scratch files that no writer has open, by id
+	faults  map[string]fault    // blobs that are damaged, as far as is known
+	seen    map[string]stamp    // blobs that were verified and could not be sealed
+	checks  map[string]*check   // verifications under way
 }
 
 // Open opens the directory and makes what is missing in it. Scratch files without an id, left by a crash, are removed.
@@ -64,7 +78,12 @@ func Open(dir string, o Options) (*Dir, error) {
 	d := &Dir{
 		dir: dir, fs: o.FS, reserve: o.Reserve, seed: maphash.MakeSeed(),
 		made: map[string]bool{}, stable: map[string]bool{}, placing: map[string]int{}, writers: map[string]*Writer{}, sums: map[string]savedSum{},
+		now: o.Now, damaged: o.Damaged, repaired: o.Repaired, faults: map[string]fault{}, seen: map[string]stamp{}, checks: map[string]*check{},
 	}
+	if d.now == nil {
+		d.now = time.Now
+	}
+	d.life, d.end = context.WithCancel(context.Background())
 	for i := range d.holds {
 		d.holds[i] = map[string]int{}
 	}
@@ -87,6 +106,9 @@ func Open(dir string, o Options) (*Dir, error) {
 	return d, nil
 }
 
+// Close ends the verifications that are under way for an Open. Blobs that are not suspect can still be opened.
+func (d *Dir) Close() { d.end() }
+
 // mkdir makes a directory and its name durable, once.
 func (d *Dir) mkdir(name string) error {
 	d.mu.Lock()
@@ -108,14 +130,31 @@ func (d *Dir) mkdir(name string) error {
 	return nil
 }
 
-// rename gives a file its name, durably.
-func (d *Dir) rename(from, to string) error {
+// rename makes a file the blob called digest, durably. What was known of the one before is forgotten: the bytes of this one were hashed.
+func (d *Dir) rename(from, to, digest string) error {
 	dir := filepath.Dir(to)
 	d.mu.Lock()
 	d.placing[dir]++
 	d.stable[dir] = false
 	d.mu.Unlock()
+	n := d.slot(digest)
+	d.locks[n].Lock() // so that no verification of the file before is taken for one of this
 	err := d.fs.Rename(from, to)
+	damaged := false
+	if err == nil {
+		d.mu.Lock()
+		_, damaged = d.faults[digest]
+		delete(d.faults, digest)
+		delete(d.seen, digest)
+		if c := d.checks[digest]; c != nil {
+			c.replaced = true
+		}
+		d.mu.Unlock()
+	}
+	d.locks[n].Unlock()
+	if damaged && d.repaired != nil {
+		d.repaired(digest)
+	}
 	if err == nil {
 		if err = d.fs.SyncDir(dir); err != nil {
 			err = errors.Join(errNotSynced, err)
@@ -134,13 +173,14 @@ func (d *Dir) rename(from, to string) error {
 // errNotSynced says that the name is there, but perhaps not for ever.
 var errNotSynced = errors.New("the directory was not synced")
 
-// Durable is Stat that also sees to it that a power cut does not take the blob away. A name that can be seen may be one whose sync failed, or has not come yet, or of a
-// process that ended before it.
+// Durable returns the size of a blob that is whole, as Open judges it, and sees to it that a power cut does not take it away. A name that can be seen may be one whose sync
+// failed, or has not come yet, or of a process that ended before it.
 func (d *Dir) Durable(digest string) (int64, error) {
-	size, err := d.Stat(digest)
+	i, err := d.judge(digest)
 	if err != nil {
 		return 0, err
 	}
+	size := i.Size()
 	algorithm, digits, err := ParseDigest(digest)
 	if err != nil {
 		return 0, err
@@ -170,58 +210,43 @@ func (d *Dir) path(algorithm, digits string) string {
 	return filepath.Join(d.dir, algorithm, digits[:2], digits)
 }
 
-// Stat returns the size of a blob, else fs.ErrNotExist.
+// Stat returns the size of a blob, else fs.ErrNotExist or ErrDamaged. It reads nothing: a blob that may have been changed since it was hashed counts as whole.
 func (d *Dir) Stat(digest string) (int64, error) {
-	algorithm, digits, err := ParseDigest(digest)
-	if err != nil {
-		return 0, err
+	i, err := d.look(digest)
+	var size int64
+	if i != nil {
+		size = i.Size()
 	}
-	i, err := d.fs.Stat(d.path(algorithm, digits))
-	if err != nil {
-		return 0, err
+	if errors.Is(err, errSuspect) {
+		err = nil
 	}
-	return i.Size(), nil
+	return size, err
 }
 
-// Open opens a blob for reading, else fs.ErrNotExist. On disk it is an *os.File; it stays readable when the blob is swept meanwhile.
+// Verified returns when a blob was last hashed, a little before that rather than after it; the zero time if it may have been changed since. Else it is Stat.
+func (d *Dir) Verified(digest string) (time.Time, error) {
+	i, err := d.look(digest)
+	if errors.Is(err, errSuspect) {
+		return time.Time{}, nil
+	}
+	if err != nil || !sealed(digest, i) {
+		return time.Time{}, err
+	}
+	return i.ModTime(), nil
+}
+
+// Open opens a blob for reading, else fs.ErrNotExist or ErrDamaged. One that may have been changed since it was hashed is hashed first. On disk it is an *os.File; it stays
+// readable when the blob is swept meanwhile.
 func (d *Dir) Open(digest string) (File, error) {
-	algorithm, digits, err := ParseDigest(digest)
+	i, err := d.judge(digest)
 	if err != nil {
 		return nil, err
 	}
-	return d.fs.OpenFile(d.path(algorithm, digits), os.O_RDONLY, 0)
-}
-
-// Verify reads a blob and compares its bytes with its name: syscall.EBADMSG if they differ.
-func (d *Dir) Verify(ctx context.Context, digest string) error {
-	algorithm, _, err := ParseDigest(digest)
-	if err != nil {
-		return err
+	f, err := d.openFile(digest, i)
+	if err == nil {
+		d.opened(digest)
 	}
-	f, err := d.Open(digest)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	h := newHash(algorithm)
-	buf := make([]byte, 256<<10)
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n, err := f.Read(buf)
-		h.Write(buf[:n])
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("verify %s: %w", digest, err)
-		}
-	}
-	if got := digestOf(algorithm, h); got != digest {
-		return fmt.Errorf("verify %s: its bytes have the digest %s: %w", digest, got, syscall.EBADMSG)
-	}
-	return nil
+	return f, err
 }
 
 // Scan yields every blob on disk with its size, in the order of algorithm and digest. Files that are not blobs are passed over.
@@ -322,7 +347,17 @@ func (d *Dir) Sweep(digest string, unwanted func() bool) (bool, error) {
 	if d.holds[n][digest] > 0 || d.all.Load() > 0 || !unwanted() {
 		return false, nil
 	}
-	err = d.fs.Remove(d.path(algorithm, digits))
+	path := d.path(algorithm, digits)
+	err = d.fs.Remove(path)
+	if i, serr := d.fs.Stat(path); err != nil && serr == nil && !i.Mode().IsRegular() {
+		err = d.setAside(path)
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		d.mu.Lock()
+		delete(d.faults, digest)
+		delete(d.seen, digest)
+		d.mu.Unlock()
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

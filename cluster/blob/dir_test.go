@@ -328,7 +328,7 @@ func TestVerifyFindsRot(t *testing.T) {
 	if err := f.Flip("/blobs/sha256/"+digest[7:9]+"/"+digest[7:], 7777); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Verify(context.Background(), digest); !errors.Is(err, syscall.EBADMSG) {
+	if err := d.Verify(context.Background(), digest); !errors.Is(err, blob.ErrDamaged) {
 		t.Fatalf("Verify: %v", err)
 	}
 	place(t, d, data) // pushed again: repaired

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +41,10 @@ type FS interface {
 	// written. n is at most size and may be less, since only whole blocks can be shared. errors.ErrUnsupported says that this cannot be done and dst is as
 	// it was; after any other error dst may have any bytes.
 	Clone(dst File, src Source, off, size int64) (n int64, err error)
+	// Chtimes sets the modification time of a file. It is durable after a Sync of the file.
+	Chtimes(name string, mod time.Time) error
+	// Drop lets the system forget what it has in memory of a file, so that who reads it reads the disk. It is a hint and promises nothing.
+	Drop(f File)
 	// Flush begins to write n bytes from off on to the disk and does not wait for them, so that the Sync to come has less to do. It is a hint and promises nothing.
 	Flush(f File, off, n int64)
 	// Free returns the bytes that this process may still write to the file system of dir, and its whole size.
@@ -96,6 +101,9 @@ func (OS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) 
 
 // Stat is os.Stat.
 func (OS) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }
+
+// Chtimes is os.Chtimes.
+func (OS) Chtimes(name string, mod time.Time) error { return os.Chtimes(name, mod, mod) }
 
 // SyncDir is fsync(2) of the directory.
 func (OS) SyncDir(name string) error {

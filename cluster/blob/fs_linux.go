@@ -59,6 +59,19 @@ func (OS) Clone(dst File, src Source, off, size int64) (n int64, err error) {
 	return n, nil
 }
 
+// Drop is posix_fadvise(2).
+func (OS) Drop(f File) {
+	o, ok := f.(*os.File)
+	if !ok {
+		return
+	}
+	raw, err := o.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Control(func(fd uintptr) { unix.Fadvise(int(fd), 0, 0, unix.FADV_DONTNEED) })
+}
+
 // Flush is sync_file_range(2).
 func (OS) Flush(f File, off, n int64) {
 	o, ok := f.(*os.File)

@@ -12,3 +12,6 @@ func (OS) Clone(File, Source, int64, int64) (int64, error) { return 0, errors.Er
 
 // Flush leaves it to the system when to write.
 func (OS) Flush(File, int64, int64) {}
+
+// Drop leaves it to the system what to keep in memory.
+func (OS) Drop(File) {}

@@ -236,7 +236,7 @@ func (w *Writer) Place(digest string) (string, int64, error) {
 	_, digits, _ := ParseDigest(got)
 	target := w.d.path(algorithm, digits)
 	release := w.d.Hold(got) // from before the name exists, so that the sweeper never sees a blob that nobody has asked for yet
-	if err := w.install(target); err != nil {
+	if err := w.install(target, got); err != nil {
 		release()
 		return "", 0, fmt.Errorf("place %s: %w", got, err)
 	}
@@ -247,17 +247,23 @@ func (w *Writer) Place(digest string) (string, int64, error) {
 
 // install must keep this order: were the name durable before the bytes, a power cut would leave a blob with wrong bytes.
 // If we were to crash after any step, there is a scratch file (swept, or resumed and hashed again) or a whole blob.
-func (w *Writer) install(target string) error {
+func (w *Writer) install(target, digest string) error {
+	// The seal is synced with the bytes. A file system that does not take it makes more work later, and nothing worse.
+	_ = w.d.fs.Chtimes(w.path, sealAt(digest, w.size, w.d.now()))
 	if err := w.f.Sync(); err != nil {
 		// The kernel has dropped what it could not write and would call the next sync a success: these bytes can no longer be made durable.
 		w.cancel()
 		return err
 	}
-	if err := w.d.mkdir(filepath.Dir(target)); err != nil {
+	if err := w.d.mkdir(filepath.Dir(target)); err != nil && !w.d.makeWay(target) {
 		return err
 	}
 	// Onto a blob that is there already, too: the bytes are the same, and if they have rotted they are right again.
-	if err := w.d.rename(w.path, target); err != nil {
+	err := w.d.rename(w.path, target, digest)
+	if err != nil && !errors.Is(err, errNotSynced) && w.d.makeWay(target) {
+		err = w.d.rename(w.path, target, digest)
+	}
+	if err != nil {
 		if !errors.Is(err, errNotSynced) {
 			return err
 		}

@@ -25,6 +25,12 @@ type Collecting interface {
 	Collect() []string
 }
 
+// Damaging is a Tree whose test can damage a blob. Run tests on it what becomes of one.
+type Damaging interface {
+	Tree
+	Damage(digest string)
+}
+
 // Run checks that a tree keeps its contract. open returns an empty tree each time, and cleans up with t.Cleanup.
 func Run(t *testing.T, open func(t *testing.T) Tree) {
 	for name, test := range map[string]func(*testing.T, Tree){
@@ -42,6 +48,7 @@ func Run(t *testing.T, open func(t *testing.T) Tree) {
 		"WalkOneState":    testWalkOneState,
 		"Blobs":           testBlobs,
 		"WrongBytes":      testWrongBytes,
+		"Damage":          testDamage,
 		"Resume":          testResume,
 		"Links":           testLinks,
 		"Watch":           testWatch,
@@ -559,6 +566,52 @@ func testBlobs(t *testing.T, tree Tree) {
 	wantErr(t, "Commit with a context that is done", err, context.Canceled)
 	if _, err := w.Commit(ctx, ""); err != nil {
 		t.Errorf("Commit after one that was canceled: %v", err)
+	}
+}
+
+func testDamage(t *testing.T, tree Tree) {
+	ctx := context.Background()
+	d, ok := tree.(Damaging)
+	if !ok {
+		t.Skip("its blobs cannot be damaged")
+	}
+	for size, like := range map[int]string{1: "", 3000: "sha512:", 400_000: ""} {
+		data := bytes.Repeat([]byte("x"), size)
+		digest := store(t, tree, data, like)
+		fill(t, tree, func(b Batch) { b.Link("file", digest) })
+		has := func(want error) {
+			t.Helper()
+			n, err := tree.HasBlob(ctx, digest)
+			wantErr(t, "HasBlob", err, want)
+			if err == nil && n != int64(size) {
+				t.Errorf("HasBlob: %d bytes, want %d", n, size)
+			}
+			f, err := tree.OpenBlob(ctx, digest)
+			if wantErr(t, "OpenBlob", err, want); err == nil {
+				f.Close()
+			}
+			_, err = tree.ReadFile("file")
+			wantErr(t, "ReadFile", err, want)
+			file, err := tree.Open("file")
+			if wantErr(t, "Open", err, want); err == nil {
+				file.Close()
+			}
+			if n, err := tree.StatBlob(digest); n != int64(size) || err != nil {
+				t.Errorf("StatBlob: %d, %v", n, err)
+			}
+			if i, err := tree.Stat("file"); err != nil || i.Size() != int64(size) {
+				t.Errorf("Stat: %v, %v", i, err)
+			}
+		}
+		has(nil)
+		d.Damage(digest)
+		has(syscall.EIO)
+		store(t, tree, data, like)
+		has(nil)
+	}
+	for _, digest := range []string{DigestOf([]byte("never"), ""), "", "x"} {
+		_, err := tree.HasBlob(ctx, digest)
+		wantErr(t, "HasBlob "+digest, err, fs.ErrNotExist)
 	}
 }
 

@@ -50,6 +50,7 @@ type memBlob struct {
 	data   []byte
 	born   uint64
 	pinned bool
+	lost   bool // see Damage
 }
 
 type memWatch struct {
@@ -190,7 +191,11 @@ func (m *Mem) ReadFile(name string) ([]byte, error) {
 	}
 	f := m.files[name]
 	if f.digest != "" {
-		return bytes.Clone(m.blobs[f.digest].data), nil
+		data, err := m.bytes(f.digest)
+		if err != nil {
+			return nil, &fs.PathError{Op: "read", Path: name, Err: err}
+		}
+		return bytes.Clone(data), nil
 	}
 	return append([]byte{}, f.data...), nil
 }
@@ -281,7 +286,9 @@ func (m *Mem) Open(name string) (fs.File, error) {
 	f := m.files[name]
 	data := f.data
 	if f.digest != "" {
-		data = m.blobs[f.digest].data
+		if data, err = m.bytes(f.digest); err != nil {
+			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+		}
 	}
 	o.Reader = bytes.NewReader(data)
 	return o, nil
@@ -477,6 +484,38 @@ func (m *Mem) StatBlob(digest string) (int64, error) {
 	return int64(len(b.data)), nil
 }
 
+// Damage makes the bytes of a blob damaged until it is stored again.
+func (m *Mem) Damage(digest string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b, ok := m.blobs[digest]
+	if !ok {
+		m.tb.Errorf("treetest: Damage of %s, which is not there", digest)
+		return
+	}
+	b.lost = true
+	m.blobs[digest] = b
+}
+
+// bytes returns a blob that is whole. m.mu is held.
+func (m *Mem) bytes(digest string) ([]byte, error) {
+	b, ok := m.blobs[digest]
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("blob %s: %w", digest, fs.ErrNotExist)
+	case b.lost:
+		return nil, fmt.Errorf("blob %s is damaged: %w", digest, syscall.EIO)
+	}
+	return b.data, nil
+}
+
+func (m *Mem) HasBlob(_ context.Context, digest string) (int64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	data, err := m.bytes(digest)
+	return int64(len(data)), err
+}
+
 type memReader struct {
 	*bytes.Reader
 	m      *Mem
@@ -498,12 +537,12 @@ func (r *memReader) Close() error {
 func (m *Mem) OpenBlob(_ context.Context, digest string) (io.ReadSeekCloser, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	b, ok := m.blobs[digest]
-	if !ok {
-		return nil, fmt.Errorf("blob %s: %w", digest, fs.ErrNotExist)
+	data, err := m.bytes(digest)
+	if err != nil {
+		return nil, err
 	}
 	m.open++
-	return &memReader{Reader: bytes.NewReader(b.data), m: m}, nil
+	return &memReader{Reader: bytes.NewReader(data), m: m}, nil
 }
 
 type memWriter struct {
@@ -589,7 +628,7 @@ func (w *memWriter) Commit(ctx context.Context, digest string) (string, error) {
 		w.m.version++
 		b = memBlob{data: w.data, born: w.m.version}
 	}
-	b.pinned = true
+	b.pinned, b.lost = true, false
 	w.m.blobs[got] = b
 	delete(w.m.scratch, w.id)
 	w.id, w.data = "", nil

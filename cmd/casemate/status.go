@@ -36,6 +36,18 @@ type status struct {
 		Name     string    `json:"name"`
 		NotAfter time.Time `json:"not_after"`
 	} `json:"certificates"`
+	Scrub struct {
+		Interval string    `json:"interval"`
+		Oldest   time.Time `json:"oldest,omitzero"`
+		Due      int       `json:"due"`
+		Faults   uint64    `json:"faults"`
+		Repaired uint64    `json:"repaired"`
+		Lost     []struct {
+			Digest string `json:"digest"`
+			Why    string `json:"why"`
+		} `json:"lost"`
+		All int `json:"lost_total"`
+	} `json:"scrub"`
 	Warnings []string `json:"warnings"`
 	Misses   []miss   `json:"misses"`
 }
@@ -95,6 +107,7 @@ func (s *status) page(t *table) {
 	t.line("domain", fmt.Sprintf("%s at %s", s.Domain, strings.Join(s.Advertise, ", ")))
 	t.line("content", fmt.Sprintf("%d images, %d files, %d blobs with %s", s.Images, s.Files, s.Blobs, size(s.Bytes)))
 	t.line("disk", fmt.Sprintf("%s free of %s, writes are refused below %s", size(s.Disk.Free), size(s.Disk.Total), size(s.Disk.Reserve)))
+	t.line("scrub", s.scrubbed())
 	for _, c := range s.Certificates {
 		left := time.Until(c.NotAfter)
 		note := fmt.Sprintf("in %d days", int(left.Hours()/24))
@@ -109,4 +122,24 @@ func (s *status) page(t *table) {
 	if len(s.Misses) > 0 {
 		t.line("", "all of them: casemate missing")
 	}
+}
+
+// scrubbed says in how far the bytes on this node's disk are known to be right.
+func (s *status) scrubbed() string {
+	var list []string
+	switch {
+	case s.Scrub.Interval == "off":
+		list = append(list, "off: casemate scrub reads everything")
+	case s.Scrub.Oldest.IsZero():
+		list = append(list, "begins")
+	default:
+		list = append(list, "all blobs verified since "+when(s.Scrub.Oldest))
+	}
+	if s.Scrub.Due > 0 {
+		list = append(list, fmt.Sprintf("%d to read now", s.Scrub.Due))
+	}
+	if s.Scrub.Faults > 0 {
+		list = append(list, fmt.Sprintf("%d were damaged, %d of them repaired", s.Scrub.Faults, s.Scrub.Repaired))
+	}
+	return strings.Join(list, ", ")
 }

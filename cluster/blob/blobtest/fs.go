@@ -90,7 +90,7 @@ func (f *FS) Changes() int { f.mu.Lock(); defer f.mu.Unlock(); return f.count }
 func (f *FS) SetFree(n int64) { f.mu.Lock(); f.free = n; f.mu.Unlock() }
 
 // Fault sets a function that is asked before each change: op is one of "write", "sync", "syncdir", "create", "mkdir", "rename", "remove",
-// "truncate", "clone". An error is returned to the caller; with after the change has happened all the same.
+// "truncate", "clone", "chtimes". An error is returned to the caller; with after the change has happened all the same.
 func (f *FS) Fault(fault func(op, name string) (err error, after bool)) {
 	f.mu.Lock()
 	f.fault = fault
@@ -470,6 +470,20 @@ func (f *FS) Clone(dst blob.File, src blob.Source, off, size int64) (int64, erro
 	}
 	return size, nil
 }
+
+// Chtimes implements blob.FS. The time is durable at once.
+func (f *FS) Chtimes(name string, mod time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n, err := f.find(name)
+	if err != nil {
+		return err
+	}
+	return f.change("chtimes", name, func() { n.mod = mod })
+}
+
+// Drop implements blob.FS. A hint is not to be relied on: it does nothing.
+func (f *FS) Drop(blob.File) {}
 
 // Flush implements blob.FS. A hint is not to be relied on: it does nothing.
 func (f *FS) Flush(blob.File, int64, int64) {}
