@@ -70,7 +70,7 @@ cache, so that a second run, or one after an interruption, fetches only the rest
 With --split the bundle is FILE.001, FILE.002, …, each of which can be verified and imported by itself. SIZE is bytes, or with K, M, G, T (or KiB …: powers
 of 1024), or KB, MB, GB, TB (powers of 1000).`,
 		Example: `  casemate bundle create cluster.tar --images images.list --files files.list --platform linux/amd64 --sign office.key
-  casemate bundle create cluster.tar --kubespray ./kubespray --platform linux/amd64 --split 4GiB
+  casemate bundle create cluster.tar --kubespray ./kubespray --kubespray-inventory ./kubespray/inventory/mycluster --platform linux/amd64 --split 4GiB
   casemate bundle create next.tar --images missing.list --since inventory.json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			w := bundle.WriteOptions{}
