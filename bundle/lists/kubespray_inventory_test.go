@@ -1,6 +1,7 @@
 package lists
 
 import (
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -136,6 +137,25 @@ func TestKubesprayInventory(t *testing.T) {
 		t.Error(err)
 	} else if f := k.Files[len(k.Files)-1]; f.Digest != sum(32) {
 		t.Errorf("a file of one host: %+v", f)
+	}
+}
+
+// Many hosts are one computation as long as they do not want different things, and many different ones are refused.
+func TestKubesprayInventoryOfManyHosts(t *testing.T) {
+	var alike, different strings.Builder
+	alike.WriteString("[kube_node]\n")
+	different.WriteString("[kube_node]\n")
+	for i := range maxVariants + 1 {
+		fmt.Fprintf(&alike, "n%d ip=10.0.0.%d node_labels=\"{'n': '%d'}\"\n", i, i, i)
+		fmt.Fprintf(&different, "n%d buoy_image_tag=v%d\n", i, i)
+	}
+	k, _, err := withFiles(t, KubesprayOptions{}, map[string]string{"hosts": alike.String()})
+	if err != nil || strings.Contains(strings.Join(k.Notes, "\n"), "hosts differ") {
+		t.Errorf("%v", err)
+	}
+	_, _, err = withFiles(t, KubesprayOptions{}, map[string]string{"hosts": different.String()})
+	if err == nil || !strings.Contains(err.Error(), "more than 200 hosts of the inventory want different things, n200 among them") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -70,7 +70,7 @@ cache, so that a second run, or one after an interruption, fetches only the rest
 With --split the bundle is FILE.001, FILE.002, …, each of which can be verified and imported by itself. SIZE is bytes, or with K, M, G, T (or KiB …: powers
 of 1024), or KB, MB, GB, TB (powers of 1000).`,
 		Example: `  casemate bundle create cluster.tar --images images.list --files files.list --platform linux/amd64 --sign office.key
-  casemate bundle create cluster.tar --kubespray ./kubespray --platform linux/amd64 --split 4GiB
+  casemate bundle create cluster.tar --kubespray ./kubespray --kubespray-inventory ./kubespray/inventory/mycluster --platform linux/amd64 --split 4GiB
   casemate bundle create next.tar --images missing.list --since inventory.json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			w := bundle.WriteOptions{}
@@ -84,9 +84,11 @@ of 1024), or KB, MB, GB, TB (powers of 1000).`,
 			if opt.Now, err = clock(); err != nil {
 				return err
 			}
-			if err := leaveOut(&opt, since, sinceKey); err != nil {
+			domain, err := leaveOut(&opt, since, sinceKey)
+			if err != nil {
 				return err
 			}
+			lists.domain = func() (string, error) { return domain, nil } // "" if it is not known
 			wanted, sums, err := lists.wanted(cmd)
 			if err != nil {
 				return err
@@ -515,36 +517,36 @@ func clock() (func() time.Time, error) {
 	return func() time.Time { return time.Unix(n, 0) }, nil
 }
 
-// leaveOut makes a collection leave out what an inventory says is held.
-func leaveOut(opt *bundle.CollectOptions, file, key string) error {
+// leaveOut makes a collection leave out what an inventory says is held. domain is that of the cluster that wrote it.
+func leaveOut(opt *bundle.CollectOptions, file, key string) (domain string, err error) {
 	if file == "" {
 		if key != "" {
-			return usageError{errors.New("--since-key says whose inventory --since is: give both")}
+			return "", usageError{errors.New("--since-key says whose inventory --since is: give both")}
 		}
-		return nil
+		return "", nil
 	}
 	var keys []ed25519.PublicKey
 	if key != "" {
 		k, err := publicKey("--since-key", key)
 		if err != nil {
-			return err
+			return "", err
 		}
 		keys = append(keys, k)
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return err
+		return "", err
 	}
 	inv, digest, err := bundle.ReadInventory(text, keys)
 	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+		return "", fmt.Errorf("%s: %w", file, err)
 	}
 	held := make(map[string]bool, len(inv.Blobs))
 	for _, b := range inv.Blobs {
 		held[b.Digest] = true
 	}
 	opt.Have, opt.Since = func(digest string) bool { return held[digest] }, digest
-	return nil
+	return inv.Domain, nil
 }
 
 // parseSize reads a size as the GNU tools do: K, M, G, T and KiB… are powers of 1024, KB… of 1000. "" is 0.
