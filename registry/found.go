@@ -24,7 +24,8 @@ type Found struct {
 	// Sparse says that an index lists manifests that are not here, and Absent which, in the same form.
 	Sparse bool
 	Absent []string
-	// Lost are digests of what cannot be pulled because its bytes are damaged or lost here. A child of an index that needs one of them is not among Platforms.
+	// Lost are digests of what cannot be pulled because its bytes are damaged or lost here. A child of an index that needs
+	// one of them is not among Platforms.
 	Lost []string
 }
 

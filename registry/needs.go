@@ -27,7 +27,8 @@ func (n needs) holds() []string {
 }
 
 // needs looks for what m names: in repo, and among the blobs that the tree knows if with (nil: nothing) says that they come with m. absent are the
-// blobs without which the image cannot be pulled, damaged ones too. What may be absent: layers that are fetched elsewhere, the children of an index (a mirror of one
+// blobs without which the image cannot be pulled, damaged ones too. What may be absent: layers that are fetched
+// elsewhere, the children of an index (a mirror of one
 // platform), the subject.
 func (r *Registry) needs(repo string, m *manifest, with func(digest string) bool) (n needs, absent []digest.Digest) {
 	here := func(path string, d digest.Digest) bool {
