@@ -21,8 +21,10 @@ func (a *Appliance) postCheck(r *http.Request) (any, error) {
 	if err := readUpTo(r, &req, maxCheckBody); err != nil {
 		return nil, err
 	}
-	c := content.Checker{Images: a.registry, Files: filesAsAsked{a.files, a.now.Load().hosts}, Open: a.tree.OpenBlob, Has: a.tree.HasBlob,
-		Tags: a.tagsOf, Unreached: a.unreached}
+	c := content.Checker{
+		Images: a.registry, Files: filesAsAsked{a.files, a.now.Load().hosts}, Open: a.tree.OpenBlob, Has: a.tree.HasBlob,
+		Tags: a.tagsOf, Unreached: a.unreached,
+	}
 	return c.Check(r.Context(), req)
 }
 

@@ -33,7 +33,8 @@ func (a *Appliance) getInventory(w http.ResponseWriter, r *http.Request) {
 	send(w, r, "application/json", doc)
 }
 
-// held yields what an inventory may promise: what a name keeps and whose bytes can be had, since a bundle made with it leaves them out. Where that cannot be said now, it is not
+// held yields what an inventory may promise: what a name keeps and whose bytes can be had, since a bundle made with it
+// leaves them out. Where that cannot be said now, it is not
 // promised.
 func (a *Appliance) held(ctx context.Context) iter.Seq2[string, int64] {
 	return func(yield func(string, int64) bool) {

@@ -184,7 +184,7 @@ var settingDefs = []settingDef{
 		s.ImportKeys, err = content.ParseKeys(v)
 		return err
 	}},
-	{"scrub.interval", "30d", "how often each node reads every blob by itself, slowly, to see whether its bytes are right; off: only casemate scrub does", parseInterval},
+	{"scrub.interval", "30d", "in what time each node reads and verifies every blob by itself, slowly; off: casemate scrub only", parseInterval},
 }
 
 // parseInterval reads whole days ("30d") or a duration.

@@ -93,7 +93,8 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	if err := c.useKeys(key); err != nil {
 		return nil, err
 	}
-	if c.blobs, err = blob.Open(filepath.Join(cfg.Dir, blobDir), blob.Options{FS: cfg.FS, Reserve: cfg.Reserve, Now: cfg.Now, Damaged: c.damaged, Repaired: c.repaired}); err != nil {
+	bo := blob.Options{FS: cfg.FS, Reserve: cfg.Reserve, Now: cfg.Now, Damaged: c.damaged, Repaired: c.repaired}
+	if c.blobs, err = blob.Open(filepath.Join(cfg.Dir, blobDir), bo); err != nil {
 		return nil, err
 	}
 	if c.wal, err = openWAL(cfg, false, c.fail); errors.Is(err, syscall.EIO) {

@@ -139,7 +139,8 @@ func (f *fetch) load() error {
 			return fmt.Errorf("blob %s: no node that can be reached has the right bytes: %w", f.digest, syscall.EIO)
 		}
 		if absent > 0 && absent+len(bad) >= len(c.others()) {
-			return fmt.Errorf("blob %s: no node has it whole: %w", f.digest, syscall.EIO) // all were asked: waiting would not change it
+			// All were asked: waiting would not change it.
+			return fmt.Errorf("blob %s: no node has it whole: %w", f.digest, syscall.EIO)
 		}
 		f.mu.Lock()
 		if f.asked.After(moved) {

@@ -299,14 +299,16 @@ func (t *Tree) HasBlob(ctx context.Context, digest string) (int64, error) {
 	return size, t.c.hasBlob(ctx, digest)
 }
 
-// DoubtBlob looks whether the bytes of a blob on this disk are right, because somebody has read wrong ones. What it finds everybody knows from then on.
+// DoubtBlob looks whether the bytes of a blob on this disk are right, because somebody has read wrong ones. What it
+// finds everybody knows from then on.
 func (t *Tree) DoubtBlob(ctx context.Context, digest string) {
 	if err := t.c.blobs.Verify(ctx, digest); err != nil {
 		t.c.log.Warn("a blob was read with wrong bytes", "blob", digest, "err", err)
 	}
 }
 
-// OpenBlob opens a blob. On a node that holds it, that is an *os.File; elsewhere a stream that another node is still filling, whose reads end with ctx.
+// OpenBlob opens a blob. On a node that holds it, that is an *os.File; elsewhere a stream that another node is still
+// filling, whose reads end with ctx.
 func (t *Tree) OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error) {
 	if _, err := t.StatBlob(digest); err != nil {
 		return nil, err

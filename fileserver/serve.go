@@ -362,7 +362,8 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, fs.ErrNotExist):
 		code, text = http.StatusNotFound, err.Error()+"."
 	case errors.Is(err, syscall.EIO):
-		code, text = http.StatusServiceUnavailable, "its bytes on this bastion are damaged or lost: import or put it again ("+err.Error()+")."
+		code = http.StatusServiceUnavailable
+		text = "its bytes on this bastion are damaged or lost: import or put it again (" + err.Error() + ")."
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		code, text = http.StatusServiceUnavailable, "not possible at this moment, try again."
 		w.Header().Set("Retry-After", "5")

@@ -40,7 +40,8 @@ func (s *stored) cost() int {
 	return cost
 }
 
-// manifests keeps the manifests that were asked for last. It is keyed by digest and hashed when it is read, so nothing in it can be wrong, only unneeded:
+// manifests keeps the manifests that were asked for last. It is keyed by digest and hashed when it is read, so nothing
+// in it can be wrong, only unneeded:
 // whether a repository has a manifest is asked of the tree every time.
 type manifests struct {
 	tree  Tree

@@ -57,9 +57,11 @@ var (
 	errTooManyRequests = &apiError{status: 429, code: "TOOMANYREQUESTS", message: "too many requests"}
 	errRangeInvalid    = &apiError{status: 416, code: "BLOB_UPLOAD_INVALID", message: "the range does not continue the upload"}
 	errUnavailable     = &apiError{status: 503, code: "UNAVAILABLE", message: "no majority of the cluster is reachable now, try again", retry: 5}
-	errLost            = &apiError{status: 503, code: "UNAVAILABLE", message: "its bytes on this bastion are damaged or lost, import or push it again"}
+	errLost            = &apiError{status: 503, code: "UNAVAILABLE", message: lostMessage}
 	errFull            = &apiError{status: 507, code: "UNAVAILABLE", message: "the disk's reserve is reached: delete something and run casemate gc --now"}
 )
+
+const lostMessage = "its bytes on this bastion are damaged or lost, import or push it again"
 
 // asAPI turns an error of the tree into the answer for it; miss is the answer where something does not exist.
 // ctx's own end is not an answer: the client is gone.

@@ -28,8 +28,8 @@ func (n needs) holds() []string {
 
 // needs looks for what m names: in repo, and among the blobs that the tree knows if with says that they come with m,
 // and asManifest that they come as manifests of repo (nil: nothing does). absent are the blobs without which the image
-// cannot be pulled, damaged ones too. What may be absent: layers that are fetched elsewhere, what an index lists (a mirror of one
-// platform), the subject.
+// cannot be pulled, damaged ones too. What may be absent: layers that are fetched elsewhere, what an index lists (a
+// mirror of one platform), the subject.
 func (r *Registry) needs(repo string, m *manifest, with, asManifest func(digest string) bool) (n needs,
 	absent []digest.Digest) {
 	seen := map[digest.Digest]bool{}

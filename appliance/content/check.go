@@ -74,7 +74,8 @@ type Finding struct {
 	Tags []string `json:"tags,omitempty"`
 }
 
-// Checker answers whether things are here as a node would get them. All fields but Has are required, and they are used from one goroutine for each Check.
+// Checker answers whether things are here as a node would get them. All fields but Has are required, and they are used
+// from one goroutine for each Check.
 type Checker struct {
 	// Images and Files answer as they answer clients; *registry.Registry and *fileserver.Server do.
 	Images interface {

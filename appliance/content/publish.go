@@ -184,7 +184,8 @@ func (r *Result) mended(s *sink) string {
 	if r.Mended = int(s.mended.Load()); r.Mended == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; %s that %s damaged or lost here %s whole again", count(r.Mended, "blob"), plural(r.Mended, "was", "were"), plural(r.Mended, "is", "are"))
+	was, is := plural(r.Mended, "was", "were"), plural(r.Mended, "is", "are")
+	return fmt.Sprintf("; %s that %s damaged or lost here %s whole again", count(r.Mended, "blob"), was, is)
 }
 
 func plural(n int, one, many string) string {

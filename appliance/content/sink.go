@@ -106,7 +106,8 @@ func (s *sink) note(digest string, size int64) (urgent bool) {
 	return !held
 }
 
-// held says whether the tree knows a blob and has its bytes. When they were damaged, or after a restore without blobs, it may know some that it does not have:
+// held says whether the tree knows a blob and has its bytes. When they were damaged, or after a restore without blobs,
+// it may know some that it does not have:
 // an import brings them again.
 func (e *Engine) held(ctx context.Context, digest string) (int64, bool) {
 	n, err := e.cfg.Tree.HasBlob(ctx, digest)

@@ -7,7 +7,8 @@
 //   - Bytes being written are scratch files. One with an id survives its writer, and the process, and can be resumed.
 //   - A file is removed only by Sweep, under the lock of its digest, never while someone holds the digest.
 //   - Writes are refused with syscall.ENOSPC before the disk's reserve is touched.
-//   - What is known to be damaged is not opened, and what may have been changed since it was last hashed is hashed before it is opened. Placing a blob repairs it.
+//   - What is known to be damaged is not opened, and what may have been changed since it was last hashed is hashed
+//     before it is opened. Placing a blob repairs it.
 //
 // Which blobs are wanted is not known here.
 package blob
@@ -36,7 +37,8 @@ type Options struct {
 	Reserve int64
 	// Now is the clock; nil is time.Now. It says when a blob was verified.
 	Now func() time.Time
-	// Damaged is told of each blob that is found to be damaged, by the goroutine that found it; nil: nobody is. It must not wait.
+	// Damaged is told of each blob that is found to be damaged, by the goroutine that found it; nil: nobody is. It must
+	// not wait.
 	Damaged func(*Damage)
 	// Repaired is told of each damaged blob that is placed again; nil: nobody is. It must not wait.
 	Repaired func(digest string)
@@ -130,7 +132,8 @@ func (d *Dir) mkdir(name string) error {
 	return nil
 }
 
-// rename makes a file the blob called digest, durably. What was known of the one before is forgotten: the bytes of this one were hashed.
+// rename makes a file the blob called digest, durably. What was known of the one before is forgotten: the bytes of this
+// one were hashed.
 func (d *Dir) rename(from, to, digest string) error {
 	dir := filepath.Dir(to)
 	d.mu.Lock()
@@ -173,7 +176,8 @@ func (d *Dir) rename(from, to, digest string) error {
 // errNotSynced says that the name is there, but perhaps not for ever.
 var errNotSynced = errors.New("the directory was not synced")
 
-// Durable returns the size of a blob that is whole, as Open judges it, and sees to it that a power cut does not take it away. A name that can be seen may be one whose sync
+// Durable returns the size of a blob that is whole, as Open judges it, and sees to it that a power cut does not take it
+// away. A name that can be seen may be one whose sync
 // failed, or has not come yet, or of a process that ended before it.
 func (d *Dir) Durable(digest string) (int64, error) {
 	i, err := d.judge(digest)
@@ -210,7 +214,8 @@ func (d *Dir) path(algorithm, digits string) string {
 	return filepath.Join(d.dir, algorithm, digits[:2], digits)
 }
 
-// Stat returns the size of a blob, else fs.ErrNotExist or ErrDamaged. It reads nothing: a blob that may have been changed since it was hashed counts as whole.
+// Stat returns the size of a blob, else fs.ErrNotExist or ErrDamaged. It reads nothing: a blob that may have been
+// changed since it was hashed counts as whole.
 func (d *Dir) Stat(digest string) (int64, error) {
 	i, err := d.look(digest)
 	var size int64
@@ -223,7 +228,8 @@ func (d *Dir) Stat(digest string) (int64, error) {
 	return size, err
 }
 
-// Verified returns when a blob was last hashed, a little before that rather than after it; the zero time if it may have been changed since. Else it is Stat.
+// Verified returns when a blob was last hashed, a little before that rather than after it; the zero time if it may have
+// been changed since. Else it is Stat.
 func (d *Dir) Verified(digest string) (time.Time, error) {
 	i, err := d.look(digest)
 	if errors.Is(err, errSuspect) {
@@ -235,7 +241,8 @@ func (d *Dir) Verified(digest string) (time.Time, error) {
 	return i.ModTime(), nil
 }
 
-// Open opens a blob for reading, else fs.ErrNotExist or ErrDamaged. One that may have been changed since it was hashed is hashed first. On disk it is an *os.File; it stays
+// Open opens a blob for reading, else fs.ErrNotExist or ErrDamaged. One that may have been changed since it was hashed
+// is hashed first. On disk it is an *os.File; it stays
 // readable when the blob is swept meanwhile.
 func (d *Dir) Open(digest string) (File, error) {
 	i, err := d.judge(digest)

@@ -43,7 +43,8 @@ type FS interface {
 	Clone(dst File, src Source, off, size int64) (n int64, err error)
 	// Chtimes sets the modification time of a file. It is durable after a Sync of the file.
 	Chtimes(name string, mod time.Time) error
-	// Drop lets the system forget what it has in memory of a file, so that who reads it reads the disk. It is a hint and promises nothing.
+	// Drop lets the system forget what it has in memory of a file, so that who reads it reads the disk. It is a hint and
+	// promises nothing.
 	Drop(f File)
 	// Flush begins to write n bytes from off on to the disk and does not wait for them, so that the Sync to come has less to do. It is a hint and promises nothing.
 	Flush(f File, off, n int64)

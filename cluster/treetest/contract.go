@@ -65,7 +65,8 @@ type Info interface {
 // syscall.EAGAIN (no majority now: try again later; answered as 503).
 type Tree interface {
 	// Open, Stat, ReadFile and ReadDir are local and see the newest state applied on this node. A weak link whose blob is gone does not exist.
-	// Open and ReadFile of a link are syscall.EIO when the bytes of its blob are damaged or lost; Stat and ReadDir do not look at them.
+	// Open and ReadFile of a link are syscall.EIO when the bytes of its blob are damaged or lost; Stat and ReadDir do not
+	// look at them.
 	// A directory exists while a file is below it; the root always does. ReadDir is sorted by name.
 	fs.StatFS
 	fs.ReadFileFS
@@ -78,10 +79,13 @@ type Tree interface {
 	Update(ctx context.Context, fn func(Batch) error) error
 	// StatBlob returns the size of a blob that the tree knows, else fs.ErrNotExist.
 	StatBlob(digest string) (int64, error)
-	// HasBlob returns the size of a blob whose bytes can be had, whole, as far as can be known without reading them. fs.ErrNotExist: the tree does not know it.
-	// syscall.EIO: its bytes are damaged or lost, the error says which; storing them once more repairs it. syscall.EAGAIN: not now.
+	// HasBlob returns the size of a blob whose bytes can be had, whole, as far as can be known without reading them.
+	// fs.ErrNotExist: the tree does not know it.
+	// syscall.EIO: its bytes are damaged or lost, the error says which; storing them once more repairs it. syscall.EAGAIN:
+	// not now.
 	HasBlob(ctx context.Context, digest string) (int64, error)
-	// OpenBlob opens a blob by digest; errors are those of HasBlob. What it returns may be an *os.File, and then it goes to a socket by sendfile when it is not wrapped.
+	// OpenBlob opens a blob by digest; errors are those of HasBlob. What it returns may be an *os.File, and then it goes
+	// to a socket by sendfile when it is not wrapped.
 	OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error)
 	// CreateBlob opens a new scratch file; id is [A-Za-z0-9._-]{1,128}, or "" for one that cannot be resumed. An existing id is truncated.
 	CreateBlob(id string) (BlobWriter, error)
