@@ -40,6 +40,7 @@ soak: build ## long tests: many seeds, many kills
 	go test -timeout 60m -count 1 -skip '^TestFaults$$' ./cluster -seeds 2000
 	go test -timeout 180m -count 1 -run '^TestFaults$$' ./cluster -seeds 3000
 	CASEMATE_SOAK=1 go test -timeout 120m -count 1 -run 'TestKilledDuring(Pushes|Imports)' -v ./cmd/casemate
+	CASEMATE_SOAK=1 go test -timeout 60m -count 1 ./appliance/... ./bundle/...
 
 lint: ## gofmt, vet, staticcheck, the import rules, govulncheck where its database can be had
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
