@@ -42,6 +42,7 @@ soak: build ## long tests: many seeds, many kills
 	CASEMATE_SOAK=1 go test -timeout 180m -count 1 -parallel 6 -skip '^TestFaults$$' ./cluster -seeds 2000
 	go test -timeout 360m -count 1 -parallel 3 -run '^TestFaults$$' ./cluster -seeds 3000
 	CASEMATE_SOAK=1 go test -timeout 120m -count 1 -run 'TestKilledDuring(Pushes|Imports)' -v ./cmd/casemate
+	CASEMATE_SOAK=1 go test -timeout 60m -count 1 ./appliance/... ./bundle/...
 
 lint: ## gofmt, tidy modules, vet, staticcheck, the import rules, govulncheck where its database can be had
 	@mkdir -p bin

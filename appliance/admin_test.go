@@ -53,6 +53,7 @@ func (n *node) handshakes(name string) bool {
 
 // Enabling an origin is one step: its name, its address and its certificate; removing it takes all of them away.
 func TestAnOriginIsEnabledWhole(t *testing.T) {
+	t.Parallel()
 	n := freshNode(t, InitOptions{Permit: []string{"bank.example"}})
 	const host, alias = "registry.bank.example", "r.bank.example"
 	if n.resolves(host) || n.handshakes(host) {
@@ -118,6 +119,7 @@ func TestAnOriginIsEnabledWhole(t *testing.T) {
 
 // Origins that are enabled at the same time are all enabled, each with its certificate: what one computed from is what it changes.
 func TestOriginsEnabledAtOnceDoNotUndoEachOther(t *testing.T) {
+	t.Parallel()
 	n := freshNode(t, InitOptions{Permit: []string{"bank.example"}})
 	var wg sync.WaitGroup
 	var names []string
@@ -145,6 +147,7 @@ func TestOriginsEnabledAtOnceDoNotUndoEachOther(t *testing.T) {
 
 // A change of the CA between the plan and the batch makes the whole batch fail, and the change is planned again: nothing is half enabled.
 func TestAConflictIsPlannedAgain(t *testing.T) {
+	t.Parallel()
 	n := freshNode(t, InitOptions{Permit: []string{"bank.example"}})
 	ctx := context.Background()
 	plans := 0
@@ -175,6 +178,7 @@ func TestAConflictIsPlannedAgain(t *testing.T) {
 }
 
 func TestSettingsChangeWhileServing(t *testing.T) {
+	t.Parallel()
 	n := freshNode(t, InitOptions{Set: map[string]string{"files.alias_arch": "arm64"}})
 	get := func(key string) (s Setting) {
 		t.Helper()
@@ -228,6 +232,7 @@ func TestSettingsChangeWhileServing(t *testing.T) {
 }
 
 func TestNamesThatTheOperatorSets(t *testing.T) {
+	t.Parallel()
 	n := freshNode(t, InitOptions{})
 	n.must("PUT", "names/Git.Bank.example/a", map[string]any{"values": []string{"10.9.8.7"}, "ttl": "1m"}, nil)
 	n.must("PUT", "names/*.apps.bank.example/CNAME", map[string]any{"values": []string{"git.bank.example"}}, nil)
@@ -267,6 +272,7 @@ func TestNamesThatTheOperatorSets(t *testing.T) {
 }
 
 func TestCertificatesUsersImagesAndFilesByHand(t *testing.T) {
+	t.Parallel()
 	n := freshNode(t, InitOptions{Permit: []string{"bank.example"}})
 
 	var issued struct{ Serial, Certificate, Chain, Key string }

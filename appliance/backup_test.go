@@ -46,6 +46,7 @@ const (
 // What was pushed and put is served by a node of another name and address that was restored from a backup, under the same CA: clients notice nothing but
 // that the resolver is another one. The node of the backup is no member of it.
 func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
 	initNode(t, cfg, InitOptions{Permit: []string{"bank.example"}})
 	n := serveNode(t, cfg)
@@ -124,6 +125,7 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 
 // What is wrong with the request is said before the first byte.
 func TestBackupRequests(t *testing.T) {
+	t.Parallel()
 	n := freshNode(t, InitOptions{})
 	for body, want := range map[string]string{
 		`{}`: "give a passphrase or recipients", `{"passphrase": "short"}`: "at least 12 bytes, got 5", `{"recipients": "nobody"}`: "age1", `{"nonsense": 1}`: "nonsense",
@@ -136,6 +138,7 @@ func TestBackupRequests(t *testing.T) {
 
 // A data directory that somebody else's things are in is not touched.
 func TestRestoreWhere(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
 	initNode(t, cfg, InitOptions{})
 	if _, _, err := Restore(context.Background(), cfg, strings.NewReader(""), RestoreOptions{Passphrase: "x"}); err == nil || !strings.Contains(err.Error(), "is already initialised, restore into a new one") {

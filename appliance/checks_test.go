@@ -69,6 +69,7 @@ func imageFor(t *testing.T, arch string) v1.Image {
 
 // What a check says is what a client that is not changed in any way meets.
 func TestCheckSaysWhatAClientMeets(t *testing.T) {
+	t.Parallel()
 	n := freshNode(t, InitOptions{})
 	push := n.pusher()
 	arm := imageFor(t, "arm64")
@@ -150,6 +151,7 @@ func TestCheckSaysWhatAClientMeets(t *testing.T) {
 }
 
 func TestCheckIsBounded(t *testing.T) {
+	t.Parallel()
 	n := freshNode(t, InitOptions{})
 	body := `{"files":[` + strings.Repeat(`{"url":"https://dl.k8s.io/`+strings.Repeat("x", 4000)+`"},`, 1000)
 	var r content.Report
@@ -164,6 +166,7 @@ func TestCheckIsBounded(t *testing.T) {
 
 // An entry is solved when what was asked for is answered, whoever brought it, and open again when it is gone.
 func TestWhatWasMissedIsSolved(t *testing.T) {
+	t.Parallel()
 	n := freshNode(t, InitOptions{Permit: []string{"bank.example"}})
 	push := n.pusher()
 	img := imageFor(t, "amd64")
@@ -265,6 +268,7 @@ func TestWhatWasMissedIsSolved(t *testing.T) {
 
 // The inventory has every blob that a name keeps, and is signed by one key for good, whichever node made it.
 func TestInventory(t *testing.T) {
+	t.Parallel()
 	n := freshNode(t, InitOptions{})
 	n.must("PUT", "files?url=https://dl.k8s.io/kubelet", "kubelet", nil)
 	var key, again, doc string
@@ -303,6 +307,7 @@ func TestInventory(t *testing.T) {
 
 // Nodes that make the key at once end with the one that was first.
 func TestOneInventoryKey(t *testing.T) {
+	t.Parallel()
 	n := freshNode(t, InitOptions{})
 	first, err := n.inventoryKey(t.Context())
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -177,7 +176,7 @@ func TestAClientThatStopsReadingIsCutOff(t *testing.T) {
 	}
 	defer c.Close()
 	fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	if err := <-ended; !strings.Contains(err.Error(), "timeout") { // without the bound this waits until the test's own timeout
+	if err := next(t, ended, "the client is cut off"); !strings.Contains(err.Error(), "timeout") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -197,7 +196,7 @@ func TestAClientThatStopsSendingIsCutOff(t *testing.T) {
 	}
 	defer c.Close()
 	fmt.Fprintf(c, "PUT /v2/a/blobs/uploads/1 HTTP/1.1\r\nHost: gap.example\r\nContent-Length: 100\r\n\r\nhello")
-	if err := <-ended; err == nil || !strings.Contains(err.Error(), "timeout") {
+	if err := next(t, ended, "the client is cut off"); err == nil || !strings.Contains(err.Error(), "timeout") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -266,9 +265,7 @@ func TestConnectionsAreBoundedForAllAndForEach(t *testing.T) {
 		}
 	}
 	first.Close()
-	for open, _ := slots.counts(); open != 0; open, _ = slots.counts() {
-		runtime.Gosched()
-	}
+	wait(t, "no connection is open", func() bool { open, _ := slots.counts(); return open == 0 })
 	third, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)

@@ -17,10 +17,11 @@ import (
 
 // TestTheProgramIsGivenOut: a node gets the very program that runs, whole or from where it stopped.
 func TestTheProgramIsGivenOut(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, InitOptions{})
 	own, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
-		t.Skip("there is no /proc")
+		t.Skip("not here: there is no /proc")
 	}
 	sum := sha256.Sum256(own)
 	var e doctor.Executable
@@ -51,6 +52,7 @@ func TestTheProgramIsGivenOut(t *testing.T) {
 
 // TestSamples: what doctor may try with is held, and at an origin that is answered.
 func TestSamples(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, InitOptions{})
 	ask := func() (s doctor.Sample) {
 		n.samples.mu.Lock()

@@ -113,6 +113,7 @@ func newNode(t testing.TB, opt InitOptions) *node {
 }
 
 func TestAnImportIsPulledByItsNames(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, InitOptions{})
 	s := newStick(t).image("registry.k8s.io/pause:3.10", bytes.Repeat([]byte("layer "), 1000)).file("https://dl.k8s.io/v1/kubeadm", "kubeadm").
 		file("https://github.com/x/y/releases/download/v1/y", "y").file("https://new.k8s.io/f", "new").file("https://bank.example.com/f", "bank").
@@ -189,6 +190,7 @@ func TestAnImportIsPulledByItsNames(t *testing.T) {
 }
 
 func TestAClientSeesAnImportWholeOrNotAtAll(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, InitOptions{})
 	s := newStick(t)
 	const many = 400
@@ -226,6 +228,7 @@ func TestAClientSeesAnImportWholeOrNotAtAll(t *testing.T) {
 }
 
 func TestPartsOverDays(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, InitOptions{})
 	s := newStick(t).file("https://dl.k8s.io/small", "small").image("quay.io/a/b:1", bytes.Repeat([]byte("0123456789abcdef"), 40<<10))
 	files := s.write("b.tar", bundle.WriteOptions{Split: 256 << 10})
@@ -267,6 +270,7 @@ func TestPartsOverDays(t *testing.T) {
 }
 
 func TestSignaturesAreRequired(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, InitOptions{})
 	pub, key, _ := bundle.GenerateKey()
 	other, otherKey, _ := bundle.GenerateKey()
@@ -315,6 +319,7 @@ func TestSignaturesAreRequired(t *testing.T) {
 }
 
 func TestADirectoryIsImported(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, InitOptions{})
 	dir := filepath.Join(t.TempDir(), "Mirror")
 	for name, text := range map[string]string{"deb.k8s.io/dists/stable/InRelease": "signed", "deb.k8s.io/pool/a.deb": strings.Repeat("deb", 1000), "dl.k8s.io/v1/x": "x"} {
@@ -358,6 +363,7 @@ func TestADirectoryIsImported(t *testing.T) {
 }
 
 func TestAFlippedByteIsRefused(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, InitOptions{})
 	s := newStick(t).file("https://dl.k8s.io/f", strings.Repeat("f", 5000)).image("quay.io/a/b:1", []byte("layer"))
 	path := s.write("b.tar", bundle.WriteOptions{})[0]
@@ -386,6 +392,7 @@ func TestAFlippedByteIsRefused(t *testing.T) {
 }
 
 func TestImportsThatAreNoneAreRefused(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, InitOptions{})
 	path := newStick(t).file("https://dl.k8s.io/f", "f").write("b.tar", bundle.WriteOptions{})[0]
 	for _, c := range []struct {
@@ -415,6 +422,7 @@ func TestImportsThatAreNoneAreRefused(t *testing.T) {
 
 // TestAnImportMeetsAnotherChange: what is enabled changes between the plan and the batch, so both are made again.
 func TestAnImportMeetsAnotherChange(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, InitOptions{})
 	tries := 0
 	err := n.publishImport(t.Context(), []content.Host{{Name: "new.k8s.io"}, {Name: "other.k8s.io", Registry: true}}, func(b cluster.Batch, o content.Origins) error {
@@ -447,6 +455,7 @@ func TestAnImportMeetsAnotherChange(t *testing.T) {
 }
 
 func TestAStopEndsAnImport(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, InitOptions{})
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 )
 
 func TestMirrorsByTheAdminAPI(t *testing.T) {
+	t.Parallel()
 	n := freshNode(t, InitOptions{})
 	var c nodeconf.Conf
 	for _, runtime := range nodeconf.Runtimes() {
@@ -38,6 +39,7 @@ func TestMirrorsByTheAdminAPI(t *testing.T) {
 // upstream names, in the missing book: nothing is asked for elsewhere, and nothing under a name that means something else here. The checkout in bundle/lists/testdata has
 // Kubespray's shape; CASEMATE_KUBESPRAY names real ones, divided by colons.
 func TestKubesprayAsksTheBastions(t *testing.T) {
+	t.Parallel()
 	dirs := []string{"../bundle/lists/testdata/kubespray"}
 	if more := os.Getenv("CASEMATE_KUBESPRAY"); more != "" {
 		dirs = append(dirs, strings.Split(more, ":")...)

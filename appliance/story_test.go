@@ -28,6 +28,7 @@ func ref(t *testing.T, s string) name.Reference {
 // The main job: an image pushed through the own name is pulled by its upstream name, a file is fetched by its upstream URL, by a client that has
 // our resolver and our root and nothing else; and after a restart everything is still there.
 func TestAnUnmodifiedClientPullsAndFetchesByUpstreamNames(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	cfg := testConfig(t, dir)
 	initNode(t, cfg, InitOptions{})
@@ -136,6 +137,7 @@ func checkLayers(t *testing.T, img v1.Image) {
 
 // Port 80 has the same content for reading, and refuses writes and credentials.
 func TestPlainHTTPIsForReading(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
 	initNode(t, cfg, InitOptions{})
 	n := serveNode(t, cfg)

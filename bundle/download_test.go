@@ -152,7 +152,7 @@ func TestBrokenDownloads(t *testing.T) {
 		handle handler
 		want   []byte // nil: it fails
 		err    string
-		asked  int
+		asked  int // times; negative: at least so often, as a busy machine may need more
 	}{
 		{"whole", func(w http.ResponseWriter, r *http.Request, nth int) { rest(w, r, content) }, content, "", 1},
 		{"gone on with", func(w http.ResponseWriter, r *http.Request, nth int) {
@@ -273,7 +273,7 @@ func TestBrokenDownloads(t *testing.T) {
 				return
 			}
 			rest(w, r, content)
-		}, content, "", 2},
+		}, content, "", -2},
 		{"not found", func(w http.ResponseWriter, r *http.Request, nth int) { http.Error(w, "<html>no", http.StatusNotFound) }, nil, "404 Not Found", 1},
 		{"500 twice", func(w http.ResponseWriter, r *http.Request, nth int) {
 			if nth < 3 {
@@ -308,9 +308,9 @@ func TestBrokenDownloads(t *testing.T) {
 				tt.handle(w, r, nth)
 			})
 			opt := s.options(t)
-			opt.stall = 30 * time.Second
+			opt.stall = 5 * time.Minute
 			if tt.name == "stalls" {
-				opt.stall = 100 * time.Millisecond
+				opt.stall = time.Second
 			}
 			c, err := Collect(t.Context(), wantFiles(s.URL+"/file"), opt)
 			if tt.want != nil {
@@ -330,7 +330,7 @@ func TestBrokenDownloads(t *testing.T) {
 			} else if !strings.Contains(err.Error(), tt.err) || strings.Contains(err.Error(), "<html") || strings.Contains(err.Error(), "secret") {
 				t.Errorf("got %v", err)
 			}
-			if got := s.asked("/file"); tt.asked >= 0 && len(got) != tt.asked {
+			if got := s.asked("/file"); tt.asked >= 0 && len(got) != tt.asked || len(got) < -tt.asked {
 				t.Errorf("asked %d times, want %d: %q", len(got), tt.asked, got)
 			}
 		})

@@ -16,11 +16,15 @@ import (
 
 // Limits of what is read from foreign archives. Blobs have none: what they may take is for the sink's disk to say.
 const (
-	maxDocument     = 4 << 20   // bytes of a JSON document or manifest, the same as registries and containerd have
-	maxEntries      = 1_000_000 // files of all inputs together, and what all manifests together name
-	maxKept         = 64 << 20  // bytes of names and documents of all inputs together
-	maxArchiveDepth = 2         // archives in an archive or directory, and archives in those
-	putWorkers      = 8         // blobs that go to the sink at once
+	maxDocument     = 4 << 20 // bytes of a JSON document or manifest, the same as registries and containerd have
+	maxArchiveDepth = 2       // archives in an archive or directory, and archives in those
+	putWorkers      = 8       // blobs that go to the sink at once
+)
+
+// Limits that take seconds to reach; tests lower them.
+var (
+	maxEntries       = 1_000_000 // files of all inputs together, and what all manifests together name
+	maxKept    int64 = 64 << 20  // bytes of names and documents of all inputs together
 )
 
 // taken is the end of a sentence that refuses an input.
@@ -236,7 +240,7 @@ func (r *reading) count(kept int) error {
 	r.entries++
 	r.kept += int64(kept)
 	switch {
-	case r.entries > maxEntries:
+	case r.entries > int64(maxEntries):
 		return fmt.Errorf("more than %d files; import it in several goes", maxEntries)
 	case r.kept > maxKept:
 		return fmt.Errorf("more than %d MiB of names and documents; import it in several goes", maxKept>>20)

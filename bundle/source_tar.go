@@ -118,12 +118,12 @@ func (t *tarScan) broken(err error) error { return explained(t.a.name, err) }
 // end looks at what comes after a tar's end marker. Zeros are padding; anything else is a second archive that would be forgotten.
 func (t *tarScan) end(rest io.Reader) error {
 	buf := make([]byte, 64<<10)
-	for n := 0; n < maxKept; {
+	for n := int64(0); n < maxKept; {
 		m, err := rest.Read(buf)
 		if len(bytes.Trim(buf[:m], "\x00")) > 0 {
 			return fmt.Errorf("%s: something follows the end of the tar; are several archives joined in it? Import them one by one", t.a.name)
 		}
-		if n += m; errors.Is(err, io.EOF) {
+		if n += int64(m); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return t.broken(err)

@@ -118,7 +118,7 @@ func (r *running) ask(m *dns.Msg) *dns.Msg { r.t.Helper(); return r.over("udp", 
 
 func (r *running) over(network string, m *dns.Msg) *dns.Msg {
 	r.t.Helper()
-	c := dns.Client{Net: network, Timeout: 10 * time.Second, UDPSize: 4096}
+	c := dns.Client{Net: network, Timeout: 2 * time.Minute, UDPSize: 4096}
 	resp, _, err := c.Exchange(m, r.addr)
 	if err != nil {
 		r.t.Fatalf("%s %s: %v", network, m.Question[0].String(), err)
@@ -130,7 +130,7 @@ func (r *running) over(network string, m *dns.Msg) *dns.Msg {
 func (r *running) askFrom(client string, m *dns.Msg) *dns.Msg {
 	r.t.Helper()
 	d := &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(client)}}
-	c := dns.Client{Net: "udp", Timeout: 10 * time.Second, UDPSize: 4096, Dialer: d}
+	c := dns.Client{Net: "udp", Timeout: 2 * time.Minute, UDPSize: 4096, Dialer: d}
 	resp, _, err := c.Exchange(m, r.addr)
 	if err != nil {
 		r.t.Fatalf("from %s %s: %v", client, m.Question[0].String(), err)

@@ -34,7 +34,7 @@ func (r *running) raw(client string, packets ...[]byte) []byte {
 			r.t.Fatal(err)
 		}
 	}
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	c.SetReadDeadline(time.Now().Add(2 * time.Minute))
 	buf := make([]byte, 65535)
 	n, err := c.Read(buf)
 	if err != nil {
@@ -212,7 +212,7 @@ func TestQuestionsThatAreNotAnswered(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			co.SetDeadline(time.Now().Add(10 * time.Second))
+			co.SetDeadline(time.Now().Add(2 * time.Minute))
 			if err := co.WriteMsg(c.m); err != nil {
 				t.Fatal(err)
 			}
@@ -493,7 +493,7 @@ func TestTCPPipelining(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(2 * time.Minute))
 	var stream []byte
 	want := map[uint16]bool{}
 	for i := range 200 {
@@ -552,7 +552,7 @@ func TestTCPConnectionsPerClientAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		c.SetDeadline(time.Now().Add(10 * time.Second))
+		c.SetDeadline(time.Now().Add(2 * time.Minute))
 		return &dns.Conn{Conn: c}
 	}
 	works := func(co *dns.Conn) error {

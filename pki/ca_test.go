@@ -359,7 +359,7 @@ func TestRunFollowsTheTree(t *testing.T) {
 // waitFor polls until cond holds; the test's own deadline is the only limit.
 func waitFor(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(5 * time.Minute)
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for !cond() {

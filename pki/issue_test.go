@@ -359,7 +359,7 @@ func TestRevoke(t *testing.T) {
 
 	t.Run("openssl", func(t *testing.T) {
 		if _, err := exec.LookPath("openssl"); err != nil {
-			t.Skip("openssl is not installed: revocation was not checked with it")
+			t.Skip("needs openssl: revocation was not checked with it")
 		}
 		for _, c := range []struct {
 			chain []*x509.Certificate

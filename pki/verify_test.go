@@ -43,7 +43,7 @@ func eachVerifier(t *testing.T, f func(t *testing.T, v verifier)) {
 		t.Run(v.name, func(t *testing.T) {
 			if v.binary != "" {
 				if _, err := exec.LookPath(v.binary); err != nil {
-					t.Skipf("%s is not installed (Debian: openssl, gnutls-bin, curl): this verifier was not asked", v.binary)
+					t.Skipf("needs %s (Debian: openssl, gnutls-bin, curl): this verifier was not asked", v.binary)
 				}
 			}
 			f(t, v)

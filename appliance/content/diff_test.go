@@ -82,6 +82,7 @@ func TestADryRunSaysWhatWouldChange(t *testing.T) {
 }
 
 func TestADryRunKeepsOnlyDocuments(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	d := &dry{e: s.Engine, small: map[string][]byte{}, put: map[string]int64{}}
 	put := func(text string) string {
@@ -121,6 +122,7 @@ func TestADryRunKeepsOnlyDocuments(t *testing.T) {
 
 // TestManyNames: a batch that is far too large for one log entry still appears at one.
 func TestManyNames(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	const many = 20_000
 	p := newPack("many.tar")
@@ -163,6 +165,7 @@ func TestManyNames(t *testing.T) {
 
 // TestDamagedRecords: one record that cannot be read does not hide the others, and can be removed.
 func TestDamagedRecords(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p := sample("a.tar")
 	s.must("", p)

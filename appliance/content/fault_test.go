@@ -22,12 +22,17 @@ var errFault = errors.New("a fault of the test")
 
 // TestResumesAtEveryStep lets each write of an import fail once, in turn: nothing is visible, and the next time the end is that of an undisturbed import.
 func TestResumesAtEveryStep(t *testing.T) {
+	every := 3 // steps; each way begins at another one
+	if soak {
+		every = 1
+	}
 	for _, kind := range []string{bundle.KindBundle, bundle.KindTree} {
-		for _, how := range []string{"it failed", "it failed but happened", "killed", "cut off for days"} {
+		for first, how := range []string{"it failed", "it failed but happened", "killed", "cut off for days"} {
 			if kind == bundle.KindTree && how != "killed" { // the sink does not know of kinds, only digests that are not known make a difference
 				continue
 			}
 			t.Run(kind+", "+how, func(t *testing.T) {
+				t.Parallel()
 				few := func(c *Config) { c.flushAt = 3 }
 				s := newSite(t, few)
 				p := sample("b.tar")
@@ -38,7 +43,7 @@ func TestResumesAtEveryStep(t *testing.T) {
 				if steps < 20 {
 					t.Fatal(steps)
 				}
-				for at := 1; at <= steps; at++ {
+				for at := 1 + first%every; at <= steps; at += every {
 					if _, err := s.Remove(t.Context(), "b"); err != nil {
 						t.Fatal(err)
 					}
@@ -154,6 +159,7 @@ func TestALargeBlobGoesOn(t *testing.T) {
 }
 
 func TestPutHoldsItsContract(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	small, large := []byte("small"), bytes.Repeat([]byte("l"), 2<<20)
 	for _, known := range []bool{false, true} {
@@ -204,6 +210,7 @@ func TestPutHoldsItsContract(t *testing.T) {
 }
 
 func TestTheSameBlobTwiceAtOnce(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	data := bytes.Repeat([]byte("l"), 2<<20)
 	d := "sha256:" + hexOf(data)
@@ -242,6 +249,7 @@ func TestTheSameBlobTwiceAtOnce(t *testing.T) {
 
 // TestACollectionInBetween: what only a pin kept goes, and the import finds that out in time.
 func TestACollectionInBetween(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p := sample("b.tar")
 	n := 0
@@ -266,6 +274,7 @@ func TestACollectionInBetween(t *testing.T) {
 
 // TestWhatOnlyPinsKeptIsKept: what an earlier attempt left behind without links is linked before anything is read.
 func TestWhatOnlyPinsKeptIsKept(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p := sample("b.tar")
 	k := newSink(s.Engine)
@@ -292,6 +301,7 @@ func TestWhatOnlyPinsKeptIsKept(t *testing.T) {
 
 // TestFlushesByItself: an import that takes long keeps what it has, without one more Put.
 func TestFlushesByItself(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, func(c *Config) { c.flushEvery = time.Millisecond })
 	p := sample("b.tar")
 	n := 0
@@ -299,14 +309,18 @@ func TestFlushesByItself(t *testing.T) {
 		if n++; n != 6 {
 			return
 		}
-		for kept := 0; kept < 5; { // waits for the engine's own flush
-			kept = 0
+		wait(t, func() string { // for the engine's own flush
+			kept := 0
 			for name := range s.tree.Walk("imports/pending", "") {
 				if slices.Contains(p.order[:5], digestOf(path.Base(name))) {
 					kept++
 				}
 			}
-		}
+			if kept < 5 {
+				return fmt.Sprintf("%d of 5 blobs are kept", kept)
+			}
+			return ""
+		})
 		s.gc()
 	}
 	s.must("", p)
@@ -333,9 +347,14 @@ func TestRemovedWithItsScratch(t *testing.T) {
 			}
 			s.tree.fail = func(step int, what string) (error, bool) {
 				if what == "write" {
-					for how == "killed" && !killed && !told() { // the engine says by itself that it has begun
-						s.tree.mu.Unlock() // its flush is a step, too
-						time.Sleep(time.Millisecond)
+					if how == "killed" && !killed {
+						s.tree.mu.Unlock() // the flush of the engine is a step, too
+						wait(t, func() string {
+							if !told() {
+								return "the engine does not say by itself that it has begun"
+							}
+							return ""
+						})
 						s.tree.mu.Lock()
 					}
 					killed = how == "killed"

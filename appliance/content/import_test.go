@@ -18,6 +18,7 @@ import (
 )
 
 func TestAnImportAppearsAsAWhole(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p := sample("/mnt/stick/Kubespray-2.31.tar.zst")
 	done := make(chan struct{})
@@ -117,6 +118,7 @@ func deletedByHand(t *testing.T, kind string) {
 }
 
 func TestClaimsAreInOrder(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	one, two := newPack("one.tar"), newPack("two.tar")
 	const app, kubeadm, only = "quay.io/team/app:2", "https://dl.k8s.io/v1/kubeadm", "https://dl.k8s.io/v1/only"
@@ -194,6 +196,7 @@ func (s *site) put(url, text string) string {
 }
 
 func TestNamesOfImports(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	one, two := newPack("x.tar"), newPack("x.tar")
 	one.addFile("https://a.io/1", []byte("1"))
@@ -299,6 +302,7 @@ func TestPartsComeInAnyOrder(t *testing.T) {
 }
 
 func TestWhatAnInventoryPromisedIsNotHere(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p := sample("b.tar")
 	p.index.Since = "sha256:" + hexOf([]byte("inventory"))
@@ -321,6 +325,7 @@ func TestWhatAnInventoryPromisedIsNotHere(t *testing.T) {
 }
 
 func TestBlobsThatNobodyBrings(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p := sample("b.tar")
 	p.order = p.order[1:]
@@ -337,6 +342,7 @@ func TestBlobsThatNobodyBrings(t *testing.T) {
 }
 
 func TestDamageIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p := sample("b.tar")
 	p.broken = true
@@ -360,6 +366,7 @@ func TestDamageIsRefused(t *testing.T) {
 }
 
 func TestRoom(t *testing.T) {
+	t.Parallel()
 	room := int64(100)
 	s := newSite(t, func(c *Config) { c.Room = func() int64 { return room } })
 	p := sample("b.tar")
@@ -373,6 +380,7 @@ func TestRoom(t *testing.T) {
 }
 
 func TestOneAtATimeAndStopping(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p := sample("b.tar")
 	inside, on := make(chan struct{}, 99), make(chan struct{})
@@ -408,6 +416,7 @@ func TestOneAtATimeAndStopping(t *testing.T) {
 
 // Who interrupts an import and runs it again at once does not have to guess when the first has ended.
 func TestOneThatEndsIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p, q := sample("b.tar"), sample("b.tar")
 	inside, on := make(chan struct{}, 99), make(chan struct{})
@@ -420,30 +429,44 @@ func TestOneThatEndsIsWaitedFor(t *testing.T) {
 	}()
 	<-inside
 	cancel()
-	again := make(chan error)
+	waits := make(chan struct{})
+	again := make(chan error, 1)
 	go func() {
-		_, err := s.do("", q)
+		_, err := s.Import(&firstLook{t.Context(), waits, &sync.Once{}}, Request{Inputs: []bundle.Input{{Name: q.file, File: q}}})
 		again <- err
 	}()
 	select {
 	case err := <-again:
 		t.Errorf("it did not wait: %v", err)
-	case <-time.After(50 * time.Millisecond): // enough for a refusal
 		close(on)
-		if err := <-gone; !errors.Is(err, context.Canceled) {
-			t.Error(err)
-		}
-		if err := <-again; err != nil {
-			t.Error(err)
-		}
-		differ(t, s.sees(q), wanted(q))
+		<-gone
 		return
+	case <-waits: // it looks at its context only when it has to wait: the first one holds its place until on is closed
 	}
 	close(on)
-	<-gone
+	if err := <-gone; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if err := <-again; err != nil {
+		t.Error(err)
+	}
+	differ(t, s.sees(q), wanted(q))
+}
+
+// firstLook is a context that says when it is looked at for the first time.
+type firstLook struct {
+	context.Context
+	looked chan struct{}
+	once   *sync.Once
+}
+
+func (c *firstLook) Done() <-chan struct{} {
+	c.once.Do(func() { close(c.looked) })
+	return c.Context.Done()
 }
 
 func TestTheCommandGoesAway(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p := sample("b.tar")
 	ctx, cancel := context.WithCancel(t.Context())

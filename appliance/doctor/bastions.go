@@ -103,7 +103,7 @@ func (r *run) bastion(ctx context.Context, arg string) ([]netip.Addr, error) {
 	if !hostName(arg) || strings.Contains(arg, ":") || strings.Trim(arg, "0123456789.") == "" {
 		return nil, fmt.Errorf("BASTION must be an address or a name, got %q: %w", clip(arg), fs.ErrInvalid)
 	}
-	ctx, cancel := context.WithTimeout(ctx, lookupTime)
+	ctx, cancel := context.WithTimeout(ctx, lookupTime*second)
 	defer cancel()
 	list, err := r.lookup(ctx, strings.ToLower(strings.TrimSuffix(arg, ".")))
 	if err != nil {
@@ -137,7 +137,7 @@ func (r *run) try(ctx context.Context, doors []*door) {
 var errRefused = errors.New("REFUSED")
 
 func reach(ctx context.Context, to netip.AddrPort) error {
-	conn, err := (&net.Dialer{Timeout: probeTime}).DialContext(ctx, "tcp", to.String())
+	conn, err := (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, "tcp", to.String())
 	if err == nil {
 		conn.Close()
 	}
@@ -170,9 +170,9 @@ var errAnswer = errors.New("no answer of a bastion")
 
 // plain gets a JSON document over plain http.
 func (r *run) plain(ctx context.Context, d *door, path string, most int64, into any) (*http.Response, error) {
-	ctx, cancel := context.WithTimeout(ctx, probeTime+time.Second)
+	ctx, cancel := context.WithTimeout(ctx, siteTime)
 	defer cancel()
-	t := &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: probeTime}).DialContext}
+	t := &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: probeTime * second}).DialContext}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTP).String()+path, nil)
 	if err != nil {
 		return nil, err
@@ -411,9 +411,9 @@ func (r *run) open1() string {
 func (r *run) client(d *door) *http.Client {
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: probeTime}).DialContext(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
+			return (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
 		},
-		TLSClientConfig: &tls.Config{RootCAs: r.trust, Time: r.cfg.Now}, TLSHandshakeTimeout: probeTime + time.Second, ResponseHeaderTimeout: 8 * time.Second,
+		TLSClientConfig: &tls.Config{RootCAs: r.trust, Time: r.cfg.Now}, TLSHandshakeTimeout: (probeTime + 1) * second, ResponseHeaderTimeout: 8 * second,
 		ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 2, MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression: true, // bytes are compared
 	}

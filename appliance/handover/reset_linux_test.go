@@ -25,7 +25,11 @@ func TestCommandKilledWithUnreadQuestions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		end := time.Now().Add(5 * time.Minute)
 		for done := false; !done; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("what was sent has not arrived, or not all was read")
+			}
 			if err := conn.Control(func(fd uintptr) { done = until(int(fd)) }); err != nil {
 				t.Fatal(err)
 			}

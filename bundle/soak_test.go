@@ -1,0 +1,21 @@
+package bundle
+
+import "os"
+
+// Soak asks for every case, as make soak does; otherwise a sample has some of each kind. This package's outer tests read it too.
+var Soak = os.Getenv("CASEMATE_SOAK") != ""
+
+// every is 1 with Soak and else n: of that many cases one is tried.
+func every(n int) int {
+	if Soak {
+		return 1
+	}
+	return n
+}
+
+// LowerLimits lowers the limits of what is read, and returns what puts them back.
+func LowerLimits(entries int, kept int64) (restore func()) {
+	e, k := maxEntries, maxKept
+	maxEntries, maxKept = entries, kept
+	return func() { maxEntries, maxKept = e, k }
+}
