@@ -18,6 +18,14 @@ type Index struct {
 	Blobs   []Blob  `json:"blobs"`
 	// Since is the digest of the inventory that the bundle was made against; the blobs that it left out are marked Omitted.
 	Since string `json:"since,omitempty"`
+	// Absent are the names that were asked for and could not be had, sorted: the collector was told to go on without them.
+	Absent []Absent `json:"absent,omitempty"`
+}
+
+// Absent is one name that a bundle lacks.
+type Absent struct {
+	Name string `json:"name"` // as it was asked for
+	Why  string `json:"why"`
 }
 
 // Image is one manifest or index under one name. What hangs on it (children, configs, layers) follows from the manifests themselves; a child or a
