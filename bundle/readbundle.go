@@ -176,6 +176,9 @@ func (r *bundleReading) contents() *Contents {
 			c.Absent = append(c.Absent, r.index.Blobs[i].Digest)
 		}
 	}
+	for _, a := range r.index.Absent {
+		c.Notes = append(c.Notes, fmt.Sprintf("%s is not in the bundle, it could not be collected: %s", a.Name, a.Why))
+	}
 	if r.split > 0 {
 		c.Parts, c.Have = len(r.dealt.parts), len(r.parts)
 		for _, p := range r.parts {

@@ -21,6 +21,7 @@ type listFlags struct {
 	kubesprayVars                    []string // variables of an inventory, over those of the checkouts
 	checksums                        []string
 	platforms                        []string
+	exclude                          []string // patterns of names that are not wanted after all
 }
 
 func (l *listFlags) add(cmd *cobra.Command) {
@@ -32,6 +33,7 @@ func (l *listFlags) add(cmd *cobra.Command) {
 	f.StringArrayVar(&l.kubespray, "kubespray", nil, "checkout of Kubespray: what that release downloads, for the processors of --platform (default amd64)")
 	f.StringArrayVar(&l.kubesprayVars, "kubespray-vars", nil, "YAML file of variables that the inventory sets, over those of the checkout; may be repeated, the last one wins")
 	f.StringArrayVar(&l.checksums, "checksums", nil, "checksums of files: what sha256sum or sha512sum wrote, or Kubespray's checksums.yml")
+	f.StringArrayVar(&l.exclude, "exclude", nil, "leave out what matches, like quay.io/team/* or dl.k8s.io: * is any text, ? one character; may be repeated")
 	f.StringSliceVar(&l.platforms, "platform", nil, "platform of the nodes, like linux/amd64; may be repeated")
 }
 
@@ -45,12 +47,19 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 	for _, kind := range []struct {
 		names []string
 		take  func(string, io.Reader)
+		lines bool // a comment says that nothing is meant
 	}{
-		{l.images, parser.Images}, {l.files, parser.Files}, {l.charts, parser.Charts}, {l.manifests, parser.Manifests},
+		{l.images, parser.Images, true}, {l.files, parser.Files, true}, {l.charts, parser.Charts, true}, {l.manifests, parser.Manifests, false},
 	} {
 		for _, name := range kind.names {
 			asked = true
-			if err := read.each(name, kind.take); err != nil {
+			take := func(name string, r io.Reader) {
+				before, blank := parser.Said(), &blankReader{Reader: r}
+				if kind.take(name, blank); parser.Said() == before && (blank.blank() || !kind.lines) {
+					bad = append(bad, fmt.Errorf("%s: %w", name, errNamesNothing))
+				}
+			}
+			if err := read.each(name, take); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -78,6 +87,9 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 	if err != nil {
 		bad = append(bad, err)
 	}
+	for _, n := range parser.Notes() {
+		fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
+	}
 	if len(bad) == 0 {
 		set := newWantedSet(wanted)
 		for _, dir := range l.kubespray {
@@ -90,14 +102,32 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 			fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
 		}
 		if err == nil {
-			if len(wanted.Images)+len(wanted.Files)+len(wanted.Charts) == 0 {
-				fmt.Fprintln(cmd.ErrOrStderr(), "note: the lists name nothing")
+			if err := l.leaveOut(cmd, wanted); err != nil {
+				return nil, nil, err
 			}
 			return wanted, sums, nil
 		}
 		bad = append(bad, err)
 	}
 	return nil, nil, usageError{fmt.Errorf("the lists cannot be taken as they are, nothing was done:\n%w", errors.Join(bad...))}
+}
+
+// leaveOut takes out what --exclude matches.
+func (l *listFlags) leaveOut(cmd *cobra.Command, w *lists.Wanted) error {
+	if len(w.Images)+len(w.Files)+len(w.Charts) == 0 {
+		return usageError{errors.New("the lists name nothing: " + strings.Join(slices.Concat(l.images, l.files, l.charts, l.manifests, l.kubespray), ", "))}
+	}
+	gone, idle := lists.Exclude(w, l.exclude)
+	for _, p := range idle {
+		fmt.Fprintf(cmd.ErrOrStderr(), "note: --exclude %s matches nothing\n", p)
+	}
+	for _, name := range gone {
+		fmt.Fprintf(cmd.ErrOrStderr(), "note: excluded %s\n", name)
+	}
+	if len(w.Images)+len(w.Files)+len(w.Charts) == 0 {
+		return usageError{errors.New("--exclude leaves nothing of what the lists name")}
+	}
+	return nil
 }
 
 // addKubespray adds what the release in a checkout downloads for the processors of the platforms, and what its own list script forgets of it.
@@ -227,6 +257,23 @@ func (s *wantedSet) chart(c lists.Chart) {
 func chartName(c lists.Chart) string {
 	return strings.TrimSpace(c.Repo + " " + c.Name + " " + c.Version)
 }
+
+// errNamesNothing is what is wrong with a source without a name: whatever should have written it has failed, or it is something else than was meant.
+var errNamesNothing = errors.New("it names nothing: did the program that writes it fail? If nothing is wanted, leave the flag out (in a list of lines a comment is enough: # nothing)")
+
+// blankReader knows whether anything but white space was read.
+type blankReader struct {
+	io.Reader
+	seen bool
+}
+
+func (b *blankReader) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	b.seen = b.seen || len(bytes.TrimSpace(bytes.TrimPrefix(p[:n], []byte("\ufeff")))) > 0
+	return n, err
+}
+
+func (b *blankReader) blank() bool { return !b.seen }
 
 // listReader opens lists by their names.
 type listReader struct {
