@@ -13,7 +13,7 @@ func TestForeignLists(t *testing.T) {
 		{what: "a YAML list with a typing error", text: "- nginx:1.25\n- No Image\n", err: "f.yaml:2: \"No Image\" is no image reference"},
 		{what: "a JSON list", text: `["nginx:1.25"]`, want: "docker.io/library/nginx:1.25"},
 		{what: "skopeo sync", text: "registry.example.com:5000:\n  tls-verify: false\n  images:\n    busybox: [\"1.0\", 3.10]\n    team/app:\n      - " + digest + "\nquay.io:\n  credentials: {username: x}\n  images:\n    coreos/etcd: [latest]\n",
-			want: "registry.example.com:5000/busybox:1.0 registry.example.com:5000/busybox:3.10 registry.example.com:5000/team/app@" + digest + " quay.io/coreos/etcd:latest"},
+			want: "registry.example.com:5000/busybox:1.0 registry.example.com:5000/busybox:3.10 registry.example.com:5000/team/app@" + digest + " quay.io/coreos/etcd:latest", note: "f.yaml:4: registry.example.com:5000/busybox:1.0 is called registry.example.com/busybox:1.0 inside: a port is no part of a name"},
 		{what: "skopeo sync, all tags", text: "quay.io:\n  images:\n    coreos/etcd: []\n", err: "f.yaml:3: quay.io/coreos/etcd without tags means all there are"},
 		{what: "skopeo sync by expressions", text: "quay.io:\n  images-by-tag-regex:\n    coreos/etcd: ^v3\n  images:\n    x: [\"1\"]\n", err: "images-by-tag-regex asks the registry"},
 		{what: "hauler's images", text: "apiVersion: content.hauler.cattle.io/v1\nkind: Images\nmetadata:\n  annotations: {hauler.dev/registry: quay.io}\nspec:\n  images:\n    - name: team/app:1\n    - name: docker.io/nginx\n      platform: linux/amd64\n",
@@ -67,10 +67,10 @@ func TestForeignLists(t *testing.T) {
 
 // TestSaid: what names nothing says nothing; a name that was given before, and a line that is wrong, say something.
 func TestSaid(t *testing.T) {
-	for text, said := range map[string]int{"": 0, "# a comment\n\n": 0, "nginx:1": 1, "nginx:1\nnginx:1": 2, "No Image": 1} {
+	for text, said := range map[string]bool{"": false, "# a comment\n\n": false, "nginx:1": true, "No Image": true} {
 		var l Parser
-		if l.Images("f", strings.NewReader(text)); l.Said() != said {
-			t.Errorf("%q said %d times something, want %d", text, l.Said(), said)
+		if l.Images("f", strings.NewReader(text)); (l.Said() > 0) != said {
+			t.Errorf("%q said %d times something", text, l.Said())
 		}
 	}
 	for text, said := range map[string]bool{"": false, "# nothing\n---\n": false, "null\n": false, "apiVersion: v1\nkind: ConfigMap\n": false, "- {x: y}\n": false, "image: nginx:1\n": true} {
