@@ -83,8 +83,8 @@ func printList(cmd *cobra.Command, book []miss, kind string, listed func(name st
 		fmt.Fprintln(out, m.Name)
 		none = false
 	}
-	if none { // a list in which nothing stands is taken for a program that failed
-		fmt.Fprintf(out, "# no %s is missing\n", kind)
+	if none {
+		fmt.Fprintf(cmd.ErrOrStderr(), "note: no %s is missing; bundle create and check take no empty list\n", kind)
 	}
 	return out.Flush()
 }
