@@ -134,7 +134,7 @@ func TestObstacles(t *testing.T) {
 	}
 	_, err := bundle.Read(t.Context(), inputs(), newMemorySink(t), bundle.ReadOptions{})
 	var o *bundle.Obstacles
-	if !errors.As(err, &o) || len(o.List) != 3 || !strings.HasPrefix(err.Error(), "3 names are in the way, --partial leaves them out:\n  layout: index.json: ") {
+	if !errors.As(err, &o) || len(o.List) != 3 || !strings.HasPrefix(err.Error(), "3 names are in the way, --partial leaves them out:\nlayout: index.json: ") {
 		t.Errorf("got %v", err)
 	}
 	c := read(t, newMemorySink(t), bundle.ReadOptions{Partial: true}, inputs()...)

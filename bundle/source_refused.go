@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"casemate/bundle/lists"
@@ -26,7 +27,7 @@ func (e *Obstacles) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d names are in the way, --partial leaves them out:", len(e.errs))
 	for _, err := range e.errs {
-		b.WriteString("\n  " + err.Error())
+		b.WriteString("\n" + strings.TrimSuffix(err.Error(), ": "+fs.ErrInvalid.Error()))
 	}
 	return b.String()
 }
@@ -36,7 +37,7 @@ func (e *Obstacles) Unwrap() []error { return e.errs }
 
 // Add adds a name and the reason why it is not taken.
 func (e *Obstacles) Add(name string, err error) {
-	e.List = append(e.List, Left{name, err.Error()})
+	e.List = append(e.List, Left{name, strings.TrimSuffix(err.Error(), ": "+fs.ErrInvalid.Error())})
 	e.errs = append(e.errs, err)
 }
 
