@@ -32,6 +32,9 @@ type CollectOptions struct {
 	DryRun bool
 	// KeepGoing makes a collection of what can be had although other names cannot; they are its Absent, and stand in its index.
 	KeepGoing bool
+	// RegistryOverrides are mirrors to ask instead of registries, each UPSTREAM=MIRROR, where both are a host or a host and a path below it; the longest UPSTREAM wins. Names
+	// stay those of the upstream.
+	RegistryOverrides []string
 	// NoReferrers leaves out signatures, attestations, SBOMs and what else refers to an image, and the provenance of charts.
 	NoReferrers bool
 	// Have says that a blob is on the far side already: it is not fetched, and marked Omitted. Nil: none is.
@@ -171,13 +174,16 @@ type share struct {
 	hung   string // says what it is if it hangs on what was asked for: then it is left out if it cannot be had
 	images []Image
 	blobs  map[string]int64 // size by digest, manifests too
-	lost   bool             // guarded by collector.mu
+	// elsewhere are the URLs of layers that the registry does not have, by digest.
+	elsewhere map[string]string
+	lost      bool // guarded by collector.mu
 }
 
 // wantedBlob is a blob of images.
 type wantedBlob struct {
 	size   int64
 	from   []*repository // where it can be had
+	urls   []string      // and where else
 	shares []*share      // that need it
 }
 
@@ -231,6 +237,9 @@ func newCollector(opt CollectOptions) (*collector, error) {
 	c.transport = &patient{inner: c.opt.Transport, stall: cmp.Or(opt.stall, stallAfter), wait: c.wait, clock: clock, log: c.opt.Log}
 	c.registries = &registries{inner: c.transport, repos: map[string]*repository{}}
 	var err error
+	if c.registries.overrides, err = parseOverrides(opt.RegistryOverrides); err != nil {
+		return nil, err
+	}
 	c.cache, err = openCache(opt.Cache)
 	return c, err
 }

@@ -72,6 +72,9 @@ func (c *collector) addShare(s *share, repo *repository) error {
 		if !slices.Contains(b.from, repo) {
 			b.from = append(b.from, repo)
 		}
+		if u := s.elsewhere[digest]; u != "" && !slices.Contains(b.urls, u) {
+			b.urls = append(b.urls, u)
+		}
 		b.shares = append(b.shares, s)
 	}
 	c.shares = append(c.shares, s)
@@ -87,6 +90,14 @@ func (c *collector) blob(ctx context.Context, digest string, b *wantedBlob) {
 		}
 		if ctx.Err() != nil || fatal(err) {
 			break
+		}
+	}
+	for _, u := range b.urls {
+		if ctx.Err() != nil || fatal(err) {
+			break
+		}
+		if _, err = c.fetch(ctx, download{client: c.fileClient(true), url: u, name: u, digest: digest, size: b.size, blob: true}); err == nil {
+			return
 		}
 	}
 	for _, s := range b.shares {

@@ -37,7 +37,7 @@ func (c *collector) image(ctx context.Context, n int, w lists.Image) (*picture, 
 	if err != nil {
 		return nil, err
 	}
-	p := &picture{c: c, wanted: w, repo: repo, share: &share{n: n, blobs: map[string]int64{}}, docs: map[string]*manifest{}, tags: map[string]string{},
+	p := &picture{c: c, wanted: w, repo: repo, share: &share{n: n, blobs: map[string]int64{}, elsewhere: map[string]string{}}, docs: map[string]*manifest{}, tags: map[string]string{},
 		shares: &[]*share{}, seen: map[string]bool{}}
 	digest, err := p.resolve(ctx, w)
 	if err != nil {
@@ -195,7 +195,7 @@ func (p *picture) add(m Image) error {
 	m.Platforms = slices.Compact(m.Platforms)
 	m.MediaType = p.docs[m.Digest].mediaType
 	on, err := p.c.cache.seen(m.ref(), m.Digest, day(p.c.now()))
-	m.On = on
+	m.On, m.From = on, p.repo.from
 	p.images = append(p.images, m)
 	return err
 }
@@ -316,21 +316,21 @@ func (p *picture) single(ctx context.Context, top *Image, m *manifest, choose bo
 	return nil
 }
 
-// blob notes a blob that is needed. What may not be distributed is taken if the registry has it all the same.
+// blob notes a blob that is needed. What may not be distributed is taken from the registry, or else from where its own URLs say that it lies.
 func (p *picture) blob(ctx context.Context, d descriptor, of string) error {
 	if d.Size > maxBlob {
 		return fmt.Errorf("manifest %s names a blob of %d bytes", of, d.Size)
 	}
-	if d.elsewhere() {
-		resp, err := p.repo.send(ctx, p.c, http.MethodHead, "blobs/"+d.Digest, "")
-		if hasStatus(err, http.StatusNotFound, http.StatusForbidden, http.StatusUnauthorized) {
-			p.c.note("%s: the layer %s may not be distributed and is not in the registry; it is left out (it lies at %s)", p.repo.name, d.Digest, strings.Join(d.URLs, " "))
-			return nil
-		}
-		if err != nil {
+	if d.elsewhere() && !p.c.cache.has(d.Digest, d.Size) {
+		at, err := p.foreign(ctx, d)
+		if fatal(err) || ctx.Err() != nil {
 			return err
 		}
-		resp.Body.Close()
+		if err != nil {
+			p.c.note("%s: the layer %s may not be distributed and cannot be had (it lies at %s); it is left out: %v", p.repo.name, d.Digest, strings.Join(d.URLs, " "), err)
+			return nil
+		}
+		p.elsewhere[d.Digest] = at
 	}
 	if size, ok := p.blobs[d.Digest]; ok && size != d.Size {
 		return fmt.Errorf("the blob %s has %d bytes in one place and %d in another", d.Digest, size, d.Size)
@@ -338,6 +338,32 @@ func (p *picture) blob(ctx context.Context, d descriptor, of string) error {
 	p.blobs[d.Digest] = d.Size
 	return nil
 }
+
+// foreign finds out where a layer that may not be distributed can be had: in the registry (""), or at one of its URLs.
+func (p *picture) foreign(ctx context.Context, d descriptor) (at string, err error) {
+	resp, err := p.repo.send(ctx, p.c, http.MethodHead, "blobs/"+d.Digest, "")
+	if err == nil {
+		resp.Body.Close()
+		return "", nil
+	}
+	for _, u := range d.URLs[:min(len(d.URLs), maxForeign)] {
+		if cerr := checkURL(u); cerr != nil {
+			err = fmt.Errorf("%.200q: %w", u, cerr)
+			continue
+		}
+		size, herr := p.c.head(ctx, u)
+		if herr == nil && (size < 0 || size == d.Size) {
+			return u, nil
+		}
+		if err = herr; herr == nil {
+			err = fmt.Errorf("%s has %d bytes there and must have %d", u, size, d.Size)
+		}
+	}
+	return "", err
+}
+
+// maxForeign is how many URLs of a layer are tried.
+const maxForeign = 8
 
 // offers lists the platforms of an index that was walked.
 func (p *picture) offers(digest string) []string {

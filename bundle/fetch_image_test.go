@@ -217,11 +217,11 @@ func TestForeignLayers(t *testing.T) {
 	u := newUpstream(t)
 	c := u.blob(t, "x", []byte(`{"os":"windows","architecture":"amd64"}`))
 	c.MediaType = mediaOCIConfig
-	foreign := descriptor{MediaType: "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", Digest: sha256Of([]byte("elsewhere")), Size: 9, URLs: []string{"https://example.com/layer"}}
+	foreign := descriptor{MediaType: "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", Digest: sha256Of([]byte("elsewhere")), Size: 9, URLs: []string{u.URL + "/layer"}}
 	u.manifest(t, "x", "v1", plain(manifestDocument{SchemaVersion: 2, MediaType: mediaOCIManifest, Config: &c, Layers: []descriptor{foreign}}))
 	opt := quick(t)
 	got := collect(t, wantImages(u.host+"/x:v1"), opt)
-	if len(got.Index.Blobs) != 2 || len(got.Notes) != 1 || !strings.Contains(got.Notes[0], "https://example.com/layer") {
+	if len(got.Index.Blobs) != 2 || len(got.Notes) != 1 || !strings.Contains(got.Notes[0], u.URL+"/layer") {
 		t.Errorf("got %+v, notes %q", got.Index.Blobs, got.Notes)
 	}
 	got.Close()

@@ -81,7 +81,7 @@ func (p *picture) hang(ctx context.Context, tag, digest string, depth int) (*man
 		return nil, nil // longer than a tag may be: those of sha512
 	}
 	q := *p
-	q.share, q.docs = &share{n: p.n, hung: p.repo.name + "@" + digest, blobs: map[string]int64{}}, map[string]*manifest{}
+	q.share, q.docs = &share{n: p.n, hung: p.repo.name + "@" + digest, blobs: map[string]int64{}, elsewhere: map[string]string{}}, map[string]*manifest{}
 	if tag != "" {
 		q.hung = p.repo.name + ":" + tag
 	}

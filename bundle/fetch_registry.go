@@ -37,9 +37,10 @@ var errPlainHTTP = errors.New("it answers without TLS, which is for registries o
 
 // registries are the registries' repositories, each logged in to once. Its methods are safe for concurrent use.
 type registries struct {
-	inner http.RoundTripper
-	mu    sync.Mutex
-	repos map[string]*repository // by canonical name
+	inner     http.RoundTripper
+	overrides []override
+	mu        sync.Mutex
+	repos     map[string]*repository // by canonical name
 	// noReferrers are the hosts whose answer to a question for referrers was 404: they do not have the API (OCI distribution 1.1, "Listing referrers").
 	noReferrers sync.Map
 	heads       sync.Map // hosts whose HEAD of a manifest has found one
@@ -54,6 +55,7 @@ func (r *registries) knowsHead(repo *repository) bool {
 // repository is one of a registry's. It sends what Docker's config has for its host.
 type repository struct {
 	name string // canonical
+	from string // the mirror's repository that is asked instead, "" if none is
 	once sync.Mutex
 	host name.Registry
 	path string
@@ -75,9 +77,13 @@ func (r *registries) repository(ctx context.Context, canonical string) (*reposit
 	if repo.http != nil {
 		return repo, nil
 	}
-	parsed, err := name.NewRepository(canonical)
+	at := r.mirrored(canonical)
+	parsed, err := name.NewRepository(at)
 	if err != nil {
-		return nil, fmt.Errorf("not a repository: %w", err)
+		return nil, fmt.Errorf("%s is not a repository: %w", at, err)
+	}
+	if at != canonical {
+		repo.from = at
 	}
 	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, parsed)
 	if err != nil {

@@ -71,7 +71,9 @@ func TestPartialWithoutLayers(t *testing.T) {
 	defer s.close()
 	whole := sample("whole.tar")
 	lost := *whole
-	lost.order = slices.DeleteFunc(slices.Clone(whole.order), func(d string) bool { return strings.HasPrefix(string(whole.blobs[d]), "large ") || string(whole.blobs[d]) == "kubeadm" })
+	lost.order = slices.DeleteFunc(slices.Clone(whole.order), func(d string) bool {
+		return strings.HasPrefix(string(whole.blobs[d]), "large ") || string(whole.blobs[d]) == "kubeadm"
+	})
 	if _, err := s.do("", &lost); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("got %v", err)
 	}

@@ -140,6 +140,7 @@ of 1024), or KB, MB, GB, TB (powers of 1000).`,
 	f.BoolVar(&opt.DryRun, "dry-run", false, "only find out what there is and how large it is")
 	f.StringVar(&opt.Cache, "cache", "", "directory that keeps what was fetched (default: below the user's cache directory)")
 	f.IntVar(&opt.Parallel, "parallel", 4, "how much is fetched at once")
+	f.StringArrayVar(&opt.RegistryOverrides, "registry-override", nil, "ask a mirror instead of a registry: UPSTREAM=MIRROR, like docker.io=artifactory.example/docker-remote; names stay the upstream's; may be repeated, the longest UPSTREAM wins")
 	f.BoolVar(&opt.KeepGoing, "keep-going", false, "write the bundle without what cannot be had; exit code 3")
 	f.BoolVar(&force, "force", false, "replace a bundle that exists")
 	f.BoolVar(&opt.NoReferrers, "no-signatures", false, "leave out signatures, attestations and SBOMs")
