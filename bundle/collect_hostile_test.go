@@ -15,8 +15,8 @@ import (
 	"casemate/bundle/lists"
 )
 
-// TestWhatHangsNeverDecides has one line for each way in which a registry can be wrong about what hangs on an image: the image is collected, and a note says
-// what was left out, if anything was.
+// TestWhatHangsNeverDecides has one line for each way in which a registry can be wrong about what hangs on an image:
+// the image is collected, and a note says what was left out, if anything was.
 func TestWhatHangsNeverDecides(t *testing.T) {
 	for _, tt := range []struct {
 		rule string
@@ -237,7 +237,8 @@ func (c *fakeClock) wait(ctx context.Context, d time.Duration) error {
 	return ctx.Err()
 }
 
-// TestLimitCountsForAll: a host that answers 429 is asked less by all workers together, and not several times for every image.
+// TestLimitCountsForAll: a host that answers 429 is asked less by all workers together, and not several times for every
+// image.
 func TestLimitCountsForAll(t *testing.T) {
 	const images = 40
 	for _, tt := range []struct {

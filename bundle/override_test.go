@@ -45,7 +45,8 @@ func TestRegistryOverride(t *testing.T) {
 	}
 }
 
-// TestForeignLayersFromTheirURLs: they are fetched from the registry, or from where their URLs say that they lie; what cannot be had is left out with a note.
+// TestForeignLayersFromTheirURLs: they are fetched from the registry, or from where their URLs say that they lie; what
+// cannot be had is left out with a note.
 func TestForeignLayersFromTheirURLs(t *testing.T) {
 	for _, tt := range []struct {
 		rule string

@@ -9,11 +9,13 @@ import (
 	"time"
 )
 
-// mostRefusals is how often in a row a host may answer 429 before it is taken at its word; the pauses between add up to a minute.
+// mostRefusals is how often in a row a host may answer 429 before it is taken at its word; the pauses between add up to
+// a minute.
 const mostRefusals = 8
 
-// pace slows all workers down together where a host answers 429: what one of them was told counts for all. Hosts limit kinds of requests (Docker Hub counts
-// GETs of manifests and no others), so each kind has a pace of its own. The zero value is ready; its methods are safe for concurrent use.
+// pace slows all workers down together where a host answers 429: what one of them was told counts for all. Hosts limit
+// kinds of requests (Docker Hub counts GETs of manifests and no others), so each kind has a pace of its own. The zero
+// value is ready; its methods are safe for concurrent use.
 type pace struct {
 	mu     sync.Mutex
 	limits map[string]*limit
@@ -37,7 +39,8 @@ func kindOf(req *http.Request) string {
 	return req.Method + " " + req.URL.Host + " " + kind
 }
 
-// before says how long to wait before a request is sent, in whole milliseconds. The error is the answer of a host that need not be asked, because it refused all along.
+// before says how long to wait before a request is sent, in whole milliseconds. The error is the answer of a host that
+// need not be asked, because it refused all along.
 func (p *pace) before(kind string, now time.Time) (time.Duration, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -52,8 +55,8 @@ func (p *pace) before(kind string, now time.Time) (time.Duration, error) {
 	return (left + time.Millisecond - 1).Truncate(time.Millisecond), nil
 }
 
-// refused takes note of a 429 to a request that was sent at sent. asked is what its Retry-After asks for, 0 if it says nothing. again says whether the request is
-// worth another try.
+// refused takes note of a 429 to a request that was sent at sent. asked is what its Retry-After asks for, 0 if it says
+// nothing. again says whether the request is worth another try.
 func (p *pace) refused(kind string, sent, now time.Time, asked time.Duration) (again bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

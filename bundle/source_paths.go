@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// pathImage is a directory in a collection that is one image, or several, by itself: an OCI layout, or what skopeo's dir: writes. Where it lies says what it is
-// called: skopeo sync --scoped makes HOST/REPOSITORY:TAG.
+// pathImage is a directory in a collection that is one image, or several, by itself: an OCI layout, or what skopeo's
+// dir: writes. Where it lies says what it is called: skopeo sync --scoped makes HOST/REPOSITORY:TAG.
 type pathImage struct {
 	root string // with a slash at its end
 	dir  bool   // of the dir: transport
@@ -46,8 +46,9 @@ func (a *archive) readable(e *entry) bool {
 	return a.open != nil || e != nil && (e.data != nil || e.digest != "")
 }
 
-// isDir says whether what skopeo's dir: transport writes begins at root: the manifest, the file "version", and blobs that are named by their sha256 alone
-// (containers/image, directory/directory_transport.go). with are the directories of such blobs.
+// isDir says whether what skopeo's dir: transport writes begins at root: the manifest, the file "version", and blobs
+// that are named by their sha256 alone (containers/image, directory/directory_transport.go). with are the directories
+// of such blobs.
 func (a *archive) isDir(root string, with map[string]bool) bool {
 	v := a.file(root + "version")
 	return with[root] && a.file(root+"manifest.json") != nil && v != nil && v.size <= 64
@@ -135,7 +136,8 @@ func (r *reading) pathName(a *archive, at string) (naming, error) {
 	return n, err
 }
 
-// pathArchive is what the path of an archive of one image says that it is called: HOST/REPOSITORY:TAG.tar. Files of a web server are not called so.
+// pathArchive is what the path of an archive of one image says that it is called: HOST/REPOSITORY:TAG.tar. Files of a
+// web server are not called so.
 func pathArchive(at string) (name string, ok bool) {
 	base := at[strings.LastIndexByte(at, '/')+1:]
 	for _, end := range []string{".tar", ".tar.gz", ".tgz", ".tar.zst"} {

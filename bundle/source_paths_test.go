@@ -27,8 +27,8 @@ func transported(l *layoutFixture, top map[string]any) tree {
 	return out
 }
 
-// TestImagesByTheirPaths reads images that lie in directories of hosts: as skopeo sync --scoped makes them for air gaps, layouts and archives. They are images, and
-// files beside them are files.
+// TestImagesByTheirPaths reads images that lie in directories of hosts: as skopeo sync --scoped makes them for air
+// gaps, layouts and archives. They are images, and files beside them are files.
 func TestImagesByTheirPaths(t *testing.T) {
 	one, list, layout, tagged := newLayout(), newLayout(), newLayout(), newLayout()
 	single := one.image("amd64", "one")

@@ -49,8 +49,8 @@ func (e *Obstacles) Err() error {
 	return e
 }
 
-// place gives the images of a bundle the names that they have inside, by the rule that the collector had, and returns an index with them. What has none, and two
-// meanings of one name, go to o.
+// place gives the images of a bundle the names that they have inside, by the rule that the collector had, and returns
+// an index with them. What has none, and two meanings of one name, go to o.
 func place(ix *Index, o *Obstacles) (placed *Index, notes []string) {
 	placed = &Index{Version: ix.Version, Files: ix.Files, Blobs: ix.Blobs, Since: ix.Since, Absent: ix.Absent, Images: []Image{}}
 	at := map[string]int{} // in placed.Images, by the name inside; -1: it means two things

@@ -11,8 +11,9 @@ import (
 	"casemate/bundle"
 )
 
-// fit takes what has no place here out of what was read, and makes an error of it unless the import may be partial. It is called as soon as the names are known, and
-// again when everything was read; what brings no name at all is refused, because it is something else than the operator meant.
+// fit takes what has no place here out of what was read, and makes an error of it unless the import may be partial. It
+// is called as soon as the names are known, and again when everything was read; what brings no name at all is refused,
+// because it is something else than the operator meant.
 func (j *job) fit(c *bundle.Contents) error {
 	var o bundle.Obstacles
 	fitting := j.e.fitting(c.Index, &o)
@@ -34,7 +35,8 @@ func (j *job) fit(c *bundle.Contents) error {
 	return j.without(c, fitting, len(o.List) > 0)
 }
 
-// without gives contents another index. What was left out of makes other content, with an ID of its own: the whole can be imported later.
+// without gives contents another index. What was left out of makes other content, with an ID of its own: the whole can
+// be imported later.
 func (j *job) without(c *bundle.Contents, ix *bundle.Index, other bool) error {
 	c.Index = ix
 	j.refused, j.left = c.Refused, c.Left
@@ -98,7 +100,8 @@ func (e *Engine) fitting(ix *bundle.Index, o *bundle.Obstacles) *bundle.Index {
 	return &kept
 }
 
-// links are the links of what was read. A partial import leaves out the images whose layers nobody has, and the files that are not here.
+// links are the links of what was read. A partial import leaves out the images whose layers nobody has, and the files
+// that are not here.
 func (j *job) links(ctx context.Context, c *bundle.Contents, s opener) (*edits, error) {
 	if !j.req.Partial {
 		return j.e.linksOf(ctx, c.Index, s, nil)

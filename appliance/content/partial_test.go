@@ -27,7 +27,8 @@ func refusedNames(r *Result) (list []string) {
 	return list
 }
 
-// TestObstaclesAtOnce: everything that an import cannot place is said at once and nothing is imported, or it is left out with its reason.
+// TestObstaclesAtOnce: everything that an import cannot place is said at once and nothing is imported, or it is left
+// out with its reason.
 func TestObstaclesAtOnce(t *testing.T) {
 	for _, kind := range []string{bundle.KindBundle, bundle.KindLayout} {
 		s := newSite(t)

@@ -10,8 +10,8 @@ import (
 	"casemate/registry"
 )
 
-// TestOneRuleForNames holds what the collecting side takes equal to what an import takes: a name that has a place by the shared rule is taken by the rooms that
-// keep it, and one that has none is refused by them as it was written.
+// TestOneRuleForNames holds what the collecting side takes equal to what an import takes: a name that has a place by
+// the shared rule is taken by the rooms that keep it, and one that has none is refused by them as it was written.
 func TestOneRuleForNames(t *testing.T) {
 	reg, err := registry.Open(registry.Config{Tree: treetest.New(t), Canonical: func(h string) (string, bool) { return h, h == "docker.io" }, Origins: func() []string { return []string{"docker.io"} }})
 	if err != nil {

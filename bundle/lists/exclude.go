@@ -8,9 +8,10 @@ import (
 
 // Exclude takes out what patterns match, and returns the names that went, and the patterns that matched nothing.
 //
-// A pattern is compared with all of a name: an image's repository, with its tag or digest or without; a file's URL, with its scheme or without; a chart as REPOSITORY
-// CHART VERSION, with its version or without. * stands for any characters, slashes too, and ? for one. A pattern with neither also matches what lies below it:
-// quay.io, quay.io/team.
+// A pattern is compared with all of a name: an image's repository, with its tag or digest or without; a file's URL,
+// with its scheme or without; a chart as REPOSITORY CHART VERSION, with its version or without. * stands for any
+// characters, slashes too, and ? for one. A pattern with neither also matches what lies below it: quay.io,
+// quay.io/team.
 func Exclude(w *Wanted, patterns []string) (gone, idle []string) {
 	used := make([]bool, len(patterns))
 	var forms []*regexp.Regexp

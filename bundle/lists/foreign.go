@@ -9,7 +9,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// foreign reads a document that is a list of another tool's. It is false for what is none, such as Kubernetes manifests.
+// foreign reads a document that is a list of another tool's. It is false for what is none, such as Kubernetes
+// manifests.
 func (m *yamlImages) foreign(doc *yaml.Node) bool {
 	root := doc
 	if doc.Kind == yaml.DocumentNode && len(doc.Content) == 1 {
@@ -93,7 +94,8 @@ func (m *yamlImages) hauler(root *yaml.Node, kind string) {
 	}
 }
 
-// imageSet reads what an ImageSetConfiguration of oc-mirror's says in letters. The rest stands in catalogs that only oc-mirror resolves.
+// imageSet reads what an ImageSetConfiguration of oc-mirror's says in letters. The rest stands in catalogs that only
+// oc-mirror resolves.
 func (m *yamlImages) imageSet(root *yaml.Node) {
 	mirror := field(root, "mirror")
 	for _, key := range []string{"platform", "operators", "samples"} {

@@ -8,18 +8,20 @@ import (
 	"strings"
 )
 
-// maxPlace is how long a repository's name may be inside, its host included: what the distribution specification lets registries have.
+// maxPlace is how long a repository's name may be inside, its host included: what the distribution specification lets
+// registries have.
 const maxPlace = 255
 
 // placeElement is one path element of a repository's name (OCI distribution specification 1.1, "Pulling manifests").
 var placeElement = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
 
-// Place is the one rule for the repositories that cross the gap: the name that a repository ("registry.k8s.io/pause", "harbor:443/team/app") has inside. Whatever
-// collects, checks or imports a name asks it.
+// Place is the one rule for the repositories that cross the gap: the name that a repository ("registry.k8s.io/pause",
+// "harbor:443/team/app") has inside. Whatever collects, checks or imports a name asks it.
 //
-// A port is no part of a name inside, because a host there answers at the ports of its protocols only. localhost says that an image was nobody's yet, so the image becomes a
-// local one. A host without a dot, which no resolver of a node could lead here, and an address stay as the first element of the name: two registries'
-// repositories of one name stay two. The error says why there is no name for a repository inside.
+// A port is no part of a name inside, because a host there answers at the ports of its protocols only. localhost says
+// that an image was nobody's yet, so the image becomes a local one. A host without a dot, which no resolver of a node
+// could lead here, and an address stay as the first element of the name: two registries' repositories of one name stay
+// two. The error says why there is no name for a repository inside.
 func Place(repository string) (string, error) {
 	name := repository
 	host, rest, ok := strings.Cut(repository, "/")
@@ -61,7 +63,8 @@ const (
 	maxFileDepth   = 64   // path elements
 )
 
-// PlaceURL is Place for files: it returns the URL under which a file answers inside, or says why it cannot. Spellings that mean the same stay different.
+// PlaceURL is Place for files: it returns the URL under which a file answers inside, or says why it cannot. Spellings
+// that mean the same stay different.
 func PlaceURL(raw string) (string, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
@@ -127,7 +130,8 @@ func escapedLen(s, bare string) (n int) {
 	return n
 }
 
-// queryLen is how long a query is in the form that is kept: what is encoded and need not be is bare, everything else is encoded.
+// queryLen is how long a query is in the form that is kept: what is encoded and need not be is bare, everything else is
+// encoded.
 func queryLen(q string) (n int) {
 	const bare = "-._~"
 	for i := 0; i < len(q); i++ {
@@ -156,7 +160,8 @@ func unhex(c byte) byte {
 	return c - 'a' + 10
 }
 
-// placed checks that there is a place inside for what a list asks for, and notes another name than the one that was written.
+// placed checks that there is a place inside for what a list asks for, and notes another name than the one that was
+// written.
 func (l *Parser) placed(w Image) error {
 	place, err := Place(w.Repository)
 	if err != nil {

@@ -42,7 +42,8 @@ func TestPlace(t *testing.T) {
 	}
 }
 
-// TestPlacesInLists: what has no place inside is a bad line, what has another name is noted, and two names for one place are refused.
+// TestPlacesInLists: what has no place inside is a bad line, what has another name is noted, and two names for one
+// place are refused.
 func TestPlacesInLists(t *testing.T) {
 	var l Parser
 	l.Images("i", strings.NewReader("nginx:1\nharbor:443/team/app:1.0\nlocalhost:443/app:1\n[fd00::1]:5000/app:2\nharbor:444/team/app:1.0\nharbor:443/team/app:1.0\n"))
