@@ -120,13 +120,6 @@ func (in *internet) misbehave(t *testing.T, rules ...string) {
 	in.rules = append(list, in.rules...)
 }
 
-// behave takes all rules back, and forgets what was asked.
-func (in *internet) behave() {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.rules, in.asked = nil, nil
-}
-
 // count is how many requests matched "METHOD host/path".
 func (in *internet) count(form string) (n int) {
 	in.mu.Lock()
