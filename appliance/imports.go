@@ -175,7 +175,7 @@ func (a *Appliance) runImport(s *handover.Session) (*content.Result, error) {
 		}
 	}
 	return a.imports.Import(s.Context(), content.Request{
-		Name: q.Name, Inputs: s.Inputs(), Keys: keys, Repository: q.Repository, DryRun: q.DryRun,
+		Name: q.Name, Inputs: s.Inputs(), Keys: keys, Repository: q.Repository, DryRun: q.DryRun, Partial: q.Partial,
 		Progress: func(p content.Progress) { s.Progress(p.Done, p.Total, p.Phase) },
 	})
 }

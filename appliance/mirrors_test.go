@@ -55,7 +55,7 @@ func TestKubesprayAsksTheBastions(t *testing.T) {
 			}
 			var conf nodeconf.Conf
 			n.must("POST", "kubespray?mode=mirror", release, &conf)
-			var opt lists.KubesprayOptions
+			opt := lists.KubesprayOptions{Mirrors: true}
 			for _, f := range conf.Files {
 				opt.Vars = append(opt.Vars, lists.KubesprayVars{Name: f.Path, R: strings.NewReader(f.Content)})
 			}

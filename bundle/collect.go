@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -29,6 +30,11 @@ type CollectOptions struct {
 	Parallel int
 	// DryRun fetches manifests, image configs and the indexes of chart repositories, and asks for the sizes of all else.
 	DryRun bool
+	// KeepGoing makes a collection of what can be had although other names cannot; they are its Absent, and stand in its index.
+	KeepGoing bool
+	// RegistryOverrides are mirrors to ask instead of registries, each UPSTREAM=MIRROR, where both are a host or a host and a path below it; the longest UPSTREAM wins. Names
+	// stay those of the upstream.
+	RegistryOverrides []string
 	// NoReferrers leaves out signatures, attestations, SBOMs and what else refers to an image, and the provenance of charts.
 	NoReferrers bool
 	// Have says that a blob is on the far side already: it is not fetched, and marked Omitted. Nil: none is.
@@ -48,6 +54,7 @@ type CollectOptions struct {
 
 	stall time.Duration                                        // 0: stallAfter
 	wait  func(ctx context.Context, pause time.Duration) error // nil: sleep
+	clock func() time.Time                                     // of pauses; nil: time.Now
 }
 
 // Progress is told what a Collect does. Its methods are safe for concurrent use.
@@ -75,6 +82,8 @@ type Transfer interface {
 type Collection struct {
 	// Index lists it. After a DryRun, files whose digest nobody knows have none and no blob, and those whose size nobody knows have -1.
 	Index *Index
+	// Absent are the names that could not be had, with KeepGoing.
+	Absent []CollectFailure
 	// Notes say what was left out or is remarkable, one sentence each.
 	Notes []string
 	// Fetched is how many bytes of blobs and files came over the network; after a DryRun, how many would.
@@ -136,29 +145,51 @@ type collector struct {
 	parts      keyedMutex                   // by what a part is of
 	chartLock  sync.Mutex                   // one index is read at a time
 	charts     map[string]*lists.ChartIndex // by URL; guarded by chartLock
+	useful     map[string]bool              // by URL: it has a chart that was asked for, or was asked for itself; guarded by chartLock
 	fetched    atomic.Int64
+
+	names []asked // by their numbers: images, files, charts
 
 	mu       sync.Mutex // guards what follows
 	notes    []string
 	failed   map[int]CollectFailure // by the name's number
-	images   map[string]Image       // by reference
-	taken    map[string]File        // files by URL
+	left     map[int]bool           // optional names that cannot be had, by number
+	shares   []*share
+	images   map[string]string // digests by reference
+	taken    map[string]File   // files by URL
 	blobs    map[string]*wantedBlob
 	said     map[saying]string // what descriptors state, by the manifest that has them
 	resolved int
 	cancel   context.CancelCauseFunc // of a run that cannot go on
 }
 
+// asked is one name that lists ask for.
+type asked struct {
+	name, where string
+	optional    bool
+}
+
+// share is what one name brings, or one thing that hangs on it: manifests, and the blobs that they need. It comes whole or not at all.
+type share struct {
+	n      int    // the name's number
+	hung   string // says what it is if it hangs on what was asked for: then it is left out if it cannot be had
+	images []Image
+	blobs  map[string]int64 // size by digest, manifests too
+	// elsewhere are the URLs of layers that the registry does not have, by digest.
+	elsewhere map[string]string
+	lost      bool // guarded by collector.mu
+}
+
 // wantedBlob is a blob of images.
 type wantedBlob struct {
-	size  int64
-	from  []*repository // where it can be had
-	names []int         // that need it
-	refs  []lists.Image // those names
+	size   int64
+	from   []*repository // where it can be had
+	urls   []string      // and where else
+	shares []*share      // that need it
 }
 
 // Collect fetches what w lists into the cache. Everything is tried; when something cannot be had the error is a *CollectError that lists all of that,
-// and there is no Collection. A disk that is full, or ctx, ends it at once.
+// and there is no Collection, unless KeepGoing says otherwise and at least one name can be had. A disk that is full, or ctx, ends it at once.
 func Collect(ctx context.Context, w *lists.Wanted, opt CollectOptions) (*Collection, error) {
 	c, err := newCollector(opt)
 	if err != nil {
@@ -172,7 +203,7 @@ func Collect(ctx context.Context, w *lists.Wanted, opt CollectOptions) (*Collect
 }
 
 func newCollector(opt CollectOptions) (*collector, error) {
-	c := &collector{opt: opt, failed: map[int]CollectFailure{}, images: map[string]Image{}, taken: map[string]File{}, charts: map[string]*lists.ChartIndex{}, blobs: map[string]*wantedBlob{}}
+	c := &collector{opt: opt, failed: map[int]CollectFailure{}, left: map[int]bool{}, images: map[string]string{}, taken: map[string]File{}, charts: map[string]*lists.ChartIndex{}, useful: map[string]bool{}, blobs: map[string]*wantedBlob{}}
 	if opt.Have != nil && checkDigest(opt.Since) != nil {
 		return nil, fmt.Errorf("the inventory's digest must be known, got %q", opt.Since)
 	}
@@ -197,12 +228,19 @@ func newCollector(opt CollectOptions) (*collector, error) {
 	if c.wait == nil {
 		c.wait = sleep
 	}
+	clock := opt.clock
+	if clock == nil {
+		clock = time.Now
+	}
 	if opt.Transport == nil {
 		c.opt.Transport = newTransport()
 	}
-	c.transport = &patient{inner: c.opt.Transport, stall: cmp.Or(opt.stall, stallAfter), wait: c.wait, log: c.opt.Log}
+	c.transport = &patient{inner: c.opt.Transport, stall: cmp.Or(opt.stall, stallAfter), wait: c.wait, clock: clock, log: c.opt.Log}
 	c.registries = &registries{inner: c.transport, repos: map[string]*repository{}}
 	var err error
+	if c.registries.overrides, err = parseOverrides(opt.RegistryOverrides); err != nil {
+		return nil, err
+	}
 	c.cache, err = openCache(opt.Cache)
 	return c, err
 }
@@ -214,15 +252,23 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 	if t, ok := c.opt.Transport.(*http.Transport); ok {
 		defer t.CloseIdleConnections()
 	}
-	names := len(w.Images) + len(w.Files) + len(w.Charts)
+	for _, i := range w.Images {
+		c.names = append(c.names, asked{i.Ref(), i.Where, i.Optional})
+	}
+	for _, f := range w.Files {
+		c.names = append(c.names, asked{f.URL, f.Where, f.Optional})
+	}
+	for _, ch := range w.Charts {
+		c.names = append(c.names, asked{ch.Label(), ch.Where, ch.Optional})
+	}
 	files := c.wantedFiles(w)
 	var jobs []func()
 	for i, image := range w.Images {
-		jobs = append(jobs, func() { c.resolveImage(ctx, i, image, names) })
+		jobs = append(jobs, func() { c.resolveImage(ctx, i, image) })
 	}
 	for i, chart := range w.Charts {
 		n := len(w.Images) + len(w.Files) + i
-		jobs = append(jobs, func() { c.resolveChart(ctx, n, chart, files, names) })
+		jobs = append(jobs, func() { c.resolveChart(ctx, n, chart, files) })
 	}
 	c.run(ctx, jobs)
 	jobs = nil
@@ -246,18 +292,16 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
-	if len(c.failed) > 0 {
-		e := &CollectError{Names: names}
-		for i := range names {
-			if f, ok := c.failed[i]; ok {
-				e.Failed = append(e.Failed, f)
-			}
-		}
-		return nil, e
+	var failed []CollectFailure
+	for _, n := range slices.Sorted(maps.Keys(c.failed)) {
+		failed = append(failed, c.failed[n])
+	}
+	if len(failed) > 0 && (!c.opt.KeepGoing || len(failed)+len(c.left) >= len(c.names)) {
+		return nil, &CollectError{Names: len(c.names), Failed: failed}
 	}
 	c.noteSizes()
 	slices.Sort(c.notes)
-	return &Collection{Index: c.index(), Notes: slices.Compact(c.notes), Fetched: c.fetched.Load(), cache: c.cache}, nil
+	return &Collection{Index: c.index(failed), Absent: failed, Notes: slices.Compact(c.notes), Fetched: c.fetched.Load(), cache: c.cache}, nil
 }
 
 // run does jobs, some at a time.
@@ -288,34 +332,63 @@ func (c *collector) note(format string, args ...any) {
 	c.notes = append(c.notes, fmt.Sprintf(format, args...))
 }
 
-// fail remembers that a name cannot be had. The first reason counts.
-func (c *collector) fail(n int, name, where string, err error) {
+// fail remembers that a name cannot be had. The first reason counts. What is optional is left out with a note, whatever the reason, unless it ends the run.
+func (c *collector) fail(n int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.failed[n]; !ok {
-		c.failed[n] = CollectFailure{Name: name, Where: where, Err: err}
-	}
-	var local localError
-	if errors.As(err, &local) {
+	if fatal(err) {
 		c.cancel(err)
 	}
-}
-
-// lack is fail for a name that was not found out yet. What is optional and does not exist, or not for us, is left out with a note.
-func (c *collector) lack(n int, name, where string, optional bool, err error) {
-	if optional && hasStatus(err, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusGone) {
-		c.note("%s is left out, it is optional: %v", name, err)
+	name := c.names[n]
+	if _, ok := c.failed[n]; ok || c.left[n] {
 		return
 	}
-	c.fail(n, name, where, err)
+	if !name.optional {
+		c.failed[n] = CollectFailure{Name: name.name, Where: name.where, Err: err}
+		return
+	}
+	c.left[n] = true
+	c.notes = append(c.notes, fmt.Sprintf("%s is left out, it is optional: %v", name.name, err))
 }
 
-// again tries what breaks in the middle again.
+// lose is fail for one share of a name. One that only hangs on it is left out with a note.
+func (c *collector) lose(s *share, err error) {
+	if s.hung == "" || fatal(err) {
+		c.fail(s.n, err)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !s.lost {
+		s.lost = true
+		c.notes = append(c.notes, fmt.Sprintf("%s is left out: %v", s.hung, err))
+	}
+}
+
+// fatal says whether an error ends the run: everything else would fail of it too.
+func fatal(err error) bool {
+	var local localError
+	return errors.As(err, &local)
+}
+
+// again tries what breaks in the middle again. What is wrong is asked for once more at least: until the same comes twice, it may have been damaged on the way.
 func (c *collector) again(ctx context.Context, do func() error) error {
+	last := ""
 	for try := 1; ; try++ {
 		err := do()
-		var broken brokenBody
-		if err == nil || !errors.As(err, &broken) || try == tries || ctx.Err() != nil {
+		var (
+			broken brokenBody
+			wrong  wrongBody
+		)
+		switch {
+		case err == nil || try == tries || ctx.Err() != nil:
+			return err
+		case errors.As(err, &wrong):
+			if err.Error() == last {
+				return err
+			}
+			last = err.Error()
+		case !errors.As(err, &broken):
 			return err
 		}
 		pause := backoff(try)

@@ -3,8 +3,8 @@ package bundle
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"slices"
@@ -14,53 +14,65 @@ import (
 )
 
 // resolveImage finds out what an image is. n is its number among names.
-func (c *collector) resolveImage(ctx context.Context, n int, w lists.Image, names int) {
-	p, err := c.image(ctx, w)
+func (c *collector) resolveImage(ctx context.Context, n int, w lists.Image) {
+	p, err := c.image(ctx, n, w)
 	if err == nil {
-		err = c.add(n, p)
+		err = c.add(p)
 	}
 	if err != nil {
-		c.lack(n, w.Ref(), w.Where, w.Optional, err)
+		c.fail(n, err)
 	}
-	c.countResolved(names)
+	c.countResolved()
 }
 
-func (c *collector) countResolved(names int) {
+func (c *collector) countResolved() {
 	c.mu.Lock()
 	c.resolved++
 	resolved := c.resolved
 	c.mu.Unlock()
-	c.opt.Progress.Resolved(resolved, names)
+	c.opt.Progress.Resolved(resolved, len(c.names))
 }
 
-// add takes what an image brings into what is collected.
-func (c *collector) add(n int, p *picture) error {
+// add takes what an image brings into what is collected. The error is of the image itself; what hangs on it and does not fit is left out.
+func (c *collector) add(p *picture) error {
+	for _, s := range *p.shares {
+		if err := c.addShare(s, p.repo); err != nil {
+			if s.hung == "" {
+				return err
+			}
+			c.lose(s, err)
+		}
+	}
+	return nil
+}
+
+func (c *collector) addShare(s *share, repo *repository) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, m := range p.names {
+	for _, m := range s.images {
 		ref := m.ref()
-		if other, ok := c.images[ref]; ok && other.Digest != m.Digest {
-			return fmt.Errorf("%s is asked for as %s and as %s; one of them must go", ref, other.Digest, m.Digest)
+		if other, ok := c.images[ref]; ok && other != m.Digest {
+			return fmt.Errorf("%s is asked for as %s and as %s; one of them must go", ref, other, m.Digest)
 		}
 	}
-	for _, m := range p.names {
-		// What is a child here may be whole under another name.
-		if other, ok := c.images[m.ref()]; !ok || other.Size < m.Size {
-			c.images[m.ref()] = m
-		}
+	for _, m := range s.images {
+		c.images[m.ref()] = m.Digest
 	}
-	for digest, size := range p.blobs {
+	for digest, size := range s.blobs {
 		b := c.blobs[digest]
 		if b == nil {
 			b = &wantedBlob{size: size}
 			c.blobs[digest] = b
 		}
-		if !slices.Contains(b.from, p.repo) {
-			b.from = append(b.from, p.repo)
+		if !slices.Contains(b.from, repo) {
+			b.from = append(b.from, repo)
 		}
-		b.names = append(b.names, n)
-		b.refs = append(b.refs, p.wanted)
+		if u := s.elsewhere[digest]; u != "" && !slices.Contains(b.urls, u) {
+			b.urls = append(b.urls, u)
+		}
+		b.shares = append(b.shares, s)
 	}
+	c.shares = append(c.shares, s)
 	return nil
 }
 
@@ -71,13 +83,20 @@ func (c *collector) blob(ctx context.Context, digest string, b *wantedBlob) {
 		if err = c.layer(ctx, repo, digest, b.size); err == nil {
 			return
 		}
-		var local localError
-		if ctx.Err() != nil || errors.As(err, &local) {
+		if ctx.Err() != nil || fatal(err) {
 			break
 		}
 	}
-	for i, n := range b.names {
-		c.fail(n, b.refs[i].Ref(), b.refs[i].Where, fmt.Errorf("blob %s: %w", digest, err))
+	for _, u := range b.urls {
+		if ctx.Err() != nil || fatal(err) {
+			break
+		}
+		if _, err = c.fetch(ctx, download{client: c.fileClient(true), url: u, name: u, digest: digest, size: b.size, blob: true}); err == nil {
+			return
+		}
+	}
+	for _, s := range b.shares {
+		c.lose(s, fmt.Errorf("blob %s: %w", digest, err))
 	}
 }
 
@@ -101,15 +120,30 @@ func (c *collector) sizedLayer(ctx context.Context, repo *repository, digest str
 	return err
 }
 
-// index writes down what was collected.
-func (c *collector) index() *Index {
+// index writes down what was collected: the shares of the names that can be had.
+func (c *collector) index(failed []CollectFailure) *Index {
 	ix := &Index{Version: IndexVersion, Since: c.opt.Since, Images: []Image{}, Files: []File{}, Blobs: []Blob{}}
 	sizes := map[string]int64{}
-	for digest, b := range c.blobs {
-		sizes[digest] = b.size
+	images := map[string]Image{}
+	for _, s := range c.shares {
+		if _, ok := c.failed[s.n]; ok || c.left[s.n] || s.lost {
+			continue
+		}
+		maps.Copy(sizes, s.blobs)
+		for _, m := range s.images {
+			// What is a child here may be whole under another name.
+			if other, ok := images[m.ref()]; !ok || other.Size < m.Size {
+				images[m.ref()] = m
+			}
+		}
 	}
-	for _, m := range c.images {
+	for _, m := range images {
 		ix.Images = append(ix.Images, m)
+	}
+	for url, useful := range c.useful {
+		if !useful { // it was fetched for charts that it does not have
+			delete(c.taken, url)
+		}
 	}
 	for _, f := range c.taken {
 		ix.Files = append(ix.Files, f)
@@ -124,6 +158,9 @@ func (c *collector) index() *Index {
 	}
 	for digest, size := range sizes {
 		ix.Blobs = append(ix.Blobs, Blob{Digest: digest, Size: size, Omitted: c.held(digest)})
+	}
+	for _, f := range failed {
+		ix.Absent = append(ix.Absent, Absent{Name: f.Name, Why: clean(f.Err.Error())})
 	}
 	slices.SortFunc(ix.Images, func(a, b Image) int { return compareImages(&a, &b) })
 	slices.SortFunc(ix.Files, func(a, b File) int { return cmp.Compare(a.URL, b.URL) })

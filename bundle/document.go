@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -38,6 +39,12 @@ func (ix *Index) Encode() ([]byte, error) {
 	if ix.Version != IndexVersion {
 		return nil, fmt.Errorf("index: version must be %d, got %d", IndexVersion, ix.Version)
 	}
+	slices.SortFunc(ix.Absent, func(a, b Absent) int { return cmp.Compare(a.Name, b.Name) })
+	for i := range ix.Absent {
+		if err := checkAbsent(before(ix.Absent, i), &ix.Absent[i]); err != nil {
+			return nil, err
+		}
+	}
 	for i := range ix.Images {
 		if err := checkImage(before(ix.Images, i), &ix.Images[i]); err != nil {
 			return nil, err
@@ -66,6 +73,11 @@ func (ix *Index) Encode() ([]byte, error) {
 	}
 	if ix.Since != "" {
 		fmt.Fprintf(&l, `,"since":%q`, ix.Since)
+	}
+	if len(ix.Absent) > 0 {
+		if err := writeList(&l, `,"absent":`, ix.Absent); err != nil {
+			return nil, err
+		}
 	}
 	l.WriteString("}\n")
 	if l.Len() > maxIndex {
@@ -116,6 +128,14 @@ func decodeIndex(b []byte) (*Index, error) {
 		}
 		if ix.Since == "" {
 			return nil, errors.New("since is empty")
+		}
+	}
+	if bytes.HasPrefix(c.rest(), []byte(`,"absent":`)) {
+		if ix.Absent, err = readList(c, `,"absent":`, checkAbsent); err != nil {
+			return nil, err
+		}
+		if len(ix.Absent) == 0 {
+			return nil, errors.New("absent is empty")
 		}
 	}
 	if err := c.expect("}\n"); err != nil {
@@ -244,6 +264,18 @@ func checkBlob(prev, b *Blob) error {
 	}
 	if prev != nil && prev.Digest >= b.Digest {
 		return fmt.Errorf("blobs %s and %s are not in order or the same", prev.Digest, b.Digest)
+	}
+	return nil
+}
+
+func checkAbsent(prev, a *Absent) error {
+	for _, s := range []string{a.Name, a.Why} {
+		if s == "" || len(s) > 8192 || !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			return fmt.Errorf("absent: %.200q is empty, longer than 8192 bytes or not printable", s)
+		}
+	}
+	if prev != nil && prev.Name >= a.Name {
+		return fmt.Errorf("absent %s and %s are not in order or the same", prev.Name, a.Name)
 	}
 	return nil
 }

@@ -87,27 +87,15 @@ func (c *collector) fetch(ctx context.Context, d download) (got downloaded, err 
 	if err := g.rewind(); err != nil {
 		return got, err
 	}
-	if err := g.run(ctx); err != nil {
+	if err := g.right(ctx); err != nil {
+		var m *Mismatch
+		if errors.As(err, &m) {
+			if d.judge != nil {
+				d.judge(m, f)
+			}
+			c.cache.drop(f)
+		}
 		return got, err
-	}
-	m := g.check()
-	if m != nil && g.pieced {
-		// The pieces may be of two contents.
-		if err := g.begin(); err != nil {
-			return got, err
-		}
-		g.pieced = false
-		if err := g.run(ctx); err != nil {
-			return got, err
-		}
-		m = g.check()
-	}
-	if m != nil {
-		if d.judge != nil {
-			d.judge(m, f)
-		}
-		c.cache.drop(f)
-		return got, m
 	}
 	got = g.result()
 	return got, c.cache.keep(f, got.digest)
@@ -180,6 +168,44 @@ func (g *getter) begin() error {
 	return nil
 }
 
+// mostWrong is how often content that is wrong in other ways each time is fetched.
+const mostWrong = 3
+
+// right fetches until what is here is right. What is wrong is fetched once more: it may have been damaged on the way, or pieces of two contents were put
+// together. The same twice is what the server has.
+func (g *getter) right(ctx context.Context) error {
+	last := ""
+	for try := 1; ; try++ {
+		err := g.run(ctx)
+		if err == nil {
+			m := g.check()
+			if m == nil {
+				return nil
+			}
+			err = wrongBody{m}
+		}
+		var wrong wrongBody
+		if !errors.As(err, &wrong) || ctx.Err() != nil {
+			return err
+		}
+		if try == mostWrong || !g.pieced && err.Error() == last {
+			return wrong.err
+		}
+		if !g.pieced {
+			last = err.Error()
+		}
+		pause := backoff(max(1, try))
+		g.c.opt.Log.Warn("trying again", "with", g.d.name, "in", pause.Round(100*time.Millisecond), "error", err)
+		if err := g.c.wait(ctx, pause); err != nil {
+			return err
+		}
+		if err := g.begin(); err != nil {
+			return err
+		}
+		g.best, g.pieced = 0, false
+	}
+}
+
 // run fetches until everything is here. It gives up after some tries that brought nothing new.
 func (g *getter) run(ctx context.Context) error {
 	for try := 1; ; {
@@ -213,6 +239,12 @@ type brokenBody struct{ err error }
 
 func (e brokenBody) Error() string { return e.err.Error() }
 func (e brokenBody) Unwrap() error { return e.err }
+
+// wrongBody is a body that is whole and not what was asked for: damaged on the way, or wrong on the server.
+type wrongBody struct{ err error }
+
+func (e wrongBody) Error() string { return e.err.Error() }
+func (e wrongBody) Unwrap() error { return e.err }
 
 // total is how many bytes there must be in the end, -1 if that is not known.
 func (g *getter) total() int64 {
@@ -282,8 +314,8 @@ func (g *getter) once(ctx context.Context) error {
 		return failed(resp)
 	}
 	if g.d.size >= 0 && g.length >= 0 && g.length != g.d.size {
-		return errors.Join(otherSize{fmt.Errorf("the server has %d bytes of it, but it must have %d", g.length,
-			g.d.size), g.length}, g.begin())
+		other := fmt.Errorf("the server has %d bytes of it, but it must have %d", g.length, g.d.size)
+		return errors.Join(wrongBody{otherSize{other, g.length}}, g.begin())
 	}
 	return g.take(resp)
 }
@@ -328,7 +360,7 @@ func (g *getter) take(resp *http.Response) error {
 		}
 		return brokenBody{err}
 	case g.d.size >= 0 && g.at > g.d.size:
-		return errors.Join(fmt.Errorf("the server sends more than the %d bytes that it must have", g.d.size), g.begin())
+		return errors.Join(wrongBody{fmt.Errorf("the server sends more than the %d bytes that it must have", g.d.size)}, g.begin())
 	case g.d.size >= 0 && g.at < g.d.size:
 		return brokenBody{fmt.Errorf("truncated: %d of %d bytes came", g.at, g.d.size)}
 	}

@@ -3,21 +3,22 @@ package bundle
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"casemate/bundle/lists"
 )
 
 // resolveChart finds a chart in its repository's index, and adds the index and the archive to the files; an archive in a registry is an image.
-func (c *collector) resolveChart(ctx context.Context, n int, w lists.Chart, files *fileList, names int) {
+func (c *collector) resolveChart(ctx context.Context, n int, w lists.Chart, files *fileList) {
 	image, err := c.chart(ctx, n, w, files)
 	switch {
 	case err != nil:
-		c.lack(n, w.Label(), w.Where, w.Optional, err)
+		c.fail(n, err)
 	case image != nil:
-		c.resolveImage(ctx, n, *image, names)
+		c.resolveImage(ctx, n, *image)
 		return
 	}
-	c.countResolved(names)
+	c.countResolved()
 }
 
 func (c *collector) chart(ctx context.Context, n int, w lists.Chart, files *fileList) (*lists.Image, error) {
@@ -26,8 +27,14 @@ func (c *collector) chart(ctx context.Context, n int, w lists.Chart, files *file
 		return nil, fmt.Errorf("%s: %w", w.IndexURL(), err)
 	}
 	archive, image, err := ix.Archive(w)
-	if err != nil || image != nil {
-		return image, err
+	if err != nil {
+		return nil, err
+	}
+	c.chartLock.Lock()
+	c.useful[w.IndexURL()] = true
+	c.chartLock.Unlock()
+	if image != nil {
+		return image, nil
 	}
 	if err := files.add(&fileJob{File: *archive, n: n, name: w.Label(), plain: true}); err != nil || c.opt.NoReferrers {
 		return nil, err
@@ -47,6 +54,7 @@ func (c *collector) chartIndex(ctx context.Context, index string) (*lists.ChartI
 	if err := c.file(ctx, &fileJob{File: lists.File{URL: index}, plain: true}); err != nil {
 		return nil, err
 	}
+	c.useful[index] = c.useful[index] || slices.ContainsFunc(c.names, func(n asked) bool { return n.name == index })
 	c.mu.Lock()
 	digest := c.taken[index].Digest
 	c.mu.Unlock()

@@ -59,7 +59,7 @@ func (c *collector) wantedFiles(w *lists.Wanted) *fileList {
 	for i, f := range w.Files {
 		job := &fileJob{File: f, n: len(w.Images) + i, name: f.URL}
 		if err := l.add(job); err != nil {
-			c.fail(job.n, f.URL, f.Where, err)
+			c.fail(job.n, err)
 		}
 	}
 	return l
@@ -73,14 +73,17 @@ func (c *collector) wantedFile(ctx context.Context, f *fileJob) {
 	} else {
 		err = c.file(ctx, f)
 	}
-	if f.optional && hasStatus(err, http.StatusNotFound, http.StatusForbidden, http.StatusGone) {
+	if f.optional && err != nil && !fatal(err) && ctx.Err() == nil {
+		if !hasStatus(err, http.StatusNotFound, http.StatusForbidden, http.StatusGone) {
+			c.note("%s is left out, it is optional: %v", f.URL, err)
+		}
 		return
 	}
 	if err != nil && f.name != f.URL {
 		err = fmt.Errorf("%s: %w", f.URL, err)
 	}
 	if err != nil {
-		c.lack(f.n, f.name, f.Where, f.Optional, err)
+		c.fail(f.n, err)
 	}
 }
 
@@ -190,10 +193,11 @@ func (c *collector) addFile(ctx context.Context, r urlRecord) error {
 		return nil
 	}
 	err := c.file(ctx, &fileJob{File: lists.File{URL: r.Sums}, plain: true})
-	if err != nil {
-		return fmt.Errorf("%s: %w", r.Sums, err)
+	if err != nil && !fatal(err) && ctx.Err() == nil {
+		c.note("%s is left out, it is only the checksum beside a file that is here: %v", r.Sums, err)
+		return nil
 	}
-	return nil
+	return err
 }
 
 // origin is what Taken says of where a file came from: the URL that answered, without its query, which is often a signature that changes with every
@@ -265,29 +269,31 @@ func (c *collector) unchanged(ctx context.Context, r urlRecord) (bool, error) {
 	return same && resp.ContentLength == r.Size, nil
 }
 
-// head asks for the size of a file, -1 if the server does not say.
-func (c *collector) head(ctx context.Context, url string) (int64, error) {
+// head asks for the size of a file, -1 if the server does not say. Whatever HEAD is answered, GET may work.
+func (c *collector) head(ctx context.Context, url string) (size int64, err error) {
 	for _, method := range []string{http.MethodHead, http.MethodGet} {
-		req, err := http.NewRequestWithContext(ctx, method, url, nil)
-		if err != nil {
-			return -1, err
-		}
-		req.Header.Set("Accept-Encoding", "identity")
-		resp, err := c.fileClient(true).Do(req)
-		if err != nil {
-			return -1, withoutURL(err)
-		}
-		if resp.StatusCode == http.StatusOK {
-			resp.Body.Close() // of a GET too: the connection goes, the bytes do not come
-			return resp.ContentLength, nil
-		}
-		err = failed(resp)
-		resp.Body.Close()
-		if method == http.MethodGet || hasStatus(err, http.StatusTooManyRequests) {
-			return -1, err
+		if size, err = c.sizeBy(ctx, method, url); err == nil || ctx.Err() != nil {
+			return size, err
 		}
 	}
-	return -1, nil
+	return -1, err
+}
+
+func (c *collector) sizeBy(ctx context.Context, method, url string) (int64, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		return -1, err
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	resp, err := c.fileClient(true).Do(req)
+	if err != nil {
+		return -1, withoutURL(err)
+	}
+	defer resp.Body.Close() // of a GET too: the connection goes, the bytes do not come
+	if resp.StatusCode != http.StatusOK {
+		return -1, failed(resp)
+	}
+	return resp.ContentLength, nil
 }
 
 // sizeOf is what a dry run does with a file.

@@ -19,24 +19,26 @@ const (
 	maxManifests = 5000 // that come along with one name
 )
 
-// picture is one wanted image as it is being resolved: the names that it gives the bundle, and the blobs that they need. It is used by one goroutine.
+// picture is one share as it is being resolved: of the image that was asked for, or of something that hangs on it. It is used by one goroutine.
 type picture struct {
 	c      *collector
 	wanted lists.Image
 	repo   *repository
-	names  []Image
-	blobs  map[string]int64 // size by digest, manifests too
-	seen   map[string]bool  // manifests whose referrers were asked for
+	*share
 	docs   map[string]*manifest
+	tags   map[string]string // a tag that the registry says has this digest
+	shares *[]*share         // all of the image's, this one among them once it is known to be right
+	seen   map[string]bool   // manifests whose referrers were asked for
 }
 
-// image resolves one image: it fetches the manifests of everything that belongs to it and notes the blobs that they need.
-func (c *collector) image(ctx context.Context, w lists.Image) (*picture, error) {
+// image resolves one image: it fetches the manifests of everything that belongs to it and notes the blobs that they need. n is its number among names.
+func (c *collector) image(ctx context.Context, n int, w lists.Image) (*picture, error) {
 	repo, err := c.registries.repository(ctx, w.Repository)
 	if err != nil {
 		return nil, err
 	}
-	p := &picture{c: c, wanted: w, repo: repo, blobs: map[string]int64{}, seen: map[string]bool{}, docs: map[string]*manifest{}}
+	p := &picture{c: c, wanted: w, repo: repo, share: &share{n: n, blobs: map[string]int64{}, elsewhere: map[string]string{}}, docs: map[string]*manifest{}, tags: map[string]string{},
+		shares: &[]*share{}, seen: map[string]bool{}}
 	digest, err := p.resolve(ctx, w)
 	if err != nil {
 		return nil, err
@@ -44,17 +46,26 @@ func (c *collector) image(ctx context.Context, w lists.Image) (*picture, error) 
 	if err := p.name(ctx, w.Tag, digest, true); err != nil {
 		return nil, err
 	}
+	if err := p.whole(); err != nil {
+		return nil, err
+	}
 	if !c.opt.NoReferrers {
 		if err := p.attached(ctx, digest, 0); err != nil {
-			return nil, fmt.Errorf("signatures and what else refers to it (--no-signatures leaves them out): %w", err)
-		}
-	}
-	for i := range p.names {
-		if err := p.measure(&p.names[i]); err != nil {
 			return nil, err
 		}
 	}
 	return p, nil
+}
+
+// whole ends a share: nothing more comes into it.
+func (p *picture) whole() error {
+	for i := range p.images {
+		if err := p.measure(&p.images[i]); err != nil {
+			return err
+		}
+	}
+	*p.shares = append(*p.shares, p.share)
+	return nil
 }
 
 // resolve finds the digest of a name. A pinned digest is the answer whatever the tag says; the tag is asked for only to say so.
@@ -65,38 +76,84 @@ func (p *picture) resolve(ctx context.Context, w lists.Image) (string, error) {
 	if _, have := p.c.cache.stat(w.Digest); w.Tag == "" || have {
 		return w.Digest, nil
 	}
-	switch now, err := p.repo.digestOf(ctx, p.c, w.Tag); {
+	now, err := p.repo.digestOf(ctx, p.c, w.Tag)
+	if err != nil || now == "" {
+		var b []byte
+		if now, b, err = p.repo.manifest(ctx, p.c, w.Tag); err == nil && digestLike(w.Digest, b) == w.Digest {
+			return w.Digest, p.c.cache.put(w.Digest, b)
+		}
+	}
+	switch {
+	case err == nil && now == w.Digest:
+		p.tags[w.Digest] = w.Tag
+	case err == nil:
+		p.c.note("%s: the tag %s is %s now; the pinned digest is taken and named so", w.Ref(), w.Tag, now)
 	case hasStatus(err, http.StatusNotFound):
 		p.c.note("%s: the tag %s does not exist any more; the pinned digest is taken and named so", w.Ref(), w.Tag)
-	case err != nil:
-		return "", err
-	case now != "" && now != w.Digest:
-		p.c.note("%s: the tag %s is %s now; the pinned digest is taken and named so", w.Ref(), w.Tag, now)
+	case ctx.Err() == nil:
+		p.c.note("%s: whether the tag %s still has the pinned digest could not be found out: %v", w.Ref(), w.Tag, err)
 	}
 	return w.Digest, nil
 }
 
-// tag finds the digest that a tag has now, and fetches the manifest only if it is not in the cache.
+// tag finds the digest that a tag has now, and fetches the manifest only if it is not in the cache. What HEAD says is a hint: a registry that refuses it, or
+// names a digest that it does not have, is asked with GET before the tag is given up.
 func (p *picture) tag(ctx context.Context, tag string) (string, error) {
-	digest, err := p.repo.digestOf(ctx, p.c, tag)
-	if err != nil || digest != "" {
-		return digest, err
+	said, err := p.repo.digestOf(ctx, p.c, tag)
+	if err == nil && said != "" {
+		if _, err = p.bytes(ctx, said); err == nil || fatal(err) || ctx.Err() != nil {
+			return said, err
+		}
 	}
-	digest, b, err := p.repo.manifest(ctx, p.c, tag)
-	if err != nil {
+	if said == "" && !p.worthGet(err) {
 		return "", err
+	}
+	digest, b, gerr := p.repo.manifest(ctx, p.c, tag)
+	switch {
+	case gerr != nil && said != "":
+		// Not %w: who looks for a 404 asks whether the tag exists, and it does.
+		return "", fmt.Errorf("the registry says that the tag %s is %s, and does not send that: %v", tag, said, err)
+	case gerr != nil:
+		return "", gerr
+	case said != "" && digestLike(said, b) == said:
+		return said, p.c.cache.put(said, b)
+	case said != "" && p.hung != "":
+		return "", fmt.Errorf("the registry says that the tag %s is %s, does not have that, and sends %s for the tag", tag, said, digest)
+	case said != "":
+		p.c.note("%s:%s: the registry says that it is %s, does not have that, and sends %s, which is taken", p.repo.name, tag, said, digest)
 	}
 	return digest, p.c.cache.put(digest, b)
 }
 
-// manifest returns a manifest from the cache or the registry.
-func (p *picture) manifest(ctx context.Context, digest string) (*manifest, []byte, error) {
+// worthGet says whether GET may find a tag for which HEAD gave err. Most tags that might hang on an image do not exist: of these a registry whose HEAD has
+// found others is believed.
+func (p *picture) worthGet(err error) bool {
+	return p.hung == "" || err == nil || !hasStatus(err, http.StatusNotFound) || !p.c.registries.knowsHead(p.repo)
+}
+
+// bytes returns a manifest from the cache or the registry: by its digest, or by a tag that has it.
+func (p *picture) bytes(ctx context.Context, digest string) ([]byte, error) {
 	b, err := p.c.cache.read(digest, maxDocument)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, b, err = p.repo.manifest(ctx, p.c, digest); err == nil {
-			err = p.c.cache.put(digest, b)
-		}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return b, err
 	}
+	if _, b, err = p.repo.manifest(ctx, p.c, digest); err != nil {
+		tag := p.tags[digest]
+		if tag == "" || ctx.Err() != nil {
+			return nil, err
+		}
+		_, byTag, terr := p.repo.manifest(ctx, p.c, tag)
+		if terr != nil || digestLike(digest, byTag) != digest {
+			return nil, err
+		}
+		b = byTag
+	}
+	return b, p.c.cache.put(digest, b)
+}
+
+// manifest returns a manifest as it is and as it is understood.
+func (p *picture) manifest(ctx context.Context, digest string) (*manifest, []byte, error) {
+	b, err := p.bytes(ctx, digest)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -126,20 +183,20 @@ func (p *picture) name(ctx context.Context, tag, digest string, choose bool) err
 }
 
 func (p *picture) named(tag, digest string) bool {
-	return slices.ContainsFunc(p.names, func(m Image) bool { return m.Tag == tag && m.Digest == digest })
+	return slices.ContainsFunc(p.images, func(m Image) bool { return m.Tag == tag && m.Digest == digest })
 }
 
 // add completes a name whose manifest was walked.
 func (p *picture) add(m Image) error {
-	if len(p.names) >= maxManifests {
+	if len(p.images) >= maxManifests {
 		return fmt.Errorf("more than %d manifests belong to it", maxManifests)
 	}
 	slices.Sort(m.Platforms)
 	m.Platforms = slices.Compact(m.Platforms)
 	m.MediaType = p.docs[m.Digest].mediaType
 	on, err := p.c.cache.seen(m.ref(), m.Digest, day(p.c.now()))
-	m.On = on
-	p.names = append(p.names, m)
+	m.On, m.From = on, p.repo.from
+	p.images = append(p.images, m)
 	return err
 }
 
@@ -259,30 +316,58 @@ func (p *picture) single(ctx context.Context, top *Image, m *manifest, choose bo
 	return nil
 }
 
-// blob notes a blob that is needed. What may not be distributed is taken if the registry has it all the same.
+// blob notes a blob that is needed. What may not be distributed is taken from the registry, or else from where its own URLs say that it lies.
 func (p *picture) blob(ctx context.Context, d descriptor, of string) error {
 	if d.Size > maxBlob {
 		return fmt.Errorf("manifest %s names a blob of %d bytes", of, d.Size)
 	}
 	p.c.says(of, d)
-	if embedded, err := p.embedded(d); err != nil {
+	embedded, err := p.embedded(d)
+	if err != nil {
 		return err
-	} else if !embedded && d.elsewhere() {
-		resp, err := p.repo.send(ctx, p.c, http.MethodHead, "blobs/"+d.Digest, "")
-		if hasStatus(err, http.StatusNotFound, http.StatusForbidden, http.StatusUnauthorized) {
-			p.c.note("%s: the layer %s may not be distributed and is not in the registry; it is left out (it lies at %s)", p.repo.name, d.Digest, strings.Join(d.URLs, " "))
-			return nil
-		}
-		if err != nil {
+	}
+	if !embedded && d.elsewhere() && !p.c.cache.has(d.Digest, d.Size) {
+		at, err := p.foreign(ctx, d)
+		if fatal(err) || ctx.Err() != nil {
 			return err
 		}
-		resp.Body.Close()
+		if err != nil {
+			p.c.note("%s: the layer %s may not be distributed and cannot be had (it lies at %s); it is left out: %v", p.repo.name, d.Digest, strings.Join(d.URLs, " "), err)
+			return nil
+		}
+		p.elsewhere[d.Digest] = at
 	}
 	if _, ok := p.blobs[d.Digest]; !ok { // the bytes will tell which of two sizes is right
 		p.blobs[d.Digest] = d.Size
 	}
 	return nil
 }
+
+// foreign finds out where a layer that may not be distributed can be had: in the registry (""), or at one of its URLs.
+func (p *picture) foreign(ctx context.Context, d descriptor) (at string, err error) {
+	resp, err := p.repo.send(ctx, p.c, http.MethodHead, "blobs/"+d.Digest, "")
+	if err == nil {
+		resp.Body.Close()
+		return "", nil
+	}
+	for _, u := range d.URLs[:min(len(d.URLs), maxForeign)] {
+		if cerr := checkURL(u); cerr != nil {
+			err = fmt.Errorf("%.200q: %w", u, cerr)
+			continue
+		}
+		size, herr := p.c.head(ctx, u)
+		if herr == nil && (size < 0 || size == d.Size) {
+			return u, nil
+		}
+		if err = herr; herr == nil {
+			err = fmt.Errorf("%s has %d bytes there and must have %d", u, size, d.Size)
+		}
+	}
+	return "", err
+}
+
+// maxForeign is how many URLs of a layer are tried.
+const maxForeign = 8
 
 // noteAbsent says which of the platforms asked for an index does not have.
 func (p *picture) noteAbsent(m Image) {

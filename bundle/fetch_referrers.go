@@ -12,7 +12,8 @@ import (
 var cosignSuffixes = []string{".sig", ".att", ".sbom"}
 
 // attached adds what was hung on a manifest and on those below it: its referrers by the API, or by the tag that stands in for it where a registry does
-// not have the API, and cosign's tags. What is hung on those comes too.
+// not have the API, and cosign's tags. What is hung on those comes too. Each is a share of its own: one that cannot be had is left out with a note, and
+// never decides about the image. The error ends the run.
 func (p *picture) attached(ctx context.Context, digest string, depth int) error {
 	if p.seen[digest] {
 		return nil
@@ -24,7 +25,7 @@ func (p *picture) attached(ctx context.Context, digest string, depth int) error 
 	}
 	list, ok, err := p.repo.referrers(ctx, p.c, digest)
 	if err != nil {
-		return err
+		p.c.note("%s: the list of what refers to %s is not complete: %v", p.repo.name, digest, err)
 	}
 	if !ok {
 		if list, err = p.fallback(ctx, digest); err != nil {
@@ -32,13 +33,13 @@ func (p *picture) attached(ctx context.Context, digest string, depth int) error 
 		}
 	}
 	for _, d := range list {
-		if err := p.referrer(ctx, d, depth); err != nil {
+		if err := p.referrer(ctx, d, digest, depth); err != nil {
 			return err
 		}
 	}
 	base := strings.Replace(digest, ":", "-", 1)
 	for _, suffix := range cosignSuffixes {
-		if _, err := p.hung(ctx, base+suffix, depth); err != nil {
+		if _, err := p.hang(ctx, base+suffix, "", depth); err != nil {
 			return err
 		}
 	}
@@ -54,47 +55,75 @@ func (p *picture) attached(ctx context.Context, digest string, depth int) error 
 }
 
 // referrer adds one manifest that refers to another.
-func (p *picture) referrer(ctx context.Context, d descriptor, depth int) error {
+func (p *picture) referrer(ctx context.Context, d descriptor, subject string, depth int) error {
 	if err := checkDigest(d.Digest); err != nil {
-		return err
-	}
-	if err := p.name(ctx, "", d.Digest, false); hasStatus(err, http.StatusNotFound) {
-		p.c.note("%s: the registry lists the referrer %s and does not have it; it is left out", p.repo.name, d.Digest)
+		p.c.note("%s: the list of what refers to %s names %.100q, which is no digest; it is left out", p.repo.name, subject, d.Digest)
 		return nil
-	} else if err != nil {
-		return fmt.Errorf("%s: %w", d.Digest, err)
 	}
-	return p.attached(ctx, d.Digest, depth+1)
+	_, err := p.hang(ctx, "", d.Digest, depth)
+	return err
 }
 
 // fallback adds the index that lists referrers under a tag (OCI distribution specification 1.1, "Referrers Tag Schema").
 func (p *picture) fallback(ctx context.Context, digest string) ([]descriptor, error) {
 	algorithm, hex, _ := strings.Cut(digest, ":")
-	top, err := p.hung(ctx, algorithm+"-"+hex[:64], -1)
-	if err != nil || top == "" {
+	top, err := p.hang(ctx, algorithm+"-"+hex[:64], "", -1)
+	if err != nil || top == nil {
 		return nil, err
 	}
-	return p.docs[top].children, nil
+	return top.children, nil
 }
 
-// hung adds what has a tag, if the tag exists, and what hangs on that, unless depth is negative. It returns its digest.
-func (p *picture) hung(ctx context.Context, tag string, depth int) (string, error) {
+// hang adds a share for what hangs on the image under a tag or by its digest, and what hangs on that, unless depth is negative. It returns its manifest, nil
+// if there is none or it is left out. The error ends the run.
+func (p *picture) hang(ctx context.Context, tag, digest string, depth int) (*manifest, error) {
 	if len(tag) > 128 {
-		return "", nil // longer than a tag may be: those of sha512
+		return nil, nil // longer than a tag may be: those of sha512
 	}
-	digest, err := p.tag(ctx, tag)
-	// Some registries say 401 or 403 for what does not exist, and the repository itself let us in.
-	if hasStatus(err, http.StatusNotFound, http.StatusUnauthorized, http.StatusForbidden) {
-		return "", nil
+	q := *p
+	q.share, q.docs = &share{n: p.n, hung: p.repo.name + "@" + digest, blobs: map[string]int64{}, elsewhere: map[string]string{}}, map[string]*manifest{}
+	if tag != "" {
+		q.hung = p.repo.name + ":" + tag
 	}
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", tag, err)
+	err := q.hangShare(ctx, tag, digest)
+	switch {
+	case err == nil && len(q.images) == 0: // there is none
+		return nil, nil
+	case fatal(err) || ctx.Err() != nil:
+		return nil, err
+	case tag == "" && hasStatus(err, http.StatusNotFound):
+		p.c.note("%s: the registry lists the referrer %s and does not have it; it is left out", p.repo.name, digest)
+		return nil, nil
+	case err != nil:
+		p.c.note("%s is left out: %v", q.hung, err)
+		return nil, nil
 	}
-	if err := p.name(ctx, tag, digest, false); err != nil {
-		return "", fmt.Errorf("%s: %w", tag, err)
-	}
+	top := q.docs[q.images[len(q.images)-1].Digest]
 	if depth < 0 {
-		return digest, nil
+		return top, nil
 	}
-	return digest, p.attached(ctx, digest, depth+1)
+	return top, q.attached(ctx, top.digest, depth+1)
+}
+
+// hangShare completes the share of something that hangs on an image. It stays empty if a tag does not exist.
+func (p *picture) hangShare(ctx context.Context, tag, digest string) error {
+	if len(*p.shares) >= maxManifests {
+		return fmt.Errorf("more than %d things hang on one image", maxManifests)
+	}
+	if tag != "" {
+		var err error
+		digest, err = p.tag(ctx, tag)
+		// Some registries say 401 or 403 for what does not exist, and the repository itself let us in.
+		if hasStatus(err, http.StatusNotFound, http.StatusUnauthorized, http.StatusForbidden) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	err := p.name(ctx, tag, digest, false)
+	if err == nil {
+		err = p.whole()
+	}
+	return err
 }

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -36,16 +37,25 @@ var errPlainHTTP = errors.New("it answers without TLS, which is for registries o
 
 // registries are the registries' repositories, each logged in to once. Its methods are safe for concurrent use.
 type registries struct {
-	inner http.RoundTripper
-	mu    sync.Mutex
-	repos map[string]*repository // by canonical name
+	inner     http.RoundTripper
+	overrides []override
+	mu        sync.Mutex
+	repos     map[string]*repository // by canonical name
 	// noReferrers are the hosts whose answer to a question for referrers was 404: they do not have the API (OCI distribution 1.1, "Listing referrers").
 	noReferrers sync.Map
+	heads       sync.Map // hosts whose HEAD of a manifest has found one
+}
+
+// knowsHead says whether a HEAD that finds nothing is to be believed.
+func (r *registries) knowsHead(repo *repository) bool {
+	_, ok := r.heads.Load(repo.host.RegistryStr())
+	return ok
 }
 
 // repository is one of a registry's. It sends what Docker's config has for its host.
 type repository struct {
 	name string // canonical
+	from string // the mirror's repository that is asked instead, "" if none is
 	once sync.Mutex
 	host name.Registry
 	path string
@@ -67,9 +77,13 @@ func (r *registries) repository(ctx context.Context, canonical string) (*reposit
 	if repo.http != nil {
 		return repo, nil
 	}
-	parsed, err := name.NewRepository(canonical)
+	at := r.mirrored(canonical)
+	parsed, err := name.NewRepository(at)
 	if err != nil {
-		return nil, fmt.Errorf("not a repository: %w", err)
+		return nil, fmt.Errorf("%s is not a repository: %w", at, err)
+	}
+	if at != canonical {
+		repo.from = at
 	}
 	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, parsed)
 	if err != nil {
@@ -159,6 +173,9 @@ func (r *repository) send(ctx context.Context, c *collector, method, what, accep
 		req.Header.Set("Accept", accept)
 	}
 	resp, err := r.http.Do(req)
+	if hasStatus(err, http.StatusTooManyRequests) {
+		return nil, refused(r.host.RegistryStr(), errors.Unwrap(withoutURL(err)))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("registry %w", withoutURL(err))
 	}
@@ -172,13 +189,11 @@ func (r *repository) send(ctx context.Context, c *collector, method, what, accep
 // digestOf asks which digest a tag has now, without fetching the manifest. "" if the registry does not say.
 func (r *repository) digestOf(ctx context.Context, c *collector, tag string) (string, error) {
 	resp, err := r.send(ctx, c, http.MethodHead, "manifests/"+url.PathEscape(tag), acceptManifests)
-	if hasStatus(err, http.StatusMethodNotAllowed) {
-		return "", nil
-	}
 	if err != nil {
 		return "", err
 	}
 	resp.Body.Close()
+	c.registries.heads.Store(r.host.RegistryStr(), true)
 	d := resp.Header.Get("Docker-Content-Digest")
 	if checkDigest(d) != nil {
 		return "", nil
@@ -210,7 +225,7 @@ func (r *repository) manifestOnce(ctx context.Context, c *collector, reference s
 	}
 	// Before the digest, which old registries make in a way of their own for it.
 	if _, err := parseManifest(reference, "", b); err != nil {
-		return "", nil, err
+		return "", nil, wrongBody{err}
 	}
 	if checkDigest(reference) != nil {
 		return sha256Of(b), b, nil
@@ -218,12 +233,13 @@ func (r *repository) manifestOnce(ctx context.Context, c *collector, reference s
 	h := newHash(reference)
 	h.Write(b)
 	if got := sumString(reference, h); got != reference {
-		return "", nil, brokenBody{fmt.Errorf("the registry sent a manifest with digest %s for %s", got, reference)}
+		return "", nil, wrongBody{fmt.Errorf("the registry sent a manifest with digest %s for %s", got, reference)}
 	}
 	return reference, b, nil
 }
 
-// referrers fetches the list of what refers to a manifest. ok is false when the registry does not have the API.
+// referrers fetches the list of what refers to a manifest. ok is false when the registry does not have the API, or answers as if it had none: then a tag may have
+// the list. With an error the list is what came before it.
 func (r *repository) referrers(ctx context.Context, c *collector, digest string) (list []descriptor, ok bool, err error) {
 	host := r.host.RegistryStr()
 	if _, no := c.registries.noReferrers.Load(host); no {
@@ -233,46 +249,65 @@ func (r *repository) referrers(ctx context.Context, c *collector, digest string)
 	next := "referrers/" + digest
 	for n := 0; next != ""; n++ {
 		if n == maxPages {
-			return nil, false, fmt.Errorf("more than %d pages of referrers", maxPages)
+			return list, true, fmt.Errorf("more than %d pages of referrers", maxPages)
 		}
-		var page struct {
-			Manifests []descriptor `json:"manifests"`
-		}
+		var page []descriptor
 		err := c.again(ctx, func() error {
-			resp, err := r.send(ctx, c, http.MethodGet, next, "application/vnd.oci.image.index.v1+json")
-			if err != nil {
-				return err
-			}
-			defer resp.Body.Close()
-			b, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
-			if err != nil {
-				return brokenBody{err}
-			}
-			if len(b) > maxDocument {
-				return fmt.Errorf("a list of referrers is larger than %d bytes", maxDocument)
-			}
-			page.Manifests = nil
-			if err := json.Unmarshal(b, &page); err != nil {
-				return fmt.Errorf("list of referrers: %w", err)
-			}
-			next = r.nextPage(resp)
-			return nil
+			page, next, err = r.referrersPage(ctx, c, next)
+			return err
 		})
+		switch {
+		case err == nil:
+		case n > 0:
+			return list, true, err
 		// Some say 401 or 403 for what they do not have, and the repository itself let us in.
-		if hasStatus(err, http.StatusUnauthorized, http.StatusForbidden) {
+		case hasStatus(err, http.StatusUnauthorized, http.StatusForbidden):
 			return nil, false, nil
-		}
-		// The API's answer to a digest without referrers is an empty list; registries without it say 404, some 400 or 405.
-		if hasStatus(err, http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable) {
+		// The API's answer to a digest without referrers is an empty list; registries without it say 404, some 400 or 405, and some have a page for it.
+		case hasStatus(err, http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable), errors.Is(err, errNoReferrers):
 			c.registries.noReferrers.Store(host, true)
 			return nil, false, nil
+		case ctx.Err() != nil:
+			return nil, false, nil
+		default:
+			// Whatever it is, it is tried often enough with the first image.
+			if _, again := c.registries.noReferrers.LoadOrStore(host, true); !again {
+				c.note("%s: its lists of referrers cannot be had, tags are looked for instead: %v", host, err)
+			}
+			return nil, false, nil
 		}
-		if err != nil {
-			return nil, false, err
-		}
-		list = append(list, page.Manifests...)
+		list = append(list, page...)
 	}
 	return list, true, nil
+}
+
+// errNoReferrers says that an answer is none of the referrers API.
+var errNoReferrers = errors.New("the answer is no list of referrers")
+
+// referrersPage fetches one page of a list of referrers, and says where the next one is.
+func (r *repository) referrersPage(ctx context.Context, c *collector, at string) (page []descriptor, next string, err error) {
+	resp, err := r.send(ctx, c, http.MethodGet, at, "application/vnd.oci.image.index.v1+json")
+	if err != nil {
+		return nil, at, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
+	if err != nil {
+		return nil, at, brokenBody{err}
+	}
+	if len(b) > maxDocument {
+		return nil, at, fmt.Errorf("a list of referrers is larger than %d bytes", maxDocument)
+	}
+	var doc struct {
+		Manifests *[]descriptor `json:"manifests"`
+	}
+	if err := json.Unmarshal(b, &doc); err != nil || doc.Manifests == nil && !bytes.Contains(b, []byte(`"manifests"`)) {
+		return nil, at, errNoReferrers
+	}
+	if doc.Manifests != nil {
+		page = *doc.Manifests
+	}
+	return page, r.nextPage(resp), nil
 }
 
 // nextPage returns where a Link header (RFC 8288) with rel="next" leads to, below the repository's address.

@@ -75,9 +75,11 @@ func TestReferrersInPages(t *testing.T) {
 		}
 		return false
 	})
-	if _, err := Collect(t.Context(), wantImages(u.host+"/x:v1"), quick(t)); err == nil || !strings.Contains(err.Error(), "pages of referrers") {
-		t.Errorf("got %v", err)
+	c = collect(t, wantImages(u.host+"/x:v1"), quick(t))
+	if len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "pages of referrers") {
+		t.Errorf("notes %q", c.Notes)
 	}
+	c.Close()
 	u.hook(func(w http.ResponseWriter, r *http.Request) bool {
 		if strings.HasSuffix(r.URL.Path, "/referrers/"+top.Digest) {
 			json.NewEncoder(w).Encode(map[string]any{"manifests": []descriptor{{Digest: sha256Of(nil)}}})
@@ -126,7 +128,7 @@ func TestWrongManifests(t *testing.T) {
 			}
 			return false
 		})
-		if _, err := Collect(t.Context(), wantImages(u.host+"/x:v1"), quick(t)); err == nil {
+		if _, err := Collect(t.Context(), wantImages(u.host+"/x@"+good.Digest), quick(t)); err == nil {
 			t.Errorf("%s was taken", what)
 		}
 	}

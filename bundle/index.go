@@ -18,6 +18,14 @@ type Index struct {
 	Blobs   []Blob  `json:"blobs"`
 	// Since is the digest of the inventory that the bundle was made against; the blobs that it left out are marked Omitted.
 	Since string `json:"since,omitempty"`
+	// Absent are the names that were asked for and could not be had, sorted: the collector was told to go on without them.
+	Absent []Absent `json:"absent,omitempty"`
+}
+
+// Absent is one name that a bundle lacks.
+type Absent struct {
+	Name string `json:"name"` // as it was asked for
+	Why  string `json:"why"`
 }
 
 // Image is one manifest or index under one name. What hangs on it (children, configs, layers) follows from the manifests themselves; a child or a
@@ -94,6 +102,10 @@ type Contents struct {
 	Have  int `json:"have,omitempty"`
 	// Numbers are those of the parts that were read, from 1 and sorted; a split bundle may come part by part on different days.
 	Numbers []int `json:"numbers,omitempty"`
+	// Refused are names that could not be taken, and were left out because ReadOptions.Partial allows it.
+	Refused []Left `json:"refused,omitempty"`
+	// Left are files of the inputs that nobody meant to be imported: an editor's, under no host's name.
+	Left []Left `json:"left_out,omitempty"`
 	// Signer is the public key (base64 of its 32 bytes) whose signature of the index was verified; "" if it is not signed.
 	Signer string `json:"signer,omitempty"`
 	// Notes say what was left out or understood in a special way, one sentence each.

@@ -14,6 +14,8 @@ type ReadOptions struct {
 	Keys []ed25519.PublicKey
 	// Repository names the images that name none themselves ("registry.k8s.io/pause"); an input with such images is refused without it.
 	Repository string
+	// Partial leaves out names that cannot be taken and says so in Contents.Refused; without it they are an *Obstacles that lists them all.
+	Partial bool
 	// Plan is called once, after signatures were verified and before the first Put. c has what is known by then: for a bundle all that it brings, for
 	// everything else Index is nil. need is how many bytes will be Put at the most; what is compressed counts with its own size, because only reading it
 	// tells more, and Kind is "" then; a pipe makes need -1. Its error ends the reading and is returned; ErrStop returns the Contents without error.

@@ -59,6 +59,12 @@ func readBundle(ctx context.Context, inputs []Input, sink Sink, opt ReadOptions)
 		return nil, err
 	}
 	c := r.contents()
+	var refused Obstacles
+	c.Index, _ = place(c.Index, &refused)
+	if err := refused.Err(); err != nil && !opt.Partial {
+		return nil, fmt.Errorf("%s: %w", inputs[0].Name, err)
+	}
+	c.Refused = refused.List
 	if opt.Plan != nil {
 		if err := opt.Plan(c, r.need()); errors.Is(err, ErrStop) {
 			return c, nil
@@ -175,6 +181,11 @@ func (r *bundleReading) contents() *Contents {
 		if !b.had && !b.here {
 			c.Absent = append(c.Absent, r.index.Blobs[i].Digest)
 		}
+	}
+	_, renamed := place(r.index, &Obstacles{})
+	c.Notes = append(c.Notes, renamed...)
+	for _, a := range r.index.Absent {
+		c.Notes = append(c.Notes, fmt.Sprintf("%s is not in the bundle, it could not be collected: %s", a.Name, a.Why))
 	}
 	if r.split > 0 {
 		c.Parts, c.Have = len(r.dealt.parts), len(r.parts)

@@ -86,6 +86,8 @@ type reading struct {
 	names   names
 	kinds   []string
 	notes   []string
+	refused Obstacles
+	left    []Left
 
 	entries, kept int64 // what is used of maxEntries and maxKept
 	done          atomic.Int64
@@ -134,6 +136,9 @@ func (r *reading) read(ctx context.Context, inputs []Input, files []*inputFile) 
 			r.total = -1
 		}
 	}
+	if err := r.refused.Err(); err != nil && !r.opt.Partial {
+		return nil, err // what is known of names already; the rest is found out by reading
+	}
 	var need int64
 	for _, p := range parts {
 		n := p.need(r)
@@ -158,6 +163,9 @@ func (r *reading) read(ctx context.Context, inputs []Input, files []*inputFile) 
 			return nil, err
 		}
 		r.kinds = append(r.kinds, p.kind())
+	}
+	if err := r.refused.Err(); err != nil && !r.opt.Partial {
+		return nil, err
 	}
 	r.progress(max(0, r.total-r.done.Load()))
 	return r.contents(ctx)
@@ -199,7 +207,14 @@ func (r *reading) interpret(ctx context.Context, a *archive, depth int, listed s
 			return nil, fmt.Errorf("%s is a bundle that was unpacked or compressed, so that nothing vouches for it: import the file as bundle create wrote it: %w", a.name, fs.ErrInvalid)
 		}
 		if a.isLayout(root) {
-			p, err := r.newLayout(ctx, a, root)
+			p, err := r.newLayout(ctx, a, root, r.unnamed)
+			if err != nil {
+				return nil, err
+			}
+			return []part{p}, nil
+		}
+		if a.open != nil && a.isDir(root, a.digestDirs()) {
+			p, err := r.newDir(ctx, a, root, r.unnamed)
 			if err != nil {
 				return nil, err
 			}

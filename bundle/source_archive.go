@@ -25,7 +25,7 @@ type archive struct {
 	// open reads a file; close it afterwards. nil for a streamed archive.
 	open func(*entry) (r io.Reader, close func() error, err error)
 	cut  bool // the tar lacks its end marker
-	left []string
+	left []Left
 }
 
 // entry is one file of an archive. While parallel putWorkers run, it belongs to the one that puts it.
@@ -52,10 +52,16 @@ func (a *archive) add(r *reading, e *entry) error {
 	return nil
 }
 
+// mostLeft bounds how many files that are not taken are remembered of an archive.
+const mostLeft = 100_000
+
 // leave notes a file that is not taken.
 func (a *archive) leave(name, why string) {
-	if len(a.left) < 1000 {
-		a.left = append(a.left, fmt.Sprintf("%q (%s)", name, why))
+	switch n := len(a.left); {
+	case n < mostLeft:
+		a.left = append(a.left, Left{name[:min(len(name), 1000)], why})
+	case n == mostLeft:
+		a.left = append(a.left, Left{"…", fmt.Sprintf("after %d files the others are not remembered", mostLeft)})
 	}
 }
 
@@ -99,7 +105,7 @@ func (a *archive) roots() []string {
 		if wrapper == "" {
 			wrapper = top
 		}
-		if !inside || top != wrapper || isHost(top) {
+		if !inside || top != wrapper || isTreeHost(top) {
 			return []string{""}
 		}
 	}
@@ -223,16 +229,22 @@ func (r *reading) head(ctx context.Context, a *archive, e *entry, n int) ([]byte
 	return head[:got], nil
 }
 
-// leftOut tells of files that were not taken, in one note.
-func (r *reading) leftOut(a *archive, names []string) {
-	names = slices.Concat(a.left, names)
-	if len(names) == 0 {
+// leftOut tells of files that were not taken: each in Contents.Left, and in a note as far as that is short.
+func (r *reading) leftOut(a *archive, others []Left) {
+	all := slices.Concat(a.left, others)
+	if len(all) == 0 {
 		return
 	}
-	shown := names[:min(len(names), 5)]
+	for _, l := range all {
+		r.left = append(r.left, Left{a.name + ": " + l.Name, l.Why})
+	}
+	var shown []string
+	for _, l := range all[:min(len(all), 5)] {
+		shown = append(shown, fmt.Sprintf("%q (%s)", l.Name, l.Why))
+	}
 	more := ""
-	if len(names) > len(shown) {
-		more = fmt.Sprintf(" and %d more", len(names)-len(shown))
+	if n := len(all) - len(shown); n > 0 {
+		more = fmt.Sprintf(" and %d more, which --verbose and -o json list", n)
 	}
 	r.note("%s: left out %s%s", a.name, strings.Join(shown, ", "), more)
 }

@@ -18,16 +18,38 @@ func (r *reading) collection(ctx context.Context, a *archive, depth int) ([]part
 	if err != nil {
 		return nil, err
 	}
-	var parts []part
+	parts, inside, err := r.placed(ctx, a)
+	if err != nil {
+		return nil, err
+	}
 	var files []*entry
-	var left []string
+	var left []Left
 	for _, e := range a.entries {
-		_, host := hostPath(e.name)
+		at, host := hostPath(e.name)
+		image, isImage := pathArchive(at)
 		switch {
 		case a.byName[e.name] != e: // a later one replaced it
 			continue
+		case inside(e.name):
+			if strings.HasPrefix(path.Base(e.name), "signature-") {
+				left = append(left, Left{e.name, "a signature that no registry has a place for: sign with cosign"})
+			}
+			continue
 		case host && isRubbish(e.name):
-			left = append(left, fmt.Sprintf("%q (an editor's or a desktop's)", e.name))
+			left = append(left, Left{e.name, "an editor's or a desktop's"})
+			continue
+		case host && isImage && e.link == "" && a.open != nil:
+			inner, err := r.nested(ctx, a, e, depth, image)
+			if err != nil {
+				return nil, err
+			}
+			if inner == nil {
+				files = append(files, e)
+			}
+			parts = append(parts, inner...)
+			continue
+		case host && isImage && e.link == "":
+			r.refused.Add(image, fmt.Errorf("%s: %s is called as an image is, and can be looked into only in a directory or an uncompressed tar: unpack it first", a.name, e.name))
 			continue
 		case host && e.link == "":
 			files = append(files, e)
@@ -40,7 +62,7 @@ func (r *reading) collection(ctx context.Context, a *archive, depth int) ([]part
 		case err != nil:
 			return nil, err
 		case inner == nil && e.link == "":
-			left = append(left, fmt.Sprintf("%q (under no host's name)", e.name))
+			left = append(left, Left{e.name, "under no host's name"})
 		}
 		parts = append(parts, inner...)
 	}
@@ -52,7 +74,7 @@ func (r *reading) collection(ctx context.Context, a *archive, depth int) ([]part
 		parts = append(parts, tree)
 	}
 	switch {
-	case len(parts) > 0:
+	case len(parts) > 0 || len(r.refused.List) > 0:
 		r.leftOut(a, left)
 		return parts, nil
 	case depth > 0:

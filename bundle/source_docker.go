@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -70,10 +71,9 @@ func (r *reading) newDocker(ctx context.Context, a *archive, root, listed string
 		if err := p.images[i].look(ctx, r, a, root); err != nil {
 			return nil, err
 		}
-		if err := p.images[i].name(r, a, listed); err != nil {
-			return nil, err
-		}
+		p.images[i].name(r, a, listed)
 	}
+	p.images = slices.DeleteFunc(p.images, func(m dockerImage) bool { return len(m.names) == 0 })
 	return p, nil
 }
 
@@ -210,9 +210,7 @@ func (p *dockerPart) load(ctx context.Context, r *reading) error {
 			return err
 		}
 		for _, n := range m.names {
-			if err := r.names.addImage(n, digest, p.a.name); err != nil {
-				return err
-			}
+			r.addImage(n, digest, p.a.name)
 		}
 	}
 	return nil
@@ -327,26 +325,27 @@ func (m *dockerImage) manifest(ctx context.Context, r *reading, a *archive) (str
 	return digest, err
 }
 
-// name finds the image's names.
-func (m *dockerImage) name(r *reading, a *archive, listed string) error {
+// name finds the image's names. Those that have no place here are refused.
+func (m *dockerImage) name(r *reading, a *archive, listed string) {
 	tags := m.RepoTags
 	if len(tags) == 0 && listed != "" {
 		tags = []string{listed}
 	}
 	if len(tags) == 0 {
 		if r.unnamed.repository == "" {
-			return needsRepository(a, fmt.Sprintf("the image with the config %s has no name (no RepoTags)", m.Config))
+			r.refused.Add(a.name, needsRepository(a, fmt.Sprintf("the image with the config %s has no name (no RepoTags)", m.Config)))
+			return
 		}
 		m.names = []naming{r.unnamed}
 	}
 	for _, tag := range tags {
 		n, err := r.parseName(a, tag)
 		if err != nil {
-			return fmt.Errorf("%s: manifest.json: %w", a.name, err)
+			r.refused.Add(tag, fmt.Errorf("%s: manifest.json: %w", a.name, err))
+			continue
 		}
 		m.names = append(m.names, n)
 	}
-	return nil
 }
 
 // putBytes puts a small blob unless the sink has it.

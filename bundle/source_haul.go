@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -42,6 +43,7 @@ func isHaul(d descriptor) bool { return haulKind(d) != "" || d.Annotations[annot
 func (p *layoutPart) nameHaul(ctx context.Context, r *reading) error {
 	bases := map[string]top{} // images by the name that their signatures have too
 	var tops, attached []top
+	var nowhere []string // what is left out because nothing says where it is from
 	for _, t := range p.tops {
 		switch kind := haulKind(t.descriptor); {
 		case kind != "" && kind != "image" && kind != "imageIndex":
@@ -60,12 +62,19 @@ func (p *layoutPart) nameHaul(ctx context.Context, r *reading) error {
 			if name == "" {
 				name = t.Annotations[annotationContainerd]
 			}
-			if name == "" {
-				r.note("%s: left out %q, the haul does not say where it is from", p.a.name, t.Annotations[annotationRef])
+			switch ref := t.Annotations[annotationRef]; {
+			case name != "":
+				if t.name, err = r.parseName(p.a, name); err != nil {
+					r.refused.Add(name, fmt.Errorf("%s: index.json: %w", p.a.name, err))
+					continue
+				}
+			case p.unnamed.repository != "": // cosign save writes neither
+				if t.name = p.unnamed; tagOnly.MatchString(ref) {
+					t.name.tag = ref
+				}
+			default:
+				nowhere = append(nowhere, cmp.Or(ref, t.Digest))
 				continue
-			}
-			if t.name, err = r.parseName(p.a, name); err != nil {
-				return fmt.Errorf("%s: index.json: %w", p.a.name, err)
 			}
 		}
 		bases[t.Annotations[annotationRef]] = t
@@ -83,6 +92,13 @@ func (p *layoutPart) nameHaul(ctx context.Context, r *reading) error {
 			t.name.tag = strings.Replace(base.Digest, ":", "-", 1) + suffix
 		}
 		tops = append(tops, t)
+	}
+	for _, ref := range nowhere {
+		if len(tops)+len(p.files) == 0 {
+			r.refused.Add(ref, needsRepository(p.a, fmt.Sprintf("nothing says where the image %s is from", ref)))
+			continue
+		}
+		r.note("%s: left out %q, the haul does not say where it is from", p.a.name, ref)
 	}
 	p.tops = tops
 	return nil

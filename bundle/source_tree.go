@@ -7,6 +7,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"casemate/bundle/lists"
 )
 
 // treePart is files that lie under their hosts' names, as wget -x writes them.
@@ -28,7 +30,7 @@ func hostPath(name string) (string, bool) {
 		if !ok {
 			return "", false
 		}
-		if isHost(first) {
+		if isTreeHost(first) {
 			return name, true
 		}
 		name = rest
@@ -52,6 +54,17 @@ func isHost(s string) bool {
 	return len(labels) > 1 && (strings.HasPrefix(last, "xn--") || len(last) > 1 && strings.Trim(last, "abcdefghijklmnopqrstuvwxyz") == "")
 }
 
+// isTreeHost says whether a directory is called as wget -x calls that of a host: with its port if that is not the protocol's own. A name with a port is a host
+// whatever it looks like.
+func isTreeHost(s string) bool {
+	host, port, ok := strings.Cut(s, ":")
+	if !ok {
+		return isHost(s)
+	}
+	_, err := lists.PlaceURL("https://" + host + "/")
+	return err == nil && len(port) <= 5 && port != "" && strings.Trim(port, "0123456789") == ""
+}
+
 // isRubbish says whether a file is one that editors and desktops leave behind. Other dot files belong to mirrors (.treeinfo, .well-known).
 func isRubbish(name string) bool {
 	base := path.Base(name)
@@ -62,19 +75,28 @@ func isRubbish(name string) bool {
 	return strings.HasPrefix(base, ".") && strings.HasPrefix(path.Ext(base), ".sw") && len(path.Ext(base)) == 4
 }
 
-// treeURLs are the URLs of a path host/dir/name?query: its own, and that of the directory if it is what a web server shows there.
-func treeURLs(name string) []string {
+// treeURLs are the URLs of a path host/dir/name?query: its own, and that of the directory if it is what a web server shows there. In a file's name a percent
+// sign before two hex digits is an encoding that was left as it was fetched ("@scope%2Fname"; wget leaves those that a file's name cannot do without); also are the
+// URLs if it is nothing but a percent sign.
+func treeURLs(name string) (urls, also []string) {
 	host, rest, _ := strings.Cut(name, "/")
+	host, _, _ = strings.Cut(strings.ToLower(host), ":")
 	rest, query, asked := strings.Cut(rest, "?")
-	url := "https://" + strings.ToLower(host) + "/" + escapePath(rest)
 	if asked {
 		query = "?" + escapeQuery(query)
 	}
-	urls := []string{url + query}
-	if dir, ok := strings.CutSuffix(url, "/index.html"); ok {
-		urls = append(urls, dir+"/"+query)
+	spellings := func(path string) []string {
+		url := "https://" + host + "/" + path
+		if dir, ok := strings.CutSuffix(url, "/index.html"); ok {
+			return []string{url + query, dir + "/" + query}
+		}
+		return []string{url + query}
 	}
-	return urls
+	urls = spellings(keepEncoded(rest, "-._~!$&'()*+,;=:@/"))
+	if literal := spellings(escapePath(rest)); literal[0] != urls[0] {
+		also = literal
+	}
+	return urls, also
 }
 
 const hexDigits = "0123456789ABCDEF"
@@ -83,7 +105,10 @@ const hexDigits = "0123456789ABCDEF"
 func escapePath(s string) string { return percentEncode(s, "-._~!$&'()*+,;=:@/") }
 
 // escapeQuery percent-encodes what a query may not contain. wget decodes a query for the file's name, except %2F, so a percent sign before two hex digits stays.
-func escapeQuery(s string) string {
+func escapeQuery(s string) string { return keepEncoded(s, "-._~!$&'()*+,;=:@/?") }
+
+// keepEncoded percent-encodes everything but letters, digits and bare, and leaves what is encoded.
+func keepEncoded(s, bare string) string {
 	var b strings.Builder
 	for i, part := range strings.Split(s, "%") {
 		if i > 0 && len(part) > 1 && strings.Trim(part[:2], hexDigits+"abcdef") == "" {
@@ -91,7 +116,7 @@ func escapeQuery(s string) string {
 		} else if i > 0 {
 			b.WriteString("%25")
 		}
-		b.WriteString(percentEncode(part, "-._~!$&'()*+,;=:@/?"))
+		b.WriteString(percentEncode(part, bare))
 	}
 	return b.String()
 }
@@ -217,12 +242,36 @@ func (p *treePart) load(ctx context.Context, r *reading) error {
 	if err != nil {
 		return err
 	}
+	var second []func()
 	for _, f := range p.files {
-		for _, url := range treeURLs(f.path) {
-			if err := r.names.addFile(url, f.digest, f.size, p.a.name); err != nil {
-				return err
+		urls, also := treeURLs(f.path)
+		taken := 0
+		for _, url := range urls {
+			if _, err := lists.PlaceURL(url); err != nil && len(also) == 0 {
+				r.refused.Add(f.path, fmt.Errorf("%s: %w", p.a.name, err))
+			} else if err == nil {
+				taken++
+				r.addFile(url, f.digest, f.size, p.a.name)
 			}
 		}
+		for _, url := range also {
+			if _, err := lists.PlaceURL(url); err != nil && taken == 0 {
+				r.refused.Add(f.path, fmt.Errorf("%s: %w", p.a.name, err))
+			} else if err == nil {
+				second = append(second, func() {
+					if _, ok := r.names.files[url]; !ok { // another file's own name goes first
+						r.addFile(url, f.digest, f.size, p.a.name)
+					}
+				})
+			}
+		}
+		if host, _, ok := strings.Cut(f.path, "/"); ok && strings.Contains(host, ":") {
+			bare, _, _ := strings.Cut(host, ":")
+			r.note("%s: files of %s are those of %s: a port is no part of an address inside", p.a.name, host, bare)
+		}
+	}
+	for _, add := range second {
+		add()
 	}
 	return nil
 }

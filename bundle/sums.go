@@ -93,23 +93,68 @@ func (s *sums) close() error { return s.f.Close() }
 
 // publish gives the complete files their names. If we were to crash in between, the next run would find every part complete, under the one
 // name or the other, and do the rest.
-func (w *writer) publish() ([]string, error) {
-	var files []string
+func (w *writer) publish() (files []string, err error) {
+	// Who reads that it failed must not find the result: what has its name loses it again.
+	defer func() {
+		if err != nil {
+			for _, name := range files {
+				err = errors.Join(err, os.Rename(name, name+partialSuffix))
+			}
+			files = nil
+		}
+	}()
 	for n := range w.dealt.parts {
 		name := w.file(n + 1)
 		err := os.Rename(name+partialSuffix, name)
 		if err != nil && !(w.kept[n+1] && errors.Is(err, fs.ErrNotExist)) {
-			return nil, err
+			return files, err
 		}
 		files = append(files, name)
 	}
 	if err := w.removeStale(); err != nil {
-		return nil, err
+		return files, err
 	}
 	if err := os.Rename(w.sums.f.Name(), w.path+".sha256"); err != nil {
-		return nil, err
+		return files, err
 	}
 	return files, syncDir(filepath.Dir(w.path))
+}
+
+// InTheWay returns the file that writing a bundle to path would overwrite, "" if there is none: something whole that is called like the result. What an
+// interrupted run has given its name already is not in the way, and neither are the parts of a bundle that has lost others: the same call makes those again.
+func InTheWay(path string, split bool) (string, error) {
+	names := []string{path}
+	if split {
+		names = []string{path + ".001", path + ".sha256"}
+	}
+	begun := sumsOf(path + ".sha256" + partialSuffix)
+	for name := range sumsOf(path + ".sha256") {
+		if _, err := os.Lstat(filepath.Join(filepath.Dir(path), name)); split && errors.Is(err, fs.ErrNotExist) {
+			return "", nil
+		}
+	}
+	for _, name := range names {
+		if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return "", err
+		}
+		if _, err := os.Lstat(name + partialSuffix); begun[filepath.Base(name)] == "" || err == nil {
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
+// sumsOf reads a list of checksums; one that cannot be read has none.
+func sumsOf(name string) map[string]string {
+	s := &sums{sum: map[string]string{}}
+	if f, err := os.Open(name); err == nil {
+		s.f = f
+		_ = s.load()
+		_ = s.close()
+	}
+	return s.sum
 }
 
 // removeStale removes the parts of an older bundle of this name that had more of them: nobody could tell them from those of this one.

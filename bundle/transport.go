@@ -45,16 +45,38 @@ func newTransport() *http.Transport {
 		TLSHandshakeTimeout:   30 * time.Second,
 		ResponseHeaderTimeout: stallAfter,
 		ExpectContinueTimeout: time.Second,
+		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, connect *http.Request, resp *http.Response) error {
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+			return &proxyError{host: connect.Host, status: resp.StatusCode}
+		},
 	}
 }
 
-// patient is a RoundTripper that tries again what may work the next time: broken connections, 5xx, 408, and 429 as Retry-After asks. A response
-// whose status is still bad after the last try is returned as it is. Bodies that stall break with errStalled.
+// proxyError is what a proxy says instead of connecting (RFC 9110, 9.3.6).
+type proxyError struct {
+	host   string // with its port
+	status int
+}
+
+func (e *proxyError) Error() string {
+	s := fmt.Sprintf("the proxy refuses the connection to %s: %d %s", e.host, e.status, http.StatusText(e.status))
+	if e.status == http.StatusProxyAuthRequired {
+		s += " (HTTPS_PROXY takes a login as http://USER:PASSWORD@HOST:PORT)"
+	}
+	return s
+}
+
+// patient is a RoundTripper that tries again what may work the next time: broken connections, 5xx, 408, and 429 as Retry-After and what the host told others
+// ask. A response whose status is still bad after the last try is returned as it is. Bodies that stall break with errStalled.
 type patient struct {
 	inner http.RoundTripper
 	stall time.Duration
 	wait  func(ctx context.Context, d time.Duration) error
+	clock func() time.Time // of pauses
 	log   *slog.Logger
+	pace  pace
 }
 
 func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -68,32 +90,57 @@ func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 			req.Body = body
 		}
+		kind := kindOf(req)
+		if pause, err := p.pace.before(kind, p.clock()); err != nil {
+			return nil, err
+		} else if pause > 0 {
+			if err := p.wait(req.Context(), pause); err != nil {
+				return nil, err
+			}
+		}
+		sent := p.clock()
 		resp, err := p.once(req)
+		if err == nil && resp.StatusCode == http.StatusTooManyRequests {
+			asked, _ := retryAfter(resp.Header.Get("Retry-After"), p.clock())
+			if !p.pace.refused(kind, sent, p.clock(), asked) || !again || try >= mostRefusals {
+				return resp, nil
+			}
+			p.log.Warn("trying again", "host", req.URL.Host, "path", req.URL.Path, "error", &statusError{status: resp.StatusCode})
+			discard(resp)
+			continue
+		}
+		if err == nil {
+			p.pace.accepted(kind)
+		}
 		if err == nil && !tryAgain(resp.StatusCode) {
 			return resp, nil
 		}
-		if err != nil && (req.Context().Err() != nil || hopeless(err)) || !again || try == tries {
+		if err != nil && (req.Context().Err() != nil || hopeless(err)) || !again || try >= tries {
 			return resp, err
 		}
 		pause := backoff(try)
 		reason := err
 		if err == nil {
 			reason = &statusError{status: resp.StatusCode}
-			if asked, ok := retryAfter(resp.Header.Get("Retry-After"), time.Now()); ok {
+			if asked, ok := retryAfter(resp.Header.Get("Retry-After"), p.clock()); ok {
 				if asked > longestAsked {
 					return resp, nil
 				}
 				pause = max(asked, pause)
 			}
-			// A little of the body, so that the connection can be used again.
-			_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
-			resp.Body.Close()
+			discard(resp)
 		}
 		p.log.Warn("trying again", "host", req.URL.Host, "path", req.URL.Path, "in", pause.Round(100*time.Millisecond), "error", reason)
 		if err := p.wait(req.Context(), pause); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// discard ends a response, after a little of the body, so that the connection can be used again.
+func discard(resp *http.Response) {
+	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
+	resp.Body.Close()
 }
 
 // once sends the request under a context that the body's watch can cancel.
@@ -139,7 +186,7 @@ func tryAgain(status int) bool {
 	switch status {
 	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
 		return false
-	case http.StatusRequestTimeout, http.StatusTooManyRequests, 499: // 499: nginx, when its own upstream went away
+	case http.StatusRequestTimeout, 499: // 499: nginx, when its own upstream went away
 		return true
 	}
 	return status >= 500
@@ -154,17 +201,19 @@ func hopeless(err error) bool {
 		verify   *tls.CertificateVerificationError
 		record   tls.RecordHeaderError
 		dns      *net.DNSError
+		proxy    *proxyError
 	)
 	switch {
 	case errors.As(err, &unknown), errors.As(err, &hostname), errors.As(err, &invalid), errors.As(err, &verify), errors.As(err, &record):
 		return true
 	case errors.As(err, &dns):
 		return dns.IsNotFound
+	case errors.As(err, &proxy):
+		return !tryAgain(proxy.status) && proxy.status != http.StatusTooManyRequests
 	case errors.Is(err, http.ErrSchemeMismatch), errors.Is(err, errPlainHTTP):
 		return true
 	}
-	// net/http has no error value for these.
-	return strings.Contains(err.Error(), "unsupported protocol scheme") || strings.Contains(err.Error(), "Proxy Authentication Required")
+	return strings.Contains(err.Error(), "unsupported protocol scheme") // net/http has no error value for it
 }
 
 // backoff is how long to wait after a try: twice as long as the time before, and somewhere in the upper half of that, so that those who were refused

@@ -38,6 +38,33 @@ func Write(ctx context.Context, path string, ix *Index, open func(digest string)
 	if opt.Split < 0 {
 		return nil, fmt.Errorf("split size must not be negative, got %d", opt.Split)
 	}
+	c, err := carriedOf(ix, opt)
+	if err != nil {
+		return nil, err
+	}
+	w := newWriter(c, open)
+	w.path = path
+	defer w.closeBlob()
+	if err := w.prepare(ctx, opt.Progress); err != nil {
+		return nil, err
+	}
+	if w.sums, err = openSums(path + ".sha256" + partialSuffix); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, w.sums.close()) }()
+	if err := w.keep(); err != nil {
+		return nil, err
+	}
+	for n := range w.dealt.parts {
+		if err := w.writePart(ctx, n+1); err != nil {
+			return nil, fmt.Errorf("%w (what is written is kept: the same command goes on from there)", err)
+		}
+	}
+	return w.publish()
+}
+
+// carriedOf is what the bundle of ix carries.
+func carriedOf(ix *Index, opt WriteOptions) (*carried, error) {
 	indexJSON, err := ix.Encode()
 	if err != nil {
 		return nil, err
@@ -56,24 +83,38 @@ func Write(ctx context.Context, path string, ix *Index, open func(digest string)
 	} else if err != nil {
 		return nil, err
 	}
-	w := &writer{carried: c, path: path, openBlob: open, buf: make([]byte, 256<<10)}
+	return c, nil
+}
+
+// WriteTo writes the bundle of ix in one piece, as Write does, to where it cannot be looked at again: a pipe.
+func WriteTo(ctx context.Context, out io.Writer, ix *Index, open func(digest string) (io.ReadCloser, error), opt WriteOptions) error {
+	if opt.Split != 0 {
+		return errors.New("a bundle in parts needs files")
+	}
+	c, err := carriedOf(ix, opt)
+	if err != nil {
+		return err
+	}
+	w := newWriter(c, open)
 	defer w.closeBlob()
-	if err := w.prepare(ctx, opt.Progress); err != nil {
-		return nil, err
+	docs, err := w.documents(1)
+	if err != nil {
+		return err
 	}
-	if w.sums, err = openSums(path + ".sha256" + partialSuffix); err != nil {
-		return nil, err
+	w.count = counter(w.partSize(documentsSize(docs), w.dealt.parts[0]), opt.Progress)
+	to := bufio.NewWriterSize(out, len(w.buf))
+	if err := writeDocuments(to, docs); err != nil {
+		return err
 	}
-	defer func() { err = errors.Join(err, w.sums.close()) }()
-	if err := w.keep(); err != nil {
-		return nil, err
+	w.count(documentsSize(docs))
+	if err := w.writePieces(ctx, to, w.dealt.parts[0], 0); err != nil {
+		return err
 	}
-	for n := range w.dealt.parts {
-		if err := w.writePart(ctx, n+1); err != nil {
-			return nil, fmt.Errorf("%w (what is written is kept: the same command goes on from there)", err)
-		}
-	}
-	return w.publish()
+	return to.Flush()
+}
+
+func newWriter(c *carried, open func(digest string) (io.ReadCloser, error)) *writer {
+	return &writer{carried: c, openBlob: open, buf: make([]byte, 256<<10)}
 }
 
 // writer writes the parts of one bundle.
@@ -237,19 +278,9 @@ func (w *writer) writePart(ctx context.Context, n int) (err error) {
 		}
 		w.count(start)
 	}
-	for i := done; i <= len(pieces); i++ {
-		frame := w.frame(pieces, i)
-		if _, err := out.Write(frame); err != nil {
-			return err
-		}
-		w.count(int64(len(frame)))
-		if i == len(pieces) {
-			break
-		}
-		if err := w.writePiece(ctx, out, &pieces[i]); err != nil {
-			_ = out.Flush() // what is right so far, for the next run; if it cannot be written, that is what err says
-			return err
-		}
+	if err := w.writePieces(ctx, out, pieces, done); err != nil {
+		_ = out.Flush() // what is right so far, for the next run; if it cannot be written, that is what err says
+		return err
 	}
 	if err := out.Flush(); err != nil {
 		return err
@@ -259,6 +290,24 @@ func (w *writer) writePart(ctx context.Context, n int) (err error) {
 	}
 	w.sums.sum[filepath.Base(w.file(n))] = strings.TrimPrefix(sumString(emptyChunk, sum), "sha256:")
 	return w.sums.save(w.names())
+}
+
+// writePieces writes the pieces of a part from one of them on, and its end.
+func (w *writer) writePieces(ctx context.Context, out io.Writer, pieces []extent, from int) error {
+	for i := from; i <= len(pieces); i++ {
+		frame := w.frame(pieces, i)
+		if _, err := out.Write(frame); err != nil {
+			return err
+		}
+		w.count(int64(len(frame)))
+		if i == len(pieces) {
+			break
+		}
+		if err := w.writePiece(ctx, out, &pieces[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writePiece writes the content of a blob or chunk and checks it.

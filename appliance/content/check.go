@@ -107,6 +107,9 @@ func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) 
 			return nil, fmt.Errorf("a platform is written like linux/amd64 or linux/arm64/v8, got %q: %w", p, fs.ErrInvalid)
 		}
 	}
+	if len(req.Images)+len(req.Files)+len(req.Charts) == 0 {
+		return nil, fmt.Errorf("nothing is asked for: a check needs an image, a file or a chart: %w", fs.ErrInvalid)
+	}
 	r := &Report{Findings: []Finding{}}
 	for _, w := range req.Images {
 		f, err := c.image(ctx, w, req.Platforms)
@@ -169,11 +172,18 @@ func (r *Report) count(f *Finding, optional bool) {
 // image checks one reference. Where a list pins a tag to a digest both names must lead there: some clients pull by the one and some by the other.
 func (c *Checker) image(ctx context.Context, w lists.Image, platforms []string) (*Finding, error) {
 	f := &Finding{Kind: "image", Name: w.Ref(), Where: w.Where}
+	asked := w.Repository
 	found, here, err := c.resolve(ctx, w.Repository, w.Tag, w.Digest, f)
+	if err == nil && !here { // where a host has no place of its own it is called otherwise here
+		if place, perr := lists.Place(w.Repository); perr == nil && place != w.Repository {
+			found, here, err = c.resolve(ctx, place, w.Tag, w.Digest, f)
+			w.Repository = place
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	if host, _, ok := strings.Cut(w.Repository, "/"); ok && strings.ContainsAny(host, ".:") && c.unreached(host, here, f) {
+	if host, _, ok := strings.Cut(asked, "/"); ok && strings.ContainsAny(host, ".:") && c.unreached(host, here, f) {
 		return f, nil
 	}
 	if w.Digest != "" && w.Tag != "" {

@@ -66,6 +66,9 @@ func (j *job) dryRun(ctx context.Context) (*Result, error) {
 		}
 		return bundle.ErrStop
 	})
+	if err == nil {
+		err = j.fit(c)
+	}
 	if err != nil {
 		return nil, err
 	}

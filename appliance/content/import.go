@@ -26,6 +26,8 @@ type Request struct {
 	Repository string
 	// DryRun says what would change, and changes nothing.
 	DryRun bool
+	// Partial leaves out names that cannot be taken, and says so in Result.Refused; without it they are all said, and nothing is imported.
+	Partial bool
 	// Progress is told now and then, from any goroutine. Nil: nobody is.
 	Progress func(Progress)
 }
@@ -65,6 +67,9 @@ type Result struct {
 	// Need is how many bytes a dry run says would be written at the most, and Changes what would change.
 	Need    int64    `json:"need,omitempty"`
 	Changes []Change `json:"changes,omitempty"`
+	// Refused are names that could not be taken and were left out, because the request allowed it. LeftOut are files that nobody meant to be imported.
+	Refused []bundle.Left `json:"refused,omitempty"`
+	LeftOut []bundle.Left `json:"left_out,omitempty"`
 }
 
 // job is one import under way.
@@ -82,6 +87,8 @@ type job struct {
 	before  bool // there was something pending under its key
 	need    int64
 	done    *Result // found before everything was read
+	refused []bundle.Left
+	left    []bundle.Left
 }
 
 // Import reads the inputs and makes their names appear, all at one entry, or says why not; then nothing is visible, and what was read is kept so that the
@@ -131,6 +138,9 @@ func (e *Engine) Import(ctx context.Context, req Request) (*Result, error) {
 		}
 		return nil, fmt.Errorf("import %s: %w", j.base, err)
 	}
+	if res.Refused, res.LeftOut = j.refused, j.left; len(j.refused) > 0 {
+		res.Message += fmt.Sprintf("; %s could not be taken", count(len(j.refused), "name"))
+	}
 	if !j.dry {
 		e.cfg.Log.Info("import", "import", res.Name, "state", res.State, "kind", res.Kind, "id", res.ID, "signer", res.Signer, "images", res.Images, "files", res.Files,
 			"bytes", res.Bytes, "bytes_new", res.BytesNew, "took", e.cfg.Now().Sub(j.started))
@@ -174,6 +184,9 @@ func (j *job) run(ctx context.Context) (_ *Result, err error) {
 	if err != nil || j.done != nil {
 		return j.done, err
 	}
+	if err := j.fit(c); err != nil {
+		return nil, err
+	}
 	j.req.Progress(Progress{Phase: PhasePublishing, Total: -1})
 	j.keeper.edit(func(p *pending) {
 		p.Kind, p.ID, p.Signer, p.Parts, p.Absent = c.Kind, c.ID, c.Signer, c.Parts, len(c.Absent)
@@ -193,7 +206,7 @@ func (j *job) run(ctx context.Context) (_ *Result, err error) {
 		}
 		return res, err
 	}
-	if len(c.Absent) > 0 {
+	if len(c.Absent) > 0 && (!j.req.Partial || c.Parts > 0) {
 		return j.incomplete(ctx, s, c)
 	}
 	return j.publish(ctx, s, c)
@@ -208,6 +221,11 @@ func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Cont
 		if err := j.policy.check(c); err != nil {
 			return err
 		}
+		if c.Index != nil { // what would be refused in the end is refused now
+			if err := j.fit(c); err != nil {
+				return err
+			}
+		}
 		if c.Index != nil && !j.dry {
 			r, ok, err := j.e.holding(c.ID)
 			if err != nil {
@@ -221,11 +239,8 @@ func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Cont
 				return bundle.ErrStop
 			}
 		}
-		if c.Index != nil { // what would be refused in the end is refused now
+		if c.Index != nil && !j.req.Partial {
 			if err := j.e.promised(c.Index); err != nil {
-				return err
-			}
-			if _, _, err := j.e.namesOfIndex(c.Index); err != nil {
 				return err
 			}
 		}
@@ -236,7 +251,7 @@ func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Cont
 	}
 	j.req.Progress(Progress{Phase: PhaseReading, Total: -1})
 	c, err := j.e.cfg.Read(ctx, j.req.Inputs, s, bundle.ReadOptions{
-		Keys: j.keys, Repository: j.req.Repository, Plan: plan,
+		Keys: j.keys, Repository: j.req.Repository, Partial: j.req.Partial, Plan: plan,
 		Progress: func(done, total int64) { j.req.Progress(Progress{PhaseReading, done, total}) },
 	})
 	if err == nil && !called { // nothing had to be put

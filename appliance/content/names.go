@@ -101,8 +101,9 @@ type opener interface {
 	Open(ctx context.Context, digest string) (io.ReadSeekCloser, error)
 }
 
-// linksOf turns an index into the links that make its names. The manifests are read through blobs.
-func (e *Engine) linksOf(ctx context.Context, ix *bundle.Index, blobs opener) (*edits, error) {
+// linksOf turns an index into the links that make its names. The manifests are read through blobs. An image that cannot be linked ends it, unless skip, which may be
+// nil, says nil of it: then it is left out.
+func (e *Engine) linksOf(ctx context.Context, ix *bundle.Index, blobs opener, skip func(repository, digest string, err error) error) (*edits, error) {
 	l := &edits{at: make(map[string]int, len(ix.Images)+len(ix.Files))}
 	with := make(map[string]bool, len(ix.Blobs))
 	for _, b := range ix.Blobs {
@@ -118,11 +119,16 @@ func (e *Engine) linksOf(ctx context.Context, ix *bundle.Index, blobs opener) (*
 		}
 		data, err := readManifest(ctx, blobs, im.Digest)
 		if err != nil {
-			return nil, fmt.Errorf("image %s@%s: %w", im.Repository, im.Digest, err)
+			err = fmt.Errorf("image %s@%s: %w", im.Repository, im.Digest, err)
+		} else {
+			im.Data, im.With = data, func(d string) bool { return with[d] }
+			im.Manifest = func(d string) bool { return manifests[[2]string{im.Repository, d}] }
+			err = e.cfg.Images.Link(into{l, imagesDir}, *im)
 		}
-		im.Data, im.With = data, func(d string) bool { return with[d] }
-		im.Manifest = func(d string) bool { return manifests[[2]string{im.Repository, d}] }
-		if err := e.cfg.Images.Link(into{l, imagesDir}, *im); err != nil {
+		if err != nil && skip != nil {
+			err = skip(im.Repository, im.Digest, err)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

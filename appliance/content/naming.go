@@ -26,7 +26,7 @@ func (j *job) prepare(c *bundle.Contents, id string) error {
 	name := j.base
 	delete(all, key)
 	if j.req.Name != "" {
-		if r, ok := records[name]; ok && id != "" && r.ID != id {
+		if r, ok := records[name]; ok && id != "" && r.ID != id && !j.req.Partial { // what is left out in the end makes another ID
 			return taken(r)
 		}
 		for _, other := range all {

@@ -16,13 +16,13 @@ import (
 // publish makes the names appear.
 func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result, error) {
 	e := j.e
+	links, err := j.links(ctx, c, s)
+	if err != nil {
+		return nil, collected(err)
+	}
 	r, version, err := j.name(c)
 	if err != nil {
 		return nil, err
-	}
-	links, err := e.linksOf(ctx, c.Index, s)
-	if err != nil {
-		return nil, collected(err)
 	}
 	r.Kind, r.ID, r.Signer, r.Sources, r.Time = c.Kind, c.ID, c.Signer, j.keeper.get().Sources, e.cfg.Now().UTC()
 	r.Notes, r.Node = c.Notes, e.cfg.Node

@@ -46,6 +46,8 @@ type Request struct {
 	Repository string `json:"repository,omitempty"`
 	// DryRun asks what would change, and changes nothing.
 	DryRun bool `json:"dry_run,omitempty"`
+	// Partial leaves out names that cannot be taken, with their reasons.
+	Partial bool `json:"partial,omitempty"`
 	// Inputs are in the operator's order. Run fills them.
 	Inputs []Named `json:"inputs"`
 }

@@ -39,6 +39,9 @@ func (l *Parser) Files(name string, r io.Reader) {
 
 // addFile adds a file, or its checksum to one that was asked for without.
 func (l *Parser) addFile(f File) error {
+	if _, err := PlaceURL(f.URL); err != nil {
+		return err
+	}
 	before, again := l.first("file "+f.URL, asked{index: len(l.wanted.Files), digest: f.Digest, where: f.Where})
 	switch {
 	case !again:

@@ -45,6 +45,9 @@ func (l *Parser) addImage(w Image) error {
 		}
 	}
 	if _, again := l.first("image "+w.Ref(), asked{where: w.Where}); !again {
+		if err := l.placed(w); err != nil {
+			return err
+		}
 		l.wanted.Images = append(l.wanted.Images, w)
 	}
 	return nil

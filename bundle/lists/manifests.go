@@ -30,6 +30,9 @@ const (
 //   - all of these in YAML that stands in a ConfigMap.
 //
 // Templates that are not rendered are refused.
+//
+// Lists of other tools are read as what they are: skopeo sync's YAML, hauler's Images, Files and Charts, oc-mirror's ImageSetConfiguration, a YAML list of
+// references. What is known and cannot be read is refused.
 func (l *Parser) Manifests(name string, r io.Reader) {
 	in := bufio.NewReaderSize(&bounded{r: r, left: maxListSize}, 64<<10)
 	var doc []byte
@@ -90,7 +93,9 @@ func (l *Parser) document(name string, begin int, doc []byte) {
 		m.refuse(line, fmt.Errorf("no YAML (%.200s): give Kubernetes manifests, lists belong to --images", text))
 		return
 	}
-	m.walk(&root, place{})
+	if !m.foreign(&root) {
+		m.walk(&root, place{})
+	}
 }
 
 // yamlImages is one document that is walked.

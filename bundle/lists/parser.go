@@ -24,6 +24,8 @@ type Parser struct {
 	seen   map[string]asked // what was asked for already, by a key of its kind
 	bad    []string
 	more   int // bad lines beyond maxBadLines
+	said   int // names and bad lines so far, those that were said before too
+	notes  []string
 }
 
 // asked says who asked for something first.
@@ -55,7 +57,20 @@ func (l *Parser) Wanted() (*Wanted, error) {
 	return &l.wanted, nil
 }
 
+// Said counts the names and the bad lines so far, those that were said before too: what adds none says nothing.
+func (l *Parser) Said() int { return l.said }
+
+// Notes are what is to be known of the lists although nothing is wrong with them, one sentence each.
+func (l *Parser) Notes() []string { return l.notes }
+
+func (l *Parser) note(where, format string, args ...any) {
+	if len(l.notes) < maxBadLines {
+		l.notes = append(l.notes, where+": "+fmt.Sprintf(format, args...))
+	}
+}
+
 func (l *Parser) refuse(where string, err error) {
+	l.said++
 	if len(l.bad) == maxBadLines {
 		l.more++
 		return
@@ -65,6 +80,7 @@ func (l *Parser) refuse(where string, err error) {
 
 // first remembers that key was asked for, and returns who asked for it first if this is not the first time.
 func (l *Parser) first(key string, a asked) (asked, bool) {
+	l.said++
 	if l.seen == nil {
 		l.seen = map[string]asked{}
 	}

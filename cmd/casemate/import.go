@@ -22,6 +22,7 @@ type importFlags struct {
 	request handover.Request
 	keys    []string
 	quiet   bool
+	verbose bool
 }
 
 func (f *importFlags) add(cmd *cobra.Command) {
@@ -29,6 +30,8 @@ func (f *importFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.request.Name, "name", "", "the import's name (default: made of the first file's)")
 	flags.StringArrayVar(&f.keys, "key", nil, "a trusted public key, as a file or as base64: what none of them has signed is refused")
 	flags.StringVar(&f.request.Repository, "repository", "", "the repository of images that name none themselves, like registry.k8s.io/pause")
+	flags.BoolVar(&f.request.Partial, "partial", false, "leave out names that cannot be taken instead of importing nothing, and list them; exit code 3")
+	flags.BoolVar(&f.verbose, "verbose", false, "list every file that is left out")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "show no progress")
 	cmd.MarkFlagFilename("key", "pub", "pem")
 }
@@ -42,7 +45,10 @@ directories and tars of HOST/PATH files (wget -x), Kubespray's offline tarballs,
 is found out. FILE may be a directory, or - for standard input. A file called like a subcommand is given with its path: ./list.
 
 Every name of the import appears at one moment, after every byte is stored; until then clients see what was there before. An import that was interrupted goes on
-where it stopped when the same command is run again. Parts of a split bundle may come one by one: the last one makes the bundle appear.`,
+where it stopped when the same command is run again. Parts of a split bundle may come one by one: the last one makes the bundle appear.
+
+Names that have no place here, and names that mean two things, are all said, and nothing is imported. With --partial the rest is imported, they are listed with
+their reasons, and the exit code is 3.`,
 		Example: `  casemate import /media/usb/cluster.tar
   casemate import /media/usb/cluster.tar.0* --key office.pub
   ssh collector cat cluster.tar | casemate import - --name cluster`,
@@ -115,12 +121,26 @@ func (o *options) runImport(cmd *cobra.Command, f importFlags, paths []string) e
 	if err := json.Unmarshal(result, &res); err != nil {
 		return fmt.Errorf("read the daemon's answer: %w", err)
 	}
-	return o.print(cmd, res, func(t *table) { showResult(t, &res) })
+	err = o.print(cmd, res, func(t *table) {
+		showResult(t, &res)
+		if f.verbose {
+			for _, l := range res.LeftOut {
+				t.line("left out", l.Name, l.Why)
+			}
+		}
+	})
+	if n := len(res.Refused); err == nil && n > 0 {
+		err = fmt.Errorf("%s could not be taken: %w", count(n, "name"), errDiffers)
+	}
+	return err
 }
 
 // showResult prints what an import came to: first the sentence, then what somebody who must approve it asks for.
 func showResult(t *table, res *content.Result) {
 	t.line(res.Message)
+	for _, l := range res.Refused {
+		t.line("refused", l.Name, l.Why)
+	}
 	showRecord(t, &res.Record)
 	switch res.State {
 	case content.Unchanged:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ type listFlags struct {
 	kubesprayVars                    []string // files of variables, over those of the checkouts and inventories
 	checksums                        []string
 	platforms                        []string
+	exclude                          []string // patterns of names that are not wanted after all
 	// domain asks for the domain of the bastions, whose own names in an inventory stand for what they mirror; nil if nobody can be asked.
 	domain func() (string, error)
 }
@@ -37,6 +39,7 @@ func (l *listFlags) add(cmd *cobra.Command) {
 	f.StringArrayVar(&l.kubesprayVars, "kubespray-vars", nil,
 		"YAML file of variables, over those of the checkout and its inventory, as ansible-playbook -e takes it; may be repeated, the last one wins")
 	f.StringArrayVar(&l.checksums, "checksums", nil, "checksums of files: what sha256sum or sha512sum wrote, or Kubespray's checksums.yml")
+	f.StringArrayVar(&l.exclude, "exclude", nil, "leave out what matches, like quay.io/team/* or dl.k8s.io: * is any text, ? one character; may be repeated")
 	f.StringSliceVar(&l.platforms, "platform", nil, "platform of the nodes, like linux/amd64; may be repeated")
 }
 
@@ -50,12 +53,19 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 	for _, kind := range []struct {
 		names []string
 		take  func(string, io.Reader)
+		lines bool // a comment says that nothing is meant
 	}{
-		{l.images, parser.Images}, {l.files, parser.Files}, {l.charts, parser.Charts}, {l.manifests, parser.Manifests},
+		{l.images, parser.Images, true}, {l.files, parser.Files, true}, {l.charts, parser.Charts, true}, {l.manifests, parser.Manifests, false},
 	} {
 		for _, name := range kind.names {
 			asked = true
-			if err := read.each(name, kind.take); err != nil {
+			take := func(name string, r io.Reader) {
+				before, blank := parser.Said(), &blankReader{Reader: r}
+				if kind.take(name, blank); parser.Said() == before && (blank.blank() || !kind.lines) {
+					bad = append(bad, fmt.Errorf("%s: %w", name, errNamesNothing))
+				}
+			}
+			if err := read.each(name, take); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -87,6 +97,9 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 	if err != nil {
 		bad = append(bad, err)
 	}
+	for _, n := range parser.Notes() {
+		fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
+	}
 	if len(bad) == 0 {
 		set := newWantedSet(wanted)
 		if err := l.addKubespray(cmd, set, sums); err != nil {
@@ -97,14 +110,32 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 			fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
 		}
 		if err == nil {
-			if len(wanted.Images)+len(wanted.Files)+len(wanted.Charts) == 0 {
-				fmt.Fprintln(cmd.ErrOrStderr(), "note: the lists name nothing")
+			if err := l.leaveOut(cmd, wanted); err != nil {
+				return nil, nil, err
 			}
 			return wanted, sums, nil
 		}
 		bad = append(bad, err)
 	}
 	return nil, nil, usageError{fmt.Errorf("the lists cannot be taken as they are, nothing was done:\n%w", errors.Join(bad...))}
+}
+
+// leaveOut takes out what --exclude matches.
+func (l *listFlags) leaveOut(cmd *cobra.Command, w *lists.Wanted) error {
+	if len(w.Images)+len(w.Files)+len(w.Charts) == 0 {
+		return usageError{errors.New("the lists name nothing: " + strings.Join(slices.Concat(l.images, l.files, l.charts, l.manifests, l.kubespray, l.kubesprayInventories), ", "))}
+	}
+	gone, idle := lists.Exclude(w, l.exclude)
+	for _, p := range idle {
+		fmt.Fprintf(cmd.ErrOrStderr(), "note: --exclude %s matches nothing\n", p)
+	}
+	for _, name := range gone {
+		fmt.Fprintf(cmd.ErrOrStderr(), "note: excluded %s\n", name)
+	}
+	if len(w.Images)+len(w.Files)+len(w.Charts) == 0 {
+		return usageError{errors.New("--exclude leaves nothing of what the lists name")}
+	}
+	return nil
 }
 
 // processors are those of the platforms as container images name them; amd64 without any.
@@ -182,6 +213,23 @@ func (s *wantedSet) chart(c lists.Chart) {
 func chartName(c lists.Chart) string {
 	return strings.TrimSpace(c.Repo + " " + c.Name + " " + c.Version)
 }
+
+// errNamesNothing is what is wrong with a source without a name: whatever should have written it has failed, or it is something else than was meant.
+var errNamesNothing = errors.New("it names nothing: did the program that writes it fail? If nothing is wanted, leave the flag out (in a list of lines a comment is enough: # nothing)")
+
+// blankReader knows whether anything but white space was read.
+type blankReader struct {
+	io.Reader
+	seen bool
+}
+
+func (b *blankReader) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	b.seen = b.seen || len(bytes.TrimSpace(bytes.TrimPrefix(p[:n], []byte("\ufeff")))) > 0
+	return n, err
+}
+
+func (b *blankReader) blank() bool { return !b.seen }
 
 // listReader opens lists by their names.
 type listReader struct {

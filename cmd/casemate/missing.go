@@ -71,6 +71,7 @@ With -o images or -o files it prints what is still not here as a list that "case
 // printList prints the open entries of one kind as a list, one a line. Those that listed finds no place for in a list are left out, with a note.
 func printList(cmd *cobra.Command, book []miss, kind string, listed func(name string) (why string)) error {
 	out := bufio.NewWriter(cmd.OutOrStdout())
+	none := true
 	for _, m := range book {
 		if m.Kind != kind || m.Solved {
 			continue
@@ -80,6 +81,10 @@ func printList(cmd *cobra.Command, book []miss, kind string, listed func(name st
 			continue
 		}
 		fmt.Fprintln(out, m.Name)
+		none = false
+	}
+	if none {
+		fmt.Fprintf(cmd.ErrOrStderr(), "note: no %s is missing; bundle create and check take no empty list\n", kind)
 	}
 	return out.Flush()
 }

@@ -455,7 +455,7 @@ func TestPackagesAsFiles(t *testing.T) {
 			t.Errorf("%s is not held with its checksum:\n%s", u, out)
 		}
 	}
-	if out, err := run(casemate, "bundle", "create", file, "--files", files, "--cache", filepath.Join(dir, "cache"), "-o", "json"); err != nil || !strings.Contains(out, `"fetched": 0`) {
+	if out, err := run(casemate, "bundle", "create", file, "--force", "--files", files, "--cache", filepath.Join(dir, "cache"), "-o", "json"); err != nil || !strings.Contains(out, `"fetched": 0`) {
 		t.Errorf("a second run fetches nothing: %v\n%s", err, out)
 	}
 }

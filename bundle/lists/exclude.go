@@ -1,0 +1,61 @@
+package lists
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Exclude takes out what patterns match, and returns the names that went, and the patterns that matched nothing.
+//
+// A pattern is compared with all of a name: an image's repository, with its tag or digest or without; a file's URL,
+// with its scheme or without; a chart as REPOSITORY CHART VERSION, with its version or without. * stands for any
+// characters, slashes too, and ? for one. A pattern with neither also matches what lies below it: quay.io,
+// quay.io/team.
+func Exclude(w *Wanted, patterns []string) (gone, idle []string) {
+	used := make([]bool, len(patterns))
+	var forms []*regexp.Regexp
+	for _, p := range patterns {
+		forms = append(forms, globForm(p))
+	}
+	matches := func(name string, spellings ...string) bool {
+		any := false
+		for i, f := range forms {
+			if slices.ContainsFunc(spellings, f.MatchString) {
+				used[i], any = true, true
+			}
+		}
+		if any {
+			gone = append(gone, name)
+		}
+		return any
+	}
+	w.Images = slices.DeleteFunc(w.Images, func(i Image) bool {
+		plain := i
+		plain.Digest = ""
+		return matches(i.Ref(), i.Ref(), plain.Ref(), i.Repository)
+	})
+	w.Files = slices.DeleteFunc(w.Files, func(f File) bool {
+		_, rest, _ := strings.Cut(f.URL, "://")
+		return matches(f.URL, f.URL, rest)
+	})
+	w.Charts = slices.DeleteFunc(w.Charts, func(c Chart) bool {
+		_, rest, _ := strings.Cut(c.Repo, "://")
+		return matches(c.Label(), c.Repo, rest, c.Repo+" "+c.Name, rest+" "+c.Name, c.Repo+" "+c.Name+" "+c.Version, rest+" "+c.Name+" "+c.Version)
+	})
+	for i, p := range patterns {
+		if !used[i] {
+			idle = append(idle, p)
+		}
+	}
+	return gone, idle
+}
+
+// globForm makes a regular expression of a pattern.
+func globForm(p string) *regexp.Regexp {
+	quoted := regexp.QuoteMeta(p)
+	if quoted = strings.NewReplacer(`\*`, `.*`, `\?`, `.`).Replace(quoted); !strings.ContainsAny(p, "*?") {
+		quoted = strings.TrimSuffix(quoted, "/") + `(/.*)?`
+	}
+	return regexp.MustCompile(`^(?s:` + quoted + `)$`)
+}

@@ -1,0 +1,234 @@
+package lists
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// foreign reads a document that is a list of another tool's. It is false for what is none, such as Kubernetes
+// manifests.
+func (m *yamlImages) foreign(doc *yaml.Node) bool {
+	root := doc
+	if doc.Kind == yaml.DocumentNode && len(doc.Content) == 1 {
+		root = doc.Content[0]
+	}
+	if root.Kind == yaml.SequenceNode {
+		return m.sequence(root)
+	}
+	if root.Kind != yaml.MappingNode {
+		return false
+	}
+	version, _ := text(field(root, "apiVersion"))
+	kind, _ := text(field(root, "kind"))
+	group, _, _ := strings.Cut(version, "/")
+	switch {
+	case strings.HasPrefix(group, "content.hauler."):
+		m.hauler(root, kind)
+	case group == "mirror.openshift.io" && kind == "ImageSetConfiguration":
+		m.imageSet(root)
+	case kind == "ZarfPackageConfig":
+		m.refuse(root.Line, errors.New("a package of zarf's is not read: write its images one a line (--images), its files likewise (--files)"))
+	case kind == "Kustomization" || strings.HasPrefix(group, "kustomize."):
+		m.refuse(root.Line, errors.New("a kustomization names no whole images: render it (kubectl kustomize DIR > FILE) and give that"))
+	case kind == "" && field(root, "sync") != nil && field(root, "version") != nil:
+		m.refuse(root.Line, errors.New("a configuration of regsync's is not read: write its sources one a line (--images)"))
+	case kind == "" && (version == "v1" || version == "v2") && field(root, "name") != nil && field(root, "version") != nil:
+		m.refuse(root.Line, errors.New("a Chart.yaml names no images: render the chart (helm template CHART > FILE) and give that"))
+	case kind == "" && version == "" && isSkopeoSync(root):
+		m.skopeo(root)
+	default:
+		return false
+	}
+	return true
+}
+
+// sequence reads a YAML list of references. A list with anything else in it may have images deeper down.
+func (m *yamlImages) sequence(root *yaml.Node) bool {
+	if slices.ContainsFunc(root.Content, func(n *yaml.Node) bool { _, ok := text(n); return !ok }) {
+		return false
+	}
+	for _, n := range root.Content {
+		ref, _ := text(n)
+		m.take(n.Line, ref)
+	}
+	return true
+}
+
+// take adds a reference that is certainly meant to be one.
+func (m *yamlImages) take(line int, ref string) {
+	if err := m.lists.image(m.where(line), ref); err != nil {
+		m.refuse(line, err)
+	}
+}
+
+// hauler reads a manifest of hauler's (hauler.dev, apis/hauler.cattle.io): Images, Files, Charts.
+func (m *yamlImages) hauler(root *yaml.Node, kind string) {
+	spec := field(root, "spec")
+	switch kind {
+	case "Images":
+		registry, _ := text(field(field(field(root, "metadata"), "annotations"), "hauler.dev/registry"))
+		m.elements(root, spec, "images", func(n *yaml.Node) {
+			own, _ := text(field(n, "registry"))
+			name, _ := text(field(n, "name"))
+			if own == "" {
+				own = registry
+			}
+			if host, _, ok := strings.Cut(name, "/"); own != "" && !(ok && strings.ContainsAny(host, ".:")) {
+				name = strings.TrimSuffix(own, "/") + "/" + name
+			}
+			m.take(n.Line, name)
+		})
+	case "Files":
+		m.elements(root, spec, "files", func(n *yaml.Node) {
+			path, _ := text(field(n, "path"))
+			m.file(n.Line, path)
+		})
+	case "Charts":
+		m.elements(root, spec, "charts", func(n *yaml.Node) { m.chart(n, "repoURL") })
+	default:
+		m.refuse(root.Line, fmt.Errorf("hauler's %s is not read, only its Images, Files and Charts: write the images one a line (--images)", shown(kind)))
+	}
+}
+
+// imageSet reads what an ImageSetConfiguration of oc-mirror's says in letters. The rest stands in catalogs that only
+// oc-mirror resolves.
+func (m *yamlImages) imageSet(root *yaml.Node) {
+	mirror := field(root, "mirror")
+	for _, key := range []string{"platform", "operators", "samples"} {
+		if n := field(mirror, key); n != nil && len(n.Content) > 0 {
+			m.lists.note(m.where(n.Line), "mirror.%s is left out: oc-mirror finds its images in catalogs; oc-mirror list says what they are", key)
+		}
+	}
+	if n := field(field(mirror, "helm"), "local"); n != nil && len(n.Content) > 0 {
+		m.lists.note(m.where(n.Line), "mirror.helm.local is left out: render the charts (helm template) and give that")
+	}
+	helm := field(field(mirror, "helm"), "repositories")
+	if field(mirror, "additionalImages") == nil && helm == nil {
+		m.refuse(root.Line, errors.New("it names no image: of an ImageSetConfiguration mirror.additionalImages and mirror.helm.repositories are read"))
+		return
+	}
+	if field(mirror, "additionalImages") != nil {
+		m.elements(root, mirror, "additionalImages", func(n *yaml.Node) {
+			name, _ := text(field(n, "name"))
+			m.take(n.Line, name)
+		})
+	}
+	if helm == nil {
+		return
+	}
+	for _, repo := range helm.Content {
+		url, _ := text(field(repo, "url"))
+		m.elements(repo, repo, "charts", func(n *yaml.Node) { m.chartOf(n, url) })
+	}
+}
+
+// elements calls take for each element of a list, and refuses an empty one.
+func (m *yamlImages) elements(of, in *yaml.Node, key string, take func(*yaml.Node)) {
+	list := field(in, key)
+	if list == nil || list.Kind != yaml.SequenceNode || len(list.Content) == 0 {
+		m.refuse(of.Line, fmt.Errorf("its list of %s is empty", key))
+		return
+	}
+	for _, n := range list.Content {
+		if n.Kind != yaml.MappingNode {
+			m.refuse(n.Line, fmt.Errorf("an element of %s is no mapping", key))
+			continue
+		}
+		take(n)
+	}
+}
+
+func (m *yamlImages) file(line int, path string) {
+	url, err := parseFileURL(path)
+	if err != nil {
+		m.refuse(line, err)
+		return
+	}
+	if err := m.lists.addFile(File{URL: url, Where: m.where(line)}); err != nil {
+		m.refuse(line, err)
+	}
+}
+
+// chart reads a chart whose repository stands beside its name.
+func (m *yamlImages) chart(n *yaml.Node, key string) {
+	repo, _ := text(field(n, key))
+	m.chartOf(n, repo)
+}
+
+func (m *yamlImages) chartOf(n *yaml.Node, repo string) {
+	name, _ := text(field(n, "name"))
+	version, _ := text(field(n, "version"))
+	words := []string{repo, name}
+	var err error
+	switch {
+	case strings.HasPrefix(repo, "oci://"):
+		words = []string{strings.TrimSuffix(repo, "/") + "/" + name}
+		if version != "" {
+			words = append(words, version)
+		}
+		err = m.lists.ociChart(m.where(n.Line), words)
+	case repo == "":
+		err = fmt.Errorf("the chart %s is of no repository: a chart that lies on a disk is rendered (helm template) and given so", shown(name))
+	default:
+		if version != "" {
+			words = append(words, version)
+		}
+		err = m.lists.classicChart(m.where(n.Line), words)
+	}
+	if err != nil {
+		m.refuse(n.Line, err)
+	}
+}
+
+// Keys below a registry in skopeo sync's YAML (skopeo-sync(1), "YAML FILE CONTENT").
+var skopeoKeys = []string{"images", "images-by-tag-regex", "images-by-semver", "credentials", "tls-verify", "cert-dir"}
+
+// isSkopeoSync says whether a mapping is of registries, each with what is wanted of it.
+func isSkopeoSync(root *yaml.Node) bool {
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		host, of := root.Content[i].Value, root.Content[i+1]
+		if of.Kind != yaml.MappingNode || !strings.ContainsAny(host, ".:") && host != "localhost" {
+			return false
+		}
+		for j := 0; j < len(of.Content); j += 2 {
+			if !slices.Contains(skopeoKeys, of.Content[j].Value) {
+				return false
+			}
+		}
+	}
+	return len(root.Content) > 0
+}
+
+func (m *yamlImages) skopeo(root *yaml.Node) {
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		host, of := root.Content[i].Value, root.Content[i+1]
+		for _, key := range skopeoKeys[1:3] {
+			if n := field(of, key); n != nil && len(n.Content) > 0 {
+				m.refuse(n.Line, fmt.Errorf("%s asks the registry which tags there are: write the tags under images", key))
+			}
+		}
+		images := field(of, "images")
+		if images == nil {
+			continue
+		}
+		for j := 0; j+1 < len(images.Content); j += 2 {
+			repo, tags := images.Content[j], images.Content[j+1]
+			if tags.Kind != yaml.SequenceNode || len(tags.Content) == 0 {
+				m.refuse(repo.Line, fmt.Errorf("%s/%s without tags means all there are: write those that are wanted", host, repo.Value))
+				continue
+			}
+			for _, t := range tags.Content {
+				tag, _ := text(t)
+				between := ":"
+				if strings.Contains(tag, ":") { // a digest
+					between = "@"
+				}
+				m.take(t.Line, host+"/"+repo.Value+between+tag)
+			}
+		}
+	}
+}
