@@ -51,11 +51,12 @@ type Config struct {
 	Version string
 	// CatchUp bounds the bytes a second at which this node fetches blobs that it lacks and nobody waits for; 0 is 64 MiB.
 	CatchUp int64
+	// SegmentSize is how large each file of the log is made when it is begun, in bytes; 0 is 16 MiB.
+	SegmentSize int
 
-	segmentSize int           // of the log; 0 is 16 MiB
-	snapshots   uint64        // log entries between two snapshots; 0 is 8192
-	entrySize   int           // largest encoded batch in one log entry; 0 is 256 KiB
-	stall       time.Duration // 0 is stallTime
+	snapshots uint64        // log entries between two snapshots; 0 is 8192
+	entrySize int           // largest encoded batch in one log entry; 0 is 256 KiB
+	stall     time.Duration // 0 is stallTime
 }
 
 // complete checks the settings and fills in the zero values.
@@ -96,7 +97,7 @@ func (c Config) complete() (Config, error) {
 		}
 	}
 	setDefault(&c.stall, stallTime)
-	setDefault(&c.segmentSize, 16<<20)
+	setDefault(&c.SegmentSize, 16<<20)
 	setDefault(&c.snapshots, 8192)
 	setDefault(&c.entrySize, 256<<10)
 	return c, nil

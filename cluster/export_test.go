@@ -18,7 +18,7 @@ func Seeds() int { return *seeds }
 var ErrUnknown = errUnknown
 
 // Small makes everything small, so that segments roll over, snapshots matter, and batches do not fit into one entry.
-func Small(c *Config) { c.segmentSize, c.snapshots, c.entrySize = 32<<10, 40, 2<<10 }
+func Small(c *Config) { c.SegmentSize, c.snapshots, c.entrySize = 32<<10, 40, 2<<10 }
 
 // Snapshot has raft make one now.
 func (c *Cluster) Snapshot() error { return c.raft.Snapshot().Error() }

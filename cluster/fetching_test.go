@@ -296,7 +296,7 @@ func TestCutWhileFetching(t *testing.T) {
 		late.Stop()
 		have := others(cl, late)
 		digests := plant(t, have, 1000, 100, 5)
-		large := plant(t, have, 4, 5<<20, 6)
+		large := plant(t, have, 3, 4<<20, 6)
 		full(cl, late, len(digests)+len(large))
 		cl.Net.Slow(late.Name, have[0].Name, 1e6)
 		cl.Net.Slow(late.Name, have[1].Name, 1e6)

@@ -23,7 +23,7 @@ var seeds = flag.Int("seeds", 8, "how many histories the power cut tests play")
 func powerConfig(f *blobtest.FS) Config {
 	return Config{
 		Dir: "/data/casemate", Node: "n1", FS: f, Log: slog.New(slog.DiscardHandler), LeaderWait: time.Minute,
-		segmentSize: 32 << 10, snapshots: 40, entrySize: 2 << 10,
+		SegmentSize: 32 << 10, snapshots: 40, entrySize: 2 << 10,
 	}
 }
 

@@ -342,7 +342,7 @@ func TestPushWhereNoCopyIsTaken(t *testing.T) {
 				return nil, false
 			})
 		}
-		for _, size := range []int{3000, 3 << 20} { // sent when it is complete; begun while it grows
+		for _, size := range []int{3000, 1<<20 + 1000} { // sent when it is complete; begun while it grows
 			data := noise(size, uint64(size))
 			_, err := leader.Push(data)
 			if !errors.Is(err, syscall.EAGAIN) || !strings.Contains(err.Error(), "input/output error") {
@@ -372,7 +372,7 @@ func TestPushOverACutInOneDirection(t *testing.T) {
 		for _, n := range others(cl, by) {
 			cl.Net.CutOneWay(by.Name, n.Name)
 		}
-		if _, err := by.Push(noise(3<<20, 1)); !errors.Is(err, syscall.EAGAIN) {
+		if _, err := by.Push(noise(1<<20+1000, 1)); !errors.Is(err, syscall.EAGAIN) {
 			t.Errorf("got %v", err)
 		}
 		cl.Net.Heal()

@@ -27,7 +27,7 @@ func openWAL(cfg Config, create bool, fatal func(error)) (*wal.WAL, error) {
 	if err := reopenTail(m, filer); err != nil {
 		return nil, err
 	}
-	return wal.Open(dir, wal.WithSegmentFiler(filer), wal.WithMetaStore(m), wal.WithSegmentSize(cfg.segmentSize), wal.WithLogger(bend(cfg.Log, "raft-wal")))
+	return wal.Open(dir, wal.WithSegmentFiler(filer), wal.WithMetaStore(m), wal.WithSegmentSize(cfg.SegmentSize), wal.WithLogger(bend(cfg.Log, "raft-wal")))
 }
 
 // reopenTail repairs what raft-wal 0.4.2 does not. When the process ends between the moment at which the newest segment is full (it is sealed
