@@ -24,7 +24,7 @@ type Found struct {
 	Sparse bool
 	Absent []string
 	// Lacks are the digests, of the manifest or of those below it, without which they cannot be pulled although they
-	// are here: at most 64.
+	// are here: at most 64. Behind the digest of a layer that may not be distributed stands where it lies.
 	Lacks []string
 	// Wrong are sizes that descriptors state wrongly: at most 64.
 	Wrong []WrongSize

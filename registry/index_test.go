@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -238,7 +239,21 @@ func TestForeignLayerComesLater(t *testing.T) {
 	s.put("team/win", "v1", typeDockerManifest,
 		fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","config":{"digest":"%s","size":2},"layers":[{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"%s","size":7,"urls":["https://example.com/x"]}]}`,
 			typeDockerManifest, config, layer))
+	lacks := func() string {
+		t.Helper()
+		f, err := s.reg.Resolve(context.Background(), "team/win", "v1", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(f.Lacks, " ")
+	}
+	if got := lacks(); !strings.Contains(got, layer.String()) || !strings.Contains(got, "https://example.com/x") {
+		t.Errorf("without its layer the image lacks %q", got)
+	}
 	s.push("team/win", "windows")
+	if got := lacks(); got != "" {
+		t.Errorf("with its layer the image lacks %q", got)
+	}
 	s.tree.Unpin()
 	if gone := s.tree.Collect(); len(gone) != 0 {
 		t.Errorf("collected %v", gone)

@@ -35,7 +35,7 @@ type WrongSize struct {
 // often that is named.
 type reach struct {
 	platforms, absent []string // as in Found
-	lacks             []string // digests without which a manifest cannot be pulled
+	lacks             []string // digests without which a manifest cannot be pulled, perhaps with where they lie
 	lost              []string // digests of what is here by name only: its bytes are damaged or lost
 	wrong             []WrongSize
 	index             bool
@@ -122,7 +122,9 @@ func (l *looking) image(ctx context.Context, d digest.Digest, m *manifest, e *re
 			e.lose(p.Digest.String())
 		case isBlob:
 			e.size(d, p, blob.size, "")
-		case !p.optional:
+		case p.optional && len(p.URLs) > 0: // the registry takes such an image; where there is no internet nobody can pull it
+			e.lack(fmt.Sprintf("%s (a layer that may not be distributed, it lies at %.200q)", p.Digest, p.URLs[0]))
+		default:
 			e.lack(p.Digest.String())
 		}
 	}
