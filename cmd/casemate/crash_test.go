@@ -105,10 +105,7 @@ type daemon struct {
 func newDaemon(t *testing.T) *daemon {
 	t.Helper()
 	dir := t.TempDir()
-	d := &daemon{t: t, dir: dir, binary: filepath.Join(dir, "casemate"), config: filepath.Join(dir, "casemate.yaml"), socket: filepath.Join(dir, "a.sock")}
-	if out, err := exec.Command("go", "build", "-o", d.binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	d := &daemon{t: t, dir: dir, binary: built(t), config: filepath.Join(dir, "casemate.yaml"), socket: filepath.Join(dir, "a.sock")}
 	d.https, d.plain = freePort(t), freePort(t)
 	text := fmt.Sprintf("node: n1\ndata: %s\nadvertise: [127.0.0.1]\nlisten:\n  http: [%q]\n  https: [%q]\n  dns: [%q]\n  peer: \"127.0.0.1:0\"\n  admin: %s\n",
 		filepath.Join(dir, "data"), d.plain, d.https, freePort(t), d.socket)

@@ -2,12 +2,17 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,7 +20,45 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"casemate": main})
+	testscript.Main(cleaning{m}, map[string]func(){"casemate": main})
+}
+
+// cleaning removes the real binary when all tests are over.
+type cleaning struct{ m *testing.M }
+
+func (c cleaning) Run() int {
+	code := c.m.Run()
+	if made != "" {
+		os.RemoveAll(made)
+	}
+	return code
+}
+
+var (
+	made  string // where the real binary was built, once it was
+	build = sync.OnceValue(func() (err error) {
+		if made, err = os.MkdirTemp("", "casemate"); err != nil {
+			return err
+		}
+		args := []string{"build", "-o", filepath.Join(made, "casemate"), "."}
+		if os.Getenv("CASEMATE_SOAK") != "" {
+			args = slices.Insert(args, 1, "-race")
+		}
+		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("go build: %w\n%s", err, out)
+		}
+		return nil
+	})
+)
+
+// built returns the real binary as it is released: the race detector, which the rooms' own tests have, would make the stories take three times as long. Long runs have it
+// here too.
+func built(t *testing.T) string {
+	t.Helper()
+	if err := build(); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(made, "casemate")
 }
 
 // patience ends what hangs; no verdict depends on it, on however busy a machine.
@@ -23,9 +66,11 @@ const patience = 10 * time.Minute
 
 // TestScripts runs the stories in testdata/script against the real command line.
 func TestScripts(t *testing.T) {
+	path := filepath.Dir(built(t))
 	params := testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
+			env.Setenv("PATH", path+string(os.PathListSeparator)+env.Getenv("PATH"))
 			// A socket path has at most 107 bytes (unix(7)), so it lies beside the work directory's long name.
 			dir, err := os.MkdirTemp("", "cm")
 			if err != nil {
