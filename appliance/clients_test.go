@@ -16,7 +16,7 @@ import (
 // it.
 func TestAClientChecksTheWholeChain(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("openssl is not installed")
+		t.Skip("needs openssl")
 	}
 	cfg := testConfig(t, t.TempDir())
 	initNode(t, cfg, InitOptions{})
