@@ -376,8 +376,7 @@ func (p *picture) noteAbsent(m Image) {
 	}
 	for i, a := range p.c.platforms {
 		if !slices.ContainsFunc(m.Platforms, func(have string) bool {
-			is,
-				err := askedPlatform(have)
+			is, err := askedPlatform(have)
 			return err == nil && is.among([]platform{a})
 		}) {
 			p.c.note("%s: it has nothing for %s", lists.Image{Repository: m.Repository, Tag: m.Tag, Digest: m.Digest}.Ref(), p.c.opt.Platforms[i])

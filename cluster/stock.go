@@ -122,8 +122,8 @@ func (s *stock) came(d state.Digest) {
 	s.mu.Unlock()
 }
 
-// hopeless lists, in order, what is lacking and could not be fetched, or with all everything that is lacking: there is
-// nobody to fetch it from.
+// hopeless lists, in order, the missing blobs whose fetch has failed; with all, every missing blob, because there is no
+// node to fetch it from.
 func (s *stock) hopeless(all bool) (list []state.Digest) {
 	s.mu.Lock()
 	for d, l := range s.missing.all {

@@ -328,8 +328,8 @@ func TestTroubles(t *testing.T) {
 	}
 }
 
-// TestStandsStill: what begins and does not go on is found when its limit has passed, at one of the bastions too. (On a machine so busy that something else
-// exceeds these short limits, that stands still as well.)
+// TestStandsStill: a connection that begins and then stalls is reported when its limit has passed, at one of several
+// bastions too. On a busy machine something else may exceed these short limits; the verdict is then the same.
 func TestStandsStill(t *testing.T) {
 	site, stall := siteTime, stallTime
 	siteTime, stallTime = 2*time.Second, time.Second/2

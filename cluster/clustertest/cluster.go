@@ -54,7 +54,8 @@ func (n *Node) set(c *cluster.Cluster) {
 	n.mu.Unlock()
 }
 
-// Run runs a test of a cluster beside others, in a bubble of its own: the clock stands still while anything is left to do, and jumps when all wait for a time.
+// Run runs a test in parallel with others, in a synctest bubble of its own: time passes only when every goroutine in the
+// bubble is waiting.
 func Run(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
 	t.Parallel()
