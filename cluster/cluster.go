@@ -105,15 +105,6 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	if c.mark, err = openMark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit")); err != nil {
 		return nil, err
 	}
-	// The number of starts is durable before it is used: no two processes of this node ever propose under the same one (promise 11).
-	boots, err := openMark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "boot"))
-	if err != nil {
-		return nil, err
-	}
-	boot := boots.last + 1
-	if err := errors.Join(boots.set(boot), boots.f.Close()); err != nil {
-		return nil, err
-	}
 	snaps := &snapshots{cfg.FS, filepath.Join(cfg.Dir, snapshotDir)}
 	if err := snaps.clean(); err != nil {
 		return nil, err
@@ -123,8 +114,13 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c.seqs = newSequences(max(boot, c.machine.view.Load().Boot(cfg.Node)+1))
-	c.machine.waiters.of(cfg.Node, c.seqs.boot)
+	// The number of this start is durable before it is used: no two processes of this node ever propose under the same one (promise 11).
+	boot, err := newBoot(cfg, c.machine.view.Load().Boot(cfg.Node))
+	if err != nil {
+		return nil, err
+	}
+	c.seqs = newSequences(boot)
+	c.machine.waiters.of(cfg.Node)
 	c.machine.collected, c.machine.published = c.sweeps.add, c.sweeps.poke
 
 	rc := raftConfig(cfg)

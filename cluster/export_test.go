@@ -132,3 +132,11 @@ func (c *Cluster) CollectedAt(digest string) uint64 {
 func (c *Cluster) PatrolOnce(ctx context.Context, every time.Duration) (ScrubReport, error) {
 	return c.patrol(ctx, every, func() time.Duration { return every })
 }
+
+// ForgetNames puts the names of this process's commands back, as a snapshot of a machine's memory does.
+func (c *Cluster) ForgetNames() {
+	c.seqs.mu.Lock()
+	defer c.seqs.mu.Unlock()
+	c.seqs.next, c.seqs.low = 1, 0
+	clear(c.seqs.open)
+}

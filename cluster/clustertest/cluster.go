@@ -173,6 +173,14 @@ func (n *Node) PowerCut() {
 	n.set(nil)
 }
 
+// Revert ends a node at once and gives it a disk as it was: an image that its FS made before.
+func (n *Node) Revert(disk *blobtest.FS) {
+	if n.C != nil {
+		n.PowerCut()
+	}
+	n.FS = disk.Image()
+}
+
 // PowerCut ends all nodes that are up at the same moment.
 func (cl *Cluster) PowerCut() {
 	var up []*Node

@@ -200,6 +200,34 @@ func (f *FS) Reboot() *FS {
 	return next
 }
 
+// Image returns a copy of what is on the disk now: what a snapshot of a virtual machine has of it. The power stays on.
+func (f *FS) Image() *FS {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	next := New(f.rng.Uint64())
+	next.free, next.block = f.free, f.block
+	seen := map[*node]*node{}
+	var stable func(n *node) *node
+	stable = func(n *node) *node {
+		if seen[n] != nil {
+			return seen[n]
+		}
+		if !n.dir {
+			seen[n] = &node{disk: slices.Clone(n.disk), data: slices.Clone(n.disk), mod: n.mod}
+			return seen[n]
+		}
+		d := newDir()
+		seen[n] = d
+		for _, name := range slices.Sorted(maps.Keys(n.stable)) {
+			d.stable[name] = stable(n.stable[name])
+		}
+		d.entries = maps.Clone(d.stable)
+		return d
+	}
+	next.root = stable(f.root)
+	return next
+}
+
 func (op nameOp) apply() {
 	if op.from != nil {
 		delete(op.from.stable, op.fromName)
