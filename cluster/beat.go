@@ -25,10 +25,22 @@ type beat struct {
 	Total   int64  `json:"total"`
 	Format  uint64 `json:"format"`
 	Version string `json:"version"`
+
+	// Older versions say nothing of the following.
+	At      uint64 `json:"at,omitempty"`      // newest entry in the state
+	Sum     string `json:"sum,omitempty"`     // its running digest there
+	Heard   uint64 `json:"heard,omitempty"`   // the newest Applied that it has heard from who listens
+	Differs uint64 `json:"differs,omitempty"` // an entry at which it differs from who listens
+	Older   *Older `json:"older,omitempty"`   // what it knows of having come back older
+	Leader  string `json:"leader,omitempty"`  // whom it takes for the leader
+	Stopped string `json:"stopped,omitempty"` // why it stops now
 }
 
 func (c *Cluster) beat() beat {
-	b := beat{Applied: c.shown(), Lacks: -1, Version: c.cfg.Version, Format: maxFormat}
+	s := c.machine.view.Load()
+	b := beat{Applied: c.shown(), Lacks: -1, Version: c.cfg.Version, Format: maxFormat, At: s.Index(), Sum: s.Sum().String()}
+	b.Leader, _ = c.lead.get()
+	b.Older = c.neighbours.self(c.cfg.Node)
 	if c.stock != nil {
 		b.Lacks = c.stock.lacks()
 	}
@@ -47,7 +59,14 @@ func (p *peers) serveBeat(w http.ResponseWriter, r *http.Request) {
 			return // it asks again, and is told
 		}
 		b := c.beat()
+		b.Heard, b.Differs = c.neighbours.of(From(r))
+		if err := c.Err(); err != nil {
+			b.Stopped = err.Error()
+		}
 		if enc.Encode(b) != nil || rc.Flush() != nil {
+			return
+		}
+		if b.Stopped != "" {
 			return
 		}
 		wait, cancel := context.WithTimeout(r.Context(), beatEvery)
@@ -58,6 +77,7 @@ func (p *peers) serveBeat(w http.ResponseWriter, r *http.Request) {
 			return
 		case <-c.stop:
 			return
+		case <-c.done: // it says why
 		case <-time.After(beatLeast):
 		}
 	}
@@ -220,6 +240,7 @@ func (p *peers) listen(ctx context.Context, node string, l *link) error {
 			return err
 		}
 		watchdog.Reset(beatLost)
+		p.c.judge(node, b)
 		if l.set(true, b) {
 			p.c.log.Info("node is up", "peer", node, "applied", b.Applied, "lacks", b.Lacks)
 			p.c.health.notifyAll()

@@ -33,25 +33,30 @@ type Cluster struct {
 	scrubs scrubs
 
 	// In the order in which Close ends them, last first.
-	lock      io.Closer
-	wal       *wal.WAL
-	mark      *mark
-	marked    waiters // how far the mark is
-	machine   *machine
-	sweeps    sweeps
-	stock     *stock // nil without a peer port
-	peers     *peers // nil without a peer port
-	transport io.Closer
-	raft      *raft.Raft
-	seqs      *sequences
-	lead      leadership
-	health    hub                      // who is up
-	learners  map[raft.ServerID]uint64 // where the leader was when it last looked at each; owned by manage
-	reading   confirms                 // misses that are being confirmed
-	own       sync.WaitGroup           // our goroutines
-	ownMu     sync.RWMutex             // see background
-	life      context.Context
-	die       context.CancelFunc // ends what waits for other nodes
+	lock       io.Closer
+	wal        *wal.WAL
+	mark       *mark
+	marked     waiters // how far the mark is
+	machine    *machine
+	sweeps     sweeps
+	stock      *stock // nil without a peer port
+	peers      *peers // nil without a peer port
+	transport  io.Closer
+	raft       *raft.Raft
+	snaps      *snapshots
+	watch      watchdog // of the log's disk
+	floor      floor
+	mending    atomic.Bool // a snapshot is being made because an entry of the log is damaged
+	neighbours neighbours
+	seqs       *sequences
+	lead       leadership
+	health     hub                      // who is up
+	learners   map[raft.ServerID]uint64 // where the leader was when it last looked at each; owned by manage
+	reading    confirms                 // misses that are being confirmed
+	own        sync.WaitGroup           // our goroutines
+	ownMu      sync.RWMutex             // see background
+	life       context.Context
+	die        context.CancelFunc // ends what waits for other nodes
 
 	stopping atomic.Bool
 	flight   sync.WaitGroup // commands that raft has to answer; none begins once stopping is set, under ownMu
@@ -100,17 +105,17 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	if c.wal, err = openWAL(cfg, false, c.fail); errors.Is(err, syscall.EIO) {
 		return nil, fmt.Errorf("its disk failed: %w", err) // perhaps only now
 	} else if err != nil {
-		return nil, fmt.Errorf("its raft log is damaged, restore a backup into a new directory: %w", err)
+		return nil, fmt.Errorf("its raft log is damaged: %s: %w", wayOut, err)
 	}
 	if c.mark, err = openMark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit")); err != nil {
 		return nil, err
 	}
-	snaps := &snapshots{cfg.FS, filepath.Join(cfg.Dir, snapshotDir)}
-	if err := snaps.clean(); err != nil {
+	c.snaps = newSnapshots(cfg)
+	if err := c.snaps.clean(); err != nil {
 		return nil, err
 	}
 	c.machine = newMachine(c.fail)
-	voters, err := c.recover(snaps)
+	voters, err := c.recover()
 	if err != nil {
 		return nil, err
 	}
@@ -152,9 +157,14 @@ func Open(cfg Config) (_ *Cluster, err error) {
 			// the one that feeds it.
 			Stream: stream{c.peers.raft, c.peers}, MaxPool: 4, MaxRPCsInFlight: 1, Timeout: raftTimeout, Logger: rc.Logger, MsgpackUseNewTimeFormat: true,
 		})
-		c.transport, transport = net, net
+		c.transport, transport = net, newCareful(c, net)
 	}
-	if c.raft, err = newRaft(rc, c.machine, logStore{c.wal, c.fail}, snaps, transport); err != nil {
+	log := logStore{
+		WAL: c.wal, fail: c.fail, applied: func() uint64 { return c.machine.view.Load().Index() }, snapped: c.snaps.newest.Load,
+		watch: &c.watch, raft: new(atomic.Pointer[raft.Raft]), rotten: c.rotten,
+	}
+	c.marked.reached(min(c.mark.last, c.machine.view.Load().Index()))
+	if c.raft, err = newRaft(rc, c.machine, log, c.snaps, transport); err != nil {
 		return nil, errors.Join(c.Err(), err)
 	}
 	seen := make(chan raft.Observation, 64)
@@ -403,7 +413,6 @@ const markEvery = 50 * time.Millisecond
 // keepMark makes a lower bound of what is committed durable, soon after it was applied. With other voters it does so at once, and only then does this node tell them
 // that it shows the entry: so what was acknowledged while all were connected shows again on any of them, should it start alone after a power cut.
 func (c *Cluster) keepMark() {
-	c.marked.reached(c.mark.last)
 	tick := time.NewTimer(0)
 	defer tick.Stop()
 	for {

@@ -57,6 +57,7 @@ type Config struct {
 	snapshots uint64        // log entries between two snapshots; 0 is 8192
 	entrySize int           // largest encoded batch in one log entry; 0 is 256 KiB
 	stall     time.Duration // 0 is stallTime
+	format    uint64        // that a new cluster begins with; 0 is maxFormat
 }
 
 // complete checks the settings and fills in the zero values.
@@ -97,6 +98,7 @@ func (c Config) complete() (Config, error) {
 		}
 	}
 	setDefault(&c.stall, stallTime)
+	setDefault(&c.format, maxFormat)
 	setDefault(&c.SegmentSize, 16<<20)
 	setDefault(&c.snapshots, 8192)
 	setDefault(&c.entrySize, 256<<10)

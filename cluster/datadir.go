@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/state"
 )
 
 // A data directory holds
@@ -136,10 +137,18 @@ func bootstrapRaft(cfg Config) error {
 		return err
 	}
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Node))
-	err = raft.BootstrapCluster(raftConfig(cfg), log, log, &snapshots{cfg.FS, filepath.Join(cfg.Dir, snapshotDir)}, transport, raft.Configuration{
+	err = raft.BootstrapCluster(raftConfig(cfg), plainStore(log), log, newSnapshots(cfg), transport, raft.Configuration{
 		// The address is the node's name: what it stands for is looked up when it is dialled, so that a node may move.
 		Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(cfg.Node), Address: raft.ServerAddress(cfg.Node)}},
 	})
+	if err == nil && cfg.format > 1 {
+		// A new cluster has no older versions in it. The only voter's log is committed.
+		var cmd []byte
+		c := state.Command{Time: cfg.Now().UnixNano(), Ops: []state.Op{&state.SetFormat{Version: cfg.format}}}
+		if cmd, err = c.Encode(); err == nil {
+			err = plainStore(log).StoreLog(&raft.Log{Index: 2, Term: 1, Type: raft.LogCommand, Data: cmd})
+		}
+	}
 	return errors.Join(err, log.Close())
 }
 
@@ -160,13 +169,13 @@ func readIdentity(cfg Config) (id identity, err error) {
 		Format int `json:"format"`
 	}
 	if err := json.Unmarshal(data, &head); err != nil || head.Format < 1 {
-		return id, fmt.Errorf("its file %s is damaged, restore a backup into a new directory", formatFile)
+		return id, fmt.Errorf("its file %s is damaged: %s", formatFile, wayOut)
 	}
 	if head.Format > diskFormat {
 		return id, fmt.Errorf("written by a newer casemate (format %d, this one knows up to %d), install that version", head.Format, diskFormat)
 	}
 	if err := json.Unmarshal(data, &id); err != nil || id.Node == "" || id.Cluster == "" {
-		return id, fmt.Errorf("its file %s is damaged, restore a backup into a new directory", formatFile)
+		return id, fmt.Errorf("its file %s is damaged: %s", formatFile, wayOut)
 	}
 	if id.Node != cfg.Node {
 		return id, fmt.Errorf("belongs to node %q, not %q, set `node: %s` in the config", id.Node, cfg.Node, id.Node)
@@ -186,7 +195,7 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 	key, err = readFile(cfg.FS, filepath.Join(cfg.Dir, keyFile))
 	if err == nil {
 		if _, kerr := newKeyring(key); kerr != nil {
-			err = fmt.Errorf("its file is damaged, restore a backup into a new directory: %w", kerr)
+			err = fmt.Errorf("its file %s is damaged: %s: %w", keyFile, wayOut, kerr)
 		}
 	}
 	if err != nil {

@@ -90,6 +90,14 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func checksum(data []byte) uint32 { return crc32.Checksum(data, castagnoli) }
 
+// checksumOf is checksum of parts, one behind the other.
+func checksumOf(parts ...[]byte) (sum uint32) {
+	for _, p := range parts {
+		sum = crc32.Update(sum, castagnoli, p)
+	}
+	return sum
+}
+
 // mark is a durable lower bound of a number that grows: the log index up to which everything is committed (promise 7). Raft does not write down what is
 // committed; a node that starts alone would show the tree of its last snapshot until there is a leader.
 //

@@ -3,8 +3,11 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"slices"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"casemate/cluster/state"
 )
@@ -63,6 +66,9 @@ func (c *Cluster) Knows(digest string) bool {
 
 // Index is the newest command in the state that this node shows.
 func (c *Cluster) Index() uint64 { return c.machine.view.Load().Index() }
+
+// BeginAt has a new cluster begin at a format, as an older version would.
+func BeginAt(c *Config, format uint64) { c.format = format }
 
 // Impatient gives connections up after a time without a byte.
 func Impatient(c *Config, d time.Duration) { c.stall = d }
@@ -139,4 +145,49 @@ func (c *Cluster) ForgetNames() {
 	defer c.seqs.mu.Unlock()
 	c.seqs.next, c.seqs.low = 1, 0
 	clear(c.seqs.open)
+}
+
+// Stopped is why another node stopped, as far as it could say so.
+func (c *Cluster) Stopped(node string) string {
+	b, _, _ := c.peers.last(node)
+	return b.Stopped
+}
+
+// Forge replaces bytes in the log of a node that is down, as if they had been written so: the checksums are right.
+func Forge(cfg Config, old, new string) error {
+	cfg, err := cfg.complete()
+	if err != nil {
+		return err
+	}
+	log, err := openWAL(cfg, false, func(error) {})
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	first, err := log.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := log.LastIndex()
+	if err != nil {
+		return err
+	}
+	var logs []*raft.Log
+	forged := false
+	for i := first; i <= last; i++ {
+		l := &raft.Log{}
+		if err := readEntry(log, i, l); err != nil {
+			return err
+		}
+		forged = forged || bytes.Contains(l.Data, []byte(old))
+		l.Data = bytes.ReplaceAll(l.Data, []byte(old), []byte(new))
+		logs = append(logs, l)
+	}
+	if !forged {
+		return fmt.Errorf("no entry has %q", old)
+	}
+	if err := log.DeleteRange(first, last); err != nil {
+		return err
+	}
+	return plainStore(log).StoreLogs(logs)
 }

@@ -312,7 +312,7 @@ func TestPromise7DamagedSnapshot(t *testing.T) {
 	}
 	want := snapshotBytes(t, c.machine.view.Load())
 	c.Close()
-	names, err := (&snapshots{f, "/data/casemate/snapshots"}).names()
+	names, err := newSnapshots(Config{FS: f, Dir: "/data/casemate"}).names()
 	if err != nil || len(names) != 2 {
 		t.Fatalf("%q, %v", names, err)
 	}

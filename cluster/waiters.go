@@ -11,7 +11,7 @@ import (
 type waiters struct {
 	mu    sync.Mutex
 	index uint64
-	moved chan struct{} // closed when index grows; nil until someone waits
+	moved chan struct{}              // closed when index grows; nil until someone waits
 	by    map[name]chan state.Result // of this node's commands, capacity 1
 	node  string
 }

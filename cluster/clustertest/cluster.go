@@ -125,6 +125,9 @@ func (n *Node) config(l net.Listener) cluster.Config {
 	return cfg
 }
 
+// Config is what the node is opened with, but for its port.
+func (n *Node) Config() cluster.Config { return n.config(nil) }
+
 // Start opens a node that is down.
 func (n *Node) Start() {
 	n.cl.T.Helper()

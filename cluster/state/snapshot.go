@@ -17,7 +17,7 @@ import (
 //
 // References are not written: Restore counts them again from the names, and so finds out whether what it read fits together.
 const (
-	magic           = "CMSTATE"
+	magic = "CMSTATE"
 	// The version says how the header looks: 2 adds the sum, and is written from format 2 on only, so that what an older
 	// program may have to read stays as it knows it.
 	plainVersion, sumVersion = 1, 2
