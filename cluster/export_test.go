@@ -155,6 +155,24 @@ func (c *Cluster) Stopped(node string) string {
 
 // Forge replaces bytes in the log of a node that is down, as if they had been written so: the checksums are right.
 func Forge(cfg Config, old, new string) error {
+	forged := false
+	err := rewriteLog(cfg, func(l *raft.Log) *raft.Log {
+		forged = forged || bytes.Contains(l.Data, []byte(old))
+		l.Data = bytes.ReplaceAll(l.Data, []byte(old), []byte(new))
+		return withSum(l)
+	})
+	if err == nil && !forged {
+		err = fmt.Errorf("no entry has %q", old)
+	}
+	return err
+}
+
+// DropChecksums makes the log of a node that is down one of an earlier version.
+func DropChecksums(cfg Config) error {
+	return rewriteLog(cfg, func(l *raft.Log) *raft.Log { return l })
+}
+
+func rewriteLog(cfg Config, change func(*raft.Log) *raft.Log) error {
 	cfg, err := cfg.complete()
 	if err != nil {
 		return err
@@ -173,21 +191,15 @@ func Forge(cfg Config, old, new string) error {
 		return err
 	}
 	var logs []*raft.Log
-	forged := false
 	for i := first; i <= last; i++ {
 		l := &raft.Log{}
 		if err := readEntry(log, i, l); err != nil {
 			return err
 		}
-		forged = forged || bytes.Contains(l.Data, []byte(old))
-		l.Data = bytes.ReplaceAll(l.Data, []byte(old), []byte(new))
-		logs = append(logs, l)
-	}
-	if !forged {
-		return fmt.Errorf("no entry has %q", old)
+		logs = append(logs, change(l))
 	}
 	if err := log.DeleteRange(first, last); err != nil {
 		return err
 	}
-	return plainStore(log).StoreLogs(logs)
+	return log.StoreLogs(logs)
 }

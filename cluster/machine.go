@@ -261,7 +261,7 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 				conf = next
 			}
 		}
-		if errors.Is(err, errDamaged) && c.othersIn(conf) {
+		if errors.Is(err, errDamaged) && (c.othersIn(conf) || c.othersBehind(i+1, last)) {
 			if err := c.cutLog(i, last, err); err != nil {
 				return nil, err
 			}
@@ -309,6 +309,20 @@ func (c *Cluster) othersIn(conf raft.Configuration) bool {
 	}
 	for _, s := range conf.Servers {
 		if s.Suffrage == raft.Voter && s.ID != raft.ServerID(c.cfg.Node) {
+			return true
+		}
+	}
+	return false
+}
+
+// othersBehind is othersIn for the configurations that stand in the log behind a damaged one.
+func (c *Cluster) othersBehind(from, last uint64) bool {
+	for i := from; i <= last; i++ {
+		var l raft.Log
+		if readEntry(c.wal, i, &l) != nil || l.Type != raft.LogConfiguration {
+			continue
+		}
+		if conf, err := decodeConfiguration(l.Data); err == nil && c.othersIn(conf) {
 			return true
 		}
 	}
