@@ -127,7 +127,11 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	if !exists(filepath.Join(cc.Dir, "format")) && !exists(filepath.Join(cc.Dir, "incomplete")) {
 		return nil, fmt.Errorf("data directory %s is not initialised: casemate init makes the first node of a cluster there, casemate join every other", cfg.Data)
 	}
-	cc.Peer, cc.PeerAddr, cc.Version = a.socks.peer, a.socks.addrs().Peer.String(), Version
+	cc.Peer, cc.PeerAddr, cc.Version = a.socks.peer, cfg.dialled(a.socks.addrs().Peer), Version
+	cc.Peers = map[string]string{}
+	for name, addr := range cfg.Peers {
+		cc.Peers[name] = addr.String()
+	}
 	cc.Handler = http.HandlerFunc(a.servePeer)
 	if a.cluster, err = cluster.Open(cc); err != nil {
 		return nil, err
@@ -412,6 +416,7 @@ func (a *Appliance) Reload(cfg Config) (notes []string) {
 		{"advertise", slices.Equal(cfg.Advertise, a.cfg.Advertise)},
 		{"listen", slices.Equal(cfg.Listen.HTTP, a.cfg.Listen.HTTP) && slices.Equal(cfg.Listen.HTTPS, a.cfg.Listen.HTTPS) &&
 			slices.Equal(cfg.Listen.DNS, a.cfg.Listen.DNS) && cfg.Listen.Peer == a.cfg.Listen.Peer && cfg.Listen.Admin == a.cfg.Listen.Admin},
+		{"peers", maps.Equal(cfg.Peers, a.cfg.Peers)},
 		{"log.format", cfg.Log.Format == a.cfg.Log.Format},
 	} {
 		if !k.same {

@@ -27,19 +27,23 @@ type beat struct {
 	Version string `json:"version"`
 
 	// Older versions say nothing of the following.
-	At      uint64 `json:"at,omitempty"`      // newest entry in the state
-	Sum     string `json:"sum,omitempty"`     // its running digest there
-	Heard   uint64 `json:"heard,omitempty"`   // the newest Applied that it has heard from who listens
-	Differs uint64 `json:"differs,omitempty"` // an entry at which it differs from who listens
-	Older   *Older `json:"older,omitempty"`   // what it knows of having come back older
-	Leader  string `json:"leader,omitempty"`  // whom it takes for the leader
-	Stopped string `json:"stopped,omitempty"` // why it stops now
+	At      uint64            `json:"at,omitempty"`      // newest entry in the state
+	Sum     string            `json:"sum,omitempty"`     // its running digest there
+	Heard   uint64            `json:"heard,omitempty"`   // the newest Applied that it has heard from who listens
+	Differs uint64            `json:"differs,omitempty"` // an entry at which it differs from who listens
+	Older   *Older            `json:"older,omitempty"`   // what it knows of having come back older
+	Leader  string            `json:"leader,omitempty"`  // whom it takes for the leader
+	Addrs   map[string]string `json:"addrs,omitempty"`   // of nodes that are not where their records say
+	Stopped string            `json:"stopped,omitempty"` // why it stops now
 }
 
 func (c *Cluster) beat() beat {
 	s := c.machine.view.Load()
 	b := beat{Applied: c.shown(), Lacks: -1, Version: c.cfg.Version, Format: maxFormat, At: s.Index(), Sum: s.Sum().String()}
 	b.Leader, _ = c.lead.get()
+	if c.peers != nil {
+		b.Addrs = c.gossip()
+	}
 	b.Older = c.neighbours.self(c.cfg.Node)
 	if c.stock != nil {
 		b.Lacks = c.stock.lacks()
@@ -51,6 +55,7 @@ func (c *Cluster) beat() beat {
 // serveBeat is a stream without an end.
 func (p *peers) serveBeat(w http.ResponseWriter, r *http.Request) {
 	c := p.c
+	c.hear(From(r), r.Header.Get(addressHeader))
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	rc := http.NewResponseController(w)
 	enc := json.NewEncoder(w)
@@ -224,6 +229,7 @@ func (p *peers) listen(ctx context.Context, node string, l *link) error {
 	if err != nil {
 		return err
 	}
+	req.Header.Set(addressHeader, p.c.cfg.PeerAddr)
 	res, err := p.client.Do(req)
 	if err != nil {
 		return err
@@ -241,6 +247,7 @@ func (p *peers) listen(ctx context.Context, node string, l *link) error {
 		}
 		watchdog.Reset(beatLost)
 		p.c.judge(node, b)
+		p.c.listenTo(b.Addrs)
 		if l.set(true, b) {
 			p.c.log.Info("node is up", "peer", node, "applied", b.Applied, "lacks", b.Lacks)
 			p.c.health.notifyAll()

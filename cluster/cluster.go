@@ -48,6 +48,7 @@ type Cluster struct {
 	floor      floor
 	mending    atomic.Bool // a snapshot is being made because an entry of the log is damaged
 	neighbours neighbours
+	addresses  addresses
 	seqs       *sequences
 	lead       leadership
 	health     hub                      // who is up
@@ -144,6 +145,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		if err != nil {
 			return nil, err
 		}
+		c.addresses.open(cfg)
 		c.peers = newPeers(c, id)
 		if err := c.renew(); err != nil {
 			return nil, err

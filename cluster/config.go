@@ -43,6 +43,9 @@ type Config struct {
 	Peer net.Listener
 	// PeerAddr is what the other nodes dial, host:port; "" is Peer's own address.
 	PeerAddr string
+	// Peers says where other nodes may be reached besides where they say themselves: host:port by name. It is for the day on
+	// which all of them have moved.
+	Peers map[string]string
 	// Dial connects to another node's PeerAddr; nil is the operating system's. It is there for tests of cut networks.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// Handler answers what other nodes ask of the program above by [Cluster.RoundTrip]; nil answers 404. [From] says who asks.

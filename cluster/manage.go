@@ -31,6 +31,7 @@ func (c *Cluster) manage() {
 		if err := c.takeKeys(); err != nil {
 			errs = append(errs, err)
 		}
+		errs = append(errs, c.forgetTold())
 		if leader, _ := c.lead.get(); leader != "" {
 			ctx, cancel := context.WithTimeout(c.life, c.cfg.LeaderWait)
 			if leader != c.cfg.Node {

@@ -203,13 +203,10 @@ func (p *peers) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	return cfg, nil
 }
 
-// dial connects with a member. What answers must be that member.
+// dial connects with a member, at whichever of its addresses it answers. What answers must be that member.
 func (p *peers) dial(ctx context.Context, node, alpn string) (net.Conn, error) {
-	m, ok := p.c.member(node)
-	if !ok {
-		m, ok = p.id.seed.Members[node]
-	}
-	if !ok || m.Addr == "" {
+	addrs := p.c.addressesOf(node)
+	if len(addrs) == 0 {
 		return nil, fmt.Errorf("node %s: no address is known: %w", node, errDown)
 	}
 	cert := p.id.current()
@@ -218,9 +215,15 @@ func (p *peers) dial(ctx context.Context, node, alpn string) (net.Conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
-	raw, err := p.c.cfg.Dial(ctx, m.Addr)
+	return first(ctx, addrs, func(ctx context.Context, addr string) (net.Conn, error) {
+		return p.dialAt(ctx, node, addr, alpn, cert)
+	})
+}
+
+func (p *peers) dialAt(ctx context.Context, node, addr, alpn string, cert *tls.Certificate) (net.Conn, error) {
+	raw, err := p.c.cfg.Dial(ctx, addr)
 	if err != nil {
-		return nil, fmt.Errorf("node %s at %s: %w", node, m.Addr, err)
+		return nil, fmt.Errorf("node %s at %s: %w", node, addr, err)
 	}
 	conn := tls.Client(raw, &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{p.c.alpn(alpn)}, ServerName: node,
@@ -237,7 +240,7 @@ func (p *peers) dial(ctx context.Context, node, alpn string) (net.Conn, error) {
 	})
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
-		return nil, fmt.Errorf("node %s at %s: %w", node, m.Addr, err)
+		return nil, fmt.Errorf("node %s at %s: %w", node, addr, err)
 	}
 	return conn, nil
 }

@@ -80,7 +80,6 @@ func TestRevertedNodeNamesItsCommandsAnew(t *testing.T) {
 	}
 }
 
-
 func otherNames(cl *clustertest.Cluster, n *clustertest.Node) (names []string) {
 	for _, o := range others(cl, n) {
 		names = append(names, o.Name)

@@ -116,7 +116,7 @@ func (cl *Cluster) Join() *Node {
 func (n *Node) config(l net.Listener) cluster.Config {
 	cfg := cluster.Config{
 		Dir: "/data/casemate", Node: n.Name, FS: n.FS, Log: n.cl.log.With("node", n.Name), LeaderWait: 5 * time.Second,
-		Peer: l, PeerAddr: Addr(n.Name), Dial: n.cl.Net.Dialer(n.Name), Version: "test", SegmentSize: 1 << 20,
+		Peer: l, PeerAddr: n.cl.Net.AddrOf(n.Name), Dial: n.cl.Net.Dialer(n.Name), Version: "test", SegmentSize: 1 << 20,
 		Now: func() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) },
 	}
 	if n.cl.tune != nil {
