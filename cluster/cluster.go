@@ -44,7 +44,8 @@ type Cluster struct {
 	transport  io.Closer
 	raft       *raft.Raft
 	snaps      *snapshots
-	watch      watchdog // of the log's disk
+	look       chan struct{} // capacity 1: raft has to be asked who leads
+	watch      watchdog      // of the log's disk
 	floor      floor
 	mending    atomic.Bool // a snapshot is being made because an entry of the log is damaged
 	neighbours neighbours
@@ -86,7 +87,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c := &Cluster{
-		gc:  make(chan struct{}, 1),
+		gc: make(chan struct{}, 1), look: make(chan struct{}, 1),
 		cfg: cfg, log: cfg.Log, id: id, lock: lock, opened: cfg.Now(),
 		stop: make(chan struct{}), done: make(chan struct{}), ended: make(chan struct{}),
 	}
@@ -175,6 +176,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	c.own.Go(c.endRaft)
 	c.own.Go(func() { c.followLeadership(changes, seen) })
 	c.own.Go(c.keepMark)
+	c.own.Go(c.watchDisk)
 	c.own.Go(c.keepSwept)
 	if c.peers != nil {
 		c.peers.serve()
@@ -342,10 +344,14 @@ func (c *Cluster) followLeadership(changes <-chan bool, seen <-chan raft.Observa
 		select {
 		case own = <-changes:
 		case <-seen: // what it says may be old by now
+		case <-c.look:
 		case <-c.stop:
 			return
 		}
 		leader := c.cfg.Node
+		if c.watch.hung() {
+			continue // see watchDisk
+		}
 		if !own {
 			_, id := c.raft.LeaderWithID()
 			if leader = string(id); leader == c.cfg.Node {
@@ -424,7 +430,10 @@ func (c *Cluster) keepMark() {
 		case <-c.machine.moved:
 		}
 		index := c.machine.view.Load().Index()
-		if err := c.mark.set(index); err != nil {
+		end := c.watch.begin()
+		err := c.mark.set(index)
+		end()
+		if err != nil {
 			// The old mark still is a lower bound, and what was promised of it.
 			c.log.Warn("commit mark not written", "err", err)
 			select {

@@ -50,7 +50,9 @@ func (l logStore) abandon(what string, err error) {
 // GetLog implements raft.LogStore. Where a leader reads for others an entry that is damaged here, and that is in its own
 // state, it says that the entry is not there: then they get a snapshot.
 func (l logStore) GetLog(index uint64, log *raft.Log) error {
+	end := l.watch.begin()
 	err := readEntry(l.WAL, index, log)
+	end()
 	if err == nil || errors.Is(err, raft.ErrLogNotFound) {
 		return err
 	}

@@ -133,6 +133,9 @@ func (c *Cluster) proposeAs(ctx context.Context, n name, finished uint64, ops []
 	deadline := time.NewTimer(c.cfg.LeaderWait)
 	defer deadline.Stop()
 	end := time.Now().Add(c.cfg.LeaderWait)
+	// Also where nobody answers any more: raft waits for its disk for as long as that takes.
+	bounded, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
 	unknown := false
 	for first := true; ; first = false {
 		leader, err := c.ready(ctx, deadline.C)
@@ -145,7 +148,17 @@ func (c *Cluster) proposeAs(ctx context.Context, n name, finished uint64, ops []
 			}
 			return state.Result{}, err
 		}
-		index, err := c.submit(ctx, leader, data)
+		leads, done := c.whileLeads(bounded, leader)
+		index, err := c.submit(leads, leader, data)
+		changed := leads.Err() != nil && bounded.Err() == nil
+		done()
+		if err != nil && changed {
+			unknown = true // the same again, for the next leader
+			continue
+		}
+		if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+			return state.Result{}, fmt.Errorf("%w: the leader has not answered within %s: %w", errUnknown, c.cfg.LeaderWait, syscall.EAGAIN)
+		}
 		if err == nil {
 			before := unknown
 			unknown = true
@@ -181,6 +194,29 @@ func (c *Cluster) proposeAs(ctx context.Context, n name, finished uint64, ops []
 		// Raft answers before it tells of the fall: let leadership settle, or time run out.
 		c.settle(ctx, deadline, leader)
 	}
+}
+
+// whileLeads returns a context that is done when somebody else leads, or with ctx. The function is to be called in the
+// end.
+func (c *Cluster) whileLeads(ctx context.Context, leader string) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			now, change := c.lead.get()
+			if now != leader && now != "" {
+				cancel()
+				return
+			}
+			select {
+			case <-change:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(); <-ended }
 }
 
 // timeUp ends the tries of what fails at once although there is a leader: then nobody else looks at the time.
@@ -307,6 +343,17 @@ func (c *Cluster) command(ctx context.Context, ask func() raft.Future) error {
 
 // answer waits for raft.
 func (c *Cluster) answer(ctx context.Context, f raft.Future) error { return c.await(ctx, answerOf(f)) }
+
+// answerSoon is answer, within the time that a write may take: raft's own times say nothing while it waits for its disk.
+func (c *Cluster) answerSoon(ctx context.Context, f raft.Future) error {
+	bounded, cancel := context.WithTimeout(ctx, c.cfg.LeaderWait)
+	defer cancel()
+	err := c.answer(bounded, f)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("%w: there was no answer within %s: %w", errUnknown, c.cfg.LeaderWait, syscall.EAGAIN)
+	}
+	return err
+}
 
 // answerOf gives raft's answer when it comes. Its goroutine lives on only where none comes (see await), in a process that is about to end.
 func answerOf(f raft.Future) <-chan error {

@@ -41,7 +41,8 @@ type FS struct {
 	left  int // changes until the power goes off; -1 never
 	count int
 	fault func(op, name string) (err error, after bool)
-	block int64 // see SetClone
+	block int64         // see SetClone
+	hung  chan struct{} // see Hang
 }
 
 type node struct {
@@ -95,6 +96,31 @@ func (f *FS) Fault(fault func(op, name string) (err error, after bool)) {
 	f.mu.Lock()
 	f.fault = fault
 	f.mu.Unlock()
+}
+
+// Hang lets syncs wait until the function that it returns is called (once), as storage does that is quiesced. What is
+// read, and written without a sync, is in memory and does not wait.
+func (f *FS) Hang() (end func()) {
+	hung := make(chan struct{})
+	f.mu.Lock()
+	f.hung = hung
+	f.mu.Unlock()
+	return func() {
+		f.mu.Lock()
+		f.hung = nil
+		f.mu.Unlock()
+		close(hung)
+	}
+}
+
+// hangs waits while the disk does.
+func (f *FS) hangs() {
+	f.mu.Lock()
+	hung := f.hung
+	f.mu.Unlock()
+	if hung != nil {
+		<-hung
+	}
 }
 
 // Flip inverts one bit of a file, on disk and in memory, as rot does.
@@ -430,6 +456,7 @@ func (f *FS) Stat(name string) (fs.FileInfo, error) {
 
 // SyncDir implements blob.FS.
 func (f *FS) SyncDir(name string) error {
+	f.hangs()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n, err := f.find(name)
