@@ -241,7 +241,7 @@ func statusOf(err error) int {
 		return http.StatusNotFound
 	case errors.Is(err, fs.ErrExist), errors.Is(err, pki.ErrRotating):
 		return http.StatusConflict
-	case errors.Is(err, syscall.EAGAIN):
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EINPROGRESS):
 		return http.StatusServiceUnavailable
 	case errors.Is(err, syscall.ENOSPC):
 		return http.StatusInsufficientStorage

@@ -403,6 +403,16 @@ func (c *Cluster) notLeader(err error) answer {
 }
 
 var (
-	errUnknown = errors.New("it is not known whether the write happened")
+	errUnknown = fmt.Errorf("it is not known whether the write happened%w", inProgress{})
 	errRefused = errors.New("the leader does not take this command")
 )
+
+// inProgress makes an error syscall.EINPROGRESS, by which the tree's contract says that a write may yet happen, without its
+// words.
+type inProgress struct{}
+
+// Error implements error.
+func (inProgress) Error() string { return "" }
+
+// Is makes it syscall.EINPROGRESS.
+func (inProgress) Is(target error) bool { return target == syscall.EINPROGRESS }

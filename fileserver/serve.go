@@ -364,6 +364,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, syscall.EIO):
 		code = http.StatusServiceUnavailable
 		text = "its bytes on this bastion are damaged or lost: import or put it again (" + err.Error() + ")."
+	case errors.Is(err, syscall.EINPROGRESS):
+		code, text = http.StatusServiceUnavailable, "it is not known whether this was done: send the same request again, which does no harm."
+		w.Header().Set("Retry-After", "5")
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		code, text = http.StatusServiceUnavailable, "not possible at this moment, try again."
 		w.Header().Set("Retry-After", "5")
