@@ -148,6 +148,9 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		}
 		c.addresses.open(cfg)
 		c.peers = newPeers(c, id)
+		if err := c.checkKeys(); err != nil {
+			return nil, err
+		}
 		if err := c.renew(); err != nil {
 			return nil, err
 		}

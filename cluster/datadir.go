@@ -194,9 +194,12 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 		return nil, id, nil, err
 	}
 	key, err = readFile(cfg.FS, filepath.Join(cfg.Dir, keyFile))
-	if err == nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = fmt.Errorf("its file %s is missing: %s", keyFile, keyWayOut)
+	case err == nil:
 		if _, kerr := newKeyring(key); kerr != nil {
-			err = fmt.Errorf("its file %s is damaged: %s: %w", keyFile, wayOut, kerr)
+			err = fmt.Errorf("its file %s is damaged: %s: %w", keyFile, keyWayOut, kerr)
 		}
 	}
 	if err != nil {
@@ -204,6 +207,23 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 		return nil, id, nil, err
 	}
 	return lock, id, key, nil
+}
+
+// keyWayOut is what to do without the sealing key.
+const keyWayOut = "copy " + keyFile + " from the data directory of another node, with the same owner and mode 0600; an only node restores " +
+	"a backup into a new data directory"
+
+// checkKeys says whether this node's sealing keys are the cluster's: a bit that flipped in them would show much later, and
+// as something else.
+func (c *Cluster) checkKeys() error {
+	a, err := c.authority()
+	if a == nil || err != nil {
+		return err
+	}
+	if _, err := c.authorityKey(a); errors.Is(err, ErrSealed) {
+		return fmt.Errorf("its file %s does not open what the cluster has sealed, so it is damaged or another cluster's: %s", keyFile, keyWayOut)
+	}
+	return nil
 }
 
 // tell makes one sentence of an error with a data directory: the thing first, then the way out.
