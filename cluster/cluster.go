@@ -154,7 +154,9 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		if err := c.renew(); err != nil {
 			return nil, err
 		}
-		c.stock = newStock(c)
+		if c.stock, err = newStock(c); err != nil {
+			return nil, err
+		}
 		c.machine.added, c.machine.replaced = c.stock.add, c.stock.recount
 		c.machine.collected = func(digests []state.Digest, index uint64) { c.sweeps.add(digests, index); c.stock.forget(digests) }
 		c.machine.published = func() { c.sweeps.poke(); c.stock.published() }
@@ -250,6 +252,9 @@ func (c *Cluster) release() error {
 			errs = append(errs, c.mark.set(c.machine.view.Load().Index()))
 		}
 		errs = append(errs, c.mark.f.Close())
+	}
+	if c.stock != nil {
+		errs = append(errs, c.stock.whole.f.Close())
 	}
 	if c.wal != nil {
 		errs = append(errs, c.wal.Close())

@@ -24,7 +24,8 @@ import (
 //	lock          held while the node is open
 //	sealing.key   32 bytes for each key, the newest first, mode 0600
 //	addresses.json where the operator says that other nodes are, if their records are wrong
-//	raft/         the log's segments, meta (segments, term, vote), commit (lower bound of what is committed), boot (number of starts)
+//	raft/         the log's segments, meta (segments, term, vote), commit (lower bound of what is committed), boot (number of starts), whole (entry at
+//	              which all blobs were here), floor (what its log has had)
 //	snapshots/    the state at some log index, two of them
 //	blobs/        package blob
 //

@@ -273,3 +273,75 @@ func TestNoDifferenceWhileFormatsDiffer(t *testing.T) {
 		})
 	})
 }
+
+// Parts of a data directory that come back older, alone: the node notices or mends it, and has everything in the end.
+func TestRevertedParts(t *testing.T) {
+	for part, notice := range map[string]string{
+		"blobs":       "blobs that this node had were not on its disk when it started",
+		"snapshots":   "",
+		"node.crt":    "",
+		"sealing.key": "", // of before a removal, after which everything was sealed anew
+		"raft":        "came back",
+	} {
+		t.Run(part, func(t *testing.T) {
+			clustertest.Run(t, func(t *testing.T) {
+				cl := clustertest.New(t, 4, cluster.Small)
+				want := puts(t, cl.Nodes[0], "before", 5)
+				held(t, cl.Nodes[0])
+				whole := func() {
+					t.Helper()
+					cl.Wait(func() error {
+						for _, n := range cl.Nodes {
+							if n.C != nil && n.C.Lacks() != 0 {
+								return fmt.Errorf("%s lacks %d blobs", n.Name, n.C.Lacks())
+							}
+						}
+						return nil
+					})
+				}
+				whole()
+				n := cl.Nodes[2]
+				disk := n.FS.Image()
+				time.Sleep(11 * time.Second) // it is written down now and then that all blobs are here
+				cl.Nodes[3].Stop()
+				cl.Wait(func() error { return cl.Nodes[0].C.RemoveMember(t.Context(), "n4", true) })
+				cl.Nodes = cl.Nodes[:3]
+				var digest string
+				cl.Wait(func() (err error) { digest, err = cl.Nodes[0].Push(noise(70_000, 9)); return err })
+				cl.Wait(func() error { return cl.Nodes[0].Link("new", digest) })
+				for key, value := range puts(t, cl.Nodes[0], "after", 3) {
+					want[key] = value
+				}
+				whole()
+				time.Sleep(11 * time.Second)
+				cl.Wait(func() error { return cl.Nodes[0].Put("tick", "") })
+				sealed, err := cl.Nodes[0].C.Seal([]byte("secret"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				n.Stop()
+				if err := n.FS.Replace("/data/casemate/"+part, disk); err != nil {
+					t.Fatal(err)
+				}
+				n.Start()
+				cl.WaitVoters(3)
+				shows(t, cl, cl.Nodes, want)
+				whole()
+				same(cl)
+				if plain, err := n.C.Unseal(sealed); err != nil || string(plain) != "secret" {
+					t.Errorf("what is sealed now: %q, %v", plain, err)
+				}
+				if !n.C.HasFile(digest) {
+					t.Error("a blob is not here")
+				}
+				list := strings.Join(n.C.Warnings(), "\n")
+				if (notice == "") != (list == "") || !strings.Contains(list, notice) {
+					t.Errorf("it says %q, want %q", list, notice)
+				}
+				if list := n.C.Problems(); len(list) > 0 {
+					t.Errorf("%q", list)
+				}
+			})
+		})
+	}
+}

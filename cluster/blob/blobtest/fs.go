@@ -98,6 +98,25 @@ func (f *FS) Fault(fault func(op, name string) (err error, after bool)) {
 	f.mu.Unlock()
 }
 
+// Replace puts the files below a directory back to what they are in an image; those that are not in it go. Nobody may have
+// them open.
+func (f *FS) Replace(dir string, image *FS) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	image.mu.Lock()
+	defer image.mu.Unlock()
+	from, err := image.find(dir)
+	if err != nil {
+		return err
+	}
+	d, base, err := f.parent(dir)
+	if err != nil {
+		return err
+	}
+	d.entries[base], d.stable[base] = from, from // the image is not used any more
+	return nil
+}
+
 // Hang lets syncs wait until the function that it returns is called (once), as storage does that is quiesced. What is
 // read, and written without a sync, is in memory and does not wait.
 func (f *FS) Hang() (end func()) {
