@@ -257,7 +257,7 @@ func (f *FS) Image() *FS {
 			return seen[n]
 		}
 		if !n.dir {
-			seen[n] = &node{disk: slices.Clone(n.disk), data: slices.Clone(n.disk), mod: n.mod}
+			seen[n] = &node{disk: n.disk.clone(), data: n.disk.clone(), mod: n.mod}
 			return seen[n]
 		}
 		d := newDir()
