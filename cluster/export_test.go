@@ -139,13 +139,24 @@ func (c *Cluster) PatrolOnce(ctx context.Context, every time.Duration) (ScrubRep
 	return c.patrol(ctx, every, func() time.Duration { return every })
 }
 
-// ForgetNames puts the names of this process's commands back, as a snapshot of a machine's memory does.
-func (c *Cluster) ForgetNames() {
+// ForgetNames puts the names of this process's commands back, as a snapshot of a machine's memory does: the last ones, or
+// all with 0.
+func (c *Cluster) ForgetNames(last uint64) {
 	c.seqs.mu.Lock()
 	defer c.seqs.mu.Unlock()
-	c.seqs.next, c.seqs.low = 1, 0
+	if last == 0 {
+		last = c.seqs.next - 1
+	}
+	c.seqs.next -= last
+	c.seqs.low = c.seqs.next - 1
 	clear(c.seqs.open)
 }
+
+// Marked is up to where this node says, durably, that it knows the log to be committed; Committed is up to where it is.
+func (c *Cluster) Marked() uint64 { return c.shown() }
+
+// Committed: see Marked.
+func (c *Cluster) Committed() uint64 { return c.raft.CommitIndex() }
 
 // Stopped is why another node stopped, as far as it could say so.
 func (c *Cluster) Stopped(node string) string {
@@ -203,3 +214,6 @@ func rewriteLog(cfg Config, change func(*raft.Log) *raft.Log) error {
 	}
 	return log.StoreLogs(logs)
 }
+
+// LeaderIndex is what a leader answers whoever has to confirm a miss.
+func (c *Cluster) LeaderIndex(ctx context.Context) (uint64, error) { return c.leaderIndex(ctx) }
