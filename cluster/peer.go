@@ -157,14 +157,14 @@ func (p *peers) shake(raw net.Conn, free func()) {
 		if err != nil {
 			name = "" // a member that was removed meanwhile: it is told so, and nothing else
 		}
-		p.http.give(&stalling{Conn: conn, node: name, time: p.c.cfg.stall})
+		p.http.give(&stalling{Conn: abrupt{conn}, node: name, time: p.c.cfg.stall})
 	case p.c.alpn(alpnRaft):
 		name, err := p.c.admit(cs.PeerCertificates)
 		if err != nil {
 			conn.Close()
 			return
 		}
-		p.raft.give(p.keepConn(conn, name, true))
+		p.raft.give(p.keepConn(abrupt{conn}, name, true))
 	default:
 		conn.Close()
 	}
@@ -239,8 +239,15 @@ func (p *peers) dial(ctx context.Context, node, alpn string) (net.Conn, error) {
 		raw.Close()
 		return nil, fmt.Errorf("node %s at %s: %w", node, m.Addr, err)
 	}
-	return conn, nil
+	return abrupt{conn}, nil
 }
+
+// abrupt is a TLS connection that is closed without the alert that tells the other side (RFC 8446, section 6.1). To send it, crypto/tls waits
+// up to 5 s for a wire that does not move, and net/http does so with a lock held. All protocols between nodes are framed: none of them takes a
+// connection's end for the end of a message.
+type abrupt struct{ *tls.Conn }
+
+func (c abrupt) Close() error { return c.NetConn().Close() }
 
 // close ends what serve began and waits for it. Raft has ended before.
 func (p *peers) close() error {
