@@ -55,7 +55,7 @@ lint: ## gofmt, tidy modules, vet, staticcheck, the import rules, govulncheck wh
 	GOOS=darwin CGO_ENABLED=0 go build -o /dev/null ./cmd/casemate
 	$(TOOL) staticcheck ./...
 	go test -count 1 -run '^TestImports$$' ./cmd/casemate
-	@if $(TOOL) govulncheck ./... > bin/govulncheck.txt 2>&1; then echo "govulncheck: nothing found"; \
+	@if $(TOOL) govulncheck $(if $(VULNDB),-db $(VULNDB)) ./... > bin/govulncheck.txt 2>&1; then echo "govulncheck: nothing found"; \
 	elif grep -qE 'fetching vulnerabilities|dial tcp|no such host|403|connection refused' bin/govulncheck.txt; then echo "govulncheck: its database cannot be had here, not checked"; \
 	else cat bin/govulncheck.txt; exit 1; fi
 
