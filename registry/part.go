@@ -148,6 +148,7 @@ func decodeManifest(d digest.Digest, data []byte) (*manifest, error) {
 	if m.Subject != nil && !validDigest(m.Subject.Digest.String()) {
 		m.Subject = nil
 	}
+	m.size = int64(len(data))
 	return &m, nil
 }
 
