@@ -284,12 +284,13 @@ func (j *job) room(c *bundle.Contents, need int64) error {
 	}
 	if room := j.e.cfg.Room(); need > room {
 		return fmt.Errorf("it needs up to %s and %s are free besides the disk's reserve: delete content and run casemate gc --now, or give the data directory a larger disk: %w",
-			bytesText(need), bytesText(max(room, 0)), syscall.ENOSPC)
+			BytesText(need), BytesText(max(room, 0)), syscall.ENOSPC)
 	}
 	return nil
 }
 
-func bytesText(n int64) string {
+// BytesText is a number of bytes as people write it.
+func BytesText(n int64) string {
 	switch {
 	case n >= 1<<30:
 		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
