@@ -36,6 +36,10 @@ func (a *Appliance) newImports() *content.Engine {
 			st := a.cluster.Status()
 			return st.DiskFree - st.DiskReserve
 		},
+		Discard: func(ctx context.Context, digests []string) (int64, error) {
+			r, err := a.cluster.Discard(ctx, digests)
+			return r.RemovedBytes, err
+		},
 	})
 }
 
