@@ -28,16 +28,31 @@ func (s *Server) List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 			yield(Info{}, err)
 			return
 		}
-		dir := "."
+		dir, part := ".", begin // the last element may be a part of one
 		if i := strings.LastIndexByte(begin, '/'); i >= 0 {
-			dir = begin[:i]
+			dir, part = begin[:i], begin[i+1:]
 		}
-		for name, fi := range s.cfg.Tree.Walk(dir, "") {
+		from := ""
+		if part != "" && fs.ValidPath(begin) {
+			from = begin
+			if fi, err := s.cfg.Tree.Stat(begin); err == nil { // the walk begins behind it
+				if h, ok := holding(begin, fi); ok && !yield(h.info(), nil) {
+					return
+				}
+			}
+		}
+		for name, fi := range s.cfg.Tree.Walk(dir, from) {
 			if err := ctx.Err(); err != nil {
 				yield(Info{}, fmt.Errorf("list %s: %w", prefix, err))
 				return
 			}
-			if h, ok := holding(name, fi); ok && strings.HasPrefix(name, begin) && !yield(h.info(), nil) {
+			if !strings.HasPrefix(name, begin) {
+				if from != "" {
+					return // those that begin so stand together
+				}
+				continue
+			}
+			if h, ok := holding(name, fi); ok && !yield(h.info(), nil) {
 				return
 			}
 		}

@@ -181,6 +181,22 @@ func TestListingsArePaged(t *testing.T) {
 	}
 }
 
+// walked counts what is walked over.
+type walked struct {
+	Tree
+	n int
+}
+
+func (w *walked) Walk(dir, after string) iter.Seq2[string, fs.FileInfo] {
+	return func(yield func(string, fs.FileInfo) bool) {
+		for name, fi := range w.Tree.Walk(dir, after) {
+			if w.n++; !yield(name, fi) {
+				return
+			}
+		}
+	}
+}
+
 func TestList(t *testing.T) {
 	f := start(t)
 	urls := []string{"https://files.test/", "https://files.test/a+b", "https://files.test/a/b?x", "https://files.test/a/c", "https://github.com/x", "https://pages.test/y"}
@@ -205,6 +221,17 @@ func TestList(t *testing.T) {
 		if !slices.Equal(got, slices.Sorted(slices.Values(wanted))) {
 			t.Errorf("%q: %q, want %q", prefix, got, wanted)
 		}
+	}
+	// What lies before and behind the prefix is not walked over.
+	w := &walked{Tree: f.tree}
+	cfg := f.config(t)
+	cfg.Tree = w
+	for range New(cfg).List(t.Context(), "https://files.test/a/") {
+	}
+	for range New(cfg).List(t.Context(), "git") {
+	}
+	if w.n > 4 { // those two and that one, and one behind it
+		t.Errorf("%d files walked over for three", w.n)
 	}
 	for range f.List(t.Context(), "") {
 		break
