@@ -16,7 +16,7 @@ import (
 
 const (
 	pageSize = 1000 // entries on one page of a listing
-	patience = 64   // files of one subdirectory that a listing steps over one by one before it seeks behind it
+	patience = 8    // files of one subdirectory that a listing steps over one by one before it seeks behind it
 )
 
 // List yields the files whose canonical URL begins with prefix ("" for all; "https://" may be left out, or a part of an element stand at the end), in

@@ -475,3 +475,32 @@ func TestAUserHasAShareOfUploads(t *testing.T) {
 		t.Errorf("%v", u.open)
 	}
 }
+
+// TestAClaimTakesItsRecordAlong is what a batch of somebody else's, as an import's is, has of a manifest: all names that
+// its claim takes along are in it.
+func TestAClaimTakesItsRecordAlong(t *testing.T) {
+	s := newPusher(t)
+	config := s.push("team/app", "{}")
+	text := referrerWith(config, digest.FromString("subject"), 1, 10, "a/b")
+	d := s.blob(text, "")
+	s.update(func(b Batch) { b.LinkWeak(layerPath("team/app", config), config.String()) })
+	var names []string
+	if err := s.tree.Update(t.Context(), func(b Batch) error {
+		return s.reg.Link(noting{b, &names}, Import{Repository: "team/app", Data: []byte(text)})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(names, summaryPath("team/app", d)) || !isRecord(s, "team/app", d) {
+		t.Errorf("an import brings %q", names)
+	}
+}
+
+type noting struct {
+	Batch
+	names *[]string
+}
+
+func (n noting) Put(name string, data []byte) {
+	*n.names = append(*n.names, name)
+	n.Batch.Put(name, data)
+}

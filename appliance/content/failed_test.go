@@ -261,3 +261,33 @@ func TestAnInterruptedImportKeepsItsBytes(t *testing.T) {
 		})
 	}
 }
+
+// TestCountsReadNothing: what metrics and status say of imports agrees with the list, and no index is read for it.
+func TestCountsReadNothing(t *testing.T) {
+	t.Parallel()
+	s := realSite(t)
+	want := func(complete, incomplete int) {
+		t.Helper()
+		c, i, err := s.Counts()
+		if err != nil || c != complete || i != incomplete {
+			t.Errorf("%d complete and %d not, %v, want %d and %d", c, i, err, complete, incomplete)
+		}
+		if c, list, err := s.Pending(); err != nil || c != complete || len(list) != incomplete {
+			t.Errorf("%d complete and %+v not, %v", c, list, err)
+		}
+		if list, err := s.List(); err != nil || len(list) != complete+incomplete {
+			t.Errorf("%d imports, %v", len(list), err)
+		}
+	}
+	want(0, 0)
+	whole := archiveOf(t, "gzip", 10, 100<<10)
+	if _, err := s.Import(t.Context(), Request{Name: "whole", Inputs: []bundle.Input{inputOf(t, whole)}}); err != nil {
+		t.Fatal(err)
+	}
+	want(1, 0)
+	other := archiveOf(t, "gzip", 10, 90<<10)
+	if _, err := s.Import(t.Context(), Request{Name: "half", Inputs: []bundle.Input{{Name: "p", File: pipeOf(other[:len(other)-len(other)/4])}}}); err == nil {
+		t.Fatal("half of it is imported")
+	}
+	want(1, 1)
+}
