@@ -32,39 +32,38 @@ type expansion struct {
 func (x *expansion) most() int64 { return x.free + x.times*x.in.Load() }
 
 // add counts n more bytes that come out; an error if they are too many.
-func (x *expansion) add(name string, n int64) error {
+func (x *expansion) add(n int64) error {
 	if x.out.Add(n) > x.most() {
-		return x.tooMuch(name)
+		return x.tooMuch()
 	}
 	return nil
 }
 
 // claim refuses a file of size bytes that cannot fit, before the first of them is written.
-func (x *expansion) claim(name string, size int64) error {
+func (x *expansion) claim(size int64) error {
 	if !x.stream && size > x.most()-x.out.Load() {
-		return x.tooMuch(name)
+		return x.tooMuch()
 	}
 	return nil
 }
 
-func (x *expansion) tooMuch(name string) error {
-	return fmt.Errorf("%s: it decompresses to more than %d MiB and %d times its size, which no archive of images or files does: "+
+func (x *expansion) tooMuch() error {
+	return fmt.Errorf("it decompresses to more than %d MiB and %d times its size, which no archive of images or files does: "+
 		"if it is right all the same, decompress it first (gunzip, unzstd, cp --sparse=never) and import the result: %w",
-		name, x.free>>20, x.times, fs.ErrInvalid)
+		x.free>>20, x.times, fs.ErrInvalid)
 }
 
 // reader is r, the output of a decompressor, which ends with an error when it is too long.
-func (x *expansion) reader(name string, r io.Reader) io.Reader { return &expanding{r, x, name} }
+func (x *expansion) reader(r io.Reader) io.Reader { return &expanding{r, x} }
 
 type expanding struct {
 	io.Reader
-	x    *expansion
-	name string
+	x *expansion
 }
 
 func (e *expanding) Read(p []byte) (int, error) {
 	n, err := e.Reader.Read(p)
-	if tooMuch := e.x.add(e.name, int64(n)); tooMuch != nil {
+	if tooMuch := e.x.add(int64(n)); tooMuch != nil {
 		return 0, tooMuch
 	}
 	return n, err

@@ -245,7 +245,7 @@ func (p *streamPart) load(ctx context.Context, r *reading) error {
 	}
 	defer closing()
 	if p.format != plainTar {
-		plain = r.expanded.reader(p.name, plain)
+		plain = r.expanded.reader(plain)
 	}
 	a, err := r.streamTar(ctx, p.name, plain, p.depth, p.format != plainTar)
 	if err != nil {

@@ -265,7 +265,7 @@ func (r *reading) plainDigest(ctx context.Context, e *entry, f format, like stri
 	defer closing()
 	r.verified.in.Add(e.size)
 	h := newHash(like)
-	if _, err := io.Copy(h, r.verified.reader(e.name, plain)); err != nil {
+	if _, err := io.Copy(h, r.verified.reader(plain)); err != nil {
 		return "", err
 	}
 	return sumString(like, h), nil

@@ -177,13 +177,16 @@ func (r *reading) streamTar(ctx context.Context, name string, src io.Reader, dep
 // claimed judges the size that a header says: in an archive that is decompressed it has to fit into what may come out,
 // and a sparse file has bytes that the archive itself does not have.
 func (r *reading) claimed(a *archive, e *entry, sparse bool) error {
+	var err error
 	if sparse {
-		return r.expanded.add(a.name+": "+e.name, e.size)
+		err = r.expanded.add(e.size)
+	} else if a.expanded {
+		err = r.expanded.claim(e.size)
 	}
-	if !a.expanded {
-		return nil
+	if err != nil {
+		return a.failed(e.name, err)
 	}
-	return r.expanded.claim(a.name+": "+e.name, e.size)
+	return nil
 }
 
 // streamEntry takes one file out of a streamed tar: documents are kept, archives are opened, blobs are stored, the rest is passed over.
@@ -220,7 +223,7 @@ func (r *reading) streamEntry(ctx context.Context, g *errgroup.Group, a *archive
 			defer closing()
 			expanded := a.expanded
 			if e.format != plainTar {
-				inner, expanded = r.expanded.reader(a.name+": "+e.name, inner), true
+				inner, expanded = r.expanded.reader(inner), true
 			}
 			e.nested, err = r.streamTar(ctx, a.name+": "+e.name, inner, depth+1, expanded)
 			return err
