@@ -276,7 +276,9 @@ type fileInfo struct {
 
 func (a *Appliance) getFiles(r *http.Request) (any, error) {
 	list := a.files.List(r.Context(), r.URL.Query().Get("prefix"))
-	return streamOf(list, func(i fileserver.Info) (any, bool) { return fileInfo{i.URL, i.Digest, i.Size, i.Time}, true }), nil
+	return streamOf(list, func(i fileserver.Info) (any, bool) {
+		return fileInfo{i.URL, i.Digest, i.Size, i.Time}, true
+	}), nil
 }
 
 type certInfo struct {

@@ -53,7 +53,10 @@ func TestBenchCost(t *testing.T) {
 	layer := blob("a layer")
 	var list []string
 	for i := range manifests {
-		list = append(list, blob(fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"%s","size":7},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"%s","size":7}],"annotations":{"n":"%d","pad":"%s"}}`,
+		list = append(list, blob(fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",`+
+			`"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"%s","size":7},`+
+			`"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"%s","size":7}],`+
+			`"annotations":{"n":"%d","pad":"%s"}}`,
 			layer, layer, i, strings.Repeat("x", 1000))))
 	}
 	update := func(count int, edit func(b cluster.Batch, i int)) {
@@ -86,7 +89,11 @@ func TestBenchCost(t *testing.T) {
 	update(1, func(b cluster.Batch, _ int) { image(b, "registry.k8s.io/signed", "v1", list[0]) })
 	for i := range referrers {
 		if _, err := n.registry.PutManifest(ctx, "registry.k8s.io/signed", "", "", fmt.Appendf(nil,
-			`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","artifactType":"application/spdx+json","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":7},"layers":[],"subject":{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"%s","size":7},"annotations":{"n":"%d","pad":"%s"}}`,
+			`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",`+
+				`"artifactType":"application/spdx+json","layers":[],`+
+				`"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":7},`+
+				`"subject":{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"%s","size":7},`+
+				`"annotations":{"n":"%d","pad":"%s"}}`,
 			layer, subject, i, strings.Repeat("y", 3_900_000))); err != nil {
 			t.Fatal(err)
 		}
@@ -119,7 +126,8 @@ func TestBenchCost(t *testing.T) {
 		{"`tags/list` of 10 000", web("http://registry.k8s.io/v2/many/tags/list")},
 		{"`tags/list` of a name that is nowhere", web("http://registry.k8s.io/v2/nowhere/tags/list")},
 		{"a manifest that is nowhere", web("http://registry.casemate.internal/v2/some/nowhere/manifests/v1")},
-		{"`referrers`, a filter that takes none", web("http://registry.k8s.io/v2/signed/referrers/" + subject + "?artifactType=a/b")},
+		{"`referrers`, a filter that takes none",
+			web("http://registry.k8s.io/v2/signed/referrers/" + subject + "?artifactType=a/b")},
 		{"`referrers`, all", web("http://registry.k8s.io/v2/signed/referrers/" + subject)},
 		{"a blob with 19 001 ranges", web("http://registry.k8s.io/v2/many/blobs/"+layer, many)},
 		{"`/casemate` with 19 001 ranges", web("http://casemate.internal/casemate", many)},
@@ -158,7 +166,8 @@ func TestBenchCost(t *testing.T) {
 		if status >= 400 {
 			note = fmt.Sprintf(" (%d)", status)
 		}
-		t.Logf("| %s%s | %d | %.1f ms | %.1f ms | %.1f MB |", q.what, note, bytes, cpu[0].Seconds()*1000, cpu[1].Seconds()*1000, float64(alloc)/1e6)
+		t.Logf("| %s%s | %d | %.1f ms | %.1f ms | %.1f MB |", q.what, note, bytes, cpu[0].Seconds()*1000,
+			cpu[1].Seconds()*1000, float64(alloc)/1e6)
 	}
 }
 

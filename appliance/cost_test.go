@@ -171,8 +171,8 @@ func TestNamesAreCountedSometimes(t *testing.T) {
 func TestStatusTellsOfUploads(t *testing.T) {
 	got := uploadWarnings(registry.Uploads{Open: 20, Most: 40, Share: 10, Users: []registry.UserUploads{
 		{User: "eve", Open: 10, Ended: 3}, {User: "ann", Open: 9}, {User: "bob", Open: 1, Ended: 1}, {User: "", Open: 20}}})
-	if len(got) != 2 || !strings.Contains(got[0], "eve has 10 unfinished uploads") || !strings.Contains(got[0], "3 so far") ||
-		!strings.Contains(got[1], "bob has 1") {
+	if len(got) != 2 || !strings.Contains(got[0], "eve has 10 unfinished uploads") ||
+		!strings.Contains(got[0], "3 so far") || !strings.Contains(got[1], "bob has 1") {
 		t.Errorf("%q", got)
 	}
 	n := newNode(t, InitOptions{})
@@ -185,7 +185,8 @@ func TestStatusTellsOfUploads(t *testing.T) {
 	}
 	var s struct{ Uploads registry.Uploads }
 	n.must("GET", "status", nil, &s)
-	if u := s.Uploads; u.Open != 1 || u.Share == 0 || len(u.Users) != 1 || u.Users[0].User != "ada" || u.Users[0].Open != 1 {
+	if u := s.Uploads; u.Open != 1 || u.Share == 0 || len(u.Users) != 1 || u.Users[0].User != "ada" ||
+		u.Users[0].Open != 1 {
 		t.Errorf("%+v", u)
 	}
 }

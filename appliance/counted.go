@@ -24,8 +24,10 @@ type counted struct {
 	took          time.Duration
 }
 
-// now returns the numbers at the state applied. count counts; it ends with its context and says whether it came to the end.
-func (c *counted) now(ctx context.Context, applied uint64, count func(context.Context) (images, files int, ok bool)) (int, int) {
+// now returns the numbers at the state applied. count counts; it ends with its context and says whether it came to
+// the end.
+func (c *counted) now(ctx context.Context, applied uint64, count func(context.Context) (images, files int, ok bool)) (
+	images, files int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.known && (c.applied == applied || time.Since(c.at) < countShare*c.took) {

@@ -31,7 +31,8 @@ func (a *Appliance) getImages(r *http.Request) (any, error) {
 		if i.Reference == "" {
 			ref = i.Name + "@" + i.Digest.String()
 		}
-		return imageInfo{i.Name, ref, i.Digest.String(), i.MediaType, i.Size, i.Sparse, i.Lost}, strings.HasPrefix(ref, prefix)
+		info := imageInfo{i.Name, ref, i.Digest.String(), i.MediaType, i.Size, i.Sparse, i.Lost}
+		return info, strings.HasPrefix(ref, prefix)
 	}), nil
 }
 

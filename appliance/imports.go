@@ -194,8 +194,10 @@ func importWarnings(list []content.Import) []string {
 		case len(i.Missing) > 0:
 			out = append(out, fmt.Sprintf("import %s is not complete: of its %d parts, import %s as well; or casemate import remove %s", i.Name, i.Parts, strings.Trim(fmt.Sprint(i.Missing), "[]"), i.Name))
 		default:
-			out = append(out, fmt.Sprintf("import %s was interrupted: import %s again, it goes on where it was; what was read of it, %s, is kept until %s or casemate import remove %s",
-				i.Name, strings.Join(i.Sources[:min(len(i.Sources), 3)], " "), content.BytesText(i.BytesNew), i.KeptUntil().Format(time.DateOnly), i.Name))
+			out = append(out, fmt.Sprintf("import %s was interrupted: import %s again, it goes on where it was; "+
+				"what was read of it, %s, is kept until %s or casemate import remove %s",
+				i.Name, strings.Join(i.Sources[:min(len(i.Sources), 3)], " "), content.BytesText(i.BytesNew),
+				i.KeptUntil().Format(time.DateOnly), i.Name))
 		}
 	}
 	return out[:min(len(out), 20)]

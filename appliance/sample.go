@@ -49,7 +49,8 @@ func (s *samples) get(ctx context.Context, find func(context.Context) doctor.Sam
 	done := make(chan struct{})
 	s.looking = done
 	s.mu.Unlock()
-	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), sampleTime) // for all who ask, not for the one who asked first
+	// For all who ask, not for the one who asked first.
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), sampleTime)
 	defer cancel()
 	found := find(limit)
 	s.mu.Lock()

@@ -134,7 +134,8 @@ func (t *tarScan) end(rest io.Reader) error {
 
 // streamTar reads a tar in order and stores what may be a blob as it comes. depth counts the archives that it is in.
 // expanded says that src comes out of a decompressor.
-func (r *reading) streamTar(ctx context.Context, name string, src io.Reader, depth int, expanded bool) (*archive, error) {
+func (r *reading) streamTar(ctx context.Context, name string, src io.Reader, depth int, expanded bool) (*archive,
+	error) {
 	a := newArchive(name)
 	a.expanded = expanded
 	counting := &countingReader{r: src}

@@ -64,7 +64,8 @@ func TestDiscard(t *testing.T) {
 		t.Fatal(err)
 	}
 	b, _ := c.machine.view.Load().Blob(d)
-	if _, err := c.propose(ctx, &state.Stage{ID: "s", Until: b.Until.UnixNano(), Ops: []state.Op{&state.Put{Name: "a", Data: []byte("x")}}}); err != nil {
+	staged := []state.Op{&state.Put{Name: "a", Data: []byte("x")}}
+	if _, err := c.propose(ctx, &state.Stage{ID: "s", Until: b.Until.UnixNano(), Ops: staged}); err != nil {
 		t.Fatal(err)
 	}
 	if r, err := c.Discard(ctx, mine); err != nil || r.Blobs != 0 || c.Status().Stages != 1 {

@@ -14,7 +14,8 @@ import (
 const maxRanges = 32
 
 // BoundRanges returns r as http.ServeContent may see it for content of size bytes: without a Range header that asks for
-// more than 32 parts or in a unit that is not bytes, and with ranges that overlap or touch merged into one, in the order
+// more than 32 parts or in a unit that is not bytes, and with ranges that overlap or touch merged into one, in the
+// order
 // of their first bytes (RFC 9110, sections 14.2 and 15.3.7.2). Each part of an answer costs a header and a seek, so the
 // cost follows what is sent and not what was asked. What cannot be read is left for http.ServeContent to refuse.
 func BoundRanges(r *http.Request, size int64) *http.Request {
@@ -41,7 +42,8 @@ func withRange(r *http.Request, value string) *http.Request {
 	return r
 }
 
-// mergeRanges merges the ranges of a list that overlap or touch; !ok if there are none, or if something in it is no range.
+// mergeRanges merges the ranges of a list that overlap or touch; !ok if there are none, or if something in it is no
+// range.
 func mergeRanges(specs string, size int64) (merged string, ok bool) {
 	type span struct{ first, end int64 } // the bytes from first on and before end
 	var spans []span

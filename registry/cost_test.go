@@ -86,7 +86,9 @@ func (c countedBlob) Read(p []byte) (int, error) {
 
 // referrerWith is a manifest that refers to subject, with so many bytes of annotations beside "n".
 func referrerWith(config, subject digest.Digest, n int, annotations int, artifactType string) string {
-	return fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","artifactType":"%s","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":2},"layers":[],"subject":{"digest":"%s","size":1},"annotations":{"n":"%d","pad":"%s"}}`,
+	return fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","artifactType":"%s","layers":[],`+
+		`"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":2},`+
+		`"subject":{"digest":"%s","size":1},"annotations":{"n":"%d","pad":"%s"}}`,
 		typeOCIManifest, artifactType, config, subject, n, strings.Repeat("x", annotations))
 }
 
@@ -196,13 +198,16 @@ func isRecord(s *pusher, repo string, d digest.Digest) bool {
 	return err == nil
 }
 
-// TestReferrersWithoutRecords: of a store that an earlier version wrote, or a later one in its own way, each page reads a
+// TestReferrersWithoutRecords: of a store that an earlier version wrote, or a later one in its own way, each page
+// reads a
 // bounded number of bytes, nothing is left out, and what was read once is not read again.
 func TestReferrersWithoutRecords(t *testing.T) {
 	for what, with := range map[string]func(b Batch, name string){
-		"no records":                 func(b Batch, name string) { b.Remove(name) },
-		"records of a later version": func(b Batch, name string) { b.Put(name, []byte(`{"v":2,"subject":"sha256:x","size":1}`)) },
-		"records that are none":      func(b Batch, name string) { b.Put(name, []byte("\x00")) },
+		"no records": func(b Batch, name string) { b.Remove(name) },
+		"records of a later version": func(b Batch, name string) {
+			b.Put(name, []byte(`{"v":2,"subject":"sha256:x","size":1}`))
+		},
+		"records that are none": func(b Batch, name string) { b.Put(name, []byte("\x00")) },
 	} {
 		t.Run(what, func(t *testing.T) {
 			w := &work{}
@@ -225,7 +230,8 @@ func TestReferrersWithoutRecords(t *testing.T) {
 			if !slices.Equal(got, []string{"0", "1", "2", "3", "4"}) || pages < 2 {
 				t.Errorf("%q in %d pages", got, pages)
 			}
-			if _, _, bytes := w.during(func() { got, pages, _ = s.follow(list + "?artifactType=a/b") }); bytes > 0 || pages != 1 || len(got) != many {
+			_, _, bytes := w.during(func() { got, pages, _ = s.follow(list + "?artifactType=a/b") })
+			if bytes > 0 || pages != 1 || len(got) != many {
 				t.Errorf("asked again: %d of them in %d pages, %d bytes read", len(got), pages, bytes)
 			}
 			// A page that the filter empties leads on.
@@ -303,10 +309,12 @@ func TestTagsCostTheirPage(t *testing.T) {
 			got, link = decode[tagList](t, res), res.Header.Get("Link")
 		})
 		if !slices.Equal(got.Tags, c.want) || (link != "") != c.more || walked > c.walked {
-			t.Errorf("%s: %q, Link %q, %d names walked, want %q and at most %d", c.query, got.Tags, link, walked, c.want, c.walked)
+			t.Errorf("%s: %q, Link %q, %d names walked, want %q and at most %d", c.query, got.Tags, link, walked,
+				c.want, c.walked)
 		}
 	}
-	if got := decode[tagList](t, s.ask(s.own, "GET", "/v2/app/tags/list")); len(got.Tags) != 2*many+1 || !slices.IsSorted(got.Tags) {
+	got := decode[tagList](t, s.ask(s.own, "GET", "/v2/app/tags/list"))
+	if len(got.Tags) != 2*many+1 || !slices.IsSorted(got.Tags) {
 		t.Errorf("%d tags", len(got.Tags))
 	}
 }
@@ -387,7 +395,8 @@ func TestSamplesAreBounded(t *testing.T) {
 			seen[i.Name]++
 		}
 	})
-	if walked > 30 || bytes > sampleBytes || seen["registry.k8s.io/aaa"] != sampleTags || seen["registry.k8s.io/zzz"] != 6 {
+	if walked > 30 || bytes > sampleBytes || seen["registry.k8s.io/aaa"] != sampleTags ||
+		seen["registry.k8s.io/zzz"] != 6 {
 		t.Errorf("%d names walked, %d bytes read, %v", walked, bytes, seen)
 	}
 }
@@ -400,7 +409,8 @@ func TestADeepIndexIsBounded(t *testing.T) {
 	at := s.put(repo, digest.FromString(text).String(), typeOCIManifest, text)
 	for i := range 3 * maxNested {
 		// Each level lists the next one twice: who goes down both ways has 2 to the power of the depth to go.
-		one := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","manifests":[{"mediaType":"%[1]s","digest":"%s","size":1},{"mediaType":"%[1]s","digest":"%[2]s","size":2}],"annotations":{"n":"%d"}}`, typeOCIIndex, at, i)
+		one := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","manifests":[{"mediaType":"%[1]s","digest":"%s","size":1},`+
+			`{"mediaType":"%[1]s","digest":"%[2]s","size":2}],"annotations":{"n":"%d"}}`, typeOCIIndex, at, i)
 		at = s.put(repo, digest.FromString(one).String(), typeOCIIndex, one)
 	}
 	s.update(func(b Batch) { b.Link(tagPath(repo, "deep"), at.String()) })
@@ -434,8 +444,10 @@ func TestAUserHasAShareOfUploads(t *testing.T) {
 	}
 	loc := s.expect(202, "PATCH", s.open("team/app"), "x").Header.Get("Location")
 	s.expect(201, "PUT", withDigest(loc, digest.FromString("x")), "")
-	if got := s.reg.Uploads(); got.Open != shareOfSessions+1 || got.Users[0].User != "eve" || got.Users[0].Open != shareOfSessions ||
-		got.Users[0].Ended != maxSessions-shareOfSessions || got.Users[1].User != "ann" || got.Users[1].Open != 1 || got.Users[1].Bytes != 5 {
+	got := s.reg.Uploads()
+	if got.Open != shareOfSessions+1 || got.Users[0].User != "eve" || got.Users[0].Open != shareOfSessions ||
+		got.Users[0].Ended != maxSessions-shareOfSessions || got.Users[1].User != "ann" || got.Users[1].Open != 1 ||
+		got.Users[1].Bytes != 5 {
 		t.Errorf("%+v", got)
 	}
 	// Her own oldest one goes for a new one, with its bytes; those that are being written stay.
@@ -476,7 +488,8 @@ func TestAUserHasAShareOfUploads(t *testing.T) {
 	}
 }
 
-// TestAClaimTakesItsRecordAlong is what a batch of somebody else's, as an import's is, has of a manifest: all names that
+// TestAClaimTakesItsRecordAlong is what a batch of somebody else's, as an import's is, has of a manifest: all names
+// that
 // its claim takes along are in it.
 func TestAClaimTakesItsRecordAlong(t *testing.T) {
 	s := newPusher(t)

@@ -196,7 +196,8 @@ func (r *Registry) listable(ctx context.Context, repo string, n named) (*summary
 
 // imageOf describes an image. below returns what is known of a manifest of the repository, nil if there is none.
 func (r *Registry) imageOf(repo string, n named, m *summary, below func(digest.Digest) *summary) Image {
-	img := Image{Name: repo, Reference: n.tag, Digest: n.digest, MediaType: m.MediaType, ArtifactType: m.ArtifactType, Stored: n.stored}
+	img := Image{Name: repo, Reference: n.tag, Digest: n.digest, MediaType: m.MediaType, ArtifactType: m.ArtifactType,
+		Stored: n.stored}
 	sized := map[digest.Digest]bool{}
 	add := func(d digest.Digest) {
 		if !sized[d] {

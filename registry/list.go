@@ -32,15 +32,26 @@ func (r *Registry) merged(dirs []listed) iter.Seq2[string, string] {
 			repo, head string
 			next       func() (string, bool)
 		}
-		var sources []*source
-		for _, d := range dirs {
-			next, stop := iter.Pull(func(yield func(string) bool) {
+		names := func(d listed) iter.Seq[string] {
+			return func(yield func(string) bool) {
 				for name, fi := range r.tree.Walk(d.dir, d.after) {
 					if l, ok := fi.(linked); ok && l.Digest() != "" && !yield(name[len(d.dir)+1:]) {
 						return
 					}
 				}
-			})
+			}
+		}
+		if len(dirs) == 1 { // as usual, and there is nothing to merge
+			for name := range names(dirs[0]) {
+				if !yield(name, dirs[0].repo) {
+					return
+				}
+			}
+			return
+		}
+		var sources []*source
+		for _, d := range dirs {
+			next, stop := iter.Pull(names(d))
 			defer stop()
 			if head, ok := next(); ok {
 				sources = append(sources, &source{d.repo, head, next})

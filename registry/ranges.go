@@ -43,7 +43,8 @@ func withRange(r *http.Request, value string) *http.Request {
 	return r
 }
 
-// mergeRanges merges the ranges of a list that overlap or touch; !ok if there are none, or if something in it is no range.
+// mergeRanges merges the ranges of a list that overlap or touch; !ok if there are none, or if something in it is no
+// range.
 func mergeRanges(specs string, size int64) (merged string, ok bool) {
 	type span struct{ first, end int64 } // the bytes from first on and before end
 	var spans []span

@@ -25,7 +25,8 @@ const (
 	summaryVersion = 1
 	// maxSummary is the largest record that the tree takes, in bytes.
 	maxSummary = 4096
-	// summarizeFrom is the size in bytes from which a manifest has a record whatever it is. A smaller one that refers to
+	// summarizeFrom is the size in bytes from which a manifest has a record whatever it is. A smaller one that refers
+	// to
 	// nothing costs a list less to read than the record would cost memory on each node for good.
 	summarizeFrom = 16 << 10
 	// maxAnnotations bounds what a list says of a manifest's annotations, in bytes of JSON: with more, only those that
@@ -92,7 +93,8 @@ func sizeOfAnnotations(m map[string]string) (n int) {
 
 // summarize makes the summary of a manifest.
 func summarize(m *manifest) *summary {
-	s := &summary{Version: summaryVersion, MediaType: boundType(m.kind()), ArtifactType: boundType(m.ArtifactType), Size: m.size}
+	s := &summary{Version: summaryVersion, MediaType: boundType(m.kind()), ArtifactType: boundType(m.ArtifactType),
+		Size: m.size}
 	if m.Config != nil {
 		s.ConfigType = boundType(m.Config.MediaType)
 	}

@@ -55,7 +55,8 @@ type session struct {
 }
 
 func newUploads(t Tree) *uploads {
-	return &uploads{tree: t, now: time.Now, sessions: map[string]*session{}, open: map[string]int{}, ended: map[string]uint64{}}
+	return &uploads{tree: t, now: time.Now, sessions: map[string]*session{}, open: map[string]int{},
+		ended: map[string]uint64{}}
 }
 
 // uploadKey names the scratch file of upload id in repo; it is a valid id for CreateBlob whatever repo is, and it is another one in
@@ -79,7 +80,8 @@ func (u *uploads) startFor(user, key, started string) error {
 	return errors.Join(err, u.remove(gone))
 }
 
-// own says whose session it is, of one that was taken up from its scratch file. A user who has more than a share with it
+// own says whose session it is, of one that was taken up from its scratch file. A user who has more than a share with
+// it
 // loses the one that lay idle longest.
 func (u *uploads) own(user, key string) error {
 	u.mu.Lock()
@@ -118,7 +120,8 @@ func (u *uploads) forget(key string) {
 	}
 }
 
-// room makes room for one more session of user, or says TOOMANYREQUESTS. gone is the key of a session that was ended for
+// room makes room for one more session of user, or says TOOMANYREQUESTS. gone is the key of a session that was ended
+// for
 // it, whose scratch file must be removed without the lock; "" for none. u.mu is held.
 func (u *uploads) room(user string) (gone string, err error) {
 	n := u.open

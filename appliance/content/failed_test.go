@@ -37,7 +37,8 @@ func archiveOf(t testing.TB, how string, files, size int) []byte {
 		for k := range data {
 			data[k] = byte((k*k*7 + k*i*13 + i) >> (k % 5))
 		}
-		if err := tw.WriteHeader(&tar.Header{Name: fmt.Sprintf("dl.k8s.io/%d", i), Mode: 0o644, Size: int64(size), Typeflag: tar.TypeReg}); err != nil {
+		h := &tar.Header{Name: fmt.Sprintf("dl.k8s.io/%d", i), Mode: 0o644, Size: int64(size), Typeflag: tar.TypeReg}
+		if err := tw.WriteHeader(h); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := tw.Write(data); err != nil {
@@ -60,7 +61,8 @@ func bombOf(t testing.TB) []byte {
 	}
 	tw := tar.NewWriter(w)
 	for i := range 200 {
-		if err := tw.WriteHeader(&tar.Header{Name: fmt.Sprintf("dl.k8s.io/%d", i), Mode: 0o644, Size: 1 << 20, Typeflag: tar.TypeReg}); err != nil {
+		h := &tar.Header{Name: fmt.Sprintf("dl.k8s.io/%d", i), Mode: 0o644, Size: 1 << 20, Typeflag: tar.TypeReg}
+		if err := tw.WriteHeader(h); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := tw.Write(bytes.Repeat([]byte{byte(i)}, 1<<20)); err != nil {
@@ -136,7 +138,7 @@ func TestAFailedImportFreesItsBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Import(t.Context(), Request{Name: "other", Inputs: []bundle.Input{{Name: "pipe", File: pipeOf(cut(archiveOf(t, "gzip", 3, 100<<10)))}}}); err == nil {
+	if err := s.imports("other", pipeOf(cut(archiveOf(t, "gzip", 3, 100<<10)))); err == nil {
 		t.Fatal("half a pipe is imported")
 	}
 	blobs, disk := s.node.Status().Blobs, s.onDisk()
@@ -154,7 +156,7 @@ func TestAFailedImportFreesItsBytes(t *testing.T) {
 		{"a bomb", bombOf(t)},
 	} {
 		written := s.written()
-		_, err := s.Import(t.Context(), Request{Name: "x", Inputs: []bundle.Input{inputOf(t, c.b)}})
+		err := s.imports("x", inputOf(t, c.b))
 		if err == nil || *written == 0 {
 			t.Errorf("%s: %v, %d bytes written", c.what, err, *written)
 			continue
@@ -176,12 +178,18 @@ func TestAFailedImportFreesItsBytes(t *testing.T) {
 		t.Errorf("the layer of a push under way: %v", err)
 	}
 	// Whole, it is imported.
-	if _, err := s.Import(t.Context(), Request{Name: "x", Inputs: []bundle.Input{inputOf(t, archiveOf(t, "zstd", 20, 100<<10))}}); err != nil {
+	if err := s.imports("x", inputOf(t, archiveOf(t, "zstd", 20, 100<<10))); err != nil {
 		t.Error(err)
 	}
 }
 
-func pipeOf(b []byte) fs.File { return pipe{bytes.NewReader(b)} }
+// imports imports one input.
+func (s *site) imports(name string, in bundle.Input) error {
+	_, err := s.Import(s.t.Context(), Request{Name: name, Inputs: []bundle.Input{in}})
+	return err
+}
+
+func pipeOf(b []byte) bundle.Input { return bundle.Input{Name: "pipe", File: pipe{bytes.NewReader(b)}} }
 
 type pipe struct{ io.Reader }
 
@@ -227,12 +235,10 @@ func TestAnInterruptedImportKeepsItsBytes(t *testing.T) {
 				}
 				return nil, false
 			}
-			_, err := s.Import(t.Context(), Request{Name: "x", Inputs: []bundle.Input{inputOf(t, whole)}})
-			return err
+			return s.imports("x", inputOf(t, whole))
 		}},
 		{"a pipe was cut off", func(s *site) error {
-			_, err := s.Import(t.Context(), Request{Name: "x", Inputs: []bundle.Input{{Name: "p", File: pipeOf(whole[:len(whole)-len(whole)/4])}}})
-			return err
+			return s.imports("x", pipeOf(whole[:len(whole)-len(whole)/4]))
 		}},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -247,12 +253,13 @@ func TestAnInterruptedImportKeepsItsBytes(t *testing.T) {
 			if perr != nil || len(list) != 1 || list[0].BytesNew == 0 || !list[0].KeptUntil().After(s.clock()) {
 				t.Fatalf("%v: pending %+v, %v", err, list, perr)
 			}
-			if !strings.Contains(err.Error(), "is kept until 2026-02-01: import the same again") || !strings.Contains(err.Error(), "casemate import remove x") {
+			if !strings.Contains(err.Error(), "is kept until 2026-02-01: import the same again") ||
+				!strings.Contains(err.Error(), "casemate import remove x") {
 				t.Errorf("it does not say what is kept: %v", err)
 			}
 			s.gc()
 			kept := s.node.Status().Blobs
-			if _, err := s.Import(t.Context(), Request{Name: "x", Inputs: []bundle.Input{inputOf(t, whole)}}); err != nil {
+			if err := s.imports("x", inputOf(t, whole)); err != nil {
 				t.Fatal(err)
 			}
 			if kept == 0 {
@@ -281,12 +288,12 @@ func TestCountsReadNothing(t *testing.T) {
 	}
 	want(0, 0)
 	whole := archiveOf(t, "gzip", 10, 100<<10)
-	if _, err := s.Import(t.Context(), Request{Name: "whole", Inputs: []bundle.Input{inputOf(t, whole)}}); err != nil {
+	if err := s.imports("whole", inputOf(t, whole)); err != nil {
 		t.Fatal(err)
 	}
 	want(1, 0)
 	other := archiveOf(t, "gzip", 10, 90<<10)
-	if _, err := s.Import(t.Context(), Request{Name: "half", Inputs: []bundle.Input{{Name: "p", File: pipeOf(other[:len(other)-len(other)/4])}}}); err == nil {
+	if err := s.imports("half", pipeOf(other[:len(other)-len(other)/4])); err == nil {
 		t.Fatal("half of it is imported")
 	}
 	want(1, 1)

@@ -390,7 +390,8 @@ func (j *job) abort(ctx context.Context, s *sink, cause error) error {
 		}
 	}
 	if n := s.keeps(); n > 0 {
-		j.fate = fmt.Sprintf("what was read of it, %s, is kept until %s: import the same again and it goes on there, or casemate import remove %s",
+		j.fate = fmt.Sprintf("what was read of it, %s, is kept until %s: import the same again and it goes on there, "+
+			"or casemate import remove %s",
 			BytesText(n), j.e.cfg.Now().Add(pendingAge).UTC().Format(time.DateOnly), p.Name)
 	}
 	return nil

@@ -105,7 +105,8 @@ func (e *Engine) pendingImport(p pending) Import {
 // pendingBlobs is pendingImport without names.
 func (e *Engine) pendingBlobs(p pending) Import {
 	i := Import{State: Incomplete, Parts: p.Parts, Have: p.Have, Missing: p.missing(), Running: e.isRunning(p.Key)}
-	i.Record = Record{Name: p.Name, Kind: p.Kind, ID: p.ID, Sources: p.Sources, Signer: p.Signer, Time: p.Touched, Node: p.Node}
+	i.Record = Record{Name: p.Name, Kind: p.Kind, ID: p.ID, Sources: p.Sources, Signer: p.Signer, Time: p.Touched,
+		Node: p.Node}
 	for name, info := range e.cfg.Tree.Walk(p.dir(), "") {
 		fresh := strings.HasPrefix(name, p.dir()+"/new/")
 		if !fresh && !strings.HasPrefix(name, p.dir()+"/held/") {

@@ -40,7 +40,8 @@ type Name struct {
 	path   string // in the tree
 }
 
-// edit is a link, or a record, that an import is going to make. It is a Batch that was written down, because it is counted, compared and tried again.
+// edit is a link, or a record, that an import is going to make. It is a Batch that was written down, because it is
+// counted, compared and tried again.
 type edit struct {
 	name, digest string
 	holds        []string

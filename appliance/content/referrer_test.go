@@ -18,13 +18,16 @@ func TestReferrersOfAnImport(t *testing.T) {
 	p := newPack("b.tar")
 	subject := p.image("quay.io/app:1", []byte("layer"))
 	config := p.blob([]byte("{}"))
-	text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"artifactType":"a/sbom","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":%q,"size":2},"layers":[],"subject":{"mediaType":%q,"digest":%q,"size":1},"annotations":{"n":"1"}}`,
+	text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"artifactType":"a/sbom",`+
+		`"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":%q,"size":2},"layers":[],`+
+		`"subject":{"mediaType":%q,"digest":%q,"size":1},"annotations":{"n":"1"}}`,
 		mediaManifest, config, mediaManifest, subject)
 	d := p.manifest("quay.io/app", mediaManifest, text)
 	record := "registry/repositories/quay.io/app/_summaries/" + strings.Replace(d, ":", "/", 1)
 	listed := func() string {
 		w := httptest.NewRecorder()
-		s.reg.Serve(w, httptest.NewRequest("GET", "/v2/app/referrers/"+subject, nil), registry.View{Origin: "quay.io", Host: "quay.io"})
+		s.reg.Serve(w, httptest.NewRequest("GET", "/v2/app/referrers/"+subject, nil),
+			registry.View{Origin: "quay.io", Host: "quay.io"})
 		return w.Body.String()
 	}
 	has := func() bool { _, err := s.tree.Stat(record); return err == nil }
@@ -52,7 +55,8 @@ func TestReferrersOfAnImport(t *testing.T) {
 	if _, err := s.Remove(t.Context(), r.Name); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := fs.ReadFile(s.node.Tree(), record); err != nil || string(got) != string(data) || !strings.Contains(listed(), d) {
+	got, err := fs.ReadFile(s.node.Tree(), record)
+	if err != nil || string(got) != string(data) || !strings.Contains(listed(), d) {
 		t.Errorf("pushed as well, and the import removed: %s, %v, %s", got, err, listed())
 	}
 }

@@ -49,7 +49,8 @@ type kept struct {
 }
 
 func newSink(e *Engine) *sink {
-	s := &sink{e: e, kept: map[string]int64{}, have: map[string]kept{}, busy: map[string]chan bool{}, wrote: map[string]bool{}, large: map[string]bool{}}
+	s := &sink{e: e, kept: map[string]int64{}, have: map[string]kept{}, busy: map[string]chan bool{},
+		wrote: map[string]bool{}, large: map[string]bool{}}
 	for d, n := range e.cfg.Tree.Kept() {
 		s.kept[d] = n
 	}
