@@ -114,6 +114,11 @@ func TestBenchCost(t *testing.T) {
 		}
 	}
 	many := func(r *http.Request) { r.Header.Set("Range", "bytes="+strings.Repeat("0-,", 19_000)+"0-") }
+	forget := func(ask func() (int, string)) func() (int, string) {
+		update(1, func(b cluster.Batch, _ int) { b.Remove(root + "registry.k8s.io/signed/_summaries") })
+		return ask
+	}
+	old := web("http://registry.k8s.io/v2/signed/referrers/" + subject + "?artifactType=a/b")
 	t.Log("| question | answer, bytes | CPU, first | CPU, again | allocated, again |")
 	for _, q := range []struct {
 		what string
@@ -147,6 +152,7 @@ func TestBenchCost(t *testing.T) {
 		{"`casemate file list https://dl.k8s.io/7/`", admin("files?prefix=https://dl.k8s.io/7/")},
 		{"`casemate missing`", admin("missing")},
 		{"`casemate import list`", admin("imports")},
+		{"`referrers` of a store without records: one page", func() (int, string) { return forget(old)() }},
 	} {
 		var cpu [2]time.Duration
 		var bytes int

@@ -197,7 +197,7 @@ func importWarnings(list []content.Import) []string {
 			out = append(out, fmt.Sprintf("import %s was interrupted: import %s again, it goes on where it was; "+
 				"what was read of it, %s, is kept until %s or casemate import remove %s",
 				i.Name, strings.Join(i.Sources[:min(len(i.Sources), 3)], " "), content.BytesText(i.BytesNew),
-				i.KeptUntil().Format(time.DateOnly), i.Name))
+				i.KeptUntil.Format(time.DateOnly), i.Name))
 		}
 	}
 	return out[:min(len(out), 20)]

@@ -252,6 +252,28 @@ func TestDeepIndexes(t *testing.T) {
 	}
 }
 
+// TestADeepIndexIsNotReadToItsEnd: what lies deeper than is looked is not even opened.
+func TestADeepIndexIsNotReadToItsEnd(t *testing.T) {
+	opened := &openedFS{FS: nest(3000, false).tree().mapFS()}
+	_, err := bundle.Read(t.Context(), []bundle.Input{{Name: "dir", FS: opened}}, newMemorySink(t), bundle.ReadOptions{})
+	if n := opened.n.Load(); !errors.Is(err, fs.ErrInvalid) || n > 200 {
+		t.Errorf("%d of 3000 indexes opened, %v", n, err)
+	}
+}
+
+// openedFS counts blobs that are opened.
+type openedFS struct {
+	fs.FS
+	n atomic.Int64
+}
+
+func (o *openedFS) Open(name string) (fs.File, error) {
+	if strings.HasPrefix(name, "blobs/sha256/") {
+		o.n.Add(1)
+	}
+	return o.FS.Open(name)
+}
+
 // TestManyEntries: many files and many referrers cost in proportion. The work is counted by Has, which is asked for
 // each.
 func TestManyEntries(t *testing.T) {

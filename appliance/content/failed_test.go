@@ -250,7 +250,7 @@ func TestAnInterruptedImportKeepsItsBytes(t *testing.T) {
 				t.Fatal("it is imported")
 			}
 			_, list, perr := s.Pending()
-			if perr != nil || len(list) != 1 || list[0].BytesNew == 0 || !list[0].KeptUntil().After(s.clock()) {
+			if perr != nil || len(list) != 1 || list[0].BytesNew == 0 || !list[0].KeptUntil.After(s.clock()) {
 				t.Fatalf("%v: pending %+v, %v", err, list, perr)
 			}
 			if !strings.Contains(err.Error(), "is kept until 2026-02-01: import the same again") ||

@@ -20,6 +20,8 @@ type Import struct {
 	Parts   int   `json:"parts,omitempty"`
 	Have    []int `json:"have,omitempty"`
 	Missing []int `json:"missing,omitempty"`
+	// KeptUntil is when an import that is not complete is dropped with what was read of it, if nobody goes on with it.
+	KeptUntil time.Time `json:"kept_until,omitzero"`
 	// Running says that this node reads it now.
 	Running bool `json:"running,omitempty"`
 }
@@ -46,9 +48,6 @@ func (e *Engine) List() ([]Import, error) {
 	})
 	return list, nil
 }
-
-// KeptUntil is when an import that is not complete is dropped with what was read of it, if nobody goes on with it.
-func (i Import) KeptUntil() time.Time { return i.Time.Add(pendingAge) }
 
 // Counts are how many imports there are. It reads none of them: metrics are for anybody.
 func (e *Engine) Counts() (complete, incomplete int, err error) {
@@ -107,6 +106,7 @@ func (e *Engine) pendingBlobs(p pending) Import {
 	i := Import{State: Incomplete, Parts: p.Parts, Have: p.Have, Missing: p.missing(), Running: e.isRunning(p.Key)}
 	i.Record = Record{Name: p.Name, Kind: p.Kind, ID: p.ID, Sources: p.Sources, Signer: p.Signer, Time: p.Touched,
 		Node: p.Node}
+	i.KeptUntil = p.Touched.Add(pendingAge)
 	for name, info := range e.cfg.Tree.Walk(p.dir(), "") {
 		fresh := strings.HasPrefix(name, p.dir()+"/new/")
 		if !fresh && !strings.HasPrefix(name, p.dir()+"/held/") {
