@@ -22,7 +22,7 @@ const (
 	maxExamined = 10_000
 	// maxRead bounds the bytes of manifests that one page reads: of those without a record, and of those whose
 	// annotations the record has no room for. One is read all the same.
-	maxRead = 4 << 20
+	maxRead = 8 << 20
 )
 
 // serveReferrers answers GET referrers/DIGEST: an index of the manifests that are here and name the digest as their
