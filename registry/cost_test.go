@@ -202,6 +202,9 @@ func isRecord(s *pusher, repo string, d digest.Digest) bool {
 // reads a
 // bounded number of bytes, nothing is left out, and what was read once is not read again.
 func TestReferrersWithoutRecords(t *testing.T) {
+	const size = 20 << 10
+	defer func(n int64) { maxRead = n }(maxRead)
+	maxRead = 4 * size
 	for what, with := range map[string]func(b Batch, name string){
 		"no records": func(b Batch, name string) { b.Remove(name) },
 		"records of a later version": func(b Batch, name string) {
@@ -216,7 +219,7 @@ func TestReferrersWithoutRecords(t *testing.T) {
 			subject := digest.FromString("subject")
 			config := s.push(repo, "{}")
 			for i := range many {
-				text := referrerWith(config, subject, i, maxAnnotations+1, "a/b")
+				text := referrerWith(config, subject, i, size, "a/b")
 				d := s.put(repo, digest.FromString(text).String(), typeOCIManifest, text)
 				s.update(func(b Batch) { with(b, summaryPath(repo, d)) })
 			}

@@ -20,10 +20,11 @@ const (
 	maxReferrers = 3 << 20
 	// maxExamined bounds how many referrers one page looks at, whether the filter lets them through or not.
 	maxExamined = 10_000
-	// maxRead bounds the bytes of manifests that one page reads: of those without a record, and of those whose
-	// annotations the record has no room for. One is read all the same.
-	maxRead = 8 << 20
 )
+
+// maxRead bounds the bytes of manifests that one page reads: of those without a record, and of those whose annotations
+// the record has no room for. One is read all the same. Tests lower it.
+var maxRead int64 = 8 << 20
 
 // serveReferrers answers GET referrers/DIGEST: an index of the manifests that are here and name the digest as their
 // subject, as they are, in the order of their digests. An unknown digest has an empty list, not a 404
