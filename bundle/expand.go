@@ -9,17 +9,14 @@ import (
 
 // What compressed archives may decompress to. A tar of images or files rarely comes to ten times its compressed size;
 // zstd can write a thousand times as much again. So an import is stopped before it fills the disk or burns hours, and
-// not
-// when it is found to be damaged behind that.
+// not when it is found to be damaged behind that.
 var (
 	// freeExpansion is what all compressed archives of an import may decompress to however small they are, in bytes,
-	// and
-	// maxExpansion the multiple of their own size that they may have besides.
+	// and maxExpansion the multiple of their own size that they may have besides.
 	freeExpansion int64 = 64 << 20
 	maxExpansion  int64 = 100
 	// The same for layers that are decompressed to compare them with their config. Nothing is written then, and a
-	// single
-	// layer that has a large empty file in it is nothing strange: gzip itself ends at 1032.
+	// single layer that has a large empty file in it is nothing strange: gzip itself ends at 1032.
 	freeVerified int64 = 1 << 30
 	maxVerified  int64 = 1100
 )

@@ -42,12 +42,12 @@ func (c *Cluster) GCNow(ctx context.Context, dryRun bool) (GCReport, error) {
 // maxProlonged bounds the pins of others that Discard prolongs in one command.
 const maxProlonged = 4000
 
-// Discard forgets at once those of the blobs that nothing names, whose pins would keep them for an hour else: what was
-// written for something that came to nothing. Pins of other blobs stay; those that would have ended first end a moment
-// later than the last of the given ones. A blob that a repository's layer names, weakly, is somebody's push, and
-// stays as well.
-// It returns how many blobs it has forgotten, and frees their files here; other nodes do the same by themselves.
-// When it cannot tell the pins apart (batches that are being staged, thousands of pushes) they end by their time.
+// Discard forgets at once those of the blobs that nothing names and that their pins would keep for up to an hour: what
+// was written for something that came to nothing. Pins of other blobs stay; those that would have ended first end a
+// moment later than the last of the given ones. A blob that a repository's layer names, weakly, is somebody's push,
+// and stays as well. It returns how many blobs it has forgotten, and frees their files here; other nodes do the same
+// by themselves. When it cannot tell the pins apart (batches that are being staged, thousands of pushes) they end by
+// their time.
 func (c *Cluster) Discard(ctx context.Context, digests []string) (r GCReport, err error) {
 	select { // one at a time, with GC
 	case c.gc <- struct{}{}:

@@ -13,11 +13,11 @@ import (
 // 14.2, allows that).
 const maxRanges = 32
 
-// BoundRanges returns r as http.ServeContent may see it for content of size bytes: without a Range header that asks for
-// more than 32 parts or in a unit that is not bytes, and with ranges that overlap or touch merged into one, in the
-// order
-// of their first bytes (RFC 9110, sections 14.2 and 15.3.7.2). Each part of an answer costs a header and a seek, so the
-// cost follows what is sent and not what was asked. What cannot be read is left for http.ServeContent to refuse.
+// BoundRanges returns r as http.ServeContent may see it for content of size bytes: without a Range header that asks
+// for more than 32 parts or in a unit that is not bytes, and with ranges that overlap or touch merged into one, in
+// the order of their first bytes (RFC 9110, sections 14.2 and 15.3.7.2). Each part of an answer costs a header and a
+// seek, so the cost follows what is sent and not what was asked. What cannot be read is left for http.ServeContent to
+// refuse.
 func BoundRanges(r *http.Request, size int64) *http.Request {
 	asked := r.Header.Get("Range")
 	if asked == "" {

@@ -199,8 +199,7 @@ func isRecord(s *pusher, repo string, d digest.Digest) bool {
 }
 
 // TestReferrersWithoutRecords: of a store that an earlier version wrote, or a later one in its own way, each page
-// reads a
-// bounded number of bytes, nothing is left out, and what was read once is not read again.
+// reads a bounded number of bytes, nothing is left out, and what was read once is not read again.
 func TestReferrersWithoutRecords(t *testing.T) {
 	const size = 20 << 10
 	defer func(n int64) { maxRead = n }(maxRead)
@@ -391,16 +390,22 @@ func TestSamplesAreBounded(t *testing.T) {
 		text := strings.Replace(large, "xxx", fmt.Sprint("xx", i), 1)
 		s.manifest("registry.k8s.io/zzz", fmt.Sprint("v", i), text, "")
 	}
+	entries := make([]string, 20*sampleParts)
+	for i := range entries {
+		entries[i] = fmt.Sprintf(`{"digest":"sha256:%064x","size":1}`, i)
+	}
+	s.manifest("registry.k8s.io/mmm", "wide", `{"schemaVersion":2,"mediaType":"`+typeOCIIndex+`","manifests":[`+
+		strings.Join(entries, ",")+`]}`, "")
 	s.reg.read.names.fresh()
 	seen := map[string]int{}
-	walked, _, bytes := w.during(func() {
+	walked, looked, bytes := w.during(func() {
 		for i := range s.reg.Samples(t.Context(), 200) {
 			seen[i.Name]++
 		}
 	})
-	if walked > 30 || bytes > sampleBytes || seen["registry.k8s.io/aaa"] != sampleTags ||
+	if walked > 30 || looked > 200 || bytes > sampleBytes || seen["registry.k8s.io/aaa"] != sampleTags ||
 		seen["registry.k8s.io/zzz"] != 6 {
-		t.Errorf("%d names walked, %d bytes read, %v", walked, bytes, seen)
+		t.Errorf("%d names walked, %d looked up, %d bytes read, %v", walked, looked, bytes, seen)
 	}
 }
 
@@ -492,8 +497,7 @@ func TestAUserHasAShareOfUploads(t *testing.T) {
 }
 
 // TestAClaimTakesItsRecordAlong is what a batch of somebody else's, as an import's is, has of a manifest: all names
-// that
-// its claim takes along are in it.
+// that its claim takes along are in it.
 func TestAClaimTakesItsRecordAlong(t *testing.T) {
 	s := newPusher(t)
 	config := s.push("team/app", "{}")

@@ -249,8 +249,10 @@ func (r *Registry) imageOf(repo string, n named, m *summary, below func(digest.D
 const (
 	// sampleTags is how many tags of one repository Samples looks at.
 	sampleTags = 8
-	// sampleBytes bounds the bytes of manifests that Samples reads.
+	// sampleBytes bounds the bytes of manifests that Samples reads, and sampleParts how many parts one has that it
+	// looks into.
 	sampleBytes = 8 << 20
+	sampleParts = 256
 )
 
 // Samples yields some images by their tags, at most n, as Images would, from as many repositories as it can. What they
@@ -262,16 +264,18 @@ func (r *Registry) Samples(ctx context.Context, n int) iter.Seq[Image] {
 		for _, repo := range r.read.names.fresh().repos {
 			look := func(d digest.Digest) *summary {
 				s := r.known(repo, d, needParts)
-				if s != nil {
-					return s
+				if s == nil {
+					h, ok := r.found(repo, revisionPath(repo, d))
+					if !ok || read+h.size > sampleBytes {
+						return nil
+					}
+					read += h.size
+					var err error
+					if s, err = r.summaryOf(ctx, d, h.size, true); err != nil {
+						return nil
+					}
 				}
-				h, ok := r.found(repo, revisionPath(repo, d))
-				if !ok || read+h.size > sampleBytes {
-					return nil
-				}
-				read += h.size
-				s, err := r.summaryOf(ctx, d, h.size, true)
-				if err != nil {
+				if len(s.Parts) > sampleParts {
 					return nil
 				}
 				return s

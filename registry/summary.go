@@ -26,8 +26,7 @@ const (
 	// maxSummary is the largest record that the tree takes, in bytes.
 	maxSummary = 4096
 	// summarizeFrom is the size in bytes from which a manifest has a record whatever it is. A smaller one that refers
-	// to
-	// nothing costs a list less to read than the record would cost memory on each node for good.
+	// to nothing costs a list less to read than the record would cost memory on each node for good.
 	summarizeFrom = 16 << 10
 	// maxAnnotations bounds what a list says of a manifest's annotations, in bytes of JSON: with more, only those that
 	// fit into cutAnnotations are said, in the order of their keys. Clients take 4 MiB for one page of a list, so that

@@ -81,8 +81,7 @@ func (u *uploads) startFor(user, key, started string) error {
 }
 
 // own says whose session it is, of one that was taken up from its scratch file. A user who has more than a share with
-// it
-// loses the one that lay idle longest.
+// it loses the one that lay idle longest.
 func (u *uploads) own(user, key string) error {
 	u.mu.Lock()
 	s, ok := u.sessions[key]
@@ -121,8 +120,7 @@ func (u *uploads) forget(key string) {
 }
 
 // room makes room for one more session of user, or says TOOMANYREQUESTS. gone is the key of a session that was ended
-// for
-// it, whose scratch file must be removed without the lock; "" for none. u.mu is held.
+// for it, whose scratch file must be removed without the lock; "" for none. u.mu is held.
 func (u *uploads) room(user string) (gone string, err error) {
 	n := u.open
 	if user != "" && n[user] >= shareOfSessions {

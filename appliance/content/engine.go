@@ -97,8 +97,7 @@ type Config struct {
 	// Room is how many bytes may still be written. Nil: it is not looked at.
 	Room func() int64
 	// Discard forgets at once those of the blobs that nothing names and returns how many bytes that has freed. Nil:
-	// they
-	// are collected when their pins end.
+	// they are collected when their pins end.
 	Discard func(ctx context.Context, digests []string) (freed int64, err error)
 	// Node is this node's name, which records carry.
 	Node string
