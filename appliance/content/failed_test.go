@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -155,14 +156,15 @@ func TestAFailedImportFreesItsBytes(t *testing.T) {
 		{"zstd, a changed byte", flip(archiveOf(t, "zstd", 20, 100<<10))},
 		{"a bomb", bombOf(t)},
 	} {
-		written := s.written()
+		var written atomic.Int64 // eight write at once
+		s.tree.wrote = func(n int) { written.Add(int64(n)) }
 		err := s.imports("x", inputOf(t, c.b))
-		if err == nil || *written == 0 {
-			t.Errorf("%s: %v, %d bytes written", c.what, err, *written)
+		if err == nil || written.Load() == 0 {
+			t.Errorf("%s: %v, %d bytes written", c.what, err, written.Load())
 			continue
 		}
-		if *written > 80<<20 {
-			t.Errorf("%s: %d bytes written", c.what, *written)
+		if n := written.Load(); n > 80<<20 {
+			t.Errorf("%s: %d bytes written", c.what, n)
 		}
 		if n := s.node.Status().Blobs; n != blobs {
 			t.Errorf("%s: %d blobs are left, %d were there: %v", c.what, n, blobs, err)
