@@ -122,13 +122,24 @@ func (s *Server) listOrigins(w http.ResponseWriter, r *http.Request) {
 	after := r.URL.Query().Get("after")
 	page := &listing{URL: "/"}
 	page.Entries, page.Next = s.entries(".", after)
-	for _, origin := range s.cfg.Origins() {
-		at, held := slices.BinarySearchFunc(page.Entries, origin, func(e entry, origin string) int {
-			return strings.Compare(strings.TrimSuffix(e.Name, "/"), origin)
-		})
-		if !held && origin > after && (page.Next == "" || at < len(page.Entries)) {
-			page.Entries = slices.Insert(page.Entries, at, entry{Name: origin + "/", Dir: true, href: "./" + escape(origin) + "/"})
+	host := func(e entry) string { return strings.TrimSuffix(e.Name, "/") }
+	held := map[string]bool{}
+	last := "" // of the page; "" when nothing follows
+	for _, e := range page.Entries {
+		held[host(e)] = true
+		if page.Next != "" {
+			last = host(e)
 		}
+	}
+	for _, origin := range s.cfg.Origins() {
+		if !held[origin] && origin > after && (last == "" || origin < last) {
+			page.Entries = append(page.Entries, entry{Name: origin + "/", Dir: true, href: "./" + escape(origin) + "/"})
+		}
+	}
+	slices.SortFunc(page.Entries, func(a, b entry) int { return strings.Compare(host(a), host(b)) })
+	if len(page.Entries) > pageSize {
+		page.Entries = page.Entries[:pageSize]
+		page.Next = "?after=" + url.QueryEscape(host(page.Entries[pageSize-1]))
 	}
 	page.write(w, r)
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"iter"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -247,5 +248,46 @@ func TestList(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Error(info, err)
 		}
+	}
+}
+
+// TestManyOrigins: the list of origins comes in pages too, each once, held or not.
+func TestManyOrigins(t *testing.T) {
+	f := start(t)
+	var want []string
+	for i := range 2*pageSize + 10 {
+		want = append(want, fmt.Sprintf("h%05d.test/", i))
+	}
+	f.put(t, "https://files.test/a", "a")
+	want = append(want, "files.test/")
+	cfg := f.config(t)
+	cfg.Origins = func() []string {
+		var list []string
+		for _, w := range slices.Backward(want) { // in the order of resolution, which is none of names
+			list = append(list, strings.TrimSuffix(w, "/"))
+		}
+		return list
+	}
+	s := New(cfg)
+	var got []string
+	for target := "/"; target != ""; {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", target, nil)
+		r.Header.Set("Accept", "application/json")
+		s.Serve(w, r, View{})
+		var page listing
+		if err := json.Unmarshal(w.Body.Bytes(), &page); err != nil || len(page.Entries) > pageSize || len(page.Entries) == 0 {
+			t.Fatalf("%s: %d entries, %v", target, len(page.Entries), err)
+		}
+		for _, e := range page.Entries {
+			got = append(got, e.Name)
+		}
+		if target = page.Next; target != "" {
+			target = "/" + target
+		}
+	}
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("%d origins of %d", len(got), len(want))
 	}
 }
