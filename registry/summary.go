@@ -52,8 +52,6 @@ type summary struct {
 	// MoreAnnotations and MoreParts say that the record had no room for them: the manifest has to be read.
 	MoreAnnotations bool `json:"more_annotations,omitempty"`
 	MoreParts       bool `json:"more_parts,omitempty"`
-
-	cut bool // of the annotations, some are left out
 }
 
 // summaryPart is one descriptor of a manifest, see part.
@@ -101,8 +99,8 @@ func summarize(m *manifest) *summary {
 		s.Subject = m.Subject.Digest
 	}
 	s.Annotations = m.Annotations
-	if sizeOfAnnotations(m.Annotations) > maxAnnotations || len(plainJSON(m.Annotations)) > maxAnnotations {
-		s.Annotations, s.cut = map[string]string{}, true
+	if m.overAnnotated() {
+		s.Annotations = map[string]string{}
 		room := cutAnnotations
 		for _, k := range slices.Sorted(func(yield func(string) bool) {
 			for k, v := range m.Annotations {
@@ -126,6 +124,11 @@ func summarize(m *manifest) *summary {
 		}
 	}
 	return s
+}
+
+// overAnnotated reports whether lists leave annotations of m out.
+func (m *manifest) overAnnotated() bool {
+	return sizeOfAnnotations(m.Annotations) > maxAnnotations || len(plainJSON(m.Annotations)) > maxAnnotations
 }
 
 // plainJSON is JSON without the escapes that are for pages in HTML. v is of strings and numbers only.

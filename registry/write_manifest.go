@@ -150,6 +150,10 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 		if err == nil {
 			r.warnSizes(repo, d, m)
 			r.warnAwaiting(repo, d)
+			if m.Subject != nil && m.overAnnotated() {
+				r.log.Warn("a manifest has more annotations than a list of referrers says, the large ones are left out",
+					"repository", repo, "manifest", d, "most", maxAnnotations)
+			}
 			r.log.Info("manifest stored", "repository", repo, "digest", d, "tags", tags, "mediaType", m.kind())
 			return d, m, nil
 		}
