@@ -130,7 +130,7 @@ func (a *Appliance) admin() http.Handler {
 	})
 
 	mux.HandleFunc("POST "+handover.Path, a.postImport)
-	on("GET /v1/imports", func(*http.Request) (any, error) { return a.imports.List() })
+	on("GET /v1/imports", func(r *http.Request) (any, error) { return a.imports.ListFor(r.Context()) })
 	on("GET /v1/imports/{name}", func(r *http.Request) (any, error) { return a.imports.Show(r.PathValue("name")) })
 	on("DELETE /v1/imports/{name}", func(r *http.Request) (any, error) {
 		return a.imports.Remove(r.Context(), r.PathValue("name"))

@@ -276,8 +276,9 @@ func TestManyOrigins(t *testing.T) {
 		r.Header.Set("Accept", "application/json")
 		s.Serve(w, r, View{})
 		var page listing
-		if err := json.Unmarshal(w.Body.Bytes(), &page); err != nil || len(page.Entries) > pageSize || len(page.Entries) == 0 {
-			t.Fatalf("%s: %d entries, %v", target, len(page.Entries), err)
+		err := json.Unmarshal(w.Body.Bytes(), &page)
+		if n := len(page.Entries); err != nil || n > pageSize || n == 0 {
+			t.Fatalf("%s: %d entries, %v", target, n, err)
 		}
 		for _, e := range page.Entries {
 			got = append(got, e.Name)

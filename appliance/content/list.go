@@ -27,7 +27,10 @@ type Import struct {
 }
 
 // List returns all imports, the complete ones and then the others, by time.
-func (e *Engine) List() ([]Import, error) {
+func (e *Engine) List() ([]Import, error) { return e.ListFor(context.Background()) }
+
+// ListFor is List until ctx ends: what an import will bring that is not complete is compared with what is there.
+func (e *Engine) ListFor(ctx context.Context) ([]Import, error) {
 	records, err := e.records()
 	if err != nil {
 		return nil, err
@@ -41,6 +44,9 @@ func (e *Engine) List() ([]Import, error) {
 		return nil, err
 	}
 	for _, p := range pendings {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		list = append(list, e.pendingImport(p))
 	}
 	slices.SortFunc(list, func(a, b Import) int {
