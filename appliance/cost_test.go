@@ -164,6 +164,20 @@ func TestNamesAreCountedSometimes(t *testing.T) {
 		if n, _ := c.now(t.Context(), 9, func(context.Context) (int, int, bool) { return 99, 99, false }); n != 3 {
 			t.Errorf("%d after a count that was broken off", n)
 		}
+		// Who asks while another counts does not wait longer than its own client.
+		ctx, leave := context.WithCancel(t.Context())
+		go c.now(t.Context(), 10, count)
+		synctest.Wait()
+		gone := make(chan bool)
+		go func() { c.now(ctx, 11, count); close(gone) }()
+		synctest.Wait()
+		before := counts
+		leave()
+		<-gone
+		if counts != before {
+			t.Error("who has hung up counts")
+		}
+		time.Sleep(time.Hour)
 	})
 }
 

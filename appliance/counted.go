@@ -16,7 +16,9 @@ const countShare = 10
 // counted remembers how many images and files the tree has. Counting them goes over all names, so it is done when the
 // tree has changed and for at most a tenth of the time; in between the numbers may be a little old.
 type counted struct {
-	mu            sync.Mutex // held while names are counted
+	once sync.Once
+	turn chan struct{} // of capacity 1: full while somebody looks or counts, who owns what follows
+
 	known         bool
 	applied       uint64 // the state that was counted
 	images, files int
@@ -28,8 +30,13 @@ type counted struct {
 // the end.
 func (c *counted) now(ctx context.Context, applied uint64, count func(context.Context) (images, files int, ok bool)) (
 	images, files int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.once.Do(func() { c.turn = make(chan struct{}, 1) })
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return 0, 0
+	}
 	if c.known && (c.applied == applied || time.Since(c.at) < countShare*c.took) {
 		return c.images, c.files
 	}
