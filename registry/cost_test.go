@@ -437,6 +437,23 @@ func TestADeepIndexIsBounded(t *testing.T) {
 	}
 }
 
+// TestAPushReadsFewWhoWait: what waits for a manifest does not make pushing it dear.
+func TestAPushReadsFewWhoWait(t *testing.T) {
+	w := &work{}
+	s := newPusher(t, counting(w))
+	_, _, text := s.parts("team/app", "one")
+	for i := range 4 * maxWarned {
+		pad := strings.Repeat("x", (i%2)*2*keepManifest)
+		one := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","manifests":[{"digest":"%s","size":1}],`+
+			`"annotations":{"n":"%d%s"}}`, typeOCIIndex, digest.FromString(text), i, pad)
+		s.put("team/app", digest.FromString(one).String(), typeOCIIndex, one)
+	}
+	_, _, bytes := w.during(func() { s.put("team/app", "v1", typeOCIManifest, text) })
+	if bytes > maxWarned*1000 {
+		t.Errorf("%d bytes of others' manifests are read for one push", bytes)
+	}
+}
+
 // TestAUserHasAShareOfUploads: nobody's unfinished uploads keep others from pushing.
 func TestAUserHasAShareOfUploads(t *testing.T) {
 	s := newPusher(t)
