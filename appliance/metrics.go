@@ -199,8 +199,7 @@ func (s scrape) Collect(ch chan<- prometheus.Metric) {
 	gauge(descEntries, float64(st.Entries))
 	gauge(descBlobs, float64(st.Blobs))
 	gauge(descBytes, float64(st.Bytes))
-	if list, err := a.imports.List(); err == nil {
-		complete, incomplete := importCounts(list)
+	if complete, incomplete, err := a.imports.Counts(); err == nil {
 		gauge(descImports, float64(complete), content.Imported)
 		gauge(descImports, float64(incomplete), content.Incomplete)
 	}

@@ -23,9 +23,6 @@ type View struct {
 	Plain bool
 }
 
-// maxRanges bounds the parts of one multi-range answer; a request for more gets the whole file (RFC 9110, section 14.2, allows that).
-const maxRanges = 32
-
 // Serve answers one request.
 //
 // 200, 206, 304, 412 and 416 are as RFC 9110 says. 302 leads to where a setting says or to a directory's slash. 400: an impossible path or wrong bytes.
@@ -281,12 +278,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h held) {
 		w.Header().Set("Content-Security-Policy", "sandbox")
 	}
 	w.Header().Set("ETag", `"`+h.digest+`"`)
-	if ranges := r.Header.Get("Range"); ranges != "" && (!strings.HasPrefix(ranges, "bytes=") || strings.Count(ranges, ",") >= maxRanges) {
-		// Units that one does not know must be ignored (RFC 9110, section 14.2); net/http would answer 416.
-		r = r.Clone(r.Context())
-		r.Header.Del("Range")
-	}
-	http.ServeContent(w, r, "", h.mod, content)
+	http.ServeContent(w, BoundRanges(r, h.size), "", h.mod, content)
 }
 
 // open opens the bytes of a file. If they were collected since h was looked up, because the file was replaced just now, h becomes the new one.

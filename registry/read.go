@@ -148,7 +148,7 @@ func serveContent(w http.ResponseWriter, req *http.Request, h hit, body io.ReadS
 	if req.Header.Get("Range") != "" {
 		w = &ranged{ResponseWriter: w, req: req}
 	}
-	http.ServeContent(w, req, "", h.mod, body)
+	http.ServeContent(w, boundRanges(req, h.size), "", h.mod, body)
 }
 
 var errRange = &apiError{status: http.StatusRequestedRangeNotSatisfiable, code: "RANGE_INVALID",

@@ -130,6 +130,10 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, rt rout
 		writeError(w, req, r.answer(err, errUploadUnknown))
 		return
 	}
+	if err := r.uploads.own(r.userOf(req), key); err != nil {
+		writeError(w, req, r.answer(err, errUploadUnknown))
+		return
+	}
 	if req.Method == http.MethodPatch || req.Method == http.MethodPut {
 		fail := checkRange(req, size)
 		if fail == nil && req.Method == http.MethodPatch {
