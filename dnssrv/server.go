@@ -33,6 +33,7 @@ type Server struct {
 	forward *forwarder
 	stats   counters
 	conns   conns
+	limit   *limiter
 }
 
 type missed struct {
@@ -43,7 +44,7 @@ type missed struct {
 
 // New returns a server without a table. Until SetTable it answers SERVFAIL.
 func New(cfg Config) *Server {
-	s := &Server{log: cfg.Log, missFn: cfg.Miss, misses: make(chan missed, 1024)}
+	s := &Server{log: cfg.Log, missFn: cfg.Miss, misses: make(chan missed, 1024), limit: newLimiter()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

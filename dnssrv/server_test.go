@@ -1,10 +1,15 @@
 package dnssrv
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -13,7 +18,16 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if addr := os.Getenv(serverEnv); addr != "" {
+		if err := floodServer(addr); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func addrs(ss ...string) []netip.Addr {
 	var out []netip.Addr
@@ -170,4 +184,36 @@ func sockets(t testing.TB, listen string) (*net.UDPConn, net.Listener) {
 		t.Fatal(err)
 	}
 	return conns[0], ln
+}
+
+// serverEnv makes the test binary a server at the address in it; "small" behind it gives it small buffers.
+const serverEnv = "DNSSRV_TEST_SERVER"
+
+// floodServer serves until its standard input ends, then prints its counts.
+func floodServer(addr string) error {
+	spec := threeNodes()
+	spec.Allow = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	t, err := NewTable(spec)
+	if err != nil {
+		return err
+	}
+	addr, small := strings.CutSuffix(addr, " small")
+	if small {
+		bufferSize = 212992 // the kernel's usual limit for who may not exceed it
+	}
+	s := New(Config{})
+	s.SetTable(t)
+	conns, ln, err := Listen(addr, 1)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { s.ServeUDP(ctx, conns[0]) })
+	wg.Go(func() { s.ServeTCP(ctx, ln) })
+	fmt.Println("ready")
+	bufio.NewReader(os.Stdin).ReadByte()
+	cancel()
+	wg.Wait()
+	return json.NewEncoder(os.Stdout).Encode(s.Stats())
 }

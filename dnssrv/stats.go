@@ -17,6 +17,12 @@ type Stats struct {
 	Refused uint64
 	// Dropped packets got no answer: too short, answers themselves, too long, or not sendable.
 	Dropped uint64
+	// Unsent answers found the send buffer full. Absent ones were for addresses of the host's own networks that nobody
+	// showed to be his.
+	Unsent, Absent uint64
+	// Cut answers were beyond Spec.ResponseRate and sent as their question with TC set; Withheld ones were errors beyond
+	// it and not sent.
+	Cut, Withheld uint64
 	// Truncated answers had TC set.
 	Truncated uint64
 	// Forwarded questions were asked elsewhere; of these, ForwardFailed got no answer; ForwardShed were beyond the bound and not asked.
@@ -32,6 +38,7 @@ type Stats struct {
 type counters struct {
 	rcodes                                [24]atomic.Uint64 // 16 is BADVERS; the last is any other
 	fast, refused, dropped, truncated     atomic.Uint64
+	unsent, absent                        atomic.Uint64
 	forwarded, forwardFailed, forwardShed atomic.Uint64
 	misses, missesLost                    atomic.Uint64
 	openTCP                               atomic.Int64
@@ -48,6 +55,7 @@ func (s *Server) Stats() Stats {
 	st := Stats{
 		Answers: make(map[string]uint64),
 		Fast:    c.fast.Load(), Refused: c.refused.Load(), Dropped: c.dropped.Load(), Truncated: c.truncated.Load(),
+		Unsent: c.unsent.Load(), Absent: c.absent.Load(), Cut: s.limit.cut.Load(), Withheld: s.limit.withheld.Load(),
 		Forwarded: c.forwarded.Load(), ForwardFailed: c.forwardFailed.Load(), ForwardShed: c.forwardShed.Load(),
 		Misses: c.misses.Load() - c.missesLost.Load(), MissesLost: c.missesLost.Load(),
 		OpenTCP: c.openTCP.Load(), RefusedTCP: c.refusedTCP.Load(),

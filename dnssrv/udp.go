@@ -18,6 +18,12 @@ import (
 // batch is how many packets one system call takes or gives.
 const batch = 64
 
+// dontWait makes a call return at once if the kernel has no room (complete_dontwait.go of x/net heeds it).
+const dontWait = unix.MSG_DONTWAIT
+
+// full says whether the kernel had no room for what was to be sent.
+func full(err error) bool { return isAny(err, unix.EAGAIN, unix.ENOBUFS) }
+
 // past is a deadline that ends a read at once.
 var past = time.Unix(1, 0)
 
@@ -35,27 +41,30 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	if local.IP.IsUnspecified() {
 		return fmt.Errorf("dns socket %s must be bound to one address: answers would leave from another than was asked", local)
 	}
-	if err := raiseBuffer(conn); err != nil {
-		s.log.Debug("dns receive buffer stays as it is", "addr", local.String(), "err", err)
+	if err := raiseBuffers(conn); err != nil {
+		s.log.Debug("dns buffers stay as they are", "addr", local.String(), "err", err)
 	}
 	var bc batchConn = ipv4.NewPacketConn(conn)
 	if local.IP.To4() == nil {
 		bc = ipv6.NewPacketConn(conn)
 	}
 
+	out := newSender(&s.stats, conn, bc, newGuard(time.Now, lookAround))
+
 	// Workers read while ctx lives; forwards and the reporting of misses may outlast them, but not this call.
 	runCtx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(runCtx, func() { conn.SetReadDeadline(past) })
 	defer stop()
-	var forwards, workers, reporter sync.WaitGroup
+	var forwards, workers, others sync.WaitGroup
 	if s.missFn != nil {
-		reporter.Go(func() { s.reportMisses(runCtx) })
+		others.Go(func() { s.reportMisses(runCtx) })
 	}
+	others.Go(func() { out.run(runCtx) })
 	errs := make(chan error, 1)
 	// More than one, so that one packs answers while another is in the system call.
 	for range min(runtime.GOMAXPROCS(0), 4) {
 		workers.Go(func() {
-			if err := s.serveUDP(runCtx, conn, bc, &forwards); err != nil {
+			if err := s.serveUDP(runCtx, bc, out, clientOf(local), &forwards); err != nil {
 				select {
 				case errs <- fmt.Errorf("dns socket %s: %w", local, err):
 				default:
@@ -67,7 +76,7 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	workers.Wait()
 	cancel()
 	forwards.Wait()
-	reporter.Wait()
+	others.Wait()
 	select {
 	case err := <-errs:
 		return err
@@ -77,16 +86,18 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 }
 
 // serveUDP is one worker: it owns its buffers, the socket is shared.
-func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, bc batchConn, forwards *sync.WaitGroup) error {
+func (s *Server) serveUDP(
+	ctx context.Context, conn batchConn, o *sender, local netip.Addr, forwards *sync.WaitGroup,
+) error {
 	in, out := make([]ipv4.Message, batch), make([]ipv4.Message, 0, batch)
 	ins, outs := make([]byte, batch*maxQuery), make([]byte, batch*maxUDP)
 	for i := range in {
 		in[i].Buffers = [][]byte{ins[i*maxQuery : (i+1)*maxQuery]}
 	}
 	bufs := make([][1][]byte, batch)
-	failed := 0
+	failed, sent := 0, 0
 	for {
-		n, err := bc.ReadBatch(in, 0)
+		n, err := conn.ReadBatch(in, 0)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -101,6 +112,8 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, bc batchConn, 
 		}
 		failed = 0
 		t := s.table.Load()
+		now := s.limit.now()
+		guarded := o.guard.on()
 		out = out[:0]
 		for i := range in[:n] {
 			m := &in[i]
@@ -110,35 +123,48 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, bc batchConn, 
 				continue
 			}
 			client := clientOf(addr)
-			buf := outs[len(out)*maxUDP : (len(out)+1)*maxUDP]
-			resp, j := s.handle(t, buf, m.Buffers[0][:m.N], client, true)
+			buf, query := outs[len(out)*maxUDP:(len(out)+1)*maxUDP], m.Buffers[0][:m.N]
+			resp, j := s.handle(t, buf, query, client, true)
+			resp, j = s.limited(t, buf, query, resp, j, client, local, now)
 			if j != nil {
-				resp = s.start(ctx, j, forwards, func(b []byte) {
-					if _, err := conn.WriteToUDP(b, addr); err != nil {
-						s.stats.dropped.Add(1)
-					}
-				}, func() {})
+				resp = s.start(ctx, j, forwards, func(b []byte) { o.late(b, addr, client) }, func() {})
 			}
-			if resp == nil {
+			if resp == nil || guarded && o.hold(resp, addr, client) {
 				continue
 			}
 			k := len(out)
 			bufs[k][0] = resp
 			out = append(out, ipv4.Message{Buffers: bufs[k][:], Addr: m.Addr})
 		}
-		for rest := out; len(rest) > 0; {
-			n, err := bc.WriteBatch(rest, 0)
-			if err != nil || n <= 0 {
-				if ctx.Err() != nil {
-					return nil
-				}
-				// The first of rest cannot be sent (no route, filtered); the others can.
-				s.stats.dropped.Add(1)
-				n = 1
-			}
-			rest = rest[n:]
+		o.batch(out)
+		if sent += len(out); sent >= sampleEvery {
+			sent = 0
+			o.sample()
 		}
 	}
+}
+
+// limited applies the rates to an answer, or to a question that must be asked elsewhere.
+func (s *Server) limited(
+	t *Table, buf, query, resp []byte, j *job, client, local netip.Addr, now ticks,
+) ([]byte, *job) {
+	if t == nil || t.rate == 0 {
+		return resp, j
+	}
+	v := sendIt
+	switch {
+	case j != nil:
+		v = s.limit.judgeForward(client, local, t.rate, now)
+	case resp != nil:
+		v = s.limit.judge(resp, client, local, t.rate, now)
+	}
+	switch v {
+	case cutIt:
+		return shrink(buf, query), nil
+	case dropIt:
+		return nil, nil
+	}
+	return resp, j
 }
 
 // start asks elsewhere in a goroutine and sends what comes, or gives SERVFAIL at once if too much is in flight. Either way it calls done at the end.

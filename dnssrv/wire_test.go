@@ -477,7 +477,7 @@ func TestReceiveBufferIsRaisedAndNeverLowered(t *testing.T) {
 	}
 	for range 2 {
 		before := size()
-		if err := raiseBuffer(conn); err != nil {
+		if err := raiseBuffers(conn); err != nil {
 			t.Fatal(err)
 		}
 		if size() < before {
