@@ -105,12 +105,14 @@ func at(lines []line, key uint64) (*line, uint64) {
 
 // pick gives the entry of tag, or the one that matters least: whose time is the least ahead.
 func pick(ln *line, tag uint64, now, most ticks) (slot int, entry uint64, found bool) {
+	for i := range ln {
+		if e := ln[i].Load(); e>>timeBits == tag {
+			return i, e, true
+		}
+	}
 	least := ticks(timeMask)
 	for i := range ln {
 		e := ln[i].Load()
-		if e>>timeBits == tag {
-			return i, e, true
-		}
 		if d := lead(e, now, most); d < least {
 			slot, entry, least = i, e, d
 		}
@@ -119,8 +121,8 @@ func pick(ln *line, tag uint64, now, most ticks) (slot int, entry uint64, found 
 }
 
 // prove notes that client was answered over TCP.
-func (l *limiter) prove(client netip.Addr) {
-	now, most := l.now(), ticks(provenFor/100)
+func (l *limiter) prove(client netip.Addr, now ticks) {
+	const most = ticks(provenFor / 100)
 	ln, tag := at(l.proofs, l.key(client, 0))
 	slot, old, _ := pick(ln, tag, now, most)
 	ln[slot].CompareAndSwap(old, tag<<timeBits|uint64(now+most)&timeMask)
@@ -135,7 +137,14 @@ func (l *limiter) proven(client netip.Addr, now ticks) bool {
 
 func (l *limiter) key(a netip.Addr, what uint64) uint64 {
 	b := a.As16()
-	return mix(mix(mix(be64(b[:8])^l.seed)^be64(b[8:])) ^ what)
+	return l.hash(be64(b[:8]), be64(b[8:]), what)
+}
+
+func (l *limiter) hash(hi, lo, what uint64) uint64 {
+	if hi != 0 {
+		lo ^= mix(hi ^ l.seed)
+	}
+	return mix(mix(lo^l.seed) ^ what)
 }
 
 // Kinds of answers. Those of one kind, and for dataKind and emptyKind of one question, say the same.
@@ -157,21 +166,28 @@ const (
 	dropIt
 )
 
-// judge says what becomes of resp, an answer for client, where rate is Spec.ResponseRate. Answers to this host itself
-// are free: nobody else can be behind them.
-func (l *limiter) judge(resp []byte, client, local netip.Addr, rate uint32, now ticks) verdict {
-	if rate == 0 || client.IsLoopback() || client == local {
+// rateCost is what one answer costs if there may be rate a second.
+func rateCost(rate int) ticks {
+	if rate == 0 {
+		return 0
+	}
+	return ticksPerSecond / ticks(rate)
+}
+
+// judge says what becomes of resp, an answer for client; each is the rateCost of Spec.ResponseRate. Answers to this
+// host itself are free: nobody else can be behind them.
+func (l *limiter) judge(resp []byte, client, local netip.Addr, each, now ticks) verdict {
+	if each == 0 || client.IsLoopback() || client == local {
 		return sendIt
 	}
-	cost := ticksPerSecond / ticks(rate)
+	cost := each
 	const burst = ticks(limitBurst / 100)
 	kind, what := sort(resp)
 	if kind == deniedKind {
-		cost = max(1, cost/variedTimes)
+		cost /= variedTimes
 	}
 	if l.spend(l.key(client, what), now, cost, burst) {
-		network := networkOf(client)
-		if l.spend(l.key(network, networkKind), now, max(1, ticksPerSecond/ticks(rate)/networkTimes), burst) {
+		if l.spend(l.networkKey(client), now, each/networkTimes, burst) {
 			return sendIt
 		}
 	}
@@ -179,7 +195,7 @@ func (l *limiter) judge(resp []byte, client, local netip.Addr, rate uint32, now 
 	case kind == errorKind:
 		l.withheld.Add(1)
 		return dropIt
-	case l.proven(client, now) && l.spend(l.key(client, what^provenKind<<32), now, max(1, cost/provenTimes), burst):
+	case l.proven(client, now) && l.spend(l.key(client, what^provenKind<<32), now, cost/provenTimes, burst):
 		return sendIt
 	}
 	l.cut.Add(1)
@@ -188,22 +204,21 @@ func (l *limiter) judge(resp []byte, client, local netip.Addr, rate uint32, now 
 
 // judgeForward says what becomes of a question that others must be asked, before they are. It is counted as NXDOMAIN
 // is: what they will say is not known, and costs more.
-func (l *limiter) judgeForward(client, local netip.Addr, rate uint32, now ticks) verdict {
+func (l *limiter) judgeForward(client, local netip.Addr, each, now ticks) verdict {
 	denied := [headerLen]byte{3: dns.RcodeNameError}
-	return l.judge(denied[:], client, local, rate, now)
+	return l.judge(denied[:], client, local, each, now)
 }
 
-// networkOf is the network of an address, as its first address.
-func networkOf(a netip.Addr) netip.Addr {
-	bits := networkV6
+// networkKey is the key of an address's network.
+func (l *limiter) networkKey(a netip.Addr) uint64 {
+	b := a.As16()
+	hi, lo := be64(b[:8]), be64(b[8:])
 	if a.Is4() {
-		bits = networkV4
+		lo &^= 1<<(32-networkV4) - 1
+	} else {
+		hi, lo = hi&^(1<<(64-networkV6)-1), 0
 	}
-	p, err := a.Prefix(bits)
-	if err != nil {
-		return a // it has no more bits than that
-	}
-	return p.Addr()
+	return l.hash(hi, lo, networkKind)
 }
 
 // sort gives an answer's kind, and a number that is the same for all answers that say the same.

@@ -32,7 +32,7 @@ type Server struct {
 	misses  chan missed
 	forward *forwarder
 	stats   counters
-	conns   conns
+	conns   *conns
 	limit   *limiter
 }
 
@@ -44,7 +44,7 @@ type missed struct {
 
 // New returns a server without a table. Until SetTable it answers SERVFAIL.
 func New(cfg Config) *Server {
-	s := &Server{log: cfg.Log, missFn: cfg.Miss, misses: make(chan missed, 1024), limit: newLimiter()}
+	s := &Server{log: cfg.Log, missFn: cfg.Miss, misses: make(chan missed, 1024), limit: newLimiter(), conns: newConns()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

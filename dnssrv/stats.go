@@ -29,9 +29,9 @@ type Stats struct {
 	Forwarded, ForwardFailed, ForwardShed uint64
 	// Misses were reported, or lost because Config.Miss was too slow.
 	Misses, MissesLost uint64
-	// OpenTCP connections now; RefusedTCP were beyond a bound.
-	OpenTCP    int64
-	RefusedTCP uint64
+	// OpenTCP connections now; RefusedTCP were beyond a bound; ClosedTCP were closed to make room for another client's.
+	OpenTCP               int64
+	RefusedTCP, ClosedTCP uint64
 }
 
 // counters are Stats as they are counted.
@@ -42,7 +42,7 @@ type counters struct {
 	forwarded, forwardFailed, forwardShed atomic.Uint64
 	misses, missesLost                    atomic.Uint64
 	openTCP                               atomic.Int64
-	refusedTCP                            atomic.Uint64
+	refusedTCP, closedTCP                 atomic.Uint64
 }
 
 func (c *counters) count(rcode int) {
@@ -58,7 +58,7 @@ func (s *Server) Stats() Stats {
 		Unsent: c.unsent.Load(), Absent: c.absent.Load(), Cut: s.limit.cut.Load(), Withheld: s.limit.withheld.Load(),
 		Forwarded: c.forwarded.Load(), ForwardFailed: c.forwardFailed.Load(), ForwardShed: c.forwardShed.Load(),
 		Misses: c.misses.Load() - c.missesLost.Load(), MissesLost: c.missesLost.Load(),
-		OpenTCP: c.openTCP.Load(), RefusedTCP: c.refusedTCP.Load(),
+		OpenTCP: c.openTCP.Load(), RefusedTCP: c.refusedTCP.Load(), ClosedTCP: c.closedTCP.Load(),
 	}
 	for i := range c.rcodes {
 		if n := c.rcodes[i].Load(); n > 0 {

@@ -28,7 +28,7 @@ type Table struct {
 
 	forward map[string][]netip.AddrPort // by canonical zone; resolvers that are not ourselves
 	allow   []netip.Prefix
-	rate    uint32 // Spec.ResponseRate
+	cost    ticks // rateCost of Spec.ResponseRate
 
 	// Packed answers, by lower-case wire name; see fast.go.
 	hot    map[string]*hot
@@ -85,7 +85,7 @@ func NewTable(spec Spec) (*Table, error) {
 		return nil, fmt.Errorf(
 			"dns.response_rate must be between 0 (no limit) and %d, got %d", maxResponseRate, spec.ResponseRate)
 	}
-	t.rate = uint32(spec.ResponseRate)
+	t.cost = rateCost(spec.ResponseRate)
 	for _, p := range spec.Allow {
 		if !p.IsValid() {
 			return nil, fmt.Errorf("dns.allow must be a list of networks, got %q", p)

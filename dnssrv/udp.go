@@ -148,15 +148,15 @@ func (s *Server) serveUDP(
 func (s *Server) limited(
 	t *Table, buf, query, resp []byte, j *job, client, local netip.Addr, now ticks,
 ) ([]byte, *job) {
-	if t == nil || t.rate == 0 {
+	if t == nil || t.cost == 0 {
 		return resp, j
 	}
 	v := sendIt
 	switch {
 	case j != nil:
-		v = s.limit.judgeForward(client, local, t.rate, now)
+		v = s.limit.judgeForward(client, local, t.cost, now)
 	case resp != nil:
-		v = s.limit.judge(resp, client, local, t.rate, now)
+		v = s.limit.judge(resp, client, local, t.cost, now)
 	}
 	switch v {
 	case cutIt:
@@ -167,18 +167,25 @@ func (s *Server) limited(
 	return resp, j
 }
 
-// start asks elsewhere in a goroutine and sends what comes, or gives SERVFAIL at once if too much is in flight. Either way it calls done at the end.
+// start asks elsewhere in a goroutine and sends what comes, or gives SERVFAIL at once if too much is in flight. Either
+// way it calls done at the end.
 func (s *Server) start(ctx context.Context, j *job, wg *sync.WaitGroup, send func([]byte), done func()) []byte {
-	if !s.forward.acquire(j.client) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	fl := s.forward.begin(j.client, cancel)
+	if fl == nil {
 		defer done()
+		cancel(nil)
 		s.stats.forwardShed.Add(1)
-		return s.fail(j, "too many questions are being forwarded")
+		return s.fail(j, errShed.Error())
 	}
 	s.stats.forwarded.Add(1)
 	wg.Go(func() {
 		defer done()
-		defer s.forward.release(j.client)
-		if b := s.run(ctx, j); b != nil {
+		defer cancel(nil)
+		b, answered := s.run(ctx, j)
+		// Before the answer is sent: a client that does not read must not keep the place.
+		s.forward.end(fl, answered)
+		if b != nil {
 			send(b)
 		}
 	})
