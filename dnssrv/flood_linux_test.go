@@ -27,12 +27,11 @@ import (
 type cable struct {
 	t              testing.TB
 	server, client string // namespaces
-	stats          func() Stats
 }
 
 const floodV4, floodV6 = "10.99.0.1", "fd99::1"
 
-func newCable(t testing.TB, addr string) *cable {
+func newCable(t testing.TB) *cable {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root (network namespaces, raw sockets)")
@@ -59,8 +58,15 @@ func newCable(t testing.TB, addr string) *cable {
 		ip("-n", ns, "link", "set", "lo", "up")
 		ip("-n", ns, "link", "set", "eth0", "up")
 	}
+	return c
+}
+
+// serve starts our server; stats ends it and gives its counts.
+func (c *cable) serve(server netip.AddrPort, buffer, rate int) (stats func() Stats) {
+	t := c.t
+	t.Helper()
 	cmd := exec.Command("ip", "netns", "exec", c.server, os.Args[0])
-	cmd.Env = append(os.Environ(), serverEnv+"="+addr)
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d %d", serverEnv, server, buffer, rate))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -74,7 +80,7 @@ func newCable(t testing.TB, addr string) *cable {
 		t.Fatal(err)
 	}
 	lines := bufio.NewScanner(out)
-	c.stats = sync.OnceValue(func() (s Stats) {
+	stats = sync.OnceValue(func() (s Stats) {
 		in.Close()
 		for lines.Scan() {
 			json.Unmarshal(lines.Bytes(), &s)
@@ -82,11 +88,11 @@ func newCable(t testing.TB, addr string) *cable {
 		cmd.Wait()
 		return s
 	})
-	t.Cleanup(func() { c.stats() })
+	t.Cleanup(func() { stats() })
 	if !lines.Scan() || lines.Text() != "ready" {
 		t.Fatalf("the server did not start: %q", lines.Text())
 	}
-	return c
+	return stats
 }
 
 // in calls f on a thread in the client's namespace. Sockets that it opens stay there.
@@ -110,6 +116,17 @@ func (c *cable) in(f func() error) {
 	if err := <-done; err != nil {
 		c.t.Fatal(err)
 	}
+}
+
+// dial connects the client's host to the server.
+func (c *cable) dial(network string, server netip.AddrPort) (conn net.Conn) {
+	c.t.Helper()
+	c.in(func() (err error) {
+		conn, err = net.Dial(network, server.String())
+		return err
+	})
+	c.t.Cleanup(func() { conn.Close() })
+	return conn
 }
 
 // forger sends questions with forged sources to the server.
@@ -192,6 +209,24 @@ func nobody(server netip.Addr, i uint64, n int) netip.Addr {
 // answer, shorter than the three seconds after which the kernel gives an address up.
 const patience = 2 * time.Second
 
+// firstTry asks one question and says whether it is answered within a time.
+func firstTry(t testing.TB, conn net.Conn, within time.Duration) bool {
+	t.Helper()
+	q, buf := question("docker.io", dns.TypeA), make([]byte, maxUDP)
+	conn.Write(packet(t, q))
+	conn.SetReadDeadline(time.Now().Add(within))
+	for {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return false
+		}
+		// Another id is an answer to an earlier question that came too late.
+		if n > 2 && binary.BigEndian.Uint16(buf) == q.Id {
+			return true
+		}
+	}
+}
+
 // TestForgedFlood asks honest questions one after another, each behind a burst of forged ones, and counts how many are
 // answered at the first try.
 func TestForgedFlood(t *testing.T) {
@@ -199,52 +234,34 @@ func TestForgedFlood(t *testing.T) {
 		name    string
 		server  string
 		sources int
+		buffer  int
 	}{
-		{"a few addresses", floodV4, 100},
-		{"a whole network", floodV4, 5000},
-		{"IPv6", floodV6, 5000},
-		{"small buffers", floodV4, 5000},
+		{"a few addresses", floodV4, 100, bufferSize},
+		{"a whole network", floodV4, 5000, bufferSize},
+		{"IPv6", floodV6, 5000, bufferSize},
+		// As much as the kernel gives a process without privileges.
+		{"small buffers", floodV4, 5000, 212992},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			server := netip.AddrPortFrom(netip.MustParseAddr(tt.server), 53)
-			listen := server.String()
-			if tt.name == "small buffers" {
-				listen += " small"
-			}
-			c := newCable(t, listen)
+			c := newCable(t)
+			stats := c.serve(server, tt.buffer, 0)
 			f := c.forger(server)
-			var honest net.Conn
-			c.in(func() (err error) {
-				honest, err = net.Dial("udp", server.String())
-				return err
-			})
-			defer honest.Close()
+			honest := c.dial("udp", server)
 			const rounds, burst, lost = 60, 250, 3
 			answered := 0
-			buf := make([]byte, maxUDP)
 			for i := range rounds {
 				for range burst {
 					f.send(nobody(server.Addr(), f.sent, tt.sources))
 				}
-				q := question("docker.io", dns.TypeA)
-				honest.Write(packet(t, q))
-				honest.SetReadDeadline(time.Now().Add(patience))
-				for {
-					n, err := honest.Read(buf)
-					if err != nil {
-						break
-					}
-					// An answer to an earlier question came too late.
-					if n > 2 && binary.BigEndian.Uint16(buf) == q.Id {
-						answered++
-						break
-					}
+				if firstTry(t, honest, patience) {
+					answered++
 				}
 				if i-answered > 2*lost {
 					break
 				}
 			}
-			s := c.stats()
+			s := stats()
 			t.Logf("%d of %d honest questions answered at the first try, beside %d forged ones: %+v", answered, rounds, f.sent, s)
 			// The cable itself, a queue in the kernel, may lose a packet in a burst.
 			if answered < rounds-lost {
@@ -254,5 +271,54 @@ func TestForgedFlood(t *testing.T) {
 				t.Error("want answers to forged sources held back")
 			}
 		})
+	}
+}
+
+// TestRateLimitOnTheWire asks the same again and again: the answers become invitations to come over TCP, and who has
+// come is answered over UDP again.
+func TestRateLimitOnTheWire(t *testing.T) {
+	const rate, questions = 1, 40
+	server := netip.AddrPortFrom(netip.MustParseAddr(floodV4), 53)
+	c := newCable(t)
+	stats := c.serve(server, bufferSize, rate)
+	udp := &dns.Conn{Conn: c.dial("udp", server)}
+	udp.SetDeadline(time.Now().Add(10 * time.Minute)) // ends what hangs
+	q := question("registry.k8s.io", dns.TypeA)
+	ask := func(co *dns.Conn) *dns.Msg {
+		t.Helper()
+		if err := co.WriteMsg(q); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := co.ReadMsg()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp
+	}
+	cut := 0
+	for range questions {
+		if resp := ask(udp); resp.Truncated {
+			if cut++; len(resp.Answer) != 0 {
+				t.Errorf("got %v", resp)
+			}
+		} else if len(resp.Answer) != 2 {
+			t.Errorf("got %v", resp)
+		}
+	}
+	if cut < questions/2 {
+		t.Errorf("want most answers cut, got %d of %d", cut, questions)
+	}
+	tcp := &dns.Conn{Conn: c.dial("tcp", server)}
+	tcp.SetDeadline(time.Now().Add(10 * time.Minute))
+	if resp := ask(tcp); resp.Truncated || len(resp.Answer) != 2 {
+		t.Errorf("got %v", resp)
+	}
+	for range provenTimes * rate * limitSeconds {
+		if resp := ask(udp); resp.Truncated {
+			t.Fatal("want whole answers to who was answered over TCP")
+		}
+	}
+	if s := stats(); s.Limited != uint64(cut) {
+		t.Errorf("want %d counted as limited, got %+v", cut, s)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -485,6 +486,42 @@ func TestBadResolverIsAskedLast(t *testing.T) {
 	f.keep(table(t, forwardTo(threeNodes(), ".", first)))
 	if len(f.known) != 1 {
 		t.Errorf("want only the first resolver known, got %v", f.known)
+	}
+}
+
+// Whoever asks for names that a resolver cannot resolve, and for others in between, must not fill the log.
+func TestResolversThatComeAndGoAreLoggedRarely(t *testing.T) {
+	var lines strings.Builder
+	now := time.Unix(1000, 0)
+	log := slog.New(slog.NewTextHandler(&lines, nil))
+	f := newForwarder(log, func() time.Time { return now })
+	r := netip.MustParseAddrPort("10.1.1.1:53")
+	count := func(want string) int { return strings.Count(lines.String(), want) }
+	fail := func(times int) {
+		for range times {
+			f.report(r, context.DeadlineExceeded)
+		}
+	}
+	for range 1000 {
+		fail(badAfter)
+		f.report(r, nil)
+	}
+	if down, up := count("does not answer"), count("answers again"); down != 1 || up != 1 {
+		t.Errorf("want one line each, got %d and %d", down, up)
+	}
+	// One that is really dead is not overlooked because it was logged a moment ago.
+	fail(badAfter)
+	now = now.Add(logEvery)
+	fail(10)
+	if down, up := count("does not answer"), count("answers again"); down != 2 || up != 1 {
+		t.Errorf("want a second line that it is down, got %d and %d", down, up)
+	}
+	if !strings.Contains(lines.String(), "times=1000") {
+		t.Errorf("want the number of times that were not logged, got\n%s", lines.String())
+	}
+	f.report(r, nil)
+	if up := count("answers again"); up != 2 {
+		t.Errorf("want a line that it answers, got %d", up)
 	}
 }
 

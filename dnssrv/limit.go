@@ -31,8 +31,6 @@ const (
 	limitBurst = 5 * time.Second
 	// provenFor is how long an answer over TCP counts.
 	provenFor = 10 * time.Minute
-	// maxResponseRate bounds Spec.ResponseRate: the table counts in tenths of a microsecond.
-	maxResponseRate = 10_000
 )
 
 // ticks are tenths of a microsecond, the table's unit of time.

@@ -122,7 +122,7 @@ func TestResponseRate(t *testing.T) {
 			if got, want := whole(all, 1+ticksPerSecond), min(all, tt.want); got != want {
 				t.Errorf("a second later: want %d more, got %d", want, got)
 			}
-			if st := s.Stats(); tt.want < 1<<20 && (st.Cut == 0) == (st.Withheld == 0) {
+			if st := s.Stats(); tt.want < 1<<20 && (st.Limited == 0) == (st.Withheld == 0) {
 				t.Errorf("want what was limited counted, got %+v", st)
 			}
 		})
@@ -163,6 +163,47 @@ func TestResponseRateSparesOthers(t *testing.T) {
 		if m := judged(t, none, "192.0.2.1", q, 1); m.Truncated {
 			t.Fatal("want no limit")
 		}
+	}
+}
+
+// Honest clients are not limited at the default rate: a network full of nodes that boot at the same moment, a node
+// whose pods search with ndots:5, a site behind one address.
+func TestResponseRateSparesBootStorms(t *testing.T) {
+	const rate = 1000 // appliance's default
+	search := []string{"default.svc.cluster.local", "svc.cluster.local", "cluster.local", "bank.example"}
+	hosts := []string{"registry.k8s.io", "docker.io", "dl.k8s.io"}
+	for _, tt := range []struct {
+		name         string
+		nodes, times int // each asks for each host, with all searches, so many times
+		from         func(node int) string
+		seconds      int
+	}{
+		{"250 nodes boot at once", 250, 10, func(n int) string { return fmt.Sprintf("192.0.2.%d", 1+n) }, 1},
+		{"a busy node's resolver", 1, 300, func(int) string { return "192.0.2.1" }, 20},
+		{"200 nodes behind one address boot at once", 200, 20, func(int) string { return "192.0.2.1" }, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := limitedServer(t, rate)
+			for second := range tt.seconds {
+				now := 1 + ticks(second)*ticksPerSecond
+				for node := range tt.nodes {
+					for range tt.times {
+						for _, h := range hosts {
+							for _, suffix := range search {
+								if m := judged(t, s, tt.from(node), question(h+"."+suffix, dns.TypeA), now); m == nil || m.Truncated {
+									t.Fatalf("second %d, node %d: a search is limited: %v", second, node, m)
+								}
+							}
+							for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
+								if m := judged(t, s, tt.from(node), question(h, qtype), now); m == nil || m.Truncated {
+									t.Fatalf("second %d, node %d: an answer is limited: %v", second, node, m)
+								}
+							}
+						}
+					}
+				}
+			}
+		})
 	}
 }
 

@@ -112,6 +112,9 @@ func (g *guard) on() bool {
 	return until != 0 && g.now().UnixNano() < until
 }
 
+// doubts says whether a client may be forged.
+func (g *guard) doubts(client netip.Addr) bool { return g.on() && g.view.Load().of(client) != present }
+
 // hold keeps an answer back if its client may not be there, and says so. kept is false if there was no room for it.
 func (g *guard) hold(resp []byte, to net.Addr, client netip.Addr) (holds, kept bool) {
 	if g.view.Load().of(client) == present {
@@ -199,16 +202,17 @@ func (g *guard) worth(p presence, again bool) bool {
 // sender sends the answers of one socket. It never waits: what the kernel has no room for is dropped and counted, since
 // clients repeat questions and a worker that waits answers nobody.
 type sender struct {
-	stats *counters
-	sock  *net.UDPConn
-	conn  batchConn
-	guard *guard
-	most  int // bytes waiting in the send buffer from which on the guard looks
-	lates atomic.Uint64
+	stats   *counters
+	pressed *atomic.Pointer[guard] // Server.pressed
+	sock    *net.UDPConn
+	conn    batchConn
+	guard   *guard
+	most    int // bytes waiting in the send buffer from which on the guard looks
+	lates   atomic.Uint64
 }
 
-func newSender(stats *counters, sock *net.UDPConn, conn batchConn, g *guard) *sender {
-	o := &sender{stats: stats, sock: sock, conn: conn, guard: g, most: guardAt}
+func newSender(s *Server, sock *net.UDPConn, conn batchConn, g *guard) *sender {
+	o := &sender{stats: &s.stats, pressed: &s.pressed, sock: sock, conn: conn, guard: g, most: guardAt}
 	if size, err := sendBuffer(sock); err == nil {
 		o.most = min(o.most, size/4)
 	}
@@ -224,7 +228,7 @@ func (o *sender) batch(ms []ipv4.Message) {
 			ms = ms[n:]
 		case full(err):
 			o.stats.unsent.Add(uint64(len(ms)))
-			o.guard.press()
+			o.press()
 			return
 		default:
 			// The first cannot be sent (no route, filtered); the others can.
@@ -267,8 +271,13 @@ func (o *sender) sample() {
 		return err
 	})
 	if err == nil && waits > o.most {
-		o.guard.press()
+		o.press()
 	}
+}
+
+func (o *sender) press() {
+	o.guard.press()
+	o.pressed.Store(o.guard)
 }
 
 // run is the guard's loop.

@@ -67,10 +67,11 @@ func TestSendingNeverWaits(t *testing.T) {
 		{"no room behind one that cannot be reached", 2, "10.0.0.0:53", 2, 2, 1, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var stats counters
+			s := New(Config{})
+			stats := &s.stats
 			c := &fakeConn{room: tt.room, bad: tt.bad}
 			g := newGuard(time.Now, lookAround)
-			o := &sender{stats: &stats, conn: c, guard: g}
+			o := &sender{stats: stats, pressed: &s.pressed, conn: c, guard: g}
 			var ms []ipv4.Message
 			for i := range 5 {
 				ms = append(ms, ipv4.Message{Addr: udpAddr(fmt.Sprintf("10.0.0.%d:53", i))})
@@ -208,6 +209,37 @@ func TestGuard(t *testing.T) {
 			t.Error("want nobody held up without a look")
 		}
 	})
+}
+
+// Names that forged questions ask for must not fill the book of what is missing.
+func TestForgedMissesAreNotReported(t *testing.T) {
+	s := New(Config{Miss: func(netip.Addr, string, string) {}})
+	tab := table(t, threeNodes())
+	g := newGuard(time.Now, lookAround)
+	g.view.Store(&neighbours{
+		networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")},
+		state:    map[netip.Addr]presence{netip.MustParseAddr("10.0.0.2"): present, netip.MustParseAddr("10.0.0.3"): gone},
+	})
+	miss := func(client string) bool {
+		before := len(s.misses)
+		s.miss(tab, netip.MustParseAddr(client), "www.example.", 1)
+		return len(s.misses) > before
+	}
+	clients := []string{"10.0.0.2", "10.0.0.3", "10.0.0.4", "192.168.0.1"}
+	for _, c := range clients {
+		if !miss(c) {
+			t.Errorf("%s: want the miss reported while all is well", c)
+		}
+	}
+	(&sender{pressed: &s.pressed, guard: g}).press()
+	for i, want := range []bool{true, false, false, true} {
+		if got := miss(clients[i]); got != want {
+			t.Errorf("%s: want reported %v, got %v", clients[i], want, got)
+		}
+	}
+	if st := s.Stats(); st.Misses != 6 || st.MissesLost != 2 {
+		t.Errorf("got %+v", st)
+	}
 }
 
 func TestLookAround(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,8 +18,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if addr := os.Getenv(serverEnv); addr != "" {
-		if err := floodServer(addr); err != nil {
+	if how := os.Getenv(serverEnv); how != "" {
+		if err := floodServer(how); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -186,20 +185,21 @@ func sockets(t testing.TB, listen string) (*net.UDPConn, net.Listener) {
 	return conns[0], ln
 }
 
-// serverEnv makes the test binary a server at the address in it; "small" behind it gives it small buffers.
+// serverEnv makes the test binary a server: "ADDRESS BUFFER RATE", with the bytes that its socket may hold and
+// Spec.ResponseRate.
 const serverEnv = "DNSSRV_TEST_SERVER"
 
 // floodServer serves until its standard input ends, then prints its counts.
-func floodServer(addr string) error {
+func floodServer(how string) error {
 	spec := threeNodes()
+	var addr string
+	if _, err := fmt.Sscan(how, &addr, &bufferSize, &spec.ResponseRate); err != nil {
+		return fmt.Errorf("%q: %w", how, err)
+	}
 	spec.Allow = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 	t, err := NewTable(spec)
 	if err != nil {
 		return err
-	}
-	addr, small := strings.CutSuffix(addr, " small")
-	if small {
-		bufferSize = 212992 // the kernel's usual limit for who may not exceed it
 	}
 	s := New(Config{})
 	s.SetTable(t)

@@ -22,6 +22,8 @@ const (
 	maxValues    = 64
 	maxText      = 2048
 	maxResolvers = 8
+	// MaxResponseRate is the highest Spec.ResponseRate: rates are counted in tenths of a microsecond.
+	MaxResponseRate = 10_000
 )
 
 // Spec is what an answer table is built from. Names are given with or without a trailing dot, in any case.

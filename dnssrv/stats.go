@@ -20,14 +20,14 @@ type Stats struct {
 	// Unsent answers found the send buffer full. Absent ones were for addresses of the host's own networks that nobody
 	// showed to be his.
 	Unsent, Absent uint64
-	// Cut answers were beyond Spec.ResponseRate and sent as their question with TC set; Withheld ones were errors beyond
+	// Limited answers were beyond Spec.ResponseRate and sent as their question with TC set; Withheld ones were errors beyond
 	// it and not sent.
-	Cut, Withheld uint64
+	Limited, Withheld uint64
 	// Truncated answers had TC set.
 	Truncated uint64
 	// Forwarded questions were asked elsewhere; of these, ForwardFailed got no answer; ForwardShed were beyond the bound and not asked.
 	Forwarded, ForwardFailed, ForwardShed uint64
-	// Misses were reported, or lost because Config.Miss was too slow.
+	// Misses were reported, or lost because Config.Miss was too slow or the client probably forged.
 	Misses, MissesLost uint64
 	// OpenTCP connections now; RefusedTCP were beyond a bound; ClosedTCP were closed to make room for another client's.
 	OpenTCP               int64
@@ -55,7 +55,7 @@ func (s *Server) Stats() Stats {
 	st := Stats{
 		Answers: make(map[string]uint64),
 		Fast:    c.fast.Load(), Refused: c.refused.Load(), Dropped: c.dropped.Load(), Truncated: c.truncated.Load(),
-		Unsent: c.unsent.Load(), Absent: c.absent.Load(), Cut: s.limit.cut.Load(), Withheld: s.limit.withheld.Load(),
+		Unsent: c.unsent.Load(), Absent: c.absent.Load(), Limited: s.limit.cut.Load(), Withheld: s.limit.withheld.Load(),
 		Forwarded: c.forwarded.Load(), ForwardFailed: c.forwardFailed.Load(), ForwardShed: c.forwardShed.Load(),
 		Misses: c.misses.Load() - c.missesLost.Load(), MissesLost: c.missesLost.Load(),
 		OpenTCP: c.openTCP.Load(), RefusedTCP: c.refusedTCP.Load(), ClosedTCP: c.closedTCP.Load(),

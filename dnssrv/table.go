@@ -81,9 +81,9 @@ func NewTable(spec Spec) (*Table, error) {
 		return nil, fmt.Errorf("dns.ttl must be between 1s and 1h, got %q", ttl)
 	}
 	t.ttl = uint32(ttl / time.Second)
-	if spec.ResponseRate < 0 || spec.ResponseRate > maxResponseRate {
+	if spec.ResponseRate < 0 || spec.ResponseRate > MaxResponseRate {
 		return nil, fmt.Errorf(
-			"dns.response_rate must be between 0 (no limit) and %d, got %d", maxResponseRate, spec.ResponseRate)
+			"dns.response_rate must be between 0 (no limit) and %d, got %d", MaxResponseRate, spec.ResponseRate)
 	}
 	t.cost = rateCost(spec.ResponseRate)
 	for _, p := range spec.Allow {

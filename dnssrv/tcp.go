@@ -108,6 +108,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, p *place) {
 		writing.Lock()
 		defer writing.Unlock()
 		// Length and message in one write: some clients read them as one segment (RFC 7766 §8).
+		s.limit.prove(p.client, s.limit.now()) // first: its next question over UDP may come at once
 		msg := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(b)), uint16(len(b)))
 		c.SetWriteDeadline(time.Now().Add(writeTimeout))
 		if _, err := c.Write(append(msg, b...)); err != nil {
@@ -115,7 +116,6 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, p *place) {
 			return
 		}
 		s.conns.served(p)
-		s.limit.prove(p.client, s.limit.now())
 	}
 	slots := make(chan struct{}, pipelined)
 	r := bufio.NewReaderSize(c, 512)

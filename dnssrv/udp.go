@@ -49,7 +49,7 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 		bc = ipv6.NewPacketConn(conn)
 	}
 
-	out := newSender(&s.stats, conn, bc, newGuard(time.Now, lookAround))
+	out := newSender(s, conn, bc, newGuard(time.Now, lookAround))
 
 	// Workers read while ctx lives; forwards and the reporting of misses may outlast them, but not this call.
 	runCtx, cancel := context.WithCancel(ctx)

@@ -460,29 +460,32 @@ func TestSocketClosedByOthersEndsServe(t *testing.T) {
 	}
 }
 
-func TestReceiveBufferIsRaisedAndNeverLowered(t *testing.T) {
+func TestBuffersAreRaisedAndNeverLowered(t *testing.T) {
 	conn, ln := sockets(t, "127.0.0.1:0")
 	defer conn.Close()
 	defer ln.Close()
-	size := func() (n int) {
-		raw, err := conn.SyscallConn()
-		if err != nil {
-			t.Fatal(err)
-		}
-		raw.Control(func(fd uintptr) { n, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF) })
-		if err != nil {
+	size := func(option int) (n int) {
+		t.Helper()
+		if err := control(conn, func(fd int) (err error) {
+			n, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
+			return err
+		}); err != nil {
 			t.Fatal(err)
 		}
 		return n
 	}
 	for range 2 {
-		before := size()
+		receive, send := size(unix.SO_RCVBUF), size(unix.SO_SNDBUF)
 		if err := raiseBuffers(conn); err != nil {
 			t.Fatal(err)
 		}
-		if size() < before {
-			t.Errorf("want at least %d bytes, got %d", before, size())
+		if size(unix.SO_RCVBUF) < receive || size(unix.SO_SNDBUF) < send {
+			t.Errorf("want at least %d and %d bytes, got %d and %d",
+				receive, send, size(unix.SO_RCVBUF), size(unix.SO_SNDBUF))
 		}
+	}
+	if got, err := sendBuffer(conn); err != nil || got != size(unix.SO_SNDBUF) {
+		t.Errorf("got %d, %v", got, err)
 	}
 }
 
