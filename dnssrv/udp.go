@@ -15,8 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// batch is how many packets one system call takes or gives.
-const batch = 64
+const (
+	// batch is how many packets one system call takes or gives.
+	batch = 64
+	// maxWorkers of one socket. All but the first help when fullBatches were full one after another.
+	maxWorkers, fullBatches = 4, 32
+)
 
 // dontWait makes a call return at once if the kernel has no room (complete_dontwait.go of x/net heeds it).
 const dontWait = unix.MSG_DONTWAIT
@@ -61,10 +65,10 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	}
 	others.Go(func() { out.run(runCtx) })
 	errs := make(chan error, 1)
-	// More than one, so that one packs answers while another is in the system call.
-	for range min(runtime.GOMAXPROCS(0), 4) {
+	serve := func(loop func(w *worker) error) {
+		w := newWorker(s, bc, out, clientOf(local), &forwards)
 		workers.Go(func() {
-			if err := s.serveUDP(runCtx, bc, out, clientOf(local), &forwards); err != nil {
+			if err := loop(w); err != nil {
 				select {
 				case errs <- fmt.Errorf("dns socket %s: %w", local, err):
 				default:
@@ -72,6 +76,13 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 				cancel()
 			}
 		})
+	}
+	// One worker reads, because each that waits beside it costs a thread's wake-up a batch, a fifth of all CPU. Others come
+	// to help when it does not keep up.
+	more := make(chan struct{})
+	serve(func(w *worker) error { return w.serve(runCtx, more) })
+	for range min(runtime.GOMAXPROCS(0), maxWorkers) - 1 {
+		serve(func(w *worker) error { return w.help(runCtx, more) })
 	}
 	workers.Wait()
 	cancel()
@@ -85,63 +96,121 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	}
 }
 
-// serveUDP is one worker: it owns its buffers, the socket is shared.
-func (s *Server) serveUDP(
-	ctx context.Context, conn batchConn, o *sender, local netip.Addr, forwards *sync.WaitGroup,
-) error {
-	in, out := make([]ipv4.Message, batch), make([]ipv4.Message, 0, batch)
-	ins, outs := make([]byte, batch*maxQuery), make([]byte, batch*maxUDP)
-	for i := range in {
-		in[i].Buffers = [][]byte{ins[i*maxQuery : (i+1)*maxQuery]}
+// worker reads questions and sends answers: it owns its buffers, the socket is shared.
+type worker struct {
+	s        *Server
+	conn     batchConn
+	out      *sender
+	local    netip.Addr
+	forwards *sync.WaitGroup
+
+	in, ready []ipv4.Message
+	answers   []byte           // of batch answers
+	bufs      [batch][1][]byte // what ready's messages point to
+	failed    int              // reads in a row
+	sent      int              // since the last sample
+}
+
+func newWorker(s *Server, conn batchConn, out *sender, local netip.Addr, forwards *sync.WaitGroup) *worker {
+	w := &worker{
+		s: s, conn: conn, out: out, local: local, forwards: forwards,
+		in: make([]ipv4.Message, batch), ready: make([]ipv4.Message, 0, batch), answers: make([]byte, batch*maxUDP),
 	}
-	bufs := make([][1][]byte, batch)
-	failed, sent := 0, 0
-	for {
-		n, err := conn.ReadBatch(in, 0)
-		switch {
-		case ctx.Err() != nil:
+	questions := make([]byte, batch*maxQuery)
+	for i := range w.in {
+		w.in[i].Buffers = [][]byte{questions[i*maxQuery : (i+1)*maxQuery]}
+	}
+	return w
+}
+
+// serve answers until ctx is done, and says on more, if anybody listens, when it does not keep up.
+func (w *worker) serve(ctx context.Context, more chan<- struct{}) error {
+	for row := 0; ; {
+		n, err := w.once(ctx, 0)
+		if ctx.Err() != nil {
 			return nil
-		case errors.Is(err, net.ErrClosed):
+		}
+		if err != nil {
 			return err
-		case err != nil:
-			// The kernel reports another packet's trouble, or is out of memory; a socket that only fails is broken.
-			if failed++; failed > 100 {
+		}
+		if row++; n < batch {
+			row = 0
+		}
+		if row >= fullBatches {
+			select {
+			case more <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// help answers what waits, whenever there is more.
+func (w *worker) help(ctx context.Context, more <-chan struct{}) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-more:
+		}
+		for n := batch; n == batch && ctx.Err() == nil; {
+			var err error
+			if n, err = w.once(ctx, dontWait); err != nil && ctx.Err() == nil {
 				return err
 			}
-			continue
-		}
-		failed = 0
-		t := s.table.Load()
-		now := s.limit.now()
-		guarded := o.guard.on()
-		out = out[:0]
-		for i := range in[:n] {
-			m := &in[i]
-			addr, ok := m.Addr.(*net.UDPAddr)
-			if !ok || m.Flags&unix.MSG_TRUNC != 0 || addr.Port == 0 {
-				s.stats.dropped.Add(1)
-				continue
-			}
-			client := clientOf(addr)
-			buf, query := outs[len(out)*maxUDP:(len(out)+1)*maxUDP], m.Buffers[0][:m.N]
-			resp, j := s.handle(t, buf, query, client, true)
-			resp, j = s.limited(t, buf, query, resp, j, client, local, now)
-			if j != nil {
-				resp = s.start(ctx, j, forwards, func(b []byte) { o.late(b, addr, client) }, func() {})
-			}
-			if resp == nil || guarded && o.hold(resp, addr, client) {
-				continue
-			}
-			k := len(out)
-			bufs[k][0] = resp
-			out = append(out, ipv4.Message{Buffers: bufs[k][:], Addr: m.Addr})
-		}
-		o.batch(out)
-		if sent += len(out); sent >= sampleEvery {
-			sent = 0
-			o.sample()
 		}
 	}
+}
+
+// once answers one batch of questions, waiting for the first unless flags say otherwise. An error means that the socket
+// is broken.
+func (w *worker) once(ctx context.Context, flags int) (n int, err error) {
+	n, err = w.conn.ReadBatch(w.in, flags)
+	switch {
+	case err == nil:
+		w.failed = 0
+	case ctx.Err() != nil, flags&dontWait != 0 && full(err):
+		return 0, nil
+	case errors.Is(err, net.ErrClosed):
+		return 0, err
+	default:
+		// The kernel reports another packet's trouble, or is out of memory; a socket that only fails is broken.
+		if w.failed++; w.failed > 100 {
+			return 0, err
+		}
+		return 0, nil
+	}
+	s, o := w.s, w.out
+	t := s.table.Load()
+	now := s.limit.now()
+	guarded := o.guard.on()
+	w.ready = w.ready[:0]
+	for i := range w.in[:n] {
+		m := &w.in[i]
+		addr, ok := m.Addr.(*net.UDPAddr)
+		if !ok || m.Flags&unix.MSG_TRUNC != 0 || addr.Port == 0 {
+			s.stats.dropped.Add(1)
+			continue
+		}
+		client, k := clientOf(addr), len(w.ready)
+		buf, query := w.answers[k*maxUDP:(k+1)*maxUDP], m.Buffers[0][:m.N]
+		resp, j := s.handle(t, buf, query, client, true)
+		resp, j = s.limited(t, buf, query, resp, j, client, w.local, now)
+		if j != nil {
+			resp = s.start(ctx, j, w.forwards, func(b []byte) { o.late(b, addr, client) }, func() {})
+		}
+		if resp == nil || guarded && o.hold(resp, addr, client) {
+			continue
+		}
+		w.bufs[k][0] = resp
+		w.ready = append(w.ready, ipv4.Message{Buffers: w.bufs[k][:], Addr: addr})
+	}
+	o.batch(w.ready)
+	if w.sent += len(w.ready); w.sent >= sampleEvery {
+		w.sent = 0
+		o.sample()
+	}
+	return n, nil
 }
 
 // limited applies the rates to an answer, or to a question that must be asked elsewhere.
