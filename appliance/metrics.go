@@ -122,16 +122,18 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("casemate_"+name, help, labels, nil)
 }
 
+const dnsEvents = "fast, refused, dropped, unsent, absent, limited, withheld, truncated, forwarded, forward_failed, " +
+	"forward_shed, misses_lost, refused_tcp, closed_tcp"
+
 var (
-	descUp      = desc("serving", "1 when this node serves.")
-	descInfo    = desc("info", "Constant 1, with the version.", "version", "commit", "node")
-	descConns   = desc("http_connections", "Open HTTP connections.")
-	descRefused = desc("http_connections_refused_total", "Connections beyond the bounds.")
-	descBook    = desc("missing_entries", "Entries of this node's missing book.")
-	descDropped = desc("missing_dropped_total", "Entries that the full missing book let go since it was cleared.")
-	descDNS     = desc("dns_answers_total", "DNS answers by response code.", "rcode")
-	descDNSMore = desc("dns_events_total", "DNS questions by what became of them besides: fast, refused, dropped, unsent, absent, limited, withheld, "+
-		"truncated, forwarded, forward_failed, forward_shed, misses_lost, refused_tcp, closed_tcp.", "event")
+	descUp       = desc("serving", "1 when this node serves.")
+	descInfo     = desc("info", "Constant 1, with the version.", "version", "commit", "node")
+	descConns    = desc("http_connections", "Open HTTP connections.")
+	descRefused  = desc("http_connections_refused_total", "Connections beyond the bounds.")
+	descBook     = desc("missing_entries", "Entries of this node's missing book.")
+	descDropped  = desc("missing_dropped_total", "Entries that the full missing book let go since it was cleared.")
+	descDNS      = desc("dns_answers_total", "DNS answers by response code.", "rcode")
+	descDNSMore  = desc("dns_events_total", "DNS questions by what became of them besides: "+dnsEvents+".", "event")
 	descLeader   = desc("raft_leader", "1 when this node leads, 0 when it does not.")
 	descHas      = desc("raft_has_leader", "1 when a leader is known: writes work.")
 	descTerm     = desc("raft_term", "raft's term.")

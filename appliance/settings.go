@@ -131,7 +131,8 @@ var settingDefs = []settingDef{
 		}
 		return nil
 	}},
-	{"dns.response_rate", "1000", "answers a second over UDP that say the same, for one address; who wants more is sent to TCP; 0: no limit", func(s *Settings, v string) error {
+	{"dns.response_rate", "1000", "equal answers a second that one address gets over UDP; above that it is sent to TCP; " +
+		"0: no limit", func(s *Settings, v string) error {
 		n, err := strconv.Atoi(v)
 		if err != nil || n < 0 || n > dnssrv.MaxResponseRate {
 			return fmt.Errorf("must be between 0 (no limit) and %d, got %q", dnssrv.MaxResponseRate, v)

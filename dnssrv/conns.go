@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// conns shares the places for TCP connections among clients. A place is taken away from an idle connection, the one that
-// was of use the longest ago, of the address that has most: so a newcomer gets in while anybody is idle, or has more
-// than one place.
+// conns shares the places for TCP connections among clients. When all are taken, an idle connection gives way: of the
+// address that has most, the one that was of use the longest ago. So a newcomer gets in while anybody is idle, or has
+// more than one place.
 type conns struct {
 	max, perClient, perNetwork int           // tests set others before they serve,
 	idle                       time.Duration // as of this
@@ -39,7 +39,8 @@ func newConns() *conns {
 	}
 }
 
-// acquire gives a client a place, if need be that of another connection, which is closed. It gives nil if there is none.
+// acquire gives a client a place, if need be that of another connection, which is closed then. It gives nil if there is
+// none.
 func (c *conns) acquire(client netip.Addr, close func()) (p *place, evicted bool) {
 	p = &place{client: client, close: close}
 	if client.Is6() {

@@ -262,7 +262,8 @@ func TestForgedFlood(t *testing.T) {
 				}
 			}
 			s := stats()
-			t.Logf("%d of %d honest questions answered at the first try, beside %d forged ones: %+v", answered, rounds, f.sent, s)
+			t.Logf("%d of %d honest questions answered at the first try, beside %d forged ones: %+v",
+				answered, rounds, f.sent, s)
 			// The cable itself, a queue in the kernel, may lose a packet in a burst.
 			if answered < rounds-lost {
 				t.Errorf("want %d of %d honest questions answered at the first try, got %d", rounds-lost, rounds, answered)

@@ -23,8 +23,8 @@ const (
 	minAttempts   = 3
 	// maxForwards at once, and of one client.
 	maxForwards, maxForwardsPerClient = 1024, 256
-	// Where that is reached, a question may give way to a newer one that has waited for longer than lateAfter and lateTimes
-	// what an answer takes. One of the oldest is chosen.
+	// Where that is reached, a question gives way to a newer one if it has waited for longer than lateAfter, and than
+	// lateTimes what an answer takes. It is one of the oldest.
 	lateAfter, lateTimes = 100 * time.Millisecond, 8
 	oldest               = 16
 )

@@ -13,8 +13,8 @@ import (
 // Response rate limiting, after BIND's and Knot's: whoever forges sources must not make us send a stranger more than
 // he sends us. What is limited is not lost: the answer shrinks to its question with TC set (a slip of one), so that a
 // forger gains no byte, and an honest client repeats the question over TCP. An address that was answered over TCP has
-// shown that it receives what it asks for, and gets tenfold rates for a while. Errors are not worth a repetition and are
-// dropped.
+// shown that it receives what it asks for, and gets tenfold rates for a while. Errors are not worth a repetition: they
+// are dropped.
 //
 // All clients of this server live in a few networks, and a forger next to them can use their addresses. So what says
 // the same again and again is counted for an address, not for its network: honest neighbours of a victim are not

@@ -28,7 +28,7 @@ const (
 	lookEvery, lookShare = 20 * time.Millisecond, 10
 	// maxHeld answers are held back between two looks.
 	maxHeld = 1024
-	// strangersPerSecond is how many answers go to addresses that may not be there: three seconds' worth stay below a third
+	// strangersPerSecond is how many answers go to addresses that may not be there: three seconds' worth are below a third
 	// of the kernel's table. An address that did not answer the kernel lately counts for goneCost others.
 	strangersPerSecond, goneCost = 100, 10
 )
@@ -71,11 +71,10 @@ func (v *neighbours) note(a netip.Addr, p presence) {
 	}
 }
 
-// held is an answer that waits for the next look.
+// held is an answer, or a question that others must be asked, that waits for the next look.
 type held struct {
-	msg    []byte
-	to     net.Addr
 	client netip.Addr
+	send   func()
 }
 
 // guard is one socket's.
@@ -115,21 +114,18 @@ func (g *guard) on() bool {
 // doubts says whether a client may be forged.
 func (g *guard) doubts(client netip.Addr) bool { return g.on() && g.view.Load().of(client) != present }
 
-// hold keeps an answer back if its client may not be there, and says so. kept is false if there was no room for it.
-func (g *guard) hold(resp []byte, to net.Addr, client netip.Addr) (holds, kept bool) {
-	if g.view.Load().of(client) == present {
-		return false, false
-	}
+// hold keeps h until the next look, if there is room.
+func (g *guard) hold(h held) bool {
 	select {
-	case g.held <- held{append([]byte(nil), resp...), to, client}:
-		return true, true
+	case g.held <- h:
+		return true
 	default:
-		return true, false
+		return false
 	}
 }
 
-// run looks when it must and sends what was held, until ctx is done. send and drop get one answer each.
-func (g *guard) run(ctx context.Context, send, drop func(held)) {
+// run looks when it must and sends what was held, until ctx is done. drop is called for what is not sent.
+func (g *guard) run(ctx context.Context, drop func()) {
 	// Who is there before any trouble: then the first moments of it are spent on the others alone.
 	if view, err := g.look(); err == nil {
 		g.view.Store(view)
@@ -154,9 +150,9 @@ func (g *guard) run(ctx context.Context, send, drop func(held)) {
 		deliver := func(h held) {
 			if g.worth(view.of(h.client), asked[h.client]) {
 				asked[h.client] = true
-				send(h)
+				h.send()
 			} else {
-				drop(h)
+				drop()
 			}
 		}
 		if first != nil {
@@ -245,7 +241,8 @@ func (o *sender) one(msg []byte, to net.Addr) {
 
 // late sends an answer that others had to be asked for.
 func (o *sender) late(msg []byte, to net.Addr, client netip.Addr) {
-	if o.guard.on() && o.hold(msg, to, client) {
+	if o.guard.doubts(client) {
+		o.hold(held{client, func() { o.one(msg, to) }})
 		return
 	}
 	o.one(msg, to)
@@ -254,13 +251,11 @@ func (o *sender) late(msg []byte, to net.Addr, client netip.Addr) {
 	}
 }
 
-// hold says whether an answer is not to be sent now.
-func (o *sender) hold(msg []byte, to net.Addr, client netip.Addr) bool {
-	holds, kept := o.guard.hold(msg, to, client)
-	if holds && !kept {
+// hold keeps what is for a client that may not be there.
+func (o *sender) hold(h held) {
+	if !o.guard.hold(h) {
 		o.stats.absent.Add(1)
 	}
-	return holds
 }
 
 // sample presses the guard if too much waits.
@@ -282,7 +277,5 @@ func (o *sender) press() {
 
 // run is the guard's loop.
 func (o *sender) run(ctx context.Context) {
-	send := func(h held) { o.one(h.msg, h.to) }
-	drop := func(held) { o.stats.absent.Add(1) }
-	o.guard.run(ctx, send, drop)
+	o.guard.run(ctx, func() { o.stats.absent.Add(1) })
 }

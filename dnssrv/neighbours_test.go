@@ -137,7 +137,7 @@ func TestGuard(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			g.run(ctx, func(h held) { sent = append(sent, h.client.String()) }, func(held) { dropped++ })
+			g.run(ctx, func() { dropped++ })
 		}()
 		defer func() { cancel(); <-done }()
 		settle := func() {
@@ -146,7 +146,10 @@ func TestGuard(t *testing.T) {
 		}
 		hold := func(client string) (holds, kept bool) {
 			a := netip.MustParseAddr(client)
-			return g.hold([]byte{1}, net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 5000)), a)
+			if !g.doubts(a) {
+				return false, false
+			}
+			return true, g.hold(held{a, func() { sent = append(sent, client) }})
 		}
 		settle()
 		if g.on() || looks != 1 {
@@ -183,14 +186,20 @@ func TestGuard(t *testing.T) {
 		if n := len(sent); n < 2 || n > strangersPerSecond+10 || dropped < maxHeld-n {
 			t.Errorf("want about %d answers to strangers sent, got %d, and %d dropped", strangersPerSecond, n-1, dropped)
 		}
+		if !g.on() {
+			t.Error("want the guard still on")
+		}
 		// Who is being asked for has an answer on its way; who is silent gets few.
 		time.Sleep(time.Second)
 		sent = nil
+		silent := func(i int) string { return fmt.Sprintf("10.0.200.%d", i) }
+		waiting := func(i int) string { return fmt.Sprintf("10.0.201.%d", i) }
 		for i := range 50 {
-			silent, waiting := fmt.Sprintf("10.0.200.%d", i), fmt.Sprintf("10.0.201.%d", i)
-			asked[silent], asked[waiting] = gone, asking
-			hold(silent)
-			hold(waiting)
+			asked[silent(i)], asked[waiting(i)] = gone, asking
+		}
+		for i := range 50 {
+			hold(silent(i))
+			hold(waiting(i))
 		}
 		settle()
 		if n := len(sent); n != strangersPerSecond/goneCost {

@@ -17,7 +17,8 @@ const (
 	// maxConns at once, of one client, and of one IPv6 network (/64). Pods' resolvers behind one node's address share that
 	// node's.
 	maxConns, maxConnsPerClient, maxConnsPerNetwork = 1024, 128, 512
-	// A whole message must have come within this after the answer before it: a client that sends byte by byte gains nothing by it.
+	// A whole message must have come within this after the answer before it: a client that sends byte by byte gains
+	// nothing by it.
 	idleTimeout = 10 * time.Second
 	// crowdedTimeout replaces it when half the connections are taken.
 	crowdedTimeout = 2 * time.Second
@@ -93,7 +94,8 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 	}
 }
 
-// serveConn answers one connection's questions: those of the table in order, forwarded ones as they come (RFC 7766 §6.2.1.1).
+// serveConn answers one connection's questions: those of the table in order, forwarded ones as they come (RFC 7766
+// §6.2.1.1).
 func (s *Server) serveConn(ctx context.Context, c net.Conn, p *place) {
 	defer c.Close()
 	ctx, cancel := context.WithCancel(ctx)

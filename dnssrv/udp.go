@@ -1,6 +1,7 @@
 package dnssrv
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -77,8 +78,8 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 			}
 		})
 	}
-	// One worker reads, because each that waits beside it costs a thread's wake-up a batch, a fifth of all CPU. Others come
-	// to help when it does not keep up.
+	// One worker reads: each that waits beside it costs a thread's wake-up a batch, which is a fifth of all CPU. Others
+	// help when it does not keep up.
 	more := make(chan struct{})
 	serve(func(w *worker) error { return w.serve(runCtx, more) })
 	for range min(runtime.GOMAXPROCS(0), maxWorkers) - 1 {
@@ -86,8 +87,8 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	}
 	workers.Wait()
 	cancel()
+	others.Wait() // first: what the guard held may be a question that it forwards
 	forwards.Wait()
-	others.Wait()
 	select {
 	case err := <-errs:
 		return err
@@ -196,10 +197,14 @@ func (w *worker) once(ctx context.Context, flags int) (n int, err error) {
 		buf, query := w.answers[k*maxUDP:(k+1)*maxUDP], m.Buffers[0][:m.N]
 		resp, j := s.handle(t, buf, query, client, true)
 		resp, j = s.limited(t, buf, query, resp, j, client, w.local, now)
+		if guarded && (resp != nil || j != nil) && o.guard.doubts(client) {
+			o.hold(held{client, w.later(ctx, bytes.Clone(resp), j, addr, client)})
+			continue
+		}
 		if j != nil {
 			resp = s.start(ctx, j, w.forwards, func(b []byte) { o.late(b, addr, client) }, func() {})
 		}
-		if resp == nil || guarded && o.hold(resp, addr, client) {
+		if resp == nil {
 			continue
 		}
 		w.bufs[k][0] = resp
@@ -211,6 +216,18 @@ func (w *worker) once(ctx context.Context, flags int) (n int, err error) {
 		o.sample()
 	}
 	return n, nil
+}
+
+// later does what once would have done, with an answer or a question that others must be asked.
+func (w *worker) later(ctx context.Context, resp []byte, j *job, addr net.Addr, client netip.Addr) func() {
+	return func() {
+		if j != nil {
+			resp = w.s.start(ctx, j, w.forwards, func(b []byte) { w.out.late(b, addr, client) }, func() {})
+		}
+		if resp != nil {
+			w.out.one(resp, addr)
+		}
+	}
 }
 
 // limited applies the rates to an answer, or to a question that must be asked elsewhere.

@@ -44,12 +44,17 @@ func (c *scriptConn) WriteBatch(ms []ipv4.Message, _ int) (int, error) {
 	return len(ms), nil
 }
 
-func scripted(t *testing.T, c *scriptConn) *worker {
+func scripted(t *testing.T, c *scriptConn, edit ...func(*Spec)) *worker {
 	spec := threeNodes()
+	for _, e := range edit {
+		e(&spec)
+	}
 	spec.Allow = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	s := New(Config{})
 	s.SetTable(table(t, spec))
-	c.question = packet(t, question("registry.k8s.io", dns.TypeA))
+	if c.question == nil {
+		c.question = packet(t, question("registry.k8s.io", dns.TypeA))
+	}
 	sock, ln := sockets(t, "127.0.0.1:0")
 	t.Cleanup(func() { sock.Close(); ln.Close() })
 	o := newSender(s, sock, c, newGuard(s.forward.now, lookAround))
@@ -134,6 +139,54 @@ func TestWorkerHelps(t *testing.T) {
 			// The second call found nothing, or the rest.
 			if c.reads < tt.reads || c.sent < tt.sent {
 				t.Errorf("want %d reads and %d answers, got %d and %d", tt.reads, tt.sent, c.reads, c.sent)
+			}
+		})
+	}
+}
+
+// While the guard is on, neither an answer nor a question that others must be asked leaves for a client that may not be
+// there, before the kernel was asked again.
+func TestWorkerHoldsWhatIsForNobody(t *testing.T) {
+	client := netip.MustParseAddr("10.0.0.50")
+	for _, tt := range []struct {
+		name      string
+		question  string
+		state     presence
+		pressed   bool
+		held      int
+		sent      int
+		forwarded uint64
+	}{
+		{"a neighbour's answer", "registry.k8s.io", present, true, 0, 1, 0},
+		{"a neighbour's question for others", "www.slow.example", present, true, 0, 0, 1},
+		{"nobody's answer", "registry.k8s.io", gone, true, 1, 0, 0},
+		{"nobody's question for others", "www.slow.example", gone, true, 1, 0, 0},
+		{"nobody's answer in quiet times", "registry.k8s.io", gone, false, 0, 1, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			c := &scriptConn{batches: []int{1}, question: packet(t, question(tt.question, dns.TypeA))}
+			w := scripted(t, c, func(s *Spec) { *s = forwardTo(*s, "slow.example", newResolver(t, silent)) })
+			defer w.forwards.Wait()
+			defer cancel()
+			w.out.guard.view.Store(&neighbours{state: map[netip.Addr]presence{client: tt.state}})
+			if tt.pressed {
+				w.out.press()
+			}
+			if n, err := w.once(ctx, dontWait); n != 1 || err != nil {
+				t.Fatalf("got %d, %v", n, err)
+			}
+			held := len(w.out.guard.held)
+			if st := w.s.Stats(); held != tt.held || c.sent != tt.sent || st.Forwarded != tt.forwarded {
+				t.Errorf("held %d, sent %d, forwarded %d", held, c.sent, st.Forwarded)
+			}
+			if held == 0 {
+				return
+			}
+			// He shows up.
+			(<-w.out.guard.held).send()
+			if st := w.s.Stats(); c.sent+int(st.Forwarded) != 1 {
+				t.Errorf("sent %d, forwarded %d", c.sent, st.Forwarded)
 			}
 		})
 	}
