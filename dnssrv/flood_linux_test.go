@@ -41,12 +41,7 @@ func newCable(t testing.TB) *cable {
 	}
 	name := fmt.Sprintf("cmdns%d%s", os.Getpid(), strings.ToLower(t.Name()[len("Test"):])[:4])
 	c := &cable{t: t, server: name + "s", client: name + "c"}
-	ip := func(args ...string) {
-		t.Helper()
-		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
-			t.Fatalf("ip %s: %v\n%s", strings.Join(args, " "), err, out)
-		}
-	}
+	ip := c.ip
 	for _, ns := range []string{c.server, c.client} {
 		ip("netns", "add", ns)
 		t.Cleanup(func() { ip("netns", "del", ns) })
@@ -59,6 +54,13 @@ func newCable(t testing.TB) *cable {
 		ip("-n", ns, "link", "set", "eth0", "up")
 	}
 	return c
+}
+
+func (c *cable) ip(args ...string) {
+	c.t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		c.t.Fatalf("ip %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
 }
 
 // serve starts our server; stats ends it and gives its counts.
@@ -119,14 +121,30 @@ func (c *cable) in(f func() error) {
 }
 
 // dial connects the client's host to the server.
-func (c *cable) dial(network string, server netip.AddrPort) (conn net.Conn) {
+func (c *cable) dial(network string, server netip.AddrPort) net.Conn {
+	c.t.Helper()
+	return c.dialFrom(nil, network, server)
+}
+
+func (c *cable) dialFrom(local net.Addr, network string, server netip.AddrPort) (conn net.Conn) {
 	c.t.Helper()
 	c.in(func() (err error) {
-		conn, err = net.Dial(network, server.String())
+		conn, err = (&net.Dialer{LocalAddr: local}).Dial(network, server.String())
 		return err
 	})
 	c.t.Cleanup(func() { conn.Close() })
 	return conn
+}
+
+// newcomer makes a host appear on the client's side and connects it to the server.
+func (c *cable) newcomer(a netip.Addr, server netip.AddrPort) net.Conn {
+	c.t.Helper()
+	plen, opts := "/16", []string{}
+	if a.Is6() {
+		plen, opts = "/64", []string{"nodad"}
+	}
+	c.ip(append([]string{"-n", c.client, "addr", "add", a.String() + plen, "dev", "eth0"}, opts...)...)
+	return c.dialFrom(net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)), "udp", server)
 }
 
 // forger sends questions with forged sources to the server.
@@ -261,7 +279,26 @@ func TestForgedFlood(t *testing.T) {
 					break
 				}
 			}
+			const newcomers = 10
+			welcome := 0
+			host := server.Addr().Next() // the client's
+			for i := 0; i < newcomers && answered >= rounds-lost; i++ {
+				host = host.Next()
+				conn := c.newcomer(host, server)
+				for range burst {
+					f.send(nobody(server.Addr(), f.sent, tt.sources))
+				}
+				// It knows nobody's link-layer address yet and asks for the server's, as every host does.
+				c.ip("-n", c.client, "neigh", "flush", "dev", "eth0")
+				if firstTry(t, conn, patience) {
+					welcome++
+				}
+			}
 			s := stats()
+			t.Logf("%d of %d newcomers answered at the first try", welcome, newcomers)
+			if welcome < newcomers-lost {
+				t.Errorf("want %d of %d newcomers answered at the first try, got %d", newcomers-lost, newcomers, welcome)
+			}
 			t.Logf("%d of %d honest questions answered at the first try, beside %d forged ones: %+v",
 				answered, rounds, f.sent, s)
 			// The cable itself, a queue in the kernel, may lose a packet in a burst.

@@ -26,11 +26,16 @@ const (
 	guardFor = 5 * time.Second
 	// A look is taken at most this often, and takes at most a tenth of one core.
 	lookEvery, lookShare = 20 * time.Millisecond, 10
-	// maxHeld answers are held back between two looks.
-	maxHeld = 1024
+	// maxHeld answers are held back between two looks, of those that the last look knew to be absent half as many.
+	maxHeld = 4096
 	// strangersPerSecond is how many answers go to addresses that may not be there: three seconds' worth are below a third
 	// of the kernel's table. An address that did not answer the kernel lately counts for goneCost others.
 	strangersPerSecond, goneCost = 100, 10
+	// maxAbsent is how many addresses that are not there the kernel's table may hold before no new one is tried. From 512
+	// entries on it throws out old ones first, and those are hosts that are there.
+	maxAbsent = 200
+	// Hosts that were there within seenFor are answered also when the kernel has forgotten them, up to maxSeen.
+	seenFor, maxSeen = 10 * time.Minute, 1 << 14
 )
 
 // presence is what the kernel knows of an address.
@@ -90,10 +95,15 @@ type guard struct {
 	// Owned by run.
 	allowance float64
 	filled    time.Time
+	absent    int // addresses in the kernel's table that are not there
+	seen      map[netip.Addr]time.Time
 }
 
 func newGuard(now func() time.Time, look func() (*neighbours, error)) *guard {
-	return &guard{now: now, look: look, wake: make(chan struct{}, 1), held: make(chan held, maxHeld)}
+	return &guard{
+		now: now, look: look, wake: make(chan struct{}, 1), held: make(chan held, maxHeld),
+		seen: make(map[netip.Addr]time.Time),
+	}
 }
 
 // press says that many answers wait, or that there is no room for more.
@@ -116,6 +126,9 @@ func (g *guard) doubts(client netip.Addr) bool { return g.on() && g.view.Load().
 
 // hold keeps h until the next look, if there is room.
 func (g *guard) hold(h held) bool {
+	if len(g.held) > maxHeld/2 && g.view.Load().of(h.client) != unknown {
+		return false
+	}
 	select {
 	case g.held <- h:
 		return true
@@ -127,9 +140,7 @@ func (g *guard) hold(h held) bool {
 // run looks when it must and sends what was held, until ctx is done. drop is called for what is not sent.
 func (g *guard) run(ctx context.Context, drop func()) {
 	// Who is there before any trouble: then the first moments of it are spent on the others alone.
-	if view, err := g.look(); err == nil {
-		g.view.Store(view)
-	}
+	g.refresh()
 	for {
 		var first *held
 		select {
@@ -140,11 +151,7 @@ func (g *guard) run(ctx context.Context, drop func()) {
 			first = &h
 		}
 		began := g.now()
-		view, err := g.look()
-		if err != nil {
-			view = nil // then nobody is held up
-		}
-		g.view.Store(view)
+		view := g.refresh()
 		g.fill(began)
 		asked := make(map[netip.Addr]bool)
 		deliver := func(h held) {
@@ -170,6 +177,35 @@ func (g *guard) run(ctx context.Context, drop func()) {
 	}
 }
 
+// refresh looks, remembers who is there, and adds who was.
+func (g *guard) refresh() *neighbours {
+	view, err := g.look()
+	if err != nil {
+		view = nil // then nobody is held up
+	}
+	if view != nil {
+		now := g.now()
+		g.absent = 0
+		for a, p := range view.state {
+			switch {
+			case p != present:
+				g.absent++
+			case len(g.seen) < maxSeen:
+				g.seen[a] = now
+			}
+		}
+		for a, at := range g.seen {
+			if now.Sub(at) > seenFor {
+				delete(g.seen, a)
+			} else if _, ok := view.state[a]; !ok {
+				view.state[a] = present
+			}
+		}
+	}
+	g.view.Store(view)
+	return view
+}
+
 // fill adds to the allowance what the time since it was last filled gives.
 func (g *guard) fill(now time.Time) {
 	more := now.Sub(g.filled).Seconds() * strangersPerSecond
@@ -187,11 +223,16 @@ func (g *guard) worth(p presence, again bool) bool {
 		return false // an answer is already on its way to it, if it is there
 	case p == gone:
 		cost = goneCost
+	case g.absent >= maxAbsent:
+		return false
 	}
 	if g.allowance < cost {
 		return false
 	}
 	g.allowance -= cost
+	if p == unknown {
+		g.absent++ // as long as he has not answered
+	}
 	return true
 }
 

@@ -205,6 +205,32 @@ func TestGuard(t *testing.T) {
 		if n := len(sent); n != strangersPerSecond/goneCost {
 			t.Errorf("want %d answers to silent addresses, got %v", strangersPerSecond/goneCost, sent)
 		}
+		// A table with too many entries for nobody: no new address is tried, but hosts that were there are answered, also
+		// when the kernel has forgotten them.
+		time.Sleep(time.Second)
+		for i := range maxAbsent {
+			asked[fmt.Sprintf("10.0.202.%d", i)] = asking
+		}
+		here, sent = nil, nil
+		g.press()
+		settle()
+		for i := range 50 {
+			hold(fmt.Sprintf("10.0.203.%d", i))
+		}
+		settle()
+		if len(sent) != 0 {
+			t.Errorf("want no new address tried, got %v", sent)
+		}
+		if holds, _ := hold("10.0.0.2"); holds {
+			t.Error("a host that was there must be answered at once")
+		}
+		time.Sleep(seenFor)
+		g.press()
+		settle()
+		if holds, _ := hold("10.0.0.2"); !holds {
+			t.Error("want a host forgotten that was not there for long")
+		}
+		settle()
 		// The trouble is over.
 		time.Sleep(guardFor)
 		if g.on() {
