@@ -24,6 +24,9 @@ const (
 	crowdedTimeout = 2 * time.Second
 	// writeTimeout bounds a client that does not read.
 	writeTimeout = 5 * time.Second
+	// tcpReadBuffer and tcpWriteBuffer are what the kernel keeps for a connection. Otherwise it keeps megabytes for a
+	// client that reads quickly at first and then no more.
+	tcpReadBuffer, tcpWriteBuffer = 16 << 10, 128 << 10
 	// pipelined questions of one connection may be with resolvers at once; then reading waits.
 	pipelined = 16
 )
@@ -73,6 +76,10 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 			c.Close()
 			continue
 		}
+		if t, ok := c.(*net.TCPConn); ok {
+			t.SetReadBuffer(tcpReadBuffer)
+			t.SetWriteBuffer(tcpWriteBuffer)
+		}
 		connCtx, closeConn := context.WithCancel(runCtx)
 		p, evicted := s.conns.acquire(client, closeConn)
 		if p == nil {
@@ -114,6 +121,9 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, p *place) {
 		msg := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(b)), uint16(len(b)))
 		c.SetWriteDeadline(time.Now().Add(writeTimeout))
 		if _, err := c.Write(append(msg, b...)); err != nil {
+			if t, ok := c.(*net.TCPConn); ok {
+				t.SetLinger(0) // the kernel need not keep what nobody reads
+			}
 			c.Close()
 			return
 		}

@@ -550,6 +550,50 @@ func TestTCPGarbageIsClosed(t *testing.T) {
 	}
 }
 
+// tapped remembers what is accepted.
+type tapped struct {
+	net.Listener
+	conns chan *net.TCPConn
+}
+
+func (l tapped) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.conns <- c.(*net.TCPConn)
+	}
+	return c, err
+}
+
+// The kernel keeps little for a connection, whatever its client does.
+func TestTCPBuffersAreSmall(t *testing.T) {
+	s := New(Config{})
+	s.SetTable(table(t, threeNodes()))
+	conn, ln := sockets(t, "127.0.0.1:0")
+	defer conn.Close()
+	l := tapped{ln, make(chan *net.TCPConn, 1)}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { s.ServeTCP(ctx, l) })
+	defer wg.Wait()
+	defer cancel()
+	r := &running{Server: s, t: t, addr: ln.Addr().String()}
+	if err := works(r.tcpFrom("127.0.0.1")); err != nil {
+		t.Fatal(err)
+	}
+	c := <-l.conns
+	for option, most := range map[int]int{unix.SO_RCVBUF: 2 * tcpReadBuffer, unix.SO_SNDBUF: 2 * tcpWriteBuffer} {
+		if err := control(c, func(fd int) error {
+			got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
+			if got > most {
+				t.Errorf("option %d: want at most %d bytes, got %d", option, most, got)
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // tcpFrom opens a connection from a loopback address.
 func (r *running) tcpFrom(client string) *dns.Conn {
 	r.t.Helper()
