@@ -31,6 +31,8 @@ const (
 	// strangersPerSecond is how many answers go to addresses that may not be there: three seconds' worth are below a third
 	// of the kernel's table. An address that did not answer the kernel lately counts for goneCost others.
 	strangersPerSecond, goneCost = 100, 10
+	// maxAtOnce answers to one of them count as one: A and AAAA are asked for together.
+	maxAtOnce = 2
 	// maxAbsent is how many addresses that are not there the kernel's table may hold before no new one is tried. From 512
 	// entries on it throws out old ones first, and those are hosts that are there.
 	maxAbsent = 200
@@ -87,7 +89,8 @@ type guard struct {
 	now  func() time.Time
 	look func() (*neighbours, error)
 
-	until atomic.Int64 // nanoseconds since 1970; it is on before that
+	start time.Time
+	until atomic.Int64 // since start; it is on before that
 	view  atomic.Pointer[neighbours]
 	wake  chan struct{}
 	held  chan held
@@ -101,14 +104,14 @@ type guard struct {
 
 func newGuard(now func() time.Time, look func() (*neighbours, error)) *guard {
 	return &guard{
-		now: now, look: look, wake: make(chan struct{}, 1), held: make(chan held, maxHeld),
+		now: now, look: look, start: now(), wake: make(chan struct{}, 1), held: make(chan held, maxHeld),
 		seen: make(map[netip.Addr]time.Time),
 	}
 }
 
 // press says that many answers wait, or that there is no room for more.
 func (g *guard) press() {
-	g.until.Store(g.now().Add(guardFor).UnixNano())
+	g.until.Store(int64(g.now().Sub(g.start) + guardFor))
 	select {
 	case g.wake <- struct{}{}:
 	default:
@@ -118,7 +121,7 @@ func (g *guard) press() {
 // on says whether answers must be shown to hold before they are sent.
 func (g *guard) on() bool {
 	until := g.until.Load()
-	return until != 0 && g.now().UnixNano() < until
+	return until != 0 && int64(g.now().Sub(g.start)) < until
 }
 
 // doubts says whether a client may be forged.
@@ -153,10 +156,10 @@ func (g *guard) run(ctx context.Context, drop func()) {
 		began := g.now()
 		view := g.refresh()
 		g.fill(began)
-		asked := make(map[netip.Addr]bool)
+		sent := make(map[netip.Addr]int)
 		deliver := func(h held) {
-			if g.worth(view.of(h.client), asked[h.client]) {
-				asked[h.client] = true
+			if g.worth(view.of(h.client), sent[h.client]) {
+				sent[h.client]++
 				h.send()
 			} else {
 				drop()
@@ -213,14 +216,16 @@ func (g *guard) fill(now time.Time) {
 	g.filled = now
 }
 
-// worth says whether an answer to an address of that presence is sent. again says that one was in this round.
-func (g *guard) worth(p presence, again bool) bool {
+// worth says whether an answer to an address of that presence is sent, beside so many in this round.
+func (g *guard) worth(p presence, sent int) bool {
 	cost := 1.0
 	switch {
 	case p == present:
 		return true
-	case p == asking, again:
-		return false // an answer is already on its way to it, if it is there
+	case p == asking:
+		return false // answers are already on their way to it, if it is there
+	case sent > 0:
+		return sent < maxAtOnce
 	case p == gone:
 		cost = goneCost
 	case g.absent >= maxAbsent:

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -171,6 +172,10 @@ func TestGuard(t *testing.T) {
 		if holds, kept := hold("10.0.0.9"); !holds || !kept {
 			t.Error("want an answer to a newcomer held until the next look")
 		}
+		// One that the kernel does not know asks for A and AAAA, and once more.
+		for range 3 {
+			hold("10.0.0.8")
+		}
 		full := false
 		for i := range 2 * maxHeld {
 			_, kept := hold(fmt.Sprintf("10.0.%d.%d", 1+i/250, 1+i%250))
@@ -182,6 +187,9 @@ func TestGuard(t *testing.T) {
 		settle()
 		if !slices.Contains(sent, "10.0.0.9") {
 			t.Error("an answer to a newcomer was not sent")
+		}
+		if n := strings.Count(strings.Join(sent, " ")+" ", "10.0.0.8 "); n != maxAtOnce {
+			t.Errorf("want %d answers to one that is asked for, got %d", maxAtOnce, n)
 		}
 		if n := len(sent); n < 2 || n > strangersPerSecond+10 || dropped < maxHeld-n {
 			t.Errorf("want about %d answers to strangers sent, got %d, and %d dropped", strangersPerSecond, n-1, dropped)
