@@ -180,7 +180,7 @@ func (l *limiter) judge(resp []byte, client, local netip.Addr, each, now ticks) 
 	}
 	cost := each
 	const burst = ticks(limitBurst / 100)
-	kind, what := sort(resp)
+	kind, what := classify(resp)
 	if kind == deniedKind {
 		cost /= variedTimes
 	}
@@ -219,8 +219,8 @@ func (l *limiter) networkKey(a netip.Addr) uint64 {
 	return l.hash(hi, lo, networkKind)
 }
 
-// sort gives an answer's kind, and a number that is the same for all answers that say the same.
-func sort(resp []byte) (kind int, what uint64) {
+// classify gives an answer's kind, and a number that is the same for all answers that say the same.
+func classify(resp []byte) (kind int, what uint64) {
 	switch resp[3] & 0xf {
 	case dns.RcodeNameError:
 		return deniedKind, deniedKind
