@@ -122,6 +122,9 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("casemate_"+name, help, labels, nil)
 }
 
+const dnsEvents = "fast, refused, dropped, unsent, absent, limited, withheld, truncated, forwarded, forward_failed, " +
+	"forward_shed, misses_lost, refused_tcp, closed_tcp"
+
 var (
 	descUp       = desc("serving", "1 when this node serves.")
 	descInfo     = desc("info", "Constant 1, with the version.", "version", "commit", "node")
@@ -130,7 +133,7 @@ var (
 	descBook     = desc("missing_entries", "Entries of this node's missing book.")
 	descDropped  = desc("missing_dropped_total", "Entries that the full missing book let go since it was cleared.")
 	descDNS      = desc("dns_answers_total", "DNS answers by response code.", "rcode")
-	descDNSMore  = desc("dns_events_total", "DNS questions by what became of them besides: fast, refused, dropped, truncated, forwarded, forward_failed, forward_shed, misses_lost, refused_tcp.", "event")
+	descDNSMore  = desc("dns_events_total", "DNS questions by what became of them besides: "+dnsEvents+".", "event")
 	descLeader   = desc("raft_leader", "1 when this node leads, 0 when it does not.")
 	descHas      = desc("raft_has_leader", "1 when a leader is known: writes work.")
 	descTerm     = desc("raft_term", "raft's term.")
@@ -187,7 +190,9 @@ func (s scrape) Collect(ch chan<- prometheus.Metric) {
 		count(descDNS, n, rcode)
 	}
 	for event, n := range map[string]uint64{"fast": d.Fast, "refused": d.Refused, "dropped": d.Dropped, "truncated": d.Truncated, "forwarded": d.Forwarded,
-		"forward_failed": d.ForwardFailed, "forward_shed": d.ForwardShed, "misses_lost": d.MissesLost, "refused_tcp": d.RefusedTCP} {
+		"forward_failed": d.ForwardFailed, "forward_shed": d.ForwardShed, "misses_lost": d.MissesLost,
+		"unsent": d.Unsent, "absent": d.Absent, "limited": d.Limited, "withheld": d.Withheld,
+		"refused_tcp": d.RefusedTCP, "closed_tcp": d.ClosedTCP} {
 		count(descDNSMore, n, event)
 	}
 	st := a.cluster.Status()

@@ -131,6 +131,7 @@ func (a *Appliance) refresh() error {
 	table, err := dnssrv.NewTable(dnssrv.Spec{
 		Domain: v.settings.Domain, Node: a.cfg.Node, Nodes: nodes, Origins: v.origins.Names(), Records: records,
 		TTL: v.settings.TTL, Forward: v.settings.Forward, Allow: v.settings.allow(),
+		ResponseRate: v.settings.ResponseRate,
 	})
 	if err != nil {
 		return err
