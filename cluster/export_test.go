@@ -152,8 +152,7 @@ func AskToJoin(ctx context.Context, cfg Config, addr string, token Token, csr []
 
 // Outsiders are the bounds of what outsiders may do.
 const (
-	MaxFromOne   = maxFromOne
-	MaxHandshake = maxHandshake
-	TollOnce     = int(tollBurst / tollFloor) // connections of one address before it has to pay
-	TollAllOnce  = int(tollAllOnce / tollFloor)
+	MaxFromOne  = maxFromOne
+	TollOnce    = int(tollBurst / tollFloor) // connections of one address before it has to pay
+	TollAllOnce = int(tollAllOnce / tollFloor)
 )
