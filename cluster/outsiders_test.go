@@ -270,8 +270,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 		if err = conn.Handshake(); err == nil {
 			_, err = conn.Read(make([]byte, 1))
 		}
-		var alert tls.AlertError
-		if err == nil || errors.As(err, &alert) || time.Since(start) > 20*time.Second {
+		if err == nil || strings.Contains(err.Error(), "remote error") || time.Since(start) > 20*time.Second {
 			t.Errorf("got %v after %s, want a connection that was cut", err, time.Since(start))
 		}
 	})
