@@ -225,13 +225,13 @@ func (a *Appliance) secret(name string) ([]byte, error) {
 	return data, nil
 }
 
-// maxConnections is three quarters of the files that this process may open; the rest is for the disk. More than 8192 are never wanted: each costs some 25 KiB.
+// maxConnections is three quarters of the files that this process may open, the rest is for the disk; but not more than 4096, since each costs up to 50 KiB of memory.
 func maxConnections() int {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
 		return 1024
 	}
-	return int(min(lim.Cur/4*3, 8192))
+	return int(min(lim.Cur/4*3, 4096))
 }
 
 func (a *Appliance) miss(kind, name, detail string, client netip.Addr) {

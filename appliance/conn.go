@@ -140,7 +140,8 @@ func withPlace(ctx context.Context, c net.Conn) context.Context {
 
 // newPlaces divides the connections of ports 80 and 443. known reports the addresses of nodes.
 func newPlaces(max int, known func(client string) bool) *share.Places {
-	return share.New(share.Config{Max: max, Kept: min(512, max/8), Known: known})
+	// Three eighths for one client: a thousand downloads may come from one host. Whoever has none gets one all the same.
+	return share.New(share.Config{Max: max, PerClient: (max*3 + 7) / 8, Kept: min(512, max/8), Known: known})
 }
 
 // limitListener bounds the connections, all together and those of one client, so that nobody keeps the others out by holding them open.
