@@ -32,7 +32,7 @@ const (
 	tollAll     = 5                      // all together a 5th
 	tollMember  = 2                      // the address of a member a half
 	tollBurst   = 500 * time.Millisecond // that an address may use at once; a member's eight times as much
-	tollAllOnce = time.Second            // that all may use at once
+	tollAllOnce = time.Second            // that all may use at once, and as much again those that have cost next to nothing
 	maxTolled   = 4096                   // addresses whose debts are remembered
 )
 
@@ -91,7 +91,11 @@ func (t *toll) admit(from string, member bool) bool {
 		nth, most = tollMember, 8*tollBurst
 	}
 	d.pay(now, nth)
-	if d.owed >= most || !member && t.all.owed >= tollAllOnce {
+	all := tollAllOnce
+	if d.owed < tollBurst/10 {
+		all *= 2 // who has cost next to nothing is not refused for what others have cost, as long as that is possible
+	}
+	if d.owed >= most || !member && t.all.owed >= all {
 		return false
 	}
 	t.add(d, tollFloor, member)

@@ -240,6 +240,32 @@ func TestAFloodOfOutsiders(t *testing.T) {
 	})
 }
 
+// Whoever hangs up while it waits to be let in is not worked for any more.
+func TestHangingUpEndsAJoin(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		lines := lineCount{mu: &sync.Mutex{}, n: map[string]int{}}
+		cl := clustertest.New(t, 2, func(c *cluster.Config) { c.Log, c.LeaderWait = slog.New(lines), time.Hour })
+		one := cl.Nodes[0]
+		tok := token(t, one.C)
+		cl.Net.Cut([]string{"n1"}, []string{"n2"}) // there is no majority to let anybody in
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, hangUp := context.WithTimeout(context.Background(), 10*time.Second)
+		defer hangUp()
+		if err := cluster.AskToJoin(ctx, joiner(cl, "n9"), clustertest.Addr("n1"), tok, csrOf(t, key)); err == nil {
+			t.Fatal("let in without a majority")
+		}
+		time.Sleep(10 * time.Second)
+		if n := lines.of("a node was not let in"); n != 1 {
+			t.Errorf("ten seconds after it has hung up its request is under way")
+		}
+		cl.Net.Heal()
+		cl.WaitVoters(2)
+	})
+}
+
 // A handshake that is too large is cut off before its certificates are parsed.
 func TestHandshakesAreBounded(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {

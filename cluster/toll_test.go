@@ -42,11 +42,17 @@ func TestOutsidersPayForTheirTime(t *testing.T) {
 	if tl.admit("b", false) {
 		t.Error("what was dear does not count")
 	}
+	for i := range 10 {
+		count(fmt.Sprint("few ", i), false)
+	}
+	if !tl.admit("honest", false) {
+		t.Error("an address that has cost nothing is refused for what ten others have cost")
+	}
 	all := 0
 	for i := range 1000 {
 		all += count(fmt.Sprint("crowd ", i), false)
 	}
-	if most := int(tollAllOnce / tollFloor); all >= most {
+	if most := 2 * int(tollAllOnce/tollFloor); all >= most {
 		t.Errorf("a thousand addresses: %d connections at once, the most is %d", all, most)
 	}
 	if tl.admit("c", false) {
