@@ -22,6 +22,8 @@ func lines(level slog.Level) (*slog.Logger, *Limit, func() []string) {
 		return a
 	}}))
 	return slog.New(h), limit, func() []string {
+		limit.mu.Lock() // the counts are written under it
+		defer limit.mu.Unlock()
 		defer out.Reset()
 		list := strings.Split(strings.TrimSpace(out.String()), "\n")
 		slices.Sort(list) // the counts come in no order

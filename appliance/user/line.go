@@ -108,8 +108,8 @@ func (l *line) client(from netip.Addr) *client {
 	now := time.Now()
 	if c == nil {
 		if len(l.clients) >= maxTracked {
-			for _, old := range l.clients {
-				if len(old.queue) == 0 && old.running == 0 && (now.Sub(old.last) > forget || len(l.clients) >= maxTracked) {
+			for _, old := range l.clients { // an eighth at once, so that it is seldom
+				if len(old.queue) == 0 && old.running == 0 && (now.Sub(old.last) > forget || len(l.clients) > maxTracked/8*7) {
 					delete(l.clients, old.name)
 				}
 			}
