@@ -153,9 +153,9 @@ func (p *peers) take(raw net.Conn) (why string) {
 
 // shake hands a connection to who speaks what it is for. The place is freed when it is no longer one of an outsider.
 func (p *peers) shake(raw *shaking, from string, place *share.Place) {
-	joins := false
+	stays := false // an outsider's until it is closed
 	defer func() {
-		if !joins {
+		if !stays {
 			place.Free()
 		}
 	}()
@@ -176,15 +176,17 @@ func (p *peers) shake(raw *shaking, from string, place *share.Place) {
 	cs := conn.ConnectionState()
 	switch cs.NegotiatedProtocol {
 	case alpnJoin:
-		joins = true // it stays an outsider's until its end
+		stays = true
 		p.join.give(&stalling{Conn: &guest{conn, place, from}, time: p.c.cfg.stall})
 	case p.c.alpn(alpnPeer):
 		name, err := p.c.admit(cs.PeerCertificates)
 		if err != nil {
-			name = "" // a member that was removed meanwhile: it is told so, and nothing else
-		} else {
-			place.End(true)
+			// A member that was removed: it is told so, and nothing else.
+			stays = true
+			p.http.give(&stalling{Conn: &guest{conn, place, from}, time: p.c.cfg.stall})
+			return
 		}
+		place.End(true)
 		p.http.give(&stalling{Conn: conn, node: name, time: p.c.cfg.stall})
 	case p.c.alpn(alpnRaft):
 		name, err := p.c.admit(cs.PeerCertificates)
