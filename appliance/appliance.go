@@ -113,7 +113,8 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		opt.Handed = activation.Files(true)
 	}
 	handler, lines := lograte.Handler(opt.Log.Handler())
-	a := &Appliance{cfg: cfg, log: slog.New(handler), lines: lines, level: opt.Level, load: opt.Load, started: time.Now(), grace: grace, stall: stallTimeout, luck: newLuck()}
+	a := &Appliance{cfg: cfg, log: slog.New(handler), lines: lines, level: opt.Level,
+		load: opt.Load, started: time.Now(), grace: grace, stall: stallTimeout, luck: newLuck()}
 	if a.socks, err = bind(&cfg, opt.Handed); err != nil {
 		return nil, err
 	}
@@ -225,7 +226,8 @@ func (a *Appliance) secret(name string) ([]byte, error) {
 	return data, nil
 }
 
-// maxConnections is three quarters of the files that this process may open, the rest is for the disk; but not more than 4096, since each costs up to 50 KiB of memory.
+// maxConnections is three quarters of the files that this process may open, the rest is for the disk; but not more than
+// 4096, since each costs up to 50 KiB of memory.
 func maxConnections() int {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {

@@ -22,11 +22,12 @@ const (
 	stallChunk   = 1 << 20 // bytes that must have left within stallTimeout: 9 KB/s
 )
 
-// progressConn bounds how long writes may wait for the client. It stays an io.ReaderFrom, so that net/http hands *os.File to the kernel (sendfile)
-// as on a bare *net.TCPConn; but in pieces, each with its own deadline.
+// progressConn bounds how long writes may wait for the client. It stays an io.ReaderFrom, so that net/http hands
+// *os.File to the kernel (sendfile) as on a bare *net.TCPConn; but in pieces, each with its own deadline.
 //
-// What counts is the time in which a write waited, over as many writes as stallChunk takes: TLS writes in small records, and a client that takes one of them now and then
-// makes no progress that is worth a connection. The time in which nothing was written is not the client's fault.
+// What counts is the time in which a write waited, over as many writes as stallChunk takes: TLS writes in small
+// records, and a client that takes one of them now and then makes no progress that is worth a connection. The time in
+// which nothing was written is not the client's fault.
 type progressConn struct {
 	*net.TCPConn
 	stall  time.Duration
@@ -36,7 +37,8 @@ type progressConn struct {
 	until  atomic.Int64 // the write deadline that extend set, in Unix nanoseconds; 0 when somebody else has set one
 }
 
-// extend gives the client what is left of stall for what is written next. A deadline that is nearly the right one is left.
+// extend gives the client what is left of stall for what is written next. A deadline that is nearly the right one is
+// left.
 func (c *progressConn) extend() (start time.Time) {
 	start = time.Now()
 	left := c.stall - time.Duration(c.waited.Load())
@@ -144,7 +146,8 @@ func newPlaces(max int, known func(client string) bool) *share.Places {
 	return share.New(share.Config{Max: max, PerClient: (max*3 + 7) / 8, Kept: min(512, max/8), Known: known})
 }
 
-// limitListener bounds the connections, all together and those of one client, so that nobody keeps the others out by holding them open.
+// limitListener bounds the connections, all together and those of one client, so that nobody keeps the others out by
+// holding them open.
 type limitListener struct {
 	net.Listener
 	places *share.Places
@@ -187,9 +190,9 @@ func clientOf(r *http.Request) netip.Addr {
 	return a.Addr().Unmap().WithZone("")
 }
 
-// stallBody bounds how long reading a request's body may wait for the client, over the whole request: as for writes, it is the time in which somebody waited for it, over
-// stallChunk bytes. It lies around the body, not the connection, because the server reads the connection on its own while a handler sends, and a deadline there would end a
-// download.
+// stallBody bounds how long reading a request's body may wait for the client, over the whole request: as for writes, it
+// is the time in which somebody waited for it, over stallChunk bytes. It lies around the body, not the connection,
+// because the server reads the connection on its own while a handler sends, and a deadline there would end a download.
 type stallBody struct {
 	io.ReadCloser
 	deadline func(time.Time) error // http.ResponseController's SetReadDeadline
@@ -237,7 +240,8 @@ func (b *stallBody) Close() error {
 	return err
 }
 
-// settle reads what is left of the body before an answer begins, as the server does, but for a bounded time. It reports whether the connection can be used again.
+// settle reads what is left of the body before an answer begins, as the server does, but for a bounded time. It reports
+// whether the connection can be used again.
 func (b *stallBody) settle() bool {
 	if !b.mu.TryLock() {
 		return true // somebody reads it

@@ -53,7 +53,8 @@ func get(c net.Conn) int {
 	return resp.StatusCode
 }
 
-// However connections are held open, and from however many addresses: who has none gets in, members have room that is kept for them, and there are never more than the bound.
+// However connections are held open, and from however many addresses: who has none gets in, members have room that is
+// kept for them, and there are never more than the bound.
 func TestHonestAddressesGetIn(t *testing.T) {
 	const max, kept = 64, 8
 	begun := make(chan struct{}, 2*max)
@@ -109,7 +110,8 @@ func TestHonestAddressesGetIn(t *testing.T) {
 	}
 }
 
-// Where each of many addresses is served, so that nobody has more than a share, the places that are kept are for nodes and for those who behaved.
+// Where each of many addresses is served, so that nobody has more than a share, the places that are kept are for nodes
+// and for those who behaved.
 func TestPlacesAreKeptForNodes(t *testing.T) {
 	const max, kept = 32, 4
 	begun := make(chan struct{}, max)
@@ -144,7 +146,8 @@ func TestPlacesAreKeptForNodes(t *testing.T) {
 	good.Close()
 	wait(t, "it is closed", func() bool { open, _, _ := p.Counts(); return open == 0 })
 	for i := range max - kept {
-		io.WriteString(from(t, fmt.Sprintf("127.1.0.%d", i+1), addr), "PUT /v2/a/blobs/uploads/1 HTTP/1.1\r\nHost: gap.example\r\nContent-Length: 100\r\n\r\nx")
+		c := from(t, fmt.Sprintf("127.1.0.%d", i+1), addr)
+		io.WriteString(c, "PUT /v2/a/blobs/uploads/1 HTTP/1.1\r\nHost: gap.example\r\nContent-Length: 100\r\n\r\nx")
 		<-begun
 	}
 	for _, c := range []struct {
@@ -209,7 +212,8 @@ func inBubble(t *testing.T, tune func(*edge), client func(dial func() net.Conn))
 	})
 }
 
-// A request that drips ends after a time that does not depend on how often it drips, whatever is asked and whether anybody wants its body.
+// A request that drips ends after a time that does not depend on how often it drips, whatever is asked and whether
+// anybody wants its body.
 func TestADrippingRequestEnds(t *testing.T) {
 	const drip = 50 * time.Second
 	read := func(w http.ResponseWriter, r *http.Request, _ registry.View) {
@@ -234,7 +238,12 @@ func TestADrippingRequestEnds(t *testing.T) {
 		http.Error(w, "no", http.StatusUnauthorized)
 	}
 	silent := func(w http.ResponseWriter, r *http.Request, _ registry.View) {}
-	form := "POST /token HTTP/1.1\r\nHost: gap.example\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 60000\r\n\r\n"
+	head := func(first string, fields ...string) string {
+		return first + " HTTP/1.1\r\nHost: gap.example\r\n" + strings.Join(fields, "\r\n") + "\r\n\r\n"
+	}
+	form := head("POST /token", "Content-Type: application/x-www-form-urlencoded", "Content-Length: 60000")
+	upload := head("PATCH /v2/a/blobs/uploads/1", "Content-Length: 600000000")
+	chunked := head("PATCH /v2/a/blobs/uploads/1", "Transfer-Encoding: chunked")
 	for _, c := range []struct {
 		name, head, byte string
 		room             func(http.ResponseWriter, *http.Request, registry.View)
@@ -246,13 +255,14 @@ func TestADrippingRequestEnds(t *testing.T) {
 		{"a form that is answered at once", form, "x", atOnce, drainTime},
 		{"a form of which one byte is read", form, "x", begin, drip + drainTime},
 		{"a form that is closed", form, "x", refused, drip + drainTime},
-		{"an upload", "PATCH /v2/a/blobs/uploads/1 HTTP/1.1\r\nHost: gap.example\r\nContent-Length: 600000000\r\n\r\n", "x", read, stallTimeout},
-		{"an upload that nobody reads", "PATCH /v2/a/blobs/uploads/1 HTTP/1.1\r\nHost: gap.example\r\nContent-Length: 600000000\r\n\r\n", "x", ignore, drainTime},
-		{"chunks", "PATCH /v2/a/blobs/uploads/1 HTTP/1.1\r\nHost: gap.example\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n", read, stallTimeout},
-		{"a chunk's header", "PATCH /v2/a/blobs/uploads/1 HTTP/1.1\r\nHost: gap.example\r\nTransfer-Encoding: chunked\r\n\r\n", "0", read, stallTimeout},
-		{"chunks that nobody reads", "PATCH /v2/a/blobs/uploads/1 HTTP/1.1\r\nHost: gap.example\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n", ignore, drainTime},
-		{"a body for GET", "GET /v2/a/manifests/1 HTTP/1.1\r\nHost: gap.example\r\nContent-Length: 1000\r\n\r\n", "x", ignore, drainTime},
-		{"a body for a host that is unknown", "POST / HTTP/1.1\r\nHost: bank.example\r\nContent-Length: 1000\r\n\r\n", "x", read, drainTime},
+		{"an upload", upload, "x", read, stallTimeout},
+		{"an upload that nobody reads", upload, "x", ignore, drainTime},
+		{"chunks", chunked, "1\r\nx\r\n", read, stallTimeout},
+		{"a chunk's header", chunked, "0", read, stallTimeout},
+		{"chunks that nobody reads", chunked, "1\r\nx\r\n", ignore, drainTime},
+		{"a body for GET", head("GET /v2/a/manifests/1", "Content-Length: 1000"), "x", ignore, drainTime},
+		{"a body for a host that is unknown", "POST / HTTP/1.1\r\nHost: bank.example\r\nContent-Length: 1000\r\n\r\n",
+			"x", read, drainTime},
 		{"a header", "POST /token HTTP/1.1\r\nHost: gap.example\r\nX: ", "x", read, 10 * time.Second},
 		{"nothing", "", "", read, 10 * time.Second},
 	} {
@@ -350,7 +360,8 @@ func TestASlowUploadIsTaken(t *testing.T) {
 	}
 }
 
-// A request with a body that nobody wants leaves its connection as it was: the next request is answered, and a long answer is not cut off.
+// A request with a body that nobody wants leaves its connection as it was: the next request is answered, and a long
+// answer is not cut off.
 func TestAnUnwantedBodyIsPassedOver(t *testing.T) {
 	inBubble(t, func(e *edge) {
 		e.registry = func(w http.ResponseWriter, r *http.Request, _ registry.View) {
@@ -386,7 +397,8 @@ func TestAnUnwantedBodyIsPassedOver(t *testing.T) {
 	})
 }
 
-// A client that takes a record now and then makes no progress, also where the server writes in small pieces, as TLS does.
+// A client that takes a record now and then makes no progress, also where the server writes in small pieces, as TLS
+// does.
 func TestADrippingReaderIsCutOff(t *testing.T) {
 	t.Parallel() // it waits
 	ended := make(chan error, 1)
@@ -417,7 +429,7 @@ func TestADrippingReaderIsCutOff(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(100 * time.Millisecond): // the client's pace, not the test's: some 600 KB/s, and 1 MiB/s are asked for
+			case <-time.After(100 * time.Millisecond): // the client's pace: some 600 KB/s, and 1 MiB/s are asked for
 				if _, err := io.CopyN(io.Discard, c, 64<<10); err != nil {
 					return
 				}

@@ -96,9 +96,11 @@ type edge struct {
 // handler returns the handler of one port; plain says that it has no TLS: the same content for reading, no writes and no credentials.
 func (e *edge) handler(plain bool) http.Handler {
 	return e.recorded(func(rec *recorder, r *http.Request) string {
-		// Nobody stands between us and the client: who says so lies, and distribution would believe it. What nodes tell each other is theirs to tell.
+		// Nobody stands between us and the client: who says so lies, and distribution would believe it. What nodes tell each
+		// other is theirs to tell.
 		for name := range r.Header {
-			if name == "Forwarded" || strings.HasPrefix(name, "X-Forwarded-") || name == "X-Real-Ip" || strings.HasPrefix(name, passedHeaders) {
+			if name == "Forwarded" || strings.HasPrefix(name, "X-Forwarded-") || name == "X-Real-Ip" ||
+				strings.HasPrefix(name, passedHeaders) {
 				delete(r.Header, name)
 			}
 		}
@@ -206,8 +208,9 @@ const (
 	passedPlain   = "Casemate-Plain"  // "1": it came over plain http
 )
 
-// passOn lets another node answer a request of a push, which the registry has found to be one that may be made: the node that has the bytes of the upload or, with "",
-// one that has room if this one has none. If it does not answer, they are out of reach: the client begins that upload again.
+// passOn lets another node answer a request of a push, which the registry has found to be one that may be made: the
+// node that has the bytes of the upload or, with "", one that has room if this one has none. If it does not answer,
+// they are out of reach: the client begins that upload again.
 func (e *edge) passOn(w http.ResponseWriter, r *http.Request, node string) bool {
 	if node == "" && e.roomier != nil {
 		// A client does not know that it had better ask another of the addresses that DNS gave it.
@@ -237,7 +240,8 @@ func (e *edge) passOn(w http.ResponseWriter, r *http.Request, node string) bool 
 	return true
 }
 
-// passedOn answers what other nodes pass on. It knows pushes and nothing else, and sees the client: its address, and whether it came by TLS.
+// passedOn answers what other nodes pass on. It knows pushes and nothing else, and sees the client: its address, and
+// whether it came by TLS.
 func (e *edge) passedOn() http.Handler {
 	return e.recorded(func(w *recorder, r *http.Request) string {
 		if !registry.Pushes(r) {
@@ -247,7 +251,8 @@ func (e *edge) passedOn() http.Handler {
 		h := e.hosts.Load()
 		at, o := h.find(r.Host)
 		if at == placeUnknown {
-			refuse(w, r, http.StatusMisdirectedRequest, "DENIED", fmt.Sprintf("this is casemate, which does not answer for %s", clip(r.Host)))
+			refuse(w, r, http.StatusMisdirectedRequest, "DENIED",
+				fmt.Sprintf("this is casemate, which does not answer for %s", clip(r.Host)))
 			return "none"
 		}
 		plain := r.Header.Get(passedPlain) != ""
@@ -263,7 +268,8 @@ func (e *edge) passedOn() http.Handler {
 		for _, name := range []string{passedBy, passedClient, passedPlain} {
 			in.Header.Del(name)
 		}
-		e.registry(w, in.WithContext(user.WithClient(r.Context(), clientOf(&in))), registry.View{Origin: o, Plain: plain, Host: r.Host, Passed: true})
+		e.registry(w, in.WithContext(user.WithClient(r.Context(), clientOf(&in))),
+			registry.View{Origin: o, Plain: plain, Host: r.Host, Passed: true})
 		return "registry"
 	})
 }

@@ -215,8 +215,9 @@ func (p *peers) serveJoin(w http.ResponseWriter, r *http.Request) {
 
 // letIn makes a node a learner: the token first, then raft, then the record. Cut short anywhere, the same request again goes on.
 //
-// Until the token has proved to be good this is work for anybody who asks, so what is cheap comes first: sizes and the kind of key, then the token, whose public key is
-// ours, and only then is anything computed with a key that the other side has chosen.
+// Until the token has proved to be good this is work for anybody who asks, so what is cheap comes first: sizes and the
+// kind of key, then the token, whose public key is ours, and only then is anything computed with a key that the other
+// side has chosen.
 func (c *Cluster) letIn(ctx context.Context, session *guest, req joinRequest) (a joinAnswer, err error) {
 	csr, err := req.check()
 	if err != nil {

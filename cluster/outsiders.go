@@ -15,8 +15,9 @@ import (
 	"casemate/share"
 )
 
-// Whoever reaches the peer port is an outsider until the handshake has shown a member's key. What outsiders may take is bounded: connections (share), bytes of a
-// handshake, and processor time (toll). Members' addresses, and those from which a member has come, have a share of their own.
+// Whoever reaches the peer port is an outsider until the handshake has shown a member's key. What outsiders may take is
+// bounded: connections (share), bytes of a handshake, and processor time (toll). Members' addresses, and those from
+// which a member has come, have a share of their own.
 const (
 	maxGuests    = 512      // connections of outsiders at a time: in their handshake, or joining
 	maxFromOne   = 128      // of them from one address
@@ -32,12 +33,12 @@ const (
 	tollAll     = 5                      // all together a 5th
 	tollMember  = 2                      // the address of a member a half
 	tollBurst   = 500 * time.Millisecond // that an address may use at once; a member's eight times as much
-	tollAllOnce = time.Second            // that all may use at once, and as much again those that have cost next to nothing
+	tollAllOnce = time.Second            // that all may use at once; twice as much for those that cost next to nothing
 	maxTolled   = 4096                   // addresses whose debts are remembered
 )
 
-// toll keeps account of the processor time that outsiders cost. What is used is a debt that time pays off; while a debt is too high, new connections are closed before
-// anything is done for them. Its zero value is ready.
+// toll keeps account of the processor time that outsiders cost. What is used is a debt that time pays off; while a debt
+// is too high, new connections are closed before anything is done for them. Its zero value is ready.
 type toll struct {
 	now func() time.Time // nil: time.Now
 
@@ -66,7 +67,8 @@ func (t *toll) clock() time.Time {
 	return time.Now()
 }
 
-// admit says whether an address may cost more now, and charges the least that a connection costs. member: it is the address of one.
+// admit says whether an address may cost more now, and charges the least that a connection costs. member: it is the
+// address of one.
 func (t *toll) admit(from string, member bool) bool {
 	now := t.clock()
 	t.mu.Lock()
@@ -130,8 +132,8 @@ func (t *toll) forget(now time.Time) {
 	}
 }
 
-// shaking is a connection in its handshake. It bounds what the other side may send and knows for how long the handshake did not wait for it: that is processor time,
-// or more on a busy machine, so outsiders get less when others need it.
+// shaking is a connection in its handshake. It bounds what the other side may send and knows for how long the handshake
+// did not wait for it: that is processor time, or more on a busy machine, so outsiders get less when others need it.
 type shaking struct {
 	net.Conn
 	over   atomic.Bool   // the handshake is over: nothing is counted
@@ -213,7 +215,8 @@ func (g *guest) Close() error {
 	return g.Conn.Close()
 }
 
-// cheapChain refuses certificates that no node has, before anything is computed with their keys: chains that are too long, and keys that are not ours, which are P-256.
+// cheapChain refuses certificates that no node has, before anything is computed with their keys: chains that are too
+// long, and keys that are not ours, which are P-256.
 func cheapChain(certs []*x509.Certificate) error {
 	if len(certs) == 0 || len(certs) > 1+maxCross {
 		return fmt.Errorf("%d certificates: %w", len(certs), errStranger)
@@ -233,12 +236,14 @@ const (
 	maxJoinAddr = 300
 )
 
-// check looks at what costs nothing to look at, and parses the request for a certificate. Nothing is computed with its key: that of an RSA key is whatever its sender likes.
+// check looks at what costs nothing to look at, and parses the request for a certificate. Nothing is computed with its
+// key: that of an RSA key is whatever its sender likes.
 func (req *joinRequest) check() (*x509.CertificateRequest, error) {
 	if !validNode(req.Node) {
 		return nil, fmt.Errorf("node must be 1 to 63 of A-Z a-z 0-9 . _ -, got %.100q", req.Node)
 	}
-	if host, port, err := net.SplitHostPort(req.Addr); err != nil || host == "" || port == "" || len(req.Addr) > maxJoinAddr {
+	host, port, err := net.SplitHostPort(req.Addr)
+	if err != nil || host == "" || port == "" || len(req.Addr) > maxJoinAddr {
 		return nil, fmt.Errorf("the address at which the node is reached must be host:port, got %.300q", req.Addr)
 	}
 	if len(req.CSR) > maxRequest {

@@ -44,7 +44,8 @@ func (s signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte
 
 func csrOf(t *testing.T, key crypto.Signer) []byte {
 	t.Helper()
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "n2"}}, key)
+	req := &x509.CertificateRequest{Subject: pkix.Name{CommonName: "n2"}}
+	der, err := x509.CreateCertificateRequest(rand.Reader, req, key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,22 +59,17 @@ func csrWithKey(t *testing.T, spki []byte) []byte {
 		Algorithm  asn1.ObjectIdentifier
 		Parameters asn1.RawValue `asn1:"optional"`
 	}
+	type info struct {
+		Version                  int
+		Subject, Key, Attributes asn1.RawValue
+	}
+	raw := func(der ...byte) asn1.RawValue { return asn1.RawValue{FullBytes: der} }
 	der, err := asn1.Marshal(struct {
-		Info struct {
-			Version    int
-			Subject    asn1.RawValue
-			Key        asn1.RawValue
-			Attributes asn1.RawValue
-		}
+		Info      info
 		Algorithm algorithm
 		Signature asn1.BitString
 	}{
-		Info: struct {
-			Version    int
-			Subject    asn1.RawValue
-			Key        asn1.RawValue
-			Attributes asn1.RawValue
-		}{0, asn1.RawValue{FullBytes: []byte{0x30, 0}}, asn1.RawValue{FullBytes: spki}, asn1.RawValue{FullBytes: []byte{0xa0, 0}}},
+		Info:      info{0, raw(0x30, 0), raw(spki...), raw(0xa0, 0)},
 		Algorithm: algorithm{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, Parameters: asn1.NullRawValue},
 		Signature: asn1.BitString{Bytes: make([]byte, 256), BitLength: 2048},
 	})
@@ -96,7 +92,8 @@ func giantRSA(t *testing.T, bits uint) []byte {
 	return csrWithKey(t, spki)
 }
 
-// What an outsider sends is looked at in the order of what it costs: size, kind of key, token, and only with a token that is good a signature by a key of its choice.
+// What an outsider sends is looked at in the order of what it costs: size, kind of key, token, and only with a token
+// that is good a signature by a key of its choice.
 func TestJoinsAreCheckedCheapestFirst(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		var verified atomic.Int64
@@ -276,7 +273,9 @@ func TestHandshakesAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "n1"}, NotAfter: time.Now().Add(time.Hour)}
+		tmpl := &x509.Certificate{
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "n1"}, NotAfter: time.Now().Add(time.Hour),
+		}
 		der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 		if err != nil {
 			t.Fatal(err)
@@ -290,7 +289,9 @@ func TestHandshakesAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer raw.Close()
-		conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"casemate-peer/1/" + id}, Certificates: []tls.Certificate{chain}})
+		conn := tls.Client(raw, &tls.Config{
+			InsecureSkipVerify: true, NextProtos: []string{"casemate-peer/1/" + id}, Certificates: []tls.Certificate{chain},
+		})
 		conn.SetDeadline(time.Now().Add(time.Minute))
 		start := time.Now()
 		if err = conn.Handshake(); err == nil {

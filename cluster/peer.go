@@ -474,7 +474,8 @@ func (k *raftConn) Close() error {
 //	GET  blob/DIGEST              the bytes, with ranges, if they are whole on this disk; HEAD too
 //	POST confirm/DIGEST           → answer as for PUT, or 404
 //	POST doubt/DIGEST             → answer, after the blob on this disk was hashed: it was sent with other bytes
-//	     x/…                      Config.Handler. What is below it was chosen by a client of another node, so it never comes near the others.
+//	     x/…                      Config.Handler. A client of another node has chosen what is below it: the others are
+//	                              never asked with that.
 func (p *peers) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /beat", p.serveBeat)
@@ -590,14 +591,15 @@ func (p *peers) send(req *http.Request) (a answer, err error) {
 	return a, nil
 }
 
-// RoundTrip asks another node's Config.Handler: the request's URL has the node's name as its host, and its path is the handler's. A path that has empty elements or dots
-// is fs.ErrInvalid: it must mean the same to all who read it.
+// RoundTrip asks another node's Config.Handler: the request's URL has the node's name as its host, and its path is the
+// handler's. A path that has empty elements or dots is fs.ErrInvalid: it must mean the same to all who read it.
 func (c *Cluster) RoundTrip(req *http.Request) (*http.Response, error) {
 	if c.peers == nil {
 		return nil, fmt.Errorf("node %s: %w", req.URL.Host, errDown)
 	}
 	if req.URL.Path != cleanPath(req.URL.Path) || !validNode(req.URL.Host) {
-		return nil, fmt.Errorf("a request for %.100q of node %.64q is not passed on: %w", req.URL.Path, req.URL.Host, fs.ErrInvalid)
+		return nil, fmt.Errorf("a request for %.100q of node %.64q is not passed on: %w", req.URL.Path, req.URL.Host,
+			fs.ErrInvalid)
 	}
 	r := req.Clone(req.Context())
 	r.URL = &url.URL{Scheme: "http", Host: req.URL.Host, Path: passedPrefix + req.URL.Path[1:], RawQuery: req.URL.RawQuery}

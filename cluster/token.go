@@ -118,14 +118,16 @@ func (c *Cluster) knowsToken(id string, signed, signature []byte) error {
 // token reads a token's record, if it is good and has signed this.
 func (c *Cluster) token(s *state.State, id string, signed, signature []byte) (tokenRecord, error) {
 	r, ok := recordOf[tokenRecord](s, tokensDir+"/"+id)
-	if !ok || !c.cfg.Now().Before(r.Expires) || len(r.Public) != ed25519.PublicKeySize || !ed25519.Verify(r.Public, signed, signature) {
+	if !ok || !c.cfg.Now().Before(r.Expires) || len(r.Public) != ed25519.PublicKeySize ||
+		!ed25519.Verify(r.Public, signed, signature) {
 		return r, errToken
 	}
 	return r, nil
 }
 
-// useToken checks a token's signature and marks the token as this node's, unless there is something against the node: a token is not spent on a refusal, and who has
-// none is told nothing about the cluster's nodes. knowsToken must have come before.
+// useToken checks a token's signature and marks the token as this node's, unless there is something against the node: a
+// token is not spent on a refusal, and who has none is told nothing about the cluster's nodes. knowsToken must have
+// come before.
 func (c *Cluster) useToken(ctx context.Context, id string, signed, signature []byte, node string, csr *x509.CertificateRequest, against func(*state.State) error) error {
 	name := tokensDir + "/" + id
 	for range tries {

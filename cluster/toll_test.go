@@ -81,7 +81,9 @@ func TestOutsidersPayForTheirTime(t *testing.T) {
 func TestForeignChainsAreRefusedUnseen(t *testing.T) {
 	make := func(pub crypto.PublicKey, signer crypto.Signer, names int) *x509.Certificate {
 		t.Helper()
-		tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "n2"}, NotAfter: time.Now().Add(time.Hour)}
+		tmpl := &x509.Certificate{
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "n2"}, NotAfter: time.Now().Add(time.Hour),
+		}
 		for i := range names {
 			tmpl.DNSNames = append(tmpl.DNSNames, fmt.Sprintf("%d.%s.example", i, strings.Repeat("x", 60)))
 		}

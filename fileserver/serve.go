@@ -370,7 +370,8 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Retry-After", "5")
 	}
 	if code >= 500 && r.Context().Err() == nil {
-		s.cfg.Log.Warn("file request failed", "client", r.RemoteAddr, "method", r.Method, "path", clip(r.URL.Path), "status", code, "err", err)
+		s.cfg.Log.Warn("file request failed", "client", r.RemoteAddr, "method", r.Method, "path", clip(r.URL.Path),
+			"status", code, "err", err)
 	}
 	answer(w, code, text)
 }

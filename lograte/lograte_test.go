@@ -15,12 +15,13 @@ import (
 // lines is a log without times.
 func lines(level slog.Level) (*slog.Logger, *Limit, func() []string) {
 	var out bytes.Buffer
-	h, limit := Handler(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+	timeless := func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {
 			return slog.Attr{}
 		}
 		return a
-	}}))
+	}
+	h, limit := Handler(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: level, ReplaceAttr: timeless}))
 	return slog.New(h), limit, func() []string {
 		limit.mu.Lock() // the counts are written under it
 		defer limit.mu.Unlock()

@@ -261,7 +261,8 @@ func TestEnterpriseRefuses(t *testing.T) {
 		{"without the root", func() ([]byte, []byte) { return pemOf(good.mid), key }, "the chain lacks the certificate of CN=Bank Root"},
 		{"a giant key", func() ([]byte, []byte) {
 			n := new(big.Int).Lsh(big.NewInt(1), 16383)
-			der, err := x509.CreateCertificate(rand.Reader, good.mid, good.root, &rsa.PublicKey{N: n.Add(n, big.NewInt(1)), E: 1<<31 - 1}, good.rootKey)
+			giant := &rsa.PublicKey{N: n.Add(n, big.NewInt(1)), E: 1<<31 - 1}
+			der, err := x509.CreateCertificate(rand.Reader, good.mid, good.root, giant, good.rootKey)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// A request goes to another node only when it is one of a push, by its path and method, and when whoever sends it may push.
+// A request goes to another node only when it is one of a push, by its path and method, and when whoever sends it may
+// push.
 func TestWhatIsPassedOn(t *testing.T) {
 	var to []string
 	s := newPusher(t, func(c *Config) {
@@ -91,10 +92,12 @@ func TestPushes(t *testing.T) {
 		request string
 		want    bool
 	}{
-		{"POST /v2/a/blobs/uploads/", true}, {"POST /v2/a/blobs/uploads", true}, {"PATCH /v2/a/blobs/uploads/00000000-0000-4000-8000-000000000000", true},
+		{"POST /v2/a/blobs/uploads/", true}, {"POST /v2/a/blobs/uploads", true},
+		{"PATCH /v2/a/blobs/uploads/00000000-0000-4000-8000-000000000000", true},
 		{"GET /v2/a/blobs/uploads/00000000-0000-4000-8000-000000000000", true}, {"PUT /v2/a/b/manifests/1", true},
 		{"GET /v2/a/manifests/1", false}, {"DELETE /v2/a/manifests/1", false}, {"GET /v2/", false}, {"GET /token", false},
-		{"GET /v2/_catalog", false}, {"GET /member", false}, {"POST /propose", false}, {"GET /", false}, {"GET /metrics", false},
+		{"GET /v2/_catalog", false}, {"GET /member", false}, {"POST /propose", false}, {"GET /", false},
+		{"GET /metrics", false},
 		{"PUT /dl.k8s.io/x", false}, {"POST /v2/A/blobs/uploads/", false}, {"POST /v2/../blobs/uploads/", false},
 		{"GET /v2/a/blobs/uploads/", false},
 	} {

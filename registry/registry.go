@@ -74,9 +74,9 @@ type Config struct {
 	// Node is the name of this node. The address of an upload session carries it, because the session's bytes are on this node alone: whoever gets a request
 	// with another node's name must pass it on to that node. "": there is one node.
 	Node string
-	// PassOn lets another node answer a request of a push, and reports that it did. node has the upload session; "" where any node may
-	// answer: whether a better one than this is there is for PassOn to know. It is asked after everything that a request can be refused for by
-	// its path, its name and whoever sends it. Nil: nothing is passed on.
+	// PassOn lets another node answer a request of a push, and reports that it did. node has the upload session; "" where
+	// any node may answer: whether a better one than this is there is for PassOn to know. It is asked after everything
+	// that a request can be refused for by its path, its name and whoever sends it. Nil: nothing is passed on.
 	PassOn func(w http.ResponseWriter, r *http.Request, node string) bool
 	// Secret signs the state of upload sessions, the same on all nodes. Empty: random.
 	Secret []byte
@@ -295,7 +295,8 @@ func (r *Registry) Serve(w http.ResponseWriter, req *http.Request, v View) {
 	}
 	if !v.Passed && r.cfg.PassOn != nil && rt.pushes(req.Method) {
 		// A session that names no node has nowhere else to go.
-		if node := sessionNode(req, rt); node != r.cfg.Node && (node != "" || rt.kind != kindUpload) && r.cfg.PassOn(w, req, node) {
+		node := sessionNode(req, rt)
+		if node != r.cfg.Node && (node != "" || rt.kind != kindUpload) && r.cfg.PassOn(w, req, node) {
 			return
 		}
 	}

@@ -25,7 +25,8 @@ const (
 
 type clientKey struct{}
 
-// WithClient says where a request comes from, for Authenticate: the share of a client and its wrong passwords are its own.
+// WithClient says where a request comes from, for Authenticate: the share of a client and its wrong passwords are its
+// own.
 func WithClient(ctx context.Context, client netip.Addr) context.Context {
 	return context.WithValue(ctx, clientKey{}, client)
 }
@@ -35,8 +36,9 @@ func clientIn(ctx context.Context) netip.Addr {
 	return a
 }
 
-// line is who waits for a password to be checked. Clients take turns, those without wrong passwords first; one that has sent several wrong ones waits longer after each,
-// and has one checked at a time. So guessing is slow, and costs nobody else more than a turn.
+// line is who waits for a password to be checked. Clients take turns, those without wrong passwords first; one that has
+// sent several wrong ones waits longer after each, and has one checked at a time. So guessing is slow, and costs nobody
+// else more than a turn.
 type line struct {
 	slots int // checks at a time
 
@@ -180,7 +182,8 @@ func (l *line) serve() {
 	}
 }
 
-// wakeAt serves again after a time. The timer has no owner to wait for it: it does nothing when nobody waits, and whoever waits is a request.
+// wakeAt serves again after a time. The timer has no owner to wait for it: it does nothing when nobody waits, and
+// whoever waits is a request.
 func (l *line) wakeAt(d time.Duration) {
 	if l.wake != nil {
 		l.wake.Stop()

@@ -1,8 +1,9 @@
 // Package user keeps the people who may push: a name and a bcrypt hash each, in the tree.
 //
-// It promises: a password is never stored or logged; a right password is checked by bcrypt once and then remembered for a while, so that
-// a push of fifty layers does not cost fifty hashes; a changed or removed user is out at once; and however many wrong passwords arrive,
-// no more than half of the processors work on them, each client waits its turn and no more, and a client that guesses is made to wait.
+// It promises: a password is never stored or logged; a right password is checked by bcrypt once and then remembered for
+// a while, so that a push of fifty layers does not cost fifty hashes; a changed or removed user is out at once; and
+// however many wrong passwords arrive, no more than half of the processors work on them, each client waits its turn and
+// no more, and a client that guesses is made to wait.
 package user
 
 import (
