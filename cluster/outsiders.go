@@ -105,17 +105,14 @@ func (t *toll) admit(from string, member bool) bool {
 }
 
 func (t *toll) add(d *debt, cost time.Duration, member bool) {
-	d.owed += cost
+	d.owed = max(0, d.owed+cost)
 	if !member {
-		t.all.owed += cost
+		t.all.owed = max(0, t.all.owed+cost)
 	}
 }
 
-// charge adds what something has cost.
+// charge adds what something has cost; less than nothing is given back.
 func (t *toll) charge(from string, cost time.Duration, member bool) {
-	if cost <= 0 {
-		return
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if d := t.by[from]; d != nil {

@@ -166,7 +166,8 @@ func (p *peers) shake(raw *shaking, from string, place *share.Place) {
 	defer stop()
 	start := time.Now()
 	err := conn.HandshakeContext(ctx)
-	p.toll.charge(from, time.Since(start)-raw.waited-tollFloor, p.home(from))
+	cost := max(0, time.Since(start)-raw.waited-tollFloor)
+	defer func() { p.toll.charge(from, cost, p.home(from)) }()
 	if err != nil {
 		p.c.log.Debug("peer port", "client", raw.RemoteAddr(), "err", err)
 		raw.Close()
@@ -186,6 +187,8 @@ func (p *peers) shake(raw *shaking, from string, place *share.Place) {
 			p.http.give(&stalling{Conn: &guest{conn, place, from}, time: p.c.cfg.stall})
 			return
 		}
+		// A member pays nothing: when many come back at once on a busy machine, each handshake seems to be dear.
+		cost = -tollFloor
 		place.End(true)
 		p.http.give(&stalling{Conn: conn, node: name, time: p.c.cfg.stall})
 	case p.c.alpn(alpnRaft):
@@ -194,6 +197,7 @@ func (p *peers) shake(raw *shaking, from string, place *share.Place) {
 			conn.Close()
 			return
 		}
+		cost = -tollFloor
 		place.End(true)
 		p.raft.give(p.keepConn(conn, name, true))
 	default:

@@ -65,6 +65,13 @@ func TestOutsidersPayForTheirTime(t *testing.T) {
 	if !tl.admit("a", false) || !tl.admit("c", false) || !tl.admit("member", true) {
 		t.Error("time does not pay")
 	}
+	// What turns out to be a member's handshake costs nothing.
+	for range 100 * each {
+		if !tl.admit("new member", false) {
+			t.Fatal("handshakes of a member are refused")
+		}
+		tl.charge("new member", -tollFloor, false)
+	}
 	// Addresses are not remembered without end.
 	for i := range 3 * maxTolled {
 		tl.admit(fmt.Sprint("many ", i), false)
