@@ -3,8 +3,10 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -217,3 +219,25 @@ func rewriteLog(cfg Config, change func(*raft.Log) *raft.Log) error {
 
 // LeaderIndex is what a leader answers whoever has to confirm a miss.
 func (c *Cluster) LeaderIndex(ctx context.Context) (uint64, error) { return c.leaderIndex(ctx) }
+
+// CountCSRs counts how often the signature of a request for a certificate is verified.
+func CountCSRs(c *Config, n *atomic.Int64) {
+	c.checkCSR = func(csr *x509.CertificateRequest) error {
+		n.Add(1)
+		return csr.CheckSignature()
+	}
+}
+
+// AskToJoin asks to join with a request for a certificate of the caller's own. cfg needs Dial, Node, PeerAddr.
+func AskToJoin(ctx context.Context, cfg Config, addr string, token Token, csr []byte) error {
+	cfg.Now = time.Now
+	_, err := askToJoin(ctx, cfg, addr, token, csr)
+	return err
+}
+
+// Outsiders are the bounds of what outsiders may do.
+const (
+	MaxFromOne  = maxFromOne
+	TollOnce    = int(tollBurst / tollFloor) // connections of one address before it has to pay
+	TollAllOnce = int(tollAllOnce / tollFloor)
+)
