@@ -43,7 +43,6 @@ soak: build ## long tests: many seeds, many kills
 	go test -timeout 360m -count 1 -parallel 3 -run '^TestFaults$$' ./cluster -seeds 3000
 	CASEMATE_SOAK=1 go test -timeout 120m -count 1 -run 'TestKilledDuring(Pushes|Imports)' -v ./cmd/casemate
 	CASEMATE_SOAK=1 go test -timeout 60m -count 1 ./appliance/... ./bundle/...
-	go run ./cluster/mutants
 
 lint: ## gofmt, tidy modules, vet, staticcheck, the import rules, govulncheck where its database can be had
 	@mkdir -p bin

@@ -13,8 +13,7 @@ import (
 	"casemate/cluster/clustertest"
 )
 
-// What an answer says is so at that moment, not a little later. Each of these goes with a change of the product that only it
-// notices: see cluster/mutants.
+// What an answer says is so at that moment, not a little later.
 
 // Promise 1: when a push is answered its bytes are durable on a majority, however slow the wires are.
 func TestPushIsOnAMajorityWhenAnswered(t *testing.T) {

@@ -116,6 +116,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	if c.mark, err = openMark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit")); err != nil {
 		return nil, err
 	}
+	c.mark.watch = &c.watch
 	c.snaps = newSnapshots(cfg)
 	if err := c.snaps.clean(); err != nil {
 		return nil, err
@@ -443,10 +444,7 @@ func (c *Cluster) keepMark() {
 		case <-c.machine.moved:
 		}
 		index := c.machine.view.Load().Index()
-		end := c.watch.begin()
-		err := c.mark.set(index)
-		end()
-		if err != nil {
+		if err := c.mark.set(index); err != nil {
 			// The old mark still is a lower bound, and what was promised of it.
 			c.log.Warn("commit mark not written", "err", err)
 			select {

@@ -103,9 +103,10 @@ func checksumOf(parts ...[]byte) (sum uint32) {
 //
 // Two slots of 20 bytes (number, its checksum, padding to different sectors) are written in turn, so that a torn write leaves the other one.
 type mark struct {
-	f    blob.File
-	turn int
-	last uint64
+	f     blob.File
+	turn  int
+	last  uint64
+	watch *watchdog // of its disk; nil: nobody looks
 }
 
 const slotSize = 4096
@@ -137,6 +138,9 @@ func openMark(fsys FS, name string) (*mark, error) {
 func (m *mark) set(v uint64) error {
 	if v <= m.last {
 		return nil
+	}
+	if m.watch != nil {
+		defer m.watch.begin()()
 	}
 	b := binary.BigEndian.AppendUint64(nil, v)
 	b = binary.BigEndian.AppendUint32(b, checksum(b))
