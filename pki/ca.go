@@ -77,6 +77,7 @@ type snapshot struct {
 	old     *authority // nil outside an overlap
 	issuer  *issuer
 	names   []string // that the issuer was made for
+	sent    []byte   // what is sent behind an intermediate, DER
 }
 
 // Open reads the CA from the tree. fs.ErrNotExist: the tree has none (yet). Close must be called in the end.
@@ -209,6 +210,7 @@ func (c *CA) read() (*snapshot, error) {
 		return nil, err
 	}
 	s.issuer.under(s.root)
+	s.sent = concat(s.root.sent())
 	if s.names, err = readNames(t, st.Issuer); err != nil {
 		return nil, err
 	}

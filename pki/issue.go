@@ -30,8 +30,6 @@ type Request struct {
 	CSR []byte
 	// Life is how long the certificate is valid from now; 0: IssueLife. At most a year.
 	Life time.Duration
-	// Client makes the certificate good for TLS clients too.
-	Client bool
 }
 
 // Issued is a certificate made by Issue.
@@ -86,7 +84,7 @@ func (c *CA) Issue(ctx context.Context, req Request) (Issued, error) {
 	if life < time.Hour || life > issuerLife {
 		return Issued{}, mistakef("lifetime must be between 1h and %d days, got %s", issuerLife/day, life)
 	}
-	err = c.retry(func(s *snapshot) error { return c.issue(ctx, s, &out, pub, life, req.Client) })
+	err = c.retry(func(s *snapshot) error { return c.issue(ctx, s, &out, pub, life) })
 	if err != nil {
 		return Issued{}, err
 	}
@@ -118,7 +116,7 @@ func (c *CA) requested(req Request, out *Issued) (crypto.PublicKey, []string, er
 	return key.Public(), req.Names, nil
 }
 
-func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.PublicKey, life time.Duration, client bool) error {
+func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.PublicKey, life time.Duration) error {
 	all, err := c.issued()
 	if err != nil {
 		return err
@@ -137,7 +135,7 @@ func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.Pub
 	if now.Add(life).After(iss.end.Add(time.Minute)) {
 		return mistakef("the CA ends on %s: ask for a shorter lifetime or rotate the root", iss.end.UTC().Format(time.DateOnly))
 	}
-	cert, err := c.signLeaf(iss, pub, out.Names, life, client)
+	cert, err := c.signLeaf(iss, pub, out.Names, life)
 	if err != nil {
 		return err
 	}

@@ -58,11 +58,11 @@ func TestIssue(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Serial != got.Serial || !slices.Equal(list[0].Names, got.Names) || !list[0].NotAfter.Equal(leaf.NotAfter) || !list[0].Revoked.IsZero() {
 		t.Errorf("list %+v (%v)", list, err)
 	}
-	client, err := h.ca.Issue(t.Context(), Request{Names: []string{"etcd.casemate.internal"}, Client: true, Life: time.Hour})
+	short, err := h.ca.Issue(t.Context(), Request{Names: []string{"etcd.casemate.internal"}, Life: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if leaf := certsOf(t, client.Cert)[0]; !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth) || !leaf.NotAfter.Equal(h.clock.now().Add(time.Hour)) {
+	if leaf := certsOf(t, short.Cert)[0]; !slices.Equal(leaf.ExtKeyUsage, serversOnly()) || !leaf.NotAfter.Equal(h.clock.now().Add(time.Hour)) {
 		t.Errorf("usages %v until %v", leaf.ExtKeyUsage, leaf.NotAfter)
 	}
 }
@@ -218,7 +218,7 @@ func TestIssueFromCSR(t *testing.T) {
 				if got.Key != nil || !leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }).Equal(key.Public()) {
 					t.Error("not the request's key")
 				}
-				if leaf.IsCA || len(leaf.EmailAddresses)+len(leaf.URIs) != 0 || leaf.Subject.CommonName != "svc.casemate.internal" || len(leaf.Subject.Organization) != 0 ||
+				if leaf.IsCA || len(leaf.EmailAddresses)+len(leaf.URIs) != 0 || leaf.Subject.CommonName != "svc.casemate.internal" || !slices.Equal(leaf.Subject.Organization, []string{"casemate.internal"}) ||
 					!slices.Equal(leaf.DNSNames, []string{"svc.casemate.internal"}) || len(leaf.IPAddresses) != 1 || !slices.Equal(leaf.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}) || leaf.KeyUsage&x509.KeyUsageCertSign != 0 {
 					t.Errorf("a wish was granted: %+v", leaf)
 				}

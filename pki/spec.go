@@ -212,7 +212,7 @@ func Init(ctx context.Context, tree Tree, sealer Sealer, spec Spec, enabled []st
 		return err
 	}
 	now := spec.now()
-	root, rootKey, err := makeRoot(k, domain, now)
+	root, rootKey, err := makeRoot(k, domain, spec.CRLURL, now)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bufio"
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
@@ -8,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -19,36 +21,68 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// A verifier says whether a client that trusts roots accepts chain (leaf first) for name.
+// A use is what somebody takes a certificate for.
+type use int
+
+const (
+	asServer use = iota
+	asClient
+	asMail
+)
+
+func (u use) String() string { return [...]string{"server", "client", "mail"}[u] }
+
+// A verifier says whether one that trusts roots accepts chain (leaf first) for a use, of a server for name.
 type verifier struct {
-	name   string
-	binary string // "" for Go's own
-	verify func(t testing.TB, roots, chain []*x509.Certificate, key crypto.Signer, name string) error
+	name     string
+	binaries []string // each one or more of which one is needed, separated by |
+	uses     []use
+	check    func(t testing.TB, u use, roots, chain []*x509.Certificate, key crypto.Signer, name string) error
+}
+
+// verify asks as a client of a server.
+func (v verifier) verify(t testing.TB, roots, chain []*x509.Certificate, key crypto.Signer, name string) error {
+	return v.check(t, asServer, roots, chain, key, name)
 }
 
 var verifiers = []verifier{
-	{"go", "", verifyGo},
-	{"openssl", "openssl", verifyOpenSSL},
-	{"gnutls", "certtool", verifyGnuTLS},
-	{"curl", "curl", verifyCurl},
+	{"go", nil, []use{asServer, asClient, asMail}, checkGo},
+	{"openssl", []string{"openssl"}, []use{asServer, asClient, asMail}, checkOpenSSL},
+	{"gnutls", []string{"certtool"}, []use{asServer, asClient, asMail}, checkGnuTLS},
+	{"nss", []string{"certutil", "vfychain"}, []use{asServer, asClient, asMail}, checkNSS},
+	{"curl", []string{"curl"}, []use{asServer}, checkCurl},
+	{"java", []string{"java", "javac|ecj"}, []use{asServer, asClient}, checkJava},
 }
 
-// eachVerifier runs f once for each of the four; those that are not installed are skipped and said so.
+// eachVerifier runs f once for each of the six; those that are not installed are skipped and said so.
 func eachVerifier(t *testing.T, f func(t *testing.T, v verifier)) {
 	for _, v := range verifiers {
 		t.Run(v.name, func(t *testing.T) {
-			if v.binary != "" {
-				if _, err := exec.LookPath(v.binary); err != nil {
-					t.Skipf("needs %s (Debian: openssl, gnutls-bin, curl): this verifier was not asked", v.binary)
+			for _, b := range v.binaries {
+				if find(b) == "" {
+					t.Skipf("needs %s (Debian: openssl, gnutls-bin, libnss3-tools, curl, default-jre-headless, ecj): "+
+						"this verifier was not asked", b)
 				}
 			}
 			f(t, v)
 		})
 	}
+}
+
+// find returns the first of the programs in list, separated by |, that is installed.
+func find(list string) string {
+	for _, b := range strings.Split(list, "|") {
+		if path, err := exec.LookPath(b); err == nil {
+			return path
+		}
+	}
+	return ""
 }
 
 func pemOf(certs ...*x509.Certificate) []byte {
@@ -72,8 +106,20 @@ func certsOf(t testing.TB, data []byte) []*x509.Certificate {
 	return out
 }
 
-func verifyGo(_ testing.TB, roots, chain []*x509.Certificate, _ crypto.Signer, name string) error {
-	opts := x509.VerifyOptions{DNSName: hostInCert(name), Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool()}
+func verifyGo(t testing.TB, roots, chain []*x509.Certificate, key crypto.Signer, name string) error {
+	return checkGo(t, asServer, roots, chain, key, name)
+}
+
+func checkGo(_ testing.TB, u use, roots, chain []*x509.Certificate, _ crypto.Signer, name string) error {
+	usage := map[use]x509.ExtKeyUsage{
+		asServer: x509.ExtKeyUsageServerAuth, asClient: x509.ExtKeyUsageClientAuth, asMail: x509.ExtKeyUsageEmailProtection,
+	}[u]
+	opts := x509.VerifyOptions{
+		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{usage},
+	}
+	if name != "" {
+		opts.DNSName = hostInCert(name)
+	}
 	for _, c := range roots {
 		opts.Roots.AddCert(c)
 	}
@@ -101,22 +147,115 @@ func run(name string, args ...string) error {
 	return nil
 }
 
-func verifyOpenSSL(t testing.TB, roots, chain []*x509.Certificate, _ crypto.Signer, name string) error {
-	what := "-verify_hostname"
-	if _, err := netip.ParseAddr(name); err == nil {
-		what = "-verify_ip"
+func checkOpenSSL(t testing.TB, u use, roots, chain []*x509.Certificate, _ crypto.Signer, name string) error {
+	purpose := map[use]string{asServer: "sslserver", asClient: "sslclient", asMail: "smimesign"}[u]
+	args := []string{
+		"verify", "-x509_strict", "-purpose", purpose, "-no-CApath", "-no-CAstore",
+		"-CAfile", write(t, "roots.pem", pemOf(roots...)), "-untrusted", write(t, "chain.pem", pemOf(chain[1:]...)),
 	}
-	return run("openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-no-CApath", "-no-CAstore", "-CAfile", write(t, "roots.pem", pemOf(roots...)),
-		"-untrusted", write(t, "chain.pem", pemOf(chain[1:]...)), what, name, write(t, "leaf.pem", pemOf(chain[0])))
+	if _, err := netip.ParseAddr(name); err == nil {
+		args = append(args, "-verify_ip", name)
+	} else if name != "" {
+		args = append(args, "-verify_hostname", name)
+	}
+	return run("openssl", append(args, write(t, "leaf.pem", pemOf(chain[0])))...)
 }
 
-func verifyGnuTLS(t testing.TB, roots, chain []*x509.Certificate, _ crypto.Signer, name string) error {
-	return run("certtool", "--verify", "--verify-purpose", "1.3.6.1.5.5.7.3.1", "--verify-hostname", name,
-		"--load-ca-certificate", write(t, "roots.pem", pemOf(roots...)), "--infile", write(t, "chain.pem", pemOf(chain...)))
+func checkGnuTLS(t testing.TB, u use, roots, chain []*x509.Certificate, _ crypto.Signer, name string) error {
+	purpose := map[use]string{asServer: "1.3.6.1.5.5.7.3.1", asClient: "1.3.6.1.5.5.7.3.2", asMail: "1.3.6.1.5.5.7.3.4"}[u]
+	args := []string{
+		"--verify", "--verify-purpose", purpose,
+		"--load-ca-certificate", write(t, "roots.pem", pemOf(roots...)), "--infile", write(t, "chain.pem", pemOf(chain...)),
+	}
+	if name != "" {
+		args = append(args, "--verify-hostname", name)
+	}
+	return run("certtool", args...)
 }
 
-// verifyCurl lets curl fetch a page from a server that has the chain.
-func verifyCurl(t testing.TB, roots, chain []*x509.Certificate, key crypto.Signer, name string) error {
+// checkNSS asks NSS about the chain; its tool does not compare the name.
+func checkNSS(t testing.TB, u use, roots, chain []*x509.Certificate, _ crypto.Signer, _ string) error {
+	db := t.TempDir()
+	if err := run("certutil", "-N", "-d", "sql:"+db, "--empty-password"); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range roots {
+		// Trusted for servers, clients and mail alike: the most that somebody could do.
+		err := run("certutil", "-A", "-d", "sql:"+db, "-n", fmt.Sprint("root", i), "-t", "CT,C,", "-i", write(t, "root.der", c.Raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	args := []string{"-d", "sql:" + db, "-u", map[use]string{asServer: "1", asClient: "0", asMail: "4"}[u]}
+	for i, c := range chain {
+		args = append(args, write(t, fmt.Sprint(i, ".der"), c.Raw))
+	}
+	return run("vfychain", args...)
+}
+
+// javaVerifier is testdata/Verify.java, running: one machine for all questions.
+type javaVerifier struct {
+	mu  sync.Mutex
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
+	dir string
+}
+
+var startJava = sync.OnceValues(func() (*javaVerifier, error) {
+	dir, err := os.MkdirTemp("", "casemate-java-")
+	if err != nil {
+		return nil, err
+	}
+	j := &javaVerifier{dir: dir}
+	if err := run(find("javac|ecj"), "-d", dir, "testdata/Verify.java"); err != nil {
+		return j, err
+	}
+	j.cmd = exec.Command("java", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-cp", dir, "Verify")
+	if j.in, err = j.cmd.StdinPipe(); err != nil {
+		return j, err
+	}
+	out, err := j.cmd.StdoutPipe()
+	if err != nil {
+		return j, err
+	}
+	j.out = bufio.NewReader(out)
+	javaRuns.Store(j)
+	return j, j.cmd.Start()
+})
+
+// javaRuns is what TestMain ends.
+var javaRuns atomic.Pointer[javaVerifier]
+
+func (j *javaVerifier) stop() {
+	j.in.Close()
+	j.cmd.Wait()
+	os.RemoveAll(j.dir)
+}
+
+// checkJava asks Java's trust manager about the chain; the name is compared elsewhere in Java.
+func checkJava(t testing.TB, u use, roots, chain []*x509.Certificate, _ crypto.Signer, _ string) error {
+	j, err := startJava()
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if _, err := fmt.Fprintf(j.in, "%s\t%s\t%s\n", u, write(t, "roots.pem", pemOf(roots...)), write(t, "chain.pem", pemOf(chain...))); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := j.out.ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answer = strings.TrimSpace(answer); answer != "ok" {
+		return errors.New(answer)
+	}
+	return nil
+}
+
+// checkCurl lets curl fetch a page from a server that has the chain.
+func checkCurl(t testing.TB, _ use, roots, chain []*x509.Certificate, key crypto.Signer, name string) error {
 	cert := tls.Certificate{PrivateKey: key}
 	for _, c := range chain {
 		cert.Certificate = append(cert.Certificate, c.Raw)
@@ -144,7 +283,7 @@ func forge(t testing.TB, parent *x509.Certificate, key crypto.Signer, edit func(
 	tmpl := &x509.Certificate{
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		Subject: pkix.Name{Organization: []string{"thief"}},
+		Subject: pkix.Name{Organization: []string{"casemate.internal"}}, // what is permitted
 	}
 	for _, n := range names {
 		if a, err := netip.ParseAddr(n); err == nil {
@@ -244,9 +383,9 @@ func TestIntermediateConstraintsBite(t *testing.T) {
 func TestRootConstraintsBite(t *testing.T) {
 	_, s, rootKey := fortress(t)
 	ca := func(c *x509.Certificate) {
-		c.IsCA, c.KeyUsage, c.ExtKeyUsage, c.Subject = true, x509.KeyUsageCertSign, nil, pkix.Name{CommonName: "thief's intermediate"}
+		c.IsCA, c.KeyUsage, c.ExtKeyUsage, c.Subject = true, x509.KeyUsageCertSign, nil, pkix.Name{Organization: c.Subject.Organization, CommonName: "thief's intermediate"}
 	}
-	mid, midKey := forge(t, s.root.anchor, rootKey, ca)
+	mid, midKey := forge(t, s.root.signer, rootKey, ca)
 	for _, c := range []struct {
 		name string
 		good bool
@@ -271,7 +410,7 @@ func TestRootConstraintsBite(t *testing.T) {
 		leaf, key := forge(t, mid, midKey, nil, c.name)
 		t.Run(c.name, func(t *testing.T) {
 			eachVerifier(t, func(t *testing.T, v verifier) {
-				if err := v.verify(t, s.anchors(), []*x509.Certificate{leaf, mid}, key, c.name); (err == nil) != c.good {
+				if err := v.verify(t, s.anchors(), append([]*x509.Certificate{leaf, mid}, s.root.above...), key, c.name); (err == nil) != c.good {
 					t.Errorf("accepted: %v, want %v (%v)", err == nil, c.good, err)
 				}
 			})
@@ -283,10 +422,10 @@ func TestRootConstraintsBite(t *testing.T) {
 func TestIntermediateCannotGrow(t *testing.T) {
 	_, s, _ := fortress(t)
 	sub, subKey := forge(t, s.issuer.cert, s.issuer.key, func(c *x509.Certificate) {
-		c.IsCA, c.KeyUsage, c.ExtKeyUsage, c.Subject = true, x509.KeyUsageCertSign, nil, pkix.Name{CommonName: "thief's CA"}
+		c.IsCA, c.KeyUsage, c.ExtKeyUsage, c.Subject = true, x509.KeyUsageCertSign, nil, pkix.Name{Organization: c.Subject.Organization, CommonName: "thief's CA"}
 	})
 	below, belowKey := forge(t, sub, subKey, nil, "registry.k8s.io")
-	common, commonKey := forge(t, s.issuer.cert, s.issuer.key, func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: "ebanking.bank.example"} })
+	common, commonKey := forge(t, s.issuer.cert, s.issuer.key, func(c *x509.Certificate) { c.Subject.CommonName = "ebanking.bank.example" })
 	eachVerifier(t, func(t *testing.T, v verifier) {
 		if err := v.verify(t, s.anchors(), append([]*x509.Certificate{below, sub}, s.issuer.chain...), belowKey, "registry.k8s.io"); err == nil {
 			t.Error("a CA below the intermediate was accepted")
@@ -335,8 +474,8 @@ func TestRotationVerifies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(fresh.cert.Certificate); n != 2 {
-		t.Errorf("after the overlap %d certificates are sent, want 2", n)
+	if n := len(fresh.cert.Certificate); n != 4 {
+		t.Errorf("after the overlap %d certificates are sent, want 4", n)
 	}
 	for _, c := range []struct {
 		what  string

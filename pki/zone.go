@@ -2,6 +2,8 @@ package pki
 
 import (
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
 	"golang.org/x/net/idna"
 )
 
@@ -224,11 +228,101 @@ func collapseRanges(in []netip.Prefix) []netip.Prefix {
 	return out
 }
 
+// Mail addresses and URIs are forbidden whole. No constraint says "all of them" in a way that every verifier understands:
+// a host that cannot exist (RFC 2606, 2) is the only one permitted, which is enough but for GnuTLS. That looks at
+// excluded URIs only, and if there is one, refuses all. It must be another host: Java drops what is permitted and
+// excluded, and then permits everything.
+const (
+	nobody   = "invalid"
+	excluded = "excluded.invalid"
+)
+
 // apply sets the constraints in a template, critical.
 func (k constraints) apply(t *x509.Certificate) {
 	t.PermittedDNSDomainsCritical = true
+	t.PermittedEmailAddresses, t.PermittedURIDomains, t.ExcludedURIDomains = []string{nobody}, []string{nobody}, []string{excluded}
 	t.PermittedDNSDomains, t.ExcludedDNSDomains = k.zones, k.noZones
 	t.PermittedIPRanges, t.ExcludedIPRanges = ipNets(k.ranges), ipNets(k.noRanges)
+}
+
+// extension is what apply sets, and besides permits subjects (and alternative names of that form) in an organization
+// only. It is not critical: Go refuses every chain with a critical constraint on a form of name that it does not know.
+func (k constraints) extension(organization string) (pkix.Extension, error) {
+	name, err := asn1.Marshal(pkix.Name{Organization: []string{organization}}.ToRDNSequence())
+	if err != nil {
+		return pkix.Extension{}, err
+	}
+	// Tags of GeneralName (RFC 5280, 4.2.1.6). A directoryName is explicit, because a Name is a choice.
+	const mail, dns, dir, uri, ip = 1, 2, 4, 6, 7
+	var b cryptobyte.Builder
+	subtree := func(b *cryptobyte.Builder, tag cryptobyte_asn1.Tag, value []byte) {
+		b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1(tag.ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(value) })
+		})
+	}
+	lists := func(b *cryptobyte.Builder, zones []string, ranges []netip.Prefix) {
+		for _, z := range zones {
+			subtree(b, dns, []byte(z))
+		}
+		for _, n := range ipNets(ranges) {
+			subtree(b, ip, slices.Concat(n.IP, net.IP(n.Mask)))
+		}
+	}
+	b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1(cryptobyte_asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
+			subtree(b, cryptobyte_asn1.Tag(dir).Constructed(), name)
+			subtree(b, mail, []byte(nobody))
+			subtree(b, uri, []byte(nobody))
+			lists(b, k.zones, k.ranges)
+		})
+		b.AddASN1(cryptobyte_asn1.Tag(1).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
+			subtree(b, uri, []byte(excluded))
+			lists(b, k.noZones, k.noRanges)
+		})
+	})
+	der, err := b.Bytes()
+	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 30}, Value: der}, err
+}
+
+// mergeable widens k until Java can intersect it with the constraints of a certificate above. Of several permitted zones
+// (or ranges) below one zone of the upper list, Java keeps the first and refuses the others: two or more become what
+// covers them all.
+func (k constraints) mergeable(up constraints) constraints {
+	for _, z := range up.zones {
+		var below, rest []string
+		for _, n := range k.zones {
+			if n != z && within(n, z) {
+				below = append(below, n)
+			} else {
+				rest = append(rest, n)
+			}
+		}
+		if len(below) > 1 {
+			cover := below[0]
+			for !slices.Equal(collapseZones(append(slices.Clone(below), cover)), []string{cover}) {
+				_, cover, _ = strings.Cut(cover, ".") // at the latest when it is z
+			}
+			k.zones = append(rest, cover)
+		}
+	}
+	for _, r := range up.ranges {
+		var below, rest []netip.Prefix
+		for _, n := range k.ranges {
+			if n != r && n.Bits() >= r.Bits() && r.Contains(n.Addr()) {
+				below = append(below, n)
+			} else {
+				rest = append(rest, n)
+			}
+		}
+		if len(below) > 1 {
+			cover := below[0]
+			for slices.ContainsFunc(below, func(n netip.Prefix) bool { return !cover.Contains(n.Addr()) || n.Bits() < cover.Bits() }) {
+				cover = netip.PrefixFrom(cover.Addr(), cover.Bits()-1).Masked()
+			}
+			k.ranges = append(rest, cover)
+		}
+	}
+	return k.tidy()
 }
 
 func ipNets(in []netip.Prefix) []*net.IPNet {
