@@ -320,8 +320,10 @@ func crossSign(next, old *authority, oldKey crypto.Signer, lists string, now tim
 		BasicConstraintsValid: true, IsCA: true, MaxPathLen: pathLen, KeyUsage: target.KeyUsage, ExtKeyUsage: serversOnly(),
 		CRLDistributionPoints: listURL(lists, old.signer, old.ref.ID),
 	}
-	if !old.ref.Below { // else it stands between others that say it
-		constraintsOf(target).apply(t)
+	if !old.ref.Below {
+		constraintsOf(target).apply(t) // else it stands between others that say it
+		// Of two certificates of one subject NSS takes the one that began later.
+		t.NotBefore = t.NotBefore.Add(time.Second)
 	}
 	cert, err := sign(t, target.PublicKey, old.signer, oldKey)
 	if err != nil {

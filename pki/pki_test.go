@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 		if j := javaRuns.Load(); j != nil {
 			j.stop()
 		}
+		for _, dir := range nssStores.dirs {
+			os.RemoveAll(dir)
+		}
 		os.Exit(code)
 	}))
 }

@@ -232,17 +232,28 @@ func collapseRanges(in []netip.Prefix) []netip.Prefix {
 // a host that cannot exist (RFC 2606, 2) is the only one permitted, which is enough but for GnuTLS. That looks at
 // excluded URIs only, and if there is one, refuses all. It must be another host: Java drops what is permitted and
 // excluded, and then permits everything.
+//
+// What cannot exist is permitted among DNS names and addresses, too, in every certificate: where no entry of a list above
+// stands in a list below as it is, Java fails to intersect the two ("Unexpected error", or a null pointer).
 const (
 	nobody   = "invalid"
 	excluded = "excluded.invalid"
 )
 
+var nowhere = netip.MustParsePrefix("255.255.255.255/32")
+
+// inCertificate are the permitted zones and ranges as certificates say them.
+func (k constraints) inCertificate() (zones []string, ranges []netip.Prefix) {
+	return append(slices.Clone(k.zones), nobody), append(slices.Clone(k.ranges), nowhere)
+}
+
 // apply sets the constraints in a template, critical.
 func (k constraints) apply(t *x509.Certificate) {
 	t.PermittedDNSDomainsCritical = true
 	t.PermittedEmailAddresses, t.PermittedURIDomains, t.ExcludedURIDomains = []string{nobody}, []string{nobody}, []string{excluded}
-	t.PermittedDNSDomains, t.ExcludedDNSDomains = k.zones, k.noZones
-	t.PermittedIPRanges, t.ExcludedIPRanges = ipNets(k.ranges), ipNets(k.noRanges)
+	zones, ranges := k.inCertificate()
+	t.PermittedDNSDomains, t.ExcludedDNSDomains = zones, k.noZones
+	t.PermittedIPRanges, t.ExcludedIPRanges = ipNets(ranges), ipNets(k.noRanges)
 }
 
 // extension is what apply sets, and besides permits subjects (and alternative names of that form) in an organization
@@ -254,6 +265,7 @@ func (k constraints) extension(organization string) (pkix.Extension, error) {
 	}
 	// Tags of GeneralName (RFC 5280, 4.2.1.6). A directoryName is explicit, because a Name is a choice.
 	const mail, dns, dir, uri, ip = 1, 2, 4, 6, 7
+	zones, ranges := k.inCertificate()
 	var b cryptobyte.Builder
 	subtree := func(b *cryptobyte.Builder, tag cryptobyte_asn1.Tag, value []byte) {
 		b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -273,7 +285,7 @@ func (k constraints) extension(organization string) (pkix.Extension, error) {
 			subtree(b, cryptobyte_asn1.Tag(dir).Constructed(), name)
 			subtree(b, mail, []byte(nobody))
 			subtree(b, uri, []byte(nobody))
-			lists(b, k.zones, k.ranges)
+			lists(b, zones, ranges)
 		})
 		b.AddASN1(cryptobyte_asn1.Tag(1).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
 			subtree(b, uri, []byte(excluded))
@@ -341,6 +353,13 @@ func constraintsOf(cert *x509.Certificate) constraints {
 	}
 	for _, z := range cert.ExcludedDNSDomains {
 		k.noZones = append(k.noZones, strings.TrimPrefix(strings.ToLower(z), "."))
+	}
+	// Only beside others: a list of nothing else permits nothing.
+	if len(k.zones) > 1 {
+		k.zones = slices.DeleteFunc(k.zones, func(z string) bool { return z == nobody })
+	}
+	if len(k.ranges) > 1 {
+		k.ranges = slices.DeleteFunc(k.ranges, func(r netip.Prefix) bool { return r == nowhere })
 	}
 	return k
 }
