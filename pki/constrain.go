@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -265,6 +266,8 @@ func (c *CA) issuerDue(s *snapshot) string {
 		return "two thirds of its life are over"
 	case len(cert.CRLDistributionPoints) == 0 && c.hasList(s.root):
 		return "it does not say where its revocation list is"
+	case len(cert.PermittedURIDomains) == 0 || slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth):
+		return "it was made before mail addresses, URIs and clients were forbidden"
 	}
 	if c.cfg.Node == "" {
 		return ""

@@ -538,3 +538,65 @@ func testRotation(t *testing.T, found func(context.Context, Tree, Sealer, Spec, 
 		})
 	}
 }
+
+// Java intersects the lists of root and intermediate by rules of its own: what is enabled must pass them, whatever is
+// enabled together, and however the domain and the nodes' addresses lie in what the root permits.
+func TestJavaIntersects(t *testing.T) {
+	if find("java") == "" || find("javac|ecj") == "" {
+		t.Skip("needs java, and javac or ecj (Debian: default-jre-headless, ecj)")
+	}
+	for what, c := range map[string]struct {
+		edit  func(*Spec, *Config)
+		names []string
+	}{
+		"as made":           {nil, enabled},
+		"one name":          {nil, []string{"registry.k8s.io"}},
+		"nothing":           {nil, nil},
+		"many of a zone":    {nil, []string{"registry.k8s.io", "dl.k8s.io", "a.b.c.k8s.io", "raw.githubusercontent.com", "objects.githubusercontent.com"}},
+		"a zone as a whole": {nil, []string{"k8s.io", "registry.k8s.io"}},
+		"all public zones":  {nil, PublicZones()},
+		"domain in a permit": {func(s *Spec, c *Config) {
+			s.Domain, c.Domain, s.Permit = "gap.corp.example", "gap.corp.example", []string{"corp.example"}
+		}, []string{"git.corp.example", "docker.io"}},
+		"three nodes": {func(s *Spec, c *Config) {
+			s.Addrs = addrs("10.0.0.11", "10.0.0.12", "10.200.0.13")
+			c.Addrs = s.Addrs
+		}, enabled},
+		"IPv6 alone": {func(s *Spec, c *Config) {
+			s.Addrs = addrs("fd00::11", "2001:db8::5")
+			c.Addrs = s.Addrs
+		}, enabled},
+		"something excluded": {func(s *Spec, _ *Config) {
+			s.Permit, s.Exclude = []string{"corp.example", "192.0.2.0/24"}, []string{"vault.corp.example", "10.66.0.0/16"}
+		}, []string{"git.corp.example", "wiki.corp.example"}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			h := build(t, c.edit)
+			h.constrain(c.names...)
+			ask := append([]string{h.cfg.Domain, "x." + h.cfg.Domain}, c.names[:min(len(c.names), 5)]...)
+			for _, a := range h.cfg.Addrs {
+				ask = append(ask, a.String())
+			}
+			verify := func() {
+				t.Helper()
+				for _, name := range ask {
+					chain, _ := h.sent(name)
+					if err := checkJava(t, asServer, h.snapshot().anchors(), chain, nil, name); err != nil {
+						t.Errorf("%s: %v", name, err)
+					}
+				}
+			}
+			h.know(ask...)
+			verify()
+			old := h.snapshot().anchors()
+			if err := h.ca.Rotate(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			verify()
+			chain, _ := h.sent(h.cfg.Domain)
+			if err := checkJava(t, asServer, old, chain, nil, ""); err != nil {
+				t.Errorf("in an overlap, the old root trusted: %v", err)
+			}
+		})
+	}
+}

@@ -180,11 +180,14 @@ func (k constraints) allows(name string) error {
 	return fmt.Errorf("name %s: %w", name, ErrNotPermitted)
 }
 
-// tidy sorts, drops what another entry covers, and excludes an address family that has no permitted range,
-// because some verifiers take a family without a constraint for an unconstrained one.
+// tidy sorts, drops what another entry covers and ranges that are excluded whole, and excludes an address family that
+// has no permitted range.
 func (k constraints) tidy() constraints {
 	k.zones, k.noZones = collapseZones(k.zones), collapseZones(k.noZones)
 	k.ranges, k.noRanges = collapseRanges(k.ranges), collapseRanges(k.noRanges)
+	k.ranges = slices.DeleteFunc(k.ranges, func(r netip.Prefix) bool {
+		return slices.ContainsFunc(k.noRanges, func(no netip.Prefix) bool { return no.Bits() <= r.Bits() && no.Contains(r.Addr()) })
+	})
 	for _, all := range []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")} {
 		if !slices.ContainsFunc(k.ranges, func(p netip.Prefix) bool { return p.Addr().Is4() == all.Addr().Is4() }) {
 			k.noRanges = collapseRanges(append(k.noRanges, all))
@@ -233,27 +236,36 @@ func collapseRanges(in []netip.Prefix) []netip.Prefix {
 // excluded URIs only, and if there is one, refuses all. It must be another host: Java drops what is permitted and
 // excluded, and then permits everything.
 //
-// What cannot exist is permitted among DNS names and addresses, too, in every certificate: where no entry of a list above
-// stands in a list below as it is, Java fails to intersect the two ("Unexpected error", or a null pointer).
+// What cannot exist is permitted among DNS names and addresses, too, in every certificate. Java fails to intersect a list
+// above and one below where no entry stands in both as it is ("Unexpected error", or a null pointer). And a family of
+// addresses in which nothing is permitted needs an entry, because GnuTLS does not hold an address against constraints of
+// the other family; to exclude it whole would do as well, but makes Java fail at every address of the other one.
 const (
 	nobody   = "invalid"
 	excluded = "excluded.invalid"
 )
 
-var nowhere = netip.MustParsePrefix("255.255.255.255/32")
+// nowhere is the broadcast address, and one of a block that is not assigned (RFC 4291, 2.4). They begin with bytes that no
+// other range begins with: Java up to 17 compares the first bytes of addresses of both families.
+func nowhere() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("f000::/128")}
+}
 
-// inCertificate are the permitted zones and ranges as certificates say them.
-func (k constraints) inCertificate() (zones []string, ranges []netip.Prefix) {
-	return append(slices.Clone(k.zones), nobody), append(slices.Clone(k.ranges), nowhere)
+// inCertificate returns the constraints as certificates say them.
+func (k constraints) inCertificate() constraints {
+	k.zones = collapseZones(append(slices.Clone(k.zones), nobody))
+	k.ranges = collapseRanges(slices.Concat(k.ranges, nowhere()))
+	k.noRanges = slices.DeleteFunc(slices.Clone(k.noRanges), func(r netip.Prefix) bool { return r.Bits() == 0 })
+	return k
 }
 
 // apply sets the constraints in a template, critical.
 func (k constraints) apply(t *x509.Certificate) {
 	t.PermittedDNSDomainsCritical = true
 	t.PermittedEmailAddresses, t.PermittedURIDomains, t.ExcludedURIDomains = []string{nobody}, []string{nobody}, []string{excluded}
-	zones, ranges := k.inCertificate()
-	t.PermittedDNSDomains, t.ExcludedDNSDomains = zones, k.noZones
-	t.PermittedIPRanges, t.ExcludedIPRanges = ipNets(ranges), ipNets(k.noRanges)
+	k = k.inCertificate()
+	t.PermittedDNSDomains, t.ExcludedDNSDomains = k.zones, k.noZones
+	t.PermittedIPRanges, t.ExcludedIPRanges = ipNets(k.ranges), ipNets(k.noRanges)
 }
 
 // extension is what apply sets, and besides permits subjects (and alternative names of that form) in an organization
@@ -265,7 +277,7 @@ func (k constraints) extension(organization string) (pkix.Extension, error) {
 	}
 	// Tags of GeneralName (RFC 5280, 4.2.1.6). A directoryName is explicit, because a Name is a choice.
 	const mail, dns, dir, uri, ip = 1, 2, 4, 6, 7
-	zones, ranges := k.inCertificate()
+	k = k.inCertificate()
 	var b cryptobyte.Builder
 	subtree := func(b *cryptobyte.Builder, tag cryptobyte_asn1.Tag, value []byte) {
 		b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -285,7 +297,7 @@ func (k constraints) extension(organization string) (pkix.Extension, error) {
 			subtree(b, cryptobyte_asn1.Tag(dir).Constructed(), name)
 			subtree(b, mail, []byte(nobody))
 			subtree(b, uri, []byte(nobody))
-			lists(b, zones, ranges)
+			lists(b, k.zones, k.ranges)
 		})
 		b.AddASN1(cryptobyte_asn1.Tag(1).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
 			subtree(b, uri, []byte(excluded))
@@ -353,13 +365,6 @@ func constraintsOf(cert *x509.Certificate) constraints {
 	}
 	for _, z := range cert.ExcludedDNSDomains {
 		k.noZones = append(k.noZones, strings.TrimPrefix(strings.ToLower(z), "."))
-	}
-	// Only beside others: a list of nothing else permits nothing.
-	if len(k.zones) > 1 {
-		k.zones = slices.DeleteFunc(k.zones, func(z string) bool { return z == nobody })
-	}
-	if len(k.ranges) > 1 {
-		k.ranges = slices.DeleteFunc(k.ranges, func(r netip.Prefix) bool { return r == nowhere })
 	}
 	return k
 }
