@@ -170,6 +170,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		TokenKey: token, Secret: upload, Node: cfg.Node,
 		Anonymous:     func() bool { return a.now.Load().settings.Anonymous },
 		LocalFallback: func() bool { return a.now.Load().settings.LocalFallback },
+		Namesakes:     func() string { return a.now.Load().settings.Namesakes },
 		Miss:          missed, Luck: a.lucky, Log: a.log.With("room", "registry"),
 	})
 	if err != nil {

@@ -67,7 +67,7 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 	}
 	tags, found := r.tagsOf(r.exact(rt.place))
 	if !found {
-		for repos := range r.tolerated(rt.place) {
+		for repos, namesakes := range r.tolerated(rt.place) {
 			var have []string
 			for _, repo := range repos {
 				if r.isRepository(repo) {
@@ -79,7 +79,7 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 				return
 			}
 			if tags, found = r.tagsOf(have); found {
-				r.lucky(req, &rt, hit{repo: have[0], lucky: true})
+				r.lucky(w, req, &rt, hit{repo: have[0], lucky: true, namesake: namesakes})
 				break
 			}
 		}
