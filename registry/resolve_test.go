@@ -3,13 +3,14 @@ package registry
 import (
 	"context"
 	"fmt"
-	"github.com/opencontainers/go-digest"
 	"io/fs"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // The same content through each of the four views.
@@ -63,7 +64,7 @@ func TestPrefixOrNamespace(t *testing.T) {
 
 // Flat tries the exact repository in the origins' order, then local ones, then the tolerances; each by reference.
 func TestFlatOrder(t *testing.T) {
-	s := newShelf(t)
+	s := newShelf(t, namesakes(NamesakesAll))
 	at := func(tag string) string { return "/v2/app/manifests/" + tag }
 	namesake, _ := s.image("quay.io/team/app", "1", "namesake")
 	s.want(s.own, at("1"), namesake)
@@ -199,7 +200,7 @@ func TestNamesakes(t *testing.T) {
 		{"gone.example/evilcorp/redis", "/v2/redis", View{}, all}, // no origin of ours, or not any more
 		{"team-a/redis", "/v2/redis", View{}, local},
 		{"team-a/redis", "/v2/team-b/redis", View{}, local},
-		{"team-a/redis", "/v2/library/redis", on("docker.io"), none}, // local_fallback is by the whole path, then by "redis"
+		{"team-a/redis", "/v2/library/redis", on("docker.io"), none}, // registry.local_fallback is of "redis" alone
 		{"quay.io/evilcorp/redis", "/v2/library/redis", on("docker.io"), none},
 		{"quay.io/evilcorp/redis", "/v2/docker.io/library/redis", View{}, none},
 	} {
@@ -395,7 +396,7 @@ func TestNamesBudget(t *testing.T) {
 
 // The index follows what others write to the tree, in both directions.
 func TestNamesFollowTheTree(t *testing.T) {
-	s := newShelf(t)
+	s := newShelf(t, namesakes(NamesakesAll))
 	s.want(s.own, "/v2/node/manifests/1", "")
 	d, _ := s.image("quay.io/calico/node", "1", "node")
 	s.want(s.own, "/v2/node/manifests/1", d)
