@@ -230,7 +230,7 @@ var startJava = sync.OnceValues(func() (*javaVerifier, error) {
 		return nil, err
 	}
 	j := &javaVerifier{dir: dir}
-	if err := run(find("javac|ecj"), "-d", dir, "testdata/Verify.java"); err != nil {
+	if err := run(find("javac|ecj"), "-source", "11", "-target", "11", "-proc:none", "-d", dir, "testdata/Verify.java"); err != nil {
 		return j, err
 	}
 	j.cmd = exec.Command("java", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-cp", dir, "Verify")
