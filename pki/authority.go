@@ -455,11 +455,18 @@ func readKey(t Tree, s Sealer, name string, cert *x509.Certificate) (crypto.Sign
 }
 
 func (i *issuer) put(b Batch, s Sealer, names []string) error {
-	dir := "issuer/" + i.id
-	if err := putChunks(b, dir+"/chain", concat(i.chain)); err != nil {
+	if err := putNames(b, i.id, names); err != nil {
 		return err
 	}
-	if err := putNames(b, i.id, names); err != nil {
+	return i.putKey(b, s, i.chain)
+}
+
+// putAlone is put for an intermediate that never comes into use: what is sent behind it is not needed any more.
+func (i *issuer) putAlone(b Batch, s Sealer) error { return i.putKey(b, s, i.chain[:1]) }
+
+func (i *issuer) putKey(b Batch, s Sealer, chain []*x509.Certificate) error {
+	dir := "issuer/" + i.id
+	if err := putChunks(b, dir+"/chain", concat(chain)); err != nil {
 		return err
 	}
 	der, err := marshalKey(i.key)

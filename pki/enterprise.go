@@ -209,7 +209,7 @@ func parseEnterprise(chain, keyPEM []byte, now time.Time) (*authority, crypto.Si
 func (c *CA) probe(a *authority, key crypto.Signer) error {
 	iss := (&issuer{cert: a.signer, chain: a.above, key: key}).under(a)
 	if !a.direct() {
-		k, err := issuerConstraints(constraints{}, c.domain, nil, nil)
+		k, err := issuerConstraints(constraints{}, []string{c.domain}, nil)
 		if err != nil {
 			return err
 		}

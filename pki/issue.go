@@ -63,8 +63,8 @@ type record struct {
 	version uint64
 }
 
-// Issue makes a certificate and lists it. Names that the root does not permit are ErrNotPermitted; if only the intermediate does not permit them, a
-// new intermediate is made in the same batch.
+// Issue makes a certificate and lists it. Names that the root does not permit are ErrNotPermitted; if only the
+// intermediate in use does not permit them, one for these names alone is made in the same batch.
 func (c *CA) Issue(ctx context.Context, req Request) (Issued, error) {
 	var out Issued
 	pub, asked, err := c.requested(req, &out)
@@ -127,10 +127,15 @@ func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.Pub
 	ch := &change{base: s, next: s.state}
 	iss, now := s.issuer, c.now()
 	lacks := slices.ContainsFunc(out.Names, func(n string) bool { return iss.allows(n) != nil })
-	if lacks || now.Add(life).After(iss.end) && s.root.end().After(iss.end) && !s.root.direct() {
-		if iss, err = c.planIssuer(ch, s.root, nil, s.names, out.Names); err != nil {
-			return err
-		}
+	switch {
+	case s.root.direct(): // there are no intermediates of ours
+	case lacks:
+		iss, err = c.planOwnIssuer(ch, s.root, out.Names)
+	case now.Add(life).After(iss.end) && s.root.end().After(iss.end):
+		iss, err = c.planIssuer(ch, s.root, nil, s.names)
+	}
+	if err != nil {
+		return err
 	}
 	if now.Add(life).After(iss.end.Add(time.Minute)) {
 		return mistakef("the CA ends on %s: ask for a shorter lifetime or rotate the root", iss.end.UTC().Format(time.DateOnly))
@@ -151,8 +156,13 @@ func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.Pub
 		if err := putJSON(b, name, r); err != nil {
 			return err
 		}
-		if len(ch.edits) > 0 {
+		if ch.next != s.state {
 			return ch.write(b)
+		}
+		for _, edit := range ch.edits {
+			if err := edit(b); err != nil {
+				return err
+			}
 		}
 		// The intermediate must still be in use when the record appears: otherwise its key may be gone, and nothing could revoke.
 		b.Expect(stateName, s.version)

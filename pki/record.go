@@ -18,7 +18,8 @@ import (
 //	root/ID/cross/NN         in an overlap, the cross certificate and what is above it below the old anchor
 //	root/ID/key              the key that signs intermediates, sealed
 //	root/ID/crl/NN           the revocation list that the key signed last, DER; it stays when the root is gone, until it ends
-//	issuer/ID/chain/NN       an intermediate and what is sent behind it, DER, one after the other
+//	issuer/ID/chain/NN       an intermediate and what is sent behind it, DER, one after the other (one that signed a
+//	                         listed certificate alone: nothing behind it)
 //	issuer/ID/names/NN       the names that it was made for (only while it is in use)
 //	issuer/ID/key            its key, sealed: while it is in use, or while a listed certificate of its own has not expired
 //	crl/ID                   the last CRL of a CA whose key was destroyed: an intermediate, or what stands above a root, DER

@@ -122,7 +122,7 @@ func (c *CA) replaceRoot(ctx context.Context, s *snapshot, next *authority, key 
 		ch.add(func(b Batch) error { b.Remove("root/" + s.root.ref.ID + "/key"); return nil })
 		c.planLastRootList(ch, s.root)
 	}
-	if _, err := c.planIssuer(ch, next, key, s.names, nil); err != nil {
+	if _, err := c.planIssuer(ch, next, key, s.names); err != nil {
 		return err
 	}
 	if err := c.commit(ctx, ch); err != nil {

@@ -27,7 +27,7 @@ func initBefore(ctx context.Context, tree Tree, sealer Sealer, spec Spec, enable
 	if err != nil {
 		return err
 	}
-	ik, err := issuerConstraints(k, spec.Domain, spec.Addrs, names)
+	ik, err := issuerConstraints(k, append([]string{spec.Domain}, names...), spec.Addrs)
 	if err != nil {
 		return err
 	}
