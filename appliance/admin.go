@@ -452,10 +452,11 @@ type missInfo struct {
 
 // shapeWarning says what a thief of the CA's keys is not bound by, and what changes that.
 func shapeWarning(s pki.Shape) string {
-	cure := "casemate ca rotate makes a root of the present shape, clients must trust it before casemate ca rotate --finish"
+	cure := "casemate ca rotate makes a root of the present shape, which clients must trust before " +
+		"casemate ca rotate --finish"
 	if s.Name == pki.ShapeKept {
-		cure = "casemate ca rotate, if its path length leaves room for three CA certificates below it; else have it signed anew " +
-			"and give it to casemate config set pki.issuer"
+		cure = "casemate ca rotate, if its path length leaves room for three CA certificates below it; " +
+			"else have it signed anew and give it to casemate config set pki.issuer"
 	}
 	return fmt.Sprintf("whoever takes a bastion's keys is not bound by %s: %s", strings.Join(s.Missing, "; "), cure)
 }

@@ -356,7 +356,8 @@ func (a *Appliance) Run(ctx context.Context) error {
 
 // oneVersion reports whether all nodes run this program's version.
 func (a *Appliance) oneVersion() bool {
-	return !slices.ContainsFunc(a.cluster.Members(), func(m cluster.Member) bool { return !m.Self && m.Version != Version })
+	other := func(m cluster.Member) bool { return !m.Self && m.Version != Version }
+	return !slices.ContainsFunc(a.cluster.Members(), other)
 }
 
 // sealUsersEvery is how often records of users are looked at that a version of before wrote.
@@ -371,7 +372,8 @@ func (a *Appliance) sealUsers(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil && !said {
 			a.log.Warn("password hashes could not be sealed, it is tried again", "in", sealUsersEvery, "error", err)
 		} else if left > 0 && !said {
-			a.log.Info("password hashes are not sealed until every node runs this version", "version", Version, "users", left)
+			a.log.Info("password hashes are not sealed until every node runs this version",
+				"version", Version, "users", left)
 		}
 		said = err != nil || left > 0
 		select {

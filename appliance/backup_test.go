@@ -152,7 +152,8 @@ func TestABackupOfBeforeIsRestored(t *testing.T) {
 		t.Fatalf("not a backup of before: %v", err)
 	}
 	to := testConfig(t, t.TempDir())
-	if _, _, err := Restore(context.Background(), to, bytes.NewReader(data), RestoreOptions{Identities: backupIdentity, Log: testLog(t)}); err != nil {
+	if _, _, err := Restore(context.Background(), to, bytes.NewReader(data),
+		RestoreOptions{Identities: backupIdentity, Log: testLog(t)}); err != nil {
 		t.Fatal(err)
 	}
 	n = serveNode(t, to)
@@ -163,7 +164,8 @@ func TestABackupOfBeforeIsRestored(t *testing.T) {
 	if err := n.users.Authenticate(context.Background(), "ada", "correct horse"); err != nil {
 		t.Error(err)
 	}
-	if data, err = io.ReadAll(n.adminStream("POST", "backup", backupRequest).Body); err != nil || bytes.Contains(data, hash) {
+	if data, err = io.ReadAll(n.adminStream("POST", "backup", backupRequest).Body); err != nil || bytes.Contains(data,
+		hash) {
 		t.Errorf("a new backup holds the hash in clear, %v", err)
 	}
 }

@@ -68,6 +68,9 @@ type settingDef struct {
 	set            func(s *Settings, value string) error
 }
 
+const namesakesHelp = "off, local or all: whose repositories may answer by the last element of their name alone; " +
+	"all lets another publisher's answer in an origin's name"
+
 // settingDefs are all settings, in the order in which they are listed.
 var settingDefs = []settingDef{
 	{"domain", "casemate.internal", "the own zone; fixed at init", func(s *Settings, v string) error {
@@ -140,7 +143,7 @@ var settingDefs = []settingDef{
 		s.LocalFallback = v == "on"
 		return oneOf(v, "on", "off")
 	}},
-	{"registry.namesakes", "local", "off, local or all: whose repositories may answer by the last element of their name alone; all lets another publisher's answer in an origin's name", func(s *Settings, v string) error {
+	{"registry.namesakes", "local", namesakesHelp, func(s *Settings, v string) error {
 		s.Namesakes = v
 		return oneOf(v, registry.NamesakesOff, registry.NamesakesLocal, registry.NamesakesAll)
 	}},

@@ -55,10 +55,11 @@ func (a *authority) ready() *authority {
 	return a
 }
 
-// sent is what servers send behind an intermediate. In an overlap that is one line from the intermediate through the new
-// root to the old anchor: clients that trust the new anchor leave it where they meet that anchor's cross certificate.
-// Where the cross certificate is one of the signer instead (see crossSign), there are two ways up, and that of the old
-// anchor comes first, which clients trust until the overlap ends: OpenSSL and GnuTLS follow the first way only.
+// sent is what servers send behind an intermediate. In an overlap that is one line from the intermediate through
+// the new root to the old anchor: clients that trust the new anchor leave it where they meet that anchor's cross
+// certificate. Where the cross certificate is one of the signer instead (see crossSign), there are two ways up, and
+// that of the old anchor comes first, which clients trust until the overlap ends: OpenSSL and GnuTLS follow the
+// first way only.
 func (a *authority) sent() []*x509.Certificate {
 	if len(a.cross) > 0 && bytes.Equal(a.cross[0].SubjectKeyId, a.signer.SubjectKeyId) {
 		return slices.Concat(a.cross, a.above)
@@ -247,20 +248,23 @@ func makeRoot(k constraints, domain, lists string, now time.Time) (*authority, c
 // certificates below that.
 const rootPathLen = 4
 
-// makeBelow makes a root with these constraints below a CA certificate whose key is used for this and then not kept:
-// our own anchor's, or an enterprise's. Between the two stands a policy certificate that confines subjects to our own
-// organization, which is what stops Java and NSS from taking a forged certificate for that of a client: they do not let
-// the extended key usage of a CA limit what is below it. That constraint cannot be critical (see constraints.extension),
-// so the root says the others once more, critical. Both must say the same, because of how Java intersects them.
-func makeBelow(up *authority, upKey crypto.Signer, k constraints, domain, lists string, now time.Time) (*authority, crypto.Signer, error) {
+// makeBelow makes a root with these constraints below a CA certificate whose key is used for this and then not
+// kept: our own anchor's, or an enterprise's. Between the two stands a policy certificate that confines subjects to
+// our own organization, which is what stops Java and NSS from taking a forged certificate for that of a client:
+// they do not let the extended key usage of a CA limit what is below it. That constraint cannot be critical (see
+// constraints.extension), so the root says the others once more, critical. Both must say the same, because of how
+// Java intersects them.
+func makeBelow(
+	up *authority, upKey crypto.Signer, k constraints, domain, lists string, now time.Time,
+) (*authority, crypto.Signer, error) {
 	end := earlier(now.Add(rootLife), up.anchor.NotAfter)
 	for _, c := range up.above {
 		end = earlier(end, c.NotAfter)
 	}
 	a := &authority{ref: up.ref, anchor: up.anchor, lists: map[string][]byte{}}
 	a.ref.Below = true
-	// Each key signs the list that says nothing below is revoked, for as long as the certificate lives: afterwards there
-	// is nothing to sign with. What would revoke a root is to take its anchor out of the trust stores.
+	// Each key signs the list that says nothing below is revoked, for as long as the certificate lives: afterwards
+	// there is nothing to sign with. What would revoke a root is to take its anchor out of the trust stores.
 	last := func(cert *x509.Certificate, key crypto.Signer) (id string, err error) {
 		if _, id, err = keyID(cert.PublicKey); err != nil || listURL(lists, cert, id) == nil {
 			return id, err
@@ -317,7 +321,8 @@ func crossSign(next, old *authority, oldKey crypto.Signer, lists string, now tim
 	}
 	t := &x509.Certificate{
 		Subject: target.Subject, NotBefore: now.Add(-backdate), NotAfter: earlier(target.NotAfter, old.end()),
-		BasicConstraintsValid: true, IsCA: true, MaxPathLen: pathLen, KeyUsage: target.KeyUsage, ExtKeyUsage: serversOnly(),
+		BasicConstraintsValid: true, IsCA: true, MaxPathLen: pathLen,
+		KeyUsage: target.KeyUsage, ExtKeyUsage: serversOnly(),
 		CRLDistributionPoints: listURL(lists, old.signer, old.ref.ID),
 	}
 	if !old.ref.Below {

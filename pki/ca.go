@@ -3,10 +3,10 @@
 // every name that a node answers for, made when a client first asks for it.
 //
 // It promises:
-//   - A private key of a CA stands in the tree sealed only, and that of an anchor nowhere; a leaf's key never leaves its
+//   - A private key of a CA is in the tree sealed only, and that of an anchor nowhere; a leaf's key never leaves its
 //     node.
-//   - Root and intermediate carry critical name constraints for DNS names, addresses of both families, mail addresses and
-//     URIs, in a form that every verifier enforces, and are for TLS servers only.
+//   - Root and intermediate carry critical name constraints for DNS names, addresses of both families, mail addresses
+//     and URIs, in a form that every verifier enforces, and are for TLS servers only.
 //   - Every change of the CA is one conditional batch: two nodes that change it at once do not both succeed.
 //   - A handshake never waits for the network or for a quorum: what it needs is in memory or on this node's disk.
 //   - No leaf outlives its intermediate, and no certificate is made for a name that is not known.

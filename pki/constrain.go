@@ -71,10 +71,11 @@ func (c *CA) retry(try func(*snapshot) error) error {
 	return err
 }
 
-// Constrain plans a new intermediate for exactly these names (beside the domain and the nodes' addresses). It returns what must be written in the caller's batch, into the part rooted at the CA's subtree, together
-// with the record that makes the names enabled: then enabling is one conditional batch. That batch is refused with
-// fs.ErrExist if the CA changed since: call Constrain again. A name that the root does not permit is ErrNotPermitted.
-// If the intermediate in use is for these names already, only the condition is written.
+// Constrain plans a new intermediate for these names (beside the domain and the nodes' addresses). It returns what must
+// be written in the caller's batch, into the part rooted at the CA's subtree, together with the record that makes the
+// names enabled: then enabling is one conditional batch. That batch is refused with fs.ErrExist if the CA changed since:
+// call Constrain again. A name that the root does not permit is ErrNotPermitted. If the intermediate in use is for these
+// names already, only the condition is written.
 func (c *CA) Constrain(names []string) (write func(Batch) error, err error) {
 	list, err := canonicals(names)
 	if err != nil {
@@ -131,7 +132,9 @@ func (c *CA) planOwnIssuer(ch *change, root *authority, names []string) (*issuer
 }
 
 // planIssuerWithout is planIssuer that leaves out the addresses of a node.
-func (c *CA) planIssuerWithout(ch *change, root *authority, rootKey crypto.Signer, names []string, without string) (*issuer, error) {
+func (c *CA) planIssuerWithout(
+	ch *change, root *authority, rootKey crypto.Signer, names []string, without string,
+) (*issuer, error) {
 	old := ch.base.issuer
 	for _, n := range names {
 		if err := root.allows(n); err != nil {

@@ -34,9 +34,11 @@ func TestDocumentedExtensions(t *testing.T) {
 			"req", "-x509", "-days", "30", "-subj", "/CN=Bank Root", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
 			"-keyout", in("root.key"), "-out", in("root.pem"),
 		}, key...),
-		append([]string{"req", "-subj", "/CN=Bank Platform CA", "-keyout", in("mid.key"), "-out", in("mid.csr")}, key...),
+		append([]string{"req", "-subj", "/CN=Bank Platform CA", "-keyout", in("mid.key"), "-out", in("mid.csr")},
+			key...),
 		{
-			"x509", "-req", "-days", "20", "-in", in("mid.csr"), "-CA", in("root.pem"), "-CAkey", in("root.key"), "-CAcreateserial",
+			"x509", "-req", "-days", "20", "-in", in("mid.csr"), "-CA", in("root.pem"), "-CAkey", in("root.key"),
+			"-CAcreateserial",
 			"-extfile", in("ext"), "-out", in("mid.pem"),
 		},
 	} {

@@ -16,14 +16,15 @@ import (
 	"time"
 )
 
-// UseEnterprise makes a CA certificate of the enterprise's the one that signs, in the place of our own root (the setting
-// pki.issuer). chain is PEM: the CA certificate whose key is given, and those above it up to and including the
-// self-signed root, in any order. key is PEM, unencrypted: PKCS #8, PKCS #1 or SEC 1.
+// UseEnterprise makes a CA certificate of the enterprise's the one that signs, in the place of our own root (the
+// setting pki.issuer). chain is PEM: the CA certificate whose key is given, and those above it up to and including
+// the self-signed root, in any order. key is PEM, unencrypted: PKCS #8, PKCS #1 or SEC 1.
 //
-// If three CA certificates may stand below it (path length), a root of ours with our constraints is made below it, and
-// its key is not kept: whoever takes a bastion gets our constrained root's key only. The constraints are those of the
-// root in use. With less room its key is kept and signs our intermediates (room for one), or leaves (room for none): then
-// its own chain must hold what a thief could do, and a chain that does not is refused with what is missing.
+// If three CA certificates may stand below it (path length), a root of ours with our constraints is made below it,
+// and its key is not kept: whoever takes a bastion gets our constrained root's key only. The constraints are those
+// of the root in use. With less room its key is kept and signs our intermediates (room for one), or leaves (room
+// for none): then its own chain must hold what a thief could do, and a chain that does not is refused with what is
+// missing.
 //
 // What is enabled must be permitted by the whole chain (else ErrNotPermitted). Signing changes at once and there is no
 // cross certificate: clients must trust the enterprise's root before. Until FinishRotation, Roots returns our own root
@@ -55,9 +56,9 @@ func (c *CA) UseEnterprise(ctx context.Context, chain, key []byte) error {
 			return c.replaceRoot(ctx, s, next, key)
 		}
 		if list := given.missing(); len(list) > 0 {
-			return mistakef("the key of %s would have to be kept, since its path length leaves no room for a constrained "+
-				"root of ours below it, and the certificate lacks: %s. Have it signed with these, or with a path length of "+
-				"at least %d or none", given.signer.Subject, strings.Join(list, "; "), roomForRoot)
+			return mistakef("the key of %s would have to be kept, since its path length leaves no room for a "+
+				"constrained root of ours below it, and the certificate lacks: %s. Have it signed with these, or with "+
+				"a path length of at least %d or none", given.signer.Subject, strings.Join(list, "; "), roomForRoot)
 		}
 		return c.replaceRoot(ctx, s, given, signer)
 	})
@@ -71,8 +72,8 @@ func (c *CA) UseEnterprise(ctx context.Context, chain, key []byte) error {
 // intermediate.
 const roomForRoot = 3
 
-// belowEnterprise makes a root of ours below the enterprise's CA certificate. It permits what the root in use permits; if
-// that has no list of zones, which is an enterprise's of before, what a new root of ours would.
+// belowEnterprise makes a root of ours below the enterprise's CA certificate. It permits what the root in use
+// permits; if that has no list of zones, which is an enterprise's of before, what a new root of ours would.
 func (c *CA) belowEnterprise(s *snapshot, up *authority, upKey crypto.Signer) (*authority, crypto.Signer, error) {
 	k := s.root.constraints()
 	if len(k.zones) == 0 {

@@ -62,7 +62,8 @@ func TestIssue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if leaf := certsOf(t, short.Cert)[0]; !slices.Equal(leaf.ExtKeyUsage, serversOnly()) || !leaf.NotAfter.Equal(h.clock.now().Add(time.Hour)) {
+	if leaf := certsOf(t, short.Cert)[0]; !slices.Equal(leaf.ExtKeyUsage, serversOnly()) ||
+		!leaf.NotAfter.Equal(h.clock.now().Add(time.Hour)) {
 		t.Errorf("usages %v until %v", leaf.ExtKeyUsage, leaf.NotAfter)
 	}
 }
@@ -103,8 +104,8 @@ func TestIssueRefuses(t *testing.T) {
 	}
 }
 
-// What the root permits and the intermediate does not is certified by one for exactly these names. The one in use, whose
-// key every node has in memory, does not permit them.
+// What the root permits and the intermediate does not is certified by one for exactly these names. The one in use,
+// whose key every node has in memory, does not permit them.
 func TestIssueOutsideTheIntermediate(t *testing.T) {
 	h := build(t, func(s *Spec, _ *Config) { s.Permit = []string{"corp.example"} })
 	first := h.snapshot().issuer
@@ -112,7 +113,8 @@ func TestIssueOutsideTheIntermediate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.snapshot().issuer.id != first.id || first.allows("git.corp.example") == nil || first.allows("10.7.7.7") == nil {
+	if h.snapshot().issuer.id != first.id || first.allows("git.corp.example") == nil ||
+		first.allows("10.7.7.7") == nil {
 		t.Error("the intermediate in use permits other people's names")
 	}
 	now := (&issuer{cert: certsOf(t, got.Chain)[0]}).under(h.snapshot().root)
@@ -151,7 +153,8 @@ func TestIssueOutsideTheIntermediate(t *testing.T) {
 	if err := h.ca.Revoke(t.Context(), got.Serial); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.checkAll(h.snapshot().anchors(), sent, h.download(sent)); err == nil || !strings.Contains(err.Error(), "certificate revoked") {
+	if err := h.checkAll(h.snapshot().anchors(), sent, h.download(sent)); err == nil || !strings.Contains(err.Error(),
+		"certificate revoked") {
 		t.Errorf("revoked: %v", err)
 	}
 	h.constrain("docker.io")
@@ -260,7 +263,9 @@ func TestIssueFromCSR(t *testing.T) {
 				if got.Key != nil || !leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }).Equal(key.Public()) {
 					t.Error("not the request's key")
 				}
-				if leaf.IsCA || len(leaf.EmailAddresses)+len(leaf.URIs) != 0 || leaf.Subject.CommonName != "svc.casemate.internal" || !slices.Equal(leaf.Subject.Organization, []string{"casemate.internal"}) ||
+				if leaf.IsCA || len(leaf.EmailAddresses)+len(leaf.URIs) != 0 ||
+					leaf.Subject.CommonName != "svc.casemate.internal" || !slices.Equal(leaf.Subject.Organization,
+					[]string{"casemate.internal"}) ||
 					!slices.Equal(leaf.DNSNames, []string{"svc.casemate.internal"}) || len(leaf.IPAddresses) != 1 || !slices.Equal(leaf.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}) || leaf.KeyUsage&x509.KeyUsageCertSign != 0 {
 					t.Errorf("a wish was granted: %+v", leaf)
 				}

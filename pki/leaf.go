@@ -232,10 +232,10 @@ func (l *leaves) timely(f *leaf) bool {
 	return f != nil && !now.Before(f.cert.Leaf.NotBefore) && !now.After(f.cert.Leaf.NotAfter)
 }
 
-// usable reports whether all clients accept the leaf now: it is valid, below the root in use, and what is sent with it is
-// what leads to that root now. One below the old root of an overlap is replaced before it is sent, because only the new
-// one's chain suits clients that trust either; and one of an overlap that has ended, because its cross certificate leads
-// verifiers that do not search the wrong way.
+// usable reports whether all clients accept the leaf now: it is valid, below the root in use, and what is sent with
+// it is what leads to that root now. One below the old root of an overlap is replaced before it is sent, because
+// only the new one's chain suits clients that trust either; and one of an overlap that has ended, because its cross
+// certificate leads verifiers that do not search the wrong way.
 func (l *leaves) usable(f *leaf) bool {
 	if !l.timely(f) {
 		return false

@@ -22,7 +22,7 @@ import (
 //	                         listed certificate alone: nothing behind it)
 //	issuer/ID/names/NN       the names that it was made for (only while it is in use)
 //	issuer/ID/key            its key, sealed: while it is in use, or while a listed certificate of its own has not expired
-//	crl/ID                   the last CRL of a CA whose key was destroyed: an intermediate, or what stands above a root, DER
+//	crl/ID                   the last CRL of a CA whose key was destroyed (intermediates, those above a root), DER
 //	retired/ID               an intermediate whose key was destroyed, and when it is revoked (only while it has not ended)
 //	node/NAME                the addresses of a node
 //	issued/SERIAL            a certificate that was issued for something else, and whether it is revoked

@@ -16,8 +16,8 @@ var ErrRotating = errors.New("the overlap of a root rotation is not finished")
 // and the new root signs from now on. Its cross certificate, signed by the old root, is sent along, so that a client that trusts only one
 // of the two, whichever, verifies every handshake. The old root's key is destroyed. When all clients trust the new root, FinishRotation ends the overlap.
 //
-// An enterprise's CA certificate whose key was kept by a version of before, and that has room for it, gets a root of ours
-// below it, and its key is destroyed: clients see no difference, and there is no overlap.
+// An enterprise's CA certificate whose key was kept by a version of before, and that has room for it, gets a root
+// of ours below it, and its key is destroyed: clients see no difference, and there is no overlap.
 func (c *CA) Rotate(ctx context.Context) error {
 	if s, err := c.current(); err == nil && s.root.ref.Enterprise && !s.root.ref.Below && s.root.room() >= roomForRoot {
 		return c.confine(ctx)

@@ -33,7 +33,8 @@ func initBefore(ctx context.Context, tree Tree, sealer Sealer, spec Spec, enable
 	}
 	plain := func(t *x509.Certificate, k constraints, usages ...x509.ExtKeyUsage) *x509.Certificate {
 		k.apply(t)
-		t.PermittedEmailAddresses, t.ExcludedEmailAddresses, t.PermittedURIDomains, t.ExcludedURIDomains = nil, nil, nil, nil
+		t.PermittedEmailAddresses, t.ExcludedEmailAddresses, t.PermittedURIDomains, t.ExcludedURIDomains = nil, nil,
+			nil, nil
 		t.ExtKeyUsage = usages
 		return t
 	}
@@ -86,7 +87,8 @@ func TestRotateBringsThePresentShape(t *testing.T) {
 	}
 	h.maintain()
 	cert := h.snapshot().issuer.cert
-	if len(cert.PermittedURIDomains) == 0 || len(cert.PermittedEmailAddresses) == 0 || slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth) {
+	if len(cert.PermittedURIDomains) == 0 || len(cert.PermittedEmailAddresses) == 0 ||
+		slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth) {
 		t.Error("the intermediate was not replaced")
 	}
 	id := h.snapshot().issuer.id
@@ -129,11 +131,13 @@ func TestShapeOfCertificates(t *testing.T) {
 		if !slices.Equal(c.Subject.Organization, []string{"casemate.internal"}) {
 			t.Errorf("subject %s", c.Subject)
 		}
-		if i == 0 || c.Subject.CommonName == h.snapshot().root.cross[0].Subject.CommonName && !c.Equal(h.snapshot().root.anchor) {
+		if i == 0 || c.Subject.CommonName == h.snapshot().root.cross[0].Subject.CommonName &&
+			!c.Equal(h.snapshot().root.anchor) {
 			continue // the leaf, and what stands between two that say it
 		}
 		policy := strings.HasPrefix(c.Subject.CommonName, "Casemate policy")
-		if c.PermittedDNSDomainsCritical == policy || len(c.PermittedDNSDomains) == 0 || len(c.PermittedEmailAddresses) == 0 || len(c.PermittedURIDomains) == 0 || len(c.ExcludedURIDomains) == 0 {
+		if c.PermittedDNSDomainsCritical == policy || len(c.PermittedDNSDomains) == 0 ||
+			len(c.PermittedEmailAddresses) == 0 || len(c.PermittedURIDomains) == 0 || len(c.ExcludedURIDomains) == 0 {
 			t.Errorf("%s: critical %v, %v", c.Subject, c.PermittedDNSDomainsCritical, c.PermittedDNSDomains)
 		}
 	}
@@ -144,8 +148,8 @@ func TestShapeOfCertificates(t *testing.T) {
 	}
 }
 
-// The keys of the anchor and of the policy certificate are nowhere: what the tree holds unsealed or sealed is the keys of
-// the root and of the intermediate.
+// The keys of the anchor and of the policy certificate are nowhere: what the tree holds unsealed or sealed is the
+// keys of the root and of the intermediate.
 func TestNoAnchorKeyIsKept(t *testing.T) {
 	w := &watchingSealer{Sealer: newSealer(t)}
 	h := build(t, func(_ *Spec, c *Config) { c.Sealer = w })
@@ -170,25 +174,36 @@ func TestEnterpriseLacks(t *testing.T) {
 		edit func(root, mid *x509.Certificate)
 		want []string
 	}{
-		"everything":   {direct, []string{"permitted DNS names", "IPv4", "IPv6", "mail domain", "URI:invalid", "serverAuth"}},
-		"room for one": {roomForOne, []string{"permitted DNS names", "IPv4", "IPv6", "mail domain", "URI:invalid", "serverAuth"}},
-		"room for two": {func(_, mid *x509.Certificate) { mid.MaxPathLen = 2 }, []string{"permitted DNS names", "at least 3"}},
-		"names":        {bound(func(r, m *x509.Certificate) { direct(r, m); m.PermittedDNSDomains = nil }), []string{"permitted DNS names"}},
+		"everything": {direct, []string{"permitted DNS names", "IPv4", "IPv6", "mail domain", "URI:invalid",
+			"serverAuth"}},
+		"room for one": {roomForOne, []string{"permitted DNS names", "IPv4", "IPv6", "mail domain", "URI:invalid",
+			"serverAuth"}},
+		"room for two": {func(_, mid *x509.Certificate) { mid.MaxPathLen = 2 }, []string{"permitted DNS names",
+			"at least 3"}},
+		"names": {bound(func(r, m *x509.Certificate) { direct(r, m); m.PermittedDNSDomains = nil }),
+			[]string{"permitted DNS names"}},
 		"IPv6": {bound(func(r, m *x509.Certificate) {
 			direct(r, m)
 			m.PermittedIPRanges, m.ExcludedIPRanges = ipNets(addrRanges("10.0.0.0/8", "127.0.0.0/8")), nil
 		}), []string{"IPv6 addresses"}},
 		"part of IPv6": {bound(func(r, m *x509.Certificate) {
 			direct(r, m)
-			m.PermittedIPRanges, m.ExcludedIPRanges = ipNets(addrRanges("10.0.0.0/8", "127.0.0.0/8")), ipNets(addrRanges("2000::/3"))
+			m.PermittedIPRanges, m.ExcludedIPRanges = ipNets(addrRanges("10.0.0.0/8", "127.0.0.0/8")),
+				ipNets(addrRanges("2000::/3"))
 		}), []string{"IPv6 addresses"}},
-		"mail":                {bound(func(r, m *x509.Certificate) { direct(r, m); m.PermittedEmailAddresses = nil }), []string{"mail domain"}},
-		"URIs permitted only": {bound(func(r, m *x509.Certificate) { direct(r, m); m.ExcludedURIDomains = nil }), []string{"URI:invalid"}},
+		"mail": {bound(func(r, m *x509.Certificate) { direct(r, m); m.PermittedEmailAddresses = nil }),
+			[]string{"mail domain"}},
+		"URIs permitted only": {bound(func(r, m *x509.Certificate) { direct(r, m); m.ExcludedURIDomains = nil }),
+			[]string{"URI:invalid"}},
 		"usage": {bound(func(r, m *x509.Certificate) {
 			direct(r, m)
 			m.ExtKeyUsage = append(m.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
 		}), []string{"serverAuth"}},
-		"any usage": {bound(func(r, m *x509.Certificate) { direct(r, m); m.ExtKeyUsage = append(m.ExtKeyUsage, x509.ExtKeyUsageAny) }), []string{"serverAuth"}},
+		"any usage": {bound(func(r, m *x509.Certificate) {
+			direct(r, m)
+			m.ExtKeyUsage = append(m.ExtKeyUsage,
+				x509.ExtKeyUsageAny)
+		}), []string{"serverAuth"}},
 		// What the root of the enterprise says counts for nothing: Java does not read it.
 		"said by the root": {func(r, m *x509.Certificate) {
 			bound(direct)(m, r)

@@ -12,7 +12,9 @@ import (
 )
 
 // signLeaf makes a certificate for names (canonical) below iss. It ends with its intermediate at the latest.
-func (c *CA) signLeaf(iss *issuer, pub crypto.PublicKey, names []string, life time.Duration) (*x509.Certificate, error) {
+func (c *CA) signLeaf(
+	iss *issuer, pub crypto.PublicKey, names []string, life time.Duration,
+) (*x509.Certificate, error) {
 	if len(names) == 0 {
 		return nil, fmt.Errorf("a certificate needs a name")
 	}

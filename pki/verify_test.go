@@ -114,7 +114,8 @@ func verifyGo(t testing.TB, roots, chain []*x509.Certificate, key crypto.Signer,
 
 func checkGo(_ testing.TB, u use, roots, chain []*x509.Certificate, _ crypto.Signer, name string) error {
 	usage := map[use]x509.ExtKeyUsage{
-		asServer: x509.ExtKeyUsageServerAuth, asClient: x509.ExtKeyUsageClientAuth, asMail: x509.ExtKeyUsageEmailProtection,
+		asServer: x509.ExtKeyUsageServerAuth, asClient: x509.ExtKeyUsageClientAuth,
+		asMail: x509.ExtKeyUsageEmailProtection,
 	}[u]
 	opts := x509.VerifyOptions{
 		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{usage},
@@ -164,10 +165,12 @@ func checkOpenSSL(t testing.TB, u use, roots, chain []*x509.Certificate, _ crypt
 }
 
 func checkGnuTLS(t testing.TB, u use, roots, chain []*x509.Certificate, _ crypto.Signer, name string) error {
-	purpose := map[use]string{asServer: "1.3.6.1.5.5.7.3.1", asClient: "1.3.6.1.5.5.7.3.2", asMail: "1.3.6.1.5.5.7.3.4"}[u]
+	purpose := map[use]string{asServer: "1.3.6.1.5.5.7.3.1", asClient: "1.3.6.1.5.5.7.3.2",
+		asMail: "1.3.6.1.5.5.7.3.4"}[u]
 	args := []string{
 		"--verify", "--verify-purpose", purpose,
-		"--load-ca-certificate", write(t, "roots.pem", pemOf(roots...)), "--infile", write(t, "chain.pem", pemOf(chain...)),
+		"--load-ca-certificate", write(t, "roots.pem", pemOf(roots...)), "--infile", write(t, "chain.pem",
+			pemOf(chain...)),
 	}
 	if name != "" {
 		args = append(args, "--verify-hostname", name)
@@ -177,7 +180,8 @@ func checkGnuTLS(t testing.TB, u use, roots, chain []*x509.Certificate, _ crypto
 
 // checkNSS asks NSS about the chain; its tool does not compare the name.
 func checkNSS(t testing.TB, u use, roots, chain []*x509.Certificate, _ crypto.Signer, _ string) error {
-	args := []string{"-d", "sql:" + nssStore(t, roots), "-u", map[use]string{asServer: "1", asClient: "0", asMail: "4"}[u]}
+	args := []string{"-d", "sql:" + nssStore(t, roots), "-u", map[use]string{asServer: "1", asClient: "0",
+		asMail: "4"}[u]}
 	for i, c := range chain {
 		args = append(args, write(t, fmt.Sprint(i, ".der"), c.Raw))
 	}
@@ -207,7 +211,8 @@ func nssStore(t testing.TB, roots []*x509.Certificate) string {
 	}
 	for i, c := range roots {
 		// Trusted for servers, clients and mail alike: the most that somebody could do.
-		err := run("certutil", "-A", "-d", "sql:"+dir, "-n", fmt.Sprint("root", i), "-t", "CT,C,", "-i", write(t, "root.der", c.Raw))
+		err := run("certutil", "-A", "-d", "sql:"+dir, "-n", fmt.Sprint("root", i), "-t", "CT,C,", "-i", write(t,
+			"root.der", c.Raw))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -230,7 +235,8 @@ var startJava = sync.OnceValues(func() (*javaVerifier, error) {
 		return nil, err
 	}
 	j := &javaVerifier{dir: dir}
-	if err := run(find("javac|ecj"), "-source", "11", "-target", "11", "-proc:none", "-d", dir, "testdata/Verify.java"); err != nil {
+	if err := run(find("javac|ecj"), "-source", "11", "-target", "11", "-proc:none", "-d", dir,
+		"testdata/Verify.java"); err != nil {
 		return j, err
 	}
 	j.cmd = exec.Command("java", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-cp", dir, "Verify")
@@ -263,7 +269,8 @@ func checkJava(t testing.TB, u use, roots, chain []*x509.Certificate, _ crypto.S
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if _, err := fmt.Fprintf(j.in, "%s\t%s\t%s\n", u, write(t, "roots.pem", pemOf(roots...)), write(t, "chain.pem", pemOf(chain...))); err != nil {
+	if _, err := fmt.Fprintf(j.in, "%s\t%s\t%s\n", u, write(t, "roots.pem", pemOf(roots...)), write(t, "chain.pem",
+		pemOf(chain...))); err != nil {
 		t.Fatal(err)
 	}
 	answer, err := j.out.ReadString('\n')
@@ -410,7 +417,8 @@ func TestIntermediateConstraintsBite(t *testing.T) {
 func TestRootConstraintsBite(t *testing.T) {
 	_, s, rootKey := fortress(t)
 	ca := func(c *x509.Certificate) {
-		c.IsCA, c.KeyUsage, c.ExtKeyUsage, c.Subject = true, x509.KeyUsageCertSign, nil, pkix.Name{Organization: c.Subject.Organization, CommonName: "thief's intermediate"}
+		c.IsCA, c.KeyUsage, c.ExtKeyUsage, c.Subject = true, x509.KeyUsageCertSign, nil,
+			pkix.Name{Organization: c.Subject.Organization, CommonName: "thief's intermediate"}
 	}
 	mid, midKey := forge(t, s.root.signer, rootKey, ca)
 	for _, c := range []struct {
@@ -437,7 +445,8 @@ func TestRootConstraintsBite(t *testing.T) {
 		leaf, key := forge(t, mid, midKey, nil, c.name)
 		t.Run(c.name, func(t *testing.T) {
 			eachVerifier(t, func(t *testing.T, v verifier) {
-				if err := v.verify(t, s.anchors(), append([]*x509.Certificate{leaf, mid}, s.root.above...), key, c.name); (err == nil) != c.good {
+				if err := v.verify(t, s.anchors(), append([]*x509.Certificate{leaf, mid}, s.root.above...), key,
+					c.name); (err == nil) != c.good {
 					t.Errorf("accepted: %v, want %v (%v)", err == nil, c.good, err)
 				}
 			})
@@ -449,10 +458,12 @@ func TestRootConstraintsBite(t *testing.T) {
 func TestIntermediateCannotGrow(t *testing.T) {
 	_, s, _ := fortress(t)
 	sub, subKey := forge(t, s.issuer.cert, s.issuer.key, func(c *x509.Certificate) {
-		c.IsCA, c.KeyUsage, c.ExtKeyUsage, c.Subject = true, x509.KeyUsageCertSign, nil, pkix.Name{Organization: c.Subject.Organization, CommonName: "thief's CA"}
+		c.IsCA, c.KeyUsage, c.ExtKeyUsage, c.Subject = true, x509.KeyUsageCertSign, nil,
+			pkix.Name{Organization: c.Subject.Organization, CommonName: "thief's CA"}
 	})
 	below, belowKey := forge(t, sub, subKey, nil, "registry.k8s.io")
-	common, commonKey := forge(t, s.issuer.cert, s.issuer.key, func(c *x509.Certificate) { c.Subject.CommonName = "ebanking.bank.example" })
+	common, commonKey := forge(t, s.issuer.cert, s.issuer.key,
+		func(c *x509.Certificate) { c.Subject.CommonName = "ebanking.bank.example" })
 	eachVerifier(t, func(t *testing.T, v verifier) {
 		if err := v.verify(t, s.anchors(), append([]*x509.Certificate{below, sub}, s.issuer.chain...), belowKey, "registry.k8s.io"); err == nil {
 			t.Error("a CA below the intermediate was accepted")
@@ -522,7 +533,8 @@ func testRotation(t *testing.T, found func(context.Context, Tree, Sealer, Spec, 
 		{"leaf of before, both trusted", both, before, beforeKey, true, ""},
 		{"old trusted", oldRoot, during, duringKey, true, ""},
 		// In an overlap both are handed out. These stop neither where they trust nor try a second way.
-		{"new trusted", newRoot, during, duringKey, true, map[bool]string{false: "gnutls", true: "gnutls openssl curl nss"}[legacy]},
+		{"new trusted", newRoot, during, duringKey, true, map[bool]string{false: "gnutls",
+			true: "gnutls openssl curl nss"}[legacy]},
 		{"both trusted", both, during, duringKey, true, ""},
 		{"both trusted, old first", slices.Concat(oldRoot, newRoot), during, duringKey, true, ""},
 		{"after, new trusted", newRoot, after, afterKey, true, ""},
@@ -549,10 +561,11 @@ func TestJavaIntersects(t *testing.T) {
 		edit  func(*Spec, *Config)
 		names []string
 	}{
-		"as made":           {nil, enabled},
-		"one name":          {nil, []string{"registry.k8s.io"}},
-		"nothing":           {nil, nil},
-		"many of a zone":    {nil, []string{"registry.k8s.io", "dl.k8s.io", "a.b.c.k8s.io", "raw.githubusercontent.com", "objects.githubusercontent.com"}},
+		"as made":  {nil, enabled},
+		"one name": {nil, []string{"registry.k8s.io"}},
+		"nothing":  {nil, nil},
+		"many of a zone": {nil, []string{"registry.k8s.io", "dl.k8s.io", "a.b.c.k8s.io",
+			"raw.githubusercontent.com", "objects.githubusercontent.com"}},
 		"a zone as a whole": {nil, []string{"k8s.io", "registry.k8s.io"}},
 		"all public zones":  {nil, PublicZones()},
 		"domain in a permit": {func(s *Spec, c *Config) {
@@ -567,7 +580,8 @@ func TestJavaIntersects(t *testing.T) {
 			c.Addrs = s.Addrs
 		}, enabled},
 		"something excluded": {func(s *Spec, _ *Config) {
-			s.Permit, s.Exclude = []string{"corp.example", "192.0.2.0/24"}, []string{"vault.corp.example", "10.66.0.0/16"}
+			s.Permit, s.Exclude = []string{"corp.example", "192.0.2.0/24"}, []string{"vault.corp.example",
+				"10.66.0.0/16"}
 		}, []string{"git.corp.example", "wiki.corp.example"}},
 	} {
 		t.Run(what, func(t *testing.T) {

@@ -186,7 +186,7 @@ func (k constraints) tidy() constraints {
 	k.zones, k.noZones = collapseZones(k.zones), collapseZones(k.noZones)
 	k.ranges, k.noRanges = collapseRanges(k.ranges), collapseRanges(k.noRanges)
 	k.ranges = slices.DeleteFunc(k.ranges, func(r netip.Prefix) bool {
-		return slices.ContainsFunc(k.noRanges, func(no netip.Prefix) bool { return no.Bits() <= r.Bits() && no.Contains(r.Addr()) })
+		return slices.ContainsFunc(k.noRanges, func(no netip.Prefix) bool { return holds(no, r) })
 	})
 	for _, all := range []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")} {
 		if !slices.ContainsFunc(k.ranges, func(p netip.Prefix) bool { return p.Addr().Is4() == all.Addr().Is4() }) {
@@ -219,10 +219,15 @@ func collapseZones(in []string) []string {
 	return out
 }
 
+// holds reports whether all addresses of inner are in outer.
+func holds(outer, inner netip.Prefix) bool {
+	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
+}
+
 func collapseRanges(in []netip.Prefix) []netip.Prefix {
 	var out []netip.Prefix
 	for _, p := range in {
-		covered := func(o netip.Prefix) bool { return o != p && o.Bits() <= p.Bits() && o.Contains(p.Addr()) }
+		covered := func(o netip.Prefix) bool { return o != p && holds(o, p) }
 		if !slices.ContainsFunc(in, covered) && !slices.Contains(out, p) {
 			out = append(out, p)
 		}
@@ -231,22 +236,23 @@ func collapseRanges(in []netip.Prefix) []netip.Prefix {
 	return out
 }
 
-// Mail addresses and URIs are forbidden whole. No constraint says "all of them" in a way that every verifier understands:
-// a host that cannot exist (RFC 2606, 2) is the only one permitted, which is enough but for GnuTLS. That looks at
-// excluded URIs only, and if there is one, refuses all. It must be another host: Java drops what is permitted and
-// excluded, and then permits everything.
+// Mail addresses and URIs are forbidden whole. No constraint says "all of them" in a way that every verifier
+// understands: a host that cannot exist (RFC 2606, 2) is the only one permitted, which is enough but for GnuTLS.
+// That looks at excluded URIs only, and if there is one, refuses all. It must be another host: Java drops what is
+// permitted and excluded, and then permits everything.
 //
-// What cannot exist is permitted among DNS names and addresses, too, in every certificate. Java fails to intersect a list
-// above and one below where no entry stands in both as it is ("Unexpected error", or a null pointer). And a family of
-// addresses in which nothing is permitted needs an entry, because GnuTLS does not hold an address against constraints of
-// the other family; to exclude it whole would do as well, but makes Java fail at every address of the other one.
+// What cannot exist is permitted among DNS names and addresses, too, in every certificate. Java fails to intersect
+// a list above and one below where no entry stands in both as it is ("Unexpected error", or a null pointer). And a
+// family of addresses in which nothing is permitted needs an entry, because GnuTLS does not hold an address against
+// constraints of the other family; to exclude it whole would do as well, but makes Java fail at every address of
+// the other one.
 const (
 	nobody   = "invalid"
 	excluded = "excluded.invalid"
 )
 
-// nowhere is the broadcast address, and one of a block that is not assigned (RFC 4291, 2.4). They begin with bytes that no
-// other range begins with: Java up to 17 compares the first bytes of addresses of both families.
+// nowhere is the broadcast address, and one of a block that is not assigned (RFC 4291, 2.4). They begin with bytes
+// that no other range begins with: Java up to 17 compares the first bytes of addresses of both families.
 func nowhere() []netip.Prefix {
 	return []netip.Prefix{netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("f000::/128")}
 }
@@ -262,7 +268,8 @@ func (k constraints) inCertificate() constraints {
 // apply sets the constraints in a template, critical.
 func (k constraints) apply(t *x509.Certificate) {
 	t.PermittedDNSDomainsCritical = true
-	t.PermittedEmailAddresses, t.PermittedURIDomains, t.ExcludedURIDomains = []string{nobody}, []string{nobody}, []string{excluded}
+	t.PermittedEmailAddresses = []string{nobody}
+	t.PermittedURIDomains, t.ExcludedURIDomains = []string{nobody}, []string{excluded}
 	k = k.inCertificate()
 	t.PermittedDNSDomains, t.ExcludedDNSDomains = k.zones, k.noZones
 	t.PermittedIPRanges, t.ExcludedIPRanges = ipNets(k.ranges), ipNets(k.noRanges)
@@ -308,9 +315,9 @@ func (k constraints) extension(organization string) (pkix.Extension, error) {
 	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 30}, Value: der}, err
 }
 
-// mergeable widens k until Java can intersect it with the constraints of a certificate above. Of several permitted zones
-// (or ranges) below one zone of the upper list, Java keeps the first and refuses the others: two or more become what
-// covers them all.
+// mergeable widens k until Java can intersect it with the constraints of a certificate above. Of several permitted
+// zones (or ranges) below one zone of the upper list, Java keeps the first and refuses the others: two or more
+// become what covers them all.
 func (k constraints) mergeable(up constraints) constraints {
 	for _, z := range up.zones {
 		var below, rest []string
@@ -332,7 +339,7 @@ func (k constraints) mergeable(up constraints) constraints {
 	for _, r := range up.ranges {
 		var below, rest []netip.Prefix
 		for _, n := range k.ranges {
-			if n != r && n.Bits() >= r.Bits() && r.Contains(n.Addr()) {
+			if n != r && holds(r, n) {
 				below = append(below, n)
 			} else {
 				rest = append(rest, n)
@@ -340,7 +347,7 @@ func (k constraints) mergeable(up constraints) constraints {
 		}
 		if len(below) > 1 {
 			cover := below[0]
-			for slices.ContainsFunc(below, func(n netip.Prefix) bool { return !cover.Contains(n.Addr()) || n.Bits() < cover.Bits() }) {
+			for slices.ContainsFunc(below, func(n netip.Prefix) bool { return !holds(cover, n) }) {
 				cover = netip.PrefixFrom(cover.Addr(), cover.Bits()-1).Masked()
 			}
 			k.ranges = append(rest, cover)

@@ -215,7 +215,8 @@ func (r *Registry) lucky(w http.ResponseWriter, req *http.Request, rt *route, h 
 	}
 	asked, served := rt.wanted(rt.place.canonical()), rt.wanted(h.repo)
 	if h.namesake {
-		w.Header().Set("Warning", fmt.Sprintf(`299 - "%s is not here, %s answers: only the last element of their names is the same"`, asked, served))
+		const text = `299 - "%s is not here, %s answers: only the last element of their names is the same"`
+		w.Header().Set("Warning", fmt.Sprintf(text, asked, served))
 		served += " of another publisher"
 	}
 	r.cfg.Luck(req, asked, served)

@@ -178,8 +178,8 @@ func namesakes(allowed string) func(*Config) {
 	return func(c *Config) { c.Namesakes = func() string { return allowed } }
 }
 
-// registry.namesakes: what has only the last element of its name in common with what was asked for is another publisher's.
-// It does not answer in an origin's name unless somebody wants that, and never without saying so.
+// registry.namesakes: what has only the last element of its name in common with what was asked for is another
+// publisher's. It does not answer in an origin's name unless somebody wants that, and never without saying so.
 func TestNamesakes(t *testing.T) {
 	const none, local, all = "never", "local", "all"
 	for _, c := range []struct {
@@ -234,7 +234,8 @@ func TestNamesakes(t *testing.T) {
 				}
 				for _, method := range []string{"GET", "HEAD"} {
 					res := s.ask(view, method, path+"/manifests/1?"+query)
-					if w := res.Header.Get("Warning"); !strings.HasPrefix(w, `299 - "`) || !strings.Contains(w, c.held) {
+					if w := res.Header.Get("Warning"); !strings.HasPrefix(w, `299 - "`) || !strings.Contains(w,
+						c.held) {
 						t.Errorf("%s: warning %q", method, w)
 					}
 				}
@@ -247,8 +248,9 @@ func TestNamesakes(t *testing.T) {
 func TestOtherTolerancesDoNotWarn(t *testing.T) {
 	s := newShelf(t, namesakes(NamesakesOff))
 	for held, target := range map[string]string{
-		"docker.io/library/nginx": "/v2/docker.io/nginx", "registry.k8s.io/coredns/coredns": "/v2/registry.k8s.io/coredns",
-		"pause": "/v2/pause?ns=registry.k8s.io",
+		"docker.io/library/nginx":         "/v2/docker.io/nginx",
+		"registry.k8s.io/coredns/coredns": "/v2/registry.k8s.io/coredns",
+		"pause":                           "/v2/pause?ns=registry.k8s.io",
 	} {
 		d, _ := s.image(held, "1", held)
 		path, query, _ := strings.Cut(target, "?")

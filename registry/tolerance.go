@@ -20,9 +20,10 @@ const (
 	NamesakesAll   = "all"
 )
 
-// tolerated yields groups of repositories that may answer where the exact ones lack a reference, the likeliest group first,
-// and whether they have no more than their last path element in common with the name that was asked for: then they are
-// another publisher's. Within one group the order means nothing: different answers are ambiguous.
+// tolerated yields groups of repositories that may answer where the exact ones lack a reference, the likeliest
+// group first, and whether they have no more than their last path element in common with the name that was asked
+// for: then they are another publisher's. Within one group the order means nothing: different answers are
+// ambiguous.
 func (r *Registry) tolerated(p place) iter.Seq2[[]string, bool] {
 	return func(yield func([]string, bool) bool) {
 		if p.also != "" && !yield([]string{p.also}, false) {

@@ -1,9 +1,10 @@
 // Package user keeps the people who may push: a name and a bcrypt hash each, sealed, in the tree.
 //
-// It promises: a password is never stored or logged, and its hash stands sealed only in the log, in snapshots and in
-// backups, so that nobody tries passwords against it who does not have the cluster's key; a right password is checked by bcrypt once and then remembered for a while, so that
-// a push of fifty layers does not cost fifty hashes; a changed or removed user is out at once; and however many wrong passwords arrive,
-// no more than a few processors' time is spent on them at once.
+// It promises: a password is never stored or logged, and its hash is in the log, in snapshots and in backups sealed
+// only, so that nobody tries passwords against it who does not have the cluster's key; a right password is checked by
+// bcrypt once and then remembered for a while, so that a push of fifty layers does not cost fifty hashes; a changed or
+// removed user is out at once; and however many wrong passwords arrive, no more than a few processors' time is spent on
+// them at once.
 package user
 
 import (
@@ -204,7 +205,8 @@ func (u *Users) read(name string) (r record, data []byte, err error) {
 	plain := data
 	if !isPlain(data) && u.Sealer != nil {
 		if plain, err = u.Sealer.Unseal(data); err != nil {
-			return r, nil, fmt.Errorf("user %s: the record cannot be unsealed (is this the cluster's key?), remove the user and add it again: %w", name, err)
+			return r, nil, fmt.Errorf("user %s: the record cannot be unsealed (is this the cluster's key?), "+
+				"remove the user and add it again: %w", name, err)
 		}
 	}
 	if err := json.Unmarshal(plain, &r); err != nil {
@@ -223,8 +225,8 @@ func (u *Users) seal(plain []byte) ([]byte, error) {
 	return u.Sealer.Seal(plain)
 }
 
-// SealAll seals the records that stand in the tree as they were written before records were sealed, and returns how many
-// are left because they may not be sealed yet. What changes meanwhile is left alone.
+// SealAll seals the records that stand in the tree as they were written before records were sealed, and returns how
+// many are left because they may not be sealed yet. What changes meanwhile is left alone.
 func (u *Users) SealAll(ctx context.Context) (left int, err error) {
 	entries, err := u.tree.ReadDir(".")
 	if errors.Is(err, fs.ErrNotExist) {

@@ -138,7 +138,8 @@ func (r reverser) Unseal(sealed []byte) ([]byte, error) {
 	return out, nil
 }
 
-// Hashes stand in the tree sealed. Records of before are read as they are, and sealed as soon as all nodes understand it.
+// Hashes stand in the tree sealed. Records of before are read as they are, and sealed as soon as all nodes
+// understand it.
 func TestHashesAreSealed(t *testing.T) {
 	u, m := open(t)
 	ctx := context.Background()
@@ -187,7 +188,8 @@ func TestHashesAreSealed(t *testing.T) {
 		t.Errorf("got %v, %v", list, err)
 	}
 	u.Sealer = reverser{broken: true}
-	if err := u.Authenticate(ctx, "bob", "the horse"); err == nil || errors.Is(err, ErrDenied) || !strings.Contains(err.Error(), "cannot be unsealed") {
+	if err := u.Authenticate(ctx, "bob", "the horse"); err == nil || errors.Is(err, ErrDenied) ||
+		!strings.Contains(err.Error(), "cannot be unsealed") {
 		t.Errorf("with another key: %v", err)
 	}
 	// Somebody changes the password while it is sealed: the change stays.

@@ -10,8 +10,8 @@ import javax.net.ssl.TrustManagerFactory;
 import javax.net.ssl.X509TrustManager;
 
 /**
- * Says for each line USE, ROOTS, CHAIN (separated by tabs) of its input whether Java's own trust manager accepts a chain:
- * "ok", or why not. USE is server or client; ROOTS and CHAIN are files in PEM, the leaf first.
+ * Says for each line USE, ROOTS, CHAIN (separated by tabs) of its input whether Java's own trust manager accepts a
+ * chain: "ok", or why not. USE is server or client; ROOTS and CHAIN are files in PEM, the leaf first.
  */
 public class Verify {
     static X509Certificate[] load(String file) throws Exception {
