@@ -31,7 +31,7 @@ func (c *CA) Shape() Shape {
 		return Shape{ShapeKept, append([]string{}, s.root.missing()...)}
 	}
 	return Shape{ShapeSelfSigned, []string{
-		"constraints that Java heeds (it ignores those of what it trusts)",
-		"constraints on mail addresses, URIs and TLS clients",
+		"name constraints in Java clients, which ignore those of a root that they trust",
+		"any constraint on mail addresses, URIs and TLS clients",
 	}}
 }
