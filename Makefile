@@ -26,7 +26,7 @@ run: build ## start a node on 127.0.0.1, put a sample in, show DNS, TLS, pull an
 	go run ./cmd/casemate/demo -casemate bin/casemate -dir run
 
 # The timeouts of tests end what hangs, also on a machine with ten times the load. Tests of clusters mostly wait, so more of them run at a time than there are cores.
-test: ## unit and in-process tests (about nine minutes on two cores)
+test: ## unit and in-process tests (about four minutes on two quiet cores)
 	$(if $(RACE),,@echo "no C compiler found: running without the race detector" >&2)
 	$(GOTEST) $(RACE) -shuffle=on -parallel 6 -timeout 60m ./...
 
@@ -36,7 +36,7 @@ e2e: build ## end-to-end tests with real clients in network namespaces (root, De
 
 bench: build ## compare with public peers on this machine, side by side; prints ratios
 	./cmd/casemate/e2e/prepare bench
-	go test -tags bench -timeout 60m -count 1 -v -run '^TestBench' ./cluster ./cmd/casemate/e2e/...
+	go test -tags bench -timeout 60m -count 1 -v -run '^TestBench' ./cluster ./dnssrv ./cmd/casemate/e2e/...
 
 soak: build ## long tests: many seeds, many kills
 	CASEMATE_SOAK=1 go test -timeout 180m -count 1 -parallel 6 -skip '^TestFaults$$' ./cluster -seeds 2000
@@ -50,12 +50,12 @@ lint: ## gofmt, tidy modules, vet, staticcheck, the import rules, govulncheck wh
 	go mod tidy -diff
 	cd packaging/tools && go mod tidy -diff
 	go vet ./...
-	go vet -tags e2e,bench ./cmd/casemate/e2e/...
+	go vet -tags e2e,bench ./dnssrv ./cmd/casemate/e2e/...
 	cd packaging/tools && go vet ./...
 	GOOS=darwin CGO_ENABLED=0 go build -o /dev/null ./cmd/casemate
 	$(TOOL) staticcheck ./...
 	go test -count 1 -run '^TestImports$$' ./cmd/casemate
-	@if $(TOOL) govulncheck ./... > bin/govulncheck.txt 2>&1; then echo "govulncheck: nothing found"; \
+	@if $(TOOL) govulncheck $(if $(VULNDB),-db $(VULNDB)) ./... > bin/govulncheck.txt 2>&1; then echo "govulncheck: nothing found"; \
 	elif grep -qE 'fetching vulnerabilities|dial tcp|no such host|403|connection refused' bin/govulncheck.txt; then echo "govulncheck: its database cannot be had here, not checked"; \
 	else cat bin/govulncheck.txt; exit 1; fi
 

@@ -18,6 +18,7 @@ import (
 	"casemate/appliance/origin"
 	"casemate/cluster"
 	"casemate/dnssrv"
+	"casemate/fileserver"
 	"casemate/pki"
 )
 
@@ -38,6 +39,10 @@ func (a *Appliance) admin() http.Handler {
 			}
 			if out == nil {
 				w.WriteHeader(http.StatusNoContent)
+				return
+			}
+			if list, ok := out.(streamed); ok {
+				a.sendStream(w, r, list)
 				return
 			}
 			w.Header().Set("Content-Type", "application/json")
@@ -125,7 +130,7 @@ func (a *Appliance) admin() http.Handler {
 	})
 
 	mux.HandleFunc("POST "+handover.Path, a.postImport)
-	on("GET /v1/imports", func(*http.Request) (any, error) { return a.imports.List() })
+	on("GET /v1/imports", func(r *http.Request) (any, error) { return a.imports.ListFor(r.Context()) })
 	on("GET /v1/imports/{name}", func(r *http.Request) (any, error) { return a.imports.Show(r.PathValue("name")) })
 	on("DELETE /v1/imports/{name}", func(r *http.Request) (any, error) {
 		return a.imports.Remove(r.Context(), r.PathValue("name"))
@@ -270,14 +275,10 @@ type fileInfo struct {
 }
 
 func (a *Appliance) getFiles(r *http.Request) (any, error) {
-	list := []fileInfo{}
-	for i, err := range a.files.List(r.Context(), r.URL.Query().Get("prefix")) {
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, fileInfo{i.URL, i.Digest, i.Size, i.Time})
-	}
-	return list, nil
+	list := a.files.List(r.Context(), r.URL.Query().Get("prefix"))
+	return streamOf(list, func(i fileserver.Info) (any, bool) {
+		return fileInfo{i.URL, i.Digest, i.Size, i.Time}, true
+	}), nil
 }
 
 type certInfo struct {
@@ -503,22 +504,15 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 			warnings = append(warnings, fmt.Sprintf("origin %s is stored but not enabled: %s", o.Host, o.Disabled))
 		}
 	}
-	imports, err := a.imports.List()
+	uploads := a.registry.Uploads()
+	warnings = append(warnings, uploadWarnings(uploads)...)
+	complete, pending, err := a.imports.Pending()
 	if err != nil {
 		return nil, err
 	}
-	warnings = append(warnings, importWarnings(imports)...)
+	warnings = append(warnings, importWarnings(pending)...)
 	warnings = append(warnings, a.clusterWarnings()...)
-	complete, incomplete := importCounts(imports)
-	images, files := 0, 0
-	for name := range a.tree.Walk("registry", "") {
-		if strings.HasSuffix(name, "/current/link") {
-			images++
-		}
-	}
-	for range a.tree.Walk("files", "") {
-		files++
-	}
+	images, files := a.counted.now(r.Context(), st.Applied, a.countNames)
 	entries, err := a.book.List()
 	if err != nil {
 		return nil, err
@@ -532,8 +526,9 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 		"serving": a.ready() == nil, "problems": append([]string{}, problems...),
 		"leader": st.Leader, "role": st.Role, "members": a.cluster.Members(), "term": st.Term, "applied": st.Applied, "commit": st.Commit,
 		"entries": st.Entries, "images": images, "files": files, "blobs": st.Blobs, "bytes": st.Bytes,
-		"imports":      map[string]any{"complete": complete, "incomplete": incomplete, "running": a.imports.Running()},
+		"imports":      map[string]any{"complete": complete, "incomplete": len(pending), "running": a.imports.Running()},
 		"disk":         map[string]int64{"total": st.DiskTotal, "free": st.DiskFree, "reserve": st.DiskReserve},
 		"certificates": certs, "ca": shape, "warnings": append([]string{}, warnings...), "misses": misses, "scrub": scrub,
+		"uploads": uploads,
 	}, nil
 }

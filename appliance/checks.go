@@ -50,14 +50,30 @@ func (f filesAsAsked) Resolve(ctx context.Context, rawURL string) (fileserver.In
 	return f.Server.Resolve(ctx, rawURL)
 }
 
-// tagsOf returns the tags of a repository, sorted; none if there is no such repository.
-func (a *Appliance) tagsOf(repository string) []string {
+// tagsDir is where the tags of a repository stand in the tree; !ok if it can have none.
+func (a *Appliance) tagsDir(repository string) (dir string, ok bool) {
 	const some = "x"
 	name, err := a.registry.TreeName(repository, some, "")
-	if err != nil {
+	return "registry/" + strings.TrimSuffix(name, "/"+some+"/current/link"), err == nil
+}
+
+// hasTags reports whether a repository has a tag.
+func (a *Appliance) hasTags(repository string) bool {
+	if dir, ok := a.tagsDir(repository); ok {
+		for range a.tree.Walk(dir, "") {
+			return true
+		}
+	}
+	return false
+}
+
+// tagsOf returns the tags of a repository, sorted; none if there is no such repository.
+func (a *Appliance) tagsOf(repository string) []string {
+	dir, ok := a.tagsDir(repository)
+	if !ok {
 		return nil
 	}
-	entries, err := a.tree.ReadDir("registry/" + strings.TrimSuffix(name, "/"+some+"/current/link"))
+	entries, err := a.tree.ReadDir(dir)
 	if err != nil {
 		return nil
 	}
@@ -133,7 +149,7 @@ func (a *Appliance) imageAnswered(ctx context.Context, name string) (by string, 
 	if i := strings.LastIndexByte(repository, ':'); !byDigest && i > strings.LastIndexByte(repository, '/') {
 		repository, tag = repository[:i], repository[i+1:]
 	} else if !byDigest {
-		return missing.ByHand, len(a.tagsOf(repository)) > 0 // its tags were to be listed
+		return missing.ByHand, a.hasTags(repository) // its tags were to be listed
 	}
 	at, err := a.registry.TreeName(repository, tag, digest)
 	if err != nil {
@@ -145,11 +161,11 @@ func (a *Appliance) imageAnswered(ctx context.Context, name string) (by string, 
 			return a.broughtBy("registry/" + at), true
 		}
 	}
-	found, err := a.registry.Resolve(ctx, repository, tag, digest)
+	found, err := a.registry.Find(ctx, repository, tag, digest)
 	if err != nil {
 		return "", false
 	}
-	at, err = a.registry.TreeName(found.Repository, tag, digest)
+	at, err = a.registry.TreeName(found, tag, digest)
 	return a.broughtBy("registry/" + at), err == nil
 }
 

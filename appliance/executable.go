@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"casemate/appliance/doctor"
+	"casemate/fileserver"
 )
 
 // executable is this program's executable as a file to download: GET /casemate, with which a node runs casemate doctor. It is opened once, so an upgrade on the disk
@@ -72,7 +73,7 @@ func (b *executable) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("ETag", `"`+sum+`"`)
-	http.ServeContent(w, r, "", b.mod, b.reader())
+	http.ServeContent(w, fileserver.BoundRanges(r, b.size), "", b.mod, b.reader())
 }
 
 // getExecutable is what "casemate doctor --line" has to know.

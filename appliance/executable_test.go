@@ -42,6 +42,10 @@ func TestTheProgramIsGivenOut(t *testing.T) {
 	if resp, got := n.do("GET", "http://127.0.0.1/casemate", nil, part(`"an older one"`)); resp.StatusCode != 200 || len(got) != len(own) {
 		t.Error(resp.Status)
 	}
+	many := func(r *http.Request) { r.Header.Set("Range", "bytes="+strings.Repeat("0-0,2-2,", 7000)+"0-0") }
+	if resp, got := n.do("GET", "http://127.0.0.1/casemate", nil, many); resp.StatusCode != 200 || len(got) != len(own) {
+		t.Error(resp.Status, len(got))
+	}
 	if resp, got := n.do("HEAD", "http://casemate.internal/casemate", nil); resp.StatusCode != 200 || resp.ContentLength != int64(len(own)) || got != "" {
 		t.Error(resp.Status, resp.ContentLength)
 	}

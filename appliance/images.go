@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
-	"slices"
 	"strings"
+
+	"casemate/registry"
 )
 
 type imageInfo struct {
@@ -20,21 +21,19 @@ type imageInfo struct {
 }
 
 func (a *Appliance) getImages(r *http.Request) (any, error) {
-	list := []imageInfo{}
 	prefix := r.URL.Query().Get("prefix")
-	for i, err := range a.registry.Images(r.Context()) {
-		if err != nil {
-			return nil, err
-		}
+	name, _, _ := strings.Cut(prefix, "@") // the part of the repository's name; manifests of others are not read
+	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+		name = name[:i]
+	}
+	return streamOf(a.registry.ImagesBelow(r.Context(), name), func(i registry.Image) (any, bool) {
 		ref := i.Name + ":" + i.Reference
 		if i.Reference == "" {
 			ref = i.Name + "@" + i.Digest.String()
 		}
-		if strings.HasPrefix(ref, prefix) {
-			list = append(list, imageInfo{i.Name, ref, i.Digest.String(), i.MediaType, i.Size, i.Sparse, i.Lost})
-		}
-	}
-	return list, nil
+		info := imageInfo{i.Name, ref, i.Digest.String(), i.MediaType, i.Size, i.Sparse, i.Lost}
+		return info, strings.HasPrefix(ref, prefix)
+	}), nil
 }
 
 // deleteImage deletes a tag (name:tag), a manifest with its tags (name@digest), or all of a repository (name).
@@ -53,12 +52,14 @@ func (a *Appliance) deleteImage(ctx context.Context, ref string) error {
 	// What an index spoke for shows only when the index is gone, so it takes a few rounds.
 	for round := 0; ; round++ {
 		var digests []string
-		for i, err := range a.registry.Images(ctx) {
+		seen := map[string]bool{}
+		for i, err := range a.registry.ImagesBelow(ctx, ref) {
 			if err != nil {
 				return err
 			}
-			if i.Name == ref && !slices.Contains(digests, i.Digest.String()) {
-				digests = append(digests, i.Digest.String())
+			if d := i.Digest.String(); i.Name == ref && !seen[d] {
+				seen[d] = true
+				digests = append(digests, d)
 			}
 		}
 		if len(digests) == 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"casemate/appliance/content"
 	"casemate/appliance/handover"
@@ -34,6 +35,10 @@ func (a *Appliance) newImports() *content.Engine {
 		Room: func() int64 {
 			st := a.cluster.Status()
 			return st.DiskFree - st.DiskReserve
+		},
+		Discard: func(ctx context.Context, digests []string) (int64, error) {
+			r, err := a.cluster.Discard(ctx, digests)
+			return r.RemovedBytes, err
 		},
 	})
 }
@@ -189,20 +194,11 @@ func importWarnings(list []content.Import) []string {
 		case len(i.Missing) > 0:
 			out = append(out, fmt.Sprintf("import %s is not complete: of its %d parts, import %s as well; or casemate import remove %s", i.Name, i.Parts, strings.Trim(fmt.Sprint(i.Missing), "[]"), i.Name))
 		default:
-			out = append(out, fmt.Sprintf("import %s was interrupted: import %s again, it goes on where it was; or casemate import remove %s", i.Name, strings.Join(i.Sources[:min(len(i.Sources), 3)], " "), i.Name))
+			out = append(out, fmt.Sprintf("import %s was interrupted: import %s again, it goes on where it was; "+
+				"what was read of it, %s, is kept until %s or casemate import remove %s",
+				i.Name, strings.Join(i.Sources[:min(len(i.Sources), 3)], " "), content.BytesText(i.BytesNew),
+				i.KeptUntil.Format(time.DateOnly), i.Name))
 		}
 	}
 	return out[:min(len(out), 20)]
-}
-
-// importCounts are how many imports there are, for status and metrics.
-func importCounts(list []content.Import) (complete, incomplete int) {
-	for _, i := range list {
-		if i.State == content.Incomplete {
-			incomplete++
-		} else {
-			complete++
-		}
-	}
-	return complete, incomplete
 }

@@ -122,15 +122,19 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("casemate_"+name, help, labels, nil)
 }
 
+const dnsEvents = "fast, refused, dropped, unsent, absent, limited, withheld, truncated, forwarded, forward_failed, " +
+	"forward_shed, misses_lost, refused_tcp, closed_tcp"
+
 var (
 	descUp       = desc("serving", "1 when this node serves.")
 	descInfo     = desc("info", "Constant 1, with the version.", "version", "commit", "node")
 	descConns    = desc("http_connections", "Open HTTP connections.")
 	descRefused  = desc("http_connections_refused_total", "Connections beyond the bounds.")
+	descEvicted  = desc("http_connections_evicted_total", "Connections that were closed to make room for other clients.")
 	descBook     = desc("missing_entries", "Entries of this node's missing book.")
 	descDropped  = desc("missing_dropped_total", "Entries that the full missing book let go since it was cleared.")
 	descDNS      = desc("dns_answers_total", "DNS answers by response code.", "rcode")
-	descDNSMore  = desc("dns_events_total", "DNS questions by what became of them besides: fast, refused, dropped, truncated, forwarded, forward_failed, forward_shed, misses_lost, refused_tcp.", "event")
+	descDNSMore  = desc("dns_events_total", "DNS questions by what became of them besides: "+dnsEvents+".", "event")
 	descLeader   = desc("raft_leader", "1 when this node leads, 0 when it does not.")
 	descHas      = desc("raft_has_leader", "1 when a leader is known: writes work.")
 	descTerm     = desc("raft_term", "raft's term.")
@@ -176,9 +180,10 @@ func (s scrape) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descUp, yes(a.ready() == nil))
 	gauge(descInfo, 1, Version, Commit, a.cfg.Node)
-	open, refused := a.slots.counts()
+	open, refused, evicted := a.places.Counts()
 	gauge(descConns, float64(open))
 	count(descRefused, refused)
+	count(descEvicted, evicted)
 	n, dropped := a.book.Len()
 	gauge(descBook, float64(n))
 	count(descDropped, dropped)
@@ -187,7 +192,9 @@ func (s scrape) Collect(ch chan<- prometheus.Metric) {
 		count(descDNS, n, rcode)
 	}
 	for event, n := range map[string]uint64{"fast": d.Fast, "refused": d.Refused, "dropped": d.Dropped, "truncated": d.Truncated, "forwarded": d.Forwarded,
-		"forward_failed": d.ForwardFailed, "forward_shed": d.ForwardShed, "misses_lost": d.MissesLost, "refused_tcp": d.RefusedTCP} {
+		"forward_failed": d.ForwardFailed, "forward_shed": d.ForwardShed, "misses_lost": d.MissesLost,
+		"unsent": d.Unsent, "absent": d.Absent, "limited": d.Limited, "withheld": d.Withheld,
+		"refused_tcp": d.RefusedTCP, "closed_tcp": d.ClosedTCP} {
 		count(descDNSMore, n, event)
 	}
 	st := a.cluster.Status()
@@ -199,8 +206,7 @@ func (s scrape) Collect(ch chan<- prometheus.Metric) {
 	gauge(descEntries, float64(st.Entries))
 	gauge(descBlobs, float64(st.Blobs))
 	gauge(descBytes, float64(st.Bytes))
-	if list, err := a.imports.List(); err == nil {
-		complete, incomplete := importCounts(list)
+	if complete, incomplete, err := a.imports.Counts(); err == nil {
 		gauge(descImports, float64(complete), content.Imported)
 		gauge(descImports, float64(incomplete), content.Incomplete)
 	}

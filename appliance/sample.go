@@ -19,24 +19,53 @@ const (
 	sampleTime  = 2 * time.Second // for looking
 )
 
-// samples proposes to nodes what they may try with. Anybody may ask, so it is found at most once in a while, and among the first names only.
+// samples proposes to nodes what they may try with. Anybody may ask, so it is found at most once in a while, by one at
+// a time, and among the first names only.
 type samples struct {
-	mu    sync.Mutex
-	found doctor.Sample
-	at    time.Time
+	mu      sync.Mutex
+	found   doctor.Sample
+	at      time.Time
+	looking chan struct{} // closed when who looks now has ended; nil: nobody does
+}
+
+// get returns what was found last, or what find finds now if that is too old. Who asks while another looks waits for
+// that one, no longer than ctx.
+func (s *samples) get(ctx context.Context, find func(context.Context) doctor.Sample) (doctor.Sample, error) {
+	s.mu.Lock()
+	for s.looking != nil {
+		looking := s.looking
+		s.mu.Unlock()
+		select {
+		case <-looking:
+		case <-ctx.Done():
+			return doctor.Sample{}, ctx.Err()
+		}
+		s.mu.Lock()
+	}
+	if !s.at.IsZero() && time.Since(s.at) <= sampleAge {
+		defer s.mu.Unlock()
+		return s.found, nil
+	}
+	done := make(chan struct{})
+	s.looking = done
+	s.mu.Unlock()
+	// For all who ask, not for the one who asked first.
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), sampleTime)
+	defer cancel()
+	found := find(limit)
+	s.mu.Lock()
+	s.found, s.at, s.looking = found, time.Now(), nil
+	s.mu.Unlock()
+	close(done)
+	return found, nil
 }
 
 // serveSample is GET /doctor.json.
 func (a *Appliance) serveSample(w http.ResponseWriter, r *http.Request) {
-	s := &a.samples
-	s.mu.Lock()
-	if s.at.IsZero() || time.Since(s.at) > sampleAge {
-		ctx, cancel := context.WithTimeout(context.Background(), sampleTime) // for all who ask, not for the one who asked first
-		s.found, s.at = a.findSample(ctx), time.Now()
-		cancel()
+	found, err := a.samples.get(r.Context(), a.findSample)
+	if err != nil {
+		return // nobody waits for it any more
 	}
-	found := s.found
-	s.mu.Unlock()
 	data, err := json.MarshalIndent(found, "", "  ")
 	if err != nil {
 		refuse(w, r, http.StatusInternalServerError, "", err.Error())
@@ -49,12 +78,8 @@ func (a *Appliance) serveSample(w http.ResponseWriter, r *http.Request) {
 func (a *Appliance) findSample(ctx context.Context) (s doctor.Sample) {
 	v := a.now.Load()
 	var small, large, fit int64
-	looked := 0
-	for i, err := range a.registry.Images(ctx) {
+	for i := range a.registry.Samples(ctx, sampleLooks) {
 		if !v.settings.Anonymous { // who must say who he is to pull is not told what there is
-			break
-		}
-		if looked++; err != nil || looked > sampleLooks {
 			break
 		}
 		at, _ := v.hosts.find(hostOf(i.Name))
@@ -69,7 +94,7 @@ func (a *Appliance) findSample(ctx context.Context) (s doctor.Sample) {
 			s.Large, large = ref, i.Size
 		}
 	}
-	looked = 0
+	looked := 0
 	for f, err := range a.files.List(ctx, "") {
 		if looked++; err != nil || looked > sampleLooks {
 			break

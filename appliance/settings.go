@@ -33,6 +33,8 @@ type Settings struct {
 	Forward []dnssrv.Forward
 	// Allow are the networks whose hosts may ask for names, without those of the host's interfaces.
 	Allow []netip.Prefix
+	// ResponseRate bounds the DNS answers a second over UDP that say the same to one address; 0: no bound.
+	ResponseRate int
 	// AllowConnected says that hosts in the subnets of this host's interfaces may ask, too.
 	AllowConnected bool
 	// Anonymous says that reading images needs no user.
@@ -133,6 +135,15 @@ var settingDefs = []settingDef{
 		if len(s.Allow) == 0 && !s.AllowConnected {
 			return errors.New("must allow at least one network, got none: nodes would find nothing")
 		}
+		return nil
+	}},
+	{"dns.response_rate", "1000", "equal answers a second that one address gets over UDP; above that it is sent to TCP; " +
+		"0: no limit", func(s *Settings, v string) error {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 0 || n > dnssrv.MaxResponseRate {
+			return fmt.Errorf("must be between 0 (no limit) and %d, got %q", dnssrv.MaxResponseRate, v)
+		}
+		s.ResponseRate = n
 		return nil
 	}},
 	{"registry.anonymous", "pull", "pull or none: what somebody without a user may do", func(s *Settings, v string) error {

@@ -25,6 +25,9 @@ func TestDefaultsOfTheSettings(t *testing.T) {
 func TestSettingsSayTheRuleAndWhatTheyGot(t *testing.T) {
 	for _, c := range []struct{ key, value, want string }{
 		{"dns.ttl", "0s", `setting dns.ttl must be between 1s and 1h, got "0s"`},
+		{"dns.response_rate", "-1", `setting dns.response_rate must be between 0 (no limit) and 10000, got "-1"`},
+		{"dns.response_rate", "10001", `setting dns.response_rate must be between 0 (no limit) and 10000, got "10001"`},
+		{"dns.response_rate", "many", `setting dns.response_rate must be between 0 (no limit) and 10000, got "many"`},
 		{"dns.ttl", "soon", `setting dns.ttl must be between 1s and 1h, got "soon"`},
 		{"domain", "internal", `setting domain must be a lower-case zone with a dot, got "internal"`},
 		{"domain", "docker.io", `setting domain must be apart from the origins`},

@@ -15,6 +15,7 @@ import (
 
 	"casemate/appliance/origin"
 	"casemate/cluster"
+	"casemate/cluster/share"
 	"casemate/dnssrv"
 )
 
@@ -55,9 +56,12 @@ func (a *Appliance) viewOf(settings *Settings, origins *origin.Set) (*view, erro
 	if err != nil {
 		return nil, err
 	}
-	h := &hosts{domain: settings.Domain, nodes: map[string]bool{}, origins: origins}
+	h := &hosts{domain: settings.Domain, nodes: map[string]bool{}, homes: map[string]bool{}, origins: origins}
 	for _, n := range nodes {
 		h.nodes[n.Name] = true
+		for _, addr := range n.Addrs {
+			h.homes[share.Of(addr)] = true
+		}
 	}
 	v := &view{settings: settings, origins: origins, hosts: h, known: map[string]bool{}, hostList: origins.Hosts()}
 	for _, n := range h.names() {
@@ -131,6 +135,7 @@ func (a *Appliance) refresh() error {
 	table, err := dnssrv.NewTable(dnssrv.Spec{
 		Domain: v.settings.Domain, Node: a.cfg.Node, Nodes: nodes, Origins: v.origins.Names(), Records: records,
 		TTL: v.settings.TTL, Forward: v.settings.Forward, Allow: v.settings.allow(),
+		ResponseRate: v.settings.ResponseRate,
 	})
 	if err != nil {
 		return err

@@ -33,9 +33,9 @@ func TestFlip(t *testing.T) {
 			}
 			t.Logf("%d parts, the first with %d bytes", len(parts), len(parts[0]))
 			for p := range parts {
-				for at := range parts[p] {
+				for at := 0; at < len(parts[p]); at += every(4) { // 4 meets every way of reading and every bit
 					if padded(parts[p], at) && at%every(7) != 0 {
-						continue // 7 meets every way of reading and every bit
+						continue
 					}
 					if c.split && at%4 != 0 {
 						continue // all parts are read for each byte; one file has every one of them tried

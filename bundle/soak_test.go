@@ -13,6 +13,13 @@ func every(n int) int {
 	return n
 }
 
+// LowerExpansion lowers what compressed archives may decompress to, and returns what puts it back.
+func LowerExpansion(free, times int64) (restore func()) {
+	f, m, vf, vm := freeExpansion, maxExpansion, freeVerified, maxVerified
+	freeExpansion, maxExpansion, freeVerified, maxVerified = free, times, free, times
+	return func() { freeExpansion, maxExpansion, freeVerified, maxVerified = f, m, vf, vm }
+}
+
 // LowerLimits lowers the limits of what is read, and returns what puts them back.
 func LowerLimits(entries int, kept int64) (restore func()) {
 	e, k := maxEntries, maxKept

@@ -89,7 +89,9 @@ type reading struct {
 	refused Obstacles
 	left    []Left
 
-	entries, kept int64 // what is used of maxEntries and maxKept
+	entries, kept int64     // what is used of maxEntries and maxKept
+	expanded      expansion // of archives that are read
+	verified      expansion // of layers that are compared with their config
 	done          atomic.Int64
 	total         int64
 }
@@ -99,6 +101,8 @@ type naming struct{ repository, tag string }
 
 func newReading(sink Sink, opt ReadOptions) (*reading, error) {
 	r := &reading{sink: sink, opt: opt}
+	r.expanded.free, r.expanded.times = freeExpansion, maxExpansion
+	r.verified.free, r.verified.times = freeVerified, maxVerified
 	if opt.Repository != "" {
 		n, err := r.parseName(nil, opt.Repository)
 		if err != nil {
@@ -193,6 +197,8 @@ func (r *reading) look(ctx context.Context, in Input, f *inputFile) ([]part, err
 		p := &streamPart{name: in.Name, format: f.format, size: -1}
 		if f.at != nil {
 			p.size = f.size
+		} else {
+			r.expanded.stream = true
 		}
 		p.open = func() (io.Reader, func() error, error) { return f.reader(), noClose, nil }
 		return []part{p}, nil

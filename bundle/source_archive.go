@@ -25,7 +25,9 @@ type archive struct {
 	// open reads a file; close it afterwards. nil for a streamed archive.
 	open func(*entry) (r io.Reader, close func() error, err error)
 	cut  bool // the tar lacks its end marker
-	left []Left
+	// expanded says that it came out of a decompressor.
+	expanded bool
+	left     []Left
 }
 
 // entry is one file of an archive. While parallel putWorkers run, it belongs to the one that puts it.

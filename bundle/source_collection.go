@@ -235,12 +235,19 @@ func (p *streamPart) load(ctx context.Context, r *reading) error {
 		return explained(p.name, err)
 	}
 	defer closing()
-	plain, closing, err := decompress(&progressReader{src, r}, p.format)
+	read := &progressReader{Reader: src, r: r, counts: p.size < 0}
+	if p.size > 0 {
+		r.expanded.in.Add(p.size)
+	}
+	plain, closing, err := decompress(read, p.format)
 	if err != nil {
 		return explained(p.name, err)
 	}
 	defer closing()
-	a, err := r.streamTar(ctx, p.name, plain, p.depth)
+	if p.format != plainTar {
+		plain = r.expanded.reader(plain)
+	}
+	a, err := r.streamTar(ctx, p.name, plain, p.depth, p.format != plainTar)
 	if err != nil {
 		return err
 	}
@@ -256,11 +263,15 @@ func (p *streamPart) load(ctx context.Context, r *reading) error {
 // progressReader tells how much of the input was read.
 type progressReader struct {
 	io.Reader
-	r *reading
+	r      *reading
+	counts bool // of a pipe: what is read is all that is known of its size
 }
 
 func (p *progressReader) Read(b []byte) (int, error) {
 	n, err := p.Reader.Read(b)
 	p.r.progress(int64(n))
+	if p.counts {
+		p.r.expanded.in.Add(int64(n))
+	}
 	return n, err
 }

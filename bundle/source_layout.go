@@ -94,7 +94,7 @@ func (r *reading) newLayout(ctx context.Context, a *archive, root string, unname
 // complete follows the tops and names them.
 func (p *layoutPart) complete(ctx context.Context, r *reading) error {
 	for _, t := range p.tops {
-		if err := p.follow(ctx, r, t.descriptor, true); err != nil {
+		if err := p.follow(ctx, r, t.descriptor, true, 0); err != nil {
 			return fmt.Errorf("%s: %w", p.a.name, err)
 		}
 	}
@@ -113,9 +113,13 @@ func (p *layoutPart) find(digest string) *entry {
 }
 
 // follow learns a manifest and everything that it leads to. What is not here is left to whoever needs it, unless it must be here.
-func (p *layoutPart) follow(ctx context.Context, r *reading, d descriptor, must bool) error {
+// depth is how many indexes it lies in.
+func (p *layoutPart) follow(ctx context.Context, r *reading, d descriptor, must bool, depth int) error {
 	if p.blobs[d.Digest] != nil {
 		return nil // seen
+	}
+	if depth > maxNested {
+		return errNested(d.Digest)
 	}
 	e := p.find(d.Digest)
 	var data []byte
@@ -152,10 +156,16 @@ func (p *layoutPart) follow(ctx context.Context, r *reading, d descriptor, must 
 	for _, c := range m.children {
 		is, err := p.isManifest(ctx, r, c)
 		if err == nil && is {
-			err = p.follow(ctx, r, c, false)
+			err = p.follow(ctx, r, c, false, depth+1)
 		}
 		if err != nil {
 			return err
+		}
+		// One that was seen before was not counted on the way down.
+		if below := r.graph.manifests[c.Digest]; is && below != nil {
+			if m.depth = max(m.depth, below.depth+1); m.depth > maxNested {
+				return errNested(d.Digest)
+			}
 		}
 		if !is {
 			p.take(c)

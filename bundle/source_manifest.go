@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 )
 
@@ -63,6 +64,7 @@ type manifest struct {
 	blobs             []descriptor // of a manifest: config and layers
 	subject           string
 	platform          string // of an image's manifest, by its config
+	depth             int    // of an index: how deep the deepest index in it lies
 }
 
 // manifestDocument is the JSON of any manifest.
@@ -142,6 +144,14 @@ func isManifestType(t string) bool {
 		return true
 	}
 	return false
+}
+
+// maxNested is how deep indexes may lie in indexes. Clients and registries look no deeper.
+const maxNested = 32
+
+func errNested(digest string) error {
+	return fmt.Errorf("index %s: more than %d indexes in indexes lie one in the other, and clients look no deeper: %w",
+		digest, maxNested, fs.ErrInvalid)
 }
 
 // graph is the manifests that were seen, by digest. It is used by one goroutine.

@@ -165,6 +165,8 @@ func (r *reading) contents(ctx context.Context) (*Contents, error) {
 // attach gives the manifests that no tag names their repositories: children have their index's, referrers their subject's.
 func (r *reading) attach() {
 	members := map[string]map[string]bool{} // repository → every manifest in it
+	placed := map[string]bool{}             // manifests that are in any
+	var queue []string                      // those of one repository that were added and may have referrers
 	tagged := map[naming]bool{}             // tag is a digest here
 	var join func(repository, digest string)
 	join = func(repository, digest string) {
@@ -176,6 +178,8 @@ func (r *reading) attach() {
 			members[repository] = map[string]bool{}
 		}
 		members[repository][digest] = true
+		placed[digest] = true
+		queue = append(queue, digest)
 		for _, c := range m.children {
 			join(repository, c.Digest)
 		}
@@ -192,17 +196,18 @@ func (r *reading) attach() {
 			join(repository, digest)
 		}
 	}
-	placed := map[string]bool{}
-	for again := true; again; { // a signature of an SBOM belongs where the SBOM does
-		again = false
-		for _, digest := range r.names.loose {
-			for repository, list := range members {
-				if list[digest] {
-					placed[digest] = true
-				} else if list[r.graph.manifests[digest].subject] {
-					join(repository, digest)
-					placed[digest], again = true, true
-				}
+	referring := map[string][]string{} // subject → manifests that refer to it and have no name
+	for _, digest := range r.names.loose {
+		subject := r.graph.manifests[digest].subject
+		referring[subject] = append(referring[subject], digest)
+	}
+	for repository, list := range members {
+		queue = slices.Collect(maps.Keys(list))
+		for len(queue) > 0 { // a signature of an SBOM belongs where the SBOM does
+			of := queue[len(queue)-1]
+			queue = queue[:len(queue)-1]
+			for _, digest := range referring[of] {
+				join(repository, digest)
 			}
 		}
 	}

@@ -133,8 +133,11 @@ func (t *tarScan) end(rest io.Reader) error {
 }
 
 // streamTar reads a tar in order and stores what may be a blob as it comes. depth counts the archives that it is in.
-func (r *reading) streamTar(ctx context.Context, name string, src io.Reader, depth int) (*archive, error) {
+// expanded says that src comes out of a decompressor.
+func (r *reading) streamTar(ctx context.Context, name string, src io.Reader, depth int, expanded bool) (*archive,
+	error) {
 	a := newArchive(name)
+	a.expanded = expanded
 	counting := &countingReader{r: src}
 	t := &tarScan{a: a, tr: tar.NewReader(counting)}
 	content := bufio.NewReaderSize(nil, headSize)
@@ -152,6 +155,9 @@ func (r *reading) streamTar(ctx context.Context, name string, src io.Reader, dep
 				return err
 			}
 			if e.link == "" {
+				if err := r.claimed(a, e, t.sparse); err != nil {
+					return err
+				}
 				content.Reset(t.tr)
 				if err := r.streamEntry(gctx, g, a, e, content, depth); err != nil {
 					return err
@@ -167,6 +173,21 @@ func (r *reading) streamTar(ctx context.Context, name string, src io.Reader, dep
 		return nil, failed // and with it the context was cancelled, which is what err says
 	}
 	return a, err
+}
+
+// claimed judges the size that a header says: in an archive that is decompressed it has to fit into what may come out,
+// and a sparse file has bytes that the archive itself does not have.
+func (r *reading) claimed(a *archive, e *entry, sparse bool) error {
+	var err error
+	if sparse {
+		err = r.expanded.add(e.size)
+	} else if a.expanded {
+		err = r.expanded.claim(e.size)
+	}
+	if err != nil {
+		return a.failed(e.name, err)
+	}
+	return nil
 }
 
 // streamEntry takes one file out of a streamed tar: documents are kept, archives are opened, blobs are stored, the rest is passed over.
@@ -201,7 +222,11 @@ func (r *reading) streamEntry(ctx context.Context, g *errgroup.Group, a *archive
 				return a.failed(e.name, err)
 			}
 			defer closing()
-			e.nested, err = r.streamTar(ctx, a.name+": "+e.name, inner, depth+1)
+			expanded := a.expanded
+			if e.format != plainTar {
+				inner, expanded = r.expanded.reader(inner), true
+			}
+			e.nested, err = r.streamTar(ctx, a.name+": "+e.name, inner, depth+1, expanded)
 			return err
 		}
 	case !host && !isConfigOrLayer(e):

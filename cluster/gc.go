@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -36,6 +37,78 @@ func (c *Cluster) GC(ctx context.Context, dryRun bool) (GCReport, error) {
 // repeated, so this is for an operator who needs the room of what was just deleted.
 func (c *Cluster) GCNow(ctx context.Context, dryRun bool) (GCReport, error) {
 	return c.collectUnnamed(ctx, dryRun, c.cfg.Now().Add(c.cfg.PinTime))
+}
+
+// maxProlonged bounds the pins of others that Discard prolongs in one command.
+const maxProlonged = 4000
+
+// Discard forgets at once those of the blobs that nothing names and that their pins would keep for up to an hour: what
+// was written for something that came to nothing. Pins of other blobs stay; those that would have ended first end a
+// moment later than the last of the given ones. A blob that a repository's layer names, weakly, is somebody's push,
+// and stays as well. It returns how many blobs it has forgotten, and frees their files here; other nodes do the same
+// by themselves. When it cannot tell the pins apart (batches that are being staged, thousands of pushes) they end by
+// their time.
+func (c *Cluster) Discard(ctx context.Context, digests []string) (r GCReport, err error) {
+	select { // one at a time, with GC
+	case c.gc <- struct{}{}:
+		defer func() { <-c.gc }()
+	case <-ctx.Done():
+		return r, ctx.Err()
+	case <-c.life.Done():
+		return r, c.stopped()
+	}
+	s := c.machine.view.Load()
+	unnamed := map[state.Digest]bool{}
+	var last time.Time // when the last of their pins ends
+	for _, text := range digests {
+		d, err := state.ParseDigest(text)
+		if err != nil {
+			return r, err
+		}
+		if b, ok := s.Blob(d); ok && b.Strong == 0 && b.Weak == 0 {
+			unnamed[d] = true
+			if b.Until.After(last) {
+				last = b.Until
+			}
+		}
+	}
+	for st := range s.Stages() {
+		if !st.Until.After(last) {
+			return r, nil
+		}
+	}
+	var ops []state.Op
+	for d, until := range s.Pins() {
+		if until.After(last) {
+			break
+		}
+		if unnamed[d] {
+			r.Pins++
+			continue
+		}
+		// A blob that is known: this only prolongs its pin. One that is collected meanwhile refuses the command.
+		b, _ := s.Blob(d)
+		ops = append(ops, &state.AddBlob{Digest: d, Size: b.Size, Until: last.UnixNano() + 1})
+		if len(ops) > maxProlonged {
+			return r, nil
+		}
+	}
+	if r.Pins > 0 {
+		if _, err := c.propose(ctx, append(ops, &state.Expire{Now: last.UnixNano()})...); err != nil {
+			return r, err
+		}
+	}
+	for chunk := range slices.Chunk(slices.Sorted(maps.Keys(unnamed)), collectChunk) {
+		result, err := c.propose(ctx, &state.Collect{Digests: chunk})
+		if err != nil {
+			return r, err
+		}
+		r.Blobs += len(result.Collected)
+		if err := c.sweepFor(&r, result.Collected); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
 }
 
 // collectUnnamed is GC at a time at which pins and stages may end.

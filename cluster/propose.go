@@ -118,7 +118,7 @@ func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (state.Result, e
 
 // timeUp ends the tries of what fails at once although there is a leader: then nobody else looks at the time.
 func timeUp(ctx context.Context, end time.Time) error {
-	if time.Now().After(end) {
+	if !time.Now().Before(end) {
 		return errNoMajority
 	}
 	return ctx.Err()

@@ -153,10 +153,10 @@ func (s segments) OpenWriter(dir, name string) (types.WritableFile, error) {
 // on the disk and that it will not write any more: raft would count on them, and a power cut would take them away from what is committed. If we were to crash
 // meanwhile nothing would have changed, since they are the same bytes.
 func rewrite(f blob.File) error {
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, len(zeros))
 	for off := int64(0); ; {
 		n, err := f.ReadAt(buf, off)
-		if chunk := buf[:n]; len(bytes.Trim(chunk, "\x00")) > 0 { // the rest is the room for what is to come
+		if chunk := buf[:n]; !bytes.Equal(chunk, zeros[:n]) { // the rest is the room for what is to come
 			if _, err := f.WriteAt(chunk, off); err != nil {
 				return err
 			}
@@ -169,6 +169,9 @@ func rewrite(f blob.File) error {
 		}
 	}
 }
+
+// zeros is what a segment holds where nothing was written yet: nearly all of it, so it is compared as fast as memory is.
+var zeros [64 << 10]byte
 
 type segment struct {
 	blob.File
@@ -192,11 +195,11 @@ func (g *segment) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (g *segment) clear(from int64) error {
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, len(zeros))
 	dirty := false
 	for off := from; ; {
 		n, err := g.File.ReadAt(buf, off)
-		if chunk := buf[:n]; len(bytes.Trim(chunk, "\x00")) > 0 {
+		if chunk := buf[:n]; !bytes.Equal(chunk, zeros[:n]) {
 			clear(chunk)
 			if _, err := g.File.WriteAt(chunk, off); err != nil {
 				return err

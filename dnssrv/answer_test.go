@@ -452,6 +452,8 @@ func TestSpecIsChecked(t *testing.T) {
 		{"origin must have labels of 1 to 63 bytes", func(s *Spec) { s.Origins = []string{strings.Repeat("a", 64)} }},
 		{"origin must have at most 253 bytes", func(s *Spec) { s.Origins = []string{strings.Repeat("a.", 127) + "a"} }},
 		{`dns.ttl must be between 1s and 1h, got "500ms"`, func(s *Spec) { s.TTL = 500 * time.Millisecond }},
+		{"dns.response_rate must be between 0 (no limit) and 10000, got -1", func(s *Spec) { s.ResponseRate = -1 }},
+		{"dns.response_rate must be", func(s *Spec) { s.ResponseRate = MaxResponseRate + 1 }},
 		{"dns.ttl must be", func(s *Spec) { s.TTL = 2 * time.Hour }},
 		{"dns.allow must be", func(s *Spec) { s.Allow = []netip.Prefix{{}} }},
 		{"zone . must have between 1 and 8 resolvers", func(s *Spec) { s.Forward = []Forward{{Zone: "."}} }},

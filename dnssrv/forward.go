@@ -1,6 +1,7 @@
 package dnssrv
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -22,11 +23,16 @@ const (
 	minAttempts   = 3
 	// maxForwards at once, and of one client.
 	maxForwards, maxForwardsPerClient = 1024, 256
+	// Where that is reached, a question gives way to a newer one if it has waited for longer than lateAfter, and than
+	// lateTimes what an answer takes. It is one of the oldest.
+	lateAfter, lateTimes = 100 * time.Millisecond, 8
+	oldest               = 16
 )
 
 var (
 	errNoResolver = errors.New("no resolver")
 	errLate       = errors.New("no answer in time")
+	errShed       = errors.New("too many questions are being forwarded")
 )
 
 // forwarder asks resolvers. There is no cache: nodes, nodelocaldns and CoreDNS cache for themselves, so do the
@@ -37,37 +43,103 @@ type forwarder struct {
 
 	timeout, spread time.Duration // forwardTimeout and attemptSpread; tests set others before they serve
 
-	mu       sync.Mutex
-	inFlight int
-	by       map[netip.Addr]int
-	known    map[netip.AddrPort]*standing
+	mu      sync.Mutex
+	flights list.List // of *flight, the oldest first
+	by      map[netip.Addr]*list.List
+	typical time.Duration // that a quick answer takes; 0 until there was one
+	known   map[netip.AddrPort]*standing
+}
+
+// flight is a client's question that others are being asked.
+type flight struct {
+	client   netip.Addr
+	began    time.Time
+	cancel   context.CancelCauseFunc
+	all, own *list.Element // in forwarder.flights and in forwarder.by; nil once it has ended or was given up
 }
 
 func newForwarder(log *slog.Logger, now func() time.Time) *forwarder {
 	return &forwarder{
 		log: log, now: now, timeout: forwardTimeout, spread: attemptSpread,
-		by: make(map[netip.Addr]int), known: make(map[netip.AddrPort]*standing),
+		by: make(map[netip.Addr]*list.List), known: make(map[netip.AddrPort]*standing),
 	}
 }
 
-func (f *forwarder) acquire(client netip.Addr) bool {
+// begin admits a client's question; cancel ends it. Where there is no room, one gives way that has waited for much
+// longer than answers take: its answer will probably never come, and a flood of such questions must not keep out those
+// that are answered at once. Among the oldest it is one of the client that has most. If answers take long in general,
+// none gives way: it would be the end of all of them.
+func (f *forwarder) begin(client netip.Addr, cancel context.CancelCauseFunc) *flight {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.inFlight >= maxForwards || f.by[client] >= maxForwardsPerClient {
-		return false
+	now := f.now()
+	var old *flight
+	switch own := f.by[client]; {
+	case own != nil && own.Len() >= maxForwardsPerClient:
+		old = own.Front().Value.(*flight)
+	case f.flights.Len() >= maxForwards:
+		most := 0
+		for e, n := f.flights.Front(), 0; e != nil && n < oldest; e, n = e.Next(), n+1 {
+			fl := e.Value.(*flight)
+			if has := f.by[fl.client].Len(); has > most && f.late(fl, now) {
+				old, most = fl, has
+			}
+		}
+		if old == nil {
+			return nil
+		}
 	}
-	f.inFlight++
-	f.by[client]++
-	return true
+	if old != nil {
+		if !f.late(old, now) {
+			return nil
+		}
+		old.cancel(errShed)
+		f.remove(old)
+	}
+	fl := &flight{client: client, began: now, cancel: cancel}
+	fl.all = f.flights.PushBack(fl)
+	if f.by[client] == nil {
+		f.by[client] = list.New()
+	}
+	fl.own = f.by[client].PushBack(fl)
+	return fl
 }
 
-func (f *forwarder) release(client netip.Addr) {
+// late says whether a question has waited for so long that it may give way.
+func (f *forwarder) late(fl *flight, now time.Time) bool {
+	return now.Sub(fl.began) > max(lateAfter, lateTimes*f.typical)
+}
+
+// end makes room. answered says that the resolvers gave an answer.
+func (f *forwarder) end(fl *flight, answered bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.inFlight--
-	if f.by[client]--; f.by[client] == 0 {
-		delete(f.by, client)
+	if took := f.now().Sub(fl.began); answered {
+		// Follows the quicker quarter: a flood of slow questions must not make slowness typical.
+		switch {
+		case f.typical == 0:
+			f.typical = took
+		case took < f.typical:
+			f.typical -= f.typical / 32
+		default:
+			f.typical += f.typical/96 + 1
+		}
 	}
+	f.remove(fl)
+}
+
+// remove must be called with f.mu held.
+func (f *forwarder) remove(fl *flight) {
+	if fl.all == nil {
+		return
+	}
+	f.flights.Remove(fl.all)
+	own := f.by[fl.client]
+	own.Remove(fl.own)
+	if own.Len() == 0 {
+		delete(f.by, fl.client)
+	}
+	fl.all, fl.own = nil, nil
 }
 
 // attempt is a question put to a resolver, and what came of it.

@@ -2,7 +2,9 @@ package dnssrv
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -487,41 +489,80 @@ func TestBadResolverIsAskedLast(t *testing.T) {
 	}
 }
 
+// Whoever asks for names that a resolver cannot resolve, and for others in between, must not fill the log.
+func TestResolversThatComeAndGoAreLoggedRarely(t *testing.T) {
+	var lines strings.Builder
+	now := time.Unix(1000, 0)
+	log := slog.New(slog.NewTextHandler(&lines, nil))
+	f := newForwarder(log, func() time.Time { return now })
+	r := netip.MustParseAddrPort("10.1.1.1:53")
+	count := func(want string) int { return strings.Count(lines.String(), want) }
+	fail := func(times int) {
+		for range times {
+			f.report(r, context.DeadlineExceeded)
+		}
+	}
+	for range 1000 {
+		fail(badAfter)
+		f.report(r, nil)
+	}
+	if down, up := count("does not answer"), count("answers again"); down != 1 || up != 1 {
+		t.Errorf("want one line each, got %d and %d", down, up)
+	}
+	// One that is really dead is not overlooked because it was logged a moment ago.
+	fail(badAfter)
+	now = now.Add(logEvery)
+	fail(10)
+	if down, up := count("does not answer"), count("answers again"); down != 2 || up != 1 {
+		t.Errorf("want a second line that it is down, got %d and %d", down, up)
+	}
+	if !strings.Contains(lines.String(), "times=1000") {
+		t.Errorf("want the number of times that were not logged, got\n%s", lines.String())
+	}
+	f.report(r, nil)
+	if up := count("answers again"); up != 2 {
+		t.Errorf("want a line that it answers, got %d", up)
+	}
+}
+
 func TestForwardsAreBounded(t *testing.T) {
-	f := newForwarder(testLogger(t), time.Now)
-	client := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}) }
+	now := time.Unix(0, 0)
+	f := newForwarder(testLogger(t), func() time.Time { return now })
+	client := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
+	begin := func(i int) *flight { return f.begin(client(i), func(error) {}) }
 	for i := range maxForwardsPerClient {
-		if !f.acquire(client(1)) {
+		if begin(1) == nil {
 			t.Fatalf("%d: want room", i)
 		}
 	}
-	if f.acquire(client(1)) {
+	if begin(1) != nil {
 		t.Error("one client must not have more than its share")
 	}
 	n := maxForwardsPerClient
-	for i := 2; f.acquire(client(i)); n++ {
-		if f.by[client(i)] == maxForwardsPerClient {
+	for i := 2; begin(i) != nil; n++ {
+		if f.by[client(i)].Len() == maxForwardsPerClient {
 			i++
 		}
 	}
-	if n != maxForwards {
-		t.Errorf("want %d, got %d", maxForwards, n)
+	if n != maxForwards || f.flights.Len() != n {
+		t.Errorf("want %d, got %d and %d", maxForwards, n, f.flights.Len())
 	}
-	for c, k := range f.by {
-		for range k {
-			f.release(c)
-		}
+	for e := f.flights.Front(); e != nil; e = f.flights.Front() {
+		fl := e.Value.(*flight)
+		f.end(fl, false)
+		f.end(fl, false) // also when it gave way before
 	}
-	if f.inFlight != 0 || len(f.by) != 0 {
-		t.Errorf("want nothing left, got %d and %v", f.inFlight, f.by)
+	if len(f.by) != 0 {
+		t.Errorf("want nothing left, got %v", f.by)
 	}
 
 	// Beyond the bound: SERVFAIL at once.
 	up := newResolver(t, silent)
 	r := start(t, forwardTo(threeNodes(), ".", up))
 	me := netip.MustParseAddr("127.0.0.1")
+	r.forward.now = func() time.Time { return now }
 	for range maxForwardsPerClient {
-		r.forward.acquire(me)
+		r.forward.begin(me, func(error) {})
 	}
 	for _, network := range []string{"udp", "tcp"} {
 		if resp := r.over(network, question("www.example", dns.TypeA)); resp.Rcode != dns.RcodeServerFailure {
@@ -530,6 +571,107 @@ func TestForwardsAreBounded(t *testing.T) {
 	}
 	if s := r.Stats(); s.ForwardShed != 2 || up.udp.Load() != 0 {
 		t.Errorf("want 2 shed and nothing asked, got %+v", s)
+	}
+}
+
+// Where all places are taken by questions that wait in vain, those that are answered at once get in.
+func TestSlowForwardsGiveWay(t *testing.T) {
+	const client, other = 1, 2
+	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
+	for _, tt := range []struct {
+		name    string
+		holders int           // that have all places
+		waited  time.Duration // for so long
+		typical time.Duration // that answers take
+		who     int
+		want    bool
+	}{
+		{"all came just now", 1024, lateAfter, 0, 5000, false},
+		{"all have waited", 1024, lateAfter + 1, 0, 5000, true},
+		{"four clients have waited", 4, lateAfter + 1, 0, 5000, true},
+		{"the client's own have waited", 4, lateAfter + 1, 0, client, true},
+		{"the client's own came just now", 4, lateAfter, 0, client, false},
+		{"answers take long in general", 1024, time.Second, 300 * time.Millisecond, 5000, false},
+		{"answers are quick", 1024, time.Second, 20 * time.Millisecond, 5000, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			now := time.Unix(1000, 0)
+			f := newForwarder(testLogger(t), func() time.Time { return now })
+			f.typical = tt.typical
+			var order []int
+			for i := range maxForwards {
+				if f.begin(addr(1+i%tt.holders), func(err error) {
+					if !errors.Is(err, errShed) {
+						t.Errorf("got %v", err)
+					}
+					order = append(order, i)
+				}) == nil {
+					t.Fatalf("%d: want room", i)
+				}
+			}
+			now = now.Add(tt.waited)
+			if got := f.begin(addr(tt.who), func(error) {}) != nil; got != tt.want {
+				t.Errorf("want room %v, got %v", tt.want, got)
+			}
+			if got := len(order) > 0; got != tt.want || f.flights.Len() != maxForwards {
+				t.Errorf("gave way: %v; %d in flight", order, f.flights.Len())
+			}
+		})
+	}
+
+	// The one that gives way is of the client that has most.
+	now := time.Unix(1000, 0)
+	f := newForwarder(testLogger(t), func() time.Time { return now })
+	gone := 0
+	for i := range maxForwards {
+		who := 100 + i // one each
+		if i%4 == 1 {
+			who = client
+		}
+		f.begin(addr(who), func(error) {
+			if who != client {
+				t.Errorf("the question of %d gave way", who)
+			}
+			gone++
+		})
+	}
+	now = now.Add(time.Second)
+	if f.begin(addr(other), func(error) {}); gone != 1 {
+		t.Errorf("want one to give way, got %d", gone)
+	}
+}
+
+func TestQuickForwardsGetInBesideSlowOnes(t *testing.T) {
+	slow, quick := newResolver(t, silent), newResolver(t, good("192.0.2.1"))
+	spec := forwardTo(forwardTo(threeNodes(), "slow.example", slow), "quick.example", quick)
+	var skew atomic.Int64
+	r := startOn(t, "127.0.0.1:0", spec, func(s *Server) {
+		s.forward.timeout = time.Hour
+		s.forward.now = func() time.Time { return time.Now().Add(time.Duration(skew.Load())) }
+	})
+	conns := make([]net.Conn, 8)
+	for i := range conns {
+		c, err := (&net.Dialer{LocalAddr: &net.UDPAddr{IP: net.IPv4(127, 0, 1, byte(1+i))}}).Dial("udp", r.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		conns[i] = c
+	}
+	for i := range maxForwards {
+		conns[i%len(conns)].Write(packet(t, question(fmt.Sprintf("x%d.slow.example", i), dns.TypeA)))
+		if i%64 == 63 {
+			r.ask(question("docker.io", dns.TypeA)) // so that none is lost
+		}
+	}
+	for r.Stats().Forwarded < maxForwards {
+		r.ask(question("docker.io", dns.TypeA))
+	}
+	skew.Store(int64(time.Minute))
+	for i := range 20 {
+		if resp := r.ask(question(fmt.Sprintf("x%d.quick.example", i), dns.TypeA)); len(resp.Answer) != 1 {
+			t.Fatalf("%d: got %v", i, resp)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package dnssrv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"syscall"
@@ -63,29 +64,49 @@ func ListenUDP(addr string, n int) ([]*net.UDPConn, error) {
 	return conns, nil
 }
 
-// rcvbuf is what we ask the kernel to hold for us, so that a burst (a hundred nodes starting an install) is not lost.
-const rcvbuf = 4 << 20
+// bufferSize is what we ask the kernel to hold in each direction: a burst of questions (a hundred nodes starting an
+// install), and the answers to clients whose link-layer address it is still asking for.
+var bufferSize = 4 << 20 // tests set another
 
-// raiseBuffer enlarges a socket's receive buffer as far as we may: beyond net.core.rmem_max only with CAP_NET_ADMIN. One that is large was made so by
-// somebody who may (ReceiveBuffer= of a socket unit), and asking again without the right would cut it down to rmem_max.
-func raiseBuffer(conn *net.UDPConn) error {
+// raiseBuffers enlarges a socket's buffers as far as we may: beyond net.core.rmem_max and wmem_max only with
+// CAP_NET_ADMIN. One that is large was made so by somebody who may (ReceiveBuffer= and SendBuffer= of a socket unit),
+// and asking again without the right would cut it down to the system's limit.
+func raiseBuffers(conn *net.UDPConn) error {
+	return control(conn, func(fd int) error {
+		return errors.Join(
+			raiseBuffer(fd, unix.SO_RCVBUF, forceReceive), raiseBuffer(fd, unix.SO_SNDBUF, forceSend))
+	})
+}
+
+func raiseBuffer(fd, option int, force func(fd, size int) error) error {
+	now, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
+	if err != nil || now >= 1<<20 {
+		return err
+	}
+	if force(fd, bufferSize) == nil {
+		return nil
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, bufferSize)
+}
+
+// control calls f with conn's descriptor.
+func control(conn syscall.Conn, f func(fd int) error) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var operr error
-	err = raw.Control(func(fd uintptr) {
-		now, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
-		if err != nil || now >= 1<<20 {
-			operr = err
-			return
-		}
-		if forceBuffer(int(fd)) != nil {
-			operr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, rcvbuf)
-		}
-	})
-	if err != nil {
+	if err := raw.Control(func(fd uintptr) { operr = f(int(fd)) }); err != nil {
 		return err
 	}
 	return operr
+}
+
+// sendBuffer is how many bytes the kernel keeps of what was sent on conn and has not left.
+func sendBuffer(conn *net.UDPConn) (size int, err error) {
+	err = control(conn, func(fd int) (err error) {
+		size, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+		return err
+	})
+	return size, err
 }

@@ -2,7 +2,15 @@ package dnssrv
 
 import "golang.org/x/sys/unix"
 
-// forceBuffer sets the receive buffer beyond net.core.rmem_max; it needs CAP_NET_ADMIN.
-func forceBuffer(fd int) error {
-	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, rcvbuf)
+// forceReceive sets the receive buffer beyond net.core.rmem_max; it needs CAP_NET_ADMIN.
+func forceReceive(fd, size int) error {
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size)
 }
+
+// forceSend does so for the send buffer and net.core.wmem_max.
+func forceSend(fd, size int) error {
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, size)
+}
+
+// unsent is how many bytes of the send buffer are taken by answers that have not left this host.
+func unsent(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.SIOCOUTQ) }

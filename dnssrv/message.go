@@ -169,18 +169,28 @@ func (s *Server) opt(t *Table, asked *dns.OPT, ede *dns.EDNS0_EDE) *dns.OPT {
 
 // header answers with nothing but a header: the rest of the packet could not be read.
 func (s *Server) header(out, in []byte, rcode int) []byte {
+	s.stats.count(rcode)
+	return bareHeader(out, in, rcode)
+}
+
+func bareHeader(out, in []byte, rcode int) []byte {
 	n := copy(out, in[:headerLen])
 	out[2] = bitQR | in[2]&^(bitQR|bitAA|0x02)
 	out[3] = in[3]&bitCD | byte(rcode)
 	clear(out[4:n])
-	s.stats.count(rcode)
 	return out[:n]
 }
 
-// echo answers with the header, the question as it came, if it can be found, and an OPT record if one came with it (RFC 6891, 6.1.1). That is
-// never longer than what came.
+// echo answers with what came and a response code.
 func (s *Server) echo(out, in []byte, rcode int) []byte {
-	b := s.header(out, in, rcode)
+	s.stats.count(rcode)
+	return mirror(out, in, rcode)
+}
+
+// mirror makes an answer of the header, the question as it came, if it can be found, and an OPT record if one came with it (RFC 6891, 6.1.1). That is
+// never longer than what came.
+func mirror(out, in []byte, rcode int) []byte {
+	b := bareHeader(out, in, rcode)
 	if in[4] != 0 || in[5] != 1 {
 		return b
 	}

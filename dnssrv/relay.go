@@ -19,8 +19,8 @@ var (
 	errLongName   = errors.New("its DNAME makes a name that is too long")
 )
 
-// run asks the resolvers and gives the answer, in less than two seconds.
-func (s *Server) run(ctx context.Context, j *job) []byte {
+// run asks the resolvers and gives the answer, in less than two seconds. answered says that it is theirs.
+func (s *Server) run(ctx context.Context, j *job) (b []byte, answered bool) {
 	t, qtype := j.table, j.req.Question[0].Qtype
 	deadline := time.Now().Add(s.forward.timeout)
 	r := j.res
@@ -36,17 +36,21 @@ func (s *Server) run(ctx context.Context, j *job) []byte {
 		}
 		q := dns.Question{Name: asked.next, Qtype: qtype, Qclass: dns.ClassINET}
 		if err := s.forward.exchange(ctx, deadline, t.forward[asked.zone], q, take); err != nil {
+			if cause := context.Cause(ctx); errors.Is(cause, errShed) {
+				s.stats.forwardShed.Add(1)
+				return s.fail(j, errShed.Error()), false
+			}
 			s.stats.forwardFailed.Add(1)
 			if ctx.Err() == nil {
 				s.miss(t, j.client, dns.CanonicalName(asked.next), qtype)
 			}
-			return s.fail(j, err.Error())
+			return s.fail(j, err.Error()), false
 		}
 	}
 	if r.miss != "" {
 		s.miss(t, j.client, r.miss, qtype)
 	}
-	return s.finish(j, r)
+	return s.finish(j, r), true
 }
 
 // finish packs what was found. Only parts of it may be ours, so that it is not authoritative as a whole; and we never

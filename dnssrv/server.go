@@ -20,7 +20,7 @@ type Config struct {
 	// questions about services and zones of names that are here. name is in lower case without the trailing dot and
 	// may be anything that fits a packet (odd bytes as \DDD, at most 1000 bytes); qtype is such as "AAAA". It is
 	// called from one goroutine per Serve call, off the packet path, through a queue of 1024: while it is busy, more
-	// misses than that are lost, and counted. It must not block for ever: Serve waits for it.
+	// misses than that are lost, and counted; so are those of addresses that are probably forged. It must not block for ever: Serve waits for it.
 	Miss func(client netip.Addr, name, qtype string)
 }
 
@@ -32,7 +32,9 @@ type Server struct {
 	misses  chan missed
 	forward *forwarder
 	stats   counters
-	conns   conns
+	conns   *conns
+	limit   *limiter
+	pressed atomic.Pointer[guard] // of the socket on which answers waited lately; nil if none did
 }
 
 type missed struct {
@@ -43,7 +45,7 @@ type missed struct {
 
 // New returns a server without a table. Until SetTable it answers SERVFAIL.
 func New(cfg Config) *Server {
-	s := &Server{log: cfg.Log, missFn: cfg.Miss, misses: make(chan missed, 1024)}
+	s := &Server{log: cfg.Log, missFn: cfg.Miss, misses: make(chan missed, 1024), limit: newLimiter(), conns: newConns()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -63,6 +65,10 @@ func (s *Server) miss(t *Table, client netip.Addr, name string, qtype uint16) {
 		return
 	}
 	s.stats.misses.Add(1)
+	if g := s.pressed.Load(); g != nil && g.doubts(client) {
+		s.stats.missesLost.Add(1) // what nobody asked for would hide what somebody did
+		return
+	}
 	select {
 	case s.misses <- missed{client, name, qtype}:
 	default:

@@ -1,10 +1,14 @@
 package dnssrv
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -13,7 +17,16 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if how := os.Getenv(serverEnv); how != "" {
+		if err := floodServer(how); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func addrs(ss ...string) []netip.Addr {
 	var out []netip.Addr
@@ -170,4 +183,37 @@ func sockets(t testing.TB, listen string) (*net.UDPConn, net.Listener) {
 		t.Fatal(err)
 	}
 	return conns[0], ln
+}
+
+// serverEnv makes the test binary a server: "ADDRESS BUFFER RATE", with the bytes that its socket may hold and
+// Spec.ResponseRate.
+const serverEnv = "DNSSRV_TEST_SERVER"
+
+// floodServer serves until its standard input ends, then prints its counts.
+func floodServer(how string) error {
+	spec := threeNodes()
+	var addr string
+	if _, err := fmt.Sscan(how, &addr, &bufferSize, &spec.ResponseRate); err != nil {
+		return fmt.Errorf("%q: %w", how, err)
+	}
+	spec.Allow = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	t, err := NewTable(spec)
+	if err != nil {
+		return err
+	}
+	s := New(Config{})
+	s.SetTable(t)
+	conns, ln, err := Listen(addr, 1)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { s.ServeUDP(ctx, conns[0]) })
+	wg.Go(func() { s.ServeTCP(ctx, ln) })
+	fmt.Println("ready")
+	bufio.NewReader(os.Stdin).ReadByte()
+	cancel()
+	wg.Wait()
+	return json.NewEncoder(os.Stdout).Encode(s.Stats())
 }

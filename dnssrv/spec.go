@@ -22,6 +22,8 @@ const (
 	maxValues    = 64
 	maxText      = 2048
 	maxResolvers = 8
+	// MaxResponseRate is the highest Spec.ResponseRate: rates are counted in tenths of a microsecond.
+	MaxResponseRate = 10_000
 )
 
 // Spec is what an answer table is built from. Names are given with or without a trailing dot, in any case.
@@ -41,6 +43,10 @@ type Spec struct {
 	TTL time.Duration
 	// Forward says which resolvers know what is not ours. The longest matching zone counts. Empty: NXDOMAIN at once.
 	Forward []Forward
+	// ResponseRate is how many answers a second that say the same one address gets over UDP before it is sent to TCP, up
+	// to 10000; five seconds' worth may come at once. Its NXDOMAIN answers may be ten times as many, all answers to its
+	// network (/24, /56) twenty times. 0: no limit.
+	ResponseRate int
 	// Allow are the clients that may ask. Empty allows nobody.
 	Allow []netip.Prefix
 }

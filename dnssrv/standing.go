@@ -12,6 +12,9 @@ import (
 const (
 	// A resolver that failed this often in a row is asked last for a while.
 	badAfter, badFor = 2, 5 * time.Second
+	// Of a resolver that comes and goes, one time is logged in as long as this: whoever asks for names that it cannot
+	// resolve, and for others, makes it look so.
+	logEvery = time.Minute
 	// dialectFor is how long a resolver is asked more simply, before it is tried again whether that is still necessary.
 	dialectFor = 15 * time.Minute
 )
@@ -29,6 +32,9 @@ var plainest = dialect{}
 type standing struct {
 	failed int // questions in a row
 	badTo  time.Time
+	logged bool      // that it does not answer
+	logAt  time.Time // the next such line comes no sooner
+	times  int       // that it did not answer since the last such line
 
 	works   bool      // it answered a question with an OPT record
 	plainTo time.Time // until then it is asked without one
@@ -85,16 +91,21 @@ func (f *forwarder) report(r netip.AddrPort, err error) {
 	defer f.mu.Unlock()
 	s := f.of(r)
 	if err == nil {
-		if s.failed >= badAfter {
+		if s.logged {
 			f.log.Info("dns resolver answers again", "resolver", r.String())
 		}
-		s.failed = 0
+		s.failed, s.logged = 0, false
 		return
 	}
+	now := f.now()
+	s.badTo = now.Add(badFor)
 	if s.failed++; s.failed == badAfter {
-		f.log.Warn("dns resolver does not answer", "resolver", r.String(), "err", err)
+		s.times++
 	}
-	s.badTo = f.now().Add(badFor)
+	if s.failed >= badAfter && !s.logged && !now.Before(s.logAt) {
+		f.log.Warn("dns resolver does not answer", "resolver", r.String(), "err", err, "times", s.times)
+		s.logged, s.logAt, s.times = true, now.Add(logEvery), 0
+	}
 }
 
 // works reports whether a resolver has answered a question with an OPT record.

@@ -17,25 +17,32 @@ type Stats struct {
 	Refused uint64
 	// Dropped packets got no answer: too short, answers themselves, too long, or not sendable.
 	Dropped uint64
+	// Unsent answers found the send buffer full. Absent ones were for addresses of the host's own networks that nobody
+	// showed to be his.
+	Unsent, Absent uint64
+	// Limited answers were beyond Spec.ResponseRate and sent as their question with TC set; Withheld ones were errors beyond
+	// it and not sent.
+	Limited, Withheld uint64
 	// Truncated answers had TC set.
 	Truncated uint64
 	// Forwarded questions were asked elsewhere; of these, ForwardFailed got no answer; ForwardShed were beyond the bound and not asked.
 	Forwarded, ForwardFailed, ForwardShed uint64
-	// Misses were reported, or lost because Config.Miss was too slow.
+	// Misses were reported, or lost because Config.Miss was too slow or the client probably forged.
 	Misses, MissesLost uint64
-	// OpenTCP connections now; RefusedTCP were beyond a bound.
-	OpenTCP    int64
-	RefusedTCP uint64
+	// OpenTCP connections now; RefusedTCP were beyond a bound; ClosedTCP were closed to make room for another client's.
+	OpenTCP               int64
+	RefusedTCP, ClosedTCP uint64
 }
 
 // counters are Stats as they are counted.
 type counters struct {
 	rcodes                                [24]atomic.Uint64 // 16 is BADVERS; the last is any other
 	fast, refused, dropped, truncated     atomic.Uint64
+	unsent, absent                        atomic.Uint64
 	forwarded, forwardFailed, forwardShed atomic.Uint64
 	misses, missesLost                    atomic.Uint64
 	openTCP                               atomic.Int64
-	refusedTCP                            atomic.Uint64
+	refusedTCP, closedTCP                 atomic.Uint64
 }
 
 func (c *counters) count(rcode int) {
@@ -48,9 +55,10 @@ func (s *Server) Stats() Stats {
 	st := Stats{
 		Answers: make(map[string]uint64),
 		Fast:    c.fast.Load(), Refused: c.refused.Load(), Dropped: c.dropped.Load(), Truncated: c.truncated.Load(),
+		Unsent: c.unsent.Load(), Absent: c.absent.Load(), Limited: s.limit.cut.Load(), Withheld: s.limit.withheld.Load(),
 		Forwarded: c.forwarded.Load(), ForwardFailed: c.forwardFailed.Load(), ForwardShed: c.forwardShed.Load(),
 		Misses: c.misses.Load() - c.missesLost.Load(), MissesLost: c.missesLost.Load(),
-		OpenTCP: c.openTCP.Load(), RefusedTCP: c.refusedTCP.Load(),
+		OpenTCP: c.openTCP.Load(), RefusedTCP: c.refusedTCP.Load(), ClosedTCP: c.closedTCP.Load(),
 	}
 	for i := range c.rcodes {
 		if n := c.rcodes[i].Load(); n > 0 {

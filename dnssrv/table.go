@@ -28,6 +28,7 @@ type Table struct {
 
 	forward map[string][]netip.AddrPort // by canonical zone; resolvers that are not ourselves
 	allow   []netip.Prefix
+	cost    ticks // rateCost of Spec.ResponseRate
 
 	// Packed answers, by lower-case wire name; see fast.go.
 	hot    map[string]*hot
@@ -80,6 +81,11 @@ func NewTable(spec Spec) (*Table, error) {
 		return nil, fmt.Errorf("dns.ttl must be between 1s and 1h, got %q", ttl)
 	}
 	t.ttl = uint32(ttl / time.Second)
+	if spec.ResponseRate < 0 || spec.ResponseRate > MaxResponseRate {
+		return nil, fmt.Errorf(
+			"dns.response_rate must be between 0 (no limit) and %d, got %d", MaxResponseRate, spec.ResponseRate)
+	}
+	t.cost = rateCost(spec.ResponseRate)
 	for _, p := range spec.Allow {
 		if !p.IsValid() {
 			return nil, fmt.Errorf("dns.allow must be a list of networks, got %q", p)

@@ -14,53 +14,22 @@ import (
 
 // Bounds on TCP (RFC 7766 §6).
 const (
-	// maxConns at once, and of one client. Pods' resolvers behind one node's address share that node's.
-	maxConns, maxConnsPerClient = 1024, 128
-	// A whole message must have come within this after the answer before it: a client that sends byte by byte gains nothing by it.
+	// maxConns at once, of one client, and of one IPv6 network (/64). Pods' resolvers behind one node's address share that
+	// node's.
+	maxConns, maxConnsPerClient, maxConnsPerNetwork = 1024, 128, 512
+	// A whole message must have come within this after the answer before it: a client that sends byte by byte gains
+	// nothing by it.
 	idleTimeout = 10 * time.Second
 	// crowdedTimeout replaces it when half the connections are taken.
 	crowdedTimeout = 2 * time.Second
 	// writeTimeout bounds a client that does not read.
 	writeTimeout = 5 * time.Second
+	// tcpReadBuffer and tcpWriteBuffer are what the kernel keeps for a connection. Otherwise it keeps megabytes for a
+	// client that reads quickly at first and then no more.
+	tcpReadBuffer, tcpWriteBuffer = 16 << 10, 128 << 10
 	// pipelined questions of one connection may be with resolvers at once; then reading waits.
 	pipelined = 16
 )
-
-// conns counts open connections by client.
-type conns struct {
-	mu    sync.Mutex
-	total int
-	by    map[netip.Addr]int
-}
-
-func (c *conns) acquire(client netip.Addr) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.total >= maxConns || c.by[client] >= maxConnsPerClient {
-		return false
-	}
-	if c.by == nil {
-		c.by = make(map[netip.Addr]int)
-	}
-	c.total++
-	c.by[client]++
-	return true
-}
-
-func (c *conns) release(client netip.Addr) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.total--
-	if c.by[client]--; c.by[client] == 0 {
-		delete(c.by, client)
-	}
-}
-
-func (c *conns) crowded() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.total > maxConns/2
-}
 
 // ServeTCP answers on ln until ctx is done, then closes ln and all connections, waits for them and returns nil. Several may run.
 func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
@@ -74,7 +43,7 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 	if s.missFn != nil {
 		wg.Go(func() { s.reportMisses(runCtx) })
 	}
-	wait := time.Millisecond
+	wait, failed := time.Millisecond, 0
 	for {
 		c, err := ln.Accept()
 		if err != nil {
@@ -84,8 +53,10 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 			if errors.Is(err, net.ErrClosed) {
 				return err
 			}
-			// Out of descriptors, or a client that went before it was taken.
-			s.log.Warn("dns connection not accepted", "addr", ln.Addr().String(), "err", err)
+			// Out of descriptors, or a client that went before it was taken. One line at the first, second, fourth, eighth …
+			if failed++; failed&(failed-1) == 0 {
+				s.log.Warn("dns connection not accepted", "addr", ln.Addr().String(), "err", err, "failed", failed)
+			}
 			select {
 			case <-time.After(wait):
 			case <-ctx.Done():
@@ -105,22 +76,34 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 			c.Close()
 			continue
 		}
-		if !s.conns.acquire(client) {
+		if t, ok := c.(*net.TCPConn); ok {
+			t.SetReadBuffer(tcpReadBuffer)
+			t.SetWriteBuffer(tcpWriteBuffer)
+		}
+		connCtx, closeConn := context.WithCancel(runCtx)
+		p, evicted := s.conns.acquire(client, closeConn)
+		if p == nil {
+			closeConn()
 			s.stats.refusedTCP.Add(1)
 			c.Close()
 			continue
 		}
+		if evicted {
+			s.stats.closedTCP.Add(1)
+		}
 		s.stats.openTCP.Add(1)
 		wg.Go(func() {
 			defer s.stats.openTCP.Add(-1)
-			defer s.conns.release(client)
-			s.serveConn(runCtx, c, client)
+			defer s.conns.release(p)
+			defer closeConn()
+			s.serveConn(connCtx, c, p)
 		})
 	}
 }
 
-// serveConn answers one connection's questions: those of the table in order, forwarded ones as they come (RFC 7766 §6.2.1.1).
-func (s *Server) serveConn(ctx context.Context, c net.Conn, client netip.Addr) {
+// serveConn answers one connection's questions: those of the table in order, forwarded ones as they come (RFC 7766
+// §6.2.1.1).
+func (s *Server) serveConn(ctx context.Context, c net.Conn, p *place) {
 	defer c.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -134,19 +117,25 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, client netip.Addr) {
 		writing.Lock()
 		defer writing.Unlock()
 		// Length and message in one write: some clients read them as one segment (RFC 7766 §8).
+		s.limit.prove(p.client, s.limit.now()) // first: its next question over UDP may come at once
 		msg := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(b)), uint16(len(b)))
 		c.SetWriteDeadline(time.Now().Add(writeTimeout))
 		if _, err := c.Write(append(msg, b...)); err != nil {
+			if t, ok := c.(*net.TCPConn); ok {
+				t.SetLinger(0) // the kernel need not keep what nobody reads
+			}
 			c.Close()
+			return
 		}
+		s.conns.served(p)
 	}
 	slots := make(chan struct{}, pipelined)
 	r := bufio.NewReaderSize(c, 512)
 	in, out := make([]byte, 0, 512), make([]byte, maxUDP)
 	for {
-		timeout := idleTimeout
+		timeout := s.conns.idle
 		if s.conns.crowded() {
-			timeout = crowdedTimeout
+			timeout = min(timeout, crowdedTimeout)
 		}
 		c.SetReadDeadline(time.Now().Add(timeout))
 		var length [2]byte
@@ -165,18 +154,22 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, client netip.Addr) {
 		if _, err := io.ReadFull(r, in[:n]); err != nil {
 			break
 		}
-		resp, j := s.handle(s.table.Load(), out, in[:n], client, false)
+		p.busy.Add(1)
+		resp, j := s.handle(s.table.Load(), out, in[:n], p.client, false)
+		done := func() { p.busy.Add(-1) }
 		if j != nil {
 			select {
 			case slots <- struct{}{}:
 			case <-ctx.Done():
 				return
 			}
-			resp = s.start(ctx, j, &forwards, send, func() { <-slots })
+			resp = s.start(ctx, j, &forwards, send, func() { <-slots; p.busy.Add(-1) })
+			done = func() {}
 		}
 		if resp != nil {
 			send(resp)
 		}
+		done()
 	}
 	// A client may close its side after its last question and still read: forwards end first.
 	forwards.Wait()

@@ -1,6 +1,7 @@
 package dnssrv
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,8 +16,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// batch is how many packets one system call takes or gives.
-const batch = 64
+const (
+	// batch is how many packets one system call takes or gives.
+	batch = 64
+	// maxWorkers of one socket. All but the first help when fullBatches were full one after another.
+	maxWorkers, fullBatches = 4, 32
+)
+
+// dontWait makes a call return at once if the kernel has no room (complete_dontwait.go of x/net heeds it).
+const dontWait = unix.MSG_DONTWAIT
+
+// full says whether the kernel had no room for what was to be sent.
+func full(err error) bool { return isAny(err, unix.EAGAIN, unix.ENOBUFS) }
 
 // past is a deadline that ends a read at once.
 var past = time.Unix(1, 0)
@@ -35,27 +46,30 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	if local.IP.IsUnspecified() {
 		return fmt.Errorf("dns socket %s must be bound to one address: answers would leave from another than was asked", local)
 	}
-	if err := raiseBuffer(conn); err != nil {
-		s.log.Debug("dns receive buffer stays as it is", "addr", local.String(), "err", err)
+	if err := raiseBuffers(conn); err != nil {
+		s.log.Debug("dns buffers stay as they are", "addr", local.String(), "err", err)
 	}
 	var bc batchConn = ipv4.NewPacketConn(conn)
 	if local.IP.To4() == nil {
 		bc = ipv6.NewPacketConn(conn)
 	}
 
+	out := newSender(s, conn, bc, newGuard(time.Now, lookAround))
+
 	// Workers read while ctx lives; forwards and the reporting of misses may outlast them, but not this call.
 	runCtx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(runCtx, func() { conn.SetReadDeadline(past) })
 	defer stop()
-	var forwards, workers, reporter sync.WaitGroup
+	var forwards, workers, others sync.WaitGroup
 	if s.missFn != nil {
-		reporter.Go(func() { s.reportMisses(runCtx) })
+		others.Go(func() { s.reportMisses(runCtx) })
 	}
+	others.Go(func() { out.run(runCtx) })
 	errs := make(chan error, 1)
-	// More than one, so that one packs answers while another is in the system call.
-	for range min(runtime.GOMAXPROCS(0), 4) {
+	serve := func(loop func(w *worker) error) {
+		w := newWorker(s, bc, out, clientOf(local), &forwards)
 		workers.Go(func() {
-			if err := s.serveUDP(runCtx, conn, bc, &forwards); err != nil {
+			if err := loop(w); err != nil {
 				select {
 				case errs <- fmt.Errorf("dns socket %s: %w", local, err):
 				default:
@@ -64,10 +78,17 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 			}
 		})
 	}
+	// One worker reads: each that waits beside it costs a thread's wake-up a batch, which is a fifth of all CPU. Others
+	// help when it does not keep up.
+	more := make(chan struct{})
+	serve(func(w *worker) error { return w.serve(runCtx, more) })
+	for range min(runtime.GOMAXPROCS(0), maxWorkers) - 1 {
+		serve(func(w *worker) error { return w.help(runCtx, more) })
+	}
 	workers.Wait()
 	cancel()
+	others.Wait() // first: what the guard held may be a question that it forwards
 	forwards.Wait()
-	reporter.Wait()
 	select {
 	case err := <-errs:
 		return err
@@ -76,83 +97,181 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	}
 }
 
-// serveUDP is one worker: it owns its buffers, the socket is shared.
-func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, bc batchConn, forwards *sync.WaitGroup) error {
-	in, out := make([]ipv4.Message, batch), make([]ipv4.Message, 0, batch)
-	ins, outs := make([]byte, batch*maxQuery), make([]byte, batch*maxUDP)
-	for i := range in {
-		in[i].Buffers = [][]byte{ins[i*maxQuery : (i+1)*maxQuery]}
+// worker reads questions and sends answers: it owns its buffers, the socket is shared.
+type worker struct {
+	s        *Server
+	conn     batchConn
+	out      *sender
+	local    netip.Addr
+	forwards *sync.WaitGroup
+
+	in, ready []ipv4.Message
+	answers   []byte           // of batch answers
+	bufs      [batch][1][]byte // what ready's messages point to
+	failed    int              // reads in a row
+	sent      int              // since the last sample
+}
+
+func newWorker(s *Server, conn batchConn, out *sender, local netip.Addr, forwards *sync.WaitGroup) *worker {
+	w := &worker{
+		s: s, conn: conn, out: out, local: local, forwards: forwards,
+		in: make([]ipv4.Message, batch), ready: make([]ipv4.Message, 0, batch), answers: make([]byte, batch*maxUDP),
 	}
-	bufs := make([][1][]byte, batch)
-	failed := 0
-	for {
-		n, err := bc.ReadBatch(in, 0)
-		switch {
-		case ctx.Err() != nil:
+	questions := make([]byte, batch*maxQuery)
+	for i := range w.in {
+		w.in[i].Buffers = [][]byte{questions[i*maxQuery : (i+1)*maxQuery]}
+	}
+	return w
+}
+
+// serve answers until ctx is done, and says on more, if anybody listens, when it does not keep up.
+func (w *worker) serve(ctx context.Context, more chan<- struct{}) error {
+	for row := 0; ; {
+		n, err := w.once(ctx, 0)
+		if ctx.Err() != nil {
 			return nil
-		case errors.Is(err, net.ErrClosed):
+		}
+		if err != nil {
 			return err
-		case err != nil:
-			// The kernel reports another packet's trouble, or is out of memory; a socket that only fails is broken.
-			if failed++; failed > 100 {
-				return err
-			}
-			continue
 		}
-		failed = 0
-		t := s.table.Load()
-		out = out[:0]
-		for i := range in[:n] {
-			m := &in[i]
-			addr, ok := m.Addr.(*net.UDPAddr)
-			if !ok || m.Flags&unix.MSG_TRUNC != 0 || addr.Port == 0 {
-				s.stats.dropped.Add(1)
-				continue
-			}
-			client := clientOf(addr)
-			buf := outs[len(out)*maxUDP : (len(out)+1)*maxUDP]
-			resp, j := s.handle(t, buf, m.Buffers[0][:m.N], client, true)
-			if j != nil {
-				resp = s.start(ctx, j, forwards, func(b []byte) {
-					if _, err := conn.WriteToUDP(b, addr); err != nil {
-						s.stats.dropped.Add(1)
-					}
-				}, func() {})
-			}
-			if resp == nil {
-				continue
-			}
-			k := len(out)
-			bufs[k][0] = resp
-			out = append(out, ipv4.Message{Buffers: bufs[k][:], Addr: m.Addr})
+		if row++; n < batch {
+			row = 0
 		}
-		for rest := out; len(rest) > 0; {
-			n, err := bc.WriteBatch(rest, 0)
-			if err != nil || n <= 0 {
-				if ctx.Err() != nil {
-					return nil
-				}
-				// The first of rest cannot be sent (no route, filtered); the others can.
-				s.stats.dropped.Add(1)
-				n = 1
+		if row >= fullBatches {
+			select {
+			case more <- struct{}{}:
+			default:
 			}
-			rest = rest[n:]
 		}
 	}
 }
 
-// start asks elsewhere in a goroutine and sends what comes, or gives SERVFAIL at once if too much is in flight. Either way it calls done at the end.
+// help answers what waits, whenever there is more.
+func (w *worker) help(ctx context.Context, more <-chan struct{}) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-more:
+		}
+		for n := batch; n == batch && ctx.Err() == nil; {
+			var err error
+			if n, err = w.once(ctx, dontWait); err != nil && ctx.Err() == nil {
+				return err
+			}
+		}
+	}
+}
+
+// once answers one batch of questions, waiting for the first unless flags say otherwise. An error means that the socket
+// is broken.
+func (w *worker) once(ctx context.Context, flags int) (n int, err error) {
+	n, err = w.conn.ReadBatch(w.in, flags)
+	switch {
+	case err == nil:
+		w.failed = 0
+	case ctx.Err() != nil, flags&dontWait != 0 && full(err):
+		return 0, nil
+	case errors.Is(err, net.ErrClosed):
+		return 0, err
+	default:
+		// The kernel reports another packet's trouble, or is out of memory; a socket that only fails is broken.
+		if w.failed++; w.failed > 100 {
+			return 0, err
+		}
+		return 0, nil
+	}
+	s, o := w.s, w.out
+	t := s.table.Load()
+	now := s.limit.now()
+	guarded := o.guard.on()
+	w.ready = w.ready[:0]
+	for i := range w.in[:n] {
+		m := &w.in[i]
+		addr, ok := m.Addr.(*net.UDPAddr)
+		if !ok || m.Flags&unix.MSG_TRUNC != 0 || addr.Port == 0 {
+			s.stats.dropped.Add(1)
+			continue
+		}
+		client, k := clientOf(addr), len(w.ready)
+		buf, query := w.answers[k*maxUDP:(k+1)*maxUDP], m.Buffers[0][:m.N]
+		resp, j := s.handle(t, buf, query, client, true)
+		resp, j = s.limited(t, buf, query, resp, j, client, w.local, now)
+		if guarded && (resp != nil || j != nil) && o.guard.doubts(client) {
+			o.hold(held{client, w.later(ctx, bytes.Clone(resp), j, addr, client)})
+			continue
+		}
+		if j != nil {
+			resp = s.start(ctx, j, w.forwards, func(b []byte) { o.late(b, addr, client) }, func() {})
+		}
+		if resp == nil {
+			continue
+		}
+		w.bufs[k][0] = resp
+		w.ready = append(w.ready, ipv4.Message{Buffers: w.bufs[k][:], Addr: addr})
+	}
+	o.batch(w.ready)
+	if w.sent += len(w.ready); w.sent >= sampleEvery {
+		w.sent = 0
+		o.sample()
+	}
+	return n, nil
+}
+
+// later does what once would have done, with an answer or a question that others must be asked.
+func (w *worker) later(ctx context.Context, resp []byte, j *job, addr net.Addr, client netip.Addr) func() {
+	return func() {
+		if j != nil {
+			resp = w.s.start(ctx, j, w.forwards, func(b []byte) { w.out.late(b, addr, client) }, func() {})
+		}
+		if resp != nil {
+			w.out.one(resp, addr)
+		}
+	}
+}
+
+// limited applies the rates to an answer, or to a question that must be asked elsewhere.
+func (s *Server) limited(
+	t *Table, buf, query, resp []byte, j *job, client, local netip.Addr, now ticks,
+) ([]byte, *job) {
+	if t == nil || t.cost == 0 {
+		return resp, j
+	}
+	v := sendIt
+	switch {
+	case j != nil:
+		v = s.limit.judgeForward(client, local, t.cost, now)
+	case resp != nil:
+		v = s.limit.judge(resp, client, local, t.cost, now)
+	}
+	switch v {
+	case cutIt:
+		return shrink(buf, query), nil
+	case dropIt:
+		return nil, nil
+	}
+	return resp, j
+}
+
+// start asks elsewhere in a goroutine and sends what comes, or gives SERVFAIL at once if too much is in flight. Either
+// way it calls done at the end.
 func (s *Server) start(ctx context.Context, j *job, wg *sync.WaitGroup, send func([]byte), done func()) []byte {
-	if !s.forward.acquire(j.client) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	fl := s.forward.begin(j.client, cancel)
+	if fl == nil {
 		defer done()
+		cancel(nil)
 		s.stats.forwardShed.Add(1)
-		return s.fail(j, "too many questions are being forwarded")
+		return s.fail(j, errShed.Error())
 	}
 	s.stats.forwarded.Add(1)
 	wg.Go(func() {
 		defer done()
-		defer s.forward.release(j.client)
-		if b := s.run(ctx, j); b != nil {
+		defer cancel(nil)
+		b, answered := s.run(ctx, j)
+		// Before the answer is sent: a client that does not read must not keep the place.
+		s.forward.end(fl, answered)
+		if b != nil {
 			send(b)
 		}
 	})

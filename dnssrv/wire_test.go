@@ -460,29 +460,32 @@ func TestSocketClosedByOthersEndsServe(t *testing.T) {
 	}
 }
 
-func TestReceiveBufferIsRaisedAndNeverLowered(t *testing.T) {
+func TestBuffersAreRaisedAndNeverLowered(t *testing.T) {
 	conn, ln := sockets(t, "127.0.0.1:0")
 	defer conn.Close()
 	defer ln.Close()
-	size := func() (n int) {
-		raw, err := conn.SyscallConn()
-		if err != nil {
-			t.Fatal(err)
-		}
-		raw.Control(func(fd uintptr) { n, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF) })
-		if err != nil {
+	size := func(option int) (n int) {
+		t.Helper()
+		if err := control(conn, func(fd int) (err error) {
+			n, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
+			return err
+		}); err != nil {
 			t.Fatal(err)
 		}
 		return n
 	}
 	for range 2 {
-		before := size()
-		if err := raiseBuffer(conn); err != nil {
+		receive, send := size(unix.SO_RCVBUF), size(unix.SO_SNDBUF)
+		if err := raiseBuffers(conn); err != nil {
 			t.Fatal(err)
 		}
-		if size() < before {
-			t.Errorf("want at least %d bytes, got %d", before, size())
+		if size(unix.SO_RCVBUF) < receive || size(unix.SO_SNDBUF) < send {
+			t.Errorf("want at least %d and %d bytes, got %d and %d",
+				receive, send, size(unix.SO_RCVBUF), size(unix.SO_SNDBUF))
 		}
+	}
+	if got, err := sendBuffer(conn); err != nil || got != size(unix.SO_SNDBUF) {
+		t.Errorf("got %d, %v", got, err)
 	}
 }
 
@@ -529,56 +532,132 @@ func TestTCPPipelining(t *testing.T) {
 }
 
 func TestTCPGarbageIsClosed(t *testing.T) {
-	r := start(t, threeNodes())
-	for _, b := range [][]byte{{0, 0}, {0, 5, 1, 2, 3, 4, 5}, {0xff, 0xff}, []byte("GET / HTTP/1.1\r\n\r\n")} {
+	r := startOn(t, "127.0.0.1:0", threeNodes(), func(s *Server) { s.conns.idle = 24 * time.Hour }) // so it was not that
+	for i, b := range [][]byte{{0, 0}, {0, 5, 1, 2, 3, 4, 5}, {0xff, 0xff}, []byte("GET / HTTP/1.1\r\n\r\n")} {
 		c, err := net.Dial("tcp", r.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.Write(b)
-		c.SetReadDeadline(time.Now().Add(idleTimeout - time.Second))
+		c.SetReadDeadline(time.Now().Add(10 * time.Minute)) // ends what hangs
 		if n, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%q: want a closed connection, read %d bytes, %v", b, n, err)
 		}
 		c.Close()
+		if got := r.Stats().Dropped; got != uint64(i+1) {
+			t.Errorf("%q: want it counted as dropped, got %d", b, got)
+		}
 	}
 }
 
-func TestTCPConnectionsPerClientAreBounded(t *testing.T) {
-	r := start(t, threeNodes())
-	open := func(client string) *dns.Conn {
-		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}}).Dial("tcp", r.addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		c.SetDeadline(time.Now().Add(2 * time.Minute))
-		return &dns.Conn{Conn: c}
+// tapped remembers what is accepted.
+type tapped struct {
+	net.Listener
+	conns chan *net.TCPConn
+}
+
+func (l tapped) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.conns <- c.(*net.TCPConn)
 	}
-	works := func(co *dns.Conn) error {
-		if err := co.WriteMsg(question("docker.io", dns.TypeA)); err != nil {
+	return c, err
+}
+
+// The kernel keeps little for a connection, whatever its client does.
+func TestTCPBuffersAreSmall(t *testing.T) {
+	s := New(Config{})
+	s.SetTable(table(t, threeNodes()))
+	conn, ln := sockets(t, "127.0.0.1:0")
+	defer conn.Close()
+	l := tapped{ln, make(chan *net.TCPConn, 1)}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { s.ServeTCP(ctx, l) })
+	defer wg.Wait()
+	defer cancel()
+	r := &running{Server: s, t: t, addr: ln.Addr().String()}
+	if err := works(r.tcpFrom("127.0.0.1")); err != nil {
+		t.Fatal(err)
+	}
+	c := <-l.conns
+	for option, most := range map[int]int{unix.SO_RCVBUF: 2 * tcpReadBuffer, unix.SO_SNDBUF: 2 * tcpWriteBuffer} {
+		if err := control(c, func(fd int) error {
+			got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
+			if got > most {
+				t.Errorf("option %d: want at most %d bytes, got %d", option, most, got)
+			}
 			return err
+		}); err != nil {
+			t.Error(err)
 		}
-		_, err := co.ReadMsg()
+	}
+}
+
+// tcpFrom opens a connection from a loopback address.
+func (r *running) tcpFrom(client string) *dns.Conn {
+	r.t.Helper()
+	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}}).Dial("tcp", r.addr)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(10 * time.Minute))
+	return &dns.Conn{Conn: c}
+}
+
+func works(co *dns.Conn) error {
+	if err := co.WriteMsg(question("docker.io", dns.TypeA)); err != nil {
 		return err
 	}
-	for i := range maxConnsPerClient {
-		if err := works(open("127.0.0.1")); err != nil {
-			t.Fatalf("connection %d: %v", i, err)
-		}
-	}
-	if err := works(open("127.0.0.1")); err == nil {
-		t.Error("want no more connections for this client")
-	}
-	if err := works(open("127.0.0.2")); err != nil {
-		t.Errorf("another client must not suffer: %v", err)
-	}
-	if s := r.Stats(); s.OpenTCP != maxConnsPerClient+1 || s.RefusedTCP != 1 {
-		t.Errorf("got %+v", s)
-	}
-	r.stop()
-	if s := r.Stats(); s.OpenTCP != 0 || r.conns.total != 0 || len(r.conns.by) != 0 {
-		t.Errorf("connections are still counted: %+v", s)
+	_, err := co.ReadMsg()
+	return err
+}
+
+// A few addresses take all connections and keep them. Whoever comes then gets in, at the expense of who has most.
+func TestTCPNewcomersGetIn(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		hog  func(t *testing.T, co *dns.Conn)
+	}{
+		{"connections that ask nothing", func(*testing.T, *dns.Conn) {}},
+		{"connections that asked once", func(t *testing.T, co *dns.Conn) {
+			if err := works(co); err != nil {
+				t.Error(err)
+			}
+		}},
+		{"half a question", func(_ *testing.T, co *dns.Conn) { co.Conn.Write([]byte{0, 40, 1, 2, 3}) }},
+		{"questions that wait for resolvers", func(_ *testing.T, co *dns.Conn) {
+			co.WriteMsg(question("www.slow.example", dns.TypeA))
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			const most, share = 36, 5
+			r := startOn(t, "127.0.0.1:0", forwardTo(threeNodes(), "slow.example", newResolver(t, silent)), func(s *Server) {
+				s.conns.max, s.conns.perClient, s.conns.idle = most, share, 24*time.Hour
+				s.forward.timeout = time.Hour
+			})
+			// One of them is quite idle: it is not what keeps the others out.
+			for i := range most {
+				tt.hog(t, r.tcpFrom(fmt.Sprintf("127.0.1.%d", 1+i/share)))
+			}
+			for r.Stats().OpenTCP < most {
+				time.Sleep(time.Millisecond)
+			}
+			for i := range most / 2 {
+				if err := works(r.tcpFrom(fmt.Sprintf("127.0.2.%d", 1+i))); err != nil {
+					t.Fatalf("newcomer %d: %v", i, err)
+				}
+			}
+			if s := r.Stats(); s.ClosedTCP != most/2 || s.RefusedTCP != 0 {
+				t.Errorf("got %+v", s)
+			}
+			r.stop()
+			if s := r.Stats(); s.OpenTCP != 0 || len(r.conns.open)+len(r.conns.by)+len(r.conns.nets) != 0 {
+				t.Errorf("connections are still counted: %+v", s)
+			}
+		})
 	}
 }
 
@@ -589,7 +668,7 @@ func TestTCPDeadlineIsForTheWholeMessage(t *testing.T) {
 	s := New(Config{})
 	s.SetTable(table(t, spec))
 	c := &lorisConn{bytes: append([]byte{0, 40}, make([]byte, 100)...), addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}}
-	s.serveConn(t.Context(), c, netip.MustParseAddr("127.0.0.1"))
+	s.serveConn(t.Context(), c, &place{client: netip.MustParseAddr("127.0.0.1")})
 	if c.deadlines != 1 || c.read != 30 {
 		t.Errorf("want one deadline for all of a message's bytes, got %d after %d bytes", c.deadlines, c.read)
 	}

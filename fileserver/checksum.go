@@ -53,7 +53,7 @@ func (s *Server) sendSum(w http.ResponseWriter, r *http.Request, h held, name st
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("ETag", `"`+digestOf(text)+`"`)
-	http.ServeContent(w, r, "", h.mod, strings.NewReader(text))
+	http.ServeContent(w, BoundRanges(r, int64(len(text))), "", h.mod, strings.NewReader(text))
 }
 
 // sumText is the content of a checksum file of h, which is called name there.

@@ -16,7 +16,7 @@ import (
 
 const (
 	pageSize = 1000 // entries on one page of a listing
-	patience = 64   // files of one subdirectory that a listing steps over one by one before it seeks behind it
+	patience = 8    // files of one subdirectory that a listing steps over one by one before it seeks behind it
 )
 
 // List yields the files whose canonical URL begins with prefix ("" for all; "https://" may be left out, or a part of an element stand at the end), in
@@ -28,16 +28,31 @@ func (s *Server) List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 			yield(Info{}, err)
 			return
 		}
-		dir := "."
+		dir, part := ".", begin // the last element may be a part of one
 		if i := strings.LastIndexByte(begin, '/'); i >= 0 {
-			dir = begin[:i]
+			dir, part = begin[:i], begin[i+1:]
 		}
-		for name, fi := range s.cfg.Tree.Walk(dir, "") {
+		from := ""
+		if part != "" && fs.ValidPath(begin) {
+			from = begin
+			if fi, err := s.cfg.Tree.Stat(begin); err == nil { // the walk begins behind it
+				if h, ok := holding(begin, fi); ok && !yield(h.info(), nil) {
+					return
+				}
+			}
+		}
+		for name, fi := range s.cfg.Tree.Walk(dir, from) {
 			if err := ctx.Err(); err != nil {
 				yield(Info{}, fmt.Errorf("list %s: %w", prefix, err))
 				return
 			}
-			if h, ok := holding(name, fi); ok && strings.HasPrefix(name, begin) && !yield(h.info(), nil) {
+			if !strings.HasPrefix(name, begin) {
+				if from != "" {
+					return // those that begin so stand together
+				}
+				continue
+			}
+			if h, ok := holding(name, fi); ok && !yield(h.info(), nil) {
 				return
 			}
 		}
@@ -107,13 +122,24 @@ func (s *Server) listOrigins(w http.ResponseWriter, r *http.Request) {
 	after := r.URL.Query().Get("after")
 	page := &listing{URL: "/"}
 	page.Entries, page.Next = s.entries(".", after)
-	for _, origin := range s.cfg.Origins() {
-		at, held := slices.BinarySearchFunc(page.Entries, origin, func(e entry, origin string) int {
-			return strings.Compare(strings.TrimSuffix(e.Name, "/"), origin)
-		})
-		if !held && origin > after && (page.Next == "" || at < len(page.Entries)) {
-			page.Entries = slices.Insert(page.Entries, at, entry{Name: origin + "/", Dir: true, href: "./" + escape(origin) + "/"})
+	host := func(e entry) string { return strings.TrimSuffix(e.Name, "/") }
+	held := map[string]bool{}
+	last := "" // of the page; "" when nothing follows
+	for _, e := range page.Entries {
+		held[host(e)] = true
+		if page.Next != "" {
+			last = host(e)
 		}
+	}
+	for _, origin := range s.cfg.Origins() {
+		if !held[origin] && origin > after && (last == "" || origin < last) {
+			page.Entries = append(page.Entries, entry{Name: origin + "/", Dir: true, href: "./" + escape(origin) + "/"})
+		}
+	}
+	slices.SortFunc(page.Entries, func(a, b entry) int { return strings.Compare(host(a), host(b)) })
+	if len(page.Entries) > pageSize {
+		page.Entries = page.Entries[:pageSize]
+		page.Next = "?after=" + url.QueryEscape(host(page.Entries[pageSize-1]))
 	}
 	page.write(w, r)
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"iter"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -181,6 +182,22 @@ func TestListingsArePaged(t *testing.T) {
 	}
 }
 
+// walked counts what is walked over.
+type walked struct {
+	Tree
+	n int
+}
+
+func (w *walked) Walk(dir, after string) iter.Seq2[string, fs.FileInfo] {
+	return func(yield func(string, fs.FileInfo) bool) {
+		for name, fi := range w.Tree.Walk(dir, after) {
+			if w.n++; !yield(name, fi) {
+				return
+			}
+		}
+	}
+}
+
 func TestList(t *testing.T) {
 	f := start(t)
 	urls := []string{"https://files.test/", "https://files.test/a+b", "https://files.test/a/b?x", "https://files.test/a/c", "https://github.com/x", "https://pages.test/y"}
@@ -206,6 +223,17 @@ func TestList(t *testing.T) {
 			t.Errorf("%q: %q, want %q", prefix, got, wanted)
 		}
 	}
+	// What lies before and behind the prefix is not walked over.
+	w := &walked{Tree: f.tree}
+	cfg := f.config(t)
+	cfg.Tree = w
+	for range New(cfg).List(t.Context(), "https://files.test/a/") {
+	}
+	for range New(cfg).List(t.Context(), "git") {
+	}
+	if w.n > 4 { // those two and that one, and one behind it
+		t.Errorf("%d files walked over for three", w.n)
+	}
 	for range f.List(t.Context(), "") {
 		break
 	}
@@ -220,5 +248,47 @@ func TestList(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Error(info, err)
 		}
+	}
+}
+
+// TestManyOrigins: the list of origins comes in pages too, each once, held or not.
+func TestManyOrigins(t *testing.T) {
+	f := start(t)
+	var want []string
+	for i := range 2*pageSize + 10 {
+		want = append(want, fmt.Sprintf("h%05d.test/", i))
+	}
+	f.put(t, "https://files.test/a", "a")
+	want = append(want, "files.test/")
+	cfg := f.config(t)
+	cfg.Origins = func() []string {
+		var list []string
+		for _, w := range slices.Backward(want) { // in the order of resolution, which is none of names
+			list = append(list, strings.TrimSuffix(w, "/"))
+		}
+		return list
+	}
+	s := New(cfg)
+	var got []string
+	for target := "/"; target != ""; {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", target, nil)
+		r.Header.Set("Accept", "application/json")
+		s.Serve(w, r, View{})
+		var page listing
+		err := json.Unmarshal(w.Body.Bytes(), &page)
+		if n := len(page.Entries); err != nil || n > pageSize || n == 0 {
+			t.Fatalf("%s: %d entries, %v", target, n, err)
+		}
+		for _, e := range page.Entries {
+			got = append(got, e.Name)
+		}
+		if target = page.Next; target != "" {
+			target = "/" + target
+		}
+	}
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("%d origins of %d", len(got), len(want))
 	}
 }

@@ -23,9 +23,6 @@ type View struct {
 	Plain bool
 }
 
-// maxRanges bounds the parts of one multi-range answer; a request for more gets the whole file (RFC 9110, section 14.2, allows that).
-const maxRanges = 32
-
 // Serve answers one request.
 //
 // 200, 206, 304, 412 and 416 are as RFC 9110 says. 302 leads to where a setting says or to a directory's slash. 400: an impossible path or wrong bytes.
@@ -266,7 +263,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h held) {
 		content = blob
 		if _, local := blob.(*os.File); !local {
 			// Bytes that are still coming from a peer can stop coming. A local file is not wrapped: that would end sendfile.
-			content = &stream{ReadSeekCloser: blob, server: s, key: h.key}
+			content = &stream{ReadSeekCloser: blob, server: s, key: h.key, client: r.RemoteAddr}
 		}
 		if name == "" {
 			// A URL that ends in a slash is a page or a script, and only its first bytes tell. Package indexes need text/html.
@@ -281,12 +278,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h held) {
 		w.Header().Set("Content-Security-Policy", "sandbox")
 	}
 	w.Header().Set("ETag", `"`+h.digest+`"`)
-	if ranges := r.Header.Get("Range"); ranges != "" && (!strings.HasPrefix(ranges, "bytes=") || strings.Count(ranges, ",") >= maxRanges) {
-		// Units that one does not know must be ignored (RFC 9110, section 14.2); net/http would answer 416.
-		r = r.Clone(r.Context())
-		r.Header.Del("Range")
-	}
-	http.ServeContent(w, r, "", h.mod, content)
+	http.ServeContent(w, BoundRanges(r, h.size), "", h.mod, content)
 }
 
 // open opens the bytes of a file. If they were collected since h was looked up, because the file was replaced just now, h becomes the new one.
@@ -308,12 +300,13 @@ type stream struct {
 	io.ReadSeekCloser
 	server *Server
 	key    string
+	client string
 }
 
 func (t *stream) Read(p []byte) (int, error) {
 	n, err := t.ReadSeekCloser.Read(p)
 	if err != nil && err != io.EOF && !errors.Is(err, context.Canceled) {
-		t.server.cfg.Log.Warn("file broke off", "url", URL(t.key), "err", err)
+		t.server.cfg.Log.Warn("file broke off", "client", t.client, "url", URL(t.key), "err", err)
 	}
 	return n, err
 }
@@ -369,7 +362,8 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Retry-After", "5")
 	}
 	if code >= 500 && r.Context().Err() == nil {
-		s.cfg.Log.Warn("file request failed", "method", r.Method, "path", clip(r.URL.Path), "status", code, "err", err)
+		s.cfg.Log.Warn("file request failed", "client", r.RemoteAddr, "method", r.Method, "path", clip(r.URL.Path),
+			"status", code, "err", err)
 	}
 	answer(w, code, text)
 }

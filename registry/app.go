@@ -103,6 +103,8 @@ func (logrusHook) Fire(e *logrus.Entry) error {
 // faults is what one request that distribution serves leaves behind (request-scoped: it travels with the request's
 // context through distribution).
 type faults struct {
+	user string // who asks
+
 	mu sync.Mutex
 	// err is what went wrong in the tree: distribution answers all of it with 500 and the internal text, so the front
 	// answers instead.
@@ -122,6 +124,14 @@ func noteFault(ctx context.Context, err error) {
 			f.err = err
 		}
 	}
+}
+
+// userIn is whose request ctx is of, "" if that is not known.
+func userIn(ctx context.Context) string {
+	if f, ok := ctx.Value(faultsKey{}).(*faults); ok {
+		return f.user
+	}
+	return ""
 }
 
 func noteWriter(ctx context.Context, w *uploadWriter) {
@@ -146,7 +156,7 @@ func (f *faults) close() error {
 // serveApp lets distribution answer the request for one of its upload paths, under the canonical name, and turns the answer back into the
 // name that the client used.
 func (r *Registry) serveApp(w http.ResponseWriter, req *http.Request, rt route) {
-	f := &faults{}
+	f := &faults{user: r.userOf(req)}
 	body := &bodyReader{ReadCloser: req.Body}
 	in := req.Clone(context.WithValue(req.Context(), faultsKey{}, f))
 	in.URL.Path, in.URL.RawPath = "/v2/"+rt.repo+"/blobs/uploads/"+rt.upload, ""
@@ -275,14 +285,6 @@ func (r *Registry) onNode(loc string) string {
 		sep = "&"
 	}
 	return loc + sep + nodeParam + "=" + url.QueryEscape(r.cfg.Node)
-}
-
-// UploadNode returns the name of the node that has the upload session which a request is for, "" if it is for none or does not say.
-func UploadNode(req *http.Request) string {
-	if !strings.Contains(req.URL.RawQuery, nodeParam+"=") || !strings.Contains(req.URL.Path, "/blobs/uploads/") {
-		return ""
-	}
-	return req.URL.Query().Get(nodeParam)
 }
 
 // outward turns a path below the canonical repository into the one that the client must ask for.

@@ -79,6 +79,20 @@ func (r *Registry) admit(w http.ResponseWriter, req *http.Request, rt route) *ap
 	return r.challenge(w, req, rt, "", errUnauthorized)
 }
 
+// userOf is the user whose credentials a request carries, which admit has looked at.
+func (r *Registry) userOf(req *http.Request) string {
+	scheme, value, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+	if strings.EqualFold(scheme, "Basic") {
+		user, _, _ := req.BasicAuth()
+		return user
+	}
+	c, err := readToken(r.cfg.TokenKey, strings.TrimSpace(value), r.cfg.Domain, r.now())
+	if err != nil {
+		return ""
+	}
+	return c.Subject
+}
+
 // action lists the actions of which a token must allow one. Deleting is part of what a user who pushes may do; some clients ask for
 // "delete", some for "*", some for "push" alone.
 func (rt route) action(method string) []string {
@@ -131,6 +145,5 @@ func (r *Registry) authenticate(req *http.Request, user, password string) *apiEr
 	case errors.Is(err, syscall.EAGAIN), req.Context().Err() != nil:
 		return errUnavailable
 	}
-	r.log.Info("a user was refused", "user", user, "remote", req.RemoteAddr, "error", err)
 	return errUnauthorized.with("wrong user or password")
 }

@@ -69,14 +69,11 @@ func (m *manifests) get(ctx context.Context, d digest.Digest, size int64) (*stor
 	if size > maxManifest {
 		return nil, fmt.Errorf("manifest %s has %d bytes, at most %d are served as a manifest: %w", d, size, maxManifest, fs.ErrInvalid)
 	}
-	if size > keepManifest {
-		select {
-		case m.large <- struct{}{}:
-			defer func() { <-m.large }()
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	leave, err := m.enter(ctx, size)
+	if err != nil {
+		return nil, err
 	}
+	defer leave()
 	body, err := m.read(ctx, d, size)
 	if err != nil {
 		return nil, err
@@ -90,6 +87,19 @@ func (m *manifests) get(ctx context.Context, d digest.Digest, size int64) (*stor
 	}
 	m.put(s)
 	return s, nil
+}
+
+// enter waits for a place for a manifest of size bytes in memory; leave gives it back.
+func (m *manifests) enter(ctx context.Context, size int64) (leave func(), err error) {
+	if size <= keepManifest {
+		return func() {}, nil
+	}
+	select {
+	case m.large <- struct{}{}:
+		return func() { <-m.large }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (m *manifests) read(ctx context.Context, d digest.Digest, size int64) ([]byte, error) {

@@ -214,7 +214,7 @@ func (d *driver) PutContent(ctx context.Context, p string, content []byte) error
 		return fail(ctx, p, d.putBlob(ctx, content, pl.digest.String(), nil))
 	case classUpload:
 		if pl.rest == "startedat" {
-			err = d.uploads.start(pl.key, string(content))
+			err = d.uploads.startFor(userIn(ctx), pl.key, string(content))
 		} else {
 			d.uploads.putState(pl.key, pl.rest, bytes.Clone(content))
 		}

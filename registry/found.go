@@ -39,13 +39,38 @@ type Found struct {
 // fs.ErrNotExist: a client would get 404; the text says why as far as that is known, and names the candidates where a tolerance found several that differ.
 // fs.ErrInvalid: repository, tag or digest can be no name.
 func (r *Registry) Resolve(ctx context.Context, repository, tag, dg string) (Found, error) {
-	rt := route{kind: kindManifest, asked: repository, reference: tag}
-	asked := repository + ":" + tag
+	rt, h, asked, err := r.foundAs(ctx, repository, tag, dg)
+	if err != nil {
+		return Found{}, err
+	}
+	f := Found{Repository: h.repo, Digest: h.digest.String()}
+	if h.lucky {
+		f.Luck = asked + " is answered with " + rt.wanted(h.repo)
+		if h.namesake {
+			f.Luck += ", which is another publisher's"
+		}
+	}
+	if err := r.describe(ctx, rt, h, &f); err != nil {
+		return Found{}, fmt.Errorf("image %s: %w", asked, err)
+	}
+	return f, nil
+}
+
+// Find is Resolve of the repository that answers alone: no manifest is read for it, except perhaps to say why there is
+// none.
+func (r *Registry) Find(ctx context.Context, repository, tag, dg string) (canonical string, err error) {
+	_, h, _, err := r.foundAs(ctx, repository, tag, dg)
+	return h.repo, err
+}
+
+// foundAs finds the manifest of a full name. asked is the name as people write it.
+func (r *Registry) foundAs(ctx context.Context, repository, tag, dg string) (rt route, h hit, asked string, err error) {
+	rt, asked = route{kind: kindManifest, asked: repository, reference: tag}, repository+":"+tag
 	if dg != "" {
 		rt.reference, asked = dg, repository+"@"+dg
 	}
-	refuse := func(fail *apiError) (Found, error) {
-		return Found{}, fmt.Errorf("image %.600s: %w", asked, fail.forPeople())
+	refuse := func(fail *apiError) (route, hit, string, error) {
+		return rt, hit{}, asked, fmt.Errorf("image %.600s: %w", asked, fail.forPeople())
 	}
 	if !validName(repository) {
 		return refuse(errNameInvalid)
@@ -72,19 +97,9 @@ func (r *Registry) Resolve(ctx context.Context, repository, tag, dg string) (Fou
 		if why == "" {
 			why = "not here"
 		}
-		return Found{}, fmt.Errorf("image %s: %s: %w", asked, why, fs.ErrNotExist)
+		return rt, hit{}, asked, fmt.Errorf("image %s: %s: %w", asked, why, fs.ErrNotExist)
 	}
-	f := Found{Repository: h.repo, Digest: h.digest.String()}
-	if h.lucky {
-		f.Luck = asked + " is answered with " + rt.wanted(h.repo)
-		if h.namesake {
-			f.Luck += ", which is another publisher's"
-		}
-	}
-	if err := r.describe(ctx, rt, h, &f); err != nil {
-		return Found{}, fmt.Errorf("image %s: %w", asked, err)
-	}
-	return f, nil
+	return rt, h, asked, nil
 }
 
 // describe reads the manifest that was found and everything that it leads to.

@@ -40,33 +40,41 @@ type Image struct {
 
 // Images yields every image in the order of names (element by element), the untagged ones of a repository behind its tags, from one
 // consistent list of names. An image that is deleted meanwhile is left out. It ends at the first error or when ctx does.
-func (r *Registry) Images(ctx context.Context) iter.Seq2[Image, error] {
+func (r *Registry) Images(ctx context.Context) iter.Seq2[Image, error] { return r.ImagesBelow(ctx, "") }
+
+// ImagesBelow is Images of the repositories whose canonical name begins with prefix. No manifest of another repository
+// is read.
+func (r *Registry) ImagesBelow(ctx context.Context, prefix string) iter.Seq2[Image, error] {
 	return func(yield func(Image, error) bool) {
+		dir := "repositories"
+		if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
+			dir = repoDir(prefix[:i])
+		}
 		var repo string
 		var c contents
-		for name, fi := range r.tree.Walk("repositories", "") {
+		for name, fi := range r.tree.Walk(dir, "") {
 			if err := ctx.Err(); err != nil {
 				yield(Image{}, err)
 				return
 			}
 			in, tag, revision, ok := r.NameOf(name)
 			l, isLink := fi.(linked)
-			if !ok || !isLink {
+			if !ok || !isLink || !strings.HasPrefix(in, prefix) {
 				continue
 			}
 			if in != repo {
-				if !r.yieldRepo(repo, c, yield) {
+				if !r.yieldRepo(ctx, repo, c, yield) {
 					return
 				}
 				repo, c = in, contents{}
 			}
-			if n := (named{tag, digest.Digest(l.Digest()), fi.ModTime()}); revision != "" {
+			if n := (named{tag, digest.Digest(l.Digest()), fi.Size(), fi.ModTime()}); revision != "" {
 				c.revisions = append(c.revisions, n)
 			} else {
 				c.tags = append(c.tags, n)
 			}
 		}
-		r.yieldRepo(repo, c, yield)
+		r.yieldRepo(ctx, repo, c, yield)
 	}
 }
 
@@ -113,15 +121,16 @@ type contents struct{ revisions, tags []named }
 type named struct {
 	tag    string
 	digest digest.Digest
+	size   int64 // of the manifest
 	stored time.Time
 }
 
-func (r *Registry) yieldRepo(repo string, c contents, yield func(Image, error) bool) bool {
+func (r *Registry) yieldRepo(ctx context.Context, repo string, c contents, yield func(Image, error) bool) bool {
 	spoken := map[digest.Digest]bool{}
-	manifests := map[digest.Digest]*manifest{}
+	manifests := map[digest.Digest]*summary{}
 	lost := map[digest.Digest]bool{}
 	for _, n := range c.revisions {
-		m, err := r.manifestIn(repo, n.digest)
+		m, err := r.listable(ctx, repo, n)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -134,76 +143,168 @@ func (r *Registry) yieldRepo(repo string, c contents, yield func(Image, error) b
 			return false
 		}
 		manifests[n.digest] = m
-		for _, p := range m.parts() {
+		for _, p := range m.Parts {
 			spoken[p.Digest] = true
 		}
-		if m.Subject != nil {
+		if m.Subject != "" {
 			spoken[n.digest] = true
 		}
 	}
 	for _, n := range c.tags {
 		spoken[n.digest] = true
 	}
+	below := func(d digest.Digest) *summary { return manifests[d] }
 	for _, n := range slices.Concat(c.tags, c.revisions) {
 		m := manifests[n.digest]
 		if n.tag == "" && spoken[n.digest] || m == nil && !lost[n.digest] {
 			continue
 		}
-		if m == nil {
-			if !yield(Image{Name: repo, Reference: n.tag, Digest: n.digest, Lost: true, Stored: n.stored}, nil) {
-				return false
-			}
-			continue
+		img := Image{Name: repo, Reference: n.tag, Digest: n.digest, Lost: true, Stored: n.stored}
+		if m != nil {
+			img = r.imageOf(repo, n, m, below)
 		}
-		img := Image{Name: repo, Reference: n.tag, Digest: n.digest, MediaType: m.kind(), ArtifactType: m.ArtifactType, Stored: n.stored}
-		sized := map[digest.Digest]bool{}
-		add := func(d digest.Digest) {
-			if !sized[d] {
-				sized[d] = true
-				if size, err := r.tree.StatBlob(d.String()); err == nil {
-					img.Size += size
-				}
-			}
-		}
-		var walk func(d digest.Digest, m *manifest)
-		walk = func(d digest.Digest, m *manifest) {
-			add(d)
-			for _, p := range m.parts() {
-				below := manifests[p.Digest]
-				if !m.index() {
-					if below == nil {
-						add(p.Digest)
-					} else if !sized[p.Digest] {
-						walk(p.Digest, below)
-					}
-					continue
-				}
-				name := p.platform()
-				if name == "" {
-					name = p.Digest.String()
-				}
-				switch {
-				case sized[p.Digest]: // a manifest cannot name itself, so this ends
-				case below != nil:
-					if !below.index() || p.platform() != "" {
-						img.Platforms = append(img.Platforms, name)
-					}
-					walk(p.Digest, below)
-				case exists(r.tree, layerPath(repo, p.Digest)):
-					img.Platforms = append(img.Platforms, name)
-					add(p.Digest)
-				case p.embedded():
-				default:
-					img.Sparse, img.Absent = true, append(img.Absent, name)
-				}
-			}
-		}
-		walk(n.digest, m)
 		if !yield(img, nil) {
 			return false
 		}
 	}
 	return true
+}
+
+// listable returns what a list says of a manifest, its parts included and its annotations not. A manifest that is read
+// for it has its bytes compared with its digest.
+func (r *Registry) listable(ctx context.Context, repo string, n named) (*summary, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s := r.known(repo, n.digest, needParts)
+	switch {
+	case s == nil:
+		var err error
+		if s, err = r.summaryOf(ctx, n.digest, n.size, n.size >= summarizeFrom); err != nil {
+			return nil, err
+		}
+	case r.isLost(ctx, n.digest):
+		return nil, fmt.Errorf("manifest %s: %w", n.digest, syscall.EIO)
+	}
+	if s.Annotations != nil {
+		bare := *s
+		bare.Annotations = nil
+		s = &bare
+	}
+	return s, nil
+}
+
+// imageOf describes an image. below returns what is known of a manifest of the repository, nil if there is none.
+func (r *Registry) imageOf(repo string, n named, m *summary, below func(digest.Digest) *summary) Image {
+	img := Image{Name: repo, Reference: n.tag, Digest: n.digest, MediaType: m.MediaType, ArtifactType: m.ArtifactType,
+		Stored: n.stored}
+	sized := map[digest.Digest]bool{}
+	add := func(d digest.Digest) {
+		if !sized[d] {
+			sized[d] = true
+			if size, err := r.tree.StatBlob(d.String()); err == nil {
+				img.Size += size
+			}
+		}
+	}
+	var walk func(d digest.Digest, m *summary, depth int)
+	walk = func(d digest.Digest, m *summary, depth int) {
+		add(d)
+		for _, p := range m.Parts {
+			if sized[p.Digest] { // a manifest cannot name itself, so this ends
+				continue
+			}
+			at := below(p.Digest)
+			if !m.index() {
+				if at == nil || depth >= maxNested {
+					add(p.Digest)
+				} else {
+					walk(p.Digest, at, depth+1)
+				}
+				continue
+			}
+			name := p.Platform
+			if name == "" {
+				name = p.Digest.String()
+			}
+			switch {
+			case at != nil && depth < maxNested:
+				if !at.index() || p.Platform != "" {
+					img.Platforms = append(img.Platforms, name)
+				}
+				walk(p.Digest, at, depth+1)
+			case at == nil && exists(r.tree, layerPath(repo, p.Digest)):
+				img.Platforms = append(img.Platforms, name)
+				add(p.Digest)
+			case p.Embedded:
+			default: // also what lies deeper than is looked, as for who pulls (reach.go)
+				img.Sparse, img.Absent = true, append(img.Absent, name)
+			}
+		}
+	}
+	walk(n.digest, m, 0)
+	return img
+}
+
+const (
+	// sampleTags is how many tags of one repository Samples looks at.
+	sampleTags = 8
+	// sampleBytes bounds the bytes of manifests that Samples reads, and sampleParts how many parts one has that it
+	// looks into.
+	sampleBytes = 8 << 20
+	sampleParts = 256
+)
+
+// Samples yields some images by their tags, at most n, as Images would, from as many repositories as it can. What they
+// cost is bounded whatever is stored: few tags of a repository are looked at and few bytes are read; an image for which
+// those do not suffice is shown as sparse. It ends when ctx does.
+func (r *Registry) Samples(ctx context.Context, n int) iter.Seq[Image] {
+	return func(yield func(Image) bool) {
+		var read int64
+		for _, repo := range r.read.names.fresh().repos {
+			look := func(d digest.Digest) *summary {
+				s := r.known(repo, d, needParts)
+				if s == nil {
+					h, ok := r.found(repo, revisionPath(repo, d))
+					if !ok || read+h.size > sampleBytes {
+						return nil
+					}
+					read += h.size
+					var err error
+					if s, err = r.summaryOf(ctx, d, h.size, true); err != nil {
+						return nil
+					}
+				}
+				if len(s.Parts) > sampleParts {
+					return nil
+				}
+				return s
+			}
+			tags := 0
+			for name, fi := range r.tree.Walk(tagsDir(repo), "") {
+				if ctx.Err() != nil || n == 0 {
+					return
+				}
+				if tags++; tags > sampleTags {
+					break
+				}
+				l, isLink := fi.(linked)
+				_, tag, _, ok := r.NameOf(name)
+				if !isLink || !ok || tag == "" {
+					continue
+				}
+				n--
+				at := named{tag, digest.Digest(l.Digest()), fi.Size(), fi.ModTime()}
+				img := Image{Name: repo, Reference: tag, Digest: at.digest, Lost: true, Stored: at.stored}
+				if s := look(at.digest); s != nil && !r.isLost(ctx, at.digest) {
+					img = r.imageOf(repo, at, s, look)
+				}
+				if !yield(img) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // DeleteImage deletes "NAME:TAG" (the tag alone) or "NAME@DIGEST" (the manifest, its tags and its place among referrers), where NAME is a

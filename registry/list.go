@@ -3,6 +3,7 @@ package registry
 import (
 	"encoding/json"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/url"
 	"slices"
@@ -10,8 +11,81 @@ import (
 	"strings"
 )
 
-// maxCatalog is the most repositories in one answer of the catalog; the Link header leads to the rest.
-const maxCatalog = 1000
+const (
+	// maxCatalog is the most repositories in one answer of the catalog; the Link header leads to the rest.
+	maxCatalog = 1000
+	// maxTagPage is the most tags in one answer. It is high, because some clients do not follow the Link header.
+	maxTagPage = 10_000
+)
+
+// listed is a directory of a repository that a list is made of.
+type listed struct {
+	repo, dir string
+	after     string // the name in the tree behind which it begins, "" for all
+}
+
+// merged yields the names below the directories, relative to them, in one order, each with its repository. What two
+// directories have comes once for each. It reads no further than it is asked, so that a page costs what is on it.
+func (r *Registry) merged(dirs []listed) iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		type source struct {
+			repo, head string
+			next       func() (string, bool)
+		}
+		names := func(d listed) iter.Seq[string] {
+			return func(yield func(string) bool) {
+				for name, fi := range r.tree.Walk(d.dir, d.after) {
+					if l, ok := fi.(linked); ok && l.Digest() != "" && !yield(name[len(d.dir)+1:]) {
+						return
+					}
+				}
+			}
+		}
+		if len(dirs) == 1 { // as usual, and there is nothing to merge
+			for name := range names(dirs[0]) {
+				if !yield(name, dirs[0].repo) {
+					return
+				}
+			}
+			return
+		}
+		var sources []*source
+		for _, d := range dirs {
+			next, stop := iter.Pull(names(d))
+			defer stop()
+			if head, ok := next(); ok {
+				sources = append(sources, &source{d.repo, head, next})
+			}
+		}
+		for len(sources) > 0 {
+			// There are as many as there are origins of which something is held: a few.
+			first := slices.MinFunc(sources, func(a, b *source) int { return compareNames(a.head, b.head) })
+			if !yield(first.head, first.repo) {
+				return
+			}
+			var ok bool
+			if first.head, ok = first.next(); !ok {
+				sources = slices.DeleteFunc(sources, func(s *source) bool { return s == first })
+			}
+		}
+	}
+}
+
+// compareNames compares names of the tree in the order of Walk: element by element.
+func compareNames(a, b string) int {
+	for a != b {
+		x, restA, moreA := strings.Cut(a, "/")
+		y, restB, moreB := strings.Cut(b, "/")
+		if c := strings.Compare(x, y); c != 0 {
+			return c
+		}
+		if !moreA || !moreB {
+			return strings.Compare(restA, restB)
+		}
+		a, b = restA, restB
+	}
+	return 0
+}
 
 // page is what a client asked of a list: at most n (-1: all) entries behind last (distribution-spec, "Listing Tags").
 type page struct {
@@ -33,10 +107,11 @@ func pageOf(query url.Values) (page, *apiError) {
 	return p, nil
 }
 
-// cut returns the page of a sorted list and whether there is more behind it.
-func (p page) cut(list []string) ([]string, bool) {
+// cut returns the page of a sorted list of names with a prefix, which the client leaves out, and whether there is more
+// behind it.
+func (p page) cut(list []string, prefix string) ([]string, bool) {
 	if p.last != "" {
-		i, found := slices.BinarySearch(list, p.last)
+		i, found := slices.BinarySearch(list, prefix+p.last)
 		if found {
 			i++
 		}
@@ -65,7 +140,10 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 		writeError(w, req, fail)
 		return
 	}
-	tags, found := r.tagsOf(r.exact(rt.place))
+	if p.n < 0 || p.n > maxTagPage {
+		p.n = maxTagPage
+	}
+	tags, more, found := r.tagsOf(r.exact(rt.place), p)
 	if !found {
 		for repos, namesakes := range r.tolerated(rt.place) {
 			var have []string
@@ -78,7 +156,7 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 				r.miss(w, req, &rt, errNameUnknown, "ambiguous: "+strings.Join(have, ", "))
 				return
 			}
-			if tags, found = r.tagsOf(have); found {
+			if tags, more, found = r.tagsOf(have, p); found {
 				r.lucky(w, req, &rt, hit{repo: have[0], lucky: true, namesake: namesakes})
 				break
 			}
@@ -88,7 +166,6 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 		r.miss(w, req, &rt, errNameUnknown, "")
 		return
 	}
-	tags, more := p.cut(tags)
 	if more {
 		p.link(w, req, tags[len(tags)-1])
 	}
@@ -108,22 +185,33 @@ func (r *Registry) isRepository(repo string) bool {
 	return false
 }
 
-// tagsOf returns the tags of all repos, sorted by bytes and without repetition, and whether any of them exists. The list is never nil: JSON wants [].
-func (r *Registry) tagsOf(repos []string) (tags []string, found bool) {
+// tagsOf returns a page of the tags of all repos, sorted by bytes and without repetition, whether there are more behind
+// it, and whether any of repos exists. The list is never nil: JSON wants [].
+func (r *Registry) tagsOf(repos []string, p page) (tags []string, more, found bool) {
 	tags = []string{}
+	var dirs []listed
 	for _, repo := range repos {
-		list, err := r.tree.ReadDir(tagsDir(repo))
-		if err != nil {
-			found = found || r.isRepository(repo)
+		if !r.isRepository(repo) {
 			continue
 		}
 		found = true
-		for _, e := range list {
-			tags = append(tags, e.Name())
+		l := listed{repo: repo, dir: tagsDir(repo)}
+		if validTag(p.last) {
+			l.after = tagPath(repo, p.last)
 		}
+		dirs = append(dirs, l)
 	}
-	slices.Sort(tags)
-	return slices.Compact(tags), found
+	for name := range r.merged(dirs) {
+		tag, rest, _ := strings.Cut(name, "/")
+		if rest != "current/link" || tag <= p.last || len(tags) > 0 && tags[len(tags)-1] == tag {
+			continue
+		}
+		if len(tags) == p.n {
+			return tags, p.n > 0, found
+		}
+		tags = append(tags, tag)
+	}
+	return tags, false, found
 }
 
 // serveCatalog lists repositories: on the appliance's own names all, by canonical name; on an origin's host and with ns only that origin's,
@@ -142,21 +230,20 @@ func (r *Registry) serveCatalog(w http.ResponseWriter, req *http.Request, rt rou
 		origin, _ = r.fold(rt.ns)
 	}
 	repos := r.read.names.fresh().repos
+	prefix := ""
 	if origin != "" {
-		i, _ := slices.BinarySearch(repos, origin+"/")
+		prefix = origin + "/"
+		i, _ := slices.BinarySearch(repos, prefix)
 		j, _ := slices.BinarySearch(repos, origin+"0") // '0' is the byte behind '/'
-		below := repos[i:j]
-		repos = make([]string, len(below))
-		for k := range below {
-			repos[k] = below[k][len(origin)+1:]
-		}
+		repos = repos[i:j]
 	}
-	repos, more := p.cut(repos)
+	below, more := p.cut(repos, prefix)
+	repos = make([]string, len(below)) // of this page alone
+	for k := range below {
+		repos[k] = below[k][len(prefix):]
+	}
 	if more {
 		p.link(w, req, repos[len(repos)-1])
-	}
-	if repos == nil {
-		repos = []string{}
 	}
 	answerJSON(w, req, struct {
 		Repositories []string `json:"repositories"`

@@ -48,6 +48,8 @@ type manifest struct {
 	Manifests     []descriptor      `json:"manifests"`
 	Subject       *descriptor       `json:"subject"`
 	Annotations   map[string]string `json:"annotations"`
+
+	size int64 // of its bytes
 }
 
 // readBlobs makes the blobs of an artifact manifest its layers. In any other manifest a field of that name is
@@ -201,5 +203,6 @@ func parseManifest(data []byte, contentType string) (*manifest, error) {
 			return refuse("the size of " + d.Digest.String() + " is negative")
 		}
 	}
+	m.size = int64(len(data))
 	return &m, nil
 }

@@ -120,6 +120,9 @@ func (r *Registry) written(repo string, d digest.Digest, tags []string, m *manif
 	if m.Subject != nil {
 		names = append(names, referrerPath(repo, m.Subject.Digest, d))
 	}
+	if m.summarized() && !r.byHand(summaryPath(repo, d)) {
+		return false // an earlier version stored it
+	}
 	for _, n := range names {
 		if got, _, err := r.digestOf(n); err != nil || got != d || !r.byHand(n) {
 			return false
@@ -141,14 +144,22 @@ func (r *Registry) byHand(name string) bool {
 // adopt adds to a pusher's batch the names of what a manifest needs and only an import has brought: who pushes is told that it is here and does not send
 // it, and it must not go with the import.
 func (r *Registry) adopt(b Batch, repo string, n needs) error {
+	return r.adoptAll(b, repo, n, map[digest.Digest]bool{}, 0)
+}
+
+// adoptAll is adopt of what lies depth indexes deep. Each manifest is taken once, however many indexes list it.
+func (r *Registry) adoptAll(b Batch, repo string, n needs, taken map[digest.Digest]bool, depth int) error {
 	for _, d := range n.blobs {
 		if name := layerPath(repo, d); !r.byHand(name) {
 			b.LinkWeak(name, d.String())
 		}
 	}
 	for _, d := range n.manifests {
-		if r.byHand(revisionPath(repo, d)) {
+		if taken[d] || r.byHand(revisionPath(repo, d)) {
 			continue
+		}
+		if taken[d] = true; depth >= maxNested {
+			return errTooDeep
 		}
 		m, err := r.manifestIn(repo, d)
 		if err != nil {
@@ -156,12 +167,15 @@ func (r *Registry) adopt(b Batch, repo string, n needs) error {
 		}
 		of, _ := r.needs(repo, m, nil, nil)
 		linkManifest(b, repo, d, nil, m, of)
-		if err := r.adopt(b, repo, of); err != nil { // ends, since no manifest can name itself
+		if err := r.adoptAll(b, repo, of, taken, depth+1); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+var errTooDeep = errManifestInvalid.with(fmt.Sprintf("it leads to indexes in indexes that are more than %d deep",
+	maxNested))
 
 // holdsOf returns what the revision link of the stored manifest d must hold: of all that it names, what is in repo.
 // It serves the storage driver, where distribution has checked the manifest itself.

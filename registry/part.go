@@ -148,6 +148,7 @@ func decodeManifest(d digest.Digest, data []byte) (*manifest, error) {
 	if m.Subject != nil && !validDigest(m.Subject.Digest.String()) {
 		m.Subject = nil
 	}
+	m.size = int64(len(data))
 	return &m, nil
 }
 
@@ -212,12 +213,20 @@ func (r *Registry) holdAgain(ctx context.Context, repo string, d digest.Digest) 
 	}
 }
 
-// warnAwaiting is warnSizes for those that were stored before d, a manifest, came.
+// maxWarned is how many manifests warnAwaiting reads.
+const maxWarned = 16
+
+// warnAwaiting is warnSizes for those that were stored before d, a manifest, came: for the first few of usual size, so
+// that what others have stored does not make a push of d dear.
 func (r *Registry) warnAwaiting(repo string, d digest.Digest) {
+	n := 0
 	for _, fi := range r.tree.Walk(awaitedDir(repo, d), "") {
 		l, ok := fi.(linked)
-		if !ok || !validDigest(l.Digest()) {
+		if !ok || !validDigest(l.Digest()) || fi.Size() > keepManifest {
 			continue
+		}
+		if n++; n > maxWarned {
+			return
 		}
 		if m, err := r.manifestIn(repo, digest.Digest(l.Digest())); err == nil {
 			r.warnSizes(repo, digest.Digest(l.Digest()), m)

@@ -88,6 +88,9 @@ func TestConditionsAndRanges(t *testing.T) {
 		{blob, "Range", "bytes=6-", 206, content[6:]},
 		{blob, "Range", "bytes=-3", 206, content[len(content)-3:]},
 		{blob, "Range", "bytes=100-", 416, ""},
+		{blob, "Range", "bytes=0-2,2-4", 206, content[:5]},
+		{blob, "Range", "bytes=" + strings.Repeat("0-,", 29997) + "0-", 200, content},
+		{manifest, "Range", "bytes=" + strings.Repeat("0-,", 29997) + "0-", 200, imageOf(layer)},
 		{blob, "If-None-Match", `"` + layer.String() + `"`, 304, ""},
 		{blob, "If-None-Match", layer.String(), 304, ""}, // as clients of distribution send it
 		{blob, "If-None-Match", `"` + m.String() + `"`, 200, content},

@@ -1,118 +1,169 @@
 package registry
 
 import (
-	"encoding/json"
+	"bytes"
+	"context"
 	"errors"
 	"io/fs"
-	"maps"
+	"iter"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// maxReferrers bounds one page of referrers in bytes (distribution-spec: clients take 4 MiB); the next is behind a Link.
-const maxReferrers = 3 << 20
+const (
+	// maxReferrers bounds one page of referrers in bytes (distribution-spec: clients take 4 MiB); the next is behind a
+	// Link.
+	maxReferrers = 3 << 20
+	// maxExamined bounds how many referrers one page looks at, whether the filter lets them through or not.
+	maxExamined = 10_000
+)
+
+// maxRead bounds the bytes of manifests that one page reads: of those without a record, and of those whose annotations
+// the record has no room for. One is read all the same. Tests lower it.
+var maxRead int64 = 8 << 20
 
 // serveReferrers answers GET referrers/DIGEST: an index of the manifests that are here and name the digest as their
 // subject, as they are, in the order of their digests. An unknown digest has an empty list, not a 404
 // (distribution-spec "Listing referrers").
+//
+// What a page costs is bounded by what it says and not by what the manifests have in them: it comes from records
+// (summary.go). A page may be empty and have a next one: the filter has let nothing of it through.
 //
 // Clients that met a registry without this API keep such a list under a tag themselves. What it says is not believed:
 // its entries may be gone, or be of another type. Those that are here stand in the list by what they say themselves.
 func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, rt route) {
 	q := req.URL.Query()
 	want, last := q.Get("artifactType"), q.Get("last")
-	found := r.referrers(rt)
-	list, size, next := []descriptor{}, 0, false
-	for _, d := range slices.Sorted(maps.Keys(found)) {
-		if d.String() <= last {
-			continue
-		}
-		desc, ok, err := found[d]()
-		if err != nil {
-			writeError(w, req, r.answer(err, errManifestUnknown))
-			return
-		}
-		if !ok || want != "" && desc.ArtifactType != want {
-			continue
-		}
-		b, err := json.Marshal(desc)
-		if err != nil {
-			writeError(w, req, r.answer(err, errManifestUnknown))
-			return
-		}
-		if size += len(b) + 1; size > maxReferrers && len(list) > 0 {
-			next = true
-			break
-		}
-		list = append(list, desc)
-	}
-	body, err := json.Marshal(struct {
-		SchemaVersion int          `json:"schemaVersion"`
-		MediaType     string       `json:"mediaType"`
-		Manifests     []descriptor `json:"manifests"`
-	}{2, typeOCIIndex, list})
-	if err != nil {
-		writeError(w, req, r.answer(err, errManifestUnknown))
+	if last != "" && !validDigest(last) {
+		writeError(w, req, errDigestInvalid.with("last is the digest at which the page before ended"))
 		return
 	}
+	var body bytes.Buffer
+	body.WriteString(`{"schemaVersion":2,"mediaType":"` + typeOCIIndex + `","manifests":[`)
+	page := referrersPage{r: r, subject: rt.digest, want: want}
+	next := ""
+	for d, repo := range r.referrers(rt, last) {
+		if req.Context().Err() != nil {
+			return // nobody waits for it any more
+		}
+		desc, ok, err := page.describe(req.Context(), repo, d)
+		if errors.Is(err, errPageFull) {
+			next = page.last
+			break
+		}
+		if err != nil {
+			writeError(w, req, r.answer(err, errManifestUnknown))
+			return
+		}
+		if ok {
+			b := plainJSON(desc)
+			if page.said > 0 && body.Len()+len(b) > maxReferrers {
+				next = page.last
+				break
+			}
+			if page.said++; page.said > 1 {
+				body.WriteByte(',')
+			}
+			body.Write(b)
+			page.done = d
+		}
+		page.last = d.String()
+	}
+	body.WriteString("]}")
 	h := w.Header()
 	h.Set("Content-Type", typeOCIIndex)
-	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Content-Length", strconv.Itoa(body.Len()))
 	if want != "" {
 		h.Set("OCI-Filters-Applied", "artifactType")
 	}
-	if next {
-		nq := url.Values{"last": {list[len(list)-1].Digest.String()}}
+	if next != "" {
+		nq := url.Values{"last": {next}}
 		if want != "" {
 			nq.Set("artifactType", want)
 		}
 		h.Set("Link", "<"+rt.outward("/v2/"+rt.repo+"/referrers/"+rt.digest.String()+"?"+nq.Encode())+`>; rel="next"`)
 	}
 	if req.Method != http.MethodHead {
-		w.Write(body)
+		w.Write(body.Bytes())
 	}
 }
 
-// referrers finds the referrers of rt's digest in every repository that may answer, and for each how to describe it; ok is false for one
-// that is gone by then.
-func (r *Registry) referrers(rt route) map[digest.Digest]func() (d descriptor, ok bool, err error) {
-	found := map[digest.Digest]func() (descriptor, bool, error){}
+// referrers yields the links among the referrers of rt's digest behind last, in the order of their digests, with the
+// repository that has the link. One that several repositories have comes once for each.
+func (r *Registry) referrers(rt route, last string) iter.Seq2[digest.Digest, string] {
+	var dirs []listed
 	for _, repo := range r.repositories(rt) {
-		for _, fi := range r.tree.Walk(referrersDir(repo, rt.digest), "") {
-			if l, ok := fi.(linked); ok && l.Digest() != "" {
-				d := digest.Digest(l.Digest())
-				found[d] = func() (descriptor, bool, error) { return r.referrer(repo, rt.digest, d) }
+		l := listed{repo: repo, dir: referrersDir(repo, rt.digest)}
+		if last != "" {
+			l.after = referrerPath(repo, rt.digest, digest.Digest(last))
+		}
+		dirs = append(dirs, l)
+	}
+	return func(yield func(digest.Digest, string) bool) {
+		for key, repo := range r.merged(dirs) {
+			algorithm, rest, _ := strings.Cut(key, "/")
+			encoded, _, _ := strings.Cut(rest, "/")
+			if d := algorithm + ":" + encoded; validDigest(d) && !yield(digest.Digest(d), repo) {
+				return
 			}
 		}
 	}
-	return found
 }
 
-// referrer describes the manifest d of repo if it is there and names subject.
-func (r *Registry) referrer(repo string, subject, d digest.Digest) (descriptor, bool, error) {
-	data, err := r.tree.ReadFile(revisionPath(repo, d))
-	if errors.Is(err, fs.ErrNotExist) { // deleted since
-		return descriptor{}, false, nil
-	}
-	if err != nil {
-		return descriptor{}, false, err
-	}
-	m, err := decodeManifest(d, data)
-	if err != nil || m.Subject == nil || m.Subject.Digest != subject {
-		return descriptor{}, false, nil
-	}
-	return descriptor{MediaType: m.kind(), Digest: d, Size: int64(len(data)), ArtifactType: m.artifactType(),
-		Annotations: m.Annotations}, true, nil
+// errPageFull says that a page ends before what was to be described.
+var errPageFull = errors.New("the page is full")
+
+// referrersPage is one page under way.
+type referrersPage struct {
+	r        *Registry
+	subject  digest.Digest
+	want     string // artifactType, "" for all
+	said     int
+	examined int
+	read     int64         // bytes of manifests
+	done     digest.Digest // the last one that was said
+	last     string        // the last one that was looked at
 }
 
-// artifactType is what a referrers list says: the manifest's own, or the config's media type of an image manifest.
-func (m *manifest) artifactType() string {
-	if m.ArtifactType == "" && m.Config != nil {
-		return m.Config.MediaType
+// describe describes the manifest d of repo if it is there, names the subject, is of the type that is wanted and does
+// not stand in the page yet. errPageFull: the page has looked at enough.
+func (p *referrersPage) describe(ctx context.Context, repo string, d digest.Digest) (descriptor, bool, error) {
+	if d == p.done {
+		return descriptor{}, false, nil
 	}
-	return m.ArtifactType
+	if p.examined++; p.examined > maxExamined {
+		return descriptor{}, false, errPageFull
+	}
+	h, ok := p.r.found(repo, revisionPath(repo, d))
+	if !ok || h.digest != d { // deleted since
+		return descriptor{}, false, nil
+	}
+	s := p.r.known(repo, d, needTypes)
+	if s == nil || p.matches(s) && !s.has(needAnnotations) {
+		if p.read > 0 && p.read+h.size > maxRead {
+			return descriptor{}, false, errPageFull
+		}
+		p.read += h.size
+		var err error
+		s, err = p.r.summaryOf(ctx, d, h.size, true)
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, errUnreadable): // deleted since; or nobody's referrer
+			return descriptor{}, false, nil
+		case err != nil:
+			return descriptor{}, false, err
+		}
+	}
+	if !p.matches(s) {
+		return descriptor{}, false, nil
+	}
+	return descriptor{MediaType: s.MediaType, Digest: d, Size: h.size, ArtifactType: s.artifactType(),
+		Annotations: s.Annotations}, true, nil
+}
+
+func (p *referrersPage) matches(s *summary) bool {
+	return s.Subject == p.subject && (p.want == "" || s.artifactType() == p.want)
 }

@@ -19,6 +19,7 @@ type reader struct {
 	held      *held
 	names     *names
 	manifests *manifests
+	summaries summaries
 	conflicts conflicts
 }
 

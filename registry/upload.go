@@ -16,6 +16,9 @@ import (
 const (
 	// maxSessions bounds the upload sessions that are in use within idleSession on this node; one more is refused.
 	maxSessions = 4096
+	// shareOfSessions is how many of them one user may have: one more ends the one that lay idle longest. So nobody's
+	// unfinished uploads keep others from pushing.
+	shareOfSessions = maxSessions / 4
 	// idleSession is how long a session may lie without a request before this node forgets what it knows of it. Its bytes stay until the
 	// tree's own collection of old scratch files, and it can be gone on with until then.
 	idleSession = time.Hour
@@ -37,10 +40,13 @@ type uploads struct {
 
 	mu       sync.Mutex
 	sessions map[string]*session // by key
+	open     map[string]int      // by user, how many of sessions
+	ended    map[string]uint64   // by user, sessions that were ended for another one; of those who have sessions
 }
 
 // session is what is known of one upload. Its fields belong to uploads.mu; while it is taken, the scratch file belongs to who took it.
 type session struct {
+	user    string            // who began it, "" where that is not known: after a restart, until its next request
 	started string            // what distribution wrote: RFC 3339
 	states  map[string][]byte // distribution's hash states by path
 	taken   bool
@@ -49,7 +55,8 @@ type session struct {
 }
 
 func newUploads(t Tree) *uploads {
-	return &uploads{tree: t, now: time.Now, sessions: map[string]*session{}}
+	return &uploads{tree: t, now: time.Now, sessions: map[string]*session{}, open: map[string]int{},
+		ended: map[string]uint64{}}
 }
 
 // uploadKey names the scratch file of upload id in repo; it is a valid id for CreateBlob whatever repo is, and it is another one in
@@ -59,27 +66,171 @@ func uploadKey(repo, id string) string {
 	return "upload-" + id + "-" + hex.EncodeToString(sum[:8])
 }
 
-// start begins a session; its scratch file is made by take.
-func (u *uploads) start(key, started string) error {
+// start begins a session of nobody in particular.
+func (u *uploads) start(key, started string) error { return u.startFor("", key, started) }
+
+// startFor begins a session of a user; its scratch file is made by take.
+func (u *uploads) startFor(user, key, started string) error {
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	if err := u.room(); err != nil {
-		return err
+	gone, err := u.room(user)
+	if err == nil {
+		u.add(key, &session{user: user, started: started, states: map[string][]byte{}, used: u.now()})
 	}
-	u.sessions[key] = &session{started: started, states: map[string][]byte{}, used: u.now()}
-	return nil
+	u.mu.Unlock()
+	return errors.Join(err, u.remove(gone))
 }
 
-// room makes room for one more session, or says TOOMANYREQUESTS. u.mu is held.
-func (u *uploads) room() error {
-	if len(u.sessions) < maxSessions {
+// own says whose session it is, of one that was taken up from its scratch file. A user who has more than a share with
+// it loses the one that lay idle longest.
+func (u *uploads) own(user, key string) error {
+	u.mu.Lock()
+	s, ok := u.sessions[key]
+	if !ok || user == "" || s.user != "" {
+		u.mu.Unlock()
 		return nil
 	}
-	maps.DeleteFunc(u.sessions, func(_ string, s *session) bool { return !s.taken && u.now().Sub(s.used) > idleSession })
+	var gone string
+	if u.open[user] >= shareOfSessions {
+		gone = u.end(user)
+	}
+	u.forget(key)
+	s.user = user
+	u.add(key, s)
+	u.mu.Unlock()
+	return u.remove(gone)
+}
+
+// add remembers a session. u.mu is held.
+func (u *uploads) add(key string, s *session) {
+	u.forget(key)
+	u.sessions[key] = s
+	u.open[s.user]++
+}
+
+// forget is the reverse of add. u.mu is held.
+func (u *uploads) forget(key string) {
+	s, ok := u.sessions[key]
+	if !ok {
+		return
+	}
+	delete(u.sessions, key)
+	if u.open[s.user]--; u.open[s.user] == 0 {
+		delete(u.open, s.user)
+	}
+}
+
+// room makes room for one more session of user, or says TOOMANYREQUESTS. gone is the key of a session that was ended
+// for it, whose scratch file must be removed without the lock; "" for none. u.mu is held.
+func (u *uploads) room(user string) (gone string, err error) {
+	n := u.open
+	if user != "" && n[user] >= shareOfSessions {
+		if gone = u.end(user); gone == "" {
+			return "", errTooManyRequests.with(fmt.Sprintf("the user %s is sending %d uploads at this moment", user, n[user]))
+		}
+		return gone, nil
+	}
 	if len(u.sessions) < maxSessions {
+		return "", nil
+	}
+	for key, s := range u.sessions {
+		if !s.taken && u.now().Sub(s.used) > idleSession {
+			u.forget(key)
+		}
+	}
+	if len(u.sessions) < maxSessions {
+		return "", nil
+	}
+	// Several users have all of them. The one with the most gives one up to one who has fewer.
+	most := user
+	for other, m := range n {
+		if other != "" && m > n[most]+1 {
+			most = other
+		}
+	}
+	if most != user {
+		gone = u.end(most)
+	}
+	if gone == "" {
+		return "", errTooManyRequests.with(fmt.Sprintf("this node has %d unfinished uploads", maxSessions))
+	}
+	return gone, nil
+}
+
+// end forgets the session of a user that lay idle longest and returns its key, "" if all are in use. u.mu is held.
+func (u *uploads) end(user string) (key string) {
+	for k, s := range u.sessions {
+		if s.user == user && !s.taken && (key == "" || s.used.Before(u.sessions[key].used)) {
+			key = k
+		}
+	}
+	if key != "" {
+		u.forget(key)
+		u.ended[user]++
+	}
+	return key
+}
+
+// remove removes the scratch file of a session that was ended, "" for none. Begun and never opened, it has none.
+func (u *uploads) remove(key string) error {
+	if key == "" {
 		return nil
 	}
-	return errTooManyRequests.with(fmt.Sprintf("this node has %d unfinished uploads", maxSessions))
+	w, err := u.tree.ResumeBlob(key)
+	if err == nil {
+		err = w.Cancel()
+	}
+	return ignoreAbsent(err)
+}
+
+// UserUploads are the unfinished uploads of one user on this node.
+type UserUploads struct {
+	// User is "" for uploads from before the last start that nobody went on with since.
+	User string `json:"user"`
+	Open int    `json:"open"`
+	// Bytes are those that were received when each was last written.
+	Bytes int64 `json:"bytes"`
+	// Idle is since when the one that lies idle longest was not used.
+	Idle time.Time `json:"idle_since"`
+	// Ended is how many of the user's uploads were ended, each for a newer one.
+	Ended uint64 `json:"ended"`
+}
+
+// Uploads are the unfinished uploads of this node.
+type Uploads struct {
+	Open  int `json:"open"`
+	Most  int `json:"most"`  // that there may be
+	Share int `json:"share"` // that one user may have
+	// Users are those with the most, at most 10.
+	Users []UserUploads `json:"users"`
+}
+
+// Uploads tells of the unfinished uploads of this node.
+func (r *Registry) Uploads() Uploads {
+	u := r.uploads
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	by := map[string]*UserUploads{}
+	for _, s := range u.sessions {
+		of := by[s.user]
+		if of == nil {
+			of = &UserUploads{User: s.user, Idle: s.used, Ended: u.ended[s.user]}
+			by[s.user] = of
+		}
+		of.Open++
+		of.Bytes += s.size
+		if s.used.Before(of.Idle) {
+			of.Idle = s.used
+		}
+	}
+	maps.DeleteFunc(u.ended, func(user string, _ uint64) bool { return by[user] == nil })
+	out := Uploads{Open: len(u.sessions), Most: maxSessions, Share: shareOfSessions, Users: []UserUploads{}}
+	for _, of := range by {
+		of.Idle = of.Idle.UTC()
+		out.Users = append(out.Users, *of)
+	}
+	slices.SortFunc(out.Users, func(a, b UserUploads) int { return cmp.Or(b.Open-a.Open, cmp.Compare(a.User, b.User)) })
+	out.Users = out.Users[:min(len(out.Users), 10)]
+	return out
 }
 
 // state reports what is known of a session, taking up one that is known by its scratch file alone; fs.ErrNotExist if there is none.
@@ -102,11 +253,15 @@ func (u *uploads) state(key string) (size int64, started string, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if s, ok = u.sessions[key]; !ok {
-		if err := u.room(); err != nil {
-			return 0, "", err
+		if len(u.sessions) >= maxSessions {
+			if gone, err := u.room(""); err != nil {
+				return 0, "", err
+			} else if gone != "" {
+				defer u.remove(gone)
+			}
 		}
 		s = &session{started: u.now().UTC().Format(time.RFC3339), states: map[string][]byte{}, size: size, used: u.now()}
-		u.sessions[key] = s
+		u.add(key, s)
 	}
 	return s.size, s.started, nil
 }
@@ -140,7 +295,7 @@ func (u *uploads) take(key string, create bool) (BlobWriter, error) {
 	if err != nil {
 		s.taken = false
 		if create || errors.Is(err, fs.ErrNotExist) { // begun and never opened, or collected because it was old
-			delete(u.sessions, key)
+			u.forget(key)
 		}
 		return nil, err
 	}
@@ -164,7 +319,7 @@ func (u *uploads) park(key string, w BlobWriter) error {
 func (u *uploads) drop(key string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	delete(u.sessions, key)
+	u.forget(key)
 }
 
 // cancel ends a session and removes its bytes; fs.ErrNotExist if there is none, errBusy while a request is writing it.

@@ -93,7 +93,7 @@ func (r *Registry) PutManifest(ctx context.Context, repo, reference, mediaType s
 }
 
 // linkManifest adds the names that a manifest has besides its layers': the revision, its tags, its place among its
-// subject's referrers and where what it waits for finds it.
+// subject's referrers, where what it waits for finds it, and what lists say of it.
 func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manifest, n needs) {
 	b.Link(revisionPath(repo, d), d.String(), n.holds()...)
 	for _, t := range tags {
@@ -105,6 +105,7 @@ func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manif
 	for _, w := range n.waits {
 		b.Link(awaitedPath(repo, w, d), d.String())
 	}
+	putSummary(b, repo, d, m)
 }
 
 // writeManifest checks and stores a manifest. d may be "": then it is named by sha256.
@@ -149,6 +150,10 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 		if err == nil {
 			r.warnSizes(repo, d, m)
 			r.warnAwaiting(repo, d)
+			if m.Subject != nil && m.overAnnotated() {
+				r.log.Warn("a manifest has more annotations than a list of referrers says, the large ones are left out",
+					"repository", repo, "manifest", d, "most", maxAnnotations)
+			}
 			r.log.Info("manifest stored", "repository", repo, "digest", d, "tags", tags, "mediaType", m.kind())
 			return d, m, nil
 		}
@@ -217,6 +222,7 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 				b.Expect(name, v.Version())
 			}
 			b.Remove(name)
+			b.Remove(summaryPath(repo, d))
 			entries, err := r.tree.ReadDir(tagsDir(repo))
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err

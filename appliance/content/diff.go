@@ -102,7 +102,7 @@ func (j *job) dryRun(ctx context.Context) (*Result, error) {
 	if ok {
 		res.Message = fmt.Sprintf("nothing would change: the same content was imported as %s on %s", held.Name, held.Time.Format("2006-01-02 15:04"))
 		if r.BytesNew > 0 {
-			res.Message += fmt.Sprintf("; %s of it that are damaged or lost here would be brought again", bytesText(r.BytesNew))
+			res.Message += fmt.Sprintf("; %s of it that are damaged or lost here would be brought again", BytesText(r.BytesNew))
 		}
 	}
 	return res, nil

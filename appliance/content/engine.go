@@ -96,6 +96,9 @@ type Config struct {
 	Publish func(ctx context.Context, hosts []Host, write func(cluster.Batch, Origins) error) error
 	// Room is how many bytes may still be written. Nil: it is not looked at.
 	Room func() int64
+	// Discard forgets at once those of the blobs that nothing names and returns how many bytes that has freed. Nil:
+	// they are collected when their pins end.
+	Discard func(ctx context.Context, digests []string) (freed int64, err error)
 	// Node is this node's name, which records carry.
 	Node string
 	// Now is the clock; nil is time.Now.

@@ -5,7 +5,9 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -87,6 +89,8 @@ type job struct {
 	before  bool // there was something pending under its key
 	need    int64
 	done    *Result // found before everything was read
+	reading bool    // the content is being read
+	fate    string  // what became of the bytes of an import that failed, for the operator
 	refused []bundle.Left
 	left    []bundle.Left
 }
@@ -136,6 +140,9 @@ func (e *Engine) Import(ctx context.Context, req Request) (*Result, error) {
 		if !j.dry {
 			e.cfg.Log.Warn("import failed", "import", j.base, "error", err)
 		}
+		if j.fate != "" {
+			return nil, fmt.Errorf("import %s: %w; %s", j.base, err, j.fate)
+		}
 		return nil, fmt.Errorf("import %s: %w", j.base, err)
 	}
 	if res.Refused, res.LeftOut = j.refused, j.left; len(j.refused) > 0 {
@@ -160,6 +167,7 @@ func (j *job) run(ctx context.Context) (_ *Result, err error) {
 			err = errors.Join(err, j.abort(ctx, s, err))
 		}
 	}()
+	j.reading = true
 	c, err := j.read(ctx, s, func(c *bundle.Contents) error {
 		id := ""
 		if c.Index != nil {
@@ -184,6 +192,7 @@ func (j *job) run(ctx context.Context) (_ *Result, err error) {
 	if err != nil || j.done != nil {
 		return j.done, err
 	}
+	j.reading = false
 	if err := j.fit(c); err != nil {
 		return nil, err
 	}
@@ -284,12 +293,13 @@ func (j *job) room(c *bundle.Contents, need int64) error {
 	}
 	if room := j.e.cfg.Room(); need > room {
 		return fmt.Errorf("it needs up to %s and %s are free besides the disk's reserve: delete content and run casemate gc --now, or give the data directory a larger disk: %w",
-			bytesText(need), bytesText(max(room, 0)), syscall.ENOSPC)
+			BytesText(need), BytesText(max(room, 0)), syscall.ENOSPC)
 	}
 	return nil
 }
 
-func bytesText(n int64) string {
+// BytesText is a number of bytes as people write it.
+func BytesText(n int64) string {
 	switch {
 	case n >= 1<<30:
 		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
@@ -355,22 +365,78 @@ func (j *job) unchanged(ctx context.Context, r Record) (*Result, error) {
 	return res, nil
 }
 
-// abort ends an import that failed: what was read is linked below pending, so that the next time goes on there.
+// abort ends an import that did not come to its end. What an interrupted one has read is linked below pending, so that
+// the next time goes on there; what a failed one has written is freed, since reading the same again would fail again.
 func (j *job) abort(ctx context.Context, s *sink, cause error) error {
 	if !s.isOpen() {
 		return nil
 	}
 	p := j.keeper.get()
+	failed := j.failed(ctx, cause)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if (damaged(cause) || errors.Is(cause, errTaken)) && !j.before && p.Parts == 0 {
+	// A bundle says what its blobs are, and a part of it, or another copy, may bring those that this one does not.
+	if failed && p.Parts == 0 && (!j.before || p.ID == "") {
 		p.Scratch = s.unfinished()
-		return j.e.dropPending(ctx, p)
-	}
-	if s.idle() && len(s.unfinished()) == 0 {
+		if err := j.e.dropPending(ctx, p); err != nil {
+			return err
+		}
+		j.free(ctx, s)
 		return nil
 	}
-	return s.flush(ctx)
+	if !s.idle() || len(s.unfinished()) > 0 {
+		if err := s.flush(ctx); err != nil {
+			return err
+		}
+	}
+	if n := s.keeps(); n > 0 {
+		j.fate = fmt.Sprintf("what was read of it, %s, is kept until %s: import the same again and it goes on there, "+
+			"or casemate import remove %s",
+			BytesText(n), j.e.cfg.Now().Add(pendingAge).UTC().Format(time.DateOnly), p.Name)
+	}
+	return nil
+}
+
+// failed reports whether reading the same again would fail again. An import that was ended, or met a fault of this
+// node or of the medium that it is read from, was interrupted.
+func (j *job) failed(ctx context.Context, cause error) bool {
+	if damaged(cause) || errors.Is(cause, errTaken) {
+		return true
+	}
+	var errno syscall.Errno
+	switch {
+	case !j.reading, ctx.Err() != nil, errors.As(cause, new(ours)), errors.As(cause, &errno), errors.Is(cause, errStale),
+		errors.Is(cause, context.Canceled), errors.Is(cause, context.DeadlineExceeded), errors.Is(cause, fs.ErrExist):
+		return false
+	case errors.Is(cause, io.ErrUnexpectedEOF): // a pipe may have been cut off, and come whole the next time
+		return !slices.ContainsFunc(j.req.Inputs, func(in bundle.Input) bool {
+			if in.File == nil {
+				return false
+			}
+			info, err := in.File.Stat()
+			return err != nil || !info.Mode().IsRegular()
+		})
+	}
+	return true
+}
+
+// free gives back what a failed import has written. What cannot be freed now is collected when its pin ends.
+func (j *job) free(ctx context.Context, s *sink) {
+	if j.e.cfg.Discard == nil {
+		return
+	}
+	s.mu.Lock()
+	wrote := slices.Sorted(maps.Keys(s.wrote))
+	s.mu.Unlock()
+	if len(wrote) == 0 {
+		return
+	}
+	freed, err := j.e.cfg.Discard(ctx, wrote)
+	if err != nil {
+		j.e.cfg.Log.Warn("what a failed import has written is freed within the hour", "import", j.base, "error", err)
+		return
+	}
+	j.e.cfg.Log.Info("what a failed import has written is freed", "import", j.base, "bytes", freed)
 }
 
 // damaged reports whether reading the same again would fail again.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"time"
 
 	"casemate/cluster"
 )
@@ -19,12 +20,17 @@ type Import struct {
 	Parts   int   `json:"parts,omitempty"`
 	Have    []int `json:"have,omitempty"`
 	Missing []int `json:"missing,omitempty"`
+	// KeptUntil is when an import that is not complete is dropped with what was read of it, if nobody goes on with it.
+	KeptUntil time.Time `json:"kept_until,omitzero"`
 	// Running says that this node reads it now.
 	Running bool `json:"running,omitempty"`
 }
 
 // List returns all imports, the complete ones and then the others, by time.
-func (e *Engine) List() ([]Import, error) {
+func (e *Engine) List() ([]Import, error) { return e.ListFor(context.Background()) }
+
+// ListFor is List until ctx ends: what an import will bring that is not complete is compared with what is there.
+func (e *Engine) ListFor(ctx context.Context) ([]Import, error) {
 	records, err := e.records()
 	if err != nil {
 		return nil, err
@@ -38,6 +44,9 @@ func (e *Engine) List() ([]Import, error) {
 		return nil, err
 	}
 	for _, p := range pendings {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		list = append(list, e.pendingImport(p))
 	}
 	slices.SortFunc(list, func(a, b Import) int {
@@ -46,10 +55,48 @@ func (e *Engine) List() ([]Import, error) {
 	return list, nil
 }
 
+// Counts are how many imports there are. It reads none of them: metrics are for anybody.
+func (e *Engine) Counts() (complete, incomplete int, err error) {
+	entries, err := e.cfg.Tree.ReadDir(importsDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, 0, nil
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, entry := range entries {
+		if importsDir+"/"+entry.Name() != pendingDir {
+			complete++
+			continue
+		}
+		pending, err := e.cfg.Tree.ReadDir(pendingDir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return 0, 0, err
+		}
+		incomplete = len(pending)
+	}
+	return complete, incomplete, nil
+}
+
+// Pending returns how many imports are complete and, by name, those that are not, without the names that they will
+// have: what it costs does not depend on how many those are.
+func (e *Engine) Pending() (complete int, list []Import, err error) {
+	if complete, _, err = e.Counts(); err != nil {
+		return 0, nil, err
+	}
+	pendings, err := e.pendings()
+	for _, p := range pendings {
+		list = append(list, e.pendingBlobs(p))
+	}
+	slices.SortFunc(list, func(a, b Import) int {
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Name, b.Name))
+	})
+	return complete, list, err
+}
+
 // pendingImport tells of an import that is not complete: its blobs are those that it has so far, its names those that it will have, as far as they are known.
 func (e *Engine) pendingImport(p pending) Import {
-	i := Import{State: Incomplete, Parts: p.Parts, Have: p.Have, Missing: p.missing(), Running: e.isRunning(p.Key)}
-	i.Record = Record{Name: p.Name, Kind: p.Kind, ID: p.ID, Sources: p.Sources, Signer: p.Signer, Time: p.Touched, Node: p.Node}
+	i := e.pendingBlobs(p)
 	if ix, err := e.readIndex(p.dir() + "/index"); err == nil {
 		if names, _, err := e.namesOfIndex(ix); err == nil {
 			for _, c := range e.changes(names, p.Name) {
@@ -57,6 +104,15 @@ func (e *Engine) pendingImport(p pending) Import {
 			}
 		}
 	}
+	return i
+}
+
+// pendingBlobs is pendingImport without names.
+func (e *Engine) pendingBlobs(p pending) Import {
+	i := Import{State: Incomplete, Parts: p.Parts, Have: p.Have, Missing: p.missing(), Running: e.isRunning(p.Key)}
+	i.Record = Record{Name: p.Name, Kind: p.Kind, ID: p.ID, Sources: p.Sources, Signer: p.Signer, Time: p.Touched,
+		Node: p.Node}
+	i.KeptUntil = p.Touched.Add(pendingAge)
 	for name, info := range e.cfg.Tree.Walk(p.dir(), "") {
 		fresh := strings.HasPrefix(name, p.dir()+"/new/")
 		if !fresh && !strings.HasPrefix(name, p.dir()+"/held/") {

@@ -40,14 +40,16 @@ type Name struct {
 	path   string // in the tree
 }
 
-// edit is a link that an import is going to make. It is a Batch that was written down, because it is counted, compared and tried again.
+// edit is a link, or a record, that an import is going to make. It is a Batch that was written down, because it is
+// counted, compared and tried again.
 type edit struct {
 	name, digest string
 	holds        []string
 	weak         bool
+	record       []byte // then it is no link
 }
 
-// edits are the links of an import by name, each once, in the order in which they came.
+// edits are the links and records of an import by name, each once, in the order in which they came.
 type edits struct {
 	list []edit
 	at   map[string]int
@@ -73,24 +75,31 @@ type into struct {
 }
 
 func (b into) Link(name, digest string, holds ...string) {
-	b.l.add(edit{b.dir + "/" + name, digest, slices.Clone(holds), false})
+	b.l.add(edit{name: b.dir + "/" + name, digest: digest, holds: slices.Clone(holds)})
 }
-func (b into) LinkWeak(name, digest string) { b.l.add(edit{b.dir + "/" + name, digest, nil, true}) }
+func (b into) LinkWeak(name, digest string) {
+	b.l.add(edit{name: b.dir + "/" + name, digest: digest, weak: true})
+}
+func (b into) Put(name string, data []byte) {
+	b.l.add(edit{name: b.dir + "/" + name, record: slices.Clone(data)})
+}
 
-// An import only links. Anything else is a mistake in the program, which must not be lost silently.
-func (b into) Put(name string, _ []byte)    { b.refuse(name) }
+// An import only adds. Anything else is a mistake in the program, which must not be lost silently.
 func (b into) Remove(name string)           { b.refuse(name) }
 func (b into) Expect(name string, _ uint64) { b.refuse(name) }
 func (b into) refuse(name string) {
-	b.l.err = errors.Join(b.l.err, fmt.Errorf("import: %s is no link: %w", name, fs.ErrInvalid))
+	b.l.err = errors.Join(b.l.err, fmt.Errorf("import: %s is neither a link nor a record: %w", name, fs.ErrInvalid))
 }
 
 // write adds them to a batch of the whole tree.
 func (l *edits) write(b cluster.Batch) {
 	for _, e := range l.list {
-		if e.weak {
+		switch {
+		case e.record != nil:
+			b.Put(e.name, e.record)
+		case e.weak:
 			b.LinkWeak(e.name, e.digest)
-		} else {
+		default:
 			b.Link(e.name, e.digest, e.holds...)
 		}
 	}

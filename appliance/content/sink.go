@@ -34,6 +34,7 @@ type sink struct {
 	queue  []string              // of have, not yet linked below dir
 	oldest time.Time             // since when something that only a pin keeps is in queue; zero if nothing is
 	busy   map[string]chan bool  // digests that a Put is writing
+	wrote  map[string]bool       // digests of blobs that this reading has made
 	large  map[string]bool       // digests whose scratch file a Put has begun and not finished
 
 	mended atomic.Int64 // blobs that the tree knew, and did not have whole
@@ -48,7 +49,8 @@ type kept struct {
 }
 
 func newSink(e *Engine) *sink {
-	s := &sink{e: e, kept: map[string]int64{}, have: map[string]kept{}, busy: map[string]chan bool{}, large: map[string]bool{}}
+	s := &sink{e: e, kept: map[string]int64{}, have: map[string]kept{}, busy: map[string]chan bool{},
+		wrote: map[string]bool{}, large: map[string]bool{}}
 	for d, n := range e.cfg.Tree.Kept() {
 		s.kept[d] = n
 	}
@@ -160,10 +162,17 @@ func (s *sink) Put(ctx context.Context, digest string, size int64, r io.Reader) 
 			before = n
 		}
 	}
-	got, n, err := s.write(ctx, digest, size, r)
+	src := &source{r: r}
+	got, n, err := s.write(ctx, digest, size, src.reader())
 	if err != nil {
+		if !src.failed(err) {
+			err = ours{err}
+		}
 		return "", 0, err
 	}
+	s.mu.Lock()
+	s.wrote[got] = true
+	s.mu.Unlock()
 	s.e.read.Add(n)
 	if before >= 0 {
 		s.mended.Add(1)
@@ -176,6 +185,44 @@ func (s *sink) Put(ctx context.Context, digest string, size int64, r io.Reader) 
 		err = s.flush(ctx)
 	}
 	return got, n, err
+}
+
+// ours is an error of the tree, and not of the content that an import reads: the same import may succeed later.
+type ours struct{ error }
+
+func (o ours) Unwrap() error { return o.error }
+
+// source is what a blob is read from. It remembers whether it failed.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+// reader is the source, or the file itself where that can be shared with the tree.
+func (s *source) reader() io.Reader {
+	switch s.r.(type) {
+	case *os.File, *io.SectionReader:
+		return s.r
+	case io.Seeker:
+		return struct {
+			io.Reader
+			io.Seeker
+		}{s, s.r.(io.Seeker)}
+	}
+	return s
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+// failed reports whether err is because of the content: it cannot be read, or is not what it should be.
+func (s *source) failed(err error) bool {
+	return s.err != nil || errors.Is(err, syscall.EBADMSG) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // turn waits until nobody else writes the blob: two writers of one scratch file would spoil it.
@@ -207,6 +254,12 @@ func (s *sink) turn(ctx context.Context, digest string) (done func(), err error)
 func (s *sink) write(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {
 	if digest != "" && size >= s.e.cfg.largeAt {
 		return s.writeLarge(ctx, digest, size, r)
+	}
+	if s.e.cfg.Room != nil && size >= s.e.cfg.largeAt {
+		if room := s.e.cfg.Room(); size > room { // before the disk is full of a part of it
+			return "", 0, fmt.Errorf("a blob has %s and %s are free besides the disk's reserve: %w", BytesText(size),
+				BytesText(max(room, 0)), syscall.ENOSPC)
+		}
 	}
 	w, err := s.e.cfg.Tree.CreateBlob("")
 	if err != nil {
@@ -379,6 +432,18 @@ func (s *sink) run(ctx context.Context) {
 
 // heldWait is how long an import relies on what other names keep, before it keeps that as well.
 const heldWait = 10 * time.Minute
+
+// keeps is how many bytes came with this import and are kept, now and from an earlier reading of it.
+func (s *sink) keeps() (n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range s.have {
+		if k.fresh {
+			n += k.size
+		}
+	}
+	return n
+}
 
 // idle reports whether nothing in the queue is kept by a pin alone.
 func (s *sink) idle() bool {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -239,7 +240,8 @@ func stateOf(i content.Import) string {
 	case i.State == content.Incomplete && len(i.Missing) > 0:
 		return "not complete, missing parts: " + numbers(i.Missing)
 	case i.State == content.Incomplete:
-		return "not complete: import the same again to go on"
+		return fmt.Sprintf("not complete: import the same again to go on; what was read, %s, is kept until %s",
+			size(i.BytesNew), i.KeptUntil.Format(time.DateOnly))
 	}
 	return ""
 }

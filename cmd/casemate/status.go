@@ -52,6 +52,18 @@ type status struct {
 		} `json:"lost"`
 		All int `json:"lost_total"`
 	} `json:"scrub"`
+	Uploads struct {
+		Open  int `json:"open"`
+		Most  int `json:"most"`
+		Share int `json:"share"`
+		Users []struct {
+			User  string    `json:"user"`
+			Open  int       `json:"open"`
+			Bytes int64     `json:"bytes"`
+			Idle  time.Time `json:"idle_since"`
+			Ended uint64    `json:"ended"`
+		} `json:"users"`
+	} `json:"uploads"`
 	Warnings []string `json:"warnings"`
 	Misses   []miss   `json:"misses"`
 }
@@ -111,6 +123,17 @@ func (s *status) page(t *table) {
 	t.line("domain", fmt.Sprintf("%s at %s", s.Domain, strings.Join(s.Advertise, ", ")))
 	t.line("content", fmt.Sprintf("%d images, %d files, %d blobs with %s", s.Images, s.Files, s.Blobs, size(s.Bytes)))
 	t.line("disk", fmt.Sprintf("%s free of %s, writes are refused below %s", size(s.Disk.Free), size(s.Disk.Total), size(s.Disk.Reserve)))
+	if u := s.Uploads; u.Open > 0 {
+		var by []string
+		for _, of := range u.Users {
+			name := of.User
+			if name == "" {
+				name = "from before the last start"
+			}
+			by = append(by, fmt.Sprintf("%s %d with %s", name, of.Open, size(of.Bytes)))
+		}
+		t.line("uploads", fmt.Sprintf("%d unfinished: %s", u.Open, strings.Join(by, ", ")))
+	}
 	t.line("scrub", s.scrubbed())
 	t.line("CA", s.shape())
 	for _, c := range s.Certificates {

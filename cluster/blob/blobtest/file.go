@@ -55,13 +55,13 @@ func (f *file) readAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, &fs.PathError{Op: "readat", Path: f.name, Err: fs.ErrInvalid}
 	}
-	if off >= int64(len(f.node.data)) {
+	if off >= f.node.data.size {
 		if len(p) == 0 {
 			return 0, nil
 		}
 		return 0, io.EOF
 	}
-	n := copy(p, f.node.data[off:])
+	n := f.node.data.readAt(p, off)
 	if n < len(p) {
 		return n, io.EOF
 	}
@@ -113,7 +113,7 @@ func (f *file) Seek(offset int64, whence int) (int64, error) {
 	case io.SeekCurrent:
 		offset += f.pos
 	case io.SeekEnd:
-		offset += int64(len(f.node.data))
+		offset += f.node.data.size
 	}
 	if offset < 0 {
 		return 0, &fs.PathError{Op: "seek", Path: f.name, Err: fs.ErrInvalid}
@@ -135,7 +135,7 @@ func (f *file) Close() error {
 func (f *file) Stat() (fs.FileInfo, error) {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
-	return info{f.name, int64(len(f.node.data)), false, f.node.mod}, f.ready()
+	return info{f.name, f.node.data.size, false, f.node.mod}, f.ready()
 }
 
 // Sync makes the bytes durable. One that fails without having happened has lost them: they are read as if nothing were wrong, and no later Sync saves them.

@@ -49,8 +49,8 @@ type node struct {
 	mod     time.Time
 	entries map[string]*node // directory: as seen now
 	stable  map[string]*node // directory: as on disk
-	data    []byte           // file: as seen now
-	disk    []byte           // file: as on disk
+	data    content          // file: as seen now
+	disk    content          // file: as on disk
 	pending []dataOp         // file: changes that are not durable, in order
 }
 
@@ -105,9 +105,8 @@ func (f *FS) Flip(name string, off int64) error {
 	if err != nil {
 		return err
 	}
-	n.data = slices.Clone(n.data)
-	n.data[off] ^= 1
-	n.disk = slices.Clone(n.data)
+	n.data.own(off / pageSize).data[off%pageSize] ^= 1
+	n.disk = n.data.clone()
 	return nil
 }
 
@@ -171,7 +170,7 @@ func (f *FS) Reboot() *FS {
 			d.entries = maps.Clone(d.stable)
 			return d
 		}
-		file := &node{disk: slices.Clone(n.disk), mod: n.mod}
+		file := &node{disk: n.disk.clone(), mod: n.mod}
 		seen[n] = file
 		until := f.rng.IntN(len(n.pending) + 1)
 		for i, op := range n.pending {
@@ -193,7 +192,7 @@ func (f *FS) Reboot() *FS {
 				}
 			}
 		}
-		file.data = slices.Clone(file.disk)
+		file.data = file.disk.clone()
 		return file
 	}
 	next.root = survive(f.root)
@@ -211,16 +210,12 @@ func (op nameOp) apply() {
 	}
 }
 
-func (op dataOp) apply(to *[]byte) {
-	end := op.off + int64(len(op.data))
-	if op.data == nil && end < int64(len(*to)) {
-		*to = slices.Clone((*to)[:end])
+func (op dataOp) apply(to *content) {
+	if op.data == nil {
+		to.resize(op.off)
 		return
 	}
-	if end > int64(len(*to)) {
-		*to = append(*to, make([]byte, end-int64(len(*to)))...)
-	}
-	copy((*to)[op.off:], op.data)
+	to.writeAt(op.data, op.off)
 }
 
 // change is called with f.mu held before each change; do makes it. It returns the injected fault.
@@ -383,7 +378,7 @@ func (f *FS) ReadDir(name string) ([]fs.DirEntry, error) {
 	}
 	var list []fs.DirEntry
 	for name, e := range n.entries {
-		list = append(list, fs.FileInfoToDirEntry(info{name, int64(len(e.data)), e.dir, e.mod}))
+		list = append(list, fs.FileInfoToDirEntry(info{name, e.data.size, e.dir, e.mod}))
 	}
 	slices.SortFunc(list, func(a, b fs.DirEntry) int { return cmp.Compare(a.Name(), b.Name()) })
 	return list, nil
@@ -397,7 +392,7 @@ func (f *FS) Stat(name string) (fs.FileInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return info{filepath.Base(name), int64(len(n.data)), n.dir, n.mod}, nil
+	return info{filepath.Base(name), n.data.size, n.dir, n.mod}, nil
 }
 
 // SyncDir implements blob.FS.

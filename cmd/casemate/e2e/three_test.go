@@ -373,7 +373,7 @@ func TestThreeBastions(t *testing.T) {
 			}
 		}, func() { must(t, "ip", "-n", l.name+"sw", "link", "set", port, "master", "br0") }
 	})
-	var heavy string // an image that the full disk has no room for
+	var heavy string // an image that the full disk has no room for: 24 MiB
 	event("a disk is full", func(leader *bastion, followers []*bastion) (*bastion, func(), func()) {
 		full := tr.nodes[1]
 		if full == leader {
@@ -381,7 +381,7 @@ func TestThreeBastions(t *testing.T) {
 		}
 		at := leader
 		return at, func() {
-				must(t, "dd", "if=/dev/zero", "of="+full.path("disk/filler"), "bs=1M", "count=236", "status=none")
+				fillDisk(t, full.path("disk"), 12<<20)
 				heavy = own + "/docker.io/library/heavy:1"
 				client1.must(t, client(t, "crane"), "push", writeImage(t, client1.path("heavy"), randomImage(t, 24<<20, 1)), heavy)
 				// Asked at the full one, which passes it on.
@@ -450,4 +450,18 @@ func TestThreeBastions(t *testing.T) {
 				tr.start(tr.join(leader, "n4"))
 			}
 	})
+}
+
+// fillDisk writes a file "filler" into dir, a file system of its own, that leaves so many bytes of it available.
+func fillDisk(t *testing.T, dir string, left int64) {
+	t.Helper()
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err != nil {
+		t.Fatal(err)
+	}
+	fill := int64(fs.Bavail)*fs.Bsize - left
+	if fill <= 0 {
+		t.Fatalf("%s: %d bytes are available, fewer than the %d that should be left", dir, int64(fs.Bavail)*fs.Bsize, left)
+	}
+	must(t, "fallocate", "-l", fmt.Sprint(fill), filepath.Join(dir, "filler"))
 }

@@ -45,6 +45,9 @@ func (b *builder) linked(arch, binary string) ([]module, error) {
 		if d.Replace != nil {
 			d = d.Replace
 		}
+		if strings.HasPrefix(d.Path, "./") { // a module in this tree is Casemate's own
+			continue
+		}
 		by[d.Path] = &module{path: d.Path, version: d.Version, sum: d.Sum}
 	}
 	cmd := exec.Command("go", "list", "-deps", "-json=Dir,Standard,Module", "./cmd/casemate")
@@ -69,7 +72,7 @@ func (b *builder) linked(arch, binary string) ([]module, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		if pkg.Standard || pkg.Module == nil || pkg.Module.Main {
+		if pkg.Standard || pkg.Module == nil || pkg.Module.Main || strings.HasPrefix(pkg.Module.Dir, b.root+"/") {
 			continue
 		}
 		m := by[pkg.Module.Path]

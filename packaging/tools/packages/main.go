@@ -52,6 +52,10 @@ func main() {
 }
 
 func run(root, out, version, commit string, arches []string) error {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return err
+	}
 	epoch, err := epochOf(root)
 	if err != nil {
 		return err

@@ -1,0 +1,92 @@
+package fileserver
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// maxRanges bounds the parts of one multi-range answer; a request for more gets the whole content (RFC 9110, section
+// 14.2, allows that).
+const maxRanges = 32
+
+// BoundRanges returns r as http.ServeContent may see it for content of size bytes: without a Range header that asks
+// for more than 32 parts or in a unit that is not bytes, and with ranges that overlap or touch merged into one, in
+// the order of their first bytes (RFC 9110, sections 14.2 and 15.3.7.2). Each part of an answer costs a header and a
+// seek, so the cost follows what is sent and not what was asked. What cannot be read is left for http.ServeContent to
+// refuse.
+func BoundRanges(r *http.Request, size int64) *http.Request {
+	asked := r.Header.Get("Range")
+	if asked == "" {
+		return r
+	}
+	specs, isBytes := strings.CutPrefix(asked, "bytes=")
+	// Units that one does not know must be ignored (RFC 9110, section 14.2); net/http would answer 416.
+	if !isBytes || strings.Count(specs, ",") >= maxRanges {
+		return withRange(r, "")
+	}
+	if merged, ok := mergeRanges(specs, size); ok {
+		return withRange(r, merged)
+	}
+	return r
+}
+
+func withRange(r *http.Request, value string) *http.Request {
+	r = r.Clone(r.Context())
+	if r.Header.Del("Range"); value != "" {
+		r.Header.Set("Range", value)
+	}
+	return r
+}
+
+// mergeRanges merges the ranges of a list that overlap or touch; !ok if there are none, or if something in it is no
+// range.
+func mergeRanges(specs string, size int64) (merged string, ok bool) {
+	type span struct{ first, end int64 } // the bytes from first on and before end
+	var spans []span
+	for spec := range strings.SplitSeq(specs, ",") {
+		if spec = strings.TrimSpace(spec); spec == "" {
+			continue
+		}
+		from, to, dash := strings.Cut(spec, "-")
+		first, err1 := strconv.ParseUint(cmp.Or(from, "0"), 10, 63)
+		last, err2 := strconv.ParseUint(cmp.Or(to, "0"), 10, 63)
+		s := span{int64(first), size}
+		switch {
+		case !dash || err1 != nil || err2 != nil || from == "" && to == "":
+			return "", false
+		case from == "":
+			s.first = max(0, size-int64(last))
+		case to != "" && last < first:
+			return "", false
+		case to != "":
+			s.end = min(size, int64(last)+1)
+		}
+		if s.first < s.end { // the others cannot be had, and are passed over where one can
+			spans = append(spans, s)
+		}
+	}
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.first, b.first) })
+	var list []span
+	for _, s := range spans {
+		if n := len(list); n > 0 && s.first <= list[n-1].end {
+			list[n-1].end = max(list[n-1].end, s.end)
+		} else {
+			list = append(list, s)
+		}
+	}
+	if len(list) == len(spans) {
+		return "", false
+	}
+	var b strings.Builder
+	for i, s := range list {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, "%d-%d", s.first, s.end-1)
+	}
+	return "bytes=" + b.String(), true
+}
