@@ -66,14 +66,20 @@ func (tr *trio) kill(b *bastion) {
 	if err := tr.procs[b].Process.Kill(); err != nil {
 		tr.t.Fatal(err)
 	}
-	delete(tr.procs, b)
+	tr.ended(b)
 }
 
 // stop ends a node the clean way and waits for it.
 func (tr *trio) stop(b *bastion) {
 	tr.t.Helper()
+	tr.procs[b].Process.Signal(syscall.SIGTERM)
+	tr.ended(b)
+}
+
+// ended waits for a node's end: until then its ports are taken.
+func (tr *trio) ended(b *bastion) {
+	tr.t.Helper()
 	p := tr.procs[b].Process
-	p.Signal(syscall.SIGTERM)
 	until(tr.t, b.name+" ends", func() error {
 		if p.Signal(syscall.Signal(0)) == nil {
 			return fmt.Errorf("it runs")
