@@ -61,12 +61,16 @@ func (tr *trio) join(by *bastion, name string) *bastion {
 
 func (tr *trio) start(b *bastion) { tr.procs[b] = b.serve(tr.t) }
 
-func (tr *trio) kill(b *bastion) {
+func (tr *trio) kill(all ...*bastion) {
 	tr.t.Helper()
-	if err := tr.procs[b].Process.Kill(); err != nil {
-		tr.t.Fatal(err)
+	for _, b := range all {
+		if err := tr.procs[b].Process.Kill(); err != nil {
+			tr.t.Fatal(err)
+		}
 	}
-	tr.ended(b)
+	for _, b := range all {
+		tr.ended(b)
+	}
 }
 
 // stop ends a node the clean way and waits for it.
@@ -432,9 +436,7 @@ func TestThreeBastions(t *testing.T) {
 	})
 	event("all three are killed at once", func(leader *bastion, followers []*bastion) (*bastion, func(), func()) {
 		return nil, func() {
-			for _, b := range tr.nodes {
-				tr.kill(b)
-			}
+			tr.kill(tr.nodes...)
 			for _, b := range tr.nodes {
 				tr.procs[b] = b.launch(t) // as when the power comes back: none of them waits for another
 			}
