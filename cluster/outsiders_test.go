@@ -30,18 +30,6 @@ import (
 	"casemate/cluster/lograte"
 )
 
-// signer has a public key and signs with whatever it is told to.
-type signer struct {
-	pub  crypto.PublicKey
-	sign func(digest []byte, opts crypto.SignerOpts) ([]byte, error)
-}
-
-func (s signer) Public() crypto.PublicKey { return s.pub }
-
-func (s signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	return s.sign(digest, opts)
-}
-
 func csrOf(t *testing.T, key crypto.Signer) []byte {
 	t.Helper()
 	req := &x509.CertificateRequest{Subject: pkix.Name{CommonName: "n2"}}
