@@ -56,7 +56,8 @@ func (a *Appliance) catchUp() {
 	}
 }
 
-// servePeer answers what another node passes on: the request of a client for an upload whose bytes are here.
+// servePeer answers what another node passes on: a request of a client's push, whose upload is here or for which there
+// is room here.
 func (a *Appliance) servePeer(w http.ResponseWriter, r *http.Request) {
 	h := a.peers.Load()
 	if h == nil {

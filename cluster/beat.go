@@ -145,6 +145,7 @@ func (p *peers) keep(ctx context.Context) {
 				want[n] = true
 			}
 		}
+		p.setHomes(want)
 		p.mu.Lock()
 		var gone []*link
 		for n, l := range p.links {

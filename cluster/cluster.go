@@ -17,12 +17,14 @@ import (
 
 	"casemate/cluster/blob"
 	"casemate/cluster/state"
+	"casemate/lograte"
 )
 
 // Cluster is one open node. It is safe for concurrent use.
 type Cluster struct {
 	cfg    Config
 	log    *slog.Logger
+	lines  *lograte.Limit // of what outsiders cause
 	id     identity
 	opened time.Time
 	keys   atomic.Pointer[keyring]
@@ -81,9 +83,11 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	}
 	c := &Cluster{
 		gc:  make(chan struct{}, 1),
-		cfg: cfg, log: cfg.Log, id: id, lock: lock, opened: cfg.Now(),
+		cfg: cfg, id: id, lock: lock, opened: cfg.Now(),
 		stop: make(chan struct{}), done: make(chan struct{}), ended: make(chan struct{}),
 	}
+	handler, limit := lograte.Handler(cfg.Log.Handler())
+	c.log, c.lines = slog.New(handler), limit
 	c.life, c.die = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -242,6 +246,7 @@ func (c *Cluster) release() error {
 		errs = append(errs, c.wal.Close())
 	}
 	errs = append(errs, c.lock.Close())
+	c.lines.Close()
 	c.fail(nil)
 	return errors.Join(errs...)
 }

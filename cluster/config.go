@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -57,6 +58,8 @@ type Config struct {
 	snapshots uint64        // log entries between two snapshots; 0 is 8192
 	entrySize int           // largest encoded batch in one log entry; 0 is 256 KiB
 	stall     time.Duration // 0 is stallTime
+
+	checkCSR func(*x509.CertificateRequest) error // that whoever made it has its key; nil is the standard library's
 }
 
 // complete checks the settings and fills in the zero values.
@@ -95,6 +98,9 @@ func (c Config) complete() (Config, error) {
 		c.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", addr)
 		}
+	}
+	if c.checkCSR == nil {
+		c.checkCSR = (*x509.CertificateRequest).CheckSignature
 	}
 	setDefault(&c.stall, stallTime)
 	setDefault(&c.SegmentSize, 16<<20)

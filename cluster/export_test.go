@@ -3,7 +3,9 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"casemate/cluster/state"
@@ -132,3 +134,25 @@ func (c *Cluster) CollectedAt(digest string) uint64 {
 func (c *Cluster) PatrolOnce(ctx context.Context, every time.Duration) (ScrubReport, error) {
 	return c.patrol(ctx, every, func() time.Duration { return every })
 }
+
+// CountCSRs counts how often the signature of a request for a certificate is verified.
+func CountCSRs(c *Config, n *atomic.Int64) {
+	c.checkCSR = func(csr *x509.CertificateRequest) error {
+		n.Add(1)
+		return csr.CheckSignature()
+	}
+}
+
+// AskToJoin asks to join with a request for a certificate of the caller's own. cfg needs Dial, Node, PeerAddr.
+func AskToJoin(ctx context.Context, cfg Config, addr string, token Token, csr []byte) error {
+	cfg.Now = time.Now
+	_, err := askToJoin(ctx, cfg, addr, token, csr)
+	return err
+}
+
+// Outsiders are the bounds of what outsiders may do.
+const (
+	MaxFromOne  = maxFromOne
+	TollOnce    = int(tollBurst / tollFloor) // connections of one address before it has to pay
+	TollAllOnce = int(tollAllOnce / tollFloor)
+)

@@ -40,6 +40,8 @@ func fences() []fence {
 		{"casemate/cluster/state", nil, "math/rand", "promise 2: the state is a pure function of the log"},
 		{"casemate/cluster/state", nil, "crypto/rand", "promise 2: the state is a pure function of the log"},
 		{"casemate/cluster", nil, "casemate/appliance", "the tree knows no service and nobody above it"},
+		{"casemate/share", nil, "casemate", "every room that accepts connections may use it"},
+		{"casemate/lograte", nil, "casemate", "every room that logs may use it"},
 		{"casemate/cluster/blob", nil, "casemate/cluster/state", "blobs are a directory; who names them is not their matter"},
 	}
 	for _, s := range services {
