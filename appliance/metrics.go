@@ -1,6 +1,8 @@
 package appliance
 
 import (
+	"bytes"
+	"context"
 	"io"
 	"log"
 	"log/slog"
@@ -11,7 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/expfmt"
 
 	"casemate/appliance/content"
 	"casemate/appliance/missing"
@@ -48,8 +50,66 @@ func newMetrics(a *Appliance) *metrics {
 	return m
 }
 
+// metricsShare is which part of the time may be spent on making the page of /metrics.
+const metricsShare = 10
+
+// metricsPage is the page of /metrics as it was last made. Anybody may ask for it, and take long to read it, so it is
+// made by one at a time, whole before anything is sent, and for at most a tenth of the time; in between the last one is
+// sent, which is as old as it took to make ten.
+type metricsPage struct {
+	turn chan struct{} // of capacity 1: full while somebody looks or makes one, who owns what follows
+	text []byte
+	at   time.Time // when it was made
+	took time.Duration
+}
+
+// get returns the page, made by create if the last one is too old.
+func (p *metricsPage) get(ctx context.Context, create func() ([]byte, error)) ([]byte, error) {
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if p.text != nil && time.Since(p.at) < metricsShare*p.took {
+		return p.text, nil
+	}
+	begin := time.Now()
+	text, err := create()
+	if err != nil {
+		return nil, err
+	}
+	p.text, p.at, p.took = text, time.Now(), time.Since(begin)
+	return text, nil
+}
+
+// handler is GET /metrics, in Prometheus's text format.
 func (m *metrics) handler() http.Handler {
-	return promhttp.HandlerFor(m.reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Registry: nil})
+	page := metricsPage{turn: make(chan struct{}, 1)}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, err := page.get(r.Context(), m.write)
+		if err != nil {
+			refuse(w, r, http.StatusInternalServerError, "", err.Error())
+			return
+		}
+		send(w, r, string(expfmt.NewFormat(expfmt.TypeTextPlain)), text)
+	})
+}
+
+// write gives all metrics as text.
+func (m *metrics) write() ([]byte, error) {
+	families, err := m.reg.Gather()
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	enc := expfmt.NewEncoder(&b, expfmt.NewFormat(expfmt.TypeTextPlain))
+	for _, f := range families {
+		if err := enc.Encode(f); err != nil {
+			return nil, err
+		}
+	}
+	return b.Bytes(), nil
 }
 
 func (m *metrics) request(room string, r *http.Request, status int, bytes int64, took time.Duration) {

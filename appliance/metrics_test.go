@@ -1,0 +1,75 @@
+package appliance
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// slowCollector needs some seconds to say how often it was asked.
+type slowCollector struct {
+	takes time.Duration
+	asked int
+}
+
+func (c *slowCollector) Describe(chan<- *prometheus.Desc) {}
+
+func (c *slowCollector) Collect(ch chan<- prometheus.Metric) {
+	c.asked++
+	time.Sleep(c.takes)
+	ch <- prometheus.MustNewConstMetric(prometheus.NewDesc("asked", "Often.", nil, nil), prometheus.CounterValue, float64(c.asked))
+}
+
+// stuckReader takes nothing of an answer until it is released.
+type stuckReader struct {
+	*httptest.ResponseRecorder
+	release chan struct{}
+}
+
+func (w stuckReader) Write(p []byte) (int, error) {
+	<-w.release
+	return w.ResponseRecorder.Write(p)
+}
+
+// Who asks for /metrics, and does not read it, keeps it from nobody else, and how many ask costs nothing.
+func TestMetricsAreMadeOnceForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &slowCollector{takes: time.Second}
+		m := &metrics{reg: prometheus.NewRegistry()}
+		m.reg.MustRegister(c)
+		h := m.handler()
+		get := func(w http.ResponseWriter) { h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil)) }
+		want := func(asked int) {
+			t.Helper()
+			w := httptest.NewRecorder()
+			get(w)
+			if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), fmt.Sprintf("\nasked %d\n", asked)) {
+				t.Errorf("want 200 and asked %d, got %d and\n%s", asked, w.Code, w.Body)
+			}
+			if got := w.Header().Get("Content-Type"); !strings.HasPrefix(got, "text/plain; version=0.0.4") {
+				t.Errorf("got the content type %q", got)
+			}
+		}
+		var wg sync.WaitGroup
+		release := make(chan struct{})
+		for range 100 {
+			wg.Go(func() { get(stuckReader{httptest.NewRecorder(), release}) })
+		}
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		want(1)
+		time.Sleep(7 * time.Second)
+		want(1)
+		time.Sleep(3 * time.Second)
+		want(2)
+		close(release)
+		wg.Wait()
+	})
+}
