@@ -249,6 +249,7 @@ func (h *honest) lookup(host string) (addrs []string, err error) {
 		server := net.JoinHostPort(h.Bastions[(h.turn+i)%len(h.Bastions)], "53")
 		q := new(dns.Msg).SetQuestion(dns.Fqdn(host), dns.TypeA)
 		var r *dns.Msg
+		began := time.Now()
 		r, _, err = (&dns.Client{Timeout: 5 * time.Second}).Exchange(q, server)
 		if err == nil && r.Truncated {
 			r, _, err = (&dns.Client{Net: "tcp", Timeout: 5 * time.Second}).Exchange(q, server)
@@ -257,7 +258,10 @@ func (h *honest) lookup(host string) (addrs []string, err error) {
 			h.tl.add(h.tl.now(), "dns, single questions", func(c *count) { c.Retried++; c.because(err) })
 			continue
 		}
-		h.tl.add(h.tl.now(), "dns, single questions", func(c *count) { c.Done++ })
+		h.tl.add(h.tl.now(), "dns, single questions", func(c *count) {
+			c.Done++
+			c.Ms = append(c.Ms, float32(time.Since(began).Seconds()*1000))
+		})
 		for _, rr := range r.Answer {
 			if a, ok := rr.(*dns.A); ok {
 				addrs = append(addrs, a.A.String())
