@@ -322,22 +322,33 @@ type stall struct {
 // stallMin is a third of the time in which a leader must hear of a majority.
 const stallMin = 100 * time.Millisecond
 
-// watch sleeps ten milliseconds at a time with the bastions' priority, and notes when it is woken much later: nothing
-// that a bastion does or leaves undone can help then.
+// watch sleeps ten milliseconds at a time on each processor with the bastions' priority, and notes when it is woken much
+// later: nothing that a bastion does or leaves undone can help then.
 func (s *stalls) watch(ctx context.Context, wg *sync.WaitGroup) {
-	wg.Go(func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-		unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), bastionNice)
-		for ctx.Err() == nil {
-			began, sleep := time.Now(), unix.NsecToTimespec(int64(10*time.Millisecond))
-			unix.Nanosleep(&sleep, nil)
-			if took := time.Since(began); took > stallMin {
-				s.mu.Lock()
-				s.list = append(s.list, stall{time.Now(), took})
-				s.mu.Unlock()
-			}
+	var all unix.CPUSet
+	unix.SchedGetaffinity(0, &all)
+	for cpu, left := 0, all.Count(); left > 0; cpu++ {
+		if !all.IsSet(cpu) {
+			continue
 		}
-	})
+		left--
+		wg.Go(func() {
+			runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+			var one unix.CPUSet
+			one.Set(cpu)
+			unix.SchedSetaffinity(0, &one)
+			unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), bastionNice)
+			for ctx.Err() == nil {
+				began, sleep := time.Now(), unix.NsecToTimespec(int64(10*time.Millisecond))
+				unix.Nanosleep(&sleep, nil)
+				if took := time.Since(began); took > stallMin {
+					s.mu.Lock()
+					s.list = append(s.list, stall{time.Now(), took})
+					s.mu.Unlock()
+				}
+			}
+		})
+	}
 }
 
 // near is the longest one that ended in the two seconds before a time or just after it.
