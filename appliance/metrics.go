@@ -3,12 +3,14 @@ package appliance
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log"
 	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -50,37 +52,60 @@ func newMetrics(a *Appliance) *metrics {
 	return m
 }
 
-// metricsShare is which part of the time may be spent on making the page of /metrics.
-const metricsShare = 10
+// Which part of the time may be spent on making the page of /metrics, and how long who asks waits for that at most.
+const (
+	metricsShare = 10
+	metricsPause = time.Second
+)
 
-// metricsPage is the page of /metrics as it was last made. Anybody may ask for it, and take long to read it, so it is
-// made by one at a time, whole before anything is sent, and for at most a tenth of the time; in between the last one is
-// sent, which is as old as it took to make ten.
+// metricsPage makes the page of /metrics. Anybody may ask for it, and take long to read it, so it is made by one at a
+// time, whole before anything is sent, for at most a tenth of the time, and once for all who wait. Nobody gets one that
+// was begun before they asked.
 type metricsPage struct {
-	turn chan struct{} // of capacity 1: full while somebody looks or makes one, who owns what follows
-	text []byte
-	at   time.Time // when it was made
+	mu   sync.Mutex
+	next *metricsRound // who comes now waits for it; nil: there is none that has not begun
+
+	turn chan struct{} // of capacity 1: full while somebody waits or makes one, who owns what follows
+	at   time.Time     // when the last one was made
 	took time.Duration
 }
 
-// get returns the page, made by create if the last one is too old.
+type metricsRound struct {
+	done chan struct{} // closed when the rest is there
+	text []byte
+	err  error
+}
+
+// get returns a page that create makes after the call of get. ctx ends waiting for others.
 func (p *metricsPage) get(ctx context.Context, create func() ([]byte, error)) ([]byte, error) {
-	select {
-	case p.turn <- struct{}{}:
-		defer func() { <-p.turn }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	p.mu.Lock()
+	if round := p.next; round != nil {
+		p.mu.Unlock()
+		select {
+		case <-round.done:
+			return round.text, round.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
-	if p.text != nil && time.Since(p.at) < metricsShare*p.took {
-		return p.text, nil
-	}
+	round := &metricsRound{done: make(chan struct{})}
+	p.next = round
+	p.mu.Unlock()
+	// For all who wait, not only for the one who came first, so ctx does not end it.
+	p.turn <- struct{}{}
+	round.err = errors.New("the metrics cannot be read") // if create panics
+	defer func() {
+		<-p.turn
+		close(round.done)
+	}()
+	time.Sleep(min((metricsShare-1)*p.took, metricsPause) - time.Since(p.at))
+	p.mu.Lock()
+	p.next = nil
+	p.mu.Unlock()
 	begin := time.Now()
-	text, err := create()
-	if err != nil {
-		return nil, err
-	}
-	p.text, p.at, p.took = text, time.Now(), time.Since(begin)
-	return text, nil
+	round.text, round.err = create()
+	p.at, p.took = time.Now(), time.Since(begin)
+	return round.text, round.err
 }
 
 // handler is GET /metrics, in Prometheus's text format.

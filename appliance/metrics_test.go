@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// slowCollector needs some seconds to say how often it was asked.
+// slowCollector needs some time to say how often it was asked.
 type slowCollector struct {
 	takes time.Duration
 	asked int
@@ -41,7 +41,7 @@ func (w stuckReader) Write(p []byte) (int, error) {
 // Who asks for /metrics, and does not read it, keeps it from nobody else, and how many ask costs nothing.
 func TestMetricsAreMadeOnceForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &slowCollector{takes: time.Second}
+		c := &slowCollector{takes: 50 * time.Millisecond}
 		m := &metrics{reg: prometheus.NewRegistry()}
 		m.reg.MustRegister(c)
 		h := m.handler()
@@ -62,13 +62,18 @@ func TestMetricsAreMadeOnceForAll(t *testing.T) {
 		for range 100 {
 			wg.Go(func() { get(stuckReader{httptest.NewRecorder(), release}) })
 		}
-		synctest.Wait()
-		time.Sleep(2 * time.Second)
-		want(1)
-		time.Sleep(7 * time.Second)
-		want(1)
-		time.Sleep(3 * time.Second)
-		want(2)
+		time.Sleep(time.Hour)
+		synctest.Wait() // all have their page and do not take it
+		if c.asked > 2 {
+			t.Errorf("100 who asked at once cost %d looks, want one that has begun and one for all others", c.asked)
+		}
+		begin, asked := time.Now(), c.asked
+		for i := range 10 {
+			want(asked + i + 1) // each is as of now
+		}
+		if took := time.Since(begin); took < 9*metricsShare*c.takes {
+			t.Errorf("10 pages that take %v each were made in %v", c.takes, took)
+		}
 		close(release)
 		wg.Wait()
 	})
