@@ -324,8 +324,8 @@ type stall struct {
 // stallMin is a third of the time in which a leader must hear of a majority.
 const stallMin = 100 * time.Millisecond
 
-// watch sleeps ten milliseconds at a time on each processor with the bastions' priority, and notes when it is woken much
-// later: nothing that a bastion does or leaves undone can help then.
+// watch sleeps ten milliseconds at a time on each processor with the bastions' priority, and notes when it is woken
+// much later: nothing that a bastion does or leaves undone can help then.
 func (s *stalls) watch(ctx context.Context, wg *sync.WaitGroup) {
 	var all unix.CPUSet
 	unix.SchedGetaffinity(0, &all)
