@@ -24,7 +24,8 @@ func (c *slowCollector) Describe(chan<- *prometheus.Desc) {}
 func (c *slowCollector) Collect(ch chan<- prometheus.Metric) {
 	c.asked++
 	time.Sleep(c.takes)
-	ch <- prometheus.MustNewConstMetric(prometheus.NewDesc("asked", "Often.", nil, nil), prometheus.CounterValue, float64(c.asked))
+	desc := prometheus.NewDesc("asked", "How often it was asked.", nil, nil)
+	ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(c.asked))
 }
 
 // stuckReader takes nothing of an answer until it is released.
