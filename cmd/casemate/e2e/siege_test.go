@@ -488,8 +488,11 @@ func TestSiege(t *testing.T) {
 	pulling, stopPulls := context.WithCancel(context.Background())
 	defer stopPulls()
 	var wg sync.WaitGroup
+	watching, stopWatch := context.WithCancel(context.Background())
+	defer stopWatch()
+	var watch sync.WaitGroup
 	still := &stalls{}
-	still.watch(pulling, &wg)
+	still.watch(watching, &watch)
 	p := &pulls{}
 	node.pullLoop(pulling, &wg, p, sock, ref)
 	for i := range 4 {
@@ -506,6 +509,8 @@ func TestSiege(t *testing.T) {
 		all.merge(p.end(t))
 	}
 	last := tr.healths("end")
+	stopWatch()
+	watch.Wait()
 	for _, p := range bad {
 		attacks.merge(p.end(t))
 	}
