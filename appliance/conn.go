@@ -126,7 +126,7 @@ func (c *progressConn) Close() error {
 	return c.TCPConn.Close()
 }
 
-// placeKey is the key of a request's context under which its connection's place is.
+// placeKey is the key of a request's context under which its connection is.
 type placeKey struct{}
 
 // withPlace is an http.Server's ConnContext.
@@ -135,7 +135,7 @@ func withPlace(ctx context.Context, c net.Conn) context.Context {
 		c = t.NetConn()
 	}
 	if p, ok := c.(*progressConn); ok {
-		ctx = context.WithValue(ctx, placeKey{}, p.place)
+		ctx = context.WithValue(ctx, placeKey{}, p)
 	}
 	return ctx
 }
@@ -144,6 +144,24 @@ func withPlace(ctx context.Context, c net.Conn) context.Context {
 func newPlaces(max int, known func(client string) bool) *share.Places {
 	// Three eighths for one client: a thousand downloads may come from one host. Whoever has none gets one all the same.
 	return share.New(share.Config{Max: max, PerClient: (max*3 + 7) / 8, Kept: min(512, max/8), Known: known})
+}
+
+// An answer that was made in memory stays there until its client has taken it, for as long as progressConn lets it take.
+const (
+	largeAnswer  = 64 << 10 // bytes from which it counts
+	largeAnswers = 64       // under way at a time; the registry's lists and manifests have up to 4 MiB
+)
+
+// newLarge divides the large answers that are under way among clients. All count as idle, so there is always room for
+// one more: the oldest one goes, of the client that holds most.
+func newLarge(max int) *share.Places {
+	return share.New(share.Config{Max: max, PerClient: (max*3 + 7) / 8})
+}
+
+// abort closes the connection and drops what the kernel has not sent.
+func (c *progressConn) abort() {
+	c.SetLinger(0)
+	c.Close()
 }
 
 // limitListener bounds the connections, all together and those of one client, so that nobody keeps the others out by

@@ -467,3 +467,38 @@ func TestConnectionsCostLittle(t *testing.T) {
 		t.Errorf("%d connections at a time cost %d KiB", max, more>>10)
 	}
 }
+
+// Large answers stay in memory while their clients take them. Those of clients that do not are given up for others, so
+// that there are never more than a number of them, and who reads gets all of his.
+func TestLargeAnswersAreShared(t *testing.T) {
+	const max, slow = 8, 24
+	e, _ := testEdge(t)
+	e.large = newLarge(max)
+	data := bytes.Repeat([]byte("casemate"), 4<<20) // more than the kernel keeps for a connection
+	e.registry = func(w http.ResponseWriter, r *http.Request, _ registry.View) { w.Write(data) }
+	addr, p := rawServer(t, time.Hour, 128, e.handler(false))
+	const request = "GET /v2/a/referrers/x HTTP/1.1\r\nHost: gap.example\r\nConnection: close\r\n\r\n"
+	for i := range slow {
+		io.WriteString(from(t, fmt.Sprintf("127.1.0.%d", i%12+1), addr), request)
+		wait(t, "its answer is under way", func() bool {
+			open, _, evicted := e.large.Counts()
+			return open+int(evicted) == i+1
+		})
+	}
+	open, refused, _ := e.large.Counts()
+	if open != max || refused != 0 {
+		t.Errorf("want %d large answers under way and none refused, got %d and %d", max, open, refused)
+	}
+	wait(t, "the others' connections are closed", func() bool { open, _, _ := p.Counts(); return open == max })
+	good := from(t, "127.2.0.1", addr)
+	io.WriteString(good, request)
+	resp, err := http.ReadResponse(bufio.NewReader(good), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != int64(len(data)) {
+		t.Errorf("who reads got %d bytes of %d: %v", n, len(data), err)
+	}
+	wait(t, "its place is free", func() bool { open, _, _ := e.large.Counts(); return open == max-1 })
+}

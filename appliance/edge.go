@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"casemate/appliance/missing"
@@ -90,6 +91,7 @@ type edge struct {
 	node     string
 	pass     http.RoundTripper // to other nodes; nil: there are none
 	roomier  func() string     // another node that takes what this one has no room for, "" if this one has room or none has
+	large    *share.Places     // for large answers; nil: there is no bound
 	log      *slog.Logger
 }
 
@@ -104,9 +106,12 @@ func (e *edge) handler(plain bool) http.Handler {
 				delete(r.Header, name)
 			}
 		}
-		if place, ok := r.Context().Value(placeKey{}).(*share.Place); ok {
-			place.Begin()
-			defer func() { place.End(rec.status >= 200 && rec.status < 400) }()
+		if c, ok := r.Context().Value(placeKey{}).(*progressConn); ok {
+			c.place.Begin()
+			defer func() { c.place.End(rec.status >= 200 && rec.status < 400) }()
+			if e.large != nil {
+				rec.take = func() (*share.Place, bool) { return e.large.Take(share.Of(clientOf(r)), c.abort) }
+			}
 		}
 		if r.Body != nil && r.Body != http.NoBody {
 			rec.body = &stallBody{
@@ -320,7 +325,8 @@ type recorder struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
-	body   *stallBody // the request's; nil if it has none
+	body   *stallBody                  // the request's; nil if it has none
+	take   func() (*share.Place, bool) // takes a place for a large answer; nil: it needs none
 }
 
 func (w *recorder) WriteHeader(status int) {
@@ -341,6 +347,13 @@ func (w *recorder) begin(status int) {
 
 func (w *recorder) Write(p []byte) (int, error) {
 	w.begin(http.StatusOK)
+	if w.take != nil && len(p) > largeAnswer {
+		place, ok := w.take()
+		if !ok {
+			return 0, syscall.EAGAIN
+		}
+		defer place.Free()
+	}
 	n, err := w.ResponseWriter.Write(p)
 	w.bytes += int64(n)
 	return n, err

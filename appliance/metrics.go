@@ -1,17 +1,21 @@
 package appliance
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"io"
 	"log"
 	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/expfmt"
 
 	"casemate/appliance/content"
 	"casemate/appliance/missing"
@@ -48,8 +52,89 @@ func newMetrics(a *Appliance) *metrics {
 	return m
 }
 
+// Which part of the time may be spent on making the page of /metrics, and how long who asks waits for that at most.
+const (
+	metricsShare = 10
+	metricsPause = time.Second
+)
+
+// metricsPage makes the page of /metrics. Anybody may ask for it, and take long to read it, so it is made by one at a
+// time, whole before anything is sent, for at most a tenth of the time, and once for all who wait. Nobody gets one that
+// was begun before they asked.
+type metricsPage struct {
+	mu   sync.Mutex
+	next *metricsRound // who comes now waits for it; nil: there is none that has not begun
+
+	turn chan struct{} // of capacity 1: full while somebody waits or makes one, who owns what follows
+	at   time.Time     // when the last one was made
+	took time.Duration
+}
+
+type metricsRound struct {
+	done chan struct{} // closed when the rest is there
+	text []byte
+	err  error
+}
+
+// get returns a page that create makes after the call of get. ctx ends waiting for others.
+func (p *metricsPage) get(ctx context.Context, create func() ([]byte, error)) ([]byte, error) {
+	p.mu.Lock()
+	if round := p.next; round != nil {
+		p.mu.Unlock()
+		select {
+		case <-round.done:
+			return round.text, round.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	round := &metricsRound{done: make(chan struct{})}
+	p.next = round
+	p.mu.Unlock()
+	// For all who wait, not only for the one who came first, so ctx does not end it.
+	p.turn <- struct{}{}
+	round.err = errors.New("the metrics cannot be read") // if create panics
+	defer func() {
+		<-p.turn
+		close(round.done)
+	}()
+	time.Sleep(min((metricsShare-1)*p.took, metricsPause) - time.Since(p.at))
+	p.mu.Lock()
+	p.next = nil
+	p.mu.Unlock()
+	begin := time.Now()
+	round.text, round.err = create()
+	p.at, p.took = time.Now(), time.Since(begin)
+	return round.text, round.err
+}
+
+// handler is GET /metrics, in Prometheus's text format.
 func (m *metrics) handler() http.Handler {
-	return promhttp.HandlerFor(m.reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Registry: nil})
+	page := metricsPage{turn: make(chan struct{}, 1)}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, err := page.get(r.Context(), m.write)
+		if err != nil {
+			refuse(w, r, http.StatusInternalServerError, "", err.Error())
+			return
+		}
+		send(w, r, string(expfmt.NewFormat(expfmt.TypeTextPlain)), text)
+	})
+}
+
+// write gives all metrics as text.
+func (m *metrics) write() ([]byte, error) {
+	families, err := m.reg.Gather()
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	enc := expfmt.NewEncoder(&b, expfmt.NewFormat(expfmt.TypeTextPlain))
+	for _, f := range families {
+		if err := enc.Encode(f); err != nil {
+			return nil, err
+		}
+	}
+	return b.Bytes(), nil
 }
 
 func (m *metrics) request(room string, r *http.Request, status int, bytes int64, took time.Duration) {
