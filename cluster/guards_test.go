@@ -1,0 +1,485 @@
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"casemate/cluster"
+	"casemate/cluster/blob"
+	"casemate/cluster/clustertest"
+)
+
+// Tests of the moments at which a promise could be broken and nothing would show it afterwards: an answer that comes too early, a leader that is none any more, a
+// write that is not committed yet. packaging/tools/mutations breaks each of these promises on purpose and expects a test to fail.
+
+// gate holds back syncs of the raft log, as a disk does that hangs. Its zero value is open.
+type gate struct {
+	shut    atomic.Pointer[chan struct{}]
+	waiting atomic.Int64
+}
+
+// hold shuts the gate until the returned function is called, once.
+func (g *gate) hold() (open func()) {
+	ch := make(chan struct{})
+	g.shut.Store(&ch)
+	return func() {
+		g.shut.Store(nil)
+		close(ch)
+	}
+}
+
+// pass waits while the gate is shut. Who waits holds raft-wal's lock, and a goroutine that waits for that lock stops the bubble's time: no log may be cut meanwhile.
+func (g *gate) pass() {
+	if ch := g.shut.Load(); ch != nil {
+		g.waiting.Add(1)
+		defer g.waiting.Add(-1)
+		<-*ch
+	}
+}
+
+// gates are those of nodes by name; tune puts them before their disks.
+type gates map[string]*gate
+
+func (g gates) tune(c *cluster.Config) {
+	if g[c.Node] != nil {
+		c.FS = gated{c.FS, g[c.Node]}
+	}
+}
+
+func newGates(nodes ...string) gates {
+	g := gates{}
+	for _, n := range nodes {
+		g[n] = new(gate)
+	}
+	return g
+}
+
+type gated struct {
+	cluster.FS
+	gate *gate
+}
+
+type gatedFile struct {
+	blob.File
+	gate *gate
+}
+
+func (f gated) OpenFile(name string, flag int, perm fs.FileMode) (blob.File, error) {
+	file, err := f.FS.OpenFile(name, flag, perm)
+	if err != nil || !strings.HasSuffix(name, ".wal") {
+		return file, err
+	}
+	return gatedFile{file, f.gate}, nil
+}
+
+func (f gated) Allocate(file blob.File, size int64) error {
+	if g, ok := file.(gatedFile); ok {
+		file = g.File
+	}
+	return f.FS.Allocate(file, size)
+}
+
+func (f gatedFile) Sync() error {
+	f.gate.pass()
+	return f.File.Sync()
+}
+
+// noCopies lets a node's disk take no blob of others, although the node answers.
+func noCopies(n *clustertest.Node) {
+	n.FS.Fault(func(op, name string) (error, bool) {
+		if op == "rename" && strings.Contains(name, "/blobs/") {
+			return syscall.EIO, false
+		}
+		return nil, false
+	})
+}
+
+// Promise 1 for three and five voters, at the leader and at another node, for bytes that are sent when they are complete and for those that are copied while they
+// come: a push is acknowledged when a majority of the disks has taken the bytes, and not with one disk less.
+func TestAcknowledgedByAMajority(t *testing.T) {
+	for _, voters := range []int{3, 5} {
+		t.Run(fmt.Sprint(voters, "-voters"), func(t *testing.T) {
+			clustertest.Run(t, func(t *testing.T) {
+				cl := clustertest.New(t, voters, func(c *cluster.Config) { c.LeaderWait = time.Second })
+				for role, by := range map[string]*clustertest.Node{"leader": cl.Leader(), "follower": cl.Followers()[0]} {
+					for _, size := range []int{3000, 1<<20 + 1000} {
+						for _, disks := range []int{voters / 2, voters/2 + 1} { // that take the bytes, the pusher's among them
+							what := fmt.Sprintf("%d bytes at the %s, taken by %d of %d disks", size, role, disks, voters)
+							for i, n := range others(cl, by) {
+								if i >= disks-1 {
+									noCopies(n)
+								}
+							}
+							data := noise(size, uint64(size*10+disks)<<8|uint64(len(role)))
+							digest := digestOf(data)
+							_, err := by.Push(data)
+							have := 0
+							for _, n := range cl.Nodes {
+								if n.C.HasFile(digest) {
+									have++
+								}
+							}
+							switch {
+							case disks <= voters/2 && !errors.Is(err, syscall.EAGAIN):
+								t.Errorf("%s: %v", what, err)
+							case disks > voters/2 && err != nil:
+								t.Errorf("%s: %v", what, err)
+							case err == nil && have <= voters/2:
+								t.Errorf("%s: acknowledged when %d had them", what, have)
+							}
+							for _, n := range cl.Nodes {
+								if err != nil && n.C.Knows(digest) {
+									t.Errorf("%s: refused, and %s knows them", what, n.Name)
+								}
+								n.FS.Fault(nil)
+							}
+							cl.WaitVoters(voters)
+						}
+					}
+				}
+			})
+		})
+	}
+}
+
+// Promise 1 at the moment of the answer: what was acknowledged over slow wires lies on a majority of the disks then, and still does when all lose their power.
+func TestAcknowledgedIsDurable(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		cl := clustertest.New(t, 3, nil)
+		by := cl.Followers()[0]
+		for i, n := range others(cl, by) {
+			cl.Net.Slow(by.Name, n.Name, time.Duration(20+20*i)*time.Millisecond)
+		}
+		for _, size := range []int{3000, 1<<20 + 1000} {
+			data := noise(size, uint64(size))
+			digest, err := by.Push(data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cl.PowerCut()
+			have := 0
+			for _, n := range cl.Nodes {
+				n.Start()
+				if n.C.HasFile(digest) { // nothing is fetched yet: that takes the time of a wire at least
+					have++
+				}
+			}
+			if have < 2 {
+				t.Errorf("%d bytes were acknowledged, and after a power cut %d of 3 disks have them", size, have)
+			}
+			cl.WaitVoters(3)
+		}
+	})
+}
+
+// Promise 1, what a node says of its own disk: it confirms no bytes that it does not have, whether they were never there, were taken away, or are damaged.
+func TestConfirmsOnlyWhatItHas(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		cl := clustertest.New(t, 1, nil)
+		n := cl.Nodes[0]
+		if _, err := n.C.Confirm(digestOf(noise(3000, 1))); err == nil {
+			t.Error("it has confirmed what was never there")
+		}
+		for what, spoil := range map[string]func(name string) error{
+			"was taken away": func(name string) error { return n.FS.Remove(name) },
+			"is cut short":   func(name string) error { return truncate(n, name) },
+		} {
+			digest, err := n.Push(noise(3000, uint64(len(what))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := n.C.Confirm(digest); err != nil {
+				t.Errorf("what is there: %v", err)
+			}
+			if err := spoil("/data/casemate/blobs/sha256/" + digest[7:9] + "/" + digest[7:]); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := n.C.Confirm(digest); err == nil {
+				t.Errorf("it has confirmed what %s", what)
+			}
+		}
+	})
+}
+
+func truncate(n *clustertest.Node, name string) error {
+	f, err := n.FS.OpenFile(name, 2, 0) // os.O_RDWR
+	if err != nil {
+		return err
+	}
+	time.Sleep(3 * time.Second) // so that its time is another one
+	return errors.Join(f.Truncate(100), f.Sync(), f.Close())
+}
+
+// Promise 4 at a leader that hears from nobody any more: for the moment for which it still takes itself for the leader it confirms no miss.
+func TestCutOffLeaderConfirmsNoMiss(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		cl := clustertest.New(t, 3, nil)
+		leader := cl.Leader()
+		sure := func() (bool, string) {
+			_, _, sure, err := leader.C.Tree().Look("nothing")
+			if !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
+			return sure, leader.C.Status().Role
+		}
+		cl.Wait(func() error {
+			if ok, _ := sure(); !ok {
+				return errors.New("a miss is not confirmed while all are well")
+			}
+			return nil
+		})
+		for _, way := range []string{"both", "out", "in"} {
+			leader = cl.Leader()
+			var names []string
+			for _, n := range others(cl, leader) {
+				names = append(names, n.Name)
+			}
+			switch way {
+			case "both":
+				cl.Net.Cut([]string{leader.Name}, names)
+			case "out":
+				for _, n := range names {
+					cl.Net.CutOneWay(leader.Name, n)
+				}
+			case "in":
+				for _, n := range names {
+					cl.Net.CutOneWay(n, leader.Name)
+				}
+			}
+			if role := leader.C.Status().Role; role != "leader" {
+				t.Fatalf("it is a %s already", role)
+			}
+			if ok, role := sure(); ok {
+				t.Errorf("cut off (%s) a miss was confirmed, by a %s", way, role)
+			}
+			cl.Net.Heal()
+			cl.WaitVoters(3)
+			time.Sleep(2 * time.Second) // after a round that failed misses are not confirmed for a second
+		}
+	})
+}
+
+// Promise 4 at a leader that was deposed and has not noticed, since its disk hangs: another one leads and has taken a write, which the old one must not deny.
+func TestDeposedLeaderConfirmsNoMiss(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		g := newGates("n1", "n2", "n3")
+		cl := clustertest.New(t, 3, func(c *cluster.Config) { g.tune(c); c.LeaderWait = 4 * time.Second })
+		old := cl.Leader()
+		rest := others(cl, old)
+		hang(t, cl, g[old.Name], old)
+		cl.Net.Cut([]string{old.Name}, []string{rest[0].Name, rest[1].Name})
+		if err := rest[0].Put("written", "x"); err != nil {
+			t.Fatal(err)
+		}
+		if role := old.C.Status().Role; role != "leader" {
+			t.Fatalf("the test proves nothing: the old leader is a %s", role)
+		}
+		if _, _, sure, err := old.C.Tree().Look("written"); !errors.Is(err, fs.ErrNotExist) || sure {
+			t.Errorf("the deposed leader says of what was written elsewhere: %v, confirmed: %v", err, sure)
+		}
+	})
+}
+
+// hang lets the disk of a leader hang in the middle of a write until the test ends, or the returned function is called.
+func hang(t *testing.T, cl *clustertest.Cluster, g *gate, leader *clustertest.Node) (end func()) {
+	t.Helper()
+	open := g.hold()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		leader.Put("under way", "x")
+	}()
+	var ended atomic.Bool
+	end = func() {
+		if ended.CompareAndSwap(false, true) {
+			open()
+			cl.Net.Heal()
+			<-done
+		}
+	}
+	t.Cleanup(end)
+	cl.Wait(func() error {
+		if g.waiting.Load() == 0 {
+			return errors.New("the disk of the leader does not hang")
+		}
+		return nil
+	})
+	return end
+}
+
+// Promise 4 at a new leader that does not know yet what the one before had acknowledged: until an entry of its own is committed it confirms no miss.
+func TestNewLeaderConfirmsNoMissTooEarly(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		g := newGates("n1", "n2", "n3")
+		cl := clustertest.New(t, 3, g.tune)
+		old, heir, third := cl.Leader(), cl.Followers()[0], cl.Followers()[1]
+		// The entry is committed by the leader and its heir, which never hears that it is: behind its sync there is nothing more from the leader.
+		cl.Net.Cut([]string{old.Name}, []string{third.Name})
+		heir.FS.Fault(func(op, name string) (error, bool) {
+			if op == "sync" && strings.HasSuffix(name, ".wal") {
+				cl.Net.CutOneWay(old.Name, heir.Name)
+			}
+			return nil, false
+		})
+		if err := old.Put("acknowledged", "x"); err != nil {
+			t.Fatal(err)
+		}
+		heir.FS.Fault(nil)
+		if heir.C.Index() >= old.C.Index() {
+			t.Fatal("the test proves nothing: the heir knows that the entry is committed")
+		}
+		// The third one votes, and its disk hangs: the heir leads and cannot commit, and is answered when it asks who leads.
+		open := g[third.Name].hold()
+		defer func() { cl.Net.Heal() }()
+		cl.Net.Cut([]string{old.Name}, []string{heir.Name})
+		cl.Wait(func() error {
+			if role := heir.C.Status().Role; role != "leader" {
+				return fmt.Errorf("the heir is a %s", role)
+			}
+			return nil
+		})
+		for range 3 {
+			switch _, _, sure, err := heir.C.Tree().Look("acknowledged"); {
+			case err == nil:
+				t.Error("the test proves nothing: it can be read already")
+			case !errors.Is(err, fs.ErrNotExist) || sure:
+				t.Errorf("the new leader says of what was acknowledged: %v, confirmed: %v", err, sure)
+			}
+		}
+		open()
+		cl.Net.Heal()
+		cl.WaitVoters(3)
+		for _, n := range cl.Nodes {
+			cl.Wait(func() error { _, err := n.C.Tree().ReadFile("acknowledged"); return err })
+		}
+	})
+}
+
+// shown says what a node that is alone shows of records, without asking anybody.
+func shown(n *clustertest.Node, name string) bool {
+	_, _, _, err := n.C.Tree().Look(name)
+	return err == nil
+}
+
+// same waits until the states of all nodes are byte for byte the same.
+func sameStates(cl *clustertest.Cluster) {
+	cl.T.Helper()
+	cl.Wait(func() error {
+		want := cl.Nodes[0].C.StateBytes()
+		for _, n := range cl.Nodes {
+			if !bytes.Equal(n.C.StateBytes(), want) {
+				return fmt.Errorf("the states of %s and %s differ", n.Name, cl.Nodes[0].Name)
+			}
+		}
+		return nil
+	})
+}
+
+// Promise 7, the other side of the mark: what a leader had in its log and nobody else is not committed. A node that starts alone does not show it, and in the end all
+// states are the same.
+func TestUncommittedDoesNotShow(t *testing.T) {
+	for _, how := range []string{"stopped", "without-power"} {
+		t.Run(how, func(t *testing.T) {
+			clustertest.Run(t, func(t *testing.T) {
+				cl := clustertest.New(t, 3, func(c *cluster.Config) { c.LeaderWait = time.Second })
+				old := cl.Leader()
+				rest := others(cl, old)
+				if err := old.Put("committed", "x"); err != nil {
+					t.Fatal(err)
+				}
+				last := old.C.Status().LastLog
+				cl.Net.Cut([]string{old.Name}, []string{rest[0].Name, rest[1].Name})
+				if err := old.Put("uncommitted", "x"); !errors.Is(err, cluster.ErrUnknown) {
+					t.Fatalf("a write at a leader that is cut off: %v", err)
+				}
+				if old.C.Status().LastLog == last {
+					t.Fatal("the test proves nothing: its log does not have the write")
+				}
+				if how == "stopped" {
+					old.Stop()
+				} else {
+					old.PowerCut()
+				}
+				old.Start()
+				if !shown(old, "committed") || shown(old, "uncommitted") {
+					t.Errorf("alone it shows what was committed: %v, and what was not: %v", shown(old, "committed"), shown(old, "uncommitted"))
+				}
+				if err := rest[0].Put("elsewhere", "x"); err != nil {
+					t.Fatal(err)
+				}
+				cl.Net.Heal()
+				cl.WaitVoters(3)
+				sameStates(cl)
+			})
+		})
+	}
+}
+
+// The same while the node goes on: an entry is committed while the next one is in the log already and is not. The mark that is written then is of the first.
+func TestMarkIsOfWhatIsCommitted(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		g := newGates("n1", "n2", "n3")
+		cl := clustertest.New(t, 3, func(c *cluster.Config) { g.tune(c); c.LeaderWait = 2 * time.Second })
+		old, near, far := cl.Leader(), cl.Followers()[0], cl.Followers()[1]
+		time.Sleep(time.Second) // nothing else is written now
+		last := old.C.Status().LastLog
+		cl.Net.Cut([]string{old.Name}, []string{far.Name})
+		open := g[near.Name].hold()
+		first, second := make(chan error, 1), make(chan error, 1)
+		inLog := func(n uint64) {
+			cl.Wait(func() error {
+				if got := old.C.Status().LastLog; got < n {
+					return fmt.Errorf("its log ends at %d", got)
+				}
+				return nil
+			})
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		put := func(name string, done chan error) {
+			done <- old.C.Tree().Update(ctx, func(b cluster.Batch) error { b.Put(name, nil); return nil })
+		}
+		go put("committed", first)
+		inLog(last + 1)
+		cl.Wait(func() error {
+			if g[near.Name].waiting.Load() == 0 {
+				return errors.New("the entry is not on its way to the near node")
+			}
+			return nil
+		})
+		go put("uncommitted", second)
+		inLog(last + 2)
+		cl.Net.CutOneWay(old.Name, near.Name)
+		open()
+		if err := <-first; err != nil {
+			t.Fatal(err)
+		}
+		if got := old.C.Index(); got != last+1 {
+			t.Fatalf("the test proves nothing: applied up to %d, not %d", got, last+1)
+		}
+		time.Sleep(100 * time.Millisecond) // the mark is written
+		cl.Net.Cut([]string{old.Name}, []string{near.Name})
+		old.PowerCut()
+		if err := <-second; err == nil {
+			t.Fatal("the test proves nothing: the second write is committed")
+		}
+		old.Start()
+		if !shown(old, "committed") || shown(old, "uncommitted") {
+			t.Errorf("alone it shows what was committed: %v, and what was not: %v", shown(old, "committed"), shown(old, "uncommitted"))
+		}
+		if err := near.Put("elsewhere", "x"); err != nil {
+			t.Fatal(err)
+		}
+		cl.Net.Heal()
+		cl.WaitVoters(3)
+		sameStates(cl)
+	})
+}
