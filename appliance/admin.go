@@ -191,6 +191,14 @@ func (a *Appliance) admin() http.Handler {
 		return a.removeMember(r.Context(), r.PathValue("name"), r.URL.Query().Get("force") == "1")
 	})
 
+	on("PUT /v1/members/{name}/address", func(r *http.Request) (any, error) {
+		var in struct{ Addr string }
+		if err := read(r, &in); err != nil {
+			return nil, err
+		}
+		return nil, a.tellAddress(r.PathValue("name"), in.Addr)
+	})
+
 	on("POST /v1/gc", a.postGC)
 	on("POST /v1/scrub", a.postScrub)
 	mux.HandleFunc("POST /v1/backup", a.postBackup)
@@ -238,7 +246,7 @@ func statusOf(err error) int {
 		return http.StatusNotFound
 	case errors.Is(err, fs.ErrExist), errors.Is(err, pki.ErrRotating):
 		return http.StatusConflict
-	case errors.Is(err, syscall.EAGAIN):
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EINPROGRESS):
 		return http.StatusServiceUnavailable
 	case errors.Is(err, syscall.ENOSPC):
 		return http.StatusInsufficientStorage
@@ -458,11 +466,12 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 	if st.Failure != "" {
 		problems = append(problems, "the tree has stopped, see the log and start casemate anew: "+st.Failure)
 	} else if st.Leader == "" {
-		problems = append(problems, "there is no leader: reading works, writing does not")
+		problems = append(problems, noLeader(a.cluster.Members()))
 	}
 	if st.DiskFree < st.DiskReserve {
 		problems = append(problems, "the disk is full up to its reserve: nothing can be written; delete images or files and run casemate gc --now, or give it a larger disk")
 	}
+	problems = append(problems, a.cluster.Problems()...)
 	scrub, lost := a.scrubInfo()
 	if lost != "" {
 		problems = append(problems, lost)

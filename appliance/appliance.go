@@ -31,6 +31,8 @@ import (
 	"casemate/appliance/missing"
 	"casemate/appliance/user"
 	"casemate/cluster"
+	"casemate/cluster/lograte"
+	"casemate/cluster/share"
 	"casemate/dnssrv"
 	"casemate/fileserver"
 	"casemate/pki"
@@ -73,7 +75,8 @@ type Appliance struct {
 	edge    *edge
 	metrics *metrics
 	luck    *luck
-	slots   *slots
+	places  *share.Places
+	lines   *lograte.Limit // of what clients cause
 	flights flights
 
 	now      atomic.Pointer[view]
@@ -110,7 +113,9 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	if opt.Handed == nil {
 		opt.Handed = activation.Files(true)
 	}
-	a := &Appliance{cfg: cfg, log: opt.Log, level: opt.Level, load: opt.Load, started: time.Now(), grace: grace, stall: stallTimeout, luck: newLuck()}
+	handler, lines := lograte.Handler(opt.Log.Handler())
+	a := &Appliance{cfg: cfg, log: slog.New(handler), lines: lines, level: opt.Level,
+		load: opt.Load, started: time.Now(), grace: grace, stall: stallTimeout, luck: newLuck()}
 	if a.socks, err = bind(&cfg, opt.Handed); err != nil {
 		return nil, err
 	}
@@ -124,11 +129,15 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		a.log.Warn("sockets are not where clients are told", "why", list)
 	}
 	a.executable = openExecutable()
-	cc := clusterConfig(cfg, a.log.With("room", "cluster"))
+	cc := clusterConfig(cfg, opt.Log.With("room", "cluster"))
 	if !exists(filepath.Join(cc.Dir, "format")) && !exists(filepath.Join(cc.Dir, "incomplete")) {
 		return nil, fmt.Errorf("data directory %s is not initialised: casemate init makes the first node of a cluster there, casemate join every other", cfg.Data)
 	}
-	cc.Peer, cc.PeerAddr, cc.Version = a.socks.peer, a.socks.addrs().Peer.String(), Version
+	cc.Peer, cc.PeerAddr, cc.Version = a.socks.peer, cfg.dialled(a.socks.addrs().Peer), Version
+	cc.Peers = map[string]string{}
+	for name, addr := range cfg.Peers {
+		cc.Peers[name] = addr.String()
+	}
 	cc.Handler = http.HandlerFunc(a.servePeer)
 	if a.cluster, err = cluster.Open(cc); err != nil {
 		return nil, err
@@ -142,6 +151,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		return nil, err
 	}
 	a.users = user.New(a.tree.Sub("users"))
+	a.users.Log = a.log.With("room", "users")
 	if err := a.readView(); err != nil {
 		return nil, err
 	}
@@ -169,6 +179,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	a.registry, err = registry.Open(registry.Config{
 		Tree: a.tree.Sub("registry"), Origins: origins, Canonical: canonical, Domain: domain, Authenticate: a.users.Authenticate,
 		TokenKey: token, Secret: upload, Node: cfg.Node,
+		PassOn:        func(w http.ResponseWriter, r *http.Request, node string) bool { return a.edge.passOn(w, r, node) },
 		Anonymous:     func() bool { return a.now.Load().settings.Anonymous },
 		LocalFallback: func() bool { return a.now.Load().settings.LocalFallback },
 		Miss:          missed, Luck: a.lucky, Log: a.log.With("room", "registry"),
@@ -188,14 +199,14 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		Log:  a.log.With("room", "dns"),
 		Miss: func(client netip.Addr, name, qtype string) { a.miss(missing.DNS, name, qtype, client) },
 	})
-	a.slots = newSlots(maxConnections(), a.log)
+	a.places = newPlaces(maxConnections(), func(client string) bool { return a.hosts.Load().homes[client] })
 	a.metrics = newMetrics(a)
 	a.edge = &edge{
 		hosts: &a.hosts, registry: a.registry.Serve, files: a.files.Serve,
 		pages: &pages{roots: a.ca.Roots, crl: a.ca.CRL, ready: a.ready, metrics: a.metrics.handler(), front: a.front, site: a.serveSite, sample: a.serveSample, binary: a.executable, enroll: a.serveEnroll},
 		miss:  a.miss, seen: a.metrics.request, stall: a.stall, node: cfg.Node, pass: a.cluster, roomier: a.cluster.Roomier, log: a.log.With("room", "edge"),
 	}
-	peers := a.edge.handler(false)
+	peers := a.edge.passedOn()
 	a.peers.Store(&peers)
 	if err := a.refresh(); err != nil {
 		return nil, err
@@ -220,13 +231,14 @@ func (a *Appliance) secret(name string) ([]byte, error) {
 	return data, nil
 }
 
-// maxConnections is three quarters of the files that this process may open; the rest is for the disk.
+// maxConnections is three quarters of the files that this process may open, the rest is for the disk; but not more than
+// 4096, since each costs up to 50 KiB of memory.
 func maxConnections() int {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
 		return 1024
 	}
-	return int(min(lim.Cur/4*3, 16384))
+	return int(min(lim.Cur/4*3, 4096))
 }
 
 func (a *Appliance) miss(kind, name, detail string, client netip.Addr) {
@@ -301,7 +313,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	secure.TLSConfig = a.ca.TLSConfig()
 	serve := func(s *http.Server, listeners []net.Listener, tls bool) {
 		for _, l := range listeners {
-			l = &limitListener{Listener: l, slots: a.slots, stall: a.stall}
+			l = &limitListener{Listener: l, places: a.places, stall: a.stall, log: a.log.With("room", "http")}
 			start("http", func(context.Context) error {
 				var err error
 				if tls {
@@ -413,6 +425,7 @@ func (a *Appliance) Reload(cfg Config) (notes []string) {
 		{"advertise", slices.Equal(cfg.Advertise, a.cfg.Advertise)},
 		{"listen", slices.Equal(cfg.Listen.HTTP, a.cfg.Listen.HTTP) && slices.Equal(cfg.Listen.HTTPS, a.cfg.Listen.HTTPS) &&
 			slices.Equal(cfg.Listen.DNS, a.cfg.Listen.DNS) && cfg.Listen.Peer == a.cfg.Listen.Peer && cfg.Listen.Admin == a.cfg.Listen.Admin},
+		{"peers", maps.Equal(cfg.Peers, a.cfg.Peers)},
 		{"log.format", cfg.Log.Format == a.cfg.Log.Format},
 	} {
 		if !k.same {
@@ -444,6 +457,7 @@ func (a *Appliance) Close() error {
 		closeIf(a.cluster, a.cluster != nil)
 		closeIf(a.executable, a.executable != nil)
 		a.socks.close()
+		a.lines.Close()
 		a.closeErr = errors.Join(errs...)
 	})
 	return a.closeErr

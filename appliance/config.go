@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -50,6 +51,9 @@ type Config struct {
 	Advertise []netip.Addr
 	// Listen says where the node listens.
 	Listen Listen
+	// Peers says where other nodes' peer ports are, by name, if they are not found where they were: see
+	// `casemate member address`, which does the same without a restart. Default: what each node says of itself.
+	Peers map[string]netip.AddrPort
 	// Log says what is logged and how.
 	Log Log
 }
@@ -120,6 +124,7 @@ func ParseConfig(name string, data []byte) (Config, error) {
 					"admin": func(k string, n *yaml.Node) { c.Listen.Admin = p.text(k, n) },
 				})
 			},
+			"peers": func(k string, n *yaml.Node) { c.Peers = p.byNode(k, n) },
 			"log": func(k string, n *yaml.Node) {
 				p.mapping(k, n, map[string]func(string, *yaml.Node){
 					"level":  func(k string, n *yaml.Node) { c.Log.Level = p.level(k, n) },
@@ -228,6 +233,30 @@ func (p *parser) addrPort(key string, n *yaml.Node) netip.AddrPort {
 		p.fail(n, "%s must be an IP address and a port, like 10.0.0.11:443 or [fd00::1]:443, got %s", key, describe(n))
 	}
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+// byNode reads addresses by the names of nodes.
+func (p *parser) byNode(key string, n *yaml.Node) map[string]netip.AddrPort {
+	if n.Kind != yaml.MappingNode || len(n.Content) > 2*64 {
+		p.fail(n, "%s must be at most 64 nodes' names, each with an address and a port, got %s", key, describe(n))
+		return nil
+	}
+	peers := map[string]netip.AddrPort{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		name := p.text(key, n.Content[i])
+		if _, twice := peers[name]; twice {
+			p.fail(n.Content[i], "%s must name each node once, got %q twice", key, name)
+		}
+		if err := checkNode(name); err != nil && p.err == nil {
+			p.fail(n.Content[i], "%s: %v", key, err)
+		}
+		addr := p.addrPort(key+"."+name, n.Content[i+1])
+		if p.err == nil && (addr.Port() == 0 || addr.Addr().IsUnspecified()) {
+			p.fail(n.Content[i+1], "%s.%s must be an address that can be reached, got %s", key, name, addr)
+		}
+		peers[name] = addr
+	}
+	return peers
 }
 
 func (p *parser) level(key string, n *yaml.Node) slog.Level {
@@ -457,6 +486,16 @@ func (c *Config) YAML() []byte {
 	key("  ", "dns", ports(c.Listen.DNS), `["10.0.0.11:53"]`, "UDP and TCP; never a wildcard. Default: the advertised addresses, port 53.")
 	key("  ", "peer", text(peer), `"10.0.0.11:7443"`, "For the other nodes. Default: the first advertised address, port 7443.")
 	key("  ", "admin", text(admin), strconv.Quote(DefaultSocket), "The socket that the command line talks to.")
+	var peers []string
+	for _, name := range slices.Sorted(maps.Keys(c.Peers)) {
+		peers = append(peers, fmt.Sprintf("%s: %q", name, c.Peers[name]))
+	}
+	where := ""
+	if len(peers) > 0 {
+		where = "{" + strings.Join(peers, ", ") + "}"
+	}
+	b.WriteString("\n")
+	key("", "peers", where, `{n2: "10.0.0.12:7443"}`, "Where other nodes' peer ports are, if they are not found where they were. Default: what each node says of itself.")
 	b.WriteString("\n")
 	level, format := "", c.Log.Format
 	if c.Log.Level != 0 {

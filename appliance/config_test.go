@@ -19,6 +19,7 @@ listen:
   dns:   ["10.0.0.11:53"]
   peer:  "10.0.0.11:7443"
   admin: /run/casemate/admin.sock
+peers: {n2: "10.0.0.12:7443", n3: "[fd00::13]:7443"}
 log: {level: warn, format: json}
 `
 
@@ -28,7 +29,8 @@ func TestConfigIsReadWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.Node != "n1" || c.Data != "/var/lib/casemate" || len(c.Advertise) != 2 || len(c.Listen.HTTPS) != 2 ||
-		c.Listen.Peer != netip.MustParseAddrPort("10.0.0.11:7443") || c.Log.Level.String() != "WARN" || c.Log.Format != "json" {
+		c.Listen.Peer != netip.MustParseAddrPort("10.0.0.11:7443") || c.Log.Level.String() != "WARN" || c.Log.Format != "json" ||
+		c.Peers["n2"] != netip.MustParseAddrPort("10.0.0.12:7443") || len(c.Peers) != 2 {
 		t.Fatalf("got %+v", c)
 	}
 	again, err := ParseConfig("again.yaml", c.YAML())
@@ -44,7 +46,7 @@ func TestConfigIsReadWhole(t *testing.T) {
 
 func TestConfigErrorsNameTheLineTheRuleAndTheValue(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
-		{"nodes: n1\n", `c.yaml line 1: unknown key "nodes", the config has advertise, data, listen, log, node`},
+		{"nodes: n1\n", `c.yaml line 1: unknown key "nodes", the config has advertise, data, listen, log, node, peers`},
 		{"node: n1\nlisten:\n  htp: []\n", `c.yaml line 3: unknown key "htp", listen has admin, dns, http, https, peer`},
 		{"node: n1\nnode: n2\n", `c.yaml line 2: key "node" is given twice`},
 		{"node: N1\n", `node must be a DNS label`},
@@ -61,6 +63,10 @@ func TestConfigErrorsNameTheLineTheRuleAndTheValue(t *testing.T) {
 		{"listen: {dns: [\"0.0.0.0:53\"]}\n", `listen.dns must be addresses of this host, never a wildcard (a resolver of the host may hold 127.0.0.53), got 0.0.0.0:53`},
 		{"listen: {http: [\"10.0.0.1\"]}\n", `line 1: listen.http must be an IP address and a port, like 10.0.0.11:443 or [fd00::1]:443, got "10.0.0.1"`},
 		{"listen: {admin: a.sock}\n", `listen.admin must be an absolute path of at most 107 bytes, got "a.sock"`},
+		{"peers: [n2]\n", `line 1: peers must be at most 64 nodes' names, each with an address and a port, got a list`},
+		{"peers: {n2: 10.0.0.12}\n", `line 1: peers.n2 must be an IP address and a port`},
+		{"peers: {N2: \"10.0.0.12:1\"}\n", `line 1: peers: node must be a DNS label`},
+		{"peers:\n  n2: \"0.0.0.0:1\"\n", `line 2: peers.n2 must be an address that can be reached, got 0.0.0.0:1`},
 		{"log: {level: loud}\n", `line 1: log.level must be debug, info, warn or error, got "loud"`},
 		{"log: {format: xml}\n", `log.format must be auto, text or json, got "xml"`},
 		{"node: n1\na: b: c\n", `line 2: mapping values are not allowed`},

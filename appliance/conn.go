@@ -1,6 +1,8 @@
 package appliance
 
 import (
+	"context"
+	"crypto/tls"
 	"io"
 	"log/slog"
 	"net"
@@ -9,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"casemate/cluster/share"
 )
 
 // How long a client may make no progress, and how much progress counts. A big file over a slow line takes as long as it takes; a client
@@ -18,25 +22,50 @@ const (
 	stallChunk   = 1 << 20 // bytes that must have left within stallTimeout: 9 KB/s
 )
 
-// progressConn bounds how long a write may wait for the client. It stays an io.ReaderFrom, so that net/http hands *os.File to the kernel (sendfile)
-// as on a bare *net.TCPConn; but in pieces, each with its own deadline.
+// progressConn bounds how long writes may wait for the client. It stays an io.ReaderFrom, so that net/http hands
+// *os.File to the kernel (sendfile) as on a bare *net.TCPConn; but in pieces, each with its own deadline.
+//
+// What counts is the time in which a write waited, over as many writes as stallChunk takes: TLS writes in small
+// records, and a client that takes one of them now and then makes no progress that is worth a connection. The time in
+// which nothing was written is not the client's fault.
 type progressConn struct {
 	*net.TCPConn
-	stall time.Duration
-	until atomic.Int64 // the write deadline that extend set, in Unix nanoseconds; 0 when somebody else has set one
-	done  func()
-	once  sync.Once
+	stall  time.Duration
+	place  *share.Place
+	waited atomic.Int64 // nanoseconds that writes waited since
+	sent   atomic.Int64 // so many bytes
+	until  atomic.Int64 // the write deadline that extend set, in Unix nanoseconds; 0 when somebody else has set one
 }
 
-// extend gives the client stall more for what is written next. TLS writes in small records, so a deadline that is still far enough away is left.
-func (c *progressConn) extend() {
-	now := time.Now()
-	if c.until.Load() > now.Add(c.stall/4*3).UnixNano() {
-		return
+// extend gives the client what is left of stall for what is written next. A deadline that is nearly the right one is
+// left.
+func (c *progressConn) extend() (start time.Time) {
+	start = time.Now()
+	left := c.stall - time.Duration(c.waited.Load())
+	end := start.Add(left)
+	if until := c.until.Load(); until > end.Add(-left/4).UnixNano() && until <= end.UnixNano() {
+		return start
 	}
-	end := now.Add(c.stall)
 	c.TCPConn.SetWriteDeadline(end)
 	c.until.Store(end.UnixNano())
+	return start
+}
+
+// wrote takes account of a write.
+func (c *progressConn) wrote(start time.Time, n int64) {
+	c.waited.Add(int64(time.Since(start)))
+	if c.sent.Add(n) >= stallChunk {
+		c.sent.Store(0)
+		c.waited.Store(0)
+	}
+	c.place.Touch()
+}
+
+// Read implements net.Conn.
+func (c *progressConn) Read(p []byte) (int, error) {
+	n, err := c.TCPConn.Read(p)
+	c.place.Touch()
+	return n, err
 }
 
 // SetDeadline is what net/http calls around a handshake.
@@ -54,8 +83,9 @@ func (c *progressConn) SetWriteDeadline(t time.Time) error {
 func (c *progressConn) Write(p []byte) (n int, err error) {
 	for len(p) > 0 {
 		piece := p[:min(len(p), stallChunk)]
-		c.extend()
+		start := c.extend()
 		m, err := c.TCPConn.Write(piece)
+		c.wrote(start, int64(m))
 		n += m
 		if err != nil {
 			return n, err
@@ -76,8 +106,9 @@ func (c *progressConn) ReadFrom(r io.Reader) (n int64, err error) {
 		// The kernel takes a file itself or one in an *io.LimitedReader, not deeper: so the outer one was taken off above.
 		piece := &io.LimitedReader{R: r, N: min(limit, stallChunk)}
 		want := piece.N
-		c.extend()
+		start := c.extend()
 		m, err := c.TCPConn.ReadFrom(piece)
+		c.wrote(start, m)
 		n += m
 		limit -= m
 		if limited {
@@ -91,58 +122,37 @@ func (c *progressConn) ReadFrom(r io.Reader) (n int64, err error) {
 }
 
 func (c *progressConn) Close() error {
-	c.once.Do(c.done)
+	c.place.Free()
 	return c.TCPConn.Close()
 }
 
-// limitListener bounds the connections, all together and those of one client, so that nobody keeps the others out by holding them open.
+// placeKey is the key of a request's context under which its connection's place is.
+type placeKey struct{}
+
+// withPlace is an http.Server's ConnContext.
+func withPlace(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	if p, ok := c.(*progressConn); ok {
+		ctx = context.WithValue(ctx, placeKey{}, p.place)
+	}
+	return ctx
+}
+
+// newPlaces divides the connections of ports 80 and 443. known reports the addresses of nodes.
+func newPlaces(max int, known func(client string) bool) *share.Places {
+	// Three eighths for one client: a thousand downloads may come from one host. Whoever has none gets one all the same.
+	return share.New(share.Config{Max: max, PerClient: (max*3 + 7) / 8, Kept: min(512, max/8), Known: known})
+}
+
+// limitListener bounds the connections, all together and those of one client, so that nobody keeps the others out by
+// holding them open.
 type limitListener struct {
 	net.Listener
-	slots *slots
-	stall time.Duration
-}
-
-// slots counts connections over all listeners that share it.
-type slots struct {
-	max, maxClient int
-	log            *slog.Logger
-
-	mu      sync.Mutex
-	all     int
-	clients map[netip.Addr]int
-	refused uint64
-}
-
-func newSlots(max int, log *slog.Logger) *slots {
-	return &slots{max: max, maxClient: (max + 3) / 4, log: log, clients: map[netip.Addr]int{}}
-}
-
-// take counts a connection, or refuses it.
-func (s *slots) take(client netip.Addr) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.all >= s.max || s.clients[client] >= s.maxClient {
-		s.refused++
-		return false
-	}
-	s.all++
-	s.clients[client]++
-	return true
-}
-
-func (s *slots) give(client netip.Addr) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.all--
-	if s.clients[client]--; s.clients[client] == 0 {
-		delete(s.clients, client)
-	}
-}
-
-func (s *slots) counts() (open int, refused uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.all, s.refused
+	places *share.Places
+	stall  time.Duration
+	log    *slog.Logger
 }
 
 // Accept returns the next connection for which there is room; the others are closed at once, which a client sees and may try again.
@@ -156,13 +166,14 @@ func (l *limitListener) Accept() (net.Conn, error) {
 		if !ok {
 			return c, nil
 		}
-		client := addrOf(tcp.RemoteAddr())
-		if !l.slots.take(client) {
+		place, ok := l.places.Take(share.Of(addrOf(tcp.RemoteAddr())), func() { tcp.Close() })
+		if !ok {
+			l.log.Info("a connection was refused: there are too many", "client", tcp.RemoteAddr())
 			tcp.SetLinger(0)
 			tcp.Close()
 			continue
 		}
-		return &progressConn{TCPConn: tcp, stall: l.stall, done: func() { l.slots.give(client) }}, nil
+		return &progressConn{TCPConn: tcp, stall: l.stall, place: place}, nil
 	}
 }
 
@@ -179,25 +190,80 @@ func clientOf(r *http.Request) netip.Addr {
 	return a.Addr().Unmap().WithZone("")
 }
 
-// stallBody bounds how long reading a request's body may wait for the client. It lies around the body, not the connection, because the server reads the
-// connection on its own while a handler sends, and a deadline there would end a download.
+// stallBody bounds how long reading a request's body may wait for the client, over the whole request: as for writes, it
+// is the time in which somebody waited for it, over stallChunk bytes. It lies around the body, not the connection,
+// because the server reads the connection on its own while a handler sends, and a deadline there would end a download.
 type stallBody struct {
 	io.ReadCloser
 	deadline func(time.Time) error // http.ResponseController's SetReadDeadline
 	stall    time.Duration
+	expects  bool // the client waits for 100 Continue, which reading sends
+
+	mu      sync.Mutex // of whoever reads
+	waited  time.Duration
+	got     int
+	touched bool
+	over    bool // all of it was read, or it was closed
 }
 
+// What a server reads of a body that nobody wants, so that the connection can be used again.
+const (
+	drainTime  = 10 * time.Second
+	drainBytes = 256 << 10
+)
+
 func (b *stallBody) Read(p []byte) (int, error) {
-	b.deadline(time.Now().Add(b.stall))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	start := time.Now()
+	b.deadline(start.Add(b.stall - b.waited))
+	b.touched = true
 	n, err := b.ReadCloser.Read(p)
-	if err != nil {
+	b.waited += time.Since(start)
+	if b.got += n; b.got >= stallChunk {
+		b.got, b.waited = 0, 0
+	}
+	if err == io.EOF {
+		b.over = true
 		b.deadline(time.Time{})
 	}
 	return n, err
 }
 
 func (b *stallBody) Close() error {
+	b.deadline(time.Now().Add(drainTime))
 	err := b.ReadCloser.Close()
 	b.deadline(time.Time{})
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.over = true
 	return err
+}
+
+// settle reads what is left of the body before an answer begins, as the server does, but for a bounded time. It reports
+// whether the connection can be used again.
+func (b *stallBody) settle() bool {
+	if !b.mu.TryLock() {
+		return true // somebody reads it
+	}
+	defer b.mu.Unlock()
+	if b.over || b.expects && !b.touched {
+		return true // there is nothing, or the server closes the connection
+	}
+	b.deadline(time.Now().Add(drainTime))
+	if _, err := io.CopyN(io.Discard, b.ReadCloser, drainBytes); err != io.EOF {
+		return false
+	}
+	b.over = true
+	b.deadline(time.Time{})
+	return true
+}
+
+// end bounds what the server itself reads after the handler.
+func (b *stallBody) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.over {
+		b.deadline(time.Now().Add(drainTime))
+	}
 }

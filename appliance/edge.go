@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,6 +16,8 @@ import (
 
 	"casemate/appliance/missing"
 	"casemate/appliance/origin"
+	"casemate/appliance/user"
+	"casemate/cluster/share"
 	"casemate/fileserver"
 	"casemate/registry"
 )
@@ -39,6 +42,7 @@ const (
 type hosts struct {
 	domain  string
 	nodes   map[string]bool
+	homes   map[string]bool // the nodes' addresses, as share.Of gives them
 	origins *origin.Set
 }
 
@@ -91,22 +95,47 @@ type edge struct {
 
 // handler returns the handler of one port; plain says that it has no TLS: the same content for reading, no writes and no credentials.
 func (e *edge) handler(plain bool) http.Handler {
+	return e.recorded(func(rec *recorder, r *http.Request) string {
+		// Nobody stands between us and the client: who says so lies, and distribution would believe it. What nodes tell each
+		// other is theirs to tell.
+		for name := range r.Header {
+			if name == "Forwarded" || strings.HasPrefix(name, "X-Forwarded-") || name == "X-Real-Ip" ||
+				strings.HasPrefix(name, passedHeaders) {
+				delete(r.Header, name)
+			}
+		}
+		if place, ok := r.Context().Value(placeKey{}).(*share.Place); ok {
+			place.Begin()
+			defer func() { place.End(rec.status >= 200 && rec.status < 400) }()
+		}
+		if r.Body != nil && r.Body != http.NoBody {
+			rec.body = &stallBody{
+				ReadCloser: r.Body, deadline: http.NewResponseController(rec.ResponseWriter).SetReadDeadline, stall: e.stall,
+				expects: strings.EqualFold(r.Header.Get("Expect"), "100-continue"),
+			}
+			defer rec.body.end()
+		}
+		// A copy, since the server looks at the body that it made itself.
+		in := r.WithContext(user.WithClient(r.Context(), clientOf(r)))
+		if rec.body != nil {
+			in.Body = rec.body
+		}
+		return e.serve(rec, in, plain)
+	})
+}
+
+// recorded tells seen what became of each request.
+func (e *edge) recorded(serve func(*recorder, *http.Request) (service string)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := &recorder{ResponseWriter: w}
 		start := time.Now()
 		service := "none"
 		defer func() { e.seen(service, r, rec.status, rec.bytes, time.Since(start)) }()
-		service = e.serve(rec, r, plain)
+		service = serve(rec, r)
 	})
 }
 
 func (e *edge) serve(w *recorder, r *http.Request, plain bool) (service string) {
-	// Nobody stands between us and the client: who says so lies, and distribution would believe it.
-	for name := range r.Header {
-		if name == "Forwarded" || strings.HasPrefix(name, "X-Forwarded-") || name == "X-Real-Ip" {
-			delete(r.Header, name)
-		}
-	}
 	if len(r.RequestURI) > maxURI {
 		refuse(w, r, http.StatusRequestURITooLong, "DENIED", fmt.Sprintf("the address is longer than %d bytes", maxURI))
 		return "none"
@@ -135,22 +164,8 @@ func (e *edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 		refuse(w, r, http.StatusForbidden, "DENIED", "credentials are not taken over plain http: use https, or read without them, and change the password that was just sent in the clear")
 		return "none"
 	}
-	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = &stallBody{ReadCloser: r.Body, deadline: http.NewResponseController(w).SetReadDeadline, stall: e.stall}
-	}
 	images := r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/")
 	token := r.URL.Path == "/token"
-	if node := registry.UploadNode(r); node != "" && node != e.node && images && h.nodes[node] && e.pass != nil {
-		e.passOn(w, r, node)
-		return "registry"
-	}
-	if images && !read && r.Header.Get(passedHeader) == "" && r.Method != http.MethodDelete && e.roomier != nil && registry.UploadNode(r) == "" {
-		// A client does not know that it had better ask another of the addresses that DNS gave it.
-		if node := e.roomier(); node != "" {
-			e.passOn(w, r, node)
-			return "registry"
-		}
-	}
 	view := registry.View{Origin: o, Plain: plain, Host: r.Host}
 	switch {
 	case at == placeOrigin && images:
@@ -185,25 +200,78 @@ func (e *edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 	return "none"
 }
 
-// passedHeader says which node has passed a request on. It is passed on once.
-const passedHeader = "Casemate-Passed"
+// What one node tells another about a request that it passes on. A client's own headers of these names are dropped.
+const (
+	passedHeaders = "Casemate-"
+	passedBy      = "Casemate-Passed" // the node that has passed it on: once, and no further
+	passedClient  = "Casemate-Client" // the client's address and port, for limits and the log
+	passedPlain   = "Casemate-Plain"  // "1": it came over plain http
+)
 
-// passOn lets another node answer, which has the bytes of the upload. If it does not answer, they are out of reach: the client begins that upload again.
-func (e *edge) passOn(w http.ResponseWriter, r *http.Request, node string) {
+// passOn lets another node answer a request of a push, which the registry has found to be one that may be made: the
+// node that has the bytes of the upload or, with "", one that has room if this one has none. If it does not answer,
+// they are out of reach: the client begins that upload again.
+func (e *edge) passOn(w http.ResponseWriter, r *http.Request, node string) bool {
+	if node == "" && e.roomier != nil {
+		// A client does not know that it had better ask another of the addresses that DNS gave it.
+		node = e.roomier()
+	}
+	if e.pass == nil || node == "" || node == e.node || !e.hosts.Load().nodes[node] {
+		return false
+	}
 	proxy := httputil.ReverseProxy{
 		Transport: e.pass,
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.Out.URL.Scheme, p.Out.URL.Host = "http", node
 			p.Out.Host = p.In.Host
-			p.Out.Header.Set(passedHeader, e.node)
+			p.Out.Header.Set(passedBy, e.node)
+			p.Out.Header.Set(passedClient, r.RemoteAddr)
+			if r.TLS == nil {
+				p.Out.Header.Set(passedPlain, "1")
+			}
 		},
 		ErrorLog: slog.NewLogLogger(e.log.Handler(), slog.LevelDebug),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			e.log.Warn("upload not passed on", "peer", node, "error", err)
+			e.log.Warn("upload not passed on", "client", r.RemoteAddr, "peer", node, "error", err)
 			refuse(w, r, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", fmt.Sprintf("node %s, which has this upload, does not answer: begin it again", node))
 		},
 	}
 	proxy.ServeHTTP(w, r)
+	return true
+}
+
+// passedOn answers what other nodes pass on. It knows pushes and nothing else, and sees the client: its address, and
+// whether it came by TLS.
+func (e *edge) passedOn() http.Handler {
+	return e.recorded(func(w *recorder, r *http.Request) string {
+		if !registry.Pushes(r) {
+			refuse(w, r, http.StatusNotFound, "UNSUPPORTED", "nodes pass on requests of pushes only")
+			return "none"
+		}
+		h := e.hosts.Load()
+		at, o := h.find(r.Host)
+		if at == placeUnknown {
+			refuse(w, r, http.StatusMisdirectedRequest, "DENIED",
+				fmt.Sprintf("this is casemate, which does not answer for %s", clip(r.Host)))
+			return "none"
+		}
+		plain := r.Header.Get(passedPlain) != ""
+		in := *r
+		in.TLS = nil
+		if !plain {
+			in.TLS = &tls.ConnectionState{} // the other node's; here it says what addresses in answers begin with
+		}
+		if at, err := netip.ParseAddrPort(r.Header.Get(passedClient)); err == nil {
+			in.RemoteAddr = at.String()
+		}
+		in.Header = r.Header.Clone()
+		for _, name := range []string{passedBy, passedClient, passedPlain} {
+			in.Header.Del(name)
+		}
+		e.registry(w, in.WithContext(user.WithClient(r.Context(), clientOf(&in))),
+			registry.View{Origin: o, Plain: plain, Host: r.Host, Passed: true})
+		return "registry"
+	})
 }
 
 // bearer reports a token, which the registry judges itself: over plain http it takes those for reading.
@@ -252,19 +320,27 @@ type recorder struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
+	body   *stallBody // the request's; nil if it has none
 }
 
 func (w *recorder) WriteHeader(status int) {
-	if w.status == 0 && status >= 200 {
-		w.status = status
-	}
+	w.begin(status)
 	w.ResponseWriter.WriteHeader(status)
 }
 
-func (w *recorder) Write(p []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
+// begin is called before the first byte of an answer.
+func (w *recorder) begin(status int) {
+	if w.status != 0 || status < 200 {
+		return
 	}
+	w.status = status
+	if w.body != nil && !w.body.settle() {
+		w.Header().Set("Connection", "close")
+	}
+}
+
+func (w *recorder) Write(p []byte) (int, error) {
+	w.begin(http.StatusOK)
 	n, err := w.ResponseWriter.Write(p)
 	w.bytes += int64(n)
 	return n, err
@@ -272,9 +348,7 @@ func (w *recorder) Write(p []byte) (int, error) {
 
 // ReadFrom is what io.Copy calls.
 func (w *recorder) ReadFrom(r io.Reader) (int64, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
+	w.begin(http.StatusOK)
 	rf, ok := w.ResponseWriter.(io.ReaderFrom)
 	if !ok {
 		return io.Copy(writerOnly{w}, r)

@@ -1,7 +1,6 @@
 package appliance
 
 import (
-	"bufio"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"casemate/appliance/origin"
+	"casemate/cluster/share"
 	"casemate/fileserver"
 	"casemate/registry"
 )
@@ -142,20 +142,20 @@ func TestTokensOverPlainHTTPReachTheRegistry(t *testing.T) {
 }
 
 // rawServer serves a handler over the connections that the appliance uses.
-func rawServer(t *testing.T, stall time.Duration, max int, h http.Handler) (addr string, s *slots) {
+func rawServer(t *testing.T, stall time.Duration, max int, h http.Handler) (addr string, p *share.Places) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s = newSlots(max, testLog(t))
-	srv := &http.Server{Handler: h}
+	p = newPlaces(max, nil)
+	srv := &http.Server{Handler: h, ConnContext: withPlace}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		srv.Serve(&limitListener{Listener: l, slots: s, stall: stall})
+		srv.Serve(&limitListener{Listener: l, places: p, stall: stall, log: testLog(t)})
 	}()
 	t.Cleanup(func() { srv.Close(); <-done })
-	return l.Addr().String(), s
+	return l.Addr().String(), p
 }
 
 // A client that stops reading is cut off, and one that reads slowly but steadily is not.
@@ -218,61 +218,5 @@ func TestADeadlineEndsWithItsBody(t *testing.T) {
 		if !set || !last.IsZero() {
 			t.Errorf("a deadline was set: %v, and is left: %v", set, last)
 		}
-	}
-}
-
-func TestConnectionsAreBoundedForAllAndForEach(t *testing.T) {
-	s := newSlots(8, testLog(t)) // 2 for one client
-	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
-	for i, want := range []bool{true, true, false} {
-		if got := s.take(a); got != want {
-			t.Errorf("connection %d of one client: %v, want %v: each client gets a quarter", i+1, got, want)
-		}
-	}
-	if !s.take(b) {
-		t.Error("another client still gets its own")
-	}
-	s.give(a)
-	if !s.take(a) {
-		t.Error("what was given back can be taken")
-	}
-	for i := range 5 {
-		if !s.take(netip.AddrFrom4([4]byte{10, 1, 0, byte(i)})) {
-			t.Errorf("client %d of 8 is refused", i)
-		}
-	}
-	if s.take(netip.MustParseAddr("10.2.0.0")) {
-		t.Error("more than all")
-	}
-	if open, refused := s.counts(); open != 8 || refused != 2 {
-		t.Errorf("%d open, %d refused", open, refused)
-	}
-
-	// A refused connection is closed, an ended one makes room.
-	addr, slots := rawServer(t, time.Minute, 4, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }))
-	first, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	fmt.Fprintf(first, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	if resp, err := http.ReadResponse(bufio.NewReader(first), nil); err != nil || resp.StatusCode != 200 {
-		t.Fatalf("got %v, %v", resp, err)
-	}
-	if second, err := net.Dial("tcp", addr); err == nil { // refused already, or at the first read
-		defer second.Close()
-		if _, err := second.Read(make([]byte, 1)); err == nil {
-			t.Error("a second connection of one client is served, a quarter of four is one")
-		}
-	}
-	first.Close()
-	wait(t, "no connection is open", func() bool { open, _ := slots.counts(); return open == 0 })
-	third, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer third.Close()
-	fmt.Fprintf(third, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	if resp, err := http.ReadResponse(bufio.NewReader(third), nil); err != nil || resp.StatusCode != 200 {
-		t.Errorf("got %v, %v", resp, err)
 	}
 }

@@ -72,7 +72,12 @@ func initNode(t testing.TB, cfg Config, opt InitOptions) InitResult {
 // serveNode starts the node of cfg; it stops at the end of the test, or by stop.
 func serveNode(t testing.TB, cfg Config, tune ...func(*Appliance)) *node {
 	t.Helper()
-	a, err := Open(cfg, Options{Log: testLog(t)})
+	return serveNodeWith(t, cfg, Options{Log: testLog(t)}, tune...)
+}
+
+func serveNodeWith(t testing.TB, cfg Config, opt Options, tune ...func(*Appliance)) *node {
+	t.Helper()
+	a, err := Open(cfg, opt)
 	if err != nil {
 		t.Fatal(err)
 	}

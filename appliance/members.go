@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -56,7 +57,8 @@ func (a *Appliance) catchUp() {
 	}
 }
 
-// servePeer answers what another node passes on: the request of a client for an upload whose bytes are here.
+// servePeer answers what another node passes on: a request of a client's push, whose upload is here or for which there
+// is room here.
 func (a *Appliance) servePeer(w http.ResponseWriter, r *http.Request) {
 	h := a.peers.Load()
 	if h == nil {
@@ -99,7 +101,7 @@ func Join(ctx context.Context, cfg Config, opt JoinOptions) (p Prepared, err err
 	}
 	log := orDiscard(opt.Log)
 	cc := clusterConfig(cfg, log)
-	cc.PeerAddr, cc.Version = cfg.peer().String(), Version
+	cc.PeerAddr, cc.Version = cfg.dialled(cfg.peer()), Version
 	return prepare(cfg, opt.ConfigFile, func() error {
 		for {
 			err := cluster.Join(ctx, cc, addr, token)
@@ -193,6 +195,33 @@ func (a *Appliance) removeMember(ctx context.Context, node string, force bool) (
 	return map[string]any{"removed": node, "left": len(a.cluster.Members())}, nil
 }
 
+// tellAddress takes where a member's peer port is, from the operator.
+func (a *Appliance) tellAddress(node, addr string) error {
+	addr, err := peerAddr(addr)
+	if err != nil {
+		return err
+	}
+	if err := a.cluster.TellAddress(node, addr); err != nil {
+		return err
+	}
+	a.log.Info("a node is looked for at another address", "peer", node, "addr", addr)
+	return nil
+}
+
+// noLeader says what an operator should know while nobody leads.
+func noLeader(members []cluster.Member) string {
+	const what = "there is no leader: reading works, writing does not"
+	for _, m := range members {
+		if m.Up && !m.Self {
+			return what
+		}
+	}
+	if len(members) < 2 {
+		return what
+	}
+	return what + "; no other node answers: if their addresses have changed, casemate member address on each node says where the others are"
+}
+
 // clusterWarnings are what an operator should know of the other nodes.
 func (a *Appliance) clusterWarnings() (list []string) {
 	members := a.cluster.Members()
@@ -202,11 +231,18 @@ func (a *Appliance) clusterWarnings() (list []string) {
 			voters++
 		}
 		switch {
+		case !m.Up && m.Stopped != "":
+			list = append(list, fmt.Sprintf("node %s does not answer this node, it has stopped: %s", m.Node, m.Stopped))
 		case !m.Up:
 			list = append(list, fmt.Sprintf("node %s does not answer this node: casemate member list tells since when", m.Node))
 		case m.Lacks > 0 && len(members) > 1: // alone there is nobody to fetch from: that is a problem, see lostProblem
 			list = append(list, fmt.Sprintf("node %s has yet to fetch %d blobs", m.Node, m.Lacks))
 		}
+	}
+	list = append(list, a.cluster.Warnings()...)
+	if agreed, newest := a.cluster.Format(); agreed < newest && !slices.ContainsFunc(members, func(m cluster.Member) bool { return m.Format < newest }) {
+		list = append(list, fmt.Sprintf("the cluster is at format %d, and every node understands %d, with which nodes notice when what they hold "+
+			"differs: casemate cluster format --raise (older versions do not start any more after it)", agreed, newest))
 	}
 	if voters > 1 && voters%2 == 0 {
 		list = append(list, fmt.Sprintf("%d nodes vote, of which %d are a majority: as many losses are survived with one node less: add one or remove one", voters, voters/2+1))

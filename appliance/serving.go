@@ -15,6 +15,7 @@ func (a *Appliance) server(plain bool) *http.Server {
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    maxHeader,
+		ConnContext:       withPlace,
 		ErrorLog:          a.metrics.tlsErrors(a.log.With("room", "http")),
 	}
 }

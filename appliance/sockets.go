@@ -87,7 +87,16 @@ func bind(cfg *Config, handed []*os.File) (s *sockets, err error) {
 	return s, nil
 }
 
-// peer is where the other nodes reach this one.
+// dialled is what other nodes dial for this one, whose peer port is bound at an address: behind a wildcard, the first one
+// that is advertised.
+func (cfg *Config) dialled(bound netip.AddrPort) string {
+	if bound.Addr().IsUnspecified() && len(cfg.Advertise) > 0 {
+		bound = netip.AddrPortFrom(cfg.Advertise[0], bound.Port())
+	}
+	return bound.String()
+}
+
+// peer is where this node listens for the others.
 func (cfg *Config) peer() netip.AddrPort {
 	if cfg.Listen.Peer.IsValid() {
 		return cfg.Listen.Peer

@@ -15,6 +15,7 @@ import (
 
 	"casemate/appliance/origin"
 	"casemate/cluster"
+	"casemate/cluster/share"
 	"casemate/dnssrv"
 )
 
@@ -55,9 +56,12 @@ func (a *Appliance) viewOf(settings *Settings, origins *origin.Set) (*view, erro
 	if err != nil {
 		return nil, err
 	}
-	h := &hosts{domain: settings.Domain, nodes: map[string]bool{}, origins: origins}
+	h := &hosts{domain: settings.Domain, nodes: map[string]bool{}, homes: map[string]bool{}, origins: origins}
 	for _, n := range nodes {
 		h.nodes[n.Name] = true
+		for _, addr := range n.Addrs {
+			h.homes[share.Of(addr)] = true
+		}
 	}
 	v := &view{settings: settings, origins: origins, hosts: h, known: map[string]bool{}, hostList: origins.Hosts()}
 	for _, n := range h.names() {

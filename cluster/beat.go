@@ -25,10 +25,26 @@ type beat struct {
 	Total   int64  `json:"total"`
 	Format  uint64 `json:"format"`
 	Version string `json:"version"`
+
+	// Older versions say nothing of the following.
+	At      uint64            `json:"at,omitempty"`      // newest entry in the state
+	Sum     string            `json:"sum,omitempty"`     // its running digest there
+	Heard   uint64            `json:"heard,omitempty"`   // the newest Applied that it has heard from who listens
+	Differs uint64            `json:"differs,omitempty"` // an entry at which it differs from who listens
+	Older   *Older            `json:"older,omitempty"`   // what it knows of having come back older
+	Leader  string            `json:"leader,omitempty"`  // whom it takes for the leader
+	Addrs   map[string]string `json:"addrs,omitempty"`   // of nodes that are not where their records say
+	Stopped string            `json:"stopped,omitempty"` // why it stops now
 }
 
 func (c *Cluster) beat() beat {
-	b := beat{Applied: c.shown(), Lacks: -1, Version: c.cfg.Version, Format: maxFormat}
+	s := c.machine.view.Load()
+	b := beat{Applied: c.shown(), Lacks: -1, Version: c.cfg.Version, Format: maxFormat, At: s.Index(), Sum: s.Sum().String()}
+	b.Leader, _ = c.lead.get()
+	if c.peers != nil {
+		b.Addrs = c.gossip()
+	}
+	b.Older = c.neighbours.self(c.cfg.Node)
 	if c.stock != nil {
 		b.Lacks = c.stock.lacks()
 	}
@@ -39,6 +55,7 @@ func (c *Cluster) beat() beat {
 // serveBeat is a stream without an end.
 func (p *peers) serveBeat(w http.ResponseWriter, r *http.Request) {
 	c := p.c
+	c.hear(From(r), r.Header.Get(addressHeader))
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	rc := http.NewResponseController(w)
 	enc := json.NewEncoder(w)
@@ -47,7 +64,14 @@ func (p *peers) serveBeat(w http.ResponseWriter, r *http.Request) {
 			return // it asks again, and is told
 		}
 		b := c.beat()
+		b.Heard, b.Differs = c.neighbours.of(From(r))
+		if err := c.Err(); err != nil {
+			b.Stopped = err.Error()
+		}
 		if enc.Encode(b) != nil || rc.Flush() != nil {
+			return
+		}
+		if b.Stopped != "" {
 			return
 		}
 		wait, cancel := context.WithTimeout(r.Context(), beatEvery)
@@ -58,6 +82,7 @@ func (p *peers) serveBeat(w http.ResponseWriter, r *http.Request) {
 			return
 		case <-c.stop:
 			return
+		case <-c.done: // it says why
 		case <-time.After(beatLeast):
 		}
 	}
@@ -145,6 +170,7 @@ func (p *peers) keep(ctx context.Context) {
 				want[n] = true
 			}
 		}
+		p.setHomes(want)
 		p.mu.Lock()
 		var gone []*link
 		for n, l := range p.links {
@@ -204,6 +230,7 @@ func (p *peers) listen(ctx context.Context, node string, l *link) error {
 	if err != nil {
 		return err
 	}
+	req.Header.Set(addressHeader, p.c.cfg.PeerAddr)
 	res, err := p.client.Do(req)
 	if err != nil {
 		return err
@@ -220,6 +247,8 @@ func (p *peers) listen(ctx context.Context, node string, l *link) error {
 			return err
 		}
 		watchdog.Reset(beatLost)
+		p.c.judge(node, b)
+		p.c.listenTo(b.Addrs)
 		if l.set(true, b) {
 			p.c.log.Info("node is up", "peer", node, "applied", b.Applied, "lacks", b.Lacks)
 			p.c.health.notifyAll()

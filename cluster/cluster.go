@@ -16,6 +16,7 @@ import (
 	wal "github.com/hashicorp/raft-wal"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/lograte"
 	"casemate/cluster/state"
 )
 
@@ -23,6 +24,7 @@ import (
 type Cluster struct {
 	cfg    Config
 	log    *slog.Logger
+	lines  *lograte.Limit // of what outsiders cause
 	id     identity
 	opened time.Time
 	keys   atomic.Pointer[keyring]
@@ -33,25 +35,32 @@ type Cluster struct {
 	scrubs scrubs
 
 	// In the order in which Close ends them, last first.
-	lock      io.Closer
-	wal       *wal.WAL
-	mark      *mark
-	marked    waiters // how far the mark is
-	machine   *machine
-	sweeps    sweeps
-	stock     *stock // nil without a peer port
-	peers     *peers // nil without a peer port
-	transport io.Closer
-	raft      *raft.Raft
-	seqs      *sequences
-	lead      leadership
-	health    hub                      // who is up
-	learners  map[raft.ServerID]uint64 // where the leader was when it last looked at each; owned by manage
-	reading   confirms                 // misses that are being confirmed
-	own       sync.WaitGroup           // our goroutines
-	ownMu     sync.RWMutex             // see background
-	life      context.Context
-	die       context.CancelFunc // ends what waits for other nodes
+	lock       io.Closer
+	wal        *wal.WAL
+	mark       *mark
+	marked     waiters // how far the mark is
+	machine    *machine
+	sweeps     sweeps
+	stock      *stock // nil without a peer port
+	peers      *peers // nil without a peer port
+	transport  io.Closer
+	raft       *raft.Raft
+	snaps      *snapshots
+	look       chan struct{} // capacity 1: raft has to be asked who leads
+	watch      watchdog      // of the log's disk
+	floor      floor
+	mending    atomic.Bool // a snapshot is being made because an entry of the log is damaged
+	neighbours neighbours
+	addresses  addresses
+	seqs       *sequences
+	lead       leadership
+	health     hub                      // who is up
+	learners   map[raft.ServerID]uint64 // where the leader was when it last looked at each; owned by manage
+	reading    confirms                 // misses that are being confirmed
+	own        sync.WaitGroup           // our goroutines
+	ownMu      sync.RWMutex             // see background
+	life       context.Context
+	die        context.CancelFunc // ends what waits for other nodes
 
 	stopping atomic.Bool
 	flight   sync.WaitGroup // commands that raft has to answer; none begins once stopping is set, under ownMu
@@ -80,10 +89,12 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c := &Cluster{
-		gc:  make(chan struct{}, 1),
-		cfg: cfg, log: cfg.Log, id: id, lock: lock, opened: cfg.Now(),
+		gc: make(chan struct{}, 1), look: make(chan struct{}, 1),
+		cfg: cfg, id: id, lock: lock, opened: cfg.Now(),
 		stop: make(chan struct{}), done: make(chan struct{}), ended: make(chan struct{}),
 	}
+	handler, limit := lograte.Handler(cfg.Log.Handler())
+	c.log, c.lines = slog.New(handler), limit
 	c.life, c.die = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -100,31 +111,28 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	if c.wal, err = openWAL(cfg, false, c.fail); errors.Is(err, syscall.EIO) {
 		return nil, fmt.Errorf("its disk failed: %w", err) // perhaps only now
 	} else if err != nil {
-		return nil, fmt.Errorf("its raft log is damaged, restore a backup into a new directory: %w", err)
+		return nil, fmt.Errorf("its raft log is damaged: %s: %w", wayOut, err)
 	}
 	if c.mark, err = openMark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit")); err != nil {
 		return nil, err
 	}
-	// The number of starts is durable before it is used: no two processes of this node ever propose under the same one (promise 11).
-	boots, err := openMark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "boot"))
-	if err != nil {
-		return nil, err
-	}
-	boot := boots.last + 1
-	if err := errors.Join(boots.set(boot), boots.f.Close()); err != nil {
-		return nil, err
-	}
-	snaps := &snapshots{cfg.FS, filepath.Join(cfg.Dir, snapshotDir)}
-	if err := snaps.clean(); err != nil {
+	c.mark.watch = &c.watch
+	c.snaps = newSnapshots(cfg)
+	if err := c.snaps.clean(); err != nil {
 		return nil, err
 	}
 	c.machine = newMachine(c.fail)
-	voters, err := c.recover(snaps)
+	voters, err := c.recover()
 	if err != nil {
 		return nil, err
 	}
-	c.seqs = newSequences(max(boot, c.machine.view.Load().Boot(cfg.Node)+1))
-	c.machine.waiters.of(cfg.Node, c.seqs.boot)
+	// The number of this start is durable before it is used: no two processes of this node ever propose under the same one (promise 11).
+	boot, err := newBoot(cfg, c.machine.view.Load().Boot(cfg.Node))
+	if err != nil {
+		return nil, err
+	}
+	c.seqs = newSequences(boot)
+	c.machine.waiters.of(cfg.Node)
 	c.machine.collected, c.machine.published = c.sweeps.add, c.sweeps.poke
 
 	rc := raftConfig(cfg)
@@ -143,11 +151,17 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		if err != nil {
 			return nil, err
 		}
+		c.addresses.open(cfg)
 		c.peers = newPeers(c, id)
+		if err := c.checkKeys(); err != nil {
+			return nil, err
+		}
 		if err := c.renew(); err != nil {
 			return nil, err
 		}
-		c.stock = newStock(c)
+		if c.stock, err = newStock(c); err != nil {
+			return nil, err
+		}
 		c.machine.added, c.machine.replaced = c.stock.add, c.stock.recount
 		c.machine.collected = func(digests []state.Digest, index uint64) { c.sweeps.add(digests, index); c.stock.forget(digests) }
 		c.machine.published = func() { c.sweeps.poke(); c.stock.published() }
@@ -156,9 +170,14 @@ func Open(cfg Config) (_ *Cluster, err error) {
 			// the one that feeds it.
 			Stream: stream{c.peers.raft, c.peers}, MaxPool: 4, MaxRPCsInFlight: 1, Timeout: raftTimeout, Logger: rc.Logger, MsgpackUseNewTimeFormat: true,
 		})
-		c.transport, transport = net, net
+		c.transport, transport = net, newCareful(c, net)
 	}
-	if c.raft, err = newRaft(rc, c.machine, logStore{c.wal, c.fail}, snaps, transport); err != nil {
+	log := logStore{
+		WAL: c.wal, fail: c.fail, applied: func() uint64 { return c.machine.view.Load().Index() }, snapped: c.snaps.newest.Load,
+		watch: &c.watch, raft: new(atomic.Pointer[raft.Raft]), rotten: c.rotten,
+	}
+	c.marked.reached(min(c.mark.last, c.machine.view.Load().Index()))
+	if c.raft, err = newRaft(rc, c.machine, log, c.snaps, transport); err != nil {
 		return nil, errors.Join(c.Err(), err)
 	}
 	seen := make(chan raft.Observation, 64)
@@ -167,6 +186,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	c.own.Go(c.endRaft)
 	c.own.Go(func() { c.followLeadership(changes, seen) })
 	c.own.Go(c.keepMark)
+	c.own.Go(c.watchDisk)
 	c.own.Go(c.keepSwept)
 	if c.peers != nil {
 		c.peers.serve()
@@ -238,10 +258,14 @@ func (c *Cluster) release() error {
 		}
 		errs = append(errs, c.mark.f.Close())
 	}
+	if c.stock != nil {
+		errs = append(errs, c.stock.whole.f.Close())
+	}
 	if c.wal != nil {
 		errs = append(errs, c.wal.Close())
 	}
 	errs = append(errs, c.lock.Close())
+	c.lines.Close()
 	c.fail(nil)
 	return errors.Join(errs...)
 }
@@ -334,10 +358,14 @@ func (c *Cluster) followLeadership(changes <-chan bool, seen <-chan raft.Observa
 		select {
 		case own = <-changes:
 		case <-seen: // what it says may be old by now
+		case <-c.look:
 		case <-c.stop:
 			return
 		}
 		leader := c.cfg.Node
+		if c.watch.hung() {
+			continue // see watchDisk
+		}
 		if !own {
 			_, id := c.raft.LeaderWithID()
 			if leader = string(id); leader == c.cfg.Node {
@@ -407,7 +435,6 @@ const markEvery = 50 * time.Millisecond
 // keepMark makes a lower bound of what is committed durable, soon after it was applied. With other voters it does so at once, and only then does this node tell them
 // that it shows the entry: so what was acknowledged while all were connected shows again on any of them, should it start alone after a power cut.
 func (c *Cluster) keepMark() {
-	c.marked.reached(c.mark.last)
 	tick := time.NewTimer(0)
 	defer tick.Stop()
 	for {

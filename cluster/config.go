@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -43,6 +44,9 @@ type Config struct {
 	Peer net.Listener
 	// PeerAddr is what the other nodes dial, host:port; "" is Peer's own address.
 	PeerAddr string
+	// Peers says where other nodes may be reached besides where they say themselves: host:port by name. It is for the day on
+	// which all of them have moved.
+	Peers map[string]string
 	// Dial connects to another node's PeerAddr; nil is the operating system's. It is there for tests of cut networks.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// Handler answers what other nodes ask of the program above by [Cluster.RoundTrip]; nil answers 404. [From] says who asks.
@@ -57,6 +61,9 @@ type Config struct {
 	snapshots uint64        // log entries between two snapshots; 0 is 8192
 	entrySize int           // largest encoded batch in one log entry; 0 is 256 KiB
 	stall     time.Duration // 0 is stallTime
+	format    uint64        // that a new cluster begins with; 0 is maxFormat
+
+	checkCSR func(*x509.CertificateRequest) error // that whoever made it has its key; nil is the standard library's
 }
 
 // complete checks the settings and fills in the zero values.
@@ -96,7 +103,11 @@ func (c Config) complete() (Config, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", addr)
 		}
 	}
+	if c.checkCSR == nil {
+		c.checkCSR = (*x509.CertificateRequest).CheckSignature
+	}
 	setDefault(&c.stall, stallTime)
+	setDefault(&c.format, maxFormat)
 	setDefault(&c.SegmentSize, 16<<20)
 	setDefault(&c.snapshots, 8192)
 	setDefault(&c.entrySize, 256<<10)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/state"
 )
 
 // A data directory holds
@@ -22,7 +23,9 @@ import (
 //	format        what this is: JSON, see identity; written last by Bootstrap
 //	lock          held while the node is open
 //	sealing.key   32 bytes for each key, the newest first, mode 0600
-//	raft/         the log's segments, meta (segments, term, vote), commit (lower bound of what is committed), boot (number of starts)
+//	addresses.json where the operator says that other nodes are, if their records are wrong
+//	raft/         the log's segments, meta (segments, term, vote), commit (lower bound of what is committed), boot (number of starts), whole (entry at
+//	              which all blobs were here), floor (what its log has had)
 //	snapshots/    the state at some log index, two of them
 //	blobs/        package blob
 //
@@ -136,10 +139,18 @@ func bootstrapRaft(cfg Config) error {
 		return err
 	}
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Node))
-	err = raft.BootstrapCluster(raftConfig(cfg), log, log, &snapshots{cfg.FS, filepath.Join(cfg.Dir, snapshotDir)}, transport, raft.Configuration{
+	err = raft.BootstrapCluster(raftConfig(cfg), plainStore(log), log, newSnapshots(cfg), transport, raft.Configuration{
 		// The address is the node's name: what it stands for is looked up when it is dialled, so that a node may move.
 		Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(cfg.Node), Address: raft.ServerAddress(cfg.Node)}},
 	})
+	if err == nil && cfg.format > 1 {
+		// A new cluster has no older versions in it. The only voter's log is committed.
+		var cmd []byte
+		c := state.Command{Time: cfg.Now().UnixNano(), Ops: []state.Op{&state.SetFormat{Version: cfg.format}}}
+		if cmd, err = c.Encode(); err == nil {
+			err = plainStore(log).StoreLog(&raft.Log{Index: 2, Term: 1, Type: raft.LogCommand, Data: cmd})
+		}
+	}
 	return errors.Join(err, log.Close())
 }
 
@@ -160,13 +171,13 @@ func readIdentity(cfg Config) (id identity, err error) {
 		Format int `json:"format"`
 	}
 	if err := json.Unmarshal(data, &head); err != nil || head.Format < 1 {
-		return id, fmt.Errorf("its file %s is damaged, restore a backup into a new directory", formatFile)
+		return id, fmt.Errorf("its file %s is damaged: %s", formatFile, wayOut)
 	}
 	if head.Format > diskFormat {
 		return id, fmt.Errorf("written by a newer casemate (format %d, this one knows up to %d), install that version", head.Format, diskFormat)
 	}
 	if err := json.Unmarshal(data, &id); err != nil || id.Node == "" || id.Cluster == "" {
-		return id, fmt.Errorf("its file %s is damaged, restore a backup into a new directory", formatFile)
+		return id, fmt.Errorf("its file %s is damaged: %s", formatFile, wayOut)
 	}
 	if id.Node != cfg.Node {
 		return id, fmt.Errorf("belongs to node %q, not %q, set `node: %s` in the config", id.Node, cfg.Node, id.Node)
@@ -184,9 +195,12 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 		return nil, id, nil, err
 	}
 	key, err = readFile(cfg.FS, filepath.Join(cfg.Dir, keyFile))
-	if err == nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = fmt.Errorf("its file %s is missing: %s", keyFile, keyWayOut)
+	case err == nil:
 		if _, kerr := newKeyring(key); kerr != nil {
-			err = fmt.Errorf("its file is damaged, restore a backup into a new directory: %w", kerr)
+			err = fmt.Errorf("its file %s is damaged: %s: %w", keyFile, keyWayOut, kerr)
 		}
 	}
 	if err != nil {
@@ -194,6 +208,23 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 		return nil, id, nil, err
 	}
 	return lock, id, key, nil
+}
+
+// keyWayOut is what to do without the sealing key.
+const keyWayOut = "copy " + keyFile + " from the data directory of another node, with the same owner and mode 0600; an only node restores " +
+	"a backup into a new data directory"
+
+// checkKeys says whether this node's sealing keys are the cluster's: a bit that flipped in them would show much later, and
+// as something else.
+func (c *Cluster) checkKeys() error {
+	a, err := c.authority()
+	if a == nil || err != nil {
+		return err
+	}
+	if _, err := c.authorityKey(a); errors.Is(err, ErrSealed) {
+		return fmt.Errorf("its file %s does not open what the cluster has sealed, so it is damaged or another cluster's: %s", keyFile, keyWayOut)
+	}
+	return nil
 }
 
 // tell makes one sentence of an error with a data directory: the thing first, then the way out.

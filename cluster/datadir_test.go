@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/hashicorp/raft"
 	"golang.org/x/sys/unix"
 
 	"casemate/cluster/blob/blobtest"
@@ -54,7 +56,7 @@ func TestBadDataDirectories(t *testing.T) {
 		"not initialised":   {remove("format"), "", []string{"not initialised", "casemate init"}},
 		"other node":        {func(string) {}, "n2", []string{`belongs to node "n1", not "n2"`, "node: n1"}},
 		"bad node":          {func(string) {}, "a b", []string{`got "a b"`}},
-		"no key":            {remove("sealing.key"), "", []string{"sealing.key"}},
+		"no key":            {remove("sealing.key"), "", []string{"sealing.key is missing", "from the data directory of another node", "backup"}},
 		"short key":         {write("sealing.key", "short"), "", []string{"got 5", "backup"}},
 		"no log list":       {remove("raft/meta"), "", []string{"raft log is damaged", "backup"}},
 		"log list damaged":  {write("raft/meta", "1234{}"), "", []string{"raft log is damaged", "backup"}},
@@ -88,6 +90,91 @@ func TestBadDataDirectories(t *testing.T) {
 			}
 			if after := files(t, cfg.Dir); what != "log lost" && strings.Join(before, " ") != strings.Join(after, " ") {
 				t.Errorf("files before: %q\nafter: %q", before, after)
+			}
+		})
+	}
+}
+
+// A member's directory says how a member is mended, also where only the bytes of a key or an old snapshot are wrong.
+func TestBadMemberDirectories(t *testing.T) {
+	for what, test := range map[string]struct {
+		damage func(f *blobtest.FS, names []string) error
+		want   []string
+	}{
+		"a bit of the sealing key": {func(f *blobtest.FS, _ []string) error { return f.Flip("/data/casemate/sealing.key", 7) },
+			[]string{"sealing.key does not open what the cluster has sealed", "from the data directory of another node"}},
+		"no snapshots": {func(f *blobtest.FS, names []string) (err error) {
+			for _, name := range names {
+				err = errors.Join(err, f.Remove(name))
+			}
+			return err
+		}, []string{"its snapshots are missing", "casemate member remove", "join it anew", "restore a backup"}},
+		"both snapshots": {func(f *blobtest.FS, names []string) (err error) {
+			for _, name := range names {
+				err = errors.Join(err, f.Flip(name, 40))
+			}
+			return err
+		}, []string{"snapshots are damaged", "casemate member remove", "join it anew", "restore a backup"}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			f := blobtest.New(1)
+			cfg := powerConfig(f)
+			if err := Bootstrap(cfg); err != nil {
+				t.Fatal(err)
+			}
+			open := func() (*Cluster, error) {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				cfg := cfg
+				cfg.Peer = l
+				c, err := Open(cfg)
+				if err != nil {
+					l.Close()
+				}
+				return c, err
+			}
+			c, err := open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, func() error {
+				if a, err := c.authority(); a == nil || err != nil {
+					return fmt.Errorf("no CA yet: %v", err)
+				}
+				return nil
+			})
+			for i := range 120 {
+				update(t, c.Tree(), func(b Batch) { b.Put(fmt.Sprint("a", i), nil) })
+				if i%50 == 0 {
+					if err := c.Snapshot(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if err := c.Snapshot(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+				t.Fatal(err)
+			}
+			c.Close()
+			var names []string
+			for _, name := range f.Files() {
+				if strings.HasSuffix(name, snapshotSuffix) {
+					names = append(names, name)
+				}
+			}
+			if err := test.damage(f, names); err != nil || len(names) != kept {
+				t.Fatal(names, err)
+			}
+			c, err = open()
+			if err == nil {
+				c.Close()
+				t.Fatal("opened")
+			}
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q is not in: %v", want, err)
+				}
 			}
 		})
 	}

@@ -90,14 +90,23 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func checksum(data []byte) uint32 { return crc32.Checksum(data, castagnoli) }
 
+// checksumOf is checksum of parts, one behind the other.
+func checksumOf(parts ...[]byte) (sum uint32) {
+	for _, p := range parts {
+		sum = crc32.Update(sum, castagnoli, p)
+	}
+	return sum
+}
+
 // mark is a durable lower bound of a number that grows: the log index up to which everything is committed (promise 7). Raft does not write down what is
 // committed; a node that starts alone would show the tree of its last snapshot until there is a leader.
 //
 // Two slots of 20 bytes (number, its checksum, padding to different sectors) are written in turn, so that a torn write leaves the other one.
 type mark struct {
-	f    blob.File
-	turn int
-	last uint64
+	f     blob.File
+	turn  int
+	last  uint64
+	watch *watchdog // of its disk; nil: nobody looks
 }
 
 const slotSize = 4096
@@ -129,6 +138,9 @@ func openMark(fsys FS, name string) (*mark, error) {
 func (m *mark) set(v uint64) error {
 	if v <= m.last {
 		return nil
+	}
+	if m.watch != nil {
+		defer m.watch.begin()()
 	}
 	b := binary.BigEndian.AppendUint64(nil, v)
 	b = binary.BigEndian.AppendUint32(b, checksum(b))

@@ -25,6 +25,6 @@
 //     what came between.
 //  12. Held means: these bytes, on this disk. What is known to be damaged is not handed out, to clients or to
 //     other nodes, and does not count as here. A file that may have been changed since it was last hashed is
-//     hashed before it is handed out. The bytes come from another node, else it is an error that says why, and
+//     hashed before it is handed out, any other one beside its first read after a start and in 30 days. The bytes come from another node, else it is an error that says why, and
 //     whatever stores the blob again repairs it. Only reading finds rot, so every blob is read now and then.
 package cluster

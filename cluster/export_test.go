@@ -3,8 +3,13 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
+	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"casemate/cluster/state"
 )
@@ -63,6 +68,9 @@ func (c *Cluster) Knows(digest string) bool {
 
 // Index is the newest command in the state that this node shows.
 func (c *Cluster) Index() uint64 { return c.machine.view.Load().Index() }
+
+// BeginAt has a new cluster begin at a format, as an older version would.
+func BeginAt(c *Config, format uint64) { c.format = format }
 
 // Impatient gives connections up after a time without a byte.
 func Impatient(c *Config, d time.Duration) { c.stall = d }
@@ -132,3 +140,104 @@ func (c *Cluster) CollectedAt(digest string) uint64 {
 func (c *Cluster) PatrolOnce(ctx context.Context, every time.Duration) (ScrubReport, error) {
 	return c.patrol(ctx, every, func() time.Duration { return every })
 }
+
+// ForgetNames puts the names of this process's commands back, as a snapshot of a machine's memory does: the last ones, or
+// all with 0.
+func (c *Cluster) ForgetNames(last uint64) {
+	c.seqs.mu.Lock()
+	defer c.seqs.mu.Unlock()
+	if last == 0 {
+		last = c.seqs.next - 1
+	}
+	c.seqs.next -= last
+	c.seqs.low = c.seqs.next - 1
+	clear(c.seqs.open)
+}
+
+// Marked is up to where this node says, durably, that it knows the log to be committed; Committed is up to where it is.
+func (c *Cluster) Marked() uint64 { return c.shown() }
+
+// Committed: see Marked.
+func (c *Cluster) Committed() uint64 { return c.raft.CommitIndex() }
+
+// Stopped is why another node stopped, as far as it could say so.
+func (c *Cluster) Stopped(node string) string {
+	b, _, _ := c.peers.last(node)
+	return b.Stopped
+}
+
+// Forge replaces bytes in the log of a node that is down, as if they had been written so: the checksums are right.
+func Forge(cfg Config, old, new string) error {
+	forged := false
+	err := rewriteLog(cfg, func(l *raft.Log) *raft.Log {
+		forged = forged || bytes.Contains(l.Data, []byte(old))
+		l.Data = bytes.ReplaceAll(l.Data, []byte(old), []byte(new))
+		return withSum(l)
+	})
+	if err == nil && !forged {
+		err = fmt.Errorf("no entry has %q", old)
+	}
+	return err
+}
+
+// DropChecksums makes the log of a node that is down one of an earlier version.
+func DropChecksums(cfg Config) error {
+	return rewriteLog(cfg, func(l *raft.Log) *raft.Log { return l })
+}
+
+func rewriteLog(cfg Config, change func(*raft.Log) *raft.Log) error {
+	cfg, err := cfg.complete()
+	if err != nil {
+		return err
+	}
+	log, err := openWAL(cfg, false, func(error) {})
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	first, err := log.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := log.LastIndex()
+	if err != nil {
+		return err
+	}
+	var logs []*raft.Log
+	for i := first; i <= last; i++ {
+		l := &raft.Log{}
+		if err := readEntry(log, i, l); err != nil {
+			return err
+		}
+		logs = append(logs, change(l))
+	}
+	if err := log.DeleteRange(first, last); err != nil {
+		return err
+	}
+	return log.StoreLogs(logs)
+}
+
+// LeaderIndex is what a leader answers whoever has to confirm a miss.
+func (c *Cluster) LeaderIndex(ctx context.Context) (uint64, error) { return c.leaderIndex(ctx) }
+
+// CountCSRs counts how often the signature of a request for a certificate is verified.
+func CountCSRs(c *Config, n *atomic.Int64) {
+	c.checkCSR = func(csr *x509.CertificateRequest) error {
+		n.Add(1)
+		return csr.CheckSignature()
+	}
+}
+
+// AskToJoin asks to join with a request for a certificate of the caller's own. cfg needs Dial, Node, PeerAddr.
+func AskToJoin(ctx context.Context, cfg Config, addr string, token Token, csr []byte) error {
+	cfg.Now = time.Now
+	_, err := askToJoin(ctx, cfg, addr, token, csr)
+	return err
+}
+
+// Outsiders are the bounds of what outsiders may do.
+const (
+	MaxFromOne  = maxFromOne
+	TollOnce    = int(tollBurst / tollFloor) // connections of one address before it has to pay
+	TollAllOnce = int(tollAllOnce / tollFloor)
+)

@@ -21,6 +21,7 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	"casemate/cluster"
+	"casemate/cluster/blob/blobtest"
 	"casemate/cluster/clustertest"
 )
 
@@ -273,7 +274,9 @@ type faults struct {
 	seed uint64
 	over atomic.Bool
 
-	contents [][]byte // see contents
+	contents [][]byte     // see contents
+	image    *blobtest.FS // a node's disk as it was once, nil if there is none
+	imageOf  *clustertest.Node
 
 	mu    sync.Mutex
 	lives map[string]int // how often a node has lost its power
@@ -450,7 +453,7 @@ func (f *faults) nemesis() {
 		default:
 		}
 	}
-	what := r.IntN(14)
+	what := r.IntN(18)
 	f.t.Logf("nemesis: %d at %s, %s", what, n.Name, other)
 	switch what {
 	case 0:
@@ -499,12 +502,75 @@ func (f *faults) nemesis() {
 		if n.C != nil {
 			n.C.Snapshot() // there may be nothing new
 		}
+	case 13:
+		f.image, f.imageOf = n.FS.Image(), n
+	case 14, 15:
+		f.revert()
+	case 16:
+		f.askStaleLeader()
 	default:
 		for _, m := range cl.Nodes {
 			f.start(m)
 		}
 	}
 	f.some(r.IntN(60))
+}
+
+// revert puts a node's disk back to what it was once. The others are there and can be reached, so that it hears of what it
+// has lost: with a second fault at the same time what was acknowledged may be gone, as for any cluster of three.
+func (f *faults) revert() {
+	n := f.imageOf
+	if n == nil {
+		return
+	}
+	f.cl.Net.Heal()
+	for _, m := range f.cl.Nodes {
+		m.FS.Fault(nil)
+	}
+	f.revive()
+	f.cl.Leader()
+	f.died(n)
+	n.Revert(f.image)
+	f.start(n)
+	f.cl.Wait(func() error {
+		f.revive()
+		for _, m := range n.C.Members() {
+			if !m.Up || m.Role == "leader" && n.C.Index() < m.Applied {
+				return fmt.Errorf("%s hears %s: %v, and is at %d of %d", n.Name, m.Node, m.Up, n.C.Index(), m.Applied)
+			}
+		}
+		return nil
+	})
+}
+
+// askStaleLeader cuts the leader off and asks it, as long as it may think that it leads, and after that.
+func (f *faults) askStaleLeader() {
+	for _, n := range f.cl.Nodes {
+		if n.C == nil || n.C.Status().Role != "leader" {
+			continue
+		}
+		f.cl.Net.Cut([]string{n.Name}, otherNames(f.cl, n))
+		for range 20 {
+			for key := range f.keys() {
+				f.read(n.C.Tree(), f.life(n), key)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		return
+	}
+}
+
+// loseDisk takes one node's disk away for good: it is removed, and another one joins in its place.
+func (f *faults) loseDisk() {
+	cl := f.cl
+	lost := cl.Nodes[f.r.IntN(len(cl.Nodes))]
+	f.t.Logf("the disk of %s is lost for good", lost.Name)
+	lost.PowerCut()
+	rest := others(cl, lost)
+	cl.Wait(func() error { return rest[0].C.RemoveMember(context.Background(), lost.Name, false) })
+	cl.Join()
+	cl.Nodes = slices.DeleteFunc(cl.Nodes, func(n *clustertest.Node) bool { return n == lost })
+	cl.WaitVoters(3)
 }
 
 func (f *faults) start(n *clustertest.Node) {
@@ -532,6 +598,10 @@ func (f *faults) end() {
 	cl.Wait(func() error { f.revive(); err = cl.Nodes[0].Put("end", "x"); return err }) // what the log has is applied before this
 	f.equal()
 	cl.WaitVoters(3)
+	if f.r.IntN(4) == 0 {
+		f.loseDisk()
+		f.equal()
+	}
 	first := cl.Nodes[0].C
 	for key := range f.keys() {
 		call := f.h.now()

@@ -16,7 +16,7 @@ import (
 func TestRaiseFormat(t *testing.T) {
 	c := start(t, testConfig(t, t.TempDir()))
 	agreed, newest := c.Format()
-	if agreed != 1 || newest != state.MaxFormat {
+	if agreed != state.MaxFormat || newest != state.MaxFormat {
 		t.Fatalf("formats %d, %d", agreed, newest)
 	}
 	ctx := context.Background()
@@ -38,14 +38,14 @@ func TestRaiseFormat(t *testing.T) {
 	cfg.Peer, cfg.Version = l, "v1"
 	c = start(t, cfg)
 	eventually(t, func() error {
-		if m := c.Members(); len(m) != 1 || m[0].Format != 1 {
+		if m := c.Members(); len(m) != 1 || m[0].Format != state.MaxFormat {
 			return fmt.Errorf("members %+v", m)
 		}
 		return nil
 	})
 	defer func(was uint64) { maxFormat = was }(maxFormat)
-	maxFormat = 2 // this program, but not what the record says of its node
-	if err := c.RaiseFormat(ctx, 2); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "n1 (casemate v1, up to 1)") {
+	maxFormat = state.MaxFormat + 1 // this program, but not what the record says of its node
+	if err := c.RaiseFormat(ctx, state.MaxFormat+1); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), fmt.Sprintf("n1 (casemate v1, up to %d)", state.MaxFormat)) {
 		t.Errorf("a member that has not said so: %v", err)
 	}
 }

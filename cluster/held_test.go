@@ -118,6 +118,12 @@ func TestDamagedOnTheOnlyNode(t *testing.T) {
 			if all != len(blobs) || len(list) != 2 || !strings.Contains(list[0].Why, "have the digest") {
 				t.Errorf("%s: lost: %v of %d", when, list, all)
 			}
+			cl.Wait(func() error {
+				if n.C.Lacks() < 0 {
+					return errors.New("the node has not yet compared its disk with the state")
+				}
+				return nil
+			})
 			if n.C.Lacks() != len(blobs) {
 				t.Errorf("%s: lacks %d", when, n.C.Lacks())
 			}

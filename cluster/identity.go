@@ -185,8 +185,8 @@ var (
 // year comes back and renews it. One that this node has not heard of yet, because it was itself down meanwhile, must have a certificate of the CA that this node
 // knows. errRemoved comes with the name.
 func (c *Cluster) admit(certs []*x509.Certificate) (string, error) {
-	if len(certs) == 0 {
-		return "", errStranger
+	if err := cheapChain(certs); err != nil {
+		return "", err
 	}
 	leaf := certs[0]
 	name := leaf.Subject.CommonName

@@ -46,8 +46,6 @@ type joinAnswer struct {
 	Members map[string]member `json:"members"`
 }
 
-const maxJoin = 64 << 10
-
 const exporterLabel = "EXPORTER-casemate-join"
 
 // Join makes the data directory of a node that joins the cluster at addr (host:port of any member's peer port). cfg.Dir must not exist or be empty; a Join that
@@ -186,20 +184,29 @@ func pinned(certs []*x509.Certificate, hash []byte, now time.Time) error {
 
 // serveJoin is the only thing on the peer port that answers who is no member.
 func (p *peers) serveJoin(w http.ResponseWriter, r *http.Request) {
-	conn, ok := r.Context().Value(sessionKey{}).(*tls.Conn)
+	session, ok := r.Context().Value(sessionKey{}).(*guest)
 	if !ok || r.Method != http.MethodPost || r.URL.Path != "/join" {
 		http.Error(w, "", http.StatusNotFound)
 		return
 	}
+	p.toll.charge(session.from, tollFloor, p.home(session.from))
 	var req joinRequest
-	a, err := joinAnswer{}, json.NewDecoder(http.MaxBytesReader(w, r.Body, maxJoin)).Decode(&req)
+	// The body is read to its end: from then on the server notices when the other side hangs up, and ends r.Context().
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxJoin+1))
+	if len(body) > maxJoin {
+		err = fmt.Errorf("it has more than %d bytes", maxJoin)
+	}
+	if err == nil {
+		err = json.Unmarshal(body, &req)
+	}
+	var a joinAnswer
 	if err != nil {
 		err = fmt.Errorf("the request: %w", err)
 	} else {
-		a, err = p.c.letIn(r.Context(), conn, req)
+		a, err = p.c.letIn(r.Context(), session, req)
 	}
 	if err != nil {
-		p.c.log.Warn("a node was not let in", "from", r.RemoteAddr, "node", fmt.Sprintf("%.63q", req.Node), "err", err)
+		p.c.log.Warn("a node was not let in", "client", r.RemoteAddr, "node", fmt.Sprintf("%.63q", req.Node), "err", err)
 		a = joinAnswer{Error: err.Error(), Retry: errors.Is(err, errNoMajority)}
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -207,31 +214,37 @@ func (p *peers) serveJoin(w http.ResponseWriter, r *http.Request) {
 }
 
 // letIn makes a node a learner: the token first, then raft, then the record. Cut short anywhere, the same request again goes on.
-func (c *Cluster) letIn(ctx context.Context, conn *tls.Conn, req joinRequest) (a joinAnswer, err error) {
-	csr, err := x509.ParseCertificateRequest(req.CSR)
-	if err == nil {
-		err = csr.CheckSignature()
-	}
+//
+// Until the token has proved to be good this is work for anybody who asks, so what is cheap comes first: sizes and the
+// kind of key, then the token, whose public key is ours, and only then is anything computed with a key that the other
+// side has chosen.
+func (c *Cluster) letIn(ctx context.Context, session *guest, req joinRequest) (a joinAnswer, err error) {
+	csr, err := req.check()
 	if err != nil {
+		return a, err
+	}
+	cs := session.Conn.(*tls.Conn).ConnectionState()
+	exporter, err := cs.ExportKeyingMaterial(exporterLabel, nil, 32)
+	if err != nil {
+		return a, err
+	}
+	signed := proof(exporter, req.CSR, req.Node, req.Addr)
+	if err := c.knowsToken(req.Token, signed, req.Signature); err != nil {
+		return a, err
+	}
+	session.place.Begin() // no longer one that makes room for others
+	if err := ctx.Err(); err != nil {
+		return a, err
+	}
+	if err := c.cfg.checkCSR(csr); err != nil {
 		return a, fmt.Errorf("the certificate request: %w", err)
 	}
 	pub, err := publicKey(csr.RawSubjectPublicKeyInfo)
 	if err != nil {
 		return a, fmt.Errorf("the certificate request: %w", err)
 	}
-	if !validNode(req.Node) {
-		return a, fmt.Errorf("node must be 1 to 63 of A-Z a-z 0-9 . _ -, got %.100q", req.Node)
-	}
-	if host, port, err := net.SplitHostPort(req.Addr); err != nil || host == "" || port == "" || len(req.Addr) > 300 {
-		return a, fmt.Errorf("the address at which the node is reached must be host:port, got %.300q", req.Addr)
-	}
-	cs := conn.ConnectionState()
-	exporter, err := cs.ExportKeyingMaterial(exporterLabel, nil, 32)
-	if err != nil {
-		return a, err
-	}
 	var s *state.State // in which nothing was against it
-	if err := c.useToken(ctx, req.Token, proof(exporter, req.CSR, req.Node, req.Addr), req.Signature, req.Node, csr, func(now *state.State) error {
+	if err := c.useToken(ctx, req.Token, signed, req.Signature, req.Node, csr, func(now *state.State) error {
 		s = now
 		if _, gone := recordOf[removal](s, removedDir+"/"+req.Node); gone {
 			return fmt.Errorf("a node called %s was removed from this cluster, and its name does not come back: join under another", req.Node)
@@ -300,6 +313,8 @@ type order struct {
 const (
 	orderAdd    = "add"    // as a learner; nothing if it is there
 	orderRemove = "remove" // nothing if it is not there
+
+	maxOrder = 64 << 10 // bytes
 )
 
 // order has the leader carry it out, whoever that is.
@@ -355,7 +370,7 @@ func (c *Cluster) passOrder(ctx context.Context, leader string, o order) error {
 
 func (p *peers) serveOrder(w http.ResponseWriter, r *http.Request) {
 	var o order
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxJoin)).Decode(&o); err != nil {
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxOrder)).Decode(&o); err != nil {
 		reply(w, answer{Kind: kindInvalid, Error: err.Error()})
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
@@ -27,6 +28,7 @@ type machine struct {
 	replaced  func() // the whole state is another one: a leader's snapshot
 
 	waiters waiters
+	sums    sums
 
 	// Owned by raft's FSM goroutine, and by Open before raft runs.
 	st *state.State
@@ -65,7 +67,9 @@ func (m *machine) apply(l *raft.Log) (r state.Result) {
 	}
 	if r = m.st.Apply(l.Index, l.Data); r.Fatal != nil {
 		m.dead.Store(&r.Fatal)
+		return r
 	}
+	m.sums.note(m.st)
 	return r
 }
 
@@ -121,7 +125,14 @@ func (m *machine) Restore(r io.ReadCloser) error {
 	if err != nil {
 		return err
 	}
+	if own := m.st; st.Index() < own.Index() || st.Index() == own.Index() && st.Sum() != own.Sum() && own.Sum() != (state.Sum{}) {
+		err := &contradiction{st.Index(), own.Index()}
+		m.fail(err)
+		return err
+	}
 	m.st = st
+	m.sums.clear()
+	m.sums.note(st)
 	m.publish()
 	if m.replaced != nil {
 		m.replaced()
@@ -160,7 +171,15 @@ func (p persist) Release() {}
 
 // recover brings the machine to the newest state that is known to be committed: the newest snapshot that is whole, then the log up to the mark.
 // Raft will hand out the same entries again once it knows by itself that they are committed, and apply passes over them. It returns the voters.
-func (c *Cluster) recover(snaps *snapshots) (voters []raft.ServerID, err error) {
+//
+// A log with a damaged entry is cut before it, where others have the rest: see [Cluster.cutLog].
+func (c *Cluster) recover() (voters []raft.ServerID, err error) {
+	snaps := c.snaps
+	cut, err := readFloor(c.cfg)
+	if err != nil {
+		return nil, fmt.Errorf("its file %s is damaged: %s: %w", filepath.Join(raftDir, floorFile), wayOut, err)
+	}
+	c.floor.raise(cut)
 	names, err := snaps.names()
 	if err != nil {
 		return nil, err
@@ -170,7 +189,7 @@ func (c *Cluster) recover(snaps *snapshots) (voters []raft.ServerID, err error) 
 		return nil, err
 	}
 	if len(metas) == 0 && len(names) > 0 {
-		return nil, fmt.Errorf("its snapshots are damaged, restore a backup into a new directory: %w", errDamaged)
+		return nil, fmt.Errorf("its snapshots are damaged: %s: %w", wayOut, errDamaged)
 	}
 	m := c.machine
 	var conf raft.Configuration
@@ -193,7 +212,7 @@ func (c *Cluster) recover(snaps *snapshots) (voters []raft.ServerID, err error) 
 		damage = err
 	}
 	if damage != nil {
-		return nil, fmt.Errorf("its snapshots are damaged, restore a backup into a new directory: %w", damage)
+		return nil, fmt.Errorf("its snapshots are damaged: %s: %w", wayOut, damage)
 	}
 	committed = max(committed, c.mark.last)
 	first, err := c.wal.FirstIndex()
@@ -211,26 +230,46 @@ func (c *Cluster) recover(snaps *snapshots) (voters []raft.ServerID, err error) 
 		}
 		first, last = 0, 0
 	}
-	if last < committed && (last != 0 || at < committed) || first > at+1 {
-		return nil, fmt.Errorf("its raft log has the entries %d to %d, but %d to %d are needed: restore a backup into a new directory: %w", first, last, at+1, committed, errDamaged)
+	if last < committed && (last != 0 || at < committed) && cut.Index < committed || first > at+1 {
+		what := fmt.Sprintf("its raft log has the entries %d to %d", first, last)
+		if last == 0 {
+			what = "its raft log is empty"
+		}
+		if len(names) == 0 && first > 1 {
+			what += " and its snapshots are missing"
+		}
+		need := committed
+		if first > at+1 {
+			need = max(need, first-1)
+		}
+		return nil, fmt.Errorf("%s, but the entries %d to %d are needed: %s: %w", what, at+1, need, wayOut, errDamaged)
 	}
 	entry := func(i uint64) (l raft.Log, err error) {
-		if err = c.wal.GetLog(i, &l); err != nil {
-			err = fmt.Errorf("entry %d of its raft log is damaged, restore a backup into a new directory: %w", i, err)
+		if err = readEntry(c.wal, i, &l); err != nil {
+			err = fmt.Errorf("%w: %s", err, wayOut)
 		}
 		return l, err
 	}
 	for i := max(first, at+1); i <= last && last != 0; i++ {
 		l, err := entry(i)
+		if err == nil && l.Type == raft.LogConfiguration {
+			// In force as soon as it stands in the log, committed or not (raft dissertation, 4.1).
+			var next raft.Configuration
+			if next, err = decodeConfiguration(l.Data); err != nil {
+				err = fmt.Errorf("entry %d of its raft log is damaged: %s: %w", i, wayOut, err)
+			} else {
+				conf = next
+			}
+		}
+		if errors.Is(err, errDamaged) && (c.othersIn(conf) || c.othersBehind(i+1, last)) {
+			if err := c.cutLog(i, last, err); err != nil {
+				return nil, err
+			}
+			last = i - 1
+			break
+		}
 		if err != nil {
 			return nil, err
-		}
-		if l.Type == raft.LogConfiguration {
-			// In force as soon as it stands in the log, committed or not (raft dissertation, 4.1).
-			conf, err = decodeConfiguration(l.Data)
-			if err != nil {
-				return nil, fmt.Errorf("entry %d of its raft log is damaged, restore a backup into a new directory: %w", i, err)
-			}
 		}
 		if i <= committed {
 			if r := m.apply(&l); r.Fatal != nil {
@@ -257,6 +296,69 @@ func (c *Cluster) recover(snaps *snapshots) (voters []raft.ServerID, err error) 
 	}
 	m.publish()
 	return voters, nil
+}
+
+// wayOut is what to do with a data directory that cannot be opened any more.
+const wayOut = "if the cluster has other nodes, run casemate member remove for this one there and join it anew, under another name and " +
+	"with a new data directory; if it has none, restore a backup into a new data directory"
+
+// othersIn reports whether other nodes have what this node's log has had.
+func (c *Cluster) othersIn(conf raft.Configuration) bool {
+	if c.cfg.Peer == nil {
+		return false
+	}
+	for _, s := range conf.Servers {
+		if s.Suffrage == raft.Voter && s.ID != raft.ServerID(c.cfg.Node) {
+			return true
+		}
+	}
+	return false
+}
+
+// othersBehind is othersIn for the configurations that stand in the log behind a damaged one.
+func (c *Cluster) othersBehind(from, last uint64) bool {
+	for i := from; i <= last; i++ {
+		var l raft.Log
+		if readEntry(c.wal, i, &l) != nil || l.Type != raft.LogConfiguration {
+			continue
+		}
+		if conf, err := decodeConfiguration(l.Data); err == nil && c.othersIn(conf) {
+			return true
+		}
+	}
+	return false
+}
+
+// cutLog takes a damaged entry, and what stands behind it, out of the log: the leader sends it again, as entries or in a
+// snapshot. Until this node has it again it elects nobody who does not (see floor), which is durable first.
+func (c *Cluster) cutLog(from, last uint64, why error) error {
+	term, err := c.wal.GetUint64([]byte("CurrentTerm"))
+	if err != nil {
+		return err
+	}
+	c.log.Error("the log is damaged: this node takes what follows from the other nodes", "entry", from, "last", last, "err", why)
+	mark := floorMark{last, term}
+	if err := writeFloor(c.cfg, mark); err != nil {
+		return err
+	}
+	c.floor.raise(mark)
+	return c.wal.DeleteRange(from, last)
+}
+
+// rotten hears of an entry that is in the state and is damaged in the log. With a snapshot nobody needs it any more.
+func (c *Cluster) rotten(err error) {
+	if !c.mending.CompareAndSwap(false, true) {
+		return
+	}
+	c.log.Error("the log is damaged: who needs the entry gets a snapshot", "err", err)
+	if !c.background(func() {
+		defer c.mending.Store(false)
+		if err := c.answer(c.life, c.raft.Snapshot()); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+			c.log.Warn("snapshot", "err", err)
+		}
+	}) {
+		c.mending.Store(false)
+	}
 }
 
 // decodeConfiguration is raft's, which panics on damage.

@@ -31,6 +31,7 @@ func (c *Cluster) manage() {
 		if err := c.takeKeys(); err != nil {
 			errs = append(errs, err)
 		}
+		errs = append(errs, c.forgetTold())
 		if leader, _ := c.lead.get(); leader != "" {
 			ctx, cancel := context.WithTimeout(c.life, c.cfg.LeaderWait)
 			if leader != c.cfg.Node {
@@ -155,7 +156,7 @@ func (c *Cluster) obey(ctx context.Context, o order) error {
 		if there {
 			return nil
 		}
-		return c.answer(ctx, c.raft.AddNonvoter(raft.ServerID(o.Node), raft.ServerAddress(o.Node), f.Index(), c.cfg.LeaderWait))
+		return c.answerSoon(ctx, c.raft.AddNonvoter(raft.ServerID(o.Node), raft.ServerAddress(o.Node), f.Index(), c.cfg.LeaderWait))
 	case orderRemove:
 		if !there {
 			if _, left := c.member(o.Node); left || c.removed(o.Node) {
@@ -167,12 +168,12 @@ func (c *Cluster) obey(ctx context.Context, o order) error {
 			return err
 		}
 		if o.Node == c.cfg.Node {
-			if err := c.answer(ctx, c.raft.LeadershipTransfer()); err != nil {
+			if err := c.answerSoon(ctx, c.raft.LeadershipTransfer()); err != nil {
 				return fmt.Errorf("node %s leads and no other can: %w", o.Node, err)
 			}
 			return raft.ErrNotLeader
 		}
-		return c.answer(ctx, c.raft.RemoveServer(raft.ServerID(o.Node), f.Index(), c.cfg.LeaderWait))
+		return c.answerSoon(ctx, c.raft.RemoveServer(raft.ServerID(o.Node), f.Index(), c.cfg.LeaderWait))
 	}
 	return fmt.Errorf("order %q: %w", o.Op, fs.ErrInvalid)
 }

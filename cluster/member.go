@@ -149,7 +149,8 @@ type Member struct {
 	Version string    `json:"version"`
 	Format  uint64    `json:"format"` // newest that it understands
 	Joined  time.Time `json:"joined"`
-	Seen    time.Time `json:"seen,omitzero"` // when it last answered
+	Seen    time.Time `json:"seen,omitzero"`     // when it last answered
+	Stopped string    `json:"stopped,omitempty"` // why it stopped, if it could say so
 }
 
 // Members lists the cluster's nodes as this node sees them. It neither waits nor needs a leader.
@@ -173,7 +174,7 @@ func (c *Cluster) Members() []Member {
 			b, m.Up, m.Seen = c.peers.last(name)
 		}
 		if !m.Seen.IsZero() {
-			m.Applied, m.Lacks, m.Free, m.Total = b.Applied, b.Lacks, b.Free, b.Total
+			m.Applied, m.Lacks, m.Free, m.Total, m.Stopped = b.Applied, b.Lacks, b.Free, b.Total, b.Stopped
 		}
 		list = append(list, m)
 		newest = max(newest, m.Applied)

@@ -7,15 +7,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
+	"path"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"casemate/cluster/share"
 )
 
 // One port for all that nodes say to each other, TLS 1.3 with certificates on both sides, and what is spoken chosen by ALPN.
@@ -31,8 +38,6 @@ func (c *Cluster) alpn(kind string) string { return kind + c.id.Cluster }
 
 const (
 	handshakeTime  = 10 * time.Second
-	maxGuests      = 512              // connections of outsiders at a time: in their handshake, or joining; more are closed at once
-	maxFromOne     = 128              // of them from one address, so that one host cannot keep all others out
 	stallTime      = 30 * time.Second // without a byte while one is waited for, an HTTP connection is given up; Config.stall in tests
 	maxCommandSize = 16 << 20         // of a forwarded command; ours are at most about 300 KiB
 )
@@ -50,7 +55,9 @@ type peers struct {
 	joins     *http.Server
 	client    *http.Client
 	transport *http.Transport
-	guests    guests
+	guests    *share.Places
+	toll      toll
+	homes     atomic.Pointer[map[string]bool]
 	wg        sync.WaitGroup
 
 	mu     sync.Mutex
@@ -65,6 +72,7 @@ type peers struct {
 func newPeers(c *Cluster, id *nodeID) *peers {
 	l := c.cfg.Peer
 	p := &peers{c: c, id: id, l: l, raft: newHanded(l.Addr()), http: newHanded(l.Addr()), join: newHanded(l.Addr()), links: map[string]*link{}, conns: map[*raftConn]bool{}}
+	p.guests = share.New(share.Config{Max: maxGuests, PerClient: maxFromOne, Kept: keptGuests, Known: p.home})
 	p.transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			node, _, err := net.SplitHostPort(addr)
@@ -90,9 +98,10 @@ func newPeers(c *Cluster, id *nodeID) *peers {
 	p.joins = &http.Server{
 		Handler: http.HandlerFunc(p.serveJoin), ReadHeaderTimeout: handshakeTime, ReadTimeout: handshakeTime, WriteTimeout: stallTime, IdleTimeout: time.Second, MaxHeaderBytes: 8 << 10, ErrorLog: quiet,
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, sessionKey{}, conn.(*stalling).Conn.(*guest).Conn)
+			return context.WithValue(ctx, sessionKey{}, conn.(*stalling).Conn.(*guest))
 		},
 	}
+	p.joins.SetKeepAlivesEnabled(false) // one request, one handshake: which was charged
 	return p
 }
 
@@ -120,21 +129,34 @@ func (p *peers) serve() {
 				}
 				continue
 			}
-			if free, ok := p.guests.enter(conn.RemoteAddr()); ok {
-				p.wg.Go(func() { p.shake(conn, free) })
-			} else {
+			if why := p.take(conn); why != "" {
+				p.c.log.Info("a connection of an outsider was refused", "client", conn.RemoteAddr(), "why", why)
 				conn.Close()
 			}
 		}
 	})
 }
 
-// shake hands a connection to who speaks what it is for. free is called when it is no longer one of an outsider.
-func (p *peers) shake(raw net.Conn, free func()) {
-	joins := false
+// take begins the handshake with who has connected, or says why not.
+func (p *peers) take(raw net.Conn) (why string) {
+	from := guestOf(raw.RemoteAddr())
+	if !p.toll.admit(from, p.home(from)) {
+		return "too much processor time was spent on it, or on all outsiders"
+	}
+	place, ok := p.guests.Take(from, func() { raw.Close() })
+	if !ok {
+		return "too many connections of outsiders"
+	}
+	p.wg.Go(func() { p.shake(&shaking{Conn: raw}, from, place) })
+	return ""
+}
+
+// shake hands a connection to who speaks what it is for. The place is freed when it is no longer one of an outsider.
+func (p *peers) shake(raw *shaking, from string, place *share.Place) {
+	stays := false // an outsider's until it is closed
 	defer func() {
-		if !joins {
-			free()
+		if !stays {
+			place.Free()
 		}
 	}()
 	conn := tls.Server(raw, &tls.Config{GetConfigForClient: p.configFor, MinVersion: tls.VersionTLS13})
@@ -142,21 +164,32 @@ func (p *peers) shake(raw net.Conn, free func()) {
 	defer cancel()
 	stop := context.AfterFunc(p.c.life, cancel)
 	defer stop()
-	if err := conn.HandshakeContext(ctx); err != nil {
-		p.c.log.Debug("peer port", "from", raw.RemoteAddr(), "err", err)
+	start := time.Now()
+	err := conn.HandshakeContext(ctx)
+	cost := max(0, time.Since(start)-raw.waited-tollFloor)
+	defer func() { p.toll.charge(from, cost, p.home(from)) }()
+	if err != nil {
+		p.c.log.Debug("peer port", "client", raw.RemoteAddr(), "err", err)
 		raw.Close()
 		return
 	}
+	raw.over.Store(true)
 	cs := conn.ConnectionState()
 	switch cs.NegotiatedProtocol {
 	case alpnJoin:
-		joins = true // it stays an outsider's until its end
-		p.join.give(&stalling{Conn: &guest{conn, free}, time: p.c.cfg.stall})
+		stays = true
+		p.join.give(&stalling{Conn: &guest{conn, place, from}, time: p.c.cfg.stall})
 	case p.c.alpn(alpnPeer):
 		name, err := p.c.admit(cs.PeerCertificates)
 		if err != nil {
-			name = "" // a member that was removed meanwhile: it is told so, and nothing else
+			// A member that was removed: it is told so, and nothing else.
+			stays = true
+			p.http.give(&stalling{Conn: &guest{conn, place, from}, time: p.c.cfg.stall})
+			return
 		}
+		// A member pays nothing: when many come back at once on a busy machine, each handshake seems to be dear.
+		cost = -tollFloor
+		place.End(true)
 		p.http.give(&stalling{Conn: abrupt{conn}, node: name, time: p.c.cfg.stall})
 	case p.c.alpn(alpnRaft):
 		name, err := p.c.admit(cs.PeerCertificates)
@@ -164,6 +197,8 @@ func (p *peers) shake(raw net.Conn, free func()) {
 			conn.Close()
 			return
 		}
+		cost = -tollFloor
+		place.End(true)
 		p.raft.give(p.keepConn(abrupt{conn}, name, true))
 	default:
 		conn.Close()
@@ -203,13 +238,10 @@ func (p *peers) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	return cfg, nil
 }
 
-// dial connects with a member. What answers must be that member.
+// dial connects with a member, at whichever of its addresses it answers. What answers must be that member.
 func (p *peers) dial(ctx context.Context, node, alpn string) (net.Conn, error) {
-	m, ok := p.c.member(node)
-	if !ok {
-		m, ok = p.id.seed.Members[node]
-	}
-	if !ok || m.Addr == "" {
+	addrs := p.c.addressesOf(node)
+	if len(addrs) == 0 {
 		return nil, fmt.Errorf("node %s: no address is known: %w", node, errDown)
 	}
 	cert := p.id.current()
@@ -218,9 +250,15 @@ func (p *peers) dial(ctx context.Context, node, alpn string) (net.Conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
-	raw, err := p.c.cfg.Dial(ctx, m.Addr)
+	return first(ctx, addrs, func(ctx context.Context, addr string) (net.Conn, error) {
+		return p.dialAt(ctx, node, addr, alpn, cert)
+	})
+}
+
+func (p *peers) dialAt(ctx context.Context, node, addr, alpn string, cert *tls.Certificate) (net.Conn, error) {
+	raw, err := p.c.cfg.Dial(ctx, addr)
 	if err != nil {
-		return nil, fmt.Errorf("node %s at %s: %w", node, m.Addr, err)
+		return nil, fmt.Errorf("node %s at %s: %w", node, addr, err)
 	}
 	conn := tls.Client(raw, &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{p.c.alpn(alpn)}, ServerName: node,
@@ -237,7 +275,7 @@ func (p *peers) dial(ctx context.Context, node, alpn string) (net.Conn, error) {
 	})
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
-		return nil, fmt.Errorf("node %s at %s: %w", node, m.Addr, err)
+		return nil, fmt.Errorf("node %s at %s: %w", node, addr, err)
 	}
 	return abrupt{conn}, nil
 }
@@ -309,50 +347,6 @@ func (b *stallingBody) Read(p []byte) (int, error) {
 	b.conn.SetReadDeadline(time.Now().Add(b.time))
 	defer b.conn.SetReadDeadline(time.Time{}) // at the end the server's own read has begun
 	return b.ReadCloser.Read(p)
-}
-
-// guests counts the connections of outsiders. Its zero value is ready.
-type guests struct {
-	mu  sync.Mutex
-	all int
-	by  map[string]int
-}
-
-// enter counts one in, or says that it may not.
-func (g *guests) enter(from net.Addr) (free func(), ok bool) {
-	host, _, err := net.SplitHostPort(from.String())
-	if err != nil {
-		host = from.String()
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.all >= maxGuests || g.by[host] >= maxFromOne {
-		return nil, false
-	}
-	if g.by == nil {
-		g.by = map[string]int{}
-	}
-	g.all++
-	g.by[host]++
-	return sync.OnceFunc(func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.all--
-		if g.by[host]--; g.by[host] == 0 {
-			delete(g.by, host)
-		}
-	}), true
-}
-
-// guest is a connection that is counted until it is closed.
-type guest struct {
-	*tls.Conn
-	free func()
-}
-
-func (g *guest) Close() error {
-	g.free()
-	return g.Conn.Close()
 }
 
 // handed is a listener of connections that somebody else has accepted.
@@ -494,7 +488,8 @@ func (k *raftConn) Close() error {
 //	GET  blob/DIGEST              the bytes, with ranges, if they are whole on this disk; HEAD too
 //	POST confirm/DIGEST           → answer as for PUT, or 404
 //	POST doubt/DIGEST             → answer, after the blob on this disk was hashed: it was sent with other bytes
-//	     x/…                      Config.Handler
+//	     x/…                      Config.Handler. A client of another node has chosen what is below it: the others are
+//	                              never asked with that.
 func (p *peers) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /beat", p.serveBeat)
@@ -506,9 +501,6 @@ func (p *peers) handler() http.Handler {
 	mux.HandleFunc("GET /blob/{digest}", p.serveBlob)
 	mux.HandleFunc("POST /confirm/{digest}", p.serveConfirm)
 	mux.HandleFunc("POST /doubt/{digest}", p.serveDoubt)
-	if h := p.c.cfg.Handler; h != nil {
-		mux.Handle("/x/", http.StripPrefix("/x", h))
-	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if name := From(r); name == "" || p.c.removed(name) {
 			reply(w, answer{Error: errRemoved.Error(), Kind: kindRemoved})
@@ -517,8 +509,32 @@ func (p *peers) handler() http.Handler {
 		if r.Body != http.NoBody {
 			r.Body = &stallingBody{r.Body, http.NewResponseController(w), p.c.cfg.stall}
 		}
-		mux.ServeHTTP(w, r)
+		switch below, passed := strings.CutPrefix(r.URL.Path, passedPrefix); {
+		case r.URL.Path != cleanPath(r.URL.Path) || r.URL.RawPath != "":
+			// ServeMux would redirect to another path.
+			reply(w, answer{Kind: kindInvalid, Error: "the path is not clean"})
+		case !passed:
+			mux.ServeHTTP(w, r)
+		case p.c.cfg.Handler == nil:
+			reply(w, answer{Kind: kindNotExist, Error: "nothing is passed on to this node"})
+		default:
+			sub := *r
+			sub.URL = &url.URL{Path: "/" + below, RawQuery: r.URL.RawQuery}
+			p.c.cfg.Handler.ServeHTTP(w, &sub)
+		}
 	})
+}
+
+// passedPrefix is where Config.Handler is.
+const passedPrefix = "/x/"
+
+// cleanPath is the one way to write a path: without empty elements and dots.
+func cleanPath(p string) string {
+	clean := path.Clean("/" + p)
+	if strings.HasSuffix(p, "/") && clean != "/" {
+		clean += "/"
+	}
+	return clean
 }
 
 // From returns the node that a request to Config.Handler came from.
@@ -589,12 +605,17 @@ func (p *peers) send(req *http.Request) (a answer, err error) {
 	return a, nil
 }
 
-// RoundTrip asks another node's Config.Handler: the request's URL has the node's name as its host, and its path is the handler's.
+// RoundTrip asks another node's Config.Handler: the request's URL has the node's name as its host, and its path is the
+// handler's. A path that has empty elements or dots is fs.ErrInvalid: it must mean the same to all who read it.
 func (c *Cluster) RoundTrip(req *http.Request) (*http.Response, error) {
 	if c.peers == nil {
 		return nil, fmt.Errorf("node %s: %w", req.URL.Host, errDown)
 	}
+	if req.URL.Path != cleanPath(req.URL.Path) || !validNode(req.URL.Host) {
+		return nil, fmt.Errorf("a request for %.100q of node %.64q is not passed on: %w", req.URL.Path, req.URL.Host,
+			fs.ErrInvalid)
+	}
 	r := req.Clone(req.Context())
-	r.URL.Scheme, r.URL.Path, r.URL.RawPath = "http", "/x"+r.URL.Path, ""
+	r.URL = &url.URL{Scheme: "http", Host: req.URL.Host, Path: passedPrefix + req.URL.Path[1:], RawQuery: req.URL.RawQuery}
 	return c.peers.transport.RoundTrip(r)
 }

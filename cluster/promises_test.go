@@ -312,7 +312,7 @@ func TestPromise7DamagedSnapshot(t *testing.T) {
 	}
 	want := snapshotBytes(t, c.machine.view.Load())
 	c.Close()
-	names, err := (&snapshots{f, "/data/casemate/snapshots"}).names()
+	names, err := newSnapshots(Config{FS: f, Dir: "/data/casemate"}).names()
 	if err != nil || len(names) != 2 {
 		t.Fatalf("%q, %v", names, err)
 	}
@@ -453,20 +453,20 @@ func TestPromise11ExactlyOnce(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	c := start(t, cfg)
 	update(t, c.Tree(), func(b Batch) { b.Put("x", []byte("0")) })
-	seq := c.seqs.take()
-	cmd := state.Command{Node: cfg.Node, Boot: c.seqs.boot, Seq: seq, Finished: seq - 1, Ops: []state.Op{&state.Put{Name: "x", Data: []byte("first")}}}
+	n, finished := c.seqs.take()
+	cmd := state.Command{Node: cfg.Node, Boot: n.boot, Seq: n.seq, Finished: finished, Ops: []state.Op{&state.Put{Name: "x", Data: []byte("first")}}}
 	data, err := cmd.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
 	submit := func() (state.Result, error) {
-		result := c.machine.waiters.expect(seq)
-		defer c.machine.waiters.forget(seq)
+		result := c.machine.waiters.expect(n)
+		defer c.machine.waiters.forget(n)
 		index, err := c.submit(context.Background(), cfg.Node, data)
 		if err != nil {
 			return state.Result{}, err
 		}
-		return c.outcome(context.Background(), nil, result, seq, index)
+		return c.outcome(context.Background(), nil, result, n, index)
 	}
 	first, err := submit()
 	if err != nil || first.Err != nil || first.Repeat {
@@ -480,11 +480,11 @@ func TestPromise11ExactlyOnce(t *testing.T) {
 	if got, _ := c.Tree().ReadFile("x"); string(got) != "between" {
 		t.Fatalf("the repeat has undone what came between: %s", got)
 	}
-	c.seqs.finish(seq)
+	c.seqs.finish(n)
 	c.Close()
 	c = start(t, cfg) // and one that arrives after the process is gone does nothing at all
 	update(t, c.Tree(), func(b Batch) { b.Put("y", nil) })
-	c.machine.waiters.of(cfg.Node, cmd.Boot) // as if it still waited
+	c.machine.waiters.of(cfg.Node) // as if it still waited
 	late, err := submit()
 	if err != nil || !errors.Is(late.Err, state.ErrOldBoot) {
 		t.Fatalf("%+v, %v", late, err)

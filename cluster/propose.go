@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -16,11 +17,13 @@ import (
 	"casemate/cluster/state"
 )
 
+// name is what makes a command one: promise 11.
+type name struct{ boot, seq uint64 }
+
 // sequences names this process's commands and knows which of them are answered (promise 11).
 type sequences struct {
-	boot uint64
-
 	mu   sync.Mutex
+	boot uint64
 	next uint64
 	open map[uint64]bool // given out and not answered
 	low  uint64          // all up to it are answered
@@ -30,53 +33,109 @@ func newSequences(boot uint64) *sequences {
 	return &sequences{boot: boot, next: 1, open: map[uint64]bool{}}
 }
 
-func (s *sequences) take() (seq uint64) {
+// take gives out a name. finished is the greatest sequence up to which every command is answered.
+func (s *sequences) take() (n name, finished uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	seq = s.next
+	n = name{s.boot, s.next}
 	s.next++
-	s.open[seq] = true
-	return seq
+	s.open[n.seq] = true
+	return n, s.low
 }
 
-func (s *sequences) finish(seq uint64) {
+func (s *sequences) finish(n name) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.open, seq)
+	if n.boot != s.boot {
+		return
+	}
+	delete(s.open, n.seq)
 	for s.low+1 < s.next && !s.open[s.low+1] {
 		s.low++
 	}
 }
 
-// finished is the greatest sequence up to which every command is answered.
-func (s *sequences) finished() uint64 {
+// bootAfter is the number of a start after the one that is known last. The clock is in it, since a disk may come back
+// as it was before, and the number with it: used twice, it would name two commands alike, and the state would answer the
+// second with the outcome of the first.
+func bootAfter(last uint64, now time.Time) uint64 {
+	return max(last+1, uint64(max(now.UnixNano(), 0)))
+}
+
+// newBoot makes the number of a start durable and returns it. It is above what this disk and the state know.
+func newBoot(cfg Config, known uint64) (uint64, error) {
+	m, err := openMark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "boot"))
+	if err != nil {
+		return 0, err
+	}
+	boot := bootAfter(max(m.last, known), cfg.Now())
+	return boot, errors.Join(m.set(boot), m.f.Close())
+}
+
+// errNotOurs says that the name of a command had been used before, by an earlier life of this node.
+var errNotOurs = errors.New("the name of the command was used before")
+
+// rename gives the commands of this process another boot number, because one was answered as if it were an older one: the
+// memory of this machine or its disk, and its clock, are as they were before. Nothing was done under the name.
+func (c *Cluster) rename(used name) error {
+	s := c.seqs
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.low
+	if used.boot != s.boot {
+		return nil // somebody else was first
+	}
+	boot, err := newBoot(c.cfg, max(s.boot, c.machine.view.Load().Boot(c.cfg.Node)))
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, syscall.EAGAIN)
+	}
+	c.log.Warn("this node's commands were named before: its disk or its memory was put back to an older state", "boot", boot, "was", s.boot)
+	s.boot, s.next, s.low = boot, 1, 0
+	clear(s.open)
+	return nil
 }
 
 // propose puts edits into the log as one command and waits until this node has applied it. The result's own Err is returned as err.
 //
 // A command whose answer was lost (the leader fell while it was under way) is proposed again under the same name until there is an answer, so
 // it has happened once. When the time is up without one, the error says so and is syscall.EAGAIN: it may or may not happen.
-func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (state.Result, error) {
+func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (r state.Result, err error) {
+	for range 3 {
+		n, finished := c.seqs.take()
+		r, err = c.proposeAs(ctx, n, finished, ops)
+		c.seqs.finish(n)
+		if !errors.Is(err, errNotOurs) {
+			return r, err
+		}
+		if err := c.rename(n); err != nil {
+			return r, err
+		}
+		if errors.Is(err, errUnknown) {
+			return r, err
+		}
+	}
+	return r, fmt.Errorf("%w: %w", err, syscall.EAGAIN)
+}
+
+// proposeAs is propose under one name. errNotOurs says that it was not ours; with errUnknown the command may have been
+// carried out all the same.
+func (c *Cluster) proposeAs(ctx context.Context, n name, finished uint64, ops []state.Op) (state.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return state.Result{}, err
 	}
-	cmd := state.Command{Node: c.cfg.Node, Boot: c.seqs.boot, Ops: ops}
-	cmd.Seq = c.seqs.take()
-	defer c.seqs.finish(cmd.Seq)
 	// All tries carry the same bytes.
-	cmd.Finished, cmd.Time = c.seqs.finished(), c.cfg.Now().UnixNano()
+	cmd := state.Command{Node: c.cfg.Node, Boot: n.boot, Seq: n.seq, Finished: finished, Time: c.cfg.Now().UnixNano(), Ops: ops}
 	data, err := cmd.Encode()
 	if err != nil {
 		return state.Result{}, err
 	}
-	result := c.machine.waiters.expect(cmd.Seq)
-	defer c.machine.waiters.forget(cmd.Seq)
+	result := c.machine.waiters.expect(n)
+	defer c.machine.waiters.forget(n)
 	deadline := time.NewTimer(c.cfg.LeaderWait)
 	defer deadline.Stop()
 	end := time.Now().Add(c.cfg.LeaderWait)
+	// Also where nobody answers any more: raft waits for its disk for as long as that takes.
+	bounded, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
 	unknown := false
 	for first := true; ; first = false {
 		leader, err := c.ready(ctx, deadline.C)
@@ -89,15 +148,36 @@ func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (state.Result, e
 			}
 			return state.Result{}, err
 		}
-		index, err := c.submit(ctx, leader, data)
+		leads, done := c.whileLeads(bounded, leader)
+		index, err := c.submit(leads, leader, data)
+		changed := leads.Err() != nil && bounded.Err() == nil
+		done()
+		if err != nil && changed {
+			unknown = true // the same again, for the next leader
+			continue
+		}
+		if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+			return state.Result{}, fmt.Errorf("%w: the leader has not answered within %s: %w", errUnknown, c.cfg.LeaderWait, syscall.EAGAIN)
+		}
 		if err == nil {
+			before := unknown
 			unknown = true
 			var r state.Result
-			if r, err = c.outcome(ctx, deadline.C, result, cmd.Seq, index); err == nil {
-				if r.Fatal != nil {
+			if r, err = c.outcome(ctx, deadline.C, result, n, index); err == nil {
+				switch {
+				case r.Fatal != nil:
 					return r, c.stopped()
+				case errors.Is(r.Err, state.ErrOldBoot), errors.Is(r.Err, state.ErrFinished):
+					err = errNotOurs
+				case !before && r.Index != index: // it was sent once, and stands there: this is the outcome of another
+					return state.Result{}, errNotOurs
+				default:
+					return r, r.Err
 				}
-				return r, r.Err
+				if before {
+					err = fmt.Errorf("%w: %w: %w", errUnknown, err, syscall.EAGAIN)
+				}
+				return state.Result{}, err
 			}
 		}
 		switch {
@@ -114,6 +194,29 @@ func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (state.Result, e
 		// Raft answers before it tells of the fall: let leadership settle, or time run out.
 		c.settle(ctx, deadline, leader)
 	}
+}
+
+// whileLeads returns a context that is done when somebody else leads, or with ctx. The function is to be called in the
+// end.
+func (c *Cluster) whileLeads(ctx context.Context, leader string) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			now, change := c.lead.get()
+			if now != leader && now != "" {
+				cancel()
+				return
+			}
+			select {
+			case <-change:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(); <-ended }
 }
 
 // timeUp ends the tries of what fails at once although there is a leader: then nobody else looks at the time.
@@ -142,7 +245,7 @@ func (c *Cluster) settle(ctx context.Context, deadline *time.Timer, failed strin
 }
 
 // outcome waits until the command is applied here, which stands in the log at index or before it.
-func (c *Cluster) outcome(ctx context.Context, deadline <-chan time.Time, result <-chan state.Result, seq, index uint64) (state.Result, error) {
+func (c *Cluster) outcome(ctx context.Context, deadline <-chan time.Time, result <-chan state.Result, n name, index uint64) (state.Result, error) {
 	for {
 		reached, moved := c.machine.waiters.after(index)
 		if reached {
@@ -168,7 +271,7 @@ func (c *Cluster) outcome(ctx context.Context, deadline <-chan time.Time, result
 		return r, nil
 	default:
 		// A leader's snapshot has brought it. What the command did is known, not each thing that it changed.
-		at, refused, ok := c.machine.view.Load().Outcome(c.cfg.Node, c.seqs.boot, seq)
+		at, refused, ok := c.machine.view.Load().Outcome(c.cfg.Node, n.boot, n.seq)
 		if !ok {
 			return state.Result{}, raft.ErrLeadershipLost // refused without a trace: the same again says why
 		}
@@ -241,6 +344,17 @@ func (c *Cluster) command(ctx context.Context, ask func() raft.Future) error {
 // answer waits for raft.
 func (c *Cluster) answer(ctx context.Context, f raft.Future) error { return c.await(ctx, answerOf(f)) }
 
+// answerSoon is answer, within the time that a write may take: raft's own times say nothing while it waits for its disk.
+func (c *Cluster) answerSoon(ctx context.Context, f raft.Future) error {
+	bounded, cancel := context.WithTimeout(ctx, c.cfg.LeaderWait)
+	defer cancel()
+	err := c.answer(bounded, f)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("%w: there was no answer within %s: %w", errUnknown, c.cfg.LeaderWait, syscall.EAGAIN)
+	}
+	return err
+}
+
 // answerOf gives raft's answer when it comes. Its goroutine lives on only where none comes (see await), in a process that is about to end.
 func answerOf(f raft.Future) <-chan error {
 	answer := make(chan error, 1)
@@ -289,6 +403,16 @@ func (c *Cluster) notLeader(err error) answer {
 }
 
 var (
-	errUnknown = errors.New("it is not known whether the write happened")
+	errUnknown = fmt.Errorf("it is not known whether the write happened%w", inProgress{})
 	errRefused = errors.New("the leader does not take this command")
 )
+
+// inProgress makes an error syscall.EINPROGRESS, by which the tree's contract says that a write may yet happen, without its
+// words.
+type inProgress struct{}
+
+// Error implements error.
+func (inProgress) Error() string { return "" }
+
+// Is makes it syscall.EINPROGRESS.
+func (inProgress) Is(target error) bool { return target == syscall.EINPROGRESS }

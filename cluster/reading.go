@@ -159,7 +159,9 @@ func (c *Cluster) leaderIndex(ctx context.Context) (uint64, error) {
 }
 
 func (p *peers) serveIndex(w http.ResponseWriter, r *http.Request) {
-	index, err := p.c.leaderIndex(r.Context())
+	ctx, cancel := context.WithTimeout(r.Context(), confirmTime)
+	defer cancel()
+	index, err := p.c.leaderIndex(ctx)
 	if err != nil {
 		reply(w, p.c.notLeader(err))
 		return

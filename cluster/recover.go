@@ -58,18 +58,19 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	// The beginning of Open: recovery is the normal path.
 	c := &Cluster{cfg: cfg, log: cfg.Log, machine: newMachine(func(error) {})}
 	if c.wal, err = openWAL(cfg, false, func(error) {}); err != nil {
-		return rep, fmt.Errorf("its raft log is damaged, restore a backup into a new directory: %w", err)
+		return rep, fmt.Errorf("its raft log is damaged: %s: %w", wayOut, err)
 	}
 	defer func() { err = errors.Join(err, c.wal.Close()) }()
 	if c.mark, err = openMark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit")); err != nil {
 		return rep, err
 	}
 	defer func() { err = errors.Join(err, c.mark.f.Close()) }()
-	snaps := &snapshots{cfg.FS, filepath.Join(cfg.Dir, snapshotDir)}
+	c.snaps = newSnapshots(cfg)
+	snaps := c.snaps
 	if err := snaps.clean(); err != nil {
 		return rep, err
 	}
-	voters, err := c.recover(snaps)
+	voters, err := c.recover()
 	if err != nil {
 		return rep, err
 	}
@@ -86,8 +87,8 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	}
 	for i := rep.Committed + 1; i <= rep.Last; i++ {
 		var l raft.Log
-		if err := c.wal.GetLog(i, &l); err != nil {
-			return rep, fmt.Errorf("entry %d of its raft log is damaged, restore a backup into a new directory: %w", i, err)
+		if err := readEntry(c.wal, i, &l); err != nil {
+			return rep, fmt.Errorf("%w: %s", err, wayOut)
 		}
 		if r := c.machine.apply(&l); r.Fatal != nil {
 			return rep, r.Fatal
@@ -115,7 +116,7 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	if cmd != nil {
 		entry.Type, entry.Data = raft.LogCommand, cmd
 	}
-	if err := c.wal.StoreLog(&entry); err != nil {
+	if err := c.wal.StoreLog(withSum(&entry)); err != nil {
 		return rep, err
 	}
 	// This is the moment: with a snapshot that says who is in the cluster, no configuration in the log before it counts. The log stays, and an older
@@ -146,8 +147,8 @@ func (c *Cluster) ends(snaps *snapshots, rep *RecoverReport) (at, term uint64, e
 	}
 	if last > at {
 		var l raft.Log
-		if err := c.wal.GetLog(last, &l); err != nil {
-			return 0, 0, fmt.Errorf("entry %d of its raft log is damaged, restore a backup into a new directory: %w", last, err)
+		if err := readEntry(c.wal, last, &l); err != nil {
+			return 0, 0, fmt.Errorf("%w: %s", err, wayOut)
 		}
 		at, term = last, l.Term
 	}

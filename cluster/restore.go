@@ -269,7 +269,7 @@ func applyEdit(st *state.State, index uint64, cfg Config, edit func(Batch) error
 func beginLog(cfg Config, st *state.State) error {
 	const term = 1
 	index := max(1, st.Index())
-	snaps := &snapshots{cfg.FS, filepath.Join(cfg.Dir, snapshotDir)}
+	snaps := newSnapshots(cfg)
 	sink, err := snaps.Create(raft.SnapshotVersionMax, index, term, only(cfg.Node), index, nil)
 	if err != nil {
 		return err

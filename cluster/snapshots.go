@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
@@ -26,8 +27,13 @@ import (
 //
 // A snapshot is there when it has its name: written as <name>.new, synced, renamed.
 type snapshots struct {
-	fs  FS
-	dir string
+	fs     FS
+	dir    string
+	newest atomic.Uint64 // index of the newest one
+}
+
+func newSnapshots(cfg Config) *snapshots {
+	return &snapshots{fs: cfg.FS, dir: filepath.Join(cfg.Dir, snapshotDir)}
 }
 
 // kept is how many snapshots stay: the newest, and one to fall back to when the newest is damaged (the log behind it is kept as long).
@@ -103,7 +109,17 @@ func (k *sink) Close() error {
 	if err := k.s.fs.SyncDir(k.s.dir); err != nil {
 		return err
 	}
+	k.s.has(k.Meta.Index)
 	return k.s.reap()
+}
+
+// has notes that there is a snapshot.
+func (s *snapshots) has(index uint64) {
+	for {
+		if old := s.newest.Load(); index <= old || s.newest.CompareAndSwap(old, index) {
+			return
+		}
+	}
 }
 
 // Cancel implements raft.SnapshotSink.
@@ -174,6 +190,7 @@ func (s *snapshots) List() ([]*raft.SnapshotMeta, error) {
 			continue
 		}
 		f.Close()
+		s.has(t.Meta.Index)
 		list = append(list, &t.Meta)
 	}
 	return list, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,8 @@ import (
 // beside all others.
 type stock struct {
 	c     *Cluster
+	whole *mark  // the newest entry at which all blobs were here; owned by fill
+	had   uint64 // what it was before the start, 0 after the first look; owned by fill
 	limit *rate.Limiter
 	wake  chan struct{} // capacity 1
 
@@ -32,6 +35,8 @@ type stock struct {
 	mu      sync.Mutex     // held briefly: who applies the log waits for it
 	counted bool           // the disk was compared with the state
 	again   bool           // and must be once more
+	gone    int            // blobs that were on this disk before the start and were not at it
+	wholeAt time.Time      // when whole was last written
 	coming  []state.Digest // become known with what is applied now
 	fresh   []state.Digest // became known and were not looked for on the disk yet
 	looking int            // those of fresh that are being looked for
@@ -40,11 +45,15 @@ type stock struct {
 	asked   map[string]int      // by node: how many fetches ask it now
 }
 
-func newStock(c *Cluster) *stock {
-	return &stock{
-		c: c, limit: rate.NewLimiter(rate.Limit(c.cfg.CatchUp), fetchPiece), wake: make(chan struct{}, 1),
-		missing: newBacklog(), fetches: map[string]*fetch{}, wrong: map[string][]string{}, asked: map[string]int{},
+func newStock(c *Cluster) (*stock, error) {
+	whole, err := openMark(c.cfg.FS, filepath.Join(c.cfg.Dir, raftDir, "whole"))
+	if err != nil {
+		return nil, err
 	}
+	return &stock{
+		c: c, whole: whole, had: whole.last, limit: rate.NewLimiter(rate.Limit(c.cfg.CatchUp), fetchPiece), wake: make(chan struct{}, 1),
+		missing: newBacklog(), fetches: map[string]*fetch{}, wrong: map[string][]string{}, asked: map[string]int{},
+	}, nil
 }
 
 func (s *stock) poke() {
@@ -122,6 +131,13 @@ func (s *stock) came(d state.Digest) {
 	s.mu.Unlock()
 }
 
+// wereHere is how many blobs were on this disk before the start and were not at it.
+func (s *stock) wereHere() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gone
+}
+
 // hopeless lists, in order, the missing blobs whose fetch has failed; with all, every missing blob, because there is no
 // node to fetch it from.
 func (s *stock) hopeless(all bool) (list []state.Digest) {
@@ -145,6 +161,9 @@ func (s *stock) fill() {
 		s.begin()
 		s.mu.Lock()
 		wait := s.missing.waits(time.Now())
+		if s.counted && len(s.missing.all) == 0 && s.whole.last < c.machine.view.Load().Index() {
+			wait = wholeEvery // to write down that it is so
+		}
 		s.mu.Unlock()
 		var later <-chan time.Time
 		if wait > 0 {
@@ -171,6 +190,7 @@ func (s *stock) count() {
 	fresh := s.fresh
 	s.fresh, s.looking = nil, len(fresh)
 	s.mu.Unlock()
+	gone := 0
 	note := func(d state.Digest, b state.Blob) {
 		release := c.blobs.Hold(d.String()) // after a sweep that has begun when the blob was not known
 		_, err := c.blobs.Stat(d.String())
@@ -181,6 +201,9 @@ func (s *stock) count() {
 		s.mu.Lock()
 		s.missing.add(d, b.Size, b.Born)
 		s.mu.Unlock()
+		if b.Born <= s.had {
+			gone++
+		}
 	}
 	if whole {
 		for d, b := range c.machine.view.Load().Blobs("") {
@@ -198,6 +221,32 @@ func (s *stock) count() {
 	s.mu.Lock()
 	s.counted, s.looking = !s.again, 0
 	s.mu.Unlock()
+	if whole && gone > 0 {
+		s.mu.Lock()
+		s.gone += gone
+		s.mu.Unlock()
+		c.log.Error("blobs that were on this disk before the start are gone: they were put back to an older state, or removed", "blobs", gone)
+	}
+	s.had = 0 // only the first look tells
+	s.noteWhole()
+}
+
+// noteWhole makes durable that this disk holds every blob that the state knows, now and then: so the next start can tell
+// blobs that are still to come from blobs that were taken away.
+func (s *stock) noteWhole() {
+	index := s.c.machine.view.Load().Index()
+	s.mu.Lock()
+	due := s.counted && len(s.missing.all)+len(s.fresh)+len(s.coming) == 0 && time.Since(s.wholeAt) >= wholeEvery
+	if due {
+		s.wholeAt = time.Now()
+	}
+	s.mu.Unlock()
+	if !due {
+		return
+	}
+	if err := s.whole.set(index); err != nil {
+		s.c.log.Warn("it is not written that all blobs are here", "err", err)
+	}
 }
 
 // begin begins as many fetches as may be under way, and forgets what nobody needs any more or what has come. While somebody waits for a fetch the others have one turn only.
@@ -272,7 +321,10 @@ func (s *stock) asks(node string) (done func()) {
 	}
 }
 
-const fetchPiece = 256 << 10
+const (
+	fetchPiece = 256 << 10
+	wholeEvery = 10 * time.Second
+)
 
 // start returns the fetch of a blob, which it begins if there is none. With a turn nobody waits for it; if it is under way already, its end sees to what was taken.
 func (s *stock) start(d state.Digest, turn *lack) (*fetch, error) {

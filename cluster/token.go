@@ -105,19 +105,37 @@ func proof(exporter, csr []byte, node, addr string) []byte {
 
 var errToken = fmt.Errorf("the token is not known or has expired, `casemate token create` makes another: %w", fs.ErrPermission)
 
-// useToken checks a token's signature and marks the token as this node's, unless there is something against the node: a token is not spent on a refusal, and who has
-// none is told nothing about the cluster's nodes.
-func (c *Cluster) useToken(ctx context.Context, id string, signed, signature []byte, node string, csr *x509.CertificateRequest, against func(*state.State) error) error {
-	if !state.ValidID(id) || strings.ContainsAny(id, "/\\") {
+// knowsToken checks that a request was signed with a token that is there and has not expired.
+func (c *Cluster) knowsToken(id string, signed, signature []byte) error {
+	if len(id) > 32 || !state.ValidID(id) || strings.ContainsAny(id, "/\\") || len(signature) != ed25519.SignatureSize {
 		return errToken
 	}
+	c.caughtUp()
+	_, err := c.token(c.machine.view.Load(), id, signed, signature)
+	return err
+}
+
+// token reads a token's record, if it is good and has signed this.
+func (c *Cluster) token(s *state.State, id string, signed, signature []byte) (tokenRecord, error) {
+	r, ok := recordOf[tokenRecord](s, tokensDir+"/"+id)
+	if !ok || !c.cfg.Now().Before(r.Expires) || len(r.Public) != ed25519.PublicKeySize ||
+		!ed25519.Verify(r.Public, signed, signature) {
+		return r, errToken
+	}
+	return r, nil
+}
+
+// useToken checks a token's signature and marks the token as this node's, unless there is something against the node: a
+// token is not spent on a refusal, and who has none is told nothing about the cluster's nodes. knowsToken must have
+// come before.
+func (c *Cluster) useToken(ctx context.Context, id string, signed, signature []byte, node string, csr *x509.CertificateRequest, against func(*state.State) error) error {
 	name := tokensDir + "/" + id
 	for range tries {
 		c.caughtUp()
 		s := c.machine.view.Load()
-		r, ok := recordOf[tokenRecord](s, name)
-		if !ok || !c.cfg.Now().Before(r.Expires) || len(r.Public) != ed25519.PublicKeySize || !ed25519.Verify(r.Public, signed, signature) {
-			return errToken
+		r, err := c.token(s, id, signed, signature)
+		if err != nil {
+			return err
 		}
 		if r.Node != "" {
 			if r.Node != node || !bytes.Equal(r.Key, csr.RawSubjectPublicKeyInfo) {

@@ -193,7 +193,7 @@ func (t *Tree) Open(name string) (fs.File, error) {
 	case e.Digest == "":
 		return &openFile{info: i, content: record{strings.NewReader(e.Data)}}, nil
 	}
-	f, err := t.c.openBlob(context.Background(), i.digest)
+	f, err := t.c.openProven(context.Background(), i.digest)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -313,5 +313,5 @@ func (t *Tree) OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, 
 	if _, err := t.StatBlob(digest); err != nil {
 		return nil, err
 	}
-	return t.c.openBlob(ctx, digest)
+	return t.c.openProven(ctx, digest)
 }

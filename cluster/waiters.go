@@ -11,32 +11,31 @@ import (
 type waiters struct {
 	mu    sync.Mutex
 	index uint64
-	moved chan struct{} // closed when index grows; nil until someone waits
-	boot  uint64
-	by    map[uint64]chan state.Result // by sequence of this node's boot, capacity 1
+	moved chan struct{}              // closed when index grows; nil until someone waits
+	by    map[name]chan state.Result // of this node's commands, capacity 1
 	node  string
 }
 
-// of says whose commands are waited for: this node's of this boot.
-func (w *waiters) of(node string, boot uint64) {
+// of says whose commands are waited for.
+func (w *waiters) of(node string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.node, w.boot, w.by = node, boot, map[uint64]chan state.Result{}
+	w.node, w.by = node, map[name]chan state.Result{}
 }
 
-// expect returns the channel on which the result of a command of this boot comes once it is applied here; forget must follow.
-func (w *waiters) expect(seq uint64) <-chan state.Result {
+// expect returns the channel on which the result of a command comes once it is applied here; forget must follow.
+func (w *waiters) expect(n name) <-chan state.Result {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	ch := make(chan state.Result, 1)
-	w.by[seq] = ch
+	w.by[n] = ch
 	return ch
 }
 
-func (w *waiters) forget(seq uint64) {
+func (w *waiters) forget(n name) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.by, seq)
+	delete(w.by, n)
 }
 
 // answer keeps a result for who waits for it. It can be received only after reached was called with its index or a later one, by whoever asked state first.
@@ -46,7 +45,7 @@ func (w *waiters) answer(r state.Result) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if ch := w.by[r.Seq]; ch != nil && r.Boot == w.boot {
+	if ch := w.by[name{r.Boot, r.Seq}]; ch != nil {
 		select {
 		case ch <- r:
 		default: // a repeat: the first answer has all that there is to know

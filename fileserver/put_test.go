@@ -193,6 +193,19 @@ func TestPutErrors(t *testing.T) {
 			t.Errorf("%v: Retry-After %q", err, r.Header.Get("Retry-After"))
 		}
 	}
+	// 503 alone would be taken for "nothing was done".
+	f.tree.Fail = nil
+	want(t, f.do(View{}, "PUT", "/files.test/there", strings.NewReader("x"), ann), 201, "*")
+	for _, method := range []string{"PUT", "DELETE"} {
+		f.tree.Fail = func(what string) (error, bool) {
+			return fmt.Errorf("%s: %w: %w", what, syscall.EINPROGRESS, syscall.EAGAIN), false
+		}
+		r := f.do(View{}, method, "/files.test/there", strings.NewReader("y"), ann)
+		if body := text(t, r); r.StatusCode != 503 || !strings.Contains(body, "it is not known whether this was done") ||
+			strings.Contains(body, "try again") || r.Header.Get("Retry-After") == "" {
+			t.Errorf("%s with an unknown outcome: %d %q", method, r.StatusCode, body)
+		}
+	}
 	f.tree.Fail = nil
 	c := f.config(t)
 	c.Authenticate = func(context.Context, string, string) error { return syscall.EAGAIN }

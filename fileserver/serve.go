@@ -263,7 +263,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h held) {
 		content = blob
 		if _, local := blob.(*os.File); !local {
 			// Bytes that are still coming from a peer can stop coming. A local file is not wrapped: that would end sendfile.
-			content = &stream{ReadSeekCloser: blob, server: s, key: h.key}
+			content = &stream{ReadSeekCloser: blob, server: s, key: h.key, client: r.RemoteAddr}
 		}
 		if name == "" {
 			// A URL that ends in a slash is a page or a script, and only its first bytes tell. Package indexes need text/html.
@@ -300,12 +300,13 @@ type stream struct {
 	io.ReadSeekCloser
 	server *Server
 	key    string
+	client string
 }
 
 func (t *stream) Read(p []byte) (int, error) {
 	n, err := t.ReadSeekCloser.Read(p)
 	if err != nil && err != io.EOF && !errors.Is(err, context.Canceled) {
-		t.server.cfg.Log.Warn("file broke off", "url", URL(t.key), "err", err)
+		t.server.cfg.Log.Warn("file broke off", "client", t.client, "url", URL(t.key), "err", err)
 	}
 	return n, err
 }
@@ -356,12 +357,16 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, syscall.EIO):
 		code = http.StatusServiceUnavailable
 		text = "its bytes on this bastion are damaged or lost: import or put it again (" + err.Error() + ")."
+	case errors.Is(err, syscall.EINPROGRESS):
+		code, text = http.StatusServiceUnavailable, "it is not known whether this was done: send the same request again, which does no harm."
+		w.Header().Set("Retry-After", "5")
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		code, text = http.StatusServiceUnavailable, "not possible at this moment, try again."
 		w.Header().Set("Retry-After", "5")
 	}
 	if code >= 500 && r.Context().Err() == nil {
-		s.cfg.Log.Warn("file request failed", "method", r.Method, "path", clip(r.URL.Path), "status", code, "err", err)
+		s.cfg.Log.Warn("file request failed", "client", r.RemoteAddr, "method", r.Method, "path", clip(r.URL.Path),
+			"status", code, "err", err)
 	}
 	answer(w, code, text)
 }

@@ -10,7 +10,10 @@ import (
 	"strings"
 )
 
-const maxCSR = 16 << 10
+const (
+	maxCSR = 16 << 10 // bytes
+	maxRSA = 8192     // bits of a key, as in crypto/tls
+)
 
 // parseCSR reads a PKCS #10 request, PEM or DER, and checks that whoever made it holds the key. Of what it asks for, only the key and the
 // names are ever used: extensions, a wish to be a CA among them, are dropped.
@@ -36,8 +39,8 @@ func parseCSR(data []byte) (*x509.CertificateRequest, error) {
 		}
 	case *rsa.PublicKey:
 		// Bounded above, too: checking a signature with a giant key is work that anyone could ask for.
-		if n := key.N.BitLen(); n < 2048 || n > 8192 {
-			return nil, mistakef("certificate request: an RSA key must have 2048 to 8192 bits, got %d", n)
+		if n := key.N.BitLen(); n < 2048 || n > maxRSA {
+			return nil, mistakef("certificate request: an RSA key must have 2048 to %d bits, got %d", maxRSA, n)
 		}
 	case ed25519.PublicKey:
 	default:

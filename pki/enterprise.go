@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -64,6 +65,10 @@ func parseEnterprise(chain, keyPEM []byte, now time.Time) (*authority, crypto.Si
 		}
 		if certs = append(certs, cert); len(certs) > 10 {
 			return nil, nil, mistakef("the chain has more than 10 certificates")
+		}
+		// Before any signature is verified: with a giant key that would take as long as whoever made it likes.
+		if pub, ok := cert.PublicKey.(*rsa.PublicKey); ok && pub.N.BitLen() > maxRSA {
+			return nil, nil, mistakef("the RSA key of %s has %d bits, the most is %d", cert.Subject, pub.N.BitLen(), maxRSA)
 		}
 	}
 	if len(certs) == 0 {

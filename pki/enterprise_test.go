@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io/fs"
+	"math/big"
 	"slices"
 	"strings"
 	"testing"
@@ -258,6 +259,15 @@ func TestEnterpriseRefuses(t *testing.T) {
 			return chain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: rootDER})
 		}, "give an intermediate"},
 		{"without the root", func() ([]byte, []byte) { return pemOf(good.mid), key }, "the chain lacks the certificate of CN=Bank Root"},
+		{"a giant key", func() ([]byte, []byte) {
+			n := new(big.Int).Lsh(big.NewInt(1), 16383)
+			giant := &rsa.PublicKey{N: n.Add(n, big.NewInt(1)), E: 1<<31 - 1}
+			der, err := x509.CreateCertificate(rand.Reader, good.mid, good.root, giant, good.rootKey)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), chain...), key
+		}, "has 16384 bits, the most is 8192"},
 		{"no CA", with(func(_, m *x509.Certificate) { m.IsCA, m.MaxPathLen = false, 0 }), "CN=Bank Platform CA is no CA certificate"},
 		{"may not sign", with(func(_, m *x509.Certificate) { m.KeyUsage = x509.KeyUsageDigitalSignature }), "may not sign certificates"},
 		{"expired", with(func(_, m *x509.Certificate) { m.NotAfter = time.Now().Add(-time.Hour) }), "not now"},

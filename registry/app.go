@@ -287,14 +287,6 @@ func (r *Registry) onNode(loc string) string {
 	return loc + sep + nodeParam + "=" + url.QueryEscape(r.cfg.Node)
 }
 
-// UploadNode returns the name of the node that has the upload session which a request is for, "" if it is for none or does not say.
-func UploadNode(req *http.Request) string {
-	if !strings.Contains(req.URL.RawQuery, nodeParam+"=") || !strings.Contains(req.URL.Path, "/blobs/uploads/") {
-		return ""
-	}
-	return req.URL.Query().Get(nodeParam)
-}
-
 // outward turns a path below the canonical repository into the one that the client must ask for.
 func (rt route) outward(loc string) string {
 	rest, ok := strings.CutPrefix(loc, "/v2/"+rt.repo+"/")

@@ -145,6 +145,5 @@ func (r *Registry) authenticate(req *http.Request, user, password string) *apiEr
 	case errors.Is(err, syscall.EAGAIN), req.Context().Err() != nil:
 		return errUnavailable
 	}
-	r.log.Info("a user was refused", "user", user, "remote", req.RemoteAddr, "error", err)
 	return errUnauthorized.with("wrong user or password")
 }

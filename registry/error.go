@@ -57,6 +57,7 @@ var (
 	errTooManyRequests = &apiError{status: 429, code: "TOOMANYREQUESTS", message: "too many requests"}
 	errRangeInvalid    = &apiError{status: 416, code: "BLOB_UPLOAD_INVALID", message: "the range does not continue the upload"}
 	errUnavailable     = &apiError{status: 503, code: "UNAVAILABLE", message: "no majority of the cluster is reachable now, try again", retry: 5}
+	errOutcomeUnknown  = &apiError{status: 503, code: "UNAVAILABLE", message: "it is not known whether this was done: send the same request again", retry: 5}
 	errLost            = &apiError{status: 503, code: "UNAVAILABLE", message: lostMessage}
 	errFull            = &apiError{status: 507, code: "UNAVAILABLE", message: "the disk's reserve is reached: delete something and run casemate gc --now"}
 )
@@ -78,6 +79,8 @@ func asAPI(err error, miss *apiError) *apiError {
 		return e
 	case errors.Is(err, syscall.EIO):
 		return errLost.with(err.Error())
+	case errors.Is(err, syscall.EINPROGRESS):
+		return errOutcomeUnknown
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return errUnavailable
 	case errors.Is(err, syscall.ENOSPC):

@@ -135,6 +135,7 @@ func TestErrors(t *testing.T) {
 		{&fs.PathError{Op: "open", Path: "x", Err: fs.ErrNotExist}, 404, "BLOB_UNKNOWN", false},
 		{fmt.Errorf("x: %w", syscall.EBADMSG), 400, "DIGEST_INVALID", false},
 		{fmt.Errorf("x: %w", syscall.EAGAIN), 503, "UNAVAILABLE", true},
+		{fmt.Errorf("x: %w: %w", syscall.EINPROGRESS, syscall.EAGAIN), 503, "UNAVAILABLE", true},
 		{context.DeadlineExceeded, 503, "UNAVAILABLE", true},
 		{fmt.Errorf("x: %w", syscall.ENOSPC), 507, "UNAVAILABLE", false},
 		{errDenied.with("no"), 403, "DENIED", false},
@@ -144,6 +145,9 @@ func TestErrors(t *testing.T) {
 		e := asAPI(c.err, errBlobUnknown)
 		if e.status != c.status || e.code != c.code || (e.retry > 0) != c.retry {
 			t.Errorf("%v: %+v", c.err, e)
+		}
+		if errors.Is(c.err, syscall.EINPROGRESS) != strings.Contains(e.message, "not known whether this was done") {
+			t.Errorf("%v: %q", c.err, e.message)
 		}
 		if strings.Contains(e.Error(), "inside") {
 			t.Errorf("%v is told to the client", c.err)

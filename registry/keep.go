@@ -14,13 +14,14 @@ const (
 	maxKept = 1 << 16
 )
 
-// keeper renews the pins of layers that somebody is about to use in a new manifest.
+// keeper renews the pins of layers that somebody is about to use in a new manifest, and knows which ones were deleted.
 //
 // Who pushes asks for each layer first and does not send what is there. If nothing but a deleted image held the layer, a collection
 // between that answer and the manifest would make the push fail for a layer that was there a moment ago. So the answer to a pusher pins.
 type keeper struct {
-	mu   sync.Mutex
-	kept map[string]time.Time // by the link's name
+	mu      sync.Mutex
+	kept    map[string]time.Time // by the link's name
+	deleted map[string]time.Time // by the link's name
 }
 
 // due reports whether the link's pin should be renewed, and takes note that it is.
@@ -43,14 +44,39 @@ func (k *keeper) forget(name string) {
 	delete(k.kept, name)
 }
 
-// keep pins the layer that a pusher's HEAD asks for, if it is in the repository. It never fails the request: without a majority now, the
-// manifest could not be pushed now either.
+// drop notes that a client deleted the link: until it is pushed or mounted again, or keepTime has passed, it stays away.
+func (k *keeper) drop(name string, now time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.deleted == nil || len(k.deleted) >= maxKept {
+		k.deleted = map[string]time.Time{}
+	}
+	k.deleted[name] = now
+	delete(k.kept, name)
+}
+
+func (k *keeper) wasDeleted(name string, now time.Time) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	t, ok := k.deleted[name]
+	return ok && now.Sub(t) < keepTime && !now.Before(t)
+}
+
+// keep pins the layer that a pusher's HEAD asks for. If only other repositories have it, it gets a name in this one, as by a mount: who may
+// push may read, and need not send what is here. It never fails the request: without a majority now, the manifest could not be pushed now
+// either.
 func (r *Registry) keep(req *http.Request, rt *route) {
 	name := layerPath(rt.repo, rt.digest)
 	if !r.pushing(req, rt) {
 		return
 	}
-	if _, _, err := r.digestOf(name); err != nil || !r.keeper.due(name, r.now()) {
+	if _, _, err := r.digestOf(name); err != nil {
+		if _, err := r.tree.HasBlob(req.Context(), rt.digest.String()); err != nil || r.keeper.wasDeleted(name, r.now()) {
+			return
+		}
+		r.keeper.forget(name)
+	}
+	if !r.keeper.due(name, r.now()) {
 		return
 	}
 	// A token has been looked at; a password has not, as reading needs none.
@@ -61,7 +87,7 @@ func (r *Registry) keep(req *http.Request, rt *route) {
 			return
 		}
 	}
-	if err := r.tree.Update(req.Context(), func(b Batch) error { b.LinkWeak(name, rt.digest.String()); return nil }); err != nil {
+	if err := r.nameBlob(req.Context(), rt.repo, rt.digest); err != nil {
 		r.keeper.forget(name)
 		r.log.Debug("a layer could not be pinned for a push", "repository", rt.repo, "digest", rt.digest, "error", err)
 	}

@@ -198,7 +198,7 @@ func (s sized) Seek(offset int64, whence int) (int64, error) {
 // broken answers a read whose link is there but whose bytes could not be had. That they were collected in between is a miss; all else is logged.
 func (r *Registry) broken(w http.ResponseWriter, req *http.Request, rt *route, miss *apiError, err error) {
 	if !errors.Is(err, fs.ErrNotExist) && req.Context().Err() == nil {
-		r.log.Error("registry read", "name", rt.wanted(rt.place.canonical()), "err", err)
+		r.log.Error("registry read", "client", req.RemoteAddr, "name", rt.wanted(rt.place.canonical()), "err", err)
 	}
 	writeError(w, req, asAPI(err, miss))
 }

@@ -14,6 +14,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -71,8 +72,12 @@ type Config struct {
 	// TokenKey signs tokens, the same on all nodes. Empty: random, so that tokens end with the process.
 	TokenKey []byte
 	// Node is the name of this node. The address of an upload session carries it, because the session's bytes are on this node alone: whoever gets a request
-	// with another node's name (see UploadNode) must pass it on to that node. "": there is one node.
+	// with another node's name must pass it on to that node. "": there is one node.
 	Node string
+	// PassOn lets another node answer a request of a push, and reports that it did. node has the upload session; "" where
+	// any node may answer: whether a better one than this is there is for PassOn to know. It is asked after everything
+	// that a request can be refused for by its path, its name and whoever sends it. Nil: nothing is passed on.
+	PassOn func(w http.ResponseWriter, r *http.Request, node string) bool
 	// Secret signs the state of upload sessions, the same on all nodes. Empty: random.
 	Secret []byte
 	// Anonymous reports whether reading needs no user (registry.anonymous is "pull"). Nil: true.
@@ -95,6 +100,8 @@ type View struct {
 	Plain bool
 	// Host is the host (with the port, if any) as the client asked for it.
 	Host string
+	// Passed says that another node has passed the request on: this one answers it.
+	Passed bool
 }
 
 // Registry serves /v2/ and /token. All methods are safe for concurrent use.
@@ -286,7 +293,41 @@ func (r *Registry) Serve(w http.ResponseWriter, req *http.Request, v View) {
 		writeError(w, req, fail)
 		return
 	}
+	if !v.Passed && r.cfg.PassOn != nil && rt.pushes(req.Method) {
+		// A session that names no node has nowhere else to go.
+		node := sessionNode(req, rt)
+		if node != r.cfg.Node && (node != "" || rt.kind != kindUpload) && r.cfg.PassOn(w, req, node) {
+			return
+		}
+	}
 	r.serve(w, req, rt)
+}
+
+// pushes reports whether a request is part of a push: of an upload session, or the manifest at its end.
+func (rt route) pushes(method string) bool {
+	switch rt.kind {
+	case kindUploads:
+		return method == http.MethodPost
+	case kindUpload:
+		return true
+	case kindManifest:
+		return method == http.MethodPut
+	}
+	return false
+}
+
+// Pushes reports whether a request is part of a push: what nodes pass on to each other, and nothing else.
+func Pushes(req *http.Request) bool {
+	rt, fail := split(req)
+	return fail == nil && rt.pushes(req.Method)
+}
+
+// sessionNode is the node that has the session which a request is for, "" if it is for none or does not say.
+func sessionNode(req *http.Request, rt route) string {
+	if rt.kind != kindUpload || !strings.Contains(req.URL.RawQuery, nodeParam+"=") {
+		return ""
+	}
+	return req.URL.Query().Get(nodeParam)
 }
 
 func (r *Registry) serve(w http.ResponseWriter, req *http.Request, rt route) {

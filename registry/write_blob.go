@@ -57,8 +57,7 @@ func (r *Registry) mount(ctx context.Context, repo string, d digest.Digest) erro
 // nameBlob gives a blob that the tree knows its name in repo, and to those who wait for it.
 func (r *Registry) nameBlob(ctx context.Context, repo string, d digest.Digest) error {
 	if err := r.tree.Update(ctx, func(b Batch) error {
-		b.LinkWeak(layerPath(repo, d),
-			d.String())
+		b.LinkWeak(layerPath(repo, d), d.String())
 		return nil
 	}); err != nil {
 		return err
@@ -244,6 +243,7 @@ func (r *Registry) deleteBlob(w http.ResponseWriter, req *http.Request, rt route
 		writeError(w, req, r.answer(err, errBlobUnknown))
 		return
 	}
+	r.keeper.drop(name, r.now())
 	r.log.Info("blob deleted", "repository", rt.repo, "digest", rt.digest)
 	w.Header().Set("Docker-Content-Digest", rt.digest.String())
 	w.Header().Set("Content-Length", "0")

@@ -1,8 +1,9 @@
 // Package user keeps the people who may push: a name and a bcrypt hash each, in the tree.
 //
-// It promises: a password is never stored or logged; a right password is checked by bcrypt once and then remembered for a while, so that
-// a push of fifty layers does not cost fifty hashes; a changed or removed user is out at once; and however many wrong passwords arrive,
-// no more than a few processors' time is spent on them at once.
+// It promises: a password is never stored or logged; a right password is checked by bcrypt once and then remembered for
+// a while, so that a push of fifty layers does not cost fifty hashes; a changed or removed user is out at once; and
+// however many wrong passwords arrive, no more than half of the processors work on them, each client waits its turn and
+// no more, and a client that guesses is made to wait.
 package user
 
 import (
@@ -15,11 +16,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
@@ -55,9 +56,11 @@ const (
 type Users struct {
 	tree Tree
 	cost int
-	key  []byte        // of this process: what is remembered is worthless elsewhere
-	busy chan struct{} // a token for each bcrypt that runs
-	wait chan struct{} // a token for each request that waits for one
+	key  []byte // of this process: what is remembered is worthless elsewhere
+	line *line  // of those whose password is to be checked
+
+	// Log is told of wrong passwords. It may be set before the first use; nil: nothing is logged.
+	Log *slog.Logger
 
 	mu    sync.Mutex
 	known map[[sha256.Size]byte]time.Time // keyed hash of name, version and password → until when; owned by mu
@@ -77,8 +80,7 @@ type User struct {
 // New makes the users of a tree; it does no I/O.
 func New(tree Tree) *Users {
 	n := max(1, runtime.GOMAXPROCS(0)/2)
-	u := &Users{tree: tree, cost: cost, key: make([]byte, 32), busy: make(chan struct{}, n), wait: make(chan struct{}, 32*n),
-		known: map[[sha256.Size]byte]time.Time{}}
+	u := &Users{tree: tree, cost: cost, key: make([]byte, 32), line: newLine(n), known: map[[sha256.Size]byte]time.Time{}}
 	rand.Read(u.key)
 	return u
 }
@@ -200,7 +202,7 @@ var nobody = sync.OnceValue(func() []byte {
 })
 
 // Authenticate returns nil when the password is the user's, and ErrDenied when it is not or there is no such user, after the same time.
-// syscall.EAGAIN means that too many passwords wait to be checked: ask again later.
+// syscall.EAGAIN means that too many passwords wait to be checked: ask again later. Who asks is in ctx (WithClient).
 func (u *Users) Authenticate(ctx context.Context, name, password string) error {
 	hash, data := nobody, []byte(nil)
 	if CheckName(name) == nil && len(password) <= 72 {
@@ -219,23 +221,22 @@ func (u *Users) Authenticate(ctx context.Context, name, password string) error {
 	if data != nil && u.recall(id) {
 		return nil
 	}
-	select {
-	case u.wait <- struct{}{}:
-		defer func() { <-u.wait }()
-	default:
-		return fmt.Errorf("too many passwords are being checked: %w", syscall.EAGAIN)
-	}
-	select {
-	case u.busy <- struct{}{}:
-		defer func() { <-u.busy }()
-	case <-ctx.Done():
-		return ctx.Err()
+	client := clientIn(ctx)
+	leave, err := u.line.enter(ctx, client)
+	if err != nil {
+		return err
 	}
 	if data != nil && u.recall(id) { // another request with the same password was faster
+		leave(true)
 		return nil
 	}
-	err := bcrypt.CompareHashAndPassword(hash(), []byte(password[:min(len(password), 72)]))
-	if err != nil || data == nil {
+	err = bcrypt.CompareHashAndPassword(hash(), []byte(password[:min(len(password), 72)]))
+	right := err == nil && data != nil
+	leave(right)
+	if !right {
+		if u.Log != nil {
+			u.Log.Warn("a wrong user or password was refused", "client", client, "user", fmt.Sprintf("%.64s", name))
+		}
 		return ErrDenied
 	}
 	u.mu.Lock()

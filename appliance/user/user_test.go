@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net/netip"
 	"strings"
 	"sync"
 	"syscall"
@@ -93,13 +94,18 @@ func TestAFloodOfWrongPasswordsIsBounded(t *testing.T) {
 	if err := u.Authenticate(ctx, "ada", "correct horse"); err != nil {
 		t.Fatal(err)
 	}
-	for range cap(u.busy) {
-		u.busy <- struct{}{} // every processor that may hash is taken
+	var leaves []func(bool)
+	for range u.line.slots { // every processor that may hash is taken
+		leave, err := u.line.enter(ctx, netip.Addr{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaves = append(leaves, leave)
 	}
 	flood, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	refused := make(chan error, 1)
-	for range cap(u.wait) + 1 {
+	for range maxOfOne + 1 {
 		wg.Go(func() {
 			if err := u.Authenticate(flood, "ada", "wrong password"); errors.Is(err, syscall.EAGAIN) {
 				refused <- err
@@ -112,7 +118,10 @@ func TestAFloodOfWrongPasswordsIsBounded(t *testing.T) {
 	}
 	stop()
 	wg.Wait()
-	if len(u.wait) != 0 {
-		t.Errorf("%d still wait", len(u.wait))
+	if u.line.waiting != 0 || len(u.line.turns) != 0 {
+		t.Errorf("%d still wait", u.line.waiting)
+	}
+	for _, leave := range leaves {
+		leave(true)
 	}
 }

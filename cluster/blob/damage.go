@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"io/fs"
 	"os"
@@ -103,6 +104,25 @@ func (d *Dir) judge(digest string) (fs.FileInfo, error) {
 		}
 	}
 	return i, err
+}
+
+// prove notes that the bytes of a blob were hashed. Of each there are 8 bytes, since there may be millions: that two
+// digests have the same is as likely as a wrong bit that nobody could see. d.mu is held.
+func (d *Dir) prove(digest string) { d.proven[maphash.String(d.seed, digest)] = struct{}{} }
+
+// disprove takes prove back. d.mu is held.
+func (d *Dir) disprove(digest string) { delete(d.proven, maphash.String(d.seed, digest)) }
+
+// Proven reports whether the bytes of a blob that can be opened were hashed by this process, and after a time.
+func (d *Dir) Proven(digest string, after time.Time) bool {
+	d.mu.Lock()
+	_, ok := d.proven[maphash.String(d.seed, digest)]
+	d.mu.Unlock()
+	if !ok {
+		return false
+	}
+	i, err := d.look(digest)
+	return err == nil && (!sealed(digest, i) || i.ModTime().After(after)) // some files cannot be sealed
 }
 
 // damage remembers that a blob is damaged, tells whoever is to know if that is new, and returns the error.
@@ -280,6 +300,7 @@ func (d *Dir) settle(digest string, c *check, before stamp, why string) (settled
 		d.mu.Lock()
 		delete(d.faults, digest)
 		delete(d.seen, digest)
+		d.prove(digest)
 		if err != nil && !sealed(digest, i) && len(d.seen) < maxSeen {
 			d.seen[digest] = before
 		}
@@ -294,6 +315,7 @@ func (d *Dir) settle(digest string, c *check, before stamp, why string) (settled
 	}
 	d.mu.Lock()
 	delete(d.seen, digest)
+	d.disprove(digest)
 	d.mu.Unlock()
 	d.locks[n].Unlock()
 	return true, d.damage(digest, fault{stamp: stampOf(i), err: &Damage{digest, why}})

@@ -70,6 +70,7 @@ type Dir struct {
 	faults  map[string]fault    // blobs that are damaged, as far as is known
 	seen    map[string]stamp    // blobs that were verified and could not be sealed
 	checks  map[string]*check   // verifications under way
+	proven  map[uint64]struct{} // hashes, by seed, of the digests whose bytes were hashed by this process
 }
 
 // Open opens the directory and makes what is missing in it. Scratch files without an id, left by a crash, are removed.
@@ -81,6 +82,7 @@ func Open(dir string, o Options) (*Dir, error) {
 		dir: dir, fs: o.FS, reserve: o.Reserve, seed: maphash.MakeSeed(),
 		made: map[string]bool{}, stable: map[string]bool{}, placing: map[string]int{}, writers: map[string]*Writer{}, sums: map[string]savedSum{},
 		now: o.Now, damaged: o.Damaged, repaired: o.Repaired, faults: map[string]fault{}, seen: map[string]stamp{}, checks: map[string]*check{},
+		proven: map[uint64]struct{}{},
 	}
 	if d.now == nil {
 		d.now = time.Now
@@ -149,6 +151,7 @@ func (d *Dir) rename(from, to, digest string) error {
 		_, damaged = d.faults[digest]
 		delete(d.faults, digest)
 		delete(d.seen, digest)
+		d.prove(digest)
 		if c := d.checks[digest]; c != nil {
 			c.replaced = true
 		}
@@ -363,6 +366,7 @@ func (d *Dir) Sweep(digest string, unwanted func() bool) (bool, error) {
 		d.mu.Lock()
 		delete(d.faults, digest)
 		delete(d.seen, digest)
+		d.disprove(digest)
 		d.mu.Unlock()
 	}
 	if errors.Is(err, fs.ErrNotExist) {

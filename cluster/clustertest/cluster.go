@@ -116,7 +116,7 @@ func (cl *Cluster) Join() *Node {
 func (n *Node) config(l net.Listener) cluster.Config {
 	cfg := cluster.Config{
 		Dir: "/data/casemate", Node: n.Name, FS: n.FS, Log: n.cl.log.With("node", n.Name), LeaderWait: 5 * time.Second,
-		Peer: l, PeerAddr: Addr(n.Name), Dial: n.cl.Net.Dialer(n.Name), Version: "test", SegmentSize: 1 << 20,
+		Peer: l, PeerAddr: n.cl.Net.AddrOf(n.Name), Dial: n.cl.Net.Dialer(n.Name), Version: "test", SegmentSize: 1 << 20,
 		Now: func() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) },
 	}
 	if n.cl.tune != nil {
@@ -124,6 +124,9 @@ func (n *Node) config(l net.Listener) cluster.Config {
 	}
 	return cfg
 }
+
+// Config is what the node is opened with, but for its port.
+func (n *Node) Config() cluster.Config { return n.config(nil) }
 
 // Start opens a node that is down.
 func (n *Node) Start() {
@@ -171,6 +174,14 @@ func (n *Node) PowerCut() {
 	n.C.Close() // its errors are the power's
 	n.cl.Net.Off(n.Name, false)
 	n.set(nil)
+}
+
+// Revert ends a node at once and gives it a disk as it was: an image that its FS made before.
+func (n *Node) Revert(disk *blobtest.FS) {
+	if n.C != nil {
+		n.PowerCut()
+	}
+	n.FS = disk.Image()
 }
 
 // PowerCut ends all nodes that are up at the same moment.

@@ -29,17 +29,50 @@ type Net struct {
 	cut   map[[2]string]bool          // from, to
 	off   map[string]bool             // nodes without power
 	slow  map[[2]string]time.Duration // from, to
+	hosts map[string]string           // by node that has moved: where it is
 	moved chan struct{}               // closed at the next change
 	ports int                         // of dialers, so that each connection has an address of its own
 }
 
 // NewNet returns whole wires.
 func NewNet() *Net {
-	return &Net{at: map[string]*listener{}, off: map[string]bool{}, cut: map[[2]string]bool{}, slow: map[[2]string]time.Duration{}, moved: make(chan struct{})}
+	return &Net{at: map[string]*listener{}, off: map[string]bool{}, cut: map[[2]string]bool{}, slow: map[[2]string]time.Duration{}, hosts: map[string]string{}, moved: make(chan struct{})}
 }
 
 // Addr is what other nodes dial.
 func Addr(node string) string { return node + ":7443" }
+
+// Move gives a node that is down another host. At the one before nobody answers any more.
+func (n *Net) Move(node, host string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hosts[node] = host
+}
+
+// AddrOf is what other nodes have to dial for a node now.
+func (n *Net) AddrOf(node string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if host, ok := n.hosts[node]; ok {
+		return host + ":7443"
+	}
+	return Addr(node)
+}
+
+// nodeAt returns the node that is at a host, "" if there is none.
+func (n *Net) nodeAt(host string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for node, at := range n.hosts {
+		if at == host {
+			return node
+		}
+	}
+	if _, moved := n.hosts[host]; moved {
+		return ""
+	}
+	return host
+}
 
 // Listen opens a node's port.
 func (n *Net) Listen(node string) (net.Listener, error) {
@@ -56,9 +89,14 @@ func (n *Net) Listen(node string) (net.Listener, error) {
 // Dialer returns the dial function of a node.
 func (n *Net) Dialer(from string) func(ctx context.Context, addr string) (net.Conn, error) {
 	return func(ctx context.Context, addr string) (net.Conn, error) {
-		to, _, err := net.SplitHostPort(addr)
+		host, _, err := net.SplitHostPort(addr)
 		if err != nil {
 			return nil, err
+		}
+		to := n.nodeAt(host)
+		if to == "" {
+			<-ctx.Done() // what is sent there comes to nobody
+			return nil, fmt.Errorf("dial %s: %w", addr, ctx.Err())
 		}
 		for _, way := range [][2]string{{from, to}, {to, from}} {
 			if err := n.travel(ctx, way); err != nil {

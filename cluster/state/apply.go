@@ -66,6 +66,9 @@ func (s *State) Apply(index uint64, cmd []byte) Result {
 		return Result{Index: index, Fatal: fmt.Errorf("log index %d: %w", index, err)}
 	}
 	r := s.enter(index, c)
+	if r.Fatal == nil {
+		s.addUp(index, cmd, &r)
+	}
 	r.Node, r.Boot, r.Seq = c.Node, c.Boot, c.Seq
 	return r
 }

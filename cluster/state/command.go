@@ -24,8 +24,9 @@ type Command struct {
 // version is the first byte of every command. It changes with the layout of what follows; new kinds of edits do not change it.
 const version = 1
 
-// MaxFormat is the newest format that this program understands.
-const MaxFormat = 1
+// MaxFormat is the newest format that this program understands: 1 is the first; with 2 the state keeps a running sum
+// (see [State.Sum]), and so do its snapshots.
+const MaxFormat = 2
 
 // opKind numbers the edits in the log. Numbers are never reused.
 type opKind uint64

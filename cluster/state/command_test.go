@@ -115,7 +115,7 @@ func TestFatalLeavesTheStateAlone(t *testing.T) {
 	l.must(everyOp()...)
 	before := snapshot(t, l.s)
 	cases := notUnderstood(t)
-	cases["the cluster went to format 2"] = unchecked(t, &Put{Name: "before"}, &SetFormat{Version: 2})
+	cases["the cluster went to format 3"] = unchecked(t, &Put{Name: "before"}, &SetFormat{Version: MaxFormat + 1})
 	for want, data := range cases {
 		r := l.s.Apply(l.s.Index()+1, data)
 		if r.Fatal == nil || !strings.Contains(r.Fatal.Error(), want) || r.Err != nil || r.Changed != nil {

@@ -17,8 +17,10 @@ import (
 //
 // References are not written: Restore counts them again from the names, and so finds out whether what it read fits together.
 const (
-	magic           = "CMSTATE"
-	snapshotVersion = 1
+	magic = "CMSTATE"
+	// The version says how the header looks: 2 adds the sum, and is written from format 2 on only, so that what an older
+	// program may have to read stays as it knows it.
+	plainVersion, sumVersion = 1, 2
 
 	frameWanted = 256 << 10 // bytes at which a frame is closed
 	frameMost   = 32 << 20  // the largest possible record (a stage's edit with all of its holds) is far below
@@ -42,6 +44,14 @@ type (
 		Index, Format, Floor                                          uint64
 		Cursor                                                        string
 		Blobs, Tombs, Names, Nodes, Stages, Staged, Sessions, Outcome uint64
+	}
+	// snapHeadSum is the header from format 2 on.
+	snapHeadSum struct {
+		_                                                             struct{} `cbor:",toarray"`
+		Index, Format, Floor                                          uint64
+		Cursor                                                        string
+		Blobs, Tombs, Names, Nodes, Stages, Staged, Sessions, Outcome uint64
+		Sum                                                           []byte
 	}
 	snapBlob struct {
 		_      struct{} `cbor:",toarray"`
@@ -107,7 +117,11 @@ func (s *State) Snapshot() io.WriterTo { return s.Clone() }
 func (s *State) WriteTo(w io.Writer) (int64, error) {
 	f := &frames{w: w}
 	f.write([]byte(magic))
-	f.write([]byte{snapshotVersion})
+	version := byte(plainVersion)
+	if s.format >= sumFormat {
+		version = sumVersion
+	}
+	f.write([]byte{version})
 	nodes := uint64(0)
 	s.names.from("", func(_ string, n *node) bool {
 		for ; n != nil; n = n.older {
@@ -116,11 +130,16 @@ func (s *State) WriteTo(w io.Writer) (int64, error) {
 		return true
 	})
 	f.section(secHead)
-	f.record(&snapHead{
+	head := snapHead{
 		Index: s.index, Format: s.format, Floor: s.floor, Cursor: s.cursor,
 		Blobs: uint64(s.blobs.len()), Tombs: uint64(s.tombs.len()), Names: uint64(s.names.len()), Nodes: nodes,
 		Stages: uint64(s.stages.len()), Staged: uint64(s.staged.len()), Sessions: uint64(s.sessions.len()), Outcome: uint64(s.outcomes.len()),
-	})
+	}
+	if version == plainVersion {
+		f.record(&head)
+	} else {
+		f.record(head.with(s.sum))
+	}
 	f.section(secBlobs)
 	s.blobs.from("", func(d Digest, b blob) bool {
 		return f.record(&snapBlob{Digest: d, Size: b.size, Born: b.born, Pin: b.pin})
@@ -166,6 +185,21 @@ func (s *State) WriteTo(w io.Writer) (int64, error) {
 	f.section(secEnd)
 	f.flush()
 	return f.n, f.err
+}
+
+func (h *snapHead) with(sum Sum) *snapHeadSum {
+	return &snapHeadSum{
+		Index: h.Index, Format: h.Format, Floor: h.Floor, Cursor: h.Cursor, Blobs: h.Blobs, Tombs: h.Tombs, Names: h.Names, Nodes: h.Nodes,
+		Stages: h.Stages, Staged: h.Staged, Sessions: h.Sessions, Outcome: h.Outcome, Sum: sum[:],
+	}
+}
+
+// plain is the header without the sum.
+func (h *snapHeadSum) plain() snapHead {
+	return snapHead{
+		Index: h.Index, Format: h.Format, Floor: h.Floor, Cursor: h.Cursor, Blobs: h.Blobs, Tombs: h.Tombs, Names: h.Names, Nodes: h.Nodes,
+		Stages: h.Stages, Staged: h.Staged, Sessions: h.Sessions, Outcome: h.Outcome,
+	}
 }
 
 // splitKey takes a key of a stage's edit or of an outcome apart.
@@ -247,10 +281,11 @@ func Restore(r io.Reader) (*State, error) {
 	if string(head[:len(magic)]) != magic {
 		return nil, damaged("it does not begin as a snapshot does")
 	}
-	if v := head[len(magic)]; v != snapshotVersion {
-		return nil, fmt.Errorf("snapshot version %d is not understood, only %d: install the newer casemate on this node", v, snapshotVersion)
+	v := head[len(magic)]
+	if v != plainVersion && v != sumVersion {
+		return nil, fmt.Errorf("snapshot version %d is not understood, only up to %d: install the newer casemate on this node", v, sumVersion)
 	}
-	l := &loader{s: New(), edits: map[string]uint64{}}
+	l := &loader{s: New(), version: v, edits: map[string]uint64{}}
 	var buf bytes.Buffer
 	var crc uint32
 	for l.sec != secEnd {
@@ -292,13 +327,14 @@ func cut(err error) error {
 
 // loader builds a state from the records of a snapshot.
 type loader struct {
-	s     *State
-	head  snapHead
-	sec   byte
-	nodes uint64
-	key   string            // of the name being read
-	chain []*node           // its claims so far, newest first
-	edits map[string]uint64 // of each stage so far
+	s       *State
+	version byte
+	head    snapHead
+	sec     byte
+	nodes   uint64
+	key     string            // of the name being read
+	chain   []*node           // its claims so far, newest first
+	edits   map[string]uint64 // of each stage so far
 }
 
 func (l *loader) frame(p []byte) error {
@@ -332,7 +368,7 @@ func (l *loader) record(sec byte, p []byte) ([]byte, error) {
 	s := l.s
 	switch sec {
 	case secHead:
-		rest, err := read(p, &l.head, l.useHead)
+		rest, err := l.readHead(p)
 		if err == nil && l.head.Format > MaxFormat {
 			return nil, fmt.Errorf("the snapshot is of format %d, this program understands up to %d: install the newer casemate on this node", l.head.Format, MaxFormat)
 		}
@@ -373,8 +409,22 @@ func (l *loader) record(sec byte, p []byte) ([]byte, error) {
 	return nil, damaged("section %d", sec)
 }
 
+func (l *loader) readHead(p []byte) ([]byte, error) {
+	if l.version == plainVersion {
+		return read(p, &l.head, l.useHead)
+	}
+	return read(p, new(snapHeadSum), func(h *snapHeadSum) string {
+		l.head = h.plain()
+		if len(h.Sum) != len(l.s.sum) || bytes.Equal(h.Sum, make([]byte, len(h.Sum))) || h.Format < sumFormat {
+			return "a header with a wrong sum"
+		}
+		copy(l.s.sum[:], h.Sum)
+		return l.useHead(&l.head)
+	})
+}
+
 func (l *loader) useHead(h *snapHead) string {
-	if l.s.index != 0 || h.Format == 0 || h.Floor > h.Index {
+	if l.s.index != 0 || h.Format == 0 || h.Floor > h.Index || l.version == plainVersion && h.Format == sumFormat {
 		return "a second or wrong header"
 	}
 	l.s.index, l.s.format, l.s.floor, l.s.cursor = h.Index, h.Format, h.Floor, h.Cursor

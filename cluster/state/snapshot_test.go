@@ -39,7 +39,7 @@ func restore(t testing.TB, data []byte) *State {
 }
 
 func TestSnapshotRoundTrip(t *testing.T) {
-	l := full(t)
+	l := summed(t)
 	st := l.s.Stats()
 	if st.Pins == 0 || st.Tombstones == 0 || st.Stale == 0 || st.Claims < 2 || st.Staged < 2 || st.Outcomes < 3 || l.s.cursor == "" {
 		t.Fatalf("the state of this test is not full: %+v", st)
@@ -133,7 +133,7 @@ func split(t testing.TB, data []byte) [][]byte {
 }
 
 func TestDamagedSnapshots(t *testing.T) {
-	data := snapshot(t, full(t).s)
+	data := snapshot(t, summed(t).s)
 	for n := range data {
 		s, err := Restore(bytes.NewReader(data[:n]))
 		if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "cut short") || s != nil {
@@ -272,10 +272,10 @@ func TestForgedSnapshots(t *testing.T) {
 
 func TestNewerSnapshotsAreRefused(t *testing.T) {
 	data := snapshot(t, New())
-	data[len(magic)] = 2
+	data[len(magic)] = sumVersion + 1
 	for what, data := range map[string][]byte{
-		"snapshot version 2": data,
-		"format 2":           forge(t, secHead, &snapHead{Index: 1, Format: MaxFormat + 1}, secEnd),
+		"snapshot version 3": data,
+		"format 3":           forge(t, secHead, &snapHead{Index: 1, Format: MaxFormat + 1}, secEnd),
 	} {
 		_, err := Restore(bytes.NewReader(data))
 		if err == nil || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), "install the newer casemate") {

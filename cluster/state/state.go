@@ -37,6 +37,7 @@ type scalars struct {
 	bytes  int64  // sum of the blobs' sizes
 	weak   int    // weak links, stale ones included
 	stale  int    // weak links whose blob was collected
+	sum    Sum    // of all that was applied; zero before format 2
 }
 
 // New returns the state before the first log entry, at format 1.

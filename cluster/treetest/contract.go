@@ -62,7 +62,8 @@ type Info interface {
 // Errors of writes, all to be tested with errors.Is: fs.ErrInvalid (bad name, record too large), fs.ErrExist (an Expect does not
 // hold, or a file stands where a directory must be, or the other way round), fs.ErrNotExist (a Link to an unknown blob),
 // syscall.EBADMSG (bytes do not have the digest), syscall.ENOSPC (the disk's reserve is reached),
-// syscall.EAGAIN (no majority now: try again later; answered as 503).
+// syscall.EAGAIN (no majority now: try again later; answered as 503). An error that is syscall.EINPROGRESS, too, says that
+// it is not known whether the write has happened or will: the same once more does no harm.
 type Tree interface {
 	// Open, Stat, ReadFile and ReadDir are local and see the newest state applied on this node. A weak link whose blob is gone does not exist.
 	// Open and ReadFile of a link are syscall.EIO when the bytes of its blob are damaged or lost; Stat and ReadDir do not

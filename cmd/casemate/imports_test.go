@@ -40,6 +40,8 @@ func fences() []fence {
 		{"casemate/cluster/state", nil, "math/rand", "promise 2: the state is a pure function of the log"},
 		{"casemate/cluster/state", nil, "crypto/rand", "promise 2: the state is a pure function of the log"},
 		{"casemate/cluster", nil, "casemate/appliance", "the tree knows no service and nobody above it"},
+		{"casemate/cluster/share", nil, "casemate", "it divides places between clients and needs nobody for that"},
+		{"casemate/cluster/lograte", nil, "casemate", "it counts log lines and needs nobody for that"},
 		{"casemate/cluster/blob", nil, "casemate/cluster/state", "blobs are a directory; who names them is not their matter"},
 	}
 	for _, s := range services {

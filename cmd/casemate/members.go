@@ -105,6 +105,7 @@ type member struct {
 	Format  uint64    `json:"format"`
 	Joined  time.Time `json:"joined"`
 	Seen    time.Time `json:"seen,omitzero"`
+	Stopped string    `json:"stopped,omitempty"`
 }
 
 func memberCommand(o *options) *cobra.Command {
@@ -121,8 +122,11 @@ func memberCommand(o *options) *cobra.Command {
 					health, lacks, behind, disk := "up", fmt.Sprintf("%d blobs", m.Lacks), fmt.Sprintf("%d entries", m.Lag), size(m.Free)+" of "+size(m.Total)
 					if !m.Up {
 						health = "DOWN"
+						if m.Stopped != "" {
+							health = "STOPPED"
+						}
 						if !m.Seen.IsZero() {
-							health = "DOWN since " + when(m.Seen)
+							health += " since " + when(m.Seen)
 						}
 					}
 					if m.Lacks < 0 {
@@ -162,7 +166,24 @@ It is refused while some blob would be left on less than a majority of the nodes
 		},
 	}
 	remove.Flags().BoolVar(&force, "force", false, "also if blobs are lost with it")
-	return group("member", "the cluster's nodes", list, remove)
+	address := &cobra.Command{
+		Use: "address NAME ADDR", Short: "tell this node where another one is, after its address has changed", Args: cobra.ExactArgs(2),
+		Long: `Tell this node where another one's peer port is: host, address or address:port (7443 if none is given).
+
+A node whose address changes tells the others by itself, as long as it reaches one of them. This is for the day on which
+no node finds another: when all addresses have changed. It works without a leader and while the daemon runs, and this
+node remembers it until the other one's own record says the same. Whoever answers there has to prove that it is that node.`,
+		Example: "  casemate member address n2 10.1.0.12",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path := "members/" + url.PathEscape(args[0]) + "/address"
+			if err := o.client().call(cmd.Context(), http.MethodPut, path, nil, map[string]string{"addr": args[1]}, nil); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "node %s is looked for at %s from now on; casemate member list tells whether it answers\n", args[0], args[1])
+			return nil
+		},
+	}
+	return group("member", "the cluster's nodes", list, remove, address)
 }
 
 func formatCommand(o *options) *cobra.Command {

@@ -160,6 +160,18 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 		ts.Setenv("PEER_"+name, peer)
 		s.turn(ts, name)
 	},
+	// moves NAME gives a node that is down another address for the other nodes.
+	"moves": func(ts *testscript.TestScript, _ bool, args []string) {
+		old, peer := ts.Getenv("PEER_"+args[0]), freeAddr(ts)
+		file := ts.MkAbs(args[0] + ".yaml")
+		data, err := os.ReadFile(file)
+		ts.Check(err)
+		if !strings.Contains(string(data), strconv.Quote(old)) {
+			ts.Fatalf("%s does not have %s", file, old)
+		}
+		ts.Check(os.WriteFile(file, []byte(strings.Replace(string(data), strconv.Quote(old), strconv.Quote(peer), 1)), 0o644))
+		ts.Setenv("PEER_"+args[0], peer)
+	},
 	// doctor CODE ARGS… runs casemate doctor where the directory root is the node and the daemon's ports are the well-known ones; it must end with this exit code.
 	"doctor": func(ts *testscript.TestScript, _ bool, args []string) {
 		all := []string{"doctor", "--root", ts.MkAbs("root")}

@@ -20,7 +20,7 @@ type content struct {
 // clone returns a content that holds the same bytes.
 func (c *content) clone() content {
 	for _, p := range c.pages {
-		if p != nil {
+		if p != nil && !p.shared { // one that another disk has, too, is not written to
 			p.shared = true
 		}
 	}

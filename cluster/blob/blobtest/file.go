@@ -140,6 +140,7 @@ func (f *file) Stat() (fs.FileInfo, error) {
 
 // Sync makes the bytes durable. One that fails without having happened has lost them: they are read as if nothing were wrong, and no later Sync saves them.
 func (f *file) Sync() error {
+	f.fs.hangs()
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
 	if err := f.ready(); err != nil {

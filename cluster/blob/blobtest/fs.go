@@ -41,7 +41,8 @@ type FS struct {
 	left  int // changes until the power goes off; -1 never
 	count int
 	fault func(op, name string) (err error, after bool)
-	block int64 // see SetClone
+	block int64         // see SetClone
+	hung  chan struct{} // see Hang
 }
 
 type node struct {
@@ -95,6 +96,50 @@ func (f *FS) Fault(fault func(op, name string) (err error, after bool)) {
 	f.mu.Lock()
 	f.fault = fault
 	f.mu.Unlock()
+}
+
+// Replace puts the files below a directory back to what they are in an image; those that are not in it go. Nobody may have
+// them open.
+func (f *FS) Replace(dir string, image *FS) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	image.mu.Lock()
+	defer image.mu.Unlock()
+	from, err := image.find(dir)
+	if err != nil {
+		return err
+	}
+	d, base, err := f.parent(dir)
+	if err != nil {
+		return err
+	}
+	d.entries[base], d.stable[base] = from, from // the image is not used any more
+	return nil
+}
+
+// Hang lets syncs wait until the function that it returns is called (once), as storage does that is quiesced. What is
+// read, and written without a sync, is in memory and does not wait.
+func (f *FS) Hang() (end func()) {
+	hung := make(chan struct{})
+	f.mu.Lock()
+	f.hung = hung
+	f.mu.Unlock()
+	return func() {
+		f.mu.Lock()
+		f.hung = nil
+		f.mu.Unlock()
+		close(hung)
+	}
+}
+
+// hangs waits while the disk does.
+func (f *FS) hangs() {
+	f.mu.Lock()
+	hung := f.hung
+	f.mu.Unlock()
+	if hung != nil {
+		<-hung
+	}
 }
 
 // Flip inverts one bit of a file, on disk and in memory, as rot does.
@@ -196,6 +241,34 @@ func (f *FS) Reboot() *FS {
 		return file
 	}
 	next.root = survive(f.root)
+	return next
+}
+
+// Image returns a copy of what is on the disk now: what a snapshot of a virtual machine has of it. The power stays on.
+func (f *FS) Image() *FS {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	next := New(f.rng.Uint64())
+	next.free, next.block = f.free, f.block
+	seen := map[*node]*node{}
+	var stable func(n *node) *node
+	stable = func(n *node) *node {
+		if seen[n] != nil {
+			return seen[n]
+		}
+		if !n.dir {
+			seen[n] = &node{disk: n.disk.clone(), data: n.disk.clone(), mod: n.mod}
+			return seen[n]
+		}
+		d := newDir()
+		seen[n] = d
+		for _, name := range slices.Sorted(maps.Keys(n.stable)) {
+			d.stable[name] = stable(n.stable[name])
+		}
+		d.entries = maps.Clone(d.stable)
+		return d
+	}
+	next.root = stable(f.root)
 	return next
 }
 
@@ -397,6 +470,7 @@ func (f *FS) Stat(name string) (fs.FileInfo, error) {
 
 // SyncDir implements blob.FS.
 func (f *FS) SyncDir(name string) error {
+	f.hangs()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n, err := f.find(name)

@@ -1,0 +1,217 @@
+package user
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"casemate/cluster/share"
+)
+
+// Passwords that wait to be checked. Checking one takes some 60 ms of a processor, whoever sends it.
+const (
+	maxWaiting = 512 // in all
+	maxOfOne   = 32  // of one client
+	freeTries  = 4   // wrong passwords of a client before it is delayed
+	firstDelay = 250 * time.Millisecond
+	maxDelay   = 10 * time.Second
+	forget     = 5 * time.Minute // after which a wrong password no longer counts
+	maxTracked = 4096            // clients whose wrong passwords are counted
+)
+
+type clientKey struct{}
+
+// WithClient says where a request comes from, for Authenticate: the share of a client and its wrong passwords are its
+// own.
+func WithClient(ctx context.Context, client netip.Addr) context.Context {
+	return context.WithValue(ctx, clientKey{}, client)
+}
+
+func clientIn(ctx context.Context) netip.Addr {
+	a, _ := ctx.Value(clientKey{}).(netip.Addr)
+	return a
+}
+
+// line is who waits for a password to be checked. Clients take turns, those without wrong passwords first; one that has
+// sent several wrong ones waits longer after each, and has one checked at a time. So guessing is slow, and costs nobody
+// else more than a turn.
+type line struct {
+	slots int // checks at a time
+
+	mu      sync.Mutex
+	busy    int
+	waiting int
+	clients map[string]*client
+	turns   []*client   // those that have somebody waiting, in the order of their turns
+	wake    *time.Timer // nil: nobody is delayed
+}
+
+// client is one client's part.
+type client struct {
+	name    string
+	known   bool // it has an address
+	queue   []*waiter
+	running int
+	wrong   int       // passwords in a row
+	last    time.Time // when the last of them was
+	next    time.Time // not before
+}
+
+type waiter struct {
+	turn chan struct{} // closed when it is its turn, or when it has to go
+	gone bool
+}
+
+var errBusy = fmt.Errorf("too many passwords are being checked: %w", syscall.EAGAIN)
+
+func newLine(slots int) *line { return &line{slots: slots, clients: map[string]*client{}} }
+
+// enter waits for a turn; leave must be called after the check. syscall.EAGAIN: too many wait.
+func (l *line) enter(ctx context.Context, from netip.Addr) (leave func(right bool), err error) {
+	l.mu.Lock()
+	c := l.client(from)
+	if len(c.queue) >= maxOfOne || l.waiting >= maxWaiting && !l.shed(len(c.queue)) {
+		l.mu.Unlock()
+		return nil, errBusy
+	}
+	w := &waiter{turn: make(chan struct{})}
+	if c.queue = append(c.queue, w); len(c.queue) == 1 {
+		l.turns = append(l.turns, c)
+	}
+	l.waiting++
+	l.serve()
+	l.mu.Unlock()
+	select {
+	case <-w.turn:
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-w.turn:
+		if w.gone {
+			return nil, errBusy
+		}
+		return func(right bool) { l.leave(c, right) }, nil
+	default:
+		l.drop(c, w)
+		return nil, ctx.Err()
+	}
+}
+
+// client finds or makes a client's part. The counts of those that do nothing now are forgotten when there are many.
+func (l *line) client(from netip.Addr) *client {
+	name := share.Of(from)
+	c := l.clients[name]
+	now := time.Now()
+	if c == nil {
+		if len(l.clients) >= maxTracked {
+			for _, old := range l.clients { // an eighth at once, so that it is seldom
+				if len(old.queue) == 0 && old.running == 0 && (now.Sub(old.last) > forget || len(l.clients) > maxTracked/8*7) {
+					delete(l.clients, old.name)
+				}
+			}
+		}
+		c = &client{name: name, known: from.IsValid()}
+		l.clients[name] = c
+	}
+	if now.Sub(c.last) > forget {
+		c.wrong = 0
+	}
+	return c
+}
+
+// shed sends the newest of the client away that has most waiting, if that is more than mine.
+func (l *line) shed(mine int) bool {
+	most := slices.MaxFunc(l.turns, func(a, b *client) int { return len(a.queue) - len(b.queue) })
+	if len(most.queue) <= mine+1 {
+		return false
+	}
+	w := most.queue[len(most.queue)-1]
+	l.drop(most, w)
+	w.gone = true
+	close(w.turn)
+	return true
+}
+
+// drop takes a waiter out.
+func (l *line) drop(c *client, w *waiter) {
+	c.queue = slices.DeleteFunc(c.queue, func(x *waiter) bool { return x == w })
+	l.waiting--
+	if len(c.queue) == 0 {
+		l.turns = slices.DeleteFunc(l.turns, func(x *client) bool { return x == c })
+	}
+}
+
+// serve gives turns as long as there are any to give.
+func (l *line) serve() {
+	for l.busy < l.slots {
+		now := time.Now()
+		var c *client
+		var soonest time.Time
+		for _, x := range l.turns {
+			slow := x.wrong >= freeTries
+			switch {
+			case slow && x.running > 0:
+			case slow && now.Before(x.next):
+				if soonest.IsZero() || x.next.Before(soonest) {
+					soonest = x.next
+				}
+			case c == nil || c.wrong > 0 && x.wrong == 0:
+				c = x
+			}
+		}
+		if c == nil {
+			if !soonest.IsZero() {
+				l.wakeAt(soonest.Sub(now))
+			}
+			return
+		}
+		w := c.queue[0]
+		l.drop(c, w)
+		if len(c.queue) > 0 { // behind all others
+			l.turns = append(slices.DeleteFunc(l.turns, func(x *client) bool { return x == c }), c)
+		}
+		c.running++
+		l.busy++
+		close(w.turn)
+	}
+}
+
+// wakeAt serves again after a time. The timer has no owner to wait for it: it does nothing when nobody waits, and
+// whoever waits is a request.
+func (l *line) wakeAt(d time.Duration) {
+	if l.wake != nil {
+		l.wake.Stop()
+	}
+	l.wake = time.AfterFunc(d, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.serve()
+	})
+}
+
+// leave ends a check.
+func (l *line) leave(c *client, right bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.busy--
+	c.running--
+	if right {
+		c.wrong = 0
+	} else if c.known {
+		c.wrong++
+		c.last = time.Now()
+		if c.wrong >= freeTries {
+			c.next = c.last.Add(min(maxDelay, firstDelay<<min(c.wrong-freeTries, 10)))
+		}
+	}
+	if c.wrong == 0 && c.running == 0 && len(c.queue) == 0 {
+		delete(l.clients, c.name)
+	}
+	l.serve()
+}

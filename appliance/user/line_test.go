@@ -1,0 +1,194 @@
+package user
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// Whoever has one password to be checked waits for a turn, not for all that somebody else has sent.
+func TestOneGuesserKeepsNobodyOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLine(1)
+		hold, err := l.enter(t.Context(), addr("10.9.9.9"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var mu sync.Mutex
+		var order []string
+		refused := map[string]int{}
+		var wg sync.WaitGroup
+		come := func(from string, right bool) {
+			wg.Go(func() {
+				leave, err := l.enter(t.Context(), addr(from))
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					if !errors.Is(err, syscall.EAGAIN) {
+						t.Error(err)
+					}
+					refused[from]++
+					return
+				}
+				order = append(order, from)
+				leave(right)
+			})
+			synctest.Wait()
+		}
+		for range 64 {
+			come("10.0.0.1", false)
+		}
+		for i := range 46 {
+			come(fmt.Sprintf("10.1.0.%d", i), true)
+		}
+		come("2001:db8::1", true)
+		hold(true)
+		synctest.Wait()
+		if len(refused) != 1 || refused["10.0.0.1"] != 64-maxOfOne {
+			t.Errorf("refused: %v", refused)
+		}
+		mu.Lock()
+		if len(order) < 48 || order[47] != "2001:db8::1" || strings.Count(fmt.Sprint(order[:48]), "10.0.0.1 ") > 1 {
+			t.Errorf("the order is %v", order)
+		}
+		mu.Unlock()
+		wg.Wait()
+		if l.waiting != 0 || l.busy != 0 || len(l.turns) != 0 || len(l.clients) != 1 {
+			t.Errorf("%d wait, %d busy, %d clients", l.waiting, l.busy, len(l.clients))
+		}
+	})
+}
+
+// Guessing is slow, one after the other or many at once, and a /64 is one guesser.
+func TestGuessingIsSlow(t *testing.T) {
+	for _, at := range []int{1, 16} {
+		synctest.Test(t, func(t *testing.T) {
+			u, _ := open(t)
+			u.cost = bcrypt.MinCost
+			if err := u.Add(t.Context(), "ada", "correct horse"); err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			u.Log = slog.New(slog.NewTextHandler(&out, nil))
+			start := time.Now()
+			var wg sync.WaitGroup
+			const each = 32
+			for i := range at {
+				wg.Go(func() {
+					ctx := WithClient(t.Context(), addr(fmt.Sprintf("2001:db8::%d", i+1)))
+					for j := range each / at {
+						if err := u.Authenticate(ctx, "ada", fmt.Sprintf("guess %d %d", i, j)); !errors.Is(err, ErrDenied) {
+							t.Errorf("got %v", err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			if took := time.Since(start); took < 3*time.Minute {
+				t.Errorf("%d at a time: %d guesses took %s", at, each, took)
+			}
+			log := out.String()
+			if n := strings.Count(log, "a wrong user or password was refused"); n != each || strings.Contains(log, "guess") {
+				t.Errorf("the log has %d lines of %d: %s", n, each, log)
+			}
+			// Another address, at the same moment, waits for nothing.
+			start = time.Now()
+			elsewhere := WithClient(t.Context(), addr("10.0.0.1"))
+			if err := u.Authenticate(elsewhere, "ada", "correct horse"); err != nil || time.Since(start) > 0 {
+				t.Errorf("the right password: %v after %s", err, time.Since(start))
+			}
+			// The guesser's own, too, in the end; from then on it is remembered.
+			u.known = map[[32]byte]time.Time{}
+			ctx := WithClient(t.Context(), addr("2001:db8::1"))
+			if err := u.Authenticate(ctx, "ada", "correct horse"); err != nil || time.Since(start) > maxDelay {
+				t.Errorf("the right password: %v after %s", err, time.Since(start))
+			}
+			start = time.Now()
+			for range freeTries {
+				u.Authenticate(ctx, "ada", "a slip")
+			}
+			if took := time.Since(start); took > 0 {
+				t.Errorf("a few wrong ones after a right one took %s", took)
+			}
+			time.Sleep(forget + time.Second)
+			start = time.Now()
+			for range freeTries {
+				u.Authenticate(ctx, "ada", "a slip")
+			}
+			if took := time.Since(start); took > 0 {
+				t.Errorf("a few wrong ones long after took %s", took)
+			}
+		})
+	}
+}
+
+// When all places in the line are taken, who has few waiting comes before who has many.
+func TestTheLineIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLine(1)
+		hold, err := l.enter(t.Context(), addr("10.9.9.9"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		errs := map[string][]error{}
+		come := func(from string) {
+			wg.Go(func() {
+				_, err := l.enter(ctx, addr(from))
+				mu.Lock()
+				defer mu.Unlock()
+				errs[from] = append(errs[from], err)
+			})
+			synctest.Wait()
+		}
+		for i := range maxWaiting {
+			come(fmt.Sprintf("10.0.0.%d", i%(maxWaiting/maxOfOne)))
+		}
+		for i := range 20 {
+			come(fmt.Sprintf("10.1.0.%d", i))
+		}
+		mu.Lock()
+		gone := 0
+		for from, list := range errs {
+			gone += len(list)
+			if !strings.HasPrefix(from, "10.0.0.") || !errors.Is(list[0], syscall.EAGAIN) {
+				t.Errorf("%s: %v", from, list)
+			}
+		}
+		mu.Unlock()
+		if gone != 20 || l.waiting != maxWaiting {
+			t.Errorf("%d were sent away, %d wait", gone, l.waiting)
+		}
+		stop()
+		wg.Wait()
+		if l.waiting != 0 || len(l.turns) != 0 {
+			t.Errorf("%d wait after they have gone", l.waiting)
+		}
+		hold(false)
+		for i := range 2 * maxTracked {
+			leave, err := l.enter(t.Context(), netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			leave(false)
+		}
+		if len(l.clients) > maxTracked {
+			t.Errorf("%d clients are remembered", len(l.clients))
+		}
+	})
+}

@@ -1,0 +1,241 @@
+package cluster
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"casemate/cluster/state"
+)
+
+// sums are the running digests of the newest entries that this node has applied. Its zero value is ready.
+type sums struct {
+	mu   sync.Mutex
+	ring [4096]struct {
+		index uint64
+		sum   state.Sum
+	}
+}
+
+// note keeps the sum of a state.
+func (s *sums) note(st *state.State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := &s.ring[st.Index()%uint64(len(s.ring))]
+	at.index, at.sum = st.Index(), st.Sum()
+}
+
+// clear forgets all: the state is another one.
+func (s *sums) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.ring[:])
+}
+
+// at returns the sum after an entry, "" if it is not known.
+func (s *sums) at(index uint64) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at := s.ring[index%uint64(len(s.ring))]; at.index == index {
+		return at.sum.String()
+	}
+	return ""
+}
+
+// Difference is another node whose state is not this node's at the same log entry.
+type Difference struct {
+	Node  string    `json:"node"`
+	Same  uint64    `json:"same"`  // newest entry at which both were seen to be the same, 0 if none was
+	At    uint64    `json:"at"`    // oldest entry at which they were seen to differ
+	Here  uint64    `json:"here"`  // newest entry in the state of this node
+	There uint64    `json:"there"` // newest entry in the state of the other, as far as it is known
+	Since time.Time `json:"since"` // when it was noticed
+}
+
+// Older is a node that came back with less of the log than it had shown before.
+type Older struct {
+	Node string    `json:"node"`
+	Was  uint64    `json:"was"` // newest entry that it had shown
+	Is   uint64    `json:"is"`  // newest entry that it came back with
+	Time time.Time `json:"time"`
+}
+
+// neighbours are what this node finds out by comparing itself with the others. Its zero value is ready.
+type neighbours struct {
+	mu      sync.Mutex
+	same    map[string]uint64     // by node: newest entry at which it was the same
+	differs map[string]Difference // by node
+	heard   map[string]uint64     // by node: newest entry that it has ever shown
+	older   map[string]Older      // by node, this one too
+}
+
+func (n *neighbours) init() {
+	if n.same == nil {
+		n.same, n.differs = map[string]uint64{}, map[string]Difference{}
+		n.heard, n.older = map[string]uint64{}, map[string]Older{}
+	}
+}
+
+// olderTime is how long a node that came back older is spoken of after it has caught up.
+const olderTime = 24 * time.Hour
+
+// judge takes what another node says of itself, and of this one.
+func (c *Cluster) judge(node string, b beat) {
+	own := ""
+	if b.Sum != "" {
+		own = c.machine.sums.at(b.At)
+	}
+	now := c.cfg.Now()
+	n := &c.neighbours
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.init()
+	d, differed := n.differs[node]
+	switch {
+	case own != "" && own != b.Sum && !differed, b.Differs > 0 && !differed:
+		d = Difference{Node: node, Same: n.same[node], At: b.At, Since: now}
+		if own == "" || own == b.Sum {
+			d.At = b.Differs
+		}
+		d.There = b.At
+		n.differs[node] = d
+		c.log.Error("this node and another one hold different content: see \"Nodes that differ\" in docs/troubleshooting.md",
+			"peer", node, "same", d.Same, "differs", d.At)
+	case own != "" && own == b.Sum && b.Differs == 0:
+		n.same[node] = max(n.same[node], b.At)
+		if differed {
+			delete(n.differs, node)
+			c.log.Info("this node and another one hold the same content again", "peer", node, "index", b.At)
+		}
+	case differed:
+		d.There = b.At
+		n.differs[node] = d
+	}
+	if b.Applied < n.heard[node] {
+		if o, known := n.older[node]; !known || o.Was < n.heard[node] {
+			n.older[node] = Older{node, n.heard[node], b.Applied, now}
+			c.log.Error("a node came back older than it was: its disk was put back, or its log was damaged",
+				"peer", node, "was", n.heard[node], "is", b.Applied)
+		}
+	}
+	n.heard[node] = max(n.heard[node], b.Applied)
+	if o := b.Older; o != nil && o.Was > n.older[node].Was {
+		n.older[node] = Older{node, o.Was, o.Is, o.Time}
+		c.log.Error("a node says that it came back older than it was", "peer", node, "was", o.Was, "is", o.Is)
+	}
+	if b.Heard > 0 && c.lost(b.Heard) {
+		self := c.cfg.Node
+		if o, known := n.older[self]; !known || o.Was < b.Heard {
+			n.older[self] = Older{self, b.Heard, c.shown(), now}
+			c.log.Error("this node came back older than it was: its disk was put back, or its log was damaged",
+				"was", b.Heard, "is", c.shown(), "says", node)
+		}
+		c.floor.raise(floorMark{b.Heard, c.raft.CurrentTerm()})
+	}
+}
+
+// lost says that this node's log ends before an entry that it has shown to another node.
+func (c *Cluster) lost(shown uint64) bool {
+	last, err := c.wal.LastIndex()
+	return err == nil && max(last, c.snaps.newest.Load()) < shown
+}
+
+// of returns what this node has to tell another: the newest entry that it has heard of it, and the one at which they
+// differ.
+func (n *neighbours) of(node string) (heard, differs uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.heard[node], n.differs[node].At
+}
+
+// self is what this node knows of having come back older, nil for nothing.
+func (n *neighbours) self(node string) *Older {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if o, ok := n.older[node]; ok {
+		return &o
+	}
+	return nil
+}
+
+// Differences lists the nodes whose content was found not to be this node's, ordered by name.
+func (c *Cluster) Differences() (list []Difference) {
+	members := c.others()
+	here := c.machine.view.Load().Index()
+	n := &c.neighbours
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, d := range n.differs {
+		if slices.Contains(members, d.Node) {
+			d.Here = here
+			list = append(list, d)
+		}
+	}
+	slices.SortFunc(list, func(a, b Difference) int { return strings.Compare(a.Node, b.Node) })
+	return list
+}
+
+// Older lists the nodes, this one too, that came back with less than they had shown, as far as this process has seen it
+// within a day, ordered by name.
+func (c *Cluster) Older() (list []Older) {
+	members := append(c.others(), c.cfg.Node)
+	n := &c.neighbours
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, o := range n.older {
+		if slices.Contains(members, o.Node) && c.cfg.Now().Sub(o.Time) < olderTime {
+			list = append(list, o)
+		}
+	}
+	slices.SortFunc(list, func(a, b Older) int { return strings.Compare(a.Node, b.Node) })
+	return list
+}
+
+// Problems are sentences for an operator: what is wrong between this node and the others, or with its disk, and the way
+// out.
+func (c *Cluster) Problems() (list []string) {
+	if wait := c.watch.waits(); wait >= hangTime {
+		list = append(list, fmt.Sprintf("the disk of this node has not answered for %s: what it led is led by another node if there is "+
+			"one, and writes at this node fail until it answers; look at the storage behind %s", wait.Round(time.Second), c.cfg.Dir))
+	}
+	differences := c.Differences()
+	for _, d := range differences {
+		alike := len(c.others()) > 1 && len(differences) == 1
+		list = append(list, d.sentence(c.cfg.Node, alike))
+	}
+	return list
+}
+
+func (d Difference) sentence(self string, alike bool) string {
+	same := "and nothing is known from when on"
+	if d.Same > 0 {
+		same = fmt.Sprintf("and were the same up to entry %d", d.Same)
+	}
+	which := fmt.Sprintf("if %s differs from the other nodes too, its copy is the odd one, else this one is", d.Node)
+	if alike {
+		which = fmt.Sprintf("this node differs from no other, so the copy of %s is the odd one", d.Node)
+	}
+	return fmt.Sprintf("node %s and node %s hold different content at entry %d %s (%s is at entry %d, %s at %d): a disk was put back to an "+
+		"older state, or is damaged; %s; before you remove that node with casemate member remove and join it anew under another name, "+
+		"save what only it has: \"Nodes that differ\" in docs/troubleshooting.md",
+		self, d.Node, d.At, same, self, d.Here, d.Node, d.There, which)
+}
+
+// Warnings are sentences about what mends itself and should be looked into.
+func (c *Cluster) Warnings() (list []string) {
+	for _, o := range c.Older() {
+		list = append(list, fmt.Sprintf("node %s came back at %s with entry %d as its newest, after it had shown entry %d: its disk was put "+
+			"back to an older state, or loses what it says it keeps, or its log was damaged; it takes what it lacks from the other nodes; "+
+			"if this happens again, replace its disk", o.Node, o.Time.UTC().Format(time.RFC3339), o.Is, o.Was))
+	}
+	if c.stock != nil && len(c.others()) > 0 {
+		if gone := c.stock.wereHere(); gone > 0 {
+			list = append(list, fmt.Sprintf("%d blobs that this node had were not on its disk when it started: %s was put back to an older state, "+
+				"or files were removed from it; it fetches them from the other nodes", gone, filepath.Join(c.cfg.Dir, blobDir)))
+		}
+	}
+	return list
+}

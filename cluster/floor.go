@@ -1,0 +1,191 @@
+package cluster
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+// floor is what this node's log has had and, as a disk that was put back or a damaged entry that was cut off, has not
+// any more. Others have counted on it: entries up to there may be committed by this node's word. Until it has them again
+// it must help nobody to become leader who does not have them, nor become one itself.
+//
+// It has them again when its log reaches up to there, or holds an entry of a newer term: the leader of that term was
+// elected without its help, so it has all that was committed, and what goes before its entry is what the leader has.
+type floor struct {
+	mu sync.Mutex
+	floorMark
+}
+
+// floorMark is its durable part, in the file raft/floor.
+type floorMark struct {
+	Index uint64 `json:"index"`
+	Term  uint64 `json:"term"` // the newest that this node knew of
+}
+
+const floorFile = "floor"
+
+// readFloor returns the mark of a log that was cut short; the zero one if there is none.
+func readFloor(cfg Config) (m floorMark, err error) {
+	data, err := readFile(cfg.FS, filepath.Join(cfg.Dir, raftDir, floorFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &m)
+	}
+	return m, err
+}
+
+func writeFloor(cfg Config, m floorMark) error {
+	data, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return writeFile(cfg.FS, filepath.Join(cfg.Dir, raftDir, floorFile), data, 0o640)
+}
+
+// raise sets the floor, if it is not that high already.
+func (f *floor) raise(m floorMark) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m.Index > f.Index {
+		f.floorMark = m
+	}
+}
+
+// below says that this node's log, which ends as given, does not reach the floor, and how high that is.
+func (f *floor) below(index uint64, term func() uint64) (floor uint64, below bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.Index == 0 {
+		return 0, false
+	}
+	if index >= f.Index || term() > f.Term {
+		f.floorMark = floorMark{}
+		return 0, false
+	}
+	return f.Index, true
+}
+
+// belowFloor is floor.below with this node's log as it is now.
+func (c *Cluster) belowFloor() (floor uint64, below bool) {
+	last, err := c.wal.LastIndex()
+	if err != nil {
+		return 0, false
+	}
+	return c.floor.below(max(last, c.snaps.newest.Load()), func() uint64 {
+		var l raft.Log
+		if last == 0 || readEntry(c.wal, last, &l) != nil {
+			return 0
+		}
+		return l.Term
+	})
+}
+
+// careful is raft's transport, which knows what this node must not say.
+type careful struct {
+	*raft.NetworkTransport
+	c    *Cluster
+	rpcs chan raft.RPC
+}
+
+var (
+	_ raft.Transport   = &careful{}
+	_ raft.WithPreVote = &careful{}
+	_ raft.WithClose   = &careful{}
+)
+
+func newCareful(c *Cluster, t *raft.NetworkTransport) *careful {
+	k := &careful{t, c, make(chan raft.RPC)}
+	c.own.Go(k.sift)
+	return k
+}
+
+// Consumer implements raft.Transport.
+func (k *careful) Consumer() <-chan raft.RPC { return k.rpcs }
+
+// sift hands raft what it is asked, but for votes for whoever lacks what this node once had.
+func (k *careful) sift() {
+	for {
+		var rpc raft.RPC
+		select {
+		case rpc = <-k.NetworkTransport.Consumer():
+		case <-k.c.stop:
+			return
+		}
+		var refused error
+		switch req := rpc.Command.(type) {
+		case *raft.RequestVoteRequest:
+			if refused = k.c.mayElect(req.LastLogIndex); refused != nil {
+				rpc.Respond(&raft.RequestVoteResponse{}, refused)
+			}
+		case *raft.RequestPreVoteRequest:
+			if refused = k.c.mayElect(req.LastLogIndex); refused != nil {
+				rpc.Respond(&raft.RequestPreVoteResponse{}, refused)
+			}
+		}
+		if refused != nil {
+			continue
+		}
+		select {
+		case k.rpcs <- rpc:
+		case <-k.c.stop:
+			return
+		}
+	}
+}
+
+// mayElect says why this node does not help a node to become leader whose log ends at an index; nil if it does.
+func (c *Cluster) mayElect(last uint64) error {
+	if floor, below := c.belowFloor(); below && last < floor {
+		return fmt.Errorf("node %s has had entry %d of the log, and has lost it: it elects nobody without", c.cfg.Node, floor)
+	}
+	return nil
+}
+
+// RequestVote implements raft.Transport.
+func (k *careful) RequestVote(
+	id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse,
+) error {
+	if err := k.mayStand(args.LastLogIndex); err != nil {
+		return err
+	}
+	return k.NetworkTransport.RequestVote(id, target, args, resp)
+}
+
+// RequestPreVote implements raft.WithPreVote.
+func (k *careful) RequestPreVote(
+	id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse,
+) error {
+	if err := k.mayStand(args.LastLogIndex); err != nil {
+		return err
+	}
+	return k.NetworkTransport.RequestPreVote(id, target, args, resp)
+}
+
+// mayStand says why this node does not become leader itself.
+func (k *careful) mayStand(last uint64) error {
+	if k.c.watch.hung() {
+		return errHangs
+	}
+	return k.c.mayElect(last)
+}
+
+// AppendEntries implements raft.Transport. A leader whose disk hangs says nothing more, so that another one is elected:
+// raft's own goroutine, which could give the leadership away, waits for the disk.
+func (k *careful) AppendEntries(
+	id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse,
+) error {
+	if k.c.watch.hung() {
+		return errHangs
+	}
+	return k.NetworkTransport.AppendEntries(id, target, args, resp)
+}
+
+var errHangs = errors.New("this node's disk does not answer")

@@ -1,0 +1,89 @@
+package cluster_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"casemate/cluster"
+	"casemate/cluster/clustertest"
+)
+
+// A leader whose disk hangs gives its leadership away and says so; writes elsewhere go on within their time, writes there
+// end within theirs; and when the disk answers again all is as before.
+func TestDiskOfLeaderHangs(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		cl := clustertest.New(t, 3, nil)
+		want := puts(t, cl.Nodes[0], "before", 3)
+		shows(t, cl, cl.Nodes, want)
+		leader, rest := cl.Leader(), cl.Followers()
+		answers := leader.FS.Hang()
+		type outcome struct {
+			took time.Duration
+			err  error
+		}
+		write := func(n *clustertest.Node, name string) outcome {
+			begun := time.Now()
+			err := n.Put(name, name)
+			return outcome{time.Since(begun), err}
+		}
+		here := make(chan outcome, 2)
+		go func() { here <- write(leader, "unknown/1") }()
+		go func() { time.Sleep(4 * time.Second); here <- write(leader, "unknown/2") }() // another one leads by then
+		if o := write(rest[0], "elsewhere/1"); o.err != nil {
+			t.Errorf("a write at another node: %v after %s", o.err, o.took)
+		}
+		want["elsewhere/1"] = "elsewhere/1"
+		cl.Wait(func() error {
+			if s := rest[0].C.Status(); s.Leader == leader.Name || s.Leader == "" {
+				return fmt.Errorf("%q leads", s.Leader)
+			}
+			if list := leader.C.Problems(); len(list) == 0 || !strings.Contains(list[0], "the disk of this node has not answered for") {
+				return fmt.Errorf("it does not say so: %q", list)
+			}
+			return nil
+		})
+		for range 2 {
+			if o := <-here; o.took > 5*time.Second+100*time.Millisecond || !errors.Is(o.err, syscall.EAGAIN) || !errors.Is(o.err, cluster.ErrUnknown) {
+				t.Errorf("a write at the node whose disk hangs: %v after %s", o.err, o.took)
+			}
+		}
+		time.Sleep(40 * time.Second)
+		if o := write(rest[1], "elsewhere/2"); o.err != nil || o.took > time.Second {
+			t.Errorf("a write at another node, later: %v after %s", o.err, o.took)
+		}
+		want["elsewhere/2"] = "elsewhere/2"
+		answers()
+		cl.WaitVoters(3)
+		for key, value := range puts(t, leader, "after", 3) {
+			want[key] = value
+		}
+		shows(t, cl, cl.Nodes, want)
+		same(cl)
+		if list := leader.C.Problems(); len(list) > 0 {
+			t.Errorf("afterwards: %q", list)
+		}
+	})
+}
+
+// Where nobody else can lead, a write ends in its time all the same.
+func TestDiskOfOnlyNodeHangs(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		cl := clustertest.New(t, 1, nil)
+		n := cl.Nodes[0]
+		answers := n.FS.Hang()
+		begun := time.Now()
+		err := n.Put("a", "b")
+		if took := time.Since(begun); took > 5*time.Second+100*time.Millisecond || !errors.Is(err, cluster.ErrUnknown) || !errors.Is(err, syscall.EAGAIN) {
+			t.Errorf("%v after %s", err, took)
+		}
+		if list := n.C.Problems(); len(list) == 0 {
+			t.Error("it does not say so")
+		}
+		answers()
+		cl.Wait(func() error { return n.Put("c", "d") })
+	})
+}
