@@ -154,12 +154,6 @@ func (c *Cluster) ForgetNames(last uint64) {
 	clear(c.seqs.open)
 }
 
-// Marked is up to where this node says, durably, that it knows the log to be committed; Committed is up to where it is.
-func (c *Cluster) Marked() uint64 { return c.shown() }
-
-// Committed: see Marked.
-func (c *Cluster) Committed() uint64 { return c.raft.CommitIndex() }
-
 // Stopped is why another node stopped, as far as it could say so.
 func (c *Cluster) Stopped(node string) string {
 	b, _, _ := c.peers.last(node)
@@ -216,9 +210,6 @@ func rewriteLog(cfg Config, change func(*raft.Log) *raft.Log) error {
 	}
 	return log.StoreLogs(logs)
 }
-
-// LeaderIndex is what a leader answers whoever has to confirm a miss.
-func (c *Cluster) LeaderIndex(ctx context.Context) (uint64, error) { return c.leaderIndex(ctx) }
 
 // CountCSRs counts how often the signature of a request for a certificate is verified.
 func CountCSRs(c *Config, n *atomic.Int64) {

@@ -29,7 +29,7 @@ var mutations = []mutation{
 	{
 		"acknowledge-early", "1: a push is acknowledged with one copy less than a majority",
 		"cluster/spread.go", "have < need; {", "have < need-1; {",
-		[]test{{cluster, "^TestAcknowledgedByAMajority$"}, {cluster, "^TestAcknowledgedIsDurable$"}},
+		[]test{{cluster, "^TestAcknowledgedByAMajority$"}, {cluster, "^TestPushIsOnAMajorityWhenAnswered$"}},
 	},
 	{
 		"majority-of-three", "1: two nodes are taken for a majority of any number",
@@ -57,12 +57,33 @@ var mutations = []mutation{
 		"cluster/blob/dir.go", "done := d.stable[dir]", "done := true",
 		[]test{{cluster, "^TestConfirmedNameNotSynced$"}},
 	},
+	// 2. The state is a pure function of the log.
+	{
+		"difference-is-not-told", "2: nodes whose states differ do not say so",
+		"cluster/differ.go", "own != \"\" && own != b.Sum && !differed,", "own == \"-\" && !differed,",
+		[]test{{cluster, "^TestDifferentStatesAreTold$"}},
+	},
+	{
+		"sum-without-the-command", "2: the running digest of the state does not cover what was applied",
+		"cluster/state/sum.go", "\th.Write(cmd)\n", "",
+		[]test{{state, "^TestSumTellsReplicasApart$"}},
+	},
+	{
+		"snapshot-forgets-the-sum", "2: a snapshot does not carry on the running digest",
+		"cluster/state/snapshot.go", "\t\tcopy(l.s.sum[:], h.Sum)\n", "\t\tl.s.sum[0] = 1\n",
+		[]test{{state, "^TestSumInSnapshots$"}},
+	},
 	// 3. Read your writes.
 	{
-		"answer-before-apply", "3: a write is answered before this node shows it",
-		"cluster/machine.go", "m.view.Store(m.st.Clone())\n\tm.waiters.reached(m.st.Index())",
-		"m.waiters.reached(m.st.Index())\n\tdefer m.view.Store(m.st.Clone())",
+		"answer-before-it-shows", "3: a write is answered before it can be read on this node",
+		"cluster/machine.go", "m.view.Store(m.st.Clone())\n\tm.waiters",
+		"if m.view.Load() == nil || m.st.Index()%2 == 0 {\n\t\tm.view.Store(m.st.Clone())\n\t}\n\tm.waiters",
 		[]test{{cluster, "^TestPromise3ReadYourWrites$"}},
+	},
+	{
+		"not-shared", "3: a write does not wait for the nodes that are connected",
+		"cluster/beat.go", "if !l.up || l.slow || l.beat.Applied >= index {", "if !l.up || l.slow || true {",
+		[]test{{cluster, "^TestAloneAfterPowerCut$"}},
 	},
 	// 4. Misses are confirmed with the leader.
 	{
@@ -77,7 +98,8 @@ var mutations = []mutation{
 	},
 	{
 		"unsure-is-sure", "4: a miss counts as confirmed although the round has failed",
-		"cluster/reading.go", "cur.ok = err == nil", "cur.ok = true",
+		"cluster/reading.go", "return mine.ok\n\tcase <-wait.C:\n\t\treturn false",
+		"return true\n\tcase <-wait.C:\n\t\treturn true",
 		[]test{{cluster, "^TestCutOffLeaderConfirmsNoMiss$"}, {cluster, "^TestDeposedLeaderConfirmsNoMiss$"}},
 	},
 	// 5. Foreign bytes are hashed.
@@ -88,8 +110,8 @@ var mutations = []mutation{
 		[]test{{cluster, "^TestWrongBytes$"}, {blob, "^TestPromise5WrongBytesAreNoBlob$"}},
 	},
 	{
-		"last-byte-early", "5: the last byte of a blob on its way is handed out before the hash is known",
-		"cluster/fetch.go", "if need == r.f.size {\n\t\twhole = true\n\t}", "",
+		"fetch-not-hashed", "5: what another node sends is taken for what was asked for",
+		"cluster/fetch.go", "f.w.Place(f.digest); err == nil {", "f.w.Place(\"\"); err == nil {",
 		[]test{{cluster, "^TestWrongBytes$"}},
 	},
 	// 6. A blob goes only when nothing names it, and the log's order decides.
@@ -101,7 +123,7 @@ var mutations = []mutation{
 	{
 		"sweep-without-a-look", "6: files are unlinked without a look at the newest state",
 		"cluster/sweeps.go", "return !known && c.sweeps.has(d)", "return known || !known",
-		[]test{{cluster, "^TestPromise6CollectionsAgainstWriters$"}},
+		[]test{{cluster, "^TestPromise6SweepLooksAtTheNewestState$"}},
 	},
 	{
 		"old-confirmation-counts", "6: a confirmation of before a collect counts after it",
@@ -159,6 +181,31 @@ var mutations = []mutation{
 		"cluster/state/snapshot.go", "Size: b.size, Born: b.born, Pin: b.pin})", "Size: b.size, Born: b.born})",
 		[]test{{state, "^TestSnapshotRoundTrip$"}},
 	},
+	{
+		"vote-is-forgotten", "7: a node that has lost the end of its log elects somebody without it",
+		"cluster/floor.go", "below && last < floor", "below && last > floor",
+		[]test{{cluster, "^TestRevertedMajorityHearsOfIt$"}, {cluster, "^TestFlippedBitForgetsNoVote$"}},
+	},
+	{
+		"applied-is-taken-back", "7: a leader overwrites entries that this node has applied",
+		"cluster/logstore.go", "low <= applied && low > l.snapped()", "false && low <= applied && low > l.snapped()",
+		[]test{{cluster, "^TestRevertedMajorityGoesOn$"}},
+	},
+	{
+		"entry-not-checked", "7: a log entry that has rotted is applied",
+		"cluster/entry.go", "if len(l.Extensions) > 0 && (", "if len(l.Extensions) > 1000 && (",
+		[]test{{cluster, "^TestFlippedBitInTheLog$"}},
+	},
+	{
+		"rot-is-spread", "7: a leader sends a log entry that has rotted",
+		"cluster/logstore.go", "l.rotten(err)\n\t\treturn raft.ErrLogNotFound\n", "return nil\n",
+		[]test{{cluster, "^TestFlippedBitIsNotSpread$"}},
+	},
+	{
+		"hanging-leader-stays", "7: a leader whose disk hangs goes on leading",
+		"cluster/watchdog.go", "const hangTime = 2 * time.Second", "const hangTime = 200 * time.Second",
+		[]test{{cluster, "^TestDiskOfLeaderHangs$"}},
+	},
 	// 8. Unknown commands.
 	{
 		"unknown-is-skipped", "8: a command that is not understood is passed over",
@@ -187,7 +234,7 @@ var mutations = []mutation{
 	},
 	{
 		"proof-not-checked", "10: a join token's secret need not be known",
-		"cluster/token.go", "|| !ed25519.Verify(r.Public, signed, signature) {", "{",
+		"cluster/token.go", "!ed25519.Verify(r.Public, signed, signature) {", "false {",
 		[]test{{cluster, "^TestTokens$"}},
 	},
 	{
@@ -215,6 +262,11 @@ var mutations = []mutation{
 		"return f.record(&snapOutcome{Node: node, Seq: seq, Index: o.index})",
 		[]test{{state, "^TestSnapshotRoundTrip$"}},
 	},
+	{
+		"name-of-another-life", "11: a command is answered with the outcome of one of before the disk was put back",
+		"cluster/propose.go", "case !before && r.Index != index:", "case false && r.Index != index:",
+		[]test{{cluster, "^TestRevertedNodeNamesItsCommandsAnew$"}},
+	},
 	// 12. Held means these bytes.
 	{
 		"suspect-is-whole", "12: a file that may have been changed is handed out without being hashed",
@@ -225,5 +277,21 @@ var mutations = []mutation{
 		"damage-is-handed-out", "12: a manifest that has rotted is read without a word",
 		"cluster/bytes.go", "if err == nil && have() == digest {", "if err == nil && have() != \"\" {",
 		[]test{{cluster, "^TestReadFileFindsRot$"}},
+	},
+	{
+		"rot-is-read", "12: the first read after a start does not look for rot",
+		"cluster/tree.go", "return t.c.openProven(ctx, digest)", "return t.c.openBlob(ctx, digest)",
+		[]test{{cluster, "^TestRotIsFoundByTheFirstRead$"}},
+	},
+	// Members find each other, which everything above rests on.
+	{
+		"address-not-said", "a node that has moved does not say where it is",
+		"cluster/beat.go", "\tc.hear(From(r), r.Header.Get(addressHeader))\n", "",
+		[]test{{cluster, "^TestSomeAddressesChange$"}},
+	},
+	{
+		"address-not-kept", "what an operator says of a node's address is forgotten",
+		"cluster/addresses.go", "\ta.told[node] = addr\n\treturn c.writeTold()", "\ta.told[node] = addr\n\treturn nil",
+		[]test{{cluster, "^TestAllAddressesChange$"}},
 	},
 }

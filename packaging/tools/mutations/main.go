@@ -1,5 +1,5 @@
-// Command mutations asks whether the tests guard what the tree promises. It breaks one promise after the other on purpose
-// and expects the named tests to fail:
+// Command mutations asks whether the tests guard what the tree promises. It breaks one promise after the other on
+// purpose and expects the named tests to fail:
 //
 //	go run ./mutations -root ../.. [-run REGEXP] [-check]
 //
@@ -54,8 +54,12 @@ func run(root, only string, check bool) error {
 	var wrong []error
 	names := map[string]bool{}
 	for _, m := range mutations {
-		if _, err := m.apply(root); err != nil || names[m.name] {
-			wrong = append(wrong, fmt.Errorf("mutation %s: %w", m.name, cmpErr(err, errors.New("there are two of that name"))))
+		_, err := m.apply(root)
+		if err == nil && names[m.name] {
+			err = errors.New("there are two of that name")
+		}
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("mutation %s: %w", m.name, err))
 		}
 		names[m.name] = true
 		if match.MatchString(m.name) {
@@ -98,13 +102,6 @@ func run(root, only string, check bool) error {
 	return nil
 }
 
-func cmpErr(err, other error) error {
-	if err != nil {
-		return err
-	}
-	return other
-}
-
 // apply returns the file with the mutation.
 func (m mutation) apply(root string) ([]byte, error) {
 	data, err := os.ReadFile(filepath.Join(root, m.file))
@@ -112,7 +109,8 @@ func (m mutation) apply(root string) ([]byte, error) {
 		return nil, err
 	}
 	if n := bytes.Count(data, []byte(m.old)); n != 1 {
-		return nil, fmt.Errorf("%s has its text %d times, not once; mend packaging/tools/mutations/list.go:\n%s", m.file, n, m.old)
+		return nil, fmt.Errorf("%s has its text %d times, not once; mend packaging/tools/mutations/list.go:\n%s",
+			m.file, n, m.old)
 	}
 	if len(m.tests) == 0 {
 		return nil, errors.New("it names no test")
@@ -152,7 +150,7 @@ func (r *runner) build(pkg, overlay string) error {
 	}
 	r.program = ""
 	program := filepath.Join(r.dir, "test")
-	args := []string{"test", "-c", "-o", program}
+	args := []string{"test", "-c", "-ldflags", "-s -w", "-o", program} // without symbols it links faster
 	if overlay != "" {
 		args = append(args, "-overlay", overlay)
 	}
