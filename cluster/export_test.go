@@ -25,6 +25,9 @@ var ErrUnknown = errUnknown
 // Small makes everything small, so that segments roll over, snapshots matter, and batches do not fit into one entry.
 func Small(c *Config) { c.SegmentSize, c.snapshots, c.entrySize = 32<<10, 40, 2<<10 }
 
+// KeepLog lets raft never cut its log for a snapshot.
+func KeepLog(c *Config) { c.snapshots = 1 << 30 }
+
 // Snapshot has raft make one now.
 func (c *Cluster) Snapshot() error { return c.raft.Snapshot().Error() }
 
