@@ -26,7 +26,7 @@ run: build ## start a node on 127.0.0.1, put a sample in, show DNS, TLS, pull an
 	go run ./cmd/casemate/demo -casemate bin/casemate -dir run
 
 # The timeouts of tests end what hangs, also on a machine with ten times the load. Tests of clusters mostly wait, so more of them run at a time than there are cores.
-test: ## unit and in-process tests (about nine minutes on two cores)
+test: ## unit and in-process tests (about four minutes on two quiet cores)
 	$(if $(RACE),,@echo "no C compiler found: running without the race detector" >&2)
 	$(GOTEST) $(RACE) -shuffle=on -parallel 6 -timeout 60m ./...
 

@@ -459,6 +459,17 @@ type missInfo struct {
 	Last  time.Time `json:"last"`
 }
 
+// shapeWarning says what a thief of the CA's keys is not bound by, and what changes that.
+func shapeWarning(s pki.Shape) string {
+	cure := "casemate ca rotate makes a root of the present shape, which clients must trust before " +
+		"casemate ca rotate --finish"
+	if s.Name == pki.ShapeKept {
+		cure = "casemate ca rotate, if its path length leaves room for three CA certificates below it; " +
+			"else have it signed anew and give it to casemate config set pki.issuer"
+	}
+	return fmt.Sprintf("whoever takes a bastion's keys is not bound by %s: %s", strings.Join(s.Missing, "; "), cure)
+}
+
 func (a *Appliance) getStatus(r *http.Request) (any, error) {
 	v := a.now.Load()
 	st := a.cluster.Status()
@@ -482,6 +493,10 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 	}
 	if since, both := a.ca.Rotation(); both {
 		warnings = append(warnings, fmt.Sprintf("two roots are handed out since %s: casemate ca rotate --finish, when every node trusts the new one", since.Format(time.RFC3339)))
+	}
+	shape := a.ca.Shape()
+	if len(shape.Missing) > 0 {
+		warnings = append(warnings, shapeWarning(shape))
 	}
 	type cert struct {
 		Name     string    `json:"name"`
@@ -522,7 +537,7 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 		"entries": st.Entries, "images": images, "files": files, "blobs": st.Blobs, "bytes": st.Bytes,
 		"imports":      map[string]any{"complete": complete, "incomplete": len(pending), "running": a.imports.Running()},
 		"disk":         map[string]int64{"total": st.DiskTotal, "free": st.DiskFree, "reserve": st.DiskReserve},
-		"certificates": certs, "warnings": append([]string{}, warnings...), "misses": misses, "scrub": scrub,
+		"certificates": certs, "ca": shape, "warnings": append([]string{}, warnings...), "misses": misses, "scrub": scrub,
 		"uploads": uploads,
 	}, nil
 }

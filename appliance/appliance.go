@@ -151,6 +151,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		return nil, err
 	}
 	a.users = user.New(a.tree.Sub("users"))
+	a.users.Sealer, a.users.MaySeal = a.cluster, a.oneVersion
 	a.users.Log = a.log.With("room", "users")
 	if err := a.readView(); err != nil {
 		return nil, err
@@ -182,6 +183,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		PassOn:        func(w http.ResponseWriter, r *http.Request, node string) bool { return a.edge.passOn(w, r, node) },
 		Anonymous:     func() bool { return a.now.Load().settings.Anonymous },
 		LocalFallback: func() bool { return a.now.Load().settings.LocalFallback },
+		Namesakes:     func() string { return a.now.Load().settings.Namesakes },
 		Miss:          missed, Luck: a.lucky, Log: a.log.With("room", "registry"),
 	})
 	if err != nil {
@@ -303,6 +305,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	start("view", a.follow)
 	start("missing book", func(ctx context.Context) error { a.book.Run(ctx); return nil })
 	start("pki", a.ca.Run)
+	start("users", a.sealUsers)
 	for _, c := range a.socks.dnsUDP {
 		start("dns", func(ctx context.Context) error { return a.dns.ServeUDP(ctx, c) })
 	}
@@ -362,6 +365,36 @@ func (a *Appliance) Run(ctx context.Context) error {
 	a.log.Info("stopping", "node", a.cfg.Node, "reason", reason(err))
 	stop()
 	return err
+}
+
+// oneVersion reports whether all nodes run this program's version.
+func (a *Appliance) oneVersion() bool {
+	other := func(m cluster.Member) bool { return !m.Self && m.Version != Version }
+	return !slices.ContainsFunc(a.cluster.Members(), other)
+}
+
+// sealUsersEvery is how often records of users are looked at that a version of before wrote.
+const sealUsersEvery = time.Minute
+
+// sealUsers seals the records of users that a version of before wrote, as soon as every node understands sealed ones.
+func (a *Appliance) sealUsers(ctx context.Context) error {
+	tick := time.NewTicker(sealUsersEvery)
+	defer tick.Stop()
+	for said := false; ; {
+		left, err := a.users.SealAll(ctx)
+		if err != nil && ctx.Err() == nil && !said {
+			a.log.Warn("password hashes could not be sealed, it is tried again", "in", sealUsersEvery, "error", err)
+		} else if left > 0 && !said {
+			a.log.Info("password hashes are not sealed until every node runs this version",
+				"version", Version, "users", left)
+		}
+		said = err != nil || left > 0
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
 }
 
 // upkeepEvery is how often a node collects by itself what nothing names: what deleted images held, pushes that were given up, uploads

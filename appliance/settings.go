@@ -17,6 +17,7 @@ import (
 	"casemate/appliance/origin"
 	"casemate/dnssrv"
 	"casemate/fileserver"
+	"casemate/registry"
 )
 
 // Settings are what is the same on every node. They are kept in the tree as text, one file a key, only where they differ from the default;
@@ -40,6 +41,8 @@ type Settings struct {
 	Anonymous bool
 	// LocalFallback says that a local repository answers where an origin lacks a reference.
 	LocalFallback bool
+	// Namesakes says which repositories may answer by their last path element alone, see registry.Config.
+	Namesakes string
 	// AliasArch is the architecture that a file's alias means if it names none; "" for none.
 	AliasArch string
 	// Redirects of files, see fileserver.CheckRedirect.
@@ -66,6 +69,9 @@ type settingDef struct {
 	key, def, help string
 	set            func(s *Settings, value string) error
 }
+
+const namesakesHelp = "off, local or all: whose repositories may answer by the last element of their name alone; " +
+	"all lets another publisher's answer in an origin's name"
 
 // settingDefs are all settings, in the order in which they are listed.
 var settingDefs = []settingDef{
@@ -147,6 +153,10 @@ var settingDefs = []settingDef{
 	{"registry.local_fallback", "on", "on or off: whether an image pushed without an origin answers where the origin lacks it", func(s *Settings, v string) error {
 		s.LocalFallback = v == "on"
 		return oneOf(v, "on", "off")
+	}},
+	{"registry.namesakes", "local", namesakesHelp, func(s *Settings, v string) error {
+		s.Namesakes = v
+		return oneOf(v, registry.NamesakesOff, registry.NamesakesLocal, registry.NamesakesAll)
 	}},
 	{"files.alias_arch", "", "the architecture (amd64, arm64, …) that a file's alias means if it names none", func(s *Settings, v string) error {
 		s.AliasArch = v

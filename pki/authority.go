@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -28,24 +29,42 @@ const (
 )
 
 // authority is a root as the cluster knows it: the anchor that clients trust, and the CA certificate that signs our
-// intermediates, which is the anchor itself unless the root is an enterprise's.
+// intermediates. That is a constrained root below the anchor (rootRef.Below); in clusters of before it is the anchor
+// itself, or an enterprise's CA certificate.
 type authority struct {
 	ref    rootRef
 	anchor *x509.Certificate
-	above  []*x509.Certificate // sent behind our intermediates
+	above  []*x509.Certificate // the signer first, up to the one that the anchor signed; empty if the anchor signs
+	cross  []*x509.Certificate // in an overlap: the cross certificate, and what is above it below the old anchor
 	signer *x509.Certificate   // the certificate whose key we hold
 	limits []constraints       // of every certificate that a client goes through
+	// lists are the last revocation lists of CAs whose keys were destroyed when this authority was made, by ID.
+	lists map[string][]byte
 }
 
 // ready completes an authority read or made.
 func (a *authority) ready() *authority {
+	a.signer = a.anchor
 	a.limits = []constraints{constraintsOf(a.anchor)}
-	if a.ref.Enterprise {
+	if a.ref.Below || a.ref.Enterprise {
+		a.signer = a.above[0]
 		for _, c := range a.above {
 			a.limits = append(a.limits, constraintsOf(c))
 		}
 	}
 	return a
+}
+
+// sent is what servers send behind an intermediate. In an overlap that is one line from the intermediate through
+// the new root to the old anchor: clients that trust the new anchor leave it where they meet that anchor's cross
+// certificate. Where the cross certificate is one of the signer instead (see crossSign), there are two ways up, and
+// that of the old anchor comes first, which clients trust until the overlap ends: OpenSSL and GnuTLS follow the
+// first way only.
+func (a *authority) sent() []*x509.Certificate {
+	if len(a.cross) > 0 && bytes.Equal(a.cross[0].SubjectKeyId, a.signer.SubjectKeyId) {
+		return slices.Concat(a.cross, a.above)
+	}
+	return slices.Concat(a.above, a.cross)
 }
 
 func allowsAll(limits []constraints, name string) error {
@@ -64,17 +83,14 @@ type issuer struct {
 	chain []*x509.Certificate // sent behind a leaf: cert and what is above it
 	key   crypto.Signer
 	end   time.Time // no leaf may outlive it
-	// limits are the constraints of every certificate that a client goes through, the anchor's among them.
+	// limits are the constraints of every certificate that a client goes through which trusts the newest anchor.
 	limits []constraints
 }
 
 // under completes an issuer read or made below a.
 func (i *issuer) under(a *authority) *issuer {
 	i.end = earlier(i.cert.NotAfter, a.end())
-	i.limits = nil
-	for _, c := range append([]*x509.Certificate{a.anchor}, i.chain...) {
-		i.limits = append(i.limits, constraintsOf(c))
-	}
+	i.limits = append(slices.Clone(a.limits), constraintsOf(i.cert))
 	return i
 }
 
@@ -84,24 +100,30 @@ func (i *issuer) allows(name string) error { return allowsAll(i.limits, name) }
 // direct reports that there may be no CA certificate below the enterprise's (path lengths, RFC 5280, 4.2.1.9), which so
 // signs leaves itself.
 func (a *authority) direct() bool {
-	if !a.ref.Enterprise {
-		return false
-	}
+	return a.ref.Enterprise && a.room() < 1
+}
+
+// room is how many CA certificates may stand below the signer, one below the other.
+func (a *authority) room() int {
+	room := 100
 	for i, c := range append(slices.Clone(a.above), a.anchor) {
-		// Below c there are i CA certificates, and ours would be one more. -1: no limit.
-		if c.MaxPathLen >= 0 && (c.MaxPathLen > 0 || c.MaxPathLenZero) && c.MaxPathLen < i+1 {
-			return true
+		// Below c there are i CA certificates. -1: no limit.
+		if c.MaxPathLen >= 0 && (c.MaxPathLen > 0 || c.MaxPathLenZero) {
+			room = min(room, c.MaxPathLen-i)
 		}
 	}
-	return false
+	return room
 }
 
 // allows returns nil if every certificate of the authority permits the name or address.
 func (a *authority) allows(name string) error { return allowsAll(a.limits, name) }
 
 // constraints are what an intermediate below the authority inherits. What an enterprise's chain permits is the
-// intersection of several lists, which allows checks name by name: here only what is excluded counts.
+// intersection of several lists, which allows checks name by name: there only what is excluded counts.
 func (a *authority) constraints() constraints {
+	if a.ref.Below {
+		return constraintsOf(a.signer)
+	}
 	if !a.ref.Enterprise {
 		return a.limits[0]
 	}
@@ -116,7 +138,7 @@ func (a *authority) constraints() constraints {
 // count: it ends with the old root, and whoever trusts the new one does not need it.
 func (a *authority) end() time.Time {
 	end := a.anchor.NotAfter
-	if a.ref.Enterprise {
+	if a.ref.Below || a.ref.Enterprise {
 		for _, c := range a.above {
 			end = earlier(end, c.NotAfter)
 		}
@@ -168,81 +190,174 @@ func sign(t *x509.Certificate, pub crypto.PublicKey, parent *x509.Certificate, k
 	return x509.ParseCertificate(der)
 }
 
-func subject(kind, id, domain string) pkix.Name {
-	n := pkix.Name{CommonName: "Casemate " + kind + " " + id[:8]}
-	// An organisation has at most 64 characters (RFC 5280, appendix A).
-	if len(domain) <= 64 {
-		n.Organization = []string{domain}
+// organization is the O of every subject below a root of ours: what its directory name constraint permits. It has at
+// most 64 characters (RFC 5280, appendix A).
+func organization(domain string) string {
+	if len(domain) > 64 {
+		return "Casemate"
 	}
-	return n
+	return domain
 }
 
-// makeRoot makes an anchor with these constraints.
-func makeRoot(k constraints, domain string, now time.Time) (*authority, crypto.Signer, error) {
+func subject(kind, id, domain string) pkix.Name {
+	return pkix.Name{CommonName: "Casemate " + kind + " " + id[:8], Organization: []string{organization(domain)}}
+}
+
+// serversOnly is the extended key usage of everything below an anchor. Go, OpenSSL, GnuTLS and Windows let a CA
+// certificate limit what is below it; for NSS and Java the directory name constraint stands in.
+func serversOnly() []x509.ExtKeyUsage { return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }
+
+// caTemplate is a CA certificate with a new key.
+func caTemplate(kind, domain string, now, end time.Time) (*x509.Certificate, crypto.Signer, string, error) {
 	key, err := newKey()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, "", err
 	}
 	_, id, err := keyID(key.Public())
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, "", err
 	}
-	t := &x509.Certificate{
-		Subject: subject("root", id, domain), NotBefore: now.Add(-backdate), NotAfter: now.Add(rootLife),
-		BasicConstraintsValid: true, IsCA: true,
-		// Two, not one: in an overlap the next root's cross certificate stands between this root and an intermediate.
-		MaxPathLen: 2, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-	}
-	k.apply(t)
-	cert, err := sign(t, key.Public(), nil, key)
+	return &x509.Certificate{
+		Subject: subject(kind, id, domain), NotBefore: now.Add(-backdate), NotAfter: end,
+		BasicConstraintsValid: true, IsCA: true, MaxPathLen: -1,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, ExtKeyUsage: serversOnly(),
+	}, key, id, nil
+}
+
+// makeRoot makes an anchor, and below it a root with these constraints, whose key it returns. lists is the directory of
+// the revocation lists.
+//
+// The anchor's key signs one certificate and one list and is forgotten before this function returns: it is stored
+// nowhere, so nobody can be made to hand it out. Clients that ignore the constraints of what they trust (Java) meet
+// them below it.
+func makeRoot(k constraints, domain, lists string, now time.Time) (*authority, crypto.Signer, error) {
+	t, anchorKey, _, err := caTemplate("root", domain, now, now.Add(rootLife))
 	if err != nil {
 		return nil, nil, err
 	}
-	return (&authority{ref: rootRef{ID: id}, anchor: cert, signer: cert}).ready(), key, nil
+	// The same constraints as below, for whoever reads them here.
+	k.apply(t)
+	anchor, err := sign(t, anchorKey.Public(), nil, anchorKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	return makeBelow(&authority{anchor: anchor, signer: anchor}, anchorKey, k, domain, lists, now)
 }
 
-// crossSign certifies next by the old root, so that clients which trust only the old one follow. lists is the directory
-// of the revocation lists.
-func crossSign(next *x509.Certificate, old *authority, oldKey crypto.Signer, lists string, now time.Time) (*x509.Certificate, error) {
+// rootPathLen leaves room for an intermediate, and in an overlap for the next anchor's cross certificate and the two
+// certificates below that.
+const rootPathLen = 4
+
+// makeBelow makes a root with these constraints below a CA certificate whose key is used for this and then not
+// kept: our own anchor's, or an enterprise's. Between the two stands a policy certificate that confines subjects to
+// our own organization, which is what stops Java and NSS from taking a forged certificate for that of a client:
+// they do not let the extended key usage of a CA limit what is below it. That constraint cannot be critical (see
+// constraints.extension), so the root says the others once more, critical. Both must say the same, because of how
+// Java intersects them.
+func makeBelow(
+	up *authority, upKey crypto.Signer, k constraints, domain, lists string, now time.Time,
+) (*authority, crypto.Signer, error) {
+	end := earlier(now.Add(rootLife), up.anchor.NotAfter)
+	for _, c := range up.above {
+		end = earlier(end, c.NotAfter)
+	}
+	a := &authority{ref: up.ref, anchor: up.anchor, lists: map[string][]byte{}}
+	a.ref.Below = true
+	// Each key signs the list that says nothing below is revoked, for as long as the certificate lives: afterwards
+	// there is nothing to sign with. What would revoke a root is to take its anchor out of the trust stores.
+	last := func(cert *x509.Certificate, key crypto.Signer) (id string, err error) {
+		if _, id, err = keyID(cert.PublicKey); err != nil || listURL(lists, cert, id) == nil {
+			return id, err
+		}
+		a.lists[id], err = makeCRL(cert, key, big.NewInt(now.UnixNano()), nil, now, cert.NotAfter)
+		return id, err
+	}
+	upID, err := last(up.signer, upKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, policyKey, _, err := caTemplate("policy", domain, now, end)
+	if err != nil {
+		return nil, nil, err
+	}
+	t.CRLDistributionPoints = listURL(lists, up.signer, upID)
+	only, err := k.extension(organization(domain))
+	if err != nil {
+		return nil, nil, err
+	}
+	t.ExtraExtensions = []pkix.Extension{only}
+	policy, err := sign(t, policyKey.Public(), up.signer, upKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	policyID, err := last(policy, policyKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, key, id, err := caTemplate("constrained root", domain, now, end)
+	if err != nil {
+		return nil, nil, err
+	}
+	a.ref.ID = id
+	t.MaxPathLen, t.CRLDistributionPoints = rootPathLen, listURL(lists, policy, policyID)
+	k.apply(t)
+	root, err := sign(t, key.Public(), policy, policyKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	a.above = append([]*x509.Certificate{root, policy}, up.above...)
+	return a.ready(), key, nil
+}
+
+// crossSign certifies next by the old root, so that clients which trust only the old one follow. It returns that
+// certificate and what is above it. lists is the directory of the revocation lists.
+//
+// What it certifies is next's anchor, whose key is gone: then what is sent is one line (see authority.sent). A root of
+// before, which is an anchor itself, has no room for that (path length 2): it certifies next's signer.
+func crossSign(next, old *authority, oldKey crypto.Signer, lists string, now time.Time) ([]*x509.Certificate, error) {
+	target, pathLen := next.anchor, rootPathLen-1
+	if !old.ref.Below {
+		target, pathLen = next.signer, 1
+	}
 	t := &x509.Certificate{
-		Subject: next.Subject, NotBefore: now.Add(-backdate), NotAfter: earlier(next.NotAfter, old.signer.NotAfter),
-		BasicConstraintsValid: true, IsCA: true, MaxPathLen: 1, KeyUsage: next.KeyUsage,
+		Subject: target.Subject, NotBefore: now.Add(-backdate), NotAfter: earlier(target.NotAfter, old.end()),
+		BasicConstraintsValid: true, IsCA: true, MaxPathLen: pathLen,
+		KeyUsage: target.KeyUsage, ExtKeyUsage: serversOnly(),
 		CRLDistributionPoints: listURL(lists, old.signer, old.ref.ID),
 	}
-	constraintsOf(next).apply(t)
-	return sign(t, next.PublicKey, old.signer, oldKey)
+	if !old.ref.Below {
+		constraintsOf(target).apply(t) // else it stands between others that say it
+		// Of two certificates of one subject NSS takes the one that began later.
+		t.NotBefore = t.NotBefore.Add(time.Second)
+	}
+	cert, err := sign(t, target.PublicKey, old.signer, oldKey)
+	if err != nil {
+		return nil, err
+	}
+	return append([]*x509.Certificate{cert}, old.above...), nil
 }
 
-// makeIssuer makes an intermediate under a. It may issue certificates for TLS servers and clients only, so that the
-// kinds of names that it is not constrained in (mail addresses, URIs) are of no use to a thief. lists is the directory
-// of the revocation lists.
+// makeIssuer makes an intermediate under a. It may issue certificates for TLS servers only. lists is the directory of
+// the revocation lists.
 func makeIssuer(a *authority, key crypto.Signer, k constraints, domain, lists string, now time.Time) (*issuer, error) {
-	own, err := newKey()
+	t, own, id, err := caTemplate("intermediate", domain, now, earlier(now.Add(issuerLife), a.end()))
 	if err != nil {
 		return nil, err
 	}
-	_, id, err := keyID(own.Public())
-	if err != nil {
-		return nil, err
-	}
-	t := &x509.Certificate{
-		Subject: subject("intermediate", id, domain), NotBefore: now.Add(-backdate), NotAfter: now.Add(issuerLife),
-		BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
-		KeyUsage:    x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-
-		CRLDistributionPoints: listURL(lists, a.signer, a.ref.ID),
-	}
-	t.NotAfter = earlier(t.NotAfter, a.end())
+	t.MaxPathLen, t.MaxPathLenZero = 0, true
+	t.CRLDistributionPoints = listURL(lists, a.signer, a.ref.ID)
 	if !t.NotAfter.After(now) {
 		return nil, fmt.Errorf("root certificate %s ended on %s: make a new one with casemate ca rotate", a.ref.ID, t.NotAfter.UTC().Format(time.DateOnly))
+	}
+	for _, up := range a.limits[1:] {
+		k = k.mergeable(up)
 	}
 	k.apply(t)
 	cert, err := sign(t, own.Public(), a.signer, key)
 	if err != nil {
 		return nil, err
 	}
-	i := &issuer{id: id, cert: cert, chain: append([]*x509.Certificate{cert}, a.above...), key: own}
+	i := &issuer{id: id, cert: cert, chain: append([]*x509.Certificate{cert}, a.sent()...), key: own}
 	return i.under(a), nil
 }
 
@@ -276,6 +391,12 @@ func (a *authority) put(b Batch, s Sealer, key crypto.Signer) error {
 	if err := putChunks(b, dir+"/above", concat(a.above)); err != nil {
 		return err
 	}
+	if err := putChunks(b, dir+"/cross", concat(a.cross)); err != nil {
+		return err
+	}
+	for id, list := range a.lists {
+		b.Put("crl/"+id, list)
+	}
 	der, err := marshalKey(key)
 	if err != nil {
 		return err
@@ -302,12 +423,18 @@ func readAuthority(t Tree, ref rootRef) (*authority, error) {
 	if a.above, err = x509.ParseCertificates(der); err != nil {
 		return nil, fmt.Errorf("record pki/%s is damaged: %w", dir, err)
 	}
-	a.signer = a.anchor
-	if ref.Enterprise {
-		if len(a.above) == 0 {
-			return nil, fmt.Errorf("record pki/%s is damaged: %w", dir, errors.New("no certificate above"))
-		}
-		a.signer = a.above[0]
+	if der, err = readChunks(t, dir+"/cross"); err != nil {
+		return nil, err
+	}
+	if a.cross, err = x509.ParseCertificates(der); err != nil {
+		return nil, fmt.Errorf("record pki/%s is damaged: %w", dir, err)
+	}
+	switch {
+	case (ref.Enterprise || ref.Below) && len(a.above) == 0:
+		return nil, fmt.Errorf("record pki/%s is damaged: %w", dir, errors.New("no certificate above"))
+	case !ref.Enterprise && !ref.Below:
+		// An overlap that a version of before began: what is above is the cross certificate.
+		a.above, a.cross = nil, a.above
 	}
 	return a.ready(), nil
 }
@@ -333,11 +460,18 @@ func readKey(t Tree, s Sealer, name string, cert *x509.Certificate) (crypto.Sign
 }
 
 func (i *issuer) put(b Batch, s Sealer, names []string) error {
-	dir := "issuer/" + i.id
-	if err := putChunks(b, dir+"/chain", concat(i.chain)); err != nil {
+	if err := putNames(b, i.id, names); err != nil {
 		return err
 	}
-	if err := putNames(b, i.id, names); err != nil {
+	return i.putKey(b, s, i.chain)
+}
+
+// putAlone is put for an intermediate that never comes into use: what is sent behind it is not needed any more.
+func (i *issuer) putAlone(b Batch, s Sealer) error { return i.putKey(b, s, i.chain[:1]) }
+
+func (i *issuer) putKey(b Batch, s Sealer, chain []*x509.Certificate) error {
+	dir := "issuer/" + i.id
+	if err := putChunks(b, dir+"/chain", concat(chain)); err != nil {
 		return err
 	}
 	der, err := marshalKey(i.key)

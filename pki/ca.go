@@ -1,9 +1,12 @@
-// Package pki is the cluster's certificate authority: one root that cannot forge the bank's own names, one intermediate for exactly what is
-// enabled now, and a leaf certificate for every name that a node answers for, made when a client first asks for it.
+// Package pki is the cluster's certificate authority: an anchor that clients trust and whose key nobody has, one root
+// below it that cannot forge the bank's own names, one intermediate for what is enabled now, and a leaf certificate for
+// every name that a node answers for, made when a client first asks for it.
 //
 // It promises:
-//   - A private key of a CA stands in the tree sealed only; a leaf's key never leaves its node.
-//   - Root and intermediate carry critical name constraints for DNS names and addresses of both families.
+//   - A private key of a CA is in the tree sealed only, and that of an anchor nowhere; a leaf's key never leaves its
+//     node.
+//   - Root and intermediate carry critical name constraints for DNS names, addresses of both families, mail addresses
+//     and URIs, in a form that every verifier enforces, and are for TLS servers only.
 //   - Every change of the CA is one conditional batch: two nodes that change it at once do not both succeed.
 //   - A handshake never waits for the network or for a quorum: what it needs is in memory or on this node's disk.
 //   - No leaf outlives its intermediate, and no certificate is made for a name that is not known.
@@ -77,6 +80,7 @@ type snapshot struct {
 	old     *authority // nil outside an overlap
 	issuer  *issuer
 	names   []string // that the issuer was made for
+	sent    []byte   // what is sent behind an intermediate, DER
 }
 
 // Open reads the CA from the tree. fs.ErrNotExist: the tree has none (yet). Close must be called in the end.
@@ -209,6 +213,7 @@ func (c *CA) read() (*snapshot, error) {
 		return nil, err
 	}
 	s.issuer.under(s.root)
+	s.sent = concat(s.root.sent())
 	if s.names, err = readNames(t, st.Issuer); err != nil {
 		return nil, err
 	}

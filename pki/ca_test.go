@@ -339,7 +339,7 @@ func TestRunFollowsTheTree(t *testing.T) {
 	// Its own address was not permitted at first: a new intermediate permits it, and still the other node's.
 	waitFor(t, "the intermediate permits the addresses of both nodes", func() bool {
 		iss := h.snapshot().issuer
-		return iss.allows("127.0.0.1") == nil && iss.allows("127.0.0.2") == nil && iss.allows("127.0.0.3") != nil
+		return iss.allows("127.0.0.1") == nil && iss.allows("127.0.0.2") == nil && iss.allows("127.0.0.4") != nil
 	})
 	cancel()
 	if err := <-done; err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,11 +71,11 @@ func (c *CA) retry(try func(*snapshot) error) error {
 	return err
 }
 
-// Constrain plans a new intermediate for exactly these names (beside the domain, the nodes' addresses and what Issue
-// certified). It returns what must be written in the caller's batch, into the part rooted at the CA's subtree, together
-// with the record that makes the names enabled: then enabling is one conditional batch. That batch is refused with
-// fs.ErrExist if the CA changed since: call Constrain again. A name that the root does not permit is ErrNotPermitted.
-// If the intermediate in use is for these names already, only the condition is written.
+// Constrain plans a new intermediate for these names (beside the domain and the nodes' addresses). It returns what must
+// be written in the caller's batch, into the part rooted at the CA's subtree, together with the record that makes the
+// names enabled: then enabling is one conditional batch. That batch is refused with fs.ErrExist if the CA changed since:
+// call Constrain again. A name that the root does not permit is ErrNotPermitted. If the intermediate in use is for these
+// names already, only the condition is written.
 func (c *CA) Constrain(names []string) (write func(Batch) error, err error) {
 	list, err := canonicals(names)
 	if err != nil {
@@ -87,7 +88,7 @@ func (c *CA) Constrain(names []string) (write func(Batch) error, err error) {
 		}
 		ch := &change{base: s, next: s.state}
 		write = ch.write
-		_, err := c.planIssuer(ch, s.root, nil, list, nil)
+		_, err := c.planIssuer(ch, s.root, nil, list)
 		return err
 	})
 	if err != nil {
@@ -96,16 +97,46 @@ func (c *CA) Constrain(names []string) (write func(Batch) error, err error) {
 	return write, nil
 }
 
-// planIssuer adds to ch a new intermediate under root for names, and for extra names that Issue is about to certify.
-// rootKey may be nil: then it is read from the tree. It returns the intermediate that will be in use.
-func (c *CA) planIssuer(ch *change, root *authority, rootKey crypto.Signer, names, extra []string) (*issuer, error) {
-	return c.planIssuerWithout(ch, root, rootKey, names, extra, "")
+// planIssuer adds to ch a new intermediate under root for names. rootKey may be nil: then it is read from the tree. It
+// returns the intermediate that will be in use.
+func (c *CA) planIssuer(ch *change, root *authority, rootKey crypto.Signer, names []string) (*issuer, error) {
+	return c.planIssuerWithout(ch, root, rootKey, names, "")
+}
+
+// planOwnIssuer adds to ch an intermediate under root for names that Issue is about to certify and that the one in use
+// does not permit. It signs that certificate and its revocation list and nothing else: the key that all nodes have in
+// memory must not be good for other people's names.
+func (c *CA) planOwnIssuer(ch *change, root *authority, names []string) (*issuer, error) {
+	for _, n := range names {
+		if err := root.allows(n); err != nil {
+			return nil, err
+		}
+	}
+	k, err := issuerConstraints(root.constraints(), names, nil)
+	if err != nil {
+		return nil, err
+	}
+	key, err := c.rootKey(root, nil)
+	if err != nil {
+		return nil, err
+	}
+	own, err := makeIssuer(root, key, k, c.domain, c.cfg.CRLURL, c.now())
+	if err != nil {
+		return nil, err
+	}
+	if err := c.planRootList(ch, root, key, false); err != nil {
+		return nil, err
+	}
+	ch.add(func(b Batch) error { return own.putAlone(b, c.cfg.Sealer) })
+	return own, nil
 }
 
 // planIssuerWithout is planIssuer that leaves out the addresses of a node.
-func (c *CA) planIssuerWithout(ch *change, root *authority, rootKey crypto.Signer, names, extra []string, without string) (*issuer, error) {
+func (c *CA) planIssuerWithout(
+	ch *change, root *authority, rootKey crypto.Signer, names []string, without string,
+) (*issuer, error) {
 	old := ch.base.issuer
-	for _, n := range append(slices.Clone(names), extra...) {
+	for _, n := range names {
 		if err := root.allows(n); err != nil {
 			return nil, err
 		}
@@ -118,14 +149,6 @@ func (c *CA) planIssuerWithout(ch *change, root *authority, rootKey crypto.Signe
 	live, err := c.liveIssued()
 	if err != nil {
 		return nil, err
-	}
-	all := slices.Concat(names, extra)
-	for _, r := range live {
-		for _, n := range r.Names {
-			if r.Revoked == 0 && root.allows(n) == nil {
-				all = append(all, n)
-			}
-		}
 	}
 	addrs, err := c.nodeAddrs(without)
 	if err != nil {
@@ -146,7 +169,7 @@ func (c *CA) planIssuerWithout(ch *change, root *authority, rootKey crypto.Signe
 		}
 		next = (&issuer{id: id, cert: root.signer, chain: root.above, key: key}).under(root)
 	} else {
-		k, err := issuerConstraints(root.constraints(), c.domain, addrs, all)
+		k, err := issuerConstraints(root.constraints(), append([]string{c.domain}, names...), addrs)
 		if err != nil {
 			return nil, err
 		}
@@ -230,7 +253,7 @@ func (c *CA) renewIssuer(ctx context.Context) error {
 		}
 		ch := &change{base: s, next: s.state}
 		names := slices.DeleteFunc(slices.Clone(s.names), func(n string) bool { return s.root.allows(n) != nil })
-		next, err := c.planIssuer(ch, s.root, nil, names, nil)
+		next, err := c.planIssuer(ch, s.root, nil, names)
 		if err != nil {
 			return err
 		}
@@ -265,6 +288,8 @@ func (c *CA) issuerDue(s *snapshot) string {
 		return "two thirds of its life are over"
 	case len(cert.CRLDistributionPoints) == 0 && c.hasList(s.root):
 		return "it does not say where its revocation list is"
+	case len(cert.PermittedURIDomains) == 0 || slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth):
+		return "it was made before mail addresses, URIs and clients were forbidden"
 	}
 	if c.cfg.Node == "" {
 		return ""
@@ -292,7 +317,7 @@ func (c *CA) ForgetNode(ctx context.Context, node string) error {
 		}
 		ch := &change{base: s, next: s.state}
 		ch.add(func(b Batch) error { b.Remove("node/" + node); return nil })
-		if _, err := c.planIssuerWithout(ch, s.root, nil, s.names, nil, node); err != nil {
+		if _, err := c.planIssuerWithout(ch, s.root, nil, s.names, node); err != nil {
 			return err
 		}
 		return c.commit(ctx, ch)

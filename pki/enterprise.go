@@ -10,42 +10,130 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
 
-// UseEnterprise makes a CA certificate of the enterprise's the one that signs, in the place of our own root (the setting pki.issuer). chain is PEM: the CA
-// certificate whose key is given, and those above it up to and including the self-signed root, in any order. key is PEM, unencrypted: PKCS #8, PKCS #1 or SEC 1.
+// UseEnterprise makes a CA certificate of the enterprise's the one that signs, in the place of our own root (the
+// setting pki.issuer). chain is PEM: the CA certificate whose key is given, and those above it up to and including
+// the self-signed root, in any order. key is PEM, unencrypted: PKCS #8, PKCS #1 or SEC 1.
 //
-// If the CA certificate may have another below it (path length), exactly constrained intermediates of ours are made under it; otherwise it signs
-// leaves itself and only its own constraints hold. What is enabled must be permitted by the whole chain (else ErrNotPermitted).
-// Signing changes at once and there is no cross certificate: clients must trust the enterprise's root before. Until FinishRotation, Roots returns our own root besides.
+// If three CA certificates may stand below it (path length), a root of ours with our constraints is made below it,
+// and its key is not kept: whoever takes a bastion gets our constrained root's key only. The constraints are those
+// of the root in use. With less room its key is kept and signs our intermediates (room for one), or leaves (room
+// for none): then its own chain must hold what a thief could do, and a chain that does not is refused with what is
+// missing.
+//
+// What is enabled must be permitted by the whole chain (else ErrNotPermitted). Signing changes at once and there is no
+// cross certificate: clients must trust the enterprise's root before. Until FinishRotation, Roots returns our own root
+// besides.
 func (c *CA) UseEnterprise(ctx context.Context, chain, key []byte) error {
-	next, signer, err := parseEnterprise(chain, key, c.now())
+	given, signer, err := parseEnterprise(chain, key, c.now())
 	if err != nil {
 		return fmt.Errorf("enterprise CA: %w", err)
 	}
 	err = c.retry(func(s *snapshot) error {
-		if next.ref == s.root.ref {
+		below := given.room() >= roomForRoot
+		if s.root.ref.Enterprise && s.root.ref.Below == below && slices.ContainsFunc(s.root.above, given.signer.Equal) {
 			return nil
 		}
-		if s.old != nil && !next.anchor.Equal(s.root.anchor) {
+		if s.old != nil && !given.anchor.Equal(s.root.anchor) {
 			return fmt.Errorf("begun on %s: %w", time.Unix(s.state.Since, 0).UTC().Format(time.DateOnly), ErrRotating)
 		}
-		if err := next.allows(c.domain); err != nil {
+		if err := given.allows(c.domain); err != nil {
 			return err
 		}
-		if err := c.probe(next, signer); err != nil {
+		if err := c.probe(given, signer); err != nil {
 			return err
 		}
-		if next.direct() && len(next.signer.PermittedDNSDomains) == 0 {
-			c.log.Warn("the enterprise's CA certificate has no name constraints: whoever gets its key can impersonate any name", "subject", next.signer.Subject)
+		if below {
+			next, key, err := c.belowEnterprise(s, given, signer)
+			if err != nil {
+				return err
+			}
+			return c.replaceRoot(ctx, s, next, key)
 		}
-		return c.replaceRoot(ctx, s, next, signer)
+		if list := given.missing(); len(list) > 0 {
+			return mistakef("the key of %s would have to be kept, since its path length leaves no room for a "+
+				"constrained root of ours below it, and the certificate lacks: %s. Have it signed with these, or with "+
+				"a path length of at least %d or none", given.signer.Subject, strings.Join(list, "; "), roomForRoot)
+		}
+		return c.replaceRoot(ctx, s, given, signer)
 	})
 	if err != nil {
 		return fmt.Errorf("enterprise CA: %w", err)
 	}
 	return nil
+}
+
+// roomForRoot is how many CA certificates stand below an enterprise's: the policy certificate, the root, an
+// intermediate.
+const roomForRoot = 3
+
+// belowEnterprise makes a root of ours below the enterprise's CA certificate. It permits what the root in use
+// permits; if that has no list of zones, which is an enterprise's of before, what a new root of ours would.
+func (c *CA) belowEnterprise(s *snapshot, up *authority, upKey crypto.Signer) (*authority, crypto.Signer, error) {
+	k := s.root.constraints()
+	if len(k.zones) == 0 {
+		var err error
+		if k, err = (Spec{Domain: c.domain}).constraints(); err != nil {
+			return nil, nil, err
+		}
+		for _, n := range s.names {
+			if _, err := netip.ParseAddr(n); err != nil {
+				k.zones = append(k.zones, trimStar(n))
+			}
+		}
+	}
+	addrs, err := c.nodeAddrs("")
+	if err != nil {
+		return nil, nil, err
+	}
+	k.ranges = append(k.ranges, singles(addrs)...)
+	return makeBelow(up, upKey, k.tidy(), c.domain, c.cfg.CRLURL, c.now())
+}
+
+// missing says what the certificates that clients go through do not forbid, one extension each; none if a thief of the
+// signer's key can do no more than impersonate TLS servers that they permit.
+func (a *authority) missing() []string {
+	chain := append(slices.Clone(a.above), a.anchor)
+	chain = chain[:max(1, len(chain)-1)] // clients need not look at the extensions of what they trust (RFC 5280, 6.1.1)
+	has := func(f func(*x509.Certificate) bool) bool { return slices.ContainsFunc(chain, f) }
+	family := func(size int) bool {
+		return has(func(c *x509.Certificate) bool {
+			return slices.ContainsFunc(c.PermittedIPRanges, func(n *net.IPNet) bool { return len(n.IP) == size }) ||
+				slices.ContainsFunc(c.ExcludedIPRanges, func(n *net.IPNet) bool {
+					bits, _ := n.Mask.Size()
+					return len(n.IP) == size && bits == 0
+				})
+		})
+	}
+	var list []string
+	if !has(func(c *x509.Certificate) bool { return len(c.PermittedDNSDomains) > 0 }) {
+		list = append(list, "permitted DNS names (nameConstraints)")
+	}
+	if !family(net.IPv4len) {
+		list = append(list, "IPv4 addresses permitted, or 0.0.0.0/0 excluded (nameConstraints)")
+	}
+	if !family(net.IPv6len) {
+		list = append(list, "IPv6 addresses permitted, or ::/0 excluded (nameConstraints)")
+	}
+	if !has(func(c *x509.Certificate) bool { return len(c.PermittedEmailAddresses) > 0 }) {
+		list = append(list, "a permitted mail domain that does not exist, such as invalid (nameConstraints)")
+	}
+	// GnuTLS looks at excluded URIs only, and then refuses all.
+	if !has(func(c *x509.Certificate) bool { return len(c.PermittedURIDomains) > 0 && len(c.ExcludedURIDomains) > 0 }) {
+		list = append(list, "URI:invalid both permitted and excluded (nameConstraints)")
+	}
+	if !has(func(c *x509.Certificate) bool {
+		return len(c.UnknownExtKeyUsage) == 0 && slices.Equal(c.ExtKeyUsage, serversOnly())
+	}) {
+		list = append(list, "serverAuth as only extended key usage (extendedKeyUsage)")
+	}
+	return list
 }
 
 // parseEnterprise orders and checks the certificates.
@@ -127,7 +215,7 @@ func parseEnterprise(chain, keyPEM []byte, now time.Time) (*authority, crypto.Si
 func (c *CA) probe(a *authority, key crypto.Signer) error {
 	iss := (&issuer{cert: a.signer, chain: a.above, key: key}).under(a)
 	if !a.direct() {
-		k, err := issuerConstraints(constraints{}, c.domain, nil, nil)
+		k, err := issuerConstraints(constraints{}, []string{c.domain}, nil)
 		if err != nil {
 			return err
 		}
@@ -139,7 +227,7 @@ func (c *CA) probe(a *authority, key crypto.Signer) error {
 	if err != nil {
 		return err
 	}
-	leaf, err := c.signLeaf(iss, own.Public(), []string{c.domain}, leafLife, false)
+	leaf, err := c.signLeaf(iss, own.Public(), []string{c.domain}, leafLife)
 	if err != nil {
 		return err
 	}

@@ -65,7 +65,20 @@ func enterprise(t testing.TB, edit func(root, mid *x509.Certificate)) (chain, ke
 	return newBank(t, time.Now(), edit).pem(t)
 }
 
-func direct(_, mid *x509.Certificate) { mid.MaxPathLen, mid.MaxPathLenZero = 0, true }
+func direct(_, mid *x509.Certificate)     { mid.MaxPathLen, mid.MaxPathLenZero = 0, true }
+func roomForOne(_, mid *x509.Certificate) { mid.MaxPathLen = 1 }
+
+// bound gives the enterprise's certificate for us all that ours have, which it must have if its key is to be kept.
+func bound(edit func(root, mid *x509.Certificate)) func(root, mid *x509.Certificate) {
+	return func(root, mid *x509.Certificate) {
+		k := constraints{
+			zones: append([]string{"casemate.internal", "ghcr.io"}, enabled...), ranges: privateRanges(),
+		}
+		k.tidy().apply(mid)
+		mid.ExtKeyUsage = serversOnly()
+		edit(root, mid)
+	}
+}
 
 // With room below it, the enterprise's CA certificate gets exactly constrained intermediates of ours; without, it signs leaves itself.
 func TestEnterprise(t *testing.T) {
@@ -75,9 +88,11 @@ func TestEnterprise(t *testing.T) {
 		chain int // certificates sent
 		exact bool
 	}{
-		{"with room below", nil, 3, true},
-		{"without", direct, 2, false},
-		{"without, by the root", func(root, _ *x509.Certificate) { root.MaxPathLen = 1 }, 2, false},
+		{"with room below", nil, 5, true},
+		{"room for three", func(_, mid *x509.Certificate) { mid.MaxPathLen = 3 }, 5, true},
+		{"room for one", bound(roomForOne), 3, true},
+		{"without", bound(direct), 2, false},
+		{"without, by the root", bound(func(root, _ *x509.Certificate) { root.MaxPathLen = 1 }), 2, false},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			h := build(t, nil)
@@ -151,6 +166,7 @@ func TestEnterprise(t *testing.T) {
 				mid, err := sign(&x509.Certificate{
 					Subject: b.mid.Subject, NotBefore: b.mid.NotBefore, NotAfter: b.mid.NotAfter.Add(day), BasicConstraintsValid: true, IsCA: true,
 					MaxPathLen: b.mid.MaxPathLen, MaxPathLenZero: b.mid.MaxPathLenZero, KeyUsage: b.mid.KeyUsage,
+					ExtraExtensions: constraintsAndUsages(b.mid),
 				}, b.midKey.Public(), b.root, b.rootKey)
 				if err != nil {
 					t.Fatal(err)
@@ -189,6 +205,14 @@ func TestEnterprise(t *testing.T) {
 			}
 		})
 	}
+}
+
+// constraintsAndUsages are these extensions of a certificate.
+func constraintsAndUsages(c *x509.Certificate) []pkix.Extension {
+	return slices.DeleteFunc(slices.Clone(c.Extensions), func(e pkix.Extension) bool {
+		id := e.Id.String()
+		return id != "2.5.29.30" && id != "2.5.29.37"
+	})
 }
 
 // What the enterprise's certificates do not permit is not enabled.

@@ -24,7 +24,10 @@ func (c *CA) Expiries() []Expiry {
 		out = append(out, Expiry{"root", a.Subject.CommonName, a.NotAfter})
 	}
 	for _, i := range s.issuer.chain {
-		out = append(out, Expiry{"intermediate", i.Subject.CommonName, i.NotAfter})
+		// What ends together with the root that clients trust is replaced together with it.
+		if !i.NotAfter.Equal(s.root.anchor.NotAfter) {
+			out = append(out, Expiry{"intermediate", i.Subject.CommonName, i.NotAfter})
+		}
 	}
 	c.leaves.mu.RLock()
 	for name, f := range c.leaves.ready {

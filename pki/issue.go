@@ -30,8 +30,6 @@ type Request struct {
 	CSR []byte
 	// Life is how long the certificate is valid from now; 0: IssueLife. At most a year.
 	Life time.Duration
-	// Client makes the certificate good for TLS clients too.
-	Client bool
 }
 
 // Issued is a certificate made by Issue.
@@ -65,8 +63,8 @@ type record struct {
 	version uint64
 }
 
-// Issue makes a certificate and lists it. Names that the root does not permit are ErrNotPermitted; if only the intermediate does not permit them, a
-// new intermediate is made in the same batch.
+// Issue makes a certificate and lists it. Names that the root does not permit are ErrNotPermitted; if only the
+// intermediate in use does not permit them, one for these names alone is made in the same batch.
 func (c *CA) Issue(ctx context.Context, req Request) (Issued, error) {
 	var out Issued
 	pub, asked, err := c.requested(req, &out)
@@ -86,7 +84,7 @@ func (c *CA) Issue(ctx context.Context, req Request) (Issued, error) {
 	if life < time.Hour || life > issuerLife {
 		return Issued{}, mistakef("lifetime must be between 1h and %d days, got %s", issuerLife/day, life)
 	}
-	err = c.retry(func(s *snapshot) error { return c.issue(ctx, s, &out, pub, life, req.Client) })
+	err = c.retry(func(s *snapshot) error { return c.issue(ctx, s, &out, pub, life) })
 	if err != nil {
 		return Issued{}, err
 	}
@@ -118,7 +116,7 @@ func (c *CA) requested(req Request, out *Issued) (crypto.PublicKey, []string, er
 	return key.Public(), req.Names, nil
 }
 
-func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.PublicKey, life time.Duration, client bool) error {
+func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.PublicKey, life time.Duration) error {
 	all, err := c.issued()
 	if err != nil {
 		return err
@@ -129,15 +127,20 @@ func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.Pub
 	ch := &change{base: s, next: s.state}
 	iss, now := s.issuer, c.now()
 	lacks := slices.ContainsFunc(out.Names, func(n string) bool { return iss.allows(n) != nil })
-	if lacks || now.Add(life).After(iss.end) && s.root.end().After(iss.end) && !s.root.direct() {
-		if iss, err = c.planIssuer(ch, s.root, nil, s.names, out.Names); err != nil {
-			return err
-		}
+	switch {
+	case s.root.direct(): // there are no intermediates of ours
+	case lacks:
+		iss, err = c.planOwnIssuer(ch, s.root, out.Names)
+	case now.Add(life).After(iss.end) && s.root.end().After(iss.end):
+		iss, err = c.planIssuer(ch, s.root, nil, s.names)
+	}
+	if err != nil {
+		return err
 	}
 	if now.Add(life).After(iss.end.Add(time.Minute)) {
 		return mistakef("the CA ends on %s: ask for a shorter lifetime or rotate the root", iss.end.UTC().Format(time.DateOnly))
 	}
-	cert, err := c.signLeaf(iss, pub, out.Names, life, client)
+	cert, err := c.signLeaf(iss, pub, out.Names, life)
 	if err != nil {
 		return err
 	}
@@ -153,8 +156,13 @@ func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.Pub
 		if err := putJSON(b, name, r); err != nil {
 			return err
 		}
-		if len(ch.edits) > 0 {
+		if ch.next != s.state {
 			return ch.write(b)
+		}
+		for _, edit := range ch.edits {
+			if err := edit(b); err != nil {
+				return err
+			}
 		}
 		// The intermediate must still be in use when the record appears: otherwise its key may be gone, and nothing could revoke.
 		b.Expect(stateName, s.version)

@@ -58,11 +58,12 @@ func TestIssue(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Serial != got.Serial || !slices.Equal(list[0].Names, got.Names) || !list[0].NotAfter.Equal(leaf.NotAfter) || !list[0].Revoked.IsZero() {
 		t.Errorf("list %+v (%v)", list, err)
 	}
-	client, err := h.ca.Issue(t.Context(), Request{Names: []string{"etcd.casemate.internal"}, Client: true, Life: time.Hour})
+	short, err := h.ca.Issue(t.Context(), Request{Names: []string{"etcd.casemate.internal"}, Life: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if leaf := certsOf(t, client.Cert)[0]; !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth) || !leaf.NotAfter.Equal(h.clock.now().Add(time.Hour)) {
+	if leaf := certsOf(t, short.Cert)[0]; !slices.Equal(leaf.ExtKeyUsage, serversOnly()) ||
+		!leaf.NotAfter.Equal(h.clock.now().Add(time.Hour)) {
 		t.Errorf("usages %v until %v", leaf.ExtKeyUsage, leaf.NotAfter)
 	}
 }
@@ -103,7 +104,8 @@ func TestIssueRefuses(t *testing.T) {
 	}
 }
 
-// What the root permits and the intermediate does not becomes permitted for exactly this name, in the same batch, and ends with the certificate.
+// What the root permits and the intermediate does not is certified by one for exactly these names. The one in use,
+// whose key every node has in memory, does not permit them.
 func TestIssueOutsideTheIntermediate(t *testing.T) {
 	h := build(t, func(s *Spec, _ *Config) { s.Permit = []string{"corp.example"} })
 	first := h.snapshot().issuer
@@ -111,19 +113,53 @@ func TestIssueOutsideTheIntermediate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := h.snapshot().issuer
-	if now.id == first.id || now.allows("git.corp.example") != nil || now.allows("10.7.7.7") != nil || now.allows("wiki.corp.example") == nil || now.allows("10.7.7.8") == nil {
-		t.Error("the intermediate permits the wrong names")
+	if h.snapshot().issuer.id != first.id || first.allows("git.corp.example") == nil ||
+		first.allows("10.7.7.7") == nil {
+		t.Error("the intermediate in use permits other people's names")
 	}
-	if err := verifyGo(t, certsOf(t, h.ca.Roots()), append(certsOf(t, got.Cert), certsOf(t, got.Chain)...), nil, "10.7.7.7"); err != nil {
+	now := (&issuer{cert: certsOf(t, got.Chain)[0]}).under(h.snapshot().root)
+	for name, want := range map[string]bool{
+		"git.corp.example": true, "10.7.7.7": true, "wiki.corp.example": false, "10.7.7.8": false, "docker.io": false,
+		"casemate.internal": false, "127.0.0.1": false,
+	} {
+		if good := now.allows(name) == nil; good != want {
+			t.Errorf("the certificate's own intermediate permits %s: %v", name, good)
+		}
+	}
+	now.id = h.only("issuer", first.id)
+	other, err := h.ca.Issue(t.Context(), Request{Names: []string{"wiki.corp.example"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(other.Chain[:200], got.Chain[:200]) {
+		t.Error("one intermediate for two certificates")
+	}
+	sent := append(certsOf(t, got.Cert), certsOf(t, got.Chain)...)
+	if err := h.checkAll(h.snapshot().anchors(), sent, h.download(sent)); err != nil {
 		t.Error(err)
 	}
-	// A new intermediate still permits it, while the certificate lives.
-	h.constrain("docker.io")
-	if h.snapshot().issuer.allows("git.corp.example") != nil {
-		t.Error("an issued name was dropped")
+	block, _ := pem.Decode(got.Key)
+	key, err := parseKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
 	}
-	// The old one's key is kept, because it may have to revoke. It never signs another leaf.
+	for _, name := range got.Names {
+		eachVerifier(t, func(t *testing.T, v verifier) {
+			if err := v.verify(t, h.snapshot().anchors(), sent, key, name); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	if err := h.ca.Revoke(t.Context(), got.Serial); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.checkAll(h.snapshot().anchors(), sent, h.download(sent)); err == nil || !strings.Contains(err.Error(),
+		"certificate revoked") {
+		t.Errorf("revoked: %v", err)
+	}
+	h.constrain("docker.io")
+	h.maintain()
+	// Its key is kept, because it may have to revoke. It never signs another leaf.
 	if _, err := h.tree.Stat("issuer/" + now.id + "/key"); err != nil {
 		t.Error(err)
 	}
@@ -131,10 +167,6 @@ func TestIssueOutsideTheIntermediate(t *testing.T) {
 	h.maintain()
 	if _, err := h.tree.Stat("issuer/" + now.id); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v: the key of an intermediate with nothing left to revoke is kept", err)
-	}
-	h.constrain("docker.io", "quay.io")
-	if h.snapshot().issuer.allows("git.corp.example") == nil {
-		t.Error("the name of an expired certificate is still permitted")
 	}
 	h.clock.add(30 * day)
 	h.maintain()
@@ -158,6 +190,19 @@ func TestIssueForAYear(t *testing.T) {
 	if _, err := h.ca.Issue(t.Context(), Request{Names: []string{"a.casemate.internal"}, Life: 365 * day}); err == nil || !strings.Contains(err.Error(), "ask for a shorter lifetime or rotate the root") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// only returns the name of the one entry of a directory beside another.
+func (h *house) only(dir, beside string) string {
+	h.t.Helper()
+	list, err := h.tree.ReadDir(dir)
+	if err != nil || len(list) != 2 {
+		h.t.Fatalf("%d entries in %s, %v", len(list), dir, err)
+	}
+	if list[0].Name() == beside {
+		return list[1].Name()
+	}
+	return list[0].Name()
 }
 
 func request(t testing.TB, key crypto.Signer, tmpl *x509.CertificateRequest) []byte {
@@ -218,7 +263,9 @@ func TestIssueFromCSR(t *testing.T) {
 				if got.Key != nil || !leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }).Equal(key.Public()) {
 					t.Error("not the request's key")
 				}
-				if leaf.IsCA || len(leaf.EmailAddresses)+len(leaf.URIs) != 0 || leaf.Subject.CommonName != "svc.casemate.internal" || len(leaf.Subject.Organization) != 0 ||
+				if leaf.IsCA || len(leaf.EmailAddresses)+len(leaf.URIs) != 0 ||
+					leaf.Subject.CommonName != "svc.casemate.internal" || !slices.Equal(leaf.Subject.Organization,
+					[]string{"casemate.internal"}) ||
 					!slices.Equal(leaf.DNSNames, []string{"svc.casemate.internal"}) || len(leaf.IPAddresses) != 1 || !slices.Equal(leaf.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}) || leaf.KeyUsage&x509.KeyUsageCertSign != 0 {
 					t.Errorf("a wish was granted: %+v", leaf)
 				}

@@ -52,6 +52,8 @@ type leaf struct {
 	root string // ID of the root that it verifies by
 	// listed means that its intermediate says where it would be revoked.
 	listed bool
+	// behind is what is sent behind the intermediate, DER.
+	behind []byte
 }
 
 const issuerKey = "casemate"
@@ -230,14 +232,16 @@ func (l *leaves) timely(f *leaf) bool {
 	return f != nil && !now.Before(f.cert.Leaf.NotBefore) && !now.After(f.cert.Leaf.NotAfter)
 }
 
-// usable reports whether all clients accept the leaf now: it is valid and below the root in use. One below the old root of an overlap is replaced
-// before it is sent, because only the new one's chain suits clients that trust either.
+// usable reports whether all clients accept the leaf now: it is valid, below the root in use, and what is sent with
+// it is what leads to that root now. One below the old root of an overlap is replaced before it is sent, because
+// only the new one's chain suits clients that trust either; and one of an overlap that has ended, because its cross
+// certificate leads verifiers that do not search the wrong way.
 func (l *leaves) usable(f *leaf) bool {
 	if !l.timely(f) {
 		return false
 	}
 	s, err := l.ca.current()
-	return err != nil || f.root == s.state.Root.ID
+	return err != nil || f.root == s.state.Root.ID && bytes.Equal(f.behind, s.sent)
 }
 
 // obtain returns a usable leaf for name: that of an earlier run, or a new one.
@@ -310,7 +314,10 @@ func (l *leaves) fromFiles(name string) (*leaf, error) {
 		l.cache.Remove([]string{f.hash})
 		return nil, err
 	}
-	f.listed = len(up.CRLDistributionPoints) > 0
+	f.listed, f.behind = len(up.CRLDistributionPoints) > 0, bytes.Join(cert.Certificate[2:], nil)
+	if up.Equal(s.root.signer) { // an enterprise's that signs leaves itself
+		f.behind = bytes.Join(cert.Certificate[1:], nil)
+	}
 	return f, nil
 }
 
@@ -378,7 +385,7 @@ func (l *leaves) Issue(_ context.Context, csr *x509.CertificateRequest) (*certma
 			names = append(names, a.Unmap().String())
 		}
 	}
-	cert, err := l.ca.signLeaf(s.issuer, csr.PublicKey, names, leafLife, false)
+	cert, err := l.ca.signLeaf(s.issuer, csr.PublicKey, names, leafLife)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,7 +23,17 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if j := javaRuns.Load(); j != nil {
+			j.stop()
+		}
+		for _, dir := range nssStores.dirs {
+			os.RemoveAll(dir)
+		}
+		os.Exit(code)
+	}))
+}
 
 // sealer seals with AES-GCM.
 type sealer struct{ aead cipher.AEAD }
@@ -94,6 +105,14 @@ func testSpec(c *clock) Spec {
 // build makes a CA from a Spec that edit may change, and opens it.
 func build(t testing.TB, edit func(*Spec, *Config)) *house {
 	t.Helper()
+	return raise(t, edit, Init)
+}
+
+// raise is build with another Init.
+func raise(
+	t testing.TB, edit func(*Spec, *Config), found func(context.Context, Tree, Sealer, Spec, []string) error,
+) *house {
+	t.Helper()
 	h := &house{t: t, tree: treetest.New(t), clock: newClock(), known: map[string]bool{"casemate.internal": true, "127.0.0.1": true, "n1.casemate.internal": true}}
 	for _, n := range enabled {
 		h.known[n] = true
@@ -107,7 +126,7 @@ func build(t testing.TB, edit func(*Spec, *Config)) *house {
 	if edit != nil {
 		edit(&spec, &h.cfg)
 	}
-	if err := Init(t.Context(), h.tree, h.cfg.Sealer, spec, enabled); err != nil {
+	if err := found(t.Context(), h.tree, h.cfg.Sealer, spec, enabled); err != nil {
 		t.Fatal(err)
 	}
 	h.open()
@@ -215,8 +234,8 @@ func TestHandshakeByName(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%q: %v", name, err)
 		}
-		if len(certs) != 2 {
-			t.Errorf("%q: %d certificates sent, want leaf and intermediate", name, len(certs))
+		if len(certs) != 4 {
+			t.Errorf("%q: %d certificates sent, want leaf, intermediate, root and policy", name, len(certs))
 		}
 	}
 }

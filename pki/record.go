@@ -14,19 +14,22 @@ import (
 //
 //	state                    which root and which issuer are in use: every change of the CA goes through its version
 //	root/ID/cert/NN          the anchor that clients trust, DER
-//	root/ID/above/NN         what is sent behind our intermediates: the cross certificate of an overlap, or an enterprise's CA certificates
+//	root/ID/above/NN         the CA certificates between our intermediates and the anchor, the signer first
+//	root/ID/cross/NN         in an overlap, the cross certificate and what is above it below the old anchor
 //	root/ID/key              the key that signs intermediates, sealed
 //	root/ID/crl/NN           the revocation list that the key signed last, DER; it stays when the root is gone, until it ends
-//	issuer/ID/chain/NN       an intermediate and what is sent behind it, DER, one after the other
+//	issuer/ID/chain/NN       an intermediate and what is sent behind it, DER, one after the other (one that signed a
+//	                         listed certificate alone: nothing behind it)
 //	issuer/ID/names/NN       the names that it was made for (only while it is in use)
 //	issuer/ID/key            its key, sealed: while it is in use, or while a listed certificate of its own has not expired
-//	crl/ID                   the last CRL of an intermediate whose key was destroyed, DER
+//	crl/ID                   the last CRL of a CA whose key was destroyed (intermediates, those above a root), DER
 //	retired/ID               an intermediate whose key was destroyed, and when it is revoked (only while it has not ended)
 //	node/NAME                the addresses of a node
 //	issued/SERIAL            a certificate that was issued for something else, and whether it is revoked
 //
 // An ID is the first 16 hex digits of the SHA-256 of a public key. What stands under an ID never changes, but for
-// lists, and for "above" and "chain", which lose the cross certificate when an overlap ends.
+// lists, and for "cross" and "chain", which lose the cross certificate when an overlap ends. Where a root has no
+// constrained root below its anchor (rootRef.Below), "above" holds the cross certificate itself.
 const (
 	stateName = "state"
 	maxRecord = 4096
@@ -63,7 +66,10 @@ type Sealer interface {
 // rootRef names a root in the state.
 type rootRef struct {
 	ID string `json:"id"`
-	// Enterprise means that the anchor's key is elsewhere and "above" begins with the CA certificate whose key we hold.
+	// Below means that the key that we hold is that of a constrained root below an anchor whose key was never stored.
+	// Without it the anchor signs our intermediates itself, or an enterprise's CA certificate whose key we hold.
+	Below bool `json:"below,omitempty"`
+	// Enterprise means that the anchor is an enterprise's.
 	Enterprise bool `json:"enterprise,omitempty"`
 }
 

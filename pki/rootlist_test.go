@@ -110,7 +110,7 @@ func TestTheWholeChainIsChecked(t *testing.T) {
 	}
 	both := certsOf(t, h.ca.Roots())
 	chain, _ = h.sent("docker.io")
-	if len(both) != 2 || len(chain) != 3 {
+	if len(both) != 2 || len(chain) != 7 {
 		t.Fatalf("%d roots and %d certificates in the overlap", len(both), len(chain))
 	}
 	good("overlap, the old root trusted", first, chain)
@@ -139,7 +139,7 @@ func TestTheWholeChainIsChecked(t *testing.T) {
 
 // A cluster of before has an intermediate that names no list, and leaves below it. It gets both replaced by itself.
 func TestExistingClustersGetARootList(t *testing.T) {
-	h := build(t, func(s *Spec, _ *Config) { s.CRLURL = "" })
+	h := raise(t, func(s *Spec, _ *Config) { s.CRLURL = "" }, initBefore)
 	root := h.snapshot().root
 	before, _ := h.sent("docker.io")
 	if len(before[1].CRLDistributionPoints) != 0 || h.ca.readRootList(root.ref.ID) != nil {
@@ -242,7 +242,7 @@ func TestTheRootListIsRenewed(t *testing.T) {
 		check(what)
 	}
 	// One that another key signed is replaced, too.
-	forged, key, err := makeRoot(constraints{}, "casemate.internal", h.clock.now())
+	forged, key, err := makeRoot(constraints{}, "casemate.internal", "", h.clock.now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +274,7 @@ func TestARetiredIntermediateIsRevoked(t *testing.T) {
 		t.Helper()
 		cert, _ := forge(t, stolen.cert, stolen.key, func(c *x509.Certificate) {
 			c.NotBefore, c.NotAfter = h.clock.now().Add(-time.Hour), h.clock.now().Add(time.Hour)
-			c.CRLDistributionPoints = leaf[0].CRLDistributionPoints
+			c.CRLDistributionPoints, c.Subject = leaf[0].CRLDistributionPoints, leaf[0].Subject
 		}, "registry.k8s.io")
 		// The thief makes the list of the leaf, too; that of the intermediate is the root's.
 		own, err := makeCRL(stolen.cert, stolen.key, big.NewInt(1<<62), nil, h.clock.now(), h.clock.now().Add(day))
@@ -282,7 +282,8 @@ func TestARetiredIntermediateIsRevoked(t *testing.T) {
 			t.Fatal(err)
 		}
 		crls := append(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: own}), h.download([]*x509.Certificate{stolen.cert})...)
-		return h.checkAll(roots, []*x509.Certificate{cert, stolen.cert}, crls)
+		crls = append(crls, h.download(h.snapshot().root.above)...)
+		return h.checkAll(roots, append([]*x509.Certificate{cert}, stolen.chain...), crls)
 	}
 	h.maintain()
 	if revoked() {
@@ -403,7 +404,8 @@ func TestListsBelowAnEnterprise(t *testing.T) {
 		lists bool
 	}{
 		"room below it":     {nil, true},
-		"no room":           {direct, true},
+		"no room":           {bound(direct), true},
+		"room for one":      {bound(roomForOne), true},
 		"may not sign them": {func(_, mid *x509.Certificate) { mid.KeyUsage = x509.KeyUsageCertSign }, false},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -420,7 +422,8 @@ func TestListsBelowAnEnterprise(t *testing.T) {
 			}
 			chain, _ := h.sent("docker.io")
 			if what == "may not sign them" {
-				if n := len(chain[1].CRLDistributionPoints); n != 0 || h.ca.readRootList(h.snapshot().root.ref.ID) != nil {
+				// What the enterprise's certificate signed is our policy certificate.
+				if n := len(chain[3].CRLDistributionPoints); n != 0 {
 					t.Errorf("%d lists are named that nobody signs", n)
 				}
 				return

@@ -3,6 +3,7 @@ package pki
 import (
 	"context"
 	"crypto"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
@@ -14,7 +15,13 @@ var ErrRotating = errors.New("the overlap of a root rotation is not finished")
 // Rotate makes a second root with the constraints of the first (and the addresses of nodes that joined since), and begins the overlap: Roots returns both,
 // and the new root signs from now on. Its cross certificate, signed by the old root, is sent along, so that a client that trusts only one
 // of the two, whichever, verifies every handshake. The old root's key is destroyed. When all clients trust the new root, FinishRotation ends the overlap.
+//
+// An enterprise's CA certificate whose key was kept by a version of before, and that has room for it, gets a root
+// of ours below it, and its key is destroyed: clients see no difference, and there is no overlap.
 func (c *CA) Rotate(ctx context.Context) error {
+	if s, err := c.current(); err == nil && s.root.ref.Enterprise && !s.root.ref.Below && s.root.room() >= roomForRoot {
+		return c.confine(ctx)
+	}
 	return c.rotate(ctx, func(s *snapshot) (constraints, error) {
 		if s.root.ref.Enterprise {
 			return constraints{}, mistakef("the root is the enterprise's: to leave it, give the zones of a new root of our own")
@@ -47,6 +54,28 @@ func (c *CA) RotateTo(ctx context.Context, spec Spec) error {
 	})
 }
 
+// confine puts a root of ours below the enterprise's CA certificate in use.
+func (c *CA) confine(ctx context.Context) error {
+	err := c.retry(func(s *snapshot) error {
+		if !s.root.ref.Enterprise || s.root.ref.Below {
+			return nil
+		}
+		upKey, err := s.root.readKey(c.cfg.Tree, c.cfg.Sealer)
+		if err != nil {
+			return err
+		}
+		next, key, err := c.belowEnterprise(s, s.root, upKey)
+		if err != nil {
+			return err
+		}
+		return c.replaceRoot(ctx, s, next, key)
+	})
+	if err != nil {
+		return fmt.Errorf("rotate the root: %w", err)
+	}
+	return nil
+}
+
 func (c *CA) rotate(ctx context.Context, constrain func(*snapshot) (constraints, error)) error {
 	err := c.retry(func(s *snapshot) error {
 		if s.old != nil {
@@ -57,7 +86,7 @@ func (c *CA) rotate(ctx context.Context, constrain func(*snapshot) (constraints,
 			return err
 		}
 		now := c.now()
-		next, key, err := makeRoot(k, c.domain, now)
+		next, key, err := makeRoot(k, c.domain, c.cfg.CRLURL, now)
 		if err != nil {
 			return err
 		}
@@ -67,11 +96,9 @@ func (c *CA) rotate(ctx context.Context, constrain func(*snapshot) (constraints,
 			if err != nil {
 				return err
 			}
-			cross, err := crossSign(next.anchor, s.root, oldKey, c.cfg.CRLURL, now)
-			if err != nil {
+			if next.cross, err = crossSign(next, s.root, oldKey, c.cfg.CRLURL, now); err != nil {
 				return err
 			}
-			next.above = append(next.above, cross)
 		}
 		return c.replaceRoot(ctx, s, next, key)
 	})
@@ -95,7 +122,7 @@ func (c *CA) replaceRoot(ctx context.Context, s *snapshot, next *authority, key 
 		ch.add(func(b Batch) error { b.Remove("root/" + s.root.ref.ID + "/key"); return nil })
 		c.planLastRootList(ch, s.root)
 	}
-	if _, err := c.planIssuer(ch, next, key, s.names, nil); err != nil {
+	if _, err := c.planIssuer(ch, next, key, s.names); err != nil {
 		return err
 	}
 	if err := c.commit(ctx, ch); err != nil {
@@ -132,10 +159,17 @@ func (c *CA) FinishRotation(ctx context.Context) error {
 			b.Remove("root/" + s.old.ref.ID)
 			return putChunks(b, rootListDir(s.old.ref.ID), list)
 		})
-		if !s.root.ref.Enterprise {
+		if len(s.root.cross) > 0 {
+			kept := *s.root
+			kept.cross = nil
 			ch.add(func(b Batch) error {
-				b.Remove("root/" + s.root.ref.ID + "/above")
-				return putChunks(b, "issuer/"+s.issuer.id+"/chain", s.issuer.cert.Raw)
+				dir := "root/" + s.root.ref.ID
+				b.Remove(dir + "/cross")
+				if !s.root.ref.Below {
+					b.Remove(dir + "/above")
+				}
+				chain := append([]*x509.Certificate{s.issuer.cert}, kept.sent()...)
+				return putChunks(b, "issuer/"+s.issuer.id+"/chain", concat(chain))
 			})
 		}
 		if err := c.commit(ctx, ch); err != nil {

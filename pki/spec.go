@@ -135,9 +135,9 @@ func (s Spec) now() time.Time {
 	return time.Now()
 }
 
-// issuerConstraints are those of an intermediate: the domain, the nodes' addresses and exactly names, minus what the root excludes.
+// issuerConstraints are those of an intermediate: the nodes' addresses and exactly names, minus what the root excludes.
 // Names that the root does not permit are an error. A wildcard counts as the zone that it covers.
-func issuerConstraints(root constraints, domain string, addrs []netip.Addr, names []string) (constraints, error) {
+func issuerConstraints(root constraints, names []string, addrs []netip.Addr) (constraints, error) {
 	k := constraints{noZones: slices.Clone(root.noZones), noRanges: slices.Clone(root.noRanges)}
 	add := func(name string) error {
 		if err := root.allows(name); err != nil {
@@ -149,9 +149,6 @@ func issuerConstraints(root constraints, domain string, addrs []netip.Addr, name
 			k.zones = append(k.zones, trimStar(name))
 		}
 		return nil
-	}
-	if err := add(domain); err != nil {
-		return k, err
 	}
 	for _, n := range names {
 		if err := add(n); err != nil {
@@ -202,7 +199,7 @@ func Init(ctx context.Context, tree Tree, sealer Sealer, spec Spec, enabled []st
 	}
 	domain, _ := canonical(spec.Domain)
 	addrs := unmapped(spec.Addrs)
-	ik, err := issuerConstraints(k, domain, addrs, names)
+	ik, err := issuerConstraints(k, append([]string{domain}, names...), addrs)
 	if err != nil {
 		return err
 	}
@@ -212,7 +209,7 @@ func Init(ctx context.Context, tree Tree, sealer Sealer, spec Spec, enabled []st
 		return err
 	}
 	now := spec.now()
-	root, rootKey, err := makeRoot(k, domain, now)
+	root, rootKey, err := makeRoot(k, domain, spec.CRLURL, now)
 	if err != nil {
 		return err
 	}

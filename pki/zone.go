@@ -2,6 +2,8 @@ package pki
 
 import (
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
 	"golang.org/x/net/idna"
 )
 
@@ -176,11 +180,14 @@ func (k constraints) allows(name string) error {
 	return fmt.Errorf("name %s: %w", name, ErrNotPermitted)
 }
 
-// tidy sorts, drops what another entry covers, and excludes an address family that has no permitted range,
-// because some verifiers take a family without a constraint for an unconstrained one.
+// tidy sorts, drops what another entry covers and ranges that are excluded whole, and excludes an address family that
+// has no permitted range.
 func (k constraints) tidy() constraints {
 	k.zones, k.noZones = collapseZones(k.zones), collapseZones(k.noZones)
 	k.ranges, k.noRanges = collapseRanges(k.ranges), collapseRanges(k.noRanges)
+	k.ranges = slices.DeleteFunc(k.ranges, func(r netip.Prefix) bool {
+		return slices.ContainsFunc(k.noRanges, func(no netip.Prefix) bool { return holds(no, r) })
+	})
 	for _, all := range []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")} {
 		if !slices.ContainsFunc(k.ranges, func(p netip.Prefix) bool { return p.Addr().Is4() == all.Addr().Is4() }) {
 			k.noRanges = collapseRanges(append(k.noRanges, all))
@@ -212,10 +219,15 @@ func collapseZones(in []string) []string {
 	return out
 }
 
+// holds reports whether all addresses of inner are in outer.
+func holds(outer, inner netip.Prefix) bool {
+	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
+}
+
 func collapseRanges(in []netip.Prefix) []netip.Prefix {
 	var out []netip.Prefix
 	for _, p := range in {
-		covered := func(o netip.Prefix) bool { return o != p && o.Bits() <= p.Bits() && o.Contains(p.Addr()) }
+		covered := func(o netip.Prefix) bool { return o != p && holds(o, p) }
 		if !slices.ContainsFunc(in, covered) && !slices.Contains(out, p) {
 			out = append(out, p)
 		}
@@ -224,11 +236,124 @@ func collapseRanges(in []netip.Prefix) []netip.Prefix {
 	return out
 }
 
+// Mail addresses and URIs are forbidden whole. No constraint says "all of them" in a way that every verifier
+// understands: a host that cannot exist (RFC 2606, 2) is the only one permitted, which is enough but for GnuTLS.
+// That looks at excluded URIs only, and if there is one, refuses all. It must be another host: Java drops what is
+// permitted and excluded, and then permits everything.
+//
+// What cannot exist is permitted among DNS names and addresses, too, in every certificate. Java fails to intersect
+// a list above and one below where no entry stands in both as it is ("Unexpected error", or a null pointer). And a
+// family of addresses in which nothing is permitted needs an entry, because GnuTLS does not hold an address against
+// constraints of the other family; to exclude it whole would do as well, but makes Java fail at every address of
+// the other one.
+const (
+	nobody   = "invalid"
+	excluded = "excluded.invalid"
+)
+
+// nowhere is the broadcast address, and one of a block that is not assigned (RFC 4291, 2.4). They begin with bytes
+// that no other range begins with: Java up to 17 compares the first bytes of addresses of both families.
+func nowhere() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("f000::/128")}
+}
+
+// inCertificate returns the constraints as certificates say them.
+func (k constraints) inCertificate() constraints {
+	k.zones = collapseZones(append(slices.Clone(k.zones), nobody))
+	k.ranges = collapseRanges(slices.Concat(k.ranges, nowhere()))
+	k.noRanges = slices.DeleteFunc(slices.Clone(k.noRanges), func(r netip.Prefix) bool { return r.Bits() == 0 })
+	return k
+}
+
 // apply sets the constraints in a template, critical.
 func (k constraints) apply(t *x509.Certificate) {
 	t.PermittedDNSDomainsCritical = true
+	t.PermittedEmailAddresses = []string{nobody}
+	t.PermittedURIDomains, t.ExcludedURIDomains = []string{nobody}, []string{excluded}
+	k = k.inCertificate()
 	t.PermittedDNSDomains, t.ExcludedDNSDomains = k.zones, k.noZones
 	t.PermittedIPRanges, t.ExcludedIPRanges = ipNets(k.ranges), ipNets(k.noRanges)
+}
+
+// extension is what apply sets, and besides permits subjects (and alternative names of that form) in an organization
+// only. It is not critical: Go refuses every chain with a critical constraint on a form of name that it does not know.
+func (k constraints) extension(organization string) (pkix.Extension, error) {
+	name, err := asn1.Marshal(pkix.Name{Organization: []string{organization}}.ToRDNSequence())
+	if err != nil {
+		return pkix.Extension{}, err
+	}
+	// Tags of GeneralName (RFC 5280, 4.2.1.6). A directoryName is explicit, because a Name is a choice.
+	const mail, dns, dir, uri, ip = 1, 2, 4, 6, 7
+	k = k.inCertificate()
+	var b cryptobyte.Builder
+	subtree := func(b *cryptobyte.Builder, tag cryptobyte_asn1.Tag, value []byte) {
+		b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1(tag.ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(value) })
+		})
+	}
+	lists := func(b *cryptobyte.Builder, zones []string, ranges []netip.Prefix) {
+		for _, z := range zones {
+			subtree(b, dns, []byte(z))
+		}
+		for _, n := range ipNets(ranges) {
+			subtree(b, ip, slices.Concat(n.IP, net.IP(n.Mask)))
+		}
+	}
+	b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1(cryptobyte_asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
+			subtree(b, cryptobyte_asn1.Tag(dir).Constructed(), name)
+			subtree(b, mail, []byte(nobody))
+			subtree(b, uri, []byte(nobody))
+			lists(b, k.zones, k.ranges)
+		})
+		b.AddASN1(cryptobyte_asn1.Tag(1).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
+			subtree(b, uri, []byte(excluded))
+			lists(b, k.noZones, k.noRanges)
+		})
+	})
+	der, err := b.Bytes()
+	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 30}, Value: der}, err
+}
+
+// mergeable widens k until Java can intersect it with the constraints of a certificate above. Of several permitted
+// zones (or ranges) below one zone of the upper list, Java keeps the first and refuses the others: two or more
+// become what covers them all.
+func (k constraints) mergeable(up constraints) constraints {
+	for _, z := range up.zones {
+		var below, rest []string
+		for _, n := range k.zones {
+			if n != z && within(n, z) {
+				below = append(below, n)
+			} else {
+				rest = append(rest, n)
+			}
+		}
+		if len(below) > 1 {
+			cover := below[0]
+			for !slices.Equal(collapseZones(append(slices.Clone(below), cover)), []string{cover}) {
+				_, cover, _ = strings.Cut(cover, ".") // at the latest when it is z
+			}
+			k.zones = append(rest, cover)
+		}
+	}
+	for _, r := range up.ranges {
+		var below, rest []netip.Prefix
+		for _, n := range k.ranges {
+			if n != r && holds(r, n) {
+				below = append(below, n)
+			} else {
+				rest = append(rest, n)
+			}
+		}
+		if len(below) > 1 {
+			cover := below[0]
+			for slices.ContainsFunc(below, func(n netip.Prefix) bool { return !holds(cover, n) }) {
+				cover = netip.PrefixFrom(cover.Addr(), cover.Bits()-1).Masked()
+			}
+			k.ranges = append(rest, cover)
+		}
+	}
+	return k.tidy()
 }
 
 func ipNets(in []netip.Prefix) []*net.IPNet {

@@ -31,8 +31,8 @@ type served struct {
 	as   []remote.Option // ann's
 }
 
-func serve(t *testing.T) *served {
-	s := newPusher(t)
+func serve(t *testing.T, with ...func(*Config)) *served {
+	s := newPusher(t, with...)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		s.reg.Serve(w, req, View{Host: req.Host})
 	}))

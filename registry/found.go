@@ -46,6 +46,9 @@ func (r *Registry) Resolve(ctx context.Context, repository, tag, dg string) (Fou
 	f := Found{Repository: h.repo, Digest: h.digest.String()}
 	if h.lucky {
 		f.Luck = asked + " is answered with " + rt.wanted(h.repo)
+		if h.namesake {
+			f.Luck += ", which is another publisher's"
+		}
 	}
 	if err := r.describe(ctx, rt, h, &f); err != nil {
 		return Found{}, fmt.Errorf("image %s: %w", asked, err)

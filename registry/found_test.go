@@ -17,7 +17,7 @@ func (f Found) String() string {
 }
 
 func TestResolve(t *testing.T) {
-	s := newShelf(t)
+	s := newShelf(t, namesakes(NamesakesAll))
 	// An image with a platform, a tagged index with one of two children, an artifact.
 	config := s.layer("registry.k8s.io/pause", `{"os":"linux","architecture":"arm64","variant":"v8","rootfs":{}}`)
 	layer := s.layer("registry.k8s.io/pause", "layer")

@@ -145,7 +145,7 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 	}
 	tags, more, found := r.tagsOf(r.exact(rt.place), p)
 	if !found {
-		for repos := range r.tolerated(rt.place) {
+		for repos, namesakes := range r.tolerated(rt.place) {
 			var have []string
 			for _, repo := range repos {
 				if r.isRepository(repo) {
@@ -157,7 +157,7 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 				return
 			}
 			if tags, more, found = r.tagsOf(have, p); found {
-				r.lucky(req, &rt, hit{repo: have[0], lucky: true})
+				r.lucky(w, req, &rt, hit{repo: have[0], lucky: true, namesake: namesakes})
 				break
 			}
 		}

@@ -13,7 +13,7 @@ type tagList struct {
 }
 
 func TestTags(t *testing.T) {
-	s := newShelf(t)
+	s := newShelf(t, namesakes(NamesakesAll))
 	for _, tag := range []string{"b", "a", "C", "a.1", "a-1"} {
 		s.image("registry.k8s.io/pause", tag, tag)
 	}

@@ -31,7 +31,7 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 		r.miss(w, req, &rt, errManifestUnknown, detail)
 		return
 	}
-	r.lucky(req, &rt, h)
+	r.lucky(w, req, &rt, h)
 	if r.pushing(req, &rt) && !r.pushable(req.Context(), rt, h) {
 		writeError(w, req, errManifestUnknown)
 		return

@@ -84,6 +84,10 @@ type Config struct {
 	Anonymous func() bool
 	// LocalFallback reports whether a local repository answers where an origin lacks a reference. Nil: true.
 	LocalFallback func() bool
+	// Namesakes says which repositories may answer by their last path element alone: NamesakesOff, NamesakesLocal
+	// (a flat name by those without an origin) or NamesakesAll (an origin's by others of that origin, flat names by
+	// all). Nil: NamesakesLocal.
+	Namesakes func() string
 	// Miss enters the missing book: kind is "image", or "blob" for a layer that was asked for by itself, name "origin/repo:tag" or "origin/repo@digest", detail says more, or "".
 	Miss func(r *http.Request, kind, name, detail string)
 	// Luck is told that a tolerance was used: asked was answered by served.
@@ -141,6 +145,9 @@ func Open(cfg Config) (*Registry, error) {
 	}
 	if cfg.LocalFallback == nil {
 		cfg.LocalFallback = func() bool { return true }
+	}
+	if cfg.Namesakes == nil {
+		cfg.Namesakes = func() string { return NamesakesLocal }
 	}
 	if cfg.Miss == nil {
 		cfg.Miss = func(*http.Request, string, string, string) {}

@@ -75,6 +75,8 @@ type hit struct {
 	size   int64
 	mod    time.Time
 	lucky  bool // a tolerance found it
+	// namesake: it has no more than the last path element in common with what was asked for
+	namesake bool
 }
 
 // found looks whether the link at path, in repo, exists.
@@ -137,7 +139,7 @@ func (r *Registry) find(rt *route) (h hit, ok bool, ambiguous []string) {
 	if h, ok = r.findExact(rt); ok {
 		return h, true, nil
 	}
-	for repos := range r.tolerated(rt.place) {
+	for repos, namesakes := range r.tolerated(rt.place) {
 		var first hit
 		var all []string
 		differ := false
@@ -146,7 +148,7 @@ func (r *Registry) find(rt *route) (h hit, ok bool, ambiguous []string) {
 			if !ok {
 				continue
 			}
-			h.lucky = true
+			h.lucky, h.namesake = true, namesakes
 			if rt.digest != "" {
 				return h, true, nil // the same bytes wherever they are
 			}
@@ -206,11 +208,19 @@ func (rt *route) wanted(repo string) string {
 	return repo
 }
 
-// lucky tells the counters that a tolerance answered.
-func (r *Registry) lucky(req *http.Request, rt *route, h hit) {
-	if h.lucky {
-		r.cfg.Luck(req, rt.wanted(rt.place.canonical()), rt.wanted(h.repo))
+// lucky tells the counters that a tolerance answered, and the client if that is another publisher's repository: by the
+// header Warning (OCI distribution specification, Warnings), which clients show.
+func (r *Registry) lucky(w http.ResponseWriter, req *http.Request, rt *route, h hit) {
+	if !h.lucky {
+		return
 	}
+	asked, served := rt.wanted(rt.place.canonical()), rt.wanted(h.repo)
+	if h.namesake {
+		const text = `299 - "%s is not here, %s answers: only the last element of their names is the same"`
+		w.Header().Set("Warning", fmt.Sprintf(text, asked, served))
+		served += " of another publisher"
+	}
+	r.cfg.Luck(req, asked, served)
 }
 
 // miss answers a read that found nothing, quickly and cleanly, and enters it in the missing book. detail says why in words, "" if there is no more to say.

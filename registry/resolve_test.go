@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // The same content through each of the four views.
@@ -62,7 +64,7 @@ func TestPrefixOrNamespace(t *testing.T) {
 
 // Flat tries the exact repository in the origins' order, then local ones, then the tolerances; each by reference.
 func TestFlatOrder(t *testing.T) {
-	s := newShelf(t)
+	s := newShelf(t, namesakes(NamesakesAll))
 	at := func(tag string) string { return "/v2/app/manifests/" + tag }
 	namesake, _ := s.image("quay.io/team/app", "1", "namesake")
 	s.want(s.own, at("1"), namesake)
@@ -149,7 +151,7 @@ func TestTolerances(t *testing.T) {
 		{"last path element, local", "team/tools/node", "/v2/node", View{}},
 	} {
 		t.Run(c.why, func(t *testing.T) {
-			s := newShelf(t)
+			s := newShelf(t, namesakes(NamesakesAll))
 			if c.view.Host == "" {
 				c.view = s.own
 			}
@@ -157,7 +159,11 @@ func TestTolerances(t *testing.T) {
 			path, query, _ := strings.Cut(c.target, "?")
 			s.want(c.view, path+"/manifests/1?"+query, d)
 			misses, luck := s.taken()
-			if len(luck) != 2 || len(misses) != 0 || !strings.HasSuffix(luck[0], " < "+c.held+":1") {
+			want := " < " + c.held + ":1"
+			if strings.HasPrefix(c.why, "last path element") {
+				want += " of another publisher"
+			}
+			if len(luck) != 2 || len(misses) != 0 || !strings.HasSuffix(luck[0], want) {
 				t.Errorf("misses %q, luck %q; want to be told twice that %s:1 answered", misses, luck, c.held)
 			}
 			// The client goes on by digest under the same name.
@@ -168,9 +174,96 @@ func TestTolerances(t *testing.T) {
 	}
 }
 
+func namesakes(allowed string) func(*Config) {
+	return func(c *Config) { c.Namesakes = func() string { return allowed } }
+}
+
+// registry.namesakes: what has only the last element of its name in common with what was asked for is another
+// publisher's. It does not answer in an origin's name unless somebody wants that, and never without saying so.
+func TestNamesakes(t *testing.T) {
+	const none, local, all = "never", "local", "all"
+	for _, c := range []struct {
+		held, target string
+		view         View
+		from         string // the least setting with which it answers
+	}{
+		{"docker.io/evilcorp/redis", "/v2/library/redis", on("docker.io"), all},
+		{"docker.io/evilcorp/redis", "/v2/redis", on("docker.io"), all},
+		{"docker.io/evilcorp/redis", "/v2/bitnami/redis", on("docker.io"), all},
+		{"docker.io/evilcorp/redis", "/v2/bitnami/redis?ns=docker.io", View{}, all},
+		{"docker.io/evilcorp/redis", "/v2/docker.io/bitnami/redis", View{}, all},
+		{"docker.io/library/redis", "/v2/bitnami/redis", on("docker.io"), all},
+		{"docker.io/evilcorp/redis", "/v2/redis", View{}, all},
+		{"docker.io/evilcorp/redis", "/v2/bitnami/redis", View{}, all},
+		{"quay.io/calico/node", "/v2/node", View{}, all},
+		{"registry.k8s.io/sig/storage/pause", "/v2/pause", on("registry.k8s.io"), all},
+		{"gone.example/evilcorp/redis", "/v2/redis", View{}, all}, // no origin of ours, or not any more
+		{"team-a/redis", "/v2/redis", View{}, local},
+		{"team-a/redis", "/v2/team-b/redis", View{}, local},
+		{"team-a/redis", "/v2/library/redis", on("docker.io"), none}, // registry.local_fallback is of "redis" alone
+		{"quay.io/evilcorp/redis", "/v2/library/redis", on("docker.io"), none},
+		{"quay.io/evilcorp/redis", "/v2/docker.io/library/redis", View{}, none},
+	} {
+		for _, setting := range []string{"", NamesakesOff, NamesakesLocal, NamesakesAll} {
+			t.Run(setting+" "+c.held+" for "+c.target, func(t *testing.T) {
+				s := newShelf(t)
+				if setting != "" {
+					s = newShelf(t, namesakes(setting))
+				}
+				view := c.view
+				if view.Host == "" && view.Origin == "" {
+					view = s.own
+				}
+				d, layer := s.image(c.held, "1", "x")
+				path, query, _ := strings.Cut(c.target, "?")
+				good := c.from == all && setting == NamesakesAll || c.from == local && setting != NamesakesOff
+				want := digest.Digest("")
+				if good {
+					want = d
+				}
+				s.want(view, path+"/manifests/1?"+query, want)
+				s.want(view, path+"/manifests/"+d.String()+"?"+query, want)
+				if res := s.ask(view, "GET", path+"/blobs/"+layer.String()+"?"+query); (res.StatusCode == 200) != good {
+					t.Errorf("the layer: %d", res.StatusCode)
+				}
+				if res := s.ask(view, "GET", path+"/tags/list?"+query); (res.StatusCode == 200) != good {
+					t.Errorf("the tags: %d", res.StatusCode)
+				}
+				if !good {
+					return
+				}
+				for _, method := range []string{"GET", "HEAD"} {
+					res := s.ask(view, method, path+"/manifests/1?"+query)
+					if w := res.Header.Get("Warning"); !strings.HasPrefix(w, `299 - "`) || !strings.Contains(w,
+						c.held) {
+						t.Errorf("%s: warning %q", method, w)
+					}
+				}
+			})
+		}
+	}
+}
+
+// What is no namesake needs no setting and no warning.
+func TestOtherTolerancesDoNotWarn(t *testing.T) {
+	s := newShelf(t, namesakes(NamesakesOff))
+	for held, target := range map[string]string{
+		"docker.io/library/nginx":         "/v2/docker.io/nginx",
+		"registry.k8s.io/coredns/coredns": "/v2/registry.k8s.io/coredns",
+		"pause":                           "/v2/pause?ns=registry.k8s.io",
+	} {
+		d, _ := s.image(held, "1", held)
+		path, query, _ := strings.Cut(target, "?")
+		s.want(s.own, path+"/manifests/1?"+query, d)
+		if w := s.ask(s.own, "GET", path+"/manifests/1?"+query).Header.Get("Warning"); w != "" {
+			t.Errorf("%s: warning %q", target, w)
+		}
+	}
+}
+
 // A last path element leads nowhere outside of the origin that was named.
 func TestToleranceStaysInOrigin(t *testing.T) {
-	s := newShelf(t)
+	s := newShelf(t, namesakes(NamesakesAll))
 	s.image("quay.io/calico/node", "1", "node")
 	s.want(on("docker.io"), "/v2/node/manifests/1", "")
 	s.want(s.own, "/v2/docker.io/calico/node/manifests/1", "")
@@ -190,7 +283,7 @@ func TestHostWithoutDot(t *testing.T) {
 
 // An ambiguous tolerance is a 404 with the candidates in the missing book; one by reference, or with the same content, is none.
 func TestAmbiguousTolerance(t *testing.T) {
-	s := newShelf(t)
+	s := newShelf(t, namesakes(NamesakesAll))
 	s.image("quay.io/calico/node", "1", "a")
 	s.image("docker.io/library/other/node", "1", "b")
 	s.want(s.own, "/v2/node/manifests/1", "")
@@ -219,7 +312,7 @@ func TestAmbiguousTolerance(t *testing.T) {
 func TestLocalFallback(t *testing.T) {
 	on1 := on("registry.k8s.io")
 	fallback := true
-	s := newShelf(t, func(c *Config) { c.LocalFallback = func() bool { return fallback } })
+	s := newShelf(t, namesakes(NamesakesAll), func(c *Config) { c.LocalFallback = func() bool { return fallback } })
 	d, layer := s.image("pause", "3.10", "pushed")
 	for _, want := range []struct {
 		view   View
@@ -260,7 +353,7 @@ func TestLocalFallbackIsLocal(t *testing.T) {
 
 // With too many namesakes there is no telling, and none is looked into.
 func TestNamesakesAreBounded(t *testing.T) {
-	s := newShelf(t)
+	s := newShelf(t, namesakes(NamesakesAll))
 	for i := range maxNamesakes {
 		s.layer(fmt.Sprintf("team%d/app", i), "x")
 	}
@@ -305,7 +398,7 @@ func TestNamesBudget(t *testing.T) {
 
 // The index follows what others write to the tree, in both directions.
 func TestNamesFollowTheTree(t *testing.T) {
-	s := newShelf(t)
+	s := newShelf(t, namesakes(NamesakesAll))
 	s.want(s.own, "/v2/node/manifests/1", "")
 	d, _ := s.image("quay.io/calico/node", "1", "node")
 	s.want(s.own, "/v2/node/manifests/1", d)

@@ -13,11 +13,20 @@ import (
 // scanner must not make one request cost a thousand look-ups.
 const maxNamesakes = 32
 
-// tolerated yields groups of repositories that may answer where the exact ones lack a reference, the likeliest group first.
-// Within one group the order means nothing: different answers are ambiguous.
-func (r *Registry) tolerated(p place) iter.Seq[[]string] {
-	return func(yield func([]string) bool) {
-		if p.also != "" && !yield([]string{p.also}) {
+// Values of Config.Namesakes.
+const (
+	NamesakesOff   = "off"
+	NamesakesLocal = "local"
+	NamesakesAll   = "all"
+)
+
+// tolerated yields groups of repositories that may answer where the exact ones lack a reference, the likeliest
+// group first, and whether they have no more than their last path element in common with the name that was asked
+// for: then they are another publisher's. Within one group the order means nothing: different answers are
+// ambiguous.
+func (r *Registry) tolerated(p place) iter.Seq2[[]string, bool] {
+	return func(yield func([]string, bool) bool) {
+		if p.also != "" && !yield([]string{p.also}, false) {
 			return
 		}
 		for _, path := range variants(p.path) {
@@ -32,21 +41,21 @@ func (r *Registry) tolerated(p place) iter.Seq[[]string] {
 				}
 				group = append(group, path)
 			}
-			if !yield(group) {
+			if !yield(group, false) {
 				return
 			}
 		}
 		last := lastElement(p.path)
 		if p.origin != "" && r.cfg.LocalFallback() {
-			if _, _, host := hostPart(p.path); !host && !yield([]string{p.path}) {
+			if _, _, host := hostPart(p.path); !host && !yield([]string{p.path}, false) {
 				return
 			}
-			if last != p.path && !yield([]string{last}) {
+			if last != p.path && !yield([]string{last}, true) {
 				return
 			}
 		}
 		if p.origin == "" || p.exact() != "" {
-			yield(r.namesakes(p.origin, last))
+			yield(r.namesakes(p.origin, last), true)
 		}
 	}
 }
@@ -69,18 +78,18 @@ func variants(path string) []string {
 	return list
 }
 
-// namesakes returns the repositories of origin ("" for all there are) whose last path element is last; none if they are too many.
+// namesakes returns the repositories of origin ("" for all there are) whose last path element is last, as far as
+// Config.Namesakes lets them answer; none if they are too many.
 func (r *Registry) namesakes(origin, last string) []string {
-	all := r.read.names.fresh().byLast[last]
-	if origin == "" {
-		if len(all) > maxNamesakes {
-			return nil
-		}
-		return all
+	allowed := r.cfg.Namesakes()
+	if allowed != NamesakesAll && (allowed != NamesakesLocal || origin != "") {
+		return nil
 	}
+	all := r.read.names.fresh().byLast[last]
 	var list []string
 	for _, repo := range all {
-		if strings.HasPrefix(repo, origin+"/") {
+		_, _, below := hostPart(repo) // what is held below a host is that origin's, whether or not it is enabled
+		if origin == "" && (!below || allowed == NamesakesAll) || origin != "" && strings.HasPrefix(repo, origin+"/") {
 			if list = append(list, repo); len(list) > maxNamesakes {
 				return nil
 			}

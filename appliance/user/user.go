@@ -1,9 +1,10 @@
-// Package user keeps the people who may push: a name and a bcrypt hash each, in the tree.
+// Package user keeps the people who may push: a name and a bcrypt hash each, sealed, in the tree.
 //
-// It promises: a password is never stored or logged; a right password is checked by bcrypt once and then remembered for
-// a while, so that a push of fifty layers does not cost fifty hashes; a changed or removed user is out at once; and
-// however many wrong passwords arrive, no more than half of the processors work on them, each client waits its turn and
-// no more, and a client that guesses is made to wait.
+// It promises: a password is never stored or logged, and its hash is in the log, in snapshots and in backups sealed
+// only, so that nobody tries passwords against it who does not have the cluster's key; a right password is checked by
+// bcrypt once and then remembered for a while, so that a push of fifty layers does not cost fifty hashes; a changed or
+// removed user is out at once; and however many wrong passwords arrive, no more than half of the processors work on
+// them, each client waits its turn and no more, and a client that guesses is made to wait.
 package user
 
 import (
@@ -43,6 +44,12 @@ type Tree interface {
 	Update(ctx context.Context, fn func(Batch) error) error
 }
 
+// Sealer encrypts records for the tree. *cluster.Cluster is one.
+type Sealer interface {
+	Seal(plain []byte) ([]byte, error)
+	Unseal(sealed []byte) ([]byte, error)
+}
+
 // ErrDenied is what Authenticate returns for an unknown user or a wrong password; it does not say which.
 var ErrDenied = errors.New("unknown user or wrong password")
 
@@ -54,6 +61,12 @@ const (
 
 // Users checks and keeps the users. It is safe for concurrent use.
 type Users struct {
+	// Sealer seals the records. Nil: they are written as they are, which is for tests.
+	Sealer Sealer
+	// MaySeal reports whether every node of the cluster understands sealed records, which those of before do not. Nil:
+	// true. Both must be set before the first use.
+	MaySeal func() bool
+
 	tree Tree
 	cost int
 	key  []byte // of this process: what is remembered is worthless elsewhere
@@ -133,6 +146,9 @@ func (u *Users) put(ctx context.Context, name, password string, there bool) erro
 		return fmt.Errorf("user %s: %w", name, err)
 	}
 	data, err := json.Marshal(record{Hash: string(hash), Changed: time.Now().UTC().Truncate(time.Second)})
+	if err == nil {
+		data, err = u.seal(data)
+	}
 	if err != nil {
 		return err
 	}
@@ -187,10 +203,73 @@ func (u *Users) read(name string) (r record, data []byte, err error) {
 	if err != nil {
 		return r, nil, err
 	}
-	if err := json.Unmarshal(data, &r); err != nil {
+	plain := data
+	if !isPlain(data) && u.Sealer != nil {
+		if plain, err = u.Sealer.Unseal(data); err != nil {
+			return r, nil, fmt.Errorf("user %s: the record cannot be unsealed (is this the cluster's key?), "+
+				"remove the user and add it again: %w", name, err)
+		}
+	}
+	if err := json.Unmarshal(plain, &r); err != nil {
 		return r, nil, fmt.Errorf("user %s: the record is damaged, remove the user and add it again: %w", name, err)
 	}
 	return r, data, nil
+}
+
+// isPlain reports whether a record stands in the tree as it was written before records were sealed: as JSON.
+func isPlain(data []byte) bool { return len(data) > 0 && data[0] == '{' }
+
+func (u *Users) seal(plain []byte) ([]byte, error) {
+	if u.Sealer == nil || u.MaySeal != nil && !u.MaySeal() {
+		return plain, nil
+	}
+	return u.Sealer.Seal(plain)
+}
+
+// SealAll seals the records that stand in the tree as they were written before records were sealed, and returns how
+// many are left because they may not be sealed yet. What changes meanwhile is left alone.
+func (u *Users) SealAll(ctx context.Context) (left int, err error) {
+	entries, err := u.tree.ReadDir(".")
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range entries {
+		name := e.Name()
+		info, err := u.tree.Stat(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return left, err
+		}
+		data, err := u.tree.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !isPlain(data) {
+			continue
+		}
+		if err != nil {
+			return left, err
+		}
+		sealed, err := u.seal(data)
+		if err != nil {
+			return left, fmt.Errorf("user %s: %w", name, err)
+		}
+		if isPlain(sealed) {
+			left++
+			continue
+		}
+		err = u.tree.Update(ctx, func(b Batch) error {
+			b.Expect(name, info.(interface{ Version() uint64 }).Version())
+			b.Put(name, sealed)
+			return nil
+		})
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return left, fmt.Errorf("user %s: %w", name, err)
+		}
+	}
+	return left, nil
 }
 
 // nobody is a hash that no password has; checking against it takes as long as checking a user's.

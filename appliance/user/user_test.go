@@ -1,10 +1,12 @@
 package user
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -123,5 +125,98 @@ func TestAFloodOfWrongPasswordsIsBounded(t *testing.T) {
 	}
 	for _, leave := range leaves {
 		leave(true)
+	}
+}
+
+// reverser seals by turning bytes around, behind a label.
+type reverser struct{ broken bool }
+
+func (r reverser) Seal(plain []byte) ([]byte, error) {
+	out := slices.Clone(plain)
+	slices.Reverse(out)
+	return append([]byte("sealed "), out...), nil
+}
+
+func (r reverser) Unseal(sealed []byte) ([]byte, error) {
+	out, ok := bytes.CutPrefix(sealed, []byte("sealed "))
+	if !ok || r.broken {
+		return nil, errors.New("another key")
+	}
+	out = slices.Clone(out)
+	slices.Reverse(out)
+	return out, nil
+}
+
+// Hashes stand in the tree sealed. Records of before are read as they are, and sealed as soon as all nodes
+// understand it.
+func TestHashesAreSealed(t *testing.T) {
+	u, m := open(t)
+	ctx := context.Background()
+	plain := func(name string) bool {
+		data, err := m.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Contains(data, []byte("$2a$"))
+	}
+	if err := u.Add(ctx, "old", "correct horse"); err != nil || !plain("old") {
+		t.Fatalf("not a record of before: %v", err)
+	}
+	may := false
+	u.Sealer, u.MaySeal = reverser{}, func() bool { return may }
+	if err := u.Add(ctx, "ada", "correct horse"); err != nil || !plain("ada") {
+		t.Errorf("a node of before could not read it: %v", err)
+	}
+	if left, err := u.SealAll(ctx); err != nil || left != 2 || !plain("ada") || !plain("old") {
+		t.Errorf("%d are left, %v", left, err)
+	}
+	may = true
+	if err := u.Add(ctx, "bob", "correct horse"); err != nil || plain("bob") {
+		t.Errorf("bob's hash is in clear: %v", err)
+	}
+	for range 2 {
+		if left, err := u.SealAll(ctx); err != nil || left != 0 {
+			t.Errorf("%d are left, %v", left, err)
+		}
+	}
+	for _, name := range []string{"old", "ada", "bob"} {
+		if plain(name) {
+			t.Errorf("%s's hash is in clear", name)
+		}
+		if err := u.Authenticate(ctx, name, "correct horse"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := u.Authenticate(ctx, name, "wrong horse"); !errors.Is(err, ErrDenied) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if err := u.SetPassword(ctx, "old", "another horse"); err != nil || plain("old") {
+		t.Errorf("after a change: %v", err)
+	}
+	if list, err := u.List(); err != nil || len(list) != 3 || list[0].Changed.IsZero() {
+		t.Errorf("got %v, %v", list, err)
+	}
+	u.Sealer = reverser{broken: true}
+	if err := u.Authenticate(ctx, "bob", "the horse"); err == nil || errors.Is(err, ErrDenied) ||
+		!strings.Contains(err.Error(), "cannot be unsealed") {
+		t.Errorf("with another key: %v", err)
+	}
+	// Somebody changes the password while it is sealed: the change stays.
+	u.Sealer = nil
+	if err := u.SetPassword(ctx, "ada", "plain again"); err != nil {
+		t.Fatal(err)
+	}
+	u.Sealer = reverser{}
+	m.Fail = func(string) (error, bool) { return fs.ErrExist, false }
+	if _, err := u.SealAll(ctx); err != nil {
+		t.Errorf("got %v", err)
+	}
+	m.Fail = func(string) (error, bool) { return errors.New("no majority"), false }
+	if _, err := u.SealAll(ctx); err == nil {
+		t.Error("the fault is not said")
+	}
+	m.Fail = nil
+	if _, err := u.SealAll(ctx); err != nil || plain("ada") {
+		t.Errorf("got %v", err)
 	}
 }

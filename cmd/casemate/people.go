@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -46,9 +47,24 @@ func caCommand(o *options) *cobra.Command {
 			}
 			if finish {
 				fmt.Fprintln(cmd.ErrOrStderr(), "the old root is dropped: only the new one is handed out and used")
-			} else {
-				fmt.Fprintln(cmd.ErrOrStderr(), "\"casemate ca\" now prints two roots: install both on every node, then run \"casemate ca rotate --finish\"")
+				return nil
 			}
+			resp, err := o.client().do(cmd.Context(), http.MethodGet, "ca", nil, nil)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			roots, err := io.ReadAll(resp.Body)
+			if err != nil {
+				return err
+			}
+			if bytes.Count(roots, []byte("BEGIN CERTIFICATE")) == 1 {
+				fmt.Fprintln(cmd.ErrOrStderr(), "a constrained root stands below the enterprise's CA certificate now, and that "+
+					"one's key is destroyed: clients trust what they trusted, there is nothing to finish")
+				return nil
+			}
+			fmt.Fprintln(cmd.ErrOrStderr(), "\"casemate ca\" now prints two roots: install both on every node, then run "+
+				"\"casemate ca rotate --finish\"")
 			return nil
 		},
 	}

@@ -36,6 +36,10 @@ type status struct {
 		Name     string    `json:"name"`
 		NotAfter time.Time `json:"not_after"`
 	} `json:"certificates"`
+	CA struct {
+		Name    string   `json:"name"`
+		Missing []string `json:"missing"`
+	} `json:"ca"`
 	Scrub struct {
 		Interval string    `json:"interval"`
 		Oldest   time.Time `json:"oldest,omitzero"`
@@ -131,6 +135,7 @@ func (s *status) page(t *table) {
 		t.line("uploads", fmt.Sprintf("%d unfinished: %s", u.Open, strings.Join(by, ", ")))
 	}
 	t.line("scrub", s.scrubbed())
+	t.line("CA", s.shape())
 	for _, c := range s.Certificates {
 		left := time.Until(c.NotAfter)
 		note := fmt.Sprintf("in %d days", int(left.Hours()/24))
@@ -145,6 +150,21 @@ func (s *status) page(t *table) {
 	if len(s.Misses) > 0 {
 		t.line("", "all of them: casemate missing")
 	}
+}
+
+// shape says what signs, in words.
+func (s *status) shape() string {
+	switch s.CA.Name {
+	case "anchored":
+		return "anchored: a constrained root below an anchor whose key was destroyed"
+	case "enterprise":
+		return "enterprise: a constrained root below the enterprise's CA certificate, whose key is not here"
+	case "enterprise-key-kept":
+		return "enterprise-key-kept: the enterprise's CA certificate, whose key is here"
+	case "self-signed":
+		return "self-signed: the root that clients trust, as made by earlier versions"
+	}
+	return s.CA.Name
 }
 
 // scrubbed says in how far the bytes on this node's disk are known to be right.
