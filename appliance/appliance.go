@@ -234,13 +234,13 @@ func (a *Appliance) secret(name string) ([]byte, error) {
 }
 
 // maxConnections is three quarters of the files that this process may open, the rest is for the disk; but not more than
-// 4096, since each costs up to 50 KiB of memory.
+// 8192, since each costs up to 50 KiB of memory.
 func maxConnections() int {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
 		return 1024
 	}
-	return int(min(lim.Cur/4*3, 4096))
+	return int(min(lim.Cur/4*3, 8192))
 }
 
 func (a *Appliance) miss(kind, name, detail string, client netip.Addr) {
