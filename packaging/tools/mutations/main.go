@@ -164,7 +164,7 @@ func (r *runner) build(pkg, overlay string) error {
 }
 
 // limit ends what hangs: a broken promise may look like that too.
-const limit = 20 * time.Minute
+const limit = 10 * time.Minute
 
 // play runs tests of a package and returns their output. An error that is not an exec.ExitError is ours.
 func (r *runner) play(pkg, run, overlay string) ([]byte, error) {
