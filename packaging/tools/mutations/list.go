@@ -260,7 +260,7 @@ var mutations = []mutation{
 		"cluster/state/snapshot.go",
 		"return f.record(&snapOutcome{Node: node, Seq: seq, Index: o.index, Err: o.err})",
 		"return f.record(&snapOutcome{Node: node, Seq: seq, Index: o.index})",
-		[]test{{state, "^TestSnapshotRoundTrip$"}},
+		[]test{{state, "^TestModel$"}},
 	},
 	{
 		"name-of-another-life", "11: a command is answered with the outcome of one of before the disk was put back",
