@@ -25,6 +25,9 @@ var ErrUnknown = errUnknown
 // Small makes everything small, so that segments roll over, snapshots matter, and batches do not fit into one entry.
 func Small(c *Config) { c.SegmentSize, c.snapshots, c.entrySize = 32<<10, 40, 2<<10 }
 
+// KeepLog lets raft never cut its log for a snapshot.
+func KeepLog(c *Config) { c.snapshots = 1 << 30 }
+
 // Snapshot has raft make one now.
 func (c *Cluster) Snapshot() error { return c.raft.Snapshot().Error() }
 
@@ -154,12 +157,6 @@ func (c *Cluster) ForgetNames(last uint64) {
 	clear(c.seqs.open)
 }
 
-// Marked is up to where this node says, durably, that it knows the log to be committed; Committed is up to where it is.
-func (c *Cluster) Marked() uint64 { return c.shown() }
-
-// Committed: see Marked.
-func (c *Cluster) Committed() uint64 { return c.raft.CommitIndex() }
-
 // Stopped is why another node stopped, as far as it could say so.
 func (c *Cluster) Stopped(node string) string {
 	b, _, _ := c.peers.last(node)
@@ -216,9 +213,6 @@ func rewriteLog(cfg Config, change func(*raft.Log) *raft.Log) error {
 	}
 	return log.StoreLogs(logs)
 }
-
-// LeaderIndex is what a leader answers whoever has to confirm a miss.
-func (c *Cluster) LeaderIndex(ctx context.Context) (uint64, error) { return c.leaderIndex(ctx) }
 
 // CountCSRs counts how often the signature of a request for a certificate is verified.
 func CountCSRs(c *Config, n *atomic.Int64) {

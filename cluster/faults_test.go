@@ -277,15 +277,32 @@ type faults struct {
 	contents [][]byte     // see contents
 	image    *blobtest.FS // a node's disk as it was once, nil if there is none
 	imageOf  *clustertest.Node
+	logs     gates // that the nemesis can let hang, nil in most histories
+	stale    int   // how often it has done so
 
 	mu    sync.Mutex
-	lives map[string]int // how often a node has lost its power
+	asked []*clustertest.Node // by clients: cl.Nodes is the nemesis's
+	lives map[string]int      // how often a node has lost its power
 }
 
 func (f *faults) life(n *clustertest.Node) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return fmt.Sprintf("%s/%d", n.Name, f.lives[n.Name])
+}
+
+// someNode returns a node that a client may ask.
+func (f *faults) someNode(r *rand.Rand) *clustertest.Node {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked[r.IntN(len(f.asked))]
+}
+
+// ask lets the clients ask the nodes that there are now.
+func (f *faults) ask() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = slices.Clone(f.cl.Nodes)
 }
 
 func (f *faults) died(nodes ...*clustertest.Node) {
@@ -315,11 +332,11 @@ func (f *faults) client(id int) {
 	r := rand.New(rand.NewPCG(f.seed, uint64(id+1)))
 	ctx := context.Background()
 	for i := 0; !f.over.Load(); i++ {
-		n := f.cl.Nodes[r.IntN(len(f.cl.Nodes))]
-		life := f.life(n)
+		n := f.someNode(r)
 		f.think(r)
+		life := f.life(n)
 		c := n.Live()
-		if c == nil {
+		if c == nil || life != f.life(n) { // a process that began in between may be one of another life
 			continue
 		}
 		tree := c.Tree()
@@ -543,13 +560,30 @@ func (f *faults) revert() {
 	})
 }
 
-// askStaleLeader cuts the leader off and asks it, as long as it may think that it leads, and after that.
+// askStaleLeader cuts the leader off and asks it, as long as it may think that it leads, and after that. Its lease ends
+// before another can lead; where its log hangs it does not notice, and what the other one has acknowledged meanwhile it
+// must not deny.
 func (f *faults) askStaleLeader() {
 	for _, n := range f.cl.Nodes {
 		if n.C == nil || n.C.Status().Role != "leader" {
 			continue
 		}
+		if g := f.logs[n.Name]; g != nil {
+			open := g.hold()
+			var writing sync.WaitGroup
+			defer writing.Wait()
+			defer open()
+			writing.Go(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), someTime)
+				defer cancel()
+				n.C.Tree().Update(ctx, func(b cluster.Batch) error { b.Put("hangs", nil); return nil })
+			})
+			f.until(func() bool { return g.waiting.Load() > 0 })
+		}
 		f.cl.Net.Cut([]string{n.Name}, otherNames(f.cl, n))
+		if f.logs != nil {
+			f.deny(n)
+		}
 		for range 20 {
 			for key := range f.keys() {
 				f.read(n.C.Tree(), f.life(n), key)
@@ -560,17 +594,69 @@ func (f *faults) askStaleLeader() {
 	}
 }
 
-// loseDisk takes one node's disk away for good: it is removed, and another one joins in its place.
+// deny writes a new name where another node leads, and looks for it at one that led before.
+func (f *faults) deny(old *clustertest.Node) {
+	key := fmt.Sprint("stale/", f.stale)
+	f.stale++
+	f.until(func() bool {
+		for _, n := range others(f.cl, old) {
+			if n.C == nil || n.C.Status().Role != "leader" {
+				continue
+			}
+			o := op{kind: "put", value: fmt.Sprint(f.seed, key), call: f.h.now()}
+			o.outcome = result(n.Put(key, o.value))
+			f.h.end(key, o)
+			f.read(old.C.Tree(), f.life(old), key)
+			return true
+		}
+		return false
+	})
+}
+
+// until waits for a condition, a second at most.
+func (f *faults) until(holds func() bool) {
+	for end := time.Now().Add(time.Second); !holds() && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// loseDisk takes one node's disk away for good, while the clients go on: it is removed, and another one joins in its place.
+// No other fault is left by then, a second disk that came back older among them: what only the two had would be gone.
 func (f *faults) loseDisk() {
 	cl := f.cl
+	cl.Net.Heal()
+	for _, n := range cl.Nodes {
+		n.FS.Fault(nil)
+	}
 	lost := cl.Nodes[f.r.IntN(len(cl.Nodes))]
+	rest := others(cl, lost)
+	cl.Wait(func() error {
+		f.revive()
+		for _, n := range cl.Nodes {
+			if n.C.Lacks() != 0 {
+				return fmt.Errorf("%s lacks %d blobs", n.Name, n.C.Lacks())
+			}
+			for _, m := range n.C.Members() {
+				if !m.Up || m.Role == "learner" || m.Role == "leader" && n.C.Index() < m.Applied {
+					return fmt.Errorf("%s is at %d and says of %s: %+v", n.Name, n.C.Index(), m.Node, m)
+				}
+			}
+		}
+		return nil
+	})
 	f.t.Logf("the disk of %s is lost for good", lost.Name)
 	lost.PowerCut()
-	rest := others(cl, lost)
-	cl.Wait(func() error { return rest[0].C.RemoveMember(context.Background(), lost.Name, false) })
+	cl.Wait(func() error {
+		f.revived(rest)
+		return rest[0].C.RemoveMember(context.Background(), lost.Name, false)
+	})
 	cl.Join()
 	cl.Nodes = slices.DeleteFunc(cl.Nodes, func(n *clustertest.Node) bool { return n == lost })
+	f.ask()
 	cl.WaitVoters(3)
+	if f.imageOf == lost {
+		f.image, f.imageOf = nil, nil
+	}
 }
 
 func (f *faults) start(n *clustertest.Node) {
@@ -598,10 +684,6 @@ func (f *faults) end() {
 	cl.Wait(func() error { f.revive(); err = cl.Nodes[0].Put("end", "x"); return err }) // what the log has is applied before this
 	f.equal()
 	cl.WaitVoters(3)
-	if f.r.IntN(4) == 0 {
-		f.loseDisk()
-		f.equal()
-	}
 	first := cl.Nodes[0].C
 	for key := range f.keys() {
 		call := f.h.now()
@@ -652,8 +734,10 @@ func (f *faults) verdict() {
 }
 
 // revive starts what is down, and what its disk has stopped: a fault may show late, such as one that came while the log's segments were changed.
-func (f *faults) revive() {
-	for _, n := range f.cl.Nodes {
+func (f *faults) revive() { f.revived(f.cl.Nodes) }
+
+func (f *faults) revived(nodes []*clustertest.Node) {
+	for _, n := range nodes {
 		if n.C != nil {
 			select {
 			case <-n.C.Done():
@@ -674,6 +758,11 @@ func (f *faults) keys() func(func(string) bool) {
 				if !yield(fmt.Sprintf("%s/%d", kind, i)) {
 					return
 				}
+			}
+		}
+		for i := range f.stale {
+			if !yield(fmt.Sprint("stale/", i)) {
+				return
 			}
 		}
 	}
@@ -742,12 +831,20 @@ func TestFaults(t *testing.T) {
 
 func (f *faults) play(t *testing.T) {
 	f.t, f.contents = t, contents(f.seed)
+	if f.seed%4 == 3 {
+		f.logs = newGates("n1", "n2", "n3")
+	}
 	f.cl = clustertest.New(t, 3, func(c *cluster.Config) {
 		cluster.Small(c)
+		if f.logs != nil { // see pass
+			cluster.KeepLog(c)
+			f.logs.tune(c)
+		}
 		cluster.Impatient(c, 2*time.Second)
 		c.LeaderWait, c.PinTime = time.Second, time.Minute
 		c.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})).With("node", c.Node)
 	})
+	f.ask()
 	var clients sync.WaitGroup
 	for id := range writers {
 		clients.Go(func() { f.client(id) })
@@ -755,7 +852,10 @@ func (f *faults) play(t *testing.T) {
 	func() {
 		defer clients.Wait() // before the wires are whole: every write ends all the same
 		defer f.over.Store(true)
-		for range 12 {
+		for step := range 12 {
+			if f.seed%4 == 1 && step == 3+int(f.seed/4)%8 {
+				f.loseDisk()
+			}
 			f.nemesis()
 		}
 	}()

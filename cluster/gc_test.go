@@ -128,6 +128,41 @@ func TestPromise6OldConfirmation(t *testing.T) {
 	push(t, c.Tree(), []byte("x"))
 }
 
+// Promise 6: a sweep that is late finds the same bytes pushed again, or confirmed for a push that is under way, and leaves
+// them alone, whatever the collect had said that asked for it.
+func TestPromise6SweepLooksAtTheNewestState(t *testing.T) {
+	c := start(t, testConfig(t, t.TempDir()))
+	d, err := state.ParseDigest(push(t, c.Tree(), []byte("pushed, collected, pushed again")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.sweeps.add([]state.Digest{d}, c.machine.view.Load().Index())
+	if files, _, err := c.sweep([]state.Digest{d}); files != 0 || err != nil {
+		t.Errorf("what is known again was swept: %d files, %v", files, err)
+	}
+	if _, err := c.blobs.Stat(d.String()); err != nil {
+		t.Error(err)
+	}
+	// Not known, but confirmed after the collect.
+	text, index, err := c.TakeCopy([]byte("confirmed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, _ = state.ParseDigest(text)
+	c.sweeps.add([]state.Digest{d}, index)
+	if _, err := c.confirm(text); err != nil {
+		t.Fatal(err)
+	}
+	if files, _, err := c.sweep([]state.Digest{d}); files != 0 || err != nil {
+		t.Errorf("what was confirmed was swept: %d files, %v", files, err)
+	}
+	// And what nobody has asked for since goes.
+	c.sweeps.add([]state.Digest{d}, index)
+	if files, _, err := c.sweep([]state.Digest{d}); files != 1 || err != nil {
+		t.Errorf("what is due was not swept: %d files, %v", files, err)
+	}
+}
+
 func TestGCReport(t *testing.T) {
 	clock := new(clock)
 	cfg := clock.config(testConfig(t, t.TempDir()))

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -20,7 +21,8 @@ func TestDiskOfLeaderHangs(t *testing.T) {
 		want := puts(t, cl.Nodes[0], "before", 3)
 		shows(t, cl, cl.Nodes, want)
 		leader, rest := cl.Leader(), cl.Followers()
-		answers := leader.FS.Hang()
+		answers := sync.OnceFunc(leader.FS.Hang())
+		defer answers() // else a node of a test that has failed cannot be closed
 		type outcome struct {
 			took time.Duration
 			err  error
@@ -74,7 +76,8 @@ func TestDiskOfOnlyNodeHangs(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 1, nil)
 		n := cl.Nodes[0]
-		answers := n.FS.Hang()
+		answers := sync.OnceFunc(n.FS.Hang())
+		defer answers()
 		begun := time.Now()
 		err := n.Put("a", "b")
 		if took := time.Since(begun); took > 5*time.Second+100*time.Millisecond || !errors.Is(err, cluster.ErrUnknown) || !errors.Is(err, syscall.EAGAIN) {
