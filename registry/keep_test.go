@@ -2,7 +2,12 @@ package registry
 
 import (
 	"context"
+	"fmt"
+	"io"
+	"net/http"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -81,5 +86,29 @@ func TestAPushersHeadMounts(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestLayersOfAnotherMomentAreNoMistake: while nobody can be asked what was written elsewhere, a manifest whose layers
+// are not seen here is not refused for good.
+func TestLayersOfAnotherMomentAreNoMistake(t *testing.T) {
+	t.Parallel()
+	s := newPusher(t)
+	text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"layers":[],"config":{"mediaType":"application/vnd.oci.image.config.v1+json",`+
+		`"digest":%q,"size":2}}`, typeOCIManifest, digest.FromString("{}"))
+	put := func() (int, string) {
+		res := s.send(s.own, "PUT", "/v2/team/app/manifests/v1", strings.NewReader(text), "Content-Type", typeOCIManifest,
+			"Authorization", s.bearer("team/app"))
+		body, _ := io.ReadAll(res.Body)
+		return res.StatusCode, string(body)
+	}
+	s.tree.Fail = func(string) (error, bool) { return syscall.EAGAIN, false }
+	if status, body := put(); status != http.StatusServiceUnavailable {
+		t.Errorf("without a leader: %d %s", status, body)
+	}
+	s.tree.Fail = nil
+	if status, body := put(); status != http.StatusNotFound && status != http.StatusBadRequest ||
+		!strings.Contains(body, "MANIFEST_BLOB_UNKNOWN") {
+		t.Errorf("with one: %d %s", status, body)
 	}
 }

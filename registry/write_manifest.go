@@ -108,6 +108,17 @@ func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manif
 	putSummary(b, repo, d, m)
 }
 
+// catchUp makes this node's tree as new as anything that was acknowledged before the call, on whatever node: it writes
+// nothing, through the log, on the condition that name does not exist. A layer that was pushed to another node a moment
+// ago, while no leader could be asked, is then not called unknown, which clients take for final.
+func (r *Registry) catchUp(ctx context.Context, name string) error {
+	err := r.tree.Update(ctx, func(b Batch) error { b.Expect(name, 0); return nil })
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
 // writeManifest checks and stores a manifest. d may be "": then it is named by sha256.
 func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Digest, tags []string, contentType string, data []byte) (digest.Digest, *manifest, error) {
 	d, m, err := checkManifest(d, tags, contentType, data)
@@ -122,11 +133,18 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 	if _, err := bw.Write(data); err != nil {
 		return "", nil, err
 	}
-	committed := false
+	committed, newest := false, false
 	for range attempts {
 		needs, absent := r.needs(repo, m, nil, nil)
-		if len(absent) > 0 {
+		switch {
+		case len(absent) > 0 && newest:
 			return "", nil, lacking(absent)
+		case len(absent) > 0:
+			if err := r.catchUp(ctx, layerPath(repo, absent[0])); err != nil {
+				return "", nil, err
+			}
+			newest = true
+			continue
 		}
 		if err := needs.tooMany(); err != nil {
 			return "", nil, err
