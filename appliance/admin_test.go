@@ -117,7 +117,8 @@ func TestAnOriginIsEnabledWhole(t *testing.T) {
 	}
 }
 
-// Origins that are enabled at the same time are all enabled, each with its certificate: what one computed from is what it changes.
+// Origins that are enabled at the same time are all enabled, each with its certificate: what one computed from is what
+// it changes.
 func TestOriginsEnabledAtOnceDoNotUndoEachOther(t *testing.T) {
 	t.Parallel()
 	n := freshNode(t, InitOptions{Permit: []string{"bank.example"}})
@@ -145,7 +146,8 @@ func TestOriginsEnabledAtOnceDoNotUndoEachOther(t *testing.T) {
 	}
 }
 
-// A change of the CA between the plan and the batch makes the whole batch fail, and the change is planned again: nothing is half enabled.
+// A change of the CA between the plan and the batch makes the whole batch fail, and the change is planned again:
+// nothing is half enabled.
 func TestAConflictIsPlannedAgain(t *testing.T) {
 	t.Parallel()
 	n := freshNode(t, InitOptions{Permit: []string{"bank.example"}})

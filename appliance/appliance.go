@@ -1,9 +1,10 @@
-// Package appliance is the composition root: it reads the config, binds the sockets, opens the tree, gives every service its part of it, and
-// starts and stops them in order. It only wires.
+// Package appliance is the composition root: it reads the config, binds the sockets, opens the tree, gives every
+// service its part of it, and starts and stops them in order. It only wires.
 //
-// It promises: every socket is bound before anything is opened, so that a second daemon, a taken port or a typing error is found while nothing
-// has been touched; services stop in the reverse order of their start, and downloads under way get time to finish; and a change of origins,
-// names or settings, made here or on another node, is taken up without a restart.
+// It promises: every socket is bound before anything is opened, so that a second daemon, a taken port or a typing error
+// is found while nothing has been touched; services stop in the reverse order of their start, and downloads under way
+// get time to finish; and a change of origins, names or settings, made here or on another node, is taken up without a
+// restart.
 package appliance
 
 import (
@@ -42,8 +43,9 @@ import (
 // Version, Commit: what the binary says of itself; main sets them.
 var Version, Commit = "unknown", "unknown"
 
-// grace is how long a stop waits for requests under way, downloads above all. A unit's TimeoutStopSec must be longer. In its last part no new request is taken: then those
-// who come wait in systemd's sockets for the next process, and a Go client gives a TLS handshake 10 s.
+// grace is how long a stop waits for requests under way, downloads above all. A unit's TimeoutStopSec must be longer.
+// In its last part no new request is taken: then those who come wait in systemd's sockets for the next process, and a
+// Go client gives a TLS handshake 10 s.
 const (
 	grace     = 30 * time.Second
 	lastGrace = 6 // its last sixth
@@ -104,8 +106,8 @@ type Options struct {
 	Load func() (Config, error)
 }
 
-// Open binds every socket and then opens the disk. Errors are one sentence: what is wrong with what, and what to do. Until Run nobody is answered.
-// The config must be complete (Config.Complete).
+// Open binds every socket and then opens the disk. Errors are one sentence: what is wrong with what, and what to do.
+// Until Run nobody is answered. The config must be complete (Config.Complete).
 func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -281,8 +283,9 @@ func (a *Appliance) front() frontPage {
 	return p
 }
 
-// Run serves until ctx is done, or until this node cannot go on, and stops: first no new request is taken, then those under way get the
-// grace period, then everything else ends in the reverse order of its start. It returns nil after a stop that was asked for. Close comes after it.
+// Run serves until ctx is done, or until this node cannot go on, and stops: first no new request is taken, then those
+// under way get the grace period, then everything else ends in the reverse order of its start. It returns nil after a
+// stop that was asked for. Close comes after it.
 func (a *Appliance) Run(ctx context.Context) error {
 	fail := make(chan error, 16)
 	var stops []func() // in the order of starts
@@ -346,7 +349,8 @@ func (a *Appliance) Run(ctx context.Context) error {
 		return nil
 	}
 	start("admin", serveAdmin)
-	// An import ends at once and goes on after the restart. When the server takes no new ones, the answers to their commands are waited for.
+	// An import ends at once and goes on after the restart. When the server takes no new ones, the answers to their
+	// commands are waited for.
 	stops = append(stops, a.sessions.Wait, func() { a.shutdown(a.grace, admin) }, a.imports.Close)
 	start("upkeep", a.upkeep)
 	start("scrub", func(ctx context.Context) error { a.cluster.Patrol(ctx, a.scrubInterval); return nil })
@@ -398,8 +402,8 @@ func (a *Appliance) sealUsers(ctx context.Context) error {
 	}
 }
 
-// upkeepEvery is how often a node collects by itself what nothing names: what deleted images held, pushes that were given up, uploads
-// idle for a day. `casemate gc` does the same at once.
+// upkeepEvery is how often a node collects by itself what nothing names: what deleted images held, pushes that were
+// given up, uploads idle for a day. `casemate gc` does the same at once.
 const upkeepEvery = 6 * time.Hour
 
 func (a *Appliance) upkeep(ctx context.Context) error {
@@ -429,7 +433,8 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// Reread reads the config again and takes up what it can; the notes say what needs a restart. A config with a mistake changes nothing.
+// Reread reads the config again and takes up what it can; the notes say what needs a restart. A config with a mistake
+// changes nothing.
 func (a *Appliance) Reread() (notes []string, err error) {
 	if a.load == nil {
 		return nil, usage("this daemon was not started from a config file")
@@ -442,7 +447,8 @@ func (a *Appliance) Reread() (notes []string, err error) {
 	return a.Reload(cfg), nil
 }
 
-// Reload takes up what of a config can be changed while running (log.level) and returns a sentence for each key that needs a restart.
+// Reload takes up what of a config can be changed while running (log.level) and returns a sentence for each key that
+// needs a restart.
 func (a *Appliance) Reload(cfg Config) (notes []string) {
 	a.notifyReloading()
 	defer func() { a.notify("READY=1\nSTATUS=serving") }()
@@ -522,7 +528,8 @@ func (p *problems) list() []string {
 	return all
 }
 
-// luck counts by which tolerance what was answered. It is bounded: when it is full, new pairs are only counted in the metrics.
+// luck counts by which tolerance what was answered. It is bounded: when it is full, new pairs are only counted in the
+// metrics.
 type luck struct {
 	mu sync.Mutex
 	by map[[2]string]uint64

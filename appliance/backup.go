@@ -13,10 +13,12 @@ import (
 	"casemate/cluster"
 )
 
-// ReportTrailer is the trailer of POST /v1/backup: a cluster.BackupReport in JSON. Where it is missing, what came is no backup.
+// ReportTrailer is the trailer of POST /v1/backup: a cluster.BackupReport in JSON. Where it is missing, what came is no
+// backup.
 const ReportTrailer = "Casemate-Report"
 
-// postBackup streams a backup. An error in the middle cuts the connection: no client can take half of one for a whole one.
+// postBackup streams a backup. An error in the middle cuts the connection: no client can take half of one for a whole
+// one.
 func (a *Appliance) postBackup(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		NoBlobs    bool `json:"no_blobs"`
@@ -68,8 +70,9 @@ type RestoreOptions struct {
 	Log *slog.Logger
 }
 
-// Restore makes the first node of a new cluster from a backup, in a data directory that is new or empty. The node's name and addresses are those of cfg, which
-// must be complete; settings, users, content and the CA are the backup's, and what it says of other nodes is gone. It starts nothing.
+// Restore makes the first node of a new cluster from a backup, in a data directory that is new or empty. The node's
+// name and addresses are those of cfg, which must be complete; settings, users, content and the CA are the backup's,
+// and what it says of other nodes is gone. It starts nothing.
 func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (rep cluster.RestoreReport, p Prepared, err error) {
 	if err := checkDataDir(cfg.Data); err != nil {
 		return rep, p, err
@@ -91,7 +94,8 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 	return rep, p, err
 }
 
-// RecoverCluster makes the stopped node of cfg a cluster of one, or with dry only says what that would cost; see cluster.Recover. configFile is where cfg came from.
+// RecoverCluster makes the stopped node of cfg a cluster of one, or with dry only says what that would cost; see
+// cluster.Recover. configFile is where cfg came from.
 func RecoverCluster(cfg Config, configFile string, dry bool, log *slog.Logger) (rep cluster.RecoverReport, err error) {
 	host, err := serviceHost(configFile)
 	if err != nil {
@@ -111,7 +115,8 @@ func RecoverCluster(cfg Config, configFile string, dry bool, log *slog.Logger) (
 	return rep, err
 }
 
-// onlyNode takes all other nodes out of the tree: DNS must not name them, and new intermediates need not permit their addresses. The CA enters its own at the next start.
+// onlyNode takes all other nodes out of the tree: DNS must not name them, and new intermediates need not permit their
+// addresses. The CA enters its own at the next start.
 func onlyNode(b cluster.Batch, cfg Config) error {
 	b.Remove("nodes")
 	b.Remove("pki/node")

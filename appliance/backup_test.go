@@ -45,8 +45,8 @@ const (
 	backupIdentity = "AGE-SECRET-KEY-1T0E47V08MGNGJF5T2T7GL8NVSHV2NJJR45N9PU2V3L34XRN4NHDSM8J0P0"
 )
 
-// What was pushed and put is served by a node of another name and address that was restored from a backup, under the same CA: clients notice nothing but
-// that the resolver is another one. The node of the backup is no member of it.
+// What was pushed and put is served by a node of another name and address that was restored from a backup, under the
+// same CA: clients notice nothing but that the resolver is another one. The node of the backup is no member of it.
 func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())

@@ -28,8 +28,8 @@ func (u under) LinkWeak(name, digest string)       { u.Batch.LinkWeak(u.dir+"/"+
 func (u under) Remove(name string)                 { u.Batch.Remove(u.dir + "/" + name) }
 func (u under) Expect(name string, version uint64) { u.Batch.Expect(u.dir+"/"+name, version) }
 
-// constrained commits a change of what is enabled: the records, and an intermediate for exactly the names of set, in one conditional batch.
-// If the CA or what plan expects of the tree changed meanwhile, plan is asked again.
+// constrained commits a change of what is enabled: the records, and an intermediate for exactly the names of set, in
+// one conditional batch. If the CA or what plan expects of the tree changed meanwhile, plan is asked again.
 func (a *Appliance) constrained(ctx context.Context, plan func() (set *origin.Set, edit func(cluster.Batch) error, err error)) error {
 	a.change.Lock()
 	defer a.change.Unlock()
@@ -76,7 +76,8 @@ func (a *Appliance) version(name string) (uint64, error) {
 	return info.(interface{ Version() uint64 }).Version(), nil
 }
 
-// addOrigin adds an origin and enables it: record, DNS and certificates at one moment. One that the root does not permit is stored, not enabled, and said so.
+// addOrigin adds an origin and enables it: record, DNS and certificates at one moment. One that the root does not
+// permit is stored, not enabled, and said so.
 func (a *Appliance) addOrigin(ctx context.Context, host string, aliases []string) (originInfo, error) {
 	host = origin.Fold(host)
 	var made origin.Origin
@@ -173,7 +174,8 @@ func (a *Appliance) removeOrigin(ctx context.Context, host string) error {
 	return err
 }
 
-// setSetting changes one setting, or puts its default back (nil). A setting that changes what is enabled changes the intermediate with it.
+// setSetting changes one setting, or puts its default back (nil). A setting that changes what is enabled changes the
+// intermediate with it.
 func (a *Appliance) setSetting(ctx context.Context, key string, value *string) error {
 	if key == "pki.issuer" {
 		return a.setIssuer(ctx, value)
@@ -232,8 +234,8 @@ func (a *Appliance) setSetting(ctx context.Context, key string, value *string) e
 	return err
 }
 
-// setIssuer makes an enterprise's CA certificate the one that signs. value is PEM: its private key, the certificate, and those above it. It is no
-// text in the settings directory, because the key must be sealed: the CA keeps it.
+// setIssuer makes an enterprise's CA certificate the one that signs. value is PEM: its private key, the certificate,
+// and those above it. It is no text in the settings directory, because the key must be sealed: the CA keeps it.
 func (a *Appliance) setIssuer(ctx context.Context, value *string) error {
 	if value == nil {
 		return usage("setting pki.issuer has no default to go back to: clients trust the enterprise's root now")

@@ -28,8 +28,8 @@ func (a *Appliance) postCheck(r *http.Request) (any, error) {
 	return c.Check(r.Context(), req)
 }
 
-// filesAsAsked resolves URLs as clients ask them, at the bastions' own names too: https://files.DOMAIN/HOST/PATH is https://HOST/PATH. (The registry
-// takes its own names apart itself.)
+// filesAsAsked resolves URLs as clients ask them, at the bastions' own names too: https://files.DOMAIN/HOST/PATH is
+// https://HOST/PATH. (The registry takes its own names apart itself.)
 type filesAsAsked struct {
 	*fileserver.Server
 	hosts *hosts
@@ -141,8 +141,8 @@ func (a *Appliance) answered(ctx context.Context) func(missing.Entry) (by string
 	}
 }
 
-// imageAnswered is answered for repository:tag and repository@digest. Most of what was missed and is here now has the very name that was asked for, and
-// then no manifest is read to see it: a book may have ten thousand entries.
+// imageAnswered is answered for repository:tag and repository@digest. Most of what was missed and is here now has the
+// very name that was asked for, and then no manifest is read to see it: a book may have ten thousand entries.
 func (a *Appliance) imageAnswered(ctx context.Context, name string) (by string, ok bool) {
 	repository, digest, byDigest := strings.Cut(name, "@")
 	tag := ""

@@ -29,8 +29,8 @@ const DefaultSocket = "/run/casemate/admin.sock"
 // maxConfig bounds a config file; a real one has a few hundred bytes.
 const maxConfig = 1 << 20
 
-// A UsageError is a mistake in what the operator wrote (a flag, the config, a setting), as opposed to something that could not be done.
-// The command line ends with exit code 2 for it.
+// A UsageError is a mistake in what the operator wrote (a flag, the config, a setting), as opposed to something that
+// could not be done. The command line ends with exit code 2 for it.
 type UsageError struct{ Err error }
 
 func (e *UsageError) Error() string { return e.Err.Error() }
@@ -47,7 +47,8 @@ type Config struct {
 	Node string
 	// Data is the directory that the node owns. Default: /var/lib/casemate.
 	Data string
-	// Advertise are the addresses that DNS answers give for this node and at which peers find it. Default: those of the default routes.
+	// Advertise are the addresses that DNS answers give for this node and at which peers find it. Default: those of the
+	// default routes.
 	Advertise []netip.Addr
 	// Listen says where the node listens.
 	Listen Listen
@@ -58,8 +59,9 @@ type Config struct {
 	Log Log
 }
 
-// Listen holds the sockets' addresses, "address:port" each; port 0 lets the kernel choose. An empty list means the advertised addresses
-// at the usual port, or whatever systemd hands over under that name. DNS and the peer port never listen on a wildcard.
+// Listen holds the sockets' addresses, "address:port" each; port 0 lets the kernel choose. An empty list means the
+// advertised addresses at the usual port, or whatever systemd hands over under that name. DNS and the peer port never
+// listen on a wildcard.
 type Listen struct {
 	HTTP  []netip.AddrPort // default port 80
 	HTTPS []netip.AddrPort // default port 443
@@ -93,8 +95,9 @@ func LoadConfig(path string) (Config, error) {
 	return ParseConfig(path, data)
 }
 
-// ParseConfig reads a config from YAML. It is strict: an unknown key, a key given twice or a value of the wrong type is a UsageError
-// with the file's name and the line. It looks at nothing but data, so defaults that depend on the host are left to Complete.
+// ParseConfig reads a config from YAML. It is strict: an unknown key, a key given twice or a value of the wrong type is
+// a UsageError with the file's name and the line. It looks at nothing but data, so defaults that depend on the host are
+// left to Complete.
 func ParseConfig(name string, data []byte) (Config, error) {
 	var c Config
 	if len(data) > maxConfig {
@@ -386,8 +389,8 @@ func isHost(s string) bool {
 	return err != nil
 }
 
-// Complete fills in the defaults that depend on the host: its name and its addresses. What the default is at a listening address
-// is decided when the sockets are bound, because systemd may have handed them over.
+// Complete fills in the defaults that depend on the host: its name and its addresses. What the default is at a
+// listening address is decided when the sockets are bound, because systemd may have handed them over.
 func (c *Config) Complete() error {
 	if c.Node == "" {
 		name, err := os.Hostname()
@@ -418,7 +421,8 @@ func (c *Config) Complete() error {
 	return c.Validate()
 }
 
-// routeAddrs returns the local addresses of the default routes. Connecting a UDP socket sends nothing: it only asks the routing table.
+// routeAddrs returns the local addresses of the default routes. Connecting a UDP socket sends nothing: it only asks the
+// routing table.
 func routeAddrs() []netip.Addr {
 	var list []netip.Addr
 	for _, to := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} {
@@ -435,7 +439,8 @@ func routeAddrs() []netip.Addr {
 	return list
 }
 
-// YAML writes the config as a file that ParseConfig reads: every key with what it means, those that are not set as comments with their default.
+// YAML writes the config as a file that ParseConfig reads: every key with what it means, those that are not set as
+// comments with their default.
 func (c *Config) YAML() []byte {
 	var b strings.Builder
 	b.WriteString("# The config of this Casemate node. Every key is optional; a # stands before what is not set, with its default or an example.\n" +

@@ -15,8 +15,8 @@ import (
 	"casemate/cluster/share"
 )
 
-// How long a client may make no progress, and how much progress counts. A big file over a slow line takes as long as it takes; a client
-// that has stopped reading, or reads a byte now and then, is cut off.
+// How long a client may make no progress, and how much progress counts. A big file over a slow line takes as long as it
+// takes; a client that has stopped reading, or reads a byte now and then, is cut off.
 const (
 	stallTimeout = 2 * time.Minute
 	stallChunk   = 1 << 20 // bytes that must have left within stallTimeout: 9 KB/s
@@ -103,7 +103,8 @@ func (c *progressConn) ReadFrom(r io.Reader) (n int64, err error) {
 		r, limit = outer.R, outer.N
 	}
 	for limit > 0 {
-		// The kernel takes a file itself or one in an *io.LimitedReader, not deeper: so the outer one was taken off above.
+		// The kernel takes a file itself or one in an *io.LimitedReader, not deeper: so the outer one was taken off
+		// above.
 		piece := &io.LimitedReader{R: r, N: min(limit, stallChunk)}
 		want := piece.N
 		start := c.extend()
@@ -142,11 +143,13 @@ func withPlace(ctx context.Context, c net.Conn) context.Context {
 
 // newPlaces divides the connections of ports 80 and 443. known reports the addresses of nodes.
 func newPlaces(max int, known func(client string) bool) *share.Places {
-	// Three eighths for one client: a thousand downloads may come from one host. Whoever has none gets one all the same.
+	// Three eighths for one client: a thousand downloads may come from one host. Whoever has none gets one all the
+	// same.
 	return share.New(share.Config{Max: max, PerClient: (max*3 + 7) / 8, Kept: min(512, max/8), Known: known})
 }
 
-// An answer that was made in memory stays there until its client has taken it, for as long as progressConn lets it take.
+// An answer that was made in memory stays there until its client has taken it, for as long as progressConn lets it
+// take.
 const (
 	largeAnswer  = 64 << 10 // bytes from which it counts
 	largeAnswers = 64       // under way at a time; the registry's lists and manifests have up to 4 MiB
@@ -173,7 +176,8 @@ type limitListener struct {
 	log    *slog.Logger
 }
 
-// Accept returns the next connection for which there is room; the others are closed at once, which a client sees and may try again.
+// Accept returns the next connection for which there is room; the others are closed at once, which a client sees and
+// may try again.
 func (l *limitListener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()

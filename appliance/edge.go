@@ -95,11 +95,12 @@ type edge struct {
 	log      *slog.Logger
 }
 
-// handler returns the handler of one port; plain says that it has no TLS: the same content for reading, no writes and no credentials.
+// handler returns the handler of one port; plain says that it has no TLS: the same content for reading, no writes and
+// no credentials.
 func (e *edge) handler(plain bool) http.Handler {
 	return e.recorded(func(rec *recorder, r *http.Request) string {
-		// Nobody stands between us and the client: who says so lies, and distribution would believe it. What nodes tell each
-		// other is theirs to tell.
+		// Nobody stands between us and the client: who says so lies, and distribution would believe it. What nodes tell
+		// each other is theirs to tell.
 		for name := range r.Header {
 			if name == "Forwarded" || strings.HasPrefix(name, "X-Forwarded-") || name == "X-Real-Ip" ||
 				strings.HasPrefix(name, passedHeaders) {
@@ -320,7 +321,8 @@ func clip(s string) string {
 	return s
 }
 
-// recorder remembers the status and counts the bytes of an answer. It passes ReadFrom on, so that a file still goes to the socket by sendfile.
+// recorder remembers the status and counts the bytes of an answer. It passes ReadFrom on, so that a file still goes to
+// the socket by sendfile.
 type recorder struct {
 	http.ResponseWriter
 	status int

@@ -201,7 +201,8 @@ func TestAClientThatStopsSendingIsCutOff(t *testing.T) {
 	}
 }
 
-// After a body was read whole or closed, its deadline must not end what follows on the connection: a long answer, the next request.
+// After a body was read whole or closed, its deadline must not end what follows on the connection: a long answer, the
+// next request.
 func TestADeadlineEndsWithItsBody(t *testing.T) {
 	for _, end := range []func(io.ReadCloser){
 		func(b io.ReadCloser) { io.Copy(io.Discard, b) },

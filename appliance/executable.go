@@ -15,8 +15,9 @@ import (
 	"casemate/fileserver"
 )
 
-// executable is this program's executable as a file to download: GET /casemate, with which a node runs casemate doctor. It is opened once, so an upgrade on the disk
-// changes nothing of what a running daemon gives out, and a download that goes on later goes on with the same bytes or not at all (ETag, If-Range).
+// executable is this program's executable as a file to download: GET /casemate, with which a node runs casemate doctor.
+// It is opened once, so an upgrade on the disk changes nothing of what a running daemon gives out, and a download that
+// goes on later goes on with the same bytes or not at all (ETag, If-Range).
 type executable struct {
 	file *os.File // nil: it cannot be read
 	size int64

@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// freeBind lets a socket be bound to an address that this host has not got yet, as systemd's sockets with FreeBind= are.
+// freeBind lets a socket be bound to an address that this host has not got yet, as systemd's sockets with FreeBind=
+// are.
 func freeBind(network, _ string, c syscall.RawConn) (err error) {
 	level, opt := unix.SOL_IP, unix.IP_FREEBIND
 	if network == "tcp6" {

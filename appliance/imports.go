@@ -98,7 +98,8 @@ func overlaps(host, domain string) bool {
 	return host == domain || isBelow(host, domain) || isBelow(domain, host)
 }
 
-// publishImport commits the names of an import with what makes its hosts origins: records, and an intermediate for them.
+// publishImport commits the names of an import with what makes its hosts origins: records, and an intermediate for
+// them.
 func (a *Appliance) publishImport(ctx context.Context, hosts []content.Host, write func(cluster.Batch, content.Origins) error) error {
 	if p, err := a.planHosts(hosts); err != nil {
 		return err

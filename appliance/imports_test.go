@@ -202,7 +202,8 @@ func TestAClientSeesAnImportWholeOrNotAtAll(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for first, last := false, false; !last; {
-			// In the order in which a batch might appear bit by bit: once the last is there, so is the first; once the first is seen, all are.
+			// In the order in which a batch might appear bit by bit: once the last is there, so is the first; once the
+			// first is seen, all are.
 			resp, _ := n.do("HEAD", fmt.Sprintf("https://dl.k8s.io/%03d", many-1), nil)
 			last = resp.StatusCode == 200
 			resp, _ = n.do("HEAD", "https://dl.k8s.io/000", nil)

@@ -60,15 +60,16 @@ type InitOptions struct {
 type InitResult struct {
 	Prepared
 	Domain string
-	// Notes are sentences for the operator: origins that are not enabled and why, resolvers that could be asked for other names.
+	// Notes are sentences for the operator: origins that are not enabled and why, resolvers that could be asked for
+	// other names.
 	Notes []string
 }
 
-// Init makes the first node of a cluster: its data directory, its settings, secrets and origins, and the CA; and writes the node's config if
-// there is none. It starts nothing. cfg must be complete (Config.Complete).
+// Init makes the first node of a cluster: its data directory, its settings, secrets and origins, and the CA; and writes
+// the node's config if there is none. It starts nothing. cfg must be complete (Config.Complete).
 //
-// Contradictions are a UsageError and found before anything is written. An Init that was cut short is taken up again by the next one; a
-// data directory that is initialised already is fs.ErrExist.
+// Contradictions are a UsageError and found before anything is written. An Init that was cut short is taken up again by
+// the next one; a data directory that is initialised already is fs.ErrExist.
 func Init(ctx context.Context, cfg Config, opt InitOptions) (res InitResult, err error) {
 	log := opt.Log
 	if log == nil {
@@ -213,7 +214,8 @@ func checkDataDir(dir string) error {
 	return nil
 }
 
-// openOrBootstrap opens the cluster, which it makes if there is none. A directory that says itself it is incomplete is made again.
+// openOrBootstrap opens the cluster, which it makes if there is none. A directory that says itself it is incomplete is
+// made again.
 func openOrBootstrap(cfg Config, log *slog.Logger) (*cluster.Cluster, error) {
 	cc := clusterConfig(cfg, log)
 	if !exists(filepath.Join(cc.Dir, "format")) {
@@ -241,7 +243,8 @@ func putNode(b cluster.Batch, cfg Config) error {
 	return err
 }
 
-// publicZones are the zones that the root permits: those of pki and every built-in origin, which may lie outside of them.
+// publicZones are the zones that the root permits: those of pki and every built-in origin, which may lie outside of
+// them.
 func publicZones() []string {
 	zones := pki.PublicZones()
 	for _, o := range origin.Builtin() {

@@ -17,7 +17,8 @@ import (
 	"casemate/cluster"
 )
 
-// secretInventory is the seed of the ed25519 key that signs inventories. Unlike the other secrets it is made at its first use.
+// secretInventory is the seed of the ed25519 key that signs inventories. Unlike the other secrets it is made at its
+// first use.
 const secretInventory = "inventory"
 
 func (a *Appliance) getInventory(w http.ResponseWriter, r *http.Request) {
@@ -79,7 +80,8 @@ func (a *Appliance) inventoryKey(ctx context.Context) (ed25519.PrivateKey, error
 	return ed25519.NewKeyFromSeed(seed), nil
 }
 
-// makeInventoryKey makes the key unless there is one: several nodes may be asked at once, and all of them end with the first one's.
+// makeInventoryKey makes the key unless there is one: several nodes may be asked at once, and all of them end with the
+// first one's.
 func (a *Appliance) makeInventoryKey(ctx context.Context) error {
 	seed := make([]byte, ed25519.SeedSize)
 	rand.Read(seed)

@@ -10,9 +10,11 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 )
 
-// NewLogger returns the logger that the config asks for, writing to w (standard error), and the level that Reload changes.
+// NewLogger returns the logger that the config asks for, writing to w (standard error), and the level that Reload
+// changes.
 //
-// With format auto, lines carry the journal's priority (sd-daemon(3), "<6>") and no time where standard error is the journal, and are text elsewhere.
+// With format auto, lines carry the journal's priority (sd-daemon(3), "<6>") and no time where standard error is the
+// journal, and are text elsewhere.
 func NewLogger(cfg Log, w io.Writer) (*slog.Logger, *slog.LevelVar) {
 	level := &slog.LevelVar{}
 	level.Set(cfg.Level)

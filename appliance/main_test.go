@@ -19,7 +19,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Each of distribution's handlers.App has one goroutine that it has no way to end; it waits for events that nobody sends.
+// Each of distribution's handlers.App has one goroutine that it has no way to end; it waits for events that nobody
+// sends.
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }
@@ -167,7 +168,8 @@ func (n *node) do(method, url string, body io.Reader, edit ...func(*http.Request
 	return resp, string(data)
 }
 
-// admin calls the admin API; in and out are JSON, a string or []byte as in is sent as it is. It returns the status and the error's sentence.
+// admin calls the admin API; in and out are JSON, a string or []byte as in is sent as it is. It returns the status and
+// the error's sentence.
 func (n *node) admin(method, path string, in, out any) (int, string) {
 	n.t.Helper()
 	var body io.Reader

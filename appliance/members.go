@@ -20,7 +20,8 @@ import (
 // joinPatience is how long a node that has just joined waits at its first start for what the others know.
 const joinPatience = 60 * time.Second
 
-// awaitTree waits, on a node that has just joined, until the tree is here: the settings, the CA, everything that this node answers with.
+// awaitTree waits, on a node that has just joined, until the tree is here: the settings, the CA, everything that this
+// node answers with.
 func (a *Appliance) awaitTree() error {
 	ctx, cancel := context.WithTimeout(context.Background(), joinPatience)
 	defer cancel()
@@ -46,7 +47,8 @@ func (a *Appliance) awaitTree() error {
 	}
 }
 
-// startPatience is how long a node that starts waits to hear what was written while it was down. Without a majority it then serves what it has.
+// startPatience is how long a node that starts waits to hear what was written while it was down. Without a majority it
+// then serves what it has.
 const startPatience = 3 * time.Second
 
 func (a *Appliance) catchUp() {
@@ -82,8 +84,9 @@ type JoinOptions struct {
 	Log *slog.Logger
 }
 
-// Join makes this node a member of the cluster to which the token belongs: its data directory, with its identity and the keys, and its config if there is none. It starts
-// nothing: the content comes when the node is served. A Join that was cut short is taken up again by the next one, with the same token.
+// Join makes this node a member of the cluster to which the token belongs: its data directory, with its identity and
+// the keys, and its config if there is none. It starts nothing: the content comes when the node is served. A Join that
+// was cut short is taken up again by the next one, with the same token.
 func Join(ctx context.Context, cfg Config, opt JoinOptions) (p Prepared, err error) {
 	token, err := cluster.ParseToken(opt.Token)
 	if err != nil {
@@ -168,8 +171,8 @@ func (a *Appliance) postToken(r *http.Request) (any, error) {
 	return map[string]any{"token": token.String(), "addr": a.Addrs().Peer.String(), "expires": time.Now().Add(ttl).UTC().Truncate(time.Second)}, nil
 }
 
-// removeMember takes a node out of the cluster, its addresses out of DNS, and out of what the CA permits. Cut short, the same again does the rest; so it is not for the
-// node itself, which stops in the middle.
+// removeMember takes a node out of the cluster, its addresses out of DNS, and out of what the CA permits. Cut short,
+// the same again does the rest; so it is not for the node itself, which stops in the middle.
 func (a *Appliance) removeMember(ctx context.Context, node string, force bool) (any, error) {
 	if node == a.cfg.Node && len(a.cluster.Members()) > 1 {
 		return nil, usage("node %s is this one, and stops when it is removed: run the command on a node that stays", node)

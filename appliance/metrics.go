@@ -21,7 +21,8 @@ import (
 	"casemate/appliance/missing"
 )
 
-// metrics are what /metrics shows, in a registry of their own. Every label has a small fixed set of values: nothing that a client sends is one.
+// metrics are what /metrics shows, in a registry of their own. Every label has a small fixed set of values: nothing
+// that a client sends is one.
 type metrics struct {
 	a        *Appliance
 	reg      *prometheus.Registry
@@ -163,7 +164,8 @@ func (m *metrics) miss(kind string) {
 
 func (m *metrics) lucky() { m.luck.Inc() }
 
-// tlsErrors is the HTTP servers' log. A client that does not trust our root is what an operator looks for when a node does not come up.
+// tlsErrors is the HTTP servers' log. A client that does not trust our root is what an operator looks for when a node
+// does not come up.
 func (m *metrics) tlsErrors(l *slog.Logger) *log.Logger {
 	return log.New(handshakes{m, l}, "", 0)
 }

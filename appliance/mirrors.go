@@ -24,7 +24,8 @@ func (a *Appliance) getKubespray(r *http.Request) (any, error) {
 	return a.kubespray(r, k)
 }
 
-// postKubespray is POST /v1/kubespray?mode=MODE with what the command has read in a checkout, which the daemon may not be able to open.
+// postKubespray is POST /v1/kubespray?mode=MODE with what the command has read in a checkout, which the daemon may not
+// be able to open.
 func (a *Appliance) postKubespray(r *http.Request) (any, error) {
 	var k nodeconf.KubesprayRelease
 	if err := read(r, &k); err != nil {

@@ -35,8 +35,9 @@ func TestMirrorsByTheAdminAPI(t *testing.T) {
 	}
 }
 
-// TestKubesprayAsksTheBastions computes what a release downloads with the variables of mirror mode, asks for all of it, and finds the very lists of that release, by their
-// upstream names, in the missing book: nothing is asked for elsewhere, and nothing under a name that means something else here. The checkout in bundle/lists/testdata has
+// TestKubesprayAsksTheBastions computes what a release downloads with the variables of mirror mode, asks for all of it,
+// and finds the very lists of that release, by their upstream names, in the missing book: nothing is asked for
+// elsewhere, and nothing under a name that means something else here. The checkout in bundle/lists/testdata has
 // Kubespray's shape; CASEMATE_KUBESPRAY names real ones, divided by colons.
 func TestKubesprayAsksTheBastions(t *testing.T) {
 	t.Parallel()
@@ -91,7 +92,8 @@ func TestKubesprayAsksTheBastions(t *testing.T) {
 					t.Errorf("the image %s is asked for elsewhere", i.Ref())
 					continue
 				}
-				// Once by a client that resolves registry.<domain>, once by containerd, which goes to a node and says whom it means.
+				// Once by a client that resolves registry.<domain>, once by containerd, which goes to a node and says
+				// whom it means.
 				for _, url := range []string{
 					fmt.Sprintf("https://registry.casemate.internal/v2/%s/manifests/%s", repository, i.Tag),
 					fmt.Sprintf("https://n1.casemate.internal/v2/%s/manifests/%s?ns=registry.casemate.internal", repository, i.Tag),

@@ -27,9 +27,10 @@ func (a *Appliance) notifyReloading() {
 	a.notify(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 }
 
-// watchdog tells systemd at a quarter of the interval that this node lives, if it does: what clients use is asked each time. A node that does not answer is
-// not told of, and systemd starts it anew. An answer may take half the interval: with more clients than cores every step of one waits for all of them (1 000 pulls at
-// the full speed of two cores: seconds), and to cut them all off would be the worst that can be done then.
+// watchdog tells systemd at a quarter of the interval that this node lives, if it does: what clients use is asked each
+// time. A node that does not answer is not told of, and systemd starts it anew. An answer may take half the interval:
+// with more clients than cores every step of one waits for all of them (1 000 pulls at the full speed of two cores:
+// seconds), and to cut them all off would be the worst that can be done then.
 func (a *Appliance) watchdog(ctx context.Context) error {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
@@ -56,7 +57,8 @@ func (a *Appliance) watchdog(ctx context.Context) error {
 	}
 }
 
-// alive asks this node what a client asks: a page over the admin socket (the HTTP machinery and the tree) and a name over UDP.
+// alive asks this node what a client asks: a page over the admin socket (the HTTP machinery and the tree) and a name
+// over UDP.
 func (a *Appliance) alive(ctx context.Context) error {
 	if err := a.cluster.Err(); err != nil {
 		return err
@@ -84,7 +86,8 @@ func (a *Appliance) alive(ctx context.Context) error {
 	return nil
 }
 
-// errNotHere: the host does not have the address that is listened on, not yet or not any more. A process that is started anew does not bring it back.
+// errNotHere: the host does not have the address that is listened on, not yet or not any more. A process that is
+// started anew does not bring it back.
 var errNotHere = errors.New("no address of this host now")
 
 // askDNS asks for the SOA of zone; any answer is one, a refusal included.

@@ -24,7 +24,8 @@ type pages struct {
 	enroll  http.HandlerFunc // the script that does it
 }
 
-// listsURL is the directory of the revocation lists: plain HTTP, because who checks a certificate has no certificate to trust yet (RFC 5280, 8).
+// listsURL is the directory of the revocation lists: plain HTTP, because who checks a certificate has no certificate to
+// trust yet (RFC 5280, 8).
 func listsURL(domain string) string { return "http://" + domain + "/crl/" }
 
 // frontPage is what people see at /.

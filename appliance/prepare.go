@@ -23,9 +23,10 @@ type Prepared struct {
 	Firewall []string
 }
 
-// prepare makes what a node needs: its config if there is none, its data by calling make, and, where systemd runs the daemon, its sockets' drop-ins. The data is made as the
-// daemon's user. What can be refused is refused before make is called; if that fails there is no config and no drop-in either. If we were to crash after make, the next
-// run would find the data whole (make says so), and write the rest.
+// prepare makes what a node needs: its config if there is none, its data by calling make, and, where systemd runs the
+// daemon, its sockets' drop-ins. The data is made as the daemon's user. What can be refused is refused before make is
+// called; if that fails there is no config and no drop-in either. If we were to crash after make, the next run would
+// find the data whole (make says so), and write the rest.
 func prepare(cfg Config, configFile string, make func() error) (p Prepared, err error) {
 	host, err := serviceHost(configFile)
 	if err != nil {
@@ -105,7 +106,8 @@ func (cfg *Config) units() service.Config {
 	return u
 }
 
-// BlankConfig reports a config that says nothing, like the one of a fresh package, or none at all: it is written for the operator.
+// BlankConfig reports a config that says nothing, like the one of a fresh package, or none at all: it is written for
+// the operator.
 func BlankConfig(path string) bool {
 	if !exists(path) {
 		return true
@@ -114,8 +116,8 @@ func BlankConfig(path string) bool {
 	return err == nil && reflect.DeepEqual(cfg, Config{})
 }
 
-// stageConfig writes the config beside its place before anything else is done, so that a place that cannot be written to is known early;
-// the function that it returns moves it there or takes it away.
+// stageConfig writes the config beside its place before anything else is done, so that a place that cannot be written
+// to is known early; the function that it returns moves it there or takes it away.
 func stageConfig(path string, cfg Config) (func(ok bool) error, error) {
 	if path == "" || !BlankConfig(path) {
 		return func(bool) error { return nil }, nil

@@ -288,7 +288,8 @@ func TestLivenessAsksWhatClientsAsk(t *testing.T) {
 	}
 }
 
-// systemd hands sockets over for addresses that come later or go (FreeBind): a node that nobody can reach there is not killed for it.
+// systemd hands sockets over for addresses that come later or go (FreeBind): a node that nobody can reach there is not
+// killed for it.
 func TestLivenessWithAnAddressThatIsNotHere(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
@@ -383,7 +384,8 @@ func TestMetricsAreNamedAndBounded(t *testing.T) {
 	}
 }
 
-// Requests with tricks in their path get a client error and change nothing; none of them reaches a file outside of its place.
+// Requests with tricks in their path get a client error and change nothing; none of them reaches a file outside of its
+// place.
 func TestPathTricksAreRefused(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())

@@ -74,7 +74,8 @@ func (a *Appliance) serveSample(w http.ResponseWriter, r *http.Request) {
 	send(w, r, "application/json", append(data, '\n'))
 }
 
-// findSample looks for a small image, a large one and a file at origins that are answered. What cannot be read is left out.
+// findSample looks for a small image, a large one and a file at origins that are answered. What cannot be read is left
+// out.
 func (a *Appliance) findSample(ctx context.Context) (s doctor.Sample) {
 	v := a.now.Load()
 	var small, large, fit int64

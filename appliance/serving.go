@@ -36,7 +36,8 @@ func (f *flights) count(h http.Handler) http.Handler {
 	})
 }
 
-// drain waits until the requests that are under way now have ended, but not longer than most. Others are still answered meanwhile: one slow download keeps nobody out.
+// drain waits until the requests that are under way now have ended, but not longer than most. Others are still answered
+// meanwhile: one slow download keeps nobody out.
 func (f *flights) drain(most time.Duration) {
 	f.stopping.Store(true)
 	tick := time.NewTicker(20 * time.Millisecond)

@@ -20,8 +20,8 @@ import (
 	"casemate/registry"
 )
 
-// Settings are what is the same on every node. They are kept in the tree as text, one file a key, only where they differ from the default;
-// ParseSettings gives the text its meaning.
+// Settings are what is the same on every node. They are kept in the tree as text, one file a key, only where they
+// differ from the default; ParseSettings gives the text its meaning.
 type Settings struct {
 	// Domain is the own zone. It is fixed at init: certificates and names carry it.
 	Domain string
@@ -47,7 +47,8 @@ type Settings struct {
 	AliasArch string
 	// Redirects of files, see fileserver.CheckRedirect.
 	Redirects map[string]string
-	// Defaults are answers for URLs of which there is neither a redirect nor a file: what dl.k8s.io says is the newest Kubernetes.
+	// Defaults are answers for URLs of which there is neither a redirect nor a file: what dl.k8s.io says is the newest
+	// Kubernetes.
 	Defaults map[string]string
 	// RequireSignature takes only bundles that a trusted key signed, and ImportKeys are those that are trusted.
 	RequireSignature bool
@@ -316,7 +317,8 @@ func parseForward(s *Settings, v string) error {
 	return nil
 }
 
-// ParseSettings reads the settings from their texts; a key without a text has its default. An unknown key or a bad value is a UsageError.
+// ParseSettings reads the settings from their texts; a key without a text has its default. An unknown key or a bad
+// value is a UsageError.
 func ParseSettings(values map[string]string) (*Settings, error) {
 	s := &Settings{}
 	known := map[string]bool{}

@@ -79,7 +79,8 @@ func TestForwardingByZone(t *testing.T) {
 	}
 }
 
-// Every built-in origin must be one that a root with default constraints permits, or a fresh node would begin with disabled origins.
+// Every built-in origin must be one that a root with default constraints permits, or a fresh node would begin with
+// disabled origins.
 func TestTheRootPermitsEveryBuiltinOrigin(t *testing.T) {
 	spec := pki.Spec{Domain: "casemate.internal", Public: publicZones()}
 	for _, o := range origin.Builtin() {
@@ -91,7 +92,8 @@ func TestTheRootPermitsEveryBuiltinOrigin(t *testing.T) {
 	}
 }
 
-// What kubeadm and people ask for: kubeadm without a version asks for stable-1, and for the series of its own if that says a newer one.
+// What kubeadm and people ask for: kubeadm without a version asks for stable-1, and for the series of its own if that
+// says a newer one.
 func TestTheNewestKubernetesIsASetting(t *testing.T) {
 	s, err := ParseSettings(map[string]string{"kubernetes.version": "v1.32.5"})
 	if err != nil {

@@ -44,7 +44,8 @@ type Addrs struct {
 	Admin            string
 }
 
-// bind takes the sockets that systemd handed over (by their names) and binds the others. Either all are there or, with an error, none.
+// bind takes the sockets that systemd handed over (by their names) and binds the others. Either all are there or, with
+// an error, none.
 func bind(cfg *Config, handed []*os.File) (s *sockets, err error) {
 	s = &sockets{}
 	defer func() {
@@ -87,8 +88,8 @@ func bind(cfg *Config, handed []*os.File) (s *sockets, err error) {
 	return s, nil
 }
 
-// dialled is what other nodes dial for this one, whose peer port is bound at an address: behind a wildcard, the first one
-// that is advertised.
+// dialled is what other nodes dial for this one, whose peer port is bound at an address: behind a wildcard, the first
+// one that is advertised.
 func (cfg *Config) dialled(bound netip.AddrPort) string {
 	if bound.Addr().IsUnspecified() && len(cfg.Advertise) > 0 {
 		bound = netip.AddrPortFrom(cfg.Advertise[0], bound.Port())
@@ -188,7 +189,8 @@ func sameAddrs(name, key string, want, got []netip.AddrPort) error {
 	return nil
 }
 
-// elsewhere says which handed-over sockets miss an address that clients are told, where the config leaves it at that: a hand-made unit may mean it, a forgotten one does not.
+// elsewhere says which handed-over sockets miss an address that clients are told, where the config leaves it at that: a
+// hand-made unit may mean it, a forgotten one does not.
 func (s *sockets) elsewhere(cfg *Config, handed []*os.File) (list []string) {
 	names := map[string]bool{}
 	for _, f := range handed {
@@ -268,7 +270,8 @@ func (s *sockets) bindDNS(cfg *Config, by map[string][]*os.File) error {
 	return nil
 }
 
-// bindBoth binds UDP and TCP at the same port. A port that the kernel chose for one may be taken for the other: then it is asked again.
+// bindBoth binds UDP and TCP at the same port. A port that the kernel chose for one may be taken for the other: then it
+// is asked again.
 func (s *sockets) bindBoth(a netip.AddrPort) error {
 	network := "udp4"
 	if a.Addr().Is6() {
@@ -331,7 +334,8 @@ func (s *sockets) bindAdmin(cfg *Config, files []*os.File) error {
 		return fmt.Errorf("listen.admin %s: %w", path, err)
 	}
 	s.admin = l
-	// Until here the umask has kept others out (connecting needs the right to write). The group need not exist, as with make run.
+	// Until here the umask has kept others out (connecting needs the right to write). The group need not exist, as with
+	// make run.
 	if g, err := user.LookupGroup(adminGroup); err == nil {
 		if gid, err := strconv.Atoi(g.Gid); err == nil {
 			_ = os.Chown(path, -1, gid) // only root or a member may

@@ -25,8 +25,8 @@ func ref(t *testing.T, s string) name.Reference {
 	return r
 }
 
-// The main job: an image pushed through the own name is pulled by its upstream name, a file is fetched by its upstream URL, by a client that has
-// our resolver and our root and nothing else; and after a restart everything is still there.
+// The main job: an image pushed through the own name is pulled by its upstream name, a file is fetched by its upstream
+// URL, by a client that has our resolver and our root and nothing else; and after a restart everything is still there.
 func TestAnUnmodifiedClientPullsAndFetchesByUpstreamNames(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

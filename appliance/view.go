@@ -73,7 +73,8 @@ func (a *Appliance) viewOf(settings *Settings, origins *origin.Set) (*view, erro
 	return v, nil
 }
 
-// ownAddrs are the addresses at which this node can be asked: what is advertised, what is listened on, and behind a wildcard every interface.
+// ownAddrs are the addresses at which this node can be asked: what is advertised, what is listened on, and behind a
+// wildcard every interface.
 func (a *Appliance) ownAddrs() []netip.Addr {
 	list := slices.Clone(a.cfg.Advertise)
 	for _, l := range a.socks.addrs().HTTPS {

@@ -25,7 +25,8 @@ import (
 //	urls/HEX.json           what a URL gave the last time (urlRecord); HEX is the sha256 of the URL
 //	names/HEX.json          when a name was first seen with a digest (nameRecord)
 //
-// Nobody needs it: it may be deleted whenever no run uses it. Its methods are safe for concurrent use as long as no two work on the same part.
+// Nobody needs it: it may be deleted whenever no run uses it. Its methods are safe for concurrent use as long as no two
+// work on the same part.
 type cache struct {
 	dir  string
 	lock *os.File
@@ -114,8 +115,8 @@ func (c *cache) has(digest string, size int64) bool {
 	return err == nil
 }
 
-// open returns a blob's bytes. The read that brings the last of them fails with syscall.EBADMSG if they are not the digest's; the blob is removed
-// then, and the next run fetches it again.
+// open returns a blob's bytes. The read that brings the last of them fails with syscall.EBADMSG if they are not the
+// digest's; the blob is removed then, and the next run fetches it again.
 func (c *cache) open(digest string) (io.ReadCloser, error) {
 	if err := checkDigest(digest); err != nil {
 		return nil, err
@@ -180,7 +181,8 @@ func (c *cache) put(digest string, b []byte) error {
 	return writeWhole(path, b)
 }
 
-// keep makes a complete part the blob of its digest. The bytes are on disk before the name is: after a crash a blob is whole or not there.
+// keep makes a complete part the blob of its digest. The bytes are on disk before the name is: after a crash a blob is
+// whole or not there.
 func (c *cache) keep(part *os.File, digest string) error {
 	if err := part.Sync(); err != nil {
 		return localError{err}
@@ -244,8 +246,8 @@ func writeRecord(path string, v any) error {
 	return writeWhole(path, b)
 }
 
-// writeWhole writes a file that is there whole or not at all, unless the power fails: records and manifests are looked at before they are believed, so
-// they are not worth waiting for the disk.
+// writeWhole writes a file that is there whole or not at all, unless the power fails: records and manifests are looked
+// at before they are believed, so they are not worth waiting for the disk.
 func writeWhole(path string, b []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
 	if err != nil {

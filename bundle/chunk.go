@@ -28,7 +28,8 @@ func (r *bundleReading) assemble(ctx context.Context, blob int) error {
 	return r.putAs(ctx, r.parts[max(i, 0)], blobName(r.index.Blobs[blob].Digest), r.index.Blobs[blob].Digest, r.index.Blobs[blob].Size, in)
 }
 
-// chunks reads the chunks of a cut blob one after another and checks each, so that damage is of a part and not of the whole.
+// chunks reads the chunks of a cut blob one after another and checks each, so that damage is of a part and not of the
+// whole.
 type chunks struct {
 	r      *bundleReading
 	ctx    context.Context

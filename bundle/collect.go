@@ -20,22 +20,25 @@ import (
 
 // CollectOptions say how is collected. The zero value collects every platform, with signatures, into the user's cache.
 type CollectOptions struct {
-	// Platforms are those that are taken of an index, as "linux/arm64" or "linux/arm/v7"; without a variant all of its variants are. The index stays as
-	// it is, so that its digest and its signature stay right. None: every platform, because who does not say it has a reason to be careful; it is
-	// several times as much.
+	// Platforms are those that are taken of an index, as "linux/arm64" or "linux/arm/v7"; without a variant all of its
+	// variants are. The index stays as it is, so that its digest and its signature stay right. None: every platform,
+	// because who does not say it has a reason to be careful; it is several times as much.
 	Platforms []string
 	// Cache is a directory; "": casemate below the user's cache directory. One run uses it at a time.
 	Cache string
 	// Parallel is how many names and blobs are fetched at once; 0 is 4.
 	Parallel int
-	// DryRun fetches manifests, image configs and the indexes of chart repositories, and asks for the sizes of all else.
+	// DryRun fetches manifests, image configs and the indexes of chart repositories, and asks for the sizes of all
+	// else.
 	DryRun bool
-	// KeepGoing makes a collection of what can be had although other names cannot; they are its Absent, and stand in its index.
+	// KeepGoing makes a collection of what can be had although other names cannot; they are its Absent, and stand in
+	// its index.
 	KeepGoing bool
-	// RegistryOverrides are mirrors to ask instead of registries, each UPSTREAM=MIRROR, where both are a host or a host and a path below it; the longest UPSTREAM wins. Names
-	// stay those of the upstream.
+	// RegistryOverrides are mirrors to ask instead of registries, each UPSTREAM=MIRROR, where both are a host or a host
+	// and a path below it; the longest UPSTREAM wins. Names stay those of the upstream.
 	RegistryOverrides []string
-	// NoReferrers leaves out signatures, attestations, SBOMs and what else refers to an image, and the provenance of charts.
+	// NoReferrers leaves out signatures, attestations, SBOMs and what else refers to an image, and the provenance of
+	// charts.
 	NoReferrers bool
 	// Have says that a blob is on the far side already: it is not fetched, and marked Omitted. Nil: none is.
 	Have func(digest string) bool
@@ -61,10 +64,12 @@ type CollectOptions struct {
 type Progress interface {
 	// Resolved is called when it is known what a name is, or that it cannot be had; of are all names.
 	Resolved(names, of int)
-	// Plan is called once, when all names are known: how many layers and files there are to fetch, and how many bytes as far as that is known. What
-	// was needed to know the names, image configs and chart indexes, has been fetched by then.
+	// Plan is called once, when all names are known: how many layers and files there are to fetch, and how many bytes
+	// as far as that is known. What was needed to know the names, image configs and chart indexes, has been fetched by
+	// then.
 	Plan(transfers int, bytes int64)
-	// Start is called when something begins to be fetched: an image's layer, a file. total is its bytes, -1 if that is not known yet.
+	// Start is called when something begins to be fetched: an image's layer, a file. total is its bytes, -1 if that is
+	// not known yet.
 	Start(name string, total int64) Transfer
 }
 
@@ -80,7 +85,8 @@ type Transfer interface {
 
 // Collection is what was collected. Its Index has everything; the blobs are in the cache, which is its own until Close.
 type Collection struct {
-	// Index lists it. After a DryRun, files whose digest nobody knows have none and no blob, and those whose size nobody knows have -1.
+	// Index lists it. After a DryRun, files whose digest nobody knows have none and no blob, and those whose size
+	// nobody knows have -1.
 	Index *Index
 	// Absent are the names that could not be had, with KeepGoing.
 	Absent []CollectFailure
@@ -92,7 +98,8 @@ type Collection struct {
 	cache *cache
 }
 
-// Open opens a blob. The read of its last bytes fails with syscall.EBADMSG if the cache was damaged; the next Collect fetches it again.
+// Open opens a blob. The read of its last bytes fails with syscall.EBADMSG if the cache was damaged; the next Collect
+// fetches it again.
 func (c *Collection) Open(digest string) (io.ReadCloser, error) { return c.cache.open(digest) }
 
 // Close gives the cache to the next run.
@@ -169,7 +176,8 @@ type asked struct {
 	optional    bool
 }
 
-// share is what one name brings, or one thing that hangs on it: manifests, and the blobs that they need. It comes whole or not at all.
+// share is what one name brings, or one thing that hangs on it: manifests, and the blobs that they need. It comes whole
+// or not at all.
 type share struct {
 	n      int    // the name's number
 	hung   string // says what it is if it hangs on what was asked for: then it is left out if it cannot be had
@@ -188,8 +196,9 @@ type wantedBlob struct {
 	shares []*share      // that need it
 }
 
-// Collect fetches what w lists into the cache. Everything is tried; when something cannot be had the error is a *CollectError that lists all of that,
-// and there is no Collection, unless KeepGoing says otherwise and at least one name can be had. A disk that is full, or ctx, ends it at once.
+// Collect fetches what w lists into the cache. Everything is tried; when something cannot be had the error is a *CollectError
+// that lists all of that, and there is no Collection, unless KeepGoing says otherwise and at least one name can be had.
+// A disk that is full, or ctx, ends it at once.
 func Collect(ctx context.Context, w *lists.Wanted, opt CollectOptions) (*Collection, error) {
 	c, err := newCollector(opt)
 	if err != nil {
@@ -332,7 +341,8 @@ func (c *collector) note(format string, args ...any) {
 	c.notes = append(c.notes, fmt.Sprintf(format, args...))
 }
 
-// fail remembers that a name cannot be had. The first reason counts. What is optional is left out with a note, whatever the reason, unless it ends the run.
+// fail remembers that a name cannot be had. The first reason counts. What is optional is left out with a note, whatever
+// the reason, unless it ends the run.
 func (c *collector) fail(n int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -371,7 +381,8 @@ func fatal(err error) bool {
 	return errors.As(err, &local)
 }
 
-// again tries what breaks in the middle again. What is wrong is asked for once more at least: until the same comes twice, it may have been damaged on the way.
+// again tries what breaks in the middle again. What is wrong is asked for once more at least: until the same comes
+// twice, it may have been damaged on the way.
 func (c *collector) again(ctx context.Context, do func() error) error {
 	last := ""
 	for try := 1; ; try++ {

@@ -33,7 +33,8 @@ func (c *collector) countResolved() {
 	c.opt.Progress.Resolved(resolved, len(c.names))
 }
 
-// add takes what an image brings into what is collected. The error is of the image itself; what hangs on it and does not fit is left out.
+// add takes what an image brings into what is collected. The error is of the image itself; what hangs on it and does
+// not fit is left out.
 func (c *collector) add(p *picture) error {
 	for _, s := range *p.shares {
 		if err := c.addShare(s, p.repo); err != nil {

@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// ErrDamaged is what every error about bytes of a bundle wraps that are not what they must be. Such an error is syscall.EBADMSG too.
+// ErrDamaged is what every error about bytes of a bundle wraps that are not what they must be. Such an error is
+// syscall.EBADMSG too.
 var ErrDamaged = errors.New("the bundle is damaged")
 
 // damage is an error about an input's bytes.

@@ -16,20 +16,21 @@ type extent struct {
 	offset int64 // of its header in the part, after the documents: add the documents' size
 }
 
-// dealt says which pieces lie in which part. It follows from the index, the split size and the size of the documents alone, so that a reader
-// deals again and need not believe a bundle's word.
+// dealt says which pieces lie in which part. It follows from the index, the split size and the size of the documents
+// alone, so that a reader deals again and need not believe a bundle's word.
 type dealt struct {
 	chunk int64 // size of all chunks of a blob but its last; 0 if nothing is cut
 	cuts  []int // the blobs that are cut, in order
 	parts [][]extent
 }
 
-// deal deals the blobs to parts of at most split bytes, 0 for a single part without limit. documents is what the documents of a part and the end of the archive
-// take, without part.json.
+// deal deals the blobs to parts of at most split bytes, 0 for a single part without limit. documents is what the
+// documents of a part and the end of the archive take, without part.json.
 //
-// Blobs go in order into the part at hand while they fit, then into the next one. A blob that does not fit into an empty part begins a new one and is cut
-// into chunks that fill parts; what follows it may share the part of its last chunk. Room for part.json is set aside by its most possible size, which
-// depends on how many chunks there are, which depends on the room: the least number that agrees with itself counts.
+// Blobs go in order into the part at hand while they fit, then into the next one. A blob that does not fit into an
+// empty part begins a new one and is cut into chunks that fill parts; what follows it may share the part of its last
+// chunk. Room for part.json is set aside by its most possible size, which depends on how many chunks there are, which
+// depends on the room: the least number that agrees with itself counts.
 func deal(blobs []Blob, documents, split int64) (*dealt, error) {
 	d := &dealt{}
 	room := int64(maxContent)

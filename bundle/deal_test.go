@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// TestDeal deals many random bundles: every byte of every blob lies in one part, in order, and no part is larger than it may be.
+// TestDeal deals many random bundles: every byte of every blob lies in one part, in order, and no part is larger than
+// it may be.
 func TestDeal(t *testing.T) {
 	cutSome, several := 0, 0
 	for seed := range uint64(3000 / every(5)) {

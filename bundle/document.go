@@ -93,8 +93,8 @@ func before[T any](list []T, i int) *T {
 	return &list[i-1]
 }
 
-// DecodeIndex reads an index document and refuses every form but the one that Encode writes, unsorted or doubled entries, names and digests that
-// are none, and names without their blob.
+// DecodeIndex reads an index document and refuses every form but the one that Encode writes, unsorted or doubled
+// entries, names and digests that are none, and names without their blob.
 func DecodeIndex(b []byte) (*Index, error) {
 	ix, err := decodeIndex(b)
 	if err != nil {

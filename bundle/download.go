@@ -27,7 +27,8 @@ type download struct {
 	digest string
 	// size is how many bytes there must be, -1 if nobody knows.
 	size int64
-	// blob says that it is a registry's, which is known by digest whatever its algorithm is. Files are known by their sha256.
+	// blob says that it is a registry's, which is known by digest whatever its algorithm is. Files are known by their
+	// sha256.
 	blob bool
 	// judge, if there is one, says more about content that does not have the digest.
 	judge func(m *Mismatch, content *os.File)
@@ -51,8 +52,8 @@ type partState struct {
 	Size         int64  `json:"size"` // of the whole, -1 if it was not said
 }
 
-// validator is what a server compares so that a range of something newer is not taken for one of the same: a strong ETag, or the time of change
-// (RFC 9110, 13.1.5). "" if there is none.
+// validator is what a server compares so that a range of something newer is not taken for one of the same: a strong
+// ETag, or the time of change (RFC 9110, 13.1.5). "" if there is none.
 func (s partState) validator() string {
 	if s.ETag != "" && !strings.HasPrefix(s.ETag, "W/") {
 		return s.ETag
@@ -60,8 +61,8 @@ func (s partState) validator() string {
 	return s.LastModified
 }
 
-// fetch brings d into the cache and returns what came. Broken bodies are gone on with by Range for as long as that brings something; content that
-// changed meanwhile is begun anew. Memory does not grow with the size.
+// fetch brings d into the cache and returns what came. Broken bodies are gone on with by Range for as long as that
+// brings something; content that changed meanwhile is begun anew. Memory does not grow with the size.
 func (c *collector) fetch(ctx context.Context, d download) (got downloaded, err error) {
 	key := cmp.Or(d.digest, d.url)
 	defer c.parts.lock(key)()
@@ -171,8 +172,8 @@ func (g *getter) begin() error {
 // mostWrong is how often content that is wrong in other ways each time is fetched.
 const mostWrong = 3
 
-// right fetches until what is here is right. What is wrong is fetched once more: it may have been damaged on the way, or pieces of two contents were put
-// together. The same twice is what the server has.
+// right fetches until what is here is right. What is wrong is fetched once more: it may have been damaged on the way,
+// or pieces of two contents were put together. The same twice is what the server has.
 func (g *getter) right(ctx context.Context) error {
 	last := ""
 	for try := 1; ; try++ {
@@ -320,8 +321,9 @@ func (g *getter) once(ctx context.Context) error {
 	return g.take(resp)
 }
 
-// encoded refuses what a server compressed although it was asked not to, unless a digest says that these are the right bytes: what lies there would
-// not be what is kept. Some servers say it of an archive that is no more compressed than it always is.
+// encoded refuses what a server compressed although it was asked not to, unless a digest says that these are the right
+// bytes: what lies there would not be what is kept. Some servers say it of an archive that is no more compressed than
+// it always is.
 func (g *getter) encoded(resp *http.Response) error {
 	how := resp.Header.Get("Content-Encoding")
 	if how == "" || how == "identity" || g.d.digest != "" {

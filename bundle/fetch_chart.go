@@ -8,7 +8,8 @@ import (
 	"casemate/bundle/lists"
 )
 
-// resolveChart finds a chart in its repository's index, and adds the index and the archive to the files; an archive in a registry is an image.
+// resolveChart finds a chart in its repository's index, and adds the index and the archive to the files; an archive in
+// a registry is an image.
 func (c *collector) resolveChart(ctx context.Context, n int, w lists.Chart, files *fileList) {
 	image, err := c.chart(ctx, n, w, files)
 	switch {
@@ -44,7 +45,8 @@ func (c *collector) chart(ctx context.Context, n int, w lists.Chart, files *file
 	return nil, files.add(prov)
 }
 
-// chartIndex fetches a repository's index and reads it. Each is read once in a run, one after the other, because they are large in memory.
+// chartIndex fetches a repository's index and reads it. Each is read once in a run, one after the other, because they
+// are large in memory.
 func (c *collector) chartIndex(ctx context.Context, index string) (*lists.ChartIndex, error) {
 	c.chartLock.Lock()
 	defer c.chartLock.Unlock()

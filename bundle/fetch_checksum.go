@@ -13,13 +13,15 @@ import (
 // neighbours are the names that a checksum beside a file has: its own with one of these behind.
 var neighbours = []string{".sha256", ".sha256sum", ".sha512"}
 
-// notChecked are the names of what is itself a checksum or a signature, or of what belongs to a repository and has its sums in it.
+// notChecked are the names of what is itself a checksum or a signature, or of what belongs to a repository and has its
+// sums in it.
 var notChecked = []string{".sha256", ".sha256sum", ".sha512", ".sha512sum", ".md5", ".asc", ".sig", ".pem", ".crt", ".cert", ".prov", ".txt", ".deb", ".rpm"}
 
 // maxSums is the most that a neighbour is read of.
 const maxSums = 256 << 10
 
-// neighbour looks for the checksum that lies beside a file, and returns the digest and the checksum's URL; nothing if there is none that can be read.
+// neighbour looks for the checksum that lies beside a file, and returns the digest and the checksum's URL; nothing if
+// there is none that can be read.
 func (c *collector) neighbour(ctx context.Context, file string) (digest, sums string, err error) {
 	u, err := url.Parse(file)
 	if err != nil || u.RawQuery != "" {
@@ -36,8 +38,8 @@ func (c *collector) neighbour(ctx context.Context, file string) (digest, sums st
 			return "", "", err
 		}
 		if err != nil {
-			// Object stores say 403 for what does not exist. Everything else is said, and no reason to fail: a checksum beside a file can only tell
-			// of accidents.
+			// Object stores say 403 for what does not exist. Everything else is said, and no reason to fail: a checksum
+			// beside a file can only tell of accidents.
 			if !hasStatus(err, http.StatusNotFound, http.StatusForbidden, http.StatusGone, http.StatusBadRequest, http.StatusMethodNotAllowed) {
 				c.note("%s: could not be read, so the file is not compared with it: %v", file+s, err)
 			}
@@ -50,8 +52,9 @@ func (c *collector) neighbour(ctx context.Context, file string) (digest, sums st
 	return "", "", nil
 }
 
-// sumOf reads a checksum file for one name: "HEX" alone, lines "HEX  NAME" and "HEX *NAME" as sha256sum writes them, and "SHA256 (NAME) = HEX" as BSD
-// does. A name may have directories before it. "" if it is no checksum file, or has no line for the name.
+// sumOf reads a checksum file for one name: "HEX" alone, lines "HEX NAME" and "HEX *NAME" as sha256sum writes them, and
+// "SHA256 (NAME) = HEX" as BSD does. A name may have directories before it. "" if it is no checksum file, or has no
+// line for the name.
 func sumOf(b []byte, name string) string {
 	s := bufio.NewScanner(bytes.NewReader(b))
 	only, lines := "", 0

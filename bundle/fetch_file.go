@@ -16,7 +16,8 @@ import (
 	"casemate/bundle/lists"
 )
 
-// fileList are the files that are to be fetched: those of the lists, and those that charts bring. It is safe for concurrent use while it grows.
+// fileList are the files that are to be fetched: those of the lists, and those that charts bring. It is safe for
+// concurrent use while it grows.
 type fileList struct {
 	mu    sync.Mutex
 	list  []*fileJob
@@ -143,7 +144,8 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 		From: got.from, Sums: sums})
 }
 
-// suspect looks at what nobody knows the checksum of: archives must look like archives, and it is said when anything else looks like an error.
+// suspect looks at what nobody knows the checksum of: archives must look like archives, and it is said when anything
+// else looks like an error.
 func (c *collector) suspect(rawURL, digest string) error {
 	f, err := os.Open(c.cache.blobPath(digest))
 	if err != nil {
@@ -200,8 +202,8 @@ func (c *collector) addFile(ctx context.Context, r urlRecord) error {
 	return err
 }
 
-// origin is what Taken says of where a file came from: the URL that answered, without its query, which is often a signature that changes with every
-// request. "" if it is the file's own.
+// origin is what Taken says of where a file came from: the URL that answered, without its query, which is often a
+// signature that changes with every request. "" if it is the file's own.
 func origin(asked, answered string) string {
 	u, err := url.Parse(answered)
 	if err != nil || answered == "" || answered == asked {

@@ -19,7 +19,8 @@ const (
 	maxManifests = 5000 // that come along with one name
 )
 
-// picture is one share as it is being resolved: of the image that was asked for, or of something that hangs on it. It is used by one goroutine.
+// picture is one share as it is being resolved: of the image that was asked for, or of something that hangs on it. It
+// is used by one goroutine.
 type picture struct {
 	c      *collector
 	wanted lists.Image
@@ -31,7 +32,8 @@ type picture struct {
 	seen   map[string]bool   // manifests whose referrers were asked for
 }
 
-// image resolves one image: it fetches the manifests of everything that belongs to it and notes the blobs that they need. n is its number among names.
+// image resolves one image: it fetches the manifests of everything that belongs to it and notes the blobs that they
+// need. n is its number among names.
 func (c *collector) image(ctx context.Context, n int, w lists.Image) (*picture, error) {
 	repo, err := c.registries.repository(ctx, w.Repository)
 	if err != nil {
@@ -68,7 +70,8 @@ func (p *picture) whole() error {
 	return nil
 }
 
-// resolve finds the digest of a name. A pinned digest is the answer whatever the tag says; the tag is asked for only to say so.
+// resolve finds the digest of a name. A pinned digest is the answer whatever the tag says; the tag is asked for only to
+// say so.
 func (p *picture) resolve(ctx context.Context, w lists.Image) (string, error) {
 	if w.Digest == "" {
 		return p.tag(ctx, cmp.Or(w.Tag, "latest"))
@@ -96,8 +99,9 @@ func (p *picture) resolve(ctx context.Context, w lists.Image) (string, error) {
 	return w.Digest, nil
 }
 
-// tag finds the digest that a tag has now, and fetches the manifest only if it is not in the cache. What HEAD says is a hint: a registry that refuses it, or
-// names a digest that it does not have, is asked with GET before the tag is given up.
+// tag finds the digest that a tag has now, and fetches the manifest only if it is not in the cache. What HEAD says is a
+// hint: a registry that refuses it, or names a digest that it does not have, is asked with GET before the tag is given
+// up.
 func (p *picture) tag(ctx context.Context, tag string) (string, error) {
 	said, err := p.repo.digestOf(ctx, p.c, tag)
 	if err == nil && said != "" {
@@ -125,8 +129,8 @@ func (p *picture) tag(ctx context.Context, tag string) (string, error) {
 	return digest, p.c.cache.put(digest, b)
 }
 
-// worthGet says whether GET may find a tag for which HEAD gave err. Most tags that might hang on an image do not exist: of these a registry whose HEAD has
-// found others is believed.
+// worthGet says whether GET may find a tag for which HEAD gave err. Most tags that might hang on an image do not exist:
+// of these a registry whose HEAD has found others is believed.
 func (p *picture) worthGet(err error) bool {
 	return p.hung == "" || err == nil || !hasStatus(err, http.StatusNotFound) || !p.c.registries.knowsHead(p.repo)
 }
@@ -164,7 +168,8 @@ func (p *picture) manifest(ctx context.Context, digest string) (*manifest, []byt
 	return m, b, nil
 }
 
-// name adds a name for a manifest, and what hangs on it. Of an index only the platforms asked for are taken if choose is set.
+// name adds a name for a manifest, and what hangs on it. Of an index only the platforms asked for are taken if choose
+// is set.
 func (p *picture) name(ctx context.Context, tag, digest string, choose bool) error {
 	if p.named(tag, digest) {
 		return nil
@@ -252,8 +257,9 @@ func (p *picture) walk(ctx context.Context, top *Image, digest string, choose bo
 	return nil
 }
 
-// choose says which children of an index are taken: those of the platforms asked for, those without a platform, and buildkit's attestations of those
-// that are taken (https://github.com/moby/buildkit, docs/attestations/attestation-storage.md).
+// choose says which children of an index are taken: those of the platforms asked for, those without a platform, and
+// buildkit's attestations of those that are taken (https://github.com/moby/buildkit,
+// docs/attestations/attestation-storage.md).
 func (p *picture) choose(raw []byte, m *manifest, choose bool) (chosen []descriptor, sparse bool, err error) {
 	if !choose || len(p.c.platforms) == 0 {
 		return m.children, false, nil
@@ -316,7 +322,8 @@ func (p *picture) single(ctx context.Context, top *Image, m *manifest, choose bo
 	return nil
 }
 
-// blob notes a blob that is needed. What may not be distributed is taken from the registry, or else from where its own URLs say that it lies.
+// blob notes a blob that is needed. What may not be distributed is taken from the registry, or else from where its own
+// URLs say that it lies.
 func (p *picture) blob(ctx context.Context, d descriptor, of string) error {
 	if d.Size > maxBlob {
 		return fmt.Errorf("manifest %s names a blob of %d bytes", of, d.Size)

@@ -11,9 +11,10 @@ import (
 // (https://github.com/sigstore/cosign, specs/SIGNATURE_SPEC.md).
 var cosignSuffixes = []string{".sig", ".att", ".sbom"}
 
-// attached adds what was hung on a manifest and on those below it: its referrers by the API, or by the tag that stands in for it where a registry does
-// not have the API, and cosign's tags. What is hung on those comes too. Each is a share of its own: one that cannot be had is left out with a note, and
-// never decides about the image. The error ends the run.
+// attached adds what was hung on a manifest and on those below it: its referrers by the API, or by the tag that stands
+// in for it where a registry does not have the API, and cosign's tags. What is hung on those comes too. Each is a share
+// of its own: one that cannot be had is left out with a note, and never decides about the image. The error ends the
+// run.
 func (p *picture) attached(ctx context.Context, digest string, depth int) error {
 	if p.seen[digest] {
 		return nil
@@ -64,7 +65,8 @@ func (p *picture) referrer(ctx context.Context, d descriptor, subject string, de
 	return err
 }
 
-// fallback adds the index that lists referrers under a tag (OCI distribution specification 1.1, "Referrers Tag Schema").
+// fallback adds the index that lists referrers under a tag (OCI distribution specification 1.1, "Referrers Tag
+// Schema").
 func (p *picture) fallback(ctx context.Context, digest string) ([]descriptor, error) {
 	algorithm, hex, _ := strings.Cut(digest, ":")
 	top, err := p.hang(ctx, algorithm+"-"+hex[:64], "", -1)
@@ -74,8 +76,8 @@ func (p *picture) fallback(ctx context.Context, digest string) ([]descriptor, er
 	return top.children, nil
 }
 
-// hang adds a share for what hangs on the image under a tag or by its digest, and what hangs on that, unless depth is negative. It returns its manifest, nil
-// if there is none or it is left out. The error ends the run.
+// hang adds a share for what hangs on the image under a tag or by its digest, and what hangs on that, unless depth is
+// negative. It returns its manifest, nil if there is none or it is left out. The error ends the run.
 func (p *picture) hang(ctx context.Context, tag, digest string, depth int) (*manifest, error) {
 	if len(tag) > 128 {
 		return nil, nil // longer than a tag may be: those of sha512

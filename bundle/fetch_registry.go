@@ -41,7 +41,8 @@ type registries struct {
 	overrides []override
 	mu        sync.Mutex
 	repos     map[string]*repository // by canonical name
-	// noReferrers are the hosts whose answer to a question for referrers was 404: they do not have the API (OCI distribution 1.1, "Listing referrers").
+	// noReferrers are the hosts whose answer to a question for referrers was 404: they do not have the API (OCI
+	// distribution 1.1, "Listing referrers").
 	noReferrers sync.Map
 	heads       sync.Map // hosts whose HEAD of a manifest has found one
 }
@@ -101,8 +102,8 @@ func (r *registries) repository(ctx context.Context, canonical string) (*reposit
 	return repo, nil
 }
 
-// tlsOnly refuses to talk to a registry without TLS unless it is on this machine: go-containerregistry would with private addresses, and send a
-// password along.
+// tlsOnly refuses to talk to a registry without TLS unless it is on this machine: go-containerregistry would with
+// private addresses, and send a password along.
 type tlsOnly struct {
 	host  string
 	inner http.RoundTripper
@@ -238,8 +239,8 @@ func (r *repository) manifestOnce(ctx context.Context, c *collector, reference s
 	return reference, b, nil
 }
 
-// referrers fetches the list of what refers to a manifest. ok is false when the registry does not have the API, or answers as if it had none: then a tag may have
-// the list. With an error the list is what came before it.
+// referrers fetches the list of what refers to a manifest. ok is false when the registry does not have the API, or
+// answers as if it had none: then a tag may have the list. With an error the list is what came before it.
 func (r *repository) referrers(ctx context.Context, c *collector, digest string) (list []descriptor, ok bool, err error) {
 	host := r.host.RegistryStr()
 	if _, no := c.registries.noReferrers.Load(host); no {
@@ -263,7 +264,8 @@ func (r *repository) referrers(ctx context.Context, c *collector, digest string)
 		// Some say 401 or 403 for what they do not have, and the repository itself let us in.
 		case hasStatus(err, http.StatusUnauthorized, http.StatusForbidden):
 			return nil, false, nil
-		// The API's answer to a digest without referrers is an empty list; registries without it say 404, some 400 or 405, and some have a page for it.
+		// The API's answer to a digest without referrers is an empty list; registries without it say 404, some 400 or
+		// 405, and some have a page for it.
 		case hasStatus(err, http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable), errors.Is(err, errNoReferrers):
 			c.registries.noReferrers.Store(host, true)
 			return nil, false, nil
@@ -327,7 +329,8 @@ func (r *repository) nextPage(resp *http.Response) string {
 	return rest
 }
 
-// registryMessage is the first message of a registry's error (OCI distribution specification, "Error Codes"), "" if body is none.
+// registryMessage is the first message of a registry's error (OCI distribution specification, "Error Codes"), "" if
+// body is none.
 func registryMessage(body []byte) string {
 	var doc struct {
 		Errors []struct {

@@ -52,7 +52,8 @@ func (s store) index(images []Image, files []File) *Index {
 	return ix
 }
 
-// sample is a small bundle with everything in it that changes its form: a digest that needs a pax header, sizes around a block, an empty file.
+// sample is a small bundle with everything in it that changes its form: a digest that needs a pax header, sizes around
+// a block, an empty file.
 func sample() (*Index, store) {
 	s := store{}
 	manifest := s.add(`{"schemaVersion":2}`)
@@ -131,7 +132,8 @@ func inputs(mode fs.FileMode, parts [][]byte) []Input {
 	return ins
 }
 
-// fakeSink is a strict sink in memory: it fails the test if it is given what it said to have, or asked for what it does not have.
+// fakeSink is a strict sink in memory: it fails the test if it is given what it said to have, or asked for what it does
+// not have.
 type fakeSink struct {
 	t    testing.TB
 	mu   sync.Mutex

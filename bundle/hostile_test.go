@@ -21,8 +21,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 )
 
-// internet is the world of a test: behind a proxy every host leads to it, and each is a registry and a web server over TLS. It misbehaves by rules, so
-// that a report of what some registry or proxy did costs a test one line.
+// internet is the world of a test: behind a proxy every host leads to it, and each is a registry and a web server over
+// TLS. It misbehaves by rules, so that a report of what some registry or proxy did costs a test one line.
 type internet struct {
 	server, proxy *httptest.Server
 	tunnels       sync.WaitGroup
@@ -34,8 +34,9 @@ type internet struct {
 	asked []string // "METHOD host/path", "CONNECT host:port"
 }
 
-// rule is one way to misbehave, written as "METHOD PATTERN EFFECT…". METHOD is * for any but CONNECT, PATTERN a regular expression found in host/path ("CONNECT" is the
-// proxy's, with host:port). The first rule that matches a request counts. The effects:
+// rule is one way to misbehave, written as "METHOD PATTERN EFFECT…". METHOD is * for any but CONNECT, PATTERN a regular
+// expression found in host/path ("CONNECT" is the proxy's, with host:port). The first rule that matches a request
+// counts. The effects:
 //
 //	404              this status instead, with no body that says anything
 //	html             a page of HTML instead, with status 200 unless one stands there too

@@ -57,7 +57,8 @@ func checkHeld(prev, b *Blob) error {
 	return checkBlob(prev, b)
 }
 
-// Sign writes the inventory as a signed file: one JSON document that has the inventory, the key's public half and the signature.
+// Sign writes the inventory as a signed file: one JSON document that has the inventory, the key's public half and the
+// signature.
 func (inv *Inventory) Sign(key ed25519.PrivateKey) ([]byte, error) {
 	doc, err := inv.document()
 	if err != nil {
@@ -70,8 +71,8 @@ func (inv *Inventory) Sign(key ed25519.PrivateKey) ([]byte, error) {
 	return slices.Concat([]byte(`{"inventory":`), doc, []byte(`,"signed":`), sig, []byte("}\n")), nil
 }
 
-// ReadInventory reads a signed inventory and verifies its signature. If there are keys, one of them must have made it. digest is that of the document, by
-// which a bundle names it.
+// ReadInventory reads a signed inventory and verifies its signature. If there are keys, one of them must have made it.
+// digest is that of the document, by which a bundle names it.
 func ReadInventory(data []byte, keys []ed25519.PublicKey) (inv *Inventory, digest string, err error) {
 	inv, digest, err = readInventory(data, keys)
 	if err != nil {
@@ -148,7 +149,8 @@ func (c *cursor) inventory() (*Inventory, error) {
 	return inv, c.expect("}")
 }
 
-// Omit marks the blobs that the inventory holds, so that the bundle leaves them out, and names the inventory. What it holds in another size is not omitted.
+// Omit marks the blobs that the inventory holds, so that the bundle leaves them out, and names the inventory. What it
+// holds in another size is not omitted.
 func (ix *Index) Omit(inv *Inventory) error {
 	doc, err := inv.document()
 	if err != nil {

@@ -5,8 +5,9 @@ import (
 	"strconv"
 )
 
-// The tar of a bundle has one form: ustar headers with mode 0644, owner 0 and time 0, a pax header only where a name or a size does not fit, zeros as
-// padding, two zero blocks at the end and nothing after them. A reader knows every byte that is not content before it reads it.
+// The tar of a bundle has one form: ustar headers with mode 0644, owner 0 and time 0, a pax header only where a name or
+// a size does not fit, zeros as padding, two zero blocks at the end and nothing after them. A reader knows every byte
+// that is not content before it reads it.
 const (
 	tarBlock     = 512
 	endOfArchive = 2 * tarBlock

@@ -15,9 +15,9 @@ const maxIndex = 256 << 20
 // maxLine is how long one element of a document's list may be.
 const maxLine = 1 << 20
 
-// lines writes and reads JSON documents of one fixed form: the members in a fixed order without spaces, the elements of each list on a line of
-// their own. So a document of a hundred thousand names is read element by element, each is checked before the next one takes memory, and
-// no second form of the same content exists.
+// lines writes and reads JSON documents of one fixed form: the members in a fixed order without spaces, the elements of
+// each list on a line of their own. So a document of a hundred thousand names is read element by element, each is
+// checked before the next one takes memory, and no second form of the same content exists.
 type lines struct{ bytes.Buffer }
 
 // element encodes v as encoding/json does, without its escapes for HTML.

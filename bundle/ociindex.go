@@ -10,8 +10,8 @@ type ociDescriptor struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// ociIndex is the layout's index.json, by which other tools find the images: one descriptor for every tag, and one without a name for what has no
-// tag. Images whose manifest was left out are left out here too.
+// ociIndex is the layout's index.json, by which other tools find the images: one descriptor for every tag, and one
+// without a name for what has no tag. Images whose manifest was left out are left out here too.
 func ociIndex(ix *Index) ([]byte, error) {
 	tagged := map[string]bool{}
 	for _, m := range ix.Images {

@@ -37,13 +37,15 @@ func sniffBundle(head []byte) bool {
 	return bytes.HasPrefix(head, []byte(partName+"\x00")) && len(head) >= tarBlock && string(head[257:263]) == "ustar\x00"
 }
 
-// sniffSums says whether a file is a bundle's list of checksums, which stands beside it and is easily named with it ("import x.tar.*").
+// sniffSums says whether a file is a bundle's list of checksums, which stands beside it and is easily named with it
+// ("import x.tar.*").
 func sniffSums(name string, head []byte) bool {
 	sum, rest, _ := bytes.Cut(head, []byte("  "))
 	return strings.HasSuffix(name, ".sha256") && len(sum) == 64 && len(bytes.Trim(sum, "0123456789abcdef")) == 0 && len(rest) > 0
 }
 
-// open reads the documents of one more part and checks everything about them. What is wrong is an error and changes nothing.
+// open reads the documents of one more part and checks everything about them. What is wrong is an error and changes
+// nothing.
 func (o *opened) open(in Input, keys []ed25519.PublicKey) error {
 	if in.File == nil {
 		return fmt.Errorf("%s: a directory; name the bundle's files", in.Name)
@@ -228,8 +230,8 @@ func (s *stream) document(name string, limit int64) ([]byte, error) {
 	return b, err
 }
 
-// checkFrames compares all bytes of a regular file's part that are not content with what they must be, and its size. After it, only content can
-// be wrong.
+// checkFrames compares all bytes of a regular file's part that are not content with what they must be, and its size.
+// After it, only content can be wrong.
 func (o *opened) checkFrames(p *openPart) error {
 	if p.there < p.size { // said of the file's end, not of the first header behind it
 		return p.stream.damaged(p.there, "", fmt.Sprintf("it is cut short: the file ends here and must have %d bytes", p.size), io.ErrUnexpectedEOF)

@@ -25,7 +25,8 @@ const (
 	maxSignature = 4 << 10
 )
 
-// partDoc is the document casemate/part.json: which bundle this is, which part of it, and the digests of chunks, which nothing else tells.
+// partDoc is the document casemate/part.json: which bundle this is, which part of it, and the digests of chunks, which
+// nothing else tells.
 type partDoc struct {
 	Version int    `json:"version"`
 	Bundle  string `json:"bundle"` // the digest of casemate/index.json
@@ -102,7 +103,8 @@ type document struct {
 	content []byte
 }
 
-// carried is all that is known of a bundle's bytes but the blobs: the writer makes its parts of it, and a reader compares parts with it.
+// carried is all that is known of a bundle's bytes but the blobs: the writer makes its parts of it, and a reader
+// compares parts with it.
 type carried struct {
 	index     *Index
 	id        string
@@ -177,7 +179,8 @@ func (c *carried) digestOf(p *extent) string {
 	return c.chunks[sort.SearchInts(c.dealt.cuts, p.blob)][p.chunk]
 }
 
-// frame is the bytes between the content of piece i-1 and that of piece i of a part, all of them determined; i may be the number of pieces.
+// frame is the bytes between the content of piece i-1 and that of piece i of a part, all of them determined; i may be
+// the number of pieces.
 func (c *carried) frame(pieces []extent, i int) []byte {
 	var b []byte
 	if i > 0 {

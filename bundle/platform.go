@@ -24,8 +24,8 @@ func askedPlatform(s string) (platform, error) {
 	return p, nil
 }
 
-// among says whether an image for p is one of those asked for. A platform that was asked for without a variant is all of its variants; arm64 and
-// arm64/v8 are one.
+// among says whether an image for p is one of those asked for. A platform that was asked for without a variant is all
+// of its variants; arm64 and arm64/v8 are one.
 func (p *platform) among(asked []platform) bool {
 	for _, a := range asked {
 		if a.OS != p.OS || a.Architecture != p.Architecture {

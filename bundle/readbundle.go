@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// partWorkers is how many blobs of a regular file are read at once: hashing is what takes the time, and a spinning disk does not like many more.
+// partWorkers is how many blobs of a regular file are read at once: hashing is what takes the time, and a spinning disk
+// does not like many more.
 const partWorkers = 4
 
 // bundleReading is one reading of the parts of one bundle.
@@ -104,7 +105,8 @@ func (o *opened) totalSize() int64 {
 	return n
 }
 
-// plan asks the sink what it has and finds the rest in the parts. Without direct, the chunks of cut blobs are put one by one.
+// plan asks the sink what it has and finds the rest in the parts. Without direct, the chunks of cut blobs are put one
+// by one.
 func (r *bundleReading) plan(direct bool) error {
 	r.blobs = make([]blobPlan, len(r.index.Blobs))
 	for i := range r.index.Blobs {

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestFlip changes every byte of bundles, one at a time: nobody may take the bundle for right, and whoever refuses it says where.
+// TestFlip changes every byte of bundles, one at a time: nobody may take the bundle for right, and whoever refuses it
+// says where.
 func TestFlip(t *testing.T) {
 	for _, c := range []struct {
 		name  string

@@ -13,7 +13,8 @@ import (
 	"strings"
 )
 
-// What is signed is one of these lines and then the document, so that a signature of the one never passes for the other.
+// What is signed is one of these lines and then the document, so that a signature of the one never passes for the
+// other.
 const (
 	signedIndex     = "casemate bundle index v1\n"
 	signedInventory = "casemate inventory v1\n"

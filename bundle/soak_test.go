@@ -2,7 +2,8 @@ package bundle
 
 import "os"
 
-// Soak asks for every case, as make soak does; otherwise a sample has some of each kind. This package's outer tests read it too.
+// Soak asks for every case, as make soak does; otherwise a sample has some of each kind. This package's outer tests
+// read it too.
 var Soak = os.Getenv("CASEMATE_SOAK") != ""
 
 // every is 1 with Soak and else n: of that many cases one is tried.

@@ -31,13 +31,15 @@ var (
 const taken = "import takes bundles, OCI layouts, docker-archives, hauls, trees of HOST/PATH files and Kubespray's offline archives, " +
 	"as directories or as tars (plain, gzip, zstd)"
 
-// Read reads what was named to be imported, whatever it is: every blob goes to sink, and the Contents are the names. What an input is is found
-// out by its content, never by its name. Inputs of several kinds may be mixed, but bundles only with bundles.
+// Read reads what was named to be imported, whatever it is: every blob goes to sink, and the Contents are the names.
+// What an input is is found out by its content, never by its name. Inputs of several kinds may be mixed, but bundles
+// only with bundles.
 //
-// A regular file that is an uncompressed tar, and a directory, are looked through before anything is put: what they are is known when Plan is called,
-// and blobs that the sink has are not read. Everything else (compressed or a pipe) is read once from its beginning to its end, each blob stored as
-// it comes: Contents.Kind is "" at Plan if nothing better is known, and need counts such a file with its own size, a pipe makes need -1. Content that
-// grows beyond that meets the sink's own ENOSPC.
+// A regular file that is an uncompressed tar, and a directory, are looked through before anything is put: what they are
+// is known when Plan is called, and blobs that the sink has are not read. Everything else (compressed or a pipe) is
+// read once from its beginning to its end, each blob stored as it comes: Contents.Kind is "" at Plan if nothing better
+// is known, and need counts such a file with its own size, a pipe makes need -1. Content that grows beyond that meets
+// the sink's own ENOSPC.
 //
 // A name that means two things in the inputs is an error. What is left out, and why, stands in Contents.Notes.
 func Read(ctx context.Context, inputs []Input, sink Sink, opt ReadOptions) (*Contents, error) {
@@ -206,7 +208,8 @@ func (r *reading) look(ctx context.Context, in Input, f *inputFile) ([]part, err
 	return nil, fmt.Errorf("%s is %s; %s", in.Name, f.format.what(), taken)
 }
 
-// interpret says what an archive holds. depth counts the archives that it is in, listed is what a list beside it calls its image.
+// interpret says what an archive holds. depth counts the archives that it is in, listed is what a list beside it calls
+// its image.
 func (r *reading) interpret(ctx context.Context, a *archive, depth int, listed string) ([]part, error) {
 	for _, root := range a.roots() {
 		if a.file(root+partName) != nil {

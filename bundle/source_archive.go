@@ -17,7 +17,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// archive is the files of a directory or a tar. One that could only be read once (streamed) has its blobs in the sink already.
+// archive is the files of a directory or a tar. One that could only be read once (streamed) has its blobs in the sink
+// already.
 type archive struct {
 	name    string // for messages: the input, and the path in it of an archive in an archive
 	entries []*entry

@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// collection interprets an archive that is no image archive itself: its files under hosts' names are a tree, the archives among the others are
-// opened, as Kubespray's contrib/offline makes them.
+// collection interprets an archive that is no image archive itself: its files under hosts' names are a tree, the
+// archives among the others are opened, as Kubespray's contrib/offline makes them.
 func (r *reading) collection(ctx context.Context, a *archive, depth int) ([]part, error) {
 	listed, err := r.containerImages(ctx, a)
 	if err != nil {
@@ -97,7 +97,8 @@ func examples(a *archive) string {
 	return strings.Join(names, ", ")
 }
 
-// nested opens an archive in an archive. It is nil if the file is none that is taken. listed is what the list beside it calls its image.
+// nested opens an archive in an archive. It is nil if the file is none that is taken. listed is what the list beside it
+// calls its image.
 func (r *reading) nested(ctx context.Context, a *archive, e *entry, depth int, listed string) ([]part, error) {
 	if e.nested != nil { // streamed with the archive around it
 		return r.interpret(ctx, e.nested, depth+1, listed)
@@ -138,8 +139,8 @@ func (r *reading) nested(ctx context.Context, a *archive, e *entry, depth int, l
 	return r.interpret(ctx, inner, depth+1, listed)
 }
 
-// looksNested says whether a tar, perhaps compressed, that begins with head is an archive that is opened inside another one: its first names are those of
-// an image archive, or of files under hosts.
+// looksNested says whether a tar, perhaps compressed, that begins with head is an archive that is opened inside another
+// one: its first names are those of an image archive, or of files under hosts.
 func looksNested(head []byte, f format) bool {
 	plain, closing, err := decompress(bytes.NewReader(head), f)
 	if err != nil || f != plainTar && f != gzipped && f != zstandard {
@@ -165,7 +166,8 @@ func looksNested(head []byte, f format) bool {
 	return false
 }
 
-// isLayerName says whether a file is named like a layer or a config in a docker-archive: by 64 hex digits, or layer.tar.
+// isLayerName says whether a file is named like a layer or a config in a docker-archive: by 64 hex digits, or
+// layer.tar.
 func isLayerName(name string) bool {
 	for elem := range strings.SplitSeq(name, "/") {
 		elem = strings.TrimPrefix(elem, "sha256:")
@@ -198,8 +200,8 @@ func (r *reading) containerImages(ctx context.Context, a *archive) (map[string]s
 	return nil, nil
 }
 
-// listedName is the whole name of an image in container-images.txt. The script takes well-known hosts off it, but the file is named by the whole name with
-// "-" for "/" and ":", so the host can be had back.
+// listedName is the whole name of an image in container-images.txt. The script takes well-known hosts off it, but the
+// file is named by the whole name with "-" for "/" and ":", so the host can be had back.
 func listedName(file, image string) string {
 	flat := strings.NewReplacer("/", "-", ":", "-").Replace(image) + ".tar"
 	if host, ok := strings.CutSuffix(file, "-"+flat); ok && isHost(host) {

@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// isSystemDir says whether a directory at the top of a stick belongs to its file system or desktop; some of them nobody may read.
+// isSystemDir says whether a directory at the top of a stick belongs to its file system or desktop; some of them nobody
+// may read.
 func isSystemDir(name string) bool {
 	switch name {
 	case "lost+found", "System Volume Information", "$RECYCLE.BIN", ".Trashes", ".Spotlight-V100", ".fseventsd":

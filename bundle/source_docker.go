@@ -14,7 +14,8 @@ import (
 	"syscall"
 )
 
-// dockerPart is a docker-archive: what docker save, podman save and skopeo's docker-archive: write (moby image/spec, v1.2).
+// dockerPart is a docker-archive: what docker save, podman save and skopeo's docker-archive: write (moby image/spec,
+// v1.2).
 type dockerPart struct {
 	a         *archive
 	images    []dockerImage
@@ -34,7 +35,8 @@ type dockerImage struct {
 	names   []naming
 }
 
-// isDocker says whether a docker-archive begins at root: its manifest.json is a list. (The one of skopeo's dir: is a manifest.)
+// isDocker says whether a docker-archive begins at root: its manifest.json is a list. (The one of skopeo's dir: is a
+// manifest.)
 func (r *reading) isDocker(ctx context.Context, a *archive, root string) (bool, error) {
 	e := a.file(root + "manifest.json")
 	if e == nil {
@@ -216,8 +218,8 @@ func (p *dockerPart) load(ctx context.Context, r *reading) error {
 	return nil
 }
 
-// verify holds the layers against the config's diff_ids, the only thing in a docker-archive that tells damage. Plain ones have had their digest
-// when they were put; compressed ones are decompressed once more.
+// verify holds the layers against the config's diff_ids, the only thing in a docker-archive that tells damage. Plain
+// ones have had their digest when they were put; compressed ones are decompressed once more.
 func (p *dockerPart) verify(ctx context.Context, r *reading) error {
 	type pair struct {
 		e      *entry
@@ -284,10 +286,12 @@ func (c contextReader) Read(p []byte) (int, error) {
 	return c.Reader.Read(p)
 }
 
-// manifest makes the image's manifest, always the same for the same image, puts it and the config, and returns its digest.
+// manifest makes the image's manifest, always the same for the same image, puts it and the config, and returns its
+// digest.
 //
-// The layers stay as they are. An archive does not say what manifest the image once had in a registry: docker unpacks the layers, so that digest cannot
-// be had again. This one is the manifest that containerd makes when it imports the same archive.
+// The layers stay as they are. An archive does not say what manifest the image once had in a registry: docker unpacks
+// the layers, so that digest cannot be had again. This one is the manifest that containerd makes when it imports the
+// same archive.
 func (m *dockerImage) manifest(ctx context.Context, r *reading, a *archive) (string, error) {
 	type blob struct {
 		MediaType string `json:"mediaType"`

@@ -11,7 +11,8 @@ import (
 	"casemate/bundle"
 )
 
-// FuzzRead reads arbitrary bytes, as a pipe and as a regular file. Both ways must agree where the pipe can be read at all; the regular file may know more.
+// FuzzRead reads arbitrary bytes, as a pipe and as a regular file. Both ways must agree where the pipe can be read at
+// all; the regular file may know more.
 func FuzzRead(f *testing.F) {
 	l := newLayout()
 	l.top(l.index(platformed(l.image("amd64", "a"), "amd64")), "io.containerd.image.name", "nginx:1")
@@ -54,8 +55,8 @@ func agree(t *testing.T, scratch *os.File, b []byte) {
 	}
 }
 
-// FuzzEntries reads tars of arbitrary files and links, one a line: "NAME|CONTENT", where "-> " and "=> " before the content make links of it, and
-// "tar:" and "gz:" archives of one file.
+// FuzzEntries reads tars of arbitrary files and links, one a line: "NAME|CONTENT", where "-> " and "=> " before the
+// content make links of it, and "tar:" and "gz:" archives of one file.
 func FuzzEntries(f *testing.F) {
 	f.Add("dl.k8s.io/a|1\ndl.k8s.io/b|-> a\ndl.k8s.io/c|=> dl.k8s.io/a\nwrap/d|-> ../dl.k8s.io")
 	f.Add("a/get.k3s.io/x/index.html?q=1%2|1\na/get.k3s.io/y|-> x\na/get.k3s.io/x/z|-> ../..")

@@ -19,7 +19,8 @@ import (
 	"casemate/bundle"
 )
 
-// TestHeldIsNotRead reads what the sink has all of: nothing is put, and Plan says so. The sink itself fails the test on a put of what it has.
+// TestHeldIsNotRead reads what the sink has all of: nothing is put, and Plan says so. The sink itself fails the test on
+// a put of what it has.
 func TestHeldIsNotRead(t *testing.T) {
 	l := newLayout()
 	l.top(l.image("amd64", "x"), "io.containerd.image.name", "nginx:1")
@@ -113,7 +114,8 @@ func TestLocalNames(t *testing.T) {
 	}
 }
 
-// TestWhatIsNotHere reads a layout that lacks a layer, one that may not be distributed, and one that stands in its descriptor.
+// TestWhatIsNotHere reads a layout that lacks a layer, one that may not be distributed, and one that stands in its
+// descriptor.
 func TestWhatIsNotHere(t *testing.T) {
 	l := newLayout()
 	absent := map[string]any{"mediaType": ociLayer, "digest": digestOf([]byte("absent")), "size": 6}
@@ -134,7 +136,8 @@ func TestWhatIsNotHere(t *testing.T) {
 	}
 }
 
-// TestDocker25 reads what docker save writes since version 25: a layout, and for one image no name but in manifest.json.
+// TestDocker25 reads what docker save writes since version 25: a layout, and for one image no name but in
+// manifest.json.
 func TestDocker25(t *testing.T) {
 	l := newLayout()
 	a := l.image("amd64", "a")
@@ -226,7 +229,8 @@ func TestProgress(t *testing.T) {
 	}
 }
 
-// TestOtherLibrary reads what go-containerregistry writes (crane, ko, kaniko): docker-archives with compressed layers, and layouts.
+// TestOtherLibrary reads what go-containerregistry writes (crane, ko, kaniko): docker-archives with compressed layers,
+// and layouts.
 func TestOtherLibrary(t *testing.T) {
 	image, err := random.Image(1000, 3)
 	must(err)

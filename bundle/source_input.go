@@ -11,7 +11,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// headSize is how much of a file is looked at to say what it is: a block of zstd has at most 128 KiB, and only a whole one can be decompressed.
+// headSize is how much of a file is looked at to say what it is: a block of zstd has at most 128 KiB, and only a whole
+// one can be decompressed.
 const headSize = 256 << 10
 
 // maxWindow bounds zstd's memory; it is the window of --long=27, beyond which zstd itself wants to be asked.
@@ -70,7 +71,8 @@ func sniff(head []byte) format {
 	return otherFormat
 }
 
-// isTar says whether a tar begins with head: its first header's checksum is right, or it is the end marker of an empty tar (an empty layer is one).
+// isTar says whether a tar begins with head: its first header's checksum is right, or it is the end marker of an empty
+// tar (an empty layer is one).
 func isTar(head []byte) bool {
 	if len(head) < 512 {
 		return false

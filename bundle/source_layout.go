@@ -17,7 +17,8 @@ const (
 	annotationContainerd = "io.containerd.image.name"          // a whole name
 )
 
-// layoutPart is an OCI image layout (OCI image specification 1.1, image-layout.md), perhaps with docker's manifest.json beside it.
+// layoutPart is an OCI image layout (OCI image specification 1.1, image-layout.md), perhaps with docker's manifest.json
+// beside it.
 type layoutPart struct {
 	a       *archive
 	root    string
@@ -48,7 +49,8 @@ func (a *archive) isLayout(root string) bool {
 	return slices.ContainsFunc(a.entries, func(e *entry) bool { return strings.HasPrefix(e.name, root+"blobs/") && blobDigest(e.name) != "" })
 }
 
-// blobDigest is the digest that a path of a layout (blobs/sha256/…, perhaps in one directory) says that its file has, or "".
+// blobDigest is the digest that a path of a layout (blobs/sha256/…, perhaps in one directory) says that its file has,
+// or "".
 func blobDigest(name string) string {
 	if dir, rest, ok := strings.Cut(name, "/"); ok && dir != "blobs" {
 		name = rest
@@ -112,8 +114,8 @@ func (p *layoutPart) find(digest string) *entry {
 	return p.a.file(p.root + blobPath(digest))
 }
 
-// follow learns a manifest and everything that it leads to. What is not here is left to whoever needs it, unless it must be here.
-// depth is how many indexes it lies in.
+// follow learns a manifest and everything that it leads to. What is not here is left to whoever needs it, unless it
+// must be here. depth is how many indexes it lies in.
 func (p *layoutPart) follow(ctx context.Context, r *reading, d descriptor, must bool, depth int) error {
 	if p.blobs[d.Digest] != nil {
 		return nil // seen
@@ -275,7 +277,8 @@ func needsRepository(a *archive, what string) error {
 	return fmt.Errorf("%s: %s; say whose it is with --repository (--repository registry.k8s.io/pause, or registry.k8s.io/pause:3.10 with a tag)", a.name, what)
 }
 
-// dockerTags is what docker's manifest.json says, by the digest of the image's config. docker and hauler write it beside the layout for older readers.
+// dockerTags is what docker's manifest.json says, by the digest of the image's config. docker and hauler write it
+// beside the layout for older readers.
 func (p *layoutPart) dockerTags(ctx context.Context, r *reading) (map[string][]string, error) {
 	e := p.a.file(p.root + "manifest.json")
 	if e == nil || p.dir {

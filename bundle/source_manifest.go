@@ -50,7 +50,8 @@ func (p *platform) String() string {
 	return s
 }
 
-// elsewhere says that a layer may not be distributed and is fetched from its own URLs, so that archives lack it rightly.
+// elsewhere says that a layer may not be distributed and is fetched from its own URLs, so that archives lack it
+// rightly.
 func (d descriptor) elsewhere() bool {
 	return strings.Contains(d.MediaType, "nondistributable") || strings.Contains(d.MediaType, ".foreign.")
 }

@@ -76,7 +76,8 @@ func twoMeanings(name string, old meaning, digest, input string) error {
 	return fmt.Errorf("%s is %s in %s and %s in %s; import them one after the other, the later one wins: %w", name, old.digest, old.input, digest, input, fs.ErrInvalid)
 }
 
-// parseName reads an image's name as Docker does, and gives it its place here (lists.Place). A note says if that is another one, unless a is nil.
+// parseName reads an image's name as Docker does, and gives it its place here (lists.Place). A note says if that is
+// another one, unless a is nil.
 func (r *reading) parseName(a *archive, s string) (naming, error) {
 	w, err := lists.ParseReference(s)
 	if err != nil {
@@ -162,7 +163,8 @@ func (r *reading) contents(ctx context.Context) (*Contents, error) {
 	return c, nil
 }
 
-// attach gives the manifests that no tag names their repositories: children have their index's, referrers their subject's.
+// attach gives the manifests that no tag names their repositories: children have their index's, referrers their
+// subject's.
 func (r *reading) attach() {
 	members := map[string]map[string]bool{} // repository → every manifest in it
 	placed := map[string]bool{}             // manifests that are in any

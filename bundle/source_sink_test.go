@@ -16,7 +16,8 @@ import (
 	"testing"
 )
 
-// memorySink is a strict Sink: what it was told wrongly, and what is sent although it said that it has it, fails the test.
+// memorySink is a strict Sink: what it was told wrongly, and what is sent although it said that it has it, fails the
+// test.
 type memorySink struct {
 	t testing.TB
 

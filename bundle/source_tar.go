@@ -17,10 +17,12 @@ import (
 // errSparse says that a tar has sparse files, whose content does not lie in one piece: it must be read in order.
 var errSparse = errors.New("a sparse file in the tar")
 
-// smallFile is the size up to which a streamed tar's file is read into memory, so that several can go to the sink at once.
+// smallFile is the size up to which a streamed tar's file is read into memory, so that several can go to the sink at
+// once.
 const smallFile = 256 << 10
 
-// scanTar reads the headers of an uncompressed tar and none of its content. at opens it; it is opened again for every file that is read.
+// scanTar reads the headers of an uncompressed tar and none of its content. at opens it; it is opened again for every
+// file that is read.
 func (r *reading) scanTar(name string, at func() (io.ReaderAt, func() error, error), size int64) (*archive, error) {
 	a := newArchive(name)
 	a.open = func(e *entry) (io.Reader, func() error, error) {
@@ -115,7 +117,8 @@ func (t *tarScan) next(r *reading, position func() int64) (*entry, error) {
 
 func (t *tarScan) broken(err error) error { return explained(t.a.name, err) }
 
-// end looks at what comes after a tar's end marker. Zeros are padding; anything else is a second archive that would be forgotten.
+// end looks at what comes after a tar's end marker. Zeros are padding; anything else is a second archive that would be
+// forgotten.
 func (t *tarScan) end(rest io.Reader) error {
 	buf := make([]byte, 64<<10)
 	for n := int64(0); n < maxKept; {
@@ -190,7 +193,8 @@ func (r *reading) claimed(a *archive, e *entry, sparse bool) error {
 	return nil
 }
 
-// streamEntry takes one file out of a streamed tar: documents are kept, archives are opened, blobs are stored, the rest is passed over.
+// streamEntry takes one file out of a streamed tar: documents are kept, archives are opened, blobs are stored, the rest
+// is passed over.
 func (r *reading) streamEntry(ctx context.Context, g *errgroup.Group, a *archive, e *entry, content *bufio.Reader, depth int) error {
 	head, err := content.Peek(int(min(e.size, 512)))
 	if err != nil {

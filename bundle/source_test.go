@@ -20,7 +20,8 @@ func read(t *testing.T, s *memorySink, opt bundle.ReadOptions, inputs ...bundle.
 	return c
 }
 
-// check holds Contents against the sink: every blob is there, every image's manifest and every file is a blob, and the document is one.
+// check holds Contents against the sink: every blob is there, every image's manifest and every file is a blob, and the
+// document is one.
 func check(t *testing.T, s *memorySink, c *bundle.Contents) {
 	t.Helper()
 	blobs := map[string]int64{}
@@ -108,7 +109,8 @@ quay.io/x/z:1 [linux/amd64]
 registry.k8s.io/etcd:3 [linux/amd64]`), bundle.ReadOptions{})
 }
 
-// TestDockerManifest holds the manifest that is made for an image to one digest for ever: it is what nodes pin, and what containerd makes of the archive.
+// TestDockerManifest holds the manifest that is made for an image to one digest for ever: it is what nodes pin, and
+// what containerd makes of the archive.
 func TestDockerManifest(t *testing.T) {
 	c := read(t, newMemorySink(t), bundle.ReadOptions{}, regular(t, dockerArchive(map[string][]string{"nginx:1": {layer("a"), layer("b")}}).tar()))
 	if got, want := c.Index.Images[0].Digest, "sha256:cb79b3dbafed1aef70b2dca52d438add35acd0d0d16bfb1c03b01070a25fe59e"; got != want {

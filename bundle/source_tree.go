@@ -38,8 +38,8 @@ func hostPath(name string) (string, bool) {
 	return "", false
 }
 
-// isHost says whether s is a public host's name: a DNS name with a dot whose last label has only letters (RFC 3696, section 2), which tells it from
-// directories like v1.32 and file.d.
+// isHost says whether s is a public host's name: a DNS name with a dot whose last label has only letters (RFC 3696,
+// section 2), which tells it from directories like v1.32 and file.d.
 func isHost(s string) bool {
 	if len(s) > 253 {
 		return false
@@ -54,8 +54,8 @@ func isHost(s string) bool {
 	return len(labels) > 1 && (strings.HasPrefix(last, "xn--") || len(last) > 1 && strings.Trim(last, "abcdefghijklmnopqrstuvwxyz") == "")
 }
 
-// isTreeHost says whether a directory is called as wget -x calls that of a host: with its port if that is not the protocol's own. A name with a port is a host
-// whatever it looks like.
+// isTreeHost says whether a directory is called as wget -x calls that of a host: with its port if that is not the
+// protocol's own. A name with a port is a host whatever it looks like.
 func isTreeHost(s string) bool {
 	host, port, ok := strings.Cut(s, ":")
 	if !ok {
@@ -65,7 +65,8 @@ func isTreeHost(s string) bool {
 	return err == nil && len(port) <= 5 && port != "" && strings.Trim(port, "0123456789") == ""
 }
 
-// isRubbish says whether a file is one that editors and desktops leave behind. Other dot files belong to mirrors (.treeinfo, .well-known).
+// isRubbish says whether a file is one that editors and desktops leave behind. Other dot files belong to mirrors
+// (.treeinfo, .well-known).
 func isRubbish(name string) bool {
 	base := path.Base(name)
 	switch {
@@ -75,9 +76,10 @@ func isRubbish(name string) bool {
 	return strings.HasPrefix(base, ".") && strings.HasPrefix(path.Ext(base), ".sw") && len(path.Ext(base)) == 4
 }
 
-// treeURLs are the URLs of a path host/dir/name?query: its own, and that of the directory if it is what a web server shows there. In a file's name a percent
-// sign before two hex digits is an encoding that was left as it was fetched ("@scope%2Fname"; wget leaves those that a file's name cannot do without); also are the
-// URLs if it is nothing but a percent sign.
+// treeURLs are the URLs of a path host/dir/name?query: its own, and that of the directory if it is what a web server
+// shows there. In a file's name a percent sign before two hex digits is an encoding that was left as it was fetched
+// ("@scope%2Fname"; wget leaves those that a file's name cannot do without); also are the URLs if it is nothing but a
+// percent sign.
 func treeURLs(name string) (urls, also []string) {
 	host, rest, _ := strings.Cut(name, "/")
 	host, _, _ = strings.Cut(strings.ToLower(host), ":")
@@ -101,10 +103,12 @@ func treeURLs(name string) (urls, also []string) {
 
 const hexDigits = "0123456789ABCDEF"
 
-// escapePath percent-encodes what a path may not contain (RFC 3986, section 3.3); a percent sign in a file's name is one.
+// escapePath percent-encodes what a path may not contain (RFC 3986, section 3.3); a percent sign in a file's name is
+// one.
 func escapePath(s string) string { return percentEncode(s, "-._~!$&'()*+,;=:@/") }
 
-// escapeQuery percent-encodes what a query may not contain. wget decodes a query for the file's name, except %2F, so a percent sign before two hex digits stays.
+// escapeQuery percent-encodes what a query may not contain. wget decodes a query for the file's name, except %2F, so a
+// percent sign before two hex digits stays.
 func escapeQuery(s string) string { return keepEncoded(s, "-._~!$&'()*+,;=:@/?") }
 
 // keepEncoded percent-encodes everything but letters, digits and bare, and leaves what is encoded.
@@ -134,7 +138,8 @@ func percentEncode(s, bare string) string {
 	return b.String()
 }
 
-// newTree makes a tree of those entries and of the links in the archive that lead to some of them. It is nil if there is none.
+// newTree makes a tree of those entries and of the links in the archive that lead to some of them. It is nil if there
+// is none.
 func (r *reading) newTree(a *archive, entries []*entry) (*treePart, error) {
 	p := &treePart{a: a}
 	for _, e := range entries {

@@ -12,7 +12,8 @@ import (
 	"syscall"
 )
 
-// sums is the list of checksums of a bundle's files while they are written. It is also the lock that keeps two runs from writing the same bundle.
+// sums is the list of checksums of a bundle's files while they are written. It is also the lock that keeps two runs
+// from writing the same bundle.
 type sums struct {
 	f   *os.File
 	sum map[string]string // hex of the sha256 by the file's name without directory
@@ -91,8 +92,8 @@ func (s *sums) save(names []string) error {
 
 func (s *sums) close() error { return s.f.Close() }
 
-// publish gives the complete files their names. If we were to crash in between, the next run would find every part complete, under the one
-// name or the other, and do the rest.
+// publish gives the complete files their names. If we were to crash in between, the next run would find every part
+// complete, under the one name or the other, and do the rest.
 func (w *writer) publish() (files []string, err error) {
 	// Who reads that it failed must not find the result: what has its name loses it again.
 	defer func() {
@@ -120,8 +121,9 @@ func (w *writer) publish() (files []string, err error) {
 	return files, syncDir(filepath.Dir(w.path))
 }
 
-// InTheWay returns the file that writing a bundle to path would overwrite, "" if there is none: something whole that is called like the result. What an
-// interrupted run has given its name already is not in the way, and neither are the parts of a bundle that has lost others: the same call makes those again.
+// InTheWay returns the file that writing a bundle to path would overwrite, "" if there is none: something whole that is
+// called like the result. What an interrupted run has given its name already is not in the way, and neither are the
+// parts of a bundle that has lost others: the same call makes those again.
 func InTheWay(path string, split bool) (string, error) {
 	names := []string{path}
 	if split {
@@ -157,7 +159,8 @@ func sumsOf(name string) map[string]string {
 	return s.sum
 }
 
-// removeStale removes the parts of an older bundle of this name that had more of them: nobody could tell them from those of this one.
+// removeStale removes the parts of an older bundle of this name that had more of them: nobody could tell them from
+// those of this one.
 func (w *writer) removeStale() error {
 	if w.split == 0 {
 		return nil

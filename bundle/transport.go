@@ -31,8 +31,9 @@ const (
 // errStalled ends a response that sends nothing any more. It counts as a broken connection.
 var errStalled = errors.New("the server sent nothing any more")
 
-// newTransport is the connection to the world: proxies from the environment as it is now (HTTPS_PROXY, HTTP_PROXY, NO_PROXY), the system's roots,
-// and bodies as they are sent. Nothing is decompressed on the way, because a checksum is one of the bytes that lie on the server.
+// newTransport is the connection to the world: proxies from the environment as it is now (HTTPS_PROXY, HTTP_PROXY,
+// NO_PROXY), the system's roots, and bodies as they are sent. Nothing is decompressed on the way, because a checksum is
+// one of the bytes that lie on the server.
 func newTransport() *http.Transport {
 	proxy := httpproxy.FromEnvironment().ProxyFunc()
 	return &http.Transport{
@@ -68,8 +69,9 @@ func (e *proxyError) Error() string {
 	return s
 }
 
-// patient is a RoundTripper that tries again what may work the next time: broken connections, 5xx, 408, and 429 as Retry-After and what the host told others
-// ask. A response whose status is still bad after the last try is returned as it is. Bodies that stall break with errStalled.
+// patient is a RoundTripper that tries again what may work the next time: broken connections, 5xx, 408, and 429 as
+// Retry-After and what the host told others ask. A response whose status is still bad after the last try is returned as
+// it is. Bodies that stall break with errStalled.
 type patient struct {
 	inner http.RoundTripper
 	stall time.Duration
@@ -216,8 +218,8 @@ func hopeless(err error) bool {
 	return strings.Contains(err.Error(), "unsupported protocol scheme") // net/http has no error value for it
 }
 
-// backoff is how long to wait after a try: twice as long as the time before, and somewhere in the upper half of that, so that those who were refused
-// together do not come back together.
+// backoff is how long to wait after a try: twice as long as the time before, and somewhere in the upper half of that,
+// so that those who were refused together do not come back together.
 func backoff(try int) time.Duration {
 	d := min(firstPause<<(min(try, 16)-1), longestPause)
 	return d/2 + rand.N(d/2+1)
@@ -292,8 +294,8 @@ func hasStatus(err error, statuses ...int) bool {
 	return false
 }
 
-// withoutURL takes the address out of an error of net/http: after a redirect it may have a signature in its query, and who reads the message knows
-// what was asked for.
+// withoutURL takes the address out of an error of net/http: after a redirect it may have a signature in its query, and
+// who reads the message knows what was asked for.
 func withoutURL(err error) error {
 	var u *url.Error
 	if !errors.As(err, &u) {

@@ -53,7 +53,8 @@ func (m *Mismatch) Error() string {
 	return s + ")"
 }
 
-// judge finds out what content looks like that came for a URL and has a wrong digest. other says what known thing has a digest, or "".
+// judge finds out what content looks like that came for a URL and has a wrong digest. other says what known thing has a
+// digest, or "".
 func (m *Mismatch) judge(rawURL, known string, content *os.File, other func(digest string) string) {
 	m.Known = known
 	if m.Size == 0 {
@@ -105,13 +106,15 @@ func (m *Mismatch) judgeELF(name string, content *os.File) {
 		m.Looks, m.Detail = OtherArchitecture, fmt.Sprintf("it is a program for %s, and its URL says %s", is, want)
 		return
 	}
-	// The table of sections is at a program's end; without it, the end is missing. The parser tells a stripped program from a cut one.
+	// The table of sections is at a program's end; without it, the end is missing. The parser tells a stripped program
+	// from a cut one.
 	if _, err := elf.NewFile(content); err != nil {
 		m.Looks, m.Detail = Truncated, "the end of the program is missing"
 	}
 }
 
-// programFor is the architecture of a program that begins with head, "" if that is no program or one for something else.
+// programFor is the architecture of a program that begins with head, "" if that is no program or one for something
+// else.
 func programFor(head []byte) string {
 	if len(head) < 20 || !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
 		return ""
@@ -191,7 +194,8 @@ func architecture(text string) string {
 	return found
 }
 
-// errorPage says why content looks like a server's or a proxy's words instead of the file with that name, "" if it does not.
+// errorPage says why content looks like a server's or a proxy's words instead of the file with that name, "" if it does
+// not.
 func errorPage(head []byte, name string) string {
 	text := strings.ToLower(string(bytes.TrimSpace(bytes.TrimPrefix(head, []byte("\xef\xbb\xbf")))))
 	ext := path.Ext(name)

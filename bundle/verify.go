@@ -38,8 +38,9 @@ type VerifiedPart struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-// Verify reads every byte of a bundle and says of each part whether it is right. It goes on after a damaged part, so that one look tells all that must
-// be carried again; the error then joins what is wrong with each, and is ErrDamaged if bytes are. A part that is missing is no error.
+// Verify reads every byte of a bundle and says of each part whether it is right. It goes on after a damaged part, so
+// that one look tells all that must be carried again; the error then joins what is wrong with each, and is ErrDamaged
+// if bytes are. A part that is missing is no error.
 func Verify(ctx context.Context, inputs []Input, opt VerifyOptions) (*Verified, error) {
 	o := &opened{}
 	v := &Verified{}

@@ -28,12 +28,14 @@ type WriteOptions struct {
 // partialSuffix is of files that are not complete yet.
 const partialSuffix = ".partial"
 
-// Write writes the bundle of ix to path, or with Split to path.001, path.002 and so on, and path.sha256 in the format of sha256sum. open opens a blob; it
-// is not called for omitted ones. It returns the bundle's files, without path.sha256.
+// Write writes the bundle of ix to path, or with Split to path.001, path.002 and so on, and path.sha256 in the format
+// of sha256sum. open opens a blob; it is not called for omitted ones. It returns the bundle's files, without
+// path.sha256.
 //
-// Files stand beside as .partial until all of them are complete and durable; what stood at path before is then replaced, and parts of an older bundle that
-// had more of them are removed. After an interruption the same call goes on: parts that were complete are kept, and of the one at hand what is right.
-// A blob that does not have its digest or size is an error that is syscall.EBADMSG and names it.
+// Files stand beside as .partial until all of them are complete and durable; what stood at path before is then
+// replaced, and parts of an older bundle that had more of them are removed. After an interruption the same call goes
+// on: parts that were complete are kept, and of the one at hand what is right. A blob that does not have its digest or
+// size is an error that is syscall.EBADMSG and names it.
 func Write(ctx context.Context, path string, ix *Index, open func(digest string) (io.ReadCloser, error), opt WriteOptions) (files []string, err error) {
 	if opt.Split < 0 {
 		return nil, fmt.Errorf("split size must not be negative, got %d", opt.Split)
@@ -141,7 +143,8 @@ func (w *writer) file(n int) string {
 	return fmt.Sprintf("%s.%03d", w.path, n)
 }
 
-// prepare looks whether there is a place for every file, and hashes the chunks of cut blobs, because every part names all of them.
+// prepare looks whether there is a place for every file, and hashes the chunks of cut blobs, because every part names
+// all of them.
 func (w *writer) prepare(ctx context.Context, progress func(done, total int64)) error {
 	w.chunks = make([][]string, len(w.dealt.cuts))
 	var total int64
@@ -181,8 +184,8 @@ func (w *writer) prepare(ctx context.Context, progress func(done, total int64)) 
 	return nil
 }
 
-// keep finds the parts that an earlier run completed: it wrote down their checksum after they were durable. Their size and documents are looked
-// at again.
+// keep finds the parts that an earlier run completed: it wrote down their checksum after they were durable. Their size
+// and documents are looked at again.
 func (w *writer) keep() error {
 	w.kept = map[int]bool{}
 	known := w.sums.sum
@@ -325,7 +328,8 @@ func (w *writer) writePiece(ctx context.Context, out io.Writer, e *extent) error
 	return nil
 }
 
-// resume looks at what an earlier run left: how many pieces of the part are right, where they end, and the hash of all up to there.
+// resume looks at what an earlier run left: how many pieces of the part are right, where they end, and the hash of all
+// up to there.
 //
 // Everything is hashed again: after a power cut the end of a file may have its length and not its bytes.
 func (w *writer) resume(ctx context.Context, f *os.File, docs []document, pieces []extent) (sum hash.Hash, done int, at int64, err error) {
@@ -358,7 +362,8 @@ func (w *writer) resume(ctx context.Context, f *os.File, docs []document, pieces
 	return sum, len(pieces), s.off, nil
 }
 
-// copyBlob copies size bytes of a blob from an offset on. When it comes to the blob's end, it has checked the digest if it began at 0.
+// copyBlob copies size bytes of a blob from an offset on. When it comes to the blob's end, it has checked the digest if
+// it began at 0.
 func (w *writer) copyBlob(ctx context.Context, out io.Writer, blob int, from, size int64) error {
 	b := &w.index.Blobs[blob]
 	if w.blob == nil || w.blobNum != blob || w.blobAt > from {

@@ -28,7 +28,8 @@ func bigSample() (*Index, store) {
 	return s.index(ix.Images, ix.Files), s
 }
 
-// TestSameBytes holds the format: these are the bundles of the samples, in every run and in every version of this program.
+// TestSameBytes holds the format: these are the bundles of the samples, in every run and in every version of this
+// program.
 func TestSameBytes(t *testing.T) {
 	ix, s := sample()
 	big, bs := bigSample()
@@ -114,7 +115,8 @@ func files(t *testing.T, dir string) map[string]string {
 	return all
 }
 
-// TestWriteAgain interrupts writing at every blob and damages what was left in many ways: in the end stands what an undisturbed run writes.
+// TestWriteAgain interrupts writing at every blob and damages what was left in many ways: in the end stands what an
+// undisturbed run writes.
 func TestWriteAgain(t *testing.T) {
 	ix, s := bigSample()
 	for _, split := range []int64{0, splitFor(t, ix, false, 4096)} {

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// addresses is where this node looks for others besides where their records say that they are. Any of them may be wrong:
-// who answers there has to prove which node it is.
+// addresses is where this node looks for others besides where their records say that they are. Any of them may be
+// wrong: who answers there has to prove which node it is.
 type addresses struct {
 	mu    sync.Mutex
 	heard map[string]string    // by node: what it says itself, or what another member has heard it say
@@ -105,9 +105,9 @@ func (c *Cluster) listenTo(gossip map[string]string) {
 	}
 }
 
-// TellAddress says where a member's peer port is, host:port, for the day on which no node finds the others any more. This
-// node looks there too, also after a restart, until the member's record says the same. fs.ErrNotExist: there is no such
-// member.
+// TellAddress says where a member's peer port is, host:port, for the day on which no node finds the others any more.
+// This node looks there too, also after a restart, until the member's record says the same. fs.ErrNotExist: there is no
+// such member.
 func (c *Cluster) TellAddress(node, addr string) error {
 	if err := checkAddress(addr); err != nil {
 		return err
@@ -151,8 +151,8 @@ func (c *Cluster) forgetTold() error {
 	return c.writeTold()
 }
 
-// addressesOf lists where a member may be, the likeliest first: what it says itself, what the operator says, the config,
-// its record, what a joiner was told, and now and then, while it does not answer, the host of its name.
+// addressesOf lists where a member may be, the likeliest first: what it says itself, what the operator says, the
+// config, its record, what a joiner was told, and now and then, while it does not answer, the host of its name.
 func (c *Cluster) addressesOf(node string) (list []string) {
 	add := func(addr string) {
 		if addr != "" && !slices.Contains(list, addr) {

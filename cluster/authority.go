@@ -13,11 +13,13 @@ import (
 	"time"
 )
 
-// The nodes trust each other by a CA of their own, which signs nothing but nodes' certificates. It is not the one that clients trust: that one may be an
-// enterprise's, whose other certificates must open nothing here, and its names are constrained to what clients ask for.
+// The nodes trust each other by a CA of their own, which signs nothing but nodes' certificates. It is not the one that
+// clients trust: that one may be an enterprise's, whose other certificates must open nothing here, and its names are
+// constrained to what clients ask for.
 //
-// Its record stands in the tree, its key sealed. So every node can sign: a joiner at whichever node it asks, and each node itself when its certificate
-// gets old, also one that was down for a year. Removing a node makes a new CA, because the removed one could sign too.
+// Its record stands in the tree, its key sealed. So every node can sign: a joiner at whichever node it asks, and each
+// node itself when its certificate gets old, also one that was down for a year. Removing a node makes a new CA, because
+// the removed one could sign too.
 const authorityName = "cluster/ca"
 
 const (
@@ -31,8 +33,8 @@ const (
 type authority struct {
 	Root []byte `json:"root"` // certificate, DER
 	Key  []byte `json:"key"`  // PKCS #8, sealed
-	// Cross are the newest roots' keys certified by the root before each, newest first. A node that was down while a member was removed knows only an older
-	// root, and finds its way to the new one through them.
+	// Cross are the newest roots' keys certified by the root before each, newest first. A node that was down while a
+	// member was removed knows only an older root, and finds its way to the new one through them.
 	Cross [][]byte `json:"cross,omitempty"`
 }
 

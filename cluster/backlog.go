@@ -16,8 +16,9 @@ const (
 	retryLeast, retryMost = 50 * time.Millisecond, time.Second
 )
 
-// backlog is what a node lacks, in the order in which it is fetched: what has failed least often first, of that the newest. So what fails goes behind the others, and what
-// fails again behind what failed once. It has no lock and no clock: both are its owner's. Each step costs O(log n) at most.
+// backlog is what a node lacks, in the order in which it is fetched: what has failed least often first, of that the
+// newest. So what fails goes behind the others, and what fails again behind what failed once. It has no lock and no
+// clock: both are its owner's. Each step costs O(log n) at most.
 type backlog struct {
 	all    map[state.Digest]*lack
 	queues [2]queue // small, large
@@ -28,7 +29,8 @@ type queue struct {
 	waiting lacks
 	under   int // turns that are taken
 
-	// What failed before comes through a gate: after a failure nothing more for a while, which doubles; after each success twice as many at a time.
+	// What failed before comes through a gate: after a failure nothing more for a while, which doubles; after each
+	// success twice as many at a time.
 	retries, window int
 	pause           time.Duration
 	shut            time.Time // until then

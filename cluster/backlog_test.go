@@ -11,7 +11,8 @@ import (
 
 func lackOf(i int) state.Digest { return state.Digest(fmt.Sprintf("\x01%032d", i)) }
 
-// takeAll fetches everything that can be had now, one after another, and returns how many that were of small ones and of all.
+// takeAll fetches everything that can be had now, one after another, and returns how many that were of small ones and
+// of all.
 func takeAll(b *backlog, now time.Time, come bool) (small, all int) {
 	for l := b.take(now, fillTurns); l != nil; l = b.take(now, fillTurns) {
 		b.began(l)
@@ -125,7 +126,8 @@ func TestBacklogGate(t *testing.T) {
 	}
 }
 
-// A blob that is found to be lacking while it is being looked at, is looked at again; one that is known no more is forgotten.
+// A blob that is found to be lacking while it is being looked at, is looked at again; one that is known no more is
+// forgotten.
 func TestBacklogAgain(t *testing.T) {
 	b, now := newBacklog(), time.Now()
 	b.add(lackOf(1), 1, 1)

@@ -31,8 +31,8 @@ import (
 //	missing/ALGORITHM/HEX   empty, instead of a blob that this node could not open, since it is not there or known to be damaged
 //	end.json                what was written, see ending; it names the sum of all bytes before it
 //
-// Nothing need be remembered to write or to read it but the state: the order says which blob comes next, and so whether one is missing.
-// Every byte is accounted for: a reader writes the last entry anew from what it has read and compares.
+// Nothing need be remembered to write or to read it but the state: the order says which blob comes next, and so whether
+// one is missing. Every byte is accounted for: a reader writes the last entry anew from what it has read and compares.
 const (
 	backupVersion  = 1
 	backupManifest = "manifest.json"
@@ -70,7 +70,8 @@ type ending struct {
 	Damaged int    `json:"damaged"`
 	Missing int    `json:"missing"`
 	Sum     string `json:"sha256"` // of every byte before this entry's header
-	// MAC is made with the sealing key over Sum: whoever changed the backup, or wrote another one, did not have the key, or the passphrase.
+	// MAC is made with the sealing key over Sum: whoever changed the backup, or wrote another one, did not have the
+	// key, or the passphrase.
 	MAC string `json:"mac"`
 }
 
@@ -116,11 +117,13 @@ type BackupReport struct {
 // maxFaults bounds the lists of a report, which has to fit into a trailer of HTTP.
 const maxFaults = 100
 
-// Backup writes the tree, as it is on this node now, to w: one state of one moment, and the bytes of every blob that it knows. Any node can do it, also
-// without a majority. Writes and reads go on; what is collected meanwhile is forgotten at once, but its files stay on this disk until the next GC.
+// Backup writes the tree, as it is on this node now, to w: one state of one moment, and the bytes of every blob that it
+// knows. Any node can do it, also without a majority. Writes and reads go on; what is collected meanwhile is forgotten
+// at once, but its files stay on this disk until the next GC.
 //
-// Each blob is hashed while it is read. One with other bytes, or that cannot be read, is marked in the backup and counted in the report, and the rest is
-// written all the same: a backup that has a hole is better than none. An error means that what was written is no backup; Restore refuses it.
+// Each blob is hashed while it is read. One with other bytes, or that cannot be read, is marked in the backup and
+// counted in the report, and the rest is written all the same: a backup that has a hole is better than none. An error
+// means that what was written is no backup; Restore refuses it.
 func (c *Cluster) Backup(ctx context.Context, w io.Writer, opt BackupOptions) (r BackupReport, err error) {
 	defer func() {
 		c.log.Info("backup", "index", r.Index, "blobs", r.Blobs, "bytes", r.Bytes, "no_blobs", opt.NoBlobs, "faults", r.Faults, "err", err)
@@ -139,7 +142,8 @@ func (c *Cluster) Backup(ctx context.Context, w io.Writer, opt BackupOptions) (r
 	s := c.machine.view.Load()
 	b := &backupWriter{sum: sha256.New(), time: c.cfg.Now().UTC().Truncate(time.Second)}
 	b.Writer = tar.NewWriter(io.MultiWriter(w, b.sum))
-	// Twice, since a tar says the size first and the snapshot would be too much for memory. The same state gives the same bytes.
+	// Twice, since a tar says the size first and the snapshot would be too much for memory. The same state gives the
+	// same bytes.
 	stateSum := sha256.New()
 	size, err := s.WriteTo(stateSum)
 	if err != nil {
@@ -212,7 +216,8 @@ func (r *BackupReport) note(list *[]string, d state.Digest) {
 	}
 }
 
-// backupBlob writes one blob, and returns the entry that says what is wrong with it, if something is. An error is of w or ctx.
+// backupBlob writes one blob, and returns the entry that says what is wrong with it, if something is. An error is of w
+// or ctx.
 func (c *Cluster) backupBlob(ctx context.Context, b *backupWriter, d state.Digest, size int64) (wrong string, err error) {
 	digest := d.String()
 	if err := ctx.Err(); err != nil {

@@ -82,7 +82,8 @@ func sha512Of(s string) string {
 	return digest()
 }
 
-// A backup of one node, restored as a node of another name, is the same tree in another cluster, and goes on from there.
+// A backup of one node, restored as a node of another name, is the same tree in another cluster, and goes on from
+// there.
 func TestBackupAndRestore(t *testing.T) {
 	c, sealed := full(t, testConfig(t, t.TempDir()))
 	data, r := backup(t, c, pass)
@@ -174,7 +175,8 @@ func TestBackupNoBlobs(t *testing.T) {
 	}
 }
 
-// Rot and loss are found while the backup is made, are reported, and stay what they are in the restored cluster; the rest is whole.
+// Rot and loss are found while the backup is made, are reported, and stay what they are in the restored cluster; the
+// rest is whole.
 func TestBackupFindsRot(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	c := start(t, cfg)
@@ -429,7 +431,8 @@ func TestRestoreFindsEveryByte(t *testing.T) {
 	}
 }
 
-// Whatever happens to the power in a restore, what is there afterwards is nothing, or all of it, and the next try succeeds.
+// Whatever happens to the power in a restore, what is there afterwards is nothing, or all of it, and the next try
+// succeeds.
 func TestPowerCutInRestore(t *testing.T) {
 	t.Parallel()
 	data := small(t)
@@ -464,7 +467,8 @@ func TestPowerCutInRestore(t *testing.T) {
 	}
 }
 
-// A disk that fails once, whatever it was asked to do and whether it did it or not, leaves nothing that looks initialised and is not; the next try succeeds.
+// A disk that fails once, whatever it was asked to do and whether it did it or not, leaves nothing that looks
+// initialised and is not; the next try succeeds.
 func TestRestoreOnAFailingDisk(t *testing.T) {
 	t.Parallel()
 	data := small(t)

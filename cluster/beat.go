@@ -278,10 +278,12 @@ func (l *link) set(up bool, b beat) (changed bool) {
 	return changed
 }
 
-// shareTime is how long a write waits for the nodes that are connected: so that a client that goes on to another node finds there what was answered here.
+// shareTime is how long a write waits for the nodes that are connected: so that a client that goes on to another node
+// finds there what was answered here.
 const shareTime = 100 * time.Millisecond
 
-// shared waits until the connected nodes have applied an entry too; briefly and not longer, and not again for one that was too slow until it has caught up.
+// shared waits until the connected nodes have applied an entry too; briefly and not longer, and not again for one that
+// was too slow until it has caught up.
 func (p *peers) shared(ctx context.Context, index uint64) {
 	deadline := time.NewTimer(shareTime)
 	defer deadline.Stop()

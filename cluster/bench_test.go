@@ -16,7 +16,8 @@ func benchCluster(b *testing.B) *Cluster {
 	return start(b, cfg)
 }
 
-// BenchmarkCommit writes records of 200 bytes, each in a batch of its own: commits per second on the disk of the temporary directory.
+// BenchmarkCommit writes records of 200 bytes, each in a batch of its own: commits per second on the disk of the
+// temporary directory.
 func BenchmarkCommit(b *testing.B) {
 	for _, writers := range []int{1, 64} {
 		b.Run(fmt.Sprint(writers), func(b *testing.B) {
@@ -44,8 +45,9 @@ func BenchmarkCommit(b *testing.B) {
 	}
 }
 
-// BenchmarkPush commits blobs of 4 KiB, scratch file to pin, from several goroutines: what an import of many small files waits for. Each needs three syncs (bytes,
-// name, log), and the file system and raft do those of many at once; so it is the number of writers that counts, not how their log entries are cut.
+// BenchmarkPush commits blobs of 4 KiB, scratch file to pin, from several goroutines: what an import of many small
+// files waits for. Each needs three syncs (bytes, name, log), and the file system and raft do those of many at once; so
+// it is the number of writers that counts, not how their log entries are cut.
 func BenchmarkPush(b *testing.B) {
 	for _, writers := range []int{1, 8, 64} {
 		b.Run(fmt.Sprint(writers), func(b *testing.B) {
@@ -68,7 +70,8 @@ func BenchmarkPush(b *testing.B) {
 	}
 }
 
-// BenchmarkRead is what a pull asks of the tree: the link, the blob's size, the open file. With and without a writer beside it.
+// BenchmarkRead is what a pull asks of the tree: the link, the blob's size, the open file. With and without a writer
+// beside it.
 func BenchmarkRead(b *testing.B) {
 	for _, beside := range []string{"alone", "beside a writer"} {
 		b.Run(beside, func(b *testing.B) {

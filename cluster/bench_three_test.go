@@ -21,8 +21,9 @@ import (
 	"time"
 )
 
-// These measure the cluster without the services above it: real files in the temporary directory, TCP and TLS over loopback, all nodes in this process and on its
-// cores. What is compared is measured in turns. Nothing is asserted; `make bench` prints it.
+// These measure the cluster without the services above it: real files in the temporary directory, TCP and TLS over
+// loopback, all nodes in this process and on its cores. What is compared is measured in turns. Nothing is asserted;
+// `make bench` prints it.
 
 const benchRounds = 3
 
@@ -254,7 +255,8 @@ func idle(t testing.TB) {
 	fmt.Printf("BENCH idle       one node and three in one process: %.1f %% of a core\n", 100*(benchCPU(t)-used).Seconds()/3)
 }
 
-// TestBenchCatchUp: an empty node joins one that holds 1 GiB in blobs of 64 MiB and 5 000 of 4 KiB; until it votes. With the rate limit as it is, and without.
+// TestBenchCatchUp: an empty node joins one that holds 1 GiB in blobs of 64 MiB and 5 000 of 4 KiB; until it votes.
+// With the rate limit as it is, and without.
 func TestBenchCatchUp(t *testing.T) {
 	first := benchNode(t, "n1", nil, nil)
 	fill := func(n, size int) {
@@ -298,8 +300,9 @@ func benchSettled(t testing.TB, nodes []*Cluster) {
 	}
 }
 
-// TestBenchSnapshot takes snapshots of states of 200 000 and 1 000 000 names beside a writer: how long that one's writes took meanwhile and before, and how long the
-// snapshot took. The writer waits for syncs of the same disk, so its longest write bounds the pause of Apply from above.
+// TestBenchSnapshot takes snapshots of states of 200 000 and 1 000 000 names beside a writer: how long that one's
+// writes took meanwhile and before, and how long the snapshot took. The writer waits for syncs of the same disk, so its
+// longest write bounds the pause of Apply from above.
 func TestBenchSnapshot(t *testing.T) {
 	c := benchNode(t, "n1", nil, nil)
 	d := push(t, c.Tree(), []byte("x"))

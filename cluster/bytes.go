@@ -75,8 +75,8 @@ const (
 	provenSmall = 256 << 10           // bytes up to which a blob is hashed before it is handed out
 )
 
-// openProven is openBlob for clients. The first time that a blob is read after a start, or in 30 days, its bytes are hashed
-// beside that: rot breaks no seal.
+// openProven is openBlob for clients. The first time that a blob is read after a start, or in 30 days, its bytes are
+// hashed beside that: rot breaks no seal.
 func (c *Cluster) openProven(ctx context.Context, digest string) (content, error) {
 	f, err := c.openBlob(ctx, digest)
 	if _, ours := f.(blob.File); err != nil || !ours || c.blobs.Proven(digest, c.cfg.Now().Add(-provenTime)) {
@@ -99,8 +99,8 @@ func (c *Cluster) openProven(ctx context.Context, digest string) (content, error
 	return c.openBlob(ctx, digest) // which finds it elsewhere, if need be
 }
 
-// proving is a blob on this disk that is read while it is hashed. As with incoming the last byte comes only when that has
-// ended well, and whoever jumps about waits for it.
+// proving is a blob on this disk that is read while it is hashed. As with incoming the last byte comes only when that
+// has ended well, and whoever jumps about waits for it.
 type proving struct {
 	content
 	ctx   context.Context

@@ -9,9 +9,10 @@ import (
 	"casemate/cluster/state"
 )
 
-// As returns a view of the same batch whose edits carry another claim, so that one batch can write an import's names under its claim and what belongs to
-// no import by hand (claim ""). Edits of both views apply in the order in which they were made. b must be what an Update of this package gave to its
-// function, or a view of it; with another batch, and with a bad claim, the Update that b belongs to is refused with fs.ErrInvalid.
+// As returns a view of the same batch whose edits carry another claim, so that one batch can write an import's names
+// under its claim and what belongs to no import by hand (claim ""). Edits of both views apply in the order in which
+// they were made. b must be what an Update of this package gave to its function, or a view of it; with another batch,
+// and with a bad claim, the Update that b belongs to is refused with fs.ErrInvalid.
 func As(b Batch, claim string) Batch {
 	own, ok := b.(*batch)
 	if !ok {
@@ -29,19 +30,21 @@ type Claim struct {
 	fs.FileInfo
 }
 
-// DropClaims removes everything that carries the claim, in the whole tree: from each name goes what this claim wrote there, and what an older claim or a hand
-// wrote shows again. It happens at one log entry, so it is before or after any other write, never between two edits of one. A claim that nothing
-// carries is no error; one that is not valid is fs.ErrInvalid.
+// DropClaims removes everything that carries the claim, in the whole tree: from each name goes what this claim wrote
+// there, and what an older claim or a hand wrote shows again. It happens at one log entry, so it is before or after any
+// other write, never between two edits of one. A claim that nothing carries is no error; one that is not valid is
+// fs.ErrInvalid.
 func (t *Tree) DropClaims(ctx context.Context, claim string) error {
 	_, err := t.c.propose(ctx, &state.DropClaims{Claim: claim})
 	return err
 }
 
-// Claims yields the claims of the whole tree that have a name, sorted, with how many names each has, seen or hidden. By hand is none.
+// Claims yields the claims of the whole tree that have a name, sorted, with how many names each has, seen or hidden. By
+// hand is none.
 func (t *Tree) Claims() iter.Seq2[string, int] { return t.state().Claims() }
 
-// Claimed yields what the claim wrote below this tree's root and still has there, seen or hidden behind a newer claim, in the order of Walk and from one
-// state. It scans all names of the whole tree.
+// Claimed yields what the claim wrote below this tree's root and still has there, seen or hidden behind a newer claim,
+// in the order of Walk and from one state. It scans all names of the whole tree.
 func (t *Tree) Claimed(claim string) iter.Seq2[string, fs.FileInfo] {
 	s := t.state() // now, not when the caller begins to range
 	return func(yield func(string, fs.FileInfo) bool) {
@@ -57,7 +60,8 @@ func (t *Tree) Claimed(claim string) iter.Seq2[string, fs.FileInfo] {
 	}
 }
 
-// ClaimsOf returns what each claim has under the name, newest first: the first is what Stat returns. It is empty for a directory and for what does not exist.
+// ClaimsOf returns what each claim has under the name, newest first: the first is what Stat returns. It is empty for a
+// directory and for what does not exist.
 func (t *Tree) ClaimsOf(name string) []Claim {
 	if !fs.ValidPath(name) || name == "." {
 		return nil
@@ -69,8 +73,9 @@ func (t *Tree) ClaimsOf(name string) []Claim {
 	return list
 }
 
-// Kept yields digest and size of every blob that a published name keeps: by a strong link or by its holds, seen or hidden, anywhere in the tree. What only a
-// weak link, a pin or a batch under way keeps may be collected at any time, so an inventory must not promise it.
+// Kept yields digest and size of every blob that a published name keeps: by a strong link or by its holds, seen or
+// hidden, anywhere in the tree. What only a weak link, a pin or a batch under way keeps may be collected at any time,
+// so an inventory must not promise it.
 func (t *Tree) Kept() iter.Seq2[string, int64] {
 	s := t.state()
 	return func(yield func(string, int64) bool) {

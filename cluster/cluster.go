@@ -74,10 +74,12 @@ type Cluster struct {
 	done   chan struct{}
 }
 
-// Open opens the data directory that Bootstrap made and starts the node. It returns before there is a leader, unless this is the only voter: reads work
-// at once and show everything that was known to be committed; writes wait for a leader. Errors are one sentence: what is wrong with which directory, and what to do.
+// Open opens the data directory that Bootstrap made and starts the node. It returns before there is a leader, unless
+// this is the only voter: reads work at once and show everything that was known to be committed; writes wait for a
+// leader. Errors are one sentence: what is wrong with which directory, and what to do.
 //
-// Opening after a crash is the same as opening after Close (promise 7): newest snapshot, then the log up to the mark, then raft.
+// Opening after a crash is the same as opening after Close (promise 7): newest snapshot, then the log up to the mark,
+// then raft.
 func Open(cfg Config) (_ *Cluster, err error) {
 	cfg, err = cfg.complete()
 	if err != nil {
@@ -126,7 +128,8 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// The number of this start is durable before it is used: no two processes of this node ever propose under the same one (promise 11).
+	// The number of this start is durable before it is used: no two processes of this node ever propose under the same
+	// one (promise 11).
 	boot, err := newBoot(cfg, c.machine.view.Load().Boot(cfg.Node))
 	if err != nil {
 		return nil, err
@@ -166,8 +169,8 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		c.machine.collected = func(digests []state.Digest, index uint64) { c.sweeps.add(digests, index); c.stock.forget(digests) }
 		c.machine.published = func() { c.sweeps.poke(); c.stock.published() }
 		net := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-			// One request at a time, of many entries. Raft's pipeline wins little over that, and leaves a goroutine behind, for which Shutdown waits, when logStore ends
-			// the one that feeds it.
+			// One request at a time, of many entries. Raft's pipeline wins little over that, and leaves a goroutine
+			// behind, for which Shutdown waits, when logStore ends the one that feeds it.
 			Stream: stream{c.peers.raft, c.peers}, MaxPool: 4, MaxRPCsInFlight: 1, Timeout: raftTimeout, Logger: rc.Logger, MsgpackUseNewTimeFormat: true,
 		})
 		c.transport, transport = net, newCareful(c, net)
@@ -199,7 +202,8 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	}
 	c.log.Info("cluster open", "node", cfg.Node, "cluster", id.Cluster, "index", c.machine.view.Load().Index(), "boot", boot)
 	if sole {
-		// It elects itself within a moment, so nobody need see it without a leader. A disk that does not take its vote does not keep reads from working.
+		// It elects itself within a moment, so nobody need see it without a leader. A disk that does not take its vote
+		// does not keep reads from working.
 		wait := time.NewTimer(c.cfg.LeaderWait)
 		defer wait.Stop()
 		if _, err := c.ready(context.Background(), wait.C); err != nil {
@@ -209,8 +213,8 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	return c, nil
 }
 
-// Close ends the node: leadership goes to another voter if there is one, raft stops, all goroutines end, the directory is unlocked.
-// Writes under way are syscall.EAGAIN or have happened. Reads of what is open go on.
+// Close ends the node: leadership goes to another voter if there is one, raft stops, all goroutines end, the directory
+// is unlocked. Writes under way are syscall.EAGAIN or have happened. Reads of what is open go on.
 func (c *Cluster) Close() error {
 	c.once.Do(func() {
 		c.ownMu.Lock()
@@ -270,7 +274,8 @@ func (c *Cluster) release() error {
 	return errors.Join(errs...)
 }
 
-// background runs f in a goroutine that Close waits for. Once Close has begun to wait it does not, and returns false: reads go on after Close, and may come here.
+// background runs f in a goroutine that Close waits for. Once Close has begun to wait it does not, and returns false:
+// reads go on after Close, and may come here.
 func (c *Cluster) background(f func()) bool {
 	c.ownMu.RLock()
 	defer c.ownMu.RUnlock()
@@ -297,8 +302,8 @@ func (c *Cluster) fail(err error) {
 	close(c.done)
 }
 
-// Done is closed when the node cannot go on (Err says why: an entry of the log that this program does not understand, a disk that cannot
-// sync) or was closed (Err is nil). The owner must then Close it and end the process.
+// Done is closed when the node cannot go on (Err says why: an entry of the log that this program does not understand, a
+// disk that cannot sync) or was closed (Err is nil). The owner must then Close it and end the process.
 func (c *Cluster) Done() <-chan struct{} { return c.done }
 
 // Err is why the node cannot go on; nil while it can, and after Close.
@@ -311,7 +316,8 @@ func (c *Cluster) Err() error {
 // ID is the cluster's identity, random, made by Bootstrap and the same on all nodes.
 func (c *Cluster) ID() string { return c.id.Cluster }
 
-// endRaft ends raft with the node, and also when the node cannot go on: it must neither lead nor vote then, and who waits for an answer must not wait for ever.
+// endRaft ends raft with the node, and also when the node cannot go on: it must neither lead nor vote then, and who
+// waits for an answer must not wait for ever.
 func (c *Cluster) endRaft() {
 	select {
 	case <-c.stop:
@@ -381,7 +387,8 @@ func (c *Cluster) followLeadership(changes <-chan bool, seen <-chan raft.Observa
 	}
 }
 
-// standAlone makes the only voter the leader at once: it tells itself what a leader that leaves tells its heir. Waiting for others to be heard would be in vain.
+// standAlone makes the only voter the leader at once: it tells itself what a leader that leaves tells its heir. Waiting
+// for others to be heard would be in vain.
 func (c *Cluster) standAlone(t raft.Transport) {
 	id := raft.ServerID(c.cfg.Node)
 	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: t.EncodePeer(id, raft.ServerAddress(id))}}
@@ -432,8 +439,9 @@ func (c *Cluster) ready(ctx context.Context, deadline <-chan time.Time) (string,
 // markEvery is the least time between two writes of the mark: one sync for all commits between.
 const markEvery = 50 * time.Millisecond
 
-// keepMark makes a lower bound of what is committed durable, soon after it was applied. With other voters it does so at once, and only then does this node tell them
-// that it shows the entry: so what was acknowledged while all were connected shows again on any of them, should it start alone after a power cut.
+// keepMark makes a lower bound of what is committed durable, soon after it was applied. With other voters it does so at
+// once, and only then does this node tell them that it shows the entry: so what was acknowledged while all were
+// connected shows again on any of them, should it start alone after a power cut.
 func (c *Cluster) keepMark() {
 	tick := time.NewTimer(0)
 	defer tick.Stop()

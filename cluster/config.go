@@ -26,8 +26,8 @@ type Config struct {
 	Node string
 	// Log receives one line per change of state; nil is slog.Default().
 	Log *slog.Logger
-	// Reserve is how many bytes of the disk stay free: uploads that would go below are syscall.ENOSPC, names are refused at half of it, so
-	// that deleting and collecting still work. 0 keeps nothing.
+	// Reserve is how many bytes of the disk stay free: uploads that would go below are syscall.ENOSPC, names are
+	// refused at half of it, so that deleting and collecting still work. 0 keeps nothing.
 	Reserve int64
 	// PinTime is how long a committed blob stays although nothing names it yet; 0 is one hour.
 	PinTime time.Duration
@@ -40,20 +40,23 @@ type Config struct {
 	// FS is the file system; nil is the operating system's. It is there for tests of power cuts.
 	FS FS
 
-	// Peer is where the other nodes reach this one, a TCP listener that Open takes over. Nil: a cluster of one that no other node can join.
+	// Peer is where the other nodes reach this one, a TCP listener that Open takes over. Nil: a cluster of one that no
+	// other node can join.
 	Peer net.Listener
 	// PeerAddr is what the other nodes dial, host:port; "" is Peer's own address.
 	PeerAddr string
-	// Peers says where other nodes may be reached besides where they say themselves: host:port by name. It is for the day on
-	// which all of them have moved.
+	// Peers says where other nodes may be reached besides where they say themselves: host:port by name. It is for the
+	// day on which all of them have moved.
 	Peers map[string]string
 	// Dial connects to another node's PeerAddr; nil is the operating system's. It is there for tests of cut networks.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
-	// Handler answers what other nodes ask of the program above by [Cluster.RoundTrip]; nil answers 404. [From] says who asks.
+	// Handler answers what other nodes ask of the program above by [Cluster.RoundTrip]; nil answers 404. [From] says
+	// who asks.
 	Handler http.Handler
 	// Version is the program's, for people.
 	Version string
-	// CatchUp bounds the bytes a second at which this node fetches blobs that it lacks and nobody waits for; 0 is 64 MiB.
+	// CatchUp bounds the bytes a second at which this node fetches blobs that it lacks and nobody waits for; 0 is 64
+	// MiB.
 	CatchUp int64
 	// SegmentSize is how large each file of the log is made when it is begun, in bytes; 0 is 16 MiB.
 	SegmentSize int
@@ -132,13 +135,15 @@ func raftConfig(cfg Config) *raft.Config {
 	rc.NoSnapshotRestoreOnStart = true                // recover has done more than that
 	rc.NoLegacyTelemetry = true
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 400*time.Millisecond, 400*time.Millisecond, 300*time.Millisecond
-	// How soon followers hear that an entry is committed, if none comes after it, which is what a write waits for that wants to be seen everywhere. Raft asks each
-	// follower that often for ever: 2 ms cost an idle leader 8 % of a core, 5 ms half of that.
+	// How soon followers hear that an entry is committed, if none comes after it, which is what a write waits for that
+	// wants to be seen everywhere. Raft asks each follower that often for ever: 2 ms cost an idle leader 8 % of a core,
+	// 5 ms half of that.
 	rc.CommitTimeout = 5 * time.Millisecond
 	return rc
 }
 
-// alone sets the timeouts of a node that is the only voter: nobody can answer late, so it need not wait to be sure that nobody does.
+// alone sets the timeouts of a node that is the only voter: nobody can answer late, so it need not wait to be sure that
+// nobody does.
 func alone(rc *raft.Config) {
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
 }

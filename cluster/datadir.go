@@ -40,7 +40,8 @@ const (
 	blobDir        = "blobs"
 )
 
-// diskFormat is the newest layout of the data directory that this program knows. The format of log entries is another number (promise 8).
+// diskFormat is the newest layout of the data directory that this program knows. The format of log entries is another
+// number (promise 8).
 const diskFormat = 1
 
 // identity is what the format file says.
@@ -50,8 +51,9 @@ type identity struct {
 	Node    string `json:"node"`
 }
 
-// Bootstrap creates the data directory of a cluster of one node: its identity, the sealing key and a log whose first entry makes the node the only voter.
-// cfg.Dir must not exist or be empty (lost+found aside). A Bootstrap that was cut short is taken up again. Nothing stays open.
+// Bootstrap creates the data directory of a cluster of one node: its identity, the sealing key and a log whose first
+// entry makes the node the only voter. cfg.Dir must not exist or be empty (lost+found aside). A Bootstrap that was cut
+// short is taken up again. Nothing stays open.
 func Bootstrap(cfg Config) (err error) {
 	cfg, err = cfg.complete()
 	if err != nil {
@@ -74,8 +76,9 @@ func Bootstrap(cfg Config) (err error) {
 	return endDir(cfg, identity{Format: diskFormat, Cluster: newClusterID(), Node: cfg.Node})
 }
 
-// beginDir locks and clears a directory that is to become a data directory: from then on, until endDir, a crash leaves one that says itself that it is
-// incomplete, and that can be begun again. A joiner's key stays, because its token is bound to it.
+// beginDir locks and clears a directory that is to become a data directory: from then on, until endDir, a crash leaves
+// one that says itself that it is incomplete, and that can be begun again. A joiner's key stays, because its token is
+// bound to it.
 func beginDir(cfg Config) (_ io.Closer, err error) {
 	list, err := cfg.FS.ReadDir(cfg.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -110,7 +113,8 @@ func beginDir(cfg Config) (_ io.Closer, err error) {
 			lock.Close()
 		}
 	}()
-	// From here to the format file, a crash leaves a directory that says itself that it is incomplete, and the next Bootstrap begins again.
+	// From here to the format file, a crash leaves a directory that says itself that it is incomplete, and the next
+	// Bootstrap begins again.
 	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, incompleteFile), nil, 0o640); err != nil {
 		return nil, err
 	}
@@ -214,8 +218,8 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 const keyWayOut = "copy " + keyFile + " from the data directory of another node, with the same owner and mode 0600; an only node restores " +
 	"a backup into a new data directory"
 
-// checkKeys says whether this node's sealing keys are the cluster's: a bit that flipped in them would show much later, and
-// as something else.
+// checkKeys says whether this node's sealing keys are the cluster's: a bit that flipped in them would show much later,
+// and as something else.
 func (c *Cluster) checkKeys() error {
 	a, err := c.authority()
 	if a == nil || err != nil {

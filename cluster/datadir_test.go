@@ -243,7 +243,8 @@ func TestUnwritable(t *testing.T) {
 	}
 }
 
-// The log cannot be synced: the node says so and stops, takes no more writes, goes on reading, and is whole after a restart.
+// The log cannot be synced: the node says so and stops, takes no more writes, goes on reading, and is whole after a
+// restart.
 func TestFailingDiskStopsTheNode(t *testing.T) {
 	for _, happened := range []bool{false, true} {
 		for _, file := range []string{".wal", "meta.new"} {
@@ -330,7 +331,8 @@ func TestMarkSurvivesTornWrites(t *testing.T) {
 	}
 }
 
-// Whoever needs this node's first certificate makes it, one at a time: `token create` in a node's first moment, and the node's own upkeep.
+// Whoever needs this node's first certificate makes it, one at a time: `token create` in a node's first moment, and the
+// node's own upkeep.
 func TestFirstCertificate(t *testing.T) {
 	cfg := testConfig(t, filepath.Join(t.TempDir(), "data"))
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -15,7 +15,8 @@ import (
 // FS is the file system under a node; see blob.FS. Everything durable goes through it.
 type FS = blob.FS
 
-// writeFile replaces a file at one moment: after a crash there is the old one or the new one, whole, and when it has returned, the new one.
+// writeFile replaces a file at one moment: after a crash there is the old one or the new one, whole, and when it has
+// returned, the new one.
 func writeFile(fsys FS, name string, data []byte, perm fs.FileMode) error {
 	temp := name + ".new"
 	f, err := fsys.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
@@ -98,10 +99,12 @@ func checksumOf(parts ...[]byte) (sum uint32) {
 	return sum
 }
 
-// mark is a durable lower bound of a number that grows: the log index up to which everything is committed (promise 7). Raft does not write down what is
-// committed; a node that starts alone would show the tree of its last snapshot until there is a leader.
+// mark is a durable lower bound of a number that grows: the log index up to which everything is committed (promise 7).
+// Raft does not write down what is committed; a node that starts alone would show the tree of its last snapshot until
+// there is a leader.
 //
-// Two slots of 20 bytes (number, its checksum, padding to different sectors) are written in turn, so that a torn write leaves the other one.
+// Two slots of 20 bytes (number, its checksum, padding to different sectors) are written in turn, so that a torn write
+// leaves the other one.
 type mark struct {
 	f     blob.File
 	turn  int

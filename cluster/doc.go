@@ -1,7 +1,8 @@
 // Package cluster keeps one tree of files the same on every node.
 //
-// A small record lives in the raft log and in memory; everything larger is a blob on local disk, named by its digest. Reading is io/fs and local,
-// writing goes through the log, at whichever node, also where there is one only. It knows no service.
+// A small record lives in the raft log and in memory; everything larger is a blob on local disk, named by its digest.
+// Reading is io/fs and local, writing goes through the log, at whichever node, also where there is one only. It knows
+// no service.
 //
 // It makes twelve promises. Tests cite them by number.
 //

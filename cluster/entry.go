@@ -10,9 +10,9 @@ import (
 	wal "github.com/hashicorp/raft-wal"
 )
 
-// Each entry of the log carries a checksum in raft's Extensions, which nothing else uses: entrySeal, then the CRC-32C of
-// index, term and type (varints) and data, big endian. Raft-wal's own checksums cover the newest batch only; a bit that
-// flips in an older entry would change what this node applies, and what it gives to others.
+// Each entry of the log carries a checksum in raft's Extensions, which nothing else uses: entrySeal, then the CRC-32C
+// of index, term and type (varints) and data, big endian. Raft-wal's own checksums cover the newest batch only; a bit
+// that flips in an older entry would change what this node applies, and what it gives to others.
 //
 // Entries that an earlier version wrote have none and are believed. That version ignores ours.
 const entrySeal = "sum1"

@@ -38,7 +38,8 @@ func (c *Cluster) StateBytes() []byte {
 	return b.Bytes()
 }
 
-// Look reads a name as Open does: a record's data, or a blob's digest, and the version. Of a miss sure says whether the leader has confirmed it.
+// Look reads a name as Open does: a record's data, or a blob's digest, and the version. Of a miss sure says whether the
+// leader has confirmed it.
 func (t *Tree) Look(name string) (value string, version uint64, sure bool, err error) {
 	_, i, e, sure, err := t.findSure("open", name)
 	value = e.Data
@@ -144,8 +145,8 @@ func (c *Cluster) PatrolOnce(ctx context.Context, every time.Duration) (ScrubRep
 	return c.patrol(ctx, every, func() time.Duration { return every })
 }
 
-// ForgetNames puts the names of this process's commands back, as a snapshot of a machine's memory does: the last ones, or
-// all with 0.
+// ForgetNames puts the names of this process's commands back, as a snapshot of a machine's memory does: the last ones,
+// or all with 0.
 func (c *Cluster) ForgetNames(last uint64) {
 	c.seqs.mu.Lock()
 	defer c.seqs.mu.Unlock()

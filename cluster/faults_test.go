@@ -25,7 +25,8 @@ import (
 	"casemate/cluster/clustertest"
 )
 
-// What a random run writes and reads. Every value of a record is written once. Blobs are few, so that the same one is pushed, named, forgotten, collected and pushed again.
+// What a random run writes and reads. Every value of a record is written once. Blobs are few, so that the same one is
+// pushed, named, forgotten, collected and pushed again.
 const (
 	writers  = 4
 	names    = 6 // of each kind
@@ -105,9 +106,11 @@ func result(err error) outcome {
 	}
 }
 
-// model is what one name may do. Writes that were acknowledged, expectations that were refused, and confirmed misses take effect at one moment between call and
-// answer; a write whose outcome is unknown takes effect at one moment after its call, or never, which is the same as at the very end; what was refused with another error
-// has not happened and is left out. Reads that hit may be as old as the node's lag (promise 4) and are not in it: see misread. The final read is, after everything.
+// model is what one name may do. Writes that were acknowledged, expectations that were refused, and confirmed misses
+// take effect at one moment between call and answer; a write whose outcome is unknown takes effect at one moment after
+// its call, or never, which is the same as at the very end; what was refused with another error has not happened and is
+// left out. Reads that hit may be as old as the node's lag (promise 4) and are not in it: see misread. The final read
+// is, after everything.
 var model = porcupine.Model{
 	Init: func() any { return "" },
 	Step: func(state, input, output any) (bool, any) {
@@ -167,8 +170,8 @@ func (o op) wrote() bool {
 	return o.kind != "miss" && o.kind != "final" && (o.outcome == acked || o.outcome == unknown)
 }
 
-// lost says in plain words what the model would say too, and also where that could not decide: the last value is one that was written, was not refused, and was not
-// followed by an acknowledged write.
+// lost says in plain words what the model would say too, and also where that could not decide: the last value is one
+// that was written, was not refused, and was not followed by an acknowledged write.
 func (h *record) lost(key string) error {
 	ops := h.ops[key]
 	if len(ops) == 0 || ops[len(ops)-1].kind != "final" {
@@ -193,7 +196,8 @@ func (h *record) lost(key string) error {
 	return nil
 }
 
-// misread: a read that hits shows what was written and not refused, and not before that was begun; what one node shows never goes back, unless it has lost its power.
+// misread: a read that hits shows what was written and not refused, and not before that was begun; what one node shows
+// never goes back, unless it has lost its power.
 func (h *record) misread(key string) error {
 	newest := map[string][]hit{}
 	for _, r := range h.hits[key] {
@@ -533,8 +537,8 @@ func (f *faults) nemesis() {
 	f.some(r.IntN(60))
 }
 
-// revert puts a node's disk back to what it was once. The others are there and can be reached, so that it hears of what it
-// has lost: with a second fault at the same time what was acknowledged may be gone, as for any cluster of three.
+// revert puts a node's disk back to what it was once. The others are there and can be reached, so that it hears of what
+// it has lost: with a second fault at the same time what was acknowledged may be gone, as for any cluster of three.
 func (f *faults) revert() {
 	n := f.imageOf
 	if n == nil {
@@ -620,8 +624,9 @@ func (f *faults) until(holds func() bool) {
 	}
 }
 
-// loseDisk takes one node's disk away for good, while the clients go on: it is removed, and another one joins in its place.
-// No other fault is left by then, a second disk that came back older among them: what only the two had would be gone.
+// loseDisk takes one node's disk away for good, while the clients go on: it is removed, and another one joins in its
+// place. No other fault is left by then, a second disk that came back older among them: what only the two had would be
+// gone.
 func (f *faults) loseDisk() {
 	cl := f.cl
 	cl.Net.Heal()
@@ -733,7 +738,8 @@ func (f *faults) verdict() {
 	f.t.Logf("seed %d: %v", f.seed, tally)
 }
 
-// revive starts what is down, and what its disk has stopped: a fault may show late, such as one that came while the log's segments were changed.
+// revive starts what is down, and what its disk has stopped: a fault may show late, such as one that came while the
+// log's segments were changed.
 func (f *faults) revive() { f.revived(f.cl.Nodes) }
 
 func (f *faults) revived(nodes []*clustertest.Node) {
@@ -810,8 +816,9 @@ func (f *faults) whole() {
 	}
 }
 
-// Random faults under random writes (promises 1, 3, 4, 6, 7, 9, 11): whatever was acknowledged is there in the end, on every node, nothing that was refused is, and
-// every name has its bytes. The seed decides what the clients and the nemesis try; how that meets is up to the scheduler, so a seed that failed may have to be played a few times.
+// Random faults under random writes (promises 1, 3, 4, 6, 7, 9, 11): whatever was acknowledged is there in the end, on
+// every node, nothing that was refused is, and every name has its bytes. The seed decides what the clients and the
+// nemesis try; how that meets is up to the scheduler, so a seed that failed may have to be played a few times.
 func TestFaults(t *testing.T) {
 	for seed := range uint64(cluster.Seeds()) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {

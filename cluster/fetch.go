@@ -69,7 +69,8 @@ func (f *fetch) release() {
 func (f *fetch) run() {
 	err := f.load()
 	f.s.end(f, err)
-	// If it was collected meanwhile, its sweep has waited for this. Not here and now: the same bytes may have been pushed and confirmed since.
+	// If it was collected meanwhile, its sweep has waited for this. Not here and now: the same bytes may have been
+	// pushed and confirmed since.
 	f.s.c.sweeps.poke()
 	f.mu.Lock()
 	f.err, f.ended = err, true
@@ -79,7 +80,8 @@ func (f *fetch) run() {
 	f.s.poke()
 }
 
-// load brings the bytes from whoever has them. Whoever sends wrong ones is not asked again. If nobody waits it asks everybody once, and again only while bytes come.
+// load brings the bytes from whoever has them. Whoever sends wrong ones is not asked again. If nobody waits it asks
+// everybody once, and again only while bytes come.
 func (f *fetch) load() error {
 	c := f.s.c
 	defer func() {
@@ -112,7 +114,8 @@ func (f *fetch) load() error {
 				}
 			}
 			if errors.Is(err, syscall.EBADMSG) {
-				// The bytes are not the ones that the name says (promise 5). Whoever reads them is told so, and the next fetch begins anew with another node.
+				// The bytes are not the ones that the name says (promise 5). Whoever reads them is told so, and the
+				// next fetch begins anew with another node.
 				c.log.Error("a node sent wrong bytes, it is told so", "peer", node, "blob", f.digest)
 				c.peers.doubt(node, f.digest)
 				f.s.mu.Lock()
@@ -237,8 +240,9 @@ func (f *fetch) grown(have int64) {
 	}
 }
 
-// incoming is a reader of a blob that is on its way. Bytes come as they arrive, but the last one only when all were hashed; whoever does not read from the
-// beginning on gets nothing before that, since what it reads last is not known. So no answer ends as if it were whole with bytes that turn out wrong.
+// incoming is a reader of a blob that is on its way. Bytes come as they arrive, but the last one only when all were
+// hashed; whoever does not read from the beginning on gets nothing before that, since what it reads last is not known.
+// So no answer ends as if it were whole with bytes that turn out wrong.
 type incoming struct {
 	ctx   context.Context
 	f     *fetch
@@ -332,7 +336,8 @@ func (f *fetch) wait(ctx context.Context, n int64, whole bool) error {
 	}
 }
 
-// Seek implements io.Seeker. Who seeks to the end, for the size, and back to the beginning is going to read everything; the next seek says that it is not.
+// Seek implements io.Seeker. Who seeks to the end, for the size, and back to the beginning is going to read everything;
+// the next seek says that it is not.
 func (r *incoming) Seek(offset int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekCurrent:

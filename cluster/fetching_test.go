@@ -152,7 +152,8 @@ func others(cl *clustertest.Cluster, n *clustertest.Node) (list []*clustertest.N
 	return list
 }
 
-// A node that joins lacks 3 000 tiny blobs (50 000 in a long run), and one of those that have them is down. It votes when it has all.
+// A node that joins lacks 3 000 tiny blobs (50 000 in a long run), and one of those that have them is down. It votes
+// when it has all.
 func TestManyToCome(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, func(c *cluster.Config) { c.Log = slog.New(slog.DiscardHandler) })
@@ -252,7 +253,8 @@ func TestReadersFirst(t *testing.T) {
 	})
 }
 
-// Copies are damaged, each at one of the two nodes, and of some there is none. The right ones come all the same, and the rest when there is one.
+// Copies are damaged, each at one of the two nodes, and of some there is none. The right ones come all the same, and
+// the rest when there is one.
 func TestDamagedCopies(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, reserve)

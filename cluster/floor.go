@@ -12,8 +12,8 @@ import (
 )
 
 // floor is what this node's log has had and, as a disk that was put back or a damaged entry that was cut off, has not
-// any more. Others have counted on it: entries up to there may be committed by this node's word. Until it has them again
-// it must help nobody to become leader who does not have them, nor become one itself.
+// any more. Others have counted on it: entries up to there may be committed by this node's word. Until it has them
+// again it must help nobody to become leader who does not have them, nor become one itself.
 //
 // It has them again when its log reaches up to there, or holds an entry of a newer term: the leader of that term was
 // elected without its help, so it has all that was committed, and what goes before its entry is what the leader has.

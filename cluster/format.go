@@ -15,8 +15,9 @@ func (c *Cluster) Format() (agreed, newest uint64) {
 	return c.machine.view.Load().Format(), maxFormat
 }
 
-// RaiseFormat lets the cluster use what came with a newer program. It is refused while some member, also one that is down or does not vote yet, has not said that it
-// understands that format: such a node would have to stop. There is no way back: a program that does not understand the format does not start any more.
+// RaiseFormat lets the cluster use what came with a newer program. It is refused while some member, also one that is
+// down or does not vote yet, has not said that it understands that format: such a node would have to stop. There is no
+// way back: a program that does not understand the format does not start any more.
 func (c *Cluster) RaiseFormat(ctx context.Context, format uint64) error {
 	agreed, newest := c.Format()
 	switch {

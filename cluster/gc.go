@@ -26,15 +26,16 @@ type GCReport struct {
 // collectChunk is how many digests one Collect carries: about 130 KiB as sha512.
 const collectChunk = 2000
 
-// GC ends pins whose time is over, collects what nothing names, and removes from this disk what the tree does not know (promise 6). Pushes and
-// pulls go on meanwhile: log order decides between them and a collect, and a file is only unlinked under its digest's lock after a look at the newest state.
-// One runs at a time, another waits. Interrupted by ctx, what it has done is in the report.
+// GC ends pins whose time is over, collects what nothing names, and removes from this disk what the tree does not know
+// (promise 6). Pushes and pulls go on meanwhile: log order decides between them and a collect, and a file is only
+// unlinked under its digest's lock after a look at the newest state. One runs at a time, another waits. Interrupted by
+// ctx, what it has done is in the report.
 func (c *Cluster) GC(ctx context.Context, dryRun bool) (GCReport, error) {
 	return c.collectUnnamed(ctx, dryRun, c.cfg.Now())
 }
 
-// GCNow is GC that does not wait for pins: it ends them all. A push or a large batch under way is refused with a clear error and has to be
-// repeated, so this is for an operator who needs the room of what was just deleted.
+// GCNow is GC that does not wait for pins: it ends them all. A push or a large batch under way is refused with a clear
+// error and has to be repeated, so this is for an operator who needs the room of what was just deleted.
 func (c *Cluster) GCNow(ctx context.Context, dryRun bool) (GCReport, error) {
 	return c.collectUnnamed(ctx, dryRun, c.cfg.Now().Add(c.cfg.PinTime))
 }
@@ -199,7 +200,8 @@ func (c *Cluster) collect(ctx context.Context, r *GCReport, s *state.State, ende
 	return nil
 }
 
-// collectOrphans removes files that the tree does not know: left by a crash between the rename and the log, or swept once and brought back by a power cut.
+// collectOrphans removes files that the tree does not know: left by a crash between the rename and the log, or swept
+// once and brought back by a power cut.
 func (c *Cluster) collectOrphans(ctx context.Context, r *GCReport) error {
 	var orphans []state.Digest
 	flush := func() error {
@@ -207,7 +209,8 @@ func (c *Cluster) collectOrphans(ctx context.Context, r *GCReport) error {
 		if len(orphans) == 0 {
 			return nil
 		}
-		// A collect also of what is not known: it leaves a tombstone, and an AddBlob that has seen these bytes before it must look again.
+		// A collect also of what is not known: it leaves a tombstone, and an AddBlob that has seen these bytes before
+		// it must look again.
 		if _, err := c.propose(ctx, &state.Collect{Digests: orphans}); err != nil {
 			return err
 		}

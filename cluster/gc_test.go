@@ -19,8 +19,9 @@ import (
 	"casemate/cluster/state"
 )
 
-// Promise 6: collections run all the time, pins end at once (the clock is hours ahead for them), and writers push, link, read and remove the same few blobs.
-// No acknowledged name ever loses its bytes, and no Commit is lost; at the end nothing is left that nothing names.
+// Promise 6: collections run all the time, pins end at once (the clock is hours ahead for them), and writers push,
+// link, read and remove the same few blobs. No acknowledged name ever loses its bytes, and no Commit is lost; at the
+// end nothing is left that nothing names.
 func TestPromise6CollectionsAgainstWriters(t *testing.T) {
 	c := start(t, testConfig(t, t.TempDir()))
 	ctx := context.Background()
@@ -104,7 +105,8 @@ func TestPromise6CollectionsAgainstWriters(t *testing.T) {
 	}
 }
 
-// Promise 6: a confirmation that is older than the newest collect does not count. Commit then looks again and comes through by itself.
+// Promise 6: a confirmation that is older than the newest collect does not count. Commit then looks again and comes
+// through by itself.
 func TestPromise6OldConfirmation(t *testing.T) {
 	clock := new(clock)
 	c := start(t, clock.config(testConfig(t, t.TempDir())))
@@ -128,8 +130,8 @@ func TestPromise6OldConfirmation(t *testing.T) {
 	push(t, c.Tree(), []byte("x"))
 }
 
-// Promise 6: a sweep that is late finds the same bytes pushed again, or confirmed for a push that is under way, and leaves
-// them alone, whatever the collect had said that asked for it.
+// Promise 6: a sweep that is late finds the same bytes pushed again, or confirmed for a push that is under way, and
+// leaves them alone, whatever the collect had said that asked for it.
 func TestPromise6SweepLooksAtTheNewestState(t *testing.T) {
 	c := start(t, testConfig(t, t.TempDir()))
 	d, err := state.ParseDigest(push(t, c.Tree(), []byte("pushed, collected, pushed again")))

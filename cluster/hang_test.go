@@ -13,8 +13,8 @@ import (
 	"casemate/cluster/clustertest"
 )
 
-// A leader whose disk hangs gives its leadership away and says so; writes elsewhere go on within their time, writes there
-// end within theirs; and when the disk answers again all is as before.
+// A leader whose disk hangs gives its leadership away and says so; writes elsewhere go on within their time, writes
+// there end within theirs; and when the disk answers again all is as before.
 func TestDiskOfLeaderHangs(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)

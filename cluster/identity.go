@@ -126,7 +126,8 @@ func (id *nodeID) current() *tls.Certificate {
 	return id.cert
 }
 
-// renew makes a new certificate when there is none, when two thirds of its time are over, or when the CA is another one. It needs no other node.
+// renew makes a new certificate when there is none, when two thirds of its time are over, or when the CA is another
+// one. It needs no other node.
 func (c *Cluster) renew() error {
 	id := c.peers.id
 	id.renewing.Lock()
@@ -181,9 +182,10 @@ var (
 	errStranger = errors.New("no member of this cluster")
 )
 
-// admit says which node a certificate belongs to. A member whose record this node has is known by its key, whatever its certificate's age: a node that was down for a
-// year comes back and renews it. One that this node has not heard of yet, because it was itself down meanwhile, must have a certificate of the CA that this node
-// knows. errRemoved comes with the name.
+// admit says which node a certificate belongs to. A member whose record this node has is known by its key, whatever its
+// certificate's age: a node that was down for a year comes back and renews it. One that this node has not heard of yet,
+// because it was itself down meanwhile, must have a certificate of the CA that this node knows. errRemoved comes with
+// the name.
 func (c *Cluster) admit(certs []*x509.Certificate) (string, error) {
 	if err := cheapChain(certs); err != nil {
 		return "", err

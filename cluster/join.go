@@ -24,7 +24,8 @@ import (
 	"casemate/cluster/state"
 )
 
-// joinRequest is what a joiner sends, in a TLS session in which it knows the other side by the token's hash of the root and has not shown who it is itself.
+// joinRequest is what a joiner sends, in a TLS session in which it knows the other side by the token's hash of the root
+// and has not shown who it is itself.
 type joinRequest struct {
 	Token     string `json:"token"` // its ID
 	Signature []byte `json:"signature"`
@@ -48,9 +49,10 @@ type joinAnswer struct {
 
 const exporterLabel = "EXPORTER-casemate-join"
 
-// Join makes the data directory of a node that joins the cluster at addr (host:port of any member's peer port). cfg.Dir must not exist or be empty; a Join that
-// was cut short is taken up again, and the same token may be used again for it. cfg.PeerAddr must be set. Nothing stays open; the node is
-// a learner from then on, and becomes a voter some time after it was opened.
+// Join makes the data directory of a node that joins the cluster at addr (host:port of any member's peer port). cfg.Dir
+// must not exist or be empty; a Join that was cut short is taken up again, and the same token may be used again for it.
+// cfg.PeerAddr must be set. Nothing stays open; the node is a learner from then on, and becomes a voter some time after
+// it was opened.
 func Join(ctx context.Context, cfg Config, addr string, token Token) (err error) {
 	cfg, err = cfg.complete()
 	if err != nil {
@@ -213,7 +215,8 @@ func (p *peers) serveJoin(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(a)
 }
 
-// letIn makes a node a learner: the token first, then raft, then the record. Cut short anywhere, the same request again goes on.
+// letIn makes a node a learner: the token first, then raft, then the record. Cut short anywhere, the same request again
+// goes on.
 //
 // Until the token has proved to be good this is work for anybody who asks, so what is cheap comes first: sizes and the
 // kind of key, then the token, whose public key is ours, and only then is anything computed with a key that the other

@@ -135,7 +135,8 @@ func FuzzParseToken(f *testing.F) {
 	})
 }
 
-// Nothing on the peer port answers an outsider but the call to join: not without a certificate, not with a foreign one, not with one of another cluster.
+// Nothing on the peer port answers an outsider but the call to join: not without a certificate, not with a foreign one,
+// not with one of another cluster.
 func TestOutsiders(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 1, nil)
@@ -222,7 +223,8 @@ func TestOutsiders(t *testing.T) {
 	})
 }
 
-// Certificates are renewed in time by each node itself; one whose certificate has long ended, because it was down, comes back all the same.
+// Certificates are renewed in time by each node itself; one whose certificate has long ended, because it was down,
+// comes back all the same.
 func TestCertificates(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		var ahead atomic.Int64
@@ -272,7 +274,8 @@ func TestCertificates(t *testing.T) {
 	})
 }
 
-// A node that was down while another was removed, and while others joined, finds its way back: it knows neither the new CA nor the new nodes nor the new key.
+// A node that was down while another was removed, and while others joined, finds its way back: it knows neither the new
+// CA nor the new nodes nor the new key.
 func TestBackAfterMuch(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)

@@ -10,9 +10,10 @@ import (
 	wal "github.com/hashicorp/raft-wal"
 )
 
-// logStore is the log as raft sees it. Raft answers an error of its disk by a panic in one of its goroutines (term, vote, reading an entry) or by
-// electing itself again, for ever (appending; raft-wal refuses all appends once a segment could not be rolled over). Here any such error stops the
-// node: it says so by Done, raft's goroutine ends, and what the disk really has is found out by the next Open, where recovery is the normal path.
+// logStore is the log as raft sees it. Raft answers an error of its disk by a panic in one of its goroutines (term,
+// vote, reading an entry) or by electing itself again, for ever (appending; raft-wal refuses all appends once a segment
+// could not be rolled over). Here any such error stops the node: it says so by Done, raft's goroutine ends, and what
+// the disk really has is found out by the next Open, where recovery is the normal path.
 //
 // It also sees to what raft believes without a look: that entries are what was written (see withSum), and that a leader
 // takes nothing back that was applied here.
@@ -41,14 +42,15 @@ func plainStore(log *wal.WAL) logStore {
 	}
 }
 
-// abandon ends raft's calling goroutine, whose deferred functions run, so that Shutdown does not wait for it. NewRaft calls from a goroutine of its own too.
+// abandon ends raft's calling goroutine, whose deferred functions run, so that Shutdown does not wait for it. NewRaft
+// calls from a goroutine of its own too.
 func (l logStore) abandon(what string, err error) {
 	l.fail(fmt.Errorf("%s of the raft log: %w", what, err))
 	runtime.Goexit()
 }
 
-// GetLog implements raft.LogStore. Where a leader reads for others an entry that is damaged here, and that is in its own
-// state, it says that the entry is not there: then they get a snapshot.
+// GetLog implements raft.LogStore. Where a leader reads for others an entry that is damaged here, and that is in its
+// own state, it says that the entry is not there: then they get a snapshot.
 func (l logStore) GetLog(index uint64, log *raft.Log) error {
 	end := l.watch.begin()
 	err := readEntry(l.WAL, index, log)
@@ -82,8 +84,8 @@ func (l logStore) StoreLogs(logs []*raft.Log) error {
 }
 
 // DeleteRange implements raft.LogStore. Raft deletes what a snapshot has made superfluous, and what a leader's log
-// contradicts. The second must not reach what is applied: it is committed, and a leader that does not have it was elected
-// by disks that have forgotten it.
+// contradicts. The second must not reach what is applied: it is committed, and a leader that does not have it was
+// elected by disks that have forgotten it.
 func (l logStore) DeleteRange(low, high uint64) error {
 	if applied := l.applied(); low <= applied && low > l.snapped() {
 		l.abandon("truncation", &contradiction{low, applied})

@@ -14,14 +14,16 @@ import (
 
 // machine applies the log to the state for raft, and publishes an immutable copy of it after each batch of entries.
 //
-// Readers take the copy with one atomic load and then neither wait nor are waited for: a lock would make every pull wait for the longest apply
-// (removing a directory of a million names, dropping an import), and a copy costs a constant 1 µs or so per batch.
+// Readers take the copy with one atomic load and then neither wait nor are waited for: a lock would make every pull
+// wait for the longest apply (removing a directory of a million names, dropping an import), and a copy costs a constant
+// 1 µs or so per batch.
 type machine struct {
 	fail  func(error)
 	hub   hub
 	moved chan struct{} // capacity 1: the state has moved since it was last received from
 
-	// What the owner does when blobs become known or may go, called by raft's FSM goroutine before anybody can see the new state; they must not wait. Nil: nothing.
+	// What the owner does when blobs become known or may go, called by raft's FSM goroutine before anybody can see the
+	// new state; they must not wait. Nil: nothing.
 	added     func([]state.Digest)
 	collected func([]state.Digest, uint64)
 	published func() // now everybody can see it: to be acted on not before, since what looks at the state would find the old one
@@ -73,7 +75,8 @@ func (m *machine) apply(l *raft.Log) (r state.Result) {
 	return r
 }
 
-// ApplyBatch implements raft.BatchingFSM. The copy is published before raft answers those who wait for these entries (promise 3).
+// ApplyBatch implements raft.BatchingFSM. The copy is published before raft answers those who wait for these entries
+// (promise 3).
 func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 	answers := make([]any, len(logs))
 	var changed [][]string
@@ -169,8 +172,9 @@ func (p persist) Persist(sink raft.SnapshotSink) error {
 // Release implements raft.FSMSnapshot.
 func (p persist) Release() {}
 
-// recover brings the machine to the newest state that is known to be committed: the newest snapshot that is whole, then the log up to the mark.
-// Raft will hand out the same entries again once it knows by itself that they are committed, and apply passes over them. It returns the voters.
+// recover brings the machine to the newest state that is known to be committed: the newest snapshot that is whole, then
+// the log up to the mark. Raft will hand out the same entries again once it knows by itself that they are committed,
+// and apply passes over them. It returns the voters.
 //
 // A log with a damaged entry is cut before it, where others have the rest: see [Cluster.cutLog].
 func (c *Cluster) recover() (voters []raft.ServerID, err error) {
@@ -224,7 +228,8 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 		return nil, err
 	}
 	if last != 0 && last < at && at >= committed {
-		// A leader had sent its snapshot, and the end came before the log, which it replaces, was cleared. Raft goes on behind the snapshot.
+		// A leader had sent its snapshot, and the end came before the log, which it replaces, was cleared. Raft goes on
+		// behind the snapshot.
 		if err := c.wal.DeleteRange(first, last); err != nil {
 			return nil, err
 		}
@@ -283,7 +288,8 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 		}
 	}
 	if len(voters) == 1 && voters[0] == raft.ServerID(c.cfg.Node) {
-		// The only voter is its own majority: what its log holds is committed, acknowledged a moment before the end or not.
+		// The only voter is its own majority: what its log holds is committed, acknowledged a moment before the end or
+		// not.
 		for i := max(committed, at) + 1; i <= last; i++ {
 			l, err := entry(i)
 			if err != nil {
@@ -329,8 +335,8 @@ func (c *Cluster) othersBehind(from, last uint64) bool {
 	return false
 }
 
-// cutLog takes a damaged entry, and what stands behind it, out of the log: the leader sends it again, as entries or in a
-// snapshot. Until this node has it again it elects nobody who does not (see floor), which is durable first.
+// cutLog takes a damaged entry, and what stands behind it, out of the log: the leader sends it again, as entries or in
+// a snapshot. Until this node has it again it elects nobody who does not (see floor), which is durable first.
 func (c *Cluster) cutLog(from, last uint64, why error) error {
 	term, err := c.wal.GetUint64([]byte("CurrentTerm"))
 	if err != nil {

@@ -19,7 +19,8 @@ var ErrUnsafe = errors.New("not without --force")
 
 const manageEvery = 250 * time.Millisecond
 
-// manage does what has to be done by itself: this node's record and certificate, and on the leader the cluster's CA, voters and what a removal left half done.
+// manage does what has to be done by itself: this node's record and certificate, and on the leader the cluster's CA,
+// voters and what a removal left half done.
 func (c *Cluster) manage() {
 	c.learners = map[raft.ServerID]uint64{}
 	tick := time.NewTicker(manageEvery)
@@ -73,7 +74,8 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 		if s.Suffrage == raft.Voter {
 			continue
 		}
-		// A learner votes when its log and every named blob are there, up to where this node was when it last looked, so that a majority of voters is one of bytes as well.
+		// A learner votes when its log and every named blob are there, up to where this node was when it last looked,
+		// so that a majority of voters is one of bytes as well.
 		b, up, _ := c.peers.last(string(s.ID))
 		at, asked := c.learners[s.ID]
 		if c.learners[s.ID] = c.machine.view.Load().Index(); !asked {
@@ -86,7 +88,8 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 			c.log.Info("node votes", "peer", s.ID)
 		}
 	}
-	// The second half of a removal that was cut short. (A node that joins is in raft's configuration before it has a record.)
+	// The second half of a removal that was cut short. (A node that joins is in raft's configuration before it has a
+	// record.)
 	s := c.machine.view.Load()
 	for e := range s.ReadDir(membersDir, "") {
 		if !in[e.Name] && len(in) > 0 && e.Name != c.cfg.Node {
@@ -96,7 +99,8 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 	return nil
 }
 
-// found makes the nodes' CA, if there is none, and with it the record of the node that makes it: from the first moment in which others can join, its name is taken.
+// found makes the nodes' CA, if there is none, and with it the record of the node that makes it: from the first moment
+// in which others can join, its name is taken.
 func (c *Cluster) found(ctx context.Context) error {
 	if a, err := c.authority(); a != nil || err != nil {
 		return err
@@ -120,11 +124,12 @@ func (c *Cluster) found(ctx context.Context) error {
 	return err
 }
 
-// RemoveMember removes a node for ever: its name does not come back, its certificate opens nothing any more, and what it knew of the cluster's secrets is worthless for what
-// is written from then on, since they are sealed anew. Keys that it could have copied while it was a member (the CA's that clients trust) are still what they were.
+// RemoveMember removes a node for ever: its name does not come back, its certificate opens nothing any more, and what
+// it knew of the cluster's secrets is worthless for what is written from then on, since they are sealed anew. Keys that
+// it could have copied while it was a member (the CA's that clients trust) are still what they were.
 //
-// Without force it is ErrUnsafe while the nodes that stay would not hold every blob on a majority of theirs. fs.ErrNotExist: there was no such node; one that
-// was removed already is no error.
+// Without force it is ErrUnsafe while the nodes that stay would not hold every blob on a majority of theirs.
+// fs.ErrNotExist: there was no such node; one that was removed already is no error.
 func (c *Cluster) RemoveMember(ctx context.Context, node string, force bool) error {
 	if c.peers == nil {
 		return fmt.Errorf("node %s: this cluster has one node: %w", node, fs.ErrInvalid)

@@ -196,7 +196,8 @@ func (c *Cluster) Up(node string) bool {
 	return up
 }
 
-// Roomier returns the node that is up and has the most room on its disk, if this one has none left for uploads; "" if it has, or if no other has.
+// Roomier returns the node that is up and has the most room on its disk, if this one has none left for uploads; "" if
+// it has, or if no other has.
 func (c *Cluster) Roomier() string {
 	if c.peers == nil || c.blobs.Room(0) == nil {
 		return ""

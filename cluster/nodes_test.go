@@ -93,7 +93,8 @@ func TestLeaderLost(t *testing.T) {
 			}
 			leader.Start()
 			cl.WaitVoters(3)
-			// A miss is confirmed, so that this is found at once; but on a busy machine that may take longer than anybody waits for it.
+			// A miss is confirmed, so that this is found at once; but on a busy machine that may take longer than
+			// anybody waits for it.
 			cl.Wait(func() error { _, err := leader.C.Tree().Stat(fmt.Sprint("after", round)); return err })
 		}
 	})

@@ -12,7 +12,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Raft never answers commands that it had queued when a failing disk has ended its goroutine; the process ends then.
+	// Raft never answers commands that it had queued when a failing disk has ended its goroutine; the process ends
+	// then.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/hashicorp/raft.(*deferError).Error"))
 }
 

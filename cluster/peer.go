@@ -25,15 +25,17 @@ import (
 	"casemate/cluster/share"
 )
 
-// One port for all that nodes say to each other, TLS 1.3 with certificates on both sides, and what is spoken chosen by ALPN.
+// One port for all that nodes say to each other, TLS 1.3 with certificates on both sides, and what is spoken chosen by
+// ALPN.
 const (
 	alpnRaft = "casemate-raft/1/" // and the cluster's identity
 	alpnPeer = "casemate-peer/1/" // and the cluster's identity; HTTP/1.1
 	alpnJoin = "casemate-join/1"  // HTTP/1.1; the only one for which the client needs no certificate
 )
 
-// alpn names a protocol within this cluster. Its identity is in the name because certificates alone do not tell a cluster from one that was recovered from a survivor of
-// it, or restored from its backup: old members that come back must not be taken for new ones, nor elect a leader over them.
+// alpn names a protocol within this cluster. Its identity is in the name because certificates alone do not tell a
+// cluster from one that was recovered from a survivor of it, or restored from its backup: old members that come back
+// must not be taken for new ones, nor elect a leader over them.
 func (c *Cluster) alpn(kind string) string { return kind + c.id.Cluster }
 
 const (
@@ -280,9 +282,9 @@ func (p *peers) dialAt(ctx context.Context, node, addr, alpn string, cert *tls.C
 	return abrupt{conn}, nil
 }
 
-// abrupt is a TLS connection that is closed without the alert that tells the other side (RFC 8446, section 6.1). To send it, crypto/tls waits
-// up to 5 s for a wire that does not move, and net/http does so with a lock held. All protocols between nodes are framed: none of them takes a
-// connection's end for the end of a message.
+// abrupt is a TLS connection that is closed without the alert that tells the other side (RFC 8446, section 6.1). To
+// send it, crypto/tls waits up to 5 s for a wire that does not move, and net/http does so with a lock held. All
+// protocols between nodes are framed: none of them takes a connection's end for the end of a message.
 type abrupt struct{ *tls.Conn }
 
 func (c abrupt) Close() error { return c.NetConn().Close() }
@@ -310,9 +312,10 @@ var errDown = fmt.Errorf("cannot be reached: %w", syscall.EAGAIN)
 
 // stalling is an HTTP connection between nodes: a read or a write that waits too long ends it.
 //
-// Reads are bounded here at the client's end only, and by writes too: whoever sends a large blob gets no byte back before the last one has gone. The server reads
-// even while a handler runs, to hear that the client has gone, and where nothing is to come that read must wait for ever: were it to end, every request of this
-// connection would be given up, the beats first. So it bounds reads itself: of headers, and of bodies by stallingBody.
+// Reads are bounded here at the client's end only, and by writes too: whoever sends a large blob gets no byte back
+// before the last one has gone. The server reads even while a handler runs, to hear that the client has gone, and where
+// nothing is to come that read must wait for ever: were it to end, every request of this connection would be given up,
+// the beats first. So it bounds reads itself: of headers, and of bodies by stallingBody.
 type stalling struct {
 	net.Conn
 	node  string
@@ -410,8 +413,9 @@ func (s stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Con
 	return s.p.keepConn(conn, string(address), false), nil
 }
 
-// awaitUp keeps the leader from dialling a node in vain: after each failure raft waits twice as long as before, up to ten seconds, and a node that comes back
-// would be without its log for that time. Whoever does not lead dials at once, since that is an election.
+// awaitUp keeps the leader from dialling a node in vain: after each failure raft waits twice as long as before, up to
+// ten seconds, and a node that comes back would be without its log for that time. Whoever does not lead dials at once,
+// since that is an election.
 func (p *peers) awaitUp(node string) {
 	changed, done := p.c.health.watchUntil(".")
 	defer done()
@@ -552,7 +556,8 @@ type answer struct {
 	Leader string `json:"leader,omitempty"`
 }
 
-// The kinds of errors that keep their identity between nodes. Refusals of the state need none: they are read from the state.
+// The kinds of errors that keep their identity between nodes. Refusals of the state need none: they are read from the
+// state.
 const (
 	kindNotLeader = "not-leader" // nothing was done
 	kindLost      = "lost"       // it is not known whether it was done

@@ -19,7 +19,8 @@ import (
 
 var seeds = flag.Int("seeds", 8, "how many histories the power cut tests play")
 
-// quiet is a configuration on a file system that loses power, with everything small so that segments roll over and snapshots matter.
+// quiet is a configuration on a file system that loses power, with everything small so that segments roll over and
+// snapshots matter.
 func powerConfig(f *blobtest.FS) Config {
 	return Config{
 		Dir: "/data/casemate", Node: "n1", FS: f, Log: slog.New(slog.DiscardHandler), LeaderWait: time.Minute,
@@ -27,7 +28,8 @@ func powerConfig(f *blobtest.FS) Config {
 	}
 }
 
-// history is what a test has written: for each pair of names the value that was acknowledged and those that may or may not have happened since.
+// history is what a test has written: for each pair of names the value that was acknowledged and those that may or may
+// not have happened since.
 type history struct {
 	mu    sync.Mutex
 	acked map[string]string
@@ -46,7 +48,8 @@ func (h *history) ack(name, value string) {
 	h.acked[name], h.maybe[name] = value, nil
 }
 
-// write plays one writer until the power goes: blobs, links, records, removals, batches too large for one entry; always both names of a pair at once.
+// write plays one writer until the power goes: blobs, links, records, removals, batches too large for one entry; always
+// both names of a pair at once.
 func (h *history) write(t *testing.T, c *Cluster, g int, seed uint64, cut *blobtest.FS) {
 	r := rand.New(rand.NewPCG(seed, uint64(g)))
 	tree := c.Tree()
@@ -133,8 +136,9 @@ func (h *history) check(t *testing.T, c *Cluster, what string) {
 	}
 }
 
-// Promises 1, 5, 7 and 9 through power cuts: the power goes at a random change of the disk, unsynced bytes and names are lost, kept or torn. Whatever was acknowledged
-// is there afterwards, nothing half-written is visible, and the node always starts again.
+// Promises 1, 5, 7 and 9 through power cuts: the power goes at a random change of the disk, unsynced bytes and names
+// are lost, kept or torn. Whatever was acknowledged is there afterwards, nothing half-written is visible, and the node
+// always starts again.
 func TestPowerCuts(t *testing.T) {
 	for seed := range uint64(*seeds) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {

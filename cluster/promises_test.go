@@ -44,7 +44,8 @@ func snapshotBytes(t testing.TB, s *state.State) []byte {
 	return b.Bytes()
 }
 
-// Promise 1: no name before its bytes are durable. The disk is told, in this order: bytes, name of the file, and only then the log.
+// Promise 1: no name before its bytes are durable. The disk is told, in this order: bytes, name of the file, and only
+// then the log.
 func TestPromise1BytesBeforeNames(t *testing.T) {
 	f := blobtest.New(1)
 	c := start(t, powerConfig(f))
@@ -76,7 +77,8 @@ func TestPromise1BytesBeforeNames(t *testing.T) {
 	f.Fault(nil)
 	update(t, c.Tree(), func(b Batch) { b.Link("named", d) })
 
-	// Each of the three steps fails, and has happened or not: the tree knows nothing of the blob, and a second try works.
+	// Each of the three steps fails, and has happened or not: the tree knows nothing of the blob, and a second try
+	// works.
 	for i, step := range []string{"sync", "rename", "syncdir"} {
 		for _, happened := range []bool{false, true} {
 			data := fmt.Appendf(nil, "fault %d %v", i, happened)
@@ -107,7 +109,8 @@ func TestPromise1BytesBeforeNames(t *testing.T) {
 	}
 }
 
-// Promise 2: the state is a pure function of the log. The log of a node that has lived, replayed into an empty state, gives the same bytes.
+// Promise 2: the state is a pure function of the log. The log of a node that has lived, replayed into an empty state,
+// gives the same bytes.
 func TestPromise2PureFunctionOfTheLog(t *testing.T) {
 	clock := new(clock)
 	c := start(t, clock.config(testConfig(t, t.TempDir())))
@@ -182,8 +185,9 @@ func TestPromise3ReadYourWrites(t *testing.T) {
 	writers.Wait()
 }
 
-// lonely returns the disk of a node that was killed right after its last acknowledged writes, and that can no longer elect a leader: a second voter,
-// which never existed, was added. marked says whether the mark had been written by then.
+// lonely returns the disk of a node that was killed right after its last acknowledged writes, and that can no longer
+// elect a leader: a second voter, which never existed, was added. marked says whether the mark had been written by
+// then.
 func lonely(t *testing.T, seed uint64) (f *blobtest.FS, digest string) {
 	f = blobtest.New(seed)
 	c := start(t, powerConfig(f))
@@ -213,7 +217,8 @@ func lonely(t *testing.T, seed uint64) (f *blobtest.FS, digest string) {
 	return next, digest
 }
 
-// Promise 4: reads never wait for the network: without a majority everything can be read, writes are refused in bounded time and nothing is lost by it.
+// Promise 4: reads never wait for the network: without a majority everything can be read, writes are refused in bounded
+// time and nothing is lost by it.
 func TestPromise4ReadsWithoutAMajority(t *testing.T) {
 	f, digest := lonely(t, 4)
 	cfg := powerConfig(f)
@@ -250,7 +255,8 @@ func TestPromise4ReadsWithoutAMajority(t *testing.T) {
 	}
 }
 
-// Promise 7: a node that starts without a majority after a crash shows the last writes. It is the mark that does it: without it there is nothing to see.
+// Promise 7: a node that starts without a majority after a crash shows the last writes. It is the mark that does it:
+// without it there is nothing to see.
 func TestPromise7LastWritesWithoutAMajority(t *testing.T) {
 	for seed := range uint64(8) {
 		f, _ := lonely(t, seed)
@@ -274,7 +280,8 @@ func TestPromise7LastWritesWithoutAMajority(t *testing.T) {
 	}
 }
 
-// Promise 7, the other half: what a clean stop writes is a convenience. The disk as it was at any moment opens to the same tree.
+// Promise 7, the other half: what a clean stop writes is a convenience. The disk as it was at any moment opens to the
+// same tree.
 func TestPromise7SnapshotThenLog(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	cfg.snapshots = 30
@@ -387,7 +394,8 @@ func TestPromise9StagedIsOutOfSight(t *testing.T) {
 	}
 }
 
-// Promise 10: what was sealed stands nowhere on the disk in clear; the key is for the owner only; other keys and changed bytes are noticed.
+// Promise 10: what was sealed stands nowhere on the disk in clear; the key is for the owner only; other keys and
+// changed bytes are noticed.
 func TestPromise10Sealed(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	c := start(t, cfg)
@@ -448,7 +456,8 @@ func TestPromise10Sealed(t *testing.T) {
 	}
 }
 
-// Promise 11: a command that stands in the log twice, because its first answer was lost, does not undo what came between.
+// Promise 11: a command that stands in the log twice, because its first answer was lost, does not undo what came
+// between.
 func TestPromise11ExactlyOnce(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	c := start(t, cfg)

@@ -56,8 +56,8 @@ func (s *sequences) finish(n name) {
 }
 
 // bootAfter is the number of a start after the one that is known last. The clock is in it, since a disk may come back
-// as it was before, and the number with it: used twice, it would name two commands alike, and the state would answer the
-// second with the outcome of the first.
+// as it was before, and the number with it: used twice, it would name two commands alike, and the state would answer
+// the second with the outcome of the first.
 func bootAfter(last uint64, now time.Time) uint64 {
 	return max(last+1, uint64(max(now.UnixNano(), 0)))
 }
@@ -75,8 +75,8 @@ func newBoot(cfg Config, known uint64) (uint64, error) {
 // errNotOurs says that the name of a command had been used before, by an earlier life of this node.
 var errNotOurs = errors.New("the name of the command was used before")
 
-// rename gives the commands of this process another boot number, because one was answered as if it were an older one: the
-// memory of this machine or its disk, and its clock, are as they were before. Nothing was done under the name.
+// rename gives the commands of this process another boot number, because one was answered as if it were an older one:
+// the memory of this machine or its disk, and its clock, are as they were before. Nothing was done under the name.
 func (c *Cluster) rename(used name) error {
 	s := c.seqs
 	s.mu.Lock()
@@ -94,10 +94,12 @@ func (c *Cluster) rename(used name) error {
 	return nil
 }
 
-// propose puts edits into the log as one command and waits until this node has applied it. The result's own Err is returned as err.
+// propose puts edits into the log as one command and waits until this node has applied it. The result's own Err is
+// returned as err.
 //
-// A command whose answer was lost (the leader fell while it was under way) is proposed again under the same name until there is an answer, so
-// it has happened once. When the time is up without one, the error says so and is syscall.EAGAIN: it may or may not happen.
+// A command whose answer was lost (the leader fell while it was under way) is proposed again under the same name until
+// there is an answer, so it has happened once. When the time is up without one, the error says so and is
+// syscall.EAGAIN: it may or may not happen.
 func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (r state.Result, err error) {
 	for range 3 {
 		n, finished := c.seqs.take()
@@ -279,7 +281,8 @@ func (c *Cluster) outcome(ctx context.Context, deadline <-chan time.Time, result
 	}
 }
 
-// submit hands an encoded command to the leader and returns an index at which it stands in the log, or behind which it does.
+// submit hands an encoded command to the leader and returns an index at which it stands in the log, or behind which it
+// does.
 func (c *Cluster) submit(ctx context.Context, leader string, data []byte) (uint64, error) {
 	if leader == c.cfg.Node {
 		return c.apply(ctx, data)
@@ -319,7 +322,8 @@ func (c *Cluster) apply(ctx context.Context, data []byte) (index uint64, err err
 	}
 }
 
-// command is answer for what clients ask. Close waits until raft has answered, also after the client has gone, since raft forgets whom it has to answer when it is shut down.
+// command is answer for what clients ask. Close waits until raft has answered, also after the client has gone, since
+// raft forgets whom it has to answer when it is shut down.
 func (c *Cluster) command(ctx context.Context, ask func() raft.Future) error {
 	c.ownMu.RLock()
 	if c.stopping.Load() {
@@ -344,7 +348,8 @@ func (c *Cluster) command(ctx context.Context, ask func() raft.Future) error {
 // answer waits for raft.
 func (c *Cluster) answer(ctx context.Context, f raft.Future) error { return c.await(ctx, answerOf(f)) }
 
-// answerSoon is answer, within the time that a write may take: raft's own times say nothing while it waits for its disk.
+// answerSoon is answer, within the time that a write may take: raft's own times say nothing while it waits for its
+// disk.
 func (c *Cluster) answerSoon(ctx context.Context, f raft.Future) error {
 	bounded, cancel := context.WithTimeout(ctx, c.cfg.LeaderWait)
 	defer cancel()
@@ -355,14 +360,16 @@ func (c *Cluster) answerSoon(ctx context.Context, f raft.Future) error {
 	return err
 }
 
-// answerOf gives raft's answer when it comes. Its goroutine lives on only where none comes (see await), in a process that is about to end.
+// answerOf gives raft's answer when it comes. Its goroutine lives on only where none comes (see await), in a process
+// that is about to end.
 func answerOf(f raft.Future) <-chan error {
 	answer := make(chan error, 1)
 	go func() { answer <- f.Error() }()
 	return answer
 }
 
-// await waits for an answer. When raft's goroutine has ended (see logStore.abandon), or was told to while the question waited, none comes.
+// await waits for an answer. When raft's goroutine has ended (see logStore.abandon), or was told to while the question
+// waited, none comes.
 func (c *Cluster) await(ctx context.Context, answer <-chan error) error {
 	select {
 	case err := <-answer:
@@ -407,8 +414,8 @@ var (
 	errRefused = errors.New("the leader does not take this command")
 )
 
-// inProgress makes an error syscall.EINPROGRESS, by which the tree's contract says that a write may yet happen, without its
-// words.
+// inProgress makes an error syscall.EINPROGRESS, by which the tree's contract says that a write may yet happen, without
+// its words.
 type inProgress struct{}
 
 // Error implements error.

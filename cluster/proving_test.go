@@ -13,8 +13,8 @@ import (
 	"casemate/cluster/clustertest"
 )
 
-// Rot changes a blob's bytes and nothing that can be seen of its file. The first time that it is read after a start, and
-// after 30 days, it is found before the last byte is given away.
+// Rot changes a blob's bytes and nothing that can be seen of its file. The first time that it is read after a start,
+// and after 30 days, it is found before the last byte is given away.
 func TestRotIsFoundByTheFirstRead(t *testing.T) {
 	type want struct {
 		size int
@@ -95,8 +95,8 @@ func TestRotIsFoundByTheFirstRead(t *testing.T) {
 	}
 }
 
-// Where another node has it, the next read gets it from there; and what was hashed once is handed out as the file that it
-// is.
+// Where another node has it, the next read gets it from there; and what was hashed once is handed out as the file that
+// it is.
 func TestRotIsMendedFromAnotherNode(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)

@@ -10,15 +10,16 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// A miss is confirmed with the leader (promise 4): this node may be behind, and "there is no such image" must not be said of one that was pushed a moment ago at
-// another node. Hits are not: they may be old, and the digest says what they are.
+// A miss is confirmed with the leader (promise 4): this node may be behind, and "there is no such image" must not be
+// said of one that was pushed a moment ago at another node. Hits are not: they may be old, and the digest says what
+// they are.
 const (
 	confirmTime  = 300 * time.Millisecond // then the miss is answered as it is
 	confirmPause = time.Second            // after one that could not be confirmed: whoever scans a node that is cut off is answered at once
 )
 
-// confirms are the misses that wait for the leader. All that come while a round is under way share the next one: the answer to a question that was asked before they looked
-// would not be theirs. Its zero value is ready.
+// confirms are the misses that wait for the leader. All that come while a round is under way share the next one: the
+// answer to a question that was asked before they looked would not be theirs. Its zero value is ready.
 type confirms struct {
 	mu    sync.Mutex
 	cur   *round // under way
@@ -33,7 +34,8 @@ type round struct {
 	ok   bool
 }
 
-// caughtUp returns after this node has applied all that was committed when it was called, true, or could not find out in time, false.
+// caughtUp returns after this node has applied all that was committed when it was called, true, or could not find out
+// in time, false.
 func (c *Cluster) caughtUp() bool {
 	if c.peers == nil {
 		return true
@@ -72,8 +74,9 @@ func (c *Cluster) caughtUp() bool {
 	}
 }
 
-// CaughtUp waits until this node has applied all that was committed when it was called, and reports whether it has before ctx ended. A node that has just been started should
-// not answer before: it would say of what was pushed while it was down that it is not there.
+// CaughtUp waits until this node has applied all that was committed when it was called, and reports whether it has
+// before ctx ended. A node that has just been started should not answer before: it would say of what was pushed while
+// it was down that it is not there.
 func (c *Cluster) CaughtUp(ctx context.Context) bool {
 	for {
 		c.reading.mu.Lock()
@@ -138,8 +141,8 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 	return a.Index, nil
 }
 
-// leaderIndex is readIndex on the leader: every command is answered after it was applied here, in this term. For those before there is a barrier, once a term (raft
-// dissertation, 6.4).
+// leaderIndex is readIndex on the leader: every command is answered after it was applied here, in this term. For those
+// before there is a barrier, once a term (raft dissertation, 6.4).
 func (c *Cluster) leaderIndex(ctx context.Context) (uint64, error) {
 	term := c.raft.CurrentTerm()
 	if c.reading.term.Load() != term {

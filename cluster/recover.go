@@ -15,7 +15,8 @@ import (
 type RecoverOptions struct {
 	// DryRun only finds out what it would cost; the next Open finds the node as it was.
 	DryRun bool
-	// Edit changes the tree before the node counts as recovered: what speaks of the lost nodes has to go. It may Put and Remove. nil changes nothing.
+	// Edit changes the tree before the node counts as recovered: what speaks of the lost nodes has to go. It may Put
+	// and Remove. nil changes nothing.
 	Edit func(Batch) error
 }
 
@@ -23,27 +24,34 @@ type RecoverOptions struct {
 type RecoverReport struct {
 	Node    string `json:"node"`
 	Cluster string `json:"cluster"` // identity: of DryRun the old one, else a new one
-	// Lost are the voters that the cluster had besides this node. Empty: it was a cluster of one, and there was nothing to do.
+	// Lost are the voters that the cluster had besides this node. Empty: it was a cluster of one, and there was nothing
+	// to do.
 	Lost []string `json:"lost"`
-	// Voter is false if this node was not a voter: it had not caught up yet, and may lack far more than the last moment.
+	// Voter is false if this node was not a voter: it had not caught up yet, and may lack far more than the last
+	// moment.
 	Voter bool `json:"voter"`
-	// Committed is the newest log entry that this node knows a majority had; Last is the newest that it has. What stands between becomes true: most of it
-	// was acknowledged, some of it may be writes that somebody was told had failed.
+	// Committed is the newest log entry that this node knows a majority had; Last is the newest that it has. What
+	// stands between becomes true: most of it was acknowledged, some of it may be writes that somebody was told had
+	// failed.
 	Committed uint64 `json:"committed"`
 	Last      uint64 `json:"last"`
 	// Term is that of Last. Of several survivors the one with the greatest term, then the greatest Last, has the most.
 	Term uint64 `json:"term"`
-	// Lacking is the number of blobs that names keep and that are not on this disk. At most 100 of them are in LackingBlobs.
+	// Lacking is the number of blobs that names keep and that are not on this disk. At most 100 of them are in
+	// LackingBlobs.
 	Lacking      int      `json:"lacking"`
 	LackingBlobs []string `json:"lacking_blobs"`
 }
 
-// Recover makes the node in cfg.Dir, which must not be open, a cluster of one: its newest snapshot and its whole log, also those entries that it does not know to be
-// committed. It is for the day on which the majority is lost for good. What the others had acknowledged and this node never got is gone, and nobody can count it.
+// Recover makes the node in cfg.Dir, which must not be open, a cluster of one: its newest snapshot and its whole log,
+// also those entries that it does not know to be committed. It is for the day on which the majority is lost for good.
+// What the others had acknowledged and this node never got is gone, and nobody can count it.
 //
-// The cluster's identity is a new one, and durable before anything else changes: members that come back, with their votes and their newer
-// logs, must neither elect a leader over this node nor be taken for members, and the certificates that all of them have cannot tell them apart. They are
-// to be wiped and joined again, under other names: the first leader finds their records and does for them what a removal does. Cut short, the next Recover goes on; of a cluster of one it changes nothing.
+// The cluster's identity is a new one, and durable before anything else changes: members that come back, with their
+// votes and their newer logs, must neither elect a leader over this node nor be taken for members, and the certificates
+// that all of them have cannot tell them apart. They are to be wiped and joined again, under other names: the first
+// leader finds their records and does for them what a removal does. Cut short, the next Recover goes on; of a cluster
+// of one it changes nothing.
 func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	cfg, err = cfg.complete()
 	if err != nil {
@@ -105,7 +113,8 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 		return rep, err
 	}
 	rep.Cluster = id.Cluster
-	// If we were to crash here, the node would wait for a majority that it cannot have, and be recovered by the next try.
+	// If we were to crash here, the node would wait for a majority that it cannot have, and be recovered by the next
+	// try.
 	at++
 	cmd, err := applyEdit(c.machine.st, at, cfg, opt.Edit)
 	if err != nil {
@@ -119,8 +128,9 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	if err := c.wal.StoreLog(withSum(&entry)); err != nil {
 		return rep, err
 	}
-	// This is the moment: with a snapshot that says who is in the cluster, no configuration in the log before it counts. The log stays, and an older
-	// snapshot too, for the day on which this one is damaged; then the node knows its lost members again, and is to be recovered again.
+	// This is the moment: with a snapshot that says who is in the cluster, no configuration in the log before it
+	// counts. The log stays, and an older snapshot too, for the day on which this one is damaged; then the node knows
+	// its lost members again, and is to be recovered again.
 	sink, err := snaps.Create(raft.SnapshotVersionMax, at, term, only(cfg.Node), at, nil)
 	if err != nil {
 		return rep, err

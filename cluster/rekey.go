@@ -17,9 +17,10 @@ import (
 	"casemate/cluster/state"
 )
 
-// A removed node knows the sealing key and could sign node certificates. So its removal makes a new sealing key and a new CA, and everything that is sealed is
-// sealed again, all in one batch. The new key travels in the log, wrapped for the public key of each member that stays (HPKE, RFC 9180): so it reaches a
-// member that is down as well, and whoever reads the log without being a member learns nothing.
+// A removed node knows the sealing key and could sign node certificates. So its removal makes a new sealing key and a
+// new CA, and everything that is sealed is sealed again, all in one batch. The new key travels in the log, wrapped for
+// the public key of each member that stays (HPKE, RFC 9180): so it reaches a member that is down as well, and whoever
+// reads the log without being a member learns nothing.
 const keysName = "cluster/keys"
 
 // rekey is that record.
@@ -58,7 +59,8 @@ func unwrap(own *ecdsa.PrivateKey, wrapped []byte) ([]byte, error) {
 	return hpke.Open(key, hpke.HKDFSHA256(), hpke.ChaCha20Poly1305(), []byte(wrapInfo), wrapped)
 }
 
-// takeKeys takes up the newest sealing key from the state, if this node does not have it yet. It is on this disk before it is used.
+// takeKeys takes up the newest sealing key from the state, if this node does not have it yet. It is on this disk before
+// it is used.
 func (c *Cluster) takeKeys() error {
 	if c.peers == nil {
 		return nil
@@ -92,7 +94,8 @@ func (c *Cluster) takeKeys() error {
 	return nil
 }
 
-// reseal removes what the tree knows of a member that has left, and makes worthless what that node knows: one conditional batch.
+// reseal removes what the tree knows of a member that has left, and makes worthless what that node knows: one
+// conditional batch.
 func (c *Cluster) reseal(ctx context.Context, gone string) error {
 	for range tries {
 		err := c.tryReseal(ctx, gone)

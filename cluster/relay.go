@@ -12,8 +12,9 @@ import (
 	"casemate/cluster/blob"
 )
 
-// relay reads a blob straight from another node and keeps nothing: for a node whose disk is full. The last piece comes only when all bytes were hashed. So it is for whoever
-// reads from the beginning on; what begins elsewhere could not be judged, and is refused.
+// relay reads a blob straight from another node and keeps nothing: for a node whose disk is full. The last piece comes
+// only when all bytes were hashed. So it is for whoever reads from the beginning on; what begins elsewhere could not be
+// judged, and is refused.
 type relay struct {
 	ctx    context.Context
 	c      *Cluster

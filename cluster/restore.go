@@ -32,7 +32,8 @@ type RestoreOptions struct {
 	Passphrase string
 	// Identities unwraps the sealing key: the text of an identity file of age (AGE-SECRET-KEY-1…).
 	Identities string
-	// Edit changes the tree of the backup before it counts as restored: what speaks of the old nodes has to go. It may Put and Remove. nil changes nothing.
+	// Edit changes the tree of the backup before it counts as restored: what speaks of the old nodes has to go. It may
+	// Put and Remove. nil changes nothing.
 	Edit func(Batch) error
 }
 
@@ -50,8 +51,8 @@ type RestoreReport struct {
 	Blobs   int    `json:"blobs"` // on this disk now
 	Bytes   int64  `json:"bytes"` // of those
 	NoBlobs bool   `json:"no_blobs"`
-	// Lacking is the number of blobs that the state knows and this disk has not: the backup has none, or says itself that they were damaged or missing.
-	// Scrub lists them, pushing or importing them again repairs them.
+	// Lacking is the number of blobs that the state knows and this disk has not: the backup has none, or says itself
+	// that they were damaged or missing. Scrub lists them, pushing or importing them again repairs them.
 	Lacking int `json:"lacking"`
 }
 
@@ -74,11 +75,13 @@ func (e *backupError) Error() string {
 
 func (e *backupError) Unwrap() error { return e.cause }
 
-// Restore makes the data directory of a cluster of one node from what Backup wrote. cfg.Dir must not exist or be empty (lost+found aside). The cluster is a
-// new one: its identity is new, so that no node of the old one mixes with it, and cfg.Node, which may be a new name, is the only voter.
+// Restore makes the data directory of a cluster of one node from what Backup wrote. cfg.Dir must not exist or be empty
+// (lost+found aside). The cluster is a new one: its identity is new, so that no node of the old one mixes with it, and
+// cfg.Node, which may be a new name, is the only voter.
 //
-// Every byte is verified before the directory counts as initialised, and at the end nothing is left of a backup that is damaged, cut short or not to be
-// unwrapped; the error is one sentence. A Restore that was cut short is begun anew by the next one. Nothing stays open.
+// Every byte is verified before the directory counts as initialised, and at the end nothing is left of a backup that is
+// damaged, cut short or not to be unwrapped; the error is one sentence. A Restore that was cut short is begun anew by
+// the next one. Nothing stays open.
 func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (rep RestoreReport, err error) {
 	cfg, err = cfg.complete()
 	if err != nil {
@@ -109,7 +112,8 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 		return rep, err
 	}
 	defer lock.Close()
-	// From here to the format file, a crash leaves a directory that says itself that it is incomplete, and the next Restore begins again.
+	// From here to the format file, a crash leaves a directory that says itself that it is incomplete, and the next
+	// Restore begins again.
 	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, incompleteFile), nil, 0o640); err != nil {
 		return rep, err
 	}
@@ -149,7 +153,8 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 	edit := opt.Edit
 	if st.IsDir("cluster") {
 		edit = func(b Batch) error {
-			// The nodes that were are no members here, whatever they are called, and the newest sealing key that they were sent is in the backup's keyring.
+			// The nodes that were are no members here, whatever they are called, and the newest sealing key that they
+			// were sent is in the backup's keyring.
 			for _, name := range []string{membersDir, tokensDir, keysName} {
 				b.Remove(name)
 			}
@@ -215,7 +220,8 @@ func clearData(cfg Config) error {
 	return nil
 }
 
-// undoRestore clears away what a Restore that failed has made: first what would count, last what says that the rest does not.
+// undoRestore clears away what a Restore that failed has made: first what would count, last what says that the rest
+// does not.
 func undoRestore(cfg Config) error {
 	if err := removeAll(cfg.FS, filepath.Join(cfg.Dir, formatFile)); err != nil {
 		return err
@@ -244,7 +250,8 @@ func only(node string) raft.Configuration {
 	return raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(node), Address: raft.ServerAddress(node)}}}
 }
 
-// applyEdit applies what edit wants as a command of nobody at this index of the log. It returns the command, nil if there is none.
+// applyEdit applies what edit wants as a command of nobody at this index of the log. It returns the command, nil if
+// there is none.
 func applyEdit(st *state.State, index uint64, cfg Config, edit func(Batch) error) ([]byte, error) {
 	if edit == nil {
 		return nil, nil
@@ -285,7 +292,8 @@ func beginLog(cfg Config, st *state.State) error {
 	return errors.Join(log.SetUint64([]byte("CurrentTerm"), term), log.Close())
 }
 
-// backupReader reads a backup from its beginning to its end. What it returns is a *backupError wherever the bytes are to blame.
+// backupReader reads a backup from its beginning to its end. What it returns is a *backupError wherever the bytes are
+// to blame.
 type backupReader struct {
 	ctx      context.Context
 	raw      *lagReader
@@ -513,7 +521,8 @@ func (b *backupReader) end(counted ending) error {
 	return nil
 }
 
-// lagReader sums up all bytes that were read but the last 512: when a tar reader has read a header of one block, all that stands before it.
+// lagReader sums up all bytes that were read but the last 512: when a tar reader has read a header of one block, all
+// that stands before it.
 type lagReader struct {
 	r    io.Reader
 	sum  hash.Hash

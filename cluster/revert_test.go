@@ -14,8 +14,8 @@ import (
 	"casemate/cluster/clustertest"
 )
 
-// A disk that comes back as it was before: operators revert snapshots of virtual machines. What is acknowledged after it
-// has happened, on the node itself and on the others.
+// A disk that comes back as it was before: operators revert snapshots of virtual machines. What is acknowledged after
+// it has happened, on the node itself and on the others.
 
 // puts writes records at a node and returns what was acknowledged.
 func puts(t *testing.T, n *clustertest.Node, kind string, count int) map[string]string {
@@ -106,8 +106,8 @@ func majorityReverted(t *testing.T) (cl *clustertest.Cluster, before, after map[
 	return cl, before, after
 }
 
-// A majority that comes back older, and is told so by the node that is not, elects nobody who lacks what it had: nothing
-// is lost.
+// A majority that comes back older, and is told so by the node that is not, elects nobody who lacks what it had:
+// nothing is lost.
 func TestRevertedMajorityHearsOfIt(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl, before, after := majorityReverted(t)
@@ -156,8 +156,8 @@ func TestRevertedMajorityHearsOfIt(t *testing.T) {
 	})
 }
 
-// A majority that came back older and has gone on contradicts what the third node has applied: that node stops, says so,
-// and keeps its copy as it is.
+// A majority that came back older and has gone on contradicts what the third node has applied: that node stops, says
+// so, and keeps its copy as it is.
 func TestRevertedMajorityGoesOn(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl, _, after := majorityReverted(t)
@@ -201,8 +201,8 @@ func forge(t *testing.T, n *clustertest.Node) {
 	n.Start()
 }
 
-// Where raft's terms happen to be the same it sees no contradiction, so the nodes compare what they have applied. Both say
-// so.
+// Where raft's terms happen to be the same it sees no contradiction, so the nodes compare what they have applied. Both
+// say so.
 func TestDifferentStatesAreTold(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)

@@ -10,7 +10,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// bent is slog behind the interface that raft and raft-wal log to. Their Info is our Debug: an election is told by our own lines.
+// bent is slog behind the interface that raft and raft-wal log to. Their Info is our Debug: an election is told by our
+// own lines.
 type bent struct {
 	log  *slog.Logger
 	name string
@@ -52,8 +53,8 @@ func (b *bent) Log(l hclog.Level, msg string, args ...any) {
 	b.log.Log(context.Background(), to, msg, args...)
 }
 
-// repeated are lines of raft's that come several times a second while a node is down or there is no majority. What they mean is told once, by our own lines:
-// which node is down, who leads, that nobody does.
+// repeated are lines of raft's that come several times a second while a node is down or there is no majority. What they
+// mean is told once, by our own lines: which node is down, who leads, that nobody does.
 var repeated = []string{
 	"heartbeat timeout reached", "Election timeout reached", "failed to make requestVote RPC", "failed to contact", "failed to appendEntries to", "failed to heartbeat to",
 	"failed to decode incoming command", "failed to get previous log", "rejecting pre-vote", "rejecting appendEntries", "appendEntries rejected", "failed to pipeline", "failed to flush response",

@@ -92,8 +92,8 @@ func TestFlippedBitInTheLog(t *testing.T) {
 	}
 }
 
-// A node that has lost the end of its log elects nobody who does not have it, also after a restart: what was acknowledged
-// with its word is not lost.
+// A node that has lost the end of its log elects nobody who does not have it, also after a restart: what was
+// acknowledged with its word is not lost.
 func TestFlippedBitForgetsNoVote(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)

@@ -9,14 +9,16 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// sealLabel begins every sealed value, and is authenticated with it: nothing else that is encrypted under the same key can be taken for one.
+// sealLabel begins every sealed value, and is authenticated with it: nothing else that is encrypted under the same key
+// can be taken for one.
 const sealLabel = "casemate sealed 1\n"
 
 // ErrSealed is returned by Unseal for bytes that were not sealed under this cluster's key.
 var ErrSealed = errors.New("not sealed under this cluster's key")
 
-// keyring are the sealing keys, the newest first, as they stand in the file sealing.key one behind the other. New secrets are sealed under the newest. Older ones
-// stay for what was sealed under them and has not yet been replaced here.
+// keyring are the sealing keys, the newest first, as they stand in the file sealing.key one behind the other. New
+// secrets are sealed under the newest. Older ones stay for what was sealed under them and has not yet been replaced
+// here.
 type keyring struct {
 	raw   []byte
 	aeads []cipher.AEAD
@@ -79,8 +81,9 @@ func (c *Cluster) useKeys(raw []byte) error {
 	return err
 }
 
-// Seal encrypts and authenticates a secret under the cluster's newest sealing key (XChaCha20-Poly1305, random nonce), so that it can stand in the tree,
-// in snapshots and in backups (promise 10). It is 58 bytes longer than plain. Sealing the same secret twice gives different bytes.
+// Seal encrypts and authenticates a secret under the cluster's newest sealing key (XChaCha20-Poly1305, random nonce),
+// so that it can stand in the tree, in snapshots and in backups (promise 10). It is 58 bytes longer than plain. Sealing
+// the same secret twice gives different bytes.
 func (c *Cluster) Seal(plain []byte) ([]byte, error) {
 	if err := c.takeKeys(); err != nil {
 		return nil, err

@@ -21,9 +21,9 @@ import (
 	"casemate/cluster/blob"
 )
 
-// snapshots keeps raft's snapshots: one file each, its body streamed, then raft's description of it, then the checksums and the length of that.
-// Raft's own FileSnapshotStore does the same in two files and a directory; this one writes through the FS seam and verifies
-// the checksum while it is read and not in a pass of its own.
+// snapshots keeps raft's snapshots: one file each, its body streamed, then raft's description of it, then the checksums
+// and the length of that. Raft's own FileSnapshotStore does the same in two files and a directory; this one writes
+// through the FS seam and verifies the checksum while it is read and not in a pass of its own.
 //
 // A snapshot is there when it has its name: written as <name>.new, synced, renamed.
 type snapshots struct {
@@ -36,7 +36,8 @@ func newSnapshots(cfg Config) *snapshots {
 	return &snapshots{fs: cfg.FS, dir: filepath.Join(cfg.Dir, snapshotDir)}
 }
 
-// kept is how many snapshots stay: the newest, and one to fall back to when the newest is damaged (the log behind it is kept as long).
+// kept is how many snapshots stay: the newest, and one to fall back to when the newest is damaged (the log behind it is
+// kept as long).
 const kept = 2
 
 const snapshotSuffix = ".snapshot"

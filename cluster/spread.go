@@ -16,8 +16,9 @@ import (
 	"casemate/cluster/state"
 )
 
-// spread makes a blob that is on this disk durable on a majority of the voters, and returns the least index at which one of them saw it (promises 1 and 6). Learners
-// do not count. tails are copies that began while the upload came in, by node.
+// spread makes a blob that is on this disk durable on a majority of the voters, and returns the least index at which
+// one of them saw it (promises 1 and 6). Learners do not count. tails are copies that began while the upload came in,
+// by node.
 func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails map[string]*tail) (uint64, error) {
 	confirmed, err := c.confirm(digest)
 	if err != nil {
@@ -36,7 +37,8 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 	if len(voters) < need {
 		return 0, errNoMajority
 	}
-	// A node that has not heard of the newest collect yet, although it can be asked, confirms what does not count (promise 6): it is asked again until it has.
+	// A node that has not heard of the newest collect yet, although it can be asked, confirms what does not count
+	// (promise 6): it is asked again until it has.
 	buried := uint64(0)
 	if d, err := state.ParseDigest(digest); err == nil {
 		buried = c.machine.view.Load().Tombstone(d)
@@ -90,7 +92,8 @@ func (c *Cluster) spread(ctx context.Context, digest string, size int64, tails m
 			return 0, c.stopped()
 		}
 	}
-	// Those that are down, or that fail, are tried for as long as a write waits for a majority; one that takes bytes is not given up.
+	// Those that are down, or that fail, are tried for as long as a write waits for a majority; one that takes bytes is
+	// not given up.
 	patience := time.NewTicker(c.cfg.LeaderWait)
 	defer patience.Stop()
 	var last error
@@ -165,8 +168,9 @@ func (r *recipient) tried(err error) {
 	}
 }
 
-// promising reports whether the copy has succeeded or may still do so, given whether the node is up. It judges by what has happened since it was last asked: no
-// attempt failed, or bytes were sent. It also returns why the newest attempt failed.
+// promising reports whether the copy has succeeded or may still do so, given whether the node is up. It judges by what
+// has happened since it was last asked: no attempt failed, or bytes were sent. It also returns why the newest attempt
+// failed.
 func (r *recipient) promising(up bool) (bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -241,7 +245,8 @@ func (c *Cluster) confirmedBy(req *http.Request) (uint64, error) {
 	}
 }
 
-// confirm sees a blob on this disk and returns an index that this node had applied before it looked: no collect up to there takes these bytes away any more.
+// confirm sees a blob on this disk and returns an index that this node had applied before it looked: no collect up to
+// there takes these bytes away any more.
 func (c *Cluster) confirm(digest string) (uint64, error) {
 	d, err := state.ParseDigest(digest)
 	if err != nil {
@@ -253,7 +258,8 @@ func (c *Cluster) confirm(digest string) (uint64, error) {
 	view := c.machine.view.Load()
 	index := view.Index()
 	if shown := c.shown(); len(c.others()) > 0 && shown < index {
-		// Not above the mark: after a power cut raft hands out again what comes behind it, and a collect among that would be carried out on what was confirmed here.
+		// Not above the mark: after a power cut raft hands out again what comes behind it, and a collect among that
+		// would be carried out on what was confirmed here.
 		if tomb := view.Tombstone(d); tomb > shown { // the AddBlob would be refused
 			ctx, cancel := context.WithTimeout(c.life, c.cfg.LeaderWait)
 			c.marked.wait(ctx, tomb)
@@ -302,7 +308,8 @@ func (p *peers) serveCopy(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// takeCopy keeps the bytes of another node's upload. If nothing comes to name them they are an orphan and go with the next GC.
+// takeCopy keeps the bytes of another node's upload. If nothing comes to name them they are an orphan and go with the
+// next GC.
 func (c *Cluster) takeCopy(r *http.Request) (uint64, error) {
 	w, err := c.blobs.Create("")
 	if err != nil {
@@ -364,7 +371,8 @@ type tail struct {
 	digest string // set when the file is complete
 }
 
-// follow begins copies of an upload to the voters that are up. With a digest, the upload is complete, and those that have these bytes already are not sent them.
+// follow begins copies of an upload to the voters that are up. With a digest, the upload is complete, and those that
+// have these bytes already are not sent them.
 func (c *Cluster) follow(w *blob.Writer, digest string) map[string]*tail {
 	voters, _ := c.electorate()
 	tails := map[string]*tail{}

@@ -19,8 +19,8 @@ import (
 	"casemate/cluster/state"
 )
 
-// stock knows which blobs of the state are not on this disk, and fetches them from other nodes, several at a time: see backlog. What somebody reads it fetches at once,
-// beside all others.
+// stock knows which blobs of the state are not on this disk, and fetches them from other nodes, several at a time: see
+// backlog. What somebody reads it fetches at once, beside all others.
 type stock struct {
 	c     *Cluster
 	whole *mark  // the newest entry at which all blobs were here; owned by fill
@@ -65,7 +65,8 @@ func (s *stock) poke() {
 
 // add hears of blobs that become known, before that can be seen; published after it. They must not wait.
 //
-// In between nobody may look for the files: a sweep that does not know yet that they are wanted again could take them away behind who has seen them.
+// In between nobody may look for the files: a sweep that does not know yet that they are wanted again could take them
+// away behind who has seen them.
 func (s *stock) add(digests []state.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -231,8 +232,8 @@ func (s *stock) count() {
 	s.noteWhole()
 }
 
-// noteWhole makes durable that this disk holds every blob that the state knows, now and then: so the next start can tell
-// blobs that are still to come from blobs that were taken away.
+// noteWhole makes durable that this disk holds every blob that the state knows, now and then: so the next start can
+// tell blobs that are still to come from blobs that were taken away.
 func (s *stock) noteWhole() {
 	index := s.c.machine.view.Load().Index()
 	s.mu.Lock()
@@ -249,7 +250,8 @@ func (s *stock) noteWhole() {
 	}
 }
 
-// begin begins as many fetches as may be under way, and forgets what nobody needs any more or what has come. While somebody waits for a fetch the others have one turn only.
+// begin begins as many fetches as may be under way, and forgets what nobody needs any more or what has come. While
+// somebody waits for a fetch the others have one turn only.
 func (s *stock) begin() {
 	c := s.c
 	for c.life.Err() == nil {
@@ -287,8 +289,8 @@ func (s *stock) begin() {
 	}
 }
 
-// nodes are those that are up, in the order in which to ask them for a blob: first those that have everything, of them those that the fewest fetches ask now. So one that
-// is slow, or hangs, soon has no more than its share.
+// nodes are those that are up, in the order in which to ask them for a blob: first those that have everything, of them
+// those that the fewest fetches ask now. So one that is slow, or hangs, soon has no more than its share.
 func (s *stock) nodes() []string {
 	names := s.c.peers.upNodes()
 	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
@@ -326,7 +328,8 @@ const (
 	wholeEvery = 10 * time.Second
 )
 
-// start returns the fetch of a blob, which it begins if there is none. With a turn nobody waits for it; if it is under way already, its end sees to what was taken.
+// start returns the fetch of a blob, which it begins if there is none. With a turn nobody waits for it; if it is under
+// way already, its end sees to what was taken.
 func (s *stock) start(d state.Digest, turn *lack) (*fetch, error) {
 	s.begins.Lock()
 	defer s.begins.Unlock()
@@ -387,8 +390,8 @@ func (s *stock) start(d state.Digest, turn *lack) (*fetch, error) {
 	return f, nil
 }
 
-// room says whether there is room for n bytes beside what is still to come of the fetches under way: else several would fill the disk together, and none would be whole.
-// s.begins is held.
+// room says whether there is room for n bytes beside what is still to come of the fetches under way: else several would
+// fill the disk together, and none would be whole. s.begins is held.
 func (s *stock) room(n int64) error {
 	for _, f := range s.fetches {
 		f.mu.Lock()

@@ -13,7 +13,8 @@ import (
 	"casemate/cluster/clustertest"
 )
 
-// All three lose power at once; whichever starts alone still shows the last write that was acknowledged while all were connected (promise 7).
+// All three lose power at once; whichever starts alone still shows the last write that was acknowledged while all were
+// connected (promise 7).
 func TestAloneAfterPowerCut(t *testing.T) {
 	for i := range 3 {
 		t.Run(fmt.Sprint("n", i+1), func(t *testing.T) {
@@ -90,8 +91,8 @@ func wholeEverywhere(cl *clustertest.Cluster, name, digest string) {
 	}
 }
 
-// Promise 6 with a follower that is behind: it still has the bytes of a blob that the others have collected, and is asked to confirm them for a new push. It may then
-// lose its power, be restarted, or go on.
+// Promise 6 with a follower that is behind: it still has the bytes of a blob that the others have collected, and is
+// asked to confirm them for a new push. It may then lose its power, be restarted, or go on.
 func TestCollectedElsewhere(t *testing.T) {
 	for _, then := range []string{"goes on", "restarts", "loses power", "loses power with the pusher"} {
 		t.Run(strings.ReplaceAll(then, " ", "-"), func(t *testing.T) {
@@ -138,7 +139,8 @@ func TestCollectedElsewhere(t *testing.T) {
 	}
 }
 
-// Promise 6 across a restart: what a node has confirmed after a collect it does not sweep when raft hands out that collect once more.
+// Promise 6 across a restart: what a node has confirmed after a collect it does not sweep when raft hands out that
+// collect once more.
 func TestConfirmedBeforePowerCut(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, func(c *cluster.Config) { c.LeaderWait = time.Second })
@@ -185,7 +187,8 @@ func TestConfirmedBeforePowerCut(t *testing.T) {
 	})
 }
 
-// Promise 6 with a node that is still fetching a blob when that is collected, and is asked to keep a new copy before it has all of it.
+// Promise 6 with a node that is still fetching a blob when that is collected, and is asked to keep a new copy before it
+// has all of it.
 func TestConfirmedWhileFetching(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, func(c *cluster.Config) { c.CatchUp = 16 << 10 })
@@ -235,7 +238,8 @@ func TestConfirmedWhileFetching(t *testing.T) {
 	})
 }
 
-// Promise 1 on a disk that could not sync a name once: the bytes can be seen, but that is not enough to count. Nor is it when the process is another one since.
+// Promise 1 on a disk that could not sync a name once: the bytes can be seen, but that is not enough to count. Nor is
+// it when the process is another one since.
 func TestConfirmedNameNotSynced(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		t.Run(fmt.Sprint("restart=", restart), func(t *testing.T) {
@@ -271,7 +275,8 @@ func TestConfirmedNameNotSynced(t *testing.T) {
 	}
 }
 
-// Promise 7 on a disk that could not sync the log once: what the next process reads of it may be in memory only. It is on the disk before anybody hears of it.
+// Promise 7 on a disk that could not sync the log once: what the next process reads of it may be in memory only. It is
+// on the disk before anybody hears of it.
 func TestLogNotSynced(t *testing.T) {
 	for _, happened := range []bool{false, true} {
 		t.Run(fmt.Sprint("happened=", happened), func(t *testing.T) {

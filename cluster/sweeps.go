@@ -8,11 +8,13 @@ import (
 	"casemate/cluster/state"
 )
 
-// sweeps are the digests that a collect took away and whose files still have to go from this disk. Its zero value is ready.
+// sweeps are the digests that a collect took away and whose files still have to go from this disk. Its zero value is
+// ready.
 //
-// What is here may be unlinked although other nodes ask this one to confirm the same bytes (promise 6), because confirming takes what it has seen out of here: either the
-// file was gone when it looked, or no sweep of a collect up to the confirmed index comes after it; and a later collect makes the state refuse the AddBlob. After a
-// crash the list is lost and the files are orphans, which GC collects anew.
+// What is here may be unlinked although other nodes ask this one to confirm the same bytes (promise 6), because
+// confirming takes what it has seen out of here: either the file was gone when it looked, or no sweep of a collect up
+// to the confirmed index comes after it; and a later collect makes the state refuse the AddBlob. After a crash the list
+// is lost and the files are orphans, which GC collects anew.
 type sweeps struct {
 	mu    sync.Mutex
 	due   map[state.Digest]uint64 // index of the newest collect

@@ -21,8 +21,9 @@ import (
 //
 //	casemate1.ID.SECRET.ROOT, each in base64url without padding
 //
-// SECRET is the seed of an ed25519 key. The tree keeps the public key only, so neither the log nor a backup nor a member can use the token. ROOT is the SHA-256 of the
-// nodes' CA's certificate: by it the joiner knows whom it is talking to before it says anything.
+// SECRET is the seed of an ed25519 key. The tree keeps the public key only, so neither the log nor a backup nor a
+// member can use the token. ROOT is the SHA-256 of the nodes' CA's certificate: by it the joiner knows whom it is
+// talking to before it says anything.
 type Token struct {
 	ID     string
 	Secret []byte // 32 bytes
@@ -55,7 +56,8 @@ func ParseToken(s string) (t Token, err error) {
 type tokenRecord struct {
 	Public  []byte    `json:"public"`
 	Expires time.Time `json:"expires"`
-	// Node and Key say who has used it. The same node with the same key may use it again until it expires, since an answer can be lost; no other may.
+	// Node and Key say who has used it. The same node with the same key may use it again until it expires, since an
+	// answer can be lost; no other may.
 	Node string `json:"node,omitempty"`
 	Key  []byte `json:"key,omitempty"`
 }

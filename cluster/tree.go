@@ -15,8 +15,8 @@ import (
 	"casemate/cluster/state"
 )
 
-// Tree is the replicated file tree, or a directory of it. Its contract, with all errors, stands in package treetest (contract.go);
-// promises 3 and 4 are about it. It is safe for concurrent use; reading takes no lock.
+// Tree is the replicated file tree, or a directory of it. Its contract, with all errors, stands in package treetest
+// (contract.go); promises 3 and 4 are about it. It is safe for concurrent use; reading takes no lock.
 type Tree struct {
 	c      *Cluster
 	prefix string // "" or the directory that is this tree's root
@@ -26,8 +26,9 @@ type Tree struct {
 // Tree returns the whole tree.
 func (c *Cluster) Tree() *Tree { return &Tree{c: c} }
 
-// Sub returns the tree below dir, which need not exist: "." there is dir here, and no name leads out of it. Blobs, having no names, are shared.
-// It panics if dir is not valid by fs.ValidPath: which part of the tree a service gets is written in the program, not given from outside.
+// Sub returns the tree below dir, which need not exist: "." there is dir here, and no name leads out of it. Blobs,
+// having no names, are shared. It panics if dir is not valid by fs.ValidPath: which part of the tree a service gets is
+// written in the program, not given from outside.
 func (t *Tree) Sub(dir string) *Tree {
 	if !fs.ValidPath(dir) {
 		panic(fmt.Sprintf("cluster: Sub(%q): not a valid path", dir))
@@ -39,8 +40,8 @@ func (t *Tree) Sub(dir string) *Tree {
 	return &sub
 }
 
-// As returns the same tree, whose writes carry the claim: an import's name (valid by state.ValidID), or "" for by hand. A name keeps what
-// each claim wrote to it; the newest shows. A bad claim is fs.ErrInvalid at the Update.
+// As returns the same tree, whose writes carry the claim: an import's name (valid by state.ValidID), or "" for by hand.
+// A name keeps what each claim wrote to it; the newest shows. A bad claim is fs.ErrInvalid at the Update.
 func (t *Tree) As(claim string) *Tree {
 	as := *t
 	as.claim = claim
@@ -239,7 +240,8 @@ func (d *openDirectory) ReadDir(n int) ([]fs.DirEntry, error) {
 	return list, nil
 }
 
-// Walk yields the files below dir in the order of the contract, from one state. Names that are not valid have nothing below them.
+// Walk yields the files below dir in the order of the contract, from one state. Names that are not valid have nothing
+// below them.
 func (t *Tree) Walk(dir, after string) iter.Seq2[string, fs.FileInfo] {
 	s := t.state() // now, not when the caller begins to range
 	return func(yield func(string, fs.FileInfo) bool) {

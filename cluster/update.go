@@ -75,7 +75,8 @@ func (t *Tree) inner(name string) string {
 	return t.full(name)
 }
 
-// Update implements the contract: when it returns nil, the whole batch is committed and applied on this node (promises 3 and 9).
+// Update implements the contract: when it returns nil, the whole batch is committed and applied on this node (promises
+// 3 and 9).
 func (t *Tree) Update(ctx context.Context, fn func(Batch) error) error {
 	b := &batch{t, &edits{until: t.c.cfg.Now().Add(t.c.cfg.PinTime).UnixNano()}}
 	if err := fn(b); err != nil {
@@ -99,7 +100,8 @@ func (t *Tree) Update(ctx context.Context, fn func(Batch) error) error {
 	return err
 }
 
-// commit proposes edits of names at one entry, or, when they are too many for one, out of sight in several and then published by one.
+// commit proposes edits of names at one entry, or, when they are too many for one, out of sight in several and then
+// published by one.
 func (c *Cluster) commit(ctx context.Context, ops []state.Op) (uint64, error) {
 	cuts, size := []int{0}, 0
 	for i, op := range ops {
@@ -132,7 +134,8 @@ func (c *Cluster) commit(ctx context.Context, ops []state.Op) (uint64, error) {
 	return r.Index, nil
 }
 
-// maxEdits is the most edits in one log entry: the state takes more, but one entry should not hold up the others for long.
+// maxEdits is the most edits in one log entry: the state takes more, but one entry should not hold up the others for
+// long.
 const maxEdits = 8192
 
 // dropStage cleans up after a batch that was refused. What it cannot drop expires.

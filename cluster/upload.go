@@ -24,7 +24,8 @@ type BlobWriter = interface {
 	Cancel() error
 }
 
-// upload is a scratch file of this node on its way to being a blob of the cluster. io.Copy into it is blob.Writer's ReadFrom.
+// upload is a scratch file of this node on its way to being a blob of the cluster. io.Copy into it is blob.Writer's
+// ReadFrom.
 type upload struct {
 	c *Cluster
 	*blob.Writer
@@ -34,8 +35,8 @@ type upload struct {
 
 var _ io.ReaderFrom = (*upload)(nil)
 
-// CreateBlob opens a new scratch file on this node; id is [A-Za-z0-9._-]{1,128}, or "" for one that cannot be resumed. An existing id is truncated, and
-// a writer that still has it open is closed.
+// CreateBlob opens a new scratch file on this node; id is [A-Za-z0-9._-]{1,128}, or "" for one that cannot be resumed.
+// An existing id is truncated, and a writer that still has it open is closed.
 func (t *Tree) CreateBlob(id string) (BlobWriter, error) {
 	w, err := t.c.blobs.Create(id)
 	if err != nil {
@@ -44,7 +45,8 @@ func (t *Tree) CreateBlob(id string) (BlobWriter, error) {
 	return &upload{c: t.c, Writer: w}, nil
 }
 
-// ResumeBlob opens the scratch file of that id to go on at its end, else fs.ErrNotExist. It survives restarts of the node.
+// ResumeBlob opens the scratch file of that id to go on at its end, else fs.ErrNotExist. It survives restarts of the
+// node.
 func (t *Tree) ResumeBlob(id string) (BlobWriter, error) {
 	w, err := t.c.blobs.Resume(id)
 	if err != nil {
@@ -104,8 +106,9 @@ func (u *upload) Commit(ctx context.Context, digest string) (string, error) {
 	return "", fmt.Errorf("commit %s: collected %d times while it was committed: %w", got, tries, syscall.EAGAIN)
 }
 
-// name tells the copies what they will be called, and begins them if the upload was too small for that, or a file's bytes: so the other disks sync while this one
-// does. If ours fails they have an orphan. It reports whether it did so; spread does what it does not.
+// name tells the copies what they will be called, and begins them if the upload was too small for that, or a file's
+// bytes: so the other disks sync while this one does. If ours fails they have an orphan. It reports whether it did so;
+// spread does what it does not.
 func (u *upload) name(digest string) bool {
 	if u.c.peers == nil || digest != "" && !strings.HasPrefix(digest, "sha256:") {
 		return false
@@ -127,7 +130,8 @@ func (u *upload) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadFrom does so too, unless the bytes are those of a file, which may be shared with it instead of copied: they are here at once.
+// ReadFrom does so too, unless the bytes are those of a file, which may be shared with it instead of copied: they are
+// here at once.
 func (u *upload) ReadFrom(r io.Reader) (int64, error) {
 	switch r.(type) {
 	case *os.File, *io.SectionReader:
@@ -147,7 +151,8 @@ func (t *telling) Read(p []byte) (int, error) {
 	return t.Reader.Read(p)
 }
 
-// tell lets the copies go on, once the upload is large enough for them to be worth it: then they are nearly done when the upload is.
+// tell lets the copies go on, once the upload is large enough for them to be worth it: then they are nearly done when
+// the upload is.
 func (u *upload) tell() {
 	if u.c.peers == nil {
 		return
@@ -178,7 +183,8 @@ func (u *upload) begun(digest string) map[string]*tail {
 	return u.tails
 }
 
-// endTails forgets the copies. Those that go on are spread's, unless all are to be given up. As Close it may come while another goroutine writes.
+// endTails forgets the copies. Those that go on are spread's, unless all are to be given up. As Close it may come while
+// another goroutine writes.
 func (u *upload) endTails(giveUp bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -38,7 +38,8 @@ func (w *waiters) forget(n name) {
 	delete(w.by, n)
 }
 
-// answer keeps a result for who waits for it. It can be received only after reached was called with its index or a later one, by whoever asked state first.
+// answer keeps a result for who waits for it. It can be received only after reached was called with its index or a
+// later one, by whoever asked state first.
 func (w *waiters) answer(r state.Result) {
 	if r.Node == "" || r.Node != w.node {
 		return
@@ -64,7 +65,8 @@ func (w *waiters) reached(index uint64) {
 	}
 }
 
-// after reports whether the state at index, or a later one, can be seen; if not, moved is closed when the answer may be another.
+// after reports whether the state at index, or a later one, can be seen; if not, moved is closed when the answer may be
+// another.
 func (w *waiters) after(index uint64) (reached bool, moved <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -29,11 +29,13 @@ func openWAL(cfg Config, create bool, fatal func(error)) (*wal.WAL, error) {
 	return wal.Open(dir, wal.WithSegmentFiler(filer), wal.WithMetaStore(m), wal.WithSegmentSize(cfg.SegmentSize), wal.WithLogger(bend(cfg.Log, "raft-wal")))
 }
 
-// reopenTail repairs what raft-wal 0.4.2 does not. When the process ends between the moment at which the newest segment is full (it is sealed
-// with its last batch) and the one at which the list of segments says so, raft-wal takes the segment for its tail again and refuses every append to it,
-// for ever; and it believes a seal whose batch was torn. Here such a segment's entries are copied to a new one in its place.
+// reopenTail repairs what raft-wal 0.4.2 does not. When the process ends between the moment at which the newest segment
+// is full (it is sealed with its last batch) and the one at which the list of segments says so, raft-wal takes the
+// segment for its tail again and refuses every append to it, for ever; and it believes a seal whose batch was torn.
+// Here such a segment's entries are copied to a new one in its place.
 //
-// If we were to crash before CommitState, nothing has changed but for a file that no list names, and raft-wal deletes those.
+// If we were to crash before CommitState, nothing has changed but for a file that no list names, and raft-wal deletes
+// those.
 func reopenTail(m *meta, filer types.SegmentFiler) error {
 	state, err := m.Load("")
 	if err != nil || len(state.Segments) == 0 {
@@ -148,9 +150,10 @@ func (s segments) OpenWriter(dir, name string) (types.WritableFile, error) {
 	return &segment{File: f, s: s, dir: dir, recovered: true}, nil
 }
 
-// rewrite writes a file's bytes once more, and syncs them. After a sync that failed, which is why the process before may have ended, the kernel has bytes in memory that are not
-// on the disk and that it will not write any more: raft would count on them, and a power cut would take them away from what is committed. If we were to crash
-// meanwhile nothing would have changed, since they are the same bytes.
+// rewrite writes a file's bytes once more, and syncs them. After a sync that failed, which is why the process before
+// may have ended, the kernel has bytes in memory that are not on the disk and that it will not write any more: raft
+// would count on them, and a power cut would take them away from what is committed. If we were to crash meanwhile
+// nothing would have changed, since they are the same bytes.
 func rewrite(f blob.File) error {
 	buf := make([]byte, len(zeros))
 	for off := int64(0); ; {
@@ -169,7 +172,8 @@ func rewrite(f blob.File) error {
 	}
 }
 
-// zeros is what a segment holds where nothing was written yet: nearly all of it, so it is compared as fast as memory is.
+// zeros is what a segment holds where nothing was written yet: nearly all of it, so it is compared as fast as memory
+// is.
 var zeros [64 << 10]byte
 
 type segment struct {
@@ -181,8 +185,9 @@ type segment struct {
 	recovered bool // opened after a stop, and not written to since
 }
 
-// WriteAt first clears, once, what a crash has left behind the end of the log. Raft-wal overwrites it frame by frame; were the power to go in the
-// middle of a shorter batch, old frames behind a new and torn one would make it believe that the torn one had been committed.
+// WriteAt first clears, once, what a crash has left behind the end of the log. Raft-wal overwrites it frame by frame;
+// were the power to go in the middle of a shorter batch, old frames behind a new and torn one would make it believe
+// that the torn one had been committed.
 func (g *segment) WriteAt(p []byte, off int64) (int, error) {
 	if g.recovered {
 		if err := g.clear(off); err != nil {
@@ -218,8 +223,8 @@ func (g *segment) clear(from int64) error {
 	return nil
 }
 
-// Sync also makes the file's name durable, the first time. After an error the node must not go on: the kernel has dropped what it could not write,
-// and would call a later sync of the same bytes a success.
+// Sync also makes the file's name durable, the first time. After an error the node must not go on: the kernel has
+// dropped what it could not write, and would call a later sync of the same bytes a success.
 func (g *segment) Sync() error {
 	err := g.File.Sync()
 	if err == nil && !g.named {
@@ -233,16 +238,16 @@ func (g *segment) Sync() error {
 	return err
 }
 
-// meta is what raft-wal calls its meta store: the list of segments, and raft's term and vote. It is written a few times per election
-// and segment, so one small file, replaced as a whole, does; bbolt, raft-wal's default, would be a second database with a
-// second format, and one that has no seam to test power cuts through.
+// meta is what raft-wal calls its meta store: the list of segments, and raft's term and vote. It is written a few times
+// per election and segment, so one small file, replaced as a whole, does; bbolt, raft-wal's default, would be a second
+// database with a second format, and one that has no seam to test power cuts through.
 type meta struct {
 	fs     FS
 	path   string
 	create bool // a missing file is an empty log; otherwise it is damage: raft-wal would delete every segment that it does not list
 
-	// Held while the disk is written to, which may hang: a channel of capacity 1 and no mutex, because time in a bubble of
-	// testing/synctest does not go on while somebody waits for a mutex.
+	// Held while the disk is written to, which may hang: a channel of capacity 1 and no mutex, because time in a bubble
+	// of testing/synctest does not go on while somebody waits for a mutex.
 	lock chan struct{}
 	body metaBody
 }

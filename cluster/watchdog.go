@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// hangTime is how long the disk may take for one write of the log. A disk that takes longer does not fail, as far as raft
-// can see: a leader would keep its leadership for as long as it hangs, and nothing could be written.
+// hangTime is how long the disk may take for one write of the log. A disk that takes longer does not fail, as far as
+// raft can see: a leader would keep its leadership for as long as it hangs, and nothing could be written.
 const hangTime = 2 * time.Second
 
 // watchdog knows since when the disk owes an answer. Its zero value is ready.
@@ -46,9 +46,9 @@ func (w *watchdog) waits() (d time.Duration) {
 // hung reports whether the disk hangs.
 func (w *watchdog) hung() bool { return w.waits() >= hangTime }
 
-// watchDisk sees to it that a disk that hangs keeps nobody: raft's own goroutine may be waiting for it, so that raft can
-// neither give its leadership away nor hear of another leader. [careful] keeps quiet meanwhile, so the others elect one,
-// and their beats name it.
+// watchDisk sees to it that a disk that hangs keeps nobody: raft's own goroutine may be waiting for it, so that raft
+// can neither give its leadership away nor hear of another leader. [careful] keeps quiet meanwhile, so the others elect
+// one, and their beats name it.
 func (c *Cluster) watchDisk() {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
@@ -76,8 +76,8 @@ func (c *Cluster) watchDisk() {
 	}
 }
 
-// leaderElsewhere is who leads as another node says that is up, "" if none says so. It may be old; whoever does not lead
-// says so when it is asked.
+// leaderElsewhere is who leads as another node says that is up, "" if none says so. It may be old; whoever does not
+// lead says so when it is asked.
 func (c *Cluster) leaderElsewhere() string {
 	if c.peers == nil {
 		return ""

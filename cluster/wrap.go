@@ -11,9 +11,11 @@ import (
 	"filippo.io/age"
 )
 
-// The sealing key leaves a node in a backup only, wrapped with age (https://age-encryption.org/v1), so that the key file of a backup can be opened by `age -d` too.
+// The sealing key leaves a node in a backup only, wrapped with age (https://age-encryption.org/v1), so that the key
+// file of a backup can be opened by `age -d` too.
 
-// wrapWork is scrypt's work factor, log2: N=2^17, r=8, p=1 is what OWASP's Password Storage Cheat Sheet asks for. age's own 2^18 takes 256 MiB for a moment, which is much on a bastion.
+// wrapWork is scrypt's work factor, log2: N=2^17, r=8, p=1 is what OWASP's Password Storage Cheat Sheet asks for. age's
+// own 2^18 takes 256 MiB for a moment, which is much on a bastion.
 const (
 	wrapWork    = 17
 	wrapWorkMax = 20 // of a backup to be read: 1 GiB for a moment
@@ -22,7 +24,8 @@ const (
 // shortest is the least length of a passphrase: who has the backup can try as many as they like.
 const shortest = 12
 
-// wrapKey encrypts a key to a passphrase or to the recipients that a recipients file of age names: exactly one of the two. What is no such thing is fs.ErrInvalid.
+// wrapKey encrypts a key to a passphrase or to the recipients that a recipients file of age names: exactly one of the
+// two. What is no such thing is fs.ErrInvalid.
 func wrapKey(key []byte, passphrase, recipients string, work int) ([]byte, error) {
 	var to []age.Recipient
 	switch {

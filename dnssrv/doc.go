@@ -1,5 +1,5 @@
-// Package dnssrv answers DNS for a network that has no internet: upstream names with our nodes' addresses, the own zone, what the
-// operator set, and the rest by forwarding or not at all.
+// Package dnssrv answers DNS for a network that has no internet: upstream names with our nodes' addresses, the own
+// zone, what the operator set, and the rest by forwarding or not at all.
 //
 // What it promises:
 //
@@ -18,6 +18,7 @@
 //   - A forwarder that does not know EDNS, or does not repeat the case of names, is asked without.
 //   - A forwarder that is dead costs the client less than two seconds and gives SERVFAIL, so that it asks the next bastion.
 //
-// The hot questions over UDP are answered from packed bytes, read and written in batches (fast.go, udp.go); everything else goes through
-// miekg/dns (message.go, resolve.go). Both give the same answer to the same question, which a differential fuzz test holds.
+// The hot questions over UDP are answered from packed bytes, read and written in batches (fast.go, udp.go); everything
+// else goes through miekg/dns (message.go, resolve.go). Both give the same answer to the same question, which a
+// differential fuzz test holds.
 package dnssrv

@@ -37,15 +37,16 @@ type hot struct {
 	nodata packed // every type that is neither in sets nor answered with nodes
 }
 
-// packed is what follows the question of an answer. Names in it point back to the question at offset 12, which has the client's spelling.
+// packed is what follows the question of an answer. Names in it point back to the question at offset 12, which has the
+// client's spelling.
 type packed struct {
 	qtype      uint16
 	an, ns, ar uint16
 	tail       []byte
 }
 
-// pack builds the hot names, by asking resolve what it would answer. Names whose answers are not for every client the same, or that lead
-// elsewhere, stay cold.
+// pack builds the hot names, by asking resolve what it would answer. Names whose answers are not for every client the
+// same, or that lead elsewhere, stay cold.
 func (t *Table) pack() error {
 	t.hot = make(map[string]*hot, len(t.names))
 	if err := t.packMarks(); err != nil {
@@ -90,8 +91,8 @@ const (
 	markBelow              // names below it are answered otherwise than by denying them as the root
 )
 
-// packMarks notes which names may not be denied from packed bytes, and packs the denial. Its names are not compressed: they would point
-// to where they stand, which the question's length decides.
+// packMarks notes which names may not be denied from packed bytes, and packs the denial. Its names are not compressed:
+// they would point to where they stand, which the question's length decides.
 func (t *Table) packMarks() error {
 	t.marks = make(map[string]uint8)
 	mark := func(name string, m uint8) error {
@@ -165,7 +166,8 @@ func (t *Table) packSet(name string, qtype uint16) (p packed, ok bool, err error
 	}, !r.perClient, nil
 }
 
-// coldType says which types the packed answers leave to the whole machinery: those that are questions only, and those that a zone's apex has.
+// coldType says which types the packed answers leave to the whole machinery: those that are questions only, and those
+// that a zone's apex has.
 func coldType(qtype uint16) bool {
 	return qtype == 0 || qtype == dns.TypeSOA || qtype == dns.TypeNS || qtype == dns.TypeCNAME || metaType(qtype)
 }
@@ -188,9 +190,11 @@ func appendAddress(b []byte, a netip.Addr, ttl uint32) []byte {
 	return append(b, raw...)
 }
 
-// fast answers in into out if it is a plain question for a hot name, or for one that is nothing to us, and gives the answer's length and rcode. It allocates nothing and keeps neither.
-// Whatever is the least bit unusual is left to the slow path, which must give the same answer: one question, class IN, no compression, no other record
-// than an OPT of version 0 with no options but cookies and padding. limit is the transport's: 512 to 1232 over UDP as the client said, else len(out).
+// fast answers in into out if it is a plain question for a hot name, or for one that is nothing to us, and gives the
+// answer's length and rcode. It allocates nothing and keeps neither. Whatever is the least bit unusual is left to the
+// slow path, which must give the same answer: one question, class IN, no compression, no other record than an OPT of
+// version 0 with no options but cookies and padding. limit is the transport's: 512 to 1232 over UDP as the client said,
+// else len(out).
 func (t *Table) fast(out, in []byte, client netip.Addr, udp bool) (n, rcode int, ok bool) {
 	if len(in) < headerLen+5 || in[2]&^bitRD != 0 || in[3]&^(bitAD|bitCD) != 0 {
 		return 0, 0, false

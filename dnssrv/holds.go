@@ -2,8 +2,8 @@ package dnssrv
 
 import "github.com/miekg/dns"
 
-// Holds reports whether questions for name are answered from the newest table, by itself or through a wildcard: then asking for it is no miss. What
-// resolvers would say of it is another question.
+// Holds reports whether questions for name are answered from the newest table, by itself or through a wildcard: then
+// asking for it is no miss. What resolvers would say of it is another question.
 func (s *Server) Holds(name string) bool {
 	t := s.table.Load()
 	return t != nil && t.find(dns.CanonicalName(name)) != nil

@@ -33,8 +33,8 @@ func Listen(addr string, n int) ([]*net.UDPConn, net.Listener, error) {
 	}
 }
 
-// ListenUDP binds n UDP sockets to one explicit address, "10.0.0.11:53", among which the kernel spreads clients (SO_REUSEPORT). One ServeUDP
-// each; n below 1 is 1. With port 0, all get the port that the first was given.
+// ListenUDP binds n UDP sockets to one explicit address, "10.0.0.11:53", among which the kernel spreads clients
+// (SO_REUSEPORT). One ServeUDP each; n below 1 is 1. With port 0, all get the port that the first was given.
 func ListenUDP(addr string, n int) ([]*net.UDPConn, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var operr error

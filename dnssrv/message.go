@@ -17,8 +17,8 @@ type job struct {
 	res    result
 }
 
-// handle answers one packet. It returns the answer, in out or newly made; or a job, whose run gives the answer; or neither, and then the packet
-// is dropped. It keeps neither out nor in, and never waits.
+// handle answers one packet. It returns the answer, in out or newly made; or a job, whose run gives the answer; or
+// neither, and then the packet is dropped. It keeps neither out nor in, and never waits.
 func (s *Server) handle(t *Table, out, in []byte, client netip.Addr, udp bool) ([]byte, *job) {
 	// Too short to be answered, or an answer itself: answering those makes loops.
 	if len(in) < headerLen || in[2]&bitQR != 0 {
@@ -29,8 +29,8 @@ func (s *Server) handle(t *Table, out, in []byte, client netip.Addr, udp bool) (
 		return s.echo(out, in, dns.RcodeServerFailure), nil
 	}
 	if !t.allowed(client) {
-		// REFUSED and not silence: somebody stands before a node that cannot install and must see why. It has no more bytes than the
-		// question, so a forged source gains nothing.
+		// REFUSED and not silence: somebody stands before a node that cannot install and must see why. It has no more
+		// bytes than the question, so a forged source gains nothing.
 		s.stats.refused.Add(1)
 		return s.echo(out, in, dns.RcodeRefused), nil
 	}
@@ -50,7 +50,8 @@ func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]
 	if opcode := int(in[2]>>3) & 0xf; opcode != dns.OpcodeQuery {
 		return s.echo(out, in, dns.RcodeNotImplemented), nil
 	}
-	// Exactly one question (RFC 9619), whole and not compressed (there is no name before it to point to), no answers; the authority section is what IXFR uses, OPT and TSIG are all there may be beyond.
+	// Exactly one question (RFC 9619), whole and not compressed (there is no name before it to point to), no answers;
+	// the authority section is what IXFR uses, OPT and TSIG are all there may be beyond.
 	if in[4] != 0 || in[5] != 1 || in[6]|in[7]|in[8] != 0 || in[9] > 1 || in[10] != 0 || in[11] > 2 || questionEnd(in) == 0 {
 		return s.header(out, in, dns.RcodeFormatError), nil
 	}
@@ -155,7 +156,8 @@ func (s *Server) packWith(t *Table, req *dns.Msg, r result, ede *dns.EDNS0_EDE, 
 	return b
 }
 
-// opt makes the OPT record of an answer: our size, no DO; the node's name and the reason of a failure for who wants them.
+// opt makes the OPT record of an answer: our size, no DO; the node's name and the reason of a failure for who wants
+// them.
 func (s *Server) opt(t *Table, asked *dns.OPT, ede *dns.EDNS0_EDE) *dns.OPT {
 	opt := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT, Class: maxUDP}}
 	if t.node != "" && slices.ContainsFunc(asked.Option, func(o dns.EDNS0) bool { return o.Option() == dns.EDNS0NSID }) {
@@ -187,8 +189,8 @@ func (s *Server) echo(out, in []byte, rcode int) []byte {
 	return mirror(out, in, rcode)
 }
 
-// mirror makes an answer of the header, the question as it came, if it can be found, and an OPT record if one came with it (RFC 6891, 6.1.1). That is
-// never longer than what came.
+// mirror makes an answer of the header, the question as it came, if it can be found, and an OPT record if one came with
+// it (RFC 6891, 6.1.1). That is never longer than what came.
 func mirror(out, in []byte, rcode int) []byte {
 	b := bareHeader(out, in, rcode)
 	if in[4] != 0 || in[5] != 1 {

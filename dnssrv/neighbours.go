@@ -28,13 +28,13 @@ const (
 	lookEvery, lookShare = 20 * time.Millisecond, 10
 	// maxHeld answers are held back between two looks, of those that the last look knew to be absent half as many.
 	maxHeld = 4096
-	// strangersPerSecond is how many answers go to addresses that may not be there: three seconds' worth are below a third
-	// of the kernel's table. An address that did not answer the kernel lately counts for goneCost others.
+	// strangersPerSecond is how many answers go to addresses that may not be there: three seconds' worth are below a
+	// third of the kernel's table. An address that did not answer the kernel lately counts for goneCost others.
 	strangersPerSecond, goneCost = 100, 10
 	// maxAtOnce answers to one of them count as one: A and AAAA are asked for together.
 	maxAtOnce = 2
-	// maxAbsent is how many addresses that are not there the kernel's table may hold before no new one is tried. From 512
-	// entries on it throws out old ones first, and those are hosts that are there.
+	// maxAbsent is how many addresses that are not there the kernel's table may hold before no new one is tried. From
+	// 512 entries on it throws out old ones first, and those are hosts that are there.
 	maxAbsent = 200
 	// Hosts that were there within seenFor are answered also when the kernel has forgotten them, up to maxSeen.
 	seenFor, maxSeen = 10 * time.Minute, 1 << 14

@@ -213,8 +213,8 @@ func TestGuard(t *testing.T) {
 		if n := len(sent); n != strangersPerSecond/goneCost {
 			t.Errorf("want %d answers to silent addresses, got %v", strangersPerSecond/goneCost, sent)
 		}
-		// A table with too many entries for nobody: no new address is tried, but hosts that were there are answered, also
-		// when the kernel has forgotten them.
+		// A table with too many entries for nobody: no new address is tried, but hosts that were there are answered,
+		// also when the kernel has forgotten them.
 		time.Sleep(time.Second)
 		for i := range maxAbsent {
 			asked[fmt.Sprintf("10.0.202.%d", i)] = asking

@@ -15,12 +15,13 @@ import (
 type Config struct {
 	// Log gets one line per change of state; nil discards.
 	Log *slog.Logger
-	// Miss is told of each name that a client asked for and did not get: denied by us or by a resolver, or not got
-	// from any. Names that cannot be missing are left out: special ones (localhost), those of a search list, and
-	// questions about services and zones of names that are here. name is in lower case without the trailing dot and
-	// may be anything that fits a packet (odd bytes as \DDD, at most 1000 bytes); qtype is such as "AAAA". It is
-	// called from one goroutine per Serve call, off the packet path, through a queue of 1024: while it is busy, more
-	// misses than that are lost, and counted; so are those of addresses that are probably forged. It must not block for ever: Serve waits for it.
+	// Miss is told of each name that a client asked for and did not get: denied by us or by a resolver, or not got from
+	// any. Names that cannot be missing are left out: special ones (localhost), those of a search list, and questions
+	// about services and zones of names that are here. name is in lower case without the trailing dot and may be
+	// anything that fits a packet (odd bytes as \DDD, at most 1000 bytes); qtype is such as "AAAA". It is called from
+	// one goroutine per Serve call, off the packet path, through a queue of 1024: while it is busy, more misses than
+	// that are lost, and counted; so are those of addresses that are probably forged. It must not block for ever: Serve
+	// waits for it.
 	Miss func(client netip.Addr, name, qtype string)
 }
 

@@ -34,18 +34,19 @@ type Spec struct {
 	Node string
 	// Nodes are the members of the cluster, at least one and at most 16. Node.Name becomes <name>.<domain>.
 	Nodes []Node
-	// Origins are the overridden names: origins and their aliases. Each is answered as a zone of its own, with nothing below it.
+	// Origins are the overridden names: origins and their aliases. Each is answered as a zone of its own, with nothing
+	// below it.
 	Origins []string
-	// Records are set by the operator. Where one has the name of an origin or of the own zone's fixed names and is an A, AAAA or CNAME,
-	// the operator's wins; see [Table.Conflicts].
+	// Records are set by the operator. Where one has the name of an origin or of the own zone's fixed names and is an
+	// A, AAAA or CNAME, the operator's wins; see [Table.Conflicts].
 	Records []Record
 	// TTL of everything that we make up, positive and negative; 0 means DefaultTTL; between 1s and 1h.
 	TTL time.Duration
 	// Forward says which resolvers know what is not ours. The longest matching zone counts. Empty: NXDOMAIN at once.
 	Forward []Forward
-	// ResponseRate is how many answers a second that say the same one address gets over UDP before it is sent to TCP, up
-	// to 10000; five seconds' worth may come at once. Its NXDOMAIN answers may be ten times as many, all answers to its
-	// network (/24, /56) twenty times. 0: no limit.
+	// ResponseRate is how many answers a second that say the same one address gets over UDP before it is sent to TCP,
+	// up to 10000; five seconds' worth may come at once. Its NXDOMAIN answers may be ten times as many, all answers to
+	// its network (/24, /56) twenty times. 0: no limit.
 	ResponseRate int
 	// Allow are the clients that may ask. Empty allows nobody.
 	Allow []netip.Prefix
@@ -66,7 +67,8 @@ type Record struct {
 	Name string
 	// Type is A, AAAA, CNAME, TXT or SRV.
 	Type string
-	// Values in presentation form: an address; a name; a text, taken literally, of at most 2048 bytes; "priority weight port target".
+	// Values in presentation form: an address; a name; a text, taken literally, of at most 2048 bytes; "priority weight
+	// port target".
 	Values []string
 	// TTL between 1s and 168h; 0 means Spec.TTL.
 	TTL time.Duration
@@ -183,8 +185,8 @@ func texts(v string) []string {
 	}
 }
 
-// canonical returns name in lower case with a trailing dot. Labels are letters, digits, hyphens and underscores: internationalised names are
-// given in their ASCII form, and nothing needs escaping from here on.
+// canonical returns name in lower case with a trailing dot. Labels are letters, digits, hyphens and underscores:
+// internationalised names are given in their ASCII form, and nothing needs escaping from here on.
 func canonical(name string, wildcard bool) (string, error) {
 	s := strings.ToLower(strings.TrimSuffix(name, "."))
 	if s == "" {

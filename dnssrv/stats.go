@@ -20,12 +20,13 @@ type Stats struct {
 	// Unsent answers found the send buffer full. Absent ones were for addresses of the host's own networks that nobody
 	// showed to be his.
 	Unsent, Absent uint64
-	// Limited answers were beyond Spec.ResponseRate and sent as their question with TC set; Withheld ones were errors beyond
-	// it and not sent.
+	// Limited answers were beyond Spec.ResponseRate and sent as their question with TC set; Withheld ones were errors
+	// beyond it and not sent.
 	Limited, Withheld uint64
 	// Truncated answers had TC set.
 	Truncated uint64
-	// Forwarded questions were asked elsewhere; of these, ForwardFailed got no answer; ForwardShed were beyond the bound and not asked.
+	// Forwarded questions were asked elsewhere; of these, ForwardFailed got no answer; ForwardShed were beyond the
+	// bound and not asked.
 	Forwarded, ForwardFailed, ForwardShed uint64
 	// Misses were reported, or lost because Config.Miss was too slow or the client probably forged.
 	Misses, MissesLost uint64

@@ -55,8 +55,9 @@ type entry struct {
 
 const v4, v6 = 0, 1
 
-// NewTable checks spec and builds the answers. An error names the one item that is wrong; items that are right alone but contradict each
-// other are settled by a fixed rule instead, so that no order of two writes can leave the cluster without a table: see [Table.Conflicts].
+// NewTable checks spec and builds the answers. An error names the one item that is wrong; items that are right alone
+// but contradict each other are settled by a fixed rule instead, so that no order of two writes can leave the cluster
+// without a table: see [Table.Conflicts].
 func NewTable(spec Spec) (*Table, error) {
 	t := &Table{
 		node:    spec.Node,
@@ -126,11 +127,11 @@ func NewTable(spec Spec) (*Table, error) {
 	return t, t.pack()
 }
 
-// Conflicts lists what in the Spec contradicts each other and how it was settled, one sentence each, for `status` and for refusing a
-// change before it is written. The rules: fixed names of the own zone keep their place; an operator's A, AAAA or CNAME replaces the
-// addresses that we would answer at that name; of a CNAME and other data at one name the other data stays (RFC 1034 §3.6.2); a resolver
-// that is a node of this cluster is left out, because two nodes would forward to each other; localhost means the host that asks, and some
-// special zones are never forwarded.
+// Conflicts lists what in the Spec contradicts each other and how it was settled, one sentence each, for `status` and
+// for refusing a change before it is written. The rules: fixed names of the own zone keep their place; an operator's A,
+// AAAA or CNAME replaces the addresses that we would answer at that name; of a CNAME and other data at one name the
+// other data stays (RFC 1034 §3.6.2); a resolver that is a node of this cluster is left out, because two nodes would
+// forward to each other; localhost means the host that asks, and some special zones are never forwarded.
 func (t *Table) Conflicts() []string { return slices.Clone(t.conflicts) }
 
 func (t *Table) conflict(format string, args ...any) {
@@ -339,8 +340,8 @@ func (t *Table) addForward(forward []Forward, nodes []Node) error {
 	return nil
 }
 
-// soa returns the SOA of one of our zones. The minimum is the TTL of negative answers (RFC 2308): an origin that is enabled now is seen after
-// no longer than that. The serial stands still because nobody transfers from us.
+// soa returns the SOA of one of our zones. The minimum is the TTL of negative answers (RFC 2308): an origin that is
+// enabled now is seen after no longer than that. The serial stands still because nobody transfers from us.
 func (t *Table) soa(zone string) *dns.SOA {
 	return &dns.SOA{
 		Hdr: t.header(zone, dns.TypeSOA), Ns: "ns." + t.domain, Mbox: "hostmaster." + t.domain,
@@ -358,7 +359,8 @@ func (t *Table) allowed(client netip.Addr) bool {
 	return false
 }
 
-// forwards says which zone's resolvers know name, if any. Below the own zone or a special one only a longer zone counts.
+// forwards says which zone's resolvers know name, if any. Below the own zone or a special one only a longer zone
+// counts.
 func (t *Table) forwards(name string) (zone string, ok bool) {
 	if len(t.forward) == 0 {
 		return "", false
@@ -401,7 +403,8 @@ func unmapPrefix(p netip.Prefix) netip.Prefix {
 	return p
 }
 
-// seedOf is a fixed hash of a node's name (FNV-1a), the same on every node and in every version: the order of answers hangs on it.
+// seedOf is a fixed hash of a node's name (FNV-1a), the same on every node and in every version: the order of answers
+// hangs on it.
 func seedOf(name string) uint64 {
 	h := uint64(14695981039346656037)
 	for _, c := range []byte(name) {
@@ -419,8 +422,9 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// order fills buf with the live nodes in the client's order: by the weight of (client, node), which is rendezvous hashing. When a node
-// goes, the others keep their order for every client; and the clients that it served spread over all of them.
+// order fills buf with the live nodes in the client's order: by the weight of (client, node), which is rendezvous
+// hashing. When a node goes, the others keep their order for every client; and the clients that it served spread over
+// all of them.
 func order(ms []*member, client netip.Addr, buf *[maxNodes]*member) []*member {
 	b := client.As16()
 	hi, lo := be64(b[:8]), be64(b[8:])

@@ -14,8 +14,8 @@ import (
 
 // Bounds on TCP (RFC 7766 §6).
 const (
-	// maxConns at once, of one client, and of one IPv6 network (/64). Pods' resolvers behind one node's address share that
-	// node's.
+	// maxConns at once, of one client, and of one IPv6 network (/64). Pods' resolvers behind one node's address share
+	// that node's.
 	maxConns, maxConnsPerClient, maxConnsPerNetwork = 1024, 128, 512
 	// A whole message must have come within this after the answer before it: a client that sends byte by byte gains
 	// nothing by it.
@@ -31,7 +31,8 @@ const (
 	pipelined = 16
 )
 
-// ServeTCP answers on ln until ctx is done, then closes ln and all connections, waits for them and returns nil. Several may run.
+// ServeTCP answers on ln until ctx is done, then closes ln and all connections, waits for them and returns nil. Several
+// may run.
 func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 	runCtx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(runCtx, func() { ln.Close() })
@@ -53,7 +54,8 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 			if errors.Is(err, net.ErrClosed) {
 				return err
 			}
-			// Out of descriptors, or a client that went before it was taken. One line at the first, second, fourth, eighth …
+			// Out of descriptors, or a client that went before it was taken. One line at the first, second, fourth,
+			// eighth …
 			if failed++; failed&(failed-1) == 0 {
 				s.log.Warn("dns connection not accepted", "addr", ln.Addr().String(), "err", err, "failed", failed)
 			}

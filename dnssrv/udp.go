@@ -38,8 +38,9 @@ type batchConn interface {
 	WriteBatch(ms []ipv4.Message, flags int) (int, error)
 }
 
-// ServeUDP answers on conn until ctx is done, then waits for what is in flight, closes conn and returns nil. conn must be bound to one
-// explicit address, because answers must leave from the address that was asked. Several may run, on several sockets.
+// ServeUDP answers on conn until ctx is done, then waits for what is in flight, closes conn and returns nil. conn must
+// be bound to one explicit address, because answers must leave from the address that was asked. Several may run, on
+// several sockets.
 func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	defer conn.Close()
 	local := conn.LocalAddr().(*net.UDPAddr)

@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// project is one row of the short layout: /<name>/<version>/<file>. In dirs and file, {V} is the version without v and {A} the architecture.
+// project is one row of the short layout: /<name>/<version>/<file>. In dirs and file, {V} is the version without v and
+// {A} the architecture.
 type project struct {
 	names []string // the first element; further names are those that Kubespray's older file layout used below /kubernetes/
 	dirs  []string // upstream directories, the usual one first
@@ -49,8 +50,8 @@ type short struct {
 	name    string // the last element
 }
 
-// parseShort reads /<project>[/<version>][/bin][/linux][/<arch>]/<name>; a version that is no element is looked for in the name.
-// /kubernetes/<project>/<name> is what Kubespray's file layout looked like until 2.24.
+// parseShort reads /<project>[/<version>][/bin][/linux][/<arch>]/<name>; a version that is no element is looked for in
+// the name. /kubernetes/<project>/<name> is what Kubespray's file layout looked like until 2.24.
 func parseShort(elems []string) (short, bool) {
 	plain := make([]string, len(elems))
 	for i, e := range elems {
@@ -97,7 +98,8 @@ func (sh short) fill(template, arch string) string {
 	return strings.NewReplacer("{V}", sh.version, "{A}", arch).Replace(template)
 }
 
-// stem reduces a file's name to what is left without version, system and architecture: "cni-plugins-linux-arm64-v1.9.1.tgz" is "cni plugins tgz" for arm64.
+// stem reduces a file's name to what is left without version, system and architecture:
+// "cni-plugins-linux-arm64-v1.9.1.tgz" is "cni plugins tgz" for arm64.
 func stem(name, version string) (stem, arch string) {
 	name = strings.ReplaceAll(name, "x86_64", "amd64")
 	if version != "" {
@@ -145,7 +147,8 @@ func (s *Server) getAlias(w http.ResponseWriter, r *http.Request, a address) {
 	s.miss(w, r, s.upstream(sh, asked), "asked for as "+clip(asked))
 }
 
-// lookupShort finds what a path of the short layout is answered with: the file h or, if of is not "", the checksum of it as kind says.
+// lookupShort finds what a path of the short layout is answered with: the file h or, if of is not "", the checksum of
+// it as kind says.
 func (s *Server) lookupShort(sh short) (h held, of string, kind sumKind, err error) {
 	if h, err = s.findShort(sh); !errors.Is(err, fs.ErrNotExist) {
 		return h, "", kind, err
@@ -189,9 +192,9 @@ func (m *manyArchs) Error() string {
 }
 func (m *manyArchs) Is(err error) bool { return err == fs.ErrNotExist }
 
-// findShort finds the file that a path of the short layout means: the file of exactly that name, otherwise the one whose name says the same with
-// version, system and architecture written differently or left out. Where no architecture is named, the setting files.alias_arch says which,
-// and without it the only one that is held.
+// findShort finds the file that a path of the short layout means: the file of exactly that name, otherwise the one
+// whose name says the same with version, system and architecture written differently or left out. Where no architecture
+// is named, the setting files.alias_arch says which, and without it the only one that is held.
 func (s *Server) findShort(sh short) (held, error) {
 	arch := sh.arch
 	if arch == "" {
@@ -262,7 +265,8 @@ func (s *Server) similar(dir, version, want, arch string) []held {
 	return found
 }
 
-// upstream is the URL that would have to be put for a path of the short layout, or the path itself where it is not certain.
+// upstream is the URL that would have to be put for a path of the short layout, or the path itself where it is not
+// certain.
 func (s *Server) upstream(sh short, asked string) string {
 	arch := sh.arch
 	if arch == "" {

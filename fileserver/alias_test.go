@@ -42,8 +42,8 @@ var shortOf = []struct {
 	}},
 }
 
-// TestKubesprayLists: every URL of the real lists can be put, and is served at its origin, in the files_repo layout, with its checksum,
-// and under its short names where it has some.
+// TestKubesprayLists: every URL of the real lists can be put, and is served at its origin, in the files_repo layout,
+// with its checksum, and under its short names where it has some.
 func TestKubesprayLists(t *testing.T) {
 	lists, err := filepath.Glob("testdata/*.files.list")
 	if err != nil || len(lists) != 2 {
@@ -96,7 +96,8 @@ func TestKubesprayLists(t *testing.T) {
 	}
 }
 
-// TestAliasArchitecture: a short name that names no architecture answers only when one is held or files.alias_arch says which.
+// TestAliasArchitecture: a short name that names no architecture answers only when one is held or files.alias_arch says
+// which.
 func TestAliasArchitecture(t *testing.T) {
 	const k, r = "https://dl.k8s.io/release/v1.32.0/bin/linux/", "https://github.com/opencontainers/runc/releases/download/v1.2.6/runc."
 	f := start(t)

@@ -63,7 +63,8 @@ func BenchmarkDownload(b *testing.B) {
 	}
 }
 
-// BenchmarkAnswers measures what the server itself costs for a small file, a miss and a short name; most of it is the recorder's and the strict tree's.
+// BenchmarkAnswers measures what the server itself costs for a small file, a miss and a short name; most of it is the
+// recorder's and the strict tree's.
 func BenchmarkAnswers(b *testing.B) {
 	f := start(b)
 	f.put(b, "https://dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm", strings.Repeat("x", 1000))

@@ -39,9 +39,10 @@ func sumOf(name string) (of string, kind sumKind, ok bool) {
 	return "", sumKind{}, false
 }
 
-// bareSums are the places whose .sha256 and .sha512 files hold the bare digest, without newline and name. Clients rely on it: the Kubernetes manual
-// says `echo "$(cat kubectl.sha256)  kubectl" | sha256sum --check`, Helm's installer compares the whole content.
-// Everywhere else it is "<hex>  <name>", which `sha256sum -c` reads (gVisor, CNI plugins, Cilium) and of which Ansible and awk take the first word.
+// bareSums are the places whose .sha256 and .sha512 files hold the bare digest, without newline and name. Clients rely
+// on it: the Kubernetes manual says `echo "$(cat kubectl.sha256) kubectl" | sha256sum --check`, Helm's installer
+// compares the whole content. Everywhere else it is "<hex> <name>", which `sha256sum -c` reads (gVisor, CNI plugins,
+// Cilium) and of which Ansible and awk take the first word.
 var bareSums = []string{"dl.k8s.io/", "cdn.dl.k8s.io/", "get.helm.sh/", "storage.googleapis.com/kubernetes-release/"}
 
 // sendSum answers with a checksum file that nobody staged.

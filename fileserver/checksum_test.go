@@ -119,7 +119,8 @@ func TestChecksumsAreComputedOnce(t *testing.T) {
 	}
 }
 
-// TestChecksumWaiterLeaves: who waits for another's hashing can leave, and the hashing goes on when its own client leaves.
+// TestChecksumWaiterLeaves: who waits for another's hashing can leave, and the hashing goes on when its own client
+// leaves.
 func TestChecksumWaiterLeaves(t *testing.T) {
 	f := start(t)
 	info := f.put(t, "https://files.test/f", "f")

@@ -9,7 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds of an address. GitHub, Google and the distributions stay far below them; what is longer is refused (400), never stored.
+// Bounds of an address. GitHub, Google and the distributions stay far below them; what is longer is refused (400),
+// never stored.
 const (
 	maxKey     = 2048 // bytes of a whole key, percent-encoding included
 	maxLeaf    = 1024 // bytes of its last element, which the query belongs to; the tree's own limit of an element
@@ -20,8 +21,9 @@ const (
 
 // address is a URL taken apart into its canonical parts.
 //
-// In the tree it is host/element/…/element?query: a path element never contains a bare question mark (it is encoded), so every
-// file's name contains exactly one, and a URL can be a file and a directory at once. A URL that ends in a slash is the file "?" of its directory.
+// In the tree it is host/element/…/element?query: a path element never contains a bare question mark (it is encoded),
+// so every file's name contains exactly one, and a URL can be a file and a directory at once. A URL that ends in a
+// slash is the file "?" of its directory.
 type address struct {
 	host  string   // canonical origin, "" when a path of the short layout was parsed
 	elems []string // percent-encoded; never empty, "." or ".."
@@ -74,17 +76,19 @@ func (a address) withBase(name string) address {
 // URL is the canonical URL of a name in the tree; Key of it is that name again.
 func URL(key string) string { return "https://" + strings.TrimSuffix(key, "?") }
 
-// Key is the name in the tree of the file at rawURL ("https://host/path?query"; http, or no scheme at all, is the same).
-// All spellings of one address have one key: the host is lower case and without port and turned to its origin, percent-encoding is brought to one
-// form ("+" is "%2B", "%7e" is "~"; in a path "%2F" stays distinct from "/"), repeated slashes are one, a fragment is dropped, an empty
-// query is none. A trailing slash counts, and so does the query.
+// Key is the name in the tree of the file at rawURL ("https://host/path?query"; http, or no scheme at all, is the
+// same). All spellings of one address have one key: the host is lower case and without port and turned to its origin,
+// percent-encoding is brought to one form ("+" is "%2B", "%7e" is "~"; in a path "%2F" stays distinct from "/"),
+// repeated slashes are one, a fragment is dropped, an empty query is none. A trailing slash counts, and so does the
+// query.
 //
 // fs.ErrInvalid: it is no such URL, has user information, "." or ".." elements, control characters, or is too long.
 // fs.ErrPermission: its host is not an origin.
 func (s *Server) Key(rawURL string) (string, error) { return KeyIn(rawURL, s.cfg.Canonical) }
 
-// KeyIn is Key among origins that canonical knows (as Config.Canonical), which need not be enabled yet: an import computes the names of its files with it
-// and enables their hosts in the same batch. Key and KeyIn of an origin give one name.
+// KeyIn is Key among origins that canonical knows (as Config.Canonical), which need not be enabled yet: an import
+// computes the names of its files with it and enables their hosts in the same batch. Key and KeyIn of an origin give
+// one name.
 func KeyIn(rawURL string, canonical func(host string) (string, bool)) (string, error) {
 	a, err := parseURL(rawURL)
 	if err != nil {
@@ -148,7 +152,8 @@ func parseURL(raw string) (address, error) {
 	return a, nil
 }
 
-// parsePath takes the escaped path and the raw query of a request apart. Its errors are short reasons, to be put into a sentence.
+// parsePath takes the escaped path and the raw query of a request apart. Its errors are short reasons, to be put into a
+// sentence.
 func parsePath(escaped, rawQuery string) (address, error) {
 	a := address{slash: escaped == "" || strings.HasSuffix(escaped, "/")}
 	size := 0
@@ -178,8 +183,8 @@ func cleanElement(raw string) (string, error) {
 	case len(name) > maxElement:
 		return "", fmt.Errorf("a path element has at most %d bytes", maxElement)
 	}
-	// An encoded slash is a character of the element (GitLab's APIs name projects so). It never becomes a separator in the
-	// tree, but whoever unpacks such a name elsewhere must not be led astray.
+	// An encoded slash is a character of the element (GitLab's APIs name projects so). It never becomes a separator in
+	// the tree, but whoever unpacks such a name elsewhere must not be led astray.
 	for part := range strings.SplitSeq(name, "/") {
 		if part == "" || part == "." || part == ".." {
 			return "", fmt.Errorf("the path element %q is refused", clip(name))
@@ -235,8 +240,9 @@ func escape(name string) string {
 	return b.String()
 }
 
-// cleanQuery brings a query to one spelling (RFC 3986, section 6.2.2): unreserved characters bare, delimiters as they were written
-// (an encoded & is not a bare one), everything else encoded, the slash too. Any string has such a form; cleanQuery of it is itself.
+// cleanQuery brings a query to one spelling (RFC 3986, section 6.2.2): unreserved characters bare, delimiters as they
+// were written (an encoded & is not a bare one), everything else encoded, the slash too. Any string has such a form;
+// cleanQuery of it is itself.
 func cleanQuery(raw string) string {
 	var b strings.Builder
 	for i := 0; i < len(raw); i++ {

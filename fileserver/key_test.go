@@ -59,7 +59,8 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// TestOneFileManySpellings: a file that was put under the URL that people list is found under the URL that clients ask for.
+// TestOneFileManySpellings: a file that was put under the URL that people list is found under the URL that clients ask
+// for.
 func TestOneFileManySpellings(t *testing.T) {
 	f := start(t)
 	f.put(t, "https://github.com/k3s-io/k3s/releases/download/v1.31.5%2Bk3s1/k3s", "k3s")

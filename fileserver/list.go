@@ -19,8 +19,9 @@ const (
 	patience = 8    // files of one subdirectory that a listing steps over one by one before it seeks behind it
 )
 
-// List yields the files whose canonical URL begins with prefix ("" for all; "https://" may be left out, or a part of an element stand at the end), in
-// the order of their paths. It sees one state of the tree. An error (fs.ErrInvalid: no URL begins so; or the context's) is the last that it yields.
+// List yields the files whose canonical URL begins with prefix ("" for all; "https://" may be left out, or a part of an
+// element stand at the end), in the order of their paths. It sees one state of the tree. An error (fs.ErrInvalid: no
+// URL begins so; or the context's) is the last that it yields.
 func (s *Server) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		begin, err := s.keyPrefix(prefix)
@@ -95,8 +96,8 @@ type listing struct {
 	up      bool
 }
 
-// asksListing tells whether a client at an origin asks for a page by name. Others (curl, helm, apt) get what the origin would give, and
-// a directory is no file there.
+// asksListing tells whether a client at an origin asks for a page by name. Others (curl, helm, apt) get what the origin
+// would give, and a directory is no file there.
 func asksListing(r *http.Request) bool {
 	accept := r.Header.Get("Accept")
 	return strings.Contains(accept, "text/html") || strings.Contains(accept, "application/json")

@@ -118,7 +118,8 @@ func (w *walks) Walk(dir, after string) iter.Seq2[string, fs.FileInfo] {
 	}
 }
 
-// TestListingsArePaged: every entry stands on exactly one page, no page is longer than pageSize, and what lies in subdirectories is stepped over.
+// TestListingsArePaged: every entry stands on exactly one page, no page is longer than pageSize, and what lies in
+// subdirectories is stepped over.
 func TestListingsArePaged(t *testing.T) {
 	f := start(t)
 	blob := f.put(t, "https://files.test/a/seed", "x").Digest

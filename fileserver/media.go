@@ -5,8 +5,8 @@ import "strings"
 // octets is the type of everything that we do not know better: browsers save it, nobody interprets it.
 const octets = "application/octet-stream"
 
-// mediaTypes maps the end of a file's name to its type. Longer ends stand before shorter ones.
-// Scripts are plain text on purpose: a listing is read by people, and nothing that somebody uploaded shall run in their browser.
+// mediaTypes maps the end of a file's name to its type. Longer ends stand before shorter ones. Scripts are plain text
+// on purpose: a listing is read by people, and nothing that somebody uploaded shall run in their browser.
 var mediaTypes = []struct{ suffix, media string }{
 	{".tar.gz", "application/gzip"}, {".tgz", "application/gzip"}, {".gz", "application/gzip"},
 	{".tar.xz", "application/x-xz"}, {".txz", "application/x-xz"}, {".xz", "application/x-xz"},

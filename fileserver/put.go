@@ -14,12 +14,14 @@ import (
 	"syscall"
 )
 
-// Put keeps the bytes of body as the file at url, in place of what was there. With digest ("sha256:<hex>" or "sha512:<hex>") the bytes must have it.
-// It returns when the bytes are durable on a majority and this node serves them. When it fails nothing has changed,
-// except that an error after the last step may leave the file in place (the answer of the cluster was lost); putting it again is harmless.
+// Put keeps the bytes of body as the file at url, in place of what was there. With digest ("sha256:<hex>" or
+// "sha512:<hex>") the bytes must have it. It returns when the bytes are durable on a majority and this node serves
+// them. When it fails nothing has changed, except that an error after the last step may leave the file in place (the
+// answer of the cluster was lost); putting it again is harmless.
 //
-// fs.ErrInvalid: url or digest is none. fs.ErrPermission: its host is not an origin. syscall.EBADMSG: body has another digest.
-// syscall.ENOSPC: the disk's reserve is reached. syscall.EAGAIN: no majority now. Errors of body are returned wrapped.
+// fs.ErrInvalid: url or digest is none. fs.ErrPermission: its host is not an origin. syscall.EBADMSG: body has another
+// digest. syscall.ENOSPC: the disk's reserve is reached. syscall.EAGAIN: no majority now. Errors of body are returned
+// wrapped.
 func (s *Server) Put(ctx context.Context, url string, body io.Reader, digest string) (Info, error) {
 	key, err := s.Key(url)
 	if err != nil {
@@ -35,7 +37,8 @@ func (s *Server) Put(ctx context.Context, url string, body io.Reader, digest str
 	return s.put(ctx, key, body, expect, nil)
 }
 
-// put stores body under a key. version, if not nil, is the version that must be replaced (0: no file), else fs.ErrExist.
+// put stores body under a key. version, if not nil, is the version that must be replaced (0: no file), else
+// fs.ErrExist.
 func (s *Server) put(ctx context.Context, key string, body io.Reader, expect []string, version *uint64) (Info, error) {
 	blob, err := s.cfg.Tree.CreateBlob("")
 	if err != nil {
@@ -187,8 +190,8 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, a address, isOrig
 	answer(w, code, info.Digest+"  "+info.URL)
 }
 
-// precondition reads If-Match and If-None-Match of a write (RFC 9110, section 13.1). version is nil if there are none. If it does not
-// hold, or cannot be told, the request is answered and ok is false.
+// precondition reads If-Match and If-None-Match of a write (RFC 9110, section 13.1). version is nil if there are none.
+// If it does not hold, or cannot be told, the request is answered and ok is false.
 func (s *Server) precondition(w http.ResponseWriter, r *http.Request, key string) (version *uint64, ok bool) {
 	match, none := r.Header.Get("If-Match"), r.Header.Get("If-None-Match")
 	if match == "" && none == "" {
@@ -239,8 +242,9 @@ func checkDigest(digest string) error {
 	return fmt.Errorf("digest must be sha256:<hex> or sha512:<hex>, got %q: %w", clip(digest), fs.ErrInvalid)
 }
 
-// digests reads the digests that the sender of a file expects: Content-Digest and Repr-Digest (RFC 9530), Digest (RFC 3230),
-// X-Checksum-Sha256 and X-Checksum-Sha512 (hex, as Artifactory's clients send them). All that are given must hold. Other algorithms are ignored.
+// digests reads the digests that the sender of a file expects: Content-Digest and Repr-Digest (RFC 9530), Digest (RFC
+// 3230), X-Checksum-Sha256 and X-Checksum-Sha512 (hex, as Artifactory's clients send them). All that are given must
+// hold. Other algorithms are ignored.
 func digests(h http.Header) ([]string, error) {
 	var found []string
 	add := func(where, algorithm string, sum []byte, err error) error {

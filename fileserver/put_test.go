@@ -99,7 +99,8 @@ func TestPutGoAPI(t *testing.T) {
 	want(t, f.origin("files.test", "/a+b"), 200, "hello")
 }
 
-// TestDeleteAfterOriginWasRemoved: files of an origin that is none any more can still be read by name, listed and deleted.
+// TestDeleteAfterOriginWasRemoved: files of an origin that is none any more can still be read by name, listed and
+// deleted.
 func TestDeleteAfterOriginWasRemoved(t *testing.T) {
 	f := start(t)
 	f.put(t, "https://files.test/f", "f")

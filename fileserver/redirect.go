@@ -14,15 +14,15 @@ import (
 // maxText bounds the literal text of a redirect setting, in bytes; a record of the tree has at most 4096.
 const maxText = 3072
 
-// CheckRedirect tells whether an entry of the setting files.redirects can be used. A key is a URL ("https://update.k3s.io/v1-release/channels/stable"),
-// or the beginning of URLs if it ends in "/*". A value is one of
+// CheckRedirect tells whether an entry of the setting files.redirects can be used. A key is a URL
+// ("https://update.k3s.io/v1-release/channels/stable"), or the beginning of URLs if it ends in "/*". A value is one of
 //
 //	https://host/path   answered with 302 and exactly this Location (http:// and a path at the same host, /…, as well);
 //	                    if the key ends in "/*", a "*" at the end of the value stands for the rest of the URL
 //	text:v1.32.0        answered with 200 and exactly this text
 //
-// A key that names one URL goes before a file of that URL, the beginning of URLs comes after files; the longest one wins.
-// fs.ErrInvalid: the key or the value is none of that.
+// A key that names one URL goes before a file of that URL, the beginning of URLs comes after files; the longest one
+// wins. fs.ErrInvalid: the key or the value is none of that.
 func CheckRedirect(key, value string) error {
 	_, _, err := parseRedirect(key, value)
 	return err
@@ -85,7 +85,8 @@ func parseRedirect(key, value string) (address, target, error) {
 	return from, target{url: value}, nil
 }
 
-// rules returns the current redirects. Settings that cannot be used were refused when they were made; here they are left out.
+// rules returns the current redirects. Settings that cannot be used were refused when they were made; here they are
+// left out.
 func (s *Server) rules() *redirects {
 	source, fallback := s.cfg.Redirects(), s.cfg.Defaults()
 	old := s.redirects.Load()
@@ -148,8 +149,9 @@ func (rd *redirects) wildcard(a address) (target, bool) {
 	return target{}, false
 }
 
-// landing tells whether the address is the page of a release to which a setting leads. k3s's and RKE2's installers follow the redirect of
-// a channel only to learn the last element of where it ends; there is no such file, and none is missing.
+// landing tells whether the address is the page of a release to which a setting leads. k3s's and RKE2's installers
+// follow the redirect of a channel only to learn the last element of where it ends; there is no such file, and none is
+// missing.
 func (rd *redirects) landing(a address) bool {
 	return rd.leads[a.key(a.query)] && strings.Contains(a.dir(), "/releases/tag/")
 }
@@ -174,7 +176,8 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request, to target, own b
 	redirect(w, to.url)
 }
 
-// climb is the relative way from the request's directory to the root of the view; we do not know what was stripped in front of it.
+// climb is the relative way from the request's directory to the root of the view; we do not know what was stripped in
+// front of it.
 func climb(r *http.Request) string {
 	return "./" + strings.Repeat("../", max(0, strings.Count(r.URL.EscapedPath(), "/")-1))
 }

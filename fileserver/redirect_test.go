@@ -99,7 +99,8 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// TestChannels does what the installers of k3s and RKE2 do: they follow the channel and take the last element of where they end.
+// TestChannels does what the installers of k3s and RKE2 do: they follow the channel and take the last element of where
+// they end.
 func TestChannels(t *testing.T) {
 	f := start(t)
 	f.redirects = map[string]string{"https://update.k3s.io/v1-release/channels/stable": "https://github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1"}

@@ -12,15 +12,19 @@ import (
 // maxHops is how many redirects Resolve follows, as curl's --location does at most 50 and most others about 10.
 const maxHops = 10
 
-// Link adds to b, a batch of the server's own subtree, the file at key (made by Key or KeyIn), whose bytes are the blob called digest.
+// Link adds to b, a batch of the server's own subtree, the file at key (made by Key or KeyIn), whose bytes are the blob
+// called digest.
 func (s *Server) Link(b Batch, key, digest string) { b.Link(key, digest) }
 
-// Resolve says what a GET of a URL at its origin ends with, redirects followed; of a path that begins with a slash, what the server's own name answers (the
-// short layout). Info is of what answers, so its URL may be another than the one asked for; what is made and kept nowhere (a checksum file, the text of a setting)
-// has the URL that was asked for. luck is "" if the file of this very URL answers, otherwise the sentence that says how it is answered instead. Nothing is
-// counted and nothing enters the missing book. What is held of a host that is no origin is found as well: its URL is answered under the server's own name.
+// Resolve says what a GET of a URL at its origin ends with, redirects followed; of a path that begins with a slash,
+// what the server's own name answers (the short layout). Info is of what answers, so its URL may be another than the
+// one asked for; what is made and kept nowhere (a checksum file, the text of a setting) has the URL that was asked for.
+// luck is "" if the file of this very URL answers, otherwise the sentence that says how it is answered instead. Nothing
+// is counted and nothing enters the missing book. What is held of a host that is no origin is found as well: its URL is
+// answered under the server's own name.
 //
-// fs.ErrNotExist: it is answered with 404; the text says why as far as that is known. fs.ErrInvalid: it is no URL that can be asked for.
+// fs.ErrNotExist: it is answered with 404; the text says why as far as that is known. fs.ErrInvalid: it is no URL that
+// can be asked for.
 func (s *Server) Resolve(ctx context.Context, rawURL string) (info Info, luck string, err error) {
 	if strings.HasPrefix(rawURL, "/") {
 		return s.resolveOwn(ctx, rawURL)

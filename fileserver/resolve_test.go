@@ -158,7 +158,8 @@ func (f *fixture) curl(t *testing.T, asked string) string {
 	return fmt.Sprintf("more than %d redirects", maxHops)
 }
 
-// Nothing that is asked makes Resolve do what a client would not see: no panic, no error without a reason, and what it finds is there.
+// Nothing that is asked makes Resolve do what a client would not see: no panic, no error without a reason, and what it
+// finds is there.
 func FuzzResolve(f *testing.F) {
 	for _, s := range []string{"https://dl.k8s.io/a", "/kubernetes/v1.32.0/kubeadm", "/dl.k8s.io/a.sha256", "https://files.test/r/x?y", "//", "/%2e"} {
 		f.Add(s)

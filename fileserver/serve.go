@@ -16,8 +16,9 @@ import (
 
 // View is the way in which a request names files.
 type View struct {
-	// Origin is the origin that the request's host is: the path is then the path at that origin, and nothing can be written.
-	// "" is the server's own name: the path is /<origin>/<path> or one of the short layout, any prefix already stripped.
+	// Origin is the origin that the request's host is: the path is then the path at that origin, and nothing can be
+	// written. "" is the server's own name: the path is /<origin>/<path> or one of the short layout, any prefix already
+	// stripped.
 	Origin string
 	// Plain says that the request came over a plain connection: neither writes nor credentials are taken.
 	Plain bool
@@ -25,9 +26,10 @@ type View struct {
 
 // Serve answers one request.
 //
-// 200, 206, 304, 412 and 416 are as RFC 9110 says. 302 leads to where a setting says or to a directory's slash. 400: an impossible path or wrong bytes.
-// 401: PUT and DELETE need a user. 403: not over plain http, or not an origin. 404: not kept here. 405: not at an origin.
-// 503 with Retry-After: no majority, or the bytes cannot be had now. 507: the disk is full.
+// 200, 206, 304, 412 and 416 are as RFC 9110 says. 302 leads to where a setting says or to a directory's slash. 400: an
+// impossible path or wrong bytes. 401: PUT and DELETE need a user. 403: not over plain http, or not an origin. 404: not
+// kept here. 405: not at an origin. 503 with Retry-After: no majority, or the bytes cannot be had now. 507: the disk is
+// full.
 func (s *Server) Serve(w http.ResponseWriter, r *http.Request, v View) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	read := r.Method == http.MethodGet || r.Method == http.MethodHead
@@ -135,7 +137,8 @@ type reply struct {
 	slash   bool // with a redirect to the same address with a slash at its end
 }
 
-// lookup finds what an address is answered with, listings aside: settings, then files, then what can be made from files. fs.ErrNotExist: nothing.
+// lookup finds what an address is answered with, listings aside: settings, then files, then what can be made from
+// files. fs.ErrNotExist: nothing.
 func (s *Server) lookup(rules *redirects, a address, own bool) (reply, error) {
 	if to, ok := rules.exact[a.key(a.query)]; ok {
 		return reply{setting: true, to: to}, nil
@@ -169,8 +172,8 @@ func (s *Server) unknown(a address) string {
 	return a.host + " is not an origin here, see `casemate origin add`"
 }
 
-// find looks a file up: with its query, then by its path alone; for a directory its index.html, because that is what mirrors made of it.
-// fs.ErrNotExist: there is none.
+// find looks a file up: with its query, then by its path alone; for a directory its index.html, because that is what
+// mirrors made of it. fs.ErrNotExist: there is none.
 func (s *Server) find(a address) (held, error) {
 	keys := make([]string, 0, 4)
 	if a.query != "" {
@@ -204,8 +207,9 @@ func (s *Server) stat(key string) (held, error) {
 	return h, nil
 }
 
-// Stat tells of the file at a URL, in whatever spelling, as a GET at its origin would find it: the query first, then the path alone.
-// Neither settings nor synthesised checksums count. fs.ErrNotExist: it is not kept here. fs.ErrInvalid: it is no such URL.
+// Stat tells of the file at a URL, in whatever spelling, as a GET at its origin would find it: the query first, then
+// the path alone. Neither settings nor synthesised checksums count. fs.ErrNotExist: it is not kept here. fs.ErrInvalid:
+// it is no such URL.
 func (s *Server) Stat(rawURL string) (Info, error) {
 	a, err := parseURL(rawURL)
 	if err != nil {
@@ -219,7 +223,8 @@ func (s *Server) Stat(rawURL string) (Info, error) {
 	return h.info(), nil
 }
 
-// leadsToSlash tells whether the address with a slash at its end would be answered. A plain miss costs one look at the tree here.
+// leadsToSlash tells whether the address with a slash at its end would be answered. A plain miss costs one look at the
+// tree here.
 func (s *Server) leadsToSlash(a address, own bool) bool {
 	if !s.isDir(a.dir()) {
 		return false
@@ -262,11 +267,13 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h held) {
 		defer blob.Close()
 		content = blob
 		if _, local := blob.(*os.File); !local {
-			// Bytes that are still coming from a peer can stop coming. A local file is not wrapped: that would end sendfile.
+			// Bytes that are still coming from a peer can stop coming. A local file is not wrapped: that would end
+			// sendfile.
 			content = &stream{ReadSeekCloser: blob, server: s, key: h.key, client: r.RemoteAddr}
 		}
 		if name == "" {
-			// A URL that ends in a slash is a page or a script, and only its first bytes tell. Package indexes need text/html.
+			// A URL that ends in a slash is a page or a script, and only its first bytes tell. Package indexes need
+			// text/html.
 			if media, err = pageType(content); err != nil {
 				s.fail(w, r, err)
 				return
@@ -281,7 +288,8 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h held) {
 	http.ServeContent(w, BoundRanges(r, h.size), "", h.mod, content)
 }
 
-// open opens the bytes of a file. If they were collected since h was looked up, because the file was replaced just now, h becomes the new one.
+// open opens the bytes of a file. If they were collected since h was looked up, because the file was replaced just now,
+// h becomes the new one.
 func (s *Server) open(ctx context.Context, h *held) (io.ReadSeekCloser, error) {
 	blob, err := s.cfg.Tree.OpenBlob(ctx, h.digest)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
@@ -295,7 +303,8 @@ func (s *Server) open(ctx context.Context, h *held) (io.ReadSeekCloser, error) {
 	return s.cfg.Tree.OpenBlob(ctx, h.digest)
 }
 
-// stream logs why a blob that is not a local file stopped; ServeContent itself cannot say, and the client only sees the connection close.
+// stream logs why a blob that is not a local file stopped; ServeContent itself cannot say, and the client only sees the
+// connection close.
 type stream struct {
 	io.ReadSeekCloser
 	server *Server

@@ -214,7 +214,8 @@ func (a *asks) Stat(name string) (fs.FileInfo, error) {
 	return a.Tree.Stat(name)
 }
 
-// TestMissIsCheap: a tree may ask its leader before it says that something does not exist, so a miss asks for few names.
+// TestMissIsCheap: a tree may ask its leader before it says that something does not exist, so a miss asks for few
+// names.
 func TestMissIsCheap(t *testing.T) {
 	f := start(t)
 	c := f.config(t)
@@ -427,7 +428,8 @@ func TestBrokenStream(t *testing.T) {
 	}
 }
 
-// TestReplacedWhileRead: a file that is replaced, and its old bytes collected, between look-up and opening is served in its new form.
+// TestReplacedWhileRead: a file that is replaced, and its old bytes collected, between look-up and opening is served in
+// its new form.
 func TestReplacedWhileRead(t *testing.T) {
 	f := start(t)
 	f.put(t, "https://files.test/f", "old")

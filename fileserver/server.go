@@ -19,7 +19,8 @@ import (
 	"time"
 )
 
-// Batch is the part of a tree's batch that the tree hands out; an alias of the literal interface, so that a tree satisfies Tree unadapted.
+// Batch is the part of a tree's batch that the tree hands out; an alias of the literal interface, so that a tree
+// satisfies Tree unadapted.
 type Batch = interface {
 	Put(name string, data []byte)
 	Link(name, digest string, holds ...string)
@@ -40,12 +41,13 @@ type BlobWriter = interface {
 // Tree is what the file server needs of its own subtree. Nobody else writes in it except with names made by Server.Key.
 //
 // The fs.FileInfo of a file has a method Digest() string (the linked blob, "sha256:…") and a method Version() uint64.
-// Errors, to be tested with errors.Is: fs.ErrNotExist, fs.ErrExist (an Expect does not hold), syscall.EBADMSG (wrong digest),
-// syscall.ENOSPC (the disk's reserve is reached), syscall.EAGAIN (no majority now, try again).
+// Errors, to be tested with errors.Is: fs.ErrNotExist, fs.ErrExist (an Expect does not hold), syscall.EBADMSG (wrong
+// digest), syscall.ENOSPC (the disk's reserve is reached), syscall.EAGAIN (no majority now, try again).
 type Tree interface {
 	// Stat tells of a file or directory, from memory.
 	fs.StatFS
-	// Walk yields the files below dir, component by component, beginning behind after (which need not exist), from one consistent state.
+	// Walk yields the files below dir, component by component, beginning behind after (which need not exist), from one
+	// consistent state.
 	Walk(dir, after string) iter.Seq2[string, fs.FileInfo]
 	// Update commits a batch, all or nothing, and returns once this node has applied it.
 	Update(ctx context.Context, fn func(Batch) error) error
@@ -57,24 +59,26 @@ type Tree interface {
 	CreateBlob(id string) (BlobWriter, error)
 }
 
-// Config is what a Server is made of. Functions may be called from any goroutine at any time; nil stands for what is written behind each.
+// Config is what a Server is made of. Functions may be called from any goroutine at any time; nil stands for what is
+// written behind each.
 type Config struct {
 	// Tree is the server's own subtree. Required.
 	Tree Tree
 	// Origins returns the enabled origins; nil: none. It is only asked for the listing of all origins.
 	Origins func() []string
-	// Canonical returns the origin that a host is, or is an alias of ("registry-1.docker.io" → "docker.io"), and whether there is one;
-	// it is given lower-case names without a port. nil: every host is its own origin.
+	// Canonical returns the origin that a host is, or is an alias of ("registry-1.docker.io" → "docker.io"), and
+	// whether there is one; it is given lower-case names without a port. nil: every host is its own origin.
 	Canonical func(host string) (string, bool)
-	// Redirects is the cluster's setting files.redirects; CheckRedirect tells its syntax. nil: none.
-	// It returns the same map until the setting changes, and then a new one; a map that was returned must not be changed any more.
+	// Redirects is the cluster's setting files.redirects; CheckRedirect tells its syntax. nil: none. It returns the
+	// same map until the setting changes, and then a new one; a map that was returned must not be changed any more.
 	Redirects func() map[string]string
-	// Defaults are answers, one URL each, for where neither Redirects nor a file has one; syntax and rules as of Redirects. nil: none.
+	// Defaults are answers, one URL each, for where neither Redirects nor a file has one; syntax and rules as of
+	// Redirects. nil: none.
 	Defaults func() map[string]string
 	// AliasArch is the setting files.alias_arch ("amd64"); nil or "": none.
 	AliasArch func() string
-	// Authenticate tells whether this is a user who may write. syscall.EAGAIN and a context's errors are answered with 503,
-	// every other error with 401. nil: nobody may.
+	// Authenticate tells whether this is a user who may write. syscall.EAGAIN and a context's errors are answered with
+	// 503, every other error with 401. nil: nobody may.
 	Authenticate func(ctx context.Context, user, password string) error
 	// Miss hears of every request that was answered with 404: kind is "file", name the URL that would have to be put
 	// (or the path of an alias for which no single URL can be named), detail why, or "". nil: nobody listens.

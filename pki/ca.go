@@ -37,17 +37,19 @@ type Config struct {
 	Dir string
 	// Domain is the cluster's own zone: the certificate for it answers clients that name nothing.
 	Domain string
-	// Node is this node's name. With it, the node's addresses are kept in the tree, so that every new intermediate permits them; "" keeps none.
+	// Node is this node's name. With it, the node's addresses are kept in the tree, so that every new intermediate
+	// permits them; "" keeps none.
 	Node string
 	// Addrs are this node's advertised addresses.
 	Addrs []netip.Addr
-	// Known reports whether this node answers for a host name (lower case, no trailing dot) or address. It is asked in every handshake, must be quick, and
-	// must be true for a bounded number of names: each gets a certificate. Nil: no name is known.
+	// Known reports whether this node answers for a host name (lower case, no trailing dot) or address. It is asked in
+	// every handshake, must be quick, and must be true for a bounded number of names: each gets a certificate. Nil: no
+	// name is known.
 	Known func(name string) bool
 	// Miss hears of host names that clients asked for and that are not known. It must not block. Nil: nobody does.
 	Miss func(client netip.Addr, name string)
-	// CRLURL is the directory of the revocation lists, e.g. "http://casemate.internal/crl/"; the appliance answers CRLURL+ID+".crl" with
-	// CRL(ID). "": certificates name no revocation list.
+	// CRLURL is the directory of the revocation lists, e.g. "http://casemate.internal/crl/"; the appliance answers
+	// CRLURL+ID+".crl" with CRL(ID). "": certificates name no revocation list.
 	CRLURL string
 	// Check is how often certificates are looked at for renewal; 0: ten minutes.
 	Check time.Duration
@@ -131,7 +133,8 @@ func (c *CA) Close() error {
 	return nil
 }
 
-// Run watches the tree and keeps certificates fresh until ctx is done: the intermediate, this node's leaves, expired records. It returns nil.
+// Run watches the tree and keeps certificates fresh until ctx is done: the intermediate, this node's leaves, expired
+// records. It returns nil.
 func (c *CA) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -229,7 +232,8 @@ func (s *snapshot) anchors() []*x509.Certificate {
 	return list
 }
 
-// Roots returns the root certificates that clients must trust, PEM: one, and two during the overlap of a rotation, the newer first.
+// Roots returns the root certificates that clients must trust, PEM: one, and two during the overlap of a rotation, the
+// newer first.
 func (c *CA) Roots() []byte {
 	s, err := c.current()
 	if err != nil {
@@ -243,8 +247,8 @@ func (c *CA) Roots() []byte {
 	return out.Bytes()
 }
 
-// Permits returns nil if the root permits certificates for this host name or address, else an error that is ErrNotPermitted or says what is
-// wrong with the name.
+// Permits returns nil if the root permits certificates for this host name or address, else an error that is
+// ErrNotPermitted or says what is wrong with the name.
 func (c *CA) Permits(name string) error {
 	s, err := c.current()
 	if err != nil {
@@ -257,7 +261,8 @@ func (c *CA) Permits(name string) error {
 	return s.root.allows(n)
 }
 
-// nodeAddrs returns the addresses of all nodes that have some in the tree, except those of the node without, and this node's.
+// nodeAddrs returns the addresses of all nodes that have some in the tree, except those of the node without, and this
+// node's.
 func (c *CA) nodeAddrs(without string) ([]netip.Addr, error) {
 	addrs := unmapped(c.addrs)
 	list, err := c.cfg.Tree.ReadDir("node")

@@ -199,8 +199,8 @@ func TestEnablingIsOneConditionalBatch(t *testing.T) {
 	}
 }
 
-// For three years nothing but maintenance happens, and in every handshake a client whose clock is right, and one whose clock is
-// 23 hours slow, is content. The root is rotated in the middle.
+// For three years nothing but maintenance happens, and in every handshake a client whose clock is right, and one whose
+// clock is 23 hours slow, is content. The root is rotated in the middle.
 func TestYearsGoBy(t *testing.T) {
 	h := build(t, nil)
 	roots := h.ca.Roots()

@@ -73,9 +73,9 @@ func (c *CA) retry(try func(*snapshot) error) error {
 
 // Constrain plans a new intermediate for these names (beside the domain and the nodes' addresses). It returns what must
 // be written in the caller's batch, into the part rooted at the CA's subtree, together with the record that makes the
-// names enabled: then enabling is one conditional batch. That batch is refused with fs.ErrExist if the CA changed since:
-// call Constrain again. A name that the root does not permit is ErrNotPermitted. If the intermediate in use is for these
-// names already, only the condition is written.
+// names enabled: then enabling is one conditional batch. That batch is refused with fs.ErrExist if the CA changed
+// since: call Constrain again. A name that the root does not permit is ErrNotPermitted. If the intermediate in use is
+// for these names already, only the condition is written.
 func (c *CA) Constrain(names []string) (write func(Batch) error, err error) {
 	list, err := canonicals(names)
 	if err != nil {

@@ -15,8 +15,8 @@ const (
 	maxRSA = 8192     // bits of a key, as in crypto/tls
 )
 
-// parseCSR reads a PKCS #10 request, PEM or DER, and checks that whoever made it holds the key. Of what it asks for, only the key and the
-// names are ever used: extensions, a wish to be a CA among them, are dropped.
+// parseCSR reads a PKCS #10 request, PEM or DER, and checks that whoever made it holds the key. Of what it asks for,
+// only the key and the names are ever used: extensions, a wish to be a CA among them, are dropped.
 func parseCSR(data []byte) (*x509.CertificateRequest, error) {
 	if len(data) > maxCSR {
 		return nil, mistakef("certificate request has %d bytes, the most is %d", len(data), maxCSR)

@@ -211,7 +211,8 @@ func parseEnterprise(chain, keyPEM []byte, now time.Time) (*authority, crypto.Si
 	return a.ready(), key, nil
 }
 
-// probe makes a leaf below a, as handshakes will, and verifies it: path lengths, constraints, key usages and algorithms at once.
+// probe makes a leaf below a, as handshakes will, and verifies it: path lengths, constraints, key usages and algorithms
+// at once.
 func (c *CA) probe(a *authority, key crypto.Signer) error {
 	iss := (&issuer{cert: a.signer, chain: a.above, key: key}).under(a)
 	if !a.direct() {

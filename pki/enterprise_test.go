@@ -80,7 +80,8 @@ func bound(edit func(root, mid *x509.Certificate)) func(root, mid *x509.Certific
 	}
 }
 
-// With room below it, the enterprise's CA certificate gets exactly constrained intermediates of ours; without, it signs leaves itself.
+// With room below it, the enterprise's CA certificate gets exactly constrained intermediates of ours; without, it signs
+// leaves itself.
 func TestEnterprise(t *testing.T) {
 	for _, c := range []struct {
 		what  string

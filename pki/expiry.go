@@ -13,7 +13,8 @@ type Expiry struct {
 	NotAfter time.Time
 }
 
-// Expiries returns when the certificates in use end, the next first. It is for status and metrics; revoked and expired issued ones are left out.
+// Expiries returns when the certificates in use end, the next first. It is for status and metrics; revoked and expired
+// issued ones are left out.
 func (c *CA) Expiries() []Expiry {
 	s, err := c.current()
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 
 var errFault = errors.New("injected")
 
-// Faults come in pairs: it failed; it failed but happened. In both, what the CA says afterwards is what the tree holds, and trying
-// again leads to the goal.
+// Faults come in pairs: it failed; it failed but happened. In both, what the CA says afterwards is what the tree holds,
+// and trying again leads to the goal.
 func TestFaults(t *testing.T) {
 	type act struct {
 		what string

@@ -24,7 +24,8 @@ const (
 
 // Request asks for a certificate for something else inside the gap.
 type Request struct {
-	// Names are host names (also "*.zone") and addresses. With a CSR they may be empty: then those of the CSR are taken.
+	// Names are host names (also "*.zone") and addresses. With a CSR they may be empty: then those of the CSR are
+	// taken.
 	Names []string
 	// CSR is a PKCS #10 request, PEM or DER. Nil: a key is made.
 	CSR []byte
@@ -164,7 +165,8 @@ func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.Pub
 				return err
 			}
 		}
-		// The intermediate must still be in use when the record appears: otherwise its key may be gone, and nothing could revoke.
+		// The intermediate must still be in use when the record appears: otherwise its key may be gone, and nothing
+		// could revoke.
 		b.Expect(stateName, s.version)
 		return nil
 	})
@@ -198,8 +200,8 @@ func (c *CA) List() ([]Certificate, error) {
 	return out, nil
 }
 
-// Revoke puts a certificate made by Issue on its intermediate's revocation list. serial is hex, as List shows it; colons and case do not matter.
-// An unknown one is fs.ErrNotExist; one that is revoked already stays as it is.
+// Revoke puts a certificate made by Issue on its intermediate's revocation list. serial is hex, as List shows it;
+// colons and case do not matter. An unknown one is fs.ErrNotExist; one that is revoked already stays as it is.
 func (c *CA) Revoke(ctx context.Context, serial string) error {
 	n, ok := new(big.Int).SetString(stripColons(serial), 16)
 	if !ok || n.Sign() <= 0 || n.BitLen() > 159 {
@@ -281,7 +283,8 @@ func (c *CA) readIssued(serial string) (record, error) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return r, fmt.Errorf("record pki/issued/%s is damaged: %w", serial, err)
 	}
-	// If the record changed between the two reads, the older version only makes a condition fail that would have to be tried again anyway.
+	// If the record changed between the two reads, the older version only makes a condition fail that would have to be
+	// tried again anyway.
 	r.version = versionOf(info)
 	return r, nil
 }
@@ -367,7 +370,8 @@ func (c *CA) prune(ctx context.Context) error {
 	return nil
 }
 
-// pruneRoots adds to ch what is left of roots that are not in use and whose last list has ended, and of intermediates that have ended.
+// pruneRoots adds to ch what is left of roots that are not in use and whose last list has ended, and of intermediates
+// that have ended.
 func (c *CA) pruneRoots(ch *change) error {
 	s, now := ch.base, c.now()
 	all, err := c.retired()

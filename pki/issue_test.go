@@ -175,7 +175,8 @@ func TestIssueOutsideTheIntermediate(t *testing.T) {
 	}
 }
 
-// A year is the most that can be asked for, and is had at any time: a new intermediate is made if the present one ends too early.
+// A year is the most that can be asked for, and is had at any time: a new intermediate is made if the present one ends
+// too early.
 func TestIssueForAYear(t *testing.T) {
 	h := build(t, nil)
 	h.clock.add(100 * day)
@@ -422,7 +423,8 @@ func TestRevoke(t *testing.T) {
 	})
 }
 
-// A list is there for every certificate that names it, as long as one can be met: also when the key that signed it was destroyed.
+// A list is there for every certificate that names it, as long as one can be met: also when the key that signed it was
+// destroyed.
 func TestEveryNamedListExists(t *testing.T) {
 	h := build(t, nil)
 	var seen []*x509.Certificate

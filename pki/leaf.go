@@ -21,10 +21,11 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// leaves are this node's certificates for the names that it answers for. certmagic makes keys and requests, keeps the files and renews; what it asks for
-// a certificate is us (Issue). When to do so is decided here and not by certmagic's on-demand mode, for three reasons:
-// its wait lists are one per process and by name, so that two CAs in one process mix up; it retries inside the handshake, for minutes;
-// and it knows expiry as the only reason to renew, by the system's clock.
+// leaves are this node's certificates for the names that it answers for. certmagic makes keys and requests, keeps the
+// files and renews; what it asks for a certificate is us (Issue). When to do so is decided here and not by certmagic's
+// on-demand mode, for three reasons: its wait lists are one per process and by name, so that two CAs in one process mix
+// up; it retries inside the handshake, for minutes; and it knows expiry as the only reason to renew, by the system's
+// clock.
 type leaves struct {
 	ca     *CA
 	magic  *certmagic.Config
@@ -108,8 +109,8 @@ func (l *leaves) enter() bool {
 	return true
 }
 
-// get is tls.Config.GetCertificate. A name that is not known is answered with the alert unrecognized_name (RFC 6066, 3), which crypto/tls sends
-// when there is neither a certificate nor an error.
+// get is tls.Config.GetCertificate. A name that is not known is answered with the alert unrecognized_name (RFC 6066,
+// 3), which crypto/tls sends when there is neither a certificate nor an error.
 func (l *leaves) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	name := l.name(hello)
 	if name == "" {
@@ -176,8 +177,9 @@ func (l *leaves) say(name string, err error) {
 	}
 }
 
-// name returns the known name that the client means, "" if it is not known. A client that names nothing means the address that it connected
-// to, and gets the domain's certificate if that address is not known (a router may have changed it) or not permitted.
+// name returns the known name that the client means, "" if it is not known. A client that names nothing means the
+// address that it connected to, and gets the domain's certificate if that address is not known (a router may have
+// changed it) or not permitted.
 func (l *leaves) name(hello *tls.ClientHelloInfo) string {
 	cfg := l.ca.cfg
 	if cfg.Known == nil {

@@ -131,7 +131,8 @@ func TestFirstHandshakesIssueOnce(t *testing.T) {
 	}
 }
 
-// Two CAs in one process, asked for the same name at once: each answers with its own. (certmagic's own waiting lists are one per process.)
+// Two CAs in one process, asked for the same name at once: each answers with its own. (certmagic's own waiting lists
+// are one per process.)
 func TestTwoCAsInOneProcess(t *testing.T) {
 	a, b := build(t, nil), build(t, nil)
 	var wg sync.WaitGroup

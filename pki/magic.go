@@ -14,8 +14,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// files is certmagic's file storage, without its lock files (the directory is ours alone, and one name is worked on once at a time), and with a
-// memory for what the disk does not take: a full disk must not stop handshakes.
+// files is certmagic's file storage, without its lock files (the directory is ours alone, and one name is worked on
+// once at a time), and with a memory for what the disk does not take: a full disk must not stop handshakes.
 type files struct {
 	disk *certmagic.FileStorage
 	log  *slog.Logger

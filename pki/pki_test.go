@@ -183,7 +183,8 @@ func (l logTo) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// shake makes a TLS handshake over loopback, as a client that trusts roots and asks for name ("" for none), and returns what the server sent.
+// shake makes a TLS handshake over loopback, as a client that trusts roots and asks for name ("" for none), and returns
+// what the server sent.
 func (h *house) shake(roots []byte, name string) ([]*x509.Certificate, error) {
 	h.t.Helper()
 	return shake(h.t, h.ca.TLSConfig(), roots, name, h.clock.now)

@@ -12,9 +12,10 @@ import (
 // ErrRotating says that the overlap of two roots has not been finished.
 var ErrRotating = errors.New("the overlap of a root rotation is not finished")
 
-// Rotate makes a second root with the constraints of the first (and the addresses of nodes that joined since), and begins the overlap: Roots returns both,
-// and the new root signs from now on. Its cross certificate, signed by the old root, is sent along, so that a client that trusts only one
-// of the two, whichever, verifies every handshake. The old root's key is destroyed. When all clients trust the new root, FinishRotation ends the overlap.
+// Rotate makes a second root with the constraints of the first (and the addresses of nodes that joined since), and
+// begins the overlap: Roots returns both, and the new root signs from now on. Its cross certificate, signed by the old
+// root, is sent along, so that a client that trusts only one of the two, whichever, verifies every handshake. The old
+// root's key is destroyed. When all clients trust the new root, FinishRotation ends the overlap.
 //
 // An enterprise's CA certificate whose key was kept by a version of before, and that has room for it, gets a root
 // of ours below it, and its key is destroyed: clients see no difference, and there is no overlap.
@@ -36,9 +37,10 @@ func (c *CA) Rotate(ctx context.Context) error {
 	})
 }
 
-// RotateTo is Rotate to a root that permits what spec says: the way to widen or narrow what the cluster may ever enable, and to come back from an
-// enterprise's root (then without a cross certificate: clients must trust the new root first). A client that trusts only the old root accepts what both
-// permit. Names that are enabled and not permitted by spec are ErrNotPermitted.
+// RotateTo is Rotate to a root that permits what spec says: the way to widen or narrow what the cluster may ever
+// enable, and to come back from an enterprise's root (then without a cross certificate: clients must trust the new root
+// first). A client that trusts only the old root accepts what both permit. Names that are enabled and not permitted by
+// spec are ErrNotPermitted.
 func (c *CA) RotateTo(ctx context.Context, spec Spec) error {
 	return c.rotate(ctx, func(*snapshot) (constraints, error) {
 		domain, err := canonical(spec.Domain)
@@ -141,8 +143,8 @@ func (c *CA) Rotation() (since time.Time, overlap bool) {
 	return time.Unix(s.state.Since, 0).UTC(), true
 }
 
-// FinishRotation ends the overlap: the old root is not handed out and its cross certificate is not sent any more. Clients that trust only
-// the old root fail from now on.
+// FinishRotation ends the overlap: the old root is not handed out and its cross certificate is not sent any more.
+// Clients that trust only the old root fail from now on.
 func (c *CA) FinishRotation(ctx context.Context) error {
 	err := c.retry(func(s *snapshot) error {
 		if s.old == nil {

@@ -41,7 +41,8 @@ func (c *CA) signLeaf(
 			t.DNSNames = append(t.DNSNames, n)
 		}
 	}
-	// A common name is for people. It must be a host name or absent: OpenSSL holds one of digits and dots against the DNS constraints.
+	// A common name is for people. It must be a host name or absent: OpenSSL holds one of digits and dots against the
+	// DNS constraints.
 	if len(t.DNSNames) > 0 && len(t.DNSNames[0]) <= 64 {
 		t.Subject.CommonName = t.DNSNames[0]
 	}

@@ -20,7 +20,8 @@ type Spec struct {
 	Public []string
 	// Addrs are the advertised addresses, permitted even where they are public ones.
 	Addrs []netip.Addr
-	// Permit and Exclude are zones ("corp.example", all names below it included), CIDRs or addresses. What is excluded is excluded for ever.
+	// Permit and Exclude are zones ("corp.example", all names below it included), CIDRs or addresses. What is excluded
+	// is excluded for ever.
 	Permit, Exclude []string
 	// CRLURL is Config.CRLURL.
 	CRLURL string
@@ -114,8 +115,8 @@ func (s Spec) constraints() (constraints, error) {
 	return k.tidy(), nil
 }
 
-// Permits returns nil if a root made from this Spec would permit the host name or address, else an error that says why not
-// (ErrNotPermitted) or what contradicts itself in the Spec.
+// Permits returns nil if a root made from this Spec would permit the host name or address, else an error that says why
+// not (ErrNotPermitted) or what contradicts itself in the Spec.
 func (s Spec) Permits(name string) error {
 	k, err := s.constraints()
 	if err != nil {
@@ -183,8 +184,9 @@ func canonicals(names []string) ([]string, error) {
 	return slices.Compact(out), nil
 }
 
-// Init makes a root and an intermediate for the enabled names, in one batch. A Spec that contradicts itself, and an enabled name that it does
-// not permit (ErrNotPermitted), are refused with a sentence that says which; a tree that has a CA already is fs.ErrExist. Nothing is written then.
+// Init makes a root and an intermediate for the enabled names, in one batch. A Spec that contradicts itself, and an
+// enabled name that it does not permit (ErrNotPermitted), are refused with a sentence that says which; a tree that has
+// a CA already is fs.ErrExist. Nothing is written then.
 func Init(ctx context.Context, tree Tree, sealer Sealer, spec Spec, enabled []string) error {
 	k, err := spec.constraints()
 	if err != nil {

@@ -121,7 +121,8 @@ func TestPublicZonesAreSane(t *testing.T) {
 	}
 }
 
-// The names of a large site do not fit into one record: chains and lists are cut (Mem refuses records above 4096 bytes).
+// The names of a large site do not fit into one record: chains and lists are cut (Mem refuses records above 4096
+// bytes).
 func TestManyNames(t *testing.T) {
 	h := build(t, func(s *Spec, _ *Config) { s.Permit = []string{"corp.example"} })
 	names := slices.Clone(enabled)

@@ -17,7 +17,8 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// ErrNotPermitted says that the root's name constraints do not allow a name or an address. Only a new root can change that.
+// ErrNotPermitted says that the root's name constraints do not allow a name or an address. Only a new root can change
+// that.
 var ErrNotPermitted = errors.New("not permitted by the root certificate")
 
 // mistake is an error of whoever asked; errors.Is(err, fs.ErrInvalid) tells it from trouble of ours.
@@ -28,9 +29,10 @@ func (m mistake) Is(target error) bool { return target == fs.ErrInvalid }
 
 func mistakef(format string, args ...any) error { return mistake(fmt.Sprintf(format, args...)) }
 
-// PublicZones are the zones of public container registries and download hosts that a root permits unless Spec.Public says otherwise:
-// everything the appliance may ever be asked to stand in for. It is generous because a root cannot be widened later, and it holds
-// zones of software distribution only, never a whole company: "storage.googleapis.com", not "googleapis.com".
+// PublicZones are the zones of public container registries and download hosts that a root permits unless Spec.Public
+// says otherwise: everything the appliance may ever be asked to stand in for. It is generous because a root cannot be
+// widened later, and it holds zones of software distribution only, never a whole company: "storage.googleapis.com", not
+// "googleapis.com".
 func PublicZones() []string {
 	return []string{
 		// Container registries.
@@ -51,7 +53,8 @@ func PublicZones() []string {
 	}
 }
 
-// privateRanges can be permitted without giving a thief anything in public: RFC 1918, RFC 6598 (shared), loopback, RFC 4193 (ULA).
+// privateRanges can be permitted without giving a thief anything in public: RFC 1918, RFC 6598 (shared), loopback, RFC
+// 4193 (ULA).
 func privateRanges() []netip.Prefix {
 	return []netip.Prefix{
 		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
@@ -92,7 +95,8 @@ func canonical(name string) (string, error) {
 	return ascii, nil
 }
 
-// validHost reports whether s is a lower-case host name in the letters that a certificate may carry, underscores tolerated.
+// validHost reports whether s is a lower-case host name in the letters that a certificate may carry, underscores
+// tolerated.
 func validHost(s string) bool {
 	if s == "" || len(s) > 253 {
 		return false
@@ -138,14 +142,15 @@ func parseZone(s string) (zone string, cidr netip.Prefix, err error) {
 	return zone, cidr, nil
 }
 
-// constraints are the name constraints of one CA certificate (RFC 5280, 4.2.1.10): DNS names and addresses.
-// As there, an empty list of permitted zones or ranges permits all that is not excluded; tidy sees to it that ours never is.
+// constraints are the name constraints of one CA certificate (RFC 5280, 4.2.1.10): DNS names and addresses. As there,
+// an empty list of permitted zones or ranges permits all that is not excluded; tidy sees to it that ours never is.
 type constraints struct {
 	zones, noZones   []string
 	ranges, noRanges []netip.Prefix
 }
 
-// allows returns nil if the constraints permit the name (a wildcard counts as the zone that it covers) or address, given in canonical form.
+// allows returns nil if the constraints permit the name (a wildcard counts as the zone that it covers) or address,
+// given in canonical form.
 func (k constraints) allows(name string) error {
 	if a, err := netip.ParseAddr(name); err == nil {
 		for _, r := range k.noRanges {

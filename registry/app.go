@@ -18,8 +18,9 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// embed makes distribution's registry over the driver. It is used as a handler: it has no listener, no purger (its goroutine ignores its
-// context), no notifications, and no descriptor cache (which would still know a manifest that another node deleted).
+// embed makes distribution's registry over the driver. It is used as a handler: it has no listener, no purger (its
+// goroutine ignores its context), no notifications, and no descriptor cache (which would still know a manifest that
+// another node deleted).
 func embed(u *uploads, secret []byte, log *slog.Logger) (app http.Handler, shutdown func() error, err error) {
 	registerDriver()
 	forget := bendLogrus(log)
@@ -50,7 +51,8 @@ func embed(u *uploads, secret []byte, log *slog.Logger) (app http.Handler, shutd
 	}, nil
 }
 
-// distribution logs through the one standard logger of logrus, so the process has one hook and the newest registry's log gets the lines.
+// distribution logs through the one standard logger of logrus, so the process has one hook and the newest registry's
+// log gets the lines.
 var (
 	logrusOnce sync.Once
 	logrusTo   atomic.Pointer[slog.Logger]
@@ -70,8 +72,8 @@ type logrusHook struct{}
 
 func (logrusHook) Levels() []logrus.Level { return logrus.AllLevels }
 
-// Fire passes a line on. distribution says each 4xx as an error, and each request as information: both are for debugging here, where the
-// edge has its own line for a request.
+// Fire passes a line on. distribution says each 4xx as an error, and each request as information: both are for
+// debugging here, where the edge has its own line for a request.
 func (logrusHook) Fire(e *logrus.Entry) error {
 	log := logrusTo.Load()
 	if log == nil {
@@ -153,8 +155,8 @@ func (f *faults) close() error {
 	return errors.Join(errs...)
 }
 
-// serveApp lets distribution answer the request for one of its upload paths, under the canonical name, and turns the answer back into the
-// name that the client used.
+// serveApp lets distribution answer the request for one of its upload paths, under the canonical name, and turns the
+// answer back into the name that the client used.
 func (r *Registry) serveApp(w http.ResponseWriter, req *http.Request, rt route) {
 	f := &faults{user: r.userOf(req)}
 	body := &bodyReader{ReadCloser: req.Body}

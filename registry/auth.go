@@ -8,7 +8,8 @@ import (
 	"syscall"
 )
 
-// writes reports whether a request changes something, or looks at something that only who pushes may see (an upload session).
+// writes reports whether a request changes something, or looks at something that only who pushes may see (an upload
+// session).
 func (rt route) writes(method string) bool {
 	switch rt.kind {
 	case kindUploads, kindUpload:
@@ -21,9 +22,9 @@ func (rt route) writes(method string) bool {
 
 // admit decides whether a request may go on, by its view and what it brings; a refusal has its challenge set.
 //
-// Clients choose how to authenticate from the answer to GET /v2/. Own names challenge there, or skopeo and docker would never send
-// credentials and any docker login would succeed; reads without any token are answered all the same. On the names of origins nothing is ever
-// asked for, and over plain http nothing that must not be overheard is taken.
+// Clients choose how to authenticate from the answer to GET /v2/. Own names challenge there, or skopeo and docker would
+// never send credentials and any docker login would succeed; reads without any token are answered all the same. On the
+// names of origins nothing is ever asked for, and over plain http nothing that must not be overheard is taken.
 func (r *Registry) admit(w http.ResponseWriter, req *http.Request, rt route) *apiError {
 	header := req.Header.Get("Authorization")
 	write := rt.writes(req.Method)
@@ -93,8 +94,8 @@ func (r *Registry) userOf(req *http.Request) string {
 	return c.Subject
 }
 
-// action lists the actions of which a token must allow one. Deleting is part of what a user who pushes may do; some clients ask for
-// "delete", some for "*", some for "push" alone.
+// action lists the actions of which a token must allow one. Deleting is part of what a user who pushes may do; some
+// clients ask for "delete", some for "*", some for "push" alone.
 func (rt route) action(method string) []string {
 	if method == http.MethodDelete {
 		return []string{"delete", "push", "*"}
@@ -133,7 +134,8 @@ func (r *Registry) challenge(w http.ResponseWriter, req *http.Request, rt route,
 	return e
 }
 
-// authenticate asks whether user and password are right: UNAUTHORIZED if not, and the tree's own errors where it could not be found out.
+// authenticate asks whether user and password are right: UNAUTHORIZED if not, and the tree's own errors where it could
+// not be found out.
 func (r *Registry) authenticate(req *http.Request, user, password string) *apiError {
 	if user == "" || len(user) > 255 || len(password) > 1024 {
 		return errUnauthorized.with("wrong user or password")

@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	// keepManifest is the largest manifest whose bytes are kept in memory. A usual one has a few KiB; what is larger comes from disk like a blob.
+	// keepManifest is the largest manifest whose bytes are kept in memory. A usual one has a few KiB; what is larger
+	// comes from disk like a blob.
 	keepManifest = 64 << 10
 	// keepManifests bounds the bytes kept, about 4000 usual manifests: a cluster's install and its upgrades.
 	keepManifests = 8 << 20
@@ -195,7 +196,8 @@ func (d *descriptor) platform() string {
 	return s
 }
 
-// safeType returns a stored media type as it may stand in a header: RFC 6838 section 4.2 allows 127 bytes on each side, all visible ASCII.
+// safeType returns a stored media type as it may stand in a header: RFC 6838 section 4.2 allows 127 bytes on each side,
+// all visible ASCII.
 func safeType(t string) string {
 	if len(t) > 255 {
 		return "application/octet-stream"

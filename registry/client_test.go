@@ -226,7 +226,8 @@ func (w *brokenWriter) Write(p []byte) (int, error) {
 	return w.BlobWriter.Write(p)
 }
 
-// TestFullDisk: every way of writing says that the disk is full, in words, and what is there is still read; then there is room again.
+// TestFullDisk: every way of writing says that the disk is full, in words, and what is there is still read; then there
+// is room again.
 func TestFullDisk(t *testing.T) {
 	broken := &brokenTree{}
 	s := newPusher(t, func(c *Config) { broken.Tree = c.Tree; c.Tree = broken })

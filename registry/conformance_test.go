@@ -24,8 +24,9 @@ var conformance = flag.Bool("conformance", os.Getenv("CASEMATE_CONFORMANCE") != 
 
 // everything turns on what the suite leaves out by default, so that nothing is disabled.
 //
-// One data set stays off, as it is by default: "sparse" pushes an image whose layer is nowhere and wants 201. This registry refuses it with
-// MANIFEST_BLOB_UNKNOWN, because behind a gap nobody could ever pull that image; TestSparse shows what is taken, an index whose children are absent.
+// One data set stays off, as it is by default: "sparse" pushes an image whose layer is nowhere and wants 201. This
+// registry refuses it with MANIFEST_BLOB_UNKNOWN, because behind a gap nobody could ever pull that image; TestSparse
+// shows what is taken, an index whose children are absent.
 var everything = []string{
 	"OCI_VERSION=1.1",
 	"OCI_API_PING=true", "OCI_API_PULL=true", "OCI_API_PUSH=true", "OCI_API_REFERRER=true",
@@ -39,8 +40,8 @@ var everything = []string{
 	"OCI_DATA_EMPTY_BLOB=true", "OCI_DATA_SHA512=true",
 }
 
-// TestConformance runs the distribution-spec's own suite against a registry on the strict tree: as a client with a user on one of the
-// appliance's names, flat and below an origin, over http and https.
+// TestConformance runs the distribution-spec's own suite against a registry on the strict tree: as a client with a user
+// on one of the appliance's names, flat and below an origin, over http and https.
 func TestConformance(t *testing.T) {
 	if !*conformance {
 		t.Skip("not asked for: go test -run Conformance ./registry -conformance")

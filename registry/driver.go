@@ -37,7 +37,8 @@ type driver struct {
 
 type driverFactory struct{}
 
-// registerDriver makes the factory known once in the life of the process: distribution's registry of drivers panics at a second time.
+// registerDriver makes the factory known once in the life of the process: distribution's registry of drivers panics at
+// a second time.
 var registerDriver = sync.OnceFunc(func() { factory.Register(driverName, driverFactory{}) })
 
 // Create makes a driver over the *uploads that the parameters carry under "uploads".
@@ -125,8 +126,8 @@ func (d *driver) parse(p string) (driverPath, error) {
 	return pl, nil
 }
 
-// history reports whether the link is one of a tag's index (every manifest that the tag ever was). The tree does not keep these:
-// nothing reads them, and they would keep every image that a tag ever was.
+// history reports whether the link is one of a tag's index (every manifest that the tag ever was). The tree does not
+// keep these: nothing reads them, and they would keep every image that a tag ever was.
 func (pl driverPath) history() bool {
 	return strings.Contains(pl.name, "/_manifests/tags/") && pl.digest != ""
 }
@@ -198,7 +199,8 @@ func (d *driver) link(pl driverPath) (string, error) {
 	return "", fs.ErrNotExist
 }
 
-// PutContent writes a whole file. A link is written by its kind: layers weakly, tags and revisions strongly, a revision with what it holds.
+// PutContent writes a whole file. A link is written by its kind: layers weakly, tags and revisions strongly, a revision
+// with what it holds.
 func (d *driver) PutContent(ctx context.Context, p string, content []byte) error {
 	pl, err := d.parse(p)
 	if err != nil {
@@ -421,7 +423,8 @@ func (d *driver) List(ctx context.Context, p string) ([]string, error) {
 	return list, nil
 }
 
-// Move gives a file another name. A finished upload moved to a blob becomes that blob: this is where its bytes are put on a majority of nodes.
+// Move gives a file another name. A finished upload moved to a blob becomes that blob: this is where its bytes are put
+// on a majority of nodes.
 func (d *driver) Move(ctx context.Context, from, to string) error {
 	src, err := d.parse(from)
 	if err != nil {

@@ -20,7 +20,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// forgiving closes at the end what distribution's suite leaves open, so that only what the driver leaves open fails the strict tree.
+// forgiving closes at the end what distribution's suite leaves open, so that only what the driver leaves open fails the
+// strict tree.
 type forgiving struct {
 	*treetest.Mem
 	mu   sync.Mutex
@@ -49,8 +50,8 @@ func (f *forgiving) OpenBlob(ctx context.Context, d string) (io.ReadSeekCloser, 
 	return c, nil
 }
 
-// TestDriver is distribution's own test of a storage driver. It is run in its short form, because the tree is in memory here and the long
-// one writes 5 GiB (and it sleeps a quarter of a minute for a modification time, so not with -short).
+// TestDriver is distribution's own test of a storage driver. It is run in its short form, because the tree is in memory
+// here and the long one writes 5 GiB (and it sleeps a quarter of a minute for a modification time, so not with -short).
 func TestDriver(t *testing.T) {
 	if testing.Short() {
 		t.Skip("distribution's suite sleeps")
@@ -109,7 +110,8 @@ func do(t *testing.T, method, url, body string, headers ...string) (*http.Respon
 	return res, string(b)
 }
 
-// TestLayout: what we write, distribution alone reads, and the other way round, deletes included. So the tree's layout is distribution's.
+// TestLayout: what we write, distribution alone reads, and the other way round, deletes included. So the tree's layout
+// is distribution's.
 func TestLayout(t *testing.T) {
 	s := newPusher(t)
 	dist := appServer(t, s.tree)

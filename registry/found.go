@@ -28,16 +28,17 @@ type Found struct {
 	Lacks []string
 	// Wrong are sizes that descriptors state wrongly: at most 64.
 	Wrong []WrongSize
-	// Lost are digests of what cannot be pulled because its bytes are damaged or lost here: at most 64. What needs one of
-	// them is not among Platforms.
+	// Lost are digests of what cannot be pulled because its bytes are damaged or lost here: at most 64. What needs one
+	// of them is not among Platforms.
 	Lost []string
 }
 
-// Resolve looks for a manifest as a read by its full name does, on the host of its origin: the exact repository, then the tolerances. With a digest the tag is
-// not looked at, as clients do. It enters nothing in the missing book and counts no luck.
+// Resolve looks for a manifest as a read by its full name does, on the host of its origin: the exact repository, then
+// the tolerances. With a digest the tag is not looked at, as clients do. It enters nothing in the missing book and
+// counts no luck.
 //
-// fs.ErrNotExist: a client would get 404; the text says why as far as that is known, and names the candidates where a tolerance found several that differ.
-// fs.ErrInvalid: repository, tag or digest can be no name.
+// fs.ErrNotExist: a client would get 404; the text says why as far as that is known, and names the candidates where a
+// tolerance found several that differ. fs.ErrInvalid: repository, tag or digest can be no name.
 func (r *Registry) Resolve(ctx context.Context, repository, tag, dg string) (Found, error) {
 	rt, h, asked, err := r.foundAs(ctx, repository, tag, dg)
 	if err != nil {

@@ -38,8 +38,9 @@ type Image struct {
 	Stored time.Time
 }
 
-// Images yields every image in the order of names (element by element), the untagged ones of a repository behind its tags, from one
-// consistent list of names. An image that is deleted meanwhile is left out. It ends at the first error or when ctx does.
+// Images yields every image in the order of names (element by element), the untagged ones of a repository behind its
+// tags, from one consistent list of names. An image that is deleted meanwhile is left out. It ends at the first error
+// or when ctx does.
 func (r *Registry) Images(ctx context.Context) iter.Seq2[Image, error] { return r.ImagesBelow(ctx, "") }
 
 // ImagesBelow is Images of the repositories whose canonical name begins with prefix. No manifest of another repository
@@ -78,8 +79,8 @@ func (r *Registry) ImagesBelow(ctx context.Context, prefix string) iter.Seq2[Ima
 	}
 }
 
-// NameOf reads a name of the registry's tree back: that of a tag (then digest is "") or of a manifest in its repository (then tag is ""). ok is false for
-// every other name: layers, referrers, what was never ours.
+// NameOf reads a name of the registry's tree back: that of a tag (then digest is "") or of a manifest in its repository
+// (then tag is ""). ok is false for every other name: layers, referrers, what was never ours.
 func (r *Registry) NameOf(treeName string) (repository, tag, digest string, ok bool) {
 	rest, ours := strings.CutPrefix(treeName, "repositories/")
 	i := strings.Index(rest, "/_")
@@ -99,8 +100,9 @@ func (r *Registry) NameOf(treeName string) (repository, tag, digest string, ok b
 	return "", "", "", false
 }
 
-// TreeName is the name in the registry's tree that Link gives a tag, or, where tag is "", the manifest digest, in a repository that is folded as Link does;
-// NameOf reads it back. fs.ErrInvalid: repository, tag or digest can be no name.
+// TreeName is the name in the registry's tree that Link gives a tag, or, where tag is "", the manifest digest, in a
+// repository that is folded as Link does; NameOf reads it back. fs.ErrInvalid: repository, tag or digest can be no
+// name.
 func (r *Registry) TreeName(repository, tag, dg string) (string, error) {
 	repo, err := r.canonical(repository)
 	switch {
@@ -307,8 +309,8 @@ func (r *Registry) Samples(ctx context.Context, n int) iter.Seq[Image] {
 	}
 }
 
-// DeleteImage deletes "NAME:TAG" (the tag alone) or "NAME@DIGEST" (the manifest, its tags and its place among referrers), where NAME is a
-// canonical repository. fs.ErrNotExist says that there is none.
+// DeleteImage deletes "NAME:TAG" (the tag alone) or "NAME@DIGEST" (the manifest, its tags and its place among
+// referrers), where NAME is a canonical repository. fs.ErrNotExist says that there is none.
 func (r *Registry) DeleteImage(ctx context.Context, ref string) error {
 	if repo, s, ok := strings.Cut(ref, "@"); ok {
 		d, fail := parseDigest(s)

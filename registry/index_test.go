@@ -462,7 +462,8 @@ func TestWrongSizesAreLogged(t *testing.T) {
 	logged("an import", i.config.String())
 }
 
-// TestTooManyHeld: what names more than the tree holds by one link is refused as the client's matter; doubles count once.
+// TestTooManyHeld: what names more than the tree holds by one link is refused as the client's matter; doubles count
+// once.
 func TestTooManyHeld(t *testing.T) {
 	var n needs
 	for i := range maxHolds {

@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	// keepTime is how long a layer that was asked for by a pusher is not pinned again: half of the tree's pin time of an hour.
+	// keepTime is how long a layer that was asked for by a pusher is not pinned again: half of the tree's pin time of
+	// an hour.
 	keepTime = 30 * time.Minute
 	// maxKept bounds what is remembered of pins.
 	maxKept = 1 << 16
@@ -16,8 +17,9 @@ const (
 
 // keeper renews the pins of layers that somebody is about to use in a new manifest, and knows which ones were deleted.
 //
-// Who pushes asks for each layer first and does not send what is there. If nothing but a deleted image held the layer, a collection
-// between that answer and the manifest would make the push fail for a layer that was there a moment ago. So the answer to a pusher pins.
+// Who pushes asks for each layer first and does not send what is there. If nothing but a deleted image held the layer,
+// a collection between that answer and the manifest would make the push fail for a layer that was there a moment ago.
+// So the answer to a pusher pins.
 type keeper struct {
 	mu      sync.Mutex
 	kept    map[string]time.Time // by the link's name
@@ -44,7 +46,8 @@ func (k *keeper) forget(name string) {
 	delete(k.kept, name)
 }
 
-// drop notes that a client deleted the link: until it is pushed or mounted again, or keepTime has passed, it stays away.
+// drop notes that a client deleted the link: until it is pushed or mounted again, or keepTime has passed, it stays
+// away.
 func (k *keeper) drop(name string, now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -62,9 +65,9 @@ func (k *keeper) wasDeleted(name string, now time.Time) bool {
 	return ok && now.Sub(t) < keepTime && !now.Before(t)
 }
 
-// keep pins the layer that a pusher's HEAD asks for. If only other repositories have it, it gets a name in this one, as by a mount: who may
-// push may read, and need not send what is here. It never fails the request: without a majority now, the manifest could not be pushed now
-// either.
+// keep pins the layer that a pusher's HEAD asks for. If only other repositories have it, it gets a name in this one, as
+// by a mount: who may push may read, and need not send what is here. It never fails the request: without a majority
+// now, the manifest could not be pushed now either.
 func (r *Registry) keep(req *http.Request, rt *route) {
 	name := layerPath(rt.repo, rt.digest)
 	if !r.pushing(req, rt) {

@@ -10,10 +10,12 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Import is one manifest that an import brings under a name. Its bytes, and those of all that it names, must be blobs that the tree knows.
+// Import is one manifest that an import brings under a name. Its bytes, and those of all that it names, must be blobs
+// that the tree knows.
 type Import struct {
-	// Repository is host and path ("registry.k8s.io/pause"), or a local name without a host ("team/app"). It is folded as a push's would be: aliases of an
-	// origin, a port, and library/ left out at docker.io. The host need not be an origin yet: it may become one in the same batch.
+	// Repository is host and path ("registry.k8s.io/pause"), or a local name without a host ("team/app"). It is folded
+	// as a push's would be: aliases of an origin, a port, and library/ left out at docker.io. The host need not be an
+	// origin yet: it may become one in the same batch.
 	Repository string
 	// Tags may be none: an untagged child of an index, or a referrer.
 	Tags []string
@@ -35,8 +37,8 @@ type Import struct {
 // whole under the batch's claim, whatever else names the same blobs. It takes and refuses what a push does: an index
 // without some of its entries is taken, an image without a layer is not.
 //
-// fs.ErrInvalid: a name, the manifest or its digest is not right. fs.ErrNotExist: config, layers or the manifest's own bytes are not here; the text says which.
-// After an error b has nothing of it.
+// fs.ErrInvalid: a name, the manifest or its digest is not right. fs.ErrNotExist: config, layers or the manifest's own
+// bytes are not here; the text says which. After an error b has nothing of it.
 func (r *Registry) Link(b Batch, im Import) error {
 	repo, d, m, err := r.checkImport(im)
 	if err != nil {
@@ -82,7 +84,8 @@ func (r *Registry) checkImport(im Import) (repo string, d digest.Digest, m *mani
 	return repo, d, m, err
 }
 
-// canonical is the repository of the tree that a name means which no view explains; fs.ErrInvalid if there can be none of that name.
+// canonical is the repository of the tree that a name means which no view explains; fs.ErrInvalid if there can be none
+// of that name.
 func (r *Registry) canonical(name string) (string, error) {
 	if !validName(name) {
 		return "", fmt.Errorf("its repository is not lower-case path elements of [a-z0-9] separated by ., _, __ or -, at most 255 characters: %w", fs.ErrInvalid)

@@ -201,7 +201,8 @@ func TestNameOf(t *testing.T) {
 	}
 }
 
-// What a push used stays when the import that brought it is removed. On the cluster, because the tree in memory has no claims.
+// What a push used stays when the import that brought it is removed. On the cluster, because the tree in memory has no
+// claims.
 func TestPushOutlivesTheImport(t *testing.T) {
 	cfg := cluster.Config{Dir: t.TempDir(), Node: "n1", Log: slog.New(slog.DiscardHandler)}
 	if err := cluster.Bootstrap(cfg); err != nil {

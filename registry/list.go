@@ -123,7 +123,8 @@ func (p page) cut(list []string, prefix string) ([]string, bool) {
 	return list[:p.n], p.n > 0
 }
 
-// link sets the Link header to the page behind last. It keeps what else the client asked with (ns), and like distribution's it is relative to the host.
+// link sets the Link header to the page behind last. It keeps what else the client asked with (ns), and like
+// distribution's it is relative to the host.
 func (p page) link(w http.ResponseWriter, req *http.Request, last string) {
 	query := url.Values{"n": {strconv.Itoa(p.n)}, "last": {last}}
 	if ns := req.URL.Query().Get("ns"); ns != "" {
@@ -132,8 +133,8 @@ func (p page) link(w http.ResponseWriter, req *http.Request, last string) {
 	w.Header().Set("Link", "<"+req.URL.EscapedPath()+"?"+query.Encode()+`>; rel="next"`)
 }
 
-// serveTags lists the tags of every repository that would answer a pull by this name exactly, under the name that the client used.
-// A name that only a tolerance knows lists what the tolerance finds.
+// serveTags lists the tags of every repository that would answer a pull by this name exactly, under the name that the
+// client used. A name that only a tolerance knows lists what the tolerance finds.
 func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route) {
 	p, fail := pageOf(req.URL.Query())
 	if fail != nil {
@@ -214,8 +215,8 @@ func (r *Registry) tagsOf(repos []string, p page) (tags []string, more, found bo
 	return tags, false, found
 }
 
-// serveCatalog lists repositories: on the appliance's own names all, by canonical name; on an origin's host and with ns only that origin's,
-// as the origin calls them.
+// serveCatalog lists repositories: on the appliance's own names all, by canonical name; on an origin's host and with ns
+// only that origin's, as the origin calls them.
 func (r *Registry) serveCatalog(w http.ResponseWriter, req *http.Request, rt route) {
 	p, fail := pageOf(req.URL.Query())
 	if fail != nil {

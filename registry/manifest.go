@@ -77,7 +77,8 @@ func (m *manifest) kind() string {
 	return typeOCIManifest
 }
 
-// mediaTypeOf returns the media type of stored manifest bytes. It is a function of the bytes alone, so it may be cached by digest.
+// mediaTypeOf returns the media type of stored manifest bytes. It is a function of the bytes alone, so it may be cached
+// by digest.
 func mediaTypeOf(b []byte) string {
 	var m struct {
 		MediaType string          `json:"mediaType"`
@@ -101,7 +102,8 @@ func (d descriptor) foreign() bool {
 		strings.HasPrefix(d.MediaType, "application/vnd.oci.image.layer.nondistributable.")
 }
 
-// checkManifest is what every way of storing a manifest checks of it, without a look at the tree. d may be "": then it is named by sha256.
+// checkManifest is what every way of storing a manifest checks of it, without a look at the tree. d may be "": then it
+// is named by sha256.
 func checkManifest(d digest.Digest, tags []string, contentType string, data []byte) (digest.Digest, *manifest, error) {
 	for _, t := range tags {
 		if !validTag(t) {

@@ -17,9 +17,9 @@ const maxPath = 2048
 
 var errQuery = &apiError{status: 400, code: "UNSUPPORTED", message: "the query cannot be read"}
 
-// split takes the path of a request apart: what it is about, the name as written, the reference. It knows nothing of views.
-// Names may contain the words of the API ("a/manifests/b"), so the path is read from its end.
-// What could mean two things to two programs (encoded slashes, dots, NUL, empty elements) is refused.
+// split takes the path of a request apart: what it is about, the name as written, the reference. It knows nothing of
+// views. Names may contain the words of the API ("a/manifests/b"), so the path is read from its end. What could mean
+// two things to two programs (encoded slashes, dots, NUL, empty elements) is refused.
 func split(req *http.Request) (route, *apiError) {
 	var rt route
 	p := req.URL.Path
@@ -128,7 +128,8 @@ func bareHost(host string) string {
 	return strings.ToLower(strings.TrimSuffix(host, "."))
 }
 
-// validHost reports whether host can be a host of a registry: a DNS name or an IP address (IPv6 in brackets), with or without a port.
+// validHost reports whether host can be a host of a registry: a DNS name or an IP address (IPv6 in brackets), with or
+// without a port.
 func validHost(host string) bool {
 	if len(host) > maxName {
 		return false
@@ -157,8 +158,8 @@ func validPort(port string) bool {
 	return true
 }
 
-// validName reports whether a name as written is one of the distribution-spec, with the host's port allowed on the first element
-// where something follows it.
+// validName reports whether a name as written is one of the distribution-spec, with the host's port allowed on the
+// first element where something follows it.
 func validName(name string) bool {
 	if name == "" || len(name) > maxName {
 		return false
@@ -217,7 +218,8 @@ func validTag(t string) bool {
 	return true
 }
 
-// validDigest reports whether d is a digest of the algorithms that the tree has: sha256 and sha512 (image-spec descriptor.md, "Digests").
+// validDigest reports whether d is a digest of the algorithms that the tree has: sha256 and sha512 (image-spec
+// descriptor.md, "Digests").
 func validDigest(d string) bool {
 	alg, hex, _ := strings.Cut(d, ":")
 	if !(alg == "sha256" && len(hex) == 64 || alg == "sha512" && len(hex) == 128) {

@@ -103,7 +103,8 @@ func TestElements(t *testing.T) {
 	}
 }
 
-// A path and a view never cause a panic, and whatever is accepted has one canonical name that is valid and that means itself.
+// A path and a view never cause a panic, and whatever is accepted has one canonical name that is valid and that means
+// itself.
 func FuzzName(f *testing.F) {
 	for _, seed := range []string{"/v2/pause/manifests/3.10", "/v2/registry.k8s.io:443/pause/blobs/" + sha, "/v2/a/b/tags/list", "/v2/casemate.internal/casemate.internal/a/tags/list",
 		"/v2/docker.io/nginx/manifests/latest", "/v2/a/%2e%2e/manifests/x", "/v2/a//manifests/x", "/v2/manifests/manifests/manifests", "/v2/a/blobs/uploads/0-0"} {

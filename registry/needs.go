@@ -141,8 +141,8 @@ func (r *Registry) byHand(name string) bool {
 	return !ok || c.Claim() == ""
 }
 
-// adopt adds to a pusher's batch the names of what a manifest needs and only an import has brought: who pushes is told that it is here and does not send
-// it, and it must not go with the import.
+// adopt adds to a pusher's batch the names of what a manifest needs and only an import has brought: who pushes is told
+// that it is here and does not send it, and it must not go with the import.
 func (r *Registry) adopt(b Batch, repo string, n needs) error {
 	return r.adoptAll(b, repo, n, map[digest.Digest]bool{}, 0)
 }

@@ -33,7 +33,8 @@ func whole(img v1.Image) error {
 	return nil
 }
 
-// A real client pulls whole images by every kind of name, through tolerances and fallbacks too, and every byte is right.
+// A real client pulls whole images by every kind of name, through tolerances and fallbacks too, and every byte is
+// right.
 func TestRealClientPulls(t *testing.T) {
 	s := serve(t, namesakes(NamesakesAll))
 	images := map[string]string{} // pushed as → digest

@@ -15,8 +15,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// serveManifest answers GET and HEAD of a manifest, by tag or digest, whatever the client says that it accepts: bytes are never converted,
-// and a client that cannot read them says so better than a 404 would.
+// serveManifest answers GET and HEAD of a manifest, by tag or digest, whatever the client says that it accepts: bytes
+// are never converted, and a client that cannot read them says so better than a 404 would.
 func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt route) {
 	h, ok, several := r.look(req, &rt)
 	if !ok && r.pushing(req, &rt) {
@@ -65,12 +65,14 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 	serveContent(w, req, h, body)
 }
 
-// serveBlob answers GET and HEAD of a blob. What the tree opened goes to http.ServeContent as it is: an *os.File gets to a plain socket by sendfile.
+// serveBlob answers GET and HEAD of a blob. What the tree opened goes to http.ServeContent as it is: an *os.File gets
+// to a plain socket by sendfile.
 func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route) {
 	h, ok, _ := r.look(req, &rt)
 	if !ok {
 		if req.Method == http.MethodHead {
-			// Whoever pushes asks for each layer first; that is no miss. Who pulls comes back with GET, or was told about the manifest.
+			// Whoever pushes asks for each layer first; that is no miss. Who pulls comes back with GET, or was told
+			// about the manifest.
 			writeError(w, req, errBlobUnknown)
 			return
 		}
@@ -103,8 +105,8 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route)
 	serveContent(w, req, h, body)
 }
 
-// look is find, except for the HEAD of a client that is about to push: it is told about the one repository that it pushes to. If it
-// heard of another's blobs, it would not upload them, and of another's manifest, it would not tag it.
+// look is find, except for the HEAD of a client that is about to push: it is told about the one repository that it
+// pushes to. If it heard of another's blobs, it would not upload them, and of another's manifest, it would not tag it.
 func (r *Registry) look(req *http.Request, rt *route) (h hit, ok bool, ambiguous []string) {
 	if r.pushing(req, rt) {
 		h, ok = r.found(rt.repo, rt.link(rt.repo))
@@ -113,15 +115,16 @@ func (r *Registry) look(req *http.Request, rt *route) (h hit, ok bool, ambiguous
 	return r.find(rt)
 }
 
-// pushing reports whether a request is the HEAD of a client that has a token for pushing to the name. Clients ask for such a token when they
-// push and not when they pull.
+// pushing reports whether a request is the HEAD of a client that has a token for pushing to the name. Clients ask for
+// such a token when they push and not when they pull.
 func (r *Registry) pushing(req *http.Request, rt *route) bool {
 	if req.Method != http.MethodHead || rt.view.Origin != "" {
 		return false
 	}
 	scheme, token, _ := strings.Cut(req.Header.Get("Authorization"), " ")
 	if strings.EqualFold(scheme, "Basic") {
-		// It says nothing of what for, and some pull with it; but who pulls gets blobs and does not ask whether they are there.
+		// It says nothing of what for, and some pull with it; but who pulls gets blobs and does not ask whether they
+		// are there.
 		return rt.kind == kindBlob
 	}
 	if !strings.EqualFold(scheme, "Bearer") {
@@ -195,7 +198,8 @@ func (s sized) Seek(offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
-// broken answers a read whose link is there but whose bytes could not be had. That they were collected in between is a miss; all else is logged.
+// broken answers a read whose link is there but whose bytes could not be had. That they were collected in between is a
+// miss; all else is logged.
 func (r *Registry) broken(w http.ResponseWriter, req *http.Request, rt *route, miss *apiError, err error) {
 	if !errors.Is(err, fs.ErrNotExist) && req.Context().Err() == nil {
 		r.log.Error("registry read", "client", req.RemoteAddr, "name", rt.wanted(rt.place.canonical()), "err", err)
@@ -208,8 +212,9 @@ const (
 	maxTagsSeen = 256 // links of tags that are looked at for the name of an index
 )
 
-// sparse says why a manifest asked for by digest is missing, if it is because an index that is here lists it: whoever staged the image left its
-// platform out. "" if no index is found to list it. What this costs is bounded, whatever was asked for.
+// sparse says why a manifest asked for by digest is missing, if it is because an index that is here lists it: whoever
+// staged the image left its platform out. "" if no index is found to list it. What this costs is bounded, whatever was
+// asked for.
 func (r *Registry) sparse(ctx context.Context, rt *route) string {
 	index, child, ok := r.read.manifests.parent(rt.digest)
 	repo := rt.place.canonical()

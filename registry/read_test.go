@@ -375,7 +375,8 @@ func decode[T any](tb testing.TB, res *http.Response) (v T) {
 	return v
 }
 
-// BenchmarkManifest is what one manifest costs besides net/http; the tree in memory looks up names by hashing, the real one in a B-tree.
+// BenchmarkManifest is what one manifest costs besides net/http; the tree in memory looks up names by hashing, the real
+// one in a B-tree.
 func BenchmarkManifest(b *testing.B) {
 	s := newShelf(b)
 	d, layer := s.image("registry.k8s.io/pause", "3.10", "pause")
@@ -421,7 +422,8 @@ func (d *discard) Header() http.Header         { return d.header }
 func (d *discard) WriteHeader(int)             {}
 func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
 
-// BenchmarkServed is a manifest over loopback HTTP, by our handler and by distribution's own over the same tree: the client's share is in both.
+// BenchmarkServed is a manifest over loopback HTTP, by our handler and by distribution's own over the same tree: the
+// client's share is in both.
 func BenchmarkServed(b *testing.B) {
 	s := newShelf(b)
 	s.manifest("registry.k8s.io/pause", "3.10", `{"schemaVersion":2,"mediaType":"`+typeOCIManifest+`","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"`+sha+

@@ -1,8 +1,9 @@
 // Package registry is an OCI registry over a replicated tree: every image is kept under its real upstream name.
 //
-// It promises that bytes are never converted (what was pushed is what is pulled, under the same digest, sha256 or sha512), that a manifest
-// appears at once with its tag and referrers or not at all, and that a read needs nothing but this node.
-// Hot reads and all that must be atomic are answered here; upload sessions and listings are distribution's, over a storage driver on the same tree.
+// It promises that bytes are never converted (what was pushed is what is pulled, under the same digest, sha256 or
+// sha512), that a manifest appears at once with its tag and referrers or not at all, and that a read needs nothing but
+// this node. Hot reads and all that must be atomic are answered here; upload sessions and listings are distribution's,
+// over a storage driver on the same tree.
 package registry
 
 import (
@@ -63,7 +64,8 @@ type Config struct {
 	Tree Tree
 	// Origins returns the enabled origins in the order of resolution. Nil: none.
 	Origins func() []string
-	// Canonical folds aliases and ports of a host ("registry-1.docker.io", "docker.io:443" → "docker.io"); ok is false for an unknown origin.
+	// Canonical folds aliases and ports of a host ("registry-1.docker.io", "docker.io:443" → "docker.io"); ok is false
+	// for an unknown origin.
 	Canonical func(host string) (origin string, ok bool)
 	// Domain is the appliance's own domain; it is the service that tokens are for. "": "casemate.internal".
 	Domain string
@@ -71,12 +73,14 @@ type Config struct {
 	Authenticate func(ctx context.Context, user, password string) error
 	// TokenKey signs tokens, the same on all nodes. Empty: random, so that tokens end with the process.
 	TokenKey []byte
-	// Node is the name of this node. The address of an upload session carries it, because the session's bytes are on this node alone: whoever gets a request
-	// with another node's name must pass it on to that node. "": there is one node.
+	// Node is the name of this node. The address of an upload session carries it, because the session's bytes are on
+	// this node alone: whoever gets a request with another node's name must pass it on to that node. "": there is one
+	// node.
 	Node string
-	// PassOn lets another node answer a request of a push, and reports that it did. node has the upload session; "" where
-	// any node may answer: whether a better one than this is there is for PassOn to know. It is asked after everything
-	// that a request can be refused for by its path, its name and whoever sends it. Nil: nothing is passed on.
+	// PassOn lets another node answer a request of a push, and reports that it did. node has the upload session; ""
+	// where any node may answer: whether a better one than this is there is for PassOn to know. It is asked after
+	// everything that a request can be refused for by its path, its name and whoever sends it. Nil: nothing is passed
+	// on.
 	PassOn func(w http.ResponseWriter, r *http.Request, node string) bool
 	// Secret signs the state of upload sessions, the same on all nodes. Empty: random.
 	Secret []byte
@@ -88,7 +92,8 @@ type Config struct {
 	// (a flat name by those without an origin) or NamesakesAll (an origin's by others of that origin, flat names by
 	// all). Nil: NamesakesLocal.
 	Namesakes func() string
-	// Miss enters the missing book: kind is "image", or "blob" for a layer that was asked for by itself, name "origin/repo:tag" or "origin/repo@digest", detail says more, or "".
+	// Miss enters the missing book: kind is "image", or "blob" for a layer that was asked for by itself, name
+	// "origin/repo:tag" or "origin/repo@digest", detail says more, or "".
 	Miss func(r *http.Request, kind, name, detail string)
 	// Luck is told that a tolerance was used: asked was answered by served.
 	Luck func(r *http.Request, asked, served string)
@@ -175,7 +180,8 @@ func Open(cfg Config) (*Registry, error) {
 	return r, nil
 }
 
-// Close ends what runs besides requests; requests must have ended. Upload sessions can be gone on with after the next Open.
+// Close ends what runs besides requests; requests must have ended. Upload sessions can be gone on with after the next
+// Open.
 func (r *Registry) Close() error {
 	var err error
 	r.closing.Do(func() {
@@ -210,7 +216,8 @@ type route struct {
 	ns string
 	// place is what the name means in this view; reads look there (resolve.go).
 	place place
-	// repo is the canonical repository ("registry.k8s.io/pause", "team/app") that the name says when taken literally; writes go there.
+	// repo is the canonical repository ("registry.k8s.io/pause", "team/app") that the name says when taken literally;
+	// writes go there.
 	repo string
 	// reference is what the client wrote behind manifests/: a tag or a digest.
 	reference string

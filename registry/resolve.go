@@ -32,7 +32,8 @@ func (rd *reader) close() {
 	rd.names.stop()
 }
 
-// held knows which origins there is any repository of. Dozens are enabled and few have images, and a flat name would be looked up in each.
+// held knows which origins there is any repository of. Dozens are enabled and few have images, and a flat name would be
+// looked up in each.
 type held struct {
 	tree    Tree
 	changed <-chan struct{} // told before a write is answered, so that what was pushed is found at once
@@ -92,8 +93,9 @@ func (r *Registry) found(repo, path string) (hit, bool) {
 	return hit{repo: repo, digest: digest.Digest(l.Digest()), size: fi.Size(), mod: fi.ModTime()}, true
 }
 
-// repositories returns the canonical repositories that may answer a read of rt exactly, in the order of resolution, without tolerances.
-// For referrers it adds the one where a tolerance finds their subject: a client got the subject through it under the same name.
+// repositories returns the canonical repositories that may answer a read of rt exactly, in the order of resolution,
+// without tolerances. For referrers it adds the one where a tolerance finds their subject: a client got the subject
+// through it under the same name.
 func (r *Registry) repositories(rt route) []string {
 	list := r.exact(rt.place)
 	if rt.kind == kindReferrers {
@@ -130,9 +132,10 @@ func (rt *route) link(repo string) string {
 	return tagPath(repo, rt.reference)
 }
 
-// find looks for the manifest or blob of rt: in the exact repositories, then through the tolerances. Resolution is by (repository, reference):
-// each repository that lacks the reference is passed over, whatever else it has. What is named by digest goes the same way as tags do, because a
-// client that got its manifest through a tolerance asks for the blobs by the same name.
+// find looks for the manifest or blob of rt: in the exact repositories, then through the tolerances. Resolution is by
+// (repository, reference): each repository that lacks the reference is passed over, whatever else it has. What is named
+// by digest goes the same way as tags do, because a client that got its manifest through a tolerance asks for the blobs
+// by the same name.
 //
 // Without a hit, ambiguous lists the repositories with different answers if that was the reason.
 func (r *Registry) find(rt *route) (h hit, ok bool, ambiguous []string) {
@@ -169,7 +172,8 @@ func (r *Registry) find(rt *route) (h hit, ok bool, ambiguous []string) {
 	return hit{}, false, nil
 }
 
-// findExact takes the first exact repository that has the reference. In the flat view the others are looked at too, where they could disagree.
+// findExact takes the first exact repository that has the reference. In the flat view the others are looked at too,
+// where they could disagree.
 func (r *Registry) findExact(rt *route) (hit, bool) {
 	if p := rt.place; p.origin != "" {
 		if exact := p.exact(); exact != "" {
@@ -223,7 +227,8 @@ func (r *Registry) lucky(w http.ResponseWriter, req *http.Request, rt *route, h 
 	r.cfg.Luck(req, asked, served)
 }
 
-// miss answers a read that found nothing, quickly and cleanly, and enters it in the missing book. detail says why in words, "" if there is no more to say.
+// miss answers a read that found nothing, quickly and cleanly, and enters it in the missing book. detail says why in
+// words, "" if there is no more to say.
 func (r *Registry) miss(w http.ResponseWriter, req *http.Request, rt *route, e *apiError, detail string) {
 	kind := "image"
 	if rt.kind == kindBlob {
@@ -245,7 +250,8 @@ func ambiguity(repos []string) string {
 	return "ambiguous, held with different content: " + strings.Join(repos, ", ")
 }
 
-// Conflict is a flat name that several repositories answer with different content. The first candidate is the one that is served.
+// Conflict is a flat name that several repositories answer with different content. The first candidate is the one that
+// is served.
 type Conflict struct {
 	// Name is what was asked for, as path:tag.
 	Name string `json:"name"`
@@ -283,8 +289,8 @@ func (c *conflicts) note(name string, first hit, others []hit) {
 	c.byName[name] = Conflict{name, list}
 }
 
-// Conflicts returns the flat names, asked for since this process began, that several repositories answer with different content: at most 256,
-// by name.
+// Conflicts returns the flat names, asked for since this process began, that several repositories answer with different
+// content: at most 256, by name.
 func (r *Registry) Conflicts() []Conflict {
 	c := &r.read.conflicts
 	c.mu.Lock()
@@ -292,8 +298,8 @@ func (r *Registry) Conflicts() []Conflict {
 	return slices.SortedFunc(maps.Values(c.byName), func(a, b Conflict) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// findChild returns a repository that a read of manifest d by rt's name would be answered from, and the manifest's size; fs.ErrNotExist if there
-// is none.
+// findChild returns a repository that a read of manifest d by rt's name would be answered from, and the manifest's
+// size; fs.ErrNotExist if there is none.
 func (r *Registry) findChild(rt route, d digest.Digest) (repo string, size int64, err error) {
 	rt.kind, rt.digest, rt.reference = kindManifest, d, d.String()
 	h, ok, _ := r.find(&rt)

@@ -281,7 +281,8 @@ func TestHostWithoutDot(t *testing.T) {
 	s.want(s.own, "/v2/team/app/manifests/1?ns=harbor:5000", "")
 }
 
-// An ambiguous tolerance is a 404 with the candidates in the missing book; one by reference, or with the same content, is none.
+// An ambiguous tolerance is a 404 with the candidates in the missing book; one by reference, or with the same content,
+// is none.
 func TestAmbiguousTolerance(t *testing.T) {
 	s := newShelf(t, namesakes(NamesakesAll))
 	s.image("quay.io/calico/node", "1", "a")
@@ -411,8 +412,8 @@ func TestNamesFollowTheTree(t *testing.T) {
 	}
 }
 
-// Whoever pushes is told about the manifests of the repository that the name says and of no other, or would not tag what is only found
-// elsewhere. Blobs are named in that repository by then (TestAPushersHeadMounts).
+// Whoever pushes is told about the manifests of the repository that the name says and of no other, or would not tag
+// what is only found elsewhere. Blobs are named in that repository by then (TestAPushersHeadMounts).
 func TestPushersSeeOneRepository(t *testing.T) {
 	s := newShelf(t)
 	d, layer := s.image("docker.io/library/nginx", "1", "nginx")

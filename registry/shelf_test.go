@@ -136,7 +136,8 @@ func (s *shelf) manifest(repo, tag, body, like string) digest.Digest {
 	return d
 }
 
-// image stores a one-layer image; what tells one image from another. It returns the digests of the manifest and of the layer.
+// image stores a one-layer image; what tells one image from another. It returns the digests of the manifest and of the
+// layer.
 func (s *shelf) image(repo, tag, what string) (manifest, layer digest.Digest) {
 	s.tb.Helper()
 	layer = s.layer(repo, "layer of "+what)

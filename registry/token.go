@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// tokenLife is how long a token is good for. Clients ask for a new one when it ends, also in the middle of a push; a user who was
-	// removed can push as long at most.
+	// tokenLife is how long a token is good for. Clients ask for a new one when it ends, also in the middle of a push;
+	// a user who was removed can push as long at most.
 	tokenLife = 15 * time.Minute
 	// clockSkew is how far the clocks of two nodes may be apart.
 	clockSkew = time.Minute
@@ -54,7 +54,8 @@ func (c *claims) may(name string, actions ...string) bool {
 	return false
 }
 
-// tokenHeader is the one JOSE header that is made and taken, so that no algorithm can be chosen by who brings a token (RFC 8725 section 3.1).
+// tokenHeader is the one JOSE header that is made and taken, so that no algorithm can be chosen by who brings a token
+// (RFC 8725 section 3.1).
 var tokenHeader = base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`))
 
 var errToken = errors.New("the token is not ours or not good any more")
@@ -106,7 +107,8 @@ func readToken(key []byte, token, audience string, now time.Time) (*claims, erro
 	return &c, nil
 }
 
-// scopes reads "repository:NAME:ACTION,ACTION …"; what it does not understand is left out. A name may contain a port's colon.
+// scopes reads "repository:NAME:ACTION,ACTION …"; what it does not understand is left out. A name may contain a port's
+// colon.
 func scopes(values []string) []access {
 	var list []access
 	for _, v := range values {
@@ -125,7 +127,8 @@ func scopes(values []string) []access {
 	return list
 }
 
-// grant is what of the asked accesses a user gets; everybody else ("") may only read, and that only when reading needs no user.
+// grant is what of the asked accesses a user gets; everybody else ("") may only read, and that only when reading needs
+// no user.
 func grant(asked []access, user string, anonymous bool) []access {
 	given := []access{}
 	for _, a := range asked {
@@ -144,8 +147,8 @@ func grant(asked []access, user string, anonymous bool) []access {
 	return given
 }
 
-// serveToken answers /token: GET with or without Basic as docker and containerd ask, and POST with a form as in OAuth 2 (RFC 6749
-// section 4.3), which containerd tries first. Refresh tokens are not given: clients keep the password then.
+// serveToken answers /token: GET with or without Basic as docker and containerd ask, and POST with a form as in OAuth 2
+// (RFC 6749 section 4.3), which containerd tries first. Refresh tokens are not given: clients keep the password then.
 func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request, rt route) {
 	w.Header().Set("Cache-Control", "no-store")
 	user, password, basic := req.BasicAuth()

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// maxNamesakes is how many repositories with one last path element are looked into. With more there is no telling which was meant, and a
-// scanner must not make one request cost a thousand look-ups.
+// maxNamesakes is how many repositories with one last path element are looked into. With more there is no telling which
+// was meant, and a scanner must not make one request cost a thousand look-ups.
 const maxNamesakes = 32
 
 // Values of Config.Namesakes.
@@ -98,11 +98,13 @@ func (r *Registry) namesakes(origin, last string) []string {
 	return list
 }
 
-// names knows which repositories there are, for what cannot be asked of the tree by name: the last path element, and the catalog.
+// names knows which repositories there are, for what cannot be asked of the tree by name: the last path element, and
+// the catalog.
 //
-// It reads the directories again when one is asked for and the tree has changed since. Reading them costs one look-up for each repository, so
-// under a storm of pushes and misses it is done for at most a tenth of the time (and a second at once): then what it says is a little old, and
-// as every answer is looked up in the tree afterwards, an old one is only a miss.
+// It reads the directories again when one is asked for and the tree has changed since. Reading them costs one look-up
+// for each repository, so under a storm of pushes and misses it is done for at most a tenth of the time (and a second
+// at once): then what it says is a little old, and as every answer is looked up in the tree afterwards, an old one is
+// only a miss.
 type names struct {
 	tree    Tree
 	changed <-chan struct{}

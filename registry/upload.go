@@ -19,8 +19,8 @@ const (
 	// shareOfSessions is how many of them one user may have: one more ends the one that lay idle longest. So nobody's
 	// unfinished uploads keep others from pushing.
 	shareOfSessions = maxSessions / 4
-	// idleSession is how long a session may lie without a request before this node forgets what it knows of it. Its bytes stay until the
-	// tree's own collection of old scratch files, and it can be gone on with until then.
+	// idleSession is how long a session may lie without a request before this node forgets what it knows of it. Its
+	// bytes stay until the tree's own collection of old scratch files, and it can be gone on with until then.
 	idleSession = time.Hour
 	// maxStates bounds the hash states that a session keeps.
 	maxStates = 4
@@ -29,11 +29,11 @@ const (
 // errBusy says that another request is using the session.
 var errBusy = errors.New("another request is writing this upload")
 
-// uploads are the upload sessions of this node: scratch files of the tree with a little state beside them. distribution opens and fills
-// them through the storage driver; finishing them is ours.
+// uploads are the upload sessions of this node: scratch files of the tree with a little state beside them. distribution
+// opens and fills them through the storage driver; finishing them is ours.
 //
-// A session is its scratch file: that survives a restart, and a session that this process does not know is taken up from it.
-// What is lost with the process is only distribution's own hash state, which nothing of ours needs.
+// A session is its scratch file: that survives a restart, and a session that this process does not know is taken up
+// from it. What is lost with the process is only distribution's own hash state, which nothing of ours needs.
 type uploads struct {
 	tree Tree
 	now  func() time.Time
@@ -44,7 +44,8 @@ type uploads struct {
 	ended    map[string]uint64   // by user, sessions that were ended for another one; of those who have sessions
 }
 
-// session is what is known of one upload. Its fields belong to uploads.mu; while it is taken, the scratch file belongs to who took it.
+// session is what is known of one upload. Its fields belong to uploads.mu; while it is taken, the scratch file belongs
+// to who took it.
 type session struct {
 	user    string            // who began it, "" where that is not known: after a restart, until its next request
 	started string            // what distribution wrote: RFC 3339
@@ -59,8 +60,8 @@ func newUploads(t Tree) *uploads {
 		ended: map[string]uint64{}}
 }
 
-// uploadKey names the scratch file of upload id in repo; it is a valid id for CreateBlob whatever repo is, and it is another one in
-// another repository, so that an upload is known in its own alone.
+// uploadKey names the scratch file of upload id in repo; it is a valid id for CreateBlob whatever repo is, and it is
+// another one in another repository, so that an upload is known in its own alone.
 func uploadKey(repo, id string) string {
 	sum := sha256.Sum256([]byte(repo))
 	return "upload-" + id + "-" + hex.EncodeToString(sum[:8])
@@ -233,7 +234,8 @@ func (r *Registry) Uploads() Uploads {
 	return out
 }
 
-// state reports what is known of a session, taking up one that is known by its scratch file alone; fs.ErrNotExist if there is none.
+// state reports what is known of a session, taking up one that is known by its scratch file alone; fs.ErrNotExist if
+// there is none.
 func (u *uploads) state(key string) (size int64, started string, err error) {
 	u.mu.Lock()
 	s, ok := u.sessions[key]
@@ -266,7 +268,8 @@ func (u *uploads) state(key string) (size int64, started string, err error) {
 	return s.size, s.started, nil
 }
 
-// take gives the session's scratch file to the caller alone, who must end that with park or drop. create makes it, or makes it empty.
+// take gives the session's scratch file to the caller alone, who must end that with park or drop. create makes it, or
+// makes it empty.
 func (u *uploads) take(key string, create bool) (BlobWriter, error) {
 	if _, _, err := u.state(key); err != nil {
 		return nil, err
@@ -333,9 +336,9 @@ func (u *uploads) cancel(key string) error {
 	return err
 }
 
-// putState keeps distribution's hash state; its name ends in the offset that it is for. Only the one at the size of the file is ever used, so of
-// many those with the highest offsets stay. For a session that has ended it is dropped: distribution writes one more after it has
-// cancelled, and that must not bring the session back.
+// putState keeps distribution's hash state; its name ends in the offset that it is for. Only the one at the size of the
+// file is ever used, so of many those with the highest offsets stay. For a session that has ended it is dropped:
+// distribution writes one more after it has cancelled, and that must not bring the session back.
 func (u *uploads) putState(key, name string, data []byte) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

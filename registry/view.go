@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-// place is what a view makes of a name: one repository when the name is taken literally, and where else a read may look.
+// place is what a view makes of a name: one repository when the name is taken literally, and where else a read may
+// look.
 type place struct {
 	// origin is the canonical origin, "" where the name does not say one (the flat view).
 	origin string
@@ -13,7 +14,8 @@ type place struct {
 	known bool
 	// path is the repository below the origin.
 	path string
-	// also is the repository that may have been meant instead, or "": a prefix wins over ns, but may only look like a host.
+	// also is the repository that may have been meant instead, or "": a prefix wins over ns, but may only look like a
+	// host.
 	also string
 }
 
@@ -28,8 +30,8 @@ func (p place) canonical() string {
 	return p.origin + "/" + p.path
 }
 
-// exact is the repository below the origin literally, or "" where there can be none: a host without a dot that is no origin of
-// ours ("harbor:5000") has no place in the tree that a local repository could not have.
+// exact is the repository below the origin literally, or "" where there can be none: a host without a dot that is no
+// origin of ours ("harbor:5000") has no place in the tree that a local repository could not have.
 func (p place) exact() string {
 	if p.origin == "" || !p.known && !strings.Contains(p.origin, ".") {
 		return ""
@@ -60,9 +62,9 @@ func hostPart(name string) (host, rest string, ok bool) {
 	return host, rest, ok && strings.ContainsAny(host, ".:")
 }
 
-// locate takes a valid name as the client wrote it in view v, with the value of ns ("" without), and says what it means:
-// on an origin's host the name is the origin's; on our own names a first element that is a host wins (ns equal to it is the same said
-// twice), then ns, and with neither the name is flat.
+// locate takes a valid name as the client wrote it in view v, with the value of ns ("" without), and says what it
+// means: on an origin's host the name is the origin's; on our own names a first element that is a host wins (ns equal
+// to it is the same said twice), then ns, and with neither the name is flat.
 func (r *Registry) locate(asked, ns string, v View) (place, *apiError) {
 	if v.Origin != "" {
 		p := place{origin: v.Origin, known: true, path: asked}

@@ -15,7 +15,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// startUpload answers POST blobs/uploads/: a mount, a whole blob in one request, or a new session (distribution-spec "Pushing blobs").
+// startUpload answers POST blobs/uploads/: a mount, a whole blob in one request, or a new session (distribution-spec
+// "Pushing blobs").
 func (r *Registry) startUpload(w http.ResponseWriter, req *http.Request, rt route) {
 	q := req.URL.Query()
 	if alg := q.Get("digest-algorithm"); alg != "" && alg != string(digest.SHA256) && alg != string(digest.SHA512) {
@@ -43,8 +44,8 @@ func (r *Registry) startUpload(w http.ResponseWriter, req *http.Request, rt rout
 	r.serveApp(w, req, rt)
 }
 
-// mount names the blob d in repo when any repository (or any other holder on this cluster) has it: who may push may also read, so that
-// from= is not asked. Else, and where its bytes are damaged or lost, fs.ErrNotExist.
+// mount names the blob d in repo when any repository (or any other holder on this cluster) has it: who may push may
+// also read, so that from= is not asked. Else, and where its bytes are damaged or lost, fs.ErrNotExist.
 func (r *Registry) mount(ctx context.Context, repo string, d digest.Digest) error {
 	if _, err := r.tree.HasBlob(ctx, d.String()); errors.Is(err, syscall.EIO) {
 		return fs.ErrNotExist // the client sends it, which repairs it
@@ -83,8 +84,8 @@ func (r *Registry) postBlob(w http.ResponseWriter, req *http.Request, rt route, 
 	blobCreated(w, rt, d)
 }
 
-// PutBlob stores what content yields as a blob of the canonical repository repo. Bytes that do not have the digest d are syscall.EBADMSG;
-// the tree's other errors are returned as they are.
+// PutBlob stores what content yields as a blob of the canonical repository repo. Bytes that do not have the digest d
+// are syscall.EBADMSG; the tree's other errors are returned as they are.
 func (r *Registry) PutBlob(ctx context.Context, repo string, d digest.Digest, content io.Reader) error {
 	bw, err := r.tree.CreateBlob("")
 	if err != nil {

@@ -35,7 +35,8 @@ func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, rt rout
 	d, tags := rt.digest, q["tag"]
 	if rt.digest == "" {
 		tags = []string{rt.reference}
-		// A tag is pushed under the digest algorithm that the client asks for; it names the whole digest, so that it is checked as well.
+		// A tag is pushed under the digest algorithm that the client asks for; it names the whole digest, so that it is
+		// checked as well.
 		if asked := q.Get("digest"); asked != "" {
 			var fail *apiError
 			if d, fail = parseDigest(asked); fail != nil {
@@ -68,9 +69,9 @@ func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, rt rout
 
 var errTooLarge = &apiError{status: http.StatusRequestEntityTooLarge, code: "SIZE_INVALID", message: fmt.Sprintf("a manifest has at most %d bytes", maxManifest)}
 
-// PutManifest stores a manifest in the canonical repository repo, all its names at one entry of the log, and returns its digest.
-// reference is a tag or a digest; with "" it is named by its sha256 alone. mediaType may be "" when the manifest says its own.
-// A refusal is an error whose text is for people.
+// PutManifest stores a manifest in the canonical repository repo, all its names at one entry of the log, and returns
+// its digest. reference is a tag or a digest; with "" it is named by its sha256 alone. mediaType may be "" when the
+// manifest says its own. A refusal is an error whose text is for people.
 func (r *Registry) PutManifest(ctx context.Context, repo, reference, mediaType string, data []byte) (digest.Digest, error) {
 	var d digest.Digest
 	var tags []string
@@ -214,7 +215,8 @@ func (r *Registry) removeTag(ctx context.Context, repo, tag string) error {
 	return err
 }
 
-// removeRevision removes a manifest, the tags that name it and its entry among its subject's referrers; fs.ErrNotExist if there is none.
+// removeRevision removes a manifest, the tags that name it and its entry among its subject's referrers; fs.ErrNotExist
+// if there is none.
 func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Digest) error {
 	var err error
 	for range attempts {

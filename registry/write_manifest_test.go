@@ -155,7 +155,8 @@ func TestForeignLayers(t *testing.T) {
 	}
 }
 
-// TestSparse: an index is taken although children are absent, and holds those that are there, also those that come later.
+// TestSparse: an index is taken although children are absent, and holds those that are there, also those that come
+// later.
 func TestSparse(t *testing.T) {
 	s := newPusher(t)
 	for _, mediaType := range []string{typeOCIIndex, typeDockerList} {
@@ -438,7 +439,8 @@ func TestReferrersPaged(t *testing.T) {
 	}
 }
 
-// TestPushDuringCollect: a layer that a pusher was told is there stays until the manifest comes, whatever is collected meanwhile.
+// TestPushDuringCollect: a layer that a pusher was told is there stays until the manifest comes, whatever is collected
+// meanwhile.
 func TestPushDuringCollect(t *testing.T) {
 	s := newPusher(t)
 	layer, config, text := s.parts("team/app", "one")

@@ -11,7 +11,8 @@ import (
 	"casemate/bundle/lists"
 )
 
-// chart checks the repository's index and the archive that it names. indexes keeps what was read for the charts that follow.
+// chart checks the repository's index and the archive that it names. indexes keeps what was read for the charts that
+// follow.
 func (c *Checker) chart(ctx context.Context, w lists.Chart, indexes map[string]*lists.ChartIndex) (*Finding, error) {
 	version := w.Version
 	if version == "" {

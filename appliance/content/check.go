@@ -37,7 +37,8 @@ const (
 // CheckRequest is what a check is asked: is all of this here?
 type CheckRequest struct {
 	lists.Wanted
-	// Platforms must all be here of every image that has platforms ("linux/amd64", "linux/arm64/v8"). None: it is enough that something can be pulled.
+	// Platforms must all be here of every image that has platforms ("linux/amd64", "linux/arm64/v8"). None: it is
+	// enough that something can be pulled.
 	Platforms []string `json:"platforms,omitempty"`
 }
 
@@ -97,7 +98,8 @@ type Checker struct {
 // maxPlatforms bounds what a request may ask of every image.
 const maxPlatforms = 64
 
-// Check looks for everything that req wants. Its error is the context's, that of a disk, or fs.ErrInvalid for a request that nobody can mean.
+// Check looks for everything that req wants. Its error is the context's, that of a disk, or fs.ErrInvalid for a request
+// that nobody can mean.
 func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) {
 	if len(req.Platforms) > maxPlatforms {
 		return nil, fmt.Errorf("at most %d platforms can be asked for, got %d: %w", maxPlatforms, len(req.Platforms), fs.ErrInvalid)
@@ -169,7 +171,8 @@ func (r *Report) count(f *Finding, optional bool) {
 	r.Findings = append(r.Findings, *f)
 }
 
-// image checks one reference. Where a list pins a tag to a digest both names must lead there: some clients pull by the one and some by the other.
+// image checks one reference. Where a list pins a tag to a digest both names must lead there: some clients pull by the
+// one and some by the other.
 func (c *Checker) image(ctx context.Context, w lists.Image, platforms []string) (*Finding, error) {
 	f := &Finding{Kind: "image", Name: w.Ref(), Where: w.Where}
 	asked := w.Repository
@@ -237,7 +240,8 @@ func (c *Checker) resolve(ctx context.Context, repository, tag, digest string, f
 	return found, err == nil, err
 }
 
-// missed reports whether err says that a client would get a miss, and then makes f say so, with the reason if there is more to say than that.
+// missed reports whether err says that a client would get a miss, and then makes f say so, with the reason if there is
+// more to say than that.
 func (f *Finding) missed(err error) bool {
 	if errors.Is(err, syscall.EIO) {
 		f.lose(nil)
@@ -272,8 +276,8 @@ const lostDetail = "its bytes are damaged or lost here: import or push it again"
 // maxTags is how many other tags a finding names.
 const maxTags = 5
 
-// nearest returns those of tags that are most like tag, the likest first: what the installer asks for is often one version beside. Tags of signatures and
-// the like (sha256-….sig) are nobody's version.
+// nearest returns those of tags that are most like tag, the likest first: what the installer asks for is often one
+// version beside. Tags of signatures and the like (sha256-….sig) are nobody's version.
 func nearest(tags []string, tag string) []string {
 	alike := func(t string) (n int) {
 		for n < min(len(t), len(tag)) && t[n] == tag[n] {

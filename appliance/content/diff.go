@@ -19,7 +19,8 @@ const (
 	ChangeNew   = "new"
 	ChangeOther = "changed"
 	ChangeNone  = "same"
-	// ChangeHidden is a name that this content brought before and that a newer import, or a push, hides. Importing it again does not change that.
+	// ChangeHidden is a name that this content brought before and that a newer import, or a push, hides. Importing it
+	// again does not change that.
 	ChangeHidden = "hidden"
 )
 

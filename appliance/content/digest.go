@@ -12,7 +12,8 @@ import (
 	"strings"
 )
 
-// digest returns the digest of the blob have by the algorithm of want. Only if that is another algorithm the blob is read.
+// digest returns the digest of the blob have by the algorithm of want. Only if that is another algorithm the blob is
+// read.
 func (c *Checker) digest(ctx context.Context, have, want string) (string, error) {
 	algorithm, _, _ := strings.Cut(want, ":")
 	if strings.HasPrefix(have, algorithm+":") {

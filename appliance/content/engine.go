@@ -1,7 +1,9 @@
-// Package content brings what crossed the gap into the tree, as a whole, and tells what an import brought, what it would change and what it hides.
+// Package content brings what crossed the gap into the tree, as a whole, and tells what an import brought, what it
+// would change and what it hides.
 //
-// It promises: the names of an import appear at one log entry, after every byte is durable, or not at all; what was read before an interruption need
-// not be read again; importing the same content again writes nothing; and an import that is removed leaves what older imports or people wrote.
+// It promises: the names of an import appear at one log entry, after every byte is durable, or not at all; what was
+// read before an interruption need not be read again; importing the same content again writes nothing; and an import
+// that is removed leaves what older imports or people wrote.
 //
 // An import NAME has, all under the claim NAME so that dropping the claim drops all of it:
 //
@@ -35,7 +37,8 @@ import (
 	"casemate/registry"
 )
 
-// Tree is what the engine needs of the whole tree; *cluster.Tree has it. The contract, errors included, is in cluster/treetest and there.
+// Tree is what the engine needs of the whole tree; *cluster.Tree has it. The contract, errors included, is in
+// cluster/treetest and there.
 type Tree interface {
 	Stat(name string) (fs.FileInfo, error)
 	ReadFile(name string) ([]byte, error)
@@ -54,7 +57,8 @@ type Tree interface {
 	Kept() iter.Seq2[string, int64]
 }
 
-// Images is what the engine needs of the registry. Batches and names are of the registry's own part of the tree, registry/.
+// Images is what the engine needs of the registry. Batches and names are of the registry's own part of the tree,
+// registry/.
 type Images interface {
 	Link(b registry.Batch, im registry.Import) error
 	NameOf(treeName string) (repository, tag, digest string, ok bool)
@@ -91,8 +95,8 @@ type Config struct {
 	Policy func() Policy
 	// Origins says what Publish would make of hosts. Nil: nothing.
 	Origins func([]Host) (Origins, error)
-	// Publish commits what write adds to a batch, together with what makes hosts origins, at one entry; it may call write several times, with what will
-	// have become of the hosts. Nil: hosts are not looked at.
+	// Publish commits what write adds to a batch, together with what makes hosts origins, at one entry; it may call
+	// write several times, with what will have become of the hosts. Nil: hosts are not looked at.
 	Publish func(ctx context.Context, hosts []Host, write func(cluster.Batch, Origins) error) error
 	// Room is how many bytes may still be written. Nil: it is not looked at.
 	Room func() int64
@@ -167,7 +171,8 @@ func New(cfg Config) *Engine {
 	return e
 }
 
-// Close ends a running import, which keeps what it has for the next time, and waits for it. It is safe to call it more than once.
+// Close ends a running import, which keeps what it has for the next time, and waits for it. It is safe to call it more
+// than once.
 func (e *Engine) Close() {
 	e.mu.Lock()
 	e.closed = true
@@ -196,7 +201,8 @@ func (e *Engine) Totals() (bytes int64, took time.Duration) {
 
 // begin makes j the running import. fs.ErrExist: another one runs. It must be followed by end.
 //
-// It waits for one whose command is gone, which ends by itself in a moment: who interrupts an import is told to run the same command again.
+// It waits for one whose command is gone, which ends by itself in a moment: who interrupts an import is told to run the
+// same command again.
 func (e *Engine) begin(ctx context.Context, j *job) error {
 	j.ctx, j.ended = ctx, make(chan struct{})
 	for {

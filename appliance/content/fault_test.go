@@ -20,7 +20,8 @@ import (
 
 var errFault = errors.New("a fault of the test")
 
-// TestResumesAtEveryStep lets each write of an import fail once, in turn: nothing is visible, and the next time the end is that of an undisturbed import.
+// TestResumesAtEveryStep lets each write of an import fail once, in turn: nothing is visible, and the next time the end
+// is that of an undisturbed import.
 func TestResumesAtEveryStep(t *testing.T) {
 	every := 3 // steps; each way begins at another one
 	if soak {

@@ -28,7 +28,8 @@ type Request struct {
 	Repository string
 	// DryRun says what would change, and changes nothing.
 	DryRun bool
-	// Partial leaves out names that cannot be taken, and says so in Result.Refused; without it they are all said, and nothing is imported.
+	// Partial leaves out names that cannot be taken, and says so in Result.Refused; without it they are all said, and
+	// nothing is imported.
 	Partial bool
 	// Progress is told now and then, from any goroutine. Nil: nobody is.
 	Progress func(Progress)
@@ -69,7 +70,8 @@ type Result struct {
 	// Need is how many bytes a dry run says would be written at the most, and Changes what would change.
 	Need    int64    `json:"need,omitempty"`
 	Changes []Change `json:"changes,omitempty"`
-	// Refused are names that could not be taken and were left out, because the request allowed it. LeftOut are files that nobody meant to be imported.
+	// Refused are names that could not be taken and were left out, because the request allowed it. LeftOut are files
+	// that nobody meant to be imported.
 	Refused []bundle.Left `json:"refused,omitempty"`
 	LeftOut []bundle.Left `json:"left_out,omitempty"`
 }
@@ -95,11 +97,12 @@ type job struct {
 	left    []bundle.Left
 }
 
-// Import reads the inputs and makes their names appear, all at one entry, or says why not; then nothing is visible, and what was read is kept so that the
-// same import goes on there, unless the content is damaged.
+// Import reads the inputs and makes their names appear, all at one entry, or says why not; then nothing is visible, and
+// what was read is kept so that the same import goes on there, unless the content is damaged.
 //
-// fs.ErrPermission: it is not signed as it must be. fs.ErrExist: another import runs, or the name belongs to other content. fs.ErrInvalid: the content or the
-// name is not right. syscall.EBADMSG: the content is damaged. syscall.ENOSPC: there is no room. syscall.EAGAIN: no majority now.
+// fs.ErrPermission: it is not signed as it must be. fs.ErrExist: another import runs, or the name belongs to other
+// content. fs.ErrInvalid: the content or the name is not right. syscall.EBADMSG: the content is damaged.
+// syscall.ENOSPC: there is no room. syscall.EAGAIN: no majority now.
 func (e *Engine) Import(ctx context.Context, req Request) (*Result, error) {
 	if len(req.Inputs) == 0 {
 		return nil, fmt.Errorf("there is nothing to import: name a file or directory: %w", fs.ErrInvalid)

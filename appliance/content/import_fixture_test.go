@@ -28,7 +28,8 @@ import (
 	"casemate/registry"
 )
 
-// Each of distribution's handlers.App has one goroutine that it has no way to end; it waits for events that nobody sends.
+// Each of distribution's handlers.App has one goroutine that it has no way to end; it waits for events that nobody
+// sends.
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }
@@ -277,7 +278,8 @@ func (w *faultyWriter) Commit(ctx context.Context, d string) (string, error) {
 	return got, errors.Join(cerr, err)
 }
 
-// pack is what a test imports: images and files with their bytes, as one input. It stands for a bundle (kind KindBundle), whole or a part, or for another kind.
+// pack is what a test imports: images and files with their bytes, as one input. It stands for a bundle (kind
+// KindBundle), whole or a part, or for another kind.
 type pack struct {
 	file   string
 	kind   string

@@ -38,7 +38,8 @@ func (s *sink) writeLarge(ctx context.Context, digest string, size int64, r io.R
 	return got, n, errors.Join(err, w.Close())
 }
 
-// resume goes on with what an interrupted import left of a blob. again says that the scratch file was of no use, and r is where it was.
+// resume goes on with what an interrupted import left of a blob. again says that the scratch file was of no use, and r
+// is where it was.
 func (s *sink) resume(ctx context.Context, w cluster.BlobWriter, digest string, size int64, r io.Reader) (again bool, err error) {
 	skip := w.Size()
 	if skip > size {
@@ -66,7 +67,8 @@ func (s *sink) resume(ctx context.Context, w cluster.BlobWriter, digest string, 
 	case !errors.Is(err, syscall.EBADMSG):
 		return false, err
 	}
-	// The bytes from before may be damaged (by a power cut), or those that came now. Once more from the beginning tells.
+	// The bytes from before may be damaged (by a power cut), or those that came now. Once more from the beginning
+	// tells.
 	if err := w.Cancel(); err != nil {
 		return false, err
 	}

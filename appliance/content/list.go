@@ -94,7 +94,8 @@ func (e *Engine) Pending() (complete int, list []Import, err error) {
 	return complete, list, err
 }
 
-// pendingImport tells of an import that is not complete: its blobs are those that it has so far, its names those that it will have, as far as they are known.
+// pendingImport tells of an import that is not complete: its blobs are those that it has so far, its names those that
+// it will have, as far as they are known.
 func (e *Engine) pendingImport(p pending) Import {
 	i := e.pendingBlobs(p)
 	if ix, err := e.readIndex(p.dir() + "/index"); err == nil {
@@ -145,7 +146,8 @@ type Details struct {
 	Names  []Shown `json:"names"`
 }
 
-// Show returns an import with its names; of one that is not complete those that it will have, as far as that is known. fs.ErrNotExist: there is none.
+// Show returns an import with its names; of one that is not complete those that it will have, as far as that is known.
+// fs.ErrNotExist: there is none.
 func (e *Engine) Show(name string) (*Details, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
@@ -236,8 +238,9 @@ type Returned struct {
 	By   string `json:"by"`   // an import's name, or ByHand
 }
 
-// Remove drops an import, all of it at one entry: what older imports and people said shows again. One that is not complete goes with what was read
-// of it. Origins that it enabled stay. fs.ErrNotExist: there is none. fs.ErrExist: it is being read now.
+// Remove drops an import, all of it at one entry: what older imports and people said shows again. One that is not
+// complete goes with what was read of it. Origins that it enabled stay. fs.ErrNotExist: there is none. fs.ErrExist: it
+// is being read now.
 func (e *Engine) Remove(ctx context.Context, name string) (*Removed, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err

@@ -110,8 +110,8 @@ type opener interface {
 	Open(ctx context.Context, digest string) (io.ReadSeekCloser, error)
 }
 
-// linksOf turns an index into the links that make its names. The manifests are read through blobs. An image that cannot be linked ends it, unless skip, which may be
-// nil, says nil of it: then it is left out.
+// linksOf turns an index into the links that make its names. The manifests are read through blobs. An image that cannot
+// be linked ends it, unless skip, which may be nil, says nil of it: then it is left out.
 func (e *Engine) linksOf(ctx context.Context, ix *bundle.Index, blobs opener, skip func(repository, digest string, err error) error) (*edits, error) {
 	l := &edits{at: make(map[string]int, len(ix.Images)+len(ix.Files))}
 	with := make(map[string]bool, len(ix.Blobs))

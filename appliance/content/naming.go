@@ -74,7 +74,8 @@ func taken(r Record) error {
 // errTaken is fs.ErrExist: the name belongs to something else.
 var errTaken = fmt.Errorf("the name is taken: %w", fs.ErrExist)
 
-// mends finds an import of the same content: it is done again under its own name, because something of it was deleted by hand.
+// mends finds an import of the same content: it is done again under its own name, because something of it was deleted
+// by hand.
 func mends(records map[string]Record, id string) (Record, bool) {
 	for _, r := range records {
 		if id != "" && r.ID == id {

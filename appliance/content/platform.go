@@ -69,13 +69,15 @@ func sizesText(list []registry.WrongSize) string {
 	return text
 }
 
-// serves reports whether a client that wants one platform is content with another: without a variant any is taken, and arm64 is arm64/v8.
+// serves reports whether a client that wants one platform is content with another: without a variant any is taken, and
+// arm64 is arm64/v8.
 func serves(have, want string) bool {
 	have, want = plain(have), plain(want)
 	return have == want || strings.Count(want, "/") == 1 && strings.HasPrefix(have, want+"/")
 }
 
-// plain is a platform in one spelling: lower case, the processor as Go names it and not as uname does, without the only variant of arm64.
+// plain is a platform in one spelling: lower case, the processor as Go names it and not as uname does, without the only
+// variant of arm64.
 func plain(platform string) string {
 	p := strings.Split(strings.ToLower(platform), "/")
 	if len(p) < 2 {

@@ -20,8 +20,9 @@ type Policy struct {
 	Keys []ed25519.PublicKey
 }
 
-// admit returns the keys of which one must have signed what is read, none if nothing need be signed. asked are those that the request names: they
-// narrow what the policy trusts, and are all that is trusted where it requires a signature and knows no key.
+// admit returns the keys of which one must have signed what is read, none if nothing need be signed. asked are those
+// that the request names: they narrow what the policy trusts, and are all that is trusted where it requires a signature
+// and knows no key.
 func (p Policy) admit(asked []ed25519.PublicKey) ([]ed25519.PublicKey, error) {
 	if !p.Require {
 		return asked, nil
@@ -46,8 +47,8 @@ func (p Policy) admit(asked []ed25519.PublicKey) ([]ed25519.PublicKey, error) {
 	return keys, nil
 }
 
-// check refuses, where keys are known, a bundle that none of them signed, also where no signature is required: leaving one out is no way past it.
-// What is no bundle has no signature that could be looked at.
+// check refuses, where keys are known, a bundle that none of them signed, also where no signature is required: leaving
+// one out is no way past it. What is no bundle has no signature that could be looked at.
 func (p Policy) check(c *bundle.Contents) error {
 	signer := c.Signer
 	switch {
@@ -62,7 +63,8 @@ func (p Policy) check(c *bundle.Contents) error {
 	return fmt.Errorf("it is signed by %s, which is none of import.keys: %w", signer, fs.ErrPermission)
 }
 
-// ParseKeys reads public keys as bundle.ReadPublicKey does, several of them: PEM blocks one after another, or base64 separated by white space or commas.
+// ParseKeys reads public keys as bundle.ReadPublicKey does, several of them: PEM blocks one after another, or base64
+// separated by white space or commas.
 func ParseKeys(text string) ([]ed25519.PublicKey, error) {
 	var keys []ed25519.PublicKey
 	add := func(one []byte) error {

@@ -67,7 +67,8 @@ func collected(err error) error {
 	return err
 }
 
-// happened looks whether the batch that failed was committed all the same: the answer was lost, or the import ended before it came.
+// happened looks whether the batch that failed was committed all the same: the answer was lost, or the import ended
+// before it came.
 func (j *job) happened(r Record) bool {
 	want, err := r.encode()
 	if err != nil {
@@ -77,7 +78,8 @@ func (j *job) happened(r Record) bool {
 	return err == nil && bytes.Equal(got, want)
 }
 
-// name settles the name that the import gets, now that its content is known, and the version of the record that it replaces.
+// name settles the name that the import gets, now that its content is known, and the version of the record that it
+// replaces.
 func (j *job) name(c *bundle.Contents) (Record, uint64, error) {
 	records, err := j.e.records()
 	if err != nil {
@@ -124,7 +126,8 @@ func (j *job) document(ctx context.Context, ix *bundle.Index) (string, error) {
 	return w.Commit(ctx, "")
 }
 
-// promised refuses a bundle that left out, by --since, what is not held here: no part of it can bring that. It is asked before anything is read.
+// promised refuses a bundle that left out, by --since, what is not held here: no part of it can bring that. It is asked
+// before anything is read.
 func (e *Engine) promised(ix *bundle.Index) error {
 	var absent []string
 	for _, b := range ix.Blobs {

@@ -39,7 +39,8 @@ type Record struct {
 	// Manifests are those without a tag in it: children of indexes, referrers, images that are pulled by digest alone.
 	Manifests int `json:"manifests,omitempty"`
 	Files     int `json:"files"`
-	// New, Changed and Unchanged are how many names of all three kinds were not there before, named something else before, and named the same.
+	// New, Changed and Unchanged are how many names of all three kinds were not there before, named something else
+	// before, and named the same.
 	New       int `json:"new"`
 	Changed   int `json:"changed"`
 	Unchanged int `json:"unchanged"`
@@ -51,7 +52,8 @@ type Record struct {
 	Origins Origins  `json:"origins"`
 	Notes   []string `json:"notes,omitempty"`
 
-	// Claims is how many names of the tree carry the import's claim, these two included; fewer are there when some were deleted by hand.
+	// Claims is how many names of the tree carry the import's claim, these two included; fewer are there when some were
+	// deleted by hand.
 	Claims int `json:"claims"`
 	// Cut is how many elements of lists were left out because the record is small.
 	Cut int `json:"cut,omitempty"`

@@ -21,7 +21,8 @@ import (
 	"casemate/cluster"
 )
 
-// sink takes the blobs of one import. What it took, or had, it keeps below dir, in batches: until a batch is written a blob is kept by its pin of an hour.
+// sink takes the blobs of one import. What it took, or had, it keeps below dir, in batches: until a batch is written a
+// blob is kept by its pin of an hour.
 type sink struct {
 	e *Engine
 
@@ -57,7 +58,8 @@ func newSink(e *Engine) *sink {
 	return s
 }
 
-// open lets the sink link below dir, and takes up what an earlier reading left there. known are blobs that the import is known to need.
+// open lets the sink link below dir, and takes up what an earlier reading left there. known are blobs that the import
+// is known to need.
 func (s *sink) open(ctx context.Context, dir string, record func(unfinished []string) []byte, known []string) error {
 	s.mu.Lock()
 	s.dir, s.record = dir, record
@@ -287,7 +289,8 @@ func commit(ctx context.Context, w cluster.BlobWriter, digest string, size int64
 	return got, n, err
 }
 
-// fill appends r to w until ctx ends, which closes w. io.Copy would let the reader do the work where it can, behind which the writer cannot see a file.
+// fill appends r to w until ctx ends, which closes w. io.Copy would let the reader do the work where it can, behind
+// which the writer cannot see a file.
 func fill(ctx context.Context, w cluster.BlobWriter, r io.Reader) (n int64, err error) {
 	stop := context.AfterFunc(ctx, func() { w.Close() })
 	if to, ok := w.(io.ReaderFrom); ok {
@@ -350,8 +353,8 @@ func hasher(digest string) hash.Hash {
 	return sha256.New()
 }
 
-// flush links what is in the queue below the pending directory. What was collected in between leaves the import: the reader has it again, or the end
-// of the import finds that it is missing.
+// flush links what is in the queue below the pending directory. What was collected in between leaves the import: the
+// reader has it again, or the end of the import finds that it is missing.
 func (s *sink) flush(ctx context.Context) error {
 	s.flushing.Lock()
 	defer s.flushing.Unlock()
@@ -415,7 +418,8 @@ func (s *sink) run(ctx context.Context) {
 		case <-tick.C:
 		}
 		s.mu.Lock()
-		// What other names keep waits: an import of what is here writes nothing, unless it takes so long that those names may go.
+		// What other names keep waits: an import of what is here writes nothing, unless it takes so long that those
+		// names may go.
 		due := s.dir != "" && len(s.queue) > 0 && (!s.oldest.IsZero() || s.e.cfg.Now().Sub(began) > heldWait)
 		begun := s.dir != "" && len(s.large) > 0
 		told := s.told

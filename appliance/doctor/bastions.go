@@ -37,8 +37,8 @@ type door struct {
 
 func (d *door) whole() bool { return d.http == nil && d.https == nil && d.tcp == nil && d.udp == nil }
 
-// discover finds the bastions: those that are named, those that this node was enrolled with, or those among its resolvers that say that they are; and with
-// them all others that the first that answers names.
+// discover finds the bastions: those that are named, those that this node was enrolled with, or those among its
+// resolvers that say that they are; and with them all others that the first that answers names.
 func (r *run) discover(ctx context.Context) error {
 	var found []netip.Addr
 	sure := true
@@ -144,7 +144,8 @@ func reach(ctx context.Context, to netip.AddrPort) error {
 	return err
 }
 
-// fetchSite asks for what a bastion says of itself. It is not verified in any way: only names and addresses are used, and roots to compare with.
+// fetchSite asks for what a bastion says of itself. It is not verified in any way: only names and addresses are used,
+// and roots to compare with.
 func (r *run) fetchSite(ctx context.Context, d *door) error {
 	begun := r.cfg.Now()
 	var site nodeconf.Site
@@ -354,7 +355,8 @@ func reachID(err error) string {
 	return "unreachable"
 }
 
-// Limits on the difference between two clocks. Certificates are back-dated by a day, so five minutes break nothing yet: tokens, logs and other people's certificates.
+// Limits on the difference between two clocks. Certificates are back-dated by a day, so five minutes break nothing yet:
+// tokens, logs and other people's certificates.
 const (
 	clockWarn = 30 * time.Second
 	clockFail = 5 * time.Minute

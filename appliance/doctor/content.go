@@ -474,7 +474,8 @@ func (e *stallError) Error() string {
 	return fmt.Sprintf("nothing more after %d bytes for %s", e.got, stallTime)
 }
 
-// moving returns a body whose reads end when it stands still: an answer that began and does not go on is what a lost large packet looks like.
+// moving returns a body whose reads end when it stands still: an answer that began and does not go on is what a lost
+// large packet looks like.
 func moving(body io.ReadCloser) io.Reader { return &mover{body: body} }
 
 type mover struct {

@@ -32,8 +32,9 @@ const (
 	tcpWait = 4    // seconds between two answers of one connection
 )
 
-// ask puts questions to one server over one socket, "udp" or "tcp", a window at a time, and returns how many bytes of answers came. Over TCP the answers of a window together are
-// larger than any packet. An error says that not all were answered; those that were have got set.
+// ask puts questions to one server over one socket, "udp" or "tcp", a window at a time, and returns how many bytes of
+// answers came. Over TCP the answers of a window together are larger than any packet. An error says that not all were
+// answered; those that were have got set.
 func ask(ctx context.Context, network string, server netip.AddrPort, list []*question) (total int, err error) {
 	conn, err := (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, network, server.String())
 	if err != nil {

@@ -1,9 +1,10 @@
-// Package doctor finds out, on a node, why it cannot use the bastions: it checks in the order of the causes and says for each failure the text that
-// people will have seen, its cause and its cure.
+// Package doctor finds out, on a node, why it cannot use the bastions: it checks in the order of the causes and says
+// for each failure the text that people will have seen, its cause and its cure.
 //
-// It promises: nothing is written; every wait is bounded, and all of a run takes less than a minute even if everything is dead; nothing that comes over
-// plain http is believed beyond names and addresses, what it asks by those names is verified against the trust of the node and nothing else; what it may
-// not read without root it names, and does not guess.
+// It promises: nothing is written; every wait is bounded, and all of a run takes less than a minute even if everything
+// is dead; nothing that comes over plain http is believed beyond names and addresses, what it asks by those names is
+// verified against the trust of the node and nothing else; what it may not read without root it names, and does not
+// guess.
 package doctor
 
 import (
@@ -35,13 +36,15 @@ const (
 	maxBastions = 32   // addresses
 )
 
-// second is what the limits of a run are counted in, and siteTime is what an answer on port 80 may take. Tests make them longer, for busy machines.
+// second is what the limits of a run are counted in, and siteTime is what an answer on port 80 may take. Tests make
+// them longer, for busy machines.
 var (
 	second   = time.Second
 	siteTime = (probeTime + 1) * second
 )
 
-// EnrolledFile is where the enrol script leaves the mode of the node ("mode mirror") and the addresses of the bastions, one on a line.
+// EnrolledFile is where the enrol script leaves the mode of the node ("mode mirror") and the addresses of the bastions,
+// one on a line.
 const EnrolledFile = "/etc/casemate/bastions"
 
 // Modes are how a node finds the bastions: "dns" asks them for names, "mirror" knows their own names and has mirrors.
@@ -58,7 +61,8 @@ type Config struct {
 	Mode string
 	// Image and File are what is pulled and downloaded; "": what the bastions name.
 	Image, File string
-	// Root is where /etc, /run and /proc of the node are; "" is "/". With another one names are resolved by what stands there.
+	// Root is where /etc, /run and /proc of the node are; "" is "/". With another one names are resolved by what stands
+	// there.
 	Root string
 	// Ports are the bastions'.
 	Ports Ports
@@ -343,7 +347,8 @@ func (r *run) glob(pattern string) (list []string) {
 	return list
 }
 
-// each calls f for 0 to n-1, a few at once, and waits for all. It begins none any more when ctx has ended, and returns how many it has not begun.
+// each calls f for 0 to n-1, a few at once, and waits for all. It begins none any more when ctx has ended, and returns
+// how many it has not begun.
 func each(ctx context.Context, n, atOnce int, f func(i int)) (left int) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, atOnce)

@@ -138,7 +138,8 @@ func newFakes(t testing.TB, n int, without ...string) *fakes {
 	return f
 }
 
-// mirrored makes it a node whose DNS is left alone, with what the enrol script and casemate mirrors write for containerd, podman and k3s.
+// mirrored makes it a node whose DNS is left alone, with what the enrol script and casemate mirrors write for
+// containerd, podman and k3s.
 func (f *fakes) mirrored() {
 	f.t.Helper()
 	f.write(EnrolledFile, "# by enroll\nmode mirror\n127.0.0.1\n")
@@ -383,7 +384,8 @@ func (f *fakes) content(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// own is what the bastions' own names answer; false is that the request is now one for an origin. The registry there gives everybody a token.
+// own is what the bastions' own names answer; false is that the request is now one for an origin. The registry there
+// gives everybody a token.
 func (f *fakes) own(w http.ResponseWriter, r *http.Request) bool {
 	kind, domain, _ := strings.Cut(r.Host, ".")
 	if domain != f.site.Domain {

@@ -17,8 +17,9 @@ type Executable struct {
 // machines are the architectures as uname -m calls them.
 var machines = map[string]string{"amd64": "x86_64", "arm64": "aarch64", "riscv64": "riscv64", "ppc64le": "ppc64le", "s390x": "s390x", "loong64": "loongarch64"}
 
-// Line is one line for a node's shell: it gets the executable from the first bastion that gives the right bytes, checks them and runs doctor. The bytes come over plain
-// http, since the trust in the CA may be what is broken; the checksum in the line is what protects them.
+// Line is one line for a node's shell: it gets the executable from the first bastion that gives the right bytes, checks
+// them and runs doctor. The bytes come over plain http, since the trust in the CA may be what is broken; the checksum
+// in the line is what protects them.
 func Line(e Executable, bastions []netip.Addr) string {
 	var urls, addrs []string
 	for _, a := range bastions {

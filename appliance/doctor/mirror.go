@@ -13,7 +13,8 @@ import (
 	"strings"
 )
 
-// This file is what is different for a node whose DNS is left alone: it knows the bastions' own names, by its hosts file as a rule, and asks for everything by them.
+// This file is what is different for a node whose DNS is left alone: it knows the bastions' own names, by its hosts
+// file as a rule, and asks for everything by them.
 
 // shared are the own names that stand for all bastions.
 func (r *run) shared() []string {
@@ -47,7 +48,8 @@ func (r *run) owner(name string) (found *door) {
 	return found
 }
 
-// registry are the addresses that the hosts file has for a name like registry.<domain>: the domain is not known before a bastion has answered.
+// registry are the addresses that the hosts file has for a name like registry.<domain>: the domain is not known before
+// a bastion has answered.
 func (n node) registry() (list []netip.Addr) {
 	for name, addrs := range n.hosts {
 		if domain, ok := strings.CutPrefix(name, "registry."); ok && n.hosts["files."+domain] != nil {
@@ -124,7 +126,8 @@ func withoutScheme(address string) string {
 	return strings.TrimPrefix(strings.TrimPrefix(address, "https://"), "http://")
 }
 
-// anonymous gets the token that the bastions' own registry wants, as every client does, and has no password: what is asked for once more after it still is a challenge.
+// anonymous gets the token that the bastions' own registry wants, as every client does, and has no password: what is
+// asked for once more after it still is a challenge.
 type anonymous struct {
 	*http.Transport
 	registry string // a token goes to nobody else
@@ -153,7 +156,8 @@ func (a *anonymous) RoundTrip(req *http.Request) (*http.Response, error) {
 	return a.Transport.RoundTrip(req)
 }
 
-// token is an anonymous one, "" if nobody gets one (distribution's docs/spec/auth/token.md). An error says that it could not be asked for.
+// token is an anonymous one, "" if nobody gets one (distribution's docs/spec/auth/token.md). An error says that it
+// could not be asked for.
 func (a *anonymous) token(ctx context.Context, challenge string) (string, error) {
 	params, ok := strings.CutPrefix(challenge, "Bearer ")
 	v := map[string]string{}

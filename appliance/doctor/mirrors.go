@@ -76,7 +76,8 @@ func (o *overrules) unmirrored() {
 	}
 }
 
-// caFile looks at a file of roots that a runtime's file names. They are added to the system's, so one that lacks ours does no harm as long as those have it.
+// caFile looks at a file of roots that a runtime's file names. They are added to the system's, so one that lacks ours
+// does no harm as long as those have it.
 func (o *overrules) caFile(file, names, ca string) {
 	at := ca
 	if !path.IsAbs(at) {
@@ -100,7 +101,8 @@ const (
 	containerdDir  = "/etc/containerd/certs.d"
 )
 
-// containerd reads hosts.toml for every name that the bastions answer for, and for all others (containerd's docs/hosts.md).
+// containerd reads hosts.toml for every name that the bastions answer for, and for all others (containerd's
+// docs/hosts.md).
 func (o *overrules) containerd() {
 	dirs, sure := o.configPath()
 	told := slices.Contains(dirs, containerdDir)
@@ -125,7 +127,8 @@ func (o *overrules) containerd() {
 	}
 }
 
-// configPath are the directories in which containerd's configuration says that hosts.toml files are; sure is that all of it could be read.
+// configPath are the directories in which containerd's configuration says that hosts.toml files are; sure is that all
+// of it could be read.
 func (o *overrules) configPath() (dirs []string, sure bool) {
 	sure = true
 	files := append([]string{containerdConf}, o.r.glob("/etc/containerd/conf.d/*.toml")...) // imported by default since 2.2
@@ -244,8 +247,8 @@ func (o *overrules) registriesConf() {
 	}
 }
 
-// rancher reads registries.yaml, which k3s and RKE2 make hosts.toml of at their start (docs.k3s.io, Private Registry Configuration). Behind its endpoints they ask
-// the registry itself, unless they are told not to.
+// rancher reads registries.yaml, which k3s and RKE2 make hosts.toml of at their start (docs.k3s.io, Private Registry
+// Configuration). Behind its endpoints they ask the registry itself, unless they are told not to.
 func (o *overrules) rancher() {
 	for _, dir := range []string{"/etc/rancher/k3s", "/etc/rancher/rke2"} {
 		file := dir + "/registries.yaml"

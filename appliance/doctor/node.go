@@ -72,7 +72,8 @@ func stub(a netip.Addr) bool {
 // local tells addresses behind which another program of this node asks further: a cache, or Kubernetes' node-local one.
 func local(a netip.Addr) bool { return a.IsLoopback() || a.IsLinkLocalUnicast() }
 
-// parseResolv returns the nameservers of a resolv.conf, in order (resolv.conf(5)). Lines that programs ignore are left out.
+// parseResolv returns the nameservers of a resolv.conf, in order (resolv.conf(5)). Lines that programs ignore are left
+// out.
 func parseResolv(text string) (list []netip.Addr) {
 	for line := range strings.Lines(text) {
 		if strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") {
@@ -129,7 +130,8 @@ func family(text string) string {
 	return ""
 }
 
-// parseHostsLine returns the sources of the hosts line in an nsswitch.conf (nsswitch.conf(5)), without actions; ok is false if there is none.
+// parseHostsLine returns the sources of the hosts line in an nsswitch.conf (nsswitch.conf(5)), without actions; ok is
+// false if there is none.
 func parseHostsLine(text string) (sources []string, ok bool) {
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")
@@ -147,7 +149,8 @@ func parseHostsLine(text string) (sources []string, ok bool) {
 	return nil, false
 }
 
-// parseUnit returns the values that key has in a section of an ini file as systemd and NetworkManager write them, in order.
+// parseUnit returns the values that key has in a section of an ini file as systemd and NetworkManager write them, in
+// order.
 func parseUnit(text, section, key string) (list []string) {
 	in := ""
 	text = strings.ReplaceAll(text, "\\\n", " ")

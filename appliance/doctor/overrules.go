@@ -14,7 +14,8 @@ import (
 	"golang.org/x/net/http/httpproxy"
 )
 
-// checkOverrules looks for what on the node sends programs elsewhere than DNS and the trust store say: runtimes' own mirrors and CA files, proxies.
+// checkOverrules looks for what on the node sends programs elsewhere than DNS and the trust store say: runtimes' own
+// mirrors and CA files, proxies.
 func (r *run) checkOverrules(_ context.Context, c *Check) {
 	o := overrules{r: r, c: c, names: map[string]bool{}, nodes: map[string]bool{}, mirrored: map[string][]string{}}
 	for _, n := range r.names() {
@@ -50,7 +51,8 @@ type overrules struct {
 	mirrored map[string][]string // by place: the registries for which bastions are named there
 }
 
-// covers says whether a pattern of a runtime's configuration stands for a name: all, all below a domain, or one that may have a port.
+// covers says whether a pattern of a runtime's configuration stands for a name: all, all below a domain, or one that
+// may have a port.
 func covers(pattern, name string) bool {
 	below, wild := strings.CutPrefix(pattern, "*.")
 	return pattern == "_default" || pattern == "*" || wild && strings.HasSuffix(name, "."+below) || bare(pattern) == name
@@ -113,7 +115,8 @@ func loopback(host string) bool {
 	return host == "localhost" || err == nil && a.IsLoopback()
 }
 
-// certsDirs reads the folders with certificates of Docker, and of podman and CRI-O: their roots are added to the system's, so only what cannot be read does harm.
+// certsDirs reads the folders with certificates of Docker, and of podman and CRI-O: their roots are added to the
+// system's, so only what cannot be read does harm.
 func (o *overrules) certsDirs() {
 	for _, dir := range []string{"/etc/docker/certs.d", "/etc/containers/certs.d", "/etc/containerd/certs.d"} {
 		for _, f := range append(o.r.glob(dir+"/*/*.crt"), o.r.glob(dir+"/*/*.cert")...) {

@@ -117,8 +117,9 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestLargeFiles: a file of the size that is read at the most is read in no time, however it is made. It counts what this process computes, which does not grow
-// with what other processes do: some seconds, and hours if anything grew with the square of the size.
+// TestLargeFiles: a file of the size that is read at the most is read in no time, however it is made. It counts what
+// this process computes, which does not grow with what other processes do: some seconds, and hours if anything grew
+// with the square of the size.
 func TestLargeFiles(t *testing.T) {
 	before := computed(t)
 	for _, part := range []string{"a=[\n", "[a]\n", "\"", "#\n", "a=[", "nameserver 1.1.1.1\n", "x\\\n", "1.1.1.1 a\n", "a.", "'a'.", "- ", "{", "a: &a\n", "*a,"} {

@@ -42,7 +42,8 @@ func (r *Report) summary() string {
 	return s
 }
 
-// printable shows control characters, which could move a terminal's cursor, as '?': names in certificates and answers come from whoever answered.
+// printable shows control characters, which could move a terminal's cursor, as '?': names in certificates and answers
+// come from whoever answered.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {

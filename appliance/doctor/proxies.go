@@ -49,7 +49,8 @@ func (o *overrules) proxies() {
 	}
 }
 
-// aptProxy is a line that makes apt use a proxy (apt.conf(5), apt-transport-http(1)); with a host in it, it is for that host alone.
+// aptProxy is a line that makes apt use a proxy (apt.conf(5), apt-transport-http(1)); with a host in it, it is for that
+// host alone.
 var aptProxy = regexp.MustCompile(`(?mi)^\s*Acquire::https?::proxy(?:::([a-z0-9.-]+))?\s+"([^"]*)"`)
 
 // packages looks at the proxies of package managers.

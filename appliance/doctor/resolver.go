@@ -83,7 +83,8 @@ func (r *run) checkResolver(_ context.Context, c *Check) {
 	}
 }
 
-// dnssec says whether systemd-resolved is told to validate, and where: the last that says something wins (resolved.conf(5)).
+// dnssec says whether systemd-resolved is told to validate, and where: the last that says something wins
+// (resolved.conf(5)).
 func (r *run) dnssec() (file string, on bool) {
 	files := []string{"/etc/systemd/resolved.conf"}
 	var drop []string
@@ -193,8 +194,8 @@ func (r *run) checkNames(ctx context.Context, c *Check) {
 	c.Text = fmt.Sprintf("%s; %d bytes of answers over TCP", text, bytes)
 }
 
-// askBastions asks each bastion for all names, both kinds of address, over one TCP connection: DNS over TCP, its large answers and NXDOMAIN for the kind of
-// address that there is none of are checked by it.
+// askBastions asks each bastion for all names, both kinds of address, over one TCP connection: DNS over TCP, its large
+// answers and NXDOMAIN for the kind of address that there is none of are checked by it.
 func (r *run) askBastions(ctx context.Context, c *Check, names []string) (bytes int) {
 	var mu sync.Mutex
 	open := slices.DeleteFunc(r.open(), func(d *door) bool { return d.tcp != nil })
@@ -244,10 +245,12 @@ func unbegun(n int) string {
 	return fmt.Sprintf(" (no time for %d of them)", n)
 }
 
-// lookupTime is what a lookup may take: the wait for one resolver that is dead, five seconds unless resolv.conf says less, and a little.
+// lookupTime is what a lookup may take: the wait for one resolver that is dead, five seconds unless resolv.conf says
+// less, and a little.
 const lookupTime = 6 // seconds
 
-// follow resolves the names as programs on this node do, and returns for how many there was no time. found gets the addresses of each that are no bastion's.
+// follow resolves the names as programs on this node do, and returns for how many there was no time. found gets the
+// addresses of each that are no bastion's.
 func (r *run) follow(ctx context.Context, names []string, found func(name string, others []string, err error)) (left int) {
 	ours := r.ourAddrs()
 	return each(ctx, len(names), lookups, func(i int) {

@@ -5,8 +5,9 @@ import (
 	"strings"
 )
 
-// section is one table of a TOML file with its plain values: strings, booleans and lists of strings, which is all that hosts.toml (containerd's docs/hosts.md)
-// and registries.conf (containers-registries.conf(5)) have that matters here. A whole TOML reader would be a dependency for four keys.
+// section is one table of a TOML file with its plain values: strings, booleans and lists of strings, which is all that
+// hosts.toml (containerd's docs/hosts.md) and registries.conf (containers-registries.conf(5)) have that matters here. A
+// whole TOML reader would be a dependency for four keys.
 type section struct {
 	name   []string // of the table; of an element of an array of tables too
 	values map[string][]string
@@ -20,7 +21,8 @@ func (s section) get(key string) string {
 	return ""
 }
 
-// parseTOML reads the tables in their order, the root first. What it does not understand within a value it leaves out; a file that is no TOML is an error.
+// parseTOML reads the tables in their order, the root first. What it does not understand within a value it leaves out;
+// a file that is no TOML is an error.
 func parseTOML(text string) ([]section, error) {
 	list := []section{{values: map[string][]string{}}}
 	for n := 1; text != ""; n++ {

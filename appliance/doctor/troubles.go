@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// trouble is one way in which a node can be wrong. What doctor prints and what docs/troubleshooting.md says are both made of it, so that the text
-// that somebody looks for is found in both.
+// trouble is one way in which a node can be wrong. What doctor prints and what docs/troubleshooting.md says are both
+// made of it, so that the text that somebody looks for is found in both.
 type trouble struct {
 	id    string
 	seen  []string // what people will have read, of several programs
@@ -232,7 +232,8 @@ var recipes = []struct {
 	steps []step
 }{{"Point a node at the bastions", pointHere}, {"Make a node trust the CA", trustHere}}
 
-// Page is the part of docs/troubleshooting.md that stands for what doctor finds: a heading for each text, with the causes that it can have.
+// Page is the part of docs/troubleshooting.md that stands for what doctor finds: a heading for each text, with the
+// causes that it can have.
 func Page() string {
 	var b strings.Builder
 	list := func(steps []step) {

@@ -18,7 +18,8 @@ import (
 	"time"
 )
 
-// bundles are where Go looks for the system's roots, in its order: the first that exists is read (crypto/x509, root_linux.go).
+// bundles are where Go looks for the system's roots, in its order: the first that exists is read (crypto/x509,
+// root_linux.go).
 var bundles = []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/pki/tls/cacert.pem",
 	"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/cert.pem"}
 
@@ -92,7 +93,8 @@ func (r *run) checkTrust(ctx context.Context, c *Check) {
 		}
 	}
 
-	// Each name at one bastion, in turn, and the first at every one: a certificate is made for a name when it is first asked for, and all bastions have the same CA.
+	// Each name at one bastion, in turn, and the first at every one: a certificate is made for a name when it is first
+	// asked for, and all bastions have the same CA.
 	var visits []visit
 	names, open := r.asked(), r.open()
 	for i, n := range names {
@@ -223,7 +225,8 @@ func asDNS(err error, into **net.DNSError) bool { return err != nil && errors.As
 // runtimes are the programs that read the trust store once, by their names in /proc, with their units.
 var runtimes = map[string]string{"containerd": "containerd", "dockerd": "docker", "crio": "crio", "kubelet": "kubelet", "k3s-server": "k3s", "k3s-agent": "k3s-agent"}
 
-// hertz is the unit of times in /proc/PID/stat; it is 100 on every architecture that Linux still has (USER_HZ, proc(5)).
+// hertz is the unit of times in /proc/PID/stat; it is 100 on every architecture that Linux still has (USER_HZ,
+// proc(5)).
 const hertz = 100
 
 // checkRunning finds programs that have read the trust store before it was changed.

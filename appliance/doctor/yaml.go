@@ -6,8 +6,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// yamlNode is a value in a YAML file; what is not there, or of another kind, is empty. A file is not decoded into a struct, because what the decoder says of
-// keys that stand twice grows with the square of the file.
+// yamlNode is a value in a YAML file; what is not there, or of another kind, is empty. A file is not decoded into a
+// struct, because what the decoder says of keys that stand twice grows with the square of the file.
 type yamlNode struct{ n *yaml.Node }
 
 func parseYAML(text string) (yamlNode, error) {

@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checkDescriptor refuses everything but a regular file or a pipe that is open for reading only. So a device, a socket or a terminal, whose
-// reading does something, and a file that the daemon could write, never come in; neither does a directory, which has no bytes.
+// checkDescriptor refuses everything but a regular file or a pipe that is open for reading only. So a device, a socket
+// or a terminal, whose reading does something, and a file that the daemon could write, never come in; neither does a
+// directory, which has no bytes.
 func checkDescriptor(fd int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -28,7 +29,8 @@ func checkDescriptor(fd int) error {
 	return nil
 }
 
-// plain says that f can be handed over as it is: the daemon would take it, and a regular file would be read from its beginning.
+// plain says that f can be handed over as it is: the daemon would take it, and a regular file would be read from its
+// beginning.
 func plain(f *os.File) bool {
 	if checkDescriptor(int(f.Fd())) != nil {
 		return false

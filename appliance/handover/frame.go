@@ -77,7 +77,8 @@ type receiver struct {
 	files []int // open descriptors that no frame has claimed yet
 }
 
-// maxUnclaimed bounds the descriptors that may arrive before their frame is read: they come with its first byte, so one is the rule.
+// maxUnclaimed bounds the descriptors that may arrive before their frame is read: they come with its first byte, so one
+// is the rule.
 const maxUnclaimed = 8
 
 func (r *receiver) Read(p []byte) (int, error) {

@@ -1,13 +1,16 @@
-// Package handover brings what an operator names to the daemon. The daemon runs as its own user in a sandbox and may not be able to open it, so the
-// command stays its file opener for as long as an import lasts: files and pipes go over as descriptors, and of a directory each file when it is asked for.
+// Package handover brings what an operator names to the daemon. The daemon runs as its own user in a sandbox and may
+// not be able to open it, so the command stays its file opener for as long as an import lasts: files and pipes go over
+// as descriptors, and of a directory each file when it is asked for.
 //
-// The command sends POST /v1/imports to the admin socket with "Connection: Upgrade" and "Upgrade: casemate-import" (RFC 9110, 7.8). After the 101 both
-// sides speak frames: a length of 4 bytes, big-endian, and so many bytes of JSON (message). A descriptor travels as SCM_RIGHTS with the first byte
-// of its frame. The command speaks first, and only after the 101: whatever the HTTP server read ahead could not bring descriptors.
+// The command sends POST /v1/imports to the admin socket with "Connection: Upgrade" and "Upgrade: casemate-import" (RFC
+// 9110, 7.8). After the 101 both sides speak frames: a length of 4 bytes, big-endian, and so many bytes of JSON
+// (message). A descriptor travels as SCM_RIGHTS with the first byte of its frame. The command speaks first, and only
+// after the 101: whatever the HTTP server read ahead could not bring descriptors.
 //
-// It promises: a descriptor that the daemon gets is open for reading only and is a regular file or a pipe; of a directory nothing is opened that lies outside
-// it, wherever its symbolic links lead; when one side goes away, the other side's calls end; and what was not given out as a file is closed with the session.
-// Nothing is ever linked: what is handed over stays the operator's, who may go on writing it.
+// It promises: a descriptor that the daemon gets is open for reading only and is a regular file or a pipe; of a
+// directory nothing is opened that lies outside it, wherever its symbolic links lead; when one side goes away, the
+// other side's calls end; and what was not given out as a file is closed with the session. Nothing is ever linked: what
+// is handed over stays the operator's, who may go on writing it.
 package handover
 
 import (
@@ -56,8 +59,9 @@ type Request struct {
 type Named struct {
 	Name string `json:"name"` // as it was typed; "-" is standard input
 	Dir  bool   `json:"dir,omitempty"`
-	// Relayed says that the command copies it into a pipe of its own, because it is neither a regular file nor a pipe (ssh gives a socket). Such a pipe
-	// also ends when the command dies, so its end counts only when the command confirms it.
+	// Relayed says that the command copies it into a pipe of its own, because it is neither a regular file nor a pipe
+	// (ssh gives a socket). Such a pipe also ends when the command dies, so its end counts only when the command
+	// confirms it.
 	Relayed bool `json:"relayed,omitempty"`
 }
 
@@ -127,7 +131,8 @@ type final struct {
 	Result json.RawMessage `json:"result,omitempty"`
 }
 
-// entry is a fs.FileInfo. The name is bytes: a file system may hold names that are no UTF-8, which a list must show and JSON would change.
+// entry is a fs.FileInfo. The name is bytes: a file system may hold names that are no UTF-8, which a list must show and
+// JSON would change.
 type entry struct {
 	Base []byte      `json:"name"`
 	Len  int64       `json:"size"`

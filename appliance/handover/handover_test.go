@@ -198,7 +198,8 @@ func TestFilesAndPipesGoOver(t *testing.T) {
 	}
 }
 
-// A file that is appended to, or that stands at a position, and what is no file at all goes through a pipe of the command's own.
+// A file that is appended to, or that stands at a position, and what is no file at all goes through a pipe of the
+// command's own.
 func TestOtherInputsAreRelayed(t *testing.T) {
 	d := newDaemon(t, func(s *Session) {
 		if !s.Request().Inputs[0].Relayed {

@@ -71,7 +71,8 @@ func (o *opener) try(a *ask) (*reply, *os.File, error) {
 	return nil, nil, fs.ErrInvalid
 }
 
-// open opens a regular file or a directory. Opening must not wait, as that of a pipe would, nor do anything, as that of a device could.
+// open opens a regular file or a directory. Opening must not wait, as that of a pipe would, nor do anything, as that of
+// a device could.
 func (o *opener) open(root *os.Root, name string) (*reply, *os.File, error) {
 	st, err := root.Stat(name)
 	if err != nil {

@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pipe reads a pipe that was handed over. Its open file is shared with the operator's shell, so it is not made non-blocking here, which everybody would
-// see; it is polled, so that a session that ends does not wait for the next byte. It has none of the methods that only regular files have.
+// pipe reads a pipe that was handed over. Its open file is shared with the operator's shell, so it is not made
+// non-blocking here, which everybody would see; it is polled, so that a session that ends does not wait for the next
+// byte. It has none of the methods that only regular files have.
 type pipe struct {
 	file    *os.File
 	session *Session

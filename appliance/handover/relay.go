@@ -5,7 +5,8 @@ import (
 	"os"
 )
 
-// relay copies what can not be handed over itself (a socket that ssh gives, a device, a file at a position) into a pipe whose other end is handed over.
+// relay copies what can not be handed over itself (a socket that ssh gives, a device, a file at a position) into a pipe
+// whose other end is handed over.
 type relay struct {
 	from, to *os.File
 	done     chan struct{} // closed when nothing more is copied
@@ -27,7 +28,8 @@ func startRelay(from *os.File) (*relay, *os.File, error) {
 	return l, r, nil
 }
 
-// stop does not wait for a read of a terminal or a socket that is under way: nothing but its end or the process's would end it.
+// stop does not wait for a read of a terminal or a socket that is under way: nothing but its end or the process's would
+// end it.
 func (l *relay) stop() {
 	l.from.Close()
 	l.to.Close()

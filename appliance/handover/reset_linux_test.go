@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A command that was killed before it read what it was asked leaves a connection that is reset, perhaps within a frame, rather than ended.
+// A command that was killed before it read what it was asked leaves a connection that is reset, perhaps within a frame,
+// rather than ended.
 func TestCommandKilledWithUnreadQuestions(t *testing.T) {
 	got := make(chan error, 1)
 	d := newDaemon(t, func(s *Session) {

@@ -17,11 +17,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Run is the command's side: it asks the daemon at conn, an admin socket that was just dialled, to import what paths name, opens for it what it asks
-// for, and returns its result. "-" is standard input. onProgress is called from one goroutine, now and then. conn is closed in the end.
+// Run is the command's side: it asks the daemon at conn, an admin socket that was just dialled, to import what paths
+// name, opens for it what it asks for, and returns its result. "-" is standard input. onProgress is called from one
+// goroutine, now and then. conn is closed in the end.
 //
-// An *Error is the daemon's answer. When the daemon ends without one, the error says so; a repetition goes on where it stopped. When ctx is done
-// the daemon stops too, and the error is ctx's cause. req.Inputs is filled here.
+// An *Error is the daemon's answer. When the daemon ends without one, the error says so; a repetition goes on where it
+// stopped. When ctx is done the daemon stops too, and the error is ctx's cause. req.Inputs is filled here.
 func Run(ctx context.Context, conn net.Conn, req Request, paths []string, onProgress func(Progress)) (json.RawMessage, error) {
 	defer conn.Close()
 	socket, ok := conn.(*net.UnixConn)
@@ -50,7 +51,8 @@ func (o *opener) run(conn *net.UnixConn, req Request, onProgress func(Progress))
 		req.Inputs = append(req.Inputs, i.named)
 	}
 	out := &sender{conn: conn}
-	// An answer may stand there already, a refusal, when writing fails because the daemon has closed: it is read anyway.
+	// An answer may stand there already, a refusal, when writing fails because the daemon has closed: it is read
+	// anyway.
 	sending := out.send(&message{Hello: &req}, nil)
 	for i, in := range o.inputs {
 		if in.file != nil && sending == nil {
@@ -144,7 +146,8 @@ type input struct {
 	relay *relay   // nil unless the file is a pipe that we fill
 }
 
-// openWithin is openInputs, but ends with ctx: a named pipe that nobody writes, or a file server that is away, may keep it waiting.
+// openWithin is openInputs, but ends with ctx: a named pipe that nobody writes, or a file server that is away, may keep
+// it waiting.
 func openWithin(ctx context.Context, paths []string) (*opener, error) {
 	type opened struct {
 		o   *opener

@@ -20,7 +20,8 @@ import (
 	"casemate/bundle"
 )
 
-// Session is the daemon's side of one import. Its methods are safe for concurrent use; Finish is called once, by who called Accept.
+// Session is the daemon's side of one import. Its methods are safe for concurrent use; Finish is called once, by who
+// called Accept.
 type Session struct {
 	request Request
 	inputs  []bundle.Input
@@ -48,8 +49,9 @@ type answer struct {
 	fd    int
 }
 
-// Accept takes over the connection of r, answers 101 and takes the inputs. On an error everything was answered and closed. The session ends with r's
-// context too, which a server's BaseContext ends when the daemon stops: the server itself forgets connections that were taken over.
+// Accept takes over the connection of r, answers 101 and takes the inputs. On an error everything was answered and
+// closed. The session ends with r's context too, which a server's BaseContext ends when the daemon stops: the server
+// itself forgets connections that were taken over.
 func Accept(w http.ResponseWriter, r *http.Request) (*Session, error) {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), Protocol) {
 		w.Header().Set("Connection", "Upgrade")
@@ -272,12 +274,12 @@ func (s *Session) Request() Request { return s.request }
 // Context is done when the command goes away (context.Cause is ErrGone then), when the daemon stops, and after Finish.
 func (s *Session) Context() context.Context { return s.ctx }
 
-// Inputs are what is to be read, in the operator's order. Regular files are *os.File, and so are the regular files that a directory's FS opens;
-// nobody but the session need close what is in Input.File.
+// Inputs are what is to be read, in the operator's order. Regular files are *os.File, and so are the regular files that
+// a directory's FS opens; nobody but the session need close what is in Input.File.
 func (s *Session) Inputs() []bundle.Input { return s.inputs }
 
-// Progress shows the operator how far it is: done of total bytes, -1 when the total is not known, in a phase named by one word or two. It never
-// waits, and may be called as often as one likes: the newest is sent a few times a second.
+// Progress shows the operator how far it is: done of total bytes, -1 when the total is not known, in a phase named by
+// one word or two. It never waits, and may be called as often as one likes: the newest is sent a few times a second.
 func (s *Session) Progress(done, total int64, phase string) {
 	s.mu.Lock()
 	s.newest = Progress{done, total, phase}
@@ -311,8 +313,8 @@ func (s *Session) showProgress() {
 	}
 }
 
-// Finish answers the command: with result, or if err is not nil with err's text and status (docs/admin-api.md says which means what). It closes everything,
-// and returns an error when the command could not be told.
+// Finish answers the command: with result, or if err is not nil with err's text and status (docs/admin-api.md says
+// which means what). It closes everything, and returns an error when the command could not be told.
 func (s *Session) Finish(result any, err error, status int) error {
 	f := &final{Status: http.StatusOK}
 	if err != nil {
@@ -324,7 +326,8 @@ func (s *Session) Finish(result any, err error, status int) error {
 	close(s.done)
 	told := s.out.send(&message{Final: f}, nil)
 	if told == nil {
-		// The command closes when it has read it; bytes of replies that came late must not turn its last read into a reset.
+		// The command closes when it has read it; bytes of replies that came late must not turn its last read into a
+		// reset.
 		s.conn.CloseWrite()
 		select {
 		case <-s.ended:

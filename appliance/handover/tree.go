@@ -23,8 +23,8 @@ func (t *tree) fail(op, name string, err error) error {
 	return &fs.PathError{Op: op, Path: shown(t.name, name), Err: err}
 }
 
-// Open opens a regular file as *os.File, or a directory as fs.ReadDirFile whose ReadDir(n) does not hold all of it in memory. Symbolic links are followed
-// within the directory; everything else is refused.
+// Open opens a regular file as *os.File, or a directory as fs.ReadDirFile whose ReadDir(n) does not hold all of it in
+// memory. Symbolic links are followed within the directory; everything else is refused.
 func (t *tree) Open(name string) (fs.File, error) {
 	if !fs.ValidPath(name) {
 		return nil, t.fail("open", name, fs.ErrInvalid)

@@ -48,7 +48,8 @@ func TestDirectory(t *testing.T) {
 	}
 }
 
-// Nothing outside of the directory is opened, and nothing that is no file; a name that is not there says so in a way that errors.Is knows.
+// Nothing outside of the directory is opened, and nothing that is no file; a name that is not there says so in a way
+// that errors.Is knows.
 func TestDirectoryKeepsInside(t *testing.T) {
 	outside := write(t, t.TempDir()+"/secret", "secret")
 	dir := t.TempDir()

@@ -1,9 +1,11 @@
-// Package missing keeps the missing book: every image, file, DNS name, TLS name and host that a client asked for and did not get.
+// Package missing keeps the missing book: every image, file, DNS name, TLS name and host that a client asked for and
+// did not get.
 //
-// It promises: the book has a fixed size however many distinct things are asked for, and when it is full the noisiest client's entries go first,
-// so that a scan by one client does not push out what the others really miss; noting a miss never waits for a disk or the network;
-// the book lies on the node's own disk and survives a restart (a crash loses at most the last few seconds); and the other nodes see it through
-// one bounded file of the tree, written at most once a minute and only if something changed.
+// It promises: the book has a fixed size however many distinct things are asked for, and when it is full the noisiest
+// client's entries go first, so that a scan by one client does not push out what the others really miss; noting a miss
+// never waits for a disk or the network; the book lies on the node's own disk and survives a restart (a crash loses at
+// most the last few seconds); and the other nodes see it through one bounded file of the tree, written at most once a
+// minute and only if something changed.
 package missing
 
 import (
@@ -161,8 +163,8 @@ type file struct {
 // clearedName is the tree's file that says up to when the books of all nodes were cleared; no node can be called so.
 const clearedName = "_cleared"
 
-// Open reads the book from disk. A damaged file is put aside with the name's end .damaged and said so in the log: the book is an aid, it does not
-// keep a node from starting.
+// Open reads the book from disk. A damaged file is put aside with the name's end .damaged and said so in the log: the
+// book is an aid, it does not keep a node from starting.
 func Open(cfg Config) (*Book, error) {
 	if cfg.Max == 0 {
 		cfg.Max = 10000
@@ -203,7 +205,8 @@ func Open(cfg Config) (*Book, error) {
 	return b, nil
 }
 
-// Add notes that client asked for something of that kind and did not get it; detail says more, or "". It only touches memory.
+// Add notes that client asked for something of that kind and did not get it; detail says more, or "". It only touches
+// memory.
 func (b *Book) Add(kind, name, detail string, client netip.Addr) {
 	b.add(kind, clean(name, maxName), clean(detail, maxDetail), client, time.Now().UTC())
 }
@@ -247,7 +250,8 @@ func clientName(a netip.Addr) string {
 	return a.String()
 }
 
-// clean cuts s to n bytes and makes it one printable line: what clients send ends up on an operator's terminal and in lists.
+// clean cuts s to n bytes and makes it one printable line: what clients send ends up on an operator's terminal and in
+// lists.
 func clean(s string, n int) string {
 	if len(s) > n {
 		s = s[:n]
@@ -302,8 +306,9 @@ func (b *Book) disown(e *entry) {
 	b.forget(e.owner)
 }
 
-// evict lets the oldest entry of the noisiest client go. If a much quieter client asked for it too, it is that client's from now on and the next
-// one goes: what a scan happens to share with an honest client stays. It ends, because every turn makes the noisiest client smaller.
+// evict lets the oldest entry of the noisiest client go. If a much quieter client asked for it too, it is that client's
+// from now on and the next one goes: what a scan happens to share with an honest client stays. It ends, because every
+// turn makes the noisiest client smaller.
 func (b *Book) evict() {
 	for {
 		worst := b.noisy[0]
@@ -501,7 +506,8 @@ func (b *Book) keep() {
 	}
 }
 
-// save writes the book beside the old one and renames it: a crash leaves one of the two. It is not synced, a power cut may lose the last seconds.
+// save writes the book beside the old one and renames it: a crash leaves one of the two. It is not synced, a power cut
+// may lose the last seconds.
 func (b *Book) save() error {
 	_, changed, f := b.snapshot()
 	if changed == b.saved {

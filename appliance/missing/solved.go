@@ -11,8 +11,9 @@ type Listed struct {
 	SolvedBy string `json:"solved_by,omitempty"`
 }
 
-// Solve asks answered about each entry and returns the open ones first; apart from that the order stays. What is solved is not kept: it follows from what
-// is there at the moment, so it is right on every node, and something that is deleted again opens its entry again.
+// Solve asks answered about each entry and returns the open ones first; apart from that the order stays. What is solved
+// is not kept: it follows from what is there at the moment, so it is right on every node, and something that is deleted
+// again opens its entry again.
 func Solve(entries []Entry, answered func(Entry) (by string, ok bool)) []Listed {
 	list := make([]Listed, 0, len(entries))
 	var solved []Listed

@@ -100,8 +100,8 @@ func (s *Site) Enroll(format string) ([]File, error) {
 	return s.role(script), nil
 }
 
-// line is a command for a root shell that fetches the script from whichever bastion answers with the right bytes, and runs it with what stands behind the line.
-// It has no single quote in it but the two around the inner command.
+// line is a command for a root shell that fetches the script from whichever bastion answers with the right bytes, and
+// runs it with what stands behind the line. It has no single quote in it but the two around the inner command.
 func (s *Site) line(script string) string {
 	sum := sha256.Sum256([]byte(script))
 	var hosts []string

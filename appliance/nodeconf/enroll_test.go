@@ -61,7 +61,8 @@ func newSite(t *testing.T) *Site {
 	}
 }
 
-// shells are those that nodes have: dash is Debian's and Ubuntu's, bash RHEL's and SUSE's, busybox's stands for the smallest.
+// shells are those that nodes have: dash is Debian's and Ubuntu's, bash RHEL's and SUSE's, busybox's stands for the
+// smallest.
 func shells(t *testing.T) map[string][]string {
 	list := map[string][]string{}
 	for name, args := range map[string][]string{"dash": {"dash"}, "bash": {"bash", "--posix"}, "busybox": {"busybox", "sh"}} {
@@ -84,7 +85,8 @@ func dash(t *testing.T) []string {
 	return shell
 }
 
-// quick is busybox, whose programs are part of it: a run costs a third of one in dash. It is for what depends on the script and not on the shell.
+// quick is busybox, whose programs are part of it: a run costs a third of one in dash. It is for what depends on the
+// script and not on the shell.
 func quick(t *testing.T) []string {
 	t.Helper()
 	if shell := shells(t)["busybox"]; shell != nil {
@@ -328,8 +330,8 @@ func (tr *tree) check(s setup) {
 	}
 }
 
-// Each set-up is enrolled and undone in dash, and three of them in the other shells. All that can be done to a node is done to those three in busybox, where
-// it costs least; make soak does it to each set-up in each shell.
+// Each set-up is enrolled and undone in dash, and three of them in the other shells. All that can be done to a node is
+// done to those three in busybox, where it costs least; make soak does it to each set-up in each shell.
 func TestEveryResolverSetup(t *testing.T) {
 	site := newSite(t)
 	for name, shell := range shells(t) {
@@ -376,7 +378,8 @@ func (tr *tree) again(site *Site) {
 	tr.same(enrolled, "after a second run")
 }
 
-// everything: a dry run changes nothing; the run does what it should; a second one writes nothing; after the site has changed it follows; undo puts back every byte.
+// everything: a dry run changes nothing; the run does what it should; a second one writes nothing; after the site has
+// changed it follows; undo puts back every byte.
 func everything(t *testing.T, site *Site, shell []string, s setup) (tr *tree, was map[string]string) {
 	tr = newTree(t, shell, s.files)
 	was = tr.all()
@@ -488,7 +491,8 @@ func TestUndoLeavesWhatOthersHaveChanged(t *testing.T) {
 	}
 }
 
-// NetworkManager writes the file anew after a run: that is no change of somebody's, and a later run and undo take it as it is.
+// NetworkManager writes the file anew after a run: that is no change of somebody's, and a later run and undo take it as
+// it is.
 func TestNetworkManagerWritesAgain(t *testing.T) {
 	t.Parallel()
 	site := newSite(t)
@@ -757,7 +761,8 @@ func TestLine(t *testing.T) {
 	}
 }
 
-// The line takes the first bastion that gives the right bytes, passes on what stands behind it, and runs nothing else. curl is one that reads files.
+// The line takes the first bastion that gives the right bytes, passes on what stands behind it, and runs nothing else.
+// curl is one that reads files.
 func TestLineTriesEveryBastion(t *testing.T) {
 	s := newSite(t)
 	for name, shell := range shells(t) {

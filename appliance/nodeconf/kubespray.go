@@ -11,7 +11,8 @@ import (
 	"strings"
 )
 
-// KubesprayRelease is what has to be known of a release of Kubespray to send it to the bastions. It is read from a checkout, or known.
+// KubesprayRelease is what has to be known of a release of Kubespray to send it to the bastions. It is read from a
+// checkout, or known.
 type KubesprayRelease struct {
 	Release string `json:"release"` // "v2.31.0"
 	// URLs and Images are the variables whose defaults name a public host, as they are written.
@@ -33,7 +34,8 @@ const oldestKubespray, newestKubespray = 25, 31
 
 var releaseName = regexp.MustCompile(`^v?2\.([0-9]{1,3})\.([0-9]{1,3})$`)
 
-// KnownKubespray is what is known of a release; "" is the newest. The variables' names are the same in all patch releases.
+// KnownKubespray is what is known of a release; "" is the newest. The variables' names are the same in all patch
+// releases.
 func KnownKubespray(version string) (*KubesprayRelease, error) {
 	if version == "" {
 		version = NewestKubespray
@@ -105,8 +107,9 @@ func (k *KubesprayRelease) sound() error {
 // KubesprayModes are those of KubesprayVars.
 var KubesprayModes = []string{"dns", "mirror"}
 
-// KubesprayVars writes variables for Kubespray's inventory. Mode "dns" is for nodes that ask the bastions for names: then everything stays as it is, and only what
-// Kubespray itself does to the resolvers has to be right. Mode "mirror" is for nodes whose DNS is left alone: every file and image is asked for at the bastions' own names.
+// KubesprayVars writes variables for Kubespray's inventory. Mode "dns" is for nodes that ask the bastions for names:
+// then everything stays as it is, and only what Kubespray itself does to the resolvers has to be right. Mode "mirror"
+// is for nodes whose DNS is left alone: every file and image is asked for at the bastions' own names.
 func KubesprayVars(s *Site, mode string, k *KubesprayRelease) (*Conf, error) {
 	if !slices.Contains(KubesprayModes, mode) {
 		return nil, fmt.Errorf("the mode must be %s, got %q", strings.Join(KubesprayModes, " or "), mode)
@@ -163,8 +166,9 @@ func yamlList(b *strings.Builder, name string, addrs []netip.Addr) {
 var firstURLs = []string{"github_url", "dl_k8s_io_url", "storage_googleapis_url", "get_helm_url"}
 var firstImages = []string{"kube_image_repo", "gcr_image_repo", "github_image_repo", "docker_image_repo", "quay_image_repo"}
 
-// kubesprayOffline sends every download to the bastions: the files below files.<domain>/HOST, the images below registry.<domain>/HOST. With the host in the name nothing
-// has to be guessed, which the flat names of many guides leave to luck.
+// kubesprayOffline sends every download to the bastions: the files below files.<domain>/HOST, the images below
+// registry.<domain>/HOST. With the host in the name nothing has to be guessed, which the flat names of many guides
+// leave to luck.
 func (s *Site) kubesprayOffline(k *KubesprayRelease, c *Conf) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Kubespray %s without DNS override: every file and image by the bastions' own names.\n---\n", k.Release)
@@ -204,7 +208,8 @@ func (s *Site) kubesprayOffline(k *KubesprayRelease, c *Conf) string {
 	return b.String()
 }
 
-// ciliumVars: the chart comes from the bastions as well. It pins images by digests of its own; Kubespray downloads them by tag, and these are what is there.
+// ciliumVars: the chart comes from the bastions as well. It pins images by digests of its own; Kubespray downloads them
+// by tag, and these are what is there.
 const ciliumVars = `
 # Cilium: its command line takes the chart from here; images are those that Kubespray lists, not those that the chart pins.
 cilium_install_extra_flags: "--repository {{ files_repo }}/helm.cilium.io/"
@@ -272,8 +277,8 @@ func yamlText(s string) string {
 // kubesprayCA is where casemate enroll puts all roots in one file.
 const kubesprayCA = "/etc/casemate/ca.crt"
 
-// kubesprayContainerd names every bastion for registry.<domain>, so that one that is down costs little, and for the upstream names, under which charts and manifests
-// that Kubespray applies name images.
+// kubesprayContainerd names every bastion for registry.<domain>, so that one that is down costs little, and for the
+// upstream names, under which charts and manifests that Kubespray applies name images.
 func (s *Site) kubesprayContainerd(k *KubesprayRelease, c *Conf) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Kubespray %s: containerd asks the bastions, in this order, and nobody else. This list replaces Kubespray's own.\n---\n", k.Release)

@@ -48,8 +48,9 @@ func Runtimes() (names []string) {
 // HostsFile holds the lines that /etc/hosts needs where no resolver knows the bastions.
 const HostsFile = "/etc/hosts.casemate"
 
-// Mirrors writes a container runtime's mirror configuration for nodes whose DNS is left alone: every registry that the bastions answer for is asked for at the
-// bastions, each by its own name, and nowhere else. With the same site it writes the same bytes.
+// Mirrors writes a container runtime's mirror configuration for nodes whose DNS is left alone: every registry that the
+// bastions answer for is asked for at the bastions, each by its own name, and nowhere else. With the same site it
+// writes the same bytes.
 func Mirrors(s *Site, runtime string) (*Conf, error) {
 	i := slices.Index(Runtimes(), runtime)
 	if i < 0 {
@@ -69,7 +70,8 @@ func Mirrors(s *Site, runtime string) (*Conf, error) {
 	return c, nil
 }
 
-// hosts are the lines of /etc/hosts. The names that stand for all bastions are in each line: both the C library and Go give all addresses of such a name.
+// hosts are the lines of /etc/hosts. The names that stand for all bastions are in each line: both the C library and Go
+// give all addresses of such a name.
 func (s *Site) hosts() string {
 	var b strings.Builder
 	b.WriteString("# The bastions: append these lines to /etc/hosts where no resolver knows them.\n")
@@ -81,8 +83,8 @@ func (s *Site) hosts() string {
 	return b.String()
 }
 
-// Pulled are the registries' names that stand in images' names. Those that only ever are the target of a redirect or of a token request are left out, because the
-// bastions send nobody there.
+// Pulled are the registries' names that stand in images' names. Those that only ever are the target of a redirect or of
+// a token request are left out, because the bastions send nobody there.
 func (s *Site) Pulled() (list []string) {
 	for _, name := range s.Registries() {
 		label, _, _ := strings.Cut(name, ".")
@@ -101,8 +103,9 @@ func (s *Site) ca() string {
 
 const containerdDir = "/etc/containerd/certs.d"
 
-// containerdMirrors writes a hosts.toml for each registry. containerd names the registry in ?ns=, so the bastions need no path. "server" comes last and is a bastion
-// too: without it containerd would go to the Internet at the end, and wait there.
+// containerdMirrors writes a hosts.toml for each registry. containerd names the registry in ?ns=, so the bastions need
+// no path. "server" comes last and is a bastion too: without it containerd would go to the Internet at the end, and
+// wait there.
 func containerdMirrors(s *Site, c *Conf) {
 	const ca = containerdDir + "/casemate-ca.crt"
 	c.file(ca, s.ca())
@@ -120,7 +123,8 @@ func containerdMirrors(s *Site, c *Conf) {
 	c.note("containerd 1.x knows no dial_timeout: there a bastion whose host is down, not only its daemon, costs 30 s for each request")
 }
 
-// dockerMirrors can only do Docker Hub: dockerd has mirrors for nothing else, and takes none with a path, so the Hub's names reach the bastions flat.
+// dockerMirrors can only do Docker Hub: dockerd has mirrors for nothing else, and takes none with a path, so the Hub's
+// names reach the bastions flat.
 func dockerMirrors(s *Site, c *Conf) {
 	var mirrors []string
 	for _, n := range s.Nodes {
@@ -154,8 +158,9 @@ func crioMirrors(s *Site, c *Conf) {
 	c.note("systemctl reload crio reads it")
 }
 
-// containersMirrors writes registries.conf.d of containers/image, which sends no ns and rewrites paths instead. The location is what comes last, after the mirrors;
-// that it is a bastion too keeps the Internet out. "blocked" would not do: it forbids the image altogether, mirrors or not.
+// containersMirrors writes registries.conf.d of containers/image, which sends no ns and rewrites paths instead. The
+// location is what comes last, after the mirrors; that it is a bastion too keeps the Internet out. "blocked" would not
+// do: it forbids the image altogether, mirrors or not.
 func containersMirrors(s *Site, c *Conf) {
 	for _, n := range s.Nodes {
 		c.file(containersDir+"/certs.d/"+s.Host(n)+"/ca.crt", s.ca())
@@ -173,8 +178,8 @@ func containersMirrors(s *Site, c *Conf) {
 	c.note("a short name (podman pull nginx) needs unqualified-search-registries or an alias as before: only names with a registry are mirrored")
 }
 
-// rancherMirrors writes registries.yaml, which k3s and RKE2 turn into containerd's hosts.toml at their start. They append the registry itself as the last place to ask,
-// unless they are told not to.
+// rancherMirrors writes registries.yaml, which k3s and RKE2 turn into containerd's hosts.toml at their start. They
+// append the registry itself as the last place to ask, unless they are told not to.
 func rancherMirrors(s *Site, c *Conf, name, services string) {
 	dir := "/etc/rancher/" + name
 	ca := dir + "/casemate-ca.crt"

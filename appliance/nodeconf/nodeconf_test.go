@@ -51,7 +51,8 @@ func threeBastions(t *testing.T) *Site {
 	}
 }
 
-// golden compares all files and notes with testdata/NAME; the certificate, which is another one each time, is called ROOT there.
+// golden compares all files and notes with testdata/NAME; the certificate, which is another one each time, is called
+// ROOT there.
 func golden(t *testing.T, name string, s *Site, c *Conf) {
 	t.Helper()
 	var b strings.Builder
@@ -135,7 +136,8 @@ func TestMirrors(t *testing.T) {
 	}
 }
 
-// parseTOML reads what is written here, and no more: comments, tables and arrays of tables, strings and arrays of strings.
+// parseTOML reads what is written here, and no more: comments, tables and arrays of tables, strings and arrays of
+// strings.
 func parseTOML(t *testing.T, text string) (tables []map[string]any) {
 	t.Helper()
 	tables = append(tables, map[string]any{"": ""})
@@ -389,7 +391,8 @@ func TestKubesprayReleases(t *testing.T) {
 			t.Errorf("%s: %q", version, c.Notes)
 		}
 	}
-	// A variable that is not known here keeps its host and nobody is told: what only some releases have has to be right.
+	// A variable that is not known here keeps its host and nobody is told: what only some releases have has to be
+	// right.
 	for version, want := range map[string]map[string]bool{
 		"v2.26.1": {"external_openstack_cloud_controller_image_repo": true, "containerd_debian_repo_base_url": true},
 		"v2.27.0": {"external_oracle_cloud_controller_image_repo": true, "containerd_debian_repo_base_url": true},

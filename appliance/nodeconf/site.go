@@ -1,7 +1,9 @@
-// Package nodeconf writes what nodes and inventories need to use the bastions: the enrol script, mirror configurations of container runtimes, Kubespray's variables.
+// Package nodeconf writes what nodes and inventories need to use the bastions: the enrol script, mirror configurations
+// of container runtimes, Kubespray's variables.
 //
-// It promises: everything is a pure function of a Site, so every bastion writes the same bytes; every bastion is named, each by <node>.<domain>; and nothing that is
-// written lowers a node's security (no unverified TLS, no http for content).
+// It promises: everything is a pure function of a Site, so every bastion writes the same bytes; every bastion is named,
+// each by <node>.<domain>; and nothing that is written lowers a node's security (no unverified TLS, no http for
+// content).
 package nodeconf
 
 import (

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// sound says why nothing can be written for this site. Names and addresses go as they are into shell, TOML, YAML and JSON on every node of a site, so what is no plain
-// host name is refused here and nowhere quoted.
+// sound says why nothing can be written for this site. Names and addresses go as they are into shell, TOML, YAML and
+// JSON on every node of a site, so what is no plain host name is refused here and nowhere quoted.
 func (s *Site) sound() error {
 	if !plainHost(s.Domain) {
 		return fmt.Errorf("the domain must be a lower-case zone with a dot, got %q", s.Domain)

@@ -1,7 +1,9 @@
-// Package origin knows the public hosts that content comes from: their names, their aliases, and which of them are enabled.
+// Package origin knows the public hosts that content comes from: their names, their aliases, and which of them are
+// enabled.
 //
-// It promises: one canonical name for each host, whatever alias or port a client uses; an order that is the same on every node; and that
-// what the tree says always wins over the built-in list, so that a newer program with a longer list does not undo what an operator decided.
+// It promises: one canonical name for each host, whatever alias or port a client uses; an order that is the same on
+// every node; and that what the tree says always wins over the built-in list, so that a newer program with a longer
+// list does not undo what an operator decided.
 package origin
 
 import (
@@ -20,8 +22,8 @@ type Origin struct {
 	Host string `json:"host"`
 	// Aliases are other names of the same content.
 	Aliases []string `json:"aliases,omitempty"`
-	// Registry says that container images are its main thing. Registries come first in the order in which flat names are tried;
-	// apart from that every origin answers /v2/ as a registry and everything else as files.
+	// Registry says that container images are its main thing. Registries come first in the order in which flat names
+	// are tried; apart from that every origin answers /v2/ as a registry and everything else as files.
 	Registry bool `json:"registry,omitempty"`
 	// Disabled says why the origin is not answered: "" when it is.
 	Disabled string `json:"disabled,omitempty"`
@@ -52,9 +54,10 @@ func files(hosts ...string) []Origin {
 	return list
 }
 
-// Builtin returns the public registries and download hosts that installers of Kubernetes ask for, in the order in which flat names are tried.
-// Blobs are served from the origin itself, so the delivery networks behind them are not needed; those with names of their own stand here all
-// the same, because a client that asks for one should find its request in the missing book.
+// Builtin returns the public registries and download hosts that installers of Kubernetes ask for, in the order in which
+// flat names are tried. Blobs are served from the origin itself, so the delivery networks behind them are not needed;
+// those with names of their own stand here all the same, because a client that asks for one should find its request in
+// the missing book.
 func Builtin() []Origin {
 	return slices.Concat(
 		[]Origin{
@@ -120,8 +123,9 @@ type Set struct {
 	all  map[string]int // host or alias, of every origin
 }
 
-// Load reads the records of the operator (one file an origin, tree being the origins/ directory) over base, the origins that are there
-// without a record. A record that cannot be read is an error that names it: guessing would open or close an origin silently.
+// Load reads the records of the operator (one file an origin, tree being the origins/ directory) over base, the origins
+// that are there without a record. A record that cannot be read is an error that names it: guessing would open or close
+// an origin silently.
 func Load(tree fs.ReadDirFS, base []Origin) (*Set, error) {
 	list := slices.Clone(base)
 	at := map[string]int{}
@@ -158,8 +162,8 @@ func Load(tree fs.ReadDirFS, base []Origin) (*Set, error) {
 	return NewSet(list), nil
 }
 
-// NewSet makes a set of a list. Registries come first, otherwise the order stays. A name that two origins claim belongs to the one whose host it is,
-// else to the first.
+// NewSet makes a set of a list. Registries come first, otherwise the order stays. A name that two origins claim belongs
+// to the one whose host it is, else to the first.
 func NewSet(list []Origin) *Set {
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b Origin) int {
@@ -220,8 +224,8 @@ func (s *Set) Names() []string {
 	return names
 }
 
-// Canonical folds a name as a client writes it (any case, with a port, an alias) to the host of the enabled origin that it belongs to.
-// The second result says whether there is one; if there is none, the first is the folded name.
+// Canonical folds a name as a client writes it (any case, with a port, an alias) to the host of the enabled origin that
+// it belongs to. The second result says whether there is one; if there is none, the first is the folded name.
 func (s *Set) Canonical(name string) (string, bool) {
 	name = Fold(name)
 	if i, ok := s.by[name]; ok {
@@ -239,8 +243,8 @@ func (s *Set) Get(name string) (Origin, bool) {
 	return s.list[i], true
 }
 
-// With returns the set as it would be with o in place of what has its host. An origin whose host or alias belongs to another one is
-// fs.ErrExist and names it.
+// With returns the set as it would be with o in place of what has its host. An origin whose host or alias belongs to
+// another one is fs.ErrExist and names it.
 func (s *Set) With(o Origin) (*Set, error) {
 	for _, n := range o.Names() {
 		if err := Check(n); err != nil {
@@ -259,7 +263,8 @@ func (s *Set) With(o Origin) (*Set, error) {
 	return NewSet(list), nil
 }
 
-// Without returns the set as it would be if the origin were removed: a built-in one stays, disabled; another one is gone.
+// Without returns the set as it would be if the origin were removed: a built-in one stays, disabled; another one is
+// gone.
 func (s *Set) Without(host string) *Set {
 	list := slices.Clone(s.list)
 	for i, o := range list {

@@ -1,7 +1,8 @@
-// Package service knows how systemd runs the daemon on this host: as which user, with which sockets. What a package installs cannot know the host's addresses; it writes
-// them beside, as drop-ins.
+// Package service knows how systemd runs the daemon on this host: as which user, with which sockets. What a package
+// installs cannot know the host's addresses; it writes them beside, as drop-ins.
 //
-// It promises: what it writes is whole or not there, the same config writes the same bytes, and nothing of an operator's is touched.
+// It promises: what it writes is whole or not there, the same config writes the same bytes, and nothing of an
+// operator's is touched.
 package service
 
 import (
@@ -39,7 +40,8 @@ type Host struct {
 	uid, gid int
 }
 
-// Find returns the host's service, or nil where there is none: the unit is not installed, or who asks is not root and so runs the daemon as himself.
+// Find returns the host's service, or nil where there is none: the unit is not installed, or who asks is not root and
+// so runs the daemon as himself.
 func Find() (*Host, error) {
 	if os.Geteuid() != 0 || !installed("/") {
 		return nil, nil
@@ -62,7 +64,8 @@ func installed(root string) bool {
 	})
 }
 
-// Prepare makes the data directory as the daemon's user needs it. One that holds another user's files is refused: somebody means something else by it.
+// Prepare makes the data directory as the daemon's user needs it. One that holds another user's files is refused:
+// somebody means something else by it.
 func (h *Host) Prepare(data string) error {
 	if to, err := os.Readlink(data); err == nil && data == DataDir {
 		return fmt.Errorf("data directory %s: it is a symbolic link, which systemd does not take for a service's directory: put the data at %s by a mount, or name the place with --data", data, to)
@@ -94,7 +97,8 @@ func (h *Host) Prepare(data string) error {
 	return nil
 }
 
-// mkdirs makes a directory with its parents, which the daemon's user can pass whatever the umask is; those that are there stay as they are.
+// mkdirs makes a directory with its parents, which the daemon's user can pass whatever the umask is; those that are
+// there stay as they are.
 func mkdirs(dir string) error {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -141,7 +145,8 @@ func (h *Host) CanEnter(data string) error {
 	})
 }
 
-// hidden refuses what the daemon does not see as others do (ProtectHome, PrivateTmp, PrivateDevices), or what is gone after a boot.
+// hidden refuses what the daemon does not see as others do (ProtectHome, PrivateTmp, PrivateDevices), or what is gone
+// after a boot.
 func hidden(data string) error {
 	for _, dir := range []string{"/home", "/root", "/run", "/tmp", "/var/tmp", "/dev", "/proc", "/sys"} {
 		if data == dir || strings.HasPrefix(data, dir+"/") {
@@ -157,8 +162,8 @@ type Config struct {
 	HTTP, HTTPS, DNS []netip.AddrPort
 }
 
-// Write writes the drop-ins that cfg needs and takes away those that it does not need any more. It returns the paths that changed; systemd has to be told of
-// them (systemctl daemon-reload).
+// Write writes the drop-ins that cfg needs and takes away those that it does not need any more. It returns the paths
+// that changed; systemd has to be told of them (systemctl daemon-reload).
 func (h *Host) Write(cfg Config) (changed []string, err error) {
 	files, err := DropIns(cfg)
 	if err != nil {
@@ -277,7 +282,8 @@ func DropIns(cfg Config) (map[string][]byte, error) {
 // Start is what an operator types to start the daemon, now and at every boot.
 func Start() string { return "systemctl enable --now " + Unit }
 
-// Firewall are the lines that let clients and the other nodes in where firewalld runs: one service if every port is the usual one.
+// Firewall are the lines that let clients and the other nodes in where firewalld runs: one service if every port is the
+// usual one.
 func Firewall(cfg Config, peer netip.AddrPort) []string {
 	usual := peer.Port() == 7443
 	var ports []string

@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// As runs do as the daemon's user, on every thread of the process, and comes back to root. What do writes is the user's, and links that lie in the user's directories
-// lead no further than the user may go.
+// As runs do as the daemon's user, on every thread of the process, and comes back to root. What do writes is the
+// user's, and links that lie in the user's directories lead no further than the user may go.
 func (h *Host) As(do func() error) (err error) {
 	groups, err := syscall.Getgroups()
 	if err != nil {

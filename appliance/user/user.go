@@ -280,8 +280,9 @@ var nobody = sync.OnceValue(func() []byte {
 	return h
 })
 
-// Authenticate returns nil when the password is the user's, and ErrDenied when it is not or there is no such user, after the same time.
-// syscall.EAGAIN means that too many passwords wait to be checked: ask again later. Who asks is in ctx (WithClient).
+// Authenticate returns nil when the password is the user's, and ErrDenied when it is not or there is no such user,
+// after the same time. syscall.EAGAIN means that too many passwords wait to be checked: ask again later. Who asks is in
+// ctx (WithClient).
 func (u *Users) Authenticate(ctx context.Context, name, password string) error {
 	hash, data := nobody, []byte(nil)
 	if CheckName(name) == nil && len(password) <= 72 {

@@ -10,10 +10,12 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// MaxChartIndex is the most that the index of a chart repository may have, in bytes; the largest public ones have about 25 MiB.
+// MaxChartIndex is the most that the index of a chart repository may have, in bytes; the largest public ones have about
+// 25 MiB.
 const MaxChartIndex = 64 << 20
 
-// ChartIndex is what is needed of the index.yaml of a classic chart repository (https://helm.sh/docs/topics/chart_repository/).
+// ChartIndex is what is needed of the index.yaml of a classic chart repository
+// (https://helm.sh/docs/topics/chart_repository/).
 type ChartIndex struct {
 	entries map[string][]release
 }
@@ -38,7 +40,8 @@ func ReadChartIndex(b []byte) (*ChartIndex, error) {
 // IndexURL is the URL of the index of the chart's repository.
 func (w Chart) IndexURL() string { return strings.TrimSuffix(w.Repo, "/") + "/index.yaml" }
 
-// Archive finds the chart's archive: a file, perhaps on another host, or, where the index leads to an OCI registry, an image; the other is nil.
+// Archive finds the chart's archive: a file, perhaps on another host, or, where the index leads to an OCI registry, an
+// image; the other is nil.
 func (x *ChartIndex) Archive(w Chart) (*File, *Image, error) {
 	v, err := pick(x.entries[w.Name], w)
 	if err != nil {
@@ -73,7 +76,8 @@ func (x *ChartIndex) Archive(w Chart) (*File, *Image, error) {
 	return f, nil, nil
 }
 
-// pick finds the version asked for, with or without a leading v; without one the newest that is no pre-release, as helm pull does.
+// pick finds the version asked for, with or without a leading v; without one the newest that is no pre-release, as helm
+// pull does.
 func pick(all []release, w Chart) (release, error) {
 	if len(all) == 0 {
 		return release{}, errors.New("the repository's index does not have it")

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// Where the index leads to a registry, the chart is an image. A tag has "_" where a version has "+" (https://helm.sh/docs/topics/registries/).
+// Where the index leads to a registry, the chart is an image. A tag has "_" where a version has "+"
+// (https://helm.sh/docs/topics/registries/).
 func TestChartInARegistry(t *testing.T) {
 	for ref, want := range map[string]string{
 		"registry-1.docker.io/bitnamicharts/nginx:1.2.3":      "docker.io/bitnamicharts/nginx:1.2.3",
@@ -63,7 +64,8 @@ func FuzzCompareSemver(f *testing.F) {
 	})
 }
 
-// Whatever an index.yaml says, finding a chart in it does not fail badly, and what is found has the version that was asked for.
+// Whatever an index.yaml says, finding a chart in it does not fail badly, and what is found has the version that was
+// asked for.
 func FuzzChartIndex(f *testing.F) {
 	f.Add([]byte("entries: {a: [{version: 1.0.0, urls: [x.tgz], digest: aa}]}"), "a", "1.0.0")
 	f.Add([]byte("a: &a [x, x]\nentries: {a: [*a, *a]}"), "a", "")

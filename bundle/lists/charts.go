@@ -10,13 +10,14 @@ import (
 var (
 	// chartName is what Helm lets a chart be called, in the wider form that repositories have.
 	chartName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,249}$`)
-	// chartVersion is a semantic version (semver.org 2.0.0), perhaps with "v" and with fewer than three numbers, as charts have them.
+	// chartVersion is a semantic version (semver.org 2.0.0), perhaps with "v" and with fewer than three numbers, as
+	// charts have them.
 	chartVersion = regexp.MustCompile(`^v?[0-9]+(\.[0-9]+){0,2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
 )
 
-// Charts reads a list of Helm charts, one a line: "oci://HOST/REPOSITORY/CHART:VERSION" or "oci://HOST/REPOSITORY/CHART VERSION" for charts in registries
-// (they are images in Wanted), and "https://REPOSITORY CHART [VERSION]" for classic repositories, without a version the newest. name is the
-// list's name in messages.
+// Charts reads a list of Helm charts, one a line: "oci://HOST/REPOSITORY/CHART:VERSION" or "oci://HOST/REPOSITORY/CHART
+// VERSION" for charts in registries (they are images in Wanted), and "https://REPOSITORY CHART [VERSION]" for classic
+// repositories, without a version the newest. name is the list's name in messages.
 func (l *Parser) Charts(name string, r io.Reader) {
 	l.eachLine(name, r, func(where, line string) error {
 		words := strings.Fields(line)

@@ -38,8 +38,9 @@ type knownSum struct {
 // knownNames are names that share a digest; a few of them are enough to be shown.
 type knownNames []string
 
-// ReadChecksums reads one file of checksums: what sha256sum, sha512sum, shasum and the BSDs' sha256 write, a lone checksum ("kubelet.sha256"), or
-// Kubespray's checksums.yml. name is the file's name in messages, and the name of the file that a lone checksum is of. Errors name the lines.
+// ReadChecksums reads one file of checksums: what sha256sum, sha512sum, shasum and the BSDs' sha256 write, a lone
+// checksum ("kubelet.sha256"), or Kubespray's checksums.yml. name is the file's name in messages, and the name of the
+// file that a lone checksum is of. Errors name the lines.
 func ReadChecksums(name string, r io.Reader) (*Checksums, error) {
 	b, err := io.ReadAll(io.LimitReader(r, maxChecksums+1))
 	if err != nil {
@@ -90,7 +91,8 @@ func (c *Checksums) index() {
 }
 
 var (
-	// sumLine is a line of sha256sum: the checksum, a space, a space or "*" (binary mode), the name. A "\" before it says that the name is escaped.
+	// sumLine is a line of sha256sum: the checksum, a space, a space or "*" (binary mode), the name. A "\" before it
+	// says that the name is escaped.
 	sumLine = regexp.MustCompile(`^(\\?)([0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})[ \t]+\*?(\S.*)$`)
 	bsdLine = regexp.MustCompile(`^(?:SHA(256|512)|SHA2-(256|512)) ?\((.+)\) ?= ?([0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})$`)
 	sumOnly = regexp.MustCompile(`^([0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})$`)
@@ -156,8 +158,8 @@ func (c *Checksums) readLines(name string, b []byte) error {
 	return nil
 }
 
-// readYAML reads Kubespray's checksums.yml: component_checksums, then perhaps an operating system and an architecture, then the version; the checksum is
-// "sha256:HEX" or HEX. 0 says that there is no such file.
+// readYAML reads Kubespray's checksums.yml: component_checksums, then perhaps an operating system and an architecture,
+// then the version; the checksum is "sha256:HEX" or HEX. 0 says that there is no such file.
 func (c *Checksums) readYAML(name string, b []byte) error {
 	var root yaml.Node
 	if err := yaml.Unmarshal(b, &root); err != nil {
@@ -196,8 +198,9 @@ func (c *Checksums) readYAML(name string, b []byte) error {
 	return nil
 }
 
-// Find returns the digest that the file at a URL must have, and who says so. A name in a file of checksums is matched with the URL's last element,
-// and with more of its path where several files have that name. known without a digest says why the checksums that there are do not help.
+// Find returns the digest that the file at a URL must have, and who says so. A name in a file of checksums is matched
+// with the URL's last element, and with more of its path where several files have that name. known without a digest
+// says why the checksums that there are do not help.
 func (c *Checksums) Find(rawURL string) (digest, known string, ok bool) {
 	if c == nil {
 		return "", "", false
@@ -259,8 +262,8 @@ func (c *Checksums) Other(digest string) string {
 	return strings.Join(c.byDigest[digest], ", ")
 }
 
-// Apply gives the files of w that have no digest those that are known. It returns a note for each file whose checksum would be ambiguous; the error,
-// a *BadLists, names the files for which a list says another digest than the checksums.
+// Apply gives the files of w that have no digest those that are known. It returns a note for each file whose checksum
+// would be ambiguous; the error, a *BadLists, names the files for which a list says another digest than the checksums.
 func (c *Checksums) Apply(w *Wanted) (notes []string, err error) {
 	var bad BadLists
 	for i := range w.Files {

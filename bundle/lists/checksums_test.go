@@ -188,7 +188,8 @@ func TestChecksumsApply(t *testing.T) {
 	}
 }
 
-// A real checkout's table knows what the checkout's own expressions say, for every file of its list that it is found for, and nothing else.
+// A real checkout's table knows what the checkout's own expressions say, for every file of its list that it is found
+// for, and nothing else.
 func TestChecksumsOfCheckout(t *testing.T) {
 	dir := os.Getenv("CASEMATE_KUBESPRAY")
 	if dir == "" {

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// component is what one of Kubespray's checksums is of, and how it is recognised in a URL. Kubespray's table says nothing about URLs; its names are
-// close to those of the files, and a wrong guess would refuse a right file, so everything that the table's keys say must stand in the URL, and what is left
-// to choose from must agree.
+// component is what one of Kubespray's checksums is of, and how it is recognised in a URL. Kubespray's table says
+// nothing about URLs; its names are close to those of the files, and a wrong guess would refuse a right file, so
+// everything that the table's keys say must stand in the URL, and what is left to choose from must agree.
 type component struct {
 	words   []string // of the variable's name, without what only says that it is a table
 	places  []string // operating system and architecture, as far as the table has them; not "no_arch"
@@ -77,7 +77,8 @@ func (c *Checksums) findComponent(u *url.URL) (digest, known string, ok bool) {
 	return choose(best)
 }
 
-// score says how well a URL's words fit: 0 not at all, because a word or place is missing or the file's own name has nothing of it.
+// score says how well a URL's words fit: 0 not at all, because a word or place is missing or the file's own name has
+// nothing of it.
 func (c component) score(all, base []string) int {
 	inBase, score := false, 0
 	for _, w := range c.words {

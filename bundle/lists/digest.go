@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// CheckDigest says what is wrong with a digest: it must be "sha256:" or "sha512:" with lower-case hex of the right length.
+// CheckDigest says what is wrong with a digest: it must be "sha256:" or "sha512:" with lower-case hex of the right
+// length.
 func CheckDigest(d string) error {
 	alg, sum, _ := strings.Cut(d, ":")
 	n := map[string]int{"sha256": 64, "sha512": 128}[alg]

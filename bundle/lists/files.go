@@ -11,8 +11,8 @@ import (
 // maxURL is how long a file's URL may be, in bytes.
 const maxURL = 8192
 
-// Files reads a list of URLs, one a line: Kubespray's files.list, `casemate missing -o files`. A checksum may follow a URL: "URL sha256:HEX", or the bare
-// HEX of a sha256 or sha512. name is the list's name in messages.
+// Files reads a list of URLs, one a line: Kubespray's files.list, `casemate missing -o files`. A checksum may follow a
+// URL: "URL sha256:HEX", or the bare HEX of a sha256 or sha512. name is the list's name in messages.
 func (l *Parser) Files(name string, r io.Reader) {
 	l.eachLine(name, r, func(where, line string) error {
 		if strings.Contains(line, "{{") {
@@ -58,7 +58,8 @@ func (l *Parser) addFile(f File) error {
 	return nil
 }
 
-// parseFileURL checks a URL and brings its scheme and host to lower case; the rest stays as it was written, because servers may tell spellings apart.
+// parseFileURL checks a URL and brings its scheme and host to lower case; the rest stays as it was written, because
+// servers may tell spellings apart.
 func parseFileURL(s string) (string, error) {
 	scheme, rest, ok := strings.Cut(s, "://")
 	switch scheme = strings.ToLower(scheme); {

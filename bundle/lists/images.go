@@ -10,8 +10,8 @@ import (
 	"github.com/distribution/reference"
 )
 
-// Images reads a list of image references, one a line: Kubespray's images.list, `kubeadm config images list`, `casemate missing -o images`.
-// name is the list's name in messages.
+// Images reads a list of image references, one a line: Kubespray's images.list, `kubeadm config images list`,
+// `casemate missing -o images`. name is the list's name in messages.
 func (l *Parser) Images(name string, r io.Reader) {
 	l.eachLine(name, r, func(where, line string) error {
 		switch {
@@ -36,7 +36,8 @@ func (l *Parser) image(where, ref string) error {
 	return l.addImage(w)
 }
 
-// addImage adds an image. A tag that is pinned to two digests is refused: the other side could show only one of them under it.
+// addImage adds an image. A tag that is pinned to two digests is refused: the other side could show only one of them
+// under it.
 func (l *Parser) addImage(w Image) error {
 	if w.Tag != "" && w.Digest != "" {
 		name := w.Repository + ":" + w.Tag
@@ -58,9 +59,10 @@ var (
 	urlScheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
 )
 
-// ParseReference reads an image reference as Docker does ("nginx" is docker.io/library/nginx:latest), except that a tag beside a digest is kept. Docker
-// Hub's other names (index.docker.io, registry-1.docker.io) are docker.io. "docker://" before it (skopeo) means nothing; after "oci://" (Helm) stands a chart,
-// whose version must be there and whose "+" is "_" in the tag, as Helm stores it. Errors say what to do. Where is left empty.
+// ParseReference reads an image reference as Docker does ("nginx" is docker.io/library/nginx:latest), except that a tag
+// beside a digest is kept. Docker Hub's other names (index.docker.io, registry-1.docker.io) are docker.io. "docker://"
+// before it (skopeo) means nothing; after "oci://" (Helm) stands a chart, whose version must be there and whose "+" is
+// "_" in the tag, as Helm stores it. Errors say what to do. Where is left empty.
 func ParseReference(s string) (Image, error) {
 	var none Image
 	ref, chart := strings.CutPrefix(s, "oci://")

@@ -34,7 +34,8 @@ func (e filterExpr) eval(v *variables) (any, error) {
 	return call{v, e.name, x, args, named}.filter()
 }
 
-// fallback is the filter default. Its argument is evaluated only if it is needed, so that a default that cannot be known does no harm.
+// fallback is the filter default. Its argument is evaluated only if it is needed, so that a default that cannot be
+// known does no harm.
 func (e filterExpr) fallback(x any, v *variables) (any, error) {
 	falsy := false
 	for i, a := range e.args.list {

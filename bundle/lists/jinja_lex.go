@@ -7,9 +7,10 @@ import (
 	"strings"
 )
 
-// The files jinja_*.go are an evaluator of the part of Jinja with which Kubespray's variables are written: expressions, inline and block conditions, the
-// filters and tests that stand in jinja_filters.go. It has native values and dictionaries that keep their order, because
-// "(table | dict2items)[0].key" is how Kubespray says "the newest version". What it does not know is an error, never a guess.
+// The files jinja_*.go are an evaluator of the part of Jinja with which Kubespray's variables are written: expressions,
+// inline and block conditions, the filters and tests that stand in jinja_filters.go. It has native values and
+// dictionaries that keep their order, because "(table | dict2items)[0].key" is how Kubespray says "the newest version".
+// What it does not know is an error, never a guess.
 
 const (
 	maxTemplate = 64 << 10 // bytes of one template
@@ -51,8 +52,8 @@ var (
 // operators, the longer ones first.
 var operators = []string{"==", "!=", "<=", ">=", "//", "**", "(", ")", "[", "]", "{", "}", ".", ",", ":", "|", "+", "-", "*", "/", "%", "~", "<", ">", "="}
 
-// lexExpression cuts the expression at the begin of s into tokens, up to end ("}}" or "%}", perhaps with "-" before it), and returns what comes after
-// that and whether the whitespace there is to be cut.
+// lexExpression cuts the expression at the begin of s into tokens, up to end ("}}" or "%}", perhaps with "-" before
+// it), and returns what comes after that and whether the whitespace there is to be cut.
 func lexExpression(s, end string) (tokens []token, rest string, trim bool, err error) {
 	depth := 0
 	for {

@@ -17,7 +17,8 @@ func parseExpression(tokens []token) (expr, error) {
 	return e, err
 }
 
-// exprParser is a recursive descent parser with Jinja's precedences: filters and tests bind closest, then arithmetic, comparison, not, and, or, if.
+// exprParser is a recursive descent parser with Jinja's precedences: filters and tests bind closest, then arithmetic,
+// comparison, not, and, or, if.
 type exprParser struct {
 	tokens []token
 	depth  int

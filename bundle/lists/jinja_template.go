@@ -22,7 +22,8 @@ type branch struct {
 	body template
 }
 
-// parseTemplate parses text with {{ expressions }}, {% if %} and {# comments #}. As Ansible has it, the newline after a block tag is dropped.
+// parseTemplate parses text with {{ expressions }}, {% if %} and {# comments #}. As Ansible has it, the newline after a
+// block tag is dropped.
 func parseTemplate(s string) (template, error) {
 	if len(s) > maxTemplate {
 		return nil, fmt.Errorf("the template is longer than %d bytes", maxTemplate)

@@ -11,7 +11,8 @@ import (
 	"testing/fstest"
 )
 
-// The checkout in testdata has the shape of Kubespray's and content of our own. Its checksums are numbers, written as 64 digits.
+// The checkout in testdata has the shape of Kubespray's and content of our own. Its checksums are numbers, written as
+// 64 digits.
 func sum(n int) string { return fmt.Sprintf("sha256:%064d", n) }
 
 func refs(images []Image) []string {
@@ -146,8 +147,9 @@ func TestKubesprayErrors(t *testing.T) {
 	}
 }
 
-// CASEMATE_KUBESPRAY is a checkout of Kubespray, CASEMATE_KUBESPRAY_LISTS a directory with the images.list and files.list that its own script made, for
-// CASEMATE_KUBESPRAY_ARCH (amd64) and with the variables in the file CASEMATE_KUBESPRAY_VARS.
+// CASEMATE_KUBESPRAY is a checkout of Kubespray, CASEMATE_KUBESPRAY_LISTS a directory with the images.list and
+// files.list that its own script made, for CASEMATE_KUBESPRAY_ARCH (amd64) and with the variables in the file
+// CASEMATE_KUBESPRAY_VARS.
 func TestKubesprayCheckout(t *testing.T) {
 	dir := os.Getenv("CASEMATE_KUBESPRAY")
 	if dir == "" {

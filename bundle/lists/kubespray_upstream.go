@@ -10,18 +10,21 @@ import (
 	"strings"
 )
 
-// KubesprayUpstream is where a release of Kubespray says which public hosts it goes to, for those who want to send it elsewhere.
+// KubesprayUpstream is where a release of Kubespray says which public hosts it goes to, for those who want to send it
+// elsewhere.
 type KubesprayUpstream struct {
 	// Release is that of the checkout's galaxy.yml, "v2.31.0"; between releases it is the next one's.
 	Release string `json:"release"`
-	// URLs are the variables whose default is a URL at a host that stands there in letters, and Images those whose default is an image's repository, or the beginning
-	// of one; both as they are written, with the templates behind the host. Variables that are made of these only follow them.
+	// URLs are the variables whose default is a URL at a host that stands there in letters, and Images those whose
+	// default is an image's repository, or the beginning of one; both as they are written, with the templates behind
+	// the host. Variables that are made of these only follow them.
 	URLs   map[string]string `json:"urls"`
 	Images map[string]string `json:"images"`
 	// MirrorServer and MirrorCA say that the elements of containerd_registries_mirrors know server and mirrors[].ca.
 	MirrorServer bool `json:"mirror_server"`
 	MirrorCA     bool `json:"mirror_ca"`
-	// CiliumCLI says that Cilium's own command line fetches its chart, and CiliumChart that cilium_install_extra_flags can say from where.
+	// CiliumCLI says that Cilium's own command line fetches its chart, and CiliumChart that cilium_install_extra_flags
+	// can say from where.
 	CiliumCLI   bool `json:"cilium_cli"`
 	CiliumChart bool `json:"cilium_chart"`
 }

@@ -18,8 +18,8 @@ const (
 	maxManifestDepth = 500     // of nesting
 )
 
-// Manifests reads the images out of Kubernetes manifests, rendered charts or a chart's values: YAML of any number of documents, or JSON. name is the file's
-// name in messages. Images are
+// Manifests reads the images out of Kubernetes manifests, rendered charts or a chart's values: YAML of any number of
+// documents, or JSON. name is the file's name in messages. Images are
 //
 //   - "image: REFERENCE" anywhere: in containers of all kinds, in custom resources, in compose files; and other keys that end in "Image" if their value has a tag
 //     or digest;
@@ -31,8 +31,8 @@ const (
 //
 // Templates that are not rendered are refused.
 //
-// Lists of other tools are read as what they are: skopeo sync's YAML, hauler's Images, Files and Charts, oc-mirror's ImageSetConfiguration, a YAML list of
-// references. What is known and cannot be read is refused.
+// Lists of other tools are read as what they are: skopeo sync's YAML, hauler's Images, Files and Charts, oc-mirror's
+// ImageSetConfiguration, a YAML list of references. What is known and cannot be read is refused.
 func (l *Parser) Manifests(name string, r io.Reader) {
 	in := bufio.NewReaderSize(&bounded{r: r, left: maxListSize}, 64<<10)
 	var doc []byte
@@ -122,7 +122,8 @@ type place struct {
 	container bool   // the element of a list of containers
 }
 
-// walk looks at a node and all under it. Aliases are not followed: what they mean stands in the same document and is seen there.
+// walk looks at a node and all under it. Aliases are not followed: what they mean stands in the same document and is
+// seen there.
 func (m *yamlImages) walk(n *yaml.Node, at place) {
 	if at.depth > maxManifestDepth {
 		if !m.bad {

@@ -17,8 +17,8 @@ const (
 	maxBadLines = 100      // bad lines that are kept to be shown; more are counted
 )
 
-// Parser collects what lists ask for, from many lists of all kinds. What is wrong with them is kept too and said by Wanted, all of it, before anything is
-// done. The zero value is ready.
+// Parser collects what lists ask for, from many lists of all kinds. What is wrong with them is kept too and said by
+// Wanted, all of it, before anything is done. The zero value is ready.
 type Parser struct {
 	wanted Wanted
 	seen   map[string]asked // what was asked for already, by a key of its kind
@@ -49,7 +49,8 @@ func (e *BadLists) Error() string {
 	return s
 }
 
-// Wanted returns what all lists ask for together, in their order and each name once. The error, if any line was bad, is a *BadLists.
+// Wanted returns what all lists ask for together, in their order and each name once. The error, if any line was bad, is
+// a *BadLists.
 func (l *Parser) Wanted() (*Wanted, error) {
 	if len(l.bad) > 0 {
 		return nil, &BadLists{Lines: l.bad, More: l.more}
@@ -93,8 +94,8 @@ func (l *Parser) first(key string, a asked) (asked, bool) {
 
 var errUTF16 = errors.New("the list is UTF-16: save it as UTF-8")
 
-// eachLine calls take for every line of r that says something, without comment and surrounding space. A comment is "#" at a line's begin or
-// after a space. A bad line, or what take says of one, does not end the reading.
+// eachLine calls take for every line of r that says something, without comment and surrounding space. A comment is "#"
+// at a line's begin or after a space. A bad line, or what take says of one, does not end the reading.
 func (l *Parser) eachLine(name string, r io.Reader, take func(where, line string) error) {
 	in := bufio.NewReaderSize(&bounded{r: r, left: maxListSize}, maxListLine)
 	for n := 1; ; n++ {

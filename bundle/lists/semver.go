@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// compareSemver orders versions as https://semver.org 2.0 does, precedence of pre-releases included. A leading v and build metadata do not count; what
-// is no version comes before all that are.
+// compareSemver orders versions as https://semver.org 2.0 does, precedence of pre-releases included. A leading v and
+// build metadata do not count; what is no version comes before all that are.
 func compareSemver(a, b string) int {
 	coreA, preA, okA := splitVersion(a)
 	coreB, preB, okB := splitVersion(b)

@@ -9,13 +9,15 @@ type Wanted struct {
 
 // Image is one image reference.
 type Image struct {
-	// Repository is host and path in canonical form: "docker.io/library/nginx" for "nginx", "index.docker.io/…" folded to docker.io.
+	// Repository is host and path in canonical form: "docker.io/library/nginx" for "nginx", "index.docker.io/…" folded
+	// to docker.io.
 	Repository string `json:"repository"`
 	Tag        string `json:"tag,omitempty"`    // "latest" if neither tag nor digest was written
 	Digest     string `json:"digest,omitempty"` // pinned
 	// Where is "FILE:LINE" of the list that asked for it first.
 	Where string `json:"where,omitempty"`
-	// Optional says that only some installations need it: if it cannot be had it is left out with a note, and a check only mentions it.
+	// Optional says that only some installations need it: if it cannot be had it is left out with a note, and a check
+	// only mentions it.
 	Optional bool `json:"optional,omitempty"`
 }
 

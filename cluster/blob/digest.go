@@ -10,10 +10,11 @@ import (
 	"strings"
 )
 
-// Digest names a blob: "sha256:" and 64 or "sha512:" and 128 lower-case hex digits (OCI image-spec, descriptor, "Digests").
+// Digest names a blob: "sha256:" and 64 or "sha512:" and 128 lower-case hex digits (OCI image-spec, descriptor,
+// "Digests").
 
-// ParseDigest splits a digest into its algorithm and its hex digits. Anything else than the two forms above is fs.ErrInvalid:
-// a digest becomes a path, so nothing else may pass.
+// ParseDigest splits a digest into its algorithm and its hex digits. Anything else than the two forms above is
+// fs.ErrInvalid: a digest becomes a path, so nothing else may pass.
 func ParseDigest(digest string) (algorithm, digits string, err error) {
 	algorithm, digits, _ = strings.Cut(digest, ":")
 	size := map[string]int{"sha256": 2 * sha256.Size, "sha512": 2 * sha512.Size}[algorithm]
@@ -35,7 +36,8 @@ func invalid(digest string) error {
 	return fmt.Errorf("digest %q is not sha256:<64 hex> or sha512:<128 hex>: %w", digest, fs.ErrInvalid)
 }
 
-// NewSum returns a hash of the algorithm that a digest names, and a function that says which digest the bytes written to it have.
+// NewSum returns a hash of the algorithm that a digest names, and a function that says which digest the bytes written
+// to it have.
 func NewSum(digest string) (hash.Hash, func() string) {
 	algorithm, _, _ := strings.Cut(digest, ":")
 	h := newHash(algorithm)

@@ -33,7 +33,8 @@ import (
 type Options struct {
 	// FS is the file system, OS{} if nil.
 	FS FS
-	// Reserve is the number of bytes that stay free on the disk: writes that would go below are syscall.ENOSPC. 0 for none.
+	// Reserve is the number of bytes that stay free on the disk: writes that would go below are syscall.ENOSPC. 0 for
+	// none.
 	Reserve int64
 	// Now is the clock; nil is time.Now. It says when a blob was verified.
 	Now func() time.Time
@@ -44,7 +45,8 @@ type Options struct {
 	Repaired func(digest string)
 }
 
-// Dir is a directory of blobs: <dir>/sha256/ab/<hex>, <dir>/sha512/ab/<hex>, and <dir>/scratch/. It is safe for concurrent use.
+// Dir is a directory of blobs: <dir>/sha256/ab/<hex>, <dir>/sha512/ab/<hex>, and <dir>/scratch/. It is safe for
+// concurrent use.
 type Dir struct {
 	dir     string
 	fs      FS
@@ -259,8 +261,8 @@ func (d *Dir) Open(digest string) (File, error) {
 	return f, err
 }
 
-// Scan yields every blob on disk with its size, in the order of algorithm and digest. Files that are not blobs are passed over.
-// An error ends it, yielded with an empty Entry.
+// Scan yields every blob on disk with its size, in the order of algorithm and digest. Files that are not blobs are
+// passed over. An error ends it, yielded with an empty Entry.
 func (d *Dir) Scan() iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		for _, algorithm := range []string{"sha256", "sha512"} {
@@ -325,7 +327,8 @@ func (d *Dir) Hold(digest string) (release func()) {
 	})
 }
 
-// HoldAll keeps Sweep away from every digest until release is called (once). When it returns, no Sweep is under way any more. It costs nothing per digest.
+// HoldAll keeps Sweep away from every digest until release is called (once). When it returns, no Sweep is under way any
+// more. It costs nothing per digest.
 func (d *Dir) HoldAll() (release func()) {
 	d.all.Add(1)
 	for n := range d.locks {
@@ -344,8 +347,8 @@ func (d *Dir) Held(digest string) bool {
 	return d.holds[n][digest] > 0 || d.all.Load() > 0
 }
 
-// Sweep removes a blob if nobody holds it and unwanted, asked under the lock of the digest, says so. It reports whether there was one to remove.
-// The removal is not synced: a file that a power cut brings back is swept again.
+// Sweep removes a blob if nobody holds it and unwanted, asked under the lock of the digest, says so. It reports whether
+// there was one to remove. The removal is not synced: a file that a power cut brings back is swept again.
 func (d *Dir) Sweep(digest string, unwanted func() bool) (bool, error) {
 	algorithm, digits, err := ParseDigest(digest)
 	if err != nil {
@@ -378,7 +381,8 @@ func (d *Dir) Sweep(digest string, unwanted func() bool) (bool, error) {
 // Room returns syscall.ENOSPC, with the numbers, if writing n more bytes would leave less than the reserve.
 func (d *Dir) Room(n int64) error { return d.room(n, d.reserve) }
 
-// RoomSmall is Room with half the reserve: for small records, so that what was uploaded up to the reserve can still be named.
+// RoomSmall is Room with half the reserve: for small records, so that what was uploaded up to the reserve can still be
+// named.
 func (d *Dir) RoomSmall(n int64) error { return d.room(n, d.reserve/2) }
 
 func (d *Dir) room(n, reserve int64) error {
@@ -429,7 +433,8 @@ func (d *Dir) Scratches() ([]Scratch, error) {
 	return out, nil
 }
 
-// ExpireScratch removes the scratch files that nobody has open and that were last written before the given time; it returns their number.
+// ExpireScratch removes the scratch files that nobody has open and that were last written before the given time; it
+// returns their number.
 func (d *Dir) ExpireScratch(before time.Time) (int, error) {
 	list, err := d.Scratches()
 	if err != nil {

@@ -176,7 +176,8 @@ func TestPromise5WrongBytesAreNoBlob(t *testing.T) {
 		}
 		w.Close()
 	}
-	// Bytes that changed on disk between two pieces of an upload are noticed too, after a restart that forgot the hash state.
+	// Bytes that changed on disk between two pieces of an upload are noticed too, after a restart that forgot the hash
+	// state.
 	if err := os.WriteFile(filepath.Join(dir, "scratch", "u-up"), []byte("wrung"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -511,7 +512,8 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// Faults come in pairs: the n-th sync fails, and has happened or not. What Place said to be there is there after a power cut.
+// Faults come in pairs: the n-th sync fails, and has happened or not. What Place said to be there is there after a
+// power cut.
 func TestSyncFaults(t *testing.T) {
 	for seed := range uint64(200) {
 		f := blobtest.New(seed)

@@ -17,11 +17,12 @@ var ErrLocked = errors.New("held by another process")
 // FS is the few calls through which everything durable of a node goes: blobs, the raft log, snapshots, marks.
 // It is a seam: package blobtest has one that forgets at a power cut what was not synced.
 //
-// Errors are those of package os. What a call changes is durable only after File.Sync (bytes, size) and SyncDir of the directory
-// that holds the name (existence of names); Rename is atomic: after a crash there is either the old name or the new one.
-// All methods are safe for concurrent use.
+// Errors are those of package os. What a call changes is durable only after File.Sync (bytes, size) and SyncDir of the
+// directory that holds the name (existence of names); Rename is atomic: after a crash there is either the old name or
+// the new one. All methods are safe for concurrent use.
 type FS interface {
-	// OpenFile opens a file with os.O_ flags. On disk it returns an *os.File, so that bytes can go to a socket by sendfile.
+	// OpenFile opens a file with os.O_ flags. On disk it returns an *os.File, so that bytes can go to a socket by
+	// sendfile.
 	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 	// Mkdir makes one directory.
 	Mkdir(name string, perm fs.FileMode) error
@@ -35,18 +36,21 @@ type FS interface {
 	Stat(name string) (fs.FileInfo, error)
 	// SyncDir makes the names in a directory durable.
 	SyncDir(name string) error
-	// Allocate reserves size bytes for a new file so that later writes within it need no new space; the bytes read as zeros.
+	// Allocate reserves size bytes for a new file so that later writes within it need no new space; the bytes read as
+	// zeros.
 	Allocate(f File, size int64) error
-	// Clone makes the first n bytes of dst, an empty file, those of src from off on, without copying them: both files share the disk's blocks until one is
-	// written. n is at most size and may be less, since only whole blocks can be shared. errors.ErrUnsupported says that this cannot be done and dst is as
-	// it was; after any other error dst may have any bytes.
+	// Clone makes the first n bytes of dst, an empty file, those of src from off on, without copying them: both files
+	// share the disk's blocks until one is written. n is at most size and may be less, since only whole blocks can be
+	// shared. errors.ErrUnsupported says that this cannot be done and dst is as it was; after any other error dst may
+	// have any bytes.
 	Clone(dst File, src Source, off, size int64) (n int64, err error)
 	// Chtimes sets the modification time of a file. It is durable after a Sync of the file.
 	Chtimes(name string, mod time.Time) error
-	// Drop lets the system forget what it has in memory of a file, so that who reads it reads the disk. It is a hint and
-	// promises nothing.
+	// Drop lets the system forget what it has in memory of a file, so that who reads it reads the disk. It is a hint
+	// and promises nothing.
 	Drop(f File)
-	// Flush begins to write n bytes from off on to the disk and does not wait for them, so that the Sync to come has less to do. It is a hint and promises nothing.
+	// Flush begins to write n bytes from off on to the disk and does not wait for them, so that the Sync to come has
+	// less to do. It is a hint and promises nothing.
 	Flush(f File, off, n int64)
 	// Free returns the bytes that this process may still write to the file system of dir, and its whole size.
 	Free(dir string) (free, total int64, err error)

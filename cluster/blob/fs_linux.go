@@ -24,8 +24,8 @@ func (OS) Allocate(f File, size int64) error {
 	return nil
 }
 
-// Clone is ioctl_ficlonerange(2), which xfs and btrfs have, for files of one file system. Both ends of the range must lie on the borders of blocks, but
-// its end may be that of src.
+// Clone is ioctl_ficlonerange(2), which xfs and btrfs have, for files of one file system. Both ends of the range must
+// lie on the borders of blocks, but its end may be that of src.
 func (OS) Clone(dst File, src Source, off, size int64) (n int64, err error) {
 	to, ok := dst.(*os.File)
 	if !ok {

@@ -4,7 +4,8 @@ package blob
 
 import "errors"
 
-// Allocate sets the size and reserves nothing: later writes may still find the disk full. A node runs on Linux; elsewhere the program only collects.
+// Allocate sets the size and reserves nothing: later writes may still find the disk full. A node runs on Linux;
+// elsewhere the program only collects.
 func (OS) Allocate(f File, size int64) error { return f.Truncate(size) }
 
 // Clone is not supported.

@@ -18,11 +18,12 @@ const (
 
 var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
 
-// ReadFrom implements io.ReaderFrom: it appends what r yields until io.EOF, as Write does. While one piece is read and written, the one before it is
-// hashed by a second goroutine, which has ended when ReadFrom returns.
+// ReadFrom implements io.ReaderFrom: it appends what r yields until io.EOF, as Write does. While one piece is read and
+// written, the one before it is hashed by a second goroutine, which has ended when ReadFrom returns.
 //
-// If nothing was written before and r is the rest of a file on the same file system (an *os.File, or an *io.SectionReader of one), the bytes are not copied
-// but shared as far as the file system can do that. Then they are hashed from our own file at the end, so that it does not matter who writes to theirs.
+// If nothing was written before and r is the rest of a file on the same file system (an *os.File, or an *io.SectionReader
+// of one), the bytes are not copied but shared as far as the file system can do that. Then they are hashed from our own
+// file at the end, so that it does not matter who writes to theirs.
 func (w *Writer) ReadFrom(r io.Reader) (n int64, err error) {
 	if src, off, size := rest(r); size >= cloneMin {
 		if n, err = w.clone(src, off, size); err != nil {
@@ -155,7 +156,8 @@ func (w *Writer) copy(r io.Reader) (n int64, err error) {
 	}
 }
 
-// pass writes a piece and has it hashed: at once if it is small, otherwise by whoever takes jobs, and then done is closed when p is free again.
+// pass writes a piece and has it hashed: at once if it is small, otherwise by whoever takes jobs, and then done is
+// closed when p is free again.
 func (w *Writer) pass(p []byte, jobs chan<- job) (n int, done chan struct{}, err error) {
 	if len(p) < aside {
 		n, err = w.Write(p)

@@ -188,7 +188,8 @@ func TestCloneIsHashedFromOurOwnFile(t *testing.T) {
 	w.Done()
 }
 
-// A clone that fails, having happened or not, becomes a copy. Nothing of it is left behind the copy, even if the source has become shorter meanwhile.
+// A clone that fails, having happened or not, becomes a copy. Nothing of it is left behind the copy, even if the source
+// has become shorter meanwhile.
 func TestCloneFails(t *testing.T) {
 	data := random(300 << 10)
 	for _, happened := range []bool{false, true} {
@@ -290,7 +291,8 @@ func TestReadFromMindsTheReserve(t *testing.T) {
 	}
 }
 
-// The client of an upload comes back while the old connection still writes: the old writer ends, and the digest is right at any moment.
+// The client of an upload comes back while the old connection still writes: the old writer ends, and the digest is
+// right at any moment.
 func TestReadFromBesideOthers(t *testing.T) {
 	d := open(t, t.TempDir(), blob.Options{})
 	for range 20 {
@@ -376,7 +378,8 @@ func TestPowerCutOfClones(t *testing.T) {
 	}
 }
 
-// BenchmarkReadFrom makes blobs of a file in the page cache. The disk of the temporary directory is written to, and synced.
+// BenchmarkReadFrom makes blobs of a file in the page cache. The disk of the temporary directory is written to, and
+// synced.
 func BenchmarkReadFrom(b *testing.B) {
 	for _, size := range []int64{64 << 10, 256 << 20} {
 		b.Run(fmt.Sprintf("%dKiB", size>>10), func(b *testing.B) {

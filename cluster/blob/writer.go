@@ -14,8 +14,8 @@ import (
 	"syscall"
 )
 
-// Writer is a scratch file that becomes a blob. Its methods may be called from several goroutines; one that comes after the
-// end of the writer gets fs.ErrClosed.
+// Writer is a scratch file that becomes a blob. Its methods may be called from several goroutines; one that comes after
+// the end of the writer gets fs.ErrClosed.
 type Writer struct {
 	d    *Dir
 	id   string // "" for one that cannot be resumed
@@ -34,7 +34,8 @@ type Writer struct {
 	release func() // the hold on placed
 }
 
-// savedSum is a hash state between two writers of one scratch file, so that an upload in many pieces is not hashed again from its beginning.
+// savedSum is a hash state between two writers of one scratch file, so that an upload in many pieces is not hashed
+// again from its beginning.
 type savedSum struct {
 	state []byte
 	size  int64
@@ -43,11 +44,13 @@ type savedSum struct {
 const (
 	// roomStep is how many bytes are written between two looks at the free space.
 	roomStep = 4 << 20
-	// flushStep is how many bytes are written until the disk begins with them, so that the sync at the end does not wait for all of them.
+	// flushStep is how many bytes are written until the disk begins with them, so that the sync at the end does not
+	// wait for all of them.
 	flushStep = 8 << 20
 )
 
-// maxSums bounds the hash states kept for scratch files that nobody has open. One costs about 200 bytes; losing one costs a rehash.
+// maxSums bounds the hash states kept for scratch files that nobody has open. One costs about 200 bytes; losing one
+// costs a rehash.
 const maxSums = 4096
 
 func validID(id string) error {
@@ -57,8 +60,9 @@ func validID(id string) error {
 	return nil
 }
 
-// Create opens a new scratch file; id is [A-Za-z0-9._-]{1,128}, or "" for one that cannot be resumed. An existing id is truncated, and
-// a writer that has it open is closed: its client has come back, the old connection is only not known to be dead yet.
+// Create opens a new scratch file; id is [A-Za-z0-9._-]{1,128}, or "" for one that cannot be resumed. An existing id is
+// truncated, and a writer that has it open is closed: its client has come back, the old connection is only not known to
+// be dead yet.
 func (d *Dir) Create(id string) (*Writer, error) {
 	if err := d.Room(0); err != nil {
 		return nil, err
@@ -73,8 +77,9 @@ func (d *Dir) Create(id string) (*Writer, error) {
 	return w, d.open(w, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
 }
 
-// Resume opens the scratch file of that id to go on at its end, else fs.ErrNotExist. A writer that has it open is closed, as by Create.
-// What a power cut left of unsynced bytes is not trusted: the digest is checked over all of them at the end.
+// Resume opens the scratch file of that id to go on at its end, else fs.ErrNotExist. A writer that has it open is
+// closed, as by Create. What a power cut left of unsynced bytes is not trusted: the digest is checked over all of them
+// at the end.
 func (d *Dir) Resume(id string) (*Writer, error) {
 	w := &Writer{d: d, id: id, sum: newHash("sha256")}
 	return w, d.open(w, os.O_RDWR)
@@ -133,7 +138,8 @@ func (w *Writer) Size() int64 {
 	return w.size
 }
 
-// OpenScratch opens the scratch file once more, for reading what is written so far and goes on being written. It stays readable when the file has become a blob.
+// OpenScratch opens the scratch file once more, for reading what is written so far and goes on being written. It stays
+// readable when the file has become a blob.
 func (w *Writer) OpenScratch() (File, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -182,7 +188,8 @@ func (w *Writer) append(p []byte) (int, error) {
 	return n, err
 }
 
-// settle waits until the sum has caught up: ReadFrom hashes a moment behind what it writes. It must come before any use of w.sum. w.mu is held.
+// settle waits until the sum has caught up: ReadFrom hashes a moment behind what it writes. It must come before any use
+// of w.sum. w.mu is held.
 func (w *Writer) settle() {
 	if w.lag != nil {
 		<-w.lag
@@ -190,7 +197,8 @@ func (w *Writer) settle() {
 	}
 }
 
-// Sum is the sha256 digest that Place would give the bytes now, and their size. It costs nothing where they were hashed while they came.
+// Sum is the sha256 digest that Place would give the bytes now, and their size. It costs nothing where they were hashed
+// while they came.
 func (w *Writer) Sum() (string, int64, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -201,10 +209,10 @@ func (w *Writer) Sum() (string, int64, error) {
 	return digest, w.size, err
 }
 
-// Place makes the bytes a blob on this disk, and holds its digest until the writer ends. With digest "" it is named by sha256,
-// otherwise the bytes must have that digest, else syscall.EBADMSG and nothing has changed. It returns the digest and the size.
-// Placing what is placed is no error. Must be followed by Done when the blob is known to the state; until then the blob may be
-// turned back into the scratch file by Write or Close.
+// Place makes the bytes a blob on this disk, and holds its digest until the writer ends. With digest "" it is named by
+// sha256, otherwise the bytes must have that digest, else syscall.EBADMSG and nothing has changed. It returns the
+// digest and the size. Placing what is placed is no error. Must be followed by Done when the blob is known to the
+// state; until then the blob may be turned back into the scratch file by Write or Close.
 func (w *Writer) Place(digest string) (string, int64, error) {
 	algorithm := "sha256"
 	if digest != "" {
@@ -245,13 +253,15 @@ func (w *Writer) Place(digest string) (string, int64, error) {
 	return got, w.size, nil
 }
 
-// install must keep this order: were the name durable before the bytes, a power cut would leave a blob with wrong bytes.
-// If we were to crash after any step, there is a scratch file (swept, or resumed and hashed again) or a whole blob.
+// install must keep this order: were the name durable before the bytes, a power cut would leave a blob with wrong
+// bytes. If we were to crash after any step, there is a scratch file (swept, or resumed and hashed again) or a whole
+// blob.
 func (w *Writer) install(target, digest string) error {
 	// The seal is synced with the bytes. A file system that does not take it makes more work later, and nothing worse.
 	_ = w.d.fs.Chtimes(w.path, sealAt(digest, w.size, w.d.now()))
 	if err := w.f.Sync(); err != nil {
-		// The kernel has dropped what it could not write and would call the next sync a success: these bytes can no longer be made durable.
+		// The kernel has dropped what it could not write and would call the next sync a success: these bytes can no
+		// longer be made durable.
 		w.cancel()
 		return err
 	}
@@ -267,7 +277,8 @@ func (w *Writer) install(target, digest string) error {
 		if !errors.Is(err, errNotSynced) {
 			return err
 		}
-		// It happened, but perhaps not for ever. The scratch file comes back by a copy, so that the caller can try again.
+		// It happened, but perhaps not for ever. The scratch file comes back by a copy, so that the caller can try
+		// again.
 		if back := w.copyBack(target); back != nil {
 			return errors.Join(err, back)
 		}
@@ -276,8 +287,8 @@ func (w *Writer) install(target, digest string) error {
 	return nil
 }
 
-// unplace turns a placed blob back into the scratch file. The blob stays where it is: someone else may have placed the same bytes,
-// and if nobody has, it is swept. w.mu is held.
+// unplace turns a placed blob back into the scratch file. The blob stays where it is: someone else may have placed the
+// same bytes, and if nobody has, it is swept. w.mu is held.
 func (w *Writer) unplace() error {
 	algorithm, digits, _ := ParseDigest(w.placed)
 	err := w.copyBack(w.d.path(algorithm, digits))
@@ -286,7 +297,8 @@ func (w *Writer) unplace() error {
 	return err
 }
 
-// copyBack writes the scratch file anew from a blob and goes on at its end. A copy, never a link: the scratch file is written to.
+// copyBack writes the scratch file anew from a blob and goes on at its end. A copy, never a link: the scratch file is
+// written to.
 func (w *Writer) copyBack(from string) error {
 	src, err := w.d.fs.OpenFile(from, os.O_RDONLY, 0)
 	if err != nil {

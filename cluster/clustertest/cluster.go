@@ -18,7 +18,8 @@ import (
 	"casemate/cluster/blob/blobtest"
 )
 
-// Cluster is nodes n1, n2, … on one Net. Its methods are for one goroutine, as are a Node's that start and stop it; what Live returns may be used by any.
+// Cluster is nodes n1, n2, … on one Net. Its methods are for one goroutine, as are a Node's that start and stop it;
+// what Live returns may be used by any.
 type Cluster struct {
 	Net   *Net
 	T     testing.TB
@@ -54,13 +55,14 @@ func (n *Node) set(c *cluster.Cluster) {
 	n.mu.Unlock()
 }
 
-// Run runs a test in parallel with others, in a synctest bubble of its own: time passes only when every goroutine in the
-// bubble is waiting.
+// Run runs a test in parallel with others, in a synctest bubble of its own: time passes only when every goroutine in
+// the bubble is waiting.
 func Run(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
 	t.Parallel()
 	defer func() {
-		// On a node whose disk has failed raft does not answer all who ask it, so their goroutines outlive the bubble. Whether others do says goleak, which knows this exception.
+		// On a node whose disk has failed raft does not answer all who ask it, so their goroutines outlive the bubble.
+		// Whether others do says goleak, which knows this exception.
 		if r := recover(); r != nil && fmt.Sprint(r) != "deadlock: main bubble goroutine has exited but blocked goroutines remain" {
 			panic(r)
 		}
@@ -207,7 +209,8 @@ func (cl *Cluster) PowerCut() {
 	}
 }
 
-// FailSync lets the nth sync of a file or directory from now fail, counted from 0. happened says whether the disk has done it all the same.
+// FailSync lets the nth sync of a file or directory from now fail, counted from 0. happened says whether the disk has
+// done it all the same.
 func (n *Node) FailSync(nth int, happened bool) {
 	n.faults.Store(0)
 	left := nth

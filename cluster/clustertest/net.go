@@ -1,9 +1,11 @@
-// Package clustertest runs a cluster of several nodes in one process, on disks that lose power and a network that can be cut.
+// Package clustertest runs a cluster of several nodes in one process, on disks that lose power and a network that can
+// be cut.
 //
-// Disks and network are in memory, so a test runs in a synctest bubble (see [Run]): times pass when nothing else is left to do, and no verdict depends on how busy the
-// machine is. Raft, blobs and forwarded writes share the wires, so they are cut together. Like TCP over a dead wire a cut connection says nothing: reads and writes wait,
-// until the wire is whole again or a deadline passes. Where only one direction is cut, what goes in the other one arrives and its acknowledgments do not: as TCP does, a
-// connection sends a first window more, and then nothing.
+// Disks and network are in memory, so a test runs in a synctest bubble (see [Run]): times pass when nothing else is
+// left to do, and no verdict depends on how busy the machine is. Raft, blobs and forwarded writes share the wires, so
+// they are cut together. Like TCP over a dead wire a cut connection says nothing: reads and writes wait, until the wire
+// is whole again or a deadline passes. Where only one direction is cut, what goes in the other one arrives and its
+// acknowledgments do not: as TCP does, a connection sends a first window more, and then nothing.
 package clustertest
 
 import (
@@ -256,7 +258,8 @@ func (h *half) wake() {
 	h.changed = make(chan struct{})
 }
 
-// passes returns how many bytes may arrive now, whether news of the other end do, and what changes that. h.mu is held; lock order: before net.mu.
+// passes returns how many bytes may arrive now, whether news of the other end do, and what changes that. h.mu is held;
+// lock order: before net.mu.
 func (h *half) passes() (n int, news bool, slow time.Duration, moved <-chan struct{}) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()

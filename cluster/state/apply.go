@@ -10,18 +10,21 @@ type Result struct {
 	// Node, Boot and Seq are the command's name, so that whoever proposed it here can be told.
 	Node      string
 	Boot, Seq uint64
-	// Index is the log index at which the command took effect or was refused; for a repeat, that of the first time. It is the version of what it wrote.
+	// Index is the log index at which the command took effect or was refused; for a repeat, that of the first time. It
+	// is the version of what it wrote.
 	Index uint64
 	// Err is why the command was refused; always an *Error. Nothing of the command took effect.
 	Err error
-	// Fatal is why this program cannot go on: it does not understand the command. The state has not moved and must not, since skipping
-	// the command would make this replica differ from the others (promise 8).
+	// Fatal is why this program cannot go on: it does not understand the command. The state has not moved and must not,
+	// since skipping the command would make this replica differ from the others (promise 8).
 	Fatal error
 	// Repeat says that the command had been applied before and nothing was done now.
 	Repeat bool
-	// Changed are the names that changed, for watchers; a removed directory is its name alone. A name may stand there more than once.
+	// Changed are the names that changed, for watchers; a removed directory is its name alone. A name may stand there
+	// more than once.
 	Changed []string
-	// Added are the blobs that became known, Collected those whose bytes may go. All three lists are empty for a repeat.
+	// Added are the blobs that became known, Collected those whose bytes may go. All three lists are empty for a
+	// repeat.
 	Added     []Digest
 	Collected []Digest
 }
@@ -36,7 +39,8 @@ type tx struct {
 
 func (tx *tx) changed(name string) { tx.result.Changed = append(tx.result.Changed, name) }
 
-// SetFormat raises the format that every member has said that it understands. Going back is refused; the same again is nothing.
+// SetFormat raises the format that every member has said that it understands. Going back is refused; the same again is
+// nothing.
 type SetFormat struct {
 	_       struct{} `cbor:",toarray"`
 	Version uint64
@@ -56,7 +60,8 @@ func (o *SetFormat) apply(tx *tx) error {
 	return nil
 }
 
-// Apply applies the command that stands in the log at index, which must be above Index. It depends on nothing but the state and its arguments.
+// Apply applies the command that stands in the log at index, which must be above Index. It depends on nothing but the
+// state and its arguments.
 func (s *State) Apply(index uint64, cmd []byte) Result {
 	if index <= s.index {
 		return Result{Index: index, Fatal: fmt.Errorf("log index %d was handed out after %d", index, s.index)}
@@ -103,7 +108,8 @@ func (s *State) enter(index uint64, c *Command) Result {
 	return Result{Index: index, Err: refused}
 }
 
-// run applies the edits. Expectations come first, those of stages that are published too: they are about what the proposer saw.
+// run applies the edits. Expectations come first, those of stages that are published too: they are about what the
+// proposer saw.
 func (s *State) run(tx *tx, ops []Op) error {
 	for _, op := range ops {
 		if err := op.check(); err != nil {
@@ -130,7 +136,8 @@ func (s *State) run(tx *tx, ops []Op) error {
 	return nil
 }
 
-// expectStaged checks the expectations of a stage that is going to be published, what this same command stages before included.
+// expectStaged checks the expectations of a stage that is going to be published, what this same command stages before
+// included.
 func (s *State) expectStaged(id string, before []Op) (err error) {
 	hold := func(_ string, op Op) bool {
 		if e, ok := op.(*Expect); ok && err == nil {

@@ -54,8 +54,8 @@ func fill(tb testing.TB, s *State, n int) {
 	}
 }
 
-// cpu reports the processor time that an operation takes, collecting garbage included: on a busy machine the other number says little. It is called when
-// the loop begins and what it returns when the loop ends.
+// cpu reports the processor time that an operation takes, collecting garbage included: on a busy machine the other
+// number says little. It is called when the loop begins and what it returns when the loop ends.
 func cpu(b *testing.B) func() {
 	used := func() int64 {
 		var u syscall.Rusage
@@ -77,8 +77,9 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// BenchmarkMemory reports the bytes of heap that one name with a blob of its own takes: filled by commands, filled while every thousandth
-// state is cloned, and restored from a snapshot. A registry's real tree has several names to a blob and takes less.
+// BenchmarkMemory reports the bytes of heap that one name with a blob of its own takes: filled by commands, filled
+// while every thousandth state is cloned, and restored from a snapshot. A registry's real tree has several names to a
+// blob and takes less.
 func BenchmarkMemory(b *testing.B) {
 	b.Run("applied", func(b *testing.B) {
 		for range b.N {
@@ -128,8 +129,9 @@ func BenchmarkMemory(b *testing.B) {
 	})
 }
 
-// BenchmarkApply applies commands to a million names. "one" is the command of a tag: an Expect, a link with holds and a record, with a session; "cloned" makes
-// a clone after each, as readers need; "batch" counts names, a thousand to a command; "decode" is what of "one" is decoding.
+// BenchmarkApply applies commands to a million names. "one" is the command of a tag: an Expect, a link with holds and a
+// record, with a session; "cloned" makes a clone after each, as readers need; "batch" counts names, a thousand to a
+// command; "decode" is what of "one" is decoding.
 func BenchmarkApply(b *testing.B) {
 	s := New()
 	fill(b, s, million)

@@ -53,7 +53,8 @@ func (s *State) Blobs(after Digest) iter.Seq2[Digest, Blob] {
 	}
 }
 
-// Kept yields, in the order of Blobs, the blobs that a published link or hold keeps, with their sizes; not those that only a staged edit or a pin keeps.
+// Kept yields, in the order of Blobs, the blobs that a published link or hold keeps, with their sizes; not those that
+// only a staged edit or a pin keeps.
 func (s *State) Kept() iter.Seq2[Digest, int64] {
 	return func(yield func(Digest, int64) bool) {
 		staged := map[Digest]uint32{}
@@ -74,7 +75,8 @@ func (s *State) Pins() iter.Seq2[Digest, time.Time] {
 	}
 }
 
-// Tombstone returns the index of the newest collect of a digest that is not known now; 0 if there is none, or if it was below Floor and was forgotten.
+// Tombstone returns the index of the newest collect of a digest that is not known now; 0 if there is none, or if it was
+// below Floor and was forgotten.
 func (s *State) Tombstone(d Digest) uint64 {
 	index, _ := s.tombs.get(d)
 	return index
@@ -85,8 +87,9 @@ func (s *State) Floor() uint64 { return s.floor }
 
 // AddBlob makes a blob known and pins it until Until (Unix nanoseconds).
 //
-// Confirmed is the least log index that a node of the confirming majority had applied when it found the bytes durable. A collect after
-// that may have taken them away again: then the command is refused with ErrCollected and the proposer copies again (promise 6).
+// Confirmed is the least log index that a node of the confirming majority had applied when it found the bytes durable.
+// A collect after that may have taken them away again: then the command is refused with ErrCollected and the proposer
+// copies again (promise 6).
 type AddBlob struct {
 	_         struct{} `cbor:",toarray"`
 	Digest    Digest
@@ -101,15 +104,17 @@ type Expire struct {
 	Now int64
 }
 
-// Collect forgets those of the blobs that nothing keeps and leaves a tombstone for each; those that something keeps it passes over.
-// A digest that is not known gets a tombstone too: its bytes lie on disks without a record, and an AddBlob that was confirmed before must not revive them.
+// Collect forgets those of the blobs that nothing keeps and leaves a tombstone for each; those that something keeps it
+// passes over. A digest that is not known gets a tombstone too: its bytes lie on disks without a record, and an AddBlob
+// that was confirmed before must not revive them.
 type Collect struct {
 	_       struct{} `cbor:",toarray"`
 	Digests []Digest
 }
 
-// Sweep removes stale weak links among the next Limit names, going round the tree in as many commands as it takes. It does nothing while there are none
-// (Stats.Stale). Nobody can see what it removes; it frees memory and tells watchers, in Result.Changed, of names that a collect took away.
+// Sweep removes stale weak links among the next Limit names, going round the tree in as many commands as it takes. It
+// does nothing while there are none (Stats.Stale). Nobody can see what it removes; it frees memory and tells watchers,
+// in Result.Changed, of names that a collect took away.
 type Sweep struct {
 	_     struct{} `cbor:",toarray"`
 	Limit uint32
@@ -235,8 +240,9 @@ func (o *Collect) apply(tx *tx) error {
 	return nil
 }
 
-// forgetTombs keeps the tombstones bounded by forgetting the older half. Whoever confirmed before the newest one forgotten must confirm again:
-// that costs a copy that would have been in vain had its tombstone been among them, and is never wrong.
+// forgetTombs keeps the tombstones bounded by forgetting the older half. Whoever confirmed before the newest one
+// forgotten must confirm again: that costs a copy that would have been in vain had its tombstone been among them, and
+// is never wrong.
 func (tx *tx) forgetTombs() {
 	s := tx.s
 	if s.tombs.len() <= MaxTombstones {
@@ -310,7 +316,8 @@ func (o *Sweep) apply(tx *tx) error {
 	return nil
 }
 
-// retain counts what a node that enters the tree needs, release what one that leaves it no longer needs. A weak link enters stale only out of a snapshot.
+// retain counts what a node that enters the tree needs, release what one that leaves it no longer needs. A weak link
+// enters stale only out of a snapshot.
 func (tx *tx) retain(n *node) {
 	s := tx.s
 	if n.claim != "" {

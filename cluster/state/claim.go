@@ -5,8 +5,9 @@ import "iter"
 // claim counts what an import brought: one for each name that it claims, seen or not.
 type claim struct{ names int }
 
-// DropClaims removes what one import brought and nothing else brought: its claim goes from every name, and the next newest claim shows.
-// It looks at every name, so it costs a scan of the tree; removing an import is rare and an index would cost every name a second key.
+// DropClaims removes what one import brought and nothing else brought: its claim goes from every name, and the next
+// newest claim shows. It looks at every name, so it costs a scan of the tree; removing an import is rare and an index
+// would cost every name a second key.
 type DropClaims struct {
 	_     struct{} `cbor:",toarray"`
 	Claim string
@@ -52,7 +53,8 @@ func (o *DropClaims) apply(tx *tx) error {
 	return nil
 }
 
-// without returns the list without the claim's node, and that node. Nodes before it are copied, since clones share them.
+// without returns the list without the claim's node, and that node. Nodes before it are copied, since clones share
+// them.
 func without(n *node, claim string) (rest, gone *node) {
 	if n == nil {
 		return nil, nil
@@ -99,7 +101,8 @@ func (s *State) Claimed(claim string) iter.Seq2[string, Entry] {
 	}
 }
 
-// ClaimsOf returns what each claim has under the name, newest first: the first is what Get returns, and Entry.Claim tells whose it is.
+// ClaimsOf returns what each claim has under the name, newest first: the first is what Get returns, and Entry.Claim
+// tells whose it is.
 func (s *State) ClaimsOf(name string) []Entry {
 	var list []Entry
 	n, _ := s.names.get(keyOf(name))

@@ -9,19 +9,22 @@ import (
 
 // Command is one log entry: a batch, and what makes it exactly one.
 type Command struct {
-	// Node, Boot and Seq name the command; a repeat carries the same three and the same rest. Boot grows with every start of the node, Seq begins at 1 in
-	// each boot. With Node "" the command has no name and is applied as often as it stands in the log.
+	// Node, Boot and Seq name the command; a repeat carries the same three and the same rest. Boot grows with every
+	// start of the node, Seq begins at 1 in each boot. With Node "" the command has no name and is applied as often as
+	// it stands in the log.
 	Node string
 	Boot uint64
 	Seq  uint64
-	// Finished is the greatest sequence such that the node needs the outcome of none up to it any more. It is below Seq.
+	// Finished is the greatest sequence such that the node needs the outcome of none up to it any more. It is below
+	// Seq.
 	Finished uint64
 	// Time is the proposer's clock in Unix nanoseconds and becomes the files' modification time.
 	Time int64
 	Ops  []Op
 }
 
-// version is the first byte of every command. It changes with the layout of what follows; new kinds of edits do not change it.
+// version is the first byte of every command. It changes with the layout of what follows; new kinds of edits do not
+// change it.
 const version = 1
 
 // MaxFormat is the newest format that this program understands: 1 is the first; with 2 the state keeps a running sum
@@ -63,7 +66,8 @@ func (*DropStage) kind() opKind  { return kindDropStage }
 func (*DropClaims) kind() opKind { return kindDropClaims }
 func (*SetFormat) kind() opKind  { return kindSetFormat }
 
-// newOp returns an empty edit of the kind and the format from which on it may stand in the log; nil for a kind that this program does not know.
+// newOp returns an empty edit of the kind and the format from which on it may stand in the log; nil for a kind that
+// this program does not know.
 func newOp(k opKind) (op Op, since uint64) {
 	switch k {
 	case kindPut:
@@ -98,8 +102,9 @@ func newOp(k opKind) (op Op, since uint64) {
 	return nil, 0
 }
 
-// The encoding is CBOR (RFC 8949), strictly what we write ourselves: arrays of fixed length, strings as byte strings (names are checked by apply, and a
-// decoder that minded their UTF-8 would make a bad name fatal), no tags, no indefinite lengths.
+// The encoding is CBOR (RFC 8949), strictly what we write ourselves: arrays of fixed length, strings as byte strings
+// (names are checked by apply, and a decoder that minded their UTF-8 would make a bad name fatal), no tags, no
+// indefinite lengths.
 var (
 	encMode = must(cbor.EncOptions{
 		Sort: cbor.SortCoreDeterministic, String: cbor.StringToByteString, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
@@ -136,8 +141,9 @@ type stageBody struct {
 	Ops   []byte
 }
 
-// Encode returns the command as it stands in the log: the version, then a CBOR sequence (RFC 8742) of the header and, for each edit, its kind and its body.
-// What would be refused whatever the state is refused here already, with the same errors; so what Encode returns, Apply can decode.
+// Encode returns the command as it stands in the log: the version, then a CBOR sequence (RFC 8742) of the header and,
+// for each edit, its kind and its body. What would be refused whatever the state is refused here already, with the same
+// errors; so what Encode returns, Apply can decode.
 func (c *Command) Encode() ([]byte, error) {
 	if c.Node != "" && (!validNode(c.Node) || c.Seq == 0 || c.Finished >= c.Seq) {
 		return nil, refuse(CodeInvalid, "command of", c.Node, "a sequence begins at 1 and is above finished, got %d and %d", c.Seq, c.Finished)
@@ -190,7 +196,8 @@ func Size(op Op) int {
 	return len(b)
 }
 
-// Decode reads what Encode wrote. format is the format of the state that it is to be applied to. An error means that this program cannot know what the command is to do.
+// Decode reads what Encode wrote. format is the format of the state that it is to be applied to. An error means that
+// this program cannot know what the command is to do.
 func Decode(data []byte, format uint64) (*Command, error) {
 	if len(data) == 0 {
 		return nil, errors.New("command is empty")

@@ -159,8 +159,8 @@ func TestSetFormatOnlyRaises(t *testing.T) {
 	}
 }
 
-// FuzzApply holds that no entry, whatever its bytes, makes the state panic or lose count, that what is refused or fatal changes nothing, and that
-// everything decoded can be encoded again.
+// FuzzApply holds that no entry, whatever its bytes, makes the state panic or lose count, that what is refused or fatal
+// changes nothing, and that everything decoded can be encoded again.
 func FuzzApply(f *testing.F) {
 	for _, data := range notUnderstood(f) {
 		f.Add(data, data)

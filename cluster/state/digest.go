@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// Digest names a blob in binary: one byte for the algorithm (1 is sha256, 2 is sha512) and the sum. It is half as long as the text and comparable.
+// Digest names a blob in binary: one byte for the algorithm (1 is sha256, 2 is sha512) and the sum. It is half as long
+// as the text and comparable.
 type Digest string
 
 const (
@@ -15,7 +16,8 @@ const (
 	sha512Tag, sha512Len = 2, 64
 )
 
-// ParseDigest reads "sha256:" and 64 or "sha512:" and 128 lower-case hexadecimal digits; everything else is fs.ErrInvalid.
+// ParseDigest reads "sha256:" and 64 or "sha512:" and 128 lower-case hexadecimal digits; everything else is
+// fs.ErrInvalid.
 func ParseDigest(text string) (Digest, error) {
 	tag, n := byte(sha256Tag), sha256Len
 	digits, ok := strings.CutPrefix(text, "sha256:")
@@ -56,7 +58,8 @@ func (d Digest) valid() bool {
 	return len(d) == 1+sha256Len && d[0] == sha256Tag || len(d) == 1+sha512Len && d[0] == sha512Tag
 }
 
-// digests is a list of valid digests, one behind the other: the first byte of each tells its length. It is a third of the size of a slice of strings.
+// digests is a list of valid digests, one behind the other: the first byte of each tells its length. It is a third of
+// the size of a slice of strings.
 type digests string
 
 func (l digests) each(fn func(Digest)) {

@@ -42,8 +42,8 @@ type Link struct {
 	Claim  string
 }
 
-// LinkWeak makes Name a file as Link does, but keeps the blob only until the pin ends, which it renews to Until (Unix nanoseconds).
-// Once the blob is collected the name is gone, and does not come back with the bytes.
+// LinkWeak makes Name a file as Link does, but keeps the blob only until the pin ends, which it renews to Until (Unix
+// nanoseconds). Once the blob is collected the name is gone, and does not come back with the bytes.
 type LinkWeak struct {
 	_      struct{} `cbor:",toarray"`
 	Name   string
@@ -52,14 +52,16 @@ type LinkWeak struct {
 	Claim  string
 }
 
-// Remove removes the file with all of its claims, or the directory with all that is below it ("." is everything). Nothing there is no error.
+// Remove removes the file with all of its claims, or the directory with all that is below it ("." is everything).
+// Nothing there is no error.
 type Remove struct {
 	_    struct{} `cbor:",toarray"`
 	Name string
 }
 
 // Expect refuses the command unless Name was at Version before the command; 0 means that there was no such file.
-// Wherever it stands in the command, and also when it stands in a stage that the command publishes, it is about the state that the proposer may have seen.
+// Wherever it stands in the command, and also when it stands in a stage that the command publishes, it is about the
+// state that the proposer may have seen.
 type Expect struct {
 	_       struct{} `cbor:",toarray"`
 	Name    string
@@ -223,7 +225,8 @@ func (o *Expect) hold(s *State) error {
 	return nil
 }
 
-// known returns the blob that a link names, with the digest as the table holds it: a million links to a thousand blobs share a thousand digests.
+// known returns the blob that a link names, with the digest as the table holds it: a million links to a thousand blobs
+// share a thousand digests.
 func (tx *tx) known(op, name string, d Digest) (Digest, blob, error) {
 	id, b, ok := tx.s.blobs.find(d)
 	if !ok {
@@ -263,10 +266,11 @@ func (tx *tx) place(op, name string, n *node) error {
 	return nil
 }
 
-// clearWay makes sure that key, which is not in the table, may become a file: no file stands where one of its directories must be, and
-// nothing is below it. Stale weak links that stand there are swept, since they do not exist.
+// clearWay makes sure that key, which is not in the table, may become a file: no file stands where one of its
+// directories must be, and nothing is below it. Stale weak links that stand there are swept, since they do not exist.
 //
-// It keeps the table's rule that no key lies below another, stale ones included; so one look beside the key tells of all its directories.
+// It keeps the table's rule that no key lies below another, stale ones included; so one look beside the key tells of
+// all its directories.
 func (tx *tx) clearWay(op, name, key string) error {
 	s := tx.s
 	if dir, ok := parentKey(key); ok {

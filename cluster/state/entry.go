@@ -107,8 +107,8 @@ type DirEntry struct {
 	Entry Entry // zero for a directory
 }
 
-// ReadDir yields what stands in the directory, sorted by name, beginning behind the element after ("" for all). It costs what it yields, not what lies below.
-// It yields nothing for a file and for what does not exist; IsDir tells.
+// ReadDir yields what stands in the directory, sorted by name, beginning behind the element after ("" for all). It
+// costs what it yields, not what lies below. It yields nothing for a file and for what does not exist; IsDir tells.
 func (s *State) ReadDir(dir, after string) iter.Seq[DirEntry] {
 	return func(yield func(DirEntry) bool) {
 		if dir != "." && !validName(dir) {
@@ -142,8 +142,8 @@ func (s *State) ReadDir(dir, after string) iter.Seq[DirEntry] {
 	}
 }
 
-// Walk yields the files below dir with their whole names, ordered component by component ("a/b" before "a-b"), beginning behind after,
-// which need not exist ("" for all).
+// Walk yields the files below dir with their whole names, ordered component by component ("a/b" before "a-b"),
+// beginning behind after, which need not exist ("" for all).
 func (s *State) Walk(dir, after string) iter.Seq2[string, Entry] {
 	return func(yield func(string, Entry) bool) {
 		if dir != "." && !validName(dir) {

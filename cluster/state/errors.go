@@ -9,7 +9,8 @@ import (
 
 // Sentinels beyond those of io/fs.
 var (
-	// ErrCollected refuses an AddBlob whose majority was confirmed before the digest's newest collect: the bytes may be gone, copy them again.
+	// ErrCollected refuses an AddBlob whose majority was confirmed before the digest's newest collect: the bytes may be
+	// gone, copy them again.
 	ErrCollected = errors.New("the blob was collected after its copies were confirmed: copy it again")
 	// ErrOldBoot refuses a command of a process of that node that a newer one has replaced. It was not applied.
 	ErrOldBoot = errors.New("a newer process of this node has taken over")
@@ -39,7 +40,8 @@ var sentinels = map[Code]error{
 	CodeCollected: ErrCollected, CodeOldBoot: ErrOldBoot, CodeFinished: ErrFinished, CodeBusy: syscall.EAGAIN, CodeLimit: fs.ErrInvalid,
 }
 
-// Error is why a command was refused. Nothing of the command took effect. It is made of plain fields so that it can cross the wire in any encoding.
+// Error is why a command was refused. Nothing of the command took effect. It is made of plain fields so that it can
+// cross the wire in any encoding.
 type Error struct {
 	_      struct{} `cbor:",toarray"`
 	Code   Code

@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// model is the tree written down as plainly as can be: maps, copied whole for each command, references counted by looking. It sweeps at once.
+// model is the tree written down as plainly as can be: maps, copied whole for each command, references counted by
+// looking. It sweeps at once.
 type model struct {
 	index    uint64
 	names    map[string][]mnode // newest claim first
@@ -513,8 +514,8 @@ func randomCommand(rng *rand.Rand, m *model, sent *[]*Command, index uint64) *Co
 	return c
 }
 
-// TestModel feeds random logs to the state and to the model and compares all that can be seen, after every entry. Along the way the state is replaced by
-// its own snapshot, and a second replica that never is must stay byte-identical.
+// TestModel feeds random logs to the state and to the model and compares all that can be seen, after every entry. Along
+// the way the state is replaced by its own snapshot, and a second replica that never is must stay byte-identical.
 func TestModel(t *testing.T) {
 	runs, length := 25, 400
 	if testing.Short() {
@@ -582,7 +583,8 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// checkChanged holds that watchers learn of every name that changed, except those that a collect takes away, of which a sweep tells.
+// checkChanged holds that watchers learn of every name that changed, except those that a collect takes away, of which a
+// sweep tells.
 func checkChanged(before, after *model, r Result, c *Command) error {
 	for _, op := range c.Ops {
 		if _, ok := op.(*Collect); ok {

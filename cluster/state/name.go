@@ -7,14 +7,16 @@ import (
 	"unicode/utf8"
 )
 
-// Limits of names, in bytes. An element is long because the file server's keys are elements of URLs, query strings included.
+// Limits of names, in bytes. An element is long because the file server's keys are elements of URLs, query strings
+// included.
 const (
 	MaxName    = 4096
 	MaxElement = 1024
 )
 
-// keyOf turns a name into the key it is stored under: '/' becomes NUL, which no name may contain, so that the order of keys is the order of
-// names component by component ("a/b" before "a-b") and all that is below a directory stands together.
+// keyOf turns a name into the key it is stored under: '/' becomes NUL, which no name may contain, so that the order of
+// keys is the order of names component by component ("a/b" before "a-b") and all that is below a directory stands
+// together.
 func keyOf(name string) string { return strings.ReplaceAll(name, "/", "\x00") }
 
 func nameOf(key string) string { return strings.ReplaceAll(key, "\x00", "/") }

@@ -17,7 +17,8 @@ import (
 
 // The promises are those of package cluster, by number; what each needs of the state is proved here.
 
-// TestPromise2PureFunctionOfTheLog looks at the source for what could make two replicas differ: a clock, chance, the world outside, goroutines.
+// TestPromise2PureFunctionOfTheLog looks at the source for what could make two replicas differ: a clock, chance, the
+// world outside, goroutines.
 func TestPromise2PureFunctionOfTheLog(t *testing.T) {
 	may := []string{"bytes", "crypto/sha256", "encoding/binary", "encoding/hex", "errors", "fmt", "hash/crc32", "io", "io/fs", "iter", "math", "slices", "strings", "syscall", "time",
 		"unicode", "unicode/utf8", "github.com/fxamacker/cbor/v2", "github.com/tidwall/btree"}
@@ -59,7 +60,8 @@ func TestPromise2PureFunctionOfTheLog(t *testing.T) {
 	}
 }
 
-// TestPromise2ReplicasAreIdentical feeds one log to two states, one of which is cloned, read, written to snapshots and restored all the time.
+// TestPromise2ReplicasAreIdentical feeds one log to two states, one of which is cloned, read, written to snapshots and
+// restored all the time.
 func TestPromise2ReplicasAreIdentical(t *testing.T) {
 	l := summed(t)
 	quiet, busy := New(), New()
@@ -272,7 +274,8 @@ func TestPromise9AStageThatExpiredInBetweenIsNotPublished(t *testing.T) {
 	}
 }
 
-// TestPromise11ExactlyOnce repeats every command of a log at every later place and compares with the log in which each stands once.
+// TestPromise11ExactlyOnce repeats every command of a log at every later place and compares with the log in which each
+// stands once.
 func TestPromise11ExactlyOnce(t *testing.T) {
 	var commands []*Command
 	for i, op := range []Op{

@@ -8,7 +8,8 @@ import (
 // MaxOutcomes is how many commands of one node may be under way, that is, not yet below its Finished.
 const MaxOutcomes = 4096
 
-// session is what the state remembers of a node, so that a command that stands in the log twice takes effect once (promise 11).
+// session is what the state remembers of a node, so that a command that stands in the log twice takes effect once
+// (promise 11).
 type session struct {
 	boot     uint64
 	finished uint64
@@ -29,13 +30,15 @@ func outcomeKey(node string, seq uint64) string {
 	return node + "\x00" + string(binary.BigEndian.AppendUint64(nil, seq))
 }
 
-// Boot returns the newest boot of a node that the state has seen; a process that takes over must use a greater one. 0 if it has seen none.
+// Boot returns the newest boot of a node that the state has seen; a process that takes over must use a greater one. 0
+// if it has seen none.
 func (s *State) Boot(node string) uint64 {
 	se, _ := s.sessions.get(node)
 	return se.boot
 }
 
-// Outcome returns what the command of that name did, if the state still remembers it: the log index and why it was refused, if it was.
+// Outcome returns what the command of that name did, if the state still remembers it: the log index and why it was
+// refused, if it was.
 func (s *State) Outcome(node string, boot, seq uint64) (index uint64, refused error, ok bool) {
 	if se, _ := s.sessions.get(node); se.boot != boot {
 		return 0, nil, false
@@ -65,7 +68,8 @@ func (s *State) admit(c *Command) (Result, bool) {
 	case c.Boot < se.boot:
 		return no(CodeOldBoot, "boot %d, the newest is %d", c.Boot, se.boot)
 	case c.Boot > se.boot:
-		// The old process is gone and with it whoever waited for its answers; what of it is still on its way is refused from here on.
+		// The old process is gone and with it whoever waited for its answers; what of it is still on its way is refused
+		// from here on.
 		s.forget(c.Node, 0, ^uint64(0))
 		se = session{boot: c.Boot}
 	}

@@ -11,15 +11,17 @@ import (
 	"strings"
 )
 
-// A snapshot is the magic, a byte for the version of what follows, and frames. A frame is the length of its payload (4 bytes, big endian), the
-// payload, and the CRC-32C of all payloads so far, so that a frame left out or put elsewhere is found as a damaged one is. A payload is a section byte
-// and a CBOR sequence of that section's records; sections come in the order below and the last frame is secEnd with nothing in it.
+// A snapshot is the magic, a byte for the version of what follows, and frames. A frame is the length of its payload (4
+// bytes, big endian), the payload, and the CRC-32C of all payloads so far, so that a frame left out or put elsewhere is
+// found as a damaged one is. A payload is a section byte and a CBOR sequence of that section's records; sections come
+// in the order below and the last frame is secEnd with nothing in it.
 //
-// References are not written: Restore counts them again from the names, and so finds out whether what it read fits together.
+// References are not written: Restore counts them again from the names, and so finds out whether what it read fits
+// together.
 const (
 	magic = "CMSTATE"
-	// The version says how the header looks: 2 adds the sum, and is written from format 2 on only, so that what an older
-	// program may have to read stays as it knows it.
+	// The version says how the header looks: 2 adds the sum, and is written from format 2 on only, so that what an
+	// older program may have to read stays as it knows it.
 	plainVersion, sumVersion = 1, 2
 
 	frameWanted = 256 << 10 // bytes at which a frame is closed
@@ -65,7 +67,8 @@ type (
 		Digest Digest
 		Index  uint64
 	}
-	// snapNode is one claim of a name. Keys are front-coded: Shared bytes of the key before, then Rest. Older claims of the same key follow newer ones.
+	// snapNode is one claim of a name. Keys are front-coded: Shared bytes of the key before, then Rest. Older claims of
+	// the same key follow newer ones.
 	snapNode struct {
 		_       struct{} `cbor:",toarray"`
 		Shared  uint64
@@ -113,7 +116,8 @@ var ErrDamaged = errors.New("the snapshot is damaged")
 // Snapshot returns the state as of now as a stream, in constant time. The same state always gives the same bytes.
 func (s *State) Snapshot() io.WriterTo { return s.Clone() }
 
-// WriteTo writes a snapshot of s, which nobody may apply to meanwhile (Snapshot makes a clone for that). It holds one frame in memory.
+// WriteTo writes a snapshot of s, which nobody may apply to meanwhile (Snapshot makes a clone for that). It holds one
+// frame in memory.
 func (s *State) WriteTo(w io.Writer) (int64, error) {
 	f := &frames{w: w}
 	f.write([]byte(magic))
@@ -271,8 +275,8 @@ func damaged(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrDamaged, fmt.Sprintf(format, args...))
 }
 
-// Restore reads what WriteTo wrote and leaves r behind its last byte. Input that is cut short or changed is ErrDamaged and says what was found; a snapshot of a
-// newer version or format is another error that says so.
+// Restore reads what WriteTo wrote and leaves r behind its last byte. Input that is cut short or changed is ErrDamaged
+// and says what was found; a snapshot of a newer version or format is another error that says so.
 func Restore(r io.Reader) (*State, error) {
 	head := make([]byte, len(magic)+1)
 	if _, err := io.ReadFull(r, head); err != nil {

@@ -284,8 +284,8 @@ func TestNewerSnapshotsAreRefused(t *testing.T) {
 	}
 }
 
-// FuzzRestore changes snapshots, once with checksums left wrong and once with checksums made right again: no bytes may make it panic, and what is accepted keeps
-// every rule of the state and is written again as it was read.
+// FuzzRestore changes snapshots, once with checksums left wrong and once with checksums made right again: no bytes may
+// make it panic, and what is accepted keeps every rule of the state and is written again as it was read.
 func FuzzRestore(f *testing.F) {
 	data := snapshot(f, full(f).s)
 	f.Add(data)

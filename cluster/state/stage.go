@@ -16,11 +16,12 @@ type stage struct {
 	next  uint64 // number of the next edit
 }
 
-// Stage adds edits (Put, Link, LinkWeak, Remove and Expect) to the stage called ID, making it if there is none, and lets it live at least until Until
-// (Unix nanoseconds). Names are checked now, conflicts and expectations when it is published. The blobs that the edits name are kept while it lives.
+// Stage adds edits (Put, Link, LinkWeak, Remove and Expect) to the stage called ID, making it if there is none, and
+// lets it live at least until Until (Unix nanoseconds). Names are checked now, conflicts and expectations when it is
+// published. The blobs that the edits name are kept while it lives.
 //
-// From is how many edits the proposer has staged there before. Where it is not 0 and the stage has another number, it has expired in between and the
-// command is refused (CodeNoStage): going on would publish half a batch.
+// From is how many edits the proposer has staged there before. Where it is not 0 and the stage has another number, it
+// has expired in between and the command is refused (CodeNoStage): going on would publish half a batch.
 type Stage struct {
 	ID    string
 	Until int64
@@ -28,7 +29,8 @@ type Stage struct {
 	Ops   []Op
 }
 
-// Publish applies the edits of a stage in their order, as if they stood in this command, and ends the stage. When it is refused the stage stays.
+// Publish applies the edits of a stage in their order, as if they stood in this command, and ends the stage. When it is
+// refused the stage stays.
 type Publish struct {
 	_     struct{} `cbor:",toarray"`
 	ID    string

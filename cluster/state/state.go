@@ -12,8 +12,8 @@
 // It knows no directories, files or peers: what it keeps of a blob is its size and who needs it.
 package state
 
-// State is the tree at one log index. One goroutine at a time may call Apply and Clone; everything else only reads and may be called by many
-// at once on a State that nobody applies to, that is, on a clone.
+// State is the tree at one log index. One goroutine at a time may call Apply and Clone; everything else only reads and
+// may be called by many at once on a State that nobody applies to, that is, on a clone.
 type State struct {
 	scalars
 
@@ -56,8 +56,8 @@ func New() *State {
 	}
 }
 
-// Clone returns a copy in constant time. The copy may be read while the original goes on applying, and the other way round;
-// making it counts as writing, so it belongs to the goroutine that applies, or under its lock.
+// Clone returns a copy in constant time. The copy may be read while the original goes on applying, and the other way
+// round; making it counts as writing, so it belongs to the goroutine that applies, or under its lock.
 func (s *State) Clone() *State {
 	return &State{
 		scalars:  s.scalars,

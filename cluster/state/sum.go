@@ -7,8 +7,8 @@ import (
 	"errors"
 )
 
-// Sum is a running digest: the first 16 bytes of a SHA-256 over the sum before, the command, its log index, what it did,
-// and how much the state holds after it. Two replicas with the same sum at the same index have applied the same
+// Sum is a running digest: the first 16 bytes of a SHA-256 over the sum before, the command, its log index, what it
+// did, and how much the state holds after it. Two replicas with the same sum at the same index have applied the same
 // commands, each with the same outcome.
 type Sum [16]byte
 

@@ -2,8 +2,8 @@ package state
 
 import "github.com/tidwall/btree"
 
-// table is an ordered map with two powers that the state lives on: a copy in constant time (copy-on-write nodes), and taking back
-// what was written since the last commit, so that a batch is all or nothing.
+// table is an ordered map with two powers that the state lives on: a copy in constant time (copy-on-write nodes), and
+// taking back what was written since the last commit, so that a batch is all or nothing.
 //
 // Values must not be changed once they are in a table: clones share them.
 type table[K ~string, V any] struct {
@@ -17,8 +17,9 @@ type change[K ~string, V any] struct {
 	had bool
 }
 
-// degree is half the width of a node. A write that follows a clone copies the nodes on its way down, so narrow nodes make cloning after every command,
-// which cluster does, cheap; wide ones save a little memory. DESIGN.md has the numbers.
+// degree is half the width of a node. A write that follows a clone copies the nodes on its way down, so narrow nodes
+// make cloning after every command, which cluster does, cheap; wide ones save a little memory. DESIGN.md has the
+// numbers.
 const degree = 16
 
 func newTable[K ~string, V any]() table[K, V] {

@@ -767,7 +767,8 @@ func testWatch(t *testing.T, tree Tree) {
 	}
 }
 
-// testConcurrent writes and reads at once: each batch writes the same number to two names, and no reader ever sees two numbers in one state.
+// testConcurrent writes and reads at once: each batch writes the same number to two names, and no reader ever sees two
+// numbers in one state.
 func testConcurrent(t *testing.T, tree Tree) {
 	stop := make(chan struct{})
 	var readers, writers sync.WaitGroup

@@ -31,8 +31,8 @@ type Mem struct {
 	open    int
 	watches map[*memWatch]bool
 
-	// Fail, when set, is called before each commit of a batch (with what "update") or blob (with what "blob"); an error is returned
-	// to the writer. If after is set and true, the commit happens all the same: it failed but happened.
+	// Fail, when set, is called before each commit of a batch (with what "update") or blob (with what "blob"); an error
+	// is returned to the writer. If after is set and true, the commit happens all the same: it failed but happened.
 	Fail func(what string) (err error, after bool)
 }
 

@@ -302,7 +302,8 @@ func showCreated(t *table, r *created) {
 	}
 }
 
-// clock is the clock, or what SOURCE_DATE_EPOCH says (reproducible-builds.org/specs/source-date-epoch: seconds since 1970).
+// clock is the clock, or what SOURCE_DATE_EPOCH says (reproducible-builds.org/specs/source-date-epoch: seconds since
+// 1970).
 func clock() (func() time.Time, error) {
 	text := os.Getenv("SOURCE_DATE_EPOCH")
 	if text == "" {

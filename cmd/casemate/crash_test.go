@@ -26,9 +26,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// TestKilledDuringPushes kills the real binary with SIGKILL while images are pushed, again and again. Whatever was acknowledged is there
-// afterwards, byte for byte, and whatever can be seen is whole. (What a power cut does besides is tested in the cluster's own tests:
-// a killed process leaves the page cache behind.)
+// TestKilledDuringPushes kills the real binary with SIGKILL while images are pushed, again and again. Whatever was
+// acknowledged is there afterwards, byte for byte, and whatever can be seen is whole. (What a power cut does besides is
+// tested in the cluster's own tests: a killed process leaves the page cache behind.)
 func TestKilledDuringPushes(t *testing.T) {
 	t.Parallel()
 	kills := 3

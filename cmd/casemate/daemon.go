@@ -145,7 +145,8 @@ func loadConfig(path string) (appliance.Config, error) {
 	return cfg, err
 }
 
-// initConfig reads the config if there is one, else makes one of the flags. A flag that contradicts the file is an error: init does not change a file.
+// initConfig reads the config if there is one, else makes one of the flags. A flag that contradicts the file is an
+// error: init does not change a file.
 func initConfig(path, name, data string, advertise []string) (appliance.Config, error) {
 	var addrs []netip.Addr
 	for _, s := range advertise {

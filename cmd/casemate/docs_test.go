@@ -59,7 +59,8 @@ func pages(t *testing.T) []block {
 	return blocks
 }
 
-// TestDocsCommands parses every casemate command that stands in a shell block of README.md or docs/: it exists, its flags do, and it takes these arguments.
+// TestDocsCommands parses every casemate command that stands in a shell block of README.md or docs/: it exists, its
+// flags do, and it takes these arguments.
 func TestDocsCommands(t *testing.T) {
 	seen := 0
 	for _, b := range pages(t) {

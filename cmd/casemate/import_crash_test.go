@@ -23,9 +23,10 @@ import (
 	"casemate/appliance/content"
 )
 
-// TestKilledDuringImports kills the real binary with SIGKILL at every step of an import: after any number of bytes that it was given, at any moment of one that
-// reads a file, between and within parts; and the command instead of the daemon. Whenever it is looked at, all names of the import are visible or none; and the
-// same command again leads to what an undisturbed import leads to, with nothing left over.
+// TestKilledDuringImports kills the real binary with SIGKILL at every step of an import: after any number of bytes that
+// it was given, at any moment of one that reads a file, between and within parts; and the command instead of the
+// daemon. Whenever it is looked at, all names of the import are visible or none; and the same command again leads to
+// what an undisturbed import leads to, with nothing left over.
 func TestKilledDuringImports(t *testing.T) {
 	t.Parallel()
 	kills := 4
@@ -114,8 +115,8 @@ func TestKilledDuringImports(t *testing.T) {
 	}
 }
 
-// collectForCrash makes a bundle with shared layers, several platforms, many small files and a blob so large that an import resumes within it; whole, and the
-// same in parts.
+// collectForCrash makes a bundle with shared layers, several platforms, many small files and a blob so large that an
+// import resumes within it; whole, and the same in parts.
 func collectForCrash(t *testing.T, d *daemon) (whole string, parts []string) {
 	t.Helper()
 	u, stop, err := newUpstream(d.dir)
@@ -205,7 +206,8 @@ func (d *daemon) importing(delay time.Duration, args ...string) *running {
 	return r
 }
 
-// feed starts an import of a pipe whose moment comes when n bytes have been taken out of it, and perhaps a little after that.
+// feed starts an import of a pipe whose moment comes when n bytes have been taken out of it, and perhaps a little after
+// that.
 func (d *daemon) feed(file string, n int64, rnd *rand.Rand) *running {
 	d.t.Helper()
 	r := d.command("import", "-", "--name", "crash")
@@ -239,8 +241,9 @@ func (d *daemon) feed(file string, n int64, rnd *rand.Rand) *running {
 	return r
 }
 
-// interrupt kills something when the moment has come, waits for the command, and starts the daemon again if that is what was killed. It returns 1 when the
-// kill met the import, 0 when it came too late or, on a busy machine, before the command had reached the daemon.
+// interrupt kills something when the moment has come, waits for the command, and starts the daemon again if that is
+// what was killed. It returns 1 when the kill met the import, 0 when it came too late or, on a busy machine, before the
+// command had reached the daemon.
 func (d *daemon) interrupt(r *running, kill func(), isDaemon bool) int {
 	d.t.Helper()
 	<-r.moment

@@ -23,7 +23,8 @@ type listFlags struct {
 	checksums                        []string
 	platforms                        []string
 	exclude                          []string // patterns of names that are not wanted after all
-	// domain asks for the domain of the bastions, whose own names in an inventory stand for what they mirror; nil if nobody can be asked.
+	// domain asks for the domain of the bastions, whose own names in an inventory stand for what they mirror; nil if
+	// nobody can be asked.
 	domain func() (string, error)
 }
 
@@ -43,8 +44,8 @@ func (l *listFlags) add(cmd *cobra.Command) {
 	f.StringSliceVar(&l.platforms, "platform", nil, "platform of the nodes, like linux/amd64; may be repeated")
 }
 
-// wanted reads all lists and what checksums say about their files. Everything that is wrong with them is one usage error; what is only to be known
-// goes to standard error.
+// wanted reads all lists and what checksums say about their files. Everything that is wrong with them is one usage
+// error; what is only to be known goes to standard error.
 func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums, error) {
 	var parser lists.Parser
 	var bad []error
@@ -160,7 +161,8 @@ func (l *listFlags) processors() []string {
 	return list
 }
 
-// wantedSet adds to what lists want, each name once. What one of them must have is not optional because another could do without.
+// wantedSet adds to what lists want, each name once. What one of them must have is not optional because another could
+// do without.
 type wantedSet struct {
 	*lists.Wanted
 	at map[string]int // in its slice
@@ -214,7 +216,8 @@ func chartName(c lists.Chart) string {
 	return strings.TrimSpace(c.Repo + " " + c.Name + " " + c.Version)
 }
 
-// errNamesNothing is what is wrong with a source without a name: whatever should have written it has failed, or it is something else than was meant.
+// errNamesNothing is what is wrong with a source without a name: whatever should have written it has failed, or it is
+// something else than was meant.
 var errNamesNothing = errors.New("it names nothing: did the program that writes it fail? If nothing is wanted, leave the flag out (in a list of lines a comment is enough: # nothing)")
 
 // blankReader knows whether anything but white space was read.

@@ -1,5 +1,5 @@
-// Command casemate is the internet that a Kubernetes cluster needs where there is none: a registry, a file server, a DNS server and a CA
-// on one bastion or three. See the README.
+// Command casemate is the internet that a Kubernetes cluster needs where there is none: a registry, a file server, a
+// DNS server and a CA on one bastion or three. See the README.
 //
 // This package turns flags into calls and errors into exit codes, and decides nothing:
 // 0 done, 1 it could not be done, 2 wrong usage, 3 it was checked and something is missing or differs.
@@ -55,7 +55,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return exitCode(err)
 }
 
-// plain shows control characters, which could move a terminal's cursor, as '?': names in errors come from archives and lists of anybody.
+// plain shows control characters, which could move a terminal's cursor, as '?': names in errors come from archives and
+// lists of anybody.
 func plain(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
@@ -131,7 +132,8 @@ Begin with "casemate init", then "casemate serve" (or systemctl enable --now cas
 	return root
 }
 
-// wrongArgs makes a wrong number of arguments, anywhere in the command line, a usage error that names the command's usage.
+// wrongArgs makes a wrong number of arguments, anywhere in the command line, a usage error that names the command's
+// usage.
 func wrongArgs(cmd *cobra.Command) {
 	if args := cmd.Args; args != nil {
 		cmd.Args = func(cmd *cobra.Command, list []string) error {

@@ -85,7 +85,8 @@ func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile) error 
 	return nil
 }
 
-// saysNothing reports whether a file holds nothing but comments, as Kubespray's sample of offline.yml does: nothing is lost when it is replaced.
+// saysNothing reports whether a file holds nothing but comments, as Kubespray's sample of offline.yml does: nothing is
+// lost when it is replaced.
 func saysNothing(content string) bool {
 	for line := range strings.SplitSeq(strings.TrimPrefix(content, "\ufeff"), "\n") {
 		line, _, _ = strings.Cut(line, "#")
@@ -96,7 +97,8 @@ func saysNothing(content string) bool {
 	return true
 }
 
-// replaceFile writes a file so that who reads it meanwhile, as containerd does at every pull, sees the old or the new one whole.
+// replaceFile writes a file so that who reads it meanwhile, as containerd does at every pull, sees the old or the new
+// one whole.
 func replaceFile(name, content string) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
@@ -202,7 +204,8 @@ result is checked: everything that the release downloads is computed with these 
 	return group("kubespray", "what an inventory of Kubespray needs", vars)
 }
 
-// checkMirrorVars computes what the release in the checkout downloads with the variables and says what does not come from the bastions, which is left.
+// checkMirrorVars computes what the release in the checkout downloads with the variables and says what does not come
+// from the bastions, which is left.
 func checkMirrorVars(dir string, conf *nodeconf.Conf) (note string, left []string, err error) {
 	opt := lists.KubesprayOptions{Mirrors: true}
 	for _, f := range conf.Files {
@@ -266,8 +269,8 @@ func checkMirrorInventory(dir, inventory string, left []string) string {
 	return fmt.Sprintf("other files of the inventory %s win over these variables, or change versions of what has none: not from the bastions come %s", inventory, strings.Join(elsewhere, ", "))
 }
 
-// downloadNames are the names of all images and files that a release can download, those that its own list script forgets among them. Charts are left out: no variable of
-// downloads names them.
+// downloadNames are the names of all images and files that a release can download, those that its own list script
+// forgets among them. Charts are left out: no variable of downloads names them.
 func downloadNames(k *lists.KubesprayLists) (names []string) {
 	for _, i := range k.Images {
 		names = append(names, i.Ref())

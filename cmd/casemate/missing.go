@@ -68,7 +68,8 @@ With -o images or -o files it prints what is still not here as a list that "case
 	return cmd
 }
 
-// printList prints the open entries of one kind as a list, one a line. Those that listed finds no place for in a list are left out, with a note.
+// printList prints the open entries of one kind as a list, one a line. Those that listed finds no place for in a list
+// are left out, with a note.
 func printList(cmd *cobra.Command, book []miss, kind string, listed func(name string) (why string)) error {
 	out := bufio.NewWriter(cmd.OutOrStdout())
 	none := true
@@ -89,8 +90,9 @@ func printList(cmd *cobra.Command, book []miss, kind string, listed func(name st
 	return out.Flush()
 }
 
-// listedImage says why a name that was missed cannot stand in a list of images; "" if it can. A list takes what has no host for Docker Hub's, but here
-// that is a name that was pushed here, or asked for by a flat name: nobody can say where it would have to come from.
+// listedImage says why a name that was missed cannot stand in a list of images; "" if it can. A list takes what has no
+// host for Docker Hub's, but here that is a name that was pushed here, or asked for by a flat name: nobody can say
+// where it would have to come from.
 func listedImage(name string) string {
 	w, err := lists.ParseReference(name)
 	switch {

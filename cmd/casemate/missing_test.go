@@ -10,7 +10,8 @@ import (
 	"casemate/bundle/lists"
 )
 
-// What missing prints as a list is one: whatever clients asked for, bundle create and check take every line of it, and it names what was missed.
+// What missing prints as a list is one: whatever clients asked for, bundle create and check take every line of it, and
+// it names what was missed.
 func TestMissingPrintsLists(t *testing.T) {
 	pinned := "quay.io/a/b@sha256:" + strings.Repeat("1", 64)
 	image := func(name string) miss { return miss{Kind: "image", Name: name} }

@@ -20,8 +20,9 @@ import (
 // lineEvery is how often a command that is no terminal's says how far it is.
 const lineEvery = 10 * time.Second
 
-// meter shows on standard error how far a long command is: on a terminal a bar for each thing under way, elsewhere (a log, a pipe) a line now and then.
-// The first gauge is that of the whole. Its methods and those of its gauges are safe for concurrent use.
+// meter shows on standard error how far a long command is: on a terminal a bar for each thing under way, elsewhere (a
+// log, a pipe) a line now and then. The first gauge is that of the whole. Its methods and those of its gauges are safe
+// for concurrent use.
 type meter struct {
 	out  io.Writer     // nil: quiet
 	bars *mpb.Progress // nil: lines
@@ -221,7 +222,8 @@ func (g *gauge) state(now time.Time) string {
 	return s
 }
 
-// line says how far the first gauge is, which is that of the whole, and what else is under way; "" when there is nothing to say.
+// line says how far the first gauge is, which is that of the whole, and what else is under way; "" when there is
+// nothing to say.
 func (m *meter) line(now time.Time) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -249,7 +251,8 @@ type speed struct {
 	rate float64
 }
 
-// memory is how long ago a rate counts still: half a minute's pauses of a disk or a line shall be seen, single hiccups not.
+// memory is how long ago a rate counts still: half a minute's pauses of a disk or a line shall be seen, single hiccups
+// not.
 const memory = 10 * time.Second
 
 // at takes what is done at a time and returns the rate.

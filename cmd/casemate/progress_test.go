@@ -104,7 +104,8 @@ func TestSaid(t *testing.T) {
 	}
 }
 
-// What is drawn on a terminal: a bar for each thing with what there is to know of it, and nothing is left of them at the end but what was said.
+// What is drawn on a terminal: a bar for each thing with what there is to know of it, and nothing is left of them at
+// the end but what was said.
 func TestBars(t *testing.T) {
 	var mu sync.Mutex
 	var out bytes.Buffer

@@ -51,8 +51,8 @@ var (
 	})
 )
 
-// built returns the real binary as it is released: the race detector, which the rooms' own tests have, would make the stories take three times as long. Long runs have it
-// here too.
+// built returns the real binary as it is released: the race detector, which the rooms' own tests have, would make the
+// stories take three times as long. Long runs have it here too.
 func built(t *testing.T) string {
 	t.Helper()
 	if err := build(); err != nil {
@@ -113,7 +113,8 @@ func TestScripts(t *testing.T) {
 				}
 				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(text, args[1], args[2])), 0o644))
 			},
-			// free VAR puts an address on which nobody listens into the variable, for a daemon that clients of the script must find.
+			// free VAR puts an address on which nobody listens into the variable, for a daemon that clients of the
+			// script must find.
 			"free": func(ts *testscript.TestScript, _ bool, args []string) {
 				l, err := net.Listen("tcp", "127.0.0.1:0")
 				if err != nil {

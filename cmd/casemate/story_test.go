@@ -48,8 +48,8 @@ func (s *story) turn(ts *testscript.TestScript, name string) {
 	ts.Setenv("DNS", b.dns)
 }
 
-// freeAddr returns an address of 127.0.0.1 on which nobody listens. Its port is below those from which the system takes ports for connections, so a daemon that was
-// stopped finds it free again.
+// freeAddr returns an address of 127.0.0.1 on which nobody listens. Its port is below those from which the system takes
+// ports for connections, so a daemon that was stopped finds it free again.
 func freeAddr(ts *testscript.TestScript) string {
 	for range 1000 {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
@@ -140,7 +140,8 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 		}
 		u.forget()
 	},
-	// node [NAME] writes NAME.yaml (casemate.yaml and n1 without one) with ports that are free and stay so while the node is down, and turns to it as "at" does.
+	// node [NAME] writes NAME.yaml (casemate.yaml and n1 without one) with ports that are free and stay so while the
+	// node is down, and turns to it as "at" does.
 	"node": func(ts *testscript.TestScript, _ bool, args []string) {
 		s, name, file, data := storyOf(ts), "n1", "casemate.yaml", "data"
 		b := bastion{socket: ts.Getenv("CASEMATE_SOCKET")}
@@ -172,7 +173,8 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 		ts.Check(os.WriteFile(file, []byte(strings.Replace(string(data), strconv.Quote(old), strconv.Quote(peer), 1)), 0o644))
 		ts.Setenv("PEER_"+args[0], peer)
 	},
-	// doctor CODE ARGS… runs casemate doctor where the directory root is the node and the daemon's ports are the well-known ones; it must end with this exit code.
+	// doctor CODE ARGS… runs casemate doctor where the directory root is the node and the daemon's ports are the
+	// well-known ones; it must end with this exit code.
 	"doctor": func(ts *testscript.TestScript, _ bool, args []string) {
 		all := []string{"doctor", "--root", ts.MkAbs("root")}
 		for flag, addr := range map[string]string{"--port-http": "HTTP", "--port-https": "HTTPS", "--port-dns": "DNS"} {
@@ -183,7 +185,8 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	},
 	// at NAME: from here on the commands, and the clients, talk to this node.
 	"at": func(ts *testscript.TestScript, _ bool, args []string) { storyOf(ts).turn(ts, args[0]) },
-	// until PATTERN casemate ARGS… repeats a command until it ends well and prints this; ! until: until it ends well and does not.
+	// until PATTERN casemate ARGS… repeats a command until it ends well and prints this; ! until: until it ends well
+	// and does not.
 	"until": func(ts *testscript.TestScript, neg bool, args []string) {
 		want, deadline := regexp.MustCompile("(?m)"+args[0]), time.Now().Add(patience)
 		for {
@@ -197,7 +200,8 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 			time.Sleep(20 * time.Millisecond) // between two looks at the condition
 		}
 	},
-	// pull REF [PLATFORM] pulls from the daemon as a node does, by upstream name, and compares with upstream; ! pull is refused as unknown.
+	// pull REF [PLATFORM] pulls from the daemon as a node does, by upstream name, and compares with upstream; ! pull is
+	// refused as unknown.
 	"pull": func(ts *testscript.TestScript, neg bool, args []string) {
 		err := storyOf(ts).pull(ts, args)
 		switch {
@@ -281,7 +285,8 @@ func seedOf(name string) (seed uint64) {
 	return seed % (1 << 24)
 }
 
-// node is a transport to the daemon that trusts its CA and believes that every name leads there, as the daemon's DNS says.
+// node is a transport to the daemon that trusts its CA and believes that every name leads there, as the daemon's DNS
+// says.
 func (s *story) node(ts *testscript.TestScript) http.RoundTripper {
 	resp, err := (&options{socket: ts.Getenv("CASEMATE_SOCKET")}).client().do(context.Background(), "GET", "ca", nil, nil)
 	ts.Check(err)

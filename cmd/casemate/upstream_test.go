@@ -34,8 +34,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// upstream is the internet of a test: behind a proxy every host leads to it, and it is every registry and web server, over TLS with a CA of its own.
-// So a collector asks for the names that people write, on the way that they would take.
+// upstream is the internet of a test: behind a proxy every host leads to it, and it is every registry and web server,
+// over TLS with a CA of its own. So a collector asks for the names that people write, on the way that they would take.
 type upstream struct {
 	proxy string // its URL
 	roots string // file with its CA, PEM

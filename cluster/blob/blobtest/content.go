@@ -10,8 +10,9 @@ type page struct {
 	data   [pageSize]byte
 }
 
-// content is what a file holds, in pages that versions of it share: a test's disks write much and keep little. A nil page is all zeros,
-// so a log's segment that is made large and written to at its start costs what is written. Bytes beyond size are zeros.
+// content is what a file holds, in pages that versions of it share: a test's disks write much and keep little. A nil
+// page is all zeros, so a log's segment that is made large and written to at its start costs what is written. Bytes
+// beyond size are zeros.
 type content struct {
 	size  int64
 	pages []*page

@@ -138,7 +138,8 @@ func (f *file) Stat() (fs.FileInfo, error) {
 	return info{f.name, f.node.data.size, false, f.node.mod}, f.ready()
 }
 
-// Sync makes the bytes durable. One that fails without having happened has lost them: they are read as if nothing were wrong, and no later Sync saves them.
+// Sync makes the bytes durable. One that fails without having happened has lost them: they are read as if nothing were
+// wrong, and no later Sync saves them.
 func (f *file) Sync() error {
 	f.fs.hangs()
 	f.fs.mu.Lock()

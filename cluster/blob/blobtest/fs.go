@@ -1,9 +1,10 @@
-// Package blobtest has a file system in memory that loses power: what was not synced is lost, kept or torn, as chance has it.
+// Package blobtest has a file system in memory that loses power: what was not synced is lost, kept or torn, as chance
+// has it.
 //
-// It is stricter than most disks: written sectors reach the disk in any order and alone, names in a directory that was not synced are
-// lost or kept independently of each other (two changes of one name stay in order, a rename is atomic), and a sync that has failed has
-// lost the bytes for good although they can still be read (as Linux does). A killed process leaves the page cache behind and proves
-// nothing about fsync; this does.
+// It is stricter than most disks: written sectors reach the disk in any order and alone, names in a directory that was
+// not synced are lost or kept independently of each other (two changes of one name stay in order, a rename is atomic),
+// and a sync that has failed has lost the bytes for good although they can still be read (as Linux does). A killed
+// process leaves the page cache behind and proves nothing about fsync; this does.
 package blobtest
 
 import (
@@ -60,7 +61,8 @@ type dataOp struct {
 	data []byte // nil: set the size to off
 }
 
-// nameOp puts node at name in dir (or removes what is there, if node is nil), and for a rename removes from at the same moment.
+// nameOp puts node at name in dir (or removes what is there, if node is nil), and for a rename removes from at the same
+// moment.
 type nameOp struct {
 	dir      *node
 	name     string
@@ -90,16 +92,17 @@ func (f *FS) Changes() int { f.mu.Lock(); defer f.mu.Unlock(); return f.count }
 // SetFree sets how many bytes can still be written.
 func (f *FS) SetFree(n int64) { f.mu.Lock(); f.free = n; f.mu.Unlock() }
 
-// Fault sets a function that is asked before each change: op is one of "write", "sync", "syncdir", "create", "mkdir", "rename", "remove",
-// "truncate", "clone", "chtimes". An error is returned to the caller; with after the change has happened all the same.
+// Fault sets a function that is asked before each change: op is one of "write", "sync", "syncdir", "create", "mkdir",
+// "rename", "remove", "truncate", "clone", "chtimes". An error is returned to the caller; with after the change has
+// happened all the same.
 func (f *FS) Fault(fault func(op, name string) (err error, after bool)) {
 	f.mu.Lock()
 	f.fault = fault
 	f.mu.Unlock()
 }
 
-// Replace puts the files below a directory back to what they are in an image; those that are not in it go. Nobody may have
-// them open.
+// Replace puts the files below a directory back to what they are in an image; those that are not in it go. Nobody may
+// have them open.
 func (f *FS) Replace(dir string, image *FS) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -512,7 +515,8 @@ func (f *FS) Allocate(file blob.File, size int64) error { return file.Truncate(s
 // SetClone says in blocks of how many bytes files share what they hold; 0, as at first, is a file system that cannot.
 func (f *FS) SetClone(block int64) { f.mu.Lock(); f.block = block; f.mu.Unlock() }
 
-// Clone implements blob.FS. Until it is synced, it may be lost, whole or sector by sector, as a write may. It takes no free space.
+// Clone implements blob.FS. Until it is synced, it may be lost, whole or sector by sector, as a write may. It takes no
+// free space.
 func (f *FS) Clone(dst blob.File, src blob.Source, off, size int64) (int64, error) {
 	to, ok := dst.(*file)
 	i, err := src.Stat()

@@ -1,5 +1,6 @@
-// Command demo is what `make run` runs: it starts a casemate on unprivileged ports of 127.0.0.1, puts a small image and a file in under
-// their upstream names, and fetches them by those names as a node would, with its resolver and its CA and nothing else.
+// Command demo is what `make run` runs: it starts a casemate on unprivileged ports of 127.0.0.1, puts a small image and
+// a file in under their upstream names, and fetches them by those names as a node would, with its resolver and its CA
+// and nothing else.
 package main
 
 import (

@@ -95,8 +95,8 @@ func newLayout(t testing.TB, dir string, images, layers int, size int64) *ociLay
 	return l
 }
 
-// TestBenchImport compares an import of 10 GiB with what must be done in any case, hashing the bytes and copying them to disk, and with pushing
-// the same images by skopeo into distribution. The page cache is emptied before each.
+// TestBenchImport compares an import of 10 GiB with what must be done in any case, hashing the bytes and copying them
+// to disk, and with pushing the same images by skopeo into distribution. The page cache is emptied before each.
 func TestBenchImport(t *testing.T) {
 	gib := 10
 	if s := os.Getenv("CASEMATE_BENCH_GIB"); s != "" {

@@ -37,7 +37,8 @@ import (
 	"casemate/cluster/treetest"
 )
 
-// All benchmarks run on loopback of this machine, peers interleaved with casemate in one run; what is printed are medians and ratios.
+// All benchmarks run on loopback of this machine, peers interleaved with casemate in one run; what is printed are
+// medians and ratios.
 const rounds = 5
 
 // server is a running program under measurement.

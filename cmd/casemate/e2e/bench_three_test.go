@@ -26,7 +26,8 @@ import (
 	"casemate/bundle"
 )
 
-// oneAndThree starts a casemate of one node and one of three, all on this machine. The three are in an order in which the first leads.
+// oneAndThree starts a casemate of one node and one of three, all on this machine. The three are in an order in which
+// the first leads.
 func oneAndThree(t testing.TB) (one *bench, three []*bench) {
 	t.Helper()
 	one = newBench(t)
@@ -96,7 +97,8 @@ func cpuOf(t testing.TB, nodes []*bench) (total time.Duration) {
 	return total
 }
 
-// turns measures what is called with one node, with three at the leader, and with three at a follower, in turns, and prints medians, CPU and the ratio.
+// turns measures what is called with one node, with three at the leader, and with three at a follower, in turns, and
+// prints medians, CPU and the ratio.
 func turns(t testing.TB, what string, n int, unit string, amount float64, one *bench, three []*bench, do func(round int, b *bench), after ...func(b *bench)) {
 	t.Helper()
 	places := []struct {
@@ -195,7 +197,8 @@ func TestBenchThreeFiles(t *testing.T) {
 	}
 }
 
-// TestBenchThreeImport compares importing a bundle of images into three nodes with importing it into one. CASEMATE_BENCH_THREE_GIB is its size, 1 if not set.
+// TestBenchThreeImport compares importing a bundle of images into three nodes with importing it into one.
+// CASEMATE_BENCH_THREE_GIB is its size, 1 if not set.
 func TestBenchThreeImport(t *testing.T) {
 	gib := 1
 	if s := os.Getenv("CASEMATE_BENCH_THREE_GIB"); s != "" {

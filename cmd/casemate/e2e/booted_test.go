@@ -183,8 +183,9 @@ func (h *host) wrongDNS(t *testing.T) {
 	t.Cleanup(func() { s.Shutdown(); <-done })
 }
 
-// TestEnrollBootedMachines: where the link has another resolver, real resolved, networkd and NetworkManager ask only the bastion after the line was run, also for what
-// kubelet reads and after the link was down; and they are as before after undo.
+// TestEnrollBootedMachines: where the link has another resolver, real resolved, networkd and NetworkManager ask only
+// the bastion after the line was run, also for what kubelet reads and after the link was down; and they are as before
+// after undo.
 func TestEnrollBootedMachines(t *testing.T) {
 	const stub = "-> ../run/systemd/resolve/stub-resolv.conf"
 	for _, c := range []struct {
@@ -244,7 +245,8 @@ func TestEnrollBootedMachines(t *testing.T) {
 					"\noption subnet 255.255.255.0\noption lease 120\noption dns "+other.ip+"\noption domain corp.example\n")
 				other.write("leases", "")
 				other.daemon(t, "udhcpd", "busybox", "udhcpd", "-f", conf)
-				// What stands for a runtime that has read the roots: it has to be another process when they have changed.
+				// What stands for a runtime that has read the roots: it has to be another process when they have
+				// changed.
 				m.etc("systemd/system/containerd.service", "[Service]\nExecStart=/bin/sleep infinity\n")
 				m.etc("systemd/system/multi-user.target.wants/containerd.service", "-> ../containerd.service")
 				c.prepare(m, other.ip)

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// TestConformance runs the OCI distribution-spec's own suite, every API of 1.1 turned on, against the real binary over https, flat and below an origin.
+// TestConformance runs the OCI distribution-spec's own suite, every API of 1.1 turned on, against the real binary over
+// https, flat and below an origin.
 func TestConformance(t *testing.T) {
 	l := newLab(t)
 	b := newBastion(t, l, "n1")

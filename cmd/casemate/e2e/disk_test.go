@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestFullDisk fills the data directory's file system: writes are refused with one clear sentence before it is full, pulls go on, and deleting
-// and collecting make room again.
+// TestFullDisk fills the data directory's file system: writes are refused with one clear sentence before it is full,
+// pulls go on, and deleting and collecting make room again.
 func TestFullDisk(t *testing.T) {
 	l := newLab(t)
 	b := &bastion{host: l.host("n1", "")}

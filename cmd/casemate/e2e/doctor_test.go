@@ -136,7 +136,8 @@ func TestDoctor(t *testing.T) {
 		}
 	})
 	t.Run("another resolver is the first", func(t *testing.T) {
-		// A host that answers nothing but NXDOMAIN for origins: a bastion of another appliance would answer, this one refuses.
+		// A host that answers nothing but NXDOMAIN for origins: a bastion of another appliance would answer, this one
+		// refuses.
 		n.write("etc/resolv.conf", resolv("10.77.0.250", ips[0]))
 		defer n.write("etc/resolv.conf", resolv(ips...))
 		r := n.doctor(t, 3)
@@ -223,7 +224,8 @@ func TestDoctor(t *testing.T) {
 	})
 }
 
-// mirrored is TestDoctor on a node that was enrolled without its resolver and has mirrors, those of Kubespray's kind among them.
+// mirrored is TestDoctor on a node that was enrolled without its resolver and has mirrors, those of Kubespray's kind
+// among them.
 func mirrored(t *testing.T, l *lab, b *bastion) {
 	m := l.fresh(t, "mirrored")
 	for _, dir := range []string{"docker", "containerd", "containers"} { // the machine's own

@@ -106,7 +106,8 @@ func (b *bastion) line(t *testing.T) string {
 	return m
 }
 
-// TestEnroll: the line that a bastion prints makes a node, as it was installed, pull and fetch by upstream names; and undo leaves no trace.
+// TestEnroll: the line that a bastion prints makes a node, as it was installed, pull and fetch by upstream names; and
+// undo leaves no trace.
 func TestEnroll(t *testing.T) {
 	l := newLab(t)
 	b := newBastion(t, l, "n1")

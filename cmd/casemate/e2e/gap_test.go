@@ -37,7 +37,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// internet is a host that answers, over TLS with a CA of its own, as every registry and web server of the connected side.
+// internet is a host that answers, over TLS with a CA of its own, as every registry and web server of the connected
+// side.
 type internet struct {
 	*host
 	ca    *x509.Certificate
@@ -240,7 +241,8 @@ func (w *recorder) response(r *http.Request) *http.Response {
 		Header: w.header, Body: io.NopCloser(&w.body), ContentLength: int64(w.body.Len()), Request: r}
 }
 
-// TestAcrossTheGap is the way in: lists become a bundle on the connected side, the bundle's parts are carried, and behind the gap containerd pulls by upstream name.
+// TestAcrossTheGap is the way in: lists become a bundle on the connected side, the bundle's parts are carried, and
+// behind the gap containerd pulls by upstream name.
 func TestAcrossTheGap(t *testing.T) {
 	l := newLab(t)
 	up := newInternet(t, l)
@@ -249,7 +251,8 @@ func TestAcrossTheGap(t *testing.T) {
 	node := l.host("node", b.ip)
 	node.trust(b.casemate(t, "ca"))
 
-	// The connected side: a host that knows the internet by its names and trusts its CA. The bastion and the node never hear of it.
+	// The connected side: a host that knows the internet by its names and trusts its CA. The bastion and the node never
+	// hear of it.
 	col := l.host("collector", "")
 	col.trust(up.pem)
 	hosts := "127.0.0.1 localhost\n"
@@ -420,7 +423,8 @@ func TestAcrossTheGap(t *testing.T) {
 	})
 }
 
-// TestPackagesAsFiles takes real files over a real network: packages of this machine's own distribution, from the mirror that it is set up with.
+// TestPackagesAsFiles takes real files over a real network: packages of this machine's own distribution, from the
+// mirror that it is set up with.
 func TestPackagesAsFiles(t *testing.T) {
 	l := newLab(t)
 	b := newBastion(t, l, "n1")

@@ -31,7 +31,8 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 )
 
-// kubesprayLists is what one release of Kubespray downloads: the lists that its contrib/offline/generate_list.sh writes, in testdata/kubespray/VERSION.
+// kubesprayLists is what one release of Kubespray downloads: the lists that its contrib/offline/generate_list.sh
+// writes, in testdata/kubespray/VERSION.
 type kubesprayLists struct {
 	version       string
 	files, images []string
@@ -60,8 +61,9 @@ var (
 	kubesprayImages = map[string]string{"kube_image_repo": "registry.k8s.io", "docker_image_repo": "docker.io", "quay_image_repo": "quay.io", "github_image_repo": "ghcr.io"}
 )
 
-// kubesprayKeeps are the names of the lists that are asked for at their own hosts in mirror mode too: none. What has no variable, like the sidecars of some cloud's storage,
-// or a host that is no origin, like Huawei's and NVIDIA's, stands in none of the lists.
+// kubesprayKeeps are the names of the lists that are asked for at their own hosts in mirror mode too: none. What has no
+// variable, like the sidecars of some cloud's storage, or a host that is no origin, like Huawei's and NVIDIA's, stands
+// in none of the lists.
 var kubesprayKeeps = []string{}
 
 // keptHost finds the hosts in the note that says what keeps its host: VARIABLE (HOST).
@@ -168,8 +170,9 @@ func smallImage(t *testing.T, name, arch string, manifest, config, layer types.M
 	return img
 }
 
-// The steps are Kubespray's (roles/download, roles/container-engine/containerd), without the ways round that an inventory has to ask for. A file that Kubespray knows no
-// checksum for is fetched without one: get_url then asks whether it has changed.
+// The steps are Kubespray's (roles/download, roles/container-engine/containerd), without the ways round that an
+// inventory has to ask for. A file that Kubespray knows no checksum for is fetched without one: get_url then asks
+// whether it has changed.
 const (
 	kubesprayBook = `
 - hosts: all
@@ -292,7 +295,8 @@ func (k *kubespray) dest(url string) string {
 	return strings.ReplaceAll(strings.TrimPrefix(url, "https://"), "/", "-")
 }
 
-// play runs Ansible, and compares every file with its checksum. The files without a checksum are only asked for where they are there already.
+// play runs Ansible, and compares every file with its checksum. The files without a checksum are only asked for where
+// they are there already.
 func (k *kubespray) play(again bool) (*downloaded, error) {
 	out, err := k.host.try("env", "LC_ALL=C.UTF-8", "ANSIBLE_PIPELINING=1", "ansible-playbook", "-i", k.host.path(k.dir+"/inventory/hosts.ini"),
 		"-e", fmt.Sprintf("again=%v", again), k.host.path(k.dir+"/cluster.yml"))
@@ -346,7 +350,8 @@ func (k *kubespray) hosts(t *testing.T) string {
 	return k.host.path(k.dir + "/containerd")
 }
 
-// pullAll pulls images with containerd, into a namespace that shares no content with others, and compares their digests.
+// pullAll pulls images with containerd, into a namespace that shares no content with others, and compares their
+// digests.
 func (h *host) pullAll(t *testing.T, sock, namespace, hosts string, want map[string]string) {
 	t.Helper()
 	ctr := []string{"ctr", "-a", sock, "-n", namespace, "images"}
@@ -398,8 +403,9 @@ func (b *bastion) missedNothing(t *testing.T) {
 	}
 }
 
-// TestKubespray makes the downloads of two releases of Kubespray, all that its lists name, as its roles make them: with Ansible's get_url and with containerd. Once with the
-// bastions as resolvers and nothing else, once without them and with the generated variables; in the middle of that the bastion that stands first everywhere dies.
+// TestKubespray makes the downloads of two releases of Kubespray, all that its lists name, as its roles make them: with
+// Ansible's get_url and with containerd. Once with the bastions as resolvers and nothing else, once without them and
+// with the generated variables; in the middle of that the bastion that stands first everywhere dies.
 func TestKubespray(t *testing.T) {
 	if _, err := exec.LookPath("ansible-playbook"); err != nil {
 		t.Fatalf("%v: cmd/casemate/e2e/prepare installs it", err)

@@ -14,7 +14,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// A stranger is a node whose DNS and trust store are left alone: it has an /etc of its own with nothing in it but what casemate mirrors writes, and an empty trust store.
+// A stranger is a node whose DNS and trust store are left alone: it has an /etc of its own with nothing in it but what
+// casemate mirrors writes, and an empty trust store.
 type stranger struct {
 	*host
 	root string // below which its /etc lies
@@ -59,7 +60,8 @@ func (s *stranger) hosts(t *testing.T) {
 	}
 }
 
-// TestMirrors gives nodes that ask no bastion for names the files that casemate mirrors writes, ends the bastion that stands first in all of them, and pulls.
+// TestMirrors gives nodes that ask no bastion for names the files that casemate mirrors writes, ends the bastion that
+// stands first in all of them, and pulls.
 func TestMirrors(t *testing.T) {
 	l := newLab(t)
 	tr := newTrio(t, l)

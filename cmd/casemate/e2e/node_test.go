@@ -14,7 +14,8 @@ import (
 	"testing"
 )
 
-// TestUnmodifiedNode is the reason why casemate exists: a node that knows nothing but a resolver and a CA pulls and fetches by upstream names.
+// TestUnmodifiedNode is the reason why casemate exists: a node that knows nothing but a resolver and a CA pulls and
+// fetches by upstream names.
 func TestUnmodifiedNode(t *testing.T) {
 	l := newLab(t)
 	b := newBastion(t, l, "n1")
@@ -43,7 +44,8 @@ func TestUnmodifiedNode(t *testing.T) {
 		if out, err := admin.tryIn("correct horse", client(t, "crane"), "auth", "login", own, "-u", "ops", "--password-stdin"); err != nil {
 			t.Fatalf("crane auth login: %v\n%s", err, out)
 		}
-		// Not by skopeo: Debian's re-encodes an index whose descriptors have an artifactType, and then it is not the same any more.
+		// Not by skopeo: Debian's re-encodes an index whose descriptors have an artifactType, and then it is not the
+		// same any more.
 		admin.must(t, client(t, "crane"), "push", "--index", oci, own+"/registry.k8s.io/pause:3.10")
 		admin.must(t, "skopeo", "copy", "--preserve-digests", "--dest-creds", creds, "oci:"+single, "docker://"+own+"/docker.io/library/sample:1")
 	})

@@ -40,8 +40,9 @@ type manager struct {
 	purges                   bool   // it can also take data away
 }
 
-// TestPackage takes the packages through their life on a Debian that systemd has booted: install, init, start, reload, a hanging daemon, kill -9, upgrade with pulls
-// running, remove, install again, purge. RPM's own program does so with the RPM, on the same Debian.
+// TestPackage takes the packages through their life on a Debian that systemd has booted: install, init, start, reload,
+// a hanging daemon, kill -9, upgrade with pulls running, remove, install again, purge. RPM's own program does so with
+// the RPM, on the same Debian.
 func TestPackage(t *testing.T) {
 	dir := t.TempDir()
 	packages(t, "v0.1.0", dir)
@@ -257,7 +258,8 @@ func life(t *testing.T, pm manager, dir string) {
 	n.must(t, "ctr", "-a", sock, "images", "pull", "--snapshotter", "native", image)
 }
 
-// crowd holds 1 000 connections that ask nothing any more and 1 000 downloads of a blob that do not go on, looks at the daemon, and lets the downloads end.
+// crowd holds 1 000 connections that ask nothing any more and 1 000 downloads of a blob that do not go on, looks at the
+// daemon, and lets the downloads end.
 func crowd(t *testing.T, n *host, b *booted) {
 	const each, size = 1000, 8 << 20
 	if err := os.WriteFile(b.root+"/mnt/blob", make([]byte, size), 0o644); err != nil {

@@ -45,7 +45,8 @@ func plainMachine(m *booted) {
 	m.etc("systemd/system/containerd.service.d/disk.conf", "[Service]\nStateDirectory=containerd\nExecStartPre=sh -c 'mountpoint -q /var/lib/containerd || mount -t tmpfs tmpfs /var/lib/containerd'\n")
 }
 
-// TestReadme types what the README says, from the package to the first pull and to a second bastion, on machines that systemd has booted.
+// TestReadme types what the README says, from the package to the first pull and to a second bastion, on machines that
+// systemd has booted.
 func TestReadme(t *testing.T) {
 	dir := t.TempDir()
 	packages(t, "v0.1.0", dir)

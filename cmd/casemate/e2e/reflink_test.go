@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestReflink imports a tree that lies on the data directory's own file system, where that can share blocks (xfs): the import takes no room for them, and
-// who writes to the source afterwards does not write to what was imported.
+// TestReflink imports a tree that lies on the data directory's own file system, where that can share blocks (xfs): the
+// import takes no room for them, and who writes to the source afterwards does not write to what was imported.
 func TestReflink(t *testing.T) {
 	l := newLab(t)
 	b := &bastion{host: l.host("n1", "")}

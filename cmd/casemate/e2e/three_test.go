@@ -163,7 +163,8 @@ func (tr *trio) roles() (leader *bastion, followers []*bastion) {
 	return leader, followers
 }
 
-// writes puts files one after another at a node until it is told to stop; it remembers which were acknowledged and the longest time between two.
+// writes puts files one after another at a node until it is told to stop; it remembers which were acknowledged and the
+// longest time between two.
 type writes struct {
 	mu     sync.Mutex
 	acked  []string
@@ -229,7 +230,8 @@ func (n *host) pullLoop(ctx context.Context, wg *sync.WaitGroup, p *pulls, sock,
 	})
 }
 
-// TestThreeBastions lets each kind of loss happen while containerd pulls and files are written, and prints how long it was noticed.
+// TestThreeBastions lets each kind of loss happen while containerd pulls and files are written, and prints how long it
+// was noticed.
 func TestThreeBastions(t *testing.T) {
 	l := newLab(t)
 	tr := newTrio(t, l)

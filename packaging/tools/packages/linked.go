@@ -34,7 +34,8 @@ type licence struct {
 // goModule is the standard library, whose licence everything built with it carries.
 const goModule = "std"
 
-// linked returns what is linked into the binary for an architecture, with the licences of exactly the packages that are in it. A licence that is not known to be compatible is an error.
+// linked returns what is linked into the binary for an architecture, with the licences of exactly the packages that are
+// in it. A licence that is not known to be compatible is an error.
 func (b *builder) linked(arch, binary string) ([]module, error) {
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {

@@ -2,7 +2,8 @@
 //
 //	go run ./packages -root ../.. -version V -commit C [-arch amd64,arm64] [-out dist]
 //
-// The same commit gives the same bytes: every time in a package is that of the commit (SOURCE_DATE_EPOCH overrides it), owners are root, and nothing of this machine enters.
+// The same commit gives the same bytes: every time in a package is that of the commit (SOURCE_DATE_EPOCH overrides it),
+// owners are root, and nothing of this machine enters.
 package main
 
 import (
@@ -125,8 +126,8 @@ func (b *builder) compile(arch string) (string, error) {
 	return path, cmd.Run()
 }
 
-// packageVersion turns what git describe says into a version that dpkg and rpm order as it was meant: v1.2.0-rc1 → 1.2.0~rc1, v1.2.0-3-gabc → 1.2.0+3.gabc, and a
-// commit without a tag before it → 0.0.0+20261127093000.abc.
+// packageVersion turns what git describe says into a version that dpkg and rpm order as it was meant: v1.2.0-rc1 →
+// 1.2.0~rc1, v1.2.0-3-gabc → 1.2.0+3.gabc, and a commit without a tag before it → 0.0.0+20261127093000.abc.
 func packageVersion(describe string, epoch time.Time) string {
 	v, dirty := strings.CutSuffix(describe, "-dirty")
 	if m := regexp.MustCompile(`^v?([0-9][0-9.]*)(?:-([a-z]+[0-9.]*))?(?:-([0-9]+)-(g[0-9a-f]+))?$`).FindStringSubmatch(v); m != nil && strings.Contains(m[1], ".") {
@@ -329,7 +330,8 @@ func (b *builder) pack(s *stage, arch, format, out string) (_ string, err error)
 	return path, write(path, &buf)
 }
 
-// ownDirs are the directories that nobody else's package has files in: rpm removes only those that a package says are its own.
+// ownDirs are the directories that nobody else's package has files in: rpm removes only those that a package says are
+// its own.
 func ownDirs(list files.Contents) []string {
 	dirs := map[string]bool{}
 	for _, c := range list {
