@@ -278,9 +278,6 @@ func (o *openedFS) Open(name string) (fs.File, error) {
 // each.
 func TestManyEntries(t *testing.T) {
 	const many = 20_000
-	if testing.Short() {
-		t.Skip("long")
-	}
 	l := newLayout()
 	subject := l.image("amd64", "x")
 	l.top(subject, "io.containerd.image.name", "nginx:1")
