@@ -50,7 +50,10 @@ type site struct {
 
 func newSite(t testing.TB, tune ...func(*Config)) *site {
 	s := &site{t: t, now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
-	s.cfg = cluster.Config{Dir: filepath.Join(t.TempDir(), "cluster"), Node: "n1", Log: slog.New(slog.DiscardHandler), Now: s.clock}
+	s.cfg = cluster.Config{
+		Dir: filepath.Join(t.TempDir(), "cluster"), Node: "n1", Log: slog.New(slog.DiscardHandler), Now: s.clock,
+		LeaderWait: 10 * time.Minute, // a busy machine is slow, and no test is about that
+	}
 	if err := cluster.Bootstrap(s.cfg); err != nil {
 		t.Fatal(err)
 	}
