@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -19,7 +20,10 @@ func TestMain(m *testing.M) {
 
 // testConfig logs to the test.
 func testConfig(t testing.TB, dir string) Config {
-	return Config{Dir: dir, Node: "n1", SegmentSize: 1 << 20, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	return Config{
+		Dir: dir, Node: "n1", SegmentSize: 1 << 20, LeaderWait: 10 * time.Minute, // a busy machine is slow
+		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
 }
 
 // start opens a node in cfg.Dir, and bootstraps it if it is new. It is closed when the test ends.
