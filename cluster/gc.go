@@ -43,12 +43,11 @@ func (c *Cluster) GCNow(ctx context.Context, dryRun bool) (GCReport, error) {
 // maxProlonged bounds the pins of others that Discard prolongs in one command.
 const maxProlonged = 4000
 
-// Discard forgets at once those of the blobs that nothing names and that their pins would keep for up to an hour: what
-// was written for something that came to nothing. Pins of other blobs stay; those that would have ended first end a
-// moment later than the last of the given ones. A blob that a repository's layer names, weakly, is somebody's push,
-// and stays as well. It returns how many blobs it has forgotten, and frees their files here; other nodes do the same
-// by themselves. When it cannot tell the pins apart (batches that are being staged, thousands of pushes) they end by
-// their time.
+// Discard collects the unnamed blobs among digests without waiting for their pins, which last up to an hour. It is for
+// the blobs of a failed import. Pins of other blobs stay; those that would have ended first end a moment later than the
+// last of the given ones. A blob with a weak name belongs to a push and stays, too. Discard reports the blobs that it
+// removed and deletes their files on this node; the other nodes delete theirs by themselves. While batches are staged,
+// or thousands of other pins are in the way, it cannot tell pins apart and leaves them to expire.
 func (c *Cluster) Discard(ctx context.Context, digests []string) (r GCReport, err error) {
 	select { // one at a time, with GC
 	case c.gc <- struct{}{}:

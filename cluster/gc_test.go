@@ -20,8 +20,8 @@ import (
 )
 
 // Promise 6: collections run all the time, pins end at once (the clock is hours ahead for them), and writers push,
-// link, read and remove the same few blobs. No acknowledged name ever loses its bytes, and no Commit is lost; at the
-// end nothing is left that nothing names.
+// link, read and remove the same few blobs. No acknowledged name ever loses its bytes, and no Commit is lost. In the
+// end no unnamed blob is left.
 func TestPromise6CollectionsAgainstWriters(t *testing.T) {
 	c := start(t, testConfig(t, t.TempDir()))
 	ctx := context.Background()

@@ -340,8 +340,8 @@ func (t *Table) addForward(forward []Forward, nodes []Node) error {
 	return nil
 }
 
-// soa returns the SOA of one of our zones. The minimum is the TTL of negative answers (RFC 2308): an origin that is
-// enabled now is seen after no longer than that. The serial stands still because nobody transfers from us.
+// soa returns the SOA of one of our zones. The minimum is the TTL of negative answers (RFC 2308), so clients see a newly
+// enabled origin within that time. The serial is constant because zone transfers are not offered.
 func (t *Table) soa(zone string) *dns.SOA {
 	return &dns.SOA{
 		Hdr: t.header(zone, dns.TypeSOA), Ns: "ns." + t.domain, Mbox: "hostmaster." + t.domain,

@@ -100,8 +100,8 @@ type Config struct {
 	Publish func(ctx context.Context, hosts []Host, write func(cluster.Batch, Origins) error) error
 	// Room is how many bytes may still be written. Nil: it is not looked at.
 	Room func() int64
-	// Discard forgets at once those of the blobs that nothing names and returns how many bytes that has freed. Nil:
-	// they are collected when their pins end.
+	// Discard frees unnamed blobs among digests at once and returns the number of bytes freed. Nil: they are collected
+	// when their pins end.
 	Discard func(ctx context.Context, digests []string) (freed int64, err error)
 	// Node is this node's name, which records carry.
 	Node string

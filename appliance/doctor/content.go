@@ -474,8 +474,8 @@ func (e *stallError) Error() string {
 	return fmt.Sprintf("nothing more after %d bytes for %s", e.got, stallTime)
 }
 
-// moving returns a body whose reads end when it stands still: an answer that began and does not go on is what a lost
-// large packet looks like.
+// moving returns a reader of body that fails when no data arrives for stallTime. A response that starts and then stalls
+// is the symptom of lost large packets (a wrong MTU).
 func moving(body io.ReadCloser) io.Reader { return &mover{body: body} }
 
 type mover struct {
