@@ -133,16 +133,22 @@ func (a *Appliance) refresh() error {
 	if err != nil {
 		return err
 	}
-	table, err := dnssrv.NewTable(dnssrv.Spec{
-		Domain: v.settings.Domain, Node: a.cfg.Node, Nodes: nodes, Origins: v.origins.Names(), Records: records,
-		TTL: v.settings.TTL, Forward: v.settings.Forward, Allow: v.settings.allow(),
-		ResponseRate: v.settings.ResponseRate,
+	byOwner := map[string][]dnssrv.Record{}
+	for _, r := range records {
+		byOwner[r.Name] = append(byOwner[r.Name], r)
+	}
+	conflicts, err := a.dns.Apply(dnssrv.Update{
+		Reset: true,
+		Base: &dnssrv.Base{
+			Domain: v.settings.Domain, Node: a.cfg.Node, TTL: v.settings.TTL, Forward: v.settings.Forward,
+			Allow: v.settings.allow(), ResponseRate: v.settings.ResponseRate,
+		},
+		Nodes: nodes, Origins: v.origins.Names(), Records: byOwner,
 	})
 	if err != nil {
 		return err
 	}
-	a.dns.SetTable(table)
-	a.problems.set("dns", table.Conflicts())
+	a.problems.set("dns", conflicts)
 	return nil
 }
 

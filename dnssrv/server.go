@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,6 +37,9 @@ type Server struct {
 	conns   *conns
 	limit   *limiter
 	pressed atomic.Pointer[guard] // of the socket on which answers waited lately; nil if none did
+
+	applying sync.Mutex // guards applied
+	applied  content
 }
 
 type missed struct {
