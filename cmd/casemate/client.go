@@ -89,9 +89,11 @@ func (c *client) unreachable(err error) error {
 	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("no permission for the admin socket %s: run it as root or as a member of the group casemate", c.socket)
+		return fmt.Errorf("no permission for the admin socket %s: run the command as root or as a member of the group casemate",
+			c.socket)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no casemate is running here (admin socket %s): start it with \"systemctl start casemate\" or \"casemate serve\", or name another socket with --socket", c.socket)
+		return fmt.Errorf("no casemate is running here (admin socket %s): start it with \"systemctl start casemate\" or "+
+			"\"casemate serve\", or name another socket with --socket", c.socket)
 	}
 	return fmt.Errorf("admin socket %s: %w", c.socket, op.Err)
 }
