@@ -94,7 +94,8 @@ damaged or missing.`,
 	f := cmd.Flags()
 	f.BoolVar(&noBlobs, "no-blobs", false, "leave out images and files; after a restore they have to be imported again")
 	f.StringVar(&passphrase, "passphrase-file", "", "`FILE` whose first line is the passphrase that wraps the sealing key")
-	f.StringVar(&recipients, "recipients", "", "age recipients `FILE` (lines of age1…) for whom the sealing key is wrapped")
+	f.StringVar(&recipients, "recipients", "",
+		"age recipients `FILE` (lines of age1…) for whom the sealing key is wrapped")
 	o.printsTimes(cmd, backupReport{})
 	return cmd
 }

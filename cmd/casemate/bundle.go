@@ -170,7 +170,8 @@ signed it.`,
 }
 
 // trustedKey is the usage of --key.
-const trustedKey = "trusted public `KEY`, a file or base64: what none of these keys has signed is refused; may be repeated"
+const trustedKey = "trusted public `KEY`, a file or base64: what none of these keys has signed is refused; " +
+	"may be repeated"
 
 // keyPair is what bundle keygen makes.
 type keyPair struct {

@@ -40,7 +40,7 @@ type created struct {
 	// Sizes are what each name takes, with --dry-run; names that share content count it each.
 	Sizes []nameSize `json:"sizes,omitempty"`
 	Notes []string   `json:"notes"`
-	// Absent are the names that could not be had, with --partial.
+	// Absent are the names that could not be fetched, with --partial.
 	Absent []absentName `json:"absent,omitempty"`
 }
 
@@ -88,7 +88,7 @@ messages about the bundle go to standard error then.
 With --split the bundle is written as FILE.001, FILE.002, …, each of which can be
 verified and imported by itself. SIZE is a number of bytes, or has a unit: K, M, G,
 T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
-		Example: `  casemate bundle create cluster.tar --images images.list --files files.list --platform linux/amd64 --sign office.key
+		Example: `  casemate bundle create cluster.tar --images images.list --files files.list --sign office.key
   casemate bundle create cluster.tar --kubespray ./kubespray --kubespray-inventory ./inventory/mycluster --split 4GiB
   casemate bundle create next.tar --images missing.list --since inventory.json
   casemate bundle create - --images images.list --partial | ssh bastion casemate import - --name images`,
@@ -147,7 +147,8 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 	f.StringVar(&sign, "sign", "", "sign with the private key in `FILE` (casemate bundle keygen)")
 	sizeVar(f, &split, "split", "write parts of at most `SIZE`, like 4GiB or 650MB")
 	f.BoolVar(&opt.DryRun, "dry-run", false, "report what would be collected and how large it is; write no bundle")
-	f.StringVar(&opt.Cache, "cache", "", "keep what was fetched in this `DIRECTORY` (default: in the user's cache directory)")
+	f.StringVar(&opt.Cache, "cache", "",
+		"keep what was fetched in this `DIRECTORY` (default: in the user's cache directory)")
 	f.IntVar(&opt.Parallel, "parallel", 4, "fetch `N` things at once")
 	f.StringArrayVar(&opt.RegistryOverrides, "registry-override", nil,
 		"ask a mirror instead of a registry, `UPSTREAM=MIRROR`, like docker.io=artifactory.example/docker-remote; "+
@@ -293,7 +294,8 @@ func showCreated(t *table, r *created) {
 		for _, n := range r.Sizes {
 			t.row(n.Name, sizeOrUnknown(n.Size))
 		}
-		t.line(fmt.Sprintf("%s: %s; %s would be fetched", howMany(r.Images, r.Untagged, r.URLs), size(r.Bytes), size(r.Fetched)))
+		t.line(fmt.Sprintf("%s: %s; %s would be fetched",
+			howMany(r.Images, r.Untagged, r.URLs), size(r.Bytes), size(r.Fetched)))
 	} else {
 		for _, f := range r.Files {
 			t.line("wrote", f)

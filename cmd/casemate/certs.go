@@ -45,7 +45,8 @@ func (o *options) roots(cmd *cobra.Command) (text []byte, roots []rootInfo, err 
 			return nil, nil, fmt.Errorf("read the daemon's answer: %w", err)
 		}
 		roots = append(roots, rootInfo{
-			c.Subject.String(), c.NotBefore, c.NotAfter, fmt.Sprintf("%x", sha256.Sum256(c.Raw)), string(pem.EncodeToMemory(block)),
+			c.Subject.String(), c.NotBefore, c.NotAfter,
+			fmt.Sprintf("%x", sha256.Sum256(c.Raw)), string(pem.EncodeToMemory(block)),
 		})
 	}
 }

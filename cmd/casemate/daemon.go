@@ -106,7 +106,8 @@ hosts, the cluster's own domain, private addresses, and what --permit adds.`,
 	nodeFlags(cmd, &config, &name, &data, &advertise)
 	f := cmd.Flags()
 	f.StringVar(&domain, "domain", "", "`ZONE` of the cluster's own names (default: casemate.internal)")
-	zonesVar(f, &opt.Permit, "permit", "`ZONE` or CIDR that certificates may be for, besides the public ones; may be repeated")
+	zonesVar(f, &opt.Permit, "permit",
+		"`ZONE` or CIDR that certificates may be for, besides the public ones; may be repeated")
 	zonesVar(f, &opt.Exclude, "exclude", "`ZONE` or CIDR that certificates must never be for; may be repeated")
 	settingsVar(f, &set, "set", "cluster setting `KEY=VALUE`; may be repeated")
 	o.prints(cmd, preparedNode{})

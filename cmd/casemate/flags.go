@@ -244,7 +244,9 @@ func parsePlatform(s string) (string, error) {
 }
 
 // zone is a DNS name; whether a certificate may be for it is the CA's decision.
-var zone = regexp.MustCompile(`^\.?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?$`)
+var zone = regexp.MustCompile(`^\.?` + label + `(\.` + label + `)*\.?$`)
+
+const label = `[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?`
 
 func parseZone(s string) (string, error) {
 	if _, err := netip.ParsePrefix(s); err == nil {

@@ -95,8 +95,8 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 		return nil, nil, usageError{errors.New("--kubespray-vars is for --kubespray, which is missing")}
 	}
 	if !asked && len(l.kubespray) == 0 {
-		return nil, nil, usageError{errors.New("nothing is asked for: give a list with --images, --files, --charts, --manifests " +
-			"or --kubespray")}
+		return nil, nil, usageError{errors.New("nothing is asked for: give a list with --images, --files, --charts, " +
+			"--manifests or --kubespray")}
 	}
 	sums := &lists.Checksums{}
 	for _, name := range l.checksums {
@@ -135,7 +135,8 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 		}
 		bad = append(bad, err)
 	}
-	return nil, nil, usageError{fmt.Errorf("the lists cannot be taken as they are, nothing was done:\n%w", errors.Join(bad...))}
+	return nil, nil, usageError{fmt.Errorf("the lists cannot be taken as they are, nothing was done:\n%w",
+		errors.Join(bad...))}
 }
 
 // leaveOut takes out what --exclude matches.

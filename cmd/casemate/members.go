@@ -95,7 +95,8 @@ func tokenCommand(o *options) *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), out)
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), out.Token)
-			fmt.Fprintf(cmd.ErrOrStderr(), "good for one node and %s; on that node: casemate join --token TOKEN %s\n", ttl, out.Addr)
+			fmt.Fprintf(cmd.ErrOrStderr(), "good for one node and %s; on that node: casemate join --token TOKEN %s\n",
+				ttl, out.Addr)
 			return nil
 		},
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// prints gives a command the flag -o table|json. v is a value of the type that the command prints as JSON: from it comes
-// the schema in docs/admin-api.md.
+// prints gives a command the flag -o table|json. v is a value of the type that the command prints as JSON, from which
+// the schema in docs/admin-api.md is made.
 func (o *options) prints(cmd *cobra.Command, v any, more ...string) {
 	o.printsText(cmd, "table", v, more...)
 }
@@ -44,8 +44,8 @@ func (o *options) print(cmd *cobra.Command, v any, fill func(*table)) error {
 	return t.w.Flush()
 }
 
-// printRows is print for a list: its columns have headers, and if there is no row, none says so on standard error, where
-// no script takes it for a row.
+// printRows is print for a list: its columns have headers. If there is no row, the sentence none says so on standard
+// error, where no script takes it for a row.
 func (o *options) printRows(cmd *cobra.Command, v any, none string, header []any, rows func(*table)) error {
 	if o.json() {
 		return printJSON(cmd.OutOrStdout(), v)
@@ -128,8 +128,8 @@ func (t *table) line(cells ...any) {
 	io.WriteString(t.w, "\n")
 }
 
-// when prints a time: RFC 3339 in the operator's own zone, to the second; or with --relative as the time that has passed
-// or will pass. A time that is not known is "-".
+// when prints a time: RFC 3339 in the operator's own zone, to the second; or with --relative the time that has passed
+// since or remains. A time that is not known is "-".
 func (t *table) when(at time.Time) string {
 	switch {
 	case at.IsZero():

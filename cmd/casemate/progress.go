@@ -264,8 +264,8 @@ func (g *gauge) state(now time.Time) string {
 	return s
 }
 
-// draw is the gauge as one line of a terminal. The narrower that is, the less it has: first the bar goes, then the rate,
-// then the amount, then the beginning of the name. Percent and the time that remains stay to the last.
+// draw is the gauge as one line of a terminal. The narrower that is, the less it has: first the bar goes, then the
+// rate, then the amount, then the beginning of the name. Percent and the time that remains stay to the last.
 func (g *gauge) draw(width int, now time.Time) string {
 	if width <= 0 {
 		width = 80

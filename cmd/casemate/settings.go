@@ -55,7 +55,8 @@ func configCommand(o *options) *cobra.Command {
 		},
 	}
 	o.prints(get, setting{})
-	return group("config", "manage the cluster's settings, and check a node's config file", list, get, configSet(o), configCheck(o))
+	return group("config", "manage the cluster's settings, and check a node's config file",
+		list, get, configSet(o), configCheck(o))
 }
 
 func configSet(o *options) *cobra.Command {

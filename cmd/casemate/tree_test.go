@@ -212,8 +212,8 @@ func helpOf(t *testing.T, cmd *cobra.Command) string {
 }
 
 // privateWords are phrases that a stranger has to guess at.
-var privateWords = regexp.MustCompile(`(?i)\b(lacks?|nobody|stands?|says?|said|is held|are held|handed|hope|obey|spared?|` +
-	`all the same|let in|let the|whatever|nothing names|names? those that|goes on|way out|bring content in)\b`)
+var privateWords = regexp.MustCompile(`(?i)\b(lacks?|nobody|stands?|says?|said|is held|are held|handed|hope|obey|` +
+	`spared?|all the same|let in|let the|whatever|nothing names|names? those that|goes on|way out|bring content in)\b`)
 
 // TestHelp reads every help text: it is in the imperative mood, plain, and fits a terminal.
 func TestHelp(t *testing.T) {

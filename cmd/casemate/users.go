@@ -43,12 +43,14 @@ func userCommand(o *options) *cobra.Command {
 		},
 	}
 	o.printsTimes(list, []userInfo{})
-	add := o.passwordCommand("add NAME", "add a user who may push", "added", func(ctx context.Context, c *client, name, password string) error {
-		return c.call(ctx, "POST", "users", nil, map[string]string{"name": name, "password": password}, nil)
-	})
-	passwd := o.passwordCommand("passwd NAME", "change a user's password", "has a new password", func(ctx context.Context, c *client, name, password string) error {
-		return c.call(ctx, "PUT", "users/"+seg(name), nil, map[string]string{"password": password}, nil)
-	})
+	add := o.passwordCommand("add NAME", "add a user who may push", "added",
+		func(ctx context.Context, c *client, name, password string) error {
+			return c.call(ctx, "POST", "users", nil, map[string]string{"name": name, "password": password}, nil)
+		})
+	passwd := o.passwordCommand("passwd NAME", "change a user's password", "has a new password",
+		func(ctx context.Context, c *client, name, password string) error {
+			return c.call(ctx, "PUT", "users/"+seg(name), nil, map[string]string{"password": password}, nil)
+		})
 	passwd.ValidArgsFunction = o.complete(theUsers)
 	remove := &cobra.Command{
 		Use: "remove NAME", Aliases: []string{"delete"}, Short: "remove a user", Args: cobra.ExactArgs(1),
@@ -86,7 +88,7 @@ func (o *options) passwordCommand(use, short, done string,
 	return cmd
 }
 
-var errNoPassword = errors.New("no password: give it on standard input with --password-stdin, or run this in a terminal")
+var errNoPassword = errors.New("no password: give it on standard input with --password-stdin, or use a terminal")
 
 // readPassword reads a password from standard input, or asks for it twice on a terminal.
 func readPassword(cmd *cobra.Command, stdin bool) (string, error) {
