@@ -146,8 +146,9 @@ signed it.`,
 				}
 			}
 			printed := o.print(cmd, v, func(t *table) {
+				t.header("FILE", "RESULT")
 				for _, p := range v.Parts {
-					t.line(p.Name, cmp.Or(p.Problem, "right"))
+					t.row(p.Name, cmp.Or(p.Problem, "right"))
 				}
 				if v.Contents != nil {
 					showContents(t, v.Contents, false)

@@ -313,11 +313,15 @@ again. Origins that the import enabled stay. "casemate gc" frees the disk space.
 			return o.print(cmd, r, func(t *table) {
 				t.line(fmt.Sprintf("import %s is removed: %s vanished, %d %s what was there before, %d %s",
 					r.Name, count(len(r.Vanished), "name"), len(r.Back), verb(len(r.Back), "show"), r.Kept, verb(r.Kept, "stay")))
+				if len(r.Vanished)+len(r.Back) > 0 {
+					t.line()
+				}
+				t.header("CHANGE", "KIND", "NAME", "DIGEST", "FROM")
 				for _, n := range r.Vanished {
-					t.line("vanished", n.Kind, n.Name)
+					t.row("vanished", n.Kind, n.Name)
 				}
 				for _, n := range r.Back {
-					t.line("back", n.Kind, n.Name.Name, n.Digest, "of "+n.By)
+					t.row("back", n.Kind, n.Name.Name, n.Digest, n.By)
 				}
 			})
 		},

@@ -201,6 +201,39 @@ func TestOldNames(t *testing.T) {
 	}
 }
 
+// TestCompletion: the shell is offered what help shows, and no older names.
+func TestCompletion(t *testing.T) {
+	for _, c := range []struct{ typed, has, not string }{
+		{"", "missing", "man"},
+		{"import ", "show", "diff"},
+		{"image ", "delete", "remove"},
+		{"origin ", "remove", "delete"},
+		{"inventory --", "--public-key", "--key"},
+		{"bundle create x --", "--partial", "--keep-going"},
+		{"cert issue --", "--dir", "--out"},
+		{"mirrors --for ", "containerd", "json"},
+		{"status -o ", "json", "images"},
+		{"missing -o ", "images", "pem"},
+	} {
+		var out, talk bytes.Buffer
+		args := append(strings.Split(strings.TrimSpace("__complete "+c.typed), " "), "")
+		if strings.HasSuffix(c.typed, "-") {
+			args = args[:len(args)-1]
+		}
+		if code := run(args, nil, &out, &talk); code != exitDone {
+			t.Errorf("%q: %d %s", c.typed, code, &talk)
+		}
+		var words []string
+		for line := range strings.Lines(out.String()) {
+			word, _, _ := strings.Cut(strings.TrimSpace(line), "\t")
+			words = append(words, word)
+		}
+		if !slices.Contains(words, c.has) || slices.Contains(words, c.not) {
+			t.Errorf("%q: %q without %q, or with %q", c.typed, words, c.has, c.not)
+		}
+	}
+}
+
 func helpOf(t *testing.T, cmd *cobra.Command) string {
 	t.Helper()
 	var out bytes.Buffer
