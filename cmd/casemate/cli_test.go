@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -233,6 +234,34 @@ func TestNarrowTerminals(t *testing.T) {
 	g.count(1, 3)
 	if line := g.draw(16, at); !strings.Contains(line, "1 of 3") {
 		t.Errorf("things that are counted: %q", line)
+	}
+}
+
+// A reader of JSON finds [] for every list that is empty, wherever it is, and no null.
+func TestEmptyLists(t *testing.T) {
+	type inner struct {
+		List     []string `json:"list"`
+		Optional []int    `json:"optional,omitempty"`
+	}
+	for want, v := range map[string]any{
+		`[]`:          []inner(nil),
+		`{"list":[]}`: inner{},
+		`[{"list":[]},{"list":["a"],"optional":[1]}]`: []inner{{}, {[]string{"a"}, []int{1}}},
+		`{"in":{"list":[]},"to":{"list":[]},"at":"2026-01-02T03:04:05Z","lists":[[],["b"]]}`: &struct {
+			In    inner      `json:"in"`
+			To    *inner     `json:"to"`
+			At    time.Time  `json:"at"`
+			Lists [][]string `json:"lists"`
+		}{To: &inner{}, At: at, Lists: [][]string{nil, {"b"}}},
+	} {
+		var out bytes.Buffer
+		if err := printJSON(&out, v); err != nil {
+			t.Fatal(err)
+		}
+		var got bytes.Buffer
+		if err := json.Compact(&got, out.Bytes()); err != nil || got.String() != want {
+			t.Errorf("got %s, %v, want %s", &got, err, want)
+		}
 	}
 }
 

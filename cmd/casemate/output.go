@@ -82,11 +82,36 @@ func (o *options) changedTo(cmd *cobra.Command, v any, lines ...string) error {
 	return nil
 }
 
+// printJSON writes v with each empty list as [], and never as null: nobody has to look for both.
 func printJSON(w io.Writer, v any) error {
+	p := reflect.New(reflect.TypeOf(v))
+	p.Elem().Set(reflect.ValueOf(v))
+	emptyLists(p.Elem())
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+	return enc.Encode(p.Interface())
+}
+
+// emptyLists makes nil slices empty ones. What encoding/json leaves out when it is empty, it leaves out afterwards too.
+func emptyLists(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		if !v.IsNil() {
+			emptyLists(v.Elem())
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			emptyLists(v.Field(i))
+		}
+	case reflect.Slice:
+		if v.IsNil() && v.CanSet() && v.Type().Elem().Kind() != reflect.Uint8 {
+			v.Set(reflect.MakeSlice(v.Type(), 0, 0))
+		}
+		for i := range v.Len() {
+			emptyLists(v.Index(i))
+		}
+	}
 }
 
 // table is aligned columns.

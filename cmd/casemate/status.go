@@ -74,7 +74,12 @@ type status struct {
 		} `json:"users"`
 	} `json:"uploads"`
 	Warnings []string `json:"warnings"`
-	Misses   []miss   `json:"misses"`
+	Misses   []struct {
+		Kind  string    `json:"kind"`
+		Name  string    `json:"name"`
+		Count int64     `json:"count"`
+		Last  time.Time `json:"last"`
+	} `json:"misses"`
 }
 
 func statusCommand(o *options) *cobra.Command {
