@@ -139,7 +139,7 @@ data directory that is new or empty, and exit.
 
 The node may have a new name and new addresses; its config is written if there is
 none. Every byte is verified before the node counts as restored. Nodes of the old
-cluster are strangers to the new one: wipe their data and join them again.`,
+cluster are not members of the new one: wipe their data and join them again.`,
 		Example: "  casemate restore /mnt/backup/casemate.tar --advertise 10.0.0.11 --identity key.txt",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := initConfig(config, name, data, advertise)

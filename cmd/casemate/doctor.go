@@ -62,8 +62,8 @@ this program from a bastion, checks its SHA-256 and runs it.`,
 	f.BoolVar(&line, "line", false, "on a bastion: print the line that runs the doctor on a node")
 	f.StringVar(&cfg.Image, "image", "", "`IMAGE` to pull (default: a small one that the bastions name)")
 	f.StringVar(&cfg.File, "file", "", "`URL` of the file to download (default: one that the bastions name)")
-	choice(cmd, &cfg.Mode, "mode", "", "how the node finds the bastions (default: as it was enrolled, else dns)",
-		"", "dns", "mirror")
+	choice(cmd, &cfg.Mode, "mode", "",
+		"`MODE` in which the node finds the bastions (default: as it was enrolled, else dns)", "", "dns", "mirror")
 	// For tests: bastions without the well-known ports, a node that is a directory.
 	f.Uint16Var(&cfg.Ports.HTTP, "port-http", 0, "")
 	f.Uint16Var(&cfg.Ports.HTTPS, "port-https", 0, "")

@@ -66,7 +66,7 @@ runs it, and ansible writes a role to --dir.`,
 			return nil
 		},
 	}
-	choice(cmd, &format, "format", "", "what to print", "line", "sh", "cloud-init", "ansible")
+	choice(cmd, &format, "format", "", "`FORMAT` to print", "line", "sh", "cloud-init", "ansible")
 	cmd.Flags().StringVar(&dir, "dir", "", "write the Ansible role to this `DIRECTORY`")
 	cmd.MarkFlagDirname("dir")
 	o.printsText(cmd, "text", []nodeconf.File{})

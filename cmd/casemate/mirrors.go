@@ -208,8 +208,8 @@ with these variables, and what would still come from elsewhere is reported.`,
 		},
 	}
 	f := vars.Flags()
-	choice(vars, &mode, "mode", "", "whether nodes use the bastions as resolvers (dns) or not (mirror)",
-		nodeconf.KubesprayModes...)
+	choice(vars, &mode, "mode", "",
+		"`MODE` of the nodes: whether they use the bastions as resolvers (dns) or not (mirror)", nodeconf.KubesprayModes...)
 	f.StringVar(&dir, "kubespray", "", "checkout `DIRECTORY` of Kubespray")
 	f.StringVar(&version, "version", "", "`RELEASE` of Kubespray, like "+nodeconf.NewestKubespray)
 	vars.MarkFlagDirname("kubespray")

@@ -283,7 +283,7 @@ func TestHelp(t *testing.T) {
 			switch {
 			case usage == "" || strings.HasSuffix(usage, "."):
 				t.Errorf("%s: --%s has no usage, or a sentence: %q", path, f.Name, usage)
-			case f.Value.Type() != "bool" && f.Value.Type() != "word" && (value == "" || value != strings.ToUpper(value)):
+			case f.Value.Type() != "bool" && (value == "" || value != strings.ToUpper(value)):
 				t.Errorf("%s: --%s does not say what its value is, in capitals and backquotes: %q", path, f.Name, f.Usage)
 			}
 		})
