@@ -46,16 +46,14 @@ func dnsPeers(t testing.TB, names []string) []server {
 	add := func(name, addr string, args ...string) {
 		servers = append(servers, server{name: name, dns: addr, pid: start(t, dir, args...)})
 	}
-	var hosts, local, zone, root strings.Builder
+	var local, zone, root strings.Builder
 	root.WriteString("$TTL 15\n. SOA ns.invalid. root.invalid. 1 3600 600 86400 15\n. NS ns.invalid.\n")
 	for _, n := range names {
-		fmt.Fprintf(&hosts, "10.0.0.1 %s\n", n)
 		fmt.Fprintf(&local, "  local-data: \"%s. 15 A 10.0.0.1\"\n", n)
 		fmt.Fprintf(&zone, "host-record=%s,10.0.0.1\n", n)
 		fmt.Fprintf(&root, "%s. A 10.0.0.1\n", n)
 	}
 	write("root.zone", root.String())
-	write("hosts", hosts.String())
 	add("knot", "127.0.0.1:28453", "knotd", "-c", write("knot.conf", `server:
     listen: 127.0.0.1@28453
     udp-workers: 2
@@ -93,7 +91,7 @@ zone:
 		add("dnsmasq", "127.0.0.1:28353", "dnsmasq", "-k", "-C", write("dnsmasq.conf",
 			"port=28353\nlisten-address=127.0.0.1\nbind-interfaces\nno-resolv\nno-hosts\nuser=root\nlocal=/#/\n"+zone.String()))
 		add("coredns", "127.0.0.1:28153", client(t, "coredns"), "-conf", write("Corefile",
-			".:28153 {\n bind 127.0.0.1\n hosts "+dir+"/hosts {\n  fallthrough\n }\n template ANY ANY {\n  rcode NXDOMAIN\n }\n}\n"))
+			".:28153 {\n bind 127.0.0.1\n file "+dir+"/root.zone .\n}\n"))
 	}
 	for _, s := range servers {
 		awaitDNS(t, s, names[0])
