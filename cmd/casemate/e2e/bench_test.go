@@ -38,8 +38,21 @@ import (
 )
 
 // All benchmarks run on loopback of this machine, peers interleaved with casemate in one run; what is printed are
-// medians and ratios.
-const rounds = 5
+// medians and ratios, and at the end one table of what was wanted and what was reached (report).
+//
+// quick leaves most repetitions out, so that the whole takes five minutes.
+var (
+	quick  = os.Getenv("CASEMATE_BENCH") == "quick"
+	rounds = scaled(5, 1)
+)
+
+// scaled returns what a whole run needs, or less of it for a quick one.
+func scaled[T any](whole, less T) T {
+	if quick {
+		return less
+	}
+	return whole
+}
 
 // server is a running program under measurement.
 type server struct {
@@ -386,74 +399,6 @@ func TestBenchManifests(t *testing.T) {
 		fmt.Printf("BENCH manifests  %-12s %7.0f req/s  %5.1f us CPU/req\n", s.name, median(rate[s.name]), median(cpu[s.name]))
 	}
 	fmt.Printf("BENCH manifests  casemate/distribution %.1f\n", median(rate["casemate"])/median(rate["distribution"]))
-}
-
-// TestBenchDNS compares queries per second and CPU per query of hot names.
-func TestBenchDNS(t *testing.T) {
-	b := newBench(t)
-	b.start(t)
-	dir := t.TempDir()
-	names := []string{"registry.k8s.io", "docker.io", "registry-1.docker.io", "quay.io", "ghcr.io", "gcr.io", "dl.k8s.io", "github.com", "get.helm.sh"}
-	var queries, hosts, local, zone strings.Builder
-	for range 2000 {
-		fmt.Fprintf(&queries, "%s A\n", names[rand.IntN(len(names))])
-	}
-	for _, n := range names {
-		fmt.Fprintf(&hosts, "10.0.0.1 %s\n", n)
-		fmt.Fprintf(&local, "  local-zone: \"%s.\" static\n  local-data: \"%s. 15 A 10.0.0.1\"\n", n, n)
-		fmt.Fprintf(&zone, "address=/%s/10.0.0.1\n", n)
-	}
-	write := func(name, text string) string {
-		p := filepath.Join(dir, name)
-		if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return p
-	}
-	q := write("queries", queries.String())
-	servers := []server{b.server}
-	add := func(name, addr string, args ...string) {
-		servers = append(servers, server{name: name, dns: addr, pid: start(t, dir, args...)})
-	}
-	write("hosts", hosts.String())
-	add("coredns", "127.0.0.1:28153", client(t, "coredns"), "-conf", write("Corefile", ".:28153 {\n bind 127.0.0.1\n hosts "+dir+"/hosts\n}\n"))
-	add("unbound", "127.0.0.1:28253", "unbound", "-d", "-c", write("unbound.conf", "server:\n  interface: 127.0.0.1@28253\n  num-threads: 2\n  so-reuseport: yes\n  so-rcvbuf: 4m\n  chroot: \"\"\n  username: \"\"\n  directory: \""+dir+"\"\n  pidfile: \""+dir+"/u.pid\"\n  use-syslog: no\n  access-control: 127.0.0.0/8 allow\n  do-ip6: no\n"+local.String()))
-	add("dnsmasq", "127.0.0.1:28353", "dnsmasq", "-k", "-C", write("dnsmasq.conf", "port=28353\nlisten-address=127.0.0.1\nbind-interfaces\nno-resolv\nno-hosts\nuser=root\n"+zone.String()))
-	for _, s := range servers {
-		host, port, _ := net.SplitHostPort(s.dns)
-		until(t, s.name+" answers", func() error {
-			out, err := run("dig", "@"+host, "-p", port, "+short", "+time=1", "+tries=1", "registry.k8s.io")
-			if err != nil || strings.TrimSpace(out) == "" {
-				return fmt.Errorf("%v %s", err, out)
-			}
-			return nil
-		})
-	}
-	for _, edns := range []bool{false, true} {
-		label := "dns"
-		rate, cpu, lost := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
-		for range rounds {
-			for _, s := range servers {
-				host, port, _ := net.SplitHostPort(s.dns)
-				args := []string{"dnsperf", "-s", host, "-p", port, "-d", q, "-c", "16", "-q", "1000", "-l", "4"}
-				if edns {
-					args, label = append(args, "-e"), "dns+edns"
-				}
-				c0 := s.cpu(t)
-				out := must(t, args...)
-				r, _ := strconv.ParseFloat(regexp.MustCompile(`Queries per second:\s+([\d.]+)`).FindStringSubmatch(out)[1], 64)
-				n, _ := strconv.ParseFloat(regexp.MustCompile(`Queries completed:\s+(\d+)`).FindStringSubmatch(out)[1], 64)
-				m, _ := strconv.ParseFloat(regexp.MustCompile(`Queries lost:\s+(\d+)`).FindStringSubmatch(out)[1], 64)
-				rate[s.name] = append(rate[s.name], r)
-				cpu[s.name] = append(cpu[s.name], (s.cpu(t)-c0).Seconds()*1e6/n)
-				lost[s.name] = append(lost[s.name], m)
-			}
-		}
-		for _, s := range servers {
-			fmt.Printf("BENCH %-8s %-10s %7.0f q/s  %5.1f us CPU/query  lost %.0f  casemate/it: rate %.2f cpu %.2f\n", label, s.name, median(rate[s.name]), median(cpu[s.name]), median(lost[s.name]),
-				median(rate["casemate"])/median(rate[s.name]), median(cpu["casemate"])/median(cpu[s.name]))
-		}
-	}
 }
 
 // TestBenchParallelPulls compares memory under 200 slow parallel pulls of one blob.

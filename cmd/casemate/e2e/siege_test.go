@@ -33,15 +33,18 @@ var siegeTime = flag.Duration("siege", 0, "how long TestSiege attacks; 0: 60m wi
 // siegeEnv names the file that says what this process, which the test has started in a host's network, is in a siege.
 const siegeEnv = "CASEMATE_SIEGE"
 
-func TestMain(m *testing.M) {
-	if file := os.Getenv(siegeEnv); file != "" {
+func init() {
+	roles = append(roles, func() (asked bool, code int) {
+		file := os.Getenv(siegeEnv)
+		if file == "" {
+			return false, 0
+		}
 		if err := siegePart(file); err != nil {
 			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+			return true, 1
 		}
-		return
-	}
-	os.Exit(m.Run())
+		return true, 0
+	})
 }
 
 // bastionNice is the bastions' priority in a siege (setpriority(2)).
