@@ -23,7 +23,9 @@ build: ## build bin/casemate
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/casemate ./cmd/casemate
 
 run: build ## start a node on 127.0.0.1, put a sample in, show DNS, TLS, pull and download by upstream name
-	go run ./cmd/casemate/demo -casemate bin/casemate -dir run
+	go build -o bin/demo ./cmd/casemate/demo
+	@# With job control Ctrl-C reaches the demo alone. Else make gets it too and ends with an error.
+	@set -m; bin/demo -casemate bin/casemate -dir run; exit $$?
 
 # The timeouts of tests end what hangs, also on a machine with ten times the load. Tests of clusters mostly wait, so more of them run at a time than there are cores.
 test: ## unit and in-process tests (about four minutes on two quiet cores)

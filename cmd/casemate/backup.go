@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,15 +18,36 @@ import (
 	"casemate/cluster"
 )
 
+// backupReport is what the daemon says of a backup that it has written.
+type backupReport struct {
+	Cluster string    `json:"cluster"`
+	Node    string    `json:"node"`
+	Created time.Time `json:"created"`
+	Index   uint64    `json:"index"`
+	Names   int       `json:"names"`
+	Blobs   int       `json:"blobs"`
+	Bytes   int64     `json:"bytes"`
+	NoBlobs bool      `json:"no_blobs"`
+	Damaged []string  `json:"damaged"`
+	Missing []string  `json:"missing"`
+	Faults  int       `json:"faults"`
+}
+
 func backupCommand(o *options) *cobra.Command {
 	var noBlobs bool
 	var passphrase, recipients string
 	cmd := &cobra.Command{
-		Use: "backup FILE", Short: "write a backup of the whole cluster, while everything goes on; exit 3 if a blob in it is damaged (FILE - is standard output)", Args: cobra.ExactArgs(1),
-		Long: `Write a backup of the whole cluster, while everything goes on: users, settings, names, imports, the CA, images and files.
+		Use: "backup FILE", Short: "back up the whole cluster online", Args: cobra.ExactArgs(1),
+		Long: `Write a backup of the whole cluster to FILE (- is standard output) while Casemate
+keeps running: users, settings, names, imports, the CA, images and files.
 
-Any node writes it, also without a majority. FILE gets its name when it is whole. Private keys are in it sealed; the key to them is wrapped
-with a passphrase or for the recipients of an age recipients file (age1…), and whoever has the other half can issue certificates in the CA's name.`,
+Any node can write it, also without a majority. FILE appears when it is complete.
+The backup contains private keys in sealed form. The key to them is wrapped with a
+passphrase or for the recipients in an age recipients file (age1…). Whoever has
+the passphrase or a recipient's identity can issue certificates in the CA's name.
+
+Exit code 0: the backup is complete. 3: it is written, but some blobs in it are
+damaged or missing.`,
 		Example: "  casemate backup /mnt/backup/casemate.tar --recipients /etc/casemate/backup.age",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in := map[string]any{"no_blobs": noBlobs}
@@ -37,54 +60,24 @@ with a passphrase or for the recipients of an age recipients file (age1…), and
 			} else {
 				in["recipients"] = text
 			}
-			body, err := json.Marshal(in)
-			if err != nil {
-				return err
-			}
 			out, err := createWhole(args[0], cmd.OutOrStdout())
 			if err != nil {
 				return err
 			}
 			defer out.giveUp()
-			resp, err := o.client().do(cmd.Context(), "POST", "backup", nil, strings.NewReader(string(body)))
+			r, err := o.backup(cmd, in, args[0], out)
 			if err != nil {
 				return err
-			}
-			defer resp.Body.Close()
-			if _, err := io.Copy(out, resp.Body); err != nil {
-				if errors.Is(err, io.ErrUnexpectedEOF) {
-					err = errors.New("the daemon has cut it off, its log says why")
-				}
-				return fmt.Errorf("backup %s is not written: %w", args[0], err)
-			}
-			var r struct {
-				Cluster string    `json:"cluster"`
-				Node    string    `json:"node"`
-				Created time.Time `json:"created"`
-				Index   uint64    `json:"index"`
-				Names   int       `json:"names"`
-				Blobs   int       `json:"blobs"`
-				Bytes   int64     `json:"bytes"`
-				NoBlobs bool      `json:"no_blobs"`
-				Damaged []string  `json:"damaged"`
-				Missing []string  `json:"missing"`
-				Faults  int       `json:"faults"`
-			}
-			if err := json.Unmarshal([]byte(resp.Trailer.Get(appliance.ReportTrailer)), &r); err != nil {
-				return fmt.Errorf("backup %s is not written: the daemon's answer has no end", args[0])
-			}
-			if err := out.finish(); err != nil {
-				return fmt.Errorf("backup %s is not written: %w", args[0], err)
 			}
 			if out.file == nil {
 				cmd.SetOut(cmd.ErrOrStderr()) // standard output has the backup
 			}
 			err = o.print(cmd, r, func(t *table) {
-				what := fmt.Sprintf("%d blobs, %s", r.Blobs, size(r.Bytes))
+				what := count(r.Blobs, "blob") + ", " + size(r.Bytes)
 				if r.NoBlobs {
 					what = "no blobs"
 				}
-				t.line(fmt.Sprintf("%s: %d names, %s, as of %s", args[0], r.Names, what, when(r.Created)))
+				t.line(fmt.Sprintf("%s: %s, %s, as of %s", args[0], count(r.Names, "name"), what, t.when(r.Created)))
 				for _, d := range r.Damaged {
 					t.line("damaged on this node: " + d)
 				}
@@ -93,31 +86,60 @@ with a passphrase or for the recipients of an age recipients file (age1…), and
 				}
 			})
 			if err == nil && r.Faults > 0 {
-				err = fmt.Errorf("%d blobs are not whole in the backup: %w", r.Faults, errDiffers)
+				err = fmt.Errorf("%s %s damaged or missing in the backup: %w", count(r.Faults, "blob"), are(r.Faults), errDiffers)
 			}
 			return err
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&noBlobs, "no-blobs", false, "leave images and files out; after a restore they have to be imported again")
-	f.StringVar(&passphrase, "passphrase-file", "", "file whose first line is the passphrase that wraps the sealing key")
-	f.StringVar(&recipients, "recipients", "", "recipients file of age (lines of age1…) for whom the sealing key is wrapped")
-	o.printable(cmd)
+	f.BoolVar(&noBlobs, "no-blobs", false, "leave out images and files; after a restore they have to be imported again")
+	f.StringVar(&passphrase, "passphrase-file", "", "`FILE` whose first line is the passphrase that wraps the sealing key")
+	f.StringVar(&recipients, "recipients", "",
+		"age recipients `FILE` (lines of age1…) for whom the sealing key is wrapped")
+	o.printsTimes(cmd, backupReport{})
 	return cmd
+}
+
+// backup makes the daemon write a backup, whose name in messages is name.
+func (o *options) backup(cmd *cobra.Command, in map[string]any, name string, out *whole) (r backupReport, err error) {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return r, err
+	}
+	resp, err := o.client().do(cmd.Context(), "POST", "backup", nil, bytes.NewReader(body))
+	if err != nil {
+		return r, err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(out, resp.Body); err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			err = errors.New("the daemon has cut it off, its log says why")
+		}
+		return r, fmt.Errorf("backup %s is not written: %w", name, err)
+	}
+	if err := json.Unmarshal([]byte(resp.Trailer.Get(appliance.ReportTrailer)), &r); err != nil {
+		return r, fmt.Errorf("backup %s is not written: the daemon's answer has no end", name)
+	}
+	if err := out.finish(); err != nil {
+		return r, fmt.Errorf("backup %s is not written: %w", name, err)
+	}
+	return r, nil
 }
 
 func restoreCommand(o *options) *cobra.Command {
 	var (
 		config, name, data   string
 		passphrase, identity string
-		advertise            []string
+		advertise            []netip.Addr
 	)
 	cmd := &cobra.Command{
-		Use: "restore FILE", Short: "make the first node of a cluster from a backup (FILE - is standard input)", Args: cobra.ExactArgs(1),
-		Long: `Make the first node of a cluster from a backup, in a data directory that is new or empty, and exit.
+		Use: "restore FILE", Short: "create the first node of a cluster from a backup", Args: cobra.ExactArgs(1),
+		Long: `Create the first node of a cluster from the backup FILE (- is standard input), in a
+data directory that is new or empty, and exit.
 
-The node may have another name and other addresses than those of the old cluster; its config is written if there is none. Every byte is checked before the node
-counts as restored. The cluster is a new one to the nodes of the old one: wipe and join them.`,
+The node may have a new name and new addresses; its config is written if there is
+none. Every byte is verified before the node counts as restored. Nodes of the old
+cluster are not members of the new one: wipe their data and join them again.`,
 		Example: "  casemate restore /mnt/backup/casemate.tar --advertise 10.0.0.11 --identity key.txt",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := initConfig(config, name, data, advertise)
@@ -134,7 +156,7 @@ counts as restored. The cluster is a new one to the nodes of the old one: wipe a
 			} else {
 				opt.Identities = text
 			}
-			opt.Log, _ = appliance.NewLogger(appliance.Log{Level: 4}, cmd.ErrOrStderr()) // only what is wrong
+			opt.Log, _ = appliance.NewLogger(appliance.Log{Level: 4}, cmd.ErrOrStderr()) // warnings and errors
 			in := cmd.InOrStdin()
 			if args[0] != "-" {
 				f, err := os.Open(args[0])
@@ -149,40 +171,55 @@ counts as restored. The cluster is a new one to the nodes of the old one: wipe a
 				return err
 			}
 			err = o.print(cmd, r, func(t *table) {
-				t.line(fmt.Sprintf("restored %d names and %d blobs, %s, of node %s as of %s", r.Names, r.Blobs, size(r.Bytes), r.From.Node, r.From.Created))
+				t.line(fmt.Sprintf("restored %s and %s, %s, of node %s as of %s",
+					count(r.Names, "name"), count(r.Blobs, "blob"), size(r.Bytes), r.From.Node, r.From.Created))
 				if r.Lacking > 0 {
-					t.line(fmt.Sprintf("%d blobs are not here: casemate scrub lists them, importing or pushing them again repairs them", r.Lacking))
+					t.line(blobsNotHere(r.Lacking))
 				}
 			})
-			sayNext(cmd, p, fmt.Sprintf("%s is the first node of a new cluster, its data is in %s", cfg.Node, cfg.Data))
+			what := fmt.Sprintf("%s is the first node of a new cluster, its data is in %s", cfg.Node, cfg.Data)
+			for _, l := range nextSteps(p, what) {
+				fmt.Fprintln(cmd.ErrOrStderr(), l)
+			}
 			return err
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&config, "config", appliance.DefaultConfigFile, "the node's config, written if it is not there")
-	f.StringSliceVar(&advertise, "advertise", nil, "addresses at which clients reach this node (default: those of the default routes)")
-	f.StringVar(&name, "name", "", "the node's name (default: the host's short name)")
-	f.StringVar(&data, "data", "", "the data directory (default: /var/lib/casemate)")
-	f.StringVar(&passphrase, "passphrase-file", "", "file whose first line is the passphrase of the backup")
-	f.StringVar(&identity, "identity", "", "identity file of age (AGE-SECRET-KEY-1…) of one of the backup's recipients")
-	o.printable(cmd)
+	nodeFlags(cmd, &config, &name, &data, &advertise)
+	f.StringVar(&passphrase, "passphrase-file", "", "`FILE` whose first line is the passphrase of the backup")
+	f.StringVar(&identity, "identity", "", "age identity `FILE` (AGE-SECRET-KEY-1…) of one of the backup's recipients")
+	o.prints(cmd, cluster.RestoreReport{})
 	return cmd
 }
 
+func blobsNotHere(n int) string {
+	return fmt.Sprintf("%s %s not here: casemate scrub lists them, importing or pushing them again repairs them",
+		count(n, "blob"), are(n))
+}
+
 func clusterCommand(o *options) *cobra.Command {
+	return group("cluster", "recover a cluster, and upgrade its log format", recoverCommand(o), formatCommand(o))
+}
+
+func recoverCommand(o *options) *cobra.Command {
 	var config string
-	var yes bool
+	var yes, dry bool
 	cmd := &cobra.Command{
-		Use: "recover", Short: "make this stopped node a cluster of one, when the majority is lost for good; says what it costs, and does it with --yes", Args: cobra.NoArgs,
+		Use: "recover", Short: "make this stopped node a cluster of one after the majority is lost", Args: cobra.NoArgs,
 		Long: `Make this stopped node a cluster of one, when the majority is lost for good.
 
-Without --yes it only says what that costs. The other nodes can never come back as members: wipe their data directories and join them under other names.`,
+With --dry-run the command only reports what that costs; to do it, give --yes. The
+other nodes can never come back as members: wipe their data directories and join
+them under other names.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if yes && dry {
+				return usageError{errors.New("give --yes or --dry-run, not both")}
+			}
 			cfg, err := loadConfig(config)
 			if err != nil {
 				return err
 			}
-			log, _ := appliance.NewLogger(appliance.Log{Level: 4}, cmd.ErrOrStderr()) // only what is wrong
+			log, _ := appliance.NewLogger(appliance.Log{Level: 4}, cmd.ErrOrStderr()) // warnings and errors
 			r, err := appliance.RecoverCluster(cfg, config, !yes, log)
 			if err != nil {
 				return err
@@ -194,7 +231,7 @@ Without --yes it only says what that costs. The other nodes can never come back 
 				}
 			})
 			switch {
-			case err != nil || one:
+			case err != nil || one || dry:
 				return err
 			case !yes:
 				return usageError{errors.New("nothing is changed: say --yes to make this node a cluster of one")}
@@ -203,10 +240,11 @@ Without --yes it only says what that costs. The other nodes can never come back 
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&config, "config", appliance.DefaultConfigFile, "the node's config")
-	cmd.Flags().BoolVar(&yes, "yes", false, "do it, and do not only say what it costs")
-	o.printable(cmd)
-	return group("cluster", "what concerns all nodes at once", cmd, formatCommand(o))
+	configFlag(cmd, &config)
+	cmd.Flags().BoolVar(&yes, "yes", false, "recover the cluster; without it nothing is changed")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "report what a recovery would cost and change nothing")
+	o.prints(cmd, cluster.RecoverReport{})
+	return cmd
 }
 
 // recoveryCosts says what a recovery costs, in sentences.
@@ -215,19 +253,23 @@ func recoveryCosts(r cluster.RecoverReport) []string {
 		return []string{r.Node + " is a cluster of one already: there is nothing to recover"}
 	}
 	list := []string{
-		"members that are given up: " + strings.Join(r.Lost, ", ") + "; they are never let in again: wipe their data directories and join them under other names",
-		fmt.Sprintf("the log of %s ends at entry %d of term %d; writes that only the others had are lost, and nobody can count them", r.Node, r.Last, r.Term),
+		"members that are given up: " + strings.Join(r.Lost, ", ") + "; they can never be members again: " +
+			"wipe their data directories and join them under other names",
+		fmt.Sprintf("the log of %s ends at entry %d of term %d; writes that only the others had are lost, "+
+			"and nobody can count them", r.Node, r.Last, r.Term),
 	}
 	if !r.Voter {
-		list = append(list, r.Node+" was no voter: it had not caught up, and lacks whatever it did not get yet")
+		list = append(list, r.Node+" was no voter: it had not caught up, and some content may be missing on it")
 	}
 	if n := r.Last - r.Committed; n > 0 {
-		list = append(list, fmt.Sprintf("%d log entries, %d to %d, are not known here to be committed and become true: among them may be writes that were answered with an error", n, r.Committed+1, r.Last))
+		list = append(list, fmt.Sprintf("%d log entries, %d to %d, are not known here to be committed and become valid: "+
+			"among them may be writes that were answered with an error", n, r.Committed+1, r.Last))
 	}
 	if r.Lacking == 0 {
 		return append(list, "every named blob is on this disk")
 	}
-	return append(list, fmt.Sprintf("%d named blobs are not on this disk: casemate scrub lists them, importing or pushing them again repairs them", r.Lacking))
+	return append(list, fmt.Sprintf("%d named blobs are not on this disk: casemate scrub lists them, "+
+		"importing or pushing them again repairs them", r.Lacking))
 }
 
 // oneSecret reads the one of two files that is given: of a passphrase its first line, of anything else all.

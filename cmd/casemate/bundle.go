@@ -17,14 +17,16 @@ import (
 )
 
 func bundleCommand(o *options) *cobra.Command {
-	return group("bundle", "make the file that crosses the gap, and look at it; no daemon is needed", bundleCreate(o), bundleInspect(o), bundleVerify(o), bundleKeygen(o))
+	return group("bundle", "create and verify bundles, the files that cross the gap; no daemon is needed",
+		bundleCreate(o), bundleInspect(o), bundleVerify(o), bundleKeygen(o))
 }
 
 func bundleInspect(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "inspect FILE…", Short: "say what is in a bundle, from its documents alone", Args: cobra.MinimumNArgs(1),
-		Long: `Say what is in a bundle, from its documents alone: any one part knows all of it. The signature is verified, the contents are not read: that is
-"casemate bundle verify".`,
+		Use: "inspect FILE…", Short: "show what a bundle contains", Args: cobra.MinimumNArgs(1),
+		Long: `Show what a bundle contains, from its documents alone; any one part of a split
+bundle is enough. The signature is verified. The content is not read: "casemate
+bundle verify" does that.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			inputs, done, err := openBundle(cmd, args)
 			if err != nil {
@@ -41,7 +43,7 @@ func bundleInspect(o *options) *cobra.Command {
 			return o.print(cmd, c, func(t *table) { showContents(t, c, true) })
 		},
 	}
-	o.printable(cmd)
+	o.prints(cmd, &bundle.Contents{})
 	return cmd
 }
 
@@ -63,7 +65,8 @@ func showContents(t *table, c *bundle.Contents, names bool) {
 		}
 	}
 	images, untagged := tagged(c.Index)
-	t.line("holds", fmt.Sprintf("%s: %s, %s", howMany(images, untagged, len(c.Index.Files)), count(blobs, "blob"), size(carried)))
+	t.line("holds", fmt.Sprintf("%s: %s, %s",
+		howMany(images, untagged, len(c.Index.Files)), count(blobs, "blob"), size(carried)))
 	for _, a := range c.Index.Absent {
 		t.line("absent", a.Name, a.Why)
 	}
@@ -80,7 +83,7 @@ func showContents(t *table, c *bundle.Contents, names bool) {
 		return
 	}
 	t.line()
-	t.line("NAME", "DIGEST", "SIZE", "PLATFORMS", "TAKEN")
+	t.line("NAME", "DIGEST", "SIZE", "PLATFORMS", "COLLECTED")
 	for _, i := range c.Index.Images {
 		platforms := strings.Join(i.Platforms, " ")
 		if i.Sparse {
@@ -106,18 +109,19 @@ func bundleVerify(o *options) *cobra.Command {
 		quiet bool
 	)
 	cmd := &cobra.Command{
-		Use: "verify FILE…", Short: "read every byte of a bundle and say whether it is right; exit 3 if it is not", Args: cobra.MinimumNArgs(1),
-		Long: `Read every byte of a bundle, or of some of its parts, and say of each part whether it is right. Exit code 0: what was given is right. 3: bytes are damaged;
-which part, and where in it, is said. 1: it could not be read, or no key that was given has signed it.`,
+		Use: "verify FILE…", Short: "verify every byte of a bundle", Args: cobra.MinimumNArgs(1),
+		Long: `Read every byte of a bundle, or of some of its parts, and report for each part
+whether it is intact.
+
+Exit code 0: all given parts are intact. 3: bytes are damaged; the part and the
+place in it are named. 1: it could not be read, or none of the given keys has
+signed it.`,
 		Example: "  casemate bundle verify /media/usb/cluster.tar.0* --key office.pub",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			opt := bundle.VerifyOptions{}
-			for _, k := range keys {
-				key, err := publicKey("--key", k)
-				if err != nil {
-					return err
-				}
-				opt.Keys = append(opt.Keys, key)
+			var opt bundle.VerifyOptions
+			var err error
+			if opt.Keys, err = publicKeys("--key", keys); err != nil {
+				return err
 			}
 			inputs, done, err := openBundle(cmd, args)
 			if err != nil {
@@ -136,13 +140,15 @@ which part, and where in it, is said. 1: it could not be read, or no key that wa
 			for i := range v.Parts {
 				if p := &v.Parts[i]; p.Problem != "" {
 					bad++
-					// Without what stands beside it already, and without the constant behind it.
-					p.Problem = strings.TrimSuffix(strings.TrimLeft(strings.TrimPrefix(p.Problem, p.Name), ": "), ": "+syscall.EBADMSG.Error())
+					// Without the part's name, which the row has, and without the constant at its end.
+					p.Problem = strings.TrimLeft(strings.TrimPrefix(p.Problem, p.Name), ": ")
+					p.Problem = strings.TrimSuffix(p.Problem, ": "+syscall.EBADMSG.Error())
 				}
 			}
 			printed := o.print(cmd, v, func(t *table) {
+				t.header("FILE", "RESULT")
 				for _, p := range v.Parts {
-					t.line(p.Name, cmp.Or(p.Problem, "right"))
+					t.row(p.Name, cmp.Or(p.Problem, "right"))
 				}
 				if v.Contents != nil {
 					showContents(t, v.Contents, false)
@@ -157,34 +163,48 @@ which part, and where in it, is said. 1: it could not be read, or no key that wa
 			return errors.Join(printed, err)
 		},
 	}
-	cmd.Flags().StringArrayVar(&keys, "key", nil, "a trusted public key, as a file or as base64: what none of them has signed is wrong")
+	cmd.Flags().StringArrayVar(&keys, "key", nil, trustedKey)
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	cmd.MarkFlagFilename("key", "pub", "pem")
-	o.printable(cmd)
+	o.prints(cmd, &bundle.Verified{})
 	return cmd
+}
+
+// trustedKey is the usage of --key.
+const trustedKey = "trusted public `KEY`, a file or base64: what none of these keys has signed is refused; " +
+	"may be repeated"
+
+// keyPair is what bundle keygen makes.
+type keyPair struct {
+	Private string `json:"private"` // a file
+	Public  string `json:"public"`  // a file
+	Key     string `json:"key"`     // the public key, base64
 }
 
 func bundleKeygen(o *options) *cobra.Command {
 	var base string
 	cmd := &cobra.Command{
-		Use: "keygen", Short: "make a key pair for signing bundles", Args: cobra.NoArgs,
-		Long: `Make an ed25519 key pair for signing bundles: BASE.key, which stays on the side that signs, and BASE.pub, which the bastion gets. Files that
-exist are never overwritten.`,
-		Example: "  casemate bundle keygen --out office",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			private, public, err := bundle.WriteKeyPair(base)
+		Use: "keygen [BASE]", Short: "create a key pair for signing bundles", Args: cobra.MaximumNArgs(1),
+		Long: `Create an ed25519 key pair for signing bundles: BASE.key, which stays on the side
+that signs, and BASE.pub, which the bastion gets. BASE is casemate-bundle if none
+is given. Existing files are never overwritten.`,
+		Example: "  casemate bundle keygen office",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case len(args) > 0 && base != "":
+				return usageError{errors.New("bundle keygen takes BASE or --out, not both")}
+			case len(args) > 0:
+				base = args[0]
+			}
+			private, public, err := bundle.WriteKeyPair(cmp.Or(base, "casemate-bundle"))
 			if err != nil {
 				return err
 			}
-			key, err := publicKey("--out", public)
+			key, err := publicKey("bundle keygen", public)
 			if err != nil {
 				return err
 			}
-			out := struct {
-				Private string `json:"private"`
-				Public  string `json:"public"`
-				Key     string `json:"key"`
-			}{private, public, bundle.KeyName(key)}
+			out := keyPair{private, public, bundle.KeyName(key)}
 			return o.print(cmd, out, func(t *table) {
 				t.line("private", out.Private, "signs; keep it on the connected side")
 				t.line("public", out.Public, "verifies; take it to the bastion")
@@ -192,8 +212,9 @@ exist are never overwritten.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&base, "out", "casemate-bundle", "base of the two files' names")
-	o.printable(cmd)
+	cmd.Flags().StringVar(&base, "out", "", "the older form of BASE")
+	cmd.Flags().MarkHidden("out")
+	o.prints(cmd, keyPair{})
 	return cmd
 }
 
@@ -213,13 +234,6 @@ func howMany(images, untagged, files int) string {
 		s += " and " + count(untagged, "manifest") + " without a tag"
 	}
 	return s + ", " + count(files, "file")
-}
-
-func count(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func sizeOrUnknown(n int64) string {
@@ -278,6 +292,18 @@ func publicKey(flag, s string) (ed25519.PublicKey, error) {
 		return nil, usageError{fmt.Errorf("%s %s: %w", flag, s, err)}
 	}
 	return key, nil
+}
+
+// publicKeys are those that a flag names.
+func publicKeys(flag string, names []string) (keys []ed25519.PublicKey, err error) {
+	for _, name := range names {
+		key, err := publicKey(flag, name)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
 }
 
 // signingKey reads a private key; nil if there is to be no signature.

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,7 +40,7 @@ type created struct {
 	// Sizes are what each name takes, with --dry-run; names that share content count it each.
 	Sizes []nameSize `json:"sizes,omitempty"`
 	Notes []string   `json:"notes"`
-	// Absent are the names that could not be had, with --keep-going.
+	// Absent are the names that could not be fetched, with --partial.
 	Absent []absentName `json:"absent,omitempty"`
 }
 
@@ -58,37 +57,44 @@ type nameSize struct {
 
 func bundleCreate(o *options) *cobra.Command {
 	var (
-		lists                        listFlags
-		since, sinceKey, sign, split string
-		opt                          bundle.CollectOptions
-		quiet, force                 bool
+		lists                 listFlags
+		since, sinceKey, sign string
+		split                 int64
+		opt                   bundle.CollectOptions
+		quiet, force          bool
 	)
 	cmd := &cobra.Command{
-		Use: "create FILE", Short: "collect what lists name into a bundle, on the connected side", Args: cobra.ExactArgs(1),
-		Long: `Collect what lists name into a bundle, on the connected side. Neither a daemon nor root is needed. Images keep their digests, files the URL that
-was asked for; everything is fetched from where it comes from, with the credentials of Docker's config and the proxies of the environment, and checked.
+		Use: "create FILE", Short: "collect listed content into a bundle, on the connected side", Args: cobra.ExactArgs(1),
+		Long: `Collect listed content into a bundle, on the connected side. Neither a daemon nor
+root is needed. Images keep their digests, and files keep the URLs that were asked
+for. Everything is fetched from its origin, with the credentials of Docker's config
+and the proxies of the environment, and verified.
 
-A list is one name a line, with # for comments; - reads standard input. All bad lines are reported before anything is fetched. What was fetched is kept in a
-cache, so that a second run, or one after an interruption, fetches only the rest. SOURCE_DATE_EPOCH sets the day that the bundle names.
+A list has one name per line, and comments after #; - reads standard input. All
+invalid lines are reported before anything is fetched. What was fetched is kept in
+a cache, so a second run, or one after an interruption, fetches only the rest.
+SOURCE_DATE_EPOCH sets the date that is written into the bundle.
 
-One name that cannot be had fails the run, after everything else was fetched; then there is no bundle. --exclude takes names out of the lists. --keep-going writes
-the bundle without what cannot be had, lists that in it and on standard error, and ends with exit code 3. Signatures and what else hangs on an image never
-decide about it: what of them cannot be had is left out with a note.
+If one name cannot be fetched, the command fails after it has fetched everything
+else, and there is no bundle. --exclude takes names out of the lists. With
+--partial the bundle is written without the names that could not be fetched; they
+are listed in it and on standard error, and the exit code is 3. Signatures and
+other referrers that cannot be fetched never fail an image: they are left out with
+a note.
 
-FILE must not exist yet, unless --force is given. FILE may be - for standard output; what is said about the bundle goes to standard error then.
+FILE must not exist, unless --force is given. FILE may be - for standard output;
+messages about the bundle go to standard error then.
 
-With --split the bundle is FILE.001, FILE.002, …, each of which can be verified and imported by itself. SIZE is bytes, or with K, M, G, T (or KiB …: powers
-of 1024), or KB, MB, GB, TB (powers of 1000).`,
-		Example: `  casemate bundle create cluster.tar --images images.list --files files.list --platform linux/amd64 --sign office.key
-  casemate bundle create cluster.tar --kubespray ./kubespray --kubespray-inventory ./kubespray/inventory/mycluster --platform linux/amd64 --split 4GiB
+With --split the bundle is written as FILE.001, FILE.002, …, each of which can be
+verified and imported by itself. SIZE is a number of bytes, or has a unit: K, M, G,
+T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
+		Example: `  casemate bundle create cluster.tar --images images.list --files files.list --sign office.key
+  casemate bundle create cluster.tar --kubespray ./kubespray --kubespray-inventory ./inventory/mycluster --split 4GiB
   casemate bundle create next.tar --images missing.list --since inventory.json
-  casemate bundle create - --images images.list --keep-going | ssh bastion casemate import - --name images`,
+  casemate bundle create - --images images.list --partial | ssh bastion casemate import - --name images`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			w := bundle.WriteOptions{}
+			w := bundle.WriteOptions{Split: split}
 			var err error
-			if w.Split, err = parseSize(split); err != nil {
-				return usageError{fmt.Errorf("--split: %w", err)}
-			}
 			if args[0] == "-" {
 				if err := pipeable(cmd, w.Split, opt.DryRun); err != nil {
 					return err
@@ -128,31 +134,37 @@ of 1024), or KB, MB, GB, TB (powers of 1000).`,
 			}
 			err = o.print(cmd, res, func(t *table) { showCreated(t, res) })
 			if n := len(res.Absent); err == nil && n > 0 {
-				err = fmt.Errorf("%d of the names that were asked for could not be had, the bundle is without: %w", n, errDiffers)
+				err = fmt.Errorf("%d of the names that were asked for could not be fetched, the bundle is without them: %w",
+					n, errDiffers)
 			}
 			return err
 		},
 	}
 	lists.add(cmd)
 	f := cmd.Flags()
-	f.StringVar(&since, "since", "", "leave out what this inventory (casemate inventory) says is held")
-	f.StringVar(&sinceKey, "since-key", "", "the cluster's public key: refuse another's inventory")
-	f.StringVar(&sign, "sign", "", "sign with this private key (casemate bundle keygen)")
-	f.StringVar(&split, "split", "", "write parts of at most this SIZE, like 4GiB or 650MB")
-	f.BoolVar(&opt.DryRun, "dry-run", false, "only find out what there is and how large it is")
-	f.StringVar(&opt.Cache, "cache", "", "directory that keeps what was fetched (default: below the user's cache directory)")
-	f.IntVar(&opt.Parallel, "parallel", 4, "how much is fetched at once")
-	f.StringArrayVar(&opt.RegistryOverrides, "registry-override", nil, "ask a mirror instead of a registry: UPSTREAM=MIRROR, like docker.io=artifactory.example/docker-remote; names stay the upstream's; may be repeated, the longest UPSTREAM wins")
-	f.BoolVar(&opt.KeepGoing, "keep-going", false, "write the bundle without what cannot be had; exit code 3")
+	f.StringVar(&since, "since", "", "leave out the blobs in this inventory `FILE` (casemate inventory)")
+	f.StringVar(&sinceKey, "since-key", "", "public `KEY` of the cluster: refuse an inventory that it has not signed")
+	f.StringVar(&sign, "sign", "", "sign with the private key in `FILE` (casemate bundle keygen)")
+	sizeVar(f, &split, "split", "write parts of at most `SIZE`, like 4GiB or 650MB")
+	f.BoolVar(&opt.DryRun, "dry-run", false, "report what would be collected and how large it is; write no bundle")
+	f.StringVar(&opt.Cache, "cache", "",
+		"keep what was fetched in this `DIRECTORY` (default: in the user's cache directory)")
+	f.IntVar(&opt.Parallel, "parallel", 4, "fetch `N` things at once")
+	f.StringArrayVar(&opt.RegistryOverrides, "registry-override", nil,
+		"ask a mirror instead of a registry, `UPSTREAM=MIRROR`, like docker.io=artifactory.example/docker-remote; "+
+			"names stay those of the upstream; may be repeated, the longest UPSTREAM wins")
+	f.BoolVar(&opt.KeepGoing, "partial", false, "write the bundle without the names that cannot be fetched; exit code 3")
+	oldName(f, "keep-going", "partial")
 	f.BoolVar(&force, "force", false, "replace a bundle that exists")
 	f.BoolVar(&opt.NoReferrers, "no-signatures", false, "leave out signatures, attestations and SBOMs")
 	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
-	o.printable(cmd)
+	o.prints(cmd, &created{})
 	cmd.MarkFlagFilename("since", "json")
 	cmd.MarkFlagFilename("since-key", "pub", "pem")
 	cmd.MarkFlagFilename("sign", "key", "pem")
 	cmd.MarkFlagDirname("cache")
-	cmd.RegisterFlagCompletionFunc("split", cobra.FixedCompletions([]string{"650MB", "4GB", "4GiB", "16GB"}, cobra.ShellCompDirectiveNoFileComp))
+	sizes := []string{"650MB", "4GB", "4GiB", "16GB"}
+	cmd.RegisterFlagCompletionFunc("split", cobra.FixedCompletions(sizes, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -176,7 +188,8 @@ type target struct {
 }
 
 // create collects and writes.
-func create(ctx context.Context, m *meter, to target, wanted *lists.Wanted, opt bundle.CollectOptions, w bundle.WriteOptions) (_ *created, err error) {
+func create(ctx context.Context, m *meter, to target, wanted *lists.Wanted, opt bundle.CollectOptions,
+	w bundle.WriteOptions) (_ *created, err error) {
 	if !opt.DryRun && to.file != "-" {
 		if err := writable(to, w.Split > 0); err != nil {
 			return nil, err
@@ -189,7 +202,9 @@ func create(ctx context.Context, m *meter, to target, wanted *lists.Wanted, opt 
 	}
 	defer c.Close() // of a cache that was only read since
 	m.clear()
-	res := &created{URLs: len(c.Index.Files), Fetched: c.Fetched, DryRun: opt.DryRun, Notes: append([]string{}, c.Notes...), Files: []string{}}
+	res := &created{
+		URLs: len(c.Index.Files), Fetched: c.Fetched, DryRun: opt.DryRun, Notes: notNil(c.Notes), Files: []string{},
+	}
 	res.Images, res.Untagged = tagged(c.Index)
 	for _, a := range c.Absent {
 		res.Absent = append(res.Absent, absentName{a.Name, a.Where, a.Err.Error()})
@@ -275,16 +290,19 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 
 func showCreated(t *table, r *created) {
 	if r.DryRun {
+		t.header("NAME", "SIZE")
 		for _, n := range r.Sizes {
-			t.line(n.Name, sizeOrUnknown(n.Size))
+			t.row(n.Name, sizeOrUnknown(n.Size))
 		}
-		t.line(fmt.Sprintf("%s: %s; %s would be fetched", howMany(r.Images, r.Untagged, r.URLs), size(r.Bytes), size(r.Fetched)))
+		t.line(fmt.Sprintf("%s: %s; %s would be fetched",
+			howMany(r.Images, r.Untagged, r.URLs), size(r.Bytes), size(r.Fetched)))
 	} else {
 		for _, f := range r.Files {
 			t.line("wrote", f)
 		}
 		t.line("bundle", r.Bundle)
-		t.line("holds", fmt.Sprintf("%s: %s, %s; %s written, %s fetched", howMany(r.Images, r.Untagged, r.URLs), count(r.Blobs, "blob"), size(r.Bytes), size(r.Written), size(r.Fetched)))
+		t.line("holds", fmt.Sprintf("%s: %s, %s; %s written, %s fetched", howMany(r.Images, r.Untagged, r.URLs),
+			count(r.Blobs, "blob"), size(r.Bytes), size(r.Written), size(r.Fetched)))
 		if r.Signer == "" {
 			t.line("signed by", "nobody")
 		} else {
@@ -292,7 +310,8 @@ func showCreated(t *table, r *created) {
 		}
 	}
 	if r.Omitted > 0 {
-		t.line("left out", fmt.Sprintf("%s of %s that the far side holds", count(r.Omitted, "blob"), size(r.OmittedBytes)))
+		t.line("left out", fmt.Sprintf("%s of %s that the far side holds",
+			count(r.Omitted, "blob"), size(r.OmittedBytes)))
 	}
 	for _, a := range r.Absent {
 		t.line("absent", a.Name)
@@ -346,34 +365,4 @@ func leaveOut(opt *bundle.CollectOptions, file, key string) (domain string, err 
 	}
 	opt.Have, opt.Since = func(digest string) bool { return held[digest] }, digest
 	return inv.Domain, nil
-}
-
-// parseSize reads a size as the GNU tools do: K, M, G, T and KiB… are powers of 1024, KB… of 1000. "" is 0.
-func parseSize(s string) (int64, error) {
-	if s == "" {
-		return 0, nil
-	}
-	digits := strings.TrimRight(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-	unit := strings.ToUpper(s[len(digits):])
-	base := int64(1024)
-	if short, ok := strings.CutSuffix(unit, "IB"); ok && short != "" {
-		unit = short
-	} else if short, ok := strings.CutSuffix(unit, "B"); ok {
-		unit = short
-		base = 1000
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	power := strings.Index("KMGT", unit)
-	if err != nil || n <= 0 || len(unit) > 1 || power < 0 {
-		return 0, fmt.Errorf("a size is a whole number like 4GiB, 4G or 650MB, got %q", s)
-	}
-	if unit != "" {
-		for range power + 1 {
-			if n > (1<<62)/base {
-				return 0, fmt.Errorf("%s is too much", s)
-			}
-			n *= base
-		}
-	}
-	return n, nil
 }

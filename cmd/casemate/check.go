@@ -14,11 +14,13 @@ import (
 func checkCommand(o *options) *cobra.Command {
 	var lists listFlags
 	cmd := &cobra.Command{
-		Use: "check", Short: "say what of the given lists is not here; exit 3 if anything is missing or differs", Args: cobra.NoArgs,
-		Long: `Say what of the given lists is not here, as a node would find out: what is missing, what is here only for another platform, which digest differs
-from the one pinned, which file fails its checksum, which manifest states a wrong size,
-	and what works only by a tolerance. Without --platform it says of
-an image that is not here for every platform for which it is. The lists are those that "casemate bundle create" takes.
+		Use: "check", Short: "report which listed items are missing", Args: cobra.NoArgs,
+		Long: `Report which listed items are missing or different here, as a node would find out:
+what is missing, what is stored for other platforms only, which digest differs
+from a pinned one, which file fails its checksum, which manifest states a wrong
+size, and what works only by a tolerance. Without --platform, an image that is not
+stored for all of its platforms is reported with those for which it is. The lists
+are those that "casemate bundle create" takes.
 
 Exit code 0: everything is here. 3: something is missing or differs.`,
 		Example: `  casemate check --images images.list --files files.list --platform linux/amd64
@@ -39,31 +41,33 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 				return err
 			}
 			for i := range r.Findings {
-				explain(&r.Findings[i], sums)
+				addChecksums(&r.Findings[i], sums)
 			}
 			err = o.print(cmd, r, func(t *table) {
+				t.header("VERDICT", "KIND", "NAME", "LIST", "DETAIL")
 				for _, f := range r.Findings {
 					cells := []any{f.Verdict, f.Kind, f.Name, f.Where}
 					if words := said(f); words != "" {
 						cells = append(cells, words)
 					}
-					t.line(cells...)
+					t.row(cells...)
 				}
 				t.line(summary(r))
 			})
 			if err == nil && r.Missing+r.Differs > 0 {
-				err = fmt.Errorf("%d of %d are not here as they were asked for: %w", r.Missing+r.Differs, r.Asked, errDiffers)
+				err = fmt.Errorf("%d of %s are missing or different: %w",
+					r.Missing+r.Differs, count(r.Asked, "listed item"), errDiffers)
 			}
 			return err
 		},
 	}
 	lists.add(cmd)
-	o.printable(cmd)
+	o.prints(cmd, content.Report{})
 	return cmd
 }
 
-// explain adds what the checksums say about the bytes that are here instead of the right ones.
-func explain(f *content.Finding, sums *lists.Checksums) {
+// addChecksums adds what the checksums say about the bytes that are here instead of the right ones.
+func addChecksums(f *content.Finding, sums *lists.Checksums) {
 	if f.Verdict != content.VerdictChecksum || sums == nil {
 		return
 	}
@@ -114,9 +118,10 @@ func summary(r content.Report) string {
 func inventoryCommand(o *options) *cobra.Command {
 	var key bool
 	cmd := &cobra.Command{
-		Use: "inventory", Short: "print what the cluster holds, signed, for bundle create --since", Args: cobra.NoArgs,
-		Long: `Print what the cluster holds, signed with a key of the cluster: carried to the connected side it lets "casemate bundle create --since" leave out
-what is here already. With --key it prints the public key, which the collector can keep to recognise the cluster.`,
+		Use: "inventory", Short: "print a signed list of all stored blobs for bundle create --since", Args: cobra.NoArgs,
+		Long: `Print a list of all stored blobs as JSON, signed with a key of the cluster. On the
+connected side, "casemate bundle create --since" leaves out what is in it. With
+--public-key it prints the key that verifies the signature, for --since-key.`,
 		Example: "  casemate inventory > inventory.json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path := "inventory"
@@ -132,6 +137,7 @@ what is here already. With --key it prints the public key, which the collector c
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&key, "key", false, "print the public key instead, PEM")
+	cmd.Flags().BoolVar(&key, "public-key", false, "print the public key instead, PEM")
+	oldName(cmd.Flags(), "key", "public-key")
 	return cmd
 }

@@ -54,7 +54,8 @@ func (c *client) dial(ctx context.Context) (net.Conn, error) {
 }
 
 // do sends a request with an optional body and leaves the answer's body to the caller.
-func (c *client) do(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
+func (c *client) do(ctx context.Context, method, path string, query url.Values,
+	body io.Reader) (*http.Response, error) {
 	u := "http://casemate/v1/" + path
 	if len(query) > 0 {
 		u += "?" + query.Encode()
@@ -89,9 +90,11 @@ func (c *client) unreachable(err error) error {
 	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("no permission for the admin socket %s: run it as root or as a member of the group casemate", c.socket)
+		return fmt.Errorf("no permission for the admin socket %s: run the command as root or as a member of the group "+
+			"casemate", c.socket)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no casemate is running here (admin socket %s): start it with \"systemctl start casemate\" or \"casemate serve\", or name another socket with --socket", c.socket)
+		return fmt.Errorf("no casemate is running here (admin socket %s): start it with \"systemctl start casemate\" or "+
+			"\"casemate serve\", or name another socket with --socket", c.socket)
 	}
 	return fmt.Errorf("admin socket %s: %w", c.socket, op.Err)
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -11,43 +10,58 @@ import (
 	"github.com/spf13/cobra"
 )
 
+type imageInfo struct {
+	Name      string `json:"name"`
+	Reference string `json:"reference"`
+	Digest    string `json:"digest"`
+	MediaType string `json:"media_type"`
+	Size      int64  `json:"size"`
+	Sparse    bool   `json:"sparse"`
+	Damaged   bool   `json:"damaged,omitempty"`
+}
+
 func imageCommand(o *options) *cobra.Command {
 	list := &cobra.Command{
-		Use: "list [PREFIX]", Short: "list the images that are held", Args: cobra.MaximumNArgs(1),
-		Example: "  casemate image list registry.k8s.io/",
+		Use: "list [PREFIX]", Short: "list the stored images", Args: cobra.MaximumNArgs(1),
+		Example:           "  casemate image list registry.k8s.io/",
+		ValidArgsFunction: o.complete(theImages),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var images []struct {
-				Name      string `json:"name"`
-				Reference string `json:"reference"`
-				Digest    string `json:"digest"`
-				MediaType string `json:"media_type"`
-				Size      int64  `json:"size"`
-				Sparse    bool   `json:"sparse"`
-			}
+			var images []imageInfo
 			if err := o.client().call(cmd.Context(), "GET", "images", prefix(args), nil, &images); err != nil {
 				return err
 			}
-			return o.print(cmd, images, func(t *table) {
-				t.line("IMAGE", "DIGEST", "SIZE", "")
+			none := o.nothingMatches(cmd, "images", theImages, prefix(args).Get("prefix"), len(images) == 0)
+			return o.printRows(cmd, images, none, []any{"IMAGE", "DIGEST", "SIZE", "NOTE"}, func(t *table) {
 				for _, i := range images {
-					note := ""
+					var notes []string
 					if i.Sparse {
-						note = "sparse: not all platforms are held"
+						notes = append(notes, "sparse: not all of its platforms are stored")
 					}
-					t.line(i.Reference, i.Digest, size(i.Size), note)
+					if i.Damaged {
+						notes = append(notes, "its manifest is damaged or lost")
+					}
+					t.row(i.Reference, i.Digest, size(i.Size), strings.Join(notes, "; "))
 				}
 			})
 		},
 	}
-	o.printable(list)
+	o.prints(list, []imageInfo{})
 	remove := &cobra.Command{
-		Use: "delete IMAGE", Short: "delete a tag, or with @DIGEST a manifest and its tags, or with neither the repository", Args: cobra.ExactArgs(1),
-		Example: "  casemate image delete registry.k8s.io/pause:3.9",
+		Use: "delete IMAGE", Aliases: []string{"remove"}, Args: cobra.ExactArgs(1),
+		Short: "delete a tag, a manifest with all its tags, or a repository",
+		Long: `Delete what IMAGE names: with :TAG that tag, with @DIGEST a manifest and all its
+tags, with neither the whole repository. "casemate gc" frees the disk space.`,
+		Example:           "  casemate image delete registry.k8s.io/pause:3.9",
+		ValidArgsFunction: o.complete(theImages),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.client().call(cmd.Context(), "DELETE", "images", url.Values{"ref": args}, nil, nil)
+			if err := o.client().call(cmd.Context(), "DELETE", "images", url.Values{"ref": args}, nil, nil); err != nil {
+				return o.suggest(cmd, err, theImages, args[0])
+			}
+			return o.changed(cmd, "image", args[0], "deleted")
 		},
 	}
-	return group("image", "look at the images and delete them", list, remove)
+	o.prints(remove, change{})
+	return group("image", "list and delete stored images", list, remove)
 }
 
 func prefix(args []string) url.Values {
@@ -66,25 +80,42 @@ type fileInfo struct {
 
 func fileCommand(o *options) *cobra.Command {
 	list := &cobra.Command{
-		Use: "list [URL-PREFIX]", Short: "list the files that are held", Args: cobra.MaximumNArgs(1),
-		Example: "  casemate file list https://dl.k8s.io/release/",
+		Use: "list [URL-PREFIX]", Short: "list the stored files", Args: cobra.MaximumNArgs(1),
+		Example:           "  casemate file list https://dl.k8s.io/release/",
+		ValidArgsFunction: o.complete(theFiles),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var files []fileInfo
 			if err := o.client().call(cmd.Context(), "GET", "files", prefix(args), nil, &files); err != nil {
 				return err
 			}
-			return o.print(cmd, files, func(t *table) {
-				t.line("URL", "SIZE", "DIGEST", "SINCE")
+			none := o.nothingMatches(cmd, "files", theFiles, prefix(args).Get("prefix"), len(files) == 0)
+			return o.printRows(cmd, files, none, []any{"URL", "SIZE", "DIGEST", "STORED"}, func(t *table) {
 				for _, f := range files {
-					t.line(f.URL, size(f.Size), f.Digest, when(f.Time))
+					t.row(f.URL, size(f.Size), f.Digest, t.when(f.Time))
 				}
 			})
 		},
 	}
-	o.printable(list)
+	o.printsTimes(list, []fileInfo{})
+	remove := &cobra.Command{
+		Use: "delete URL", Aliases: []string{"remove"}, Short: "delete a file", Args: cobra.ExactArgs(1),
+		ValidArgsFunction: o.complete(theFiles),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.client().call(cmd.Context(), "DELETE", "files", url.Values{"url": args}, nil, nil); err != nil {
+				return o.suggest(cmd, err, theFiles, args[0])
+			}
+			return o.changed(cmd, "file", args[0], "deleted")
+		},
+	}
+	o.prints(remove, change{})
+	return group("file", "list, add and delete stored files", list, filePut(o), remove)
+}
+
+func filePut(o *options) *cobra.Command {
 	var digest string
 	put := &cobra.Command{
-		Use: "put URL PATH", Short: "put a file under its upstream URL (PATH - reads standard input)", Args: cobra.ExactArgs(2),
+		Use: "put URL PATH", Short: "store a file under its upstream URL", Args: cobra.ExactArgs(2),
+		Long:    "Store the file PATH under its upstream URL. PATH - reads standard input.",
 		Example: "  casemate file put https://dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm ./kubeadm",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			body := cmd.InOrStdin()
@@ -118,66 +149,75 @@ func fileCommand(o *options) *cobra.Command {
 			return o.print(cmd, f, func(t *table) { t.line(f.URL, size(f.Size), f.Digest) })
 		},
 	}
-	put.Flags().StringVar(&digest, "digest", "", "refuse the file unless it has this digest (sha256:… or sha512:…)")
-	o.printable(put)
-	remove := &cobra.Command{
-		Use: "delete URL", Short: "delete a file", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.client().call(cmd.Context(), "DELETE", "files", url.Values{"url": args}, nil, nil)
-		},
-	}
-	return group("file", "look at the files, put them in and delete them", list, put, remove)
+	put.Flags().StringVar(&digest, "digest", "", "refuse the file unless it has this `DIGEST`, sha256:… or sha512:…")
+	o.prints(put, fileInfo{})
+	return put
+}
+
+type originInfo struct {
+	Host    string   `json:"host"`
+	Aliases []string `json:"aliases"`
+	Enabled bool     `json:"enabled"`
+	Builtin bool     `json:"builtin"`
+	Reason  string   `json:"reason,omitempty"`
 }
 
 func originCommand(o *options) *cobra.Command {
 	list := &cobra.Command{
-		Use: "list", Short: "list the public hosts that are answered for", Args: cobra.NoArgs,
+		Use: "list", Short: "list the origins", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var origins []struct {
-				Host    string   `json:"host"`
-				Aliases []string `json:"aliases"`
-				Enabled bool     `json:"enabled"`
-				Builtin bool     `json:"builtin"`
-				Reason  string   `json:"reason"`
-			}
+			var origins []originInfo
 			if err := o.client().call(cmd.Context(), "GET", "origins", nil, nil, &origins); err != nil {
 				return err
 			}
-			return o.print(cmd, origins, func(t *table) {
-				t.line("ORIGIN", "ENABLED", "ALIASES", "")
+			return o.printRows(cmd, origins, "no origins", []any{"ORIGIN", "ENABLED", "ALIASES", "NOTE"}, func(t *table) {
 				for _, r := range origins {
-					t.line(r.Host, yes(r.Enabled), strings.Join(r.Aliases, " "), r.Reason)
+					t.row(r.Host, yes(r.Enabled), strings.Join(r.Aliases, " "), r.Reason)
 				}
 			})
 		},
 	}
-	o.printable(list)
+	o.prints(list, []originInfo{})
 	var aliases []string
 	add := &cobra.Command{
-		Use: "add HOST", Short: "answer for a public host: DNS, certificate, registry and files", Args: cobra.ExactArgs(1),
+		Use: "add HOST", Short: "add an origin: answer for a public host", Args: cobra.ExactArgs(1),
+		Long: `Answer for a public host: its DNS name, TLS certificate, registry and files.
+The CA's root certificate has to permit the host; if it does not, the origin is
+stored but not enabled, and the exit code is 1.`,
 		Example: "  casemate origin add charts.example.com",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var r struct {
-				Enabled bool   `json:"enabled"`
-				Reason  string `json:"reason"`
-			}
-			if err := o.client().call(cmd.Context(), "PUT", "origins/"+seg(args[0]), nil, map[string]any{"aliases": aliases}, &r); err != nil {
+			var r originInfo
+			in := map[string]any{"aliases": aliases}
+			if err := o.client().call(cmd.Context(), "PUT", "origins/"+seg(args[0]), nil, in, &r); err != nil {
 				return err
 			}
+			sentence := fmt.Sprintf("origin %s added", r.Host)
 			if !r.Enabled {
+				if o.json() {
+					if err := printJSON(cmd.OutOrStdout(), r); err != nil {
+						return err
+					}
+				}
 				return fmt.Errorf("%s is stored but not enabled: %s", args[0], r.Reason)
 			}
-			return nil
+			return o.changedTo(cmd, r, sentence)
 		},
 	}
-	add.Flags().StringSliceVar(&aliases, "alias", nil, "other names of the same host")
+	add.Flags().StringSliceVar(&aliases, "alias", nil, "other `NAME` of the same host; may be repeated")
+	o.prints(add, originInfo{})
 	remove := &cobra.Command{
-		Use: "remove HOST", Short: "stop answering for a public host; its content stays", Args: cobra.ExactArgs(1),
+		Use: "remove HOST", Aliases: []string{"delete"}, Args: cobra.ExactArgs(1),
+		Short:             "remove an origin; its content stays stored",
+		ValidArgsFunction: o.complete(theOrigins),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.client().call(cmd.Context(), "DELETE", "origins/"+seg(args[0]), nil, nil, nil)
+			if err := o.client().call(cmd.Context(), "DELETE", "origins/"+seg(args[0]), nil, nil, nil); err != nil {
+				return o.suggest(cmd, err, theOrigins, args[0])
+			}
+			return o.changed(cmd, "origin", args[0], "removed")
 		},
 	}
-	return group("origin", "the public hosts that are answered for", list, add, remove)
+	o.prints(remove, change{})
+	return group("origin", "manage the public hosts that Casemate answers for", list, add, remove)
 }
 
 func yes(b bool) string {
@@ -187,123 +227,69 @@ func yes(b bool) string {
 	return "no"
 }
 
+type nameInfo struct {
+	Name   string   `json:"name"`
+	Type   string   `json:"type"`
+	Values []string `json:"values"`
+	TTL    string   `json:"ttl,omitempty"`
+}
+
 func nameCommand(o *options) *cobra.Command {
 	list := &cobra.Command{
-		Use: "list", Short: "list the DNS records that were set", Args: cobra.NoArgs,
+		Use: "list", Short: "list your DNS records", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var names []struct {
-				Name   string   `json:"name"`
-				Type   string   `json:"type"`
-				Values []string `json:"values"`
-				TTL    string   `json:"ttl"`
-			}
+			var names []nameInfo
 			if err := o.client().call(cmd.Context(), "GET", "names", nil, nil, &names); err != nil {
 				return err
 			}
-			return o.print(cmd, names, func(t *table) {
-				t.line("NAME", "TYPE", "TTL", "VALUES")
+			return o.printRows(cmd, names, "no DNS records are set", []any{"NAME", "TYPE", "TTL", "VALUES"}, func(t *table) {
 				for _, n := range names {
-					t.line(n.Name, n.Type, n.TTL, strings.Join(n.Values, " "))
+					ttl := n.TTL
+					if ttl == "" {
+						ttl = "(default)"
+					}
+					t.row(n.Name, n.Type, ttl, strings.Join(n.Values, " "))
 				}
 			})
 		},
 	}
-	o.printable(list)
+	o.prints(list, []nameInfo{})
 	var ttl time.Duration
 	set := &cobra.Command{
-		Use: "set NAME TYPE VALUE…", Short: "set a DNS record: A, AAAA, CNAME, TXT or SRV; *.NAME is a wildcard", Args: cobra.MinimumNArgs(3),
+		Use: "set NAME TYPE VALUE…", Short: "set a DNS record", Args: cobra.MinimumNArgs(3),
+		Long: `Set the DNS record of a name and type: A, AAAA, CNAME, TXT or SRV. It replaces
+the record that was set before. *.NAME is a wildcard.`,
 		Example: "  casemate name set api.cluster.example A 10.0.0.20 10.0.0.21",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in := map[string]any{"values": args[2:]}
 			if ttl != 0 {
 				in["ttl"] = ttl.String()
 			}
-			return o.client().call(cmd.Context(), "PUT", "names/"+seg(args[0], strings.ToUpper(args[1])), nil, in, nil)
+			kind := strings.ToUpper(args[1])
+			if err := o.client().call(cmd.Context(), "PUT", "names/"+seg(args[0], kind), nil, in, nil); err != nil {
+				return err
+			}
+			return o.changed(cmd, "DNS record", args[0]+" "+kind, "set")
 		},
 	}
-	set.Flags().DurationVar(&ttl, "ttl", 0, "time to live (default: the setting dns.ttl)")
+	durationVar(set.Flags(), &ttl, "ttl", "`TIME` to live (default: the setting dns.ttl)")
+	o.prints(set, change{})
 	remove := &cobra.Command{
-		Use: "delete NAME [TYPE]", Short: "delete DNS records that were set", Args: cobra.RangeArgs(1, 2),
+		Use: "delete NAME [TYPE]", Aliases: []string{"remove"}, Args: cobra.RangeArgs(1, 2),
+		Short:             "delete your DNS records of a name",
+		ValidArgsFunction: o.complete(theNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			name, what := args[0], args[0]
 			if len(args) == 2 {
 				args[1] = strings.ToUpper(args[1])
+				what += " " + args[1]
 			}
-			return o.client().call(cmd.Context(), "DELETE", "names/"+seg(args...), nil, nil, nil)
+			if err := o.client().call(cmd.Context(), "DELETE", "names/"+seg(args...), nil, nil, nil); err != nil {
+				return o.suggest(cmd, err, theNames, name)
+			}
+			return o.changed(cmd, "DNS record", what, "deleted")
 		},
 	}
-	return group("name", "DNS records of your own", list, set, remove)
+	o.prints(remove, change{})
+	return group("name", "manage DNS records of your own", list, set, remove)
 }
-
-func gcCommand(o *options) *cobra.Command {
-	var dry, now bool
-	cmd := &cobra.Command{
-		Use: "gc", Short: "delete the blobs that nothing names, while everything goes on", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			query := url.Values{}
-			if dry {
-				query.Set("dry_run", "true")
-			}
-			if now {
-				query.Set("now", "true")
-			}
-			var r struct {
-				Blobs  int64 `json:"blobs"`
-				Bytes  int64 `json:"bytes"`
-				Kept   int64 `json:"kept"`
-				DryRun bool  `json:"dry_run"`
-			}
-			if err := o.client().call(cmd.Context(), "POST", "gc", query, nil, &r); err != nil {
-				return err
-			}
-			return o.print(cmd, r, func(t *table) {
-				verb := "deleted"
-				if r.DryRun {
-					verb = "would delete"
-				}
-				t.line(fmt.Sprintf("%s %d blobs, %s; %d are kept", verb, r.Blobs, size(r.Bytes), r.Kept))
-			})
-		},
-	}
-	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would be deleted")
-	cmd.Flags().BoolVar(&now, "now", false, "do not wait an hour for what was pushed and is not named yet; a push under way may have to be repeated")
-	o.printable(cmd)
-	return cmd
-}
-
-func scrubCommand(o *options) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "scrub", Short: "read every blob and compare it with its digest; exit 3 if one is damaged or not here", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			var r struct {
-				Checked int64    `json:"checked"`
-				Bytes   int64    `json:"bytes"`
-				Damaged []string `json:"damaged"`
-				Missing []string `json:"missing"`
-				Mended  int      `json:"mended"`
-			}
-			if err := o.client().call(cmd.Context(), "POST", "scrub", nil, nil, &r); err != nil {
-				return err
-			}
-			err := o.print(cmd, r, func(t *table) {
-				t.line(fmt.Sprintf("%d blobs, %s: %d damaged, %d not here", r.Checked, size(r.Bytes), len(r.Damaged), len(r.Missing)))
-				if r.Mended > 0 {
-					t.line(fmt.Sprintf("%d more were, and are right again: their bytes came from another node", r.Mended))
-				}
-				for _, d := range r.Damaged {
-					t.line(d)
-				}
-				for _, d := range r.Missing {
-					t.line(d + " is not here")
-				}
-			})
-			if err == nil && len(r.Damaged)+len(r.Missing) > 0 {
-				err = fmt.Errorf("damaged blobs, importing or pushing them again repairs them: %w", errDiffers)
-			}
-			return err
-		},
-	}
-	o.printable(cmd)
-	return cmd
-}
-
-var errNoPassword = errors.New("no password: give it on standard input with --password-stdin, or run this in a terminal")

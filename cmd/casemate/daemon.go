@@ -8,25 +8,68 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"casemate/appliance"
+	"casemate/appliance/service"
 )
 
-func initCommand(*options) *cobra.Command {
+// preparedNode is what init, join and restore have made.
+type preparedNode struct {
+	Node          string   `json:"node"`
+	Data          string   `json:"data"`
+	ConfigWritten string   `json:"config_written,omitempty"` // absent: there was one
+	Resumed       bool     `json:"resumed"`                  // an earlier run was cut short, this one finished it
+	Domain        string   `json:"domain,omitempty"`
+	StartWith     string   `json:"start_with"` // a command line
+	Firewall      []string `json:"firewall"`   // command lines that let clients in, where firewalld runs
+	Notes         []string `json:"notes"`
+}
+
+func newPreparedNode(cfg appliance.Config, p appliance.Prepared) preparedNode {
+	return preparedNode{
+		Node: cfg.Node, Data: cfg.Data, ConfigWritten: p.ConfigFile, Resumed: p.Resumed, StartWith: p.Next,
+		Firewall: notNil(p.Firewall), Notes: []string{},
+	}
+}
+
+// nodeFlags adds the flags with which a node's config is made.
+func nodeFlags(cmd *cobra.Command, config, name, data *string, advertise *[]netip.Addr) {
+	f := cmd.Flags()
+	configFlag(cmd, config)
+	addrsVar(f, advertise, "advertise",
+		"`IP` addresses at which clients reach this node, comma-separated (default: those of the default routes)")
+	f.StringVar(name, "name", "", "node `NAME` (default: the host's short name)")
+	f.StringVar(data, "data", "", "data `DIRECTORY` (default: "+service.DataDir+")")
+	cmd.MarkFlagDirname("data")
+}
+
+// configFlag adds the flag that names the node's config.
+func configFlag(cmd *cobra.Command, config *string) {
+	usage := "node config `FILE`"
+	if cmd.Name() == "init" || cmd.Name() == "join" || cmd.Name() == "restore" {
+		usage += ", written if it does not exist"
+	}
+	cmd.Flags().StringVar(config, "config", appliance.DefaultConfigFile, usage)
+	cmd.MarkFlagFilename("config", "yaml", "yml")
+}
+
+func initCommand(o *options) *cobra.Command {
 	var (
 		config, name, domain, data string
-		advertise, set             []string
+		advertise                  []netip.Addr
+		set                        [][2]string
 		opt                        appliance.InitOptions
 	)
 	cmd := &cobra.Command{
-		Use: "init", Short: "make the first node of a cluster: its config, its CA and an empty tree", Args: cobra.NoArgs,
-		Long: `Make the first node of a cluster: write the node's config if there is none, make the CA, bootstrap a cluster of one, and exit.
+		Use: "init", Short: "create the first node of a cluster", Args: cobra.NoArgs,
+		Long: `Create the first node of a cluster, and exit: write the node's config if there is
+none, create the CA, and bootstrap a cluster of one node.
 
-What the root certificate permits is fixed here: public registries and download hosts, the own domain, private addresses, and what --permit adds.`,
+This fixes what the CA's root certificate permits: public registries and download
+hosts, the cluster's own domain, private addresses, and what --permit adds.`,
 		Example: "  casemate init --advertise 10.0.0.11 --domain gap.bank.example --set dns.forward=10.1.1.1",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := initConfig(config, name, data, advertise)
@@ -35,11 +78,7 @@ What the root certificate permits is fixed here: public registries and download 
 			}
 			opt.Set = map[string]string{}
 			for _, s := range set {
-				key, value, ok := strings.Cut(s, "=")
-				if !ok {
-					return usageError{fmt.Errorf("--set must be KEY=VALUE, got %q", s)}
-				}
-				opt.Set[key] = value
+				opt.Set[s[0]] = s[1]
 			}
 			if domain != "" {
 				if old, ok := opt.Set["domain"]; ok && old != domain {
@@ -48,92 +87,117 @@ What the root certificate permits is fixed here: public registries and download 
 				opt.Set["domain"] = domain
 			}
 			opt.ConfigFile = config
-			opt.Log, _ = appliance.NewLogger(appliance.Log{Level: 4}, cmd.ErrOrStderr()) // only what is wrong
+			opt.Log, _ = appliance.NewLogger(appliance.Log{Level: 4}, cmd.ErrOrStderr()) // warnings and errors
 			res, err := appliance.Init(cmd.Context(), cfg, opt)
 			if err != nil {
 				return err
 			}
+			out := newPreparedNode(cfg, res.Prepared)
+			out.Domain, out.Notes = res.Domain, notNil(res.Notes)
+			var lines []string
 			for _, n := range res.Notes {
-				fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
+				lines = append(lines, "note: "+n)
 			}
-			sayNext(cmd, res.Prepared, fmt.Sprintf("%s is the first node of %s, its data is in %s", cfg.Node, res.Domain, cfg.Data))
-			fmt.Fprintln(cmd.ErrOrStderr(), "when it runs, for the nodes: casemate enroll")
-			return nil
+			what := fmt.Sprintf("%s is the first node of %s, its data is in %s", cfg.Node, res.Domain, cfg.Data)
+			lines = append(lines, nextSteps(res.Prepared, what)...)
+			return o.changedTo(cmd, out, append(lines, "once it runs, enroll the nodes with: casemate enroll")...)
 		},
 	}
+	nodeFlags(cmd, &config, &name, &data, &advertise)
 	f := cmd.Flags()
-	f.StringVar(&config, "config", appliance.DefaultConfigFile, "the node's config, written if it is not there")
-	f.StringSliceVar(&advertise, "advertise", nil, "addresses at which clients reach this node (default: those of the default routes)")
-	f.StringVar(&name, "name", "", "the node's name (default: the host's short name)")
-	f.StringVar(&domain, "domain", "", "the own zone (default: casemate.internal)")
-	f.StringVar(&data, "data", "", "the data directory (default: /var/lib/casemate)")
-	f.StringArrayVar(&opt.Permit, "permit", nil, "a zone or CIDR that certificates may be for, beside the public ones")
-	f.StringArrayVar(&opt.Exclude, "exclude", nil, "a zone or CIDR that certificates may never be for")
-	f.StringArrayVar(&set, "set", nil, "a setting of the cluster, KEY=VALUE")
+	f.StringVar(&domain, "domain", "", "`ZONE` of the cluster's own names (default: casemate.internal)")
+	zonesVar(f, &opt.Permit, "permit",
+		"`ZONE` or CIDR that certificates may be for, besides the public ones; may be repeated")
+	zonesVar(f, &opt.Exclude, "exclude", "`ZONE` or CIDR that certificates must never be for; may be repeated")
+	settingsVar(f, &set, "set", "cluster setting `KEY=VALUE`; may be repeated")
+	o.prints(cmd, preparedNode{})
 	return cmd
 }
 
-// sayNext says what was made and what to type next.
-func sayNext(cmd *cobra.Command, p appliance.Prepared, what string) {
-	talk := cmd.ErrOrStderr()
+// nextSteps says what was made and what to type next.
+func nextSteps(p appliance.Prepared, what string) (lines []string) {
 	if p.Resumed {
-		fmt.Fprintln(talk, "note: the data was there already, from a run that was cut short; what was missing beside it is written, and no other flags than those for the config are looked at")
+		lines = append(lines, "note: the data was there already, from a run that was cut short; "+
+			"what was missing besides it is written, and flags other than those for the config are ignored")
 	}
 	if p.ConfigFile != "" {
-		fmt.Fprintf(talk, "wrote %s\n", p.ConfigFile)
+		lines = append(lines, "wrote "+p.ConfigFile)
 	}
-	fmt.Fprintf(talk, "%s; start it with: %s\n", what, p.Next)
+	lines = append(lines, what+"; start it with: "+p.Next)
 	if len(p.Firewall) > 0 {
-		fmt.Fprintln(talk, "where firewalld runs, let clients in:")
+		lines = append(lines, "where firewalld runs, let clients in:")
 		for _, line := range p.Firewall {
-			fmt.Fprintln(talk, " ", line)
+			lines = append(lines, "  "+line)
 		}
 	}
+	return lines
 }
 
-func socketsCommand(*options) *cobra.Command {
+// writtenFiles are the files that a command has written.
+type writtenFiles struct {
+	Written []string `json:"written"`
+}
+
+func socketsCommand(o *options) *cobra.Command {
 	var config string
 	cmd := &cobra.Command{
-		Use: "sockets", Short: "tell systemd the addresses that the config says now", Args: cobra.NoArgs,
-		Long: `Write systemd's drop-ins for the sockets and the data directory anew, from the config. init, join and restore do it by themselves; this is for a config that has changed since.`,
+		Use: "sockets", Short: "update systemd's socket units from the node's config", Args: cobra.NoArgs,
+		Long: `Write systemd's drop-ins for the sockets and the data directory again from the
+node's config. init, join and restore do this themselves; run this command after
+you have changed the config.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(config)
 			if err != nil {
 				return err
 			}
 			changed, err := appliance.WriteSockets(cfg, config)
-			for _, path := range changed {
-				fmt.Fprintln(cmd.OutOrStdout(), path)
+			if printErr := o.print(cmd, writtenFiles{notNil(changed)}, func(t *table) {
+				for _, path := range changed {
+					t.line(path)
+				}
+			}); err == nil {
+				err = printErr
 			}
-			if err != nil {
+			if err != nil || o.json() {
 				return err
 			}
 			if len(changed) == 0 {
 				fmt.Fprintln(cmd.ErrOrStderr(), "nothing has changed")
 				return nil
 			}
-			fmt.Fprintln(cmd.ErrOrStderr(), "take it up with: systemctl daemon-reload && systemctl restart 'casemate*'")
+			fmt.Fprintln(cmd.ErrOrStderr(), "activate it with: systemctl daemon-reload && systemctl restart 'casemate*'")
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&config, "config", appliance.DefaultConfigFile, "the node's config")
+	configFlag(cmd, &config)
+	o.prints(cmd, writtenFiles{})
 	return cmd
 }
 
+// notes are sentences for the operator.
+type notes struct {
+	Notes []string `json:"notes"`
+}
+
 func reloadCommand(o *options) *cobra.Command {
-	return &cobra.Command{
-		Use: "reload", Short: "let the daemon read its config again; says what needs a restart", Args: cobra.NoArgs,
+	cmd := &cobra.Command{
+		Use: "reload", Short: "make the daemon read its config again", Args: cobra.NoArgs,
+		Long: `Make the daemon read its config again, and report which changes need a restart.
+A config with a mistake is refused and changes nothing.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var out struct{ Notes []string }
+			var out notes
 			if err := o.client().call(cmd.Context(), "POST", "reload", nil, nil, &out); err != nil {
 				return err
 			}
+			var lines []string
 			for _, n := range out.Notes {
-				fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
+				lines = append(lines, "note: "+n)
 			}
-			return nil
+			return o.changedTo(cmd, out, lines...)
 		},
 	}
+	o.prints(cmd, notes{})
+	return cmd
 }
 
 // loadConfig reads a config and completes it.
@@ -147,15 +211,7 @@ func loadConfig(path string) (appliance.Config, error) {
 
 // initConfig reads the config if there is one, else makes one of the flags. A flag that contradicts the file is an
 // error: init does not change a file.
-func initConfig(path, name, data string, advertise []string) (appliance.Config, error) {
-	var addrs []netip.Addr
-	for _, s := range advertise {
-		a, err := netip.ParseAddr(s)
-		if err != nil {
-			return appliance.Config{}, usageError{fmt.Errorf("--advertise must be IP addresses, got %q", s)}
-		}
-		addrs = append(addrs, a.Unmap())
-	}
+func initConfig(path, name, data string, addrs []netip.Addr) (appliance.Config, error) {
 	if appliance.BlankConfig(path) {
 		cfg := appliance.Config{Node: name, Data: data, Advertise: addrs}
 		return cfg, cfg.Complete()
@@ -177,7 +233,8 @@ func initConfig(path, name, data string, advertise []string) (appliance.Config, 
 		{"--advertise", "advertise", addrs != nil, slices.Equal(addrs, cfg.Advertise)},
 	} {
 		if c.given && !c.same {
-			return cfg, usageError{fmt.Errorf("%s is there already and says something else than %s: change its %s, or leave the flag out", path, c.flag, c.key)}
+			return cfg, usageError{fmt.Errorf("%s exists and contradicts %s: change its %s, or leave the flag out",
+				path, c.flag, c.key)}
 		}
 	}
 	return cfg, nil
@@ -197,7 +254,9 @@ func serveCommand(*options) *cobra.Command {
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP) // from the start: it must not end the process while it opens
 			defer signal.Stop(hup)
-			a, err := appliance.Open(cfg, appliance.Options{Log: log, Level: level, Load: func() (appliance.Config, error) { return loadConfig(config) }})
+			a, err := appliance.Open(cfg, appliance.Options{
+				Log: log, Level: level, Load: func() (appliance.Config, error) { return loadConfig(config) },
+			})
 			if err != nil {
 				return err
 			}
@@ -220,6 +279,6 @@ func serveCommand(*options) *cobra.Command {
 			return errors.Join(err, a.Close())
 		},
 	}
-	cmd.Flags().StringVar(&config, "config", appliance.DefaultConfigFile, "the node's config")
+	configFlag(cmd, &config)
 	return cmd
 }

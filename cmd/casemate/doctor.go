@@ -15,16 +15,24 @@ func doctorCommand(o *options) *cobra.Command {
 	var cfg doctor.Config
 	var line bool
 	cmd := &cobra.Command{
-		Use: "doctor [BASTION...]", Short: "on a node: find out why it cannot use the bastions; exit 3 if something is wrong", Args: cobra.ArbitraryArgs,
-		Long: `Check, on a node, in the order of the causes: can each bastion be reached, whom does the node ask for names, do the names lead to bastions, are the clocks right,
-does the node trust the CA, does something overrule all that (mirrors, proxies), do the registries answer, and do a pull, a part of a file and a large transfer work.
-For each failure it prints what people will have seen, its cause and its cure. Nothing is written, and no daemon is needed here.
+		Use: "doctor [BASTION…]", Short: "find out on a node why it cannot use the bastions", Args: cobra.ArbitraryArgs,
+		Long: `Check on a node, causes before effects: whether each bastion can be reached, which
+resolvers the node asks, whether names lead to the bastions, whether the clocks
+agree, whether the node trusts the CA, whether mirrors or proxies override all
+that, whether the registries answer, and whether a pull, a part of a file and a
+large transfer work. Each failure comes with the messages that users will have
+seen, its cause and its cure. Nothing is written, and no daemon is needed here.
 
-BASTION is an address or a name; without one the bastions are those that this node was enrolled with, or those among its resolvers.
-On a node that was enrolled with --no-resolver (--mode mirror) it is the bastions' own names and the runtimes' mirrors that are checked, and no resolver is asked for the origins.
-Exit code 0: all is well, warnings aside. 3: something is wrong. 2: an argument is wrong. 1: it could not be checked.
+BASTION is an address or a name. Without one, the bastions are those that this
+node was enrolled with, or those among its resolvers. On a node that was enrolled
+with --no-resolver (--mode mirror), the bastions' own names and the runtimes'
+mirrors are checked, and no resolver is asked for the origins.
 
-With --line, on a bastion, it prints one line for a node's shell that gets this program from a bastion, checks its SHA-256 and runs it.`,
+Exit code 0: all is well, warnings aside. 3: something is wrong. 2: an argument is
+wrong. 1: the check could not be done.
+
+With --line, on a bastion, it prints one line for a node's shell that downloads
+this program from a bastion, checks its SHA-256 and runs it.`,
 		Example: `  casemate doctor
   casemate doctor 10.0.0.11 --image registry.k8s.io/pause:3.10
   casemate doctor --line`,
@@ -39,22 +47,23 @@ With --line, on a bastion, it prints one line for a node's shell that gets this 
 			} else if err != nil {
 				return err
 			}
-			if o.output == "json" {
+			if o.json() {
 				err = printJSON(cmd.OutOrStdout(), report)
 			} else {
 				err = report.Write(cmd.OutOrStdout())
 			}
 			if err == nil && report.Failed > 0 {
-				err = fmt.Errorf("%d of %d checks failed: %w", report.Failed, len(report.Checks), errDiffers)
+				err = fmt.Errorf("%d of %s failed: %w", report.Failed, count(len(report.Checks), "check"), errDiffers)
 			}
 			return err
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&line, "line", false, "on a bastion: print the line that runs this on a node")
-	f.StringVar(&cfg.Image, "image", "", "the image to pull (default: a small one that the bastions name)")
-	f.StringVar(&cfg.File, "file", "", "the URL of the file to download (default: one that the bastions name)")
-	f.StringVar(&cfg.Mode, "mode", "", "how the node finds the bastions, dns or mirror (default: as it was enrolled, or dns)")
+	f.BoolVar(&line, "line", false, "on a bastion: print the line that runs the doctor on a node")
+	f.StringVar(&cfg.Image, "image", "", "`IMAGE` to pull (default: a small one that the bastions name)")
+	f.StringVar(&cfg.File, "file", "", "`URL` of the file to download (default: one that the bastions name)")
+	choice(cmd, &cfg.Mode, "mode", "",
+		"`MODE` in which the node finds the bastions (default: as it was enrolled, else dns)", "", "dns", "mirror")
 	// For tests: bastions without the well-known ports, a node that is a directory.
 	f.Uint16Var(&cfg.Ports.HTTP, "port-http", 0, "")
 	f.Uint16Var(&cfg.Ports.HTTPS, "port-https", 0, "")
@@ -63,8 +72,17 @@ With --line, on a bastion, it prints one line for a node's shell that gets this 
 	for _, name := range []string{"port-http", "port-https", "port-dns", "root"} {
 		f.MarkHidden(name)
 	}
-	o.printable(cmd)
+	o.printsText(cmd, "text", &doctor.Report{})
 	return cmd
+}
+
+// doctorLine is what doctor --line prints.
+type doctorLine struct {
+	Line   string `json:"line"`
+	SHA256 string `json:"sha256"`
+	Size   int64  `json:"size"`
+	OS     string `json:"os"`
+	Arch   string `json:"arch"`
 }
 
 // doctorLine prints the line for nodes.
@@ -77,7 +95,13 @@ func (o *options) doctorLine(cmd *cobra.Command) error {
 	if err := o.client().call(cmd.Context(), "GET", "site", nil, nil, &site); err != nil {
 		return err
 	}
-	fmt.Fprintln(cmd.OutOrStdout(), doctor.Line(b, site.Addrs()))
-	fmt.Fprintf(cmd.ErrOrStderr(), "for a node with %s/%s; it gets %s into a file of its own below $TMPDIR and leaves nothing behind\n", b.OS, b.Arch, size(b.Size))
+	out := doctorLine{doctor.Line(b, site.Addrs()), b.SHA256, b.Size, b.OS, b.Arch}
+	if o.json() {
+		return printJSON(cmd.OutOrStdout(), out)
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), out.Line)
+	fmt.Fprintf(cmd.ErrOrStderr(),
+		"for a node with %s/%s; it downloads %s to a file below $TMPDIR and leaves nothing behind\n",
+		b.OS, b.Arch, size(b.Size))
 	return nil
 }

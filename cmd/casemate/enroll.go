@@ -17,49 +17,63 @@ import (
 func enrollCommand(o *options) *cobra.Command {
 	var format, dir string
 	cmd := &cobra.Command{
-		Use: "enroll", Short: "print what makes nodes ask the bastions and trust their CA", Args: cobra.NoArgs,
-		Long: `Print one line for a root shell on every node. It downloads a script from whichever bastion answers, checks its SHA-256, and runs it: the script points the node's resolver
-at the bastions, in an order of each node's own, and puts the CA into the system's trust store. What stands behind the line goes to the script: --dry-run shows
-a diff and changes nothing, --undo puts everything back, --no-resolver leaves the resolver alone, --help says the rest.
+		Use: "enroll", Short: "print what makes nodes use the bastions and trust their CA", Args: cobra.NoArgs,
+		Long: `Print one line for a root shell on every node. It downloads a script from whichever
+bastion answers, checks its SHA-256, and runs it: the script points the node's
+resolver at the bastions, in a different order on each node, and adds the CA to
+the system's trust store. Arguments appended to the line are passed to the script:
+--dry-run shows a diff and changes nothing, --undo reverts all changes,
+--no-resolver leaves the resolver alone, --help lists the rest.
 
-The line is good until a bastion comes or goes or the CA changes; the script may be run again at any time and changes what differs.
+The line is valid until a bastion is added or removed or the CA changes. The
+script may be run again at any time; it changes only what differs.
 
---format sh prints the script itself, cloud-init user data that writes and runs it, ansible writes a role to --dir.`,
-		Example: "  casemate enroll\n  casemate enroll --format cloud-init > user-data\n  casemate enroll --format ansible --dir roles/casemate_enroll",
+--format sh prints the script itself, cloud-init prints user data that writes and
+runs it, and ansible writes a role to --dir.`,
+		Example: `  casemate enroll
+  casemate enroll --format cloud-init > user-data
+  casemate enroll --format ansible --dir roles/casemate_enroll`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if (format == "ansible") != (dir != "") {
+			if !o.json() && (format == "ansible") != (dir != "") {
 				return usageError{errors.New("--format ansible and --dir go together: the role is several files")}
 			}
 			var files []nodeconf.File
-			if err := o.client().call(cmd.Context(), "GET", "enroll", url.Values{"format": {format}}, nil, &files); err != nil {
+			query := url.Values{"format": {format}}
+			if err := o.client().call(cmd.Context(), "GET", "enroll", query, nil, &files); err != nil {
 				return err
 			}
 			for _, f := range files {
-				if f.Path == "" {
+				switch {
+				case dir != "" && f.Path != "":
+					if err := writeGenerated(dir, f); err != nil {
+						return err
+					}
+				case !o.json():
 					fmt.Fprint(cmd.OutOrStdout(), f.Text)
-					continue
 				}
-				if err := writeGenerated(dir, f); err != nil {
-					return err
-				}
+			}
+			if o.json() {
+				return printJSON(cmd.OutOrStdout(), files)
 			}
 			talk := cmd.ErrOrStderr()
 			switch format {
 			case "line":
-				fmt.Fprintln(talk, "as root on every node: it downloads the script, checks it, points the resolver at the bastions and installs the CA; with --dry-run behind it, it only shows what it would change, with --undo it puts everything back")
+				fmt.Fprintln(talk, "run it as root on every node: it downloads the script, checks it, points the resolver at the "+
+					"bastions and installs the CA; append --dry-run to see what it would change, --undo to revert it")
 			case "ansible":
 				fmt.Fprintf(talk, "the role is in %s\n", dir)
 			}
 			return nil
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&format, "format", "line", "line, sh, cloud-init or ansible")
-	f.StringVar(&dir, "dir", "", "where the Ansible role goes")
+	choice(cmd, &format, "format", "", "`FORMAT` to print", "line", "sh", "cloud-init", "ansible")
+	cmd.Flags().StringVar(&dir, "dir", "", "write the Ansible role to this `DIRECTORY`")
+	cmd.MarkFlagDirname("dir")
+	o.printsText(cmd, "text", []nodeconf.File{})
 	return cmd
 }
 
-// writeGenerated writes a generated file below dir, unless it stands there already.
+// writeGenerated writes a generated file below dir, unless it is there already.
 func writeGenerated(dir string, f nodeconf.File) error {
 	name, err := filepath.Localize(f.Path)
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -28,10 +28,12 @@ type importFlags struct {
 
 func (f *importFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.request.Name, "name", "", "the import's name (default: made of the first file's)")
-	flags.StringArrayVar(&f.keys, "key", nil, "a trusted public key, as a file or as base64: what none of them has signed is refused")
-	flags.StringVar(&f.request.Repository, "repository", "", "the repository of images that name none themselves, like registry.k8s.io/pause")
-	flags.BoolVar(&f.request.Partial, "partial", false, "leave out names that cannot be taken instead of importing nothing, and list them; exit code 3")
+	flags.StringVar(&f.request.Name, "name", "", "`NAME` of the import (default: made from the first file's name)")
+	flags.StringArrayVar(&f.keys, "key", nil, trustedKey)
+	flags.StringVar(&f.request.Repository, "repository", "",
+		"`REPOSITORY` of images that name none themselves, like registry.k8s.io/pause")
+	flags.BoolVar(&f.request.Partial, "partial", false,
+		"leave out and list the names that cannot be imported, instead of importing nothing; exit code 3")
 	flags.BoolVar(&f.verbose, "verbose", false, "list every file that is left out")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "show no progress")
 	cmd.MarkFlagFilename("key", "pub", "pem")
@@ -40,57 +42,66 @@ func (f *importFlags) add(cmd *cobra.Command) {
 func importCommand(o *options) *cobra.Command {
 	var f importFlags
 	cmd := &cobra.Command{
-		Use: "import FILE…", Short: "bring what crossed the gap into the cluster, all of it at one moment or nothing",
-		Long: `Bring what crossed the gap into the cluster. Bundles (whole, or their parts in any order), OCI layouts, docker-archives (docker save, podman save), hauls,
-directories and tars of HOST/PATH files (wget -x), Kubespray's offline tarballs, and the image tarballs of k3s and RKE2, also compressed: which it is
-is found out. FILE may be a directory, or - for standard input. A file called like a subcommand is given with its path: ./list.
+		Use: "import FILE…", Short: "import bundles and other archives into the cluster, all or nothing",
+		Long: `Import what has crossed the gap into the cluster: bundles (whole, or their parts in
+any order), OCI layouts, docker-archives (docker save, podman save), hauls,
+directories and tars of HOST/PATH files (wget -x), Kubespray's offline tarballs,
+and the image tarballs of k3s and RKE2, also compressed. The format is detected.
+FILE may be a directory, or - for standard input. Write a file that has the name
+of a subcommand with its path: ./list.
 
-Every name of the import appears at one moment, after every byte is stored; until then clients see what was there before. An import that was interrupted goes on
-where it stopped when the same command is run again. Parts of a split bundle may come one by one: the last one makes the bundle appear.
+All names of the import appear at the same moment, after every byte is stored;
+until then clients see what was there before. An import that was interrupted
+resumes when the same command is run again. Parts of a split bundle may come one by
+one: the last one makes the bundle appear.
 
-Names that have no place here, and names that mean two things, are all said, and nothing is imported. With --partial the rest is imported, they are listed with
-their reasons, and the exit code is 3.`,
-		Example: `  casemate import /media/usb/cluster.tar
+Names that are not valid here, and names with two different contents, are all
+reported, and nothing is imported. With --partial the rest is imported, they are
+listed with their reasons, and the exit code is 3. With --dry-run the changes are
+listed name by name, and nothing is changed.`,
+		Example: `  casemate import /media/usb/cluster.tar --dry-run
   casemate import /media/usb/cluster.tar.0* --key office.pub
   ssh collector cat cluster.tar | casemate import - --name cluster`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usageError{errors.New("casemate import needs a file, or one of: diff, list, remove, show (see casemate import --help)")}
+				return usageError{errors.New("casemate import needs a file, or one of: list, remove, show " +
+					"(see casemate import --help)")}
 			}
 			return o.runImport(cmd, f, args)
 		},
 	}
 	f.add(cmd)
-	cmd.Flags().BoolVar(&f.request.DryRun, "dry-run", false, "only say what would change")
-	o.printable(cmd)
+	cmd.Flags().BoolVar(&f.request.DryRun, "dry-run", false, "report what would change and change nothing")
+	o.printsTimes(cmd, content.Result{})
 	cmd.AddCommand(importDiff(o), importList(o), importShow(o), importRemove(o))
 	return cmd
 }
 
+// importDiff is the older name of import --dry-run.
 func importDiff(o *options) *cobra.Command {
 	var f importFlags
 	cmd := &cobra.Command{
-		Use: "diff FILE…", Short: "say what an import would change, name by name, and change nothing", Args: cobra.MinimumNArgs(1),
-		Example: "  casemate import diff /media/usb/cluster.tar",
+		Use: "diff FILE…", Short: "report what an import would change", Args: cobra.MinimumNArgs(1), Hidden: true,
+		Long: "Report what an import would change, name by name. \"casemate import --dry-run\" is the same.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.request.DryRun = true
 			return o.runImport(cmd, f, args)
 		},
 	}
 	f.add(cmd)
-	o.printable(cmd)
+	o.printsTimes(cmd, content.Result{})
 	return cmd
 }
 
 // runImport hands the files over and prints what came of it.
 func (o *options) runImport(cmd *cobra.Command, f importFlags, paths []string) error {
 	req := f.request
-	for _, k := range f.keys {
-		key, err := publicKey("--key", k)
-		if err != nil {
-			return err
-		}
+	keys, err := publicKeys("--key", f.keys)
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
 		req.Keys = append(req.Keys, bundle.KeyName(key))
 	}
 	if first := slices.Index(paths, "-"); first >= 0 {
@@ -107,14 +118,15 @@ func (o *options) runImport(cmd *cobra.Command, f importFlags, paths []string) e
 	}
 	m := newMeter(cmd, f.quiet)
 	g := m.start("opening", -1)
-	result, err := handover.Run(cmd.Context(), conn, req, paths, func(p handover.Progress) { g.set(p.Phase, p.Done, p.Total) })
+	progress := func(p handover.Progress) { g.set(p.Phase, p.Done, p.Total) }
+	result, err := handover.Run(cmd.Context(), conn, req, paths, progress)
 	m.close()
 	var refused *handover.Error
 	switch {
 	case errors.As(err, &refused):
 		return &apiError{refused.Status, refused.Message}
 	case errors.Is(err, context.Canceled) && cmd.Context().Err() != nil:
-		return errors.New("interrupted: nothing of it is visible; run the same command again to go on where it stopped")
+		return errors.New("interrupted: nothing of it is visible; run the same command again to resume it")
 	case err != nil:
 		return err
 	}
@@ -147,10 +159,12 @@ func showResult(t *table, res *content.Result) {
 	case content.Unchanged:
 		t.line("written", "nothing: it was here already")
 	case content.Incomplete:
-		t.line("parts", fmt.Sprintf("%d of %d are here, missing: %s; nothing is visible until they are imported too", len(res.Have), res.Parts, numbers(res.Missing)))
+		t.line("parts", fmt.Sprintf("%d of %d are here, missing: %s; nothing is visible until they are imported too",
+			len(res.Have), res.Parts, numbers(res.Missing)))
 	case content.Planned:
 		t.line("needs", size(res.Need)+" of disk at the most")
-		if shown := slices.DeleteFunc(slices.Clone(res.Changes), func(c content.Change) bool { return c.What == content.ChangeNone }); len(shown) > 0 {
+		unchanged := func(c content.Change) bool { return c.What == content.ChangeNone }
+		if shown := slices.DeleteFunc(slices.Clone(res.Changes), unchanged); len(shown) > 0 {
 			t.line()
 			t.line("CHANGE", "NAME", "DIGEST", "NOW")
 			for _, c := range shown {
@@ -170,8 +184,9 @@ func showRecord(t *table, r *content.Record) {
 	} else {
 		t.line("signed by", r.Signer)
 	}
-	t.line("time", strings.TrimSuffix(when(r.Time)+" on "+r.Node, " on "))
-	t.line("brings", fmt.Sprintf("%s: %d new, %d changed, %d unchanged", howMany(r.Images, r.Manifests, r.Files), r.New, r.Changed, r.Unchanged))
+	t.line("time", strings.TrimSuffix(t.when(r.Time)+" on "+r.Node, " on "))
+	t.line("brings", fmt.Sprintf("%s: %d new, %d changed, %d unchanged",
+		howMany(r.Images, r.Manifests, r.Files), r.New, r.Changed, r.Unchanged))
 	t.line("content", fmt.Sprintf("%s, %s; %s of it new here", count(r.Blobs, "blob"), size(r.Bytes), size(r.BytesNew)))
 	for _, group := range []struct {
 		label, why string
@@ -190,7 +205,7 @@ func showRecord(t *table, r *content.Record) {
 		t.line("note", n)
 	}
 	if r.Cut > 0 {
-		t.line("note", fmt.Sprintf("%d more lines are not kept", r.Cut))
+		t.line("note", count(r.Cut, "more line")+" "+are(r.Cut)+" not kept")
 	}
 }
 
@@ -220,20 +235,21 @@ func importList(o *options) *cobra.Command {
 			if err := o.client().call(cmd.Context(), "GET", "imports", nil, nil, &list); err != nil {
 				return err
 			}
-			return o.print(cmd, list, func(t *table) {
-				t.line("NAME", "TIME", "KIND", "IMAGES", "FILES", "SIZE", "SIGNED BY", "")
+			header := []any{"NAME", "TIME", "KIND", "IMAGES", "FILES", "SIZE", "SIGNED BY", "STATE"}
+			return o.printRows(cmd, list, "no imports", header, func(t *table) {
 				for _, i := range list {
-					t.line(i.Name, when(i.Time), i.Kind, i.Images, i.Files, size(i.Bytes), i.Signer, stateOf(i))
+					signer := cmp.Or(i.Signer, "nobody")
+					t.row(i.Name, t.when(i.Time), i.Kind, i.Images, i.Files, size(i.Bytes), signer, cmp.Or(stateOf(t, i), "imported"))
 				}
 			})
 		},
 	}
-	o.printable(cmd)
+	o.printsTimes(cmd, []content.Import{})
 	return cmd
 }
 
 // stateOf says what is to be known of an import that is not simply there.
-func stateOf(i content.Import) string {
+func stateOf(t *table, i content.Import) string {
 	switch {
 	case i.Running:
 		return "is being imported now"
@@ -241,7 +257,7 @@ func stateOf(i content.Import) string {
 		return "not complete, missing parts: " + numbers(i.Missing)
 	case i.State == content.Incomplete:
 		return fmt.Sprintf("not complete: import the same again to go on; what was read, %s, is kept until %s",
-			size(i.BytesNew), i.KeptUntil.Format(time.DateOnly))
+			size(i.BytesNew), t.when(i.KeptUntil))
 	}
 	return ""
 }
@@ -249,15 +265,15 @@ func stateOf(i content.Import) string {
 func importShow(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show NAME", Short: "show one import and the names that it brought", Args: cobra.ExactArgs(1),
-		ValidArgsFunction: o.completeImports,
+		ValidArgsFunction: o.complete(theImports),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var d content.Details
 			if err := o.client().call(cmd.Context(), "GET", "imports/"+seg(args[0]), nil, nil, &d); err != nil {
-				return err
+				return o.suggest(cmd, err, theImports, args[0])
 			}
 			return o.print(cmd, d, func(t *table) {
 				showRecord(t, &d.Record)
-				if s := stateOf(d.Import); s != "" {
+				if s := stateOf(t, d.Import); s != "" {
 					t.line("state", s)
 				} else if !d.Intact {
 					t.line("state", "some of its names were deleted by hand; importing the same again brings them back")
@@ -266,7 +282,7 @@ func importShow(o *options) *cobra.Command {
 					return
 				}
 				t.line()
-				t.line("KIND", "NAME", "DIGEST", "")
+				t.line("KIND", "NAME", "DIGEST", "NOTE")
 				for _, n := range d.Names {
 					note := ""
 					if n.Behind != "" && d.State == content.Imported {
@@ -277,45 +293,47 @@ func importShow(o *options) *cobra.Command {
 			})
 		},
 	}
-	o.printable(cmd)
+	o.printsTimes(cmd, content.Details{})
 	return cmd
 }
 
 func importRemove(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "remove NAME", Short: "take an import back: what older imports and people said shows again", Args: cobra.ExactArgs(1),
-		Long: `Take an import back as a whole, at one moment. Names that only it brought vanish; names that an older import or a push had given before show that again.
-Origins that it enabled stay. The room on the disk comes back with casemate gc.`,
-		ValidArgsFunction: o.completeImports,
+		Use: "remove NAME", Aliases: []string{"delete"}, Args: cobra.ExactArgs(1),
+		Short: "undo an import; earlier content reappears",
+		Long: `Undo an import as a whole, at one moment. Names that only this import brought
+disappear; names that an older import or a push had set before show that content
+again. Origins that the import enabled stay. "casemate gc" frees the disk space.`,
+		ValidArgsFunction: o.complete(theImports),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var r content.Removed
 			if err := o.client().call(cmd.Context(), "DELETE", "imports/"+seg(args[0]), nil, nil, &r); err != nil {
-				return err
+				return o.suggest(cmd, err, theImports, args[0])
 			}
 			return o.print(cmd, r, func(t *table) {
-				t.line(fmt.Sprintf("import %s is removed: %s vanished, %d show what was there before, %d stay", r.Name, count(len(r.Vanished), "name"), len(r.Back), r.Kept))
+				t.line(fmt.Sprintf("import %s is removed: %s vanished, %d %s what was there before, %d %s",
+					r.Name, count(len(r.Vanished), "name"), len(r.Back), verb(len(r.Back), "show"), r.Kept, verb(r.Kept, "stay")))
+				if len(r.Vanished)+len(r.Back) > 0 {
+					t.line()
+				}
+				t.header("CHANGE", "KIND", "NAME", "DIGEST", "FROM")
 				for _, n := range r.Vanished {
-					t.line("vanished", n.Kind, n.Name)
+					t.row("vanished", n.Kind, n.Name)
 				}
 				for _, n := range r.Back {
-					t.line("back", n.Kind, n.Name.Name, n.Digest, "of "+n.By)
+					t.row("back", n.Kind, n.Name.Name, n.Digest, n.By)
 				}
 			})
 		},
 	}
-	o.printable(cmd)
+	o.prints(cmd, content.Removed{})
 	return cmd
 }
 
-// completeImports offers the names of the imports to the shell.
-func (o *options) completeImports(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	var list []content.Import
-	if len(args) > 0 || o.client().call(cmd.Context(), "GET", "imports", nil, nil, &list) != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+// verb is a verb for so many things.
+func verb(n int, many string) string {
+	if n == 1 {
+		return many + "s"
 	}
-	var names []string
-	for _, i := range list {
-		names = append(names, i.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+	return many
 }

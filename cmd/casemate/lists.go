@@ -30,18 +30,31 @@ type listFlags struct {
 
 func (l *listFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringArrayVar(&l.images, "images", nil, "list of images, one a line; - reads standard input")
-	f.StringArrayVar(&l.files, "files", nil, "list of URLs, one a line, each perhaps with its checksum; - reads standard input")
-	f.StringArrayVar(&l.charts, "charts", nil, "list of Helm charts, one a line: oci://HOST/REPOSITORY/CHART:VERSION or https://REPOSITORY CHART VERSION")
-	f.StringArrayVar(&l.manifests, "manifests", nil, "Kubernetes manifests (YAML, rendered charts too) whose images are wanted")
-	f.StringArrayVar(&l.kubespray, "kubespray", nil, "checkout of Kubespray: what that release downloads, for the processors of --platform (default amd64)")
+	f.StringArrayVar(&l.images, "images", nil, "`LIST` of images, one per line; - reads standard input; may be repeated")
+	f.StringArrayVar(&l.files, "files", nil,
+		"`LIST` of URLs, one per line, each with its checksum if known; - reads standard input; may be repeated")
+	f.StringArrayVar(&l.charts, "charts", nil,
+		"`LIST` of Helm charts, one per line: oci://HOST/REPOSITORY/CHART:VERSION or https://REPOSITORY CHART VERSION; "+
+			"may be repeated")
+	f.StringArrayVar(&l.manifests, "manifests", nil,
+		"Kubernetes manifests `FILE` (YAML, also rendered charts): its images are wanted; may be repeated")
+	f.StringArrayVar(&l.kubespray, "kubespray", nil,
+		"checkout `DIRECTORY` of Kubespray: what that release downloads, for the processors of --platform (default amd64)")
 	f.StringArrayVar(&l.kubesprayInventories, "kubespray-inventory", nil,
-		"inventory for --kubespray: a directory or a file of hosts, as ansible-playbook -i takes it, with its group_vars and host_vars; may be repeated, each is a cluster of its own")
+		"inventory `PATH` for --kubespray, a directory or a hosts file with its group_vars and host_vars, as "+
+			"ansible-playbook -i takes it; may be repeated, each is a cluster of its own")
 	f.StringArrayVar(&l.kubesprayVars, "kubespray-vars", nil,
-		"YAML file of variables, over those of the checkout and its inventory, as ansible-playbook -e takes it; may be repeated, the last one wins")
-	f.StringArrayVar(&l.checksums, "checksums", nil, "checksums of files: what sha256sum or sha512sum wrote, or Kubespray's checksums.yml")
-	f.StringArrayVar(&l.exclude, "exclude", nil, "leave out what matches, like quay.io/team/* or dl.k8s.io: * is any text, ? one character; may be repeated")
-	f.StringSliceVar(&l.platforms, "platform", nil, "platform of the nodes, like linux/amd64; may be repeated")
+		"YAML `FILE` of variables that override those of the checkout and its inventory, as ansible-playbook -e takes it; "+
+			"may be repeated, the last one wins")
+	f.StringArrayVar(&l.checksums, "checksums", nil,
+		"checksums `FILE`, written by sha256sum or sha512sum, or Kubespray's checksums.yml; may be repeated")
+	f.StringArrayVar(&l.exclude, "exclude", nil,
+		"leave out names that match `PATTERN`, like quay.io/team/* or dl.k8s.io: * is any text, ? one character; "+
+			"may be repeated")
+	platformsVar(f, &l.platforms, "platform", "`OS/ARCH` of the nodes, like linux/amd64; may be repeated")
+	platforms := []string{"linux/amd64", "linux/arm64"}
+	cmd.RegisterFlagCompletionFunc("platform", cobra.FixedCompletions(platforms, cobra.ShellCompDirectiveNoFileComp))
+	cmd.MarkFlagDirname("kubespray")
 }
 
 // wanted reads all lists and what checksums say about their files. Everything that is wrong with them is one usage
@@ -56,7 +69,10 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 		take  func(string, io.Reader)
 		lines bool // a comment says that nothing is meant
 	}{
-		{l.images, parser.Images, true}, {l.files, parser.Files, true}, {l.charts, parser.Charts, true}, {l.manifests, parser.Manifests, false},
+		{l.images, parser.Images, true},
+		{l.files, parser.Files, true},
+		{l.charts, parser.Charts, true},
+		{l.manifests, parser.Manifests, false},
 	} {
 		for _, name := range kind.names {
 			asked = true
@@ -79,7 +95,8 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 		return nil, nil, usageError{errors.New("--kubespray-vars is for --kubespray, which is missing")}
 	}
 	if !asked && len(l.kubespray) == 0 {
-		return nil, nil, usageError{errors.New("nothing is asked for: give a list with --images, --files, --charts, --manifests or --kubespray")}
+		return nil, nil, usageError{errors.New("nothing is asked for: give a list with --images, --files, --charts, " +
+			"--manifests or --kubespray")}
 	}
 	sums := &lists.Checksums{}
 	for _, name := range l.checksums {
@@ -118,13 +135,15 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 		}
 		bad = append(bad, err)
 	}
-	return nil, nil, usageError{fmt.Errorf("the lists cannot be taken as they are, nothing was done:\n%w", errors.Join(bad...))}
+	return nil, nil, usageError{fmt.Errorf("the lists cannot be taken as they are, nothing was done:\n%w",
+		errors.Join(bad...))}
 }
 
 // leaveOut takes out what --exclude matches.
 func (l *listFlags) leaveOut(cmd *cobra.Command, w *lists.Wanted) error {
 	if len(w.Images)+len(w.Files)+len(w.Charts) == 0 {
-		return usageError{errors.New("the lists name nothing: " + strings.Join(slices.Concat(l.images, l.files, l.charts, l.manifests, l.kubespray, l.kubesprayInventories), ", "))}
+		all := slices.Concat(l.images, l.files, l.charts, l.manifests, l.kubespray, l.kubesprayInventories)
+		return usageError{errors.New("the lists name nothing: " + strings.Join(all, ", "))}
 	}
 	gone, idle := lists.Exclude(w, l.exclude)
 	for _, p := range idle {
@@ -218,7 +237,8 @@ func chartName(c lists.Chart) string {
 
 // errNamesNothing is what is wrong with a source without a name: whatever should have written it has failed, or it is
 // something else than was meant.
-var errNamesNothing = errors.New("it names nothing: did the program that writes it fail? If nothing is wanted, leave the flag out (in a list of lines a comment is enough: # nothing)")
+var errNamesNothing = errors.New("it names nothing: did the program that writes it fail? If nothing is wanted, " +
+	"leave the flag out (in a list of lines a comment is enough: # nothing)")
 
 // blankReader knows whether anything but white space was read.
 type blankReader struct {

@@ -12,7 +12,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -92,44 +94,97 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// options are the flags that every command has.
+// options are the flags that many commands have.
 type options struct {
-	socket string
-	output string
+	socket   string
+	output   string
+	relative bool
+
+	schemas map[*cobra.Command]reflect.Type // what a command prints with -o json
 }
 
 // newRoot builds the whole command line; help, completions and man pages come from the same definitions.
 func newRoot() *cobra.Command {
-	o := &options{}
+	root, _ := newCommandLine()
+	return root
+}
+
+// newCommandLine is newRoot with what only tests and documentation need to know.
+func newCommandLine() (*cobra.Command, *options) {
+	o := &options{schemas: map[*cobra.Command]reflect.Type{}}
 	root := &cobra.Command{
 		Use:   "casemate",
-		Short: "the internet that a Kubernetes cluster needs where there is none",
-		Long: `Casemate is one daemon on a bastion: an OCI registry, a file server, a DNS server and a CA that answer for the public
-registries and download hosts, so that unmodified nodes install Kubernetes where there is no internet.
+		Short: "mirror of the internet that a Kubernetes cluster needs, for networks without one",
+		Long: `Casemate is one daemon on a bastion: an OCI registry, a file server, a DNS
+server and a CA that answer for the public registries and download hosts, so
+that unmodified nodes install Kubernetes where there is no internet.
 
-Begin with "casemate init", then "casemate serve" (or systemctl enable --now casemate).`,
+Begin with "casemate init", then "systemctl enable --now casemate" or
+"casemate serve".`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          cobra.ArbitraryArgs,
 		RunE:          needsCommand,
+		Annotations:   map[string]string{onlyGroup: "yes"},
 	}
-	root.CompletionOptions.DisableDefaultCmd = false
 	socket := os.Getenv("CASEMATE_SOCKET")
 	if socket == "" {
 		socket = appliance.DefaultSocket
 	}
-	root.PersistentFlags().StringVar(&o.socket, "socket", socket, "admin socket of the daemon (or CASEMATE_SOCKET)")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
-	})
-	root.AddCommand(
-		initCommand(o), joinCommand(o), serveCommand(o), tokenCommand(o), memberCommand(o), socketsCommand(o), reloadCommand(o), statusCommand(o), configCommand(o),
-		caCommand(o), certCommand(o), userCommand(o), imageCommand(o), fileCommand(o), originCommand(o), nameCommand(o),
-		enrollCommand(o), mirrorsCommand(o), kubesprayCommand(o), doctorCommand(o),
-		bundleCommand(o), importCommand(o), checkCommand(o), inventoryCommand(o), missingCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o), restoreCommand(o), clusterCommand(o), versionCommand(o), manCommand(root),
-	)
+	root.PersistentFlags().StringVar(&o.socket, "socket", socket, "admin socket `PATH` of the daemon, or CASEMATE_SOCKET")
+	root.SetFlagErrorFunc(flagError)
+	root.SetUsageFunc(usage)
+	root.AddGroup(groups...)
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, cmd := range cmds {
+			cmd.GroupID = group
+			root.AddCommand(cmd)
+		}
+	}
+	add("setup", initCommand(o), joinCommand(o), restoreCommand(o), serveCommand(o), socketsCommand(o))
+	add("content", imageCommand(o), fileCommand(o), originCommand(o), nameCommand(o), userCommand(o))
+	add("gap", bundleCommand(o), importCommand(o), checkCommand(o), missingCommand(o), inventoryCommand(o))
+	add("nodes", enrollCommand(o), doctorCommand(o), mirrorsCommand(o), kubesprayCommand(o))
+	add("cluster", configCommand(o), memberCommand(o), tokenCommand(o), clusterCommand(o), caCommand(o), certCommand(o))
+	add("upkeep", statusCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o), reloadCommand(o), versionCommand(o))
+	root.AddCommand(manCommand(root))
+	addCobrasOwn(root)
 	wrongArgs(root)
-	return root
+	describe(root)
+	return root, o
+}
+
+// describe makes a sentence of the short description where a command has no long one.
+func describe(cmd *cobra.Command) {
+	if cmd.Long == "" && cmd.Short != "" {
+		cmd.Long = strings.ToUpper(cmd.Short[:1]) + cmd.Short[1:] + "."
+	}
+	for _, sub := range cmd.Commands() {
+		describe(sub)
+	}
+}
+
+// addCobrasOwn adds the commands help and completion, which cobra would add itself later, in our words.
+func addCobrasOwn(root *cobra.Command) {
+	root.SetHelpCommandGroupID("upkeep")
+	root.SetCompletionCommandGroupID("upkeep")
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Short = "show the help of a command"
+			cmd.Long = "Show the help of a command; \"casemate COMMAND --help\" is the same."
+		case "completion":
+			cmd.Short = "print the completion script for a shell"
+			cmd.Long = "Print the completion script for a shell. The packages install it for bash, zsh and fish."
+			cmd.Args, cmd.RunE = cobra.ArbitraryArgs, needsCommand
+			cmd.Annotations = map[string]string{onlyGroup: "yes"}
+			for _, shell := range cmd.Commands() {
+				shell.Short = "print the completion script for " + shell.Name()
+			}
+		}
+	}
 }
 
 // wrongArgs makes a wrong number of arguments, anywhere in the command line, a usage error that names the command's
@@ -148,36 +203,46 @@ func wrongArgs(cmd *cobra.Command) {
 	}
 }
 
+// onlyGroup is the annotation of commands that do nothing themselves.
+const onlyGroup = "casemate-group"
+
 // group is a command that only has subcommands.
 func group(use, short string, subs ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: needsCommand}
+	cmd := &cobra.Command{
+		Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: needsCommand,
+		Annotations: map[string]string{onlyGroup: "yes"},
+	}
 	cmd.AddCommand(subs...)
 	return cmd
 }
 
 // needsCommand runs where a subcommand was expected.
 func needsCommand(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usageError{fmt.Errorf("unknown command %q for %q (see %s --help)", args[0], cmd.CommandPath(), cmd.CommandPath())}
-	}
 	var names []string
 	for _, sub := range cmd.Commands() {
 		if sub.IsAvailableCommand() {
 			names = append(names, sub.Name())
 		}
 	}
-	return usageError{fmt.Errorf("%s needs one of: %s (see %s --help)", cmd.CommandPath(), strings.Join(names, ", "), cmd.CommandPath())}
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("unknown command %q for %q%s (see %s --help)",
+			args[0], cmd.CommandPath(), didYouMean(nearest(args[0], slices.Values(names))), cmd.CommandPath())}
+	}
+	return usageError{fmt.Errorf("%s needs one of: %s (see %s --help)",
+		cmd.CommandPath(), strings.Join(names, ", "), cmd.CommandPath())}
+}
+
+type versionInfo struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit"`
+	Go      string `json:"go"`
 }
 
 func versionCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "version", Short: "print version, commit and Go version", Args: cobra.NoArgs,
+		Use: "version", Short: "print the version, its commit and the Go version", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			v := struct {
-				Version string `json:"version"`
-				Commit  string `json:"commit"`
-				Go      string `json:"go"`
-			}{version, commit, runtime.Version()}
+			v := versionInfo{version, commit, runtime.Version()}
 			return o.print(cmd, v, func(t *table) {
 				t.line("casemate", v.Version)
 				t.line("commit", v.Commit)
@@ -185,6 +250,6 @@ func versionCommand(o *options) *cobra.Command {
 			})
 		},
 	}
-	o.printable(cmd)
+	o.prints(cmd, versionInfo{})
 	return cmd
 }

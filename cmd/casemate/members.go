@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -14,19 +15,23 @@ import (
 	"casemate/appliance"
 )
 
-func joinCommand(*options) *cobra.Command {
+func joinCommand(o *options) *cobra.Command {
 	var (
 		config, name, data string
-		advertise          []string
+		advertise          []netip.Addr
 		opt                appliance.JoinOptions
 	)
 	cmd := &cobra.Command{
-		Use: "join ADDR", Short: "make this node a member of the cluster that a member's ADDR and token name", Args: cobra.ExactArgs(1),
-		Long: `Make this node a member of a cluster: write the node's config if there is none, prove the token to the member at ADDR (its peer port, 7443 if none is given), take over
-the node's identity and the cluster's keys, and exit. Content comes when the node is served; it votes once all of it is there.
+		Use: "join --token TOKEN ADDR", Short: "join this node to a cluster", Args: cobra.ExactArgs(1),
+		Long: `Join this node to a cluster through the member at ADDR (its peer port; 7443 if
+no port is given), and exit. This writes the node's config if there is none, and
+takes over the node's identity and the cluster's keys. The node fetches the
+content when it is served, and votes once it has all of it.
 
-The token comes from "casemate token create" on any member. It is bound to the first node that uses it, which may repeat it until it expires.
-"--token -" reads it from standard input, "--token @FILE" from a file, so that it need not stand in the list of processes.`,
+The token comes from "casemate token create" on any member. The first node that
+uses a token owns it and may repeat the command until the token expires.
+"--token -" reads it from standard input and "--token @FILE" from a file, so that
+it does not appear in the list of processes.`,
 		Example: "  casemate join --token casemate1.… 10.0.0.11",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := initConfig(config, name, data, advertise)
@@ -37,23 +42,21 @@ The token comes from "casemate token create" on any member. It is bound to the f
 				return err
 			}
 			opt.Addr, opt.ConfigFile = args[0], config
-			opt.Log, _ = appliance.NewLogger(appliance.Log{Level: 4}, cmd.ErrOrStderr()) // only what is wrong
+			opt.Log, _ = appliance.NewLogger(appliance.Log{Level: 4}, cmd.ErrOrStderr()) // warnings and errors
 			appliance.Version, appliance.Commit = version, commit
 			p, err := appliance.Join(cmd.Context(), cfg, opt)
 			if err != nil {
 				return err
 			}
-			sayNext(cmd, p, cfg.Node+" is a member; its content comes when it runs")
-			return nil
+			out := newPreparedNode(cfg, p)
+			return o.changedTo(cmd, out, nextSteps(p, cfg.Node+" is a member; its content comes when it runs")...)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opt.Token, "token", "", "the join token; - reads it from standard input, @FILE from a file (required)")
-	f.StringVar(&config, "config", appliance.DefaultConfigFile, "the node's config, written if it is not there")
-	f.StringSliceVar(&advertise, "advertise", nil, "addresses at which clients reach this node (default: those of the default routes)")
-	f.StringVar(&name, "name", "", "the node's name (default: the host's short name)")
-	f.StringVar(&data, "data", "", "the data directory (default: /var/lib/casemate)")
-	f.BoolVar(&opt.Wait, "wait", false, "go on trying while the member does not answer or the cluster has no majority")
+	f.StringVar(&opt.Token, "token", "", "join `TOKEN`; - reads it from standard input, @FILE from a file (required)")
+	nodeFlags(cmd, &config, &name, &data, &advertise)
+	f.BoolVar(&opt.Wait, "wait", false, "retry while the member does not answer or the cluster has no majority")
+	o.prints(cmd, preparedNode{})
 	return cmd
 }
 
@@ -72,22 +75,34 @@ func readToken(cmd *cobra.Command, s string) (string, error) {
 	return s, nil
 }
 
+type joinToken struct {
+	Token   string    `json:"token"`
+	Addr    string    `json:"addr"`
+	Expires time.Time `json:"expires"`
+}
+
 func tokenCommand(o *options) *cobra.Command {
-	var ttl time.Duration
+	ttl := time.Hour
 	create := &cobra.Command{
 		Use: "create", Short: "print a join token for one node", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var out struct{ Token, Addr string }
-			if err := o.client().call(cmd.Context(), "POST", "tokens", nil, map[string]string{"ttl": ttl.String()}, &out); err != nil {
+			var out joinToken
+			in := map[string]string{"ttl": ttl.String()}
+			if err := o.client().call(cmd.Context(), "POST", "tokens", nil, in, &out); err != nil {
 				return err
 			}
+			if o.json() {
+				return printJSON(cmd.OutOrStdout(), out)
+			}
 			fmt.Fprintln(cmd.OutOrStdout(), out.Token)
-			fmt.Fprintf(cmd.ErrOrStderr(), "good for one node and %s; on that node: casemate join --token TOKEN %s\n", ttl, out.Addr)
+			fmt.Fprintf(cmd.ErrOrStderr(), "good for one node and %s; on that node: casemate join --token TOKEN %s\n",
+				ttl, out.Addr)
 			return nil
 		},
 	}
-	create.Flags().DurationVar(&ttl, "ttl", time.Hour, "how long it is good for")
-	return group("token", "let nodes join", create)
+	durationVar(create.Flags(), &ttl, "ttl", "`TIME` for which the token is valid, between 1m and 30d")
+	o.prints(create, joinToken{})
+	return group("token", "create join tokens for new nodes", create)
 }
 
 type member struct {
@@ -106,94 +121,143 @@ type member struct {
 	Joined  time.Time `json:"joined"`
 	Seen    time.Time `json:"seen,omitzero"`
 	Stopped string    `json:"stopped,omitempty"`
+
+	EntriesBehind uint64 `json:"entries_behind"` // lag
+	BlobsToCome   int    `json:"blobs_to_come"`  // lacks
+}
+
+// explain fills the fields whose names explain more than the daemon's, which stay for the programs that read them.
+func explain(members []member) {
+	for i := range members {
+		m := &members[i]
+		m.EntriesBehind, m.BlobsToCome = m.Lag, m.Lacks
+	}
 }
 
 func memberCommand(o *options) *cobra.Command {
 	list := &cobra.Command{
-		Use: "list", Short: "the nodes: role, health, lag, blobs still to come, disk, version", Args: cobra.NoArgs,
+		Use: "list", Short: "list the nodes with role, health, lag, missing blobs, disk and version", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var members []member
 			if err := o.client().call(cmd.Context(), "GET", "members", nil, nil, &members); err != nil {
 				return err
 			}
-			return o.print(cmd, members, func(t *table) {
-				t.line("NODE", "ROLE", "HEALTH", "BEHIND", "TO COME", "DISK FREE", "VERSION", "ADDRESS")
+			explain(members)
+			header := []any{"NODE", "ROLE", "HEALTH", "BEHIND", "TO COME", "DISK FREE", "VERSION", "ADDRESS"}
+			return o.printRows(cmd, members, "no members", header, func(t *table) {
 				for _, m := range members {
-					health, lacks, behind, disk := "up", fmt.Sprintf("%d blobs", m.Lacks), fmt.Sprintf("%d entries", m.Lag), size(m.Free)+" of "+size(m.Total)
-					if !m.Up {
-						health = "DOWN"
-						if m.Stopped != "" {
-							health = "STOPPED"
-						}
-						if !m.Seen.IsZero() {
-							health += " since " + when(m.Seen)
-						}
-					}
-					if m.Lacks < 0 {
-						lacks = "?"
-					}
-					if m.Seen.IsZero() {
-						behind, disk = "?", "?"
-					}
-					name := m.Node
-					if m.Self {
-						name += " (this)"
-					}
-					t.line(name, m.Role, health, behind, lacks, disk, m.Version, m.Addr)
+					m.row(t)
 				}
 			})
 		},
 	}
-	o.printable(list)
-	var force bool
-	remove := &cobra.Command{
-		Use: "remove NAME", Short: "take a node out for good", Args: cobra.ExactArgs(1),
-		Long: `Take a node out for good. Its certificate opens nothing any more, its name does not come back, and the cluster's secrets are sealed under a new key, which it does not get.
+	o.printsTimes(list, []member{})
+	return group("member", "manage the cluster's nodes", list, memberRemove(o), memberAddress(o))
+}
 
-It is refused while some blob would be left on less than a majority of the nodes that stay; --force does it all the same, and what only that node held is lost.`,
+func (m *member) row(t *table) {
+	health, toCome, behind := "up", count(m.Lacks, "blob"), "0 entries"
+	if m.Lag > 0 {
+		behind = count(m.Lag, "entry")
+	}
+	disk := size(m.Free) + " of " + size(m.Total)
+	if !m.Up {
+		health = "DOWN"
+		if m.Stopped != "" {
+			health = "STOPPED"
+		}
+		if !m.Seen.IsZero() {
+			health += " since " + t.when(m.Seen)
+		}
+	}
+	if m.Lacks < 0 {
+		toCome = "?"
+	}
+	if m.Seen.IsZero() {
+		behind, disk = "?", "?"
+	}
+	name := m.Node
+	if m.Self {
+		name += " (this)"
+	}
+	t.row(name, m.Role, health, behind, toCome, disk, m.Version, m.Addr)
+}
+
+func memberRemove(o *options) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use: "remove NAME", Aliases: []string{"delete"}, Short: "remove a node permanently", Args: cobra.ExactArgs(1),
+		Long: `Remove a node permanently. Its certificate is no longer accepted, its name cannot
+be used again, and the cluster's secrets are sealed under a new key that the
+node does not get.
+
+The command is refused while some blob would be left on less than a majority of
+the remaining nodes. With --force the node is removed anyway, and what only that
+node held is lost.`,
+		ValidArgsFunction: o.complete(theMembers),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q := url.Values{}
 			if force {
 				q.Set("force", "1")
 			}
-			if err := o.client().call(cmd.Context(), http.MethodDelete, "members/"+url.PathEscape(args[0]), q, nil, nil); err != nil {
-				return err
+			path := "members/" + url.PathEscape(args[0])
+			if err := o.client().call(cmd.Context(), http.MethodDelete, path, q, nil, nil); err != nil {
+				return o.suggest(cmd, err, theMembers, args[0])
 			}
-			talk := cmd.ErrOrStderr()
-			fmt.Fprintf(talk, "node %s is removed; a machine that takes its place joins under another name\n", args[0])
-			fmt.Fprintln(talk, "the keys of the CA that clients trust were on that machine: if it is not destroyed, run casemate ca rotate, install the new root on every node, run casemate ca rotate --finish, and take the old root off the nodes")
-			return nil
+			return o.changedTo(cmd, change{"node", args[0], "removed"},
+				fmt.Sprintf("node %s is removed; a machine that takes its place joins under another name", args[0]),
+				"the keys of the CA that clients trust were on that machine: if it is not destroyed, run casemate ca rotate, "+
+					"install the new root on every node, run casemate ca rotate --finish, and remove the old root from the nodes")
 		},
 	}
-	remove.Flags().BoolVar(&force, "force", false, "also if blobs are lost with it")
-	address := &cobra.Command{
-		Use: "address NAME ADDR", Short: "tell this node where another one is, after its address has changed", Args: cobra.ExactArgs(2),
-		Long: `Tell this node where another one's peer port is: host, address or address:port (7443 if none is given).
+	cmd.Flags().BoolVar(&force, "force", false, "remove the node even if blobs are lost with it")
+	o.prints(cmd, change{})
+	return cmd
+}
 
-A node whose address changes tells the others by itself, as long as it reaches one of them. This is for the day on which
-no node finds another: when all addresses have changed. It works without a leader and while the daemon runs, and this
-node remembers it until the other one's own record says the same. Whoever answers there has to prove that it is that node.`,
-		Example: "  casemate member address n2 10.1.0.12",
+func memberAddress(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "address NAME ADDR", Short: "tell this node the new address of another node", Args: cobra.ExactArgs(2),
+		Long: `Tell this node the new address of another node's peer port: HOST, ADDRESS or
+ADDRESS:PORT (7443 if no port is given).
+
+A node whose address changes tells the others by itself, as long as it reaches
+one of them. This command is for the case that no node finds another because all
+addresses have changed. It works without a leader and while the daemon runs, and
+this node remembers the address until the other node's own record contains it.
+Whoever answers at the address has to prove that it is that node.`,
+		Example:           "  casemate member address n2 10.1.0.12",
+		ValidArgsFunction: o.complete(theMembers),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := "members/" + url.PathEscape(args[0]) + "/address"
-			if err := o.client().call(cmd.Context(), http.MethodPut, path, nil, map[string]string{"addr": args[1]}, nil); err != nil {
-				return err
+			in := map[string]string{"addr": args[1]}
+			if err := o.client().call(cmd.Context(), http.MethodPut, path, nil, in, nil); err != nil {
+				return o.suggest(cmd, err, theMembers, args[0])
 			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "node %s is looked for at %s from now on; casemate member list tells whether it answers\n", args[0], args[1])
-			return nil
+			return o.changedTo(cmd, change{"node", args[0], "has the address " + args[1]}, fmt.Sprintf(
+				"node %s is looked for at %s from now on; casemate member list shows whether it answers", args[0], args[1]))
 		},
 	}
-	return group("member", "the cluster's nodes", list, remove, address)
+	o.prints(cmd, change{})
+	return cmd
+}
+
+type logFormat struct {
+	Format uint64 `json:"format"`
+	Newest uint64 `json:"newest"`
 }
 
 func formatCommand(o *options) *cobra.Command {
 	var raise bool
 	cmd := &cobra.Command{
-		Use: "format", Short: "the format of the replicated log that all nodes have agreed to; --raise goes to the newest", Args: cobra.NoArgs,
-		Long: `Show the format of the replicated log that all nodes have agreed to, and the newest that this version understands. After an upgrade of every node, --raise lets the
-cluster use what came with it. It is refused while some member has not said that it understands that format. Older versions do not start any more after it.`,
+		Use: "format", Short: "show or raise the format of the replicated log", Args: cobra.NoArgs,
+		Long: `Show the format of the replicated log that all nodes have agreed to, and the
+newest one that this version understands. After an upgrade of every node, --raise
+lets the cluster use what the new version brings. It is refused while some member
+has not reported that it understands the new format. Older versions do not start
+any more after it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var f struct{ Format, Newest uint64 }
+			var f logFormat
 			method := http.MethodGet
 			if raise {
 				method = http.MethodPost
@@ -207,13 +271,14 @@ cluster use what came with it. It is refused while some member has not said that
 			return o.print(cmd, f, func(t *table) {
 				text := "which is the newest that this version understands"
 				if f.Format < f.Newest {
-					text = fmt.Sprintf("this version understands up to %d: casemate cluster format --raise, once every node has it", f.Newest)
+					text = fmt.Sprintf("this version understands up to %d: casemate cluster format --raise, "+
+						"once every node has it", f.Newest)
 				}
 				t.line(fmt.Sprintf("format %d, %s", f.Format, text))
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&raise, "raise", false, "go to the newest format that every member understands")
-	o.printable(cmd)
+	cmd.Flags().BoolVar(&raise, "raise", false, "raise the format to the newest that every member understands")
+	o.prints(cmd, logFormat{})
 	return cmd
 }

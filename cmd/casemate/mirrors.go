@@ -25,20 +25,19 @@ type confOutput struct {
 }
 
 func (c *confOutput) add(cmd *cobra.Command, where string) {
-	cmd.Flags().StringVar(&c.dir, "dir", "", "write the files below this directory "+where+" (default: print them)")
+	cmd.Flags().StringVar(&c.dir, "dir", "", "write the files to this `DIRECTORY` "+where+" (default: print them)")
 	cmd.Flags().BoolVar(&c.force, "force", false, "with --dir: replace files that have other content")
+	cmd.MarkFlagDirname("dir")
 }
 
 // print writes the files, and what to know about them to standard error.
 func (c *confOutput) print(cmd *cobra.Command, o *options, conf *nodeconf.Conf) error {
 	switch {
 	case c.dir != "":
-		if err := c.write(cmd, conf.Files); err != nil {
+		if err := c.write(cmd, conf.Files, !o.json()); err != nil {
 			return err
 		}
-	case o.output == "json":
-		return printJSON(cmd.OutOrStdout(), conf)
-	default:
+	case !o.json():
 		for i, f := range conf.Files {
 			if i > 0 {
 				io.WriteString(cmd.OutOrStdout(), "\n")
@@ -46,14 +45,17 @@ func (c *confOutput) print(cmd *cobra.Command, o *options, conf *nodeconf.Conf) 
 			fmt.Fprintf(cmd.OutOrStdout(), "# %s\n%s", f.Path, f.Content)
 		}
 	}
+	if o.json() {
+		return printJSON(cmd.OutOrStdout(), conf)
+	}
 	for _, n := range conf.Notes {
 		fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
 	}
 	return nil
 }
 
-// write writes all files or, if some are there with other content, none.
-func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile) error {
+// write writes all files or, if some are there with other content, none. With list it prints their names.
+func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile, list bool) error {
 	var differ []string
 	same := map[string]bool{}
 	for _, f := range files {
@@ -71,7 +73,8 @@ func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile) error 
 		}
 	}
 	if len(differ) > 0 && !c.force {
-		return fmt.Errorf("nothing was written, for there are files with other content: %s (merge them by hand, or replace them with --force)", strings.Join(differ, ", "))
+		return fmt.Errorf("nothing was written, because files with other content exist: %s (merge them by hand, or replace "+
+			"them with --force)", strings.Join(differ, ", "))
 	}
 	for _, f := range files {
 		name := filepath.Join(c.dir, f.Path)
@@ -80,7 +83,9 @@ func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile) error 
 				return err
 			}
 		}
-		fmt.Fprintln(cmd.OutOrStdout(), name)
+		if list {
+			fmt.Fprintln(cmd.OutOrStdout(), name)
+		}
 	}
 	return nil
 }
@@ -119,27 +124,29 @@ func mirrorsCommand(o *options) *cobra.Command {
 	var runtime string
 	var out confOutput
 	cmd := &cobra.Command{
-		Use: "mirrors", Short: "mirror configuration of a container runtime, for nodes whose DNS is left alone", Args: cobra.NoArgs,
-		Long: `Write the mirror configuration of a container runtime for nodes that do not ask the bastions for names: every registry that the bastions answer for comes from the
-bastions, each by its own name, and from nowhere else. The CA and the lines that /etc/hosts may need come along.
+		Use: "mirrors --for RUNTIME", Short: "print a container runtime's mirror configuration", Args: cobra.NoArgs,
+		Long: `Print or write the mirror configuration of a container runtime, for nodes that do
+not use the bastions as resolvers: every registry that the bastions answer for
+comes from the bastions, each by its own name, and from nowhere else. The CA, and
+the lines that /etc/hosts may need, are included.
 
-Nodes that do ask the bastions for names need none of it.`,
+Nodes that use the bastions as resolvers need none of it.`,
 		Example: "  casemate mirrors --for containerd\n  casemate mirrors --for k3s --dir ./node",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if runtime == "" {
 				return usageError{fmt.Errorf("--for is required: %s", strings.Join(nodeconf.Runtimes(), ", "))}
 			}
 			var conf nodeconf.Conf
-			if err := o.client().call(cmd.Context(), http.MethodGet, "mirrors", url.Values{"for": {runtime}}, nil, &conf); err != nil {
+			query := url.Values{"for": {runtime}}
+			if err := o.client().call(cmd.Context(), http.MethodGet, "mirrors", query, nil, &conf); err != nil {
 				return err
 			}
 			return out.print(cmd, o, &conf)
 		},
 	}
-	cmd.Flags().StringVar(&runtime, "for", "", "the runtime: "+strings.Join(nodeconf.Runtimes(), ", ")+" (required)")
-	cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(nodeconf.Runtimes(), cobra.ShellCompDirectiveNoFileComp))
+	choice(cmd, &runtime, "for", "", "`RUNTIME` (required)", append([]string{""}, nodeconf.Runtimes()...)...)
 	out.add(cmd, "at their absolute paths")
-	o.printable(cmd)
+	o.printsText(cmd, "text", nodeconf.Conf{})
 	return cmd
 }
 
@@ -147,13 +154,18 @@ func kubesprayCommand(o *options) *cobra.Command {
 	var mode, dir, version string
 	var out confOutput
 	vars := &cobra.Command{
-		Use: "vars", Short: "variables for Kubespray's inventory", Args: cobra.NoArgs,
-		Long: `Write variables for Kubespray's inventory. With --mode dns (nodes ask the bastions for names) these are few, because files and images keep their names. With --mode mirror
-(DNS is left alone) they send every file and image to the bastions' own names.
+		Use: "vars", Short: "print variables for Kubespray's inventory", Args: cobra.NoArgs,
+		Long: `Print or write variables for Kubespray's inventory. With --mode dns (nodes use the
+bastions as resolvers) these are few, because files and images keep their names.
+With --mode mirror (DNS is not changed) they send every file and image to the
+bastions' own names.
 
-What a release calls its variables is read from its checkout (--kubespray), or known for --version, by default the newest that this version knows. With a checkout the
-result is checked: everything that the release downloads is computed with these variables, and what would still be asked for elsewhere is said.`,
-		Example: "  casemate kubespray vars --mode dns\n  casemate kubespray vars --mode mirror --kubespray ./kubespray --dir ./kubespray/inventory/mycluster",
+The names of a release's variables are read from its checkout (--kubespray), or
+known for --version; the default is the newest release that Casemate knows. With a
+checkout the result is checked: everything that the release downloads is computed
+with these variables, and what would still come from elsewhere is reported.`,
+		Example: `  casemate kubespray vars --mode dns
+  casemate kubespray vars --mode mirror --kubespray ./kubespray --dir ./kubespray/inventory/mycluster`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if dir != "" && version != "" {
 				return usageError{errors.New("give --kubespray or --version, not both: a checkout says which release it is")}
@@ -166,7 +178,8 @@ result is checked: everything that the release downloads is computed with these 
 					return err
 				}
 				if version == "" && mode == "mirror" { // in dns mode no variable depends on it
-					conf.Notes = append(conf.Notes, "these are for Kubespray "+nodeconf.NewestKubespray+", the newest that is known: give another with --version or --kubespray")
+					conf.Notes = append(conf.Notes, "these are for Kubespray "+nodeconf.NewestKubespray+
+						", the newest that is known: give another with --version or --kubespray")
 				}
 				return out.print(cmd, o, &conf)
 			}
@@ -195,13 +208,14 @@ result is checked: everything that the release downloads is computed with these 
 		},
 	}
 	f := vars.Flags()
-	f.StringVar(&mode, "mode", "dns", "dns: nodes ask the bastions for names; mirror: they do not")
-	f.StringVar(&dir, "kubespray", "", "checkout of Kubespray")
-	f.StringVar(&version, "version", "", "release of Kubespray, like "+nodeconf.NewestKubespray)
-	vars.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions(nodeconf.KubesprayModes, cobra.ShellCompDirectiveNoFileComp))
+	choice(vars, &mode, "mode", "",
+		"`MODE` of the nodes: whether they use the bastions as resolvers (dns) or not (mirror)", nodeconf.KubesprayModes...)
+	f.StringVar(&dir, "kubespray", "", "checkout `DIRECTORY` of Kubespray")
+	f.StringVar(&version, "version", "", "`RELEASE` of Kubespray, like "+nodeconf.NewestKubespray)
+	vars.MarkFlagDirname("kubespray")
 	out.add(vars, "(an inventory), in group_vars/all/")
-	o.printable(vars)
-	return group("kubespray", "what an inventory of Kubespray needs", vars)
+	o.printsText(vars, "text", nodeconf.Conf{})
+	return group("kubespray", "print what an inventory of Kubespray needs", vars)
 }
 
 // checkMirrorVars computes what the release in the checkout downloads with the variables and says what does not come
@@ -237,12 +251,14 @@ func checkMirrorVars(dir string, conf *nodeconf.Conf) (note string, left []strin
 		case upstream[name]:
 			left = append(left, name)
 		default:
-			return "", nil, fmt.Errorf("%s: with these variables it would ask for %s, which is none of its names: this release is not understood", dir, name)
+			return "", nil, fmt.Errorf("%s: with these variables it would ask for %s, which is none of its names: "+
+				"this release is not understood", dir, name)
 		}
 	}
 	note = fmt.Sprintf("checked with %s: %d names that it can download come from the bastions", dir, moved)
 	if len(left) > 0 {
-		note += fmt.Sprintf("; %d keep their host, having no variable or a host that is no origin here (containerd finds images of origins at the bastions all the same): %s", len(left), strings.Join(left, ", "))
+		note += fmt.Sprintf("; %d keep their host, having no variable or a host that is no origin here (containerd finds "+
+			"images of origins at the bastions all the same): %s", len(left), strings.Join(left, ", "))
 	}
 	return note, left, nil
 }
@@ -262,11 +278,14 @@ func checkMirrorInventory(dir, inventory string, left []string) string {
 		names[i] = downloadNames(k)
 	}
 	// A name of the bastions' own stands for another one.
-	elsewhere := slices.DeleteFunc(names[0], func(n string) bool { return !slices.Contains(names[1], n) || slices.Contains(left, n) })
+	elsewhere := slices.DeleteFunc(names[0], func(n string) bool {
+		return !slices.Contains(names[1], n) || slices.Contains(left, n)
+	})
 	if len(elsewhere) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("other files of the inventory %s win over these variables, or change versions of what has none: not from the bastions come %s", inventory, strings.Join(elsewhere, ", "))
+	return fmt.Sprintf("other files of the inventory %s win over these variables, or change versions of what has none: "+
+		"not from the bastions come %s", inventory, strings.Join(elsewhere, ", "))
 }
 
 // downloadNames are the names of all images and files that a release can download, those that its own list script

@@ -21,6 +21,7 @@ type miss struct {
 	First    time.Time `json:"first"`
 	Last     time.Time `json:"last"`
 	Clients  []string  `json:"clients"`
+	Nodes    []string  `json:"nodes"`
 	Solved   bool      `json:"solved"`
 	SolvedBy string    `json:"solved_by,omitempty"`
 }
@@ -28,15 +29,20 @@ type miss struct {
 func missingCommand(o *options) *cobra.Command {
 	var reset bool
 	cmd := &cobra.Command{
-		Use: "missing", Short: "print what clients asked for and did not get", Args: cobra.NoArgs,
-		Long: `Print what clients asked for and did not get: images, files, DNS names, TLS names and hosts. What would be answered now is marked as solved, and
-stands last.
+		Use: "missing", Short: "list what clients asked for and did not get", Args: cobra.NoArgs,
+		Long: `List what clients asked for and did not get (the missing book): images, files,
+DNS names, TLS names and hosts. Entries that would be answered now are marked as
+solved and come last.
 
-With -o images or -o files it prints what is still not here as a list that "casemate bundle create" and "casemate check" take.`,
-		Example: `  casemate missing -o images > images.list`,
+With -o images or -o files the open entries are printed as a list that "casemate
+bundle create" and "casemate check" take.`,
+		Example: "  casemate missing -o images > images.list",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if reset {
-				return o.client().call(cmd.Context(), "DELETE", "missing", nil, nil, nil)
+				if err := o.client().call(cmd.Context(), "DELETE", "missing", nil, nil, nil); err != nil {
+					return err
+				}
+				return o.changed(cmd, "missing book", "", "cleared")
 			}
 			var book []miss
 			if err := o.client().call(cmd.Context(), "GET", "missing", nil, nil, &book); err != nil {
@@ -48,23 +54,20 @@ With -o images or -o files it prints what is still not here as a list that "case
 			case "files":
 				return printList(cmd, book, "file", listedFile)
 			}
-			return o.print(cmd, book, func(t *table) {
-				if len(book) == 0 {
-					return
-				}
-				t.line("KIND", "NAME", "COUNT", "LAST", "CLIENTS", "")
+			header := []any{"KIND", "NAME", "COUNT", "LAST", "CLIENTS", "NOTE"}
+			return o.printRows(cmd, book, "nothing is missing: clients got all that they asked for", header, func(t *table) {
 				for _, m := range book {
 					note := m.Detail
 					if m.Solved {
 						note = "solved by " + m.SolvedBy
 					}
-					t.line(m.Kind, m.Name, m.Count, when(m.Last), strings.Join(m.Clients, " "), note)
+					t.row(m.Kind, m.Name, m.Count, t.when(m.Last), strings.Join(m.Clients, " "), note)
 				}
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&reset, "clear", false, "empty the book")
-	o.printable(cmd, "images", "files")
+	cmd.Flags().BoolVar(&reset, "clear", false, "clear the missing book")
+	o.printsTimes(cmd, []miss{}, "images", "files")
 	return cmd
 }
 
@@ -85,7 +88,7 @@ func printList(cmd *cobra.Command, book []miss, kind string, listed func(name st
 		none = false
 	}
 	if none {
-		fmt.Fprintf(cmd.ErrOrStderr(), "note: no %s is missing; bundle create and check take no empty list\n", kind)
+		fmt.Fprintf(cmd.ErrOrStderr(), "note: no %ss are missing; bundle create and check refuse an empty list\n", kind)
 	}
 	return out.Flush()
 }

@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
+	"reflect"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -12,42 +12,137 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// printable gives a command -o table|json.
-func (o *options) printable(cmd *cobra.Command, more ...string) {
-	formats := append([]string{"table", "json"}, more...)
-	o.output = "table"
-	cmd.Flags().StringVarP(&o.output, "output", "o", "table", "output format: "+strings.Join(formats, ", "))
-	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
-	run := cmd.RunE
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if !slices.Contains(formats, o.output) {
-			return usageError{fmt.Errorf("output format must be one of %s, got %q", strings.Join(formats, ", "), o.output)}
-		}
-		return run(cmd, args)
-	}
+// prints gives a command the flag -o table|json. v is a value of the type that the command prints as JSON, from which
+// the schema in docs/admin-api.md is made.
+func (o *options) prints(cmd *cobra.Command, v any, more ...string) {
+	o.printsText(cmd, "table", v, more...)
 }
+
+// printsText is prints for a command whose own output is no table, but a text of a format that has a name.
+func (o *options) printsText(cmd *cobra.Command, format string, v any, more ...string) {
+	o.schemas[cmd] = reflect.TypeOf(v)
+	choice(cmd, &o.output, "output", "o", "output `FORMAT`", append([]string{format, "json"}, more...)...)
+	o.output = "" // the default's name differs between commands
+}
+
+// printsTimes is prints for a command whose table has times.
+func (o *options) printsTimes(cmd *cobra.Command, v any, more ...string) {
+	o.prints(cmd, v, more...)
+	cmd.Flags().BoolVar(&o.relative, "relative", false, "print times relative to now, like 3 days ago")
+}
+
+// json reports whether the command prints JSON.
+func (o *options) json() bool { return o.output == "json" }
 
 // print writes v as JSON, or what fill puts into the table.
 func (o *options) print(cmd *cobra.Command, v any, fill func(*table)) error {
-	if o.output == "json" {
+	if o.json() {
 		return printJSON(cmd.OutOrStdout(), v)
 	}
-	t := &table{w: tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)}
+	t := o.table(cmd)
 	fill(t)
 	return t.w.Flush()
 }
 
+// printRows is print for a list: its columns have headers. If there is no row, the sentence none says so on standard
+// error, where no script takes it for a row.
+func (o *options) printRows(cmd *cobra.Command, v any, none string, header []any, rows func(*table)) error {
+	if o.json() {
+		return printJSON(cmd.OutOrStdout(), v)
+	}
+	t := o.table(cmd)
+	t.header(header...)
+	rows(t)
+	if t.rows == 0 && none != "" {
+		fmt.Fprintln(cmd.ErrOrStderr(), printable(none))
+	}
+	return t.w.Flush()
+}
+
+// change is what a command without another result prints as JSON.
+type change struct {
+	Kind   string `json:"kind"`   // image, file, origin, user, …
+	Name   string `json:"name"`   // of the thing
+	Action string `json:"action"` // added, changed, deleted, removed, …
+}
+
+// changed reports a change: a sentence on standard error, or JSON on standard output.
+func (o *options) changed(cmd *cobra.Command, kind, name, action string) error {
+	return o.changedTo(cmd, change{kind, name, action}, strings.TrimSpace(kind+" "+name)+" "+action)
+}
+
+// changedTo is changed with a result and a sentence of its own.
+func (o *options) changedTo(cmd *cobra.Command, v any, lines ...string) error {
+	if o.json() {
+		return printJSON(cmd.OutOrStdout(), v)
+	}
+	for _, l := range lines {
+		fmt.Fprintln(cmd.ErrOrStderr(), printable(l))
+	}
+	return nil
+}
+
+// printJSON writes v with each empty list as [], and never as null: nobody has to look for both.
 func printJSON(w io.Writer, v any) error {
+	p := reflect.New(reflect.TypeOf(v))
+	p.Elem().Set(reflect.ValueOf(v))
+	emptyLists(p.Elem())
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+	return enc.Encode(p.Interface())
+}
+
+// emptyLists makes nil slices empty ones. What encoding/json leaves out when it is empty, it leaves out afterwards too.
+func emptyLists(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		if !v.IsNil() {
+			emptyLists(v.Elem())
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			emptyLists(v.Field(i))
+		}
+	case reflect.Slice:
+		if v.IsNil() && v.CanSet() && v.Type().Elem().Kind() != reflect.Uint8 {
+			v.Set(reflect.MakeSlice(v.Type(), 0, 0))
+		}
+		for i := range v.Len() {
+			emptyLists(v.Index(i))
+		}
+	}
 }
 
 // table is aligned columns.
-type table struct{ w *tabwriter.Writer }
+type table struct {
+	w        *tabwriter.Writer
+	heading  []any // until the first row
+	rows     int
+	relative bool
+	now      time.Time
+}
 
-// line adds a row.
+func (o *options) table(cmd *cobra.Command) *table {
+	return &table{
+		w: tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0), relative: o.relative, now: time.Now(),
+	}
+}
+
+// header names the columns of the rows that follow; without any it is not printed.
+func (t *table) header(cells ...any) { t.heading = cells }
+
+// row adds a row below the header.
+func (t *table) row(cells ...any) {
+	if t.heading != nil {
+		t.line(t.heading...)
+		t.heading = nil
+	}
+	t.rows++
+	t.line(cells...)
+}
+
+// line adds cells to the table, without regard to a header.
 func (t *table) line(cells ...any) {
 	for i, c := range cells {
 		if i > 0 {
@@ -56,6 +151,63 @@ func (t *table) line(cells ...any) {
 		io.WriteString(t.w, printable(fmt.Sprint(c)))
 	}
 	io.WriteString(t.w, "\n")
+}
+
+// when prints a time: RFC 3339 in the operator's own zone, to the second; or with --relative the time that has passed
+// since or remains. A time that is not known is "-".
+func (t *table) when(at time.Time) string {
+	switch {
+	case at.IsZero():
+		return "-"
+	case t.relative:
+		return relative(t.now, at)
+	}
+	return at.Local().Format(time.RFC3339)
+}
+
+// relative prints a time as seen from now, in the largest unit of which there are at least two.
+func relative(now, at time.Time) string {
+	d := at.Sub(now)
+	left := d > 0
+	s := lasted(d.Abs())
+	if left {
+		return "in " + s
+	}
+	return s + " ago"
+}
+
+// lasted prints a duration in the largest unit of which there are at least two.
+func lasted(d time.Duration) string {
+	unit, name := time.Second, "second"
+	switch {
+	case d >= 48*time.Hour:
+		unit, name = 24*time.Hour, "day"
+	case d >= 2*time.Hour:
+		unit, name = time.Hour, "hour"
+	case d >= 2*time.Minute:
+		unit, name = time.Minute, "minute"
+	}
+	return count(d/unit, name)
+}
+
+// count prints how many there are of a thing, in its right number.
+func count[N ~int | ~int64 | ~uint64](n N, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	if noun, ok := strings.CutSuffix(thing, "ry"); ok { // entry
+		noun += "r"
+		return fmt.Sprintf("%d %sies", n, noun)
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+// are is the verb for so many things.
+func are[N ~int | ~int64](n N) string {
+	if n == 1 {
+		return "is"
+	}
+	return "are"
 }
 
 // printable shows control characters, which could move a terminal's cursor, as '?'.
@@ -79,12 +231,4 @@ func size(n int64) string {
 		f, i = f/1024, i+1
 	}
 	return fmt.Sprintf("%.1f %ciB", f, units[i])
-}
-
-// when prints a time in the operator's own zone, to the second.
-func when(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	return t.Local().Format(time.DateTime)
 }

@@ -5,9 +5,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
@@ -87,12 +89,14 @@ func (m *meter) say(line string) {
 
 // log is a logger whose lines are said.
 func (m *meter) log() *slog.Logger {
-	return slog.New(slog.NewTextHandler(lines{m}, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+	short := func(groups []string, a slog.Attr) slog.Attr {
 		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
 			return slog.Attr{}
 		}
 		return a
-	}}))
+	}
+	opt := &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: short}
+	return slog.New(slog.NewTextHandler(lines{m}, opt))
 }
 
 // lines says what is written to it, which is whole lines.
@@ -121,6 +125,9 @@ func (m *meter) close() {
 	m.clear()
 	if m.bars != nil {
 		m.bars.Wait()
+		// A terminal shows ^C where the cursor is, below the bars, and the bars go away from there upwards. What comes
+		// next begins at the start of an empty line.
+		io.WriteString(m.out, "\r\x1b[K")
 	}
 }
 
@@ -128,9 +135,9 @@ func (m *meter) close() {
 func (m *meter) start(name string, total int64) *gauge {
 	g := &gauge{meter: m, name: name, total: total}
 	if m.bars != nil {
-		g.bar = m.bars.New(max(total, 0), mpb.BarStyle().Rbound("]").Lbound("["), mpb.BarWidth(20), mpb.BarRemoveOnComplete(),
-			mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return g.label() }, decor.WCSyncSpaceR)),
-			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return g.state(time.Now()) })))
+		line := decor.Any(func(s decor.Statistics) string { return g.draw(s.AvailableWidth, time.Now()) })
+		g.bar = m.bars.New(max(total, 0), mpb.NopStyle(), mpb.BarFillerTrim(), mpb.BarRemoveOnComplete(),
+			mpb.PrependDecorators(line))
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -194,32 +201,116 @@ const labelWidth = 40
 func (g *gauge) label() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	name := []rune(printable(g.name))
-	if n := len(name); n > labelWidth {
-		name = append([]rune{'…'}, name[n-labelWidth+1:]...)
+	return tail(printable(g.name), labelWidth)
+}
+
+// tail is the end of a text that may be so wide.
+func tail(s string, width int) string {
+	if text := []rune(s); len(text) > width {
+		return "…" + string(text[len(text)-max(width, 1)+1:])
 	}
-	return string(name)
+	return s
+}
+
+// far is how far a gauge is, in the pieces of which there is room for more or fewer.
+type far struct {
+	fraction float64 // -1: not known
+	amount   string  // "3.0 GiB of 4.0 GiB", "2 of 3"
+	rate     string  // "5.0 MiB/s"
+	left     string  // "10s left"
+}
+
+func (g *gauge) far(now time.Time) far {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f := far{fraction: -1, amount: size(g.done)}
+	if g.counts {
+		f.amount = fmt.Sprintf("%d of %d", g.done, g.total)
+		return f
+	}
+	rate := g.speed.at(now, g.done)
+	if g.total > 0 {
+		f.amount += " of " + size(g.total)
+		f.fraction = min(float64(g.done)/float64(g.total), 1)
+	}
+	if rate >= 1 {
+		f.rate = size(int64(rate)) + "/s"
+		if left := g.total - g.done; g.total > 0 && left > 0 && float64(left)/rate < 1e6 {
+			f.left = fmt.Sprintf("%s left", time.Duration(float64(left)/rate*float64(time.Second)).Round(time.Second))
+		}
+	}
+	return f
+}
+
+func (f far) percent() string {
+	if f.fraction < 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d %%", int(100*f.fraction))
 }
 
 // state is how far it is, the rate and the time that remains.
 func (g *gauge) state(now time.Time) string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.counts {
-		return fmt.Sprintf("%d of %d", g.done, g.total)
+	f := g.far(now)
+	s := f.amount
+	if p := f.percent(); p != "" {
+		s += " (" + p + ")"
 	}
-	rate := g.speed.at(now, g.done)
-	s := size(g.done)
-	if g.total > 0 {
-		s = fmt.Sprintf("%s of %s (%d %%)", size(g.done), size(g.total), int(100*min(float64(g.done)/float64(g.total), 1)))
-	}
-	if rate >= 1 {
-		s += fmt.Sprintf(", %s/s", size(int64(rate)))
-		if left := g.total - g.done; g.total > 0 && left > 0 && float64(left)/rate < 1e6 {
-			s += fmt.Sprintf(", %s left", time.Duration(float64(left)/rate*float64(time.Second)).Round(time.Second))
+	for _, more := range []string{f.rate, f.left} {
+		if more != "" {
+			s += ", " + more
 		}
 	}
 	return s
+}
+
+// draw is the gauge as one line of a terminal. The narrower that is, the less it has: first the bar goes, then the
+// rate, then the amount, then the beginning of the name. Percent and the time that remains stay to the last.
+func (g *gauge) draw(width int, now time.Time) string {
+	if width <= 0 {
+		width = 80
+	}
+	f := g.far(now)
+	g.mu.Lock()
+	name := printable(g.name)
+	g.mu.Unlock()
+	joined := func(parts ...string) string {
+		return strings.Join(slices.DeleteFunc(parts, isEmpty), ", ")
+	}
+	amount := f.amount
+	if p := f.percent(); p != "" {
+		amount += " (" + p + ")"
+	}
+	most := []string{ // from the widest to the narrowest
+		bar(f.fraction) + joined(amount, f.rate, f.left),
+		joined(amount, f.rate, f.left),
+		joined(amount, f.left),
+		joined(f.percent(), f.left),
+	}
+	if f.fraction < 0 {
+		most[3] = amount
+	}
+	const enough, least = 24, 12 // of the name
+	for i, state := range most {
+		label := min(utf8.RuneCountInString(name), labelWidth)
+		room := width - 2 - utf8.RuneCountInString(state)
+		switch {
+		case i < 2 && room >= min(label, enough), i >= 2 && room >= min(label, least):
+			return pad(tail(name, min(label, room)), min(labelWidth, room)) + "  " + state
+		case i == len(most)-1 && room >= 1:
+			return tail(name, room) + "  " + state
+		}
+	}
+	return tail(most[len(most)-1], width)
+}
+
+// bar is a bar of 20 characters and a blank; "" if the fraction is not known.
+func bar(fraction float64) string {
+	if fraction < 0 {
+		return ""
+	}
+	full := int(20 * fraction)
+	return "[" + strings.Repeat("=", full) + strings.Repeat("-", 20-full) + "] "
 }
 
 // line says how far the first gauge is, which is that of the whole, and what else is under way; "" when there is

@@ -3,11 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/cobra/doc"
+
+	"casemate/appliance"
 )
 
 type setting struct {
@@ -26,25 +28,24 @@ func configCommand(o *options) *cobra.Command {
 			if err := o.client().call(cmd.Context(), "GET", "settings", nil, nil, &settings); err != nil {
 				return err
 			}
-			return o.print(cmd, settings, func(t *table) {
-				t.line("SETTING", "VALUE", "", "")
+			return o.printRows(cmd, settings, "no settings", []any{"SETTING", "VALUE", "SOURCE", "DESCRIPTION"}, func(t *table) {
 				for _, s := range settings {
-					note := ""
-					if !s.Set {
-						note = "(default)"
+					source := "(default)"
+					if s.Set {
+						source = "set"
 					}
-					t.line(s.Key, s.Value, note, s.Help)
+					t.row(s.Key, s.Value, source, s.Help)
 				}
 			})
 		},
 	}
-	o.printable(list)
+	o.prints(list, []setting{})
 	get := &cobra.Command{
-		Use: "get KEY", Short: "print one setting", Args: cobra.ExactArgs(1),
+		Use: "get KEY", Short: "print one setting", Args: cobra.ExactArgs(1), ValidArgsFunction: o.complete(theSettings),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var s setting
 			if err := o.client().call(cmd.Context(), "GET", "settings/"+seg(args[0]), nil, nil, &s); err != nil {
-				return err
+				return o.suggest(cmd, err, theSettings, args[0])
 			}
 			return o.print(cmd, s, func(t *table) {
 				for l := range strings.SplitSeq(strings.TrimSuffix(s.Value, "\n"), "\n") { // keys in PEM have several
@@ -53,18 +54,30 @@ func configCommand(o *options) *cobra.Command {
 			})
 		},
 	}
-	o.printable(get)
+	o.prints(get, setting{})
+	return group("config", "manage the cluster's settings, and check a node's config file",
+		list, get, configSet(o), configCheck(o))
+}
+
+func configSet(o *options) *cobra.Command {
 	var reset bool
 	var from string
 	set := &cobra.Command{
-		Use: "set KEY VALUE", Short: "change one setting on every node", Args: cobra.RangeArgs(1, 2),
-		Example: "  casemate config set dns.forward 10.1.1.1,10.1.1.2\n  casemate config set dns.ttl --default\n  casemate config set pki.issuer --from ca-with-key.pem",
+		Use: "set KEY [VALUE]", Short: "change one setting on every node", Args: cobra.RangeArgs(1, 2),
+		Example: `  casemate config set dns.forward 10.1.1.1,10.1.1.2
+  casemate config set dns.ttl --default
+  casemate config set pki.issuer --from ca-with-key.pem`,
+		ValidArgsFunction: o.complete(theSettings),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			key, path := args[0], "settings/"+seg(args[0])
 			if reset {
 				if len(args) == 2 {
 					return usageError{fmt.Errorf("config set takes a value or --default, not both")}
 				}
-				return o.client().call(cmd.Context(), "DELETE", "settings/"+seg(args[0]), nil, nil, nil)
+				if err := o.client().call(cmd.Context(), "DELETE", path, nil, nil, nil); err != nil {
+					return o.suggest(cmd, err, theSettings, key)
+				}
+				return o.changed(cmd, "setting", key, "reset to its default")
 			}
 			if from != "" {
 				if len(args) == 2 {
@@ -79,12 +92,107 @@ func configCommand(o *options) *cobra.Command {
 			if len(args) != 2 {
 				return usageError{fmt.Errorf("config set needs a value (usage: %s)", cmd.UseLine())}
 			}
-			return o.client().call(cmd.Context(), "PUT", "settings/"+seg(args[0]), nil, map[string]string{"value": args[1]}, nil)
+			if err := o.client().call(cmd.Context(), "PUT", path, nil, map[string]string{"value": args[1]}, nil); err != nil {
+				return o.suggest(cmd, err, theSettings, key)
+			}
+			return o.changed(cmd, "setting", key, "changed")
 		},
 	}
-	set.Flags().BoolVar(&reset, "default", false, "put the default back")
-	set.Flags().StringVar(&from, "from", "", "read the value from a file, or from standard input with -: a key does not belong on a command line")
-	return group("config", "the cluster's settings, the same on every node", list, get, set)
+	set.Flags().BoolVar(&reset, "default", false, "reset the setting to its default")
+	set.Flags().StringVar(&from, "from", "",
+		"read the value from `FILE`, - for standard input; keys do not belong on a command line")
+	o.prints(set, change{})
+	return set
+}
+
+// nodeConfig is a node's config as the daemon would use it.
+type nodeConfig struct {
+	File      string       `json:"file"`
+	Node      string       `json:"node"`
+	Data      string       `json:"data"`
+	Advertise []netip.Addr `json:"advertise"`
+	Listen    struct {
+		HTTP  []netip.AddrPort `json:"http"`
+		HTTPS []netip.AddrPort `json:"https"`
+		DNS   []netip.AddrPort `json:"dns"`
+		Peer  string           `json:"peer"`
+		Admin string           `json:"admin"`
+	} `json:"listen"`
+	Peers map[string]netip.AddrPort `json:"peers"`
+	Log   struct {
+		Level  string `json:"level"`
+		Format string `json:"format"`
+	} `json:"log"`
+}
+
+func configCheck(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "check [FILE]", Short: "check a node's config file; no daemon is needed", Args: cobra.MaximumNArgs(1),
+		Long: `Check a node's config file as "casemate serve" would read it, and print what it
+means on this host, defaults included. No daemon is needed and nothing is
+changed. FILE is ` + appliance.DefaultConfigFile + ` if none is given.
+
+Exit code 0: the file is valid. 2: it is not; the message names the line.`,
+		Example: "  casemate config check ./casemate.yaml",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file := appliance.DefaultConfigFile
+			if len(args) > 0 {
+				file = args[0]
+			}
+			cfg, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			c := nodeConfig{
+				File: file, Node: cfg.Node, Data: cfg.Data, Advertise: notNil(cfg.Advertise), Peers: cfg.Peers,
+			}
+			if c.Peers == nil {
+				c.Peers = map[string]netip.AddrPort{}
+			}
+			c.Listen.HTTP, c.Listen.HTTPS = notNil(cfg.Listen.HTTP), notNil(cfg.Listen.HTTPS)
+			c.Listen.DNS, c.Listen.Admin = notNil(cfg.Listen.DNS), cfg.Listen.Admin
+			if cfg.Listen.Peer.IsValid() {
+				c.Listen.Peer = cfg.Listen.Peer.String()
+			}
+			c.Log.Level, c.Log.Format = strings.ToLower(cfg.Log.Level.String()), cfg.Log.Format
+			return o.print(cmd, c, c.show)
+		},
+	}
+	o.prints(cmd, nodeConfig{})
+	return cmd
+}
+
+func notNil[T any](list []T) []T { return append([]T{}, list...) }
+
+func (c *nodeConfig) show(t *table) {
+	usual := func(addrs []netip.AddrPort, port string) string {
+		if len(addrs) == 0 {
+			return "the advertised addresses, port " + port
+		}
+		return join(addrs)
+	}
+	t.line("config", c.File+" is valid")
+	t.line("node", c.Node)
+	t.line("data", c.Data)
+	t.line("advertise", join(c.Advertise))
+	t.line("listen.http", usual(c.Listen.HTTP, "80"))
+	t.line("listen.https", usual(c.Listen.HTTPS, "443"))
+	t.line("listen.dns", usual(c.Listen.DNS, "53"))
+	peer := c.Listen.Peer
+	if peer == "" {
+		peer = "the first advertised address, port 7443"
+	}
+	t.line("listen.peer", peer)
+	t.line("listen.admin", c.Listen.Admin)
+	t.line("log", "level "+c.Log.Level+", format "+c.Log.Format)
+}
+
+func join[T fmt.Stringer](items []T) string {
+	var texts []string
+	for _, i := range items {
+		texts = append(texts, i.String())
+	}
+	return strings.Join(texts, ", ")
 }
 
 // readFile reads a value of at most 1 MiB from a file or, with "-", from standard input.
@@ -104,15 +212,4 @@ func readFile(cmd *cobra.Command, name string) (string, error) {
 		err = usageError{fmt.Errorf("%s is longer than %d bytes", name, most)}
 	}
 	return string(text), err
-}
-
-// manCommand writes the man pages; packages carry them.
-func manCommand(root *cobra.Command) *cobra.Command {
-	return &cobra.Command{
-		Use: "man DIR", Short: "write the man pages to a directory", Hidden: true, Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			root.DisableAutoGenTag = true // the same commit gives the same pages
-			return doc.GenManTree(root, &doc.GenManHeader{Title: "CASEMATE", Section: "8", Source: "casemate " + version, Manual: "Casemate"}, args[0])
-		},
-	}
 }

@@ -27,7 +27,12 @@ type status struct {
 	Files     int64     `json:"files"`
 	Blobs     int64     `json:"blobs"`
 	Bytes     int64     `json:"bytes"`
-	Disk      struct {
+	Imports   struct {
+		Complete   int    `json:"complete"`
+		Incomplete int    `json:"incomplete"`
+		Running    string `json:"running"`
+	} `json:"imports"`
+	Disk struct {
 		Total   int64 `json:"total"`
 		Free    int64 `json:"free"`
 		Reserve int64 `json:"reserve"`
@@ -56,6 +61,10 @@ type status struct {
 		Open  int `json:"open"`
 		Most  int `json:"most"`
 		Share int `json:"share"`
+
+		Limit        int `json:"limit"`          // most
+		LimitPerUser int `json:"limit_per_user"` // share
+
 		Users []struct {
 			User  string    `json:"user"`
 			Open  int       `json:"open"`
@@ -65,17 +74,28 @@ type status struct {
 		} `json:"users"`
 	} `json:"uploads"`
 	Warnings []string `json:"warnings"`
-	Misses   []miss   `json:"misses"`
+	Misses   []struct {
+		Kind  string    `json:"kind"`
+		Name  string    `json:"name"`
+		Count int64     `json:"count"`
+		Last  time.Time `json:"last"`
+	} `json:"misses"`
 }
 
 func statusCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "status", Short: "one page: health, content, disk, certificates, newest misses; exit 0 when this node serves", Args: cobra.NoArgs,
+		Use: "status", Short: "show health, content, disk, certificates and the newest misses", Args: cobra.NoArgs,
+		Long: `Show one page about this node and its cluster, problems first: health, leader,
+content, disk, certificates, and what clients asked for last and did not get.
+
+Exit code 0: this node serves. 1: it does not.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var s status
 			if err := o.client().call(cmd.Context(), "GET", "status", nil, nil, &s); err != nil {
 				return err
 			}
+			explain(s.Members)
+			s.Uploads.Limit, s.Uploads.LimitPerUser = s.Uploads.Most, s.Uploads.Share
 			if err := o.print(cmd, s, s.page); err != nil {
 				return err
 			}
@@ -85,7 +105,7 @@ func statusCommand(o *options) *cobra.Command {
 			return nil
 		},
 	}
-	o.printable(cmd)
+	o.printsTimes(cmd, status{})
 	return cmd
 }
 
@@ -95,7 +115,8 @@ func (s *status) page(t *table) {
 	if !s.Serving {
 		state = "DOES NOT SERVE"
 	}
-	t.line(s.Node, fmt.Sprintf("%s, casemate %s, up %s", state, s.Version, time.Since(s.Started).Round(time.Second)))
+	up := t.now.Sub(s.Started).Round(time.Second)
+	t.line(s.Node, fmt.Sprintf("%s, casemate %s, up %s", state, s.Version, up))
 	for _, p := range s.Problems {
 		t.line("PROBLEM", p)
 	}
@@ -104,7 +125,7 @@ func (s *status) page(t *table) {
 	}
 	lag := ""
 	if s.Commit > s.Applied {
-		lag = fmt.Sprintf(", %d entries behind", s.Commit-s.Applied)
+		lag = ", " + count(s.Commit-s.Applied, "entry") + " behind"
 	}
 	leader := s.Leader
 	if leader == "" {
@@ -121,8 +142,10 @@ func (s *status) page(t *table) {
 		t.line("nodes", fmt.Sprintf("%d of %d answer: casemate member list", up, len(s.Members)))
 	}
 	t.line("domain", fmt.Sprintf("%s at %s", s.Domain, strings.Join(s.Advertise, ", ")))
-	t.line("content", fmt.Sprintf("%d images, %d files, %d blobs with %s", s.Images, s.Files, s.Blobs, size(s.Bytes)))
-	t.line("disk", fmt.Sprintf("%s free of %s, writes are refused below %s", size(s.Disk.Free), size(s.Disk.Total), size(s.Disk.Reserve)))
+	t.line("content", fmt.Sprintf("%s, %s, %s with %s",
+		count(s.Images, "image"), count(s.Files, "file"), count(s.Blobs, "blob"), size(s.Bytes)))
+	t.line("disk", fmt.Sprintf("%s free of %s, writes are refused below %s",
+		size(s.Disk.Free), size(s.Disk.Total), size(s.Disk.Reserve)))
 	if u := s.Uploads; u.Open > 0 {
 		var by []string
 		for _, of := range u.Users {
@@ -134,18 +157,17 @@ func (s *status) page(t *table) {
 		}
 		t.line("uploads", fmt.Sprintf("%d unfinished: %s", u.Open, strings.Join(by, ", ")))
 	}
-	t.line("scrub", s.scrubbed())
+	t.line("scrub", s.scrubbed(t))
 	t.line("CA", s.shape())
 	for _, c := range s.Certificates {
-		left := time.Until(c.NotAfter)
-		note := fmt.Sprintf("in %d days", int(left.Hours()/24))
-		if left < 0 {
+		note := relative(t.now, c.NotAfter)
+		if c.NotAfter.Before(t.now) {
 			note = "EXPIRED"
 		}
-		t.line("certificate", fmt.Sprintf("%s until %s (%s)", c.Name, when(c.NotAfter), note))
+		t.line("certificate", fmt.Sprintf("%s until %s (%s)", c.Name, t.when(c.NotAfter), note))
 	}
 	for _, m := range s.Misses {
-		t.line("miss", fmt.Sprintf("%s %s, %d times, last %s", m.Kind, m.Name, m.Count, when(m.Last)))
+		t.line("miss", fmt.Sprintf("%s %s, %s, last %s", m.Kind, m.Name, count(m.Count, "time"), t.when(m.Last)))
 	}
 	if len(s.Misses) > 0 {
 		t.line("", "all of them: casemate missing")
@@ -168,7 +190,7 @@ func (s *status) shape() string {
 }
 
 // scrubbed says in how far the bytes on this node's disk are known to be right.
-func (s *status) scrubbed() string {
+func (s *status) scrubbed(t *table) string {
 	var list []string
 	switch {
 	case s.Scrub.Interval == "off":
@@ -176,7 +198,7 @@ func (s *status) scrubbed() string {
 	case s.Scrub.Oldest.IsZero():
 		list = append(list, "begins")
 	default:
-		list = append(list, "all blobs verified since "+when(s.Scrub.Oldest))
+		list = append(list, "all blobs verified since "+t.when(s.Scrub.Oldest))
 	}
 	if s.Scrub.Due > 0 {
 		list = append(list, fmt.Sprintf("%d to read now", s.Scrub.Due))

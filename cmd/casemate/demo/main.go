@@ -48,7 +48,10 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *binary, *dir, *once); err != nil {
+	switch err := run(ctx, *binary, *dir, *once); {
+	case ctx.Err() != nil:
+		fmt.Println("\nstopped") // also in the middle of the tour: that was wanted
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
@@ -74,12 +77,29 @@ func run(ctx context.Context, binary, dir string, once bool) (err error) {
 		return err
 	}
 	n := &node{binary: binary, socket: filepath.Join(dir, "admin.sock")}
+	switch unlock, err := lock(dir); {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return n.runsAlready(ctx, dir, once)
+	case err != nil:
+		return err
+	default:
+		defer unlock()
+	}
 	config := filepath.Join(dir, "casemate.yaml")
 	if n.http, n.https, n.dns, err = ports(); err != nil {
 		return err
 	}
-	text := fmt.Sprintf("# made by make run\nnode: n1\ndata: %s\nadvertise: [127.0.0.1]\nlisten:\n  http: [%q]\n  https: [%q]\n  dns: [%q]\n  peer: \"127.0.0.1:0\"\n  admin: %s\n",
-		filepath.Join(dir, "data"), n.http, n.https, n.dns, n.socket)
+	text := fmt.Sprintf(`# made by make run
+node: n1
+data: %s
+advertise: [127.0.0.1]
+listen:
+  http: [%q]
+  https: [%q]
+  dns: [%q]
+  peer: "127.0.0.1:0"
+  admin: %s
+`, filepath.Join(dir, "data"), n.http, n.https, n.dns, n.socket)
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return err
 	}
@@ -121,12 +141,36 @@ func run(ctx context.Context, binary, dir string, once bool) (err error) {
 	n.examples(dir)
 	select {
 	case <-ctx.Done():
-		fmt.Println("\nstopping")
 		return nil
 	case err := <-exited:
 		exited <- err
 		return fmt.Errorf("casemate ended by itself: %v (its log is %s)", err, log.Name())
 	}
+}
+
+// lock makes a second demo in the same directory notice the first. The kernel takes the lock back when the process that
+// holds it ends, however it ends.
+func lock(dir string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+// runsAlready says that another demo runs in the directory, and what to do with it. Who wanted a node has one, so this
+// is no error; who wanted a tour of a fresh one has none.
+func (n *node) runsAlready(ctx context.Context, dir string, once bool) error {
+	if once {
+		return fmt.Errorf("casemate is already running in %s: stop it, or give another -dir", dir)
+	}
+	fmt.Printf("casemate is already running in %s; Ctrl-C where it was started stops it.\nTry:\n  %s --socket %s status\n",
+		dir, n.binary, n.socket)
+	return ctx.Err()
 }
 
 func step(format string, args ...any) { fmt.Printf("• "+format+"\n", args...) }
@@ -216,7 +260,8 @@ func (n *node) tour(ctx context.Context) error {
 		return err
 	}
 	step("push   %s   (%s)", ref, digest)
-	if err := remote.Write(ref, img, remote.WithContext(ctx), remote.WithTransport(n.transport()), remote.WithAuth(&authn.Basic{Username: "demo", Password: password})); err != nil {
+	auth := remote.WithAuth(&authn.Basic{Username: "demo", Password: password})
+	if err := remote.Write(ref, img, remote.WithContext(ctx), remote.WithTransport(n.transport()), auth); err != nil {
 		return fmt.Errorf("push: %w", err)
 	}
 	content := []byte("a file at its upstream URL\n")
@@ -239,7 +284,8 @@ func (n *node) tour(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("TLS: %w", err)
 	}
-	step("TLS    registry.k8s.io, issued by %q, valid until %s", chain.Issuer.CommonName, chain.NotAfter.Format(time.DateTime))
+	until := chain.NotAfter.Local().Format(time.RFC3339)
+	step("TLS    registry.k8s.io, issued by %q, valid until %s", chain.Issuer.CommonName, until)
 	upstream, err := name.ParseReference(sampleImage)
 	if err != nil {
 		return err
@@ -350,7 +396,9 @@ func sample() (v1.Image, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil })
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(buf.Bytes())), nil
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -380,5 +428,6 @@ Try, in another terminal:
   curl --cacert %s --connect-to ::127.0.0.1:%s https://registry.k8s.io/v2/casemate/sample/tags/list
   %s --socket %s status
   %s --socket %s missing
-`, n.dns, n.https, n.http, n.socket, dnsHost, dnsPort, ca, port, sampleFile, ca, port, n.binary, n.socket, n.binary, n.socket)
+`, n.dns, n.https, n.http, n.socket,
+		dnsHost, dnsPort, ca, port, sampleFile, ca, port, n.binary, n.socket, n.binary, n.socket)
 }

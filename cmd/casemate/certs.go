@@ -1,0 +1,267 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// rootInfo is a root certificate.
+type rootInfo struct {
+	Subject   string    `json:"subject"`
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+	SHA256    string    `json:"sha256"` // of the certificate, hex
+	PEM       string    `json:"pem"`
+}
+
+// roots are the CA's current root certificates, as PEM and one by one.
+func (o *options) roots(cmd *cobra.Command) (text []byte, roots []rootInfo, err error) {
+	resp, err := o.client().do(cmd.Context(), http.MethodGet, "ca", nil, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	if text, err = io.ReadAll(io.LimitReader(resp.Body, 1<<20)); err != nil {
+		return nil, nil, err
+	}
+	for rest := text; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return text, roots, nil
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, nil, fmt.Errorf("read the daemon's answer: %w", err)
+		}
+		roots = append(roots, rootInfo{
+			c.Subject.String(), c.NotBefore, c.NotAfter,
+			fmt.Sprintf("%x", sha256.Sum256(c.Raw)), string(pem.EncodeToMemory(block)),
+		})
+	}
+}
+
+func caCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "ca", Short: "print the CA's root certificates, PEM", Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return needsCommand(cmd, args)
+			}
+			text, roots, err := o.roots(cmd)
+			if err != nil {
+				return err
+			}
+			if o.output == "json" {
+				return printJSON(cmd.OutOrStdout(), roots)
+			}
+			_, err = cmd.OutOrStdout().Write(text)
+			return err
+		},
+	}
+	o.printsText(cmd, "pem", []rootInfo{})
+	var finish bool
+	rotate := &cobra.Command{
+		Use: "rotate", Short: "replace the CA's root certificate in two steps", Args: cobra.NoArgs,
+		Long: `Replace the CA's root certificate. The first call makes a second root; "casemate
+ca" prints both until every node trusts the new one. With --finish the old root
+is dropped.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			in := map[string]bool{"finish": finish}
+			if err := o.client().call(cmd.Context(), "POST", "ca/rotate", nil, in, nil); err != nil {
+				return err
+			}
+			text, roots, err := o.roots(cmd)
+			if err != nil {
+				return err
+			}
+			sentence := `"casemate ca" now prints two roots: install both on every node, then run "casemate ca rotate --finish"`
+			switch {
+			case finish:
+				sentence = "the old root is dropped: clients must trust the new one"
+			case bytes.Count(text, []byte("BEGIN CERTIFICATE")) == 1:
+				sentence = "a constrained root below the enterprise's CA certificate signs from now on, and the key of that " +
+					"certificate is destroyed; clients trust the same root as before, and there is nothing to finish"
+			}
+			return o.changedTo(cmd, roots, sentence)
+		},
+	}
+	rotate.Flags().BoolVar(&finish, "finish", false, "drop the old root; every node has to trust the new one already")
+	o.prints(rotate, []rootInfo{})
+	cmd.AddCommand(rotate)
+	return cmd
+}
+
+type certInfo struct {
+	Serial    string    `json:"serial"`
+	Names     []string  `json:"names"`
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+	Revoked   time.Time `json:"revoked,omitzero"`
+}
+
+func certCommand(o *options) *cobra.Command {
+	list := &cobra.Command{
+		Use: "list", Short: "list the certificates that were issued with cert issue", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var certs []certInfo
+			if err := o.client().call(cmd.Context(), "GET", "certs", nil, nil, &certs); err != nil {
+				return err
+			}
+			header := []any{"SERIAL", "EXPIRES", "REVOKED", "NAMES"}
+			return o.printRows(cmd, certs, "no certificates were issued", header, func(t *table) {
+				for _, c := range certs {
+					t.row(c.Serial, t.when(c.NotAfter), t.when(c.Revoked), strings.Join(c.Names, " "))
+				}
+			})
+		},
+	}
+	o.printsTimes(list, []certInfo{})
+	revoke := &cobra.Command{
+		Use: "revoke SERIAL", Short: "revoke a certificate", Args: cobra.ExactArgs(1),
+		Long:              "Revoke a certificate. The certificate revocation list (CRL) contains it at once.",
+		ValidArgsFunction: o.complete(theCerts),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.client().call(cmd.Context(), "POST", "certs/"+seg(args[0])+"/revoke", nil, nil, nil); err != nil {
+				return o.suggest(cmd, err, theCerts, args[0])
+			}
+			return o.changed(cmd, "certificate", args[0], "revoked")
+		},
+	}
+	o.prints(revoke, change{})
+	return group("cert", "issue and revoke certificates for other services inside the gap", certIssue(o), list, revoke)
+}
+
+// issued is a certificate that was issued: the files, or with --dir - the texts themselves.
+type issued struct {
+	Serial          string   `json:"serial"`
+	Names           []string `json:"names"`
+	CertificateFile string   `json:"certificate_file,omitempty"`
+	KeyFile         string   `json:"key_file,omitempty"`
+	Certificate     string   `json:"certificate,omitempty"` // PEM
+	Chain           string   `json:"chain,omitempty"`       // PEM
+	Key             string   `json:"key,omitempty"`         // PEM
+}
+
+func certIssue(o *options) *cobra.Command {
+	var names []string
+	var csr, dir string
+	cmd := &cobra.Command{
+		Use: "issue --name NAME…", Short: "issue a certificate for another service inside the gap", Args: cobra.NoArgs,
+		Long: `Issue a certificate for another service inside the gap.
+
+Without --csr a key is made too. The certificate with its chain is written to
+NAME.crt in --dir and the key to NAME.key (mode 0600); with --dir - both are
+printed.`,
+		Example: "  casemate cert issue --name harbor.bank.internal --dir /etc/ssl/harbor",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			in := map[string]any{"names": names}
+			if csr != "" {
+				text, err := readSmall(csr)
+				if err != nil {
+					return err
+				}
+				in["csr"] = string(text)
+				if len(names) == 0 {
+					names = csrNames(text)
+				}
+			} else if len(names) == 0 {
+				return usageError{fmt.Errorf("cert issue needs --name or --csr")}
+			}
+			var c struct{ Serial, Certificate, Chain, Key string }
+			if err := o.client().call(cmd.Context(), "POST", "certs", nil, in, &c); err != nil {
+				return err
+			}
+			out := issued{Serial: c.Serial, Names: notNil(names)}
+			if dir == "-" {
+				out.Certificate, out.Chain, out.Key = c.Certificate, c.Chain, c.Key
+				if o.json() {
+					return printJSON(cmd.OutOrStdout(), out)
+				}
+				_, err := io.WriteString(cmd.OutOrStdout(), c.Certificate+c.Chain+c.Key)
+				return err
+			}
+			base := c.Serial
+			if len(names) > 0 {
+				base = strings.NewReplacer("*", "_", "/", "_", ":", "_").Replace(names[0])
+			}
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return err
+			}
+			for _, f := range []struct {
+				ext, text string
+				mode      os.FileMode
+				name      *string
+			}{{".key", c.Key, 0o600, &out.KeyFile}, {".crt", c.Certificate + c.Chain, 0o644, &out.CertificateFile}} {
+				if f.text == "" {
+					continue
+				}
+				name := filepath.Join(dir, base+f.ext)
+				if err := writeFile(name, f.text, f.mode); err != nil {
+					return fmt.Errorf("certificate %s is issued but cannot be written: %w", c.Serial, err)
+				}
+				*f.name = name
+			}
+			return o.print(cmd, out, func(t *table) {
+				for _, name := range []string{out.KeyFile, out.CertificateFile} {
+					if name != "" {
+						t.line(name)
+					}
+				}
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringSliceVar(&names, "name", nil, "DNS `NAME` or IP address; may be repeated")
+	f.StringVar(&csr, "csr", "", "certificate signing request `FILE` (PKCS#10, PEM): its key is certified")
+	f.StringVar(&dir, "dir", ".", "write the files to this `DIRECTORY`, or to standard output with -")
+	oldName(f, "out", "dir")
+	cmd.MarkFlagFilename("csr", "csr", "pem")
+	cmd.MarkFlagDirname("dir")
+	o.prints(cmd, issued{})
+	return cmd
+}
+
+// csrNames returns the names in a PEM request, for the name of the file.
+func csrNames(text []byte) []string {
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil
+	}
+	req, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil
+	}
+	return req.DNSNames
+}
+
+// writeFile writes a new file and replaces an old one, never leaving half of it.
+func writeFile(name, text string, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".casemate-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone already when all went well
+	if err := f.Chmod(mode); err != nil {
+		f.Close()
+		return err
+	}
+	if _, err := f.WriteString(text); err != nil {
+		f.Close()
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}
