@@ -21,6 +21,8 @@ type Tree struct {
 	c      *Cluster
 	prefix string // "" or the directory that is this tree's root
 	claim  string
+
+	patient bool // see Patient
 }
 
 // Tree returns the whole tree.
@@ -46,6 +48,15 @@ func (t *Tree) As(claim string) *Tree {
 	as := *t
 	as.claim = claim
 	return &as
+}
+
+// Patient returns the same tree, whose writes wait for as long as their context and the leader live, and not for
+// Config.LeaderWait, once a command has left for the leader: on a slow disk they end later rather than with an unknown
+// outcome. Without a leader they end as all writes do. It is for who has nothing better to do than to wait.
+func (t *Tree) Patient() *Tree {
+	p := *t
+	p.patient = true
+	return &p
 }
 
 func (t *Tree) state() *state.State { return t.c.machine.view.Load() }
