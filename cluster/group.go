@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -41,9 +40,7 @@ func (t *Tree) CommitBlobs(ctx context.Context, writers []BlobWriter, digests []
 		}
 	}
 	// Before anything is moved, as in Commit.
-	deadline := time.NewTimer(c.cfg.LeaderWait)
-	defer deadline.Stop()
-	if _, err := c.ready(ctx, deadline.C); err != nil {
+	if err := c.readyFor(ctx, t.patient); err != nil {
 		return done, errors.Join(first, err)
 	}
 	files := make([]*blob.Writer, len(ups))

@@ -104,7 +104,7 @@ func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (r state.Result,
 	return c.proposeAll(ctx, false, ops)
 }
 
-// proposeAll is propose. With patient the time is up only when the context ends or there is no leader (Tree.Patient).
+// proposeAll is propose, which with patient is bounded by its context (Tree.Patient).
 func (c *Cluster) proposeAll(ctx context.Context, patient bool, ops []state.Op) (r state.Result, err error) {
 	for range 3 {
 		n, finished := c.seqs.take()
@@ -141,13 +141,29 @@ func (c *Cluster) proposeAs(
 	defer c.machine.waiters.forget(n)
 	sent := false
 	for {
+		hung := c.watch.hung()
 		r, err := c.proposeOnce(ctx, n, data, result, &sent)
 		late := errors.Is(err, errUnknown) && !errors.Is(err, errNotOurs) || errors.Is(err, errNoMajority)
-		leader, _ := c.lead.get()
-		if !patient || !late || leader == "" || ctx.Err() != nil || c.Err() != nil || c.stopping.Load() {
+		if !patient || !late || ctx.Err() != nil || c.Err() != nil || c.stopping.Load() {
 			return r, err
 		}
+		if leader, _ := c.lead.get(); !sent && leader == "" && !hung && !c.watch.hung() {
+			return r, err // nobody takes it, and nothing is known of when that will be otherwise
+		}
 		c.log.Warn("a write takes long, it is waited for", "err", err)
+	}
+}
+
+// readyFor is ready for the time that a write may take, or with patient until the disk of this node answers.
+func (c *Cluster) readyFor(ctx context.Context, patient bool) error {
+	for {
+		hung := c.watch.hung()
+		deadline := time.NewTimer(c.cfg.LeaderWait)
+		_, err := c.ready(ctx, deadline.C)
+		deadline.Stop()
+		if err == nil || !patient || !errors.Is(err, errNoMajority) || !hung && !c.watch.hung() {
+			return err
+		}
 	}
 }
 

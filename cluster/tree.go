@@ -50,9 +50,10 @@ func (t *Tree) As(claim string) *Tree {
 	return &as
 }
 
-// Patient returns the same tree, whose writes wait for as long as their context and the leader live, and not for
-// Config.LeaderWait, once a command has left for the leader: on a slow disk they end later rather than with an unknown
-// outcome. Without a leader they end as all writes do. It is for who has nothing better to do than to wait.
+// Patient returns the same tree, whose writes are bounded by their context and not by Config.LeaderWait: one that has
+// left for a leader is repeated under the same name until its outcome is known, and while the disk of this node does not
+// answer one waits for that. So on a slow disk they end late rather than with an unknown outcome. Where there is no
+// leader to begin with, they end as all writes do. It is for who has nothing better to do than to wait.
 func (t *Tree) Patient() *Tree {
 	p := *t
 	p.patient = true

@@ -102,7 +102,9 @@ func (t *Tree) Update(ctx context.Context, fn func(Batch) error) error {
 
 // commit proposes edits of names at one entry, or, when they are too many for one, out of sight in several and then
 // published by one.
-func (c *Cluster) commit(ctx context.Context, ops []state.Op) (uint64, error) { return c.commitAs(ctx, false, ops) }
+func (c *Cluster) commit(ctx context.Context, ops []state.Op) (uint64, error) {
+	return c.commitAs(ctx, false, ops)
+}
 
 func (c *Cluster) commitAs(ctx context.Context, patient bool, ops []state.Op) (uint64, error) {
 	cuts, size := []int{0}, 0

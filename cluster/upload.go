@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"casemate/cluster/blob"
 	"casemate/cluster/state"
@@ -69,9 +68,7 @@ func (u *upload) Commit(ctx context.Context, digest string) (string, error) {
 		}
 	}
 	// Before anything is moved: without a majority the scratch file stays as it is.
-	deadline := time.NewTimer(c.cfg.LeaderWait)
-	defer deadline.Stop()
-	if _, err := c.ready(ctx, deadline.C); err != nil {
+	if err := c.readyFor(ctx, u.patient); err != nil {
 		return "", err
 	}
 	named := u.name(digest)
