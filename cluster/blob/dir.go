@@ -3,7 +3,8 @@
 // What it promises:
 //
 //   - A file stands under its digest only after its bytes were hashed here and are durable: hashed while written, file synced, renamed,
-//     directory synced, in this order. After a crash at any moment each digest is whole or absent.
+//     directory synced, in this order; for a group of blobs one sync of the file system stands for those of all files,
+//     and one for those of all directories. After a crash at any moment each digest is whole or absent.
 //   - Bytes being written are scratch files. One with an id survives its writer, and the process, and can be resumed.
 //   - A file is removed only by Sweep, under the lock of its digest, never while someone holds the digest.
 //   - Writes are refused with syscall.ENOSPC before the disk's reserve is touched.
