@@ -194,7 +194,7 @@ func TestBenchSmallFiles(t *testing.T) {
 			root := tree(2*round + map[bool]int{true: 1}[warm])
 			s, c := timed("cp, sync and sha256sum", warm, "sh", "-c", copied, "sh", root)
 			theirs, theirCPU = append(theirs, s), append(theirCPU, c)
-			s, c = timed("casemate import", warm, casemate, "--socket", b.socket, "import", "--name", fmt.Sprint(warm, round), root)
+			s, c = timed("casemate import", warm, casemate, "--socket", b.socket, "import", "--name", fmt.Sprintf("warm-%v-%d", warm, round), root)
 			ours, ourCPU = append(ours, s), append(ourCPU, c)
 		}
 		fmt.Printf("BENCH %d files of %d KiB  warm %v  ratio of seconds %.2f, of CPU seconds %.2f (at most 1.00 wanted), peak memory of the daemon %.0f MiB\n",
