@@ -184,21 +184,24 @@ func TestBenchSmallFiles(t *testing.T) {
 		}
 		seconds = time.Since(t0).Seconds()
 		cpu = (b.cpu(t) - before + cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
-		fmt.Printf("BENCH %d files of %d KiB  %-28s warm %-5v %6.1f s  %5.1f CPU s\n", files, size>>10, what, warm, seconds, cpu)
+		fmt.Printf("BENCH %d files of %d KiB  %-28s warm %-5v %6.1f s  %5.1f CPU s\n",
+			files, size>>10, what, warm, seconds, cpu)
 		return seconds, cpu
 	}
-	const copied = `cp -r "$1" "$1.copy" && sync && cd "$1.copy" && find . -type f -print0 | xargs -0 sha256sum > /dev/null`
+	const copied = `cp -r "$1" "$1.copy" && sync &&
+		cd "$1.copy" && find . -type f -print0 | xargs -0 sha256sum > /dev/null`
 	for _, warm := range []bool{false, true} {
 		var theirs, ours, theirCPU, ourCPU []float64
 		for round := range 3 {
 			root := tree(2*round + map[bool]int{true: 1}[warm])
 			s, c := timed("cp, sync and sha256sum", warm, "sh", "-c", copied, "sh", root)
 			theirs, theirCPU = append(theirs, s), append(theirCPU, c)
-			s, c = timed("casemate import", warm, casemate, "--socket", b.socket, "import", "--name", fmt.Sprintf("warm-%v-%d", warm, round), root)
+			name := fmt.Sprintf("warm-%v-%d", warm, round)
+			s, c = timed("casemate import", warm, casemate, "--socket", b.socket, "import", "--name", name, root)
 			ours, ourCPU = append(ours, s), append(ourCPU, c)
 		}
-		fmt.Printf("BENCH %d files of %d KiB  warm %v  ratio of seconds %.2f, of CPU seconds %.2f (at most 1.00 wanted), peak memory of the daemon %.0f MiB\n",
-			files, size>>10, warm, median(ours)/median(theirs), median(ourCPU)/median(theirCPU), b.peak())
+		fmt.Printf("BENCH %d files of %d KiB  warm %v  ratio of seconds %.2f (at most 1.00 wanted), "+
+			"of CPU seconds %.2f, peak memory of the daemon %.0f MiB\n", files, size>>10, warm, median(ours)/median(theirs), median(ourCPU)/median(theirCPU), b.peak())
 	}
 }
 
