@@ -18,7 +18,7 @@ import (
 // newImports makes the engine that imports into this node.
 func (a *Appliance) newImports() *content.Engine {
 	return content.New(content.Config{
-		Tree: a.tree, Images: a.registry, Node: a.cfg.Node, Log: a.log.With("room", "content"),
+		Tree: a.tree.Patient(), Images: a.registry, Node: a.cfg.Node, Log: a.log.With("room", "content"),
 		Canonical: func(host string) string {
 			host, _ = a.now.Load().origins.Canonical(host)
 			return host
@@ -104,7 +104,7 @@ func (a *Appliance) publishImport(ctx context.Context, hosts []content.Host, wri
 	if p, err := a.planHosts(hosts); err != nil {
 		return err
 	} else if len(p.write) == 0 {
-		return a.tree.Update(ctx, func(b cluster.Batch) error { return write(b, p.became) })
+		return a.tree.Patient().Update(ctx, func(b cluster.Batch) error { return write(b, p.became) })
 	}
 	var p hostPlan
 	err := a.constrained(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {

@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -88,5 +89,97 @@ func TestDiskOfOnlyNodeHangs(t *testing.T) {
 		}
 		answers()
 		cl.Wait(func() error { return n.Put("c", "d") })
+	})
+}
+
+// A patient write waits for a disk for as long as that takes, and happens once; it ends with its context.
+func TestPatientWrites(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		cl := clustertest.New(t, 1, nil)
+		n := cl.Nodes[0]
+		tree := n.C.Tree().Patient()
+		if err := n.Put("counted", "1"); err != nil {
+			t.Fatal(err)
+		}
+		before, err := n.C.Tree().Stat("counted")
+		if err != nil {
+			t.Fatal(err)
+		}
+		version := before.(interface{ Version() uint64 }).Version()
+		answers := sync.OnceFunc(n.FS.Hang())
+		defer answers()
+		begun := time.Now()
+		record, group, given := make(chan error, 1), make(chan error, 1), make(chan error, 1)
+		go func() {
+			record <- tree.Update(t.Context(), func(b cluster.Batch) error {
+				b.Expect("counted", version) // which the same once more would find changed
+				b.Put("counted", []byte("2"))
+				return nil
+			})
+		}()
+		go func() {
+			_, err := pushGroup(t, tree, 10)
+			group <- err
+		}()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		go func() {
+			given <- tree.Update(ctx, func(b cluster.Batch) error { b.Put("given up", []byte("x")); return nil })
+		}()
+		if err := <-given; !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) != 20*time.Second {
+			t.Errorf("one whose context ends: %v after %s", err, time.Since(begun))
+		}
+		time.Sleep(40 * time.Second)
+		if len(record)+len(group) > 0 {
+			t.Error("a write has ended while the disk hangs")
+		}
+		answers()
+		if err := <-record; err != nil {
+			t.Errorf("the record: %v", err)
+		}
+		if err := <-group; err != nil {
+			t.Errorf("the group: %v", err)
+		}
+		if got, err := n.C.Tree().ReadFile("counted"); string(got) != "2" || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+}
+
+// A patient write that has left for a leader who is cut off waits for a majority; one that finds no leader ends as all
+// others do.
+func TestPatientWritesWithoutAMajority(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		cl := clustertest.New(t, 3, nil)
+		n, others := cl.Leader(), cl.Followers()
+		for _, f := range others {
+			f.Die()
+		}
+		write := func(name string) error {
+			return n.C.Tree().Patient().Update(t.Context(), func(b cluster.Batch) error { b.Put(name, []byte(name)); return nil })
+		}
+		sent := make(chan error, 1)
+		go func() { sent <- write("sent") }()
+		cl.Wait(func() error {
+			if leader := n.C.Status().Leader; leader != "" {
+				return fmt.Errorf("%s leads", leader)
+			}
+			return nil
+		})
+		begun := time.Now()
+		if err := write("refused"); !errors.Is(err, syscall.EAGAIN) || errors.Is(err, cluster.ErrUnknown) {
+			t.Errorf("%v after %s", err, time.Since(begun))
+		}
+		time.Sleep(time.Minute)
+		if len(sent) > 0 {
+			t.Errorf("the write that was under way has ended: %v", <-sent)
+		}
+		for _, f := range others {
+			f.Start()
+		}
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+		shows(t, cl, cl.Nodes, map[string]string{"sent": "sent"})
 	})
 }

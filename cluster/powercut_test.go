@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -57,7 +58,22 @@ func (h *history) write(t *testing.T, c *Cluster, g int, seed uint64, cut *blobt
 		name := fmt.Sprintf("w%d/%d", g, r.IntN(8))
 		value := ""
 		var err error
-		switch r.IntN(4) {
+		switch r.IntN(5) {
+		case 4:
+			value = fmt.Sprintf("blob of a group %d %d %d", seed, g, i)
+			var digests []string
+			if digests, err = commitGroup(tree, value, 2+r.IntN(8)); err != nil {
+				break
+			}
+			h.begin(name, value)
+			err = tree.Update(context.Background(), func(b Batch) error {
+				b.Link(name+"/a", digests[0])
+				b.Link(name+"/b", digests[0])
+				for j, d := range digests[1:] {
+					b.Link(fmt.Sprintf("fill%d/%d", g, j), d)
+				}
+				return nil
+			})
 		case 0:
 			h.begin(name, "")
 			err = tree.Update(context.Background(), func(b Batch) error { b.Remove(name); return nil })
@@ -100,6 +116,27 @@ func (h *history) write(t *testing.T, c *Cluster, g int, seed uint64, cut *blobt
 		}
 		h.ack(name, value)
 	}
+}
+
+// commitGroup commits blobs together, of which the first is value.
+func commitGroup(tree *Tree, value string, n int) (digests []string, err error) {
+	var ws []BlobWriter
+	defer func() {
+		for _, w := range ws {
+			err = errors.Join(err, w.Close())
+		}
+	}()
+	for i := range n {
+		w, err := tree.CreateBlob("")
+		if err != nil {
+			return nil, err
+		}
+		ws = append(ws, w)
+		if _, err := io.WriteString(w, value+strings.Repeat(".", i)); err != nil {
+			return nil, err
+		}
+	}
+	return tree.CommitBlobs(context.Background(), ws, make([]string, n))
 }
 
 // check compares a tree with the history, and takes what it finds as acknowledged.

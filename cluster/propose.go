@@ -101,9 +101,14 @@ func (c *Cluster) rename(used name) error {
 // there is an answer, so it has happened once. When the time is up without one, the error says so and is
 // syscall.EAGAIN: it may or may not happen.
 func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (r state.Result, err error) {
+	return c.proposeAll(ctx, false, ops)
+}
+
+// proposeAll is propose, which with patient is bounded by its context (Tree.Patient).
+func (c *Cluster) proposeAll(ctx context.Context, patient bool, ops []state.Op) (r state.Result, err error) {
 	for range 3 {
 		n, finished := c.seqs.take()
-		r, err = c.proposeAs(ctx, n, finished, ops)
+		r, err = c.proposeAs(ctx, n, finished, patient, ops)
 		c.seqs.finish(n)
 		if !errors.Is(err, errNotOurs) {
 			return r, err
@@ -120,7 +125,9 @@ func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (r state.Result,
 
 // proposeAs is propose under one name. errNotOurs says that it was not ours; with errUnknown the command may have been
 // carried out all the same.
-func (c *Cluster) proposeAs(ctx context.Context, n name, finished uint64, ops []state.Op) (state.Result, error) {
+func (c *Cluster) proposeAs(
+	ctx context.Context, n name, finished uint64, patient bool, ops []state.Op,
+) (state.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return state.Result{}, err
 	}
@@ -132,13 +139,47 @@ func (c *Cluster) proposeAs(ctx context.Context, n name, finished uint64, ops []
 	}
 	result := c.machine.waiters.expect(n)
 	defer c.machine.waiters.forget(n)
+	sent := false
+	for {
+		hung := c.watch.hung()
+		r, err := c.proposeOnce(ctx, n, data, result, &sent)
+		late := errors.Is(err, errUnknown) && !errors.Is(err, errNotOurs) || errors.Is(err, errNoMajority)
+		if !patient || !late || ctx.Err() != nil || c.Err() != nil || c.stopping.Load() {
+			return r, err
+		}
+		if leader, _ := c.lead.get(); !sent && leader == "" && !hung && !c.watch.hung() {
+			return r, err // nobody takes it, and nothing is known of when that will be otherwise
+		}
+		c.log.Warn("a write takes long, it is waited for", "err", err)
+	}
+}
+
+// readyFor is ready for the time that a write may take, or with patient until the disk of this node answers.
+func (c *Cluster) readyFor(ctx context.Context, patient bool) error {
+	for {
+		hung := c.watch.hung()
+		deadline := time.NewTimer(c.cfg.LeaderWait)
+		_, err := c.ready(ctx, deadline.C)
+		deadline.Stop()
+		if err == nil || !patient || !errors.Is(err, errNoMajority) || !hung && !c.watch.hung() {
+			return err
+		}
+	}
+}
+
+// proposeOnce is proposeAs for the time that a write may take. sent is whether the command may have been carried out
+// already, before and afterwards.
+func (c *Cluster) proposeOnce(
+	ctx context.Context, n name, data []byte, result <-chan state.Result, sent *bool,
+) (_ state.Result, err error) {
+	unknown := *sent
+	defer func() { *sent = unknown || errors.Is(err, errUnknown) }()
 	deadline := time.NewTimer(c.cfg.LeaderWait)
 	defer deadline.Stop()
 	end := time.Now().Add(c.cfg.LeaderWait)
 	// Also where nobody answers any more: raft waits for its disk for as long as that takes.
 	bounded, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
-	unknown := false
 	for first := true; ; first = false {
 		leader, err := c.ready(ctx, deadline.C)
 		if err == nil && !first {

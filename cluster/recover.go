@@ -172,6 +172,7 @@ func (c *Cluster) lacking(rep *RecoverReport) error {
 	if err != nil {
 		return err
 	}
+	defer blobs.Close()
 	for d, size := range c.machine.st.Kept() {
 		if n, err := blobs.Stat(d.String()); err == nil && n == size {
 			continue

@@ -140,6 +140,7 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 	if err != nil {
 		return rep, err
 	}
+	defer blobs.Close()
 	end, err := b.blobs(st, blobs)
 	if err != nil {
 		return rep, err

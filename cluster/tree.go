@@ -21,6 +21,8 @@ type Tree struct {
 	c      *Cluster
 	prefix string // "" or the directory that is this tree's root
 	claim  string
+
+	patient bool // see Patient
 }
 
 // Tree returns the whole tree.
@@ -46,6 +48,16 @@ func (t *Tree) As(claim string) *Tree {
 	as := *t
 	as.claim = claim
 	return &as
+}
+
+// Patient returns the same tree, whose writes are bounded by their context and not by Config.LeaderWait: one that has
+// left for a leader is repeated under the same name until its outcome is known, and while the disk of this node does not
+// answer one waits for that. So on a slow disk they end late rather than with an unknown outcome. Where there is no
+// leader to begin with, they end as all writes do. It is for who has nothing better to do than to wait.
+func (t *Tree) Patient() *Tree {
+	p := *t
+	p.patient = true
+	return &p
 }
 
 func (t *Tree) state() *state.State { return t.c.machine.view.Load() }

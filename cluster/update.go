@@ -93,7 +93,7 @@ func (t *Tree) Update(ctx context.Context, fn func(Batch) error) error {
 			return err
 		}
 	}
-	index, err := t.c.commit(ctx, b.ops)
+	index, err := t.c.commitAs(ctx, t.patient, b.ops)
 	if err == nil && t.c.peers != nil {
 		t.c.peers.shared(ctx, index)
 	}
@@ -103,6 +103,10 @@ func (t *Tree) Update(ctx context.Context, fn func(Batch) error) error {
 // commit proposes edits of names at one entry, or, when they are too many for one, out of sight in several and then
 // published by one.
 func (c *Cluster) commit(ctx context.Context, ops []state.Op) (uint64, error) {
+	return c.commitAs(ctx, false, ops)
+}
+
+func (c *Cluster) commitAs(ctx context.Context, patient bool, ops []state.Op) (uint64, error) {
 	cuts, size := []int{0}, 0
 	for i, op := range ops {
 		n := state.Size(op)
@@ -112,7 +116,7 @@ func (c *Cluster) commit(ctx context.Context, ops []state.Op) (uint64, error) {
 		size += n
 	}
 	if len(cuts) == 1 {
-		r, err := c.propose(ctx, ops...)
+		r, err := c.proposeAll(ctx, patient, ops)
 		return r.Index, err
 	}
 	// If we were to crash before Publish, nothing was visible and the stage expires with the next GC.
@@ -123,11 +127,12 @@ func (c *Cluster) commit(ctx context.Context, ops []state.Op) (uint64, error) {
 		if i+1 < len(cuts) {
 			to = cuts[i+1]
 		}
-		if _, err := c.propose(ctx, &state.Stage{ID: id, Until: until, From: uint64(from), Ops: ops[from:to]}); err != nil {
+		stage := &state.Stage{ID: id, Until: until, From: uint64(from), Ops: ops[from:to]}
+		if _, err := c.proposeAll(ctx, patient, []state.Op{stage}); err != nil {
 			return 0, c.dropStage(ctx, id, err)
 		}
 	}
-	r, err := c.propose(ctx, &state.Publish{ID: id})
+	r, err := c.proposeAll(ctx, patient, []state.Op{&state.Publish{ID: id}})
 	if err != nil {
 		return 0, c.dropStage(ctx, id, err)
 	}

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"casemate/cluster/blob"
 	"casemate/cluster/state"
@@ -29,6 +28,8 @@ type BlobWriter = interface {
 type upload struct {
 	c *Cluster
 	*blob.Writer
+	patient bool // see Tree.Patient
+
 	mu    sync.Mutex
 	tails map[string]*tail // nil before they began; those of other nodes, by name. The map is replaced, never written to.
 }
@@ -42,7 +43,7 @@ func (t *Tree) CreateBlob(id string) (BlobWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &upload{c: t.c, Writer: w}, nil
+	return &upload{c: t.c, Writer: w, patient: t.patient}, nil
 }
 
 // ResumeBlob opens the scratch file of that id to go on at its end, else fs.ErrNotExist. It survives restarts of the
@@ -52,7 +53,7 @@ func (t *Tree) ResumeBlob(id string) (BlobWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &upload{c: t.c, Writer: w}, nil
+	return &upload{c: t.c, Writer: w, patient: t.patient}, nil
 }
 
 // tries bounds how often Commit starts again after a collection came in between. Each needs a whole GC to have run.
@@ -67,9 +68,7 @@ func (u *upload) Commit(ctx context.Context, digest string) (string, error) {
 		}
 	}
 	// Before anything is moved: without a majority the scratch file stays as it is.
-	deadline := time.NewTimer(c.cfg.LeaderWait)
-	defer deadline.Stop()
-	if _, err := c.ready(ctx, deadline.C); err != nil {
+	if err := c.readyFor(ctx, u.patient); err != nil {
 		return "", err
 	}
 	named := u.name(digest)
@@ -87,23 +86,35 @@ func (u *upload) Commit(ctx context.Context, digest string) (string, error) {
 	for _, t := range u.copies() {
 		t.grown(size, got)
 	}
+	if err := u.enter(ctx, d, size); err != nil {
+		return "", err
+	}
+	return got, nil
+}
+
+// enter makes a placed blob durable elsewhere and known to the tree.
+func (u *upload) enter(ctx context.Context, d state.Digest, size int64) error {
 	for range tries {
-		confirmed, err := c.spread(ctx, got, size, u.copies())
+		confirmed, err := u.c.spread(ctx, d.String(), size, u.copies())
 		u.endTails(err != nil)
 		if err != nil {
-			return "", err
+			return err
 		}
-		until := c.cfg.Now().Add(c.cfg.PinTime).UnixNano()
-		_, err = c.propose(ctx, &state.AddBlob{Digest: d, Size: size, Confirmed: confirmed, Until: until})
+		_, err = u.c.proposeAll(ctx, u.patient, []state.Op{u.c.addBlob(d, size, confirmed)})
 		if err == nil {
 			u.Done()
-			return got, nil
+			return nil
 		}
 		if !errors.Is(err, state.ErrCollected) {
-			return "", err
+			return err
 		}
 	}
-	return "", fmt.Errorf("commit %s: collected %d times while it was committed: %w", got, tries, syscall.EAGAIN)
+	return fmt.Errorf("commit %s: collected %d times while it was committed: %w", d, tries, syscall.EAGAIN)
+}
+
+func (c *Cluster) addBlob(d state.Digest, size int64, confirmed uint64) state.Op {
+	until := c.cfg.Now().Add(c.cfg.PinTime).UnixNano()
+	return &state.AddBlob{Digest: d, Size: size, Confirmed: confirmed, Until: until}
 }
 
 // name tells the copies what they will be called, and begins them if the upload was too small for that, or a file's

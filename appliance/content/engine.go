@@ -48,7 +48,9 @@ type Tree interface {
 	StatBlob(digest string) (int64, error)
 	HasBlob(ctx context.Context, digest string) (int64, error)
 	OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error)
+	// CreateBlob's writers must have Sum, which is the sha256 digest of what was written, and its size.
 	CreateBlob(id string) (cluster.BlobWriter, error)
+	CommitBlobs(ctx context.Context, writers []cluster.BlobWriter, digests []string) ([]string, error)
 	ResumeBlob(id string) (cluster.BlobWriter, error)
 	DropClaims(ctx context.Context, claim string) error
 	Claims() iter.Seq2[string, int]
@@ -112,6 +114,7 @@ type Config struct {
 
 	flushEvery time.Duration // how often blobs that were put are linked below pending; 0 is ten seconds
 	flushAt    int           // how many of them do not wait for that; 0 is 512
+	groupAt    int           // small blobs that are committed together, their files open meanwhile; 0 is 512
 	largeAt    int64         // bytes from which a blob can be resumed; 0 is 64 MiB
 }
 
@@ -162,6 +165,9 @@ func New(cfg Config) *Engine {
 	}
 	if cfg.flushAt == 0 {
 		cfg.flushAt = 512
+	}
+	if cfg.groupAt == 0 {
+		cfg.groupAt = groupBlobs
 	}
 	if cfg.largeAt == 0 {
 		cfg.largeAt = 64 << 20

@@ -34,7 +34,7 @@ func TestResumesAtEveryStep(t *testing.T) {
 			}
 			t.Run(kind+", "+how, func(t *testing.T) {
 				t.Parallel()
-				few := func(c *Config) { c.flushAt = 3 }
+				few := func(c *Config) { c.flushAt, c.groupAt = 3, 2 }
 				s := newSite(t, few)
 				p := sample("b.tar")
 				p.kind = kind
@@ -251,7 +251,7 @@ func TestTheSameBlobTwiceAtOnce(t *testing.T) {
 // TestACollectionInBetween: what only a pin kept goes, and the import finds that out in time.
 func TestACollectionInBetween(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newSite(t, func(c *Config) { c.groupAt = 1 }) // else nothing is there yet to be collected
 	p := sample("b.tar")
 	n := 0
 	p.gate = func(string) {

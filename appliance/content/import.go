@@ -161,6 +161,10 @@ func (e *Engine) Import(ctx context.Context, req Request) (*Result, error) {
 // run imports.
 func (j *job) run(ctx context.Context) (_ *Result, err error) {
 	s := newSink(j.e)
+	life, cut := linger(ctx, abortTime)
+	defer cut()
+	s.small.life = life
+	defer s.small.drop()
 	var wg sync.WaitGroup
 	keeping, stop := context.WithCancel(ctx)
 	wg.Go(func() { s.run(keeping) })
@@ -192,6 +196,9 @@ func (j *job) run(ctx context.Context) (_ *Result, err error) {
 		}
 		return s.open(ctx, j.keeper.get().dir(), record, known)
 	})
+	if err == nil {
+		err = s.small.finish(ctx)
+	}
 	if err != nil || j.done != nil {
 		return j.done, err
 	}
@@ -368,6 +375,9 @@ func (j *job) unchanged(ctx context.Context, r Record) (*Result, error) {
 	return res, nil
 }
 
+// abortTime is how long an import that ends before its time may take to keep what it has read.
+const abortTime = 10 * time.Second
+
 // abort ends an import that did not come to its end. What an interrupted one has read is linked below pending, so that
 // the next time goes on there; what a failed one has written is freed, since reading the same again would fail again.
 func (j *job) abort(ctx context.Context, s *sink, cause error) error {
@@ -376,10 +386,11 @@ func (j *job) abort(ctx context.Context, s *sink, cause error) error {
 	}
 	p := j.keeper.get()
 	failed := j.failed(ctx, cause)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTime)
 	defer cancel()
 	// A bundle says what its blobs are, and a part of it, or another copy, may bring those that this one does not.
 	if failed && p.Parts == 0 && (!j.before || p.ID == "") {
+		s.small.drop()
 		p.Scratch = s.unfinished()
 		if err := j.e.dropPending(ctx, p); err != nil {
 			return err
@@ -387,6 +398,7 @@ func (j *job) abort(ctx context.Context, s *sink, cause error) error {
 		j.free(ctx, s)
 		return nil
 	}
+	_ = s.small.finish(ctx) // what it cannot commit is read again; why the import ends is known
 	if !s.idle() || len(s.unfinished()) > 0 {
 		if err := s.flush(ctx); err != nil {
 			return err

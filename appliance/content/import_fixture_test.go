@@ -281,6 +281,35 @@ func (w *faultyWriter) Commit(ctx context.Context, d string) (string, error) {
 	return got, errors.Join(cerr, err)
 }
 
+// Sum is the writer's own.
+func (w *faultyWriter) Sum() (string, int64, error) {
+	return w.BlobWriter.(interface{ Sum() (string, int64, error) }).Sum()
+}
+
+// CommitBlobs is a step for each writer.
+func (f *faulty) CommitBlobs(ctx context.Context, ws []cluster.BlobWriter, digests []string) ([]string, error) {
+	var inner []cluster.BlobWriter
+	var at []int
+	var names []string
+	var faults []error
+	failed := map[int]bool{}
+	for i, w := range ws {
+		err, after := f.step("commit")
+		faults = append(faults, err)
+		if failed[i] = err != nil; err == nil || after {
+			inner, at, names = append(inner, w.(*faultyWriter).BlobWriter), append(at, i), append(names, digests[i])
+		}
+	}
+	got, err := f.Tree.CommitBlobs(ctx, inner, names)
+	done := make([]string, len(ws))
+	for i, d := range got {
+		if !failed[at[i]] {
+			done[at[i]] = d
+		}
+	}
+	return done, errors.Join(append(faults, err)...)
+}
+
 // pack is what a test imports: images and files with their bytes, as one input. It stands for a bundle (kind
 // KindBundle), whole or a part, or for another kind.
 type pack struct {

@@ -41,6 +41,8 @@ type sink struct {
 	mended atomic.Int64 // blobs that the tree knew, and did not have whole
 
 	flushing sync.Mutex
+
+	small group
 }
 
 // kept is one blob of the import.
@@ -49,9 +51,11 @@ type kept struct {
 	fresh bool // it came with this import
 }
 
+// newSink returns a sink, whose small blobs are to be finished or dropped in the end.
 func newSink(e *Engine) *sink {
 	s := &sink{e: e, kept: map[string]int64{}, have: map[string]kept{}, busy: map[string]chan bool{},
 		wrote: map[string]bool{}, large: map[string]bool{}}
+	s.small = group{s: s, life: e.base, by: map[string]*small{}}
 	for d, n := range e.cfg.Tree.Kept() {
 		s.kept[d] = n
 	}
@@ -120,6 +124,9 @@ func (e *Engine) held(ctx context.Context, digest string) (int64, bool) {
 
 // Has implements bundle.Sink.
 func (s *sink) Has(digest string) (int64, bool) {
+	if n, ok := s.small.has(digest); ok {
+		return n, true
+	}
 	n, ok := s.e.held(s.e.base, digest)
 	if !ok {
 		return 0, false
@@ -143,6 +150,11 @@ func (s *sink) isOpen() bool {
 
 // Open implements bundle.Sink.
 func (s *sink) Open(ctx context.Context, digest string) (io.ReadSeekCloser, error) {
+	if _, ok := s.small.has(digest); ok {
+		if err := s.small.finish(ctx); err != nil {
+			return nil, err
+		}
+	}
 	return s.e.cfg.Tree.OpenBlob(ctx, digest)
 }
 
@@ -165,28 +177,47 @@ func (s *sink) Put(ctx context.Context, digest string, size int64, r io.Reader) 
 		}
 	}
 	src := &source{r: r}
-	got, n, err := s.write(ctx, digest, size, src.reader())
+	b, got, n, err := (*small)(nil), "", int64(0), error(nil)
+	if s.isSmall(digest, size) {
+		b, err = s.writeSmall(ctx, digest, size, src.reader())
+	} else {
+		got, n, err = s.write(ctx, digest, size, src.reader())
+	}
 	if err != nil {
 		if !src.failed(err) {
 			err = ours{err}
 		}
 		return "", 0, err
 	}
+	if b != nil {
+		b.mends = before >= 0
+		return b.digest, b.size, s.small.add(ctx, b)
+	}
+	s.took(got, n, before >= 0)
+	return got, n, s.flushFull(ctx)
+}
+
+// took notes a blob that was written.
+func (s *sink) took(digest string, size int64, mends bool) {
 	s.mu.Lock()
-	s.wrote[got] = true
+	s.wrote[digest] = true
 	s.mu.Unlock()
-	s.e.read.Add(n)
-	if before >= 0 {
+	s.e.read.Add(size)
+	if mends {
 		s.mended.Add(1)
 	}
-	s.note(got, n)
+	s.note(digest, size)
+}
+
+// flushFull flushes if there is enough for it.
+func (s *sink) flushFull(ctx context.Context) error {
 	s.mu.Lock()
 	full := len(s.queue) >= s.e.cfg.flushAt && s.dir != "" && !s.oldest.IsZero()
 	s.mu.Unlock()
-	if full {
-		err = s.flush(ctx)
+	if !full {
+		return nil
 	}
-	return got, n, err
+	return s.flush(ctx)
 }
 
 // ours is an error of the tree, and not of the content that an import reads: the same import may succeed later.
@@ -273,20 +304,26 @@ func (s *sink) write(ctx context.Context, digest string, size int64, r io.Reader
 
 // commit writes r to w, exactly size bytes if that is not -1, and makes it the blob digest.
 func commit(ctx context.Context, w cluster.BlobWriter, digest string, size int64, r io.Reader) (string, int64, error) {
+	n, err := fillExactly(ctx, w, size, r)
+	if err != nil {
+		return "", 0, err
+	}
+	got, err := w.Commit(ctx, digest)
+	return got, n, err
+}
+
+// fillExactly appends exactly size bytes of r to w, all there are if it is -1, and returns their number.
+func fillExactly(ctx context.Context, w cluster.BlobWriter, size int64, r io.Reader) (int64, error) {
 	switch r.(type) {
 	case *os.File, *io.SectionReader: // as they are, so that the writer can share their blocks
 	default:
 		r = bounded(ctx, r, size)
 	}
 	n, err := fill(ctx, w, r)
-	if err != nil {
-		return "", 0, err
+	if err == nil && size >= 0 && n != size {
+		err = wrongSize(n, size)
 	}
-	if size >= 0 && n != size {
-		return "", 0, wrongSize(n, size)
-	}
-	got, err := w.Commit(ctx, digest)
-	return got, n, err
+	return n, err
 }
 
 // fill appends r to w until ctx ends, which closes w. io.Copy would let the reader do the work where it can, behind
@@ -417,6 +454,7 @@ func (s *sink) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		s.small.begin() // what comes slowly is not to be read again for that
 		s.mu.Lock()
 		// What other names keep waits: an import of what is here writes nothing, unless it takes so long that those
 		// names may go.

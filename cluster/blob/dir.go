@@ -3,7 +3,8 @@
 // What it promises:
 //
 //   - A file stands under its digest only after its bytes were hashed here and are durable: hashed while written, file synced, renamed,
-//     directory synced, in this order. After a crash at any moment each digest is whole or absent.
+//     directory synced, in this order; for a group of blobs one sync of the file system stands for those of all files,
+//     and one for those of all directories. After a crash at any moment each digest is whole or absent.
 //   - Bytes being written are scratch files. One with an id survives its writer, and the process, and can be resumed.
 //   - A file is removed only by Sweep, under the lock of its digest, never while someone holds the digest.
 //   - Writes are refused with syscall.ENOSPC before the disk's reserve is touched.
@@ -58,6 +59,8 @@ type Dir struct {
 	life     context.Context // of verifications that an Open waits for; ends with Close
 	end      context.CancelFunc
 
+	volume volume // the file system, for groups of blobs
+
 	seed  maphash.Seed
 	locks [64]sync.Mutex // by digest; a lock guards the digest's holds and its removal
 	holds [64]map[string]int
@@ -90,6 +93,7 @@ func Open(dir string, o Options) (*Dir, error) {
 		d.now = time.Now
 	}
 	d.life, d.end = context.WithCancel(context.Background())
+	d.volume.patience = volumePatience
 	for i := range d.holds {
 		d.holds[i] = map[string]int{}
 	}
@@ -109,11 +113,18 @@ func Open(dir string, o Options) (*Dir, error) {
 			}
 		}
 	}
+	if s, err := d.fs.Syncer(dir); err == nil { // else files are synced one by one
+		d.volume.s = s
+	}
 	return d, nil
 }
 
-// Close ends the verifications that are under way for an Open. Blobs that are not suspect can still be opened.
-func (d *Dir) Close() { d.end() }
+// Close ends the verifications that are under way for an Open, and waits for a sync of the whole file system that is.
+// Blobs that are not suspect can still be opened.
+func (d *Dir) Close() {
+	d.end()
+	d.volume.close()
+}
 
 // mkdir makes a directory and its name durable, once.
 func (d *Dir) mkdir(name string) error {
@@ -136,14 +147,42 @@ func (d *Dir) mkdir(name string) error {
 	return nil
 }
 
-// rename makes a file the blob called digest, durably. What was known of the one before is forgotten: the bytes of this
-// one were hashed.
+// rename makes a file the blob called digest, durably.
 func (d *Dir) rename(from, to, digest string) error {
 	dir := filepath.Dir(to)
+	d.enter(dir)
+	err := d.move(from, to, digest)
+	if err == nil {
+		if err = d.fs.SyncDir(dir); err != nil {
+			err = errors.Join(errNotSynced, err)
+		}
+	}
+	d.entered(dir, err)
+	return err
+}
+
+// enter says that a name is going to be in a directory that is not durable yet; entered must follow, when it is or
+// cannot be.
+func (d *Dir) enter(dir string) {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.placing[dir]++
 	d.stable[dir] = false
-	d.mu.Unlock()
+}
+
+func (d *Dir) entered(dir string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.placing[dir]--
+	if d.placing[dir] == 0 {
+		delete(d.placing, dir)
+		d.stable[dir] = err == nil
+	}
+}
+
+// move renames a file to the blob called digest; the directory is to be synced. What was known of the blob before is
+// forgotten: the bytes of this one were hashed.
+func (d *Dir) move(from, to, digest string) error {
 	n := d.slot(digest)
 	d.locks[n].Lock() // so that no verification of the file before is taken for one of this
 	err := d.fs.Rename(from, to)
@@ -162,18 +201,6 @@ func (d *Dir) rename(from, to, digest string) error {
 	d.locks[n].Unlock()
 	if damaged && d.repaired != nil {
 		d.repaired(digest)
-	}
-	if err == nil {
-		if err = d.fs.SyncDir(dir); err != nil {
-			err = errors.Join(errNotSynced, err)
-		}
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.placing[dir]--
-	if d.placing[dir] == 0 {
-		delete(d.placing, dir)
-		d.stable[dir] = err == nil
 	}
 	return err
 }
@@ -217,6 +244,12 @@ func (d *Dir) Durable(digest string) (int64, error) {
 
 func (d *Dir) path(algorithm, digits string) string {
 	return filepath.Join(d.dir, algorithm, digits[:2], digits)
+}
+
+// target is the path of the blob called digest, which must be one.
+func (d *Dir) target(digest string) string {
+	algorithm, digits, _ := ParseDigest(digest)
+	return d.path(algorithm, digits)
 }
 
 // Stat returns the size of a blob, else fs.ErrNotExist or ErrDamaged. It reads nothing: a blob that may have been

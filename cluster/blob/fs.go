@@ -36,6 +36,9 @@ type FS interface {
 	Stat(name string) (fs.FileInfo, error)
 	// SyncDir makes the names in a directory durable.
 	SyncDir(name string) error
+	// Syncer opens the file system of dir to sync all of it at once; errors.ErrUnsupported where that is not to be relied
+	// on.
+	Syncer(dir string) (Syncer, error)
 	// Allocate reserves size bytes for a new file so that later writes within it need no new space; the bytes read as
 	// zeros.
 	Allocate(f File, size int64) error
@@ -69,6 +72,15 @@ type File interface {
 	Stat() (fs.FileInfo, error)
 	Sync() error
 	Truncate(size int64) error
+}
+
+// Syncer syncs a whole file system.
+type Syncer interface {
+	// Sync makes durable what was changed before it was called: the bytes of files and the names in directories. It also
+	// waits for what others have written. An error says that something is lost that was written since the Syncer was
+	// opened or since its last error, and not what that is: each file's own Sync tells.
+	Sync() error
+	io.Closer
 }
 
 // Source is a file from which bytes can be cloned: an *os.File, or what embeds one.

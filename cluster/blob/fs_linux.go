@@ -2,11 +2,56 @@ package blob
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
+
+// Syncer is syncfs(2). Before Linux 5.8 syncfs does not tell of writes that have failed, and on a file system that is
+// not in the list its promise is not known (that of FUSE does not reach the disk): both are errors.ErrUnsupported.
+func (OS) Syncer(dir string) (Syncer, error) {
+	var u unix.Utsname
+	var st unix.Statfs_t
+	if err := unix.Uname(&u); err != nil || !tellsSyncErrors(unix.ByteSliceToString(u.Release[:])) {
+		return nil, errors.ErrUnsupported
+	}
+	if err := unix.Statfs(dir, &st); err != nil {
+		return nil, &fs.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	switch int64(st.Type) { // the types differ between architectures
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.TMPFS_MAGIC:
+	default:
+		return nil, errors.ErrUnsupported
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	return syncer{f}, nil
+}
+
+// tellsSyncErrors says whether syncfs(2) of a kernel of that release tells of writes that have failed: since 5.8.
+func tellsSyncErrors(release string) bool {
+	var major, minor int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
+		return false
+	}
+	return major > 5 || major == 5 && minor >= 8
+}
+
+type syncer struct{ *os.File }
+
+// Sync hides the file's own.
+func (s syncer) Sync() error {
+	for {
+		err := unix.Syncfs(int(s.Fd()))
+		if err == nil || !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("syncfs", err)
+		}
+	}
+}
 
 // Allocate is fallocate(2), and ftruncate(2) where the file system has none.
 func (OS) Allocate(f File, size int64) error {

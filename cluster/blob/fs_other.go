@@ -8,6 +8,9 @@ import "errors"
 // elsewhere the program only collects.
 func (OS) Allocate(f File, size int64) error { return f.Truncate(size) }
 
+// Syncer is not supported.
+func (OS) Syncer(string) (Syncer, error) { return nil, errors.ErrUnsupported }
+
 // Clone is not supported.
 func (OS) Clone(File, Source, int64, int64) (int64, error) { return 0, errors.ErrUnsupported }
 

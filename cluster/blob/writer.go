@@ -214,56 +214,67 @@ func (w *Writer) Sum() (string, int64, error) {
 // digest and the size. Placing what is placed is no error. Must be followed by Done when the blob is known to the
 // state; until then the blob may be turned back into the scratch file by Write or Close.
 func (w *Writer) Place(digest string) (string, int64, error) {
-	algorithm := "sha256"
-	if digest != "" {
-		var err error
-		if algorithm, _, err = ParseDigest(digest); err != nil {
-			return "", 0, err
-		}
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.placed != "" && (w.placed == digest || digest == "" && strings.HasPrefix(w.placed, "sha256:")) {
-		return w.placed, w.size, nil
-	}
-	if w.placed != "" {
-		if err := w.unplace(); err != nil {
-			return "", 0, err
-		}
-	}
-	if w.f == nil {
-		return "", 0, fs.ErrClosed
-	}
-	got, err := w.digest(algorithm)
+	got, done, err := w.prepare(digest)
 	if err != nil {
 		return "", 0, err
 	}
-	if digest != "" && got != digest {
-		return "", 0, fmt.Errorf("the bytes have the digest %s, not %s: %w", got, digest, syscall.EBADMSG)
+	if done {
+		return got, w.size, nil
 	}
-	_, digits, _ := ParseDigest(got)
-	target := w.d.path(algorithm, digits)
-	release := w.d.Hold(got) // from before the name exists, so that the sweeper never sees a blob that nobody has asked for yet
-	if err := w.install(target, got); err != nil {
+	// From before the name exists, so that the sweeper never sees a blob that nobody has asked for yet.
+	release := w.d.Hold(got)
+	if err := w.install(w.d.target(got), got); err != nil {
 		release()
 		return "", 0, fmt.Errorf("place %s: %w", got, err)
 	}
-	w.f.Close() // the bytes are durable: nothing that Close could say matters
-	w.f, w.placed, w.release = nil, got, release
+	w.become(got, release)
 	return got, w.size, nil
+}
+
+// prepare finds the digest under which the bytes are to be placed; done says that they are. w.mu is held.
+func (w *Writer) prepare(digest string) (got string, done bool, err error) {
+	algorithm := "sha256"
+	if digest != "" {
+		if algorithm, _, err = ParseDigest(digest); err != nil {
+			return "", false, err
+		}
+	}
+	if w.placed != "" && (w.placed == digest || digest == "" && strings.HasPrefix(w.placed, "sha256:")) {
+		return w.placed, true, nil
+	}
+	if w.placed != "" {
+		if err := w.unplace(); err != nil {
+			return "", false, err
+		}
+	}
+	if w.f == nil {
+		return "", false, fs.ErrClosed
+	}
+	if got, err = w.digest(algorithm); err != nil {
+		return "", false, err
+	}
+	if digest != "" && got != digest {
+		return "", false, fmt.Errorf("the bytes have the digest %s, not %s: %w", got, digest, syscall.EBADMSG)
+	}
+	return got, false, nil
+}
+
+// become notes that the bytes are the blob called digest, durably, so that nothing that Close could say matters. w.mu is
+// held.
+func (w *Writer) become(digest string, release func()) {
+	w.f.Close()
+	w.f, w.placed, w.release = nil, digest, release
 }
 
 // install must keep this order: were the name durable before the bytes, a power cut would leave a blob with wrong
 // bytes. If we were to crash after any step, there is a scratch file (swept, or resumed and hashed again) or a whole
 // blob.
 func (w *Writer) install(target, digest string) error {
-	// The seal is synced with the bytes. A file system that does not take it makes more work later, and nothing worse.
-	_ = w.d.fs.Chtimes(w.path, sealAt(digest, w.size, w.d.now()))
+	w.seal(digest)
 	if err := w.f.Sync(); err != nil {
-		// The kernel has dropped what it could not write and would call the next sync a success: these bytes can no
-		// longer be made durable.
-		w.cancel()
-		return err
+		return w.unsynced(err)
 	}
 	if err := w.d.mkdir(filepath.Dir(target)); err != nil && !w.d.makeWay(target) {
 		return err
@@ -273,18 +284,32 @@ func (w *Writer) install(target, digest string) error {
 	if err != nil && !errors.Is(err, errNotSynced) && w.d.makeWay(target) {
 		err = w.d.rename(w.path, target, digest)
 	}
-	if err != nil {
-		if !errors.Is(err, errNotSynced) {
-			return err
-		}
-		// It happened, but perhaps not for ever. The scratch file comes back by a copy, so that the caller can try
-		// again.
-		if back := w.copyBack(target); back != nil {
-			return errors.Join(err, back)
-		}
-		return err
+	if errors.Is(err, errNotSynced) {
+		return w.notNamed(err, target)
 	}
-	return nil
+	return err
+}
+
+// seal gives the file the time of its digest, which is synced with the bytes. A file system that does not take it makes
+// more work later, and nothing worse.
+func (w *Writer) seal(digest string) {
+	_ = w.d.fs.Chtimes(w.path, sealAt(digest, w.size, w.d.now()))
+}
+
+// unsynced ends a writer whose file could not be synced: the kernel has dropped what it could not write and would call
+// the next sync a success, so these bytes can no longer be made durable. w.mu is held.
+func (w *Writer) unsynced(err error) error {
+	w.cancel()
+	return err
+}
+
+// notNamed is for a rename that happened, but perhaps not for ever. The scratch file comes back by a copy, so that the
+// caller can try again. w.mu is held.
+func (w *Writer) notNamed(err error, target string) error {
+	if back := w.copyBack(target); back != nil {
+		return errors.Join(err, back)
+	}
+	return err
 }
 
 // unplace turns a placed blob back into the scratch file. The blob stays where it is: someone else may have placed the

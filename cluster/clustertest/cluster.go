@@ -209,13 +209,13 @@ func (cl *Cluster) PowerCut() {
 	}
 }
 
-// FailSync lets the nth sync of a file or directory from now fail, counted from 0. happened says whether the disk has
+// FailSync lets the nth sync of a file, a directory or everything from now fail, counted from 0. happened says whether the disk has
 // done it all the same.
 func (n *Node) FailSync(nth int, happened bool) {
 	n.faults.Store(0)
 	left := nth
 	n.FS.Fault(func(op, _ string) (error, bool) {
-		if op != "sync" && op != "syncdir" {
+		if op != "sync" && op != "syncdir" && op != "syncfs" {
 			return nil, false
 		}
 		left--

@@ -147,6 +147,10 @@ func (f *file) Sync() error {
 	if err := f.ready(); err != nil {
 		return err
 	}
+	if f.node.lost {
+		f.node.lost, f.node.pending = false, nil
+		return &fs.PathError{Op: "sync", Path: f.name, Err: syscall.EIO}
+	}
 	err := f.fs.change("sync", f.name, func() {
 		for _, op := range f.node.pending {
 			op.apply(&f.node.disk)

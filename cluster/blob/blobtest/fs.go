@@ -44,6 +44,8 @@ type FS struct {
 	fault func(op, name string) (err error, after bool)
 	block int64         // see SetClone
 	hung  chan struct{} // see Hang
+
+	noSyncer bool // see SetSyncer
 }
 
 type node struct {
@@ -54,6 +56,7 @@ type node struct {
 	data    content          // file: as seen now
 	disk    content          // file: as on disk
 	pending []dataOp         // file: changes that are not durable, in order
+	lost    bool             // file: a sync of everything has lost bytes of it, which its own next sync says
 }
 
 type dataOp struct {
@@ -93,7 +96,7 @@ func (f *FS) Changes() int { f.mu.Lock(); defer f.mu.Unlock(); return f.count }
 func (f *FS) SetFree(n int64) { f.mu.Lock(); f.free = n; f.mu.Unlock() }
 
 // Fault sets a function that is asked before each change: op is one of "write", "sync", "syncdir", "create", "mkdir",
-// "rename", "remove", "truncate", "clone", "chtimes". An error is returned to the caller; with after the change has
+// "rename", "remove", "truncate", "clone", "chtimes", "syncfs". An error is returned to the caller; with after the change has
 // happened all the same.
 func (f *FS) Fault(fault func(op, name string) (err error, after bool)) {
 	f.mu.Lock()
@@ -202,7 +205,7 @@ func (f *FS) Reboot() *FS {
 		op.apply()
 	}
 	next := New(f.rng.Uint64())
-	next.free, next.block = f.free, f.block
+	next.free, next.block, next.noSyncer = f.free, f.block, f.noSyncer
 	seen := map[*node]*node{}
 	var survive func(n *node) *node
 	survive = func(n *node) *node {
@@ -252,7 +255,7 @@ func (f *FS) Image() *FS {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	next := New(f.rng.Uint64())
-	next.free, next.block = f.free, f.block
+	next.free, next.block, next.noSyncer = f.free, f.block, f.noSyncer
 	seen := map[*node]*node{}
 	var stable func(n *node) *node
 	stable = func(n *node) *node {
@@ -508,6 +511,73 @@ func (f *FS) SyncDir(name string) error {
 		f.ops = rest
 	})
 }
+
+type syncer struct {
+	fs  *FS
+	dir string
+}
+
+// Syncer implements blob.FS.
+func (f *FS) Syncer(dir string) (blob.Syncer, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.find(dir); err != nil {
+		return nil, err
+	}
+	if f.noSyncer {
+		return nil, errors.ErrUnsupported
+	}
+	return syncer{f, dir}, nil
+}
+
+// SetSyncer says whether the whole file system can be synced at once, as at first it can.
+func (f *FS) SetSyncer(can bool) { f.mu.Lock(); f.noSyncer = !can; f.mu.Unlock() }
+
+// Sync makes all bytes and names durable. One that fails without having happened leaves to chance what of them is, and
+// says nothing of files: a file whose bytes it has lost says so at its own next Sync.
+func (s syncer) Sync() error {
+	f := s.fs
+	f.hangs()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := func(part bool) {
+		seen := map[*node]bool{}
+		var each func(*node)
+		each = func(n *node) {
+			if seen[n] {
+				return
+			}
+			seen[n] = true
+			for _, name := range slices.Sorted(maps.Keys(n.entries)) {
+				each(n.entries[name])
+			}
+			if n.dir || len(n.pending) == 0 || part && f.rng.IntN(2) == 0 {
+				return
+			}
+			if n.lost = part && f.rng.IntN(2) == 0; !n.lost {
+				for _, op := range n.pending {
+					op.apply(&n.disk)
+				}
+			}
+			n.pending = nil
+		}
+		each(f.root)
+	}
+	err := f.change("syncfs", s.dir, func() {
+		all(false)
+		for _, op := range f.ops {
+			op.apply()
+		}
+		f.ops = nil
+	})
+	if err != nil && !f.off && f.fault != nil {
+		all(true)
+	}
+	return err
+}
+
+// Close implements io.Closer.
+func (s syncer) Close() error { return nil }
 
 // Allocate implements blob.FS.
 func (f *FS) Allocate(file blob.File, size int64) error { return file.Truncate(size) }

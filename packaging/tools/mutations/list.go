@@ -53,6 +53,16 @@ var mutations = []mutation{
 		[]test{{cluster, "^TestPromise1BytesBeforeNames$"}, {blob, "^TestPowerCut$"}},
 	},
 	{
+		"group-not-synced", "1: the blobs of a group get their names before their bytes are durable",
+		"cluster/blob/group.go", "if g.d.volume.sync() {", "if true {",
+		[]test{{blob, "^TestPowerCutInGroups$"}},
+	},
+	{
+		"names-of-group-not-synced", "1: the directories of a group are not synced",
+		"cluster/blob/group.go", "if !g.d.volume.sync() {", "if false {",
+		[]test{{blob, "^TestPowerCutInGroups$"}},
+	},
+	{
 		"seen-is-durable", "1: a name that is seen on the disk counts as durable",
 		"cluster/blob/dir.go", "done := d.stable[dir]", "done := true",
 		[]test{{cluster, "^TestConfirmedNameNotSynced$"}},
@@ -105,8 +115,8 @@ var mutations = []mutation{
 	// 5. Foreign bytes are hashed.
 	{
 		"bytes-not-hashed", "5: bytes get the name that somebody says",
-		"cluster/blob/writer.go", "if digest != \"\" && got != digest {\n\t\treturn \"\", 0, fmt.Errorf(\"the bytes",
-		"if digest != \"\" {\n\t\tgot = digest\n\t}\n\tif false {\n\t\treturn \"\", 0, fmt.Errorf(\"the bytes",
+		"cluster/blob/writer.go", "if digest != \"\" && got != digest {\n\t\treturn \"\", false, fmt.Errorf(\"the bytes",
+		"if digest != \"\" {\n\t\tgot = digest\n\t}\n\tif false {\n\t\treturn \"\", false, fmt.Errorf(\"the bytes",
 		[]test{{cluster, "^TestWrongBytes$"}, {blob, "^TestPromise5WrongBytesAreNoBlob$"}},
 	},
 	{

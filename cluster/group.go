@@ -1,0 +1,99 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/sync/errgroup"
+
+	"casemate/cluster/blob"
+	"casemate/cluster/state"
+)
+
+// groupCopies is how many blobs of a group are copied to other nodes at once.
+const groupCopies = 16
+
+// CommitBlobs is Commit for several writers of this tree, no two of them the same, with digests as Commit takes them:
+// small blobs cost less together, since they share syncs and one log entry. It returns the digests of those that are
+// committed, "" for those that are not, and the first error. One that cannot be committed does not hold up the others.
+// The number and the size of what is given at once is for the caller to bound; all files stay open meanwhile.
+func (t *Tree) CommitBlobs(ctx context.Context, writers []BlobWriter, digests []string) ([]string, error) {
+	c := t.c
+	done := make([]string, len(writers))
+	var first error
+	failed := func(err error) {
+		if first == nil {
+			first = err
+		}
+	}
+	var ups []*upload
+	var at []int
+	var names []string
+	for i, w := range writers {
+		if u, ok := w.(*upload); ok {
+			ups, at, names = append(ups, u), append(at, i), append(names, digests[i])
+			continue
+		}
+		var err error
+		if done[i], err = w.Commit(ctx, digests[i]); err != nil {
+			failed(err)
+		}
+	}
+	// Before anything is moved, as in Commit.
+	if err := c.readyFor(ctx, t.patient); err != nil {
+		return done, errors.Join(first, err)
+	}
+	files := make([]*blob.Writer, len(ups))
+	for i, u := range ups {
+		files[i] = u.Writer
+	}
+	placed := c.blobs.PlaceAll(files, names)
+	confirmed := make([]uint64, len(ups))
+	errs := make([]error, len(ups))
+	var copies errgroup.Group
+	copies.SetLimit(groupCopies)
+	for i, u := range ups {
+		if errs[i] = placed[i].Err; errs[i] != nil {
+			continue
+		}
+		copies.Go(func() error {
+			confirmed[i], errs[i] = c.spread(ctx, placed[i].Digest, placed[i].Size, u.copies())
+			u.endTails(errs[i] != nil)
+			return nil
+		})
+	}
+	copies.Wait()
+	var ops []state.Op
+	for i := range ups {
+		if errs[i] != nil {
+			continue
+		}
+		d, err := state.ParseDigest(placed[i].Digest)
+		if errs[i] = err; err == nil {
+			ops = append(ops, c.addBlob(d, placed[i].Size, confirmed[i]))
+		}
+	}
+	var err error
+	if len(ops) > 0 {
+		_, err = c.proposeAll(ctx, t.patient, ops)
+	}
+	refused := errors.As(err, new(*state.Error)) // because of one of them, most likely a collection: each by itself then
+	for i, u := range ups {
+		switch {
+		case errs[i] != nil:
+		case err == nil:
+			u.Done()
+		case refused:
+			d, _ := state.ParseDigest(placed[i].Digest)
+			errs[i] = u.enter(ctx, d, placed[i].Size)
+		default:
+			errs[i] = err
+		}
+		if errs[i] == nil {
+			done[at[i]] = placed[i].Digest
+		} else {
+			failed(errs[i])
+		}
+	}
+	return done, first
+}
