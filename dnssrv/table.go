@@ -267,12 +267,23 @@ func (t *frame) merged(owner string, sets []set) (flags byte, all []set, conflic
 	if ours != nil {
 		flags, all = ours.flags, slices.Clone(ours.sets)
 	}
+	if len(sets) == 0 {
+		return flags, all, nil
+	}
 	name := textOf(owner)
 	conflict := func(format string, args ...any) { conflicts = append(conflicts, fmt.Sprintf(format, args...)) }
-	// In an order that does not depend on the order given, CNAMEs last: they yield to other data.
-	sets = slices.SortedFunc(slices.Values(sets), func(a, b set) int {
-		return cmp.Or(cmp.Compare(btoi(a.qtype == dns.TypeCNAME), btoi(b.qtype == dns.TypeCNAME)), cmp.Compare(a.qtype, b.qtype))
-	})
+	if len(sets) > 1 {
+		// In an order that does not depend on the order given, CNAMEs last: they yield to other data.
+		last := func(s set) int {
+			if s.qtype == dns.TypeCNAME {
+				return 1
+			}
+			return 0
+		}
+		sets = slices.SortedFunc(slices.Values(sets), func(a, b set) int {
+			return cmp.Or(cmp.Compare(last(a), last(b)), cmp.Compare(a.qtype, b.qtype))
+		})
+	}
 	for i, s := range sets {
 		s.flags &^= setLeftOut
 		address := s.qtype == dns.TypeA || s.qtype == dns.TypeAAAA || s.qtype == dns.TypeCNAME
@@ -306,13 +317,6 @@ func (t *frame) merged(owner string, sets []set) (flags byte, all []set, conflic
 
 func (f *fixed) has(qtype uint16) bool {
 	return f != nil && slices.ContainsFunc(f.sets, func(s set) bool { return s.qtype == qtype })
-}
-
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 func (t *frame) addForward(forward []Forward, nodes []Node) error {

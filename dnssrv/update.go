@@ -282,14 +282,16 @@ func (e *editor) place(name string) {
 
 func (e *editor) put(owner string, flags byte, sets []set) {
 	name := []byte(owner)
-	var buf [260]byte
-	wild := e.names.get(append(append(buf[:0], wildcard...), name...))
-	if wild.has(isHere) {
-		flags |= isWild
-	}
-	for s := range wild.sets() {
-		if s.flags&(setOurs|setLeftOut) == 0 && !within(textOf(owner), e.frame.domain) {
-			flags |= isApex
+	if e.names.get(name).below() > 0 {
+		var buf [260]byte
+		wild := e.names.get(append(append(buf[:0], wildcard...), name...))
+		if wild.has(isHere) {
+			flags |= isWild
+		}
+		for s := range wild.sets() {
+			if s.flags&(setOurs|setLeftOut) == 0 && !within(textOf(owner), e.frame.domain) {
+				flags |= isApex
+			}
 		}
 	}
 	e.buf = e.buf[:0]
