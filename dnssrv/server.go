@@ -99,27 +99,50 @@ func (s *Server) missPacked(t *Table, answer []byte, client netip.Addr) {
 	if !t.wanted(key, qtype) {
 		return
 	}
+	if len(s.misses) == cap(s.misses) {
+		s.stats.misses.Add(1)
+		s.stats.missesLost.Add(1)
+		return
+	}
 	if name, _, err := dns.UnpackDomainName(key, 0); err == nil {
 		s.queueMiss(client, name, qtype)
 	}
 }
 
+// missPause is how long the reporter leaves misses in the queue after it has emptied it. Waking it up for each would
+// cost more than answering; so a flood of misses costs what the queue holds ten times a second.
+const missPause = 100 * time.Millisecond
+
 // reportMisses hands misses on until ctx is done, and then those that were queued before.
 func (s *Server) reportMisses(ctx context.Context) {
 	report := func(m missed) { s.missFn(m.client, trimDot(m.name), dns.Type(m.qtype).String()) }
-	for {
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for ctx.Err() == nil {
 		select {
 		case m := <-s.misses:
 			report(m)
 		case <-ctx.Done():
-			for {
-				select {
-				case m := <-s.misses:
-					report(m)
-				default:
-					return
-				}
+		}
+		for range len(s.misses) {
+			select {
+			case m := <-s.misses:
+				report(m)
+			default: // another Serve's reporter has it
 			}
+		}
+		pause.Reset(missPause)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+		}
+	}
+	for {
+		select {
+		case m := <-s.misses:
+			report(m)
+		default:
+			return
 		}
 	}
 }

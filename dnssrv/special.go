@@ -127,12 +127,8 @@ func (t *frame) addSpecials() {
 
 // inSpecial says whether the closest zone around name is a special one.
 func (t *Table) inSpecial(name []byte) bool {
-	for up, ok := name, true; ok; up, ok = parentOf(up) {
-		if h := t.names.get(up); h.has(isApex) {
-			return h.has(isSpecial)
-		}
-	}
-	return false
+	_, _, zone := t.closest(name)
+	return zone >= 0 && t.names.get(name[zone:]).has(isSpecial)
 }
 
 // serviceHost cuts leading labels with an underscore off: the host that _http._tcp.host says something about (RFC
@@ -180,15 +176,18 @@ func (t *Table) wanted(name []byte, qtype uint16) bool {
 func (t *Table) expanded(name []byte) bool {
 	var head [256]byte
 	copy(head[:], name)
-	for i, labels := 0, 0; name[i] != 0; {
+	for i, labels := 0, 1; name[i] != 0; labels++ {
+		last := i
 		i += 1 + int(name[i])
-		labels++
 		next := head[i]
 		if next == 0 {
 			break // the name itself
 		}
 		head[i] = 0
-		if t.names.get(head[:i+1]).has(isHere) && (labels > 1 || string(head[:i+1]) == localhost) {
+		// Most labels are no top-level domain of a name of ours, and the few that are asked for are at hand in the
+		// processor's cache, as whole names are not.
+		if labels == 1 && string(head[:i+1]) == localhost ||
+			labels > 1 && t.names.get(head[last:i+1]).exists() && t.names.get(head[:i+1]).has(isHere) {
 			return true
 		}
 		head[i] = next
