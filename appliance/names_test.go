@@ -49,7 +49,8 @@ func TestNamesThatChangeAreTakenUp(t *testing.T) {
 			}
 		}
 	})
-	for i := range many {
+	holds(fmt.Sprintf("host%d.bank.example", many-1), true)
+	for i := 0; i < many; i += 41 {
 		holds(fmt.Sprintf("host%d.bank.example", i), true)
 	}
 	holds("x.apps.bank.example", true)
