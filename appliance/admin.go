@@ -361,19 +361,13 @@ type nameInfo struct {
 }
 
 func (a *Appliance) getNames(*http.Request) (any, error) {
-	records, err := readNames(a.tree.Sub("names"))
-	if err != nil {
-		return nil, err
-	}
-	list := []nameInfo{}
-	for _, r := range records {
+	return streamOf(allNames(a.tree), func(r dnssrv.Record) (any, bool) {
 		i := nameInfo{Name: r.Name, Type: r.Type, Values: r.Values}
 		if r.TTL != 0 {
 			i.TTL = r.TTL.String()
 		}
-		list = append(list, i)
-	}
-	return list, nil
+		return i, true
+	}), nil
 }
 
 func (a *Appliance) setName(ctx context.Context, name, kind string, in nameRecord) error {
@@ -399,7 +393,7 @@ func (a *Appliance) setName(ctx context.Context, name, kind string, in nameRecor
 	if err != nil {
 		return err
 	}
-	return a.refresh()
+	return a.refreshNames()
 }
 
 func (a *Appliance) deleteName(ctx context.Context, name, kind string) error {
@@ -416,7 +410,7 @@ func (a *Appliance) deleteName(ctx context.Context, name, kind string) error {
 	if err := a.tree.Update(ctx, func(b cluster.Batch) error { b.Remove("names/" + path); return nil }); err != nil {
 		return err
 	}
-	return a.refresh()
+	return a.refreshNames()
 }
 
 func (a *Appliance) postGC(r *http.Request) (any, error) {

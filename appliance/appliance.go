@@ -83,6 +83,7 @@ type Appliance struct {
 
 	now      atomic.Pointer[view]
 	hosts    atomic.Pointer[hosts]
+	answers  answers
 	peers    atomic.Pointer[http.Handler] // what other nodes pass on; nil until it can be answered
 	sessions sync.WaitGroup               // imports' connections, which the server does not know any more
 	change   sync.Mutex                   // one change of settings, origins or names at a time
@@ -213,6 +214,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	}
 	peers := a.edge.passedOn()
 	a.peers.Store(&peers)
+	a.followNames()
 	if err := a.refresh(); err != nil {
 		return nil, err
 	}
@@ -491,6 +493,9 @@ func (a *Appliance) Close() error {
 		}
 		if a.imports != nil {
 			a.imports.Close()
+		}
+		if a.answers.stop != nil {
+			a.answers.stop()
 		}
 		closeIf(a.registry, a.registry != nil)
 		closeIf(a.ca, a.ca != nil)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
+	"strings"
 	"time"
 
 	"casemate/dnssrv"
@@ -16,39 +18,62 @@ type nameRecord struct {
 	TTL    string   `json:"ttl,omitempty"` // a duration; "" is the setting dns.ttl
 }
 
-// readNames reads what the operator set, from the names directory of the tree.
-func readNames(tree fs.ReadDirFS) ([]dnssrv.Record, error) {
-	var list []dnssrv.Record
-	names, err := tree.ReadDir(".")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("names: %w", err)
-	}
-	for _, n := range names {
-		types, err := tree.ReadDir(n.Name())
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+// ownerOf is the owner of a name below names/ in the tree: of names/OWNER/TYPE, or of names/OWNER that was removed.
+func ownerOf(path string) string {
+	owner, _, _ := strings.Cut(strings.TrimPrefix(path, "names/"), "/")
+	return owner
+}
+
+// readName reads what the operator set at one name, nothing if there is none. Walk and not ReadDir: it does not ask the
+// leader whether a name that is not here is nowhere.
+func readName(tree nameTree, owner string) (list []dnssrv.Record, err error) {
+	for path := range tree.Walk("names/"+owner, "") {
+		r, ok, err := readRecord(tree, path)
 		if err != nil {
-			return nil, fmt.Errorf("name %s: %w", n.Name(), err)
+			return nil, err
 		}
-		for _, t := range types {
-			data, err := fs.ReadFile(tree, n.Name()+"/"+t.Name())
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			var r nameRecord
-			if err == nil {
-				err = json.Unmarshal(data, &r)
-			}
-			var ttl time.Duration
-			if err == nil && r.TTL != "" {
-				ttl, err = time.ParseDuration(r.TTL)
-			}
-			if err != nil {
-				return nil, fmt.Errorf("name %s %s: its record is damaged, delete it and set it again: %w", n.Name(), t.Name(), err)
-			}
-			list = append(list, dnssrv.Record{Name: n.Name(), Type: t.Name(), Values: r.Values, TTL: ttl})
+		if ok {
+			list = append(list, r)
 		}
 	}
 	return list, nil
+}
+
+// nameTree is what of the tree names are read from.
+type nameTree interface {
+	fs.ReadFileFS
+	Walk(dir, after string) iter.Seq2[string, fs.FileInfo]
+}
+
+// readRecord reads names/OWNER/TYPE, false if it is not there.
+func readRecord(tree nameTree, name string) (rec dnssrv.Record, ok bool, err error) {
+	owner, kind, _ := strings.Cut(strings.TrimPrefix(name, "names/"), "/")
+	data, err := tree.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return rec, false, nil
+	}
+	var r nameRecord
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	var ttl time.Duration
+	if err == nil && r.TTL != "" {
+		ttl, err = time.ParseDuration(r.TTL)
+	}
+	if err != nil {
+		return rec, false, fmt.Errorf("name %s %s: its record is damaged, delete it and set it again: %w", owner, kind, err)
+	}
+	return dnssrv.Record{Name: owner, Type: kind, Values: r.Values, TTL: ttl}, true, nil
+}
+
+// allNames yields what the operator set, by name and type. It ends after an error.
+func allNames(tree nameTree) iter.Seq2[dnssrv.Record, error] {
+	return func(yield func(dnssrv.Record, error) bool) {
+		for path := range tree.Walk("names", "") {
+			r, ok, err := readRecord(tree, path)
+			if (ok || err != nil) && !yield(r, err) || err != nil {
+				return
+			}
+		}
+	}
 }

@@ -119,8 +119,29 @@ func (a *Appliance) nodes() ([]dnssrv.Node, error) {
 	return list, nil
 }
 
+// answers is how far DNS has taken up what the tree says.
+type answers struct {
+	mu      sync.Mutex // held while the tree is read and DNS changed, so that nobody puts an older state over a newer one
+	changed <-chan struct{}
+	take    func() (names []string, all bool) // the names that changed, see cluster.Tree
+	stop    context.CancelFunc
+
+	rest    dnssrv.Update   // what was last taken up that is no name
+	whole   bool            // all names must be read
+	pending map[string]bool // the owners that changed and could not be taken up yet
+}
+
+// followNames lets the tree remember which names change, until stop.
+func (a *Appliance) followNames() {
+	ctx, stop := context.WithCancel(context.Background())
+	changed, take := a.tree.Follow(ctx, "names")
+	a.answers = answers{changed: changed, take: take, stop: stop, whole: true, pending: map[string]bool{}}
+}
+
 // refresh takes up what the tree says now. On an error what was there before stays in use.
 func (a *Appliance) refresh() error {
+	a.answers.mu.Lock()
+	defer a.answers.mu.Unlock()
 	if err := a.readView(); err != nil {
 		return err
 	}
@@ -129,27 +150,77 @@ func (a *Appliance) refresh() error {
 	if err != nil {
 		return err
 	}
-	records, err := readNames(a.tree.Sub("names"))
-	if err != nil {
-		return err
-	}
-	byOwner := map[string][]dnssrv.Record{}
-	for _, r := range records {
-		byOwner[r.Name] = append(byOwner[r.Name], r)
-	}
-	conflicts, err := a.dns.Apply(dnssrv.Update{
-		Reset: true,
+	return a.answer(dnssrv.Update{
 		Base: &dnssrv.Base{
 			Domain: v.settings.Domain, Node: a.cfg.Node, TTL: v.settings.TTL, Forward: v.settings.Forward,
 			Allow: v.settings.allow(), ResponseRate: v.settings.ResponseRate,
 		},
-		Nodes: nodes, Origins: v.origins.Names(), Records: byOwner,
+		Nodes: nodes, Origins: append([]string{}, v.origins.Names()...),
 	})
+}
+
+// refreshNames is refresh for a change of names alone: it costs what has changed.
+func (a *Appliance) refreshNames() error {
+	a.answers.mu.Lock()
+	defer a.answers.mu.Unlock()
+	return a.answer(dnssrv.Update{})
+}
+
+// answer changes DNS by u and the names that have changed. a.answers.mu is held.
+func (a *Appliance) answer(u dnssrv.Update) error {
+	s := &a.answers
+	names, all := s.take()
+	for _, name := range names {
+		s.pending[ownerOf(name)] = true
+	}
+	// Beyond some thousand, names are cheaper to read all at once; and the tree does not remember more either.
+	if s.whole = s.whole || all || len(s.pending) > partOfNames; s.whole {
+		clear(s.pending)
+	}
+	if s.whole && u.Base == nil {
+		u = s.rest
+	}
+	conflicts, err := a.answerWith(u)
 	if err != nil {
 		return err
 	}
+	if u.Base != nil {
+		s.rest = u
+	}
+	s.whole = false
+	clear(s.pending)
 	a.problems.set("dns", conflicts)
 	return nil
+}
+
+// partOfNames is how many owners are read before DNS gets them: the tree may have any number.
+const partOfNames = 4096
+
+func (a *Appliance) answerWith(u dnssrv.Update) (conflicts []string, err error) {
+	u.Records = map[string][]dnssrv.Record{}
+	if !a.answers.whole {
+		for owner := range a.answers.pending {
+			if u.Records[owner], err = readName(a.tree, owner); err != nil {
+				return nil, err
+			}
+		}
+		return a.dns.Apply(u)
+	}
+	u.Reset = true
+	for rec, err := range allNames(a.tree) {
+		if err != nil {
+			return nil, err
+		}
+		if _, more := u.Records[rec.Name]; !more && len(u.Records) == partOfNames {
+			u.More = true
+			if _, err := a.dns.Apply(u); err != nil {
+				return nil, err
+			}
+			u = dnssrv.Update{Records: map[string][]dnssrv.Record{}}
+		}
+		u.Records[rec.Name] = append(u.Records[rec.Name], rec)
+	}
+	return a.dns.Apply(u)
 }
 
 // follow takes up what changes in the tree, here or on another node, and sees to it that the tree knows this node.
@@ -158,7 +229,7 @@ func (a *Appliance) follow(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	watches := []<-chan struct{}{a.cluster.Changes(ctx)} // who answers: DNS must not name the others
-	for _, dir := range []string{"settings", "origins", "names", "nodes"} {
+	for _, dir := range []string{"settings", "origins", "nodes"} {
 		watches = append(watches, a.tree.Watch(ctx, dir))
 	}
 	for _, ch := range watches {
@@ -173,13 +244,15 @@ func (a *Appliance) follow(ctx context.Context) error {
 	}
 	retry := time.NewTicker(10 * time.Second)
 	defer retry.Stop()
-	known := false
-	for {
-		if err := a.refresh(); err != nil {
+	known, failed := false, false
+	for refresh := a.refresh; ; {
+		if err := refresh(); err != nil {
 			a.log.Error("what the tree says cannot be taken up, the state before it stays in use", "error", err)
 			a.problems.set("view", []string{fmt.Sprintf("what the tree says cannot be taken up, the state before it stays in use: %v", err)})
+			failed = true
 		} else {
 			a.problems.set("view", nil)
+			failed = false
 		}
 		if !known {
 			err := a.enrol(ctx)
@@ -192,10 +265,15 @@ func (a *Appliance) follow(ctx context.Context) error {
 		if known {
 			tick = nil
 		}
+		refresh = a.refresh
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changes:
+		case <-a.answers.changed:
+			if !failed { // what could not be taken up is tried again with any change
+				refresh = a.refreshNames
+			}
 		case <-tick:
 		}
 	}

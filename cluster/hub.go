@@ -15,7 +15,14 @@ type hub struct {
 type watch struct {
 	dir string
 	ch  chan struct{} // closed under hub.mu
+
+	follows bool
+	names   map[string]struct{} // below dir, changed since they were taken
+	all     bool                // names are too many, or not known
 }
+
+// maxFollowed is how many changed names a watch remembers.
+const maxFollowed = 4096
 
 // concerns reports whether a change of name is one at or below dir, or of a removed directory that dir was in.
 func concerns(name, dir string) bool {
@@ -30,15 +37,36 @@ func (w *watch) tell() {
 	}
 }
 
+// note remembers that name has changed, which concerns w.
+func (w *watch) note(name string) {
+	switch {
+	case w.all:
+	case w.dir != "." && len(name) <= len(w.dir), name == ".", len(w.names) >= maxFollowed:
+		w.all, w.names = true, nil // the directory itself was removed, or one that it is in
+	default:
+		if w.names == nil {
+			w.names = map[string]struct{}{}
+		}
+		w.names[name] = struct{}{}
+	}
+}
+
 func (h *hub) notify(names []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for w := range h.watches {
+		told := false
 		for _, name := range names {
-			if concerns(name, w.dir) {
-				w.tell()
+			if !concerns(name, w.dir) {
+				continue
+			}
+			if told = true; !w.follows {
 				break
 			}
+			w.note(name)
+		}
+		if told {
+			w.tell()
 		}
 	}
 }
@@ -47,8 +75,20 @@ func (h *hub) notifyAll() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for w := range h.watches {
+		if w.follows {
+			w.all, w.names = true, nil
+		}
 		w.tell()
 	}
+}
+
+// take returns what w has noted, and begins anew.
+func (h *hub) take(w *watch) (names map[string]struct{}, all bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	names, all = w.names, w.all
+	w.names, w.all = nil, false
+	return names, all
 }
 
 // watchUntil is watch until done is called.
@@ -59,6 +99,12 @@ func (h *hub) watchUntil(dir string) (changed <-chan struct{}, done context.Canc
 
 func (h *hub) watch(ctx context.Context, dir string) <-chan struct{} {
 	w := &watch{dir: dir, ch: make(chan struct{}, 1)}
+	h.add(ctx, w)
+	return w.ch
+}
+
+// add makes w a watch until ctx is done.
+func (h *hub) add(ctx context.Context, w *watch) {
 	h.mu.Lock()
 	if h.watches == nil {
 		h.watches = map[*watch]struct{}{}
@@ -71,5 +117,4 @@ func (h *hub) watch(ctx context.Context, dir string) <-chan struct{} {
 		delete(h.watches, w)
 		close(w.ch)
 	})
-	return w.ch
 }

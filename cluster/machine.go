@@ -46,12 +46,17 @@ var (
 
 func newMachine(fail func(error)) *machine {
 	m := &machine{fail: fail, moved: make(chan struct{}, 1), st: state.New()}
-	m.publish()
+	m.publish(nil)
 	return m
 }
 
-func (m *machine) publish() {
+// publish shows the state to everybody. tell tells the watchers, before those who wait for their write go on (see
+// Tree.Watch); nil: there are none.
+func (m *machine) publish(tell func()) {
 	m.view.Store(m.st.Clone())
+	if tell != nil {
+		tell()
+	}
 	m.waiters.reached(m.st.Index())
 	select {
 	case m.moved <- struct{}{}:
@@ -96,12 +101,13 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 			changed = append(changed, r.Changed)
 		}
 	}
-	m.publish()
+	m.publish(func() {
+		for _, names := range changed {
+			m.hub.notify(names)
+		}
+	})
 	if blobs && m.published != nil {
 		m.published()
-	}
-	for _, names := range changed {
-		m.hub.notify(names)
 	}
 	if dead := m.dead.Load(); dead != nil {
 		m.fail(*dead)
@@ -136,11 +142,10 @@ func (m *machine) Restore(r io.ReadCloser) error {
 	m.st = st
 	m.sums.clear()
 	m.sums.note(st)
-	m.publish()
+	m.publish(m.hub.notifyAll)
 	if m.replaced != nil {
 		m.replaced()
 	}
-	m.hub.notifyAll()
 	return nil
 }
 
@@ -300,7 +305,7 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 			}
 		}
 	}
-	m.publish()
+	m.publish(nil)
 	return voters, nil
 }
 

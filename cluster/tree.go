@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"iter"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -278,6 +279,25 @@ func (t *Tree) Walk(dir, after string) iter.Seq2[string, fs.FileInfo] {
 // Watch implements the contract. It also tells of weak links that go with their blob, once GC has swept them.
 func (t *Tree) Watch(ctx context.Context, dir string) <-chan struct{} {
 	return t.c.machine.hub.watch(ctx, t.full(dir))
+}
+
+// Follow implements the contract.
+func (t *Tree) Follow(ctx context.Context, dir string) (changed <-chan struct{}, take func() (names []string, all bool)) {
+	w := &watch{dir: t.full(dir), ch: make(chan struct{}, 1), follows: true}
+	t.c.machine.hub.add(ctx, w)
+	skip := len(t.prefix)
+	if skip > 0 {
+		skip++
+	}
+	return w.ch, func() ([]string, bool) {
+		noted, all := t.c.machine.hub.take(w)
+		names := make([]string, 0, len(noted))
+		for name := range noted {
+			names = append(names, name[skip:])
+		}
+		slices.Sort(names)
+		return names, all
+	}
 }
 
 // StatBlob returns the size of a blob that the tree knows, else fs.ErrNotExist.

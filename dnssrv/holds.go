@@ -6,5 +6,10 @@ import "github.com/miekg/dns"
 // asking for it is no miss. What resolvers would say of it is another question.
 func (s *Server) Holds(name string) bool {
 	t := s.table.Load()
-	return t != nil && t.find(dns.CanonicalName(name)) != nil
+	if t == nil {
+		return false
+	}
+	var buf [256]byte
+	n, err := dns.PackDomainName(dns.CanonicalName(name), buf[:], 0, nil, false)
+	return err == nil && t.find(buf[:n]) != nil
 }

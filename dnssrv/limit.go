@@ -21,7 +21,7 @@ import (
 // limited with it. A network has a bound only for all its answers together.
 
 const (
-	// Rates in multiples of Spec.ResponseRate, which is for answers of one address that say the same.
+	// Rates in multiples of Base.ResponseRate, which is for answers of one address that say the same.
 	variedTimes  = 10 // NXDOMAIN: it is one answer to any name (searches with ndots:5 ask for thousands)
 	networkTimes = 20 // everything that goes to one network
 	provenTimes  = 10 // what an address may have more if it was answered over TCP
@@ -172,7 +172,7 @@ func rateCost(rate int) ticks {
 	return ticksPerSecond / ticks(rate)
 }
 
-// judge says what becomes of resp, an answer for client; each is the rateCost of Spec.ResponseRate. Answers to this
+// judge says what becomes of resp, an answer for client; each is the rateCost of Base.ResponseRate. Answers to this
 // host itself are free: nobody else can be behind them.
 func (l *limiter) judge(resp []byte, client, local netip.Addr, each, now ticks) verdict {
 	if each == 0 || client.IsLoopback() || client == local {

@@ -103,7 +103,7 @@ func control(conn syscall.Conn, f func(fd int) error) error {
 }
 
 // sendBuffer is how many bytes the kernel keeps of what was sent on conn and has not left.
-func sendBuffer(conn *net.UDPConn) (size int, err error) {
+func sendBuffer(conn syscall.Conn) (size int, err error) {
 	err = control(conn, func(fd int) (err error) {
 		size, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 		return err

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/ipv4"
@@ -246,14 +247,14 @@ func (g *guard) worth(p presence, sent int) bool {
 type sender struct {
 	stats   *counters
 	pressed *atomic.Pointer[guard] // Server.pressed
-	sock    *net.UDPConn
+	sock    syscall.Conn
 	conn    batchConn
 	guard   *guard
 	most    int // bytes waiting in the send buffer from which on the guard looks
 	lates   atomic.Uint64
 }
 
-func newSender(s *Server, sock *net.UDPConn, conn batchConn, g *guard) *sender {
+func newSender(s *Server, sock syscall.Conn, conn batchConn, g *guard) *sender {
 	o := &sender{stats: &s.stats, pressed: &s.pressed, sock: sock, conn: conn, guard: g, most: guardAt}
 	if size, err := sendBuffer(sock); err == nil {
 		o.most = min(o.most, size/4)

@@ -121,11 +121,13 @@ func (t *Table) take(r *result, resp *dns.Msg, qtype uint16, client netip.Addr) 
 
 // ours says whether a name is answered here whatever resolvers say.
 func (t *Table) ours(name string) bool {
-	if t.find(name) != nil || t.ourService(name) {
+	var buf [256]byte
+	wire := packName(buf[:], name)
+	if t.find(wire) != nil || t.ourService(name, wire) {
 		return true
 	}
 	_, forward := t.forwards(name)
-	return !forward && (within(name, t.domain) || t.inSpecial(name))
+	return !forward && (within(name, t.domain) || t.inSpecial(wire))
 }
 
 // rrset picks the records of one name (canonical) and type. Signatures are left: we do not ask for them (DO), and who

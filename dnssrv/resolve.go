@@ -16,7 +16,6 @@ type result struct {
 	rcode             int
 	answer, ns, extra []dns.RR
 	miss              string // the name that a client asked for and did not get; whether it is one, Table.wanted says
-	perClient         bool   // another client may see another order
 
 	forward bool
 	zone    string
@@ -37,35 +36,32 @@ func (t *Table) follow(r *result, qname string, qtype uint16, client netip.Addr)
 	for r.steps < maxChain {
 		r.steps++
 		name := dns.CanonicalName(qname)
-		e := t.find(name)
+		var buf [256]byte
+		wire := packName(buf[:], name)
+		e := t.find(wire)
 		if e == nil {
-			t.absent(r, qname, name, qtype)
+			t.absent(r, qname, name, wire, qtype)
 			return
 		}
 		if qtype == dns.TypeANY {
 			r.answer = append(r.answer, t.minimal(qname))
 			return
 		}
-		if cname := e.rrs[dns.TypeCNAME]; cname != nil && qtype != dns.TypeCNAME {
-			r.answer = append(r.answer, owned(cname[0], qname))
+		if cname := e.set(dns.TypeCNAME).unpack(qname); len(cname) > 0 && qtype != dns.TypeCNAME {
+			r.answer = append(r.answer, cname...)
 			qname = cname[0].(*dns.CNAME).Target
 			continue
 		}
 		n := len(r.answer)
-		if f, ok := family(qtype); ok && e.nodes {
-			r.perClient = true
+		if f, ok := family(qtype); ok && e.has(isNodes) {
 			r.answer = t.appendNodes(r.answer, qname, f, client)
 		}
-		for _, rr := range e.rrs[qtype] {
-			r.answer = append(r.answer, owned(rr, qname))
-		}
-		if _, apex := t.apexes[name]; apex && qtype == dns.TypeSOA && len(e.rrs[qtype]) == 0 {
-			soa := t.soa(name)
-			soa.Hdr.Name = qname
-			r.answer = append(r.answer, soa)
+		r.answer = append(r.answer, e.set(qtype).unpack(qname)...)
+		if qtype == dns.TypeSOA && t.names.get(wire).has(isApex) {
+			r.answer = append(r.answer, t.soaRR(qname))
 		}
 		if len(r.answer) == n {
-			r.ns = append(r.ns, t.soaFor(qname, name))
+			r.ns = append(r.ns, t.soaFor(qname, wire))
 			return
 		}
 		t.additional(r, r.answer[n:], client)
@@ -75,37 +71,71 @@ func (t *Table) follow(r *result, qname string, qtype uint16, client netip.Addr)
 	*r = result{rcode: dns.RcodeServerFailure}
 }
 
-// find returns what name holds, by itself or through a wildcard, which counts only directly below the closest name
-// that exists (RFC 4592 §2.2.1).
-func (t *Table) find(name string) *entry {
-	if e, ok := t.names[name]; ok {
-		return e
+// packName packs a canonical name, of at most 255 bytes on the wire, into buf.
+func packName(buf []byte, name string) []byte {
+	n, err := dns.PackDomainName(name, buf, 0, nil, false)
+	if err != nil {
+		// No message that was read has such a name, and no record that was checked.
+		return append(buf[:0], 0)
 	}
-	for exists := t.exists(name); !exists; exists = t.exists(name) {
-		up, ok := parent(name)
-		if !ok {
-			return nil
-		}
-		if e, ok := t.names["*."+up]; ok {
-			return e
-		}
-		name = up
-	}
-	return nil
+	return buf[:n]
 }
 
-func (t *Table) exists(name string) bool {
-	if _, ok := t.names[name]; ok {
-		return true
+// find returns what name holds, by itself or through a wildcard, which counts only directly below the closest name
+// that exists (RFC 4592 §2.2.1).
+func (t *Table) find(name []byte) entry {
+	h := t.names.get(name)
+	if h.has(isHere) {
+		return h
 	}
-	_, ok := t.inner[name]
-	return ok
+	if h.exists() {
+		return nil
+	}
+	at, up, _ := t.closest(name)
+	return t.wild(name[at:], up)
+}
+
+// wild returns what the wildcard of a name holds, which itself holds h.
+func (t *Table) wild(name []byte, h entry) entry {
+	if !h.has(isWild) {
+		return nil
+	}
+	var buf [260]byte
+	return t.names.get(append(append(buf[:0], wildcard...), name...))
+}
+
+// closest finds where in name its closest end that exists begins, which may be the root, and what that holds; and where
+// the closest of our zones begins that name is in, -1 if there is none. It comes from the root, so that a name far from
+// all of ours costs little.
+func (t *Table) closest(name []byte) (at int, h entry, zone int) {
+	var begins [128]uint8
+	n := 0
+	for i := 0; ; i += 1 + int(name[i]) {
+		begins[n] = uint8(i)
+		if name[i] == 0 {
+			break
+		}
+		n++
+	}
+	at, zone = int(begins[n]), -1
+	for ; n >= 0; n-- {
+		i := int(begins[n])
+		end := t.names.get(name[i:])
+		if end.has(isApex) {
+			zone = i
+		}
+		if !end.exists() {
+			break
+		}
+		at, h = i, end
+	}
+	return at, h, zone
 }
 
 // absent answers for a name that we do not hold: forwarded, there without data, or denied at once.
-func (t *Table) absent(r *result, qname, name string, qtype uint16) {
-	if t.ourService(name) {
-		r.ns = append(r.ns, t.soaFor(qname, name))
+func (t *Table) absent(r *result, qname, name string, wire []byte, qtype uint16) {
+	if t.ourService(name, wire) {
+		r.ns = append(r.ns, t.soaFor(qname, wire))
 		return
 	}
 	if zone, ok := t.forwards(name); ok {
@@ -117,8 +147,8 @@ func (t *Table) absent(r *result, qname, name string, qtype uint16) {
 		r.forward, r.zone, r.next = true, zone, qname
 		return
 	}
-	r.ns = append(r.ns, t.soaFor(qname, name))
-	if _, inner := t.inner[name]; inner {
+	r.ns = append(r.ns, t.soaFor(qname, wire))
+	if t.names.get(wire).exists() {
 		// registry.k8s.io exists, so k8s.io does: denying it would deny everything below it (RFC 8020). It is still a
 		// name that was asked for in vain, unless it is a joint of our own zone.
 		if !within(name, t.domain) {
@@ -132,18 +162,15 @@ func (t *Table) absent(r *result, qname, name string, qtype uint16) {
 
 // soaFor returns the SOA for the authority section of a negative answer: of the closest of our zones, else of the
 // root, as which we act for everything that does not exist in here.
-func (t *Table) soaFor(qname, name string) dns.RR {
-	for up, ok := name, true; ok; up, ok = parent(up) {
-		if _, apex := t.apexes[up]; !apex {
-			continue
-		}
-		soa := t.soa(up)
-		if up == name {
-			soa.Hdr.Name = qname
-		}
-		return soa
+func (t *Table) soaFor(qname string, name []byte) dns.RR {
+	_, _, zone := t.closest(name)
+	switch {
+	case zone == 0:
+		return t.soaRR(qname)
+	case zone > 0:
+		return t.soaRR(textOf(string(name[zone:])))
 	}
-	return t.soa(".")
+	return t.soaRR(".")
 }
 
 // minimal is the one answer to ANY (RFC 8482 §4.2).
@@ -163,17 +190,14 @@ func (t *Table) additional(r *result, rrs []dns.RR, client netip.Addr) {
 		default:
 			continue
 		}
-		e := t.names[target]
-		if e == nil {
-			continue
-		}
-		if e.nodes {
-			r.perClient = true
+		var buf [256]byte
+		e := t.names.get(packName(buf[:], target))
+		if e.has(isNodes) {
 			r.extra = t.appendNodes(r.extra, target, v4, client)
 			r.extra = t.appendNodes(r.extra, target, v6, client)
 		}
-		r.extra = append(r.extra, e.rrs[dns.TypeA]...)
-		r.extra = append(r.extra, e.rrs[dns.TypeAAAA]...)
+		r.extra = append(r.extra, e.set(dns.TypeA).unpack(target)...)
+		r.extra = append(r.extra, e.set(dns.TypeAAAA).unpack(target)...)
 	}
 }
 
@@ -197,9 +221,20 @@ func family(qtype uint16) (int, bool) {
 	return 0, false
 }
 
-// owned returns a copy of rr under another owner: the table's own records are shared by all answers.
-func owned(rr dns.RR, owner string) dns.RR {
-	rr = dns.Copy(rr)
-	rr.Header().Name = owner
-	return rr
+// unpack returns the records of the set, under owner.
+func (s set) unpack(owner string) (rrs []dns.RR) {
+	if s.n == 0 {
+		return nil
+	}
+	// What the owners point to: any name does.
+	msg := append(make([]byte, headerLen+1, headerLen+1+len(s.rrs)), s.rrs...)
+	for off := headerLen + 1; off < len(msg); {
+		rr, next, err := dns.UnpackRR(msg, off)
+		if err != nil {
+			break // we have packed it
+		}
+		rr.Header().Name = owner
+		rrs, off = append(rrs, rr), next
+	}
+	return rrs
 }

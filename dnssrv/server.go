@@ -38,8 +38,9 @@ type Server struct {
 	limit   *limiter
 	pressed atomic.Pointer[guard] // of the socket on which answers waited lately; nil if none did
 
-	applying sync.Mutex // guards applied
+	applying sync.Mutex // guards what follows
 	applied  content
+	coming   *content // what an Update with More began; nil between changes
 }
 
 type missed struct {
@@ -48,7 +49,7 @@ type missed struct {
 	qtype  uint16
 }
 
-// New returns a server without a table. Until SetTable it answers SERVFAIL.
+// New returns a server without a table. Until Apply it answers SERVFAIL.
 func New(cfg Config) *Server {
 	s := &Server{log: cfg.Log, missFn: cfg.Miss, misses: make(chan missed, 1024), limit: newLimiter(), conns: newConns()}
 	if s.log == nil {
@@ -58,17 +59,19 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// SetTable makes t the table of all questions read from now on.
-func (s *Server) SetTable(t *Table) {
-	s.table.Store(t)
-	s.forward.keep(t)
-}
-
 // miss queues a miss without waiting, unless t says that the question tells of nothing that is missing.
 func (s *Server) miss(t *Table, client netip.Addr, name string, qtype uint16) {
-	if s.missFn == nil || !t.wanted(name, qtype) {
+	if s.missFn == nil {
 		return
 	}
+	var buf [256]byte
+	if t.wanted(packName(buf[:], name), qtype) {
+		s.queueMiss(client, name, qtype)
+	}
+}
+
+// queueMiss queues a miss without waiting.
+func (s *Server) queueMiss(client netip.Addr, name string, qtype uint16) {
 	s.stats.misses.Add(1)
 	if g := s.pressed.Load(); g != nil && g.doubts(client) {
 		s.stats.missesLost.Add(1) // what nobody asked for would hide what somebody did
@@ -87,29 +90,59 @@ func (s *Server) missPacked(t *Table, answer []byte, client netip.Addr) {
 	if s.missFn == nil {
 		return
 	}
-	name, off, err := dns.UnpackDomainName(answer, headerLen)
-	if err != nil {
+	var buf [256]byte
+	key := questionName(&buf, answer)
+	if key == nil {
 		return // it was read before
 	}
-	s.miss(t, client, dns.CanonicalName(name), binary.BigEndian.Uint16(answer[off:]))
+	qtype := binary.BigEndian.Uint16(answer[headerLen+len(key):])
+	if !t.wanted(key, qtype) {
+		return
+	}
+	if len(s.misses) == cap(s.misses) {
+		s.stats.misses.Add(1)
+		s.stats.missesLost.Add(1)
+		return
+	}
+	if name, _, err := dns.UnpackDomainName(key, 0); err == nil {
+		s.queueMiss(client, name, qtype)
+	}
 }
+
+// missPause is how long the reporter leaves misses in the queue after it has emptied it. Waking it up for each would
+// cost more than answering; so a flood of misses costs what the queue holds ten times a second.
+const missPause = 100 * time.Millisecond
 
 // reportMisses hands misses on until ctx is done, and then those that were queued before.
 func (s *Server) reportMisses(ctx context.Context) {
 	report := func(m missed) { s.missFn(m.client, trimDot(m.name), dns.Type(m.qtype).String()) }
-	for {
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for ctx.Err() == nil {
 		select {
 		case m := <-s.misses:
 			report(m)
 		case <-ctx.Done():
-			for {
-				select {
-				case m := <-s.misses:
-					report(m)
-				default:
-					return
-				}
+		}
+		for range len(s.misses) {
+			select {
+			case m := <-s.misses:
+				report(m)
+			default: // another Serve's reporter has it
 			}
+		}
+		pause.Reset(missPause)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+		}
+	}
+	for {
+		select {
+		case m := <-s.misses:
+			report(m)
+		default:
+			return
 		}
 	}
 }

@@ -3,6 +3,7 @@ package dnssrv
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -216,4 +217,49 @@ func floodServer(how string) error {
 	cancel()
 	wg.Wait()
 	return json.NewEncoder(os.Stdout).Encode(s.Stats())
+}
+
+// Answers to questions that came together over TCP go together: one write, and one wake-up of the client.
+func TestAnswersOverTCPGoTogether(t *testing.T) {
+	s := New(Config{})
+	s.SetTable(table(t, threeNodes()))
+	client, server := net.Pipe()
+	p, _ := s.conns.acquire(netip.MustParseAddr("127.0.0.1"), func() {})
+	var wg sync.WaitGroup
+	wg.Go(func() { s.serveConn(t.Context(), server, p) })
+	defer wg.Wait()
+	defer client.Close()
+	var questions []byte
+	names := []string{"docker.io", "registry.k8s.io", "nobody.docker.io"}
+	for _, name := range names {
+		q := packet(t, question(name, dns.TypeTXT))
+		questions = append(binary.BigEndian.AppendUint16(questions, uint16(len(q))), q...)
+	}
+	if _, err := client.Write(questions); err != nil {
+		t.Fatal(err)
+	}
+	answers := make([]byte, 4096)
+	n, err := client.Read(answers) // gives one write of the other end
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest := answers[:n]
+	for _, name := range names {
+		if len(rest) < 2 || len(rest) < 2+int(binary.BigEndian.Uint16(rest)) {
+			t.Fatalf("%s: its answer was not in the first write, which had %d bytes", name, n)
+		}
+		end := 2 + int(binary.BigEndian.Uint16(rest))
+		if m := unpacked(t, rest[2:end]); m.Question[0].Name != dns.Fqdn(name) {
+			t.Errorf("%s: got %v", name, m)
+		}
+		rest = rest[end:]
+	}
+	if len(rest) > 0 {
+		t.Errorf("%d bytes more", len(rest))
+	}
+	client.Close()
+	wg.Wait()
+	if busy := p.busy.Load(); busy != 0 {
+		t.Errorf("%d questions count as under way", busy)
+	}
 }

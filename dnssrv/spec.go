@@ -1,6 +1,7 @@
 package dnssrv
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -12,7 +13,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Limits on what a Spec may hold. They bound the size of answers and of the table, not what a real site needs.
+// Limits on what an Update may hold. They bound the size of answers and of the table, not what a real site needs.
 const (
 	DefaultTTL   = 15 * time.Second
 	maxTTL       = time.Hour
@@ -22,35 +23,9 @@ const (
 	maxValues    = 64
 	maxText      = 2048
 	maxResolvers = 8
-	// MaxResponseRate is the highest Spec.ResponseRate: rates are counted in tenths of a microsecond.
+	// MaxResponseRate is the highest Base.ResponseRate: rates are counted in tenths of a microsecond.
 	MaxResponseRate = 10_000
 )
-
-// Spec is what an answer table is built from. Names are given with or without a trailing dot, in any case.
-type Spec struct {
-	// Domain is the own zone, such as casemate.internal.
-	Domain string
-	// Node is this node's name. It is told to clients that ask for it (NSID, RFC 5001), and to nobody else.
-	Node string
-	// Nodes are the members of the cluster, at least one and at most 16. Node.Name becomes <name>.<domain>.
-	Nodes []Node
-	// Origins are the overridden names: origins and their aliases. Each is answered as a zone of its own, with nothing
-	// below it.
-	Origins []string
-	// Records are set by the operator. Where one has the name of an origin or of the own zone's fixed names and is an
-	// A, AAAA or CNAME, the operator's wins; see [Table.Conflicts].
-	Records []Record
-	// TTL of everything that we make up, positive and negative; 0 means DefaultTTL; between 1s and 1h.
-	TTL time.Duration
-	// Forward says which resolvers know what is not ours. The longest matching zone counts. Empty: NXDOMAIN at once.
-	Forward []Forward
-	// ResponseRate is how many answers a second that say the same one address gets over UDP before it is sent to TCP,
-	// up to 10000; five seconds' worth may come at once. Its NXDOMAIN answers may be ten times as many, all answers to
-	// its network (/24, /56) twenty times. 0: no limit.
-	ResponseRate int
-	// Allow are the clients that may ask. Empty allows nobody.
-	Allow []netip.Prefix
-}
 
 // Node is a member of the cluster.
 type Node struct {
@@ -70,7 +45,7 @@ type Record struct {
 	// Values in presentation form: an address; a name; a text, taken literally, of at most 2048 bytes; "priority weight
 	// port target".
 	Values []string
-	// TTL between 1s and 168h; 0 means Spec.TTL.
+	// TTL between 1s and 168h; 0 means Base.TTL.
 	TTL time.Duration
 }
 
@@ -84,20 +59,22 @@ type Forward struct {
 
 // ValidateRecord says whether rec can stand in a table, and if not, the rule and what it got.
 func ValidateRecord(rec Record) error {
-	_, _, err := rec.rrs(1)
+	_, _, err := rec.pack(1)
 	return err
 }
 
-// rrs returns the record's canonical owner name and its resource records.
-func (rec Record) rrs(ttl uint32) (owner string, rrs []dns.RR, err error) {
+// pack returns the record's canonical owner name and its RRset. ttl is the settings'.
+func (rec Record) pack(ttl uint32) (owner string, rrs set, err error) {
 	owner, err = canonical(rec.Name, true)
 	if err != nil {
-		return "", nil, fmt.Errorf("dns record: name %w", err)
+		return "", set{}, fmt.Errorf("dns record: name %w", err)
 	}
-	fail := func(format string, args ...any) (string, []dns.RR, error) {
-		return "", nil, fmt.Errorf("dns record %s %s: %w", trimDot(owner), strings.ToUpper(rec.Type), fmt.Errorf(format, args...))
+	fail := func(format string, args ...any) (string, set, error) {
+		return "", set{}, fmt.Errorf("dns record %s %s: %w", trimDot(owner), strings.ToUpper(rec.Type), fmt.Errorf(format, args...))
 	}
-	if rec.TTL != 0 {
+	if rec.TTL == 0 {
+		rrs.flags = setTTL
+	} else {
 		if rec.TTL < time.Second || rec.TTL > maxRecordTTL {
 			return fail("ttl must be between 1s and %s, got %q", maxRecordTTL, rec.TTL)
 		}
@@ -106,24 +83,21 @@ func (rec Record) rrs(ttl uint32) (owner string, rrs []dns.RR, err error) {
 	if len(rec.Values) == 0 || len(rec.Values) > maxValues {
 		return fail("must have between 1 and %d values, got %d", maxValues, len(rec.Values))
 	}
-	rrtype := dns.StringToType[strings.ToUpper(rec.Type)]
-	seen := make(map[string]bool)
+	rrs.qtype = dns.StringToType[strings.ToUpper(rec.Type)]
 	for _, v := range rec.Values {
-		h := dns.RR_Header{Name: owner, Rrtype: rrtype, Class: dns.ClassINET, Ttl: ttl}
-		var rr dns.RR
-		switch rrtype {
+		switch rrs.qtype {
 		case dns.TypeA:
 			a, err := netip.ParseAddr(v)
 			if err != nil || !a.Is4() {
 				return fail("value must be an IPv4 address, got %q", v)
 			}
-			rr = &dns.A{Hdr: h, A: a.AsSlice()}
+			rrs.add(ttl, a.AsSlice())
 		case dns.TypeAAAA:
 			a, err := netip.ParseAddr(v)
 			if err != nil || !a.Is6() || a.Is4In6() || a.Zone() != "" {
 				return fail("value must be an IPv6 address without a zone, got %q", v)
 			}
-			rr = &dns.AAAA{Hdr: h, AAAA: a.AsSlice()}
+			rrs.add(ttl, a.AsSlice())
 		case dns.TypeCNAME:
 			target, err := canonical(v, false)
 			if err != nil {
@@ -135,24 +109,24 @@ func (rec Record) rrs(ttl uint32) (owner string, rrs []dns.RR, err error) {
 			if target == owner {
 				return fail("must not point to itself")
 			}
-			rr = &dns.CNAME{Hdr: h, Target: target}
+			rrs.add(ttl, []byte(wireOf(target)))
 		case dns.TypeTXT:
 			if len(v) > maxText {
 				return fail("value must have at most %d bytes, got %d", maxText, len(v))
 			}
-			rr = &dns.TXT{Hdr: h, Txt: texts(v)}
+			rrs.add(ttl, texts(v))
 		case dns.TypeSRV:
 			f := strings.Fields(v)
 			if len(f) != 4 {
 				return fail(`value must be "priority weight port target", got %q`, v)
 			}
-			var n [3]uint16
-			for i := range n {
-				u, err := strconv.ParseUint(f[i], 10, 16)
+			var rdata []byte
+			for _, n := range f[:3] {
+				u, err := strconv.ParseUint(n, 10, 16)
 				if err != nil {
 					return fail("priority, weight and port must be between 0 and 65535, got %q", v)
 				}
-				n[i] = uint16(u)
+				rdata = binary.BigEndian.AppendUint16(rdata, uint16(u))
 			}
 			target := "."
 			if f[3] != "." { // "." says that the service is not offered (RFC 2782)
@@ -160,27 +134,21 @@ func (rec Record) rrs(ttl uint32) (owner string, rrs []dns.RR, err error) {
 					return fail("target %w", err)
 				}
 			}
-			rr = &dns.SRV{Hdr: h, Priority: n[0], Weight: n[1], Port: n[2], Target: target}
+			rrs.add(ttl, append(rdata, wireOf(target)...))
 		default:
-			return "", nil, fmt.Errorf("dns record %s: type must be A, AAAA, CNAME, TXT or SRV, got %q", trimDot(owner), rec.Type)
-		}
-		// An RRset holds a value once (RFC 2181 §5).
-		if key := rr.String(); !seen[key] {
-			seen[key] = true
-			rrs = append(rrs, rr)
+			return "", set{}, fmt.Errorf("dns record %s: type must be A, AAAA, CNAME, TXT or SRV, got %q", trimDot(owner), rec.Type)
 		}
 	}
 	return owner, rrs, nil
 }
 
-// texts splits a text into character-strings of at most 255 bytes (RFC 1035 §3.3.14), escaped as miekg/dns keeps them.
-func texts(v string) []string {
-	var out []string
+// texts packs a text as character-strings of at most 255 bytes (RFC 1035 §3.3.14).
+func texts(v string) (rdata []byte) {
 	for {
 		n := min(len(v), 255)
-		out = append(out, strings.ReplaceAll(v[:n], `\`, `\\`))
+		rdata = append(append(rdata, byte(n)), v[:n]...)
 		if v = v[n:]; v == "" {
-			return out
+			return rdata
 		}
 	}
 }

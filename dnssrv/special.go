@@ -85,7 +85,7 @@ func reverseZone(addr string, nibbles int) string {
 func loopback(name string) bool { return within(name, "localhost.") }
 
 // addSpecials makes the special zones that no resolver answers for. It comes after everything that an operator can set.
-func (t *Table) addSpecials() {
+func (t *frame) addSpecials() {
 	for _, s := range specials {
 		if within(s.zone, t.domain) {
 			continue
@@ -104,48 +104,38 @@ func (t *Table) addSpecials() {
 			continue
 		}
 		t.special[s.zone] = struct{}{}
-		t.apexes[s.zone] = struct{}{}
+		f := t.entry(s.zone)
+		f.flags |= isApex | isSpecial
 		if strings.HasSuffix(s.zone, ".arpa.") {
-			t.entry(s.zone) // a zone's apex exists; the others are top-level domains that do not
+			f.flags |= isHere // a zone's apex exists; the others are top-level domains that do not
 		}
 	}
 	if _, ok := t.special["localhost."]; ok {
 		for _, name := range []string{"localhost.", "*.localhost."} {
-			t.add(t.addressRR(name, netip.AddrFrom4([4]byte{127, 0, 0, 1})))
-			t.add(t.addressRR(name, netip.IPv6Loopback()))
+			t.addAddress(name, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+			t.addAddress(name, netip.IPv6Loopback())
 		}
 		for _, rev := range []string{"1.0.0.127.in-addr.arpa.", reverseZone("::1", 32)} {
-			t.add(&dns.PTR{Hdr: t.header(rev, dns.TypePTR), Ptr: "localhost."})
+			t.add(rev, dns.TypePTR, []byte(wireOf("localhost.")))
 		}
 	}
 	if _, ok := t.special["resolver.arpa."]; ok {
 		// "We have no designated resolver" is NODATA (RFC 9462, 4).
-		t.entry("*.resolver.arpa.")
+		t.entry("*.resolver.arpa.").flags |= isHere
 	}
 }
 
 // inSpecial says whether the closest zone around name is a special one.
-func (t *Table) inSpecial(name string) bool {
-	for z, up := name, true; up; z, up = parent(z) {
-		if _, ok := t.special[z]; ok {
-			return true
-		}
-		if _, ok := t.apexes[z]; ok {
-			return false
-		}
-	}
-	return false
+func (t *Table) inSpecial(name []byte) bool {
+	_, _, zone := t.closest(name)
+	return zone >= 0 && t.names.get(name[zone:]).has(isSpecial)
 }
 
 // serviceHost cuts leading labels with an underscore off: the host that _http._tcp.host says something about (RFC
 // 8552).
-func serviceHost(name string) string {
-	for strings.HasPrefix(name, "_") {
-		up, ok := parent(name)
-		if !ok {
-			break
-		}
-		name = up
+func serviceHost(name []byte) []byte {
+	for name[0] != 0 && name[1] == '_' {
+		name, _ = parentOf(name)
 	}
 	return name
 }
@@ -153,18 +143,17 @@ func serviceHost(name string) string {
 // ourService says whether name is about the services of a host that we stand for. It has no data then: what the host's
 // real owner would say sends clients elsewhere (apt follows _http._tcp.host). A zone below the host that has a resolver
 // of its own is that resolver's.
-func (t *Table) ourService(name string) bool {
-	host := serviceHost(name)
-	if host == name {
+func (t *Table) ourService(name string, wire []byte) bool {
+	host := serviceHost(wire)
+	if len(host) == len(wire) || !t.names.get(host).has(isHost) {
 		return false
 	}
-	e := t.names[host]
 	zone, forward := t.forwards(name)
-	return e != nil && e.host && !(forward && zone != host && within(zone, host))
+	return !(forward && len(wireOf(zone)) > len(host)) // both are ends of name
 }
 
 // wanted says whether a question without an answer tells of something that is missing here.
-func (t *Table) wanted(name string, qtype uint16) bool {
+func (t *Table) wanted(name []byte, qtype uint16) bool {
 	switch qtype {
 	case dns.TypeA, dns.TypeAAAA, dns.TypeCNAME, dns.TypeTXT, dns.TypeSRV, dns.TypeMX, dns.TypeNAPTR:
 	default:
@@ -175,23 +164,35 @@ func (t *Table) wanted(name string, qtype uint16) bool {
 	if t.inSpecial(name) {
 		return false
 	}
-	if host := serviceHost(name); host != name && t.find(host) != nil {
+	host := serviceHost(name)
+	if len(host) != len(name) && t.find(host) != nil {
 		return false
 	}
-	return !t.expanded(serviceHost(name))
+	return !t.expanded(host)
 }
 
 // expanded says whether name is one that we hold with the suffix of a search list behind it: with ndots:5, clients ask
 // for registry.k8s.io.default.svc.cluster.local before registry.k8s.io.
-func (t *Table) expanded(name string) bool {
-	for i := range len(name) - 1 {
-		if name[i] != '.' {
-			continue
+func (t *Table) expanded(name []byte) bool {
+	var head [256]byte
+	copy(head[:], name)
+	for i, labels := 0, 1; name[i] != 0; labels++ {
+		last := i
+		i += 1 + int(name[i])
+		next := head[i]
+		if next == 0 {
+			break // the name itself
 		}
-		head := name[:i+1]
-		if e := t.names[head]; e != nil && (strings.Count(head, ".") > 1 || head == "localhost.") {
+		head[i] = 0
+		// Most labels are no top-level domain of a name of ours, and the few that are asked for are at hand in the
+		// processor's cache, as whole names are not.
+		if labels == 1 && string(head[:i+1]) == localhost ||
+			labels > 1 && t.names.get(head[last:i+1]).exists() && t.names.get(head[:i+1]).has(isHere) {
 			return true
 		}
+		head[i] = next
 	}
 	return false
 }
+
+const localhost = "\x09localhost\x00"

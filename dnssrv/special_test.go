@@ -282,7 +282,7 @@ func TestWhatIsAMiss(t *testing.T) {
 		{"x.test.", dns.TypeA, false},
 		{"nas.home.arpa.", dns.TypeA, false},
 	} {
-		if got := tab.wanted(c.name, c.qtype); got != c.want {
+		if got := tab.wanted([]byte(wireOf(c.name)), c.qtype); got != c.want {
 			t.Errorf("%s %s: a miss: %v, want %v", c.name, dns.Type(c.qtype), got, c.want)
 		}
 	}

@@ -20,7 +20,7 @@ type Stats struct {
 	// Unsent answers found the send buffer full. Absent ones were for addresses of the host's own networks that nobody
 	// showed to be his.
 	Unsent, Absent uint64
-	// Limited answers were beyond Spec.ResponseRate and sent as their question with TC set; Withheld ones were errors
+	// Limited answers were beyond Base.ResponseRate and sent as their question with TC set; Withheld ones were errors
 	// beyond it and not sent.
 	Limited, Withheld uint64
 	// Truncated answers had TC set.

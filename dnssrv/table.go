@@ -1,7 +1,9 @@
 package dnssrv
 
 import (
+	"bytes"
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,6 +15,13 @@ import (
 
 // Table holds every answer that needs no forwarding. It is immutable: whoever has one may read it without a lock.
 type Table struct {
+	*frame
+	names     names // who is asked for, with what the operator set
+	conflicts []string
+}
+
+// frame is the part of a table that does not grow with the operator's records. It is immutable.
+type frame struct {
 	domain string // canonical
 	node   string
 	ttl    uint32       // seconds
@@ -20,20 +29,17 @@ type Table struct {
 
 	members map[string]bool // names of nodes
 
-	names  map[string]*entry   // by canonical owner, wildcards under their literal name
-	inner  map[string]struct{} // empty non-terminals: they exist, with no data (RFC 8020)
-	apexes map[string]struct{} // what we act as the zone of; owners of SOAs
+	own map[string]*fixed // what names hold that are ours whatever the operator sets, by wire name
 
-	special map[string]struct{} // special zones that are ours: neither forwarded nor missing; among apexes
+	special map[string]struct{} // special zones that are ours: neither forwarded nor missing
 
 	forward map[string][]netip.AddrPort // by canonical zone; resolvers that are not ourselves
+	zones   map[string]struct{}         // the same zones, by wire name
+	longest int                         // of zones, in bytes
 	allow   []netip.Prefix
-	cost    ticks // rateCost of Spec.ResponseRate
+	cost    ticks // rateCost of Base.ResponseRate
 
-	// Packed answers, by lower-case wire name; see fast.go.
-	hot    map[string]*hot
-	marks  map[string]uint8
-	denial packed
+	soa packedSOA
 
 	conflicts []string
 }
@@ -46,57 +52,61 @@ type member struct {
 	packed []byte
 }
 
-// entry is what a name holds.
-type entry struct {
-	nodes bool // A and AAAA are every live node's
-	host  bool // a name that we stand for, even if the operator set other addresses: an origin, or a fixed name of the own zone
-	rrs   map[uint16][]dns.RR
+// fixed is what a name of ours holds, see the flags of [entry].
+type fixed struct {
+	flags byte
+	sets  []set // by type
+}
+
+func (f *fixed) equal(g *fixed) bool {
+	return f == g || f != nil && g != nil && f.flags == g.flags && slices.EqualFunc(f.sets, g.sets, func(a, b set) bool {
+		return a.qtype == b.qtype && bytes.Equal(a.rrs, b.rrs)
+	})
 }
 
 const v4, v6 = 0, 1
 
-// NewTable checks spec and builds the answers. An error names the one item that is wrong; items that are right alone
-// but contradict each other are settled by a fixed rule instead, so that no order of two writes can leave the cluster
-// without a table: see [Table.Conflicts].
-func NewTable(spec Spec) (*Table, error) {
-	t := &Table{
-		node:    spec.Node,
+// newFrame checks its arguments and builds what is ours. An error names the one item that is wrong; items that are
+// right alone but contradict each other are settled by a fixed rule instead, so that no order of two writes can leave
+// the cluster without a table: see [Server.Apply].
+func newFrame(b Base, nodes []Node, origins []string) (*frame, error) {
+	t := &frame{
+		node:    b.Node,
 		members: make(map[string]bool),
-		names:   make(map[string]*entry),
-		inner:   make(map[string]struct{}),
-		apexes:  make(map[string]struct{}),
+		own:     make(map[string]*fixed),
 		special: make(map[string]struct{}),
 		forward: make(map[string][]netip.AddrPort),
+		zones:   make(map[string]struct{}),
 	}
 	var err error
-	if t.domain, err = hostname(spec.Domain); err != nil {
+	if t.domain, err = hostname(b.Domain); err != nil {
 		return nil, fmt.Errorf("dns table: domain %w", err)
 	}
-	if spec.Node != "" {
-		if label, err := hostname(spec.Node); err != nil || len(label) > 64 {
-			return nil, fmt.Errorf("dns table: node must be one label, got %q", clip(spec.Node))
+	if b.Node != "" {
+		if label, err := hostname(b.Node); err != nil || len(label) > 64 {
+			return nil, fmt.Errorf("dns table: node must be one label, got %q", clip(b.Node))
 		}
 	}
-	ttl := cmp.Or(spec.TTL, DefaultTTL)
+	ttl := cmp.Or(b.TTL, DefaultTTL)
 	if ttl < time.Second || ttl > maxTTL {
 		return nil, fmt.Errorf("dns.ttl must be between 1s and 1h, got %q", ttl)
 	}
 	t.ttl = uint32(ttl / time.Second)
-	if spec.ResponseRate < 0 || spec.ResponseRate > MaxResponseRate {
+	if b.ResponseRate < 0 || b.ResponseRate > MaxResponseRate {
 		return nil, fmt.Errorf(
-			"dns.response_rate must be between 0 (no limit) and %d, got %d", MaxResponseRate, spec.ResponseRate)
+			"dns.response_rate must be between 0 (no limit) and %d, got %d", MaxResponseRate, b.ResponseRate)
 	}
-	t.cost = rateCost(spec.ResponseRate)
-	for _, p := range spec.Allow {
+	t.cost = rateCost(b.ResponseRate)
+	for _, p := range b.Allow {
 		if !p.IsValid() {
 			return nil, fmt.Errorf("dns.allow must be a list of networks, got %q", p)
 		}
 		t.allow = append(t.allow, unmapPrefix(p).Masked())
 	}
-	if err := t.addNodes(spec.Nodes); err != nil {
+	if err := t.addNodes(nodes); err != nil {
 		return nil, err
 	}
-	for _, o := range spec.Origins {
+	for _, o := range origins {
 		name, err := hostname(o)
 		if err != nil {
 			return nil, fmt.Errorf("dns table: origin %w", err)
@@ -105,58 +115,63 @@ func NewTable(spec Spec) (*Table, error) {
 			t.conflict("%s is the host that asks for it: it does not answer with our nodes' addresses", trimDot(name))
 			continue
 		}
-		t.apexes[name] = struct{}{}
-		e := t.entry(name)
-		e.nodes, e.host = true, true
+		t.entry(name).flags |= isHere | isApex | isNodes | isHost
 	}
-	if err := t.addRecords(spec.Records); err != nil {
-		return nil, err
-	}
-	if err := t.addForward(spec.Forward, spec.Nodes); err != nil {
+	if err := t.addForward(b.Forward, nodes); err != nil {
 		return nil, err
 	}
 	t.addSpecials()
-	for name := range t.names {
-		for up, ok := parent(name); ok; up, ok = parent(up) {
-			if _, exists := t.names[up]; !exists {
-				t.inner[up] = struct{}{}
-			}
-		}
+	for zone := range t.forward {
+		wire := wireOf(zone)
+		t.zones[wire] = struct{}{}
+		t.longest = max(t.longest, len(wire))
 	}
-	slices.Sort(t.conflicts)
-	return t, t.pack()
+	for _, f := range t.own {
+		slices.SortFunc(f.sets, func(a, b set) int { return cmp.Compare(a.qtype, b.qtype) })
+	}
+	t.soa = t.packSOA()
+	return t, nil
 }
 
-// Conflicts lists what in the Spec contradicts each other and how it was settled, one sentence each, for `status` and
-// for refusing a change before it is written. The rules: fixed names of the own zone keep their place; an operator's A,
-// AAAA or CNAME replaces the addresses that we would answer at that name; of a CNAME and other data at one name the
-// other data stays (RFC 1034 §3.6.2); a resolver that is a node of this cluster is left out, because two nodes would
-// forward to each other; localhost means the host that asks, and some special zones are never forwarded.
-func (t *Table) Conflicts() []string { return slices.Clone(t.conflicts) }
-
-func (t *Table) conflict(format string, args ...any) {
+func (t *frame) conflict(format string, args ...any) {
 	t.conflicts = append(t.conflicts, fmt.Sprintf(format, args...))
 }
 
-func (t *Table) entry(name string) *entry {
-	e := t.names[name]
-	if e == nil {
-		e = &entry{rrs: make(map[uint16][]dns.RR)}
-		t.names[name] = e
+func (t *frame) entry(name string) *fixed {
+	wire := wireOf(name)
+	f := t.own[wire]
+	if f == nil {
+		f = new(fixed)
+		t.own[wire] = f
 	}
-	return e
+	return f
 }
 
-func (t *Table) add(rr dns.RR) {
-	e := t.entry(rr.Header().Name)
-	e.rrs[rr.Header().Rrtype] = append(e.rrs[rr.Header().Rrtype], rr)
+// add adds a record of ours.
+func (t *frame) add(name string, qtype uint16, rdata []byte) {
+	f := t.entry(name)
+	f.flags |= isHere
+	i := slices.IndexFunc(f.sets, func(s set) bool { return s.qtype == qtype })
+	if i < 0 {
+		i = len(f.sets)
+		f.sets = append(f.sets, set{qtype: qtype, flags: setOurs})
+	}
+	f.sets[i].add(t.ttl, rdata)
 }
 
-func (t *Table) header(name string, rrtype uint16) dns.RR_Header {
+func (t *frame) addAddress(name string, a netip.Addr) {
+	qtype := dns.TypeA
+	if a.Is6() {
+		qtype = dns.TypeAAAA
+	}
+	t.add(name, qtype, a.AsSlice())
+}
+
+func (t *frame) header(name string, rrtype uint16) dns.RR_Header {
 	return dns.RR_Header{Name: name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: t.ttl}
 }
 
-func (t *Table) addressRR(name string, a netip.Addr) dns.RR {
+func (t *frame) addressRR(name string, a netip.Addr) dns.RR {
 	if a.Is4() {
 		return &dns.A{Hdr: t.header(name, dns.TypeA), A: a.AsSlice()}
 	}
@@ -164,18 +179,16 @@ func (t *Table) addressRR(name string, a netip.Addr) dns.RR {
 }
 
 // addNodes makes the own zone: its fixed names, a name for each node, and the way back from addresses to nodes.
-func (t *Table) addNodes(nodes []Node) error {
+func (t *frame) addNodes(nodes []Node) error {
 	if len(nodes) == 0 || len(nodes) > maxNodes {
 		return fmt.Errorf("dns table: must have between 1 and %d nodes, got %d", maxNodes, len(nodes))
 	}
-	t.apexes[t.domain] = struct{}{}
 	fixed := []string{t.domain, "registry." + t.domain, "files." + t.domain, "ns." + t.domain}
 	for _, name := range fixed {
-		e := t.entry(name)
-		e.nodes, e.host = true, true
+		t.entry(name).flags |= isHere | isNodes | isHost
 	}
-	t.add(&dns.NS{Hdr: t.header(t.domain, dns.TypeNS), Ns: "ns." + t.domain})
-	t.add(t.soa(t.domain))
+	t.entry(t.domain).flags |= isApex
+	t.add(t.domain, dns.TypeNS, []byte(wireOf("ns."+t.domain)))
 
 	var all [2][]*member
 	seen := make(map[string]bool)
@@ -219,14 +232,14 @@ func (t *Table) addNodes(nodes []Node) error {
 			ms[f].packed = appendAddress(ms[f].packed, a, t.ttl)
 			if own {
 				t.members[name] = true
-				t.add(t.addressRR(name, a))
+				t.addAddress(name, a)
 			}
 			rev, err := dns.ReverseAddr(a.String())
 			if err != nil {
 				return fmt.Errorf("dns table: address of node %s: %w", n.Name, err)
 			}
-			t.apexes[rev] = struct{}{}
-			t.add(&dns.PTR{Hdr: t.header(rev, dns.TypePTR), Ptr: name})
+			t.entry(rev).flags |= isApex
+			t.add(rev, dns.TypePTR, []byte(wireOf(name)))
 		}
 		for f, m := range ms {
 			if m == nil {
@@ -247,72 +260,66 @@ func (t *Table) addNodes(nodes []Node) error {
 	return nil
 }
 
-// addRecords lays the operator's records over origins and the own zone.
-func (t *Table) addRecords(records []Record) error {
-	type set struct {
-		owner string
-		rrs   []dns.RR
+// merged lays the operator's RRsets over what is ours at an owner (wire name). It gives the flags, all RRsets, those that
+// are not answered marked, and what contradicts each other.
+func (t *frame) merged(owner string, sets []set) (flags byte, all []set, conflicts []string) {
+	ours := t.own[owner]
+	if ours != nil {
+		flags, all = ours.flags, slices.Clone(ours.sets)
 	}
-	var sets []set
-	seen := make(map[string]bool)
-	for _, rec := range records {
-		owner, rrs, err := rec.rrs(t.ttl)
-		if err != nil {
-			return err
-		}
-		key := owner + dns.Type(rrs[0].Header().Rrtype).String()
-		if seen[key] {
-			return fmt.Errorf("dns table: record %s %s must be given once, with all its values", trimDot(owner), strings.ToUpper(rec.Type))
-		}
-		seen[key] = true
-		sets = append(sets, set{owner, rrs})
+	if len(sets) == 0 {
+		return flags, all, nil
 	}
-	isCNAME := func(s set) bool { return s.rrs[0].Header().Rrtype == dns.TypeCNAME }
-	// In an order that does not depend on the order given, CNAMEs last: they yield to other data.
-	slices.SortFunc(sets, func(a, b set) int {
-		if isCNAME(a) != isCNAME(b) {
-			if isCNAME(a) {
+	name := textOf(owner)
+	conflict := func(format string, args ...any) { conflicts = append(conflicts, fmt.Sprintf(format, args...)) }
+	if len(sets) > 1 {
+		// In an order that does not depend on the order given, CNAMEs last: they yield to other data.
+		last := func(s set) int {
+			if s.qtype == dns.TypeCNAME {
 				return 1
 			}
-			return -1
+			return 0
 		}
-		return cmp.Or(strings.Compare(a.owner, b.owner), cmp.Compare(a.rrs[0].Header().Rrtype, b.rrs[0].Header().Rrtype))
-	})
-	for _, s := range sets {
-		rrtype := s.rrs[0].Header().Rrtype
-		e := t.names[s.owner]
+		sets = slices.SortedFunc(slices.Values(sets), func(a, b set) int {
+			return cmp.Or(cmp.Compare(last(a), last(b)), cmp.Compare(a.qtype, b.qtype))
+		})
+	}
+	for i, s := range sets {
+		s.flags &^= setLeftOut
+		address := s.qtype == dns.TypeA || s.qtype == dns.TypeAAAA || s.qtype == dns.TypeCNAME
 		switch {
-		case loopback(s.owner):
-			t.conflict("%s is the host that asks for it: the operator's %s is left out", trimDot(s.owner), dns.Type(rrtype))
-			continue
-		case rrtype == dns.TypeCNAME && (s.owner == t.domain || s.owner == "ns."+t.domain):
-			t.conflict("%s must not be a CNAME, it is the own zone or its name server: the record is left out", trimDot(s.owner))
-			continue
-		case rrtype == dns.TypeCNAME && e != nil && (seen[s.owner+"A"] || seen[s.owner+"AAAA"] || seen[s.owner+"TXT"] || seen[s.owner+"SRV"] || e.rrs[dns.TypePTR] != nil):
-			t.conflict("%s has a CNAME and other records: the CNAME is left out", trimDot(s.owner))
-			continue
-		case e != nil && e.nodes && (rrtype == dns.TypeA || rrtype == dns.TypeAAAA || rrtype == dns.TypeCNAME):
-			t.conflict("%s would answer with our nodes' addresses: the operator's %s answers instead", trimDot(s.owner), dns.Type(rrtype))
-			e.nodes = false
-		case e != nil && !e.nodes && t.members[s.owner] && (rrtype == dns.TypeA || rrtype == dns.TypeAAAA || rrtype == dns.TypeCNAME):
-			t.conflict("%s is a node and has its addresses: the operator's %s is left out", trimDot(s.owner), dns.Type(rrtype))
-			continue
+		case loopback(name):
+			conflict("%s is the host that asks for it: the operator's %s is left out", trimDot(name), dns.Type(s.qtype))
+			s.flags |= setLeftOut
+		case s.qtype == dns.TypeCNAME && (name == t.domain || name == "ns."+t.domain):
+			conflict("%s must not be a CNAME, it is the own zone or its name server: the record is left out", trimDot(name))
+			s.flags |= setLeftOut
+		case s.qtype == dns.TypeCNAME && (i > 0 || ours.has(dns.TypePTR)):
+			conflict("%s has a CNAME and other records: the CNAME is left out", trimDot(name))
+			s.flags |= setLeftOut
+		case flags&isNodes != 0 && address:
+			conflict("%s would answer with our nodes' addresses: the operator's %s answers instead", trimDot(name), dns.Type(s.qtype))
+			flags &^= isNodes
+		case t.members[name] && address:
+			conflict("%s is a node and has its addresses: the operator's %s is left out", trimDot(name), dns.Type(s.qtype))
+			s.flags |= setLeftOut
 		}
-		if !within(s.owner, t.domain) {
-			apex := s.owner
-			if rest, ok := strings.CutPrefix(apex, "*."); ok {
-				apex = rest
+		all = append(all, s)
+		if s.flags&setLeftOut == 0 {
+			flags |= isHere
+			if !strings.HasPrefix(owner, wildcard) && !within(name, t.domain) {
+				flags |= isApex
 			}
-			t.apexes[apex] = struct{}{}
-		}
-		for _, rr := range s.rrs {
-			t.add(rr)
 		}
 	}
-	return nil
+	return flags, all, conflicts
 }
 
-func (t *Table) addForward(forward []Forward, nodes []Node) error {
+func (f *fixed) has(qtype uint16) bool {
+	return f != nil && slices.ContainsFunc(f.sets, func(s set) bool { return s.qtype == qtype })
+}
+
+func (t *frame) addForward(forward []Forward, nodes []Node) error {
 	for _, f := range forward {
 		zone, resolvers, err := forwardZone(f)
 		if err != nil {
@@ -340,17 +347,65 @@ func (t *Table) addForward(forward []Forward, nodes []Node) error {
 	return nil
 }
 
-// soa returns the SOA of one of our zones. The minimum is the TTL of negative answers (RFC 2308), so clients see a newly
-// enabled origin within that time. The serial is constant because zone transfers are not offered.
-func (t *Table) soa(zone string) *dns.SOA {
+// packedSOA is the SOA of our zones behind its owner. The minimum is the TTL of negative answers (RFC 2308), so clients
+// see a newly enabled origin within that time. The serial is constant because zone transfers are not offered.
+type packedSOA struct {
+	tail []byte
+	// mailbox is where the pointer to the domain stands, which is at domain.
+	mailbox, domain int
+}
+
+const soaPrimary, soaMailbox = "ns", "hostmaster"
+
+func (t *frame) packSOA() packedSOA {
+	b := []byte{0, byte(dns.TypeSOA), 0, byte(dns.ClassINET)}
+	b = binary.BigEndian.AppendUint32(b, t.ttl)
+	b = append(b, 0, 0)
+	begin := len(b)
+	b = append(append(b, byte(len(soaPrimary))), soaPrimary...)
+	p := packedSOA{domain: len(b)}
+	b = append(b, wireOf(t.domain)...)
+	b = append(append(b, byte(len(soaMailbox))), soaMailbox...)
+	p.mailbox = len(b)
+	b = append(b, 0, 0)
+	for _, n := range []uint32{soaSerial, soaRefresh, soaRetry, soaExpire, t.ttl} {
+		b = binary.BigEndian.AppendUint32(b, n)
+	}
+	binary.BigEndian.PutUint16(b[begin-2:], uint16(len(b)-begin))
+	p.tail = b
+	return p
+}
+
+const soaSerial, soaRefresh, soaRetry, soaExpire = 1, 3600, 600, 86400
+
+// put appends the SOA of the zone that begins zone bytes into the question's name (-1: of the root) to the answer's n
+// bytes and gives its new length, or false if it does not fit limit.
+func (p *packedSOA) put(out []byte, n, limit, zone int) (int, bool) {
+	if n+2+len(p.tail) > limit {
+		return n, false
+	}
+	if zone < 0 {
+		out[n] = 0
+		n++
+	} else {
+		binary.BigEndian.PutUint16(out[n:], 0xc000|uint16(headerLen+zone))
+		n += 2
+	}
+	copy(out[n:], p.tail)
+	binary.BigEndian.PutUint16(out[n+p.mailbox:], 0xc000|uint16(n+p.domain))
+	return n + len(p.tail), true
+}
+
+// soaRR is the same for the slow path.
+func (t *frame) soaRR(zone string) *dns.SOA {
 	return &dns.SOA{
-		Hdr: t.header(zone, dns.TypeSOA), Ns: "ns." + t.domain, Mbox: "hostmaster." + t.domain,
-		Serial: 1, Refresh: 3600, Retry: 600, Expire: 86400, Minttl: t.ttl,
+		Hdr: t.header(zone, dns.TypeSOA), Ns: soaPrimary + "." + t.domain, Mbox: soaMailbox + "." + t.domain,
+		Serial: soaSerial, Refresh: soaRefresh, Retry: soaRetry, Expire: soaExpire, Minttl: t.ttl,
 	}
 }
 
 // allowed says whether a client may ask.
-func (t *Table) allowed(client netip.Addr) bool {
+func (t *frame) allowed(client netip.Addr) bool {
 	for _, p := range t.allow {
 		if p.Contains(client) {
 			return true
@@ -361,7 +416,7 @@ func (t *Table) allowed(client netip.Addr) bool {
 
 // forwards says which zone's resolvers know name, if any. Below the own zone or a special one only a longer zone
 // counts.
-func (t *Table) forwards(name string) (zone string, ok bool) {
+func (t *frame) forwards(name string) (zone string, ok bool) {
 	if len(t.forward) == 0 {
 		return "", false
 	}

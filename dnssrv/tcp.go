@@ -29,6 +29,8 @@ const (
 	tcpReadBuffer, tcpWriteBuffer = 16 << 10, 128 << 10
 	// pipelined questions of one connection may be with resolvers at once; then reading waits.
 	pipelined = 16
+	// maxTogether is how many bytes of answers wait for more of them.
+	maxTogether = 4 << 10
 )
 
 // ServeTCP answers on ln until ctx is done, then closes ln and all connections, waits for them and returns nil. Several
@@ -115,14 +117,12 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, p *place) {
 	defer forwards.Wait()
 
 	var writing sync.Mutex
-	send := func(b []byte) {
+	write := func(b []byte) {
 		writing.Lock()
 		defer writing.Unlock()
-		// Length and message in one write: some clients read them as one segment (RFC 7766 §8).
 		s.limit.prove(p.client, s.limit.now()) // first: its next question over UDP may come at once
-		msg := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(b)), uint16(len(b)))
 		c.SetWriteDeadline(time.Now().Add(writeTimeout))
-		if _, err := c.Write(append(msg, b...)); err != nil {
+		if _, err := c.Write(b); err != nil {
 			if t, ok := c.(*net.TCPConn); ok {
 				t.SetLinger(0) // the kernel need not keep what nobody reads
 			}
@@ -131,16 +131,48 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, p *place) {
 		}
 		s.conns.served(p)
 	}
+	// Length and message in one write: some clients read them as one segment (RFC 7766 §8).
+	framed := func(to, b []byte) []byte {
+		return append(binary.BigEndian.AppendUint16(to, uint16(len(b))), b...)
+	}
+	send := func(b []byte) { write(framed(make([]byte, 0, 2+len(b)), b)) }
+	// Answers to questions that came together go together.
+	var together []byte
+	answers := 0
+	flush := func() {
+		if answers == 0 {
+			return
+		}
+		write(together)
+		p.busy.Add(int64(-answers))
+		if together, answers = together[:0], 0; cap(together) > 2*maxTogether {
+			together = nil // one answer may have 64 KiB, which an idle connection need not keep
+		}
+	}
 	slots := make(chan struct{}, pipelined)
 	r := bufio.NewReaderSize(c, 512)
 	in, out := make([]byte, 0, 512), make([]byte, maxUDP)
-	for {
+	// ready makes sure that nobody waits for answers while n bytes are waited for, one deadline for a whole message.
+	waits := false
+	ready := func(n int) {
+		if r.Buffered() >= n {
+			return
+		}
+		flush()
+		if waits {
+			return
+		}
+		waits = true
 		timeout := s.conns.idle
 		if s.conns.crowded() {
 			timeout = min(timeout, crowdedTimeout)
 		}
 		c.SetReadDeadline(time.Now().Add(timeout))
+	}
+	for {
+		waits = false
 		var length [2]byte
+		ready(len(length))
 		if _, err := io.ReadFull(r, length[:]); err != nil {
 			break
 		}
@@ -153,26 +185,34 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, p *place) {
 		if cap(in) < n {
 			in = make([]byte, 0, n)
 		}
+		ready(n)
 		if _, err := io.ReadFull(r, in[:n]); err != nil {
 			break
 		}
 		p.busy.Add(1)
 		resp, j := s.handle(s.table.Load(), out, in[:n], p.client, false)
-		done := func() { p.busy.Add(-1) }
 		if j != nil {
+			flush() // what follows may take its time
 			select {
 			case slots <- struct{}{}:
 			case <-ctx.Done():
 				return
 			}
-			resp = s.start(ctx, j, &forwards, send, func() { <-slots; p.busy.Add(-1) })
-			done = func() {}
+			if resp = s.start(ctx, j, &forwards, send, func() { <-slots; p.busy.Add(-1) }); resp != nil {
+				send(resp)
+			}
+			continue
 		}
-		if resp != nil {
-			send(resp)
+		if resp == nil {
+			p.busy.Add(-1)
+			continue
 		}
-		done()
+		together = framed(together, resp)
+		if answers++; len(together) >= maxTogether {
+			flush()
+		}
 	}
+	flush()
 	// A client may close its side after its last question and still read: forwards end first.
 	forwards.Wait()
 }

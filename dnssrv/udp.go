@@ -21,6 +21,9 @@ const (
 	batch = 64
 	// maxWorkers of one socket. All but the first help when fullBatches were full one after another.
 	maxWorkers, fullBatches = 4, 32
+	// yieldEvery is less than the ten milliseconds after which Go's scheduler takes a processor away from a goroutine
+	// that did not come by, also from one that waits in the kernel, and then every 20 µs.
+	yieldEvery = 5 * time.Millisecond
 )
 
 // dontWait makes a call return at once if the kernel has no room (complete_dontwait.go of x/net heeds it).
@@ -38,28 +41,35 @@ type batchConn interface {
 	WriteBatch(ms []ipv4.Message, flags int) (int, error)
 }
 
-// ServeUDP answers on conn until ctx is done, then waits for what is in flight, closes conn and returns nil. conn must
-// be bound to one explicit address, because answers must leave from the address that was asked. Several may run, on
-// several sockets.
+// ServeUDP answers on conn until ctx is done, then waits for what is in flight and returns nil. It takes the socket out
+// of conn, which is closed from then on. conn must be bound to one explicit address, because answers must leave from
+// the address that was asked. Several may run, on several sockets.
 func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
-	defer conn.Close()
 	local := conn.LocalAddr().(*net.UDPAddr)
 	if local.IP.IsUnspecified() {
+		conn.Close()
 		return fmt.Errorf("dns socket %s must be bound to one address: answers would leave from another than was asked", local)
 	}
 	if err := raiseBuffers(conn); err != nil {
 		s.log.Debug("dns buffers stay as they are", "addr", local.String(), "err", err)
 	}
-	var bc batchConn = ipv4.NewPacketConn(conn)
+	sock, err := takeSocket(conn)
+	if err != nil {
+		conn.Close()
+		return fmt.Errorf("dns socket %s: %w", local, err)
+	}
+	defer sock.close()
+	var bc batchConn = ipv4.NewPacketConn(sock)
 	if local.IP.To4() == nil {
-		bc = ipv6.NewPacketConn(conn)
+		bc = ipv6.NewPacketConn(sock)
 	}
 
-	out := newSender(s, conn, bc, newGuard(time.Now, lookAround))
+	out := newSender(s, sock, bc, newGuard(time.Now, lookAround))
 
 	// Workers read while ctx lives; forwards and the reporting of misses may outlast them, but not this call.
 	runCtx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(runCtx, func() { conn.SetReadDeadline(past) })
+	defer cancel()
+	stop := context.AfterFunc(runCtx, sock.wake)
 	defer stop()
 	var forwards, workers, others sync.WaitGroup
 	if s.missFn != nil {
@@ -82,7 +92,7 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	// One worker reads: each that waits beside it costs a thread's wake-up a batch, which is a fifth of all CPU. Others
 	// help when it does not keep up.
 	more := make(chan struct{})
-	serve(func(w *worker) error { return w.serve(runCtx, more) })
+	serve(func(w *worker) error { return w.serve(runCtx, sock.wait, more) })
 	for range min(runtime.GOMAXPROCS(0), maxWorkers) - 1 {
 		serve(func(w *worker) error { return w.help(runCtx, more) })
 	}
@@ -125,10 +135,25 @@ func newWorker(s *Server, conn batchConn, out *sender, local netip.Addr, forward
 	return w
 }
 
-// serve answers until ctx is done, and says on more, if anybody listens, when it does not keep up.
-func (w *worker) serve(ctx context.Context, more chan<- struct{}) error {
-	for row := 0; ; {
-		n, err := w.once(ctx, 0)
+// serve answers until ctx is done, waiting for questions by wait, and says on more, if anybody listens, when it does not keep up.
+func (w *worker) serve(ctx context.Context, wait func() error, more chan<- struct{}) error {
+	yielded := time.Now()
+	for row, n := 0, 0; ; {
+		if now := time.Now(); now.Sub(yielded) >= yieldEvery {
+			runtime.Gosched()
+			yielded = now
+		}
+		// After a batch there is probably another one, after a single packet not.
+		if n <= 1 {
+			if err := wait(); err != nil {
+				return err
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		var err error
+		n, err = w.once(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -157,21 +182,20 @@ func (w *worker) help(ctx context.Context, more <-chan struct{}) error {
 		}
 		for n := batch; n == batch && ctx.Err() == nil; {
 			var err error
-			if n, err = w.once(ctx, dontWait); err != nil && ctx.Err() == nil {
+			if n, err = w.once(ctx); err != nil && ctx.Err() == nil {
 				return err
 			}
 		}
 	}
 }
 
-// once answers one batch of questions, waiting for the first unless flags say otherwise. An error means that the socket
-// is broken.
-func (w *worker) once(ctx context.Context, flags int) (n int, err error) {
-	n, err = w.conn.ReadBatch(w.in, flags)
+// once answers one batch of questions, of those that are there. An error means that the socket is broken.
+func (w *worker) once(ctx context.Context) (n int, err error) {
+	n, err = w.conn.ReadBatch(w.in, dontWait)
 	switch {
 	case err == nil:
 		w.failed = 0
-	case ctx.Err() != nil, flags&dontWait != 0 && full(err):
+	case ctx.Err() != nil, full(err):
 		return 0, nil
 	case errors.Is(err, net.ErrClosed):
 		return 0, err

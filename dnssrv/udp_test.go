@@ -85,7 +85,7 @@ func TestWorkerAsksForHelp(t *testing.T) {
 			w := scripted(t, c)
 			// A buffer counts what a waiting helper would take.
 			more := make(chan struct{}, 100)
-			if err := w.serve(t.Context(), more); !errors.Is(err, net.ErrClosed) {
+			if err := w.serve(t.Context(), func() error { return nil }, more); !errors.Is(err, net.ErrClosed) {
 				t.Errorf("want a closed socket to be an error, got %v", err)
 			}
 			if len(more) != tt.want {
@@ -173,7 +173,7 @@ func TestWorkerHoldsWhatIsForNobody(t *testing.T) {
 			if tt.pressed {
 				w.out.press()
 			}
-			if n, err := w.once(ctx, dontWait); n != 1 || err != nil {
+			if n, err := w.once(ctx); n != 1 || err != nil {
 				t.Fatalf("got %d, %v", n, err)
 			}
 			held := len(w.out.guard.held)

@@ -441,22 +441,29 @@ func TestSeveralSocketsShareAnAddress(t *testing.T) {
 	}
 }
 
-func TestSocketClosedByOthersEndsServe(t *testing.T) {
+// A listener that others close ends ServeTCP; a UDP socket is ServeUDP's own from the call on.
+func TestSocketClosedByOthers(t *testing.T) {
 	conn, ln := sockets(t, "127.0.0.1:0")
 	s := New(Config{Miss: func(netip.Addr, string, string) {}})
 	s.SetTable(table(t, threeNodes()))
-	errs := make(chan error, 2)
-	go func() { errs <- s.ServeUDP(t.Context(), conn) }()
-	go func() { errs <- s.ServeTCP(t.Context(), ln) }()
+	ctx, cancel := context.WithCancel(t.Context())
+	udp, tcp := make(chan error, 1), make(chan error, 1)
+	go func() { udp <- s.ServeUDP(ctx, conn) }()
+	go func() { tcp <- s.ServeTCP(ctx, ln) }()
 	r := &running{Server: s, t: t, addr: ln.Addr().String()}
 	r.over("udp", question("docker.io", dns.TypeA))
 	r.over("tcp", question("docker.io", dns.TypeA))
-	conn.Close()
+	if err := conn.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("want net.ErrClosed for a socket that is ServeUDP's, got %v", err)
+	}
 	ln.Close()
-	for range 2 {
-		if err := <-errs; !errors.Is(err, net.ErrClosed) {
-			t.Errorf("want net.ErrClosed, got %v", err)
-		}
+	if err := <-tcp; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("want net.ErrClosed, got %v", err)
+	}
+	r.over("udp", question("docker.io", dns.TypeA))
+	cancel()
+	if err := <-udp; err != nil {
+		t.Errorf("ServeUDP: %v", err)
 	}
 }
 

@@ -52,6 +52,7 @@ func Run(t *testing.T, open func(t *testing.T) Tree) {
 		"Resume":          testResume,
 		"Links":           testLinks,
 		"Watch":           testWatch,
+		"Follow":          testFollow,
 		"Concurrent":      testConcurrent,
 		"ExactlyOne":      testExactlyOne,
 		"Collect":         testCollect,
@@ -702,6 +703,50 @@ func testLinks(t *testing.T, tree Tree) {
 	fill(t, tree, func(b Batch) { b.Link("a", e) })
 	if contents(t, tree, "a") != "other" || contents(t, tree, "b") != "one" {
 		t.Error("a link does not show its blob")
+	}
+}
+
+func testFollow(t *testing.T, tree Tree) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	fill(t, tree, func(b Batch) { b.Put("f/before", nil) })
+	changed, take := tree.Follow(ctx, "f/d")
+	want := func(what string, wantAll bool, wantNames ...string) {
+		t.Helper()
+		told := false
+		select {
+		case <-changed:
+			told = true
+		default:
+		}
+		if names, all := take(); told != (wantAll || len(wantNames) > 0) || all != wantAll || !slices.Equal(names, wantNames) {
+			t.Errorf("%s: told %v, names %q, all %v; want %q, all %v", what, told, names, all, wantNames, wantAll)
+		}
+	}
+	want("nothing yet", false)
+	fill(t, tree, func(b Batch) { b.Put("f/d/b", nil); b.Put("f/d/a/x", nil); b.Put("f/dd", nil); b.Put("f/e", nil) })
+	fill(t, tree, func(b Batch) { b.Put("f/d/b", []byte("again")) })
+	want("written", false, "f/d/a/x", "f/d/b")
+	want("taken", false)
+	fill(t, tree, func(b Batch) { b.Remove("f/d/a"); b.Remove("f/d/none"); b.Remove("f/e") })
+	want("a directory is removed", false, "f/d/a")
+	if try(tree, func(b Batch) { b.Put("f/d/b", nil); b.Put("f/d/b/x", nil) }) == nil {
+		t.Error("a conflict was taken")
+	}
+	want("a refused batch", false)
+	fill(t, tree, func(b Batch) { b.Put("f/d/c", nil) })
+	fill(t, tree, func(b Batch) { b.Remove("f") })
+	want("removed from above", true)
+	fill(t, tree, func(b Batch) {
+		for i := range 4200 { // no tree remembers more than 4096
+			b.Put(fmt.Sprintf("f/d/%d", i), nil)
+		}
+	})
+	want("more than anybody remembers", true)
+	fill(t, tree, func(b Batch) { b.Put("f/d/0", nil) })
+	want("after that", false, "f/d/0")
+	cancel()
+	for range changed {
 	}
 }
 

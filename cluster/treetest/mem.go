@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -54,8 +55,38 @@ type memBlob struct {
 }
 
 type memWatch struct {
-	dir string
-	ch  chan struct{}
+	dir   string
+	ch    chan struct{}
+	names map[string]bool // below dir, changed since they were taken
+	all   bool
+}
+
+// maxFollowed is how many changed names a tree remembers for Follow, at most.
+const maxFollowed = 4096
+
+// note remembers what changed and tells of it.
+func (w *memWatch) note(changed []string) {
+	told := false
+	for _, name := range changed {
+		switch {
+		case name == w.dir || name == "." || below(w.dir, name):
+			w.all = true
+		case below(name, w.dir):
+			w.names[name] = true
+		default:
+			continue
+		}
+		told = true
+	}
+	if w.all = w.all || len(w.names) > maxFollowed; w.all {
+		clear(w.names)
+	}
+	if told {
+		select {
+		case w.ch <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // New returns an empty tree. When the test ends, writers and blobs still open fail it.
@@ -324,9 +355,10 @@ func (m *Mem) Walk(dir, after string) iter.Seq2[string, fs.FileInfo] {
 }
 
 type memBatch struct {
-	edits []func() error
-	m     *Mem
-	files map[string]memFile
+	edits   []func() error
+	m       *Mem
+	files   map[string]memFile
+	changed []string
 }
 
 // validName reports whether name can be a file's: see Batch.
@@ -358,6 +390,7 @@ func (b *memBatch) place(name string, f memFile) error {
 	}
 	f.version, f.mod = b.m.version, time.Now()
 	b.files[name] = f
+	b.changed = append(b.changed, name)
 	return nil
 }
 
@@ -399,10 +432,14 @@ func (b *memBatch) Remove(name string) {
 		if name != "." && !validName(name) {
 			return &fs.PathError{Op: "remove", Path: name, Err: fs.ErrInvalid}
 		}
+		before := len(b.files)
 		for n := range b.files {
 			if n == name || below(n, name) {
 				delete(b.files, n)
 			}
+		}
+		if len(b.files) < before {
+			b.changed = append(b.changed, name)
 		}
 		return nil
 	})
@@ -450,19 +487,9 @@ func (m *Mem) Update(ctx context.Context, fn func(Batch) error) error {
 			return err
 		}
 	}
-	old := m.files
 	m.files = b.files
 	for w := range m.watches {
-		for _, side := range []map[string]memFile{old, m.files} {
-			for n, f := range side {
-				if (n == w.dir || below(n, w.dir)) && (old[n].version != m.files[n].version || f.version == m.version) {
-					select {
-					case w.ch <- struct{}{}:
-					default:
-					}
-				}
-			}
-		}
+		w.note(b.changed)
 	}
 	return failed
 }
@@ -652,8 +679,22 @@ func (w *memWriter) Cancel() error {
 	return w.Close()
 }
 
-func (m *Mem) Watch(ctx context.Context, dir string) <-chan struct{} {
-	w := &memWatch{dir: dir, ch: make(chan struct{}, 1)}
+func (m *Mem) Watch(ctx context.Context, dir string) <-chan struct{} { return m.watch(ctx, dir).ch }
+
+func (m *Mem) Follow(ctx context.Context, dir string) (<-chan struct{}, func() ([]string, bool)) {
+	w := m.watch(ctx, dir)
+	return w.ch, func() (names []string, all bool) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		names, all = slices.Sorted(maps.Keys(w.names)), w.all
+		clear(w.names)
+		w.all = false
+		return names, all
+	}
+}
+
+func (m *Mem) watch(ctx context.Context, dir string) *memWatch {
+	w := &memWatch{dir: dir, ch: make(chan struct{}, 1), names: map[string]bool{}}
 	m.mu.Lock()
 	m.watches[w] = true
 	m.mu.Unlock()
@@ -663,7 +704,7 @@ func (m *Mem) Watch(ctx context.Context, dir string) <-chan struct{} {
 		delete(m.watches, w)
 		close(w.ch)
 	})
-	return w.ch
+	return w
 }
 
 var _ Tree = (*Mem)(nil)

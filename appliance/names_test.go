@@ -1,0 +1,76 @@
+package appliance
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"casemate/cluster"
+)
+
+// putName writes a name as another node's write looks from here.
+func putName(b cluster.Batch, owner, kind, value string) {
+	b.Put("names/"+owner+"/"+kind, fmt.Appendf(nil, `{"values":[%q]}`, value))
+}
+
+// Names that change in the tree, one or many, written here or elsewhere, are answered, and nothing else is read.
+func TestNamesThatChangeAreTakenUp(t *testing.T) {
+	t.Parallel()
+	n := freshNode(t, InitOptions{})
+	ctx := context.Background()
+	update := func(fn func(b cluster.Batch)) {
+		t.Helper()
+		if err := n.tree.Update(ctx, func(b cluster.Batch) error { fn(b); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	holds := func(name string, want bool) {
+		t.Helper()
+		wait(t, fmt.Sprintf("%s is held: %v", name, want), func() bool { return n.dns.Holds(name+".") == want })
+	}
+	update(func(b cluster.Batch) {
+		putName(b, "a.bank.example", "A", "10.0.0.1")
+		putName(b, "*.apps.bank.example", "CNAME", "a.bank.example")
+	})
+	holds("a.bank.example", true)
+	holds("x.apps.bank.example", true)
+	update(func(b cluster.Batch) { b.Remove("names/a.bank.example") })
+	holds("a.bank.example", false)
+	holds("x.apps.bank.example", true)
+
+	// More than a tree remembers to have changed, and more than DNS is given at once.
+	const many = 2*partOfNames + 10
+	update(func(b cluster.Batch) {
+		for i := range many {
+			putName(b, fmt.Sprintf("host%d.bank.example", i), "A", "10.0.0.1")
+			if i%7 == 0 {
+				putName(b, fmt.Sprintf("host%d.bank.example", i), "TXT", "seven")
+			}
+		}
+	})
+	holds(fmt.Sprintf("host%d.bank.example", many-1), true)
+	for i := 0; i < many; i += 41 {
+		holds(fmt.Sprintf("host%d.bank.example", i), true)
+	}
+	holds("x.apps.bank.example", true)
+
+	// What cannot be read is said, and is taken up with the rest once it can.
+	update(func(b cluster.Batch) {
+		b.Put("names/host1.bank.example/A", []byte("damaged"))
+		b.Remove("names/host2.bank.example")
+	})
+	wait(t, "the damage is said", func() bool {
+		return strings.Contains(strings.Join(n.problems.list(), ""), "name host1.bank.example A: its record is damaged")
+	})
+	update(func(b cluster.Batch) {
+		putName(b, "host1.bank.example", "A", "10.0.0.2")
+		b.Remove("names/*.apps.bank.example")
+	})
+	holds("host2.bank.example", false)
+	holds("x.apps.bank.example", false)
+	holds("host1.bank.example", true)
+	update(func(b cluster.Batch) { b.Remove("names") })
+	holds("host1.bank.example", false)
+	holds(fmt.Sprintf("host%d.bank.example", many-1), false)
+}
