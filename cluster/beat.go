@@ -251,6 +251,7 @@ func (p *peers) listen(ctx context.Context, node string, l *link) error {
 		p.c.listenTo(b.Addrs)
 		if l.set(true, b) {
 			p.c.log.Info("node is up", "peer", node, "applied", b.Applied, "lacks", b.Lacks)
+			p.c.followers.restarted(node)
 			p.c.health.notifyAll()
 		}
 	}
