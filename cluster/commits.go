@@ -41,8 +41,8 @@ const (
 	// tells nobody of entries that are no commands.
 	commitRetry = 10 * time.Millisecond
 	// heartbeatEvery is the least time between two heartbeats that nobody waits for. Raft's own pace, a tenth of
-	// HeartbeatTimeout, is twice what it takes to notice that a leader is gone.
-	heartbeatEvery = 125 * time.Millisecond
+	// HeartbeatTimeout, is several times what it takes to notice that a leader is gone.
+	heartbeatEvery = 200 * time.Millisecond
 )
 
 // get returns what is known of a follower, and whether that is the first time.

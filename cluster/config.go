@@ -134,7 +134,7 @@ func raftConfig(cfg Config) *raft.Config {
 	rc.TrailingLogs = cfg.snapshots + cfg.snapshots/4 // the log still reaches back to the older of the two snapshots
 	rc.NoSnapshotRestoreOnStart = true                // recover has done more than that
 	rc.NoLegacyTelemetry = true
-	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 450*time.Millisecond, 450*time.Millisecond, 400*time.Millisecond
+	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 450*time.Millisecond
 	rc.CommitTimeout = commitTimeout
 	return rc
 }

@@ -28,6 +28,7 @@ type BlobWriter = interface {
 // ReadFrom.
 type upload struct {
 	c *Cluster
+	t *Tree // whose names CommitNamed gives it
 	*blob.Writer
 	mu    sync.Mutex
 	tails map[string]*tail // nil before they began; those of other nodes, by name. The map is replaced, never written to.
@@ -42,7 +43,7 @@ func (t *Tree) CreateBlob(id string) (BlobWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &upload{c: t.c, Writer: w}, nil
+	return &upload{c: t.c, t: t, Writer: w}, nil
 }
 
 // ResumeBlob opens the scratch file of that id to go on at its end, else fs.ErrNotExist. It survives restarts of the
@@ -52,7 +53,7 @@ func (t *Tree) ResumeBlob(id string) (BlobWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &upload{c: t.c, Writer: w}, nil
+	return &upload{c: t.c, t: t, Writer: w}, nil
 }
 
 // tries bounds how often Commit starts again after a collection came in between. Each needs a whole GC to have run.
@@ -60,17 +61,35 @@ const tries = 10
 
 // Commit implements the contract: bytes before names (promise 1).
 func (u *upload) Commit(ctx context.Context, digest string) (string, error) {
+	got, _, err := u.commit(ctx, digest, nil)
+	return got, err
+}
+
+// CommitNamed is Commit and, with the blob's digest, an Update of the tree that the writer is from, at one entry of the
+// log: so there is one wait for a majority instead of two, and none of the names without the blob or, unless the batch
+// is too large for one entry, the blob without its names. After an error the writer is as after one of Commit, and
+// CommitNamed may be called again.
+func (u *upload) CommitNamed(ctx context.Context, digest string, names func(Batch, string) error) (string, error) {
+	got, index, err := u.commit(ctx, digest, func(got string) ([]state.Op, error) { return u.t.edits(func(b Batch) error { return names(b, got) }) })
+	if err == nil && u.c.peers != nil {
+		u.c.peers.shared(ctx, index)
+	}
+	return got, err
+}
+
+// commit makes the bytes a blob, and commits what names returns with it. It returns the index of the newest entry.
+func (u *upload) commit(ctx context.Context, digest string, names func(got string) ([]state.Op, error)) (string, uint64, error) {
 	c := u.c
 	if digest != "" {
 		if _, _, err := blob.ParseDigest(digest); err != nil {
-			return "", fmt.Errorf("commit: %w (%w)", err, syscall.EBADMSG)
+			return "", 0, fmt.Errorf("commit: %w (%w)", err, syscall.EBADMSG)
 		}
 	}
 	// Before anything is moved: without a majority the scratch file stays as it is.
 	deadline := time.NewTimer(c.cfg.LeaderWait)
 	defer deadline.Stop()
 	if _, err := c.ready(ctx, deadline.C); err != nil {
-		return "", err
+		return "", 0, err
 	}
 	named := u.name(digest)
 	got, size, err := u.Place(digest) // held from here until Done or Close, so that the sweeper passes it over
@@ -78,32 +97,52 @@ func (u *upload) Commit(ctx context.Context, digest string) (string, error) {
 		if named {
 			u.endTails(true) // what was copied has this name, and the next try may be for another
 		}
-		return "", err
+		return "", 0, err
 	}
 	d, err := state.ParseDigest(got)
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	for _, t := range u.copies() {
 		t.grown(size, got)
+	}
+	var ops []state.Op
+	if names != nil {
+		if ops, err = names(got); err != nil {
+			u.endTails(true)
+			return "", 0, err
+		}
 	}
 	for range tries {
 		confirmed, err := c.spread(ctx, got, size, u.copies())
 		u.endTails(err != nil)
 		if err != nil {
-			return "", err
+			return "", 0, err
 		}
 		until := c.cfg.Now().Add(c.cfg.PinTime).UnixNano()
-		_, err = c.propose(ctx, &state.AddBlob{Digest: d, Size: size, Confirmed: confirmed, Until: until})
+		index, err := c.addBlob(ctx, &state.AddBlob{Digest: d, Size: size, Confirmed: confirmed, Until: until}, ops)
 		if err == nil {
 			u.Done()
-			return got, nil
+			return got, index, nil
 		}
 		if !errors.Is(err, state.ErrCollected) {
-			return "", err
+			return "", 0, err
 		}
 	}
-	return "", fmt.Errorf("commit %s: collected %d times while it was committed: %w", got, tries, syscall.EAGAIN)
+	return "", 0, fmt.Errorf("commit %s: collected %d times while it was committed: %w", got, tries, syscall.EAGAIN)
+}
+
+// addBlob commits a blob and its names at one entry, or one after the other where the names do not fit in.
+func (c *Cluster) addBlob(ctx context.Context, add *state.AddBlob, names []state.Op) (uint64, error) {
+	all := append([]state.Op{add}, names...)
+	if len(names) == 0 || c.fits(all) {
+		r, err := c.propose(ctx, all...)
+		return r.Index, err
+	}
+	if _, err := c.propose(ctx, add); err != nil {
+		return 0, err
+	}
+	return c.commit(ctx, names)
 }
 
 // name tells the copies what they will be called, and begins them if the upload was too small for that, or a file's
