@@ -111,13 +111,9 @@ func (f *followers) committed() {
 	}
 }
 
-// next returns what is to be said to a follower now, nil for nothing, and where it is. again says that there may be
-// something in a moment.
-func (f *followers) next(k *follower, r *raft.Raft) (msg *raft.AppendEntriesRequest, at raft.ServerAddress, again bool) {
-	// In this order: only if the term in which the follower acknowledged its entries still is this node's after what is
-	// committed was read, that is committed in the log that the follower has.
-	committed, last := r.CommitIndex(), r.LastIndex()
-	leads, term := r.State() == raft.Leader, r.CurrentTerm()
+// next returns what is to be said to a follower now, nil for nothing, and where it is; committed, last, leads and term
+// are raft's. again says that there may be something in a moment.
+func (f *followers) next(k *follower, committed, last uint64, leads bool, term uint64) (msg *raft.AppendEntriesRequest, at raft.ServerAddress, again bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch upTo := min(committed, k.index); {
@@ -202,7 +198,11 @@ func (k *careful) tell(to *follower) {
 		if r == nil {
 			continue
 		}
-		msg, target, again := k.followers.next(to, r)
+		// In this order: only if the term in which the follower acknowledged its entries still is this node's after
+		// what is committed was read, that is committed in the log that the follower has.
+		committed, last := r.CommitIndex(), r.LastIndex()
+		leads, term := r.State() == raft.Leader, r.CurrentTerm()
+		msg, target, again := k.followers.next(to, committed, last, leads, term)
 		if msg != nil && !k.c.watch.hung() {
 			var resp raft.AppendEntriesResponse
 			// If this fails, raft says the same at its own pace.

@@ -3,6 +3,8 @@ package cluster_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -59,5 +61,56 @@ func TestCommitIsPassedOn(t *testing.T) {
 			t.Errorf("100 ms after it came back the node shows entry %d of %d", n.C.Index(), want)
 		}
 		soon("after a restart", cl.Leader())
+	})
+}
+
+// What is being sent to a node it does not fetch as well; if the sender gives up, it does.
+func TestNotFetchedWhileReceived(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		cl := clustertest.New(t, 3, nil)
+		data := noise(6<<20, 5)
+		n := cl.Followers()[1]
+		digest := ""
+		for _, m := range cl.Nodes {
+			if m == n {
+				continue
+			}
+			var err error
+			if digest, _, err = m.C.TakeCopy(data); err != nil {
+				t.Fatal(err)
+			}
+		}
+		first, second := n.C.Receives(digest), n.C.Receives(digest)
+		if err := cl.Leader().C.Know(context.Background(), []string{digest}, int64(len(data))); err != nil {
+			t.Fatal(err)
+		}
+		lacks := func() error {
+			if list, err := n.C.OnDisk(); err != nil || slices.Contains(list, digest) {
+				return fmt.Errorf("%v, %v", list, err)
+			}
+			return nil
+		}
+		cl.Wait(func() error {
+			if !n.C.Knows(digest) {
+				return errors.New("it has not heard of the blob")
+			}
+			return nil
+		})
+		time.Sleep(5 * time.Second)
+		if err := lacks(); err != nil {
+			t.Errorf("while two send it: %v", err)
+		}
+		first()
+		time.Sleep(5 * time.Second)
+		if err := lacks(); err != nil {
+			t.Errorf("while one sends it: %v", err)
+		}
+		second()
+		cl.Wait(func() error {
+			if lacks() == nil {
+				return errors.New("it is not fetched")
+			}
+			return nil
+		})
 	})
 }
