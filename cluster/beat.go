@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	beatEvery = 250 * time.Millisecond // at least
+	beatEvery = 333 * time.Millisecond // at least
 	beatLeast = 2 * time.Millisecond   // between two
 	beatLost  = 1 * time.Second        // without one a node counts as down
 	redial    = 200 * time.Millisecond
@@ -52,6 +52,9 @@ func (c *Cluster) beat() beat {
 	return b
 }
 
+// now is a channel that has come.
+var now = func() <-chan time.Time { ch := make(chan time.Time); close(ch); return ch }()
+
 // serveBeat is a stream without an end.
 func (p *peers) serveBeat(w http.ResponseWriter, r *http.Request) {
 	c := p.c
@@ -75,15 +78,19 @@ func (p *peers) serveBeat(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		wait, cancel := context.WithTimeout(r.Context(), beatEvery)
-		c.marked.wait(wait, b.Applied+1)
+		moved := c.marked.wait(wait, b.Applied+1) == nil
 		cancel()
+		pause := now
+		if moved { // else it was long enough
+			pause = time.After(beatLeast)
+		}
 		select {
 		case <-r.Context().Done():
 			return
 		case <-c.stop:
 			return
 		case <-c.done: // it says why
-		case <-time.After(beatLeast):
+		case <-pause:
 		}
 	}
 }
@@ -147,7 +154,7 @@ func (p *peers) upNodes() (names []string) {
 // keep follows every other member, and stops following those that have left.
 func (p *peers) keep(ctx context.Context) {
 	changed := p.c.machine.hub.watch(ctx, membersDir) // a removal changes it too
-	tick := time.NewTicker(beatEvery)
+	tick := time.NewTicker(upkeepEvery)
 	defer tick.Stop()
 	defer func() {
 		p.mu.Lock()
@@ -251,6 +258,7 @@ func (p *peers) listen(ctx context.Context, node string, l *link) error {
 		p.c.listenTo(b.Addrs)
 		if l.set(true, b) {
 			p.c.log.Info("node is up", "peer", node, "applied", b.Applied, "lacks", b.Lacks)
+			p.c.followers.restarted(node)
 			p.c.health.notifyAll()
 		}
 	}

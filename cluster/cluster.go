@@ -49,6 +49,7 @@ type Cluster struct {
 	look       chan struct{} // capacity 1: raft has to be asked who leads
 	watch      watchdog      // of the log's disk
 	floor      floor
+	followers  followers
 	mending    atomic.Bool // a snapshot is being made because an entry of the log is damaged
 	neighbours neighbours
 	addresses  addresses
@@ -136,12 +137,13 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	}
 	c.seqs = newSequences(boot)
 	c.machine.waiters.of(cfg.Node)
-	c.machine.collected, c.machine.published = c.sweeps.add, c.sweeps.poke
+	c.machine.collected, c.machine.published, c.machine.applied = c.sweeps.add, c.sweeps.poke, c.followers.committed
 
 	rc := raftConfig(cfg)
 	sole := len(voters) == 1 && voters[0] == rc.LocalID
 	changes := make(chan bool, 16)
 	rc.NotifyCh = changes
+	running := new(atomic.Pointer[raft.Raft])
 	var transport raft.Transport
 	if cfg.Peer == nil {
 		if sole {
@@ -173,11 +175,11 @@ func Open(cfg Config) (_ *Cluster, err error) {
 			// behind, for which Shutdown waits, when logStore ends the one that feeds it.
 			Stream: stream{c.peers.raft, c.peers}, MaxPool: 4, MaxRPCsInFlight: 1, Timeout: raftTimeout, Logger: rc.Logger, MsgpackUseNewTimeFormat: true,
 		})
-		c.transport, transport = net, newCareful(c, net)
+		c.transport, transport = net, newCareful(c, net, running)
 	}
 	log := logStore{
 		WAL: c.wal, fail: c.fail, applied: func() uint64 { return c.machine.view.Load().Index() }, snapped: c.snaps.newest.Load,
-		watch: &c.watch, raft: new(atomic.Pointer[raft.Raft]), rotten: c.rotten,
+		watch: &c.watch, raft: running, rotten: c.rotten,
 	}
 	c.marked.reached(min(c.mark.last, c.machine.view.Load().Index()))
 	if c.raft, err = newRaft(rc, c.machine, log, c.snaps, transport); err != nil {

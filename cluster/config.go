@@ -134,13 +134,14 @@ func raftConfig(cfg Config) *raft.Config {
 	rc.TrailingLogs = cfg.snapshots + cfg.snapshots/4 // the log still reaches back to the older of the two snapshots
 	rc.NoSnapshotRestoreOnStart = true                // recover has done more than that
 	rc.NoLegacyTelemetry = true
-	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 400*time.Millisecond, 400*time.Millisecond, 300*time.Millisecond
-	// How soon followers hear that an entry is committed, if none comes after it, which is what a write waits for that
-	// wants to be seen everywhere. Raft asks each follower that often for ever: 2 ms cost an idle leader 8 % of a core,
-	// 5 ms half of that.
-	rc.CommitTimeout = 5 * time.Millisecond
+	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 450*time.Millisecond
+	rc.CommitTimeout = commitTimeout
 	return rc
 }
+
+// commitTimeout is how soon raft asks a follower again that it has nothing new for: it finds out there what followers
+// could not tell it. What is committed they hear at once (see followers).
+const commitTimeout = time.Second
 
 // alone sets the timeouts of a node that is the only voter: nobody can answer late, so it need not wait to be sure that
 // nobody does.

@@ -150,7 +150,7 @@ func (m *mark) set(v uint64) error {
 	if _, err := m.f.WriteAt(b, int64(m.turn)*slotSize); err != nil {
 		return err
 	}
-	if err := m.f.Sync(); err != nil {
+	if err := syncData(m.f); err != nil {
 		return err
 	}
 	m.last, m.turn = v, 1-m.turn

@@ -236,3 +236,6 @@ const (
 	TollOnce    = int(tollBurst / tollFloor) // connections of one address before it has to pay
 	TollAllOnce = int(tollAllOnce / tollFloor)
 )
+
+// Receives says that a blob is being sent to this node until the function is called that it returns.
+func (c *Cluster) Receives(digest string) func() { return c.stock.receives(digest) }

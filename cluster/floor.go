@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -91,8 +93,10 @@ func (c *Cluster) belowFloor() (floor uint64, below bool) {
 // careful is raft's transport, which knows what this node must not say.
 type careful struct {
 	*raft.NetworkTransport
-	c    *Cluster
-	rpcs chan raft.RPC
+	c         *Cluster
+	rpcs      chan raft.RPC
+	raft      *atomic.Pointer[raft.Raft] // nil until it runs
+	followers *followers
 }
 
 var (
@@ -101,8 +105,8 @@ var (
 	_ raft.WithClose   = &careful{}
 )
 
-func newCareful(c *Cluster, t *raft.NetworkTransport) *careful {
-	k := &careful{t, c, make(chan raft.RPC)}
+func newCareful(c *Cluster, t *raft.NetworkTransport, r *atomic.Pointer[raft.Raft]) *careful {
+	k := &careful{t, c, make(chan raft.RPC), r, &c.followers}
 	c.own.Go(k.sift)
 	return k
 }
@@ -179,13 +183,50 @@ func (k *careful) mayStand(last uint64) error {
 
 // AppendEntries implements raft.Transport. A leader whose disk hangs says nothing more, so that another one is elected:
 // raft's own goroutine, which could give the leadership away, waits for the disk.
+//
+// What fails is tried again for a second: raft itself comes back at the next CommitTimeout, and connections that the
+// other node's restart has broken are no reason to leave it without its log for so long.
 func (k *careful) AppendEntries(
 	id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse,
 ) error {
-	if k.c.watch.hung() {
-		return errHangs
+	to, first := k.followers.get(id)
+	if first {
+		k.c.background(func() { k.tell(to) })
 	}
-	return k.NetworkTransport.AppendEntries(id, target, args, resp)
+	heartbeat := isHeartbeat(args)
+	if heartbeat {
+		k.followers.pace(to, k.c.stop, k.c.done)
+	}
+	began := time.Now()
+	for wait := appendRetry; ; wait = min(2*wait, redial) {
+		if k.c.watch.hung() {
+			return errHangs
+		}
+		if r := k.raft.Load(); r != nil && r.State() != raft.Leader {
+			return raft.ErrNotLeader
+		}
+		*resp = raft.AppendEntriesResponse{}
+		err := k.NetworkTransport.AppendEntries(id, target, args, resp)
+		switch {
+		case heartbeat:
+			return err
+		case err == nil:
+			k.followers.acknowledged(to, target, args, resp)
+			return nil
+		case time.Since(began) > commitTimeout:
+			return err
+		}
+		select {
+		case <-time.After(wait):
+		case <-k.c.stop:
+			return err
+		case <-k.c.done:
+			return err
+		}
+	}
 }
+
+// appendRetry is the first pause before entries that could not be sent are sent again.
+const appendRetry = 5 * time.Millisecond
 
 var errHangs = errors.New("this node's disk does not answer")

@@ -85,7 +85,7 @@ func (t *Tree) CommitBlobs(ctx context.Context, writers []BlobWriter, digests []
 			u.Done()
 		case refused:
 			d, _ := state.ParseDigest(placed[i].Digest)
-			errs[i] = u.enter(ctx, d, placed[i].Size)
+			_, errs[i] = u.enter(ctx, d, placed[i].Size, nil)
 		default:
 			errs[i] = err
 		}

@@ -28,6 +28,7 @@ type machine struct {
 	collected func([]state.Digest, uint64)
 	published func() // now everybody can see it: to be acted on not before, since what looks at the state would find the old one
 	replaced  func() // the whole state is another one: a leader's snapshot
+	applied   func() // everybody can see a newer state
 
 	waiters waiters
 	sums    sums
@@ -58,6 +59,9 @@ func (m *machine) publish(tell func()) {
 		tell()
 	}
 	m.waiters.reached(m.st.Index())
+	if m.applied != nil {
+		m.applied()
+	}
 	select {
 	case m.moved <- struct{}{}:
 	default:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"strings"
 	"syscall"
 	"time"
@@ -17,15 +18,19 @@ import (
 // ErrUnsafe refuses the removal of a node whose bytes the others do not have yet.
 var ErrUnsafe = errors.New("not without --force")
 
-const manageEvery = 250 * time.Millisecond
+const (
+	upkeepEvery  = time.Second            // without a reason to look earlier
+	learnerEvery = 250 * time.Millisecond // while a node is to become a voter, or something has failed
+)
 
 // manage does what has to be done by itself: this node's record and certificate, and on the leader the cluster's CA,
 // voters and what a removal left half done.
 func (c *Cluster) manage() {
 	c.learners = map[raft.ServerID]uint64{}
-	tick := time.NewTicker(manageEvery)
+	tick := time.NewTimer(upkeepEvery)
 	defer tick.Stop()
 	keys := c.machine.hub.watch(c.life, keysName)
+	changes := c.Changes(c.life)
 	said := ""
 	for {
 		var errs []error
@@ -46,18 +51,25 @@ func (c *Cluster) manage() {
 			}
 			cancel()
 		}
-		switch err := errors.Join(errs...); {
+		err := errors.Join(errs...)
+		switch {
 		case err == nil:
 			said = ""
 		case c.life.Err() == nil && !errors.Is(err, syscall.EAGAIN) && err.Error() != said:
 			said = err.Error()
 			c.log.Warn("upkeep of the cluster, it is tried again", "err", err)
 		}
+		if tick.Reset(upkeepEvery); err != nil || len(c.learners) > 0 {
+			tick.Reset(learnerEvery)
+		}
+		_, elected := c.lead.get()
 		select {
 		case <-c.life.Done():
 			return
 		case <-tick.C:
 		case <-keys:
+		case <-changes: // a node that has come may have to become a voter
+		case <-elected:
 		}
 	}
 }
@@ -71,7 +83,11 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 	in := map[string]bool{}
 	for _, s := range servers {
 		in[string(s.ID)] = true
+	}
+	maps.DeleteFunc(c.learners, func(id raft.ServerID, _ uint64) bool { return !in[string(id)] })
+	for _, s := range servers {
 		if s.Suffrage == raft.Voter {
+			delete(c.learners, s.ID)
 			continue
 		}
 		// A learner votes when its log and every named blob are there, up to where this node was when it last looked,
@@ -85,6 +101,7 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 			if err := c.answer(ctx, c.raft.AddVoter(s.ID, s.Address, 0, c.cfg.LeaderWait)); err != nil {
 				return fmt.Errorf("node %s cannot become a voter: %w", s.ID, err)
 			}
+			delete(c.learners, s.ID)
 			c.log.Info("node votes", "peer", s.ID)
 		}
 	}

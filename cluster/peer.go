@@ -85,7 +85,7 @@ func newPeers(c *Cluster, id *nodeID) *peers {
 			if err != nil {
 				return nil, err
 			}
-			return &stalling{Conn: conn, reads: true, time: c.cfg.stall}, nil
+			return &stalling{Conn: conn, wire: conn.wire, reads: true, time: c.cfg.stall}, nil
 		},
 		MaxIdleConnsPerHost: 128, IdleConnTimeout: c.cfg.stall - c.cfg.stall/6, DisableCompression: true, WriteBufferSize: 64 << 10, ReadBufferSize: 16 << 10,
 	}
@@ -149,12 +149,12 @@ func (p *peers) take(raw net.Conn) (why string) {
 	if !ok {
 		return "too many connections of outsiders"
 	}
-	p.wg.Go(func() { p.shake(&shaking{Conn: raw}, from, place) })
+	p.wg.Go(func() { wire := &bulk{Conn: raw}; p.shake(&shaking{Conn: wire}, wire, from, place) })
 	return ""
 }
 
 // shake hands a connection to who speaks what it is for. The place is freed when it is no longer one of an outsider.
-func (p *peers) shake(raw *shaking, from string, place *share.Place) {
+func (p *peers) shake(raw *shaking, wire *bulk, from string, place *share.Place) {
 	stays := false // an outsider's until it is closed
 	defer func() {
 		if !stays {
@@ -192,7 +192,8 @@ func (p *peers) shake(raw *shaking, from string, place *share.Place) {
 		// A member pays nothing: when many come back at once on a busy machine, each handshake seems to be dear.
 		cost = -tollFloor
 		place.End(true)
-		p.http.give(&stalling{Conn: abrupt{conn}, node: name, time: p.c.cfg.stall})
+		wire.member.Store(true)
+		p.http.give(&stalling{Conn: abrupt{conn, wire}, wire: wire, node: name, time: p.c.cfg.stall})
 	case p.c.alpn(alpnRaft):
 		name, err := p.c.admit(cs.PeerCertificates)
 		if err != nil {
@@ -201,7 +202,7 @@ func (p *peers) shake(raw *shaking, from string, place *share.Place) {
 		}
 		cost = -tollFloor
 		place.End(true)
-		p.raft.give(p.keepConn(abrupt{conn}, name, true))
+		p.raft.give(p.keepConn(abrupt{conn, wire}, name, true))
 	default:
 		conn.Close()
 	}
@@ -241,20 +242,24 @@ func (p *peers) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 }
 
 // dial connects with a member, at whichever of its addresses it answers. What answers must be that member.
-func (p *peers) dial(ctx context.Context, node, alpn string) (net.Conn, error) {
+func (p *peers) dial(ctx context.Context, node, alpn string) (c abrupt, err error) {
 	addrs := p.c.addressesOf(node)
 	if len(addrs) == 0 {
-		return nil, fmt.Errorf("node %s: no address is known: %w", node, errDown)
+		return c, fmt.Errorf("node %s: no address is known: %w", node, errDown)
 	}
 	cert := p.id.current()
 	if cert == nil {
-		return nil, fmt.Errorf("this node has no certificate yet: %w", errDown)
+		return c, fmt.Errorf("this node has no certificate yet: %w", errDown)
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
-	return first(ctx, addrs, func(ctx context.Context, addr string) (net.Conn, error) {
+	conn, err := first(ctx, addrs, func(ctx context.Context, addr string) (net.Conn, error) {
 		return p.dialAt(ctx, node, addr, alpn, cert)
 	})
+	if err != nil {
+		return c, err
+	}
+	return conn.(abrupt), nil
 }
 
 func (p *peers) dialAt(ctx context.Context, node, addr, alpn string, cert *tls.Certificate) (net.Conn, error) {
@@ -262,7 +267,8 @@ func (p *peers) dialAt(ctx context.Context, node, addr, alpn string, cert *tls.C
 	if err != nil {
 		return nil, fmt.Errorf("node %s at %s: %w", node, addr, err)
 	}
-	conn := tls.Client(raw, &tls.Config{
+	wire := &bulk{Conn: raw}
+	conn := tls.Client(wire, &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{p.c.alpn(alpn)}, ServerName: node,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil },
 		// Verified below, by the rule for members; the standard one knows names and roots only.
@@ -279,13 +285,17 @@ func (p *peers) dialAt(ctx context.Context, node, addr, alpn string, cert *tls.C
 		raw.Close()
 		return nil, fmt.Errorf("node %s at %s: %w", node, addr, err)
 	}
-	return abrupt{conn}, nil
+	wire.member.Store(true)
+	return abrupt{conn, wire}, nil
 }
 
 // abrupt is a TLS connection that is closed without the alert that tells the other side (RFC 8446, section 6.1). To
 // send it, crypto/tls waits up to 5 s for a wire that does not move, and net/http does so with a lock held. All
 // protocols between nodes are framed: none of them takes a connection's end for the end of a message.
-type abrupt struct{ *tls.Conn }
+type abrupt struct {
+	*tls.Conn
+	wire *bulk
+}
 
 func (c abrupt) Close() error { return c.NetConn().Close() }
 
@@ -318,6 +328,7 @@ var errDown = fmt.Errorf("cannot be reached: %w", syscall.EAGAIN)
 // the beats first. So it bounds reads itself: of headers, and of bodies by stallingBody.
 type stalling struct {
 	net.Conn
+	wire  *bulk // below it; nil for an outsider
 	node  string
 	reads bool
 	time  time.Duration
@@ -332,7 +343,16 @@ func (s *stalling) Read(p []byte) (int, error) {
 
 func (s *stalling) Write(p []byte) (int, error) {
 	s.SetWriteDeadline(time.Now().Add(s.time))
+	large := s.wire != nil && len(p) > 16<<10 // more than one record
+	if large {
+		s.wire.cork()
+	}
 	n, err := s.Conn.Write(p)
+	if large {
+		if sent := s.wire.uncork(); err == nil && sent != nil {
+			n, err = 0, sent
+		}
+	}
 	if s.reads {
 		s.SetReadDeadline(time.Now().Add(s.time))
 	}
@@ -344,12 +364,20 @@ type stallingBody struct {
 	io.ReadCloser
 	conn *http.ResponseController
 	time time.Duration
+	set  time.Time // when the deadline was set
 }
 
 func (b *stallingBody) Read(p []byte) (int, error) {
-	b.conn.SetReadDeadline(time.Now().Add(b.time))
-	defer b.conn.SetReadDeadline(time.Time{}) // at the end the server's own read has begun
-	return b.ReadCloser.Read(p)
+	if now := time.Now(); now.Sub(b.set) > b.time/16 { // not for each piece
+		b.set = now
+		b.conn.SetReadDeadline(now.Add(b.time))
+	}
+	n, err := b.ReadCloser.Read(p)
+	if err != nil { // at the end the server's own read has begun
+		b.conn.SetReadDeadline(time.Time{})
+		b.set = time.Time{}
+	}
+	return n, err
 }
 
 // handed is a listener of connections that somebody else has accepted.
@@ -511,7 +539,9 @@ func (p *peers) handler() http.Handler {
 			return
 		}
 		if r.Body != http.NoBody {
-			r.Body = &stallingBody{r.Body, http.NewResponseController(w), p.c.cfg.stall}
+			body := &stallingBody{ReadCloser: r.Body, conn: http.NewResponseController(w), time: p.c.cfg.stall}
+			defer body.conn.SetReadDeadline(time.Time{})
+			r.Body = body
 		}
 		switch below, passed := strings.CutPrefix(r.URL.Path, passedPrefix); {
 		case r.URL.Path != cleanPath(r.URL.Path) || r.URL.RawPath != "":

@@ -152,6 +152,7 @@ func (c *Cluster) leaderIndex(ctx context.Context) (uint64, error) {
 		c.reading.term.Store(term) // of before the barrier: if it has changed since, there is another one
 	}
 	index := c.machine.view.Load().Index()
+	defer c.followers.verifying()()
 	if err := c.command(ctx, func() raft.Future { return c.raft.VerifyLeader() }); err != nil {
 		return 0, err
 	}

@@ -173,6 +173,6 @@ func (c *Cluster) tryReseal(ctx context.Context, gone string) error {
 		return fail
 	}
 	ops = append(ops, &state.Remove{Name: membersDir + "/" + gone}, &state.Remove{Name: tokensDir})
-	_, err = c.commit(ctx, ops)
+	_, err = c.commit(ctx, false, ops)
 	return err
 }

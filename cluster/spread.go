@@ -311,20 +311,31 @@ func (p *peers) serveCopy(w http.ResponseWriter, r *http.Request) {
 // takeCopy keeps the bytes of another node's upload. If nothing comes to name them they are an orphan and go with the
 // next GC.
 func (c *Cluster) takeCopy(r *http.Request) (uint64, error) {
+	digest := r.PathValue("digest")
+	if digest != "" {
+		if _, _, err := blob.ParseDigest(digest); err != nil {
+			return 0, err
+		}
+		if index, err := c.confirm(digest); err == nil {
+			return index, nil // small ones are sent without being asked for
+		}
+		// Meanwhile it is not fetched, although others may have made it known already.
+		defer c.stock.receives(digest)()
+	}
 	w, err := c.blobs.Create("")
 	if err != nil {
 		return 0, err
 	}
 	defer w.Close()
-	if _, err := io.Copy(w, r.Body); err != nil {
+	if _, err := io.Copy(w, filling{r.Body}); err != nil {
 		return 0, err
 	}
-	digest := r.PathValue("digest")
 	if digest == "" {
 		digest = r.Trailer.Get(digestTrailer)
-	}
-	if _, _, err := blob.ParseDigest(digest); err != nil {
-		return 0, err
+		if _, _, err := blob.ParseDigest(digest); err != nil {
+			return 0, err
+		}
+		defer c.stock.receives(digest)()
 	}
 	if _, _, err := w.Place(digest); err != nil { // hashed here, whoever sends them (promise 5)
 		return 0, err
@@ -353,6 +364,10 @@ func (p *peers) serveBlob(w http.ResponseWriter, r *http.Request) {
 
 // tailFrom is how large an upload must be for copies to begin before it is complete.
 const tailFrom = 1 << 20
+
+// unasked is how large a blob may be that is sent without asking whether the other node has it: as much as it passes
+// over without closing the connection, if it does.
+const unasked = 64 << 10
 
 // tail copies a scratch file to one node while it grows. It is the body of the request that does so.
 type tail struct {
@@ -389,21 +404,36 @@ func (c *Cluster) follow(w *blob.Writer, digest string) map[string]*tail {
 			cancel()
 			continue
 		}
+		size := w.Size()
 		t := &tail{
 			ctx: ctx, cancel: cancel, file: file, trailer: http.Header{digestTrailer: nil},
-			moved: make(chan struct{}, 1), done: make(chan struct{}), size: w.Size(), digest: digest,
+			moved: make(chan struct{}, 1), done: make(chan struct{}), size: size, digest: digest,
 		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+node+"/blob", t)
+		url := "http://" + node + "/blob"
+		if digest != "" {
+			url += "/" + digest
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodPut, url, t)
 		if err != nil {
 			cancel()
 			file.Close()
 			continue
 		}
-		req.ContentLength, req.Trailer = -1, t.trailer
+		switch {
+		case digest == "":
+			req.ContentLength, req.Trailer = -1, t.trailer
+		case size == 0:
+			req.Body = http.NoBody
+		default:
+			req.ContentLength = size
+		}
 		if !c.background(func() {
 			defer close(t.done)
 			defer cancel()
-			if digest != "" {
+			if digest != "" && size == 0 {
+				defer file.Close() // the request has no body that does so
+			}
+			if digest != "" && size > unasked {
 				a, err := c.peers.ask(ctx, http.MethodPost, node, "/confirm/"+digest, http.NoBody)
 				if err != nil || a.Kind == "" {
 					t.index, t.err = a.Index, err

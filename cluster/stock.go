@@ -41,8 +41,9 @@ type stock struct {
 	fresh   []state.Digest // became known and were not looked for on the disk yet
 	looking int            // those of fresh that are being looked for
 	missing backlog
-	wrong   map[string][]string // by digest: nodes that have sent other bytes, until another has sent the right ones
-	asked   map[string]int      // by node: how many fetches ask it now
+	getting map[state.Digest]*getting // being sent by who takes the upload
+	wrong   map[string][]string       // by digest: nodes that have sent other bytes, until another has sent the right ones
+	asked   map[string]int            // by node: how many fetches ask it now
 }
 
 func newStock(c *Cluster) (*stock, error) {
@@ -52,7 +53,7 @@ func newStock(c *Cluster) (*stock, error) {
 	}
 	return &stock{
 		c: c, whole: whole, had: whole.last, limit: rate.NewLimiter(rate.Limit(c.cfg.CatchUp), fetchPiece), wake: make(chan struct{}, 1),
-		missing: newBacklog(), fetches: map[string]*fetch{}, wrong: map[string][]string{}, asked: map[string]int{},
+		missing: newBacklog(), getting: map[state.Digest]*getting{}, fetches: map[string]*fetch{}, wrong: map[string][]string{}, asked: map[string]int{},
 	}, nil
 }
 
@@ -130,6 +131,41 @@ func (s *stock) came(d state.Digest) {
 	s.mu.Lock()
 	s.missing.forget(d)
 	s.mu.Unlock()
+}
+
+// getting is a blob that another node sends.
+type getting struct {
+	n    int   // how many do
+	lack *lack // that had its turn meanwhile, nil if it has not
+}
+
+// receives says that a blob is being sent to this node, until the function that it returns is called. Nobody fetches it
+// meanwhile who does not read it: it would come twice.
+func (s *stock) receives(digest string) (done func()) {
+	d, err := state.ParseDigest(digest)
+	if s == nil || err != nil {
+		return func() {}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.getting[d]
+	if g == nil {
+		g = new(getting)
+		s.getting[d] = g
+	}
+	g.n++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if g.n--; g.n > 0 {
+			return
+		}
+		delete(s.getting, d)
+		if g.lack != nil { // whether it is here now is looked at when it is taken again
+			s.missing.back(g.lack)
+			s.poke()
+		}
+	}
 }
 
 // wereHere is how many blobs were on this disk before the start and were not at it.
@@ -261,6 +297,13 @@ func (s *stock) begin() {
 		}
 		s.mu.Lock()
 		l := s.missing.take(time.Now(), turns)
+		if l != nil {
+			if g := s.getting[l.d]; g != nil {
+				g.lack = l
+				s.mu.Unlock()
+				continue
+			}
+		}
 		s.mu.Unlock()
 		if l == nil {
 			return

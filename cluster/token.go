@@ -92,7 +92,7 @@ func (c *Cluster) CreateToken(ctx context.Context, ttl time.Duration) (Token, er
 			ops = append(ops, &state.Remove{Name: tokensDir + "/" + e.Name})
 		}
 	}
-	_, err = c.commit(ctx, ops)
+	_, err = c.commit(ctx, false, ops)
 	return t, err
 }
 

@@ -78,35 +78,46 @@ func (t *Tree) inner(name string) string {
 // Update implements the contract: when it returns nil, the whole batch is committed and applied on this node (promises
 // 3 and 9).
 func (t *Tree) Update(ctx context.Context, fn func(Batch) error) error {
-	b := &batch{t, &edits{until: t.c.cfg.Now().Add(t.c.cfg.PinTime).UnixNano()}}
-	if err := fn(b); err != nil {
+	ops, err := t.edits(fn)
+	if err != nil || len(ops) == 0 {
 		return err
 	}
-	if b.err != nil {
-		return b.err
-	}
-	if len(b.ops) == 0 {
-		return nil
-	}
-	if b.grows > 0 {
-		if err := t.c.blobs.RoomSmall(b.grows); err != nil {
-			return err
-		}
-	}
-	index, err := t.c.commitAs(ctx, t.patient, b.ops)
+	index, err := t.c.commit(ctx, t.patient, ops)
 	if err == nil && t.c.peers != nil {
 		t.c.peers.shared(ctx, index)
 	}
 	return err
 }
 
-// commit proposes edits of names at one entry, or, when they are too many for one, out of sight in several and then
-// published by one.
-func (c *Cluster) commit(ctx context.Context, ops []state.Op) (uint64, error) {
-	return c.commitAs(ctx, false, ops)
+// edits has fn fill a batch, and sees that there is room for it.
+func (t *Tree) edits(fn func(Batch) error) ([]state.Op, error) {
+	b := &batch{t, &edits{until: t.c.cfg.Now().Add(t.c.cfg.PinTime).UnixNano()}}
+	if err := fn(b); err != nil {
+		return nil, err
+	}
+	if b.err != nil {
+		return nil, b.err
+	}
+	if b.grows > 0 {
+		if err := t.c.blobs.RoomSmall(b.grows); err != nil {
+			return nil, err
+		}
+	}
+	return b.ops, nil
 }
 
-func (c *Cluster) commitAs(ctx context.Context, patient bool, ops []state.Op) (uint64, error) {
+// fits reports whether edits go into one entry of the log.
+func (c *Cluster) fits(ops []state.Op) bool {
+	size := 0
+	for _, op := range ops {
+		size += state.Size(op)
+	}
+	return size <= c.cfg.entrySize && len(ops) <= maxEdits
+}
+
+// commit proposes edits of names at one entry, or, when they are too many for one, out of sight in several and then
+// published by one. Whether it is patient: see Tree.Patient.
+func (c *Cluster) commit(ctx context.Context, patient bool, ops []state.Op) (uint64, error) {
 	cuts, size := []int{0}, 0
 	for i, op := range ops {
 		n := state.Size(op)

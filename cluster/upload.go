@@ -27,8 +27,8 @@ type BlobWriter = interface {
 // ReadFrom.
 type upload struct {
 	c *Cluster
+	t *Tree // that it is from, and whose names CommitNamed gives it
 	*blob.Writer
-	patient bool // see Tree.Patient
 
 	mu    sync.Mutex
 	tails map[string]*tail // nil before they began; those of other nodes, by name. The map is replaced, never written to.
@@ -43,7 +43,7 @@ func (t *Tree) CreateBlob(id string) (BlobWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &upload{c: t.c, Writer: w, patient: t.patient}, nil
+	return &upload{c: t.c, t: t, Writer: w}, nil
 }
 
 // ResumeBlob opens the scratch file of that id to go on at its end, else fs.ErrNotExist. It survives restarts of the
@@ -53,7 +53,7 @@ func (t *Tree) ResumeBlob(id string) (BlobWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &upload{c: t.c, Writer: w, patient: t.patient}, nil
+	return &upload{c: t.c, t: t, Writer: w}, nil
 }
 
 // tries bounds how often Commit starts again after a collection came in between. Each needs a whole GC to have run.
@@ -61,15 +61,37 @@ const tries = 10
 
 // Commit implements the contract: bytes before names (promise 1).
 func (u *upload) Commit(ctx context.Context, digest string) (string, error) {
+	got, _, err := u.commit(ctx, digest, nil)
+	return got, err
+}
+
+// CommitNamed is Commit and, with the blob's digest, an Update of the tree that the writer is from, at one entry of the
+// log: so there is one wait for a majority instead of two, and none of the names without the blob or, unless the batch
+// is too large for one entry, the blob without its names. After an error the writer is as after one of Commit, and
+// CommitNamed may be called again.
+func (u *upload) CommitNamed(ctx context.Context, digest string, names func(Batch, string) error) (string, error) {
+	got, index, err := u.commit(ctx, digest, func(got string) ([]state.Op, error) {
+		return u.t.edits(func(b Batch) error { return names(b, got) })
+	})
+	if err == nil && u.c.peers != nil {
+		u.c.peers.shared(ctx, index)
+	}
+	return got, err
+}
+
+// commit makes the bytes a blob, and commits what names returns with it. It returns the index of the newest entry.
+func (u *upload) commit(
+	ctx context.Context, digest string, names func(got string) ([]state.Op, error),
+) (string, uint64, error) {
 	c := u.c
 	if digest != "" {
 		if _, _, err := blob.ParseDigest(digest); err != nil {
-			return "", fmt.Errorf("commit: %w (%w)", err, syscall.EBADMSG)
+			return "", 0, fmt.Errorf("commit: %w (%w)", err, syscall.EBADMSG)
 		}
 	}
 	// Before anything is moved: without a majority the scratch file stays as it is.
-	if err := c.readyFor(ctx, u.patient); err != nil {
-		return "", err
+	if err := c.readyFor(ctx, u.t.patient); err != nil {
+		return "", 0, err
 	}
 	named := u.name(digest)
 	got, size, err := u.Place(digest) // held from here until Done or Close, so that the sweeper passes it over
@@ -77,44 +99,66 @@ func (u *upload) Commit(ctx context.Context, digest string) (string, error) {
 		if named {
 			u.endTails(true) // what was copied has this name, and the next try may be for another
 		}
-		return "", err
+		return "", 0, err
 	}
 	d, err := state.ParseDigest(got)
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	for _, t := range u.copies() {
 		t.grown(size, got)
 	}
-	if err := u.enter(ctx, d, size); err != nil {
-		return "", err
+	var ops []state.Op
+	if names != nil {
+		if ops, err = names(got); err != nil {
+			u.endTails(true)
+			return "", 0, err
+		}
 	}
-	return got, nil
+	index, err := u.enter(ctx, d, size, ops)
+	if err != nil {
+		return "", 0, err
+	}
+	return got, index, nil
 }
 
-// enter makes a placed blob durable elsewhere and known to the tree.
-func (u *upload) enter(ctx context.Context, d state.Digest, size int64) error {
+// enter makes a placed blob durable elsewhere and known to the tree, and commits names with it. It returns the index of
+// the newest entry.
+func (u *upload) enter(ctx context.Context, d state.Digest, size int64, names []state.Op) (uint64, error) {
 	for range tries {
 		confirmed, err := u.c.spread(ctx, d.String(), size, u.copies())
 		u.endTails(err != nil)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		_, err = u.c.proposeAll(ctx, u.patient, []state.Op{u.c.addBlob(d, size, confirmed)})
+		index, err := u.c.commitBlob(ctx, u.t.patient, u.c.addBlob(d, size, confirmed), names)
 		if err == nil {
 			u.Done()
-			return nil
+			return index, nil
 		}
 		if !errors.Is(err, state.ErrCollected) {
-			return err
+			return 0, err
 		}
 	}
-	return fmt.Errorf("commit %s: collected %d times while it was committed: %w", d, tries, syscall.EAGAIN)
+	return 0, fmt.Errorf("commit %s: collected %d times while it was committed: %w", d, tries, syscall.EAGAIN)
 }
 
 func (c *Cluster) addBlob(d state.Digest, size int64, confirmed uint64) state.Op {
 	until := c.cfg.Now().Add(c.cfg.PinTime).UnixNano()
 	return &state.AddBlob{Digest: d, Size: size, Confirmed: confirmed, Until: until}
+}
+
+// commitBlob commits a blob and its names at one entry, or one after the other where the names do not fit in.
+func (c *Cluster) commitBlob(ctx context.Context, patient bool, add state.Op, names []state.Op) (uint64, error) {
+	all := append([]state.Op{add}, names...)
+	if len(names) == 0 || c.fits(all) {
+		r, err := c.proposeAll(ctx, patient, all)
+		return r.Index, err
+	}
+	if _, err := c.proposeAll(ctx, patient, []state.Op{add}); err != nil {
+		return 0, err
+	}
+	return c.commit(ctx, patient, names)
 }
 
 // name tells the copies what they will be called, and begins them if the upload was too small for that, or a file's

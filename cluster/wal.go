@@ -226,7 +226,7 @@ func (g *segment) clear(from int64) error {
 // Sync also makes the file's name durable, the first time. After an error the node must not go on: the kernel has
 // dropped what it could not write, and would call a later sync of the same bytes a success.
 func (g *segment) Sync() error {
-	err := g.File.Sync()
+	err := syncData(g.File)
 	if err == nil && !g.named {
 		if err = g.s.fs.SyncDir(g.dir); err == nil {
 			g.named = true

@@ -50,7 +50,7 @@ func (w *watchdog) hung() bool { return w.waits() >= hangTime }
 // can neither give its leadership away nor hear of another leader. [careful] keeps quiet meanwhile, so the others elect
 // one, and their beats name it.
 func (c *Cluster) watchDisk() {
-	tick := time.NewTicker(beatEvery)
+	tick := time.NewTicker(hangTime / 4)
 	defer tick.Stop()
 	hung := false
 	for {

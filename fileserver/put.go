@@ -69,20 +69,21 @@ func (s *Server) put(ctx context.Context, key string, body io.Reader, expect []s
 		}
 	}
 	size := blob.Size()
-	digest, err = blob.Commit(ctx, digest)
-	if err != nil {
-		return Info{}, errors.Join(fmt.Errorf("put %s: %w", URL(key), err), blob.Cancel())
-	}
-	// If we were to crash here the blob has no name and is collected when its pin ends.
-	err = s.cfg.Tree.Update(ctx, func(b Batch) error {
+	name := func(b Batch, digest string) error {
 		if version != nil {
 			b.Expect(key, *version)
 		}
 		b.Link(key, digest)
 		return nil
-	})
+	}
+	if n, ok := blob.(namer); ok {
+		digest, err = n.CommitNamed(ctx, digest, name)
+	} else if digest, err = blob.Commit(ctx, digest); err == nil {
+		// If we were to crash here the blob has no name and is collected when its pin ends.
+		err = s.cfg.Tree.Update(ctx, func(b Batch) error { return name(b, digest) })
+	}
 	if err != nil {
-		return Info{}, fmt.Errorf("put %s: %w", URL(key), err)
+		return Info{}, errors.Join(fmt.Errorf("put %s: %w", URL(key), err), blob.Cancel())
 	}
 	s.cfg.Log.Info("file put", "url", URL(key), "digest", digest, "size", size)
 	info := Info{URL: URL(key), Digest: digest, Size: size}

@@ -29,6 +29,11 @@ type Batch = interface {
 	Expect(name string, version uint64)
 }
 
+// namer is what a BlobWriter may implement besides: Commit and an Update at one entry of the log.
+type namer interface {
+	CommitNamed(ctx context.Context, digest string, names func(Batch, string) error) (string, error)
+}
+
 // BlobWriter is a scratch file that becomes a blob; an alias for the same reason as Batch.
 type BlobWriter = interface {
 	io.Writer

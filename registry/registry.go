@@ -40,6 +40,12 @@ type BlobWriter = interface {
 	Cancel() error
 }
 
+// namer is what a BlobWriter may implement besides: Commit and an Update at one entry of the log. After an error it may
+// be called again.
+type namer interface {
+	CommitNamed(ctx context.Context, digest string, names func(Batch, string) error) (string, error)
+}
+
 // Tree is what the registry needs of its subtree. The contract, errors included, is in cluster/treetest.
 type Tree interface {
 	fs.StatFS

@@ -98,9 +98,19 @@ func (r *Registry) PutBlob(ctx context.Context, repo string, d digest.Digest, co
 	return r.finish(ctx, bw, repo, d)
 }
 
-// finish makes what was written to bw the blob d and names it in repo.
-// A crash between the two leaves a blob that nothing names, which is collected when its pin ends.
+// finish makes what was written to bw the blob d and names it in repo, at one entry of the log if the tree can do that.
+// Else a crash between the two leaves a blob that nothing names, which is collected when its pin ends.
 func (r *Registry) finish(ctx context.Context, bw BlobWriter, repo string, d digest.Digest) error {
+	if n, ok := bw.(namer); ok {
+		_, err := n.CommitNamed(ctx, d.String(), func(b Batch, _ string) error {
+			b.LinkWeak(layerPath(repo, d), d.String())
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return r.arrived(ctx, repo, d)
+	}
 	if _, err := bw.Commit(ctx, d.String()); err != nil {
 		return err
 	}

@@ -153,16 +153,21 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 		if r.written(repo, d, tags, m) {
 			return d, m, nil // pushed again: nothing to write
 		}
-		if !committed {
-			if _, err = bw.Commit(ctx, d.String()); err != nil {
-				return "", nil, err
-			}
-			committed = true
-		}
-		err = r.tree.Update(ctx, func(b Batch) error {
+		names := func(b Batch) error {
 			linkManifest(b, repo, d, tags, m, needs)
 			return r.adopt(b, repo, needs)
-		})
+		}
+		if n, ok := bw.(namer); ok {
+			_, err = n.CommitNamed(ctx, d.String(), func(b Batch, _ string) error { return names(b) })
+		} else {
+			if !committed {
+				if _, err = bw.Commit(ctx, d.String()); err != nil {
+					return "", nil, err
+				}
+				committed = true
+			}
+			err = r.tree.Update(ctx, names)
+		}
 		if err == nil && r.came(repo, needs.waits) { // it was on its way when this was written and could not see this
 			err = r.holdAgain(ctx, repo, d)
 		}

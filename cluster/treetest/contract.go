@@ -35,7 +35,12 @@ type Batch = interface {
 }
 
 // BlobWriter is a node-local scratch file that becomes a blob. It is not safe for concurrent use.
-// It may be an io.ReaderFrom, which takes over from io.Copy what it can do better with files.
+// It may be an io.ReaderFrom, which takes over from io.Copy what it can do better with files, and it may have
+//
+//	CommitNamed(ctx context.Context, digest string, names func(Batch, string) error) (string, error)
+//
+// which is Commit and, with the digest, an Update of the tree that the writer is from, at one log entry unless the batch
+// is too large for one. After an error it is as after one of Commit and may be called again.
 type BlobWriter = interface {
 	io.Writer
 	// Size is the number of bytes written so far, those before a resume included.

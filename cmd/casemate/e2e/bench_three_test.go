@@ -162,6 +162,64 @@ func TestBenchThreePush(t *testing.T) {
 	})
 }
 
+// timing notes how long the PUTs of manifests take.
+type timing struct {
+	http.RoundTripper
+	took *[]float64 // ms
+}
+
+func (r timing) RoundTrip(req *http.Request) (*http.Response, error) {
+	began := time.Now()
+	res, err := r.RoundTripper.RoundTrip(req)
+	if req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/manifests/") {
+		*r.took = append(*r.took, time.Since(began).Seconds()*1000)
+	}
+	return res, err
+}
+
+// TestBenchThreeSmall measures pushes of small images that share nothing, one after another: two layers of 4 KiB, a
+// config and a manifest each. They wait for syncs and for the other nodes.
+func TestBenchThreeSmall(t *testing.T) {
+	one, three := oneAndThree(t)
+	auth := one.auth(t)
+	three[0].auth(t)
+	took := map[*bench]*[]float64{}
+	clients := map[*bench]http.RoundTripper{}
+	for _, b := range append([]*bench{one}, three...) {
+		took[b] = new([]float64)
+		clients[b] = timing{b.transport(), took[b]}
+	}
+	const n = 20
+	turns(t, "small image", rounds, "images", n, one, three, func(round int, b *bench) {
+		for j := range n {
+			push(t, randomImage(t, 4<<10, 2), fmt.Sprintf("registry.casemate.internal/bench/u-%d:%d", j, round),
+				remote.WithTransport(clients[b]), remote.WithAuth(auth), remote.WithJobs(1))
+		}
+	})
+	for i, b := range []*bench{one, three[0], three[1]} {
+		all := slices.Sorted(slices.Values(*took[b]))
+		fmt.Printf("BENCH manifest PUT %-16s p50 %.1f ms  p99 %.1f ms\n",
+			[]string{"one node", "three, leader", "three, follower"}[i], all[len(all)/2], all[len(all)*99/100])
+	}
+}
+
+// TestBenchThreeIdle measures what nodes that have nothing to do use of a core, for 30 s.
+func TestBenchThreeIdle(t *testing.T) {
+	one, three := oneAndThree(t)
+	nodes := append([]*bench{one}, three...)
+	time.Sleep(5 * time.Second) // what the start has left to do
+	before := map[*bench]time.Duration{}
+	for _, b := range nodes {
+		before[b] = b.cpu(t)
+	}
+	const long = 30 * time.Second
+	time.Sleep(long)
+	for i, b := range nodes {
+		fmt.Printf("BENCH idle       %-16s %.2f %% of a core\n", []string{"one node", "three, leader", "three, follower", "three, follower"}[i],
+			100*(b.cpu(t)-before[b]).Seconds()/long.Seconds())
+	}
+}
+
 // TestBenchThreeFiles measures puts of small files at the admin socket, one after another: each is a blob and a name.
 func TestBenchThreeFiles(t *testing.T) {
 	one, three := oneAndThree(t)

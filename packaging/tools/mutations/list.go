@@ -83,6 +83,16 @@ var mutations = []mutation{
 		"cluster/state/snapshot.go", "\t\tcopy(l.s.sum[:], h.Sum)\n", "\t\tl.s.sum[0] = 1\n",
 		[]test{{state, "^TestSumInSnapshots$"}},
 	},
+	{
+		"told-more-than-it-has", "2: a follower takes for committed what it has not acknowledged",
+		"cluster/commits.go", "switch upTo := min(committed, k.index); {", "switch upTo := committed; {",
+		[]test{{cluster, "^TestFollowersAreToldTheTruth$"}},
+	},
+	{
+		"told-of-another-term", "2: a leader tells what is committed to who acknowledged it in an earlier term",
+		"cluster/commits.go", "case !leads || k.header.Term != term ||", "case !leads ||",
+		[]test{{cluster, "^TestFollowersAreToldTheTruth$"}},
+	},
 	// 3. Read your writes.
 	{
 		"answer-before-it-shows", "3: a write is answered before it can be read on this node",
@@ -94,6 +104,11 @@ var mutations = []mutation{
 		"not-shared", "3: a write does not wait for the nodes that are connected",
 		"cluster/beat.go", "if !l.up || l.slow || l.beat.Applied >= index {", "if !l.up || l.slow || true {",
 		[]test{{cluster, "^TestAloneAfterPowerCut$"}},
+	},
+	{
+		"commit-not-passed-on", "3: what is committed waits for raft's next turn, and connected nodes show it later",
+		"cluster/commits.go", "if msg != nil && !k.c.watch.hung() {", "if msg == nil && again && false {",
+		[]test{{cluster, "^TestCommitIsPassedOn$"}},
 	},
 	// 4. Misses are confirmed with the leader.
 	{

@@ -1,0 +1,116 @@
+package cluster_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"casemate/cluster"
+	"casemate/cluster/clustertest"
+)
+
+// Nobody waits for raft's next turn: what is committed shows on all nodes as soon as messages can say so, also what a
+// leader before had committed, and what a node missed while it was down. (Time in a bubble is what goes by while
+// everybody waits.)
+func TestCommitIsPassedOn(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		cl := clustertest.New(t, 3, nil)
+		soon := func(what string, n *clustertest.Node) {
+			t.Helper()
+			began := time.Now()
+			if err := n.C.Tree().Update(context.Background(), func(b cluster.Batch) error { b.Put("x", []byte(what)); return nil }); err != nil {
+				t.Fatal(err)
+			}
+			if d := time.Since(began); d > 50*time.Millisecond {
+				t.Errorf("%s: the write has waited for %s", what, d)
+			}
+			for _, m := range cl.Nodes {
+				if data, err := m.C.Tree().ReadFile("x"); err != nil || string(data) != what {
+					t.Errorf("%s: on %s it is %q, %v", what, m.Name, data, err)
+				}
+			}
+		}
+		time.Sleep(5 * time.Second)
+		soon("at the leader", cl.Leader())
+		time.Sleep(300 * time.Millisecond)
+		soon("at a follower", cl.Followers()[0])
+
+		// It was down while others wrote: it has their entries, and that they are committed, as soon as it is up.
+		n := cl.Followers()[1]
+		n.Stop()
+		for range 3 {
+			if err := cl.Leader().C.Tree().Update(context.Background(), func(b cluster.Batch) error { b.Put("y", nil); return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := cl.Leader().C.Index()
+		n.Start()
+		cl.Wait(func() error {
+			for _, m := range cl.Leader().C.Members() {
+				if !m.Up {
+					return errors.New(m.Node + " is down")
+				}
+			}
+			return nil
+		})
+		time.Sleep(100 * time.Millisecond)
+		if n.C.Index() < want {
+			t.Errorf("100 ms after it came back the node shows entry %d of %d", n.C.Index(), want)
+		}
+		soon("after a restart", cl.Leader())
+	})
+}
+
+// What is being sent to a node it does not fetch as well; if the sender gives up, it does.
+func TestNotFetchedWhileReceived(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		cl := clustertest.New(t, 3, nil)
+		data := noise(6<<20, 5)
+		n := cl.Followers()[1]
+		digest := ""
+		for _, m := range cl.Nodes {
+			if m == n {
+				continue
+			}
+			var err error
+			if digest, _, err = m.C.TakeCopy(data); err != nil {
+				t.Fatal(err)
+			}
+		}
+		first, second := n.C.Receives(digest), n.C.Receives(digest)
+		if err := cl.Leader().C.Know(context.Background(), []string{digest}, int64(len(data))); err != nil {
+			t.Fatal(err)
+		}
+		lacks := func() error {
+			if list, err := n.C.OnDisk(); err != nil || slices.Contains(list, digest) {
+				return fmt.Errorf("%v, %v", list, err)
+			}
+			return nil
+		}
+		cl.Wait(func() error {
+			if !n.C.Knows(digest) {
+				return errors.New("it has not heard of the blob")
+			}
+			return nil
+		})
+		time.Sleep(5 * time.Second)
+		if err := lacks(); err != nil {
+			t.Errorf("while two send it: %v", err)
+		}
+		first()
+		time.Sleep(5 * time.Second)
+		if err := lacks(); err != nil {
+			t.Errorf("while one sends it: %v", err)
+		}
+		second()
+		cl.Wait(func() error {
+			if lacks() == nil {
+				return errors.New("it is not fetched")
+			}
+			return nil
+		})
+	})
+}
