@@ -5,6 +5,7 @@ import (
 	"iter"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -18,6 +19,32 @@ type blob struct {
 	pin    int64  // Unix nanoseconds; 0 is no pin
 	strong uint32 // links, holds, hidden claims and staged edits that need it
 	weak   uint32 // weak links to this birth of it
+}
+
+var (
+	blobCodec = codec[blob]{append: appendBlob, read: readBlob}
+	pinCodec  = codec[struct{}]{
+		append: func(b []byte, _ struct{}) []byte { return b },
+		read:   func(string) (none struct{}) { return none },
+	}
+	tombCodec = codec[uint64]{append: appendUvarint, read: func(s string) uint64 { v, _ := uvarint(s, 0); return v }}
+)
+
+func appendBlob(b []byte, x blob) []byte {
+	b = appendUvarint(b, uint64(x.size))
+	b = appendUvarint(b, x.born)
+	b = appendUvarint(b, uint64(x.pin))
+	b = appendUvarint(b, uint64(x.strong))
+	return appendUvarint(b, uint64(x.weak))
+}
+
+func readBlob(s string) blob {
+	size, at := uvarint(s, 0)
+	born, at := uvarint(s, at)
+	pin, at := uvarint(s, at)
+	strong, at := uvarint(s, at)
+	weak, _ := uvarint(s, at)
+	return blob{size: int64(size), born: born, pin: int64(pin), strong: uint32(strong), weak: uint32(weak)}
 }
 
 // Blob is a blob as readers see it.
@@ -292,21 +319,16 @@ func (o *Sweep) apply(tx *tx) error {
 	s.cursor = next
 	for _, k := range keys {
 		n, _ := s.names.get(k)
-		var live []*node
-		for c := n; c != nil; c = c.older {
-			if s.alive(c) {
-				live = append(live, c)
+		var chain *node
+		last := &chain
+		for ; n != nil; n = n.older {
+			if s.alive(n) {
+				*last, last = n, &n.older
 			} else {
-				tx.release(c)
+				tx.release(n)
 			}
 		}
-		var chain *node
-		for i := len(live) - 1; i >= 0; i-- {
-			c := *live[i]
-			c.older = chain
-			chain = &c
-		}
-		if chain == nil {
+		if *last = nil; chain == nil {
 			s.names.del(k)
 		} else {
 			s.names.set(k, chain)
@@ -320,10 +342,14 @@ func (o *Sweep) apply(tx *tx) error {
 // enters stale only out of a snapshot.
 func (tx *tx) retain(n *node) {
 	s := tx.s
+	s.nodes++
 	if n.claim != "" {
-		c, _ := s.claims.get(n.claim)
-		c.names++
-		s.claims.set(n.claim, c)
+		c, ok := s.claims.get(n.claim)
+		if c.names++; ok {
+			s.claims.set(n.claim, c)
+		} else {
+			s.claims.set(strings.Clone(n.claim), c)
+		}
 	}
 	switch n.kind {
 	case strong:
@@ -343,6 +369,7 @@ func (tx *tx) retain(n *node) {
 
 func (tx *tx) release(n *node) {
 	s := tx.s
+	s.nodes--
 	if n.claim != "" {
 		c, _ := s.claims.get(n.claim)
 		if c.names--; c.names == 0 {

@@ -151,8 +151,7 @@ func (o *Put) apply(tx *tx) error {
 }
 
 func (o *Link) apply(tx *tx) error {
-	id, _, err := tx.known("link", o.Name, o.Digest)
-	if err != nil {
+	if _, err := tx.known("link", o.Name, o.Digest); err != nil {
 		return err
 	}
 	holds := slices.Clone(o.Holds)
@@ -162,21 +161,21 @@ func (o *Link) apply(tx *tx) error {
 		if d == o.Digest || i > 0 && d == holds[i-1] {
 			continue
 		}
-		if _, _, err := tx.known("link", o.Name, d); err != nil {
+		if _, err := tx.known("link", o.Name, d); err != nil {
 			return err
 		}
 		list.WriteString(string(d))
 	}
-	return tx.place("link", o.Name, &node{kind: strong, body: string(id), holds: digests(list.String()), claim: o.Claim})
+	return tx.place("link", o.Name, &node{kind: strong, body: string(o.Digest), holds: digests(list.String()), claim: o.Claim})
 }
 
 func (o *LinkWeak) apply(tx *tx) error {
-	id, b, err := tx.known("link", o.Name, o.Digest)
+	b, err := tx.known("link", o.Name, o.Digest)
 	if err != nil {
 		return err
 	}
-	tx.pin(id, o.Until)
-	return tx.place("link", o.Name, &node{kind: weak, body: string(id), born: b.born, claim: o.Claim})
+	tx.pin(o.Digest, o.Until)
+	return tx.place("link", o.Name, &node{kind: weak, body: string(o.Digest), born: b.born, claim: o.Claim})
 }
 
 func (o *Remove) apply(tx *tx) error {
@@ -225,14 +224,13 @@ func (o *Expect) hold(s *State) error {
 	return nil
 }
 
-// known returns the blob that a link names, with the digest as the table holds it: a million links to a thousand blobs
-// share a thousand digests.
-func (tx *tx) known(op, name string, d Digest) (Digest, blob, error) {
-	id, b, ok := tx.s.blobs.find(d)
+// known returns the blob that a link names.
+func (tx *tx) known(op, name string, d Digest) (blob, error) {
+	b, ok := tx.s.blobs.get(d)
 	if !ok {
-		return "", blob{}, refuse(CodeNoBlob, op, name, "blob %s is not known", d)
+		return blob{}, refuse(CodeNoBlob, op, name, "blob %s is not known", d)
 	}
-	return id, b, nil
+	return b, nil
 }
 
 // place puts n in front of the claims of name, instead of what its claim had there before.
@@ -245,9 +243,6 @@ func (tx *tx) place(op, name string, n *node) error {
 		}
 	}
 	n.version, n.mod = tx.index, tx.time
-	if n.claim != "" {
-		n.claim = s.claims.shared(n.claim)
-	}
 	rest, gone := without(old, n.claim)
 	n.older = rest
 	depth := 0
