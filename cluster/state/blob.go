@@ -179,7 +179,7 @@ func (o *AddBlob) apply(tx *tx) error {
 		if b.size != o.Size {
 			return refuse(CodeInvalid, "add blob", o.Digest.String(), "it has %d bytes, not %d", b.size, o.Size)
 		}
-		tx.pin(o.Digest, o.Until)
+		tx.pin(o.Digest, b, o.Until)
 		return nil
 	}
 	if o.Confirmed >= tx.index {
@@ -194,9 +194,8 @@ func (o *AddBlob) apply(tx *tx) error {
 		return refuse(CodeLimit, "add blob", o.Digest.String(), "the sum of all sizes is too large")
 	}
 	s.tombs.del(o.Digest)
-	s.blobs.set(o.Digest, blob{size: o.Size, born: tx.index})
+	s.blobs.set(o.Digest, tx.pinned(o.Digest, blob{size: o.Size, born: tx.index}, o.Until))
 	s.bytes += o.Size
-	tx.pin(o.Digest, o.Until)
 	tx.result.Added = append(tx.result.Added, o.Digest)
 	return nil
 }
@@ -205,18 +204,25 @@ func pinKey(until int64, d Digest) string {
 	return string(binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(d)), uint64(until))) + string(d)
 }
 
-// pin prolongs the pin of a known blob; it never shortens it. A time that is not after 1970 is no pin.
-func (tx *tx) pin(d Digest, until int64) {
-	b, _ := tx.s.blobs.get(d)
+// pin prolongs the pin of a known blob.
+func (tx *tx) pin(d Digest, b blob, until int64) {
+	if until > b.pin {
+		tx.s.blobs.set(d, tx.pinned(d, b, until))
+	}
+}
+
+// pinned returns the blob with its pin prolonged, which it lists; it never shortens one. A time that is not after 1970
+// is no pin.
+func (tx *tx) pinned(d Digest, b blob, until int64) blob {
 	if until <= b.pin {
-		return
+		return b
 	}
 	if b.pin != 0 {
 		tx.s.pins.del(pinKey(b.pin, d))
 	}
 	b.pin = until
-	tx.s.blobs.set(d, b)
 	tx.s.pins.set(pinKey(until, d), struct{}{})
+	return b
 }
 
 func (o *Expire) apply(tx *tx) error {
@@ -231,9 +237,7 @@ func (o *Expire) apply(tx *tx) error {
 	})
 	for _, k := range due {
 		d := Digest(k[8:])
-		b, _ := s.blobs.get(d)
-		b.pin = 0
-		s.blobs.set(d, b)
+		s.blobs.update(d, func(b *blob) { b.pin = 0 })
 		s.pins.del(k)
 	}
 	var ids []string
@@ -361,9 +365,7 @@ func (tx *tx) retain(n *node) {
 			s.stale++
 			return
 		}
-		b, _ := s.blobs.get(Digest(n.body))
-		b.weak++
-		s.blobs.set(Digest(n.body), b)
+		s.blobs.update(Digest(n.body), func(b *blob) { b.weak++ })
 	}
 }
 
@@ -388,15 +390,11 @@ func (tx *tx) release(n *node) {
 			s.stale--
 			return
 		}
-		b, _ := s.blobs.get(Digest(n.body))
-		b.weak--
-		s.blobs.set(Digest(n.body), b)
+		s.blobs.update(Digest(n.body), func(b *blob) { b.weak-- })
 	}
 }
 
 // keep adds to the strong references of a blob that is known.
 func (tx *tx) keep(d Digest, by int) {
-	b, _ := tx.s.blobs.get(d)
-	b.strong = uint32(int64(b.strong) + int64(by))
-	tx.s.blobs.set(d, b)
+	tx.s.blobs.update(d, func(b *blob) { b.strong = uint32(int64(b.strong) + int64(by)) })
 }

@@ -174,7 +174,7 @@ func (o *LinkWeak) apply(tx *tx) error {
 	if err != nil {
 		return err
 	}
-	tx.pin(o.Digest, o.Until)
+	tx.pin(o.Digest, b, o.Until)
 	return tx.place("link", o.Name, &node{kind: weak, body: string(o.Digest), born: b.born, claim: o.Claim})
 }
 
@@ -268,12 +268,15 @@ func (tx *tx) place(op, name string, n *node) error {
 // all its directories.
 func (tx *tx) clearWay(op, name, key string) error {
 	s := tx.s
+	before, behind := s.names.beside(key)
 	if dir, ok := parentKey(key); ok {
-		settled := false // something stands in the same directory already
-		s.names.from(dir+"\x00", func(k string, _ *node) bool {
-			settled = strings.HasPrefix(k, dir) && k[len(dir)] == 0
-			return false
-		})
+		settled := max(before, behind) > len(dir) // something stands in the same directory already
+		if !settled && min(before, behind) < 0 {
+			s.names.from(dir+"\x00", func(k string, _ *node) bool {
+				settled = strings.HasPrefix(k, dir+"\x00")
+				return false
+			})
+		}
 		for ; ok && !settled; dir, ok = parentKey(dir) {
 			n, there := s.names.get(dir)
 			if !there {
@@ -284,6 +287,9 @@ func (tx *tx) clearWay(op, name, key string) error {
 			}
 			tx.drop(dir)
 		}
+	}
+	if behind >= 0 && behind < len(key) {
+		return nil
 	}
 	prefix, blocked := key+"\x00", false
 	var stale []string

@@ -25,7 +25,7 @@ type codec[V any] struct {
 
 // maxBlock is the size in bytes above which a block is split: a write copies one, and small ones need more separators.
 // DESIGN.md has the numbers.
-const maxBlock = 2048
+const maxBlock = 1024
 
 func newPacked[K ~string, V any](c codec[V]) packed[K, V] {
 	return packed[K, V]{blocks: newTable[string, string](), codec: c}
@@ -175,9 +175,39 @@ func (t *packed[K, V]) from(pivot K, fn func(K, V) bool) {
 	})
 }
 
-func (t *packed[K, V]) set(key K, v V) {
+// beside returns how many bytes a key that is not there shares with the key before it and the one behind it, -1 for
+// what another look would be needed to know.
+func (t *packed[K, V]) beside(key K) (before, behind int) {
 	separator, block := t.blockOf(string(key))
 	s := search(separator, block, string(key))
+	before, behind = s.shared, -1
+	if s.at == 0 {
+		before = -1
+	}
+	if s.at < len(block) {
+		behind = min(s.shared, readEntry(block, s.at).shared) + s.common
+	}
+	return before, behind
+}
+
+func (t *packed[K, V]) set(key K, v V) {
+	separator, block := t.blockOf(string(key))
+	t.put(separator, block, string(key), search(separator, block, string(key)), v)
+}
+
+// update changes the value of a key; one that is not there has the zero value.
+func (t *packed[K, V]) update(key K, change func(*V)) {
+	separator, block := t.blockOf(string(key))
+	s := search(separator, block, string(key))
+	var v V
+	if s.found {
+		v = t.codec.read(readEntry(block, s.at).value)
+	}
+	change(&v)
+	t.put(separator, block, string(key), s, v)
+}
+
+func (t *packed[K, V]) put(separator, block, key string, s spot, v V) {
 	t.value = t.codec.append(t.value[:0], v)
 	b := append(t.block[:0], block[:s.at]...)
 	end := s.at
@@ -187,7 +217,7 @@ func (t *packed[K, V]) set(key K, v V) {
 		end = old.end
 	} else {
 		t.n++
-		b = appendEntry(b, s.shared, string(key[s.shared:]), "", t.value)
+		b = appendEntry(b, s.shared, key[s.shared:], "", t.value)
 		if s.common > 0 {
 			next := readEntry(block, s.at)
 			b = appendEntry(b, next.shared+s.common, next.rest[s.common:], "", next.value)
@@ -221,35 +251,48 @@ func (t *packed[K, V]) del(key K) {
 	switch {
 	case len(b) == 0:
 		t.blocks.del(separator)
-	case len(b) < maxBlock/4:
-		t.store(separator, t.join(separator, string(b)), false)
-	default:
+	case len(b) > maxBlock/4 || !t.join(separator, string(b)):
 		t.store(separator, string(b), false)
 	}
 }
 
-// join returns the block with the next one behind it, which it removes, if they are small enough together.
-func (t *packed[K, V]) join(separator, block string) string {
-	var second, next string
+// join makes one of a block that has become small and one beside it, if there is one that is small enough.
+func (t *packed[K, V]) join(separator, block string) bool {
+	fits := func(other string) bool { return other != "" && len(block)+len(other) <= maxBlock*3/4 }
+	var name, other string
 	t.blocks.m.Ascend(separator+"\x00", func(k, b string) bool {
-		second, next = k, b
+		name, other = k, b
 		return false
 	})
-	if next == "" || len(block)+len(next) > maxBlock*3/4 {
-		return block
+	if fits(other) {
+		t.append(separator, block, name, other)
+		return true
 	}
-	var last []byte
-	last = append(last, separator...)
+	other = ""
+	t.blocks.m.Descend(separator, func(k, b string) bool {
+		name, other = k, b
+		return k == separator
+	})
+	if name == separator || !fits(other) {
+		return false
+	}
+	t.append(name, other, separator, block)
+	return true
+}
+
+// append puts what is in the second block behind what is in the first one.
+func (t *packed[K, V]) append(first, block, second, next string) {
+	last := []byte(first)
 	for at := 0; at < len(block); {
 		e := readEntry(block, at)
 		last = append(last[:e.shared], e.rest...)
 		at = e.end
 	}
 	e := readEntry(next, 0)
-	first := second[:e.shared] + e.rest
-	shared := commonPrefix(string(last), first)
+	key := second[:e.shared] + e.rest
+	shared := commonPrefix(string(last), key)
 	t.blocks.del(second)
-	return string(append(appendEntry([]byte(block), shared, first[shared:], "", e.value), next[e.end:]...))
+	t.store(first, string(append(appendEntry([]byte(block), shared, key[shared:], "", e.value), next[e.end:]...)), false)
 }
 
 // store puts a block in its place, split if it is too large: in the middle, or before its last entry if that one is

@@ -53,7 +53,7 @@ func (r *snapBlob) append(b []byte) []byte {
 }
 
 func (r *snapNode) append(b []byte) []byte {
-	b = appendHead(b, cborArray, 10)
+	b = appendHead(b, cborArray, 9)
 	b = appendUint(b, r.Shared)
 	b = appendString(b, r.Rest)
 	b = appendUint(b, uint64(r.Kind))
@@ -165,7 +165,7 @@ func (r *snapBlob) scan(s *scan) {
 
 // scan lets the record share the claim's bytes with the one that was read into it before: many names have the same.
 func (r *snapNode) scan(s *scan) {
-	s.array(10)
+	s.array(9)
 	r.Shared, r.Rest = s.uint(), s.text()
 	kind := s.uint()
 	if kind > 255 {
