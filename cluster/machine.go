@@ -1,9 +1,11 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"sync/atomic"
 
@@ -32,6 +34,11 @@ type machine struct {
 	waiters waiters
 	sums    sums
 
+	log   atomic.Int64  // bytes of commands behind the newest snapshot
+	limit atomic.Int64  // when log reaches it,
+	grown chan struct{} // of capacity 1, is told
+	life  context.Context
+
 	// Owned by raft's FSM goroutine, and by Open before raft runs.
 	st *state.State
 
@@ -45,7 +52,10 @@ var (
 )
 
 func newMachine(fail func(error)) *machine {
-	m := &machine{fail: fail, moved: make(chan struct{}, 1), st: state.New()}
+	m := &machine{
+		fail: fail, moved: make(chan struct{}, 1), grown: make(chan struct{}, 1), life: context.Background(), st: state.New(),
+	}
+	m.limit.Store(math.MaxInt64)
 	m.publish()
 	return m
 }
@@ -71,6 +81,7 @@ func (m *machine) apply(l *raft.Log) (r state.Result) {
 		m.dead.Store(&r.Fatal)
 		return r
 	}
+	m.log.Add(int64(len(l.Data)))
 	m.sums.note(m.st)
 	return r
 }
@@ -103,6 +114,12 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 	for _, names := range changed {
 		m.hub.notify(names)
 	}
+	if m.log.Load() >= m.limit.Load() {
+		select {
+		case m.grown <- struct{}{}:
+		default:
+		}
+	}
 	if dead := m.dead.Load(); dead != nil {
 		m.fail(*dead)
 	}
@@ -118,7 +135,7 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 		// Raft believes the entry to be applied: a snapshot would skip it for ever (promise 8).
 		return nil, *dead
 	}
-	return persist{m.st.Snapshot()}, nil
+	return persist{m.st.Snapshot(), m, m.log.Load(), m.life}, nil
 }
 
 // Restore implements raft.FSM: a leader has sent its snapshot, or a backup is read back.
@@ -134,6 +151,7 @@ func (m *machine) Restore(r io.ReadCloser) error {
 		return err
 	}
 	m.st = st
+	m.log.Store(0)
 	m.sums.clear()
 	m.sums.note(st)
 	m.publish()
@@ -158,19 +176,6 @@ func restore(r io.Reader) (*state.State, error) {
 	}
 	return st, nil
 }
-
-type persist struct{ st io.WriterTo }
-
-// Persist implements raft.FSMSnapshot.
-func (p persist) Persist(sink raft.SnapshotSink) error {
-	if _, err := p.st.WriteTo(sink); err != nil {
-		return errors.Join(err, sink.Cancel())
-	}
-	return sink.Close()
-}
-
-// Release implements raft.FSMSnapshot.
-func (p persist) Release() {}
 
 // recover brings the machine to the newest state that is known to be committed: the newest snapshot that is whole, then
 // the log up to the mark. Raft will hand out the same entries again once it knows by itself that they are committed,
