@@ -125,6 +125,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	}
 	c.machine = newMachine(c.fail)
 	c.machine.life = c.life
+	c.machine.tallies.of(cfg.Tallies)
 	var voters []raft.ServerID
 	if err := leanly(func() (int64, error) {
 		voters, err = c.recover()

@@ -58,6 +58,9 @@ type Config struct {
 	// CatchUp bounds the bytes a second at which this node fetches blobs that it lacks and nobody waits for; 0 is 64
 	// MiB.
 	CatchUp int64
+	// Tallies are kinds of names of the tree that are counted as they come and go (see [Cluster.Tallies]): each reports
+	// whether a name, whose bytes it must not keep, is of its kind. They are called while entries are applied.
+	Tallies []func(name []byte) bool
 	// SegmentSize is how large each file of the log is made when it is begun, in bytes; 0 is 16 MiB.
 	SegmentSize int
 

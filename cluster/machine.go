@@ -33,6 +33,7 @@ type machine struct {
 
 	waiters waiters
 	sums    sums
+	tallies tallies
 
 	log   atomic.Int64  // bytes of commands behind the newest snapshot
 	limit atomic.Int64  // when log reaches it,
@@ -82,6 +83,7 @@ func (m *machine) apply(l *raft.Log) (r state.Result) {
 		return r
 	}
 	m.log.Add(int64(len(l.Data)))
+	m.tallies.note(&r)
 	m.sums.note(m.st)
 	return r
 }
@@ -152,6 +154,7 @@ func (m *machine) Restore(r io.ReadCloser) error {
 	}
 	m.st = st
 	m.log.Store(0)
+	m.tallies.recount(st)
 	m.sums.clear()
 	m.sums.note(st)
 	m.publish()
@@ -214,6 +217,7 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 			r.Close()
 		}
 		if err == nil {
+			m.tallies.recount(m.st)
 			at, conf, damage = meta.Index, meta.Configuration, nil
 			break
 		}

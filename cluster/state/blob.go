@@ -333,7 +333,7 @@ func (o *Sweep) apply(tx *tx) error {
 			}
 		}
 		if *last = nil; chain == nil {
-			s.names.del(k)
+			tx.forget(k)
 		} else {
 			s.names.set(k, chain)
 		}

@@ -42,7 +42,7 @@ func (o *DropClaims) apply(tx *tx) error {
 		rest, gone := without(n, o.Claim)
 		tx.release(gone)
 		if rest == nil {
-			s.names.del(k)
+			tx.forget(k)
 		} else {
 			s.names.set(k, rest)
 		}

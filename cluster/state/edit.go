@@ -257,6 +257,9 @@ func (tx *tx) place(op, name string, n *node) error {
 		tx.release(gone)
 	}
 	s.names.set(key, n)
+	if !ok {
+		tx.result.Appeared = append(tx.result.Appeared, name)
+	}
 	tx.changed(name)
 	return nil
 }
@@ -316,5 +319,5 @@ func (tx *tx) drop(key string) {
 	for c := n; c != nil; c = c.older {
 		tx.release(c)
 	}
-	tx.s.names.del(key)
+	tx.forget(key)
 }

@@ -253,3 +253,18 @@ func (s *State) Walk(dir, after string) iter.Seq2[string, Entry] {
 		})
 	}
 }
+
+// Names yields all names, stale weak links included: those of which Result.Appeared and Vanished tell. The bytes are
+// good until the next one, so a million names cost no memory.
+func (s *State) Names() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		s.names.keys(func(key []byte, same int) bool {
+			for i, c := range key[same:] {
+				if c == 0 {
+					key[same+i] = '/'
+				}
+			}
+			return yield(key)
+		})
+	}
+}

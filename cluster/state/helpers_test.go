@@ -70,7 +70,7 @@ func (l *log) refused(code Code, ops ...Op) *Error {
 	if !bytes.Equal(snapshot(l.tb, before), snapshot(l.tb, l.s)) {
 		l.tb.Fatalf("a refused command changed the state: %v", e)
 	}
-	if r.Changed != nil || r.Added != nil || r.Collected != nil {
+	if r.Changed != nil || r.Appeared != nil || r.Vanished != nil || r.Added != nil || r.Collected != nil {
 		l.tb.Fatalf("a refused command reports changes: %+v", r)
 	}
 	return e

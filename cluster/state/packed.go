@@ -175,6 +175,28 @@ func (t *packed[K, V]) from(pivot K, fn func(K, V) bool) {
 	})
 }
 
+// keys calls fn for all keys, in order, until it returns false, with how many of the first bytes are as in the call
+// before; so fn may keep its own version of these in place, byte for byte.
+func (t *packed[K, V]) keys(fn func(key []byte, same int) bool) {
+	var key []byte
+	t.blocks.m.Scan(func(separator, block string) bool {
+		key = append(key[:0], separator...)
+		same := 0
+		for at := 0; at < len(block); {
+			e := readEntry(block, at)
+			key = append(key[:e.shared], e.rest...)
+			if at > 0 {
+				same = e.shared
+			}
+			if !fn(key, same) {
+				return false
+			}
+			at = e.end
+		}
+		return true
+	})
+}
+
 // beside returns how many bytes a key that is not there shares with the key before it and the one behind it, -1 for
 // what another look would be needed to know.
 func (t *packed[K, V]) beside(key K) (before, behind int) {
