@@ -65,7 +65,7 @@ type Config struct {
 	SegmentSize int
 
 	snapshots   uint64        // log entries between two snapshots; 0 is 8192
-	snapshotLog int64         // bytes of log behind a snapshot that are always too few for another; 0 is 8 MiB
+	snapshotLog int64         // bytes of log behind a snapshot that are always too few for another; 0 is 4 MiB
 	entrySize   int           // largest encoded batch in one log entry; 0 is 256 KiB
 	stall       time.Duration // 0 is stallTime
 	format      uint64        // that a new cluster begins with; 0 is maxFormat
@@ -117,7 +117,7 @@ func (c Config) complete() (Config, error) {
 	setDefault(&c.format, maxFormat)
 	setDefault(&c.SegmentSize, 16<<20)
 	setDefault(&c.snapshots, 8192)
-	setDefault(&c.snapshotLog, 8<<20)
+	setDefault(&c.snapshotLog, 4<<20)
 	setDefault(&c.entrySize, 256<<10)
 	return c, nil
 }

@@ -70,7 +70,7 @@ var mutations = []mutation{
 	},
 	{
 		"snapshot-forgets-the-sum", "2: a snapshot does not carry on the running digest",
-		"cluster/state/snapshot.go", "\t\tcopy(l.s.sum[:], h.Sum)\n", "\t\tl.s.sum[0] = 1\n",
+		"cluster/state/loader.go", "\t\tcopy(l.s.sum[:], h.Sum)\n", "\t\tl.s.sum[0] = 1\n",
 		[]test{{state, "^TestSumInSnapshots$"}},
 	},
 	// 3. Read your writes.
@@ -169,6 +169,11 @@ var mutations = []mutation{
 		"log-not-rewritten", "7: what a failed sync left in memory is taken for the log",
 		"cluster/wal.go", "if err := rewrite(f); err != nil {", "if err := error(nil); err != nil {",
 		[]test{{cluster, "^TestLogNotSynced$"}},
+	},
+	{
+		"log-cut-too-far", "7: the log does not reach back to the older snapshot, which is good for nothing then",
+		"cluster/logstore.go", "high = min(high, l.older())", "high = min(high, l.snapped())",
+		[]test{{cluster, "^TestTheLogReachesBackToTheOlderSnapshot$"}},
 	},
 	{
 		"snapshot-forgets-tombstones", "7: a snapshot is written without the tombstones",
