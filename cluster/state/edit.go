@@ -236,10 +236,15 @@ func (tx *tx) known(op, name string, d Digest) (blob, error) {
 // place puts n in front of the claims of name, instead of what its claim had there before.
 func (tx *tx) place(op, name string, n *node) error {
 	s, key := tx.s, keyOf(name)
-	old, ok := s.names.get(key)
-	if !ok {
-		if err := tx.clearWay(op, name, key); err != nil {
+	at := s.names.look(key)
+	old := s.names.value(at)
+	if !at.found {
+		swept, err := tx.clearWay(op, name, at)
+		if err != nil {
 			return err
+		}
+		if swept {
+			at = s.names.look(key)
 		}
 	}
 	n.version, n.mod = tx.index, tx.time
@@ -256,22 +261,22 @@ func (tx *tx) place(op, name string, n *node) error {
 	if gone != nil {
 		tx.release(gone)
 	}
-	s.names.set(key, n)
-	if !ok {
+	s.names.put(at, n)
+	if !at.found {
 		tx.result.Appeared = append(tx.result.Appeared, name)
 	}
 	tx.changed(name)
 	return nil
 }
 
-// clearWay makes sure that key, which is not in the table, may become a file: no file stands where one of its
+// clearWay makes sure that a key that is not in the table may become a file: no file stands where one of its
 // directories must be, and nothing is below it. Stale weak links that stand there are swept, since they do not exist.
 //
 // It keeps the table's rule that no key lies below another, stale ones included; so one look beside the key tells of
 // all its directories.
-func (tx *tx) clearWay(op, name, key string) error {
-	s := tx.s
-	before, behind := s.names.beside(key)
+func (tx *tx) clearWay(op, name string, at look) (swept bool, err error) {
+	s, key := tx.s, at.key
+	before, behind := at.beside()
 	if dir, ok := parentKey(key); ok {
 		settled := max(before, behind) > len(dir) // something stands in the same directory already
 		if !settled && min(before, behind) < 0 {
@@ -286,13 +291,14 @@ func (tx *tx) clearWay(op, name, key string) error {
 				continue
 			}
 			if s.visible(n) != nil {
-				return refuse(CodeConflict, op, name, "%s is a file", short(nameOf(dir)))
+				return swept, refuse(CodeConflict, op, name, "%s is a file", short(nameOf(dir)))
 			}
 			tx.drop(dir)
+			swept = true
 		}
 	}
 	if behind >= 0 && behind < len(key) {
-		return nil
+		return swept, nil
 	}
 	prefix, blocked := key+"\x00", false
 	var stale []string
@@ -305,12 +311,13 @@ func (tx *tx) clearWay(op, name, key string) error {
 		return !blocked
 	})
 	if blocked {
-		return refuse(CodeConflict, op, name, "it is a directory")
+		return swept, refuse(CodeConflict, op, name, "it is a directory")
 	}
 	for _, k := range stale {
 		tx.drop(k)
+		swept = true
 	}
-	return nil
+	return swept, nil
 }
 
 // drop removes the key with all of its claims.

@@ -13,7 +13,7 @@ type packed[K ~string, V any] struct {
 	codec  codec[V]
 
 	// Room of the one who writes; not shared with clones.
-	value, block []byte
+	room, block []byte
 }
 
 // codec says how a value looks in a block. What read returns may share the block's bytes, so whoever keeps it for long
@@ -197,49 +197,61 @@ func (t *packed[K, V]) keys(fn func(key []byte, same int) bool) {
 	})
 }
 
+// look is where a key stands in its table, or would, as long as nobody writes to the table.
+type look struct {
+	separator, block, key string
+	spot
+}
+
+func (t *packed[K, V]) look(key K) look {
+	separator, block := t.blockOf(string(key))
+	return look{separator, block, string(key), search(separator, block, string(key))}
+}
+
+// value returns what stands there; the zero value if nothing does.
+func (t *packed[K, V]) value(l look) (v V) {
+	if l.found {
+		v = t.codec.read(readEntry(l.block, l.at).value)
+	}
+	return v
+}
+
 // beside returns how many bytes a key that is not there shares with the key before it and the one behind it, -1 for
 // what another look would be needed to know.
-func (t *packed[K, V]) beside(key K) (before, behind int) {
-	separator, block := t.blockOf(string(key))
-	s := search(separator, block, string(key))
-	before, behind = s.shared, -1
-	if s.at == 0 {
+func (l look) beside() (before, behind int) {
+	before, behind = l.shared, -1
+	if l.at == 0 {
 		before = -1
 	}
-	if s.at < len(block) {
-		behind = min(s.shared, readEntry(block, s.at).shared) + s.common
+	if l.at < len(l.block) {
+		behind = min(l.shared, readEntry(l.block, l.at).shared) + l.common
 	}
 	return before, behind
 }
 
-func (t *packed[K, V]) set(key K, v V) {
-	separator, block := t.blockOf(string(key))
-	t.put(separator, block, string(key), search(separator, block, string(key)), v)
-}
+func (t *packed[K, V]) set(key K, v V) { t.put(t.look(key), v) }
 
 // update changes the value of a key; one that is not there has the zero value.
 func (t *packed[K, V]) update(key K, change func(*V)) {
-	separator, block := t.blockOf(string(key))
-	s := search(separator, block, string(key))
-	var v V
-	if s.found {
-		v = t.codec.read(readEntry(block, s.at).value)
-	}
+	l := t.look(key)
+	v := t.value(l)
 	change(&v)
-	t.put(separator, block, string(key), s, v)
+	t.put(l, v)
 }
 
-func (t *packed[K, V]) put(separator, block, key string, s spot, v V) {
-	t.value = t.codec.append(t.value[:0], v)
+// put makes v the value of the key that was looked up.
+func (t *packed[K, V]) put(l look, v V) {
+	block, key, s := l.block, l.key, l.spot
+	t.room = t.codec.append(t.room[:0], v)
 	b := append(t.block[:0], block[:s.at]...)
 	end := s.at
 	if s.found {
 		old := readEntry(block, s.at)
-		b = appendEntry(b, old.shared, old.rest, "", t.value)
+		b = appendEntry(b, old.shared, old.rest, "", t.room)
 		end = old.end
 	} else {
 		t.n++
-		b = appendEntry(b, s.shared, key[s.shared:], "", t.value)
+		b = appendEntry(b, s.shared, key[s.shared:], "", t.room)
 		if s.common > 0 {
 			next := readEntry(block, s.at)
 			b = appendEntry(b, next.shared+s.common, next.rest[s.common:], "", next.value)
@@ -248,7 +260,7 @@ func (t *packed[K, V]) put(separator, block, key string, s spot, v V) {
 	}
 	b = append(b, block[end:]...)
 	t.block = b
-	t.store(separator, string(b), end == len(block) && !s.found)
+	t.store(l.separator, string(b), end == len(block) && !s.found)
 }
 
 func (t *packed[K, V]) del(key K) {

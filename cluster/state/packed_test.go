@@ -81,7 +81,7 @@ func (w *twin) check(t *testing.T, probes ...string) {
 		if there {
 			continue
 		}
-		before, behind := w.t.beside(pivot)
+		before, behind := w.t.look(pivot).beside()
 		if i > 0 && before >= 0 && before != commonPrefix(w.keys[i-1], pivot) || i < len(w.keys) && behind >= 0 && behind != commonPrefix(w.keys[i], pivot) {
 			t.Fatalf("beside %q: %d and %d of %q", pivot, before, behind, w.keys[max(0, i-1):min(len(w.keys), i+1)])
 		}
