@@ -20,6 +20,7 @@ import (
 	"casemate/dnssrv"
 	"casemate/fileserver"
 	"casemate/pki"
+	"casemate/registry"
 )
 
 // The admin API is docs/admin-api.md. Who reaches the socket may do everything: its mode is the access control.
@@ -515,7 +516,7 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 	}
 	warnings = append(warnings, importWarnings(pending)...)
 	warnings = append(warnings, a.clusterWarnings()...)
-	images, files := a.counted.now(r.Context(), st.Applied, a.countNames)
+	images, files := a.counts()
 	entries, err := a.book.List()
 	if err != nil {
 		return nil, err
@@ -534,4 +535,17 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 		"certificates": certs, "ca": shape, "warnings": append([]string{}, warnings...), "misses": misses, "scrub": scrub,
 		"uploads": uploads,
 	}, nil
+}
+
+// uploadWarnings are sentences for status about users who have as many unfinished uploads as one may.
+func uploadWarnings(u registry.Uploads) (list []string) {
+	for _, of := range u.Users {
+		if of.User == "" || of.Open < u.Share && of.Ended == 0 {
+			continue
+		}
+		list = append(list, fmt.Sprintf("the user %s has %d unfinished uploads on this node, one user may have %d: "+
+			"a new one ends the one that lies idle longest, %d so far; what does that user's client do?",
+			of.User, of.Open, u.Share, of.Ended))
+	}
+	return list
 }

@@ -89,7 +89,6 @@ type Appliance struct {
 	change   sync.Mutex                   // one change of settings, origins or names at a time
 	problems problems
 	samples  samples
-	counted  counted
 	stopping atomic.Bool
 	closing  sync.Once
 	closeErr error

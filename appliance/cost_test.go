@@ -136,51 +136,6 @@ type deaf struct{ *httptest.ResponseRecorder }
 
 func (deaf) Write([]byte) (int, error) { return 0, errors.New("connection reset") }
 
-// TestNamesAreCountedSometimes: when the tree has changed, and for at most a part of the time.
-func TestNamesAreCountedSometimes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var c counted
-		counts := 0
-		count := func(context.Context) (int, int, bool) {
-			counts++
-			time.Sleep(time.Second)
-			return counts, 0, true
-		}
-		for _, step := range []struct {
-			pass    time.Duration
-			applied uint64
-			want    int
-		}{
-			{0, 1, 1}, {time.Hour, 1, 1}, // it is the same tree
-			{0, 2, 2}, {time.Second, 3, 2}, {countShare * time.Second, 4, 3},
-		} {
-			time.Sleep(step.pass)
-			if n, _ := c.now(t.Context(), step.applied, count); n != step.want || counts != step.want {
-				t.Errorf("%+v: %d after %d counts", step, n, counts)
-			}
-		}
-		// One that did not come to its end says nothing.
-		time.Sleep(time.Hour)
-		if n, _ := c.now(t.Context(), 9, func(context.Context) (int, int, bool) { return 99, 99, false }); n != 3 {
-			t.Errorf("%d after a count that was broken off", n)
-		}
-		// Who asks while another counts does not wait longer than its own client.
-		ctx, leave := context.WithCancel(t.Context())
-		go c.now(t.Context(), 10, count)
-		synctest.Wait()
-		gone := make(chan bool)
-		go func() { c.now(ctx, 11, count); close(gone) }()
-		synctest.Wait()
-		before := counts
-		leave()
-		<-gone
-		if counts != before {
-			t.Error("who has hung up counts")
-		}
-		time.Sleep(time.Hour)
-	})
-}
-
 // TestStatusTellsOfUploads: who has as many unfinished uploads as one may stands in status.
 func TestStatusTellsOfUploads(t *testing.T) {
 	got := uploadWarnings(registry.Uploads{Open: 20, Most: 40, Share: 10, Users: []registry.UserUploads{

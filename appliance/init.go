@@ -227,7 +227,7 @@ func openOrBootstrap(cfg Config, log *slog.Logger) (*cluster.Cluster, error) {
 }
 
 func clusterConfig(cfg Config, log *slog.Logger) cluster.Config {
-	return cluster.Config{Dir: filepath.Join(cfg.Data, clusterDir), Node: cfg.Node, Log: log, Reserve: reserve(cfg.Data)}
+	return cluster.Config{Dir: filepath.Join(cfg.Data, clusterDir), Node: cfg.Node, Log: log, Reserve: reserve(cfg.Data), Tallies: tallies}
 }
 
 // nodeRecord is what the tree keeps of a node below nodes/.

@@ -125,8 +125,13 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c.machine = newMachine(c.fail)
-	voters, err := c.recover()
-	if err != nil {
+	c.machine.life = c.life
+	c.machine.tallies.of(cfg.Tallies)
+	var voters []raft.ServerID
+	if err := leanly(func() (int64, error) {
+		voters, err = c.recover()
+		return c.snaps.size.Load() + c.machine.log.Load(), err
+	}); err != nil {
 		return nil, err
 	}
 	// The number of this start is durable before it is used: no two processes of this node ever propose under the same
@@ -178,8 +183,8 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		c.transport, transport = net, newCareful(c, net, running)
 	}
 	log := logStore{
-		WAL: c.wal, fail: c.fail, applied: func() uint64 { return c.machine.view.Load().Index() }, snapped: c.snaps.newest.Load,
-		watch: &c.watch, raft: running, rotten: c.rotten,
+		WAL: c.wal, fail: c.fail, applied: func() uint64 { return c.machine.view.Load().Index() },
+		snapped: c.snaps.newest.Load, older: c.snaps.older.Load, watch: &c.watch, raft: running, rotten: c.rotten,
 	}
 	c.marked.reached(min(c.mark.last, c.machine.view.Load().Index()))
 	if c.raft, err = newRaft(rc, c.machine, log, c.snaps, transport); err != nil {
@@ -191,6 +196,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	c.own.Go(c.endRaft)
 	c.own.Go(func() { c.followLeadership(changes, seen) })
 	c.own.Go(c.keepMark)
+	c.own.Go(c.keepCompact)
 	c.own.Go(c.watchDisk)
 	c.own.Go(c.keepSwept)
 	if c.peers != nil {
@@ -230,6 +236,7 @@ func (c *Cluster) Close() error {
 				c.log.Warn("leadership not handed over", "err", err)
 			}
 		}
+		c.compactAtStop()
 		c.closed = c.release()
 		c.log.Info("cluster closed", "node", c.cfg.Node)
 	})

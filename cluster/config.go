@@ -58,13 +58,17 @@ type Config struct {
 	// CatchUp bounds the bytes a second at which this node fetches blobs that it lacks and nobody waits for; 0 is 64
 	// MiB.
 	CatchUp int64
+	// Tallies are kinds of names of the tree that are counted as they come and go (see [Cluster.Tallies]): each reports
+	// whether a name, whose bytes it must not keep, is of its kind. They are called while entries are applied.
+	Tallies []func(name []byte) bool
 	// SegmentSize is how large each file of the log is made when it is begun, in bytes; 0 is 16 MiB.
 	SegmentSize int
 
-	snapshots uint64        // log entries between two snapshots; 0 is 8192
-	entrySize int           // largest encoded batch in one log entry; 0 is 256 KiB
-	stall     time.Duration // 0 is stallTime
-	format    uint64        // that a new cluster begins with; 0 is maxFormat
+	snapshots   uint64        // log entries between two snapshots; 0 is 8192
+	snapshotLog int64         // bytes of log behind a snapshot that are always too few for another; 0 is 4 MiB
+	entrySize   int           // largest encoded batch in one log entry; 0 is 256 KiB
+	stall       time.Duration // 0 is stallTime
+	format      uint64        // that a new cluster begins with; 0 is maxFormat
 
 	checkCSR func(*x509.CertificateRequest) error // that whoever made it has its key; nil is the standard library's
 }
@@ -113,6 +117,7 @@ func (c Config) complete() (Config, error) {
 	setDefault(&c.format, maxFormat)
 	setDefault(&c.SegmentSize, 16<<20)
 	setDefault(&c.snapshots, 8192)
+	setDefault(&c.snapshotLog, 4<<20)
 	setDefault(&c.entrySize, 256<<10)
 	return c, nil
 }
@@ -131,7 +136,7 @@ func raftConfig(cfg Config) *raft.Config {
 	rc.BatchApplyCh = true
 	rc.MaxAppendEntries = 256
 	rc.SnapshotThreshold = cfg.snapshots
-	rc.TrailingLogs = cfg.snapshots + cfg.snapshots/4 // the log still reaches back to the older of the two snapshots
+	rc.TrailingLogs = cfg.snapshots + cfg.snapshots/4 // so many for nodes that are behind; see logStore.DeleteRange
 	rc.NoSnapshotRestoreOnStart = true                // recover has done more than that
 	rc.NoLegacyTelemetry = true
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 450*time.Millisecond

@@ -26,7 +26,7 @@ var ErrUnknown = errUnknown
 func Small(c *Config) { c.SegmentSize, c.snapshots, c.entrySize = 32<<10, 40, 2<<10 }
 
 // KeepLog lets raft never cut its log for a snapshot.
-func KeepLog(c *Config) { c.snapshots = 1 << 30 }
+func KeepLog(c *Config) { c.snapshots, c.snapshotLog = 1<<30, 1<<40 }
 
 // Snapshot has raft make one now.
 func (c *Cluster) Snapshot() error { return c.raft.Snapshot().Error() }

@@ -22,6 +22,7 @@ type logStore struct {
 	fail    func(error)
 	applied func() uint64              // newest entry in the state
 	snapped func() uint64              // the newest snapshot's
+	older   func() uint64              // the one's before, 0 if there is none
 	watch   *watchdog                  // of the disk
 	raft    *atomic.Pointer[raft.Raft] // nil until it runs
 	rotten  func(error)                // an entry that is applied, and that only others could need, is damaged
@@ -37,7 +38,7 @@ var (
 func plainStore(log *wal.WAL) logStore {
 	none := func() uint64 { return 0 }
 	return logStore{
-		WAL: log, fail: func(error) {}, applied: none, snapped: none, watch: &watchdog{}, raft: new(atomic.Pointer[raft.Raft]),
+		WAL: log, fail: func(error) {}, applied: none, snapped: none, older: none, watch: &watchdog{}, raft: new(atomic.Pointer[raft.Raft]),
 		rotten: func(error) {},
 	}
 }
@@ -85,8 +86,14 @@ func (l logStore) StoreLogs(logs []*raft.Log) error {
 
 // DeleteRange implements raft.LogStore. Raft deletes what a snapshot has made superfluous, and what a leader's log
 // contradicts. The second must not reach what is applied: it is committed, and a leader that does not have it was
-// elected by disks that have forgotten it.
+// elected by disks that have forgotten it. The first must not reach what the older of the two snapshots is good for
+// nothing without; where a leader's snapshot replaces the log, all of it goes.
 func (l logStore) DeleteRange(low, high uint64) error {
+	if last, err := l.LastIndex(); err == nil && high < last && high <= l.snapped() {
+		if high = min(high, l.older()); high < low {
+			return nil
+		}
+	}
 	if applied := l.applied(); low <= applied && low > l.snapped() {
 		l.abandon("truncation", &contradiction{low, applied})
 	}

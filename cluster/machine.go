@@ -1,9 +1,11 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"sync/atomic"
 
@@ -32,6 +34,12 @@ type machine struct {
 
 	waiters waiters
 	sums    sums
+	tallies tallies
+
+	log   atomic.Int64  // bytes of commands behind the newest snapshot
+	limit atomic.Int64  // when log reaches it,
+	grown chan struct{} // of capacity 1, is told
+	life  context.Context
 
 	// Owned by raft's FSM goroutine, and by Open before raft runs.
 	st *state.State
@@ -46,7 +54,10 @@ var (
 )
 
 func newMachine(fail func(error)) *machine {
-	m := &machine{fail: fail, moved: make(chan struct{}, 1), st: state.New()}
+	m := &machine{
+		fail: fail, moved: make(chan struct{}, 1), grown: make(chan struct{}, 1), life: context.Background(), st: state.New(),
+	}
+	m.limit.Store(math.MaxInt64)
 	m.publish(nil)
 	return m
 }
@@ -80,6 +91,8 @@ func (m *machine) apply(l *raft.Log) (r state.Result) {
 		m.dead.Store(&r.Fatal)
 		return r
 	}
+	m.log.Add(int64(len(l.Data)))
+	m.tallies.note(&r)
 	m.sums.note(m.st)
 	return r
 }
@@ -113,6 +126,12 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 	if blobs && m.published != nil {
 		m.published()
 	}
+	if m.log.Load() >= m.limit.Load() {
+		select {
+		case m.grown <- struct{}{}:
+		default:
+		}
+	}
 	if dead := m.dead.Load(); dead != nil {
 		m.fail(*dead)
 	}
@@ -128,7 +147,7 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 		// Raft believes the entry to be applied: a snapshot would skip it for ever (promise 8).
 		return nil, *dead
 	}
-	return persist{m.st.Snapshot()}, nil
+	return persist{m.st.Snapshot(), m, m.log.Load(), m.life}, nil
 }
 
 // Restore implements raft.FSM: a leader has sent its snapshot, or a backup is read back.
@@ -144,6 +163,8 @@ func (m *machine) Restore(r io.ReadCloser) error {
 		return err
 	}
 	m.st = st
+	m.log.Store(0)
+	m.tallies.recount(st)
 	m.sums.clear()
 	m.sums.note(st)
 	m.publish(m.hub.notifyAll)
@@ -167,19 +188,6 @@ func restore(r io.Reader) (*state.State, error) {
 	}
 	return st, nil
 }
-
-type persist struct{ st io.WriterTo }
-
-// Persist implements raft.FSMSnapshot.
-func (p persist) Persist(sink raft.SnapshotSink) error {
-	if _, err := p.st.WriteTo(sink); err != nil {
-		return errors.Join(err, sink.Cancel())
-	}
-	return sink.Close()
-}
-
-// Release implements raft.FSMSnapshot.
-func (p persist) Release() {}
 
 // recover brings the machine to the newest state that is known to be committed: the newest snapshot that is whole, then
 // the log up to the mark. Raft will hand out the same entries again once it knows by itself that they are committed,
@@ -218,6 +226,7 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 			r.Close()
 		}
 		if err == nil {
+			m.tallies.recount(m.st)
 			at, conf, damage = meta.Index, meta.Configuration, nil
 			break
 		}

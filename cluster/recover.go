@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -135,7 +136,7 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	if err != nil {
 		return rep, err
 	}
-	if err := (persist{c.machine.st}).Persist(sink); err != nil {
+	if err := writeSnapshot(context.Background(), sink, c.machine.st); err != nil {
 		return rep, err
 	}
 	return rep, c.mark.set(at)

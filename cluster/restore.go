@@ -282,7 +282,7 @@ func beginLog(cfg Config, st *state.State) error {
 	if err != nil {
 		return err
 	}
-	if err := (persist{st}).Persist(sink); err != nil {
+	if err := writeSnapshot(context.Background(), sink, st); err != nil {
 		return err
 	}
 	log, err := openWAL(cfg, true, func(error) {})

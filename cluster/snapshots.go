@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
@@ -29,7 +30,10 @@ import (
 type snapshots struct {
 	fs     FS
 	dir    string
+	mu     sync.Mutex    // of has
 	newest atomic.Uint64 // index of the newest one
+	older  atomic.Uint64 // of the one before; 0 if there is none
+	size   atomic.Int64  // bytes of the newest one
 }
 
 func newSnapshots(cfg Config) *snapshots {
@@ -110,16 +114,23 @@ func (k *sink) Close() error {
 	if err := k.s.fs.SyncDir(k.s.dir); err != nil {
 		return err
 	}
-	k.s.has(k.Meta.Index)
+	k.s.has(k.Meta.Index, k.Size)
 	return k.s.reap()
 }
 
-// has notes that there is a snapshot.
-func (s *snapshots) has(index uint64) {
-	for {
-		if old := s.newest.Load(); index <= old || s.newest.CompareAndSwap(old, index) {
-			return
+// has notes that there is a snapshot, whatever comes first.
+func (s *snapshots) has(index uint64, size int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch newest := s.newest.Load(); {
+	case index >= newest:
+		s.size.Store(size)
+		s.newest.Store(index)
+		if index > newest {
+			s.older.Store(newest)
 		}
+	case index > s.older.Load():
+		s.older.Store(index)
 	}
 }
 
@@ -191,7 +202,7 @@ func (s *snapshots) List() ([]*raft.SnapshotMeta, error) {
 			continue
 		}
 		f.Close()
-		s.has(t.Meta.Index)
+		s.has(t.Meta.Index, t.Size)
 		list = append(list, &t.Meta)
 	}
 	return list, nil

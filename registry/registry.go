@@ -7,6 +7,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -249,6 +250,13 @@ func tagsDir(repo string) string      { return repoDir(repo) + "/_manifests/tags
 
 // tagPath is the link of a tag: strong, to the manifest.
 func tagPath(repo, tag string) string { return tagsDir(repo) + "/" + tag + "/current/link" }
+
+// IsTag reports whether a name of the registry's tree is that of a tag: NameOf, for somebody who counts.
+func IsTag(name []byte) bool {
+	dir, ok := bytes.CutSuffix(name, []byte("/current/link"))
+	return ok && bytes.HasPrefix(dir, []byte("repositories/")) &&
+		bytes.HasSuffix(dir[:bytes.LastIndexByte(dir, '/')], []byte("/_manifests/tags"))
+}
 
 // revisionPath is the link of a manifest in a repository: strong, holding those of its parts that are here.
 func revisionPath(repo string, d digest.Digest) string {

@@ -23,7 +23,10 @@ type Result struct {
 	// Changed are the names that changed, for watchers; a removed directory is its name alone. A name may stand there
 	// more than once.
 	Changed []string
-	// Added are the blobs that became known, Collected those whose bytes may go. All three lists are empty for a
+	// Appeared are the names that were not there before in any way, Vanished those that are not any more; what comes
+	// and goes in one command stands in both. Stale weak links are there until they are swept.
+	Appeared, Vanished []string
+	// Added are the blobs that became known, Collected those whose bytes may go. All these lists are empty for a
 	// repeat.
 	Added     []Digest
 	Collected []Digest
@@ -38,6 +41,12 @@ type tx struct {
 }
 
 func (tx *tx) changed(name string) { tx.result.Changed = append(tx.result.Changed, name) }
+
+// forget takes a name that has no claim any more out of the table.
+func (tx *tx) forget(key string) {
+	tx.s.names.del(key)
+	tx.result.Vanished = append(tx.result.Vanished, nameOf(key))
+}
 
 // SetFormat raises the format that every member has said that it understands. Going back is refused; the same again is
 // nothing.

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -18,6 +19,32 @@ type blob struct {
 	pin    int64  // Unix nanoseconds; 0 is no pin
 	strong uint32 // links, holds, hidden claims and staged edits that need it
 	weak   uint32 // weak links to this birth of it
+}
+
+var (
+	blobCodec = codec[blob]{append: appendBlob, read: readBlob}
+	pinCodec  = codec[struct{}]{
+		append: func(b []byte, _ struct{}) []byte { return b },
+		read:   func(string) (none struct{}) { return none },
+	}
+	tombCodec = codec[uint64]{append: appendUvarint, read: func(s string) uint64 { v, _ := uvarint(s, 0); return v }}
+)
+
+func appendBlob(b []byte, x blob) []byte {
+	b = appendUvarint(b, uint64(x.size))
+	b = appendUvarint(b, x.born)
+	b = appendUvarint(b, uint64(x.pin))
+	b = appendUvarint(b, uint64(x.strong))
+	return appendUvarint(b, uint64(x.weak))
+}
+
+func readBlob(s string) blob {
+	size, at := uvarint(s, 0)
+	born, at := uvarint(s, at)
+	pin, at := uvarint(s, at)
+	strong, at := uvarint(s, at)
+	weak, _ := uvarint(s, at)
+	return blob{size: int64(size), born: born, pin: int64(pin), strong: uint32(strong), weak: uint32(weak)}
 }
 
 // Blob is a blob as readers see it.
@@ -152,7 +179,7 @@ func (o *AddBlob) apply(tx *tx) error {
 		if b.size != o.Size {
 			return refuse(CodeInvalid, "add blob", o.Digest.String(), "it has %d bytes, not %d", b.size, o.Size)
 		}
-		tx.pin(o.Digest, o.Until)
+		tx.pin(o.Digest, b, o.Until)
 		return nil
 	}
 	if o.Confirmed >= tx.index {
@@ -167,9 +194,8 @@ func (o *AddBlob) apply(tx *tx) error {
 		return refuse(CodeLimit, "add blob", o.Digest.String(), "the sum of all sizes is too large")
 	}
 	s.tombs.del(o.Digest)
-	s.blobs.set(o.Digest, blob{size: o.Size, born: tx.index})
+	s.blobs.set(o.Digest, tx.pinned(o.Digest, blob{size: o.Size, born: tx.index}, o.Until))
 	s.bytes += o.Size
-	tx.pin(o.Digest, o.Until)
 	tx.result.Added = append(tx.result.Added, o.Digest)
 	return nil
 }
@@ -178,18 +204,25 @@ func pinKey(until int64, d Digest) string {
 	return string(binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(d)), uint64(until))) + string(d)
 }
 
-// pin prolongs the pin of a known blob; it never shortens it. A time that is not after 1970 is no pin.
-func (tx *tx) pin(d Digest, until int64) {
-	b, _ := tx.s.blobs.get(d)
+// pin prolongs the pin of a known blob.
+func (tx *tx) pin(d Digest, b blob, until int64) {
+	if until > b.pin {
+		tx.s.blobs.set(d, tx.pinned(d, b, until))
+	}
+}
+
+// pinned returns the blob with its pin prolonged, which it lists; it never shortens one. A time that is not after 1970
+// is no pin.
+func (tx *tx) pinned(d Digest, b blob, until int64) blob {
 	if until <= b.pin {
-		return
+		return b
 	}
 	if b.pin != 0 {
 		tx.s.pins.del(pinKey(b.pin, d))
 	}
 	b.pin = until
-	tx.s.blobs.set(d, b)
 	tx.s.pins.set(pinKey(until, d), struct{}{})
+	return b
 }
 
 func (o *Expire) apply(tx *tx) error {
@@ -204,9 +237,7 @@ func (o *Expire) apply(tx *tx) error {
 	})
 	for _, k := range due {
 		d := Digest(k[8:])
-		b, _ := s.blobs.get(d)
-		b.pin = 0
-		s.blobs.set(d, b)
+		s.blobs.update(d, func(b *blob) { b.pin = 0 })
 		s.pins.del(k)
 	}
 	var ids []string
@@ -292,22 +323,17 @@ func (o *Sweep) apply(tx *tx) error {
 	s.cursor = next
 	for _, k := range keys {
 		n, _ := s.names.get(k)
-		var live []*node
-		for c := n; c != nil; c = c.older {
-			if s.alive(c) {
-				live = append(live, c)
+		var chain *node
+		last := &chain
+		for ; n != nil; n = n.older {
+			if s.alive(n) {
+				*last, last = n, &n.older
 			} else {
-				tx.release(c)
+				tx.release(n)
 			}
 		}
-		var chain *node
-		for i := len(live) - 1; i >= 0; i-- {
-			c := *live[i]
-			c.older = chain
-			chain = &c
-		}
-		if chain == nil {
-			s.names.del(k)
+		if *last = nil; chain == nil {
+			tx.forget(k)
 		} else {
 			s.names.set(k, chain)
 		}
@@ -320,10 +346,14 @@ func (o *Sweep) apply(tx *tx) error {
 // enters stale only out of a snapshot.
 func (tx *tx) retain(n *node) {
 	s := tx.s
+	s.nodes++
 	if n.claim != "" {
-		c, _ := s.claims.get(n.claim)
-		c.names++
-		s.claims.set(n.claim, c)
+		c, ok := s.claims.get(n.claim)
+		if c.names++; ok {
+			s.claims.set(n.claim, c)
+		} else {
+			s.claims.set(strings.Clone(n.claim), c)
+		}
 	}
 	switch n.kind {
 	case strong:
@@ -335,14 +365,13 @@ func (tx *tx) retain(n *node) {
 			s.stale++
 			return
 		}
-		b, _ := s.blobs.get(Digest(n.body))
-		b.weak++
-		s.blobs.set(Digest(n.body), b)
+		s.blobs.update(Digest(n.body), func(b *blob) { b.weak++ })
 	}
 }
 
 func (tx *tx) release(n *node) {
 	s := tx.s
+	s.nodes--
 	if n.claim != "" {
 		c, _ := s.claims.get(n.claim)
 		if c.names--; c.names == 0 {
@@ -361,15 +390,11 @@ func (tx *tx) release(n *node) {
 			s.stale--
 			return
 		}
-		b, _ := s.blobs.get(Digest(n.body))
-		b.weak--
-		s.blobs.set(Digest(n.body), b)
+		s.blobs.update(Digest(n.body), func(b *blob) { b.weak-- })
 	}
 }
 
 // keep adds to the strong references of a blob that is known.
 func (tx *tx) keep(d Digest, by int) {
-	b, _ := tx.s.blobs.get(d)
-	b.strong = uint32(int64(b.strong) + int64(by))
-	tx.s.blobs.set(d, b)
+	tx.s.blobs.update(d, func(b *blob) { b.strong = uint32(int64(b.strong) + int64(by)) })
 }

@@ -42,7 +42,7 @@ func (o *DropClaims) apply(tx *tx) error {
 		rest, gone := without(n, o.Claim)
 		tx.release(gone)
 		if rest == nil {
-			s.names.del(k)
+			tx.forget(k)
 		} else {
 			s.names.set(k, rest)
 		}
@@ -53,22 +53,15 @@ func (o *DropClaims) apply(tx *tx) error {
 	return nil
 }
 
-// without returns the list without the claim's node, and that node. Nodes before it are copied, since clones share
-// them.
+// without takes the claim's node out of the list and returns both.
 func without(n *node, claim string) (rest, gone *node) {
-	if n == nil {
-		return nil, nil
+	for at := &n; *at != nil; at = &(*at).older {
+		if gone = *at; gone.claim == claim {
+			*at = gone.older
+			return n, gone
+		}
 	}
-	if n.claim == claim {
-		return n.older, n
-	}
-	rest, gone = without(n.older, claim)
-	if gone == nil {
-		return n, nil
-	}
-	c := *n
-	c.older = rest
-	return &c, gone
+	return n, nil
 }
 
 // Claims yields the claims that have a name, sorted, with how many names each has, seen or not.

@@ -165,6 +165,10 @@ func (c *Command) Encode() ([]byte, error) {
 
 func appendOps(buf []byte, ops []Op) ([]byte, error) {
 	for _, op := range ops {
+		if b := appendOp(buf, op); b != nil {
+			buf = b
+			continue
+		}
 		k, err := encMode.Marshal(uint64(op.kind()))
 		if err != nil {
 			return nil, err
@@ -206,10 +210,15 @@ func Decode(data []byte, format uint64) (*Command, error) {
 		return nil, fmt.Errorf("command version %d is not understood, only %d: install the newer casemate on this node", data[0], version)
 	}
 	var h header
-	rest, err := decMode.UnmarshalFirst(data[1:], &h)
-	if err != nil {
-		return nil, fmt.Errorf("command header: %w", err)
+	var err error
+	s := scan{p: data[1:]}
+	if h.scan(&s); s.odd {
+		h = header{}
+		if s.p, err = decMode.UnmarshalFirst(data[1:], &h); err != nil {
+			return nil, fmt.Errorf("command header: %w", err)
+		}
 	}
+	rest := s.p
 	c := &Command{Node: h.Node, Boot: h.Boot, Seq: h.Seq, Finished: h.Finished, Time: h.Time}
 	if c.Ops, err = decodeOps(rest, h.Ops, format, false); err != nil {
 		return nil, err
@@ -223,6 +232,12 @@ func decodeOps(data []byte, n, format uint64, staged bool) ([]Op, error) {
 	}
 	ops := make([]Op, 0, min(n, 1024))
 	for i := range n {
+		s := scan{p: data, odd: format < 1}
+		if op := scanOp(&s); !s.odd {
+			ops = append(ops, op)
+			data = s.p
+			continue
+		}
 		var k opKind
 		rest, err := decMode.UnmarshalFirst(data, &k)
 		if err != nil {

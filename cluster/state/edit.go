@@ -151,8 +151,7 @@ func (o *Put) apply(tx *tx) error {
 }
 
 func (o *Link) apply(tx *tx) error {
-	id, _, err := tx.known("link", o.Name, o.Digest)
-	if err != nil {
+	if _, err := tx.known("link", o.Name, o.Digest); err != nil {
 		return err
 	}
 	holds := slices.Clone(o.Holds)
@@ -162,21 +161,21 @@ func (o *Link) apply(tx *tx) error {
 		if d == o.Digest || i > 0 && d == holds[i-1] {
 			continue
 		}
-		if _, _, err := tx.known("link", o.Name, d); err != nil {
+		if _, err := tx.known("link", o.Name, d); err != nil {
 			return err
 		}
 		list.WriteString(string(d))
 	}
-	return tx.place("link", o.Name, &node{kind: strong, body: string(id), holds: digests(list.String()), claim: o.Claim})
+	return tx.place("link", o.Name, &node{kind: strong, body: string(o.Digest), holds: digests(list.String()), claim: o.Claim})
 }
 
 func (o *LinkWeak) apply(tx *tx) error {
-	id, b, err := tx.known("link", o.Name, o.Digest)
+	b, err := tx.known("link", o.Name, o.Digest)
 	if err != nil {
 		return err
 	}
-	tx.pin(id, o.Until)
-	return tx.place("link", o.Name, &node{kind: weak, body: string(id), born: b.born, claim: o.Claim})
+	tx.pin(o.Digest, b, o.Until)
+	return tx.place("link", o.Name, &node{kind: weak, body: string(o.Digest), born: b.born, claim: o.Claim})
 }
 
 func (o *Remove) apply(tx *tx) error {
@@ -225,29 +224,30 @@ func (o *Expect) hold(s *State) error {
 	return nil
 }
 
-// known returns the blob that a link names, with the digest as the table holds it: a million links to a thousand blobs
-// share a thousand digests.
-func (tx *tx) known(op, name string, d Digest) (Digest, blob, error) {
-	id, b, ok := tx.s.blobs.find(d)
+// known returns the blob that a link names.
+func (tx *tx) known(op, name string, d Digest) (blob, error) {
+	b, ok := tx.s.blobs.get(d)
 	if !ok {
-		return "", blob{}, refuse(CodeNoBlob, op, name, "blob %s is not known", d)
+		return blob{}, refuse(CodeNoBlob, op, name, "blob %s is not known", d)
 	}
-	return id, b, nil
+	return b, nil
 }
 
 // place puts n in front of the claims of name, instead of what its claim had there before.
 func (tx *tx) place(op, name string, n *node) error {
 	s, key := tx.s, keyOf(name)
-	old, ok := s.names.get(key)
-	if !ok {
-		if err := tx.clearWay(op, name, key); err != nil {
+	at := s.names.look(key)
+	old := s.names.value(at)
+	if !at.found {
+		swept, err := tx.clearWay(op, name, at)
+		if err != nil {
 			return err
+		}
+		if swept {
+			at = s.names.look(key)
 		}
 	}
 	n.version, n.mod = tx.index, tx.time
-	if n.claim != "" {
-		n.claim = s.claims.shared(n.claim)
-	}
 	rest, gone := without(old, n.claim)
 	n.older = rest
 	depth := 0
@@ -261,34 +261,44 @@ func (tx *tx) place(op, name string, n *node) error {
 	if gone != nil {
 		tx.release(gone)
 	}
-	s.names.set(key, n)
+	s.names.put(at, n)
+	if !at.found {
+		tx.result.Appeared = append(tx.result.Appeared, name)
+	}
 	tx.changed(name)
 	return nil
 }
 
-// clearWay makes sure that key, which is not in the table, may become a file: no file stands where one of its
+// clearWay makes sure that a key that is not in the table may become a file: no file stands where one of its
 // directories must be, and nothing is below it. Stale weak links that stand there are swept, since they do not exist.
 //
 // It keeps the table's rule that no key lies below another, stale ones included; so one look beside the key tells of
 // all its directories.
-func (tx *tx) clearWay(op, name, key string) error {
-	s := tx.s
+func (tx *tx) clearWay(op, name string, at look) (swept bool, err error) {
+	s, key := tx.s, at.key
+	before, behind := at.beside()
 	if dir, ok := parentKey(key); ok {
-		settled := false // something stands in the same directory already
-		s.names.from(dir+"\x00", func(k string, _ *node) bool {
-			settled = strings.HasPrefix(k, dir) && k[len(dir)] == 0
-			return false
-		})
+		settled := max(before, behind) > len(dir) // something stands in the same directory already
+		if !settled && min(before, behind) < 0 {
+			s.names.from(dir+"\x00", func(k string, _ *node) bool {
+				settled = strings.HasPrefix(k, dir+"\x00")
+				return false
+			})
+		}
 		for ; ok && !settled; dir, ok = parentKey(dir) {
 			n, there := s.names.get(dir)
 			if !there {
 				continue
 			}
 			if s.visible(n) != nil {
-				return refuse(CodeConflict, op, name, "%s is a file", short(nameOf(dir)))
+				return swept, refuse(CodeConflict, op, name, "%s is a file", short(nameOf(dir)))
 			}
 			tx.drop(dir)
+			swept = true
 		}
+	}
+	if behind >= 0 && behind < len(key) {
+		return swept, nil
 	}
 	prefix, blocked := key+"\x00", false
 	var stale []string
@@ -301,12 +311,13 @@ func (tx *tx) clearWay(op, name, key string) error {
 		return !blocked
 	})
 	if blocked {
-		return refuse(CodeConflict, op, name, "it is a directory")
+		return swept, refuse(CodeConflict, op, name, "it is a directory")
 	}
 	for _, k := range stale {
 		tx.drop(k)
+		swept = true
 	}
-	return nil
+	return swept, nil
 }
 
 // drop removes the key with all of its claims.
@@ -315,5 +326,5 @@ func (tx *tx) drop(key string) {
 	for c := n; c != nil; c = c.older {
 		tx.release(c)
 	}
-	tx.s.names.del(key)
+	tx.forget(key)
 }

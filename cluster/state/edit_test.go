@@ -136,7 +136,8 @@ func TestLinkHolds(t *testing.T) {
 	}
 }
 
-func TestLinksShareDigests(t *testing.T) {
+// What Get returns is a copy of what lies in the table, made at once.
+func TestGetAllocatesOnce(t *testing.T) {
 	l := newLog(t)
 	l.blob("one")
 	l.must(&Link{Name: "a", Digest: dg("one"), Claim: "i"}, &Link{Name: "b", Digest: dg("one"), Claim: "i"})

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"encoding/binary"
 	"iter"
 	"strings"
 	"time"
@@ -15,7 +16,7 @@ const (
 	weak   kind = 3 // body is the digest; visible while the blob that was born at born lives
 )
 
-// node is one claim's content of a name. It is never changed once it is in the table: clones share it.
+// node is one claim's content of a name, as it is taken out of the table; its strings share the bytes that lie there.
 type node struct {
 	version uint64 // the log index that wrote it
 	mod     int64  // Unix nanoseconds
@@ -27,12 +28,89 @@ type node struct {
 	kind    kind
 }
 
+// nodeCodec writes the claims of a name one behind the other. What it reads shares the bytes of the block.
+var nodeCodec = codec[*node]{append: appendNodes, read: readNodes}
+
+// The first byte of a node in a block is its kind and which of the rarer fields follow.
+const (
+	hasClaim  = 1 << 2
+	hasHolds  = 1 << 3
+	kindBits  = 1<<2 - 1
+	modLength = 8
+)
+
+func appendNodes(b []byte, n *node) []byte {
+	for ; n != nil; n = n.older {
+		head := byte(n.kind)
+		if n.claim != "" {
+			head |= hasClaim
+		}
+		if n.holds != "" {
+			head |= hasHolds
+		}
+		b = append(b, head)
+		b = appendUvarint(b, n.version)
+		b = binary.BigEndian.AppendUint64(b, uint64(n.mod))
+		b = appendText(b, n.body)
+		if n.kind == weak {
+			b = appendUvarint(b, n.born)
+		}
+		if n.claim != "" {
+			b = appendText(b, n.claim)
+		}
+		if n.holds != "" {
+			b = appendText(b, string(n.holds))
+		}
+	}
+	return b
+}
+
+func appendText(b []byte, s string) []byte { return append(appendLen(b, len(s)), s...) }
+
+func readText(s string, at int) (text string, end int) {
+	n, at := uvarint(s, at)
+	return s[at : at+int(n)], at + int(n)
+}
+
+func readNodes(s string) (newest *node) {
+	next := &newest
+	for at := 0; at < len(s); {
+		n := new(node)
+		at = n.read(s, at)
+		*next, next = n, &n.older
+	}
+	return newest
+}
+
+// read takes the node at s[at:] and returns where the next one is.
+func (n *node) read(s string, at int) (end int) {
+	head := s[at]
+	n.kind = kind(head & kindBits)
+	n.version, at = uvarint(s, at+1)
+	for _, c := range []byte(s[at : at+modLength]) {
+		n.mod = n.mod<<8 | int64(c)
+	}
+	n.body, at = readText(s, at+modLength)
+	if n.kind == weak {
+		n.born, at = uvarint(s, at)
+	}
+	if head&hasClaim != 0 {
+		n.claim, at = readText(s, at)
+	}
+	if head&hasHolds != 0 {
+		var holds string
+		holds, at = readText(s, at)
+		n.holds = digests(holds)
+	}
+	return at
+}
+
 // Entry is a file as readers see it.
 type Entry struct {
 	Version uint64 // the log index that wrote it
 	ModTime time.Time
 	Digest  Digest // of the linked blob, "" for a record
-	Data    string // of a record; it is shared, which is why it is no slice
+	Data    string // of a record
 	Size    int64  // of the blob or the record, in bytes
 	Weak    bool
 	Claim   string // which claim is seen, "" is by hand
@@ -55,13 +133,19 @@ func (s *State) visible(n *node) *node {
 	return n
 }
 
+// entry is a node for readers, who may keep it: it has copies of the strings, which would keep whole blocks.
 func (s *State) entry(n *node) Entry {
-	e := Entry{Version: n.version, ModTime: time.Unix(0, n.mod).UTC(), Claim: n.claim, Weak: n.kind == weak}
+	var own strings.Builder
+	own.Grow(len(n.body) + len(n.claim))
+	own.WriteString(n.body)
+	own.WriteString(n.claim)
+	body, claim := own.String()[:len(n.body)], own.String()[len(n.body):]
+	e := Entry{Version: n.version, ModTime: time.Unix(0, n.mod).UTC(), Claim: claim, Weak: n.kind == weak}
 	if n.kind == record {
-		e.Data, e.Size = n.body, int64(len(n.body))
+		e.Data, e.Size = body, int64(len(body))
 		return e
 	}
-	e.Digest = Digest(n.body)
+	e.Digest = Digest(body)
 	b, _ := s.blobs.get(e.Digest)
 	e.Size = b.size
 	return e
@@ -69,11 +153,17 @@ func (s *State) entry(n *node) Entry {
 
 // Get returns the file of that name.
 func (s *State) Get(name string) (Entry, bool) {
-	n, _ := s.names.get(keyOf(name))
-	if n = s.visible(n); n == nil || strings.IndexByte(name, 0) >= 0 {
+	if strings.IndexByte(name, 0) >= 0 {
 		return Entry{}, false
 	}
-	return s.entry(n), true
+	claims, _ := s.names.raw(keyOf(name))
+	for at := 0; at < len(claims); {
+		var n node
+		if at = n.read(claims, at); s.alive(&n) {
+			return s.entry(&n), true
+		}
+	}
+	return Entry{}, false
 }
 
 // IsDir reports whether a file is below name. The root, ".", always is a directory.
@@ -132,7 +222,7 @@ func (s *State) ReadDir(dir, after string) iter.Seq[DirEntry] {
 				elem, _, deep := strings.Cut(k[len(prefix):], "\x00")
 				if deep {
 					// One seek over the whole subtree.
-					again = yield(DirEntry{Name: strings.Clone(elem), Dir: true})
+					again = yield(DirEntry{Name: elem, Dir: true})
 					pivot = prefix + elem + "\x01"
 					return false
 				}
@@ -160,6 +250,21 @@ func (s *State) Walk(dir, after string) iter.Seq2[string, Entry] {
 			}
 			n = s.visible(n)
 			return n == nil || yield(nameOf(k), s.entry(n))
+		})
+	}
+}
+
+// Names yields all names, stale weak links included: those of which Result.Appeared and Vanished tell. The bytes are
+// good until the next one, so a million names cost no memory.
+func (s *State) Names() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		s.names.keys(func(key []byte, same int) bool {
+			for i, c := range key[same:] {
+				if c == 0 {
+					key[same+i] = '/'
+				}
+			}
+			return yield(key)
 		})
 	}
 }

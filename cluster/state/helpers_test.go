@@ -70,7 +70,7 @@ func (l *log) refused(code Code, ops ...Op) *Error {
 	if !bytes.Equal(snapshot(l.tb, before), snapshot(l.tb, l.s)) {
 		l.tb.Fatalf("a refused command changed the state: %v", e)
 	}
-	if r.Changed != nil || r.Added != nil || r.Collected != nil {
+	if r.Changed != nil || r.Appeared != nil || r.Vanished != nil || r.Added != nil || r.Collected != nil {
 		l.tb.Fatalf("a refused command reports changes: %+v", r)
 	}
 	return e
@@ -242,7 +242,7 @@ func audit(s *State) error {
 		}
 		return true
 	})
-	for _, undo := range []int{len(s.names.undo), len(s.blobs.undo), len(s.pins.undo), len(s.tombs.undo), len(s.claims.undo),
+	for _, undo := range []int{len(s.names.blocks.undo), len(s.blobs.blocks.undo), len(s.pins.blocks.undo), len(s.tombs.blocks.undo), len(s.claims.undo),
 		len(s.stages.undo), len(s.staged.undo), len(s.sessions.undo), len(s.outcomes.undo)} {
 		if undo != 0 {
 			fail("an undo list was left behind")

@@ -526,6 +526,7 @@ func TestModel(t *testing.T) {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 7))
 			s, replica, m := New(), New(), newModel()
+			there := map[string]bool{}
 			var sent []*Command
 			for index := uint64(1); index <= uint64(length); index++ {
 				if rng.IntN(10) == 0 {
@@ -562,6 +563,9 @@ func TestModel(t *testing.T) {
 				if err := checkChanged(before, m, got, c); err != nil {
 					t.Fatalf("entry %d: %v", index, err)
 				}
+				if err := checkNames(s, there, got); err != nil {
+					t.Fatalf("entry %d: %v", index, err)
+				}
 				if describe(old) != frozen {
 					t.Fatalf("entry %d changed a clone made before it", index)
 				}
@@ -581,6 +585,35 @@ func TestModel(t *testing.T) {
 			t.Errorf("the random logs met code %d only %d times: the test has become blind", code, codes[code])
 		}
 	}
+}
+
+// checkNames keeps a list of the names by what is told of them and compares it with what Names yields. What comes and
+// goes in one command may do so in any order.
+func checkNames(s *State, there map[string]bool, r Result) error {
+	count := map[string]int{}
+	for _, name := range r.Appeared {
+		count[name]++
+	}
+	for _, name := range r.Vanished {
+		count[name]--
+	}
+	for name, n := range count {
+		if n < -1 || n > 1 || n == 1 && there[name] || n == -1 && !there[name] {
+			return fmt.Errorf("%q appeared %d times more than it vanished, and was there: %v", name, n, there[name])
+		}
+		if n != 0 {
+			there[name] = n > 0
+		}
+	}
+	maps.DeleteFunc(there, func(_ string, is bool) bool { return !is })
+	var got []string
+	for name := range s.Names() {
+		got = append(got, string(name))
+	}
+	if want := slices.SortedFunc(maps.Keys(there), order); !slices.Equal(got, want) {
+		return fmt.Errorf("names %q, by what was told %q", got, want)
+	}
+	return nil
 }
 
 // checkChanged holds that watchers learn of every name that changed, except those that a collect takes away, of which a

@@ -35,6 +35,22 @@ func validName(name string) bool {
 	return true
 }
 
+// validKey reports whether key is that of a valid name. Of its first bytes, known of them, it is known that they begin
+// the key of one.
+func validKey(key string, known int) bool {
+	if len(key) > MaxName {
+		return false
+	}
+	for rest, more := key[strings.LastIndexByte(key[:known], 0)+1:], true; more; {
+		var elem string
+		elem, rest, more = strings.Cut(rest, "\x00")
+		if elem == "" || elem == "." || elem == ".." || len(elem) > MaxElement || !utf8.ValidString(elem) || strings.IndexByte(elem, '/') >= 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // parentKey is the key of the directory that key stands in, and false at the root.
 func parentKey(key string) (string, bool) {
 	i := strings.LastIndexByte(key, 0)

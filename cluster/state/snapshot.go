@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math"
-	"strings"
 )
 
 // A snapshot is the magic, a byte for the version of what follows, and frames. A frame is the length of its payload (4
@@ -126,17 +124,10 @@ func (s *State) WriteTo(w io.Writer) (int64, error) {
 		version = sumVersion
 	}
 	f.write([]byte{version})
-	nodes := uint64(0)
-	s.names.from("", func(_ string, n *node) bool {
-		for ; n != nil; n = n.older {
-			nodes++
-		}
-		return true
-	})
 	f.section(secHead)
 	head := snapHead{
 		Index: s.index, Format: s.format, Floor: s.floor, Cursor: s.cursor,
-		Blobs: uint64(s.blobs.len()), Tombs: uint64(s.tombs.len()), Names: uint64(s.names.len()), Nodes: nodes,
+		Blobs: uint64(s.blobs.len()), Tombs: uint64(s.tombs.len()), Names: uint64(s.names.len()), Nodes: uint64(s.nodes),
 		Stages: uint64(s.stages.len()), Staged: uint64(s.staged.len()), Sessions: uint64(s.sessions.len()), Outcome: uint64(s.outcomes.len()),
 	}
 	if version == plainVersion {
@@ -225,7 +216,7 @@ func commonPrefix(a, b string) int {
 // frames writes frames; after an error it writes nothing more.
 type frames struct {
 	w   io.Writer
-	buf bytes.Buffer
+	buf []byte
 	sec byte
 	crc uint32
 	n   int64
@@ -244,23 +235,30 @@ func (f *frames) write(p []byte) {
 func (f *frames) section(sec byte) {
 	f.flush()
 	f.sec = sec
-	f.buf.WriteByte(sec)
+	f.buf = append(f.buf, sec)
 }
 
 func (f *frames) record(v any) bool {
-	b, err := encMode.Marshal(v)
-	if err != nil && f.err == nil {
-		f.err = err
+	switch v := v.(type) {
+	case *snapBlob:
+		f.buf = v.append(f.buf)
+	case *snapNode:
+		f.buf = v.append(f.buf)
+	default:
+		b, err := encMode.Marshal(v)
+		if err != nil && f.err == nil {
+			f.err = err
+		}
+		f.buf = append(f.buf, b...)
 	}
-	f.buf.Write(b)
-	if f.buf.Len() >= frameWanted {
+	if len(f.buf) >= frameWanted {
 		f.section(f.sec)
 	}
 	return f.err == nil
 }
 
 func (f *frames) flush() {
-	p := f.buf.Bytes()
+	p := f.buf
 	if len(p) == 0 {
 		return
 	}
@@ -268,7 +266,7 @@ func (f *frames) flush() {
 	f.write(binary.BigEndian.AppendUint32(nil, uint32(len(p))))
 	f.write(p)
 	f.write(binary.BigEndian.AppendUint32(nil, f.crc))
-	f.buf.Reset()
+	f.buf = f.buf[:0]
 }
 
 func damaged(format string, args ...any) error {
@@ -289,7 +287,7 @@ func Restore(r io.Reader) (*State, error) {
 	if v != plainVersion && v != sumVersion {
 		return nil, fmt.Errorf("snapshot version %d is not understood, only up to %d: install the newer casemate on this node", v, sumVersion)
 	}
-	l := &loader{s: New(), version: v, edits: map[string]uint64{}}
+	l := newLoader(v)
 	var buf bytes.Buffer
 	var crc uint32
 	for l.sec != secEnd {
@@ -327,263 +325,4 @@ func cut(err error) error {
 		return damaged("it is cut short")
 	}
 	return fmt.Errorf("read snapshot: %w", err)
-}
-
-// loader builds a state from the records of a snapshot.
-type loader struct {
-	s       *State
-	version byte
-	head    snapHead
-	sec     byte
-	nodes   uint64
-	key     string            // of the name being read
-	chain   []*node           // its claims so far, newest first
-	edits   map[string]uint64 // of each stage so far
-}
-
-func (l *loader) frame(p []byte) error {
-	sec, p := p[0], p[1:]
-	if sec < l.sec || sec > secEnd || l.sec == 0 && sec != secHead || sec == secEnd && len(p) != 0 {
-		return damaged("section %d after section %d", sec, l.sec)
-	}
-	l.sec = sec
-	for len(p) > 0 {
-		rest, err := l.record(sec, p)
-		if err != nil {
-			return err
-		}
-		p = rest
-	}
-	return nil
-}
-
-func read[T any](p []byte, v *T, use func(*T) string) (rest []byte, err error) {
-	rest, err = decMode.UnmarshalFirst(p, v)
-	if err != nil {
-		return nil, damaged("%v", err)
-	}
-	if wrong := use(v); wrong != "" {
-		return nil, damaged("%s", wrong)
-	}
-	return rest, nil
-}
-
-func (l *loader) record(sec byte, p []byte) ([]byte, error) {
-	s := l.s
-	switch sec {
-	case secHead:
-		rest, err := l.readHead(p)
-		if err == nil && l.head.Format > MaxFormat {
-			return nil, fmt.Errorf("the snapshot is of format %d, this program understands up to %d: install the newer casemate on this node", l.head.Format, MaxFormat)
-		}
-		return rest, err
-	case secBlobs:
-		return read(p, new(snapBlob), l.useBlob)
-	case secTombs:
-		return read(p, new(snapTomb), func(t *snapTomb) string {
-			if _, there := s.blobs.get(t.Digest); there || !t.Digest.valid() || t.Index > s.index {
-				return "a tombstone that cannot be"
-			}
-			s.tombs.m.Set(t.Digest, t.Index)
-			return ""
-		})
-	case secNames:
-		return read(p, new(snapNode), l.useNode)
-	case secStages:
-		return read(p, new(snapStage), func(st *snapStage) string {
-			if !ValidID(st.ID) {
-				return "the id of a stage"
-			}
-			s.stages.m.Set(st.ID, stage{until: st.Until, next: st.Next})
-			return ""
-		})
-	case secStaged:
-		return read(p, new(snapStaged), l.useStaged)
-	case secSessions:
-		return read(p, new(snapSession), func(se *snapSession) string {
-			if !ValidID(se.Node) {
-				return "the name of a node"
-			}
-			s.sessions.m.Set(se.Node, session{boot: se.Boot, finished: se.Finished})
-			return ""
-		})
-	case secOutcomes:
-		return read(p, new(snapOutcome), l.useOutcome)
-	}
-	return nil, damaged("section %d", sec)
-}
-
-func (l *loader) readHead(p []byte) ([]byte, error) {
-	if l.version == plainVersion {
-		return read(p, &l.head, l.useHead)
-	}
-	return read(p, new(snapHeadSum), func(h *snapHeadSum) string {
-		l.head = h.plain()
-		if len(h.Sum) != len(l.s.sum) || bytes.Equal(h.Sum, make([]byte, len(h.Sum))) || h.Format < sumFormat {
-			return "a header with a wrong sum"
-		}
-		copy(l.s.sum[:], h.Sum)
-		return l.useHead(&l.head)
-	})
-}
-
-func (l *loader) useHead(h *snapHead) string {
-	if l.s.index != 0 || h.Format == 0 || h.Floor > h.Index || l.version == plainVersion && h.Format == sumFormat {
-		return "a second or wrong header"
-	}
-	l.s.index, l.s.format, l.s.floor, l.s.cursor = h.Index, h.Format, h.Floor, h.Cursor
-	return ""
-}
-
-func (l *loader) useBlob(b *snapBlob) string {
-	s := l.s
-	if !b.Digest.valid() || b.Size < 0 || b.Size > math.MaxInt64-s.bytes || b.Born > s.index || b.Pin < 0 {
-		return "a blob that cannot be"
-	}
-	s.blobs.m.Load(b.Digest, blob{size: b.Size, born: b.Born, pin: b.Pin})
-	s.bytes += b.Size
-	if b.Pin != 0 {
-		s.pins.m.Set(pinKey(b.Pin, b.Digest), struct{}{})
-	}
-	return ""
-}
-
-func (l *loader) useNode(r *snapNode) string {
-	s := l.s
-	if r.Shared > uint64(len(l.key)) {
-		return "a name that shares more than there is"
-	}
-	key := l.key[:r.Shared] + r.Rest
-	if key != l.key || len(l.chain) == 0 {
-		l.flushName()
-		if !validName(nameOf(key)) || key <= l.key || l.key != "" && strings.HasPrefix(key, l.key+"\x00") {
-			return fmt.Sprintf("the name %q at that place", short(nameOf(key)))
-		}
-		l.key = key
-	}
-	if r.Version == 0 || r.Version > s.index || r.Born > s.index || r.Claim != "" && !ValidID(r.Claim) {
-		return fmt.Sprintf("what stands under the name %q", short(nameOf(key)))
-	}
-	n := &node{version: r.Version, mod: r.Mod, body: r.Body, holds: digests(r.Holds), claim: r.Claim, born: r.Born, kind: kind(r.Kind)}
-	ok := false
-	switch n.kind {
-	case record:
-		ok = len(n.body) <= MaxRecord && n.holds == "" && n.born == 0
-	case strong:
-		var id Digest
-		if id, _, ok = s.blobs.find(Digest(n.body)); !ok || !n.holds.valid() || n.born != 0 {
-			ok = false
-			break
-		}
-		n.body = string(id)
-		n.holds.each(func(d Digest) {
-			_, known := s.blobs.get(d)
-			ok = ok && known
-		})
-	case weak:
-		ok = Digest(n.body).valid() && n.holds == ""
-		n.body = string(s.blobs.shared(Digest(n.body)))
-	}
-	for _, c := range l.chain {
-		ok = ok && c.claim != n.claim
-	}
-	if !ok || len(l.chain) >= MaxClaims {
-		return fmt.Sprintf("what stands under the name %q", short(nameOf(key)))
-	}
-	if n.claim != "" {
-		n.claim = s.claims.shared(n.claim)
-	}
-	l.nodes++
-	(&tx{s: s}).retain(n)
-	s.commit()
-	l.chain = append(l.chain, n)
-	return ""
-}
-
-// flushName puts the name that has been read into the table.
-func (l *loader) flushName() {
-	if len(l.chain) == 0 {
-		return
-	}
-	for i, n := range l.chain[1:] {
-		l.chain[i].older = n
-	}
-	l.s.names.m.Load(l.key, l.chain[0])
-	clear(l.chain)
-	l.chain = l.chain[:0]
-}
-
-func (l *loader) useStaged(r *snapStaged) string {
-	s := l.s
-	st, ok := s.stages.get(r.ID)
-	if !ok || r.Number >= st.next || r.Number != l.edits[r.ID] {
-		return "a staged edit that does not follow the one before"
-	}
-	l.edits[r.ID]++
-	ops, err := decodeOps(r.Op, 1, s.format, true)
-	if err != nil {
-		return err.Error()
-	}
-	op, ok := ops[0].(staging)
-	if !ok || op.check() != nil {
-		return "an edit that cannot be staged"
-	}
-	tx := &tx{s: s}
-	op.keeps(func(d Digest) {
-		if _, known := s.blobs.get(d); known {
-			tx.keep(d, 1)
-		} else {
-			ok = false
-		}
-	})
-	if !ok {
-		return "a staged edit of a blob that is not known"
-	}
-	s.commit()
-	s.staged.m.Set(stagedKey(r.ID, r.Number), op)
-	return ""
-}
-
-func (l *loader) useOutcome(r *snapOutcome) string {
-	s := l.s
-	se, ok := s.sessions.get(r.Node)
-	if !ok || r.Seq <= se.finished || r.Index > s.index {
-		return "an outcome without its session"
-	}
-	if r.Err != nil && sentinels[r.Err.Code] == nil {
-		return "an error that is not known"
-	}
-	if se.open++; se.open > MaxOutcomes {
-		return "more outcomes than are remembered"
-	}
-	s.sessions.m.Set(r.Node, se)
-	s.outcomes.m.Set(outcomeKey(r.Node, r.Seq), &outcome{index: r.Index, err: r.Err})
-	return ""
-}
-
-// finish compares what was read with what the header says there is.
-func (l *loader) finish() error {
-	l.flushName()
-	s, h := l.s, l.head
-	for _, c := range []struct {
-		what string
-		want uint64
-		got  int
-	}{
-		{"blobs", h.Blobs, s.blobs.len()}, {"tombstones", h.Tombs, s.tombs.len()}, {"names", h.Names, s.names.len()}, {"claims", h.Nodes, int(l.nodes)},
-		{"stages", h.Stages, s.stages.len()}, {"staged edits", h.Staged, s.staged.len()}, {"sessions", h.Sessions, s.sessions.len()},
-		{"outcomes", h.Outcome, s.outcomes.len()},
-	} {
-		if c.want != uint64(c.got) {
-			return damaged("it has %d %s and says %d", c.got, c.what, c.want)
-		}
-	}
-	var err error
-	s.stages.from("", func(id string, st stage) bool {
-		if st.next != l.edits[id] {
-			err = damaged("stage %s has %d edits and says %d", id, l.edits[id], st.next)
-		}
-		return err == nil
-	})
-	return err
 }

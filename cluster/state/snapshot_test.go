@@ -182,7 +182,7 @@ func forge(t testing.TB, sections ...any) []byte {
 		case byte:
 			f.section(v)
 		case []byte:
-			f.buf.Write(v)
+			f.buf = append(f.buf, v...)
 		default:
 			f.record(v)
 		}

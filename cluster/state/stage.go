@@ -87,7 +87,7 @@ func (o *Stage) apply(tx *tx) error {
 	for _, op := range o.Ops {
 		var err error
 		op.(staging).keeps(func(d Digest) {
-			if _, _, e := tx.known("stage", o.ID, d); e != nil {
+			if _, e := tx.known("stage", o.ID, d); e != nil {
 				err = firstError(err, e)
 				return
 			}

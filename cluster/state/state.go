@@ -17,15 +17,15 @@ package state
 type State struct {
 	scalars
 
-	names    table[string, *node]    // key of the name → newest link or record, older claims behind it
-	blobs    table[Digest, blob]     // every blob that exists
-	pins     table[string, struct{}] // when a pin ends (8 bytes, big endian) and the digest
-	tombs    table[Digest, uint64]   // collected and not added since → index of the newest collect
-	claims   table[string, claim]    // claim → how many links and records carry it
-	stages   table[string, stage]    // batches out of sight
-	staged   table[string, Op]       // stage, NUL, number (8 bytes, big endian) → edit
-	sessions table[string, session]  // node → what it has been answered
-	outcomes table[string, *outcome] // node, NUL, sequence (8 bytes, big endian) → first outcome
+	names    packed[string, *node]    // key of the name → newest link or record, older claims behind it
+	blobs    packed[Digest, blob]     // every blob that exists
+	pins     packed[string, struct{}] // when a pin ends (8 bytes, big endian) and the digest
+	tombs    packed[Digest, uint64]   // collected and not added since → index of the newest collect
+	claims   table[string, claim]     // claim → how many links and records carry it
+	stages   table[string, stage]     // batches out of sight
+	staged   table[string, Op]        // stage, NUL, number (8 bytes, big endian) → edit
+	sessions table[string, session]   // node → what it has been answered
+	outcomes table[string, *outcome]  // node, NUL, sequence (8 bytes, big endian) → first outcome
 }
 
 // scalars is what a rollback restores by assignment.
@@ -35,6 +35,7 @@ type scalars struct {
 	floor  uint64 // tombstones at or below this index have been forgotten
 	cursor string // key at which the next Sweep begins
 	bytes  int64  // sum of the blobs' sizes
+	nodes  int    // links and records, those behind newer claims included
 	weak   int    // weak links, stale ones included
 	stale  int    // weak links whose blob was collected
 	sum    Sum    // of all that was applied; zero before format 2
@@ -44,10 +45,10 @@ type scalars struct {
 func New() *State {
 	return &State{
 		scalars:  scalars{format: 1},
-		names:    newTable[string, *node](),
-		blobs:    newTable[Digest, blob](),
-		pins:     newTable[string, struct{}](),
-		tombs:    newTable[Digest, uint64](),
+		names:    newPacked[string](nodeCodec),
+		blobs:    newPacked[Digest](blobCodec),
+		pins:     newPacked[string](pinCodec),
+		tombs:    newPacked[Digest](tombCodec),
 		claims:   newTable[string, claim](),
 		stages:   newTable[string, stage](),
 		staged:   newTable[string, Op](),

@@ -44,25 +44,6 @@ func (t *table[K, V]) del(key K) {
 // from calls fn for the keys at or behind pivot, in order, until it returns false. fn must not write to the table.
 func (t *table[K, V]) from(pivot K, fn func(K, V) bool) { t.m.Ascend(pivot, fn) }
 
-// find is get, and returns the key as the table holds it too, so that others can share its bytes.
-func (t *table[K, V]) find(key K) (stored K, v V, ok bool) {
-	t.m.Ascend(key, func(k K, x V) bool {
-		if ok = k == key; ok {
-			stored, v = k, x
-		}
-		return false
-	})
-	return stored, v, ok
-}
-
-// shared returns the key as the table holds it, or key itself if it is not there.
-func (t *table[K, V]) shared(key K) K {
-	if k, _, ok := t.find(key); ok {
-		return k
-	}
-	return key
-}
-
 func (t *table[K, V]) commit() {
 	if cap(t.undo) > 1024 {
 		t.undo = nil // an import of a million names must not leave its list behind

@@ -80,7 +80,7 @@ var mutations = []mutation{
 	},
 	{
 		"snapshot-forgets-the-sum", "2: a snapshot does not carry on the running digest",
-		"cluster/state/snapshot.go", "\t\tcopy(l.s.sum[:], h.Sum)\n", "\t\tl.s.sum[0] = 1\n",
+		"cluster/state/loader.go", "\t\tcopy(l.s.sum[:], h.Sum)\n", "\t\tl.s.sum[0] = 1\n",
 		[]test{{state, "^TestSumInSnapshots$"}},
 	},
 	{
@@ -96,8 +96,8 @@ var mutations = []mutation{
 	// 3. Read your writes.
 	{
 		"answer-before-it-shows", "3: a write is answered before it can be read on this node",
-		"cluster/machine.go", "m.view.Store(m.st.Clone())\n\tm.waiters",
-		"if m.view.Load() == nil || m.st.Index()%2 == 0 {\n\t\tm.view.Store(m.st.Clone())\n\t}\n\tm.waiters",
+		"cluster/machine.go", "m.view.Store(m.st.Clone())\n\tif tell",
+		"if m.view.Load() == nil || m.st.Index()%2 == 0 {\n\t\tm.view.Store(m.st.Clone())\n\t}\n\tif tell",
 		[]test{{cluster, "^TestPromise3ReadYourWrites$"}},
 	},
 	{
@@ -194,6 +194,11 @@ var mutations = []mutation{
 		"log-not-rewritten", "7: what a failed sync left in memory is taken for the log",
 		"cluster/wal.go", "if err := rewrite(f); err != nil {", "if err := error(nil); err != nil {",
 		[]test{{cluster, "^TestLogNotSynced$"}},
+	},
+	{
+		"log-cut-too-far", "7: the log does not reach back to the older snapshot, which is good for nothing then",
+		"cluster/logstore.go", "high = min(high, l.older())", "high = min(high, l.snapped())",
+		[]test{{cluster, "^TestTheLogReachesBackToTheOlderSnapshot$"}},
 	},
 	{
 		"snapshot-forgets-tombstones", "7: a snapshot is written without the tombstones",

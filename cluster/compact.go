@@ -1,0 +1,138 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// A start reads the newest snapshot and applies the log behind it, and an entry of the log costs several times as much
+// as what it leaves in a snapshot. So the log behind the newest snapshot is kept short against the snapshot, in bytes:
+// entries are between a hundred bytes and 256 KiB. Raft counts entries besides, so many small ones are bounded as well.
+const (
+	logPerSnapshot = 4  // a quarter of the newest snapshot's bytes in the log make a new one
+	logAtStop      = 16 // at a clean stop, a sixteenth
+)
+
+// stopTime is how long a clean stop may take for a snapshot, which only the next start would profit from.
+const stopTime = 3 * time.Second
+
+// retrySnapshot is how long after a failure the next try is.
+const retrySnapshot = time.Minute
+
+// logLimit is how many bytes of log behind the newest snapshot make a new one.
+func (c *Cluster) logLimit() int64 { return max(c.cfg.snapshotLog, c.snaps.size.Load()/logPerSnapshot) }
+
+// keepCompact makes snapshots when the log behind the newest one has grown.
+func (c *Cluster) keepCompact() {
+	for {
+		c.machine.limit.Store(c.logLimit())
+		select {
+		case <-c.stop:
+			return
+		case <-c.machine.grown:
+		}
+		if c.machine.log.Load() < c.logLimit() {
+			continue
+		}
+		// Nothing new: raft has yet to hear of what Open has applied already. Its next entry brings us here again.
+		err := c.answer(c.life, c.raft.Snapshot())
+		if err == nil || errors.Is(err, raft.ErrNothingNewToSnapshot) || c.life.Err() != nil {
+			continue
+		}
+		c.log.Warn("snapshot", "err", err)
+		select {
+		case <-c.stop:
+			return
+		case <-time.After(retrySnapshot):
+		}
+	}
+}
+
+// compactAtStop makes a snapshot if the next start would be noticeably faster with it. It is not needed: what breaks it
+// off leaves what a crash leaves.
+func (c *Cluster) compactAtStop() {
+	if c.Err() != nil || c.machine.log.Load() < max(c.cfg.snapshotLog/8, c.snaps.size.Load()/logAtStop) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	if err := c.answer(ctx, c.raft.Snapshot()); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		c.log.Info("no snapshot at the stop: the next start reads the log", "err", err)
+	}
+}
+
+// persist is a snapshot that raft has asked for.
+type persist struct {
+	st   io.WriterTo
+	m    *machine
+	log  int64 // bytes of log that it makes superfluous
+	life context.Context
+}
+
+// Persist implements raft.FSMSnapshot.
+func (p persist) Persist(sink raft.SnapshotSink) error {
+	err := writeSnapshot(p.life, sink, p.st)
+	if err == nil {
+		p.m.log.Add(-p.log)
+	}
+	return err
+}
+
+// Release implements raft.FSMSnapshot.
+func (p persist) Release() {}
+
+func writeSnapshot(life context.Context, sink raft.SnapshotSink, st io.WriterTo) error {
+	if _, err := st.WriteTo(mortal{sink, life}); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+// mortal ends a snapshot with the node: Close waits for it.
+type mortal struct {
+	w    io.Writer
+	life context.Context
+}
+
+func (m mortal) Write(p []byte) (int, error) {
+	if err := m.life.Err(); err != nil {
+		return 0, err
+	}
+	return m.w.Write(p)
+}
+
+// thrift is the garbage collector's target, in percent of what is alive, while a state is read: nearly all of it lies
+// in blocks without pointers, which cost the collector nothing, so it may run often.
+const thrift = 25
+
+// leanly runs f, which reads a state, and gives back to the system what is garbage then, if that may be much.
+func leanly(f func() (bytes int64, err error)) error {
+	before := debug.SetGCPercent(thrift)
+	bytes, err := f()
+	if os.Getenv("GOGC") == "" {
+		before = garbage(bytes)
+	}
+	debug.SetGCPercent(before)
+	if bytes > roomy {
+		debug.FreeOSMemory()
+	}
+	return err
+}
+
+// roomy is a state of which as much again may be garbage without anybody minding.
+const roomy = 32 << 20
+
+// garbage is the collector's target for a process with a state whose snapshot has that many bytes: the usual one for
+// what is beside the state, and less for the state.
+func garbage(bytes int64) int {
+	if bytes <= roomy {
+		return 100
+	}
+	return int(max(thrift, 100*roomy/bytes))
+}

@@ -1,0 +1,404 @@
+package state
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
+// loader builds a state from the records of a snapshot. They come in the order of the tables, so each table is packed
+// from its beginning to its end; only the references, which blobs have and which the names behind them tell, are
+// counted beside them first.
+type loader struct {
+	s       *State
+	version byte
+	head    snapHead
+	sec     byte
+	blobs   [2]ranks // by algorithm
+	tombs   packer[Digest, uint64]
+	names   packer[string, *node]
+	key     string   // of the name being read
+	chain   []*node  // its claims so far, newest first
+	read    snapNode // room for a record
+	claims  map[string]int
+	edits   map[string]uint64 // of each stage so far
+}
+
+func newLoader(version byte) *loader {
+	l := &loader{s: New(), version: version, claims: map[string]int{}, edits: map[string]uint64{}}
+	l.blobs[0].width, l.blobs[1].width = sha256Len, sha512Len
+	l.tombs.t, l.names.t = &l.s.tombs, &l.s.names
+	return l
+}
+
+// ranks are the blobs of one algorithm in the order of their digests. They lie on shelves, each of which is full before
+// the next one begins, so that nothing that was read is copied to a larger place, and no header is believed how many
+// there will be.
+type ranks struct {
+	width   int // of a sum
+	n       int
+	shelves []shelf
+	first   []int // where the sums begin that begin with these two bytes; made at the first look-up
+}
+
+type shelf struct {
+	sums  []byte
+	blobs []blob
+}
+
+const shelfLen = 1 << 14
+
+func (r *ranks) sum(i int) []byte {
+	at := i % shelfLen * r.width
+	return r.shelves[i/shelfLen].sums[at : at+r.width]
+}
+
+func (r *ranks) at(i int) *blob { return &r.shelves[i/shelfLen].blobs[i%shelfLen] }
+
+// add reports whether the digest is behind all before it.
+func (r *ranks) add(d Digest, b blob) bool {
+	if r.n > 0 && string(r.sum(r.n-1)) >= string(d[1:]) {
+		return false
+	}
+	if r.n%shelfLen == 0 {
+		r.shelves = append(r.shelves, shelf{})
+	}
+	s := &r.shelves[len(r.shelves)-1]
+	s.sums, s.blobs = append(s.sums, d[1:]...), append(s.blobs, b)
+	r.n++
+	return true
+}
+
+func (r *ranks) find(sum string) *blob {
+	if r.first == nil && r.n > 0 {
+		r.first = make([]int, 1, 1<<16+1)
+		for i := range r.n {
+			for s := r.sum(i); len(r.first) <= int(s[0])<<8|int(s[1]); {
+				r.first = append(r.first, i)
+			}
+		}
+		for len(r.first) < cap(r.first) {
+			r.first = append(r.first, r.n)
+		}
+	}
+	if r.n == 0 {
+		return nil
+	}
+	prefix := int(sum[0])<<8 | int(sum[1])
+	low, high := r.first[prefix], r.first[prefix+1]
+	for low < high {
+		if middle := (low + high) / 2; string(r.sum(middle)) < sum {
+			low = middle + 1
+		} else {
+			high = middle
+		}
+	}
+	if low == r.n || string(r.sum(low)) != sum {
+		return nil
+	}
+	return r.at(low)
+}
+
+// blob returns what is known of a valid digest so far, nil if it is not known.
+func (l *loader) blob(d Digest) *blob { return l.blobs[d[0]-sha256Tag].find(string(d[1:])) }
+
+// keep counts a strong reference and reports whether the blob is known.
+func (l *loader) keep(d Digest) bool {
+	b := l.blob(d)
+	if b == nil {
+		return false
+	}
+	b.strong++
+	return true
+}
+
+func (l *loader) frame(p []byte) error {
+	sec, p := p[0], p[1:]
+	if sec < l.sec || sec > secEnd || l.sec == 0 && sec != secHead || sec == secEnd && len(p) != 0 {
+		return damaged("section %d after section %d", sec, l.sec)
+	}
+	l.sec = sec
+	for len(p) > 0 {
+		rest, err := l.record(sec, p)
+		if err != nil {
+			return err
+		}
+		p = rest
+	}
+	return nil
+}
+
+func read[T any](p []byte, v *T, use func(*T) string) (rest []byte, err error) {
+	s := scan{p: p, odd: true}
+	if short, ok := any(v).(interface{ scan(*scan) }); ok {
+		s.odd = false
+		short.scan(&s)
+	}
+	if s.odd {
+		*v = *new(T)
+		if s.p, err = decMode.UnmarshalFirst(p, v); err != nil {
+			return nil, damaged("%v", err)
+		}
+	}
+	if wrong := use(v); wrong != "" {
+		return nil, damaged("%s", wrong)
+	}
+	return s.p, nil
+}
+
+func (l *loader) record(sec byte, p []byte) ([]byte, error) {
+	s := l.s
+	switch sec {
+	case secHead:
+		rest, err := l.readHead(p)
+		if err == nil && l.head.Format > MaxFormat {
+			return nil, fmt.Errorf("the snapshot is of format %d, this program understands up to %d: install the newer casemate on this node", l.head.Format, MaxFormat)
+		}
+		return rest, err
+	case secBlobs:
+		return read(p, new(snapBlob), l.useBlob)
+	case secTombs:
+		return read(p, new(snapTomb), func(t *snapTomb) string {
+			if !t.Digest.valid() || l.blob(t.Digest) != nil || t.Index > s.index || l.tombs.t.len() > 0 && string(l.tombs.last) >= string(t.Digest) {
+				return "a tombstone that cannot be"
+			}
+			l.tombs.add(t.Digest, t.Index)
+			return ""
+		})
+	case secNames:
+		return read(p, &l.read, l.useNode)
+	case secStages:
+		return read(p, new(snapStage), func(st *snapStage) string {
+			if !ValidID(st.ID) {
+				return "the id of a stage"
+			}
+			s.stages.m.Set(st.ID, stage{until: st.Until, next: st.Next})
+			return ""
+		})
+	case secStaged:
+		return read(p, new(snapStaged), l.useStaged)
+	case secSessions:
+		return read(p, new(snapSession), func(se *snapSession) string {
+			if !ValidID(se.Node) {
+				return "the name of a node"
+			}
+			s.sessions.m.Set(se.Node, session{boot: se.Boot, finished: se.Finished})
+			return ""
+		})
+	case secOutcomes:
+		return read(p, new(snapOutcome), l.useOutcome)
+	}
+	return nil, damaged("section %d", sec)
+}
+
+func (l *loader) readHead(p []byte) ([]byte, error) {
+	if l.version == plainVersion {
+		return read(p, &l.head, l.useHead)
+	}
+	return read(p, new(snapHeadSum), func(h *snapHeadSum) string {
+		l.head = h.plain()
+		if len(h.Sum) != len(l.s.sum) || bytes.Equal(h.Sum, make([]byte, len(h.Sum))) || h.Format < sumFormat {
+			return "a header with a wrong sum"
+		}
+		copy(l.s.sum[:], h.Sum)
+		return l.useHead(&l.head)
+	})
+}
+
+func (l *loader) useHead(h *snapHead) string {
+	if l.s.index != 0 || h.Format == 0 || h.Floor > h.Index || l.version == plainVersion && h.Format == sumFormat {
+		return "a second or wrong header"
+	}
+	l.s.index, l.s.format, l.s.floor, l.s.cursor = h.Index, h.Format, h.Floor, h.Cursor
+	return ""
+}
+
+func (l *loader) useBlob(b *snapBlob) string {
+	s := l.s
+	if !b.Digest.valid() || b.Size < 0 || b.Size > math.MaxInt64-s.bytes || b.Born > s.index || b.Pin < 0 {
+		return "a blob that cannot be"
+	}
+	if !l.blobs[b.Digest[0]-sha256Tag].add(b.Digest, blob{size: b.Size, born: b.Born, pin: b.Pin}) {
+		return "a blob out of order"
+	}
+	s.bytes += b.Size
+	return ""
+}
+
+func (l *loader) useNode(r *snapNode) string {
+	s := l.s
+	if r.Shared > uint64(len(l.key)) {
+		return "a name that shares more than there is"
+	}
+	key := l.key[:r.Shared] + r.Rest
+	if key != l.key || len(l.chain) == 0 {
+		l.flushName()
+		if !validKey(key, int(r.Shared)) || key <= l.key || l.key != "" && strings.HasPrefix(key, l.key+"\x00") {
+			return fmt.Sprintf("the name %q at that place", short(nameOf(key)))
+		}
+		l.key = key
+	}
+	if r.Version == 0 || r.Version > s.index || r.Born > s.index || r.Claim != "" && !ValidID(r.Claim) {
+		return fmt.Sprintf("what stands under the name %q", short(nameOf(key)))
+	}
+	n := &node{version: r.Version, mod: r.Mod, body: r.Body, holds: digests(r.Holds), claim: r.Claim, born: r.Born, kind: kind(r.Kind)}
+	ok := false
+	switch n.kind {
+	case record:
+		ok = len(n.body) <= MaxRecord && n.holds == "" && n.born == 0
+	case strong:
+		ok = Digest(n.body).valid() && n.holds.valid() && n.born == 0 && l.keep(Digest(n.body))
+		if ok {
+			n.holds.each(func(d Digest) { ok = l.keep(d) && ok })
+		}
+	case weak:
+		if ok = Digest(n.body).valid() && n.holds == ""; !ok {
+			break
+		}
+		s.weak++
+		if b := l.blob(Digest(n.body)); b != nil && b.born == n.born {
+			b.weak++
+		} else {
+			s.stale++
+		}
+	}
+	for _, c := range l.chain {
+		ok = ok && c.claim != n.claim
+	}
+	if !ok || len(l.chain) >= MaxClaims {
+		return fmt.Sprintf("what stands under the name %q", short(nameOf(key)))
+	}
+	if n.claim != "" {
+		l.claims[n.claim]++
+	}
+	s.nodes++
+	l.chain = append(l.chain, n)
+	return ""
+}
+
+// flushName puts the name that has been read into the table.
+func (l *loader) flushName() {
+	if len(l.chain) == 0 {
+		return
+	}
+	for i, n := range l.chain[1:] {
+		l.chain[i].older = n
+	}
+	l.names.add(l.key, l.chain[0])
+	clear(l.chain)
+	l.chain = l.chain[:0]
+}
+
+func (l *loader) useStaged(r *snapStaged) string {
+	s := l.s
+	st, ok := s.stages.get(r.ID)
+	if !ok || r.Number >= st.next || r.Number != l.edits[r.ID] {
+		return "a staged edit that does not follow the one before"
+	}
+	l.edits[r.ID]++
+	ops, err := decodeOps(r.Op, 1, s.format, true)
+	if err != nil {
+		return err.Error()
+	}
+	op, ok := ops[0].(staging)
+	if !ok || op.check() != nil {
+		return "an edit that cannot be staged"
+	}
+	op.keeps(func(d Digest) { ok = l.keep(d) && ok })
+	if !ok {
+		return "a staged edit of a blob that is not known"
+	}
+	s.staged.m.Set(stagedKey(r.ID, r.Number), op)
+	return ""
+}
+
+func (l *loader) useOutcome(r *snapOutcome) string {
+	s := l.s
+	se, ok := s.sessions.get(r.Node)
+	if !ok || r.Seq <= se.finished || r.Index > s.index {
+		return "an outcome without its session"
+	}
+	if r.Err != nil && sentinels[r.Err.Code] == nil {
+		return "an error that is not known"
+	}
+	if se.open++; se.open > MaxOutcomes {
+		return "more outcomes than are remembered"
+	}
+	s.sessions.m.Set(r.Node, se)
+	s.outcomes.m.Set(outcomeKey(r.Node, r.Seq), &outcome{index: r.Index, err: r.Err})
+	return ""
+}
+
+// finish compares what was read with what the header says there is.
+func (l *loader) finish() error {
+	l.flushName()
+	l.names.flush()
+	l.tombs.flush()
+	l.packBlobs()
+	for id, names := range l.claims {
+		l.s.claims.m.Set(id, claim{names: names})
+	}
+	s, h := l.s, l.head
+	for _, c := range []struct {
+		what string
+		want uint64
+		got  int
+	}{
+		{"blobs", h.Blobs, s.blobs.len()}, {"tombstones", h.Tombs, s.tombs.len()}, {"names", h.Names, s.names.len()}, {"claims", h.Nodes, s.nodes},
+		{"stages", h.Stages, s.stages.len()}, {"staged edits", h.Staged, s.staged.len()}, {"sessions", h.Sessions, s.sessions.len()},
+		{"outcomes", h.Outcome, s.outcomes.len()},
+	} {
+		if c.want != uint64(c.got) {
+			return damaged("it has %d %s and says %d", c.got, c.what, c.want)
+		}
+	}
+	var err error
+	s.stages.from("", func(id string, st stage) bool {
+		if st.next != l.edits[id] {
+			err = damaged("stage %s has %d edits and says %d", id, l.edits[id], st.next)
+		}
+		return err == nil
+	})
+	return err
+}
+
+// packBlobs packs the blobs, now that their references are counted, and their pins.
+func (l *loader) packBlobs() {
+	blobs := packer[Digest, blob]{t: &l.s.blobs}
+	type pin struct {
+		until    int64
+		tag, row int
+	}
+	var list []pin
+	for tag := range l.blobs {
+		r := &l.blobs[tag]
+		for row := range r.n {
+			b := r.at(row)
+			blobs.add(l.digest(tag, row), *b)
+			if b.pin != 0 {
+				list = append(list, pin{b.pin, tag, row})
+			}
+		}
+	}
+	blobs.flush()
+	slices.SortStableFunc(list, func(a, b pin) int { // those of a time stay in the order of their digests
+		switch {
+		case a.until < b.until:
+			return -1
+		case a.until > b.until:
+			return 1
+		}
+		return 0
+	})
+	pins := packer[string, struct{}]{t: &l.s.pins}
+	for _, p := range list {
+		pins.add(pinKey(p.until, l.digest(p.tag, p.row)), struct{}{})
+	}
+	pins.flush()
+}
+
+func (l *loader) digest(tag, row int) Digest {
+	return Digest(sha256Tag+byte(tag)) + Digest(l.blobs[tag].sum(row))
+}
