@@ -193,7 +193,7 @@ func TestBenchClients(t *testing.T) {
 					url = c.ours
 				}
 				began := time.Now()
-				r := wrk(t, s, 64, 4, url, "Host: registry.casemate.internal")
+				r := wrk(t, s, 64, 4, url)
 				sent := r.bytes * time.Since(began).Seconds() / (1 << 30)
 				cpu[s.name] = append(cpu[s.name], r.cpu.Seconds()/sent)
 				speed[s.name] = append(speed[s.name], r.bytes/(1<<30))
