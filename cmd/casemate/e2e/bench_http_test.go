@@ -350,8 +350,8 @@ func TestBenchSkopeo(t *testing.T) {
 	}
 }
 
-// pulls has four curl processes pull url, 25 at a time each, until the context ends, and reports the bytes taken.
-func pulls(ctx context.Context, t testing.TB, url string) (wait func()) {
+// manyPulls has four curl processes pull url, 25 at a time each, until the context ends; wait returns when they have ended.
+func manyPulls(ctx context.Context, t testing.TB, url string) (wait func()) {
 	t.Helper()
 	var wg sync.WaitGroup
 	for range 4 {
@@ -450,8 +450,8 @@ func TestBenchBeside(t *testing.T) {
 		fmt.Printf("BENCH beside 100 pulls  %-9s the pulls %5.2f GiB/s, %.2f s CPU/GiB\n", s.name, gib/took, used/gib)
 	}
 	for range 3 {
-		measure(b.server, ours, func(ctx context.Context) func() { return pulls(ctx, t, b.tls+blob) })
-		measure(n, theirs, func(ctx context.Context) func() { return pulls(ctx, t, n.tls+"/big.bin") })
+		measure(b.server, ours, func(ctx context.Context) func() { return manyPulls(ctx, t, b.tls+blob) })
+		measure(n, theirs, func(ctx context.Context) func() { return manyPulls(ctx, t, n.tls+"/big.bin") })
 	}
 }
 
