@@ -78,6 +78,7 @@ type Appliance struct {
 	metrics *metrics
 	luck    *luck
 	places  *share.Places
+	turns   *share.Turns
 	lines   *lograte.Limit // of what clients cause
 	flights flights
 
@@ -204,6 +205,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		Miss: func(client netip.Addr, name, qtype string) { a.miss(missing.DNS, name, qtype, client) },
 	})
 	a.places = newPlaces(maxConnections(), func(client string) bool { return a.hosts.Load().homes[client] })
+	a.turns = newTurns()
 	a.metrics = newMetrics(a)
 	a.edge = &edge{
 		hosts: &a.hosts, registry: a.registry.Serve, files: a.files.Serve,
@@ -321,7 +323,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	secure.TLSConfig = a.ca.TLSConfig()
 	serve := func(s *http.Server, listeners []net.Listener, tls bool) {
 		for _, l := range listeners {
-			l = &limitListener{Listener: l, places: a.places, stall: a.stall, log: a.log.With("room", "http")}
+			l = &limitListener{Listener: l, places: a.places, turns: a.turns, stall: a.stall, log: a.log.With("room", "http")}
 			start("http", func(context.Context) error {
 				var err error
 				if tls {

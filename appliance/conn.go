@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"casemate/cluster/share"
@@ -35,6 +37,12 @@ type progressConn struct {
 	waited atomic.Int64 // nanoseconds that writes waited since
 	sent   atomic.Int64 // so many bytes
 	until  atomic.Int64 // the write deadline that extend set, in Unix nanoseconds; 0 when somebody else has set one
+
+	// For large copies (turns.go). turn and raw belong to whoever writes.
+	turns  *share.Turns // nil: they are not bounded
+	client string       // who takes turns
+	turn   bool         // it is this connection's turn
+	raw    syscall.RawConn
 }
 
 // extend gives the client what is left of stall for what is written next. A deadline that is nearly the right one is
@@ -81,6 +89,9 @@ func (c *progressConn) SetWriteDeadline(t time.Time) error {
 }
 
 func (c *progressConn) Write(p []byte) (n int, err error) {
+	if c.turns != nil && len(p) >= largeWrite {
+		return c.writeInTurns(p)
+	}
 	for len(p) > 0 {
 		piece := p[:min(len(p), stallChunk)]
 		start := c.extend()
@@ -101,6 +112,14 @@ func (c *progressConn) ReadFrom(r io.Reader) (n int64, err error) {
 	outer, limited := r.(*io.LimitedReader)
 	if limited {
 		r, limit = outer.R, outer.N
+	}
+	if f, isFile := r.(*os.File); isFile && c.turns != nil {
+		if n, ok, err := c.sendFile(f, limit); ok {
+			if limited {
+				outer.N -= n
+			}
+			return n, err
+		}
 	}
 	for limit > 0 {
 		// The kernel takes a file itself or one in an *io.LimitedReader, not deeper: so the outer one was taken off
@@ -172,6 +191,7 @@ func (c *progressConn) abort() {
 type limitListener struct {
 	net.Listener
 	places *share.Places
+	turns  *share.Turns
 	stall  time.Duration
 	log    *slog.Logger
 }
@@ -188,14 +208,15 @@ func (l *limitListener) Accept() (net.Conn, error) {
 		if !ok {
 			return c, nil
 		}
-		place, ok := l.places.Take(share.Of(addrOf(tcp.RemoteAddr())), func() { tcp.Close() })
+		client := share.Of(addrOf(tcp.RemoteAddr()))
+		place, ok := l.places.Take(client, func() { tcp.Close() })
 		if !ok {
 			l.log.Info("a connection was refused: there are too many", "client", tcp.RemoteAddr())
 			tcp.SetLinger(0)
 			tcp.Close()
 			continue
 		}
-		return &progressConn{TCPConn: tcp, stall: l.stall, place: place}, nil
+		return &progressConn{TCPConn: tcp, stall: l.stall, place: place, turns: l.turns, client: client}, nil
 	}
 }
 

@@ -110,6 +110,9 @@ func (e *edge) handler(plain bool) http.Handler {
 		if c, ok := r.Context().Value(placeKey{}).(*progressConn); ok {
 			c.place.Begin()
 			defer func() { c.place.End(rec.status >= 200 && rec.status < 400) }()
+			if r.TLS != nil && r.ProtoMajor == 1 && c.turns != nil {
+				rec.conn = c
+			}
 			if e.large != nil {
 				rec.take = func() (*share.Place, bool) { return e.large.Take(share.Of(clientOf(r)), c.abort) }
 			}
@@ -329,6 +332,7 @@ type recorder struct {
 	bytes  int64
 	body   *stallBody                  // the request's; nil if it has none
 	take   func() (*share.Place, bool) // takes a place for a large answer; nil: it needs none
+	conn   *progressConn               // has files copied in turns before they are encrypted; nil: it does that itself
 }
 
 func (w *recorder) WriteHeader(status int) {
@@ -364,6 +368,13 @@ func (w *recorder) Write(p []byte) (int, error) {
 // ReadFrom is what io.Copy calls.
 func (w *recorder) ReadFrom(r io.Reader) (int64, error) {
 	w.begin(http.StatusOK)
+	if w.conn != nil {
+		if f, limit := fileOf(r); f != nil && limit >= largeWrite {
+			n, err := w.conn.copyInTurns(w.ResponseWriter, r, f, limit)
+			w.bytes += n
+			return n, err
+		}
+	}
 	rf, ok := w.ResponseWriter.(io.ReaderFrom)
 	if !ok {
 		return io.Copy(writerOnly{w}, r)

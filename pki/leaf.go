@@ -30,7 +30,7 @@ type leaves struct {
 	ca     *CA
 	magic  *certmagic.Config
 	cache  *certmagic.Cache
-	files  certmagic.Storage
+	files  *files
 	flight singleflight.Group
 
 	ctx  context.Context // ends with close
@@ -95,6 +95,7 @@ func (l *leaves) close() {
 	l.mu.Unlock()
 	l.stop()
 	l.wg.Wait()
+	l.files.flush()
 	l.cache.Stop()
 }
 

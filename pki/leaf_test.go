@@ -102,6 +102,7 @@ func TestScannerMakesNothingGrow(t *testing.T) {
 	if m := h.misses[0]; m.client != netip.MustParseAddr("10.1.2.3") || m.name != "host-0.example.com" {
 		t.Errorf("miss %v", m)
 	}
+	h.ca.leaves.files.flush()
 	files, err := os.ReadDir(h.cfg.Dir)
 	if err != nil || len(files) != 0 || len(h.ca.leaves.ready) != 0 {
 		t.Errorf("%d files, %d certificates (%v)", len(files), len(h.ca.leaves.ready), err)
@@ -174,6 +175,7 @@ func TestLeavesAreKeptOnTheNode(t *testing.T) {
 		t.Error("a restart made a new certificate")
 	}
 	files := 0
+	h.ca.leaves.files.flush()
 	err := filepath.WalkDir(h.cfg.Dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -199,6 +201,7 @@ func TestLeavesAreKeptOnTheNode(t *testing.T) {
 	h.reopen()
 	h.unknow("fd00::11")
 	h.maintain()
+	h.ca.leaves.files.flush()
 	left, err := os.ReadDir(filepath.Join(h.cfg.Dir, "certificates", issuerKey))
 	if err != nil || len(left) != 0 {
 		t.Errorf("%d names are left (%v)", len(left), err)
@@ -224,6 +227,7 @@ func TestDamagedFiles(t *testing.T) {
 			if _, err := h.ca.leaves.obtain("dl.k8s.io"); err != nil {
 				t.Fatal(err)
 			}
+			h.ca.leaves.files.flush()
 			for _, ext := range []string{".crt", ".key"} {
 				data, err := os.ReadFile(filepath.Join(dir, "..", "dl.k8s.io", "dl.k8s.io"+ext))
 				if err != nil {
@@ -238,6 +242,7 @@ func TestDamagedFiles(t *testing.T) {
 			if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
 				t.Fatal(err)
 			}
+			h.ca.leaves.files.flush()
 			damage(t, h, filepath.Join(h.cfg.Dir, "certificates", issuerKey, "docker.io"))
 			h.reopen()
 			for range 2 {
@@ -270,6 +275,7 @@ func foreign(t *testing.T, name, dir string) {
 	if _, err := o.ca.leaves.obtain(name); err != nil {
 		t.Fatal(err)
 	}
+	o.ca.leaves.files.flush()
 	for _, ext := range []string{".crt", ".key", ".json"} {
 		data, err := os.ReadFile(filepath.Join(o.cfg.Dir, "certificates", issuerKey, name, name+ext))
 		if err != nil {
@@ -454,8 +460,8 @@ func BenchmarkGet(b *testing.B) {
 // BenchmarkNewLeaf is what the first handshake of a name costs besides.
 func BenchmarkNewLeaf(b *testing.B) {
 	h := build(b, nil)
-	for b.Loop() {
-		if _, err := h.ca.leaves.renew("docker.io"); err != nil {
+	for i := 0; b.Loop(); i++ {
+		if _, err := h.ca.leaves.renew(fmt.Sprintf("%d.docker.io", i)); err != nil {
 			b.Fatal(err)
 		}
 	}

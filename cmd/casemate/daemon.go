@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"syscall"
 
@@ -250,6 +251,11 @@ func serveCommand(*options) *cobra.Command {
 				return err
 			}
 			appliance.Version, appliance.Commit = version, commit
+			// One processor more than there are cores: large copies take as many turns as there are cores (appliance,
+			// turns.go), and what is small finds a processor of the scheduler free. The system shares the cores.
+			if os.Getenv("GOMAXPROCS") == "" {
+				runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
+			}
 			log, level := appliance.NewLogger(cfg.Log, cmd.ErrOrStderr())
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP) // from the start: it must not end the process while it opens
