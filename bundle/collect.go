@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"casemate/bundle/lists"
@@ -71,16 +70,6 @@ type Progress interface {
 	// Start is called when something begins to be fetched: an image's layer, a file. total is its bytes, -1 if that is
 	// not known yet.
 	Start(name string, total int64) Transfer
-}
-
-// Transfer is one thing that is fetched.
-type Transfer interface {
-	// Total says how many bytes there will be, -1 if nobody knows.
-	Total(n int64)
-	// Add says that n more bytes are here. It is negative when a transfer begins anew.
-	Add(n int64)
-	// Done ends it; err is nil when it is complete and right.
-	Done(err error)
 }
 
 // Collection is what was collected. Its Index has everything; the blobs are in the cache, which is its own until Close.
@@ -149,11 +138,10 @@ type collector struct {
 	transport  http.RoundTripper
 	wait       func(ctx context.Context, pause time.Duration) error
 	now        func() time.Time
-	parts      keyedMutex                   // by what a part is of
+	downloads  *downloader
 	chartLock  sync.Mutex                   // one index is read at a time
 	charts     map[string]*lists.ChartIndex // by URL; guarded by chartLock
 	useful     map[string]bool              // by URL: it has a chart that was asked for, or was asked for itself; guarded by chartLock
-	fetched    atomic.Int64
 
 	names []asked // by their numbers: images, files, charts
 
@@ -250,8 +238,11 @@ func newCollector(opt CollectOptions) (*collector, error) {
 	if c.registries.overrides, err = parseOverrides(opt.RegistryOverrides); err != nil {
 		return nil, err
 	}
-	c.cache, err = openCache(opt.Cache)
-	return c, err
+	if c.cache, err = openCache(opt.Cache); err != nil {
+		return nil, err
+	}
+	c.downloads = &downloader{cache: c.cache, progress: c.opt.Progress, log: c.opt.Log, wait: c.wait}
+	return c, nil
 }
 
 // collect does it in two passes: first it finds out what every name is, then it fetches each blob and file once.
@@ -290,7 +281,7 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 		jobs = append(jobs, func() { c.blob(ctx, digest, b) })
 	}
 	if c.opt.DryRun {
-		c.fetched.Store(plan)
+		c.downloads.fetched.Store(plan)
 		jobs = nil
 	}
 	for _, f := range files.list {
@@ -310,7 +301,7 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 	}
 	c.noteSizes()
 	slices.Sort(c.notes)
-	return &Collection{Index: c.index(failed), Absent: failed, Notes: slices.Compact(c.notes), Fetched: c.fetched.Load(), cache: c.cache}, nil
+	return &Collection{Index: c.index(failed), Absent: failed, Notes: slices.Compact(c.notes), Fetched: c.downloads.fetched.Load(), cache: c.cache}, nil
 }
 
 // run does jobs, some at a time.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"casemate/bundle/lists"
 )
@@ -92,7 +93,7 @@ func (c *collector) blob(ctx context.Context, digest string, b *wantedBlob) {
 		if ctx.Err() != nil || fatal(err) {
 			break
 		}
-		if _, err = c.fetch(ctx, download{client: c.fileClient(true), url: u, name: u, digest: digest, size: b.size, blob: true}); err == nil {
+		if _, err = c.downloads.fetch(ctx, download{client: c.fileClient(true), url: u, name: u, digest: digest, size: b.size, blob: true}); err == nil {
 			return
 		}
 	}
@@ -104,7 +105,7 @@ func (c *collector) blob(ctx context.Context, digest string, b *wantedBlob) {
 // sizedLayer fetches one blob of a repository, of exactly that size.
 func (c *collector) sizedLayer(ctx context.Context, repo *repository, digest string, size int64) error {
 	algorithm, hex, _ := strings.Cut(digest, ":")
-	_, err := c.fetch(ctx, download{
+	_, err := c.downloads.fetch(ctx, download{
 		client: repo.http,
 		url:    repo.base + "blobs/" + digest,
 		name:   fmt.Sprintf("%s %s:%.12s", repo.name, algorithm, hex),
@@ -168,3 +169,6 @@ func (c *collector) index(failed []CollectFailure) *Index {
 	slices.SortFunc(ix.Blobs, func(a, b Blob) int { return cmp.Compare(a.Digest, b.Digest) })
 	return ix
 }
+
+// day is how Taken.On writes a day.
+func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }

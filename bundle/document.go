@@ -14,11 +14,8 @@ import (
 	"unicode/utf8"
 )
 
-// maxBlob and maxContent bound the size of one blob and of all together, so that sums and offsets cannot overflow.
-const (
-	maxBlob    = 1 << 50
-	maxContent = 1 << 60
-)
+// maxContent bounds the size of all blobs together, so that sums and offsets cannot overflow.
+const maxContent = 1 << 60
 
 var (
 	repositoryForm = regexp.MustCompile(`^((localhost|[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|\[[0-9a-fA-F:]+\]|[A-Za-z0-9-]+:[0-9]+)(:[0-9]{1,5})?/)?` +
@@ -221,7 +218,7 @@ func checkImage(prev, m *Image) error {
 		return fmt.Errorf("image %s: size must be between 0 and %d, got %d", m.ref(), int64(maxContent), m.Size)
 	}
 	for i, p := range m.Platforms {
-		if !platformForm.MatchString(p) {
+		if !validPlatform(p) {
 			return fmt.Errorf("image %s: %.200q is no platform", m.ref(), p)
 		}
 		if i > 0 && m.Platforms[i-1] >= p {
@@ -291,3 +288,6 @@ func (t *Taken) check(of string) error {
 	}
 	return nil
 }
+
+// validPlatform says whether s may be the name of a platform.
+func validPlatform(s string) bool { return platformForm.MatchString(s) }

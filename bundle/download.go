@@ -10,10 +10,12 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -32,6 +34,21 @@ type download struct {
 	blob bool
 	// judge, if there is one, says more about content that does not have the digest.
 	judge func(m *Mismatch, content *os.File)
+}
+
+// downloader brings content into the cache. Its methods are safe for concurrent use.
+type downloader struct {
+	cache    *cache
+	progress starter
+	log      *slog.Logger
+	wait     func(ctx context.Context, pause time.Duration) error
+	fetched  atomic.Int64 // bytes that came over the network
+	parts    keyedMutex   // by what a part is of
+}
+
+// starter is told when a transfer begins.
+type starter interface {
+	Start(name string, total int64) Transfer
 }
 
 // downloaded is what came.
@@ -63,7 +80,7 @@ func (s partState) validator() string {
 
 // fetch brings d into the cache and returns what came. Broken bodies are gone on with by Range for as long as that
 // brings something; content that changed meanwhile is begun anew. Memory does not grow with the size.
-func (c *collector) fetch(ctx context.Context, d download) (got downloaded, err error) {
+func (c *downloader) fetch(ctx context.Context, d download) (got downloaded, err error) {
 	key := cmp.Or(d.digest, d.url)
 	defer c.parts.lock(key)()
 	if n, ok := c.cache.stat(d.digest); ok && (d.size < 0 || n == d.size) && (d.blob || strings.HasPrefix(d.digest, "sha256:")) {
@@ -79,7 +96,7 @@ func (c *collector) fetch(ctx context.Context, d download) (got downloaded, err 
 		}
 		f.Close()
 	}()
-	t := c.opt.Progress.Start(d.name, d.size)
+	t := c.progress.Start(d.name, d.size)
 	defer func() { t.Done(err) }()
 	g := &getter{d: d, c: c, f: f, t: t, sha256: sha256.New()}
 	if strings.HasPrefix(d.digest, "sha512:") {
@@ -105,7 +122,7 @@ func (c *collector) fetch(ctx context.Context, d download) (got downloaded, err 
 // getter is a download on its way.
 type getter struct {
 	d      download
-	c      *collector
+	c      *downloader
 	f      *os.File
 	t      Transfer
 	sha256 hash.Hash
@@ -196,7 +213,7 @@ func (g *getter) right(ctx context.Context) error {
 			last = err.Error()
 		}
 		pause := backoff(max(1, try))
-		g.c.opt.Log.Warn("trying again", "with", g.d.name, "in", pause.Round(100*time.Millisecond), "error", err)
+		g.c.log.Warn("trying again", "with", g.d.name, "in", pause.Round(100*time.Millisecond), "error", err)
 		if err := g.c.wait(ctx, pause); err != nil {
 			return err
 		}
@@ -228,7 +245,7 @@ func (g *getter) run(ctx context.Context) error {
 			return err
 		}
 		pause := backoff(max(1, try-1))
-		g.c.opt.Log.Warn("going on", "with", g.d.name, "at", g.at, "in", pause.Round(100*time.Millisecond), "error", err)
+		g.c.log.Warn("going on", "with", g.d.name, "at", g.at, "in", pause.Round(100*time.Millisecond), "error", err)
 		if err := g.c.wait(ctx, pause); err != nil {
 			return err
 		}
@@ -426,5 +443,18 @@ func contentRange(h string) (from, whole int64, ok bool) {
 	return from, whole, true
 }
 
-// day is how Taken.On writes a day.
-func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
+// otherSize is the error for content of which the server has other than the bytes that it must have.
+type otherSize struct {
+	error
+	has int64
+}
+
+// Transfer is one thing that is fetched.
+type Transfer interface {
+	// Total says how many bytes there will be, -1 if nobody knows.
+	Total(n int64)
+	// Add says that n more bytes are here. It is negative when a transfer begins anew.
+	Add(n int64)
+	// Done ends it; err is nil when it is complete and right.
+	Done(err error)
+}

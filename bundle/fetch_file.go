@@ -131,7 +131,7 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 			m.Detail = "it was right on " + r.On
 		}
 	}
-	got, err := c.fetch(ctx, d)
+	got, err := c.downloads.fetch(ctx, d)
 	if err != nil {
 		return err
 	}
@@ -313,7 +313,7 @@ func (c *collector) sizeOf(ctx context.Context, f *fileJob) error {
 		}
 		file.Size = size
 		if f.Digest == "" || !c.held(f.Digest) {
-			c.fetched.Add(max(0, size))
+			c.downloads.fetched.Add(max(0, size))
 		}
 	}
 	c.mu.Lock()

@@ -139,12 +139,6 @@ func (c *collector) noteSizes() {
 	}
 }
 
-// otherSize is the error for content of which the server has other than the bytes that it must have.
-type otherSize struct {
-	error
-	has int64
-}
-
 // layer fetches one blob of a repository. If the registry has another size of it than its descriptor says, the digest
 // decides which of them is wrong.
 func (c *collector) layer(ctx context.Context, repo *repository, digest string, size int64) error {

@@ -2,7 +2,6 @@ package bundle
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,9 +30,6 @@ var acceptManifests = strings.Join([]string{
 	"application/vnd.oci.artifact.manifest.v1+json",
 	"*/*",
 }, ", ")
-
-// errPlainHTTP is what a registry gets that has no TLS.
-var errPlainHTTP = errors.New("it answers without TLS, which is for registries on this machine only")
 
 // registries are the registries' repositories, each logged in to once. Its methods are safe for concurrent use.
 type registries struct {
@@ -329,17 +325,4 @@ func (r *repository) nextPage(resp *http.Response) string {
 	return rest
 }
 
-// registryMessage is the first message of a registry's error (OCI distribution specification, "Error Codes"), "" if
-// body is none.
-func registryMessage(body []byte) string {
-	var doc struct {
-		Errors []struct {
-			Code    string `json:"code"`
-			Message string `json:"message"`
-		} `json:"errors"`
-	}
-	if json.Unmarshal(body, &doc) != nil || len(doc.Errors) == 0 {
-		return ""
-	}
-	return cmp.Or(doc.Errors[0].Message, doc.Errors[0].Code)
-}
+const mostRedirects = 10

@@ -20,10 +20,7 @@ const (
 	ociIndexName  = "index.json"
 )
 
-const (
-	maxPartDoc   = 4 << 20
-	maxSignature = 4 << 10
-)
+const maxPartDoc = 4 << 20
 
 // partDoc is the document casemate/part.json: which bundle this is, which part of it, and the digests of chunks, which
 // nothing else tells.

@@ -8,7 +8,7 @@ import (
 // askedPlatform reads "os/arch" or "os/arch/variant", as people write it.
 func askedPlatform(s string) (platform, error) {
 	f := strings.Split(strings.ToLower(s), "/")
-	if len(f) < 2 || len(f) > 3 || !platformForm.MatchString(s) || strings.Contains(s, "//") || strings.HasSuffix(s, "/") {
+	if len(f) < 2 || len(f) > 3 || !validPlatform(s) || strings.Contains(s, "//") || strings.HasSuffix(s, "/") {
 		return platform{}, fmt.Errorf("platform %.100q is not OS/ARCH or OS/ARCH/VARIANT, like linux/arm64", s)
 	}
 	p := platform{OS: f[0], Architecture: f[1]}

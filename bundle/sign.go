@@ -22,6 +22,9 @@ const (
 
 const signatureAlgorithm = "ed25519"
 
+// maxSignature is how long a signature document may be.
+const maxSignature = 4 << 10
+
 // signature is the document casemate/signature.json.
 type signature struct {
 	Algorithm string `json:"algorithm"`

@@ -16,9 +16,8 @@ import (
 
 // Limits of what is read from foreign archives. Blobs have none: what they may take is for the sink's disk to say.
 const (
-	maxDocument     = 4 << 20 // bytes of a JSON document or manifest, the same as registries and containerd have
-	maxArchiveDepth = 2       // archives in an archive or directory, and archives in those
-	putWorkers      = 8       // blobs that go to the sink at once
+	maxArchiveDepth = 2 // archives in an archive or directory, and archives in those
+	putWorkers      = 8 // blobs that go to the sink at once
 )
 
 // Limits that take seconds to reach; tests lower them.

@@ -1,11 +1,8 @@
 package bundle
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"io/fs"
 	"strings"
 )
 
@@ -147,39 +144,6 @@ func isManifestType(t string) bool {
 	return false
 }
 
-// maxNested is how deep indexes may lie in indexes. Clients and registries look no deeper.
-const maxNested = 32
-
-func errNested(digest string) error {
-	return fmt.Errorf("index %s: more than %d indexes in indexes lie one in the other, and clients look no deeper: %w",
-		digest, maxNested, fs.ErrInvalid)
-}
-
-// graph is the manifests that were seen, by digest. It is used by one goroutine.
-type graph struct {
-	manifests map[string]*manifest
-	edges     int
-}
-
-// learn adds a manifest. data must have that digest.
-func (g *graph) learn(digest, mediaType string, data []byte) (*manifest, error) {
-	if m := g.manifests[digest]; m != nil {
-		return m, nil
-	}
-	m, err := parseManifest(digest, mediaType, data)
-	if err != nil {
-		return nil, err
-	}
-	if g.edges += 1 + len(m.children) + len(m.blobs); g.edges > maxEntries {
-		return nil, fmt.Errorf("manifest %s and those before it name more than %d blobs", digest, maxEntries)
-	}
-	if g.manifests == nil {
-		g.manifests = map[string]*manifest{}
-	}
-	g.manifests[digest] = m
-	return m, nil
-}
-
 // configPlatform is what a config says that an image runs on, "" if it is no image's.
 func configPlatform(mediaType string, data []byte) string {
 	if mediaType != mediaOCIConfig && mediaType != mediaDockerConfig {
@@ -190,23 +154,6 @@ func configPlatform(mediaType string, data []byte) string {
 		return "" // no client could run it, but it can be stored
 	}
 	return p.String()
-}
-
-// stored reads a manifest or another small document from the sink.
-func (r *reading) stored(ctx context.Context, digest string) ([]byte, error) {
-	f, err := r.sink.Open(ctx, digest)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", digest, err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxDocument+1))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", digest, err)
-	}
-	if len(data) > maxDocument {
-		return nil, fmt.Errorf("%s has more than the %d bytes of a document", digest, maxDocument)
-	}
-	return data, nil
 }
 
 // digestLike is the digest of data, of the same algorithm as like, which checkDigest has passed.
@@ -223,3 +170,9 @@ func (d descriptor) inline() []byte {
 	}
 	return nil
 }
+
+// maxDocument bounds a JSON document or manifest; registries and containerd have the same limit.
+const maxDocument = 4 << 20
+
+// maxBlob bounds the size of one blob, so that sums and offsets cannot overflow.
+const maxBlob = 1 << 50

@@ -270,7 +270,7 @@ func (r *reading) image(ctx context.Context, digest string, blobs map[string]int
 		if said == nil {
 			p = m.platform
 		}
-		if platformForm.MatchString(p) {
+		if validPlatform(p) {
 			platforms[p] = true
 		}
 		for _, c := range m.children {

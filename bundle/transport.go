@@ -20,12 +20,11 @@ import (
 )
 
 const (
-	tries         = 6                      // of one request, and of a body that makes no progress
-	firstPause    = 500 * time.Millisecond // doubles with every try
-	longestPause  = 30 * time.Second
-	longestAsked  = 5 * time.Minute // that a Retry-After may ask for; who asks for more is not waited for
-	stallAfter    = 60 * time.Second
-	mostRedirects = 10
+	tries        = 6                      // of one request, and of a body that makes no progress
+	firstPause   = 500 * time.Millisecond // doubles with every try
+	longestPause = 30 * time.Second
+	longestAsked = 5 * time.Minute // that a Retry-After may ask for; who asks for more is not waited for
+	stallAfter   = 60 * time.Second
 )
 
 // errStalled ends a response that sends nothing any more. It counts as a broken connection.
@@ -306,3 +305,6 @@ func withoutURL(err error) error {
 	}
 	return u.Err
 }
+
+// errPlainHTTP is what a registry gets that has no TLS.
+var errPlainHTTP = errors.New("it answers without TLS, which is for registries on this machine only")

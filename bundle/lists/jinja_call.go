@@ -8,7 +8,7 @@ import (
 
 // call is a filter, test or method with its arguments evaluated.
 type call struct {
-	v     *variables
+	v     Scope
 	name  string
 	of    any
 	args  []any
@@ -33,7 +33,7 @@ func (c call) str(i int, name string) (string, error) {
 }
 
 // evaluated are the arguments' values.
-func (a arguments) evaluated(v *variables) (list []any, named map[string]any, err error) {
+func (a arguments) evaluated(v Scope) (list []any, named map[string]any, err error) {
 	for _, e := range a.list {
 		x, err := whole(e, v)
 		if err != nil {
@@ -54,7 +54,7 @@ func (a arguments) evaluated(v *variables) (list []any, named map[string]any, er
 	return list, named, nil
 }
 
-func (e callExpr) eval(v *variables) (any, error) {
+func (e callExpr) eval(v Scope) (any, error) {
 	args, named, err := e.args.evaluated(v)
 	if err != nil {
 		return nil, err
@@ -73,13 +73,13 @@ func (e callExpr) eval(v *variables) (any, error) {
 	}
 	switch args[0] {
 	case "vars", "ansible.builtin.vars":
-		x, err := v.lookup(what)
+		x, err := v.Lookup(what)
 		if _, not := x.(undefined); err == nil && not && named["default"] != nil {
 			return named["default"], nil
 		}
 		return x, err
 	case "env", "ansible.builtin.env":
-		if v.given {
+		if v.Given() {
 			return nil, &unreadableError{"the environment variable " + what + " is known only where Ansible runs"}
 		}
 		return "", nil // what is wanted does not depend on who asks
@@ -87,12 +87,12 @@ func (e callExpr) eval(v *variables) (any, error) {
 	return nil, &unreadableError{fmt.Sprintf("lookup of %v is not understood", args[0])}
 }
 
-func (e methodExpr) eval(v *variables) (any, error) {
+func (e methodExpr) eval(v Scope) (any, error) {
 	x, err := value(e.of, v)
 	if err != nil {
 		return nil, err
 	}
-	if x, err = v.forceAll(x); err != nil {
+	if x, err = v.ForceAll(x); err != nil {
 		return nil, err
 	}
 	args, named, err := e.args.evaluated(v)

@@ -7,7 +7,7 @@ import (
 
 // expr is a node of an expression. Its value may be undefined; use value where that is an error.
 type expr interface {
-	eval(v *variables) (any, error)
+	eval(v Scope) (any, error)
 }
 
 type (
@@ -61,7 +61,7 @@ type arguments struct {
 }
 
 // value evaluates and takes undefined for an error.
-func value(e expr, v *variables) (any, error) {
+func value(e expr, v Scope) (any, error) {
 	x, err := e.eval(v)
 	if err != nil {
 		return nil, err
@@ -73,19 +73,19 @@ func value(e expr, v *variables) (any, error) {
 }
 
 // whole evaluates and forces what a list or dictionary holds, for those who look at all of it.
-func whole(e expr, v *variables) (any, error) {
+func whole(e expr, v Scope) (any, error) {
 	x, err := value(e, v)
 	if err != nil {
 		return nil, err
 	}
-	return v.forceAll(x)
+	return v.ForceAll(x)
 }
 
-func (e litExpr) eval(*variables) (any, error) { return e.value, nil }
+func (e litExpr) eval(Scope) (any, error) { return e.value, nil }
 
-func (e nameExpr) eval(v *variables) (any, error) { return v.lookup(string(e)) }
+func (e nameExpr) eval(v Scope) (any, error) { return v.Lookup(string(e)) }
 
-func (e listExpr) eval(v *variables) (any, error) {
+func (e listExpr) eval(v Scope) (any, error) {
 	list := make([]any, 0, len(e))
 	for _, item := range e {
 		x, err := value(item, v)
@@ -97,7 +97,7 @@ func (e listExpr) eval(v *variables) (any, error) {
 	return list, nil
 }
 
-func (e dictExpr) eval(v *variables) (any, error) {
+func (e dictExpr) eval(v Scope) (any, error) {
 	d := &dict{}
 	for i := range e.keys {
 		k, err := value(e.keys[i], v)
@@ -117,7 +117,7 @@ func (e dictExpr) eval(v *variables) (any, error) {
 	return d, nil
 }
 
-func (e condExpr) eval(v *variables) (any, error) {
+func (e condExpr) eval(v Scope) (any, error) {
 	test, err := value(e.test, v)
 	switch {
 	case err != nil:
@@ -130,12 +130,12 @@ func (e condExpr) eval(v *variables) (any, error) {
 	return e.other.eval(v)
 }
 
-func (e notExpr) eval(v *variables) (any, error) {
+func (e notExpr) eval(v Scope) (any, error) {
 	x, err := value(e.of, v)
 	return !truth(x), err
 }
 
-func (e logicExpr) eval(v *variables) (any, error) {
+func (e logicExpr) eval(v Scope) (any, error) {
 	x, err := value(e.left, v)
 	if err != nil || truth(x) == e.or {
 		return x, err
@@ -143,7 +143,7 @@ func (e logicExpr) eval(v *variables) (any, error) {
 	return value(e.right, v)
 }
 
-func (e compareExpr) eval(v *variables) (any, error) {
+func (e compareExpr) eval(v Scope) (any, error) {
 	a, err := whole(e.left, v)
 	if err != nil {
 		return nil, err
@@ -188,7 +188,7 @@ func ordered(op string, n int) bool {
 	return n != 0
 }
 
-func (e binaryExpr) eval(v *variables) (any, error) {
+func (e binaryExpr) eval(v Scope) (any, error) {
 	a, err := value(e.left, v)
 	if err != nil {
 		return nil, err
@@ -200,7 +200,7 @@ func (e binaryExpr) eval(v *variables) (any, error) {
 	return arithmetic(e.op, a, b)
 }
 
-func (e indexExpr) eval(v *variables) (any, error) {
+func (e indexExpr) eval(v Scope) (any, error) {
 	of, err := e.of.eval(v)
 	if err != nil {
 		return nil, err
@@ -224,7 +224,7 @@ func (e indexExpr) eval(v *variables) (any, error) {
 		if !ok {
 			return undefined{what: describe(e.of) + "[" + strconv.Quote(key) + "]"}, nil
 		}
-		return v.force(x)
+		return v.Force(x)
 	case []any:
 		n, ok := i.(int64)
 		if !ok {
@@ -236,7 +236,7 @@ func (e indexExpr) eval(v *variables) (any, error) {
 		if n < 0 || n >= int64(len(of)) {
 			return undefined{what: fmt.Sprintf("%s[%d]", describe(e.of), n)}, nil
 		}
-		return v.force(of[n])
+		return v.Force(of[n])
 	}
 	return nil, fmt.Errorf("%s has no parts", typeName(of))
 }
@@ -259,7 +259,7 @@ func describe(e expr) string {
 	return "(…)"
 }
 
-func (e sliceExpr) eval(v *variables) (any, error) {
+func (e sliceExpr) eval(v Scope) (any, error) {
 	of, err := value(e.of, v)
 	if err != nil {
 		return nil, err

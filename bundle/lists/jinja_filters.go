@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-func (e filterExpr) eval(v *variables) (any, error) {
+func (e filterExpr) eval(v Scope) (any, error) {
 	x, err := e.of.eval(v)
 	if isUndefined(err) && (e.name == "default" || e.name == "d") {
 		x, err = undefined{cause: err}, nil
@@ -24,7 +24,7 @@ func (e filterExpr) eval(v *variables) (any, error) {
 	if u, ok := x.(undefined); ok {
 		return nil, u
 	}
-	if x, err = v.forceAll(x); err != nil {
+	if x, err = v.ForceAll(x); err != nil {
 		return nil, err
 	}
 	args, named, err := e.args.evaluated(v)
@@ -36,7 +36,7 @@ func (e filterExpr) eval(v *variables) (any, error) {
 
 // fallback is the filter default. Its argument is evaluated only if it is needed, so that a default that cannot be
 // known does no harm.
-func (e filterExpr) fallback(x any, v *variables) (any, error) {
+func (e filterExpr) fallback(x any, v Scope) (any, error) {
 	falsy := false
 	for i, a := range e.args.list {
 		if i == 1 {

@@ -154,7 +154,7 @@ func (p *templateParser) condition(tokens []token, depth int) (piece, error) {
 }
 
 // render evaluates a template. One that is a single expression has that expression's value; everything else is text.
-func (t template) render(v *variables) (any, error) {
+func (t template) render(v Scope) (any, error) {
 	if len(t) == 1 && t[0].expr != nil {
 		return t[0].expr.eval(v)
 	}
@@ -165,7 +165,7 @@ func (t template) render(v *variables) (any, error) {
 	return b.String(), nil
 }
 
-func (t template) write(b *strings.Builder, v *variables) error {
+func (t template) write(b *strings.Builder, v Scope) error {
 	for _, p := range t {
 		switch {
 		case p.expr != nil:
@@ -202,4 +202,18 @@ func (t template) write(b *strings.Builder, v *variables) error {
 		}
 	}
 	return nil
+}
+
+// Scope resolves the variables of a template. A variable may itself be a template; the Scope evaluates it when it is
+// asked for.
+type Scope interface {
+	// Lookup returns the value of a variable, or undefined.
+	Lookup(name string) (any, error)
+	// Force evaluates a value that is an unevaluated template, and returns every other value as it is.
+	Force(x any) (any, error)
+	// ForceAll evaluates the elements of a list or dictionary too.
+	ForceAll(x any) (any, error)
+	// Given reports whether the template that is being evaluated was written by the user, who may ask for what only
+	// Ansible knows.
+	Given() bool
 }

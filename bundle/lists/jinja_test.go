@@ -139,7 +139,7 @@ func TestJinjaBounds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = (&variables{}).with(f.defs).lookup("v60")
+		_, err = (&variables{}).with(f.defs).Lookup("v60")
 		if err == nil || !strings.Contains(err.Error(), "of more than") {
 			t.Errorf("got %v", err)
 		}

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-func (e testExpr) eval(v *variables) (any, error) {
+func (e testExpr) eval(v Scope) (any, error) {
 	x, err := e.of.eval(v)
 	if isUndefined(err) {
 		x, err = undefined{cause: err}, nil
@@ -26,7 +26,7 @@ func (e testExpr) eval(v *variables) (any, error) {
 	case not:
 		return nil, u
 	}
-	if x, err = v.forceAll(x); err != nil {
+	if x, err = v.ForceAll(x); err != nil {
 		return nil, err
 	}
 	args, named, err := e.args.evaluated(v)

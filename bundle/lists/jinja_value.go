@@ -28,8 +28,8 @@ type dict struct {
 
 // unknown is an error for a key that is not there but may be where Ansible runs, nil for every other. Only what the
 // user gave is held to that: the templates of a checkout are made for a machine that has no facts yet.
-func (d *dict) unknown(v *variables, key string) error {
-	if _, ok := d.values[key]; ok || !d.open || !v.given {
+func (d *dict) unknown(v Scope, key string) error {
+	if _, ok := d.values[key]; ok || !d.open || !v.Given() {
 		return nil
 	}
 	return &unreadableError{"the fact " + key + " of a node is known only where Ansible runs"}
@@ -316,3 +316,9 @@ func concat(a, b string) (any, error) {
 	}
 	return a + b, nil
 }
+
+// unreadableError says that something has a value which is not known here. Other than what is undefined it takes no
+// default.
+type unreadableError struct{ why string }
+
+func (e *unreadableError) Error() string { return e.why }

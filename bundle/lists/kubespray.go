@@ -169,7 +169,7 @@ func (k *kubespray) field(e downloadEntry, name string) (s string, ok bool, err 
 	if !ok {
 		return "", false, nil
 	}
-	if x, err = k.vars.force(x); err == nil {
+	if x, err = k.vars.Force(x); err == nil {
 		s, err = toText(x)
 	}
 	if err != nil {
@@ -224,7 +224,7 @@ func (k *kubespray) file(u, where string) File {
 			continue
 		}
 		// An entry can be a file or an image; then its checksum is the image's.
-		if file, err := k.vars.force(e.fields.values["file"]); err != nil || !toBool(file) {
+		if file, err := k.vars.Force(e.fields.values["file"]); err != nil || !toBool(file) {
 			continue
 		}
 		sum, err := k.checksum(e)
@@ -303,7 +303,7 @@ func (k *kubespray) imageOf(e downloadEntry) (string, error) {
 
 // imageDigest is what an inventory pins an image to (nginx_digest_checksum); then Kubespray pulls by it.
 func (k *kubespray) imageDigest(e downloadEntry) (string, error) {
-	container, err := k.vars.force(e.fields.values["container"])
+	container, err := k.vars.Force(e.fields.values["container"])
 	if err != nil {
 		return "", fmt.Errorf("downloads.%s.container: %w", e.name, err)
 	}

@@ -142,7 +142,7 @@ func (c *checkout) readChecksums(name string) (*Checksums, error) {
 }
 
 func (k *kubespray) readEntries() error {
-	x, err := k.vars.lookup("downloads")
+	x, err := k.vars.Lookup("downloads")
 	if err != nil {
 		return err
 	}

@@ -52,12 +52,6 @@ type hidden struct {
 	where string
 }
 
-// unreadableError says that something has a value which is not known here. Other than what is undefined it takes no
-// default.
-type unreadableError struct{ why string }
-
-func (e *unreadableError) Error() string { return e.why }
-
 // variableError says which variable could not be evaluated.
 type variableError struct {
 	name, where string
@@ -81,8 +75,8 @@ func (v *variables) with(more ...map[string]definition) *variables {
 	return n
 }
 
-// lookup is a variable's value, or undefined.
-func (v *variables) lookup(name string) (any, error) {
+// Lookup is a variable's value, or undefined.
+func (v *variables) Lookup(name string) (any, error) {
 	if v.asked != nil {
 		v.asked[name] = true
 	}
@@ -103,11 +97,11 @@ func (v *variables) lookup(name string) (any, error) {
 	}
 	v.busy = append(v.busy, name)
 	defer func() { v.busy = v.busy[:len(v.busy)-1] }()
-	return v.force(d.value)
+	return v.Force(d.value)
 }
 
-// force evaluates a value that is a template. One that is undefined is an error that names its variable.
-func (v *variables) force(x any) (any, error) {
+// Force evaluates a value that is a template. One that is undefined is an error that names its variable.
+func (v *variables) Force(x any) (any, error) {
 	if h, ok := x.(*hidden); ok {
 		return nil, &variableError{h.name, h.where, &unreadableError{h.why}}
 	}
@@ -142,6 +136,9 @@ func (v *variables) force(x any) (any, error) {
 	return y, nil
 }
 
+// Given says whether what is being evaluated was given by the user.
+func (v *variables) Given() bool { return v.given }
+
 // evaluate evaluates a template.
 func (v *variables) evaluate(text string) (any, error) {
 	t, err := parseTemplate(text)
@@ -151,21 +148,21 @@ func (v *variables) evaluate(text string) (any, error) {
 	return t.render(v)
 }
 
-// forceAll evaluates what a list or dictionary holds too.
-func (v *variables) forceAll(x any) (any, error) {
-	x, err := v.force(x)
+// ForceAll evaluates what a list or dictionary holds too.
+func (v *variables) ForceAll(x any) (any, error) {
+	x, err := v.Force(x)
 	if err != nil {
 		return nil, err
 	}
 	switch of := x.(type) {
 	case []any:
 		for i := range of {
-			if y, err := v.forceAll(of[i]); err != nil {
+			if y, err := v.ForceAll(of[i]); err != nil {
 				return nil, err
 			} else if !unchanged(y, of[i]) {
 				list := append([]any(nil), of...)
 				for j := i; j < len(list); j++ {
-					if list[j], err = v.forceAll(list[j]); err != nil {
+					if list[j], err = v.ForceAll(list[j]); err != nil {
 						return nil, err
 					}
 				}
@@ -174,12 +171,12 @@ func (v *variables) forceAll(x any) (any, error) {
 		}
 	case *dict:
 		for _, k := range of.keys {
-			if y, err := v.forceAll(of.values[k]); err != nil {
+			if y, err := v.ForceAll(of.values[k]); err != nil {
 				return nil, err
 			} else if !unchanged(y, of.values[k]) {
 				d := &dict{}
 				for _, k := range of.keys {
-					y, err := v.forceAll(of.values[k])
+					y, err := v.ForceAll(of.values[k])
 					if err != nil {
 						return nil, err
 					}
@@ -209,7 +206,7 @@ func unchanged(a, b any) bool {
 
 // text evaluates a variable that must be a text.
 func (v *variables) text(name string) (string, error) {
-	x, err := v.lookup(name)
+	x, err := v.Lookup(name)
 	if err != nil {
 		return "", err
 	}
