@@ -91,7 +91,7 @@ func chunksOf(d *dealt) int {
 // TestPartReserve: part.json never takes more than was set aside for it.
 func TestPartReserve(t *testing.T) {
 	for _, cuts := range []int{0, 1, 4999} {
-		p := &partDoc{Version: bundleVersion, Bundle: digestA, Part: maxParts, Parts: maxParts, Split: 1<<63 - 1, Chunk: 1<<63 - 1}
+		p := &partDoc{Version: bundleVersion, Bundle: someDigest, Part: maxParts, Parts: maxParts, Split: 1<<63 - 1, Chunk: 1<<63 - 1}
 		for range cuts {
 			p.Cut = append(p.Cut, cut{fmt.Sprintf("sha512:%0128x", 0), []string{emptyChunk, emptyChunk}})
 		}
@@ -101,3 +101,8 @@ func TestPartReserve(t *testing.T) {
 		}
 	}
 }
+
+const (
+	someDigest  = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	otherDigest = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+)

@@ -54,3 +54,10 @@ func (v *hashed) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// digestLike is the digest of data, of the same algorithm as like, which checkDigest has passed.
+func digestLike(like string, data []byte) string {
+	h := newHash(like)
+	h.Write(data)
+	return sumString(like, h)
+}

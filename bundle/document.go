@@ -22,7 +22,6 @@ var (
 		`[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
 	tagForm       = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
 	mediaTypeForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`)
-	platformForm  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.+/:-]{0,127}$`)
 )
 
 // Encode sorts the lists, checks the document and writes it in its one form. Its digest is the ID of the bundle.
@@ -288,6 +287,3 @@ func (t *Taken) check(of string) error {
 	}
 	return nil
 }
-
-// validPlatform says whether s may be the name of a platform.
-func validPlatform(s string) bool { return platformForm.MatchString(s) }

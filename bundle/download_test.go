@@ -415,27 +415,6 @@ func TestDamagedPartIsBegunAnew(t *testing.T) {
 	}
 }
 
-func TestRetryAfter(t *testing.T) {
-	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	for _, tt := range []struct {
-		header string
-		want   time.Duration
-		ok     bool
-	}{
-		{"7", 7 * time.Second, true}, {" 0 ", 0, true}, {"Tue, 24 Nov 2026 12:01:00 GMT", time.Minute, true}, {"Tue, 24 Nov 2026 11:00:00 GMT", 0, true},
-		{"", 0, false}, {"soon", 0, false}, {"-5", 0, false}, {"99999999999999999999", 0, false},
-	} {
-		if got, ok := retryAfter(tt.header, now); got != tt.want || ok != tt.ok {
-			t.Errorf("%q: got %v %v", tt.header, got, ok)
-		}
-	}
-	for try := 1; try < 40; try++ {
-		if d := backoff(try); d < firstPause/2 || d > longestPause {
-			t.Errorf("try %d: waits %v", try, d)
-		}
-	}
-}
-
 func TestTooManyRequests(t *testing.T) {
 	for _, tt := range []struct {
 		after string
@@ -513,30 +492,4 @@ func TestCancelEndsEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.close()
-}
-
-func TestContentRange(t *testing.T) {
-	for _, tt := range []struct {
-		header      string
-		from, whole int64
-		ok          bool
-	}{
-		{"bytes 0-9/10", 0, 10, true}, {"bytes 5-9/*", 5, -1, true}, {" bytes 5-5/6", 5, 6, true},
-		{"", 0, 0, false}, {"bytes 5-9", 0, 0, false}, {"bytes 9-5/10", 0, 0, false}, {"bytes 0-10/10", 0, 0, false}, {"bytes */10", 0, 0, false},
-		{"items 0-9/10", 0, 0, false}, {"bytes -1-9/10", 0, 0, false}, {"bytes 0-9/99999999999999999999", 0, 0, false},
-	} {
-		if from, whole, ok := contentRange(tt.header); from != tt.from || whole != tt.whole || ok != tt.ok {
-			t.Errorf("%q: got %d %d %v", tt.header, from, whole, ok)
-		}
-	}
-}
-
-func FuzzContentRange(f *testing.F) {
-	f.Add("bytes 0-9/10")
-	f.Add("bytes 5-9/*")
-	f.Fuzz(func(t *testing.T, h string) {
-		if from, whole, ok := contentRange(h); ok && (from < 0 || whole >= 0 && from >= whole) {
-			t.Errorf("%q: got %d of %d", h, from, whole)
-		}
-	})
 }

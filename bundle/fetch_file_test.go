@@ -321,73 +321,6 @@ func tarball(t *testing.T, files ...string) string {
 	return b.String()
 }
 
-func TestVerdicts(t *testing.T) {
-	var zipped bytes.Buffer
-	z := gzip.NewWriter(&zipped)
-	z.Write(noise(5, 10_000))
-	z.Close()
-	arm := program(elf.EM_AARCH64)
-	known := map[string]string{
-		sha256Of([]byte("kubelet arm")): "kubelet_checksums arm64 1.35.4",
-		sha256Of([]byte("kubelet old")): "kubelet_checksums amd64 1.35.3",
-	}
-	for _, tt := range []struct {
-		name, path, content string
-		want                Looks
-		detail              string
-	}{
-		{"empty", "/kubelet", "", Truncated, "empty"},
-		{"known of another architecture", "/amd64/kubelet", "kubelet arm", OtherArchitecture, "it is kubelet_checksums arm64 1.35.4"},
-		{"known of another version", "/amd64/kubelet", "kubelet old", OtherVersion, "it is kubelet_checksums amd64 1.35.3"},
-		{"program of another architecture", "/linux/amd64/kubelet", string(arm), OtherArchitecture, "a program for arm64, and its URL says amd64"},
-		{"program of the right architecture", "/linux/arm64/kubelet", string(arm), Changed, "other content now"},
-		{"a program's beginning", "/linux/arm64/kubelet", string(arm[:100]), Truncated, "the end of the program is missing"},
-		{"a few bytes of a program", "/linux/arm64/kubelet", string(arm[:10]), Truncated, "first bytes of a program"},
-		{"cut archive", "/a.tgz", zipped.String()[:zipped.Len()-100], Truncated, "gzip stream ends early"},
-		{"whole archive", "/a.tgz", zipped.String(), Changed, "other content now"},
-		{"archive of another architecture", "/cni-plugins-linux-amd64-v1.tgz", tarball(t, "README", "read this", "./bridge", string(arm)), OtherArchitecture, "programs in it are for arm64, and its URL says amd64"},
-		{"archive of the right architecture", "/cni-plugins-linux-arm64-v1.tgz", tarball(t, "./bridge", string(arm)), Changed, "other content now"},
-		{"HTML", "/kubelet", "\n<!doctype HTML><html>Log in", ErrorPage, "HTML"},
-		{"object store", "/kubelet", `<?xml version="1.0"?><Error><Code>NoSuchKey</Code></Error>`, ErrorPage, "NoSuchKey"},
-		{"text", "/a.tgz", "404: Not Found", ErrorPage, "404: Not Found"},
-		{"something", "/kubelet", "something", Changed, "other content now"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			s := tree(t, map[string]string{tt.path: tt.content})
-			opt := s.options(t)
-			opt.Other = func(d string) string { return known[d] }
-			w := wantFiles(s.URL + tt.path)
-			w.Files[0].Digest, w.Files[0].Known = sha256Of([]byte("right")), "checksums.yml: kubelet_checksums amd64 1.35.4"
-			_, err := Collect(t.Context(), w, opt)
-			var m *Mismatch
-			if !errors.As(err, &m) {
-				t.Fatalf("got %v", err)
-			}
-			if m.Looks != tt.want || !strings.Contains(m.Detail, tt.detail) || m.Size != int64(len(tt.content)) || m.Got != sha256Of([]byte(tt.content)) {
-				t.Errorf("got %+v", m)
-			}
-			if !strings.Contains(err.Error(), "by checksums.yml: kubelet_checksums amd64 1.35.4") {
-				t.Errorf("got %v", err)
-			}
-			// The wrong content is not gone on with.
-			if parts, err := os.ReadDir(opt.Cache + "/parts"); err != nil || len(parts) != 0 {
-				t.Errorf("%d parts are left, %v", len(parts), err)
-			}
-		})
-	}
-}
-
-func TestArchitecture(t *testing.T) {
-	for text, want := range map[string]string{
-		"/release/v1.2.3/bin/linux/amd64/kubelet": "amd64", "runc.arm64": "arm64", "cni-plugins-linux-ppc64le-v1.tgz": "ppc64le", "yq_linux_amd64": "amd64", "tool-x86_64.tar.gz": "amd64",
-		"charm-1.tgz": "", "amd64-and-arm64": "", "": "", "k3s-armhf": "arm", "sha256sum-amd64.txt": "amd64", "Linux_x86_64": "amd64",
-	} {
-		if got := architecture(text); got != want {
-			t.Errorf("%q: got %q, want %q", text, got, want)
-		}
-	}
-}
-
 func FuzzVerdict(f *testing.F) {
 	f.Add([]byte("<html>"), "https://example.com/amd64/kubelet")
 	f.Add(program(elf.EM_AARCH64), "https://example.com/amd64/kubelet")
@@ -479,5 +412,61 @@ func TestOrigin(t *testing.T) {
 		if got := origin(tt[0], tt[1]); got != tt[2] {
 			t.Errorf("%s → %s: got %q", tt[0], tt[1], got)
 		}
+	}
+}
+
+func TestVerdicts(t *testing.T) {
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	z.Write(noise(5, 10_000))
+	z.Close()
+	arm := program(elf.EM_AARCH64)
+	known := map[string]string{
+		sha256Of([]byte("kubelet arm")): "kubelet_checksums arm64 1.35.4",
+		sha256Of([]byte("kubelet old")): "kubelet_checksums amd64 1.35.3",
+	}
+	for _, tt := range []struct {
+		name, path, content string
+		want                Looks
+		detail              string
+	}{
+		{"empty", "/kubelet", "", Truncated, "empty"},
+		{"known of another architecture", "/amd64/kubelet", "kubelet arm", OtherArchitecture, "it is kubelet_checksums arm64 1.35.4"},
+		{"known of another version", "/amd64/kubelet", "kubelet old", OtherVersion, "it is kubelet_checksums amd64 1.35.3"},
+		{"program of another architecture", "/linux/amd64/kubelet", string(arm), OtherArchitecture, "a program for arm64, and its URL says amd64"},
+		{"program of the right architecture", "/linux/arm64/kubelet", string(arm), Changed, "other content now"},
+		{"a program's beginning", "/linux/arm64/kubelet", string(arm[:100]), Truncated, "the end of the program is missing"},
+		{"a few bytes of a program", "/linux/arm64/kubelet", string(arm[:10]), Truncated, "first bytes of a program"},
+		{"cut archive", "/a.tgz", zipped.String()[:zipped.Len()-100], Truncated, "gzip stream ends early"},
+		{"whole archive", "/a.tgz", zipped.String(), Changed, "other content now"},
+		{"archive of another architecture", "/cni-plugins-linux-amd64-v1.tgz", tarball(t, "README", "read this", "./bridge", string(arm)), OtherArchitecture, "programs in it are for arm64, and its URL says amd64"},
+		{"archive of the right architecture", "/cni-plugins-linux-arm64-v1.tgz", tarball(t, "./bridge", string(arm)), Changed, "other content now"},
+		{"HTML", "/kubelet", "\n<!doctype HTML><html>Log in", ErrorPage, "HTML"},
+		{"object store", "/kubelet", `<?xml version="1.0"?><Error><Code>NoSuchKey</Code></Error>`, ErrorPage, "NoSuchKey"},
+		{"text", "/a.tgz", "404: Not Found", ErrorPage, "404: Not Found"},
+		{"something", "/kubelet", "something", Changed, "other content now"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := tree(t, map[string]string{tt.path: tt.content})
+			opt := s.options(t)
+			opt.Other = func(d string) string { return known[d] }
+			w := wantFiles(s.URL + tt.path)
+			w.Files[0].Digest, w.Files[0].Known = sha256Of([]byte("right")), "checksums.yml: kubelet_checksums amd64 1.35.4"
+			_, err := Collect(t.Context(), w, opt)
+			var m *Mismatch
+			if !errors.As(err, &m) {
+				t.Fatalf("got %v", err)
+			}
+			if m.Looks != tt.want || !strings.Contains(m.Detail, tt.detail) || m.Size != int64(len(tt.content)) || m.Got != sha256Of([]byte(tt.content)) {
+				t.Errorf("got %+v", m)
+			}
+			if !strings.Contains(err.Error(), "by checksums.yml: kubelet_checksums amd64 1.35.4") {
+				t.Errorf("got %v", err)
+			}
+			// The wrong content is not gone on with.
+			if parts, err := os.ReadDir(opt.Cache + "/parts"); err != nil || len(parts) != 0 {
+				t.Errorf("%d parts are left, %v", len(parts), err)
+			}
+		})
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"path"
 	"strconv"
-	"strings"
 )
 
 // opened are the parts of one bundle whose documents were read and found right.
@@ -30,18 +29,6 @@ type openPart struct {
 	at     io.ReaderAt // a regular file; nil for a pipe, which stands at start
 	there  int64       // bytes of a regular file
 	stream *stream
-}
-
-// sniffBundle says whether a file that begins so is a bundle, or a part of one. It needs the first 512 bytes.
-func sniffBundle(head []byte) bool {
-	return bytes.HasPrefix(head, []byte(partName+"\x00")) && len(head) >= tarBlock && string(head[257:263]) == "ustar\x00"
-}
-
-// sniffSums says whether a file is a bundle's list of checksums, which stands beside it and is easily named with it
-// ("import x.tar.*").
-func sniffSums(name string, head []byte) bool {
-	sum, rest, _ := bytes.Cut(head, []byte("  "))
-	return strings.HasSuffix(name, ".sha256") && len(sum) == 64 && len(bytes.Trim(sum, "0123456789abcdef")) == 0 && len(rest) > 0
 }
 
 // open reads the documents of one more part and checks everything about them. What is wrong is an error and changes

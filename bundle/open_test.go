@@ -84,15 +84,15 @@ func TestForged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const huge = `{"version":1,"images":[],"files":[],"blobs":[` + "\n" + `{"digest":"` + digestA + `","size":1125899906842624}` + "\n]}\n"
+	const huge = `{"version":1,"images":[],"files":[],"blobs":[` + "\n" + `{"digest":"` + someDigest + `","size":1125899906842624}` + "\n]}\n"
 	for says, b := range map[string][]byte{
 		"the bundle has version 2": forge(partDoc{Version: 2, Part: 1, Parts: 1}, string(good)),
 		"index has version 9":      forge(partDoc{Version: 1, Part: 1, Parts: 1}, strings.Replace(string(good), `"version":1`, `"version":9`, 1)),
 		"part 2 of 1":              forge(partDoc{Version: 1, Part: 2, Parts: 1}, string(good)),
 		"part 1 of 2":              forge(partDoc{Version: 1, Part: 1, Parts: 2}, string(good)),
-		"makes 1 parts":            forge(partDoc{Version: 1, Part: 1, Parts: 1, Cut: []cut{{digestA, []string{digestB}}}}, string(good)),
+		"makes 1 parts":            forge(partDoc{Version: 1, Part: 1, Parts: 1, Cut: []cut{{someDigest, []string{otherDigest}}}}, string(good)),
 		"does not agree":           forge(partDoc{Version: 1, Part: 1, Parts: 7, Split: 1 << 20}, string(good)),
-		"is no sha256":             forge(partDoc{Version: 1, Part: 1, Parts: 1, Cut: []cut{{digestA, []string{"sha512:" + strings.Repeat("a", 128)}}}}, string(good)),
+		"is no sha256":             forge(partDoc{Version: 1, Part: 1, Parts: 1, Cut: []cut{{someDigest, []string{"sha512:" + strings.Repeat("a", 128)}}}}, string(good)),
 		"too little room":          forge(partDoc{Version: 1, Part: 1, Parts: 2, Split: 8192}, huge),
 		"index document":           forge(partDoc{Version: 1, Part: 1, Parts: 1}, "{}"),
 	} {

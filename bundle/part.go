@@ -10,9 +10,8 @@ import (
 // bundleVersion is the version of the tar's layout that this program writes and the newest it reads.
 const bundleVersion = 1
 
-// The documents of a bundle, in their order. Every part has them all.
+// The documents of a bundle after PartDocument, in their order. Every part has them all.
 const (
-	partName      = "casemate/part.json"
 	partSumName   = "casemate/part.json.sha256"
 	indexName     = "casemate/index.json"
 	signatureName = "casemate/signature.json" // only of a signed one

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -29,54 +28,6 @@ var (
 // taken is the end of a sentence that refuses an input.
 const taken = "import takes bundles, OCI layouts, docker-archives, hauls, trees of HOST/PATH files and Kubespray's offline archives, " +
 	"as directories or as tars (plain, gzip, zstd)"
-
-// Read reads what was named to be imported, whatever it is: every blob goes to sink, and the Contents are the names.
-// What an input is is found out by its content, never by its name. Inputs of several kinds may be mixed, but bundles
-// only with bundles.
-//
-// A regular file that is an uncompressed tar, and a directory, are looked through before anything is put: what they are
-// is known when Plan is called, and blobs that the sink has are not read. Everything else (compressed or a pipe) is
-// read once from its beginning to its end, each blob stored as it comes: Contents.Kind is "" at Plan if nothing better
-// is known, and need counts such a file with its own size, a pipe makes need -1. Content that grows beyond that meets
-// the sink's own ENOSPC.
-//
-// A name that means two things in the inputs is an error. What is left out, and why, stands in Contents.Notes.
-func Read(ctx context.Context, inputs []Input, sink Sink, opt ReadOptions) (*Contents, error) {
-	inputs = slices.Clone(inputs)
-	if len(inputs) == 0 {
-		return nil, errors.New("nothing to import was named")
-	}
-	r, err := newReading(sink, opt)
-	if err != nil {
-		return nil, err
-	}
-	files := make([]*inputFile, len(inputs))
-	var bundles []string
-	sums := 0
-	for i, in := range inputs {
-		if in.FS != nil {
-			continue
-		}
-		if files[i], err = openInput(in); err != nil {
-			return nil, fmt.Errorf("%s: %w", in.Name, err)
-		}
-		inputs[i].File = files[i].whole()
-		if sniffBundle(files[i].head) {
-			bundles = append(bundles, in.Name)
-		} else if sniffSums(path.Base(in.Name), files[i].head) {
-			sums++
-		}
-	}
-	switch {
-	case len(bundles) > 0 && len(bundles)+sums == len(inputs):
-		return readBundle(ctx, inputs, sink, opt)
-	case len(bundles) > 0:
-		return nil, fmt.Errorf("%s is a bundle and other inputs are not; import bundles by themselves", bundles[0])
-	case len(opt.Keys) > 0:
-		return nil, fmt.Errorf("%s is no bundle, so it cannot be signed, and a signature by a trusted key is required", inputs[0].Name)
-	}
-	return r.read(ctx, inputs, files)
-}
 
 // reading is one call of Read.
 type reading struct {

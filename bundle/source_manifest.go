@@ -3,6 +3,7 @@ package bundle
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -156,13 +157,6 @@ func configPlatform(mediaType string, data []byte) string {
 	return p.String()
 }
 
-// digestLike is the digest of data, of the same algorithm as like, which checkDigest has passed.
-func digestLike(like string, data []byte) string {
-	h := newHash(like)
-	h.Write(data)
-	return sumString(like, h)
-}
-
 // inline is the blob if the descriptor carries it in itself, else nil.
 func (d descriptor) inline() []byte {
 	if int64(len(d.Data)) == d.Size && digestLike(d.Digest, d.Data) == d.Digest {
@@ -176,3 +170,8 @@ const maxDocument = 4 << 20
 
 // maxBlob bounds the size of one blob, so that sums and offsets cannot overflow.
 const maxBlob = 1 << 50
+
+var platformForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.+/:-]{0,127}$`)
+
+// validPlatform says whether s may be the name of a platform.
+func validPlatform(s string) bool { return platformForm.MatchString(s) }

@@ -126,7 +126,7 @@ func TestKubesprayInventory(t *testing.T) {
 				t.Fatal(err)
 			}
 			slices.Sort(c.want)
-			wantList(t, "changes", changes(plain, k), c.want)
+			sameList(t, "changes", changes(plain, k), c.want)
 			if notes := strings.Join(append(k.Notes, in.Notes()...), "\n"); !strings.Contains(notes, c.note) {
 				t.Errorf("no %q in\n%s", c.note, notes)
 			}
@@ -171,8 +171,8 @@ func TestKubesprayInventoryBesidePlaybooks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Contains(refs(k.Images), "registry.k8s.io/beacon:1.6") {
-		t.Errorf("images %q", refs(k.Images))
+	if !slices.Contains(refsOf(k.Images), "registry.k8s.io/beacon:1.6") {
+		t.Errorf("images %q", refsOf(k.Images))
 	}
 }
 
@@ -323,7 +323,7 @@ func TestKubesprayInventoryMirrors(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				wantList(t, given, changes(plain, k), c.want)
+				sameList(t, given, changes(plain, k), c.want)
 				if notes := strings.Join(k.Notes, "\n"); !strings.Contains(notes, c.note) {
 					t.Errorf("no %q in\n%s", c.note, notes)
 				}
@@ -338,8 +338,8 @@ func TestKubesprayInventoryMirrors(t *testing.T) {
 	// As they are, for who looks where things come from.
 	k, err := Kubespray(os.DirFS("testdata/kubespray"), KubesprayOptions{Mirrors: true,
 		Vars: []KubesprayVars{{"x", strings.NewReader(mirror("casemate.internal"))}}})
-	if err != nil || !slices.Contains(refs(k.Images), "registry.casemate.internal/registry.k8s.io/pause:3.11") {
-		t.Errorf("%v %v", refs(k.Images), err)
+	if err != nil || !slices.Contains(refsOf(k.Images), "registry.casemate.internal/registry.k8s.io/pause:3.11") {
+		t.Errorf("%v %v", refsOf(k.Images), err)
 	}
 }
 
@@ -425,7 +425,7 @@ func TestKubesprayCheckoutInventory(t *testing.T) {
 		return k
 	}
 	for _, name := range []string{"sample", "local"} {
-		wantList(t, name, changes(plain, read(filepath.Join(dir, "inventory", name))), nil)
+		sameList(t, name, changes(plain, read(filepath.Join(dir, "inventory", name))), nil)
 	}
 	mine, lists := os.Getenv("CASEMATE_KUBESPRAY_INVENTORY"), os.Getenv("CASEMATE_KUBESPRAY_LISTS")
 	if mine == "" || lists == "" {
@@ -436,6 +436,6 @@ func TestKubesprayCheckoutInventory(t *testing.T) {
 	for _, f := range k.Files {
 		files = append(files, f.URL)
 	}
-	compareList(t, filepath.Join(lists, "images.list"), refs(k.Images))
+	compareList(t, filepath.Join(lists, "images.list"), refsOf(k.Images))
 	compareList(t, filepath.Join(lists, "files.list"), files)
 }

@@ -15,29 +15,6 @@ import (
 // 64 digits.
 func sum(n int) string { return fmt.Sprintf("sha256:%064d", n) }
 
-func refs(images []Image) []string {
-	var s []string
-	for _, i := range images {
-		s = append(s, i.Ref())
-	}
-	return s
-}
-
-func urls(files []File) []string {
-	var s []string
-	for _, f := range files {
-		s = append(s, f.URL+" "+f.Digest)
-	}
-	return s
-}
-
-func wantList(t *testing.T, what string, got, want []string) {
-	t.Helper()
-	if !slices.Equal(got, want) {
-		t.Errorf("%s:\ngot  %s\nwant %s", what, strings.Join(got, "\n     "), strings.Join(want, "\n     "))
-	}
-}
-
 func TestKubespray(t *testing.T) {
 	const chartSum = "sha512:0000000000000000000000000000000000000000000000000000000000000051" +
 		"0000000000000000000000000000000000000000000000000000000000000052"
@@ -73,8 +50,8 @@ func TestKubespray(t *testing.T) {
 			if k.Release != "v9.1.0" {
 				t.Errorf("release %q", k.Release)
 			}
-			wantList(t, "images", refs(k.Images), c.images)
-			wantList(t, "files", urls(k.Files), c.files)
+			sameList(t, "images", refsOf(k.Images), c.images)
+			sameList(t, "files", urlsOf(k.Files), c.files)
 		})
 	}
 }
@@ -89,7 +66,7 @@ func TestKubesprayForgotten(t *testing.T) {
 		got = append(got, f.Name()+" | "+f.Variable+" | "+f.Where)
 	}
 	const download, lantern, harbour = "roles/kubespray_defaults/defaults/main/download.yml:", "roles/addons/lantern/", "roles/addons/harbour/"
-	wantList(t, "forgotten", got, []string{
+	sameList(t, "forgotten", got, []string{
 		"https://files.example/extra/install.yaml | downloads.extra | " + download + "54",
 		"quay.io/harbour/controller:from-vars | quay.io/harbour/controller:{{ harbour_tag }} | " + harbour + "templates/values.yaml:2",
 		"docker.io/library/buoy:from-the-role | {{ buoy_image_repo }}:{{ buoy_image_tag }} | " + harbour + "templates/values.yaml:6",
@@ -215,5 +192,28 @@ func compareList(t *testing.T, name string, got []string) {
 	}
 	if !t.Failed() && !slices.Equal(got, want) {
 		t.Errorf("%s: the order differs", name)
+	}
+}
+
+func refsOf(images []Image) []string {
+	var s []string
+	for _, i := range images {
+		s = append(s, i.Ref())
+	}
+	return s
+}
+
+func urlsOf(files []File) []string {
+	var s []string
+	for _, f := range files {
+		s = append(s, f.URL+" "+f.Digest)
+	}
+	return s
+}
+
+func sameList(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s:\ngot  %s\nwant %s", what, strings.Join(got, "\n     "), strings.Join(want, "\n     "))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -277,4 +278,27 @@ func FuzzLists(f *testing.F) {
 			}
 		}
 	})
+}
+
+func refs(images []Image) []string {
+	var s []string
+	for _, i := range images {
+		s = append(s, i.Ref())
+	}
+	return s
+}
+
+func urls(files []File) []string {
+	var s []string
+	for _, f := range files {
+		s = append(s, f.URL+" "+f.Digest)
+	}
+	return s
+}
+
+func wantList(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s:\ngot  %s\nwant %s", what, strings.Join(got, "\n     "), strings.Join(want, "\n     "))
+	}
 }
