@@ -9,6 +9,10 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"casemate/bundle/canonical"
+	"casemate/bundle/digests"
+	"casemate/bundle/signing"
 )
 
 // InventoryVersion is the version of the inventory document that this program writes and the newest it reads.
@@ -38,14 +42,14 @@ func (inv *Inventory) document() ([]byte, error) {
 			return nil, fmt.Errorf("inventory: %w", err)
 		}
 	}
-	var l lines
+	var l canonical.Buffer
 	fmt.Fprintf(&l, `{"version":%d,"domain":"%s","time":"%s"`, inv.Version, inv.Domain, inv.Time.UTC().Format(time.RFC3339))
-	if err := writeList(&l, `,"blobs":`, inv.Blobs); err != nil {
+	if err := canonical.WriteList(&l, `,"blobs":`, inv.Blobs); err != nil {
 		return nil, err
 	}
 	l.WriteByte('}')
-	if l.Len() > maxIndex {
-		return nil, fmt.Errorf("inventory: %d bytes long, more than %d", l.Len(), maxIndex)
+	if l.Len() > canonical.MaxDocument {
+		return nil, fmt.Errorf("inventory: %d bytes long, more than %d", l.Len(), canonical.MaxDocument)
 	}
 	return l.Bytes(), nil
 }
@@ -64,7 +68,7 @@ func (inv *Inventory) Sign(key ed25519.PrivateKey) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	sig, err := element(signDocument(key, signedInventory, doc))
+	sig, err := canonical.Encode(signing.Sign(key, signing.PurposeInventory, doc))
 	if err != nil {
 		return nil, err
 	}
@@ -82,60 +86,60 @@ func ReadInventory(data []byte, keys []ed25519.PublicKey) (inv *Inventory, diges
 }
 
 func readInventory(data []byte, keys []ed25519.PublicKey) (*Inventory, string, error) {
-	if len(data) > maxIndex+maxSignature {
-		return nil, "", fmt.Errorf("%d bytes long, more than %d", len(data), maxIndex)
+	if len(data) > canonical.MaxDocument+signing.MaxSize {
+		return nil, "", fmt.Errorf("%d bytes long, more than %d", len(data), canonical.MaxDocument)
 	}
-	c := &cursor{doc: data}
-	if err := c.expect(`{"inventory":`); err != nil {
+	c := &canonical.Cursor{Doc: data}
+	if err := c.Expect(`{"inventory":`); err != nil {
 		return nil, "", err
 	}
-	start := c.off
-	inv, err := c.inventory()
+	start := c.Offset
+	inv, err := readInventoryBody(c)
 	if err != nil {
 		return nil, "", err
 	}
-	doc := data[start:c.off]
-	if err := c.expect(`,"signed":`); err != nil {
+	doc := data[start:c.Offset]
+	if err := c.Expect(`,"signed":`); err != nil {
 		return nil, "", err
 	}
-	rest, ok := strings.CutSuffix(string(c.rest()[:min(len(c.rest()), maxSignature)]), "}\n")
+	rest, ok := strings.CutSuffix(string(c.Rest()[:min(len(c.Rest()), signing.MaxSize)]), "}\n")
 	if !ok {
 		return nil, "", errors.New("its end is missing")
 	}
-	var sig signature
-	if err := strict([]byte(rest), &sig); err != nil {
+	var sig signing.Signature
+	if err := canonical.Decode([]byte(rest), &sig); err != nil {
 		return nil, "", fmt.Errorf("signature: %w", err)
 	}
-	signer, err := sig.verify(signedInventory, doc)
+	signer, err := sig.Verify(signing.PurposeInventory, doc)
 	if err != nil {
 		return nil, "", fmt.Errorf("the signature is wrong: %w", err)
 	}
-	if len(keys) > 0 && !trusted(signer, keys) {
-		return nil, "", fmt.Errorf("it is signed by %s, and a signature by %s is required", KeyName(signer), keyNames(keys))
+	if len(keys) > 0 && !signing.Trusted(signer, keys) {
+		return nil, "", fmt.Errorf("it is signed by %s, and a signature by %s is required", signing.KeyName(signer), signing.KeyNames(keys))
 	}
-	return inv, sha256Of(doc), nil
+	return inv, digests.SHA256(doc), nil
 }
 
 // inventory reads what document wrote.
-func (c *cursor) inventory() (*Inventory, error) {
-	if err := c.version("the inventory", InventoryVersion); err != nil {
+func readInventoryBody(c *canonical.Cursor) (*Inventory, error) {
+	if err := c.Version("the inventory", InventoryVersion); err != nil {
 		return nil, err
 	}
 	inv := &Inventory{Version: InventoryVersion}
-	if err := c.expect(`,"domain":`); err != nil {
+	if err := c.Expect(`,"domain":`); err != nil {
 		return nil, err
 	}
 	var err error
-	if inv.Domain, err = c.text(); err != nil {
+	if inv.Domain, err = c.String(); err != nil {
 		return nil, err
 	}
 	if !domainForm.MatchString(inv.Domain) {
 		return nil, fmt.Errorf("%.260q is no domain", inv.Domain)
 	}
-	if err := c.expect(`,"time":`); err != nil {
+	if err := c.Expect(`,"time":`); err != nil {
 		return nil, err
 	}
-	stamp, err := c.text()
+	stamp, err := c.String()
 	if err != nil {
 		return nil, err
 	}
@@ -143,10 +147,10 @@ func (c *cursor) inventory() (*Inventory, error) {
 	if err != nil || inv.Time.UTC().Format(time.RFC3339) != stamp {
 		return nil, fmt.Errorf("time must be like 2006-01-02T15:04:05Z, got %.40q", stamp)
 	}
-	if inv.Blobs, err = readList(c, `,"blobs":`, checkHeld); err != nil {
+	if inv.Blobs, err = canonical.ReadList(c, `,"blobs":`, checkHeld); err != nil {
 		return nil, err
 	}
-	return inv, c.expect("}")
+	return inv, c.Expect("}")
 }
 
 // Omit marks the blobs that the inventory holds, so that the bundle leaves them out, and names the inventory. What it
@@ -160,7 +164,7 @@ func (ix *Index) Omit(inv *Inventory) error {
 	for _, b := range inv.Blobs {
 		held[b.Digest] = b.Size
 	}
-	ix.Since = sha256Of(doc)
+	ix.Since = digests.SHA256(doc)
 	for i := range ix.Blobs {
 		size, ok := held[ix.Blobs[i].Digest]
 		ix.Blobs[i].Omitted = ok && size == ix.Blobs[i].Size

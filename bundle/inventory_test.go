@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"casemate/bundle/canonical"
+	"casemate/bundle/signing"
 )
 
 func sampleInventory() *Inventory {
@@ -31,7 +34,7 @@ func TestInventory(t *testing.T) {
 			t.Errorf("omitted: %+v, %v; want only what has its size too, and %s", ix, err, digest)
 		}
 	}
-	if _, _, err := ReadInventory(b, []ed25519.PublicKey{publicHalf(seededKey(2))}); err == nil || !strings.Contains(err.Error(), KeyName(publicHalf(seededKey(1)))) {
+	if _, _, err := ReadInventory(b, []ed25519.PublicKey{publicHalf(seededKey(2))}); err == nil || !strings.Contains(err.Error(), signing.KeyName(publicHalf(seededKey(1)))) {
 		t.Errorf("another's key: %v", err)
 	}
 	for at := range b {
@@ -56,11 +59,11 @@ func TestSignaturesDiffer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sig := signDocument(seededKey(1), signedIndex, doc)
-	if _, err := sig.verify(signedIndex, doc); err != nil {
+	sig := signing.Sign(seededKey(1), signing.PurposeIndex, doc)
+	if _, err := sig.Verify(signing.PurposeIndex, doc); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := sig.verify(signedInventory, doc); err == nil {
+	if _, err := sig.Verify(signing.PurposeInventory, doc); err == nil {
 		t.Error("the signature of one purpose passes for another")
 	}
 }
@@ -107,13 +110,13 @@ func FuzzInventoryDocument(f *testing.F) {
 	}
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c := &cursor{doc: b}
-		inv, err := c.inventory()
+		c := &canonical.Cursor{Doc: b}
+		inv, err := readInventoryBody(c)
 		if err != nil {
 			return
 		}
-		if again, err := inv.document(); err != nil || !bytes.Equal(again, b[:c.off]) {
-			t.Errorf("read %q, would write %q (%v)", b[:c.off], again, err)
+		if again, err := inv.document(); err != nil || !bytes.Equal(again, b[:c.Offset]) {
+			t.Errorf("read %q, would write %q (%v)", b[:c.Offset], again, err)
 		}
 	})
 }

@@ -5,17 +5,17 @@ import (
 	"strings"
 )
 
-// partName is the name of the first document of a bundle, with which every part begins.
-const partName = "casemate/part.json"
+// PartDocument is the name of the first document of a bundle, with which every part begins.
+const PartDocument = "casemate/part.json"
 
-// sniffBundle says whether a file that begins so is a bundle, or a part of one. It needs the first 512 bytes.
-func sniffBundle(head []byte) bool {
-	return bytes.HasPrefix(head, []byte(partName+"\x00")) && len(head) >= 512 && string(head[257:263]) == "ustar\x00"
+// IsBundle says whether a file that begins so is a bundle, or a part of one. It needs the first 512 bytes.
+func IsBundle(head []byte) bool {
+	return bytes.HasPrefix(head, []byte(PartDocument+"\x00")) && len(head) >= 512 && string(head[257:263]) == "ustar\x00"
 }
 
-// sniffSums says whether a file is a bundle's list of checksums, which stands beside it and is easily named with it
+// IsChecksums says whether a file is a bundle's list of checksums, which stands beside it and is easily named with it
 // ("import x.tar.*").
-func sniffSums(name string, head []byte) bool {
+func IsChecksums(name string, head []byte) bool {
 	sum, rest, _ := bytes.Cut(head, []byte("  "))
 	return strings.HasSuffix(name, ".sha256") && len(sum) == 64 && len(bytes.Trim(sum, "0123456789abcdef")) == 0 && len(rest) > 0
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"casemate/bundle/digests"
 )
 
 // MaxChartIndex is the most that the index of a chart repository may have, in bytes; the largest public ones have about
@@ -69,7 +71,7 @@ func (x *ChartIndex) Archive(w Chart) (*File, *Image, error) {
 	f := &File{URL: archive.String(), Where: w.Where, Optional: w.Optional}
 	if v.Digest != "" {
 		f.Digest, f.Known = "sha256:"+strings.ToLower(strings.TrimPrefix(v.Digest, "sha256:")), w.IndexURL()
-		if CheckDigest(f.Digest) != nil {
+		if digests.Check(f.Digest) != nil {
 			return nil, nil, fmt.Errorf("version %s has the digest %.100q in the index, which is none", v.Version, v.Digest)
 		}
 	}

@@ -8,8 +8,8 @@ import (
 )
 
 var (
-	// chartName is what Helm lets a chart be called, in the wider form that repositories have.
-	chartName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,249}$`)
+	// ChartName is what Helm lets a chart be called, in the wider form that repositories have.
+	ChartName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,249}$`)
 	// chartVersion is a semantic version (semver.org 2.0.0), perhaps with "v" and with fewer than three numbers, as
 	// charts have them.
 	chartVersion = regexp.MustCompile(`^v?[0-9]+(\.[0-9]+){0,2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
@@ -48,7 +48,7 @@ func (l *Parser) classicChart(where string, words []string) error {
 	if !urlScheme.MatchString(words[0]) {
 		return fmt.Errorf("%s is neither oci://… nor the URL of a chart repository: write oci://HOST/REPOSITORY/CHART:VERSION or https://REPOSITORY CHART VERSION", shown(words[0]))
 	}
-	repo, err := parseFileURL(words[0])
+	repo, err := ParseFileURL(words[0])
 	switch {
 	case err != nil:
 		return err
@@ -60,7 +60,7 @@ func (l *Parser) classicChart(where string, words []string) error {
 		return fmt.Errorf("%s is more than a repository, a chart and its version", shown(strings.Join(words, " ")))
 	case strings.Contains(repo, "?"):
 		return fmt.Errorf("%s has a query: a repository's URL is what stands before /index.yaml", shown(repo))
-	case !chartName.MatchString(words[1]):
+	case !ChartName.MatchString(words[1]):
 		return fmt.Errorf("%s is no name of a chart: write %s CHART VERSION", shown(words[1]), repo)
 	}
 	c := Chart{Repo: strings.TrimSuffix(strings.TrimSuffix(repo, "/index.yaml"), "/"), Name: words[1], Where: where}

@@ -145,7 +145,7 @@ func (c *Checksums) readLines(name string, b []byte) error {
 			}
 			continue
 		}
-		s.digest, _ = parseChecksum(sum)
+		s.digest, _ = ParseChecksum(sum)
 		s.name = strings.TrimPrefix(strings.ReplaceAll(s.name, `\`, "/"), "./")
 		c.sums = append(c.sums, s)
 	}
@@ -182,7 +182,7 @@ func (c *Checksums) readYAML(name string, b []byte) error {
 			s := knownSum{where: fmt.Sprintf("%s:%d", name, n.Line), component: newComponent(keys)}
 			s.name = s.component.String()
 			var err error
-			if s.digest, err = parseChecksum(n.Value); err == nil {
+			if s.digest, err = ParseChecksum(n.Value); err == nil {
 				c.components = append(c.components, s)
 			} else if len(bad.Lines) < maxBadLines {
 				bad.Lines = append(bad.Lines, fmt.Sprintf("%s: %s: %v", s.where, strings.Join(keys, " "), err))

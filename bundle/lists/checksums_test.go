@@ -2,10 +2,10 @@ package lists
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
+
+	"casemate/bundle/digests"
 )
 
 func checksums(t testing.TB, files ...string) *Checksums {
@@ -188,41 +188,6 @@ func TestChecksumsApply(t *testing.T) {
 	}
 }
 
-// A real checkout's table knows what the checkout's own expressions say, for every file of its list that it is found
-// for, and nothing else.
-func TestChecksumsOfCheckout(t *testing.T) {
-	dir := os.Getenv("CASEMATE_KUBESPRAY")
-	if dir == "" {
-		t.Skip("CASEMATE_KUBESPRAY names no checkout")
-	}
-	k, err := Kubespray(os.DirFS(dir), KubesprayOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	names, _ := filepath.Glob(dir + "/roles/kubespray*/*/main/checksums.yml")
-	f, err := os.Open(names[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	c, err := ReadChecksums("checksums.yml", f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := 0
-	for _, file := range k.Files {
-		switch digest, known, ok := c.Find(file.URL); {
-		case !ok:
-			t.Logf("%s: %s", file.URL, known)
-		case digest != file.Digest:
-			t.Errorf("%s: %s says %s, the checkout's expression %s", file.URL, known, digest, file.Digest)
-		default:
-			found++
-		}
-	}
-	t.Logf("%d of %d found", found, len(k.Files))
-}
-
 func FuzzChecksums(f *testing.F) {
 	for _, s := range []string{hexA + "  f\n", "SHA256 (f) = " + hexA + "\n", hexA, "x_checksums:\n  amd64: {1.0: " + hexA + "}\n", "\\" + hexA + " *a\\nb\n", "---\nx_checksums: &a [*a]\n"} {
 		f.Add(s, "https://a.example/v1.0/amd64/f")
@@ -232,7 +197,7 @@ func FuzzChecksums(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if digest, _, ok := c.Find(u); ok && (CheckDigest(digest) != nil || c.Other(digest) == "") {
+		if digest, _, ok := c.Find(u); ok && (digests.Check(digest) != nil || c.Other(digest) == "") {
 			t.Fatalf("found %q", digest)
 		}
 	})

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/url"
 	"strings"
+
+	"casemate/bundle/digests"
 )
 
 // maxURL is how long a file's URL may be, in bytes.
@@ -24,11 +26,11 @@ func (l *Parser) Files(name string, r io.Reader) {
 		}
 		f := File{Where: where}
 		var err error
-		if f.URL, err = parseFileURL(words[0]); err != nil {
+		if f.URL, err = ParseFileURL(words[0]); err != nil {
 			return err
 		}
 		if len(words) == 2 {
-			if f.Digest, err = parseChecksum(words[1]); err != nil {
+			if f.Digest, err = ParseChecksum(words[1]); err != nil {
 				return err
 			}
 			f.Known = where
@@ -58,9 +60,9 @@ func (l *Parser) addFile(f File) error {
 	return nil
 }
 
-// parseFileURL checks a URL and brings its scheme and host to lower case; the rest stays as it was written, because
+// ParseFileURL checks a URL and brings its scheme and host to lower case; the rest stays as it was written, because
 // servers may tell spellings apart.
-func parseFileURL(s string) (string, error) {
+func ParseFileURL(s string) (string, error) {
 	scheme, rest, ok := strings.Cut(s, "://")
 	switch scheme = strings.ToLower(scheme); {
 	case !ok:
@@ -110,8 +112,8 @@ func parseFileURL(s string) (string, error) {
 // shownHost names a URL without the secrets that are in it.
 func shownHost(u *url.URL) string { return shown(u.Scheme + "://…@" + u.Host + u.Path) }
 
-// parseChecksum reads "sha256:HEX", "sha512:HEX" or HEX alone; HEX in either case.
-func parseChecksum(s string) (string, error) {
+// ParseChecksum reads "sha256:HEX", "sha512:HEX" or HEX alone; HEX in either case.
+func ParseChecksum(s string) (string, error) {
 	d := strings.ToLower(s)
 	if !strings.Contains(d, ":") {
 		switch len(d) {
@@ -121,7 +123,7 @@ func parseChecksum(s string) (string, error) {
 			d = "sha512:" + d
 		}
 	}
-	if err := CheckDigest(d); err != nil {
+	if err := digests.Check(d); err != nil {
 		return "", fmt.Errorf("%s is no checksum: write sha256: and 64 hex digits, or sha512: and 128", shown(s))
 	}
 	return d, nil

@@ -143,7 +143,7 @@ func (m *yamlImages) elements(of, in *yaml.Node, key string, take func(*yaml.Nod
 }
 
 func (m *yamlImages) file(line int, path string) {
-	url, err := parseFileURL(path)
+	url, err := ParseFileURL(path)
 	if err != nil {
 		m.refuse(line, err)
 		return

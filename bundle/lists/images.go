@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/distribution/reference"
+
+	"casemate/bundle/digests"
 )
 
 // Images reads a list of image references, one a line: Kubespray's images.list, `kubeadm config images list`,
@@ -95,7 +97,7 @@ func ParseReference(s string) (Image, error) {
 	}
 	if d, ok := named.(reference.Digested); ok {
 		w.Digest = d.Digest().String()
-		if err := CheckDigest(w.Digest); err != nil {
+		if err := digests.Check(w.Digest); err != nil {
 			return none, fmt.Errorf("%s: %w", shown(s), err)
 		}
 	}

@@ -184,7 +184,7 @@ func (m *yamlImages) mapping(n *yaml.Node, at place) {
 		switch {
 		case k.Value == "image" && scalar:
 			m.image(v.Line, s, container)
-		case scalar && strings.HasSuffix(k.Value, "Image") && explicit(s):
+		case scalar && strings.HasSuffix(k.Value, "Image") && Explicit(s):
 			m.guess(v.Line, s)
 		case v.Kind == yaml.MappingNode && (k.Value == "image" || strings.HasSuffix(k.Value, "Image")):
 			m.imageMap(v)
@@ -237,7 +237,7 @@ func (m *yamlImages) imageMap(n *yaml.Node) {
 	if digest != "" {
 		ref += "@" + digest
 	}
-	if !explicit(ref) {
+	if !Explicit(ref) {
 		m.refuse(n.Line, fmt.Errorf("image %s has neither tag nor digest, the chart would fill it in: write the tag here, or render the chart (helm template) and give that", shown(ref)))
 		return
 	}
@@ -250,7 +250,7 @@ var publicHost = regexp.MustCompile(`\.[A-Za-z][A-Za-z0-9-]*(:[0-9]+)?$`)
 // guess takes a string that may be an image, and is one only if it names a host and a tag or digest.
 func (m *yamlImages) guess(line int, s string) {
 	host, _, ok := strings.Cut(s, "/")
-	if !ok || !publicHost.MatchString(host) || !explicit(s) || isPicture(s) || strings.Contains(s, "://") {
+	if !ok || !publicHost.MatchString(host) || !Explicit(s) || isPicture(s) || strings.Contains(s, "://") {
 		return
 	}
 	if w, err := ParseReference(s); err == nil {
@@ -306,8 +306,8 @@ func text(n *yaml.Node) (string, bool) {
 	return n.Value, true
 }
 
-// explicit says whether a reference has a tag or a digest.
-func explicit(ref string) bool {
+// Explicit says whether a reference has a tag or a digest.
+func Explicit(ref string) bool {
 	return strings.ContainsAny(ref[strings.LastIndexByte(ref, '/')+1:], ":@")
 }
 

@@ -273,7 +273,7 @@ func FuzzLists(f *testing.F) {
 			}
 		}
 		for _, file := range w.Files {
-			if again, err := parseFileURL(file.URL); err != nil || again != file.URL {
+			if again, err := ParseFileURL(file.URL); err != nil || again != file.URL {
 				t.Fatalf("%q is read again as %q, %v", file.URL, again, err)
 			}
 		}

@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"casemate/bundle"
+	"casemate/bundle/format"
+	"casemate/bundle/signing"
 )
 
 func bundleCommand(o *options) *cobra.Command {
@@ -31,9 +33,9 @@ func bundleInspect(o *options) *cobra.Command {
 				return err
 			}
 			defer done()
-			c, err := bundle.Inspect(inputs)
+			c, err := format.Inspect(inputs)
 			if err != nil {
-				if errors.Is(err, bundle.ErrDamaged) {
+				if errors.Is(err, format.ErrDamaged) {
 					err = fmt.Errorf("%w: %w", err, errDiffers)
 				}
 				return err
@@ -111,7 +113,7 @@ func bundleVerify(o *options) *cobra.Command {
 which part, and where in it, is said. 1: it could not be read, or no key that was given has signed it.`,
 		Example: "  casemate bundle verify /media/usb/cluster.tar.0* --key office.pub",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			opt := bundle.VerifyOptions{}
+			opt := format.VerifyOptions{}
 			for _, k := range keys {
 				key, err := publicKey("--key", k)
 				if err != nil {
@@ -127,7 +129,7 @@ which part, and where in it, is said. 1: it could not be read, or no key that wa
 			m := newMeter(cmd, quiet)
 			g := m.start("verifying", -1)
 			opt.Progress = func(done, total int64) { g.set("verifying", done, total) }
-			v, err := bundle.Verify(cmd.Context(), inputs, opt)
+			v, err := format.Verify(cmd.Context(), inputs, opt)
 			m.close()
 			if cmd.Context().Err() != nil {
 				return interrupted(cmd.Context(), err, "nothing was changed")
@@ -151,7 +153,7 @@ which part, and where in it, is said. 1: it could not be read, or no key that wa
 					t.line("not given", "parts "+numbers(v.Missing))
 				}
 			})
-			if errors.Is(err, bundle.ErrDamaged) {
+			if errors.Is(err, format.ErrDamaged) {
 				err = fmt.Errorf("wrong: %d of %s: %w", bad, count(len(v.Parts), "file"), errDiffers)
 			}
 			return errors.Join(printed, err)
@@ -172,7 +174,7 @@ func bundleKeygen(o *options) *cobra.Command {
 exist are never overwritten.`,
 		Example: "  casemate bundle keygen --out office",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			private, public, err := bundle.WriteKeyPair(base)
+			private, public, err := signing.WriteKeyPair(base)
 			if err != nil {
 				return err
 			}
@@ -184,7 +186,7 @@ exist are never overwritten.`,
 				Private string `json:"private"`
 				Public  string `json:"public"`
 				Key     string `json:"key"`
-			}{private, public, bundle.KeyName(key)}
+			}{private, public, signing.KeyName(key)}
 			return o.print(cmd, out, func(t *table) {
 				t.line("private", out.Private, "signs; keep it on the connected side")
 				t.line("public", out.Public, "verifies; take it to the bastion")
@@ -270,7 +272,7 @@ func publicKey(flag, s string) (ed25519.PublicKey, error) {
 	if notFile != nil {
 		text = []byte(s)
 	}
-	key, err := bundle.ReadPublicKey(text)
+	key, err := signing.ReadPublicKey(text)
 	if err != nil {
 		if notFile != nil {
 			err = fmt.Errorf("neither a file (%w) nor a public key", notFile)
@@ -289,7 +291,7 @@ func signingKey(file string) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := bundle.ReadPrivateKey(text)
+	key, err := signing.ReadPrivateKey(text)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--sign %s: %w", file, err)}
 	}

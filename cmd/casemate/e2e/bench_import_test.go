@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"casemate/bundle"
+	"casemate/bundle/format"
 )
 
 // ociLayout is a directory of blobs that is written as it goes, so that ten GiB need no memory.
@@ -105,7 +106,7 @@ func TestBenchImport(t *testing.T) {
 	dir := t.TempDir()
 	l := newLayout(t, filepath.Join(dir, "layout"), gib, 4, 256<<20)
 	file := filepath.Join(dir, "bundle.tar")
-	if _, err := bundle.Write(context.Background(), file, &l.index, l.open, bundle.WriteOptions{}); err != nil {
+	if _, err := format.Write(context.Background(), file, &l.index, l.open, format.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	b := newBench(t)

@@ -1,0 +1,279 @@
+package cache
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"casemate/bundle/digests"
+)
+
+// Cache keeps what was fetched, so that the next run fetches only what is new. It is a directory:
+//
+//	lock                    held by the run that uses it
+//	blobs/sha256/ab/HEX     content by its digest, complete
+//	parts/HEX, HEX.json     what came so far of something, and of what; HEX is the sha256 of the digest or URL
+//	urls/HEX.json           what a URL gave the last time (urlRecord); HEX is the sha256 of the URL
+//	names/HEX.json          when a name was first seen with a digest (nameRecord)
+//
+// Nobody needs it: it may be deleted whenever no run uses it. Its methods are safe for concurrent use as long as no two
+// work on the same part.
+type Cache struct {
+	dir  string
+	lock *os.File
+}
+
+// URLRecord is what a URL gave.
+type URLRecord struct {
+	URL          string `json:"url"`
+	Digest       string `json:"digest"` // sha256
+	SHA512       string `json:"sha512,omitempty"`
+	Size         int64  `json:"size"`
+	ETag         string `json:"etag,omitempty"`
+	LastModified string `json:"last_modified,omitempty"`
+	From         string `json:"from,omitempty"` // as in Taken
+	On           string `json:"on"`             // the day on which these bytes came first
+	Sums         string `json:"sums,omitempty"` // URL of the neighbour that has its checksum
+}
+
+// nameRecord is an image's name and what it was.
+type nameRecord struct {
+	Ref    string `json:"ref"`
+	Digest string `json:"digest"`
+	On     string `json:"on"` // the day on which the name first had this digest
+}
+
+// Open locks dir, and makes it if there is none.
+func Open(dir string) (*Cache, error) {
+	if dir == "" {
+		d, err := os.UserCacheDir()
+		if err != nil {
+			return nil, fmt.Errorf("no place for the cache, name one with --cache: %w", err)
+		}
+		dir = filepath.Join(d, "casemate")
+	}
+	for _, d := range []string{"blobs", "parts", "urls", "names"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			return nil, fmt.Errorf("cache: %w", err)
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("cache %s is used by another run: wait for it, or name another directory with --cache", dir)
+		}
+		return nil, fmt.Errorf("cache: lock %s: %w", f.Name(), err)
+	}
+	return &Cache{dir: dir, lock: f}, nil
+}
+
+// Close gives the cache to the next run.
+func (c *Cache) Close() error { return c.lock.Close() }
+
+func (c *Cache) BlobPath(digest string) string {
+	algorithm, hex, _ := strings.Cut(digest, ":")
+	return filepath.Join(c.dir, "blobs", algorithm, hex[:2], hex)
+}
+
+// Stat returns the size of a blob that is here.
+func (c *Cache) Stat(digest string) (int64, bool) {
+	if digests.Check(digest) != nil {
+		return 0, false
+	}
+	fi, err := os.Stat(c.BlobPath(digest))
+	if err != nil || !fi.Mode().IsRegular() {
+		return 0, false
+	}
+	return fi.Size(), true
+}
+
+// Has says whether a blob of this size is here. One of another size is damaged and goes, or its descriptor is wrong:
+// its digest tells.
+func (c *Cache) Has(digest string, size int64) bool {
+	n, ok := c.Stat(digest)
+	if !ok || n == size {
+		return ok
+	}
+	r, err := c.Open(digest)
+	if err == nil {
+		_, err = io.Copy(io.Discard, r) // removes what is damaged
+		err = errors.Join(err, r.Close())
+	}
+	return err == nil
+}
+
+// Open returns a blob's bytes. The read that brings the last of them fails with syscall.EBADMSG if they are not the
+// digest's; the blob is removed then, and the next run fetches it again.
+func (c *Cache) Open(digest string) (io.ReadCloser, error) {
+	if err := digests.Check(digest); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(c.BlobPath(digest))
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &checkedFile{file: f, left: fi.Size(), digest: digest, sum: digests.NewHash(digest)}, nil
+}
+
+// checkedFile reads a file that must have a digest.
+type checkedFile struct {
+	file   *os.File
+	left   int64
+	digest string
+	sum    hash.Hash
+}
+
+func (f *checkedFile) Read(p []byte) (int, error) {
+	n, err := f.file.Read(p)
+	f.sum.Write(p[:n])
+	f.left -= int64(n)
+	// Not only at the end of the file: who knows the size need not read that far.
+	if (err == io.EOF || f.left == 0) && digests.Encode(f.digest, f.sum) != f.digest {
+		_ = os.Remove(f.file.Name())
+		return n, fmt.Errorf("cache: %s is damaged and was removed, run again to fetch it: %w", f.digest, syscall.EBADMSG)
+	}
+	return n, err
+}
+
+func (f *checkedFile) Close() error { return f.file.Close() }
+
+// Read returns a blob of at most limit bytes, checked. A damaged one is as good as none: fs.ErrNotExist.
+func (c *Cache) Read(digest string, limit int64) ([]byte, error) {
+	r, err := c.Open(digest)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if errors.Is(err, syscall.EBADMSG) {
+		return nil, fs.ErrNotExist
+	}
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s is larger than %d bytes", digest, limit)
+	}
+	return b, err
+}
+
+// Put stores bytes whose digest was checked.
+func (c *Cache) Put(digest string, b []byte) error {
+	path := c.BlobPath(digest)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return DiskError{Err: err}
+	}
+	return writeWhole(path, b)
+}
+
+// Commit makes a complete part the blob of its digest. The bytes are on disk before the name is: after a crash a blob is
+// whole or not there.
+func (c *Cache) Commit(part *os.File, digest string) error {
+	if err := part.Sync(); err != nil {
+		return DiskError{Err: err}
+	}
+	path := c.BlobPath(digest)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return DiskError{Err: err}
+	}
+	if err := os.Rename(part.Name(), path); err != nil {
+		return DiskError{Err: err}
+	}
+	_ = os.Remove(part.Name() + ".json")
+	return nil
+}
+
+// Part opens what is here of key: a digest or a URL.
+func (c *Cache) Part(key string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(c.dir, "parts", FileName(key)), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, DiskError{Err: err}
+	}
+	return f, nil
+}
+
+// Discard throws a part away that is no good.
+func (c *Cache) Discard(part *os.File) {
+	_ = os.Remove(part.Name())
+	_ = os.Remove(part.Name() + ".json")
+}
+
+func (c *Cache) URL(url string) (r URLRecord, ok bool) {
+	ok = ReadRecord(filepath.Join(c.dir, "urls", FileName(url)+".json"), &r)
+	return r, ok && r.URL == url
+}
+
+func (c *Cache) PutURL(r URLRecord) error {
+	return writeRecord(filepath.Join(c.dir, "urls", FileName(r.URL)+".json"), r)
+}
+
+// FirstSeen returns the day on which ref first had digest: what is remembered, or else today, which it remembers.
+func (c *Cache) FirstSeen(ref, digest, today string) (string, error) {
+	path := filepath.Join(c.dir, "names", FileName(ref+" "+digest)+".json")
+	var r nameRecord
+	if ReadRecord(path, &r) && r.Ref == ref && r.Digest == digest && r.On != "" {
+		return r.On, nil
+	}
+	return today, writeRecord(path, nameRecord{Ref: ref, Digest: digest, On: today})
+}
+
+// ReadRecord reads a record. One that cannot be read is as good as none.
+func ReadRecord(path string, v any) bool {
+	b, err := os.ReadFile(path)
+	return err == nil && json.Unmarshal(b, v) == nil
+}
+
+func writeRecord(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return writeWhole(path, b)
+}
+
+// writeWhole writes a file that is there whole or not at all, unless the power fails: records and manifests are looked
+// at before they are believed, so they are not worth waiting for the disk.
+func writeWhole(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	if err != nil {
+		return DiskError{Err: err}
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return DiskError{Err: err}
+	}
+	return nil
+}
+
+// DiskError is one of this machine's disk. It ends the run, because everything else would fail of it too.
+type DiskError struct{ Err error }
+
+func (e DiskError) Error() string { return "cache: " + e.Err.Error() }
+func (e DiskError) Unwrap() error { return e.Err }
+
+func FileName(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,72 @@
+package collect
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"casemate/bundle/lists"
+)
+
+// resolveChart finds a chart in its repository's index, and adds the index and the archive to the files; an archive in
+// a registry is an image.
+func (c *collector) resolveChart(ctx context.Context, n int, w lists.Chart, files *fileList) {
+	image, err := c.chart(ctx, n, w, files)
+	switch {
+	case err != nil:
+		c.fail(n, err)
+	case image != nil:
+		c.resolveImage(ctx, n, *image)
+		return
+	}
+	c.countResolved()
+}
+
+func (c *collector) chart(ctx context.Context, n int, w lists.Chart, files *fileList) (*lists.Image, error) {
+	ix, err := c.chartIndex(ctx, w.IndexURL())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", w.IndexURL(), err)
+	}
+	archive, image, err := ix.Archive(w)
+	if err != nil {
+		return nil, err
+	}
+	c.chartLock.Lock()
+	c.useful[w.IndexURL()] = true
+	c.chartLock.Unlock()
+	if image != nil {
+		return image, nil
+	}
+	if err := files.add(&fileJob{File: *archive, n: n, name: w.Label(), plain: true}); err != nil || c.opt.NoReferrers {
+		return nil, err
+	}
+	// The provenance file, which helm install --verify asks for.
+	prov := &fileJob{File: lists.File{URL: archive.URL + ".prov", Where: w.Where}, n: n, name: w.Label(), plain: true, optional: true}
+	return nil, files.add(prov)
+}
+
+// chartIndex fetches a repository's index and reads it. Each is read once in a run, one after the other, because they
+// are large in memory.
+func (c *collector) chartIndex(ctx context.Context, index string) (*lists.ChartIndex, error) {
+	c.chartLock.Lock()
+	defer c.chartLock.Unlock()
+	if ix := c.charts[index]; ix != nil {
+		return ix, nil
+	}
+	if err := c.file(ctx, &fileJob{File: lists.File{URL: index}, plain: true}); err != nil {
+		return nil, err
+	}
+	c.useful[index] = c.useful[index] || slices.ContainsFunc(c.names, func(n asked) bool { return n.name == index })
+	c.mu.Lock()
+	digest := c.taken[index].Digest
+	c.mu.Unlock()
+	b, err := c.cache.Read(digest, lists.MaxChartIndex)
+	if err != nil {
+		return nil, err
+	}
+	ix, err := lists.ReadChartIndex(b)
+	if err == nil {
+		c.charts[index] = ix
+	}
+	return ix, err
+}

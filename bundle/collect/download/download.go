@@ -1,0 +1,465 @@
+package download
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"casemate/bundle/collect/cache"
+	"casemate/bundle/collect/diagnose"
+	"casemate/bundle/collect/transport"
+	"casemate/bundle/digests"
+)
+
+// Request is one piece of content to be brought into the cache.
+type Request struct {
+	Client *http.Client
+	URL    string
+	// name says what it is in progress and messages.
+	Name string
+	// digest is what the bytes must have; "" if nobody knows.
+	Digest string
+	// size is how many bytes there must be, -1 if nobody knows.
+	Size int64
+	// blob says that it is a registry's, which is known by digest whatever its algorithm is. Files are known by their
+	// sha256.
+	Blob bool
+	// judge, if there is one, says more about content that does not have the digest.
+	Diagnose func(m *diagnose.Mismatch, content *os.File)
+}
+
+// Downloader brings content into the cache. Its methods are safe for concurrent use.
+type Downloader struct {
+	Cache    *cache.Cache
+	Progress starter
+	Log      *slog.Logger
+	Wait     func(ctx context.Context, pause time.Duration) error
+	Fetched  atomic.Int64 // bytes that came over the network
+	parts    keyedMutex   // by what a part is of
+}
+
+// starter is told when a transfer begins.
+type starter interface {
+	Start(name string, total int64) Transfer
+}
+
+// Result is what came.
+type Result struct {
+	Digest       string // under which it is in the cache
+	SHA512       string // if the digest asked for is one
+	Size         int64
+	From         string // the URL that answered in the end
+	ETag         string
+	LastModified string // Last-Modified
+}
+
+// partState is what must be known of a part in order to go on with it.
+type partState struct {
+	URL          string `json:"url"`
+	ETag         string `json:"etag,omitempty"`
+	LastModified string `json:"last_modified,omitempty"`
+	Size         int64  `json:"size"` // of the whole, -1 if it was not said
+}
+
+// validator is what a server compares so that a range of something newer is not taken for one of the same: a strong
+// ETag, or the time of change (RFC 9110, 13.1.5). "" if there is none.
+func (s partState) validator() string {
+	if s.ETag != "" && !strings.HasPrefix(s.ETag, "W/") {
+		return s.ETag
+	}
+	return s.LastModified
+}
+
+// Fetch brings d into the cache and returns what came. Broken bodies are gone on with by Range for as long as that
+// brings something; content that changed meanwhile is begun anew. Memory does not grow with the size.
+func (c *Downloader) Fetch(ctx context.Context, d Request) (got Result, err error) {
+	key := cmp.Or(d.Digest, d.URL)
+	defer c.parts.lock(key)()
+	if n, ok := c.Cache.Stat(d.Digest); ok && (d.Size < 0 || n == d.Size) && (d.Blob || strings.HasPrefix(d.Digest, "sha256:")) {
+		return Result{Digest: d.Digest, Size: n}, nil // somebody else fetched it meanwhile
+	}
+	f, err := c.Cache.Part(key)
+	if err != nil {
+		return got, err
+	}
+	defer func() {
+		if fi, serr := f.Stat(); err != nil && serr == nil && fi.Size() == 0 {
+			c.Cache.Discard(f)
+		}
+		f.Close()
+	}()
+	t := c.Progress.Start(d.Name, d.Size)
+	defer func() { t.Done(err) }()
+	g := &getter{d: d, c: c, f: f, t: t, sha256: sha256.New()}
+	if strings.HasPrefix(d.Digest, "sha512:") {
+		g.sha512 = sha512.New()
+	}
+	if err := g.rewind(); err != nil {
+		return got, err
+	}
+	if err := g.right(ctx); err != nil {
+		var m *diagnose.Mismatch
+		if errors.As(err, &m) {
+			if d.Diagnose != nil {
+				d.Diagnose(m, f)
+			}
+			c.Cache.Discard(f)
+		}
+		return got, err
+	}
+	got = g.result()
+	return got, c.Cache.Commit(f, got.Digest)
+}
+
+// getter is a download on its way.
+type getter struct {
+	d      Request
+	c      *Downloader
+	f      *os.File
+	t      Transfer
+	sha256 hash.Hash
+	sha512 hash.Hash // nil if it is not asked for
+	at     int64     // bytes that are in the part and in the sums
+	best   int64     // the most that there were: begun anew is no progress
+	state  partState
+	from   string
+	length int64 // the whole's size as the server said, -1
+	pieced bool  // it came in more than one piece
+}
+
+// rewind goes on with a part of an earlier run, if there is one that can be gone on with.
+func (g *getter) rewind() error {
+	fi, err := g.f.Stat()
+	if err != nil {
+		return cache.DiskError{Err: err}
+	}
+	g.length = -1
+	g.state = partState{URL: g.d.URL, Size: -1}
+	var s partState
+	known := cache.ReadRecord(g.f.Name()+".json", &s)
+	if fi.Size() == 0 || !known || g.d.Digest == "" && (s.URL != g.d.URL || s.validator() == "" || fi.Size() == s.Size) || g.d.Size >= 0 && fi.Size() > g.d.Size {
+		return g.begin()
+	}
+	if s.URL != g.d.URL { // the same content elsewhere: validators are of the other place
+		s = partState{URL: g.d.URL, Size: s.Size}
+	}
+	n, err := io.Copy(g.sums(), g.f)
+	if err != nil {
+		return cache.DiskError{Err: err}
+	}
+	g.at, g.best, g.state, g.pieced = n, n, s, true
+	g.length = s.Size
+	g.t.Add(n)
+	return nil
+}
+
+func (g *getter) sums() io.Writer {
+	if g.sha512 != nil {
+		return io.MultiWriter(g.sha256, g.sha512)
+	}
+	return g.sha256
+}
+
+// begin throws away what came so far.
+func (g *getter) begin() error {
+	if err := g.f.Truncate(0); err != nil {
+		return cache.DiskError{Err: err}
+	}
+	if _, err := g.f.Seek(0, io.SeekStart); err != nil {
+		return cache.DiskError{Err: err}
+	}
+	g.t.Add(-g.at)
+	g.at, g.length = 0, -1
+	g.state = partState{URL: g.d.URL, Size: -1}
+	g.sha256.Reset()
+	if g.sha512 != nil {
+		g.sha512.Reset()
+	}
+	return nil
+}
+
+// mostWrong is how often content that is wrong in other ways each time is fetched.
+const mostWrong = 3
+
+// right fetches until what is here is right. What is wrong is fetched once more: it may have been damaged on the way,
+// or pieces of two contents were put together. The same twice is what the server has.
+func (g *getter) right(ctx context.Context) error {
+	last := ""
+	for try := 1; ; try++ {
+		err := g.run(ctx)
+		if err == nil {
+			m := g.check()
+			if m == nil {
+				return nil
+			}
+			err = WrongError{Err: m}
+		}
+		var wrong WrongError
+		if !errors.As(err, &wrong) || ctx.Err() != nil {
+			return err
+		}
+		if try == mostWrong || !g.pieced && err.Error() == last {
+			return wrong.Err
+		}
+		if !g.pieced {
+			last = err.Error()
+		}
+		pause := transport.Backoff(max(1, try))
+		g.c.Log.Warn("trying again", "with", g.d.Name, "in", pause.Round(100*time.Millisecond), "error", err)
+		if err := g.c.Wait(ctx, pause); err != nil {
+			return err
+		}
+		if err := g.begin(); err != nil {
+			return err
+		}
+		g.best, g.pieced = 0, false
+	}
+}
+
+// run fetches until everything is here. It gives up after some tries that brought nothing new.
+func (g *getter) run(ctx context.Context) error {
+	for try := 1; ; {
+		err := g.once(ctx)
+		if err == nil {
+			return nil
+		}
+		var (
+			broken BrokenError
+			local  cache.DiskError
+		)
+		if ctx.Err() != nil || errors.As(err, &local) || !errors.As(err, &broken) {
+			return err
+		}
+		if g.at > g.best {
+			g.best, try = g.at, 0
+		}
+		if try++; try > transport.MaxAttempts {
+			return err
+		}
+		pause := transport.Backoff(max(1, try-1))
+		g.c.Log.Warn("going on", "with", g.d.Name, "at", g.at, "in", pause.Round(100*time.Millisecond), "error", err)
+		if err := g.c.Wait(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
+
+// BrokenError is a body that ended early or wrongly; the next try may bring the rest.
+type BrokenError struct{ Err error }
+
+func (e BrokenError) Error() string { return e.Err.Error() }
+func (e BrokenError) Unwrap() error { return e.Err }
+
+// WrongError is a body that is whole and not what was asked for: damaged on the way, or wrong on the server.
+type WrongError struct{ Err error }
+
+func (e WrongError) Error() string { return e.Err.Error() }
+func (e WrongError) Unwrap() error { return e.Err }
+
+// total is how many bytes there must be in the end, -1 if that is not known.
+func (g *getter) total() int64 {
+	if g.d.Size >= 0 {
+		return g.d.Size
+	}
+	return g.length
+}
+
+// once sends one request and takes what its answer brings.
+func (g *getter) once(ctx context.Context) error {
+	if g.at > 0 && g.at == g.total() {
+		return nil
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.d.URL, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	if g.at > 0 {
+		span := fmt.Sprintf("bytes=%d-", g.at)
+		if total := g.total(); total > 0 { // some servers know only ranges with an end
+			span += strconv.FormatInt(total-1, 10)
+		}
+		req.Header.Set("Range", span)
+		if v := g.state.validator(); v != "" {
+			req.Header.Set("If-Range", v)
+		}
+	}
+	resp, err := g.d.Client.Do(req)
+	if err != nil {
+		return transport.WithoutURL(err)
+	}
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusOK:
+		if g.at > 0 { // the server knows no ranges, or the content is another one now
+			if err := g.begin(); err != nil {
+				return err
+			}
+		}
+		if err := g.encoded(resp); err != nil {
+			return err
+		}
+		g.length = resp.ContentLength
+		g.state.ETag, g.state.LastModified = resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")
+	case http.StatusPartialContent:
+		from, whole, ok := contentRange(resp.Header.Get("Content-Range"))
+		etag := resp.Header.Get("ETag")
+		switch {
+		case !ok || g.at == 0 || from != g.at:
+			err = fmt.Errorf("the server sent another range than it was asked for (Content-Range %.100q)", resp.Header.Get("Content-Range"))
+		case whole >= 0 && g.total() >= 0 && whole != g.total(), g.state.ETag != "" && etag != "" && etag != g.state.ETag:
+			err = errors.New("it changed on the server while it was fetched")
+		}
+		if err != nil {
+			return errors.Join(BrokenError{Err: err}, g.begin())
+		}
+		g.length = max(g.length, whole)
+		g.pieced = true
+	case http.StatusRequestedRangeNotSatisfiable:
+		if g.at == 0 {
+			return transport.ResponseError(resp)
+		}
+		return errors.Join(BrokenError{Err: fmt.Errorf("truncated: the server has no more than the %d bytes that came", g.at)}, g.begin())
+	default:
+		return transport.ResponseError(resp)
+	}
+	if g.d.Size >= 0 && g.length >= 0 && g.length != g.d.Size {
+		other := fmt.Errorf("the server has %d bytes of it, but it must have %d", g.length, g.d.Size)
+		return errors.Join(WrongError{SizeError{other, g.length}}, g.begin())
+	}
+	return g.take(resp)
+}
+
+// encoded refuses what a server compressed although it was asked not to, unless a digest says that these are the right
+// bytes: what lies there would not be what is kept. Some servers say it of an archive that is no more compressed than
+// it always is.
+func (g *getter) encoded(resp *http.Response) error {
+	how := resp.Header.Get("Content-Encoding")
+	if how == "" || how == "identity" || g.d.Digest != "" {
+		return nil
+	}
+	for _, ext := range []string{".gz", ".tgz", ".bz2", ".xz", ".zst", ".br"} {
+		if strings.HasSuffix(resp.Request.URL.Path, ext) {
+			return nil
+		}
+	}
+	return fmt.Errorf("the server compresses it (Content-Encoding %.40q) although it was asked not to; name its checksum with --checksums to take it so", how)
+}
+
+// take appends a body to the part.
+func (g *getter) take(resp *http.Response) error {
+	g.from = resp.Request.URL.String()
+	g.state.Size = g.total()
+	if b, err := json.Marshal(g.state); err != nil {
+		return err
+	} else if err := os.WriteFile(g.f.Name()+".json", b, 0o644); err != nil {
+		return cache.DiskError{Err: err}
+	}
+	g.t.Total(g.total())
+	body := io.Reader(resp.Body)
+	if g.d.Size >= 0 { // one byte more than it may have is enough to know that it is wrong
+		body = io.LimitReader(body, g.d.Size-g.at+1)
+	}
+	w := &partWriter{g: g, w: io.MultiWriter(g.f, g.sums())}
+	_, err := io.CopyBuffer(w, body, make([]byte, 256<<10))
+	switch {
+	case w.err != nil:
+		return cache.DiskError{Err: w.err}
+	case err != nil:
+		if want := g.total(); errors.Is(err, io.ErrUnexpectedEOF) && want >= 0 {
+			err = fmt.Errorf("truncated: %d of %d bytes came: %w", g.at, want, err)
+		}
+		return BrokenError{Err: err}
+	case g.d.Size >= 0 && g.at > g.d.Size:
+		return errors.Join(WrongError{Err: fmt.Errorf("the server sends more than the %d bytes that it must have", g.d.Size)}, g.begin())
+	case g.d.Size >= 0 && g.at < g.d.Size:
+		return BrokenError{Err: fmt.Errorf("truncated: %d of %d bytes came", g.at, g.d.Size)}
+	}
+	return nil
+}
+
+// partWriter counts, and tells the disk's errors from the network's.
+type partWriter struct {
+	g   *getter
+	w   io.Writer
+	err error
+}
+
+func (w *partWriter) Write(p []byte) (int, error) {
+	n, err := w.w.Write(p)
+	w.g.at += int64(n)
+	w.g.c.Fetched.Add(int64(n))
+	w.g.t.Add(int64(n))
+	w.err = err
+	return n, err
+}
+
+// check compares the sums with the digest that must be.
+func (g *getter) check() *diagnose.Mismatch {
+	got := g.result()
+	if g.d.Digest == "" || g.d.Digest == got.Digest || g.d.Digest == got.SHA512 {
+		return nil
+	}
+	return &diagnose.Mismatch{Want: g.d.Digest, Got: cmp.Or(got.SHA512, got.Digest), Size: g.at, Looks: diagnose.Changed}
+}
+
+func (g *getter) result() Result {
+	r := Result{Digest: digests.Encode("sha256:", g.sha256), Size: g.at, From: g.from, ETag: g.state.ETag, LastModified: g.state.LastModified}
+	if g.sha512 != nil {
+		r.SHA512 = digests.Encode("sha512:", g.sha512)
+		if g.d.Blob {
+			r.Digest = r.SHA512
+		}
+	}
+	return r
+}
+
+// contentRange reads "bytes FROM-TO/WHOLE" (RFC 9110, 14.4); whole is -1 for "*".
+func contentRange(h string) (from, whole int64, ok bool) {
+	h, ok = strings.CutPrefix(strings.TrimSpace(h), "bytes ")
+	span, all, ok2 := strings.Cut(h, "/")
+	first, last, ok3 := strings.Cut(span, "-")
+	if !ok || !ok2 || !ok3 {
+		return 0, 0, false
+	}
+	from, err := strconv.ParseInt(first, 10, 64)
+	to, err2 := strconv.ParseInt(last, 10, 64)
+	whole = -1
+	var err3 error
+	if all != "*" {
+		whole, err3 = strconv.ParseInt(all, 10, 64)
+	}
+	if err != nil || err2 != nil || err3 != nil || from < 0 || to < from || all != "*" && whole <= to {
+		return 0, 0, false
+	}
+	return from, whole, true
+}
+
+// SizeError is the error for content of which the server has other than the bytes that it must have.
+type SizeError struct {
+	error
+	Has int64
+}
+
+// Transfer is one thing that is fetched.
+type Transfer interface {
+	// Total says how many bytes there will be, -1 if nobody knows.
+	Total(n int64)
+	// Add says that n more bytes are here. It is negative when a transfer begins anew.
+	Add(n int64)
+	// Done ends it; err is nil when it is complete and right.
+	Done(err error)
+}

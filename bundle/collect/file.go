@@ -1,0 +1,358 @@
+package collect
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"strings"
+	"sync"
+
+	"casemate/bundle"
+	"casemate/bundle/collect/cache"
+	"casemate/bundle/collect/diagnose"
+	"casemate/bundle/collect/download"
+	"casemate/bundle/collect/transport"
+	"casemate/bundle/lists"
+)
+
+// fileList are the files that are to be fetched: those of the lists, and those that charts bring. It is safe for
+// concurrent use while it grows.
+type fileList struct {
+	mu    sync.Mutex
+	list  []*fileJob
+	byURL map[string]*fileJob
+}
+
+// fileJob is one file to be fetched.
+type fileJob struct {
+	lists.File
+	n    int    // the name's number
+	name string // the name that it belongs to: its URL, or a chart
+	// plain says that no checksum is looked for beside it.
+	plain bool
+	// optional files are left out if there are none.
+	optional bool
+}
+
+// add adds a file; one that is there gains the digest if it had none.
+func (l *fileList) add(f *fileJob) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := l.byURL[f.URL]
+	if old == nil {
+		l.byURL[f.URL] = f
+		l.list = append(l.list, f)
+		return nil
+	}
+	if old.Digest != "" && f.Digest != "" && old.Digest != f.Digest {
+		return fmt.Errorf("%s must be %s by %s and %s by %s", f.URL, old.Digest, old.Known, f.Digest, f.Known)
+	}
+	if old.Digest == "" {
+		old.Digest, old.Known = f.Digest, f.Known
+	}
+	old.optional = old.optional && f.optional
+	return nil
+}
+
+func (c *collector) wantedFiles(w *lists.Wanted) *fileList {
+	l := &fileList{byURL: map[string]*fileJob{}}
+	for i, f := range w.Files {
+		job := &fileJob{File: f, n: len(w.Images) + i, name: f.URL}
+		if err := l.add(job); err != nil {
+			c.fail(job.n, err)
+		}
+	}
+	return l
+}
+
+// wantedFile fetches a file and, if it has none of its own, the checksum that lies beside it.
+func (c *collector) wantedFile(ctx context.Context, f *fileJob) {
+	var err error
+	if c.opt.DryRun {
+		err = c.sizeOf(ctx, f)
+	} else {
+		err = c.file(ctx, f)
+	}
+	if f.optional && err != nil && !fatal(err) && ctx.Err() == nil {
+		if !transport.HasStatus(err, http.StatusNotFound, http.StatusForbidden, http.StatusGone) {
+			c.note("%s is left out, it is optional: %v", f.URL, err)
+		}
+		return
+	}
+	if err != nil && f.name != f.URL {
+		err = fmt.Errorf("%s: %w", f.URL, err)
+	}
+	if err != nil {
+		c.fail(f.n, err)
+	}
+}
+
+func (c *collector) file(ctx context.Context, f *fileJob) error {
+	if err := checkURL(f.URL); err != nil {
+		return err
+	}
+	r, known := c.cache.URL(f.URL)
+	known = known && c.cache.Has(r.Digest, r.Size)
+	switch {
+	case f.Digest != "" && known && (f.Digest == r.Digest || f.Digest == r.SHA512):
+		return c.addFile(ctx, r) // what is pinned is not asked for again
+	case f.Digest != "":
+		if size, ok := c.cache.Stat(f.Digest); ok && strings.HasPrefix(f.Digest, "sha256:") {
+			return c.keepFile(ctx, cache.URLRecord{URL: f.URL, Digest: f.Digest, Size: size}) // the same content came under another URL
+		}
+		if c.held(f.Digest) {
+			if size, err := c.head(ctx, f.URL); err != nil {
+				return err
+			} else if size >= 0 {
+				return c.addFile(ctx, cache.URLRecord{URL: f.URL, Digest: f.Digest, Size: size, On: day(c.now())})
+			}
+		}
+	case known:
+		if same, err := c.unchanged(ctx, r); err != nil {
+			return err
+		} else if same {
+			return c.addFile(ctx, r)
+		}
+	}
+	d := download.Request{Client: c.fileClient(f.Digest != ""), URL: f.URL, Name: f.URL, Digest: f.Digest, Size: -1}
+	sums := ""
+	by := f.Known
+	if d.Digest == "" && !f.plain {
+		var err error
+		if d.Digest, sums, err = c.neighbour(ctx, f.URL); err != nil {
+			return err
+		}
+		by = sums
+	}
+	d.Diagnose = func(m *diagnose.Mismatch, content *os.File) {
+		m.Diagnose(f.URL, by, content, c.opt.Other)
+		if m.Looks == diagnose.Changed && r.Digest == d.Digest && r.On != "" {
+			m.Detail = "it was right on " + r.On
+		}
+	}
+	got, err := c.downloads.Fetch(ctx, d)
+	if err != nil {
+		return err
+	}
+	if d.Digest == "" {
+		if err := c.suspect(f.URL, got.Digest); err != nil {
+			return err
+		}
+	}
+	return c.keepFile(ctx, cache.URLRecord{URL: f.URL, Digest: got.Digest, SHA512: got.SHA512, Size: got.Size, ETag: got.ETag, LastModified: got.LastModified,
+		From: got.From, Sums: sums})
+}
+
+// suspect looks at what nobody knows the checksum of: archives must look like archives, and it is said when anything
+// else looks like an error.
+func (c *collector) suspect(rawURL, digest string) error {
+	f, err := os.Open(c.cache.BlobPath(digest))
+	if err != nil {
+		return cache.DiskError{Err: err}
+	}
+	defer f.Close()
+	head := make([]byte, 1024)
+	n, err := io.ReadFull(f, head)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return cache.DiskError{Err: err}
+	}
+	name := path.Base(rawURL)
+	if u, err := url.Parse(rawURL); err == nil {
+		name = path.Base(u.Path)
+	}
+	what := diagnose.DescribeErrorPage(head[:n], name)
+	switch {
+	case what == "":
+		return nil
+	case diagnose.ArchiveMagic[path.Ext(name)] != "":
+		return errors.New(what)
+	}
+	c.note("%s: nobody knows its checksum, and %s", rawURL, what)
+	return nil
+}
+
+// keepFile remembers what a URL gave, and adds it. The day stays that of the first time as long as the content does.
+func (c *collector) keepFile(ctx context.Context, r cache.URLRecord) error {
+	r.On = day(c.now())
+	if old, ok := c.cache.URL(r.URL); ok && old.Digest == r.Digest {
+		r.On = old.On
+		r.From = cmp.Or(old.From, r.From)
+	}
+	r.From = origin(r.URL, r.From)
+	if err := c.cache.PutURL(r); err != nil {
+		return err
+	}
+	return c.addFile(ctx, r)
+}
+
+// addFile adds a file that is in the cache, with the checksum that lies beside it.
+func (c *collector) addFile(ctx context.Context, r cache.URLRecord) error {
+	c.mu.Lock()
+	c.taken[r.URL] = bundle.File{URL: r.URL, Digest: r.Digest, Size: r.Size, Taken: bundle.Taken{From: r.From, On: r.On}}
+	c.mu.Unlock()
+	if r.Sums == "" {
+		return nil
+	}
+	err := c.file(ctx, &fileJob{File: lists.File{URL: r.Sums}, plain: true})
+	if err != nil && !fatal(err) && ctx.Err() == nil {
+		c.note("%s is left out, it is only the checksum beside a file that is here: %v", r.Sums, err)
+		return nil
+	}
+	return err
+}
+
+// origin is what Taken says of where a file came from: the URL that answered, without its query, which is often a
+// signature that changes with every request. "" if it is the file's own.
+func origin(asked, answered string) string {
+	u, err := url.Parse(answered)
+	if err != nil || answered == "" || answered == asked {
+		return ""
+	}
+	u.RawQuery, u.Fragment, u.User = "", "", nil
+	if a, err := url.Parse(asked); err == nil && a.Host == u.Host && a.Path == u.Path {
+		return ""
+	}
+	return u.String()
+}
+
+// checkURL says what is wrong with a file's URL.
+func checkURL(s string) error {
+	u, err := url.Parse(s)
+	if err != nil {
+		return fmt.Errorf("not a URL: %w", err)
+	}
+	if u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" {
+		return errors.New("not an http or https URL")
+	}
+	if u.User != nil {
+		return errors.New("a URL with a user name would carry it into the bundle; take it out")
+	}
+	return nil
+}
+
+// fileClient is the client for files. A redirect from https to http is followed only for what is checked.
+func (c *collector) fileClient(checked bool) *http.Client {
+	return &http.Client{Transport: c.transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
+		if !checked && req.URL.Scheme == "http" && via[0].URL.Scheme == "https" {
+			return errors.New("it is redirected to plain http, where anybody can change it; name its checksum with --checksums")
+		}
+		return fewRedirects(req, via)
+	}}
+}
+
+// unchanged asks whether a URL still gives what it gave. It says no if the server cannot tell.
+func (c *collector) unchanged(ctx context.Context, r cache.URLRecord) (bool, error) {
+	if r.ETag == "" && r.LastModified == "" {
+		return false, nil
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.URL, nil)
+	if err != nil {
+		return false, err
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	if r.ETag != "" {
+		req.Header.Set("If-None-Match", r.ETag)
+	}
+	if r.LastModified != "" {
+		req.Header.Set("If-Modified-Since", r.LastModified)
+	}
+	resp, err := c.fileClient(false).Do(req)
+	if err != nil {
+		return false, transport.WithoutURL(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return resp.StatusCode == http.StatusNotModified, nil
+	}
+	// Some servers do not compare, but say what they have. A weak ETag promises no equal bytes.
+	etag, since := resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")
+	same := etag == r.ETag && since == r.LastModified && !strings.HasPrefix(etag, "W/")
+	return same && resp.ContentLength == r.Size, nil
+}
+
+// head asks for the size of a file, -1 if the server does not say. Whatever HEAD is answered, GET may work.
+func (c *collector) head(ctx context.Context, url string) (size int64, err error) {
+	for _, method := range []string{http.MethodHead, http.MethodGet} {
+		if size, err = c.sizeBy(ctx, method, url); err == nil || ctx.Err() != nil {
+			return size, err
+		}
+	}
+	return -1, err
+}
+
+func (c *collector) sizeBy(ctx context.Context, method, url string) (int64, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		return -1, err
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	resp, err := c.fileClient(true).Do(req)
+	if err != nil {
+		return -1, transport.WithoutURL(err)
+	}
+	defer resp.Body.Close() // of a GET too: the connection goes, the bytes do not come
+	if resp.StatusCode != http.StatusOK {
+		return -1, transport.ResponseError(resp)
+	}
+	return resp.ContentLength, nil
+}
+
+// sizeOf is what a dry run does with a file.
+func (c *collector) sizeOf(ctx context.Context, f *fileJob) error {
+	if err := checkURL(f.URL); err != nil {
+		return err
+	}
+	file := bundle.File{URL: f.URL, Digest: f.Digest, Taken: bundle.Taken{On: day(c.now())}}
+	if r, ok := c.cache.URL(f.URL); ok && c.cache.Has(r.Digest, r.Size) && (f.Digest == "" || f.Digest == r.Digest || f.Digest == r.SHA512) {
+		file.Digest, file.Size, file.Taken = r.Digest, r.Size, bundle.Taken{From: r.From, On: r.On}
+	} else {
+		size, err := c.head(ctx, f.URL)
+		if err != nil {
+			return err
+		}
+		file.Size = size
+		if f.Digest == "" || !c.held(f.Digest) {
+			c.downloads.Fetched.Add(max(0, size))
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.taken[f.URL] = file
+	return nil
+}
+
+// text fetches the beginning of a small file that is only looked at.
+func (c *collector) text(ctx context.Context, url string, limit int64) (b []byte, err error) {
+	err = c.again(ctx, func() error {
+		b, err = c.textOnce(ctx, url, limit)
+		return err
+	})
+	return b, err
+}
+
+func (c *collector) textOnce(ctx context.Context, url string, limit int64) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	resp, err := c.fileClient(false).Do(req)
+	if err != nil {
+		return nil, transport.WithoutURL(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, transport.ResponseError(resp)
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, limit))
+	if err != nil {
+		return nil, download.BrokenError{Err: err}
+	}
+	return b, nil
+}

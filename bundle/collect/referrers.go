@@ -1,0 +1,135 @@
+package collect
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"casemate/bundle/collect/transport"
+	"casemate/bundle/digests"
+	"casemate/bundle/oci"
+)
+
+// cosignSuffixes are the tags that cosign and others hang on a manifest: its digest with "-" for ":", and what it is
+// (https://github.com/sigstore/cosign, specs/SIGNATURE_SPEC.md).
+var cosignSuffixes = []string{".sig", ".att", ".sbom"}
+
+// attached adds what was hung on a manifest and on those below it: its referrers by the API, or by the tag that stands
+// in for it where a registry does not have the API, and cosign's tags. What is hung on those comes too. Each is a share
+// of its own: one that cannot be had is left out with a note, and never decides about the image. The error ends the
+// run.
+func (p *picture) attached(ctx context.Context, digest string, depth int) error {
+	if p.seen[digest] {
+		return nil
+	}
+	p.seen[digest] = true
+	if depth > maxDepth {
+		p.c.note("%s: what hangs on %s is deeper than %d signatures of signatures and is left out", p.repo.name, digest, maxDepth)
+		return nil
+	}
+	list, ok, err := p.repo.referrers(ctx, p.c, digest)
+	if err != nil {
+		p.c.note("%s: the list of what refers to %s is not complete: %v", p.repo.name, digest, err)
+	}
+	if !ok {
+		if list, err = p.fallback(ctx, digest); err != nil {
+			return err
+		}
+	}
+	for _, d := range list {
+		if err := p.referrer(ctx, d, digest, depth); err != nil {
+			return err
+		}
+	}
+	base := strings.Replace(digest, ":", "-", 1)
+	for _, suffix := range cosignSuffixes {
+		if _, err := p.hang(ctx, base+suffix, "", depth); err != nil {
+			return err
+		}
+	}
+	for _, d := range p.docs[digest].Children {
+		if p.docs[d.Digest] == nil {
+			continue // of a platform that nobody asked for
+		}
+		if err := p.attached(ctx, d.Digest, depth); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// referrer adds one manifest that refers to another.
+func (p *picture) referrer(ctx context.Context, d oci.Descriptor, subject string, depth int) error {
+	if err := digests.Check(d.Digest); err != nil {
+		p.c.note("%s: the list of what refers to %s names %.100q, which is no digest; it is left out", p.repo.name, subject, d.Digest)
+		return nil
+	}
+	_, err := p.hang(ctx, "", d.Digest, depth)
+	return err
+}
+
+// fallback adds the index that lists referrers under a tag (OCI distribution specification 1.1, "Referrers Tag
+// Schema").
+func (p *picture) fallback(ctx context.Context, digest string) ([]oci.Descriptor, error) {
+	algorithm, hex, _ := strings.Cut(digest, ":")
+	top, err := p.hang(ctx, algorithm+"-"+hex[:64], "", -1)
+	if err != nil || top == nil {
+		return nil, err
+	}
+	return top.Children, nil
+}
+
+// hang adds a share for what hangs on the image under a tag or by its digest, and what hangs on that, unless depth is
+// negative. It returns its manifest, nil if there is none or it is left out. The error ends the run.
+func (p *picture) hang(ctx context.Context, tag, digest string, depth int) (*oci.Manifest, error) {
+	if len(tag) > 128 {
+		return nil, nil // longer than a tag may be: those of sha512
+	}
+	q := *p
+	q.share, q.docs = &share{n: p.n, hung: p.repo.name + "@" + digest, blobs: map[string]int64{}, elsewhere: map[string]string{}}, map[string]*oci.Manifest{}
+	if tag != "" {
+		q.hung = p.repo.name + ":" + tag
+	}
+	err := q.hangShare(ctx, tag, digest)
+	switch {
+	case err == nil && len(q.images) == 0: // there is none
+		return nil, nil
+	case fatal(err) || ctx.Err() != nil:
+		return nil, err
+	case tag == "" && transport.HasStatus(err, http.StatusNotFound):
+		p.c.note("%s: the registry lists the referrer %s and does not have it; it is left out", p.repo.name, digest)
+		return nil, nil
+	case err != nil:
+		p.c.note("%s is left out: %v", q.hung, err)
+		return nil, nil
+	}
+	top := q.docs[q.images[len(q.images)-1].Digest]
+	if depth < 0 {
+		return top, nil
+	}
+	return top, q.attached(ctx, top.Digest, depth+1)
+}
+
+// hangShare completes the share of something that hangs on an image. It stays empty if a tag does not exist.
+func (p *picture) hangShare(ctx context.Context, tag, digest string) error {
+	if len(*p.shares) >= maxManifests {
+		return fmt.Errorf("more than %d things hang on one image", maxManifests)
+	}
+	if tag != "" {
+		var err error
+		digest, err = p.tag(ctx, tag)
+		// Some registries say 401 or 403 for what does not exist, and the repository itself let us in.
+		if transport.HasStatus(err, http.StatusNotFound, http.StatusUnauthorized, http.StatusForbidden) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	err := p.name(ctx, tag, digest, false)
+	if err == nil {
+		err = p.whole()
+	}
+	return err
+}

@@ -1,0 +1,334 @@
+package collect
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	registryauth "github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"casemate/bundle/collect/diagnose"
+	"casemate/bundle/collect/download"
+	"casemate/bundle/collect/transport"
+	"casemate/bundle/digests"
+	"casemate/bundle/oci"
+)
+
+// maxPages bounds the answer of a registry that never ends its list of referrers.
+const maxPages = 50
+
+// acceptManifests is what can be collected, by media type. Whatever else a registry sends is stored as it is, too.
+var acceptManifests = strings.Join([]string{
+	"application/vnd.oci.image.index.v1+json",
+	"application/vnd.oci.image.manifest.v1+json",
+	"application/vnd.docker.distribution.manifest.list.v2+json",
+	"application/vnd.docker.distribution.manifest.v2+json",
+	"application/vnd.oci.artifact.manifest.v1+json",
+	"*/*",
+}, ", ")
+
+// registries are the registries' repositories, each logged in to once. Its methods are safe for concurrent use.
+type registries struct {
+	inner     http.RoundTripper
+	overrides []override
+	mu        sync.Mutex
+	repos     map[string]*repository // by canonical name
+	// noReferrers are the hosts whose answer to a question for referrers was 404: they do not have the API (OCI
+	// distribution 1.1, "Listing referrers").
+	noReferrers sync.Map
+	heads       sync.Map // hosts whose HEAD of a manifest has found one
+}
+
+// knowsHead says whether a HEAD that finds nothing is to be believed.
+func (r *registries) knowsHead(repo *repository) bool {
+	_, ok := r.heads.Load(repo.host.RegistryStr())
+	return ok
+}
+
+// repository is one of a registry's. It sends what Docker's config has for its host.
+type repository struct {
+	name string // canonical
+	from string // the mirror's repository that is asked instead, "" if none is
+	once sync.Mutex
+	host name.Registry
+	path string
+	base string // "https://index.docker.io/v2/library/nginx/"
+	http *http.Client
+}
+
+// repository returns the repository of a canonical name, logged in.
+func (r *registries) repository(ctx context.Context, canonical string) (*repository, error) {
+	r.mu.Lock()
+	repo := r.repos[canonical]
+	if repo == nil {
+		repo = &repository{name: canonical}
+		r.repos[canonical] = repo
+	}
+	r.mu.Unlock()
+	repo.once.Lock()
+	defer repo.once.Unlock()
+	if repo.http != nil {
+		return repo, nil
+	}
+	at := r.mirrored(canonical)
+	parsed, err := name.NewRepository(at)
+	if err != nil {
+		return nil, fmt.Errorf("%s is not a repository: %w", at, err)
+	}
+	if at != canonical {
+		repo.from = at
+	}
+	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, parsed)
+	if err != nil {
+		return nil, fmt.Errorf("credentials for %s of Docker's config: %w", parsed.RegistryStr(), err)
+	}
+	guarded := tlsOnly{host: parsed.RegistryStr(), inner: r.inner}
+	t, err := registryauth.NewWithContext(ctx, parsed.Registry, auth, guarded, []string{parsed.Scope(registryauth.PullScope)})
+	if err != nil {
+		return nil, loginError(parsed.RegistryStr(), err)
+	}
+	repo.host, repo.path = parsed.Registry, parsed.RepositoryStr()
+	// The transport puts in the scheme that the registry answered on.
+	repo.base = fmt.Sprintf("https://%s/v2/%s/", parsed.RegistryStr(), parsed.RepositoryStr())
+	repo.http = &http.Client{Transport: t, CheckRedirect: fewRedirects}
+	return repo, nil
+}
+
+// tlsOnly refuses to talk to a registry without TLS unless it is on this machine: go-containerregistry would with
+// private addresses, and send a password along.
+type tlsOnly struct {
+	host  string
+	inner http.RoundTripper
+}
+
+func (t tlsOnly) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme == "http" && req.URL.Host == t.host && !onThisMachine(t.host) {
+		return nil, transport.ErrPlainHTTP
+	}
+	return t.inner.RoundTrip(req)
+}
+
+func onThisMachine(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	host = strings.Trim(host, "[]")
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+func fewRedirects(_ *http.Request, via []*http.Request) error {
+	if len(via) > mostRedirects {
+		return fmt.Errorf("more than %d redirects", mostRedirects)
+	}
+	return nil
+}
+
+// loginError says what to do about a registry that does not let us in.
+func loginError(host string, err error) error {
+	if errors.Is(err, transport.ErrPlainHTTP) {
+		return fmt.Errorf("registry %s: %w", host, transport.ErrPlainHTTP)
+	}
+	var e *registryauth.Error
+	if !errors.As(err, &e) {
+		return fmt.Errorf("registry %w", transport.WithoutURL(err))
+	}
+	s := &transport.StatusError{Status: e.StatusCode}
+	if len(e.Errors) > 0 {
+		s.Message = diagnose.OneLine(e.Errors[0].Message)
+	}
+	return refused(host, s)
+}
+
+// refused says what to do about an answer of a registry.
+func refused(host string, err error) error {
+	if transport.HasStatus(err, http.StatusUnauthorized, http.StatusForbidden) {
+		return fmt.Errorf("%s gives no access: there is no such repository, or it needs a login (docker login %s): %w", host, host, err)
+	}
+	if transport.HasStatus(err, http.StatusTooManyRequests) {
+		return fmt.Errorf("%s limits how much may be pulled; a login (docker login %s) or a later run may help, what came is kept: %w", host, host, err)
+	}
+	return fmt.Errorf("%s: %w", host, err)
+}
+
+// send asks the repository for something below its address.
+func (r *repository) send(ctx context.Context, c *collector, method, what, accept string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, r.base+what, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	if accept != "" {
+		req.Header.Set("Accept", accept)
+	}
+	resp, err := r.http.Do(req)
+	if transport.HasStatus(err, http.StatusTooManyRequests) {
+		return nil, refused(r.host.RegistryStr(), errors.Unwrap(transport.WithoutURL(err)))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("registry %w", transport.WithoutURL(err))
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		return nil, refused(r.host.RegistryStr(), transport.ResponseError(resp))
+	}
+	return resp, nil
+}
+
+// digestOf asks which digest a tag has now, without fetching the manifest. "" if the registry does not say.
+func (r *repository) digestOf(ctx context.Context, c *collector, tag string) (string, error) {
+	resp, err := r.send(ctx, c, http.MethodHead, "manifests/"+url.PathEscape(tag), acceptManifests)
+	if err != nil {
+		return "", err
+	}
+	resp.Body.Close()
+	c.registries.heads.Store(r.host.RegistryStr(), true)
+	d := resp.Header.Get("Docker-Content-Digest")
+	if digests.Check(d) != nil {
+		return "", nil
+	}
+	return d, nil
+}
+
+// manifest fetches a manifest by tag or digest, as the bytes that the registry has. A digest is checked.
+func (r *repository) manifest(ctx context.Context, c *collector, reference string) (digest string, b []byte, err error) {
+	err = c.again(ctx, func() error {
+		digest, b, err = r.manifestOnce(ctx, c, reference)
+		return err
+	})
+	return digest, b, err
+}
+
+func (r *repository) manifestOnce(ctx context.Context, c *collector, reference string) (string, []byte, error) {
+	resp, err := r.send(ctx, c, http.MethodGet, "manifests/"+url.PathEscape(reference), acceptManifests)
+	if err != nil {
+		return "", nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, oci.MaxDocument+1))
+	if err != nil {
+		return "", nil, download.BrokenError{Err: fmt.Errorf("manifest %s: %w", reference, err)}
+	}
+	if len(b) > oci.MaxDocument {
+		return "", nil, fmt.Errorf("manifest %s is larger than %d bytes", reference, oci.MaxDocument)
+	}
+	// Before the digest, which old registries make in a way of their own for it.
+	if _, err := oci.Parse(reference, "", b); err != nil {
+		return "", nil, download.WrongError{Err: err}
+	}
+	if digests.Check(reference) != nil {
+		return digests.SHA256(b), b, nil
+	}
+	h := digests.NewHash(reference)
+	h.Write(b)
+	if got := digests.Encode(reference, h); got != reference {
+		return "", nil, download.WrongError{Err: fmt.Errorf("the registry sent a manifest with digest %s for %s", got, reference)}
+	}
+	return reference, b, nil
+}
+
+// referrers fetches the list of what refers to a manifest. ok is false when the registry does not have the API, or
+// answers as if it had none: then a tag may have the list. With an error the list is what came before it.
+func (r *repository) referrers(ctx context.Context, c *collector, digest string) (list []oci.Descriptor, ok bool, err error) {
+	host := r.host.RegistryStr()
+	if _, no := c.registries.noReferrers.Load(host); no {
+		return nil, false, nil
+	}
+	// What a Link header leads to: a path and query on the registry. Pages are bounded, as everything is.
+	next := "referrers/" + digest
+	for n := 0; next != ""; n++ {
+		if n == maxPages {
+			return list, true, fmt.Errorf("more than %d pages of referrers", maxPages)
+		}
+		var page []oci.Descriptor
+		err := c.again(ctx, func() error {
+			page, next, err = r.referrersPage(ctx, c, next)
+			return err
+		})
+		switch {
+		case err == nil:
+		case n > 0:
+			return list, true, err
+		// Some say 401 or 403 for what they do not have, and the repository itself let us in.
+		case transport.HasStatus(err, http.StatusUnauthorized, http.StatusForbidden):
+			return nil, false, nil
+		// The API's answer to a digest without referrers is an empty list; registries without it say 404, some 400 or
+		// 405, and some have a page for it.
+		case transport.HasStatus(err, http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable), errors.Is(err, errNoReferrers):
+			c.registries.noReferrers.Store(host, true)
+			return nil, false, nil
+		case ctx.Err() != nil:
+			return nil, false, nil
+		default:
+			// Whatever it is, it is tried often enough with the first image.
+			if _, again := c.registries.noReferrers.LoadOrStore(host, true); !again {
+				c.note("%s: its lists of referrers cannot be had, tags are looked for instead: %v", host, err)
+			}
+			return nil, false, nil
+		}
+		list = append(list, page...)
+	}
+	return list, true, nil
+}
+
+// errNoReferrers says that an answer is none of the referrers API.
+var errNoReferrers = errors.New("the answer is no list of referrers")
+
+// referrersPage fetches one page of a list of referrers, and says where the next one is.
+func (r *repository) referrersPage(ctx context.Context, c *collector, at string) (page []oci.Descriptor, next string, err error) {
+	resp, err := r.send(ctx, c, http.MethodGet, at, "application/vnd.oci.image.index.v1+json")
+	if err != nil {
+		return nil, at, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, oci.MaxDocument+1))
+	if err != nil {
+		return nil, at, download.BrokenError{Err: err}
+	}
+	if len(b) > oci.MaxDocument {
+		return nil, at, fmt.Errorf("a list of referrers is larger than %d bytes", oci.MaxDocument)
+	}
+	var doc struct {
+		Manifests *[]oci.Descriptor `json:"manifests"`
+	}
+	if err := json.Unmarshal(b, &doc); err != nil || doc.Manifests == nil && !bytes.Contains(b, []byte(`"manifests"`)) {
+		return nil, at, errNoReferrers
+	}
+	if doc.Manifests != nil {
+		page = *doc.Manifests
+	}
+	return page, r.nextPage(resp), nil
+}
+
+// nextPage returns where a Link header (RFC 8288) with rel="next" leads to, below the repository's address.
+func (r *repository) nextPage(resp *http.Response) string {
+	target, params, ok := strings.Cut(strings.TrimPrefix(resp.Header.Get("Link"), "<"), ">")
+	if !ok || !strings.Contains(params, "next") {
+		return ""
+	}
+	u, err := resp.Request.URL.Parse(target)
+	if err != nil {
+		return ""
+	}
+	rest, ok := strings.CutPrefix(u.RequestURI(), "/v2/"+r.path+"/")
+	if !ok {
+		return ""
+	}
+	return rest
+}
+
+const mostRedirects = 10

@@ -1,0 +1,90 @@
+package transport
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// MaxRefusals is how often in a row a host may answer 429 before it is taken at its word; the pauses between add up to
+// a minute.
+const MaxRefusals = 8
+
+// pace slows all workers down together where a host answers 429: what one of them was told counts for all. Hosts limit
+// kinds of requests (Docker Hub counts GETs of manifests and no others), so each kind has a pace of its own. The zero
+// value is ready; its methods are safe for concurrent use.
+type pace struct {
+	mu     sync.Mutex
+	limits map[string]*limit
+}
+
+// limit is what is known of one kind of request to one host.
+type limit struct {
+	refused int       // times in a row; those that were asked together count as one
+	since   time.Time // of the last of these
+	until   time.Time // nobody asks before
+}
+
+// kindOf is what a limit is of.
+func kindOf(req *http.Request) string {
+	kind := "other"
+	for _, k := range []string{"/manifests/", "/blobs/"} {
+		if strings.Contains(req.URL.Path, k) {
+			kind = k
+		}
+	}
+	return req.Method + " " + req.URL.Host + " " + kind
+}
+
+// before says how long to wait before a request is sent, in whole milliseconds. The error is the answer of a host that
+// need not be asked, because it refused all along.
+func (p *pace) before(kind string, now time.Time) (time.Duration, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.limits[kind]
+	if l == nil || !l.until.After(now) {
+		return 0, nil
+	}
+	left := l.until.Sub(now)
+	if l.refused >= MaxRefusals || left > longestAsked {
+		return 0, &StatusError{Status: http.StatusTooManyRequests, asked: left, Message: fmt.Sprintf("it said so %s and was not asked again", times(l.refused))}
+	}
+	return (left + time.Millisecond - 1).Truncate(time.Millisecond), nil
+}
+
+// refused takes note of a 429 to a request that was sent at sent. asked is what its Retry-After asks for, 0 if it says
+// nothing. again says whether the request is worth another try.
+func (p *pace) refused(kind string, sent, now time.Time, asked time.Duration) (again bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.limits == nil {
+		p.limits = map[string]*limit{}
+	}
+	l := p.limits[kind]
+	if l == nil {
+		l = &limit{}
+		p.limits[kind] = l
+	}
+	if l.refused == 0 || !sent.Before(l.since) {
+		l.refused++
+		l.since = now
+		l.until = now.Add(max(asked, Backoff(l.refused)))
+	} else if until := now.Add(asked); until.After(l.until) {
+		l.until = until
+	}
+	return l.refused < MaxRefusals && asked <= longestAsked
+}
+
+// accepted takes note of any other answer.
+func (p *pace) accepted(kind string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.limits, kind)
+}
+
+func times(n int) string {
+	return cmp.Or(map[int]string{1: "once", 2: "twice"}[n], fmt.Sprintf("%d times", n))
+}

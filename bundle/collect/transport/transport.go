@@ -1,0 +1,312 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpproxy"
+
+	"casemate/bundle/collect/diagnose"
+)
+
+const (
+	MaxAttempts  = 6                      // of one request, and of a body that makes no progress
+	FirstPause   = 500 * time.Millisecond // doubles with every try
+	longestPause = 30 * time.Second
+	longestAsked = 5 * time.Minute // that a Retry-After may ask for; who asks for more is not waited for
+	StallTimeout = 60 * time.Second
+)
+
+// errStalled ends a response that sends nothing any more. It counts as a broken connection.
+var errStalled = errors.New("the server sent nothing any more")
+
+// New is the connection to the world: proxies from the environment as it is now (HTTPS_PROXY, HTTP_PROXY,
+// NO_PROXY), the system's roots, and bodies as they are sent. Nothing is decompressed on the way, because a checksum is
+// one of the bytes that lie on the server.
+func New() *http.Transport {
+	proxy := httpproxy.FromEnvironment().ProxyFunc()
+	return &http.Transport{
+		Proxy:                 func(r *http.Request) (*url.URL, error) { return proxy(r.URL) },
+		DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		ForceAttemptHTTP2:     true,
+		DisableCompression:    true,
+		MaxIdleConnsPerHost:   32,
+		IdleConnTimeout:       90 * time.Second,
+		TLSHandshakeTimeout:   30 * time.Second,
+		ResponseHeaderTimeout: StallTimeout,
+		ExpectContinueTimeout: time.Second,
+		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, connect *http.Request, resp *http.Response) error {
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+			return &proxyError{host: connect.Host, status: resp.StatusCode}
+		},
+	}
+}
+
+// proxyError is what a proxy says instead of connecting (RFC 9110, 9.3.6).
+type proxyError struct {
+	host   string // with its port
+	status int
+}
+
+func (e *proxyError) Error() string {
+	s := fmt.Sprintf("the proxy refuses the connection to %s: %d %s", e.host, e.status, http.StatusText(e.status))
+	if e.status == http.StatusProxyAuthRequired {
+		s += " (HTTPS_PROXY takes a login as http://USER:PASSWORD@HOST:PORT)"
+	}
+	return s
+}
+
+// Retrying is a RoundTripper that tries again what may work the next time: broken connections, 5xx, 408, and 429 as
+// Retry-After and what the host told others ask. A response whose status is still bad after the last try is returned as
+// it is. Bodies that stall break with errStalled.
+type Retrying struct {
+	Inner http.RoundTripper
+	Stall time.Duration
+	Wait  func(ctx context.Context, d time.Duration) error
+	Clock func() time.Time // of pauses
+	Log   *slog.Logger
+	pace  pace
+}
+
+func (p *Retrying) RoundTrip(req *http.Request) (*http.Response, error) {
+	// Only what can be sent twice is: requests without a body, and those that can make their body again.
+	again := req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
+	for try := 1; ; try++ {
+		if try > 1 && req.GetBody != nil {
+			body, err := req.GetBody()
+			if err != nil {
+				return nil, err
+			}
+			req.Body = body
+		}
+		kind := kindOf(req)
+		if pause, err := p.pace.before(kind, p.Clock()); err != nil {
+			return nil, err
+		} else if pause > 0 {
+			if err := p.Wait(req.Context(), pause); err != nil {
+				return nil, err
+			}
+		}
+		sent := p.Clock()
+		resp, err := p.once(req)
+		if err == nil && resp.StatusCode == http.StatusTooManyRequests {
+			asked, _ := retryAfter(resp.Header.Get("Retry-After"), p.Clock())
+			if !p.pace.refused(kind, sent, p.Clock(), asked) || !again || try >= MaxRefusals {
+				return resp, nil
+			}
+			p.Log.Warn("trying again", "host", req.URL.Host, "path", req.URL.Path, "error", &StatusError{Status: resp.StatusCode})
+			discard(resp)
+			continue
+		}
+		if err == nil {
+			p.pace.accepted(kind)
+		}
+		if err == nil && !tryAgain(resp.StatusCode) {
+			return resp, nil
+		}
+		if err != nil && (req.Context().Err() != nil || hopeless(err)) || !again || try >= MaxAttempts {
+			return resp, err
+		}
+		pause := Backoff(try)
+		reason := err
+		if err == nil {
+			reason = &StatusError{Status: resp.StatusCode}
+			if asked, ok := retryAfter(resp.Header.Get("Retry-After"), p.Clock()); ok {
+				if asked > longestAsked {
+					return resp, nil
+				}
+				pause = max(asked, pause)
+			}
+			discard(resp)
+		}
+		p.Log.Warn("trying again", "host", req.URL.Host, "path", req.URL.Path, "in", pause.Round(100*time.Millisecond), "error", reason)
+		if err := p.Wait(req.Context(), pause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// discard ends a response, after a little of the body, so that the connection can be used again.
+func discard(resp *http.Response) {
+	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
+	resp.Body.Close()
+}
+
+// once sends the request under a context that the body's watch can cancel.
+func (p *Retrying) once(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	// A clone, because transports above and below write into a request's headers.
+	resp, err := p.Inner.RoundTrip(req.Clone(ctx))
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	resp.Request = req
+	resp.Body = &watchedBody{body: resp.Body, ctx: ctx, cancel: cancel, stall: p.Stall}
+	return resp, nil
+}
+
+// watchedBody breaks a read that takes longer than stall.
+type watchedBody struct {
+	body   io.ReadCloser
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	stall  time.Duration
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	t := time.AfterFunc(b.stall, func() { b.cancel(errStalled) })
+	n, err := b.body.Read(p)
+	t.Stop()
+	if err != nil && err != io.EOF && context.Cause(b.ctx) == errStalled {
+		err = errStalled
+	}
+	return n, err
+}
+
+func (b *watchedBody) Close() error {
+	err := b.body.Close()
+	b.cancel(nil)
+	return err
+}
+
+// tryAgain says that a status may be another one the next time.
+func tryAgain(status int) bool {
+	switch status {
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
+		return false
+	case http.StatusRequestTimeout, 499: // 499: nginx, when its own upstream went away
+		return true
+	}
+	return status >= 500
+}
+
+// hopeless says that an error of a round trip will be the same the next time.
+func hopeless(err error) bool {
+	var (
+		unknown  x509.UnknownAuthorityError
+		hostname x509.HostnameError
+		invalid  x509.CertificateInvalidError
+		verify   *tls.CertificateVerificationError
+		record   tls.RecordHeaderError
+		dns      *net.DNSError
+		proxy    *proxyError
+	)
+	switch {
+	case errors.As(err, &unknown), errors.As(err, &hostname), errors.As(err, &invalid), errors.As(err, &verify), errors.As(err, &record):
+		return true
+	case errors.As(err, &dns):
+		return dns.IsNotFound
+	case errors.As(err, &proxy):
+		return !tryAgain(proxy.status) && proxy.status != http.StatusTooManyRequests
+	case errors.Is(err, http.ErrSchemeMismatch), errors.Is(err, ErrPlainHTTP):
+		return true
+	}
+	return strings.Contains(err.Error(), "unsupported protocol scheme") // net/http has no error value for it
+}
+
+// Backoff is how long to wait after a try: twice as long as the time before, and somewhere in the upper half of that,
+// so that those who were refused together do not come back together.
+func Backoff(try int) time.Duration {
+	d := min(FirstPause<<(min(try, 16)-1), longestPause)
+	return d/2 + rand.N(d/2+1)
+}
+
+// retryAfter reads a Retry-After header (RFC 9110, 10.2.3): seconds or a date.
+func retryAfter(h string, now time.Time) (time.Duration, bool) {
+	if h = strings.TrimSpace(h); h == "" {
+		return 0, false
+	}
+	if s, err := strconv.ParseUint(h, 10, 32); err == nil {
+		return time.Duration(s) * time.Second, true
+	}
+	if t, err := http.ParseTime(h); err == nil {
+		return max(0, t.Sub(now)), true
+	}
+	return 0, false
+}
+
+// Sleep waits for d, or until ctx ends.
+func Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// StatusError is an answer that is no success.
+type StatusError struct {
+	Status  int
+	Message string // what the server said, shortened
+	asked   time.Duration
+}
+
+func (e *StatusError) Error() string {
+	s := fmt.Sprintf("the server answered %d %s", e.Status, http.StatusText(e.Status))
+	if e.Message != "" {
+		s += ": " + e.Message
+	}
+	if e.asked > 0 {
+		s += fmt.Sprintf(" (it asks to come back in %s)", e.asked.Round(time.Second))
+	}
+	return s
+}
+
+// ResponseError makes an error of a response whose status is bad. It reads a bounded part of the body.
+func ResponseError(resp *http.Response) error {
+	e := &StatusError{Status: resp.StatusCode}
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	e.Message = diagnose.ServerMessage(resp.Header.Get("Content-Type"), b)
+	if d, ok := retryAfter(resp.Header.Get("Retry-After"), time.Now()); ok {
+		e.asked = d
+	}
+	return e
+}
+
+// HasStatus says whether err is an answer with one of the statuses.
+func HasStatus(err error, statuses ...int) bool {
+	var e *StatusError
+	if !errors.As(err, &e) {
+		return false
+	}
+	for _, s := range statuses {
+		if e.Status == s {
+			return true
+		}
+	}
+	return false
+}
+
+// WithoutURL takes the address out of an error of net/http: after a redirect it may have a signature in its query, and
+// who reads the message knows what was asked for.
+func WithoutURL(err error) error {
+	var u *url.Error
+	if !errors.As(err, &u) {
+		return err
+	}
+	if at, perr := url.Parse(u.URL); perr == nil && at.Host != "" {
+		return fmt.Errorf("%s: %w", at.Host, u.Err)
+	}
+	return u.Err
+}
+
+// ErrPlainHTTP is what a registry gets that has no TLS.
+var ErrPlainHTTP = errors.New("it answers without TLS, which is for registries on this machine only")

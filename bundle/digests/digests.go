@@ -1,0 +1,73 @@
+// Package digests checks and computes digests: "sha256:<hex>" and "sha512:<hex>".
+package digests
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"io"
+	"strings"
+	"syscall"
+)
+
+// Check says what is wrong with a digest: it must be "sha256:" or "sha512:" with lower-case hex of the right
+// length.
+func Check(d string) error {
+	alg, sum, _ := strings.Cut(d, ":")
+	n := map[string]int{"sha256": 64, "sha512": 128}[alg]
+	if n == 0 {
+		return fmt.Errorf("digest %.150q is neither sha256:<hex> nor sha512:<hex>", d)
+	}
+	if len(sum) != n || strings.Trim(sum, "0123456789abcdef") != "" {
+		return fmt.Errorf("digest %.150q is not %s: and %d lower-case hex digits", d, alg, n)
+	}
+	return nil
+}
+
+// NewHash returns the hash of a digest that Check has passed.
+func NewHash(digest string) hash.Hash {
+	if strings.HasPrefix(digest, "sha512:") {
+		return sha512.New()
+	}
+	return sha256.New()
+}
+
+// Encode writes what h has seen as a digest of the same algorithm as digest.
+func Encode(digest string, h hash.Hash) string {
+	alg, _, _ := strings.Cut(digest, ":")
+	return alg + ":" + hex.EncodeToString(h.Sum(nil))
+}
+
+func SHA256(b []byte) string {
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// Reader passes r on and fails at its end, with an error that is syscall.EBADMSG, if its bytes do not have the digest.
+type Reader struct {
+	r      io.Reader
+	h      hash.Hash
+	digest string
+}
+
+func NewReader(r io.Reader, digest string) *Reader { return &Reader{r, NewHash(digest), digest} }
+
+func (v *Reader) Read(p []byte) (int, error) {
+	n, err := v.r.Read(p)
+	v.h.Write(p[:n])
+	if err == io.EOF {
+		if got := Encode(v.digest, v.h); got != v.digest {
+			return n, fmt.Errorf("content is %s, not %s: %w", got, v.digest, syscall.EBADMSG)
+		}
+	}
+	return n, err
+}
+
+// Like is the digest of data, of the same algorithm as like, which checkDigest has passed.
+func Like(like string, data []byte) string {
+	h := NewHash(like)
+	h.Write(data)
+	return Encode(like, h)
+}

@@ -1,0 +1,60 @@
+package foreign
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"casemate/bundle/oci"
+)
+
+// maxNested is how deep indexes may lie in indexes. Clients and registries look no deeper.
+const maxNested = 32
+
+func errNested(digest string) error {
+	return fmt.Errorf("index %s: more than %d indexes in indexes lie one in the other, and clients look no deeper: %w",
+		digest, maxNested, fs.ErrInvalid)
+}
+
+// graph is the manifests that were seen, by digest. It is used by one goroutine.
+type graph struct {
+	manifests map[string]*oci.Manifest
+	edges     int
+}
+
+// learn adds a manifest. data must have that digest.
+func (g *graph) learn(digest, mediaType string, data []byte) (*oci.Manifest, error) {
+	if m := g.manifests[digest]; m != nil {
+		return m, nil
+	}
+	m, err := oci.Parse(digest, mediaType, data)
+	if err != nil {
+		return nil, err
+	}
+	if g.edges += 1 + len(m.Children) + len(m.Blobs); g.edges > maxEntries {
+		return nil, fmt.Errorf("manifest %s and those before it name more than %d blobs", digest, maxEntries)
+	}
+	if g.manifests == nil {
+		g.manifests = map[string]*oci.Manifest{}
+	}
+	g.manifests[digest] = m
+	return m, nil
+}
+
+// stored reads a manifest or another small document from the sink.
+func (r *Reader) stored(ctx context.Context, digest string) ([]byte, error) {
+	f, err := r.sink.Open(ctx, digest)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", digest, err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, oci.MaxDocument+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", digest, err)
+	}
+	if len(data) > oci.MaxDocument {
+		return nil, fmt.Errorf("%s has more than the %d bytes of a document", digest, oci.MaxDocument)
+	}
+	return data, nil
+}

@@ -1,0 +1,207 @@
+package format
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"casemate/bundle"
+)
+
+// sums is the list of checksums of a bundle's files while they are written. It is also the lock that keeps two runs
+// from writing the same bundle.
+type sums struct {
+	f   *os.File
+	sum map[string]string // hex of the sha256 by the file's name without directory
+}
+
+// openSums opens the list, empty or as an interrupted run left it.
+func openSums(name string) (*sums, error) {
+	for {
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		s := &sums{f: f, sum: map[string]string{}}
+		ok, err := s.lock()
+		if err == nil && ok {
+			err = s.load()
+		}
+		if err == nil && ok {
+			return s, nil
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// lock takes the lock. It is false if the file was renamed by whoever had the lock before.
+func (s *sums) lock() (bool, error) {
+	switch err := syscall.Flock(int(s.f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return false, fmt.Errorf("%s: another run is writing this bundle", s.f.Name())
+	case err != nil && !errors.Is(err, syscall.ENOTSUP) && !errors.Is(err, syscall.ENOLCK) && !errors.Is(err, syscall.ENOSYS):
+		return false, fmt.Errorf("lock %s: %w", s.f.Name(), err)
+	}
+	mine, err := s.f.Stat()
+	if err != nil {
+		return false, err
+	}
+	named, err := os.Stat(s.f.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && os.SameFile(mine, named), err
+}
+
+func (s *sums) load() error {
+	b, err := io.ReadAll(io.LimitReader(s.f, maxPartDoc))
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(b)) {
+		sum, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "  ")
+		if ok && len(sum) == 64 && strings.HasSuffix(line, "\n") {
+			s.sum[name] = sum
+		}
+	}
+	return nil
+}
+
+// save writes what is known of the named files, durably.
+func (s *sums) save(names []string) error {
+	var b bytes.Buffer
+	for _, n := range names {
+		if sum, ok := s.sum[n]; ok {
+			fmt.Fprintf(&b, "%s  %s\n", sum, n)
+		}
+	}
+	if err := s.f.Truncate(0); err != nil {
+		return err
+	}
+	if _, err := s.f.WriteAt(b.Bytes(), 0); err != nil {
+		return err
+	}
+	return s.f.Sync()
+}
+
+func (s *sums) close() error { return s.f.Close() }
+
+// publish gives the complete files their names. If we were to crash in between, the next run would find every part
+// complete, under the one name or the other, and do the rest.
+func (w *writer) publish() (files []string, err error) {
+	// Who reads that it failed must not find the result: what has its name loses it again.
+	defer func() {
+		if err != nil {
+			for _, name := range files {
+				err = errors.Join(err, os.Rename(name, name+partialSuffix))
+			}
+			files = nil
+		}
+	}()
+	for n := range w.dealt.parts {
+		name := w.file(n + 1)
+		err := os.Rename(name+partialSuffix, name)
+		if err != nil && !(w.kept[n+1] && errors.Is(err, fs.ErrNotExist)) {
+			return files, err
+		}
+		files = append(files, name)
+	}
+	if err := w.removeStale(); err != nil {
+		return files, err
+	}
+	if err := os.Rename(w.sums.f.Name(), w.path+".sha256"); err != nil {
+		return files, err
+	}
+	return files, syncDir(filepath.Dir(w.path))
+}
+
+// InTheWay returns the file that writing a bundle to path would overwrite, "" if there is none: something whole that is
+// called like the result. What an interrupted run has given its name already is not in the way, and neither are the
+// parts of a bundle that has lost others: the same call makes those again.
+func InTheWay(path string, split bool) (string, error) {
+	names := []string{path}
+	if split {
+		names = []string{path + ".001", path + ".sha256"}
+	}
+	begun := sumsOf(path + ".sha256" + partialSuffix)
+	for name := range sumsOf(path + ".sha256") {
+		if _, err := os.Lstat(filepath.Join(filepath.Dir(path), name)); split && errors.Is(err, fs.ErrNotExist) {
+			return "", nil
+		}
+	}
+	for _, name := range names {
+		if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return "", err
+		}
+		if _, err := os.Lstat(name + partialSuffix); begun[filepath.Base(name)] == "" || err == nil {
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
+// sumsOf reads a list of checksums; one that cannot be read has none.
+func sumsOf(name string) map[string]string {
+	s := &sums{sum: map[string]string{}}
+	if f, err := os.Open(name); err == nil {
+		s.f = f
+		_ = s.load()
+		_ = s.close()
+	}
+	return s.sum
+}
+
+// removeStale removes the parts of an older bundle of this name that had more of them: nobody could tell them from
+// those of this one.
+func (w *writer) removeStale() error {
+	if w.split == 0 {
+		return nil
+	}
+	for n := len(w.dealt.parts) + 1; n <= maxParts; n++ {
+		found := false
+		for _, name := range []string{w.file(n), w.file(n) + partialSuffix} {
+			head := make([]byte, tarBlock)
+			f, err := os.Open(name)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			} else if err != nil {
+				return err
+			}
+			_, err = io.ReadFull(f, head)
+			_ = f.Close() // it was only read
+			if err == nil && bundle.IsBundle(head) {
+				found = true
+				if err := os.Remove(name); err != nil {
+					return err
+				}
+			}
+		}
+		if !found {
+			return nil
+		}
+	}
+	return nil
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
+		err = nil // a file system without it
+	}
+	return errors.Join(err, d.Close())
+}

@@ -1,0 +1,179 @@
+package format
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"syscall"
+
+	"casemate/bundle"
+	"casemate/bundle/digests"
+)
+
+// VerifyOptions say how a bundle is verified.
+type VerifyOptions struct {
+	// Keys are trusted: when there are any, a bundle that none of them signed is refused.
+	Keys []ed25519.PublicKey
+	// Progress is told, now and then and from any goroutine, how many bytes of the inputs are done.
+	Progress func(done, total int64)
+}
+
+// Verified is what was found out about the parts of a bundle.
+type Verified struct {
+	// Contents are the bundle's, as Inspect returns them; nil if no part could be opened.
+	Contents *bundle.Contents `json:"contents,omitempty"`
+	// Parts are the inputs, in their order.
+	Parts []VerifiedPart `json:"parts"`
+	// Missing are the numbers of the parts that were not given, or whose documents are damaged.
+	Missing []int `json:"missing,omitempty"`
+}
+
+// VerifiedPart is one file of a bundle.
+type VerifiedPart struct {
+	Name  string `json:"name"`
+	Part  int    `json:"part,omitempty"` // its number; 0 if that could not be found out
+	Size  int64  `json:"size"`           // that it must have, in bytes
+	Blobs int    `json:"blobs"`          // blobs and chunks that it must have
+	// Problem is what is wrong with it, "" if every byte is right.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Verify reads every byte of a bundle and says of each part whether it is right. It goes on after a damaged part, so
+// that one look tells all that must be carried again; the error then joins what is wrong with each, and is ErrDamaged
+// if bytes are. A part that is missing is no error.
+func Verify(ctx context.Context, inputs []bundle.Input, opt VerifyOptions) (*Verified, error) {
+	o := &opened{}
+	v := &Verified{}
+	var errs []error
+	of := map[*openPart]int{} // in v.Parts
+	for _, in := range inputs {
+		n := len(o.parts)
+		err := o.open(in, opt.Keys)
+		if err == nil && len(o.parts) == n {
+			continue // the list of checksums
+		}
+		vp := VerifiedPart{Name: in.Name}
+		if err != nil {
+			vp.Problem = err.Error()
+			errs = append(errs, err)
+		} else {
+			p := o.parts[n]
+			vp.Part, vp.Size, vp.Blobs = p.number, p.size, len(p.pieces)
+			of[p] = len(v.Parts)
+		}
+		v.Parts = append(v.Parts, vp)
+	}
+	if len(o.parts) == 0 {
+		if len(errs) == 0 {
+			errs = append(errs, errors.New("no bundle was named"))
+		}
+		return v, errors.Join(errs...)
+	}
+	count := counter(o.totalSize(), opt.Progress)
+	r := &bundleReading{opened: o, sink: hashSink{count}, count: count}
+	if err := r.plan(false); err != nil {
+		return v, err
+	}
+	v.Contents, v.Missing = r.contents(), o.missing()
+	fail := func(p *openPart, err error) {
+		if vp := &v.Parts[of[p]]; vp.Problem == "" {
+			vp.Problem = err.Error()
+		}
+		errs = append(errs, err)
+	}
+	for _, p := range o.parts {
+		var err error
+		if p.at != nil {
+			err = o.checkFrames(p)
+		}
+		if err == nil {
+			err = r.readPart(ctx, p)
+		}
+		if ctx.Err() != nil {
+			return v, ctx.Err()
+		}
+		if err != nil {
+			fail(p, err)
+		}
+	}
+	if len(errs) > 0 {
+		return v, errors.Join(errs...)
+	}
+	// The chunks are right; that they are also the blob is for whoever made the bundle to answer for.
+	r.sink = hashSink{func(int64) {}}
+	for _, i := range o.dealt.cuts {
+		b := &r.blobs[i]
+		if !b.here || b.onlyStreamed() {
+			continue
+		}
+		if err := r.assemble(ctx, i); err != nil {
+			fail(b.chunks[0].part, err)
+		}
+	}
+	return v, errors.Join(errs...)
+}
+
+// onlyStreamed says whether a chunk passed by in a pipe and cannot be read again.
+func (b *blobPlan) onlyStreamed() bool {
+	for _, c := range b.chunks {
+		if c.part.at == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Inspect reads the documents of a bundle and says what is in it. Signatures are verified, contents are not read.
+func Inspect(inputs []bundle.Input) (*bundle.Contents, error) {
+	o := &opened{}
+	for _, in := range inputs {
+		if err := o.open(in, nil); err != nil {
+			return nil, err
+		}
+	}
+	if len(o.parts) == 0 {
+		return nil, errors.New("no bundle was named")
+	}
+	r := &bundleReading{opened: o, sink: hashSink{}}
+	if err := r.plan(false); err != nil {
+		return nil, err
+	}
+	return r.contents(), nil
+}
+
+// hashSink has nothing and keeps nothing, and compares everything with its digest.
+type hashSink struct{ count func(int64) }
+
+func (hashSink) Has(string) (int64, bool) { return 0, false }
+
+func (s hashSink) Put(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {
+	buf := make([]byte, min(max(size, 512), 128<<10))
+	h := digests.NewHash(digest)
+	var done int64
+	for {
+		if err := ctx.Err(); err != nil {
+			return "", 0, err
+		}
+		n, err := r.Read(buf)
+		h.Write(buf[:n])
+		s.count(int64(n))
+		done += int64(n)
+		if err == io.EOF {
+			break
+		} else if err != nil {
+			return "", 0, err
+		}
+	}
+	if done != size {
+		return "", 0, fmt.Errorf("%d of %d bytes: %w", done, size, io.ErrUnexpectedEOF)
+	}
+	if got := digests.Encode(digest, h); got != digest {
+		return "", 0, fmt.Errorf("content is %s, not %s: %w", got, digest, syscall.EBADMSG)
+	}
+	return digest, done, nil
+}
+
+func (hashSink) Open(context.Context, string) (io.ReadSeekCloser, error) { return nil, fs.ErrNotExist }

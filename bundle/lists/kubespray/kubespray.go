@@ -1,0 +1,382 @@
+package kubespray
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"casemate/bundle/lists"
+	"casemate/bundle/lists/jinja"
+)
+
+// Options say for which cluster a checkout's lists are computed. The zero value is the release as it is, for
+// amd64.
+type Options struct {
+	// Arch is the nodes' architecture as container images name it; "" is amd64. The lists are for one.
+	Arch string
+	// Inventory says what the hosts have instead of the checkout's defaults; nil is none. The lists are what all its
+	// hosts want together.
+	Inventory *Inventory
+	// Vars are files of variables; later ones win, and all win over everything else, as those of ansible-playbook
+	// --extra-vars do.
+	Vars []Vars
+	// Domain is that of the bastions whose own names, in Inventory and Vars, stand for what they mirror:
+	// files.DOMAIN/HOST/… is https://HOST/…. "" recognises them by their form.
+	Domain string
+	// Given are the inventories in the checkout, as "inventory/mycluster", that this call or another one takes; all
+	// others in it are noted. With Mirrors none is.
+	Given []string
+	// Mirrors leaves the bastions' own names as they are.
+	Mirrors bool
+}
+
+// Vars is one YAML file of variables.
+type Vars struct {
+	Name string // for messages
+	R    io.Reader
+}
+
+// Lists is what a release of Kubespray downloads.
+type Lists struct {
+	// Release is that of the checkout's galaxy.yml, "v2.31.0"; between releases it is the next one's.
+	Release string
+	// Images and Files are the lists that the checkout's own contrib/offline/generate_list.sh makes, in its order, and
+	// the digests that the checkout knows.
+	Images []lists.Image
+	Files  []lists.File
+	// Forgotten is what that script leaves out although the checkout's roles can ask for it: most of it belongs to
+	// add-ons that are off by default.
+	Forgotten []Forgotten
+	// Checksums are the checkout's.
+	Checksums *lists.Checksums
+	// Notes say what is remarkable, one sentence each: files without a checksum, templates that could not be read.
+	Notes []string
+}
+
+// Forgotten is one image, one file or one chart; the others are nil.
+type Forgotten struct {
+	Image *lists.Image
+	File  *lists.File
+	Chart *lists.Chart
+	// Variable is what names it: a variable, or the variables in the words of the template that uses them.
+	Variable string
+	// Where is FILE:LINE in the checkout.
+	Where string
+}
+
+// Name is its reference, its URL, or the chart's repository and name.
+func (f Forgotten) Name() string {
+	switch {
+	case f.Image != nil:
+		return f.Image.Ref()
+	case f.File != nil:
+		return f.File.URL
+	}
+	return strings.TrimSpace(f.Chart.Repo + " " + f.Chart.Name + " " + f.Chart.Version)
+}
+
+// kubesprayRoles are the role's names: with an underscore since v2.28.
+var kubesprayRoles = []string{"roles/kubespray_defaults", "roles/kubespray-defaults"}
+
+const generateList = "contrib/offline/generate_list.sh"
+
+// Read computes from a checkout, v2.24 or newer, what it downloads. It runs nothing of it: it reads the variables
+// and evaluates them itself. What it cannot evaluate is an error that names the variable, its file and line.
+func Read(fsys fs.FS, opt Options) (*Lists, error) {
+	c, err := readCheckout(fsys)
+	if err != nil {
+		return nil, err
+	}
+	over := map[string]definition{}
+	for _, file := range opt.Vars {
+		f, err := readGivenVars(file.Name, file.R)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(over, f.defs)
+	}
+	var hosts iter.Seq2[clusterHost, error] = oneHost
+	if opt.Inventory != nil {
+		if hosts, err = c.hostsOf(opt.Inventory); err != nil {
+			return nil, err
+		}
+	}
+	lists, err := c.forHosts(opt, hosts, over)
+	if err == nil && !opt.Mirrors {
+		c.noteInventories(opt, lists)
+	}
+	return lists, err
+}
+
+// kubespray computes what one host wants of a checkout.
+type kubespray struct {
+	*checkout
+	facts     map[string]definition // of a node
+	inventory map[string]definition // of the host
+	over      map[string]definition // of KubesprayOptions.Vars
+	vars      *variables            // all of them
+	asked     map[string]bool       // the variables that had a part in it
+	given     bool                  // by an inventory or by Vars
+	bastions  *bastionNames         // nil: names stay as they are
+	entries   []downloadEntry
+	failures  []failure
+	lists     Lists
+}
+
+// cluster prepares what compute computes.
+func (c *checkout) cluster(opt Options, inventory, over map[string]definition) *kubespray {
+	k := &kubespray{checkout: c, facts: facts(opt.Arch), inventory: maps.Clone(inventory), over: maps.Clone(over), asked: map[string]bool{}, given: len(inventory)+len(over) > 0}
+	k.lists.Release, k.lists.Checksums = c.release, c.checksums
+	k.vars = k.scope(nil, nil)
+	if k.given && !opt.Mirrors {
+		k.readBastions(opt.Domain)
+	}
+	return k
+}
+
+func (k *kubespray) compute() (*Lists, error) {
+	if err := k.readEntries(); err != nil {
+		return nil, err
+	}
+	k.listFiles()
+	k.listImages()
+	if err := k.listKubeImages(); err != nil {
+		return nil, err
+	}
+	if err := k.failed(); err != nil {
+		return nil, err
+	}
+	k.forgottenFiles()
+	k.searchRoles()
+	k.forgottenByCilium()
+	k.noteHosts()
+	return &k.lists, nil
+}
+
+// downloadEntry is one entry of the variable downloads.
+type downloadEntry struct {
+	name   string
+	fields *jinja.Dict
+	where  string
+}
+
+// field evaluates a field of an entry to a text. ok is false if the entry has no such field.
+func (k *kubespray) field(e downloadEntry, name string) (s string, ok bool, err error) {
+	x, ok := e.fields.Values[name]
+	if !ok {
+		return "", false, nil
+	}
+	if x, err = k.vars.Force(x); err == nil {
+		s, err = jinja.Text(x)
+	}
+	if err != nil {
+		err = fmt.Errorf("downloads.%s.%s: %w", e.name, name, err)
+	}
+	return strings.TrimSpace(s), true, err
+}
+
+// listFiles lists every variable of download.yml whose name ends in download_url, as the script does.
+func (k *kubespray) listFiles() {
+	for _, name := range k.download.names {
+		if !strings.HasSuffix(name, "download_url") {
+			continue
+		}
+		where := k.vars.defs[name].where
+		nameOf := func(k *kubespray) (string, error) {
+			s, err := k.vars.text(name)
+			if err != nil {
+				return "", err
+			}
+			return lists.ParseFileURL(strings.TrimSpace(s))
+		}
+		s, err := nameOf(k)
+		if err != nil {
+			k.fail(named(name, where, err), nameOf)
+		} else if !k.hasFile(k.bastions.file(s)) {
+			k.lists.Files = append(k.lists.Files, k.file(s, where))
+		}
+	}
+}
+
+func (k *kubespray) hasFile(u string) bool {
+	return slices.ContainsFunc(k.lists.Files, func(f lists.File) bool { return f.URL == u })
+}
+
+// named makes an error name the variable, if it does not yet.
+func named(name, where string, err error) error {
+	var inner *variableError
+	if errors.As(err, &inner) {
+		return err
+	}
+	return &variableError{name, where, err}
+}
+
+// file is the file that the checkout asks for under a URL, with the digest that it has for it: that of the entry of
+// downloads which downloads it, or else what its tables are found to say.
+func (k *kubespray) file(u, where string) lists.File {
+	f := lists.File{URL: k.bastions.file(u), Where: where}
+	digest, known, found := k.lists.Checksums.Find(f.URL)
+	for _, e := range k.entries {
+		if s, _, err := k.field(e, "url"); err != nil || s != u {
+			continue
+		}
+		// An entry can be a file or an image; then its checksum is the image's.
+		if file, err := k.vars.Force(e.fields.Values["file"]); err != nil || !jinja.Bool(file) {
+			continue
+		}
+		sum, err := k.checksum(e)
+		switch {
+		case jinja.IsUndefined(err):
+			k.note("%s has no checksum in the checkout: %v", f.URL, err)
+		case err != nil:
+			k.note("%s is not checked: %v", f.URL, err)
+		case sum == "" || sum == "0":
+			k.note("%s has no checksum in the checkout, for this architecture there may be no such file", f.URL)
+		default:
+			if f.Digest, err = lists.ParseChecksum(sum); err != nil {
+				k.note("%s is not checked: %v", f.URL, err)
+				break
+			}
+			if f.Known = fmt.Sprintf("%s: downloads.%s", e.where, e.name); found && digest == f.Digest {
+				f.Known = known
+			}
+		}
+		return f
+	}
+	if !found {
+		k.note("%s is in no entry of downloads, so its checksum is not known", f.URL)
+	}
+	f.Digest, f.Known = digest, known
+	return f
+}
+
+// checksum is what an entry says; before v2.25 the field is sha256.
+func (k *kubespray) checksum(e downloadEntry) (string, error) {
+	sum, ok, err := k.field(e, "checksum")
+	if !ok {
+		sum, _, err = k.field(e, "sha256")
+	}
+	return sum, err
+}
+
+func (k *kubespray) note(format string, args ...any) {
+	k.lists.note(format, args...)
+}
+
+// listImages lists every entry of downloads that has a repository and a tag, whether or not it is enabled, as the
+// script does.
+func (k *kubespray) listImages() {
+	for _, e := range k.entries {
+		nameOf := func(k *kubespray) (string, error) { return k.imageOf(e) }
+		ref, err := nameOf(k)
+		if err == nil && ref != "" {
+			if err = k.image(ref, e.where); err != nil {
+				err = fmt.Errorf("%s: downloads.%s: %w", e.where, e.name, err)
+			}
+		}
+		if err != nil {
+			k.fail(err, nameOf)
+		}
+	}
+}
+
+// imageOf is the reference that an entry of downloads names, "" if it names none.
+func (k *kubespray) imageOf(e downloadEntry) (string, error) {
+	repo, ok, err := k.field(e, "repo")
+	if err != nil || !ok {
+		return "", err
+	}
+	tag, ok, err := k.field(e, "tag")
+	if err != nil || !ok {
+		return "", err
+	}
+	ref := repo + ":" + tag
+	digest, err := k.imageDigest(e)
+	if digest != "" {
+		ref += "@" + digest
+	}
+	return ref, err
+}
+
+// imageDigest is what an inventory pins an image to (nginx_digest_checksum); then Kubespray pulls by it.
+func (k *kubespray) imageDigest(e downloadEntry) (string, error) {
+	container, err := k.vars.Force(e.fields.Values["container"])
+	if err != nil {
+		return "", fmt.Errorf("downloads.%s.container: %w", e.name, err)
+	}
+	if !jinja.Bool(container) {
+		return "", nil
+	}
+	sum, _, err := k.field(e, "checksum")
+	if sum == "" || err != nil {
+		return "", err
+	}
+	return lists.ParseChecksum(sum)
+}
+
+func (k *kubespray) image(ref, where string) error {
+	w, err := lists.ParseReference(ref)
+	if err != nil {
+		return err
+	}
+	w = k.bastions.image(w)
+	if w.Where = where; !k.has(w) {
+		k.lists.Images = append(k.lists.Images, w)
+	}
+	return nil
+}
+
+func (k *kubespray) has(w lists.Image) bool {
+	return slices.ContainsFunc(k.lists.Images, func(i lists.Image) bool { return i.Repository == w.Repository && i.Tag == w.Tag })
+}
+
+var (
+	kubeImages = regexp.MustCompile(`^KUBE_IMAGES="([a-z0-9 -]+)"`)
+	kubeImage  = regexp.MustCompile(`^\s*echo "([^"]*)\$i([^"]*)"`)
+)
+
+// listKubeImages lists the images that kubeadm pulls. Their names stand in the script alone: in KUBE_IMAGES, and in
+// the line that its loop writes.
+func (k *kubespray) listKubeImages() error {
+	f, err := k.fsys.Open(generateList)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxVarsFile))
+	if err != nil {
+		return fmt.Errorf("%s: %w", generateList, err)
+	}
+	var images []string
+	for i, line := range strings.Split(string(b), "\n") {
+		where := fmt.Sprintf("%s:%d", generateList, i+1)
+		if m := kubeImages.FindStringSubmatch(line); m != nil {
+			images = strings.Fields(m[1])
+		} else if m := kubeImage.FindStringSubmatch(line); m != nil && images != nil {
+			for _, name := range images {
+				nameOf := func(k *kubespray) (string, error) {
+					x, err := k.vars.evaluate(m[1] + name + m[2])
+					if err != nil {
+						return "", err
+					}
+					return jinja.Text(x)
+				}
+				ref, err := nameOf(k)
+				if err == nil {
+					err = k.image(ref, where)
+				}
+				if err != nil {
+					k.fail(fmt.Errorf("%s: %w", where, err), nameOf)
+				}
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: no KUBE_IMAGES and the line that lists them, this release is not understood", generateList)
+}

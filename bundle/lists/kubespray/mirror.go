@@ -1,0 +1,206 @@
+package kubespray
+
+import (
+	"maps"
+	"net"
+	"regexp"
+	"slices"
+	"strings"
+
+	"casemate/bundle/lists"
+)
+
+// defaultDomain is the domain of bastions that were set up without another.
+const defaultDomain = "casemate.internal"
+
+// bastionNames knows the own names of the bastions, under which the variables of "kubespray vars --mode mirror" ask
+// for everything, and what they stand for upstream: files.DOMAIN/HOST/PATH and registry.DOMAIN/HOST/REPOSITORY.
+type bastionNames struct {
+	domains []string
+	// guess: the domain is not known. Then a name is the bastions' if it has their form and HOST is one that the
+	// checkout itself goes to.
+	guess bool
+	// upstream are the hosts that the checkout goes to by itself, with the scheme that files there have.
+	upstream map[string]string
+	// met are the own names that stood for something.
+	met map[string]bool
+}
+
+var hostName = regexp.MustCompile(`^[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}$`)
+
+// below cuts the bastions' own name off "HOST/PATH", where kind is "files" or "registry". own says whether HOST is
+// theirs, sure whether by more than its form.
+func (b *bastionNames) below(kind, name string) (path string, own, sure bool) {
+	at, path, _ := strings.Cut(name, "/")
+	host := at
+	if h, _, err := net.SplitHostPort(at); err == nil {
+		host = h
+	}
+	domain, labelled := strings.CutPrefix(host, kind+".")
+	switch {
+	case labelled && slices.Contains(b.domains, domain):
+		return path, true, true
+	case slices.ContainsFunc(b.domains, func(d string) bool { return host == d || strings.HasSuffix(host, "."+d) }):
+		if kind == "files" { // DOMAIN/files/HOST/PATH, and DOMAIN/HOST/REPOSITORY
+			path, own = strings.CutPrefix(path, "files/")
+			return path, own, own
+		}
+		return path, true, true
+	}
+	return path, b.guess && labelled && strings.Contains(domain, "."), false
+}
+
+// origin is what an own name with an origin stands for, "" for every other name.
+func (b *bastionNames) origin(kind, name string) (host, rest string) {
+	path, own, sure := b.below(kind, name)
+	host, rest, ok := strings.Cut(path, "/")
+	if _, known := b.upstream[host]; !own || !ok || rest == "" || !known && !(sure && hostName.MatchString(host)) {
+		return "", ""
+	}
+	at, _, _ := strings.Cut(name, "/")
+	b.met[at] = true
+	return host, rest
+}
+
+// flat says whether a value, a URL or the beginning of an image's name, is an own name that says no origin.
+func (b *bastionNames) flat(value string) bool {
+	kind := "registry"
+	if _, after, isURL := strings.Cut(value, "://"); isURL {
+		kind, value = "files", after
+	}
+	path, _, sure := b.below(kind, value)
+	host, _, more := strings.Cut(path, "/")
+	_, known := b.upstream[host]
+	return sure && !known && !(more && hostName.MatchString(host))
+}
+
+// file is the upstream URL of a file, which is most often the URL itself.
+func (b *bastionNames) file(u string) string {
+	_, name, ok := strings.Cut(u, "://")
+	if b == nil || !ok {
+		return u
+	}
+	host, rest := b.origin("files", name)
+	if host == "" {
+		return u
+	}
+	scheme := b.upstream[host]
+	if scheme == "" {
+		scheme = "https"
+	}
+	return scheme + "://" + host + "/" + rest
+}
+
+// image is the upstream name of an image, most often the name itself.
+func (b *bastionNames) image(w lists.Image) lists.Image {
+	if b == nil {
+		return w
+	}
+	host, rest := b.origin("registry", w.Repository)
+	if host == "" {
+		return w
+	}
+	upstream := w
+	upstream.Repository = host + "/" + rest
+	if again, err := lists.ParseReference(upstream.Ref()); err == nil {
+		upstream.Repository = again.Repository
+	}
+	return upstream
+}
+
+// upstreamHosts are the hosts that a checkout goes to by itself.
+func (c *checkout) upstreamHosts() (map[string]string, error) {
+	u, err := c.upstream()
+	if err != nil {
+		return nil, err
+	}
+	hosts := map[string]string{"docker.io": "", "helm.cilium.io": "https"}
+	for _, text := range u.URLs {
+		scheme, rest, _ := strings.Cut(text, "://")
+		host, _, _ := strings.Cut(rest, "/")
+		if hosts[host] != "https" {
+			hosts[host] = scheme
+		}
+	}
+	for _, text := range u.Images {
+		if host, _, _ := strings.Cut(text, "/"); hostName.MatchString(host) {
+			if _, has := hosts[host]; !has {
+				hosts[host] = ""
+			}
+		}
+	}
+	return hosts, nil
+}
+
+var mirrorVariable = regexp.MustCompile(`_(url|repo|image|container)$`)
+
+// readBastions finds out which names in the given variables are the bastions' own. A variable that names them without
+// an origin (registry.DOMAIN/pause, as Kubespray's sample has it) says nothing about where the content comes from:
+// then the checkout's default does.
+func (k *kubespray) readBastions(domain string) {
+	b := &bastionNames{domains: []string{domain}, upstream: k.hosts, met: map[string]bool{}}
+	if domain == "" {
+		b.domains, b.guess = []string{defaultDomain}, true
+		registry, err1 := k.vars.text("registry_host")
+		files, err2 := k.vars.text("files_repo")
+		registry, ok1 := strings.CutPrefix(registry, "registry.")
+		_, files, _ = strings.Cut(files, "://")
+		files, ok2 := strings.CutPrefix(strings.TrimSuffix(files, "/"), "files.")
+		if err1 == nil && err2 == nil && ok1 && ok2 && registry == files {
+			b.domains = append(b.domains, registry)
+		}
+	}
+	k.bastions = b
+	drop := false
+	for _, given := range []map[string]definition{k.inventory, k.over} {
+		for _, name := range slices.Sorted(maps.Keys(given)) {
+			if !mirrorVariable.MatchString(name) || !k.hasDefault[name] {
+				continue
+			}
+			if s, err := k.vars.text(name); err == nil && b.flat(strings.TrimSpace(s)) {
+				drop = true
+				delete(given, name)
+			}
+		}
+	}
+	if drop {
+		k.vars = k.scope(nil, nil)
+	}
+}
+
+// noteHosts says where the given variables send things, if it is not where the checkout does.
+func (k *kubespray) noteHosts() {
+	if k.bastions == nil {
+		return
+	}
+	for _, at := range slices.Sorted(maps.Keys(k.bastions.met)) {
+		is := "is"
+		if k.bastions.guess {
+			is = "is taken for"
+		}
+		k.note("%s %s the bastions' own name, as \"kubespray vars --mode mirror\" writes it: what is asked for "+
+			"there is wanted under its upstream name", at, is)
+	}
+	count := map[string]int{}
+	for _, i := range k.lists.Images {
+		host, _, _ := strings.Cut(i.Repository, "/")
+		count[host]++
+	}
+	for _, f := range k.lists.Files {
+		_, rest, _ := strings.Cut(f.URL, "://")
+		host, _, _ := strings.Cut(rest, "/")
+		count[host]++
+	}
+	for _, host := range slices.Sorted(maps.Keys(count)) {
+		if _, known := k.hosts[host]; known {
+			continue
+		}
+		why := ""
+		if strings.HasPrefix(host, "registry.") || strings.HasPrefix(host, "files.") {
+			why = "; if these are bastions of a domain of their own, it is not " + strings.Join(k.bastions.domains,
+				" or ")
+		}
+		k.note("names that the given variables send to %s: %d; they are wanted under that name, and from there%s",
+			host, count[host], why)
+	}
+}
