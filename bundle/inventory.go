@@ -152,22 +152,3 @@ func readInventoryBody(c *canonical.Cursor) (*Inventory, error) {
 	}
 	return inv, c.Expect("}")
 }
-
-// Omit marks the blobs that the inventory holds, so that the bundle leaves them out, and names the inventory. What it
-// holds in another size is not omitted.
-func (ix *Index) Omit(inv *Inventory) error {
-	doc, err := inv.document()
-	if err != nil {
-		return err
-	}
-	held := make(map[string]int64, len(inv.Blobs))
-	for _, b := range inv.Blobs {
-		held[b.Digest] = b.Size
-	}
-	ix.Since = digests.SHA256(doc)
-	for i := range ix.Blobs {
-		size, ok := held[ix.Blobs[i].Digest]
-		ix.Blobs[i].Omitted = ok && size == ix.Blobs[i].Size
-	}
-	return nil
-}

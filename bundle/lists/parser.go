@@ -181,17 +181,3 @@ func (b *bounded) Read(p []byte) (int, error) {
 	b.left -= int64(n)
 	return n, err
 }
-
-// Add adds what is wanted already as structs, such as KubesprayLists has it.
-func (l *Parser) Add(images []Image, files []File) {
-	for _, w := range images {
-		if err := l.addImage(w); err != nil {
-			l.refuse(w.Where, err)
-		}
-	}
-	for _, f := range files {
-		if err := l.addFile(f); err != nil {
-			l.refuse(f.Where, err)
-		}
-	}
-}

@@ -212,7 +212,8 @@ func TestListsTogether(t *testing.T) {
 	l.Images("a.list", strings.NewReader("nginx:1\n"))
 	l.Manifests("b.yaml", strings.NewReader("spec:\n  containers:\n  - image: nginx:1\n  - image: pause:3\n"))
 	l.Charts("c.list", strings.NewReader("oci://ghcr.io/a/b:1\n"))
-	l.Add([]Image{{Repository: "docker.io/library/pause", Tag: "3", Where: "d"}}, []File{{URL: "https://a.example/f", Digest: "sha256:" + hexA, Where: "e"}})
+	l.Images("d.list", strings.NewReader("pause:3\n"))
+	l.Files("e.list", strings.NewReader("https://a.example/f sha256:"+hexA+"\n"))
 	l.Files("f.list", strings.NewReader("https://a.example/f\n"))
 	w, err := l.Wanted()
 	if err != nil {
@@ -220,12 +221,12 @@ func TestListsTogether(t *testing.T) {
 	}
 	got := fmt.Sprint(w.Images, w.Files)
 	want := fmt.Sprint([]Image{{"docker.io/library/nginx", "1", "", "a.list:1", false}, {"docker.io/library/pause", "3", "", "b.yaml:4", false}, {"ghcr.io/a/b", "1", "", "c.list:1", false}},
-		[]File{{URL: "https://a.example/f", Digest: "sha256:" + hexA, Where: "e"}})
+		[]File{{URL: "https://a.example/f", Digest: "sha256:" + hexA, Known: "e.list:1", Where: "e.list:1"}})
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	l.Add(nil, []File{{URL: "https://a.example/f", Digest: "sha256:" + hexB, Where: "g"}})
-	if _, err := l.Wanted(); err == nil || !strings.HasPrefix(err.Error(), "g: https://a.example/f has sha256:bb") {
+	l.Files("g.list", strings.NewReader("https://a.example/f sha256:"+hexB+"\n"))
+	if _, err := l.Wanted(); err == nil || !strings.HasPrefix(err.Error(), "g.list:1: https://a.example/f has sha256:bb") {
 		t.Errorf("got %v", err)
 	}
 }
