@@ -60,8 +60,8 @@ type Options struct {
 	// Now is the clock; nil is time.Now. Its day is what Taken.On says of what is new.
 	Now func() time.Time
 
-	stall time.Duration                                        // 0: stallAfter
-	wait  func(ctx context.Context, pause time.Duration) error // nil: sleep
+	stall time.Duration                                        // 0: the default
+	wait  func(ctx context.Context, pause time.Duration) error // nil: sleeping
 	clock func() time.Time                                     // of pauses; nil: time.Now
 }
 
@@ -142,7 +142,7 @@ type collector struct {
 	cache      *cache.Cache
 	registries *registries
 	transport  http.RoundTripper
-	wait       func(ctx context.Context, pause time.Duration) error
+	retry      transport.Retry
 	now        func() time.Time
 	downloads  *download.Downloader
 	chartLock  sync.Mutex                   // one index is read at a time
@@ -224,21 +224,14 @@ func newCollector(opt Options) (*collector, error) {
 	if opt.Log == nil {
 		c.opt.Log = slog.New(slog.DiscardHandler)
 	}
-	c.now, c.wait = opt.Now, opt.wait
-	if c.now == nil {
+	if c.now = opt.Now; c.now == nil {
 		c.now = time.Now
 	}
-	if c.wait == nil {
-		c.wait = transport.Sleep
-	}
-	clock := opt.clock
-	if clock == nil {
-		clock = time.Now
-	}
+	c.retry = transport.Retry{Wait: opt.wait, Log: c.opt.Log}
 	if opt.Transport == nil {
 		c.opt.Transport = transport.New()
 	}
-	c.transport = &transport.Retrying{Inner: c.opt.Transport, Stall: cmp.Or(opt.stall, transport.StallTimeout), Wait: c.wait, Clock: clock, Log: c.opt.Log}
+	c.transport = &transport.Retrying{Inner: c.opt.Transport, Stall: opt.stall, Clock: opt.clock, Retry: c.retry}
 	c.registries = &registries{inner: c.transport, repos: map[string]*repository{}}
 	var err error
 	if c.registries.overrides, err = parseOverrides(opt.RegistryOverrides); err != nil {
@@ -247,7 +240,7 @@ func newCollector(opt Options) (*collector, error) {
 	if c.cache, err = cache.Open(opt.Cache); err != nil {
 		return nil, err
 	}
-	c.downloads = &download.Downloader{Cache: c.cache, Progress: c.opt.Progress, Log: c.opt.Log, Wait: c.wait}
+	c.downloads = &download.Downloader{Cache: c.cache, Progress: c.opt.Progress, Retry: c.retry}
 	return c, nil
 }
 
@@ -376,35 +369,6 @@ func (c *collector) lose(s *share, err error) {
 func fatal(err error) bool {
 	var local cache.DiskError
 	return errors.As(err, &local)
-}
-
-// again tries what breaks in the middle again. What is wrong is asked for once more at least: until the same comes
-// twice, it may have been damaged on the way.
-func (c *collector) again(ctx context.Context, do func() error) error {
-	last := ""
-	for try := 1; ; try++ {
-		err := do()
-		var (
-			broken download.BrokenError
-			wrong  download.WrongError
-		)
-		switch {
-		case err == nil || try == transport.MaxAttempts || ctx.Err() != nil:
-			return err
-		case errors.As(err, &wrong):
-			if err.Error() == last {
-				return err
-			}
-			last = err.Error()
-		case !errors.As(err, &broken):
-			return err
-		}
-		pause := transport.Backoff(try)
-		c.opt.Log.Warn("trying again", "in", pause.Round(100*time.Millisecond), "error", err)
-		if err := c.wait(ctx, pause); err != nil {
-			return err
-		}
-	}
 }
 
 func (c *collector) held(digest string) bool { return c.opt.Have != nil && c.opt.Have(digest) }

@@ -423,7 +423,7 @@ func TestTooManyRequests(t *testing.T) {
 		after string
 		least time.Duration // that is waited
 		err   string
-	}{{"40", 40 * time.Second, ""}, {"86400", 0, "come back in 24h"}, {"", transport.FirstPause / 2, ""}} {
+	}{{"40", 40 * time.Second, ""}, {"86400", 0, "come back in 24h"}, {"", 250 * time.Millisecond, ""}} {
 		s := serve(t, func(w http.ResponseWriter, r *http.Request, nth int) {
 			if r.URL.Path == "/file.txt" && nth > 1 {
 				w.Write([]byte("content"))

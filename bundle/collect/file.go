@@ -329,7 +329,7 @@ func (c *collector) sizeOf(ctx context.Context, f *fileJob) error {
 
 // text fetches the beginning of a small file that is only looked at.
 func (c *collector) text(ctx context.Context, url string, limit int64) (b []byte, err error) {
-	err = c.again(ctx, func() error {
+	err = c.retry.DoBody(ctx, func() error {
 		b, err = c.textOnce(ctx, url, limit)
 		return err
 	})
@@ -352,7 +352,7 @@ func (c *collector) textOnce(ctx context.Context, url string, limit int64) ([]by
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, limit))
 	if err != nil {
-		return nil, download.BrokenError{Err: err}
+		return nil, transport.BrokenError{Err: err}
 	}
 	return b, nil
 }

@@ -18,7 +18,6 @@ import (
 	registryauth "github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"casemate/bundle/collect/diagnose"
-	"casemate/bundle/collect/download"
 	"casemate/bundle/collect/transport"
 	"casemate/bundle/digests"
 	"casemate/bundle/oci"
@@ -206,7 +205,7 @@ func (r *repository) digestOf(ctx context.Context, c *collector, tag string) (st
 
 // manifest fetches a manifest by tag or digest, as the bytes that the registry has. A digest is checked.
 func (r *repository) manifest(ctx context.Context, c *collector, reference string) (digest string, b []byte, err error) {
-	err = c.again(ctx, func() error {
+	err = c.retry.DoBody(ctx, func() error {
 		digest, b, err = r.manifestOnce(ctx, c, reference)
 		return err
 	})
@@ -221,14 +220,14 @@ func (r *repository) manifestOnce(ctx context.Context, c *collector, reference s
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, oci.MaxDocument+1))
 	if err != nil {
-		return "", nil, download.BrokenError{Err: fmt.Errorf("manifest %s: %w", reference, err)}
+		return "", nil, transport.BrokenError{Err: fmt.Errorf("manifest %s: %w", reference, err)}
 	}
 	if len(b) > oci.MaxDocument {
 		return "", nil, fmt.Errorf("manifest %s is larger than %d bytes", reference, oci.MaxDocument)
 	}
 	// Before the digest, which old registries make in a way of their own for it.
 	if _, err := oci.Parse(reference, "", b); err != nil {
-		return "", nil, download.WrongError{Err: err}
+		return "", nil, transport.WrongError{Err: err}
 	}
 	if digests.Check(reference) != nil {
 		return digests.SHA256(b), b, nil
@@ -236,7 +235,7 @@ func (r *repository) manifestOnce(ctx context.Context, c *collector, reference s
 	h := digests.NewHash(reference)
 	h.Write(b)
 	if got := digests.Encode(reference, h); got != reference {
-		return "", nil, download.WrongError{Err: fmt.Errorf("the registry sent a manifest with digest %s for %s", got, reference)}
+		return "", nil, transport.WrongError{Err: fmt.Errorf("the registry sent a manifest with digest %s for %s", got, reference)}
 	}
 	return reference, b, nil
 }
@@ -255,7 +254,7 @@ func (r *repository) referrers(ctx context.Context, c *collector, digest string)
 			return list, true, fmt.Errorf("more than %d pages of referrers", maxPages)
 		}
 		var page []oci.Descriptor
-		err := c.again(ctx, func() error {
+		err := c.retry.DoBody(ctx, func() error {
 			page, next, err = r.referrersPage(ctx, c, next)
 			return err
 		})
@@ -297,7 +296,7 @@ func (r *repository) referrersPage(ctx context.Context, c *collector, at string)
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, oci.MaxDocument+1))
 	if err != nil {
-		return nil, at, download.BrokenError{Err: err}
+		return nil, at, transport.BrokenError{Err: err}
 	}
 	if len(b) > oci.MaxDocument {
 		return nil, at, fmt.Errorf("a list of referrers is larger than %d bytes", oci.MaxDocument)

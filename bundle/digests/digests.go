@@ -45,19 +45,33 @@ func SHA256(b []byte) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// Reader passes r on and fails at its end, with an error that is syscall.EBADMSG, if its bytes do not have the digest.
+// Reader reads content that must have a digest. The read that returns the last byte fails with an error that is
+// syscall.EBADMSG if the content does not have it.
 type Reader struct {
 	r      io.Reader
 	h      hash.Hash
 	digest string
+	size   int64
+	read   int64
 }
 
-func NewReader(r io.Reader, digest string) *Reader { return &Reader{r, NewHash(digest), digest} }
+// NewReader returns a Reader of content whose size is not known: it is checked at its end. Check must accept digest.
+func NewReader(r io.Reader, digest string) *Reader { return NewSizedReader(r, digest, -1) }
+
+// NewSizedReader returns a Reader of content that must have size bytes. It is checked as soon as these were read,
+// because a caller that knows the size need not read to the end. Fewer or more bytes are io.ErrUnexpectedEOF.
+func NewSizedReader(r io.Reader, digest string, size int64) *Reader {
+	return &Reader{r: r, h: NewHash(digest), digest: digest, size: size}
+}
 
 func (v *Reader) Read(p []byte) (int, error) {
 	n, err := v.r.Read(p)
 	v.h.Write(p[:n])
-	if err == io.EOF {
+	v.read += int64(n)
+	switch {
+	case v.size >= 0 && (v.read > v.size || err == io.EOF && v.read < v.size):
+		return n, fmt.Errorf("%d of %d bytes: %w", v.read, v.size, io.ErrUnexpectedEOF)
+	case err == io.EOF || v.read == v.size:
 		if got := Encode(v.digest, v.h); got != v.digest {
 			return n, fmt.Errorf("content is %s, not %s: %w", got, v.digest, syscall.EBADMSG)
 		}

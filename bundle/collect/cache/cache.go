@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -132,23 +131,19 @@ func (c *Cache) Open(digest string) (io.ReadCloser, error) {
 		f.Close()
 		return nil, err
 	}
-	return &checkedFile{file: f, left: fi.Size(), digest: digest, sum: digests.NewHash(digest)}, nil
+	return &checkedFile{file: f, content: digests.NewSizedReader(f, digest, fi.Size()), digest: digest}, nil
 }
 
 // checkedFile reads a file that must have a digest.
 type checkedFile struct {
-	file   *os.File
-	left   int64
-	digest string
-	sum    hash.Hash
+	file    *os.File
+	content *digests.Reader
+	digest  string
 }
 
 func (f *checkedFile) Read(p []byte) (int, error) {
-	n, err := f.file.Read(p)
-	f.sum.Write(p[:n])
-	f.left -= int64(n)
-	// Not only at the end of the file: who knows the size need not read that far.
-	if (err == io.EOF || f.left == 0) && digests.Encode(f.digest, f.sum) != f.digest {
+	n, err := f.content.Read(p)
+	if errors.Is(err, syscall.EBADMSG) {
 		_ = os.Remove(f.file.Name())
 		return n, fmt.Errorf("cache: %s is damaged and was removed, run again to fetch it: %w", f.digest, syscall.EBADMSG)
 	}

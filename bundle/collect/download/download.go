@@ -10,13 +10,11 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"log/slog"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"casemate/bundle/collect/cache"
 	"casemate/bundle/collect/diagnose"
@@ -45,8 +43,7 @@ type Request struct {
 type Downloader struct {
 	Cache    *cache.Cache
 	Progress starter
-	Log      *slog.Logger
-	Wait     func(ctx context.Context, pause time.Duration) error
+	Retry    transport.Retry
 	Fetched  atomic.Int64 // bytes that came over the network
 	parts    keyedMutex   // by what a part is of
 }
@@ -197,77 +194,55 @@ const mostWrong = 3
 // right fetches until what is here is right. What is wrong is fetched once more: it may have been damaged on the way,
 // or pieces of two contents were put together. The same twice is what the server has.
 func (g *getter) right(ctx context.Context) error {
-	last := ""
-	for try := 1; ; try++ {
-		err := g.run(ctx)
-		if err == nil {
-			m := g.check()
-			if m == nil {
-				return nil
+	var last transport.RepeatedError
+	failures := 0
+	err := g.c.Retry.Do(ctx, func() error {
+		if failures > 0 {
+			if err := g.begin(); err != nil {
+				return err
 			}
-			err = WrongError{Err: m}
+			g.best, g.pieced = 0, false
 		}
-		var wrong WrongError
-		if !errors.As(err, &wrong) || ctx.Err() != nil {
+		if err := g.run(ctx); err != nil {
 			return err
 		}
-		if try == mostWrong || !g.pieced && err.Error() == last {
-			return wrong.Err
+		if m := g.check(); m != nil {
+			return transport.WrongError{Err: m}
 		}
-		if !g.pieced {
-			last = err.Error()
+		return nil
+	}, func(err error) (int, bool) {
+		var wrong transport.WrongError
+		failures++
+		if !errors.As(err, &wrong) || failures == mostWrong {
+			return 0, false
 		}
-		pause := transport.Backoff(max(1, try))
-		g.c.Log.Warn("trying again", "with", g.d.Name, "in", pause.Round(100*time.Millisecond), "error", err)
-		if err := g.c.Wait(ctx, pause); err != nil {
-			return err
-		}
-		if err := g.begin(); err != nil {
-			return err
-		}
-		g.best, g.pieced = 0, false
+		return failures, g.pieced || !last.Seen(err)
+	}, "name", g.d.Name)
+	var wrong transport.WrongError
+	if errors.As(err, &wrong) {
+		return wrong.Err
 	}
+	return err
 }
 
 // run fetches until everything is here. It gives up after some tries that brought nothing new.
 func (g *getter) run(ctx context.Context) error {
-	for try := 1; ; {
-		err := g.once(ctx)
-		if err == nil {
-			return nil
-		}
+	failures := 0
+	return g.c.Retry.Do(ctx, func() error { return g.once(ctx) }, func(err error) (int, bool) {
 		var (
-			broken BrokenError
+			broken transport.BrokenError
 			local  cache.DiskError
 		)
-		if ctx.Err() != nil || errors.As(err, &local) || !errors.As(err, &broken) {
-			return err
+		if errors.As(err, &local) || !errors.As(err, &broken) {
+			return 0, false
 		}
+		failures++
 		if g.at > g.best {
-			g.best, try = g.at, 0
+			g.best, failures = g.at, 0
 		}
-		if try++; try > transport.MaxAttempts {
-			return err
-		}
-		pause := transport.Backoff(max(1, try-1))
-		g.c.Log.Warn("going on", "with", g.d.Name, "at", g.at, "in", pause.Round(100*time.Millisecond), "error", err)
-		if err := g.c.Wait(ctx, pause); err != nil {
-			return err
-		}
-	}
+		return failures, failures < transport.MaxAttempts
+	}, "name", g.d.Name)
 }
-
-// BrokenError is a body that ended early or wrongly; the next try may bring the rest.
-type BrokenError struct{ Err error }
-
-func (e BrokenError) Error() string { return e.Err.Error() }
-func (e BrokenError) Unwrap() error { return e.Err }
-
-// WrongError is a body that is whole and not what was asked for: damaged on the way, or wrong on the server.
-type WrongError struct{ Err error }
-
-func (e WrongError) Error() string { return e.Err.Error() }
-func (e WrongError) Unwrap() error { return e.Err }
 
 // total is how many bytes there must be in the end, -1 if that is not known.
 func (g *getter) total() int64 {
@@ -324,7 +299,7 @@ func (g *getter) once(ctx context.Context) error {
 			err = errors.New("it changed on the server while it was fetched")
 		}
 		if err != nil {
-			return errors.Join(BrokenError{Err: err}, g.begin())
+			return errors.Join(transport.BrokenError{Err: err}, g.begin())
 		}
 		g.length = max(g.length, whole)
 		g.pieced = true
@@ -332,13 +307,13 @@ func (g *getter) once(ctx context.Context) error {
 		if g.at == 0 {
 			return transport.ResponseError(resp)
 		}
-		return errors.Join(BrokenError{Err: fmt.Errorf("truncated: the server has no more than the %d bytes that came", g.at)}, g.begin())
+		return errors.Join(transport.BrokenError{Err: fmt.Errorf("truncated: the server has no more than the %d bytes that came", g.at)}, g.begin())
 	default:
 		return transport.ResponseError(resp)
 	}
 	if g.d.Size >= 0 && g.length >= 0 && g.length != g.d.Size {
 		other := fmt.Errorf("the server has %d bytes of it, but it must have %d", g.length, g.d.Size)
-		return errors.Join(WrongError{SizeError{other, g.length}}, g.begin())
+		return errors.Join(transport.WrongError{Err: SizeError{other, g.length}}, g.begin())
 	}
 	return g.take(resp)
 }
@@ -382,11 +357,11 @@ func (g *getter) take(resp *http.Response) error {
 		if want := g.total(); errors.Is(err, io.ErrUnexpectedEOF) && want >= 0 {
 			err = fmt.Errorf("truncated: %d of %d bytes came: %w", g.at, want, err)
 		}
-		return BrokenError{Err: err}
+		return transport.BrokenError{Err: err}
 	case g.d.Size >= 0 && g.at > g.d.Size:
-		return errors.Join(WrongError{Err: fmt.Errorf("the server sends more than the %d bytes that it must have", g.d.Size)}, g.begin())
+		return errors.Join(transport.WrongError{Err: fmt.Errorf("the server sends more than the %d bytes that it must have", g.d.Size)}, g.begin())
 	case g.d.Size >= 0 && g.at < g.d.Size:
-		return BrokenError{Err: fmt.Errorf("truncated: %d of %d bytes came", g.at, g.d.Size)}
+		return transport.BrokenError{Err: fmt.Errorf("truncated: %d of %d bytes came", g.at, g.d.Size)}
 	}
 	return nil
 }

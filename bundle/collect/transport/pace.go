@@ -71,7 +71,7 @@ func (p *pace) refused(kind string, sent, now time.Time, asked time.Duration) (a
 	if l.refused == 0 || !sent.Before(l.since) {
 		l.refused++
 		l.since = now
-		l.until = now.Add(max(asked, Backoff(l.refused)))
+		l.until = now.Add(max(asked, backoff(l.refused)))
 	} else if until := now.Add(asked); until.After(l.until) {
 		l.until = until
 	}

@@ -1,14 +1,13 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -22,11 +21,8 @@ import (
 )
 
 const (
-	MaxAttempts  = 6                      // of one request, and of a body that makes no progress
-	FirstPause   = 500 * time.Millisecond // doubles with every try
-	longestPause = 30 * time.Second
 	longestAsked = 5 * time.Minute // that a Retry-After may ask for; who asks for more is not waited for
-	StallTimeout = 60 * time.Second
+	stallTimeout = 60 * time.Second
 )
 
 // errStalled ends a response that sends nothing any more. It counts as a broken connection.
@@ -45,7 +41,7 @@ func New() *http.Transport {
 		MaxIdleConnsPerHost:   32,
 		IdleConnTimeout:       90 * time.Second,
 		TLSHandshakeTimeout:   30 * time.Second,
-		ResponseHeaderTimeout: StallTimeout,
+		ResponseHeaderTimeout: stallTimeout,
 		ExpectContinueTimeout: time.Second,
 		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, connect *http.Request, resp *http.Response) error {
 			if resp.StatusCode == http.StatusOK {
@@ -75,10 +71,9 @@ func (e *proxyError) Error() string {
 // it is. Bodies that stall break with errStalled.
 type Retrying struct {
 	Inner http.RoundTripper
-	Stall time.Duration
-	Wait  func(ctx context.Context, d time.Duration) error
-	Clock func() time.Time // of pauses
-	Log   *slog.Logger
+	Stall time.Duration    // the longest that a read may take; 0: stallTimeout
+	Clock func() time.Time // nil: time.Now
+	Retry Retry
 	pace  pace
 }
 
@@ -94,21 +89,22 @@ func (p *Retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 			req.Body = body
 		}
 		kind := kindOf(req)
-		if pause, err := p.pace.before(kind, p.Clock()); err != nil {
+		if pause, err := p.pace.before(kind, p.now()); err != nil {
 			return nil, err
 		} else if pause > 0 {
-			if err := p.Wait(req.Context(), pause); err != nil {
+			if err := p.Retry.wait(req.Context(), pause); err != nil {
 				return nil, err
 			}
 		}
-		sent := p.Clock()
+		sent := p.now()
 		resp, err := p.once(req)
 		if err == nil && resp.StatusCode == http.StatusTooManyRequests {
-			asked, _ := retryAfter(resp.Header.Get("Retry-After"), p.Clock())
-			if !p.pace.refused(kind, sent, p.Clock(), asked) || !again || try >= MaxRefusals {
+			asked, _ := retryAfter(resp.Header.Get("Retry-After"), p.now())
+			if !p.pace.refused(kind, sent, p.now(), asked) || !again || try >= MaxRefusals {
 				return resp, nil
 			}
-			p.Log.Warn("trying again", "host", req.URL.Host, "path", req.URL.Path, "error", &StatusError{Status: resp.StatusCode})
+			p.Retry.Log.Warn("retrying", "host", req.URL.Host, "path", req.URL.Path,
+				"error", &StatusError{Status: resp.StatusCode})
 			discard(resp)
 			continue
 		}
@@ -121,23 +117,25 @@ func (p *Retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err != nil && (req.Context().Err() != nil || hopeless(err)) || !again || try >= MaxAttempts {
 			return resp, err
 		}
-		pause := Backoff(try)
-		reason := err
+		reason, asked := err, time.Duration(0)
 		if err == nil {
 			reason = &StatusError{Status: resp.StatusCode}
-			if asked, ok := retryAfter(resp.Header.Get("Retry-After"), p.Clock()); ok {
-				if asked > longestAsked {
-					return resp, nil
-				}
-				pause = max(asked, pause)
+			if asked, _ = retryAfter(resp.Header.Get("Retry-After"), p.now()); asked > longestAsked {
+				return resp, nil
 			}
 			discard(resp)
 		}
-		p.Log.Warn("trying again", "host", req.URL.Host, "path", req.URL.Path, "in", pause.Round(100*time.Millisecond), "error", reason)
-		if err := p.Wait(req.Context(), pause); err != nil {
+		if err := p.Retry.Pause(req.Context(), try, asked, reason, "host", req.URL.Host, "path", req.URL.Path); err != nil {
 			return nil, err
 		}
 	}
+}
+
+func (p *Retrying) now() time.Time {
+	if p.Clock == nil {
+		return time.Now()
+	}
+	return p.Clock()
 }
 
 // discard ends a response, after a little of the body, so that the connection can be used again.
@@ -156,7 +154,7 @@ func (p *Retrying) once(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Request = req
-	resp.Body = &watchedBody{body: resp.Body, ctx: ctx, cancel: cancel, stall: p.Stall}
+	resp.Body = &watchedBody{body: resp.Body, ctx: ctx, cancel: cancel, stall: cmp.Or(p.Stall, stallTimeout)}
 	return resp, nil
 }
 
@@ -219,13 +217,6 @@ func hopeless(err error) bool {
 	return strings.Contains(err.Error(), "unsupported protocol scheme") // net/http has no error value for it
 }
 
-// Backoff is how long to wait after a try: twice as long as the time before, and somewhere in the upper half of that,
-// so that those who were refused together do not come back together.
-func Backoff(try int) time.Duration {
-	d := min(FirstPause<<(min(try, 16)-1), longestPause)
-	return d/2 + rand.N(d/2+1)
-}
-
 // retryAfter reads a Retry-After header (RFC 9110, 10.2.3): seconds or a date.
 func retryAfter(h string, now time.Time) (time.Duration, bool) {
 	if h = strings.TrimSpace(h); h == "" {
@@ -238,18 +229,6 @@ func retryAfter(h string, now time.Time) (time.Duration, bool) {
 		return max(0, t.Sub(now)), true
 	}
 	return 0, false
-}
-
-// Sleep waits for d, or until ctx ends.
-func Sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // StatusError is an answer that is no success.
