@@ -41,26 +41,26 @@ func (ix *Index) Encode() ([]byte, error) {
 	}
 	slices.SortFunc(ix.Absent, func(a, b Absent) int { return cmp.Compare(a.Name, b.Name) })
 	for i := range ix.Absent {
-		if err := checkAbsent(before(ix.Absent, i), &ix.Absent[i]); err != nil {
+		if err := checkAbsent(previous(ix.Absent, i), &ix.Absent[i]); err != nil {
 			return nil, err
 		}
 	}
 	for i := range ix.Images {
-		if err := checkImage(before(ix.Images, i), &ix.Images[i]); err != nil {
+		if err := checkImage(previous(ix.Images, i), &ix.Images[i]); err != nil {
 			return nil, err
 		}
 	}
 	for i := range ix.Files {
-		if err := checkFile(before(ix.Files, i), &ix.Files[i]); err != nil {
+		if err := checkFile(previous(ix.Files, i), &ix.Files[i]); err != nil {
 			return nil, err
 		}
 	}
 	for i := range ix.Blobs {
-		if err := checkBlob(before(ix.Blobs, i), &ix.Blobs[i]); err != nil {
+		if err := checkBlob(previous(ix.Blobs, i), &ix.Blobs[i]); err != nil {
 			return nil, err
 		}
 	}
-	if err := ix.checkWhole(); err != nil {
+	if err := ix.checkReferences(); err != nil {
 		return nil, err
 	}
 	var l canonical.Buffer
@@ -86,7 +86,7 @@ func (ix *Index) Encode() ([]byte, error) {
 	return l.Bytes(), nil
 }
 
-func before[T any](list []T, i int) *T {
+func previous[T any](list []T, i int) *T {
 	if i == 0 {
 		return nil
 	}
@@ -144,11 +144,11 @@ func decodeIndex(b []byte) (*Index, error) {
 	if len(c.Rest()) > 0 {
 		return nil, fmt.Errorf("byte %d: more than one document", c.Offset)
 	}
-	return ix, ix.checkWhole()
+	return ix, ix.checkReferences()
 }
 
-// checkWhole checks what no single element can tell: that every name has its blob.
-func (ix *Index) checkWhole() error {
+// checkReferences checks what no single element can tell: that every name has its blob.
+func (ix *Index) checkReferences() error {
 	if ix.Since != "" {
 		if err := digests.Check(ix.Since); err != nil {
 			return fmt.Errorf("since: %w", err)
@@ -231,7 +231,7 @@ func checkImage(prev, m *Image) error {
 	if prev != nil && CompareImages(prev, m) >= 0 {
 		return fmt.Errorf("images %s and %s are not in order or the same name twice", prev.Ref(), m.Ref())
 	}
-	return m.Taken.check(m.Ref())
+	return m.Provenance.check(m.Ref())
 }
 
 func checkFile(prev, f *File) error {
@@ -252,7 +252,7 @@ func checkFile(prev, f *File) error {
 	if prev != nil && prev.URL >= f.URL {
 		return fmt.Errorf("files %s and %s are not in order or the same", prev.URL, f.URL)
 	}
-	return f.Taken.check(f.URL)
+	return f.Provenance.check(f.URL)
 }
 
 func checkBlob(prev, b *Blob) error {
@@ -280,7 +280,7 @@ func checkAbsent(prev, a *Absent) error {
 	return nil
 }
 
-func (t *Taken) check(of string) error {
+func (t *Provenance) check(of string) error {
 	if len(t.From) > 8192 || !utf8.ValidString(t.From) || strings.ContainsFunc(t.From, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return fmt.Errorf("%s: from %.200q is longer than 8192 bytes or not printable", of, t.From)
 	}

@@ -31,11 +31,11 @@ func fullIndex() *Index {
 		Images: []Image{
 			{Repository: "registry.k8s.io/pause", Tag: "3.10", Digest: digestA, MediaType: manifestType, Size: 600,
 				Platforms: []string{"linux/amd64", "linux/arm64/v8"}, Sparse: true,
-				Taken: Taken{From: "mirror.example/pause", On: "2026-11-24"}},
+				Provenance: Provenance{From: "mirror.example/pause", On: "2026-11-24"}},
 			{Repository: "registry.k8s.io/pause", Digest: digestB, MediaType: manifestType, Size: 40},
 		},
 		Files: []File{{URL: "https://dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm?x=1&y=2", Digest: file, Size: 10,
-			Taken: Taken{On: "2026-11-24"}}},
+			Provenance: Provenance{On: "2026-11-24"}}},
 		Blobs: []Blob{{Digest: digestA, Size: 3}, {Digest: digestB, Size: 32}, {Digest: file, Size: 10}},
 	}
 }

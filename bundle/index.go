@@ -44,7 +44,7 @@ type Image struct {
 	// are not.
 	Platforms []string `json:"platforms,omitempty"`
 	Sparse    bool     `json:"sparse,omitempty"`
-	Taken
+	Provenance
 }
 
 // File is one file under the URL that was asked for.
@@ -52,11 +52,11 @@ type File struct {
 	URL    string `json:"url"`
 	Digest string `json:"digest"`
 	Size   int64  `json:"size"`
-	Taken
+	Provenance
 }
 
-// Taken says where and when something was taken.
-type Taken struct {
+// Provenance says where and when something was taken.
+type Provenance struct {
 	// From is where the bytes came from in the end: a mirror, or what a redirect led to. "": the name itself.
 	From string `json:"from,omitempty"`
 	// On is the day (2006-01-02, UTC) on which it was taken; a day, so that the same content of the same day is the
@@ -113,9 +113,9 @@ type Contents struct {
 	// different days.
 	Numbers []int `json:"numbers,omitempty"`
 	// Refused are names that could not be taken, and were left out because ReadOptions.Partial allows it.
-	Refused []Left `json:"refused,omitempty"`
+	Refused []Skipped `json:"refused,omitempty"`
 	// Left are files of the inputs that nobody meant to be imported: an editor's, under no host's name.
-	Left []Left `json:"left_out,omitempty"`
+	Skipped []Skipped `json:"left_out,omitempty"`
 	// Signer is the public key (base64 of its 32 bytes) whose signature of the index was verified; "" if it is not
 	// signed.
 	Signer string `json:"signer,omitempty"`

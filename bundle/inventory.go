@@ -38,7 +38,7 @@ func (inv *Inventory) document() ([]byte, error) {
 		return nil, fmt.Errorf("inventory: %.260q is no domain", inv.Domain)
 	}
 	for i := range inv.Blobs {
-		if err := checkHeld(before(inv.Blobs, i), &inv.Blobs[i]); err != nil {
+		if err := checkInventoryBlob(previous(inv.Blobs, i), &inv.Blobs[i]); err != nil {
 			return nil, fmt.Errorf("inventory: %w", err)
 		}
 	}
@@ -54,7 +54,7 @@ func (inv *Inventory) document() ([]byte, error) {
 	return l.Bytes(), nil
 }
 
-func checkHeld(prev, b *Blob) error {
+func checkInventoryBlob(prev, b *Blob) error {
 	if b.Omitted {
 		return fmt.Errorf("blob %s: an inventory omits nothing", b.Digest)
 	}
@@ -94,7 +94,7 @@ func readInventory(data []byte, keys []ed25519.PublicKey) (*Inventory, string, e
 		return nil, "", err
 	}
 	start := c.Offset
-	inv, err := readInventoryBody(c)
+	inv, err := readInventoryDocument(c)
 	if err != nil {
 		return nil, "", err
 	}
@@ -121,7 +121,7 @@ func readInventory(data []byte, keys []ed25519.PublicKey) (*Inventory, string, e
 }
 
 // inventory reads what document wrote.
-func readInventoryBody(c *canonical.Cursor) (*Inventory, error) {
+func readInventoryDocument(c *canonical.Cursor) (*Inventory, error) {
 	if err := c.Version("the inventory", InventoryVersion); err != nil {
 		return nil, err
 	}
@@ -147,7 +147,7 @@ func readInventoryBody(c *canonical.Cursor) (*Inventory, error) {
 	if err != nil || inv.Time.UTC().Format(time.RFC3339) != stamp {
 		return nil, fmt.Errorf("time must be like 2006-01-02T15:04:05Z, got %.40q", stamp)
 	}
-	if inv.Blobs, err = canonical.ReadList(c, `,"blobs":`, checkHeld); err != nil {
+	if inv.Blobs, err = canonical.ReadList(c, `,"blobs":`, checkInventoryBlob); err != nil {
 		return nil, err
 	}
 	return inv, c.Expect("}")

@@ -110,7 +110,7 @@ func FuzzInventoryDocument(f *testing.F) {
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c := &canonical.Cursor{Doc: b}
-		inv, err := readInventoryBody(c)
+		inv, err := readInventoryDocument(c)
 		if err != nil {
 			return
 		}

@@ -6,19 +6,19 @@ import (
 	"strings"
 )
 
-// Left is something in the inputs that is not imported.
-type Left struct {
+// Skipped is something in the inputs that is not imported.
+type Skipped struct {
 	Name string `json:"name"`
 	Why  string `json:"why"`
 }
 
-// Obstacles is everything in inputs that has no name here, or one that means two things.
-type Obstacles struct {
-	List []Left
+// NameErrors is everything in inputs that has no name here, or one that means two things.
+type NameErrors struct {
+	List []Skipped
 	errs []error
 }
 
-func (e *Obstacles) Error() string {
+func (e *NameErrors) Error() string {
 	if len(e.errs) == 1 {
 		return e.errs[0].Error()
 	}
@@ -31,16 +31,16 @@ func (e *Obstacles) Error() string {
 }
 
 // Unwrap returns the reasons.
-func (e *Obstacles) Unwrap() []error { return e.errs }
+func (e *NameErrors) Unwrap() []error { return e.errs }
 
 // Add adds a name and the reason why it is not taken.
-func (e *Obstacles) Add(name string, err error) {
-	e.List = append(e.List, Left{name, strings.TrimSuffix(err.Error(), ": "+fs.ErrInvalid.Error())})
+func (e *NameErrors) Add(name string, err error) {
+	e.List = append(e.List, Skipped{name, strings.TrimSuffix(err.Error(), ": "+fs.ErrInvalid.Error())})
 	e.errs = append(e.errs, err)
 }
 
 // Err is the error that they are together, nil if there are none.
-func (e *Obstacles) Err() error {
+func (e *NameErrors) Err() error {
 	if len(e.errs) == 0 {
 		return nil
 	}

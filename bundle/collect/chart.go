@@ -32,7 +32,7 @@ func (c *collector) chart(ctx context.Context, n int, w lists.Chart, files *file
 		return nil, err
 	}
 	c.chartLock.Lock()
-	c.useful[w.IndexURL()] = true
+	c.neededIndexes[w.IndexURL()] = true
 	c.chartLock.Unlock()
 	if image != nil {
 		return image, nil
@@ -56,9 +56,9 @@ func (c *collector) chartIndex(ctx context.Context, index string) (*lists.ChartI
 	if err := c.file(ctx, &fileJob{File: lists.File{URL: index}, plain: true}); err != nil {
 		return nil, err
 	}
-	c.useful[index] = c.useful[index] || slices.ContainsFunc(c.names, func(n asked) bool { return n.name == index })
+	c.neededIndexes[index] = c.neededIndexes[index] || slices.ContainsFunc(c.requests, func(n request) bool { return n.name == index })
 	c.mu.Lock()
-	digest := c.taken[index].Digest
+	digest := c.files[index].Digest
 	c.mu.Unlock()
 	b, err := c.cache.Read(digest, lists.MaxChartIndex)
 	if err != nil {

@@ -23,9 +23,9 @@ var notChecked = []string{".sha256", ".sha256sum", ".sha512", ".sha512sum", ".md
 // maxSums is the most that a neighbour is read of.
 const maxSums = 256 << 10
 
-// neighbour looks for the checksum that lies beside a file, and returns the digest and the checksum's URL; nothing if
+// sidecarChecksum looks for the checksum that lies beside a file, and returns the digest and the checksum's URL; nothing if
 // there is none that can be read.
-func (c *collector) neighbour(ctx context.Context, file string) (digest, sums string, err error) {
+func (c *collector) sidecarChecksum(ctx context.Context, file string) (digest, sums string, err error) {
 	u, err := url.Parse(file)
 	if err != nil || u.RawQuery != "" {
 		return "", "", nil // it was checked before; one with a query has no neighbours

@@ -137,57 +137,57 @@ func (e *Error) Unwrap() []error {
 
 // collector is one call of Collect.
 type collector struct {
-	opt        Options
-	platforms  []oci.Platform
-	cache      *cache.Cache
-	registries *registries
-	transport  http.RoundTripper
-	retry      transport.Retry
-	now        func() time.Time
-	downloads  *download.Downloader
-	chartLock  sync.Mutex                   // one index is read at a time
-	charts     map[string]*lists.ChartIndex // by URL; guarded by chartLock
-	useful     map[string]bool              // by URL: it has a chart that was asked for, or was asked for itself; guarded by chartLock
+	opt           Options
+	platforms     []oci.Platform
+	cache         *cache.Cache
+	registries    *registries
+	transport     http.RoundTripper
+	retry         transport.Retry
+	now           func() time.Time
+	downloads     *download.Downloader
+	chartLock     sync.Mutex                   // one index is read at a time
+	charts        map[string]*lists.ChartIndex // by URL; guarded by chartLock
+	neededIndexes map[string]bool              // by URL: it has a chart that was asked for, or was asked for itself; guarded by chartLock
 
-	names []asked // by their numbers: images, files, charts
+	requests []request // by their numbers: images, files, charts
 
-	mu       sync.Mutex // guards what follows
-	notes    []string
-	failed   map[int]Failure // by the name's number
-	left     map[int]bool    // optional names that cannot be had, by number
-	shares   []*share
-	images   map[string]string      // digests by reference
-	taken    map[string]bundle.File // files by URL
-	blobs    map[string]*wantedBlob
-	said     map[saying]string // what descriptors state, by the manifest that has them
-	resolved int
-	cancel   context.CancelCauseFunc // of a run that cannot go on
+	mu          sync.Mutex // guards what follows
+	notes       []string
+	failed      map[int]Failure // by the name's number
+	skipped     map[int]bool    // optional names that cannot be had, by number
+	units       []*unit
+	images      map[string]string      // digests by reference
+	files       map[string]bundle.File // files by URL
+	blobs       map[string]*wantedBlob
+	statedSizes map[statedSize]string // what descriptors state, by the manifest that has them
+	resolved    int
+	cancel      context.CancelCauseFunc // of a run that cannot go on
 }
 
-// asked is one name that lists ask for.
-type asked struct {
+// request is one name that lists ask for.
+type request struct {
 	name, where string
 	optional    bool
 }
 
-// share is what one name brings, or one thing that hangs on it: manifests, and the blobs that they need. It comes whole
+// unit is what one name brings, or one thing that hangs on it: manifests, and the blobs that they need. It comes whole
 // or not at all.
-type share struct {
-	n      int    // the name's number
-	hung   string // says what it is if it hangs on what was asked for: then it is left out if it cannot be had
-	images []bundle.Image
-	blobs  map[string]int64 // size by digest, manifests too
+type unit struct {
+	request    int    // the name's number
+	attachedTo string // says what it is if it hangs on what was asked for: then it is left out if it cannot be had
+	images     []bundle.Image
+	blobs      map[string]int64 // size by digest, manifests too
 	// elsewhere are the URLs of layers that the registry does not have, by digest.
-	elsewhere map[string]string
-	lost      bool // guarded by collector.mu
+	alternateURLs map[string]string
+	dropped       bool // guarded by collector.mu
 }
 
 // wantedBlob is a blob of images.
 type wantedBlob struct {
-	size   int64
-	from   []*repository // where it can be had
-	urls   []string      // and where else
-	shares []*share      // that need it
+	size  int64
+	from  []*repository // where it can be had
+	urls  []string      // and where else
+	units []*unit       // that need it
 }
 
 // Collect fetches what w lists into the cache. Everything is tried; when something cannot be had the error is a *CollectError
@@ -206,7 +206,7 @@ func Collect(ctx context.Context, w *lists.Wanted, opt Options) (*Collection, er
 }
 
 func newCollector(opt Options) (*collector, error) {
-	c := &collector{opt: opt, failed: map[int]Failure{}, left: map[int]bool{}, images: map[string]string{}, taken: map[string]bundle.File{}, charts: map[string]*lists.ChartIndex{}, useful: map[string]bool{}, blobs: map[string]*wantedBlob{}}
+	c := &collector{opt: opt, failed: map[int]Failure{}, skipped: map[int]bool{}, images: map[string]string{}, files: map[string]bundle.File{}, charts: map[string]*lists.ChartIndex{}, neededIndexes: map[string]bool{}, blobs: map[string]*wantedBlob{}}
 	if opt.Have != nil && digests.Check(opt.Since) != nil {
 		return nil, fmt.Errorf("the inventory's digest must be known, got %q", opt.Since)
 	}
@@ -219,7 +219,7 @@ func newCollector(opt Options) (*collector, error) {
 	}
 	c.opt.Parallel = cmp.Or(max(0, opt.Parallel), 4)
 	if opt.Progress == nil {
-		c.opt.Progress = silent{}
+		c.opt.Progress = noProgress{}
 	}
 	if opt.Log == nil {
 		c.opt.Log = slog.New(slog.DiscardHandler)
@@ -252,13 +252,13 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 		defer t.CloseIdleConnections()
 	}
 	for _, i := range w.Images {
-		c.names = append(c.names, asked{i.Ref(), i.Where, i.Optional})
+		c.requests = append(c.requests, request{i.Ref(), i.Where, i.Optional})
 	}
 	for _, f := range w.Files {
-		c.names = append(c.names, asked{f.URL, f.Where, f.Optional})
+		c.requests = append(c.requests, request{f.URL, f.Where, f.Optional})
 	}
 	for _, ch := range w.Charts {
-		c.names = append(c.names, asked{ch.Label(), ch.Where, ch.Optional})
+		c.requests = append(c.requests, request{ch.Label(), ch.Where, ch.Optional})
 	}
 	files := c.wantedFiles(w)
 	var jobs []func()
@@ -273,7 +273,7 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 	jobs = nil
 	var plan int64
 	for digest, b := range c.blobs {
-		if c.cache.Has(digest, b.size) || c.held(digest) {
+		if c.cache.Has(digest, b.size) || c.isOnFarSide(digest) {
 			continue
 		}
 		plan += b.size
@@ -295,10 +295,10 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 	for _, n := range slices.Sorted(maps.Keys(c.failed)) {
 		failed = append(failed, c.failed[n])
 	}
-	if len(failed) > 0 && (!c.opt.KeepGoing || len(failed)+len(c.left) >= len(c.names)) {
-		return nil, &Error{Names: len(c.names), Failed: failed}
+	if len(failed) > 0 && (!c.opt.KeepGoing || len(failed)+len(c.skipped) >= len(c.requests)) {
+		return nil, &Error{Names: len(c.requests), Failed: failed}
 	}
-	c.noteSizes()
+	c.noteWrongSizes()
 	slices.Sort(c.notes)
 	return &Collection{Index: c.index(failed), Absent: failed, Notes: slices.Compact(c.notes), Fetched: c.downloads.Fetched.Load(), cache: c.cache}, nil
 }
@@ -336,49 +336,49 @@ func (c *collector) note(format string, args ...any) {
 func (c *collector) fail(n int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if fatal(err) {
+	if isFatal(err) {
 		c.cancel(err)
 	}
-	name := c.names[n]
-	if _, ok := c.failed[n]; ok || c.left[n] {
+	name := c.requests[n]
+	if _, ok := c.failed[n]; ok || c.skipped[n] {
 		return
 	}
 	if !name.optional {
 		c.failed[n] = Failure{Name: name.name, Where: name.where, Err: err}
 		return
 	}
-	c.left[n] = true
+	c.skipped[n] = true
 	c.notes = append(c.notes, fmt.Sprintf("%s is left out, it is optional: %v", name.name, err))
 }
 
-// lose is fail for one share of a name. One that only hangs on it is left out with a note.
-func (c *collector) lose(s *share, err error) {
-	if s.hung == "" || fatal(err) {
-		c.fail(s.n, err)
+// dropUnit is fail for one share of a name. One that only hangs on it is left out with a note.
+func (c *collector) dropUnit(s *unit, err error) {
+	if s.attachedTo == "" || isFatal(err) {
+		c.fail(s.request, err)
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !s.lost {
-		s.lost = true
-		c.notes = append(c.notes, fmt.Sprintf("%s is left out: %v", s.hung, err))
+	if !s.dropped {
+		s.dropped = true
+		c.notes = append(c.notes, fmt.Sprintf("%s is left out: %v", s.attachedTo, err))
 	}
 }
 
-// fatal says whether an error ends the run: everything else would fail of it too.
-func fatal(err error) bool {
+// isFatal says whether an error ends the run: everything else would fail of it too.
+func isFatal(err error) bool {
 	var local cache.DiskError
 	return errors.As(err, &local)
 }
 
-func (c *collector) held(digest string) bool { return c.opt.Have != nil && c.opt.Have(digest) }
+func (c *collector) isOnFarSide(digest string) bool { return c.opt.Have != nil && c.opt.Have(digest) }
 
-// silent is a Progress for nobody.
-type silent struct{}
+// noProgress is a Progress for nobody.
+type noProgress struct{}
 
-func (silent) Resolved(int, int)                     {}
-func (silent) Plan(int, int64)                       {}
-func (silent) Start(string, int64) download.Transfer { return silent{} }
-func (silent) Total(int64)                           {}
-func (silent) Add(int64)                             {}
-func (silent) Done(error)                            {}
+func (noProgress) Resolved(int, int)                     {}
+func (noProgress) Plan(int, int64)                       {}
+func (noProgress) Start(string, int64) download.Transfer { return noProgress{} }
+func (noProgress) Total(int64)                           {}
+func (noProgress) Add(int64)                             {}
+func (noProgress) Done(error)                            {}

@@ -79,7 +79,7 @@ func (c *collector) wantedFile(ctx context.Context, f *fileJob) {
 	} else {
 		err = c.file(ctx, f)
 	}
-	if f.optional && err != nil && !fatal(err) && ctx.Err() == nil {
+	if f.optional && err != nil && !isFatal(err) && ctx.Err() == nil {
 		if !transport.HasStatus(err, http.StatusNotFound, http.StatusForbidden, http.StatusGone) {
 			c.note("%s is left out, it is optional: %v", f.URL, err)
 		}
@@ -104,9 +104,9 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 		return c.addFile(ctx, r) // what is pinned is not asked for again
 	case f.Digest != "":
 		if size, ok := c.cache.Stat(f.Digest); ok && strings.HasPrefix(f.Digest, "sha256:") {
-			return c.keepFile(ctx, cache.URLRecord{URL: f.URL, Digest: f.Digest, Size: size}) // the same content came under another URL
+			return c.recordFile(ctx, cache.URLRecord{URL: f.URL, Digest: f.Digest, Size: size}) // the same content came under another URL
 		}
-		if c.held(f.Digest) {
+		if c.isOnFarSide(f.Digest) {
 			if size, err := c.head(ctx, f.URL); err != nil {
 				return err
 			} else if size >= 0 {
@@ -114,7 +114,7 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 			}
 		}
 	case known:
-		if same, err := c.unchanged(ctx, r); err != nil {
+		if same, err := c.revalidated(ctx, r); err != nil {
 			return err
 		} else if same {
 			return c.addFile(ctx, r)
@@ -125,7 +125,7 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 	by := f.Known
 	if d.Digest == "" && !f.plain {
 		var err error
-		if d.Digest, sums, err = c.neighbour(ctx, f.URL); err != nil {
+		if d.Digest, sums, err = c.sidecarChecksum(ctx, f.URL); err != nil {
 			return err
 		}
 		by = sums
@@ -141,17 +141,17 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 		return err
 	}
 	if d.Digest == "" {
-		if err := c.suspect(f.URL, got.Digest); err != nil {
+		if err := c.checkUnverified(f.URL, got.Digest); err != nil {
 			return err
 		}
 	}
-	return c.keepFile(ctx, cache.URLRecord{URL: f.URL, Digest: got.Digest, SHA512: got.SHA512, Size: got.Size, ETag: got.ETag, LastModified: got.LastModified,
+	return c.recordFile(ctx, cache.URLRecord{URL: f.URL, Digest: got.Digest, SHA512: got.SHA512, Size: got.Size, ETag: got.ETag, LastModified: got.LastModified,
 		From: got.From, Sums: sums})
 }
 
-// suspect looks at what nobody knows the checksum of: archives must look like archives, and it is said when anything
+// checkUnverified looks at what nobody knows the checksum of: archives must look like archives, and it is said when anything
 // else looks like an error.
-func (c *collector) suspect(rawURL, digest string) error {
+func (c *collector) checkUnverified(rawURL, digest string) error {
 	f, err := os.Open(c.cache.BlobPath(digest))
 	if err != nil {
 		return cache.DiskError{Err: err}
@@ -177,8 +177,8 @@ func (c *collector) suspect(rawURL, digest string) error {
 	return nil
 }
 
-// keepFile remembers what a URL gave, and adds it. The day stays that of the first time as long as the content does.
-func (c *collector) keepFile(ctx context.Context, r cache.URLRecord) error {
+// recordFile remembers what a URL gave, and adds it. The day stays that of the first time as long as the content does.
+func (c *collector) recordFile(ctx context.Context, r cache.URLRecord) error {
 	r.On = day(c.now())
 	if old, ok := c.cache.URL(r.URL); ok && old.Digest == r.Digest {
 		r.On = old.On
@@ -194,13 +194,13 @@ func (c *collector) keepFile(ctx context.Context, r cache.URLRecord) error {
 // addFile adds a file that is in the cache, with the checksum that lies beside it.
 func (c *collector) addFile(ctx context.Context, r cache.URLRecord) error {
 	c.mu.Lock()
-	c.taken[r.URL] = bundle.File{URL: r.URL, Digest: r.Digest, Size: r.Size, Taken: bundle.Taken{From: r.From, On: r.On}}
+	c.files[r.URL] = bundle.File{URL: r.URL, Digest: r.Digest, Size: r.Size, Provenance: bundle.Provenance{From: r.From, On: r.On}}
 	c.mu.Unlock()
 	if r.Sums == "" {
 		return nil
 	}
 	err := c.file(ctx, &fileJob{File: lists.File{URL: r.Sums}, plain: true})
-	if err != nil && !fatal(err) && ctx.Err() == nil {
+	if err != nil && !isFatal(err) && ctx.Err() == nil {
 		c.note("%s is left out, it is only the checksum beside a file that is here: %v", r.Sums, err)
 		return nil
 	}
@@ -242,12 +242,12 @@ func (c *collector) fileClient(checked bool) *http.Client {
 		if !checked && req.URL.Scheme == "http" && via[0].URL.Scheme == "https" {
 			return errors.New("it is redirected to plain http, where anybody can change it; name its checksum with --checksums")
 		}
-		return fewRedirects(req, via)
+		return limitRedirects(req, via)
 	}}
 }
 
-// unchanged asks whether a URL still gives what it gave. It says no if the server cannot tell.
-func (c *collector) unchanged(ctx context.Context, r cache.URLRecord) (bool, error) {
+// revalidated asks whether a URL still gives what it gave. It says no if the server cannot tell.
+func (c *collector) revalidated(ctx context.Context, r cache.URLRecord) (bool, error) {
 	if r.ETag == "" && r.LastModified == "" {
 		return false, nil
 	}
@@ -279,14 +279,14 @@ func (c *collector) unchanged(ctx context.Context, r cache.URLRecord) (bool, err
 // head asks for the size of a file, -1 if the server does not say. Whatever HEAD is answered, GET may work.
 func (c *collector) head(ctx context.Context, url string) (size int64, err error) {
 	for _, method := range []string{http.MethodHead, http.MethodGet} {
-		if size, err = c.sizeBy(ctx, method, url); err == nil || ctx.Err() != nil {
+		if size, err = c.sizeByMethod(ctx, method, url); err == nil || ctx.Err() != nil {
 			return size, err
 		}
 	}
 	return -1, err
 }
 
-func (c *collector) sizeBy(ctx context.Context, method, url string) (int64, error) {
+func (c *collector) sizeByMethod(ctx context.Context, method, url string) (int64, error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
 		return -1, err
@@ -308,22 +308,22 @@ func (c *collector) sizeOf(ctx context.Context, f *fileJob) error {
 	if err := checkURL(f.URL); err != nil {
 		return err
 	}
-	file := bundle.File{URL: f.URL, Digest: f.Digest, Taken: bundle.Taken{On: day(c.now())}}
+	file := bundle.File{URL: f.URL, Digest: f.Digest, Provenance: bundle.Provenance{On: day(c.now())}}
 	if r, ok := c.cache.URL(f.URL); ok && c.cache.Has(r.Digest, r.Size) && (f.Digest == "" || f.Digest == r.Digest || f.Digest == r.SHA512) {
-		file.Digest, file.Size, file.Taken = r.Digest, r.Size, bundle.Taken{From: r.From, On: r.On}
+		file.Digest, file.Size, file.Provenance = r.Digest, r.Size, bundle.Provenance{From: r.From, On: r.On}
 	} else {
 		size, err := c.head(ctx, f.URL)
 		if err != nil {
 			return err
 		}
 		file.Size = size
-		if f.Digest == "" || !c.held(f.Digest) {
+		if f.Digest == "" || !c.isOnFarSide(f.Digest) {
 			c.downloads.Fetched.Add(max(0, size))
 		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.taken[f.URL] = file
+	c.files[f.URL] = file
 	return nil
 }
 

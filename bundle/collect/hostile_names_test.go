@@ -250,8 +250,8 @@ func TestLimitCountsForAll(t *testing.T) {
 		most     int // requests that may be refused, all together
 		fails    bool
 	}{
-		{"GET quay.io/v2/.*/manifests/ 429", 1, transport.MaxRefusals + 2, true},
-		{"GET quay.io/v2/.*/manifests/ 429", 8, 8 * (transport.MaxRefusals + 2), true},
+		{"GET quay.io/v2/.*/manifests/ 429", 1, transport.MaxTooManyRequests + 2, true},
+		{"GET quay.io/v2/.*/manifests/ 429", 8, 8 * (transport.MaxTooManyRequests + 2), true},
 		{"GET quay.io/v2/.*/manifests/ 429 set=Retry-After:86400", 1, 1, true},
 		{"GET quay.io/v2/app1/manifests/ 429 times=4", 1, 4, false},
 	} {

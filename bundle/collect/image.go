@@ -35,24 +35,24 @@ func (c *collector) countResolved() {
 	c.resolved++
 	resolved := c.resolved
 	c.mu.Unlock()
-	c.opt.Progress.Resolved(resolved, len(c.names))
+	c.opt.Progress.Resolved(resolved, len(c.requests))
 }
 
 // add takes what an image brings into what is collected. The error is of the image itself; what hangs on it and does
 // not fit is left out.
-func (c *collector) add(p *picture) error {
-	for _, s := range *p.shares {
-		if err := c.addShare(s, p.repo); err != nil {
-			if s.hung == "" {
+func (c *collector) add(p *imageResolver) error {
+	for _, s := range *p.units {
+		if err := c.addUnit(s, p.repo); err != nil {
+			if s.attachedTo == "" {
 				return err
 			}
-			c.lose(s, err)
+			c.dropUnit(s, err)
 		}
 	}
 	return nil
 }
 
-func (c *collector) addShare(s *share, repo *repository) error {
+func (c *collector) addUnit(s *unit, repo *repository) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, m := range s.images {
@@ -73,12 +73,12 @@ func (c *collector) addShare(s *share, repo *repository) error {
 		if !slices.Contains(b.from, repo) {
 			b.from = append(b.from, repo)
 		}
-		if u := s.elsewhere[digest]; u != "" && !slices.Contains(b.urls, u) {
+		if u := s.alternateURLs[digest]; u != "" && !slices.Contains(b.urls, u) {
 			b.urls = append(b.urls, u)
 		}
-		b.shares = append(b.shares, s)
+		b.units = append(b.units, s)
 	}
-	c.shares = append(c.shares, s)
+	c.units = append(c.units, s)
 	return nil
 }
 
@@ -89,25 +89,25 @@ func (c *collector) blob(ctx context.Context, digest string, b *wantedBlob) {
 		if err = c.layer(ctx, repo, digest, b.size); err == nil {
 			return
 		}
-		if ctx.Err() != nil || fatal(err) {
+		if ctx.Err() != nil || isFatal(err) {
 			break
 		}
 	}
 	for _, u := range b.urls {
-		if ctx.Err() != nil || fatal(err) {
+		if ctx.Err() != nil || isFatal(err) {
 			break
 		}
 		if _, err = c.downloads.Fetch(ctx, download.Request{Client: c.fileClient(true), URL: u, Name: u, Digest: digest, Size: b.size, Blob: true}); err == nil {
 			return
 		}
 	}
-	for _, s := range b.shares {
-		c.lose(s, fmt.Errorf("blob %s: %w", digest, err))
+	for _, s := range b.units {
+		c.dropUnit(s, fmt.Errorf("blob %s: %w", digest, err))
 	}
 }
 
-// sizedLayer fetches one blob of a repository, of exactly that size.
-func (c *collector) sizedLayer(ctx context.Context, repo *repository, digest string, size int64) error {
+// layerOfSize fetches one blob of a repository, of exactly that size.
+func (c *collector) layerOfSize(ctx context.Context, repo *repository, digest string, size int64) error {
 	algorithm, hex, _ := strings.Cut(digest, ":")
 	_, err := c.downloads.Fetch(ctx, download.Request{
 		Client: repo.http,
@@ -121,7 +121,7 @@ func (c *collector) sizedLayer(ctx context.Context, repo *repository, digest str
 		},
 	})
 	if transport.HasStatus(err, http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests) {
-		return refused(repo.host.RegistryStr(), err)
+		return refusedError(repo.host.RegistryStr(), err)
 	}
 	return err
 }
@@ -131,8 +131,8 @@ func (c *collector) index(failed []Failure) *bundle.Index {
 	ix := &bundle.Index{Version: bundle.IndexVersion, Since: c.opt.Since, Images: []bundle.Image{}, Files: []bundle.File{}, Blobs: []bundle.Blob{}}
 	sizes := map[string]int64{}
 	images := map[string]bundle.Image{}
-	for _, s := range c.shares {
-		if _, ok := c.failed[s.n]; ok || c.left[s.n] || s.lost {
+	for _, s := range c.units {
+		if _, ok := c.failed[s.request]; ok || c.skipped[s.request] || s.dropped {
 			continue
 		}
 		maps.Copy(sizes, s.blobs)
@@ -146,12 +146,12 @@ func (c *collector) index(failed []Failure) *bundle.Index {
 	for _, m := range images {
 		ix.Images = append(ix.Images, m)
 	}
-	for url, useful := range c.useful {
+	for url, useful := range c.neededIndexes {
 		if !useful { // it was fetched for charts that it does not have
-			delete(c.taken, url)
+			delete(c.files, url)
 		}
 	}
-	for _, f := range c.taken {
+	for _, f := range c.files {
 		ix.Files = append(ix.Files, f)
 		if f.Digest != "" {
 			sizes[f.Digest] = f.Size
@@ -163,7 +163,7 @@ func (c *collector) index(failed []Failure) *bundle.Index {
 		}
 	}
 	for digest, size := range sizes {
-		ix.Blobs = append(ix.Blobs, bundle.Blob{Digest: digest, Size: size, Omitted: c.held(digest)})
+		ix.Blobs = append(ix.Blobs, bundle.Blob{Digest: digest, Size: size, Omitted: c.isOnFarSide(digest)})
 	}
 	for _, f := range failed {
 		ix.Absent = append(ix.Absent, bundle.Absent{Name: f.Name, Why: diagnose.OneLine(f.Err.Error())})

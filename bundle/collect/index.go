@@ -16,10 +16,10 @@ import (
 // entry takes what an index lists: a manifest with all below it, or a blob. Image-spec lets an index list anything
 // (image-index.md: unknown media types are no error), and build caches list layers there, so what the registry has
 // under the digest decides; the media type says what to ask for first.
-func (p *picture) entry(ctx context.Context, child *bundle.Image, d oci.Descriptor, of string, choose bool, depth int) (blob bool,
+func (p *imageResolver) entry(ctx context.Context, child *bundle.Image, d oci.Descriptor, of string, choose bool, depth int) (blob bool,
 	err error) {
 	if p.docs[d.Digest] != nil {
-		p.c.says(of, d)
+		p.c.recordSize(of, d)
 		return false, nil
 	}
 	says := oci.IsManifestType(d.MediaType) && !p.cachedBlob(d.Digest)
@@ -35,14 +35,14 @@ func (p *picture) entry(ctx context.Context, child *bundle.Image, d oci.Descript
 		return true, p.blob(ctx, d, of)
 	}
 	if err == nil {
-		p.c.says(of, d)
+		p.c.recordSize(of, d)
 	}
 	return false, err
 }
 
 // part takes what a manifest that is no index names: a blob, unless it says to be a manifest, which clients then ask
 // for and push as one.
-func (p *picture) part(ctx context.Context, d oci.Descriptor, of string, depth int) error {
+func (p *imageResolver) part(ctx context.Context, d oci.Descriptor, of string, depth int) error {
 	if d.MediaType == "" || !oci.IsManifestType(d.MediaType) {
 		return p.blob(ctx, d, of)
 	}
@@ -59,7 +59,7 @@ func (p *picture) part(ctx context.Context, d oci.Descriptor, of string, depth i
 
 // maybeBlob says whether the registry may have a blob. Only a 404 says that it does not: not every registry answers
 // HEAD.
-func (p *picture) maybeBlob(ctx context.Context, d oci.Descriptor) bool {
+func (p *imageResolver) maybeBlob(ctx context.Context, d oci.Descriptor) bool {
 	resp, err := p.repo.send(ctx, p.c, http.MethodHead, "blobs/"+d.Digest, "")
 	if err != nil {
 		return !transport.HasStatus(err, http.StatusNotFound)
@@ -69,7 +69,7 @@ func (p *picture) maybeBlob(ctx context.Context, d oci.Descriptor) bool {
 }
 
 // cachedBlob says whether the cache has something under the digest that is no manifest.
-func (p *picture) cachedBlob(digest string) bool {
+func (p *imageResolver) cachedBlob(digest string) bool {
 	n, have := p.c.cache.Stat(digest)
 	if !have || n > oci.MaxDocument {
 		return have
@@ -83,7 +83,7 @@ func (p *picture) cachedBlob(digest string) bool {
 }
 
 // embedded keeps what a descriptor carries in itself, which a registry need not have besides.
-func (p *picture) embedded(d oci.Descriptor) (bool, error) {
+func (p *imageResolver) embedded(d oci.Descriptor) (bool, error) {
 	data := d.Inline()
 	if data == nil {
 		return false, nil
@@ -91,53 +91,53 @@ func (p *picture) embedded(d oci.Descriptor) (bool, error) {
 	return true, p.c.cache.Put(d.Digest, data)
 }
 
-// leads says whether a manifest that was walked leads to anything besides indexes.
-func (p *picture) leads(digest string) bool {
+// hasChosenPlatform says whether a manifest that was walked leads to anything besides indexes.
+func (p *imageResolver) hasChosenPlatform(digest string) bool {
 	doc := p.docs[digest]
 	if doc == nil {
 		_, blob := p.blobs[digest]
 		return blob
 	}
-	return !doc.IsIndex || slices.ContainsFunc(doc.Children, func(d oci.Descriptor) bool { return p.leads(d.Digest) })
+	return !doc.IsIndex || slices.ContainsFunc(doc.Children, func(d oci.Descriptor) bool { return p.hasChosenPlatform(d.Digest) })
 }
 
-// offers lists the platforms of an index that was walked, and of those below it.
-func (p *picture) offers(digest string) []string {
+// platformsOf lists the platforms of an index that was walked, and of those below it.
+func (p *imageResolver) platformsOf(digest string) []string {
 	var all []string
 	for _, d := range p.docs[digest].Children {
 		if s := d.Platform.String(); s != "" {
 			all = append(all, s)
 		} else if below := p.docs[d.Digest]; below != nil && below.IsIndex {
-			all = append(all, p.offers(d.Digest)...)
+			all = append(all, p.platformsOf(d.Digest)...)
 		}
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
 }
 
-// says remembers the size that a descriptor states. Two that differ are no error: the digest says which bytes are
+// recordSize remembers the size that a descriptor states. Two that differ are no error: the digest says which bytes are
 // right.
-func (c *collector) says(of string, d oci.Descriptor) {
+func (c *collector) recordSize(of string, d oci.Descriptor) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.said == nil {
-		c.said = map[saying]string{}
+	if c.statedSizes == nil {
+		c.statedSizes = map[statedSize]string{}
 	}
-	if s := (saying{d.Digest, d.Size}); c.said[s] == "" || of < c.said[s] {
-		c.said[s] = of
+	if s := (statedSize{d.Digest, d.Size}); c.statedSizes[s] == "" || of < c.statedSizes[s] {
+		c.statedSizes[s] = of
 	}
 }
 
-// saying is a size that a descriptor states.
-type saying struct {
+// statedSize is a size that a descriptor states.
+type statedSize struct {
 	digest string
 	size   int64
 }
 
-// noteSizes says which descriptors state a size that their content does not have. They are kept as they are: changing
+// noteWrongSizes says which descriptors state a size that their content does not have. They are kept as they are: changing
 // them would change digests.
-func (c *collector) noteSizes() {
-	for s, of := range c.said {
+func (c *collector) noteWrongSizes() {
+	for s, of := range c.statedSizes {
 		if n, ok := c.cache.Stat(s.digest); ok && n != s.size {
 			c.note("%s says that %s has %d bytes, it has %d: containerd refuses it", of, s.digest, s.size, n)
 		}
@@ -147,12 +147,12 @@ func (c *collector) noteSizes() {
 // layer fetches one blob of a repository. If the registry has another size of it than its descriptor says, the digest
 // decides which of them is wrong.
 func (c *collector) layer(ctx context.Context, repo *repository, digest string, size int64) error {
-	err := c.sizedLayer(ctx, repo, digest, size)
+	err := c.layerOfSize(ctx, repo, digest, size)
 	var other download.SizeError
 	if !errors.As(err, &other) {
 		return err
 	}
-	if again := c.sizedLayer(ctx, repo, digest, other.Has); again != nil {
+	if again := c.layerOfSize(ctx, repo, digest, other.Has); again != nil {
 		return fmt.Errorf("%v, and %w", err, again)
 	}
 	return nil

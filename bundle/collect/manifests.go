@@ -23,28 +23,28 @@ const (
 	maxManifests = 5000 // that come along with one name
 )
 
-// picture is one share as it is being resolved: of the image that was asked for, or of something that hangs on it. It
+// imageResolver is one share as it is being resolved: of the image that was asked for, or of something that hangs on it. It
 // is used by one goroutine.
-type picture struct {
+type imageResolver struct {
 	c      *collector
 	wanted lists.Image
 	repo   *repository
-	*share
-	docs   map[string]*oci.Manifest
-	tags   map[string]string // a tag that the registry says has this digest
-	shares *[]*share         // all of the image's, this one among them once it is known to be right
-	seen   map[string]bool   // manifests whose referrers were asked for
+	*unit
+	docs  map[string]*oci.Manifest
+	tags  map[string]string // a tag that the registry says has this digest
+	units *[]*unit          // all of the image's, this one among them once it is known to be right
+	seen  map[string]bool   // manifests whose referrers were asked for
 }
 
 // image resolves one image: it fetches the manifests of everything that belongs to it and notes the blobs that they
 // need. n is its number among names.
-func (c *collector) image(ctx context.Context, n int, w lists.Image) (*picture, error) {
+func (c *collector) image(ctx context.Context, n int, w lists.Image) (*imageResolver, error) {
 	repo, err := c.registries.repository(ctx, w.Repository)
 	if err != nil {
 		return nil, err
 	}
-	p := &picture{c: c, wanted: w, repo: repo, share: &share{n: n, blobs: map[string]int64{}, elsewhere: map[string]string{}}, docs: map[string]*oci.Manifest{}, tags: map[string]string{},
-		shares: &[]*share{}, seen: map[string]bool{}}
+	p := &imageResolver{c: c, wanted: w, repo: repo, unit: &unit{request: n, blobs: map[string]int64{}, alternateURLs: map[string]string{}}, docs: map[string]*oci.Manifest{}, tags: map[string]string{},
+		units: &[]*unit{}, seen: map[string]bool{}}
 	digest, err := p.resolve(ctx, w)
 	if err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func (c *collector) image(ctx context.Context, n int, w lists.Image) (*picture, 
 	if err := p.name(ctx, w.Tag, digest, true); err != nil {
 		return nil, err
 	}
-	if err := p.whole(); err != nil {
+	if err := p.resolveAll(); err != nil {
 		return nil, err
 	}
 	if !c.opt.NoReferrers {
@@ -63,20 +63,20 @@ func (c *collector) image(ctx context.Context, n int, w lists.Image) (*picture, 
 	return p, nil
 }
 
-// whole ends a share: nothing more comes into it.
-func (p *picture) whole() error {
+// resolveAll ends a share: nothing more comes into it.
+func (p *imageResolver) resolveAll() error {
 	for i := range p.images {
-		if err := p.measure(&p.images[i]); err != nil {
+		if err := p.totalSize(&p.images[i]); err != nil {
 			return err
 		}
 	}
-	*p.shares = append(*p.shares, p.share)
+	*p.units = append(*p.units, p.unit)
 	return nil
 }
 
 // resolve finds the digest of a name. A pinned digest is the answer whatever the tag says; the tag is asked for only to
 // say so.
-func (p *picture) resolve(ctx context.Context, w lists.Image) (string, error) {
+func (p *imageResolver) resolve(ctx context.Context, w lists.Image) (string, error) {
 	if w.Digest == "" {
 		return p.tag(ctx, cmp.Or(w.Tag, "latest"))
 	}
@@ -106,14 +106,14 @@ func (p *picture) resolve(ctx context.Context, w lists.Image) (string, error) {
 // tag finds the digest that a tag has now, and fetches the manifest only if it is not in the cache. What HEAD says is a
 // hint: a registry that refuses it, or names a digest that it does not have, is asked with GET before the tag is given
 // up.
-func (p *picture) tag(ctx context.Context, tag string) (string, error) {
+func (p *imageResolver) tag(ctx context.Context, tag string) (string, error) {
 	said, err := p.repo.digestOf(ctx, p.c, tag)
 	if err == nil && said != "" {
-		if _, err = p.bytes(ctx, said); err == nil || fatal(err) || ctx.Err() != nil {
+		if _, err = p.readManifest(ctx, said); err == nil || isFatal(err) || ctx.Err() != nil {
 			return said, err
 		}
 	}
-	if said == "" && !p.worthGet(err) {
+	if said == "" && !p.mayExist(err) {
 		return "", err
 	}
 	digest, b, gerr := p.repo.manifest(ctx, p.c, tag)
@@ -125,7 +125,7 @@ func (p *picture) tag(ctx context.Context, tag string) (string, error) {
 		return "", gerr
 	case said != "" && digests.Like(said, b) == said:
 		return said, p.c.cache.Put(said, b)
-	case said != "" && p.hung != "":
+	case said != "" && p.attachedTo != "":
 		return "", fmt.Errorf("the registry says that the tag %s is %s, does not have that, and sends %s for the tag", tag, said, digest)
 	case said != "":
 		p.c.note("%s:%s: the registry says that it is %s, does not have that, and sends %s, which is taken", p.repo.name, tag, said, digest)
@@ -133,14 +133,14 @@ func (p *picture) tag(ctx context.Context, tag string) (string, error) {
 	return digest, p.c.cache.Put(digest, b)
 }
 
-// worthGet says whether GET may find a tag for which HEAD gave err. Most tags that might hang on an image do not exist:
+// mayExist says whether GET may find a tag for which HEAD gave err. Most tags that might hang on an image do not exist:
 // of these a registry whose HEAD has found others is believed.
-func (p *picture) worthGet(err error) bool {
-	return p.hung == "" || err == nil || !transport.HasStatus(err, http.StatusNotFound) || !p.c.registries.knowsHead(p.repo)
+func (p *imageResolver) mayExist(err error) bool {
+	return p.attachedTo == "" || err == nil || !transport.HasStatus(err, http.StatusNotFound) || !p.c.registries.supportsHead(p.repo)
 }
 
-// bytes returns a manifest from the cache or the registry: by its digest, or by a tag that has it.
-func (p *picture) bytes(ctx context.Context, digest string) ([]byte, error) {
+// readManifest returns a manifest from the cache or the registry: by its digest, or by a tag that has it.
+func (p *imageResolver) readManifest(ctx context.Context, digest string) ([]byte, error) {
 	b, err := p.c.cache.Read(digest, oci.MaxDocument)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return b, err
@@ -160,8 +160,8 @@ func (p *picture) bytes(ctx context.Context, digest string) ([]byte, error) {
 }
 
 // manifest returns a manifest as it is and as it is understood.
-func (p *picture) manifest(ctx context.Context, digest string) (*oci.Manifest, []byte, error) {
-	b, err := p.bytes(ctx, digest)
+func (p *imageResolver) manifest(ctx context.Context, digest string) (*oci.Manifest, []byte, error) {
+	b, err := p.readManifest(ctx, digest)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -174,7 +174,7 @@ func (p *picture) manifest(ctx context.Context, digest string) (*oci.Manifest, [
 
 // name adds a name for a manifest, and what hangs on it. Of an index only the platforms asked for are taken if choose
 // is set.
-func (p *picture) name(ctx context.Context, tag, digest string, choose bool) error {
+func (p *imageResolver) name(ctx context.Context, tag, digest string, choose bool) error {
 	if p.named(tag, digest) {
 		return nil
 	}
@@ -182,8 +182,8 @@ func (p *picture) name(ctx context.Context, tag, digest string, choose bool) err
 	if err := p.walk(ctx, &m, digest, choose, 0); err != nil {
 		return err
 	}
-	if choose && m.Sparse && !p.leads(digest) {
-		return fmt.Errorf("it is not for %s, but for %s", strings.Join(p.c.opt.Platforms, ", "), strings.Join(p.offers(digest), ", "))
+	if choose && m.Sparse && !p.hasChosenPlatform(digest) {
+		return fmt.Errorf("it is not for %s, but for %s", strings.Join(p.c.opt.Platforms, ", "), strings.Join(p.platformsOf(digest), ", "))
 	}
 	if choose {
 		p.noteAbsent(m)
@@ -191,12 +191,12 @@ func (p *picture) name(ctx context.Context, tag, digest string, choose bool) err
 	return p.add(m)
 }
 
-func (p *picture) named(tag, digest string) bool {
+func (p *imageResolver) named(tag, digest string) bool {
 	return slices.ContainsFunc(p.images, func(m bundle.Image) bool { return m.Tag == tag && m.Digest == digest })
 }
 
 // add completes a name whose manifest was walked.
-func (p *picture) add(m bundle.Image) error {
+func (p *imageResolver) add(m bundle.Image) error {
 	if len(p.images) >= maxManifests {
 		return fmt.Errorf("more than %d manifests belong to it", maxManifests)
 	}
@@ -210,7 +210,7 @@ func (p *picture) add(m bundle.Image) error {
 }
 
 // walk fetches a manifest and those below it, and notes their blobs.
-func (p *picture) walk(ctx context.Context, top *bundle.Image, digest string, choose bool, depth int) error {
+func (p *imageResolver) walk(ctx context.Context, top *bundle.Image, digest string, choose bool, depth int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("indexes are nested deeper than %d", maxDepth)
 	}
@@ -264,7 +264,7 @@ func (p *picture) walk(ctx context.Context, top *bundle.Image, digest string, ch
 // choose says which children of an index are taken: those of the platforms asked for, those without a platform, and
 // buildkit's attestations of those that are taken (https://github.com/moby/buildkit,
 // docs/attestations/attestation-storage.md).
-func (p *picture) choose(raw []byte, m *oci.Manifest, choose bool) (chosen []oci.Descriptor, sparse bool, err error) {
+func (p *imageResolver) choose(raw []byte, m *oci.Manifest, choose bool) (chosen []oci.Descriptor, sparse bool, err error) {
 	if !choose || len(p.c.platforms) == 0 {
 		return m.Children, false, nil
 	}
@@ -298,7 +298,7 @@ func (p *picture) choose(raw []byte, m *oci.Manifest, choose bool) (chosen []oci
 }
 
 // single finds the platform of an image that is no index: its config says it.
-func (p *picture) single(ctx context.Context, top *bundle.Image, m *oci.Manifest, choose bool) error {
+func (p *imageResolver) single(ctx context.Context, top *bundle.Image, m *oci.Manifest, choose bool) error {
 	if len(m.Blobs) == 0 || m.Blobs[0].MediaType != oci.MediaTypeConfig && m.Blobs[0].MediaType != oci.MediaTypeDockerConfig {
 		return nil // an artifact runs nowhere
 	}
@@ -328,25 +328,25 @@ func (p *picture) single(ctx context.Context, top *bundle.Image, m *oci.Manifest
 
 // blob notes a blob that is needed. What may not be distributed is taken from the registry, or else from where its own
 // URLs say that it lies.
-func (p *picture) blob(ctx context.Context, d oci.Descriptor, of string) error {
+func (p *imageResolver) blob(ctx context.Context, d oci.Descriptor, of string) error {
 	if d.Size > oci.MaxBlob {
 		return fmt.Errorf("manifest %s names a blob of %d bytes", of, d.Size)
 	}
-	p.c.says(of, d)
+	p.c.recordSize(of, d)
 	embedded, err := p.embedded(d)
 	if err != nil {
 		return err
 	}
 	if !embedded && d.NonDistributable() && !p.c.cache.Has(d.Digest, d.Size) {
-		at, err := p.foreign(ctx, d)
-		if fatal(err) || ctx.Err() != nil {
+		at, err := p.addForeignLayer(ctx, d)
+		if isFatal(err) || ctx.Err() != nil {
 			return err
 		}
 		if err != nil {
 			p.c.note("%s: the layer %s may not be distributed and cannot be had (it lies at %s); it is left out: %v", p.repo.name, d.Digest, strings.Join(d.URLs, " "), err)
 			return nil
 		}
-		p.elsewhere[d.Digest] = at
+		p.alternateURLs[d.Digest] = at
 	}
 	if _, ok := p.blobs[d.Digest]; !ok { // the bytes will tell which of two sizes is right
 		p.blobs[d.Digest] = d.Size
@@ -354,8 +354,8 @@ func (p *picture) blob(ctx context.Context, d oci.Descriptor, of string) error {
 	return nil
 }
 
-// foreign finds out where a layer that may not be distributed can be had: in the registry (""), or at one of its URLs.
-func (p *picture) foreign(ctx context.Context, d oci.Descriptor) (at string, err error) {
+// addForeignLayer finds out where a layer that may not be distributed can be had: in the registry (""), or at one of its URLs.
+func (p *imageResolver) addForeignLayer(ctx context.Context, d oci.Descriptor) (at string, err error) {
 	resp, err := p.repo.send(ctx, p.c, http.MethodHead, "blobs/"+d.Digest, "")
 	if err == nil {
 		resp.Body.Close()
@@ -381,7 +381,7 @@ func (p *picture) foreign(ctx context.Context, d oci.Descriptor) (at string, err
 const maxForeign = 8
 
 // noteAbsent says which of the platforms asked for an index does not have.
-func (p *picture) noteAbsent(m bundle.Image) {
+func (p *imageResolver) noteAbsent(m bundle.Image) {
 	if !p.docs[m.Digest].IsIndex {
 		return
 	}
@@ -395,8 +395,8 @@ func (p *picture) noteAbsent(m bundle.Image) {
 	}
 }
 
-// measure sums up what a name brings.
-func (p *picture) measure(m *bundle.Image) error {
+// totalSize sums up what a name brings.
+func (p *imageResolver) totalSize(m *bundle.Image) error {
 	seen := map[string]bool{}
 	var sum func(digest string) error
 	sum = func(digest string) error {

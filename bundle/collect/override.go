@@ -32,8 +32,8 @@ func parseOverrides(list []string) ([]override, error) {
 	return all, nil
 }
 
-// mirrored is where a repository is asked for: the longest override that it lies below wins.
-func (r *registries) mirrored(canonical string) string {
+// mirrorOf is where a repository is asked for: the longest override that it lies below wins.
+func (r *registries) mirrorOf(canonical string) string {
 	for _, o := range r.overrides {
 		if rest, ok := strings.CutPrefix(canonical, o.upstream); ok && (rest == "" || rest[0] == '/') {
 			return o.mirror + rest

@@ -19,7 +19,7 @@ var cosignSuffixes = []string{".sig", ".att", ".sbom"}
 // in for it where a registry does not have the API, and cosign's tags. What is hung on those comes too. Each is a share
 // of its own: one that cannot be had is left out with a note, and never decides about the image. The error ends the
 // run.
-func (p *picture) attached(ctx context.Context, digest string, depth int) error {
+func (p *imageResolver) attached(ctx context.Context, digest string, depth int) error {
 	if p.seen[digest] {
 		return nil
 	}
@@ -44,7 +44,7 @@ func (p *picture) attached(ctx context.Context, digest string, depth int) error 
 	}
 	base := strings.Replace(digest, ":", "-", 1)
 	for _, suffix := range cosignSuffixes {
-		if _, err := p.hang(ctx, base+suffix, "", depth); err != nil {
+		if _, err := p.attach(ctx, base+suffix, "", depth); err != nil {
 			return err
 		}
 	}
@@ -60,48 +60,48 @@ func (p *picture) attached(ctx context.Context, digest string, depth int) error 
 }
 
 // referrer adds one manifest that refers to another.
-func (p *picture) referrer(ctx context.Context, d oci.Descriptor, subject string, depth int) error {
+func (p *imageResolver) referrer(ctx context.Context, d oci.Descriptor, subject string, depth int) error {
 	if err := digests.Check(d.Digest); err != nil {
 		p.c.note("%s: the list of what refers to %s names %.100q, which is no digest; it is left out", p.repo.name, subject, d.Digest)
 		return nil
 	}
-	_, err := p.hang(ctx, "", d.Digest, depth)
+	_, err := p.attach(ctx, "", d.Digest, depth)
 	return err
 }
 
 // fallback adds the index that lists referrers under a tag (OCI distribution specification 1.1, "Referrers Tag
 // Schema").
-func (p *picture) fallback(ctx context.Context, digest string) ([]oci.Descriptor, error) {
+func (p *imageResolver) fallback(ctx context.Context, digest string) ([]oci.Descriptor, error) {
 	algorithm, hex, _ := strings.Cut(digest, ":")
-	top, err := p.hang(ctx, algorithm+"-"+hex[:64], "", -1)
+	top, err := p.attach(ctx, algorithm+"-"+hex[:64], "", -1)
 	if err != nil || top == nil {
 		return nil, err
 	}
 	return top.Children, nil
 }
 
-// hang adds a share for what hangs on the image under a tag or by its digest, and what hangs on that, unless depth is
+// attach adds a share for what hangs on the image under a tag or by its digest, and what hangs on that, unless depth is
 // negative. It returns its manifest, nil if there is none or it is left out. The error ends the run.
-func (p *picture) hang(ctx context.Context, tag, digest string, depth int) (*oci.Manifest, error) {
+func (p *imageResolver) attach(ctx context.Context, tag, digest string, depth int) (*oci.Manifest, error) {
 	if len(tag) > 128 {
 		return nil, nil // longer than a tag may be: those of sha512
 	}
 	q := *p
-	q.share, q.docs = &share{n: p.n, hung: p.repo.name + "@" + digest, blobs: map[string]int64{}, elsewhere: map[string]string{}}, map[string]*oci.Manifest{}
+	q.unit, q.docs = &unit{request: p.request, attachedTo: p.repo.name + "@" + digest, blobs: map[string]int64{}, alternateURLs: map[string]string{}}, map[string]*oci.Manifest{}
 	if tag != "" {
-		q.hung = p.repo.name + ":" + tag
+		q.attachedTo = p.repo.name + ":" + tag
 	}
-	err := q.hangShare(ctx, tag, digest)
+	err := q.resolveAttached(ctx, tag, digest)
 	switch {
 	case err == nil && len(q.images) == 0: // there is none
 		return nil, nil
-	case fatal(err) || ctx.Err() != nil:
+	case isFatal(err) || ctx.Err() != nil:
 		return nil, err
 	case tag == "" && transport.HasStatus(err, http.StatusNotFound):
 		p.c.note("%s: the registry lists the referrer %s and does not have it; it is left out", p.repo.name, digest)
 		return nil, nil
 	case err != nil:
-		p.c.note("%s is left out: %v", q.hung, err)
+		p.c.note("%s is left out: %v", q.attachedTo, err)
 		return nil, nil
 	}
 	top := q.docs[q.images[len(q.images)-1].Digest]
@@ -111,9 +111,9 @@ func (p *picture) hang(ctx context.Context, tag, digest string, depth int) (*oci
 	return top, q.attached(ctx, top.Digest, depth+1)
 }
 
-// hangShare completes the share of something that hangs on an image. It stays empty if a tag does not exist.
-func (p *picture) hangShare(ctx context.Context, tag, digest string) error {
-	if len(*p.shares) >= maxManifests {
+// resolveAttached completes the share of something that hangs on an image. It stays empty if a tag does not exist.
+func (p *imageResolver) resolveAttached(ctx context.Context, tag, digest string) error {
+	if len(*p.units) >= maxManifests {
 		return fmt.Errorf("more than %d things hang on one image", maxManifests)
 	}
 	if tag != "" {
@@ -129,7 +129,7 @@ func (p *picture) hangShare(ctx context.Context, tag, digest string) error {
 	}
 	err := p.name(ctx, tag, digest, false)
 	if err == nil {
-		err = p.whole()
+		err = p.resolveAll()
 	}
 	return err
 }

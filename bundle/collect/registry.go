@@ -48,8 +48,8 @@ type registries struct {
 	heads       sync.Map // hosts whose HEAD of a manifest has found one
 }
 
-// knowsHead says whether a HEAD that finds nothing is to be believed.
-func (r *registries) knowsHead(repo *repository) bool {
+// supportsHead says whether a HEAD that finds nothing is to be believed.
+func (r *registries) supportsHead(repo *repository) bool {
 	_, ok := r.heads.Load(repo.host.RegistryStr())
 	return ok
 }
@@ -79,7 +79,7 @@ func (r *registries) repository(ctx context.Context, canonical string) (*reposit
 	if repo.http != nil {
 		return repo, nil
 	}
-	at := r.mirrored(canonical)
+	at := r.mirrorOf(canonical)
 	parsed, err := name.NewRepository(at)
 	if err != nil {
 		return nil, fmt.Errorf("%s is not a repository: %w", at, err)
@@ -99,7 +99,7 @@ func (r *registries) repository(ctx context.Context, canonical string) (*reposit
 	repo.host, repo.path = parsed.Registry, parsed.RepositoryStr()
 	// The transport puts in the scheme that the registry answered on.
 	repo.base = fmt.Sprintf("https://%s/v2/%s/", parsed.RegistryStr(), parsed.RepositoryStr())
-	repo.http = &http.Client{Transport: t, CheckRedirect: fewRedirects}
+	repo.http = &http.Client{Transport: t, CheckRedirect: limitRedirects}
 	return repo, nil
 }
 
@@ -111,13 +111,13 @@ type tlsOnly struct {
 }
 
 func (t tlsOnly) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme == "http" && req.URL.Host == t.host && !onThisMachine(t.host) {
+	if req.URL.Scheme == "http" && req.URL.Host == t.host && !isLoopback(t.host) {
 		return nil, transport.ErrPlainHTTP
 	}
 	return t.inner.RoundTrip(req)
 }
 
-func onThisMachine(hostport string) bool {
+func isLoopback(hostport string) bool {
 	host := hostport
 	if h, _, err := net.SplitHostPort(hostport); err == nil {
 		host = h
@@ -130,7 +130,7 @@ func onThisMachine(hostport string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-func fewRedirects(_ *http.Request, via []*http.Request) error {
+func limitRedirects(_ *http.Request, via []*http.Request) error {
 	if len(via) > mostRedirects {
 		return fmt.Errorf("more than %d redirects", mostRedirects)
 	}
@@ -150,11 +150,11 @@ func loginError(host string, err error) error {
 	if len(e.Errors) > 0 {
 		s.Message = diagnose.OneLine(e.Errors[0].Message)
 	}
-	return refused(host, s)
+	return refusedError(host, s)
 }
 
-// refused says what to do about an answer of a registry.
-func refused(host string, err error) error {
+// refusedError says what to do about an answer of a registry.
+func refusedError(host string, err error) error {
 	if transport.HasStatus(err, http.StatusUnauthorized, http.StatusForbidden) {
 		return fmt.Errorf("%s gives no access: there is no such repository, or it needs a login (docker login %s): %w", host, host, err)
 	}
@@ -176,14 +176,14 @@ func (r *repository) send(ctx context.Context, c *collector, method, what, accep
 	}
 	resp, err := r.http.Do(req)
 	if transport.HasStatus(err, http.StatusTooManyRequests) {
-		return nil, refused(r.host.RegistryStr(), errors.Unwrap(transport.WithoutURL(err)))
+		return nil, refusedError(r.host.RegistryStr(), errors.Unwrap(transport.WithoutURL(err)))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("registry %w", transport.WithoutURL(err))
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
-		return nil, refused(r.host.RegistryStr(), transport.ResponseError(resp))
+		return nil, refusedError(r.host.RegistryStr(), transport.ResponseError(resp))
 	}
 	return resp, nil
 }

@@ -27,11 +27,11 @@ type archive struct {
 	entries []*entry
 	byName  map[string]*entry
 	// open reads a file; close it afterwards. nil for a streamed archive.
-	open func(*entry) (r io.Reader, close func() error, err error)
-	cut  bool // the tar lacks its end marker
+	open      func(*entry) (r io.Reader, close func() error, err error)
+	truncated bool // the tar lacks its end marker
 	// expanded says that it came out of a decompressor.
 	expanded bool
-	left     []bundle.Left
+	skipped  []bundle.Skipped
 }
 
 // entry is one file of an archive. While parallel putWorkers run, it belongs to the one that puts it.
@@ -58,16 +58,16 @@ func (a *archive) add(r *Reader, e *entry) error {
 	return nil
 }
 
-// mostLeft bounds how many files that are not taken are remembered of an archive.
-const mostLeft = 100_000
+// maxSkipped bounds how many files that are not taken are remembered of an archive.
+const maxSkipped = 100_000
 
-// leave notes a file that is not taken.
-func (a *archive) leave(name, why string) {
-	switch n := len(a.left); {
-	case n < mostLeft:
-		a.left = append(a.left, bundle.Left{Name: name[:min(len(name), 1000)], Why: why})
-	case n == mostLeft:
-		a.left = append(a.left, bundle.Left{Name: "…", Why: fmt.Sprintf("after %d files the others are not remembered", mostLeft)})
+// skip notes a file that is not taken.
+func (a *archive) skip(name, why string) {
+	switch n := len(a.skipped); {
+	case n < maxSkipped:
+		a.skipped = append(a.skipped, bundle.Skipped{Name: name[:min(len(name), 1000)], Why: why})
+	case n == maxSkipped:
+		a.skipped = append(a.skipped, bundle.Skipped{Name: "…", Why: fmt.Sprintf("after %d files the others are not remembered", maxSkipped)})
 	}
 }
 
@@ -104,7 +104,7 @@ func (a *archive) file(name string) *entry {
 func (a *archive) roots() []string {
 	wrapper := ""
 	for _, e := range a.entries {
-		if isRubbish(e.name) {
+		if isEditorFile(e.name) {
 			continue // tar on a Mac puts ._DIR beside DIR
 		}
 		top, _, inside := strings.Cut(e.name, "/")
@@ -202,11 +202,11 @@ func (r *Reader) put(ctx context.Context, a *archive, e *entry, digest string) e
 
 // failed says what is wrong with a file of the archive.
 func (a *archive) failed(name string, err error) error {
-	return explained(a.name+": "+name, err)
+	return explainReadError(a.name+": "+name, err)
 }
 
-// explained puts into words what reading an input can end with.
-func explained(name string, err error) error {
+// explainReadError puts into words what reading an input can end with.
+func explainReadError(name string, err error) error {
 	why := ""
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF):
@@ -235,14 +235,14 @@ func (r *Reader) head(ctx context.Context, a *archive, e *entry, n int) ([]byte,
 	return head[:got], nil
 }
 
-// leftOut tells of files that were not taken: each in Contents.Left, and in a note as far as that is short.
-func (r *Reader) leftOut(a *archive, others []bundle.Left) {
-	all := slices.Concat(a.left, others)
+// skipFiles tells of files that were not taken: each in Contents.Left, and in a note as far as that is short.
+func (r *Reader) skipFiles(a *archive, others []bundle.Skipped) {
+	all := slices.Concat(a.skipped, others)
 	if len(all) == 0 {
 		return
 	}
 	for _, l := range all {
-		r.left = append(r.left, bundle.Left{Name: a.name + ": " + l.Name, Why: l.Why})
+		r.skipped = append(r.skipped, bundle.Skipped{Name: a.name + ": " + l.Name, Why: l.Why})
 	}
 	var shown []string
 	for _, l := range all[:min(len(all), 5)] {

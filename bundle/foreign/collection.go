@@ -21,12 +21,12 @@ func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part,
 	if err != nil {
 		return nil, err
 	}
-	parts, inside, err := r.placed(ctx, a)
+	parts, inside, err := r.canonicalPath(ctx, a)
 	if err != nil {
 		return nil, err
 	}
 	var files []*entry
-	var left []bundle.Left
+	var left []bundle.Skipped
 	for _, e := range a.entries {
 		at, host := hostPath(e.name)
 		image, isImage := pathArchive(at)
@@ -35,11 +35,11 @@ func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part,
 			continue
 		case inside(e.name):
 			if strings.HasPrefix(path.Base(e.name), "signature-") {
-				left = append(left, bundle.Left{Name: e.name, Why: "a signature that no registry has a place for: sign with cosign"})
+				left = append(left, bundle.Skipped{Name: e.name, Why: "a signature that no registry has a place for: sign with cosign"})
 			}
 			continue
-		case host && isRubbish(e.name):
-			left = append(left, bundle.Left{Name: e.name, Why: "an editor's or a desktop's"})
+		case host && isEditorFile(e.name):
+			left = append(left, bundle.Skipped{Name: e.name, Why: "an editor's or a desktop's"})
 			continue
 		case host && isImage && e.link == "" && a.open != nil:
 			inner, err := r.nested(ctx, a, e, depth, image)
@@ -65,7 +65,7 @@ func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part,
 		case err != nil:
 			return nil, err
 		case inner == nil && e.link == "":
-			left = append(left, bundle.Left{Name: e.name, Why: "under no host's name"})
+			left = append(left, bundle.Skipped{Name: e.name, Why: "under no host's name"})
 		}
 		parts = append(parts, inner...)
 	}
@@ -78,15 +78,15 @@ func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part,
 	}
 	switch {
 	case len(parts) > 0 || len(r.refused.List) > 0:
-		r.leftOut(a, left)
+		r.skipFiles(a, left)
 		return parts, nil
 	case depth > 0:
 		return nil, nil
 	case len(a.entries) == 0:
-		return nil, fmt.Errorf("%s has no files in it; %s", a.name, taken)
+		return nil, fmt.Errorf("%s has no files in it; %s", a.name, supportedInputs)
 	}
 	return nil, fmt.Errorf("%s has %d files (%s), but no index.json of an OCI layout, no manifest.json of a docker-archive, no file under a host's name (dl.k8s.io/…) "+
-		"and no archive of images; %s", a.name, len(a.entries), examples(a), taken)
+		"and no archive of images; %s", a.name, len(a.entries), examples(a), supportedInputs)
 }
 
 func examples(a *archive) string {
@@ -237,7 +237,7 @@ func (p *streamPart) need(*Reader) int64 { return p.size }
 func (p *streamPart) load(ctx context.Context, r *Reader) error {
 	src, closing, err := p.open()
 	if err != nil {
-		return explained(p.name, err)
+		return explainReadError(p.name, err)
 	}
 	defer closing()
 	read := &progressReader{Reader: src, r: r, counts: p.size < 0}
@@ -246,7 +246,7 @@ func (p *streamPart) load(ctx context.Context, r *Reader) error {
 	}
 	plain, closing, err := decompress(read, p.format)
 	if err != nil {
-		return explained(p.name, err)
+		return explainReadError(p.name, err)
 	}
 	defer closing()
 	if p.format != plainTar {

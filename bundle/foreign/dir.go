@@ -43,24 +43,24 @@ func (r *Reader) scanDir(ctx context.Context, name string, dir fs.FS) (*archive,
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case d.IsDir() && isSystemDir(p):
-			a.leave(p, "the file system's own")
+			a.skip(p, "the file system's own")
 			return fs.SkipDir
 		case d.IsDir():
 			return r.count(0)
 		case d.Type()&fs.ModeSymlink != 0:
 			to, err := fs.ReadLink(dir, p)
 			if err != nil {
-				a.leave(p, "a link that cannot be read")
+				a.skip(p, "a link that cannot be read")
 				return r.count(0)
 			}
 			link, ok := linkTarget(p, to)
 			if !ok {
-				a.leave(p, "a link that leads outside")
+				a.skip(p, "a link that leads outside")
 				return r.count(0)
 			}
 			return a.add(r, &entry{name: p, link: link})
 		case !d.Type().IsRegular():
-			a.leave(p, "no regular file")
+			a.skip(p, "no regular file")
 			return r.count(0)
 		}
 		info, err := d.Info()

@@ -74,7 +74,7 @@ func (r *Reader) newDocker(ctx context.Context, a *archive, root, listed string)
 		return nil, fmt.Errorf("%s: the archive's manifest.json names no image", a.name)
 	}
 	for i := range p.images {
-		if err := p.images[i].look(ctx, r, a, root); err != nil {
+		if err := p.images[i].inspect(ctx, r, a, root); err != nil {
 			return nil, err
 		}
 		p.images[i].name(r, a, listed)
@@ -83,15 +83,15 @@ func (r *Reader) newDocker(ctx context.Context, a *archive, root, listed string)
 	return p, nil
 }
 
-// look finds the image's files and reads its config.
-func (m *dockerImage) look(ctx context.Context, r *Reader, a *archive, root string) error {
+// inspect finds the image's files and reads its config.
+func (m *dockerImage) inspect(ctx context.Context, r *Reader, a *archive, root string) error {
 	find := func(name string) (*entry, error) {
 		if clean, ok := cleanName(root + name); ok {
 			if e := a.file(clean); e != nil {
 				return e, nil
 			}
 		}
-		return nil, lacks(a, name)
+		return nil, errIncomplete(a, name)
 	}
 	e, err := find(m.Config)
 	if err != nil {
@@ -330,7 +330,7 @@ func (m *dockerImage) manifest(ctx context.Context, r *Reader, a *archive) (stri
 	if err := errors.Join(r.putBytes(ctx, doc.Config.Digest, m.config), r.putBytes(ctx, digest, data)); err != nil {
 		return "", fmt.Errorf("%s: %w", a.name, err)
 	}
-	_, err = r.graph.learn(digest, doc.MediaType, data)
+	_, err = r.graph.add(digest, doc.MediaType, data)
 	return digest, err
 }
 

@@ -28,26 +28,26 @@ type expansion struct {
 	stream      bool // something is read from a pipe: in grows while it is read, and what is to come is not known
 }
 
-// most is how much may come out.
-func (x *expansion) most() int64 { return x.free + x.times*x.in.Load() }
+// limit is how much may come out.
+func (x *expansion) limit() int64 { return x.free + x.times*x.in.Load() }
 
 // add counts n more bytes that come out; an error if they are too many.
 func (x *expansion) add(n int64) error {
-	if x.out.Add(n) > x.most() {
-		return x.tooMuch()
+	if x.out.Add(n) > x.limit() {
+		return x.errTooMuch()
 	}
 	return nil
 }
 
 // claim refuses a file of size bytes that cannot fit, before the first of them is written.
 func (x *expansion) claim(size int64) error {
-	if !x.stream && size > x.most()-x.out.Load() {
-		return x.tooMuch()
+	if !x.stream && size > x.limit()-x.out.Load() {
+		return x.errTooMuch()
 	}
 	return nil
 }
 
-func (x *expansion) tooMuch() error {
+func (x *expansion) errTooMuch() error {
 	return fmt.Errorf("it decompresses to more than %d MiB and %d times its size, "+
 		"which no archive of images or files does: if it is right all the same, decompress it first "+
 		"(gunzip, unzstd, cp --sparse=never) and import the result: %w",

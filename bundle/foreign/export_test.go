@@ -14,7 +14,7 @@ func LowerExpansion(free, times int64) (restore func()) {
 
 // LowerLimits lowers the limits of what is read, and returns what puts them back.
 func LowerLimits(entries int, kept int64) (restore func()) {
-	e, k := maxEntries, maxKept
-	maxEntries, maxKept = entries, kept
-	return func() { maxEntries, maxKept = e, k }
+	e, k := maxEntries, maxMemory
+	maxEntries, maxMemory = entries, kept
+	return func() { maxEntries, maxMemory = e, k }
 }

@@ -24,11 +24,11 @@ const (
 // Limits that take seconds to reach; tests lower them.
 var (
 	maxEntries       = 1_000_000 // files of all inputs together, and what all manifests together name
-	maxKept    int64 = 64 << 20  // bytes of names and documents of all inputs together
+	maxMemory  int64 = 64 << 20  // bytes of names and documents of all inputs together
 )
 
-// taken is the end of a sentence that refuses an input.
-const taken = "import takes bundles, OCI layouts, docker-archives, hauls, trees of HOST/PATH files and Kubespray's offline archives, " +
+// supportedInputs is the end of a sentence that refuses an input.
+const supportedInputs = "import takes bundles, OCI layouts, docker-archives, hauls, trees of HOST/PATH files and Kubespray's offline archives, " +
 	"as directories or as tars (plain, gzip, zstd)"
 
 // Reader is one call of Read.
@@ -40,14 +40,14 @@ type Reader struct {
 	names   names
 	kinds   []string
 	notes   []string
-	refused bundle.Obstacles
-	left    []bundle.Left
+	refused bundle.NameErrors
+	skipped []bundle.Skipped
 
-	entries, kept int64     // what is used of maxEntries and maxKept
-	expanded      expansion // of archives that are read
-	verified      expansion // of layers that are compared with their config
-	done          atomic.Int64
-	total         int64
+	entries, memory int64     // what is used of maxEntries and maxKept
+	expanded        expansion // of archives that are read
+	verified        expansion // of layers that are compared with their config
+	done            atomic.Int64
+	total           int64
 }
 
 // naming is a repository and perhaps a tag.
@@ -83,7 +83,7 @@ type part interface {
 func (r *Reader) Read(ctx context.Context, inputs []bundle.Input, files []*File) (*bundle.Contents, error) {
 	var parts []part
 	for i, in := range inputs {
-		p, err := r.look(ctx, in, files[i])
+		p, err := r.inspect(ctx, in, files[i])
 		if err != nil {
 			return nil, err
 		}
@@ -129,8 +129,8 @@ func (r *Reader) Read(ctx context.Context, inputs []bundle.Input, files []*File)
 	return r.contents(ctx)
 }
 
-// look finds out what an input is, as far as that needs no reading of content.
-func (r *Reader) look(ctx context.Context, in bundle.Input, f *File) ([]part, error) {
+// inspect finds out what an input is, as far as that needs no reading of content.
+func (r *Reader) inspect(ctx context.Context, in bundle.Input, f *File) ([]part, error) {
 	if in.FS != nil {
 		a, err := r.scanDir(ctx, in.Name, in.FS)
 		if err != nil {
@@ -157,7 +157,7 @@ func (r *Reader) look(ctx context.Context, in bundle.Input, f *File) ([]part, er
 		p.open = func() (io.Reader, func() error, error) { return f.reader(), noClose, nil }
 		return []part{p}, nil
 	}
-	return nil, fmt.Errorf("%s is %s; %s", in.Name, f.format.what(), taken)
+	return nil, fmt.Errorf("%s is %s; %s", in.Name, f.format.what(), supportedInputs)
 }
 
 // interpret says what an archive holds. depth counts the archives that it is in, listed is what a list beside it calls
@@ -214,12 +214,12 @@ func (r *Reader) note(format string, args ...any) {
 // count takes one entry and the bytes of what is kept of it from the limits.
 func (r *Reader) count(kept int) error {
 	r.entries++
-	r.kept += int64(kept)
+	r.memory += int64(kept)
 	switch {
 	case r.entries > int64(maxEntries):
 		return fmt.Errorf("more than %d files; import it in several goes", maxEntries)
-	case r.kept > maxKept:
-		return fmt.Errorf("more than %d MiB of names and documents; import it in several goes", maxKept>>20)
+	case r.memory > maxMemory:
+		return fmt.Errorf("more than %d MiB of names and documents; import it in several goes", maxMemory>>20)
 	}
 	return nil
 }
@@ -248,7 +248,7 @@ func parallel(ctx context.Context, n int, do func(ctx context.Context, i int) er
 
 func noClose() error { return nil }
 
-// lacks says that an archive lacks one of its own files.
-func lacks(a *archive, name string) error {
+// errIncomplete says that an archive lacks one of its own files.
+func errIncomplete(a *archive, name string) error {
 	return fmt.Errorf("%s: it names %q and does not have it; it is incomplete: %w", a.name, name, fs.ErrNotExist)
 }

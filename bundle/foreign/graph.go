@@ -23,8 +23,8 @@ type graph struct {
 	edges     int
 }
 
-// learn adds a manifest. data must have that digest.
-func (g *graph) learn(digest, mediaType string, data []byte) (*oci.Manifest, error) {
+// add adds a manifest. data must have that digest.
+func (g *graph) add(digest, mediaType string, data []byte) (*oci.Manifest, error) {
 	if m := g.manifests[digest]; m != nil {
 		return m, nil
 	}
@@ -42,8 +42,8 @@ func (g *graph) learn(digest, mediaType string, data []byte) (*oci.Manifest, err
 	return m, nil
 }
 
-// stored reads a manifest or another small document from the sink.
-func (r *Reader) stored(ctx context.Context, digest string) ([]byte, error) {
+// readStored reads a manifest or another small document from the sink.
+func (r *Reader) readStored(ctx context.Context, digest string) ([]byte, error) {
 	f, err := r.sink.Open(ctx, digest)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", digest, err)

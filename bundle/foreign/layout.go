@@ -94,11 +94,11 @@ func (r *Reader) newLayout(ctx context.Context, a *archive, root string, unnamed
 		p.haul = p.haul || isHaul(d)
 		p.tops = append(p.tops, top{Descriptor: d})
 	}
-	return p, p.complete(ctx, r)
+	return p, p.resolve(ctx, r)
 }
 
-// complete follows the tops and names them.
-func (p *layoutPart) complete(ctx context.Context, r *Reader) error {
+// resolve follows the tops and names them.
+func (p *layoutPart) resolve(ctx context.Context, r *Reader) error {
 	for _, t := range p.tops {
 		if err := p.follow(ctx, r, t.Descriptor, true, 0); err != nil {
 			return fmt.Errorf("%s: %w", p.a.name, err)
@@ -146,18 +146,18 @@ func (p *layoutPart) follow(ctx context.Context, r *Reader, d oci.Descriptor, mu
 		return nil
 	default:
 		if _, ok := r.sink.Has(d.Digest); !ok {
-			return lacks(p.a, blobPath(d.Digest))
+			return errIncomplete(p.a, blobPath(d.Digest))
 		}
-		if data, err = r.stored(ctx, d.Digest); err != nil {
+		if data, err = r.readStored(ctx, d.Digest); err != nil {
 			return err
 		}
 	}
-	m, err := r.graph.learn(d.Digest, d.MediaType, data)
+	m, err := r.graph.add(d.Digest, d.MediaType, data)
 	if err != nil {
 		return err
 	}
 	for _, b := range m.Blobs {
-		p.take(b)
+		p.addBlob(b)
 	}
 	for _, c := range m.Children {
 		is, err := p.isManifest(ctx, r, c)
@@ -174,14 +174,14 @@ func (p *layoutPart) follow(ctx context.Context, r *Reader, d oci.Descriptor, mu
 			}
 		}
 		if !is {
-			p.take(c)
+			p.addBlob(c)
 		}
 	}
 	return nil
 }
 
-// take takes a blob that a manifest names, if it is here. Whether it has its digest is seen when it is put.
-func (p *layoutPart) take(d oci.Descriptor) {
+// addBlob takes a blob that a manifest names, if it is here. Whether it has its digest is seen when it is put.
+func (p *layoutPart) addBlob(d oci.Descriptor) {
 	if e := p.find(d.Digest); e != nil {
 		p.blobs[d.Digest] = e
 	} else if data := d.Inline(); data != nil {
@@ -256,12 +256,12 @@ func (p *layoutPart) name(ctx context.Context, r *Reader) error {
 		}
 	}
 	p.tops = named
-	p.nameless(r)
+	p.checkUnnamed(r)
 	return nil
 }
 
-// nameless looks at the tops without a name: what is the child of another, or says what it belongs to, needs none.
-func (p *layoutPart) nameless(r *Reader) {
+// checkUnnamed looks at the tops without a name: what is the child of another, or says what it belongs to, needs none.
+func (p *layoutPart) checkUnnamed(r *Reader) {
 	below := map[string]bool{}
 	for _, t := range p.tops {
 		for _, c := range r.graph.manifests[t.Digest].Children {
@@ -333,7 +333,7 @@ func (p *layoutPart) load(ctx context.Context, r *Reader) error {
 	}
 	for _, t := range p.tops {
 		if t.name.repository == "" {
-			r.names.loose = append(r.names.loose, t.Digest)
+			r.names.untagged = append(r.names.untagged, t.Digest)
 		} else {
 			r.addImage(t.name, t.Digest, p.a.name)
 		}

@@ -16,14 +16,14 @@ import (
 
 // names are what the inputs bring. A name means one thing.
 type names struct {
-	images map[naming]meaning         // those with a tag
-	bare   map[string]map[string]bool // repository → digests without a tag
-	files  map[string]meaning
-	loose  []string // manifests that belong to others, which they name as their subject
+	images   map[naming]nameOrigin      // those with a tag
+	bare     map[string]map[string]bool // repository → digests without a tag
+	files    map[string]nameOrigin
+	untagged []string // manifests that belong to others, which they name as their subject
 }
 
-// meaning is what a name means, and the input that says so.
-type meaning struct {
+// nameOrigin is what a name means, and the input that says so.
+type nameOrigin struct {
 	digest string
 	size   int64
 	input  string
@@ -32,23 +32,23 @@ type meaning struct {
 
 func (n *names) addImage(name naming, digest, input string) error {
 	if name.tag == "" {
-		n.addBare(name.repository, digest)
+		n.addUntagged(name.repository, digest)
 		return nil
 	}
 	if n.images == nil {
-		n.images = map[naming]meaning{}
+		n.images = map[naming]nameOrigin{}
 	}
 	if old, ok := n.images[name]; ok && old.digest != digest {
 		old.double = true
 		n.images[name] = old
-		return twoMeanings(name.repository+":"+name.tag, old, digest, input)
+		return errAmbiguous(name.repository+":"+name.tag, old, digest, input)
 	} else if !ok {
-		n.images[name] = meaning{digest: digest, input: input}
+		n.images[name] = nameOrigin{digest: digest, input: input}
 	}
 	return nil
 }
 
-func (n *names) addBare(repository, digest string) {
+func (n *names) addUntagged(repository, digest string) {
 	if n.bare == nil {
 		n.bare = map[string]map[string]bool{}
 	}
@@ -60,19 +60,19 @@ func (n *names) addBare(repository, digest string) {
 
 func (n *names) addFile(url, digest string, size int64, input string) error {
 	if n.files == nil {
-		n.files = map[string]meaning{}
+		n.files = map[string]nameOrigin{}
 	}
 	if old, ok := n.files[url]; ok && old.digest != digest {
 		old.double = true
 		n.files[url] = old
-		return twoMeanings(url, old, digest, input)
+		return errAmbiguous(url, old, digest, input)
 	} else if !ok {
-		n.files[url] = meaning{digest: digest, size: size, input: input}
+		n.files[url] = nameOrigin{digest: digest, size: size, input: input}
 	}
 	return nil
 }
 
-func twoMeanings(name string, old meaning, digest, input string) error {
+func errAmbiguous(name string, old nameOrigin, digest, input string) error {
 	if old.input == input {
 		return fmt.Errorf("%s: %s is %s and %s in it: %w", input, name, old.digest, digest, fs.ErrInvalid)
 	}
@@ -162,7 +162,7 @@ func (r *Reader) contents(ctx context.Context) (*bundle.Contents, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.ID, c.Index, c.Notes, c.Refused, c.Left = digests.SHA256(data), ix, r.notes, r.refused.List, r.left
+	c.ID, c.Index, c.Notes, c.Refused, c.Skipped = digests.SHA256(data), ix, r.notes, r.refused.List, r.skipped
 	return c, nil
 }
 
@@ -202,7 +202,7 @@ func (r *Reader) attach() {
 		}
 	}
 	referring := map[string][]string{} // subject → manifests that refer to it and have no name
-	for _, digest := range r.names.loose {
+	for _, digest := range r.names.untagged {
 		subject := r.graph.manifests[digest].Subject
 		referring[subject] = append(referring[subject], digest)
 	}
@@ -216,7 +216,7 @@ func (r *Reader) attach() {
 			}
 		}
 	}
-	for _, digest := range r.names.loose {
+	for _, digest := range r.names.untagged {
 		if !placed[digest] {
 			r.note("left out %s: it belongs to %s, which no input has under a name", digest, r.graph.manifests[digest].Subject)
 		}
@@ -224,7 +224,7 @@ func (r *Reader) attach() {
 	for repository, list := range members {
 		for digest := range list {
 			if !tagged[naming{repository, digest}] {
-				r.names.addBare(repository, digest)
+				r.names.addUntagged(repository, digest)
 			} else {
 				delete(r.names.bare[repository], digest)
 			}
@@ -262,7 +262,7 @@ func (r *Reader) image(ctx context.Context, digest string, blobs map[string]int6
 				continue
 			}
 			if i == 0 && m.Platform == "" && b.Size <= oci.MaxDocument && (b.MediaType == oci.MediaTypeConfig || b.MediaType == oci.MediaTypeDockerConfig) {
-				data, err := r.stored(ctx, b.Digest)
+				data, err := r.readStored(ctx, b.Digest)
 				if err != nil {
 					return err
 				}

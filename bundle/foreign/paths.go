@@ -94,11 +94,11 @@ func (r *Reader) newDir(ctx context.Context, a *archive, root string, unnamed na
 		return nil, fmt.Errorf("%s: %smanifest.json: %w", a.name, root, err)
 	}
 	p.tops = []top{{Descriptor: oci.Descriptor{MediaType: head.MediaType, Digest: digests.SHA256(data), Size: int64(len(data))}}}
-	return p, p.complete(ctx, r)
+	return p, p.resolve(ctx, r)
 }
 
-// placed makes parts of the images that lie in a collection. inside says which entries belong to them.
-func (r *Reader) placed(ctx context.Context, a *archive) (parts []part, inside func(name string) bool, err error) {
+// canonicalPath makes parts of the images that lie in a collection. inside says which entries belong to them.
+func (r *Reader) canonicalPath(ctx context.Context, a *archive) (parts []part, inside func(name string) bool, err error) {
 	images := r.pathImages(a)
 	inside = func(name string) bool {
 		i, found := slices.BinarySearchFunc(images, name, func(p pathImage, name string) int { return cmp.Compare(p.root, name) })

@@ -134,7 +134,7 @@ func TestObstacles(t *testing.T) {
 		return []bundle.Input{{Name: "layout", FS: l.tree().mapFS()}, {Name: "other", FS: other.tree().mapFS()}, {Name: "docker", FS: docker.mapFS()}}
 	}
 	_, err := input.Read(t.Context(), inputs(), newMemorySink(t), bundle.ReadOptions{})
-	var o *bundle.Obstacles
+	var o *bundle.NameErrors
 	if !errors.As(err, &o) || len(o.List) != 3 || !strings.HasPrefix(err.Error(), "3 names are in the way, --partial leaves them out:\nlayout: index.json: ") {
 		t.Errorf("got %v", err)
 	}
@@ -161,8 +161,8 @@ func TestEverythingLeftOutIsListed(t *testing.T) {
 		files["elsewhere/"+n] = n
 	}
 	c := read(t, newMemorySink(t), bundle.ReadOptions{}, bundle.Input{Name: "d", FS: files.mapFS()})
-	if len(c.Left) != 11 || c.Left[10] != (bundle.Left{Name: "d: elsewhere/l", Why: "under no host's name"}) || len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "which --verbose and -o json list") {
-		t.Errorf("got %+v, notes %q", c.Left, c.Notes)
+	if len(c.Skipped) != 11 || c.Skipped[10] != (bundle.Skipped{Name: "d: elsewhere/l", Why: "under no host's name"}) || len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "which --verbose and -o json list") {
+		t.Errorf("got %+v, notes %q", c.Skipped, c.Notes)
 	}
 }
 

@@ -56,7 +56,7 @@ func (r *Reader) scanTar(name string, at func() (io.ReaderAt, func() error, erro
 			return nil, errSparse
 		}
 		if e.link == "" && (e.size < 0 || e.offset > size-e.size) {
-			return nil, t.broken(io.ErrUnexpectedEOF)
+			return nil, t.readError(io.ErrUnexpectedEOF)
 		}
 		if err := a.add(r, e); err != nil {
 			return nil, err
@@ -77,10 +77,10 @@ func (t *tarScan) next(r *Reader, position func() int64) (*entry, error) {
 	for {
 		h, err := t.tr.Next()
 		if errors.Is(err, io.EOF) {
-			t.a.cut = !t.sparse && position() <= t.after
+			t.a.truncated = !t.sparse && position() <= t.after
 			return nil, io.EOF
 		} else if err != nil {
-			return nil, t.broken(err)
+			return nil, t.readError(err)
 		}
 		e := &entry{size: h.Size, offset: position()}
 		t.after, t.sparse = e.offset, h.Typeflag == tar.TypeGNUSparse
@@ -109,21 +109,21 @@ func (t *tarScan) next(r *Reader, position func() int64) (*entry, error) {
 			return e, nil
 		}
 		if why != "" {
-			t.a.leave(h.Name, why)
+			t.a.skip(h.Name, why)
 		}
 		if err := r.count(0); err != nil {
-			return nil, t.broken(err)
+			return nil, t.readError(err)
 		}
 	}
 }
 
-func (t *tarScan) broken(err error) error { return explained(t.a.name, err) }
+func (t *tarScan) readError(err error) error { return explainReadError(t.a.name, err) }
 
 // end looks at what comes after a tar's end marker. Zeros are padding; anything else is a second archive that would be
 // forgotten.
 func (t *tarScan) end(rest io.Reader) error {
 	buf := make([]byte, 64<<10)
-	for n := int64(0); n < maxKept; {
+	for n := int64(0); n < maxMemory; {
 		m, err := rest.Read(buf)
 		if len(bytes.Trim(buf[:m], "\x00")) > 0 {
 			return fmt.Errorf("%s: something follows the end of the tar; are several archives joined in it? Import them one by one", t.a.name)
@@ -131,10 +131,10 @@ func (t *tarScan) end(rest io.Reader) error {
 		if n += int64(m); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
-			return t.broken(err)
+			return t.readError(err)
 		}
 	}
-	return fmt.Errorf("%s: more than %d MiB of zeros follow the end of the tar", t.a.name, maxKept>>20)
+	return fmt.Errorf("%s: more than %d MiB of zeros follow the end of the tar", t.a.name, maxMemory>>20)
 }
 
 // streamTar reads a tar in order and stores what may be a blob as it comes. depth counts the archives that it is in.
@@ -160,7 +160,7 @@ func (r *Reader) streamTar(ctx context.Context, name string, src io.Reader, dept
 				return err
 			}
 			if e.link == "" {
-				if err := r.claimed(a, e, t.sparse); err != nil {
+				if err := r.checkClaimedSize(a, e, t.sparse); err != nil {
 					return err
 				}
 				content.Reset(t.tr)
@@ -180,9 +180,9 @@ func (r *Reader) streamTar(ctx context.Context, name string, src io.Reader, dept
 	return a, err
 }
 
-// claimed judges the size that a header says: in an archive that is decompressed it has to fit into what may come out,
+// checkClaimedSize judges the size that a header says: in an archive that is decompressed it has to fit into what may come out,
 // and a sparse file has bytes that the archive itself does not have.
-func (r *Reader) claimed(a *archive, e *entry, sparse bool) error {
+func (r *Reader) checkClaimedSize(a *archive, e *entry, sparse bool) error {
 	var err error
 	if sparse {
 		err = r.expanded.add(e.size)

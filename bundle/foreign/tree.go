@@ -66,9 +66,9 @@ func isTreeHost(s string) bool {
 	return err == nil && len(port) <= 5 && port != "" && strings.Trim(port, "0123456789") == ""
 }
 
-// isRubbish says whether a file is one that editors and desktops leave behind. Other dot files belong to mirrors
+// isEditorFile says whether a file is one that editors and desktops leave behind. Other dot files belong to mirrors
 // (.treeinfo, .well-known).
-func isRubbish(name string) bool {
+func isEditorFile(name string) bool {
 	base := path.Base(name)
 	switch {
 	case base == ".DS_Store", strings.HasPrefix(base, "._"), strings.HasPrefix(base, ".#"), strings.HasPrefix(base, ".nfs"):
@@ -95,7 +95,7 @@ func treeURLs(name string) (urls, also []string) {
 		}
 		return []string{url + query}
 	}
-	urls = spellings(keepEncoded(rest, "-._~!$&'()*+,;=:@/"))
+	urls = spellings(escapeUnlessEncoded(rest, "-._~!$&'()*+,;=:@/"))
 	if literal := spellings(escapePath(rest)); literal[0] != urls[0] {
 		also = literal
 	}
@@ -110,10 +110,10 @@ func escapePath(s string) string { return percentEncode(s, "-._~!$&'()*+,;=:@/")
 
 // escapeQuery percent-encodes what a query may not contain. wget decodes a query for the file's name, except %2F, so a
 // percent sign before two hex digits stays.
-func escapeQuery(s string) string { return keepEncoded(s, "-._~!$&'()*+,;=:@/?") }
+func escapeQuery(s string) string { return escapeUnlessEncoded(s, "-._~!$&'()*+,;=:@/?") }
 
-// keepEncoded percent-encodes everything but letters, digits and bare, and leaves what is encoded.
-func keepEncoded(s, bare string) string {
+// escapeUnlessEncoded percent-encodes everything but letters, digits and bare, and leaves what is encoded.
+func escapeUnlessEncoded(s, bare string) string {
 	var b strings.Builder
 	for i, part := range strings.Split(s, "%") {
 		if i > 0 && len(part) > 1 && strings.Trim(part[:2], hexDigits+"abcdef") == "" {
@@ -154,8 +154,8 @@ func (r *Reader) newTree(a *archive, entries []*entry) (*treePart, error) {
 	if len(p.files) == 0 {
 		return nil, nil
 	}
-	if a.cut {
-		return nil, explained(fmt.Sprintf("%s: no end marker after %d files", a.name, len(a.entries)), io.ErrUnexpectedEOF)
+	if a.truncated {
+		return nil, explainReadError(fmt.Sprintf("%s: no end marker after %d files", a.name, len(a.entries)), io.ErrUnexpectedEOF)
 	}
 	return p, nil
 }
@@ -175,13 +175,13 @@ func (p *treePart) followLinks(r *Reader) error {
 		if err := r.count(len(name)); err != nil {
 			return fmt.Errorf("%s: %w", p.a.name, err)
 		}
-		to = p.a.throughLinks(to)
+		to = p.a.resolveLinks(to)
 		if e := p.a.file(to); e != nil {
 			host, ok := hostPath(name)
 			switch {
-			case !ok || isRubbish(name):
+			case !ok || isEditorFile(name):
 			case p.a.open == nil && e.digest == "" && e.data == nil:
-				p.a.leave(name, "a link to a file under no host's name")
+				p.a.skip(name, "a link to a file under no host's name")
 			default:
 				p.files = append(p.files, treeFile{host, e})
 			}
@@ -196,7 +196,7 @@ func (p *treePart) followLinks(r *Reader) error {
 		inside = append(inside[:len(inside):len(inside)], to)
 		i, _ := slices.BinarySearchFunc(sorted, to+"/", func(e *entry, s string) int { return strings.Compare(e.name, s) })
 		if i == len(sorted) || !strings.HasPrefix(sorted[i].name, to+"/") {
-			p.a.leave(name, "a link to nothing that is here")
+			p.a.skip(name, "a link to nothing that is here")
 		}
 		for ; i < len(sorted) && strings.HasPrefix(sorted[i].name, to+"/"); i++ {
 			if err := follow(name+sorted[i].name[len(to):], sorted[i].name, inside); err != nil {
@@ -282,8 +282,8 @@ func (p *treePart) load(ctx context.Context, r *Reader) error {
 	return nil
 }
 
-// throughLinks is name with the links among its directories followed, as far as that is sensible.
-func (a *archive) throughLinks(name string) string {
+// resolveLinks is name with the links among its directories followed, as far as that is sensible.
+func (a *archive) resolveLinks(name string) string {
 	for range 16 {
 		changed := false
 		for i := 0; i < len(name) && !changed; i++ {

@@ -15,25 +15,25 @@ type chunkSource struct {
 	size   int64
 	part   *openPart // nil if no part that is here has it
 	at     int64     // where in the part
-	had    bool      // the sink has it
+	inSink bool      // the sink has it
 }
 
 // assemble puts a cut blob, if all its chunks are to be had.
-func (r *bundleReading) assemble(ctx context.Context, blob int) error {
+func (r *reader) assemble(ctx context.Context, blob int) error {
 	b := &r.blobs[blob]
-	if b.chunks == nil || !b.here {
+	if b.chunks == nil || !b.available {
 		return nil
 	}
 	i := slices.IndexFunc(r.parts, func(p *openPart) bool { return p == b.chunks[len(b.chunks)-1].part })
 	in := &chunks{r: r, ctx: ctx, left: b.chunks, direct: b.direct}
 	defer in.close()
-	return r.putAs(ctx, r.parts[max(i, 0)], blobName(r.index.Blobs[blob].Digest), r.index.Blobs[blob].Digest, r.index.Blobs[blob].Size, in)
+	return r.putEntry(ctx, r.parts[max(i, 0)], blobName(r.index.Blobs[blob].Digest), r.index.Blobs[blob].Digest, r.index.Blobs[blob].Size, in)
 }
 
 // chunks reads the chunks of a cut blob one after another and checks each, so that damage is of a part and not of the
 // whole.
 type chunks struct {
-	r      *bundleReading
+	r      *reader
 	ctx    context.Context
 	left   []chunkSource
 	direct bool // chunks of regular files were not put before
@@ -74,8 +74,8 @@ func (c *chunks) Read(b []byte) (int, error) {
 // next opens the next chunk: in a file if one has it, else where the sink has it.
 func (c *chunks) next() error {
 	s := &c.left[0]
-	if s.part != nil && s.part.at != nil {
-		c.in = digests.NewReader(io.NewSectionReader(s.part.at, s.at, s.size), s.digest)
+	if s.part != nil && s.part.readerAt != nil {
+		c.in = digests.NewReader(io.NewSectionReader(s.part.readerAt, s.at, s.size), s.digest)
 		return nil
 	}
 	f, err := c.r.sink.Open(c.ctx, s.digest)

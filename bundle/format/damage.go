@@ -11,8 +11,8 @@ import (
 // syscall.EBADMSG too.
 var ErrDamaged = errors.New("the bundle is damaged")
 
-// damage is an error about an input's bytes.
-type damage struct {
+// damageError is an error about an input's bytes.
+type damageError struct {
 	input string // its name
 	part  string // "part 2 of 3", as far as it is known
 	at    int64  // the first wrong byte, counted from 0; -1 if only the entry is known
@@ -21,7 +21,7 @@ type damage struct {
 	cause error
 }
 
-func (d *damage) Error() string {
+func (d *damageError) Error() string {
 	s := d.input
 	if d.part != "" {
 		s += " (" + d.part + ")"
@@ -39,9 +39,9 @@ func (d *damage) Error() string {
 	return s
 }
 
-func (d *damage) Unwrap() error { return d.cause }
+func (d *damageError) Unwrap() error { return d.cause }
 
-func (d *damage) Is(target error) bool { return target == ErrDamaged || target == syscall.EBADMSG }
+func (d *damageError) Is(target error) bool { return target == ErrDamaged || target == syscall.EBADMSG }
 
 // stream is a part as it comes, with the count of what was read.
 type stream struct {
@@ -53,11 +53,11 @@ type stream struct {
 }
 
 func (s *stream) damaged(at int64, entry, what string, cause error) error {
-	return &damage{s.input, s.part, at, entry, what, cause}
+	return &damageError{s.input, s.part, at, entry, what, cause}
 }
 
-// failed says what an error of the underlying reader means at this place.
-func (s *stream) failed(entry string, err error) error {
+// readError says what an error of the underlying reader means at this place.
+func (s *stream) readError(entry string, err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		if s.end >= 0 {
 			return s.damaged(s.off, entry, fmt.Sprintf("it is cut short: the file ends here and must have %d bytes", s.end), io.ErrUnexpectedEOF)
@@ -73,26 +73,26 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// take reads n bytes. Memory grows with what is there, not with n.
-func (s *stream) take(entry string, n int64) ([]byte, error) {
+// readN reads n bytes. Memory grows with what is there, not with n.
+func (s *stream) readN(entry string, n int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(s, n))
 	if err == nil && int64(len(b)) < n {
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
-		return nil, s.failed(entry, err)
+		return nil, s.readError(entry, err)
 	}
 	return b, nil
 }
 
-// matcher is the Writer that compares: what is written to it is what the stream must have next.
-type matcher struct {
+// comparer is the Writer that compares: what is written to it is what the stream must have next.
+type comparer struct {
 	*stream
 	entry string
 	buf   []byte
 }
 
-func (m *matcher) Write(want []byte) (int, error) {
+func (m *comparer) Write(want []byte) (int, error) {
 	if n := min(len(want), 32<<10); len(m.buf) < n {
 		m.buf = make([]byte, n)
 	}
@@ -107,7 +107,7 @@ func (m *matcher) Write(want []byte) (int, error) {
 			}
 		}
 		if err != nil {
-			return done, m.failed(m.entry, err)
+			return done, m.readError(m.entry, err)
 		}
 		done += n
 	}

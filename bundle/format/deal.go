@@ -10,31 +10,31 @@ import (
 // maxParts is how many parts a bundle has at the most: its parts are numbered .001 to .9999.
 const maxParts = 9999
 
-// extent is one entry of a part that is content: a blob, or a chunk of one.
-type extent struct {
+// piece is one entry of a part that is content: a blob, or a chunk of one.
+type piece struct {
 	blob   int   // in Index.Blobs
 	chunk  int   // which chunk of it, -1 if it is whole
 	size   int64 // bytes
 	offset int64 // of its header in the part, after the documents: add the documents' size
 }
 
-// dealt says which pieces lie in which part. It follows from the index, the split size and the size of the documents
+// partition says which pieces lie in which part. It follows from the index, the split size and the size of the documents
 // alone, so that a reader deals again and need not believe a bundle's word.
-type dealt struct {
+type partition struct {
 	chunk int64 // size of all chunks of a blob but its last; 0 if nothing is cut
 	cuts  []int // the blobs that are cut, in order
-	parts [][]extent
+	parts [][]piece
 }
 
-// deal deals the blobs to parts of at most split bytes, 0 for a single part without limit. documents is what the
+// newPartition deals the blobs to parts of at most split bytes, 0 for a single part without limit. documents is what the
 // documents of a part and the end of the archive take, without part.json.
 //
 // Blobs go in order into the part at hand while they fit, then into the next one. A blob that does not fit into an
 // empty part begins a new one and is cut into chunks that fill parts; what follows it may share the part of its last
 // chunk. Room for part.json is set aside by its most possible size, which depends on how many chunks there are, which
 // depends on the room: the least number that agrees with itself counts.
-func deal(blobs []bundle.Blob, documents, split int64) (*dealt, error) {
-	d := &dealt{}
+func newPartition(blobs []bundle.Blob, documents, split int64) (*partition, error) {
+	d := &partition{}
 	room := int64(bundle.MaxContent)
 	if split > 0 {
 		chunks, cuts := 0, 0
@@ -42,7 +42,7 @@ func deal(blobs []bundle.Blob, documents, split int64) (*dealt, error) {
 			room = split - documents - entrySize(bundle.PartDocument, partReserve(cuts, chunks))
 			d.chunk = (room - headerSize(chunkName(emptyChunk), room)) &^ (tarBlock - 1)
 			if d.chunk < tarBlock {
-				return nil, errSplit
+				return nil, errSplitTooSmall
 			}
 			nowCuts, now := 0, int64(0)
 			for i := range blobs {
@@ -52,7 +52,7 @@ func deal(blobs []bundle.Blob, documents, split int64) (*dealt, error) {
 					now += (b.Size + d.chunk - 1) / d.chunk
 				}
 				if now > maxParts {
-					return nil, errSplit
+					return nil, errSplitTooSmall
 				}
 			}
 			if nowCuts == cuts && int(now) == chunks {
@@ -64,13 +64,13 @@ func deal(blobs []bundle.Blob, documents, split int64) (*dealt, error) {
 			d.chunk = 0
 		}
 	}
-	var part []extent
+	var part []piece
 	var used int64
 	next := func() {
 		d.parts = append(d.parts, part)
 		part, used = nil, 0
 	}
-	put := func(p extent, size int64) {
+	put := func(p piece, size int64) {
 		p.offset = used
 		part = append(part, p)
 		used += size
@@ -85,7 +85,7 @@ func deal(blobs []bundle.Blob, documents, split int64) (*dealt, error) {
 			if used+size > room {
 				next()
 			}
-			put(extent{blob: i, chunk: -1, size: b.Size}, size)
+			put(piece{blob: i, chunk: -1, size: b.Size}, size)
 			continue
 		}
 		d.cuts = append(d.cuts, i)
@@ -93,26 +93,26 @@ func deal(blobs []bundle.Blob, documents, split int64) (*dealt, error) {
 			if used > 0 {
 				next()
 			}
-			p := extent{blob: i, chunk: n, size: min(left, d.chunk)}
+			p := piece{blob: i, chunk: n, size: min(left, d.chunk)}
 			put(p, entrySize(chunkName(emptyChunk), p.size))
 			left -= p.size
 		}
 	}
 	next()
 	if len(d.parts) > maxParts {
-		return nil, errSplit
+		return nil, errSplitTooSmall
 	}
 	return d, nil
 }
 
-// errSplit says that parts of that size cannot hold the bundle.
-var errSplit = fmt.Errorf("the documents leave too little room for content, or there would be more than %d parts", maxParts)
+// errSplitTooSmall says that parts of that size cannot hold the bundle.
+var errSplitTooSmall = fmt.Errorf("the documents leave too little room for content, or there would be more than %d parts", maxParts)
 
-// leastSplit is about the least split size with which deal succeeds.
-func leastSplit(blobs []bundle.Blob, documents int64) int64 {
+// minSplit is about the least split size with which deal succeeds.
+func minSplit(blobs []bundle.Blob, documents int64) int64 {
 	const unit = 64 << 10
 	n := sort.Search(1<<44, func(n int) bool {
-		_, err := deal(blobs, documents, int64(n+1)*unit)
+		_, err := newPartition(blobs, documents, int64(n+1)*unit)
 		return err == nil
 	})
 	return int64(n+1) * unit

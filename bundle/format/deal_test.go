@@ -26,14 +26,14 @@ func TestDeal(t *testing.T) {
 		}
 		documents := 4096 + r.Int64N(100)*tarBlock
 		split := documents + 1024 + r.Int64N(scale)
-		d, err := deal(blobs, documents, split)
-		if errors.Is(err, errSplit) {
+		d, err := newPartition(blobs, documents, split)
+		if errors.Is(err, errSplitTooSmall) {
 			continue
 		} else if err != nil {
 			t.Fatal(err)
 		}
 		chunks := 0
-		var at extent // the next byte that must be dealt
+		var at piece // the next byte that must be dealt
 		at.chunk = -1
 		var from int64
 		skip := func() {
@@ -78,7 +78,7 @@ func TestDeal(t *testing.T) {
 }
 
 // chunksOf counts the chunks of all parts.
-func chunksOf(d *dealt) int {
+func chunksOf(d *partition) int {
 	n := 0
 	for _, part := range d.parts {
 		for _, e := range part {

@@ -15,9 +15,9 @@ import (
 	"casemate/bundle/signing"
 )
 
-// opened are the parts of one bundle whose documents were read and found right.
-type opened struct {
-	*carried
+// openBundle are the parts of one bundle whose documents were read and found right.
+type openBundle struct {
+	*bundleLayout
 	signer ed25519.PublicKey // nil if it is not signed
 	parts  []*openPart       // in the order of the inputs
 	first  *partDoc
@@ -26,19 +26,19 @@ type opened struct {
 
 // openPart is a part whose documents were read.
 type openPart struct {
-	name   string
-	number int
-	pieces []extent
-	start  int64       // where the first piece's header stands
-	size   int64       // what the part must have
-	at     io.ReaderAt // a regular file; nil for a pipe, which stands at start
-	there  int64       // bytes of a regular file
-	stream *stream
+	name     string
+	number   int
+	pieces   []piece
+	start    int64       // where the first piece's header stands
+	size     int64       // what the part must have
+	readerAt io.ReaderAt // a regular file; nil for a pipe, which stands at start
+	fileSize int64       // bytes of a regular file
+	stream   *stream
 }
 
 // open reads the documents of one more part and checks everything about them. What is wrong is an error and changes
 // nothing.
-func (o *opened) open(in bundle.Input, keys []ed25519.PublicKey) error {
+func (o *openBundle) open(in bundle.Input, keys []ed25519.PublicKey) error {
 	if in.File == nil {
 		return fmt.Errorf("%s: a directory; name the bundle's files", in.Name)
 	}
@@ -49,13 +49,13 @@ func (o *opened) open(in bundle.Input, keys []ed25519.PublicKey) error {
 	s := &stream{r: in.File, input: in.Name, end: -1}
 	p := &openPart{name: in.Name, stream: s}
 	if at, ok := in.File.(io.ReaderAt); ok && info.Mode().IsRegular() {
-		p.at, p.there = at, info.Size()
+		p.readerAt, p.fileSize = at, info.Size()
 		s.r = io.NewSectionReader(at, 0, info.Size())
 	}
 	head := make([]byte, tarBlock)
 	n, err := io.ReadFull(s, head)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return s.failed("", err)
+		return s.readError("", err)
 	}
 	if bundle.IsChecksums(path.Base(in.Name), head[:n]) {
 		o.notes = append(o.notes, in.Name+" holds the checksums of the bundle's files and was not read.")
@@ -71,7 +71,7 @@ func (o *opened) open(in bundle.Input, keys []ed25519.PublicKey) error {
 		return err
 	}
 	// Its checksum first: a flipped digit must not pass for another version, bundle or part.
-	if err := writeDocuments(&matcher{stream: s, entry: bundle.PartDocument + " or " + partSumName}, []document{{partSumName, partSum(partJSON)}}); err != nil {
+	if err := writeDocuments(&comparer{stream: s, entry: bundle.PartDocument + " or " + partSumName}, []document{{partSumName, partSum(partJSON)}}); err != nil {
 		return err
 	}
 	doc, err := decodePart(partJSON)
@@ -82,43 +82,43 @@ func (o *opened) open(in bundle.Input, keys []ed25519.PublicKey) error {
 		s.part = fmt.Sprintf("part %d of %d", doc.Part, doc.Parts)
 	}
 	p.number = doc.Part
-	c, signer := o.carried, o.signer
+	c, signer := o.bundleLayout, o.signer
 	if c == nil {
-		if c, signer, err = s.begin(doc, keys); err != nil {
+		if c, signer, err = s.firstDocument(doc, keys); err != nil {
 			return err
 		}
-	} else if err := o.another(s, doc); err != nil {
+	} else if err := o.addPart(s, doc); err != nil {
 		return err
 	}
 	docs, err := c.documents(doc.Part)
 	if err != nil {
 		return err
 	}
-	p.pieces = c.dealt.parts[doc.Part-1]
+	p.pieces = c.partition.parts[doc.Part-1]
 	p.start = documentsSize(docs)
 	p.size = c.partSize(p.start, p.pieces)
 	s.end = p.size
 	for _, d := range docs {
-		if !passed(d.name, o.carried == nil) {
-			if err := writeDocuments(&matcher{stream: s, entry: d.name}, []document{d}); err != nil {
+		if !skippedParts(d.name, o.bundleLayout == nil) {
+			if err := writeDocuments(&comparer{stream: s, entry: d.name}, []document{d}); err != nil {
 				return err
 			}
 		}
 	}
-	if o.carried == nil {
-		o.carried, o.signer, o.first = c, signer, doc
+	if o.bundleLayout == nil {
+		o.bundleLayout, o.signer, o.first = c, signer, doc
 	}
 	o.parts = append(o.parts, p)
 	return nil
 }
 
-// passed says whether a document was read already: of the first part all that can be known in no other way.
-func passed(name string, first bool) bool {
+// skippedParts says whether a document was read already: of the first part all that can be known in no other way.
+func skippedParts(name string, first bool) bool {
 	return name == bundle.PartDocument || name == partSumName || first && (name == indexName || name == signatureName)
 }
 
-// another compares the document of one more part with that of the first.
-func (o *opened) another(s *stream, doc *partDoc) error {
+// addPart compares the document of one more part with that of the first.
+func (o *openBundle) addPart(s *stream, doc *partDoc) error {
 	first := o.parts[0].name
 	if doc.Bundle != o.id {
 		return fmt.Errorf("%s is of bundle %s and %s of bundle %s: give the parts of one bundle at a time", first, o.id, s.input, doc.Bundle)
@@ -134,8 +134,8 @@ func (o *opened) another(s *stream, doc *partDoc) error {
 	return nil
 }
 
-// begin reads and checks the index and the signature, of the first part that is opened.
-func (s *stream) begin(doc *partDoc, keys []ed25519.PublicKey) (*carried, ed25519.PublicKey, error) {
+// firstDocument reads and checks the index and the signature, of the first part that is opened.
+func (s *stream) firstDocument(doc *partDoc, keys []ed25519.PublicKey) (*bundleLayout, ed25519.PublicKey, error) {
 	indexJSON, err := s.document(indexName, canonical.MaxDocument)
 	if err != nil {
 		return nil, nil, err
@@ -151,26 +151,26 @@ func (s *stream) begin(doc *partDoc, keys []ed25519.PublicKey) (*carried, ed2551
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := newCarried(ix, indexJSON, sigJSON, doc.Split)
+	c, err := newBundleLayout(ix, indexJSON, sigJSON, doc.Split)
 	if err != nil {
 		return nil, nil, s.damaged(-1, bundle.PartDocument, "it is not right", err)
 	}
-	c.chunks = make([][]string, len(c.dealt.cuts))
-	wrong := doc.Parts != len(c.dealt.parts) || doc.Chunk != c.dealt.chunk || len(doc.Cut) != len(c.dealt.cuts)
+	c.chunks = make([][]string, len(c.partition.cuts))
+	wrong := doc.Parts != len(c.partition.parts) || doc.Chunk != c.partition.chunk || len(doc.Cut) != len(c.partition.cuts)
 	for i := 0; !wrong && i < len(doc.Cut); i++ {
-		b := ix.Blobs[c.dealt.cuts[i]]
+		b := ix.Blobs[c.partition.cuts[i]]
 		c.chunks[i] = doc.Cut[i].Chunks
-		wrong = doc.Cut[i].Digest != b.Digest || int64(len(c.chunks[i])) != (b.Size+c.dealt.chunk-1)/c.dealt.chunk
+		wrong = doc.Cut[i].Digest != b.Digest || int64(len(c.chunks[i])) != (b.Size+c.partition.chunk-1)/c.partition.chunk
 	}
 	if wrong {
-		return nil, nil, s.damaged(-1, bundle.PartDocument, fmt.Sprintf("it does not agree with the index, which makes %d parts", len(c.dealt.parts)), nil)
+		return nil, nil, s.damaged(-1, bundle.PartDocument, fmt.Sprintf("it does not agree with the index, which makes %d parts", len(c.partition.parts)), nil)
 	}
 	return c, signer, nil
 }
 
 // signature reads the signature if one stands next. Without it the stream stays where it is.
 func (s *stream) signature(indexJSON []byte, keys []ed25519.PublicKey) ([]byte, ed25519.PublicKey, error) {
-	head, err := s.take(signatureName, tarBlock)
+	head, err := s.readN(signatureName, tarBlock)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -206,7 +206,7 @@ func (s *stream) signature(indexJSON []byte, keys []ed25519.PublicKey) ([]byte, 
 // document reads an entry whose size only its header tells.
 func (s *stream) document(name string, limit int64) ([]byte, error) {
 	at := s.off
-	head, err := s.take(name, tarBlock)
+	head, err := s.readN(name, tarBlock)
 	if err != nil {
 		return nil, err
 	}
@@ -214,34 +214,34 @@ func (s *stream) document(name string, limit int64) ([]byte, error) {
 	if err != nil || size > limit || !bytes.Equal(head, tarHeader(name, size)) {
 		return nil, s.damaged(at, name, fmt.Sprintf("its header is not that of %s with at most %d bytes", name, limit), nil)
 	}
-	b, err := s.take(name, size)
+	b, err := s.readN(name, size)
 	if err != nil {
 		return nil, err
 	}
-	_, err = (&matcher{stream: s, entry: name}).Write(make([]byte, padding(size)))
+	_, err = (&comparer{stream: s, entry: name}).Write(make([]byte, padding(size)))
 	return b, err
 }
 
 // checkFrames compares all bytes of a regular file's part that are not content with what they must be, and its size.
 // After it, only content can be wrong.
-func (o *opened) checkFrames(p *openPart) error {
-	if p.there < p.size { // said of the file's end, not of the first header behind it
-		return p.stream.damaged(p.there, "", fmt.Sprintf("it is cut short: the file ends here and must have %d bytes", p.size), io.ErrUnexpectedEOF)
+func (o *openBundle) checkFrames(p *openPart) error {
+	if p.fileSize < p.size { // said of the file's end, not of the first header behind it
+		return p.stream.damaged(p.fileSize, "", fmt.Sprintf("it is cut short: the file ends here and must have %d bytes", p.size), io.ErrUnexpectedEOF)
 	}
 	for i := range len(p.pieces) + 1 {
 		want := o.frame(p.pieces, i)
 		at, entry := p.frameAt(o, i)
 		s := *p.stream
-		s.r, s.off = io.NewSectionReader(p.at, at, int64(len(want))), at
-		if _, err := (&matcher{stream: &s, entry: entry}).Write(want); err != nil {
+		s.r, s.off = io.NewSectionReader(p.readerAt, at, int64(len(want))), at
+		if _, err := (&comparer{stream: &s, entry: entry}).Write(want); err != nil {
 			return err
 		}
 	}
-	return p.trailing(io.NewSectionReader(p.at, p.size, 1))
+	return p.trailing(io.NewSectionReader(p.readerAt, p.size, 1))
 }
 
 // frameAt is where frame i begins and what it belongs to.
-func (p *openPart) frameAt(o *opened, i int) (int64, string) {
+func (p *openPart) frameAt(o *openBundle, i int) (int64, string) {
 	if i == len(p.pieces) {
 		if i == 0 {
 			return p.start, "the end"
@@ -255,7 +255,7 @@ func (p *openPart) frameAt(o *opened, i int) (int64, string) {
 }
 
 // contentAt is where the content of piece i begins.
-func (p *openPart) contentAt(o *opened, i int) int64 {
+func (p *openPart) contentAt(o *openBundle, i int) int64 {
 	e := &p.pieces[i]
 	return p.start + e.offset + headerSize(o.nameOf(e), e.size)
 }

@@ -264,7 +264,7 @@ func remade(t *testing.T, ix *bundle.Index, s store) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := newCarried(ix, doc, nil, 0)
+	c, err := newBundleLayout(ix, doc, nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +276,7 @@ func remade(t *testing.T, ix *bundle.Index, s store) []byte {
 	if err := writeDocuments(&b, docs); err != nil {
 		t.Fatal(err)
 	}
-	pieces := c.dealt.parts[0]
+	pieces := c.partition.parts[0]
 	for i := range pieces {
 		b.Write(c.frame(pieces, i))
 		b.Write(s[c.digestOf(&pieces[i])])

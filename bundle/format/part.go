@@ -103,32 +103,32 @@ type document struct {
 	content []byte
 }
 
-// carried is all that is known of a bundle's bytes but the blobs: the writer makes its parts of it, and a reader
+// bundleLayout is all that is known of a bundle's bytes but the blobs: the writer makes its parts of it, and a reader
 // compares parts with it.
-type carried struct {
+type bundleLayout struct {
 	index     *bundle.Index
 	id        string
 	indexJSON []byte
 	signature []byte // nil if it is not signed
 	ociIndex  []byte
 	split     int64
-	dealt     *dealt
+	partition *partition
 	chunks    [][]string // of each of dealt.cuts
 }
 
-// newCarried deals a bundle. ix must be what indexJSON says. If the error is errSplit, all but what was dealt is there.
-func newCarried(ix *bundle.Index, indexJSON, signature []byte, split int64) (*carried, error) {
+// newBundleLayout deals a bundle. ix must be what indexJSON says. If the error is errSplit, all but what was dealt is there.
+func newBundleLayout(ix *bundle.Index, indexJSON, signature []byte, split int64) (*bundleLayout, error) {
 	oci, err := ociIndex(ix)
 	if err != nil {
 		return nil, err
 	}
-	c := &carried{index: ix, id: digests.SHA256(indexJSON), indexJSON: indexJSON, signature: signature, ociIndex: oci, split: split}
-	c.dealt, err = deal(ix.Blobs, c.fixedSize(), split)
+	c := &bundleLayout{index: ix, id: digests.SHA256(indexJSON), indexJSON: indexJSON, signature: signature, ociIndex: oci, split: split}
+	c.partition, err = newPartition(ix.Blobs, c.fixedSize(), split)
 	return c, err
 }
 
 // fixedSize is how much of every part is neither part.json nor content.
-func (c *carried) fixedSize() int64 {
+func (c *bundleLayout) fixedSize() int64 {
 	return documentsSize(c.fixedDocuments(document{partSumName, partSum(nil)})) + endOfArchive
 }
 
@@ -138,7 +138,7 @@ func partSum(partJSON []byte) []byte {
 }
 
 // fixedDocuments are the documents that follow part.json.
-func (c *carried) fixedDocuments(sum document) []document {
+func (c *bundleLayout) fixedDocuments(sum document) []document {
 	docs := []document{sum, {indexName, c.indexJSON}}
 	if c.signature != nil {
 		docs = append(docs, document{signatureName, c.signature})
@@ -147,16 +147,16 @@ func (c *carried) fixedDocuments(sum document) []document {
 }
 
 // partDoc is part.json of part n, counted from 1.
-func (c *carried) partDoc(n int) *partDoc {
-	p := &partDoc{Version: bundleVersion, Bundle: c.id, Part: n, Parts: len(c.dealt.parts), Split: c.split, Chunk: c.dealt.chunk}
-	for i, b := range c.dealt.cuts {
+func (c *bundleLayout) partDoc(n int) *partDoc {
+	p := &partDoc{Version: bundleVersion, Bundle: c.id, Part: n, Parts: len(c.partition.parts), Split: c.split, Chunk: c.partition.chunk}
+	for i, b := range c.partition.cuts {
 		p.Cut = append(p.Cut, cut{c.index.Blobs[b].Digest, c.chunks[i]})
 	}
 	return p
 }
 
 // documents are those of part n.
-func (c *carried) documents(n int) ([]document, error) {
+func (c *bundleLayout) documents(n int) ([]document, error) {
 	b, err := c.partDoc(n).encode()
 	if err != nil {
 		return nil, err
@@ -165,23 +165,23 @@ func (c *carried) documents(n int) ([]document, error) {
 }
 
 // nameOf and digestOf are of a piece's entry and content.
-func (c *carried) nameOf(p *extent) string {
+func (c *bundleLayout) nameOf(p *piece) string {
 	if p.chunk < 0 {
 		return blobName(c.digestOf(p))
 	}
 	return chunkName(c.digestOf(p))
 }
 
-func (c *carried) digestOf(p *extent) string {
+func (c *bundleLayout) digestOf(p *piece) string {
 	if p.chunk < 0 {
 		return c.index.Blobs[p.blob].Digest
 	}
-	return c.chunks[sort.SearchInts(c.dealt.cuts, p.blob)][p.chunk]
+	return c.chunks[sort.SearchInts(c.partition.cuts, p.blob)][p.chunk]
 }
 
 // frame is the bytes between the content of piece i-1 and that of piece i of a part, all of them determined; i may be
 // the number of pieces.
-func (c *carried) frame(pieces []extent, i int) []byte {
+func (c *bundleLayout) frame(pieces []piece, i int) []byte {
 	var b []byte
 	if i > 0 {
 		b = make([]byte, padding(pieces[i-1].size))
@@ -214,7 +214,7 @@ func documentsSize(docs []document) int64 {
 }
 
 // partSize is how many bytes a part has whose documents take so many.
-func (c *carried) partSize(documents int64, pieces []extent) int64 {
+func (c *bundleLayout) partSize(documents int64, pieces []piece) int64 {
 	n := documents + endOfArchive
 	if len(pieces) > 0 {
 		p := &pieces[len(pieces)-1]

@@ -7,9 +7,9 @@ import (
 	"casemate/bundle/lists"
 )
 
-// place gives the images of a bundle the names that they have inside, by the rule that the collector had, and returns
+// localNames gives the images of a bundle the names that they have inside, by the rule that the collector had, and returns
 // an index with them. What has none, and two meanings of one name, go to o.
-func place(ix *bundle.Index, o *bundle.Obstacles) (placed *bundle.Index, notes []string) {
+func localNames(ix *bundle.Index, o *bundle.NameErrors) (placed *bundle.Index, notes []string) {
 	placed = &bundle.Index{Version: ix.Version, Files: ix.Files, Blobs: ix.Blobs, Since: ix.Since, Absent: ix.Absent, Images: []bundle.Image{}}
 	at := map[string]int{} // in placed.Images, by the name inside; -1: it means two things
 	from := map[string]string{}

@@ -21,9 +21,9 @@ import (
 // does not like many more.
 const partWorkers = 4
 
-// bundleReading is one reading of the parts of one bundle.
-type bundleReading struct {
-	*opened
+// reader is one reading of the parts of one bundle.
+type reader struct {
+	*openBundle
 	sink  bundle.Sink
 	blobs []blobPlan // one for each of Index.Blobs
 	count func(n int64)
@@ -33,15 +33,15 @@ type bundleReading struct {
 
 // blobPlan is what is done about one blob.
 type blobPlan struct {
-	had    bool          // the sink has it
-	here   bool          // one of the parts has it, or all its chunks are to be had
-	chunks []chunkSource // of a cut blob that the sink does not have
-	direct bool          // all chunks stand in regular files or the sink, so the whole is put together without storing chunks
+	inSink    bool          // the sink has it
+	available bool          // one of the parts has it, or all its chunks are to be had
+	chunks    []chunkSource // of a cut blob that the sink does not have
+	direct    bool          // all chunks stand in regular files or the sink, so the whole is put together without storing chunks
 }
 
 // Read reads a bundle: its only part, or some or all of several, in any order.
 func Read(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt bundle.ReadOptions) (*bundle.Contents, error) {
-	o := &opened{}
+	o := &openBundle{}
 	for _, in := range inputs {
 		if err := o.open(in, opt.Keys); err != nil {
 			return nil, err
@@ -51,20 +51,20 @@ func Read(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt bund
 		return nil, errors.New("no bundle was named")
 	}
 	for _, p := range o.parts {
-		if p.at == nil {
+		if p.readerAt == nil {
 			continue
 		}
 		if err := o.checkFrames(p); err != nil {
 			return nil, err
 		}
 	}
-	r := &bundleReading{opened: o, sink: sink, perPiece: true}
+	r := &reader{openBundle: o, sink: sink, perPiece: true}
 	if err := r.plan(true); err != nil {
 		return nil, err
 	}
 	c := r.contents()
-	var refused bundle.Obstacles
-	c.Index, _ = place(c.Index, &refused)
+	var refused bundle.NameErrors
+	c.Index, _ = localNames(c.Index, &refused)
 	if err := refused.Err(); err != nil && !opt.Partial {
 		return nil, fmt.Errorf("%s: %w", inputs[0].Name, err)
 	}
@@ -76,7 +76,7 @@ func Read(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt bund
 			return nil, err
 		}
 	}
-	r.count = counter(o.totalSize(), opt.Progress)
+	r.count = progressCounter(o.totalSize(), opt.Progress)
 	for _, p := range o.parts {
 		if err := r.readPart(ctx, p); err != nil {
 			return nil, err
@@ -90,8 +90,8 @@ func Read(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt bund
 	return c, nil
 }
 
-// counter makes a Progress of a func that counts.
-func counter(total int64, progress func(done, total int64)) func(int64) {
+// progressCounter makes a Progress of a func that counts.
+func progressCounter(total int64, progress func(done, total int64)) func(int64) {
 	if progress == nil {
 		return func(int64) {}
 	}
@@ -100,7 +100,7 @@ func counter(total int64, progress func(done, total int64)) func(int64) {
 }
 
 // totalSize is how long the parts that are here must be.
-func (o *opened) totalSize() int64 {
+func (o *openBundle) totalSize() int64 {
 	var n int64
 	for _, p := range o.parts {
 		n += p.size
@@ -110,7 +110,7 @@ func (o *opened) totalSize() int64 {
 
 // plan asks the sink what it has and finds the rest in the parts. Without direct, the chunks of cut blobs are put one
 // by one.
-func (r *bundleReading) plan(direct bool) error {
+func (r *reader) plan(direct bool) error {
 	r.blobs = make([]blobPlan, len(r.index.Blobs))
 	for i := range r.index.Blobs {
 		b := &r.index.Blobs[i]
@@ -118,17 +118,17 @@ func (r *bundleReading) plan(direct bool) error {
 		if err != nil {
 			return err
 		}
-		r.blobs[i].had = had
+		r.blobs[i].inSink = had
 	}
-	for i, b := range r.dealt.cuts {
-		if r.blobs[b].had {
+	for i, b := range r.partition.cuts {
+		if r.blobs[b].inSink {
 			continue
 		}
 		left := r.index.Blobs[b].Size
 		for _, d := range r.chunks[i] {
-			c := chunkSource{digest: d, size: min(left, r.dealt.chunk)}
+			c := chunkSource{digest: d, size: min(left, r.partition.chunk)}
 			var err error
-			if c.had, err = r.has(d, c.size); err != nil {
+			if c.inSink, err = r.has(d, c.size); err != nil {
 				return err
 			}
 			r.blobs[b].chunks = append(r.blobs[b].chunks, c)
@@ -140,22 +140,22 @@ func (r *bundleReading) plan(direct bool) error {
 			e := &p.pieces[i]
 			b := &r.blobs[e.blob]
 			if e.chunk < 0 {
-				b.here = true
+				b.available = true
 			} else if b.chunks != nil {
-				b.chunks[e.chunk].part, b.chunks[e.chunk].at = p, p.contentAt(r.opened, i)
+				b.chunks[e.chunk].part, b.chunks[e.chunk].at = p, p.contentAt(r.openBundle, i)
 			}
 		}
 	}
-	for _, i := range r.dealt.cuts {
+	for _, i := range r.partition.cuts {
 		b := &r.blobs[i]
-		b.here = !slices.ContainsFunc(b.chunks, func(c chunkSource) bool { return c.part == nil && !c.had })
-		b.direct = direct && b.here && !b.had && !slices.ContainsFunc(b.chunks, func(c chunkSource) bool { return !c.had && c.part.at == nil })
+		b.available = !slices.ContainsFunc(b.chunks, func(c chunkSource) bool { return c.part == nil && !c.inSink })
+		b.direct = direct && b.available && !b.inSink && !slices.ContainsFunc(b.chunks, func(c chunkSource) bool { return !c.inSink && c.part.readerAt == nil })
 	}
 	return nil
 }
 
 // has asks the sink, and does not believe in two sizes of one digest.
-func (r *bundleReading) has(digest string, size int64) (bool, error) {
+func (r *reader) has(digest string, size int64) (bool, error) {
 	n, ok := r.sink.Has(digest)
 	if ok && n != size {
 		return false, fmt.Errorf("bundle %s says that %s has %d bytes, and here it has %d: %w", r.id, digest, size, n, syscall.EBADMSG)
@@ -164,14 +164,14 @@ func (r *bundleReading) has(digest string, size int64) (bool, error) {
 }
 
 // need is how many bytes will be put.
-func (r *bundleReading) need() int64 {
+func (r *reader) need() int64 {
 	var n int64
 	for i, b := range r.blobs {
-		if b.here && !b.had {
+		if b.available && !b.inSink {
 			n += r.index.Blobs[i].Size
 		}
 		for _, c := range b.chunks {
-			if !b.direct && !c.had && c.part != nil {
+			if !b.direct && !c.inSink && c.part != nil {
 				n += c.size
 			}
 		}
@@ -180,20 +180,20 @@ func (r *bundleReading) need() int64 {
 }
 
 // contents is what the parts bring, as plan found it.
-func (r *bundleReading) contents() *bundle.Contents {
+func (r *reader) contents() *bundle.Contents {
 	c := &bundle.Contents{Kind: bundle.KindBundle, ID: r.id, Index: r.index, Notes: slices.Clone(r.notes)}
 	for i, b := range r.blobs {
-		if !b.had && !b.here {
+		if !b.inSink && !b.available {
 			c.Absent = append(c.Absent, r.index.Blobs[i].Digest)
 		}
 	}
-	_, renamed := place(r.index, &bundle.Obstacles{})
+	_, renamed := localNames(r.index, &bundle.NameErrors{})
 	c.Notes = append(c.Notes, renamed...)
 	for _, a := range r.index.Absent {
 		c.Notes = append(c.Notes, fmt.Sprintf("%s is not in the bundle, it could not be collected: %s", a.Name, a.Why))
 	}
 	if r.split > 0 {
-		c.Parts, c.Have = len(r.dealt.parts), len(r.parts)
+		c.Parts, c.Have = len(r.partition.parts), len(r.parts)
 		for _, p := range r.parts {
 			c.Numbers = append(c.Numbers, p.number)
 		}
@@ -213,9 +213,9 @@ func (r *bundleReading) contents() *bundle.Contents {
 }
 
 // missing are the numbers of the parts that were not given.
-func (o *opened) missing() []int {
+func (o *openBundle) missing() []int {
 	var lost []int
-	for n := 1; n <= len(o.dealt.parts); n++ {
+	for n := 1; n <= len(o.partition.parts); n++ {
 		if !slices.ContainsFunc(o.parts, func(p *openPart) bool { return p.number == n }) {
 			lost = append(lost, n)
 		}
@@ -223,20 +223,20 @@ func (o *opened) missing() []int {
 	return lost
 }
 
-// wants says whether a piece of a part is put.
-func (r *bundleReading) wants(e *extent) bool {
+// isWanted says whether a piece of a part is put.
+func (r *reader) isWanted(e *piece) bool {
 	b := &r.blobs[e.blob]
-	return !b.had && (e.chunk < 0 || !b.direct && !b.chunks[e.chunk].had)
+	return !b.inSink && (e.chunk < 0 || !b.direct && !b.chunks[e.chunk].inSink)
 }
 
 // readPart puts what is wanted of a part.
-func (r *bundleReading) readPart(ctx context.Context, p *openPart) error {
+func (r *reader) readPart(ctx context.Context, p *openPart) error {
 	overhead := p.size
 	for i := range p.pieces {
 		overhead -= p.pieces[i].size
 	}
 	r.count(overhead)
-	if p.at == nil {
+	if p.readerAt == nil {
 		return r.readStream(ctx, p)
 	}
 	g, gctx := errgroup.WithContext(ctx)
@@ -246,14 +246,14 @@ func (r *bundleReading) readPart(ctx context.Context, p *openPart) error {
 		if gctx.Err() != nil {
 			break
 		}
-		if !r.wants(e) {
+		if !r.isWanted(e) {
 			if !r.blobs[e.blob].direct {
 				r.count(e.size)
 			}
 			continue
 		}
 		g.Go(func() error {
-			return r.put(gctx, p, e, io.NewSectionReader(p.at, p.contentAt(r.opened, i), e.size))
+			return r.putPiece(gctx, p, e, io.NewSectionReader(p.readerAt, p.contentAt(r.openBundle, i), e.size))
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -263,10 +263,10 @@ func (r *bundleReading) readPart(ctx context.Context, p *openPart) error {
 }
 
 // readStream reads a pipe from where its documents end.
-func (r *bundleReading) readStream(ctx context.Context, p *openPart) error {
+func (r *reader) readStream(ctx context.Context, p *openPart) error {
 	for i := range len(p.pieces) + 1 {
-		_, entry := p.frameAt(r.opened, i)
-		if _, err := (&matcher{stream: p.stream, entry: entry}).Write(r.frame(p.pieces, i)); err != nil {
+		_, entry := p.frameAt(r.openBundle, i)
+		if _, err := (&comparer{stream: p.stream, entry: entry}).Write(r.frame(p.pieces, i)); err != nil {
 			return err
 		}
 		if i == len(p.pieces) {
@@ -274,8 +274,8 @@ func (r *bundleReading) readStream(ctx context.Context, p *openPart) error {
 		}
 		e := &p.pieces[i]
 		in := &content{ctx: ctx, stream: p.stream, entry: r.nameOf(e), left: e.size}
-		if r.wants(e) {
-			if err := r.put(ctx, p, e, in); in.err != nil {
+		if r.isWanted(e) {
+			if err := r.putPiece(ctx, p, e, in); in.err != nil {
 				return in.err
 			} else if err != nil {
 				return err
@@ -308,16 +308,16 @@ func (c *content) Read(b []byte) (int, error) {
 	}
 	n, err := c.stream.Read(b[:min(int64(len(b)), c.left)])
 	if c.left -= int64(n); err != nil && c.left > 0 {
-		c.err = c.stream.failed(c.entry, err)
+		c.err = c.stream.readError(c.entry, err)
 		return n, c.err
 	}
 	return n, nil
 }
 
-// put puts a piece.
-func (r *bundleReading) put(ctx context.Context, p *openPart, e *extent, in io.Reader) error {
+// putPiece puts a piece.
+func (r *reader) putPiece(ctx context.Context, p *openPart, e *piece, in io.Reader) error {
 	digest, entry := r.digestOf(e), r.nameOf(e)
-	if err := r.putAs(ctx, p, entry, digest, e.size, in); err != nil {
+	if err := r.putEntry(ctx, p, entry, digest, e.size, in); err != nil {
 		return err
 	}
 	if r.perPiece {
@@ -326,8 +326,8 @@ func (r *bundleReading) put(ctx context.Context, p *openPart, e *extent, in io.R
 	return nil
 }
 
-// putAs puts the content of an entry and says of which part it is if it is damaged.
-func (r *bundleReading) putAs(ctx context.Context, p *openPart, entry, digest string, size int64, in io.Reader) error {
+// putEntry puts the content of an entry and says of which part it is if it is damaged.
+func (r *reader) putEntry(ctx context.Context, p *openPart, entry, digest string, size int64, in io.Reader) error {
 	got, n, err := r.sink.Put(ctx, digest, size, in)
 	switch {
 	case errors.Is(err, ErrDamaged):

@@ -14,21 +14,21 @@ import (
 	"casemate/bundle"
 )
 
-// sums is the list of checksums of a bundle's files while they are written. It is also the lock that keeps two runs
+// checksumFile is the list of checksums of a bundle's files while they are written. It is also the lock that keeps two runs
 // from writing the same bundle.
-type sums struct {
+type checksumFile struct {
 	f   *os.File
 	sum map[string]string // hex of the sha256 by the file's name without directory
 }
 
-// openSums opens the list, empty or as an interrupted run left it.
-func openSums(name string) (*sums, error) {
+// openChecksumFile opens the list, empty or as an interrupted run left it.
+func openChecksumFile(name string) (*checksumFile, error) {
 	for {
 		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 		if err != nil {
 			return nil, err
 		}
-		s := &sums{f: f, sum: map[string]string{}}
+		s := &checksumFile{f: f, sum: map[string]string{}}
 		ok, err := s.lock()
 		if err == nil && ok {
 			err = s.load()
@@ -43,7 +43,7 @@ func openSums(name string) (*sums, error) {
 }
 
 // lock takes the lock. It is false if the file was renamed by whoever had the lock before.
-func (s *sums) lock() (bool, error) {
+func (s *checksumFile) lock() (bool, error) {
 	switch err := syscall.Flock(int(s.f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
 	case errors.Is(err, syscall.EWOULDBLOCK):
 		return false, fmt.Errorf("%s: another run is writing this bundle", s.f.Name())
@@ -61,7 +61,7 @@ func (s *sums) lock() (bool, error) {
 	return err == nil && os.SameFile(mine, named), err
 }
 
-func (s *sums) load() error {
+func (s *checksumFile) load() error {
 	b, err := io.ReadAll(io.LimitReader(s.f, maxPartDoc))
 	if err != nil {
 		return err
@@ -76,7 +76,7 @@ func (s *sums) load() error {
 }
 
 // save writes what is known of the named files, durably.
-func (s *sums) save(names []string) error {
+func (s *checksumFile) save(names []string) error {
 	var b bytes.Buffer
 	for _, n := range names {
 		if sum, ok := s.sum[n]; ok {
@@ -92,7 +92,7 @@ func (s *sums) save(names []string) error {
 	return s.f.Sync()
 }
 
-func (s *sums) close() error { return s.f.Close() }
+func (s *checksumFile) close() error { return s.f.Close() }
 
 // publish gives the complete files their names. If we were to crash in between, the next run would find every part
 // complete, under the one name or the other, and do the rest.
@@ -106,10 +106,10 @@ func (w *writer) publish() (files []string, err error) {
 			files = nil
 		}
 	}()
-	for n := range w.dealt.parts {
+	for n := range w.partition.parts {
 		name := w.file(n + 1)
 		err := os.Rename(name+partialSuffix, name)
-		if err != nil && !(w.kept[n+1] && errors.Is(err, fs.ErrNotExist)) {
+		if err != nil && !(w.complete[n+1] && errors.Is(err, fs.ErrNotExist)) {
 			return files, err
 		}
 		files = append(files, name)
@@ -117,22 +117,22 @@ func (w *writer) publish() (files []string, err error) {
 	if err := w.removeStale(); err != nil {
 		return files, err
 	}
-	if err := os.Rename(w.sums.f.Name(), w.path+".sha256"); err != nil {
+	if err := os.Rename(w.checksums.f.Name(), w.path+".sha256"); err != nil {
 		return files, err
 	}
 	return files, syncDir(filepath.Dir(w.path))
 }
 
-// InTheWay returns the file that writing a bundle to path would overwrite, "" if there is none: something whole that is
+// ExistingFile returns the file that writing a bundle to path would overwrite, "" if there is none: something whole that is
 // called like the result. What an interrupted run has given its name already is not in the way, and neither are the
 // parts of a bundle that has lost others: the same call makes those again.
-func InTheWay(path string, split bool) (string, error) {
+func ExistingFile(path string, split bool) (string, error) {
 	names := []string{path}
 	if split {
 		names = []string{path + ".001", path + ".sha256"}
 	}
-	begun := sumsOf(path + ".sha256" + partialSuffix)
-	for name := range sumsOf(path + ".sha256") {
+	begun := readChecksums(path + ".sha256" + partialSuffix)
+	for name := range readChecksums(path + ".sha256") {
 		if _, err := os.Lstat(filepath.Join(filepath.Dir(path), name)); split && errors.Is(err, fs.ErrNotExist) {
 			return "", nil
 		}
@@ -150,9 +150,9 @@ func InTheWay(path string, split bool) (string, error) {
 	return "", nil
 }
 
-// sumsOf reads a list of checksums; one that cannot be read has none.
-func sumsOf(name string) map[string]string {
-	s := &sums{sum: map[string]string{}}
+// readChecksums reads a list of checksums; one that cannot be read has none.
+func readChecksums(name string) map[string]string {
+	s := &checksumFile{sum: map[string]string{}}
 	if f, err := os.Open(name); err == nil {
 		s.f = f
 		_ = s.load()
@@ -167,7 +167,7 @@ func (w *writer) removeStale() error {
 	if w.split == 0 {
 		return nil
 	}
-	for n := len(w.dealt.parts) + 1; n <= maxParts; n++ {
+	for n := len(w.partition.parts) + 1; n <= maxParts; n++ {
 		found := false
 		for _, name := range []string{w.file(n), w.file(n) + partialSuffix} {
 			head := make([]byte, tarBlock)

@@ -43,7 +43,7 @@ type VerifiedPart struct {
 // that one look tells all that must be carried again; the error then joins what is wrong with each, and is ErrDamaged
 // if bytes are. A part that is missing is no error.
 func Verify(ctx context.Context, inputs []bundle.Input, opt VerifyOptions) (*Verified, error) {
-	o := &opened{}
+	o := &openBundle{}
 	v := &Verified{}
 	var errs []error
 	of := map[*openPart]int{} // in v.Parts
@@ -70,8 +70,8 @@ func Verify(ctx context.Context, inputs []bundle.Input, opt VerifyOptions) (*Ver
 		}
 		return v, errors.Join(errs...)
 	}
-	count := counter(o.totalSize(), opt.Progress)
-	r := &bundleReading{opened: o, sink: hashSink{count}, count: count}
+	count := progressCounter(o.totalSize(), opt.Progress)
+	r := &reader{openBundle: o, sink: verifySink{count}, count: count}
 	if err := r.plan(false); err != nil {
 		return v, err
 	}
@@ -84,7 +84,7 @@ func Verify(ctx context.Context, inputs []bundle.Input, opt VerifyOptions) (*Ver
 	}
 	for _, p := range o.parts {
 		var err error
-		if p.at != nil {
+		if p.readerAt != nil {
 			err = o.checkFrames(p)
 		}
 		if err == nil {
@@ -101,10 +101,10 @@ func Verify(ctx context.Context, inputs []bundle.Input, opt VerifyOptions) (*Ver
 		return v, errors.Join(errs...)
 	}
 	// The chunks are right; that they are also the blob is for whoever made the bundle to answer for.
-	r.sink = hashSink{func(int64) {}}
-	for _, i := range o.dealt.cuts {
+	r.sink = verifySink{func(int64) {}}
+	for _, i := range o.partition.cuts {
 		b := &r.blobs[i]
-		if !b.here || b.onlyStreamed() {
+		if !b.available || b.hasStreamedChunk() {
 			continue
 		}
 		if err := r.assemble(ctx, i); err != nil {
@@ -114,10 +114,10 @@ func Verify(ctx context.Context, inputs []bundle.Input, opt VerifyOptions) (*Ver
 	return v, errors.Join(errs...)
 }
 
-// onlyStreamed says whether a chunk passed by in a pipe and cannot be read again.
-func (b *blobPlan) onlyStreamed() bool {
+// hasStreamedChunk says whether a chunk passed by in a pipe and cannot be read again.
+func (b *blobPlan) hasStreamedChunk() bool {
 	for _, c := range b.chunks {
-		if c.part.at == nil {
+		if c.part.readerAt == nil {
 			return true
 		}
 	}
@@ -126,7 +126,7 @@ func (b *blobPlan) onlyStreamed() bool {
 
 // Inspect reads the documents of a bundle and says what is in it. Signatures are verified, contents are not read.
 func Inspect(inputs []bundle.Input) (*bundle.Contents, error) {
-	o := &opened{}
+	o := &openBundle{}
 	for _, in := range inputs {
 		if err := o.open(in, nil); err != nil {
 			return nil, err
@@ -135,19 +135,19 @@ func Inspect(inputs []bundle.Input) (*bundle.Contents, error) {
 	if len(o.parts) == 0 {
 		return nil, errors.New("no bundle was named")
 	}
-	r := &bundleReading{opened: o, sink: hashSink{}}
+	r := &reader{openBundle: o, sink: verifySink{}}
 	if err := r.plan(false); err != nil {
 		return nil, err
 	}
 	return r.contents(), nil
 }
 
-// hashSink has nothing and keeps nothing, and compares everything with its digest.
-type hashSink struct{ count func(int64) }
+// verifySink has nothing and keeps nothing, and compares everything with its digest.
+type verifySink struct{ count func(int64) }
 
-func (hashSink) Has(string) (int64, bool) { return 0, false }
+func (verifySink) Has(string) (int64, bool) { return 0, false }
 
-func (s hashSink) Put(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {
+func (s verifySink) Put(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {
 	in := digests.NewSizedReader(r, digest, size)
 	buf := make([]byte, min(max(size, 512), 128<<10))
 	for {
@@ -164,4 +164,6 @@ func (s hashSink) Put(ctx context.Context, digest string, size int64, r io.Reade
 	}
 }
 
-func (hashSink) Open(context.Context, string) (io.ReadSeekCloser, error) { return nil, fs.ErrNotExist }
+func (verifySink) Open(context.Context, string) (io.ReadSeekCloser, error) {
+	return nil, fs.ErrNotExist
+}

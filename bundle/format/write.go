@@ -45,7 +45,7 @@ func Write(ctx context.Context, path string, ix *bundle.Index, open func(digest 
 	if opt.Split < 0 {
 		return nil, fmt.Errorf("split size must not be negative, got %d", opt.Split)
 	}
-	c, err := carriedOf(ix, opt)
+	c, err := layoutOf(ix, opt)
 	if err != nil {
 		return nil, err
 	}
@@ -55,14 +55,14 @@ func Write(ctx context.Context, path string, ix *bundle.Index, open func(digest 
 	if err := w.prepare(ctx, opt.Progress); err != nil {
 		return nil, err
 	}
-	if w.sums, err = openSums(path + ".sha256" + partialSuffix); err != nil {
+	if w.checksums, err = openChecksumFile(path + ".sha256" + partialSuffix); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, w.sums.close()) }()
-	if err := w.keep(); err != nil {
+	defer func() { err = errors.Join(err, w.checksums.close()) }()
+	if err := w.findCompleteParts(); err != nil {
 		return nil, err
 	}
-	for n := range w.dealt.parts {
+	for n := range w.partition.parts {
 		if err := w.writePart(ctx, n+1); err != nil {
 			return nil, fmt.Errorf("%w (what is written is kept: the same command goes on from there)", err)
 		}
@@ -70,8 +70,8 @@ func Write(ctx context.Context, path string, ix *bundle.Index, open func(digest 
 	return w.publish()
 }
 
-// carriedOf is what the bundle of ix carries.
-func carriedOf(ix *bundle.Index, opt WriteOptions) (*carried, error) {
+// layoutOf is what the bundle of ix carries.
+func layoutOf(ix *bundle.Index, opt WriteOptions) (*bundleLayout, error) {
 	indexJSON, err := ix.Encode()
 	if err != nil {
 		return nil, err
@@ -84,9 +84,9 @@ func carriedOf(ix *bundle.Index, opt WriteOptions) (*carried, error) {
 		}
 		sigJSON = append(sigJSON, '\n')
 	}
-	c, err := newCarried(ix, indexJSON, sigJSON, opt.Split)
-	if errors.Is(err, errSplit) {
-		return nil, fmt.Errorf("parts of %d bytes are too small, they must have at least %d: %w", opt.Split, leastSplit(ix.Blobs, c.fixedSize()), err)
+	c, err := newBundleLayout(ix, indexJSON, sigJSON, opt.Split)
+	if errors.Is(err, errSplitTooSmall) {
+		return nil, fmt.Errorf("parts of %d bytes are too small, they must have at least %d: %w", opt.Split, minSplit(ix.Blobs, c.fixedSize()), err)
 	} else if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func WriteTo(ctx context.Context, out io.Writer, ix *bundle.Index, open func(dig
 	if opt.Split != 0 {
 		return errors.New("a bundle in parts needs files")
 	}
-	c, err := carriedOf(ix, opt)
+	c, err := layoutOf(ix, opt)
 	if err != nil {
 		return err
 	}
@@ -108,31 +108,31 @@ func WriteTo(ctx context.Context, out io.Writer, ix *bundle.Index, open func(dig
 	if err != nil {
 		return err
 	}
-	w.count = counter(w.partSize(documentsSize(docs), w.dealt.parts[0]), opt.Progress)
+	w.count = progressCounter(w.partSize(documentsSize(docs), w.partition.parts[0]), opt.Progress)
 	to := bufio.NewWriterSize(out, len(w.buf))
 	if err := writeDocuments(to, docs); err != nil {
 		return err
 	}
 	w.count(documentsSize(docs))
-	if err := w.writePieces(ctx, to, w.dealt.parts[0], 0); err != nil {
+	if err := w.writePieces(ctx, to, w.partition.parts[0], 0); err != nil {
 		return err
 	}
 	return to.Flush()
 }
 
-func newWriter(c *carried, open func(digest string) (io.ReadCloser, error)) *writer {
-	return &writer{carried: c, openBlob: open, buf: make([]byte, 256<<10)}
+func newWriter(c *bundleLayout, open func(digest string) (io.ReadCloser, error)) *writer {
+	return &writer{bundleLayout: c, openBlob: open, buf: make([]byte, 256<<10)}
 }
 
 // writer writes the parts of one bundle.
 type writer struct {
-	*carried
-	path     string
-	openBlob func(digest string) (io.ReadCloser, error)
-	count    func(int64)
-	buf      []byte
-	sums     *sums
-	kept     map[int]bool // parts that an earlier run completed
+	*bundleLayout
+	path      string
+	openBlob  func(digest string) (io.ReadCloser, error)
+	count     func(int64)
+	buf       []byte
+	checksums *checksumFile
+	complete  map[int]bool // parts that an earlier run completed
 
 	// The blob that was opened last stays open between its chunks.
 	blob    io.ReadCloser
@@ -151,16 +151,16 @@ func (w *writer) file(n int) string {
 // prepare looks whether there is a place for every file, and hashes the chunks of cut blobs, because every part names
 // all of them.
 func (w *writer) prepare(ctx context.Context, progress func(done, total int64)) error {
-	w.chunks = make([][]string, len(w.dealt.cuts))
+	w.chunks = make([][]string, len(w.partition.cuts))
 	var total int64
-	for i, b := range w.dealt.cuts {
+	for i, b := range w.partition.cuts {
 		size := w.index.Blobs[b].Size
 		total += size
-		for n := (size + w.dealt.chunk - 1) / w.dealt.chunk; n > 0; n-- {
+		for n := (size + w.partition.chunk - 1) / w.partition.chunk; n > 0; n-- {
 			w.chunks[i] = append(w.chunks[i], emptyChunk)
 		}
 	}
-	for n, pieces := range w.dealt.parts {
+	for n, pieces := range w.partition.parts {
 		docs, err := w.documents(n + 1)
 		if err != nil {
 			return err
@@ -173,13 +173,13 @@ func (w *writer) prepare(ctx context.Context, progress func(done, total int64)) 
 			return err
 		}
 	}
-	w.count = counter(total, progress)
-	for i, b := range w.dealt.cuts {
+	w.count = progressCounter(total, progress)
+	for i, b := range w.partition.cuts {
 		left := w.index.Blobs[b].Size
 		for n := range w.chunks[i] {
 			h := sha256.New()
-			size := min(left, w.dealt.chunk)
-			if err := w.copyBlob(ctx, h, b, int64(n)*w.dealt.chunk, size); err != nil {
+			size := min(left, w.partition.chunk)
+			if err := w.copyBlob(ctx, h, b, int64(n)*w.partition.chunk, size); err != nil {
 				return err
 			}
 			w.chunks[i][n] = digests.Encode(emptyChunk, h)
@@ -189,41 +189,41 @@ func (w *writer) prepare(ctx context.Context, progress func(done, total int64)) 
 	return nil
 }
 
-// keep finds the parts that an earlier run completed: it wrote down their checksum after they were durable. Their size
+// findCompleteParts finds the parts that an earlier run completed: it wrote down their checksum after they were durable. Their size
 // and documents are looked at again.
-func (w *writer) keep() error {
-	w.kept = map[int]bool{}
-	known := w.sums.sum
-	w.sums.sum = map[string]string{}
-	for n := range w.dealt.parts {
+func (w *writer) findCompleteParts() error {
+	w.complete = map[int]bool{}
+	known := w.checksums.sum
+	w.checksums.sum = map[string]string{}
+	for n := range w.partition.parts {
 		base := filepath.Base(w.file(n + 1))
 		sum, ok := known[base]
 		if !ok {
 			continue
 		}
 		for _, name := range []string{w.file(n+1) + partialSuffix, w.file(n + 1)} {
-			if ok, err := w.looksWhole(name, n+1); err != nil {
+			if ok, err := w.isComplete(name, n+1); err != nil {
 				return err
 			} else if ok {
-				w.kept[n+1], w.sums.sum[base] = true, sum
+				w.complete[n+1], w.checksums.sum[base] = true, sum
 				break
 			}
 		}
 	}
 	// What is written from here on must not be taken for complete because of an older line.
-	return w.sums.save(w.names())
+	return w.checksums.save(w.names())
 }
 
 func (w *writer) names() []string {
 	var names []string
-	for n := range w.dealt.parts {
+	for n := range w.partition.parts {
 		names = append(names, filepath.Base(w.file(n+1)))
 	}
 	return names
 }
 
-// looksWhole says whether a file has the size, the documents and the headers of part n.
-func (w *writer) looksWhole(name string, n int) (bool, error) {
+// isComplete says whether a file has the size, the documents and the headers of part n.
+func (w *writer) isComplete(name string, n int) (bool, error) {
 	f, err := os.Open(name)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
@@ -240,11 +240,11 @@ func (w *writer) looksWhole(name string, n int) (bool, error) {
 		return false, err
 	}
 	s := &stream{r: bufio.NewReaderSize(f, 64<<10), input: name, end: -1}
-	err = writeDocuments(&matcher{stream: s}, docs)
+	err = writeDocuments(&comparer{stream: s}, docs)
 	if err == nil {
-		p := &openPart{name: name, number: n, pieces: w.dealt.parts[n-1], start: documentsSize(docs), at: f, there: info.Size(), stream: s}
+		p := &openPart{name: name, number: n, pieces: w.partition.parts[n-1], start: documentsSize(docs), readerAt: f, fileSize: info.Size(), stream: s}
 		p.size = w.partSize(p.start, p.pieces)
-		err = (&opened{carried: w.carried}).checkFrames(p)
+		err = (&openBundle{bundleLayout: w.bundleLayout}).checkFrames(p)
 	}
 	if errors.Is(err, ErrDamaged) {
 		return false, nil
@@ -258,9 +258,9 @@ func (w *writer) writePart(ctx context.Context, n int) (err error) {
 	if err != nil {
 		return err
 	}
-	pieces, start := w.dealt.parts[n-1], documentsSize(docs)
+	pieces, start := w.partition.parts[n-1], documentsSize(docs)
 	size := w.partSize(start, pieces)
-	if w.kept[n] {
+	if w.complete[n] {
 		w.count(size)
 		return nil
 	}
@@ -296,12 +296,12 @@ func (w *writer) writePart(ctx context.Context, n int) (err error) {
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	w.sums.sum[filepath.Base(w.file(n))] = strings.TrimPrefix(digests.Encode(emptyChunk, sum), "sha256:")
-	return w.sums.save(w.names())
+	w.checksums.sum[filepath.Base(w.file(n))] = strings.TrimPrefix(digests.Encode(emptyChunk, sum), "sha256:")
+	return w.checksums.save(w.names())
 }
 
 // writePieces writes the pieces of a part from one of them on, and its end.
-func (w *writer) writePieces(ctx context.Context, out io.Writer, pieces []extent, from int) error {
+func (w *writer) writePieces(ctx context.Context, out io.Writer, pieces []piece, from int) error {
 	for i := from; i <= len(pieces); i++ {
 		frame := w.frame(pieces, i)
 		if _, err := out.Write(frame); err != nil {
@@ -319,12 +319,12 @@ func (w *writer) writePieces(ctx context.Context, out io.Writer, pieces []extent
 }
 
 // writePiece writes the content of a blob or chunk and checks it.
-func (w *writer) writePiece(ctx context.Context, out io.Writer, e *extent) error {
+func (w *writer) writePiece(ctx context.Context, out io.Writer, e *piece) error {
 	if e.chunk < 0 {
 		return w.copyBlob(ctx, out, e.blob, 0, e.size)
 	}
 	h := sha256.New()
-	if err := w.copyBlob(ctx, io.MultiWriter(out, h), e.blob, int64(e.chunk)*w.dealt.chunk, e.size); err != nil {
+	if err := w.copyBlob(ctx, io.MultiWriter(out, h), e.blob, int64(e.chunk)*w.partition.chunk, e.size); err != nil {
 		return err
 	}
 	if got, want := digests.Encode(emptyChunk, h), w.digestOf(e); got != want {
@@ -337,10 +337,10 @@ func (w *writer) writePiece(ctx context.Context, out io.Writer, e *extent) error
 // up to there.
 //
 // Everything is hashed again: after a power cut the end of a file may have its length and not its bytes.
-func (w *writer) resume(ctx context.Context, f *os.File, docs []document, pieces []extent) (sum hash.Hash, done int, at int64, err error) {
+func (w *writer) resume(ctx context.Context, f *os.File, docs []document, pieces []piece) (sum hash.Hash, done int, at int64, err error) {
 	sum = sha256.New()
 	s := &stream{r: io.TeeReader(bufio.NewReaderSize(f, len(w.buf)), sum), input: f.Name(), end: -1}
-	if err := writeDocuments(&matcher{stream: s}, docs); errors.Is(err, ErrDamaged) {
+	if err := writeDocuments(&comparer{stream: s}, docs); errors.Is(err, ErrDamaged) {
 		return sha256.New(), 0, 0, nil
 	} else if err != nil {
 		return nil, 0, 0, err
@@ -352,10 +352,10 @@ func (w *writer) resume(ctx context.Context, f *os.File, docs []document, pieces
 		if err != nil {
 			return nil, 0, 0, err
 		}
-		_, err = (&matcher{stream: s}).Write(w.frame(pieces, i))
+		_, err = (&comparer{stream: s}).Write(w.frame(pieces, i))
 		if err == nil {
 			e := &pieces[i]
-			_, _, err = hashSink{func(int64) {}}.Put(ctx, w.digestOf(e), e.size, io.LimitReader(s, e.size))
+			_, _, err = verifySink{func(int64) {}}.Put(ctx, w.digestOf(e), e.size, io.LimitReader(s, e.size))
 		}
 		if errors.Is(err, syscall.EBADMSG) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return before, i, at, nil

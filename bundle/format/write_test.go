@@ -321,7 +321,7 @@ func TestWriteRefuses(t *testing.T) {
 		{"long", "x.tar", with(strings.Repeat("x", 514)), 0, syscall.EBADMSG, victim},
 		{"a directory", "", s.open, 0, nil, "no regular file"},
 		{"no directory", "no/x.tar", s.open, 0, os.ErrNotExist, "no/x.tar"},
-		{"small parts", "x.tar", s.open, 4096, errSplit, "at least"},
+		{"small parts", "x.tar", s.open, 4096, errSplitTooSmall, "at least"},
 		{"negative", "x.tar", s.open, -1, nil, "negative"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

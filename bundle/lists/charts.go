@@ -70,7 +70,7 @@ func (l *Parser) classicChart(where string, words []string) error {
 		}
 		c.Version = words[2]
 	}
-	if _, again := l.first("chart "+c.Repo+" "+c.Name+" "+c.Version, asked{where: where}); !again {
+	if _, again := l.first("chart "+c.Repo+" "+c.Name+" "+c.Version, request{where: where}); !again {
 		l.wanted.Charts = append(l.wanted.Charts, c)
 	}
 	return nil

@@ -44,7 +44,7 @@ func (l *Parser) addFile(f File) error {
 	if _, err := PlaceURL(f.URL); err != nil {
 		return err
 	}
-	before, again := l.first("file "+f.URL, asked{index: len(l.wanted.Files), digest: f.Digest, where: f.Where})
+	before, again := l.first("file "+f.URL, request{index: len(l.wanted.Files), digest: f.Digest, where: f.Where})
 	switch {
 	case !again:
 		l.wanted.Files = append(l.wanted.Files, f)

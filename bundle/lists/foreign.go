@@ -11,7 +11,7 @@ import (
 
 // foreign reads a document that is a list of another tool's. It is false for what is none, such as Kubernetes
 // manifests.
-func (m *yamlImages) foreign(doc *yaml.Node) bool {
+func (m *yamlReader) foreign(doc *yaml.Node) bool {
 	root := doc
 	if doc.Kind == yaml.DocumentNode && len(doc.Content) == 1 {
 		root = doc.Content[0]
@@ -47,7 +47,7 @@ func (m *yamlImages) foreign(doc *yaml.Node) bool {
 }
 
 // sequence reads a YAML list of references. A list with anything else in it may have images deeper down.
-func (m *yamlImages) sequence(root *yaml.Node) bool {
+func (m *yamlReader) sequence(root *yaml.Node) bool {
 	if slices.ContainsFunc(root.Content, func(n *yaml.Node) bool { _, ok := text(n); return !ok }) {
 		return false
 	}
@@ -59,14 +59,14 @@ func (m *yamlImages) sequence(root *yaml.Node) bool {
 }
 
 // take adds a reference that is certainly meant to be one.
-func (m *yamlImages) take(line int, ref string) {
+func (m *yamlReader) take(line int, ref string) {
 	if err := m.lists.image(m.where(line), ref); err != nil {
 		m.refuse(line, err)
 	}
 }
 
 // hauler reads a manifest of hauler's (hauler.dev, apis/hauler.cattle.io): Images, Files, Charts.
-func (m *yamlImages) hauler(root *yaml.Node, kind string) {
+func (m *yamlReader) hauler(root *yaml.Node, kind string) {
 	spec := field(root, "spec")
 	switch kind {
 	case "Images":
@@ -96,7 +96,7 @@ func (m *yamlImages) hauler(root *yaml.Node, kind string) {
 
 // imageSet reads what an ImageSetConfiguration of oc-mirror's says in letters. The rest stands in catalogs that only
 // oc-mirror resolves.
-func (m *yamlImages) imageSet(root *yaml.Node) {
+func (m *yamlReader) imageSet(root *yaml.Node) {
 	mirror := field(root, "mirror")
 	for _, key := range []string{"platform", "operators", "samples"} {
 		if n := field(mirror, key); n != nil && len(n.Content) > 0 {
@@ -127,7 +127,7 @@ func (m *yamlImages) imageSet(root *yaml.Node) {
 }
 
 // elements calls take for each element of a list, and refuses an empty one.
-func (m *yamlImages) elements(of, in *yaml.Node, key string, take func(*yaml.Node)) {
+func (m *yamlReader) elements(of, in *yaml.Node, key string, take func(*yaml.Node)) {
 	list := field(in, key)
 	if list == nil || list.Kind != yaml.SequenceNode || len(list.Content) == 0 {
 		m.refuse(of.Line, fmt.Errorf("its list of %s is empty", key))
@@ -142,7 +142,7 @@ func (m *yamlImages) elements(of, in *yaml.Node, key string, take func(*yaml.Nod
 	}
 }
 
-func (m *yamlImages) file(line int, path string) {
+func (m *yamlReader) file(line int, path string) {
 	url, err := ParseFileURL(path)
 	if err != nil {
 		m.refuse(line, err)
@@ -154,12 +154,12 @@ func (m *yamlImages) file(line int, path string) {
 }
 
 // chart reads a chart whose repository stands beside its name.
-func (m *yamlImages) chart(n *yaml.Node, key string) {
+func (m *yamlReader) chart(n *yaml.Node, key string) {
 	repo, _ := text(field(n, key))
 	m.chartOf(n, repo)
 }
 
-func (m *yamlImages) chartOf(n *yaml.Node, repo string) {
+func (m *yamlReader) chartOf(n *yaml.Node, repo string) {
 	name, _ := text(field(n, "name"))
 	version, _ := text(field(n, "version"))
 	words := []string{repo, name}
@@ -203,7 +203,7 @@ func isSkopeoSync(root *yaml.Node) bool {
 	return len(root.Content) > 0
 }
 
-func (m *yamlImages) skopeo(root *yaml.Node) {
+func (m *yamlReader) skopeo(root *yaml.Node) {
 	for i := 0; i+1 < len(root.Content); i += 2 {
 		host, of := root.Content[i].Value, root.Content[i+1]
 		for _, key := range skopeoKeys[1:3] {

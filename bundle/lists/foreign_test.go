@@ -69,14 +69,14 @@ func TestForeignLists(t *testing.T) {
 func TestSaid(t *testing.T) {
 	for text, said := range map[string]bool{"": false, "# a comment\n\n": false, "nginx:1": true, "No Image": true} {
 		var l Parser
-		if l.Images("f", strings.NewReader(text)); (l.Said() > 0) != said {
-			t.Errorf("%q said %d times something", text, l.Said())
+		if l.Images("f", strings.NewReader(text)); (l.AllNotes() > 0) != said {
+			t.Errorf("%q said %d times something", text, l.AllNotes())
 		}
 	}
 	for text, said := range map[string]bool{"": false, "# nothing\n---\n": false, "null\n": false, "apiVersion: v1\nkind: ConfigMap\n": false, "- {x: y}\n": false, "image: nginx:1\n": true} {
 		var l Parser
-		if l.Manifests("f", strings.NewReader(text)); (l.Said() > 0) != said {
-			t.Errorf("%q said %d times something", text, l.Said())
+		if l.Manifests("f", strings.NewReader(text)); (l.AllNotes() > 0) != said {
+			t.Errorf("%q said %d times something", text, l.AllNotes())
 		}
 	}
 }

@@ -43,12 +43,12 @@ func (l *Parser) image(where, ref string) error {
 func (l *Parser) addImage(w Image) error {
 	if w.Tag != "" && w.Digest != "" {
 		name := w.Repository + ":" + w.Tag
-		if before, again := l.first("pin "+name, asked{digest: w.Digest, where: w.Where}); again && before.digest != w.Digest {
+		if before, again := l.first("pin "+name, request{digest: w.Digest, where: w.Where}); again && before.digest != w.Digest {
 			return fmt.Errorf("%s is pinned to %s here and to %s at %s: a tag names one digest, remove one of the lines", name, w.Digest, before.digest, before.where)
 		}
 	}
-	if _, again := l.first("image "+w.Ref(), asked{where: w.Where}); !again {
-		if err := l.placed(w); err != nil {
+	if _, again := l.first("image "+w.Ref(), request{where: w.Where}); !again {
+		if err := l.checkPlace(w); err != nil {
 			return err
 		}
 		l.wanted.Images = append(l.wanted.Images, w)

@@ -78,7 +78,7 @@ func (l *Parser) document(name string, begin int, doc []byte) {
 	if len(bytes.TrimSpace(bytes.TrimPrefix(doc, []byte("---")))) == 0 {
 		return
 	}
-	m := yamlImages{lists: l, name: name, before: begin - 1}
+	m := yamlReader{lists: l, name: name, before: begin - 1}
 	var root yaml.Node
 	if err := yaml.Unmarshal(doc, &root); err != nil {
 		if at := templateLine.FindIndex(doc); at != nil {
@@ -98,8 +98,8 @@ func (l *Parser) document(name string, begin int, doc []byte) {
 	}
 }
 
-// yamlImages is one document that is walked.
-type yamlImages struct {
+// yamlReader is one document that is walked.
+type yamlReader struct {
 	lists    *Parser
 	name     string
 	before   int  // lines of the file before it
@@ -107,9 +107,9 @@ type yamlImages struct {
 	bad      bool // a template was found; one word of it is enough
 }
 
-func (m *yamlImages) where(line int) string { return fmt.Sprintf("%s:%d", m.name, m.before+line) }
+func (m *yamlReader) where(line int) string { return fmt.Sprintf("%s:%d", m.name, m.before+line) }
 
-func (m *yamlImages) refuse(line int, err error) {
+func (m *yamlReader) refuse(line int, err error) {
 	if !m.embedded {
 		m.lists.refuse(m.where(line), err)
 	}
@@ -124,7 +124,7 @@ type place struct {
 
 // walk looks at a node and all under it. Aliases are not followed: what they mean stands in the same document and is
 // seen there.
-func (m *yamlImages) walk(n *yaml.Node, at place) {
+func (m *yamlReader) walk(n *yaml.Node, at place) {
 	if at.depth > maxManifestDepth {
 		if !m.bad {
 			m.refuse(n.Line, fmt.Errorf("the YAML is nested deeper than %d", maxManifestDepth))
@@ -159,7 +159,7 @@ func (m *yamlImages) walk(n *yaml.Node, at place) {
 	}
 }
 
-func (m *yamlImages) mapping(n *yaml.Node, at place) {
+func (m *yamlReader) mapping(n *yaml.Node, at place) {
 	container := at.container
 	at.container = false
 	if kind, _ := text(field(n, "kind")); kind == "ConfigMap" {
@@ -195,14 +195,14 @@ func (m *yamlImages) mapping(n *yaml.Node, at place) {
 }
 
 // image takes the value of a key that is called image.
-func (m *yamlImages) image(line int, s string, container bool) {
+func (m *yamlReader) image(line int, s string, container bool) {
 	switch {
 	case s == "" || s == "auto": // left to be filled in by what admits the pod, such as Istio's injection
 		return
 	case strings.Contains(s, "{{"):
 		m.refuse(line, errTemplate)
 		return
-	case !container && isPicture(s):
+	case !container && isMediaFile(s):
 		return
 	}
 	if err := m.lists.image(m.where(line), s); err != nil && container {
@@ -211,7 +211,7 @@ func (m *yamlImages) image(line int, s string, container bool) {
 }
 
 // imageMap takes an image that is written in parts.
-func (m *yamlImages) imageMap(n *yaml.Node) {
+func (m *yamlReader) imageMap(n *yaml.Node) {
 	if ref, ok := text(field(n, "reference")); ok && ref != "" {
 		m.image(n.Line, ref, true)
 		return
@@ -248,9 +248,9 @@ func (m *yamlImages) imageMap(n *yaml.Node) {
 var publicHost = regexp.MustCompile(`\.[A-Za-z][A-Za-z0-9-]*(:[0-9]+)?$`)
 
 // guess takes a string that may be an image, and is one only if it names a host and a tag or digest.
-func (m *yamlImages) guess(line int, s string) {
+func (m *yamlReader) guess(line int, s string) {
 	host, _, ok := strings.Cut(s, "/")
-	if !ok || !publicHost.MatchString(host) || !Explicit(s) || isPicture(s) || strings.Contains(s, "://") {
+	if !ok || !publicHost.MatchString(host) || !Explicit(s) || isMediaFile(s) || strings.Contains(s, "://") {
 		return
 	}
 	if w, err := ParseReference(s); err == nil {
@@ -262,7 +262,7 @@ func (m *yamlImages) guess(line int, s string) {
 }
 
 // configMap looks into the YAML that a ConfigMap carries, for pods that a controller makes of it.
-func (m *yamlImages) configMap(data *yaml.Node) {
+func (m *yamlReader) configMap(data *yaml.Node) {
 	if data == nil || data.Kind != yaml.MappingNode || m.embedded {
 		return
 	}
@@ -273,7 +273,7 @@ func (m *yamlImages) configMap(data *yaml.Node) {
 		}
 		var root yaml.Node
 		if yaml.Unmarshal([]byte(v.Value), &root) == nil {
-			in := yamlImages{lists: m.lists, name: m.name, before: m.before + v.Line, embedded: true}
+			in := yamlReader{lists: m.lists, name: m.name, before: m.before + v.Line, embedded: true}
 			in.walk(&root, place{})
 		}
 	}
@@ -311,8 +311,8 @@ func Explicit(ref string) bool {
 	return strings.ContainsAny(ref[strings.LastIndexByte(ref, '/')+1:], ":@")
 }
 
-// isPicture says whether an "image" is one to be looked at.
-func isPicture(s string) bool {
+// isMediaFile says whether an "image" is one to be looked at.
+func isMediaFile(s string) bool {
 	for _, end := range []string{".png", ".svg", ".jpg", ".jpeg", ".gif", ".ico", ".webp"} {
 		if strings.HasSuffix(strings.ToLower(s), end) {
 			return true

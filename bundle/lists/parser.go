@@ -21,15 +21,15 @@ const (
 // Wanted, all of it, before anything is done. The zero value is ready.
 type Parser struct {
 	wanted Wanted
-	seen   map[string]asked // what was asked for already, by a key of its kind
+	seen   map[string]request // what was asked for already, by a key of its kind
 	bad    []string
 	more   int // bad lines beyond maxBadLines
 	said   int // names and bad lines so far, those that were said before too
 	notes  []string
 }
 
-// asked says who asked for something first.
-type asked struct {
+// request says who asked for something first.
+type request struct {
 	index  int // in its list of Wanted
 	digest string
 	where  string
@@ -58,8 +58,8 @@ func (l *Parser) Wanted() (*Wanted, error) {
 	return &l.wanted, nil
 }
 
-// Said counts the names and the bad lines so far, those that were said before too: what adds none says nothing.
-func (l *Parser) Said() int { return l.said }
+// AllNotes counts the names and the bad lines so far, those that were said before too: what adds none says nothing.
+func (l *Parser) AllNotes() int { return l.said }
 
 // Notes are what is to be known of the lists although nothing is wrong with them, one sentence each.
 func (l *Parser) Notes() []string { return l.notes }
@@ -80,10 +80,10 @@ func (l *Parser) refuse(where string, err error) {
 }
 
 // first remembers that key was asked for, and returns who asked for it first if this is not the first time.
-func (l *Parser) first(key string, a asked) (asked, bool) {
+func (l *Parser) first(key string, a request) (request, bool) {
 	l.said++
 	if l.seen == nil {
-		l.seen = map[string]asked{}
+		l.seen = map[string]request{}
 	}
 	if before, ok := l.seen[key]; ok {
 		return before, true

@@ -160,25 +160,25 @@ func unhex(c byte) byte {
 	return c - 'a' + 10
 }
 
-// placed checks that there is a place inside for what a list asks for, and notes another name than the one that was
+// checkPlace checks that there is a place inside for what a list asks for, and notes another name than the one that was
 // written.
-func (l *Parser) placed(w Image) error {
+func (l *Parser) checkPlace(w Image) error {
 	place, err := Place(w.Repository)
 	if err != nil {
 		return err
 	}
 	name := Image{Repository: place, Tag: w.Tag, Digest: w.Digest}.Ref()
-	if before, again := l.first("place "+name, asked{digest: w.Repository, where: w.Where}); again && before.digest != w.Repository {
+	if before, again := l.first("place "+name, request{digest: w.Repository, where: w.Where}); again && before.digest != w.Repository {
 		return fmt.Errorf("%s is called %s inside, and so is that of %s at %s: remove one of the lines, or give one another name", w.Ref(), name, before.digest, before.where)
 	}
 	if place != w.Repository {
-		l.note(w.Where, "%s is called %s inside: %s", w.Ref(), name, whyPlaced(w.Repository, place))
+		l.note(w.Where, "%s is called %s inside: %s", w.Ref(), name, placeReason(w.Repository, place))
 	}
 	return nil
 }
 
-// whyPlaced says why a name is another one inside.
-func whyPlaced(repository, place string) string {
+// placeReason says why a name is another one inside.
+func placeReason(repository, place string) string {
 	host, _, _ := strings.Cut(repository, "/")
 	first, _, _ := strings.Cut(place, "/")
 	bare, _, _ := strings.Cut(host, ":")
@@ -200,5 +200,5 @@ func Renamed(repository string) string {
 	if err != nil || place == repository {
 		return ""
 	}
-	return fmt.Sprintf("%s is called %s inside: %s", repository, place, whyPlaced(repository, place))
+	return fmt.Sprintf("%s is called %s inside: %s", repository, place, placeReason(repository, place))
 }

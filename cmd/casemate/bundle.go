@@ -88,14 +88,14 @@ func showContents(t *table, c *bundle.Contents, names bool) {
 		if i.Sparse {
 			platforms += " (sparse)"
 		}
-		t.line(imageName(i), i.Digest, size(i.Size), platforms, taken(i.Taken))
+		t.line(imageName(i), i.Digest, size(i.Size), platforms, taken(i.Provenance))
 	}
 	for _, f := range c.Index.Files {
-		t.line(f.URL, f.Digest, size(f.Size), "", taken(f.Taken))
+		t.line(f.URL, f.Digest, size(f.Size), "", taken(f.Provenance))
 	}
 }
 
-func taken(t bundle.Taken) string {
+func taken(t bundle.Provenance) string {
 	if t.From == "" {
 		return t.On
 	}

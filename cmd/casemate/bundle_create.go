@@ -251,7 +251,7 @@ func writable(to target, split bool) error {
 	if info, err := os.Stat(file); err == nil && !split && !info.Mode().IsRegular() {
 		return usageError{fmt.Errorf("%s is there and no regular file: name another one", file)}
 	}
-	if name, err := format.InTheWay(file, split); err != nil {
+	if name, err := format.ExistingFile(file, split); err != nil {
 		return fmt.Errorf("the bundle cannot be written to %s: %w", file, err)
 	} else if name != "" && !to.force {
 		return fmt.Errorf("%s exists: name another file, or give --force to replace it: %w", name, fs.ErrExist)

@@ -88,23 +88,23 @@ func (m *Mismatch) Diagnose(rawURL, known string, content *os.File, other func(d
 	}
 	switch {
 	case bytes.HasPrefix(head, []byte(elf.ELFMAG)):
-		m.judgeELF(name, content)
+		m.diagnoseELF(name, content)
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-		m.judgeGzip(name, content)
+		m.diagnoseGzip(name, content)
 	}
 	if m.Looks == Changed && m.Detail == "" {
 		m.Detail = "the server has other content now, or the checksum is another version's"
 	}
 }
 
-// judgeELF looks whether a program is for the architecture of its URL, and whole.
-func (m *Mismatch) judgeELF(name string, content *os.File) {
+// diagnoseELF looks whether a program is for the architecture of its URL, and whole.
+func (m *Mismatch) diagnoseELF(name string, content *os.File) {
 	var ident [20]byte
 	if _, err := content.ReadAt(ident[:], 0); err != nil {
 		m.Looks, m.Detail = Truncated, "it is the first bytes of a program"
 		return
 	}
-	if want, is := architecture(name), programFor(ident[:]); want != "" && is != "" && want != is {
+	if want, is := architecture(name), elfArchitecture(ident[:]); want != "" && is != "" && want != is {
 		m.Looks, m.Detail = OtherArchitecture, fmt.Sprintf("it is a program for %s, and its URL says %s", is, want)
 		return
 	}
@@ -115,9 +115,9 @@ func (m *Mismatch) judgeELF(name string, content *os.File) {
 	}
 }
 
-// programFor is the architecture of a program that begins with head, "" if that is no program or one for something
+// elfArchitecture is the architecture of a program that begins with head, "" if that is no program or one for something
 // else.
-func programFor(head []byte) string {
+func elfArchitecture(head []byte) string {
 	if len(head) < 20 || !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
 		return ""
 	}
@@ -131,8 +131,8 @@ func programFor(head []byte) string {
 	return machines[machine]
 }
 
-// judgeGzip looks whether an archive is whole, and whether the programs in it are for the architecture of its URL.
-func (m *Mismatch) judgeGzip(name string, content *os.File) {
+// diagnoseGzip looks whether an archive is whole, and whether the programs in it are for the architecture of its URL.
+func (m *Mismatch) diagnoseGzip(name string, content *os.File) {
 	if _, err := content.Seek(0, io.SeekStart); err != nil {
 		return
 	}
@@ -152,7 +152,7 @@ func (m *Mismatch) judgeGzip(name string, content *os.File) {
 			if _, err := io.ReadFull(t, ident); err != nil {
 				continue
 			}
-			if is := programFor(ident); is != "" && is != want {
+			if is := elfArchitecture(ident); is != "" && is != want {
 				m.Looks, m.Detail = OtherArchitecture, fmt.Sprintf("the programs in it are for %s, and its URL says %s", is, want)
 				return
 			}
@@ -174,12 +174,12 @@ var architectureWords = map[string]string{
 	"armv6": "arm", "386": "386", "i386": "386", "i686": "386", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64",
 }
 
-var notInWords = regexp.MustCompile(`[^a-z0-9_]+`)
+var wordSeparators = regexp.MustCompile(`[^a-z0-9_]+`)
 
 // architecture finds the one architecture that a text names, "" if it names none or several.
 func architecture(text string) string {
 	found := ""
-	for _, w := range notInWords.Split(strings.ToLower(text), -1) {
+	for _, w := range wordSeparators.Split(strings.ToLower(text), -1) {
 		a := architectureWords[w]
 		for rest, more := w, true; a == "" && more; { // linux_amd64, Linux_x86_64
 			if _, rest, more = strings.Cut(rest, "_"); more {

@@ -42,14 +42,14 @@ type Request struct {
 // Downloader brings content into the cache. Its methods are safe for concurrent use.
 type Downloader struct {
 	Cache    *cache.Cache
-	Progress starter
+	Progress Progress
 	Retry    transport.Retry
 	Fetched  atomic.Int64 // bytes that came over the network
 	parts    keyedMutex   // by what a part is of
 }
 
-// starter is told when a transfer begins.
-type starter interface {
+// Progress is told when a transfer begins.
+type Progress interface {
 	Start(name string, total int64) Transfer
 }
 
@@ -104,10 +104,10 @@ func (c *Downloader) Fetch(ctx context.Context, d Request) (got Result, err erro
 	if strings.HasPrefix(d.Digest, "sha512:") {
 		g.sha512 = sha512.New()
 	}
-	if err := g.rewind(); err != nil {
+	if err := g.resume(); err != nil {
 		return got, err
 	}
-	if err := g.right(ctx); err != nil {
+	if err := g.fetchVerified(ctx); err != nil {
 		var m *diagnose.Mismatch
 		if errors.As(err, &m) {
 			if d.Diagnose != nil {
@@ -123,22 +123,22 @@ func (c *Downloader) Fetch(ctx context.Context, d Request) (got Result, err erro
 
 // getter is a download on its way.
 type getter struct {
-	d      Request
-	c      *Downloader
-	f      *os.File
-	t      Transfer
-	sha256 hash.Hash
-	sha512 hash.Hash // nil if it is not asked for
-	at     int64     // bytes that are in the part and in the sums
-	best   int64     // the most that there were: begun anew is no progress
-	state  partState
-	from   string
-	length int64 // the whole's size as the server said, -1
-	pieced bool  // it came in more than one piece
+	d         Request
+	c         *Downloader
+	f         *os.File
+	t         Transfer
+	sha256    hash.Hash
+	sha512    hash.Hash // nil if it is not asked for
+	offset    int64     // bytes that are in the part and in the sums
+	mostBytes int64     // the most that there were: begun anew is no progress
+	state     partState
+	from      string
+	length    int64 // the whole's size as the server said, -1
+	resumed   bool  // it came in more than one piece
 }
 
-// rewind goes on with a part of an earlier run, if there is one that can be gone on with.
-func (g *getter) rewind() error {
+// resume goes on with a part of an earlier run, if there is one that can be gone on with.
+func (g *getter) resume() error {
 	fi, err := g.f.Stat()
 	if err != nil {
 		return cache.DiskError{Err: err}
@@ -148,7 +148,7 @@ func (g *getter) rewind() error {
 	var s partState
 	known := cache.ReadRecord(g.f.Name()+".json", &s)
 	if fi.Size() == 0 || !known || g.d.Digest == "" && (s.URL != g.d.URL || s.validator() == "" || fi.Size() == s.Size) || g.d.Size >= 0 && fi.Size() > g.d.Size {
-		return g.begin()
+		return g.restart()
 	}
 	if s.URL != g.d.URL { // the same content elsewhere: validators are of the other place
 		s = partState{URL: g.d.URL, Size: s.Size}
@@ -157,7 +157,7 @@ func (g *getter) rewind() error {
 	if err != nil {
 		return cache.DiskError{Err: err}
 	}
-	g.at, g.best, g.state, g.pieced = n, n, s, true
+	g.offset, g.mostBytes, g.state, g.resumed = n, n, s, true
 	g.length = s.Size
 	g.t.Add(n)
 	return nil
@@ -170,16 +170,16 @@ func (g *getter) sums() io.Writer {
 	return g.sha256
 }
 
-// begin throws away what came so far.
-func (g *getter) begin() error {
+// restart throws away what came so far.
+func (g *getter) restart() error {
 	if err := g.f.Truncate(0); err != nil {
 		return cache.DiskError{Err: err}
 	}
 	if _, err := g.f.Seek(0, io.SeekStart); err != nil {
 		return cache.DiskError{Err: err}
 	}
-	g.t.Add(-g.at)
-	g.at, g.length = 0, -1
+	g.t.Add(-g.offset)
+	g.offset, g.length = 0, -1
 	g.state = partState{URL: g.d.URL, Size: -1}
 	g.sha256.Reset()
 	if g.sha512 != nil {
@@ -188,35 +188,35 @@ func (g *getter) begin() error {
 	return nil
 }
 
-// mostWrong is how often content that is wrong in other ways each time is fetched.
-const mostWrong = 3
+// maxWrongBodies is how often content that is wrong in other ways each time is fetched.
+const maxWrongBodies = 3
 
-// right fetches until what is here is right. What is wrong is fetched once more: it may have been damaged on the way,
+// fetchVerified fetches until what is here is right. What is wrong is fetched once more: it may have been damaged on the way,
 // or pieces of two contents were put together. The same twice is what the server has.
-func (g *getter) right(ctx context.Context) error {
+func (g *getter) fetchVerified(ctx context.Context) error {
 	var last transport.RepeatedError
 	failures := 0
 	err := g.c.Retry.Do(ctx, func() error {
 		if failures > 0 {
-			if err := g.begin(); err != nil {
+			if err := g.restart(); err != nil {
 				return err
 			}
-			g.best, g.pieced = 0, false
+			g.mostBytes, g.resumed = 0, false
 		}
-		if err := g.run(ctx); err != nil {
+		if err := g.fetchAll(ctx); err != nil {
 			return err
 		}
-		if m := g.check(); m != nil {
+		if m := g.verify(); m != nil {
 			return transport.WrongError{Err: m}
 		}
 		return nil
 	}, func(err error) (int, bool) {
 		var wrong transport.WrongError
 		failures++
-		if !errors.As(err, &wrong) || failures == mostWrong {
+		if !errors.As(err, &wrong) || failures == maxWrongBodies {
 			return 0, false
 		}
-		return failures, g.pieced || !last.Seen(err)
+		return failures, g.resumed || !last.Seen(err)
 	}, "name", g.d.Name)
 	var wrong transport.WrongError
 	if errors.As(err, &wrong) {
@@ -225,10 +225,10 @@ func (g *getter) right(ctx context.Context) error {
 	return err
 }
 
-// run fetches until everything is here. It gives up after some tries that brought nothing new.
-func (g *getter) run(ctx context.Context) error {
+// fetchAll fetches until everything is here. It gives up after some tries that brought nothing new.
+func (g *getter) fetchAll(ctx context.Context) error {
 	failures := 0
-	return g.c.Retry.Do(ctx, func() error { return g.once(ctx) }, func(err error) (int, bool) {
+	return g.c.Retry.Do(ctx, func() error { return g.request(ctx) }, func(err error) (int, bool) {
 		var (
 			broken transport.BrokenError
 			local  cache.DiskError
@@ -237,8 +237,8 @@ func (g *getter) run(ctx context.Context) error {
 			return 0, false
 		}
 		failures++
-		if g.at > g.best {
-			g.best, failures = g.at, 0
+		if g.offset > g.mostBytes {
+			g.mostBytes, failures = g.offset, 0
 		}
 		return failures, failures < transport.MaxAttempts
 	}, "name", g.d.Name)
@@ -252,9 +252,9 @@ func (g *getter) total() int64 {
 	return g.length
 }
 
-// once sends one request and takes what its answer brings.
-func (g *getter) once(ctx context.Context) error {
-	if g.at > 0 && g.at == g.total() {
+// request sends one request and takes what its answer brings.
+func (g *getter) request(ctx context.Context) error {
+	if g.offset > 0 && g.offset == g.total() {
 		return nil
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.d.URL, nil)
@@ -262,8 +262,8 @@ func (g *getter) once(ctx context.Context) error {
 		return err
 	}
 	req.Header.Set("Accept-Encoding", "identity")
-	if g.at > 0 {
-		span := fmt.Sprintf("bytes=%d-", g.at)
+	if g.offset > 0 {
+		span := fmt.Sprintf("bytes=%d-", g.offset)
 		if total := g.total(); total > 0 { // some servers know only ranges with an end
 			span += strconv.FormatInt(total-1, 10)
 		}
@@ -279,12 +279,12 @@ func (g *getter) once(ctx context.Context) error {
 	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusOK:
-		if g.at > 0 { // the server knows no ranges, or the content is another one now
-			if err := g.begin(); err != nil {
+		if g.offset > 0 { // the server knows no ranges, or the content is another one now
+			if err := g.restart(); err != nil {
 				return err
 			}
 		}
-		if err := g.encoded(resp); err != nil {
+		if err := g.checkEncoding(resp); err != nil {
 			return err
 		}
 		g.length = resp.ContentLength
@@ -293,35 +293,35 @@ func (g *getter) once(ctx context.Context) error {
 		from, whole, ok := contentRange(resp.Header.Get("Content-Range"))
 		etag := resp.Header.Get("ETag")
 		switch {
-		case !ok || g.at == 0 || from != g.at:
+		case !ok || g.offset == 0 || from != g.offset:
 			err = fmt.Errorf("the server sent another range than it was asked for (Content-Range %.100q)", resp.Header.Get("Content-Range"))
 		case whole >= 0 && g.total() >= 0 && whole != g.total(), g.state.ETag != "" && etag != "" && etag != g.state.ETag:
 			err = errors.New("it changed on the server while it was fetched")
 		}
 		if err != nil {
-			return errors.Join(transport.BrokenError{Err: err}, g.begin())
+			return errors.Join(transport.BrokenError{Err: err}, g.restart())
 		}
 		g.length = max(g.length, whole)
-		g.pieced = true
+		g.resumed = true
 	case http.StatusRequestedRangeNotSatisfiable:
-		if g.at == 0 {
+		if g.offset == 0 {
 			return transport.ResponseError(resp)
 		}
-		return errors.Join(transport.BrokenError{Err: fmt.Errorf("truncated: the server has no more than the %d bytes that came", g.at)}, g.begin())
+		return errors.Join(transport.BrokenError{Err: fmt.Errorf("truncated: the server has no more than the %d bytes that came", g.offset)}, g.restart())
 	default:
 		return transport.ResponseError(resp)
 	}
 	if g.d.Size >= 0 && g.length >= 0 && g.length != g.d.Size {
 		other := fmt.Errorf("the server has %d bytes of it, but it must have %d", g.length, g.d.Size)
-		return errors.Join(transport.WrongError{Err: SizeError{other, g.length}}, g.begin())
+		return errors.Join(transport.WrongError{Err: SizeError{other, g.length}}, g.restart())
 	}
-	return g.take(resp)
+	return g.appendBody(resp)
 }
 
-// encoded refuses what a server compressed although it was asked not to, unless a digest says that these are the right
+// checkEncoding refuses what a server compressed although it was asked not to, unless a digest says that these are the right
 // bytes: what lies there would not be what is kept. Some servers say it of an archive that is no more compressed than
 // it always is.
-func (g *getter) encoded(resp *http.Response) error {
+func (g *getter) checkEncoding(resp *http.Response) error {
 	how := resp.Header.Get("Content-Encoding")
 	if how == "" || how == "identity" || g.d.Digest != "" {
 		return nil
@@ -334,8 +334,8 @@ func (g *getter) encoded(resp *http.Response) error {
 	return fmt.Errorf("the server compresses it (Content-Encoding %.40q) although it was asked not to; name its checksum with --checksums to take it so", how)
 }
 
-// take appends a body to the part.
-func (g *getter) take(resp *http.Response) error {
+// appendBody appends a body to the part.
+func (g *getter) appendBody(resp *http.Response) error {
 	g.from = resp.Request.URL.String()
 	g.state.Size = g.total()
 	if b, err := json.Marshal(g.state); err != nil {
@@ -346,7 +346,7 @@ func (g *getter) take(resp *http.Response) error {
 	g.t.Total(g.total())
 	body := io.Reader(resp.Body)
 	if g.d.Size >= 0 { // one byte more than it may have is enough to know that it is wrong
-		body = io.LimitReader(body, g.d.Size-g.at+1)
+		body = io.LimitReader(body, g.d.Size-g.offset+1)
 	}
 	w := &partWriter{g: g, w: io.MultiWriter(g.f, g.sums())}
 	_, err := io.CopyBuffer(w, body, make([]byte, 256<<10))
@@ -355,13 +355,13 @@ func (g *getter) take(resp *http.Response) error {
 		return cache.DiskError{Err: w.err}
 	case err != nil:
 		if want := g.total(); errors.Is(err, io.ErrUnexpectedEOF) && want >= 0 {
-			err = fmt.Errorf("truncated: %d of %d bytes came: %w", g.at, want, err)
+			err = fmt.Errorf("truncated: %d of %d bytes came: %w", g.offset, want, err)
 		}
 		return transport.BrokenError{Err: err}
-	case g.d.Size >= 0 && g.at > g.d.Size:
-		return errors.Join(transport.WrongError{Err: fmt.Errorf("the server sends more than the %d bytes that it must have", g.d.Size)}, g.begin())
-	case g.d.Size >= 0 && g.at < g.d.Size:
-		return transport.BrokenError{Err: fmt.Errorf("truncated: %d of %d bytes came", g.at, g.d.Size)}
+	case g.d.Size >= 0 && g.offset > g.d.Size:
+		return errors.Join(transport.WrongError{Err: fmt.Errorf("the server sends more than the %d bytes that it must have", g.d.Size)}, g.restart())
+	case g.d.Size >= 0 && g.offset < g.d.Size:
+		return transport.BrokenError{Err: fmt.Errorf("truncated: %d of %d bytes came", g.offset, g.d.Size)}
 	}
 	return nil
 }
@@ -375,24 +375,24 @@ type partWriter struct {
 
 func (w *partWriter) Write(p []byte) (int, error) {
 	n, err := w.w.Write(p)
-	w.g.at += int64(n)
+	w.g.offset += int64(n)
 	w.g.c.Fetched.Add(int64(n))
 	w.g.t.Add(int64(n))
 	w.err = err
 	return n, err
 }
 
-// check compares the sums with the digest that must be.
-func (g *getter) check() *diagnose.Mismatch {
+// verify compares the sums with the digest that must be.
+func (g *getter) verify() *diagnose.Mismatch {
 	got := g.result()
 	if g.d.Digest == "" || g.d.Digest == got.Digest || g.d.Digest == got.SHA512 {
 		return nil
 	}
-	return &diagnose.Mismatch{Want: g.d.Digest, Got: cmp.Or(got.SHA512, got.Digest), Size: g.at, Looks: diagnose.Changed}
+	return &diagnose.Mismatch{Want: g.d.Digest, Got: cmp.Or(got.SHA512, got.Digest), Size: g.offset, Looks: diagnose.Changed}
 }
 
 func (g *getter) result() Result {
-	r := Result{Digest: digests.Encode("sha256:", g.sha256), Size: g.at, From: g.from, ETag: g.state.ETag, LastModified: g.state.LastModified}
+	r := Result{Digest: digests.Encode("sha256:", g.sha256), Size: g.offset, From: g.from, ETag: g.state.ETag, LastModified: g.state.LastModified}
 	if g.sha512 != nil {
 		r.SHA512 = digests.Encode("sha512:", g.sha512)
 		if g.d.Blob {

@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// MaxRefusals is how often in a row a host may answer 429 before it is taken at its word; the pauses between add up to
+// MaxTooManyRequests is how often in a row a host may answer 429 before it is taken at its word; the pauses between add up to
 // a minute.
-const MaxRefusals = 8
+const MaxTooManyRequests = 8
 
-// pace slows all workers down together where a host answers 429: what one of them was told counts for all. Hosts limit
+// rateLimits slows all workers down together where a host answers 429: what one of them was told counts for all. Hosts limit
 // kinds of requests (Docker Hub counts GETs of manifests and no others), so each kind has a pace of its own. The zero
 // value is ready; its methods are safe for concurrent use.
-type pace struct {
+type rateLimits struct {
 	mu     sync.Mutex
 	limits map[string]*limit
 }
@@ -28,8 +28,8 @@ type limit struct {
 	until   time.Time // nobody asks before
 }
 
-// kindOf is what a limit is of.
-func kindOf(req *http.Request) string {
+// limitKey is what a limit is of.
+func limitKey(req *http.Request) string {
 	kind := "other"
 	for _, k := range []string{"/manifests/", "/blobs/"} {
 		if strings.Contains(req.URL.Path, k) {
@@ -41,7 +41,7 @@ func kindOf(req *http.Request) string {
 
 // before says how long to wait before a request is sent, in whole milliseconds. The error is the answer of a host that
 // need not be asked, because it refused all along.
-func (p *pace) before(kind string, now time.Time) (time.Duration, error) {
+func (p *rateLimits) before(kind string, now time.Time) (time.Duration, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := p.limits[kind]
@@ -49,15 +49,15 @@ func (p *pace) before(kind string, now time.Time) (time.Duration, error) {
 		return 0, nil
 	}
 	left := l.until.Sub(now)
-	if l.refused >= MaxRefusals || left > longestAsked {
-		return 0, &StatusError{Status: http.StatusTooManyRequests, asked: left, Message: fmt.Sprintf("it said so %s and was not asked again", times(l.refused))}
+	if l.refused >= MaxTooManyRequests || left > maxRetryAfter {
+		return 0, &StatusError{Status: http.StatusTooManyRequests, retryAfter: left, Message: fmt.Sprintf("it said so %s and was not asked again", times(l.refused))}
 	}
 	return (left + time.Millisecond - 1).Truncate(time.Millisecond), nil
 }
 
 // refused takes note of a 429 to a request that was sent at sent. asked is what its Retry-After asks for, 0 if it says
 // nothing. again says whether the request is worth another try.
-func (p *pace) refused(kind string, sent, now time.Time, asked time.Duration) (again bool) {
+func (p *rateLimits) refused(kind string, sent, now time.Time, asked time.Duration) (again bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.limits == nil {
@@ -75,11 +75,11 @@ func (p *pace) refused(kind string, sent, now time.Time, asked time.Duration) (a
 	} else if until := now.Add(asked); until.After(l.until) {
 		l.until = until
 	}
-	return l.refused < MaxRefusals && asked <= longestAsked
+	return l.refused < MaxTooManyRequests && asked <= maxRetryAfter
 }
 
 // accepted takes note of any other answer.
-func (p *pace) accepted(kind string) {
+func (p *rateLimits) accepted(kind string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.limits, kind)

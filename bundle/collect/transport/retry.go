@@ -12,8 +12,8 @@ const (
 	// MaxAttempts is the number of attempts for one request, and for a body that makes no progress.
 	MaxAttempts = 6
 
-	firstPause   = 500 * time.Millisecond // doubles with every attempt
-	longestPause = 30 * time.Second
+	minBackoff = 500 * time.Millisecond // doubles with every attempt
+	maxBackoff = 30 * time.Second
 )
 
 // Retry repeats what can succeed the next time. It is the only retry loop of the collector: requests, bodies and wrong
@@ -103,7 +103,7 @@ func (r Retry) DoBody(ctx context.Context, op func() error) error {
 // backoff is the pause after that many failures in a row: twice as long as the pause before, and a random value in the
 // upper half of that, so that clients that were refused together do not return together.
 func backoff(failures int) time.Duration {
-	d := min(firstPause<<(min(failures, 16)-1), longestPause)
+	d := min(minBackoff<<(min(failures, 16)-1), maxBackoff)
 	return d/2 + rand.N(d/2+1)
 }
 

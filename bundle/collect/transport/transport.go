@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	longestAsked = 5 * time.Minute // that a Retry-After may ask for; who asks for more is not waited for
-	stallTimeout = 60 * time.Second
+	maxRetryAfter = 5 * time.Minute // that a Retry-After may ask for; who asks for more is not waited for
+	stallTimeout  = 60 * time.Second
 )
 
 // errStalled ends a response that sends nothing any more. It counts as a broken connection.
@@ -70,11 +70,11 @@ func (e *proxyError) Error() string {
 // Retry-After and what the host told others ask. A response whose status is still bad after the last try is returned as
 // it is. Bodies that stall break with errStalled.
 type Retrying struct {
-	Inner http.RoundTripper
-	Stall time.Duration    // the longest that a read may take; 0: stallTimeout
-	Clock func() time.Time // nil: time.Now
-	Retry Retry
-	pace  pace
+	Inner  http.RoundTripper
+	Stall  time.Duration    // the longest that a read may take; 0: stallTimeout
+	Clock  func() time.Time // nil: time.Now
+	Retry  Retry
+	limits rateLimits
 }
 
 func (p *Retrying) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -88,8 +88,8 @@ func (p *Retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 			req.Body = body
 		}
-		kind := kindOf(req)
-		if pause, err := p.pace.before(kind, p.now()); err != nil {
+		kind := limitKey(req)
+		if pause, err := p.limits.before(kind, p.now()); err != nil {
 			return nil, err
 		} else if pause > 0 {
 			if err := p.Retry.wait(req.Context(), pause); err != nil {
@@ -97,10 +97,10 @@ func (p *Retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 		}
 		sent := p.now()
-		resp, err := p.once(req)
+		resp, err := p.roundTrip(req)
 		if err == nil && resp.StatusCode == http.StatusTooManyRequests {
 			asked, _ := retryAfter(resp.Header.Get("Retry-After"), p.now())
-			if !p.pace.refused(kind, sent, p.now(), asked) || !again || try >= MaxRefusals {
+			if !p.limits.refused(kind, sent, p.now(), asked) || !again || try >= MaxTooManyRequests {
 				return resp, nil
 			}
 			p.Retry.Log.Warn("retrying", "host", req.URL.Host, "path", req.URL.Path,
@@ -109,18 +109,18 @@ func (p *Retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 			continue
 		}
 		if err == nil {
-			p.pace.accepted(kind)
+			p.limits.accepted(kind)
 		}
-		if err == nil && !tryAgain(resp.StatusCode) {
+		if err == nil && !isRetryableStatus(resp.StatusCode) {
 			return resp, nil
 		}
-		if err != nil && (req.Context().Err() != nil || hopeless(err)) || !again || try >= MaxAttempts {
+		if err != nil && (req.Context().Err() != nil || isPermanent(err)) || !again || try >= MaxAttempts {
 			return resp, err
 		}
 		reason, asked := err, time.Duration(0)
 		if err == nil {
 			reason = &StatusError{Status: resp.StatusCode}
-			if asked, _ = retryAfter(resp.Header.Get("Retry-After"), p.now()); asked > longestAsked {
+			if asked, _ = retryAfter(resp.Header.Get("Retry-After"), p.now()); asked > maxRetryAfter {
 				return resp, nil
 			}
 			discard(resp)
@@ -144,8 +144,8 @@ func discard(resp *http.Response) {
 	resp.Body.Close()
 }
 
-// once sends the request under a context that the body's watch can cancel.
-func (p *Retrying) once(req *http.Request) (*http.Response, error) {
+// roundTrip sends the request under a context that the body's watch can cancel.
+func (p *Retrying) roundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	// A clone, because transports above and below write into a request's headers.
 	resp, err := p.Inner.RoundTrip(req.Clone(ctx))
@@ -154,19 +154,19 @@ func (p *Retrying) once(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Request = req
-	resp.Body = &watchedBody{body: resp.Body, ctx: ctx, cancel: cancel, stall: cmp.Or(p.Stall, stallTimeout)}
+	resp.Body = &stallBody{body: resp.Body, ctx: ctx, cancel: cancel, stall: cmp.Or(p.Stall, stallTimeout)}
 	return resp, nil
 }
 
-// watchedBody breaks a read that takes longer than stall.
-type watchedBody struct {
+// stallBody breaks a read that takes longer than stall.
+type stallBody struct {
 	body   io.ReadCloser
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	stall  time.Duration
 }
 
-func (b *watchedBody) Read(p []byte) (int, error) {
+func (b *stallBody) Read(p []byte) (int, error) {
 	t := time.AfterFunc(b.stall, func() { b.cancel(errStalled) })
 	n, err := b.body.Read(p)
 	t.Stop()
@@ -176,14 +176,14 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *watchedBody) Close() error {
+func (b *stallBody) Close() error {
 	err := b.body.Close()
 	b.cancel(nil)
 	return err
 }
 
-// tryAgain says that a status may be another one the next time.
-func tryAgain(status int) bool {
+// isRetryableStatus says that a status may be another one the next time.
+func isRetryableStatus(status int) bool {
 	switch status {
 	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
 		return false
@@ -193,8 +193,8 @@ func tryAgain(status int) bool {
 	return status >= 500
 }
 
-// hopeless says that an error of a round trip will be the same the next time.
-func hopeless(err error) bool {
+// isPermanent says that an error of a round trip will be the same the next time.
+func isPermanent(err error) bool {
 	var (
 		unknown  x509.UnknownAuthorityError
 		hostname x509.HostnameError
@@ -210,7 +210,7 @@ func hopeless(err error) bool {
 	case errors.As(err, &dns):
 		return dns.IsNotFound
 	case errors.As(err, &proxy):
-		return !tryAgain(proxy.status) && proxy.status != http.StatusTooManyRequests
+		return !isRetryableStatus(proxy.status) && proxy.status != http.StatusTooManyRequests
 	case errors.Is(err, http.ErrSchemeMismatch), errors.Is(err, ErrPlainHTTP):
 		return true
 	}
@@ -233,9 +233,9 @@ func retryAfter(h string, now time.Time) (time.Duration, bool) {
 
 // StatusError is an answer that is no success.
 type StatusError struct {
-	Status  int
-	Message string // what the server said, shortened
-	asked   time.Duration
+	Status     int
+	Message    string // what the server said, shortened
+	retryAfter time.Duration
 }
 
 func (e *StatusError) Error() string {
@@ -243,8 +243,8 @@ func (e *StatusError) Error() string {
 	if e.Message != "" {
 		s += ": " + e.Message
 	}
-	if e.asked > 0 {
-		s += fmt.Sprintf(" (it asks to come back in %s)", e.asked.Round(time.Second))
+	if e.retryAfter > 0 {
+		s += fmt.Sprintf(" (it asks to come back in %s)", e.retryAfter.Round(time.Second))
 	}
 	return s
 }
@@ -255,7 +255,7 @@ func ResponseError(resp *http.Response) error {
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	e.Message = diagnose.ServerMessage(resp.Header.Get("Content-Type"), b)
 	if d, ok := retryAfter(resp.Header.Get("Retry-After"), time.Now()); ok {
-		e.asked = d
+		e.retryAfter = d
 	}
 	return e
 }

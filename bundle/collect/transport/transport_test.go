@@ -20,7 +20,7 @@ func TestRetryAfter(t *testing.T) {
 		}
 	}
 	for try := 1; try < 40; try++ {
-		if d := backoff(try); d < firstPause/2 || d > longestPause {
+		if d := backoff(try); d < minBackoff/2 || d > maxBackoff {
 			t.Errorf("try %d: waits %v", try, d)
 		}
 	}

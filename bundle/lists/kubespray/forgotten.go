@@ -31,7 +31,7 @@ func (k *kubespray) forgottenFiles() {
 			k.note("downloads.%s is left out: %v", e.name, err)
 			continue
 		}
-		if !k.hasFile(k.bastions.file(u)) {
+		if !k.hasFile(k.mirrors.file(u)) {
 			k.forgottenFile(k.file(u, e.where), "downloads."+e.name)
 		}
 	}
@@ -239,7 +239,7 @@ func (k *kubespray) forgottenImage(vars *variables, text, where string) {
 
 func (k *kubespray) forget(f Forgotten) {
 	if f.Image != nil {
-		upstream := k.bastions.image(*f.Image)
+		upstream := k.mirrors.image(*f.Image)
 		f.Image = &upstream
 	}
 	if f.Image != nil && k.has(*f.Image) || slices.ContainsFunc(k.lists.Forgotten, func(o Forgotten) bool { return o.Name() == f.Name() }) {
@@ -295,7 +295,7 @@ func (k *kubespray) forgottenChart(vars *variables, prefix, where string) {
 	if !ok1 || !ok2 || !ok3 || !ok4 || !ok || repo == "" || version == "" {
 		return // it is set by an inventory only, or stands in a registry
 	}
-	if u, err := lists.ParseFileURL(k.bastions.file(repo)); err == nil && lists.ChartName.MatchString(chart) {
+	if u, err := lists.ParseFileURL(k.mirrors.file(repo)); err == nil && lists.ChartName.MatchString(chart) {
 		c := lists.Chart{Repo: strings.TrimSuffix(u, "/"), Name: chart, Version: version, Where: where}
 		k.forget(Forgotten{Chart: &c, Variable: prefix + "_chart_ref", Where: where})
 		k.note("the chart %s names images of its own: render it (helm template) and give what it wrote as a manifest", chart)

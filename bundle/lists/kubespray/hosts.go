@@ -61,7 +61,7 @@ func (in *Inventory) clusterHosts(playbooks fs.FS) iter.Seq2[clusterHost, error]
 			in.note("%s names no host that is in kube_control_plane, kube_node, etcd or calico_rr: what all "+
 				"groups have in it and in group_vars counts", in.name)
 		}
-		hosts = append(hosts, in.imagined(used)...)
+		hosts = append(hosts, in.addPlaceholderHost(used)...)
 	}
 	groups := in.groupLists()
 	return func(yield func(clusterHost, error) bool) {
@@ -77,9 +77,9 @@ func (in *Inventory) clusterHosts(playbooks fs.FS) iter.Seq2[clusterHost, error]
 	}
 }
 
-// imagined are hosts of the groups, and with the names, for which there are variables and no host that is known: one
+// addPlaceholderHost are hosts of the groups, and with the names, for which there are variables and no host that is known: one
 // each.
-func (in *Inventory) imagined(used map[string]bool) []*inventoryHost {
+func (in *Inventory) addPlaceholderHost(used map[string]bool) []*inventoryHost {
 	var list []*inventoryHost
 	add := func(name string, groups ...string) {
 		h := &inventoryHost{name: name, vars: map[string]definition{}}

@@ -45,10 +45,10 @@ func withFiles(t *testing.T, opt Options, files map[string]string) (*Lists, *Inv
 // changes are the names that one has and the other has not, with + and -, sorted.
 func changes(from, to *Lists) []string {
 	var list []string
-	for _, n := range lacking(to, from) {
+	for _, n := range missingFrom(to, from) {
 		list = append(list, "+"+n)
 	}
-	for _, n := range lacking(from, to) {
+	for _, n := range missingFrom(from, to) {
 		list = append(list, "-"+n)
 	}
 	slices.Sort(list)

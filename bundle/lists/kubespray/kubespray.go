@@ -123,7 +123,7 @@ type kubespray struct {
 	vars      *variables            // all of them
 	asked     map[string]bool       // the variables that had a part in it
 	given     bool                  // by an inventory or by Vars
-	bastions  *bastionNames         // nil: names stay as they are
+	mirrors   *mirrorNames          // nil: names stay as they are
 	entries   []downloadEntry
 	failures  []failure
 	lists     Lists
@@ -135,7 +135,7 @@ func (c *checkout) cluster(opt Options, inventory, over map[string]definition) *
 	k.lists.Release, k.lists.Checksums = c.release, c.checksums
 	k.vars = k.scope(nil, nil)
 	if k.given && !opt.Mirrors {
-		k.readBastions(opt.Domain)
+		k.readMirrors(opt.Domain)
 	}
 	return k
 }
@@ -198,7 +198,7 @@ func (k *kubespray) listFiles() {
 		s, err := nameOf(k)
 		if err != nil {
 			k.fail(named(name, where, err), nameOf)
-		} else if !k.hasFile(k.bastions.file(s)) {
+		} else if !k.hasFile(k.mirrors.file(s)) {
 			k.lists.Files = append(k.lists.Files, k.file(s, where))
 		}
 	}
@@ -220,7 +220,7 @@ func named(name, where string, err error) error {
 // file is the file that the checkout asks for under a URL, with the digest that it has for it: that of the entry of
 // downloads which downloads it, or else what its tables are found to say.
 func (k *kubespray) file(u, where string) lists.File {
-	f := lists.File{URL: k.bastions.file(u), Where: where}
+	f := lists.File{URL: k.mirrors.file(u), Where: where}
 	digest, known, found := k.lists.Checksums.Find(f.URL)
 	for _, e := range k.entries {
 		if s, _, err := k.field(e, "url"); err != nil || s != u {
@@ -325,7 +325,7 @@ func (k *kubespray) image(ref, where string) error {
 	if err != nil {
 		return err
 	}
-	w = k.bastions.image(w)
+	w = k.mirrors.image(w)
 	if w.Where = where; !k.has(w) {
 		k.lists.Images = append(k.lists.Images, w)
 	}

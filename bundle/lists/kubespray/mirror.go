@@ -13,9 +13,9 @@ import (
 // defaultDomain is the domain of bastions that were set up without another.
 const defaultDomain = "casemate.internal"
 
-// bastionNames knows the own names of the bastions, under which the variables of "kubespray vars --mode mirror" ask
+// mirrorNames knows the own names of the bastions, under which the variables of "kubespray vars --mode mirror" ask
 // for everything, and what they stand for upstream: files.DOMAIN/HOST/PATH and registry.DOMAIN/HOST/REPOSITORY.
-type bastionNames struct {
+type mirrorNames struct {
 	domains []string
 	// guess: the domain is not known. Then a name is the bastions' if it has their form and HOST is one that the
 	// checkout itself goes to.
@@ -30,7 +30,7 @@ var hostName = regexp.MustCompile(`^[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}$`)
 
 // below cuts the bastions' own name off "HOST/PATH", where kind is "files" or "registry". own says whether HOST is
 // theirs, sure whether by more than its form.
-func (b *bastionNames) below(kind, name string) (path string, own, sure bool) {
+func (b *mirrorNames) below(kind, name string) (path string, own, sure bool) {
 	at, path, _ := strings.Cut(name, "/")
 	host := at
 	if h, _, err := net.SplitHostPort(at); err == nil {
@@ -51,7 +51,7 @@ func (b *bastionNames) below(kind, name string) (path string, own, sure bool) {
 }
 
 // origin is what an own name with an origin stands for, "" for every other name.
-func (b *bastionNames) origin(kind, name string) (host, rest string) {
+func (b *mirrorNames) origin(kind, name string) (host, rest string) {
 	path, own, sure := b.below(kind, name)
 	host, rest, ok := strings.Cut(path, "/")
 	if _, known := b.upstream[host]; !own || !ok || rest == "" || !known && !(sure && hostName.MatchString(host)) {
@@ -63,7 +63,7 @@ func (b *bastionNames) origin(kind, name string) (host, rest string) {
 }
 
 // flat says whether a value, a URL or the beginning of an image's name, is an own name that says no origin.
-func (b *bastionNames) flat(value string) bool {
+func (b *mirrorNames) flat(value string) bool {
 	kind := "registry"
 	if _, after, isURL := strings.Cut(value, "://"); isURL {
 		kind, value = "files", after
@@ -75,7 +75,7 @@ func (b *bastionNames) flat(value string) bool {
 }
 
 // file is the upstream URL of a file, which is most often the URL itself.
-func (b *bastionNames) file(u string) string {
+func (b *mirrorNames) file(u string) string {
 	_, name, ok := strings.Cut(u, "://")
 	if b == nil || !ok {
 		return u
@@ -92,7 +92,7 @@ func (b *bastionNames) file(u string) string {
 }
 
 // image is the upstream name of an image, most often the name itself.
-func (b *bastionNames) image(w lists.Image) lists.Image {
+func (b *mirrorNames) image(w lists.Image) lists.Image {
 	if b == nil {
 		return w
 	}
@@ -134,11 +134,11 @@ func (c *checkout) upstreamHosts() (map[string]string, error) {
 
 var mirrorVariable = regexp.MustCompile(`_(url|repo|image|container)$`)
 
-// readBastions finds out which names in the given variables are the bastions' own. A variable that names them without
+// readMirrors finds out which names in the given variables are the bastions' own. A variable that names them without
 // an origin (registry.DOMAIN/pause, as Kubespray's sample has it) says nothing about where the content comes from:
 // then the checkout's default does.
-func (k *kubespray) readBastions(domain string) {
-	b := &bastionNames{domains: []string{domain}, upstream: k.hosts, met: map[string]bool{}}
+func (k *kubespray) readMirrors(domain string) {
+	b := &mirrorNames{domains: []string{domain}, upstream: k.hosts, met: map[string]bool{}}
 	if domain == "" {
 		b.domains, b.guess = []string{defaultDomain}, true
 		registry, err1 := k.vars.text("registry_host")
@@ -150,7 +150,7 @@ func (k *kubespray) readBastions(domain string) {
 			b.domains = append(b.domains, registry)
 		}
 	}
-	k.bastions = b
+	k.mirrors = b
 	drop := false
 	for _, given := range []map[string]definition{k.inventory, k.over} {
 		for _, name := range slices.Sorted(maps.Keys(given)) {
@@ -170,12 +170,12 @@ func (k *kubespray) readBastions(domain string) {
 
 // noteHosts says where the given variables send things, if it is not where the checkout does.
 func (k *kubespray) noteHosts() {
-	if k.bastions == nil {
+	if k.mirrors == nil {
 		return
 	}
-	for _, at := range slices.Sorted(maps.Keys(k.bastions.met)) {
+	for _, at := range slices.Sorted(maps.Keys(k.mirrors.met)) {
 		is := "is"
-		if k.bastions.guess {
+		if k.mirrors.guess {
 			is = "is taken for"
 		}
 		k.note("%s %s the bastions' own name, as \"kubespray vars --mode mirror\" writes it: what is asked for "+
@@ -197,7 +197,7 @@ func (k *kubespray) noteHosts() {
 		}
 		why := ""
 		if strings.HasPrefix(host, "registry.") || strings.HasPrefix(host, "files.") {
-			why = "; if these are bastions of a domain of their own, it is not " + strings.Join(k.bastions.domains,
+			why = "; if these are bastions of a domain of their own, it is not " + strings.Join(k.mirrors.domains,
 				" or ")
 		}
 		k.note("names that the given variables send to %s: %d; they are wanted under that name, and from there%s",

@@ -54,9 +54,9 @@ func (c *checkout) noteInventories(opt Options, lists *Lists) {
 		case otherErr != nil:
 			lists.note("%s was not given with --kubespray-inventory; it cannot be taken as it is: %s", name,
 				strings.ReplaceAll(otherErr.Error(), "\n", " "))
-		case err != nil || !slices.Contains(shippedInventories, name) || len(lacking(other, plain)) > 0:
+		case err != nil || !slices.Contains(shippedInventories, name) || len(missingFrom(other, plain)) > 0:
 			said := "with it all names are the same"
-			if more := lacking(other, lists); len(more) > 0 {
+			if more := missingFrom(other, lists); len(more) > 0 {
 				said = fmt.Sprintf("with it the lists have %d more, such as %s", len(more),
 					strings.Join(more[:min(len(more), 3)], ", "))
 			}
@@ -65,8 +65,8 @@ func (c *checkout) noteInventories(opt Options, lists *Lists) {
 	}
 }
 
-// lacking are the names that a has and b has not.
-func lacking(a, b *Lists) []string {
+// missingFrom are the names that a has and b has not.
+func missingFrom(a, b *Lists) []string {
 	have := map[string]bool{}
 	for _, name := range b.names() {
 		have[name] = true
