@@ -28,7 +28,8 @@ var (
 	mediaTypeForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`)
 )
 
-// Encode sorts the lists, checks the document and writes it in its one form. Its digest is the ID of the bundle.
+// Encode sorts the lists, checks the document and writes it in its canonical form. The digest of the result is the ID
+// of the bundle.
 func (ix *Index) Encode() ([]byte, error) {
 	slices.SortFunc(ix.Images, func(a, b Image) int { return CompareImages(&a, &b) })
 	slices.SortFunc(ix.Files, func(a, b File) int { return cmp.Compare(a.URL, b.URL) })
@@ -93,8 +94,8 @@ func previous[T any](list []T, i int) *T {
 	return &list[i-1]
 }
 
-// DecodeIndex reads an index document and refuses every form but the one that Encode writes, unsorted or doubled
-// entries, names and digests that are none, and names without their blob.
+// DecodeIndex reads an index document. It refuses every form but the canonical one, unsorted or repeated entries,
+// invalid names and digests, and names without their blob.
 func DecodeIndex(b []byte) (*Index, error) {
 	ix, err := decodeIndex(b)
 	if err != nil {
@@ -147,7 +148,7 @@ func decodeIndex(b []byte) (*Index, error) {
 	return ix, ix.checkReferences()
 }
 
-// checkReferences checks what no single element can tell: that every name has its blob.
+// checkReferences checks what a single element cannot show: that the blob of each name is listed.
 func (ix *Index) checkReferences() error {
 	if ix.Since != "" {
 		if err := digests.Check(ix.Since); err != nil {
@@ -157,7 +158,7 @@ func (ix *Index) checkReferences() error {
 	var total int64
 	for _, b := range ix.Blobs {
 		if b.Omitted && ix.Since == "" {
-			return fmt.Errorf("blob %s is omitted, but no inventory is named in since", b.Digest)
+			return fmt.Errorf("blob %s is omitted, but since names no inventory", b.Digest)
 		}
 		if total += b.Size; total > MaxContent {
 			return fmt.Errorf("more than %d bytes of blobs", int64(MaxContent))
@@ -179,7 +180,7 @@ func (ix *Index) checkReferences() error {
 	return nil
 }
 
-// Blob finds a blob of a sorted index.
+// Blob finds a blob in a sorted index.
 func (ix *Index) Blob(digest string) (Blob, bool) {
 	i, ok := slices.BinarySearchFunc(ix.Blobs, digest, func(b Blob, d string) int { return cmp.Compare(b.Digest, d) })
 	if !ok {
@@ -188,7 +189,7 @@ func (ix *Index) Blob(digest string) (Blob, bool) {
 	return ix.Blobs[i], true
 }
 
-// Ref is the image's reference as people write it; with its digest if it has no tag.
+// Ref returns the reference of the image: REPOSITORY:TAG, or REPOSITORY@DIGEST without a tag.
 func (m *Image) Ref() string {
 	if m.Tag == "" {
 		return m.Repository + "@" + m.Digest
@@ -196,7 +197,7 @@ func (m *Image) Ref() string {
 	return m.Repository + ":" + m.Tag
 }
 
-// CompareImages orders by repository and tag; what has no tag by digest, before those that have one.
+// CompareImages orders by repository and tag; images without a tag come first, ordered by digest.
 func CompareImages(a, b *Image) int {
 	if c := cmp.Or(cmp.Compare(a.Repository, b.Repository), cmp.Compare(a.Tag, b.Tag)); c != 0 || a.Tag != "" {
 		return c
@@ -206,30 +207,30 @@ func CompareImages(a, b *Image) int {
 
 func checkImage(prev, m *Image) error {
 	if len(m.Repository) > 255 || !repositoryForm.MatchString(m.Repository) {
-		return fmt.Errorf("image: %.300q is no repository", m.Repository)
+		return fmt.Errorf("image: %.300q is not a repository", m.Repository)
 	}
 	if m.Tag != "" && !tagForm.MatchString(m.Tag) {
-		return fmt.Errorf("image %s: %.200q is no tag", m.Repository, m.Tag)
+		return fmt.Errorf("image %s: %.200q is not a tag", m.Repository, m.Tag)
 	}
 	if err := digests.Check(m.Digest); err != nil {
 		return fmt.Errorf("image %s: %w", m.Repository, err)
 	}
 	if !mediaTypeForm.MatchString(m.MediaType) {
-		return fmt.Errorf("image %s: %.300q is no media type", m.Ref(), m.MediaType)
+		return fmt.Errorf("image %s: %.300q is not a media type", m.Ref(), m.MediaType)
 	}
 	if m.Size < 0 || m.Size > MaxContent {
 		return fmt.Errorf("image %s: size must be between 0 and %d, got %d", m.Ref(), int64(MaxContent), m.Size)
 	}
 	for i, p := range m.Platforms {
 		if !oci.ValidPlatform(p) {
-			return fmt.Errorf("image %s: %.200q is no platform", m.Ref(), p)
+			return fmt.Errorf("image %s: %.200q is not a platform", m.Ref(), p)
 		}
 		if i > 0 && m.Platforms[i-1] >= p {
-			return fmt.Errorf("image %s: platforms %s and %s are not in order or the same", m.Ref(), m.Platforms[i-1], p)
+			return fmt.Errorf("image %s: platforms %s and %s are repeated or out of order", m.Ref(), m.Platforms[i-1], p)
 		}
 	}
 	if prev != nil && CompareImages(prev, m) >= 0 {
-		return fmt.Errorf("images %s and %s are not in order or the same name twice", prev.Ref(), m.Ref())
+		return fmt.Errorf("images %s and %s are repeated or out of order", prev.Ref(), m.Ref())
 	}
 	return m.Provenance.check(m.Ref())
 }
@@ -238,7 +239,7 @@ func checkFile(prev, f *File) error {
 	u, err := url.Parse(f.URL)
 	switch {
 	case err != nil:
-		return fmt.Errorf("file: %.300q is no URL: %w", f.URL, err)
+		return fmt.Errorf("file: %.300q is not a URL: %w", f.URL, err)
 	case u.Scheme != "https" && u.Scheme != "http", u.Hostname() == "", u.Fragment != "", u.User != nil, u.Opaque != "", len(f.URL) > 8192,
 		strings.ContainsFunc(f.URL, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"\\<>#", r) }):
 		return fmt.Errorf("file: %.300q is not an http or https URL of at most 8192 printable ASCII characters without user and fragment", f.URL)
@@ -250,7 +251,7 @@ func checkFile(prev, f *File) error {
 		return fmt.Errorf("file %s: size must be between 0 and %d, got %d", f.URL, int64(oci.MaxBlob), f.Size)
 	}
 	if prev != nil && prev.URL >= f.URL {
-		return fmt.Errorf("files %s and %s are not in order or the same", prev.URL, f.URL)
+		return fmt.Errorf("files %s and %s are repeated or out of order", prev.URL, f.URL)
 	}
 	return f.Provenance.check(f.URL)
 }
@@ -263,7 +264,7 @@ func checkBlob(prev, b *Blob) error {
 		return fmt.Errorf("blob %s: size must be between 0 and %d, got %d", b.Digest, int64(oci.MaxBlob), b.Size)
 	}
 	if prev != nil && prev.Digest >= b.Digest {
-		return fmt.Errorf("blobs %s and %s are not in order or the same", prev.Digest, b.Digest)
+		return fmt.Errorf("blobs %s and %s are repeated or out of order", prev.Digest, b.Digest)
 	}
 	return nil
 }
@@ -275,7 +276,7 @@ func checkAbsent(prev, a *Absent) error {
 		}
 	}
 	if prev != nil && prev.Name >= a.Name {
-		return fmt.Errorf("absent %s and %s are not in order or the same", prev.Name, a.Name)
+		return fmt.Errorf("absent %s and %s are repeated or out of order", prev.Name, a.Name)
 	}
 	return nil
 }

@@ -18,24 +18,24 @@ import (
 // InventoryVersion is the version of the inventory document that this program writes and the newest it reads.
 const InventoryVersion = 1
 
-// Inventory is what a cluster holds: "bundle create --since" leaves it out.
+// Inventory lists the blobs of a cluster; "bundle create --since" omits them.
 type Inventory struct {
 	Version int       `json:"version"`
-	Domain  string    `json:"domain"` // the cluster's
-	Time    time.Time `json:"time"`   // when it was made, to the second
+	Domain  string    `json:"domain"` // of the cluster
+	Time    time.Time `json:"time"`   // when it was made, in seconds
 	Blobs   []Blob    `json:"blobs"`  // Omitted is not used
 }
 
 var domainForm = regexp.MustCompile(`^[A-Za-z0-9_.-]{0,253}$`)
 
-// document writes the inventory in its one form.
+// document writes the inventory in its canonical form.
 func (inv *Inventory) document() ([]byte, error) {
 	slices.SortFunc(inv.Blobs, func(a, b Blob) int { return cmp.Compare(a.Digest, b.Digest) })
 	if inv.Version != InventoryVersion {
 		return nil, fmt.Errorf("inventory: version must be %d, got %d", InventoryVersion, inv.Version)
 	}
 	if !domainForm.MatchString(inv.Domain) {
-		return nil, fmt.Errorf("inventory: %.260q is no domain", inv.Domain)
+		return nil, fmt.Errorf("inventory: %.260q is not a domain", inv.Domain)
 	}
 	for i := range inv.Blobs {
 		if err := checkInventoryBlob(previous(inv.Blobs, i), &inv.Blobs[i]); err != nil {
@@ -56,13 +56,12 @@ func (inv *Inventory) document() ([]byte, error) {
 
 func checkInventoryBlob(prev, b *Blob) error {
 	if b.Omitted {
-		return fmt.Errorf("blob %s: an inventory omits nothing", b.Digest)
+		return fmt.Errorf("blob %s: an inventory must not omit blobs", b.Digest)
 	}
 	return checkBlob(prev, b)
 }
 
-// Sign writes the inventory as a signed file: one JSON document that has the inventory, the key's public half and the
-// signature.
+// Sign returns the inventory as a signed file: one JSON document with the inventory, the public key and the signature.
 func (inv *Inventory) Sign(key ed25519.PrivateKey) ([]byte, error) {
 	doc, err := inv.document()
 	if err != nil {
@@ -75,8 +74,8 @@ func (inv *Inventory) Sign(key ed25519.PrivateKey) ([]byte, error) {
 	return slices.Concat([]byte(`{"inventory":`), doc, []byte(`,"signed":`), sig, []byte("}\n")), nil
 }
 
-// ReadInventory reads a signed inventory and verifies its signature. If there are keys, one of them must have made it.
-// digest is that of the document, by which a bundle names it.
+// ReadInventory reads a signed inventory and verifies its signature. If keys are given, one of them must have signed
+// it. digest is that of the document, by which a bundle names it.
 func ReadInventory(data []byte, keys []ed25519.PublicKey) (inv *Inventory, digest string, err error) {
 	inv, digest, err = readInventory(data, keys)
 	if err != nil {
@@ -120,7 +119,7 @@ func readInventory(data []byte, keys []ed25519.PublicKey) (*Inventory, string, e
 	return inv, digests.SHA256(doc), nil
 }
 
-// inventory reads what document wrote.
+// readInventoryDocument reads the document that document writes.
 func readInventoryDocument(c *canonical.Cursor) (*Inventory, error) {
 	if err := c.Version("the inventory", InventoryVersion); err != nil {
 		return nil, err
@@ -134,7 +133,7 @@ func readInventoryDocument(c *canonical.Cursor) (*Inventory, error) {
 		return nil, err
 	}
 	if !domainForm.MatchString(inv.Domain) {
-		return nil, fmt.Errorf("%.260q is no domain", inv.Domain)
+		return nil, fmt.Errorf("%.260q is not a domain", inv.Domain)
 	}
 	if err := c.Expect(`,"time":`); err != nil {
 		return nil, err

@@ -12,7 +12,7 @@ type Skipped struct {
 	Why  string `json:"why"`
 }
 
-// NameErrors is everything in inputs that has no name here, or one that means two things.
+// NameErrors lists all names in the inputs that cannot be imported, because they are invalid or ambiguous.
 type NameErrors struct {
 	List []Skipped
 	errs []error
@@ -23,7 +23,7 @@ func (e *NameErrors) Error() string {
 		return e.errs[0].Error()
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d names are in the way, --partial leaves them out:", len(e.errs))
+	fmt.Fprintf(&b, "%d names cannot be imported, --partial leaves them out:", len(e.errs))
 	for _, err := range e.errs {
 		b.WriteString("\n" + strings.TrimSuffix(err.Error(), ": "+fs.ErrInvalid.Error()))
 	}
@@ -33,13 +33,13 @@ func (e *NameErrors) Error() string {
 // Unwrap returns the reasons.
 func (e *NameErrors) Unwrap() []error { return e.errs }
 
-// Add adds a name and the reason why it is not taken.
+// Add adds a name and the reason why it cannot be imported.
 func (e *NameErrors) Add(name string, err error) {
 	e.List = append(e.List, Skipped{name, strings.TrimSuffix(err.Error(), ": "+fs.ErrInvalid.Error())})
 	e.errs = append(e.errs, err)
 }
 
-// Err is the error that they are together, nil if there are none.
+// Err returns e as an error, or nil if it is empty.
 func (e *NameErrors) Err() error {
 	if len(e.errs) == 0 {
 		return nil

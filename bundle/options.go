@@ -5,27 +5,25 @@ import (
 	"errors"
 )
 
-// ErrStop, returned by ReadOptions.Plan, ends a Read without error before anything is put: what was planned is all that
-// was wanted.
+// ErrStop, returned by ReadOptions.Plan, ends a Read without error before anything is put: only the plan was wanted.
 var ErrStop = errors.New("stop before reading")
 
-// ReadOptions say how inputs are read. The zero value reads everything and trusts every signature that is right.
+// ReadOptions configure reading. The zero value reads everything and accepts every correct signature.
 type ReadOptions struct {
-	// Keys are trusted: when there are any, a bundle that is signed by none of them is refused, and so is what is no
-	// bundle.
+	// Keys are the trusted keys: if there are any, an input that is not a bundle signed by one of them is refused.
 	Keys []ed25519.PublicKey
-	// Repository names the images that name none themselves ("registry.k8s.io/pause"); an input with such images is
-	// refused without it.
+	// Repository names the images that have no name ("registry.k8s.io/pause"); without it, an input with such images is
+	// refused.
 	Repository string
-	// Partial leaves out names that cannot be taken and says so in Contents.Refused; without it they are an *Obstacles
-	// that lists them all.
+	// Partial leaves out names that cannot be imported and lists them in Contents.Refused; without it they are a
+	// *NameErrors.
 	Partial bool
-	// Plan is called once, after signatures were verified and before the first Put. c has what is known by then: for a
-	// bundle all that it brings, for everything else Index is nil. need is how many bytes will be Put at the most; what
-	// is compressed counts with its own size, because only reading it tells more, and Kind is "" then; a pipe makes
-	// need -1. Its error ends the reading and is returned; ErrStop returns the Contents without error.
+	// Plan is called once, after signatures were verified and before the first Put. c has what is known by then: all
+	// contents of a bundle; for everything else Index is nil. need is the maximum number of bytes that will be put;
+	// compressed input counts with its own size, because only reading it tells more, and Kind is "" then; a pipe makes
+	// need -1. An error ends the reading and is returned; ErrStop returns the Contents without error.
 	Plan func(c *Contents, need int64) error
-	// Progress is told, now and then and from any goroutine, how many bytes of the inputs are done; total is -1 when it
-	// is not known (pipes, directories).
+	// Progress is called occasionally, from any goroutine, with the bytes of the inputs that are done; total is -1 if
+	// it is not known (pipes, directories).
 	Progress func(done, total int64)
 }

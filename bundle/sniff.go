@@ -5,16 +5,16 @@ import (
 	"strings"
 )
 
-// PartDocument is the name of the first document of a bundle, with which every part begins.
+// PartDocument is the name of the first document of a bundle. Every part begins with it.
 const PartDocument = "casemate/part.json"
 
-// IsBundle says whether a file that begins so is a bundle, or a part of one. It needs the first 512 bytes.
+// IsBundle reports whether a file with these first bytes is a bundle or a part of one. It needs 512 bytes.
 func IsBundle(head []byte) bool {
 	return bytes.HasPrefix(head, []byte(PartDocument+"\x00")) && len(head) >= 512 && string(head[257:263]) == "ustar\x00"
 }
 
-// IsChecksums says whether a file is a bundle's list of checksums, which stands beside it and is easily named with it
-// ("import x.tar.*").
+// IsChecksums reports whether a file is the list of checksums that is stored beside a bundle ("import x.tar.*" names it
+// too).
 func IsChecksums(name string, head []byte) bool {
 	sum, rest, _ := bytes.Cut(head, []byte("  "))
 	return strings.HasSuffix(name, ".sha256") && len(sum) == 64 && len(bytes.Trim(sum, "0123456789abcdef")) == 0 && len(rest) > 0

@@ -9,18 +9,18 @@ import (
 	"strconv"
 )
 
-// MaxDocument is how long an index document or an inventory may be.
+// MaxDocument is the maximum length of an index document or an inventory.
 const MaxDocument = 256 << 20
 
-// maxLine is how long one element of a document's list may be.
+// maxLine is the maximum length of one element of a list.
 const maxLine = 1 << 20
 
-// Buffer writes and reads JSON documents of one fixed form: the members in a fixed order without spaces, the elements of
-// each list on a line of their own. So a document of a hundred thousand names is read element by element, each is
-// checked before the next one takes memory, and no second form of the same content exists.
+// Buffer holds a JSON document of one fixed form: members in a fixed order without spaces, each element of a list on a
+// line of its own. A reader can therefore read a document of a hundred thousand names element by element and check each
+// before the next one takes memory, and the same content has only one form.
 type Buffer struct{ bytes.Buffer }
 
-// Encode encodes v as encoding/json does, without its escapes for HTML.
+// Encode encodes v as encoding/json does, without its HTML escapes.
 func Encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -52,7 +52,7 @@ func WriteList[T any](l *Buffer, before string, list []T) error {
 	return nil
 }
 
-// Cursor reads what lines wrote.
+// Cursor reads a document that Buffer holds.
 type Cursor struct {
 	Doc    []byte
 	Offset int
@@ -60,7 +60,7 @@ type Cursor struct {
 
 func (c *Cursor) Rest() []byte { return c.Doc[c.Offset:] }
 
-// Skip moves over s if it stands here.
+// Skip moves over s if it is next.
 func (c *Cursor) Skip(s string) bool {
 	if !bytes.HasPrefix(c.Rest(), []byte(s)) {
 		return false
@@ -76,19 +76,19 @@ func (c *Cursor) Expect(s string) error {
 	return nil
 }
 
-// Version reads the member that every document begins with, and refuses what only a newer program understands.
+// Version reads the member that every document begins with, and refuses a version that only a newer program reads.
 func (c *Cursor) Version(what string, newest int) error {
 	if err := c.Expect(`{"version":`); err != nil {
 		return err
 	}
 	n := bytes.IndexByte(c.Rest(), ',')
 	if n < 0 {
-		return fmt.Errorf("byte %d: no version", c.Offset)
+		return fmt.Errorf("byte %d: the version is missing", c.Offset)
 	}
 	s := string(c.Rest()[:min(n, 10)])
 	v, err := strconv.Atoi(s)
 	if err != nil || v < 1 || strconv.Itoa(v) != s {
-		return fmt.Errorf("byte %d: %q is no version", c.Offset, s)
+		return fmt.Errorf("byte %d: %q is not a version", c.Offset, s)
 	}
 	if v > newest {
 		return fmt.Errorf("%s has version %d and this casemate reads up to %d: install a newer casemate", what, v, newest)
@@ -97,7 +97,7 @@ func (c *Cursor) Version(what string, newest int) error {
 	return nil
 }
 
-// String reads a JSON string in its one form.
+// String reads a JSON string in its canonical form.
 func (c *Cursor) String() (string, error) {
 	var s string
 	dec := json.NewDecoder(bytes.NewReader(c.Rest()[:min(len(c.Rest()), maxLine)]))
@@ -111,7 +111,8 @@ func (c *Cursor) String() (string, error) {
 	return s, c.Expect(string(b))
 }
 
-// ReadList reads a list that writeList wrote. check sees each element with its predecessor, which is nil for the first.
+// ReadList reads a list that WriteList wrote. check is called for each element with its predecessor, which is nil for
+// the first one.
 func ReadList[T any](c *Cursor, before string, check func(prev, v *T) error) ([]T, error) {
 	if err := c.Expect(before + "["); err != nil {
 		return nil, err
@@ -127,7 +128,7 @@ func ReadList[T any](c *Cursor, before string, check func(prev, v *T) error) ([]
 		line := c.Rest()
 		n := bytes.IndexByte(line[:min(len(line), maxLine)], '\n')
 		if n < 0 {
-			return nil, fmt.Errorf("byte %d: a list that does not end", c.Offset)
+			return nil, fmt.Errorf("byte %d: the list does not end", c.Offset)
 		}
 		line = line[:n]
 		item, more := bytes.CutSuffix(line, []byte(","))
@@ -150,7 +151,7 @@ func ReadList[T any](c *Cursor, before string, check func(prev, v *T) error) ([]
 	}
 }
 
-// Decode decodes b into v and refuses every form but the one that element writes.
+// Decode decodes b into v and refuses every form but the one that Encode writes.
 func Decode(b []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
@@ -165,7 +166,7 @@ func Decode(b []byte, v any) error {
 		return err
 	}
 	if !bytes.Equal(again, b) {
-		return fmt.Errorf("%.200q is not written in its one form, %.200q", b, again)
+		return fmt.Errorf("%.200q is not in canonical form, %.200q", b, again)
 	}
 	return nil
 }

@@ -8,8 +8,8 @@ import (
 	"casemate/bundle/lists"
 )
 
-// resolveChart finds a chart in its repository's index, and adds the index and the archive to the files; an archive in
-// a registry is an image.
+// resolveChart finds a chart in the index of its repository, and adds the index and the archive to the files; an
+// archive in a registry is an image.
 func (c *collector) resolveChart(ctx context.Context, n int, w lists.Chart, files *fileList) {
 	image, err := c.chart(ctx, n, w, files)
 	switch {
@@ -40,13 +40,13 @@ func (c *collector) chart(ctx context.Context, n int, w lists.Chart, files *file
 	if err := files.add(&fileJob{File: *archive, n: n, name: w.Label(), plain: true}); err != nil || c.opt.NoReferrers {
 		return nil, err
 	}
-	// The provenance file, which helm install --verify asks for.
+	// The provenance file, which helm install --verify requests.
 	prov := &fileJob{File: lists.File{URL: archive.URL + ".prov", Where: w.Where}, n: n, name: w.Label(), plain: true, optional: true}
 	return nil, files.add(prov)
 }
 
-// chartIndex fetches a repository's index and reads it. Each is read once in a run, one after the other, because they
-// are large in memory.
+// chartIndex fetches and reads the index of a repository. A run reads each index once, one after the other, because
+// they take much memory.
 func (c *collector) chartIndex(ctx context.Context, index string) (*lists.ChartIndex, error) {
 	c.chartLock.Lock()
 	defer c.chartLock.Unlock()

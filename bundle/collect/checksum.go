@@ -13,22 +13,22 @@ import (
 	"casemate/bundle/digests"
 )
 
-// neighbours are the names that a checksum beside a file has: its own with one of these behind.
+// neighbours are the suffixes of checksum files beside a file.
 var neighbours = []string{".sha256", ".sha256sum", ".sha512"}
 
-// notChecked are the names of what is itself a checksum or a signature, or of what belongs to a repository and has its
-// sums in it.
+// notChecked are the suffixes of files that are checksums or signatures themselves, or that belong to a repository
+// whose index has their checksums.
 var notChecked = []string{".sha256", ".sha256sum", ".sha512", ".sha512sum", ".md5", ".asc", ".sig", ".pem", ".crt", ".cert", ".prov", ".txt", ".deb", ".rpm"}
 
-// maxSums is the most that a neighbour is read of.
+// maxSums is the maximum number of bytes that are read of a checksum file.
 const maxSums = 256 << 10
 
-// sidecarChecksum looks for the checksum that lies beside a file, and returns the digest and the checksum's URL; nothing if
-// there is none that can be read.
+// sidecarChecksum looks for a checksum file beside a file, and returns the digest and the URL of the checksum file; ""
+// if there is none that can be read.
 func (c *collector) sidecarChecksum(ctx context.Context, file string) (digest, sums string, err error) {
 	u, err := url.Parse(file)
 	if err != nil || u.RawQuery != "" {
-		return "", "", nil // it was checked before; one with a query has no neighbours
+		return "", "", nil // it was checked before; a URL with a query has no sidecar
 	}
 	for _, s := range notChecked {
 		if strings.HasSuffix(u.Path, s) {
@@ -41,10 +41,10 @@ func (c *collector) sidecarChecksum(ctx context.Context, file string) (digest, s
 			return "", "", err
 		}
 		if err != nil {
-			// Object stores say 403 for what does not exist. Everything else is said, and no reason to fail: a checksum
-			// beside a file can only tell of accidents.
+			// Object stores answer 403 for what does not exist. Every other error is a note and not a failure: a
+			// checksum beside a file protects against accidents only.
 			if !transport.HasStatus(err, http.StatusNotFound, http.StatusForbidden, http.StatusGone, http.StatusBadRequest, http.StatusMethodNotAllowed) {
-				c.note("%s: could not be read, so the file is not compared with it: %v", file+s, err)
+				c.note("%s could not be read, so the file is not compared with it: %v", file+s, err)
 			}
 			continue
 		}
@@ -55,9 +55,9 @@ func (c *collector) sidecarChecksum(ctx context.Context, file string) (digest, s
 	return "", "", nil
 }
 
-// sumOf reads a checksum file for one name: "HEX" alone, lines "HEX NAME" and "HEX *NAME" as sha256sum writes them, and
-// "SHA256 (NAME) = HEX" as BSD does. A name may have directories before it. "" if it is no checksum file, or has no
-// line for the name.
+// sumOf finds the sum of one name in a checksum file: "HEX" alone, lines "HEX NAME" and "HEX *NAME" as sha256sum writes
+// them, and "SHA256 (NAME) = HEX" as BSD does. A name may contain directories. It returns "" if this is not a checksum
+// file, or has no line for the name.
 func sumOf(b []byte, name string) string {
 	s := bufio.NewScanner(bytes.NewReader(b))
 	only, lines := "", 0
@@ -83,14 +83,14 @@ func sumOf(b []byte, name string) string {
 		only = d
 		lines++
 	}
-	// One line is about this file, whatever it is called there: releases are renamed.
+	// A single line is for this file whatever name it has: releases get renamed.
 	if lines == 1 && s.Err() == nil {
 		return only
 	}
 	return ""
 }
 
-// digestOfHex makes a digest of a sum by its length, "" if it is none.
+// digestOfHex turns a sum into a digest according to its length; "" if it is not a sum.
 func digestOfHex(hex string) string {
 	hex = strings.ToLower(hex)
 	for _, d := range []string{"sha256:" + hex, "sha512:" + hex} {

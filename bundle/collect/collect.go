@@ -23,99 +23,98 @@ import (
 	"casemate/bundle/oci"
 )
 
-// Options say how is collected. The zero value collects every platform, with signatures, into the user's cache.
+// Options configure Collect. The zero value collects every platform, with signatures, into the user's cache.
 type Options struct {
-	// Platforms are those that are taken of an index, as "linux/arm64" or "linux/arm/v7"; without a variant all of its
-	// variants are. The index stays as it is, so that its digest and its signature stay right. None: every platform,
-	// because who does not say it has a reason to be careful; it is several times as much.
+	// Platforms are the platforms that are fetched of an index, as "linux/arm64" or "linux/arm/v7"; without a variant
+	// all variants are. The index itself does not change, so that its digest and its signature stay valid. None: every
+	// platform, the safe default, at several times the size.
 	Platforms []string
-	// Cache is a directory; "": casemate below the user's cache directory. One run uses it at a time.
+	// Cache is a directory; "": casemate below the user's cache directory. Only one run can use it at a time.
 	Cache string
-	// Parallel is how many names and blobs are fetched at once; 0 is 4.
+	// Parallel is the number of names and blobs that are fetched at once; 0 is 4.
 	Parallel int
-	// DryRun fetches manifests, image configs and the indexes of chart repositories, and asks for the sizes of all
-	// else.
+	// DryRun fetches manifests, image configs and the indexes of chart repositories, and requests the sizes of
+	// everything else.
 	DryRun bool
-	// KeepGoing makes a collection of what can be had although other names cannot; they are its Absent, and stand in
-	// its index.
+	// KeepGoing returns a collection of what could be fetched although other names failed; the failed names are its
+	// Absent, and are listed in its index.
 	KeepGoing bool
-	// RegistryOverrides are mirrors to ask instead of registries, each UPSTREAM=MIRROR, where both are a host or a host
-	// and a path below it; the longest UPSTREAM wins. Names stay those of the upstream.
+	// RegistryOverrides are mirrors that are used instead of registries, each UPSTREAM=MIRROR, where both are a host or
+	// a host and a path; the longest matching UPSTREAM is used. Names stay those of the upstream.
 	RegistryOverrides []string
-	// NoReferrers leaves out signatures, attestations, SBOMs and what else refers to an image, and the provenance of
-	// charts.
+	// NoReferrers leaves out signatures, attestations, SBOMs and everything else that refers to an image, and the
+	// provenance of charts.
 	NoReferrers bool
-	// Have says that a blob is on the far side already: it is not fetched, and marked Omitted. Nil: none is.
+	// Have reports whether a blob is on the far side already: it is not fetched, and marked Omitted. Nil: no blob is.
 	Have func(digest string) bool
-	// Since is the digest of the inventory that Have reads, for the index. It is required with Have.
+	// Since is the digest of the inventory behind Have, for the index. It is required with Have.
 	Since string
-	// Other says what known thing has a digest ("kubelet arm64 1.35.4"), "" if none has. Nil: nothing is known.
+	// Other returns the known artifact that has a digest ("kubelet arm64 1.35.4"), or "". Nil: nothing is known.
 	Other func(digest string) string
-	// Progress is told what is fetched; nil: nobody is.
+	// Progress is told what is fetched; nil: no progress is reported.
 	Progress Progress
-	// Log gets what is tried again; nil: nobody does.
+	// Log reports retries; nil: nothing is logged.
 	Log *slog.Logger
-	// Transport sends requests, once each; nil is one with the environment's proxies and the system's roots.
+	// Transport sends requests, once each; nil: one with the environment's proxies and the system's roots.
 	Transport http.RoundTripper
-	// Now is the clock; nil is time.Now. Its day is what Taken.On says of what is new.
+	// Now is the clock; nil is time.Now. Its day is the Provenance.On of new content.
 	Now func() time.Time
 
 	stall time.Duration                                        // 0: the default
-	wait  func(ctx context.Context, pause time.Duration) error // nil: sleeping
-	clock func() time.Time                                     // of pauses; nil: time.Now
+	wait  func(ctx context.Context, pause time.Duration) error // nil: sleep
+	clock func() time.Time                                     // for pauses; nil: time.Now
 }
 
 // Progress is told what a Collect does. Its methods are safe for concurrent use.
 type Progress interface {
-	// Resolved is called when it is known what a name is, or that it cannot be had; of are all names.
+	// Resolved is called when a name has been resolved or has failed; of is the number of all names.
 	Resolved(names, of int)
-	// Plan is called once, when all names are known: how many layers and files there are to fetch, and how many bytes
-	// as far as that is known. What was needed to know the names, image configs and chart indexes, has been fetched by
-	// then.
+	// Plan is called once, when all names are resolved: the number of layers and files to fetch, and their bytes as far
+	// as known. Image configs and chart indexes, which are needed to resolve names, have been fetched by then.
 	Plan(transfers int, bytes int64)
-	// Start is called when something begins to be fetched: an image's layer, a file. total is its bytes, -1 if that is
-	// not known yet.
+	// Start is called when the transfer of a layer or a file begins. total is its size, -1 if that is not known yet.
 	Start(name string, total int64) download.Transfer
 }
 
-// Collection is what was collected. Its Index has everything; the blobs are in the cache, which is its own until Close.
+// Collection is the result of Collect. Its Index lists everything; the blobs are in the cache, which it holds until
+// Close.
 type Collection struct {
-	// Index lists it. After a DryRun, files whose digest nobody knows have none and no blob, and those whose size
-	// nobody knows have -1.
+	// Index lists the collection. After a DryRun, files of unknown digest have no digest and no blob, and files of
+	// unknown size have size -1.
 	Index *bundle.Index
-	// Absent are the names that could not be had, with KeepGoing.
+	// Absent are the names that failed, with KeepGoing.
 	Absent []Failure
 	// Notes say what was left out or is remarkable, one sentence each.
 	Notes []string
-	// Fetched is how many bytes of blobs and files came over the network; after a DryRun, how many would.
+	// Fetched is the number of bytes of blobs and files that came over the network; after a DryRun, that would come.
 	Fetched int64
 
 	cache *cache.Cache
 }
 
-// Open opens a blob. The read of its last bytes fails with syscall.EBADMSG if the cache was damaged; the next Collect
-// fetches it again.
+// Open opens a blob. The read of its last bytes fails with syscall.EBADMSG if the cached blob is damaged; the next
+// Collect fetches it again.
 func (c *Collection) Open(digest string) (io.ReadCloser, error) { return c.cache.Open(digest) }
 
-// Close gives the cache to the next run.
+// Close releases the cache for the next run.
 func (c *Collection) Close() error { return c.cache.Close() }
 
 // Error lists everything that could not be collected.
 type Error struct {
-	Names  int // that were asked for
+	Names  int // number of requested names
 	Failed []Failure
 }
 
 // Failure is one name that could not be collected.
 type Failure struct {
-	Name  string // as it was asked for
+	Name  string // as it was requested
 	Where string // FILE:LINE
 	Err   error
 }
 
 func (e *Error) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d of %d names could not be collected; what came is kept, so that running again fetches only the rest:", len(e.Failed), e.Names)
+	fmt.Fprintf(&b, "%d of %d names could not be collected; what was fetched is kept, so that running again fetches only the rest:", len(e.Failed), e.Names)
 	for _, f := range e.Failed {
 		b.WriteString("\n  ")
 		if f.Where != "" {
@@ -135,7 +134,7 @@ func (e *Error) Unwrap() []error {
 	return errs
 }
 
-// collector is one call of Collect.
+// collector is the state of one Collect.
 type collector struct {
 	opt           Options
 	platforms     []oci.Platform
@@ -147,37 +146,37 @@ type collector struct {
 	downloads     *download.Downloader
 	chartLock     sync.Mutex                   // one index is read at a time
 	charts        map[string]*lists.ChartIndex // by URL; guarded by chartLock
-	neededIndexes map[string]bool              // by URL: it has a chart that was asked for, or was asked for itself; guarded by chartLock
+	neededIndexes map[string]bool              // by URL: it has a requested chart, or was requested itself; guarded by chartLock
 
-	requests []request // by their numbers: images, files, charts
+	requests []request // by number: images, files, charts
 
-	mu          sync.Mutex // guards what follows
+	mu          sync.Mutex // guards the fields below
 	notes       []string
-	failed      map[int]Failure // by the name's number
-	skipped     map[int]bool    // optional names that cannot be had, by number
+	failed      map[int]Failure // by number of the name
+	skipped     map[int]bool    // optional names that failed, by number
 	units       []*unit
 	images      map[string]string      // digests by reference
 	files       map[string]bundle.File // files by URL
 	blobs       map[string]*wantedBlob
-	statedSizes map[statedSize]string // what descriptors state, by the manifest that has them
+	statedSizes map[statedSize]string // sizes that descriptors state, with the manifest that states them
 	resolved    int
-	cancel      context.CancelCauseFunc // of a run that cannot go on
+	cancel      context.CancelCauseFunc // ends a run that cannot continue
 }
 
-// request is one name that lists ask for.
+// request is one name in the lists.
 type request struct {
 	name, where string
 	optional    bool
 }
 
-// unit is what one name brings, or one thing that hangs on it: manifests, and the blobs that they need. It comes whole
-// or not at all.
+// unit is what one name needs, or one thing that is attached to it: manifests and their blobs. It is collected
+// completely or not at all.
 type unit struct {
-	request    int    // the name's number
-	attachedTo string // says what it is if it hangs on what was asked for: then it is left out if it cannot be had
+	request    int    // number of the name
+	attachedTo string // describes it if it is attached to a requested name: then it is left out if it cannot be fetched
 	images     []bundle.Image
 	blobs      map[string]int64 // size by digest, manifests too
-	// elsewhere are the URLs of layers that the registry does not have, by digest.
+	// alternateURLs are the URLs of layers that the registry does not have, by digest.
 	alternateURLs map[string]string
 	dropped       bool // guarded by collector.mu
 }
@@ -185,14 +184,14 @@ type unit struct {
 // wantedBlob is a blob of images.
 type wantedBlob struct {
 	size  int64
-	from  []*repository // where it can be had
-	urls  []string      // and where else
-	units []*unit       // that need it
+	from  []*repository // repositories that have it
+	urls  []string      // other places that have it
+	units []*unit       // units that need it
 }
 
-// Collect fetches what w lists into the cache. Everything is tried; when something cannot be had the error is a *CollectError
-// that lists all of that, and there is no Collection, unless KeepGoing says otherwise and at least one name can be had.
-// A disk that is full, or ctx, ends it at once.
+// Collect fetches what w lists into the cache. It tries everything; if names failed, the error is an *Error that lists
+// all of them, and there is no Collection, unless KeepGoing is set and at least one name succeeded. A full disk, or the
+// end of ctx, ends it at once.
 func Collect(ctx context.Context, w *lists.Wanted, opt Options) (*Collection, error) {
 	c, err := newCollector(opt)
 	if err != nil {
@@ -208,7 +207,7 @@ func Collect(ctx context.Context, w *lists.Wanted, opt Options) (*Collection, er
 func newCollector(opt Options) (*collector, error) {
 	c := &collector{opt: opt, failed: map[int]Failure{}, skipped: map[int]bool{}, images: map[string]string{}, files: map[string]bundle.File{}, charts: map[string]*lists.ChartIndex{}, neededIndexes: map[string]bool{}, blobs: map[string]*wantedBlob{}}
 	if opt.Have != nil && digests.Check(opt.Since) != nil {
-		return nil, fmt.Errorf("the inventory's digest must be known, got %q", opt.Since)
+		return nil, fmt.Errorf("the digest of the inventory must be known, got %q", opt.Since)
 	}
 	for _, s := range opt.Platforms {
 		p, err := oci.ParsePlatform(s)
@@ -244,7 +243,7 @@ func newCollector(opt Options) (*collector, error) {
 	return c, nil
 }
 
-// collect does it in two passes: first it finds out what every name is, then it fetches each blob and file once.
+// collect works in two passes: the first resolves every name, the second fetches each blob and file once.
 func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, error) {
 	ctx, c.cancel = context.WithCancelCause(ctx)
 	defer c.cancel(nil)
@@ -303,7 +302,7 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 	return &Collection{Index: c.index(failed), Absent: failed, Notes: slices.Compact(c.notes), Fetched: c.downloads.Fetched.Load(), cache: c.cache}, nil
 }
 
-// run does jobs, some at a time.
+// run executes jobs, Parallel at a time.
 func (c *collector) run(ctx context.Context, jobs []func()) {
 	next := make(chan func())
 	var wg sync.WaitGroup
@@ -324,15 +323,15 @@ func (c *collector) run(ctx context.Context, jobs []func()) {
 	wg.Wait()
 }
 
-// note remembers a sentence for the operator.
+// note adds a sentence for the operator.
 func (c *collector) note(format string, args ...any) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.notes = append(c.notes, fmt.Sprintf(format, args...))
 }
 
-// fail remembers that a name cannot be had. The first reason counts. What is optional is left out with a note, whatever
-// the reason, unless it ends the run.
+// fail records that a name failed. The first reason counts. An optional name is left out with a note, whatever the
+// reason, unless the error ends the run.
 func (c *collector) fail(n int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -348,10 +347,10 @@ func (c *collector) fail(n int, err error) {
 		return
 	}
 	c.skipped[n] = true
-	c.notes = append(c.notes, fmt.Sprintf("%s is left out, it is optional: %v", name.name, err))
+	c.notes = append(c.notes, fmt.Sprintf("%s is left out because it is optional: %v", name.name, err))
 }
 
-// dropUnit is fail for one share of a name. One that only hangs on it is left out with a note.
+// dropUnit is fail for one unit. A unit that is only attached to a name is left out with a note.
 func (c *collector) dropUnit(s *unit, err error) {
 	if s.attachedTo == "" || isFatal(err) {
 		c.fail(s.request, err)
@@ -365,7 +364,7 @@ func (c *collector) dropUnit(s *unit, err error) {
 	}
 }
 
-// isFatal says whether an error ends the run: everything else would fail of it too.
+// isFatal reports whether an error ends the run because everything else would fail too.
 func isFatal(err error) bool {
 	var local cache.DiskError
 	return errors.As(err, &local)
@@ -373,7 +372,7 @@ func isFatal(err error) bool {
 
 func (c *collector) isOnFarSide(digest string) bool { return c.opt.Have != nil && c.opt.Have(digest) }
 
-// noProgress is a Progress for nobody.
+// noProgress ignores all progress.
 type noProgress struct{}
 
 func (noProgress) Resolved(int, int)                     {}

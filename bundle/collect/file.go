@@ -21,26 +21,25 @@ import (
 	"casemate/bundle/lists"
 )
 
-// fileList are the files that are to be fetched: those of the lists, and those that charts bring. It is safe for
-// concurrent use while it grows.
+// fileList are the files to fetch: those of the lists and those that charts need. It is safe for concurrent use.
 type fileList struct {
 	mu    sync.Mutex
 	list  []*fileJob
 	byURL map[string]*fileJob
 }
 
-// fileJob is one file to be fetched.
+// fileJob is one file to fetch.
 type fileJob struct {
 	lists.File
-	n    int    // the name's number
-	name string // the name that it belongs to: its URL, or a chart
-	// plain says that no checksum is looked for beside it.
+	n    int    // number of the name
+	name string // the name that needs it: its URL, or a chart
+	// plain says that no checksum file is looked for.
 	plain bool
-	// optional files are left out if there are none.
+	// optional files are left out if they do not exist.
 	optional bool
 }
 
-// add adds a file; one that is there gains the digest if it had none.
+// add adds a file; one that is already listed gets the digest if it had none.
 func (l *fileList) add(f *fileJob) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -51,7 +50,7 @@ func (l *fileList) add(f *fileJob) error {
 		return nil
 	}
 	if old.Digest != "" && f.Digest != "" && old.Digest != f.Digest {
-		return fmt.Errorf("%s must be %s by %s and %s by %s", f.URL, old.Digest, old.Known, f.Digest, f.Known)
+		return fmt.Errorf("%s must be %s according to %s, and %s according to %s", f.URL, old.Digest, old.Known, f.Digest, f.Known)
 	}
 	if old.Digest == "" {
 		old.Digest, old.Known = f.Digest, f.Known
@@ -71,7 +70,7 @@ func (c *collector) wantedFiles(w *lists.Wanted) *fileList {
 	return l
 }
 
-// wantedFile fetches a file and, if it has none of its own, the checksum that lies beside it.
+// wantedFile fetches a file and, if the lists have no checksum for it, the checksum file beside it.
 func (c *collector) wantedFile(ctx context.Context, f *fileJob) {
 	var err error
 	if c.opt.DryRun {
@@ -81,7 +80,7 @@ func (c *collector) wantedFile(ctx context.Context, f *fileJob) {
 	}
 	if f.optional && err != nil && !isFatal(err) && ctx.Err() == nil {
 		if !transport.HasStatus(err, http.StatusNotFound, http.StatusForbidden, http.StatusGone) {
-			c.note("%s is left out, it is optional: %v", f.URL, err)
+			c.note("%s is left out because it is optional: %v", f.URL, err)
 		}
 		return
 	}
@@ -101,10 +100,10 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 	known = known && c.cache.Has(r.Digest, r.Size)
 	switch {
 	case f.Digest != "" && known && (f.Digest == r.Digest || f.Digest == r.SHA512):
-		return c.addFile(ctx, r) // what is pinned is not asked for again
+		return c.addFile(ctx, r) // a pinned file is not requested again
 	case f.Digest != "":
 		if size, ok := c.cache.Stat(f.Digest); ok && strings.HasPrefix(f.Digest, "sha256:") {
-			return c.recordFile(ctx, cache.URLRecord{URL: f.URL, Digest: f.Digest, Size: size}) // the same content came under another URL
+			return c.recordFile(ctx, cache.URLRecord{URL: f.URL, Digest: f.Digest, Size: size}) // the same content was fetched from another URL
 		}
 		if c.isOnFarSide(f.Digest) {
 			if size, err := c.head(ctx, f.URL); err != nil {
@@ -149,8 +148,8 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 		From: got.From, Sums: sums})
 }
 
-// checkUnverified looks at what nobody knows the checksum of: archives must look like archives, and it is said when anything
-// else looks like an error.
+// checkUnverified examines content without a known checksum: archives must look like archives, and a note says if
+// anything else looks like an error page.
 func (c *collector) checkUnverified(rawURL, digest string) error {
 	f, err := os.Open(c.cache.BlobPath(digest))
 	if err != nil {
@@ -173,11 +172,12 @@ func (c *collector) checkUnverified(rawURL, digest string) error {
 	case diagnose.ArchiveMagic[path.Ext(name)] != "":
 		return errors.New(what)
 	}
-	c.note("%s: nobody knows its checksum, and %s", rawURL, what)
+	c.note("%s: no checksum is known, and %s", rawURL, what)
 	return nil
 }
 
-// recordFile remembers what a URL gave, and adds it. The day stays that of the first time as long as the content does.
+// recordFile records what a URL returned, and adds the file. The day stays that of the first time as long as the
+// content does not change.
 func (c *collector) recordFile(ctx context.Context, r cache.URLRecord) error {
 	r.On = day(c.now())
 	if old, ok := c.cache.URL(r.URL); ok && old.Digest == r.Digest {
@@ -191,7 +191,7 @@ func (c *collector) recordFile(ctx context.Context, r cache.URLRecord) error {
 	return c.addFile(ctx, r)
 }
 
-// addFile adds a file that is in the cache, with the checksum that lies beside it.
+// addFile adds a file that is in the cache, and its checksum file.
 func (c *collector) addFile(ctx context.Context, r cache.URLRecord) error {
 	c.mu.Lock()
 	c.files[r.URL] = bundle.File{URL: r.URL, Digest: r.Digest, Size: r.Size, Provenance: bundle.Provenance{From: r.From, On: r.On}}
@@ -201,14 +201,14 @@ func (c *collector) addFile(ctx context.Context, r cache.URLRecord) error {
 	}
 	err := c.file(ctx, &fileJob{File: lists.File{URL: r.Sums}, plain: true})
 	if err != nil && !isFatal(err) && ctx.Err() == nil {
-		c.note("%s is left out, it is only the checksum beside a file that is here: %v", r.Sums, err)
+		c.note("%s is left out, it is only the checksum beside a file that was collected: %v", r.Sums, err)
 		return nil
 	}
 	return err
 }
 
-// origin is what Taken says of where a file came from: the URL that answered, without its query, which is often a
-// signature that changes with every request. "" if it is the file's own.
+// origin is the Provenance.From of a file: the URL that answered, without its query, which is often a signature that
+// changes with every request. "" if it is the requested URL.
 func origin(asked, answered string) string {
 	u, err := url.Parse(answered)
 	if err != nil || answered == "" || answered == asked {
@@ -221,7 +221,7 @@ func origin(asked, answered string) string {
 	return u.String()
 }
 
-// checkURL says what is wrong with a file's URL.
+// checkURL returns an error if a file's URL cannot be fetched.
 func checkURL(s string) error {
 	u, err := url.Parse(s)
 	if err != nil {
@@ -231,22 +231,22 @@ func checkURL(s string) error {
 		return errors.New("not an http or https URL")
 	}
 	if u.User != nil {
-		return errors.New("a URL with a user name would carry it into the bundle; take it out")
+		return errors.New("a URL with a user name would carry it into the bundle; remove it")
 	}
 	return nil
 }
 
-// fileClient is the client for files. A redirect from https to http is followed only for what is checked.
+// fileClient is the client for files. A redirect from https to http is followed only for content with a checksum.
 func (c *collector) fileClient(checked bool) *http.Client {
 	return &http.Client{Transport: c.transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
 		if !checked && req.URL.Scheme == "http" && via[0].URL.Scheme == "https" {
-			return errors.New("it is redirected to plain http, where anybody can change it; name its checksum with --checksums")
+			return errors.New("it is redirected to plain http, where anybody can change the content; give its checksum with --checksums")
 		}
 		return limitRedirects(req, via)
 	}}
 }
 
-// revalidated asks whether a URL still gives what it gave. It says no if the server cannot tell.
+// revalidated reports whether a URL still returns the recorded content. It is false if the server cannot tell.
 func (c *collector) revalidated(ctx context.Context, r cache.URLRecord) (bool, error) {
 	if r.ETag == "" && r.LastModified == "" {
 		return false, nil
@@ -270,13 +270,13 @@ func (c *collector) revalidated(ctx context.Context, r cache.URLRecord) (bool, e
 	if resp.StatusCode != http.StatusOK {
 		return resp.StatusCode == http.StatusNotModified, nil
 	}
-	// Some servers do not compare, but say what they have. A weak ETag promises no equal bytes.
+	// Some servers do not compare but return validators. A weak ETag does not promise equal bytes.
 	etag, since := resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")
 	same := etag == r.ETag && since == r.LastModified && !strings.HasPrefix(etag, "W/")
 	return same && resp.ContentLength == r.Size, nil
 }
 
-// head asks for the size of a file, -1 if the server does not say. Whatever HEAD is answered, GET may work.
+// head requests the size of a file, -1 if the server does not tell. GET may work even if HEAD does not.
 func (c *collector) head(ctx context.Context, url string) (size int64, err error) {
 	for _, method := range []string{http.MethodHead, http.MethodGet} {
 		if size, err = c.sizeByMethod(ctx, method, url); err == nil || ctx.Err() != nil {
@@ -296,14 +296,14 @@ func (c *collector) sizeByMethod(ctx context.Context, method, url string) (int64
 	if err != nil {
 		return -1, transport.WithoutURL(err)
 	}
-	defer resp.Body.Close() // of a GET too: the connection goes, the bytes do not come
+	defer resp.Body.Close() // for GET too: the connection is closed before the content is read
 	if resp.StatusCode != http.StatusOK {
 		return -1, transport.ResponseError(resp)
 	}
 	return resp.ContentLength, nil
 }
 
-// sizeOf is what a dry run does with a file.
+// sizeOf replaces fetching a file in a dry run.
 func (c *collector) sizeOf(ctx context.Context, f *fileJob) error {
 	if err := checkURL(f.URL); err != nil {
 		return err
@@ -327,7 +327,7 @@ func (c *collector) sizeOf(ctx context.Context, f *fileJob) error {
 	return nil
 }
 
-// text fetches the beginning of a small file that is only looked at.
+// text fetches the beginning of a small file that is not collected.
 func (c *collector) text(ctx context.Context, url string, limit int64) (b []byte, err error) {
 	err = c.retry.DoBody(ctx, func() error {
 		b, err = c.textOnce(ctx, url, limit)

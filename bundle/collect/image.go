@@ -18,7 +18,7 @@ import (
 	"casemate/bundle/lists"
 )
 
-// resolveImage finds out what an image is. n is its number among names.
+// resolveImage resolves an image. n is its number among the names.
 func (c *collector) resolveImage(ctx context.Context, n int, w lists.Image) {
 	p, err := c.image(ctx, n, w)
 	if err == nil {
@@ -38,8 +38,8 @@ func (c *collector) countResolved() {
 	c.opt.Progress.Resolved(resolved, len(c.requests))
 }
 
-// add takes what an image brings into what is collected. The error is of the image itself; what hangs on it and does
-// not fit is left out.
+// add adds the units of an image to the collection. The error is of the image itself; attached units that do not fit
+// are left out.
 func (c *collector) add(p *imageResolver) error {
 	for _, s := range *p.units {
 		if err := c.addUnit(s, p.repo); err != nil {
@@ -58,7 +58,7 @@ func (c *collector) addUnit(s *unit, repo *repository) error {
 	for _, m := range s.images {
 		ref := m.Ref()
 		if other, ok := c.images[ref]; ok && other != m.Digest {
-			return fmt.Errorf("%s is asked for as %s and as %s; one of them must go", ref, other, m.Digest)
+			return fmt.Errorf("%s is requested as %s and as %s; remove one of them", ref, other, m.Digest)
 		}
 	}
 	for _, m := range s.images {
@@ -117,7 +117,7 @@ func (c *collector) layerOfSize(ctx context.Context, repo *repository, digest st
 		Size:   size,
 		Blob:   true,
 		Diagnose: func(m *diagnose.Mismatch, _ *os.File) {
-			m.Detail = "the registry, or what stands before it, sent other bytes"
+			m.Detail = "the registry, or a proxy in front of it, sent other bytes"
 		},
 	})
 	if transport.HasStatus(err, http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests) {
@@ -126,7 +126,7 @@ func (c *collector) layerOfSize(ctx context.Context, repo *repository, digest st
 	return err
 }
 
-// index writes down what was collected: the shares of the names that can be had.
+// index lists what was collected: the units of the names that succeeded.
 func (c *collector) index(failed []Failure) *bundle.Index {
 	ix := &bundle.Index{Version: bundle.IndexVersion, Since: c.opt.Since, Images: []bundle.Image{}, Files: []bundle.File{}, Blobs: []bundle.Blob{}}
 	sizes := map[string]int64{}
@@ -137,7 +137,7 @@ func (c *collector) index(failed []Failure) *bundle.Index {
 		}
 		maps.Copy(sizes, s.blobs)
 		for _, m := range s.images {
-			// What is a child here may be whole under another name.
+			// A child of one name may be complete under another name.
 			if other, ok := images[m.Ref()]; !ok || other.Size < m.Size {
 				images[m.Ref()] = m
 			}
@@ -158,7 +158,7 @@ func (c *collector) index(failed []Failure) *bundle.Index {
 		}
 	}
 	for digest := range sizes {
-		if n, ok := c.cache.Stat(digest); ok { // descriptors may say something else
+		if n, ok := c.cache.Stat(digest); ok { // descriptors may state another size
 			sizes[digest] = n
 		}
 	}
@@ -174,5 +174,5 @@ func (c *collector) index(failed []Failure) *bundle.Index {
 	return ix
 }
 
-// day is how Taken.On writes a day.
+// day formats a day as Provenance.On has it.
 func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }

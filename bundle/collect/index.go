@@ -13,9 +13,9 @@ import (
 	"casemate/bundle/oci"
 )
 
-// entry takes what an index lists: a manifest with all below it, or a blob. Image-spec lets an index list anything
-// (image-index.md: unknown media types are no error), and build caches list layers there, so what the registry has
-// under the digest decides; the media type says what to ask for first.
+// entry adds an entry of an index: a manifest with everything below it, or a blob. The image specification lets an
+// index list anything (image-index.md: unknown media types are not an error), and build caches list layers there, so
+// what the registry has under the digest decides; the media type decides only what is requested first.
 func (p *imageResolver) entry(ctx context.Context, child *bundle.Image, d oci.Descriptor, of string, choose bool, depth int) (blob bool,
 	err error) {
 	if p.docs[d.Digest] != nil {
@@ -40,8 +40,8 @@ func (p *imageResolver) entry(ctx context.Context, child *bundle.Image, d oci.De
 	return false, err
 }
 
-// part takes what a manifest that is no index names: a blob, unless it says to be a manifest, which clients then ask
-// for and push as one.
+// part adds an entry of a manifest that is not an index: a blob, unless its media type is that of a manifest, which
+// clients request and push as one.
 func (p *imageResolver) part(ctx context.Context, d oci.Descriptor, of string, depth int) error {
 	if d.MediaType == "" || !oci.IsManifestType(d.MediaType) {
 		return p.blob(ctx, d, of)
@@ -57,7 +57,7 @@ func (p *imageResolver) part(ctx context.Context, d oci.Descriptor, of string, d
 	return p.add(child)
 }
 
-// maybeBlob says whether the registry may have a blob. Only a 404 says that it does not: not every registry answers
+// maybeBlob reports whether the registry may have a blob. Only a 404 says that it does not: not every registry answers
 // HEAD.
 func (p *imageResolver) maybeBlob(ctx context.Context, d oci.Descriptor) bool {
 	resp, err := p.repo.send(ctx, p.c, http.MethodHead, "blobs/"+d.Digest, "")
@@ -68,7 +68,7 @@ func (p *imageResolver) maybeBlob(ctx context.Context, d oci.Descriptor) bool {
 	return true
 }
 
-// cachedBlob says whether the cache has something under the digest that is no manifest.
+// cachedBlob reports whether the cache has content under the digest that is not a manifest.
 func (p *imageResolver) cachedBlob(digest string) bool {
 	n, have := p.c.cache.Stat(digest)
 	if !have || n > oci.MaxDocument {
@@ -82,7 +82,7 @@ func (p *imageResolver) cachedBlob(digest string) bool {
 	return err != nil
 }
 
-// embedded keeps what a descriptor carries in itself, which a registry need not have besides.
+// embedded stores the blob that a descriptor contains, which the registry need not have.
 func (p *imageResolver) embedded(d oci.Descriptor) (bool, error) {
 	data := d.Inline()
 	if data == nil {
@@ -91,7 +91,7 @@ func (p *imageResolver) embedded(d oci.Descriptor) (bool, error) {
 	return true, p.c.cache.Put(d.Digest, data)
 }
 
-// hasChosenPlatform says whether a manifest that was walked leads to anything besides indexes.
+// hasChosenPlatform reports whether a manifest leads to anything but indexes.
 func (p *imageResolver) hasChosenPlatform(digest string) bool {
 	doc := p.docs[digest]
 	if doc == nil {
@@ -101,7 +101,7 @@ func (p *imageResolver) hasChosenPlatform(digest string) bool {
 	return !doc.IsIndex || slices.ContainsFunc(doc.Children, func(d oci.Descriptor) bool { return p.hasChosenPlatform(d.Digest) })
 }
 
-// platformsOf lists the platforms of an index that was walked, and of those below it.
+// platformsOf lists the platforms of an index and of the indexes below it.
 func (p *imageResolver) platformsOf(digest string) []string {
 	var all []string
 	for _, d := range p.docs[digest].Children {
@@ -115,8 +115,7 @@ func (p *imageResolver) platformsOf(digest string) []string {
 	return slices.Compact(all)
 }
 
-// recordSize remembers the size that a descriptor states. Two that differ are no error: the digest says which bytes are
-// right.
+// recordSize records the size that a descriptor states. Two different sizes are not an error: the digest decides.
 func (c *collector) recordSize(of string, d oci.Descriptor) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -134,8 +133,8 @@ type statedSize struct {
 	size   int64
 }
 
-// noteWrongSizes says which descriptors state a size that their content does not have. They are kept as they are: changing
-// them would change digests.
+// noteWrongSizes notes the descriptors whose size is not that of their content. They are kept as they are: a change
+// would change digests.
 func (c *collector) noteWrongSizes() {
 	for s, of := range c.statedSizes {
 		if n, ok := c.cache.Stat(s.digest); ok && n != s.size {
@@ -144,8 +143,8 @@ func (c *collector) noteWrongSizes() {
 	}
 }
 
-// layer fetches one blob of a repository. If the registry has another size of it than its descriptor says, the digest
-// decides which of them is wrong.
+// layer fetches one blob of a repository. If the registry has another size than the descriptor states, the digest
+// decides which of them is right.
 func (c *collector) layer(ctx context.Context, repo *repository, digest string, size int64) error {
 	err := c.layerOfSize(ctx, repo, digest, size)
 	var other download.SizeError

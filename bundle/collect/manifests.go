@@ -19,25 +19,25 @@ import (
 )
 
 const (
-	maxDepth     = 5    // of indexes in indexes, and of signatures of signatures
-	maxManifests = 5000 // that come along with one name
+	maxDepth     = 5    // for indexes in indexes, and for signatures of signatures
+	maxManifests = 5000 // that belong to one name
 )
 
-// imageResolver is one share as it is being resolved: of the image that was asked for, or of something that hangs on it. It
-// is used by one goroutine.
+// imageResolver resolves one unit: the requested image, or something that is attached to it. It is used by one
+// goroutine.
 type imageResolver struct {
 	c      *collector
 	wanted lists.Image
 	repo   *repository
 	*unit
 	docs  map[string]*oci.Manifest
-	tags  map[string]string // a tag that the registry says has this digest
-	units *[]*unit          // all of the image's, this one among them once it is known to be right
-	seen  map[string]bool   // manifests whose referrers were asked for
+	tags  map[string]string // a tag that has this digest according to the registry
+	units *[]*unit          // all of the image's, this one among them once it is complete
+	seen  map[string]bool   // manifests whose referrers were requested
 }
 
-// image resolves one image: it fetches the manifests of everything that belongs to it and notes the blobs that they
-// need. n is its number among names.
+// image resolves one image: it fetches all manifests that belong to it and records the blobs that they need. n is its
+// number among the names.
 func (c *collector) image(ctx context.Context, n int, w lists.Image) (*imageResolver, error) {
 	repo, err := c.registries.repository(ctx, w.Repository)
 	if err != nil {
@@ -63,7 +63,7 @@ func (c *collector) image(ctx context.Context, n int, w lists.Image) (*imageReso
 	return p, nil
 }
 
-// resolveAll ends a share: nothing more comes into it.
+// resolveAll completes a unit.
 func (p *imageResolver) resolveAll() error {
 	for i := range p.images {
 		if err := p.totalSize(&p.images[i]); err != nil {
@@ -74,8 +74,8 @@ func (p *imageResolver) resolveAll() error {
 	return nil
 }
 
-// resolve finds the digest of a name. A pinned digest is the answer whatever the tag says; the tag is asked for only to
-// say so.
+// resolve finds the digest of a name. A pinned digest is used whatever the tag is now; the tag is requested only for a
+// note.
 func (p *imageResolver) resolve(ctx context.Context, w lists.Image) (string, error) {
 	if w.Digest == "" {
 		return p.tag(ctx, cmp.Or(w.Tag, "latest"))
@@ -94,18 +94,18 @@ func (p *imageResolver) resolve(ctx context.Context, w lists.Image) (string, err
 	case err == nil && now == w.Digest:
 		p.tags[w.Digest] = w.Tag
 	case err == nil:
-		p.c.note("%s: the tag %s is %s now; the pinned digest is taken and named so", w.Ref(), w.Tag, now)
+		p.c.note("%s: the tag %s is now %s; the pinned digest is collected under this tag", w.Ref(), w.Tag, now)
 	case transport.HasStatus(err, http.StatusNotFound):
-		p.c.note("%s: the tag %s does not exist any more; the pinned digest is taken and named so", w.Ref(), w.Tag)
+		p.c.note("%s: the tag %s no longer exists; the pinned digest is collected under this tag", w.Ref(), w.Tag)
 	case ctx.Err() == nil:
-		p.c.note("%s: whether the tag %s still has the pinned digest could not be found out: %v", w.Ref(), w.Tag, err)
+		p.c.note("%s: could not find out whether the tag %s still has the pinned digest: %v", w.Ref(), w.Tag, err)
 	}
 	return w.Digest, nil
 }
 
-// tag finds the digest that a tag has now, and fetches the manifest only if it is not in the cache. What HEAD says is a
-// hint: a registry that refuses it, or names a digest that it does not have, is asked with GET before the tag is given
-// up.
+// tag finds the current digest of a tag, and fetches the manifest only if it is not in the cache. HEAD is only a hint:
+// if the registry refuses it, or names a digest that it does not have, the manifest is requested with GET before the
+// tag fails.
 func (p *imageResolver) tag(ctx context.Context, tag string) (string, error) {
 	said, err := p.repo.digestOf(ctx, p.c, tag)
 	if err == nil && said != "" {
@@ -119,22 +119,22 @@ func (p *imageResolver) tag(ctx context.Context, tag string) (string, error) {
 	digest, b, gerr := p.repo.manifest(ctx, p.c, tag)
 	switch {
 	case gerr != nil && said != "":
-		// Not %w: who looks for a 404 asks whether the tag exists, and it does.
-		return "", fmt.Errorf("the registry says that the tag %s is %s, and does not send that: %v", tag, said, err)
+		// Not %w: a caller that finds a 404 concludes that the tag does not exist, but it does.
+		return "", fmt.Errorf("the registry says that the tag %s is %s, and does not send it: %v", tag, said, err)
 	case gerr != nil:
 		return "", gerr
 	case said != "" && digests.Like(said, b) == said:
 		return said, p.c.cache.Put(said, b)
 	case said != "" && p.attachedTo != "":
-		return "", fmt.Errorf("the registry says that the tag %s is %s, does not have that, and sends %s for the tag", tag, said, digest)
+		return "", fmt.Errorf("the registry says that the tag %s is %s, does not have it, and sends %s for the tag", tag, said, digest)
 	case said != "":
-		p.c.note("%s:%s: the registry says that it is %s, does not have that, and sends %s, which is taken", p.repo.name, tag, said, digest)
+		p.c.note("%s:%s: the registry says that it is %s, does not have that, and sends %s, which is collected", p.repo.name, tag, said, digest)
 	}
 	return digest, p.c.cache.Put(digest, b)
 }
 
-// mayExist says whether GET may find a tag for which HEAD gave err. Most tags that might hang on an image do not exist:
-// of these a registry whose HEAD has found others is believed.
+// mayExist reports whether GET may find a tag for which HEAD returned err. Most tags that could be attached to an image
+// do not exist: a registry whose HEAD has found manifests is believed.
 func (p *imageResolver) mayExist(err error) bool {
 	return p.attachedTo == "" || err == nil || !transport.HasStatus(err, http.StatusNotFound) || !p.c.registries.supportsHead(p.repo)
 }
@@ -159,7 +159,7 @@ func (p *imageResolver) readManifest(ctx context.Context, digest string) ([]byte
 	return b, p.c.cache.Put(digest, b)
 }
 
-// manifest returns a manifest as it is and as it is understood.
+// manifest returns a manifest as bytes and parsed.
 func (p *imageResolver) manifest(ctx context.Context, digest string) (*oci.Manifest, []byte, error) {
 	b, err := p.readManifest(ctx, digest)
 	if err != nil {
@@ -172,8 +172,8 @@ func (p *imageResolver) manifest(ctx context.Context, digest string) (*oci.Manif
 	return m, b, nil
 }
 
-// name adds a name for a manifest, and what hangs on it. Of an index only the platforms asked for are taken if choose
-// is set.
+// name adds a name for a manifest, and what is attached to it. If choose is set, only the requested platforms of an
+// index are collected.
 func (p *imageResolver) name(ctx context.Context, tag, digest string, choose bool) error {
 	if p.named(tag, digest) {
 		return nil
@@ -195,7 +195,7 @@ func (p *imageResolver) named(tag, digest string) bool {
 	return slices.ContainsFunc(p.images, func(m bundle.Image) bool { return m.Tag == tag && m.Digest == digest })
 }
 
-// add completes a name whose manifest was walked.
+// add completes a name whose manifests were fetched.
 func (p *imageResolver) add(m bundle.Image) error {
 	if len(p.images) >= maxManifests {
 		return fmt.Errorf("more than %d manifests belong to it", maxManifests)
@@ -209,7 +209,7 @@ func (p *imageResolver) add(m bundle.Image) error {
 	return err
 }
 
-// walk fetches a manifest and those below it, and notes their blobs.
+// walk fetches a manifest and those below it, and records their blobs.
 func (p *imageResolver) walk(ctx context.Context, top *bundle.Image, digest string, choose bool, depth int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("indexes are nested deeper than %d", maxDepth)
@@ -240,7 +240,7 @@ func (p *imageResolver) walk(ctx context.Context, top *bundle.Image, digest stri
 	}
 	top.Sparse = top.Sparse || sparse
 	for _, d := range chosen {
-		// Children have no tag and are names of their own: a client asks for them by digest.
+		// Children have no tag and are names of their own: clients request them by digest.
 		child := bundle.Image{Repository: p.repo.name, Digest: d.Digest}
 		if blob, err := p.entry(ctx, &child, d, digest, choose, depth); err != nil {
 			return fmt.Errorf("%s %s: %w", cmp.Or(d.Platform.String(), "manifest"), d.Digest, err)
@@ -261,14 +261,14 @@ func (p *imageResolver) walk(ctx context.Context, top *bundle.Image, digest stri
 	return nil
 }
 
-// choose says which children of an index are taken: those of the platforms asked for, those without a platform, and
-// buildkit's attestations of those that are taken (https://github.com/moby/buildkit,
+// choose returns the children of an index that are collected: those of the requested platforms, those without a
+// platform, and buildkit's attestations of these (https://github.com/moby/buildkit,
 // docs/attestations/attestation-storage.md).
 func (p *imageResolver) choose(raw []byte, m *oci.Manifest, choose bool) (chosen []oci.Descriptor, sparse bool, err error) {
 	if !choose || len(p.c.platforms) == 0 {
 		return m.Children, false, nil
 	}
-	// Again, because a manifest does not keep its annotations.
+	// Parsed again, because a manifest does not keep its annotations.
 	var doc struct {
 		Manifests []struct {
 			Annotations map[string]string `json:"annotations"`
@@ -297,10 +297,10 @@ func (p *imageResolver) choose(raw []byte, m *oci.Manifest, choose bool) (chosen
 	return chosen, sparse, nil
 }
 
-// single finds the platform of an image that is no index: its config says it.
+// single finds the platform of an image that is not an index, in its config.
 func (p *imageResolver) single(ctx context.Context, top *bundle.Image, m *oci.Manifest, choose bool) error {
 	if len(m.Blobs) == 0 || m.Blobs[0].MediaType != oci.MediaTypeConfig && m.Blobs[0].MediaType != oci.MediaTypeDockerConfig {
-		return nil // an artifact runs nowhere
+		return nil // an artifact is for no platform
 	}
 	config := m.Blobs[0]
 	if config.Size > oci.MaxDocument {
@@ -326,8 +326,8 @@ func (p *imageResolver) single(ctx context.Context, top *bundle.Image, m *oci.Ma
 	return nil
 }
 
-// blob notes a blob that is needed. What may not be distributed is taken from the registry, or else from where its own
-// URLs say that it lies.
+// blob records a blob that is needed. A layer that must not be distributed is fetched from the registry, or else from
+// its own URLs.
 func (p *imageResolver) blob(ctx context.Context, d oci.Descriptor, of string) error {
 	if d.Size > oci.MaxBlob {
 		return fmt.Errorf("manifest %s names a blob of %d bytes", of, d.Size)
@@ -343,18 +343,19 @@ func (p *imageResolver) blob(ctx context.Context, d oci.Descriptor, of string) e
 			return err
 		}
 		if err != nil {
-			p.c.note("%s: the layer %s may not be distributed and cannot be had (it lies at %s); it is left out: %v", p.repo.name, d.Digest, strings.Join(d.URLs, " "), err)
+			p.c.note("%s: the layer %s must not be distributed and could not be fetched (from %s); it is left out: %v", p.repo.name, d.Digest, strings.Join(d.URLs, " "), err)
 			return nil
 		}
 		p.alternateURLs[d.Digest] = at
 	}
-	if _, ok := p.blobs[d.Digest]; !ok { // the bytes will tell which of two sizes is right
+	if _, ok := p.blobs[d.Digest]; !ok { // the content decides which of two sizes is right
 		p.blobs[d.Digest] = d.Size
 	}
 	return nil
 }
 
-// addForeignLayer finds out where a layer that may not be distributed can be had: in the registry (""), or at one of its URLs.
+// addForeignLayer finds out where a layer that must not be distributed can be fetched: in the registry (""), or from
+// one of its URLs.
 func (p *imageResolver) addForeignLayer(ctx context.Context, d oci.Descriptor) (at string, err error) {
 	resp, err := p.repo.send(ctx, p.c, http.MethodHead, "blobs/"+d.Digest, "")
 	if err == nil {
@@ -377,10 +378,10 @@ func (p *imageResolver) addForeignLayer(ctx context.Context, d oci.Descriptor) (
 	return "", err
 }
 
-// maxForeign is how many URLs of a layer are tried.
+// maxForeign is the maximum number of URLs of a layer that are tried.
 const maxForeign = 8
 
-// noteAbsent says which of the platforms asked for an index does not have.
+// noteAbsent notes which of the requested platforms an index does not have.
 func (p *imageResolver) noteAbsent(m bundle.Image) {
 	if !p.docs[m.Digest].IsIndex {
 		return
@@ -395,7 +396,7 @@ func (p *imageResolver) noteAbsent(m bundle.Image) {
 	}
 }
 
-// totalSize sums up what a name brings.
+// totalSize adds up the sizes of what a name needs.
 func (p *imageResolver) totalSize(m *bundle.Image) error {
 	seen := map[string]bool{}
 	var sum func(digest string) error

@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// override says that what is below one name is asked of a mirror.
+// override names the mirror of everything below a name.
 type override struct{ upstream, mirror string }
 
-// parseOverrides reads overrides as people write them, UPSTREAM=MIRROR, the longest first.
+// parseOverrides reads overrides of the form UPSTREAM=MIRROR, and returns the longest first.
 func parseOverrides(list []string) ([]override, error) {
 	var all []override
 	for _, s := range list {
@@ -20,7 +20,7 @@ func parseOverrides(list []string) ([]override, error) {
 		if !ok || upstream == "" || !strings.ContainsAny(host, ".:") && host != "localhost" || strings.Contains(s, "://") {
 			return nil, fmt.Errorf("a registry override is UPSTREAM=MIRROR, like docker.io=artifactory.example/docker-remote, got %q", s)
 		}
-		if at, rest, _ := strings.Cut(upstream, "/"); at == "index.docker.io" || at == "registry-1.docker.io" { // of these names lists have one
+		if at, rest, _ := strings.Cut(upstream, "/"); at == "index.docker.io" || at == "registry-1.docker.io" { // lists have one name for these
 			upstream = strings.TrimSuffix("docker.io/"+rest, "/")
 		}
 		if slices.ContainsFunc(all, func(o override) bool { return o.upstream == upstream }) {
@@ -32,7 +32,7 @@ func parseOverrides(list []string) ([]override, error) {
 	return all, nil
 }
 
-// mirrorOf is where a repository is asked for: the longest override that it lies below wins.
+// mirrorOf returns where a repository is requested: the longest override that it lies below is used.
 func (r *registries) mirrorOf(canonical string) string {
 	for _, o := range r.overrides {
 		if rest, ok := strings.CutPrefix(canonical, o.upstream); ok && (rest == "" || rest[0] == '/') {

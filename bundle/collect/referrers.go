@@ -11,26 +11,25 @@ import (
 	"casemate/bundle/oci"
 )
 
-// cosignSuffixes are the tags that cosign and others hang on a manifest: its digest with "-" for ":", and what it is
-// (https://github.com/sigstore/cosign, specs/SIGNATURE_SPEC.md).
+// cosignSuffixes are the suffixes of the tags that cosign and others attach to a manifest: its digest with "-" for ":",
+// and a suffix (https://github.com/sigstore/cosign, specs/SIGNATURE_SPEC.md).
 var cosignSuffixes = []string{".sig", ".att", ".sbom"}
 
-// attached adds what was hung on a manifest and on those below it: its referrers by the API, or by the tag that stands
-// in for it where a registry does not have the API, and cosign's tags. What is hung on those comes too. Each is a share
-// of its own: one that cannot be had is left out with a note, and never decides about the image. The error ends the
-// run.
+// attached adds what is attached to a manifest and to those below it: its referrers from the API, or from the fallback
+// tag of a registry without the API, and cosign's tags; and what is attached to those. Each is a unit of its own: one
+// that cannot be fetched is left out with a note, and never makes the image fail. An error ends the run.
 func (p *imageResolver) attached(ctx context.Context, digest string, depth int) error {
 	if p.seen[digest] {
 		return nil
 	}
 	p.seen[digest] = true
 	if depth > maxDepth {
-		p.c.note("%s: what hangs on %s is deeper than %d signatures of signatures and is left out", p.repo.name, digest, maxDepth)
+		p.c.note("%s: what is attached to %s is deeper than %d signatures of signatures and is left out", p.repo.name, digest, maxDepth)
 		return nil
 	}
 	list, ok, err := p.repo.referrers(ctx, p.c, digest)
 	if err != nil {
-		p.c.note("%s: the list of what refers to %s is not complete: %v", p.repo.name, digest, err)
+		p.c.note("%s: the list of referrers of %s is incomplete: %v", p.repo.name, digest, err)
 	}
 	if !ok {
 		if list, err = p.fallback(ctx, digest); err != nil {
@@ -50,7 +49,7 @@ func (p *imageResolver) attached(ctx context.Context, digest string, depth int) 
 	}
 	for _, d := range p.docs[digest].Children {
 		if p.docs[d.Digest] == nil {
-			continue // of a platform that nobody asked for
+			continue // of a platform that was not requested
 		}
 		if err := p.attached(ctx, d.Digest, depth); err != nil {
 			return err
@@ -62,7 +61,7 @@ func (p *imageResolver) attached(ctx context.Context, digest string, depth int) 
 // referrer adds one manifest that refers to another.
 func (p *imageResolver) referrer(ctx context.Context, d oci.Descriptor, subject string, depth int) error {
 	if err := digests.Check(d.Digest); err != nil {
-		p.c.note("%s: the list of what refers to %s names %.100q, which is no digest; it is left out", p.repo.name, subject, d.Digest)
+		p.c.note("%s: the list of referrers of %s contains %.100q, which is not a digest; it is left out", p.repo.name, subject, d.Digest)
 		return nil
 	}
 	_, err := p.attach(ctx, "", d.Digest, depth)
@@ -80,11 +79,11 @@ func (p *imageResolver) fallback(ctx context.Context, digest string) ([]oci.Desc
 	return top.Children, nil
 }
 
-// attach adds a share for what hangs on the image under a tag or by its digest, and what hangs on that, unless depth is
-// negative. It returns its manifest, nil if there is none or it is left out. The error ends the run.
+// attach adds a unit for what is attached to the image under a tag or by its digest, and for what is attached to that,
+// unless depth is negative. It returns its manifest, nil if there is none or it is left out. An error ends the run.
 func (p *imageResolver) attach(ctx context.Context, tag, digest string, depth int) (*oci.Manifest, error) {
 	if len(tag) > 128 {
-		return nil, nil // longer than a tag may be: those of sha512
+		return nil, nil // longer than a tag may be: tags made from sha512
 	}
 	q := *p
 	q.unit, q.docs = &unit{request: p.request, attachedTo: p.repo.name + "@" + digest, blobs: map[string]int64{}, alternateURLs: map[string]string{}}, map[string]*oci.Manifest{}
@@ -93,7 +92,7 @@ func (p *imageResolver) attach(ctx context.Context, tag, digest string, depth in
 	}
 	err := q.resolveAttached(ctx, tag, digest)
 	switch {
-	case err == nil && len(q.images) == 0: // there is none
+	case err == nil && len(q.images) == 0: // it does not exist
 		return nil, nil
 	case isFatal(err) || ctx.Err() != nil:
 		return nil, err
@@ -111,15 +110,15 @@ func (p *imageResolver) attach(ctx context.Context, tag, digest string, depth in
 	return top, q.attached(ctx, top.Digest, depth+1)
 }
 
-// resolveAttached completes the share of something that hangs on an image. It stays empty if a tag does not exist.
+// resolveAttached completes the unit of something that is attached to an image. It stays empty if a tag does not exist.
 func (p *imageResolver) resolveAttached(ctx context.Context, tag, digest string) error {
 	if len(*p.units) >= maxManifests {
-		return fmt.Errorf("more than %d things hang on one image", maxManifests)
+		return fmt.Errorf("more than %d things are attached to one image", maxManifests)
 	}
 	if tag != "" {
 		var err error
 		digest, err = p.tag(ctx, tag)
-		// Some registries say 401 or 403 for what does not exist, and the repository itself let us in.
+		// Some registries answer 401 or 403 for what does not exist, although the repository itself is accessible.
 		if transport.HasStatus(err, http.StatusNotFound, http.StatusUnauthorized, http.StatusForbidden) {
 			return nil
 		}

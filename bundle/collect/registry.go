@@ -23,10 +23,10 @@ import (
 	"casemate/bundle/oci"
 )
 
-// maxPages bounds the answer of a registry that never ends its list of referrers.
+// maxPages bounds a list of referrers that does not end.
 const maxPages = 50
 
-// acceptManifests is what can be collected, by media type. Whatever else a registry sends is stored as it is, too.
+// acceptManifests are the media types that can be collected. What else a registry sends is stored as it is.
 var acceptManifests = strings.Join([]string{
 	"application/vnd.oci.image.index.v1+json",
 	"application/vnd.oci.image.manifest.v1+json",
@@ -36,28 +36,28 @@ var acceptManifests = strings.Join([]string{
 	"*/*",
 }, ", ")
 
-// registries are the registries' repositories, each logged in to once. Its methods are safe for concurrent use.
+// registries holds the repositories of all registries, each logged in to once. Its methods are safe for concurrent use.
 type registries struct {
 	inner     http.RoundTripper
 	overrides []override
 	mu        sync.Mutex
 	repos     map[string]*repository // by canonical name
-	// noReferrers are the hosts whose answer to a question for referrers was 404: they do not have the API (OCI
+	// noReferrers are the hosts that answered 404 to a request for referrers: they do not have the API (OCI
 	// distribution 1.1, "Listing referrers").
 	noReferrers sync.Map
-	heads       sync.Map // hosts whose HEAD of a manifest has found one
+	heads       sync.Map // hosts whose HEAD of a manifest succeeded once
 }
 
-// supportsHead says whether a HEAD that finds nothing is to be believed.
+// supportsHead reports whether a HEAD that finds nothing can be trusted.
 func (r *registries) supportsHead(repo *repository) bool {
 	_, ok := r.heads.Load(repo.host.RegistryStr())
 	return ok
 }
 
-// repository is one of a registry's. It sends what Docker's config has for its host.
+// repository is a repository of a registry. It sends the credentials that Docker's config has for its host.
 type repository struct {
 	name string // canonical
-	from string // the mirror's repository that is asked instead, "" if none is
+	from string // the mirror's repository that is used instead, "" if none is
 	once sync.Mutex
 	host name.Registry
 	path string
@@ -97,14 +97,14 @@ func (r *registries) repository(ctx context.Context, canonical string) (*reposit
 		return nil, loginError(parsed.RegistryStr(), err)
 	}
 	repo.host, repo.path = parsed.Registry, parsed.RepositoryStr()
-	// The transport puts in the scheme that the registry answered on.
+	// The transport inserts the scheme that the registry answered on.
 	repo.base = fmt.Sprintf("https://%s/v2/%s/", parsed.RegistryStr(), parsed.RepositoryStr())
 	repo.http = &http.Client{Transport: t, CheckRedirect: limitRedirects}
 	return repo, nil
 }
 
-// tlsOnly refuses to talk to a registry without TLS unless it is on this machine: go-containerregistry would with
-// private addresses, and send a password along.
+// tlsOnly refuses to talk to a registry without TLS unless it is on this machine: go-containerregistry would do so with
+// private addresses, and send a password.
 type tlsOnly struct {
 	host  string
 	inner http.RoundTripper
@@ -137,7 +137,7 @@ func limitRedirects(_ *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// loginError says what to do about a registry that does not let us in.
+// loginError says what to do if a registry refuses access.
 func loginError(host string, err error) error {
 	if errors.Is(err, transport.ErrPlainHTTP) {
 		return fmt.Errorf("registry %s: %w", host, transport.ErrPlainHTTP)
@@ -153,18 +153,18 @@ func loginError(host string, err error) error {
 	return refusedError(host, s)
 }
 
-// refusedError says what to do about an answer of a registry.
+// refusedError says what to do about a registry's refusal.
 func refusedError(host string, err error) error {
 	if transport.HasStatus(err, http.StatusUnauthorized, http.StatusForbidden) {
-		return fmt.Errorf("%s gives no access: there is no such repository, or it needs a login (docker login %s): %w", host, host, err)
+		return fmt.Errorf("%s gives no access: the repository does not exist or needs a login (docker login %s): %w", host, host, err)
 	}
 	if transport.HasStatus(err, http.StatusTooManyRequests) {
-		return fmt.Errorf("%s limits how much may be pulled; a login (docker login %s) or a later run may help, what came is kept: %w", host, host, err)
+		return fmt.Errorf("%s limits pulls; a login (docker login %s) or a later run may help, what was fetched is kept: %w", host, host, err)
 	}
 	return fmt.Errorf("%s: %w", host, err)
 }
 
-// send asks the repository for something below its address.
+// send requests something below the repository's address.
 func (r *repository) send(ctx context.Context, c *collector, method, what, accept string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, r.base+what, nil)
 	if err != nil {
@@ -188,7 +188,7 @@ func (r *repository) send(ctx context.Context, c *collector, method, what, accep
 	return resp, nil
 }
 
-// digestOf asks which digest a tag has now, without fetching the manifest. "" if the registry does not say.
+// digestOf requests the current digest of a tag, without fetching the manifest. "" if the registry does not tell.
 func (r *repository) digestOf(ctx context.Context, c *collector, tag string) (string, error) {
 	resp, err := r.send(ctx, c, http.MethodHead, "manifests/"+url.PathEscape(tag), acceptManifests)
 	if err != nil {
@@ -203,7 +203,7 @@ func (r *repository) digestOf(ctx context.Context, c *collector, tag string) (st
 	return d, nil
 }
 
-// manifest fetches a manifest by tag or digest, as the bytes that the registry has. A digest is checked.
+// manifest fetches a manifest by tag or digest, as the bytes that the registry has. A digest is verified.
 func (r *repository) manifest(ctx context.Context, c *collector, reference string) (digest string, b []byte, err error) {
 	err = c.retry.DoBody(ctx, func() error {
 		digest, b, err = r.manifestOnce(ctx, c, reference)
@@ -225,7 +225,7 @@ func (r *repository) manifestOnce(ctx context.Context, c *collector, reference s
 	if len(b) > oci.MaxDocument {
 		return "", nil, fmt.Errorf("manifest %s is larger than %d bytes", reference, oci.MaxDocument)
 	}
-	// Before the digest, which old registries make in a way of their own for it.
+	// Checked before the digest, which old registries compute in their own way for schema 1.
 	if _, err := oci.Parse(reference, "", b); err != nil {
 		return "", nil, transport.WrongError{Err: err}
 	}
@@ -240,14 +240,14 @@ func (r *repository) manifestOnce(ctx context.Context, c *collector, reference s
 	return reference, b, nil
 }
 
-// referrers fetches the list of what refers to a manifest. ok is false when the registry does not have the API, or
-// answers as if it had none: then a tag may have the list. With an error the list is what came before it.
+// referrers fetches the list of referrers of a manifest. ok is false if the registry does not have the API, or answers
+// as if it had not: then a tag may have the list. With an error the list is what was received before it.
 func (r *repository) referrers(ctx context.Context, c *collector, digest string) (list []oci.Descriptor, ok bool, err error) {
 	host := r.host.RegistryStr()
 	if _, no := c.registries.noReferrers.Load(host); no {
 		return nil, false, nil
 	}
-	// What a Link header leads to: a path and query on the registry. Pages are bounded, as everything is.
+	// The target of a Link header: a path and query on the registry. The number of pages is bounded.
 	next := "referrers/" + digest
 	for n := 0; next != ""; n++ {
 		if n == maxPages {
@@ -262,20 +262,20 @@ func (r *repository) referrers(ctx context.Context, c *collector, digest string)
 		case err == nil:
 		case n > 0:
 			return list, true, err
-		// Some say 401 or 403 for what they do not have, and the repository itself let us in.
+		// Some registries answer 401 or 403 for what they do not have, although the repository itself is accessible.
 		case transport.HasStatus(err, http.StatusUnauthorized, http.StatusForbidden):
 			return nil, false, nil
-		// The API's answer to a digest without referrers is an empty list; registries without it say 404, some 400 or
-		// 405, and some have a page for it.
+		// The API answers with an empty list for a digest without referrers; registries without it answer 404, some 400
+		// or 405, and some an HTML page.
 		case transport.HasStatus(err, http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable), errors.Is(err, errNoReferrers):
 			c.registries.noReferrers.Store(host, true)
 			return nil, false, nil
 		case ctx.Err() != nil:
 			return nil, false, nil
 		default:
-			// Whatever it is, it is tried often enough with the first image.
+			// Whatever it is, it was retried often enough for the first image.
 			if _, again := c.registries.noReferrers.LoadOrStore(host, true); !again {
-				c.note("%s: its lists of referrers cannot be had, tags are looked for instead: %v", host, err)
+				c.note("%s: the lists of referrers cannot be fetched, tags are used instead: %v", host, err)
 			}
 			return nil, false, nil
 		}
@@ -284,10 +284,10 @@ func (r *repository) referrers(ctx context.Context, c *collector, digest string)
 	return list, true, nil
 }
 
-// errNoReferrers says that an answer is none of the referrers API.
-var errNoReferrers = errors.New("the answer is no list of referrers")
+// errNoReferrers says that an answer does not come from the referrers API.
+var errNoReferrers = errors.New("the answer is not a list of referrers")
 
-// referrersPage fetches one page of a list of referrers, and says where the next one is.
+// referrersPage fetches one page of a list of referrers, and returns where the next one is.
 func (r *repository) referrersPage(ctx context.Context, c *collector, at string) (page []oci.Descriptor, next string, err error) {
 	resp, err := r.send(ctx, c, http.MethodGet, at, "application/vnd.oci.image.index.v1+json")
 	if err != nil {
@@ -313,7 +313,7 @@ func (r *repository) referrersPage(ctx context.Context, c *collector, at string)
 	return page, r.nextPage(resp), nil
 }
 
-// nextPage returns where a Link header (RFC 8288) with rel="next" leads to, below the repository's address.
+// nextPage returns the target of a Link header (RFC 8288) with rel="next", below the repository's address.
 func (r *repository) nextPage(resp *http.Response) string {
 	target, params, ok := strings.Cut(strings.TrimPrefix(resp.Header.Get("Link"), "<"), ">")
 	if !ok || !strings.Contains(params, "next") {

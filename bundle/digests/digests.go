@@ -12,8 +12,7 @@ import (
 	"syscall"
 )
 
-// Check says what is wrong with a digest: it must be "sha256:" or "sha512:" with lower-case hex of the right
-// length.
+// Check returns an error unless d is "sha256:" or "sha512:" with lower-case hex of the right length.
 func Check(d string) error {
 	alg, sum, _ := strings.Cut(d, ":")
 	n := map[string]int{"sha256": 64, "sha512": 128}[alg]
@@ -26,7 +25,7 @@ func Check(d string) error {
 	return nil
 }
 
-// NewHash returns the hash of a digest that Check has passed.
+// NewHash returns the hash of a digest that Check accepts.
 func NewHash(digest string) hash.Hash {
 	if strings.HasPrefix(digest, "sha512:") {
 		return sha512.New()
@@ -34,7 +33,7 @@ func NewHash(digest string) hash.Hash {
 	return sha256.New()
 }
 
-// Encode writes what h has seen as a digest of the same algorithm as digest.
+// Encode returns the sum of h as a digest of the same algorithm as digest.
 func Encode(digest string, h hash.Hash) string {
 	alg, _, _ := strings.Cut(digest, ":")
 	return alg + ":" + hex.EncodeToString(h.Sum(nil))
@@ -79,7 +78,7 @@ func (v *Reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Like is the digest of data, of the same algorithm as like, which checkDigest has passed.
+// Like returns the digest of data, of the same algorithm as like, which Check must accept.
 func Like(like string, data []byte) string {
 	h := NewHash(like)
 	h.Write(data)

@@ -20,26 +20,26 @@ import (
 	"casemate/bundle/oci"
 )
 
-// archive is the files of a directory or a tar. One that could only be read once (streamed) has its blobs in the sink
-// already.
+// archive holds the files of a directory or a tar. The blobs of an archive that can only be read once (streamed) are in
+// the sink already.
 type archive struct {
-	name    string // for messages: the input, and the path in it of an archive in an archive
+	name    string // for messages: the input, and the path of a nested archive in it
 	entries []*entry
 	byName  map[string]*entry
-	// open reads a file; close it afterwards. nil for a streamed archive.
+	// open opens a file; the caller closes it. nil for a streamed archive.
 	open      func(*entry) (r io.Reader, close func() error, err error)
-	truncated bool // the tar lacks its end marker
-	// expanded says that it came out of a decompressor.
+	truncated bool // the tar has no end marker
+	// expanded says that a decompressor produced it.
 	expanded bool
 	skipped  []bundle.Skipped
 }
 
-// entry is one file of an archive. While parallel putWorkers run, it belongs to the one that puts it.
+// entry is one file of an archive. While several workers put entries, each belongs to one of them.
 type entry struct {
 	name   string // clean, relative, with slashes
 	link   string // the entry that a symbolic or hard link leads to, likewise; "" for a file
 	size   int64
-	offset int64  // of the content in a tar that is read at several places
+	offset int64  // of the content in a tar that is read at several offsets
 	digest string // "" until the sink has it
 	data   []byte // a document that a streamed archive keeps
 	format format // of a streamed archive's file
@@ -58,20 +58,20 @@ func (a *archive) add(r *Reader, e *entry) error {
 	return nil
 }
 
-// maxSkipped bounds how many files that are not taken are remembered of an archive.
+// maxSkipped bounds the skipped files that are recorded of an archive.
 const maxSkipped = 100_000
 
-// skip notes a file that is not taken.
+// skip records a file that is not imported.
 func (a *archive) skip(name, why string) {
 	switch n := len(a.skipped); {
 	case n < maxSkipped:
 		a.skipped = append(a.skipped, bundle.Skipped{Name: name[:min(len(name), 1000)], Why: why})
 	case n == maxSkipped:
-		a.skipped = append(a.skipped, bundle.Skipped{Name: "…", Why: fmt.Sprintf("after %d files the others are not remembered", maxSkipped)})
+		a.skipped = append(a.skipped, bundle.Skipped{Name: "…", Why: fmt.Sprintf("after %d files the others are not recorded", maxSkipped)})
 	}
 }
 
-// cleanName is a path in an archive in one form; !ok if it leads outside or is none.
+// cleanName normalises a path in an archive; it returns false if the path leads outside or is empty.
 func cleanName(name string) (string, bool) {
 	if name == "" || strings.HasPrefix(name, "/") || strings.ContainsRune(name, 0) {
 		return "", false
@@ -80,7 +80,7 @@ func cleanName(name string) (string, bool) {
 	return name, name != "." && name != ".." && !strings.HasPrefix(name, "../")
 }
 
-// linkTarget is what a symbolic link called name leads to; !ok if that is outside the archive.
+// linkTarget returns the target of a symbolic link called name, and false if that is outside the archive.
 func linkTarget(name, to string) (string, bool) {
 	if to == "" || strings.HasPrefix(to, "/") {
 		return "", false
@@ -88,9 +88,9 @@ func linkTarget(name, to string) (string, bool) {
 	return cleanName(path.Join(path.Dir(name), to))
 }
 
-// file is the file of that name, links followed, or nil.
+// file returns the file of that name, following links, or nil.
 func (a *archive) file(name string) *entry {
-	for range 16 { // of a cycle there is no end
+	for range 16 { // cycles do not end
 		e := a.byName[name]
 		if e == nil || e.link == "" {
 			return e
@@ -100,7 +100,7 @@ func (a *archive) file(name string) *entry {
 	return nil
 }
 
-// roots are the directories in which an image archive may begin: the top, and the one directory in which everything is.
+// roots returns the directories in which an image archive may begin: the top, and a directory that contains everything.
 func (a *archive) roots() []string {
 	wrapper := ""
 	for _, e := range a.entries {
@@ -121,7 +121,7 @@ func (a *archive) roots() []string {
 	return []string{"", wrapper + "/"}
 }
 
-// document is the content of a small file.
+// document returns the content of a small file.
 func (r *Reader) document(ctx context.Context, a *archive, e *entry) ([]byte, error) {
 	if e.data != nil {
 		return e.data, nil
@@ -144,7 +144,7 @@ func (r *Reader) document(ctx context.Context, a *archive, e *entry) ([]byte, er
 	return data, nil
 }
 
-// content reads a file, wherever it is by now.
+// content opens a file, which may be in the archive, in memory or in the sink.
 func (r *Reader) content(ctx context.Context, a *archive, e *entry) (io.Reader, func() error, error) {
 	var content io.Reader
 	closing := noClose
@@ -160,7 +160,7 @@ func (r *Reader) content(ctx context.Context, a *archive, e *entry) (io.Reader, 
 			content, closing = f, f.Close
 		}
 	default:
-		err = errors.New("it was not kept, because nothing in the archive needs a file of this kind")
+		err = errors.New("it was not stored, because nothing in the archive needs a file of this kind")
 	}
 	if err != nil {
 		return nil, nil, a.failed(e.name, err)
@@ -168,7 +168,7 @@ func (r *Reader) content(ctx context.Context, a *archive, e *entry) (io.Reader, 
 	return content, closing, nil
 }
 
-// put brings a file to the sink, unless that has it. digest is what it must have, "" if nobody knows.
+// put puts a file into the sink unless the sink has it. digest is the digest that it must have, "" if it is not known.
 func (r *Reader) put(ctx context.Context, a *archive, e *entry, digest string) error {
 	if e.digest != "" {
 		if digest != "" && digest != e.digest {
@@ -179,7 +179,7 @@ func (r *Reader) put(ctx context.Context, a *archive, e *entry, digest string) e
 	if digest != "" {
 		if size, ok := r.sink.Has(digest); ok {
 			if size != e.size {
-				return fmt.Errorf("%s: %s has %d bytes, the blob that it should be has %d: the archive is damaged: %w", a.name, e.name, e.size, size, syscall.EBADMSG)
+				return fmt.Errorf("%s: %s has %d bytes, but the blob with its digest has %d: the archive is damaged: %w", a.name, e.name, e.size, size, syscall.EBADMSG)
 			}
 			e.digest = digest
 			r.progress(e.size)
@@ -200,17 +200,17 @@ func (r *Reader) put(ctx context.Context, a *archive, e *entry, digest string) e
 	return nil
 }
 
-// failed says what is wrong with a file of the archive.
+// failed adds the name of a file of the archive to an error.
 func (a *archive) failed(name string, err error) error {
 	return explainReadError(a.name+": "+name, err)
 }
 
-// explainReadError puts into words what reading an input can end with.
+// explainReadError explains the errors with which reading an input can end.
 func explainReadError(name string, err error) error {
 	why := ""
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		why = "it ends early: it is cut off, or one part of several, which must be joined first: "
+		why = "it is truncated, or one of several parts, which must be joined first: "
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
 		why = fmt.Sprintf("it needs more than %d MiB of memory to decompress; compress it with --long=27 or less: ", maxWindow>>20)
 	case errors.Is(err, syscall.EBADMSG), errors.Is(err, tar.ErrHeader), errors.Is(err, gzip.ErrChecksum), errors.Is(err, gzip.ErrHeader),
@@ -220,7 +220,7 @@ func explainReadError(name string, err error) error {
 	return fmt.Errorf("%s: %s%w", name, why, err)
 }
 
-// head is the first bytes of a file, at the most n.
+// head returns the first n bytes of a file, or fewer.
 func (r *Reader) head(ctx context.Context, a *archive, e *entry, n int) ([]byte, error) {
 	content, closing, err := r.content(ctx, a, e)
 	if err != nil {
@@ -235,7 +235,7 @@ func (r *Reader) head(ctx context.Context, a *archive, e *entry, n int) ([]byte,
 	return head[:got], nil
 }
 
-// skipFiles tells of files that were not taken: each in Contents.Left, and in a note as far as that is short.
+// skipFiles reports files that are not imported: each in Contents.Skipped, and some in a note.
 func (r *Reader) skipFiles(a *archive, others []bundle.Skipped) {
 	all := slices.Concat(a.skipped, others)
 	if len(all) == 0 {

@@ -14,8 +14,8 @@ import (
 	"casemate/bundle/digests"
 )
 
-// collection interprets an archive that is no image archive itself: its files under hosts' names are a tree, the
-// archives among the others are opened, as Kubespray's contrib/offline makes them.
+// collection interprets an archive that is not an image archive itself: files under hosts' names are a tree, and
+// archives among the others are opened, as Kubespray's contrib/offline creates them.
 func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part, error) {
 	listed, err := r.containerImages(ctx, a)
 	if err != nil {
@@ -35,11 +35,11 @@ func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part,
 			continue
 		case inside(e.name):
 			if strings.HasPrefix(path.Base(e.name), "signature-") {
-				left = append(left, bundle.Skipped{Name: e.name, Why: "a signature that no registry has a place for: sign with cosign"})
+				left = append(left, bundle.Skipped{Name: e.name, Why: "a signature for which registries have no place: sign with cosign"})
 			}
 			continue
 		case host && isEditorFile(e.name):
-			left = append(left, bundle.Skipped{Name: e.name, Why: "an editor's or a desktop's"})
+			left = append(left, bundle.Skipped{Name: e.name, Why: "a file of an editor or a desktop"})
 			continue
 		case host && isImage && e.link == "" && a.open != nil:
 			inner, err := r.nested(ctx, a, e, depth, image)
@@ -52,7 +52,7 @@ func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part,
 			parts = append(parts, inner...)
 			continue
 		case host && isImage && e.link == "":
-			r.refused.Add(image, fmt.Errorf("%s: %s is called as an image is, and can be looked into only in a directory or an uncompressed tar: unpack it first", a.name, e.name))
+			r.refused.Add(image, fmt.Errorf("%s: %s has the name of an image, and can be opened only in a directory or an uncompressed tar: unpack it first", a.name, e.name))
 			continue
 		case host && e.link == "":
 			files = append(files, e)
@@ -83,7 +83,7 @@ func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part,
 	case depth > 0:
 		return nil, nil
 	case len(a.entries) == 0:
-		return nil, fmt.Errorf("%s has no files in it; %s", a.name, supportedInputs)
+		return nil, fmt.Errorf("%s contains no files; %s", a.name, supportedInputs)
 	}
 	return nil, fmt.Errorf("%s has %d files (%s), but no index.json of an OCI layout, no manifest.json of a docker-archive, no file under a host's name (dl.k8s.io/…) "+
 		"and no archive of images; %s", a.name, len(a.entries), examples(a), supportedInputs)
@@ -100,8 +100,8 @@ func examples(a *archive) string {
 	return strings.Join(names, ", ")
 }
 
-// nested opens an archive in an archive. It is nil if the file is none that is taken. listed is what the list beside it
-// calls its image.
+// nested opens an archive in an archive. It returns nil if the file is not a supported archive. listed is the image's
+// name in the list beside it.
 func (r *Reader) nested(ctx context.Context, a *archive, e *entry, depth int, listed string) ([]part, error) {
 	if e.nested != nil { // streamed with the archive around it
 		return r.interpret(ctx, e.nested, depth+1, listed)
@@ -114,7 +114,7 @@ func (r *Reader) nested(ctx context.Context, a *archive, e *entry, depth int, li
 		return nil, err
 	}
 	if bundle.IsBundle(head) {
-		return nil, fmt.Errorf("%s: %s is a bundle or a part of one; import it by itself", a.name, e.name)
+		return nil, fmt.Errorf("%s: %s is a bundle or a part of one; import it separately", a.name, e.name)
 	}
 	f := sniff(head)
 	if !looksNested(head, f) {
@@ -132,7 +132,7 @@ func (r *Reader) nested(ctx context.Context, a *archive, e *entry, depth int, li
 		}
 		at, ok := content.(io.ReaderAt)
 		if !ok {
-			return nil, nil, errors.Join(fmt.Errorf("%s cannot be read at several places: %w", e.name, errors.ErrUnsupported), closing())
+			return nil, nil, errors.Join(fmt.Errorf("%s cannot be read at several offsets: %w", e.name, errors.ErrUnsupported), closing())
 		}
 		return at, closing, nil
 	}, e.size)
@@ -142,8 +142,8 @@ func (r *Reader) nested(ctx context.Context, a *archive, e *entry, depth int, li
 	return r.interpret(ctx, inner, depth+1, listed)
 }
 
-// looksNested says whether a tar, perhaps compressed, that begins with head is an archive that is opened inside another
-// one: its first names are those of an image archive, or of files under hosts.
+// looksNested reports whether a tar, perhaps compressed, that begins with head is an archive that is opened inside
+// another one: its first names are those of an image archive, or of files under hosts.
 func looksNested(head []byte, f format) bool {
 	plain, closing, err := decompress(bytes.NewReader(head), f)
 	if err != nil || f != plainTar && f != gzipped && f != zstandard {
@@ -169,7 +169,7 @@ func looksNested(head []byte, f format) bool {
 	return false
 }
 
-// isLayerName says whether a file is named like a layer or a config in a docker-archive: by 64 hex digits, or
+// isLayerName reports whether a file has the name of a layer or a config in a docker-archive: 64 hex digits, or
 // layer.tar.
 func isLayerName(name string) bool {
 	for elem := range strings.SplitSeq(name, "/") {
@@ -182,7 +182,7 @@ func isLayerName(name string) bool {
 	return false
 }
 
-// containerImages reads the list that Kubespray's script writes beside the archives: "FILE  IMAGE" by line.
+// containerImages reads the list that Kubespray's script writes beside the archives: lines "FILE IMAGE".
 func (r *Reader) containerImages(ctx context.Context, a *archive) (map[string]string, error) {
 	for _, e := range a.entries {
 		if path.Base(e.name) != "container-images.txt" || e.link != "" {
@@ -203,8 +203,8 @@ func (r *Reader) containerImages(ctx context.Context, a *archive) (map[string]st
 	return nil, nil
 }
 
-// listedName is the whole name of an image in container-images.txt. The script takes well-known hosts off it, but the
-// file is named by the whole name with "-" for "/" and ":", so the host can be had back.
+// listedName returns the whole name of an image in container-images.txt. The script removes well-known hosts from it,
+// but the file name contains the whole name with "-" for "/" and ":", so the host can be restored.
 func listedName(file, image string) string {
 	flat := strings.NewReplacer("/", "-", ":", "-").Replace(image) + ".tar"
 	if host, ok := strings.CutSuffix(file, "-"+flat); ok && isHost(host) {
@@ -218,10 +218,10 @@ type streamPart struct {
 	name   string
 	open   func() (io.Reader, func() error, error)
 	format format
-	size   int64 // as it is, compressed; -1: a pipe
+	size   int64 // compressed size; -1: a pipe
 	depth  int
 	listed string
-	parts  []part // once it was read
+	parts  []part // set when it was read
 }
 
 func (p *streamPart) kind() string {
@@ -265,11 +265,11 @@ func (p *streamPart) load(ctx context.Context, r *Reader) error {
 	return err
 }
 
-// progressReader tells how much of the input was read.
+// progressReader reports how much of the input was read.
 type progressReader struct {
 	io.Reader
 	r      *Reader
-	counts bool // of a pipe: what is read is all that is known of its size
+	counts bool // of a pipe only the bytes read so far are known
 }
 
 func (p *progressReader) Read(b []byte) (int, error) {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// isSystemDir says whether a directory at the top of a stick belongs to its file system or desktop; some of them nobody
-// may read.
+// isSystemDir reports whether a directory at the top of a stick belongs to its file system or desktop; some of them are
+// unreadable.
 func isSystemDir(name string) bool {
 	switch name {
 	case "lost+found", "System Volume Information", "$RECYCLE.BIN", ".Trashes", ".Spotlight-V100", ".fseventsd":
@@ -18,7 +18,7 @@ func isSystemDir(name string) bool {
 	return strings.HasPrefix(name, ".Trash-")
 }
 
-// scanDir walks a directory and reads no file. Symbolic links are followed only where they lead to something inside.
+// scanDir walks a directory and reads no file. Symbolic links are followed only to targets inside.
 func (r *Reader) scanDir(ctx context.Context, name string, dir fs.FS) (*archive, error) {
 	a := newArchive(name)
 	a.open = func(e *entry) (io.Reader, func() error, error) {
@@ -28,7 +28,7 @@ func (r *Reader) scanDir(ctx context.Context, name string, dir fs.FS) (*archive,
 		}
 		info, err := f.Stat()
 		if err == nil && info.Size() != e.size {
-			err = fmt.Errorf("it has %d bytes and had %d a moment ago; nothing may write there meanwhile", info.Size(), e.size)
+			err = fmt.Errorf("it has %d bytes and had %d a moment ago; nothing may write there during an import", info.Size(), e.size)
 		}
 		if err != nil {
 			f.Close()
@@ -43,7 +43,7 @@ func (r *Reader) scanDir(ctx context.Context, name string, dir fs.FS) (*archive,
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case d.IsDir() && isSystemDir(p):
-			a.skip(p, "the file system's own")
+			a.skip(p, "belongs to the file system")
 			return fs.SkipDir
 		case d.IsDir():
 			return r.count(0)
@@ -60,7 +60,7 @@ func (r *Reader) scanDir(ctx context.Context, name string, dir fs.FS) (*archive,
 			}
 			return a.add(r, &entry{name: p, link: link})
 		case !d.Type().IsRegular():
-			a.skip(p, "no regular file")
+			a.skip(p, "not a regular file")
 			return r.count(0)
 		}
 		info, err := d.Info()

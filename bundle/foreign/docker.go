@@ -33,13 +33,13 @@ type dockerImage struct {
 	Layers   []string
 
 	config  []byte
-	diffIDs []string // sha256 of each layer uncompressed, as the config says
+	diffIDs []string // sha256 of each uncompressed layer, from the config
 	layers  []*entry
 	formats []format
 	names   []naming
 }
 
-// isDocker says whether a docker-archive begins at root: its manifest.json is a list. (The one of skopeo's dir: is a
+// isDocker reports whether a docker-archive begins at root: its manifest.json is a list. (That of skopeo's dir: is a
 // manifest.)
 func (r *Reader) isDocker(ctx context.Context, a *archive, root string) (bool, error) {
 	e := a.file(root + "manifest.json")
@@ -63,7 +63,7 @@ func (r *Reader) dockerManifest(ctx context.Context, a *archive, e *entry) ([]do
 	return list, nil
 }
 
-// newDocker looks through a docker-archive. listed is what a list beside it calls its image.
+// newDocker reads the structure of a docker-archive. listed is the image's name in the list beside it.
 func (r *Reader) newDocker(ctx context.Context, a *archive, root, listed string) (*dockerPart, error) {
 	p := &dockerPart{a: a}
 	var err error
@@ -100,7 +100,7 @@ func (m *dockerImage) inspect(ctx context.Context, r *Reader, a *archive, root s
 	if m.config, err = r.document(ctx, a, e); err != nil {
 		return err
 	}
-	// Every tool names the config by its digest, so another one is damage, which nothing else would show.
+	// Every tool names the config by its digest, so a different digest means damage, which nothing else would show.
 	if d := configDigest(m.Config); d != "" && d != digests.SHA256(m.config) {
 		return fmt.Errorf("%s: %s does not have its digest: the archive is damaged: %w", a.name, m.Config, syscall.EBADMSG)
 	}
@@ -138,14 +138,14 @@ func (m *dockerImage) inspect(ctx context.Context, r *Reader, a *archive, root s
 		switch f {
 		case plainTar, gzipped, zstandard:
 		default:
-			return fmt.Errorf("%s: the layer %s is %s, no tar that is plain or compressed with gzip or zstd", a.name, name, f.what())
+			return fmt.Errorf("%s: the layer %s is %s, not a tar that is plain or compressed with gzip or zstd", a.name, name, f.what())
 		}
 		m.layers, m.formats = append(m.layers, layer), append(m.formats, f)
 	}
 	return nil
 }
 
-// configDigest is the digest that a config's name says: HEX.json, sha256:HEX, blobs/sha256/HEX.
+// configDigest returns the digest in a config's name: HEX.json, sha256:HEX, blobs/sha256/HEX.
 func configDigest(name string) string {
 	base := strings.TrimPrefix(strings.TrimSuffix(path.Base(name), ".json"), "sha256:")
 	if d := "sha256:" + base; digests.Check(d) == nil {
@@ -161,7 +161,7 @@ func (p *dockerPart) kind() string {
 	return bundle.KindDocker
 }
 
-// each calls do for every layer once, with the digest that it must have if that is known.
+// each calls do once for every layer, with its digest if that is known.
 func (p *dockerPart) each(do func(e *entry, digest string)) {
 	seen := map[*entry]bool{}
 	for _, m := range p.images {
@@ -222,8 +222,8 @@ func (p *dockerPart) load(ctx context.Context, r *Reader) error {
 	return nil
 }
 
-// verify holds the layers against the config's diff_ids, the only thing in a docker-archive that tells damage. Plain
-// ones have had their digest when they were put; compressed ones are decompressed once more.
+// verify compares the layers with the config's diff_ids, the only checksums in a docker-archive. The digests of plain
+// layers were computed when they were put; compressed ones are decompressed once more.
 func (p *dockerPart) verify(ctx context.Context, r *Reader) error {
 	type pair struct {
 		e      *entry
@@ -245,7 +245,7 @@ func (p *dockerPart) verify(ctx context.Context, r *Reader) error {
 		if q.f != plainTar || !strings.HasPrefix(q.diffID, "sha256:") {
 			var err error
 			if got, err = r.plainDigest(ctx, q.e, q.f, q.diffID); errors.Is(err, fs.ErrNotExist) {
-				return nil // a sink that keeps only small documents, for a dry run
+				return nil // the sink of a dry run stores only small documents
 			} else if err != nil {
 				return p.a.failed(q.e.name, err)
 			}
@@ -257,7 +257,7 @@ func (p *dockerPart) verify(ctx context.Context, r *Reader) error {
 	})
 }
 
-// plainDigest is the digest of a stored blob without its compression, of like's algorithm.
+// plainDigest returns the digest of a stored blob without its compression, of the same algorithm as like.
 func (r *Reader) plainDigest(ctx context.Context, e *entry, f format, like string) (string, error) {
 	blob, err := r.sink.Open(ctx, e.digest)
 	if err != nil {
@@ -277,7 +277,7 @@ func (r *Reader) plainDigest(ctx context.Context, e *entry, f format, like strin
 	return digests.Encode(like, h), nil
 }
 
-// contextReader ends with its context.
+// contextReader fails when its context ends.
 type contextReader struct {
 	ctx context.Context
 	io.Reader
@@ -290,12 +290,12 @@ func (c contextReader) Read(p []byte) (int, error) {
 	return c.Reader.Read(p)
 }
 
-// manifest makes the image's manifest, always the same for the same image, puts it and the config, and returns its
-// digest.
+// manifest creates the manifest of the image, always the same for the same image, puts it and the config, and returns
+// its digest.
 //
-// The layers stay as they are. An archive does not say what manifest the image once had in a registry: docker unpacks
-// the layers, so that digest cannot be had again. This one is the manifest that containerd makes when it imports the
-// same archive.
+// The layers stay as they are. An archive does not contain the manifest that the image had in a registry: docker
+// unpacks the layers, so that digest cannot be restored. This manifest is the one that containerd creates when it
+// imports the same archive.
 func (m *dockerImage) manifest(ctx context.Context, r *Reader, a *archive) (string, error) {
 	type blob struct {
 		MediaType string `json:"mediaType"`
@@ -310,7 +310,7 @@ func (m *dockerImage) manifest(ctx context.Context, r *Reader, a *archive) (stri
 		Layers        []blob `json:"layers"`
 	}{2, oci.MediaTypeDockerManifest, blob{oci.MediaTypeDockerConfig, digests.SHA256(m.config), int64(len(m.config))}, []blob{}}
 	for _, f := range m.formats {
-		if f == zstandard { // for which Docker's schema has no word
+		if f == zstandard { // which Docker's schema does not define
 			media = map[format]string{plainTar: "application/vnd.oci.image.layer.v1.tar", gzipped: "application/vnd.oci.image.layer.v1.tar+gzip",
 				zstandard: "application/vnd.oci.image.layer.v1.tar+zstd"}
 			doc.MediaType, doc.Config.MediaType = oci.MediaTypeManifest, oci.MediaTypeConfig
@@ -334,7 +334,7 @@ func (m *dockerImage) manifest(ctx context.Context, r *Reader, a *archive) (stri
 	return digest, err
 }
 
-// name finds the image's names. Those that have no place here are refused.
+// name finds the image's names. Invalid names are refused.
 func (m *dockerImage) name(r *Reader, a *archive, listed string) {
 	tags := m.RepoTags
 	if len(tags) == 0 && listed != "" {

@@ -15,27 +15,27 @@ import (
 	"casemate/bundle"
 )
 
-// Limits of what is read from foreign archives. Blobs have none: what they may take is for the sink's disk to say.
+// Limits for foreign archives. Blobs have none: the sink limits what it stores.
 const (
 	maxArchiveDepth = 2 // archives in an archive or directory, and archives in those
-	putWorkers      = 8 // blobs that go to the sink at once
+	putWorkers      = 8 // blobs that are put at once
 )
 
 // Limits that take seconds to reach; tests lower them.
 var (
-	maxEntries       = 1_000_000 // files of all inputs together, and what all manifests together name
+	maxEntries       = 1_000_000 // files of all inputs together, and references of all manifests together
 	maxMemory  int64 = 64 << 20  // bytes of names and documents of all inputs together
 )
 
-// supportedInputs is the end of a sentence that refuses an input.
+// supportedInputs ends the sentence that refuses an input.
 const supportedInputs = "import takes bundles, OCI layouts, docker-archives, hauls, trees of HOST/PATH files and Kubespray's offline archives, " +
 	"as directories or as tars (plain, gzip, zstd)"
 
-// Reader is one call of Read.
+// Reader reads the inputs of one import.
 type Reader struct {
 	sink    bundle.Sink
 	opt     bundle.ReadOptions
-	unnamed naming // names what names itself not, from ReadOptions.Repository
+	unnamed naming // the name of images without a name, from ReadOptions.Repository
 	graph   graph
 	names   names
 	kinds   []string
@@ -43,7 +43,7 @@ type Reader struct {
 	refused bundle.NameErrors
 	skipped []bundle.Skipped
 
-	entries, memory int64     // what is used of maxEntries and maxKept
+	entries, memory int64     // used of maxEntries and maxMemory
 	expanded        expansion // of archives that are read
 	verified        expansion // of layers that are compared with their config
 	done            atomic.Int64
@@ -63,7 +63,7 @@ func New(sink bundle.Sink, opt bundle.ReadOptions) (*Reader, error) {
 			return nil, fmt.Errorf("--repository: %w", err)
 		}
 		if !strings.Contains(opt.Repository[strings.LastIndexByte(opt.Repository, '/')+1:], ":") {
-			n.tag = "" // it has none of its own, so "latest" was nobody's word
+			n.tag = "" // it has no tag, and "latest" was not requested
 		}
 		r.unnamed = n
 	}
@@ -72,9 +72,9 @@ func New(sink bundle.Sink, opt bundle.ReadOptions) (*Reader, error) {
 
 // part is something in an input that has names.
 type part interface {
-	// kind is its Kind.
+	// kind returns its Kind.
 	kind() string
-	// need is how many bytes load puts at the most.
+	// need returns the maximum number of bytes that load puts.
 	need(r *Reader) int64
 	// load puts its blobs and adds its names.
 	load(ctx context.Context, r *Reader) error
@@ -95,7 +95,7 @@ func (r *Reader) Read(ctx context.Context, inputs []bundle.Input, files []*File)
 		}
 	}
 	if err := r.refused.Err(); err != nil && !r.opt.Partial {
-		return nil, err // what is known of names already; the rest is found out by reading
+		return nil, err // the names that are known by now; reading finds the others
 	}
 	var need int64
 	for _, p := range parts {
@@ -129,7 +129,7 @@ func (r *Reader) Read(ctx context.Context, inputs []bundle.Input, files []*File)
 	return r.contents(ctx)
 }
 
-// inspect finds out what an input is, as far as that needs no reading of content.
+// inspect finds out what an input is, without reading content if possible.
 func (r *Reader) inspect(ctx context.Context, in bundle.Input, f *File) ([]part, error) {
 	if in.FS != nil {
 		a, err := r.scanDir(ctx, in.Name, in.FS)
@@ -160,12 +160,12 @@ func (r *Reader) inspect(ctx context.Context, in bundle.Input, f *File) ([]part,
 	return nil, fmt.Errorf("%s is %s; %s", in.Name, f.format.what(), supportedInputs)
 }
 
-// interpret says what an archive holds. depth counts the archives that it is in, listed is what a list beside it calls
-// its image.
+// interpret finds out what an archive contains. depth counts the archives around it, listed is the image's name in the
+// list beside it.
 func (r *Reader) interpret(ctx context.Context, a *archive, depth int, listed string) ([]part, error) {
 	for _, root := range a.roots() {
 		if a.file(root+bundle.PartDocument) != nil {
-			return nil, fmt.Errorf("%s is a bundle that was unpacked or compressed, so that nothing vouches for it: import the file as bundle create wrote it: %w", a.name, fs.ErrInvalid)
+			return nil, fmt.Errorf("%s is a bundle that was unpacked or compressed, so that it cannot be verified: import the file as bundle create wrote it: %w", a.name, fs.ErrInvalid)
 		}
 		if a.isLayout(root) {
 			p, err := r.newLayout(ctx, a, root, r.unnamed)
@@ -197,7 +197,7 @@ func (r *Reader) interpret(ctx context.Context, a *archive, depth int, listed st
 	return r.collection(ctx, a, depth)
 }
 
-// kind is what the inputs turned out to be, several joined by "+".
+// kind returns the kinds of the inputs, joined by "+".
 func (r *Reader) kind() string {
 	kinds := slices.DeleteFunc(slices.Clone(r.kinds), func(k string) bool { return k == "" })
 	slices.Sort(kinds)
@@ -211,15 +211,15 @@ func (r *Reader) note(format string, args ...any) {
 	}
 }
 
-// count takes one entry and the bytes of what is kept of it from the limits.
+// count subtracts one entry and the bytes kept of it from the limits.
 func (r *Reader) count(kept int) error {
 	r.entries++
 	r.memory += int64(kept)
 	switch {
 	case r.entries > int64(maxEntries):
-		return fmt.Errorf("more than %d files; import it in several goes", maxEntries)
+		return fmt.Errorf("more than %d files; import them in several runs", maxEntries)
 	case r.memory > maxMemory:
-		return fmt.Errorf("more than %d MiB of names and documents; import it in several goes", maxMemory>>20)
+		return fmt.Errorf("more than %d MiB of names and documents; import them in several runs", maxMemory>>20)
 	}
 	return nil
 }
@@ -230,7 +230,7 @@ func (r *Reader) progress(n int64) {
 	}
 }
 
-// parallel does n things, a few at once, and returns the first error.
+// parallel does n things, several at once, and returns the first error.
 func parallel(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(putWorkers)
@@ -248,7 +248,7 @@ func parallel(ctx context.Context, n int, do func(ctx context.Context, i int) er
 
 func noClose() error { return nil }
 
-// errIncomplete says that an archive lacks one of its own files.
+// errIncomplete reports that an archive does not contain one of its own files.
 func errIncomplete(a *archive, name string) error {
-	return fmt.Errorf("%s: it names %q and does not have it; it is incomplete: %w", a.name, name, fs.ErrNotExist)
+	return fmt.Errorf("%s: it names %q and does not contain it; it is incomplete: %w", a.name, name, fs.ErrNotExist)
 }

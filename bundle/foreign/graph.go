@@ -9,15 +9,15 @@ import (
 	"casemate/bundle/oci"
 )
 
-// maxNested is how deep indexes may lie in indexes. Clients and registries look no deeper.
+// maxNested is the maximum nesting depth of indexes. Clients and registries look no deeper.
 const maxNested = 32
 
 func errNested(digest string) error {
-	return fmt.Errorf("index %s: more than %d indexes in indexes lie one in the other, and clients look no deeper: %w",
+	return fmt.Errorf("index %s: more than %d indexes are nested, and clients look no deeper: %w",
 		digest, maxNested, fs.ErrInvalid)
 }
 
-// graph is the manifests that were seen, by digest. It is used by one goroutine.
+// graph holds the manifests that were read, by digest. It is used by one goroutine.
 type graph struct {
 	manifests map[string]*oci.Manifest
 	edges     int

@@ -12,7 +12,8 @@ import (
 	"casemate/bundle/oci"
 )
 
-// What hauler (hauler.dev, pkg/consts) writes into the index.json of its store, which a haul is a tar of.
+// Annotations that hauler (hauler.dev, pkg/consts) writes into the index.json of its store. A haul is a tar of the
+// store.
 const (
 	annotationKind     = "kind"                    // dev.hauler/image, imageIndex, sigs, atts, sboms, referrers/HEX; dev.cosignproject.cosign/… once
 	annotationOriginal = "hauler.dev/original-ref" // an image's name, a file's URL or path, a chart's REPOSITORY|NAME:VERSION
@@ -23,13 +24,13 @@ const (
 	haulerSpace = "hauler/" // the repository in which hauler serves what has none
 )
 
-// haulFile is a file that a haul has as an artifact.
+// haulFile is a file that a haul contains as an artifact.
 type haulFile struct {
 	url, digest string
 	size        int64
 }
 
-// haulKind is what hauler says that a manifest is: "image", "imageIndex", "sigs", …; "" if it says nothing.
+// haulKind returns hauler's kind of a manifest: "image", "imageIndex", "sigs", …; "" if it has none.
 func haulKind(d oci.Descriptor) string {
 	for _, prefix := range []string{"dev.hauler/", "dev.cosignproject.cosign/"} {
 		if kind, ok := strings.CutPrefix(d.Annotations[annotationKind], prefix); ok {
@@ -47,7 +48,7 @@ func isHaul(d oci.Descriptor) bool {
 func (p *layoutPart) nameHaul(ctx context.Context, r *Reader) error {
 	bases := map[string]top{} // images by the name that their signatures have too
 	var tops, attached []top
-	var nowhere []string // what is left out because nothing says where it is from
+	var nowhere []string // left out because nothing says where it comes from
 	for _, t := range p.tops {
 		switch kind := haulKind(t.Descriptor); {
 		case kind != "" && kind != "image" && kind != "imageIndex":
@@ -99,16 +100,16 @@ func (p *layoutPart) nameHaul(ctx context.Context, r *Reader) error {
 	}
 	for _, ref := range nowhere {
 		if len(tops)+len(p.files) == 0 {
-			r.refused.Add(ref, needsRepository(p.a, fmt.Sprintf("nothing says where the image %s is from", ref)))
+			r.refused.Add(ref, needsRepository(p.a, fmt.Sprintf("nothing says where the image %s comes from", ref)))
 			continue
 		}
-		r.note("%s: left out %q, the haul does not say where it is from", p.a.name, ref)
+		r.note("%s: left out %q, the haul does not say where it comes from", p.a.name, ref)
 	}
 	p.tops = tops
 	return nil
 }
 
-// haulArtifact takes a haul's files and charts. done: it is no image, and taken or noted.
+// haulArtifact adds a haul's files and charts. done: it is not an image, and was added or noted.
 func (p *layoutPart) haulArtifact(ctx context.Context, r *Reader, t *top) (done bool, err error) {
 	m := r.graph.manifests[t.Digest]
 	if m.IsIndex || len(m.Blobs) == 0 {
@@ -124,7 +125,7 @@ func (p *layoutPart) haulArtifact(ctx context.Context, r *Reader, t *top) (done 
 		}
 		u, ok := fileURL(original)
 		if !ok || len(m.Blobs) != 2 {
-			r.note("%s: left out the file %q, the haul has no URL of it", p.a.name, t.Annotations[annotationRef])
+			r.note("%s: left out the file %q, the haul does not have its URL", p.a.name, t.Annotations[annotationRef])
 			return true, nil
 		}
 		p.files = append(p.files, haulFile{u, m.Blobs[1].Digest, m.Blobs[1].Size})
@@ -138,16 +139,16 @@ func (p *layoutPart) haulArtifact(ctx context.Context, r *Reader, t *top) (done 
 			t.name, err = r.parseName(p.a, strings.TrimSuffix(host, "/")+"/"+path.Base(name))
 			return false, err
 		}
-		// The haul has the chart as an artifact, and not the URL that its repository's index.yaml gives it.
+		// The haul has the chart as an artifact, and not the URL that the index.yaml of its repository gives it.
 		if t.name, err = r.parseName(nil, "localhost/"+haulerSpace+path.Base(name)); err != nil {
 			return false, err
 		}
-		r.note("%s: the chart %s is of no registry, so it becomes %s:%s", p.a.name, path.Base(name), t.name.repository, t.name.tag)
+		r.note("%s: the chart %s comes from no registry, so it becomes %s:%s", p.a.name, path.Base(name), t.name.repository, t.name.tag)
 	}
 	return false, nil
 }
 
-// haulReference is the URL in the config of a file.
+// haulReference returns the URL in the config of a file.
 func (p *layoutPart) haulReference(ctx context.Context, r *Reader, config oci.Descriptor) (string, error) {
 	e := p.blobs[config.Digest]
 	if e == nil {
@@ -166,7 +167,7 @@ func (p *layoutPart) haulReference(ctx context.Context, r *Reader, config oci.De
 	return c.Reference, nil
 }
 
-// fileURL is the URL under which a file is kept, if s is one that a web server can have.
+// fileURL returns the URL under which a file is imported, if s is a URL that a web server can have.
 func fileURL(s string) (string, bool) {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || !isHost(u.Hostname()) {

@@ -13,14 +13,14 @@ import (
 	"casemate/bundle"
 )
 
-// headSize is how much of a file is looked at to say what it is: a block of zstd has at most 128 KiB, and only a whole
-// one can be decompressed.
+// headSize is the number of bytes that are read to find out what a file is: a block of zstd has at most 128 KiB, and
+// only a whole block can be decompressed.
 const headSize = 256 << 10
 
-// maxWindow bounds zstd's memory; it is the window of --long=27, beyond which zstd itself wants to be asked.
+// maxWindow bounds zstd's memory; it is the window of --long=27, beyond which zstd itself requires an option.
 const maxWindow = 128 << 20
 
-// format is what the first bytes of a file say that it is.
+// format is the format of a file according to its first bytes.
 type format byte
 
 const (
@@ -40,7 +40,7 @@ func (f format) what() string {
 	case emptyFile:
 		return "empty"
 	case xzFormat, bzip2Format:
-		return "compressed in a way that is not read (decompress it first)"
+		return "compressed in an unsupported format (decompress it first)"
 	case zipFormat:
 		return "a zip archive (unpack it and name the directory)"
 	case jsonText:
@@ -49,7 +49,7 @@ func (f format) what() string {
 	return "no archive"
 }
 
-// sniff says what a file is that begins with head; 512 bytes are enough.
+// sniff returns the format of a file that begins with head; 512 bytes are enough.
 func sniff(head []byte) format {
 	switch {
 	case len(head) == 0:
@@ -57,7 +57,7 @@ func sniff(head []byte) format {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
 		return gzipped
 	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), len(head) > 3 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:4], []byte{0x2a, 0x4d, 0x18}):
-		return zstandard // or a frame that it skips
+		return zstandard // or a skippable frame
 	case bytes.HasPrefix(head, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
 		return xzFormat
 	case bytes.HasPrefix(head, []byte("BZh")):
@@ -73,8 +73,8 @@ func sniff(head []byte) format {
 	return otherFormat
 }
 
-// isTar says whether a tar begins with head: its first header's checksum is right, or it is the end marker of an empty
-// tar (an empty layer is one).
+// isTar reports whether a tar begins with head: the checksum of its first header is right, or it is the end marker of
+// an empty tar (an empty layer is one).
 func isTar(head []byte) bool {
 	if len(head) < 512 {
 		return false
@@ -86,7 +86,7 @@ func isTar(head []byte) bool {
 	return !errors.Is(err, tar.ErrHeader)
 }
 
-// decompress is r without its compression. close frees what the decompressor holds.
+// decompress returns r without its compression. close releases the decompressor.
 func decompress(r io.Reader, f format) (_ io.Reader, close func() error, err error) {
 	switch f {
 	case gzipped:
@@ -105,17 +105,17 @@ func decompress(r io.Reader, f format) (_ io.Reader, close func() error, err err
 	return r, noClose, nil
 }
 
-// File is an Input's file after the look at its beginning.
+// File is the file of an Input, of which the beginning was read.
 type File struct {
 	fs.File
 	Head   []byte // the first headSize bytes
 	format format
 	at     io.ReaderAt // of a regular file; nil for a pipe
 	size   int64       // of a regular file
-	rest   io.Reader   // of a pipe: everything, the head again first
+	rest   io.Reader   // of a pipe: all of its content, including the head
 }
 
-// OpenFile looks at the beginning of a file.
+// OpenFile reads the beginning of a file.
 func OpenFile(in bundle.Input) (*File, error) {
 	if in.File == nil {
 		return nil, errors.New("neither a file nor a directory")
@@ -125,7 +125,7 @@ func OpenFile(in bundle.Input) (*File, error) {
 		return nil, err
 	}
 	if info.IsDir() {
-		return nil, errors.New("a directory, given as a file")
+		return nil, errors.New("a directory that was passed as a file")
 	}
 	f := &File{File: in.File}
 	var r io.Reader = in.File
@@ -144,7 +144,7 @@ func OpenFile(in bundle.Input) (*File, error) {
 	return f, nil
 }
 
-// Whole is the file with what was read of it put back, for others to read.
+// Whole returns the file with its head put back, for other readers.
 func (f *File) Whole() fs.File {
 	if f.at != nil {
 		return f.File
@@ -152,7 +152,7 @@ func (f *File) Whole() fs.File {
 	return f
 }
 
-// Read reads a pipe, what was looked at first.
+// Read reads a pipe from its beginning.
 func (f *File) Read(p []byte) (int, error) { return f.rest.Read(p) }
 
 // reader reads the file from its beginning.

@@ -26,23 +26,23 @@ const (
 type layoutPart struct {
 	a       *archive
 	root    string
-	unnamed naming // of images that name themselves not: --repository, or where it lies
-	dir     bool   // it is of skopeo's dir: transport, which has no blobs/ and no index.json
+	unnamed naming // of images without a name: --repository, or the path of the layout
+	dir     bool   // written by skopeo's dir: transport, which has no blobs/ and no index.json
 	haul    bool
 	tops    []top
-	// blobs are what is here of what the tops lead to, by digest.
+	// blobs are the files of the archive that the tops need, by digest.
 	blobs  map[string]*entry
-	inline map[string][]byte // of descriptors that carry their blob
+	inline map[string][]byte // of descriptors that embed their blob
 	files  []haulFile
 }
 
-// top is one manifest that index.json names.
+// top is one manifest in index.json.
 type top struct {
 	oci.Descriptor
-	name naming // "" while it has none
+	name naming // "" until it has one
 }
 
-// isLayout says whether an OCI layout begins at root. hauler can leave the file oci-layout out.
+// isLayout reports whether an OCI layout begins at root. hauler can omit the file oci-layout.
 func (a *archive) isLayout(root string) bool {
 	if a.file(root+"index.json") == nil {
 		return false
@@ -53,8 +53,7 @@ func (a *archive) isLayout(root string) bool {
 	return slices.ContainsFunc(a.entries, func(e *entry) bool { return strings.HasPrefix(e.name, root+"blobs/") && blobDigest(e.name) != "" })
 }
 
-// blobDigest is the digest that a path of a layout (blobs/sha256/…, perhaps in one directory) says that its file has,
-// or "".
+// blobDigest returns the digest in the path of a layout's blob (blobs/sha256/…, perhaps in a directory), or "".
 func blobDigest(name string) string {
 	if dir, rest, ok := strings.Cut(name, "/"); ok && dir != "blobs" {
 		name = rest
@@ -81,14 +80,14 @@ func (r *Reader) newLayout(ctx context.Context, a *archive, root string, unnamed
 		return nil, fmt.Errorf("%s: index.json: %w", a.name, err)
 	}
 	if len(index.Manifests) == 0 {
-		return nil, fmt.Errorf("%s: the layout's index.json names no image", a.name)
+		return nil, fmt.Errorf("%s: the layout's index.json lists no image", a.name)
 	}
 	for _, d := range index.Manifests {
 		if err := digests.Check(d.Digest); err != nil {
 			return nil, fmt.Errorf("%s: index.json: %w", a.name, err)
 		}
 		if !oci.IsManifestType(d.MediaType) {
-			r.note("%s: left out %s, index.json says that it is %.100q and no manifest", a.name, d.Digest, d.MediaType)
+			r.note("%s: left out %s, index.json says that it is %.100q, which is not a manifest", a.name, d.Digest, d.MediaType)
 			continue
 		}
 		p.haul = p.haul || isHaul(d)
@@ -97,7 +96,7 @@ func (r *Reader) newLayout(ctx context.Context, a *archive, root string, unnamed
 	return p, p.resolve(ctx, r)
 }
 
-// resolve follows the tops and names them.
+// resolve reads everything below the tops, and names them.
 func (p *layoutPart) resolve(ctx context.Context, r *Reader) error {
 	for _, t := range p.tops {
 		if err := p.follow(ctx, r, t.Descriptor, true, 0); err != nil {
@@ -110,7 +109,7 @@ func (p *layoutPart) resolve(ctx context.Context, r *Reader) error {
 	return p.name(ctx, r)
 }
 
-// find is the file of a blob, nil if it is not here.
+// find returns the file of a blob, nil if the archive does not have it.
 func (p *layoutPart) find(digest string) *entry {
 	if p.dir {
 		return p.findInDir(digest)
@@ -118,11 +117,11 @@ func (p *layoutPart) find(digest string) *entry {
 	return p.a.file(p.root + blobPath(digest))
 }
 
-// follow learns a manifest and everything that it leads to. What is not here is left to whoever needs it, unless it
-// must be here. depth is how many indexes it lies in.
+// follow reads a manifest and everything below it. Missing manifests are reported by whoever needs them, unless must is
+// set. depth is the number of indexes around it.
 func (p *layoutPart) follow(ctx context.Context, r *Reader, d oci.Descriptor, must bool, depth int) error {
 	if p.blobs[d.Digest] != nil {
-		return nil // seen
+		return nil // read before
 	}
 	if depth > maxNested {
 		return errNested(d.Digest)
@@ -167,7 +166,7 @@ func (p *layoutPart) follow(ctx context.Context, r *Reader, d oci.Descriptor, mu
 		if err != nil {
 			return err
 		}
-		// One that was seen before was not counted on the way down.
+		// One that was read before was not counted on the way down.
 		if below := r.graph.manifests[c.Digest]; is && below != nil {
 			if m.Depth = max(m.Depth, below.Depth+1); m.Depth > maxNested {
 				return errNested(d.Digest)
@@ -180,7 +179,7 @@ func (p *layoutPart) follow(ctx context.Context, r *Reader, d oci.Descriptor, mu
 	return nil
 }
 
-// addBlob takes a blob that a manifest names, if it is here. Whether it has its digest is seen when it is put.
+// addBlob adds a blob of a manifest if the archive has it. Its digest is verified when it is put.
 func (p *layoutPart) addBlob(d oci.Descriptor) {
 	if e := p.find(d.Digest); e != nil {
 		p.blobs[d.Digest] = e
@@ -189,9 +188,9 @@ func (p *layoutPart) addBlob(d oci.Descriptor) {
 	}
 }
 
-// isManifest says whether what an index lists is a manifest. It may list anything, so the content decides where it is
-// here: what says to be a manifest has to be one, and what a descriptor of another type leads to is one if it says so
-// itself.
+// isManifest reports whether an entry of an index is a manifest. An index may list anything, so the content decides if
+// it is available: an entry with a manifest's media type must be one, and an entry of another type is one if its
+// content says so.
 func (p *layoutPart) isManifest(ctx context.Context, r *Reader, d oci.Descriptor) (bool, error) {
 	says := oci.IsManifestType(d.MediaType)
 	data := d.Inline()
@@ -260,7 +259,7 @@ func (p *layoutPart) name(ctx context.Context, r *Reader) error {
 	return nil
 }
 
-// checkUnnamed looks at the tops without a name: what is the child of another, or says what it belongs to, needs none.
+// checkUnnamed examines the tops without a name: a child of another one, or one with a subject, needs none.
 func (p *layoutPart) checkUnnamed(r *Reader) {
 	below := map[string]bool{}
 	for _, t := range p.tops {
@@ -278,11 +277,11 @@ func (p *layoutPart) checkUnnamed(r *Reader) {
 }
 
 func needsRepository(a *archive, what string) error {
-	return fmt.Errorf("%s: %s; say whose it is with --repository (--repository registry.k8s.io/pause, or registry.k8s.io/pause:3.10 with a tag)", a.name, what)
+	return fmt.Errorf("%s: %s; name its repository with --repository (--repository registry.k8s.io/pause, or registry.k8s.io/pause:3.10 with a tag)", a.name, what)
 }
 
-// dockerTags is what docker's manifest.json says, by the digest of the image's config. docker and hauler write it
-// beside the layout for older readers.
+// dockerTags returns the tags in docker's manifest.json, by the digest of the image's config. docker and hauler write
+// it beside the layout for older readers.
 func (p *layoutPart) dockerTags(ctx context.Context, r *Reader) (map[string][]string, error) {
 	e := p.a.file(p.root + "manifest.json")
 	if e == nil || p.dir {

@@ -14,20 +14,20 @@ import (
 	"casemate/bundle/oci"
 )
 
-// names are what the inputs bring. A name means one thing.
+// names are the names in the inputs. Each name has one meaning.
 type names struct {
 	images   map[naming]nameOrigin      // those with a tag
 	bare     map[string]map[string]bool // repository → digests without a tag
 	files    map[string]nameOrigin
-	untagged []string // manifests that belong to others, which they name as their subject
+	untagged []string // manifests that have a subject and no name
 }
 
-// nameOrigin is what a name means, and the input that says so.
+// nameOrigin is the meaning of a name, and the input that it comes from.
 type nameOrigin struct {
 	digest string
 	size   int64
 	input  string
-	double bool // it means two things, so it is not taken
+	double bool // it is ambiguous, so it is not imported
 }
 
 func (n *names) addImage(name naming, digest, input string) error {
@@ -74,13 +74,13 @@ func (n *names) addFile(url, digest string, size int64, input string) error {
 
 func errAmbiguous(name string, old nameOrigin, digest, input string) error {
 	if old.input == input {
-		return fmt.Errorf("%s: %s is %s and %s in it: %w", input, name, old.digest, digest, fs.ErrInvalid)
+		return fmt.Errorf("%s: %s is both %s and %s: %w", input, name, old.digest, digest, fs.ErrInvalid)
 	}
-	return fmt.Errorf("%s is %s in %s and %s in %s; import them one after the other, the later one wins: %w", name, old.digest, old.input, digest, input, fs.ErrInvalid)
+	return fmt.Errorf("%s is %s in %s and %s in %s; import them separately, the later one wins: %w", name, old.digest, old.input, digest, input, fs.ErrInvalid)
 }
 
-// parseName reads an image's name as Docker does, and gives it its place here (lists.Place). A note says if that is
-// another one, unless a is nil.
+// parseName reads an image's name as Docker does, and returns its name here (lists.Place). A note reports a different
+// name, unless a is nil.
 func (r *Reader) parseName(a *archive, s string) (naming, error) {
 	w, err := lists.ParseReference(s)
 	if err != nil {
@@ -96,7 +96,7 @@ func (r *Reader) parseName(a *archive, s string) (naming, error) {
 	return naming{place, w.Tag}, nil
 }
 
-// addImage gives an image a name; one that means two things is refused.
+// addImage gives an image a name; an ambiguous name is refused.
 func (r *Reader) addImage(name naming, digest, input string) {
 	if err := r.names.addImage(name, digest, input); err != nil {
 		r.refused.Add(name.repository+":"+name.tag, err)
@@ -110,7 +110,7 @@ func (r *Reader) addFile(url, digest string, size int64, input string) {
 	}
 }
 
-// contents makes the Contents of what was read.
+// contents returns the Contents of what was read.
 func (r *Reader) contents(ctx context.Context) (*bundle.Contents, error) {
 	r.attach()
 	c := &bundle.Contents{Kind: r.kind()}
@@ -166,12 +166,12 @@ func (r *Reader) contents(ctx context.Context) (*bundle.Contents, error) {
 	return c, nil
 }
 
-// attach gives the manifests that no tag names their repositories: children have their index's, referrers their
-// subject's.
+// attach gives manifests without a tag their repositories: children that of their index, referrers that of their
+// subject.
 func (r *Reader) attach() {
 	members := map[string]map[string]bool{} // repository → every manifest in it
-	placed := map[string]bool{}             // manifests that are in any
-	var queue []string                      // those of one repository that were added and may have referrers
+	placed := map[string]bool{}             // manifests that are in any repository
+	var queue []string                      // manifests of one repository that were added and may have referrers
 	tagged := map[naming]bool{}             // tag is a digest here
 	var join func(repository, digest string)
 	join = func(repository, digest string) {
@@ -201,14 +201,14 @@ func (r *Reader) attach() {
 			join(repository, digest)
 		}
 	}
-	referring := map[string][]string{} // subject → manifests that refer to it and have no name
+	referring := map[string][]string{} // subject → manifests without a name that refer to it
 	for _, digest := range r.names.untagged {
 		subject := r.graph.manifests[digest].Subject
 		referring[subject] = append(referring[subject], digest)
 	}
 	for repository, list := range members {
 		queue = slices.Collect(maps.Keys(list))
-		for len(queue) > 0 { // a signature of an SBOM belongs where the SBOM does
+		for len(queue) > 0 { // a signature of an SBOM belongs to the SBOM's repository
 			of := queue[len(queue)-1]
 			queue = queue[:len(queue)-1]
 			for _, digest := range referring[of] {
@@ -218,7 +218,7 @@ func (r *Reader) attach() {
 	}
 	for _, digest := range r.names.untagged {
 		if !placed[digest] {
-			r.note("left out %s: it belongs to %s, which no input has under a name", digest, r.graph.manifests[digest].Subject)
+			r.note("left out %s: it belongs to %s, which has no name in the inputs", digest, r.graph.manifests[digest].Subject)
 		}
 	}
 	for repository, list := range members {
@@ -232,7 +232,8 @@ func (r *Reader) attach() {
 	}
 }
 
-// image describes one manifest with all that it names, and adds that to blobs, and to absent what nobody has.
+// image describes one manifest with everything that it references, which is added to blobs, or to absent if it is not
+// available.
 func (r *Reader) image(ctx context.Context, digest string, blobs map[string]int64, absent map[string]bool) (bundle.Image, error) {
 	m := r.graph.manifests[digest]
 	if m == nil {
@@ -248,7 +249,7 @@ func (r *Reader) image(ctx context.Context, digest string, blobs map[string]int6
 		}
 		sizes[m.Digest] = m.Size
 		if _, ok := r.sink.Has(m.Digest); !ok {
-			return fmt.Errorf("manifest %s was put and is gone: %w", m.Digest, fs.ErrNotExist)
+			return fmt.Errorf("manifest %s was put and no longer exists: %w", m.Digest, fs.ErrNotExist)
 		}
 		for i, b := range m.Blobs {
 			if n, ok := r.sink.Has(b.Digest); ok {
@@ -258,7 +259,7 @@ func (r *Reader) image(ctx context.Context, digest string, blobs map[string]int6
 				absent[b.Digest], sizes[b.Digest] = true, b.Size
 				continue
 			} else {
-				r.note("the layer %s may only be had from its own URLs, so no archive has it", b.Digest)
+				r.note("the layer %s is only available from its own URLs, so no archive contains it", b.Digest)
 				continue
 			}
 			if i == 0 && m.Platform == "" && b.Size <= oci.MaxDocument && (b.MediaType == oci.MediaTypeConfig || b.MediaType == oci.MediaTypeDockerConfig) {
@@ -298,7 +299,7 @@ func (r *Reader) image(ctx context.Context, digest string, blobs map[string]int6
 		return bundle.Image{}, err
 	}
 	for digest, size := range sizes {
-		if _, ok := blobs[digest]; !ok || !absent[digest] { // of what is absent, descriptors may say several
+		if _, ok := blobs[digest]; !ok || !absent[digest] { // of absent blobs, for which descriptors may state several sizes
 			blobs[digest] = size
 		}
 		image.Size += size
@@ -307,8 +308,8 @@ func (r *Reader) image(ctx context.Context, digest string, blobs map[string]int6
 	return image, nil
 }
 
-// noteSize says that a descriptor states a size which its content does not have. It stays as it is: changing it would
-// change digests.
+// noteSize notes a descriptor whose size is not that of its content. It is kept as it is: a change would change
+// digests.
 func (r *Reader) noteSize(m *oci.Manifest, d oci.Descriptor, has int64) {
 	if d.Size != has {
 		r.note("%s says that %s has %d bytes, it has %d: containerd refuses it", m.Digest, d.Digest, d.Size, has)

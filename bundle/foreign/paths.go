@@ -13,14 +13,14 @@ import (
 	"casemate/bundle/oci"
 )
 
-// pathImage is a directory in a collection that is one image, or several, by itself: an OCI layout, or what skopeo's
-// dir: writes. Where it lies says what it is called: skopeo sync --scoped makes HOST/REPOSITORY:TAG.
+// pathImage is a directory in a collection that is one image, or several: an OCI layout, or written by skopeo's dir:.
+// Its path is its name: skopeo sync --scoped writes HOST/REPOSITORY:TAG.
 type pathImage struct {
-	root string // with a slash at its end
+	root string // with a trailing slash
 	dir  bool   // of the dir: transport
 }
 
-// pathImages finds them. What lies in one belongs to it and is nothing else.
+// pathImages finds them. Files in one of them belong to it and are nothing else.
 func (r *Reader) pathImages(a *archive) []pathImage {
 	var list []pathImage
 	dirs := a.digestDirs()
@@ -44,20 +44,20 @@ func (r *Reader) pathImages(a *archive) []pathImage {
 	return kept
 }
 
-// readable says whether a file's content can still be had.
+// readable reports whether a file's content is still available.
 func (a *archive) readable(e *entry) bool {
 	return a.open != nil || e != nil && (e.data != nil || e.digest != "")
 }
 
-// isDir says whether what skopeo's dir: transport writes begins at root: the manifest, the file "version", and blobs
-// that are named by their sha256 alone (containers/image, directory/directory_transport.go). with are the directories
-// of such blobs.
+// isDir reports whether the output of skopeo's dir: transport begins at root: the manifest, the file "version", and
+// blobs that are named by their sha256 alone (containers/image, directory/directory_transport.go). with are the
+// directories of such blobs.
 func (a *archive) isDir(root string, with map[string]bool) bool {
 	v := a.file(root + "version")
 	return with[root] && a.file(root+"manifest.json") != nil && v != nil && v.size <= 64
 }
 
-// digestDirs are the directories that have files named by a sha256 alone.
+// digestDirs returns the directories that have files named by a sha256 alone.
 func (a *archive) digestDirs() map[string]bool {
 	dirs := map[string]bool{}
 	for _, e := range a.entries {
@@ -80,7 +80,7 @@ func (p *layoutPart) findInDir(digest string) *entry {
 	return p.a.file(p.root + hex + ".manifest.json")
 }
 
-// newDir looks through what the dir: transport wrote.
+// newDir reads the structure of the dir: transport's output.
 func (r *Reader) newDir(ctx context.Context, a *archive, root string, unnamed naming) (*layoutPart, error) {
 	p := &layoutPart{a: a, root: root, dir: true, unnamed: unnamed, blobs: map[string]*entry{}, inline: map[string][]byte{}}
 	data, err := r.document(ctx, a, a.file(root+"manifest.json"))
@@ -97,7 +97,7 @@ func (r *Reader) newDir(ctx context.Context, a *archive, root string, unnamed na
 	return p, p.resolve(ctx, r)
 }
 
-// canonicalPath makes parts of the images that lie in a collection. inside says which entries belong to them.
+// canonicalPath returns the images in a collection. inside are the entries that belong to them.
 func (r *Reader) canonicalPath(ctx context.Context, a *archive) (parts []part, inside func(name string) bool, err error) {
 	images := r.pathImages(a)
 	inside = func(name string) bool {
@@ -109,11 +109,11 @@ func (r *Reader) canonicalPath(ctx context.Context, a *archive) (parts []part, i
 		at, ok := hostPath(strings.TrimSuffix(i.root, "/"))
 		if ok {
 			if unnamed, err = r.pathName(a, at); err != nil {
-				r.refused.Add(at, fmt.Errorf("%s: %s is an image, and where it lies is no name of one: %w", a.name, at, err))
+				r.refused.Add(at, fmt.Errorf("%s: %s is an image, and its path is not the name of one: %w", a.name, at, err))
 				continue
 			}
 		} else if i.dir && unnamed.repository == "" {
-			r.refused.Add(i.root, fmt.Errorf("%s: %s is an image under no host's name, so nothing says of which registry it is: make it with skopeo sync --scoped, or import it by itself with --repository", a.name, i.root))
+			r.refused.Add(i.root, fmt.Errorf("%s: %s is an image under no host's name, so its registry is unknown: create it with skopeo sync --scoped, or import it separately with --repository", a.name, i.root))
 			continue
 		}
 		var p *layoutPart
@@ -130,7 +130,7 @@ func (r *Reader) canonicalPath(ctx context.Context, a *archive) (parts []part, i
 	return parts, inside, nil
 }
 
-// pathName is the name that a path below a host says. Without a tag it has none.
+// pathName returns the name in a path below a host; it is empty without a tag.
 func (r *Reader) pathName(a *archive, at string) (naming, error) {
 	n, err := r.parseName(a, at)
 	if !strings.ContainsAny(at[strings.LastIndexByte(at, '/')+1:], ":@") {
@@ -139,8 +139,8 @@ func (r *Reader) pathName(a *archive, at string) (naming, error) {
 	return n, err
 }
 
-// pathArchive is what the path of an archive of one image says that it is called: HOST/REPOSITORY:TAG.tar. Files of a
-// web server are not called so.
+// pathArchive returns the name in the path of an archive of one image: HOST/REPOSITORY:TAG.tar. Files of a web server
+// do not have such names.
 func pathArchive(at string) (name string, ok bool) {
 	base := at[strings.LastIndexByte(at, '/')+1:]
 	for _, end := range []string{".tar", ".tar.gz", ".tgz", ".tar.zst"} {

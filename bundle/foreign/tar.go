@@ -16,15 +16,14 @@ import (
 	"casemate/bundle/oci"
 )
 
-// errSparse says that a tar has sparse files, whose content does not lie in one piece: it must be read in order.
+// errSparse reports that a tar has sparse files, whose content is not contiguous: it must be read in order.
 var errSparse = errors.New("a sparse file in the tar")
 
-// smallFile is the size up to which a streamed tar's file is read into memory, so that several can go to the sink at
-// once.
+// smallFile is the size up to which files of a streamed tar are read into memory, so that several can be put at once.
 const smallFile = 256 << 10
 
-// scanTar reads the headers of an uncompressed tar and none of its content. at opens it; it is opened again for every
-// file that is read.
+// scanTar reads the headers of an uncompressed tar and none of its content. at opens the tar; it is called again for
+// every file that is read.
 func (r *Reader) scanTar(name string, at func() (io.ReaderAt, func() error, error), size int64) (*archive, error) {
 	a := newArchive(name)
 	a.open = func(e *entry) (io.Reader, func() error, error) {
@@ -41,7 +40,7 @@ func (r *Reader) scanTar(name string, at func() (io.ReaderAt, func() error, erro
 	defer closing()
 	section := io.NewSectionReader(file, 0, size)
 	position := func() int64 {
-		at, _ := section.Seek(0, io.SeekCurrent) // of a SectionReader this cannot fail
+		at, _ := section.Seek(0, io.SeekCurrent) // this cannot fail for a SectionReader
 		return at
 	}
 	t := &tarScan{a: a, tr: tar.NewReader(section)}
@@ -64,7 +63,7 @@ func (r *Reader) scanTar(name string, at func() (io.ReaderAt, func() error, erro
 	}
 }
 
-// tarScan goes through a tar.
+// tarScan iterates over a tar.
 type tarScan struct {
 	a      *archive
 	tr     *tar.Reader
@@ -72,7 +71,8 @@ type tarScan struct {
 	after  int64 // where the next header must begin
 }
 
-// next is the next entry that is a file or a link, io.EOF at the end. position is how much of the tar was read.
+// next returns the next entry that is a file or a link, io.EOF at the end. position is the number of bytes read from
+// the tar.
 func (t *tarScan) next(r *Reader, position func() int64) (*entry, error) {
 	for {
 		h, err := t.tr.Next()
@@ -103,7 +103,7 @@ func (t *tarScan) next(r *Reader, position func() int64) (*entry, error) {
 		case tar.TypeXGlobalHeader, tar.TypeDir:
 			inside, why = false, ""
 		default:
-			inside, why = false, "no regular file"
+			inside, why = false, "not a regular file"
 		}
 		if inside {
 			return e, nil
@@ -119,14 +119,14 @@ func (t *tarScan) next(r *Reader, position func() int64) (*entry, error) {
 
 func (t *tarScan) readError(err error) error { return explainReadError(t.a.name, err) }
 
-// end looks at what comes after a tar's end marker. Zeros are padding; anything else is a second archive that would be
-// forgotten.
+// end checks the bytes after a tar's end marker. Zeros are padding; anything else is a second archive that would be
+// lost.
 func (t *tarScan) end(rest io.Reader) error {
 	buf := make([]byte, 64<<10)
 	for n := int64(0); n < maxMemory; {
 		m, err := rest.Read(buf)
 		if len(bytes.Trim(buf[:m], "\x00")) > 0 {
-			return fmt.Errorf("%s: something follows the end of the tar; are several archives joined in it? Import them one by one", t.a.name)
+			return fmt.Errorf("%s: there is data after the end of the tar; are several archives joined in it? Import them one by one", t.a.name)
 		}
 		if n += int64(m); errors.Is(err, io.EOF) {
 			return nil
@@ -137,8 +137,8 @@ func (t *tarScan) end(rest io.Reader) error {
 	return fmt.Errorf("%s: more than %d MiB of zeros follow the end of the tar", t.a.name, maxMemory>>20)
 }
 
-// streamTar reads a tar in order and stores what may be a blob as it comes. depth counts the archives that it is in.
-// expanded says that src comes out of a decompressor.
+// streamTar reads a tar in order and stores possible blobs as it reads them. depth counts the archives around it.
+// expanded says that a decompressor produces src.
 func (r *Reader) streamTar(ctx context.Context, name string, src io.Reader, depth int, expanded bool) (*archive,
 	error) {
 	a := newArchive(name)
@@ -175,13 +175,13 @@ func (r *Reader) streamTar(ctx context.Context, name string, src io.Reader, dept
 	}
 	err := next()
 	if failed := g.Wait(); failed != nil {
-		return nil, failed // and with it the context was cancelled, which is what err says
+		return nil, failed // it cancelled the context, which is all that err says
 	}
 	return a, err
 }
 
-// checkClaimedSize judges the size that a header says: in an archive that is decompressed it has to fit into what may come out,
-// and a sparse file has bytes that the archive itself does not have.
+// checkClaimedSize checks the size in a header: in a decompressed archive it must fit into the limit, and a sparse file
+// has bytes that the archive does not have.
 func (r *Reader) checkClaimedSize(a *archive, e *entry, sparse bool) error {
 	var err error
 	if sparse {
@@ -195,8 +195,8 @@ func (r *Reader) checkClaimedSize(a *archive, e *entry, sparse bool) error {
 	return nil
 }
 
-// streamEntry takes one file out of a streamed tar: documents are kept, archives are opened, blobs are stored, the rest
-// is passed over.
+// streamEntry reads one file of a streamed tar: documents are kept in memory, archives are opened, blobs are stored,
+// the rest is ignored.
 func (r *Reader) streamEntry(ctx context.Context, g *errgroup.Group, a *archive, e *entry, content *bufio.Reader, depth int) error {
 	head, err := content.Peek(int(min(e.size, 512)))
 	if err != nil {
@@ -236,7 +236,7 @@ func (r *Reader) streamEntry(ctx context.Context, g *errgroup.Group, a *archive,
 			return err
 		}
 	case !host && !isConfigOrLayer(e):
-		return nil // nothing will ask for it
+		return nil // nothing can refer to it
 	}
 	if e.size > smallFile {
 		if e.digest, _, err = r.sink.Put(ctx, digest, e.size, content); err != nil {
@@ -257,18 +257,18 @@ func (r *Reader) streamEntry(ctx context.Context, g *errgroup.Group, a *archive,
 	return nil
 }
 
-// isConfigOrLayer says whether a docker-archive's manifest.json, which often comes last, may name a file.
+// isConfigOrLayer reports whether a docker-archive's manifest.json, which often comes last, may refer to a file.
 func isConfigOrLayer(e *entry) bool {
 	switch e.format {
 	case plainTar, gzipped, zstandard:
 		return true
 	case jsonText:
-		return e.size <= oci.MaxDocument && path.Base(e.name) != "json" // that is docker's of long ago, beside each layer.tar
+		return e.size <= oci.MaxDocument && path.Base(e.name) != "json" // written by old versions of docker beside each layer.tar
 	}
 	return false
 }
 
-// isDocument says whether a file of an image archive is kept in memory while the archive is streamed.
+// isDocument reports whether a file of an image archive is kept in memory while the archive is streamed.
 func isDocument(name string) bool {
 	switch path.Base(name) {
 	case "oci-layout", "index.json", "manifest.json", "repositories", "container-images.txt":

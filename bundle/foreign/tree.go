@@ -12,19 +12,19 @@ import (
 	"casemate/bundle/lists"
 )
 
-// treePart is files that lie under their hosts' names, as wget -x writes them.
+// treePart is a tree of files under their hosts' names, as wget -x writes it.
 type treePart struct {
 	a     *archive
 	files []treeFile
 }
 
-// treeFile is one path of a tree; symbolic links give a file several.
+// treeFile is one path of a tree; symbolic links give a file several paths.
 type treeFile struct {
 	path string // host/path
 	*entry
 }
 
-// hostPath is the part of a path that begins with a host, which at most two directories may wrap.
+// hostPath returns the part of a path that begins with a host, which can be in at most two directories.
 func hostPath(name string) (string, bool) {
 	for range 3 {
 		first, rest, ok := strings.Cut(name, "/")
@@ -39,8 +39,8 @@ func hostPath(name string) (string, bool) {
 	return "", false
 }
 
-// isHost says whether s is a public host's name: a DNS name with a dot whose last label has only letters (RFC 3696,
-// section 2), which tells it from directories like v1.32 and file.d.
+// isHost reports whether s is a public host's name: a DNS name with a dot whose last label has only letters (RFC 3696,
+// section 2), unlike directories such as v1.32 and file.d.
 func isHost(s string) bool {
 	if len(s) > 253 {
 		return false
@@ -55,8 +55,8 @@ func isHost(s string) bool {
 	return len(labels) > 1 && (strings.HasPrefix(last, "xn--") || len(last) > 1 && strings.Trim(last, "abcdefghijklmnopqrstuvwxyz") == "")
 }
 
-// isTreeHost says whether a directory is called as wget -x calls that of a host: with its port if that is not the
-// protocol's own. A name with a port is a host whatever it looks like.
+// isTreeHost reports whether a directory has a host's name as wget -x writes it: with the port unless it is the
+// default. A name with a port is always a host.
 func isTreeHost(s string) bool {
 	host, port, ok := strings.Cut(s, ":")
 	if !ok {
@@ -66,7 +66,7 @@ func isTreeHost(s string) bool {
 	return err == nil && len(port) <= 5 && port != "" && strings.Trim(port, "0123456789") == ""
 }
 
-// isEditorFile says whether a file is one that editors and desktops leave behind. Other dot files belong to mirrors
+// isEditorFile reports whether a file was left behind by an editor or a desktop. Other dot files belong to mirrors
 // (.treeinfo, .well-known).
 func isEditorFile(name string) bool {
 	base := path.Base(name)
@@ -77,10 +77,9 @@ func isEditorFile(name string) bool {
 	return strings.HasPrefix(base, ".") && strings.HasPrefix(path.Ext(base), ".sw") && len(path.Ext(base)) == 4
 }
 
-// treeURLs are the URLs of a path host/dir/name?query: its own, and that of the directory if it is what a web server
-// shows there. In a file's name a percent sign before two hex digits is an encoding that was left as it was fetched
-// ("@scope%2Fname"; wget leaves those that a file's name cannot do without); also are the URLs if it is nothing but a
-// percent sign.
+// treeURLs returns the URLs of a path host/dir/name?query: its own, and that of the directory for which a web server
+// returns it. In a file name, a percent sign before two hex digits is an encoding from the URL ("@scope%2Fname"; wget
+// keeps those that a file name needs); also are the URLs for a literal percent sign.
 func treeURLs(name string) (urls, also []string) {
 	host, rest, _ := strings.Cut(name, "/")
 	host, _, _ = strings.Cut(strings.ToLower(host), ":")
@@ -104,15 +103,14 @@ func treeURLs(name string) (urls, also []string) {
 
 const hexDigits = "0123456789ABCDEF"
 
-// escapePath percent-encodes what a path may not contain (RFC 3986, section 3.3); a percent sign in a file's name is
-// one.
+// escapePath percent-encodes what a path must not contain (RFC 3986, section 3.3); a percent sign is literal.
 func escapePath(s string) string { return percentEncode(s, "-._~!$&'()*+,;=:@/") }
 
-// escapeQuery percent-encodes what a query may not contain. wget decodes a query for the file's name, except %2F, so a
+// escapeQuery percent-encodes what a query must not contain. wget decodes a query for the file name, except %2F, so a
 // percent sign before two hex digits stays.
 func escapeQuery(s string) string { return escapeUnlessEncoded(s, "-._~!$&'()*+,;=:@/?") }
 
-// escapeUnlessEncoded percent-encodes everything but letters, digits and bare, and leaves what is encoded.
+// escapeUnlessEncoded percent-encodes everything but letters, digits and bare, and keeps what is encoded.
 func escapeUnlessEncoded(s, bare string) string {
 	var b strings.Builder
 	for i, part := range strings.Split(s, "%") {
@@ -139,8 +137,8 @@ func percentEncode(s, bare string) string {
 	return b.String()
 }
 
-// newTree makes a tree of those entries and of the links in the archive that lead to some of them. It is nil if there
-// is none.
+// newTree returns a tree of the entries and of the links in the archive that lead to some of them. It returns nil if
+// there are none.
 func (r *Reader) newTree(a *archive, entries []*entry) (*treePart, error) {
 	p := &treePart{a: a}
 	for _, e := range entries {
@@ -160,7 +158,8 @@ func (r *Reader) newTree(a *archive, entries []*entry) (*treePart, error) {
 	return p, nil
 }
 
-// followLinks adds the paths that symbolic and hard links make. A link to a directory makes one for each file in it.
+// followLinks adds the paths that symbolic and hard links create. A link to a directory adds a path for each file in
+// it.
 func (p *treePart) followLinks(r *Reader) error {
 	var sorted []*entry
 	for _, e := range p.a.entries {
@@ -169,7 +168,7 @@ func (p *treePart) followLinks(r *Reader) error {
 		}
 	}
 	slices.SortFunc(sorted, func(a, b *entry) int { return strings.Compare(a.name, b.name) })
-	// follow adds name for what is at to; inside are the directories that links have led into on the way there.
+	// follow adds name for the file at to; inside are the directories that links have led into on the way.
 	var follow func(name, to string, inside []string) error
 	follow = func(name, to string, inside []string) error {
 		if err := r.count(len(name)); err != nil {
@@ -196,7 +195,7 @@ func (p *treePart) followLinks(r *Reader) error {
 		inside = append(inside[:len(inside):len(inside)], to)
 		i, _ := slices.BinarySearchFunc(sorted, to+"/", func(e *entry, s string) int { return strings.Compare(e.name, s) })
 		if i == len(sorted) || !strings.HasPrefix(sorted[i].name, to+"/") {
-			p.a.skip(name, "a link to nothing that is here")
+			p.a.skip(name, "a link to a missing file")
 		}
 		for ; i < len(sorted) && strings.HasPrefix(sorted[i].name, to+"/"); i++ {
 			if err := follow(name+sorted[i].name[len(to):], sorted[i].name, inside); err != nil {
@@ -227,7 +226,7 @@ func (p *treePart) need(*Reader) int64 {
 	return n
 }
 
-// unique is every file once, in the order of the archive.
+// unique returns every file once, in the order of the archive.
 func (p *treePart) unique() []*entry {
 	seen := make(map[*entry]bool, len(p.files))
 	var list []*entry
@@ -265,7 +264,7 @@ func (p *treePart) load(ctx context.Context, r *Reader) error {
 				r.refused.Add(f.path, fmt.Errorf("%s: %w", p.a.name, err))
 			} else if err == nil {
 				second = append(second, func() {
-					if _, ok := r.names.files[url]; !ok { // another file's own name goes first
+					if _, ok := r.names.files[url]; !ok { // another file's own name takes precedence
 						r.addFile(url, f.digest, f.size, p.a.name)
 					}
 				})
@@ -273,7 +272,7 @@ func (p *treePart) load(ctx context.Context, r *Reader) error {
 		}
 		if host, _, ok := strings.Cut(f.path, "/"); ok && strings.Contains(host, ":") {
 			bare, _, _ := strings.Cut(host, ":")
-			r.note("%s: files of %s are those of %s: a port is no part of an address inside", p.a.name, host, bare)
+			r.note("%s: files of %s become files of %s: addresses inside have no port", p.a.name, host, bare)
 		}
 	}
 	for _, add := range second {
@@ -282,7 +281,7 @@ func (p *treePart) load(ctx context.Context, r *Reader) error {
 	return nil
 }
 
-// resolveLinks is name with the links among its directories followed, as far as that is sensible.
+// resolveLinks returns name with the links among its directories resolved, up to a limit.
 func (a *archive) resolveLinks(name string) string {
 	for range 16 {
 		changed := false

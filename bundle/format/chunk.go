@@ -9,16 +9,16 @@ import (
 	"casemate/bundle/digests"
 )
 
-// chunkSource is where a chunk is to be had.
+// chunkSource says where a chunk can be read.
 type chunkSource struct {
 	digest string
 	size   int64
-	part   *openPart // nil if no part that is here has it
-	at     int64     // where in the part
+	part   *openPart // nil if none of the given parts contains it
+	at     int64     // offset of its content in the part
 	inSink bool      // the sink has it
 }
 
-// assemble puts a cut blob, if all its chunks are to be had.
+// assemble puts a blob that was cut into chunks, if all of them are available.
 func (r *reader) assemble(ctx context.Context, blob int) error {
 	b := &r.blobs[blob]
 	if b.chunks == nil || !b.available {
@@ -30,13 +30,13 @@ func (r *reader) assemble(ctx context.Context, blob int) error {
 	return r.putEntry(ctx, r.parts[max(i, 0)], blobName(r.index.Blobs[blob].Digest), r.index.Blobs[blob].Digest, r.index.Blobs[blob].Size, in)
 }
 
-// chunks reads the chunks of a cut blob one after another and checks each, so that damage is of a part and not of the
-// whole.
+// chunks reads the chunks of a blob one after another and checks each, so that an error names the damaged part and not
+// only the blob.
 type chunks struct {
 	r      *reader
 	ctx    context.Context
 	left   []chunkSource
-	direct bool // chunks of regular files were not put before
+	direct bool // chunks in regular files have not been put
 	open   io.Closer
 	in     io.Reader
 }
@@ -71,7 +71,7 @@ func (c *chunks) Read(b []byte) (int, error) {
 	}
 }
 
-// next opens the next chunk: in a file if one has it, else where the sink has it.
+// next opens the next chunk: in a file if one contains it, else in the sink.
 func (c *chunks) next() error {
 	s := &c.left[0]
 	if s.part != nil && s.part.readerAt != nil {
@@ -88,7 +88,7 @@ func (c *chunks) next() error {
 
 func (c *chunks) close() {
 	if c.open != nil {
-		_ = c.open.Close() // it was only read
+		_ = c.open.Close() // opened for reading only
 		c.open = nil
 	}
 }

@@ -7,16 +7,15 @@ import (
 	"syscall"
 )
 
-// ErrDamaged is what every error about bytes of a bundle wraps that are not what they must be. Such an error is
-// syscall.EBADMSG too.
+// ErrDamaged is wrapped by every error about wrong bytes of a bundle. Such an error is syscall.EBADMSG too.
 var ErrDamaged = errors.New("the bundle is damaged")
 
-// damageError is an error about an input's bytes.
+// damageError reports wrong bytes of an input.
 type damageError struct {
-	input string // its name
-	part  string // "part 2 of 3", as far as it is known
-	at    int64  // the first wrong byte, counted from 0; -1 if only the entry is known
-	entry string // what stands there
+	input string // the name of the input
+	part  string // "part 2 of 3", if known
+	at    int64  // offset of the first wrong byte; -1 if only the entry is known
+	entry string // the tar entry at that offset
 	what  string
 	cause error
 }
@@ -43,26 +42,26 @@ func (d *damageError) Unwrap() error { return d.cause }
 
 func (d *damageError) Is(target error) bool { return target == ErrDamaged || target == syscall.EBADMSG }
 
-// stream is a part as it comes, with the count of what was read.
+// stream reads a part and counts the bytes.
 type stream struct {
 	r     io.Reader
 	off   int64
 	input string
 	part  string
-	end   int64 // where the part ends; -1 while that is not known
+	end   int64 // the size of the part; -1 while it is not known
 }
 
 func (s *stream) damaged(at int64, entry, what string, cause error) error {
 	return &damageError{s.input, s.part, at, entry, what, cause}
 }
 
-// readError says what an error of the underlying reader means at this place.
+// readError explains an error of the underlying reader at this offset.
 func (s *stream) readError(entry string, err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		if s.end >= 0 {
-			return s.damaged(s.off, entry, fmt.Sprintf("it is cut short: the file ends here and must have %d bytes", s.end), io.ErrUnexpectedEOF)
+			return s.damaged(s.off, entry, fmt.Sprintf("truncated: the file ends here and must have %d bytes", s.end), io.ErrUnexpectedEOF)
 		}
-		return s.damaged(s.off, entry, "it is cut short: the file ends here", io.ErrUnexpectedEOF)
+		return s.damaged(s.off, entry, "truncated: the file ends here", io.ErrUnexpectedEOF)
 	}
 	return fmt.Errorf("%s: byte %d: %w", s.input, s.off, err)
 }
@@ -73,7 +72,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readN reads n bytes. Memory grows with what is there, not with n.
+// readN reads n bytes. Memory grows with the bytes that are there, not with n.
 func (s *stream) readN(entry string, n int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(s, n))
 	if err == nil && int64(len(b)) < n {
@@ -85,7 +84,7 @@ func (s *stream) readN(entry string, n int64) ([]byte, error) {
 	return b, nil
 }
 
-// comparer is the Writer that compares: what is written to it is what the stream must have next.
+// comparer is a Writer that compares: the stream must continue with the bytes that are written to it.
 type comparer struct {
 	*stream
 	entry string

@@ -7,32 +7,32 @@ import (
 	"casemate/bundle"
 )
 
-// maxParts is how many parts a bundle has at the most: its parts are numbered .001 to .9999.
+// maxParts is the maximum number of parts: they are numbered .001 to .9999.
 const maxParts = 9999
 
 // piece is one entry of a part that is content: a blob, or a chunk of one.
 type piece struct {
-	blob   int   // in Index.Blobs
-	chunk  int   // which chunk of it, -1 if it is whole
-	size   int64 // bytes
-	offset int64 // of its header in the part, after the documents: add the documents' size
+	blob   int   // its position in Index.Blobs
+	chunk  int   // number of the chunk; -1 for a whole blob
+	size   int64 // of its content, in bytes
+	offset int64 // of its header, counted from the end of the documents
 }
 
-// partition says which pieces lie in which part. It follows from the index, the split size and the size of the documents
-// alone, so that a reader deals again and need not believe a bundle's word.
+// partition assigns pieces to parts. It follows from the index, the split size and the size of the documents alone, so
+// a reader computes it again and need not trust the bundle.
 type partition struct {
-	chunk int64 // size of all chunks of a blob but its last; 0 if nothing is cut
-	cuts  []int // the blobs that are cut, in order
+	chunk int64 // size of all chunks of a blob but the last; 0 if no blob is cut
+	cuts  []int // the blobs that are cut into chunks, in order
 	parts [][]piece
 }
 
-// newPartition deals the blobs to parts of at most split bytes, 0 for a single part without limit. documents is what the
-// documents of a part and the end of the archive take, without part.json.
+// newPartition assigns the blobs to parts of at most split bytes; 0 makes a single part without a limit. documents is
+// the size of the documents of a part without part.json, and of the end of the archive.
 //
-// Blobs go in order into the part at hand while they fit, then into the next one. A blob that does not fit into an
-// empty part begins a new one and is cut into chunks that fill parts; what follows it may share the part of its last
-// chunk. Room for part.json is set aside by its most possible size, which depends on how many chunks there are, which
-// depends on the room: the least number that agrees with itself counts.
+// Blobs go in order into the current part while they fit, then into the next one. A blob that does not fit into an
+// empty part begins a new part and is cut into chunks that fill parts; the blobs after it may share the part of its
+// last chunk. The reserve for part.json depends on the number of chunks, which depends on the reserve; the smallest
+// consistent number is used.
 func newPartition(blobs []bundle.Blob, documents, split int64) (*partition, error) {
 	d := &partition{}
 	room := int64(bundle.MaxContent)
@@ -46,7 +46,7 @@ func newPartition(blobs []bundle.Blob, documents, split int64) (*partition, erro
 			}
 			nowCuts, now := 0, int64(0)
 			for i := range blobs {
-				// Headers and padding are less than four blocks: most blobs need no closer look.
+				// Headers and padding are less than four blocks, so most blobs need no exact computation.
 				if b := &blobs[i]; !b.Omitted && b.Size > room-4*tarBlock && entrySize(blobName(b.Digest), b.Size) > room {
 					nowCuts++
 					now += (b.Size + d.chunk - 1) / d.chunk
@@ -105,10 +105,10 @@ func newPartition(blobs []bundle.Blob, documents, split int64) (*partition, erro
 	return d, nil
 }
 
-// errSplitTooSmall says that parts of that size cannot hold the bundle.
+// errSplitTooSmall reports that parts of that size cannot hold the bundle.
 var errSplitTooSmall = fmt.Errorf("the documents leave too little room for content, or there would be more than %d parts", maxParts)
 
-// minSplit is about the least split size with which deal succeeds.
+// minSplit returns approximately the smallest split size with which newPartition succeeds.
 func minSplit(blobs []bundle.Blob, documents int64) int64 {
 	const unit = 64 << 10
 	n := sort.Search(1<<44, func(n int) bool {

@@ -5,9 +5,9 @@ import (
 	"strconv"
 )
 
-// The tar of a bundle has one form: ustar headers with mode 0644, owner 0 and time 0, a pax header only where a name or
-// a size does not fit, zeros as padding, two zero blocks at the end and nothing after them. A reader knows every byte
-// that is not content before it reads it.
+// The tar of a bundle has one form: ustar headers with mode 0644, owner 0 and time 0, a pax header only if a name or a
+// size needs one, zeros as padding, two zero blocks at the end and nothing after them. A reader knows every byte that
+// is not content before it reads it.
 const (
 	tarBlock     = 512
 	endOfArchive = 2 * tarBlock
@@ -15,7 +15,7 @@ const (
 	ustarSize    = 1<<33 - 1 // 11 octal digits
 )
 
-// tarHeader is what stands before the content of an entry.
+// tarHeader returns the bytes before the content of an entry.
 func tarHeader(name string, size int64) []byte {
 	var pax string
 	if len(name) > ustarName {
@@ -35,7 +35,7 @@ func tarHeader(name string, size int64) []byte {
 	return append(b, ustarHeader(name[:min(len(name), ustarName)], size, '0')...)
 }
 
-// paxRecord is "LENGTH KEY=VALUE\n", its length counting itself (POSIX.1-2001, pax extended header).
+// paxRecord returns "LENGTH KEY=VALUE\n"; the length includes itself (POSIX.1-2001, pax extended header).
 func paxRecord(key, value string) string {
 	n := len(key) + len(value) + 3
 	for size := 0; size != n; {
@@ -50,7 +50,7 @@ func ustarHeader(name string, size int64, typeflag byte) []byte {
 	copy(b, name)
 	copy(b[100:], "0000644\x000000000\x000000000\x00")
 	octal(b[124:135], size)
-	copy(b[136:], "00000000000\x00        ") // mtime, and the checksum as it is while it is computed
+	copy(b[136:], "00000000000\x00        ") // mtime, and the checksum field as it is while the checksum is computed
 	b[156] = typeflag
 	copy(b[257:], "ustar\x0000")
 	copy(b[329:], "0000000\x000000000\x00")
@@ -63,17 +63,17 @@ func ustarHeader(name string, size int64, typeflag byte) []byte {
 	return b
 }
 
-// octal fills b with the digits of n.
+// octal fills b with the octal digits of n.
 func octal(b []byte, n int64) {
 	for i := len(b) - 1; i >= 0; i, n = i-1, n>>3 {
 		b[i] = '0' + byte(n&7)
 	}
 }
 
-// padding is how many zeros follow that many bytes of content.
+// padding is the number of zeros after content of that size.
 func padding(size int64) int64 { return -size & (tarBlock - 1) }
 
-// entrySize is how much of a tar an entry takes.
+// entrySize is the number of bytes that an entry takes in a tar.
 func entrySize(name string, size int64) int64 { return headerSize(name, size) + size + padding(size) }
 
 // headerSize is the length of tarHeader.

@@ -15,8 +15,8 @@ type ociDescriptor struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// ociIndex is the layout's index.json, by which other tools find the images: one descriptor for every tag, and one
-// without a name for what has no tag. Images whose manifest was left out are left out here too.
+// ociIndex returns the layout's index.json, by which other tools find the images: one descriptor for each tag, and one
+// without a name for each digest without a tag. Images whose manifest is omitted are left out.
 func ociIndex(ix *bundle.Index) ([]byte, error) {
 	tagged := map[string]bool{}
 	for _, m := range ix.Images {

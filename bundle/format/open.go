@@ -15,7 +15,7 @@ import (
 	"casemate/bundle/signing"
 )
 
-// openBundle are the parts of one bundle whose documents were read and found right.
+// openBundle holds the parts of one bundle whose documents were read and verified.
 type openBundle struct {
 	*bundleLayout
 	signer ed25519.PublicKey // nil if it is not signed
@@ -29,18 +29,17 @@ type openPart struct {
 	name     string
 	number   int
 	pieces   []piece
-	start    int64       // where the first piece's header stands
-	size     int64       // what the part must have
-	readerAt io.ReaderAt // a regular file; nil for a pipe, which stands at start
-	fileSize int64       // bytes of a regular file
+	start    int64       // offset of the header of the first piece
+	size     int64       // that the part must have
+	readerAt io.ReaderAt // a regular file; nil for a pipe, whose stream is at start
+	fileSize int64       // of the regular file
 	stream   *stream
 }
 
-// open reads the documents of one more part and checks everything about them. What is wrong is an error and changes
-// nothing.
+// open reads and checks the documents of one more part. After an error nothing has changed.
 func (o *openBundle) open(in bundle.Input, keys []ed25519.PublicKey) error {
 	if in.File == nil {
-		return fmt.Errorf("%s: a directory; name the bundle's files", in.Name)
+		return fmt.Errorf("%s is a directory; name the files of the bundle", in.Name)
 	}
 	info, err := in.File.Stat()
 	if err != nil {
@@ -58,11 +57,11 @@ func (o *openBundle) open(in bundle.Input, keys []ed25519.PublicKey) error {
 		return s.readError("", err)
 	}
 	if bundle.IsChecksums(path.Base(in.Name), head[:n]) {
-		o.notes = append(o.notes, in.Name+" holds the checksums of the bundle's files and was not read.")
+		o.notes = append(o.notes, in.Name+" is the list of checksums of the bundle's files and was not read.")
 		return nil
 	}
 	if !bundle.IsBundle(head[:n]) {
-		return s.damaged(0, "", "it is no bundle, or its first block is damaged", nil)
+		return s.damaged(0, "", "it is not a bundle, or its first block is damaged", nil)
 	}
 	s.r, s.off = io.MultiReader(bytes.NewReader(head[:n]), s.r), 0
 
@@ -70,13 +69,13 @@ func (o *openBundle) open(in bundle.Input, keys []ed25519.PublicKey) error {
 	if err != nil {
 		return err
 	}
-	// Its checksum first: a flipped digit must not pass for another version, bundle or part.
+	// The checksum comes first: a changed digit must not look like another version, bundle or part.
 	if err := writeDocuments(&comparer{stream: s, entry: bundle.PartDocument + " or " + partSumName}, []document{{partSumName, partSum(partJSON)}}); err != nil {
 		return err
 	}
 	doc, err := decodePart(partJSON)
 	if err != nil {
-		return s.damaged(-1, bundle.PartDocument, "it is not right", err)
+		return s.damaged(-1, bundle.PartDocument, "it is wrong", err)
 	}
 	if doc.Split > 0 {
 		s.part = fmt.Sprintf("part %d of %d", doc.Part, doc.Parts)
@@ -112,36 +111,36 @@ func (o *openBundle) open(in bundle.Input, keys []ed25519.PublicKey) error {
 	return nil
 }
 
-// skippedParts says whether a document was read already: of the first part all that can be known in no other way.
+// skippedParts reports whether a document was read before: of the first part everything that cannot be derived.
 func skippedParts(name string, first bool) bool {
 	return name == bundle.PartDocument || name == partSumName || first && (name == indexName || name == signatureName)
 }
 
-// addPart compares the document of one more part with that of the first.
+// addPart compares the document of one more part with that of the first one.
 func (o *openBundle) addPart(s *stream, doc *partDoc) error {
 	first := o.parts[0].name
 	if doc.Bundle != o.id {
-		return fmt.Errorf("%s is of bundle %s and %s of bundle %s: give the parts of one bundle at a time", first, o.id, s.input, doc.Bundle)
+		return fmt.Errorf("%s is a part of bundle %s and %s of bundle %s: name the parts of one bundle at a time", first, o.id, s.input, doc.Bundle)
 	}
 	for _, p := range o.parts {
 		if p.number == doc.Part {
-			return fmt.Errorf("%s and %s are both part %d of bundle %s: give each part once", p.name, s.input, doc.Part, o.id)
+			return fmt.Errorf("%s and %s are both part %d of bundle %s: name each part once", p.name, s.input, doc.Part, o.id)
 		}
 	}
 	if !doc.same(o.first) {
-		return fmt.Errorf("%s and %s are of the same bundle %s, but not of the same splitting: give the parts of one run of \"bundle create\"", first, s.input, o.id)
+		return fmt.Errorf("%s and %s belong to bundle %s, but were split in different ways: name the parts of one run of \"bundle create\"", first, s.input, o.id)
 	}
 	return nil
 }
 
-// firstDocument reads and checks the index and the signature, of the first part that is opened.
+// firstDocument reads and checks the index and the signature of the first part that is opened.
 func (s *stream) firstDocument(doc *partDoc, keys []ed25519.PublicKey) (*bundleLayout, ed25519.PublicKey, error) {
 	indexJSON, err := s.document(indexName, canonical.MaxDocument)
 	if err != nil {
 		return nil, nil, err
 	}
 	if got := digests.SHA256(indexJSON); got != doc.Bundle {
-		return nil, nil, s.damaged(-1, indexName, "its bytes are "+got+" and must be "+doc.Bundle, nil)
+		return nil, nil, s.damaged(-1, indexName, "its content is "+got+" and must be "+doc.Bundle, nil)
 	}
 	ix, err := bundle.DecodeIndex(indexJSON)
 	if err != nil {
@@ -153,7 +152,7 @@ func (s *stream) firstDocument(doc *partDoc, keys []ed25519.PublicKey) (*bundleL
 	}
 	c, err := newBundleLayout(ix, indexJSON, sigJSON, doc.Split)
 	if err != nil {
-		return nil, nil, s.damaged(-1, bundle.PartDocument, "it is not right", err)
+		return nil, nil, s.damaged(-1, bundle.PartDocument, "it is wrong", err)
 	}
 	c.chunks = make([][]string, len(c.partition.cuts))
 	wrong := doc.Parts != len(c.partition.parts) || doc.Chunk != c.partition.chunk || len(doc.Cut) != len(c.partition.cuts)
@@ -163,12 +162,12 @@ func (s *stream) firstDocument(doc *partDoc, keys []ed25519.PublicKey) (*bundleL
 		wrong = doc.Cut[i].Digest != b.Digest || int64(len(c.chunks[i])) != (b.Size+c.partition.chunk-1)/c.partition.chunk
 	}
 	if wrong {
-		return nil, nil, s.damaged(-1, bundle.PartDocument, fmt.Sprintf("it does not agree with the index, which makes %d parts", len(c.partition.parts)), nil)
+		return nil, nil, s.damaged(-1, bundle.PartDocument, fmt.Sprintf("it contradicts the index, which gives %d parts", len(c.partition.parts)), nil)
 	}
 	return c, signer, nil
 }
 
-// signature reads the signature if one stands next. Without it the stream stays where it is.
+// signature reads the signature if it is the next entry. Otherwise the stream does not move.
 func (s *stream) signature(indexJSON []byte, keys []ed25519.PublicKey) ([]byte, ed25519.PublicKey, error) {
 	head, err := s.readN(signatureName, tarBlock)
 	if err != nil {
@@ -191,7 +190,7 @@ func (s *stream) signature(indexJSON []byte, keys []ed25519.PublicKey) ([]byte, 
 		return nil, nil, s.damaged(-1, signatureName, "it does not end in a line feed", nil)
 	}
 	if err := canonical.Decode(line, &sig); err != nil {
-		return nil, nil, s.damaged(-1, signatureName, "it is not right", err)
+		return nil, nil, s.damaged(-1, signatureName, "it is wrong", err)
 	}
 	signer, err := sig.Verify(signing.PurposeIndex, indexJSON)
 	if err != nil {
@@ -222,11 +221,11 @@ func (s *stream) document(name string, limit int64) ([]byte, error) {
 	return b, err
 }
 
-// checkFrames compares all bytes of a regular file's part that are not content with what they must be, and its size.
+// checkFrames compares the size of a regular file and all of its bytes that are not content with what they must be.
 // After it, only content can be wrong.
 func (o *openBundle) checkFrames(p *openPart) error {
-	if p.fileSize < p.size { // said of the file's end, not of the first header behind it
-		return p.stream.damaged(p.fileSize, "", fmt.Sprintf("it is cut short: the file ends here and must have %d bytes", p.size), io.ErrUnexpectedEOF)
+	if p.fileSize < p.size { // reported for the end of the file, not for the first header after it
+		return p.stream.damaged(p.fileSize, "", fmt.Sprintf("truncated: the file ends here and must have %d bytes", p.size), io.ErrUnexpectedEOF)
 	}
 	for i := range len(p.pieces) + 1 {
 		want := o.frame(p.pieces, i)
@@ -240,7 +239,7 @@ func (o *openBundle) checkFrames(p *openPart) error {
 	return p.trailing(io.NewSectionReader(p.readerAt, p.size, 1))
 }
 
-// frameAt is where frame i begins and what it belongs to.
+// frameAt returns where frame i begins and the entry that it belongs to.
 func (p *openPart) frameAt(o *openBundle, i int) (int64, string) {
 	if i == len(p.pieces) {
 		if i == 0 {
@@ -254,18 +253,18 @@ func (p *openPart) frameAt(o *openBundle, i int) (int64, string) {
 	return p.contentAt(o, i-1) + p.pieces[i-1].size, "before " + o.nameOf(&p.pieces[i])
 }
 
-// contentAt is where the content of piece i begins.
+// contentAt returns where the content of piece i begins.
 func (p *openPart) contentAt(o *openBundle, i int) int64 {
 	e := &p.pieces[i]
 	return p.start + e.offset + headerSize(o.nameOf(e), e.size)
 }
 
-// trailing refuses what follows the end.
+// trailing refuses bytes after the end.
 func (p *openPart) trailing(r io.Reader) error {
 	n, err := io.ReadFull(r, make([]byte, 1))
 	switch {
 	case n > 0:
-		return p.stream.damaged(p.size, "the end", fmt.Sprintf("the file goes on, and must have %d bytes", p.size), nil)
+		return p.stream.damaged(p.size, "the end", fmt.Sprintf("the file continues after the %d bytes that it must have", p.size), nil)
 	case err != io.EOF:
 		return fmt.Errorf("%s: byte %d: %w", p.name, p.size, err)
 	}

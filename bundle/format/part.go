@@ -14,27 +14,27 @@ import (
 // bundleVersion is the version of the tar's layout that this program writes and the newest it reads.
 const bundleVersion = 1
 
-// The documents of a bundle after PartDocument, in their order. Every part has them all.
+// The documents after PartDocument, in their order. Every part contains all of them.
 const (
 	partSumName   = "casemate/part.json.sha256"
 	indexName     = "casemate/index.json"
-	signatureName = "casemate/signature.json" // only of a signed one
+	signatureName = "casemate/signature.json" // only in a signed bundle
 	ociLayoutName = "oci-layout"
 	ociIndexName  = "index.json"
 )
 
 const maxPartDoc = 4 << 20
 
-// partDoc is the document casemate/part.json: which bundle this is, which part of it, and the digests of chunks, which
-// nothing else tells.
+// partDoc is the document casemate/part.json: the bundle, the number of the part, and the digests of chunks, which
+// follow from nothing else.
 type partDoc struct {
 	Version int    `json:"version"`
 	Bundle  string `json:"bundle"` // the digest of casemate/index.json
 	Part    int    `json:"part"`   // from 1
 	Parts   int    `json:"parts"`
-	Split   int64  `json:"split,omitempty"` // bytes, the most that a part has; 0: not split
-	Chunk   int64  `json:"chunk,omitempty"` // bytes of every chunk of a blob but its last
-	Cut     []cut  `json:"cut,omitempty"`   // the blobs that are cut, of all parts
+	Split   int64  `json:"split,omitempty"` // maximum bytes of a part; 0: not split
+	Chunk   int64  `json:"chunk,omitempty"` // bytes of every chunk of a blob but the last
+	Cut     []cut  `json:"cut,omitempty"`   // the blobs that are cut into chunks, of all parts
 }
 
 // cut is a blob that is cut into chunks.
@@ -43,7 +43,7 @@ type cut struct {
 	Chunks []string `json:"chunks"` // sha256 digests
 }
 
-// partReserve is the most that a part document with so many cut blobs and chunks takes.
+// partReserve is the maximum size of a part document with that many cut blobs and chunks.
 func partReserve(cuts, chunks int) int64 { return 512 + 192*int64(cuts) + 80*int64(chunks) }
 
 func (p *partDoc) encode() ([]byte, error) {
@@ -67,7 +67,7 @@ func decodePart(b []byte) (*partDoc, error) {
 		return nil, err
 	}
 	if p.Parts < 1 || p.Parts > maxParts || p.Part < 1 || p.Part > p.Parts || p.Split < 0 || p.Split == 0 && p.Parts > 1 {
-		return nil, fmt.Errorf("part %d of %d with split size %d cannot be", p.Part, p.Parts, p.Split)
+		return nil, fmt.Errorf("part %d of %d with split size %d is not possible", p.Part, p.Parts, p.Split)
 	}
 	for _, c := range p.Cut {
 		for _, d := range c.Chunks {
@@ -75,21 +75,21 @@ func decodePart(b []byte) (*partDoc, error) {
 				return nil, err
 			}
 			if len(d) != len(emptyChunk) {
-				return nil, fmt.Errorf("chunk %s is no sha256", d)
+				return nil, fmt.Errorf("chunk %s is not a sha256 digest", d)
 			}
 		}
 	}
 	return p, nil
 }
 
-// same says whether two parts' documents differ in nothing but the number.
+// same reports whether the documents of two parts differ only in the number.
 func (p *partDoc) same(o *partDoc) bool {
 	a, errA := (&partDoc{p.Version, p.Bundle, 1, p.Parts, p.Split, p.Chunk, p.Cut}).encode()
 	b, errB := (&partDoc{o.Version, o.Bundle, 1, o.Parts, o.Split, o.Chunk, o.Cut}).encode()
 	return errA == nil && errB == nil && string(a) == string(b)
 }
 
-// emptyChunk stands for a chunk whose digest is not known yet: its name is as long.
+// emptyChunk is used for a chunk whose digest is not known yet; its name has the same length.
 const emptyChunk = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 func blobName(digest string) string { return "blobs/" + strings.Replace(digest, ":", "/", 1) }
@@ -97,14 +97,14 @@ func chunkName(digest string) string {
 	return "casemate/chunks/" + strings.Replace(digest, ":", "/", 1)
 }
 
-// document is one document with the name of its entry.
+// document is a document and the name of its entry.
 type document struct {
 	name    string
 	content []byte
 }
 
-// bundleLayout is all that is known of a bundle's bytes but the blobs: the writer makes its parts of it, and a reader
-// compares parts with it.
+// bundleLayout determines all bytes of a bundle but the content of blobs: the writer writes parts from it, and the
+// reader compares parts with it.
 type bundleLayout struct {
 	index     *bundle.Index
 	id        string
@@ -113,10 +113,11 @@ type bundleLayout struct {
 	ociIndex  []byte
 	split     int64
 	partition *partition
-	chunks    [][]string // of each of dealt.cuts
+	chunks    [][]string // of each of partition.cuts
 }
 
-// newBundleLayout deals a bundle. ix must be what indexJSON says. If the error is errSplit, all but what was dealt is there.
+// newBundleLayout computes the parts of a bundle. ix must be the decoded indexJSON. If the error is errSplitTooSmall,
+// everything but the partition is set.
 func newBundleLayout(ix *bundle.Index, indexJSON, signature []byte, split int64) (*bundleLayout, error) {
 	oci, err := ociIndex(ix)
 	if err != nil {
@@ -127,12 +128,12 @@ func newBundleLayout(ix *bundle.Index, indexJSON, signature []byte, split int64)
 	return c, err
 }
 
-// fixedSize is how much of every part is neither part.json nor content.
+// fixedSize is the number of bytes of every part that are neither part.json nor content.
 func (c *bundleLayout) fixedSize() int64 {
 	return documentsSize(c.fixedDocuments(document{partSumName, partSum(nil)})) + endOfArchive
 }
 
-// partSum is the document that makes damage of part.json visible, in the format of sha256sum.
+// partSum is the document that reveals damage of part.json, in the format of sha256sum.
 func partSum(partJSON []byte) []byte {
 	return []byte(strings.TrimPrefix(digests.SHA256(partJSON), "sha256:") + "  part.json\n")
 }
@@ -146,7 +147,7 @@ func (c *bundleLayout) fixedDocuments(sum document) []document {
 	return append(docs, document{ociLayoutName, []byte(ociLayout)}, document{ociIndexName, c.ociIndex})
 }
 
-// partDoc is part.json of part n, counted from 1.
+// partDoc returns part.json of part n, counted from 1.
 func (c *bundleLayout) partDoc(n int) *partDoc {
 	p := &partDoc{Version: bundleVersion, Bundle: c.id, Part: n, Parts: len(c.partition.parts), Split: c.split, Chunk: c.partition.chunk}
 	for i, b := range c.partition.cuts {
@@ -155,7 +156,7 @@ func (c *bundleLayout) partDoc(n int) *partDoc {
 	return p
 }
 
-// documents are those of part n.
+// documents returns the documents of part n.
 func (c *bundleLayout) documents(n int) ([]document, error) {
 	b, err := c.partDoc(n).encode()
 	if err != nil {
@@ -164,7 +165,7 @@ func (c *bundleLayout) documents(n int) ([]document, error) {
 	return append([]document{{bundle.PartDocument, b}}, c.fixedDocuments(document{partSumName, partSum(b)})...), nil
 }
 
-// nameOf and digestOf are of a piece's entry and content.
+// nameOf and digestOf return the entry name and the digest of a piece.
 func (c *bundleLayout) nameOf(p *piece) string {
 	if p.chunk < 0 {
 		return blobName(c.digestOf(p))
@@ -179,8 +180,8 @@ func (c *bundleLayout) digestOf(p *piece) string {
 	return c.chunks[sort.SearchInts(c.partition.cuts, p.blob)][p.chunk]
 }
 
-// frame is the bytes between the content of piece i-1 and that of piece i of a part, all of them determined; i may be
-// the number of pieces.
+// frame returns the bytes between the content of piece i-1 and that of piece i of a part. i may be the number of
+// pieces.
 func (c *bundleLayout) frame(pieces []piece, i int) []byte {
 	var b []byte
 	if i > 0 {
@@ -213,7 +214,7 @@ func documentsSize(docs []document) int64 {
 	return n
 }
 
-// partSize is how many bytes a part has whose documents take so many.
+// partSize returns the size of a part whose documents have that size.
 func (c *bundleLayout) partSize(documents int64, pieces []piece) int64 {
 	n := documents + endOfArchive
 	if len(pieces) > 0 {

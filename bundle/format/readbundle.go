@@ -17,29 +17,29 @@ import (
 	"casemate/bundle/signing"
 )
 
-// partWorkers is how many blobs of a regular file are read at once: hashing is what takes the time, and a spinning disk
-// does not like many more.
+// partWorkers is the number of blobs of a regular file that are read at once: hashing takes most of the time, and a
+// spinning disk becomes slower with many more.
 const partWorkers = 4
 
-// reader is one reading of the parts of one bundle.
+// reader reads the parts of one bundle.
 type reader struct {
 	*openBundle
 	sink  bundle.Sink
 	blobs []blobPlan // one for each of Index.Blobs
 	count func(n int64)
-	// perPiece says that count is called here when a piece is done, because the sink does not.
+	// perPiece says that count is called here after each piece, because the sink does not call it.
 	perPiece bool
 }
 
-// blobPlan is what is done about one blob.
+// blobPlan says how one blob is read.
 type blobPlan struct {
 	inSink    bool          // the sink has it
-	available bool          // one of the parts has it, or all its chunks are to be had
+	available bool          // one of the parts contains it, or all its chunks are available
 	chunks    []chunkSource // of a cut blob that the sink does not have
-	direct    bool          // all chunks stand in regular files or the sink, so the whole is put together without storing chunks
+	direct    bool          // all chunks are in regular files or the sink, so the blob is assembled without storing chunks
 }
 
-// Read reads a bundle: its only part, or some or all of several, in any order.
+// Read reads a bundle: its only part, or some or all of several parts, in any order.
 func Read(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt bundle.ReadOptions) (*bundle.Contents, error) {
 	o := &openBundle{}
 	for _, in := range inputs {
@@ -90,7 +90,7 @@ func Read(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt bund
 	return c, nil
 }
 
-// progressCounter makes a Progress of a func that counts.
+// progressCounter turns a progress function into one that counts.
 func progressCounter(total int64, progress func(done, total int64)) func(int64) {
 	if progress == nil {
 		return func(int64) {}
@@ -99,7 +99,7 @@ func progressCounter(total int64, progress func(done, total int64)) func(int64) 
 	return func(n int64) { progress(done.Add(n), total) }
 }
 
-// totalSize is how long the parts that are here must be.
+// totalSize is the size that the given parts must have together.
 func (o *openBundle) totalSize() int64 {
 	var n int64
 	for _, p := range o.parts {
@@ -108,8 +108,8 @@ func (o *openBundle) totalSize() int64 {
 	return n
 }
 
-// plan asks the sink what it has and finds the rest in the parts. Without direct, the chunks of cut blobs are put one
-// by one.
+// plan asks the sink for its blobs and finds the others in the parts. Without direct, the chunks of cut blobs are put
+// one by one.
 func (r *reader) plan(direct bool) error {
 	r.blobs = make([]blobPlan, len(r.index.Blobs))
 	for i := range r.index.Blobs {
@@ -154,16 +154,16 @@ func (r *reader) plan(direct bool) error {
 	return nil
 }
 
-// has asks the sink, and does not believe in two sizes of one digest.
+// has asks the sink for a blob. Two sizes of one digest are an error.
 func (r *reader) has(digest string, size int64) (bool, error) {
 	n, ok := r.sink.Has(digest)
 	if ok && n != size {
-		return false, fmt.Errorf("bundle %s says that %s has %d bytes, and here it has %d: %w", r.id, digest, size, n, syscall.EBADMSG)
+		return false, fmt.Errorf("bundle %s says that %s has %d bytes, but here it has %d: %w", r.id, digest, size, n, syscall.EBADMSG)
 	}
 	return ok, nil
 }
 
-// need is how many bytes will be put.
+// need returns the number of bytes that will be put.
 func (r *reader) need() int64 {
 	var n int64
 	for i, b := range r.blobs {
@@ -179,7 +179,7 @@ func (r *reader) need() int64 {
 	return n
 }
 
-// contents is what the parts bring, as plan found it.
+// contents describes the content of the parts, according to the plan.
 func (r *reader) contents() *bundle.Contents {
 	c := &bundle.Contents{Kind: bundle.KindBundle, ID: r.id, Index: r.index, Notes: slices.Clone(r.notes)}
 	for i, b := range r.blobs {
@@ -190,7 +190,7 @@ func (r *reader) contents() *bundle.Contents {
 	_, renamed := localNames(r.index, &bundle.NameErrors{})
 	c.Notes = append(c.Notes, renamed...)
 	for _, a := range r.index.Absent {
-		c.Notes = append(c.Notes, fmt.Sprintf("%s is not in the bundle, it could not be collected: %s", a.Name, a.Why))
+		c.Notes = append(c.Notes, fmt.Sprintf("%s is not in the bundle because it could not be collected: %s", a.Name, a.Why))
 	}
 	if r.split > 0 {
 		c.Parts, c.Have = len(r.partition.parts), len(r.parts)
@@ -203,7 +203,7 @@ func (r *reader) contents() *bundle.Contents {
 			for _, n := range lost {
 				s = append(s, strconv.Itoa(n))
 			}
-			c.Notes = append(c.Notes, fmt.Sprintf("Of %d parts these are not here: %s.", c.Parts, strings.Join(s, ", ")))
+			c.Notes = append(c.Notes, fmt.Sprintf("Of %d parts, these are missing: %s.", c.Parts, strings.Join(s, ", ")))
 		}
 	}
 	if r.signer != nil {
@@ -212,7 +212,7 @@ func (r *reader) contents() *bundle.Contents {
 	return c
 }
 
-// missing are the numbers of the parts that were not given.
+// missing returns the numbers of the parts that were not given.
 func (o *openBundle) missing() []int {
 	var lost []int
 	for n := 1; n <= len(o.partition.parts); n++ {
@@ -223,13 +223,13 @@ func (o *openBundle) missing() []int {
 	return lost
 }
 
-// isWanted says whether a piece of a part is put.
+// isWanted reports whether a piece of a part is put.
 func (r *reader) isWanted(e *piece) bool {
 	b := &r.blobs[e.blob]
 	return !b.inSink && (e.chunk < 0 || !b.direct && !b.chunks[e.chunk].inSink)
 }
 
-// readPart puts what is wanted of a part.
+// readPart puts the wanted pieces of a part.
 func (r *reader) readPart(ctx context.Context, p *openPart) error {
 	overhead := p.size
 	for i := range p.pieces {
@@ -262,7 +262,7 @@ func (r *reader) readPart(ctx context.Context, p *openPart) error {
 	return ctx.Err()
 }
 
-// readStream reads a pipe from where its documents end.
+// readStream reads a pipe from the end of its documents.
 func (r *reader) readStream(ctx context.Context, p *openPart) error {
 	for i := range len(p.pieces) + 1 {
 		_, entry := p.frameAt(r.openBundle, i)
@@ -314,7 +314,7 @@ func (c *content) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// putPiece puts a piece.
+// putPiece puts the content of a piece.
 func (r *reader) putPiece(ctx context.Context, p *openPart, e *piece, in io.Reader) error {
 	digest, entry := r.digestOf(e), r.nameOf(e)
 	if err := r.putEntry(ctx, p, entry, digest, e.size, in); err != nil {
@@ -326,7 +326,7 @@ func (r *reader) putPiece(ctx context.Context, p *openPart, e *piece, in io.Read
 	return nil
 }
 
-// putEntry puts the content of an entry and says of which part it is if it is damaged.
+// putEntry puts the content of an entry. An error about damage names its part.
 func (r *reader) putEntry(ctx context.Context, p *openPart, entry, digest string, size int64, in io.Reader) error {
 	got, n, err := r.sink.Put(ctx, digest, size, in)
 	switch {

@@ -14,11 +14,11 @@ import (
 	"casemate/bundle"
 )
 
-// checksumFile is the list of checksums of a bundle's files while they are written. It is also the lock that keeps two runs
-// from writing the same bundle.
+// checksumFile is the list of checksums of the bundle's files during writing. It is also the lock that prevents two
+// runs from writing the same bundle.
 type checksumFile struct {
 	f   *os.File
-	sum map[string]string // hex of the sha256 by the file's name without directory
+	sum map[string]string // hex of the sha256 by file name without directory
 }
 
 // openChecksumFile opens the list, empty or as an interrupted run left it.
@@ -42,7 +42,7 @@ func openChecksumFile(name string) (*checksumFile, error) {
 	}
 }
 
-// lock takes the lock. It is false if the file was renamed by whoever had the lock before.
+// lock takes the lock. It returns false if the previous holder renamed the file.
 func (s *checksumFile) lock() (bool, error) {
 	switch err := syscall.Flock(int(s.f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
 	case errors.Is(err, syscall.EWOULDBLOCK):
@@ -75,7 +75,7 @@ func (s *checksumFile) load() error {
 	return nil
 }
 
-// save writes what is known of the named files, durably.
+// save writes the known checksums of the named files, durably.
 func (s *checksumFile) save(names []string) error {
 	var b bytes.Buffer
 	for _, n := range names {
@@ -94,10 +94,10 @@ func (s *checksumFile) save(names []string) error {
 
 func (s *checksumFile) close() error { return s.f.Close() }
 
-// publish gives the complete files their names. If we were to crash in between, the next run would find every part
-// complete, under the one name or the other, and do the rest.
+// publish gives the complete files their final names. After a crash in between, the next run finds every part complete
+// under one name or the other and renames the rest.
 func (w *writer) publish() (files []string, err error) {
-	// Who reads that it failed must not find the result: what has its name loses it again.
+	// A caller that gets an error must not find a result: renamed files get their partial names back.
 	defer func() {
 		if err != nil {
 			for _, name := range files {
@@ -123,9 +123,9 @@ func (w *writer) publish() (files []string, err error) {
 	return files, syncDir(filepath.Dir(w.path))
 }
 
-// ExistingFile returns the file that writing a bundle to path would overwrite, "" if there is none: something whole that is
-// called like the result. What an interrupted run has given its name already is not in the way, and neither are the
-// parts of a bundle that has lost others: the same call makes those again.
+// ExistingFile returns the complete file that writing a bundle to path would overwrite, or "". Files that an
+// interrupted run has renamed already do not count, and neither do the parts of a bundle of which others are missing:
+// the same call writes those again.
 func ExistingFile(path string, split bool) (string, error) {
 	names := []string{path}
 	if split {
@@ -150,7 +150,7 @@ func ExistingFile(path string, split bool) (string, error) {
 	return "", nil
 }
 
-// readChecksums reads a list of checksums; one that cannot be read has none.
+// readChecksums reads a list of checksums; an unreadable list is empty.
 func readChecksums(name string) map[string]string {
 	s := &checksumFile{sum: map[string]string{}}
 	if f, err := os.Open(name); err == nil {
@@ -161,8 +161,8 @@ func readChecksums(name string) map[string]string {
 	return s.sum
 }
 
-// removeStale removes the parts of an older bundle of this name that had more of them: nobody could tell them from
-// those of this one.
+// removeStale removes the parts of an older bundle of the same name that had more parts: nobody could tell them from
+// the parts of this one.
 func (w *writer) removeStale() error {
 	if w.split == 0 {
 		return nil
@@ -178,7 +178,7 @@ func (w *writer) removeStale() error {
 				return err
 			}
 			_, err = io.ReadFull(f, head)
-			_ = f.Close() // it was only read
+			_ = f.Close() // opened for reading only
 			if err == nil && bundle.IsBundle(head) {
 				found = true
 				if err := os.Remove(name); err != nil {
@@ -201,7 +201,7 @@ func syncDir(dir string) error {
 	}
 	err = d.Sync()
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
-		err = nil // a file system without it
+		err = nil // the file system does not support it
 	}
 	return errors.Join(err, d.Close())
 }

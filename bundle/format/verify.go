@@ -11,19 +11,19 @@ import (
 	"casemate/bundle/digests"
 )
 
-// VerifyOptions say how a bundle is verified.
+// VerifyOptions configure Verify.
 type VerifyOptions struct {
-	// Keys are trusted: when there are any, a bundle that none of them signed is refused.
+	// Keys are the trusted keys: if there are any, a bundle that none of them signed is refused.
 	Keys []ed25519.PublicKey
-	// Progress is told, now and then and from any goroutine, how many bytes of the inputs are done.
+	// Progress is called occasionally, from any goroutine, with the bytes of the inputs that are done.
 	Progress func(done, total int64)
 }
 
-// Verified is what was found out about the parts of a bundle.
+// Verified is the result of Verify.
 type Verified struct {
-	// Contents are the bundle's, as Inspect returns them; nil if no part could be opened.
+	// Contents are those of the bundle, as Inspect returns them; nil if no part could be opened.
 	Contents *bundle.Contents `json:"contents,omitempty"`
-	// Parts are the inputs, in their order.
+	// Parts are the inputs in their order.
 	Parts []VerifiedPart `json:"parts"`
 	// Missing are the numbers of the parts that were not given, or whose documents are damaged.
 	Missing []int `json:"missing,omitempty"`
@@ -32,21 +32,21 @@ type Verified struct {
 // VerifiedPart is one file of a bundle.
 type VerifiedPart struct {
 	Name  string `json:"name"`
-	Part  int    `json:"part,omitempty"` // its number; 0 if that could not be found out
+	Part  int    `json:"part,omitempty"` // its number; 0 if it is not known
 	Size  int64  `json:"size"`           // that it must have, in bytes
-	Blobs int    `json:"blobs"`          // blobs and chunks that it must have
-	// Problem is what is wrong with it, "" if every byte is right.
+	Blobs int    `json:"blobs"`          // number of blobs and chunks that it must have
+	// Problem says what is wrong, "" if every byte is right.
 	Problem string `json:"problem,omitempty"`
 }
 
-// Verify reads every byte of a bundle and says of each part whether it is right. It goes on after a damaged part, so
-// that one look tells all that must be carried again; the error then joins what is wrong with each, and is ErrDamaged
-// if bytes are. A part that is missing is no error.
+// Verify reads every byte of a bundle and reports for each part whether it is right. It continues after a damaged part,
+// so that one run names all parts that must be carried again. The error then joins the errors of all parts, and is
+// ErrDamaged if bytes are wrong. A missing part is not an error.
 func Verify(ctx context.Context, inputs []bundle.Input, opt VerifyOptions) (*Verified, error) {
 	o := &openBundle{}
 	v := &Verified{}
 	var errs []error
-	of := map[*openPart]int{} // in v.Parts
+	of := map[*openPart]int{} // index in v.Parts
 	for _, in := range inputs {
 		n := len(o.parts)
 		err := o.open(in, opt.Keys)
@@ -100,7 +100,7 @@ func Verify(ctx context.Context, inputs []bundle.Input, opt VerifyOptions) (*Ver
 	if len(errs) > 0 {
 		return v, errors.Join(errs...)
 	}
-	// The chunks are right; that they are also the blob is for whoever made the bundle to answer for.
+	// The chunks are right; whether they add up to the blob is the responsibility of whoever made the bundle.
 	r.sink = verifySink{func(int64) {}}
 	for _, i := range o.partition.cuts {
 		b := &r.blobs[i]
@@ -114,7 +114,7 @@ func Verify(ctx context.Context, inputs []bundle.Input, opt VerifyOptions) (*Ver
 	return v, errors.Join(errs...)
 }
 
-// hasStreamedChunk says whether a chunk passed by in a pipe and cannot be read again.
+// hasStreamedChunk reports whether a chunk came from a pipe and cannot be read again.
 func (b *blobPlan) hasStreamedChunk() bool {
 	for _, c := range b.chunks {
 		if c.part.readerAt == nil {
@@ -124,7 +124,7 @@ func (b *blobPlan) hasStreamedChunk() bool {
 	return false
 }
 
-// Inspect reads the documents of a bundle and says what is in it. Signatures are verified, contents are not read.
+// Inspect reads the documents of a bundle and returns its contents. Signatures are verified, blobs are not read.
 func Inspect(inputs []bundle.Input) (*bundle.Contents, error) {
 	o := &openBundle{}
 	for _, in := range inputs {
@@ -142,7 +142,7 @@ func Inspect(inputs []bundle.Input) (*bundle.Contents, error) {
 	return r.contents(), nil
 }
 
-// verifySink has nothing and keeps nothing, and compares everything with its digest.
+// verifySink stores nothing and compares everything with its digest.
 type verifySink struct{ count func(int64) }
 
 func (verifySink) Has(string) (int64, bool) { return 0, false }

@@ -20,27 +20,27 @@ import (
 	"casemate/bundle/signing"
 )
 
-// WriteOptions say how a bundle is written. The zero value writes one unsigned file.
+// WriteOptions configure Write. The zero value writes one unsigned file.
 type WriteOptions struct {
-	// Key signs the index document, if it is set.
+	// Key signs the index document; nil: the bundle is not signed.
 	Key ed25519.PrivateKey
-	// Split is the most that a file may have, in bytes; 0 writes one file of any size.
+	// Split is the maximum size of a file in bytes; 0 writes one file of any size.
 	Split int64
-	// Progress is told now and then how many bytes are done.
+	// Progress is called occasionally with the bytes that are done.
 	Progress func(done, total int64)
 }
 
-// partialSuffix is of files that are not complete yet.
+// partialSuffix marks files that are not complete.
 const partialSuffix = ".partial"
 
 // Write writes the bundle of ix to path, or with Split to path.001, path.002 and so on, and path.sha256 in the format
-// of sha256sum. open opens a blob; it is not called for omitted ones. It returns the bundle's files, without
+// of sha256sum. open opens a blob; it is not called for omitted ones. Write returns the bundle's files, without
 // path.sha256.
 //
-// Files stand beside as .partial until all of them are complete and durable; what stood at path before is then
-// replaced, and parts of an older bundle that had more of them are removed. After an interruption the same call goes
-// on: parts that were complete are kept, and of the one at hand what is right. A blob that does not have its digest or
-// size is an error that is syscall.EBADMSG and names it.
+// Files are named .partial until all of them are complete and durable; then they replace what was at path, and parts of
+// an older bundle that had more of them are removed. After an interruption the same call resumes: it keeps the parts
+// that are complete, and the correct beginning of the part that was being written. A blob that does not have its digest
+// or size is an error that is syscall.EBADMSG and names the blob.
 func Write(ctx context.Context, path string, ix *bundle.Index, open func(digest string) (io.ReadCloser, error), opt WriteOptions) (files []string, err error) {
 	if opt.Split < 0 {
 		return nil, fmt.Errorf("split size must not be negative, got %d", opt.Split)
@@ -64,13 +64,13 @@ func Write(ctx context.Context, path string, ix *bundle.Index, open func(digest 
 	}
 	for n := range w.partition.parts {
 		if err := w.writePart(ctx, n+1); err != nil {
-			return nil, fmt.Errorf("%w (what is written is kept: the same command goes on from there)", err)
+			return nil, fmt.Errorf("%w (what was written is kept: the same command resumes there)", err)
 		}
 	}
 	return w.publish()
 }
 
-// layoutOf is what the bundle of ix carries.
+// layoutOf computes the layout of the bundle of ix.
 func layoutOf(ix *bundle.Index, opt WriteOptions) (*bundleLayout, error) {
 	indexJSON, err := ix.Encode()
 	if err != nil {
@@ -86,14 +86,14 @@ func layoutOf(ix *bundle.Index, opt WriteOptions) (*bundleLayout, error) {
 	}
 	c, err := newBundleLayout(ix, indexJSON, sigJSON, opt.Split)
 	if errors.Is(err, errSplitTooSmall) {
-		return nil, fmt.Errorf("parts of %d bytes are too small, they must have at least %d: %w", opt.Split, minSplit(ix.Blobs, c.fixedSize()), err)
+		return nil, fmt.Errorf("parts of %d bytes are too small, the minimum is %d: %w", opt.Split, minSplit(ix.Blobs, c.fixedSize()), err)
 	} else if err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// WriteTo writes the bundle of ix in one piece, as Write does, to where it cannot be looked at again: a pipe.
+// WriteTo writes the bundle of ix in one part, as Write does, to a writer that cannot be read again: a pipe.
 func WriteTo(ctx context.Context, out io.Writer, ix *bundle.Index, open func(digest string) (io.ReadCloser, error), opt WriteOptions) error {
 	if opt.Split != 0 {
 		return errors.New("a bundle in parts needs files")
@@ -140,7 +140,7 @@ type writer struct {
 	blobAt  int64
 }
 
-// file is the name of part n when it is complete.
+// file returns the name of part n when it is complete.
 func (w *writer) file(n int) string {
 	if w.split == 0 {
 		return w.path
@@ -148,8 +148,8 @@ func (w *writer) file(n int) string {
 	return fmt.Sprintf("%s.%03d", w.path, n)
 }
 
-// prepare looks whether there is a place for every file, and hashes the chunks of cut blobs, because every part names
-// all of them.
+// prepare checks that every file can be created, and hashes the chunks of cut blobs, because every part names all of
+// them.
 func (w *writer) prepare(ctx context.Context, progress func(done, total int64)) error {
 	w.chunks = make([][]string, len(w.partition.cuts))
 	var total int64
@@ -168,7 +168,7 @@ func (w *writer) prepare(ctx context.Context, progress func(done, total int64)) 
 		total += w.partSize(documentsSize(docs), pieces)
 		info, err := os.Stat(w.file(n + 1))
 		if err == nil && !info.Mode().IsRegular() {
-			return fmt.Errorf("%s is there and no regular file; name another one", w.file(n+1))
+			return fmt.Errorf("%s exists and is not a regular file; choose another name", w.file(n+1))
 		} else if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -189,8 +189,8 @@ func (w *writer) prepare(ctx context.Context, progress func(done, total int64)) 
 	return nil
 }
 
-// findCompleteParts finds the parts that an earlier run completed: it wrote down their checksum after they were durable. Their size
-// and documents are looked at again.
+// findCompleteParts finds the parts that an earlier run completed: it recorded their checksums after they were durable.
+// Their size and documents are checked again.
 func (w *writer) findCompleteParts() error {
 	w.complete = map[int]bool{}
 	known := w.checksums.sum
@@ -222,7 +222,7 @@ func (w *writer) names() []string {
 	return names
 }
 
-// isComplete says whether a file has the size, the documents and the headers of part n.
+// isComplete reports whether a file has the size, the documents and the headers of part n.
 func (w *writer) isComplete(name string, n int) (bool, error) {
 	f, err := os.Open(name)
 	if errors.Is(err, os.ErrNotExist) {
@@ -252,7 +252,7 @@ func (w *writer) isComplete(name string, n int) (bool, error) {
 	return err == nil, err
 }
 
-// writePart writes one part from where it stands.
+// writePart writes one part from the point that an earlier run reached.
 func (w *writer) writePart(ctx context.Context, n int) (err error) {
 	docs, err := w.documents(n)
 	if err != nil {
@@ -287,7 +287,7 @@ func (w *writer) writePart(ctx context.Context, n int) (err error) {
 		w.count(start)
 	}
 	if err := w.writePieces(ctx, out, pieces, done); err != nil {
-		_ = out.Flush() // what is right so far, for the next run; if it cannot be written, that is what err says
+		_ = out.Flush() // the correct bytes so far, for the next run; err already reports a failed write
 		return err
 	}
 	if err := out.Flush(); err != nil {
@@ -300,7 +300,7 @@ func (w *writer) writePart(ctx context.Context, n int) (err error) {
 	return w.checksums.save(w.names())
 }
 
-// writePieces writes the pieces of a part from one of them on, and its end.
+// writePieces writes the pieces of a part beginning with one of them, and the end of the part.
 func (w *writer) writePieces(ctx context.Context, out io.Writer, pieces []piece, from int) error {
 	for i := from; i <= len(pieces); i++ {
 		frame := w.frame(pieces, i)
@@ -333,10 +333,10 @@ func (w *writer) writePiece(ctx context.Context, out io.Writer, e *piece) error 
 	return nil
 }
 
-// resume looks at what an earlier run left: how many pieces of the part are right, where they end, and the hash of all
-// up to there.
+// resume examines what an earlier run left: how many pieces of the part are right, where they end, and the hash of
+// everything before that point.
 //
-// Everything is hashed again: after a power cut the end of a file may have its length and not its bytes.
+// Everything is hashed again: after a power failure the end of a file may have its length and not its bytes.
 func (w *writer) resume(ctx context.Context, f *os.File, docs []document, pieces []piece) (sum hash.Hash, done int, at int64, err error) {
 	sum = sha256.New()
 	s := &stream{r: io.TeeReader(bufio.NewReaderSize(f, len(w.buf)), sum), input: f.Name(), end: -1}
@@ -367,8 +367,7 @@ func (w *writer) resume(ctx context.Context, f *os.File, docs []document, pieces
 	return sum, len(pieces), s.off, nil
 }
 
-// copyBlob copies size bytes of a blob from an offset on. When it comes to the blob's end, it has checked the digest if
-// it began at 0.
+// copyBlob copies size bytes of a blob from an offset. A copy from 0 to the blob's end verifies the digest.
 func (w *writer) copyBlob(ctx context.Context, out io.Writer, blob int, from, size int64) error {
 	b := &w.index.Blobs[blob]
 	if w.blob == nil || w.blobNum != blob || w.blobAt > from {
@@ -413,7 +412,7 @@ func (w *writer) copyBlob(ctx context.Context, out io.Writer, blob int, from, si
 	return nil
 }
 
-// blobReader checks a blob's digest at its end.
+// blobReader verifies a blob's digest at its end.
 type blobReader struct {
 	*digests.Reader
 	io.Closer
@@ -421,7 +420,7 @@ type blobReader struct {
 
 func (w *writer) closeBlob() {
 	if w.blob != nil {
-		_ = w.blob.Close() // it was only read
+		_ = w.blob.Close() // opened for reading only
 		w.blob = nil
 	}
 }

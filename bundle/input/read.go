@@ -26,7 +26,7 @@ import (
 func Read(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt bundle.ReadOptions) (*bundle.Contents, error) {
 	inputs = slices.Clone(inputs)
 	if len(inputs) == 0 {
-		return nil, errors.New("nothing to import was named")
+		return nil, errors.New("no input was named")
 	}
 	r, err := foreign.New(sink, opt)
 	if err != nil {
@@ -53,9 +53,9 @@ func Read(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt bund
 	case len(bundles) > 0 && len(bundles)+sums == len(inputs):
 		return format.Read(ctx, inputs, sink, opt)
 	case len(bundles) > 0:
-		return nil, fmt.Errorf("%s is a bundle and other inputs are not; import bundles by themselves", bundles[0])
+		return nil, fmt.Errorf("%s is a bundle and other inputs are not; import bundles separately", bundles[0])
 	case len(opt.Keys) > 0:
-		return nil, fmt.Errorf("%s is no bundle, so it cannot be signed, and a signature by a trusted key is required", inputs[0].Name)
+		return nil, fmt.Errorf("%s is not a bundle, so it cannot be signed, and a signature by a trusted key is required", inputs[0].Name)
 	}
 	return r.Read(ctx, inputs, files)
 }

@@ -16,7 +16,7 @@ const (
 	MediaTypeConfig         = "application/vnd.oci.image.config.v1+json"
 	MediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 	MediaTypeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
-	MediaTypeArtifact       = "application/vnd.oci.artifact.manifest.v1+json" // that OCI 1.1 had for a while; its blobs stand in "blobs"
+	MediaTypeArtifact       = "application/vnd.oci.artifact.manifest.v1+json" // was part of OCI 1.1 drafts; its blobs are in "blobs"
 	MediaTypeDockerConfig   = "application/vnd.docker.container.image.v1+json"
 )
 
@@ -38,7 +38,7 @@ type Platform struct {
 	Variant      string `json:"variant,omitempty"`
 }
 
-// String is os/architecture/variant; "" for what runs nowhere (attestations say unknown/unknown).
+// String returns os/architecture/variant; "" for what is for no platform (attestations say unknown/unknown).
 func (p *Platform) String() string {
 	if p == nil || p.OS == "" || p.Architecture == "" || p.OS == "unknown" {
 		return ""
@@ -50,22 +50,22 @@ func (p *Platform) String() string {
 	return s
 }
 
-// NonDistributable says that a layer may not be distributed and is fetched from its own URLs, so that archives lack it
-// rightly.
+// NonDistributable reports whether a layer must not be distributed: it is fetched from its own URLs, and archives need
+// not contain it.
 func (d Descriptor) NonDistributable() bool {
 	return strings.Contains(d.MediaType, "nondistributable") || strings.Contains(d.MediaType, ".foreign.")
 }
 
-// Manifest is what a manifest or an index names.
+// Manifest has the references of a manifest or an index.
 type Manifest struct {
 	Digest, MediaType string
 	Size              int64
 	IsIndex           bool
-	Children          []Descriptor // of an index: all that it lists, manifests or not
+	Children          []Descriptor // of an index: everything that it lists, manifests or not
 	Blobs             []Descriptor // of a manifest: config and layers
 	Subject           string
-	Platform          string // of an image's manifest, by its config
-	Depth             int    // of an index: how deep the deepest index in it lies
+	Platform          string // of an image's manifest, from its config
+	Depth             int    // of an index: the nesting depth of the indexes in it
 }
 
 // ManifestDocument is the JSON of any manifest.
@@ -78,26 +78,26 @@ type ManifestDocument struct {
 	Subject       *Descriptor  `json:"subject"`
 }
 
-// Parse reads a manifest or an index. Every digest in what it returns is well formed and every size at least 0.
+// Parse reads a manifest or an index. Every digest in the result is well formed and every size at least 0.
 func Parse(digest, mediaType string, data []byte) (*Manifest, error) {
 	var doc ManifestDocument
 	if err := json.Unmarshal(data, &doc); err != nil {
 		return nil, fmt.Errorf("manifest %s: %w", digest, err)
 	}
 	if doc.SchemaVersion == 1 {
-		return nil, fmt.Errorf("manifest %s has Docker's old schema 1, which no registry takes any more", digest)
+		return nil, fmt.Errorf("manifest %s has Docker's schema 1, which registries no longer accept", digest)
 	}
 	if doc.MediaType != "" {
-		mediaType = doc.MediaType // clients believe the document
+		mediaType = doc.MediaType // clients trust the document
 	}
 	m := &Manifest{Digest: digest, MediaType: mediaType, Size: int64(len(data)), IsIndex: doc.Manifests != nil}
 	if m.IsIndex && (doc.Config != nil || doc.Layers != nil) {
-		return nil, fmt.Errorf("manifest %s is an index and an image at once, which clients read in different ways", digest)
+		return nil, fmt.Errorf("manifest %s is both an index and an image, which clients read in different ways", digest)
 	}
 	artifact := doc.MediaType == MediaTypeArtifact
 	if !m.IsIndex && !artifact && doc.Config == nil {
 		if doc.Layers != nil {
-			return nil, fmt.Errorf("manifest %s names no config, so it is no image and no registry takes it", digest)
+			return nil, fmt.Errorf("manifest %s has no config, so it is not an image and no registry accepts it", digest)
 		}
 		return nil, fmt.Errorf("manifest %s is neither an image nor an index", digest)
 	}
@@ -130,15 +130,15 @@ func Parse(digest, mediaType string, data []byte) (*Manifest, error) {
 				return nil, fmt.Errorf("manifest %s: %w", digest, err)
 			}
 			if d.Size < 0 || d.Size > MaxBlob {
-				return nil, fmt.Errorf("manifest %s: a size must be between 0 and %d, got %d", digest, int64(MaxBlob), d.Size)
+				return nil, fmt.Errorf("manifest %s: size must be between 0 and %d, got %d", digest, int64(MaxBlob), d.Size)
 			}
-			list[i].Annotations = nil // they are large sometimes, and nobody asks for them here
+			list[i].Annotations = nil // they can be large and are not needed here
 		}
 	}
 	return m, nil
 }
 
-// IsManifestType says whether a descriptor of that type is of a manifest or an index.
+// IsManifestType reports whether a descriptor of that media type refers to a manifest or an index.
 func IsManifestType(t string) bool {
 	switch t {
 	case MediaTypeManifest, MediaTypeIndex, MediaTypeDockerManifest, MediaTypeDockerList, MediaTypeArtifact, "":
@@ -147,19 +147,19 @@ func IsManifestType(t string) bool {
 	return false
 }
 
-// ConfigPlatform is what a config says that an image runs on, "" if it is no image's.
+// ConfigPlatform returns the platform in an image's config, "" if the document is not one.
 func ConfigPlatform(mediaType string, data []byte) string {
 	if mediaType != MediaTypeConfig && mediaType != MediaTypeDockerConfig {
 		return ""
 	}
 	var p Platform
 	if json.Unmarshal(data, &p) != nil {
-		return "" // no client could run it, but it can be stored
+		return "" // no client can run it, but it can be stored
 	}
 	return p.String()
 }
 
-// Inline is the blob if the descriptor carries it in itself, else nil.
+// Inline returns the blob if the descriptor embeds it, else nil.
 func (d Descriptor) Inline() []byte {
 	if int64(len(d.Data)) == d.Size && digests.Like(d.Digest, d.Data) == d.Digest {
 		return d.Data
@@ -175,5 +175,5 @@ const MaxBlob = 1 << 50
 
 var platformForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.+/:-]{0,127}$`)
 
-// ValidPlatform says whether s may be the name of a platform.
+// ValidPlatform reports whether s can be the name of a platform.
 func ValidPlatform(s string) bool { return platformForm.MatchString(s) }

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// ParsePlatform reads "os/arch" or "os/arch/variant", as people write it.
+// ParsePlatform reads "os/arch" or "os/arch/variant".
 func ParsePlatform(s string) (Platform, error) {
 	f := strings.Split(strings.ToLower(s), "/")
 	if len(f) < 2 || len(f) > 3 || !ValidPlatform(s) || strings.Contains(s, "//") || strings.HasSuffix(s, "/") {
@@ -15,7 +15,7 @@ func ParsePlatform(s string) (Platform, error) {
 	if len(f) == 3 {
 		p.Variant = f[2]
 	}
-	switch p.Architecture { // as uname says it
+	switch p.Architecture { // the names that uname prints
 	case "x86_64":
 		p.Architecture = "amd64"
 	case "aarch64":
@@ -24,8 +24,8 @@ func ParsePlatform(s string) (Platform, error) {
 	return p, nil
 }
 
-// In says whether an image for p is one of those asked for. A platform that was asked for without a variant is all
-// of its variants; arm64 and arm64/v8 are one.
+// In reports whether p is one of the requested platforms. A platform requested without a variant includes all its
+// variants; arm64 and arm64/v8 are the same.
 func (p *Platform) In(asked []Platform) bool {
 	for _, a := range asked {
 		if a.OS != p.OS || a.Architecture != p.Architecture {

@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// What is signed is one of these lines and then the document, so that a signature of the one never passes for the
-// other.
+// The signed message is one of these lines followed by the document, so that a signature of one kind of document is not
+// valid for the other.
 const (
 	PurposeIndex     = "casemate bundle index v1\n"
 	PurposeInventory = "casemate inventory v1\n"
@@ -22,7 +22,7 @@ const (
 
 const signatureAlgorithm = "ed25519"
 
-// MaxSize is how long a signature document may be.
+// MaxSize is the maximum length of a signature document.
 const MaxSize = 4 << 10
 
 // Signature is the document casemate/signature.json.
@@ -54,12 +54,12 @@ func (s *Signature) Verify(purpose string, doc []byte) (ed25519.PublicKey, error
 		return nil, errors.New("it is not base64 of 64 bytes")
 	}
 	if !ed25519.Verify(key, append([]byte(purpose), doc...), sig) {
-		return nil, fmt.Errorf("it is not what key %s makes of this document", s.Key)
+		return nil, fmt.Errorf("it was not made by key %s for this document", s.Key)
 	}
 	return key, nil
 }
 
-// Trusted says whether key is one of keys.
+// Trusted reports whether key is one of keys.
 func Trusted(key ed25519.PublicKey, keys []ed25519.PublicKey) bool {
 	return slices.ContainsFunc(keys, func(k ed25519.PublicKey) bool { return k.Equal(key) })
 }
@@ -91,7 +91,7 @@ func ReadPrivateKey(data []byte) (ed25519.PrivateKey, error) {
 	block, _ := pem.Decode(data)
 	switch {
 	case block == nil:
-		return nil, errors.New("signing key: no PEM file; \"casemate bundle keygen\" makes one")
+		return nil, errors.New("signing key: not a PEM file; \"casemate bundle keygen\" creates a key")
 	case block.Type == pemPublic:
 		return nil, errors.New("signing key: this is the public key; signing needs the private one")
 	case block.Type == "ENCRYPTED PRIVATE KEY":
@@ -157,7 +157,7 @@ func WriteKeyPair(base string) (private, public string, err error) {
 		return "", "", err
 	}
 	if err := writeNew(public, 0o644, pem.EncodeToMemory(&pem.Block{Type: pemPublic, Bytes: pubDER})); err != nil {
-		// A private key without its public half is of no use and would stand in the way of the next try.
+		// A private key without its public half is useless and would make the next attempt fail.
 		return "", "", errors.Join(err, os.Remove(private))
 	}
 	return private, public, nil

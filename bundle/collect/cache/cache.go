@@ -18,22 +18,22 @@ import (
 	"casemate/bundle/digests"
 )
 
-// Cache keeps what was fetched, so that the next run fetches only what is new. It is a directory:
+// Cache stores what was fetched, so that the next run fetches only what is new. It is a directory:
 //
-//	lock                    held by the run that uses it
+//	lock                    held by the run that uses the cache
 //	blobs/sha256/ab/HEX     content by its digest, complete
-//	parts/HEX, HEX.json     what came so far of something, and of what; HEX is the sha256 of the digest or URL
-//	urls/HEX.json           what a URL gave the last time (urlRecord); HEX is the sha256 of the URL
-//	names/HEX.json          when a name was first seen with a digest (nameRecord)
+//	parts/HEX, HEX.json     an incomplete download and its state; HEX is the sha256 of the digest or URL
+//	urls/HEX.json           the last answer of a URL (URLRecord); HEX is the sha256 of the URL
+//	names/HEX.json          when a name first had a digest (nameRecord)
 //
-// Nobody needs it: it may be deleted whenever no run uses it. Its methods are safe for concurrent use as long as no two
-// work on the same part.
+// It may be deleted when no run uses it. Its methods are safe for concurrent use as long as no two work on the same
+// part.
 type Cache struct {
 	dir  string
 	lock *os.File
 }
 
-// URLRecord is what a URL gave.
+// URLRecord is the last answer of a URL.
 type URLRecord struct {
 	URL          string `json:"url"`
 	Digest       string `json:"digest"` // sha256
@@ -41,24 +41,24 @@ type URLRecord struct {
 	Size         int64  `json:"size"`
 	ETag         string `json:"etag,omitempty"`
 	LastModified string `json:"last_modified,omitempty"`
-	From         string `json:"from,omitempty"` // as in Taken
-	On           string `json:"on"`             // the day on which these bytes came first
-	Sums         string `json:"sums,omitempty"` // URL of the neighbour that has its checksum
+	From         string `json:"from,omitempty"` // as in Provenance
+	On           string `json:"on"`             // the day on which this content was fetched first
+	Sums         string `json:"sums,omitempty"` // URL of the checksum file beside it
 }
 
-// nameRecord is an image's name and what it was.
+// nameRecord is an image's name and its digest.
 type nameRecord struct {
 	Ref    string `json:"ref"`
 	Digest string `json:"digest"`
 	On     string `json:"on"` // the day on which the name first had this digest
 }
 
-// Open locks dir, and makes it if there is none.
+// Open locks dir, and creates it if it does not exist.
 func Open(dir string) (*Cache, error) {
 	if dir == "" {
 		d, err := os.UserCacheDir()
 		if err != nil {
-			return nil, fmt.Errorf("no place for the cache, name one with --cache: %w", err)
+			return nil, fmt.Errorf("no directory for the cache, name one with --cache: %w", err)
 		}
 		dir = filepath.Join(d, "casemate")
 	}
@@ -81,7 +81,7 @@ func Open(dir string) (*Cache, error) {
 	return &Cache{dir: dir, lock: f}, nil
 }
 
-// Close gives the cache to the next run.
+// Close releases the cache for the next run.
 func (c *Cache) Close() error { return c.lock.Close() }
 
 func (c *Cache) BlobPath(digest string) string {
@@ -89,7 +89,7 @@ func (c *Cache) BlobPath(digest string) string {
 	return filepath.Join(c.dir, "blobs", algorithm, hex[:2], hex)
 }
 
-// Stat returns the size of a blob that is here.
+// Stat returns the size of a cached blob.
 func (c *Cache) Stat(digest string) (int64, bool) {
 	if digests.Check(digest) != nil {
 		return 0, false
@@ -101,8 +101,8 @@ func (c *Cache) Stat(digest string) (int64, bool) {
 	return fi.Size(), true
 }
 
-// Has says whether a blob of this size is here. One of another size is damaged and goes, or its descriptor is wrong:
-// its digest tells.
+// Has reports whether a blob of this size is cached. A blob of another size is damaged and gets removed, or its
+// descriptor is wrong: the digest decides.
 func (c *Cache) Has(digest string, size int64) bool {
 	n, ok := c.Stat(digest)
 	if !ok || n == size {
@@ -110,14 +110,14 @@ func (c *Cache) Has(digest string, size int64) bool {
 	}
 	r, err := c.Open(digest)
 	if err == nil {
-		_, err = io.Copy(io.Discard, r) // removes what is damaged
+		_, err = io.Copy(io.Discard, r) // removes a damaged blob
 		err = errors.Join(err, r.Close())
 	}
 	return err == nil
 }
 
-// Open returns a blob's bytes. The read that brings the last of them fails with syscall.EBADMSG if they are not the
-// digest's; the blob is removed then, and the next run fetches it again.
+// Open returns the content of a blob. The read of the last bytes fails with syscall.EBADMSG if the content does not
+// have the digest; then the blob is removed, and the next run fetches it again.
 func (c *Cache) Open(digest string) (io.ReadCloser, error) {
 	if err := digests.Check(digest); err != nil {
 		return nil, err
@@ -152,7 +152,7 @@ func (f *checkedFile) Read(p []byte) (int, error) {
 
 func (f *checkedFile) Close() error { return f.file.Close() }
 
-// Read returns a blob of at most limit bytes, checked. A damaged one is as good as none: fs.ErrNotExist.
+// Read returns a blob of at most limit bytes, verified. A damaged one is fs.ErrNotExist.
 func (c *Cache) Read(digest string, limit int64) ([]byte, error) {
 	r, err := c.Open(digest)
 	if err != nil {
@@ -169,7 +169,7 @@ func (c *Cache) Read(digest string, limit int64) ([]byte, error) {
 	return b, err
 }
 
-// Put stores bytes whose digest was checked.
+// Put stores content whose digest was verified.
 func (c *Cache) Put(digest string, b []byte) error {
 	path := c.BlobPath(digest)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -178,8 +178,8 @@ func (c *Cache) Put(digest string, b []byte) error {
 	return writeWhole(path, b)
 }
 
-// Commit makes a complete part the blob of its digest. The bytes are on disk before the name is: after a crash a blob is
-// whole or not there.
+// Commit turns a complete part into the blob of its digest. The content is durable before the name is: after a crash a
+// blob is complete or does not exist.
 func (c *Cache) Commit(part *os.File, digest string) error {
 	if err := part.Sync(); err != nil {
 		return DiskError{Err: err}
@@ -195,7 +195,7 @@ func (c *Cache) Commit(part *os.File, digest string) error {
 	return nil
 }
 
-// Part opens what is here of key: a digest or a URL.
+// Part opens the incomplete download of key: a digest or a URL.
 func (c *Cache) Part(key string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(c.dir, "parts", FileName(key)), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -204,7 +204,7 @@ func (c *Cache) Part(key string) (*os.File, error) {
 	return f, nil
 }
 
-// Discard throws a part away that is no good.
+// Discard removes a part.
 func (c *Cache) Discard(part *os.File) {
 	_ = os.Remove(part.Name())
 	_ = os.Remove(part.Name() + ".json")
@@ -219,7 +219,7 @@ func (c *Cache) PutURL(r URLRecord) error {
 	return writeRecord(filepath.Join(c.dir, "urls", FileName(r.URL)+".json"), r)
 }
 
-// FirstSeen returns the day on which ref first had digest: what is remembered, or else today, which it remembers.
+// FirstSeen returns the day on which ref first had digest. Without a record it is today, which it records.
 func (c *Cache) FirstSeen(ref, digest, today string) (string, error) {
 	path := filepath.Join(c.dir, "names", FileName(ref+" "+digest)+".json")
 	var r nameRecord
@@ -229,7 +229,7 @@ func (c *Cache) FirstSeen(ref, digest, today string) (string, error) {
 	return today, writeRecord(path, nameRecord{Ref: ref, Digest: digest, On: today})
 }
 
-// ReadRecord reads a record. One that cannot be read is as good as none.
+// ReadRecord reads a record. It returns false for an unreadable one.
 func ReadRecord(path string, v any) bool {
 	b, err := os.ReadFile(path)
 	return err == nil && json.Unmarshal(b, v) == nil
@@ -243,8 +243,8 @@ func writeRecord(path string, v any) error {
 	return writeWhole(path, b)
 }
 
-// writeWhole writes a file that is there whole or not at all, unless the power fails: records and manifests are looked
-// at before they are believed, so they are not worth waiting for the disk.
+// writeWhole writes a file that is complete or does not exist, unless the power fails: records and manifests are
+// verified when they are read, so they are not synced.
 func writeWhole(path string, b []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
 	if err != nil {
@@ -262,7 +262,7 @@ func writeWhole(path string, b []byte) error {
 	return nil
 }
 
-// DiskError is one of this machine's disk. It ends the run, because everything else would fail of it too.
+// DiskError is an error of this machine's disk. It ends the run, because everything else would fail too.
 type DiskError struct{ Err error }
 
 func (e DiskError) Error() string { return "cache: " + e.Err.Error() }

@@ -22,7 +22,7 @@ import (
 // Looks is what a mismatch looks like.
 type Looks string
 
-// What content that has not the expected digest looks like.
+// The possible values of Mismatch.Looks.
 const (
 	Truncated         Looks = "truncated"
 	ErrorPage         Looks = "an error page"
@@ -31,13 +31,13 @@ const (
 	Changed           Looks = "changed"
 )
 
-// Mismatch is the error for content that has not the digest that it must have.
+// Mismatch is the error for content that does not have the expected digest.
 type Mismatch struct {
 	Want, Got string // digests
-	Size      int64  // bytes that came
-	Known     string // who says what it must be
+	Size      int64  // number of bytes that were received
+	Known     string // the source of the expected digest
 	Looks     Looks
-	Detail    string // why it looks so
+	Detail    string // the reason for Looks
 }
 
 func (m *Mismatch) Error() string {
@@ -55,8 +55,8 @@ func (m *Mismatch) Error() string {
 	return s + ")"
 }
 
-// Diagnose finds out what content looks like that came for a URL and has a wrong digest. other says what known thing has a
-// digest, or "".
+// Diagnose finds out what the content of a URL looks like that has a wrong digest. other returns the known artifact
+// that has a digest, or "".
 func (m *Mismatch) Diagnose(rawURL, known string, content *os.File, other func(digest string) string) {
 	m.Known = known
 	if m.Size == 0 {
@@ -93,30 +93,29 @@ func (m *Mismatch) Diagnose(rawURL, known string, content *os.File, other func(d
 		m.diagnoseGzip(name, content)
 	}
 	if m.Looks == Changed && m.Detail == "" {
-		m.Detail = "the server has other content now, or the checksum is another version's"
+		m.Detail = "the server has other content now, or the checksum belongs to another version"
 	}
 }
 
-// diagnoseELF looks whether a program is for the architecture of its URL, and whole.
+// diagnoseELF checks whether a program is complete and for the architecture in its URL.
 func (m *Mismatch) diagnoseELF(name string, content *os.File) {
 	var ident [20]byte
 	if _, err := content.ReadAt(ident[:], 0); err != nil {
-		m.Looks, m.Detail = Truncated, "it is the first bytes of a program"
+		m.Looks, m.Detail = Truncated, "it is only the beginning of a program"
 		return
 	}
 	if want, is := architecture(name), elfArchitecture(ident[:]); want != "" && is != "" && want != is {
 		m.Looks, m.Detail = OtherArchitecture, fmt.Sprintf("it is a program for %s, and its URL says %s", is, want)
 		return
 	}
-	// The table of sections is at a program's end; without it, the end is missing. The parser tells a stripped program
-	// from a cut one.
+	// The section table is at the end of a program; without it, the end is missing. The parser distinguishes a stripped
+	// program from a truncated one.
 	if _, err := elf.NewFile(content); err != nil {
 		m.Looks, m.Detail = Truncated, "the end of the program is missing"
 	}
 }
 
-// elfArchitecture is the architecture of a program that begins with head, "" if that is no program or one for something
-// else.
+// elfArchitecture returns the architecture of a program that begins with head, "" if it is not a known program.
 func elfArchitecture(head []byte) string {
 	if len(head) < 20 || !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
 		return ""
@@ -131,7 +130,8 @@ func elfArchitecture(head []byte) string {
 	return machines[machine]
 }
 
-// diagnoseGzip looks whether an archive is whole, and whether the programs in it are for the architecture of its URL.
+// diagnoseGzip checks whether an archive is complete, and whether the programs in it are for the architecture in its
+// URL.
 func (m *Mismatch) diagnoseGzip(name string, content *os.File) {
 	if _, err := content.Seek(0, io.SeekStart); err != nil {
 		return
@@ -140,7 +140,7 @@ func (m *Mismatch) diagnoseGzip(name string, content *os.File) {
 	if err != nil {
 		return
 	}
-	// A bound, because a small archive can be any size inside.
+	// Bounded, because a small archive can contain any amount of data.
 	inside := bufio.NewReader(io.LimitReader(z, 8<<30))
 	want := architecture(name)
 	if head, err := inside.Peek(512); err == nil && want != "" && string(head[257:262]) == "ustar" {
@@ -163,12 +163,12 @@ func (m *Mismatch) diagnoseGzip(name string, content *os.File) {
 	}
 }
 
-// machines are the architectureWords by the names that Go and Kubernetes have for them.
+// machines are the architectures by the names that Go and Kubernetes use.
 var machines = map[elf.Machine]string{
 	elf.EM_X86_64: "amd64", elf.EM_386: "386", elf.EM_AARCH64: "arm64", elf.EM_ARM: "arm", elf.EM_S390: "s390x", elf.EM_RISCV: "riscv64", elf.EM_PPC64: "ppc64",
 }
 
-// architectureWords are the words by which URLs and checksum tables tell architectureWords.
+// architectureWords are the names of architectures in URLs and checksum tables.
 var architectureWords = map[string]string{
 	"amd64": "amd64", "x86_64": "amd64", "x64": "amd64", "arm64": "arm64", "aarch64": "arm64", "arm": "arm", "armv7": "arm", "armv7l": "arm", "armhf": "arm",
 	"armv6": "arm", "386": "386", "i386": "386", "i686": "386", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64",
@@ -176,7 +176,7 @@ var architectureWords = map[string]string{
 
 var wordSeparators = regexp.MustCompile(`[^a-z0-9_]+`)
 
-// architecture finds the one architecture that a text names, "" if it names none or several.
+// architecture finds the only architecture that a text names, "" if it names none or several.
 func architecture(text string) string {
 	found := ""
 	for _, w := range wordSeparators.Split(strings.ToLower(text), -1) {
@@ -196,8 +196,8 @@ func architecture(text string) string {
 	return found
 }
 
-// DescribeErrorPage says why content looks like a server's or a proxy's words instead of the file with that name, "" if it does
-// not.
+// DescribeErrorPage says why content looks like an error of a server or proxy instead of the file with that name, "" if
+// it does not.
 func DescribeErrorPage(head []byte, name string) string {
 	text := strings.ToLower(string(bytes.TrimSpace(bytes.TrimPrefix(head, []byte("\xef\xbb\xbf")))))
 	ext := path.Ext(name)
@@ -205,7 +205,7 @@ func DescribeErrorPage(head []byte, name string) string {
 		if ext == ".html" || ext == ".htm" {
 			return ""
 		}
-		return "it is HTML, as of a proxy, a login or an error"
+		return "it is HTML, perhaps a proxy's, login or error page"
 	}
 	if ext != ".xml" && strings.HasPrefix(text, "<?xml") && strings.Contains(text, "<error>") {
 		return "it is an object store's error: " + OneLine(string(head))
@@ -216,7 +216,7 @@ func DescribeErrorPage(head []byte, name string) string {
 	return ""
 }
 
-// ArchiveMagic are the first bytes of archives, by the ends of their names.
+// ArchiveMagic are the first bytes of archives, by file name extension.
 var ArchiveMagic = map[string]string{
 	".gz": "\x1f\x8b", ".tgz": "\x1f\x8b", ".zip": "PK", ".xz": "\xfd7zXZ\x00", ".zst": "\x28\xb5\x2f\xfd", ".deb": "!<arch>", ".rpm": "\xed\xab\xee\xdb",
 }
@@ -225,7 +225,8 @@ func printable(b []byte) bool {
 	return !slices.ContainsFunc(b, func(c byte) bool { return c < ' ' && c != '\n' && c != '\r' && c != '\t' })
 }
 
-// ServerMessage makes one short line of a server's error: the message of a registry's JSON, or the text. Nothing of HTML.
+// ServerMessage turns a server's error into one short line: the message in a registry's JSON, or the text. HTML gives
+// "".
 func ServerMessage(contentType string, body []byte) string {
 	if m := registryMessage(body); m != "" {
 		return OneLine(m)
@@ -245,8 +246,8 @@ func OneLine(s string) string {
 	return s
 }
 
-// registryMessage is the first message of a registry's error (OCI distribution specification, "Error Codes"), "" if
-// body is none.
+// registryMessage returns the first message of a registry's error (OCI distribution specification, "Error Codes"), ""
+// if body is not such an error.
 func registryMessage(body []byte) string {
 	var doc struct {
 		Errors []struct {

@@ -22,30 +22,30 @@ import (
 	"casemate/bundle/digests"
 )
 
-// Request is one piece of content to be brought into the cache.
+// Request is one piece of content to be fetched into the cache.
 type Request struct {
 	Client *http.Client
 	URL    string
-	// name says what it is in progress and messages.
+	// Name identifies it in progress and messages.
 	Name string
-	// digest is what the bytes must have; "" if nobody knows.
+	// Digest is the digest that the bytes must have; "" if it is not known.
 	Digest string
-	// size is how many bytes there must be, -1 if nobody knows.
+	// Size is the number of bytes, -1 if it is not known.
 	Size int64
-	// blob says that it is a registry's, which is known by digest whatever its algorithm is. Files are known by their
-	// sha256.
+	// Blob says that it is a registry's blob, which is cached by its digest whatever the algorithm is. Files are cached
+	// by their sha256.
 	Blob bool
-	// judge, if there is one, says more about content that does not have the digest.
+	// Diagnose, if it is not nil, adds details to the error for content that does not have the digest.
 	Diagnose func(m *diagnose.Mismatch, content *os.File)
 }
 
-// Downloader brings content into the cache. Its methods are safe for concurrent use.
+// Downloader fetches content into the cache. Its methods are safe for concurrent use.
 type Downloader struct {
 	Cache    *cache.Cache
 	Progress Progress
 	Retry    transport.Retry
 	Fetched  atomic.Int64 // bytes that came over the network
-	parts    keyedMutex   // by what a part is of
+	parts    keyedMutex   // by the key of the part
 }
 
 // Progress is told when a transfer begins.
@@ -53,26 +53,26 @@ type Progress interface {
 	Start(name string, total int64) Transfer
 }
 
-// Result is what came.
+// Result is what was fetched.
 type Result struct {
-	Digest       string // under which it is in the cache
-	SHA512       string // if the digest asked for is one
+	Digest       string // its digest in the cache
+	SHA512       string // if the requested digest is one
 	Size         int64
-	From         string // the URL that answered in the end
+	From         string // the URL that answered, after redirects
 	ETag         string
 	LastModified string // Last-Modified
 }
 
-// partState is what must be known of a part in order to go on with it.
+// partState is what must be known of a part in order to resume it.
 type partState struct {
 	URL          string `json:"url"`
 	ETag         string `json:"etag,omitempty"`
 	LastModified string `json:"last_modified,omitempty"`
-	Size         int64  `json:"size"` // of the whole, -1 if it was not said
+	Size         int64  `json:"size"` // of the complete content, -1 if the server did not say
 }
 
-// validator is what a server compares so that a range of something newer is not taken for one of the same: a strong
-// ETag, or the time of change (RFC 9110, 13.1.5). "" if there is none.
+// validator returns what a server compares so that a range of newer content is not taken for one of the same: a strong
+// ETag, or the modification time (RFC 9110, 13.1.5). "" if there is none.
 func (s partState) validator() string {
 	if s.ETag != "" && !strings.HasPrefix(s.ETag, "W/") {
 		return s.ETag
@@ -80,13 +80,13 @@ func (s partState) validator() string {
 	return s.LastModified
 }
 
-// Fetch brings d into the cache and returns what came. Broken bodies are gone on with by Range for as long as that
-// brings something; content that changed meanwhile is begun anew. Memory does not grow with the size.
+// Fetch fetches d into the cache. It resumes broken bodies with Range requests as long as each brings more bytes, and
+// restarts if the content changed meanwhile. Memory does not grow with the size.
 func (c *Downloader) Fetch(ctx context.Context, d Request) (got Result, err error) {
 	key := cmp.Or(d.Digest, d.URL)
 	defer c.parts.lock(key)()
 	if n, ok := c.Cache.Stat(d.Digest); ok && (d.Size < 0 || n == d.Size) && (d.Blob || strings.HasPrefix(d.Digest, "sha256:")) {
-		return Result{Digest: d.Digest, Size: n}, nil // somebody else fetched it meanwhile
+		return Result{Digest: d.Digest, Size: n}, nil // another worker fetched it meanwhile
 	}
 	f, err := c.Cache.Part(key)
 	if err != nil {
@@ -121,23 +121,23 @@ func (c *Downloader) Fetch(ctx context.Context, d Request) (got Result, err erro
 	return got, c.Cache.Commit(f, got.Digest)
 }
 
-// getter is a download on its way.
+// getter is a download in progress.
 type getter struct {
 	d         Request
 	c         *Downloader
 	f         *os.File
 	t         Transfer
 	sha256    hash.Hash
-	sha512    hash.Hash // nil if it is not asked for
-	offset    int64     // bytes that are in the part and in the sums
-	mostBytes int64     // the most that there were: begun anew is no progress
+	sha512    hash.Hash // nil if it is not needed
+	offset    int64     // bytes in the part and in the sums
+	mostBytes int64     // the highest offset so far: repeating bytes after a restart is no progress
 	state     partState
 	from      string
-	length    int64 // the whole's size as the server said, -1
-	resumed   bool  // it came in more than one piece
+	length    int64 // of the complete content as the server said, -1
+	resumed   bool  // the part consists of more than one body
 }
 
-// resume goes on with a part of an earlier run, if there is one that can be gone on with.
+// resume continues with a part of an earlier run, if possible.
 func (g *getter) resume() error {
 	fi, err := g.f.Stat()
 	if err != nil {
@@ -150,7 +150,7 @@ func (g *getter) resume() error {
 	if fi.Size() == 0 || !known || g.d.Digest == "" && (s.URL != g.d.URL || s.validator() == "" || fi.Size() == s.Size) || g.d.Size >= 0 && fi.Size() > g.d.Size {
 		return g.restart()
 	}
-	if s.URL != g.d.URL { // the same content elsewhere: validators are of the other place
+	if s.URL != g.d.URL { // the same content at another URL: the validators are of the old one
 		s = partState{URL: g.d.URL, Size: s.Size}
 	}
 	n, err := io.Copy(g.sums(), g.f)
@@ -170,7 +170,7 @@ func (g *getter) sums() io.Writer {
 	return g.sha256
 }
 
-// restart throws away what came so far.
+// restart discards what was fetched so far.
 func (g *getter) restart() error {
 	if err := g.f.Truncate(0); err != nil {
 		return cache.DiskError{Err: err}
@@ -188,11 +188,11 @@ func (g *getter) restart() error {
 	return nil
 }
 
-// maxWrongBodies is how often content that is wrong in other ways each time is fetched.
+// maxWrongBodies is the maximum number of attempts for content that is wrong in a different way each time.
 const maxWrongBodies = 3
 
-// fetchVerified fetches until what is here is right. What is wrong is fetched once more: it may have been damaged on the way,
-// or pieces of two contents were put together. The same twice is what the server has.
+// fetchVerified fetches until the content is right. Wrong content is fetched once more: it may have been damaged in
+// transit, or consist of parts of two versions. If it is wrong in the same way twice, that is what the server has.
 func (g *getter) fetchVerified(ctx context.Context) error {
 	var last transport.RepeatedError
 	failures := 0
@@ -225,7 +225,7 @@ func (g *getter) fetchVerified(ctx context.Context) error {
 	return err
 }
 
-// fetchAll fetches until everything is here. It gives up after some tries that brought nothing new.
+// fetchAll fetches until the content is complete. It gives up after several attempts without progress.
 func (g *getter) fetchAll(ctx context.Context) error {
 	failures := 0
 	return g.c.Retry.Do(ctx, func() error { return g.request(ctx) }, func(err error) (int, bool) {
@@ -244,7 +244,7 @@ func (g *getter) fetchAll(ctx context.Context) error {
 	}, "name", g.d.Name)
 }
 
-// total is how many bytes there must be in the end, -1 if that is not known.
+// total returns the final number of bytes, -1 if it is not known.
 func (g *getter) total() int64 {
 	if g.d.Size >= 0 {
 		return g.d.Size
@@ -252,7 +252,7 @@ func (g *getter) total() int64 {
 	return g.length
 }
 
-// request sends one request and takes what its answer brings.
+// request sends one request and appends its body.
 func (g *getter) request(ctx context.Context) error {
 	if g.offset > 0 && g.offset == g.total() {
 		return nil
@@ -264,7 +264,7 @@ func (g *getter) request(ctx context.Context) error {
 	req.Header.Set("Accept-Encoding", "identity")
 	if g.offset > 0 {
 		span := fmt.Sprintf("bytes=%d-", g.offset)
-		if total := g.total(); total > 0 { // some servers know only ranges with an end
+		if total := g.total(); total > 0 { // some servers accept only ranges with an end
 			span += strconv.FormatInt(total-1, 10)
 		}
 		req.Header.Set("Range", span)
@@ -279,7 +279,7 @@ func (g *getter) request(ctx context.Context) error {
 	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusOK:
-		if g.offset > 0 { // the server knows no ranges, or the content is another one now
+		if g.offset > 0 { // the server does not support ranges, or the content has changed
 			if err := g.restart(); err != nil {
 				return err
 			}
@@ -294,7 +294,7 @@ func (g *getter) request(ctx context.Context) error {
 		etag := resp.Header.Get("ETag")
 		switch {
 		case !ok || g.offset == 0 || from != g.offset:
-			err = fmt.Errorf("the server sent another range than it was asked for (Content-Range %.100q)", resp.Header.Get("Content-Range"))
+			err = fmt.Errorf("the server sent another range than requested (Content-Range %.100q)", resp.Header.Get("Content-Range"))
 		case whole >= 0 && g.total() >= 0 && whole != g.total(), g.state.ETag != "" && etag != "" && etag != g.state.ETag:
 			err = errors.New("it changed on the server while it was fetched")
 		}
@@ -307,7 +307,7 @@ func (g *getter) request(ctx context.Context) error {
 		if g.offset == 0 {
 			return transport.ResponseError(resp)
 		}
-		return errors.Join(transport.BrokenError{Err: fmt.Errorf("truncated: the server has no more than the %d bytes that came", g.offset)}, g.restart())
+		return errors.Join(transport.BrokenError{Err: fmt.Errorf("truncated: the server has no more than the %d bytes that were received", g.offset)}, g.restart())
 	default:
 		return transport.ResponseError(resp)
 	}
@@ -318,9 +318,9 @@ func (g *getter) request(ctx context.Context) error {
 	return g.appendBody(resp)
 }
 
-// checkEncoding refuses what a server compressed although it was asked not to, unless a digest says that these are the right
-// bytes: what lies there would not be what is kept. Some servers say it of an archive that is no more compressed than
-// it always is.
+// checkEncoding refuses a body that the server compressed although it was asked not to, unless a digest can confirm the
+// bytes: the stored bytes would not be those on the server. Some servers announce an encoding for an archive that is
+// merely sent as it is.
 func (g *getter) checkEncoding(resp *http.Response) error {
 	how := resp.Header.Get("Content-Encoding")
 	if how == "" || how == "identity" || g.d.Digest != "" {
@@ -331,7 +331,7 @@ func (g *getter) checkEncoding(resp *http.Response) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("the server compresses it (Content-Encoding %.40q) although it was asked not to; name its checksum with --checksums to take it so", how)
+	return fmt.Errorf("the server compresses it (Content-Encoding %.40q) although it was asked not to; give its checksum with --checksums to accept it", how)
 }
 
 // appendBody appends a body to the part.
@@ -345,7 +345,7 @@ func (g *getter) appendBody(resp *http.Response) error {
 	}
 	g.t.Total(g.total())
 	body := io.Reader(resp.Body)
-	if g.d.Size >= 0 { // one byte more than it may have is enough to know that it is wrong
+	if g.d.Size >= 0 { // one byte more than allowed is enough to see that the content is wrong
 		body = io.LimitReader(body, g.d.Size-g.offset+1)
 	}
 	w := &partWriter{g: g, w: io.MultiWriter(g.f, g.sums())}
@@ -355,18 +355,18 @@ func (g *getter) appendBody(resp *http.Response) error {
 		return cache.DiskError{Err: w.err}
 	case err != nil:
 		if want := g.total(); errors.Is(err, io.ErrUnexpectedEOF) && want >= 0 {
-			err = fmt.Errorf("truncated: %d of %d bytes came: %w", g.offset, want, err)
+			err = fmt.Errorf("truncated: received %d of %d bytes: %w", g.offset, want, err)
 		}
 		return transport.BrokenError{Err: err}
 	case g.d.Size >= 0 && g.offset > g.d.Size:
 		return errors.Join(transport.WrongError{Err: fmt.Errorf("the server sends more than the %d bytes that it must have", g.d.Size)}, g.restart())
 	case g.d.Size >= 0 && g.offset < g.d.Size:
-		return transport.BrokenError{Err: fmt.Errorf("truncated: %d of %d bytes came", g.offset, g.d.Size)}
+		return transport.BrokenError{Err: fmt.Errorf("truncated: received %d of %d bytes", g.offset, g.d.Size)}
 	}
 	return nil
 }
 
-// partWriter counts, and tells the disk's errors from the network's.
+// partWriter counts bytes, and distinguishes errors of the disk from errors of the network.
 type partWriter struct {
 	g   *getter
 	w   io.Writer
@@ -382,7 +382,7 @@ func (w *partWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// verify compares the sums with the digest that must be.
+// verify compares the sums with the required digest.
 func (g *getter) verify() *diagnose.Mismatch {
 	got := g.result()
 	if g.d.Digest == "" || g.d.Digest == got.Digest || g.d.Digest == got.SHA512 {
@@ -402,7 +402,7 @@ func (g *getter) result() Result {
 	return r
 }
 
-// contentRange reads "bytes FROM-TO/WHOLE" (RFC 9110, 14.4); whole is -1 for "*".
+// contentRange parses "bytes FROM-TO/WHOLE" (RFC 9110, 14.4); whole is -1 for "*".
 func contentRange(h string) (from, whole int64, ok bool) {
 	h, ok = strings.CutPrefix(strings.TrimSpace(h), "bytes ")
 	span, all, ok2 := strings.Cut(h, "/")
@@ -423,18 +423,18 @@ func contentRange(h string) (from, whole int64, ok bool) {
 	return from, whole, true
 }
 
-// SizeError is the error for content of which the server has other than the bytes that it must have.
+// SizeError is the error for content that has another size on the server than it must have.
 type SizeError struct {
 	error
 	Has int64
 }
 
-// Transfer is one thing that is fetched.
+// Transfer is one download.
 type Transfer interface {
-	// Total says how many bytes there will be, -1 if nobody knows.
+	// Total says how many bytes there will be, -1 if it is not known.
 	Total(n int64)
-	// Add says that n more bytes are here. It is negative when a transfer begins anew.
+	// Add says that n more bytes were received. It is negative when a transfer restarts.
 	Add(n int64)
-	// Done ends it; err is nil when it is complete and right.
+	// Done ends it; err is nil if it is complete and right.
 	Done(err error)
 }

@@ -2,7 +2,7 @@ package download
 
 import "sync"
 
-// keyedMutex is a mutex for every key.
+// keyedMutex has a mutex for every key.
 type keyedMutex struct {
 	mu   sync.Mutex
 	held map[string]*keyHolders
@@ -13,7 +13,7 @@ type keyHolders struct {
 	n int
 }
 
-// lock locks a key and returns how to unlock it.
+// lock locks a key and returns the function that unlocks it.
 func (k *keyedMutex) lock(key string) (unlock func()) {
 	k.mu.Lock()
 	if k.held == nil {

@@ -9,26 +9,26 @@ import (
 	"time"
 )
 
-// MaxTooManyRequests is how often in a row a host may answer 429 before it is taken at its word; the pauses between add up to
-// a minute.
+// MaxTooManyRequests is the number of 429 answers in a row after which a host is not asked again; the pauses between
+// them add up to a minute.
 const MaxTooManyRequests = 8
 
-// rateLimits slows all workers down together where a host answers 429: what one of them was told counts for all. Hosts limit
-// kinds of requests (Docker Hub counts GETs of manifests and no others), so each kind has a pace of its own. The zero
-// value is ready; its methods are safe for concurrent use.
+// rateLimits slows all workers down together if a host answers 429: the answer to one of them counts for all. Hosts
+// limit kinds of requests (Docker Hub counts GETs of manifests only), so each kind has its own limit. The zero value is
+// ready; its methods are safe for concurrent use.
 type rateLimits struct {
 	mu     sync.Mutex
 	limits map[string]*limit
 }
 
-// limit is what is known of one kind of request to one host.
+// limit is the state of one kind of request to one host.
 type limit struct {
-	refused int       // times in a row; those that were asked together count as one
-	since   time.Time // of the last of these
-	until   time.Time // nobody asks before
+	refused int       // answers in a row; answers to concurrent requests count as one
+	since   time.Time // of the last answer
+	until   time.Time // no request is sent before
 }
 
-// limitKey is what a limit is of.
+// limitKey returns the kind of a request.
 func limitKey(req *http.Request) string {
 	kind := "other"
 	for _, k := range []string{"/manifests/", "/blobs/"} {
@@ -39,8 +39,8 @@ func limitKey(req *http.Request) string {
 	return req.Method + " " + req.URL.Host + " " + kind
 }
 
-// before says how long to wait before a request is sent, in whole milliseconds. The error is the answer of a host that
-// need not be asked, because it refused all along.
+// before returns how long to wait before a request is sent, in whole milliseconds. The error replaces the answer of a
+// host that need not be asked, because it refused all previous requests.
 func (p *rateLimits) before(kind string, now time.Time) (time.Duration, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -50,13 +50,13 @@ func (p *rateLimits) before(kind string, now time.Time) (time.Duration, error) {
 	}
 	left := l.until.Sub(now)
 	if l.refused >= MaxTooManyRequests || left > maxRetryAfter {
-		return 0, &StatusError{Status: http.StatusTooManyRequests, retryAfter: left, Message: fmt.Sprintf("it said so %s and was not asked again", times(l.refused))}
+		return 0, &StatusError{Status: http.StatusTooManyRequests, retryAfter: left, Message: fmt.Sprintf("it answered so %s and was not asked again", times(l.refused))}
 	}
 	return (left + time.Millisecond - 1).Truncate(time.Millisecond), nil
 }
 
-// refused takes note of a 429 to a request that was sent at sent. asked is what its Retry-After asks for, 0 if it says
-// nothing. again says whether the request is worth another try.
+// refused records a 429 to a request that was sent at sent. asked is the duration in Retry-After, 0 without one. again
+// reports whether the request should be retried.
 func (p *rateLimits) refused(kind string, sent, now time.Time, asked time.Duration) (again bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -78,7 +78,7 @@ func (p *rateLimits) refused(kind string, sent, now time.Time, asked time.Durati
 	return l.refused < MaxTooManyRequests && asked <= maxRetryAfter
 }
 
-// accepted takes note of any other answer.
+// accepted records any other answer.
 func (p *rateLimits) accepted(kind string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -21,16 +21,16 @@ import (
 )
 
 const (
-	maxRetryAfter = 5 * time.Minute // that a Retry-After may ask for; who asks for more is not waited for
+	maxRetryAfter = 5 * time.Minute // the longest Retry-After that is obeyed
 	stallTimeout  = 60 * time.Second
 )
 
-// errStalled ends a response that sends nothing any more. It counts as a broken connection.
-var errStalled = errors.New("the server sent nothing any more")
+// errStalled ends a response that sends no more bytes. It counts as a broken connection.
+var errStalled = errors.New("the server stopped sending")
 
-// New is the connection to the world: proxies from the environment as it is now (HTTPS_PROXY, HTTP_PROXY,
-// NO_PROXY), the system's roots, and bodies as they are sent. Nothing is decompressed on the way, because a checksum is
-// one of the bytes that lie on the server.
+// New returns the transport for upstream servers: proxies from the current environment (HTTPS_PROXY, HTTP_PROXY,
+// NO_PROXY), the system's roots, and bodies as they are sent. Nothing is decompressed, because checksums are those of
+// the bytes on the server.
 func New() *http.Transport {
 	proxy := httpproxy.FromEnvironment().ProxyFunc()
 	return &http.Transport{
@@ -52,9 +52,9 @@ func New() *http.Transport {
 	}
 }
 
-// proxyError is what a proxy says instead of connecting (RFC 9110, 9.3.6).
+// proxyError is the answer of a proxy that does not connect (RFC 9110, 9.3.6).
 type proxyError struct {
-	host   string // with its port
+	host   string // with port
 	status int
 }
 
@@ -66,9 +66,9 @@ func (e *proxyError) Error() string {
 	return s
 }
 
-// Retrying is a RoundTripper that tries again what may work the next time: broken connections, 5xx, 408, and 429 as
-// Retry-After and what the host told others ask. A response whose status is still bad after the last try is returned as
-// it is. Bodies that stall break with errStalled.
+// Retrying is a RoundTripper that retries what may succeed the next time: broken connections, 5xx, 408, and 429 with
+// respect to Retry-After and to the answers that other workers got. If the status is still bad after the last attempt,
+// the response is returned. Bodies that stall fail with errStalled.
 type Retrying struct {
 	Inner  http.RoundTripper
 	Stall  time.Duration    // the longest that a read may take; 0: stallTimeout
@@ -78,7 +78,8 @@ type Retrying struct {
 }
 
 func (p *Retrying) RoundTrip(req *http.Request) (*http.Response, error) {
-	// Only what can be sent twice is: requests without a body, and those that can make their body again.
+	// Only requests that can be sent twice are retried: those without a body, and those that can create their body
+	// again.
 	again := req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
 	for try := 1; ; try++ {
 		if try > 1 && req.GetBody != nil {
@@ -138,16 +139,16 @@ func (p *Retrying) now() time.Time {
 	return p.Clock()
 }
 
-// discard ends a response, after a little of the body, so that the connection can be used again.
+// discard ends a response after reading a little of the body, so that the connection can be reused.
 func discard(resp *http.Response) {
 	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
 	resp.Body.Close()
 }
 
-// roundTrip sends the request under a context that the body's watch can cancel.
+// roundTrip sends the request under a context that stallBody can cancel.
 func (p *Retrying) roundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
-	// A clone, because transports above and below write into a request's headers.
+	// A clone, because transports above and below write into the headers.
 	resp, err := p.Inner.RoundTrip(req.Clone(ctx))
 	if err != nil {
 		cancel(nil)
@@ -158,7 +159,7 @@ func (p *Retrying) roundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// stallBody breaks a read that takes longer than stall.
+// stallBody fails a read that takes longer than stall.
 type stallBody struct {
 	body   io.ReadCloser
 	ctx    context.Context
@@ -182,18 +183,18 @@ func (b *stallBody) Close() error {
 	return err
 }
 
-// isRetryableStatus says that a status may be another one the next time.
+// isRetryableStatus reports whether a status may change with the next attempt.
 func isRetryableStatus(status int) bool {
 	switch status {
 	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
 		return false
-	case http.StatusRequestTimeout, 499: // 499: nginx, when its own upstream went away
+	case http.StatusRequestTimeout, 499: // 499: nginx, when its upstream disconnected
 		return true
 	}
 	return status >= 500
 }
 
-// isPermanent says that an error of a round trip will be the same the next time.
+// isPermanent reports whether an error of a round trip will occur again.
 func isPermanent(err error) bool {
 	var (
 		unknown  x509.UnknownAuthorityError
@@ -231,10 +232,10 @@ func retryAfter(h string, now time.Time) (time.Duration, bool) {
 	return 0, false
 }
 
-// StatusError is an answer that is no success.
+// StatusError is an answer that is not a success.
 type StatusError struct {
 	Status     int
-	Message    string // what the server said, shortened
+	Message    string // the server's message, shortened
 	retryAfter time.Duration
 }
 
@@ -249,7 +250,7 @@ func (e *StatusError) Error() string {
 	return s
 }
 
-// ResponseError makes an error of a response whose status is bad. It reads a bounded part of the body.
+// ResponseError makes an error from a response whose status is bad. It reads a bounded part of the body.
 func ResponseError(resp *http.Response) error {
 	e := &StatusError{Status: resp.StatusCode}
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
@@ -260,7 +261,7 @@ func ResponseError(resp *http.Response) error {
 	return e
 }
 
-// HasStatus says whether err is an answer with one of the statuses.
+// HasStatus reports whether err is an answer with one of the statuses.
 func HasStatus(err error, statuses ...int) bool {
 	var e *StatusError
 	if !errors.As(err, &e) {
@@ -274,8 +275,8 @@ func HasStatus(err error, statuses ...int) bool {
 	return false
 }
 
-// WithoutURL takes the address out of an error of net/http: after a redirect it may have a signature in its query, and
-// who reads the message knows what was asked for.
+// WithoutURL removes the address from an error of net/http: after a redirect it may contain a signature in its query,
+// and the message names the requested URL anyway.
 func WithoutURL(err error) error {
 	var u *url.Error
 	if !errors.As(err, &u) {
@@ -287,5 +288,5 @@ func WithoutURL(err error) error {
 	return u.Err
 }
 
-// ErrPlainHTTP is what a registry gets that has no TLS.
-var ErrPlainHTTP = errors.New("it answers without TLS, which is for registries on this machine only")
+// ErrPlainHTTP is the error for a registry without TLS.
+var ErrPlainHTTP = errors.New("it answers without TLS, which is allowed only for registries on this machine")
