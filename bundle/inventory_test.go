@@ -70,9 +70,9 @@ func TestSignaturesDiffer(t *testing.T) {
 func TestInventoryRefuses(t *testing.T) {
 	for says, change := range map[string]func(inv *Inventory){
 		"version":    func(inv *Inventory) { inv.Version = 0 },
-		"no domain":  func(inv *Inventory) { inv.Domain = `a"b` },
-		"omits":      func(inv *Inventory) { inv.Blobs[0].Omitted = true },
-		"same":       func(inv *Inventory) { inv.Blobs[0] = inv.Blobs[1] },
+		"not a domain":  func(inv *Inventory) { inv.Domain = `a"b` },
+		"must not omit":      func(inv *Inventory) { inv.Blobs[0].Omitted = true },
+		"repeated":       func(inv *Inventory) { inv.Blobs[0] = inv.Blobs[1] },
 		"lower-case": func(inv *Inventory) { inv.Blobs[0].Digest = "sha256:x" },
 	} {
 		inv := sampleInventory()

@@ -73,7 +73,7 @@ entries:
 		t.Fatalf("got %v", err)
 	}
 	for i, want := range []string{
-		"its checksum is wrong", "which is none", "no URL", "only pre-releases, name one of them: 1.0.0-rc.1", "does not have it",
+		"its checksum is wrong", "which is not a digest", "no URL", "only pre-releases, name one of them: 1.0.0-rc.1", "does not list it",
 		"its newest are 2.0.0-rc.1, 1.10.0, 1.2.0", "not an index of charts", "not an index of charts", "404",
 	} {
 		if f := ce.Failed[i]; !strings.Contains(f.Err.Error(), want) || !strings.HasPrefix(f.Name, "chart ") || !strings.HasPrefix(f.Where, "charts.list:") {

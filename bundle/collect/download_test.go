@@ -259,7 +259,7 @@ func TestBrokenDownloads(t *testing.T) {
 			w.Header().Set("Content-Length", strconv.Itoa(len(content)))
 			flush(w, content[:half])
 			hangUp()
-		}, nil, "truncated: 150000 of 300000 bytes came", transport.MaxAttempts + 1},
+		}, nil, "truncated: received 150000 of 300000 bytes", transport.MaxAttempts + 1},
 		{"lies about the length", func(w http.ResponseWriter, r *http.Request, nth int) {
 			if r.Header.Get("Range") != "" {
 				w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)

@@ -242,7 +242,7 @@ func TestNeighbourThatCannotBeRead(t *testing.T) {
 		}
 	})
 	c := collect(t, wantFiles(s.URL+"/file"), s.options(t))
-	if len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "/file.sha256: could not be read") {
+	if len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "/file.sha256 could not be read") {
 		t.Errorf("notes %q", c.Notes)
 	}
 }
@@ -291,7 +291,7 @@ func TestPagesInsteadOfArchives(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	c := collect(t, wantFiles(s.URL+"/script", s.URL+"/index.html"), s.options(t))
-	if len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "/script: nobody knows its checksum") {
+	if len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "/script: no checksum is known") {
 		t.Errorf("notes %q", c.Notes)
 	}
 }
@@ -442,7 +442,7 @@ func TestVerdicts(t *testing.T) {
 		{"program of another architecture", "/linux/amd64/kubelet", string(arm), diagnose.OtherArchitecture, "a program for arm64, and its URL says amd64"},
 		{"program of the right architecture", "/linux/arm64/kubelet", string(arm), diagnose.Changed, "other content now"},
 		{"a program's beginning", "/linux/arm64/kubelet", string(arm[:100]), diagnose.Truncated, "the end of the program is missing"},
-		{"a few bytes of a program", "/linux/arm64/kubelet", string(arm[:10]), diagnose.Truncated, "first bytes of a program"},
+		{"a few bytes of a program", "/linux/arm64/kubelet", string(arm[:10]), diagnose.Truncated, "beginning of a program"},
 		{"cut archive", "/a.tgz", zipped.String()[:zipped.Len()-100], diagnose.Truncated, "gzip stream ends early"},
 		{"whole archive", "/a.tgz", zipped.String(), diagnose.Changed, "other content now"},
 		{"archive of another architecture", "/cni-plugins-linux-amd64-v1.tgz", tarball(t, "README", "read this", "./bridge", string(arm)), diagnose.OtherArchitecture, "programs in it are for arm64, and its URL says amd64"},

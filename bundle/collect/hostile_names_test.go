@@ -42,9 +42,9 @@ func TestWhatHangsNeverDecides(t *testing.T) {
 		{"GET quay.io/v2/x/referrers/ html", "", "ref"},
 		{"GET quay.io/v2/x/referrers/ json={}", "", "ref"},
 		{"GET quay.io/v2/x/referrers/ json={\"manifests\":null}", "", "ref"},
-		{"GET quay.io/v2/x/referrers/ json={\"manifests\":[{\"digest\":\"x\"}]}", `names "x", which is no digest`, "ref"},
-		{"GET quay.io/v2/x/referrers/ 500", "lists of referrers cannot be had", "ref"},
-		{"GET quay.io/v2/x/referrers/ hangup", "lists of referrers cannot be had", "ref"},
+		{"GET quay.io/v2/x/referrers/ json={\"manifests\":[{\"digest\":\"x\"}]}", `contains "x", which is not a digest`, "ref"},
+		{"GET quay.io/v2/x/referrers/ 500", "lists of referrers cannot be fetched", "ref"},
+		{"GET quay.io/v2/x/referrers/ hangup", "lists of referrers cannot be fetched", "ref"},
 		{"GET quay.io/v2/x/referrers/ cut times=2", "", ""},
 		{"GET quay.io/v2/x/referrers/ 401", "", "ref"},
 		{"GET quay.io/v2/x/manifests/DREF 404", "lists the referrer DREF and does not have it", "ref"},
@@ -158,7 +158,7 @@ func TestOptionalWhateverTheError(t *testing.T) {
 			}
 			for _, name := range []string{"bad.example/x:v1", "https://bad.example/f.tgz", "chart c of https://bad.example"} {
 				if !slices.ContainsFunc(c.Notes, func(n string) bool {
-					return strings.HasPrefix(n, name+" is left out, it is optional: ") && (!strings.HasPrefix(name, "bad") || strings.Contains(n, why))
+					return strings.HasPrefix(n, name+" is left out because it is optional: ") && (!strings.HasPrefix(name, "bad") || strings.Contains(n, why))
 				}) {
 					t.Errorf("no note says why %s is left out: %q", name, c.Notes)
 				}
@@ -275,7 +275,7 @@ func TestLimitCountsForAll(t *testing.T) {
 				return
 			}
 			var ce *Error
-			if !errors.As(err, &ce) || len(ce.Failed) != images || !strings.Contains(err.Error(), "limits how much may be pulled") {
+			if !errors.As(err, &ce) || len(ce.Failed) != images || !strings.Contains(err.Error(), "limits pulls") {
 				t.Errorf("got %v", err)
 			}
 			if n > tt.most {

@@ -162,7 +162,7 @@ func TestPinnedDigest(t *testing.T) {
 	if m := c.Index.Images[0]; m.Tag != "v1" || m.Digest != old.Digest {
 		t.Errorf("got %+v", m)
 	}
-	if len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "the tag v1 is "+now.Digest+" now; the pinned digest is taken") {
+	if len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "the tag v1 is now "+now.Digest+"; the pinned digest is collected") {
 		t.Errorf("notes %q", c.Notes)
 	}
 	c.Close()
@@ -361,7 +361,7 @@ func TestOptional(t *testing.T) {
 	w.Images[1].Optional = true
 	w.Files = []lists.File{{URL: u.URL + "/none.txt", Optional: true}}
 	c := collect(t, w, opt)
-	if len(c.Index.Images) != 1 || len(c.Index.Files) != 0 || len(c.Notes) != 2 || !strings.Contains(c.Notes[0]+c.Notes[1], u.host+"/none:v1 is left out, it is optional") {
+	if len(c.Index.Images) != 1 || len(c.Index.Files) != 0 || len(c.Notes) != 2 || !strings.Contains(c.Notes[0]+c.Notes[1], u.host+"/none:v1 is left out because it is optional") {
 		t.Errorf("got %+v, notes %q", c.Index, c.Notes)
 	}
 }

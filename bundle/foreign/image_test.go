@@ -207,7 +207,7 @@ func TestSignatureRequired(t *testing.T) {
 	s := newMemorySink(t)
 	opt := bundle.ReadOptions{Keys: []ed25519.PublicKey{make([]byte, ed25519.PublicKeySize)}}
 	_, err := input.Read(t.Context(), []bundle.Input{{Name: "dir", FS: tree{"dl.k8s.io/a": "a"}.mapFS()}}, s, opt)
-	if err == nil || !strings.Contains(err.Error(), "dir is no bundle") || s.puts > 0 {
+	if err == nil || !strings.Contains(err.Error(), "dir is not a bundle") || s.puts > 0 {
 		t.Error(err)
 	}
 }

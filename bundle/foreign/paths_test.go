@@ -111,7 +111,7 @@ func TestTreeSpellings(t *testing.T) {
 		if got := strings.ReplaceAll(shown(c), "\n", " "); got != want {
 			t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
 		}
-		if strings.Contains(name, ":8") != (len(c.Notes) == 1 && strings.Contains(c.Notes[0], "a port is no part")) {
+		if strings.Contains(name, ":8") != (len(c.Notes) == 1 && strings.Contains(c.Notes[0], "addresses inside have no port")) {
 			t.Errorf("%s: notes %q", name, c.Notes)
 		}
 	}
@@ -135,7 +135,7 @@ func TestObstacles(t *testing.T) {
 	}
 	_, err := input.Read(t.Context(), inputs(), newMemorySink(t), bundle.ReadOptions{})
 	var o *bundle.NameErrors
-	if !errors.As(err, &o) || len(o.List) != 3 || !strings.HasPrefix(err.Error(), "3 names are in the way, --partial leaves them out:\nlayout: index.json: ") {
+	if !errors.As(err, &o) || len(o.List) != 3 || !strings.HasPrefix(err.Error(), "3 names cannot be imported, --partial leaves them out:\nlayout: index.json: ") {
 		t.Errorf("got %v", err)
 	}
 	c := read(t, newMemorySink(t), bundle.ReadOptions{Partial: true}, inputs()...)

@@ -68,17 +68,17 @@ func TestRefused(t *testing.T) {
 	}{
 		{"nothing of note", regular(t, tree{"a.txt": "a", "b/c.txt": "c"}.tar()), `has 2 files ("a.txt", "b/c.txt"), but no index.json of an OCI layout`, nil},
 		{"the same, streamed", regular(t, gz(tree{"a.txt": "a", "b/c.txt": "c"}.tar())), `has 2 files ("a.txt", "b/c.txt"), but no index.json of an OCI layout`, nil},
-		{"an empty tar", regular(t, tree{}.tar()), "has no files in it; import takes", nil},
+		{"an empty tar", regular(t, tree{}.tar()), "contains no files; import takes", nil},
 		{"an empty file", regular(t, nil), "is empty; import takes", nil},
 		{"text", regular(t, []byte("hello")), "is no archive; import takes", nil},
 		{"JSON", piped([]byte(`{"a":1}`)), "pipe is a JSON document; import takes", nil},
 		{"zip", regular(t, []byte("PK\x03\x04....")), "is a zip archive", nil},
 		{"xz", regular(t, []byte("\xfd7zXZ\x00....")), "decompress it first", nil},
-		{"gzip of text", regular(t, gz([]byte("hello"))), "ends early", io.ErrUnexpectedEOF},
+		{"gzip of text", regular(t, gz([]byte("hello"))), "truncated", io.ErrUnexpectedEOF},
 		{"gzip of long text", regular(t, gz(bytes.Repeat([]byte("hello"), 1000))), "damaged", tar.ErrHeader},
-		{"gzip cut off", regular(t, gz(docker.tar())[:600]), "one part of several", io.ErrUnexpectedEOF},
-		{"tar cut off", regular(t, docker.tar()[:2000]), "one part of several", io.ErrUnexpectedEOF},
-		{"two tars in one", regular(t, append(docker.tar(), docker.tar()...)), "something follows the end of the tar", nil},
+		{"gzip cut off", regular(t, gz(docker.tar())[:600]), "one of several parts", io.ErrUnexpectedEOF},
+		{"tar cut off", regular(t, docker.tar()[:2000]), "one of several parts", io.ErrUnexpectedEOF},
+		{"two tars in one", regular(t, append(docker.tar(), docker.tar()...)), "there is data after the end of the tar", nil},
 		{"a tree cut off between files", regular(t, cutTree()), "no end marker after 1 files", io.ErrUnexpectedEOF},
 		{"a tree cut off between files, streamed", piped(cutTree()), "no end marker after 1 files", io.ErrUnexpectedEOF},
 		{"a changed plain layer", regular(t, damaged("layer.tar", func(s string) string { return s[:512] + "!" + s[513:] }).tar()), "layer.tar: it is damaged", syscall.EBADMSG},
@@ -91,17 +91,17 @@ func TestRefused(t *testing.T) {
 		{"a changed blob of a layout, streamed", piped(flipped.tar()), "it is damaged", syscall.EBADMSG},
 		{"a changed manifest of a layout", regular(t, otherManifest.tar()), "does not have its digest", nil},
 		{"a tag without a name", regular(t, nameless.tree().tar()), "--repository registry.k8s.io/pause", nil},
-		{"a docker-archive without names", regular(t, dockerArchive(map[string][]string{"": {layer("a")}}).tar()), "(no RepoTags); say whose it is with --repository", nil},
+		{"a docker-archive without names", regular(t, dockerArchive(map[string][]string{"": {layer("a")}}).tar()), "(no RepoTags); name its repository with --repository", nil},
 		{"a manifest missing", regular(t, gone.tree().tar()), "it is incomplete", fs.ErrNotExist},
-		{"an index that is an image", regular(t, both.tree().tar()), "an index and an image at once", nil},
-		{"schema 1", regular(t, old.tree().tar()), "old schema 1", nil},
+		{"an index that is an image", regular(t, both.tree().tar()), "both an index and an image", nil},
+		{"schema 1", regular(t, old.tree().tar()), "schema 1", nil},
 		{"an index.json that is none", regular(t, tree{"oci-layout": "{}", "index.json": "[]"}.tar()), "index.json: json:", nil},
-		{"an empty layout", regular(t, newLayout().tree().tar()), "names no image", nil},
+		{"an empty layout", regular(t, newLayout().tree().tar()), "no image", nil},
 		{"a huge document", regular(t, tree{"oci-layout": "{}", "index.json": strings.Repeat(" ", 4<<20+1)}.tar()), "more than the 4194304", nil},
 		{"a huge document, streamed", piped(tree{"oci-layout": "{}", "index.json": strings.Repeat(" ", 4<<20+1)}.tar()), "", nil},
 		{"more layers than the config", regular(t, tree{"manifest.json": `[{"Config":"c","RepoTags":["a:1"],"Layers":["l"]}]`, "c": "{}", "l": layer("x")}.tar()), "1 layers for c, its config has 0", nil},
 		{"a layer outside", regular(t, tree{"manifest.json": `[{"Config":"../c","RepoTags":["a:1"],"Layers":["l"]}]`, "c": "{}"}.tar()), "it is incomplete", fs.ErrNotExist},
-		{"a name that is none", regular(t, dockerArchive(map[string][]string{"UPPER CASE": {layer("a")}}).tar()), "no image reference", nil},
+		{"a name that is none", regular(t, dockerArchive(map[string][]string{"UPPER CASE": {layer("a")}}).tar()), "not an image reference", nil},
 		{"skopeo's dir:", bundle.Input{Name: "dir", FS: tree{"manifest.json": "{}", "version": "Directory Transport Version: 1.1", "0000": "{}"}.mapFS()}, "no index.json of an OCI layout", nil},
 		{"a link to itself", bundle.Input{Name: "dir", FS: tree{"index.json": "-> index.json", "oci-layout": "{}"}.mapFS()}, "no index.json", nil},
 	} {
@@ -288,7 +288,7 @@ func TestTooMany(t *testing.T) {
 	} {
 		r := &countedReader{r: endless}
 		_, err := input.Read(t.Context(), []bundle.Input{{Name: "pipe", File: pipe{r, "pipe"}}}, newMemorySink(t), bundle.ReadOptions{})
-		if err == nil || !strings.Contains(err.Error(), "several goes") || r.n > 600<<20 {
+		if err == nil || !strings.Contains(err.Error(), "several runs") || r.n > 600<<20 {
 			t.Errorf("%s: after %d bytes: %v", what, r.n, err)
 		}
 	}

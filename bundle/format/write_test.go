@@ -319,9 +319,9 @@ func TestWriteRefuses(t *testing.T) {
 		{"changed", "x.tar", with(strings.Repeat("x", 512) + "y"), 0, syscall.EBADMSG, victim},
 		{"short", "x.tar", with(strings.Repeat("x", 512)), 0, syscall.EBADMSG, victim},
 		{"long", "x.tar", with(strings.Repeat("x", 514)), 0, syscall.EBADMSG, victim},
-		{"a directory", "", s.open, 0, nil, "no regular file"},
+		{"a directory", "", s.open, 0, nil, "not a regular file"},
 		{"no directory", "no/x.tar", s.open, 0, os.ErrNotExist, "no/x.tar"},
-		{"small parts", "x.tar", s.open, 4096, errSplitTooSmall, "at least"},
+		{"small parts", "x.tar", s.open, 4096, errSplitTooSmall, "minimum is"},
 		{"negative", "x.tar", s.open, -1, nil, "negative"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -344,7 +344,7 @@ func TestLeastSplit(t *testing.T) {
 	if err == nil {
 		t.Fatal("parts of 1000 bytes")
 	}
-	_, tail, _ := strings.Cut(err.Error(), "at least ")
+	_, tail, _ := strings.Cut(err.Error(), "minimum is ")
 	if _, err := fmt.Sscan(tail, &n); err != nil {
 		t.Fatal(err)
 	}

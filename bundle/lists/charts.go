@@ -8,10 +8,10 @@ import (
 )
 
 var (
-	// ChartName is what Helm lets a chart be called, in the wider form that repositories have.
+	// ChartName matches the names that charts have in repositories, which are more than Helm allows for new charts.
 	ChartName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,249}$`)
-	// chartVersion is a semantic version (semver.org 2.0.0), perhaps with "v" and with fewer than three numbers, as
-	// charts have them.
+	// chartVersion matches a semantic version (semver.org 2.0.0), perhaps with "v" and with fewer than three numbers,
+	// as charts have them.
 	chartVersion = regexp.MustCompile(`^v?[0-9]+(\.[0-9]+){0,2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
 )
 
@@ -53,20 +53,20 @@ func (l *Parser) classicChart(where string, words []string) error {
 	case err != nil:
 		return err
 	case len(words) == 1 && strings.HasSuffix(repo, ".tgz"):
-		return fmt.Errorf("%s is a chart's archive: it belongs into a list of files (--files)", shown(repo))
+		return fmt.Errorf("%s is a chart's archive: it belongs in a list of files (--files)", shown(repo))
 	case len(words) == 1:
-		return fmt.Errorf("%s names a repository and no chart: write %s CHART VERSION", shown(repo), repo)
+		return fmt.Errorf("%s names a repository but no chart: write %s CHART VERSION", shown(repo), repo)
 	case len(words) > 3:
 		return fmt.Errorf("%s is more than a repository, a chart and its version", shown(strings.Join(words, " ")))
 	case strings.Contains(repo, "?"):
-		return fmt.Errorf("%s has a query: a repository's URL is what stands before /index.yaml", shown(repo))
+		return fmt.Errorf("%s has a query: the URL of a repository is the part before /index.yaml", shown(repo))
 	case !ChartName.MatchString(words[1]):
-		return fmt.Errorf("%s is no name of a chart: write %s CHART VERSION", shown(words[1]), repo)
+		return fmt.Errorf("%s is not the name of a chart: write %s CHART VERSION", shown(words[1]), repo)
 	}
 	c := Chart{Repo: strings.TrimSuffix(strings.TrimSuffix(repo, "/index.yaml"), "/"), Name: words[1], Where: where}
 	if len(words) == 3 {
 		if !chartVersion.MatchString(words[2]) {
-			return fmt.Errorf("%s is no version: write one such as 1.2.3, ranges are not followed", shown(words[2]))
+			return fmt.Errorf("%s is not a version: write one such as 1.2.3, ranges are not supported", shown(words[2]))
 		}
 		c.Version = words[2]
 	}

@@ -155,9 +155,9 @@ func TestChecksumsErrors(t *testing.T) {
 		{"", "SUMS: no checksum in it"},
 		{"a: b\n", "SUMS: no checksum in it"},
 		{"x_checksums: [\n", "SUMS: yaml: "},
-		{"x_checksums:\n  amd64:\n    1.0: abc\n", `SUMS:3: x_checksums amd64 1.0: "abc" is no checksum`},
-		{"d41d8cd98f00b204e9800998ecf8427e  f\n" + hexA + "  g\nhello world\n", "only sha256 and sha512 are believed: get one of those\nSUMS:3: \"hello world\": no line of a file of checksums: write HEX, two spaces and the file's name, as sha256sum does"},
-		{"SHA256 (f) = " + hexA + hexB + "\n", "no line of a file of checksums"},
+		{"x_checksums:\n  amd64:\n    1.0: abc\n", `SUMS:3: x_checksums amd64 1.0: "abc" is not a checksum`},
+		{"d41d8cd98f00b204e9800998ecf8427e  f\n" + hexA + "  g\nhello world\n", "only sha256 and sha512 are accepted: use one of those\nSUMS:3: \"hello world\": not a line of a file of checksums: write HEX, two spaces and the file's name, as sha256sum does"},
+		{"SHA256 (f) = " + hexA + hexB + "\n", "not a line of a file of checksums"},
 		{strings.Repeat("x", maxListLine+1), "SUMS:1: bufio.Scanner: token too long"},
 		{strings.Repeat("\n", maxChecksums+1), "SUMS: a file of checksums has at most 16 MiB"},
 	} {

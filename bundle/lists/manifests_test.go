@@ -43,7 +43,7 @@ web:
 none: {image: {repository: "", tag: 1}, pullPolicy: x}
 `, "list:1 quay.io/a/b:1.10\nlist:4 docker.io/library/nginx@sha256:" + hexA + "\nlist:7 docker.io/x/y:v1@sha256:" + hexB},
 		{"values that the chart fills in", "a:\n  image:\n    repository: a.example/b\n    tag:\n",
-			"list:3: image \"a.example/b\" has neither tag nor digest, the chart would fill it in: write the tag here, or render the chart (helm template) and give that"},
+			"list:3: image \"a.example/b\" has neither tag nor digest, the chart would set it: write the tag here, or render the chart (helm template) and use the result"},
 		{"arguments and environment", `spec:
   containers:
   - image: a.example/operator:1
@@ -79,14 +79,14 @@ data:
 `, "list:7 docker.io/library/busybox:1.36"},
 		{"no images", "image: auto\na: {image: ''}\nb: {image: logo.png}\nc: {image: null}\nd: {image: 'https://x/y'}\nproperties: {image: {type: string}}\nlist: [image, {image: [x]}]\ne: {icon: {image: 'data:x'}}\n", ""},
 		{"an alias", "a: &i a.example/a:1\nb: {image: *i}\nc: &c {image: a.example/c:1}\nd: [*c, *c]\n", "list:2 a.example/a:1\nlist:3 a.example/c:1"},
-		{"a bad image in a container", "spec:\n  containers:\n  - image: 'A b'\n", "list:3: \"A b\" is no image reference (a repository's name is lower case)…"},
+		{"a bad image in a container", "spec:\n  containers:\n  - image: 'A b'\n", "list:3: \"A b\" is not an image reference (the name of a repository is lower case)…"},
 		{"a template", "kind: Pod\n{{- if .Values.on }}\nspec:\n  image: x\n{{- end }}\n---\nimage: {{ .Values.image }}\n---\nimage: \"{{ .Values.image }}:{{ .Values.tag }}\"\n---\nimage: a.example/a:1\n",
-			"list:2: this is a template: render it first (helm template CHART > FILE) and give what it wrote\n" +
-				"list:7: this is a template: render it first (helm template CHART > FILE) and give what it wrote\n" +
-				"list:9: this is a template: render it first (helm template CHART > FILE) and give what it wrote"},
+			"list:2: this is a template: render it first (helm template CHART > FILE) and use the result\n" +
+				"list:7: this is a template: render it first (helm template CHART > FILE) and use the result\n" +
+				"list:9: this is a template: render it first (helm template CHART > FILE) and use the result"},
 		{"braces in a text are no template", "kind: PrometheusRule\nspec:\n  text: \"{{ $labels.pod }} is down\"\n  image: a.example/a:1\n", "list:4 a.example/a:1"},
 		{"no yaml", "---\na: b\n---\na: [b\nc: d\n", "list:…"},
-		{"tabs", "a:\n\tb: c\n", "list:2: no YAML (found character that cannot start any token): give Kubernetes manifests, lists belong to --images"},
+		{"tabs", "a:\n\tb: c\n", "list:2: not YAML (found character that cannot start any token): pass Kubernetes manifests here, and lists with --images"},
 		{"a list of images", "nginx:1\nquay.io/a/b:1\n", ""},
 		{"pinned twice", "a: {image: a.example/a:1@sha256:" + hexA + "}\nspec:\n  containers: [{image: a.example/a:1@sha256:" + hexB + "}]\n", "list:3: a.example/a:1 is pinned to…"},
 	})

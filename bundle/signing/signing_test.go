@@ -21,7 +21,7 @@ func TestReadKeys(t *testing.T) {
 		}
 	}
 	for in, says := range map[string]string{
-		"":            "no PEM",
+		"":            "not a PEM",
 		opensslPublic: "this is the public key",
 		opensslP256:   "want an ed25519 key",
 		strings.Replace(opensslPrivate, "PRIVATE", "ENCRYPTED PRIVATE", 2): "encrypted",

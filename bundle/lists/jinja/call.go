@@ -23,7 +23,7 @@ func (c call) arg(i int, name string) any {
 	return c.named[name]
 }
 
-// str is an argument that must be a text; "" when it is absent.
+// str returns an argument that must be a text; "" when it is missing.
 func (c call) str(i int, name string) (string, error) {
 	s, err := Text(c.arg(i, name))
 	if err != nil {
@@ -32,7 +32,7 @@ func (c call) str(i int, name string) (string, error) {
 	return s, nil
 }
 
-// evaluated are the arguments' values.
+// evaluated returns the values of the arguments.
 func (a arguments) evaluated(v Scope) (list []any, named map[string]any, err error) {
 	for _, e := range a.list {
 		x, err := whole(e, v)
@@ -63,9 +63,9 @@ func (e callExpr) eval(v Scope) (any, error) {
 	case e.name == "undef":
 		return Undefined{What: "undef()"}, nil
 	case e.name != "lookup":
-		return nil, fmt.Errorf("the function %s is not understood", e.name)
+		return nil, fmt.Errorf("the function %s is not supported", e.name)
 	case len(args) != 2:
-		return nil, errors.New("lookup is understood with two arguments only")
+		return nil, errors.New("lookup is supported with two arguments only")
 	}
 	what, err := Text(args[1])
 	if err != nil {
@@ -82,9 +82,9 @@ func (e callExpr) eval(v Scope) (any, error) {
 		if v.Given() {
 			return nil, &UnreadableError{Why: "the environment variable " + what + " is known only where Ansible runs"}
 		}
-		return "", nil // what is wanted does not depend on who asks
+		return "", nil // the lists do not depend on the user's environment
 	}
-	return nil, &UnreadableError{Why: fmt.Sprintf("lookup of %v is not understood", args[0])}
+	return nil, &UnreadableError{Why: fmt.Sprintf("lookup of %v is not supported", args[0])}
 }
 
 func (e methodExpr) eval(v Scope) (any, error) {
@@ -141,5 +141,5 @@ func (e methodExpr) eval(v Scope) (any, error) {
 			return c.text(of)
 		}
 	}
-	return nil, fmt.Errorf("the method %s of %s is not understood", e.name, typeName(x))
+	return nil, fmt.Errorf("the method %s of %s is not supported", e.name, typeName(x))
 }

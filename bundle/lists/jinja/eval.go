@@ -17,7 +17,7 @@ type (
 	dictExpr struct{ keys, values []expr }
 	condExpr struct{ test, then, other expr } // other nil: undefined, and "" in a text
 	notExpr  struct{ of expr }
-	// logicExpr is "or" if or is set, and "and" otherwise; as in Python its value is that of the side which decided.
+	// logicExpr is "or" if or is set, and "and" otherwise; as in Python, its value is that of the operand that decides.
 	logicExpr struct {
 		left, right expr
 		or          bool
@@ -60,7 +60,7 @@ type arguments struct {
 	named map[string]expr
 }
 
-// value evaluates and takes undefined for an error.
+// value evaluates an expression; undefined is an error.
 func value(e expr, v Scope) (any, error) {
 	x, err := e.eval(v)
 	if err != nil {
@@ -72,7 +72,7 @@ func value(e expr, v Scope) (any, error) {
 	return x, nil
 }
 
-// whole evaluates and forces what a list or dictionary holds, for those who look at all of it.
+// whole evaluates an expression and everything that a list or dictionary holds.
 func whole(e expr, v Scope) (any, error) {
 	x, err := value(e, v)
 	if err != nil {
@@ -125,7 +125,7 @@ func (e condExpr) eval(v Scope) (any, error) {
 	case truth(test):
 		return e.then.eval(v)
 	case e.other == nil:
-		return "", nil // Jinja has an undefined here that prints as nothing
+		return "", nil // in Jinja this is an undefined that prints as nothing
 	}
 	return e.other.eval(v)
 }
@@ -171,7 +171,7 @@ func compareWith(op string, a, b any) (bool, error) {
 	return ordered(op, n), err
 }
 
-// ordered says whether a comparison's result is what the operator asks for.
+// ordered reports whether the result of a comparison satisfies the operator.
 func ordered(op string, n int) bool {
 	switch op {
 	case "<":
@@ -210,7 +210,7 @@ func (e indexExpr) eval(v Scope) (any, error) {
 		return nil, err
 	}
 	switch of := of.(type) {
-	case Undefined: // stays so, for a default after it
+	case Undefined: // stays undefined, so that a default can follow
 		return of, nil
 	case *Dict:
 		key, err := Text(i)
@@ -228,7 +228,7 @@ func (e indexExpr) eval(v Scope) (any, error) {
 	case []any:
 		n, ok := i.(int64)
 		if !ok {
-			return nil, fmt.Errorf("%s is no index of a list", typeName(i))
+			return nil, fmt.Errorf("%s is not an index of a list", typeName(i))
 		}
 		if n < 0 {
 			n += int64(len(of))
@@ -241,7 +241,7 @@ func (e indexExpr) eval(v Scope) (any, error) {
 	return nil, fmt.Errorf("%s has no parts", typeName(of))
 }
 
-// describe names what an expression is about, for messages.
+// describe names an expression in messages.
 func describe(e expr) string {
 	switch e := e.(type) {
 	case nameExpr:
@@ -283,7 +283,7 @@ func (e sliceExpr) eval(v Scope) (any, error) {
 		}
 		i, ok := x.(int64)
 		if !ok {
-			return 0, fmt.Errorf("%s is no index", typeName(x))
+			return 0, fmt.Errorf("%s is not an index", typeName(x))
 		}
 		if i < 0 {
 			i += int64(n)

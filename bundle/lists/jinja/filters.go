@@ -35,7 +35,7 @@ func (e filterExpr) eval(v Scope) (any, error) {
 }
 
 // fallback is the filter default. Its argument is evaluated only if it is needed, so that a default that cannot be
-// known does no harm.
+// evaluated does no harm.
 func (e filterExpr) fallback(x any, v Scope) (any, error) {
 	falsy := false
 	for i, a := range e.args.list {
@@ -115,10 +115,10 @@ func (c call) filter() (any, error) {
 		}
 		return c.text(s)
 	}
-	return nil, fmt.Errorf("the filter %s is not understood", c.name)
+	return nil, fmt.Errorf("the filter %s is not supported", c.name)
 }
 
-// items are a list's items, or a dictionary's keys.
+// items returns the items of a list, or the keys of a dictionary.
 func (c call) items() ([]any, error) {
 	switch of := c.of.(type) {
 	case []any:
@@ -139,7 +139,7 @@ func (c call) items() ([]any, error) {
 	return nil, fmt.Errorf("%s of %s", c.name, typeName(c.of))
 }
 
-// items are its pairs, as dict2items gives them.
+// items returns the pairs of a dictionary, as dict2items does.
 func (d *Dict) items() []any {
 	list := make([]any, len(d.Keys))
 	for i, k := range d.Keys {
@@ -178,7 +178,7 @@ func (c call) join() (any, error) {
 
 func (c call) reorder() (any, error) {
 	if c.named["attribute"] != nil {
-		return nil, fmt.Errorf("%s by an attribute is not understood", c.name)
+		return nil, fmt.Errorf("%s by an attribute is not supported", c.name)
 	}
 	list, err := c.items()
 	if err != nil {
@@ -209,7 +209,8 @@ func (c call) reorder() (any, error) {
 	return list, err
 }
 
-// each is select and reject, whose first argument is a test's name, and map, whose first argument is a filter's.
+// each implements select and reject, whose first argument is the name of a test, and map, whose first argument is the
+// name of a filter.
 func (c call) each() (any, error) {
 	list, err := c.items()
 	if err != nil {
@@ -227,7 +228,7 @@ func (c call) each() (any, error) {
 		return kept, nil
 	}
 	if len(c.args) == 0 {
-		return nil, fmt.Errorf("%s without a name is not understood", c.name)
+		return nil, fmt.Errorf("%s without a name is not supported", c.name)
 	}
 	name, err := c.str(0, "")
 	if err != nil {
@@ -257,7 +258,7 @@ func (c call) each() (any, error) {
 	return kept, nil
 }
 
-// text is the filters of strings.
+// text implements the filters of strings.
 func (c call) text(s string) (any, error) {
 	switch c.name {
 	case "lower":
@@ -309,7 +310,8 @@ func (c call) split(s string) (any, error) {
 // groups are Python's \1 and \g<name> in a replacement.
 var groups = regexp.MustCompile(`\\(?:([0-9])|g<([A-Za-z0-9_]+)>)`)
 
-// regexReplace is Python's re.sub. What Go's regular expressions do not have, such as lookaheads, is an error.
+// regexReplace is Python's re.sub. Features that Go's regular expressions do not have, such as lookaheads, are an
+// error.
 func regexReplace(s, expression, with string) (any, error) {
 	re, err := regexp.Compile(expression)
 	if err != nil {

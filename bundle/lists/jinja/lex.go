@@ -7,17 +7,21 @@ import (
 	"strings"
 )
 
-// The files jinja_*.go are an evaluator of the part of Jinja with which Kubespray's variables are written: expressions,
-// inline and block conditions, the filters and tests that stand in jinja_filters.go. It has native values and
-// dictionaries that keep their order, because "(table | dict2items)[0].key" is how Kubespray says "the newest version".
-// What it does not know is an error, never a guess.
+// Package jinja evaluates the part of Jinja that Kubespray's variables use: expressions, inline and block conditions,
+// and the filters and tests in filters.go and tests.go. It has native values and dictionaries that keep their order,
+// because "(table | dict2items)[0].key" is how Kubespray selects the newest version. Everything that it does not
+// support is an error, never a guess.
+//
+// It was weighed against the library nikolalohinski/gonja, and stays: Ansible's native values, the order of
+// dictionaries, errors for undefined values that name the variable, and the bounds on size and time would have to be
+// added to the library.
 
 const (
 	MaxTemplate = 64 << 10 // bytes of one template
-	maxNesting  = 60       // of expressions in each other
+	maxNesting  = 60       // nesting depth of expressions
 )
 
-// tokenKind is what a token of an expression is.
+// tokenKind is the kind of a token.
 type tokenKind byte
 
 const (
@@ -49,11 +53,11 @@ var (
 	numberToken = regexp.MustCompile(`^[0-9]+(\.[0-9]+)?`)
 )
 
-// operators, the longer ones first.
+// operators, the longest first.
 var operators = []string{"==", "!=", "<=", ">=", "//", "**", "(", ")", "[", "]", "{", "}", ".", ",", ":", "|", "+", "-", "*", "/", "%", "~", "<", ">", "="}
 
-// lexExpression cuts the expression at the begin of s into tokens, up to end ("}}" or "%}", perhaps with "-" before
-// it), and returns what comes after that and whether the whitespace there is to be cut.
+// lexExpression splits the expression at the beginning of s into tokens, up to end ("}}" or "%}", perhaps with "-"
+// before it). It returns the text after that, and whether whitespace there is to be removed.
 func lexExpression(s, end string) (tokens []token, rest string, trim bool, err error) {
 	depth := 0
 	for {
@@ -98,7 +102,7 @@ func lexExpression(s, end string) (tokens []token, rest string, trim bool, err e
 		}
 		switch op {
 		case "":
-			return nil, "", false, fmt.Errorf("%.20q is not understood", s)
+			return nil, "", false, fmt.Errorf("%.20q is not supported", s)
 		case "(", "[", "{":
 			depth++
 		case ")", "]", "}":
@@ -128,11 +132,11 @@ func lexString(s string) (text string, n int, err error) {
 				b.WriteByte('\r')
 			case '\\', '\'', '"':
 				b.WriteByte(s[i])
-			default: // as Python: an unknown escape stays as it is, and regular expressions rely on it
+			default: // as in Python: an unknown escape is kept, and regular expressions rely on it
 				b.WriteByte('\\')
 				b.WriteByte(s[i])
 			}
 		}
 	}
-	return "", 0, fmt.Errorf("the string %.20q has no end", s)
+	return "", 0, fmt.Errorf("the string %.20q does not end", s)
 }

@@ -12,7 +12,7 @@ func parseExpression(tokens []token) (expr, error) {
 	p := &exprParser{tokens: tokens}
 	e, err := p.conditional()
 	if err == nil && p.peek().kind != tokenEnd {
-		err = fmt.Errorf("%s is not expected", p.peek())
+		err = fmt.Errorf("unexpected %s", p.peek())
 	}
 	return e, err
 }
@@ -219,7 +219,7 @@ func (p *exprParser) primary() (expr, error) {
 		case "none", "None":
 			return litExpr{nil}, nil
 		case "if", "else", "in", "is", "and", "or", "not":
-			return nil, fmt.Errorf("%s is not expected", t)
+			return nil, fmt.Errorf("unexpected %s", t)
 		}
 		return nameExpr(t.text), nil
 	case tokenOp:
@@ -236,13 +236,13 @@ func (p *exprParser) primary() (expr, error) {
 		case "{":
 			return p.dict()
 		}
-		return nil, fmt.Errorf("%s is not expected", t)
+		return nil, fmt.Errorf("unexpected %s", t)
 	default:
 		return nil, errors.New("the expression ends too early")
 	}
 }
 
-// items reads expressions with commas between them up to end, and says whether there was a comma.
+// items reads expressions separated by commas up to end, and reports whether there was a comma.
 func (p *exprParser) items(end string) (items []expr, comma bool, err error) {
 	for !p.skipOp(end) {
 		e, err := p.conditional()
@@ -344,7 +344,7 @@ func (p *exprParser) subscript(of expr) (expr, error) {
 	return sliceExpr{of, from, to}, p.expect("]")
 }
 
-// arguments reads what stands in a call after its "(".
+// arguments reads the arguments of a call after its "(".
 func (p *exprParser) arguments() (arguments, error) {
 	var a arguments
 	for !p.skipOp(")") {
@@ -415,7 +415,7 @@ func (p *exprParser) filters(e expr) (expr, error) {
 	}
 }
 
-// dotted reads a filter's or test's name; of a qualified one ("ansible.builtin.bool") the last word counts.
+// dotted reads the name of a filter or test; of a qualified name ("ansible.builtin.bool") the last word is used.
 func (p *exprParser) dotted() (string, error) {
 	for {
 		t := p.next()

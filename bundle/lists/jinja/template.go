@@ -16,14 +16,14 @@ type piece struct {
 	cond []branch
 }
 
-// branch is one "if", "elif" or "else" (test nil) with what it yields.
+// branch is one "if", "elif" or "else" (test nil) with its content.
 type branch struct {
 	test expr
 	body template
 }
 
-// Parse parses text with {{ expressions }}, {% if %} and {# comments #}. As Ansible has it, the newline after a
-// block tag is dropped.
+// Parse parses text with {{ expressions }}, {% if %} and {# comments #}. As in Ansible, the newline after a block tag
+// is removed.
 func Parse(s string) (template, error) {
 	if len(s) > MaxTemplate {
 		return nil, fmt.Errorf("the template is longer than %d bytes", MaxTemplate)
@@ -31,17 +31,17 @@ func Parse(s string) (template, error) {
 	p := &templateParser{rest: s}
 	t, stop, err := p.parse(0)
 	if err == nil && stop != nil {
-		err = fmt.Errorf("{%% %s %%} without its begin", stop[0].text)
+		err = fmt.Errorf("{%% %s %%} without its beginning", stop[0].text)
 	}
 	return t, err
 }
 
 type templateParser struct {
 	rest string
-	trim bool // the whitespace at the begin of rest is to be cut
+	trim bool // whitespace at the beginning of rest is to be removed
 }
 
-// parse reads up to the end, or to a tag that ends or divides a block, whose tokens it returns.
+// parse reads up to the end, or to a tag that ends or divides a block, and returns the tokens of that tag.
 func (p *templateParser) parse(depth int) (t template, stop []token, err error) {
 	if depth > maxNesting {
 		return nil, nil, fmt.Errorf("blocks are nested deeper than %d", maxNesting)
@@ -107,7 +107,7 @@ func (p *templateParser) parse(depth int) (t template, stop []token, err error) 
 				}
 				t, p.rest = append(t, piece{text: raw}), rest
 			default:
-				return nil, nil, fmt.Errorf("{%% %s %%} is not understood", tokens[0].text)
+				return nil, nil, fmt.Errorf("{%% %s %%} is not supported", tokens[0].text)
 			}
 		}
 	}
@@ -153,7 +153,8 @@ func (p *templateParser) condition(tokens []token, depth int) (piece, error) {
 	}
 }
 
-// Render evaluates a template. One that is a single expression has that expression's value; everything else is text.
+// Render evaluates a template. A template that is a single expression has that expression's value; every other one
+// gives text.
 func (t template) Render(v Scope) (any, error) {
 	if len(t) == 1 && t[0].expr != nil {
 		return t[0].expr.eval(v)

@@ -77,7 +77,7 @@ func (c call) test() (bool, error) {
 	op := map[string]string{"eq": "==", "equalto": "==", "==": "==", "ne": "!=", "!=": "!=", "in": "in", "lt": "<", "<": "<", "le": "<=", "<=": "<=",
 		"gt": ">", ">": ">", "ge": ">=", ">=": ">="}[c.name]
 	if op == "" || len(c.args) != 1 {
-		return false, fmt.Errorf("the test %s is not understood", c.name)
+		return false, fmt.Errorf("the test %s is not supported", c.name)
 	}
 	return compareWith(op, c.of, c.args[0])
 }
@@ -98,7 +98,7 @@ func (c call) version() (bool, error) {
 	}
 	op = cmp.Or(map[string]string{"": "==", "=": "==", "eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "ne": "!=", "<>": "!="}[op], op)
 	if !slices.Contains([]string{"==", "!=", "<", "<=", ">", ">="}, op) {
-		return false, fmt.Errorf("%q compares no versions", op)
+		return false, fmt.Errorf("%q does not compare versions", op)
 	}
 	n, err := compareVersions(a, b)
 	return ordered(op, n), err

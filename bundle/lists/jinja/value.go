@@ -9,25 +9,25 @@ import (
 	"strings"
 )
 
-// The values of expressions are nil, bool, int64, float64, string, []any, *dict, undefined, and *source, which is a
-// template that has not been evaluated yet.
+// The values of expressions are nil, bool, int64, float64, string, []any, *Dict, Undefined, and the Scope's own types
+// for templates that have not been evaluated yet.
 
 const (
 	MaxText  = 1 << 20 // bytes of one string
 	maxItems = 1 << 20 // of one list
 )
 
-// Dict is a dictionary in the order in which it was written. Its keys are strings: Kubespray's tables are looked up
-// with versions, which YAML reads as strings, integers or decimals just as they happen to look.
+// Dict is a dictionary that keeps the order in which it was written. Its keys are strings: Kubespray looks up its
+// tables by versions, which YAML reads as strings, integers or decimals depending on their form.
 type Dict struct {
 	Keys   []string
 	Values map[string]any
-	// open says that there are more keys than these, which only Ansible knows: a node's facts.
+	// Open says that there may be more keys, which only Ansible knows: a node's facts.
 	Open bool
 }
 
-// unknown is an error for a key that is not there but may be where Ansible runs, nil for every other. Only what the
-// user gave is held to that: the templates of a checkout are made for a machine that has no facts yet.
+// unknown returns an error for a missing key that may exist where Ansible runs, and nil for every other. It applies
+// only to templates that the user gave: the templates of a checkout are made for a machine without facts.
 func (d *Dict) unknown(v Scope, key string) error {
 	if _, ok := d.Values[key]; ok || !d.Open || !v.Given() {
 		return nil
@@ -45,11 +45,11 @@ func (d *Dict) Set(key string, v any) {
 	d.Values[key] = v
 }
 
-// Undefined is the value of what is not there. It can be asked for and be given a default; every other use is an
-// error, which is the undefined itself.
+// Undefined is the value of a missing variable. It can be tested and be given a default; every other use is an error,
+// which is the Undefined itself.
 type Undefined struct {
 	What string
-	// cause, instead of what, is the error of a variable whose template uses something undefined.
+	// cause, instead of What, is the error of a variable whose template uses something undefined.
 	cause error
 }
 
@@ -61,7 +61,7 @@ func (u Undefined) Error() string {
 }
 func (u Undefined) Unwrap() error { return u.cause }
 
-// IsUndefined says whether an error comes from the use of something undefined.
+// IsUndefined reports whether an error comes from the use of something undefined.
 func IsUndefined(err error) bool {
 	var u Undefined
 	return errors.As(err, &u)
@@ -87,7 +87,7 @@ func typeName(v any) string {
 	return "a template"
 }
 
-// truth is Python's.
+// truth is Python's truth value.
 func truth(v any) bool {
 	switch v := v.(type) {
 	case bool:
@@ -106,7 +106,7 @@ func truth(v any) bool {
 	return false
 }
 
-// Text writes a scalar as Python's str does; none is "", as in Ansible's templates.
+// Text formats a scalar as Python's str does; none is "", as in Ansible's templates.
 func Text(v any) (string, error) {
 	switch v := v.(type) {
 	case nil:
@@ -213,7 +213,7 @@ func contains(v, in any) (bool, error) {
 	return false, fmt.Errorf("nothing can be in %s", typeName(in))
 }
 
-// Int reads an integer as the filter int does: what is none is fallback.
+// Int reads an integer as the filter int does: what is not a number gives fallback.
 func Int(v any, fallback int64) int64 {
 	switch v := v.(type) {
 	case string:
@@ -245,7 +245,7 @@ func Bool(v any) bool {
 	return ok && n == 1
 }
 
-// arithmetic is one of the operators of levels.
+// arithmetic applies one of the operators in levels.
 func arithmetic(op string, a, b any) (any, error) {
 	if op == "~" {
 		x, err := Text(a)
@@ -276,7 +276,7 @@ func arithmetic(op string, a, b any) (any, error) {
 	x, xok := Number(a)
 	y, yok := Number(b)
 	if !xok || !yok {
-		return nil, fmt.Errorf("%s %s %s has no meaning", typeName(a), op, typeName(b))
+		return nil, fmt.Errorf("%s %s %s is not supported", typeName(a), op, typeName(b))
 	}
 	_, af := a.(float64)
 	_, bf := b.(float64)
@@ -317,8 +317,7 @@ func concat(a, b string) (any, error) {
 	return a + b, nil
 }
 
-// UnreadableError says that something has a value which is not known here. Other than what is undefined it takes no
-// default.
+// UnreadableError says that a value exists and is not known here. Unlike an undefined value it takes no default.
 type UnreadableError struct{ Why string }
 
 func (e *UnreadableError) Error() string { return e.Why }

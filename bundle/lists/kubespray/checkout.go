@@ -11,9 +11,9 @@ import (
 	"casemate/bundle/lists/jinja"
 )
 
-var errNoKubespray = fmt.Errorf("no %s/defaults/main/download.yml in it: give a checkout of Kubespray v2.24 or newer", kubesprayRoles[0])
+var errNoKubespray = fmt.Errorf("no %s/defaults/main/download.yml in it: name a checkout of Kubespray v2.24 or newer", kubesprayRoles[0])
 
-// checkout is what the files of a checkout say, whoever asks.
+// checkout holds the files of a checkout, independent of a host.
 type checkout struct {
 	fsys       fs.FS
 	release    string
@@ -24,9 +24,9 @@ type checkout struct {
 	checksums  *lists.Checksums
 	read       map[string]map[string]definition // by role and kind
 	roles      []*role                          // sorted
-	images     []imageText                      // in the roles' templates
-	hosts      map[string]string                // that it goes to by itself, with their schemes
-	hasDefault map[string]bool                  // the variables that have one in some role
+	images     []imageText                      // in the templates of roles
+	hosts      map[string]string                // hosts that it uses by default, with their schemes
+	hasDefault map[string]bool                  // the variables that have a default in some role
 }
 
 // readCheckout reads the variables of the role that all downloads come from, and what the other roles use.
@@ -103,9 +103,9 @@ func (c *checkout) readDefinitions(role, kind string) (map[string]definition, er
 	return defs, nil
 }
 
-// scope is the variables as a role sees them, by Ansible's precedence: its own defaults win over those of
-// kubespray_defaults, an inventory over any defaults, what Ansible finds out about the node and any role's vars over
-// the inventory, and what was given besides over all.
+// scope returns the variables as a role sees them, by Ansible's precedence: its own defaults override those of
+// kubespray_defaults, an inventory overrides defaults, facts of the node and role vars override the inventory, and
+// Options.Vars override everything.
 func (k *kubespray) scope(defaults, vars map[string]definition) *variables {
 	return (&variables{asked: k.asked}).with(k.defaults, defaults, k.inventory, k.facts, k.own, vars, k.over)
 }
@@ -151,12 +151,12 @@ func (k *kubespray) readEntries() error {
 	}
 	all, ok := x.(*jinja.Dict)
 	if !ok {
-		return fmt.Errorf("%s/defaults/main/download.yml: the variable downloads is missing, or is no dictionary", k.role)
+		return fmt.Errorf("%s/defaults/main/download.yml: the variable downloads is missing, or is not a dictionary", k.role)
 	}
 	for _, name := range all.Keys {
 		fields, ok := all.Values[name].(*jinja.Dict)
 		if !ok {
-			return fmt.Errorf("%s: downloads.%s is no dictionary", k.vars.defs["downloads"].where, name)
+			return fmt.Errorf("%s: downloads.%s is not a dictionary", k.vars.defs["downloads"].where, name)
 		}
 		e := downloadEntry{name, fields, k.vars.defs["downloads"].where}
 		for _, field := range []string{"repo", "url"} {

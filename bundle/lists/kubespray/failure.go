@@ -12,7 +12,7 @@ import (
 // failure is a download whose name cannot be computed.
 type failure struct {
 	err error
-	// nameOf computes it, also for the checkout without what was given.
+	// nameOf computes it, also for the checkout without the user's variables.
 	nameOf func(*kubespray) (string, error)
 }
 
@@ -20,14 +20,14 @@ func (k *kubespray) fail(err error, nameOf func(*kubespray) (string, error)) {
 	k.failures = append(k.failures, failure{err, nameOf})
 }
 
-// isUnreadable says whether an error comes from a value that exists and is not known here.
+// isUnreadable reports whether an error comes from a value that exists and is not known here.
 func isUnreadable(err error) bool {
 	var u *jinja.UnreadableError
 	return errors.As(err, &u)
 }
 
-// failed is the error of all downloads that failed. A variable that was given and cannot be evaluated is named once,
-// with the names that the checkout has where nobody knows what it would make of them.
+// failed returns the error of all downloads that failed. A given variable that cannot be evaluated is named once, with
+// the names that the checkout has by default.
 func (k *kubespray) failed() error {
 	var errs []error
 	var causes []string
@@ -54,14 +54,14 @@ func (k *kubespray) failed() error {
 	}
 	for _, text := range causes {
 		if len(names[text]) > 0 {
-			text += "\n    it decides what is wanted instead of " + strings.Join(names[text], ", ")
+			text += "\n    it replaces the default " + strings.Join(names[text], ", ")
 		}
 		errs = append(errs, fmt.Errorf("%s\n    give its value in a file with --kubespray-vars", text))
 	}
 	return errors.Join(errs...)
 }
 
-// isGiven says whether a variable has its value from an inventory or from Vars.
+// isGiven reports whether a variable has its value from an inventory or from Vars.
 func (k *kubespray) isGiven(name string) bool {
 	_, a := k.inventory[name]
 	_, b := k.over[name]

@@ -14,10 +14,10 @@ import (
 	"casemate/bundle/lists/jinja"
 )
 
-// maxRoleFile is how much of a role's template is read, in bytes; the largest have 500 KiB.
+// maxRoleFile is the maximum number of bytes that are read of a role's template; the largest have 500 KiB.
 const maxRoleFile = 4 << 20
 
-// forgottenFiles finds the entries of downloads whose URL is in no variable that the script looks at.
+// forgottenFiles finds the entries of downloads whose URL is in no variable that the script reads.
 func (k *kubespray) forgottenFiles() {
 	for _, e := range k.entries {
 		u, ok, err := k.field(e, "url")
@@ -37,14 +37,14 @@ func (k *kubespray) forgottenFiles() {
 	}
 }
 
-// forgottenFile adds a file. Its images are not looked for, because it is not here yet.
+// forgottenFile adds a file. Images in it are not searched, because it has not been fetched.
 func (k *kubespray) forgottenFile(f lists.File, variable string) {
 	if k.hasFile(f.URL) {
 		return
 	}
 	k.forget(Forgotten{File: &f, Variable: variable, Where: f.Where})
 	if ext := path.Ext(f.URL); ext == ".yaml" || ext == ".yml" {
-		k.note("%s may name images: fetch it and give it as a manifest too", f.URL)
+		k.note("%s may name images: fetch it and pass it as a manifest too", f.URL)
 	}
 }
 
@@ -52,17 +52,16 @@ func (k *kubespray) forgottenFile(f lists.File, variable string) {
 type role struct {
 	dir            string
 	defaults, vars map[string]definition
-	isDownload     bool // its defaults are everybody's, and no sign that something is used
+	isDownload     bool // its defaults are used by all roles, and do not show that something is used
 }
 
-// imageText is what a template of a role names as an image.
+// imageText is an image in a template of a role.
 type imageText struct {
 	role        *role
 	text, where string
 }
 
-// readRoles looks into all roles for what they use: in templates, because that is what is applied in the end, and in
-// defaults.
+// readRoles finds out what all roles use: in templates, which are applied in the end, and in defaults.
 func (c *checkout) readRoles() error {
 	roles := map[string]*role{}
 	err := fs.WalkDir(c.fsys, "roles", func(name string, d fs.DirEntry, err error) error {
@@ -116,7 +115,7 @@ func (k *kubespray) searchRoles() {
 	}
 }
 
-// cutRole divides the name of a file into its role and the rest.
+// cutRole splits the name of a file into its role and the rest.
 func cutRole(name string) (dir, rest string, ok bool) {
 	for _, kind := range []string{"/templates/", "/defaults/"} {
 		if i := strings.Index(name, kind); i >= 0 {
@@ -140,7 +139,7 @@ func (c *checkout) readRole(dir string) (*role, error) {
 
 var (
 	imageLine = regexp.MustCompile(`^(\s*)(?:- )?["']?image["']?:(?:\s+(.*\S))?\s*$`)
-	helmLine  = regexp.MustCompile(`^(\s*)(repository|repositry|tag):\s+(.*\S)\s*$`) // one release has the typing error
+	helmLine  = regexp.MustCompile(`^(\s*)(repository|repositry|tag):\s+(.*\S)\s*$`) // one release has this typing error
 	blockTag  = regexp.MustCompile(`\{%.*?%\}`)
 	imageName = regexp.MustCompile(`_(image|container)$`)
 	fileName  = regexp.MustCompile(`_(install|manifest|manifests|download)_url$`)
@@ -148,7 +147,7 @@ var (
 )
 
 // readTemplate looks for "image:" in a template, with a reference after it or with repository and tag below it. It
-// looks at lines, because a template is no YAML before it is rendered, and rendering it would need a cluster.
+// works on lines, because a template is not YAML before it is rendered, and rendering it would need a cluster.
 func (c *checkout) readTemplate(r *role, name string) error {
 	f, err := c.fsys.Open(name)
 	if err != nil {
@@ -169,7 +168,7 @@ func (c *checkout) readTemplate(r *role, name string) error {
 		if value == "" {
 			value = helmImage(len(m[1]), lines[i+1:])
 		}
-		// Both branches of a condition are somebody's image.
+		// Each branch of a condition is used by some installation.
 		for _, text := range blockTag.Split(value, -1) {
 			text = unquote(strings.TrimSpace(text))
 			if strings.Contains(text, "{{") || strings.Contains(text, "/") && lists.Explicit(text) && !strings.Contains(text, " ") {
@@ -180,7 +179,7 @@ func (c *checkout) readTemplate(r *role, name string) error {
 	return nil
 }
 
-// helmImage puts the repository and tag together that stand, further in than indent, at the begin of lines.
+// helmImage joins the repository and tag on lines that are indented deeper than indent.
 func helmImage(indent int, lines []string) string {
 	repository, tag := "", ""
 	for _, line := range lines[:min(len(lines), 8)] {
@@ -200,7 +199,7 @@ func helmImage(indent int, lines []string) string {
 	return repository + ":" + tag
 }
 
-// unquote takes away the quotes around a YAML scalar that is a template.
+// unquote removes the quotes around a YAML scalar that is a template.
 func unquote(s string) string {
 	if len(s) > 1 && (s[0] == '"' || s[0] == '\'') && s[len(s)-1] == s[0] {
 		return s[1 : len(s)-1]
@@ -208,7 +207,7 @@ func unquote(s string) string {
 	return s
 }
 
-// forgottenImage adds the image that a text of a role names, if the script does not list it.
+// forgottenImage adds the image in a text of a role, if the script does not list it.
 func (k *kubespray) forgottenImage(vars *variables, text, where string) {
 	x, err := vars.evaluate(text)
 	if u, not := x.(jinja.Undefined); not {
@@ -226,11 +225,11 @@ func (k *kubespray) forgottenImage(vars *variables, text, where string) {
 		w, err = lists.ParseReference(ref)
 	}
 	if err != nil {
-		k.note("%s: which image %s is cannot be known: %v", where, text, err)
+		k.note("%s: cannot find out which image %s is: %v", where, text, err)
 		return
 	}
 	if w.Tag == "0" || w.Tag == "v0" {
-		k.note("%s: %s is left out: Kubespray has version 0 where there is none for this Kubernetes", where, text)
+		k.note("%s: %s is left out: Kubespray uses version 0 where there is none for this Kubernetes", where, text)
 		return
 	}
 	w.Where = where
@@ -248,8 +247,8 @@ func (k *kubespray) forget(f Forgotten) {
 	k.lists.Forgotten = append(k.lists.Forgotten, f)
 }
 
-// searchDefaults looks for images and files that are written as one variable, and for charts of classic repositories,
-// in a role's defaults.
+// searchDefaults looks in a role's defaults for images and files in a single variable, and for charts of classic
+// repositories.
 func (k *kubespray) searchDefaults(r *role, vars *variables) {
 	for _, name := range slices.Sorted(maps.Keys(r.defaults)) {
 		where := r.defaults[name].where
@@ -274,17 +273,17 @@ func (k *kubespray) searchDefaults(r *role, vars *variables) {
 	}
 }
 
-// known is a variable's text. One that only an inventory sets is none; one that has a value which nobody knows here is
-// said.
+// known returns a variable's text, "" for one that only an inventory sets. A value that exists and is not known here is
+// noted.
 func (k *kubespray) known(vars *variables, name, where string) (string, bool) {
 	s, err := vars.text(name)
 	if isUnreadable(err) {
-		k.note("%s: what %s names cannot be known: %v", where, name, err)
+		k.note("%s: cannot find out what %s is: %v", where, name, err)
 	}
 	return s, err == nil
 }
 
-// forgottenChart adds a chart of which a role has NAME_chart_ref, NAME_chart_version, NAME_repository_name and
+// forgottenChart adds a chart for which a role has NAME_chart_ref, NAME_chart_version, NAME_repository_name and
 // NAME_repository_url.
 func (k *kubespray) forgottenChart(vars *variables, prefix, where string) {
 	ref, ok1 := k.known(vars, prefix+"_chart_ref", where)
@@ -293,12 +292,12 @@ func (k *kubespray) forgottenChart(vars *variables, prefix, where string) {
 	version, ok4 := k.known(vars, prefix+"_chart_version", where)
 	chart, ok := strings.CutPrefix(ref, repoName+"/")
 	if !ok1 || !ok2 || !ok3 || !ok4 || !ok || repo == "" || version == "" {
-		return // it is set by an inventory only, or stands in a registry
+		return // only an inventory sets it, or it is in a registry
 	}
 	if u, err := lists.ParseFileURL(k.mirrors.file(repo)); err == nil && lists.ChartName.MatchString(chart) {
 		c := lists.Chart{Repo: strings.TrimSuffix(u, "/"), Name: chart, Version: version, Where: where}
 		k.forget(Forgotten{Chart: &c, Variable: prefix + "_chart_ref", Where: where})
-		k.note("the chart %s names images of its own: render it (helm template) and give what it wrote as a manifest", chart)
+		k.note("the chart %s names more images: render it (helm template) and pass the result as a manifest", chart)
 	}
 }
 
@@ -308,8 +307,9 @@ const (
 	ciliumCharts = "https://helm.cilium.io"
 )
 
-// forgottenByCilium adds what no file of Kubespray says: since v2.28 it installs Cilium with Cilium's own command
-// line, which takes the chart from Cilium's repository, and the chart adds "-generic" to the operator's repository.
+// forgottenByCilium adds what no file of Kubespray contains: since v2.28 it installs Cilium with Cilium's own command
+// line, which fetches the chart from Cilium's repository, and the chart appends "-generic" to the operator's
+// repository.
 func (k *kubespray) forgottenByCilium() {
 	if _, err := fs.Stat(k.fsys, ciliumValues); err != nil {
 		return

@@ -12,19 +12,19 @@ import (
 	"casemate/bundle/lists/jinja"
 )
 
-// playbooksDir is where a checkout's playbooks stand; group_vars and host_vars beside them count too.
+// playbooksDir is the directory of a checkout's playbooks; group_vars and host_vars in it are used too.
 const playbooksDir = "playbooks"
 
-// maxVariants bounds how many hosts that want different things are computed for one checkout.
+// maxVariants bounds the hosts with different results that are computed for one checkout.
 const maxVariants = 200
 
-// clusterHost is a host on which Kubespray downloads, with what the inventory says of it.
+// clusterHost is a host on which Kubespray downloads, with its variables from the inventory.
 type clusterHost struct {
 	name string
 	vars map[string]definition
 }
 
-// hostsOf are the hosts of an inventory, with what stands beside the checkout's playbooks.
+// hostsOf returns the hosts of an inventory, with the variables beside the checkout's playbooks.
 func (c *checkout) hostsOf(in *Inventory) (iter.Seq2[clusterHost, error], error) {
 	playbooks, err := fs.Sub(c.fsys, playbooksDir)
 	if err != nil {
@@ -33,12 +33,12 @@ func (c *checkout) hostsOf(in *Inventory) (iter.Seq2[clusterHost, error], error)
 	return in.clusterHosts(playbooks), nil
 }
 
-// oneHost is the host of a checkout without an inventory.
+// oneHost returns the host of a checkout without an inventory.
 func oneHost(yield func(clusterHost, error) bool) { yield(clusterHost{}, nil) }
 
-// clusterHosts are the hosts of the inventory that Kubespray installs. If it names none, or not all of them, there is
-// one for each group and host that has variables, so that none of these is forgotten. They come one after the other,
-// because all of them with all their variables may be much.
+// clusterHosts iterates over the hosts of the inventory that Kubespray installs. If the inventory names none, or not
+// all of them, there is one for each group and host that has variables, so that none of these is missed. It returns one
+// host after the other, because all of them with all their variables may need much memory.
 func (in *Inventory) clusterHosts(playbooks fs.FS) iter.Seq2[clusterHost, error] {
 	var hosts []*inventoryHost
 	used := map[string]bool{}
@@ -58,8 +58,8 @@ func (in *Inventory) clusterHosts(playbooks fs.FS) iter.Seq2[clusterHost, error]
 	}
 	if len(hosts) == 0 || len(in.unread) > 0 {
 		if len(in.unread) == 0 {
-			in.note("%s names no host that is in kube_control_plane, kube_node, etcd or calico_rr: what all "+
-				"groups have in it and in group_vars counts", in.name)
+			in.note("%s names no host in kube_control_plane, kube_node, etcd or calico_rr: the variables of all "+
+				"groups in it and in group_vars are used", in.name)
 		}
 		hosts = append(hosts, in.addPlaceholderHost(used)...)
 	}
@@ -77,8 +77,7 @@ func (in *Inventory) clusterHosts(playbooks fs.FS) iter.Seq2[clusterHost, error]
 	}
 }
 
-// addPlaceholderHost are hosts of the groups, and with the names, for which there are variables and no host that is known: one
-// each.
+// addPlaceholderHost returns one host for each group and host name that has variables and no known host.
 func (in *Inventory) addPlaceholderHost(used map[string]bool) []*inventoryHost {
 	var list []*inventoryHost
 	add := func(name string, groups ...string) {
@@ -115,7 +114,7 @@ func (in *Inventory) addPlaceholderHost(used map[string]bool) []*inventoryHost {
 	return list
 }
 
-// namesIn are the groups or hosts that have variables in a directory beside the inventory.
+// namesIn returns the groups or hosts that have variables in a directory beside the inventory.
 func (in *Inventory) namesIn(kind string) []string {
 	entries, _ := fs.ReadDir(in.fsys, kind)
 	var names []string
@@ -131,7 +130,7 @@ func (in *Inventory) namesIn(kind string) []string {
 	return names
 }
 
-// groupLists is Ansible's variable groups.
+// groupLists returns Ansible's variable groups.
 func (in *Inventory) groupLists() *jinja.Dict {
 	of := map[string][]any{"all": nil}
 	for _, h := range in.order {
@@ -147,7 +146,7 @@ func (in *Inventory) groupLists() *jinja.Dict {
 	return d
 }
 
-// magic are the variables that Ansible itself sets for a host.
+// magic returns the variables that Ansible itself sets for a host.
 func magic(h *inventoryHost, groups *jinja.Dict) map[string]definition {
 	const where = "Ansible itself"
 	names := []any{}
@@ -162,7 +161,7 @@ func magic(h *inventoryHost, groups *jinja.Dict) map[string]definition {
 	}
 }
 
-// sameFor says whether two hosts have the same values of the variables in names, as they are written.
+// sameFor reports whether two hosts have the same values of the variables in names, as they are written.
 func sameFor(names map[string]bool, a, b clusterHost) bool {
 	for name := range names {
 		x, inA := a.vars[name]
@@ -197,15 +196,14 @@ func sameValue(a, b any) bool {
 	return a == b
 }
 
-// hostLists are what one host wants, and which variables decided.
+// hostLists are the lists of one host, and the variables that they depend on.
 type hostLists struct {
 	host  clusterHost
 	asked map[string]bool
 	lists *Lists
 }
 
-// forHosts computes the lists of all hosts, and joins them. Hosts that do not differ in anything that has a part in it
-// are computed once.
+// forHosts computes the lists of all hosts and joins them. Hosts that differ in no relevant variable are computed once.
 func (c *checkout) forHosts(opt Options, hosts iter.Seq2[clusterHost, error],
 	over map[string]definition) (*Lists, error) {
 	var done []hostLists
@@ -218,8 +216,8 @@ func (c *checkout) forHosts(opt Options, hosts iter.Seq2[clusterHost, error],
 			continue
 		}
 		if len(done) == maxVariants {
-			return nil, fmt.Errorf("more than %d hosts of the inventory want different things, %s among them: "+
-				"give parts of it as inventories of their own", maxVariants, h.name)
+			return nil, fmt.Errorf("more than %d hosts of the inventory have different lists, %s among them: "+
+				"pass parts of it as separate inventories", maxVariants, h.name)
 		}
 		k := c.cluster(opt, h.vars, over)
 		lists, err := k.compute()
@@ -234,7 +232,7 @@ func (c *checkout) forHosts(opt Options, hosts iter.Seq2[clusterHost, error],
 	return join(done), nil
 }
 
-// join is what all hosts want together.
+// join returns the lists of all hosts together.
 func join(done []hostLists) *Lists {
 	all := done[0].lists
 	listed, images, files := map[string]bool{}, map[string]bool{}, map[string]string{}
@@ -262,7 +260,7 @@ func join(done []hostLists) *Lists {
 			case !has && i > 0:
 				all.Files, more = append(all.Files, f), append(more, f.URL)
 			case has && digest != f.Digest:
-				all.note("%s has another checksum for %s than for %s: it is checked against the latter's", f.URL,
+				all.note("%s has another checksum for %s than for %s: the latter is used", f.URL,
 					d.host.name, done[0].host.name)
 			}
 			if !has {
@@ -279,7 +277,7 @@ func join(done []hostLists) *Lists {
 			all.note("%s", n)
 		}
 		if len(more) > 0 {
-			all.note("hosts differ: %s wants what the hosts before it do not: %s", d.host.name,
+			all.note("hosts differ: %s needs what the hosts before it do not need: %s", d.host.name,
 				strings.Join(more, ", "))
 		}
 	}

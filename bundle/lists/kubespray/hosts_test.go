@@ -84,10 +84,10 @@ func TestKubesprayInventory(t *testing.T) {
 		{"a host that is not in the cluster", map[string]string{"hosts": one + "[other]\nn3 beacon_version=1.6\n"},
 			"", nil, ""},
 		{"one host of two", map[string]string{"hosts": one, "host_vars/n2.yml": "beacon_version: 1.6\n"}, "",
-			[]string{"+registry.k8s.io/beacon:1.6"}, "hosts differ: n2 wants what the hosts before it do not: " +
+			[]string{"+registry.k8s.io/beacon:1.6"}, "hosts differ: n2 needs what the hosts before it do not need: " +
 				"registry.k8s.io/beacon:1.6"},
 		{"the hosts of etcd", map[string]string{"hosts": one + "[etcd]\nn4 beacon_version=1.6\n"}, "",
-			[]string{"+registry.k8s.io/beacon:1.6"}, "n4 wants"},
+			[]string{"+registry.k8s.io/beacon:1.6"}, "n4 needs"},
 		{"a text and a number", map[string]string{"hosts": one + "[kube_node:vars]\nbuoy_image_tag=\"1.20\"\n[kube_control_plane:vars]\nbuoy_image_tag=1.20\n"}, "",
 			[]string{"+docker.io/library/buoy:1.2", "+docker.io/library/buoy:1.20",
 				"-docker.io/library/buoy:1.28-alpine", "-docker.io/library/buoy:from-the-role"}, "hosts differ: n2"},
@@ -95,7 +95,7 @@ func TestKubesprayInventory(t *testing.T) {
 			"mine }}\"\n"}, "", []string{"+registry.k8s.io/beacon:1.6", "-registry.k8s.io/beacon/beacon:v1.8.1"}, ""},
 		{"what Ansible sets", map[string]string{"hosts": one,
 			"group_vars/all.yml": "beacon_version: \"{{ '1.6' if inventory_hostname in groups['kube_node'] and " +
-				"'k8s_cluster' in group_names else '1.8.1' }}\"\n"}, "", []string{"+registry.k8s.io/beacon:1.6"}, "n2 wants"},
+				"'k8s_cluster' in group_names else '1.8.1' }}\"\n"}, "", []string{"+registry.k8s.io/beacon:1.6"}, "n2 needs"},
 		{"vars of roles win over it", map[string]string{"hosts": one,
 			"group_vars/all.yml": "pause_by_series: {'1.36': 5}\nansible_architecture: s390x\n"}, "", nil, ""},
 		{"defaults of roles do not", map[string]string{"hosts": one, "group_vars/all.yml": "lantern_tag: '7'\n"}, "",
@@ -111,7 +111,7 @@ func TestKubesprayInventory(t *testing.T) {
 			[]string{"+docker.io/library/buoy:gpu", "+docker.io/library/buoy:n9", "+registry.k8s.io/beacon:1.6"}, ""},
 		{"hosts from a script", map[string]string{"hosts": one, "ec2.sh": "#!/bin/sh\n",
 			"group_vars/gpu.yml": "buoy_image_tag: gpu\n"}, "", []string{"+docker.io/library/buoy:gpu"}, "a " +
-			"host of gpu wants"},
+			"host of gpu needs"},
 		{"another version of everything", map[string]string{"hosts": one,
 			"group_vars/all.yml": "rope_version: 2.9.0\n"}, "",
 			append(slices.Clone(old), "+docker.io/harbour/store:v3.9", "-docker.io/harbour/store:v3.10"), ""},
@@ -154,7 +154,7 @@ func TestKubesprayInventoryOfManyHosts(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	_, _, err = withFiles(t, Options{}, map[string]string{"hosts": different.String()})
-	if err == nil || !strings.Contains(err.Error(), "more than 200 hosts of the inventory want different things, n200 among them") {
+	if err == nil || !strings.Contains(err.Error(), "more than 200 hosts of the inventory have different lists, n200 among them") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -192,11 +192,11 @@ func TestKubesprayInventoryUnreadable(t *testing.T) {
 		{"beacon_version: \"{{ lookup('env', 'BEACON') | default('1.7', true) }}\"\n",
 			"the variable beacon_version cannot be evaluated: the environment variable BEACON is known only " +
 				"where Ansible runs"},
-		{"beacon_version: \"{{ lookup('file', '/x') | default('1.7') }}\"\n", "lookup of file is not understood"},
+		{"beacon_version: \"{{ lookup('file', '/x') | default('1.7') }}\"\n", "lookup of file is not supported"},
 		{"beacon_version: \"{{ lookup('community.hashi_vault.hashi_vault', 'secret=a', 'b') | default('1.7') }}\"\n",
-			"lookup is understood with two arguments only"},
+			"lookup is supported with two arguments only"},
 		{"beacon_version: \"{{ query('file', '/x') | first | default('1.7') }}\"\n",
-			"the function query is not understood"},
+			"the function query is not supported"},
 		{"beacon_version: \"{{ '1' | community.general.no_such | default('1.7') }}\"\n",
 			"beacon_version cannot be evaluated"},
 		{"beacon_version: \"{{ by[ansible_distribution] | default('1.7') }}\"\nby: {}\n",
@@ -206,13 +206,13 @@ func TestKubesprayInventoryUnreadable(t *testing.T) {
 		{"beacon_version: \"{{ ansible_facts.get('distribution', '1.7') }}\"\n",
 			"the fact distribution of a node is known only where Ansible runs"},
 		{"beacon_version: \"{{ hostvars['n1'].v | default('1.7') }}\"\n", "hostvars is known only where Ansible runs"},
-		{"beacon_version: \"{% for x in y %}{{ x }}{% endfor %}\"\n", "{% for %} is not understood"},
+		{"beacon_version: \"{% for x in y %}{{ x }}{% endfor %}\"\n", "{% for %} is not supported"},
 		{"beacon_version: \"{{ nobody }}\"\n", "the variable beacon_version cannot be evaluated: nobody is not " +
 			"defined"},
 	} {
 		_, _, err := withFiles(t, Options{}, map[string]string{"hosts": "[kube_node]\nn1\n",
 			"group_vars/all.yml": c.vars})
-		for _, want := range []string{c.why, "it decides what is wanted instead of " +
+		for _, want := range []string{c.why, "it replaces the default " +
 			"registry.k8s.io/beacon/beacon:v1.8.1\n", "give its value in a file with --kubespray-vars"} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: got %v, want …%s…", c.vars, err, want)
@@ -223,7 +223,7 @@ func TestKubesprayInventoryUnreadable(t *testing.T) {
 	_, _, err := withFiles(t, Options{}, map[string]string{"hosts": "[kube_node]\nn1\n",
 		"group_vars/all.yml": "docker_image_repo: !vault x\n"})
 	if err == nil || strings.Count(err.Error(), "docker_image_repo") != 1 ||
-		!strings.Contains(err.Error(), "instead of docker.io/harbour/store:v3.10, "+
+		!strings.Contains(err.Error(), "replaces the default docker.io/harbour/store:v3.10, "+
 			"docker.io/library/buoy:1.28-alpine\n") {
 		t.Errorf("got %v", err)
 	}
@@ -236,8 +236,8 @@ func TestKubesprayInventoryUnreadable(t *testing.T) {
 		t.Fatal(err)
 	}
 	notes := strings.Join(k.Notes, "\n")
-	for _, want := range []string{"what lantern_install_url names cannot be known",
-		"what lantern_chart_version names cannot be known"} {
+	for _, want := range []string{"cannot find out what lantern_install_url is",
+		"cannot find out what lantern_chart_version is"} {
 		if !strings.Contains(notes, want) {
 			t.Errorf("no %q in\n%s", want, notes)
 		}
@@ -294,12 +294,12 @@ func TestKubesprayInventoryMirrors(t *testing.T) {
 			[]string{"+registry.other.example/registry.k8s.io/beacon/beacon:v1.8.1",
 				"+registry.other.example/registry.k8s.io/kube-one:v1.36.2", "+registry.other.example/registry.k8s.io/kube-two:v1.36.2",
 				"+registry.other.example/registry.k8s.io/pause:3.11", "-registry.k8s.io/beacon/beacon:v1.8.1", "-registry.k8s.io/kube-one:v1.36.2", "-registry.k8s.io/kube-two:v1.36.2", "-registry.k8s.io/pause:3.11"},
-			"registry.other.example: 4; they are wanted under that name, and from there; if these are bastions " +
+			"registry.other.example: 4; they are listed under that name, and fetched there; if these are bastions " +
 				"of a domain of their own, it is not gap.example"},
 		{"somebody's registry", "cilium_operator_image_repo: " + other + "/quay.io/cilium/operator\n", "",
 			[]string{"+" + other + "/quay.io/cilium/operator-generic:v1.19.3",
 				"+" + other + "/quay.io/cilium/operator:v1.19.3", "-quay.io/cilium/operator-generic:v1.19.3", "-quay.io/cilium/operator:v1.19.3"},
-			other + ": 1; they are wanted under that name"},
+			other + ": 1; they are listed under that name"},
 		{"a public registry with such a name", "cilium_operator_image_repo: " +
 			"registry.gitlab.com/some.group/operator\n", "",
 			[]string{"+registry.gitlab.com/some.group/operator-generic:v1.19.3",
@@ -369,7 +369,7 @@ func TestKubesprayInventoriesNotGiven(t *testing.T) {
 		{"a file", map[string]string{"inventory/prod.yml": "kube_node: {hosts: {n1: {beacon_version: 1.6}}}\n"}, nil,
 			[]string{"inventory/prod.yml was not given"}},
 		{"one that cannot be taken", map[string]string{"inventory/mine/hosts.yaml": "a: ["}, nil,
-			[]string{"inventory/mine was not given with --kubespray-inventory; it cannot be taken as it is: "}},
+			[]string{"inventory/mine was not given with --kubespray-inventory; it cannot be read as it is: "}},
 		{"one without anything in it", map[string]string{"inventory/mine/hosts.ini": "# nothing\n"}, nil, nil},
 		{"what is none", map[string]string{"inventory/credentials/x": "x", "inventory/mine/artifacts/admin.conf": "x",
 			"inventory/notes.txt": "x"}, nil, nil},

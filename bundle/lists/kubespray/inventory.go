@@ -19,18 +19,18 @@ import (
 const (
 	maxInventoryHosts  = 20000
 	maxInventoryGroups = 20000
-	maxInventoryFiles  = 20000 // looked at, with those of variables
+	maxInventoryFiles  = 20000 // files that are examined, with those of variables
 	maxInventoryDeep   = 20    // of directories, and of groups that a YAML inventory nests in each other
 )
 
-// Inventory is an inventory of Ansible, as ansible-playbook -i reads it: hosts, their groups, and the variables of
-// both, in files of hosts and in group_vars and host_vars beside them.
+// Inventory is an Ansible inventory, as ansible-playbook -i reads it: hosts, their groups, and the variables of both,
+// in files of hosts and in group_vars and host_vars beside them.
 type Inventory struct {
 	name   string // of the directory, for messages
 	fsys   fs.FS  // the directory with group_vars
 	groups map[string]*inventoryGroup
 	hosts  map[string]*inventoryHost
-	order  []*inventoryHost // as they were found
+	order  []*inventoryHost // in the order in which they were found
 	// unread are sources of hosts that only Ansible can read.
 	unread []string
 	files  int
@@ -42,19 +42,19 @@ type inventoryGroup struct {
 	name     string
 	vars     map[string]definition
 	parents  []*inventoryGroup
-	depth    int // the longest way from all
+	depth    int // the longest path from all
 	priority int
 }
 
 type inventoryHost struct {
 	name   string
 	vars   map[string]definition
-	groups []*inventoryGroup // those that name it
+	groups []*inventoryGroup // its parents
 }
 
-// ReadInventory reads an inventory: the file of that name in a directory, or the whole directory for "". name is what
-// messages call the directory. Files that only Ansible can read (a script, a plugin's configuration, what is
-// encrypted) are no error: Notes names them.
+// ReadInventory reads an inventory: the file of that name in a directory, or the whole directory for "". name is the
+// directory's name in messages. Files that only Ansible can read (a script, a plugin's configuration, an encrypted
+// file) are not an error: Notes names them.
 func ReadInventory(name string, fsys fs.FS, file string) (*Inventory, error) {
 	in := &Inventory{name: name, fsys: fsys, groups: map[string]*inventoryGroup{}, hosts: map[string]*inventoryHost{},
 		vars: map[string]map[string]definition{}}
@@ -73,7 +73,7 @@ func ReadInventory(name string, fsys fs.FS, file string) (*Inventory, error) {
 	}
 	beside := len(in.namesIn("group_vars")) + len(in.namesIn("host_vars"))
 	if len(in.hosts)+len(in.unread)+len(in.group("all").vars)+beside == 0 {
-		return nil, fmt.Errorf("%s is no inventory: %w in %s", in.label(file), errNoInventory, in.name)
+		return nil, fmt.Errorf("%s is not an inventory: %w in %s", in.label(file), errNoInventory, in.name)
 	}
 	in.addKubesprayGroups()
 	return in, nil
@@ -93,8 +93,8 @@ func (in *Inventory) note(format string, args ...any) {
 // label is a file's name in messages.
 func (in *Inventory) label(file string) string { return path.Join(in.name, file) }
 
-// ignoredEnds are the names' ends that Ansible leaves out of a directory, by default or by Kubespray's ansible.cfg.
-// ".ini" is among them.
+// ignoredEnds are the suffixes of file names that Ansible ignores in a directory, by default or by Kubespray's
+// ansible.cfg. ".ini" is among them.
 var ignoredEnds = []string{"~", ".orig", ".bak", ".cfg", ".retry", ".pyc", ".pyo", ".creds", ".gpg", ".swp", ".rpm",
 	".md", ".txt", ".rst"}
 
@@ -108,9 +108,8 @@ func ignoredInventory(name string) bool {
 	return slices.ContainsFunc(ignoredEnds, func(end string) bool { return strings.HasSuffix(name, end) })
 }
 
-// readDir reads all files of the directory that may hold hosts. Kubespray's ansible.cfg makes Ansible leave out those
-// that end in .ini when it is given a directory; they are read if the others name no host, for then they are what is
-// meant.
+// readDir reads all files of the directory that may contain hosts. With Kubespray's ansible.cfg, Ansible ignores files
+// that end in .ini in a directory; they are read if the other files name no host, because then they are the inventory.
 func (in *Inventory) readDir() error {
 	var ini []string
 	var failed []error
@@ -134,8 +133,8 @@ func (in *Inventory) readDir() error {
 		}
 		alone, err := ReadInventory(in.name, in.fsys, name)
 		if err != nil && !errors.Is(err, errNoInventory) || err == nil && len(alone.hosts) > 0 {
-			in.note("%s is not read, as Ansible leaves files that end in .ini out of a directory that has "+
-				"others; give the file itself if it is the inventory", in.label(name))
+			in.note("%s is not read, as Ansible ignores files that end in .ini in a directory that has "+
+				"others; name the file itself if it is the inventory", in.label(name))
 		}
 	}
 	if len(in.hosts) == 0 {
@@ -147,7 +146,7 @@ func (in *Inventory) readDir() error {
 	return nil
 }
 
-// walk calls visit for the files in a directory and below that may be inventories, in Ansible's order.
+// walk calls visit for the possible inventories in a directory and below, in Ansible's order.
 func (in *Inventory) walk(dir string, depth int, visit func(name string)) error {
 	entries, err := fs.ReadDir(in.fsys, dir)
 	if err != nil {
@@ -158,10 +157,10 @@ func (in *Inventory) walk(dir string, depth int, visit func(name string)) error 
 			continue
 		}
 		name := path.Join(dir, e.Name())
-		st, err := fs.Stat(in.fsys, name) // what a link leads to
+		st, err := fs.Stat(in.fsys, name) // the target of a link
 		switch {
 		case err != nil || !st.IsDir() && !st.Mode().IsRegular():
-			in.note("%s is no file and no directory, it is left out", in.label(name))
+			in.note("%s is neither a file nor a directory, it is left out", in.label(name))
 		case !st.IsDir():
 			visit(name)
 		case depth == maxInventoryDeep:
@@ -169,8 +168,8 @@ func (in *Inventory) walk(dir string, depth int, visit func(name string)) error 
 		default:
 			for _, kind := range []string{"group_vars", "host_vars"} {
 				if _, err := fs.Stat(in.fsys, path.Join(name, kind)); err == nil {
-					in.note("%s is not read: of an inventory that is a directory only those right in it count; "+
-						"give %s itself if it is the inventory",
+					in.note("%s is not read: of an inventory that is a directory, only those directly in it are used; "+
+						"name %s itself if it is the inventory",
 						in.label(path.Join(name, kind)), in.label(name))
 				}
 			}
@@ -206,7 +205,7 @@ func isVault(b []byte) bool {
 	return bytes.HasPrefix(bytes.TrimLeft(b, " \t\r\n"), []byte("$ANSIBLE_VAULT;"))
 }
 
-// readFile reads one file of hosts, as YAML if it looks like that, else as INI.
+// readFile reads one file of hosts, as YAML if it looks like YAML, else as INI.
 func (in *Inventory) readFile(file string) error {
 	label, ext := in.label(file), path.Ext(file)
 	b, err := in.readText(in.fsys, file, label)
@@ -215,8 +214,8 @@ func (in *Inventory) readFile(file string) error {
 	}
 	unread := func(why string) {
 		in.unread = append(in.unread, label)
-		in.note("%s is %s: which hosts and variables it brings is not known here. What groups and hosts have in "+
-			"group_vars and host_vars counts, whether or not they are in it", label, why)
+		in.note("%s is %s: its hosts and variables are not known here. The variables of groups and hosts in "+
+			"group_vars and host_vars are used, whether or not the hosts are in it", label, why)
 	}
 	switch {
 	case isVault(b):
@@ -226,10 +225,10 @@ func (in *Inventory) readFile(file string) error {
 		unread("a script, which only Ansible runs")
 		return nil
 	case ext == ".toml":
-		unread("TOML, which is not read here")
+		unread("TOML, which is not supported")
 		return nil
 	case !utf8.Valid(b) || bytes.IndexByte(b, 0) >= 0:
-		return fmt.Errorf("inventory %s: the file is no text in UTF-8", label)
+		return fmt.Errorf("inventory %s: the file is not UTF-8 text", label)
 	}
 	isYAML := ext == ".yml" || ext == ".yaml" || ext == ".json"
 	if isYAML || ext == "" {
@@ -249,7 +248,7 @@ func (in *Inventory) readFile(file string) error {
 	return in.readINI(label, string(b))
 }
 
-// clone is a copy that a file can be read into in vain.
+// clone returns a copy, so that reading a file into it can fail.
 func (in *Inventory) clone() *Inventory {
 	c := *in
 	c.groups, c.hosts = map[string]*inventoryGroup{}, map[string]*inventoryHost{}
@@ -276,7 +275,7 @@ func (in *Inventory) clone() *Inventory {
 	return &c
 }
 
-// group is the group of that name, which is made if need be.
+// group returns the group of that name, and creates it if necessary.
 func (in *Inventory) group(name string) *inventoryGroup {
 	g := in.groups[name]
 	if g == nil {
@@ -286,7 +285,7 @@ func (in *Inventory) group(name string) *inventoryGroup {
 	return g
 }
 
-// addHost puts a host into a group.
+// addHost adds a host to a group.
 func (in *Inventory) addHost(name string, g *inventoryGroup) (*inventoryHost, error) {
 	h := in.hosts[name]
 	if h == nil {
@@ -303,7 +302,7 @@ func (in *Inventory) addHost(name string, g *inventoryGroup) (*inventoryHost, er
 	return h, nil
 }
 
-// addChild puts a group into another.
+// addChild adds a child to a group.
 func (in *Inventory) addChild(parent, child *inventoryGroup) error {
 	if parent == child {
 		return fmt.Errorf("the group %s cannot be its own child", child.name)
@@ -317,7 +316,7 @@ func (in *Inventory) addChild(parent, child *inventoryGroup) error {
 	return nil
 }
 
-// set sets a variable of a group. The priority is none, and counts in files of hosts only.
+// set sets a variable of a group. ansible_group_priority is not a variable, and is used in files of hosts only.
 func (g *inventoryGroup) set(name string, d definition) {
 	if name == "ansible_group_priority" {
 		if n, ok := jinja.Number(d.value); ok && n == float64(int(n)) {
@@ -330,7 +329,7 @@ func (g *inventoryGroup) set(name string, d definition) {
 	g.vars[name] = d
 }
 
-// rank finds out how deep each group is below all, and refuses circles.
+// rank computes the depth of each group below all, and refuses cycles.
 func (in *Inventory) rank() error {
 	all := in.group("all")
 	const busy = -1
@@ -370,7 +369,7 @@ func (in *Inventory) rank() error {
 	return nil
 }
 
-// groupsOf are all groups of a host but all, in the order in which their variables count, the last the most.
+// groupsOf returns all groups of a host but all, in the order of precedence, the strongest last.
 func groupsOf(h *inventoryHost) []*inventoryGroup {
 	seen := map[*inventoryGroup]bool{}
 	var list []*inventoryGroup
@@ -397,7 +396,7 @@ func groupsOf(h *inventoryHost) []*inventoryGroup {
 	return list
 }
 
-// kubesprayGroups are the groups that Kubespray makes of others when it starts, in its order.
+// kubesprayGroups are the groups that Kubespray derives from others when it starts, in its order.
 var kubesprayGroups = []struct {
 	name string
 	of   []string

@@ -15,7 +15,7 @@ var (
 	hostPattern   = regexp.MustCompile(`^(?:[\pL\pN_.-]|\[[0-9a-zA-Z]*:[0-9a-zA-Z]+(?::[0-9]+)?\])+$`)
 )
 
-// hostNames are the hosts that a pattern of an inventory names: "node[1:3].example", "10.0.0.[11:13]", "node1:2222",
+// hostNames returns the hosts of a pattern in an inventory: "node[1:3].example", "10.0.0.[11:13]", "node1:2222",
 // "[fd00::1]:22".
 func hostNames(pattern string) ([]string, error) {
 	host := pattern
@@ -36,7 +36,7 @@ func hostNames(pattern string) ([]string, error) {
 	return expandHosts(host, maxInventoryHosts)
 }
 
-// expandHosts expands the ranges of a pattern, at most to most names.
+// expandHosts expands the ranges of a pattern, to at most most names.
 func expandHosts(pattern string, most int) ([]string, error) {
 	head, after, ok := strings.Cut(pattern, "[")
 	if !ok {
@@ -68,7 +68,7 @@ func expandHosts(pattern string, most int) ([]string, error) {
 
 const hostLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-// hostRange are the names of one range: 1:3, 01:10, a:c, 1:9:2.
+// hostRange returns the names of one range: 1:3, 01:10, a:c, 1:9:2.
 func hostRange(text string, most int) ([]string, error) {
 	parts := strings.Split(text, ":")
 	if len(parts) != 2 && len(parts) != 3 {
@@ -84,7 +84,7 @@ func hostRange(text string, most int) ([]string, error) {
 	if len(parts) == 3 {
 		n, err := strconv.Atoi(parts[2])
 		if err != nil || n < 1 || n > most {
-			return nil, fmt.Errorf("the step of the range [%.50s] is no number from 1 to %d", text, most)
+			return nil, fmt.Errorf("the step of the range [%.50s] is not a number from 1 to %d", text, most)
 		}
 		step = n
 	}
@@ -119,7 +119,7 @@ func hostRange(text string, most int) ([]string, error) {
 	return names, nil
 }
 
-// splitShell divides a line into words as Python's shlex does for Ansible: quotes, backslashes, and comments that may
+// splitShell splits a line into words as Python's shlex does for Ansible: quotes, backslashes, and comments that may
 // begin within a word.
 func splitShell(line string) ([]string, error) {
 	var words []string

@@ -20,8 +20,8 @@ type iniReader struct {
 	label   string
 	line    int
 	group   *inventoryGroup // of the section
-	declare map[string]bool // groups with a section of hosts or children, or of another file
-	// wanted are groups that are used and have no section yet, with the line and how.
+	declare map[string]bool // groups with a section of hosts or children, or from another file
+	// wanted are groups that are used and have no section yet, with the line and the use.
 	wanted map[string]string
 }
 
@@ -43,7 +43,7 @@ func (in *Inventory) readINI(label, text string) error {
 		if m := iniSection.FindStringSubmatch(line); m != nil {
 			state, err = r.section(m[1], m[2])
 		} else if line[0] == '[' && line[len(line)-1] == ']' {
-			err = fmt.Errorf("%.100q is no section: one is [GROUP], [GROUP:vars] or [GROUP:children], without blanks",
+			err = fmt.Errorf("%.100q is not a section: sections are [GROUP], [GROUP:vars] or [GROUP:children], without blanks",
 				line)
 		} else {
 			switch state {
@@ -80,7 +80,7 @@ func (r *iniReader) section(name, kind string) (state string, err error) {
 			r.wanted[name] = fmt.Sprintf("%s:%d: [%s:vars] sets variables of a group", r.label, r.line, name)
 		}
 	default:
-		return "", fmt.Errorf("the section [%s:%s] is of an unknown kind: it is vars, children or nothing", name, kind)
+		return "", fmt.Errorf("the section [%s:%s] has an unknown kind: it is vars, children or nothing", name, kind)
 	}
 	if len(r.groups) > maxInventoryGroups {
 		return "", fmt.Errorf("an inventory has at most %d groups", maxInventoryGroups)
@@ -122,7 +122,7 @@ func (r *iniReader) hostLine(line string) error {
 		return nil
 	}
 	if words[0] == "---" {
-		return fmt.Errorf("%q is no host: the file looks like YAML and is not", words[0])
+		return fmt.Errorf("%q is not a host: the file looks like YAML but is not", words[0])
 	}
 	hosts, err := hostNames(words[0])
 	if err != nil {
@@ -132,7 +132,7 @@ func (r *iniReader) hostLine(line string) error {
 	for _, w := range words[1:] {
 		name, value, ok := strings.Cut(w, "=")
 		if !ok {
-			return fmt.Errorf("want NAME=VALUE behind the host %s, got %.100q", words[0], w)
+			return fmt.Errorf("want NAME=VALUE after the host %s, got %.100q", words[0], w)
 		}
 		vars[name] = r.define(name, value)
 	}
@@ -148,7 +148,7 @@ func (r *iniReader) hostLine(line string) error {
 	return nil
 }
 
-// define is a variable with its value, typed as Ansible does.
+// define returns a variable with its value, typed as Ansible does.
 func (r *iniReader) define(name, text string) definition {
 	where := fmt.Sprintf("%s:%d", r.label, r.line)
 	value, ok := pythonLiteral(text)
@@ -158,7 +158,7 @@ func (r *iniReader) define(name, text string) definition {
 	return definition{templates(value, name, where), where}
 }
 
-// templates makes of the texts in a value that are templates what is evaluated later.
+// templates marks the texts in a value that are templates for later evaluation.
 func templates(value any, name, where string) any {
 	switch of := value.(type) {
 	case string:

@@ -291,13 +291,13 @@ func TestInventoryErrors(t *testing.T) {
 		deep += strings.Repeat("  ", i+1) + "children:\n" + strings.Repeat("  ", i+1) + fmt.Sprintf(" g%d:\n", i)
 	}
 	for _, c := range []struct{ name, file, text, want string }{
-		{"section", "h.ini", "[a b]\n", "inv/h.ini:1: \"[a b]\" is no section"},
-		{"kind", "h.ini", "\n[a:var]\n", "inv/h.ini:2: the section [a:var] is of an unknown kind"},
+		{"section", "h.ini", "[a b]\n", "inv/h.ini:1: \"[a b]\" is not a section"},
+		{"kind", "h.ini", "\n[a:var]\n", "inv/h.ini:2: the section [a:var] has an unknown kind"},
 		{"variables of nobody", "h.ini", "n\n[a:vars]\nx=1\n",
 			"inv/h.ini:2: [a:vars] sets variables of a group, but there is no [a]"},
 		{"child that is none", "h.ini", "[a:children]\nb\n", "inv/h.ini:2: [a:children] names the group b, but " +
 			"there is no [b]"},
-		{"no variable", "h.ini", "[a]\nn x\n", `inv/h.ini:2: want NAME=VALUE behind the host n, got "x"`},
+		{"no variable", "h.ini", "[a]\nn x\n", `inv/h.ini:2: want NAME=VALUE after the host n, got "x"`},
 		{"no value", "h.ini", "[a]\nn\n[a:vars]\nx\n", `inv/h.ini:4: want NAME=VALUE, got "x"`},
 		{"quotes", "h.ini", "n x='a\n", "inv/h.ini:1: a quotation mark (') is not closed"},
 		{"range", "h.ini", "n[2:1\n", "inv/h.ini:1: the range of the host"},
@@ -311,8 +311,8 @@ func TestInventoryErrors(t *testing.T) {
 		{"text as variables", "h.yml", "a:\n  hosts:\n    n: x\n",
 			"inv/h.yml:3: the variables of the host n must be a mapping"},
 		{"yaml depth", "h.yml", deep, "groups are nested deeper than 20"},
-		{"nothing", "h.ini", "# nothing\n", "inv/h.ini is no inventory: it names no host, and there are no group_vars"},
-		{"binary", "h.ini", "a\x00b", "inv/h.ini: the file is no text in UTF-8"},
+		{"nothing", "h.ini", "# nothing\n", "inv/h.ini is not an inventory: it names no host, and there are no group_vars"},
+		{"binary", "h.ini", "a\x00b", "inv/h.ini: the file is not UTF-8 text"},
 		{"alias to itself", "h.yml", "a: &a\n  vars: {x: [*a]}\n", "nested too deep"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -17,13 +17,13 @@ type varsPlace struct {
 	label string
 }
 
-// varsEnds are the names' ends of files of variables, in the order in which Ansible looks for them; the first that is
-// there is the one.
+// varsEnds are the suffixes of files of variables, in the order in which Ansible looks for them; the first existing
+// file is used.
 var varsEnds = []string{"", ".yml", ".yaml", ".json"}
 
-// variablesOf are the variables of a host in Ansible's precedence, without what roles say, the last winning: those of
-// the files of hosts (all, then the groups from outside to inside), group_vars/all, the groups' group_vars, the host's
-// own, host_vars. In each step the playbooks' place wins over the inventory's.
+// variablesOf returns the variables of a host in Ansible's precedence, without those of roles, the strongest last:
+// those in files of hosts (all, then the groups from outside to inside), group_vars/all, the groups' group_vars, the
+// host's own, host_vars. In each step the playbooks' place overrides the inventory's.
 func (in *Inventory) variablesOf(h *inventoryHost, playbooks fs.FS) (map[string]definition, error) {
 	places := []varsPlace{{in.fsys, in.name}}
 	if playbooks != nil {
@@ -52,11 +52,11 @@ func (in *Inventory) variablesOf(h *inventoryHost, playbooks fs.FS) (map[string]
 	return vars, errors.Join(err, add("host_vars", h.name))
 }
 
-// readVarsOf reads what a place has for one group or host: a file, or a directory of files in alphabetical order, the
-// last winning.
+// readVarsOf reads the variables of one group or host in a place: a file, or a directory of files in alphabetical
+// order, later ones override earlier ones.
 func (in *Inventory) readVarsOf(p varsPlace, kind, name string) (map[string]definition, error) {
 	if name == "." || strings.ContainsAny(name, "/\\") || !fs.ValidPath(name) {
-		return nil, nil // it names no file of its own
+		return nil, nil // it does not name a file
 	}
 	key := path.Join(p.label, kind, name)
 	if defs, ok := in.vars[key]; ok {
@@ -71,12 +71,12 @@ func (in *Inventory) readVarsOf(p varsPlace, kind, name string) (map[string]defi
 			continue
 		case err != nil:
 			if st, err := fs.Stat(p.fsys, kind); err == nil && !st.IsDir() {
-				in.note("%s is no directory, it is left out", path.Join(p.label, kind))
+				in.note("%s is not a directory, it is left out", path.Join(p.label, kind))
 				break
 			}
 			return nil, fmt.Errorf("inventory %s: %w", path.Join(p.label, at), err)
 		case found != "":
-			in.note("%s is not read: Ansible takes %s and nothing else of that name", path.Join(p.label, at),
+			in.note("%s is not read: Ansible uses %s and nothing else of that name", path.Join(p.label, at),
 				path.Join(p.label, found))
 			continue
 		}
@@ -132,7 +132,7 @@ func (in *Inventory) readVarsFile(p varsPlace, file string, into map[string]defi
 		return err
 	}
 	if isVault(b) {
-		in.note("%s is encrypted with ansible-vault: which variables it sets is not known here. If a version, a "+
+		in.note("%s is encrypted with ansible-vault: its variables are not known here. If a version, a "+
 			"repository or a URL is among them, give it with --kubespray-vars", label)
 		return nil
 	}

@@ -7,8 +7,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// errNoGroups: what was read as YAML is no inventory, and may be INI.
-var errNoGroups = errors.New("no YAML inventory: want groups, each with hosts, vars or children")
+// errNoGroups: the file is valid YAML but not an inventory, and may be INI.
+var errNoGroups = errors.New("not a YAML inventory: want groups, each with hosts, vars or children")
 
 // yamlInventory reads one YAML inventory.
 type yamlInventory struct {
@@ -50,10 +50,10 @@ func (r *yamlInventory) bad(n *yaml.Node, format string, args ...any) error {
 
 func (r *yamlInventory) name() string { return r.varsReader.name }
 
-// isNull says whether nothing stands behind a key.
+// isNull reports whether a key has no value.
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
 
-// readGroup reads one group; what is none is passed over, as Ansible does.
+// readGroup reads one group; everything else is ignored, as Ansible does.
 func (r *yamlInventory) readGroup(p pair, depth int) (*inventoryGroup, error) {
 	if depth > maxInventoryDeep {
 		return nil, r.bad(p.key, "groups are nested deeper than %d", maxInventoryDeep)
@@ -62,7 +62,7 @@ func (r *yamlInventory) readGroup(p pair, depth int) (*inventoryGroup, error) {
 		return nil, r.bad(p.key, "an inventory has at most %d groups", maxInventoryGroups)
 	}
 	if p.value.Kind != yaml.MappingNode && !isNull(p.value) {
-		r.note("%s:%d: %.60s is no group, it is left out", r.name(), p.key.Line, p.key.Value)
+		r.note("%s:%d: %.60s is not a group, it is left out", r.name(), p.key.Line, p.key.Value)
 		return nil, nil
 	}
 	g := r.group(p.key.Value)
@@ -77,7 +77,7 @@ func (r *yamlInventory) readGroup(p pair, depth int) (*inventoryGroup, error) {
 		value := part.value
 		switch part.key.Value {
 		case "vars", "children", "hosts":
-			if value.Kind == yaml.ScalarNode && !isNull(value) { // one name alone
+			if value.Kind == yaml.ScalarNode && !isNull(value) { // a single name
 				none := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Line: value.Line}
 				value = &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{value, none}, Line: value.Line}
 			}
@@ -90,7 +90,7 @@ func (r *yamlInventory) readGroup(p pair, depth int) (*inventoryGroup, error) {
 			continue
 		}
 		if value.Kind != yaml.MappingNode {
-			return nil, r.bad(value, "%s of the group %.60s must be a mapping, each name with a colon behind it",
+			return nil, r.bad(value, "%s of the group %.60s must be a mapping, with a colon after each name",
 				part.key.Value, g.name)
 		}
 		members, err := r.pairs(value, depth)

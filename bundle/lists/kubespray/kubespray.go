@@ -15,24 +15,24 @@ import (
 	"casemate/bundle/lists/jinja"
 )
 
-// Options say for which cluster a checkout's lists are computed. The zero value is the release as it is, for
-// amd64.
+// Options select the cluster for which the lists of a checkout are computed. The zero value is the unchanged release,
+// for amd64.
 type Options struct {
-	// Arch is the nodes' architecture as container images name it; "" is amd64. The lists are for one.
+	// Arch is the architecture of the nodes in the notation of container images; "" is amd64. The lists are for one
+	// architecture.
 	Arch string
-	// Inventory says what the hosts have instead of the checkout's defaults; nil is none. The lists are what all its
-	// hosts want together.
+	// Inventory overrides the checkout's defaults; nil: no inventory. The lists are those of all its hosts together.
 	Inventory *Inventory
-	// Vars are files of variables; later ones win, and all win over everything else, as those of ansible-playbook
-	// --extra-vars do.
+	// Vars are files of variables; later ones override earlier ones, and all override everything else, as those of
+	// ansible-playbook --extra-vars do.
 	Vars []Vars
-	// Domain is that of the bastions whose own names, in Inventory and Vars, stand for what they mirror:
+	// Domain is the domain of the bastions whose own names, in Inventory and Vars, are replaced by what they mirror:
 	// files.DOMAIN/HOST/… is https://HOST/…. "" recognises them by their form.
 	Domain string
-	// Given are the inventories in the checkout, as "inventory/mycluster", that this call or another one takes; all
-	// others in it are noted. With Mirrors none is.
+	// Given are the inventories in the checkout, as "inventory/mycluster", that this call or another one reads; all
+	// others in it are noted. With Mirrors none is noted.
 	Given []string
-	// Mirrors leaves the bastions' own names as they are.
+	// Mirrors keeps the bastions' own names as they are.
 	Mirrors bool
 }
 
@@ -42,15 +42,15 @@ type Vars struct {
 	R    io.Reader
 }
 
-// Lists is what a release of Kubespray downloads.
+// Lists is everything that a release of Kubespray downloads.
 type Lists struct {
-	// Release is that of the checkout's galaxy.yml, "v2.31.0"; between releases it is the next one's.
+	// Release is the version in the checkout's galaxy.yml, "v2.31.0"; between releases it is that of the next one.
 	Release string
-	// Images and Files are the lists that the checkout's own contrib/offline/generate_list.sh makes, in its order, and
-	// the digests that the checkout knows.
+	// Images and Files are the lists that the checkout's own contrib/offline/generate_list.sh writes, in its order,
+	// with the digests that the checkout has.
 	Images []lists.Image
 	Files  []lists.File
-	// Forgotten is what that script leaves out although the checkout's roles can ask for it: most of it belongs to
+	// Forgotten is what that script leaves out although the checkout's roles can download it: most of it belongs to
 	// add-ons that are off by default.
 	Forgotten []Forgotten
 	// Checksums are the checkout's.
@@ -59,12 +59,12 @@ type Lists struct {
 	Notes []string
 }
 
-// Forgotten is one image, one file or one chart; the others are nil.
+// Forgotten is one image, one file or one chart; the other fields are nil.
 type Forgotten struct {
 	Image *lists.Image
 	File  *lists.File
 	Chart *lists.Chart
-	// Variable is what names it: a variable, or the variables in the words of the template that uses them.
+	// Variable is the source of the name: a variable, or the variables in the template that uses them.
 	Variable string
 	// Where is FILE:LINE in the checkout.
 	Where string
@@ -86,8 +86,8 @@ var kubesprayRoles = []string{"roles/kubespray_defaults", "roles/kubespray-defau
 
 const generateList = "contrib/offline/generate_list.sh"
 
-// Read computes from a checkout, v2.24 or newer, what it downloads. It runs nothing of it: it reads the variables
-// and evaluates them itself. What it cannot evaluate is an error that names the variable, its file and line.
+// Read computes what a checkout, v2.24 or newer, downloads. It runs nothing of the checkout: it reads the variables and
+// evaluates them itself. A variable that cannot be evaluated is an error that names the variable, its file and line.
 func Read(fsys fs.FS, opt Options) (*Lists, error) {
 	c, err := readCheckout(fsys)
 	if err != nil {
@@ -114,22 +114,22 @@ func Read(fsys fs.FS, opt Options) (*Lists, error) {
 	return lists, err
 }
 
-// kubespray computes what one host wants of a checkout.
+// kubespray computes the lists of one host.
 type kubespray struct {
 	*checkout
 	facts     map[string]definition // of a node
 	inventory map[string]definition // of the host
-	over      map[string]definition // of KubesprayOptions.Vars
+	over      map[string]definition // of Options.Vars
 	vars      *variables            // all of them
-	asked     map[string]bool       // the variables that had a part in it
-	given     bool                  // by an inventory or by Vars
+	asked     map[string]bool       // the variables that the result depends on
+	given     bool                  // set by an inventory or by Vars
 	mirrors   *mirrorNames          // nil: names stay as they are
 	entries   []downloadEntry
 	failures  []failure
 	lists     Lists
 }
 
-// cluster prepares what compute computes.
+// cluster prepares the computation for one host.
 func (c *checkout) cluster(opt Options, inventory, over map[string]definition) *kubespray {
 	k := &kubespray{checkout: c, facts: facts(opt.Arch), inventory: maps.Clone(inventory), over: maps.Clone(over), asked: map[string]bool{}, given: len(inventory)+len(over) > 0}
 	k.lists.Release, k.lists.Checksums = c.release, c.checksums
@@ -166,7 +166,7 @@ type downloadEntry struct {
 	where  string
 }
 
-// field evaluates a field of an entry to a text. ok is false if the entry has no such field.
+// field evaluates a field of an entry to a text. ok is false if the entry does not have the field.
 func (k *kubespray) field(e downloadEntry, name string) (s string, ok bool, err error) {
 	x, ok := e.fields.Values[name]
 	if !ok {
@@ -208,7 +208,7 @@ func (k *kubespray) hasFile(u string) bool {
 	return slices.ContainsFunc(k.lists.Files, func(f lists.File) bool { return f.URL == u })
 }
 
-// named makes an error name the variable, if it does not yet.
+// named adds the name of the variable to an error that has none.
 func named(name, where string, err error) error {
 	var inner *variableError
 	if errors.As(err, &inner) {
@@ -217,8 +217,8 @@ func named(name, where string, err error) error {
 	return &variableError{name, where, err}
 }
 
-// file is the file that the checkout asks for under a URL, with the digest that it has for it: that of the entry of
-// downloads which downloads it, or else what its tables are found to say.
+// file returns the file at a URL of the checkout, with its digest: that of the entry of downloads which downloads it,
+// or else the one that is found in the tables.
 func (k *kubespray) file(u, where string) lists.File {
 	f := lists.File{URL: k.mirrors.file(u), Where: where}
 	digest, known, found := k.lists.Checksums.Find(f.URL)
@@ -237,7 +237,7 @@ func (k *kubespray) file(u, where string) lists.File {
 		case err != nil:
 			k.note("%s is not checked: %v", f.URL, err)
 		case sum == "" || sum == "0":
-			k.note("%s has no checksum in the checkout, for this architecture there may be no such file", f.URL)
+			k.note("%s has no checksum in the checkout; perhaps the file does not exist for this architecture", f.URL)
 		default:
 			if f.Digest, err = lists.ParseChecksum(sum); err != nil {
 				k.note("%s is not checked: %v", f.URL, err)
@@ -256,7 +256,7 @@ func (k *kubespray) file(u, where string) lists.File {
 	return f
 }
 
-// checksum is what an entry says; before v2.25 the field is sha256.
+// checksum returns the checksum of an entry; before v2.25 the field is sha256.
 func (k *kubespray) checksum(e downloadEntry) (string, error) {
 	sum, ok, err := k.field(e, "checksum")
 	if !ok {
@@ -269,8 +269,7 @@ func (k *kubespray) note(format string, args ...any) {
 	k.lists.note(format, args...)
 }
 
-// listImages lists every entry of downloads that has a repository and a tag, whether or not it is enabled, as the
-// script does.
+// listImages lists every entry of downloads that has a repository and a tag, enabled or not, as the script does.
 func (k *kubespray) listImages() {
 	for _, e := range k.entries {
 		nameOf := func(k *kubespray) (string, error) { return k.imageOf(e) }
@@ -286,7 +285,7 @@ func (k *kubespray) listImages() {
 	}
 }
 
-// imageOf is the reference that an entry of downloads names, "" if it names none.
+// imageOf returns the reference in an entry of downloads, "" if there is none.
 func (k *kubespray) imageOf(e downloadEntry) (string, error) {
 	repo, ok, err := k.field(e, "repo")
 	if err != nil || !ok {
@@ -304,7 +303,8 @@ func (k *kubespray) imageOf(e downloadEntry) (string, error) {
 	return ref, err
 }
 
-// imageDigest is what an inventory pins an image to (nginx_digest_checksum); then Kubespray pulls by it.
+// imageDigest returns the digest to which an inventory pins an image (nginx_digest_checksum); then Kubespray pulls by
+// it.
 func (k *kubespray) imageDigest(e downloadEntry) (string, error) {
 	container, err := k.vars.Force(e.fields.Values["container"])
 	if err != nil {
@@ -341,8 +341,8 @@ var (
 	kubeImage  = regexp.MustCompile(`^\s*echo "([^"]*)\$i([^"]*)"`)
 )
 
-// listKubeImages lists the images that kubeadm pulls. Their names stand in the script alone: in KUBE_IMAGES, and in
-// the line that its loop writes.
+// listKubeImages lists the images that kubeadm pulls. Their names are only in the script: in KUBE_IMAGES, and in the
+// line that its loop writes.
 func (k *kubespray) listKubeImages() error {
 	f, err := k.fsys.Open(generateList)
 	if err != nil {
@@ -378,5 +378,5 @@ func (k *kubespray) listKubeImages() error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s: no KUBE_IMAGES and the line that lists them, this release is not understood", generateList)
+	return fmt.Errorf("%s: no KUBE_IMAGES and the line that lists them, this release is not supported", generateList)
 }

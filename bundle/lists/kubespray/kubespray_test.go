@@ -82,8 +82,8 @@ func TestKubesprayForgotten(t *testing.T) {
 		"quay.io/cilium/operator-generic:v1.19.3 | cilium_operator_image_repo | " + download + "27",
 	})
 	notes := strings.Join(k.Notes, "\n")
-	for _, want := range []string{"templates/lantern.yml.j2:6: which image {{ item.image }} is cannot be known: item is not defined", "extra/install.yaml may name images",
-		"the chart lantern names images", "lantern.yaml is in no entry of downloads"} {
+	for _, want := range []string{"templates/lantern.yml.j2:6: cannot find out which image {{ item.image }} is: item is not defined", "extra/install.yaml may name images",
+		"the chart lantern names more images", "lantern.yaml is in no entry of downloads"} {
 		if !strings.Contains(notes, want) {
 			t.Errorf("no note %q in\n%s", want, notes)
 		}
@@ -100,10 +100,10 @@ func TestKubesprayErrors(t *testing.T) {
 		{"undefined", "a_download_url: \"https://x/{{ b }}\"\nb: \"{{ c.d[0] }}\"", role + "download.yml:2: the variable b cannot be evaluated: c is not defined"},
 		{"no such key", "a_download_url: \"https://x/{{ t['1.9'] }}\"\nt: {'1.8': x}", role + `download.yml:1: the variable a_download_url cannot be evaluated: t["1.9"] is not defined`},
 		{"cycle", "a_download_url: \"{{ b }}\"\nb: \"{{ c }}\"\nc: \"{{ b }}\"", role + "download.yml:2: the variable b cannot be evaluated: it refers to itself (b → c → b)"},
-		{"filter", "a_download_url: \"{{ 'x' | to_nice_json }}\"", role + "download.yml:1: the variable a_download_url cannot be evaluated: the filter to_nice_json is not understood"},
+		{"filter", "a_download_url: \"{{ 'x' | to_nice_json }}\"", role + "download.yml:1: the variable a_download_url cannot be evaluated: the filter to_nice_json is not supported"},
 		{"syntax", "a_download_url: \"{{ 'x' | }}\"", "download.yml:1: the variable a_download_url cannot be evaluated: want a name, got the end"},
 		{"no URL", "a_download_url: nowhere", "download.yml:1: the variable a_download_url cannot be evaluated: \"nowhere\" has no scheme"},
-		{"image", "downloads: {x: {repo: 'case/UPPER', tag: '1'}}", "downloads.x: \"case/UPPER:1\" is no image reference"},
+		{"image", "downloads: {x: {repo: 'case/UPPER', tag: '1'}}", "downloads.x: \"case/UPPER:1\" is not an image reference"},
 		{"tag", "downloads: {x: {repo: 'a/b', tag: '{{ nobody }}'}}", "downloads.x.tag: " + role + "download.yml:1: the variable downloads cannot be evaluated: nobody is not defined"},
 		{"vault", "a_download_url: !vault xyz", "download.yml:1: the variable a_download_url cannot be evaluated: it is encrypted with ansible-vault"},
 	} {
@@ -121,7 +121,7 @@ func TestKubesprayErrors(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Read(fstest.MapFS{}, Options{}); err == nil || !strings.Contains(err.Error(), "give a checkout of Kubespray v2.24 or newer") {
+	if _, err := Read(fstest.MapFS{}, Options{}); err == nil || !strings.Contains(err.Error(), "name a checkout of Kubespray v2.24 or newer") {
 		t.Errorf("an empty directory: %v", err)
 	}
 }

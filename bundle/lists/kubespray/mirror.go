@@ -10,26 +10,26 @@ import (
 	"casemate/bundle/lists"
 )
 
-// defaultDomain is the domain of bastions that were set up without another.
+// defaultDomain is the domain of bastions that were set up without one.
 const defaultDomain = "casemate.internal"
 
-// mirrorNames knows the own names of the bastions, under which the variables of "kubespray vars --mode mirror" ask
-// for everything, and what they stand for upstream: files.DOMAIN/HOST/PATH and registry.DOMAIN/HOST/REPOSITORY.
+// mirrorNames recognises the bastions' own names, which the variables of "kubespray vars --mode mirror" use, and maps
+// them to upstream names: files.DOMAIN/HOST/PATH and registry.DOMAIN/HOST/REPOSITORY.
 type mirrorNames struct {
 	domains []string
-	// guess: the domain is not known. Then a name is the bastions' if it has their form and HOST is one that the
-	// checkout itself goes to.
+	// guess: the domain is not known. Then a name belongs to the bastions if it has their form and HOST is one that the
+	// checkout itself uses.
 	guess bool
-	// upstream are the hosts that the checkout goes to by itself, with the scheme that files there have.
+	// upstream are the hosts that the checkout uses by default, with the scheme of files there.
 	upstream map[string]string
-	// met are the own names that stood for something.
+	// met are the own names that were replaced.
 	met map[string]bool
 }
 
 var hostName = regexp.MustCompile(`^[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}$`)
 
-// below cuts the bastions' own name off "HOST/PATH", where kind is "files" or "registry". own says whether HOST is
-// theirs, sure whether by more than its form.
+// below removes the bastions' own name from "HOST/PATH", where kind is "files" or "registry". own reports whether HOST
+// is theirs, sure whether this is known by more than its form.
 func (b *mirrorNames) below(kind, name string) (path string, own, sure bool) {
 	at, path, _ := strings.Cut(name, "/")
 	host := at
@@ -50,7 +50,7 @@ func (b *mirrorNames) below(kind, name string) (path string, own, sure bool) {
 	return path, b.guess && labelled && strings.Contains(domain, "."), false
 }
 
-// origin is what an own name with an origin stands for, "" for every other name.
+// origin returns the upstream name for an own name with an origin, "" for every other name.
 func (b *mirrorNames) origin(kind, name string) (host, rest string) {
 	path, own, sure := b.below(kind, name)
 	host, rest, ok := strings.Cut(path, "/")
@@ -62,7 +62,7 @@ func (b *mirrorNames) origin(kind, name string) (host, rest string) {
 	return host, rest
 }
 
-// flat says whether a value, a URL or the beginning of an image's name, is an own name that says no origin.
+// flat reports whether a value, a URL or the beginning of an image's name, is an own name without an origin.
 func (b *mirrorNames) flat(value string) bool {
 	kind := "registry"
 	if _, after, isURL := strings.Cut(value, "://"); isURL {
@@ -74,7 +74,7 @@ func (b *mirrorNames) flat(value string) bool {
 	return sure && !known && !(more && hostName.MatchString(host))
 }
 
-// file is the upstream URL of a file, which is most often the URL itself.
+// file returns the upstream URL of a file, which is most often the URL itself.
 func (b *mirrorNames) file(u string) string {
 	_, name, ok := strings.Cut(u, "://")
 	if b == nil || !ok {
@@ -91,7 +91,7 @@ func (b *mirrorNames) file(u string) string {
 	return scheme + "://" + host + "/" + rest
 }
 
-// image is the upstream name of an image, most often the name itself.
+// image returns the upstream name of an image, most often the name itself.
 func (b *mirrorNames) image(w lists.Image) lists.Image {
 	if b == nil {
 		return w
@@ -108,7 +108,7 @@ func (b *mirrorNames) image(w lists.Image) lists.Image {
 	return upstream
 }
 
-// upstreamHosts are the hosts that a checkout goes to by itself.
+// upstreamHosts returns the hosts that a checkout uses by default.
 func (c *checkout) upstreamHosts() (map[string]string, error) {
 	u, err := c.upstream()
 	if err != nil {
@@ -134,9 +134,9 @@ func (c *checkout) upstreamHosts() (map[string]string, error) {
 
 var mirrorVariable = regexp.MustCompile(`_(url|repo|image|container)$`)
 
-// readMirrors finds out which names in the given variables are the bastions' own. A variable that names them without
-// an origin (registry.DOMAIN/pause, as Kubespray's sample has it) says nothing about where the content comes from:
-// then the checkout's default does.
+// readMirrors finds the bastions' own names in the given variables. A variable with such a name and no origin
+// (registry.DOMAIN/pause, as Kubespray's sample has it) does not tell where the content comes from: then the checkout's
+// default does.
 func (k *kubespray) readMirrors(domain string) {
 	b := &mirrorNames{domains: []string{domain}, upstream: k.hosts, met: map[string]bool{}}
 	if domain == "" {
@@ -168,7 +168,7 @@ func (k *kubespray) readMirrors(domain string) {
 	}
 }
 
-// noteHosts says where the given variables send things, if it is not where the checkout does.
+// noteHosts notes the hosts in the given variables that the checkout does not use by default.
 func (k *kubespray) noteHosts() {
 	if k.mirrors == nil {
 		return
@@ -178,8 +178,8 @@ func (k *kubespray) noteHosts() {
 		if k.mirrors.guess {
 			is = "is taken for"
 		}
-		k.note("%s %s the bastions' own name, as \"kubespray vars --mode mirror\" writes it: what is asked for "+
-			"there is wanted under its upstream name", at, is)
+		k.note("%s %s the bastions' own name, as \"kubespray vars --mode mirror\" writes it: content under it "+
+			"is listed under its upstream name", at, is)
 	}
 	count := map[string]int{}
 	for _, i := range k.lists.Images {
@@ -200,7 +200,7 @@ func (k *kubespray) noteHosts() {
 			why = "; if these are bastions of a domain of their own, it is not " + strings.Join(k.mirrors.domains,
 				" or ")
 		}
-		k.note("names that the given variables send to %s: %d; they are wanted under that name, and from there%s",
+		k.note("names for which the given variables use %s: %d; they are listed under that name, and fetched there%s",
 			host, count[host], why)
 	}
 }

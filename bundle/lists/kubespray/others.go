@@ -9,13 +9,13 @@ import (
 	"strings"
 )
 
-// inventoriesDir is where people keep inventories in a checkout.
+// inventoriesDir is the usual directory of inventories in a checkout.
 const inventoriesDir = "inventory"
 
-// shippedInventories come with Kubespray. Somebody's they are only when they were changed.
+// shippedInventories come with Kubespray. They are used by somebody only if they were changed.
 var shippedInventories = []string{inventoriesDir + "/sample", inventoriesDir + "/local"}
 
-// findInventories are the inventories in a checkout: directories with variables of groups or hosts, and files.
+// findInventories returns the inventories in a checkout: directories with variables of groups or hosts, and files.
 func (c *checkout) findInventories() []string {
 	var found []string
 	entries, _ := fs.ReadDir(c.fsys, inventoriesDir)
@@ -40,8 +40,8 @@ func (c *checkout) findInventories() []string {
 	return found
 }
 
-// noteInventories notes the inventories in the checkout that were not given, with what they would change. Those that
-// Kubespray ships are worth no word as long as they change nothing of what the release wants by itself.
+// noteInventories notes the inventories in the checkout that were not given, and what they would change. Those that
+// Kubespray ships are noted only if they change the lists of the release.
 func (c *checkout) noteInventories(opt Options, lists *Lists) {
 	plain, err := c.forHosts(Options{Arch: opt.Arch}, oneHost, nil)
 	for _, name := range c.findInventories() {
@@ -52,7 +52,7 @@ func (c *checkout) noteInventories(opt Options, lists *Lists) {
 		switch {
 		case errors.Is(otherErr, errNoInventory):
 		case otherErr != nil:
-			lists.note("%s was not given with --kubespray-inventory; it cannot be taken as it is: %s", name,
+			lists.note("%s was not given with --kubespray-inventory; it cannot be read as it is: %s", name,
 				strings.ReplaceAll(otherErr.Error(), "\n", " "))
 		case err != nil || !slices.Contains(shippedInventories, name) || len(missingFrom(other, plain)) > 0:
 			said := "with it all names are the same"
@@ -65,7 +65,7 @@ func (c *checkout) noteInventories(opt Options, lists *Lists) {
 	}
 }
 
-// missingFrom are the names that a has and b has not.
+// missingFrom returns the names that are in a and not in b.
 func missingFrom(a, b *Lists) []string {
 	have := map[string]bool{}
 	for _, name := range b.names() {
@@ -74,7 +74,7 @@ func missingFrom(a, b *Lists) []string {
 	return slices.DeleteFunc(a.names(), func(name string) bool { return have[name] })
 }
 
-// withInventory are the lists with an inventory in the checkout.
+// withInventory returns the lists with an inventory in the checkout.
 func (c *checkout) withInventory(opt Options, name string) (*Lists, error) {
 	dir, file := name, ""
 	if st, err := fs.Stat(c.fsys, name); err == nil && !st.IsDir() {
@@ -96,7 +96,7 @@ func (c *checkout) withInventory(opt Options, name string) (*Lists, error) {
 	return c.forHosts(Options{Arch: opt.Arch, Domain: opt.Domain}, hosts, nil)
 }
 
-// names are all names that are wanted.
+// names returns all names in the lists.
 func (l *Lists) names() []string {
 	var names []string
 	for _, i := range l.Images {

@@ -9,12 +9,11 @@ import (
 	"casemate/bundle/lists/jinja"
 )
 
-// maxLiteralDeep bounds how deep the literals of an INI inventory are nested.
+// maxLiteralDeep bounds the nesting of literals in an INI inventory.
 const maxLiteralDeep = 50
 
-// pythonLiteral reads the value of a variable in an INI inventory as Ansible does, with Python's ast.literal_eval:
-// 1.20 is the number 1.2, and 'x' the text x. ok is false for what is no literal; to Ansible that is the text as it
-// stands.
+// pythonLiteral reads the value of a variable in an INI inventory as Ansible does, with Python's ast.literal_eval: 1.20
+// is the number 1.2, and 'x' the text x. ok is false for everything else, which Ansible reads as text.
 func pythonLiteral(s string) (v any, ok bool) {
 	if !utf8.ValidString(s) || strings.ContainsAny(s, "\x00\n\r") {
 		return nil, false
@@ -50,7 +49,7 @@ func (p *literalParser) take(token string) bool {
 	return ok
 }
 
-// list reads values with commas between them up to the token end, or to the end of the text for "".
+// list reads values separated by commas up to the token end, or to the end of the text for "".
 func (p *literalParser) list(depth int, end string) (any, bool) {
 	values, comma := []any{}, false
 	for {
@@ -127,13 +126,13 @@ func (p *literalParser) number(sign int64) (any, bool) {
 	return n * sign, err == nil && p.number1(s)
 }
 
-// number1 takes a number, if neither a letter nor a digit follows it.
+// number1 accepts a number if neither a letter nor a digit follows it.
 func (p *literalParser) number1(s string) bool {
 	rest := p.rest[len(s):]
 	return (rest == "" || !strings.ContainsAny(rest[:1], "0123456789._") && literalWord.FindString(rest) == "") && p.take(s)
 }
 
-// braces are a dictionary or a set.
+// braces reads a dictionary or a set.
 func (p *literalParser) braces(depth int) (any, bool) {
 	d, set := &jinja.Dict{}, []any{}
 	for comma := true; ; comma = p.take(",") {
@@ -166,7 +165,7 @@ func (p *literalParser) braces(depth int) (any, bool) {
 	}
 }
 
-// texts are one or more strings, which Python takes together.
+// texts reads one or more strings, which Python concatenates.
 func (p *literalParser) texts() (any, bool) {
 	var b strings.Builder
 	for {
@@ -203,8 +202,8 @@ func (p *literalParser) texts() (any, bool) {
 
 var simpleEscapes = strings.NewReplacer(`\\`, `\`, `\'`, `'`, `\"`, `"`, `\a`, "\a", `\b`, "\b", `\f`, "\f", `\n`, "\n", `\r`, "\r", `\t`, "\t", `\v`, "\v")
 
-// pythonEscape reads the escape at the begin of s, which has at least two bytes. One that Python does not know stays
-// as it is.
+// pythonEscape reads the escape at the beginning of s, which has at least two bytes. An escape that Python does not
+// know is kept.
 func pythonEscape(s string) (text, rest string, ok bool) {
 	digits := 0
 	switch s[1] {

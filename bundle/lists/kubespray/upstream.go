@@ -10,21 +10,20 @@ import (
 	"strings"
 )
 
-// Upstream is where a release of Kubespray says which public hosts it goes to, for those who want to send it
-// elsewhere.
+// Upstream lists where a release of Kubespray names the public hosts that it uses, in order to redirect it.
 type Upstream struct {
-	// Release is that of the checkout's galaxy.yml, "v2.31.0"; between releases it is the next one's.
+	// Release is the version in the checkout's galaxy.yml, "v2.31.0"; between releases it is that of the next one.
 	Release string `json:"release"`
-	// URLs are the variables whose default is a URL at a host that stands there in letters, and Images those whose
-	// default is an image's repository, or the beginning of one; both as they are written, with the templates behind
-	// the host. Variables that are made of these only follow them.
+	// URLs are the variables whose default is a URL with a literal host, and Images those whose default is an image's
+	// repository, or the beginning of one; both as they are written, with the templates after the host. Variables that
+	// are derived from these are not listed.
 	URLs   map[string]string `json:"urls"`
 	Images map[string]string `json:"images"`
-	// MirrorServer and MirrorCA say that the elements of containerd_registries_mirrors know server and mirrors[].ca.
+	// MirrorServer and MirrorCA report that the elements of containerd_registries_mirrors have server and mirrors[].ca.
 	MirrorServer bool `json:"mirror_server"`
 	MirrorCA     bool `json:"mirror_ca"`
-	// CiliumCLI says that Cilium's own command line fetches its chart, and CiliumChart that cilium_install_extra_flags
-	// can say from where.
+	// CiliumCLI reports that Cilium's own command line fetches its chart, and CiliumChart that
+	// cilium_install_extra_flags can say from where.
 	CiliumCLI   bool `json:"cilium_cli"`
 	CiliumChart bool `json:"cilium_chart"`
 }
@@ -38,7 +37,7 @@ var (
 	repoName      = regexp.MustCompile(`_(image_repo|image|container)$`)
 )
 
-// ReadUpstream reads it from the defaults of all roles of a checkout, v2.24 or newer.
+// ReadUpstream reads the defaults of all roles of a checkout, v2.24 or newer.
 func ReadUpstream(fsys fs.FS) (*Upstream, error) {
 	c := newCheckout(fsys)
 	if err := c.readRelease(); err != nil {
@@ -94,7 +93,7 @@ func (c *checkout) upstream() (*Upstream, error) {
 				text, isText = s.text, true
 			}
 			switch text = strings.TrimSpace(text); {
-			case !isText, strings.HasSuffix(variable, "_server_url"): // that of the audit webhook: where something is sent, not where it comes from
+			case !isText, strings.HasSuffix(variable, "_server_url"): // the URL of the audit webhook is a destination, not a source
 			case urlName.MatchString(variable) && upstreamURL.MatchString(text):
 				u.URLs[variable] = text
 			case repoName.MatchString(variable) && upstreamImage.MatchString(text):
@@ -104,7 +103,7 @@ func (c *checkout) upstream() (*Upstream, error) {
 		return fs.SkipDir
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		err = nil // no roles
+		err = nil // not a role
 	}
 	return u, err
 }

@@ -60,7 +60,7 @@ some_repo: quay.io/no
 	for _, name := range []string{"galaxy.yml", role + "download.yml"} {
 		less := maps.Clone(files)
 		delete(less, name)
-		if _, err := ReadUpstream(less); err == nil || !strings.Contains(err.Error(), "give a checkout of Kubespray v2.24 or newer") {
+		if _, err := ReadUpstream(less); err == nil || !strings.Contains(err.Error(), "name a checkout of Kubespray v2.24 or newer") {
 			t.Errorf("without %s: %v", name, err)
 		}
 	}

@@ -18,18 +18,19 @@ import (
 const (
 	maxVarsFile = 8 << 20 // bytes of one file of variables; Kubespray's largest has 200 KiB
 	maxVarsNode = 1 << 20 // values of one file, with what aliases repeat
-	maxVarsDeep = 100     // of values in each other, and of variables that lead to each other
-	maxSteps    = 1 << 20 // templates that are evaluated for one answer
+	maxVarsDeep = 100     // nesting of values, and length of chains of variables
+	maxSteps    = 1 << 20 // templates that are evaluated for one result
 )
 
-// variables are Ansible's: a variable may be a template that refers to others, and is evaluated when it is asked for.
+// variables are Ansible's: a variable may be a template that refers to others, and is evaluated when it is used. It
+// implements jinja.Scope.
 type variables struct {
 	defs  map[string]definition
 	cache map[*source]any
 	busy  []string // the variables that are being evaluated
 	steps int
 	given bool // what is being evaluated was given by the user
-	// asked, if it is not nil, takes the names that are looked up: all others have no part in what comes out.
+	// asked, if it is not nil, records the names that are looked up: the result depends on no others.
 	asked map[string]bool
 }
 
@@ -39,18 +40,18 @@ type definition struct {
 	where string // FILE:LINE
 }
 
-// source is a template that stands in a file of variables.
+// source is a template in a file of variables.
 type source struct {
 	text  string
-	name  string // the variable that it is a part of
+	name  string // the variable that contains it
 	where string
-	given bool // by an inventory or a file of variables, so that it may ask for what only Ansible knows
+	given bool // by an inventory or a file of variables, so that it may use what only Ansible knows
 }
 
-// hidden is a value that stands in a file and cannot be read.
+// hidden is a value that cannot be read.
 type hidden struct {
 	why   string
-	name  string // the variable that it is a part of
+	name  string // the variable that contains it
 	where string
 }
 
@@ -65,7 +66,7 @@ func (e *variableError) Error() string {
 }
 func (e *variableError) Unwrap() error { return e.err }
 
-// with is a copy to which further definitions are added, later ones winning. What was evaluated is evaluated anew.
+// with returns a copy with more definitions, which override earlier ones. Everything is evaluated again.
 func (v *variables) with(more ...map[string]definition) *variables {
 	n := &variables{defs: maps.Clone(v.defs), asked: v.asked}
 	if n.defs == nil {
@@ -77,7 +78,7 @@ func (v *variables) with(more ...map[string]definition) *variables {
 	return n
 }
 
-// Lookup is a variable's value, or undefined.
+// Lookup returns the value of a variable, or undefined.
 func (v *variables) Lookup(name string) (any, error) {
 	if v.asked != nil {
 		v.asked[name] = true
@@ -102,7 +103,7 @@ func (v *variables) Lookup(name string) (any, error) {
 	return v.Force(d.value)
 }
 
-// Force evaluates a value that is a template. One that is undefined is an error that names its variable.
+// Force evaluates a value that is a template. An undefined result is an error that names its variable.
 func (v *variables) Force(x any) (any, error) {
 	if h, ok := x.(*hidden); ok {
 		return nil, &variableError{h.name, h.where, &jinja.UnreadableError{Why: h.why}}
@@ -138,7 +139,7 @@ func (v *variables) Force(x any) (any, error) {
 	return y, nil
 }
 
-// Given says whether what is being evaluated was given by the user.
+// Given reports whether the user wrote the template that is being evaluated.
 func (v *variables) Given() bool { return v.given }
 
 // evaluate evaluates a template.
@@ -150,7 +151,7 @@ func (v *variables) evaluate(text string) (any, error) {
 	return t.Render(v)
 }
 
-// ForceAll evaluates what a list or dictionary holds too.
+// ForceAll also evaluates the elements of a list or dictionary.
 func (v *variables) ForceAll(x any) (any, error) {
 	x, err := v.Force(x)
 	if err != nil {
@@ -191,7 +192,7 @@ func (v *variables) ForceAll(x any) (any, error) {
 	return x, nil
 }
 
-// unchanged says whether forcing a value changed nothing: only templates, and what holds some, are changed.
+// unchanged reports whether forcing a value changed nothing: only templates, and what contains some, change.
 func unchanged(a, b any) bool {
 	switch b := b.(type) {
 	case *source, *hidden:
@@ -247,7 +248,7 @@ func (in varsReader) read(r io.Reader) (*varsFile, error) {
 		return nil, fmt.Errorf("%s: a file of variables has at most %d MiB", in.name, maxVarsFile>>20)
 	}
 	if isVault(b) {
-		return nil, fmt.Errorf("%s: it is encrypted with ansible-vault; give what ansible-vault decrypt makes of it", in.name)
+		return nil, fmt.Errorf("%s: it is encrypted with ansible-vault; pass the output of ansible-vault decrypt", in.name)
 	}
 	f := &varsFile{defs: map[string]definition{}}
 	var root yaml.Node
@@ -295,11 +296,11 @@ type varsReader struct {
 	nodes          int
 }
 
-// pair is one key of a mapping with what stands behind it, an alias followed.
+// pair is one key of a mapping with its value; aliases are resolved.
 type pair struct{ key, value *yaml.Node }
 
-// pairs are the keys and values of a mapping, those that a merge key (<<) brings first, so that what stands in the
-// mapping itself wins if the last does.
+// pairs returns the keys and values of a mapping, those from merge keys (<<) first, so that later entries override
+// them.
 func (in *varsReader) pairs(n *yaml.Node, depth int) ([]pair, error) {
 	if depth > maxVarsDeep {
 		return nil, fmt.Errorf("%s:%d: %s is nested too deep", in.name, n.Line, in.variable)
@@ -317,7 +318,7 @@ func (in *varsReader) pairs(n *yaml.Node, depth int) ([]pair, error) {
 			k = k.Alias
 		}
 		if k.Kind != yaml.ScalarNode {
-			return nil, fmt.Errorf("%s:%d: %s: keys that are no scalars are not understood", in.name, k.Line, in.variable)
+			return nil, fmt.Errorf("%s:%d: %s: keys that are not scalars are not supported", in.name, k.Line, in.variable)
 		}
 		if k.ShortTag() != "!!merge" {
 			own = append(own, pair{k, v})
@@ -345,7 +346,7 @@ func (in *varsReader) pairs(n *yaml.Node, depth int) ([]pair, error) {
 	return append(merged, own...), nil
 }
 
-// define is one variable with its value.
+// define returns one variable with its value.
 func (in *varsReader) define(p pair) (definition, error) {
 	in.variable = p.key.Value
 	v, err := in.value(p.value, 0)
@@ -398,13 +399,13 @@ func (in *varsReader) value(n *yaml.Node, depth int) (any, error) {
 	return scalar(n), nil
 }
 
-// isTemplate says whether Ansible would evaluate a text.
+// isTemplate reports whether Ansible would evaluate a text.
 func isTemplate(s string) bool {
 	return strings.Contains(s, "{{") || strings.Contains(s, "{%") || strings.Contains(s, "{#")
 }
 
-// onlyAnsibleKnows says whether a variable that nobody set is one that Ansible itself finds out: a fact of a node, or
-// what other hosts have. How Ansible connects is none: what is not set of that is not there.
+// onlyAnsibleKnows reports whether an unset variable is one that Ansible itself finds out: a fact of a node, or
+// variables of other hosts. Connection variables are not: unset, they do not exist.
 func onlyAnsibleKnows(name string) bool {
 	rest, ok := strings.CutPrefix(name, "ansible_")
 	switch {
@@ -416,7 +417,7 @@ func onlyAnsibleKnows(name string) bool {
 	return !slices.Contains([]string{"host", "port", "user", "password", "connection", "python_interpreter"}, rest)
 }
 
-// scalar reads a scalar as YAML 1.1 does, which is Ansible's: yes and no are booleans.
+// scalar reads a scalar as YAML 1.1 does, like Ansible: yes and no are booleans.
 func scalar(n *yaml.Node) any {
 	switch n.ShortTag() {
 	case "!!null":
