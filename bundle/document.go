@@ -22,10 +22,14 @@ import (
 const MaxContent = 1 << 60
 
 var (
-	repositoryForm = regexp.MustCompile(`^((localhost|[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|\[[0-9a-fA-F:]+\]|[A-Za-z0-9-]+:[0-9]+)(:[0-9]{1,5})?/)?` +
-		`[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	repositoryForm = regexp.MustCompile(
+		`^((localhost|[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|\[[0-9a-fA-F:]+\]|[A-Za-z0-9-]+:[0-9]+)(:[0-9]{1,5})?/)?` +
+			`[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`,
+	)
 	tagForm       = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
-	mediaTypeForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`)
+	mediaTypeForm = regexp.MustCompile(
+		`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`,
+	)
 )
 
 // Encode sorts the lists, checks the document and writes it in its canonical form. The digest of the result is the ID
@@ -82,7 +86,11 @@ func (ix *Index) Encode() ([]byte, error) {
 	}
 	l.WriteString("}\n")
 	if l.Len() > canonical.MaxDocument {
-		return nil, fmt.Errorf("index: %d bytes long, more than %d: make several bundles", l.Len(), canonical.MaxDocument)
+		return nil, fmt.Errorf(
+			"index: %d bytes long, more than %d: make several bundles",
+			l.Len(),
+			canonical.MaxDocument,
+		)
 	}
 	return l.Bytes(), nil
 }
@@ -226,7 +234,12 @@ func checkImage(prev, m *Image) error {
 			return fmt.Errorf("image %s: %.200q is not a platform", m.Ref(), p)
 		}
 		if i > 0 && m.Platforms[i-1] >= p {
-			return fmt.Errorf("image %s: platforms %s and %s are repeated or out of order", m.Ref(), m.Platforms[i-1], p)
+			return fmt.Errorf(
+				"image %s: platforms %s and %s are repeated or out of order",
+				m.Ref(),
+				m.Platforms[i-1],
+				p,
+			)
 		}
 	}
 	if prev != nil && CompareImages(prev, m) >= 0 {
@@ -240,9 +253,21 @@ func checkFile(prev, f *File) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("file: %.300q is not a URL: %w", f.URL, err)
-	case u.Scheme != "https" && u.Scheme != "http", u.Hostname() == "", u.Fragment != "", u.User != nil, u.Opaque != "", len(f.URL) > 8192,
-		strings.ContainsFunc(f.URL, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"\\<>#", r) }):
-		return fmt.Errorf("file: %.300q is not an http or https URL of at most 8192 printable ASCII characters without user and fragment", f.URL)
+	case u.Scheme != "https" && u.Scheme != "http",
+		u.Hostname() == "",
+		u.Fragment != "",
+		u.User != nil,
+		u.Opaque != "",
+		len(f.URL) > 8192,
+		strings.ContainsFunc(
+			f.URL,
+			func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"\\<>#", r) },
+		):
+		return fmt.Errorf(
+			"file: %.300q is not an http or https URL of at most 8192 printable ASCII characters without user and "+
+				"fragment",
+			f.URL,
+		)
 	}
 	if err := digests.Check(f.Digest); err != nil {
 		return fmt.Errorf("file %s: %w", f.URL, err)
@@ -271,7 +296,8 @@ func checkBlob(prev, b *Blob) error {
 
 func checkAbsent(prev, a *Absent) error {
 	for _, s := range []string{a.Name, a.Why} {
-		if s == "" || len(s) > 8192 || !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		if s == "" || len(s) > 8192 || !utf8.ValidString(s) ||
+			strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			return fmt.Errorf("absent: %.200q is empty, longer than 8192 bytes or not printable", s)
 		}
 	}
@@ -282,7 +308,8 @@ func checkAbsent(prev, a *Absent) error {
 }
 
 func (t *Provenance) check(of string) error {
-	if len(t.From) > 8192 || !utf8.ValidString(t.From) || strings.ContainsFunc(t.From, func(r rune) bool { return !unicode.IsPrint(r) }) {
+	if len(t.From) > 8192 || !utf8.ValidString(t.From) ||
+		strings.ContainsFunc(t.From, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return fmt.Errorf("%s: from %.200q is longer than 8192 bytes or not printable", of, t.From)
 	}
 	if t.On != "" {

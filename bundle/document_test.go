@@ -16,9 +16,17 @@ const (
 func smallIndex() *Index {
 	return &Index{
 		Version: 1,
-		Images:  []Image{{Repository: "docker.io/library/nginx", Tag: "1", Digest: digestA, MediaType: "application/vnd.oci.image.index.v1+json", Size: 5}},
-		Files:   []File{{URL: "https://dl.k8s.io/x", Digest: digestB, Size: 7}},
-		Blobs:   []Blob{{Digest: digestA, Size: 3}, {Digest: digestB, Size: 7}},
+		Images: []Image{
+			{
+				Repository: "docker.io/library/nginx",
+				Tag:        "1",
+				Digest:     digestA,
+				MediaType:  "application/vnd.oci.image.index.v1+json",
+				Size:       5,
+			},
+		},
+		Files: []File{{URL: "https://dl.k8s.io/x", Digest: digestB, Size: 7}},
+		Blobs: []Blob{{Digest: digestA, Size: 3}, {Digest: digestB, Size: 7}},
 	}
 }
 
@@ -72,7 +80,10 @@ func TestEncodeSorts(t *testing.T) {
 		other.Images[0], other.Images[1] = other.Images[1], other.Images[0]
 		p := other.Images[1].Platforms
 		p[0], p[1] = p[1], p[0]
-		rand.Shuffle(len(other.Blobs), func(i, j int) { other.Blobs[i], other.Blobs[j] = other.Blobs[j], other.Blobs[i] })
+		rand.Shuffle(
+			len(other.Blobs),
+			func(i, j int) { other.Blobs[i], other.Blobs[j] = other.Blobs[j], other.Blobs[i] },
+		)
 		if got, err := other.Encode(); err != nil || !bytes.Equal(got, want) {
 			t.Fatalf("%s, want %s (%v)", got, want, err)
 		}
@@ -97,7 +108,9 @@ func TestEncodeRefuses(t *testing.T) {
 		"not a platform":        func(ix *Index) { ix.Images[0].Platforms = []string{"linux amd64"} },
 		"platforms linux/amd64": func(ix *Index) { ix.Images[0].Platforms = []string{"linux/amd64", "linux/amd64"} },
 		"not among the blobs":   func(ix *Index) { ix.Images[0].Digest = "sha256:" + strings.Repeat("c", 64) },
-		"images docker.io/library/nginx:1 and docker.io/library/nginx:1 are repeated": func(ix *Index) { ix.Images = append(ix.Images, ix.Images[0]) },
+		"images docker.io/library/nginx:1 and docker.io/library/nginx:1 are repeated": func(ix *Index) {
+			ix.Images = append(ix.Images, ix.Images[0])
+		},
 		"printable ASCII":             func(ix *Index) { ix.Files[0].URL = "https://dl.k8s.io/a b" },
 		"ftp":                         func(ix *Index) { ix.Files[0].URL = "ftp://dl.k8s.io/a" },
 		"without user":                func(ix *Index) { ix.Files[0].URL = "https://me:secret@dl.k8s.io/a" },
@@ -140,13 +153,14 @@ func TestDecodeRefuses(t *testing.T) {
 		"canonical form, omitted": {`"size":3`, `"size":3,"omitted":false`},
 		"cannot unmarshal":        {`"size":3`, `"size":3.5`},
 		"want \",\\\"files":       {`"files"`, `"filez"`},
-		"out of order":            {"bbbb\",\"size\":7}\n]}", "bbbb\",\"size\":7},\n{\"digest\":\"" + digestA + "\",\"size\":3}\n]}"},
-		"does not end":            {"\n]}\n", ""},
-		"want \"}":                {"]}\n", "],\"x\":1}\n"},
-		"more than one":           {"]}\n", "]}\n{}"},
-		"since is empty":          {"]}\n", "],\"since\":\"\"}\n"},
-		"since: digest":           {"]}\n", "],\"since\":\"x\"}\n"},
-		"not among the blob":      {"{\"digest\":\"" + digestA + "\",\"size\":3},\n", ""},
+		"out of order": {"bbbb\",\"size\":7}\n]}", "bbbb\",\"size\":7}," +
+			"\n{\"digest\":\"" + digestA + "\",\"size\":3}\n]}"},
+		"does not end":       {"\n]}\n", ""},
+		"want \"}":           {"]}\n", "],\"x\":1}\n"},
+		"more than one":      {"]}\n", "]}\n{}"},
+		"since is empty":     {"]}\n", "],\"since\":\"\"}\n"},
+		"since: digest":      {"]}\n", "],\"since\":\"x\"}\n"},
+		"not among the blob": {"{\"digest\":\"" + digestA + "\",\"size\":3},\n", ""},
 	} {
 		b := strings.Replace(string(good), change[0], change[1], 1)
 		if b == string(good) {

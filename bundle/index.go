@@ -40,7 +40,8 @@ type Image struct {
 	Tag        string `json:"tag,omitempty"`
 	Digest     string `json:"digest"`
 	MediaType  string `json:"media_type"`
-	Size       int64  `json:"size"` // of the manifest and everything that it references and the bundle contains, each blob once
+	// of the manifest and everything that it references and the bundle contains, each blob once
+	Size int64 `json:"size"`
 	// Platforms are those that the bundle contains ("linux/amd64", "linux/arm64/v8"); Sparse says that the index lists
 	// others.
 	Platforms []string `json:"platforms,omitempty"`

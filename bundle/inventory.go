@@ -43,7 +43,13 @@ func (inv *Inventory) document() ([]byte, error) {
 		}
 	}
 	var l canonical.Buffer
-	fmt.Fprintf(&l, `{"version":%d,"domain":"%s","time":"%s"`, inv.Version, inv.Domain, inv.Time.UTC().Format(time.RFC3339))
+	fmt.Fprintf(
+		&l,
+		`{"version":%d,"domain":"%s","time":"%s"`,
+		inv.Version,
+		inv.Domain,
+		inv.Time.UTC().Format(time.RFC3339),
+	)
 	if err := canonical.WriteList(&l, `,"blobs":`, inv.Blobs); err != nil {
 		return nil, err
 	}
@@ -114,7 +120,11 @@ func readInventory(data []byte, keys []ed25519.PublicKey) (*Inventory, string, e
 		return nil, "", fmt.Errorf("the signature is wrong: %w", err)
 	}
 	if len(keys) > 0 && !signing.Trusted(signer, keys) {
-		return nil, "", fmt.Errorf("it is signed by %s, and a signature by %s is required", signing.KeyName(signer), signing.KeyNames(keys))
+		return nil, "", fmt.Errorf(
+			"it is signed by %s, and a signature by %s is required",
+			signing.KeyName(signer),
+			signing.KeyNames(keys),
+		)
 	}
 	return inv, digests.SHA256(doc), nil
 }

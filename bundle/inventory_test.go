@@ -13,7 +13,12 @@ import (
 )
 
 func sampleInventory() *Inventory {
-	return &Inventory{Version: 1, Domain: "bastion.example", Time: time.Date(2026, 11, 24, 10, 0, 0, 5e8, time.FixedZone("", 3600)), Blobs: []Blob{{Digest: digestB, Size: 7}, {Digest: digestA, Size: 3}}}
+	return &Inventory{
+		Version: 1,
+		Domain:  "bastion.example",
+		Time:    time.Date(2026, 11, 24, 10, 0, 0, 5e8, time.FixedZone("", 3600)),
+		Blobs:   []Blob{{Digest: digestB, Size: 7}, {Digest: digestA, Size: 3}},
+	}
 }
 
 func TestInventory(t *testing.T) {
@@ -26,14 +31,17 @@ func TestInventory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if inv.Domain != "bastion.example" || !inv.Time.Equal(time.Date(2026, 11, 24, 9, 0, 0, 0, time.UTC)) || len(inv.Blobs) != 2 || inv.Blobs[0].Digest != digestA {
+		if inv.Domain != "bastion.example" || !inv.Time.Equal(time.Date(2026, 11, 24, 9, 0, 0, 0, time.UTC)) ||
+			len(inv.Blobs) != 2 ||
+			inv.Blobs[0].Digest != digestA {
 			t.Errorf("read %+v", inv)
 		}
 		if digests.Check(digest) != nil {
 			t.Errorf("its digest is %q", digest)
 		}
 	}
-	if _, _, err := ReadInventory(b, []ed25519.PublicKey{publicHalf(seededKey(2))}); err == nil || !strings.Contains(err.Error(), signing.KeyName(publicHalf(seededKey(1)))) {
+	if _, _, err := ReadInventory(b, []ed25519.PublicKey{publicHalf(seededKey(2))}); err == nil ||
+		!strings.Contains(err.Error(), signing.KeyName(publicHalf(seededKey(1)))) {
 		t.Errorf("another's key: %v", err)
 	}
 	for at := range b {
@@ -69,11 +77,11 @@ func TestSignaturesDiffer(t *testing.T) {
 
 func TestInventoryRefuses(t *testing.T) {
 	for says, change := range map[string]func(inv *Inventory){
-		"version":    func(inv *Inventory) { inv.Version = 0 },
+		"version":       func(inv *Inventory) { inv.Version = 0 },
 		"not a domain":  func(inv *Inventory) { inv.Domain = `a"b` },
-		"must not omit":      func(inv *Inventory) { inv.Blobs[0].Omitted = true },
-		"repeated":       func(inv *Inventory) { inv.Blobs[0] = inv.Blobs[1] },
-		"lower-case": func(inv *Inventory) { inv.Blobs[0].Digest = "sha256:x" },
+		"must not omit": func(inv *Inventory) { inv.Blobs[0].Omitted = true },
+		"repeated":      func(inv *Inventory) { inv.Blobs[0] = inv.Blobs[1] },
+		"lower-case":    func(inv *Inventory) { inv.Blobs[0].Digest = "sha256:x" },
 	} {
 		inv := sampleInventory()
 		change(inv)

@@ -91,7 +91,12 @@ func (c *Cursor) Version(what string, newest int) error {
 		return fmt.Errorf("byte %d: %q is not a version", c.Offset, s)
 	}
 	if v > newest {
-		return fmt.Errorf("%s has version %d and this casemate reads up to %d: install a newer casemate", what, v, newest)
+		return fmt.Errorf(
+			"%s has version %d and this casemate reads up to %d: install a newer casemate",
+			what,
+			v,
+			newest,
+		)
 	}
 	c.Offset += n
 	return nil

@@ -22,7 +22,8 @@ func TestCacheIsForOneRun(t *testing.T) {
 	}
 	opt := quick(t)
 	opt.Cache = dir
-	if _, err := Collect(t.Context(), &lists.Wanted{}, opt); err == nil || !strings.Contains(err.Error(), "used by another run") {
+	if _, err := Collect(t.Context(), &lists.Wanted{}, opt); err == nil ||
+		!strings.Contains(err.Error(), "used by another run") {
 		t.Errorf("got %v", err)
 	}
 	c.Close()

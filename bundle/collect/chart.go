@@ -41,7 +41,13 @@ func (c *collector) chart(ctx context.Context, n int, w lists.Chart, files *file
 		return nil, err
 	}
 	// The provenance file, which helm install --verify requests.
-	prov := &fileJob{File: lists.File{URL: archive.URL + ".prov", Where: w.Where}, n: n, name: w.Label(), plain: true, optional: true}
+	prov := &fileJob{
+		File:     lists.File{URL: archive.URL + ".prov", Where: w.Where},
+		n:        n,
+		name:     w.Label(),
+		plain:    true,
+		optional: true,
+	}
 	return nil, files.add(prov)
 }
 
@@ -56,7 +62,8 @@ func (c *collector) chartIndex(ctx context.Context, index string) (*lists.ChartI
 	if err := c.file(ctx, &fileJob{File: lists.File{URL: index}, plain: true}); err != nil {
 		return nil, err
 	}
-	c.neededIndexes[index] = c.neededIndexes[index] || slices.ContainsFunc(c.requests, func(n request) bool { return n.name == index })
+	c.neededIndexes[index] = c.neededIndexes[index] ||
+		slices.ContainsFunc(c.requests, func(n request) bool { return n.name == index })
 	c.mu.Lock()
 	digest := c.files[index].Digest
 	c.mu.Unlock()

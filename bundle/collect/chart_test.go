@@ -37,21 +37,37 @@ entries:
   - {version: 1.0.0-rc.1, urls: [x]}
 `, hexSum("\x1f\x8b120"), hexSum("\x1f\x8b1100"), other.URL, u.host, hexSum("\x1f\x8bright"))
 	s := tree(t, map[string]string{
-		"/stable/index.yaml": index, "/stable/rel-1.2.0.tgz": "\x1f\x8b120", "/stable/charts/rel-1.10.0.tgz": "\x1f\x8b1100", "/stable/charts/rel-1.10.0.tgz.prov": "signed",
-		"/stable/bad.tgz": "\x1f\x8bwrong", "/yaml/index.yaml": "entries: [", "/odd/index.yaml": "<html>no such repository",
+		"/stable/index.yaml": index, "/stable/rel-1.2.0.tgz": "\x1f\x8b120",
+		"/stable/charts/rel-1.10.0.tgz": "\x1f\x8b1100", "/stable/charts/rel-1.10.0.tgz.prov": "signed",
+		"/stable/bad.tgz": "\x1f\x8bwrong", "/yaml/index.yaml": "entries: [",
+		"/odd/index.yaml": "<html>no such repository",
 	})
 	chart := func(repo, name, version string) lists.Chart {
 		return lists.Chart{Repo: s.URL + repo, Name: name, Version: version, Where: "charts.list:" + name}
 	}
 	opt := s.options(t)
-	good := &lists.Wanted{Charts: []lists.Chart{chart("/stable", "rel", ""), chart("/stable/", "rel", "v1.2.0"), chart("/stable", "abs", "1.0.0"), chart("/stable", "oci", "1.0.0+build")}}
+	good := &lists.Wanted{
+		Charts: []lists.Chart{
+			chart("/stable", "rel", ""),
+			chart("/stable/", "rel", "v1.2.0"),
+			chart("/stable", "abs", "1.0.0"),
+			chart("/stable", "oci", "1.0.0+build"),
+		},
+	}
 	c := collect(t, good, opt)
 	var got []string
 	for _, n := range contents(t, c) {
 		got = append(got, strings.TrimPrefix(strings.TrimPrefix(n, s.URL), other.URL))
 	}
 	slices.Sort(got)
-	want := []string{u.host + "/charts/oci:1.0.0_build", "/stable/index.yaml", "/stable/rel-1.2.0.tgz", "/stable/charts/rel-1.10.0.tgz", "/stable/charts/rel-1.10.0.tgz.prov", "/far/abs-1.0.0.tgz"}
+	want := []string{
+		u.host + "/charts/oci:1.0.0_build",
+		"/stable/index.yaml",
+		"/stable/rel-1.2.0.tgz",
+		"/stable/charts/rel-1.10.0.tgz",
+		"/stable/charts/rel-1.10.0.tgz.prov",
+		"/far/abs-1.0.0.tgz",
+	}
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
@@ -65,7 +81,12 @@ entries:
 	opt.DryRun = false
 
 	_, err := Collect(t.Context(), &lists.Wanted{Charts: []lists.Chart{
-		chart("/stable", "bad", ""), chart("/stable", "digest", ""), chart("/stable", "none", ""), chart("/stable", "rcs", ""), chart("/stable", "missing", ""),
+		chart(
+			"/stable",
+			"bad",
+			"",
+		), chart("/stable", "digest", ""), chart("/stable", "none", ""), chart("/stable", "rcs", ""), chart("/stable",
+			"missing", ""),
 		chart("/stable", "rel", "3.0.0"), chart("/yaml", "x", ""), chart("/odd", "x", ""), chart("/nowhere", "x", ""),
 	}}, opt)
 	var ce *Error
@@ -73,10 +94,12 @@ entries:
 		t.Fatalf("got %v", err)
 	}
 	for i, want := range []string{
-		"its checksum is wrong", "which is not a digest", "no URL", "only pre-releases, name one of them: 1.0.0-rc.1", "does not list it",
+		"its checksum is wrong", "which is not a digest", "no URL", "only pre-releases, name one of them: " +
+			"1.0.0-rc.1", "does not list it",
 		"its newest are 2.0.0-rc.1, 1.10.0, 1.2.0", "not an index of charts", "not an index of charts", "404",
 	} {
-		if f := ce.Failed[i]; !strings.Contains(f.Err.Error(), want) || !strings.HasPrefix(f.Name, "chart ") || !strings.HasPrefix(f.Where, "charts.list:") {
+		if f := ce.Failed[i]; !strings.Contains(f.Err.Error(), want) || !strings.HasPrefix(f.Name, "chart ") ||
+			!strings.HasPrefix(f.Where, "charts.list:") {
 			t.Errorf("got %+v, want %q", f, want)
 		}
 	}

@@ -18,7 +18,22 @@ var neighbours = []string{".sha256", ".sha256sum", ".sha512"}
 
 // notChecked are the suffixes of files that are checksums or signatures themselves, or that belong to a repository
 // whose index has their checksums.
-var notChecked = []string{".sha256", ".sha256sum", ".sha512", ".sha512sum", ".md5", ".asc", ".sig", ".pem", ".crt", ".cert", ".prov", ".txt", ".deb", ".rpm"}
+var notChecked = []string{
+	".sha256",
+	".sha256sum",
+	".sha512",
+	".sha512sum",
+	".md5",
+	".asc",
+	".sig",
+	".pem",
+	".crt",
+	".cert",
+	".prov",
+	".txt",
+	".deb",
+	".rpm",
+}
 
 // maxSums is the maximum number of bytes that are read of a checksum file.
 const maxSums = 256 << 10
@@ -43,7 +58,14 @@ func (c *collector) sidecarChecksum(ctx context.Context, file string) (digest, s
 		if err != nil {
 			// Object stores answer 403 for what does not exist. Every other error is a note and not a failure: a
 			// checksum beside a file protects against accidents only.
-			if !transport.HasStatus(err, http.StatusNotFound, http.StatusForbidden, http.StatusGone, http.StatusBadRequest, http.StatusMethodNotAllowed) {
+			if !transport.HasStatus(
+				err,
+				http.StatusNotFound,
+				http.StatusForbidden,
+				http.StatusGone,
+				http.StatusBadRequest,
+				http.StatusMethodNotAllowed,
+			) {
 				c.note("%s could not be read, so the file is not compared with it: %v", file+s, err)
 			}
 			continue

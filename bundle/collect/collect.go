@@ -114,7 +114,12 @@ type Failure struct {
 
 func (e *Error) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d of %d names could not be collected; what was fetched is kept, so that running again fetches only the rest:", len(e.Failed), e.Names)
+	fmt.Fprintf(
+		&b,
+		"%d of %d names could not be collected; what was fetched is kept, so that running again fetches only the rest:",
+		len(e.Failed),
+		e.Names,
+	)
 	for _, f := range e.Failed {
 		b.WriteString("\n  ")
 		if f.Where != "" {
@@ -136,17 +141,18 @@ func (e *Error) Unwrap() []error {
 
 // collector is the state of one Collect.
 type collector struct {
-	opt           Options
-	platforms     []oci.Platform
-	cache         *cache.Cache
-	registries    *registries
-	transport     http.RoundTripper
-	retry         transport.Retry
-	now           func() time.Time
-	downloads     *download.Downloader
-	chartLock     sync.Mutex                   // one index is read at a time
-	charts        map[string]*lists.ChartIndex // by URL; guarded by chartLock
-	neededIndexes map[string]bool              // by URL: it has a requested chart, or was requested itself; guarded by chartLock
+	opt        Options
+	platforms  []oci.Platform
+	cache      *cache.Cache
+	registries *registries
+	transport  http.RoundTripper
+	retry      transport.Retry
+	now        func() time.Time
+	downloads  *download.Downloader
+	chartLock  sync.Mutex                   // one index is read at a time
+	charts     map[string]*lists.ChartIndex // by URL; guarded by chartLock
+	// by URL: it has a requested chart, or was requested itself; guarded by chartLock
+	neededIndexes map[string]bool
 
 	requests []request // by number: images, files, charts
 
@@ -205,7 +211,16 @@ func Collect(ctx context.Context, w *lists.Wanted, opt Options) (*Collection, er
 }
 
 func newCollector(opt Options) (*collector, error) {
-	c := &collector{opt: opt, failed: map[int]Failure{}, skipped: map[int]bool{}, images: map[string]string{}, files: map[string]bundle.File{}, charts: map[string]*lists.ChartIndex{}, neededIndexes: map[string]bool{}, blobs: map[string]*wantedBlob{}}
+	c := &collector{
+		opt:           opt,
+		failed:        map[int]Failure{},
+		skipped:       map[int]bool{},
+		images:        map[string]string{},
+		files:         map[string]bundle.File{},
+		charts:        map[string]*lists.ChartIndex{},
+		neededIndexes: map[string]bool{},
+		blobs:         map[string]*wantedBlob{},
+	}
 	if opt.Have != nil && digests.Check(opt.Since) != nil {
 		return nil, fmt.Errorf("the digest of the inventory must be known, got %q", opt.Since)
 	}
@@ -299,7 +314,13 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 	}
 	c.noteWrongSizes()
 	slices.Sort(c.notes)
-	return &Collection{Index: c.index(failed), Absent: failed, Notes: slices.Compact(c.notes), Fetched: c.downloads.Fetched.Load(), cache: c.cache}, nil
+	return &Collection{
+		Index:   c.index(failed),
+		Absent:  failed,
+		Notes:   slices.Compact(c.notes),
+		Fetched: c.downloads.Fetched.Load(),
+		cache:   c.cache,
+	}, nil
 }
 
 // run executes jobs, Parallel at a time.

@@ -146,7 +146,12 @@ func (u *upstream) picture(t *testing.T, repo, reference, on string, layers ...s
 // list puts an index.
 func (u *upstream) list(t *testing.T, repo, reference string, children ...oci.Descriptor) oci.Descriptor {
 	t.Helper()
-	return u.manifest(t, repo, reference, plain(oci.ManifestDocument{SchemaVersion: 2, MediaType: oci.MediaTypeIndex, Manifests: children}))
+	return u.manifest(
+		t,
+		repo,
+		reference,
+		plain(oci.ManifestDocument{SchemaVersion: 2, MediaType: oci.MediaTypeIndex, Manifests: children}),
+	)
 }
 
 // plain leaves out what is null.
@@ -246,7 +251,8 @@ func TestCollectSecondRunFetchesNothing(t *testing.T) {
 		t.Fatalf("got  %v\nwant %v", got, want)
 	}
 	m := first.Index.Images[2]
-	if m.Digest != top.Digest || m.MediaType != oci.MediaTypeIndex || m.Sparse || m.On != "2026-11-24" || !slices.Equal(m.Platforms, []string{"linux/amd64", "linux/arm64/v8"}) {
+	if m.Digest != top.Digest || m.MediaType != oci.MediaTypeIndex || m.Sparse || m.On != "2026-11-24" ||
+		!slices.Equal(m.Platforms, []string{"linux/amd64", "linux/arm64/v8"}) {
 		t.Errorf("got %+v", m)
 	}
 	var all int64

@@ -277,7 +277,10 @@ func TestBrokenDownloads(t *testing.T) {
 			}
 			rest(w, r, content)
 		}, content, "", -2},
-		{"not found", func(w http.ResponseWriter, r *http.Request, nth int) { http.Error(w, "<html>no", http.StatusNotFound) }, nil, "404 Not Found", 1},
+		{"not found", func(w http.ResponseWriter, r *http.Request, nth int) {
+			http.Error(w, "<html>no",
+				http.StatusNotFound)
+		}, nil, "404 Not Found", 1},
 		{"500 twice", func(w http.ResponseWriter, r *http.Request, nth int) {
 			if nth < 3 {
 				http.Error(w, "oops", http.StatusInternalServerError)
@@ -285,7 +288,10 @@ func TestBrokenDownloads(t *testing.T) {
 			}
 			rest(w, r, content)
 		}, content, "", 3},
-		{"502 for ever", func(w http.ResponseWriter, r *http.Request, nth int) { http.Error(w, "oops", http.StatusBadGateway) }, nil, "502 Bad Gateway: oops", transport.MaxAttempts},
+		{"502 for ever", func(w http.ResponseWriter, r *http.Request, nth int) {
+			http.Error(w, "oops",
+				http.StatusBadGateway)
+		}, nil, "502 Bad Gateway: oops", transport.MaxAttempts},
 		{"redirected", func(w http.ResponseWriter, r *http.Request, nth int) {
 			if r.URL.RawQuery == "" {
 				http.Redirect(w, r, r.URL.Path+"?signature=secret", http.StatusFound)
@@ -330,7 +336,8 @@ func TestBrokenDownloads(t *testing.T) {
 			} else if err == nil {
 				c.Close()
 				t.Fatal("no error")
-			} else if !strings.Contains(err.Error(), tt.err) || strings.Contains(err.Error(), "<html") || strings.Contains(err.Error(), "secret") {
+			} else if !strings.Contains(err.Error(), tt.err) || strings.Contains(err.Error(), "<html") ||
+				strings.Contains(err.Error(), "secret") {
 				t.Errorf("got %v", err)
 			}
 			if got := s.asked("/file"); tt.asked >= 0 && len(got) != tt.asked || len(got) < -tt.asked {

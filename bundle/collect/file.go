@@ -50,7 +50,14 @@ func (l *fileList) add(f *fileJob) error {
 		return nil
 	}
 	if old.Digest != "" && f.Digest != "" && old.Digest != f.Digest {
-		return fmt.Errorf("%s must be %s according to %s, and %s according to %s", f.URL, old.Digest, old.Known, f.Digest, f.Known)
+		return fmt.Errorf(
+			"%s must be %s according to %s, and %s according to %s",
+			f.URL,
+			old.Digest,
+			old.Known,
+			f.Digest,
+			f.Known,
+		)
 	}
 	if old.Digest == "" {
 		old.Digest, old.Known = f.Digest, f.Known
@@ -103,7 +110,10 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 		return c.addFile(ctx, r) // a pinned file is not requested again
 	case f.Digest != "":
 		if size, ok := c.cache.Stat(f.Digest); ok && strings.HasPrefix(f.Digest, "sha256:") {
-			return c.recordFile(ctx, cache.URLRecord{URL: f.URL, Digest: f.Digest, Size: size}) // the same content was fetched from another URL
+			return c.recordFile(
+				ctx,
+				cache.URLRecord{URL: f.URL, Digest: f.Digest, Size: size},
+			) // the same content was fetched from another URL
 		}
 		if c.isOnFarSide(f.Digest) {
 			if size, err := c.head(ctx, f.URL); err != nil {
@@ -144,8 +154,19 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 			return err
 		}
 	}
-	return c.recordFile(ctx, cache.URLRecord{URL: f.URL, Digest: got.Digest, SHA512: got.SHA512, Size: got.Size, ETag: got.ETag, LastModified: got.LastModified,
-		From: got.From, Sums: sums})
+	return c.recordFile(
+		ctx,
+		cache.URLRecord{
+			URL:          f.URL,
+			Digest:       got.Digest,
+			SHA512:       got.SHA512,
+			Size:         got.Size,
+			ETag:         got.ETag,
+			LastModified: got.LastModified,
+			From:         got.From,
+			Sums:         sums,
+		},
+	)
 }
 
 // checkUnverified examines content without a known checksum: archives must look like archives, and a note says if
@@ -194,7 +215,12 @@ func (c *collector) recordFile(ctx context.Context, r cache.URLRecord) error {
 // addFile adds a file that is in the cache, and its checksum file.
 func (c *collector) addFile(ctx context.Context, r cache.URLRecord) error {
 	c.mu.Lock()
-	c.files[r.URL] = bundle.File{URL: r.URL, Digest: r.Digest, Size: r.Size, Provenance: bundle.Provenance{From: r.From, On: r.On}}
+	c.files[r.URL] = bundle.File{
+		URL:        r.URL,
+		Digest:     r.Digest,
+		Size:       r.Size,
+		Provenance: bundle.Provenance{From: r.From, On: r.On},
+	}
 	c.mu.Unlock()
 	if r.Sums == "" {
 		return nil
@@ -240,7 +266,10 @@ func checkURL(s string) error {
 func (c *collector) fileClient(checked bool) *http.Client {
 	return &http.Client{Transport: c.transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
 		if !checked && req.URL.Scheme == "http" && via[0].URL.Scheme == "https" {
-			return errors.New("it is redirected to plain http, where anybody can change the content; give its checksum with --checksums")
+			return errors.New(
+				"it is redirected to plain http, where anybody can change the content; give its checksum with " +
+					"--checksums",
+			)
 		}
 		return limitRedirects(req, via)
 	}}
@@ -309,7 +338,8 @@ func (c *collector) sizeOf(ctx context.Context, f *fileJob) error {
 		return err
 	}
 	file := bundle.File{URL: f.URL, Digest: f.Digest, Provenance: bundle.Provenance{On: day(c.now())}}
-	if r, ok := c.cache.URL(f.URL); ok && c.cache.Has(r.Digest, r.Size) && (f.Digest == "" || f.Digest == r.Digest || f.Digest == r.SHA512) {
+	if r, ok := c.cache.URL(f.URL); ok && c.cache.Has(r.Digest, r.Size) &&
+		(f.Digest == "" || f.Digest == r.Digest || f.Digest == r.SHA512) {
 		file.Digest, file.Size, file.Provenance = r.Digest, r.Size, bundle.Provenance{From: r.From, On: r.On}
 	} else {
 		size, err := c.head(ctx, f.URL)

@@ -45,12 +45,27 @@ func hexSum(content string) string {
 }
 
 func TestFilesSecondRun(t *testing.T) {
-	s := tree(t, map[string]string{"/a.tgz": "\x1f\x8bA", "/bin/kubelet": "K", "/bin/kubelet.sha256": hexSum("K"), "/pinned": "P", "/same": "P"})
+	s := tree(
+		t,
+		map[string]string{
+			"/a.tgz":              "\x1f\x8bA",
+			"/bin/kubelet":        "K",
+			"/bin/kubelet.sha256": hexSum("K"),
+			"/pinned":             "P",
+			"/same":               "P",
+		},
+	)
 	opt := s.options(t)
 	w := wantFiles(s.URL+"/a.tgz", s.URL+"/bin/kubelet", s.URL+"/pinned", s.URL+"/same")
 	w.Files[2].Digest = digests.SHA256([]byte("P"))
 	c := collect(t, w, opt)
-	want := []string{s.URL + "/a.tgz", s.URL + "/bin/kubelet", s.URL + "/bin/kubelet.sha256", s.URL + "/pinned", s.URL + "/same"}
+	want := []string{
+		s.URL + "/a.tgz",
+		s.URL + "/bin/kubelet",
+		s.URL + "/bin/kubelet.sha256",
+		s.URL + "/pinned",
+		s.URL + "/same",
+	}
 	if got := contents(t, c); !slices.Equal(got, want) {
 		t.Errorf("got %v", got)
 	}
@@ -149,7 +164,8 @@ func TestHeldFileIsNotFetched(t *testing.T) {
 	w.Files[0].Digest = digests.SHA256([]byte("ABC"))
 	c := collect(t, w, opt)
 	contents(t, c)
-	if got := s.asked("/a"); len(got) != 1 || got[0] != "HEAD /a" || !c.Index.Blobs[0].Omitted || c.Index.Files[0].Size != 3 {
+	if got := s.asked("/a"); len(got) != 1 || got[0] != "HEAD /a" || !c.Index.Blobs[0].Omitted ||
+		c.Index.Files[0].Size != 3 {
 		t.Errorf("asked %q, got %+v", got, c.Index)
 	}
 }
@@ -184,7 +200,8 @@ func TestDryRunOfFiles(t *testing.T) {
 		t.Errorf("got %v, %d bytes", got, c.Fetched)
 	}
 	c.Close()
-	if _, err := Collect(t.Context(), wantFiles(s.URL+"/none"), opt); err == nil || !strings.Contains(err.Error(), "files.list:1: "+s.URL+"/none: the server answered 404") {
+	if _, err := Collect(t.Context(), wantFiles(s.URL+"/none"), opt); err == nil ||
+		!strings.Contains(err.Error(), "files.list:1: "+s.URL+"/none: the server answered 404") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -214,7 +231,8 @@ func TestNeighbours(t *testing.T) {
 			c, err := Collect(t.Context(), wantFiles(s.URL+"/d/file"), s.options(t))
 			if tt.want != "" {
 				var m *diagnose.Mismatch
-				if !errors.As(err, &m) || !strings.Contains(err.Error(), tt.want) || m.Known != s.URL+"/d/file"+tt.neighbour {
+				if !errors.As(err, &m) || !strings.Contains(err.Error(), tt.want) ||
+					m.Known != s.URL+"/d/file"+tt.neighbour {
 					t.Errorf("got %v", err)
 				}
 				return
@@ -276,7 +294,8 @@ func TestRedirects(t *testing.T) {
 }
 
 func TestBadURLs(t *testing.T) {
-	for _, u := range []string{"ftp://example.com/x", "https://user:word@example.com/x", "https://", "/x", "https://exa mple.com"} {
+	for _, u := range []string{"ftp://example.com/x", "https://user:word@example.com/x", "https://", "/x",
+		"https://exa mple.com"} {
 		if checkURL(u) == nil {
 			t.Errorf("%s was taken", u)
 		}
@@ -284,10 +303,23 @@ func TestBadURLs(t *testing.T) {
 }
 
 func TestPagesInsteadOfArchives(t *testing.T) {
-	s := tree(t, map[string]string{"/a.tgz": "<!DOCTYPE html><title>Login</title>", "/b.deb": "Not here, sorry.", "/script": "<html>sorry", "/index.html": "<html>right"})
-	_, err := Collect(t.Context(), wantFiles(s.URL+"/a.tgz", s.URL+"/b.deb", s.URL+"/script", s.URL+"/index.html"), s.options(t))
+	s := tree(
+		t,
+		map[string]string{
+			"/a.tgz":      "<!DOCTYPE html><title>Login</title>",
+			"/b.deb":      "Not here, sorry.",
+			"/script":     "<html>sorry",
+			"/index.html": "<html>right",
+		},
+	)
+	_, err := Collect(
+		t.Context(),
+		wantFiles(s.URL+"/a.tgz", s.URL+"/b.deb", s.URL+"/script", s.URL+"/index.html"),
+		s.options(t),
+	)
 	var ce *Error
-	if !errors.As(err, &ce) || len(ce.Failed) != 2 || !strings.Contains(ce.Failed[0].Err.Error(), "HTML") || !strings.Contains(ce.Failed[1].Err.Error(), "Not here, sorry.") {
+	if !errors.As(err, &ce) || len(ce.Failed) != 2 || !strings.Contains(ce.Failed[0].Err.Error(), "HTML") ||
+		!strings.Contains(ce.Failed[1].Err.Error(), "Not here, sorry.") {
 		t.Errorf("got %v", err)
 	}
 	c := collect(t, wantFiles(s.URL+"/script", s.URL+"/index.html"), s.options(t))
@@ -300,7 +332,13 @@ func TestPagesInsteadOfArchives(t *testing.T) {
 func program(machine elf.Machine) []byte {
 	b := make([]byte, 64+64)
 	copy(b, elf.ELFMAG)
-	b[elf.EI_CLASS], b[elf.EI_DATA], b[elf.EI_VERSION] = byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)
+	b[elf.EI_CLASS], b[elf.EI_DATA], b[elf.EI_VERSION] = byte(
+		elf.ELFCLASS64,
+	), byte(
+		elf.ELFDATA2LSB,
+	), byte(
+		elf.EV_CURRENT,
+	)
 	b[16], b[18], b[19], b[20] = byte(elf.ET_EXEC), byte(machine), byte(machine>>8), byte(elf.EV_CURRENT)
 	b[40] = 64 // section table
 	b[52] = 64
@@ -412,7 +450,8 @@ func TestProxyFromTheEnvironment(t *testing.T) {
 
 func TestOrigin(t *testing.T) {
 	for _, tt := range [][3]string{
-		{"https://a/x", "https://a/x", ""}, {"https://a/x", "", ""}, {"https://a/x", "https://b/y?sig=1#f", "https://b/y"}, {"https://a/x", "https://a/x?token=1", ""},
+		{"https://a/x", "https://a/x", ""}, {"https://a/x", "", ""}, {"https://a/x", "https://b/y?sig=1#f",
+			"https://b/y"}, {"https://a/x", "https://a/x?token=1", ""},
 		{"https://a/x", "https://me:word@b/y", "https://b/y"}, {"https://a/x", "://", ""},
 	} {
 		if got := origin(tt[0], tt[1]); got != tt[2] {
@@ -437,18 +476,29 @@ func TestVerdicts(t *testing.T) {
 		detail              string
 	}{
 		{"empty", "/kubelet", "", diagnose.Truncated, "empty"},
-		{"known of another architecture", "/amd64/kubelet", "kubelet arm", diagnose.OtherArchitecture, "it is kubelet_checksums arm64 1.35.4"},
-		{"known of another version", "/amd64/kubelet", "kubelet old", diagnose.OtherVersion, "it is kubelet_checksums amd64 1.35.3"},
-		{"program of another architecture", "/linux/amd64/kubelet", string(arm), diagnose.OtherArchitecture, "a program for arm64, and its URL says amd64"},
-		{"program of the right architecture", "/linux/arm64/kubelet", string(arm), diagnose.Changed, "other content now"},
-		{"a program's beginning", "/linux/arm64/kubelet", string(arm[:100]), diagnose.Truncated, "the end of the program is missing"},
-		{"a few bytes of a program", "/linux/arm64/kubelet", string(arm[:10]), diagnose.Truncated, "beginning of a program"},
+		{"known of another architecture", "/amd64/kubelet", "kubelet arm", diagnose.OtherArchitecture,
+			"it is kubelet_checksums arm64 1.35.4"},
+		{"known of another version", "/amd64/kubelet", "kubelet old", diagnose.OtherVersion,
+			"it is kubelet_checksums " +
+				"amd64 1.35.3"},
+		{"program of another architecture", "/linux/amd64/kubelet", string(arm), diagnose.OtherArchitecture,
+			"a program for arm64, and its URL says amd64"},
+		{"program of the right architecture", "/linux/arm64/kubelet", string(arm), diagnose.Changed,
+			"other content now"},
+		{"a program's beginning", "/linux/arm64/kubelet", string(arm[:100]), diagnose.Truncated, "the end of the " +
+			"program is missing"},
+		{"a few bytes of a program", "/linux/arm64/kubelet", string(arm[:10]), diagnose.Truncated,
+			"beginning of a program"},
 		{"cut archive", "/a.tgz", zipped.String()[:zipped.Len()-100], diagnose.Truncated, "gzip stream ends early"},
 		{"whole archive", "/a.tgz", zipped.String(), diagnose.Changed, "other content now"},
-		{"archive of another architecture", "/cni-plugins-linux-amd64-v1.tgz", tarball(t, "README", "read this", "./bridge", string(arm)), diagnose.OtherArchitecture, "programs in it are for arm64, and its URL says amd64"},
-		{"archive of the right architecture", "/cni-plugins-linux-arm64-v1.tgz", tarball(t, "./bridge", string(arm)), diagnose.Changed, "other content now"},
+		{"archive of another architecture", "/cni-plugins-linux-amd64-v1.tgz", tarball(t, "README", "read this",
+			"./bridge", string(arm)), diagnose.OtherArchitecture,
+			"programs in it are for arm64, and its URL says amd64"},
+		{"archive of the right architecture", "/cni-plugins-linux-arm64-v1.tgz", tarball(t, "./bridge", string(arm)),
+			diagnose.Changed, "other content now"},
 		{"HTML", "/kubelet", "\n<!doctype HTML><html>Log in", diagnose.ErrorPage, "HTML"},
-		{"object store", "/kubelet", `<?xml version="1.0"?><Error><Code>NoSuchKey</Code></Error>`, diagnose.ErrorPage, "NoSuchKey"},
+		{"object store", "/kubelet", `<?xml version="1.0"?><Error><Code>NoSuchKey</Code></Error>`, diagnose.ErrorPage,
+			"NoSuchKey"},
 		{"text", "/a.tgz", "404: Not Found", diagnose.ErrorPage, "404: Not Found"},
 		{"something", "/kubelet", "something", diagnose.Changed, "other content now"},
 	} {
@@ -457,13 +507,16 @@ func TestVerdicts(t *testing.T) {
 			opt := s.options(t)
 			opt.Other = func(d string) string { return known[d] }
 			w := wantFiles(s.URL + tt.path)
-			w.Files[0].Digest, w.Files[0].Known = digests.SHA256([]byte("right")), "checksums.yml: kubelet_checksums amd64 1.35.4"
+			w.Files[0].Digest, w.Files[0].Known = digests.SHA256(
+				[]byte("right"),
+			), "checksums.yml: kubelet_checksums amd64 1.35.4"
 			_, err := Collect(t.Context(), w, opt)
 			var m *diagnose.Mismatch
 			if !errors.As(err, &m) {
 				t.Fatalf("got %v", err)
 			}
-			if m.Looks != tt.want || !strings.Contains(m.Detail, tt.detail) || m.Size != int64(len(tt.content)) || m.Got != digests.SHA256([]byte(tt.content)) {
+			if m.Looks != tt.want || !strings.Contains(m.Detail, tt.detail) || m.Size != int64(len(tt.content)) ||
+				m.Got != digests.SHA256([]byte(tt.content)) {
 				t.Errorf("got %+v", m)
 			}
 			if !strings.Contains(err.Error(), "by checksums.yml: kubelet_checksums amd64 1.35.4") {

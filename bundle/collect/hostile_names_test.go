@@ -26,12 +26,14 @@ func TestWhatHangsNeverDecides(t *testing.T) {
 		note string // "": nothing is left out
 		left string // what of a signature's tag, a referrer and a tag of an SBOM is left out, as "sig ref sbom"
 	}{
-		{"GET quay.io/v2/x/manifests/sha256: 404", "lists the referrer DREF and does not have it", "ref"}, // the rest by tag, then
-		{"GET quay.io/v2/x/manifests/SIG 404", "", ""},                                                    // by digest it is there
+		{"GET quay.io/v2/x/manifests/sha256: 404", "lists the referrer DREF and does not " +
+			"have it", "ref"}, // the rest by tag, then
+		{"GET quay.io/v2/x/manifests/SIG 404", "", ""}, // by digest it is there
 		{"GET quay.io/v2/x/manifests/(SIG|DSIG) 404", "x:SIG is left out", "sig"},
 		{"GET quay.io/v2/x/manifests/(SIG|DSIG) 500", "x:SIG is left out", "sig"},
 		{"GET quay.io/v2/x/manifests/(SIG|DSIG) html", "x:SIG is left out", "sig"},
-		{"HEAD quay.io/v2/x/manifests/SIG set=Docker-Content-Digest:sha256:" + strings.Repeat("0", 64), "sends DSIG for the tag", "sig"},
+		{"HEAD quay.io/v2/x/manifests/SIG set=Docker-Content-Digest:sha256:" + strings.Repeat("0", 64),
+			"sends DSIG for the tag", "sig"},
 		{"HEAD quay.io/v2/x/manifests/SIG no=Docker-Content-Digest", "", ""},
 		{"HEAD quay.io/v2/x/manifests/SIG 500", "", ""},
 		{"* quay.io/v2/x/manifests/SIG hangup", "x:SIG is left out", "sig"},
@@ -42,7 +44,8 @@ func TestWhatHangsNeverDecides(t *testing.T) {
 		{"GET quay.io/v2/x/referrers/ html", "", "ref"},
 		{"GET quay.io/v2/x/referrers/ json={}", "", "ref"},
 		{"GET quay.io/v2/x/referrers/ json={\"manifests\":null}", "", "ref"},
-		{"GET quay.io/v2/x/referrers/ json={\"manifests\":[{\"digest\":\"x\"}]}", `contains "x", which is not a digest`, "ref"},
+		{"GET quay.io/v2/x/referrers/ json={\"manifests\":[{\"digest\":\"x\"}]}",
+			`contains "x", which is not a digest`, "ref"},
 		{"GET quay.io/v2/x/referrers/ 500", "lists of referrers cannot be fetched", "ref"},
 		{"GET quay.io/v2/x/referrers/ hangup", "lists of referrers cannot be fetched", "ref"},
 		{"GET quay.io/v2/x/referrers/ cut times=2", "", ""},
@@ -61,8 +64,18 @@ func TestWhatHangsNeverDecides(t *testing.T) {
 			sig := u.picture(t, "x", tag(top.Digest)+".sig", "linux/amd64", "signature")
 			sbom := u.picture(t, "x", tag(top.Digest)+".sbom", "linux/amd64", "bill")
 			ref := u.referrer(t, "x", top, "referrer")
-			names := strings.NewReplacer("DSIG", sig.Digest, "BSIG", digests.SHA256([]byte("signature")), "SIG", tag(top.Digest)+".sig",
-				"DREF", ref.Digest, "BREF", digests.SHA256([]byte("referrer")))
+			names := strings.NewReplacer(
+				"DSIG",
+				sig.Digest,
+				"BSIG",
+				digests.SHA256([]byte("signature")),
+				"SIG",
+				tag(top.Digest)+".sig",
+				"DREF",
+				ref.Digest,
+				"BREF",
+				digests.SHA256([]byte("referrer")),
+			)
 			in.misbehave(t, names.Replace(tt.rule))
 			want := []string{"quay.io/x:v1", "quay.io/x:" + tag(top.Digest) + ".sbom"}
 			if !strings.Contains(tt.left, "sig") {
@@ -77,7 +90,8 @@ func TestWhatHangsNeverDecides(t *testing.T) {
 			if slices.Sort(want); !slices.Equal(got, want) {
 				t.Errorf("got\n%s\nwant\n%s\nnotes %q", strings.Join(got, "\n"), strings.Join(want, "\n"), c.Notes)
 			}
-			if all := strings.Join(c.Notes, "\n"); tt.note == "" && all != "" || !strings.Contains(all, names.Replace(tt.note)) {
+			if all := strings.Join(c.Notes, "\n"); tt.note == "" && all != "" ||
+				!strings.Contains(all, names.Replace(tt.note)) {
 				t.Errorf("notes %q, want %q", c.Notes, names.Replace(tt.note))
 			}
 			for _, b := range c.Index.Blobs {
@@ -93,7 +107,8 @@ func TestWhatHangsNeverDecides(t *testing.T) {
 // TestHeadIsOnlyAHint: whatever HEAD is answered, GET is tried before a name is given up.
 func TestHeadIsOnlyAHint(t *testing.T) {
 	for _, rule := range []string{
-		"HEAD /v2/ 404", "HEAD /v2/ 403", "HEAD /v2/ 401", "HEAD /v2/ 405", "HEAD /v2/ 500", "HEAD /v2/ hangup", "HEAD /v2/ 429", "HEAD /v2/ no=Docker-Content-Digest",
+		"HEAD /v2/ 404", "HEAD /v2/ 403", "HEAD /v2/ 401", "HEAD /v2/ 405", "HEAD /v2/ 500", "HEAD /v2/ hangup",
+		"HEAD /v2/ 429", "HEAD /v2/ no=Docker-Content-Digest",
 		"HEAD /v2/x/manifests/v1 set=Docker-Content-Digest:sha256:" + strings.Repeat("0", 64),
 		"GET /v2/x/manifests/sha256: 404",
 		"HEAD /file 404", "HEAD /file 403", "HEAD /file 405", "HEAD /file 429", "HEAD /file 500", "HEAD /file hangup",
@@ -156,9 +171,11 @@ func TestOptionalWhateverTheError(t *testing.T) {
 			if got := contents(t, c); !slices.Equal(got, []string{"good.example/x:v1"}) {
 				t.Errorf("got %q", got)
 			}
-			for _, name := range []string{"bad.example/x:v1", "https://bad.example/f.tgz", "chart c of https://bad.example"} {
+			for _, name := range []string{"bad.example/x:v1", "https://bad.example/f.tgz", "chart c of https://" +
+				"bad.example"} {
 				if !slices.ContainsFunc(c.Notes, func(n string) bool {
-					return strings.HasPrefix(n, name+" is left out because it is optional: ") && (!strings.HasPrefix(name, "bad") || strings.Contains(n, why))
+					return strings.HasPrefix(n, name+" is left out because it is optional: ") &&
+						(!strings.HasPrefix(name, "bad") || strings.Contains(n, why))
 				}) {
 					t.Errorf("no note says why %s is left out: %q", name, c.Notes)
 				}
@@ -190,10 +207,12 @@ func TestRefusingProxyIsAskedOnce(t *testing.T) {
 func TestDamagedOnTheWay(t *testing.T) {
 	big := string(noise(1, 100_000))
 	for _, tt := range []struct{ rule, err string }{
-		{"GET /blobs/ flip once", ""}, {"GET /blobs/ html once", ""}, {"GET /blobs/ cut once", ""}, {"GET /blobs/ json=0 once", ""},
+		{"GET /blobs/ flip once", ""}, {"GET /blobs/ html once", ""}, {"GET /blobs/ cut once", ""},
+		{"GET /blobs/ json=0 once", ""},
 		{"GET /manifests/ flip once", ""}, {"GET /manifests/ html once", ""}, {"GET /manifests/ cut once", ""},
 		{"GET /f.tgz flip once", ""}, {"GET /f.tgz html once", ""}, {"GET /f.tgz cut once", ""},
-		{"GET /blobs/ flip", "sha256:"}, {"GET /blobs/ html", "it must have"}, {"GET /manifests/ html", "manifest"}, {"GET /f.tgz flip", "sha256:"},
+		{"GET /blobs/ flip", "sha256:"}, {"GET /blobs/ html", "it must have"}, {"GET /manifests/ html", "manifest"},
+		{"GET /f.tgz flip", "sha256:"},
 	} {
 		t.Run(tt.rule, func(t *testing.T) {
 			in := newInternet(t, tt.rule)
@@ -307,7 +326,10 @@ func TestKeepGoing(t *testing.T) {
 			t.Errorf("got %+v, %+v", a, c.Absent[i])
 		}
 	}
-	if want := []string{"https://a.example/gone.txt", "quay.io/cut:v1", "quay.io/none:v1"}; !slices.Equal(absent, want) {
+	if want := []string{"https://a.example/gone.txt", "quay.io/cut:v1", "quay.io/none:v1"}; !slices.Equal(
+		absent,
+		want,
+	) {
 		t.Errorf("absent are %q", absent)
 	}
 	if _, ok := c.Index.Blob(cut.Digest); ok {
@@ -325,7 +347,8 @@ func TestKeepGoing(t *testing.T) {
 	// Nothing is no success.
 	opt = in.options(t)
 	opt.KeepGoing = true
-	if _, err := Collect(t.Context(), wantImages("quay.io/none:v1"), opt); err == nil || !strings.Contains(err.Error(), "1 of 1 names") {
+	if _, err := Collect(t.Context(), wantImages("quay.io/none:v1"), opt); err == nil ||
+		!strings.Contains(err.Error(), "1 of 1 names") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -85,7 +85,10 @@ func (in *internet) options(t *testing.T) Options {
 	}
 	transport.Proxy = http.ProxyURL(at)
 	// The server has one certificate for all hosts.
-	transport.TLSClientConfig = &tls.Config{RootCAs: in.server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, ServerName: "example.com"}
+	transport.TLSClientConfig = &tls.Config{
+		RootCAs:    in.server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs,
+		ServerName: "example.com",
+	}
 	opt.Transport = transport
 	return opt
 }
@@ -95,7 +98,10 @@ func (in *internet) at(host string) *upstream {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.hosts[host] == nil {
-		in.hosts[host] = &upstream{host: host, handler: registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true))}
+		in.hosts[host] = &upstream{
+			host:    host,
+			handler: registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true)),
+		}
 	}
 	return in.hosts[host]
 }
@@ -149,7 +155,8 @@ func parseRule(s string) (*rule, error) {
 		key, value, _ := strings.Cut(w, "=")
 		switch key {
 		case "html":
-			r.replace, r.body, r.mediaType = true, "<!DOCTYPE html>\n<html><body>Please log in</body></html>\n", "text/html; charset=utf-8"
+			r.replace, r.body, r.mediaType = true, "<!DOCTYPE html>\n<html><body>Please log "+
+				"in</body></html>\n", "text/html; charset=utf-8"
 		case "json":
 			r.replace, r.body, r.mediaType = true, value, "application/json"
 		case "flip":
@@ -291,17 +298,27 @@ func (in *internet) connect(w http.ResponseWriter, r *http.Request) {
 
 // TestInternet holds what the other tests rest on: each effect does what it says, and only as often as it says.
 func TestInternet(t *testing.T) {
-	in := newInternet(t,
-		"GET a.example/status 503 once", "GET a.example/html html", "GET a.example/json json={}", "GET a.example/flip flip", "GET a.example/cut cut",
-		"* a.example/hangup hangup", "GET a.example/headers no=Last-Modified set=ETag:\"x\"", "CONNECT refused.example 403")
+	in := newInternet(
+		t,
+		"GET a.example/status 503 once",
+		"GET a.example/html html",
+		"GET a.example/json json={}",
+		"GET a.example/flip flip",
+		"GET a.example/cut cut",
+		"* a.example/hangup hangup",
+		"GET a.example/headers no=Last-Modified set=ETag:\"x\"",
+		"CONNECT refused.example 403",
+	)
 	for _, p := range []string{"status", "html", "json", "flip", "cut", "headers"} {
 		in.serve("https://a.example/"+p, "right")
 	}
 	c := &http.Client{Transport: in.options(t).Transport}
 	defer c.CloseIdleConnections()
 	for _, tt := range []struct{ address, want string }{
-		{"https://a.example/status", "503 "}, {"https://a.example/status", "200 right"}, {"https://a.example/html", "200 <!DOCTYPE html>"}, {"https://a.example/json", "200 {}"},
-		{"https://a.example/flip", "200 rifht"}, {"https://a.example/cut", "200 ri unexpected EOF"}, {"https://a.example/hangup", "EOF"}, {"https://a.example/headers", "200 right \"x\""},
+		{"https://a.example/status", "503 "}, {"https://a.example/status", "200 right"}, {"https://a.example/html",
+			"200 <!DOCTYPE html>"}, {"https://a.example/json", "200 {}"},
+		{"https://a.example/flip", "200 rifht"}, {"https://a.example/cut", "200 ri unexpected EOF"},
+		{"https://a.example/hangup", "EOF"}, {"https://a.example/headers", "200 right \"x\""},
 		{"https://refused.example/", "403"}, {"https://a.example/none", "404 404 page not found"},
 	} {
 		got := ""

@@ -97,7 +97,8 @@ func (c *collector) blob(ctx context.Context, digest string, b *wantedBlob) {
 		if ctx.Err() != nil || isFatal(err) {
 			break
 		}
-		if _, err = c.downloads.Fetch(ctx, download.Request{Client: c.fileClient(true), URL: u, Name: u, Digest: digest, Size: b.size, Blob: true}); err == nil {
+		if _, err = c.downloads.Fetch(ctx, download.Request{Client: c.fileClient(true), URL: u, Name: u,
+			Digest: digest, Size: b.size, Blob: true}); err == nil {
 			return
 		}
 	}
@@ -128,7 +129,13 @@ func (c *collector) layerOfSize(ctx context.Context, repo *repository, digest st
 
 // index lists what was collected: the units of the names that succeeded.
 func (c *collector) index(failed []Failure) *bundle.Index {
-	ix := &bundle.Index{Version: bundle.IndexVersion, Since: c.opt.Since, Images: []bundle.Image{}, Files: []bundle.File{}, Blobs: []bundle.Blob{}}
+	ix := &bundle.Index{
+		Version: bundle.IndexVersion,
+		Since:   c.opt.Since,
+		Images:  []bundle.Image{},
+		Files:   []bundle.File{},
+		Blobs:   []bundle.Blob{},
+	}
 	sizes := map[string]int64{}
 	images := map[string]bundle.Image{}
 	for _, s := range c.units {

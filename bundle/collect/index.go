@@ -16,7 +16,14 @@ import (
 // entry adds an entry of an index: a manifest with everything below it, or a blob. The image specification lets an
 // index list anything (image-index.md: unknown media types are not an error), and build caches list layers there, so
 // what the registry has under the digest decides; the media type decides only what is requested first.
-func (p *imageResolver) entry(ctx context.Context, child *bundle.Image, d oci.Descriptor, of string, choose bool, depth int) (blob bool,
+func (p *imageResolver) entry(
+	ctx context.Context,
+	child *bundle.Image,
+	d oci.Descriptor,
+	of string,
+	choose bool,
+	depth int,
+) (blob bool,
 	err error) {
 	if p.docs[d.Digest] != nil {
 		p.c.recordSize(of, d)
@@ -98,7 +105,8 @@ func (p *imageResolver) hasChosenPlatform(digest string) bool {
 		_, blob := p.blobs[digest]
 		return blob
 	}
-	return !doc.IsIndex || slices.ContainsFunc(doc.Children, func(d oci.Descriptor) bool { return p.hasChosenPlatform(d.Digest) })
+	return !doc.IsIndex ||
+		slices.ContainsFunc(doc.Children, func(d oci.Descriptor) bool { return p.hasChosenPlatform(d.Digest) })
 }
 
 // platformsOf lists the platforms of an index and of the indexes below it.

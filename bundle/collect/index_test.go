@@ -24,8 +24,9 @@ func TestIndexOfAnything(t *testing.T) {
 			return []oci.Descriptor{u.blob(t, "x", []byte("one")), u.blob(t, "x", []byte("two")), config}
 		}, 0},
 		{"blobs and images", func(t *testing.T, u *upstream) []oci.Descriptor {
-			return []oci.Descriptor{u.blob(t, "x", []byte("one")), u.picture(t, "x", "", "linux/amd64", "amd"), u.blob(t,
-				"x", []byte("two"))}
+			return []oci.Descriptor{u.blob(t, "x", []byte("one")), u.picture(t, "x", "", "linux/amd64", "amd"),
+				u.blob(t,
+					"x", []byte("two"))}
 		}, 1},
 		{"a blob of an unknown type", func(t *testing.T, u *upstream) []oci.Descriptor {
 			d := u.blob(t, "x", []byte("one"))
@@ -47,17 +48,21 @@ func TestIndexOfAnything(t *testing.T) {
 			return []oci.Descriptor{u.list(t, "x", "", u.list(t, "x", "", d, u.blob(t, "x", []byte("one"))))}
 		}, 3},
 		{"what stands in its descriptor", func(t *testing.T, u *upstream) []oci.Descriptor {
-			return []oci.Descriptor{{MediaType: unknown, Digest: digests.SHA256([]byte("data")), Size: 4, Data: []byte("data")}}
+			return []oci.Descriptor{{MediaType: unknown, Digest: digests.SHA256([]byte("data")), Size: 4,
+				Data: []byte("data")}}
 		}, 0},
 		{"an artifact whose config stands in its descriptor", func(t *testing.T, u *upstream) []oci.Descriptor {
-			config := oci.Descriptor{MediaType: "application/vnd.oci.empty.v1+json", Digest: digests.SHA256([]byte("{}")),
-				Size: 2, Data: []byte("{}")}
+			config := oci.Descriptor{MediaType: "application/vnd.oci.empty.v1+json",
+				Digest: digests.SHA256([]byte("{}")),
+				Size:   2, Data: []byte("{}")}
 			return []oci.Descriptor{u.manifest(t, "x", "", plain(oci.ManifestDocument{SchemaVersion: 2,
-				MediaType: oci.MediaTypeManifest, Config: &config, Layers: []oci.Descriptor{u.blob(t, "x", []byte("one"))}}))}
+				MediaType: oci.MediaTypeManifest, Config: &config, Layers: []oci.Descriptor{u.blob(t, "x",
+					[]byte("one"))}}))}
 		}, 1},
 		{"an artifact manifest", func(t *testing.T, u *upstream) []oci.Descriptor {
-			return []oci.Descriptor{u.manifest(t, "x", "", map[string]any{"mediaType": oci.MediaTypeArtifact, "artifactType": "a/b",
-				"blobs": []oci.Descriptor{u.blob(t, "x", []byte("one"))}})}
+			return []oci.Descriptor{u.manifest(t, "x", "", map[string]any{"mediaType": oci.MediaTypeArtifact,
+				"artifactType": "a/b",
+				"blobs":        []oci.Descriptor{u.blob(t, "x", []byte("one"))}})}
 		}, 1},
 		{"a manifest among the layers", func(t *testing.T, u *upstream) []oci.Descriptor {
 			inner := u.picture(t, "x", "", "linux/amd64", "amd")
@@ -164,15 +169,17 @@ func TestWrongSizesAreTaken(t *testing.T) {
 			config := u.blob(t, "x", []byte(`{"os":"linux","architecture":"amd64"}`))
 			config.MediaType = oci.MediaTypeConfig
 			doc := lie(config, 3)
-			u.manifest(t, "x", "v1", plain(oci.ManifestDocument{SchemaVersion: 2, MediaType: oci.MediaTypeManifest, Config: &doc,
+			u.manifest(t, "x", "v1", plain(oci.ManifestDocument{SchemaVersion: 2, MediaType: oci.MediaTypeManifest,
+				Config: &doc,
 				Layers: []oci.Descriptor{}}))
 			return config
 		}, "has 3 bytes"},
 		{"two that differ", func(t *testing.T, u *upstream) oci.Descriptor {
 			d, config := u.blob(t, "x", []byte("one")), u.blob(t, "x", []byte("{}"))
 			image := func(size int64) oci.Descriptor {
-				return u.manifest(t, "x", "", plain(oci.ManifestDocument{SchemaVersion: 2, MediaType: oci.MediaTypeManifest,
-					Config: &config, Layers: []oci.Descriptor{lie(d, size)}}))
+				return u.manifest(t, "x", "", plain(oci.ManifestDocument{SchemaVersion: 2,
+					MediaType: oci.MediaTypeManifest,
+					Config:    &config, Layers: []oci.Descriptor{lie(d, size)}}))
 			}
 			u.list(t, "x", "v1", image(9), image(3))
 			return d

@@ -43,8 +43,16 @@ func (c *collector) image(ctx context.Context, n int, w lists.Image) (*imageReso
 	if err != nil {
 		return nil, err
 	}
-	p := &imageResolver{c: c, wanted: w, repo: repo, unit: &unit{request: n, blobs: map[string]int64{}, alternateURLs: map[string]string{}}, docs: map[string]*oci.Manifest{}, tags: map[string]string{},
-		units: &[]*unit{}, seen: map[string]bool{}}
+	p := &imageResolver{
+		c:      c,
+		wanted: w,
+		repo:   repo,
+		unit:   &unit{request: n, blobs: map[string]int64{}, alternateURLs: map[string]string{}},
+		docs:   map[string]*oci.Manifest{},
+		tags:   map[string]string{},
+		units:  &[]*unit{},
+		seen:   map[string]bool{},
+	}
 	digest, err := p.resolve(ctx, w)
 	if err != nil {
 		return nil, err
@@ -126,9 +134,20 @@ func (p *imageResolver) tag(ctx context.Context, tag string) (string, error) {
 	case said != "" && digests.Like(said, b) == said:
 		return said, p.c.cache.Put(said, b)
 	case said != "" && p.attachedTo != "":
-		return "", fmt.Errorf("the registry says that the tag %s is %s, does not have it, and sends %s for the tag", tag, said, digest)
+		return "", fmt.Errorf(
+			"the registry says that the tag %s is %s, does not have it, and sends %s for the tag",
+			tag,
+			said,
+			digest,
+		)
 	case said != "":
-		p.c.note("%s:%s: the registry says that it is %s, does not have that, and sends %s, which is collected", p.repo.name, tag, said, digest)
+		p.c.note(
+			"%s:%s: the registry says that it is %s, does not have that, and sends %s, which is collected",
+			p.repo.name,
+			tag,
+			said,
+			digest,
+		)
 	}
 	return digest, p.c.cache.Put(digest, b)
 }
@@ -136,7 +155,8 @@ func (p *imageResolver) tag(ctx context.Context, tag string) (string, error) {
 // mayExist reports whether GET may find a tag for which HEAD returned err. Most tags that could be attached to an image
 // do not exist: a registry whose HEAD has found manifests is believed.
 func (p *imageResolver) mayExist(err error) bool {
-	return p.attachedTo == "" || err == nil || !transport.HasStatus(err, http.StatusNotFound) || !p.c.registries.supportsHead(p.repo)
+	return p.attachedTo == "" || err == nil || !transport.HasStatus(err, http.StatusNotFound) ||
+		!p.c.registries.supportsHead(p.repo)
 }
 
 // readManifest returns a manifest from the cache or the registry: by its digest, or by a tag that has it.
@@ -183,7 +203,11 @@ func (p *imageResolver) name(ctx context.Context, tag, digest string, choose boo
 		return err
 	}
 	if choose && m.Sparse && !p.hasChosenPlatform(digest) {
-		return fmt.Errorf("it is not for %s, but for %s", strings.Join(p.c.opt.Platforms, ", "), strings.Join(p.platformsOf(digest), ", "))
+		return fmt.Errorf(
+			"it is not for %s, but for %s",
+			strings.Join(p.c.opt.Platforms, ", "),
+			strings.Join(p.platformsOf(digest), ", "),
+		)
 	}
 	if choose {
 		p.noteAbsent(m)
@@ -264,7 +288,11 @@ func (p *imageResolver) walk(ctx context.Context, top *bundle.Image, digest stri
 // choose returns the children of an index that are collected: those of the requested platforms, those without a
 // platform, and buildkit's attestations of these (https://github.com/moby/buildkit,
 // docs/attestations/attestation-storage.md).
-func (p *imageResolver) choose(raw []byte, m *oci.Manifest, choose bool) (chosen []oci.Descriptor, sparse bool, err error) {
+func (p *imageResolver) choose(
+	raw []byte,
+	m *oci.Manifest,
+	choose bool,
+) (chosen []oci.Descriptor, sparse bool, err error) {
 	if !choose || len(p.c.platforms) == 0 {
 		return m.Children, false, nil
 	}
@@ -299,7 +327,8 @@ func (p *imageResolver) choose(raw []byte, m *oci.Manifest, choose bool) (chosen
 
 // single finds the platform of an image that is not an index, in its config.
 func (p *imageResolver) single(ctx context.Context, top *bundle.Image, m *oci.Manifest, choose bool) error {
-	if len(m.Blobs) == 0 || m.Blobs[0].MediaType != oci.MediaTypeConfig && m.Blobs[0].MediaType != oci.MediaTypeDockerConfig {
+	if len(m.Blobs) == 0 ||
+		m.Blobs[0].MediaType != oci.MediaTypeConfig && m.Blobs[0].MediaType != oci.MediaTypeDockerConfig {
 		return nil // an artifact is for no platform
 	}
 	config := m.Blobs[0]
@@ -343,7 +372,13 @@ func (p *imageResolver) blob(ctx context.Context, d oci.Descriptor, of string) e
 			return err
 		}
 		if err != nil {
-			p.c.note("%s: the layer %s must not be distributed and could not be fetched (from %s); it is left out: %v", p.repo.name, d.Digest, strings.Join(d.URLs, " "), err)
+			p.c.note(
+				"%s: the layer %s must not be distributed and could not be fetched (from %s); it is left out: %v",
+				p.repo.name,
+				d.Digest,
+				strings.Join(d.URLs, " "),
+				err,
+			)
 			return nil
 		}
 		p.alternateURLs[d.Digest] = at
@@ -391,7 +426,11 @@ func (p *imageResolver) noteAbsent(m bundle.Image) {
 			is, err := oci.ParsePlatform(have)
 			return err == nil && is.In([]oci.Platform{a})
 		}) {
-			p.c.note("%s: it has nothing for %s", lists.Image{Repository: m.Repository, Tag: m.Tag, Digest: m.Digest}.Ref(), p.c.opt.Platforms[i])
+			p.c.note(
+				"%s: it has nothing for %s",
+				lists.Image{Repository: m.Repository, Tag: m.Tag, Digest: m.Digest}.Ref(),
+				p.c.opt.Platforms[i],
+			)
 		}
 	}
 }

@@ -30,7 +30,10 @@ func TestPlatformsKeepTheIndex(t *testing.T) {
 	attest := func(of oci.Descriptor) oci.Descriptor {
 		d := u.picture(t, "x", "", "unknown/unknown", "attestation of "+of.Digest)
 		d.Platform = &oci.Platform{OS: "unknown", Architecture: "unknown"}
-		d.Annotations = map[string]string{"vnd.docker.reference.digest": of.Digest, "vnd.docker.reference.type": "attestation-manifest"}
+		d.Annotations = map[string]string{
+			"vnd.docker.reference.digest": of.Digest,
+			"vnd.docker.reference.type":   "attestation-manifest",
+		}
 		return d
 	}
 	ofAMD, ofARM := attest(amd), attest(arm64)
@@ -65,19 +68,28 @@ func TestPlatformsKeepTheIndex(t *testing.T) {
 		if m.Digest != top.Digest || m.Sparse != tt.sparse || !slices.Equal(m.Platforms, tt.want) {
 			t.Errorf("%v: got %+v", tt.asked, m)
 		}
-		if lacks := slices.Contains(tt.asked, "linux/s390x"); lacks != strings.Contains(strings.Join(c.Notes, "\n"), "nothing for linux/s390x") {
+		if lacks := slices.Contains(tt.asked, "linux/s390x"); lacks != strings.Contains(
+			strings.Join(c.Notes, "\n"),
+			"nothing for linux/s390x",
+		) {
 			t.Errorf("%v: notes %q", tt.asked, c.Notes)
 		}
 	}
 	opt := quick(t)
 	opt.Platforms = []string{"windows/amd64"}
 	_, err := Collect(t.Context(), wantImages(u.host+"/x:v1"), opt)
-	if err == nil || !strings.Contains(err.Error(), "images.list:1: "+u.host+"/x:v1: it is not for windows/amd64, but for linux/amd64, linux/arm/v7, linux/arm64/v8") {
+	if err == nil ||
+		!strings.Contains(
+			err.Error(),
+			"images.list:1: "+u.host+"/x:v1: it is not for windows/amd64, but for linux/amd64, linux/arm/v7, "+
+				"linux/arm64/v8",
+		) {
 		t.Errorf("got %v", err)
 	}
 	opt = quick(t)
 	opt.Platforms = []string{"linux"}
-	if _, err := Collect(t.Context(), wantImages(u.host+"/x:v1"), opt); err == nil || !strings.Contains(err.Error(), "OS/ARCH") {
+	if _, err := Collect(t.Context(), wantImages(u.host+"/x:v1"), opt); err == nil ||
+		!strings.Contains(err.Error(), "OS/ARCH") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -104,7 +116,20 @@ func (u *upstream) referrer(t *testing.T, repo string, subject oci.Descriptor, w
 	c := u.blob(t, repo, []byte("{}"))
 	c.MediaType = "application/vnd.oci.empty.v1+json"
 	subject.Platform, subject.Annotations = nil, nil
-	return u.manifest(t, repo, "", plain(oci.ManifestDocument{SchemaVersion: 2, MediaType: oci.MediaTypeManifest, Config: &c, Layers: []oci.Descriptor{u.blob(t, repo, []byte(what))}, Subject: &subject}))
+	return u.manifest(
+		t,
+		repo,
+		"",
+		plain(
+			oci.ManifestDocument{
+				SchemaVersion: 2,
+				MediaType:     oci.MediaTypeManifest,
+				Config:        &c,
+				Layers:        []oci.Descriptor{u.blob(t, repo, []byte(what))},
+				Subject:       &subject,
+			},
+		),
+	)
 }
 
 func TestSignaturesComeAlong(t *testing.T) {
@@ -162,7 +187,8 @@ func TestPinnedDigest(t *testing.T) {
 	if m := c.Index.Images[0]; m.Tag != "v1" || m.Digest != old.Digest {
 		t.Errorf("got %+v", m)
 	}
-	if len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "the tag v1 is now "+now.Digest+"; the pinned digest is collected") {
+	if len(c.Notes) != 1 ||
+		!strings.Contains(c.Notes[0], "the tag v1 is now "+now.Digest+"; the pinned digest is collected") {
 		t.Errorf("notes %q", c.Notes)
 	}
 	c.Close()
@@ -193,7 +219,11 @@ func TestEveryFailureIsListed(t *testing.T) {
 		return true
 	})
 	opt := quick(t)
-	_, err := Collect(t.Context(), wantImages(u.host+"/good:v1", u.host+"/lost:v1", u.host+"/none:v1", u.host+"/old:v1", u.host+"/private:v1"), opt)
+	_, err := Collect(
+		t.Context(),
+		wantImages(u.host+"/good:v1", u.host+"/lost:v1", u.host+"/none:v1", u.host+"/old:v1", u.host+"/private:v1"),
+		opt,
+	)
 	var ce *Error
 	if !errors.As(err, &ce) || len(ce.Failed) != 4 || ce.Names != 5 {
 		t.Fatalf("got %v", err)
@@ -219,8 +249,25 @@ func TestForeignLayers(t *testing.T) {
 	u := newUpstream(t)
 	c := u.blob(t, "x", []byte(`{"os":"windows","architecture":"amd64"}`))
 	c.MediaType = oci.MediaTypeConfig
-	foreign := oci.Descriptor{MediaType: "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", Digest: digests.SHA256([]byte("elsewhere")), Size: 9, URLs: []string{u.URL + "/layer"}}
-	u.manifest(t, "x", "v1", plain(oci.ManifestDocument{SchemaVersion: 2, MediaType: oci.MediaTypeManifest, Config: &c, Layers: []oci.Descriptor{foreign}}))
+	foreign := oci.Descriptor{
+		MediaType: "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+		Digest:    digests.SHA256([]byte("elsewhere")),
+		Size:      9,
+		URLs:      []string{u.URL + "/layer"},
+	}
+	u.manifest(
+		t,
+		"x",
+		"v1",
+		plain(
+			oci.ManifestDocument{
+				SchemaVersion: 2,
+				MediaType:     oci.MediaTypeManifest,
+				Config:        &c,
+				Layers:        []oci.Descriptor{foreign},
+			},
+		),
+	)
 	opt := quick(t)
 	got := collect(t, wantImages(u.host+"/x:v1"), opt)
 	if len(got.Index.Blobs) != 2 || len(got.Notes) != 1 || !strings.Contains(got.Notes[0], u.URL+"/layer") {
@@ -275,7 +322,8 @@ func login(t *testing.T, host, user, password string) {
 	t.Helper()
 	dir := t.TempDir()
 	auth := base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), fmt.Appendf(nil, `{"auths":{%q:{"auth":%q}}}`, host, auth), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), fmt.Appendf(nil, `{"auths":{%q:{"auth":%q}}}`, host,
+		auth), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("DOCKER_CONFIG", dir)
@@ -320,7 +368,9 @@ func TestCredentialsOfDockersConfig(t *testing.T) {
 			contents(t, collect(t, wantImages(u.host+"/x:v1"), opt))
 			opt = quick(t)
 			login(t, u.host, "me", "wrong")
-			if _, err := Collect(t.Context(), wantImages(u.host+"/x:v1"), opt); err == nil || !strings.Contains(err.Error(), "docker login "+u.host) || strings.Contains(err.Error(), "wrong") {
+			if _, err := Collect(t.Context(), wantImages(u.host+"/x:v1"), opt); err == nil ||
+				!strings.Contains(err.Error(), "docker login "+u.host) ||
+				strings.Contains(err.Error(), "wrong") {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -328,7 +378,8 @@ func TestCredentialsOfDockersConfig(t *testing.T) {
 }
 
 func TestPlainHTTPOnlyHere(t *testing.T) {
-	for host, want := range map[string]bool{"localhost": true, "localhost:5000": true, "127.0.0.1:5000": true, "[::1]:5000": true, "a.localhost:80": true,
+	for host, want := range map[string]bool{"localhost": true, "localhost:5000": true, "127.0.0.1:5000": true,
+		"[::1]:5000": true, "a.localhost:80": true,
 		"10.0.0.1:5000": false, "example.com": false, "192.168.0.1": false, "localhost.example.com": false} {
 		if got := isLoopback(host); got != want {
 			t.Errorf("%s: got %v", host, got)
@@ -342,7 +393,8 @@ func TestPlainHTTPOnlyHere(t *testing.T) {
 		t.Errorf("sent %s without TLS", r.URL)
 		return nil, http.ErrSchemeMismatch
 	})
-	if _, err := Collect(t.Context(), wantImages("10.0.0.1:5000/x:v1"), opt); err == nil || !strings.Contains(err.Error(), "without TLS") {
+	if _, err := Collect(t.Context(), wantImages("10.0.0.1:5000/x:v1"), opt); err == nil ||
+		!strings.Contains(err.Error(), "without TLS") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -361,7 +413,8 @@ func TestOptional(t *testing.T) {
 	w.Images[1].Optional = true
 	w.Files = []lists.File{{URL: u.URL + "/none.txt", Optional: true}}
 	c := collect(t, w, opt)
-	if len(c.Index.Images) != 1 || len(c.Index.Files) != 0 || len(c.Notes) != 2 || !strings.Contains(c.Notes[0]+c.Notes[1], u.host+"/none:v1 is left out because it is optional") {
+	if len(c.Index.Images) != 1 || len(c.Index.Files) != 0 || len(c.Notes) != 2 ||
+		!strings.Contains(c.Notes[0]+c.Notes[1], u.host+"/none:v1 is left out because it is optional") {
 		t.Errorf("got %+v, notes %q", c.Index, c.Notes)
 	}
 }

@@ -17,10 +17,15 @@ func parseOverrides(list []string) ([]override, error) {
 		upstream, mirror, ok := strings.Cut(s, "=")
 		upstream, mirror = strings.Trim(upstream, "/"), strings.Trim(mirror, "/")
 		host, _, _ := strings.Cut(mirror, "/")
-		if !ok || upstream == "" || !strings.ContainsAny(host, ".:") && host != "localhost" || strings.Contains(s, "://") {
-			return nil, fmt.Errorf("a registry override is UPSTREAM=MIRROR, like docker.io=artifactory.example/docker-remote, got %q", s)
+		if !ok || upstream == "" || !strings.ContainsAny(host, ".:") && host != "localhost" ||
+			strings.Contains(s, "://") {
+			return nil, fmt.Errorf(
+				"a registry override is UPSTREAM=MIRROR, like docker.io=artifactory.example/docker-remote, got %q",
+				s,
+			)
 		}
-		if at, rest, _ := strings.Cut(upstream, "/"); at == "index.docker.io" || at == "registry-1.docker.io" { // lists have one name for these
+		if at, rest, _ := strings.Cut(upstream, "/"); at == "index.docker.io" ||
+			at == "registry-1.docker.io" { // lists have one name for these
 			upstream = strings.TrimSuffix("docker.io/"+rest, "/")
 		}
 		if slices.ContainsFunc(all, func(o override) bool { return o.upstream == upstream }) {

@@ -24,7 +24,12 @@ func (p *imageResolver) attached(ctx context.Context, digest string, depth int) 
 	}
 	p.seen[digest] = true
 	if depth > maxDepth {
-		p.c.note("%s: what is attached to %s is deeper than %d signatures of signatures and is left out", p.repo.name, digest, maxDepth)
+		p.c.note(
+			"%s: what is attached to %s is deeper than %d signatures of signatures and is left out",
+			p.repo.name,
+			digest,
+			maxDepth,
+		)
 		return nil
 	}
 	list, ok, err := p.repo.referrers(ctx, p.c, digest)
@@ -61,7 +66,12 @@ func (p *imageResolver) attached(ctx context.Context, digest string, depth int) 
 // referrer adds one manifest that refers to another.
 func (p *imageResolver) referrer(ctx context.Context, d oci.Descriptor, subject string, depth int) error {
 	if err := digests.Check(d.Digest); err != nil {
-		p.c.note("%s: the list of referrers of %s contains %.100q, which is not a digest; it is left out", p.repo.name, subject, d.Digest)
+		p.c.note(
+			"%s: the list of referrers of %s contains %.100q, which is not a digest; it is left out",
+			p.repo.name,
+			subject,
+			d.Digest,
+		)
 		return nil
 	}
 	_, err := p.attach(ctx, "", d.Digest, depth)
@@ -86,7 +96,12 @@ func (p *imageResolver) attach(ctx context.Context, tag, digest string, depth in
 		return nil, nil // longer than a tag may be: tags made from sha512
 	}
 	q := *p
-	q.unit, q.docs = &unit{request: p.request, attachedTo: p.repo.name + "@" + digest, blobs: map[string]int64{}, alternateURLs: map[string]string{}}, map[string]*oci.Manifest{}
+	q.unit, q.docs = &unit{
+		request:       p.request,
+		attachedTo:    p.repo.name + "@" + digest,
+		blobs:         map[string]int64{},
+		alternateURLs: map[string]string{},
+	}, map[string]*oci.Manifest{}
 	if tag != "" {
 		q.attachedTo = p.repo.name + ":" + tag
 	}

@@ -92,7 +92,13 @@ func (r *registries) repository(ctx context.Context, canonical string) (*reposit
 		return nil, fmt.Errorf("credentials for %s of Docker's config: %w", parsed.RegistryStr(), err)
 	}
 	guarded := tlsOnly{host: parsed.RegistryStr(), inner: r.inner}
-	t, err := registryauth.NewWithContext(ctx, parsed.Registry, auth, guarded, []string{parsed.Scope(registryauth.PullScope)})
+	t, err := registryauth.NewWithContext(
+		ctx,
+		parsed.Registry,
+		auth,
+		guarded,
+		[]string{parsed.Scope(registryauth.PullScope)},
+	)
 	if err != nil {
 		return nil, loginError(parsed.RegistryStr(), err)
 	}
@@ -156,10 +162,20 @@ func loginError(host string, err error) error {
 // refusedError says what to do about a registry's refusal.
 func refusedError(host string, err error) error {
 	if transport.HasStatus(err, http.StatusUnauthorized, http.StatusForbidden) {
-		return fmt.Errorf("%s gives no access: the repository does not exist or needs a login (docker login %s): %w", host, host, err)
+		return fmt.Errorf(
+			"%s gives no access: the repository does not exist or needs a login (docker login %s): %w",
+			host,
+			host,
+			err,
+		)
 	}
 	if transport.HasStatus(err, http.StatusTooManyRequests) {
-		return fmt.Errorf("%s limits pulls; a login (docker login %s) or a later run may help, what was fetched is kept: %w", host, host, err)
+		return fmt.Errorf(
+			"%s limits pulls; a login (docker login %s) or a later run may help, what was fetched is kept: %w",
+			host,
+			host,
+			err,
+		)
 	}
 	return fmt.Errorf("%s: %w", host, err)
 }
@@ -204,7 +220,11 @@ func (r *repository) digestOf(ctx context.Context, c *collector, tag string) (st
 }
 
 // manifest fetches a manifest by tag or digest, as the bytes that the registry has. A digest is verified.
-func (r *repository) manifest(ctx context.Context, c *collector, reference string) (digest string, b []byte, err error) {
+func (r *repository) manifest(
+	ctx context.Context,
+	c *collector,
+	reference string,
+) (digest string, b []byte, err error) {
 	err = c.retry.DoBody(ctx, func() error {
 		digest, b, err = r.manifestOnce(ctx, c, reference)
 		return err
@@ -235,14 +255,20 @@ func (r *repository) manifestOnce(ctx context.Context, c *collector, reference s
 	h := digests.NewHash(reference)
 	h.Write(b)
 	if got := digests.Encode(reference, h); got != reference {
-		return "", nil, transport.WrongError{Err: fmt.Errorf("the registry sent a manifest with digest %s for %s", got, reference)}
+		return "", nil, transport.WrongError{
+			Err: fmt.Errorf("the registry sent a manifest with digest %s for %s", got, reference),
+		}
 	}
 	return reference, b, nil
 }
 
 // referrers fetches the list of referrers of a manifest. ok is false if the registry does not have the API, or answers
 // as if it had not: then a tag may have the list. With an error the list is what was received before it.
-func (r *repository) referrers(ctx context.Context, c *collector, digest string) (list []oci.Descriptor, ok bool, err error) {
+func (r *repository) referrers(
+	ctx context.Context,
+	c *collector,
+	digest string,
+) (list []oci.Descriptor, ok bool, err error) {
 	host := r.host.RegistryStr()
 	if _, no := c.registries.noReferrers.Load(host); no {
 		return nil, false, nil
@@ -267,7 +293,9 @@ func (r *repository) referrers(ctx context.Context, c *collector, digest string)
 			return nil, false, nil
 		// The API answers with an empty list for a digest without referrers; registries without it answer 404, some 400
 		// or 405, and some an HTML page.
-		case transport.HasStatus(err, http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable), errors.Is(err, errNoReferrers):
+		case transport.HasStatus(err, http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed,
+			http.StatusNotAcceptable),
+			errors.Is(err, errNoReferrers):
 			c.registries.noReferrers.Store(host, true)
 			return nil, false, nil
 		case ctx.Err() != nil:
@@ -288,7 +316,11 @@ func (r *repository) referrers(ctx context.Context, c *collector, digest string)
 var errNoReferrers = errors.New("the answer is not a list of referrers")
 
 // referrersPage fetches one page of a list of referrers, and returns where the next one is.
-func (r *repository) referrersPage(ctx context.Context, c *collector, at string) (page []oci.Descriptor, next string, err error) {
+func (r *repository) referrersPage(
+	ctx context.Context,
+	c *collector,
+	at string,
+) (page []oci.Descriptor, next string, err error) {
 	resp, err := r.send(ctx, c, http.MethodGet, at, "application/vnd.oci.image.index.v1+json")
 	if err != nil {
 		return nil, at, err

@@ -143,7 +143,8 @@ func TestWrongManifests(t *testing.T) {
 		}
 		return false
 	})
-	if _, err := Collect(t.Context(), wantImages(u.host+"/x:v1"), quick(t)); err == nil || !strings.Contains(err.Error(), "it must have 5") {
+	if _, err := Collect(t.Context(), wantImages(u.host+"/x:v1"), quick(t)); err == nil ||
+		!strings.Contains(err.Error(), "it must have 5") {
 		t.Errorf("got %v", err)
 	}
 }

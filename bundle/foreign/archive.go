@@ -67,7 +67,10 @@ func (a *archive) skip(name, why string) {
 	case n < maxSkipped:
 		a.skipped = append(a.skipped, bundle.Skipped{Name: name[:min(len(name), 1000)], Why: why})
 	case n == maxSkipped:
-		a.skipped = append(a.skipped, bundle.Skipped{Name: "…", Why: fmt.Sprintf("after %d files the others are not recorded", maxSkipped)})
+		a.skipped = append(
+			a.skipped,
+			bundle.Skipped{Name: "…", Why: fmt.Sprintf("after %d files the others are not recorded", maxSkipped)},
+		)
 	}
 }
 
@@ -127,7 +130,13 @@ func (r *Reader) document(ctx context.Context, a *archive, e *entry) ([]byte, er
 		return e.data, nil
 	}
 	if e.size > oci.MaxDocument {
-		return nil, fmt.Errorf("%s: %s has %d bytes, more than the %d of a document", a.name, e.name, e.size, oci.MaxDocument)
+		return nil, fmt.Errorf(
+			"%s: %s has %d bytes, more than the %d of a document",
+			a.name,
+			e.name,
+			e.size,
+			oci.MaxDocument,
+		)
 	}
 	content, closing, err := r.content(ctx, a, e)
 	if err != nil {
@@ -172,14 +181,28 @@ func (r *Reader) content(ctx context.Context, a *archive, e *entry) (io.Reader, 
 func (r *Reader) put(ctx context.Context, a *archive, e *entry, digest string) error {
 	if e.digest != "" {
 		if digest != "" && digest != e.digest {
-			return fmt.Errorf("%s: %s should have %s and has %s: the archive is damaged: %w", a.name, e.name, digest, e.digest, syscall.EBADMSG)
+			return fmt.Errorf(
+				"%s: %s should have %s and has %s: the archive is damaged: %w",
+				a.name,
+				e.name,
+				digest,
+				e.digest,
+				syscall.EBADMSG,
+			)
 		}
 		return nil
 	}
 	if digest != "" {
 		if size, ok := r.sink.Has(digest); ok {
 			if size != e.size {
-				return fmt.Errorf("%s: %s has %d bytes, but the blob with its digest has %d: the archive is damaged: %w", a.name, e.name, e.size, size, syscall.EBADMSG)
+				return fmt.Errorf(
+					"%s: %s has %d bytes, but the blob with its digest has %d: the archive is damaged: %w",
+					a.name,
+					e.name,
+					e.size,
+					size,
+					syscall.EBADMSG,
+				)
 			}
 			e.digest = digest
 			r.progress(e.size)
@@ -212,9 +235,20 @@ func explainReadError(name string, err error) error {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		why = "it is truncated, or one of several parts, which must be joined first: "
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
-		why = fmt.Sprintf("it needs more than %d MiB of memory to decompress; compress it with --long=27 or less: ", maxWindow>>20)
-	case errors.Is(err, syscall.EBADMSG), errors.Is(err, tar.ErrHeader), errors.Is(err, gzip.ErrChecksum), errors.Is(err, gzip.ErrHeader),
-		errors.Is(err, zstd.ErrCRCMismatch), errors.Is(err, zstd.ErrMagicMismatch), errors.As(err, new(flate.CorruptInputError)):
+		why = fmt.Sprintf(
+			"it needs more than %d MiB of memory to decompress; compress it with --long=27 or less: ",
+			maxWindow>>20,
+		)
+	case errors.Is(err, syscall.EBADMSG),
+		errors.Is(err, tar.ErrHeader),
+		errors.Is(err, gzip.ErrChecksum),
+		errors.Is(err, gzip.ErrHeader),
+		errors.Is(
+			err,
+			zstd.ErrCRCMismatch,
+		),
+		errors.Is(err, zstd.ErrMagicMismatch),
+		errors.As(err, new(flate.CorruptInputError)):
 		why = "it is damaged: "
 	}
 	return fmt.Errorf("%s: %s%w", name, why, err)

@@ -110,7 +110,10 @@ func TestBombs(t *testing.T) {
 					file(w, fmt.Sprint("dl.k8s.io/", i), large/64, large/64)
 				}
 			}), free + times*(large/200)},
-			{"a file that is claimed and does not come", pack(func(w io.Writer) { file(w, "dl.k8s.io/a", 1<<40, 1<<20) }), 0},
+			{"a file that is claimed and does not come", pack(func(w io.Writer) {
+				file(w, "dl.k8s.io/a", 1<<40,
+					1<<20)
+			}), 0},
 			{"files that nothing asks for", pack(func(w io.Writer) { file(w, "notes/a", large, large) }), 0},
 			{"zeros behind the end", pack(func(w io.Writer) {
 				file(w, "dl.k8s.io/a", 10, 10)
@@ -146,7 +149,8 @@ func TestBombs(t *testing.T) {
 					if !errors.Is(err, io.ErrUnexpectedEOF) {
 						t.Errorf("%s, %s, %s: %v", how, where, c.what, err)
 					}
-				} else if err == nil || !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "decompress it first") ||
+				} else if err == nil || !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(),
+					"decompress it first") ||
 					!strings.Contains(err.Error(), in.Name) {
 					t.Errorf("%s, %s, %s (%d bytes): %v", how, where, c.what, len(c.b), err)
 				}
@@ -155,7 +159,15 @@ func TestBombs(t *testing.T) {
 					most = max(most, free+times*int64(len(c.b)))
 				}
 				if got := s.n.Load(); got > most {
-					t.Errorf("%s, %s, %s (%d bytes): %d bytes for the sink, at most %d", how, where, c.what, len(c.b), got, most)
+					t.Errorf(
+						"%s, %s, %s (%d bytes): %d bytes for the sink, at most %d",
+						how,
+						where,
+						c.what,
+						len(c.b),
+						got,
+						most,
+					)
 				}
 			}
 		}

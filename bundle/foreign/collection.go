@@ -35,7 +35,13 @@ func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part,
 			continue
 		case inside(e.name):
 			if strings.HasPrefix(path.Base(e.name), "signature-") {
-				left = append(left, bundle.Skipped{Name: e.name, Why: "a signature for which registries have no place: sign with cosign"})
+				left = append(
+					left,
+					bundle.Skipped{
+						Name: e.name,
+						Why:  "a signature for which registries have no place: sign with cosign",
+					},
+				)
 			}
 			continue
 		case host && isEditorFile(e.name):
@@ -52,7 +58,15 @@ func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part,
 			parts = append(parts, inner...)
 			continue
 		case host && isImage && e.link == "":
-			r.refused.Add(image, fmt.Errorf("%s: %s has the name of an image, and can be opened only in a directory or an uncompressed tar: unpack it first", a.name, e.name))
+			r.refused.Add(
+				image,
+				fmt.Errorf(
+					"%s: %s has the name of an image, and can be opened only in a directory or an uncompressed tar: "+
+						"unpack it first",
+					a.name,
+					e.name,
+				),
+			)
 			continue
 		case host && e.link == "":
 			files = append(files, e)
@@ -85,8 +99,15 @@ func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part,
 	case len(a.entries) == 0:
 		return nil, fmt.Errorf("%s contains no files; %s", a.name, supportedInputs)
 	}
-	return nil, fmt.Errorf("%s has %d files (%s), but no index.json of an OCI layout, no manifest.json of a docker-archive, no file under a host's name (dl.k8s.io/…) "+
-		"and no archive of images; %s", a.name, len(a.entries), examples(a), supportedInputs)
+	return nil, fmt.Errorf(
+		"%s has %d files (%s), but no index.json of an OCI layout, no manifest.json of a docker-archive, no file "+
+			"under a host's name (dl.k8s.io/…) "+
+			"and no archive of images; %s",
+		a.name,
+		len(a.entries),
+		examples(a),
+		supportedInputs,
+	)
 }
 
 func examples(a *archive) string {
@@ -132,7 +153,10 @@ func (r *Reader) nested(ctx context.Context, a *archive, e *entry, depth int, li
 		}
 		at, ok := content.(io.ReaderAt)
 		if !ok {
-			return nil, nil, errors.Join(fmt.Errorf("%s cannot be read at several offsets: %w", e.name, errors.ErrUnsupported), closing())
+			return nil, nil, errors.Join(
+				fmt.Errorf("%s cannot be read at several offsets: %w", e.name, errors.ErrUnsupported),
+				closing(),
+			)
 		}
 		return at, closing, nil
 	}, e.size)

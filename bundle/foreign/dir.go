@@ -28,7 +28,11 @@ func (r *Reader) scanDir(ctx context.Context, name string, dir fs.FS) (*archive,
 		}
 		info, err := f.Stat()
 		if err == nil && info.Size() != e.size {
-			err = fmt.Errorf("it has %d bytes and had %d a moment ago; nothing may write there during an import", info.Size(), e.size)
+			err = fmt.Errorf(
+				"it has %d bytes and had %d a moment ago; nothing may write there during an import",
+				info.Size(),
+				e.size,
+			)
 		}
 		if err != nil {
 			f.Close()

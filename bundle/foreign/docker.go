@@ -102,7 +102,12 @@ func (m *dockerImage) inspect(ctx context.Context, r *Reader, a *archive, root s
 	}
 	// Every tool names the config by its digest, so a different digest means damage, which nothing else would show.
 	if d := configDigest(m.Config); d != "" && d != digests.SHA256(m.config) {
-		return fmt.Errorf("%s: %s does not have its digest: the archive is damaged: %w", a.name, m.Config, syscall.EBADMSG)
+		return fmt.Errorf(
+			"%s: %s does not have its digest: the archive is damaged: %w",
+			a.name,
+			m.Config,
+			syscall.EBADMSG,
+		)
 	}
 	var config struct {
 		RootFS struct {
@@ -114,7 +119,13 @@ func (m *dockerImage) inspect(ctx context.Context, r *Reader, a *archive, root s
 	}
 	m.diffIDs = config.RootFS.DiffIDs
 	if len(m.diffIDs) != len(m.Layers) {
-		return fmt.Errorf("%s: manifest.json has %d layers for %s, its config has %d: the archive is damaged", a.name, len(m.Layers), m.Config, len(m.diffIDs))
+		return fmt.Errorf(
+			"%s: manifest.json has %d layers for %s, its config has %d: the archive is damaged",
+			a.name,
+			len(m.Layers),
+			m.Config,
+			len(m.diffIDs),
+		)
 	}
 	for i, name := range m.Layers {
 		if err := r.count(len(name)); err != nil {
@@ -138,7 +149,12 @@ func (m *dockerImage) inspect(ctx context.Context, r *Reader, a *archive, root s
 		switch f {
 		case plainTar, gzipped, zstandard:
 		default:
-			return fmt.Errorf("%s: the layer %s is %s, not a tar that is plain or compressed with gzip or zstd", a.name, name, f.what())
+			return fmt.Errorf(
+				"%s: the layer %s is %s, not a tar that is plain or compressed with gzip or zstd",
+				a.name,
+				name,
+				f.what(),
+			)
 		}
 		m.layers, m.formats = append(m.layers, layer), append(m.formats, f)
 	}
@@ -251,7 +267,14 @@ func (p *dockerPart) verify(ctx context.Context, r *Reader) error {
 			}
 		}
 		if got != q.diffID {
-			return fmt.Errorf("%s: the layer %s has %s and should have %s: the archive is damaged: %w", p.a.name, q.e.name, got, q.diffID, syscall.EBADMSG)
+			return fmt.Errorf(
+				"%s: the layer %s has %s and should have %s: the archive is damaged: %w",
+				p.a.name,
+				q.e.name,
+				got,
+				q.diffID,
+				syscall.EBADMSG,
+			)
 		}
 		return nil
 	})
@@ -302,17 +325,24 @@ func (m *dockerImage) manifest(ctx context.Context, r *Reader, a *archive) (stri
 		Digest    string `json:"digest"`
 		Size      int64  `json:"size"`
 	}
-	media := map[format]string{plainTar: "application/vnd.docker.image.rootfs.diff.tar", gzipped: "application/vnd.docker.image.rootfs.diff.tar.gzip"}
+	media := map[format]string{
+		plainTar: "application/vnd.docker.image.rootfs.diff.tar",
+		gzipped:  "application/vnd.docker.image.rootfs.diff.tar.gzip",
+	}
 	doc := struct {
 		SchemaVersion int    `json:"schemaVersion"`
 		MediaType     string `json:"mediaType"`
 		Config        blob   `json:"config"`
 		Layers        []blob `json:"layers"`
-	}{2, oci.MediaTypeDockerManifest, blob{oci.MediaTypeDockerConfig, digests.SHA256(m.config), int64(len(m.config))}, []blob{}}
+	}{2, oci.MediaTypeDockerManifest, blob{oci.MediaTypeDockerConfig, digests.SHA256(m.config), int64(len(m.config))},
+		[]blob{}}
 	for _, f := range m.formats {
 		if f == zstandard { // which Docker's schema does not define
-			media = map[format]string{plainTar: "application/vnd.oci.image.layer.v1.tar", gzipped: "application/vnd.oci.image.layer.v1.tar+gzip",
-				zstandard: "application/vnd.oci.image.layer.v1.tar+zstd"}
+			media = map[format]string{
+				plainTar:  "application/vnd.oci.image.layer.v1.tar",
+				gzipped:   "application/vnd.oci.image.layer.v1.tar+gzip",
+				zstandard: "application/vnd.oci.image.layer.v1.tar+zstd",
+			}
 			doc.MediaType, doc.Config.MediaType = oci.MediaTypeManifest, oci.MediaTypeConfig
 		}
 	}
@@ -324,7 +354,12 @@ func (m *dockerImage) manifest(ctx context.Context, r *Reader, a *archive) (stri
 		return "", err
 	}
 	if len(data) > oci.MaxDocument {
-		return "", fmt.Errorf("%s: the image has %d layers; its manifest would be larger than %d bytes", a.name, len(m.layers), oci.MaxDocument)
+		return "", fmt.Errorf(
+			"%s: the image has %d layers; its manifest would be larger than %d bytes",
+			a.name,
+			len(m.layers),
+			oci.MaxDocument,
+		)
 	}
 	digest := digests.SHA256(data)
 	if err := errors.Join(r.putBytes(ctx, doc.Config.Digest, m.config), r.putBytes(ctx, digest, data)); err != nil {
@@ -342,7 +377,10 @@ func (m *dockerImage) name(r *Reader, a *archive, listed string) {
 	}
 	if len(tags) == 0 {
 		if r.unnamed.repository == "" {
-			r.refused.Add(a.name, needsRepository(a, fmt.Sprintf("the image with the config %s has no name (no RepoTags)", m.Config)))
+			r.refused.Add(
+				a.name,
+				needsRepository(a, fmt.Sprintf("the image with the config %s has no name (no RepoTags)", m.Config)),
+			)
 			return
 		}
 		m.names = []naming{r.unnamed}

@@ -63,7 +63,13 @@ func (t tree) tar(names ...string) []byte {
 	}
 	for _, name := range names {
 		content := t[name]
-		h := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), Typeflag: tar.TypeReg, ModTime: time.Unix(0, 0)}
+		h := &tar.Header{
+			Name:     name,
+			Mode:     0o644,
+			Size:     int64(len(content)),
+			Typeflag: tar.TypeReg,
+			ModTime:  time.Unix(0, 0),
+		}
 		if to, ok := strings.CutPrefix(content, "-> "); ok {
 			h.Typeflag, h.Linkname, h.Size, content = tar.TypeSymlink, to, 0, ""
 		} else if to, ok := strings.CutPrefix(content, "=> "); ok {
@@ -133,7 +139,13 @@ func config(layers ...string) string {
 		}
 		ids = append(ids, digestOf([]byte(l)))
 	}
-	return object(map[string]any{"os": "linux", "architecture": "amd64", "rootfs": map[string]any{"type": "layers", "diff_ids": ids}})
+	return object(
+		map[string]any{
+			"os":           "linux",
+			"architecture": "amd64",
+			"rootfs":       map[string]any{"type": "layers", "diff_ids": ids},
+		},
+	)
 }
 
 func object(v any) string {
@@ -175,7 +187,17 @@ const (
 // image adds an image of one layer; arch makes it different.
 func (l *layoutFixture) image(arch, content string) map[string]any {
 	c := l.blob(ociConfig, object(map[string]any{"os": "linux", "architecture": arch}))
-	return l.blob(ociManifest, object(map[string]any{"schemaVersion": 2, "mediaType": ociManifest, "config": c, "layers": []any{l.blob(ociLayer, layer(content))}}))
+	return l.blob(
+		ociManifest,
+		object(
+			map[string]any{
+				"schemaVersion": 2,
+				"mediaType":     ociManifest,
+				"config":        c,
+				"layers":        []any{l.blob(ociLayer, layer(content))},
+			},
+		),
+	)
 }
 
 // artifact adds a manifest with that config and those layers.

@@ -28,7 +28,8 @@ var (
 )
 
 // supportedInputs ends the sentence that refuses an input.
-const supportedInputs = "import takes bundles, OCI layouts, docker-archives, hauls, trees of HOST/PATH files and Kubespray's offline archives, " +
+const supportedInputs = "import takes bundles, OCI layouts, docker-archives, hauls, trees of HOST/PATH files and " +
+	"Kubespray's offline archives, " +
 	"as directories or as tars (plain, gzip, zstd)"
 
 // Reader reads the inputs of one import.
@@ -165,7 +166,12 @@ func (r *Reader) inspect(ctx context.Context, in bundle.Input, f *File) ([]part,
 func (r *Reader) interpret(ctx context.Context, a *archive, depth int, listed string) ([]part, error) {
 	for _, root := range a.roots() {
 		if a.file(root+bundle.PartDocument) != nil {
-			return nil, fmt.Errorf("%s is a bundle that was unpacked or compressed, so that it cannot be verified: import the file as bundle create wrote it: %w", a.name, fs.ErrInvalid)
+			return nil, fmt.Errorf(
+				"%s is a bundle that was unpacked or compressed, so that it cannot be verified: import the file as "+
+					"bundle create wrote it: %w",
+				a.name,
+				fs.ErrInvalid,
+			)
 		}
 		if a.isLayout(root) {
 			p, err := r.newLayout(ctx, a, root, r.unnamed)

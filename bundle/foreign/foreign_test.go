@@ -113,8 +113,14 @@ registry.k8s.io/etcd:3 [linux/amd64]`), bundle.ReadOptions{})
 // TestDockerManifest holds the manifest that is made for an image to one digest for ever: it is what nodes pin, and
 // what containerd makes of the archive.
 func TestDockerManifest(t *testing.T) {
-	c := read(t, newMemorySink(t), bundle.ReadOptions{}, regular(t, dockerArchive(map[string][]string{"nginx:1": {layer("a"), layer("b")}}).tar()))
-	if got, want := c.Index.Images[0].Digest, "sha256:cb79b3dbafed1aef70b2dca52d438add35acd0d0d16bfb1c03b01070a25fe59e"; got != want {
+	c := read(
+		t,
+		newMemorySink(t),
+		bundle.ReadOptions{},
+		regular(t, dockerArchive(map[string][]string{"nginx:1": {layer("a"), layer("b")}}).tar()),
+	)
+	if got, want := c.Index.Images[0].Digest,
+		"sha256:cb79b3dbafed1aef70b2dca52d438add35acd0d0d16bfb1c03b01070a25fe59e"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
@@ -147,15 +153,24 @@ https://github.com/k3s-io/k3s/releases/download/v1+k3s1/100%25/.disk`), bundle.R
 
 func TestKubespray(t *testing.T) {
 	files := tree{
-		"container-images/registry.k8s.io-pause-3.10.tar":   string(dockerArchive(map[string][]string{"registry.k8s.io/pause:3.10": {layer("pause")}}).tar()),
-		"container-images/quay.io-coreos-etcd-v3.tar":       string(dockerArchive(map[string][]string{"": {layer("etcd")}}).tar()),
-		"container-images/docker.io-library-nginx-1.25.tar": string(gz(dockerArchive(map[string][]string{"nginx:1.25": {layer("nginx")}}).tar())),
-		"container-images/container-images.txt":             "registry.k8s.io-pause-3.10.tar  pause:3.10\nquay.io-coreos-etcd-v3.tar  coreos/etcd:v3\n\ndocker.io-library-nginx-1.25.tar  library/nginx:1.25\n",
+		"container-images/registry.k8s.io-pause-3.10.tar": string(
+			dockerArchive(map[string][]string{"registry.k8s.io/pause:3.10": {layer("pause")}}).tar(),
+		),
+		"container-images/quay.io-coreos-etcd-v3.tar": string(
+			dockerArchive(map[string][]string{"": {layer("etcd")}}).tar(),
+		),
+		"container-images/docker.io-library-nginx-1.25.tar": string(
+			gz(dockerArchive(map[string][]string{"nginx:1.25": {layer("nginx")}}).tar()),
+		),
+		"container-images/container-images.txt": "registry.k8s.io-pause-3.10.tar  " +
+			"pause:3.10\nquay.io-coreos-etcd-v3.tar  coreos/etcd:v3\n\ndocker.io-library-nginx-1.25.tar  " +
+			"library/nginx:1.25\n",
 	}
 	for _, compress := range []func([]byte) []byte{bytes.Clone, gz} {
 		s := newMemorySink(t)
 		c := read(t, s, bundle.ReadOptions{}, regular(t, compress(files.tar())))
-		want := "docker.io/library/nginx:1.25 [linux/amd64]\nquay.io/coreos/etcd:v3 [linux/amd64]\nregistry.k8s.io/pause:3.10 [linux/amd64]"
+		want := "docker.io/library/nginx:1.25 [linux/amd64]\nquay.io/coreos/etcd:v3 " +
+			"[linux/amd64]\nregistry.k8s.io/pause:3.10 [linux/amd64]"
 		if got := shown(c); got != want || c.Kind != bundle.KindKubespray {
 			t.Errorf("%s: got\n%s\nwant\n%s", c.Kind, got, want)
 		}
@@ -165,17 +180,27 @@ func TestKubespray(t *testing.T) {
 func TestStopAtPlan(t *testing.T) {
 	s := newMemorySink(t)
 	files := dockerArchive(map[string][]string{"nginx:1.25": {layer("base")}})
-	c, err := input.Read(t.Context(), []bundle.Input{regular(t, files.tar())}, s, bundle.ReadOptions{Plan: func(c *bundle.Contents, need int64) error {
-		if need < 1024 {
-			t.Errorf("need %d", need)
-		}
-		return bundle.ErrStop
-	}})
+	c, err := input.Read(
+		t.Context(),
+		[]bundle.Input{regular(t, files.tar())},
+		s,
+		bundle.ReadOptions{Plan: func(c *bundle.Contents, need int64) error {
+			if need < 1024 {
+				t.Errorf("need %d", need)
+			}
+			return bundle.ErrStop
+		}},
+	)
 	if err != nil || c.Kind != bundle.KindDocker || s.puts != 0 {
 		t.Errorf("%+v %v, %d puts", c, err, s.puts)
 	}
 	broken := errors.New("no room")
-	_, err = input.Read(t.Context(), []bundle.Input{regular(t, files.tar())}, s, bundle.ReadOptions{Plan: func(*bundle.Contents, int64) error { return broken }})
+	_, err = input.Read(
+		t.Context(),
+		[]bundle.Input{regular(t, files.tar())},
+		s,
+		bundle.ReadOptions{Plan: func(*bundle.Contents, int64) error { return broken }},
+	)
 	if !errors.Is(err, broken) || s.puts != 0 {
 		t.Errorf("%v, %d puts", err, s.puts)
 	}

@@ -18,8 +18,12 @@ func FuzzRead(f *testing.F) {
 	l := newLayout()
 	l.top(l.index(platformed(l.image("amd64", "a"), "amd64")), "io.containerd.image.name", "nginx:1")
 	docker := dockerArchive(map[string][]string{"nginx:1": {layer("a"), string(gz([]byte(layer("b"))))}})
-	kubespray := tree{"container-images/a.tar": string(docker.tar()), "container-images/container-images.txt": "a.tar nginx:1\n"}
-	for _, files := range []tree{l.tree(), docker, haul(), kubespray, {"offline-files/dl.k8s.io/a": "a", "offline-files/dl.k8s.io/b": "-> a", "x": "=> offline-files/dl.k8s.io/a"}} {
+	kubespray := tree{
+		"container-images/a.tar":                string(docker.tar()),
+		"container-images/container-images.txt": "a.tar nginx:1\n",
+	}
+	for _, files := range []tree{l.tree(), docker, haul(), kubespray, {"offline-files/dl.k8s.io/a": "a",
+		"offline-files/dl.k8s.io/b": "-> a", "x": "=> offline-files/dl.k8s.io/a"}} {
 		f.Add(files.tar())
 		f.Add(gz(files.tar()))
 		f.Add(zst(files.tar()))
@@ -76,9 +80,11 @@ func FuzzEntries(f *testing.F) {
 				h.Typeflag, h.Linkname, content = tar.TypeSymlink, to, ""
 			} else if to, ok := strings.CutPrefix(content, "=> "); ok {
 				h.Typeflag, h.Linkname, content = tar.TypeLink, to, ""
-			} else if inner, ok := strings.CutPrefix(content, "tar:"); ok && inner != "" && strings.Trim(inner, "abcdefghijklmnopqrstuvwxyz0123456789-.") == "" {
+			} else if inner, ok := strings.CutPrefix(content, "tar:"); ok && inner != "" && strings.Trim(inner,
+				"abcdefghijklmnopqrstuvwxyz0123456789-.") == "" {
 				content = string(tree{inner: "[]"}.tar())
-			} else if inner, ok := strings.CutPrefix(content, "gz:"); ok && inner != "" && strings.Trim(inner, "abcdefghijklmnopqrstuvwxyz0123456789-.") == "" {
+			} else if inner, ok := strings.CutPrefix(content, "gz:"); ok && inner != "" && strings.Trim(inner,
+				"abcdefghijklmnopqrstuvwxyz0123456789-.") == "" {
 				content = string(gz(tree{inner + "/x": "x"}.tar()))
 			}
 			h.Size = int64(len(content))
@@ -102,12 +108,23 @@ func FuzzLayoutDocuments(f *testing.F) {
 			}
 		}
 	}
-	f.Add(`{"manifests":[{"digest":"MANIFEST","size":SIZE,"annotations":{"kind":"dev.hauler/sigs"}}]}`, `{"schemaVersion":2,"layers":[]}`, "[]")
+	f.Add(
+		`{"manifests":[{"digest":"MANIFEST","size":SIZE,"annotations":{"kind":"dev.hauler/sigs"}}]}`,
+		`{"schemaVersion":2,"layers":[]}`,
+		"[]",
+	)
 	f.Fuzz(func(t *testing.T, index, manifest, docker string) {
-		files := tree{"oci-layout": "{}", "blobs/" + strings.Replace(digestOf([]byte(manifest)), ":", "/", 1): manifest, "manifest.json": docker}
-		files["index.json"] = strings.NewReplacer("MANIFEST", digestOf([]byte(manifest)), "SIZE", object(len(manifest))).Replace(index)
+		files := tree{
+			"oci-layout": "{}",
+			"blobs/" + strings.Replace(digestOf([]byte(manifest)), ":", "/", 1): manifest,
+			"manifest.json": docker,
+		}
+		files["index.json"] = strings.NewReplacer("MANIFEST", digestOf([]byte(manifest)), "SIZE",
+			object(len(manifest))).
+			Replace(index)
 		s := newMemorySink(t)
-		if c, err := input.Read(t.Context(), []bundle.Input{{Name: "dir", FS: files.mapFS()}}, s, bundle.ReadOptions{Repository: "example.com/unnamed:1"}); err == nil {
+		if c, err := input.Read(t.Context(), []bundle.Input{{Name: "dir", FS: files.mapFS()}}, s,
+			bundle.ReadOptions{Repository: "example.com/unnamed:1"}); err == nil {
 			check(t, s, c)
 		}
 	})
@@ -117,11 +134,17 @@ func FuzzLayoutDocuments(f *testing.F) {
 func FuzzDockerDocuments(f *testing.F) {
 	l := layer("a")
 	f.Add(`[{"Config":"config","RepoTags":["nginx:1"],"Layers":["layer.tar"]}]`, config(l), l)
-	f.Add(`[{"Config":"config","Layers":["layer.tar","layer.tar"]},{"Config":"../x"}]`, config(l, l), string(gz([]byte(l))))
+	f.Add(
+		`[{"Config":"config","Layers":["layer.tar","layer.tar"]},{"Config":"../x"}]`,
+		config(l, l),
+		string(gz([]byte(l))),
+	)
 	f.Fuzz(func(t *testing.T, manifest, config, layer string) {
 		files := tree{"manifest.json": manifest, "config": config, "layer.tar": layer, "container-images.txt": manifest}
 		s := newMemorySink(t)
-		if c, err := input.Read(t.Context(), []bundle.Input{{Name: "pipe", File: pipe{io.Reader(bytes.NewReader(files.tar())), "pipe"}}}, s, bundle.ReadOptions{Repository: "example.com/unnamed:1"}); err == nil {
+		if c, err := input.Read(t.Context(), []bundle.Input{{Name: "pipe",
+			File: pipe{io.Reader(bytes.NewReader(files.tar())), "pipe"}}}, s,
+			bundle.ReadOptions{Repository: "example.com/unnamed:1"}); err == nil {
 			check(t, s, c)
 		}
 	})

@@ -15,10 +15,13 @@ import (
 // Annotations that hauler (hauler.dev, pkg/consts) writes into the index.json of its store. A haul is a tar of the
 // store.
 const (
-	annotationKind     = "kind"                    // dev.hauler/image, imageIndex, sigs, atts, sboms, referrers/HEX; dev.cosignproject.cosign/… once
-	annotationOriginal = "hauler.dev/original-ref" // an image's name, a file's URL or path, a chart's REPOSITORY|NAME:VERSION
+	// dev.hauler/image, imageIndex, sigs, atts, sboms, referrers/HEX; dev.cosignproject.cosign/… once
+	annotationKind = "kind"
+	// an image's name, a file's URL or path, a chart's REPOSITORY|NAME:VERSION
+	annotationOriginal = "hauler.dev/original-ref"
 
-	haulerFiles = "application/vnd.content.hauler.file." // configs of files: http.config, local.config, directory.config
+	// configs of files: http.config, local.config, directory.config
+	haulerFiles = "application/vnd.content.hauler.file."
 	haulerHTTP  = haulerFiles + "http.config.v1+json"
 	mediaChart  = "application/vnd.cncf.helm.config.v1+json"
 	haulerSpace = "hauler/" // the repository in which hauler serves what has none
@@ -143,7 +146,13 @@ func (p *layoutPart) haulArtifact(ctx context.Context, r *Reader, t *top) (done 
 		if t.name, err = r.parseName(nil, "localhost/"+haulerSpace+path.Base(name)); err != nil {
 			return false, err
 		}
-		r.note("%s: the chart %s comes from no registry, so it becomes %s:%s", p.a.name, path.Base(name), t.name.repository, t.name.tag)
+		r.note(
+			"%s: the chart %s comes from no registry, so it becomes %s:%s",
+			p.a.name,
+			path.Base(name),
+			t.name.repository,
+			t.name.tag,
+		)
 	}
 	return false, nil
 }

@@ -26,16 +26,50 @@ func haul() tree {
 	const nginx, full = "library/nginx:1.25", "index.docker.io/library/nginx:1.25"
 	empty := l.blob("application/vnd.oci.empty.v1+json", "{}")
 	top(list, "dev.hauler/imageIndex", nginx, full, full)
-	top(l.artifact(l.blob(ociConfig, "{}"), nil, l.blob("text/plain", "signature")), "dev.hauler/sigs", nginx, full, full)
-	top(l.artifact(l.blob(ociConfig, "{}"), nil, l.blob("text/plain", "attestation")), "dev.cosignproject.cosign/atts", nginx, full, "")
+	top(
+		l.artifact(l.blob(ociConfig, "{}"), nil, l.blob("text/plain", "signature")),
+		"dev.hauler/sigs",
+		nginx,
+		full,
+		full,
+	)
+	top(
+		l.artifact(l.blob(ociConfig, "{}"), nil, l.blob("text/plain", "attestation")),
+		"dev.cosignproject.cosign/atts",
+		nginx,
+		full,
+		"",
+	)
 	top(l.artifact(empty, list, l.blob("text/plain", "bundle")), "dev.hauler/referrers/0123", nginx, full, full)
-	top(l.image("amd64", "rewritten"), "dev.hauler/image", "mine/pause:1", "registry.example.com/mine/pause:1", "registry.k8s.io/pause:3.10")
+	top(
+		l.image("amd64", "rewritten"),
+		"dev.hauler/image",
+		"mine/pause:1",
+		"registry.example.com/mine/pause:1",
+		"registry.k8s.io/pause:3.10",
+	)
 
 	file := func(configType, reference, content string) map[string]any {
-		return l.artifact(l.blob("application/vnd.content.hauler.file."+configType+".config.v1+json", object(map[string]string{"reference": reference})), nil,
-			with(l.blob("application/vnd.content.hauler.file.layer.v1", content), "annotations", map[string]string{"org.opencontainers.image.title": "f"}))
+		return l.artifact(
+			l.blob(
+				"application/vnd.content.hauler.file."+configType+".config.v1+json",
+				object(map[string]string{"reference": reference}),
+			),
+			nil,
+			with(
+				l.blob("application/vnd.content.hauler.file.layer.v1", content),
+				"annotations",
+				map[string]string{"org.opencontainers.image.title": "f"},
+			),
+		)
 	}
-	top(file("http", "https://get.k3s.io/install.sh", "install"), "dev.hauler/image", "hauler/install.sh:latest", "", "https://get.k3s.io/install.sh")
+	top(
+		file("http", "https://get.k3s.io/install.sh", "install"),
+		"dev.hauler/image",
+		"hauler/install.sh:latest",
+		"",
+		"https://get.k3s.io/install.sh",
+	)
 	top(file("http", "http://dl.k8s.io/old", "of an old hauler"), "dev.hauler/image", "hauler/old:latest", "", "")
 	top(file("local", "/root/notes.txt", "notes"), "dev.hauler/image", "hauler/notes.txt:latest", "", "/root/notes.txt")
 
@@ -43,12 +77,26 @@ func haul() tree {
 		return l.artifact(l.blob("application/vnd.cncf.helm.config.v1+json", `{"name":"`+content+`"}`), nil,
 			l.blob("application/vnd.cncf.helm.chart.content.v1.tar+gzip", string(gz([]byte(layer(content))))))
 	}
-	top(chart("rancher"), "dev.hauler/image", "hauler/rancher:2.8.0", "", "https://releases.rancher.com/server-charts/stable|hauler/rancher:2.8.0")
-	top(chart("cert-manager"), "dev.hauler/image", "hauler/cert-manager:v1.17.0", "", "oci://quay.io/jetstack/charts|hauler/cert-manager:v1.17.0")
+	top(
+		chart("rancher"),
+		"dev.hauler/image",
+		"hauler/rancher:2.8.0",
+		"",
+		"https://releases.rancher.com/server-charts/stable|hauler/rancher:2.8.0",
+	)
+	top(
+		chart("cert-manager"),
+		"dev.hauler/image",
+		"hauler/cert-manager:v1.17.0",
+		"",
+		"oci://quay.io/jetstack/charts|hauler/cert-manager:v1.17.0",
+	)
 
 	files := l.tree()
 	files["store.json"] = "{}"
-	files["manifest.json"] = object([]any{map[string]any{"Config": "blobs/sha256/0", "RepoTags": []string{"nginx:1.25"}}})
+	files["manifest.json"] = object(
+		[]any{map[string]any{"Config": "blobs/sha256/0", "RepoTags": []string{"nginx:1.25"}}},
+	)
 	return files
 }
 

@@ -25,13 +25,19 @@ import (
 func TestHeldIsNotRead(t *testing.T) {
 	l := newLayout()
 	l.top(l.image("amd64", "x"), "io.containerd.image.name", "nginx:1")
-	for what, files := range map[string]tree{"layout": l.tree(), "docker": dockerArchive(map[string][]string{"nginx:1": {layer("a"), layer("b")}})} {
+	for what, files := range map[string]tree{"layout": l.tree(),
+		"docker": dockerArchive(map[string][]string{"nginx:1": {layer("a"), layer("b")}})} {
 		s := newMemorySink(t)
 		first := read(t, s, bundle.ReadOptions{}, regular(t, files.tar()))
 		puts := s.puts
 		for way, give := range ways(t, files) {
 			var need int64
-			c := read(t, s, bundle.ReadOptions{Plan: func(_ *bundle.Contents, n int64) error { need = n; return nil }}, give())
+			c := read(
+				t,
+				s,
+				bundle.ReadOptions{Plan: func(_ *bundle.Contents, n int64) error { need = n; return nil }},
+				give(),
+			)
 			if c.ID != first.ID {
 				t.Errorf("%s, %s: another ID", what, way)
 			}
@@ -56,7 +62,12 @@ func TestFilesThemselves(t *testing.T) {
 	for _, way := range []string{"tar", "wrapped"} {
 		s := newMemorySink(t)
 		var need int64
-		read(t, s, bundle.ReadOptions{Plan: func(_ *bundle.Contents, n int64) error { need = n; return nil }}, ways(t, files)[way]())
+		read(
+			t,
+			s,
+			bundle.ReadOptions{Plan: func(_ *bundle.Contents, n int64) error { need = n; return nil }},
+			ways(t, files)[way](),
+		)
 		if s.whole != 50 || s.puts != 50 || need != 90 {
 			t.Errorf("%s: %d puts, %d of sections, need %d", way, s.puts, s.whole, need)
 		}
@@ -74,7 +85,8 @@ func TestRepository(t *testing.T) {
 		files            tree
 		repository, want string
 	}{
-		{tag.tree(), "registry.k8s.io/pause", "registry.k8s.io/pause:3.10 [linux/amd64]\nregistry.k8s.io/pause:3.10-arm64 [linux/arm64]"},
+		{tag.tree(), "registry.k8s.io/pause", "registry.k8s.io/pause:3.10 " +
+			"[linux/amd64]\nregistry.k8s.io/pause:3.10-arm64 [linux/arm64]"},
 		{none.tree(), "nginx", "docker.io/library/nginx: [linux/amd64]"},
 		{none.tree(), "nginx:1", "docker.io/library/nginx:1 [linux/amd64]"},
 		{docker, "localhost/team/app:2", "team/app:2 [linux/amd64]"},
@@ -85,7 +97,12 @@ func TestRepository(t *testing.T) {
 			t.Errorf("--repository %s: got\n%s\nwant\n%s", test.repository, got, test.want)
 		}
 	}
-	_, err := input.Read(t.Context(), []bundle.Input{regular(t, docker.tar())}, newMemorySink(t), bundle.ReadOptions{Repository: "No Name"})
+	_, err := input.Read(
+		t.Context(),
+		[]bundle.Input{regular(t, docker.tar())},
+		newMemorySink(t),
+		bundle.ReadOptions{Repository: "No Name"},
+	)
 	if err == nil || !strings.Contains(err.Error(), "--repository") {
 		t.Error(err)
 	}
@@ -104,12 +121,18 @@ func TestLocalNames(t *testing.T) {
 		"team/app:1":                    "docker.io/team/app:1",
 		"nginx":                         "docker.io/library/nginx:latest",
 	} {
-		c := read(t, newMemorySink(t), bundle.ReadOptions{}, regular(t, dockerArchive(map[string][]string{tag: {layer("a")}}).tar()))
+		c := read(
+			t,
+			newMemorySink(t),
+			bundle.ReadOptions{},
+			regular(t, dockerArchive(map[string][]string{tag: {layer("a")}}).tar()),
+		)
 		m := c.Index.Images[0]
 		if got := m.Repository + ":" + m.Tag; got != want {
 			t.Errorf("%s became %s, want %s", tag, got, want)
 		}
-		if renamed := want != tag && (strings.Contains(tag, ":5000") || strings.HasPrefix(tag, "localhost")); renamed != (len(c.Notes) == 1) {
+		if renamed := want != tag && (strings.Contains(tag, ":5000") || strings.HasPrefix(tag,
+			"localhost")); renamed != (len(c.Notes) == 1) {
 			t.Errorf("%s: notes %q", tag, c.Notes)
 		}
 	}
@@ -121,8 +144,18 @@ func TestWhatIsNotHere(t *testing.T) {
 	l := newLayout()
 	absent := map[string]any{"mediaType": ociLayer, "digest": digestOf([]byte("absent")), "size": 6}
 	held := map[string]any{"mediaType": ociLayer, "digest": digestOf([]byte("held")), "size": 4}
-	foreign := map[string]any{"mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "digest": digestOf([]byte("foreign")), "size": 7, "urls": []string{"https://go.microsoft.com/x"}}
-	inline := map[string]any{"mediaType": "application/vnd.oci.empty.v1+json", "digest": digestOf([]byte("{}")), "size": 2, "data": base64.StdEncoding.EncodeToString([]byte("{}"))}
+	foreign := map[string]any{
+		"mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+		"digest":    digestOf([]byte("foreign")),
+		"size":      7,
+		"urls":      []string{"https://go.microsoft.com/x"},
+	}
+	inline := map[string]any{
+		"mediaType": "application/vnd.oci.empty.v1+json",
+		"digest":    digestOf([]byte("{}")),
+		"size":      2,
+		"data":      base64.StdEncoding.EncodeToString([]byte("{}")),
+	}
 	l.top(l.artifact(inline, nil, absent, held, foreign), "io.containerd.image.name", "nginx:1")
 	for way, give := range ways(t, l.tree()) {
 		s := newMemorySink(t)
@@ -150,10 +183,20 @@ func TestDocker25(t *testing.T) {
 	unmarshal(files["blobs/"+strings.Replace(b["digest"].(string), ":", "/", 1)], &manifest)
 	files["manifest.json"] = object([]any{
 		map[string]any{"Config": "blobs/sha256/" + strings.Repeat("0", 64), "RepoTags": []string{"wrong:1"}},
-		map[string]any{"Config": "blobs/" + strings.Replace(manifest.Config.Digest, ":", "/", 1), "RepoTags": []string{"busybox:2", "quay.io/x/busybox:3"}},
+		map[string]any{
+			"Config":   "blobs/" + strings.Replace(manifest.Config.Digest, ":", "/", 1),
+			"RepoTags": []string{"busybox:2", "quay.io/x/busybox:3"},
+		},
 	})
 	files["repositories"] = "{}"
-	sameInAllWays(t, files, bundle.KindLayout, "docker.io/library/busybox:2 [linux/arm64]\ndocker.io/library/nginx:1 [linux/amd64]\nquay.io/x/busybox:3 [linux/arm64]", bundle.ReadOptions{})
+	sameInAllWays(
+		t,
+		files,
+		bundle.KindLayout,
+		"docker.io/library/busybox:2 [linux/arm64]\ndocker.io/library/nginx:1 [linux/amd64]\nquay.io/x/busybox:3 "+
+			"[linux/arm64]",
+		bundle.ReadOptions{},
+	)
 }
 
 // TestDockerLinks reads layers that are links to other layers, as podman and old dockers write them.
@@ -246,7 +289,8 @@ func TestOtherLibrary(t *testing.T) {
 	must(err)
 	s := newMemorySink(t)
 	c := read(t, s, bundle.ReadOptions{}, bundle.Input{Name: file, File: f})
-	if got := c.Index.Images[0]; got.Repository != "quay.io/x/y" || len(c.Index.Blobs) != 5 || s.blobs[want.String()] == nil {
+	if got := c.Index.Images[0]; got.Repository != "quay.io/x/y" || len(c.Index.Blobs) != 5 ||
+		s.blobs[want.String()] == nil {
 		t.Errorf("%+v", c.Index)
 	}
 
@@ -255,11 +299,17 @@ func TestOtherLibrary(t *testing.T) {
 	dir := t.TempDir()
 	path, err := layout.Write(dir, empty.Index)
 	must(err)
-	must(path.AppendIndex(index, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "quay.io/x/y:1"})))
+	must(
+		path.AppendIndex(
+			index,
+			layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "quay.io/x/y:1"}),
+		),
+	)
 	c = read(t, newMemorySink(t), bundle.ReadOptions{}, bundle.Input{Name: dir, FS: os.DirFS(dir)})
 	digest, err := index.Digest()
 	must(err)
-	if got := c.Index.Images[len(c.Index.Images)-1]; got.Digest != digest.String() || len(c.Index.Images) != 4 || len(c.Index.Blobs) != 1+3*4 {
+	if got := c.Index.Images[len(c.Index.Images)-1]; got.Digest != digest.String() || len(c.Index.Images) != 4 ||
+		len(c.Index.Blobs) != 1+3*4 {
 		t.Errorf("%+v", c.Index)
 	}
 }

@@ -50,7 +50,10 @@ func (a *archive) isLayout(root string) bool {
 	if a.file(root+"oci-layout") != nil {
 		return true
 	}
-	return slices.ContainsFunc(a.entries, func(e *entry) bool { return strings.HasPrefix(e.name, root+"blobs/") && blobDigest(e.name) != "" })
+	return slices.ContainsFunc(
+		a.entries,
+		func(e *entry) bool { return strings.HasPrefix(e.name, root+"blobs/") && blobDigest(e.name) != "" },
+	)
 }
 
 // blobDigest returns the digest in the path of a layout's blob (blobs/sha256/…, perhaps in a directory), or "".
@@ -87,7 +90,12 @@ func (r *Reader) newLayout(ctx context.Context, a *archive, root string, unnamed
 			return nil, fmt.Errorf("%s: index.json: %w", a.name, err)
 		}
 		if !oci.IsManifestType(d.MediaType) {
-			r.note("%s: left out %s, index.json says that it is %.100q, which is not a manifest", a.name, d.Digest, d.MediaType)
+			r.note(
+				"%s: left out %s, index.json says that it is %.100q, which is not a manifest",
+				a.name,
+				d.Digest,
+				d.MediaType,
+			)
 			continue
 		}
 		p.haul = p.haul || isHaul(d)
@@ -248,7 +256,10 @@ func (p *layoutPart) name(ctx context.Context, r *Reader) error {
 					t.name.tag = ref
 				}
 			case ref != "":
-				r.refused.Add(t.Digest, needsRepository(p.a, fmt.Sprintf("the image %s has a tag (%.130q) and no name", t.Digest, ref)))
+				r.refused.Add(
+					t.Digest,
+					needsRepository(p.a, fmt.Sprintf("the image %s has a tag (%.130q) and no name", t.Digest, ref)),
+				)
 				continue
 			}
 			named = append(named, t)
@@ -277,7 +288,12 @@ func (p *layoutPart) checkUnnamed(r *Reader) {
 }
 
 func needsRepository(a *archive, what string) error {
-	return fmt.Errorf("%s: %s; name its repository with --repository (--repository registry.k8s.io/pause, or registry.k8s.io/pause:3.10 with a tag)", a.name, what)
+	return fmt.Errorf(
+		"%s: %s; name its repository with --repository (--repository registry.k8s.io/pause, or "+
+			"registry.k8s.io/pause:3.10 with a tag)",
+		a.name,
+		what,
+	)
 }
 
 // dockerTags returns the tags in docker's manifest.json, by the digest of the image's config. docker and hauler write

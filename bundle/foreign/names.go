@@ -76,7 +76,15 @@ func errAmbiguous(name string, old nameOrigin, digest, input string) error {
 	if old.input == input {
 		return fmt.Errorf("%s: %s is both %s and %s: %w", input, name, old.digest, digest, fs.ErrInvalid)
 	}
-	return fmt.Errorf("%s is %s in %s and %s in %s; import them separately, the later one wins: %w", name, old.digest, old.input, digest, input, fs.ErrInvalid)
+	return fmt.Errorf(
+		"%s is %s in %s and %s in %s; import them separately, the later one wins: %w",
+		name,
+		old.digest,
+		old.input,
+		digest,
+		input,
+		fs.ErrInvalid,
+	)
 }
 
 // parseName reads an image's name as Docker does, and returns its name here (lists.Place). A note reports a different
@@ -116,7 +124,12 @@ func (r *Reader) contents(ctx context.Context) (*bundle.Contents, error) {
 	c := &bundle.Contents{Kind: r.kind()}
 	blobs := map[string]int64{}
 	absent := map[string]bool{}
-	ix := &bundle.Index{Version: bundle.IndexVersion, Images: []bundle.Image{}, Files: []bundle.File{}, Blobs: []bundle.Blob{}}
+	ix := &bundle.Index{
+		Version: bundle.IndexVersion,
+		Images:  []bundle.Image{},
+		Files:   []bundle.File{},
+		Blobs:   []bundle.Blob{},
+	}
 	add := func(n naming, digest string) error {
 		m, err := r.image(ctx, digest, blobs, absent)
 		if err != nil {
@@ -218,7 +231,11 @@ func (r *Reader) attach() {
 	}
 	for _, digest := range r.names.untagged {
 		if !placed[digest] {
-			r.note("left out %s: it belongs to %s, which has no name in the inputs", digest, r.graph.manifests[digest].Subject)
+			r.note(
+				"left out %s: it belongs to %s, which has no name in the inputs",
+				digest,
+				r.graph.manifests[digest].Subject,
+			)
 		}
 	}
 	for repository, list := range members {
@@ -234,7 +251,12 @@ func (r *Reader) attach() {
 
 // image describes one manifest with everything that it references, which is added to blobs, or to absent if it is not
 // available.
-func (r *Reader) image(ctx context.Context, digest string, blobs map[string]int64, absent map[string]bool) (bundle.Image, error) {
+func (r *Reader) image(
+	ctx context.Context,
+	digest string,
+	blobs map[string]int64,
+	absent map[string]bool,
+) (bundle.Image, error) {
 	m := r.graph.manifests[digest]
 	if m == nil {
 		return bundle.Image{}, fmt.Errorf("%s: %w", digest, fs.ErrNotExist)
@@ -262,7 +284,8 @@ func (r *Reader) image(ctx context.Context, digest string, blobs map[string]int6
 				r.note("the layer %s is only available from its own URLs, so no archive contains it", b.Digest)
 				continue
 			}
-			if i == 0 && m.Platform == "" && b.Size <= oci.MaxDocument && (b.MediaType == oci.MediaTypeConfig || b.MediaType == oci.MediaTypeDockerConfig) {
+			if i == 0 && m.Platform == "" && b.Size <= oci.MaxDocument &&
+				(b.MediaType == oci.MediaTypeConfig || b.MediaType == oci.MediaTypeDockerConfig) {
 				data, err := r.readStored(ctx, b.Digest)
 				if err != nil {
 					return err
@@ -299,7 +322,8 @@ func (r *Reader) image(ctx context.Context, digest string, blobs map[string]int6
 		return bundle.Image{}, err
 	}
 	for digest, size := range sizes {
-		if _, ok := blobs[digest]; !ok || !absent[digest] { // of absent blobs, for which descriptors may state several sizes
+		if _, ok := blobs[digest]; !ok ||
+			!absent[digest] { // of absent blobs, for which descriptors may state several sizes
 			blobs[digest] = size
 		}
 		image.Size += size

@@ -82,7 +82,14 @@ func (p *layoutPart) findInDir(digest string) *entry {
 
 // newDir reads the structure of the dir: transport's output.
 func (r *Reader) newDir(ctx context.Context, a *archive, root string, unnamed naming) (*layoutPart, error) {
-	p := &layoutPart{a: a, root: root, dir: true, unnamed: unnamed, blobs: map[string]*entry{}, inline: map[string][]byte{}}
+	p := &layoutPart{
+		a:       a,
+		root:    root,
+		dir:     true,
+		unnamed: unnamed,
+		blobs:   map[string]*entry{},
+		inline:  map[string][]byte{},
+	}
 	data, err := r.document(ctx, a, a.file(root+"manifest.json"))
 	if err != nil {
 		return nil, err
@@ -93,15 +100,24 @@ func (r *Reader) newDir(ctx context.Context, a *archive, root string, unnamed na
 	if err := json.Unmarshal(data, &head); err != nil {
 		return nil, fmt.Errorf("%s: %smanifest.json: %w", a.name, root, err)
 	}
-	p.tops = []top{{Descriptor: oci.Descriptor{MediaType: head.MediaType, Digest: digests.SHA256(data), Size: int64(len(data))}}}
+	p.tops = []top{
+		{Descriptor: oci.Descriptor{MediaType: head.MediaType, Digest: digests.SHA256(data), Size: int64(len(data))}},
+	}
 	return p, p.resolve(ctx, r)
 }
 
 // canonicalPath returns the images in a collection. inside are the entries that belong to them.
-func (r *Reader) canonicalPath(ctx context.Context, a *archive) (parts []part, inside func(name string) bool, err error) {
+func (r *Reader) canonicalPath(
+	ctx context.Context,
+	a *archive,
+) (parts []part, inside func(name string) bool, err error) {
 	images := r.pathImages(a)
 	inside = func(name string) bool {
-		i, found := slices.BinarySearchFunc(images, name, func(p pathImage, name string) int { return cmp.Compare(p.root, name) })
+		i, found := slices.BinarySearchFunc(
+			images,
+			name,
+			func(p pathImage, name string) int { return cmp.Compare(p.root, name) },
+		)
 		return found || i > 0 && strings.HasPrefix(name, images[i-1].root)
 	}
 	for _, i := range images {
@@ -109,11 +125,15 @@ func (r *Reader) canonicalPath(ctx context.Context, a *archive) (parts []part, i
 		at, ok := hostPath(strings.TrimSuffix(i.root, "/"))
 		if ok {
 			if unnamed, err = r.pathName(a, at); err != nil {
-				r.refused.Add(at, fmt.Errorf("%s: %s is an image, and its path is not the name of one: %w", a.name, at, err))
+				r.refused.Add(
+					at,
+					fmt.Errorf("%s: %s is an image, and its path is not the name of one: %w", a.name, at, err),
+				)
 				continue
 			}
 		} else if i.dir && unnamed.repository == "" {
-			r.refused.Add(i.root, fmt.Errorf("%s: %s is an image under no host's name, so its registry is unknown: create it with skopeo sync --scoped, or import it separately with --repository", a.name, i.root))
+			r.refused.Add(i.root, fmt.Errorf("%s: %s is an image under no host's name, so its registry is unknown: "+
+				"create it with skopeo sync --scoped, or import it separately with --repository", a.name, i.root))
 			continue
 		}
 		var p *layoutPart

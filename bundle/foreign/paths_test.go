@@ -41,7 +41,8 @@ func TestImagesByTheirPaths(t *testing.T) {
 		with(transported(one, single).under("docker.io/library/one@" + single["digest"].(string))).
 		with(layout.tree().under("quay.io/team/layout:2")).
 		with(tagged.tree().under("quay.io/team/tagged")).
-		with(tree{"registry.example.com/team/app:1.0/signature-1": "sig", "dl.k8s.io/v1/kubeadm": "file", "dl.k8s.io/v1/manifest.json": "{}", "dl.k8s.io/v1/version": "1", "dl.k8s.io/v1/index.json": "{}"})
+		with(tree{"registry.example.com/team/app:1.0/signature-1": "sig", "dl.k8s.io/v1/kubeadm": "file",
+			"dl.k8s.io/v1/manifest.json": "{}", "dl.k8s.io/v1/version": "1", "dl.k8s.io/v1/index.json": "{}"})
 	sameInAllWays(t, files, "oci-layout+tree", strings.TrimSpace(`
 docker.io/library/one: [linux/amd64]
 https://dl.k8s.io/v1/index.json
@@ -57,28 +58,45 @@ registry.example.com/team/app:1.0 [linux/amd64]`), bundle.ReadOptions{})
 
 	// An archive that is called as an image is one; any other is what a web server has.
 	archives := tree{
-		"quay.io/team/app:1.0.tar":               string(dockerArchive(map[string][]string{"": {layer("a")}}).tar()),
-		"quay.io/team/db:1.tar.gz":               string(gz(dockerArchive(map[string][]string{"": {layer("b")}}).tar())),
-		"github.com/k3s-io/k3s/images-amd64.tar": string(dockerArchive(map[string][]string{"docker.io/x:1": {layer("c")}}).tar()),
-		"github.com/k3s-io/k3s/some:thing.tar":   "no archive",
+		"quay.io/team/app:1.0.tar": string(dockerArchive(map[string][]string{"": {layer("a")}}).tar()),
+		"quay.io/team/db:1.tar.gz": string(
+			gz(dockerArchive(map[string][]string{"": {layer("b")}}).tar()),
+		),
+		"github.com/k3s-io/k3s/images-amd64.tar": string(
+			dockerArchive(map[string][]string{"docker.io/x:1": {layer("c")}}).tar(),
+		),
+		"github.com/k3s-io/k3s/some:thing.tar": "no archive",
 	}
-	want := "https://github.com/k3s-io/k3s/images-amd64.tar\nhttps://github.com/k3s-io/k3s/some:thing.tar\nquay.io/team/app:1.0 [linux/amd64]\nquay.io/team/db:1 [linux/amd64]"
+	want := "https://github.com/k3s-io/k3s/images-amd64.tar\nhttps://github.com/k3s-io/k3s/some:thing.tar\nquay.io/" +
+		"team/app:1.0 [linux/amd64]\nquay.io/team/db:1 [linux/amd64]"
 	for _, in := range []bundle.Input{{Name: "directory", FS: archives.mapFS()}, regular(t, archives.tar())} {
 		if got := shown(read(t, newMemorySink(t), bundle.ReadOptions{}, in)); got != want {
 			t.Errorf("got\n%s\nwant\n%s", got, want)
 		}
 	}
-	if _, err := input.Read(t.Context(), []bundle.Input{piped(archives.tar())}, newMemorySink(t), bundle.ReadOptions{}); err == nil || !strings.Contains(err.Error(), "unpack it first") {
+	if _, err := input.Read(t.Context(), []bundle.Input{piped(archives.tar())}, newMemorySink(t),
+		bundle.ReadOptions{}); err == nil ||
+		!strings.Contains(err.Error(), "unpack it first") {
 		t.Errorf("a pipe: %v", err)
 	}
 
 	// One that says no registry is refused, or named by who imports it.
 	plain := transported(one, single)
-	_, err := input.Read(t.Context(), []bundle.Input{{Name: "d", FS: plain.under("app:1.0").with(plain.under("db:1.0")).mapFS()}}, newMemorySink(t), bundle.ReadOptions{})
+	_, err := input.Read(
+		t.Context(),
+		[]bundle.Input{{Name: "d", FS: plain.under("app:1.0").with(plain.under("db:1.0")).mapFS()}},
+		newMemorySink(t),
+		bundle.ReadOptions{},
+	)
 	if err == nil || strings.Count(err.Error(), "skopeo sync --scoped") != 2 {
 		t.Errorf("got %v", err)
 	}
-	c := read(t, newMemorySink(t), bundle.ReadOptions{Repository: "quay.io/team/app:3"}, bundle.Input{Name: "d", FS: plain.mapFS()})
+	c := read(
+		t,
+		newMemorySink(t),
+		bundle.ReadOptions{Repository: "quay.io/team/app:3"},
+		bundle.Input{Name: "d", FS: plain.mapFS()},
+	)
 	if got := shown(c); got != "quay.io/team/app:3 [linux/amd64]" {
 		t.Errorf("got %s", got)
 	}
@@ -89,7 +107,8 @@ registry.example.com/team/app:1.0 [linux/amd64]`), bundle.ReadOptions{})
 			broken[name] = strings.Replace(broken[name], "one", "two", 1)
 		}
 	}
-	if _, err := input.Read(t.Context(), []bundle.Input{{Name: "d", FS: broken.mapFS()}}, newMemorySink(t), bundle.ReadOptions{}); err == nil {
+	if _, err := input.Read(t.Context(), []bundle.Input{{Name: "d", FS: broken.mapFS()}}, newMemorySink(t),
+		bundle.ReadOptions{}); err == nil {
 		t.Error("a damaged layer was taken")
 	}
 }
@@ -97,26 +116,32 @@ registry.example.com/team/app:1.0 [linux/amd64]`), bundle.ReadOptions{})
 // TestTreeSpellings: a file answers under the URL that was fetched, whichever tool made the tree's names of it.
 func TestTreeSpellings(t *testing.T) {
 	for name, want := range map[string]string{
-		"registry.npmjs.example/@scope%2Fname": "https://registry.npmjs.example/@scope%252Fname https://registry.npmjs.example/@scope%2Fname",
-		"dl.example/v1.31.5%2Bk3s1/k3s":        "https://dl.example/v1.31.5%252Bk3s1/k3s https://dl.example/v1.31.5%2Bk3s1/k3s",
-		"dl.example/a b%":                      "https://dl.example/a%20b%25",
-		"dl.example/100%zz":                    "https://dl.example/100%25zz",
-		"dl.example/x%00y":                     "https://dl.example/x%2500y",
-		"dl.example:8443/a":                    "https://dl.example/a",
-		"localhost:8080/a/b":                   "https://localhost/a/b",
-		"10.0.0.5:80/a":                        "https://10.0.0.5/a",
-		"mirror/dl.example:8443/a?x=1":         "https://dl.example/a?x=1",
+		"registry.npmjs.example/@scope%2Fname": "https://registry.npmjs.example/@scope%252Fname " +
+			"https://registry.npmjs.example/@scope%2Fname",
+		"dl.example/v1.31.5%2Bk3s1/k3s": "https://dl.example/v1.31.5%252Bk3s1/k3s " +
+			"https://dl.example/v1.31.5%2Bk3s1/k3s",
+		"dl.example/a b%":              "https://dl.example/a%20b%25",
+		"dl.example/100%zz":            "https://dl.example/100%25zz",
+		"dl.example/x%00y":             "https://dl.example/x%2500y",
+		"dl.example:8443/a":            "https://dl.example/a",
+		"localhost:8080/a/b":           "https://localhost/a/b",
+		"10.0.0.5:80/a":                "https://10.0.0.5/a",
+		"mirror/dl.example:8443/a?x=1": "https://dl.example/a?x=1",
 	} {
 		c := read(t, newMemorySink(t), bundle.ReadOptions{}, bundle.Input{Name: "d", FS: tree{name: "content"}.mapFS()})
 		if got := strings.ReplaceAll(shown(c), "\n", " "); got != want {
 			t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
 		}
-		if strings.Contains(name, ":8") != (len(c.Notes) == 1 && strings.Contains(c.Notes[0], "addresses inside have no port")) {
+		if strings.Contains(
+			name,
+			":8",
+		) != (len(c.Notes) == 1 && strings.Contains(c.Notes[0], "addresses inside have no port")) {
 			t.Errorf("%s: notes %q", name, c.Notes)
 		}
 	}
 	// Two files whose names mean one URL are no guess.
-	if _, err := input.Read(t.Context(), []bundle.Input{{Name: "d", FS: tree{"a.example:1/x": "1", "a.example:2/x": "2"}.mapFS()}}, newMemorySink(t), bundle.ReadOptions{}); err == nil {
+	if _, err := input.Read(t.Context(), []bundle.Input{{Name: "d", FS: tree{"a.example:1/x": "1",
+		"a.example:2/x": "2"}.mapFS()}}, newMemorySink(t), bundle.ReadOptions{}); err == nil {
 		t.Error("two ports were taken for one host")
 	}
 }
@@ -124,22 +149,34 @@ func TestTreeSpellings(t *testing.T) {
 // TestObstacles: all that stands in the way is said at once, or left out with its reason.
 func TestObstacles(t *testing.T) {
 	l, other := newLayout(), newLayout()
-	for _, name := range []string{"harbor:443/team/app:1.0", "quay.io/good:1", "[fd00::1]:5000/app:1", "quay.io/twice:1"} {
+	for _, name := range []string{"harbor:443/team/app:1.0", "quay.io/good:1", "[fd00::1]:5000/app:1",
+		"quay.io/twice:1"} {
 		l.top(l.image("amd64", name), "io.containerd.image.name", name)
 	}
 	l.top(l.image("amd64", "no name"), "org.opencontainers.image.ref.name", "1.0")
 	other.top(other.image("amd64", "another"), "io.containerd.image.name", "quay.io/twice:1")
-	docker := dockerArchive(map[string][]string{"harbor2:443/team/app:1.0": {layer("x")}, "[fd00::2]/x:1": {layer("y")}})
+	docker := dockerArchive(
+		map[string][]string{"harbor2:443/team/app:1.0": {layer("x")}, "[fd00::2]/x:1": {layer("y")}},
+	)
 	inputs := func() []bundle.Input {
-		return []bundle.Input{{Name: "layout", FS: l.tree().mapFS()}, {Name: "other", FS: other.tree().mapFS()}, {Name: "docker", FS: docker.mapFS()}}
+		return []bundle.Input{
+			{Name: "layout", FS: l.tree().mapFS()},
+			{Name: "other", FS: other.tree().mapFS()},
+			{Name: "docker", FS: docker.mapFS()},
+		}
 	}
 	_, err := input.Read(t.Context(), inputs(), newMemorySink(t), bundle.ReadOptions{})
 	var o *bundle.NameErrors
-	if !errors.As(err, &o) || len(o.List) != 3 || !strings.HasPrefix(err.Error(), "3 names cannot be imported, --partial leaves them out:\nlayout: index.json: ") {
+	if !errors.As(err, &o) || len(o.List) != 3 ||
+		!strings.HasPrefix(
+			err.Error(),
+			"3 names cannot be imported, --partial leaves them out:\nlayout: index.json: ",
+		) {
 		t.Errorf("got %v", err)
 	}
 	c := read(t, newMemorySink(t), bundle.ReadOptions{Partial: true}, inputs()...)
-	if got := shown(c); got != "harbor/team/app:1.0 [linux/amd64]\nharbor2/team/app:1.0 [linux/amd64]\nquay.io/good:1 [linux/amd64]" {
+	if got := shown(c); got != "harbor/team/app:1.0 [linux/amd64]\nharbor2/team/app:1.0 [linux/amd64]\nquay.io/good:1 "+
+		"[linux/amd64]" {
 		t.Errorf("got %s", got)
 	}
 	var refused []string
@@ -161,7 +198,9 @@ func TestEverythingLeftOutIsListed(t *testing.T) {
 		files["elsewhere/"+n] = n
 	}
 	c := read(t, newMemorySink(t), bundle.ReadOptions{}, bundle.Input{Name: "d", FS: files.mapFS()})
-	if len(c.Skipped) != 11 || c.Skipped[10] != (bundle.Skipped{Name: "d: elsewhere/l", Why: "under no host's name"}) || len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "which --verbose and -o json list") {
+	if len(c.Skipped) != 11 || c.Skipped[10] != (bundle.Skipped{Name: "d: elsewhere/l", Why: "under no host's name"}) ||
+		len(c.Notes) != 1 ||
+		!strings.Contains(c.Notes[0], "which --verbose and -o json list") {
 		t.Errorf("got %+v, notes %q", c.Skipped, c.Notes)
 	}
 }
@@ -171,9 +210,24 @@ func TestCosignSave(t *testing.T) {
 	l := newLayout()
 	top := l.image("amd64", "app")
 	l.top(top, "kind", "dev.cosignproject.cosign/image")
-	l.top(l.artifact(l.blob(ociConfig, "{}"), nil, l.blob("text/plain", "signature")), "kind", "dev.cosignproject.cosign/sigs")
-	sameInAllWays(t, l.tree(), bundle.KindHaul, "quay.io/team/app:1 [linux/amd64]\nquay.io/team/app:DIGEST.sig", bundle.ReadOptions{Repository: "quay.io/team/app:1"})
-	_, err := input.Read(t.Context(), []bundle.Input{{Name: "d", FS: l.tree().mapFS()}}, newMemorySink(t), bundle.ReadOptions{})
+	l.top(
+		l.artifact(l.blob(ociConfig, "{}"), nil, l.blob("text/plain", "signature")),
+		"kind",
+		"dev.cosignproject.cosign/sigs",
+	)
+	sameInAllWays(
+		t,
+		l.tree(),
+		bundle.KindHaul,
+		"quay.io/team/app:1 [linux/amd64]\nquay.io/team/app:DIGEST.sig",
+		bundle.ReadOptions{Repository: "quay.io/team/app:1"},
+	)
+	_, err := input.Read(
+		t.Context(),
+		[]bundle.Input{{Name: "d", FS: l.tree().mapFS()}},
+		newMemorySink(t),
+		bundle.ReadOptions{},
+	)
 	if err == nil || !strings.Contains(err.Error(), "--repository") {
 		t.Errorf("got %v", err)
 	}

@@ -109,7 +109,10 @@ func (s *memorySink) Open(_ context.Context, digest string) (io.ReadSeekCloser, 
 
 func TestMemorySinkIsStrict(t *testing.T) {
 	s := newMemorySink(t)
-	if _, _, err := s.Put(t.Context(), digestOf([]byte("a")), -1, strings.NewReader("b")); !errors.Is(err, syscall.EBADMSG) {
+	if _, _, err := s.Put(t.Context(), digestOf([]byte("a")), -1, strings.NewReader("b")); !errors.Is(
+		err,
+		syscall.EBADMSG,
+	) {
 		t.Errorf("wrong bytes: %v", err)
 	}
 	if _, _, err := s.Put(t.Context(), "", 2, strings.NewReader("b")); !errors.Is(err, io.ErrUnexpectedEOF) {

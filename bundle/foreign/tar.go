@@ -126,7 +126,10 @@ func (t *tarScan) end(rest io.Reader) error {
 	for n := int64(0); n < maxMemory; {
 		m, err := rest.Read(buf)
 		if len(bytes.Trim(buf[:m], "\x00")) > 0 {
-			return fmt.Errorf("%s: there is data after the end of the tar; are several archives joined in it? Import them one by one", t.a.name)
+			return fmt.Errorf(
+				"%s: there is data after the end of the tar; are several archives joined in it? Import them one by one",
+				t.a.name,
+			)
 		}
 		if n += int64(m); errors.Is(err, io.EOF) {
 			return nil
@@ -197,7 +200,14 @@ func (r *Reader) checkClaimedSize(a *archive, e *entry, sparse bool) error {
 
 // streamEntry reads one file of a streamed tar: documents are kept in memory, archives are opened, blobs are stored,
 // the rest is ignored.
-func (r *Reader) streamEntry(ctx context.Context, g *errgroup.Group, a *archive, e *entry, content *bufio.Reader, depth int) error {
+func (r *Reader) streamEntry(
+	ctx context.Context,
+	g *errgroup.Group,
+	a *archive,
+	e *entry,
+	content *bufio.Reader,
+	depth int,
+) error {
 	head, err := content.Peek(int(min(e.size, 512)))
 	if err != nil {
 		return a.failed(e.name, err)
@@ -218,7 +228,8 @@ func (r *Reader) streamEntry(ctx context.Context, g *errgroup.Group, a *archive,
 			return a.failed(e.name, err)
 		}
 		return nil
-	case !host && depth < maxArchiveDepth && !isLayerName(e.name) && (e.format == plainTar || e.format == gzipped || e.format == zstandard):
+	case !host && depth < maxArchiveDepth && !isLayerName(e.name) && (e.format == plainTar || e.format == gzipped ||
+		e.format == zstandard):
 		if head, err = content.Peek(int(min(e.size, headSize))); err != nil {
 			return a.failed(e.name, err)
 		}
@@ -263,7 +274,8 @@ func isConfigOrLayer(e *entry) bool {
 	case plainTar, gzipped, zstandard:
 		return true
 	case jsonText:
-		return e.size <= oci.MaxDocument && path.Base(e.name) != "json" // written by old versions of docker beside each layer.tar
+		return e.size <= oci.MaxDocument &&
+			path.Base(e.name) != "json" // written by old versions of docker beside each layer.tar
 	}
 	return false
 }

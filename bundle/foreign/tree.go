@@ -47,12 +47,14 @@ func isHost(s string) bool {
 	}
 	labels := strings.Split(strings.ToLower(s), ".")
 	for _, l := range labels {
-		if l == "" || len(l) > 63 || l[0] == '-' || l[len(l)-1] == '-' || strings.Trim(l, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+		if l == "" || len(l) > 63 || l[0] == '-' || l[len(l)-1] == '-' ||
+			strings.Trim(l, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 			return false
 		}
 	}
 	last := labels[len(labels)-1]
-	return len(labels) > 1 && (strings.HasPrefix(last, "xn--") || len(last) > 1 && strings.Trim(last, "abcdefghijklmnopqrstuvwxyz") == "")
+	return len(labels) > 1 &&
+		(strings.HasPrefix(last, "xn--") || len(last) > 1 && strings.Trim(last, "abcdefghijklmnopqrstuvwxyz") == "")
 }
 
 // isTreeHost reports whether a directory has a host's name as wget -x writes it: with the port unless it is the
@@ -71,7 +73,10 @@ func isTreeHost(s string) bool {
 func isEditorFile(name string) bool {
 	base := path.Base(name)
 	switch {
-	case base == ".DS_Store", strings.HasPrefix(base, "._"), strings.HasPrefix(base, ".#"), strings.HasPrefix(base, ".nfs"):
+	case base == ".DS_Store",
+		strings.HasPrefix(base, "._"),
+		strings.HasPrefix(base, ".#"),
+		strings.HasPrefix(base, ".nfs"):
 		return true
 	}
 	return strings.HasPrefix(base, ".") && strings.HasPrefix(path.Ext(base), ".sw") && len(path.Ext(base)) == 4
@@ -153,7 +158,10 @@ func (r *Reader) newTree(a *archive, entries []*entry) (*treePart, error) {
 		return nil, nil
 	}
 	if a.truncated {
-		return nil, explainReadError(fmt.Sprintf("%s: no end marker after %d files", a.name, len(a.entries)), io.ErrUnexpectedEOF)
+		return nil, explainReadError(
+			fmt.Sprintf("%s: no end marker after %d files", a.name, len(a.entries)),
+			io.ErrUnexpectedEOF,
+		)
 	}
 	return p, nil
 }
@@ -193,7 +201,11 @@ func (p *treePart) followLinks(r *Reader) error {
 			return nil // a directory that contains itself through a link ends here
 		}
 		inside = append(inside[:len(inside):len(inside)], to)
-		i, _ := slices.BinarySearchFunc(sorted, to+"/", func(e *entry, s string) int { return strings.Compare(e.name, s) })
+		i, _ := slices.BinarySearchFunc(
+			sorted,
+			to+"/",
+			func(e *entry, s string) int { return strings.Compare(e.name, s) },
+		)
 		if i == len(sorted) || !strings.HasPrefix(sorted[i].name, to+"/") {
 			p.a.skip(name, "a link to a missing file")
 		}

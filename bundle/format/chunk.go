@@ -27,7 +27,14 @@ func (r *reader) assemble(ctx context.Context, blob int) error {
 	i := slices.IndexFunc(r.parts, func(p *openPart) bool { return p == b.chunks[len(b.chunks)-1].part })
 	in := &chunks{r: r, ctx: ctx, left: b.chunks, direct: b.direct}
 	defer in.close()
-	return r.putEntry(ctx, r.parts[max(i, 0)], blobName(r.index.Blobs[blob].Digest), r.index.Blobs[blob].Digest, r.index.Blobs[blob].Size, in)
+	return r.putEntry(
+		ctx,
+		r.parts[max(i, 0)],
+		blobName(r.index.Blobs[blob].Digest),
+		r.index.Blobs[blob].Digest,
+		r.index.Blobs[blob].Size,
+		in,
+	)
 }
 
 // chunks reads the chunks of a blob one after another and checks each, so that an error names the damaged part and not

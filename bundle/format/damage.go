@@ -59,7 +59,12 @@ func (s *stream) damaged(at int64, entry, what string, cause error) error {
 func (s *stream) readError(entry string, err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		if s.end >= 0 {
-			return s.damaged(s.off, entry, fmt.Sprintf("truncated: the file ends here and must have %d bytes", s.end), io.ErrUnexpectedEOF)
+			return s.damaged(
+				s.off,
+				entry,
+				fmt.Sprintf("truncated: the file ends here and must have %d bytes", s.end),
+				io.ErrUnexpectedEOF,
+			)
 		}
 		return s.damaged(s.off, entry, "truncated: the file ends here", io.ErrUnexpectedEOF)
 	}
@@ -102,7 +107,12 @@ func (m *comparer) Write(want []byte) (int, error) {
 		n, err := io.ReadFull(m.stream, got)
 		for i := range n {
 			if got[i] != want[done+i] {
-				return done, m.damaged(at+int64(i), m.entry, fmt.Sprintf("it is %#02x and must be %#02x", got[i], want[done+i]), nil)
+				return done, m.damaged(
+					at+int64(i),
+					m.entry,
+					fmt.Sprintf("it is %#02x and must be %#02x", got[i], want[done+i]),
+					nil,
+				)
 			}
 		}
 		if err != nil {

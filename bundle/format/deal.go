@@ -47,7 +47,8 @@ func newPartition(blobs []bundle.Blob, documents, split int64) (*partition, erro
 			nowCuts, now := 0, int64(0)
 			for i := range blobs {
 				// Headers and padding are less than four blocks, so most blobs need no exact computation.
-				if b := &blobs[i]; !b.Omitted && b.Size > room-4*tarBlock && entrySize(blobName(b.Digest), b.Size) > room {
+				if b := &blobs[i]; !b.Omitted && b.Size > room-4*tarBlock &&
+					entrySize(blobName(b.Digest), b.Size) > room {
 					nowCuts++
 					now += (b.Size + d.chunk - 1) / d.chunk
 				}
@@ -106,7 +107,10 @@ func newPartition(blobs []bundle.Blob, documents, split int64) (*partition, erro
 }
 
 // errSplitTooSmall reports that parts of that size cannot hold the bundle.
-var errSplitTooSmall = fmt.Errorf("the documents leave too little room for content, or there would be more than %d parts", maxParts)
+var errSplitTooSmall = fmt.Errorf(
+	"the documents leave too little room for content, or there would be more than %d parts",
+	maxParts,
+)
 
 // minSplit returns approximately the smallest split size with which newPartition succeeds.
 func minSplit(blobs []bundle.Blob, documents int64) int64 {

@@ -50,7 +50,8 @@ func TestDeal(t *testing.T) {
 					name = chunkName(emptyChunk)
 					chunks++
 				}
-				if e.blob != at.blob || e.offset != size || e.chunk >= 0 && int64(e.chunk)*d.chunk != from || e.size == 0 && blobs[e.blob].Size > 0 {
+				if e.blob != at.blob || e.offset != size || e.chunk >= 0 && int64(e.chunk)*d.chunk != from ||
+					e.size == 0 && blobs[e.blob].Size > 0 {
 					t.Fatalf("seed %d: part %d: %+v after %d bytes of blob %d", seed, n, e, from, at.blob)
 				}
 				size += entrySize(name, e.size)
@@ -58,7 +59,8 @@ func TestDeal(t *testing.T) {
 					at.blob, from = at.blob+1, 0
 				}
 			}
-			if all := documents + entrySize(bundle.PartDocument, partReserve(len(d.cuts), chunksOf(d))) + size; all > split {
+			if all := documents + entrySize(bundle.PartDocument, partReserve(len(d.cuts), chunksOf(d))) +
+				size; all > split {
 				t.Fatalf("seed %d: part %d has %d bytes, more than %d", seed, n, all, split)
 			}
 		}
@@ -93,7 +95,14 @@ func chunksOf(d *partition) int {
 // TestPartReserve: part.json never takes more than was set aside for it.
 func TestPartReserve(t *testing.T) {
 	for _, cuts := range []int{0, 1, 4999} {
-		p := &partDoc{Version: bundleVersion, Bundle: someDigest, Part: maxParts, Parts: maxParts, Split: 1<<63 - 1, Chunk: 1<<63 - 1}
+		p := &partDoc{
+			Version: bundleVersion,
+			Bundle:  someDigest,
+			Part:    maxParts,
+			Parts:   maxParts,
+			Split:   1<<63 - 1,
+			Chunk:   1<<63 - 1,
+		}
 		for range cuts {
 			p.Cut = append(p.Cut, cut{fmt.Sprintf("sha512:%0128x", 0), []string{emptyChunk, emptyChunk}})
 		}

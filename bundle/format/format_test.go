@@ -69,10 +69,19 @@ func sample() (*bundle.Index, store) {
 	}
 	const manifestType = "application/vnd.oci.image.manifest.v1+json"
 	return s.index([]bundle.Image{
-		{Repository: "registry.k8s.io/pause", Tag: "3.10", Digest: manifest, MediaType: manifestType, Size: 600, Platforms: []string{"linux/amd64", "linux/arm64/v8"}, Sparse: true,
-			Provenance: bundle.Provenance{From: "mirror.example/pause", On: "2026-11-24"}},
+		{
+			Repository: "registry.k8s.io/pause",
+			Tag:        "3.10",
+			Digest:     manifest,
+			MediaType:  manifestType,
+			Size:       600,
+			Platforms:  []string{"linux/amd64", "linux/arm64/v8"},
+			Sparse:     true,
+			Provenance: bundle.Provenance{From: "mirror.example/pause", On: "2026-11-24"},
+		},
 		{Repository: "registry.k8s.io/pause", Digest: untagged, MediaType: manifestType, Size: 40},
-	}, []bundle.File{{URL: "https://dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm?x=1&y=2", Digest: file, Size: 10, Provenance: bundle.Provenance{On: "2026-11-24"}}}), s
+	}, []bundle.File{{URL: "https://dl.k8s.io/release/v1.32.0/bin/linux/amd64/" +
+		"kubeadm?x=1&y=2", Digest: file, Size: 10, Provenance: bundle.Provenance{On: "2026-11-24"}}}), s
 }
 
 // testKey is a key that is the same in every run.

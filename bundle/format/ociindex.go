@@ -33,7 +33,10 @@ func ociIndex(ix *bundle.Index) ([]byte, error) {
 		}
 		d := ociDescriptor{MediaType: m.MediaType, Digest: m.Digest, Size: b.Size}
 		if m.Tag != "" {
-			d.Annotations = map[string]string{"io.containerd.image.name": m.Ref(), "org.opencontainers.image.ref.name": m.Ref()}
+			d.Annotations = map[string]string{
+				"io.containerd.image.name":          m.Ref(),
+				"org.opencontainers.image.ref.name": m.Ref(),
+			}
 		} else {
 			tagged[m.Digest] = true
 		}

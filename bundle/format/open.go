@@ -70,7 +70,8 @@ func (o *openBundle) open(in bundle.Input, keys []ed25519.PublicKey) error {
 		return err
 	}
 	// The checksum comes first: a changed digit must not look like another version, bundle or part.
-	if err := writeDocuments(&comparer{stream: s, entry: bundle.PartDocument + " or " + partSumName}, []document{{partSumName, partSum(partJSON)}}); err != nil {
+	if err := writeDocuments(&comparer{stream: s, entry: bundle.PartDocument + " or " + partSumName},
+		[]document{{partSumName, partSum(partJSON)}}); err != nil {
 		return err
 	}
 	doc, err := decodePart(partJSON)
@@ -120,15 +121,33 @@ func skippedParts(name string, first bool) bool {
 func (o *openBundle) addPart(s *stream, doc *partDoc) error {
 	first := o.parts[0].name
 	if doc.Bundle != o.id {
-		return fmt.Errorf("%s is a part of bundle %s and %s of bundle %s: name the parts of one bundle at a time", first, o.id, s.input, doc.Bundle)
+		return fmt.Errorf(
+			"%s is a part of bundle %s and %s of bundle %s: name the parts of one bundle at a time",
+			first,
+			o.id,
+			s.input,
+			doc.Bundle,
+		)
 	}
 	for _, p := range o.parts {
 		if p.number == doc.Part {
-			return fmt.Errorf("%s and %s are both part %d of bundle %s: name each part once", p.name, s.input, doc.Part, o.id)
+			return fmt.Errorf(
+				"%s and %s are both part %d of bundle %s: name each part once",
+				p.name,
+				s.input,
+				doc.Part,
+				o.id,
+			)
 		}
 	}
 	if !doc.same(o.first) {
-		return fmt.Errorf("%s and %s belong to bundle %s, but were split in different ways: name the parts of one run of \"bundle create\"", first, s.input, o.id)
+		return fmt.Errorf(
+			"%s and %s belong to bundle %s, but were split in different ways: name the parts of one run of \"bundle "+
+				"create\"",
+			first,
+			s.input,
+			o.id,
+		)
 	}
 	return nil
 }
@@ -155,14 +174,21 @@ func (s *stream) firstDocument(doc *partDoc, keys []ed25519.PublicKey) (*bundleL
 		return nil, nil, s.damaged(-1, bundle.PartDocument, "it is wrong", err)
 	}
 	c.chunks = make([][]string, len(c.partition.cuts))
-	wrong := doc.Parts != len(c.partition.parts) || doc.Chunk != c.partition.chunk || len(doc.Cut) != len(c.partition.cuts)
+	wrong := doc.Parts != len(c.partition.parts) || doc.Chunk != c.partition.chunk ||
+		len(doc.Cut) != len(c.partition.cuts)
 	for i := 0; !wrong && i < len(doc.Cut); i++ {
 		b := ix.Blobs[c.partition.cuts[i]]
 		c.chunks[i] = doc.Cut[i].Chunks
-		wrong = doc.Cut[i].Digest != b.Digest || int64(len(c.chunks[i])) != (b.Size+c.partition.chunk-1)/c.partition.chunk
+		wrong = doc.Cut[i].Digest != b.Digest ||
+			int64(len(c.chunks[i])) != (b.Size+c.partition.chunk-1)/c.partition.chunk
 	}
 	if wrong {
-		return nil, nil, s.damaged(-1, bundle.PartDocument, fmt.Sprintf("it contradicts the index, which gives %d parts", len(c.partition.parts)), nil)
+		return nil, nil, s.damaged(
+			-1,
+			bundle.PartDocument,
+			fmt.Sprintf("it contradicts the index, which gives %d parts", len(c.partition.parts)),
+			nil,
+		)
 	}
 	return c, signer, nil
 }
@@ -176,7 +202,11 @@ func (s *stream) signature(indexJSON []byte, keys []ed25519.PublicKey) ([]byte, 
 	s.r, s.off = io.MultiReader(bytes.NewReader(head), s.r), s.off-tarBlock
 	if !bytes.HasPrefix(head, []byte(signatureName+"\x00")) {
 		if len(keys) > 0 {
-			return nil, nil, fmt.Errorf("%s: the bundle is not signed, and a signature by %s is required", s.input, signing.KeyNames(keys))
+			return nil, nil, fmt.Errorf(
+				"%s: the bundle is not signed, and a signature by %s is required",
+				s.input,
+				signing.KeyNames(keys),
+			)
 		}
 		return nil, nil, nil
 	}
@@ -197,7 +227,12 @@ func (s *stream) signature(indexJSON []byte, keys []ed25519.PublicKey) ([]byte, 
 		return nil, nil, s.damaged(-1, signatureName, "the signature is wrong", err)
 	}
 	if len(keys) > 0 && !signing.Trusted(signer, keys) {
-		return nil, nil, fmt.Errorf("%s: the bundle is signed by %s, and a signature by %s is required", s.input, signing.KeyName(signer), signing.KeyNames(keys))
+		return nil, nil, fmt.Errorf(
+			"%s: the bundle is signed by %s, and a signature by %s is required",
+			s.input,
+			signing.KeyName(signer),
+			signing.KeyNames(keys),
+		)
 	}
 	return b, signer, nil
 }
@@ -211,7 +246,12 @@ func (s *stream) document(name string, limit int64) ([]byte, error) {
 	}
 	size, err := strconv.ParseInt(string(head[124:135]), 8, 64)
 	if err != nil || size > limit || !bytes.Equal(head, tarHeader(name, size)) {
-		return nil, s.damaged(at, name, fmt.Sprintf("its header is not that of %s with at most %d bytes", name, limit), nil)
+		return nil, s.damaged(
+			at,
+			name,
+			fmt.Sprintf("its header is not that of %s with at most %d bytes", name, limit),
+			nil,
+		)
 	}
 	b, err := s.readN(name, size)
 	if err != nil {
@@ -225,7 +265,12 @@ func (s *stream) document(name string, limit int64) ([]byte, error) {
 // After it, only content can be wrong.
 func (o *openBundle) checkFrames(p *openPart) error {
 	if p.fileSize < p.size { // reported for the end of the file, not for the first header after it
-		return p.stream.damaged(p.fileSize, "", fmt.Sprintf("truncated: the file ends here and must have %d bytes", p.size), io.ErrUnexpectedEOF)
+		return p.stream.damaged(
+			p.fileSize,
+			"",
+			fmt.Sprintf("truncated: the file ends here and must have %d bytes", p.size),
+			io.ErrUnexpectedEOF,
+		)
 	}
 	for i := range len(p.pieces) + 1 {
 		want := o.frame(p.pieces, i)
@@ -264,7 +309,12 @@ func (p *openPart) trailing(r io.Reader) error {
 	n, err := io.ReadFull(r, make([]byte, 1))
 	switch {
 	case n > 0:
-		return p.stream.damaged(p.size, "the end", fmt.Sprintf("the file continues after the %d bytes that it must have", p.size), nil)
+		return p.stream.damaged(
+			p.size,
+			"the end",
+			fmt.Sprintf("the file continues after the %d bytes that it must have", p.size),
+			nil,
+		)
 	case err != io.EOF:
 		return fmt.Errorf("%s: byte %d: %w", p.name, p.size, err)
 	}

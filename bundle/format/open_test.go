@@ -34,19 +34,29 @@ func TestRefuses(t *testing.T) {
 		is    error
 		says  []string
 	}{
-		{"another bundle", [][]byte{parts[0], other[0]}, nil, []string{"x.tar.001 is a part of bundle", "x.tar.002 of bundle", "one bundle at a time"}},
+		{"another bundle", [][]byte{parts[0], other[0]}, nil, []string{"x.tar.001 is a part of bundle",
+			"x.tar.002 of bundle", "one bundle at a time"}},
 		{"twice", [][]byte{parts[1], parts[0], parts[1]}, nil, []string{"x.tar.001 and x.tar.003 are both part 2"}},
-		{"another split", [][]byte{parts[0], otherSize[1]}, nil, []string{"x.tar.001 and x.tar.002", "split in different ways"}},
-		{"signed and not", [][]byte{parts[0], signed[1]}, nil, []string{"x.tar.001 and x.tar.002", "split in different ways"}},
-		{"cut in the documents", [][]byte{parts[0], parts[1][:3000]}, ErrDamaged, []string{"x.tar.002", "byte 3000", "truncated"}},
-		{"cut in content", [][]byte{parts[0], parts[1], parts[2][:len(parts[2])-2000]}, ErrDamaged, []string{"x.tar.003 (part 3 of", fmt.Sprintf("byte %d: ", len(parts[2])-2000), "truncated"}},
-		{"cut in the end", [][]byte{parts[0], parts[1][:len(parts[1])-1]}, ErrDamaged, []string{"x.tar.002 (part 2 of", "truncated"}},
-		{"longer", [][]byte{slices.Concat(parts[last], []byte{0})}, ErrDamaged, []string{"x.tar.001 (part", "the file continues"}},
+		{"another split", [][]byte{parts[0], otherSize[1]}, nil, []string{"x.tar.001 and x.tar.002",
+			"split in different ways"}},
+		{"signed and not", [][]byte{parts[0], signed[1]}, nil, []string{"x.tar.001 and x.tar.002",
+			"split in different ways"}},
+		{"cut in the documents", [][]byte{parts[0], parts[1][:3000]}, ErrDamaged, []string{"x.tar.002", "byte 3000",
+			"truncated"}},
+		{"cut in content", [][]byte{parts[0], parts[1], parts[2][:len(parts[2])-2000]}, ErrDamaged,
+			[]string{"x.tar.003 (part 3 of", fmt.Sprintf("byte %d: ", len(parts[2])-2000), "truncated"}},
+		{"cut in the end", [][]byte{parts[0], parts[1][:len(parts[1])-1]}, ErrDamaged, []string{"x.tar.002 (part 2 of",
+			"truncated"}},
+		{"longer", [][]byte{slices.Concat(parts[last], []byte{0})}, ErrDamaged, []string{"x.tar.001 (part",
+			"the file continues"}},
 		{"empty", [][]byte{nil}, ErrDamaged, []string{"x.tar.001", "not a bundle"}},
-		{"something else", [][]byte{bytes.Repeat([]byte("x"), 2000)}, ErrDamaged, []string{"x.tar.001", "not a bundle"}},
+		{"something else", [][]byte{bytes.Repeat([]byte("x"), 2000)}, ErrDamaged, []string{"x.tar.001",
+			"not a bundle"}},
 		{"nothing", nil, nil, []string{"no bundle was named"}},
-		{"part.json changed", [][]byte{swap(parts[0], `"part":1`, `"part":2`)}, ErrDamaged, []string{bundle.PartDocument}},
-		{"a header too large to be", [][]byte{swap(parts[0], string(tarHeader(indexName, 0))[:len(indexName)], strings.Repeat("z", len(indexName)))}, ErrDamaged, []string{indexName}},
+		{"part.json changed", [][]byte{swap(parts[0], `"part":1`, `"part":2`)}, ErrDamaged,
+			[]string{bundle.PartDocument}},
+		{"a header too large to be", [][]byte{swap(parts[0], string(tarHeader(indexName, 0))[:len(indexName)],
+			strings.Repeat("z", len(indexName)))}, ErrDamaged, []string{indexName}},
 	} {
 		for way, in := range ways {
 			t.Run(c.name+"/"+way, func(t *testing.T) {
@@ -76,7 +86,15 @@ func forge(doc partDoc, indexJSON string) []byte {
 	doc.Bundle = digests.SHA256([]byte(indexJSON))
 	b, _ := doc.encode()
 	var out bytes.Buffer
-	_ = writeDocuments(&out, []document{{bundle.PartDocument, b}, {partSumName, partSum(b)}, {indexName, []byte(indexJSON)}, {ociLayoutName, []byte(ociLayout)}})
+	_ = writeDocuments(
+		&out,
+		[]document{
+			{bundle.PartDocument, b},
+			{partSumName, partSum(b)},
+			{indexName, []byte(indexJSON)},
+			{ociLayoutName, []byte(ociLayout)},
+		},
+	)
 	out.Write(make([]byte, 4096))
 	return out.Bytes()
 }
@@ -88,20 +106,25 @@ func TestForged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const huge = `{"version":1,"images":[],"files":[],"blobs":[` + "\n" + `{"digest":"` + someDigest + `","size":1125899906842624}` + "\n]}\n"
+	const huge = `{"version":1,"images":[],"files":[],"blobs":[` + "\n" + `{"digest":"` + someDigest +
+		`","size":1125899906842624}` + "\n]}\n"
 	for says, b := range map[string][]byte{
 		"the bundle has version 2": forge(partDoc{Version: 2, Part: 1, Parts: 1}, string(good)),
-		"index has version 9":      forge(partDoc{Version: 1, Part: 1, Parts: 1}, strings.Replace(string(good), `"version":1`, `"version":9`, 1)),
-		"part 2 of 1":              forge(partDoc{Version: 1, Part: 2, Parts: 1}, string(good)),
-		"part 1 of 2":              forge(partDoc{Version: 1, Part: 1, Parts: 2}, string(good)),
-		"gives 1 parts":            forge(partDoc{Version: 1, Part: 1, Parts: 1, Cut: []cut{{someDigest, []string{otherDigest}}}}, string(good)),
-		"contradicts":           forge(partDoc{Version: 1, Part: 1, Parts: 7, Split: 1 << 20}, string(good)),
-		"is not a sha256":             forge(partDoc{Version: 1, Part: 1, Parts: 1, Cut: []cut{{someDigest, []string{"sha512:" + strings.Repeat("a", 128)}}}}, string(good)),
-		"too little room":          forge(partDoc{Version: 1, Part: 1, Parts: 2, Split: 8192}, huge),
-		"index document":           forge(partDoc{Version: 1, Part: 1, Parts: 1}, "{}"),
+		"index has version 9": forge(partDoc{Version: 1, Part: 1, Parts: 1}, strings.Replace(string(good),
+			`"version":1`, `"version":9`, 1)),
+		"part 2 of 1": forge(partDoc{Version: 1, Part: 2, Parts: 1}, string(good)),
+		"part 1 of 2": forge(partDoc{Version: 1, Part: 1, Parts: 2}, string(good)),
+		"gives 1 parts": forge(partDoc{Version: 1, Part: 1, Parts: 1, Cut: []cut{{someDigest,
+			[]string{otherDigest}}}}, string(good)),
+		"contradicts": forge(partDoc{Version: 1, Part: 1, Parts: 7, Split: 1 << 20}, string(good)),
+		"is not a sha256": forge(partDoc{Version: 1, Part: 1, Parts: 1, Cut: []cut{{someDigest,
+			[]string{"sha512:" + strings.Repeat("a", 128)}}}}, string(good)),
+		"too little room": forge(partDoc{Version: 1, Part: 1, Parts: 2, Split: 8192}, huge),
+		"index document":  forge(partDoc{Version: 1, Part: 1, Parts: 1}, "{}"),
 	} {
 		for way, in := range ways {
-			if c, err := Read(t.Context(), in(b), newFakeSink(t), bundle.ReadOptions{}); err == nil || !strings.Contains(err.Error(), says) {
+			if c, err := Read(t.Context(), in(b), newFakeSink(t), bundle.ReadOptions{}); err == nil ||
+				!strings.Contains(err.Error(), says) {
 				t.Errorf("%s, %s: %v, %v", says, way, c, err)
 			}
 		}
@@ -117,11 +140,21 @@ func TestInspect(t *testing.T) {
 	for n, p := range parts {
 		parts[n] = p[:min(len(p), int(splitFor(t, ix, true, 0)))] // the documents and less than the rest
 	}
-	c, err := Inspect(append(inFiles(parts[1:]...), bundle.Input{Name: "x.tar.sha256", File: inFiles([]byte(strings.Repeat("a", 64) + "  x.tar.001\n"))[0].File}))
+	c, err := Inspect(
+		append(
+			inFiles(parts[1:]...),
+			bundle.Input{
+				Name: "x.tar.sha256",
+				File: inFiles([]byte(strings.Repeat("a", 64) + "  x.tar.001\n"))[0].File,
+			},
+		),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Kind != bundle.KindBundle || len(c.Index.Images) != 2 || c.Parts != len(parts) || c.Have != len(parts)-1 || c.Numbers[0] != 2 || c.Signer != signing.KeyName(publicOf(testKey(1))) {
+	if c.Kind != bundle.KindBundle || len(c.Index.Images) != 2 || c.Parts != len(parts) || c.Have != len(parts)-1 ||
+		c.Numbers[0] != 2 ||
+		c.Signer != signing.KeyName(publicOf(testKey(1))) {
 		t.Errorf("%+v", c)
 	}
 	if !slices.Contains(c.Absent, held) || len(c.Notes) != 2 {
@@ -135,7 +168,8 @@ func TestOmitted(t *testing.T) {
 	held := ix.Images[0].Digest
 	omit(ix, held)
 	parts := written(t, ix, s, WriteOptions{})
-	if bytes.Contains(parts[0], []byte(blobName(held))) || bytes.Contains(parts[0], []byte(`ref.name":"registry.k8s.io/pause:3.10"`)) {
+	if bytes.Contains(parts[0], []byte(blobName(held))) ||
+		bytes.Contains(parts[0], []byte(`ref.name":"registry.k8s.io/pause:3.10"`)) {
 		t.Error("the omitted manifest is in the tar or in the layout's index")
 	}
 	for _, has := range []bool{false, true} {
@@ -169,15 +203,21 @@ func TestPlan(t *testing.T) {
 		refuse := errors.New("too much")
 		for _, answer := range []error{refuse, bundle.ErrStop, nil} {
 			calls := 0
-			c, err := Read(t.Context(), in(parts...), sink, bundle.ReadOptions{Plan: func(c *bundle.Contents, n int64) error {
-				calls++
-				need = n
-				if len(sink.puts) > 0 || c.Have != len(parts) || c.ID == "" {
-					t.Errorf("%s: at Plan %d blobs were put; %+v", way, len(sink.puts), c)
-				}
-				return answer
-			}})
-			if calls != 1 || (answer == refuse) != (err != nil) || (c == nil) != (answer == refuse) || answer != nil && len(sink.puts) > 0 {
+			c, err := Read(
+				t.Context(),
+				in(parts...),
+				sink,
+				bundle.ReadOptions{Plan: func(c *bundle.Contents, n int64) error {
+					calls++
+					need = n
+					if len(sink.puts) > 0 || c.Have != len(parts) || c.ID == "" {
+						t.Errorf("%s: at Plan %d blobs were put; %+v", way, len(sink.puts), c)
+					}
+					return answer
+				}},
+			)
+			if calls != 1 || (answer == refuse) != (err != nil) || (c == nil) != (answer == refuse) ||
+				answer != nil && len(sink.puts) > 0 {
 				t.Errorf("%s: answer %v: %v, %v, %d puts, %d calls", way, answer, c, err, len(sink.puts), calls)
 			}
 		}
@@ -242,7 +282,8 @@ func TestSinkFails(t *testing.T) {
 	parts := written(t, ix, s, WriteOptions{})
 	for way, in := range ways {
 		_, err := Read(t.Context(), in(parts...), failingSink{newFakeSink(t), syscall.ENOSPC}, bundle.ReadOptions{})
-		if !errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "x.tar.001") {
+		if !errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrDamaged) ||
+			!strings.Contains(err.Error(), "x.tar.001") {
 			t.Errorf("%s: %v", way, err)
 		}
 	}
@@ -318,9 +359,12 @@ func FuzzRepaired(f *testing.F) {
 	f.Add(doc, []byte("\x00\x01"), int64(0), int64(0), 1, 1)
 	f.Add(doc, []byte("ab"), int64(16384), int64(3072), 2, 3)
 	f.Fuzz(func(t *testing.T, index, tail []byte, split, chunk int64, part, parts int) {
-		b := append(forge(partDoc{Version: 1, Split: split, Chunk: chunk, Part: part, Parts: parts}, string(index)), tail...)
+		b := append(
+			forge(partDoc{Version: 1, Split: split, Chunk: chunk, Part: part, Parts: parts}, string(index)),
+			tail...)
 		for way, in := range ways {
-			if c, err := Read(t.Context(), in(b), newFakeSink(t), bundle.ReadOptions{}); err == nil && c.ID != digests.SHA256(index) {
+			if c, err := Read(t.Context(), in(b), newFakeSink(t), bundle.ReadOptions{}); err == nil &&
+				c.ID != digests.SHA256(index) {
 				t.Errorf("%s: %+v", way, c)
 			}
 		}

@@ -66,7 +66,8 @@ func decodePart(b []byte) (*partDoc, error) {
 	if err := digests.Check(p.Bundle); err != nil {
 		return nil, err
 	}
-	if p.Parts < 1 || p.Parts > maxParts || p.Part < 1 || p.Part > p.Parts || p.Split < 0 || p.Split == 0 && p.Parts > 1 {
+	if p.Parts < 1 || p.Parts > maxParts || p.Part < 1 || p.Part > p.Parts || p.Split < 0 ||
+		p.Split == 0 && p.Parts > 1 {
 		return nil, fmt.Errorf("part %d of %d with split size %d is not possible", p.Part, p.Parts, p.Split)
 	}
 	for _, c := range p.Cut {
@@ -123,7 +124,14 @@ func newBundleLayout(ix *bundle.Index, indexJSON, signature []byte, split int64)
 	if err != nil {
 		return nil, err
 	}
-	c := &bundleLayout{index: ix, id: digests.SHA256(indexJSON), indexJSON: indexJSON, signature: signature, ociIndex: oci, split: split}
+	c := &bundleLayout{
+		index:     ix,
+		id:        digests.SHA256(indexJSON),
+		indexJSON: indexJSON,
+		signature: signature,
+		ociIndex:  oci,
+		split:     split,
+	}
 	c.partition, err = newPartition(ix.Blobs, c.fixedSize(), split)
 	return c, err
 }
@@ -149,7 +157,14 @@ func (c *bundleLayout) fixedDocuments(sum document) []document {
 
 // partDoc returns part.json of part n, counted from 1.
 func (c *bundleLayout) partDoc(n int) *partDoc {
-	p := &partDoc{Version: bundleVersion, Bundle: c.id, Part: n, Parts: len(c.partition.parts), Split: c.split, Chunk: c.partition.chunk}
+	p := &partDoc{
+		Version: bundleVersion,
+		Bundle:  c.id,
+		Part:    n,
+		Parts:   len(c.partition.parts),
+		Split:   c.split,
+		Chunk:   c.partition.chunk,
+	}
 	for i, b := range c.partition.cuts {
 		p.Cut = append(p.Cut, cut{c.index.Blobs[b].Digest, c.chunks[i]})
 	}

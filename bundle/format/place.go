@@ -10,7 +10,14 @@ import (
 // localNames gives the images of a bundle the names that they have inside, by the rule that the collector uses, and
 // returns an index with these names. Images without a valid name, and names of two images, are added to errs.
 func localNames(ix *bundle.Index, o *bundle.NameErrors) (placed *bundle.Index, notes []string) {
-	placed = &bundle.Index{Version: ix.Version, Files: ix.Files, Blobs: ix.Blobs, Since: ix.Since, Absent: ix.Absent, Images: []bundle.Image{}}
+	placed = &bundle.Index{
+		Version: ix.Version,
+		Files:   ix.Files,
+		Blobs:   ix.Blobs,
+		Since:   ix.Since,
+		Absent:  ix.Absent,
+		Images:  []bundle.Image{},
+	}
 	at := map[string]int{} // position in placed.Images by the name inside; -1: the name is ambiguous
 	from := map[string]string{}
 	said := map[string]bool{}
@@ -32,7 +39,10 @@ func localNames(ix *bundle.Index, o *bundle.NameErrors) (placed *bundle.Index, n
 			at[m.Ref()], from[m.Ref()] = len(placed.Images), was
 			placed.Images = append(placed.Images, m)
 		case i < 0 || placed.Images[i].Digest != m.Digest:
-			o.Add(was, fmt.Errorf("%s is called %s here, and so is %s, which is another image", was, m.Ref(), from[m.Ref()]))
+			o.Add(
+				was,
+				fmt.Errorf("%s is called %s here, and so is %s, which is another image", was, m.Ref(), from[m.Ref()]),
+			)
 			at[m.Ref()] = -1
 		case placed.Images[i].Size < m.Size:
 			placed.Images[i] = m

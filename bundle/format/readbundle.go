@@ -36,11 +36,17 @@ type blobPlan struct {
 	inSink    bool          // the sink has it
 	available bool          // one of the parts contains it, or all its chunks are available
 	chunks    []chunkSource // of a cut blob that the sink does not have
-	direct    bool          // all chunks are in regular files or the sink, so the blob is assembled without storing chunks
+	// all chunks are in regular files or the sink, so the blob is assembled without storing chunks
+	direct bool
 }
 
 // Read reads a bundle: its only part, or some or all of several parts, in any order.
-func Read(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt bundle.ReadOptions) (*bundle.Contents, error) {
+func Read(
+	ctx context.Context,
+	inputs []bundle.Input,
+	sink bundle.Sink,
+	opt bundle.ReadOptions,
+) (*bundle.Contents, error) {
 	o := &openBundle{}
 	for _, in := range inputs {
 		if err := o.open(in, opt.Keys); err != nil {
@@ -149,7 +155,8 @@ func (r *reader) plan(direct bool) error {
 	for _, i := range r.partition.cuts {
 		b := &r.blobs[i]
 		b.available = !slices.ContainsFunc(b.chunks, func(c chunkSource) bool { return c.part == nil && !c.inSink })
-		b.direct = direct && b.available && !b.inSink && !slices.ContainsFunc(b.chunks, func(c chunkSource) bool { return !c.inSink && c.part.readerAt == nil })
+		b.direct = direct && b.available && !b.inSink &&
+			!slices.ContainsFunc(b.chunks, func(c chunkSource) bool { return !c.inSink && c.part.readerAt == nil })
 	}
 	return nil
 }
@@ -158,7 +165,14 @@ func (r *reader) plan(direct bool) error {
 func (r *reader) has(digest string, size int64) (bool, error) {
 	n, ok := r.sink.Has(digest)
 	if ok && n != size {
-		return false, fmt.Errorf("bundle %s says that %s has %d bytes, but here it has %d: %w", r.id, digest, size, n, syscall.EBADMSG)
+		return false, fmt.Errorf(
+			"bundle %s says that %s has %d bytes, but here it has %d: %w",
+			r.id,
+			digest,
+			size,
+			n,
+			syscall.EBADMSG,
+		)
 	}
 	return ok, nil
 }
@@ -190,7 +204,10 @@ func (r *reader) contents() *bundle.Contents {
 	_, renamed := localNames(r.index, &bundle.NameErrors{})
 	c.Notes = append(c.Notes, renamed...)
 	for _, a := range r.index.Absent {
-		c.Notes = append(c.Notes, fmt.Sprintf("%s is not in the bundle because it could not be collected: %s", a.Name, a.Why))
+		c.Notes = append(
+			c.Notes,
+			fmt.Sprintf("%s is not in the bundle because it could not be collected: %s", a.Name, a.Why),
+		)
 	}
 	if r.split > 0 {
 		c.Parts, c.Have = len(r.partition.parts), len(r.parts)
@@ -203,7 +220,10 @@ func (r *reader) contents() *bundle.Contents {
 			for _, n := range lost {
 				s = append(s, strconv.Itoa(n))
 			}
-			c.Notes = append(c.Notes, fmt.Sprintf("Of %d parts, these are missing: %s.", c.Parts, strings.Join(s, ", ")))
+			c.Notes = append(
+				c.Notes,
+				fmt.Sprintf("Of %d parts, these are missing: %s.", c.Parts, strings.Join(s, ", ")),
+			)
 		}
 	}
 	if r.signer != nil {

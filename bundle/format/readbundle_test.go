@@ -18,11 +18,18 @@ func TestFlip(t *testing.T) {
 		name  string
 		key   ed25519.PrivateKey
 		split bool
-	}{{"one file", nil, false}, {"one file, signed", testKey(1), false}, {"parts", nil, true}, {"parts, signed", testKey(1), true}} {
+	}{{"one file", nil, false}, {"one file, signed", testKey(1), false}, {"parts", nil, true}, {"parts, signed",
+		testKey(1), true}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			s := store{}
-			image := bundle.Image{Repository: "docker.io/library/nginx", Tag: "1", Digest: s.add("{}"), MediaType: "application/vnd.oci.image.manifest.v1+json", Size: 2}
+			image := bundle.Image{
+				Repository: "docker.io/library/nginx",
+				Tag:        "1",
+				Digest:     s.add("{}"),
+				MediaType:  "application/vnd.oci.image.manifest.v1+json",
+				Size:       2,
+			}
 			file := bundle.File{URL: "https://dl.k8s.io/stable.txt", Digest: s.add512("v1.35.0"), Size: 7}
 			s.add(strings.Repeat("y", 3000)) // is cut
 			ix := s.index([]bundle.Image{image}, []bundle.File{file})
@@ -114,7 +121,8 @@ func TestReadParts(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if lost := sink.lacks(s); len(lost) > 0 || len(c.Absent) > 0 || c.Parts != len(parts) || c.Have != len(parts) {
+				if lost := sink.lacks(s); len(lost) > 0 || len(c.Absent) > 0 || c.Parts != len(parts) ||
+					c.Have != len(parts) {
 					t.Errorf("lacks %v; %+v", lost, c)
 				}
 				if stored := len(sink.puts) > len(s); stored != (way == "pipes") {
@@ -135,7 +143,8 @@ func TestReadParts(t *testing.T) {
 					if !slices.Equal(lost, c.Absent) {
 						t.Errorf("after %d parts: lacks %v, but absent are %v", i+1, lost, c.Absent)
 					}
-					if whole := i == len(parts)-1; whole != (len(lost) == 0) || c.Have != 1 || !slices.Equal(c.Numbers, []int{len(parts) - i}) {
+					if whole := i == len(parts)-1; whole != (len(lost) == 0) || c.Have != 1 ||
+						!slices.Equal(c.Numbers, []int{len(parts) - i}) {
 						t.Errorf("after %d parts: lacks %v; %+v", i+1, lost, c)
 					}
 				}

@@ -25,8 +25,10 @@ func TestTrust(t *testing.T) {
 		{"unsigned, nobody asks", unsigned, nil, "", ""},
 		{"signed, nobody asks", signed, nil, "", signing.KeyName(one)},
 		{"signed by one of them", signed, []ed25519.PublicKey{two, one}, "", signing.KeyName(one)},
-		{"unsigned", unsigned, []ed25519.PublicKey{one}, "is not signed, and a signature by " + signing.KeyName(one), ""},
-		{"signed by another", signed, []ed25519.PublicKey{two}, "is signed by " + signing.KeyName(one) + ", and a signature by " + signing.KeyName(two), ""},
+		{"unsigned", unsigned, []ed25519.PublicKey{one}, "is not signed, and a " +
+			"signature by " + signing.KeyName(one), ""},
+		{"signed by another", signed, []ed25519.PublicKey{two}, "is signed by " + signing.KeyName(one) +
+			", and a signature by " + signing.KeyName(two), ""},
 	} {
 		for way, in := range ways {
 			sink := newFakeSink(t)
@@ -38,7 +40,9 @@ func TestTrust(t *testing.T) {
 				}
 				continue
 			}
-			if err == nil || !strings.Contains(err.Error(), c.says) || verr == nil || !strings.Contains(verr.Error(), c.says) || len(sink.puts) > 0 {
+			if err == nil || !strings.Contains(err.Error(), c.says) || verr == nil ||
+				!strings.Contains(verr.Error(), c.says) ||
+				len(sink.puts) > 0 {
 				t.Errorf("%s, %s: %v, %v, %d blobs put", c.name, way, err, verr, len(sink.puts))
 			}
 		}

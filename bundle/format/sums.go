@@ -47,7 +47,8 @@ func (s *checksumFile) lock() (bool, error) {
 	switch err := syscall.Flock(int(s.f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
 	case errors.Is(err, syscall.EWOULDBLOCK):
 		return false, fmt.Errorf("%s: another run is writing this bundle", s.f.Name())
-	case err != nil && !errors.Is(err, syscall.ENOTSUP) && !errors.Is(err, syscall.ENOLCK) && !errors.Is(err, syscall.ENOSYS):
+	case err != nil && !errors.Is(err, syscall.ENOTSUP) && !errors.Is(err, syscall.ENOLCK) && !errors.Is(err,
+		syscall.ENOSYS):
 		return false, fmt.Errorf("lock %s: %w", s.f.Name(), err)
 	}
 	mine, err := s.f.Stat()

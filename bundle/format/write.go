@@ -41,7 +41,13 @@ const partialSuffix = ".partial"
 // an older bundle that had more of them are removed. After an interruption the same call resumes: it keeps the parts
 // that are complete, and the correct beginning of the part that was being written. A blob that does not have its digest
 // or size is an error that is syscall.EBADMSG and names the blob.
-func Write(ctx context.Context, path string, ix *bundle.Index, open func(digest string) (io.ReadCloser, error), opt WriteOptions) (files []string, err error) {
+func Write(
+	ctx context.Context,
+	path string,
+	ix *bundle.Index,
+	open func(digest string) (io.ReadCloser, error),
+	opt WriteOptions,
+) (files []string, err error) {
 	if opt.Split < 0 {
 		return nil, fmt.Errorf("split size must not be negative, got %d", opt.Split)
 	}
@@ -86,7 +92,12 @@ func layoutOf(ix *bundle.Index, opt WriteOptions) (*bundleLayout, error) {
 	}
 	c, err := newBundleLayout(ix, indexJSON, sigJSON, opt.Split)
 	if errors.Is(err, errSplitTooSmall) {
-		return nil, fmt.Errorf("parts of %d bytes are too small, the minimum is %d: %w", opt.Split, minSplit(ix.Blobs, c.fixedSize()), err)
+		return nil, fmt.Errorf(
+			"parts of %d bytes are too small, the minimum is %d: %w",
+			opt.Split,
+			minSplit(ix.Blobs, c.fixedSize()),
+			err,
+		)
 	} else if err != nil {
 		return nil, err
 	}
@@ -94,7 +105,13 @@ func layoutOf(ix *bundle.Index, opt WriteOptions) (*bundleLayout, error) {
 }
 
 // WriteTo writes the bundle of ix in one part, as Write does, to a writer that cannot be read again: a pipe.
-func WriteTo(ctx context.Context, out io.Writer, ix *bundle.Index, open func(digest string) (io.ReadCloser, error), opt WriteOptions) error {
+func WriteTo(
+	ctx context.Context,
+	out io.Writer,
+	ix *bundle.Index,
+	open func(digest string) (io.ReadCloser, error),
+	opt WriteOptions,
+) error {
 	if opt.Split != 0 {
 		return errors.New("a bundle in parts needs files")
 	}
@@ -242,7 +259,15 @@ func (w *writer) isComplete(name string, n int) (bool, error) {
 	s := &stream{r: bufio.NewReaderSize(f, 64<<10), input: name, end: -1}
 	err = writeDocuments(&comparer{stream: s}, docs)
 	if err == nil {
-		p := &openPart{name: name, number: n, pieces: w.partition.parts[n-1], start: documentsSize(docs), readerAt: f, fileSize: info.Size(), stream: s}
+		p := &openPart{
+			name:     name,
+			number:   n,
+			pieces:   w.partition.parts[n-1],
+			start:    documentsSize(docs),
+			readerAt: f,
+			fileSize: info.Size(),
+			stream:   s,
+		}
 		p.size = w.partSize(p.start, p.pieces)
 		err = (&openBundle{bundleLayout: w.bundleLayout}).checkFrames(p)
 	}
@@ -337,7 +362,12 @@ func (w *writer) writePiece(ctx context.Context, out io.Writer, e *piece) error 
 // everything before that point.
 //
 // Everything is hashed again: after a power failure the end of a file may have its length and not its bytes.
-func (w *writer) resume(ctx context.Context, f *os.File, docs []document, pieces []piece) (sum hash.Hash, done int, at int64, err error) {
+func (w *writer) resume(
+	ctx context.Context,
+	f *os.File,
+	docs []document,
+	pieces []piece,
+) (sum hash.Hash, done int, at int64, err error) {
 	sum = sha256.New()
 	s := &stream{r: io.TeeReader(bufio.NewReaderSize(f, len(w.buf)), sum), input: f.Name(), end: -1}
 	if err := writeDocuments(&comparer{stream: s}, docs); errors.Is(err, ErrDamaged) {
@@ -390,7 +420,12 @@ func (w *writer) copyBlob(ctx context.Context, out io.Writer, blob int, from, si
 		}
 		n, err := w.blob.Read(w.buf[:want])
 		if w.blobAt+int64(n) > b.Size {
-			return fmt.Errorf("blob %s: it has more than the %d bytes that it must have: %w", b.Digest, b.Size, syscall.EBADMSG)
+			return fmt.Errorf(
+				"blob %s: it has more than the %d bytes that it must have: %w",
+				b.Digest,
+				b.Size,
+				syscall.EBADMSG,
+			)
 		}
 		if w.blobAt >= from {
 			if _, err := out.Write(w.buf[:n]); err != nil {
@@ -401,7 +436,13 @@ func (w *writer) copyBlob(ctx context.Context, out io.Writer, blob int, from, si
 		w.blobAt += int64(n)
 		switch {
 		case err == io.EOF && w.blobAt < b.Size:
-			return fmt.Errorf("blob %s: it has %d bytes and must have %d: %w", b.Digest, w.blobAt, b.Size, syscall.EBADMSG)
+			return fmt.Errorf(
+				"blob %s: it has %d bytes and must have %d: %w",
+				b.Digest,
+				w.blobAt,
+				b.Size,
+				syscall.EBADMSG,
+			)
 		case err == io.EOF:
 			w.closeBlob()
 			return nil

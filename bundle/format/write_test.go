@@ -44,7 +44,8 @@ func TestSameBytes(t *testing.T) {
 		want string
 	}{
 		{"one file", ix, s, WriteOptions{}, "sha256:d6c2fc943dc464537d61da2b46bacfa0d8b003dbdf851a61729b61c4d9f386c0"},
-		{"parts, signed", big, bs, WriteOptions{Key: testKey(1), Split: 16384}, "sha256:e9156ae0d035d4df06da111dc7707448105e5c4619210ea0e4da058e2ce55232"},
+		{"parts, signed", big, bs, WriteOptions{Key: testKey(1), Split: 16384},
+			"sha256:e9156ae0d035d4df06da111dc7707448105e5c4619210ea0e4da058e2ce55232"},
 	} {
 		var all []byte
 		for _, p := range written(t, c.ix, c.s, c.opt) {
@@ -86,7 +87,11 @@ func TestTar(t *testing.T) {
 				docs = append(docs, h.Name)
 			}
 		}
-		if want := []string{bundle.PartDocument, partSumName, indexName, signatureName, ociLayoutName, ociIndexName}; !slices.Equal(docs, want) {
+		if want := []string{bundle.PartDocument, partSumName, indexName, signatureName, ociLayoutName,
+			ociIndexName}; !slices.Equal(
+			docs,
+			want,
+		) {
 			t.Errorf("part %d has the documents %v, want %v", n+1, docs, want)
 		}
 	}
@@ -160,7 +165,8 @@ func TestWriteAgain(t *testing.T) {
 				left := files(t, dir)
 				for name, b := range left {
 					// What is complete was durable before its checksum was noted: its content is not read again.
-					if damageName == "zeros" && strings.Contains(left["x.tar.sha256.partial"], strings.TrimSuffix(name, partialSuffix)) {
+					if damageName == "zeros" &&
+						strings.Contains(left["x.tar.sha256.partial"], strings.TrimSuffix(name, partialSuffix)) {
 						continue
 					}
 					if !strings.HasSuffix(name, partialSuffix) {
@@ -281,7 +287,11 @@ func TestWriteOver(t *testing.T) {
 	if err != nil || len(now) != 1 {
 		t.Fatal(now, err)
 	}
-	if got, want := slices.Sorted(maps.Keys(files(t, dir))), []string{"x.tar.001", filepath.Base(foreign), "x.tar.sha256"}; !slices.Equal(got, want) {
+	if got, want := slices.Sorted(maps.Keys(files(t, dir))), []string{"x.tar.001", filepath.Base(foreign),
+		"x.tar.sha256"}; !slices.Equal(
+		got,
+		want,
+	) {
 		t.Errorf("there are %v, want %v", got, want)
 	}
 	if out, err := command(dir, "sha256sum", "-c", "x.tar.sha256"); err != nil {
@@ -326,7 +336,8 @@ func TestWriteRefuses(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			files, err := Write(t.Context(), filepath.Join(dir, c.path), ix, c.open, WriteOptions{Split: c.split})
-			if err == nil || files != nil || c.is != nil && !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.says) {
+			if err == nil || files != nil || c.is != nil && !errors.Is(err, c.is) ||
+				!strings.Contains(err.Error(), c.says) {
 				t.Errorf("got %v, want one that says %q", err, c.says)
 			}
 		})

@@ -23,7 +23,12 @@ import (
 // the sink's own ENOSPC.
 //
 // A name that means two things in the inputs is an error. What is left out, and why, stands in Contents.Notes.
-func Read(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt bundle.ReadOptions) (*bundle.Contents, error) {
+func Read(
+	ctx context.Context,
+	inputs []bundle.Input,
+	sink bundle.Sink,
+	opt bundle.ReadOptions,
+) (*bundle.Contents, error) {
 	inputs = slices.Clone(inputs)
 	if len(inputs) == 0 {
 		return nil, errors.New("no input was named")
@@ -55,7 +60,10 @@ func Read(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt bund
 	case len(bundles) > 0:
 		return nil, fmt.Errorf("%s is a bundle and other inputs are not; import bundles separately", bundles[0])
 	case len(opt.Keys) > 0:
-		return nil, fmt.Errorf("%s is not a bundle, so it cannot be signed, and a signature by a trusted key is required", inputs[0].Name)
+		return nil, fmt.Errorf(
+			"%s is not a bundle, so it cannot be signed, and a signature by a trusted key is required",
+			inputs[0].Name,
+		)
 	}
 	return r.Read(ctx, inputs, files)
 }

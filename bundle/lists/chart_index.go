@@ -72,7 +72,11 @@ func (x *ChartIndex) Archive(w Chart) (*File, *Image, error) {
 	if v.Digest != "" {
 		f.Digest, f.Known = "sha256:"+strings.ToLower(strings.TrimPrefix(v.Digest, "sha256:")), w.IndexURL()
 		if digests.Check(f.Digest) != nil {
-			return nil, nil, fmt.Errorf("version %s has the digest %.100q in the index, which is not a digest", v.Version, v.Digest)
+			return nil, nil, fmt.Errorf(
+				"version %s has the digest %.100q in the index, which is not a digest",
+				v.Version,
+				v.Digest,
+			)
 		}
 	}
 	return f, nil, nil
@@ -88,7 +92,8 @@ func pick(all []release, w Chart) (release, error) {
 	slices.SortStableFunc(all, func(a, b release) int { return compareSemver(b.Version, a.Version) })
 	var offers []string
 	for _, v := range all {
-		if v.Version == w.Version || w.Version == "" && !prerelease(v.Version) || w.Version != "" && strings.TrimPrefix(v.Version, "v") == strings.TrimPrefix(w.Version, "v") {
+		if v.Version == w.Version || w.Version == "" && !prerelease(v.Version) ||
+			w.Version != "" && strings.TrimPrefix(v.Version, "v") == strings.TrimPrefix(w.Version, "v") {
 			return v, nil
 		}
 		if len(offers) < 3 {

@@ -32,7 +32,10 @@ func (l *Parser) ociChart(where string, words []string) error {
 	ref := words[0]
 	switch last := ref[strings.LastIndexByte(ref, '/')+1:]; {
 	case len(words) > 2:
-		return fmt.Errorf("%s is more than a chart and its version: write oci://HOST/REPOSITORY/CHART:VERSION", shown(strings.Join(words, " ")))
+		return fmt.Errorf(
+			"%s is more than a chart and its version: write oci://HOST/REPOSITORY/CHART:VERSION",
+			shown(strings.Join(words, " ")),
+		)
 	case len(words) == 1:
 	case strings.ContainsAny(last, ":@"):
 		return fmt.Errorf("%s has a version already: remove %s", shown(ref), shown(words[1]))
@@ -46,7 +49,11 @@ func (l *Parser) ociChart(where string, words []string) error {
 
 func (l *Parser) classicChart(where string, words []string) error {
 	if !urlScheme.MatchString(words[0]) {
-		return fmt.Errorf("%s is neither oci://… nor the URL of a chart repository: write oci://HOST/REPOSITORY/CHART:VERSION or https://REPOSITORY CHART VERSION", shown(words[0]))
+		return fmt.Errorf(
+			"%s is neither oci://… nor the URL of a chart repository: write oci://HOST/REPOSITORY/CHART:VERSION or "+
+				"https://REPOSITORY CHART VERSION",
+			shown(words[0]),
+		)
 	}
 	repo, err := ParseFileURL(words[0])
 	switch {

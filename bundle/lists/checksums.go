@@ -31,7 +31,8 @@ type Checksums struct {
 type knownSum struct {
 	digest string
 	where  string // FILE:LINE
-	name   string // the name of a file, perhaps with directories; or a component with version and architecture, for messages
+	// the name of a file, perhaps with directories; or a component with version and architecture, for messages
+	name string
 	component
 }
 
@@ -96,7 +97,10 @@ var (
 	sumLine = regexp.MustCompile(`^(\\?)([0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})[ \t]+\*?(\S.*)$`)
 	bsdLine = regexp.MustCompile(`^(?:SHA(256|512)|SHA2-(256|512)) ?\((.+)\) ?= ?([0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})$`)
 	sumOnly = regexp.MustCompile(`^([0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})$`)
-	weakSum = regexp.MustCompile(`^(?:\\?[0-9A-Fa-f]{32}|\\?[0-9A-Fa-f]{40}|\\?[0-9A-Fa-f]{56}|\\?[0-9A-Fa-f]{96})(?:[ \t]|$)|^(MD5|SHA1|SHA224|SHA384) ?\(`)
+	weakSum = regexp.MustCompile(
+		`^(?:\\?[0-9A-Fa-f]{32}|\\?[0-9A-Fa-f]{40}|\\?[0-9A-Fa-f]{56}|\\?[0-9A-Fa-f]{96})(?:[ \t]|$)` +
+			`|^(MD5|SHA1|SHA224|SHA384) ?\(`,
+	)
 	yamlKey = regexp.MustCompile(`^(---|[A-Za-z_][A-Za-z0-9_.-]*:)(\s|$)`)
 )
 
@@ -132,9 +136,11 @@ func (c *Checksums) readLines(name string, b []byte) error {
 			sum, s.name = m[4], m[3]
 		} else if sumOnly.MatchString(line) {
 			sum = line
-			s.name = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(path.Base(strings.ReplaceAll(name, `\`, "/")), "sum"), ".sha256"), ".sha512")
+			s.name = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(path.Base(strings.ReplaceAll(name, `\`,
+				"/")), "sum"), ".sha256"), ".sha512")
 		} else {
-			err := errors.New("not a line of a file of checksums: write HEX, two spaces and the file's name, as sha256sum does")
+			err := errors.New("not a line of a file of checksums: write HEX, two spaces and the file's name, as " +
+				"sha256sum does")
 			if weakSum.MatchString(line) {
 				err = errors.New("only sha256 and sha512 are accepted: use one of those")
 			}
@@ -177,7 +183,8 @@ func (c *Checksums) readYAML(name string, b []byte) error {
 			for i := 0; i+1 < len(n.Content); i += 2 {
 				walk(n.Content[i+1], append(keys[:len(keys):len(keys)], n.Content[i].Value))
 			}
-		case n.Kind != yaml.ScalarNode || len(keys) < 2 || !strings.HasSuffix(keys[0], "_checksums") || n.Value == "0" || n.Value == "":
+		case n.Kind != yaml.ScalarNode || len(keys) < 2 || !strings.HasSuffix(keys[0], "_checksums") ||
+			n.Value == "0" || n.Value == "":
 		default:
 			s := knownSum{where: fmt.Sprintf("%s:%d", name, n.Line), component: newComponent(keys)}
 			s.name = s.component.String()
@@ -223,7 +230,8 @@ func (c *Checksums) findName(p string) (digest, known string, ok bool) {
 	for _, i := range c.byBase[path.Base(p)] {
 		s := c.sums[i]
 		n := 0 // number of equal elements from the end
-		for names := strings.Split(s.name, "/"); n < len(names) && n < len(elems) && names[len(names)-1-n] == elems[len(elems)-1-n]; n++ {
+		for names := strings.Split(s.name, "/"); n < len(names) && n < len(elems) &&
+			names[len(names)-1-n] == elems[len(elems)-1-n]; n++ {
 		}
 		if n > most {
 			most, best = n, nil
@@ -281,7 +289,18 @@ func (c *Checksums) Apply(w *Wanted) (notes []string, err error) {
 				bad.More++
 				continue
 			}
-			bad.Lines = append(bad.Lines, fmt.Sprintf("%s: %s has %s (%s), but %s says %s: remove the one that is wrong", f.Where, f.URL, f.Digest, f.Known, known, digest))
+			bad.Lines = append(
+				bad.Lines,
+				fmt.Sprintf(
+					"%s: %s has %s (%s), but %s says %s: remove the one that is wrong",
+					f.Where,
+					f.URL,
+					f.Digest,
+					f.Known,
+					known,
+					digest,
+				),
+			)
 		}
 	}
 	if len(bad.Lines) > 0 {

@@ -40,7 +40,15 @@ func Exclude(w *Wanted, patterns []string) (gone, idle []string) {
 	})
 	w.Charts = slices.DeleteFunc(w.Charts, func(c Chart) bool {
 		_, rest, _ := strings.Cut(c.Repo, "://")
-		return matches(c.Label(), c.Repo, rest, c.Repo+" "+c.Name, rest+" "+c.Name, c.Repo+" "+c.Name+" "+c.Version, rest+" "+c.Name+" "+c.Version)
+		return matches(
+			c.Label(),
+			c.Repo,
+			rest,
+			c.Repo+" "+c.Name,
+			rest+" "+c.Name,
+			c.Repo+" "+c.Name+" "+c.Version,
+			rest+" "+c.Name+" "+c.Version,
+		)
 	})
 	for i, p := range patterns {
 		if !used[i] {

@@ -18,11 +18,17 @@ const maxURL = 8192
 func (l *Parser) Files(name string, r io.Reader) {
 	l.eachLine(name, r, func(where, line string) error {
 		if strings.Contains(line, "{{") {
-			return fmt.Errorf("%s is a template: use the list that was rendered from it (files.list, not files.list.template)", shown(line))
+			return fmt.Errorf(
+				"%s is a template: use the list that was rendered from it (files.list, not files.list.template)",
+				shown(line),
+			)
 		}
 		words := strings.Fields(line)
 		if len(words) > 2 {
-			return fmt.Errorf("%s is more than a URL and a checksum: write one URL a line, comments after #", shown(line))
+			return fmt.Errorf(
+				"%s is more than a URL and a checksum: write one URL a line, comments after #",
+				shown(line),
+			)
 		}
 		f := File{Where: where}
 		var err error
@@ -55,7 +61,13 @@ func (l *Parser) addFile(f File) error {
 		before.digest, before.where = f.Digest, f.Where
 		l.seen["file "+f.URL] = before
 	default:
-		return fmt.Errorf("%s has %s here and %s at %s: remove the line that is wrong", f.URL, f.Digest, before.digest, before.where)
+		return fmt.Errorf(
+			"%s has %s here and %s at %s: remove the line that is wrong",
+			f.URL,
+			f.Digest,
+			before.digest,
+			before.where,
+		)
 	}
 	return nil
 }
@@ -66,7 +78,8 @@ func ParseFileURL(s string) (string, error) {
 	scheme, rest, ok := strings.Cut(s, "://")
 	switch scheme = strings.ToLower(scheme); {
 	case !ok:
-		if w, err := ParseReference(s); err == nil && (w.Digest != "" || strings.Contains(s[strings.LastIndexByte(s, '/')+1:], ":")) {
+		if w, err := ParseReference(s); err == nil &&
+			(w.Digest != "" || strings.Contains(s[strings.LastIndexByte(s, '/')+1:], ":")) {
 			return "", fmt.Errorf("%s is an image, not a URL: it belongs in a list of images (--images)", shown(s))
 		}
 		return "", fmt.Errorf("%s has no scheme: write https://%.200s", shown(s), s)
@@ -97,7 +110,11 @@ func ParseFileURL(s string) (string, error) {
 	case err != nil:
 		return "", fmt.Errorf("%s is not a URL: %w", shown(s), err)
 	case u.User != nil:
-		return "", fmt.Errorf("%s: user and password must not be in a list, because the bundle would contain them: write the URL without them", shownHost(u))
+		return "", fmt.Errorf(
+			"%s: user and password must not be in a list, because the bundle would contain them: write the URL "+
+				"without them",
+			shownHost(u),
+		)
 	case u.Hostname() == "":
 		return "", fmt.Errorf("%s has no host", shown(s))
 	}

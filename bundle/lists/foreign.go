@@ -31,13 +31,33 @@ func (m *yamlReader) foreign(doc *yaml.Node) bool {
 	case group == "mirror.openshift.io" && kind == "ImageSetConfiguration":
 		m.imageSet(root)
 	case kind == "ZarfPackageConfig":
-		m.refuse(root.Line, errors.New("packages of zarf are not supported: write the images one a line (--images), and the files (--files)"))
+		m.refuse(
+			root.Line,
+			errors.New(
+				"packages of zarf are not supported: write the images one a line (--images), and the files (--files)",
+			),
+		)
 	case kind == "Kustomization" || strings.HasPrefix(group, "kustomize."):
-		m.refuse(root.Line, errors.New("a kustomization does not name whole images: render it (kubectl kustomize DIR > FILE) and use the result"))
+		m.refuse(
+			root.Line,
+			errors.New(
+				"a kustomization does not name whole images: render it (kubectl kustomize DIR > FILE) and use "+
+					"the result",
+			),
+		)
 	case kind == "" && field(root, "sync") != nil && field(root, "version") != nil:
-		m.refuse(root.Line, errors.New("configurations of regsync are not supported: write the sources one a line (--images)"))
-	case kind == "" && (version == "v1" || version == "v2") && field(root, "name") != nil && field(root, "version") != nil:
-		m.refuse(root.Line, errors.New("a Chart.yaml names no images: render the chart (helm template CHART > FILE) and use the result"))
+		m.refuse(
+			root.Line,
+			errors.New("configurations of regsync are not supported: write the sources one a line (--images)"),
+		)
+	case kind == "" && (version == "v1" || version == "v2") && field(root, "name") != nil && field(root,
+		"version") != nil:
+		m.refuse(
+			root.Line,
+			errors.New(
+				"a Chart.yaml names no images: render the chart (helm template CHART > FILE) and use the result",
+			),
+		)
 	case kind == "" && version == "" && isSkopeoSync(root):
 		m.skopeo(root)
 	default:
@@ -90,7 +110,13 @@ func (m *yamlReader) hauler(root *yaml.Node, kind string) {
 	case "Charts":
 		m.elements(root, spec, "charts", func(n *yaml.Node) { m.chart(n, "repoURL") })
 	default:
-		m.refuse(root.Line, fmt.Errorf("hauler's %s is not supported, only Images, Files and Charts: write the images one a line (--images)", shown(kind)))
+		m.refuse(
+			root.Line,
+			fmt.Errorf(
+				"hauler's %s is not supported, only Images, Files and Charts: write the images one a line (--images)",
+				shown(kind),
+			),
+		)
 	}
 }
 
@@ -100,15 +126,28 @@ func (m *yamlReader) imageSet(root *yaml.Node) {
 	mirror := field(root, "mirror")
 	for _, key := range []string{"platform", "operators", "samples"} {
 		if n := field(mirror, key); n != nil && len(n.Content) > 0 {
-			m.lists.note(m.where(n.Line), "mirror.%s is left out: oc-mirror finds its images in catalogs; oc-mirror list prints them", key)
+			m.lists.note(
+				m.where(n.Line),
+				"mirror.%s is left out: oc-mirror finds its images in catalogs; oc-mirror list prints them",
+				key,
+			)
 		}
 	}
 	if n := field(field(mirror, "helm"), "local"); n != nil && len(n.Content) > 0 {
-		m.lists.note(m.where(n.Line), "mirror.helm.local is left out: render the charts (helm template) and use the result")
+		m.lists.note(
+			m.where(n.Line),
+			"mirror.helm.local is left out: render the charts (helm template) and use the result",
+		)
 	}
 	helm := field(field(mirror, "helm"), "repositories")
 	if field(mirror, "additionalImages") == nil && helm == nil {
-		m.refuse(root.Line, errors.New("it names no image: of an ImageSetConfiguration, mirror.additionalImages and mirror.helm.repositories are read"))
+		m.refuse(
+			root.Line,
+			errors.New(
+				"it names no image: of an ImageSetConfiguration, mirror.additionalImages and mirror.helm.repositories "+
+					"are read",
+			),
+		)
 		return
 	}
 	if field(mirror, "additionalImages") != nil {
@@ -172,7 +211,10 @@ func (m *yamlReader) chartOf(n *yaml.Node, repo string) {
 		}
 		err = m.lists.ociChart(m.where(n.Line), words)
 	case repo == "":
-		err = fmt.Errorf("the chart %s has no repository: render a chart on the disk (helm template) and use the result", shown(name))
+		err = fmt.Errorf(
+			"the chart %s has no repository: render a chart on the disk (helm template) and use the result",
+			shown(name),
+		)
 	default:
 		if version != "" {
 			words = append(words, version)
@@ -208,7 +250,10 @@ func (m *yamlReader) skopeo(root *yaml.Node) {
 		host, of := root.Content[i].Value, root.Content[i+1]
 		for _, key := range skopeoKeys[1:3] {
 			if n := field(of, key); n != nil && len(n.Content) > 0 {
-				m.refuse(n.Line, fmt.Errorf("%s selects tags that the registry lists: write the tags under images", key))
+				m.refuse(
+					n.Line,
+					fmt.Errorf("%s selects tags that the registry lists: write the tags under images", key),
+				)
 			}
 		}
 		images := field(of, "images")
@@ -218,7 +263,10 @@ func (m *yamlReader) skopeo(root *yaml.Node) {
 		for j := 0; j+1 < len(images.Content); j += 2 {
 			repo, tags := images.Content[j], images.Content[j+1]
 			if tags.Kind != yaml.SequenceNode || len(tags.Content) == 0 {
-				m.refuse(repo.Line, fmt.Errorf("%s/%s without tags means all of them: write the tags to copy", host, repo.Value))
+				m.refuse(
+					repo.Line,
+					fmt.Errorf("%s/%s without tags means all of them: write the tags to copy", host, repo.Value),
+				)
 				continue
 			}
 			for _, t := range tags.Content {

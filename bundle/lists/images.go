@@ -18,9 +18,15 @@ func (l *Parser) Images(name string, r io.Reader) {
 	l.eachLine(name, r, func(where, line string) error {
 		switch {
 		case strings.Contains(line, "{{"):
-			return fmt.Errorf("%s is a template: use the list that was rendered from it (images.list, not images.list.template)", shown(line))
+			return fmt.Errorf(
+				"%s is a template: use the list that was rendered from it (images.list, not images.list.template)",
+				shown(line),
+			)
 		case strings.HasPrefix(line, "- ") || strings.HasPrefix(line, "image:"):
-			return fmt.Errorf("%s is YAML: pass the file as a manifest (--manifests), or write one reference a line", shown(line))
+			return fmt.Errorf(
+				"%s is YAML: pass the file as a manifest (--manifests), or write one reference a line",
+				shown(line),
+			)
 		case len(strings.Fields(line)) > 1:
 			return fmt.Errorf("%s is more than one word: write one reference a line, comments after #", shown(line))
 		}
@@ -42,8 +48,15 @@ func (l *Parser) image(where, ref string) error {
 func (l *Parser) addImage(w Image) error {
 	if w.Tag != "" && w.Digest != "" {
 		name := w.Repository + ":" + w.Tag
-		if before, again := l.first("pin "+name, request{digest: w.Digest, where: w.Where}); again && before.digest != w.Digest {
-			return fmt.Errorf("%s is pinned to %s here and to %s at %s: a tag has one digest, remove one of the lines", name, w.Digest, before.digest, before.where)
+		if before, again := l.first("pin "+name, request{digest: w.Digest, where: w.Where}); again &&
+			before.digest != w.Digest {
+			return fmt.Errorf(
+				"%s is pinned to %s here and to %s at %s: a tag has one digest, remove one of the lines",
+				name,
+				w.Digest,
+				before.digest,
+				before.where,
+			)
 		}
 	}
 	if _, again := l.first("image "+w.Ref(), request{where: w.Where}); !again {
@@ -69,7 +82,11 @@ func ParseReference(s string) (Image, error) {
 	ref, chart := strings.CutPrefix(s, "oci://")
 	ref = strings.TrimPrefix(ref, "docker://")
 	if scheme := urlScheme.FindString(ref); scheme != "" {
-		return none, fmt.Errorf("%s is a URL, not an image: it belongs in a list of files (--files), an image is written without %s", shown(s), scheme)
+		return none, fmt.Errorf(
+			"%s is a URL, not an image: it belongs in a list of files (--files), an image is written without %s",
+			shown(s),
+			scheme,
+		)
 	}
 	if strings.HasPrefix(ref, "sha256:") || hexName.MatchString(ref) {
 		return none, fmt.Errorf("%s is a digest without a name: write repository@sha256:…", shown(s))
@@ -88,7 +105,11 @@ func ParseReference(s string) (Image, error) {
 	}
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
-		return none, fmt.Errorf("%s is not an image reference (%s): write HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:DIGEST", shown(s), why(err))
+		return none, fmt.Errorf(
+			"%s is not an image reference (%s): write HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:DIGEST",
+			shown(s),
+			why(err),
+		)
 	}
 	w := Image{Repository: named.Name()}
 	if t, ok := named.(reference.Tagged); ok {
@@ -114,7 +135,8 @@ func why(err error) string {
 	switch {
 	case errors.Is(err, reference.ErrReferenceInvalidFormat):
 		return "not of that form"
-	case strings.Contains(err.Error(), "must be lowercase"): // the package has two errors for this, one of them without a sentinel
+	// the package has two errors for this, one of them without a sentinel
+	case strings.Contains(err.Error(), "must be lowercase"):
 		return "the name of a repository is lower case"
 	}
 	return strings.TrimPrefix(err.Error(), "invalid reference format: ")

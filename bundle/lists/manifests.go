@@ -21,13 +21,20 @@ const (
 // Manifests reads the images out of Kubernetes manifests, rendered charts or a chart's values: YAML of any number of
 // documents, or JSON. name is the file's name in messages. Images are
 //
-//   - "image: REFERENCE" anywhere: in containers of all kinds, in custom resources, in compose files; and other keys that end in "Image" if their value has a tag
-//     or digest;
-//   - "image: {registry, repository, tag, digest}", as in a chart's values; one without tag and digest is refused, because the chart would fill it in;
+// - "image: REFERENCE" anywhere: in containers of all kinds, in custom resources, in compose files; and other keys that
+// end in "Image" if their value has a tag
+//
+//	or digest;
+//
+// - "image: {registry, repository, tag, digest}", as in a chart's values; one without tag and digest is refused,
+// because the chart would fill it in;
 //   - "image: {reference: REFERENCE}", an image volume;
-//   - arguments ("--prometheus-config-reloader=quay.io/…:v0.8") and environment variables with IMAGE in their names, when their value is a reference with a host
-//     and a tag or digest: a heuristic, for operators that start other images;
-//   - all of these in YAML that stands in a ConfigMap.
+//
+// - arguments ("--prometheus-config-reloader=quay.io/…:v0.8") and environment variables with IMAGE in their names, when
+// their value is a reference with a host
+//
+//	  and a tag or digest: a heuristic, for operators that start other images;
+//	- all of these in YAML that stands in a ConfigMap.
 //
 // Templates that are not rendered are refused.
 //
@@ -46,7 +53,10 @@ func (l *Parser) Manifests(name string, r io.Reader) {
 			doc, begin = doc[:0], line
 		}
 		if len(doc)+len(b) > maxYAML {
-			l.refuse(fmt.Sprintf("%s:%d", name, begin), fmt.Errorf("the YAML document is larger than %d MiB: divide it", maxYAML>>20))
+			l.refuse(
+				fmt.Sprintf("%s:%d", name, begin),
+				fmt.Errorf("the YAML document is larger than %d MiB: divide it", maxYAML>>20),
+			)
 			return
 		}
 		doc = append(doc, b...)
@@ -237,7 +247,14 @@ func (m *yamlReader) imageMap(n *yaml.Node) {
 		ref += "@" + digest
 	}
 	if !Explicit(ref) {
-		m.refuse(n.Line, fmt.Errorf("image %s has neither tag nor digest, the chart would set it: write the tag here, or render the chart (helm template) and use the result", shown(ref)))
+		m.refuse(
+			n.Line,
+			fmt.Errorf(
+				"image %s has neither tag nor digest, the chart would set it: write the tag here, or render the chart "+
+					"(helm template) and use the result",
+				shown(ref),
+			),
+		)
 		return
 	}
 	m.image(n.Line, ref, true)
@@ -267,7 +284,8 @@ func (m *yamlReader) configMap(data *yaml.Node) {
 	}
 	for i := 1; i < len(data.Content); i += 2 {
 		v := data.Content[i]
-		if v.Kind != yaml.ScalarNode || v.Style&(yaml.LiteralStyle|yaml.FoldedStyle) == 0 || !strings.Contains(v.Value, "image:") {
+		if v.Kind != yaml.ScalarNode || v.Style&(yaml.LiteralStyle|yaml.FoldedStyle) == 0 ||
+			!strings.Contains(v.Value, "image:") {
 			continue
 		}
 		var root yaml.Node

@@ -25,10 +25,15 @@ var placeElement = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
 func Place(repository string) (string, error) {
 	name := repository
 	host, rest, ok := strings.Cut(repository, "/")
-	if ok && (strings.ContainsAny(host, ".:[") || strings.EqualFold(host, "localhost") || host != strings.ToLower(host)) {
+	if ok &&
+		(strings.ContainsAny(host, ".:[") || strings.EqualFold(host, "localhost") || host != strings.ToLower(host)) {
 		bare := strings.ToLower(host)
 		if strings.HasPrefix(bare, "[") {
-			return "", fmt.Errorf("%s: an IPv6 address cannot be part of a name inside: give the image another name (docker tag, skopeo copy)", shown(repository))
+			return "", fmt.Errorf(
+				"%s: an IPv6 address cannot be part of a name inside: give the image another name (docker tag, "+
+					"skopeo copy)",
+				shown(repository),
+			)
 		}
 		if i := strings.LastIndexByte(bare, ':'); i >= 0 {
 			bare = bare[:i]
@@ -41,15 +46,27 @@ func Place(repository string) (string, error) {
 		}
 	}
 	if len(name) > maxPlace {
-		return "", fmt.Errorf("%s: a name has at most %d characters inside, its host included", shown(repository), maxPlace)
+		return "", fmt.Errorf(
+			"%s: a name has at most %d characters inside, its host included",
+			shown(repository),
+			maxPlace,
+		)
 	}
 	first, _, deep := strings.Cut(name, "/")
 	if !deep && strings.Contains(first, ".") {
-		return "", fmt.Errorf("%s: a repository that looks like a host cannot have a name inside: give the image another name (docker tag, skopeo copy)", shown(repository))
+		return "", fmt.Errorf(
+			"%s: a repository that looks like a host cannot have a name inside: give the image another name (docker "+
+				"tag, skopeo copy)",
+			shown(repository),
+		)
 	}
 	for elem := range strings.SplitSeq(name, "/") {
 		if !placeElement.MatchString(elem) {
-			return "", fmt.Errorf("%s: a repository is lower-case path elements of [a-z0-9] separated by ., _, __ or -: give the image another name (docker tag, skopeo copy)", shown(repository))
+			return "", fmt.Errorf(
+				"%s: a repository is lower-case path elements of [a-z0-9] separated by ., _, __ or -: give the image "+
+					"another name (docker tag, skopeo copy)",
+				shown(repository),
+			)
 		}
 	}
 	return name, nil
@@ -112,7 +129,15 @@ func PlaceURL(raw string) (string, error) {
 	}
 	query := 1 + queryLen(u.RawQuery)
 	if size+query > maxFileKey || leaf+query > maxFileLeaf || depth > maxFileDepth {
-		return refuse(fmt.Sprintf("an address has at most %d bytes inside, %d of them in its last element with the query, and %d elements", maxFileKey, maxFileLeaf, maxFileDepth))
+		return refuse(
+			fmt.Sprintf(
+				"an address has at most %d bytes inside, %d of them in its last element with the query, and %d "+
+					"elements",
+				maxFileKey,
+				maxFileLeaf,
+				maxFileDepth,
+			),
+		)
 	}
 	return u.Scheme + "://" + host + strings.TrimPrefix(raw, u.Scheme+"://"+u.Host), nil
 }
@@ -167,8 +192,15 @@ func (l *Parser) checkPlace(w Image) error {
 		return err
 	}
 	name := Image{Repository: place, Tag: w.Tag, Digest: w.Digest}.Ref()
-	if before, again := l.first("place "+name, request{digest: w.Repository, where: w.Where}); again && before.digest != w.Repository {
-		return fmt.Errorf("%s is called %s inside, and so is that of %s at %s: remove one of the lines, or give one another name", w.Ref(), name, before.digest, before.where)
+	if before, again := l.first("place "+name, request{digest: w.Repository, where: w.Where}); again &&
+		before.digest != w.Repository {
+		return fmt.Errorf(
+			"%s is called %s inside, and so is that of %s at %s: remove one of the lines, or give one another name",
+			w.Ref(),
+			name,
+			before.digest,
+			before.where,
+		)
 	}
 	if place != w.Repository {
 		l.note(w.Where, "%s is called %s inside: %s", w.Ref(), name, placeReason(w.Repository, place))

@@ -16,8 +16,9 @@ const (
 	MediaTypeConfig         = "application/vnd.oci.image.config.v1+json"
 	MediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 	MediaTypeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
-	MediaTypeArtifact       = "application/vnd.oci.artifact.manifest.v1+json" // was part of OCI 1.1 drafts; its blobs are in "blobs"
-	MediaTypeDockerConfig   = "application/vnd.docker.container.image.v1+json"
+	// was part of OCI 1.1 drafts; its blobs are in "blobs"
+	MediaTypeArtifact     = "application/vnd.oci.artifact.manifest.v1+json"
+	MediaTypeDockerConfig = "application/vnd.docker.container.image.v1+json"
 )
 
 // Descriptor is an OCI content descriptor.
@@ -92,12 +93,18 @@ func Parse(digest, mediaType string, data []byte) (*Manifest, error) {
 	}
 	m := &Manifest{Digest: digest, MediaType: mediaType, Size: int64(len(data)), IsIndex: doc.Manifests != nil}
 	if m.IsIndex && (doc.Config != nil || doc.Layers != nil) {
-		return nil, fmt.Errorf("manifest %s is both an index and an image, which clients read in different ways", digest)
+		return nil, fmt.Errorf(
+			"manifest %s is both an index and an image, which clients read in different ways",
+			digest,
+		)
 	}
 	artifact := doc.MediaType == MediaTypeArtifact
 	if !m.IsIndex && !artifact && doc.Config == nil {
 		if doc.Layers != nil {
-			return nil, fmt.Errorf("manifest %s has no config, so it is not an image and no registry accepts it", digest)
+			return nil, fmt.Errorf(
+				"manifest %s has no config, so it is not an image and no registry accepts it",
+				digest,
+			)
 		}
 		return nil, fmt.Errorf("manifest %s is neither an image nor an index", digest)
 	}
@@ -130,7 +137,12 @@ func Parse(digest, mediaType string, data []byte) (*Manifest, error) {
 				return nil, fmt.Errorf("manifest %s: %w", digest, err)
 			}
 			if d.Size < 0 || d.Size > MaxBlob {
-				return nil, fmt.Errorf("manifest %s: size must be between 0 and %d, got %d", digest, int64(MaxBlob), d.Size)
+				return nil, fmt.Errorf(
+					"manifest %s: size must be between 0 and %d, got %d",
+					digest,
+					int64(MaxBlob),
+					d.Size,
+				)
 			}
 			list[i].Annotations = nil // they can be large and are not needed here
 		}

@@ -31,7 +31,8 @@ func (p *Platform) In(asked []Platform) bool {
 		if a.OS != p.OS || a.Architecture != p.Architecture {
 			continue
 		}
-		if a.Variant == "" || a.Variant == p.Variant || p.Architecture == "arm64" && a.Variant == "v8" && p.Variant == "" {
+		if a.Variant == "" || a.Variant == p.Variant ||
+			p.Architecture == "arm64" && a.Variant == "v8" && p.Variant == "" {
 			return true
 		}
 	}

@@ -7,9 +7,12 @@ func TestAskedPlatforms(t *testing.T) {
 		asked, is string
 		want      bool
 	}{
-		{"linux/amd64", "linux/amd64", true}, {"linux/x86_64", "linux/amd64", true}, {"Linux/AMD64", "linux/amd64", true}, {"linux/amd64", "linux/amd64/v3", true},
-		{"linux/arm64/v8", "linux/arm64", true}, {"linux/arm64/v8", "linux/arm64/v8", true}, {"linux/arm64/v9", "linux/arm64", false}, {"linux/arm64", "linux/arm64/v8", true},
-		{"linux/arm/v7", "linux/arm", false}, {"linux/arm/v7", "linux/arm/v6", false}, {"linux/arm", "linux/arm/v6", true},
+		{"linux/amd64", "linux/amd64", true}, {"linux/x86_64", "linux/amd64", true}, {"Linux/AMD64", "linux/amd64",
+			true}, {"linux/amd64", "linux/amd64/v3", true},
+		{"linux/arm64/v8", "linux/arm64", true}, {"linux/arm64/v8", "linux/arm64/v8", true}, {"linux/arm64/v9",
+			"linux/arm64", false}, {"linux/arm64", "linux/arm64/v8", true},
+		{"linux/arm/v7", "linux/arm", false}, {"linux/arm/v7", "linux/arm/v6", false}, {"linux/arm", "linux/arm/v6",
+			true},
 		{"windows/amd64", "linux/amd64", false}, {"linux/arm64", "linux/amd64", false},
 	} {
 		a, err := ParsePlatform(tt.asked)
@@ -25,7 +28,8 @@ func TestAskedPlatforms(t *testing.T) {
 			t.Errorf("asked for %s, is %s: got %v", tt.asked, tt.is, got)
 		}
 	}
-	for _, bad := range []string{"", "linux", "linux/", "/amd64", "linux//v7", "a/b/c/d", "linux/amd64 ", "linux/a\nb"} {
+	for _, bad := range []string{"", "linux", "linux/", "/amd64", "linux//v7", "a/b/c/d", "linux/amd64 ",
+		"linux/a\nb"} {
 		if p, err := ParsePlatform(bad); err == nil {
 			t.Errorf("%q was taken as %v", bad, p)
 		}

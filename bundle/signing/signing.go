@@ -95,7 +95,9 @@ func ReadPrivateKey(data []byte) (ed25519.PrivateKey, error) {
 	case block.Type == pemPublic:
 		return nil, errors.New("signing key: this is the public key; signing needs the private one")
 	case block.Type == "ENCRYPTED PRIVATE KEY":
-		return nil, errors.New("signing key: it is encrypted; decrypt it first with \"openssl pkey -in KEY -out PLAIN\"")
+		return nil, errors.New(
+			"signing key: it is encrypted; decrypt it first with \"openssl pkey -in KEY -out PLAIN\"",
+		)
 	case block.Type != pemPrivate:
 		return nil, fmt.Errorf("signing key: want a PEM block %q, got %.40q", pemPrivate, block.Type)
 	}
@@ -123,7 +125,9 @@ func ReadPublicKey(data []byte) (ed25519.PublicKey, error) {
 	switch block.Type {
 	case pemPublic:
 	case pemPrivate:
-		return nil, errors.New("public key: this is the private key; keep it on the side that signs and give the public one")
+		return nil, errors.New(
+			"public key: this is the private key; keep it on the side that signs and give the public one",
+		)
 	default:
 		return nil, fmt.Errorf("public key: want a PEM block %q, got %.40q", pemPublic, block.Type)
 	}

@@ -70,7 +70,8 @@ func TestWriteKeyPair(t *testing.T) {
 	if err != nil || !key.Public().(ed25519.PublicKey).Equal(pub) {
 		t.Errorf("the two are no pair: %v", err)
 	}
-	if out, err := exec.Command("openssl", "pkey", "-in", private, "-noout").CombinedOutput(); err != nil && !strings.Contains(err.Error(), "executable file not found") {
+	if out, err := exec.Command("openssl", "pkey", "-in", private, "-noout").CombinedOutput(); err != nil &&
+		!strings.Contains(err.Error(), "executable file not found") {
 		t.Errorf("openssl does not read it: %s", out)
 	}
 	before := string(read(private, 0o600))
@@ -91,8 +92,13 @@ func TestWriteKeyPair(t *testing.T) {
 
 // Made by "openssl genpkey -algorithm ed25519" and "openssl pkey -pubout"; the last one is a P-256 key.
 const (
-	opensslPrivate = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIO7F6R/9Wg6H8+ffl6BxyhKYUcONU8iRqztzRk//fOzy\n-----END PRIVATE KEY-----\n"
-	opensslPublic  = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAlL6oGU1Q4RbYcmAAmbrc6E0P8P+zhtc5ExeSvPADenY=\n-----END PUBLIC KEY-----\n"
-	opensslName    = "lL6oGU1Q4RbYcmAAmbrc6E0P8P+zhtc5ExeSvPADenY="
-	opensslP256    = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgrNEmJrOOx8yHaUSo\nwGPszW/pZWvmi6zmBzIxlfVe76OhRANCAASAvOJCwyNhJLbHajfL+e6k8iYDoovJ\nnHkfCQtSgz7B779beYPYWjNOrIdfGId6/vIPMG4tosTKloXO4pAevu9t\n-----END PRIVATE KEY-----\n"
+	opensslPrivate = "-----BEGIN PRIVATE " +
+		"KEY-----\nMC4CAQAwBQYDK2VwBCIEIO7F6R/9Wg6H8+ffl6BxyhKYUcONU8iRqztzRk//fOzy\n-----END PRIVATE KEY-----\n"
+	opensslPublic = "-----BEGIN PUBLIC " +
+		"KEY-----\nMCowBQYDK2VwAyEAlL6oGU1Q4RbYcmAAmbrc6E0P8P+zhtc5ExeSvPADenY=\n-----END PUBLIC KEY-----\n"
+	opensslName = "lL6oGU1Q4RbYcmAAmbrc6E0P8P+zhtc5ExeSvPADenY="
+	opensslP256 = "-----BEGIN PRIVATE " +
+		"KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgrNEmJrOOx8yHaUSo\nwGPszW/" +
+		"pZWvmi6zmBzIxlfVe76OhRANCAASAvOJCwyNhJLbHajfL+e6k8iYDoovJ\nnHkfCQtSgz7B779beYPYWjNOrIdfGId6/" +
+		"vIPMG4tosTKloXO4pAevu9t\n-----END PRIVATE KEY-----\n"
 )

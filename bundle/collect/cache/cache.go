@@ -74,7 +74,10 @@ func Open(dir string) (*Cache, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("cache %s is used by another run: wait for it, or name another directory with --cache", dir)
+			return nil, fmt.Errorf(
+				"cache %s is used by another run: wait for it, or name another directory with --cache",
+				dir,
+			)
 		}
 		return nil, fmt.Errorf("cache: lock %s: %w", f.Name(), err)
 	}
@@ -145,7 +148,11 @@ func (f *checkedFile) Read(p []byte) (int, error) {
 	n, err := f.content.Read(p)
 	if errors.Is(err, syscall.EBADMSG) {
 		_ = os.Remove(f.file.Name())
-		return n, fmt.Errorf("cache: %s is damaged and was removed, run again to fetch it: %w", f.digest, syscall.EBADMSG)
+		return n, fmt.Errorf(
+			"cache: %s is damaged and was removed, run again to fetch it: %w",
+			f.digest,
+			syscall.EBADMSG,
+		)
 	}
 	return n, err
 }

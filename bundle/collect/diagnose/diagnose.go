@@ -153,7 +153,11 @@ func (m *Mismatch) diagnoseGzip(name string, content *os.File) {
 				continue
 			}
 			if is := elfArchitecture(ident); is != "" && is != want {
-				m.Looks, m.Detail = OtherArchitecture, fmt.Sprintf("the programs in it are for %s, and its URL says %s", is, want)
+				m.Looks, m.Detail = OtherArchitecture, fmt.Sprintf(
+					"the programs in it are for %s, and its URL says %s",
+					is,
+					want,
+				)
 				return
 			}
 		}
@@ -165,13 +169,16 @@ func (m *Mismatch) diagnoseGzip(name string, content *os.File) {
 
 // machines are the architectures by the names that Go and Kubernetes use.
 var machines = map[elf.Machine]string{
-	elf.EM_X86_64: "amd64", elf.EM_386: "386", elf.EM_AARCH64: "arm64", elf.EM_ARM: "arm", elf.EM_S390: "s390x", elf.EM_RISCV: "riscv64", elf.EM_PPC64: "ppc64",
+	elf.EM_X86_64: "amd64", elf.EM_386: "386", elf.EM_AARCH64: "arm64", elf.EM_ARM: "arm", elf.EM_S390: "s390x",
+	elf.EM_RISCV: "riscv64", elf.EM_PPC64: "ppc64",
 }
 
 // architectureWords are the names of architectures in URLs and checksum tables.
 var architectureWords = map[string]string{
-	"amd64": "amd64", "x86_64": "amd64", "x64": "amd64", "arm64": "arm64", "aarch64": "arm64", "arm": "arm", "armv7": "arm", "armv7l": "arm", "armhf": "arm",
-	"armv6": "arm", "386": "386", "i386": "386", "i686": "386", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64",
+	"amd64": "amd64", "x86_64": "amd64", "x64": "amd64", "arm64": "arm64", "aarch64": "arm64", "arm": "arm",
+	"armv7": "arm", "armv7l": "arm", "armhf": "arm",
+	"armv6": "arm", "386": "386", "i386": "386", "i686": "386", "ppc64le": "ppc64le", "s390x": "s390x",
+	"riscv64": "riscv64",
 }
 
 var wordSeparators = regexp.MustCompile(`[^a-z0-9_]+`)
@@ -201,7 +208,8 @@ func architecture(text string) string {
 func DescribeErrorPage(head []byte, name string) string {
 	text := strings.ToLower(string(bytes.TrimSpace(bytes.TrimPrefix(head, []byte("\xef\xbb\xbf")))))
 	ext := path.Ext(name)
-	if strings.HasPrefix(text, "<!doctype html") || strings.HasPrefix(text, "<html") || strings.HasPrefix(text, "<head") {
+	if strings.HasPrefix(text, "<!doctype html") || strings.HasPrefix(text, "<html") ||
+		strings.HasPrefix(text, "<head") {
 		if ext == ".html" || ext == ".htm" {
 			return ""
 		}
@@ -218,7 +226,8 @@ func DescribeErrorPage(head []byte, name string) string {
 
 // ArchiveMagic are the first bytes of archives, by file name extension.
 var ArchiveMagic = map[string]string{
-	".gz": "\x1f\x8b", ".tgz": "\x1f\x8b", ".zip": "PK", ".xz": "\xfd7zXZ\x00", ".zst": "\x28\xb5\x2f\xfd", ".deb": "!<arch>", ".rpm": "\xed\xab\xee\xdb",
+	".gz": "\x1f\x8b", ".tgz": "\x1f\x8b", ".zip": "PK", ".xz": "\xfd7zXZ\x00", ".zst": "\x28\xb5\x2f\xfd",
+	".deb": "!<arch>", ".rpm": "\xed\xab\xee\xdb",
 }
 
 func printable(b []byte) bool {
@@ -239,7 +248,10 @@ func ServerMessage(contentType string, body []byte) string {
 
 // OneLine makes one printable line of at most 200 bytes of a foreign text.
 func OneLine(s string) string {
-	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '\u2028' || r == '\ufffd' }), " ")
+	s = strings.Join(
+		strings.FieldsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '\u2028' || r == '\ufffd' }),
+		" ",
+	)
 	if len(s) > 200 {
 		s = strings.ToValidUTF8(s[:200], "") + "…"
 	}

@@ -85,7 +85,8 @@ func (s partState) validator() string {
 func (c *Downloader) Fetch(ctx context.Context, d Request) (got Result, err error) {
 	key := cmp.Or(d.Digest, d.URL)
 	defer c.parts.lock(key)()
-	if n, ok := c.Cache.Stat(d.Digest); ok && (d.Size < 0 || n == d.Size) && (d.Blob || strings.HasPrefix(d.Digest, "sha256:")) {
+	if n, ok := c.Cache.Stat(d.Digest); ok && (d.Size < 0 || n == d.Size) &&
+		(d.Blob || strings.HasPrefix(d.Digest, "sha256:")) {
 		return Result{Digest: d.Digest, Size: n}, nil // another worker fetched it meanwhile
 	}
 	f, err := c.Cache.Part(key)
@@ -147,7 +148,9 @@ func (g *getter) resume() error {
 	g.state = partState{URL: g.d.URL, Size: -1}
 	var s partState
 	known := cache.ReadRecord(g.f.Name()+".json", &s)
-	if fi.Size() == 0 || !known || g.d.Digest == "" && (s.URL != g.d.URL || s.validator() == "" || fi.Size() == s.Size) || g.d.Size >= 0 && fi.Size() > g.d.Size {
+	if fi.Size() == 0 || !known ||
+		g.d.Digest == "" && (s.URL != g.d.URL || s.validator() == "" || fi.Size() == s.Size) ||
+		g.d.Size >= 0 && fi.Size() > g.d.Size {
 		return g.restart()
 	}
 	if s.URL != g.d.URL { // the same content at another URL: the validators are of the old one
@@ -294,8 +297,12 @@ func (g *getter) request(ctx context.Context) error {
 		etag := resp.Header.Get("ETag")
 		switch {
 		case !ok || g.offset == 0 || from != g.offset:
-			err = fmt.Errorf("the server sent another range than requested (Content-Range %.100q)", resp.Header.Get("Content-Range"))
-		case whole >= 0 && g.total() >= 0 && whole != g.total(), g.state.ETag != "" && etag != "" && etag != g.state.ETag:
+			err = fmt.Errorf(
+				"the server sent another range than requested (Content-Range %.100q)",
+				resp.Header.Get("Content-Range"),
+			)
+		case whole >= 0 && g.total() >= 0 && whole != g.total(),
+			g.state.ETag != "" && etag != "" && etag != g.state.ETag:
 			err = errors.New("it changed on the server while it was fetched")
 		}
 		if err != nil {
@@ -307,7 +314,12 @@ func (g *getter) request(ctx context.Context) error {
 		if g.offset == 0 {
 			return transport.ResponseError(resp)
 		}
-		return errors.Join(transport.BrokenError{Err: fmt.Errorf("truncated: the server has no more than the %d bytes that were received", g.offset)}, g.restart())
+		return errors.Join(
+			transport.BrokenError{
+				Err: fmt.Errorf("truncated: the server has no more than the %d bytes that were received", g.offset),
+			},
+			g.restart(),
+		)
 	default:
 		return transport.ResponseError(resp)
 	}
@@ -331,7 +343,11 @@ func (g *getter) checkEncoding(resp *http.Response) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("the server compresses it (Content-Encoding %.40q) although it was asked not to; give its checksum with --checksums to accept it", how)
+	return fmt.Errorf(
+		"the server compresses it (Content-Encoding %.40q) although it was asked not to; give its checksum with "+
+			"--checksums to accept it",
+		how,
+	)
 }
 
 // appendBody appends a body to the part.
@@ -359,7 +375,12 @@ func (g *getter) appendBody(resp *http.Response) error {
 		}
 		return transport.BrokenError{Err: err}
 	case g.d.Size >= 0 && g.offset > g.d.Size:
-		return errors.Join(transport.WrongError{Err: fmt.Errorf("the server sends more than the %d bytes that it must have", g.d.Size)}, g.restart())
+		return errors.Join(
+			transport.WrongError{
+				Err: fmt.Errorf("the server sends more than the %d bytes that it must have", g.d.Size),
+			},
+			g.restart(),
+		)
 	case g.d.Size >= 0 && g.offset < g.d.Size:
 		return transport.BrokenError{Err: fmt.Errorf("truncated: received %d of %d bytes", g.offset, g.d.Size)}
 	}
@@ -388,11 +409,22 @@ func (g *getter) verify() *diagnose.Mismatch {
 	if g.d.Digest == "" || g.d.Digest == got.Digest || g.d.Digest == got.SHA512 {
 		return nil
 	}
-	return &diagnose.Mismatch{Want: g.d.Digest, Got: cmp.Or(got.SHA512, got.Digest), Size: g.offset, Looks: diagnose.Changed}
+	return &diagnose.Mismatch{
+		Want:  g.d.Digest,
+		Got:   cmp.Or(got.SHA512, got.Digest),
+		Size:  g.offset,
+		Looks: diagnose.Changed,
+	}
 }
 
 func (g *getter) result() Result {
-	r := Result{Digest: digests.Encode("sha256:", g.sha256), Size: g.offset, From: g.from, ETag: g.state.ETag, LastModified: g.state.LastModified}
+	r := Result{
+		Digest:       digests.Encode("sha256:", g.sha256),
+		Size:         g.offset,
+		From:         g.from,
+		ETag:         g.state.ETag,
+		LastModified: g.state.LastModified,
+	}
 	if g.sha512 != nil {
 		r.SHA512 = digests.Encode("sha512:", g.sha512)
 		if g.d.Blob {

@@ -50,7 +50,11 @@ func (p *rateLimits) before(kind string, now time.Time) (time.Duration, error) {
 	}
 	left := l.until.Sub(now)
 	if l.refused >= MaxTooManyRequests || left > maxRetryAfter {
-		return 0, &StatusError{Status: http.StatusTooManyRequests, retryAfter: left, Message: fmt.Sprintf("it answered so %s and was not asked again", times(l.refused))}
+		return 0, &StatusError{
+			Status:     http.StatusTooManyRequests,
+			retryAfter: left,
+			Message:    fmt.Sprintf("it answered so %s and was not asked again", times(l.refused)),
+		}
 	}
 	return (left + time.Millisecond - 1).Truncate(time.Millisecond), nil
 }

@@ -126,7 +126,8 @@ func (p *Retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 			discard(resp)
 		}
-		if err := p.Retry.Pause(req.Context(), try, asked, reason, "host", req.URL.Host, "path", req.URL.Path); err != nil {
+		if err := p.Retry.Pause(req.Context(), try, asked, reason, "host", req.URL.Host, "path",
+			req.URL.Path); err != nil {
 			return nil, err
 		}
 	}
@@ -206,7 +207,11 @@ func isPermanent(err error) bool {
 		proxy    *proxyError
 	)
 	switch {
-	case errors.As(err, &unknown), errors.As(err, &hostname), errors.As(err, &invalid), errors.As(err, &verify), errors.As(err, &record):
+	case errors.As(err, &unknown),
+		errors.As(err, &hostname),
+		errors.As(err, &invalid),
+		errors.As(err, &verify),
+		errors.As(err, &record):
 		return true
 	case errors.As(err, &dns):
 		return dns.IsNotFound

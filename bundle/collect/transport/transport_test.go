@@ -12,7 +12,8 @@ func TestRetryAfter(t *testing.T) {
 		want   time.Duration
 		ok     bool
 	}{
-		{"7", 7 * time.Second, true}, {" 0 ", 0, true}, {"Tue, 24 Nov 2026 12:01:00 GMT", time.Minute, true}, {"Tue, 24 Nov 2026 11:00:00 GMT", 0, true},
+		{"7", 7 * time.Second, true}, {" 0 ", 0, true}, {"Tue, 24 Nov 2026 12:01:00 GMT", time.Minute, true},
+		{"Tue, 24 Nov 2026 11:00:00 GMT", 0, true},
 		{"", 0, false}, {"soon", 0, false}, {"-5", 0, false}, {"99999999999999999999", 0, false},
 	} {
 		if got, ok := retryAfter(tt.header, now); got != tt.want || ok != tt.ok {

@@ -7,18 +7,10 @@ import (
 	"strings"
 )
 
-// Package jinja evaluates the part of Jinja that Kubespray's variables use: expressions, inline and block conditions,
-// and the filters and tests in filters.go and tests.go. It has native values and dictionaries that keep their order,
-// because "(table | dict2items)[0].key" is how Kubespray selects the newest version. Everything that it does not
-// support is an error, never a guess.
-//
-// It was weighed against the library nikolalohinski/gonja, and stays: Ansible's native values, the order of
-// dictionaries, errors for undefined values that name the variable, and the bounds on size and time would have to be
-// added to the library.
-
 const (
-	MaxTemplate = 64 << 10 // bytes of one template
-	maxNesting  = 60       // nesting depth of expressions
+	// MaxTemplate is the maximum length of a template.
+	MaxTemplate = 64 << 10
+	maxNesting  = 60 // nesting depth of expressions
 )
 
 // tokenKind is the kind of a token.
@@ -54,7 +46,33 @@ var (
 )
 
 // operators, the longest first.
-var operators = []string{"==", "!=", "<=", ">=", "//", "**", "(", ")", "[", "]", "{", "}", ".", ",", ":", "|", "+", "-", "*", "/", "%", "~", "<", ">", "="}
+var operators = []string{
+	"==",
+	"!=",
+	"<=",
+	">=",
+	"//",
+	"**",
+	"(",
+	")",
+	"[",
+	"]",
+	"{",
+	"}",
+	".",
+	",",
+	":",
+	"|",
+	"+",
+	"-",
+	"*",
+	"/",
+	"%",
+	"~",
+	"<",
+	">",
+	"=",
+}
 
 // lexExpression splits the expression at the beginning of s into tokens, up to end ("}}" or "%}", perhaps with "-"
 // before it). It returns the text after that, and whether whitespace there is to be removed.

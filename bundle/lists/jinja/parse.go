@@ -397,7 +397,8 @@ func (p *exprParser) filters(e expr) (expr, error) {
 			switch next := p.peek(); {
 			case p.skipOp("("):
 				t.args, err = p.arguments()
-			case next.kind == tokenString || next.kind == tokenInt || next.kind == tokenFloat || p.isOp("[") || p.isOp("{") ||
+			case next.kind == tokenString || next.kind == tokenInt || next.kind == tokenFloat || p.isOp("[") ||
+				p.isOp("{") ||
 				next.kind == tokenName && !strings.Contains(" if else and or is not in ", " "+next.text+" "):
 				var arg expr
 				if arg, err = p.primary(); err == nil {

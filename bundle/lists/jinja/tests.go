@@ -74,7 +74,8 @@ func (c call) test() (bool, error) {
 		s, err := Text(c.of)
 		return re.MatchString(s), err
 	}
-	op := map[string]string{"eq": "==", "equalto": "==", "==": "==", "ne": "!=", "!=": "!=", "in": "in", "lt": "<", "<": "<", "le": "<=", "<=": "<=",
+	op := map[string]string{"eq": "==", "equalto": "==", "==": "==", "ne": "!=", "!=": "!=", "in": "in", "lt": "<",
+		"<": "<", "le": "<=", "<=": "<=",
 		"gt": ">", ">": ">", "ge": ">=", ">=": ">="}[c.name]
 	if op == "" || len(c.args) != 1 {
 		return false, fmt.Errorf("the test %s is not supported", c.name)
@@ -96,7 +97,11 @@ func (c call) version() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	op = cmp.Or(map[string]string{"": "==", "=": "==", "eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "ne": "!=", "<>": "!="}[op], op)
+	op = cmp.Or(
+		map[string]string{"": "==", "=": "==", "eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "ne": "!=",
+			"<>": "!="}[op],
+		op,
+	)
 	if !slices.Contains([]string{"==", "!=", "<", "<=", ">", ">="}, op) {
 		return false, fmt.Errorf("%q does not compare versions", op)
 	}

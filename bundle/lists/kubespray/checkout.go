@@ -11,7 +11,10 @@ import (
 	"casemate/bundle/lists/jinja"
 )
 
-var errNoKubespray = fmt.Errorf("no %s/defaults/main/download.yml in it: name a checkout of Kubespray v2.24 or newer", kubesprayRoles[0])
+var errNoKubespray = fmt.Errorf(
+	"no %s/defaults/main/download.yml in it: name a checkout of Kubespray v2.24 or newer",
+	kubesprayRoles[0],
+)
 
 // checkout holds the files of a checkout, independent of a host.
 type checkout struct {
@@ -151,7 +154,10 @@ func (k *kubespray) readEntries() error {
 	}
 	all, ok := x.(*jinja.Dict)
 	if !ok {
-		return fmt.Errorf("%s/defaults/main/download.yml: the variable downloads is missing, or is not a dictionary", k.role)
+		return fmt.Errorf(
+			"%s/defaults/main/download.yml: the variable downloads is missing, or is not a dictionary",
+			k.role,
+		)
 	}
 	for _, name := range all.Keys {
 		fields, ok := all.Values[name].(*jinja.Dict)

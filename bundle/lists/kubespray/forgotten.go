@@ -139,7 +139,9 @@ func (c *checkout) readRole(dir string) (*role, error) {
 
 var (
 	imageLine = regexp.MustCompile(`^(\s*)(?:- )?["']?image["']?:(?:\s+(.*\S))?\s*$`)
-	helmLine  = regexp.MustCompile(`^(\s*)(repository|repositry|tag):\s+(.*\S)\s*$`) // one release has this typing error
+	helmLine  = regexp.MustCompile(
+		`^(\s*)(repository|repositry|tag):\s+(.*\S)\s*$`,
+	) // one release has this typing error
 	blockTag  = regexp.MustCompile(`\{%.*?%\}`)
 	imageName = regexp.MustCompile(`_(image|container)$`)
 	fileName  = regexp.MustCompile(`_(install|manifest|manifests|download)_url$`)
@@ -171,7 +173,8 @@ func (c *checkout) readTemplate(r *role, name string) error {
 		// Each branch of a condition is used by some installation.
 		for _, text := range blockTag.Split(value, -1) {
 			text = unquote(strings.TrimSpace(text))
-			if strings.Contains(text, "{{") || strings.Contains(text, "/") && lists.Explicit(text) && !strings.Contains(text, " ") {
+			if strings.Contains(text, "{{") ||
+				strings.Contains(text, "/") && lists.Explicit(text) && !strings.Contains(text, " ") {
 				c.images = append(c.images, imageText{r, text, fmt.Sprintf("%s:%d", name, i+1)})
 			}
 		}
@@ -241,7 +244,8 @@ func (k *kubespray) forget(f Forgotten) {
 		upstream := k.mirrors.image(*f.Image)
 		f.Image = &upstream
 	}
-	if f.Image != nil && k.has(*f.Image) || slices.ContainsFunc(k.lists.Forgotten, func(o Forgotten) bool { return o.Name() == f.Name() }) {
+	if f.Image != nil && k.has(*f.Image) ||
+		slices.ContainsFunc(k.lists.Forgotten, func(o Forgotten) bool { return o.Name() == f.Name() }) {
 		return
 	}
 	k.lists.Forgotten = append(k.lists.Forgotten, f)

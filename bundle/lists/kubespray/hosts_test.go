@@ -88,14 +88,16 @@ func TestKubesprayInventory(t *testing.T) {
 				"registry.k8s.io/beacon:1.6"},
 		{"the hosts of etcd", map[string]string{"hosts": one + "[etcd]\nn4 beacon_version=1.6\n"}, "",
 			[]string{"+registry.k8s.io/beacon:1.6"}, "n4 needs"},
-		{"a text and a number", map[string]string{"hosts": one + "[kube_node:vars]\nbuoy_image_tag=\"1.20\"\n[kube_control_plane:vars]\nbuoy_image_tag=1.20\n"}, "",
+		{"a text and a number", map[string]string{"hosts": one +
+			"[kube_node:vars]\nbuoy_image_tag=\"1.20\"\n[kube_control_plane:vars]\nbuoy_image_tag=1.20\n"}, "",
 			[]string{"+docker.io/library/buoy:1.2", "+docker.io/library/buoy:1.20",
 				"-docker.io/library/buoy:1.28-alpine", "-docker.io/library/buoy:from-the-role"}, "hosts differ: n2"},
 		{"templates", map[string]string{"hosts": one, "group_vars/all.yml": "mine: '6'\nbeacon_version: \"1.{{ " +
 			"mine }}\"\n"}, "", []string{"+registry.k8s.io/beacon:1.6", "-registry.k8s.io/beacon/beacon:v1.8.1"}, ""},
 		{"what Ansible sets", map[string]string{"hosts": one,
 			"group_vars/all.yml": "beacon_version: \"{{ '1.6' if inventory_hostname in groups['kube_node'] and " +
-				"'k8s_cluster' in group_names else '1.8.1' }}\"\n"}, "", []string{"+registry.k8s.io/beacon:1.6"}, "n2 needs"},
+				"'k8s_cluster' in group_names else '1.8.1' }}\"\n"}, "", []string{"+registry.k8s.io/beacon:1.6"},
+			"n2 needs"},
 		{"vars of roles win over it", map[string]string{"hosts": one,
 			"group_vars/all.yml": "pause_by_series: {'1.36': 5}\nansible_architecture: s390x\n"}, "", nil, ""},
 		{"defaults of roles do not", map[string]string{"hosts": one, "group_vars/all.yml": "lantern_tag: '7'\n"}, "",
@@ -105,7 +107,9 @@ func TestKubesprayInventory(t *testing.T) {
 			"host_vars/n2.yml": "beacon_version: 1.6\n"}, "beacon_version: " +
 			"1.5\n", []string{"+registry.k8s.io/beacon:1.5", "-registry.k8s.io/beacon/beacon:v1.8.1"}, ""},
 		{"what one hosts forgets another lists", map[string]string{"hosts": one,
-			"host_vars/n2.yml": "extra_install_url: https://files.example/knot-1.36.5-linux-amd64\nlantern_install_url: \"{{ rope_download_url }}\"\n"}, "", nil, ""},
+			"host_vars/n2.yml": "extra_install_url: " +
+				"https://files.example/knot-1.36.5-linux-amd64\nlantern_install_url: \"{{ " +
+				"rope_download_url }}\"\n"}, "", nil, ""},
 		{"no host", map[string]string{"hosts": "[kube_node]\n#n1\n", "group_vars/etcd.yml": "beacon_version: 1.6\n",
 			"group_vars/gpu/x.yml": "buoy_image_tag: gpu\n", "host_vars/n9.yml": "buoy_image_tag: n9\n"}, "",
 			[]string{"+docker.io/library/buoy:gpu", "+docker.io/library/buoy:n9", "+registry.k8s.io/beacon:1.6"}, ""},
@@ -154,7 +158,8 @@ func TestKubesprayInventoryOfManyHosts(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	_, _, err = withFiles(t, Options{}, map[string]string{"hosts": different.String()})
-	if err == nil || !strings.Contains(err.Error(), "more than 200 hosts of the inventory have different lists, n200 among them") {
+	if err == nil ||
+		!strings.Contains(err.Error(), "more than 200 hosts of the inventory have different lists, n200 among them") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -243,7 +248,8 @@ func TestKubesprayInventoryUnreadable(t *testing.T) {
 		}
 	}
 	// The checkout's own templates are for a machine without an environment and without facts.
-	if _, err := Read(overlay(t, map[string]string{"roles/kubespray_defaults/defaults/main/z.yml": "beacon_version: \"{{ lookup('env', 'X') or ansible_distribution | default('1.7') }}\"\n"}),
+	if _, err := Read(overlay(t, map[string]string{"roles/kubespray_defaults/defaults/main/z.yml": "beacon_version: " +
+		"\"{{ lookup('env', 'X') or ansible_distribution | default('1.7') }}\"\n"}),
 		Options{}); err != nil {
 		t.Error(err)
 	}
@@ -292,18 +298,23 @@ func TestKubesprayInventoryMirrors(t *testing.T) {
 		{"another domain than the one that is known", "kube_image_repo: registry.other.example/registry.k8s.io\n",
 			"gap.example",
 			[]string{"+registry.other.example/registry.k8s.io/beacon/beacon:v1.8.1",
-				"+registry.other.example/registry.k8s.io/kube-one:v1.36.2", "+registry.other.example/registry.k8s.io/kube-two:v1.36.2",
-				"+registry.other.example/registry.k8s.io/pause:3.11", "-registry.k8s.io/beacon/beacon:v1.8.1", "-registry.k8s.io/kube-one:v1.36.2", "-registry.k8s.io/kube-two:v1.36.2", "-registry.k8s.io/pause:3.11"},
+				"+registry.other.example/registry.k8s.io/kube-one:v1.36.2", "+registry.other.example/registry.k8s.io/" +
+					"kube-two:v1.36.2",
+				"+registry.other.example/registry.k8s.io/pause:3.11", "-registry.k8s.io/beacon/" +
+					"beacon:v1.8.1", "-registry.k8s.io/kube-one:v1.36.2", "-registry.k8s.io/kube-two:" +
+					"v1.36.2", "-registry.k8s.io/pause:3.11"},
 			"registry.other.example: 4; they are listed under that name, and fetched there; if these are bastions " +
 				"of a domain of their own, it is not gap.example"},
 		{"somebody's registry", "cilium_operator_image_repo: " + other + "/quay.io/cilium/operator\n", "",
 			[]string{"+" + other + "/quay.io/cilium/operator-generic:v1.19.3",
-				"+" + other + "/quay.io/cilium/operator:v1.19.3", "-quay.io/cilium/operator-generic:v1.19.3", "-quay.io/cilium/operator:v1.19.3"},
+				"+" + other + "/quay.io/cilium/operator:v1.19.3", "-quay.io/cilium/operator-generic:" +
+					"v1.19.3", "-quay.io/cilium/operator:v1.19.3"},
 			other + ": 1; they are listed under that name"},
 		{"a public registry with such a name", "cilium_operator_image_repo: " +
 			"registry.gitlab.com/some.group/operator\n", "",
 			[]string{"+registry.gitlab.com/some.group/operator-generic:v1.19.3",
-				"+registry.gitlab.com/some.group/operator:v1.19.3", "-quay.io/cilium/operator-generic:v1.19.3", "-quay.io/cilium/operator:v1.19.3"}, ""},
+				"+registry.gitlab.com/some.group/operator:v1.19.3", "-quay.io/cilium/operator-generic:" +
+					"v1.19.3", "-quay.io/cilium/operator:v1.19.3"}, ""},
 		{"only somebody's registry without an origin", "registry_host: registry.corp.example\nbuoy_image_repo: " +
 			"\"{{ registry_host }}/buoy\"\n", "",
 			[]string{"+registry.corp.example/buoy:1.28-alpine", "+registry.corp.example/buoy:from-the-role",
@@ -316,7 +327,9 @@ func TestKubesprayInventoryMirrors(t *testing.T) {
 				opt := Options{Domain: c.domain}
 				if given == "variables" {
 					opt.Vars = []Vars{{"offline.yml", strings.NewReader(c.vars)}}
-				} else if opt.Inventory, err = ReadInventory("inv", mapFS(map[string]string{"hosts": "[kube_node]\nn1\n", "group_vars/all/offline.yml": c.vars}), ""); err != nil {
+				} else if opt.Inventory, err = ReadInventory("inv",
+					mapFS(map[string]string{"hosts": "[kube_node]\nn1\n", "group_vars/all/offline.yml": c.vars}),
+					""); err != nil {
 					t.Fatal(err)
 				}
 				k, err := Read(checkout, opt)
@@ -407,7 +420,8 @@ func TestKubesprayCheckoutInventory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if notes := strings.Join(plain.Notes, "\n"); strings.Contains(notes, "inventory/sample") || strings.Contains(notes, "inventory/local") {
+	if notes := strings.Join(plain.Notes, "\n"); strings.Contains(notes, "inventory/sample") ||
+		strings.Contains(notes, "inventory/local") {
 		t.Errorf("notes: %s", notes)
 	}
 	read := func(dir string) *Lists {

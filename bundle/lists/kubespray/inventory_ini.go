@@ -43,7 +43,8 @@ func (in *Inventory) readINI(label, text string) error {
 		if m := iniSection.FindStringSubmatch(line); m != nil {
 			state, err = r.section(m[1], m[2])
 		} else if line[0] == '[' && line[len(line)-1] == ']' {
-			err = fmt.Errorf("%.100q is not a section: sections are [GROUP], [GROUP:vars] or [GROUP:children], without blanks",
+			err = fmt.Errorf("%.100q is not a section: sections are [GROUP], [GROUP:vars] or [GROUP:children], "+
+				"without blanks",
 				line)
 		} else {
 			switch state {

@@ -117,9 +117,12 @@ func TestInventoryGroupOrder(t *testing.T) {
 	for _, c := range []struct{ name, hosts, want string }{
 		{"alphabet", "[b]\nn\n[a]\nn\n[a:vars]\nx=a\n[b:vars]\nx=b\n", "b"},
 		{"priority", "[b]\nn\n[a]\nn\n[a:vars]\nx=a\nansible_group_priority=2\n[b:vars]\nx=b\n", "a"},
-		{"priority does not beat depth", "[b]\nn\n[c:children]\nb\n[a]\nn\n[a:vars]\nx=a\nansible_group_priority=9\n[b:vars]\nx=b\n", "b"},
-		{"the longest way counts", "[z]\nn\n[a:children]\nb\nz\n[b:children]\nc\n[c:children]\nz\n[y]\nn\n[x:children]\ny\n[y:vars]\nx=y\n[z:vars]\nx=z\n[c:vars]\nx=c\n", "z"},
-		{"a child that is declared later", "[all:children]\ntop\n[top:children]\nlow\n[low]\nn\n[top:vars]\nx=top\n[low:vars]\nx=low\n", "low"},
+		{"priority does not beat depth", "[b]\nn\n[c:children]\nb\n[a]\nn\n[a:" +
+			"vars]\nx=a\nansible_group_priority=9\n[b:vars]\nx=b\n", "b"},
+		{"the longest way counts", "[z]\nn\n[a:children]\nb\nz\n[b:children]\nc\n[c:children]\nz\n[y]\nn\n[x:" +
+			"children]\ny\n[y:vars]\nx=y\n[z:vars]\nx=z\n[c:vars]\nx=c\n", "z"},
+		{"a child that is declared later", "[all:children]\ntop\n[top:children]\nlow\n[low]\nn\n[top:" +
+			"vars]\nx=top\n[low:vars]\nx=low\n", "low"},
 		{"a host before all sections", "n x=alone\n[all:vars]\nx=all\n", "alone"},
 		{"yaml", "all:\n  hosts: {n: }\n  vars: {x: all}\n  children:\n    b: {hosts: n, vars: {x: b}}\n    a: " +
 			"{hosts: {n: {}}, vars: {x: a, ansible_group_priority: '3'}}\n", "a"},
@@ -311,7 +314,8 @@ func TestInventoryErrors(t *testing.T) {
 		{"text as variables", "h.yml", "a:\n  hosts:\n    n: x\n",
 			"inv/h.yml:3: the variables of the host n must be a mapping"},
 		{"yaml depth", "h.yml", deep, "groups are nested deeper than 20"},
-		{"nothing", "h.ini", "# nothing\n", "inv/h.ini is not an inventory: it names no host, and there are no group_vars"},
+		{"nothing", "h.ini", "# nothing\n", "inv/h.ini is not an inventory: it names no host, and there are no " +
+			"group_vars"},
 		{"binary", "h.ini", "a\x00b", "inv/h.ini: the file is not UTF-8 text"},
 		{"alias to itself", "h.yml", "a: &a\n  vars: {x: [*a]}\n", "nested too deep"},
 	} {

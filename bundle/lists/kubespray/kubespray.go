@@ -131,7 +131,14 @@ type kubespray struct {
 
 // cluster prepares the computation for one host.
 func (c *checkout) cluster(opt Options, inventory, over map[string]definition) *kubespray {
-	k := &kubespray{checkout: c, facts: facts(opt.Arch), inventory: maps.Clone(inventory), over: maps.Clone(over), asked: map[string]bool{}, given: len(inventory)+len(over) > 0}
+	k := &kubespray{
+		checkout:  c,
+		facts:     facts(opt.Arch),
+		inventory: maps.Clone(inventory),
+		over:      maps.Clone(over),
+		asked:     map[string]bool{},
+		given:     len(inventory)+len(over) > 0,
+	}
 	k.lists.Release, k.lists.Checksums = c.release, c.checksums
 	k.vars = k.scope(nil, nil)
 	if k.given && !opt.Mirrors {
@@ -333,7 +340,10 @@ func (k *kubespray) image(ref, where string) error {
 }
 
 func (k *kubespray) has(w lists.Image) bool {
-	return slices.ContainsFunc(k.lists.Images, func(i lists.Image) bool { return i.Repository == w.Repository && i.Tag == w.Tag })
+	return slices.ContainsFunc(
+		k.lists.Images,
+		func(i lists.Image) bool { return i.Repository == w.Repository && i.Tag == w.Tag },
+	)
 }
 
 var (

@@ -74,10 +74,15 @@ func (p *literalParser) list(depth int, end string) (any, bool) {
 }
 
 var (
-	literalFloat = regexp.MustCompile(`^(?:[0-9](?:_?[0-9])*\.(?:[0-9](?:_?[0-9])*)?|\.[0-9](?:_?[0-9])*)(?:[eE][+-]?[0-9](?:_?[0-9])*)?|^[0-9](?:_?[0-9])*[eE][+-]?[0-9](?:_?[0-9])*`)
-	literalInt   = regexp.MustCompile(`^0[xX](?:_?[0-9a-fA-F])+|^0[oO](?:_?[0-7])+|^0[bB](?:_?[01])+|^[1-9](?:_?[0-9])*|^0(?:_?0)*`)
-	literalWord  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*`)
-	literalText  = regexp.MustCompile(`^([rRuU])?('''|"""|'|")`)
+	literalFloat = regexp.MustCompile(
+		`^(?:[0-9](?:_?[0-9])*\.(?:[0-9](?:_?[0-9])*)?|\.[0-9](?:_?[0-9])*)(?:[eE][+-]?[0-9](?:_?[0-9])*)?` +
+			`|^[0-9](?:_?[0-9])*[eE][+-]?[0-9](?:_?[0-9])*`,
+	)
+	literalInt = regexp.MustCompile(
+		`^0[xX](?:_?[0-9a-fA-F])+|^0[oO](?:_?[0-7])+|^0[bB](?:_?[01])+|^[1-9](?:_?[0-9])*|^0(?:_?0)*`,
+	)
+	literalWord = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*`)
+	literalText = regexp.MustCompile(`^([rRuU])?('''|"""|'|")`)
 )
 
 func (p *literalParser) value(depth int) (any, bool) {
@@ -129,7 +134,8 @@ func (p *literalParser) number(sign int64) (any, bool) {
 // number1 accepts a number if neither a letter nor a digit follows it.
 func (p *literalParser) number1(s string) bool {
 	rest := p.rest[len(s):]
-	return (rest == "" || !strings.ContainsAny(rest[:1], "0123456789._") && literalWord.FindString(rest) == "") && p.take(s)
+	return (rest == "" || !strings.ContainsAny(rest[:1], "0123456789._") && literalWord.FindString(rest) == "") &&
+		p.take(s)
 }
 
 // braces reads a dictionary or a set.
@@ -200,7 +206,28 @@ func (p *literalParser) texts() (any, bool) {
 	}
 }
 
-var simpleEscapes = strings.NewReplacer(`\\`, `\`, `\'`, `'`, `\"`, `"`, `\a`, "\a", `\b`, "\b", `\f`, "\f", `\n`, "\n", `\r`, "\r", `\t`, "\t", `\v`, "\v")
+var simpleEscapes = strings.NewReplacer(
+	`\\`,
+	`\`,
+	`\'`,
+	`'`,
+	`\"`,
+	`"`,
+	`\a`,
+	"\a",
+	`\b`,
+	"\b",
+	`\f`,
+	"\f",
+	`\n`,
+	"\n",
+	`\r`,
+	"\r",
+	`\t`,
+	"\t",
+	`\v`,
+	"\v",
+)
 
 // pythonEscape reads the escape at the beginning of s, which has at least two bytes. An escape that Python does not
 // know is kept.

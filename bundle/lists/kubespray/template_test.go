@@ -55,24 +55,34 @@ func TestJinja(t *testing.T) {
 		{"{{ version is version('1.7.1', '>=') }}{{ version is not version('1.9', 'lt') }}", "TrueTrue"},
 		{"{{ 'v1.10.1' is version('v1.9.3', '>') }}", "True"},
 		{"{{ '-x' if on else '' }}{{ 'y' if not on }}", "-x"},
-		{"{{ nobody | default('d') }}{{ nobody.a['b'] | d(nobody2 | d('e')) }}{{ broken | default('f') }}{{ '' | default('g', true) }}{{ none | d('h') }}", "defg"},
-		{"{{ nobody is defined }} {{ broken is defined }} {{ version is defined }} {{ nobody is undefined }} {{ none is none }}", "False False True True True"},
+		{"{{ nobody | default('d') }}{{ nobody.a['b'] | d(nobody2 | d('e')) }}{{ broken | default('f') }}{{ '' | " +
+			"default('g', true) }}{{ none | d('h') }}", "defg"},
+		{"{{ nobody is defined }} {{ broken is defined }} {{ version is defined }} {{ nobody is undefined }} {{ none " +
+			"is none }}", "False False True True True"},
 		{"{{ 'a' in list }} {{ 'z' not in list }} {{ 'amd64' in table }} {{ '36' in version }}", "True True True True"},
 		{"{{ on and 'x' or 'y' }} {{ none or 'z' }} {{ not on }} {{ true == on }}", "x z False True"},
 		{"{{ 1 < 2 and 'a' < 'b' and 2 >= 2 and 1 != 2.5 and [1, 'a'] == [1, 'a'] }}", "True"},
 		{"{{ (version | split('.'))[:-1] | join('.') }} {{ version[2:4] }}", "1.36 36"},
 		{"{{ version | regex_replace('^([0-9]+)\\\\.([0-9]+).*', 'v\\\\1.\\\\2$') }}", "v1.36$"},
-		{"{{ version | replace('.', '-') | upper }} {{ 'AB' | lower }} {{ ' x ' | trim }} {{ 'a/b.c' | basename }}", "1-36-2 ab x b.c"},
-		{"{{ on | bool }} {{ 'no' | bool }} {{ 'True' | bool }} {{ 1 | bool }} {{ '3.7' | int }} {{ 'x' | int(5) }} {{ 5 | string }}", "True False True True 3 5 5"},
-		{"{{ list | unique | sort | join }} {{ list | length }} {{ list | reverse | first }} {{ list | last }} {{ 'äb' | count }}", "ab 3 b b 2"},
-		{"{{ list | map('upper') | join('') }} {{ table.amd64 | dict2items | map(attribute='value') | join('/') }}", "BAB new/old/oldest"},
+		{"{{ version | replace('.', '-') | upper }} {{ 'AB' | lower }} {{ ' x ' | trim }} {{ 'a/b.c' | " +
+			"basename }}", "1-36-2 ab x b.c"},
+		{"{{ on | bool }} {{ 'no' | bool }} {{ 'True' | bool }} {{ 1 | bool }} {{ '3.7' | int }} {{ 'x' | int(5) }} " +
+			"{{ 5 | string }}", "True False True True 3 5 5"},
+		{"{{ list | unique | sort | join }} {{ list | length }} {{ list | reverse | first }} {{ list | last }} {{ " +
+			"'äb' | count }}", "ab 3 b b 2"},
+		{"{{ list | map('upper') | join('') }} {{ table.amd64 | dict2items | map(attribute='value') | " +
+			"join('/') }}", "BAB new/old/oldest"},
 		{"{{ nested.b | join('-') }} {{ nested.a }} {{ nested['b'][0] + 1 }}", "36-2 1.36.2 37"},
-		{"{{ (on | ternary('a', 'b')) ~ 1 }} {{ {'k': 'v'}['k'] }} {{ {'k': 'v'}.get('z', 'w') }} {{ ('a' 'b') }}", "a1 v w ab"},
-		{"{{ lookup('vars', 'ver' + 'sion') }}{{ lookup('vars', 'zz', default='q') }}{{ lookup('env', 'HOME') }}", "1.36.2q"},
+		{"{{ (on | ternary('a', 'b')) ~ 1 }} {{ {'k': 'v'}['k'] }} {{ {'k': 'v'}.get('z', 'w') }} {{ ('a' " +
+			"'b') }}", "a1 v w ab"},
+		{"{{ lookup('vars', 'ver' + 'sion') }}{{ lookup('vars', 'zz', default='q') }}{{ lookup('env', " +
+			"'HOME') }}", "1.36.2q"},
 		{"{{ version.startswith('1.') }} {{ version.endswith('3') }} {{ ' y '.strip() }}", "True False y"},
-		{"a {# no {{ word }} of this #}b {%- if on %}\nyes{% else %}no{% endif %}{% raw %}{{ x }}{% endraw %}", "a byes{{ x }}"},
+		{"a {# no {{ word }} of this #}b {%- if on %}\nyes{% else %}no{% endif %}{% raw %}{{ x }}{% " +
+			"endraw %}", "a byes{{ x }}"},
 		{"{{ lines }}", "new"},
-		{"{{ version is match('1') }} {{ version is search('36') }} {{ 'x' is string }} {{ 5 is number }} {{ table is mapping }} {{ list is iterable }} {{ on is true }} {{ on is boolean }}",
+		{"{{ version is match('1') }} {{ version is search('36') }} {{ 'x' is string }} {{ 5 is number }} {{ table is " +
+			"mapping }} {{ list is iterable }} {{ on is true }} {{ on is boolean }}",
 			"True True True True True True True True"},
 		{"{{ '{{' }}{{ \"}}\" }}{{ 'it\\'s' }}", "{{}}it's"},
 	} {
@@ -146,16 +156,25 @@ func TestJinjaBounds(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	_, err := readVars("vars.yml", strings.NewReader("a: &a [x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, *b, *b]\n"+
-		"d: &d [*c, *c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: &f [*e, *e, *e, *e, *e, *e, *e, *e]\ng: [*f, *f, *f, *f, *f, *f, *f, *f]\n"))
+	_, err := readVars(
+		"vars.yml",
+		strings.NewReader(
+			"a: &a [x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, "+
+				"*b, *b]\n"+
+				"d: &d [*c, *c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: &f [*e, *e, *e, "+
+				"*e, *e, *e, *e, *e]\ng: [*f, *f, *f, *f, *f, *f, *f, *f]\n",
+		),
+	)
 	if err == nil {
 		t.Error("aliases of aliases were read")
 	}
 }
 
 func FuzzJinja(f *testing.F) {
-	for _, s := range []string{"{{ version }}", "{{ (table.amd64 | dict2items)[0].key }}", "{% if on %}a{% elif x %}b{% else %}c{% endif %}", "{{ a if b else c | d('x') }}",
-		"{{ list[1:] | map('regex_replace', 'a', 'b') | join(',') }}", "{{ version is not version('1', '<') }}", "{# #}{% raw %}{% endraw %}", "{{ {'a': [1, -2.5]}['a'][0] ~ nested }}"} {
+	for _, s := range []string{"{{ version }}", "{{ (table.amd64 | dict2items)[0].key }}", "{% if on %}a{% elif x " +
+		"%}b{% else %}c{% endif %}", "{{ a if b else c | d('x') }}",
+		"{{ list[1:] | map('regex_replace', 'a', 'b') | join(',') }}", "{{ version is not version('1', " +
+			"'<') }}", "{# #}{% raw %}{% endraw %}", "{{ {'a': [1, -2.5]}['a'][0] ~ nested }}"} {
 		f.Add(s)
 	}
 	v := testVariables(f)

@@ -32,9 +32,11 @@ const hostsTemplate = "roles/container-engine/containerd/templates/hosts.toml.j2
 
 var (
 	upstreamURL   = regexp.MustCompile(`^https?://[a-z0-9-]+(\.[a-z0-9-]+)+(/|$)`)
-	upstreamImage = regexp.MustCompile(`^[a-z0-9-]+(\.[a-z0-9-]+)*(/[a-z0-9._/-]+)?(:[A-Za-z0-9_.-]+)?(@sha256:[0-9a-f]{64})?$`)
-	urlName       = regexp.MustCompile(`_(url|gpgkey)$`)
-	repoName      = regexp.MustCompile(`_(image_repo|image|container)$`)
+	upstreamImage = regexp.MustCompile(
+		`^[a-z0-9-]+(\.[a-z0-9-]+)*(/[a-z0-9._/-]+)?(:[A-Za-z0-9_.-]+)?(@sha256:[0-9a-f]{64})?$`,
+	)
+	urlName  = regexp.MustCompile(`_(url|gpgkey)$`)
+	repoName = regexp.MustCompile(`_(image_repo|image|container)$`)
 )
 
 // ReadUpstream reads the defaults of all roles of a checkout, v2.24 or newer.
@@ -93,7 +95,9 @@ func (c *checkout) upstream() (*Upstream, error) {
 				text, isText = s.text, true
 			}
 			switch text = strings.TrimSpace(text); {
-			case !isText, strings.HasSuffix(variable, "_server_url"): // the URL of the audit webhook is a destination, not a source
+			case !isText,
+				// the URL of the audit webhook is a destination, not a source
+				strings.HasSuffix(variable, "_server_url"):
 			case urlName.MatchString(variable) && upstreamURL.MatchString(text):
 				u.URLs[variable] = text
 			case repoName.MatchString(variable) && upstreamImage.MatchString(text):

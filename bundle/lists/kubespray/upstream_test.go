@@ -9,7 +9,8 @@ import (
 )
 
 func TestKubesprayUpstream(t *testing.T) {
-	const role, template = "roles/kubespray_defaults/defaults/main/", "roles/container-engine/containerd/templates/hosts.toml.j2"
+	const role, template = "roles/kubespray_defaults/defaults/main/", "roles/container-engine/containerd/templates/" +
+		"hosts.toml.j2"
 	files := fstest.MapFS{
 		"galaxy.yml": {Data: []byte("version: 9.2.0\n")},
 		role + "download.yml": {Data: []byte(`
@@ -41,11 +42,19 @@ some_repo: quay.io/no
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := map[string]string{"harbour_url": "https://github.com", "anchor_download_url": `https://dl.example.io/{{ 'x' | regex_replace('\.', '_') }}/anchor`,
-		"lantern_gpgkey": "http://keys.example/gpg"}; !maps.Equal(u.URLs, want) {
+	if want := map[string]string{"harbour_url": "https://github.com",
+		"anchor_download_url": `https://dl.example.io/{{ 'x' | regex_replace('\.', '_') }}/anchor`,
+		"lantern_gpgkey":      "http://keys.example/gpg"}; !maps.Equal(
+		u.URLs,
+		want,
+	) {
 		t.Errorf("URLs %q", u.URLs)
 	}
-	if want := map[string]string{"kube_image_repo": "registry.k8s.io", "lantern_image_repo": "busybox", "lantern_container": "ghcr.io/l/l:1"}; !maps.Equal(u.Images, want) {
+	if want := map[string]string{"kube_image_repo": "registry.k8s.io", "lantern_image_repo": "busybox",
+		"lantern_container": "ghcr.io/l/l:1"}; !maps.Equal(
+		u.Images,
+		want,
+	) {
 		t.Errorf("images %q", u.Images)
 	}
 	if u.Release != "v9.2.0" || !u.MirrorServer || u.MirrorCA || !u.CiliumChart || u.CiliumCLI {
@@ -60,7 +69,8 @@ some_repo: quay.io/no
 	for _, name := range []string{"galaxy.yml", role + "download.yml"} {
 		less := maps.Clone(files)
 		delete(less, name)
-		if _, err := ReadUpstream(less); err == nil || !strings.Contains(err.Error(), "name a checkout of Kubespray v2.24 or newer") {
+		if _, err := ReadUpstream(less); err == nil ||
+			!strings.Contains(err.Error(), "name a checkout of Kubespray v2.24 or newer") {
 			t.Errorf("without %s: %v", name, err)
 		}
 	}

@@ -92,7 +92,11 @@ func (v *variables) Lookup(name string) (any, error) {
 	}
 	for i, b := range v.busy {
 		if b == name {
-			return nil, &variableError{name, d.where, fmt.Errorf("it refers to itself (%s → %s)", strings.Join(v.busy[i:], " → "), name)}
+			return nil, &variableError{
+				name,
+				d.where,
+				fmt.Errorf("it refers to itself (%s → %s)", strings.Join(v.busy[i:], " → "), name),
+			}
 		}
 	}
 	if len(v.busy) == maxVarsDeep {
@@ -248,7 +252,10 @@ func (in varsReader) read(r io.Reader) (*varsFile, error) {
 		return nil, fmt.Errorf("%s: a file of variables has at most %d MiB", in.name, maxVarsFile>>20)
 	}
 	if isVault(b) {
-		return nil, fmt.Errorf("%s: it is encrypted with ansible-vault; pass the output of ansible-vault decrypt", in.name)
+		return nil, fmt.Errorf(
+			"%s: it is encrypted with ansible-vault; pass the output of ansible-vault decrypt",
+			in.name,
+		)
 	}
 	f := &varsFile{defs: map[string]definition{}}
 	var root yaml.Node
@@ -318,7 +325,12 @@ func (in *varsReader) pairs(n *yaml.Node, depth int) ([]pair, error) {
 			k = k.Alias
 		}
 		if k.Kind != yaml.ScalarNode {
-			return nil, fmt.Errorf("%s:%d: %s: keys that are not scalars are not supported", in.name, k.Line, in.variable)
+			return nil, fmt.Errorf(
+				"%s:%d: %s: keys that are not scalars are not supported",
+				in.name,
+				k.Line,
+				in.variable,
+			)
 		}
 		if k.ShortTag() != "!!merge" {
 			own = append(own, pair{k, v})
