@@ -174,7 +174,8 @@ func TestChecksumsErrors(t *testing.T) {
 		{"x_checksums:\n  amd64:\n    1.0: abc\n", `SUMS:3: x_checksums amd64 1.0: "abc" is not a checksum`},
 		{"d41d8cd98f00b204e9800998ecf8427e  f\n" + hexA + "  g\nhello world\n",
 			"only sha256 and sha512 are accepted: " +
-				"use one of those\nSUMS:3: \"hello world\": not a line of a file of checksums: write HEX, two spaces and " +
+				"use one of those\nSUMS:3: \"hello world\": not a line of a file of checksums: write HEX, two spaces " +
+				"and " +
 				"the file's name, as sha256sum does"},
 		{"SHA256 (f) = " + hexA + hexB + "\n", "not a line of a file of checksums"},
 		{strings.Repeat("x", maxListLine+1), "SUMS:1: bufio.Scanner: token too long"},

@@ -24,7 +24,9 @@ spec:
   volumes:
   - name: v
     image: {reference: "quay.io/data/set:v1", pullPolicy: Always}
-`, "list:5 docker.io/library/busybox:latest\nlist:8 quay.io/a/b:2\nlist:9 registry.k8s.io/c@sha256:" + hexA + "\nlist:11 docker.io/library/nginx:1@sha256:" + hexB + "\nlist:14 quay.io/data/set:v1"},
+`,
+			"list:5 docker.io/library/busybox:latest\nlist:8 quay.io/a/b:2\nlist:9 registry.k8s.io/c@sha256:" +
+				hexA + "\nlist:11 docker.io/library/nginx:1@sha256:" + hexB + "\nlist:14 quay.io/data/set:v1"},
 		{
 			"documents keep their lines",
 			"# first\nimage: a.example/a:1\n---\n# second\nimage: a.example/b:1\n--- # third\nimage: " +
@@ -49,7 +51,8 @@ spec:
 		{"a dash in a text", "data: |\n   ---\n   x\nimage: a.example/a:1\n---x: y\n", "list:4 a.example/a:1"},
 		{
 			"custom resources",
-			"spec:\n  image: a.example/a:1\n  sandboxImage: a.example/b:1\n  baseImage: b\n  image2: a.example/c:1\n  " +
+			"spec:\n  image: a.example/a:1\n  sandboxImage: a.example/b:1\n  baseImage: b\n  image2: " +
+				"a.example/c:1\n  " +
 				"config:\n    reloaderImage: {repository: a.example/d, tag: v1}\n",
 			"list:2 a.example/a:1\nlist:3 a.example/b:1\nlist:7 a.example/d:v1",
 		},
@@ -61,9 +64,12 @@ web:
     digest: sha256:` + hexA + `
   other: {image: {repository: docker.io/x/y, tag: v1@sha256:` + hexB + `}}
 none: {image: {repository: "", tag: 1}, pullPolicy: x}
-`, "list:1 quay.io/a/b:1.10\nlist:4 docker.io/library/nginx@sha256:" + hexA + "\nlist:7 docker.io/x/y:v1@sha256:" + hexB},
+`,
+			"list:1 quay.io/a/b:1.10\nlist:4 docker.io/library/nginx@sha256:" + hexA +
+				"\nlist:7 docker.io/x/y:v1@sha256:" + hexB},
 		{"values that the chart fills in", "a:\n  image:\n    repository: a.example/b\n    tag:\n",
-			"list:3: image \"a.example/b\" has neither tag nor digest, the chart would set it: write the tag here, or " +
+			"list:3: image \"a.example/b\" has neither tag nor digest, the chart would set it: write the tag here, " +
+				"or " +
 				"render the chart (helm template) and use the result"},
 		{"arguments and environment", `spec:
   containers:
@@ -83,7 +89,9 @@ none: {image: {repository: "", tag: 1}, pullPolicy: x}
       value: a.example/z:1
     - name: IMAGE_FROM
       valueFrom: {fieldRef: {fieldPath: x}}
-`, "list:3 a.example/operator:1\nlist:6 quay.io/p/reloader:v0.8\nlist:8 quay.io/p/sidecar@sha256:" + hexA + "\nlist:12 a.example/x:1\nlist:14 a.example/y:1"},
+`,
+			"list:3 a.example/operator:1\nlist:6 quay.io/p/reloader:v0.8\nlist:8 quay.io/p/sidecar@sha256:" +
+				hexA + "\nlist:12 a.example/x:1\nlist:14 a.example/y:1"},
 		{"in a config map", `kind: ConfigMap
 data:
   helper.yaml: |

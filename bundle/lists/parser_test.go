@@ -149,7 +149,8 @@ func TestImages(t *testing.T) {
 			"all bad lines",
 			"a b\nok:1\nhttps://x/y\n",
 			"list:1: \"a b\" is more than one word: write one reference a line, comments after #\nlist:3: " +
-				"\"https://x/y\" is a URL, not an image: it belongs in a list of files (--files), an image is written " +
+				"\"https://x/y\" is a URL, not an image: it belongs in a list of files (--files), an image is " +
+				"written " +
 				"without https://",
 		},
 		{"latin 1", "nginx:1\n# caf\xe9\n", "list:2: the line is not UTF-8: save the list as UTF-8 text"},
@@ -299,7 +300,8 @@ func TestCharts(t *testing.T) {
 		{
 			"no chart",
 			"https://charts.example\n",
-			"list:1: \"https://charts.example/\" names a repository but no chart: write https://charts.example/ CHART " +
+			"list:1: \"https://charts.example/\" names a repository but no chart: write https://charts.example/ " +
+				"CHART " +
 				"VERSION",
 		},
 		{

@@ -81,7 +81,8 @@ func TestJinja(t *testing.T) {
 		{"a {# no {{ word }} of this #}b {%- if on %}\nyes{% else %}no{% endif %}{% raw %}{{ x }}{% " +
 			"endraw %}", "a byes{{ x }}"},
 		{"{{ lines }}", "new"},
-		{"{{ version is match('1') }} {{ version is search('36') }} {{ 'x' is string }} {{ 5 is number }} {{ table is " +
+		{"{{ version is match('1') }} {{ version is search('36') }} {{ 'x' is string }} {{ 5 is number }} {{ table " +
+			"is " +
 			"mapping }} {{ list is iterable }} {{ on is true }} {{ on is boolean }}",
 			"True True True True True True True True"},
 		{"{{ '{{' }}{{ \"}}\" }}{{ 'it\\'s' }}", "{{}}it's"},
