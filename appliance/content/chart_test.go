@@ -61,7 +61,7 @@ func TestCheckCharts(t *testing.T) {
 		expect(t, r, c.want, "chart", name)
 	}
 	for _, c := range []struct{ repo, version, says string }{
-		{repo, "0.3.0", "names no registry"},
+		{repo, "0.3.0", "has no registry"},
 		{"https://bad.example", "1", "is not an index of charts"},
 	} {
 		r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Charts: []lists.Chart{{Repo: c.repo, Name: "app", Version: c.version}}}})

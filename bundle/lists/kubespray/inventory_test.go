@@ -235,13 +235,13 @@ func TestInventoryFiles(t *testing.T) {
 		{"other extension", map[string]string{"prod.conf": "[a]\nn x=1"}, "", "n=1", nil},
 		{"a byte order mark", map[string]string{"hosts": "\ufeff[a]\r\nn x=1\r\n"}, "", "n=1", nil},
 		{"a manifest in it", map[string]string{"hosts": "n x=1",
-			"patches/kubelet.yaml": "kind: Pod\nmetadata: {name: x}"}, "", "n=1", []string{"kind is no " +
+			"patches/kubelet.yaml": "kind: Pod\nmetadata: {name: x}"}, "", "n=1", []string{"kind is not a " +
 			"group", "the group metadata has name"}},
 		{"merge keys", map[string]string{"hosts.yml": "a:\n  vars: &v {x: 1, y: 2}\nb:\n  hosts: {n: }\n  vars: " +
 			"{<<: *v, y: 3}"}, "", "n=1", nil},
 		{"both a file and a directory", map[string]string{"hosts": "n", "group_vars/all/a.yml": "x: 1",
 			"group_vars/all.yml": "x: 2"}, "", "n=1", []string{"inv/group_vars/all.yml is not read: Ansible " +
-			"takes inv/group_vars/all"}},
+			"uses inv/group_vars/all"}},
 		{"hidden, backups, other kinds", map[string]string{"hosts": "n", "group_vars/all/a.yml": "x: 1",
 			"group_vars/all/.b.yml": "x: 2", "group_vars/all/c.yml~": "x: 2", "group_vars/all/d.txt": "x: " +
 				"2", "group_vars/all/e.yml.bak": "x: 2"}, "", "n=1", nil},

@@ -74,7 +74,7 @@ some_repo: quay.io/no
 			t.Errorf("without %s: %v", name, err)
 		}
 	}
-	if _, err := ReadUpstream(fstest.MapFS{}); err == nil || !strings.Contains(err.Error(), "give a checkout") {
+	if _, err := ReadUpstream(fstest.MapFS{}); err == nil || !strings.Contains(err.Error(), "name a checkout") {
 		t.Errorf("an empty directory: %v", err)
 	}
 	if _, err := ReadUpstream(os.DirFS("testdata/kubespray")); err != nil {
