@@ -25,6 +25,7 @@ import (
 	"casemate/appliance/missing"
 	"casemate/bundle"
 	"casemate/bundle/lists"
+	"casemate/bundle/signing"
 	"casemate/cluster"
 )
 
@@ -278,7 +279,7 @@ func TestInventory(t *testing.T) {
 	if key != again {
 		t.Error("the key changes")
 	}
-	pub, err := bundle.ReadPublicKey([]byte(key))
+	pub, err := signing.ReadPublicKey([]byte(key))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"casemate/appliance/doctor"
-	"casemate/bundle"
+	"casemate/bundle/format"
 )
 
 // TestTheProgramIsGivenOut: a node gets the very program that runs, whole or from where it stopped.
@@ -73,7 +73,7 @@ func TestSamples(t *testing.T) {
 	}
 	n.mustImport(newStick(t).image("registry.k8s.io/pause:3.10", []byte("small")).image("quay.io/team/large:1", bytes.Repeat([]byte("casemate"), largeSample/8)).image("bank.example.com/app:1", []byte("x")).
 		file("https://dl.k8s.io/v1/tiny", "tiny").file("https://dl.k8s.io/v1/kubeadm", strings.Repeat("kubeadm ", 10<<10)).file("https://bank.example.com/f", strings.Repeat("f", fileSample)).
-		write("b.tar", bundle.WriteOptions{})...)
+		write("b.tar", format.WriteOptions{})...)
 	if s, want := ask(), (doctor.Sample{Image: "registry.k8s.io/pause:3.10", File: "https://dl.k8s.io/v1/kubeadm", Large: "quay.io/team/large:1"}); s != want {
 		t.Errorf("%+v, want %+v", s, want)
 	}

@@ -22,6 +22,8 @@ import (
 	"casemate/appliance/handover"
 	"casemate/appliance/origin"
 	"casemate/bundle"
+	"casemate/bundle/format"
+	"casemate/bundle/signing"
 	"casemate/cluster"
 )
 
@@ -61,10 +63,10 @@ func (s *stick) image(ref string, layer []byte) *stick {
 }
 
 // write makes a bundle and returns its files.
-func (s *stick) write(name string, opt bundle.WriteOptions) []string {
+func (s *stick) write(name string, opt format.WriteOptions) []string {
 	s.t.Helper()
 	open := func(d string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(s.blobs[d])), nil }
-	files, err := bundle.Write(s.t.Context(), filepath.Join(s.t.TempDir(), name), s.index, open, opt)
+	files, err := format.Write(s.t.Context(), filepath.Join(s.t.TempDir(), name), s.index, open, opt)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -119,7 +121,7 @@ func TestAnImportIsPulledByItsNames(t *testing.T) {
 		file("https://github.com/x/y/releases/download/v1/y", "y").file("https://new.k8s.io/f", "new").file("https://bank.example.com/f", "bank").
 		file("https://casemate.internal/f", "own").file("https://10.1.2.3/f", "address").file("https://get.rke2.io/", "removed")
 	n.must("DELETE", "origins/get.rke2.io", nil, nil)
-	r := n.mustImport(s.write("kubespray.tar", bundle.WriteOptions{})...)
+	r := n.mustImport(s.write("kubespray.tar", format.WriteOptions{})...)
 	if r.State != content.Imported || r.Name != "kubespray" || r.Images != 1 || r.Files != 7 || r.New != 8 || r.Node != "n1" || r.Signer != "" {
 		t.Errorf("%+v", r)
 	}
@@ -197,7 +199,7 @@ func TestAClientSeesAnImportWholeOrNotAtAll(t *testing.T) {
 	for i := range many {
 		s.file(fmt.Sprintf("https://dl.k8s.io/%03d", i), fmt.Sprint("file ", i))
 	}
-	paths := s.write("b.tar", bundle.WriteOptions{})
+	paths := s.write("b.tar", format.WriteOptions{})
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -232,7 +234,7 @@ func TestPartsOverDays(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, InitOptions{})
 	s := newStick(t).file("https://dl.k8s.io/small", "small").image("quay.io/a/b:1", bytes.Repeat([]byte("0123456789abcdef"), 40<<10))
-	files := s.write("b.tar", bundle.WriteOptions{Split: 256 << 10})
+	files := s.write("b.tar", format.WriteOptions{Split: 256 << 10})
 	if len(files) < 3 {
 		t.Fatal(files)
 	}
@@ -273,10 +275,10 @@ func TestPartsOverDays(t *testing.T) {
 func TestSignaturesAreRequired(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, InitOptions{})
-	pub, key, _ := bundle.GenerateKey()
-	other, otherKey, _ := bundle.GenerateKey()
+	pub, key, _ := signing.GenerateKey()
+	other, otherKey, _ := signing.GenerateKey()
 	s := newStick(t).file("https://dl.k8s.io/f", "f")
-	plain, signed, foreign := s.write("plain.tar", bundle.WriteOptions{}), s.write("signed.tar", bundle.WriteOptions{Key: key}), s.write("foreign.tar", bundle.WriteOptions{Key: otherKey})
+	plain, signed, foreign := s.write("plain.tar", format.WriteOptions{}), s.write("signed.tar", format.WriteOptions{Key: key}), s.write("foreign.tar", format.WriteOptions{Key: otherKey})
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "dl.k8s.io"), 0o755); err != nil {
 		t.Fatal(err)
@@ -286,7 +288,7 @@ func TestSignaturesAreRequired(t *testing.T) {
 	}
 	name := func(keys ...ed25519.PublicKey) (list []string) {
 		for _, k := range keys {
-			list = append(list, bundle.KeyName(k))
+			list = append(list, signing.KeyName(k))
 		}
 		return list
 	}
@@ -301,7 +303,7 @@ func TestSignaturesAreRequired(t *testing.T) {
 	}
 	n.must("PUT", "settings/import.require_signature", map[string]string{"value": "on"}, nil)
 	refused("no key is trusted", handover.Request{}, signed...)
-	n.must("PUT", "settings/import.keys", map[string]string{"value": bundle.KeyName(pub)}, nil)
+	n.must("PUT", "settings/import.keys", map[string]string{"value": signing.KeyName(pub)}, nil)
 	refused("", handover.Request{}, plain...)
 	refused("", handover.Request{}, foreign...)
 	refused("", handover.Request{Keys: name(other)}, foreign...)
@@ -311,7 +313,7 @@ func TestSignaturesAreRequired(t *testing.T) {
 	refused("", handover.Request{Keys: name(other)}, signed...)
 	n.must("PUT", "settings/import.require_signature", map[string]string{"value": "on"}, nil)
 	r, err := n.runImport(handover.Request{Keys: name(other, pub)}, signed...)
-	if err != nil || r.Signer != bundle.KeyName(pub) {
+	if err != nil || r.Signer != signing.KeyName(pub) {
 		t.Errorf("%+v %v", r, err)
 	}
 	if status, text := n.admin("PUT", "settings/import.keys", map[string]string{"value": "nonsense"}, nil); status != 400 {
@@ -367,7 +369,7 @@ func TestAFlippedByteIsRefused(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, InitOptions{})
 	s := newStick(t).file("https://dl.k8s.io/f", strings.Repeat("f", 5000)).image("quay.io/a/b:1", []byte("layer"))
-	path := s.write("b.tar", bundle.WriteOptions{})[0]
+	path := s.write("b.tar", format.WriteOptions{})[0]
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -395,7 +397,7 @@ func TestAFlippedByteIsRefused(t *testing.T) {
 func TestImportsThatAreNoneAreRefused(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, InitOptions{})
-	path := newStick(t).file("https://dl.k8s.io/f", "f").write("b.tar", bundle.WriteOptions{})[0]
+	path := newStick(t).file("https://dl.k8s.io/f", "f").write("b.tar", format.WriteOptions{})[0]
 	for _, c := range []struct {
 		req    handover.Request
 		status int
@@ -415,7 +417,7 @@ func TestImportsThatAreNoneAreRefused(t *testing.T) {
 		t.Error(status, text)
 	}
 	n.mustImport(path)
-	other := newStick(t).file("https://dl.k8s.io/g", "g").write("b.tar", bundle.WriteOptions{})[0]
+	other := newStick(t).file("https://dl.k8s.io/g", "g").write("b.tar", format.WriteOptions{})[0]
 	if _, err := n.runImport(handover.Request{Name: "b"}, other); status(err) != 409 || !strings.Contains(err.Error(), "--name") {
 		t.Error(err)
 	}
@@ -463,7 +465,7 @@ func TestAStopEndsAnImport(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	data, err := os.ReadFile(newStick(t).file("https://dl.k8s.io/f", strings.Repeat("f", 5000)).write("b.tar", bundle.WriteOptions{})[0])
+	data, err := os.ReadFile(newStick(t).file("https://dl.k8s.io/f", strings.Repeat("f", 5000)).write("b.tar", format.WriteOptions{})[0])
 	if err != nil {
 		t.Fatal(err)
 	}

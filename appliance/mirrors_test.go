@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"casemate/appliance/nodeconf"
-	"casemate/bundle/lists"
+	"casemate/bundle/lists/kubespray"
 )
 
 func TestMirrorsByTheAdminAPI(t *testing.T) {
@@ -50,21 +50,21 @@ func TestKubesprayAsksTheBastions(t *testing.T) {
 	for _, dir := range dirs {
 		t.Run(dir, func(t *testing.T) {
 			n := freshNode(t, InitOptions{Set: map[string]string{"origins": "default files.example"}, Permit: []string{"files.example"}})
-			release, err := lists.ReadKubesprayUpstream(os.DirFS(dir))
+			release, err := kubespray.ReadUpstream(os.DirFS(dir))
 			if err != nil {
 				t.Fatal(err)
 			}
 			var conf nodeconf.Conf
 			n.must("POST", "kubespray?mode=mirror", release, &conf)
-			opt := lists.KubesprayOptions{Mirrors: true}
+			opt := kubespray.Options{Mirrors: true}
 			for _, f := range conf.Files {
-				opt.Vars = append(opt.Vars, lists.KubesprayVars{Name: f.Path, R: strings.NewReader(f.Content)})
+				opt.Vars = append(opt.Vars, kubespray.Vars{Name: f.Path, R: strings.NewReader(f.Content)})
 			}
-			upstream, err := lists.Kubespray(os.DirFS(dir), lists.KubesprayOptions{})
+			upstream, err := kubespray.Read(os.DirFS(dir), kubespray.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			mirrored, err := lists.Kubespray(os.DirFS(dir), opt)
+			mirrored, err := kubespray.Read(os.DirFS(dir), opt)
 			if err != nil {
 				t.Fatal(err)
 			}

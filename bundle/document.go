@@ -12,25 +12,30 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"casemate/bundle/canonical"
+	"casemate/bundle/digests"
+	"casemate/bundle/oci"
 )
 
-// maxBlob and maxContent bound the size of one blob and of all together, so that sums and offsets cannot overflow.
-const (
-	maxBlob    = 1 << 50
-	maxContent = 1 << 60
-)
+// MaxContent bounds the size of all blobs together, so that sums and offsets cannot overflow.
+const MaxContent = 1 << 60
 
 var (
-	repositoryForm = regexp.MustCompile(`^((localhost|[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|\[[0-9a-fA-F:]+\]|[A-Za-z0-9-]+:[0-9]+)(:[0-9]{1,5})?/)?` +
-		`[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	repositoryForm = regexp.MustCompile(
+		`^((localhost|[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|\[[0-9a-fA-F:]+\]|[A-Za-z0-9-]+:[0-9]+)(:[0-9]{1,5})?/)?` +
+			`[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`,
+	)
 	tagForm       = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
-	mediaTypeForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`)
-	platformForm  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.+/:-]{0,127}$`)
+	mediaTypeForm = regexp.MustCompile(
+		`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`,
+	)
 )
 
-// Encode sorts the lists, checks the document and writes it in its one form. Its digest is the ID of the bundle.
+// Encode sorts the lists, checks the document and writes it in its canonical form. The digest of the result is the ID
+// of the bundle.
 func (ix *Index) Encode() ([]byte, error) {
-	slices.SortFunc(ix.Images, func(a, b Image) int { return compareImages(&a, &b) })
+	slices.SortFunc(ix.Images, func(a, b Image) int { return CompareImages(&a, &b) })
 	slices.SortFunc(ix.Files, func(a, b File) int { return cmp.Compare(a.URL, b.URL) })
 	slices.SortFunc(ix.Blobs, func(a, b Blob) int { return cmp.Compare(a.Digest, b.Digest) })
 	for i := range ix.Images {
@@ -41,60 +46,64 @@ func (ix *Index) Encode() ([]byte, error) {
 	}
 	slices.SortFunc(ix.Absent, func(a, b Absent) int { return cmp.Compare(a.Name, b.Name) })
 	for i := range ix.Absent {
-		if err := checkAbsent(before(ix.Absent, i), &ix.Absent[i]); err != nil {
+		if err := checkAbsent(previous(ix.Absent, i), &ix.Absent[i]); err != nil {
 			return nil, err
 		}
 	}
 	for i := range ix.Images {
-		if err := checkImage(before(ix.Images, i), &ix.Images[i]); err != nil {
+		if err := checkImage(previous(ix.Images, i), &ix.Images[i]); err != nil {
 			return nil, err
 		}
 	}
 	for i := range ix.Files {
-		if err := checkFile(before(ix.Files, i), &ix.Files[i]); err != nil {
+		if err := checkFile(previous(ix.Files, i), &ix.Files[i]); err != nil {
 			return nil, err
 		}
 	}
 	for i := range ix.Blobs {
-		if err := checkBlob(before(ix.Blobs, i), &ix.Blobs[i]); err != nil {
+		if err := checkBlob(previous(ix.Blobs, i), &ix.Blobs[i]); err != nil {
 			return nil, err
 		}
 	}
-	if err := ix.checkWhole(); err != nil {
+	if err := ix.checkReferences(); err != nil {
 		return nil, err
 	}
-	var l lines
+	var l canonical.Buffer
 	fmt.Fprintf(&l, `{"version":%d`, ix.Version)
 	if err := errors.Join(
-		writeList(&l, `,"images":`, ix.Images),
-		writeList(&l, `,"files":`, ix.Files),
-		writeList(&l, `,"blobs":`, ix.Blobs)); err != nil {
+		canonical.WriteList(&l, `,"images":`, ix.Images),
+		canonical.WriteList(&l, `,"files":`, ix.Files),
+		canonical.WriteList(&l, `,"blobs":`, ix.Blobs)); err != nil {
 		return nil, err
 	}
 	if ix.Since != "" {
 		fmt.Fprintf(&l, `,"since":%q`, ix.Since)
 	}
 	if len(ix.Absent) > 0 {
-		if err := writeList(&l, `,"absent":`, ix.Absent); err != nil {
+		if err := canonical.WriteList(&l, `,"absent":`, ix.Absent); err != nil {
 			return nil, err
 		}
 	}
 	l.WriteString("}\n")
-	if l.Len() > maxIndex {
-		return nil, fmt.Errorf("index: %d bytes long, more than %d: make several bundles", l.Len(), maxIndex)
+	if l.Len() > canonical.MaxDocument {
+		return nil, fmt.Errorf(
+			"index: %d bytes long, more than %d: make several bundles",
+			l.Len(),
+			canonical.MaxDocument,
+		)
 	}
 	return l.Bytes(), nil
 }
 
-func before[T any](list []T, i int) *T {
+func previous[T any](list []T, i int) *T {
 	if i == 0 {
 		return nil
 	}
 	return &list[i-1]
 }
 
-// DecodeIndex reads an index document and refuses every form but the one that Encode writes, unsorted or doubled
-// entries, names and digests that are none, and names without their blob.
+// DecodeIndex reads an index document. It refuses every form but the canonical one, unsorted or repeated entries,
+// invalid names and digests, and names without their blob.
 func DecodeIndex(b []byte) (*Index, error) {
 	ix, err := decodeIndex(b)
 	if err != nil {
@@ -104,72 +113,72 @@ func DecodeIndex(b []byte) (*Index, error) {
 }
 
 func decodeIndex(b []byte) (*Index, error) {
-	if len(b) > maxIndex {
-		return nil, fmt.Errorf("%d bytes long, more than %d", len(b), maxIndex)
+	if len(b) > canonical.MaxDocument {
+		return nil, fmt.Errorf("%d bytes long, more than %d", len(b), canonical.MaxDocument)
 	}
-	c := &cursor{doc: b}
-	if err := c.version("the bundle's index", IndexVersion); err != nil {
+	c := &canonical.Cursor{Doc: b}
+	if err := c.Version("the bundle's index", IndexVersion); err != nil {
 		return nil, err
 	}
 	ix := &Index{Version: IndexVersion}
 	var err error
-	if ix.Images, err = readList(c, `,"images":`, checkImage); err != nil {
+	if ix.Images, err = canonical.ReadList(c, `,"images":`, checkImage); err != nil {
 		return nil, err
 	}
-	if ix.Files, err = readList(c, `,"files":`, checkFile); err != nil {
+	if ix.Files, err = canonical.ReadList(c, `,"files":`, checkFile); err != nil {
 		return nil, err
 	}
-	if ix.Blobs, err = readList(c, `,"blobs":`, checkBlob); err != nil {
+	if ix.Blobs, err = canonical.ReadList(c, `,"blobs":`, checkBlob); err != nil {
 		return nil, err
 	}
-	if c.skip(`,"since":`) {
-		if ix.Since, err = c.text(); err != nil {
+	if c.Skip(`,"since":`) {
+		if ix.Since, err = c.String(); err != nil {
 			return nil, err
 		}
 		if ix.Since == "" {
 			return nil, errors.New("since is empty")
 		}
 	}
-	if bytes.HasPrefix(c.rest(), []byte(`,"absent":`)) {
-		if ix.Absent, err = readList(c, `,"absent":`, checkAbsent); err != nil {
+	if bytes.HasPrefix(c.Rest(), []byte(`,"absent":`)) {
+		if ix.Absent, err = canonical.ReadList(c, `,"absent":`, checkAbsent); err != nil {
 			return nil, err
 		}
 		if len(ix.Absent) == 0 {
 			return nil, errors.New("absent is empty")
 		}
 	}
-	if err := c.expect("}\n"); err != nil {
+	if err := c.Expect("}\n"); err != nil {
 		return nil, err
 	}
-	if len(c.rest()) > 0 {
-		return nil, fmt.Errorf("byte %d: more than one document", c.off)
+	if len(c.Rest()) > 0 {
+		return nil, fmt.Errorf("byte %d: more than one document", c.Offset)
 	}
-	return ix, ix.checkWhole()
+	return ix, ix.checkReferences()
 }
 
-// checkWhole checks what no single element can tell: that every name has its blob.
-func (ix *Index) checkWhole() error {
+// checkReferences checks what a single element cannot show: that the blob of each name is listed.
+func (ix *Index) checkReferences() error {
 	if ix.Since != "" {
-		if err := checkDigest(ix.Since); err != nil {
+		if err := digests.Check(ix.Since); err != nil {
 			return fmt.Errorf("since: %w", err)
 		}
 	}
 	var total int64
 	for _, b := range ix.Blobs {
 		if b.Omitted && ix.Since == "" {
-			return fmt.Errorf("blob %s is omitted, but no inventory is named in since", b.Digest)
+			return fmt.Errorf("blob %s is omitted, but since names no inventory", b.Digest)
 		}
-		if total += b.Size; total > maxContent {
-			return fmt.Errorf("more than %d bytes of blobs", int64(maxContent))
+		if total += b.Size; total > MaxContent {
+			return fmt.Errorf("more than %d bytes of blobs", int64(MaxContent))
 		}
 	}
 	for _, m := range ix.Images {
-		if _, ok := ix.blob(m.Digest); !ok {
-			return fmt.Errorf("image %s: %s is not among the blobs", m.ref(), m.Digest)
+		if _, ok := ix.Blob(m.Digest); !ok {
+			return fmt.Errorf("image %s: %s is not among the blobs", m.Ref(), m.Digest)
 		}
 	}
 	for _, f := range ix.Files {
-		switch b, ok := ix.blob(f.Digest); {
+		switch b, ok := ix.Blob(f.Digest); {
 		case !ok:
 			return fmt.Errorf("file %s: %s is not among the blobs", f.URL, f.Digest)
 		case b.Size != f.Size:
@@ -179,8 +188,8 @@ func (ix *Index) checkWhole() error {
 	return nil
 }
 
-// blob finds a blob of a sorted index.
-func (ix *Index) blob(digest string) (Blob, bool) {
+// Blob finds a blob in a sorted index.
+func (ix *Index) Blob(digest string) (Blob, bool) {
 	i, ok := slices.BinarySearchFunc(ix.Blobs, digest, func(b Blob, d string) int { return cmp.Compare(b.Digest, d) })
 	if !ok {
 		return Blob{}, false
@@ -188,16 +197,16 @@ func (ix *Index) blob(digest string) (Blob, bool) {
 	return ix.Blobs[i], true
 }
 
-// ref is the image's reference as people write it; with its digest if it has no tag.
-func (m *Image) ref() string {
+// Ref returns the reference of the image: REPOSITORY:TAG, or REPOSITORY@DIGEST without a tag.
+func (m *Image) Ref() string {
 	if m.Tag == "" {
 		return m.Repository + "@" + m.Digest
 	}
 	return m.Repository + ":" + m.Tag
 }
 
-// compareImages orders by repository and tag; what has no tag by digest, before those that have one.
-func compareImages(a, b *Image) int {
+// CompareImages orders by repository and tag; images without a tag come first, ordered by digest.
+func CompareImages(a, b *Image) int {
 	if c := cmp.Or(cmp.Compare(a.Repository, b.Repository), cmp.Compare(a.Tag, b.Tag)); c != 0 || a.Tag != "" {
 		return c
 	}
@@ -206,82 +215,101 @@ func compareImages(a, b *Image) int {
 
 func checkImage(prev, m *Image) error {
 	if len(m.Repository) > 255 || !repositoryForm.MatchString(m.Repository) {
-		return fmt.Errorf("image: %.300q is no repository", m.Repository)
+		return fmt.Errorf("image: %.300q is not a repository", m.Repository)
 	}
 	if m.Tag != "" && !tagForm.MatchString(m.Tag) {
-		return fmt.Errorf("image %s: %.200q is no tag", m.Repository, m.Tag)
+		return fmt.Errorf("image %s: %.200q is not a tag", m.Repository, m.Tag)
 	}
-	if err := checkDigest(m.Digest); err != nil {
+	if err := digests.Check(m.Digest); err != nil {
 		return fmt.Errorf("image %s: %w", m.Repository, err)
 	}
 	if !mediaTypeForm.MatchString(m.MediaType) {
-		return fmt.Errorf("image %s: %.300q is no media type", m.ref(), m.MediaType)
+		return fmt.Errorf("image %s: %.300q is not a media type", m.Ref(), m.MediaType)
 	}
-	if m.Size < 0 || m.Size > maxContent {
-		return fmt.Errorf("image %s: size must be between 0 and %d, got %d", m.ref(), int64(maxContent), m.Size)
+	if m.Size < 0 || m.Size > MaxContent {
+		return fmt.Errorf("image %s: size must be between 0 and %d, got %d", m.Ref(), int64(MaxContent), m.Size)
 	}
 	for i, p := range m.Platforms {
-		if !platformForm.MatchString(p) {
-			return fmt.Errorf("image %s: %.200q is no platform", m.ref(), p)
+		if !oci.ValidPlatform(p) {
+			return fmt.Errorf("image %s: %.200q is not a platform", m.Ref(), p)
 		}
 		if i > 0 && m.Platforms[i-1] >= p {
-			return fmt.Errorf("image %s: platforms %s and %s are not in order or the same", m.ref(), m.Platforms[i-1], p)
+			return fmt.Errorf(
+				"image %s: platforms %s and %s are repeated or out of order",
+				m.Ref(),
+				m.Platforms[i-1],
+				p,
+			)
 		}
 	}
-	if prev != nil && compareImages(prev, m) >= 0 {
-		return fmt.Errorf("images %s and %s are not in order or the same name twice", prev.ref(), m.ref())
+	if prev != nil && CompareImages(prev, m) >= 0 {
+		return fmt.Errorf("images %s and %s are repeated or out of order", prev.Ref(), m.Ref())
 	}
-	return m.Taken.check(m.ref())
+	return m.Provenance.check(m.Ref())
 }
 
 func checkFile(prev, f *File) error {
 	u, err := url.Parse(f.URL)
 	switch {
 	case err != nil:
-		return fmt.Errorf("file: %.300q is no URL: %w", f.URL, err)
-	case u.Scheme != "https" && u.Scheme != "http", u.Hostname() == "", u.Fragment != "", u.User != nil, u.Opaque != "", len(f.URL) > 8192,
-		strings.ContainsFunc(f.URL, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"\\<>#", r) }):
-		return fmt.Errorf("file: %.300q is not an http or https URL of at most 8192 printable ASCII characters without user and fragment", f.URL)
+		return fmt.Errorf("file: %.300q is not a URL: %w", f.URL, err)
+	case u.Scheme != "https" && u.Scheme != "http",
+		u.Hostname() == "",
+		u.Fragment != "",
+		u.User != nil,
+		u.Opaque != "",
+		len(f.URL) > 8192,
+		strings.ContainsFunc(
+			f.URL,
+			func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"\\<>#", r) },
+		):
+		return fmt.Errorf(
+			"file: %.300q is not an http or https URL of at most 8192 printable ASCII characters without user and "+
+				"fragment",
+			f.URL,
+		)
 	}
-	if err := checkDigest(f.Digest); err != nil {
+	if err := digests.Check(f.Digest); err != nil {
 		return fmt.Errorf("file %s: %w", f.URL, err)
 	}
-	if f.Size < 0 || f.Size > maxBlob {
-		return fmt.Errorf("file %s: size must be between 0 and %d, got %d", f.URL, int64(maxBlob), f.Size)
+	if f.Size < 0 || f.Size > oci.MaxBlob {
+		return fmt.Errorf("file %s: size must be between 0 and %d, got %d", f.URL, int64(oci.MaxBlob), f.Size)
 	}
 	if prev != nil && prev.URL >= f.URL {
-		return fmt.Errorf("files %s and %s are not in order or the same", prev.URL, f.URL)
+		return fmt.Errorf("files %s and %s are repeated or out of order", prev.URL, f.URL)
 	}
-	return f.Taken.check(f.URL)
+	return f.Provenance.check(f.URL)
 }
 
 func checkBlob(prev, b *Blob) error {
-	if err := checkDigest(b.Digest); err != nil {
+	if err := digests.Check(b.Digest); err != nil {
 		return err
 	}
-	if b.Size < 0 || b.Size > maxBlob {
-		return fmt.Errorf("blob %s: size must be between 0 and %d, got %d", b.Digest, int64(maxBlob), b.Size)
+	if b.Size < 0 || b.Size > oci.MaxBlob {
+		return fmt.Errorf("blob %s: size must be between 0 and %d, got %d", b.Digest, int64(oci.MaxBlob), b.Size)
 	}
 	if prev != nil && prev.Digest >= b.Digest {
-		return fmt.Errorf("blobs %s and %s are not in order or the same", prev.Digest, b.Digest)
+		return fmt.Errorf("blobs %s and %s are repeated or out of order", prev.Digest, b.Digest)
 	}
 	return nil
 }
 
 func checkAbsent(prev, a *Absent) error {
 	for _, s := range []string{a.Name, a.Why} {
-		if s == "" || len(s) > 8192 || !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		if s == "" || len(s) > 8192 || !utf8.ValidString(s) ||
+			strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			return fmt.Errorf("absent: %.200q is empty, longer than 8192 bytes or not printable", s)
 		}
 	}
 	if prev != nil && prev.Name >= a.Name {
-		return fmt.Errorf("absent %s and %s are not in order or the same", prev.Name, a.Name)
+		return fmt.Errorf("absent %s and %s are repeated or out of order", prev.Name, a.Name)
 	}
 	return nil
 }
 
-func (t *Taken) check(of string) error {
-	if len(t.From) > 8192 || !utf8.ValidString(t.From) || strings.ContainsFunc(t.From, func(r rune) bool { return !unicode.IsPrint(r) }) {
+func (t *Provenance) check(of string) error {
+	if len(t.From) > 8192 || !utf8.ValidString(t.From) ||
+		strings.ContainsFunc(t.From, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return fmt.Errorf("%s: from %.200q is longer than 8192 bytes or not printable", of, t.From)
 	}
 	if t.On != "" {

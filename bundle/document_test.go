@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"strings"
 	"testing"
 )
@@ -15,14 +16,40 @@ const (
 func smallIndex() *Index {
 	return &Index{
 		Version: 1,
-		Images:  []Image{{Repository: "docker.io/library/nginx", Tag: "1", Digest: digestA, MediaType: "application/vnd.oci.image.index.v1+json", Size: 5}},
-		Files:   []File{{URL: "https://dl.k8s.io/x", Digest: digestB, Size: 7}},
-		Blobs:   []Blob{{Digest: digestA, Size: 3}, {Digest: digestB, Size: 7}},
+		Images: []Image{
+			{
+				Repository: "docker.io/library/nginx",
+				Tag:        "1",
+				Digest:     digestA,
+				MediaType:  "application/vnd.oci.image.index.v1+json",
+				Size:       5,
+			},
+		},
+		Files: []File{{URL: "https://dl.k8s.io/x", Digest: digestB, Size: 7}},
+		Blobs: []Blob{{Digest: digestA, Size: 3}, {Digest: digestB, Size: 7}},
+	}
+}
+
+// fullIndex is an index that uses every member.
+func fullIndex() *Index {
+	const manifestType = "application/vnd.oci.image.manifest.v1+json"
+	file := "sha512:" + strings.Repeat("ab", 64)
+	return &Index{
+		Version: IndexVersion,
+		Images: []Image{
+			{Repository: "registry.k8s.io/pause", Tag: "3.10", Digest: digestA, MediaType: manifestType, Size: 600,
+				Platforms: []string{"linux/amd64", "linux/arm64/v8"}, Sparse: true,
+				Provenance: Provenance{From: "mirror.example/pause", On: "2026-11-24"}},
+			{Repository: "registry.k8s.io/pause", Digest: digestB, MediaType: manifestType, Size: 40},
+		},
+		Files: []File{{URL: "https://dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm?x=1&y=2", Digest: file, Size: 10,
+			Provenance: Provenance{On: "2026-11-24"}}},
+		Blobs: []Blob{{Digest: digestA, Size: 3}, {Digest: digestB, Size: 32}, {Digest: file, Size: 10}},
 	}
 }
 
 func TestIndexRoundTrip(t *testing.T) {
-	full, _ := sample()
+	full := fullIndex()
 	full.Since = digestA
 	full.Blobs[0].Omitted = true
 	for name, ix := range map[string]*Index{"small": smallIndex(), "empty": {Version: 1}, "full": full} {
@@ -43,17 +70,20 @@ func TestIndexRoundTrip(t *testing.T) {
 
 // TestEncodeSorts: the order in which things were found changes nothing.
 func TestEncodeSorts(t *testing.T) {
-	ix, s := sample()
+	ix := fullIndex()
 	want, err := ix.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 5 {
-		other, _ := sample()
+		other := fullIndex()
 		other.Images[0], other.Images[1] = other.Images[1], other.Images[0]
 		p := other.Images[1].Platforms
 		p[0], p[1] = p[1], p[0]
-		other.Blobs = s.index(nil, nil).Blobs // in the order of a map
+		rand.Shuffle(
+			len(other.Blobs),
+			func(i, j int) { other.Blobs[i], other.Blobs[j] = other.Blobs[j], other.Blobs[i] },
+		)
 		if got, err := other.Encode(); err != nil || !bytes.Equal(got, want) {
 			t.Fatalf("%s, want %s (%v)", got, want, err)
 		}
@@ -63,30 +93,32 @@ func TestEncodeSorts(t *testing.T) {
 // TestEncodeRefuses: what cannot be read is not written.
 func TestEncodeRefuses(t *testing.T) {
 	for says, change := range map[string]func(ix *Index){
-		"version":                func(ix *Index) { ix.Version = 2 },
-		"no repository":          func(ix *Index) { ix.Images[0].Repository = "docker.io/library/Nginx" },
-		`"" is no repository`:    func(ix *Index) { ix.Images[0].Repository = "" },
-		`../x" is no repository`: func(ix *Index) { ix.Images[0].Repository = "docker.io/../x" },
-		"no tag":                 func(ix *Index) { ix.Images[0].Tag = "-1" },
-		"neither sha256":         func(ix *Index) { ix.Images[0].Digest = "md5:aa" },
+		"version":                   func(ix *Index) { ix.Version = 2 },
+		"not a repository":          func(ix *Index) { ix.Images[0].Repository = "docker.io/library/Nginx" },
+		`"" is not a repository`:    func(ix *Index) { ix.Images[0].Repository = "" },
+		`../x" is not a repository`: func(ix *Index) { ix.Images[0].Repository = "docker.io/../x" },
+		"not a tag":                 func(ix *Index) { ix.Images[0].Tag = "-1" },
+		"neither sha256":            func(ix *Index) { ix.Images[0].Digest = "md5:aa" },
 		"64 lower-case": func(ix *Index) {
 			ix.Files[0].Digest = strings.ToUpper(digestB[:7]) + digestB[7:]
 			ix.Files[0].Digest = "sha256:" + strings.Repeat("A", 64)
 		},
-		"no media type":               func(ix *Index) { ix.Images[0].MediaType = "" },
-		"size must be":                func(ix *Index) { ix.Images[0].Size = -1 },
-		"no platform":                 func(ix *Index) { ix.Images[0].Platforms = []string{"linux amd64"} },
-		"platforms linux/amd64":       func(ix *Index) { ix.Images[0].Platforms = []string{"linux/amd64", "linux/amd64"} },
-		"not among the blobs":         func(ix *Index) { ix.Images[0].Digest = "sha256:" + strings.Repeat("c", 64) },
-		"same name twice":             func(ix *Index) { ix.Images = append(ix.Images, ix.Images[0]) },
+		"not a media type":      func(ix *Index) { ix.Images[0].MediaType = "" },
+		"size must be":          func(ix *Index) { ix.Images[0].Size = -1 },
+		"not a platform":        func(ix *Index) { ix.Images[0].Platforms = []string{"linux amd64"} },
+		"platforms linux/amd64": func(ix *Index) { ix.Images[0].Platforms = []string{"linux/amd64", "linux/amd64"} },
+		"not among the blobs":   func(ix *Index) { ix.Images[0].Digest = "sha256:" + strings.Repeat("c", 64) },
+		"images docker.io/library/nginx:1 and docker.io/library/nginx:1 are repeated": func(ix *Index) {
+			ix.Images = append(ix.Images, ix.Images[0])
+		},
 		"printable ASCII":             func(ix *Index) { ix.Files[0].URL = "https://dl.k8s.io/a b" },
 		"ftp":                         func(ix *Index) { ix.Files[0].URL = "ftp://dl.k8s.io/a" },
 		"without user":                func(ix *Index) { ix.Files[0].URL = "https://me:secret@dl.k8s.io/a" },
-		"no URL":                      func(ix *Index) { ix.Files[0].URL = "https://dl.k8s.io/%zz" },
+		"not a URL":                   func(ix *Index) { ix.Files[0].URL = "https://dl.k8s.io/%zz" },
 		"its blob 7":                  func(ix *Index) { ix.Files[0].Size = 8 },
 		"size must be between":        func(ix *Index) { ix.Blobs[0].Size = -1 },
-		"or the same":                 func(ix *Index) { ix.Blobs = append(ix.Blobs, ix.Blobs[0]) },
-		"omitted, but no":             func(ix *Index) { ix.Blobs[0].Omitted = true },
+		"repeated":                    func(ix *Index) { ix.Blobs = append(ix.Blobs, ix.Blobs[0]) },
+		"omitted, but since names no": func(ix *Index) { ix.Blobs[0].Omitted = true },
 		"since":                       func(ix *Index) { ix.Since = "x" },
 		"not printable":               func(ix *Index) { ix.Images[0].From = "a\nb" },
 		"invalid UTF-8 not printable": func(ix *Index) { ix.Images[0].From = "\xff" },
@@ -112,16 +144,17 @@ func TestDecodeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for says, change := range map[string][2]string{
-		"newer casemate":     {`"version":1`, `"version":2`},
-		"no version":         {`"version":1`, `"version":01`},
-		"unknown field":      {`"size":3`, `"size":3,"x":1`},
-		"one form":           {`"size":3`, `"size": 3`},
-		"one form, Size":     {`"size":3`, `"Size":3`},
-		"one form, twice":    {`"size":3`, `"size":4,"size":3`},
-		"one form, omitted":  {`"size":3`, `"size":3,"omitted":false`},
-		"cannot unmarshal":   {`"size":3`, `"size":3.5`},
-		"want \",\\\"files":  {`"files"`, `"filez"`},
-		"in order":           {"bbbb\",\"size\":7}\n]}", "bbbb\",\"size\":7},\n{\"digest\":\"" + digestA + "\",\"size\":3}\n]}"},
+		"newer casemate":          {`"version":1`, `"version":2`},
+		"not a version":           {`"version":1`, `"version":01`},
+		"unknown field":           {`"size":3`, `"size":3,"x":1`},
+		"canonical form":          {`"size":3`, `"size": 3`},
+		"canonical form, Size":    {`"size":3`, `"Size":3`},
+		"canonical form, twice":   {`"size":3`, `"size":4,"size":3`},
+		"canonical form, omitted": {`"size":3`, `"size":3,"omitted":false`},
+		"cannot unmarshal":        {`"size":3`, `"size":3.5`},
+		"want \",\\\"files":       {`"files"`, `"filez"`},
+		"out of order": {"bbbb\",\"size\":7}\n]}", "bbbb\",\"size\":7}," +
+			"\n{\"digest\":\"" + digestA + "\",\"size\":3}\n]}"},
 		"does not end":       {"\n]}\n", ""},
 		"want \"}":           {"]}\n", "],\"x\":1}\n"},
 		"more than one":      {"]}\n", "]}\n{}"},
@@ -150,7 +183,7 @@ func TestDecodeRefuses(t *testing.T) {
 
 // FuzzDecodeIndex: what is read is what would be written, byte for byte.
 func FuzzDecodeIndex(f *testing.F) {
-	full, _ := sample()
+	full := fullIndex()
 	for _, ix := range []*Index{smallIndex(), full, {Version: 1}} {
 		b, err := ix.Encode()
 		if err != nil {

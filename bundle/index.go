@@ -9,117 +9,120 @@ import (
 // IndexVersion is the version of the index document that this program writes and the newest it reads.
 const IndexVersion = 1
 
-// Index is the one document of a bundle that says what is in it: every name, and every blob. Its lists are sorted (by
-// name, URL, digest) and have no doubles, and its JSON has one form, so that the same content gives the same bytes.
-// Digests are "sha256:<hex>" or "sha512:<hex>", sizes bytes.
+// Index is the document of a bundle that lists its contents: every name and every blob. Its lists are sorted (by name,
+// URL, digest) without repeated entries, and its JSON has one form, so that the same content gives the same bytes.
+// Digests are "sha256:<hex>" or "sha512:<hex>", sizes are bytes.
 type Index struct {
 	Version int     `json:"version"`
 	Images  []Image `json:"images"`
 	Files   []File  `json:"files"`
 	Blobs   []Blob  `json:"blobs"`
-	// Since is the digest of the inventory that the bundle was made against; the blobs that it left out are marked
+	// Since is the digest of the inventory against which the bundle was made; blobs that the inventory lists are marked
 	// Omitted.
 	Since string `json:"since,omitempty"`
-	// Absent are the names that were asked for and could not be had, sorted: the collector was told to go on without
+	// Absent are the requested names that could not be collected, sorted, if the collector was told to continue without
 	// them.
 	Absent []Absent `json:"absent,omitempty"`
 }
 
-// Absent is one name that a bundle lacks.
+// Absent is one name that is missing from a bundle.
 type Absent struct {
-	Name string `json:"name"` // as it was asked for
+	Name string `json:"name"` // as it was requested
 	Why  string `json:"why"`
 }
 
-// Image is one manifest or index under one name. What hangs on it (children, configs, layers) follows from the
-// manifests themselves; a child or a referrer that has no tag is an Image of its own, with Tag "".
+// Image is one manifest or index under one name. Its children, configs and layers follow from the manifests themselves;
+// a child or a referrer without a tag is an Image of its own, with Tag "".
 type Image struct {
-	// Repository is host and path in canonical form ("docker.io/library/nginx"); a local one has no host ("team/app").
+	// Repository is host and path in canonical form ("docker.io/library/nginx"); a local repository has no host
+	// ("team/app").
 	Repository string `json:"repository"`
 	Tag        string `json:"tag,omitempty"`
 	Digest     string `json:"digest"`
 	MediaType  string `json:"media_type"`
-	Size       int64  `json:"size"` // of the manifest with all that it names and the bundle has, each blob once
-	// Platforms are those that are here ("linux/amd64", "linux/arm64/v8"); Sparse says that the index lists others that
-	// are not.
+	// of the manifest and everything that it references and the bundle contains, each blob once
+	Size int64 `json:"size"`
+	// Platforms are those that the bundle contains ("linux/amd64", "linux/arm64/v8"); Sparse says that the index lists
+	// others.
 	Platforms []string `json:"platforms,omitempty"`
 	Sparse    bool     `json:"sparse,omitempty"`
-	Taken
+	Provenance
 }
 
-// File is one file under the URL that was asked for.
+// File is one file under the URL that was requested.
 type File struct {
 	URL    string `json:"url"`
 	Digest string `json:"digest"`
 	Size   int64  `json:"size"`
-	Taken
+	Provenance
 }
 
-// Taken says where and when something was taken.
-type Taken struct {
-	// From is where the bytes came from in the end: a mirror, or what a redirect led to. "": the name itself.
+// Provenance says where and when something was fetched.
+type Provenance struct {
+	// From is where the bytes came from: a mirror, or the target of a redirect. "": from the name itself.
 	From string `json:"from,omitempty"`
-	// On is the day (2006-01-02, UTC) on which it was taken; a day, so that the same content of the same day is the
-	// same bundle.
+	// On is the day (2006-01-02, UTC) on which it was fetched; not the time, so that the same content of the same day
+	// gives the same bundle.
 	On string `json:"on,omitempty"`
 }
 
-// Blob is one piece of content: manifests, configs, layers and files.
+// Blob is one piece of content: a manifest, config, layer or file.
 type Blob struct {
 	Digest string `json:"digest"`
 	Size   int64  `json:"size"`
-	// Omitted says that the bundle does not carry it because the far side's inventory says that it is held.
+	// Omitted says that the bundle does not contain the blob because the far side's inventory lists it.
 	Omitted bool `json:"omitted,omitempty"`
 }
 
-// Input is one thing that an operator named to be read: a file or pipe, or a directory.
+// Input is one thing that an operator named for reading: a file, a pipe or a directory.
 type Input struct {
 	Name string  // as it was named, for messages
 	FS   fs.FS   // a directory; nil for a file. Its files may be *os.File
-	File fs.File // nil for a directory. A regular file that is an io.ReaderAt is read at several places at once
+	File fs.File // nil for a directory. A regular file that is an io.ReaderAt is read at several offsets at once
 }
 
-// Sink takes the blobs of what is read. Its methods are safe for concurrent use.
+// Sink stores the blobs that are read. Its methods are safe for concurrent use.
 type Sink interface {
-	// Has returns the size of a blob that need not be sent, and keeps it from being collected as if it had been Put.
+	// Has returns the size of a blob that need not be put, and protects it from garbage collection as if it had been
+	// put.
 	Has(digest string) (size int64, ok bool)
-	// Put stores what r yields and returns its digest and size. digest is what the bytes must have (else
-	// syscall.EBADMSG), or "" when it is not known: then it is a sha256. size is the number of bytes, or -1; fewer or
-	// more are io.ErrUnexpectedEOF. r is read to its end unless an error ends it. When r is an *os.File or an *io.SectionReader
-	// of one, the sink may read the file itself.
+	// Put stores the content of r and returns its digest and size. digest is the digest that the bytes must have (else
+	// syscall.EBADMSG), or "" if it is not known; then the result is a sha256. size is the number of bytes, or -1;
+	// fewer or more are io.ErrUnexpectedEOF. Put reads r to its end unless an error ends it. If r is an *os.File or an
+	// *io.SectionReader of one, the sink may read the file itself.
 	Put(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error)
-	// Open opens a blob that was Put or that it Has.
+	// Open opens a blob that was put or that Has reports.
 	Open(ctx context.Context, digest string) (io.ReadSeekCloser, error)
 }
 
-// Contents is what was read: the names that it brings. Every blob that they need has gone to the Sink, or the Sink had
-// it.
+// Contents describes what was read: the names in the inputs. Every blob that they need has been put into the Sink, or
+// was there before.
 type Contents struct {
-	// Kind is what the inputs turned out to be: KindBundle and the other constants; several kinds are joined by "+".
+	// Kind is the kind of the inputs: KindBundle or one of the other constants; several kinds are joined by "+".
 	Kind string `json:"kind"`
-	// ID is the digest of the index document for a bundle; for everything else the digest of the canonical JSON of the
-	// names, so that reading the same content again gives the same ID.
+	// ID is the digest of the index document for a bundle; otherwise the digest of the canonical JSON of the names, so
+	// that reading the same content again gives the same ID.
 	ID string `json:"id"`
-	// Names are images and files as in an Index; Blobs has everything that they need.
+	// Index has the images and files; its Blobs are everything that they need.
 	Index *Index `json:"index"`
-	// Absent are blobs that names need and that neither the inputs nor the Sink has, by digest: of lost parts, or left
-	// out by --since.
+	// Absent are the digests of blobs that names need and that neither the inputs nor the Sink have: of missing parts,
+	// or omitted by --since.
 	Absent []string `json:"absent,omitempty"`
-	// Parts and Have count a split bundle's parts: all, and those that were read. Both are 0 when it is no split
-	// bundle.
+	// Parts and Have count the parts of a split bundle: all, and those that were read. Both are 0 if it is not split.
 	Parts int `json:"parts,omitempty"`
 	Have  int `json:"have,omitempty"`
-	// Numbers are those of the parts that were read, from 1 and sorted; a split bundle may come part by part on
+	// Numbers are those of the parts that were read, from 1 and sorted; the parts of a split bundle may come on
 	// different days.
 	Numbers []int `json:"numbers,omitempty"`
-	// Refused are names that could not be taken, and were left out because ReadOptions.Partial allows it.
-	Refused []Left `json:"refused,omitempty"`
-	// Left are files of the inputs that nobody meant to be imported: an editor's, under no host's name.
-	Left []Left `json:"left_out,omitempty"`
-	// Signer is the public key (base64 of its 32 bytes) whose signature of the index was verified; "" if it is not
-	// signed.
+	// Refused are names that could not be imported and were left out because ReadOptions.Partial allows it.
+	Refused []Skipped `json:"refused,omitempty"`
+	// Skipped are files of the inputs that are not meant to be imported: editors' files, files that are under no host's
+	// name.
+	Skipped []Skipped `json:"left_out,omitempty"`
+	// Signer is the public key (base64 of its 32 bytes) whose signature of the index was verified; "" if the index is
+	// not signed.
 	Signer string `json:"signer,omitempty"`
-	// Notes say what was left out or understood in a special way, one sentence each.
+	// Notes say what was left out or interpreted in a special way, one sentence each.
 	Notes []string `json:"notes,omitempty"`
 }
 
@@ -129,6 +132,6 @@ const (
 	KindLayout    = "oci-layout"
 	KindDocker    = "docker-archive"
 	KindHaul      = "haul"
-	KindTree      = "tree"      // of host/path files, as a directory or a tar
+	KindTree      = "tree"      // files under HOST/PATH, as a directory or a tar
 	KindKubespray = "kubespray" // container-images.tar.gz of contrib/offline: docker-archives in a tar
 )

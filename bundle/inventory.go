@@ -9,70 +9,79 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"casemate/bundle/canonical"
+	"casemate/bundle/digests"
+	"casemate/bundle/signing"
 )
 
 // InventoryVersion is the version of the inventory document that this program writes and the newest it reads.
 const InventoryVersion = 1
 
-// Inventory is what a cluster holds: "bundle create --since" leaves it out.
+// Inventory lists the blobs of a cluster; "bundle create --since" omits them.
 type Inventory struct {
 	Version int       `json:"version"`
-	Domain  string    `json:"domain"` // the cluster's
-	Time    time.Time `json:"time"`   // when it was made, to the second
+	Domain  string    `json:"domain"` // of the cluster
+	Time    time.Time `json:"time"`   // when it was made, in seconds
 	Blobs   []Blob    `json:"blobs"`  // Omitted is not used
 }
 
 var domainForm = regexp.MustCompile(`^[A-Za-z0-9_.-]{0,253}$`)
 
-// document writes the inventory in its one form.
+// document writes the inventory in its canonical form.
 func (inv *Inventory) document() ([]byte, error) {
 	slices.SortFunc(inv.Blobs, func(a, b Blob) int { return cmp.Compare(a.Digest, b.Digest) })
 	if inv.Version != InventoryVersion {
 		return nil, fmt.Errorf("inventory: version must be %d, got %d", InventoryVersion, inv.Version)
 	}
 	if !domainForm.MatchString(inv.Domain) {
-		return nil, fmt.Errorf("inventory: %.260q is no domain", inv.Domain)
+		return nil, fmt.Errorf("inventory: %.260q is not a domain", inv.Domain)
 	}
 	for i := range inv.Blobs {
-		if err := checkHeld(before(inv.Blobs, i), &inv.Blobs[i]); err != nil {
+		if err := checkInventoryBlob(previous(inv.Blobs, i), &inv.Blobs[i]); err != nil {
 			return nil, fmt.Errorf("inventory: %w", err)
 		}
 	}
-	var l lines
-	fmt.Fprintf(&l, `{"version":%d,"domain":"%s","time":"%s"`, inv.Version, inv.Domain, inv.Time.UTC().Format(time.RFC3339))
-	if err := writeList(&l, `,"blobs":`, inv.Blobs); err != nil {
+	var l canonical.Buffer
+	fmt.Fprintf(
+		&l,
+		`{"version":%d,"domain":"%s","time":"%s"`,
+		inv.Version,
+		inv.Domain,
+		inv.Time.UTC().Format(time.RFC3339),
+	)
+	if err := canonical.WriteList(&l, `,"blobs":`, inv.Blobs); err != nil {
 		return nil, err
 	}
 	l.WriteByte('}')
-	if l.Len() > maxIndex {
-		return nil, fmt.Errorf("inventory: %d bytes long, more than %d", l.Len(), maxIndex)
+	if l.Len() > canonical.MaxDocument {
+		return nil, fmt.Errorf("inventory: %d bytes long, more than %d", l.Len(), canonical.MaxDocument)
 	}
 	return l.Bytes(), nil
 }
 
-func checkHeld(prev, b *Blob) error {
+func checkInventoryBlob(prev, b *Blob) error {
 	if b.Omitted {
-		return fmt.Errorf("blob %s: an inventory omits nothing", b.Digest)
+		return fmt.Errorf("blob %s: an inventory must not omit blobs", b.Digest)
 	}
 	return checkBlob(prev, b)
 }
 
-// Sign writes the inventory as a signed file: one JSON document that has the inventory, the key's public half and the
-// signature.
+// Sign returns the inventory as a signed file: one JSON document with the inventory, the public key and the signature.
 func (inv *Inventory) Sign(key ed25519.PrivateKey) ([]byte, error) {
 	doc, err := inv.document()
 	if err != nil {
 		return nil, err
 	}
-	sig, err := element(signDocument(key, signedInventory, doc))
+	sig, err := canonical.Encode(signing.Sign(key, signing.PurposeInventory, doc))
 	if err != nil {
 		return nil, err
 	}
 	return slices.Concat([]byte(`{"inventory":`), doc, []byte(`,"signed":`), sig, []byte("}\n")), nil
 }
 
-// ReadInventory reads a signed inventory and verifies its signature. If there are keys, one of them must have made it.
-// digest is that of the document, by which a bundle names it.
+// ReadInventory reads a signed inventory and verifies its signature. If keys are given, one of them must have signed
+// it. digest is that of the document, by which a bundle names it.
 func ReadInventory(data []byte, keys []ed25519.PublicKey) (inv *Inventory, digest string, err error) {
 	inv, digest, err = readInventory(data, keys)
 	if err != nil {
@@ -82,60 +91,64 @@ func ReadInventory(data []byte, keys []ed25519.PublicKey) (inv *Inventory, diges
 }
 
 func readInventory(data []byte, keys []ed25519.PublicKey) (*Inventory, string, error) {
-	if len(data) > maxIndex+maxSignature {
-		return nil, "", fmt.Errorf("%d bytes long, more than %d", len(data), maxIndex)
+	if len(data) > canonical.MaxDocument+signing.MaxSize {
+		return nil, "", fmt.Errorf("%d bytes long, more than %d", len(data), canonical.MaxDocument)
 	}
-	c := &cursor{doc: data}
-	if err := c.expect(`{"inventory":`); err != nil {
+	c := &canonical.Cursor{Doc: data}
+	if err := c.Expect(`{"inventory":`); err != nil {
 		return nil, "", err
 	}
-	start := c.off
-	inv, err := c.inventory()
+	start := c.Offset
+	inv, err := readInventoryDocument(c)
 	if err != nil {
 		return nil, "", err
 	}
-	doc := data[start:c.off]
-	if err := c.expect(`,"signed":`); err != nil {
+	doc := data[start:c.Offset]
+	if err := c.Expect(`,"signed":`); err != nil {
 		return nil, "", err
 	}
-	rest, ok := strings.CutSuffix(string(c.rest()[:min(len(c.rest()), maxSignature)]), "}\n")
+	rest, ok := strings.CutSuffix(string(c.Rest()[:min(len(c.Rest()), signing.MaxSize)]), "}\n")
 	if !ok {
 		return nil, "", errors.New("its end is missing")
 	}
-	var sig signature
-	if err := strict([]byte(rest), &sig); err != nil {
+	var sig signing.Signature
+	if err := canonical.Decode([]byte(rest), &sig); err != nil {
 		return nil, "", fmt.Errorf("signature: %w", err)
 	}
-	signer, err := sig.verify(signedInventory, doc)
+	signer, err := sig.Verify(signing.PurposeInventory, doc)
 	if err != nil {
 		return nil, "", fmt.Errorf("the signature is wrong: %w", err)
 	}
-	if len(keys) > 0 && !trusted(signer, keys) {
-		return nil, "", fmt.Errorf("it is signed by %s, and a signature by %s is required", KeyName(signer), keyNames(keys))
+	if len(keys) > 0 && !signing.Trusted(signer, keys) {
+		return nil, "", fmt.Errorf(
+			"it is signed by %s, and a signature by %s is required",
+			signing.KeyName(signer),
+			signing.KeyNames(keys),
+		)
 	}
-	return inv, sha256Of(doc), nil
+	return inv, digests.SHA256(doc), nil
 }
 
-// inventory reads what document wrote.
-func (c *cursor) inventory() (*Inventory, error) {
-	if err := c.version("the inventory", InventoryVersion); err != nil {
+// readInventoryDocument reads the document that document writes.
+func readInventoryDocument(c *canonical.Cursor) (*Inventory, error) {
+	if err := c.Version("the inventory", InventoryVersion); err != nil {
 		return nil, err
 	}
 	inv := &Inventory{Version: InventoryVersion}
-	if err := c.expect(`,"domain":`); err != nil {
+	if err := c.Expect(`,"domain":`); err != nil {
 		return nil, err
 	}
 	var err error
-	if inv.Domain, err = c.text(); err != nil {
+	if inv.Domain, err = c.String(); err != nil {
 		return nil, err
 	}
 	if !domainForm.MatchString(inv.Domain) {
-		return nil, fmt.Errorf("%.260q is no domain", inv.Domain)
+		return nil, fmt.Errorf("%.260q is not a domain", inv.Domain)
 	}
-	if err := c.expect(`,"time":`); err != nil {
+	if err := c.Expect(`,"time":`); err != nil {
 		return nil, err
 	}
-	stamp, err := c.text()
+	stamp, err := c.String()
 	if err != nil {
 		return nil, err
 	}
@@ -143,27 +156,8 @@ func (c *cursor) inventory() (*Inventory, error) {
 	if err != nil || inv.Time.UTC().Format(time.RFC3339) != stamp {
 		return nil, fmt.Errorf("time must be like 2006-01-02T15:04:05Z, got %.40q", stamp)
 	}
-	if inv.Blobs, err = readList(c, `,"blobs":`, checkHeld); err != nil {
+	if inv.Blobs, err = canonical.ReadList(c, `,"blobs":`, checkInventoryBlob); err != nil {
 		return nil, err
 	}
-	return inv, c.expect("}")
-}
-
-// Omit marks the blobs that the inventory holds, so that the bundle leaves them out, and names the inventory. What it
-// holds in another size is not omitted.
-func (ix *Index) Omit(inv *Inventory) error {
-	doc, err := inv.document()
-	if err != nil {
-		return err
-	}
-	held := make(map[string]int64, len(inv.Blobs))
-	for _, b := range inv.Blobs {
-		held[b.Digest] = b.Size
-	}
-	ix.Since = sha256Of(doc)
-	for i := range ix.Blobs {
-		size, ok := held[ix.Blobs[i].Digest]
-		ix.Blobs[i].Omitted = ok && size == ix.Blobs[i].Size
-	}
-	return nil
+	return inv, c.Expect("}")
 }

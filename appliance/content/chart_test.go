@@ -46,7 +46,7 @@ func TestCheckCharts(t *testing.T) {
 		{repo, "0.1.0", "app", &Finding{Verdict: VerdictMissing, Detail: repo + "/index.yaml: version 0.1.0 has no URL in the index"}},
 		{repo, "0.2.0", "app", &Finding{Verdict: VerdictMissing, Detail: repo + `/index.yaml: version 0.2.0: parse "http://[bad": missing ']' in host`}},
 		{repo, "5.0.0", "app", &Finding{Verdict: VerdictMissing, Detail: repo + "/index.yaml: the index has no such version; its newest are 2.0.0-rc.1, v1.10.0, 1.9.0"}},
-		{repo, "1.9.0", "other", &Finding{Verdict: VerdictMissing, Detail: repo + "/index.yaml: the repository's index does not have it"}},
+		{repo, "1.9.0", "other", &Finding{Verdict: VerdictMissing, Detail: repo + "/index.yaml: the repository's index does not list it"}},
 		{"https://none.example", "1.9.0", "app", &Finding{Verdict: VerdictMissing, Detail: "https://none.example/index.yaml"}},
 	} {
 		w := lists.Chart{Repo: c.repo, Name: c.chart, Version: c.version, Where: "list:1"}
@@ -61,7 +61,7 @@ func TestCheckCharts(t *testing.T) {
 		expect(t, r, c.want, "chart", name)
 	}
 	for _, c := range []struct{ repo, version, says string }{
-		{repo, "0.3.0", "names no registry"},
+		{repo, "0.3.0", "has no registry"},
 		{"https://bad.example", "1", "is not an index of charts"},
 	} {
 		r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Charts: []lists.Chart{{Repo: c.repo, Name: "app", Version: c.version}}}})

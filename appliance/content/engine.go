@@ -33,6 +33,7 @@ import (
 	"time"
 
 	"casemate/bundle"
+	"casemate/bundle/input"
 	"casemate/cluster"
 	"casemate/registry"
 )
@@ -138,7 +139,7 @@ var errStopping = errors.New("this node is stopping: import the same again, it g
 // New returns an engine; it does no I/O.
 func New(cfg Config) *Engine {
 	if cfg.Read == nil {
-		cfg.Read = bundle.Read
+		cfg.Read = input.Read
 	}
 	if cfg.Canonical == nil {
 		cfg.Canonical = func(host string) string { return host }

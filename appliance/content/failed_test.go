@@ -18,6 +18,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"casemate/bundle"
+	"casemate/bundle/input"
 )
 
 // archiveOf is a compressed tar of files at hosts, of which the last lacks bytes.
@@ -80,7 +81,7 @@ func bombOf(t testing.TB) []byte {
 func realSite(t testing.TB) *site {
 	var s *site
 	s = newSite(t, func(c *Config) {
-		c.Read = bundle.Read
+		c.Read = input.Read
 		c.Discard = func(ctx context.Context, digests []string) (int64, error) {
 			r, err := s.node.Discard(ctx, digests)
 			return r.RemovedBytes, err

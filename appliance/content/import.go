@@ -72,8 +72,8 @@ type Result struct {
 	Changes []Change `json:"changes,omitempty"`
 	// Refused are names that could not be taken and were left out, because the request allowed it. LeftOut are files
 	// that nobody meant to be imported.
-	Refused []bundle.Left `json:"refused,omitempty"`
-	LeftOut []bundle.Left `json:"left_out,omitempty"`
+	Refused []bundle.Skipped `json:"refused,omitempty"`
+	LeftOut []bundle.Skipped `json:"left_out,omitempty"`
 }
 
 // job is one import under way.
@@ -93,8 +93,8 @@ type job struct {
 	done    *Result // found before everything was read
 	reading bool    // the content is being read
 	fate    string  // what became of the bytes of an import that failed, for the operator
-	refused []bundle.Left
-	left    []bundle.Left
+	refused []bundle.Skipped
+	left    []bundle.Skipped
 }
 
 // Import reads the inputs and makes their names appear, all at one entry, or says why not; then nothing is visible, and

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"casemate/bundle"
+	"casemate/bundle/signing"
 	"casemate/cluster"
 	"casemate/registry"
 )
@@ -410,7 +411,7 @@ func readPack(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt 
 	if err != nil {
 		return nil, err
 	}
-	if len(opt.Keys) > 0 && !slices.ContainsFunc(opt.Keys, func(k ed25519.PublicKey) bool { return bundle.KeyName(k) == first.signer }) {
+	if len(opt.Keys) > 0 && !slices.ContainsFunc(opt.Keys, func(k ed25519.PublicKey) bool { return signing.KeyName(k) == first.signer }) {
 		return nil, fmt.Errorf("not signed by a trusted key: %w", fs.ErrPermission)
 	}
 	whole := *first.index

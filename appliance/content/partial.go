@@ -15,7 +15,7 @@ import (
 // is called as soon as the names are known, and again when everything was read; what brings no name at all is refused,
 // because it is something else than the operator meant.
 func (j *job) fit(c *bundle.Contents) error {
-	var o bundle.Obstacles
+	var o bundle.NameErrors
 	fitting := j.e.fitting(c.Index, &o)
 	if err := o.Err(); err != nil && !j.req.Partial {
 		return fmt.Errorf("%w: %w", err, fs.ErrInvalid)
@@ -39,7 +39,7 @@ func (j *job) fit(c *bundle.Contents) error {
 // be imported later.
 func (j *job) without(c *bundle.Contents, ix *bundle.Index, other bool) error {
 	c.Index = ix
-	j.refused, j.left = c.Refused, c.Left
+	j.refused, j.left = c.Refused, c.Skipped
 	if !other && !(j.req.Partial && len(c.Refused) > 0) {
 		return nil
 	}
@@ -49,7 +49,7 @@ func (j *job) without(c *bundle.Contents, ix *bundle.Index, other bool) error {
 }
 
 // fitting is ix without the names that the rooms refuse, and without those of which two are one here.
-func (e *Engine) fitting(ix *bundle.Index, o *bundle.Obstacles) *bundle.Index {
+func (e *Engine) fitting(ix *bundle.Index, o *bundle.NameErrors) *bundle.Index {
 	kept := *ix
 	kept.Images, kept.Files = []bundle.Image{}, []bundle.File{}
 	type name struct{ said, digest string }
@@ -115,7 +115,7 @@ func (j *job) links(ctx context.Context, c *bundle.Contents, s opener) (*edits, 
 	before := len(c.Refused)
 	kept.Files = slices.DeleteFunc(slices.Clone(kept.Files), func(f bundle.File) bool {
 		if absent[f.Digest] {
-			c.Refused = append(c.Refused, bundle.Left{Name: f.URL, Why: "its bytes are neither in it nor here"})
+			c.Refused = append(c.Refused, bundle.Skipped{Name: f.URL, Why: "its bytes are neither in it nor here"})
 		}
 		return absent[f.Digest]
 	})
@@ -135,7 +135,7 @@ func (j *job) links(ctx context.Context, c *bundle.Contents, s opener) (*edits, 
 			return false
 		}
 		if m.Tag != "" {
-			c.Refused = append(c.Refused, bundle.Left{Name: m.Repository + ":" + m.Tag, Why: "some of it is neither in it nor here"})
+			c.Refused = append(c.Refused, bundle.Skipped{Name: m.Repository + ":" + m.Tag, Why: "some of it is neither in it nor here"})
 		}
 		return true
 	})

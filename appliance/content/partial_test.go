@@ -41,7 +41,7 @@ func TestObstaclesAtOnce(t *testing.T) {
 		if err == nil || !errors.Is(err, fs.ErrInvalid) {
 			t.Fatalf("%s: got %v", kind, err)
 		}
-		for _, want := range []string{"3 names are in the way", "looks like a host", "two of its names mean the same", strings.Repeat("x", 100)} {
+		for _, want := range []string{"3 names cannot be imported", "looks like a host", "two of its names mean the same", strings.Repeat("x", 100)} {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v does not say %q", kind, err, want)
 			}

@@ -10,6 +10,7 @@ import (
 	"unicode"
 
 	"casemate/bundle"
+	"casemate/bundle/signing"
 )
 
 // Policy says whose bundles are taken.
@@ -57,7 +58,7 @@ func (p Policy) check(c *bundle.Contents) error {
 	case signer == "":
 		return fmt.Errorf("it is not signed, and import.keys says whose signature is expected: %w", fs.ErrPermission)
 	}
-	if slices.ContainsFunc(p.Keys, func(k ed25519.PublicKey) bool { return bundle.KeyName(k) == signer }) {
+	if slices.ContainsFunc(p.Keys, func(k ed25519.PublicKey) bool { return signing.KeyName(k) == signer }) {
 		return nil
 	}
 	return fmt.Errorf("it is signed by %s, which is none of import.keys: %w", signer, fs.ErrPermission)
@@ -68,7 +69,7 @@ func (p Policy) check(c *bundle.Contents) error {
 func ParseKeys(text string) ([]ed25519.PublicKey, error) {
 	var keys []ed25519.PublicKey
 	add := func(one []byte) error {
-		k, err := bundle.ReadPublicKey(one)
+		k, err := signing.ReadPublicKey(one)
 		if err != nil {
 			return fmt.Errorf("%w: %w", err, fs.ErrInvalid)
 		}

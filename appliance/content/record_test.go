@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"casemate/bundle"
+	"casemate/bundle/signing"
 )
 
 func TestRecordsFit(t *testing.T) {
@@ -58,8 +59,8 @@ func TestRecordsFit(t *testing.T) {
 }
 
 func TestPolicies(t *testing.T) {
-	a, _, _ := bundle.GenerateKey()
-	b, _, _ := bundle.GenerateKey()
+	a, _, _ := signing.GenerateKey()
+	b, _, _ := signing.GenerateKey()
 	type keys = []ed25519.PublicKey
 	for _, c := range []struct {
 		require          bool
@@ -81,7 +82,7 @@ func TestPolicies(t *testing.T) {
 			t.Errorf("%+v: %v %v", c, got, err)
 		}
 	}
-	for signer, refused := range map[string]bool{"": true, bundle.KeyName(a): false, bundle.KeyName(b): true} {
+	for signer, refused := range map[string]bool{"": true, signing.KeyName(a): false, signing.KeyName(b): true} {
 		c := &bundle.Contents{Kind: bundle.KindBundle, Signer: signer}
 		if err := (Policy{Keys: keys{a}}).check(c); refused != errors.Is(err, fs.ErrPermission) {
 			t.Errorf("%q: %v", signer, err)
@@ -96,15 +97,15 @@ func TestPolicies(t *testing.T) {
 }
 
 func TestParseKeys(t *testing.T) {
-	pub, _, _ := bundle.GenerateKey()
+	pub, _, _ := signing.GenerateKey()
 	base := t.TempDir() + "/k"
-	_, file, err := bundle.WriteKeyPair(base)
+	_, file, err := signing.WriteKeyPair(base)
 	if err != nil {
 		t.Fatal(err)
 	}
 	pem := readFile(t, file)
 	for text, n := range map[string]int{
-		"": 0, " \n": 0, bundle.KeyName(pub): 1, bundle.KeyName(pub) + ", " + bundle.KeyName(pub): 2, pem: 1, pem + pem: 2, pem + bundle.KeyName(pub): 2, bundle.KeyName(pub) + "\n" + pem: 2,
+		"": 0, " \n": 0, signing.KeyName(pub): 1, signing.KeyName(pub) + ", " + signing.KeyName(pub): 2, pem: 1, pem + pem: 2, pem + signing.KeyName(pub): 2, signing.KeyName(pub) + "\n" + pem: 2,
 		"-----BEGIN PUBLIC KEY-----\n": -1, pem[:len(pem)-40]: -1, "x": -1, pem + "x": -1, "x\n" + pem: -1, readFile(t, base+".key"): -1,
 	} {
 		keys, err := ParseKeys(text)
@@ -123,7 +124,7 @@ func FuzzParseKeys(f *testing.F) {
 			t.Error(err)
 		}
 		for _, k := range keys {
-			if again, err := ParseKeys(bundle.KeyName(k)); err != nil || len(again) != 1 || !again[0].Equal(k) {
+			if again, err := ParseKeys(signing.KeyName(k)); err != nil || len(again) != 1 || !again[0].Equal(k) {
 				t.Error(k, err)
 			}
 		}

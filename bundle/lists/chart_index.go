@@ -8,13 +8,15 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"casemate/bundle/digests"
 )
 
-// MaxChartIndex is the most that the index of a chart repository may have, in bytes; the largest public ones have about
-// 25 MiB.
+// MaxChartIndex is the maximum size of the index of a chart repository, in bytes; the largest public ones have about 25
+// MiB.
 const MaxChartIndex = 64 << 20
 
-// ChartIndex is what is needed of the index.yaml of a classic chart repository
+// ChartIndex is the relevant part of the index.yaml of a classic chart repository
 // (https://helm.sh/docs/topics/chart_repository/).
 type ChartIndex struct {
 	entries map[string][]release
@@ -26,7 +28,7 @@ type release struct {
 	Digest  string   `yaml:"digest"` // sha256 in hex, in some with "sha256:"
 }
 
-// ReadChartIndex reads an index.yaml. The parser bounds what aliases may make of it.
+// ReadChartIndex reads an index.yaml. The parser bounds the expansion of aliases.
 func ReadChartIndex(b []byte) (*ChartIndex, error) {
 	var ix struct {
 		Entries map[string][]release `yaml:"entries"`
@@ -40,8 +42,8 @@ func ReadChartIndex(b []byte) (*ChartIndex, error) {
 // IndexURL is the URL of the index of the chart's repository.
 func (w Chart) IndexURL() string { return strings.TrimSuffix(w.Repo, "/") + "/index.yaml" }
 
-// Archive finds the chart's archive: a file, perhaps on another host, or, where the index leads to an OCI registry, an
-// image; the other is nil.
+// Archive finds the chart's archive: a file, perhaps on another host, or an image if the index refers to an OCI
+// registry; the other result is nil.
 func (x *ChartIndex) Archive(w Chart) (*File, *Image, error) {
 	v, err := pick(x.entries[w.Name], w)
 	if err != nil {
@@ -69,24 +71,29 @@ func (x *ChartIndex) Archive(w Chart) (*File, *Image, error) {
 	f := &File{URL: archive.String(), Where: w.Where, Optional: w.Optional}
 	if v.Digest != "" {
 		f.Digest, f.Known = "sha256:"+strings.ToLower(strings.TrimPrefix(v.Digest, "sha256:")), w.IndexURL()
-		if CheckDigest(f.Digest) != nil {
-			return nil, nil, fmt.Errorf("version %s has the digest %.100q in the index, which is none", v.Version, v.Digest)
+		if digests.Check(f.Digest) != nil {
+			return nil, nil, fmt.Errorf(
+				"version %s has the digest %.100q in the index, which is not a digest",
+				v.Version,
+				v.Digest,
+			)
 		}
 	}
 	return f, nil, nil
 }
 
-// pick finds the version asked for, with or without a leading v; without one the newest that is no pre-release, as helm
-// pull does.
+// pick finds the requested version, with or without a leading v; without a version the newest that is not a
+// pre-release, as helm pull does.
 func pick(all []release, w Chart) (release, error) {
 	if len(all) == 0 {
-		return release{}, errors.New("the repository's index does not have it")
+		return release{}, errors.New("the repository's index does not list it")
 	}
 	all = slices.Clone(all)
 	slices.SortStableFunc(all, func(a, b release) int { return compareSemver(b.Version, a.Version) })
 	var offers []string
 	for _, v := range all {
-		if v.Version == w.Version || w.Version == "" && !prerelease(v.Version) || w.Version != "" && strings.TrimPrefix(v.Version, "v") == strings.TrimPrefix(w.Version, "v") {
+		if v.Version == w.Version || w.Version == "" && !prerelease(v.Version) ||
+			w.Version != "" && strings.TrimPrefix(v.Version, "v") == strings.TrimPrefix(w.Version, "v") {
 			return v, nil
 		}
 		if len(offers) < 3 {

@@ -34,8 +34,24 @@ func TestChartInARegistry(t *testing.T) {
 
 func TestCompareSemver(t *testing.T) {
 	// In order, by https://semver.org, 11.
-	list := []string{"", "latest", "1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.0.0-beta", "1.0.0-beta.2", "1.0.0-beta.11", "1.0.0-rc.1", "1.0.0", "v1.0.1", "1.2", "1.10.0",
-		"2.0.0+b", "10.0.0", "99999999999999999999999.0.0"}
+	list := []string{
+		"",
+		"latest",
+		"1.0.0-alpha",
+		"1.0.0-alpha.1",
+		"1.0.0-alpha.beta",
+		"1.0.0-beta",
+		"1.0.0-beta.2",
+		"1.0.0-beta.11",
+		"1.0.0-rc.1",
+		"1.0.0",
+		"v1.0.1",
+		"1.2",
+		"1.10.0",
+		"2.0.0+b",
+		"10.0.0",
+		"99999999999999999999999.0.0",
+	}
 	for i, a := range list {
 		for j, b := range list {
 			want := 0
@@ -76,7 +92,8 @@ func FuzzChartIndex(f *testing.F) {
 			return
 		}
 		w := Chart{Repo: "https://charts.example", Name: name, Version: version}
-		if v, err := pick(ix.entries[name], w); err == nil && version != "" && strings.TrimPrefix(v.Version, "v") != strings.TrimPrefix(version, "v") {
+		if v, err := pick(ix.entries[name], w); err == nil && version != "" &&
+			strings.TrimPrefix(v.Version, "v") != strings.TrimPrefix(version, "v") {
 			t.Errorf("asked for %q, got %q", version, v.Version)
 		}
 		if file, image, err := ix.Archive(w); err == nil && (file == nil) == (image == nil) {

@@ -15,27 +15,28 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxChecksums is how large a file of checksums may be, in bytes. Kubespray's has some 200 KiB.
+// maxChecksums is the maximum size of a file of checksums, in bytes. Kubespray's has some 200 KiB.
 const maxChecksums = 16 << 20
 
-// Checksums is what files of checksums say. The zero value knows nothing; a nil one too.
+// Checksums holds the content of files of checksums. The zero value and nil are empty.
 type Checksums struct {
-	sums       []knownSum            // of files by their names
+	sums       []knownSum            // of files, by name
 	components []knownSum            // of Kubespray's components
 	byBase     map[string][]int      // of sums, by the last element of the name
 	byVersion  map[string][]int      // of components
-	byDigest   map[string]knownNames // who has a digest
+	byDigest   map[string]knownNames // the source of a digest
 }
 
 // knownSum is one checksum.
 type knownSum struct {
 	digest string
 	where  string // FILE:LINE
-	name   string // a file's, perhaps with directories; or a component's with version and architecture, to be shown
+	// the name of a file, perhaps with directories; or a component with version and architecture, for messages
+	name string
 	component
 }
 
-// knownNames are names that share a digest; a few of them are enough to be shown.
+// knownNames are names that share a digest; only a few are kept for messages.
 type knownNames []string
 
 // ReadChecksums reads one file of checksums: what sha256sum, sha512sum, shasum and the BSDs' sha256 write, a lone
@@ -66,7 +67,7 @@ func ReadChecksums(name string, r io.Reader) (*Checksums, error) {
 	return c, nil
 }
 
-// Add takes over what others know.
+// Add adds the checksums of more.
 func (c *Checksums) Add(other *Checksums) {
 	if other != nil {
 		c.sums = append(c.sums, other.sums...)
@@ -96,11 +97,14 @@ var (
 	sumLine = regexp.MustCompile(`^(\\?)([0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})[ \t]+\*?(\S.*)$`)
 	bsdLine = regexp.MustCompile(`^(?:SHA(256|512)|SHA2-(256|512)) ?\((.+)\) ?= ?([0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})$`)
 	sumOnly = regexp.MustCompile(`^([0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})$`)
-	weakSum = regexp.MustCompile(`^(?:\\?[0-9A-Fa-f]{32}|\\?[0-9A-Fa-f]{40}|\\?[0-9A-Fa-f]{56}|\\?[0-9A-Fa-f]{96})(?:[ \t]|$)|^(MD5|SHA1|SHA224|SHA384) ?\(`)
+	weakSum = regexp.MustCompile(
+		`^(?:\\?[0-9A-Fa-f]{32}|\\?[0-9A-Fa-f]{40}|\\?[0-9A-Fa-f]{56}|\\?[0-9A-Fa-f]{96})(?:[ \t]|$)` +
+			`|^(MD5|SHA1|SHA224|SHA384) ?\(`,
+	)
 	yamlKey = regexp.MustCompile(`^(---|[A-Za-z_][A-Za-z0-9_.-]*:)(\s|$)`)
 )
 
-// looksLikeYAML looks at the first line that says something.
+// looksLikeYAML examines the first line that is not empty or a comment.
 func looksLikeYAML(b []byte) bool {
 	for line := range bytes.Lines(b) {
 		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
@@ -132,11 +136,13 @@ func (c *Checksums) readLines(name string, b []byte) error {
 			sum, s.name = m[4], m[3]
 		} else if sumOnly.MatchString(line) {
 			sum = line
-			s.name = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(path.Base(strings.ReplaceAll(name, `\`, "/")), "sum"), ".sha256"), ".sha512")
+			s.name = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(path.Base(strings.ReplaceAll(name, `\`,
+				"/")), "sum"), ".sha256"), ".sha512")
 		} else {
-			err := errors.New("no line of a file of checksums: write HEX, two spaces and the file's name, as sha256sum does")
+			err := errors.New("not a line of a file of checksums: write HEX, two spaces and the file's name, as " +
+				"sha256sum does")
 			if weakSum.MatchString(line) {
-				err = errors.New("only sha256 and sha512 are believed: get one of those")
+				err = errors.New("only sha256 and sha512 are accepted: use one of those")
 			}
 			if len(bad.Lines) < maxBadLines {
 				bad.Lines = append(bad.Lines, fmt.Sprintf("%s: %s: %v", s.where, shown(line), err))
@@ -145,7 +151,7 @@ func (c *Checksums) readLines(name string, b []byte) error {
 			}
 			continue
 		}
-		s.digest, _ = parseChecksum(sum)
+		s.digest, _ = ParseChecksum(sum)
 		s.name = strings.TrimPrefix(strings.ReplaceAll(s.name, `\`, "/"), "./")
 		c.sums = append(c.sums, s)
 	}
@@ -159,7 +165,7 @@ func (c *Checksums) readLines(name string, b []byte) error {
 }
 
 // readYAML reads Kubespray's checksums.yml: component_checksums, then perhaps an operating system and an architecture,
-// then the version; the checksum is "sha256:HEX" or HEX. 0 says that there is no such file.
+// then the version; the checksum is "sha256:HEX" or HEX. 0 means that there is no such file.
 func (c *Checksums) readYAML(name string, b []byte) error {
 	var root yaml.Node
 	if err := yaml.Unmarshal(b, &root); err != nil {
@@ -177,12 +183,13 @@ func (c *Checksums) readYAML(name string, b []byte) error {
 			for i := 0; i+1 < len(n.Content); i += 2 {
 				walk(n.Content[i+1], append(keys[:len(keys):len(keys)], n.Content[i].Value))
 			}
-		case n.Kind != yaml.ScalarNode || len(keys) < 2 || !strings.HasSuffix(keys[0], "_checksums") || n.Value == "0" || n.Value == "":
+		case n.Kind != yaml.ScalarNode || len(keys) < 2 || !strings.HasSuffix(keys[0], "_checksums") ||
+			n.Value == "0" || n.Value == "":
 		default:
 			s := knownSum{where: fmt.Sprintf("%s:%d", name, n.Line), component: newComponent(keys)}
 			s.name = s.component.String()
 			var err error
-			if s.digest, err = parseChecksum(n.Value); err == nil {
+			if s.digest, err = ParseChecksum(n.Value); err == nil {
 				c.components = append(c.components, s)
 			} else if len(bad.Lines) < maxBadLines {
 				bad.Lines = append(bad.Lines, fmt.Sprintf("%s: %s: %v", s.where, strings.Join(keys, " "), err))
@@ -198,9 +205,9 @@ func (c *Checksums) readYAML(name string, b []byte) error {
 	return nil
 }
 
-// Find returns the digest that the file at a URL must have, and who says so. A name in a file of checksums is matched
-// with the URL's last element, and with more of its path where several files have that name. known without a digest
-// says why the checksums that there are do not help.
+// Find returns the digest that the file at a URL must have, and its source. A name in a file of checksums is matched
+// with the URL's last element, and with more of its path if several files have that name. known without a digest says
+// why the existing checksums do not help.
 func (c *Checksums) Find(rawURL string) (digest, known string, ok bool) {
 	if c == nil {
 		return "", "", false
@@ -215,15 +222,16 @@ func (c *Checksums) Find(rawURL string) (digest, known string, ok bool) {
 	return c.findComponent(u)
 }
 
-// findName finds the names that are a suffix of the path, and takes the longest.
+// findName finds the names that are a suffix of the path, and returns the longest.
 func (c *Checksums) findName(p string) (digest, known string, ok bool) {
 	elems := strings.Split(p, "/")
 	most := 0
 	var best []knownSum
 	for _, i := range c.byBase[path.Base(p)] {
 		s := c.sums[i]
-		n := 0 // elements that are the same, from the end
-		for names := strings.Split(s.name, "/"); n < len(names) && n < len(elems) && names[len(names)-1-n] == elems[len(elems)-1-n]; n++ {
+		n := 0 // number of equal elements from the end
+		for names := strings.Split(s.name, "/"); n < len(names) && n < len(elems) &&
+			names[len(names)-1-n] == elems[len(elems)-1-n]; n++ {
 		}
 		if n > most {
 			most, best = n, nil
@@ -235,7 +243,8 @@ func (c *Checksums) findName(p string) (digest, known string, ok bool) {
 	return choose(best)
 }
 
-// choose takes what all agree on. A sha256 and a sha512 of one file are no disagreement; the sha256 is taken then.
+// choose returns the checksum on which all agree. A sha256 and a sha512 of one file do not contradict each other; the
+// sha256 is used then.
 func choose(best []knownSum) (digest, known string, ok bool) {
 	if len(best) == 2 && len(best[0].digest) != len(best[1].digest) {
 		if len(best[0].digest) > len(best[1].digest) {
@@ -254,7 +263,7 @@ func choose(best []knownSum) (digest, known string, ok bool) {
 
 func (s knownSum) known() string { return s.where + ": " + s.name }
 
-// Other says what known thing has a digest ("kubelet arm64 1.35.4"), "" if none has.
+// Other returns the known artifact that has a digest ("kubelet arm64 1.35.4"), or "".
 func (c *Checksums) Other(digest string) string {
 	if c == nil {
 		return ""
@@ -262,8 +271,8 @@ func (c *Checksums) Other(digest string) string {
 	return strings.Join(c.byDigest[digest], ", ")
 }
 
-// Apply gives the files of w that have no digest those that are known. It returns a note for each file whose checksum
-// would be ambiguous; the error, a *BadLists, names the files for which a list says another digest than the checksums.
+// Apply gives the known digests to the files of w that have none. It returns a note for each file whose checksum is
+// ambiguous; the error, a *BadLists, names the files for which a list and the checksums have different digests.
 func (c *Checksums) Apply(w *Wanted) (notes []string, err error) {
 	var bad BadLists
 	for i := range w.Files {
@@ -280,7 +289,18 @@ func (c *Checksums) Apply(w *Wanted) (notes []string, err error) {
 				bad.More++
 				continue
 			}
-			bad.Lines = append(bad.Lines, fmt.Sprintf("%s: %s has %s (%s), but %s says %s: remove the one that is wrong", f.Where, f.URL, f.Digest, f.Known, known, digest))
+			bad.Lines = append(
+				bad.Lines,
+				fmt.Sprintf(
+					"%s: %s has %s (%s), but %s says %s: remove the one that is wrong",
+					f.Where,
+					f.URL,
+					f.Digest,
+					f.Known,
+					known,
+					digest,
+				),
+			)
 		}
 	}
 	if len(bad.Lines) > 0 {

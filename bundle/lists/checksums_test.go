@@ -2,10 +2,10 @@ package lists
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
+
+	"casemate/bundle/digests"
 )
 
 func checksums(t testing.TB, files ...string) *Checksums {
@@ -22,7 +22,8 @@ func checksums(t testing.TB, files ...string) *Checksums {
 }
 
 func TestChecksums(t *testing.T) {
-	const hexC, hexD = "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc", "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd"
+	const hexC, hexD = "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc",
+		"dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd"
 	c := checksums(t, "dir/SUMS", "# made by sha256sum\n"+
 		hexA+"  ./kubelet\r\n"+
 		strings.ToUpper(hexB)+" *tool.tar.gz\n"+
@@ -62,7 +63,8 @@ func TestChecksums(t *testing.T) {
 	if got := c.Other("sha256:" + hexD); got != "with space, openssl, helm.tgz" {
 		t.Errorf("other: %q", got)
 	}
-	if _, _, ok := (*Checksums)(nil).Find("https://x/y"); ok || (*Checksums)(nil).Other("sha256:"+hexA) != "" || new(Checksums).Other("x") != "" {
+	if _, _, ok := (*Checksums)(nil).Find("https://x/y"); ok || (*Checksums)(nil).Other("sha256:"+hexA) != "" ||
+		new(Checksums).Other("x") != "" {
 		t.Error("nothing knows something")
 	}
 }
@@ -119,21 +121,35 @@ note: not a table
 		{"https://dl.k8s.io/release/v1.35.40/bin/linux/amd64/kubelet", "", ""},
 		{"https://dl.k8s.io/release/v1.35.4-rc.1/bin/linux/amd64/kubelet", "", ""},
 		{"https://dl.k8s.io/release/v1.35.4%2Bk3s1/bin/linux/amd64/kubelet", "", ""},
-		{gh + "containerd/containerd/releases/download/v2.2.2/containerd-2.2.2-linux-amd64.tar.gz", "04", "checksums.yml:12: containerd amd64 2.2.2"},
-		{gh + "containerd/containerd/releases/download/v2.2.2/containerd-static-2.2.2-linux-amd64.tar.gz", "05", "checksums.yml:15: containerd_static amd64 2.2.2"},
-		{gh + "containerd/nerdctl/releases/download/v2.2.2/nerdctl-2.2.2-linux-amd64.tar.gz", "06", "checksums.yml:18: nerdctl amd64 2.2.2"},
+		{gh + "containerd/containerd/releases/download/v2.2.2/containerd-2.2.2-linux-amd64.tar.gz", "04",
+			"checksums.yml:12: containerd amd64 2.2.2"},
+		{gh + "containerd/containerd/releases/download/v2.2.2/containerd-static-2.2.2-linux-amd64.tar.gz", "05",
+			"checksums.yml:15: containerd_static amd64 2.2.2"},
+		{gh + "containerd/nerdctl/releases/download/v2.2.2/nerdctl-2.2.2-linux-amd64.tar.gz", "06",
+			"checksums.yml:18:" +
+				" nerdctl amd64 2.2.2"},
 		{gh + "containerd/other/releases/download/v2.2.2/other-2.2.2-linux-amd64.tar.gz", "", ""},
-		{"https://storage.googleapis.com/gvisor/releases/release/20240305/x86_64/runsc", "07", "checksums.yml:20: gvisor_runsc amd64 20240305"},
-		{"https://storage.googleapis.com/gvisor/releases/release/20240305/x86_64/containerd-shim-runsc-v1", "08", "checksums.yml:22: gvisor_containerd_shim amd64 20240305"},
-		{gh + "kubernetes-sigs/krew/releases/download/v0.4.4/krew-linux_amd64.tar.gz", "09", "checksums.yml:24: krew linux amd64 v0.4.4"},
-		{gh + "kubernetes-sigs/krew/releases/download/v0.4.4/krew-darwin_amd64.tar.gz", "0a", "checksums.yml:25: krew darwin amd64 v0.4.4"},
-		{gh + "cilium/cilium-cli/releases/download/v0.18.9/cilium-linux-amd64.tar.gz", "0b", "checksums.yml:27: ciliumcli amd64 0.18.9"},
-		{"https://storage.googleapis.com/cri-o/artifacts/cri-o.amd64.v1.35.0.tar.gz", "0c", "checksums.yml:29: crio amd64 1.35.0"},
+		{"https://storage.googleapis.com/gvisor/releases/release/20240305/x86_64/runsc", "07", "checksums.yml:20: " +
+			"gvisor_runsc amd64 20240305"},
+		{"https://storage.googleapis.com/gvisor/releases/release/20240305/x86_64/" +
+			"containerd-shim-runsc-v1", "08", "checksums.yml:22: gvisor_containerd_shim amd64 20240305"},
+		{gh + "kubernetes-sigs/krew/releases/download/v0.4.4/krew-linux_amd64.tar.gz", "09", "checksums.yml:24: krew " +
+			"linux amd64 v0.4.4"},
+		{gh + "kubernetes-sigs/krew/releases/download/v0.4.4/krew-darwin_amd64.tar.gz", "0a",
+			"checksums.yml:25: krew " +
+				"darwin amd64 v0.4.4"},
+		{gh + "cilium/cilium-cli/releases/download/v0.18.9/cilium-linux-amd64.tar.gz", "0b", "checksums.yml:27: " +
+			"ciliumcli amd64 0.18.9"},
+		{"https://storage.googleapis.com/cri-o/artifacts/cri-o.amd64.v1.35.0.tar.gz", "0c", "checksums.yml:29: crio " +
+			"amd64 1.35.0"},
 		{gh + "projectcalico/calico/raw/v3.31.5/manifests/crds.yaml", "0d", "checksums.yml:31: calico_crds 3.31.5"},
-		{gh + "kubernetes-sigs/gateway-api/releases/download/v1.5.1/standard-install.yaml", "0e", "checksums.yml:33: gateway_api_standard_crds 1.5.1"},
-		{gh + "kubernetes-sigs/gateway-api/releases/download/v1.5.1/experimental-install.yaml", "0f", "checksums.yml:35: gateway_api_experimental_crds 1.5.1"},
+		{gh + "kubernetes-sigs/gateway-api/releases/download/v1.5.1/standard-install.yaml", "0e", "checksums.yml:33: " +
+			"gateway_api_standard_crds 1.5.1"},
+		{gh + "kubernetes-sigs/gateway-api/releases/download/v1.5.1/experimental-install.yaml", "0f", "checksums.yml:" +
+			"35: gateway_api_experimental_crds 1.5.1"},
 		{gh + "projectcalico/calico/releases/download/v3.31.5/calicoctl-linux-amd64", "", ""},
-		{gh + "containers/crun/releases/download/1.17/crun-1.17-linux-amd64", "10", "checksums.yml:37: crun amd64 1.17"},
+		{gh + "containers/crun/releases/download/1.17/crun-1.17-linux-amd64", "10", "checksums.yml:37: crun " +
+			"amd64 1.17"},
 		{gh + "containers/crun/releases/download/1.17/crun-1.17-linux-arm64", "", ""},
 	} {
 		digest, known, ok := c.Find(x.url)
@@ -155,13 +171,18 @@ func TestChecksumsErrors(t *testing.T) {
 		{"", "SUMS: no checksum in it"},
 		{"a: b\n", "SUMS: no checksum in it"},
 		{"x_checksums: [\n", "SUMS: yaml: "},
-		{"x_checksums:\n  amd64:\n    1.0: abc\n", `SUMS:3: x_checksums amd64 1.0: "abc" is no checksum`},
-		{"d41d8cd98f00b204e9800998ecf8427e  f\n" + hexA + "  g\nhello world\n", "only sha256 and sha512 are believed: get one of those\nSUMS:3: \"hello world\": no line of a file of checksums: write HEX, two spaces and the file's name, as sha256sum does"},
-		{"SHA256 (f) = " + hexA + hexB + "\n", "no line of a file of checksums"},
+		{"x_checksums:\n  amd64:\n    1.0: abc\n", `SUMS:3: x_checksums amd64 1.0: "abc" is not a checksum`},
+		{"d41d8cd98f00b204e9800998ecf8427e  f\n" + hexA + "  g\nhello world\n",
+			"only sha256 and sha512 are accepted: " +
+				"use one of those\nSUMS:3: \"hello world\": not a line of a file of checksums: write HEX, two spaces " +
+				"and " +
+				"the file's name, as sha256sum does"},
+		{"SHA256 (f) = " + hexA + hexB + "\n", "not a line of a file of checksums"},
 		{strings.Repeat("x", maxListLine+1), "SUMS:1: bufio.Scanner: token too long"},
 		{strings.Repeat("\n", maxChecksums+1), "SUMS: a file of checksums has at most 16 MiB"},
 	} {
-		if _, err := ReadChecksums("SUMS", strings.NewReader(c.in)); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := ReadChecksums("SUMS", strings.NewReader(c.in)); err == nil ||
+			!strings.Contains(err.Error(), c.want) {
 			t.Errorf("%.50q: got %v", c.in, err)
 		}
 	}
@@ -171,60 +192,47 @@ func TestChecksumsApply(t *testing.T) {
 	c := checksums(t, "SUMS", hexA+"  f\n"+hexA+"  x/g\n"+hexB+"  y/g\n")
 	w := &Wanted{Files: []File{
 		{URL: "https://a.example/f"}, {URL: "https://a.example/g"}, {URL: "https://a.example/h"},
-		{URL: "https://b.example/f", Digest: "sha256:" + hexA, Known: "list:4"}, {URL: "https://c.example/f", Digest: "sha512:" + hexA + hexB, Known: "list:5"},
+		{
+			URL:    "https://b.example/f",
+			Digest: "sha256:" + hexA,
+			Known:  "list:4",
+		}, {URL: "https://c.example/f", Digest: "sha512:" + hexA + hexB, Known: "list:5"},
 	}}
 	notes, err := c.Apply(w)
-	if err != nil || len(notes) != 1 || notes[0] != "https://a.example/g is not checked, its checksum is ambiguous: SUMS:2: x/g and SUMS:3: y/g" {
+	if err != nil || len(notes) != 1 ||
+		notes[0] != "https://a.example/g is not checked, its checksum is ambiguous: SUMS:2: x/g and SUMS:3: y/g" {
 		t.Errorf("got %q, %v", notes, err)
 	}
-	wantList(t, "files", urls(w.Files), []string{"https://a.example/f sha256:" + hexA, "https://a.example/g ", "https://a.example/h ", "https://b.example/f sha256:" + hexA, "https://c.example/f sha512:" + hexA + hexB})
+	wantList(
+		t,
+		"files",
+		urls(w.Files),
+		[]string{
+			"https://a.example/f sha256:" + hexA,
+			"https://a.example/g ",
+			"https://a.example/h ",
+			"https://b.example/f sha256:" + hexA,
+			"https://c.example/f sha512:" + hexA + hexB,
+		},
+	)
 	if w.Files[0].Known != "SUMS:1: f" || w.Files[3].Known != "list:4" {
 		t.Errorf("known %q, %q", w.Files[0].Known, w.Files[3].Known)
 	}
-	w.Files = append(w.Files, File{URL: "https://d.example/f", Digest: "sha256:" + hexB, Known: "list:6", Where: "list:6"})
+	w.Files = append(
+		w.Files,
+		File{URL: "https://d.example/f", Digest: "sha256:" + hexB, Known: "list:6", Where: "list:6"},
+	)
 	var bad *BadLists
-	if _, err := c.Apply(w); !errors.As(err, &bad) || err.Error() != "list:6: https://d.example/f has sha256:"+hexB+" (list:6), but SUMS:1: f says sha256:"+hexA+": remove the one that is wrong" {
+	if _, err := c.Apply(w); !errors.As(err, &bad) ||
+		err.Error() != "list:6: https://d.example/f has sha256:"+hexB+" (list:6), but SUMS:1: f says "+
+			"sha256:"+hexA+": remove the one that is wrong" {
 		t.Errorf("got %v", err)
 	}
 }
 
-// A real checkout's table knows what the checkout's own expressions say, for every file of its list that it is found
-// for, and nothing else.
-func TestChecksumsOfCheckout(t *testing.T) {
-	dir := os.Getenv("CASEMATE_KUBESPRAY")
-	if dir == "" {
-		t.Skip("CASEMATE_KUBESPRAY names no checkout")
-	}
-	k, err := Kubespray(os.DirFS(dir), KubesprayOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	names, _ := filepath.Glob(dir + "/roles/kubespray*/*/main/checksums.yml")
-	f, err := os.Open(names[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	c, err := ReadChecksums("checksums.yml", f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := 0
-	for _, file := range k.Files {
-		switch digest, known, ok := c.Find(file.URL); {
-		case !ok:
-			t.Logf("%s: %s", file.URL, known)
-		case digest != file.Digest:
-			t.Errorf("%s: %s says %s, the checkout's expression %s", file.URL, known, digest, file.Digest)
-		default:
-			found++
-		}
-	}
-	t.Logf("%d of %d found", found, len(k.Files))
-}
-
 func FuzzChecksums(f *testing.F) {
-	for _, s := range []string{hexA + "  f\n", "SHA256 (f) = " + hexA + "\n", hexA, "x_checksums:\n  amd64: {1.0: " + hexA + "}\n", "\\" + hexA + " *a\\nb\n", "---\nx_checksums: &a [*a]\n"} {
+	for _, s := range []string{hexA + "  f\n", "SHA256 (f) = " + hexA + "\n", hexA, "x_checksums:\n  amd64: {1.0: " +
+		hexA + "}\n", "\\" + hexA + " *a\\nb\n", "---\nx_checksums: &a [*a]\n"} {
 		f.Add(s, "https://a.example/v1.0/amd64/f")
 	}
 	f.Fuzz(func(t *testing.T, s, u string) {
@@ -232,7 +240,7 @@ func FuzzChecksums(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if digest, _, ok := c.Find(u); ok && (CheckDigest(digest) != nil || c.Other(digest) == "") {
+		if digest, _, ok := c.Find(u); ok && (digests.Check(digest) != nil || c.Other(digest) == "") {
 			t.Fatalf("found %q", digest)
 		}
 	})

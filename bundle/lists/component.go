@@ -7,12 +7,12 @@ import (
 	"strings"
 )
 
-// component is what one of Kubespray's checksums is of, and how it is recognised in a URL. Kubespray's table says
-// nothing about URLs; its names are close to those of the files, and a wrong guess would refuse a right file, so
-// everything that the table's keys say must stand in the URL, and what is left to choose from must agree.
+// component is the subject of one of Kubespray's checksums, and how it is recognised in a URL. Kubespray's table does
+// not have URLs; its names are similar to those of the files, and a wrong guess would refuse a right file, so
+// everything in the table's keys must be in the URL, and the remaining candidates must agree.
 type component struct {
-	words   []string // of the variable's name, without what only says that it is a table
-	places  []string // operating system and architecture, as far as the table has them; not "no_arch"
+	words   []string // of the variable's name, without the words that mark it as a table
+	places  []string // operating system and architecture, if the table has them; not "no_arch"
 	version string
 }
 
@@ -20,7 +20,7 @@ func (c component) String() string {
 	return strings.Join(append(append([]string{strings.Join(c.words, "_")}, c.places...), c.version), " ")
 }
 
-// newComponent makes one of the keys that lead to a checksum: variable, places, version.
+// newComponent makes a component from the keys that lead to a checksum: variable, places, version.
 func newComponent(keys []string) component {
 	c := component{version: keys[len(keys)-1]}
 	for w := range strings.SplitSeq(strings.TrimSuffix(keys[0], "_checksums"), "_") {
@@ -36,7 +36,7 @@ func newComponent(keys []string) component {
 	return c
 }
 
-// architectures are the ways in which files spell one. A place that is not here has one spelling.
+// architectures are the spellings of architectures in file names. Other places have one spelling.
 var architectures = map[string][]string{
 	"amd64": {"amd64", "x8664", "x64"},
 	"arm64": {"arm64", "aarch64"},
@@ -47,11 +47,11 @@ func bareVersion(v string) string { return strings.TrimPrefix(v, "v") }
 
 var (
 	words = regexp.MustCompile(`[a-z0-9]+`)
-	// versions is what may be one in a URL. Suffixes belong to it: 1.2.3-rc1 and 1.2.3+k3s1 are not 1.2.3.
+	// versions matches versions in a URL. Suffixes belong to it: 1.2.3-rc1 and 1.2.3+k3s1 are not 1.2.3.
 	versions = regexp.MustCompile(`[0-9]+(?:\.[0-9]+)*(?:(?:-|%2[Bb]|\+)(?:alpha|beta|rc|k3s|rke2|k0s)[0-9a-z.-]*)?`)
 )
 
-// findComponent finds the checksum of the component that a URL is of.
+// findComponent finds the checksum of the component in a URL.
 func (c *Checksums) findComponent(u *url.URL) (digest, known string, ok bool) {
 	all := words.FindAllString(strings.ToLower(u.Path), -1)
 	base := words.FindAllString(strings.ToLower(path.Base(u.Path)), -1)
@@ -77,13 +77,13 @@ func (c *Checksums) findComponent(u *url.URL) (digest, known string, ok bool) {
 	return choose(best)
 }
 
-// score says how well a URL's words fit: 0 not at all, because a word or place is missing or the file's own name has
-// nothing of it.
+// score returns how well the words of a URL match: 0 if a word or place is missing, or if the file's own name has
+// nothing of the component.
 func (c component) score(all, base []string) int {
 	inBase, score := false, 0
 	for _, w := range c.words {
 		if !joined(all, w) {
-			if w == "crds" { // gateway_api_standard_crds is of standard-install.yaml
+			if w == "crds" { // gateway_api_standard_crds is the checksum of standard-install.yaml
 				continue
 			}
 			return 0
@@ -117,7 +117,7 @@ func (c component) score(all, base []string) int {
 	return score
 }
 
-// joined says whether some neighbouring words are w when they are written together: "cri-o" is crio, "x86_64" is x8664.
+// joined reports whether some neighbouring words are w when written together: "cri-o" is crio, "x86_64" is x8664.
 func joined(all []string, w string) bool {
 	for i := range all {
 		rest := w

@@ -1,6 +1,6 @@
-// Package lists reads what people have to say what they want: lists of images, files and charts, Kubernetes manifests,
-// checksums, and a checkout of Kubespray with its inventory.
+// Package lists reads lists of images, files and charts, Kubernetes manifests and checksums, and returns what they
+// name. The package kubespray below it computes the lists of a checkout of Kubespray.
 //
-// It promises: names are normalised as Docker does; every bad line is named with its file and line before anything is
-// done with the good ones; and what cannot be understood is an error, never a missing entry.
+// It promises: names are normalised as Docker does; every bad line is reported with its file and line before anything
+// is fetched; and what cannot be interpreted is an error, never a missing entry.
 package lists

@@ -6,12 +6,11 @@ import (
 	"strings"
 )
 
-// Exclude takes out what patterns match, and returns the names that went, and the patterns that matched nothing.
+// Exclude removes what patterns match, and returns the removed names, and the patterns that matched nothing.
 //
-// A pattern is compared with all of a name: an image's repository, with its tag or digest or without; a file's URL,
-// with its scheme or without; a chart as REPOSITORY CHART VERSION, with its version or without. * stands for any
-// characters, slashes too, and ? for one. A pattern with neither also matches what lies below it: quay.io,
-// quay.io/team.
+// A pattern is compared with a whole name: an image's repository, with or without its tag or digest; a file's URL, with
+// or without its scheme; a chart as REPOSITORY CHART VERSION, with or without its version. * matches any characters
+// including slashes, and ? matches one. A pattern with neither also matches everything below it: quay.io, quay.io/team.
 func Exclude(w *Wanted, patterns []string) (gone, idle []string) {
 	used := make([]bool, len(patterns))
 	var forms []*regexp.Regexp
@@ -41,7 +40,15 @@ func Exclude(w *Wanted, patterns []string) (gone, idle []string) {
 	})
 	w.Charts = slices.DeleteFunc(w.Charts, func(c Chart) bool {
 		_, rest, _ := strings.Cut(c.Repo, "://")
-		return matches(c.Label(), c.Repo, rest, c.Repo+" "+c.Name, rest+" "+c.Name, c.Repo+" "+c.Name+" "+c.Version, rest+" "+c.Name+" "+c.Version)
+		return matches(
+			c.Label(),
+			c.Repo,
+			rest,
+			c.Repo+" "+c.Name,
+			rest+" "+c.Name,
+			c.Repo+" "+c.Name+" "+c.Version,
+			rest+" "+c.Name+" "+c.Version,
+		)
 	})
 	for i, p := range patterns {
 		if !used[i] {
@@ -51,7 +58,7 @@ func Exclude(w *Wanted, patterns []string) (gone, idle []string) {
 	return gone, idle
 }
 
-// globForm makes a regular expression of a pattern.
+// globForm turns a pattern into a regular expression.
 func globForm(p string) *regexp.Regexp {
 	quoted := regexp.QuoteMeta(p)
 	if quoted = strings.NewReplacer(`\*`, `.*`, `\?`, `.`).Replace(quoted); !strings.ContainsAny(p, "*?") {

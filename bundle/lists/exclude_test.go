@@ -17,7 +17,8 @@ func TestExclude(t *testing.T) {
 		{"quay.io/team/db:2", "quay.io/team/db:2@" + digest},
 		{"quay.io/team/db:3", ""},
 		{"*/db:?@*", "quay.io/team/db:2@" + digest},
-		{"*", "quay.io/team/app:1 quay.io/team/db:2@" + digest + " docker.io/library/nginx:1 https://dl.k8s.io/v1/kubeadm?x=1 chart c 1.0 of https://charts.example/x"},
+		{"*", "quay.io/team/app:1 quay.io/team/db:2@" + digest + " docker.io/library/nginx:1 " +
+			"https://dl.k8s.io/v1/kubeadm?x=1 chart c 1.0 of https://charts.example/x"},
 		{"*nginx*", "docker.io/library/nginx:1"},
 		{"dl.k8s.io", "https://dl.k8s.io/v1/kubeadm?x=1"},
 		{"https://dl.k8s.io/*/kubeadm?x=1", "https://dl.k8s.io/v1/kubeadm?x=1"},
@@ -27,7 +28,11 @@ func TestExclude(t *testing.T) {
 		{"(", ""}, {"", ""},
 	} {
 		w := &Wanted{
-			Images: []Image{{Repository: "quay.io/team/app", Tag: "1"}, {Repository: "quay.io/team/db", Tag: "2", Digest: digest}, {Repository: "docker.io/library/nginx", Tag: "1"}},
+			Images: []Image{
+				{Repository: "quay.io/team/app", Tag: "1"},
+				{Repository: "quay.io/team/db", Tag: "2", Digest: digest},
+				{Repository: "docker.io/library/nginx", Tag: "1"},
+			},
 			Files:  []File{{URL: "https://dl.k8s.io/v1/kubeadm?x=1"}},
 			Charts: []Chart{{Repo: "https://charts.example/x", Name: "c", Version: "1.0"}},
 		}
@@ -35,7 +40,8 @@ func TestExclude(t *testing.T) {
 		if got := strings.Join(gone, " "); got != tt.gone {
 			t.Errorf("%q: went %q, want %q", tt.pattern, got, tt.gone)
 		}
-		if !slices.Contains(idle, "nothing") || slices.Contains(idle, tt.pattern) != (tt.gone == "") || len(w.Images)+len(w.Files)+len(w.Charts)+len(gone) != 5 {
+		if !slices.Contains(idle, "nothing") || slices.Contains(idle, tt.pattern) != (tt.gone == "") ||
+			len(w.Images)+len(w.Files)+len(w.Charts)+len(gone) != 5 {
 			t.Errorf("%q: idle %q, left %+v", tt.pattern, idle, w)
 		}
 	}

@@ -9,9 +9,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// foreign reads a document that is a list of another tool's. It is false for what is none, such as Kubernetes
+// foreign reads a document that is a list of another tool. It returns false for other documents, such as Kubernetes
 // manifests.
-func (m *yamlImages) foreign(doc *yaml.Node) bool {
+func (m *yamlReader) foreign(doc *yaml.Node) bool {
 	root := doc
 	if doc.Kind == yaml.DocumentNode && len(doc.Content) == 1 {
 		root = doc.Content[0]
@@ -31,13 +31,33 @@ func (m *yamlImages) foreign(doc *yaml.Node) bool {
 	case group == "mirror.openshift.io" && kind == "ImageSetConfiguration":
 		m.imageSet(root)
 	case kind == "ZarfPackageConfig":
-		m.refuse(root.Line, errors.New("a package of zarf's is not read: write its images one a line (--images), its files likewise (--files)"))
+		m.refuse(
+			root.Line,
+			errors.New(
+				"packages of zarf are not supported: write the images one a line (--images), and the files (--files)",
+			),
+		)
 	case kind == "Kustomization" || strings.HasPrefix(group, "kustomize."):
-		m.refuse(root.Line, errors.New("a kustomization names no whole images: render it (kubectl kustomize DIR > FILE) and give that"))
+		m.refuse(
+			root.Line,
+			errors.New(
+				"a kustomization does not name whole images: render it (kubectl kustomize DIR > FILE) and use "+
+					"the result",
+			),
+		)
 	case kind == "" && field(root, "sync") != nil && field(root, "version") != nil:
-		m.refuse(root.Line, errors.New("a configuration of regsync's is not read: write its sources one a line (--images)"))
-	case kind == "" && (version == "v1" || version == "v2") && field(root, "name") != nil && field(root, "version") != nil:
-		m.refuse(root.Line, errors.New("a Chart.yaml names no images: render the chart (helm template CHART > FILE) and give that"))
+		m.refuse(
+			root.Line,
+			errors.New("configurations of regsync are not supported: write the sources one a line (--images)"),
+		)
+	case kind == "" && (version == "v1" || version == "v2") && field(root, "name") != nil && field(root,
+		"version") != nil:
+		m.refuse(
+			root.Line,
+			errors.New(
+				"a Chart.yaml names no images: render the chart (helm template CHART > FILE) and use the result",
+			),
+		)
 	case kind == "" && version == "" && isSkopeoSync(root):
 		m.skopeo(root)
 	default:
@@ -47,7 +67,7 @@ func (m *yamlImages) foreign(doc *yaml.Node) bool {
 }
 
 // sequence reads a YAML list of references. A list with anything else in it may have images deeper down.
-func (m *yamlImages) sequence(root *yaml.Node) bool {
+func (m *yamlReader) sequence(root *yaml.Node) bool {
 	if slices.ContainsFunc(root.Content, func(n *yaml.Node) bool { _, ok := text(n); return !ok }) {
 		return false
 	}
@@ -58,15 +78,15 @@ func (m *yamlImages) sequence(root *yaml.Node) bool {
 	return true
 }
 
-// take adds a reference that is certainly meant to be one.
-func (m *yamlImages) take(line int, ref string) {
+// take adds a string that is certainly meant as a reference.
+func (m *yamlReader) take(line int, ref string) {
 	if err := m.lists.image(m.where(line), ref); err != nil {
 		m.refuse(line, err)
 	}
 }
 
 // hauler reads a manifest of hauler's (hauler.dev, apis/hauler.cattle.io): Images, Files, Charts.
-func (m *yamlImages) hauler(root *yaml.Node, kind string) {
+func (m *yamlReader) hauler(root *yaml.Node, kind string) {
 	spec := field(root, "spec")
 	switch kind {
 	case "Images":
@@ -90,25 +110,44 @@ func (m *yamlImages) hauler(root *yaml.Node, kind string) {
 	case "Charts":
 		m.elements(root, spec, "charts", func(n *yaml.Node) { m.chart(n, "repoURL") })
 	default:
-		m.refuse(root.Line, fmt.Errorf("hauler's %s is not read, only its Images, Files and Charts: write the images one a line (--images)", shown(kind)))
+		m.refuse(
+			root.Line,
+			fmt.Errorf(
+				"hauler's %s is not supported, only Images, Files and Charts: write the images one a line (--images)",
+				shown(kind),
+			),
+		)
 	}
 }
 
-// imageSet reads what an ImageSetConfiguration of oc-mirror's says in letters. The rest stands in catalogs that only
-// oc-mirror resolves.
-func (m *yamlImages) imageSet(root *yaml.Node) {
+// imageSet reads the images that an ImageSetConfiguration of oc-mirror names itself. The others are in catalogs that
+// only oc-mirror resolves.
+func (m *yamlReader) imageSet(root *yaml.Node) {
 	mirror := field(root, "mirror")
 	for _, key := range []string{"platform", "operators", "samples"} {
 		if n := field(mirror, key); n != nil && len(n.Content) > 0 {
-			m.lists.note(m.where(n.Line), "mirror.%s is left out: oc-mirror finds its images in catalogs; oc-mirror list says what they are", key)
+			m.lists.note(
+				m.where(n.Line),
+				"mirror.%s is left out: oc-mirror finds its images in catalogs; oc-mirror list prints them",
+				key,
+			)
 		}
 	}
 	if n := field(field(mirror, "helm"), "local"); n != nil && len(n.Content) > 0 {
-		m.lists.note(m.where(n.Line), "mirror.helm.local is left out: render the charts (helm template) and give that")
+		m.lists.note(
+			m.where(n.Line),
+			"mirror.helm.local is left out: render the charts (helm template) and use the result",
+		)
 	}
 	helm := field(field(mirror, "helm"), "repositories")
 	if field(mirror, "additionalImages") == nil && helm == nil {
-		m.refuse(root.Line, errors.New("it names no image: of an ImageSetConfiguration mirror.additionalImages and mirror.helm.repositories are read"))
+		m.refuse(
+			root.Line,
+			errors.New(
+				"it names no image: of an ImageSetConfiguration, mirror.additionalImages and mirror.helm.repositories "+
+					"are read",
+			),
+		)
 		return
 	}
 	if field(mirror, "additionalImages") != nil {
@@ -127,7 +166,7 @@ func (m *yamlImages) imageSet(root *yaml.Node) {
 }
 
 // elements calls take for each element of a list, and refuses an empty one.
-func (m *yamlImages) elements(of, in *yaml.Node, key string, take func(*yaml.Node)) {
+func (m *yamlReader) elements(of, in *yaml.Node, key string, take func(*yaml.Node)) {
 	list := field(in, key)
 	if list == nil || list.Kind != yaml.SequenceNode || len(list.Content) == 0 {
 		m.refuse(of.Line, fmt.Errorf("its list of %s is empty", key))
@@ -135,15 +174,15 @@ func (m *yamlImages) elements(of, in *yaml.Node, key string, take func(*yaml.Nod
 	}
 	for _, n := range list.Content {
 		if n.Kind != yaml.MappingNode {
-			m.refuse(n.Line, fmt.Errorf("an element of %s is no mapping", key))
+			m.refuse(n.Line, fmt.Errorf("an element of %s is not a mapping", key))
 			continue
 		}
 		take(n)
 	}
 }
 
-func (m *yamlImages) file(line int, path string) {
-	url, err := parseFileURL(path)
+func (m *yamlReader) file(line int, path string) {
+	url, err := ParseFileURL(path)
 	if err != nil {
 		m.refuse(line, err)
 		return
@@ -153,13 +192,13 @@ func (m *yamlImages) file(line int, path string) {
 	}
 }
 
-// chart reads a chart whose repository stands beside its name.
-func (m *yamlImages) chart(n *yaml.Node, key string) {
+// chart reads a chart with a repository beside its name.
+func (m *yamlReader) chart(n *yaml.Node, key string) {
 	repo, _ := text(field(n, key))
 	m.chartOf(n, repo)
 }
 
-func (m *yamlImages) chartOf(n *yaml.Node, repo string) {
+func (m *yamlReader) chartOf(n *yaml.Node, repo string) {
 	name, _ := text(field(n, "name"))
 	version, _ := text(field(n, "version"))
 	words := []string{repo, name}
@@ -172,7 +211,10 @@ func (m *yamlImages) chartOf(n *yaml.Node, repo string) {
 		}
 		err = m.lists.ociChart(m.where(n.Line), words)
 	case repo == "":
-		err = fmt.Errorf("the chart %s is of no repository: a chart that lies on a disk is rendered (helm template) and given so", shown(name))
+		err = fmt.Errorf(
+			"the chart %s has no repository: render a chart on the disk (helm template) and use the result",
+			shown(name),
+		)
 	default:
 		if version != "" {
 			words = append(words, version)
@@ -187,7 +229,7 @@ func (m *yamlImages) chartOf(n *yaml.Node, repo string) {
 // Keys below a registry in skopeo sync's YAML (skopeo-sync(1), "YAML FILE CONTENT").
 var skopeoKeys = []string{"images", "images-by-tag-regex", "images-by-semver", "credentials", "tls-verify", "cert-dir"}
 
-// isSkopeoSync says whether a mapping is of registries, each with what is wanted of it.
+// isSkopeoSync reports whether a mapping has registries as keys, each with the images to copy.
 func isSkopeoSync(root *yaml.Node) bool {
 	for i := 0; i+1 < len(root.Content); i += 2 {
 		host, of := root.Content[i].Value, root.Content[i+1]
@@ -203,12 +245,15 @@ func isSkopeoSync(root *yaml.Node) bool {
 	return len(root.Content) > 0
 }
 
-func (m *yamlImages) skopeo(root *yaml.Node) {
+func (m *yamlReader) skopeo(root *yaml.Node) {
 	for i := 0; i+1 < len(root.Content); i += 2 {
 		host, of := root.Content[i].Value, root.Content[i+1]
 		for _, key := range skopeoKeys[1:3] {
 			if n := field(of, key); n != nil && len(n.Content) > 0 {
-				m.refuse(n.Line, fmt.Errorf("%s asks the registry which tags there are: write the tags under images", key))
+				m.refuse(
+					n.Line,
+					fmt.Errorf("%s selects tags that the registry lists: write the tags under images", key),
+				)
 			}
 		}
 		images := field(of, "images")
@@ -218,7 +263,10 @@ func (m *yamlImages) skopeo(root *yaml.Node) {
 		for j := 0; j+1 < len(images.Content); j += 2 {
 			repo, tags := images.Content[j], images.Content[j+1]
 			if tags.Kind != yaml.SequenceNode || len(tags.Content) == 0 {
-				m.refuse(repo.Line, fmt.Errorf("%s/%s without tags means all there are: write those that are wanted", host, repo.Value))
+				m.refuse(
+					repo.Line,
+					fmt.Errorf("%s/%s without tags means all of them: write the tags to copy", host, repo.Value),
+				)
 				continue
 			}
 			for _, t := range tags.Content {

@@ -14,20 +14,27 @@ import (
 )
 
 const (
-	maxYAML          = 8 << 20 // bytes of one YAML document; parsed it takes some hundred bytes for each value
-	maxManifestDepth = 500     // of nesting
+	maxYAML          = 8 << 20 // bytes of one YAML document; parsed, it takes some hundred bytes for each value
+	maxManifestDepth = 500     // nesting depth
 )
 
 // Manifests reads the images out of Kubernetes manifests, rendered charts or a chart's values: YAML of any number of
 // documents, or JSON. name is the file's name in messages. Images are
 //
-//   - "image: REFERENCE" anywhere: in containers of all kinds, in custom resources, in compose files; and other keys that end in "Image" if their value has a tag
-//     or digest;
-//   - "image: {registry, repository, tag, digest}", as in a chart's values; one without tag and digest is refused, because the chart would fill it in;
+// - "image: REFERENCE" anywhere: in containers of all kinds, in custom resources, in compose files; and other keys that
+// end in "Image" if their value has a tag
+//
+//	or digest;
+//
+// - "image: {registry, repository, tag, digest}", as in a chart's values; one without tag and digest is refused,
+// because the chart would fill it in;
 //   - "image: {reference: REFERENCE}", an image volume;
-//   - arguments ("--prometheus-config-reloader=quay.io/…:v0.8") and environment variables with IMAGE in their names, when their value is a reference with a host
-//     and a tag or digest: a heuristic, for operators that start other images;
-//   - all of these in YAML that stands in a ConfigMap.
+//
+// - arguments ("--prometheus-config-reloader=quay.io/…:v0.8") and environment variables with IMAGE in their names, when
+// their value is a reference with a host
+//
+//	  and a tag or digest: a heuristic, for operators that start other images;
+//	- all of these in YAML that stands in a ConfigMap.
 //
 // Templates that are not rendered are refused.
 //
@@ -36,7 +43,7 @@ const (
 func (l *Parser) Manifests(name string, r io.Reader) {
 	in := bufio.NewReaderSize(&bounded{r: r, left: maxListSize}, 64<<10)
 	var doc []byte
-	begin := 1 // line of the file at which doc begins
+	begin := 1 // the line of the file at which doc begins
 	atBegin := true
 	for line := 1; ; {
 		b, err := in.ReadSlice('\n')
@@ -46,7 +53,10 @@ func (l *Parser) Manifests(name string, r io.Reader) {
 			doc, begin = doc[:0], line
 		}
 		if len(doc)+len(b) > maxYAML {
-			l.refuse(fmt.Sprintf("%s:%d", name, begin), fmt.Errorf("the YAML document is larger than %d MiB: divide it", maxYAML>>20))
+			l.refuse(
+				fmt.Sprintf("%s:%d", name, begin),
+				fmt.Errorf("the YAML document is larger than %d MiB: divide it", maxYAML>>20),
+			)
 			return
 		}
 		doc = append(doc, b...)
@@ -67,18 +77,18 @@ func (l *Parser) Manifests(name string, r io.Reader) {
 
 var (
 	yamlLine = regexp.MustCompile(`\bline (\d+): `)
-	// templateLine is a line that only a template has: "{{" where YAML has a key, a value or nothing else.
+	// templateLine matches a line that only a template has: "{{" as a key, as a value or alone.
 	templateLine = regexp.MustCompile(`(?m)^[ \t]*(- )?([\w.-]+:[ \t]+)?["']?\{\{`)
 )
 
-var errTemplate = errors.New("this is a template: render it first (helm template CHART > FILE) and give what it wrote")
+var errTemplate = errors.New("this is a template: render it first (helm template CHART > FILE) and use the result")
 
 // document reads one YAML document that begins at a line of a file.
 func (l *Parser) document(name string, begin int, doc []byte) {
 	if len(bytes.TrimSpace(bytes.TrimPrefix(doc, []byte("---")))) == 0 {
 		return
 	}
-	m := yamlImages{lists: l, name: name, before: begin - 1}
+	m := yamlReader{lists: l, name: name, before: begin - 1}
 	var root yaml.Node
 	if err := yaml.Unmarshal(doc, &root); err != nil {
 		if at := templateLine.FindIndex(doc); at != nil {
@@ -90,7 +100,7 @@ func (l *Parser) document(name string, begin int, doc []byte) {
 			line, _ = strconv.Atoi(at[1])
 			text = strings.Replace(text, at[0], "", 1)
 		}
-		m.refuse(line, fmt.Errorf("no YAML (%.200s): give Kubernetes manifests, lists belong to --images", text))
+		m.refuse(line, fmt.Errorf("not YAML (%.200s): pass Kubernetes manifests here, and lists with --images", text))
 		return
 	}
 	if !m.foreign(&root) {
@@ -98,33 +108,32 @@ func (l *Parser) document(name string, begin int, doc []byte) {
 	}
 }
 
-// yamlImages is one document that is walked.
-type yamlImages struct {
+// yamlReader reads one document.
+type yamlReader struct {
 	lists    *Parser
 	name     string
-	before   int  // lines of the file before it
-	embedded bool // in a ConfigMap: what is not understood is no image
-	bad      bool // a template was found; one word of it is enough
+	before   int  // number of lines before it in the file
+	embedded bool // in a ConfigMap: unsupported values are ignored
+	bad      bool // a template was found; it is reported once
 }
 
-func (m *yamlImages) where(line int) string { return fmt.Sprintf("%s:%d", m.name, m.before+line) }
+func (m *yamlReader) where(line int) string { return fmt.Sprintf("%s:%d", m.name, m.before+line) }
 
-func (m *yamlImages) refuse(line int, err error) {
+func (m *yamlReader) refuse(line int, err error) {
 	if !m.embedded {
 		m.lists.refuse(m.where(line), err)
 	}
 }
 
-// place is where in a document the walk is.
+// place is a position in a document.
 type place struct {
 	depth     int
-	key       string // the key whose value, or whose list's element, this is
-	container bool   // the element of a list of containers
+	key       string // the key whose value, or list element, this is
+	container bool   // an element of a list of containers
 }
 
-// walk looks at a node and all under it. Aliases are not followed: what they mean stands in the same document and is
-// seen there.
-func (m *yamlImages) walk(n *yaml.Node, at place) {
+// walk visits a node and everything below it. Aliases are not followed: their targets are in the same document.
+func (m *yamlReader) walk(n *yaml.Node, at place) {
 	if at.depth > maxManifestDepth {
 		if !m.bad {
 			m.refuse(n.Line, fmt.Errorf("the YAML is nested deeper than %d", maxManifestDepth))
@@ -159,7 +168,7 @@ func (m *yamlImages) walk(n *yaml.Node, at place) {
 	}
 }
 
-func (m *yamlImages) mapping(n *yaml.Node, at place) {
+func (m *yamlReader) mapping(n *yaml.Node, at place) {
 	container := at.container
 	at.container = false
 	if kind, _ := text(field(n, "kind")); kind == "ConfigMap" {
@@ -184,7 +193,7 @@ func (m *yamlImages) mapping(n *yaml.Node, at place) {
 		switch {
 		case k.Value == "image" && scalar:
 			m.image(v.Line, s, container)
-		case scalar && strings.HasSuffix(k.Value, "Image") && explicit(s):
+		case scalar && strings.HasSuffix(k.Value, "Image") && Explicit(s):
 			m.guess(v.Line, s)
 		case v.Kind == yaml.MappingNode && (k.Value == "image" || strings.HasSuffix(k.Value, "Image")):
 			m.imageMap(v)
@@ -194,15 +203,15 @@ func (m *yamlImages) mapping(n *yaml.Node, at place) {
 	}
 }
 
-// image takes the value of a key that is called image.
-func (m *yamlImages) image(line int, s string, container bool) {
+// image reads the value of a key that is called image.
+func (m *yamlReader) image(line int, s string, container bool) {
 	switch {
-	case s == "" || s == "auto": // left to be filled in by what admits the pod, such as Istio's injection
+	case s == "" || s == "auto": // set when the pod is admitted, for example by Istio's injection
 		return
 	case strings.Contains(s, "{{"):
 		m.refuse(line, errTemplate)
 		return
-	case !container && isPicture(s):
+	case !container && isMediaFile(s):
 		return
 	}
 	if err := m.lists.image(m.where(line), s); err != nil && container {
@@ -210,8 +219,8 @@ func (m *yamlImages) image(line int, s string, container bool) {
 	}
 }
 
-// imageMap takes an image that is written in parts.
-func (m *yamlImages) imageMap(n *yaml.Node) {
+// imageMap reads an image that is written in parts.
+func (m *yamlReader) imageMap(n *yaml.Node) {
 	if ref, ok := text(field(n, "reference")); ok && ref != "" {
 		m.image(n.Line, ref, true)
 		return
@@ -227,7 +236,7 @@ func (m *yamlImages) imageMap(n *yaml.Node) {
 	if registry != "" {
 		ref = strings.TrimSuffix(registry, "/") + "/" + ref
 	}
-	tag, pinned, _ := strings.Cut(tag, "@") // charts have "tag: v1@sha256:…" too
+	tag, pinned, _ := strings.Cut(tag, "@") // charts also use "tag: v1@sha256:…"
 	if digest == "" {
 		digest = pinned
 	}
@@ -237,20 +246,27 @@ func (m *yamlImages) imageMap(n *yaml.Node) {
 	if digest != "" {
 		ref += "@" + digest
 	}
-	if !explicit(ref) {
-		m.refuse(n.Line, fmt.Errorf("image %s has neither tag nor digest, the chart would fill it in: write the tag here, or render the chart (helm template) and give that", shown(ref)))
+	if !Explicit(ref) {
+		m.refuse(
+			n.Line,
+			fmt.Errorf(
+				"image %s has neither tag nor digest, the chart would set it: write the tag here, or render the chart "+
+					"(helm template) and use the result",
+				shown(ref),
+			),
+		)
 		return
 	}
 	m.image(n.Line, ref, true)
 }
 
-// publicHost is a host's name with a dot, perhaps with a port, and no address: "0.0.0.0/x:8080" is no image.
+// publicHost matches a host's name with a dot, perhaps with a port, but no address: "0.0.0.0/x:8080" is not an image.
 var publicHost = regexp.MustCompile(`\.[A-Za-z][A-Za-z0-9-]*(:[0-9]+)?$`)
 
-// guess takes a string that may be an image, and is one only if it names a host and a tag or digest.
-func (m *yamlImages) guess(line int, s string) {
+// guess adds a string that may be an image, only if it has a host and a tag or digest.
+func (m *yamlReader) guess(line int, s string) {
 	host, _, ok := strings.Cut(s, "/")
-	if !ok || !publicHost.MatchString(host) || !explicit(s) || isPicture(s) || strings.Contains(s, "://") {
+	if !ok || !publicHost.MatchString(host) || !Explicit(s) || isMediaFile(s) || strings.Contains(s, "://") {
 		return
 	}
 	if w, err := ParseReference(s); err == nil {
@@ -261,25 +277,26 @@ func (m *yamlImages) guess(line int, s string) {
 	}
 }
 
-// configMap looks into the YAML that a ConfigMap carries, for pods that a controller makes of it.
-func (m *yamlImages) configMap(data *yaml.Node) {
+// configMap reads the YAML in a ConfigMap, from which a controller may create pods.
+func (m *yamlReader) configMap(data *yaml.Node) {
 	if data == nil || data.Kind != yaml.MappingNode || m.embedded {
 		return
 	}
 	for i := 1; i < len(data.Content); i += 2 {
 		v := data.Content[i]
-		if v.Kind != yaml.ScalarNode || v.Style&(yaml.LiteralStyle|yaml.FoldedStyle) == 0 || !strings.Contains(v.Value, "image:") {
+		if v.Kind != yaml.ScalarNode || v.Style&(yaml.LiteralStyle|yaml.FoldedStyle) == 0 ||
+			!strings.Contains(v.Value, "image:") {
 			continue
 		}
 		var root yaml.Node
 		if yaml.Unmarshal([]byte(v.Value), &root) == nil {
-			in := yamlImages{lists: m.lists, name: m.name, before: m.before + v.Line, embedded: true}
+			in := yamlReader{lists: m.lists, name: m.name, before: m.before + v.Line, embedded: true}
 			in.walk(&root, place{})
 		}
 	}
 }
 
-// field is the value of a key, or nil.
+// field returns the value of a key, or nil.
 func field(n *yaml.Node, key string) *yaml.Node {
 	if n == nil || n.Kind != yaml.MappingNode {
 		return nil
@@ -292,7 +309,7 @@ func field(n *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-// text is the value of a scalar, which may be an alias of one. null is "".
+// text returns the value of a scalar or of an alias of one. null is "".
 func text(n *yaml.Node) (string, bool) {
 	if n != nil && n.Kind == yaml.AliasNode {
 		n = n.Alias
@@ -306,13 +323,13 @@ func text(n *yaml.Node) (string, bool) {
 	return n.Value, true
 }
 
-// explicit says whether a reference has a tag or a digest.
-func explicit(ref string) bool {
+// Explicit reports whether a reference has a tag or a digest.
+func Explicit(ref string) bool {
 	return strings.ContainsAny(ref[strings.LastIndexByte(ref, '/')+1:], ":@")
 }
 
-// isPicture says whether an "image" is one to be looked at.
-func isPicture(s string) bool {
+// isMediaFile reports whether an "image" is a picture.
+func isMediaFile(s string) bool {
 	for _, end := range []string{".png", ".svg", ".jpg", ".jpeg", ".gif", ".ico", ".webp"} {
 		if strings.HasSuffix(strings.ToLower(s), end) {
 			return true

@@ -14,31 +14,31 @@ import (
 const (
 	maxListSize = 64 << 20 // bytes of one list or manifest file
 	maxListLine = 16 << 10 // bytes of one line of a list
-	maxBadLines = 100      // bad lines that are kept to be shown; more are counted
+	maxBadLines = 100      // bad lines that are reported; more are counted
 )
 
-// Parser collects what lists ask for, from many lists of all kinds. What is wrong with them is kept too and said by
-// Wanted, all of it, before anything is done. The zero value is ready.
+// Parser collects the names in lists of all kinds. Errors in them are collected too, and Wanted reports all of them
+// before anything is fetched. The zero value is ready.
 type Parser struct {
 	wanted Wanted
-	seen   map[string]asked // what was asked for already, by a key of its kind
+	seen   map[string]request // first requests, by a key of their kind
 	bad    []string
-	more   int // bad lines beyond maxBadLines
-	said   int // names and bad lines so far, those that were said before too
+	more   int // number of bad lines beyond maxBadLines
+	said   int // number of names and bad lines so far, including repeated ones
 	notes  []string
 }
 
-// asked says who asked for something first.
-type asked struct {
-	index  int // in its list of Wanted
+// request says where something was requested first.
+type request struct {
+	index  int // its position in a list of Wanted
 	digest string
 	where  string
 }
 
-// BadLists says what is wrong with lists, one line each: "FILE:LINE: what is wrong: what to do".
+// BadLists reports the errors in lists, one line each: "FILE:LINE: what is wrong: what to do".
 type BadLists struct {
 	Lines []string
-	More  int // lines that were left out
+	More  int // lines that are not reported
 }
 
 func (e *BadLists) Error() string {
@@ -49,8 +49,7 @@ func (e *BadLists) Error() string {
 	return s
 }
 
-// Wanted returns what all lists ask for together, in their order and each name once. The error, if any line was bad, is
-// a *BadLists.
+// Wanted returns the names of all lists in their order, each once. The error, if any line was bad, is a *BadLists.
 func (l *Parser) Wanted() (*Wanted, error) {
 	if len(l.bad) > 0 {
 		return nil, &BadLists{Lines: l.bad, More: l.more}
@@ -58,10 +57,11 @@ func (l *Parser) Wanted() (*Wanted, error) {
 	return &l.wanted, nil
 }
 
-// Said counts the names and the bad lines so far, those that were said before too: what adds none says nothing.
-func (l *Parser) Said() int { return l.said }
+// AllNotes counts the names and the bad lines so far, including repeated ones: a list that does not change the count is
+// empty.
+func (l *Parser) AllNotes() int { return l.said }
 
-// Notes are what is to be known of the lists although nothing is wrong with them, one sentence each.
+// Notes are remarks about lists that are not errors, one sentence each.
 func (l *Parser) Notes() []string { return l.notes }
 
 func (l *Parser) note(where, format string, args ...any) {
@@ -79,11 +79,11 @@ func (l *Parser) refuse(where string, err error) {
 	l.bad = append(l.bad, where+": "+err.Error())
 }
 
-// first remembers that key was asked for, and returns who asked for it first if this is not the first time.
-func (l *Parser) first(key string, a asked) (asked, bool) {
+// first records that key was requested, and returns the first request if this is not the first.
+func (l *Parser) first(key string, a request) (request, bool) {
 	l.said++
 	if l.seen == nil {
-		l.seen = map[string]asked{}
+		l.seen = map[string]request{}
 	}
 	if before, ok := l.seen[key]; ok {
 		return before, true
@@ -94,8 +94,8 @@ func (l *Parser) first(key string, a asked) (asked, bool) {
 
 var errUTF16 = errors.New("the list is UTF-16: save it as UTF-8")
 
-// eachLine calls take for every line of r that says something, without comment and surrounding space. A comment is "#"
-// at a line's begin or after a space. A bad line, or what take says of one, does not end the reading.
+// eachLine calls take for every line of r that is not empty, without comment and surrounding space. A comment begins
+// with "#" at the beginning of a line or after a space. A bad line, or an error of take, does not end the reading.
 func (l *Parser) eachLine(name string, r io.Reader, take func(where, line string) error) {
 	in := bufio.NewReaderSize(&bounded{r: r, left: maxListSize}, maxListLine)
 	for n := 1; ; n++ {
@@ -134,7 +134,7 @@ func (l *Parser) eachLine(name string, r io.Reader, take func(where, line string
 	}
 }
 
-// cleanLine is what a line says, without comment and surrounding space.
+// cleanLine returns a line without comment and surrounding space.
 func cleanLine(line []byte) (string, error) {
 	if !utf8.Valid(line) {
 		return "", errors.New("the line is not UTF-8: save the list as UTF-8 text")
@@ -153,7 +153,7 @@ func cleanLine(line []byte) (string, error) {
 	return s, nil
 }
 
-// shown quotes what a list says, shortened.
+// shown quotes a text of a list, shortened.
 func shown(s string) string {
 	if len(s) > 200 {
 		s = s[:200] + "…"
@@ -161,10 +161,10 @@ func shown(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// errTooLarge is what a bounded reader says when there is more than it may read.
+// errTooLarge is the error of a bounded reader that has more bytes than allowed.
 var errTooLarge = fmt.Errorf("the list is larger than %d MiB", maxListSize>>20)
 
-// bounded reads at most left bytes and fails, rather than ends, if there are more.
+// bounded reads at most left bytes, and fails if there are more.
 type bounded struct {
 	r    io.Reader
 	left int64
@@ -180,18 +180,4 @@ func (b *bounded) Read(p []byte) (int, error) {
 	}
 	b.left -= int64(n)
 	return n, err
-}
-
-// Add adds what is wanted already as structs, such as KubesprayLists has it.
-func (l *Parser) Add(images []Image, files []File) {
-	for _, w := range images {
-		if err := l.addImage(w); err != nil {
-			l.refuse(w.Where, err)
-		}
-	}
-	for _, f := range files {
-		if err := l.addFile(f); err != nil {
-			l.refuse(f.Where, err)
-		}
-	}
 }

@@ -8,27 +8,32 @@ import (
 	"strings"
 )
 
-// maxPlace is how long a repository's name may be inside, its host included: what the distribution specification lets
-// registries have.
+// maxPlace is the maximum length of a repository's name inside, with its host: what the distribution specification
+// allows.
 const maxPlace = 255
 
 // placeElement is one path element of a repository's name (OCI distribution specification 1.1, "Pulling manifests").
 var placeElement = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
 
-// Place is the one rule for the repositories that cross the gap: the name that a repository ("registry.k8s.io/pause",
-// "harbor:443/team/app") has inside. Whatever collects, checks or imports a name asks it.
+// Place is the only rule for the repositories that cross the gap: it returns the name that a repository
+// ("registry.k8s.io/pause", "harbor:443/team/app") has inside. Collecting, checking and importing all use it.
 //
-// A port is no part of a name inside, because a host there answers at the ports of its protocols only. localhost says
-// that an image was nobody's yet, so the image becomes a local one. A host without a dot, which no resolver of a node
-// could lead here, and an address stay as the first element of the name: two registries' repositories of one name stay
-// two. The error says why there is no name for a repository inside.
+// A port is not part of a name inside, because a host there answers at the default ports only. localhost means that an
+// image has no registry yet, so the image becomes a local one. A host without a dot, which no node could resolve to
+// this cluster, and an address stay as the first element of the name: repositories of two registries remain distinct.
+// The error says why a repository cannot have a name inside.
 func Place(repository string) (string, error) {
 	name := repository
 	host, rest, ok := strings.Cut(repository, "/")
-	if ok && (strings.ContainsAny(host, ".:[") || strings.EqualFold(host, "localhost") || host != strings.ToLower(host)) {
+	if ok &&
+		(strings.ContainsAny(host, ".:[") || strings.EqualFold(host, "localhost") || host != strings.ToLower(host)) {
 		bare := strings.ToLower(host)
 		if strings.HasPrefix(bare, "[") {
-			return "", fmt.Errorf("%s: an IPv6 address is no part of a name inside: give the image another name (docker tag, skopeo copy)", shown(repository))
+			return "", fmt.Errorf(
+				"%s: an IPv6 address cannot be part of a name inside: give the image another name (docker tag, "+
+					"skopeo copy)",
+				shown(repository),
+			)
 		}
 		if i := strings.LastIndexByte(bare, ':'); i >= 0 {
 			bare = bare[:i]
@@ -41,34 +46,46 @@ func Place(repository string) (string, error) {
 		}
 	}
 	if len(name) > maxPlace {
-		return "", fmt.Errorf("%s: a name has at most %d characters inside, its host included", shown(repository), maxPlace)
+		return "", fmt.Errorf(
+			"%s: a name has at most %d characters inside, its host included",
+			shown(repository),
+			maxPlace,
+		)
 	}
 	first, _, deep := strings.Cut(name, "/")
 	if !deep && strings.Contains(first, ".") {
-		return "", fmt.Errorf("%s: a repository that looks like a host has no place inside: give the image another name (docker tag, skopeo copy)", shown(repository))
+		return "", fmt.Errorf(
+			"%s: a repository that looks like a host cannot have a name inside: give the image another name (docker "+
+				"tag, skopeo copy)",
+			shown(repository),
+		)
 	}
 	for elem := range strings.SplitSeq(name, "/") {
 		if !placeElement.MatchString(elem) {
-			return "", fmt.Errorf("%s: a repository is lower-case path elements of [a-z0-9] separated by ., _, __ or -: give the image another name (docker tag, skopeo copy)", shown(repository))
+			return "", fmt.Errorf(
+				"%s: a repository is lower-case path elements of [a-z0-9] separated by ., _, __ or -: give the image "+
+					"another name (docker tag, skopeo copy)",
+				shown(repository),
+			)
 		}
 	}
 	return name, nil
 }
 
-// Bounds of a file's address inside, in bytes.
+// Limits of a file's address inside, in bytes.
 const (
-	maxFileKey     = 2048 // of all of it, percent-encoding included
-	maxFileLeaf    = 1024 // of its last element with the query
+	maxFileKey     = 2048 // of the whole address, with percent-encoding
+	maxFileLeaf    = 1024 // of the last element with the query
 	maxFileElement = 255  // of one decoded path element
-	maxFileDepth   = 64   // path elements
+	maxFileDepth   = 64   // number of path elements
 )
 
-// PlaceURL is Place for files: it returns the URL under which a file answers inside, or says why it cannot. Spellings
-// that mean the same stay different.
+// PlaceURL is Place for files: it returns the URL under which a file is served inside, or an error. Equivalent
+// spellings stay different.
 func PlaceURL(raw string) (string, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
-		return "", fmt.Errorf("%s is no URL", shown(raw))
+		return "", fmt.Errorf("%s is not a URL", shown(raw))
 	}
 	refuse := func(why string) (string, error) { return "", fmt.Errorf("%s: %s", shown(raw), why) }
 	host := u.Host
@@ -112,12 +129,20 @@ func PlaceURL(raw string) (string, error) {
 	}
 	query := 1 + queryLen(u.RawQuery)
 	if size+query > maxFileKey || leaf+query > maxFileLeaf || depth > maxFileDepth {
-		return refuse(fmt.Sprintf("an address has at most %d bytes inside, %d of them in its last element with the query, and %d elements", maxFileKey, maxFileLeaf, maxFileDepth))
+		return refuse(
+			fmt.Sprintf(
+				"an address has at most %d bytes inside, %d of them in its last element with the query, and %d "+
+					"elements",
+				maxFileKey,
+				maxFileLeaf,
+				maxFileDepth,
+			),
+		)
 	}
 	return u.Scheme + "://" + host + strings.TrimPrefix(raw, u.Scheme+"://"+u.Host), nil
 }
 
-// escapedLen is how long s is when everything but letters, digits and bare is percent-encoded.
+// escapedLen returns the length of s when everything but letters, digits and bare is percent-encoded.
 func escapedLen(s, bare string) (n int) {
 	for i := range len(s) {
 		c := s[i]
@@ -130,7 +155,7 @@ func escapedLen(s, bare string) (n int) {
 	return n
 }
 
-// queryLen is how long a query is in the form that is kept: what is encoded and need not be is bare, everything else is
+// queryLen returns the length of a query in its stored form: unnecessary encoding is removed, everything else is
 // encoded.
 func queryLen(q string) (n int) {
 	const bare = "-._~"
@@ -160,45 +185,51 @@ func unhex(c byte) byte {
 	return c - 'a' + 10
 }
 
-// placed checks that there is a place inside for what a list asks for, and notes another name than the one that was
-// written.
-func (l *Parser) placed(w Image) error {
+// checkPlace checks that a requested name is possible inside, and notes it if it is different there.
+func (l *Parser) checkPlace(w Image) error {
 	place, err := Place(w.Repository)
 	if err != nil {
 		return err
 	}
 	name := Image{Repository: place, Tag: w.Tag, Digest: w.Digest}.Ref()
-	if before, again := l.first("place "+name, asked{digest: w.Repository, where: w.Where}); again && before.digest != w.Repository {
-		return fmt.Errorf("%s is called %s inside, and so is that of %s at %s: remove one of the lines, or give one another name", w.Ref(), name, before.digest, before.where)
+	if before, again := l.first("place "+name, request{digest: w.Repository, where: w.Where}); again &&
+		before.digest != w.Repository {
+		return fmt.Errorf(
+			"%s is called %s inside, and so is that of %s at %s: remove one of the lines, or give one another name",
+			w.Ref(),
+			name,
+			before.digest,
+			before.where,
+		)
 	}
 	if place != w.Repository {
-		l.note(w.Where, "%s is called %s inside: %s", w.Ref(), name, whyPlaced(w.Repository, place))
+		l.note(w.Where, "%s is called %s inside: %s", w.Ref(), name, placeReason(w.Repository, place))
 	}
 	return nil
 }
 
-// whyPlaced says why a name is another one inside.
-func whyPlaced(repository, place string) string {
+// placeReason says why a name is different inside.
+func placeReason(repository, place string) string {
 	host, _, _ := strings.Cut(repository, "/")
 	first, _, _ := strings.Cut(place, "/")
 	bare, _, _ := strings.Cut(host, ":")
 	_, notIP := netip.ParseAddr(bare)
 	switch {
 	case strings.EqualFold(bare, "localhost"):
-		return "localhost is nobody's registry, so it becomes a local image"
+		return "localhost is not a registry that others can reach, so it becomes a local image"
 	case !strings.Contains(first, "."):
 		return "no node can ask for a host without a dot here, so it becomes a local image"
 	case notIP == nil, host != first:
-		return "a port is no part of a name"
+		return "a port is not part of a name"
 	}
 	return "hosts are lower case"
 }
 
-// Renamed says in a sentence that a repository has another name inside, "" if it has its own or none.
+// Renamed returns a sentence if a repository has another name inside, "" if the name is the same or not possible.
 func Renamed(repository string) string {
 	place, err := Place(repository)
 	if err != nil || place == repository {
 		return ""
 	}
-	return fmt.Sprintf("%s is called %s inside: %s", repository, place, whyPlaced(repository, place))
+	return fmt.Sprintf("%s is called %s inside: %s", repository, place, placeReason(repository, place))
 }

@@ -46,20 +46,34 @@ func TestPlace(t *testing.T) {
 // place are refused.
 func TestPlacesInLists(t *testing.T) {
 	var l Parser
-	l.Images("i", strings.NewReader("nginx:1\nharbor:443/team/app:1.0\nlocalhost:443/app:1\n[fd00::1]:5000/app:2\nharbor:444/team/app:1.0\nharbor:443/team/app:1.0\n"))
-	l.Files("f", strings.NewReader("https://a.example/"+strings.Repeat("x", 256)+"\nhttps://[fd00::1]/x\nhttps://a.example/ok\n"))
+	l.Images(
+		"i",
+		strings.NewReader(
+			"nginx:1\nharbor:443/team/app:1.0\nlocalhost:443/app:1\n[fd00::1]:5000/app:2\nharbor:444/team/app:"+
+				"1.0\nharbor:443/team/app:1.0\n",
+		),
+	)
+	l.Files(
+		"f",
+		strings.NewReader(
+			"https://a.example/"+strings.Repeat("x", 256)+"\nhttps://[fd00::1]/x\nhttps://a.example/ok\n",
+		),
+	)
 	_, err := l.Wanted()
 	if err == nil {
 		t.Fatal("taken")
 	}
 	bad, notes := strings.Split(err.Error(), "\n"), l.Notes()
-	for i, want := range []string{"i:4: \"[fd00::1]:5000/app\": an IPv6 address", "i:5: harbor:444/team/app:1.0 is called harbor/team/app:1.0 inside, and so is that of harbor:443/team/app at i:2",
+	for i, want := range []string{"i:4: \"[fd00::1]:5000/app\": an IPv6 address", "i:5: harbor:444/team/app:1.0 is " +
+		"called harbor/team/app:1.0 inside, and so is that of harbor:443/team/app at i:2",
 		"f:1: ", "f:2: "} {
 		if len(bad) != 4 || !strings.HasPrefix(bad[i], want) {
 			t.Errorf("bad line %d: %q, want %q", i, bad, want)
 		}
 	}
-	if len(notes) != 2 || notes[0] != "i:2: harbor:443/team/app:1.0 is called harbor/team/app:1.0 inside: no node can ask for a host without a dot here, so it becomes a local image" ||
+	if len(notes) != 2 ||
+		notes[0] != "i:2: harbor:443/team/app:1.0 is called harbor/team/app:1.0 inside: no node can ask for a host "+
+			"without a dot here, so it becomes a local image" ||
 		!strings.HasPrefix(notes[1], "i:3: localhost:443/app:1 is called app:1 inside: localhost") {
 		t.Errorf("notes %q", notes)
 	}

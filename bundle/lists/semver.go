@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// compareSemver orders versions as https://semver.org 2.0 does, precedence of pre-releases included. A leading v and
-// build metadata do not count; what is no version comes before all that are.
+// compareSemver orders versions as https://semver.org 2.0 does, including the precedence of pre-releases. A leading v
+// and build metadata are ignored; what is not a version comes first.
 func compareSemver(a, b string) int {
 	coreA, preA, okA := splitVersion(a)
 	coreB, preB, okB := splitVersion(b)
@@ -40,13 +40,13 @@ func compareSemver(a, b string) int {
 	return cmp.Compare(len(fieldsA), len(fieldsB))
 }
 
-// prerelease says whether a version is one, or is no version at all.
+// prerelease reports whether a version is a pre-release, or not a version at all.
 func prerelease(v string) bool {
 	_, pre, ok := splitVersion(v)
 	return !ok || pre != ""
 }
 
-// splitVersion takes a version apart. Minor and patch may be missing, as charts have it.
+// splitVersion splits a version. Minor and patch may be missing, as charts have it.
 func splitVersion(v string) (core [3]string, pre string, ok bool) {
 	v, _, _ = strings.Cut(strings.TrimPrefix(v, "v"), "+")
 	v, pre, dash := strings.Cut(v, "-")

@@ -1,6 +1,6 @@
 package lists
 
-// Wanted is what lists ask for, normalised, in the order of the lists and each name once.
+// Wanted holds the names in lists, normalised, in the order of the lists and each name once.
 type Wanted struct {
 	Images []Image `json:"images,omitempty"`
 	Files  []File  `json:"files,omitempty"`
@@ -14,14 +14,14 @@ type Image struct {
 	Repository string `json:"repository"`
 	Tag        string `json:"tag,omitempty"`    // "latest" if neither tag nor digest was written
 	Digest     string `json:"digest,omitempty"` // pinned
-	// Where is "FILE:LINE" of the list that asked for it first.
+	// Where is "FILE:LINE" of the list that requested it first.
 	Where string `json:"where,omitempty"`
-	// Optional says that only some installations need it: if it cannot be had it is left out with a note, and a check
-	// only mentions it.
+	// Optional says that only some installations need it: if it cannot be fetched it is left out with a note, and a
+	// check only mentions it.
 	Optional bool `json:"optional,omitempty"`
 }
 
-// Ref is the reference in its full form: repository, then :tag and @digest as far as there are.
+// Ref returns the full reference: repository, then :tag and @digest if they are set.
 func (w Image) Ref() string {
 	s := w.Repository
 	if w.Tag != "" {
@@ -36,25 +36,25 @@ func (w Image) Ref() string {
 // File is one URL.
 type File struct {
 	URL string `json:"url"`
-	// Digest is what its bytes must have ("sha256:<hex>" or "sha512:<hex>"), "" if nobody knows.
+	// Digest is the digest that the bytes must have ("sha256:<hex>" or "sha512:<hex>"), "" if it is not known.
 	Digest string `json:"digest,omitempty"`
-	// Known says who knows the digest, for messages ("checksums.yml: kubelet_checksums amd64 1.35.4").
+	// Known is the source of the digest, for messages ("checksums.yml: kubelet_checksums amd64 1.35.4").
 	Known    string `json:"known,omitempty"`
 	Where    string `json:"where,omitempty"`
 	Optional bool   `json:"optional,omitempty"`
 }
 
-// Chart is one Helm chart of a classic repository (one with an index.yaml); charts in OCI registries are WantedImages.
+// Chart is one Helm chart of a classic repository (one with an index.yaml); charts in OCI registries are Images.
 type Chart struct {
 	Repo    string `json:"repo"` // the repository's URL, without index.yaml
 	Name    string `json:"name"`
-	Version string `json:"version,omitempty"` // "": the newest that is no pre-release
+	Version string `json:"version,omitempty"` // "": the newest that is not a pre-release
 	Where   string `json:"where,omitempty"`
 
 	Optional bool `json:"optional,omitempty"`
 }
 
-// Label names the chart for people.
+// Label returns the chart's name for messages.
 func (w Chart) Label() string {
 	s := "chart " + w.Name
 	if w.Version != "" {

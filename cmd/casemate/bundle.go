@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"casemate/bundle"
+	"casemate/bundle/format"
+	"casemate/bundle/signing"
 )
 
 func bundleCommand(o *options) *cobra.Command {
@@ -33,9 +35,9 @@ bundle verify" does that.`,
 				return err
 			}
 			defer done()
-			c, err := bundle.Inspect(inputs)
+			c, err := format.Inspect(inputs)
 			if err != nil {
-				if errors.Is(err, bundle.ErrDamaged) {
+				if errors.Is(err, format.ErrDamaged) {
 					err = fmt.Errorf("%w: %w", err, errDiffers)
 				}
 				return err
@@ -89,14 +91,14 @@ func showContents(t *table, c *bundle.Contents, names bool) {
 		if i.Sparse {
 			platforms += " (sparse)"
 		}
-		t.line(imageName(i), i.Digest, size(i.Size), platforms, taken(i.Taken))
+		t.line(imageName(i), i.Digest, size(i.Size), platforms, taken(i.Provenance))
 	}
 	for _, f := range c.Index.Files {
-		t.line(f.URL, f.Digest, size(f.Size), "", taken(f.Taken))
+		t.line(f.URL, f.Digest, size(f.Size), "", taken(f.Provenance))
 	}
 }
 
-func taken(t bundle.Taken) string {
+func taken(t bundle.Provenance) string {
 	if t.From == "" {
 		return t.On
 	}
@@ -118,7 +120,7 @@ place in it are named. 1: it could not be read, or none of the given keys has
 signed it.`,
 		Example: "  casemate bundle verify /media/usb/cluster.tar.0* --key office.pub",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var opt bundle.VerifyOptions
+			var opt format.VerifyOptions
 			var err error
 			if opt.Keys, err = publicKeys("--key", keys); err != nil {
 				return err
@@ -131,7 +133,7 @@ signed it.`,
 			m := newMeter(cmd, quiet)
 			g := m.start("verifying", -1)
 			opt.Progress = func(done, total int64) { g.set("verifying", done, total) }
-			v, err := bundle.Verify(cmd.Context(), inputs, opt)
+			v, err := format.Verify(cmd.Context(), inputs, opt)
 			m.close()
 			if cmd.Context().Err() != nil {
 				return interrupted(cmd.Context(), err, "nothing was changed")
@@ -157,7 +159,7 @@ signed it.`,
 					t.line("not given", "parts "+numbers(v.Missing))
 				}
 			})
-			if errors.Is(err, bundle.ErrDamaged) {
+			if errors.Is(err, format.ErrDamaged) {
 				err = fmt.Errorf("wrong: %d of %s: %w", bad, count(len(v.Parts), "file"), errDiffers)
 			}
 			return errors.Join(printed, err)
@@ -166,7 +168,7 @@ signed it.`,
 	cmd.Flags().StringArrayVar(&keys, "key", nil, trustedKey)
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	cmd.MarkFlagFilename("key", "pub", "pem")
-	o.prints(cmd, &bundle.Verified{})
+	o.prints(cmd, &format.Verified{})
 	return cmd
 }
 
@@ -196,7 +198,7 @@ is given. Existing files are never overwritten.`,
 			case len(args) > 0:
 				base = args[0]
 			}
-			private, public, err := bundle.WriteKeyPair(cmp.Or(base, "casemate-bundle"))
+			private, public, err := signing.WriteKeyPair(cmp.Or(base, "casemate-bundle"))
 			if err != nil {
 				return err
 			}
@@ -204,7 +206,7 @@ is given. Existing files are never overwritten.`,
 			if err != nil {
 				return err
 			}
-			out := keyPair{private, public, bundle.KeyName(key)}
+			out := keyPair{private, public, signing.KeyName(key)}
 			return o.print(cmd, out, func(t *table) {
 				t.line("private", out.Private, "signs; keep it on the connected side")
 				t.line("public", out.Public, "verifies; take it to the bastion")
@@ -284,7 +286,7 @@ func publicKey(flag, s string) (ed25519.PublicKey, error) {
 	if notFile != nil {
 		text = []byte(s)
 	}
-	key, err := bundle.ReadPublicKey(text)
+	key, err := signing.ReadPublicKey(text)
 	if err != nil {
 		if notFile != nil {
 			err = fmt.Errorf("neither a file (%w) nor a public key", notFile)
@@ -315,7 +317,7 @@ func signingKey(file string) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := bundle.ReadPrivateKey(text)
+	key, err := signing.ReadPrivateKey(text)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--sign %s: %w", file, err)}
 	}

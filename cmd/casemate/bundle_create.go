@@ -17,7 +17,10 @@ import (
 	"golang.org/x/term"
 
 	"casemate/bundle"
+	"casemate/bundle/collect"
+	"casemate/bundle/format"
 	"casemate/bundle/lists"
+	"casemate/bundle/signing"
 )
 
 // created is the summary of bundle create.
@@ -60,7 +63,7 @@ func bundleCreate(o *options) *cobra.Command {
 		lists                 listFlags
 		since, sinceKey, sign string
 		split                 int64
-		opt                   bundle.CollectOptions
+		opt                   collect.Options
 		quiet, force          bool
 	)
 	cmd := &cobra.Command{
@@ -93,7 +96,7 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
   casemate bundle create next.tar --images missing.list --since inventory.json
   casemate bundle create - --images images.list --partial | ssh bastion casemate import - --name images`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			w := bundle.WriteOptions{Split: split}
+			w := format.WriteOptions{Split: split}
 			var err error
 			if args[0] == "-" {
 				if err := pipeable(cmd, w.Split, opt.DryRun); err != nil {
@@ -188,15 +191,15 @@ type target struct {
 }
 
 // create collects and writes.
-func create(ctx context.Context, m *meter, to target, wanted *lists.Wanted, opt bundle.CollectOptions,
-	w bundle.WriteOptions) (_ *created, err error) {
+func create(ctx context.Context, m *meter, to target, wanted *lists.Wanted, opt collect.Options,
+	w format.WriteOptions) (_ *created, err error) {
 	if !opt.DryRun && to.file != "-" {
 		if err := writable(to, w.Split > 0); err != nil {
 			return nil, err
 		}
 	}
 	opt.Progress, opt.Log = &collecting{meter: m}, m.log()
-	c, err := bundle.Collect(ctx, wanted, opt)
+	c, err := collect.Collect(ctx, wanted, opt)
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +222,7 @@ func create(ctx context.Context, m *meter, to target, wanted *lists.Wanted, opt 
 		}
 	}
 	if w.Key != nil {
-		res.Signer = bundle.KeyName(w.Key.Public().(ed25519.PublicKey))
+		res.Signer = signing.KeyName(w.Key.Public().(ed25519.PublicKey))
 	}
 	if opt.DryRun {
 		for _, i := range c.Index.Images {
@@ -238,11 +241,11 @@ func create(ctx context.Context, m *meter, to target, wanted *lists.Wanted, opt 
 	if to.file == "-" {
 		counted := &countingWriter{w: to.out}
 		res.Files = []string{"-"}
-		if err := bundle.WriteTo(ctx, counted, c.Index, c.Open, w); err != nil {
+		if err := format.WriteTo(ctx, counted, c.Index, c.Open, w); err != nil {
 			return nil, fmt.Errorf("the bundle on standard output is cut off: %w", err)
 		}
 		res.Written = counted.n
-	} else if res.Files, err = bundle.Write(ctx, to.file, c.Index, c.Open, w); err != nil {
+	} else if res.Files, err = format.Write(ctx, to.file, c.Index, c.Open, w); err != nil {
 		return nil, err
 	} else {
 		for _, f := range res.Files {
@@ -263,7 +266,7 @@ func writable(to target, split bool) error {
 	if info, err := os.Stat(file); err == nil && !split && !info.Mode().IsRegular() {
 		return usageError{fmt.Errorf("%s is there and no regular file: name another one", file)}
 	}
-	if name, err := bundle.InTheWay(file, split); err != nil {
+	if name, err := format.ExistingFile(file, split); err != nil {
 		return fmt.Errorf("the bundle cannot be written to %s: %w", file, err)
 	} else if name != "" && !to.force {
 		return fmt.Errorf("%s exists: name another file, or give --force to replace it: %w", name, fs.ErrExist)
@@ -336,7 +339,7 @@ func clock() (func() time.Time, error) {
 }
 
 // leaveOut makes a collection leave out what an inventory says is held. domain is that of the cluster that wrote it.
-func leaveOut(opt *bundle.CollectOptions, file, key string) (domain string, err error) {
+func leaveOut(opt *collect.Options, file, key string) (domain string, err error) {
 	if file == "" {
 		if key != "" {
 			return "", usageError{errors.New("--since-key says whose inventory --since is: give both")}

@@ -15,7 +15,7 @@ import (
 
 	"casemate/appliance/content"
 	"casemate/appliance/handover"
-	"casemate/bundle"
+	"casemate/bundle/signing"
 )
 
 // importFlags are those that import and import diff share.
@@ -102,7 +102,7 @@ func (o *options) runImport(cmd *cobra.Command, f importFlags, paths []string) e
 		return err
 	}
 	for _, key := range keys {
-		req.Keys = append(req.Keys, bundle.KeyName(key))
+		req.Keys = append(req.Keys, signing.KeyName(key))
 	}
 	if first := slices.Index(paths, "-"); first >= 0 {
 		switch {

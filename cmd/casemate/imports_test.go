@@ -59,7 +59,64 @@ func fences() []fence {
 	return f
 }
 
+// layer is a package inside a room, and what it may import of that room.
+type layer struct {
+	pkg     string
+	imports []string
+	why     string
+}
+
+// layers lists every package of bundle, the lowest first: a package imports only packages that stand before it.
+func layers() []layer {
+	const b = "casemate/bundle"
+	return []layer{
+		{b + "/digests", nil, "one check of digests for the whole room"},
+		{b + "/canonical", nil, "a JSON form knows nothing of what is written in it"},
+		{b + "/signing", nil, "a signature does not depend on what is signed"},
+		{b + "/oci", []string{b + "/digests"}, "manifests are the same wherever they come from"},
+		{b, []string{b + "/canonical", b + "/digests", b + "/oci", b + "/signing"},
+			"the documents that all parts of the room share depend on none of these parts"},
+		{b + "/lists", []string{b + "/digests"}, "lists say what is wanted, not how it is fetched"},
+		{b + "/lists/jinja", nil, "a template language knows nothing of Kubespray"},
+		{b + "/lists/kubespray", []string{b + "/lists", b + "/lists/jinja"}, "it reads a checkout and fetches nothing"},
+		{b + "/collect/cache", []string{b + "/digests"}, "content on a disk, wherever it comes from"},
+		{b + "/collect/diagnose", nil, "it looks at bytes, whoever fetched them"},
+		{b + "/collect/transport", []string{b + "/collect/diagnose"}, "HTTP requests and retries, for any content"},
+		{b + "/collect/download", []string{b + "/digests", b + "/collect/cache", b + "/collect/diagnose",
+			b + "/collect/transport"}, "who changes how a file is downloaded never opens the format or the lists"},
+		{b + "/collect", []string{b, b + "/digests", b + "/oci", b + "/lists", b + "/collect/cache",
+			b + "/collect/diagnose", b + "/collect/transport", b + "/collect/download"},
+			"the collector returns an index; how a bundle is written is not its matter"},
+		{b + "/format", []string{b, b + "/canonical", b + "/digests", b + "/lists", b + "/signing"},
+			"the bytes of a bundle depend on no network and on no other tool's archives"},
+		{b + "/foreign", []string{b, b + "/digests", b + "/lists", b + "/oci"},
+			"who adds a foreign format never opens the collector or the bundle format"},
+		{b + "/input", []string{b, b + "/format", b + "/foreign"}, "it only finds out who reads an input"},
+	}
+}
+
 func within(pkg, prefix string) bool { return pkg == prefix || strings.HasPrefix(pkg, prefix+"/") }
+
+// checkLayers reports imports that leave a package's layer.
+func checkLayers(t *testing.T, room, pkg string, imports []string) {
+	t.Helper()
+	all := layers()
+	i := slices.IndexFunc(all, func(l layer) bool { return l.pkg == pkg })
+	if i < 0 {
+		t.Errorf("%s has no line in the table of layers", pkg)
+		return
+	}
+	for _, imp := range all[i].imports {
+		if !slices.ContainsFunc(all[:i], func(l layer) bool { return l.pkg == imp }) {
+			t.Errorf("the table lets %s import %s, which does not stand before it", pkg, imp)
+		}
+	}
+	for _, imp := range imports {
+		if within(imp, room) && !slices.Contains(all[i].imports, imp) {
+			t.Errorf("%s imports %s: %s", pkg, imp, all[i].why)
+		}
+	}
+}
 
 // TestImports holds the house's import rules. Tests are free to import what they need.
 func TestImports(t *testing.T) {
@@ -83,6 +140,9 @@ func TestImports(t *testing.T) {
 			t.Fatal(err)
 		}
 		seen++
+		if within(pkg.ImportPath, "casemate/bundle") {
+			checkLayers(t, "casemate/bundle", pkg.ImportPath, pkg.Imports)
+		}
 		for _, f := range fences() {
 			if !within(pkg.ImportPath, f.room) || slices.ContainsFunc(f.except, func(e string) bool { return within(pkg.ImportPath, e) }) {
 				continue

@@ -77,8 +77,8 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 		for _, name := range kind.names {
 			asked = true
 			take := func(name string, r io.Reader) {
-				before, blank := parser.Said(), &blankReader{Reader: r}
-				if kind.take(name, blank); parser.Said() == before && (blank.blank() || !kind.lines) {
+				before, blank := parser.AllNotes(), &blankReader{Reader: r}
+				if kind.take(name, blank); parser.AllNotes() == before && (blank.blank() || !kind.lines) {
 					bad = append(bad, fmt.Errorf("%s: %w", name, errNamesNothing))
 				}
 			}

@@ -11,12 +11,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"casemate/bundle/lists"
+	"casemate/bundle/lists/kubespray"
 )
 
 // inventory is one --kubespray-inventory.
 type inventory struct {
 	path string // absolute, with links followed
-	*lists.Inventory
+	*kubespray.Inventory
 }
 
 // addKubespray adds what the releases in the checkouts download for the processors of the platforms, as the
@@ -25,7 +26,7 @@ func (l *listFlags) addKubespray(cmd *cobra.Command, w *wantedSet, sums *lists.C
 	if len(l.kubespray) == 0 {
 		return nil
 	}
-	opt := lists.KubesprayOptions{}
+	opt := kubespray.Options{}
 	var err error
 	if l.domain != nil && len(l.kubesprayInventories)+len(l.kubesprayVars) > 0 {
 		if opt.Domain, err = l.domain(); err != nil {
@@ -90,7 +91,7 @@ func openInventory(name string) (inventory, error) {
 	if err != nil {
 		return inventory{}, err
 	}
-	in, err := lists.ReadInventory(filepath.ToSlash(dir), os.DirFS(dir), file)
+	in, err := kubespray.ReadInventory(filepath.ToSlash(dir), os.DirFS(dir), file)
 	return inventory{path, in}, err
 }
 
@@ -131,7 +132,7 @@ func below(dir, path string) (rel string, ok bool) {
 }
 
 // addRelease adds one checkout with one inventory or none.
-func (l *listFlags) addRelease(dir string, opt lists.KubesprayOptions, w *wantedSet, sums *lists.Checksums,
+func (l *listFlags) addRelease(dir string, opt kubespray.Options, w *wantedSet, sums *lists.Checksums,
 	say func(line string)) error {
 	for i, arch := range l.processors() {
 		opt.Arch, opt.Vars = arch, nil
@@ -140,9 +141,9 @@ func (l *listFlags) addRelease(dir string, opt lists.KubesprayOptions, w *wanted
 			if err != nil {
 				return err
 			}
-			opt.Vars = append(opt.Vars, lists.KubesprayVars{Name: name, R: bytes.NewReader(text)})
+			opt.Vars = append(opt.Vars, kubespray.Vars{Name: name, R: bytes.NewReader(text)})
 		}
-		k, err := lists.Kubespray(os.DirFS(dir), opt)
+		k, err := kubespray.Read(os.DirFS(dir), opt)
 		if err != nil {
 			return fmt.Errorf("%s: %w", dir, err)
 		}

@@ -110,7 +110,7 @@ func TestKubesprayInventories(t *testing.T) {
 			"directory around it: ks/inventory/b",
 		"--kubespray ks --kubespray-inventory nowhere":       "no such file",
 		"--kubespray ks --kubespray-inventory ks/roles":      "inventory ks/roles/",
-		"--kubespray ks --kubespray-inventory ks/galaxy.yml": "is no inventory",
+		"--kubespray ks --kubespray-inventory ks/galaxy.yml": "is not an inventory",
 	} {
 		if _, _, _, err := readLists(t, files, "", strings.Fields(args)...); err == nil ||
 			!strings.Contains(err.Error(), want) {

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"casemate/appliance/nodeconf"
-	"casemate/bundle/lists"
+	"casemate/bundle/lists/kubespray"
 )
 
 // confOutput is where generated files go: to standard output one after the other, or below a directory.
@@ -183,7 +183,7 @@ with these variables, and what would still come from elsewhere is reported.`,
 				}
 				return out.print(cmd, o, &conf)
 			}
-			release, err := lists.ReadKubesprayUpstream(os.DirFS(dir))
+			release, err := kubespray.ReadUpstream(os.DirFS(dir))
 			if err != nil {
 				return fmt.Errorf("%s: %w", dir, err)
 			}
@@ -221,15 +221,15 @@ with these variables, and what would still come from elsewhere is reported.`,
 // checkMirrorVars computes what the release in the checkout downloads with the variables and says what does not come
 // from the bastions, which is left.
 func checkMirrorVars(dir string, conf *nodeconf.Conf) (note string, left []string, err error) {
-	opt := lists.KubesprayOptions{Mirrors: true}
+	opt := kubespray.Options{Mirrors: true}
 	for _, f := range conf.Files {
-		opt.Vars = append(opt.Vars, lists.KubesprayVars{Name: f.Path, R: strings.NewReader(f.Content)})
+		opt.Vars = append(opt.Vars, kubespray.Vars{Name: f.Path, R: strings.NewReader(f.Content)})
 	}
-	before, err := lists.Kubespray(os.DirFS(dir), lists.KubesprayOptions{Mirrors: true})
+	before, err := kubespray.Read(os.DirFS(dir), kubespray.Options{Mirrors: true})
 	if err != nil {
 		return "", nil, fmt.Errorf("%s: %w", dir, err)
 	}
-	after, err := lists.Kubespray(os.DirFS(dir), opt)
+	after, err := kubespray.Read(os.DirFS(dir), opt)
 	if err != nil {
 		return "", nil, fmt.Errorf("%s with the variables: %w", dir, err)
 	}
@@ -265,13 +265,13 @@ func checkMirrorVars(dir string, conf *nodeconf.Conf) (note string, left []strin
 
 // checkMirrorInventory says what other files of the inventory send elsewhere again, and what of it cannot be told.
 func checkMirrorInventory(dir, inventory string, left []string) string {
-	in, err := lists.ReadInventory(filepath.ToSlash(inventory), os.DirFS(inventory), "")
+	in, err := kubespray.ReadInventory(filepath.ToSlash(inventory), os.DirFS(inventory), "")
 	if err != nil {
 		return fmt.Sprintf("whether other files of the inventory win over these variables is not known: %v", err)
 	}
 	var names [2][]string
 	for i, mirrors := range []bool{true, false} {
-		k, err := lists.Kubespray(os.DirFS(dir), lists.KubesprayOptions{Inventory: in, Mirrors: mirrors})
+		k, err := kubespray.Read(os.DirFS(dir), kubespray.Options{Inventory: in, Mirrors: mirrors})
 		if err != nil {
 			return fmt.Sprintf("whether other files of the inventory win over these variables is not known: %v", err)
 		}
@@ -290,7 +290,7 @@ func checkMirrorInventory(dir, inventory string, left []string) string {
 
 // downloadNames are the names of all images and files that a release can download, those that its own list script
 // forgets among them. Charts are left out: no variable of downloads names them.
-func downloadNames(k *lists.KubesprayLists) (names []string) {
+func downloadNames(k *kubespray.Lists) (names []string) {
 	for _, i := range k.Images {
 		names = append(names, i.Ref())
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
 
-	"casemate/bundle"
+	"casemate/bundle/collect/download"
 )
 
 // lineEvery is how often a command that is no terminal's says how far it is.
@@ -397,7 +397,7 @@ func (c *collecting) Plan(transfers int, bytes int64) {
 }
 
 // Start shows one transfer.
-func (c *collecting) Start(name string, total int64) bundle.Transfer {
+func (c *collecting) Start(name string, total int64) download.Transfer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return &transfer{all: c.all, own: c.meter.start(name, total)}

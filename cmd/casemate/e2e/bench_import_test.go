@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"casemate/bundle"
+	"casemate/bundle/format"
 )
 
 // ociLayout is a directory of blobs that is written as it goes, so that ten GiB need no memory.
@@ -105,7 +105,7 @@ func TestBenchImport(t *testing.T) {
 	dir := t.TempDir()
 	l := newLayout(t, filepath.Join(dir, "layout"), gib, 4, 256<<20)
 	file := filepath.Join(dir, "bundle.tar")
-	if _, err := bundle.Write(context.Background(), file, &l.index, l.open, bundle.WriteOptions{}); err != nil {
+	if _, err := format.Write(context.Background(), file, &l.index, l.open, format.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	b := newBench(t)
@@ -203,14 +203,4 @@ func TestBenchSmallFiles(t *testing.T) {
 		fmt.Printf("BENCH %d files of %d KiB  warm %v  ratio of seconds %.2f (at most 1.00 wanted), "+
 			"of CPU seconds %.2f, peak memory of the daemon %.0f MiB\n", files, size>>10, warm, median(ours)/median(theirs), median(ourCPU)/median(theirCPU), b.peak())
 	}
-}
-
-// peak is the most resident memory that there was, in MiB.
-func (s server) peak() float64 {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.pid))
-	if m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(text); m != nil {
-		kb, _ := strconv.Atoi(string(m[1]))
-		return float64(kb) / 1024
-	}
-	return 0
 }

@@ -23,7 +23,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
-	"casemate/bundle"
+	"casemate/bundle/format"
 )
 
 // oneAndThree starts a casemate of one node and one of three, all on this machine. The three are in an order in which
@@ -265,7 +265,7 @@ func TestBenchThreeImport(t *testing.T) {
 	dir := t.TempDir()
 	l := newLayout(t, filepath.Join(dir, "layout"), 4*gib, 4, 64<<20)
 	file := filepath.Join(dir, "bundle.tar")
-	if _, err := bundle.Write(context.Background(), file, &l.index, l.open, bundle.WriteOptions{}); err != nil {
+	if _, err := format.Write(context.Background(), file, &l.index, l.open, format.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	os.RemoveAll(l.dir)
