@@ -44,9 +44,10 @@ type Addrs struct {
 	Admin            string
 }
 
-// bind takes the sockets that systemd handed over (by their names) and binds the others. Either all are there or, with
-// an error, none.
-func bind(cfg *Config, handed []*os.File) (s *sockets, err error) {
+// bind takes the sockets that systemd handed over (by their names) and binds the others. Where another process has those
+// of DNS (elsewhere), they are not bound here; those that were handed over all the same are used. Either all are there
+// or, with an error, none.
+func bind(cfg *Config, handed []*os.File, elsewhere bool) (s *sockets, err error) {
 	s = &sockets{}
 	defer func() {
 		for _, f := range handed {
@@ -72,8 +73,10 @@ func bind(cfg *Config, handed []*os.File) (s *sockets, err error) {
 	if s.https, err = bindTCP(cfg, by, socketHTTPS, "listen.https", cfg.Listen.HTTPS, 443); err != nil {
 		return s, err
 	}
-	if err = s.bindDNS(cfg, by); err != nil {
-		return s, err
+	if !elsewhere || len(by[socketDNSUDP])+len(by[socketDNSTCP]) > 0 {
+		if err = s.bindDNS(cfg, by); err != nil {
+			return s, err
+		}
 	}
 	if err = s.bindAdmin(cfg, by[socketAdmin]); err != nil {
 		return s, err

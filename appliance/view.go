@@ -137,7 +137,7 @@ func (a *Appliance) refresh() error {
 	for _, r := range records {
 		byOwner[r.Name] = append(byOwner[r.Name], r)
 	}
-	conflicts, err := a.dns.Apply(dnssrv.Update{
+	_, err = a.dns.Apply(dnssrv.Update{
 		Reset: true,
 		Base: &dnssrv.Base{
 			Domain: v.settings.Domain, Node: a.cfg.Node, TTL: v.settings.TTL, Forward: v.settings.Forward,
@@ -145,11 +145,7 @@ func (a *Appliance) refresh() error {
 		},
 		Nodes: nodes, Origins: v.origins.Names(), Records: byOwner,
 	})
-	if err != nil {
-		return err
-	}
-	a.problems.set("dns", conflicts)
-	return nil
+	return err
 }
 
 // follow takes up what changes in the tree, here or on another node, and sees to it that the tree knows this node.
@@ -157,13 +153,21 @@ func (a *Appliance) follow(ctx context.Context) error {
 	changes := make(chan struct{}, 1)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	watches := []<-chan struct{}{a.cluster.Changes(ctx)} // who answers: DNS must not name the others
+	watches := []<-chan struct{}{a.dnsNeeds, a.cluster.Changes(ctx)} // who answers: DNS must not name the others
 	for _, dir := range []string{"settings", "origins", "names", "nodes"} {
 		watches = append(watches, a.tree.Watch(ctx, dir))
 	}
 	for _, ch := range watches {
 		wg.Go(func() {
-			for range ch {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case _, ok := <-ch:
+					if !ok {
+						return
+					}
+				}
 				select {
 				case changes <- struct{}{}:
 				default:

@@ -197,7 +197,10 @@ func serveCommand(*options) *cobra.Command {
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP) // from the start: it must not end the process while it opens
 			defer signal.Stop(hup)
-			a, err := appliance.Open(cfg, appliance.Options{Log: log, Level: level, Load: func() (appliance.Config, error) { return loadConfig(config) }})
+			a, err := appliance.Open(cfg, appliance.Options{
+				Log: log, Level: level, Load: func() (appliance.Config, error) { return loadConfig(config) },
+				DNS: os.Getenv("CASEMATE_DNS"), // of the unit
+			})
 			if err != nil {
 				return err
 			}

@@ -126,7 +126,7 @@ Begin with "casemate init", then "casemate serve" (or systemctl enable --now cas
 		initCommand(o), joinCommand(o), serveCommand(o), tokenCommand(o), memberCommand(o), socketsCommand(o), reloadCommand(o), statusCommand(o), configCommand(o),
 		caCommand(o), certCommand(o), userCommand(o), imageCommand(o), fileCommand(o), originCommand(o), nameCommand(o),
 		enrollCommand(o), mirrorsCommand(o), kubesprayCommand(o), doctorCommand(o),
-		bundleCommand(o), importCommand(o), checkCommand(o), inventoryCommand(o), missingCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o), restoreCommand(o), clusterCommand(o), versionCommand(o), manCommand(root),
+		bundleCommand(o), importCommand(o), checkCommand(o), inventoryCommand(o), missingCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o), restoreCommand(o), clusterCommand(o), versionCommand(o), dnsCommand(o), manCommand(root),
 	)
 	wrongArgs(root)
 	return root
