@@ -276,7 +276,7 @@ func (a *Appliance) ready() error {
 	if a.stopping.Load() {
 		return errors.New("this node is stopping")
 	}
-	return a.dns.Err()
+	return a.dnsReady()
 }
 
 func (a *Appliance) front() frontPage {

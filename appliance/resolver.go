@@ -72,6 +72,29 @@ func (a *Appliance) runDNS(ctx context.Context) error {
 	return a.dns.Run(ctx)
 }
 
+// dnsReady says why this node's DNS cannot be counted on; nil if it can.
+func (a *Appliance) dnsReady() error {
+	err := a.dns.Err()
+	if err != nil && a.dnsChild == nil {
+		err = fmt.Errorf("%w (systemctl status casemate-dns says more)", err)
+	}
+	return err
+}
+
+// dnsProblems are sentences for status.
+func (a *Appliance) dnsProblems() (list []string) {
+	if err := a.dnsReady(); err != nil {
+		list = append(list, err.Error())
+	}
+	if at := a.dns.Addrs(); a.dnsChild == nil && at != nil {
+		want := a.cfg.units().DNS
+		if err := sameAddrs(socketDNSUDP, "listen.dns", want, at); err != nil {
+			list = append(list, err.Error())
+		}
+	}
+	return list
+}
+
 // stopDNS tells the DNS process that this node is none of the cluster's any more.
 func (a *Appliance) stopDNS() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)

@@ -258,15 +258,19 @@ func (l *Link) confirmed(a applied) error {
 	if a.Error == "" {
 		l.ever, l.since, l.why = true, time.Time{}, nil
 	}
+	var waiters []chan applied
 	for seq, ch := range l.waiters {
 		if seq <= a.Seq {
-			ch <- a
+			waiters = append(waiters, ch)
 			delete(l.waiters, seq)
 		}
 	}
 	l.mu.Unlock()
 	if l.cfg.Applied != nil {
-		l.cfg.Applied(a.Conflicts, a.err())
+		l.cfg.Applied(a.Conflicts, a.err()) // first: who has changed something may look at once
+	}
+	for _, ch := range waiters {
+		ch <- a
 	}
 	return nil
 }

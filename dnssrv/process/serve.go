@@ -342,15 +342,18 @@ func (s *server) session(ctx context.Context, conn net.Conn) error {
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	reports := make(chan []byte, 16) // encoded frames; when it is full, no more updates are read
 	done := make(chan struct{})
-	var writing sync.WaitGroup
-	writing.Go(func() {
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
 		if err := s.report(conn, reports, done); err != nil {
 			conn.Close()
 		}
-	})
-	defer writing.Wait()
-	defer close(done)
-	defer conn.Close() // first: it may be in a write
+	}()
+	defer func() {
+		conn.Close() // first: it may be in a write
+		close(done)
+		<-written
+	}()
 	say := func(k kind, v any) error {
 		b, err := encode(k, v)
 		if err != nil {
@@ -359,6 +362,8 @@ func (s *server) session(ctx context.Context, conn net.Conn) error {
 		select {
 		case reports <- b:
 			return nil
+		case <-written:
+			return io.EOF
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -381,7 +386,9 @@ func (s *server) session(ctx context.Context, conn net.Conn) error {
 	if err := h.check(); err != nil {
 		return err
 	}
-	s.log.Info("daemon connected", "version", h.Version)
+	if s.cfg.Peer == nil { // else the daemon says so, in the same log
+		s.log.Info("daemon connected", "version", h.Version)
+	}
 	s.heard()
 	var j joiner
 	for {
