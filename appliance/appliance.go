@@ -362,6 +362,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	start("upkeep", a.upkeep)
 	start("scrub", func(ctx context.Context) error { a.cluster.Patrol(ctx, a.scrubInterval); return nil })
 	start("watchdog", a.watchdog)
+	a.awaitDNS(ctx)
 	addrs := a.Addrs()
 	a.log.Info("serving", "node", a.cfg.Node, "version", Version, "http", join(addrs.HTTP), "https", join(addrs.HTTPS), "dns", join(addrs.DNS), "admin", addrs.Admin)
 	a.notify("READY=1\nSTATUS=serving")

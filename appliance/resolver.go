@@ -95,6 +95,22 @@ func (a *Appliance) dnsProblems() (list []string) {
 	return list
 }
 
+// dnsPatience is how long a start waits for DNS before it says that this node serves. Without it the rest serves all the
+// same, and status and readyz say what is missing.
+const dnsPatience = 10 * time.Second
+
+func (a *Appliance) awaitDNS(ctx context.Context) {
+	late := time.NewTimer(dnsPatience)
+	defer late.Stop()
+	select {
+	case <-a.dns.Ready():
+	case <-ctx.Done():
+	case <-a.cluster.Done():
+	case <-late.C:
+		a.log.Error("DNS does not answer yet, the rest does", "error", a.dnsReady())
+	}
+}
+
 // stopDNS tells the DNS process that this node is none of the cluster's any more.
 func (a *Appliance) stopDNS() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // The names under which systemd hands sockets over (FileDescriptorName=), one unit for each.
@@ -266,12 +267,20 @@ func (s *sockets) bindDNS(cfg *Config, by map[string][]*os.File) error {
 		listen = cfg.at(53)
 	}
 	for _, a := range listen {
-		if err := s.bindBoth(a); err != nil {
+		err := s.bindBoth(a)
+		for end := time.Now().Add(endOfOrphan); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); err = s.bindBoth(a) {
+			time.Sleep(endOfOrphan / 100)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// endOfOrphan is how long a port may still be taken by the DNS process of a daemon that was killed a moment ago: it ends
+// with it, but not in the same moment.
+const endOfOrphan = time.Second
 
 // bindBoth binds UDP and TCP at the same port. A port that the kernel chose for one may be taken for the other: then it
 // is asked again.

@@ -29,7 +29,7 @@ type Child struct {
 }
 
 // endGrace is how long a process may take to end when its connection has.
-const endGrace = 5 * time.Second
+const endGrace = 3 * time.Second
 
 // Dial starts a process and returns the connection to it.
 func (c *Child) Dial(ctx context.Context) (net.Conn, error) {

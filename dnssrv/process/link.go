@@ -67,8 +67,8 @@ type Link struct {
 	stopped chan struct{}
 	wake    chan struct{} // of capacity 1: there is something to send
 
-	ever    bool      // an update was confirmed since New
-	since   time.Time // when it was away first; zero: it is there
+	ever    chan struct{} // closed when an update was confirmed
+	since   time.Time     // when it was away first; zero: it is there
 	why     error
 	addrs   []netip.AddrPort
 	stats   dnssrv.Stats
@@ -89,7 +89,7 @@ func NewLink(cfg LinkConfig) *Link {
 	}
 	return &Link{
 		cfg: cfg, waiters: make(map[uint64]chan applied), answers: make(map[uint64]chan struct{}),
-		wake: make(chan struct{}, 1), stopped: make(chan struct{}),
+		wake: make(chan struct{}, 1), stopped: make(chan struct{}), ever: make(chan struct{}),
 	}
 }
 
@@ -256,7 +256,12 @@ func (l *Link) confirmed(a applied) error {
 		a.Conflicts = append(a.Conflicts, fmt.Sprintf("DNS has %d more conflicts like these", a.More))
 	}
 	if a.Error == "" {
-		l.ever, l.since, l.why = true, time.Time{}, nil
+		l.since, l.why = time.Time{}, nil
+		select {
+		case <-l.ever:
+		default:
+			close(l.ever)
+		}
 	}
 	var waiters []chan applied
 	for seq, ch := range l.waiters {
@@ -438,17 +443,23 @@ func (l *Link) Addrs() []netip.AddrPort {
 	return l.addrs
 }
 
+// Ready is closed when the process answers from a table of ours.
+func (l *Link) Ready() <-chan struct{} { return l.ever }
+
 // Err says why this node's DNS cannot be counted on; nil if it can. A process that is started anew is not missed for a
 // few seconds: questions wait for it.
 func (l *Link) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch {
-	case !l.ever && l.why != nil:
-		return fmt.Errorf("DNS does not answer yet: %w", l.why)
-	case !l.ever:
+	select {
+	case <-l.ever:
+	default:
+		if l.why != nil {
+			return fmt.Errorf("DNS does not answer yet: %w", l.why)
+		}
 		return errors.New("DNS does not answer yet")
-	case !l.since.IsZero() && time.Since(l.since) > awayFor:
+	}
+	if !l.since.IsZero() && time.Since(l.since) > awayFor {
 		return fmt.Errorf("the DNS process is away since %s: %w", l.since.UTC().Format(time.RFC3339), l.why)
 	}
 	return nil

@@ -167,7 +167,41 @@ func life(t *testing.T, pm manager, dir string) {
 	b.wrong(t, "", "systemctl reload casemate")
 	b.sh(t, `sed -i '$d' /etc/casemate/casemate.yaml && sed -i 's/^node: .*/node: "b1"/' /etc/casemate/casemate.yaml && systemctl reload casemate && casemate status`)
 
-	t.Log("a daemon that hangs is started anew by the watchdog; one that is killed, too")
+	t.Log("DNS answers while the daemon is stopped, also from a process that was started meanwhile")
+	ask := n.asker(t, b.ip, "dl.k8s.io")
+	ask.while(t, "everything runs", 20, nil)
+	b.sh(t, "systemctl kill --kill-whom=main --signal=STOP casemate.service")
+	ask.while(t, "the daemon is stopped", 100, nil)
+	was := b.sh(t, "systemctl show -P NRestarts casemate-dns.service")
+	b.sh(t, "systemctl kill --kill-whom=main --signal=KILL casemate-dns.service")
+	ask.while(t, "the DNS process was killed and the daemon is stopped", 100, nil)
+	if now := b.sh(t, "systemctl show -P NRestarts casemate-dns.service"); now == was {
+		t.Errorf("the DNS process was not started anew: %s", now)
+	}
+	b.says(t, "Status: ", "systemctl status --no-pager casemate-dns.service")
+	b.sh(t, "systemctl kill --kill-whom=main --signal=CONT casemate.service")
+	until(t, "the daemon has a DNS process again", func() error {
+		out, err := b.in("casemate", "status")
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+	b.sh(t, "systemctl restart casemate-dns && casemate name set a.casemate.test A 10.9.9.9")
+	n.asker(t, b.ip, "a.casemate.test").while(t, "a name was set after a restart of DNS", 1, nil)
+	t.Log("what strangers' packets get to is a box")
+	look := b.sh(t, "p=$(systemctl show -P MainPID casemate-dns); grep -E '^(NoNewPrivs|Seccomp|CapEff|Uid)' /proc/$p/status; id -u casemate")
+	t.Log(look)
+	for _, want := range []string{`NoNewPrivs:\s1\n`, `Seccomp:\s2\n`, `CapEff:\s0+\n`} {
+		if !regexp.MustCompile(want).MatchString(look) {
+			t.Errorf("the DNS process's status has no %s", want)
+		}
+	}
+	b.wrong(t, "", "setpriv --reuid=nobody --clear-groups python3 -c \"import socket; socket.socket(socket.AF_UNIX).connect('/run/casemate-dns/link.sock')\"")
+	b.wrong(t, "", "test -e /proc/$(systemctl show -P MainPID casemate-dns)/root/var/lib/casemate/cluster")
+
+	t.Log("a daemon that hangs is started anew by the watchdog; one that is killed, too; DNS goes on")
+	dnsPID := b.sh(t, "systemctl show -P MainPID casemate-dns.service")
 	b.sh(t, "mkdir -p /run/systemd/system/casemate.service.d && printf '[Service]\\nWatchdogSec=4\\n' > /run/systemd/system/casemate.service.d/short.conf && systemctl daemon-reload && systemctl restart casemate")
 	for _, signal := range []string{"STOP", "KILL"} {
 		before := b.sh(t, "systemctl show -P NRestarts casemate.service")
@@ -180,6 +214,9 @@ func life(t *testing.T, pm manager, dir string) {
 			return nil
 		})
 		n.must(t, "curl", "-fsS", "-o", "/dev/null", file)
+	}
+	if now := b.sh(t, "systemctl show -P MainPID casemate-dns.service"); now != dnsPID {
+		t.Errorf("the DNS process was started anew with the daemon: %s, it was %s", now, dnsPID)
 	}
 
 	t.Log("upgrade with pulls and downloads running: none fails, and the daemon is the new one")
@@ -213,7 +250,7 @@ func life(t *testing.T, pm manager, dir string) {
 	}
 	some("pulls before the upgrade")
 	start := time.Now()
-	b.sh(t, pm.upgrade+" "+next)
+	ask.while(t, "the package is upgraded", 1, func() { b.sh(t, pm.upgrade+" "+next) })
 	t.Logf("the upgrade took %.1f s", time.Since(start).Seconds())
 	b.says(t, "v0.2.0", "casemate status")
 	some("pulls after it")
@@ -235,7 +272,7 @@ func life(t *testing.T, pm manager, dir string) {
 
 	t.Log("remove keeps the data; installed again, it goes on")
 	b.sh(t, pm.remove)
-	b.wrong(t, "", "systemctl is-active casemate.service || systemctl is-active casemate-http.socket")
+	b.wrong(t, "", "systemctl is-active casemate.service || systemctl is-active casemate-http.socket || systemctl is-active casemate-dns.service")
 	n.fails(t, "", "curl", "-fsS", "-m", "5", "-o", "/dev/null", "http://"+b.ip+"/healthz")
 	b.sh(t, "test -d /var/lib/casemate/cluster && ! test -e /usr/bin/casemate && ls /etc/casemate/casemate.yaml*")
 	if !pm.purges { // rpm keeps a changed config under another name
