@@ -323,6 +323,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	start("pki", a.ca.Run)
 	start("users", a.sealUsers)
 	start("dns", a.runDNS)
+	a.awaitDNS(ctx) // who finds us by name should find names
 	secure, plain := a.server(false), a.server(true)
 	secure.TLSConfig = a.ca.TLSConfig()
 	serve := func(s *http.Server, listeners []net.Listener, tls bool) {
@@ -362,7 +363,6 @@ func (a *Appliance) Run(ctx context.Context) error {
 	start("upkeep", a.upkeep)
 	start("scrub", func(ctx context.Context) error { a.cluster.Patrol(ctx, a.scrubInterval); return nil })
 	start("watchdog", a.watchdog)
-	a.awaitDNS(ctx)
 	addrs := a.Addrs()
 	a.log.Info("serving", "node", a.cfg.Node, "version", Version, "http", join(addrs.HTTP), "https", join(addrs.HTTPS), "dns", join(addrs.DNS), "admin", addrs.Admin)
 	a.notify("READY=1\nSTATUS=serving")

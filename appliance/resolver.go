@@ -95,9 +95,9 @@ func (a *Appliance) dnsProblems() (list []string) {
 	return list
 }
 
-// dnsPatience is how long a start waits for DNS before it says that this node serves. Without it the rest serves all the
-// same, and status and readyz say what is missing.
-const dnsPatience = 10 * time.Second
+// dnsPatience is how long a start waits for DNS. Without it the rest serves all the same, and status and readyz say what
+// is missing.
+const dnsPatience = 5 * time.Second
 
 func (a *Appliance) awaitDNS(ctx context.Context) {
 	late := time.NewTimer(dnsPatience)
@@ -107,7 +107,7 @@ func (a *Appliance) awaitDNS(ctx context.Context) {
 	case <-ctx.Done():
 	case <-a.cluster.Done():
 	case <-late.C:
-		a.log.Error("DNS does not answer yet, the rest does", "error", a.dnsReady())
+		a.log.Error("the rest serves, DNS does not yet", "error", a.dnsReady())
 	}
 }
 
