@@ -43,7 +43,7 @@ func dnsHere(a *Appliance, peer *os.File, files []*os.File, names []string) (pro
 		}
 		named[i] = os.NewFile(uintptr(fd), names[i])
 	}
-	cfg, err := dnsConfig(named, false)
+	cfg, err := dnsConfig(named)
 	if err != nil {
 		return nil, err
 	}

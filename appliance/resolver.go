@@ -240,12 +240,16 @@ func RunDNS(ctx context.Context, opt DNSOptions) error {
 	for i, name := range opt.Sockets {
 		files = append(files, os.NewFile(uintptr(3+i), name))
 	}
-	cfg, err := dnsConfig(files, systemd)
+	cfg, err := dnsConfig(files)
 	if err != nil {
 		return err
 	}
 	cfg.Log, cfg.Level, cfg.Version = log, level, Version
 	if systemd {
+		cfg.Notify = func(state string) { daemon.SdNotify(false, state) }
+		if cfg.Table, err = keptTable(files); err != nil {
+			log.Warn("the next process will wait for the daemon's table", "error", err)
+		}
 		if cfg.Watchdog, err = daemon.SdWatchdogEnabled(false); err != nil {
 			log.Warn("systemd's watchdog cannot be used", "error", err)
 		}
@@ -259,7 +263,7 @@ func RunDNS(ctx context.Context, opt DNSOptions) error {
 }
 
 // dnsConfig makes of open files what a DNS process needs. They are closed.
-func dnsConfig(files []*os.File, systemd bool) (cfg process.Config, err error) {
+func dnsConfig(files []*os.File) (cfg process.Config, err error) {
 	defer func() {
 		for _, f := range files {
 			if f.Name() != storedTable {
@@ -267,7 +271,6 @@ func dnsConfig(files []*os.File, systemd bool) (cfg process.Config, err error) {
 			}
 		}
 	}()
-	var stored *os.File
 	for _, f := range files {
 		switch f.Name() {
 		case socketDNSUDP:
@@ -296,7 +299,6 @@ func dnsConfig(files []*os.File, systemd bool) (cfg process.Config, err error) {
 				return cfg, fmt.Errorf("socket %q: %w", f.Name(), err)
 			}
 		case storedTable:
-			stored = f
 		default:
 			return cfg, fmt.Errorf("a socket is called %q: a DNS process takes dns-udp, dns-tcp and link", f.Name())
 		}
@@ -304,21 +306,20 @@ func dnsConfig(files []*os.File, systemd bool) (cfg process.Config, err error) {
 	if cfg.Peer == nil && cfg.Link == nil || len(cfg.UDP) == 0 || len(cfg.TCP) == 0 {
 		return cfg, usage("casemate dns is started by casemate serve or by systemd, which give it its sockets")
 	}
-	if !systemd {
-		return cfg, nil
-	}
-	cfg.Notify = func(state string) { daemon.SdNotify(false, state) }
-	cfg.Table, err = keptTable(stored)
-	if err != nil {
-		cfg.Notify("STATUS=no table can be kept over a restart: " + err.Error())
-	}
 	return cfg, nil
 }
 
-// keptTable is the table that systemd keeps for the next process; a new one if it has none.
-func keptTable(stored *os.File) (*process.Table, error) {
-	if stored != nil {
-		return process.OpenTable(stored)
+// keptTable is the table that systemd keeps for the next process; a new one if it has none, or none that is of use.
+func keptTable(files []*os.File) (*process.Table, error) {
+	for _, f := range files {
+		if f.Name() != storedTable {
+			continue
+		}
+		t, err := process.OpenTable(f)
+		if err == nil {
+			return t, nil
+		}
+		return t, f.Truncate(0) // another version wrote it
 	}
 	f, err := process.NewTableFile()
 	if err != nil {

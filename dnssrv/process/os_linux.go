@@ -103,13 +103,14 @@ func Keep(f *os.File) error {
 	if path == "" {
 		return errors.New("there is no service manager")
 	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return os.NewSyscallError("socket", err)
 	}
-	defer conn.Close()
-	_, _, err = conn.WriteMsgUnix([]byte("FDSTORE=1\nFDNAME="+f.Name()), unix.UnixRights(int(f.Fd())), nil)
-	return err
+	defer unix.Close(fd)
+	text := []byte("FDSTORE=1\nFDNAME=" + f.Name())
+	err = unix.Sendmsg(fd, text, unix.UnixRights(int(f.Fd())), &unix.SockaddrUnix{Name: path}, 0)
+	return os.NewSyscallError("sendmsg", err)
 }
 
 // punch gives a part of a file of memory back.
