@@ -112,7 +112,7 @@ func socketsCommand(*options) *cobra.Command {
 				fmt.Fprintln(cmd.ErrOrStderr(), "nothing has changed")
 				return nil
 			}
-			fmt.Fprintln(cmd.ErrOrStderr(), "take it up with: systemctl daemon-reload && systemctl restart 'casemate*'")
+			fmt.Fprintln(cmd.ErrOrStderr(), "take it up with: systemctl daemon-reload && systemctl stop 'casemate*' && systemctl start casemate")
 			return nil
 		},
 	}
