@@ -478,6 +478,7 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 		problems = append(problems, "the disk is full up to its reserve: nothing can be written; delete images or files and run casemate gc --now, or give it a larger disk")
 	}
 	problems = append(problems, a.cluster.Problems()...)
+	problems = append(problems, a.dnsProblems()...)
 	scrub, lost := a.scrubInfo()
 	if lost != "" {
 		problems = append(problems, lost)

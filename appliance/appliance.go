@@ -35,6 +35,7 @@ import (
 	"casemate/cluster/lograte"
 	"casemate/cluster/share"
 	"casemate/dnssrv"
+	"casemate/dnssrv/process"
 	"casemate/fileserver"
 	"casemate/pki"
 	"casemate/registry"
@@ -73,7 +74,7 @@ type Appliance struct {
 	imports *content.Engine
 	users   *user.Users
 	files   *fileserver.Server
-	dns     *dnssrv.Server
+	dns     *process.Link
 	edge    *edge
 	metrics *metrics
 	luck    *luck
@@ -81,6 +82,10 @@ type Appliance struct {
 	turns   *share.Turns
 	lines   *lograte.Limit // of what clients cause
 	flights flights
+
+	dnsChild    *process.Child // nil: systemd runs the DNS process
+	dnsNeeds    chan struct{}  // the DNS process wants everything: wakes the follower
+	dnsNeedsAll atomic.Bool
 
 	now      atomic.Pointer[view]
 	hosts    atomic.Pointer[hosts]
@@ -105,6 +110,9 @@ type Options struct {
 	Handed []*os.File
 	// Load reads the config again, for Reread; nil: there is none.
 	Load func() (Config, error)
+	// DNS is the path of the socket at which the DNS process waits that systemd runs. "": the daemon starts one, with
+	// the sockets that it was handed or has bound.
+	DNS string
 }
 
 // Open binds every socket and then opens the disk. Errors are one sentence: what is wrong with what, and what to do.
@@ -119,7 +127,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	handler, lines := lograte.Handler(opt.Log.Handler())
 	a := &Appliance{cfg: cfg, log: slog.New(handler), lines: lines, level: opt.Level,
 		load: opt.Load, started: time.Now(), grace: grace, stall: stallTimeout, luck: newLuck()}
-	if a.socks, err = bind(&cfg, opt.Handed); err != nil {
+	if a.socks, err = bind(&cfg, opt.Handed, opt.DNS != ""); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -200,10 +208,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		Authenticate: a.users.Authenticate, Miss: missed, Luck: a.lucky, Log: a.log.With("room", "files"),
 	})
 	a.imports = a.newImports()
-	a.dns = dnssrv.New(dnssrv.Config{
-		Log:  a.log.With("room", "dns"),
-		Miss: func(client netip.Addr, name, qtype string) { a.miss(missing.DNS, name, qtype, client) },
-	})
+	a.openDNS(opt)
 	a.places = newPlaces(maxConnections(), func(client string) bool { return a.hosts.Load().homes[client] })
 	a.turns = newTurns()
 	a.metrics = newMetrics(a)
@@ -223,7 +228,15 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 }
 
 // Addrs are the addresses that are listened on.
-func (a *Appliance) Addrs() Addrs { return a.socks.addrs() }
+func (a *Appliance) Addrs() Addrs {
+	at := a.socks.addrs()
+	if len(at.DNS) == 0 { // systemd runs the DNS process
+		if at.DNS = a.dns.Addrs(); at.DNS == nil {
+			at.DNS = a.cfg.units().DNS
+		}
+	}
+	return at
+}
 
 // Roots are the root certificates that clients must trust, PEM.
 func (a *Appliance) Roots() []byte { return a.ca.Roots() }
@@ -267,7 +280,7 @@ func (a *Appliance) ready() error {
 	if a.stopping.Load() {
 		return errors.New("this node is stopping")
 	}
-	return nil
+	return a.dnsReady()
 }
 
 func (a *Appliance) front() frontPage {
@@ -313,12 +326,8 @@ func (a *Appliance) Run(ctx context.Context) error {
 	start("missing book", func(ctx context.Context) error { a.book.Run(ctx); return nil })
 	start("pki", a.ca.Run)
 	start("users", a.sealUsers)
-	for _, c := range a.socks.dnsUDP {
-		start("dns", func(ctx context.Context) error { return a.dns.ServeUDP(ctx, c) })
-	}
-	for _, l := range a.socks.dnsTCP {
-		start("dns", func(ctx context.Context) error { return a.dns.ServeTCP(ctx, l) })
-	}
+	start("dns", a.runDNS)
+	a.awaitDNS(ctx) // who finds us by name should find names
 	secure, plain := a.server(false), a.server(true)
 	secure.TLSConfig = a.ca.TLSConfig()
 	serve := func(s *http.Server, listeners []net.Listener, tls bool) {
@@ -367,6 +376,9 @@ func (a *Appliance) Run(ctx context.Context) error {
 	case err = <-fail:
 	case <-a.cluster.Done():
 		err = a.cluster.Err()
+	}
+	if errors.Is(err, cluster.ErrRemoved) {
+		a.stopDNS()
 	}
 	a.stopping.Store(true)
 	a.notify("STOPPING=1\nSTATUS=stopping, waiting for requests under way")

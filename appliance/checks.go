@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 
 	"casemate/appliance/content"
 	"casemate/appliance/missing"
@@ -111,6 +112,7 @@ func (a *Appliance) getMissing(r *http.Request) (any, error) {
 // answered returns a function that says whether what was missed is answered now, and what brought it.
 func (a *Appliance) answered(ctx context.Context) func(missing.Entry) (by string, ok bool) {
 	v := a.now.Load()
+	holds := sync.OnceValue(func() func(string) bool { return a.dnsHolds(v) })
 	return func(e missing.Entry) (string, bool) {
 		switch e.Kind {
 		case missing.Image:
@@ -130,7 +132,7 @@ func (a *Appliance) answered(ctx context.Context) func(missing.Entry) (by string
 			}
 			return a.broughtBy("files/" + key), true
 		case missing.DNS:
-			return a.hostBroughtBy(v, e.Name), a.dns.Holds(e.Name)
+			return a.hostBroughtBy(v, e.Name), holds()(e.Name)
 		case missing.TLS:
 			return a.hostBroughtBy(v, e.Name), v.known[origin.Fold(e.Name)]
 		case missing.Host:

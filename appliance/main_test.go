@@ -6,24 +6,66 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"casemate/dnssrv/process"
 )
 
 // Each of distribution's handlers.App has one goroutine that it has no way to end; it waits for events that nobody
 // sends.
 func TestMain(m *testing.M) {
+	startDNSHere = dnsHere
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }
+
+// dnsHere runs a node's DNS process in this one, over the same connection and with the same sockets.
+func dnsHere(a *Appliance, peer *os.File, files []*os.File, names []string) (process.Process, error) {
+	named := []*os.File{peer}
+	names = append([]string{socketPeer}, names...)
+	named = append(named, files...)
+	for i, f := range named { // under the names that a process of its own would give them
+		fd, err := syscall.Dup(int(f.Fd()))
+		if err != nil {
+			return nil, err
+		}
+		named[i] = os.NewFile(uintptr(fd), names[i])
+	}
+	cfg, err := dnsConfig(named)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Log, cfg.Version = a.log.With("room", "dns"), Version
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &here{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		if err := process.Serve(ctx, cfg); err != nil && !errors.Is(err, process.ErrStopped) {
+			a.log.Error("the DNS process has ended", "error", err)
+		}
+	}()
+	return p, nil
+}
+
+type here struct {
+	cancel func()
+	done   chan struct{}
+}
+
+func (p *here) Done() <-chan struct{} { return p.done }
+func (p *here) Kill()                 { p.cancel() }
 
 // testLog writes to the test's log.
 func testLog(t testing.TB) *slog.Logger {

@@ -2,18 +2,16 @@ package appliance
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
-	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+
+	"casemate/dnssrv/process"
 )
 
 // notify tells systemd (sd_notify(3)); without it, nothing happens.
@@ -58,7 +56,7 @@ func (a *Appliance) watchdog(ctx context.Context) error {
 }
 
 // alive asks this node what a client asks: a page over the admin socket (the HTTP machinery and the tree) and a name
-// over UDP.
+// over UDP. Where systemd runs DNS as a unit of its own, that has its own watchdog.
 func (a *Appliance) alive(ctx context.Context) error {
 	if err := a.cluster.Err(); err != nil {
 		return err
@@ -79,54 +77,9 @@ func (a *Appliance) alive(ctx context.Context) error {
 		return fmt.Errorf("http: status %s", resp.Status)
 	}
 	for _, addr := range a.socks.addrs().DNS {
-		if err := askDNS(ctx, addr, a.now.Load().settings.Domain); err != nil && !errors.Is(err, errNotHere) {
+		if err := process.Ask(ctx, addr, a.now.Load().settings.Domain); err != nil && !errors.Is(err, process.ErrNotHere) {
 			return fmt.Errorf("dns at %s: %w", addr, err)
 		}
-	}
-	return nil
-}
-
-// errNotHere: the host does not have the address that is listened on, not yet or not any more. A process that is
-// started anew does not bring it back.
-var errNotHere = errors.New("no address of this host now")
-
-// askDNS asks for the SOA of zone; any answer is one, a refusal included.
-func askDNS(ctx context.Context, server netip.AddrPort, zone string) error {
-	const id = 0x6361
-	q := binary.BigEndian.AppendUint16(nil, id)
-	q = append(q, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) // no flags, one question (RFC 1035 section 4.1.1)
-	for label := range strings.SplitSeq(zone, ".") {
-		q = append(append(q, byte(len(label))), label...)
-	}
-	q = append(q, 0, 0, 6, 0, 1) // SOA IN
-	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", server.String())
-	if errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.EADDRNOTAVAIL) {
-		return errNotHere
-	}
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	// Who talks to an address of his own does so from it; else the question would leave this host.
-	if from := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(); from != server.Addr() && !from.IsLoopback() {
-		return errNotHere
-	}
-	var answer [512]byte
-	var n int
-	for { // a datagram may get lost, here as anywhere
-		conn.SetDeadline(time.Now().Add(time.Second))
-		if _, err := conn.Write(q); err != nil {
-			return err
-		}
-		if n, err = conn.Read(answer[:]); err == nil {
-			break
-		}
-		if ctx.Err() != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
-			return err
-		}
-	}
-	if n < 12 || binary.BigEndian.Uint16(answer[:]) != id {
-		return errors.New("not an answer to what was asked")
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // The names under which systemd hands sockets over (FileDescriptorName=), one unit for each.
@@ -44,9 +45,10 @@ type Addrs struct {
 	Admin            string
 }
 
-// bind takes the sockets that systemd handed over (by their names) and binds the others. Either all are there or, with
-// an error, none.
-func bind(cfg *Config, handed []*os.File) (s *sockets, err error) {
+// bind takes the sockets that systemd handed over (by their names) and binds the others. Where another process has those
+// of DNS (elsewhere), they are not bound here; those that were handed over all the same are used. Either all are there
+// or, with an error, none.
+func bind(cfg *Config, handed []*os.File, elsewhere bool) (s *sockets, err error) {
 	s = &sockets{}
 	defer func() {
 		for _, f := range handed {
@@ -72,8 +74,10 @@ func bind(cfg *Config, handed []*os.File) (s *sockets, err error) {
 	if s.https, err = bindTCP(cfg, by, socketHTTPS, "listen.https", cfg.Listen.HTTPS, 443); err != nil {
 		return s, err
 	}
-	if err = s.bindDNS(cfg, by); err != nil {
-		return s, err
+	if !elsewhere || len(by[socketDNSUDP])+len(by[socketDNSTCP]) > 0 {
+		if err = s.bindDNS(cfg, by); err != nil {
+			return s, err
+		}
 	}
 	if err = s.bindAdmin(cfg, by[socketAdmin]); err != nil {
 		return s, err
@@ -263,12 +267,20 @@ func (s *sockets) bindDNS(cfg *Config, by map[string][]*os.File) error {
 		listen = cfg.at(53)
 	}
 	for _, a := range listen {
-		if err := s.bindBoth(a); err != nil {
+		err := s.bindBoth(a)
+		for end := time.Now().Add(endOfOrphan); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); err = s.bindBoth(a) {
+			time.Sleep(endOfOrphan / 100)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// endOfOrphan is how long a port may still be taken by the DNS process of a daemon that was killed a moment ago: it ends
+// with it, but not in the same moment.
+const endOfOrphan = time.Second
 
 // bindBoth binds UDP and TCP at the same port. A port that the kernel chose for one may be taken for the other: then it
 // is asked again.

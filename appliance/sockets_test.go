@@ -62,7 +62,7 @@ func TestSocketsFromSystemdAreUsedByName(t *testing.T) {
 	udp, udpAt := handed(t, "dns-udp", "udp", "127.0.0.1:0")
 	tcp, _ := handed(t, "dns-tcp", "tcp", udpAt)
 	admin, adminAt := handed(t, "admin", "unix", cfg.Listen.Admin)
-	s, err := bind(&cfg, []*os.File{https, udp, http, tcp, admin})
+	s, err := bind(&cfg, []*os.File{https, udp, http, tcp, admin}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,25 +78,25 @@ func TestWrongSocketsAreNamed(t *testing.T) {
 	want := netip.MustParseAddrPort("127.0.0.1:18080")
 	cfg.Listen.HTTP = []netip.AddrPort{want}
 	other, otherAt := handed(t, "http", "tcp", "127.0.0.1:0")
-	if _, err := bind(&cfg, []*os.File{other}); err == nil || !strings.Contains(err.Error(), `systemd's socket "http" is at `+otherAt+`, but listen.http says 127.0.0.1:18080: casemate sockets tells systemd`) {
+	if _, err := bind(&cfg, []*os.File{other}, false); err == nil || !strings.Contains(err.Error(), `systemd's socket "http" is at `+otherAt+`, but listen.http says 127.0.0.1:18080: casemate sockets tells systemd`) {
 		t.Errorf("got %v", err)
 	}
 	cfg = testConfig(t, t.TempDir())
 	unknown, _ := handed(t, "web", "tcp", "127.0.0.1:0")
-	if _, err := bind(&cfg, []*os.File{unknown}); err == nil || !strings.Contains(err.Error(), `a socket called "web"`) {
+	if _, err := bind(&cfg, []*os.File{unknown}, false); err == nil || !strings.Contains(err.Error(), `a socket called "web"`) {
 		t.Errorf("got %v", err)
 	}
 	half, _ := handed(t, "dns-udp", "udp", "127.0.0.1:0")
-	if _, err := bind(&cfg, []*os.File{half}); err == nil || !strings.Contains(err.Error(), "1 sockets called dns-udp and 0 called dns-tcp") {
+	if _, err := bind(&cfg, []*os.File{half}, false); err == nil || !strings.Contains(err.Error(), "1 sockets called dns-udp and 0 called dns-tcp") {
 		t.Errorf("got %v", err)
 	}
 	stream, _ := handed(t, "dns-udp", "tcp", "127.0.0.1:0")
 	tcp, _ := handed(t, "dns-tcp", "tcp", "127.0.0.1:0")
-	if _, err := bind(&cfg, []*os.File{stream, tcp}); err == nil || !strings.Contains(err.Error(), `socket "dns-udp" from systemd is no datagram socket`) {
+	if _, err := bind(&cfg, []*os.File{stream, tcp}, false); err == nil || !strings.Contains(err.Error(), `socket "dns-udp" from systemd is no datagram socket`) {
 		t.Errorf("got %v", err)
 	}
 	elsewhere, at := handed(t, "admin", "unix", filepath.Join(t.TempDir(), "other.sock"))
-	if _, err := bind(&cfg, []*os.File{elsewhere}); err == nil || !strings.Contains(err.Error(), `systemd's socket "admin" is at `+at+`, but listen.admin says `+cfg.Listen.Admin) {
+	if _, err := bind(&cfg, []*os.File{elsewhere}, false); err == nil || !strings.Contains(err.Error(), `systemd's socket "admin" is at `+at+`, but listen.admin says `+cfg.Listen.Admin) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -107,7 +107,7 @@ func TestHandedSocketsThatMissAnAdvertisedAddress(t *testing.T) {
 	cfg.Listen = Listen{Admin: cfg.Listen.Admin, Peer: cfg.Listen.Peer, HTTPS: cfg.Listen.HTTPS, DNS: cfg.Listen.DNS}
 	f, at := handed(t, "http", "tcp", "127.0.0.1:0")
 	files := []*os.File{f}
-	s, err := bind(&cfg, files)
+	s, err := bind(&cfg, files, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,26 +168,26 @@ func TestATakenPortIsNamedAndNothingStaysBound(t *testing.T) {
 func TestTheAdminSocket(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	cfg.Listen.Admin = filepath.Join(filepath.Dir(cfg.Data), "deep", "admin.sock")
-	s, err := bind(&cfg, nil)
+	s, err := bind(&cfg, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(cfg.Listen.Admin); err != nil || info.Mode().Perm() != 0o660 {
 		t.Errorf("%v, mode %v, want 0660", err, info.Mode())
 	}
-	if _, err := bind(&cfg, nil); err == nil || !strings.Contains(err.Error(), "probably another casemate, answers at "+cfg.Listen.Admin) {
+	if _, err := bind(&cfg, nil, false); err == nil || !strings.Contains(err.Error(), "probably another casemate, answers at "+cfg.Listen.Admin) {
 		t.Errorf("a second one: %v", err)
 	}
 	s.admin.(*net.UnixListener).SetUnlinkOnClose(false)
 	s.close() // as kill -9 leaves it
-	if s, err = bind(&cfg, nil); err != nil {
+	if s, err = bind(&cfg, nil, false); err != nil {
 		t.Fatalf("what a killed daemon left behind: %v", err)
 	}
 	s.close()
 	if err := os.WriteFile(cfg.Listen.Admin, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := bind(&cfg, nil); err == nil || !strings.Contains(err.Error(), "exists and is no socket") {
+	if _, err := bind(&cfg, nil, false); err == nil || !strings.Contains(err.Error(), "exists and is no socket") {
 		t.Errorf("a file in its place: %v", err)
 	}
 	if data, _ := os.ReadFile(cfg.Listen.Admin); string(data) != "precious" {

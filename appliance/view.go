@@ -17,6 +17,7 @@ import (
 	"casemate/cluster"
 	"casemate/cluster/share"
 	"casemate/dnssrv"
+	"casemate/dnssrv/process"
 )
 
 // view is what the tree says at one moment about how to answer. It is immutable.
@@ -177,50 +178,59 @@ func (a *Appliance) answer(u dnssrv.Update) error {
 	if s.whole = s.whole || all || len(s.pending) > partOfNames; s.whole {
 		clear(s.pending)
 	}
-	if s.whole && u.Base == nil {
-		u = s.rest
-	}
-	conflicts, err := a.answerWith(u)
-	if err != nil {
-		return err
+	for {
+		s.whole = a.dnsNeedsAll.Swap(false) || s.whole
+		if s.whole && u.Base == nil {
+			u = s.rest
+		}
+		err := a.answerWith(u)
+		if errors.Is(err, process.ErrReset) {
+			a.dnsNeedsAll.Store(true)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		break
 	}
 	if u.Base != nil {
 		s.rest = u
 	}
 	s.whole = false
 	clear(s.pending)
-	a.problems.set("dns", conflicts)
 	return nil
 }
 
 // partOfNames is how many owners are read before DNS gets them: the tree may have any number.
 const partOfNames = 4096
 
-func (a *Appliance) answerWith(u dnssrv.Update) (conflicts []string, err error) {
+func (a *Appliance) answerWith(u dnssrv.Update) (err error) {
 	u.Records = map[string][]dnssrv.Record{}
 	if !a.answers.whole {
 		for owner := range a.answers.pending {
 			if u.Records[owner], err = readName(a.tree, owner); err != nil {
-				return nil, err
+				return err
 			}
 		}
-		return a.dns.Apply(u)
+		_, err = a.dns.Apply(u)
+		return err
 	}
 	u.Reset = true
 	for rec, err := range allNames(a.tree) {
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if _, more := u.Records[rec.Name]; !more && len(u.Records) == partOfNames {
 			u.More = true
 			if _, err := a.dns.Apply(u); err != nil {
-				return nil, err
+				return err
 			}
 			u = dnssrv.Update{Records: map[string][]dnssrv.Record{}}
 		}
 		u.Records[rec.Name] = append(u.Records[rec.Name], rec)
 	}
-	return a.dns.Apply(u)
+	_, err = a.dns.Apply(u)
+	return err
 }
 
 // follow takes up what changes in the tree, here or on another node, and sees to it that the tree knows this node.
@@ -228,13 +238,21 @@ func (a *Appliance) follow(ctx context.Context) error {
 	changes := make(chan struct{}, 1)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	watches := []<-chan struct{}{a.cluster.Changes(ctx)} // who answers: DNS must not name the others
+	watches := []<-chan struct{}{a.dnsNeeds, a.cluster.Changes(ctx)} // who answers: DNS must not name the others
 	for _, dir := range []string{"settings", "origins", "nodes"} {
 		watches = append(watches, a.tree.Watch(ctx, dir))
 	}
 	for _, ch := range watches {
 		wg.Go(func() {
-			for range ch {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case _, ok := <-ch:
+					if !ok {
+						return
+					}
+				}
 				select {
 				case changes <- struct{}{}:
 				default:

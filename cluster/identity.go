@@ -182,6 +182,9 @@ var (
 	errStranger = errors.New("no member of this cluster")
 )
 
+// ErrRemoved is why a node stops for good: Cluster.Err wraps it.
+var ErrRemoved = errRemoved
+
 // admit says which node a certificate belongs to. A member whose record this node has is known by its key, whatever its
 // certificate's age: a node that was down for a year comes back and renews it. One that this node has not heard of yet,
 // because it was itself down meanwhile, must have a certificate of the CA that this node knows. errRemoved comes with

@@ -1,6 +1,9 @@
 package dnssrv
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 func TestHolds(t *testing.T) {
 	if New(Config{}).Holds("docker.io") {
@@ -9,12 +12,16 @@ func TestHolds(t *testing.T) {
 	spec := threeNodes()
 	spec.Records = append(spec.Records, Record{Name: "*.apps.example", Type: "A", Values: []string{"10.0.0.7"}})
 	r := start(t, spec)
+	by := HeldBy(slices.Values(append(slices.Clone(spec.Origins), "*.apps.example")))
 	for name, want := range map[string]bool{
 		"docker.io": true, "Registry-1.Docker.io": true, "docker.io.": true, "x.apps.example": true, "x.y.apps.example": true,
 		"k8s.io": false, "nowhere.example": false, "apps.example": false, "": false, `\000`: false, "a..b": false,
 	} {
 		if got := r.Holds(name); got != want {
 			t.Errorf("%q: %v, want %v", name, got, want)
+		}
+		if got := by(name); got != want {
+			t.Errorf("%q: %v by the names of owners, want %v", name, got, want)
 		}
 	}
 }

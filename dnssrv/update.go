@@ -93,6 +93,13 @@ func (s *Server) Apply(u Update) (conflicts []string, err error) {
 	return slices.Clone(t.conflicts), nil
 }
 
+// Abandon drops what was applied of a change that has not ended ([Update].More).
+func (s *Server) Abandon() {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	s.coming = nil
+}
+
 // content is the sum of the updates so far. Its parts are never changed, only replaced.
 type content struct {
 	base    *Base

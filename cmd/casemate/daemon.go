@@ -166,7 +166,7 @@ you have changed the config.`,
 				fmt.Fprintln(cmd.ErrOrStderr(), "nothing has changed")
 				return nil
 			}
-			fmt.Fprintln(cmd.ErrOrStderr(), "activate it with: systemctl daemon-reload && systemctl restart 'casemate*'")
+			fmt.Fprintln(cmd.ErrOrStderr(), "activate it with: systemctl daemon-reload && systemctl stop 'casemate*' && systemctl start casemate")
 			return nil
 		},
 	}
@@ -262,6 +262,7 @@ func serveCommand(*options) *cobra.Command {
 			defer signal.Stop(hup)
 			a, err := appliance.Open(cfg, appliance.Options{
 				Log: log, Level: level, Load: func() (appliance.Config, error) { return loadConfig(config) },
+				DNS: os.Getenv("CASEMATE_DNS"), // of the unit
 			})
 			if err != nil {
 				return err

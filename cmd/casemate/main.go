@@ -147,7 +147,7 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 	add("nodes", enrollCommand(o), doctorCommand(o), mirrorsCommand(o), kubesprayCommand(o))
 	add("cluster", configCommand(o), memberCommand(o), tokenCommand(o), clusterCommand(o), caCommand(o), certCommand(o))
 	add("upkeep", statusCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o), reloadCommand(o), versionCommand(o))
-	root.AddCommand(manCommand(root))
+	root.AddCommand(manCommand(root), dnsCommand(o))
 	addCobrasOwn(root)
 	wrongArgs(root)
 	describe(root)

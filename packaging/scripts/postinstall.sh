@@ -24,8 +24,14 @@ if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
     if [ -n "$upgrade" ]; then
         # A clean stop hands leadership over and lets downloads end; the sockets stay with systemd meanwhile, so nobody is refused.
+        # DNS answers from its old process until the daemon is back, and takes its table along to the new one. Where DNS was
+        # still the daemon's, casemate.service starts the new unit.
+        dns=
+        ! systemctl is-active --quiet casemate-dns.service || dns=yes
         systemctl try-restart casemate.service ||
             echo "casemate did not come back after the upgrade: journalctl -u casemate says why" >&2
+        [ -z "$dns" ] || systemctl try-restart casemate-dns.service ||
+            echo "casemate's DNS did not come back after the upgrade: journalctl -u casemate-dns says why" >&2
     fi
 fi
 

@@ -9,4 +9,5 @@ esac
 
 if [ -d /run/systemd/system ]; then
     systemctl --no-reload disable --now casemate.service casemate-http.socket casemate-https.socket casemate-dns-udp.socket casemate-dns-tcp.socket || :
+    systemctl stop casemate-dns.service casemate-dns-link.socket || : # they come and go with the others
 fi

@@ -221,7 +221,10 @@ func (b *builder) stage(arch string) (*stage, error) {
 		return nil, err
 	}
 	s.put("/usr/bin/casemate", 0o755, data)
-	for _, unit := range []string{"casemate.service", "casemate-http.socket", "casemate-https.socket", "casemate-dns-udp.socket", "casemate-dns-tcp.socket"} {
+	for _, unit := range []string{
+		"casemate.service", "casemate-http.socket", "casemate-https.socket",
+		"casemate-dns.service", "casemate-dns-udp.socket", "casemate-dns-tcp.socket", "casemate-dns-link.socket",
+	} {
 		s.copy("/usr/lib/systemd/system/"+unit, "systemd/"+unit)
 	}
 	s.copy("/usr/lib/sysusers.d/casemate.conf", "systemd/casemate.sysusers.conf")

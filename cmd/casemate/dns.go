@@ -1,0 +1,35 @@
+package main
+
+import (
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"casemate/appliance"
+)
+
+// dnsCommand is for the daemon and for systemd.
+func dnsCommand(*options) *cobra.Command {
+	var (
+		opt   appliance.DNSOptions
+		level string
+	)
+	cmd := &cobra.Command{
+		Use: "dns", Short: "the DNS process of the daemon", Args: cobra.NoArgs, Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var l slog.Level
+			if err := l.UnmarshalText([]byte(level)); err != nil {
+				return usageError{err}
+			}
+			appliance.Version, appliance.Commit = version, commit
+			opt.Log.Level, opt.Stderr = l, cmd.ErrOrStderr()
+			return appliance.RunDNS(cmd.Context(), opt)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&opt.Config, "config", "", "the node's config, which says how to log")
+	f.StringSliceVar(&opt.Sockets, "sockets", nil, "names of the sockets that are open from 3 on")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&opt.Log.Format, "log-format", "auto", "auto, text or json")
+	return cmd
+}

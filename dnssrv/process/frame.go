@@ -1,0 +1,318 @@
+package process
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"casemate/dnssrv"
+)
+
+// A frame is its length (4 bytes, big endian, without these and the kind), its kind (1 byte), and JSON. Both ends
+// begin with a hello. Unknown kinds and unknown fields are skipped: the two may be of different versions for a while.
+type kind byte
+
+const (
+	kindHello kind = 1 // both: hello
+
+	// The daemon's.
+	kindUpdate kind = 2 // part
+	kindBeat   kind = 3 // beat
+	kindStop   kind = 4 // nothing: stop, and do not come back
+	kindAsk    kind = 5 // uint64: send statistics with this number
+
+	// The process's.
+	kindApplied kind = 16 // applied
+	kindMisses  kind = 17 // []miss
+	kindStats   kind = 18 // stats
+	kindWant    kind = 19 // nothing: begin anew with a Reset
+)
+
+// protocol is raised when two versions would misunderstand each other.
+const protocol = 1
+
+// Bounds on what one end takes from the other.
+const (
+	maxFrame     = 4 << 20   // of an update
+	maxReport    = 1 << 20   // of everything that the process sends
+	maxOwners    = 4_000_000 // names of one update
+	maxOrigins   = 1_000_000 // of one update
+	maxMisses    = 256       // of one frame
+	maxMissName  = 1024
+	maxSentence  = 4096
+	maxSentences = 100
+	maxAddrs     = 64
+)
+
+// partSize is about how many bytes of records one part holds.
+const partSize = 64 << 10
+
+type hello struct {
+	Protocol int              `json:"protocol"`
+	Version  string           `json:"version"`
+	Addrs    []netip.AddrPort `json:"addrs,omitempty"` // the process's: where it answers
+}
+
+type beat struct {
+	Level *int `json:"level,omitempty"` // slog's
+}
+
+// part is a piece of an update. Origins and Records of all parts together are the update's.
+type part struct {
+	Seq     uint64                     `json:"seq"`
+	Reset   bool                       `json:"reset,omitempty"`
+	Base    *dnssrv.Base               `json:"base,omitempty"`
+	Nodes   []dnssrv.Node              `json:"nodes"`
+	Origins []string                   `json:"origins"`
+	Records map[string][]dnssrv.Record `json:"records,omitempty"`
+	Last    bool                       `json:"last,omitempty"`
+	// More is dnssrv.Update's. Continues says that the update of before had it: without that one, this one is refused.
+	More      bool `json:"more,omitempty"`
+	Continues bool `json:"continues,omitempty"`
+}
+
+type applied struct {
+	Seq       uint64   `json:"seq"`
+	Conflicts []string `json:"conflicts,omitempty"`
+	More      int      `json:"more,omitempty"` // conflicts beyond maxSentences
+	Error     string   `json:"error,omitempty"`
+}
+
+type miss struct {
+	Client netip.Addr `json:"c"`
+	Name   string     `json:"n"`
+	Type   string     `json:"t"`
+}
+
+type stats struct {
+	Ask   uint64       `json:"ask,omitempty"` // what it answers; 0: it comes by itself
+	Stats dnssrv.Stats `json:"stats"`
+}
+
+// errBroken is for everything that the other end must not send.
+var errBroken = errors.New("the other end breaks the protocol")
+
+func broken(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", errBroken, fmt.Sprintf(format, args...))
+}
+
+// encode makes a frame.
+func encode(k kind, v any) ([]byte, error) {
+	b := []byte{0, 0, 0, 0, byte(k)}
+	if v != nil {
+		data, err := json.Marshal(v)
+		if err != nil {
+			return nil, err
+		}
+		b = append(b, data...)
+	}
+	binary.BigEndian.PutUint32(b, uint32(len(b)-5))
+	return b, nil
+}
+
+// decode reads a frame's body, and checks that it is nothing but v.
+func decode(body []byte, v any) error {
+	if err := json.Unmarshal(body, v); err != nil {
+		return broken("%v", err)
+	}
+	return nil
+}
+
+// readFrame reads one frame with a body of at most most bytes. The body is the caller's.
+func readFrame(r *bufio.Reader, most int) (kind, []byte, error) {
+	var head [5]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, nil, err
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n > uint32(most) {
+		return 0, nil, broken("a frame has at most %d bytes, got %d", most, n)
+	}
+	// The length is only a claim until the bytes are here.
+	body, err := io.ReadAll(io.LimitReader(r, int64(n)))
+	if err == nil && uint32(len(body)) < n {
+		err = io.ErrUnexpectedEOF
+	}
+	return kind(head[4]), body, err
+}
+
+// beatEvery is how often each end says that it is there.
+const beatEvery = time.Second
+
+// errQuiet ends a connection whose other end says nothing.
+var errQuiet = errors.New("it has said nothing for too long")
+
+// quietReader reads from conn and fails after most silent beats in a row; 0: never. It counts beats and does not look
+// at a clock: who was stopped itself finds what has come meanwhile.
+type quietReader struct {
+	conn net.Conn
+	most int
+}
+
+func (q quietReader) Read(p []byte) (int, error) {
+	for silent := 0; ; {
+		if q.most > 0 {
+			q.conn.SetReadDeadline(time.Now().Add(beatEvery))
+		}
+		n, err := q.conn.Read(p)
+		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) || q.most == 0 {
+			return n, err
+		}
+		if silent++; silent >= q.most {
+			return 0, errQuiet
+		}
+	}
+}
+
+// split gives an update in parts, one after the other, so that no more than one is in memory twice.
+func split(seq uint64, u dnssrv.Update, continues bool, yield func(part) error) error {
+	p := part{Seq: seq, More: u.More, Continues: continues, Reset: u.Reset, Base: u.Base, Nodes: u.Nodes, Origins: u.Origins}
+	next := func() error {
+		err := yield(p)
+		p = part{Seq: seq}
+		return err
+	}
+	for origins := u.Origins; ; {
+		size, n := 0, 0
+		for n < len(origins) && size < partSize {
+			size += len(origins[n])
+			n++
+		}
+		p.Origins = origins[:n]
+		if origins = origins[n:]; len(origins) == 0 {
+			break
+		}
+		if err := next(); err != nil {
+			return err
+		}
+	}
+	size := 0
+	for owner, list := range u.Records {
+		if size >= partSize {
+			if err := next(); err != nil {
+				return err
+			}
+			size = 0
+		}
+		if p.Records == nil {
+			p.Records = make(map[string][]dnssrv.Record)
+		}
+		p.Records[owner] = list
+		size += len(owner)
+		for _, r := range list {
+			size += 40 + len(r.Name)
+			for _, v := range r.Values {
+				size += len(v)
+			}
+		}
+	}
+	p.Last = true
+	return next()
+}
+
+// joiner puts an update together again.
+type joiner struct {
+	begun bool
+	seq   uint64
+	u     dnssrv.Update
+}
+
+// add takes a part, and returns the update with the last one.
+func (j *joiner) add(p part) (u dnssrv.Update, whole bool, err error) {
+	if !j.begun {
+		j.begun, j.seq = true, p.Seq
+		j.u = dnssrv.Update{
+			Reset: p.Reset, Base: p.Base, Nodes: p.Nodes, Origins: p.Origins, Records: p.Records, More: p.More,
+		}
+	} else {
+		if p.Seq != j.seq || p.Reset || p.Base != nil || p.Nodes != nil || p.More || p.Continues {
+			return u, false, broken("update %d is mixed with %d", j.seq, p.Seq)
+		}
+		j.u.Origins = append(j.u.Origins, p.Origins...)
+		if j.u.Records == nil {
+			j.u.Records = p.Records
+		} else {
+			for owner, list := range p.Records {
+				j.u.Records[owner] = list
+			}
+		}
+	}
+	if len(j.u.Records) > maxOwners || len(j.u.Origins) > maxOrigins {
+		return u, false, broken("an update has at most %d names and %d origins", maxOwners, maxOrigins)
+	}
+	if !p.Last {
+		return u, false, nil
+	}
+	u, j.begun, j.u = j.u, false, dnssrv.Update{}
+	return u, true, nil
+}
+
+// check says whether a report of the process can be shown to an operator.
+func (a applied) check() error {
+	if len(a.Conflicts) > maxSentences || a.More < 0 {
+		return broken("%d conflicts", len(a.Conflicts))
+	}
+	for _, s := range append(slices.Clone(a.Conflicts), a.Error) {
+		if !isSentence(s) {
+			return broken("a sentence of %d bytes", len(s))
+		}
+	}
+	return nil
+}
+
+func isSentence(s string) bool {
+	return len(s) <= maxSentence && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
+}
+
+func (m miss) check() error {
+	odd := func(r rune) bool { return r < '!' || r > '~' }
+	switch {
+	case !m.Client.IsValid():
+		return broken("a miss of nobody")
+	case m.Name == "" || len(m.Name) > maxMissName || strings.ContainsFunc(m.Name, odd):
+		return broken("a miss of a name of %d bytes", len(m.Name))
+	case m.Type == "" || len(m.Type) > 16 || strings.ContainsFunc(m.Type, odd):
+		return broken("a miss of a type of %d bytes", len(m.Type))
+	}
+	return nil
+}
+
+// check holds the labels of metrics to a small fixed set.
+func (s stats) check() error {
+	if len(s.Stats.Answers) > 32 {
+		return broken("%d response codes", len(s.Stats.Answers))
+	}
+	for rcode := range s.Stats.Answers {
+		odd := func(r rune) bool { return (r < 'A' || r > 'Z') && (r < '0' || r > '9') }
+		if rcode == "" || len(rcode) > 16 || strings.ContainsFunc(rcode, odd) {
+			return broken("a response code of %d bytes", len(rcode))
+		}
+	}
+	return nil
+}
+
+func (h hello) check() error {
+	if h.Protocol != protocol {
+		return fmt.Errorf("it speaks protocol %d of version %s, this is protocol %d: restart both units", h.Protocol, clip(h.Version), protocol)
+	}
+	if !isSentence(h.Version) || len(h.Version) > 200 || len(h.Addrs) > maxAddrs {
+		return broken("a hello with %d addresses", len(h.Addrs))
+	}
+	return nil
+}
+
+func clip(s string) string {
+	if !isSentence(s) || len(s) > 80 {
+		return "?"
+	}
+	return s
+}

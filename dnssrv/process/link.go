@@ -1,0 +1,493 @@
+package process
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"casemate/dnssrv"
+)
+
+const (
+	// silentBeats in a row mean that the process hangs.
+	silentBeats = 10
+	// applyWait is how long Apply waits for the process to confirm.
+	applyWait = 5 * time.Second
+	// statsWait is how long Stats waits for newer numbers.
+	statsWait = 250 * time.Millisecond
+	// awayFor is how long the process may be away before that is an error: it comes back by itself.
+	awayFor = 5 * time.Second
+	// maxQueue bounds the updates that wait to be sent. Beyond it the connection is given up, and the next one begins
+	// with everything.
+	maxQueue = 256
+	// Pauses between connections.
+	minPause, maxPause = 50 * time.Millisecond, 5 * time.Second
+)
+
+// ErrReset is Apply's: the process knows nothing yet that an update could change.
+var ErrReset = errors.New("the DNS process needs everything anew")
+
+// LinkConfig is what a Link is made of.
+type LinkConfig struct {
+	// Dial connects to the process, and starts it if that is the daemon's matter. The connection is the Link's.
+	Dial func(ctx context.Context) (net.Conn, error)
+	// Log gets one line per change of state; nil discards.
+	Log *slog.Logger
+	// Level is what the process is to log at; nil leaves it as it is.
+	Level slog.Leveler
+	// Version is what the other end is told.
+	Version string
+	// Need is called when the process wants everything: an update with Reset has to be applied soon. It must not block.
+	Need func()
+	// Applied is told of each update that the process has taken up, or of the last of several: the conflicts of its
+	// whole table, or why it has refused it. It must not block.
+	Applied func(conflicts []string, err error)
+	// Miss is dnssrv.Config.Miss.
+	Miss func(client netip.Addr, name, qtype string)
+}
+
+// Link is the daemon's end. All methods may be called at any time by anybody.
+type Link struct {
+	cfg LinkConfig
+
+	mu      sync.Mutex
+	conn    net.Conn // nil: there is none that has said hello
+	reset   bool     // everything was sent on conn, so updates may follow
+	seq     uint64   // of the newest update
+	queue   []queued
+	open    bool   // the newest update goes on in the next one
+	waiters map[uint64]waiter
+	late    uint64 // an update up to which nobody waits: it was not confirmed in time
+	stop    bool   // the process is to stop for good
+	stopped chan struct{}
+	wake    chan struct{} // of capacity 1: there is something to send
+
+	ever    chan struct{} // closed when an update was confirmed
+	since   time.Time     // when it was away first; zero: it is there
+	why     error
+	addrs   []netip.AddrPort
+	stats   dnssrv.Stats
+	asked   uint64
+	ask     uint64 // to be sent; 0: nothing
+	answers map[uint64]chan struct{}
+}
+
+type queued struct {
+	seq       uint64
+	u         dnssrv.Update
+	continues bool // what the update of before has begun
+}
+
+// waiter waits for an update to be confirmed, perhaps no more.
+type waiter struct {
+	ch   chan applied
+	more bool // the change goes on: nothing of it shows yet
+}
+
+// NewLink returns a link that Run connects.
+func NewLink(cfg LinkConfig) *Link {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Link{
+		cfg: cfg, waiters: make(map[uint64]waiter), answers: make(map[uint64]chan struct{}),
+		wake: make(chan struct{}, 1), stopped: make(chan struct{}), ever: make(chan struct{}),
+	}
+}
+
+// Run keeps the process connected until ctx is done, and returns nil.
+func (l *Link) Run(ctx context.Context) error {
+	pause, said := minPause, false
+	for {
+		began := time.Now()
+		conn, err := l.cfg.Dial(ctx)
+		if err == nil {
+			err = l.session(ctx, conn)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		l.mu.Lock()
+		stop := l.stop
+		if l.why = err; l.since.IsZero() {
+			l.since = time.Now()
+		}
+		l.mu.Unlock()
+		if stop {
+			<-ctx.Done() // it was told to stop for good
+			return nil
+		}
+		if time.Since(began) > maxPause {
+			pause, said = minPause, false
+		}
+		if !said {
+			l.cfg.Log.Warn("the DNS process is not connected, it is tried again", "error", err)
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// session talks to the process until the connection ends.
+func (l *Link) session(ctx context.Context, conn net.Conn) (err error) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	r := bufio.NewReader(quietReader{conn, silentBeats})
+	first, err := encode(kindHello, hello{Protocol: protocol, Version: l.cfg.Version})
+	if err != nil {
+		return err
+	}
+	conn.SetWriteDeadline(time.Now().Add(silentBeats * beatEvery))
+	if _, err := conn.Write(first); err != nil {
+		return err
+	}
+	conn.SetWriteDeadline(time.Time{}) // the reader ends what hangs
+	var h hello
+	k, body, err := readFrame(r, maxReport)
+	if err != nil {
+		return err
+	}
+	if k != kindHello {
+		return broken("it begins with kind %d", k)
+	}
+	if err := decode(body, &h); err != nil {
+		return err
+	}
+	if err := h.check(); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.conn, l.reset, l.queue, l.open, l.addrs = conn, false, nil, false, h.Addrs
+	l.mu.Unlock()
+	l.cfg.Log.Info("DNS process connected", "version", h.Version)
+	l.cfg.Need()
+
+	done := make(chan struct{})
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		if err := l.write(conn, done); err != nil {
+			conn.Close()
+		}
+	})
+	defer func() {
+		conn.Close()
+		close(done)
+		writing.Wait()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.conn, l.reset, l.queue = nil, false, nil
+		for seq, w := range l.waiters {
+			close(w.ch)
+			delete(l.waiters, seq)
+		}
+	}()
+	for {
+		k, body, err := readFrame(r, maxReport)
+		if err != nil {
+			return err
+		}
+		if err := l.take(k, body); err != nil {
+			return err
+		}
+	}
+}
+
+// take does what a frame of the process says.
+func (l *Link) take(k kind, body []byte) error {
+	switch k {
+	case kindApplied:
+		var a applied
+		if err := errors.Join(decode(body, &a), a.check()); err != nil {
+			return err
+		}
+		return l.confirmed(a)
+	case kindMisses:
+		var list []miss
+		if err := decode(body, &list); err != nil {
+			return err
+		}
+		if len(list) > maxMisses {
+			return broken("%d misses at a time", len(list))
+		}
+		for _, m := range list {
+			if err := m.check(); err != nil {
+				return err
+			}
+		}
+		for _, m := range list {
+			if l.cfg.Miss != nil {
+				l.cfg.Miss(m.Client, m.Name, m.Type)
+			}
+		}
+	case kindStats:
+		var s stats
+		if err := decode(body, &s); err != nil {
+			return err
+		}
+		if err := s.check(); err != nil {
+			return err
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.stats = s.Stats
+		for n, ch := range l.answers {
+			if n <= s.Ask {
+				close(ch)
+				delete(l.answers, n)
+			}
+		}
+	case kindWant:
+		l.cfg.Need()
+	}
+	return nil
+}
+
+// confirmed tells those who wait for an update, or for one before it.
+func (l *Link) confirmed(a applied) error {
+	l.mu.Lock()
+	if a.Seq > l.seq {
+		l.mu.Unlock()
+		return broken("it has taken update %d of %d", a.Seq, l.seq)
+	}
+	if a.More > 0 {
+		a.Conflicts = append(a.Conflicts, fmt.Sprintf("DNS has %d more conflicts like these", a.More))
+	}
+	more := l.waiters[a.Seq].more
+	if a.Error == "" && !more {
+		l.since, l.why = time.Time{}, nil
+		select {
+		case <-l.ever:
+		default:
+			close(l.ever)
+		}
+	}
+	var waiters []chan applied
+	for seq, w := range l.waiters {
+		if seq <= a.Seq {
+			waiters = append(waiters, w.ch)
+			delete(l.waiters, seq)
+		}
+	}
+	l.mu.Unlock()
+	if l.cfg.Applied != nil && (!more || a.Error != "") {
+		l.cfg.Applied(a.Conflicts, a.err()) // first: who has changed something may look at once
+	}
+	for _, ch := range waiters {
+		ch <- a
+	}
+	return nil
+}
+
+func (a applied) err() error {
+	if a.Error == "" {
+		return nil
+	}
+	return errors.New(a.Error)
+}
+
+// write sends what is to be sent, and beats.
+func (l *Link) write(conn net.Conn, done <-chan struct{}) error {
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	send := func(k kind, v any) error {
+		b, err := encode(k, v)
+		if err != nil {
+			return err
+		}
+		_, err = conn.Write(b)
+		return err
+	}
+	for first := true; ; first = false {
+		beats := first
+		if !first {
+			select {
+			case <-done:
+				return nil
+			case <-tick.C:
+				beats = true
+			case <-l.wake:
+			}
+		}
+		if beats {
+			var b beat
+			if l.cfg.Level != nil {
+				level := int(l.cfg.Level.Level())
+				b.Level = &level
+			}
+			if err := send(kindBeat, b); err != nil {
+				return err
+			}
+		}
+		for {
+			l.mu.Lock()
+			ask, stop, queue := l.ask, l.stop, l.queue
+			l.ask, l.queue = 0, nil
+			l.mu.Unlock()
+			for _, q := range queue {
+				err := split(q.seq, q.u, q.continues, func(p part) error { return send(kindUpdate, p) })
+				if err != nil {
+					return err
+				}
+			}
+			if ask > 0 {
+				if err := send(kindAsk, ask); err != nil {
+					return err
+				}
+			}
+			if stop {
+				err := send(kindStop, nil)
+				select {
+				case <-l.stopped:
+				default:
+					close(l.stopped)
+				}
+				if err != nil {
+					return err
+				}
+				<-done
+				return nil
+			}
+			if ask == 0 && len(queue) == 0 {
+				break
+			}
+		}
+	}
+}
+
+func (l *Link) poke() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Apply sends an update to the process and waits a bounded time until it is taken up. While the process is not
+// connected, nothing is kept: it will want everything. ErrReset says that it wants everything now. Any other error is
+// the process's: nothing has changed there.
+func (l *Link) Apply(u dnssrv.Update) (conflicts []string, err error) {
+	l.mu.Lock()
+	switch {
+	case l.conn == nil || l.stop:
+		l.mu.Unlock()
+		return nil, nil
+	case !u.Reset && !l.reset:
+		l.mu.Unlock()
+		return nil, ErrReset
+	case u.Reset:
+		l.queue, l.reset = nil, true // what it would have changed is in it
+	case len(l.queue) >= maxQueue:
+		l.conn.Close()
+		l.mu.Unlock()
+		return nil, nil
+	}
+	l.seq++
+	seq := l.seq
+	l.queue = append(l.queue, queued{seq, u, l.open && !u.Reset})
+	l.open = u.More
+	ch := make(chan applied, 1)
+	patient := len(l.waiters) == 0 || l.late == 0
+	l.waiters[seq] = waiter{ch, u.More}
+	l.mu.Unlock()
+	l.poke()
+	if !patient {
+		return nil, nil
+	}
+	timeout := time.NewTimer(applyWait)
+	defer timeout.Stop()
+	select {
+	case a, ok := <-ch:
+		if ok {
+			l.mu.Lock()
+			l.late = 0
+			l.mu.Unlock()
+		}
+		return a.Conflicts, a.err()
+	case <-timeout.C:
+		l.mu.Lock()
+		l.late = seq
+		l.mu.Unlock()
+		l.cfg.Log.Warn("the DNS process has not taken up a change yet", "after", applyWait)
+		return nil, nil
+	}
+}
+
+// Stats are the process's counts, as new as can be had in a moment. They begin anew when it does.
+func (l *Link) Stats() dnssrv.Stats {
+	l.mu.Lock()
+	if l.conn == nil {
+		defer l.mu.Unlock()
+		return l.stats
+	}
+	l.asked++
+	n, ch := l.asked, make(chan struct{})
+	l.ask, l.answers[n] = n, ch
+	l.mu.Unlock()
+	l.poke()
+	timeout := time.NewTimer(statsWait)
+	defer timeout.Stop()
+	select {
+	case <-ch:
+	case <-timeout.C:
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.answers, n)
+	return l.stats
+}
+
+// Addrs are where the process says that it answers; nil before it was there.
+func (l *Link) Addrs() []netip.AddrPort {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.addrs
+}
+
+// Ready is closed when the process answers from a table of ours.
+func (l *Link) Ready() <-chan struct{} { return l.ever }
+
+// Err says why this node's DNS cannot be counted on; nil if it can. A process that is started anew is not missed for a
+// few seconds: questions wait for it.
+func (l *Link) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-l.ever:
+	default:
+		if l.why != nil {
+			return fmt.Errorf("DNS does not answer yet: %w", l.why)
+		}
+		return errors.New("DNS does not answer yet")
+	}
+	if !l.since.IsZero() && time.Since(l.since) > awayFor {
+		return fmt.Errorf("the DNS process is away since %s: %w", l.since.UTC().Format(time.RFC3339), l.why)
+	}
+	return nil
+}
+
+// StopForGood tells the process to forget its table and to end: this node is none of the cluster's any more. It waits
+// until that is sent, but not longer than ctx.
+func (l *Link) StopForGood(ctx context.Context) {
+	l.mu.Lock()
+	l.stop = true
+	there := l.conn != nil
+	l.mu.Unlock()
+	if !there {
+		return
+	}
+	l.poke()
+	select {
+	case <-l.stopped:
+	case <-ctx.Done():
+	}
+}
