@@ -302,7 +302,8 @@ func (s stats) check() error {
 
 func (h hello) check() error {
 	if h.Protocol != protocol {
-		return fmt.Errorf("it speaks protocol %d of version %s, this is protocol %d: restart both units", h.Protocol, clip(h.Version), protocol)
+		return fmt.Errorf("it speaks protocol %d of version %s, this is protocol %d: restart both units",
+			h.Protocol, clip(h.Version), protocol)
 	}
 	if !isSentence(h.Version) || len(h.Version) > 200 || len(h.Addrs) > maxAddrs {
 		return broken("a hello with %d addresses", len(h.Addrs))
