@@ -61,7 +61,7 @@ type Link struct {
 	reset   bool     // everything was sent on conn, so updates may follow
 	seq     uint64   // of the newest update
 	queue   []queued
-	open    bool   // the newest update goes on in the next one
+	open    bool // the newest update goes on in the next one
 	waiters map[uint64]waiter
 	late    uint64 // an update up to which nobody waits: it was not confirmed in time
 	stop    bool   // the process is to stop for good

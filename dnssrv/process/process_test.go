@@ -67,6 +67,8 @@ type seen struct {
 	list  []dnssrv.Update
 	nodes []dnssrv.Node
 	fail  error
+
+	abandoned int
 }
 
 func (s *seen) Apply(u dnssrv.Update) ([]string, error) {
@@ -80,6 +82,12 @@ func (s *seen) Apply(u dnssrv.Update) ([]string, error) {
 		s.nodes = u.Nodes
 	}
 	return []string{"one thing\tand another"}, nil
+}
+
+func (s *seen) Abandon() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.abandoned++
 }
 
 func (s *seen) Stats() dnssrv.Stats {
@@ -230,7 +238,7 @@ func TestTheNodeOfASilentDaemonGoesOut(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() { s.watchDaemon(ctx) })
 		u := whole(nil, node("n1", true), node("n2", true), node("n3", false))
-		if _, err := s.apply(u); err != nil {
+		if _, err := s.apply(u, false); err != nil {
 			t.Fatal(err)
 		}
 		is := func(when string, want ...string) {
@@ -248,12 +256,122 @@ func TestTheNodeOfASilentDaemonGoesOut(t *testing.T) {
 		time.Sleep(beatEvery)
 		is("after five", "n2")
 		// What comes late from a daemon that does not beat does not bring it back; only who hears of it does.
-		if _, err := s.apply(dnssrv.Update{Nodes: []dnssrv.Node{node("n1", true), node("n2", false), node("n3", true)}}); err != nil {
+		if _, err := s.apply(dnssrv.Update{Nodes: []dnssrv.Node{node("n1", true), node("n2", false), node("n3", true)}}, false); err != nil {
 			t.Fatal(err)
 		}
 		is("with other health", "n3")
 		s.heard()
 		is("when it beats again", "n1", "n3")
+		cancel()
+		wg.Wait()
+	})
+}
+
+// TestAChangeInSeveralUpdates shows nothing before its end, not in health either, and ends with the connection.
+func TestAChangeInSeveralUpdates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &seen{}
+		s := newTestServer(t, d)
+		p := &pipes{make(chan net.Conn)}
+		needs := make(chan struct{}, 8)
+		said := 0
+		l := NewLink(LinkConfig{
+			Dial: p.dial, Log: testLog(t), Version: "v1", Need: func() { needs <- struct{}{} },
+			Applied: func([]string, error) { said++ },
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { l.Run(ctx) })
+		connect := func() net.Conn {
+			daemons, process := net.Pipe()
+			wg.Go(func() { s.session(ctx, process) })
+			p.conns <- daemons
+			<-needs
+			return process
+		}
+		apply := func(u dnssrv.Update) {
+			t.Helper()
+			if _, err := l.Apply(u); err != nil {
+				t.Error(err)
+			}
+			synctest.Wait()
+		}
+		first := whole(a("a.example", "10.1.1.1"), node("n1", true), node("n2", true))
+		first.More = true
+		f, err := os.Create(filepath.Join(t.TempDir(), "table"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if s.cfg.Table, err = OpenTable(f); err != nil {
+			t.Fatal(err)
+		}
+		kept := func(want int) {
+			t.Helper()
+			after := newTestServer(t, &seen{})
+			if after.cfg.Table, err = OpenTable(f); err != nil {
+				t.Fatal(err)
+			}
+			if err := after.restore(); err != nil {
+				t.Error(err)
+			}
+			if got := len(after.dns.(*seen).updates()); got != want {
+				t.Errorf("the next process begins with %d updates, want %d", got, want)
+			}
+		}
+		conn := connect()
+		apply(first)
+		kept(0)
+		if l.Err() == nil || said > 0 || !s.coming {
+			t.Errorf("a part counts as a table: %v, %d", l.Err(), said)
+		}
+		select {
+		case <-s.ready:
+			t.Error("questions are read before the table is whole")
+		default:
+		}
+		s.setAway(true)
+		if got := d.updates(); len(got) != 1 {
+			t.Errorf("in the middle of a change comes %+v", got)
+		}
+		apply(dnssrv.Update{Records: a("b.example", "10.1.1.2"), More: true})
+		apply(dnssrv.Update{Records: a("c.example", "10.1.1.3")})
+		<-s.ready
+		kept(4) // the parts, and the health of nodes at the end
+		if got := d.healthy(); l.Err() != nil || said != 1 || !slices.Equal(got, []string{"n2"}) {
+			t.Errorf("after the last part: %v, told %d times, clients are sent to %q", l.Err(), said, got)
+		}
+		s.setAway(false)
+
+		// A part that is refused ends the change: what would continue it is refused, too.
+		apply(first)
+		d.mu.Lock()
+		d.fail = errors.New("a bad name")
+		d.mu.Unlock()
+		if _, err := l.Apply(dnssrv.Update{Records: a("x.example", "10.1.1.2"), More: true}); err == nil {
+			t.Error("a bad part is no error")
+		}
+		d.mu.Lock()
+		d.fail = nil
+		d.mu.Unlock()
+		n := len(d.updates())
+		if _, err := l.Apply(dnssrv.Update{Records: a("y.example", "10.1.1.2")}); err == nil || len(d.updates()) != n {
+			t.Errorf("what continues a refused change: %v", err)
+		}
+		apply(dnssrv.Update{Records: a("z.example", "10.1.1.2")})
+
+		// The connection ends in the middle.
+		apply(first)
+		conn.Close()
+		synctest.Wait()
+		if d.abandoned != 1 || s.coming {
+			t.Errorf("abandoned %d times", d.abandoned)
+		}
+		kept(5) // with z.example
+		connect()
+		if _, err := l.Apply(dnssrv.Update{Records: a("b.example", "10.1.1.2")}); !errors.Is(err, ErrReset) {
+			t.Errorf("the rest of a change at another connection: %v", err)
+		}
 		cancel()
 		wg.Wait()
 	})
@@ -296,7 +414,7 @@ func TestAnUpdateInParts(t *testing.T) {
 	} {
 		var wire bytes.Buffer
 		parts := 0
-		err := split(7, u, func(p part) error {
+		err := split(7, u, false, func(p part) error {
 			parts++
 			b, err := encode(kindUpdate, p)
 			wire.Write(b)
@@ -412,7 +530,7 @@ func FuzzFromTheDaemon(f *testing.F) {
 	f.Add([]byte(""))
 	for _, u := range []dnssrv.Update{whole(a("a.example", "10.1.1.1"), node("n1", true)), {Records: map[string][]dnssrv.Record{"a.example": nil}}} {
 		var in []byte
-		split(1, u, func(p part) error {
+		split(1, u, false, func(p part) error {
 			b, err := encode(kindUpdate, p)
 			in = append(in, b...)
 			return err
@@ -477,7 +595,7 @@ func TestARestartKeepsTheTable(t *testing.T) {
 	}
 	say := func(seq uint64, u dnssrv.Update, parts int) (in []byte) {
 		n := 0
-		split(seq, u, func(p part) error {
+		split(seq, u, false, func(p part) error {
 			if n++; n > parts {
 				return nil
 			}

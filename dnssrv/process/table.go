@@ -36,7 +36,7 @@ func OpenTable(f *os.File) (*Table, error) {
 	t := &Table{f: f, start: tableHeader, end: tableHeader}
 	var h [24]byte
 	n, err := f.ReadAt(h[:], 0)
-	if n == 0 && errors.Is(err, io.EOF) {
+	if n == 0 && errors.Is(err, io.EOF) || h == [24]byte{} { // nothing was committed yet
 		return t, nil
 	}
 	if err != nil {
