@@ -24,6 +24,15 @@ func init() { atEnd = append(atEnd, printRows) }
 // report adds a line to the table.
 func report(r row) { rows = append(rows, r) }
 
+// medians of what was measured, by server.
+func medians(values map[string][]float64) map[string]float64 {
+	m := make(map[string]float64, len(values))
+	for name, v := range values {
+		m[name] = median(v)
+	}
+	return m
+}
+
 // best is the peer with the lowest value.
 func best(values map[string]float64) (peer string, value float64) {
 	for name, v := range values {

@@ -490,7 +490,7 @@ func TestBenchPush(t *testing.T) {
 // half a minute of questions later. It starts as after a crash in the middle of bulk writes (a copy of the data
 // directory from before the stop), after a clean stop, and once more.
 func TestBenchStart(t *testing.T) {
-	for _, entries := range []int{300_000, 1_500_000} {
+	for _, entries := range scaled([]int{300_000, 1_500_000}, []int{300_000}) {
 		t.Run(fmt.Sprint(entries), func(t *testing.T) {
 			b := newBench(t)
 			data := filepath.Join(b.dir, "data")
@@ -500,13 +500,16 @@ func TestBenchStart(t *testing.T) {
 					took := b.start(t)
 					cpu, ready := b.cpu(t), b.rss()
 					var first, again []float64
-					for range 30 {
+					for range scaled(30, 3) {
 						c0 := b.cpu(t)
 						b.casemate(t, "status", "-o", "json")
 						first = append(first, (b.cpu(t)-c0).Seconds()*1000)
 						time.Sleep(time.Second)
 					}
 					first, again = first[:1], first[1:]
+					most := map[int][2]float64{300_000: {0.8, 130}, 1_500_000: {3, 500}}[entries]
+					limit(fmt.Sprintf("%d entries, start, %s", entries, how), "s CPU until ready", cpu.Seconds(), most[0])
+					limit(fmt.Sprintf("%d entries, start, %s", entries, how), "MiB resident", b.rss(), most[1])
 					fmt.Printf("BENCH start      %d entries, %-11s ready after %.2f s, %.2f s CPU, RSS %.0f MiB, later %.0f, peak %.0f; "+
 						"status %.0f ms CPU, again %.0f\n", entries, how, took.Seconds(), cpu.Seconds(), ready, b.rss(), b.peak(), first[0], median(again))
 				})

@@ -99,7 +99,7 @@ func cpuOf(t testing.TB, nodes []*bench) (total time.Duration) {
 
 // turns measures what is called with one node, with three at the leader, and with three at a follower, in turns, and
 // prints medians, CPU and the ratio.
-func turns(t testing.TB, what string, n int, unit string, amount float64, one *bench, three []*bench, do func(round int, b *bench), after ...func(b *bench)) {
+func turns(t testing.TB, what string, n int, unit string, amount float64, one *bench, three []*bench, do func(round int, b *bench), after ...func(b *bench)) (speed, cpu map[string]float64) {
 	t.Helper()
 	places := []struct {
 		name string
@@ -124,6 +124,11 @@ func turns(t testing.TB, what string, n int, unit string, amount float64, one *b
 		fmt.Printf("BENCH %-10s %-16s %.2f s (median of %.2f)  %7.1f %s/s  %.2f s CPU  throughput to one node %.2f\n", what, p.name, median(took[p.name]), took[p.name],
 			amount/median(took[p.name]), unit, median(used[p.name]), median(took["one node"])/median(took[p.name]))
 	}
+	speed = map[string]float64{}
+	for name, v := range took {
+		speed[name] = amount / median(v)
+	}
+	return speed, medians(used)
 }
 
 // TestBenchThreePush compares pushing images that share layers to three nodes with pushing them to one.
@@ -190,14 +195,21 @@ func TestBenchThreeSmall(t *testing.T) {
 		clients[b] = timing{b.transport(), took[b]}
 	}
 	const n = 20
-	turns(t, "small image", rounds, "images", n, one, three, func(round int, b *bench) {
+	speed, _ := turns(t, "small image", rounds, "images", n, one, three, func(round int, b *bench) {
 		for j := range n {
 			push(t, randomImage(t, 4<<10, 2), fmt.Sprintf("registry.casemate.internal/bench/u-%d:%d", j, round),
 				remote.WithTransport(clients[b]), remote.WithAuth(auth), remote.WithJobs(1))
 		}
 	})
+	for _, at := range []string{"leader", "follower"} {
+		report(row{what: "small images, one writer, three nodes, at the " + at, unit: "images a second", ours: speed["three, "+at],
+			peer: "one node", best: speed["one node"], factor: 0.6, atLeast: true})
+	}
 	for i, b := range []*bench{one, three[0], three[1]} {
 		all := slices.Sorted(slices.Values(*took[b]))
+		if i == 1 {
+			limit("manifest PUT, three nodes, at the leader, p50", "ms", all[len(all)/2], 5)
+		}
 		fmt.Printf("BENCH manifest PUT %-16s p50 %.1f ms  p99 %.1f ms\n",
 			[]string{"one node", "three, leader", "three, follower"}[i], all[len(all)/2], all[len(all)*99/100])
 	}
@@ -212,9 +224,12 @@ func TestBenchThreeIdle(t *testing.T) {
 	for _, b := range nodes {
 		before[b] = b.cpu(t)
 	}
-	const long = 30 * time.Second
+	long := scaled(30*time.Second, 15*time.Second)
 	time.Sleep(long)
 	for i, b := range nodes {
+		if used := 100 * (b.cpu(t) - before[b]).Seconds() / long.Seconds(); i == 1 || i == 2 {
+			limit("idle, three nodes, "+[]string{"", "leader", "follower"}[i], "% of a core", used, []float64{0, 1, 0.5}[i])
+		}
 		fmt.Printf("BENCH idle       %-16s %.2f %% of a core\n", []string{"one node", "three, leader", "three, follower", "three, follower"}[i],
 			100*(b.cpu(t)-before[b]).Seconds()/long.Seconds())
 	}
@@ -270,7 +285,7 @@ func TestBenchThreeImport(t *testing.T) {
 	}
 	os.RemoveAll(l.dir)
 	one, three := oneAndThree(t)
-	turns(t, "import", 3, "MiB", float64(gib)*1024, one, three, func(round int, b *bench) {
+	_, cpu := turns(t, "import", scaled(3, 1), "MiB", float64(gib)*1024, one, three, func(round int, b *bench) {
 		b.casemate(t, "import", "--name", "bench", file)
 	}, func(b *bench) {
 		b.casemate(t, "import", "remove", "bench")
@@ -294,4 +309,6 @@ func TestBenchThreeImport(t *testing.T) {
 			})
 		}
 	})
+	report(row{what: fmt.Sprintf("import of %d GiB, three nodes, at the leader", gib), unit: "s CPU", ours: cpu["three, leader"],
+		peer: "one node", best: cpu["one node"], factor: 3.5})
 }
