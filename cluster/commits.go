@@ -81,7 +81,8 @@ func (f *followers) acknowledged(k *follower, target raft.ServerAddress, args *r
 	}
 	if args.Term > k.header.Term {
 		k.index, k.commits = 0, 0
-		k.header = raft.AppendEntriesRequest{RPCHeader: args.RPCHeader, Term: args.Term, Leader: args.Leader}
+		k.header = *args
+		k.header.PrevLogEntry, k.header.PrevLogTerm, k.header.Entries, k.header.LeaderCommitIndex = 0, 0, nil, 0
 	}
 	k.target = target
 	if index > k.index {
