@@ -307,7 +307,7 @@ func TestSignaturesAreRequired(t *testing.T) {
 	refused("", handover.Request{}, plain...)
 	refused("", handover.Request{}, foreign...)
 	refused("", handover.Request{Keys: name(other)}, foreign...)
-	refused("no bundle", handover.Request{}, dir)
+	refused("is not a bundle", handover.Request{}, dir)
 	n.must("PUT", "settings/import.require_signature", map[string]string{"value": "off"}, nil)
 	refused("none of import.keys", handover.Request{}, foreign...)
 	refused("", handover.Request{Keys: name(other)}, signed...)

@@ -37,11 +37,11 @@ func TestMirrorsByTheAdminAPI(t *testing.T) {
 
 // TestKubesprayAsksTheBastions computes what a release downloads with the variables of mirror mode, asks for all of it,
 // and finds the very lists of that release, by their upstream names, in the missing book: nothing is asked for
-// elsewhere, and nothing under a name that means something else here. The checkout in bundle/lists/testdata has
-// Kubespray's shape; CASEMATE_KUBESPRAY names real ones, divided by colons.
+// elsewhere, and nothing under a name that means something else here. The checkout in bundle/lists/kubespray/testdata
+// has Kubespray's shape; CASEMATE_KUBESPRAY names real ones, divided by colons.
 func TestKubesprayAsksTheBastions(t *testing.T) {
 	t.Parallel()
-	dirs := []string{"../bundle/lists/testdata/kubespray"}
+	dirs := []string{"../bundle/lists/kubespray/testdata/kubespray"}
 	if more := os.Getenv("CASEMATE_KUBESPRAY"); more != "" {
 		dirs = append(dirs, strings.Split(more, ":")...)
 	} else {

@@ -144,6 +144,9 @@ func (c *Cluster) proposeAs(
 		hung := c.watch.hung()
 		r, err := c.proposeOnce(ctx, n, data, result, &sent)
 		late := errors.Is(err, errUnknown) && !errors.Is(err, errNotOurs) || errors.Is(err, errNoMajority)
+		if patient && late && ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
+			err = fmt.Errorf("%w: %w", err, ctx.Err()) // both times are up at once: the context is what ends it
+		}
 		if !patient || !late || ctx.Err() != nil || c.Err() != nil || c.stopping.Load() {
 			return r, err
 		}

@@ -115,7 +115,7 @@ func (g *group) add(ctx context.Context, b *small) error {
 	if g.err != nil {
 		return errors.Join(g.err, b.w.Close())
 	}
-	if g.by[b.digest] != nil { // the same bytes were there under another name
+	if g.by[b.digest] != nil || g.s.made(b.digest) { // the same bytes came before, under another name
 		return b.w.Close()
 	}
 	g.next, g.by[b.digest] = append(g.next, b), b

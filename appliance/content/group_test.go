@@ -35,13 +35,16 @@ func TestSmallBlobsComeInGroups(t *testing.T) {
 	k := newSink(s.Engine)
 	defer k.small.drop()
 	most := 0
+	before, commits := s.node.Status().Applied, 0
 	s.tree.fail = func(_ int, what string) (error, bool) {
 		k.small.mu.Lock()
 		defer k.small.mu.Unlock()
 		most = max(most, len(k.small.by))
+		if what == "commit" {
+			commits++
+		}
 		return nil, false
 	}
-	before := s.node.Status().Applied
 	digests, err := putMany(t, k, 1000)
 	if err = errors.Join(err, k.small.finish(t.Context())); err != nil {
 		t.Fatal(err)
@@ -53,6 +56,9 @@ func TestSmallBlobsComeInGroups(t *testing.T) {
 	}
 	if took := s.node.Status().Applied - before; took > 60 { // 20 and more groups, since the last ones are not full
 		t.Errorf("%d log entries for 1000 blobs", took)
+	}
+	if commits != 1000 {
+		t.Errorf("%d commits for 1000 blobs", commits)
 	}
 	if len(k.small.by) > 0 {
 		t.Errorf("%d blobs are remembered", len(k.small.by))

@@ -209,6 +209,18 @@ func (s *sink) took(digest string, size int64, mends bool) {
 	s.note(digest, size)
 }
 
+// made reports whether this reading has committed a blob, and the tree still knows it.
+func (s *sink) made(digest string) bool {
+	s.mu.Lock()
+	made := s.wrote[digest]
+	s.mu.Unlock()
+	if !made {
+		return false
+	}
+	_, err := s.e.cfg.Tree.StatBlob(digest)
+	return err == nil
+}
+
 // flushFull flushes if there is enough for it.
 func (s *sink) flushFull(ctx context.Context) error {
 	s.mu.Lock()
