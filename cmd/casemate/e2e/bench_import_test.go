@@ -98,7 +98,7 @@ func newLayout(t testing.TB, dir string, images, layers int, size int64) *ociLay
 // TestBenchImport compares an import of 10 GiB with what must be done in any case, hashing the bytes and copying them
 // to disk, and with pushing the same images by skopeo into distribution. The page cache is emptied before each.
 func TestBenchImport(t *testing.T) {
-	gib := 10
+	gib := scaled(10, 1)
 	if s := os.Getenv("CASEMATE_BENCH_GIB"); s != "" {
 		gib, _ = strconv.Atoi(s)
 	}
@@ -127,7 +127,7 @@ func TestBenchImport(t *testing.T) {
 	}
 	casemate := filepath.Join(repo(t), "bin/casemate")
 	var hashing, copying, importing []float64
-	for range 3 {
+	for range scaled(3, 1) {
 		hashing = append(hashing, timed("sha256sum", "sha256sum", file))
 		timed("openssl sha256", "openssl", "dgst", "-sha256", file) // which uses the processor's instructions for it
 		copying = append(copying, timed("cp and sync", sh(`cp --reflink=never "$1" "$1.copy" && sync "$1.copy"`, file)...))

@@ -104,12 +104,16 @@ func (s server) peak() float64 {
 	return 0
 }
 
+// children are the processes that a process has started, and theirs. The kernel lists them by the thread that did it.
 func children(pid int) []int {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	var list []int
-	for _, f := range strings.Fields(string(text)) {
-		n, _ := strconv.Atoi(f)
-		list = append(list, n)
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, file := range files {
+		text, _ := os.ReadFile(file)
+		for _, f := range strings.Fields(string(text)) {
+			n, _ := strconv.Atoi(f)
+			list = append(append(list, n), children(n)...)
+		}
 	}
 	return list
 }
