@@ -84,6 +84,7 @@ type Appliance struct {
 	flights flights
 
 	dnsChild    *process.Child // nil: systemd runs the DNS process
+	dnsHeld     []heldSocket   // of the DNS process that this one starts
 	dnsNeeds    chan struct{}  // the DNS process wants everything: wakes the follower
 	dnsNeedsAll atomic.Bool
 
@@ -208,7 +209,9 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		Authenticate: a.users.Authenticate, Miss: missed, Luck: a.lucky, Log: a.log.With("room", "files"),
 	})
 	a.imports = a.newImports()
-	a.openDNS(opt)
+	if err := a.openDNS(opt); err != nil {
+		return nil, err
+	}
 	a.places = newPlaces(maxConnections(), func(client string) bool { return a.hosts.Load().homes[client] })
 	a.turns = newTurns()
 	a.metrics = newMetrics(a)
@@ -515,6 +518,7 @@ func (a *Appliance) Close() error {
 		closeIf(a.cluster, a.cluster != nil)
 		closeIf(a.executable, a.executable != nil)
 		a.socks.close()
+		a.releaseDNS()
 		a.lines.Close()
 		a.closeErr = errors.Join(errs...)
 	})

@@ -12,10 +12,12 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
 
 	"casemate/appliance/missing"
 	"casemate/cluster/lograte"
@@ -34,7 +36,7 @@ const (
 )
 
 // openDNS makes the link to the DNS process, which Run connects.
-func (a *Appliance) openDNS(opt Options) {
+func (a *Appliance) openDNS(opt Options) error {
 	a.dnsNeeds = make(chan struct{}, 1)
 	cfg := process.LinkConfig{
 		Log: a.log.With("room", "dns"), Version: Version,
@@ -59,10 +61,14 @@ func (a *Appliance) openDNS(opt Options) {
 	if len(a.socks.dnsUDP) == 0 {
 		cfg.Dial = process.Connect(opt.DNS)
 	} else {
+		if err := a.holdDNS(); err != nil {
+			return err
+		}
 		a.dnsChild = &process.Child{Start: a.startDNS}
 		cfg.Dial = a.dnsChild.Dial
 	}
 	a.dns = process.NewLink(cfg)
+	return nil
 }
 
 // runDNS keeps the DNS process connected, and ends the one that the daemon has started.
@@ -119,28 +125,66 @@ func (a *Appliance) stopDNS() {
 	a.dns.StopForGood(ctx)
 }
 
-// dnsFiles are the sockets of DNS as a process started by this one gets them, with their names.
-func (a *Appliance) dnsFiles() (files []*os.File, names []string, err error) {
-	add := func(name string, c interface{ File() (*os.File, error) }) {
-		f, ferr := c.File()
-		if ferr != nil {
-			err = ferr
-			return
+// heldSocket is a socket of DNS that stays open for the next DNS process. It is a bare descriptor: a net.Conn or an
+// os.File would be in the runtime's poller, and each question would wake this process as well.
+type heldSocket struct {
+	fd   int
+	name string
+}
+
+// holdDNS takes the sockets of DNS out of the poller.
+func (a *Appliance) holdDNS() error {
+	hold := func(name string, c syscall.Conn) error {
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return err
 		}
-		files, names = append(files, f), append(names, name)
+		var dup error
+		err = raw.Control(func(fd uintptr) {
+			var held int
+			if held, dup = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3); dup == nil {
+				a.dnsHeld = append(a.dnsHeld, heldSocket{held, name})
+			}
+		})
+		return errors.Join(err, dup)
 	}
 	for _, c := range a.socks.dnsUDP {
-		add(socketDNSUDP, c)
+		if err := hold(socketDNSUDP, c); err != nil {
+			return fmt.Errorf("socket %s: %w", c.LocalAddr(), err)
+		}
+		c.Close()
 	}
 	for _, l := range a.socks.dnsTCP {
-		if t, ok := l.(*net.TCPListener); ok {
-			add(socketDNSTCP, t)
+		t, ok := l.(*net.TCPListener)
+		if !ok {
+			return fmt.Errorf("socket %s is a %T, not a TCP listener", l.Addr(), l)
 		}
+		if err := hold(socketDNSTCP, t); err != nil {
+			return fmt.Errorf("socket %s: %w", l.Addr(), err)
+		}
+		t.Close()
 	}
-	if err != nil {
-		closeAll(files)
+	return nil
+}
+
+// dnsFiles are the sockets of DNS as a process started by this one gets them, with their names.
+func (a *Appliance) dnsFiles() (files []*os.File, names []string, err error) {
+	for _, h := range a.dnsHeld {
+		fd, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			closeAll(files)
+			return nil, nil, err
+		}
+		files, names = append(files, os.NewFile(uintptr(fd), h.name)), append(names, h.name)
 	}
-	return files, names, err
+	return files, names, nil
+}
+
+func (a *Appliance) releaseDNS() {
+	for _, h := range a.dnsHeld {
+		unix.Close(h.fd)
+	}
+	a.dnsHeld = nil
 }
 
 func closeAll(files []*os.File) {
