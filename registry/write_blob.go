@@ -99,7 +99,7 @@ func (r *Registry) PutBlob(ctx context.Context, repo string, d digest.Digest, co
 }
 
 // finish makes what was written to bw the blob d and names it in repo, at one entry of the log if the tree can do that.
-// Else a crash between the two leaves a blob that nothing names, which is collected when its pin ends.
+// If it cannot, a crash between the two steps leaves an unreferenced blob, which is collected when its pin ends.
 func (r *Registry) finish(ctx context.Context, bw BlobWriter, repo string, d digest.Digest) error {
 	if n, ok := bw.(namer); ok {
 		_, err := n.CommitNamed(ctx, d.String(), func(b Batch, _ string) error {

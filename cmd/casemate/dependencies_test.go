@@ -1,12 +1,8 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
-	"io"
 	"maps"
 	"os"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -75,37 +71,17 @@ func TestDependenciesPage(t *testing.T) {
 		}
 	}
 	importers := map[string]map[string]bool{} // by module: packages, without "casemate/"
-	cmd := exec.Command("go", "list", "-json=ImportPath,Imports", "casemate/...")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for dec := json.NewDecoder(out); ; {
-		var pkg struct {
-			ImportPath string
-			Imports    []string
-		}
-		if err := dec.Decode(&pkg); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		for _, imp := range pkg.Imports {
+	for pkg, imports := range packages(t) {
+		for _, imp := range imports {
 			for _, m := range direct {
 				if within(imp, m) {
 					if importers[m] == nil {
 						importers[m] = map[string]bool{}
 					}
-					importers[m][strings.TrimPrefix(pkg.ImportPath, "casemate/")] = true
+					importers[m][strings.TrimPrefix(pkg, "casemate/")] = true
 				}
 			}
 		}
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Fatal(err)
 	}
 	for m, list := range rooms {
 		for _, room := range list {

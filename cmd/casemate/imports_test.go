@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -119,18 +120,15 @@ func checkLayers(t *testing.T, room, pkg string, imports []string) {
 	}
 }
 
-// TestImports holds the house's import rules. Tests are free to import what they need.
-func TestImports(t *testing.T) {
-	cmd := exec.Command("go", "list", "-json=ImportPath,Imports", "casemate/...")
-	out, err := cmd.StdoutPipe()
+// packages are those of the module, without tests, each with what it imports.
+func packages(t *testing.T) map[string][]string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "casemate/...").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	seen := 0
-	for dec := json.NewDecoder(out); ; {
+	all := map[string][]string{}
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
 		var pkg struct {
 			ImportPath string
 			Imports    []string
@@ -140,28 +138,34 @@ func TestImports(t *testing.T) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		seen++
-		if within(pkg.ImportPath, "casemate/bundle") {
-			checkLayers(t, "casemate/bundle", pkg.ImportPath, pkg.Imports)
+		all[pkg.ImportPath] = pkg.Imports
+	}
+	if len(all) < 5 {
+		t.Fatalf("go list named only %d packages", len(all))
+	}
+	return all
+}
+
+// TestImports holds the import rules. Tests are free to import what they need.
+func TestImports(t *testing.T) {
+	const treetest = "casemate/cluster/treetest"
+	for pkg, imports := range packages(t) {
+		if within(pkg, "casemate/bundle") {
+			checkLayers(t, "casemate/bundle", pkg, imports)
 		}
 		for _, f := range fences() {
-			if !within(pkg.ImportPath, f.room) || slices.ContainsFunc(f.except, func(e string) bool { return within(pkg.ImportPath, e) }) {
+			excepted := func(e string) bool { return within(pkg, e) }
+			if !within(pkg, f.room) || slices.ContainsFunc(f.except, excepted) {
 				continue
 			}
-			for _, imp := range pkg.Imports {
-				if within(imp, f.bars) && !within(imp, f.room) && !within(imp, "casemate/cluster/treetest") {
-					t.Errorf("%s imports %s: %s", pkg.ImportPath, imp, f.why)
+			for _, imp := range imports {
+				if within(imp, f.bars) && !within(imp, f.room) && !within(imp, treetest) {
+					t.Errorf("%s imports %s: %s", pkg, imp, f.why)
 				}
 			}
 		}
-		if within(pkg.ImportPath, "casemate") && !within(pkg.ImportPath, "casemate/cluster/treetest") && slices.Contains(pkg.Imports, "casemate/cluster/treetest") {
-			t.Errorf("%s imports casemate/cluster/treetest: it is for tests", pkg.ImportPath)
+		if within(pkg, "casemate") && !within(pkg, treetest) && slices.Contains(imports, treetest) {
+			t.Errorf("%s imports %s: it is for tests", pkg, treetest)
 		}
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	if seen < 5 {
-		t.Fatalf("go list named only %d packages", seen)
 	}
 }
