@@ -22,8 +22,14 @@ import (
 // doctor runs casemate doctor on the host, which has to end with this exit code.
 func (h *host) doctor(t *testing.T, want int, args ...string) *doctor.Report {
 	t.Helper()
+	return h.doctorOf(t, client(t, "../casemate"), want, args...)
+}
+
+// doctorOf is doctor with another binary.
+func (h *host) doctorOf(t *testing.T, binary string, want int, args ...string) *doctor.Report {
+	t.Helper()
 	begun := time.Now()
-	out, err := h.try(append([]string{client(t, "../casemate"), "doctor", "-o", "json"}, args...)...)
+	out, err := h.try(append([]string{binary, "doctor", "-o", "json"}, args...)...)
 	code := 0
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -32,11 +38,7 @@ func (h *host) doctor(t *testing.T, want int, args ...string) *doctor.Report {
 	if code != want {
 		t.Fatalf("exit code %d, want %d\n%s", code, want, out)
 	}
-	if took := time.Since(begun); took > 60*time.Second {
-		t.Errorf("it took %s", took)
-	} else {
-		t.Logf("doctor took %s", took.Round(time.Millisecond))
-	}
+	t.Logf("doctor took %s", time.Since(begun).Round(time.Millisecond))
 	var r doctor.Report
 	if err := json.NewDecoder(strings.NewReader(out)).Decode(&r); err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -251,7 +251,13 @@ type bastion struct {
 
 func newBastion(t testing.TB, l *lab, name string, initArgs ...string) *bastion {
 	t.Helper()
-	b := &bastion{host: l.host(name, "")}
+	return newBastionOf(t, l, name, "", initArgs...)
+}
+
+// newBastionOf is newBastion with another binary than bin/casemate.
+func newBastionOf(t testing.TB, l *lab, name, binary string, initArgs ...string) *bastion {
+	t.Helper()
+	b := &bastion{host: l.host(name, ""), binary: binary}
 	b.config = b.path("casemate.yaml")
 	b.socket = b.path("admin.sock")
 	b.write("casemate.yaml", fmt.Sprintf("node: %s\ndata: %s\nadvertise: [%s]\nlisten:\n  admin: %s\n", name, b.path("data"), b.ip, b.socket))
