@@ -5,6 +5,7 @@ go 1.26.0
 
 tool (
 	github.com/opencontainers/distribution-spec/conformance
+	golang.org/x/tools/cmd/deadcode
 	golang.org/x/vuln/cmd/govulncheck
 	gotest.tools/gotestsum
 	honnef.co/go/tools/cmd/staticcheck
