@@ -79,27 +79,3 @@ func short(s string) string {
 	}
 	return s[:most] + "…"
 }
-
-// EncodeError and DecodeError carry the error of a Result between nodes: the same sentinel comes out. nil is nil.
-func EncodeError(err error) ([]byte, error) {
-	var e *Error
-	if err != nil && !errors.As(err, &e) {
-		return nil, fmt.Errorf("not an error of the state: %w", err)
-	}
-	return encMode.Marshal(e)
-}
-
-// DecodeError reads what EncodeError wrote: refused is the error that was encoded.
-func DecodeError(data []byte) (refused error, err error) {
-	var e *Error
-	if err := decMode.Unmarshal(data, &e); err != nil {
-		return nil, err
-	}
-	if e == nil {
-		return nil, nil
-	}
-	if _, ok := sentinels[e.Code]; !ok {
-		return nil, fmt.Errorf("error code %d is unknown", e.Code)
-	}
-	return e, nil
-}
