@@ -102,11 +102,29 @@ func (a *Appliance) unreached(host string) string {
 }
 
 func (a *Appliance) getMissing(r *http.Request) (any, error) {
-	entries, err := a.book.List()
+	list := a.book.List
+	if r.URL.Query().Get("all") == "true" {
+		list = a.book.All
+	}
+	entries, err := list()
 	if err != nil {
 		return nil, err
 	}
-	return missing.Solve(entries, a.answered(r.Context())), r.Context().Err()
+	return missing.Solve(entries, a.answered(r.Context()), a.unreached), r.Context().Err()
+}
+
+// deleteMissing empties the missing book, or forgets what is called so in it.
+func (a *Appliance) deleteMissing(r *http.Request) (any, error) {
+	names := r.URL.Query()["name"]
+	if names == nil {
+		return nil, a.book.Clear(r.Context())
+	}
+	for _, name := range names {
+		if err := a.book.Forget(r.Context(), name); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 // answered returns a function that says whether what was missed is answered now, and what brought it.
