@@ -24,12 +24,16 @@ type Config struct {
 	// that are lost, and counted; so are those of addresses that are probably forged. It must not block for ever: Serve
 	// waits for it.
 	Miss func(client netip.Addr, name, qtype string)
+	// Noise is told of the names that Miss is not told of, as Miss is. They take at most half of the queue. nil: they
+	// are not told.
+	Noise func(client netip.Addr, name, qtype string)
 }
 
 // Server answers questions from the newest table.
 type Server struct {
 	log     *slog.Logger
 	missFn  func(client netip.Addr, name, qtype string)
+	noiseFn func(client netip.Addr, name, qtype string)
 	table   atomic.Pointer[Table]
 	misses  chan missed
 	forward *forwarder
@@ -47,11 +51,12 @@ type missed struct {
 	client netip.Addr
 	name   string
 	qtype  uint16
+	noise  bool
 }
 
 // New returns a server without a table. Until Apply it answers SERVFAIL.
 func New(cfg Config) *Server {
-	s := &Server{log: cfg.Log, missFn: cfg.Miss, misses: make(chan missed, 1024), limit: newLimiter(), conns: newConns()}
+	s := &Server{log: cfg.Log, missFn: cfg.Miss, noiseFn: cfg.Noise, misses: make(chan missed, 1024), limit: newLimiter(), conns: newConns()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -59,27 +64,48 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// miss queues a miss without waiting, unless t says that the question tells of nothing that is missing.
+// reports says whether anybody is told of misses.
+func (s *Server) reports() bool { return s.missFn != nil || s.noiseFn != nil }
+
+// tells says whether a question without an answer is reported, and whether it is noise: it tells of nothing that is
+// missing.
+func (s *Server) tells(t *Table, name []byte, qtype uint16) (noise, ok bool) {
+	if t.wanted(name, qtype) {
+		return false, s.missFn != nil
+	}
+	return true, s.noiseFn != nil && len(s.misses) < cap(s.misses)/2
+}
+
+// miss queues a miss without waiting.
 func (s *Server) miss(t *Table, client netip.Addr, name string, qtype uint16) {
-	if s.missFn == nil {
+	if !s.reports() {
 		return
 	}
 	var buf [256]byte
-	if t.wanted(packName(buf[:], name), qtype) {
-		s.queueMiss(client, name, qtype)
+	if noise, ok := s.tells(t, packName(buf[:], name), qtype); ok {
+		s.queueMiss(missed{client, name, qtype, noise})
 	}
 }
 
 // queueMiss queues a miss without waiting.
-func (s *Server) queueMiss(client netip.Addr, name string, qtype uint16) {
-	s.stats.misses.Add(1)
-	if g := s.pressed.Load(); g != nil && g.doubts(client) {
-		s.stats.missesLost.Add(1) // what nobody asked for would hide what somebody did
+func (s *Server) queueMiss(m missed) {
+	doubtful := false // what nobody asked for would hide what somebody did
+	if g := s.pressed.Load(); g != nil {
+		doubtful = g.doubts(m.client)
+	}
+	queued := false
+	if !doubtful {
+		select {
+		case s.misses <- m:
+			queued = true
+		default:
+		}
+	}
+	if m.noise {
 		return
 	}
-	select {
-	case s.misses <- missed{client, name, qtype}:
-	default:
+	s.stats.misses.Add(1)
+	if !queued {
 		s.stats.missesLost.Add(1)
 	}
 }
@@ -87,7 +113,7 @@ func (s *Server) queueMiss(client netip.Addr, name string, qtype uint16) {
 // missPacked queues the question of an answer as a miss. Unpacking the name is the one thing for which a fast answer
 // allocates.
 func (s *Server) missPacked(t *Table, answer []byte, client netip.Addr) {
-	if s.missFn == nil {
+	if !s.reports() {
 		return
 	}
 	var buf [256]byte
@@ -96,7 +122,8 @@ func (s *Server) missPacked(t *Table, answer []byte, client netip.Addr) {
 		return // it was read before
 	}
 	qtype := binary.BigEndian.Uint16(answer[headerLen+len(key):])
-	if !t.wanted(key, qtype) {
+	noise, ok := s.tells(t, key, qtype)
+	if !ok {
 		return
 	}
 	if len(s.misses) == cap(s.misses) {
@@ -105,7 +132,7 @@ func (s *Server) missPacked(t *Table, answer []byte, client netip.Addr) {
 		return
 	}
 	if name, _, err := dns.UnpackDomainName(key, 0); err == nil {
-		s.queueMiss(client, name, qtype)
+		s.queueMiss(missed{client, name, qtype, noise})
 	}
 }
 
@@ -115,7 +142,13 @@ const missPause = 100 * time.Millisecond
 
 // reportMisses hands misses on until ctx is done, and then those that were queued before.
 func (s *Server) reportMisses(ctx context.Context) {
-	report := func(m missed) { s.missFn(m.client, trimDot(m.name), dns.Type(m.qtype).String()) }
+	report := func(m missed) {
+		tell := s.missFn
+		if m.noise {
+			tell = s.noiseFn
+		}
+		tell(m.client, trimDot(m.name), dns.Type(m.qtype).String())
+	}
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for ctx.Err() == nil {

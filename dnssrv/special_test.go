@@ -287,3 +287,39 @@ func TestWhatIsAMiss(t *testing.T) {
 		}
 	}
 }
+
+// What is no miss is told as noise, and takes no place from misses.
+func TestNoiseIsToldWhileThereIsRoom(t *testing.T) {
+	tab := table(t, threeNodes())
+	client := netip.MustParseAddr("10.0.0.9")
+	tell := func(netip.Addr, string, string) {}
+	for _, c := range []struct {
+		cfg           Config
+		misses, noise int
+	}{
+		{Config{Miss: tell, Noise: tell}, 1, 1}, {Config{Miss: tell}, 1, 0}, {Config{Noise: tell}, 0, 1}, {Config{}, 0, 0},
+	} {
+		s := New(c.cfg)
+		s.miss(tab, client, "www.nowhere.example.", dns.TypeA)
+		s.miss(tab, client, "registry.k8s.io.svc.cluster.local.", dns.TypeA)
+		if n := len(s.misses); n != c.misses+c.noise {
+			t.Errorf("%d are told, want %d", n, c.misses+c.noise)
+		}
+		if st := s.Stats(); st.Misses != uint64(c.misses) || st.MissesLost != 0 {
+			t.Errorf("%+v", st)
+		}
+	}
+	s := New(Config{Miss: tell, Noise: tell})
+	for range 2 * cap(s.misses) {
+		s.miss(tab, client, "1.2.3.10.in-addr.arpa.", dns.TypePTR)
+	}
+	if n := len(s.misses); n != cap(s.misses)/2 {
+		t.Errorf("noise takes %d places of %d", n, cap(s.misses))
+	}
+	for range cap(s.misses) {
+		s.miss(tab, client, "www.nowhere.example.", dns.TypeA)
+	}
+	if st := s.Stats(); int(st.Misses) != cap(s.misses)/2 || int(st.MissesLost) != cap(s.misses)/2 {
+		t.Errorf("%+v", st)
+	}
+}

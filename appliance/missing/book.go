@@ -72,6 +72,7 @@ type Question struct {
 	Detail     string // why, or what else was there; for DNS the type that was asked for
 	Client     netip.Addr
 	User       string // whose credentials were verified, "" for nobody's
+	Expanded   bool   // DNS knows that it is a name of ours with an end that a search list has added
 
 	// Of an HTTP request; "" for other protocols.
 	Method, Agent, Accept string

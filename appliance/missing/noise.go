@@ -198,7 +198,7 @@ func privateZone(labels []string) bool {
 // isExpanded reports a known name with a suffix behind it: with ndots:5, a pod asks for quay.io.svc.cluster.local
 // before quay.io.
 func (j *judged) isExpanded() bool {
-	if len(j.labels) > 1 && j.labels[0] == "localhost" {
+	if j.Expanded || len(j.labels) > 1 && j.labels[0] == "localhost" {
 		return true
 	}
 	if j.labels == nil || j.facts.Known(strings.Join(j.labels, ".")) {
