@@ -113,11 +113,11 @@ func (a *Appliance) getMissing(r *http.Request) (any, error) {
 	return missing.Solve(entries, a.answered(r.Context()), a.unreached), r.Context().Err()
 }
 
-// deleteMissing empties the missing book, or forgets what is called so in it.
-func (a *Appliance) deleteMissing(r *http.Request) (any, error) {
+// forgetMissing removes what has the names from the missing book.
+func (a *Appliance) forgetMissing(r *http.Request) (any, error) {
 	names := r.URL.Query()["name"]
-	if names == nil {
-		return nil, a.book.Clear(r.Context())
+	if len(names) == 0 {
+		return nil, usage("name is missing")
 	}
 	for _, name := range names {
 		if err := a.book.Forget(r.Context(), name); err != nil {

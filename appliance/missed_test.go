@@ -116,11 +116,14 @@ func TestNoiseIsNotMissing(t *testing.T) {
 
 	// One entry is forgotten, until it is asked for again.
 	const typo = "https://dl.k8s.io/release/v9.9.9/bin/linux/amd64/kubeadm"
-	n.must("DELETE", "missing?name="+url.QueryEscape(typo), nil, nil)
+	n.must("DELETE", "missing/entries?name="+url.QueryEscape(typo), nil, nil)
 	if _, still := list("?all=true")["file "+typo]; still {
 		t.Error("what was forgotten is still there")
 	}
-	if status, says := n.admin("DELETE", "missing?name=nothing", nil, nil); status != 404 || !strings.Contains(says, "not in the missing book") {
+	if status, says := n.admin("DELETE", "missing/entries?name=nothing", nil, nil); status != 404 || !strings.Contains(says, "not in the missing book") {
+		t.Errorf("got %d %s", status, says)
+	}
+	if status, says := n.admin("DELETE", "missing/entries", nil, nil); status != 400 || !strings.Contains(says, "name is missing") {
 		t.Errorf("got %d %s", status, says)
 	}
 	ask("GET", typo, "curl/8", "", "")
