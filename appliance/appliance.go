@@ -159,7 +159,10 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		return nil, err
 	}
 	a.catchUp()
-	if a.book, err = missing.Open(missing.Config{File: filepath.Join(cfg.Data, missingFile), Node: cfg.Node, Tree: a.tree.Sub("missing"), Facts: a.missFacts(), Log: a.log.With("room", "missing")}); err != nil {
+	if a.book, err = missing.Open(missing.Config{
+		File: filepath.Join(cfg.Data, missingFile), Node: cfg.Node, Tree: a.tree.Sub("missing"), Facts: a.missFacts(),
+		Log: a.log.With("room", "missing"),
+	}); err != nil {
 		return nil, err
 	}
 	a.users = user.New(a.tree.Sub("users"))

@@ -44,9 +44,11 @@ func newMetrics(a *Appliance) *metrics {
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "casemate_http_request_seconds", Help: "Time from a request's header to the end of its answer, by room.",
 			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10, 60, 300}}, []string{"room"}),
 		misses: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_misses_total", Help: "What clients asked for and did not get, by kind."}, []string{"kind"}),
-		noise:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_misses_noise_total", Help: "Questions without an answer that tell of no need, by reason; they are not in casemate_misses_total."}, []string{"reason"}),
-		luck:   prometheus.NewCounter(prometheus.CounterOpts{Name: "casemate_tolerances_total", Help: "Answers that a tolerance found: works by luck, see status."}),
-		tls:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_tls_errors_total", Help: "TLS handshakes that failed; untrusted: the client does not trust our root."}, []string{"reason"}),
+		noise: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_misses_noise_total",
+			Help: "Questions without an answer that tell of no need, by reason; they are not in casemate_misses_total."},
+			[]string{"reason"}),
+		luck: prometheus.NewCounter(prometheus.CounterOpts{Name: "casemate_tolerances_total", Help: "Answers that a tolerance found: works by luck, see status."}),
+		tls:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_tls_errors_total", Help: "TLS handshakes that failed; untrusted: the client does not trust our root."}, []string{"reason"}),
 	}
 	for _, k := range missing.Kinds {
 		m.misses.WithLabelValues(k)

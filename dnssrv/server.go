@@ -56,7 +56,10 @@ type missed struct {
 
 // New returns a server without a table. Until Apply it answers SERVFAIL.
 func New(cfg Config) *Server {
-	s := &Server{log: cfg.Log, missFn: cfg.Miss, noiseFn: cfg.Noise, misses: make(chan missed, 1024), limit: newLimiter(), conns: newConns()}
+	s := &Server{
+		log: cfg.Log, missFn: cfg.Miss, noiseFn: cfg.Noise, misses: make(chan missed, 1024),
+		limit: newLimiter(), conns: newConns(),
+	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -29,7 +29,7 @@ import (
 // The kinds of things that can be missing.
 const (
 	Image = "image" // origin/repository:tag or origin/repository@digest
-	Blob  = "blob"  // origin/repository@digest: a layer or config that was asked for by itself, so that no list of images can name it
+	Blob  = "blob"  // origin/repository@digest: a layer or config by itself, which no list of images can name
 	File  = "file"  // the URL
 	DNS   = "dns"   // the name asked for
 	TLS   = "tls"   // the SNI of a handshake that got no certificate
@@ -219,7 +219,10 @@ func (b *Book) note(q Question, now time.Time) (noise string) {
 		e = nil
 	}
 	if e == nil {
-		fresh := Entry{Kind: q.Kind, Name: q.Name, Detail: q.Detail, Count: 1, First: now, Last: now, Clients: []string{from}, Noise: noise}
+		fresh := Entry{
+			Kind: q.Kind, Name: q.Name, Detail: q.Detail, Count: 1, First: now, Last: now, Clients: []string{from},
+			Noise: noise,
+		}
 		b.dropped += b.shelf(fresh).insert(fresh)
 		return noise
 	}
@@ -276,7 +279,8 @@ func clean(s string, n int) string {
 		}
 	}
 	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || r < ' ' || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029' || r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069' {
+		if r == utf8.RuneError || r < ' ' || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029' ||
+			r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069' {
 			return '?'
 		}
 		return r

@@ -71,7 +71,9 @@ var rules = []struct {
 	{SingleLabel, []string{DNS, TLS, Host}, func(j *judged) bool { return len(j.labels) == 1 }},
 	{SearchList, []string{DNS, TLS, Host}, (*judged).isExpanded},
 	{ClusterInternal, []string{DNS, TLS, Host}, (*judged).isClusterInternal},
-	{Connectivity, []string{DNS, TLS, Host}, func(j *judged) bool { return slices.ContainsFunc(connectivity, j.under) }},
+	{Connectivity, []string{DNS, TLS, Host}, func(j *judged) bool {
+		return slices.ContainsFunc(connectivity, j.under)
+	}},
 
 	{SignatureProbe, []string{Image}, func(j *judged) bool { return attachedTag.MatchString(j.tag) }},
 	{HeadProbe, []string{Image}, (*judged).onlyLooks},
@@ -115,7 +117,8 @@ func newJudged(q Question, facts Facts) *judged {
 	case DNS, TLS, Host:
 		j.labels = labelsOf(q.Name)
 	case Image:
-		if i := strings.LastIndexByte(q.Name, ':'); i > strings.LastIndexByte(q.Name, '/') && !strings.Contains(q.Name, "@") {
+		i := strings.LastIndexByte(q.Name, ':')
+		if i > strings.LastIndexByte(q.Name, '/') && !strings.Contains(q.Name, "@") {
 			j.tag = q.Name[i+1:]
 		}
 	case File:
@@ -164,7 +167,9 @@ func (j *judged) under(zone string) bool {
 
 // specialUse are names that no DNS answers (https://www.iana.org/assignments/special-use-domain-names), and the suffix
 // that hosts get that have none. Not .local, which many Active Directory domains end in.
-var specialUse = []string{"localhost", "invalid", "onion", "alt", "test", "home.arpa", "service.arpa", "resolver.arpa", "localdomain"}
+var specialUse = []string{
+	"localhost", "invalid", "onion", "alt", "test", "home.arpa", "service.arpa", "resolver.arpa", "localdomain",
+}
 
 // connectivity are hosts that systems ask to see whether they reach the Internet; nothing fails without an answer.
 var connectivity = []string{
@@ -191,8 +196,11 @@ func (j *judged) isHostName() bool {
 
 // privateZone reports whether labels are a zone that exists in no public DNS.
 func privateZone(labels []string) bool {
-	return slices.Contains([]string{"local", "localdomain", "lan", "home", "internal", "intranet", "private", "corp", "cluster", "k8s"},
-		labels[len(labels)-1])
+	return slices.Contains(privateZones, labels[len(labels)-1])
+}
+
+var privateZones = []string{
+	"local", "localdomain", "lan", "home", "internal", "intranet", "private", "corp", "cluster", "k8s",
 }
 
 // isExpanded reports a known name with a suffix behind it: with ndots:5, a pod asks for quay.io.svc.cluster.local
@@ -238,11 +246,12 @@ var heads = []struct {
 	program string
 	pulls   bool
 }{
-	{"go-containerregistry", false}, {"crane", false}, {"cosign", false}, // GET follows where the content is wanted
-	{"containers", false}, {"cri-o", false}, {"podman", false}, {"libpod", false}, {"buildah", false}, {"skopeo", false},
+	{"go-containerregistry", false}, {"crane", false}, {"cosign", false}, {"notation", false},
+	{"containers", false}, {"cri-o", false}, {"podman", false}, {"libpod", false}, {"buildah", false},
+	{"skopeo", false}, {"oras", false}, // oras resolve, oras discover
 	{"watchtower", false}, {"renovate", false}, {"diun", false}, {"keel", false}, {"argocd-image-updater", false},
 	{"containerd", true}, {"docker", true}, {"buildkit", true}, {"nerdctl", true}, {"moby", true}, {"k3s", true},
-	{"rke2", true}, {"helm", true}, {"oras", true}, {"oras-go", true}, {"regclient", true}, {"spegel", true},
+	{"rke2", true}, {"helm", true}, {"oras-go", true}, {"regclient", true}, {"spegel", true},
 	{"stargz-snapshotter", true},
 	{"curl", false}, {"wget", false}, {"python-requests", false}, {"mozilla", false},
 }
@@ -255,8 +264,10 @@ func (j *judged) onlyLooks() bool {
 	}
 	words := strings.FieldsFunc(strings.ToLower(j.Agent), func(r rune) bool { return strings.ContainsRune(" ();,", r) })
 	for _, h := range heads {
-		if slices.ContainsFunc(words, func(w string) bool { return w == h.program || strings.HasPrefix(w, h.program+"/") }) {
-			return !h.pulls
+		for _, w := range words {
+			if w == h.program || strings.HasPrefix(w, h.program+"/") {
+				return !h.pulls
+			}
 		}
 	}
 	return !strings.Contains(j.Accept, "manifest") && !strings.Contains(j.Accept, "image.index")
@@ -288,13 +299,18 @@ func (j *judged) tail(n int) string {
 	return strings.Join(j.elems[len(j.elems)-n:], "/")
 }
 
-var browsers = regexp.MustCompile(`^(favicon\.(ico|png|svg)|apple-touch-icon[0-9a-z-]*\.png|robots\.txt|humans\.txt|ads\.txt|` +
-	`security\.txt|sitemap\.xml|browserconfig\.xml|site\.webmanifest|crossdomain\.xml)$`)
+// wellKnown are names below /.well-known/ that browsers and scanners ask every host for.
+var wellKnown = []string{
+	"security.txt", "change-password", "traffic-advice", "dnt-policy.txt", "assetlinks.json", "gpc.json",
+	"apple-app-site-association",
+}
+
+var browsers = regexp.MustCompile(`^(favicon\.(ico|png|svg)|apple-touch-icon[0-9a-z-]*\.png|robots\.txt|humans\.txt|` +
+	`ads\.txt|security\.txt|sitemap\.xml|browserconfig\.xml|site\.webmanifest|crossdomain\.xml)$`)
 
 func (j *judged) isBrowsers() bool {
 	if len(j.elems) <= 2 && len(j.elems) > 0 && j.elems[0] == ".well-known" {
-		return slices.Contains([]string{"security.txt", "change-password", "traffic-advice", "dnt-policy.txt", "assetlinks.json",
-			"apple-app-site-association", "gpc.json"}, j.base)
+		return slices.Contains(wellKnown, j.base)
 	}
 	return browsers.MatchString(j.base) && (len(j.elems) == 1 || strings.HasPrefix(j.base, "favicon."))
 }
@@ -313,7 +329,7 @@ func (j *judged) probesRegistry() bool {
 
 var (
 	gitObject = regexp.MustCompile(`^objects/[0-9a-f]{2}/([0-9a-f]{38}|[0-9a-f]{62})$`)
-	gitPack   = regexp.MustCompile(`^objects/pack/pack-[0-9a-f]+\.(idx|pack|rev|bitmap)$`)
+	gitBitmap = regexp.MustCompile(`^objects/pack/pack-[0-9a-f]+\.(bitmap|rev)$`)
 )
 
 // probesGit reports what git asks for to see whether a repository has it (gitprotocol-http): alternates, and objects
@@ -329,7 +345,7 @@ func (j *judged) probesGit() bool {
 		dir := j.dir(up)
 		return dir != "" && (j.facts.Holds(dir+"info/refs") || j.facts.Holds(dir+"HEAD"))
 	}
-	return gitObject.MatchString(j.tail(3)) && held(2) || gitPack.MatchString(j.tail(3)) && strings.HasSuffix(j.base, ".bitmap") && held(2)
+	return (gitObject.MatchString(j.tail(3)) || gitBitmap.MatchString(j.tail(3))) && held(2)
 }
 
 // inDists returns the elements of an apt repository's path behind dists/; nil if it is none. The suite is the first.
@@ -342,9 +358,11 @@ func (j *judged) inDists() []string {
 }
 
 var (
-	optionalApt = regexp.MustCompile(`^(Contents-.+|Translation-.+|Components-.+\.yml.*|icons-.+\.tar.*|Commands-.+)$`)
-	optionalRPM = []string{".treeinfo", "treeinfo", ".discinfo", "media.repo", "images/updates.img", "images/product.img",
-		"media.1/media", "media.1/products", "media.1/build"}
+	optionalApt = regexp.MustCompile(`^(Contents|Translation|Components|icons|Commands)-.+$`)
+	optionalRPM = []string{
+		".treeinfo", "treeinfo", ".discinfo", "media.repo", "images/updates.img", "images/product.img",
+		"media.1/media", "media.1/products", "media.1/build",
+	}
 )
 
 // isOptionalIndex reports indexes without which package managers do: apt ignores that translations, AppStream data,
@@ -359,7 +377,8 @@ func (j *judged) isOptionalIndex() bool {
 		}
 		return optionalApt.MatchString(j.base)
 	}
-	if strings.HasPrefix(j.base, "Translation-") || slices.Contains(optionalRPM, j.tail(1)) || slices.Contains(optionalRPM, j.tail(2)) {
+	if strings.HasPrefix(j.base, "Translation-") ||
+		slices.Contains(optionalRPM, j.tail(1)) || slices.Contains(optionalRPM, j.tail(2)) {
 		return true
 	}
 	zypper := strings.HasPrefix(strings.ToLower(j.Agent), "zypp")

@@ -2,6 +2,7 @@ package missing
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -117,7 +118,8 @@ func TestWhatIsNoNeed(t *testing.T) {
 		{head(`docker/27.1.1 go/go1.21 UpstreamClient(Docker-Client/27.1.1 \(linux\))`, "", "quay.io/a/b:1"), ""},
 		{head("buildkit/v0.16", "", "quay.io/a/b:1"), ""},
 		{head("Helm/3.18.4", "", "ghcr.io/charts/x:1"), ""},
-		{head("oras/1.2.0", "", "ghcr.io/x:1"), ""},
+		{head("oras-go", "", "ghcr.io/x:1"), ""},
+		{head("oras/1.3.6", accepts, "ghcr.io/x:1"), HeadProbe},
 		{head("something/1", accepts, "quay.io/a/b:1"), ""},
 		{head("", accepts, "quay.io/a/b:1"), ""},
 		{head("something/1", "*/*", "quay.io/a/b:1"), HeadProbe},
@@ -204,6 +206,24 @@ func TestWhatIsNoNeed(t *testing.T) {
 	for _, r := range rules {
 		if !slices.Contains(Reasons, r.reason) {
 			t.Errorf("%q is none of Reasons", r.reason)
+		}
+	}
+}
+
+// An operator who sees a reason finds it explained.
+func TestReasonsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "\n### Noise\n")
+	section, _, _ = strings.Cut(section, "\n### ")
+	if n := strings.Count(section, "\n| `"); n != len(Reasons) {
+		t.Errorf("%d reasons are explained, there are %d", n, len(Reasons))
+	}
+	for _, reason := range Reasons {
+		if !strings.Contains(section, "\n| `"+reason+"` | ") {
+			t.Errorf("docs/operations.md does not explain %q", reason)
 		}
 	}
 }

@@ -271,7 +271,8 @@ func (b *Book) readForgotten(dir []fs.DirEntry) (list []forgotten) {
 			continue
 		}
 		var f forgotten
-		if data, err := b.cfg.Tree.ReadFile(d.Name()); err == nil && json.Unmarshal(data, &f) == nil && f.file() == d.Name() {
+		data, err := b.cfg.Tree.ReadFile(d.Name())
+		if err == nil && json.Unmarshal(data, &f) == nil && f.file() == d.Name() {
 			list = append(list, f)
 		}
 	}
@@ -279,7 +280,7 @@ func (b *Book) readForgotten(dir []fs.DirEntry) (list []forgotten) {
 }
 
 // publish writes the newest entries as this node's file in the tree.
-func (b *Book) publish(ctx context.Context) (err error) {
+func (b *Book) publish(ctx context.Context) error {
 	f, changed := b.snapshot(publishLimit)
 	if changed == b.published {
 		return nil
@@ -300,7 +301,8 @@ func (b *Book) publish(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := b.cfg.Tree.Update(ctx, func(batch Batch) error { batch.Link(b.cfg.Node, digest); return nil }); err != nil {
+	err = b.cfg.Tree.Update(ctx, func(batch Batch) error { batch.Link(b.cfg.Node, digest); return nil })
+	if err != nil {
 		return err
 	}
 	b.published = changed

@@ -133,8 +133,11 @@ func (s *shelf) evict(c *client) (dropped uint64) {
 	heir := ""
 	for _, name := range e.Clients {
 		name = ownerOf(name)
-		other := s.clients[name]
-		if name != c.name && (other == nil && c.entries.Len() > 1 || other != nil && other.entries.Len()+1 < c.entries.Len()) {
+		has := 0
+		if other := s.clients[name]; other != nil {
+			has = other.entries.Len()
+		}
+		if name != c.name && has+1 < c.entries.Len() {
 			heir = name
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -178,9 +179,15 @@ func howToSkip(err error) error {
 	if !errors.As(err, &failed) || len(failed.Failed) == 0 {
 		return err
 	}
-	name := failed.Failed[0].Name
-	return fmt.Errorf("%w\n--partial writes the bundle without them; --exclude %s leaves one out; if nobody needs it, "+
-		"\"casemate missing --forget %s\" on a bastion keeps it off the next list", err, name, name)
+	name, without := failed.Failed[0].Name, ""
+	if strings.ContainsAny(name, " ?&*") { // of a chart, of a URL
+		name = "'" + name + "'"
+	}
+	if len(failed.Failed) < failed.Names {
+		without = "--partial writes the bundle without them; "
+	}
+	return fmt.Errorf("%w\n%s--exclude %s leaves that name out; \"casemate missing --forget %s\" on a bastion keeps it "+
+		"off the next list", err, without, name, name)
 }
 
 // pipeable looks whether a bundle can go to standard output.

@@ -45,8 +45,8 @@ Questions that tell of no need are left out: names that a search list made, and
 probes for what need not exist. --all lists them too, with the reason.
 
 With -o images or -o files the open entries are printed as a list that "casemate
-bundle create" and "casemate check" take, each below a comment that says who asked
-for it. What cannot be fetched by its name is left out.`,
+bundle create" and "casemate check" take. A comment above each shows who asked for
+it. What cannot be fetched by its name is left out.`,
 		Example: `  casemate missing -o images > images.list
   casemate missing --forget quay.io/team/app:1.O`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -102,7 +102,8 @@ for it. What cannot be fetched by its name is left out.`,
 	f := cmd.Flags()
 	f.BoolVar(&all, "all", false, "list what tells of no need too, with the reason")
 	f.BoolVar(&reset, "clear", false, "clear the missing book")
-	f.StringArrayVar(&forget, "forget", nil, "remove the entry called `NAME` on all nodes, until it is asked for again; may be repeated")
+	f.StringArrayVar(&forget, "forget", nil,
+		"remove the entry called `NAME` on all nodes, until it is asked for again; may be repeated")
 	o.printsTimes(cmd, []miss{}, "images", "files")
 	return cmd
 }
@@ -124,7 +125,8 @@ func printList(cmd *cobra.Command, book []miss, kind string, listed func(name st
 		if m.Count != 1 {
 			times = fmt.Sprintf("%d times", m.Count)
 		}
-		fmt.Fprintf(out, "# asked for %s, last at %s, by %s\n", times, m.Last.UTC().Format(time.RFC3339), printable(strings.Join(m.Clients, " ")))
+		clients, last := printable(strings.Join(m.Clients, " ")), m.Last.UTC().Format(time.RFC3339)
+		fmt.Fprintf(out, "# asked for %s, last at %s, by %s\n", times, last, clients)
 		if m.Detail != "" {
 			fmt.Fprintf(out, "# %s\n", printable(m.Detail))
 		}

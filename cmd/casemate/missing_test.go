@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
 
+	"casemate/appliance/missing"
 	"casemate/bundle/lists"
 )
 
@@ -72,5 +75,21 @@ func TestMissingPrintsLists(t *testing.T) {
 		if n := strings.Count(notes.String(), "left out: "); n != c.left {
 			t.Errorf("%s: %d notes, want %d:\n%s", c.kind, n, c.left, notes.String())
 		}
+	}
+}
+
+// The command prints what the admin API answers.
+func TestMissingPrintsAllFields(t *testing.T) {
+	fields := func(typ reflect.Type) (list []string) {
+		for _, f := range reflect.VisibleFields(typ) {
+			if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" {
+				list = append(list, name)
+			}
+		}
+		slices.Sort(list)
+		return list
+	}
+	if cli, api := fields(reflect.TypeFor[miss]()), fields(reflect.TypeFor[missing.Listed]()); !slices.Equal(cli, api) {
+		t.Errorf("the command has %v, the API has %v", cli, api)
 	}
 }
