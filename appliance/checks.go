@@ -101,6 +101,17 @@ func (a *Appliance) unreached(host string) string {
 	return fmt.Sprintf("origin %s is not enabled: %s; casemate origin add %s enables it again", o.Host, o.Disabled, o.Host)
 }
 
+// reach says what makes clients that ask host be answered here, "" if they are.
+func (a *Appliance) reach(host string) string {
+	if a.unreached(host) == "" {
+		return ""
+	}
+	if o, known := a.now.Load().origins.Get(host); known && o.Disabled == origin.NotPermitted {
+		return "none while it is " + o.Disabled
+	}
+	return "origin add " + origin.Fold(host)
+}
+
 func (a *Appliance) getMissing(r *http.Request) (any, error) {
 	list := a.book.List
 	if r.URL.Query().Get("all") == "true" {
@@ -110,7 +121,7 @@ func (a *Appliance) getMissing(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return missing.Solve(entries, a.answered(r.Context()), a.unreached), r.Context().Err()
+	return missing.Solve(entries, a.answered(r.Context()), a.reach), r.Context().Err()
 }
 
 // forgetMissing removes what has the names from the missing book.

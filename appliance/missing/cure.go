@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// Cure says what brings what an entry misses, for an operator; "" for what is counted apart. unreached says why clients
-// that ask a host are not answered, and what changes that; "" if they are.
-func Cure(e Entry, unreached func(host string) string) string {
+// Cure says what brings what an entry misses, for an operator: mostly a command of casemate's. It is "" for noise. reach
+// says what makes clients that ask a host be answered; "" if they are.
+func Cure(e Entry, reach func(host string) string) string {
 	if e.Noise != "" {
 		return ""
 	}
@@ -20,8 +20,8 @@ func Cure(e Entry, unreached func(host string) string) string {
 		switch {
 		case !isRegistry(e.Name):
 			return "push it, or ask by its full name"
-		case unreached(host) != "":
-			return unreached(host)
+		case reach(host) != "":
+			return reach(host) + ", bundle create --images"
 		case !strings.ContainsAny(e.Name[strings.LastIndexByte(e.Name, '/')+1:], ":@"):
 			return "its tags were to be listed: bundle create --images, with a tag"
 		}
@@ -32,22 +32,19 @@ func Cure(e Entry, unreached func(host string) string) string {
 		switch why := NoFile(e.Name); {
 		case strings.HasPrefix(e.Name, "/"):
 			return "ask below the name of an origin: /HOST/PATH"
-		case unreached(hostOf(e.Name)) != "":
-			return unreached(hostOf(e.Name))
+		case reach(hostOf(e.Name)) != "":
+			return reach(hostOf(e.Name)) + ", bundle create --files"
 		case why != "":
 			return "none, " + why
 		}
 		return "bundle create --files"
 	case DNS:
-		labels := labelsOf(e.Name)
-		if len(labels) < 2 {
-			return "name set"
+		if how := reach(e.Name); how != "" {
+			return how + ", or name set " + e.Name + " A ADDRESS"
 		}
-		return "origin add " + e.Name + " if it is a public host, else name set " + e.Name + " A ADDRESS or dns.forward"
+		return "name set " + e.Name + " A ADDRESS"
 	case TLS, Host:
-		if why := unreached(e.Name); why != "" {
-			return why
-		}
+		return reach(e.Name)
 	}
 	return ""
 }

@@ -240,20 +240,26 @@ func (j *judged) isClusterInternal() bool {
 // distribution specification).
 var attachedTag = regexp.MustCompile(`^(sha256-[0-9a-f]{64}|sha512-[0-9a-f]{64,128})(\.[0-9A-Za-z._-]+)?$`)
 
-// heads says of programs whether a HEAD of a manifest begins a pull. The others follow it with a GET if they need the
-// image, or ask from curiosity. The first whose name begins a word of User-Agent counts.
+// What a HEAD of a manifest says.
+const (
+	looks = iota // nothing: a GET follows if the program needs the image
+	pulls        // a pull begins
+	byTag        // by tag a pull begins; by digest a push asks what is there
+)
+
+// heads says of programs what their HEAD of a manifest says. The first whose name begins a word of User-Agent counts.
 var heads = []struct {
 	program string
-	pulls   bool
+	says    int
 }{
-	{"go-containerregistry", false}, {"crane", false}, {"cosign", false}, {"notation", false},
-	{"containers", false}, {"cri-o", false}, {"podman", false}, {"libpod", false}, {"buildah", false},
-	{"skopeo", false}, {"oras", false}, // oras resolve, oras discover
-	{"watchtower", false}, {"renovate", false}, {"diun", false}, {"keel", false}, {"argocd-image-updater", false},
-	{"containerd", true}, {"docker", true}, {"buildkit", true}, {"nerdctl", true}, {"moby", true}, {"k3s", true},
-	{"rke2", true}, {"helm", true}, {"oras-go", true}, {"regclient", true}, {"spegel", true},
-	{"stargz-snapshotter", true},
-	{"curl", false}, {"wget", false}, {"python-requests", false}, {"mozilla", false},
+	{"go-containerregistry", looks}, {"crane", looks}, {"cosign", looks}, {"notation", looks},
+	{"containers", looks}, {"cri-o", looks}, {"podman", looks}, {"libpod", looks}, {"buildah", looks},
+	{"skopeo", looks}, {"oras", looks}, // oras resolve, oras discover
+	{"watchtower", looks}, {"renovate", looks}, {"diun", looks}, {"keel", looks}, {"argocd-image-updater", looks},
+	{"containerd", pulls}, {"docker", pulls}, {"buildkit", pulls}, {"nerdctl", pulls}, {"moby", pulls}, {"k3s", pulls},
+	{"rke2", pulls}, {"helm", byTag}, {"oras-go", byTag}, {"regclient", pulls}, {"spegel", pulls},
+	{"stargz-snapshotter", pulls},
+	{"curl", looks}, {"wget", looks}, {"python-requests", looks}, {"mozilla", looks},
 }
 
 // onlyLooks reports a HEAD of a manifest by a program that does not pull with it. A program that is not known pulls if
@@ -266,7 +272,7 @@ func (j *judged) onlyLooks() bool {
 	for _, h := range heads {
 		for _, w := range words {
 			if w == h.program || strings.HasPrefix(w, h.program+"/") {
-				return !h.pulls
+				return h.says == looks || h.says == byTag && j.tag == ""
 			}
 		}
 	}

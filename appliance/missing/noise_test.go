@@ -118,6 +118,7 @@ func TestWhatIsNoNeed(t *testing.T) {
 		{head(`docker/27.1.1 go/go1.21 UpstreamClient(Docker-Client/27.1.1 \(linux\))`, "", "quay.io/a/b:1"), ""},
 		{head("buildkit/v0.16", "", "quay.io/a/b:1"), ""},
 		{head("Helm/3.18.4", "", "ghcr.io/charts/x:1"), ""},
+		{head("Helm/3.22", accepts, "ghcr.io/charts/x@sha256:"+hex), HeadProbe},
 		{head("oras-go", "", "ghcr.io/x:1"), ""},
 		{head("oras/1.3.6", accepts, "ghcr.io/x:1"), HeadProbe},
 		{head("something/1", accepts, "quay.io/a/b:1"), ""},

@@ -17,8 +17,8 @@ type Listed struct {
 
 // Solve asks answered about each entry and returns the open ones first; apart from that the order stays. What is solved
 // is not kept: it follows from what is there at the moment, so it is right on every node, and something that is deleted
-// again opens its entry again. What is noise comes last, whether it is answered or not. unreached is that of Cure.
-func Solve(entries []Entry, answered func(Entry) (by string, ok bool), unreached func(host string) string) []Listed {
+// again opens its entry again. What is noise comes last, whether it is answered or not. reach is that of Cure.
+func Solve(entries []Entry, answered func(Entry) (by string, ok bool), reach func(host string) string) []Listed {
 	list := make([]Listed, 0, len(entries))
 	var solved, noise []Listed
 	for _, e := range entries {
@@ -30,7 +30,7 @@ func Solve(entries []Entry, answered func(Entry) (by string, ok bool), unreached
 		case ok:
 			solved = append(solved, l)
 		default:
-			l.SolvedBy, l.Cure = "", Cure(e, unreached)
+			l.SolvedBy, l.Cure = "", Cure(e, reach)
 			list = append(list, l)
 		}
 	}
