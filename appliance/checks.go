@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -114,7 +115,7 @@ func (a *Appliance) reach(host string) string {
 
 func (a *Appliance) getMissing(r *http.Request) (any, error) {
 	list := a.book.List
-	if r.URL.Query().Get("all") == "true" {
+	if all, _ := strconv.ParseBool(r.URL.Query().Get("all")); all {
 		list = a.book.All
 	}
 	entries, err := list()

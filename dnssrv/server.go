@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"log/slog"
+	"math"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -21,8 +23,8 @@ type Config struct {
 	// about services and zones of names that are here. name is in lower case without the trailing dot and may be
 	// anything that fits a packet (odd bytes as \DDD, at most 1000 bytes); qtype is such as "AAAA". It is called from
 	// one goroutine per Serve call, off the packet path, through a queue of 1024: while it is busy, more misses than
-	// that are lost, and counted; so are those of addresses that are probably forged. It must not block for ever: Serve
-	// waits for it.
+	// that are lost and counted, but for the first 16 of a client, for which another queue has 256 places. Those of
+	// addresses that are probably forged are lost, too. It must not block for ever: Serve waits for it.
 	Miss func(client netip.Addr, name, qtype string)
 	// Noise is told of the names that Miss is not told of, as Miss is. They take at most half of the queue. nil: they
 	// are not told.
@@ -37,6 +39,11 @@ type Server struct {
 	table   atomic.Pointer[Table]
 	misses  chan missed
 	forward *forwarder
+
+	fewMisses  chan missed        // of clients that have missed little, while misses is full
+	missCounts [512]atomic.Uint32 // by clients
+	missSalt   uint64             // decides who shares a count: nobody can choose to share another's
+
 	stats   counters
 	conns   *conns
 	limit   *limiter
@@ -58,6 +65,7 @@ type missed struct {
 func New(cfg Config) *Server {
 	s := &Server{
 		log: cfg.Log, missFn: cfg.Miss, noiseFn: cfg.Noise, misses: make(chan missed, 1024),
+		fewMisses: make(chan missed, 256), missSalt: rand.Uint64() | 1,
 		limit: newLimiter(), conns: newConns(),
 	}
 	if s.log == nil {
@@ -90,6 +98,21 @@ func (s *Server) miss(t *Table, client netip.Addr, name string, qtype uint16) {
 	}
 }
 
+// fewMisses is how many misses of a client find a place in a queue of their own while another client fills the queue.
+const fewMisses = 16
+
+// missCount counts what a client (with those that share its place, and for IPv6 its /64) has missed since the queue was
+// emptied.
+func (s *Server) missCount(client netip.Addr) *atomic.Uint32 {
+	client = client.Unmap()
+	raw := client.As16()
+	bits := binary.BigEndian.Uint64(raw[:8])
+	if client.Is4() {
+		bits = uint64(binary.BigEndian.Uint32(raw[12:]))
+	}
+	return &s.missCounts[bits*s.missSalt>>55]
+}
+
 // queueMiss queues a miss without waiting.
 func (s *Server) queueMiss(m missed) {
 	doubtful := false // what nobody asked for would hide what somebody did
@@ -98,10 +121,18 @@ func (s *Server) queueMiss(m missed) {
 	}
 	queued := false
 	if !doubtful {
+		few := s.missCount(m.client).Add(1) <= fewMisses && !m.noise
 		select {
 		case s.misses <- m:
 			queued = true
 		default:
+			if few {
+				select {
+				case s.fewMisses <- m:
+					queued = true
+				default:
+				}
+			}
 		}
 	}
 	if m.noise {
@@ -129,7 +160,7 @@ func (s *Server) missPacked(t *Table, answer []byte, client netip.Addr) {
 	if !ok {
 		return
 	}
-	if len(s.misses) == cap(s.misses) {
+	if len(s.misses) == cap(s.misses) && s.missCount(client).Load() >= fewMisses {
 		s.stats.misses.Add(1)
 		s.stats.missesLost.Add(1)
 		return
@@ -154,18 +185,26 @@ func (s *Server) reportMisses(ctx context.Context) {
 	}
 	pause := time.NewTimer(0)
 	defer pause.Stop()
+	drain := func(queue chan missed, n int) {
+		for range n {
+			select {
+			case m := <-queue:
+				report(m)
+			default: // another Serve's reporter has it
+				return
+			}
+		}
+	}
 	for ctx.Err() == nil {
 		select {
 		case m := <-s.misses:
 			report(m)
 		case <-ctx.Done():
 		}
-		for range len(s.misses) {
-			select {
-			case m := <-s.misses:
-				report(m)
-			default: // another Serve's reporter has it
-			}
+		drain(s.misses, len(s.misses))
+		drain(s.fewMisses, len(s.fewMisses))
+		for i := range s.missCounts {
+			s.missCounts[i].Store(0)
 		}
 		pause.Reset(missPause)
 		select {
@@ -173,12 +212,6 @@ func (s *Server) reportMisses(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-	for {
-		select {
-		case m := <-s.misses:
-			report(m)
-		default:
-			return
-		}
-	}
+	drain(s.misses, math.MaxInt)
+	drain(s.fewMisses, math.MaxInt)
 }
