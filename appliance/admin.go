@@ -176,6 +176,7 @@ func (a *Appliance) admin() http.Handler {
 
 	on("GET /v1/missing", a.getMissing)
 	on("DELETE /v1/missing", func(r *http.Request) (any, error) { return nil, a.book.Clear(r.Context()) })
+	on("DELETE /v1/missing/entries", a.forgetMissing)
 
 	on("POST /v1/check", a.postCheck)
 	mux.HandleFunc("GET /v1/inventory", a.getInventory)

@@ -159,7 +159,10 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		return nil, err
 	}
 	a.catchUp()
-	if a.book, err = missing.Open(missing.Config{File: filepath.Join(cfg.Data, missingFile), Node: cfg.Node, Tree: a.tree.Sub("missing"), Log: a.log.With("room", "missing")}); err != nil {
+	if a.book, err = missing.Open(missing.Config{
+		File: filepath.Join(cfg.Data, missingFile), Node: cfg.Node, Tree: a.tree.Sub("missing"), Facts: a.missFacts(),
+		Log: a.log.With("room", "missing"),
+	}); err != nil {
 		return nil, err
 	}
 	a.users = user.New(a.tree.Sub("users"))
@@ -188,7 +191,6 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	}
 	origins := func() []string { return a.now.Load().hostList }
 	canonical := func(host string) (string, bool) { return a.now.Load().origins.Canonical(host) }
-	missed := func(r *http.Request, kind, name, detail string) { a.miss(kind, name, detail, clientOf(r)) }
 	a.registry, err = registry.Open(registry.Config{
 		Tree: a.tree.Sub("registry"), Origins: origins, Canonical: canonical, Domain: domain, Authenticate: a.users.Authenticate,
 		TokenKey: token, Secret: upload, Node: cfg.Node,
@@ -196,7 +198,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		Anonymous:     func() bool { return a.now.Load().settings.Anonymous },
 		LocalFallback: func() bool { return a.now.Load().settings.LocalFallback },
 		Namesakes:     func() string { return a.now.Load().settings.Namesakes },
-		Miss:          missed, Luck: a.lucky, Log: a.log.With("room", "registry"),
+		Miss:          a.missed, Luck: a.lucky, Log: a.log.With("room", "registry"),
 	})
 	if err != nil {
 		return nil, err
@@ -206,7 +208,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 		Redirects:    func() map[string]string { return a.now.Load().settings.Redirects },
 		Defaults:     func() map[string]string { return a.now.Load().settings.Defaults },
 		AliasArch:    func() string { return a.now.Load().settings.AliasArch },
-		Authenticate: a.users.Authenticate, Miss: missed, Luck: a.lucky, Log: a.log.With("room", "files"),
+		Authenticate: a.users.Authenticate, Miss: a.missed, Luck: a.lucky, Log: a.log.With("room", "files"),
 	})
 	a.imports = a.newImports()
 	if err := a.openDNS(opt); err != nil {
@@ -263,11 +265,6 @@ func maxConnections() int {
 		return 1024
 	}
 	return int(min(lim.Cur/4*3, 8192))
-}
-
-func (a *Appliance) miss(kind, name, detail string, client netip.Addr) {
-	a.metrics.miss(kind)
-	a.book.Add(kind, name, detail, client)
 }
 
 func (a *Appliance) lucky(_ *http.Request, asked, served string) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -101,12 +102,41 @@ func (a *Appliance) unreached(host string) string {
 	return fmt.Sprintf("origin %s is not enabled: %s; casemate origin add %s enables it again", o.Host, o.Disabled, o.Host)
 }
 
+// reach says what makes clients that ask host be answered here, "" if they are.
+func (a *Appliance) reach(host string) string {
+	if a.unreached(host) == "" {
+		return ""
+	}
+	if o, known := a.now.Load().origins.Get(host); known && o.Disabled == origin.NotPermitted {
+		return "none while it is " + o.Disabled
+	}
+	return "origin add " + origin.Fold(host)
+}
+
 func (a *Appliance) getMissing(r *http.Request) (any, error) {
-	entries, err := a.book.List()
+	list := a.book.List
+	if all, _ := strconv.ParseBool(r.URL.Query().Get("all")); all {
+		list = a.book.All
+	}
+	entries, err := list()
 	if err != nil {
 		return nil, err
 	}
-	return missing.Solve(entries, a.answered(r.Context())), r.Context().Err()
+	return missing.Solve(entries, a.answered(r.Context()), a.reach), r.Context().Err()
+}
+
+// forgetMissing removes what has the names from the missing book.
+func (a *Appliance) forgetMissing(r *http.Request) (any, error) {
+	names := r.URL.Query()["name"]
+	if len(names) == 0 {
+		return nil, usage("name is missing")
+	}
+	for _, name := range names {
+		if err := a.book.Forget(r.Context(), name); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 // answered returns a function that says whether what was missed is answered now, and what brought it.

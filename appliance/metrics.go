@@ -8,6 +8,7 @@ import (
 	"log"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,6 +31,7 @@ type metrics struct {
 	sent     *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	misses   *prometheus.CounterVec
+	noise    *prometheus.CounterVec
 	luck     prometheus.Counter
 	tls      *prometheus.CounterVec
 }
@@ -42,13 +44,19 @@ func newMetrics(a *Appliance) *metrics {
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "casemate_http_request_seconds", Help: "Time from a request's header to the end of its answer, by room.",
 			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10, 60, 300}}, []string{"room"}),
 		misses: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_misses_total", Help: "What clients asked for and did not get, by kind."}, []string{"kind"}),
-		luck:   prometheus.NewCounter(prometheus.CounterOpts{Name: "casemate_tolerances_total", Help: "Answers that a tolerance found: works by luck, see status."}),
-		tls:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_tls_errors_total", Help: "TLS handshakes that failed; untrusted: the client does not trust our root."}, []string{"reason"}),
+		noise: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_misses_noise_total",
+			Help: "Questions without an answer that tell of no need, by reason; they are not in casemate_misses_total."},
+			[]string{"reason"}),
+		luck: prometheus.NewCounter(prometheus.CounterOpts{Name: "casemate_tolerances_total", Help: "Answers that a tolerance found: works by luck, see status."}),
+		tls:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_tls_errors_total", Help: "TLS handshakes that failed; untrusted: the client does not trust our root."}, []string{"reason"}),
 	}
 	for _, k := range missing.Kinds {
 		m.misses.WithLabelValues(k)
 	}
-	m.reg.MustRegister(m.requests, m.sent, m.seconds, m.misses, m.luck, m.tls, scrape{a},
+	for _, reason := range missing.Reasons {
+		m.noise.WithLabelValues(reason)
+	}
+	m.reg.MustRegister(m.requests, m.sent, m.seconds, m.misses, m.noise, m.luck, m.tls, scrape{a},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -154,11 +162,14 @@ func (m *metrics) request(room string, r *http.Request, status int, bytes int64,
 	m.seconds.WithLabelValues(room).Observe(took.Seconds())
 }
 
-func (m *metrics) miss(kind string) {
-	for _, k := range missing.Kinds {
-		if k == kind {
-			m.misses.WithLabelValues(kind).Inc()
-		}
+// miss counts what was not answered: by its kind, or by the reason for which it is noise.
+func (m *metrics) miss(kind, noise string) {
+	if noise != "" {
+		m.noise.WithLabelValues(noise).Inc()
+		return
+	}
+	if slices.Contains(missing.Kinds, kind) {
+		m.misses.WithLabelValues(kind).Inc()
 	}
 }
 
@@ -218,7 +229,7 @@ var (
 	descConns    = desc("http_connections", "Open HTTP connections.")
 	descRefused  = desc("http_connections_refused_total", "Connections beyond the bounds.")
 	descEvicted  = desc("http_connections_evicted_total", "Connections that were closed to make room for other clients.")
-	descBook     = desc("missing_entries", "Entries of this node's missing book.")
+	descBook     = desc("missing_entries", "Entries of this node's missing book, without those of noise.")
 	descDropped  = desc("missing_dropped_total", "Entries that the full missing book let go since it was cleared.")
 	descDNS      = desc("dns_answers_total", "DNS answers by response code.", "rcode")
 	descDNSMore  = desc("dns_events_total", "DNS questions by what became of them besides: "+dnsEvents+".", "event")

@@ -54,6 +54,9 @@ func (a *Appliance) openDNS(opt Options) error {
 			a.problems.set("dns", conflicts)
 		},
 		Miss: func(client netip.Addr, name, qtype string) { a.miss(missing.DNS, name, qtype, client) },
+		Noise: func(client netip.Addr, name, qtype string) {
+			a.note(missing.Question{Kind: missing.DNS, Name: name, Detail: qtype, Client: client, Expanded: true})
+		},
 	}
 	if a.level != nil {
 		cfg.Level = a.level

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"log/slog"
+	"math"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -21,18 +23,27 @@ type Config struct {
 	// about services and zones of names that are here. name is in lower case without the trailing dot and may be
 	// anything that fits a packet (odd bytes as \DDD, at most 1000 bytes); qtype is such as "AAAA". It is called from
 	// one goroutine per Serve call, off the packet path, through a queue of 1024: while it is busy, more misses than
-	// that are lost, and counted; so are those of addresses that are probably forged. It must not block for ever: Serve
-	// waits for it.
+	// that are lost and counted, but for the first 16 of a client, for which another queue has 256 places. Those of
+	// addresses that are probably forged are lost, too. It must not block for ever: Serve waits for it.
 	Miss func(client netip.Addr, name, qtype string)
+	// Noise is told of the names that Miss is not told of, as Miss is. They take at most half of the queue. nil: they
+	// are not told.
+	Noise func(client netip.Addr, name, qtype string)
 }
 
 // Server answers questions from the newest table.
 type Server struct {
 	log     *slog.Logger
 	missFn  func(client netip.Addr, name, qtype string)
+	noiseFn func(client netip.Addr, name, qtype string)
 	table   atomic.Pointer[Table]
 	misses  chan missed
 	forward *forwarder
+
+	fewMisses  chan missed        // of clients that have missed little, while misses is full
+	missCounts [512]atomic.Uint32 // by clients
+	missSalt   uint64             // decides who shares a count: nobody can choose to share another's
+
 	stats   counters
 	conns   *conns
 	limit   *limiter
@@ -47,11 +58,16 @@ type missed struct {
 	client netip.Addr
 	name   string
 	qtype  uint16
+	noise  bool
 }
 
 // New returns a server without a table. Until Apply it answers SERVFAIL.
 func New(cfg Config) *Server {
-	s := &Server{log: cfg.Log, missFn: cfg.Miss, misses: make(chan missed, 1024), limit: newLimiter(), conns: newConns()}
+	s := &Server{
+		log: cfg.Log, missFn: cfg.Miss, noiseFn: cfg.Noise, misses: make(chan missed, 1024),
+		fewMisses: make(chan missed, 256), missSalt: rand.Uint64() | 1,
+		limit: newLimiter(), conns: newConns(),
+	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -59,27 +75,71 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// miss queues a miss without waiting, unless t says that the question tells of nothing that is missing.
+// reports says whether anybody is told of misses.
+func (s *Server) reports() bool { return s.missFn != nil || s.noiseFn != nil }
+
+// tells says whether a question without an answer is reported, and whether it is noise: it tells of nothing that is
+// missing.
+func (s *Server) tells(t *Table, name []byte, qtype uint16) (noise, ok bool) {
+	if t.wanted(name, qtype) {
+		return false, s.missFn != nil
+	}
+	return true, s.noiseFn != nil && len(s.misses) < cap(s.misses)/2
+}
+
+// miss queues a miss without waiting.
 func (s *Server) miss(t *Table, client netip.Addr, name string, qtype uint16) {
-	if s.missFn == nil {
+	if !s.reports() {
 		return
 	}
 	var buf [256]byte
-	if t.wanted(packName(buf[:], name), qtype) {
-		s.queueMiss(client, name, qtype)
+	if noise, ok := s.tells(t, packName(buf[:], name), qtype); ok {
+		s.queueMiss(missed{client, name, qtype, noise})
 	}
 }
 
+// fewMisses is how many misses of a client find a place in a queue of their own while another client fills the queue.
+const fewMisses = 16
+
+// missCount counts what a client (with those that share its place, and for IPv6 its /64) has missed since the queue was
+// emptied.
+func (s *Server) missCount(client netip.Addr) *atomic.Uint32 {
+	client = client.Unmap()
+	raw := client.As16()
+	bits := binary.BigEndian.Uint64(raw[:8])
+	if client.Is4() {
+		bits = uint64(binary.BigEndian.Uint32(raw[12:]))
+	}
+	return &s.missCounts[bits*s.missSalt>>55]
+}
+
 // queueMiss queues a miss without waiting.
-func (s *Server) queueMiss(client netip.Addr, name string, qtype uint16) {
-	s.stats.misses.Add(1)
-	if g := s.pressed.Load(); g != nil && g.doubts(client) {
-		s.stats.missesLost.Add(1) // what nobody asked for would hide what somebody did
+func (s *Server) queueMiss(m missed) {
+	doubtful := false // what nobody asked for would hide what somebody did
+	if g := s.pressed.Load(); g != nil {
+		doubtful = g.doubts(m.client)
+	}
+	queued := false
+	if !doubtful {
+		few := s.missCount(m.client).Add(1) <= fewMisses && !m.noise
+		select {
+		case s.misses <- m:
+			queued = true
+		default:
+			if few {
+				select {
+				case s.fewMisses <- m:
+					queued = true
+				default:
+				}
+			}
+		}
+	}
+	if m.noise {
 		return
 	}
-	select {
-	case s.misses <- missed{client, name, qtype}:
-	default:
+	s.stats.misses.Add(1)
+	if !queued {
 		s.stats.missesLost.Add(1)
 	}
 }
@@ -87,7 +147,7 @@ func (s *Server) queueMiss(client netip.Addr, name string, qtype uint16) {
 // missPacked queues the question of an answer as a miss. Unpacking the name is the one thing for which a fast answer
 // allocates.
 func (s *Server) missPacked(t *Table, answer []byte, client netip.Addr) {
-	if s.missFn == nil {
+	if !s.reports() {
 		return
 	}
 	var buf [256]byte
@@ -96,16 +156,17 @@ func (s *Server) missPacked(t *Table, answer []byte, client netip.Addr) {
 		return // it was read before
 	}
 	qtype := binary.BigEndian.Uint16(answer[headerLen+len(key):])
-	if !t.wanted(key, qtype) {
+	noise, ok := s.tells(t, key, qtype)
+	if !ok {
 		return
 	}
-	if len(s.misses) == cap(s.misses) {
+	if len(s.misses) == cap(s.misses) && s.missCount(client).Load() >= fewMisses {
 		s.stats.misses.Add(1)
 		s.stats.missesLost.Add(1)
 		return
 	}
 	if name, _, err := dns.UnpackDomainName(key, 0); err == nil {
-		s.queueMiss(client, name, qtype)
+		s.queueMiss(missed{client, name, qtype, noise})
 	}
 }
 
@@ -115,21 +176,35 @@ const missPause = 100 * time.Millisecond
 
 // reportMisses hands misses on until ctx is done, and then those that were queued before.
 func (s *Server) reportMisses(ctx context.Context) {
-	report := func(m missed) { s.missFn(m.client, trimDot(m.name), dns.Type(m.qtype).String()) }
+	report := func(m missed) {
+		tell := s.missFn
+		if m.noise {
+			tell = s.noiseFn
+		}
+		tell(m.client, trimDot(m.name), dns.Type(m.qtype).String())
+	}
 	pause := time.NewTimer(0)
 	defer pause.Stop()
+	drain := func(queue chan missed, n int) {
+		for range n {
+			select {
+			case m := <-queue:
+				report(m)
+			default: // another Serve's reporter has it
+				return
+			}
+		}
+	}
 	for ctx.Err() == nil {
 		select {
 		case m := <-s.misses:
 			report(m)
 		case <-ctx.Done():
 		}
-		for range len(s.misses) {
-			select {
-			case m := <-s.misses:
-				report(m)
-			default: // another Serve's reporter has it
-			}
+		drain(s.misses, len(s.misses))
+		drain(s.fewMisses, len(s.fewMisses))
+		for i := range s.missCounts {
+			s.missCounts[i].Store(0)
 		}
 		pause.Reset(missPause)
 		select {
@@ -137,12 +212,6 @@ func (s *Server) reportMisses(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-	for {
-		select {
-		case m := <-s.misses:
-			report(m)
-		default:
-			return
-		}
-	}
+	drain(s.misses, math.MaxInt)
+	drain(s.fewMisses, math.MaxInt)
 }

@@ -1,6 +1,8 @@
 package dnssrv
 
 import (
+	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -285,5 +287,81 @@ func TestWhatIsAMiss(t *testing.T) {
 		if got := tab.wanted([]byte(wireOf(c.name)), c.qtype); got != c.want {
 			t.Errorf("%s %s: a miss: %v, want %v", c.name, dns.Type(c.qtype), got, c.want)
 		}
+	}
+}
+
+// What is no miss is told as noise, and takes no place from misses.
+func TestNoiseIsToldWhileThereIsRoom(t *testing.T) {
+	tab := table(t, threeNodes())
+	client := netip.MustParseAddr("10.0.0.9")
+	tell := func(netip.Addr, string, string) {}
+	for _, c := range []struct {
+		cfg           Config
+		misses, noise int
+	}{
+		{Config{Miss: tell, Noise: tell}, 1, 1}, {Config{Miss: tell}, 1, 0}, {Config{Noise: tell}, 0, 1}, {Config{}, 0, 0},
+	} {
+		s := New(c.cfg)
+		s.miss(tab, client, "www.nowhere.example.", dns.TypeA)
+		s.miss(tab, client, "registry.k8s.io.svc.cluster.local.", dns.TypeA)
+		if n := len(s.misses); n != c.misses+c.noise {
+			t.Errorf("%d are told, want %d", n, c.misses+c.noise)
+		}
+		if st := s.Stats(); st.Misses != uint64(c.misses) || st.MissesLost != 0 {
+			t.Errorf("%+v", st)
+		}
+	}
+	s := New(Config{Miss: tell, Noise: tell})
+	for range 2 * cap(s.misses) {
+		s.miss(tab, client, "1.2.3.10.in-addr.arpa.", dns.TypePTR)
+	}
+	if n := len(s.misses); n != cap(s.misses)/2 {
+		t.Errorf("noise takes %d places of %d", n, cap(s.misses))
+	}
+	for range cap(s.misses) {
+		s.miss(tab, client, "www.nowhere.example.", dns.TypeA)
+	}
+	if st := s.Stats(); int(st.Misses) != cap(s.misses)/2 || int(st.MissesLost) != cap(s.misses)/2 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// A flood of one client's fills the queue, and what another one misses is reported all the same.
+func TestAFloodLosesItsOwnMisses(t *testing.T) {
+	got := map[netip.Addr]int{}
+	tell := func(client netip.Addr, _, _ string) { got[client]++ }
+	s := New(Config{Miss: tell})
+	tab := table(t, threeNodes())
+	flood, honest := netip.MustParseAddr("10.0.0.66"), netip.MustParseAddr("10.0.0.1")
+	for s.missCount(flood) == s.missCount(honest) { // one in 512
+		honest = honest.Next()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // it reports what is queued and returns
+	for round := 1; round <= 3; round++ {
+		for i := range 14_000 {
+			if s.miss(tab, flood, fmt.Sprintf("x%d.forged.example.", i), dns.TypeA); i%3000 == 0 {
+				s.miss(tab, honest, "www.nowhere.example.", dns.TypeA)
+			}
+		}
+		s.reportMisses(ctx)
+		if got[honest] != 5*round || got[flood] > round*(cap(s.misses)+fewMisses) || got[flood] < round*cap(s.misses)/2 {
+			t.Errorf("round %d: %v", round, got)
+		}
+		for i := range s.missCounts { // as after a pause
+			s.missCounts[i].Store(0)
+		}
+	}
+	if st := s.Stats(); st.Misses+st.MissesLost != 3*14_005 {
+		t.Errorf("%+v", st)
+	}
+	for range 2 * cap(s.misses) {
+		s.miss(tab, flood, "www.nowhere.example.", dns.TypeA)
+	}
+	for range 100 {
+		s.miss(tab, honest, "www.nowhere.example.", dns.TypeA)
+	}
+	if n := len(s.fewMisses); n != fewMisses {
+		t.Errorf("%d of 100 have found a place, want %d", n, fewMisses)
 	}
 }

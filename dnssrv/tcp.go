@@ -43,7 +43,7 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 	defer wg.Wait()
 	defer cancel()
 	defer ln.Close()
-	if s.missFn != nil {
+	if s.reports() {
 		wg.Go(func() { s.reportMisses(runCtx) })
 	}
 	wait, failed := time.Millisecond, 0

@@ -72,7 +72,7 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	stop := context.AfterFunc(runCtx, sock.wake)
 	defer stop()
 	var forwards, workers, others sync.WaitGroup
-	if s.missFn != nil {
+	if s.reports() {
 		others.Go(func() { s.reportMisses(runCtx) })
 	}
 	others.Go(func() { out.run(runCtx) })

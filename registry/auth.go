@@ -80,6 +80,16 @@ func (r *Registry) admit(w http.ResponseWriter, req *http.Request, rt route) *ap
 	return r.challenge(w, req, rt, "", errUnauthorized)
 }
 
+// Reader is the user whose credentials a read carries, "" if it has none that were looked at: where anybody may read, a
+// password is not.
+func (r *Registry) Reader(req *http.Request) string {
+	scheme, _, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+	if scheme == "" || strings.EqualFold(scheme, "Basic") && r.cfg.Anonymous() {
+		return ""
+	}
+	return r.userOf(req)
+}
+
 // userOf is the user whose credentials a request carries, which admit has looked at.
 func (r *Registry) userOf(req *http.Request) string {
 	scheme, value, _ := strings.Cut(req.Header.Get("Authorization"), " ")

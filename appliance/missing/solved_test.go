@@ -16,7 +16,7 @@ func TestOpenEntriesComeFirst(t *testing.T) {
 		return "import " + e.Name, (e.Name[0]-'0')%2 == 1
 	}
 	got := ""
-	for _, l := range Solve(entries, odd) {
+	for _, l := range Solve(entries, odd, func(string) string { return "" }) {
 		if l.Solved != (l.SolvedBy != "") {
 			t.Errorf("%+v", l)
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -130,6 +131,7 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 			res, err := create(cmd.Context(), m, target{args[0], out, force}, wanted, opt, w)
 			m.close()
 			if err != nil {
+				err = howToSkip(err)
 				return interrupted(cmd.Context(), err, "what was fetched is kept; run the same command again to go on")
 			}
 			for _, a := range res.Absent {
@@ -169,6 +171,23 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 	sizes := []string{"650MB", "4GB", "4GiB", "16GB"}
 	cmd.RegisterFlagCompletionFunc("split", cobra.FixedCompletions(sizes, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// howToSkip adds to an error that says which names cannot be fetched how to go on without them.
+func howToSkip(err error) error {
+	var failed *collect.Error
+	if !errors.As(err, &failed) || len(failed.Failed) == 0 {
+		return err
+	}
+	name, without := failed.Failed[0].Name, ""
+	if strings.ContainsAny(name, " ?&*") { // of a chart, of a URL
+		name = "'" + name + "'"
+	}
+	if len(failed.Failed) < failed.Names {
+		without = "--partial writes the bundle without them; "
+	}
+	return fmt.Errorf("%w\n%s--exclude %s leaves that name out; \"casemate missing --forget %s\" on a bastion keeps it "+
+		"off the next list", err, without, name, name)
 }
 
 // pipeable looks whether a bundle can go to standard output.

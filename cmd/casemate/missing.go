@@ -2,13 +2,17 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"casemate/appliance/missing"
 	"casemate/bundle/lists"
 )
 
@@ -24,28 +28,50 @@ type miss struct {
 	Nodes    []string  `json:"nodes"`
 	Solved   bool      `json:"solved"`
 	SolvedBy string    `json:"solved_by,omitempty"`
+	Cure     string    `json:"cure,omitempty"`
+	Noise    string    `json:"noise,omitempty"`
 }
 
 func missingCommand(o *options) *cobra.Command {
-	var reset bool
+	var reset, all bool
+	var forget []string
 	cmd := &cobra.Command{
 		Use: "missing", Short: "list what clients asked for and did not get", Args: cobra.NoArgs,
 		Long: `List what clients asked for and did not get (the missing book): images, files,
-DNS names, TLS names and hosts. Entries that would be answered now are marked as
-solved and come last.
+DNS names, TLS names and hosts. Each has what would bring it, under CURE. Entries
+that would be answered now are marked as solved and come last.
+
+Questions that tell of no need are left out: names that a search list made, and
+probes for what need not exist. --all lists them too, with the reason.
 
 With -o images or -o files the open entries are printed as a list that "casemate
-bundle create" and "casemate check" take.`,
-		Example: "  casemate missing -o images > images.list",
+bundle create" and "casemate check" take. A comment above each shows who asked for
+it. What cannot be fetched by its name is left out.`,
+		Example: `  casemate missing -o images > images.list
+  casemate missing --forget quay.io/team/app:1.O`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if reset && len(forget) > 0 {
+				return usageError{errors.New("--clear empties the book, --forget removes one entry: give one of them")}
+			}
 			if reset {
 				if err := o.client().call(cmd.Context(), "DELETE", "missing", nil, nil, nil); err != nil {
 					return err
 				}
 				return o.changed(cmd, "missing book", "", "cleared")
 			}
+			if len(forget) > 0 {
+				query := url.Values{"name": forget}
+				if err := o.client().call(cmd.Context(), "DELETE", "missing/entries", query, nil, nil); err != nil {
+					return err
+				}
+				return o.changed(cmd, "missing book entry", strings.Join(forget, ", "), "forgotten")
+			}
+			query := url.Values{}
+			if all {
+				query.Set("all", "true")
+			}
 			var book []miss
-			if err := o.client().call(cmd.Context(), "GET", "missing", nil, nil, &book); err != nil {
+			if err := o.client().call(cmd.Context(), "GET", "missing", query, nil, &book); err != nil {
 				return err
 			}
 			switch o.output {
@@ -54,35 +80,55 @@ bundle create" and "casemate check" take.`,
 			case "files":
 				return printList(cmd, book, "file", listedFile)
 			}
-			header := []any{"KIND", "NAME", "COUNT", "LAST", "CLIENTS", "NOTE"}
+			header := []any{"KIND", "NAME", "COUNT", "LAST", "CLIENTS", "CURE", "NOTE"}
+			if all {
+				header = slices.Insert(header, 5, any("NOISE"))
+			}
 			return o.printRows(cmd, book, "nothing is missing: clients got all that they asked for", header, func(t *table) {
 				for _, m := range book {
 					note := m.Detail
 					if m.Solved {
 						note = "solved by " + m.SolvedBy
 					}
-					t.row(m.Kind, m.Name, m.Count, t.when(m.Last), strings.Join(m.Clients, " "), note)
+					row := []any{m.Kind, m.Name, m.Count, t.when(m.Last), strings.Join(m.Clients, " "), m.Cure, note}
+					if all {
+						row = slices.Insert(row, 5, any(m.Noise))
+					}
+					t.row(row...)
 				}
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&reset, "clear", false, "clear the missing book")
+	f := cmd.Flags()
+	f.BoolVar(&all, "all", false, "list what tells of no need too, with the reason")
+	f.BoolVar(&reset, "clear", false, "clear the missing book")
+	f.StringArrayVar(&forget, "forget", nil,
+		"remove the entry called `NAME` on all nodes, until it is asked for again; may be repeated")
 	o.printsTimes(cmd, []miss{}, "images", "files")
 	return cmd
 }
 
-// printList prints the open entries of one kind as a list, one a line. Those that listed finds no place for in a list
-// are left out, with a note.
+// printList prints the open entries of one kind as a list, one a line, each below a comment with what is known of it.
+// Those that listed finds no place for in a list are left out, with a note.
 func printList(cmd *cobra.Command, book []miss, kind string, listed func(name string) (why string)) error {
 	out := bufio.NewWriter(cmd.OutOrStdout())
 	none := true
 	for _, m := range book {
-		if m.Kind != kind || m.Solved {
+		if m.Kind != kind || m.Solved || m.Noise != "" {
 			continue
 		}
 		if why := listed(m.Name); why != "" {
 			fmt.Fprintf(cmd.ErrOrStderr(), "left out: %s: %s\n", m.Name, why)
 			continue
+		}
+		times := "once"
+		if m.Count != 1 {
+			times = fmt.Sprintf("%d times", m.Count)
+		}
+		clients, last := printable(strings.Join(m.Clients, " ")), m.Last.UTC().Format(time.RFC3339)
+		fmt.Fprintf(out, "# asked for %s, last at %s, by %s\n", times, last, clients)
+		if m.Detail != "" {
+			fmt.Fprintf(out, "# %s\n", printable(m.Detail))
 		}
 		fmt.Fprintln(out, m.Name)
 		none = false
@@ -113,6 +159,9 @@ func listedImage(name string) string {
 func listedFile(name string) string {
 	if strings.HasPrefix(name, "/") {
 		return "it is a path of files.DOMAIN that says no origin"
+	}
+	if why := missing.NoFile(name); why != "" {
+		return why
 	}
 	return takes(name, (*lists.Parser).Files)
 }

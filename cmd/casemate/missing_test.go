@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
 
+	"casemate/appliance/missing"
 	"casemate/bundle/lists"
 )
 
@@ -21,9 +24,14 @@ func TestMissingPrintsLists(t *testing.T) {
 		image("team/app:1"), image("pause:3.10"), image("quay.io/listed/tags"), image("quay.io/x:?"), image("quay.io/x@sha256:12"), image("quay.io/x:1 # y"), image(""),
 		file("https://dl.k8s.io/x"), file("https://dl.k8s.io/y?z=1&w=%2F"), file("http://dl.k8s.io/z"),
 		file("/kubernetes/v1/kubeadm"), file("https://dl.k8s.io/a b"), file("https://dl.k8s.io/a?b#c"), file(""),
+		file("https://dl.k8s.io"), file("https://dl.k8s.io/"), file("https://dl.k8s.io/release/"), file("https://get.k3s.io/"),
+		{Kind: "image", Name: "quay.io/noise:1", Noise: "HEAD probe"}, {Kind: "file", Name: "https://dl.k8s.io/favicon.ico", Noise: "browser probe"},
 		{Kind: "dns", Name: "quay.io"}, {Kind: "host", Name: "quay.io/h:1"},
 	}
 	book[3].Solved = true
+	for i := range book { // whatever clients sent stands in comments too
+		book[i].Count, book[i].Clients, book[i].Detail = int64(i+1), []string{"10.0.0.1", "ops@fd00::/64"}, "why # not\nquay.io/forged:1"
+	}
 	for _, c := range []struct {
 		kind   string
 		listed func(string) string
@@ -38,7 +46,7 @@ func TestMissingPrintsLists(t *testing.T) {
 		{"file", listedFile, func(l *lists.Parser, s string) (*lists.Wanted, error) {
 			l.Files("list", strings.NewReader(s))
 			return l.Wanted()
-		}, "https://dl.k8s.io/x https://dl.k8s.io/y?z=1&w=%2F http://dl.k8s.io/z", 4},
+		}, "https://dl.k8s.io/x https://dl.k8s.io/y?z=1&w=%2F http://dl.k8s.io/z https://get.k3s.io/", 7},
 	} {
 		var out, notes bytes.Buffer
 		cmd := &cobra.Command{}
@@ -46,6 +54,9 @@ func TestMissingPrintsLists(t *testing.T) {
 		cmd.SetErr(&notes)
 		if err := printList(cmd, book, c.kind, c.listed); err != nil {
 			t.Fatal(err)
+		}
+		if n := strings.Count(out.String(), " times, last at "); n == 0 || !strings.Contains(out.String(), ", by 10.0.0.1 ops@fd00::/64\n# why # not?quay.io/forged:1\n") {
+			t.Errorf("the %s list does not say who asked:\n%s", c.kind, out.String())
 		}
 		w, err := c.read(&lists.Parser{}, out.String())
 		if err != nil {
@@ -64,5 +75,21 @@ func TestMissingPrintsLists(t *testing.T) {
 		if n := strings.Count(notes.String(), "left out: "); n != c.left {
 			t.Errorf("%s: %d notes, want %d:\n%s", c.kind, n, c.left, notes.String())
 		}
+	}
+}
+
+// The command prints what the admin API answers.
+func TestMissingPrintsAllFields(t *testing.T) {
+	fields := func(typ reflect.Type) (list []string) {
+		for _, f := range reflect.VisibleFields(typ) {
+			if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" {
+				list = append(list, name)
+			}
+		}
+		slices.Sort(list)
+		return list
+	}
+	if cli, api := fields(reflect.TypeFor[miss]()), fields(reflect.TypeFor[missing.Listed]()); !slices.Equal(cli, api) {
+		t.Errorf("the command has %v, the API has %v", cli, api)
 	}
 }

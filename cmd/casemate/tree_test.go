@@ -72,6 +72,7 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 // has one name: a flag that is missing here is either an old thing under a new name, or has to be added.
 var meanings = map[string][]string{
 	"advertise":           {"addresses"},
+	"all":                 {"bool"},
 	"alias":               {"stringSlice"},
 	"cache":               {"string"},
 	"charts":              {"stringArray"},
@@ -91,6 +92,7 @@ var meanings = map[string][]string{
 	"finish":              {"bool"},
 	"for":                 {"word"},
 	"force":               {"bool"},
+	"forget":              {"stringArray"},
 	"format":              {"word"},
 	"from":                {"string"},
 	"help":                {"bool"},

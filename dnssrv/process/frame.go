@@ -35,6 +35,7 @@ const (
 	kindMisses  kind = 17 // []miss
 	kindStats   kind = 18 // stats
 	kindWant    kind = 19 // nothing: begin anew with a Reset
+	kindNoise   kind = 20 // []miss that tell of nothing missing
 )
 
 // protocol is raised when two versions would misunderstand each other.

@@ -48,8 +48,8 @@ type LinkConfig struct {
 	// Applied is told of each update that the process has taken up, or of the last of several: the conflicts of its
 	// whole table, or why it has refused it. It must not block.
 	Applied func(conflicts []string, err error)
-	// Miss is dnssrv.Config.Miss.
-	Miss func(client netip.Addr, name, qtype string)
+	// Miss and Noise are those of dnssrv.Config.
+	Miss, Noise func(client netip.Addr, name, qtype string)
 }
 
 // Link is the daemon's end. All methods may be called at any time by anybody.
@@ -212,7 +212,7 @@ func (l *Link) take(k kind, body []byte) error {
 			return err
 		}
 		return l.confirmed(a)
-	case kindMisses:
+	case kindMisses, kindNoise:
 		var list []miss
 		if err := decode(body, &list); err != nil {
 			return err
@@ -225,9 +225,13 @@ func (l *Link) take(k kind, body []byte) error {
 				return err
 			}
 		}
+		tell := l.cfg.Miss
+		if k == kindNoise {
+			tell = l.cfg.Noise
+		}
 		for _, m := range list {
-			if l.cfg.Miss != nil {
-				l.cfg.Miss(m.Client, m.Name, m.Type)
+			if tell != nil {
+				tell(m.Client, m.Name, m.Type)
 			}
 		}
 	case kindStats:

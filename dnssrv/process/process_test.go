@@ -114,7 +114,7 @@ func (s *seen) updates() []dnssrv.Update {
 
 func newTestServer(t testing.TB, d *seen) *server {
 	return &server{
-		log: testLog(t), dns: d, ready: make(chan struct{}), misses: make(chan miss, queuedMisses),
+		log: testLog(t), dns: d, ready: make(chan struct{}), misses: make(chan miss, queuedMisses), noise: make(chan miss, queuedNoise),
 		cfg: Config{Notify: func(string) {}, Version: "v2"}, fail: func(error) {},
 	}
 }
@@ -141,11 +141,12 @@ func TestTheStoryOfALink(t *testing.T) {
 		p := &pipes{make(chan net.Conn)}
 		needs := make(chan struct{}, 8)
 		var said []string
-		var misses []string
+		var misses, noise []string
 		l := NewLink(LinkConfig{
 			Dial: p.dial, Log: testLog(t), Version: "v1", Need: func() { needs <- struct{}{} },
 			Applied: func(c []string, err error) { said = append(said, fmt.Sprint(c, err)) },
 			Miss:    func(c netip.Addr, name, qtype string) { misses = append(misses, c.String()+" "+name+" "+qtype) },
+			Noise:   func(c netip.Addr, name, qtype string) { noise = append(noise, c.String()+" "+name+" "+qtype) },
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
@@ -189,9 +190,13 @@ func TestTheStoryOfALink(t *testing.T) {
 		d.mu.Unlock()
 		s.miss(netip.MustParseAddr("10.0.0.9"), "nowhere.example", "A")
 		s.miss(netip.MustParseAddr("10.0.0.9"), `odd\000.example`, "AAAA")
+		s.unneeded(netip.MustParseAddr("10.0.0.9"), "9.0.0.10.in-addr.arpa", "PTR")
 		synctest.Wait()
 		if want := []string{"10.0.0.9 nowhere.example A", `10.0.0.9 odd\000.example AAAA`}; !slices.Equal(misses, want) {
 			t.Errorf("misses %q", misses)
+		}
+		if want := []string{"10.0.0.9 9.0.0.10.in-addr.arpa PTR"}; !slices.Equal(noise, want) {
+			t.Errorf("noise %q", noise)
 		}
 		if st := l.Stats(); st.Answers["NOERROR"] != 7 {
 			t.Errorf("%+v", st)
@@ -388,6 +393,9 @@ func TestASlowReaderLosesMisses(t *testing.T) {
 	for i := range all {
 		s.miss(netip.MustParseAddr("10.0.0.9"), fmt.Sprintf("n%d.example", i), "A")
 	}
+	for i := range 2 * queuedNoise {
+		s.unneeded(netip.MustParseAddr("10.0.0.9"), fmt.Sprintf("n%d.invalid", i), "A")
+	}
 	if st := s.stats(); st.MissesLost == 0 || st.Misses+st.MissesLost != all {
 		t.Errorf("%d misses and %d lost of %d", st.Misses, st.MissesLost, all)
 	}
@@ -489,6 +497,8 @@ func TestWhatBreaksTheProtocol(t *testing.T) {
 		"a future update":    frames(kindHello, hi, kindApplied, applied{Seq: 9}),
 		"many conflicts":     frames(kindHello, hi, kindApplied, applied{Conflicts: make([]string, maxSentences+1)}),
 		"a conflict's color": frames(kindHello, hi, kindApplied, applied{Conflicts: []string{"\x1b[31m"}}),
+		"much noise":         frames(kindHello, hi, kindNoise, make([]miss, maxMisses+1)),
+		"noise of nobody":    frames(kindHello, hi, kindNoise, []miss{{Name: "x", Type: "A"}}),
 		"many misses":        frames(kindHello, hi, kindMisses, make([]miss, maxMisses+1)),
 		"a miss of nobody":   frames(kindHello, hi, kindMisses, []miss{{Name: "x", Type: "A"}}),
 		"a miss of a line":   frames(kindHello, hi, kindMisses, []miss{{netip.MustParseAddr("10.0.0.1"), "x\ny", "A"}}),

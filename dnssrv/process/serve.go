@@ -27,6 +27,8 @@ const (
 	waitForTable = 10 * time.Second
 	// queuedMisses wait for a daemon that does not read; more are lost and counted.
 	queuedMisses = 4096
+	// queuedNoise is the same of what tells of nothing missing, which is not counted.
+	queuedNoise = 512
 )
 
 // ErrStopped is what Serve returns when the daemon has told it to stop for good.
@@ -67,6 +69,7 @@ type server struct {
 	fail   context.CancelCauseFunc
 	ready  chan struct{} // closed with the first table
 	misses chan miss
+	noise  chan miss
 	lost   atomic.Uint64 // misses
 
 	silent atomic.Int32 // beats since the daemon was heard
@@ -83,6 +86,7 @@ type server struct {
 func Serve(ctx context.Context, cfg Config) error {
 	s := &server{
 		cfg: cfg, log: cfg.Log, ready: make(chan struct{}), misses: make(chan miss, queuedMisses),
+		noise: make(chan miss, queuedNoise),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -90,7 +94,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	if s.cfg.Notify == nil {
 		s.cfg.Notify = func(string) {}
 	}
-	dns := dnssrv.New(dnssrv.Config{Log: s.log, Miss: s.miss})
+	dns := dnssrv.New(dnssrv.Config{Log: s.log, Miss: s.miss, Noise: s.unneeded})
 	s.dns = dns
 
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -539,16 +543,9 @@ func (s *server) report(conn net.Conn, reports <-chan []byte, done <-chan struct
 			case <-tick.C:
 				b, err = encode(kindStats, stats{Stats: s.stats()})
 			case m := <-s.misses:
-				list := []miss{m}
-				for more := true; more && len(list) < maxMisses; {
-					select {
-					case m := <-s.misses:
-						list = append(list, m)
-					default:
-						more = false
-					}
-				}
-				b, err = encode(kindMisses, list)
+				b, err = encode(kindMisses, andMore(m, s.misses))
+			case m := <-s.noise:
+				b, err = encode(kindNoise, andMore(m, s.noise))
 			}
 		}
 		if err != nil {
@@ -557,6 +554,32 @@ func (s *server) report(conn net.Conn, reports <-chan []byte, done <-chan struct
 		if _, err := conn.Write(b); err != nil {
 			return err
 		}
+	}
+}
+
+// andMore returns first and what else waits, as many as fit into a frame.
+func andMore(first miss, waiting <-chan miss) []miss {
+	list := []miss{first}
+	for len(list) < maxMisses {
+		select {
+		case m := <-waiting:
+			list = append(list, m)
+		default:
+			return list
+		}
+	}
+	return list
+}
+
+// unneeded queues for the daemon what tells of nothing missing, and never waits.
+func (s *server) unneeded(client netip.Addr, name, qtype string) {
+	m := miss{client, name, qtype}
+	if m.check() != nil {
+		return
+	}
+	select {
+	case s.noise <- m:
+	default:
 	}
 }
 

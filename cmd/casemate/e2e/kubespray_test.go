@@ -478,6 +478,10 @@ func TestKubespray(t *testing.T) {
 		lap("DNS: get_url again")
 		node.pullAll(t, node.isolated(t), "upstream", "", content.digests)
 		lap("DNS: containerd")
+		// What nodes ask besides, by their search lists and about themselves.
+		node.must(t, "dig", "+short", "node1", "node1.cluster.local", "node1.default.svc.cluster.local",
+			"quay.io.default.svc.cluster.local", "registry.k8s.io.lab.example", "_http._tcp.deb.nowhere.example", "A")
+		node.must(t, "dig", "+short", "-x", node.ip)
 		n1.missedNothing(t) // while it lives: it may know what it has told nobody yet
 	})
 

@@ -227,6 +227,41 @@ func TestUnmodifiedNode(t *testing.T) {
 				t.Errorf("missing does not name %s:\n%s", want, out)
 			}
 		}
+		// What clients ask to find out, and what a search list makes of names, is not missing.
+		n.try("curl", "-sI", "https://dl.k8s.io/release/v9.9.8/bin/linux/amd64/kubeadm")
+		n.try(client(t, "crane"), "digest", "quay.io/looked/at:1") // it asks by GET when its HEAD has failed
+		n.try(client(t, "oras"), "resolve", "quay.io/resolved:1")
+		n.try("git", "-c", "core.askPass=true", "ls-remote", "https://github.com/none/such")
+		n.try("dig", "+short", "quay.io.svc.cluster.local", "node1.default.svc.cluster.local", "node1", "A")
+		n.try("dig", "+short", "-x", "10.9.8.7")
+		if out, err := n.try(client(t, "cosign"), "verify", "--key", admin.path("tmp/cosign.pub"), "--insecure-ignore-tlog=true", "docker.io/library/sample:1"); err == nil {
+			t.Errorf("an image without a signature is verified:\n%s", out)
+		}
+		noise := []string{"v9.9.8", "quay.io/resolved:1", "quay.io.svc.cluster.local", "node1.default.svc.cluster.local", "sample:sha256-", "7.8.9.10.in-addr.arpa"}
+		until(t, "the bastion knows what was asked", func() error {
+			all := b.casemate(t, "missing", "--all")
+			for _, want := range noise {
+				if !strings.Contains(all, want) {
+					return fmt.Errorf("%s is not there:\n%s", want, all)
+				}
+			}
+			return nil
+		})
+		out = b.casemate(t, "missing")
+		for _, not := range noise {
+			if strings.Contains(out, not) {
+				t.Errorf("missing names %s:\n%s", not, out)
+			}
+		}
+		if strings.Contains(out, "@sha256:") {
+			t.Errorf("missing names what a push has looked for:\n%s", out)
+		}
+		if !strings.Contains(out, "quay.io/looked/at:1") || !strings.Contains(out, "https://github.com/none/such/info/refs?service=git-upload-pack") {
+			t.Errorf("missing does not name what a GET asked for:\n%s", out)
+		}
+		if list := b.casemate(t, "missing", "-o", "files"); strings.Contains(list, "\nhttps://github.com/none") {
+			t.Errorf("a list of files has a Git repository:\n%s", list)
+		}
 	})
 }
 

@@ -1,0 +1,68 @@
+package appliance
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+
+	"casemate/appliance/missing"
+	"casemate/appliance/origin"
+)
+
+// missed enters a request that was answered with "not here" in the missing book.
+func (a *Appliance) missed(r *http.Request, kind, name, detail string) {
+	q := missing.Question{
+		Kind: kind, Name: name, Detail: detail, Client: clientOf(r),
+		Method: r.Method, Agent: r.UserAgent(), Accept: strings.Join(r.Header.Values("Accept"), ","),
+	}
+	if kind != missing.File { // which nobody needs a password to read, so whoever is named there may be anybody
+		q.User = a.registry.Reader(r)
+	}
+	a.note(q)
+}
+
+func (a *Appliance) miss(kind, name, detail string, client netip.Addr) {
+	a.note(missing.Question{Kind: kind, Name: name, Detail: detail, Client: client})
+}
+
+func (a *Appliance) note(q missing.Question) { a.metrics.miss(q.Kind, a.book.Note(q)) }
+
+// missFacts is what the missing book asks.
+type missFacts struct {
+	a    *Appliance
+	host string // the first label of this host's own name
+}
+
+func (a *Appliance) missFacts() missFacts {
+	name, _ := os.Hostname()
+	label, _, _ := strings.Cut(strings.ToLower(name), ".")
+	return missFacts{a, label}
+}
+
+func (f missFacts) Known(host string) bool {
+	v := f.a.now.Load()
+	if at, _ := v.hosts.find(host); at != placeUnknown {
+		return true
+	}
+	if _, known := v.origins.Get(host); known {
+		return true
+	}
+	_, err := f.a.tree.Stat("names/" + host)
+	return err == nil
+}
+
+func (f missFacts) Node(label string) bool {
+	return label != "" && label == f.host || f.a.now.Load().hosts.nodes[label]
+}
+
+func (f missFacts) Registry(host string) bool {
+	o, _ := f.a.now.Load().origins.Get(origin.Fold(host))
+	return o.Registry
+}
+
+func (f missFacts) Holds(url string) bool {
+	_, _, err := f.a.files.Resolve(context.Background(), url)
+	return err == nil
+}

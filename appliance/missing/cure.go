@@ -1,0 +1,82 @@
+package missing
+
+import (
+	"regexp"
+	"strings"
+)
+
+// Cure says what brings what an entry misses, for an operator: mostly a command of casemate's. It is "" for noise. reach
+// says what makes clients that ask a host be answered; "" if they are.
+func Cure(e Entry, reach func(host string) string) string {
+	if e.Noise != "" {
+		return ""
+	}
+	switch e.Kind {
+	case Image:
+		host, _, _ := strings.Cut(e.Name, "/")
+		if i := strings.Index(e.Detail, "held with different content: "); i >= 0 {
+			return "ask by one of the full names: " + e.Detail[i+len("held with different content: "):]
+		}
+		switch {
+		case !isRegistry(e.Name):
+			return "push it, or ask by its full name"
+		case reach(host) != "":
+			return reach(host) + ", bundle create --images"
+		case !strings.ContainsAny(e.Name[strings.LastIndexByte(e.Name, '/')+1:], ":@"):
+			return "its tags were to be listed: bundle create --images, with a tag"
+		}
+		return "bundle create --images"
+	case Blob:
+		return "bundle create --images, with the image that has it"
+	case File:
+		switch why := NoFile(e.Name); {
+		case strings.HasPrefix(e.Name, "/"):
+			return "ask below the name of an origin: /HOST/PATH"
+		case reach(hostOf(e.Name)) != "":
+			return reach(hostOf(e.Name)) + ", bundle create --files"
+		case why != "":
+			return "none, " + why
+		}
+		return "bundle create --files"
+	case DNS:
+		if how := reach(e.Name); how != "" {
+			return how + ", or name set " + e.Name + " A ADDRESS"
+		}
+		return "name set " + e.Name + " A ADDRESS"
+	case TLS, Host:
+		return reach(e.Name)
+	}
+	return ""
+}
+
+func isRegistry(image string) bool {
+	host, _, ok := strings.Cut(image, "/")
+	return ok && (strings.ContainsAny(host, ".:") || host == "localhost")
+}
+
+func hostOf(rawURL string) string {
+	host, _, _ := splitURL(rawURL)
+	return host
+}
+
+// scripts are hosts whose first page is an installation script (curl https://get.k3s.io | sh).
+var scripts = regexp.MustCompile(`^get\.|^sh\.|^install\.`)
+
+// NoFile says why nobody can fetch a file at a URL that was missed; "" if it may be one. A package index in the form of
+// PEP 503 (/simple/NAME/) is a page that can be fetched, though it looks like a directory.
+func NoFile(rawURL string) string {
+	host, elems, query := splitURL(rawURL)
+	n := len(elems)
+	switch {
+	case n == 1 && elems[0] == "" && query == "":
+		if scripts.MatchString(host) {
+			return ""
+		}
+		return "it is a host and no file"
+	case elems[n-1] == "" && query == "" && (n < 3 || elems[n-3] != "simple"):
+		return "it is a directory and no file"
+	case n >= 2 && elems[n-2]+"/"+elems[n-1] == "info/refs":
+		return "it is a Git repository: bring what git clone --mirror makes of it"
+	}
+	return ""
+}

@@ -1,0 +1,320 @@
+package missing
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Files of the tree beside the nodes'; no node can be called so.
+const (
+	clearedName   = "_cleared"    // up to when the books of all nodes were cleared
+	forgottenName = "_forgotten." // with a hash of the entry behind it: a forgotten
+	maxForgotten  = 256           // files; then the oldest goes
+)
+
+// forgotten is an entry that was removed from the books of all nodes. Earlier versions take the file for a book without
+// entries.
+type forgotten struct {
+	Kind string    `json:"kind"`
+	Name string    `json:"name"`
+	At   time.Time `json:"at"`
+}
+
+func (f forgotten) file() string {
+	return fmt.Sprintf("%s%x", forgottenName, sha256.Sum256([]byte(f.Kind+" "+f.Name)))
+}
+
+// List returns what is needed, of the books of all nodes as one, the newest entry first. The other nodes' part may be a
+// minute old.
+func (b *Book) List() ([]Entry, error) {
+	all, err := b.All()
+	return slices.DeleteFunc(all, func(e Entry) bool { return e.Noise != "" }), err
+}
+
+// All is List with what is counted apart, which stands behind the rest.
+func (b *Book) All() ([]Entry, error) {
+	var m merger
+	gone := map[key]time.Time{}
+	others := []fs.DirEntry{}
+	if b.cfg.Tree != nil {
+		dir, err := b.cfg.Tree.ReadDir(".")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("missing books of the other nodes: %w", err)
+		}
+		gone = b.follow(dir)
+		others = dir
+	}
+	own, _ := b.snapshot(0)
+	m.add(own, b.cfg.Node)
+	cleared := own.Cleared
+	for _, d := range others {
+		if d.Name() == b.cfg.Node || d.Name() == clearedName || strings.HasPrefix(d.Name(), forgottenName) {
+			continue
+		}
+		data, err := b.cfg.Tree.ReadFile(d.Name())
+		var f file
+		if err == nil {
+			err = json.Unmarshal(data, &f)
+		}
+		if err != nil {
+			b.cfg.Log.Warn("the missing book of another node cannot be read", "node", d.Name(), "error", err)
+			continue
+		}
+		over := func(e Entry) bool { return !e.Last.After(cleared) || !e.Last.After(gone[key{e.Kind, e.Name}]) }
+		f.Entries, f.Noise = slices.DeleteFunc(f.Entries, over), slices.DeleteFunc(f.Noise, over)
+		m.add(f, d.Name())
+	}
+	list := m.entries
+	for i := range list {
+		// By what is known now, and for what an earlier version has noted.
+		if e := &list[i]; e.Noise == "" {
+			q := Question{Kind: e.Kind, Name: e.Name}
+			if e.Kind == DNS {
+				q.Detail = e.Detail
+			}
+			e.Noise = Judge(q, b.cfg.Facts)
+		}
+	}
+	relate(list, b.cfg.Facts)
+	slices.SortFunc(list, func(x, y Entry) int {
+		switch {
+		case x.Noise == "" && y.Noise != "":
+			return -1
+		case x.Noise != "" && y.Noise == "":
+			return 1
+		}
+		return newest(x, y)
+	})
+	return list, nil
+}
+
+// merger makes one book of those of several nodes.
+type merger struct {
+	entries []Entry
+	at      map[key]int
+}
+
+func (m *merger) add(f file, node string) {
+	if m.at == nil {
+		m.at = map[key]int{}
+	}
+	for _, e := range slices.Concat(f.Entries, f.Noise) {
+		k := key{e.Kind, e.Name}
+		i, ok := m.at[k]
+		if !ok {
+			e.Nodes = []string{node}
+			m.at[k] = len(m.entries)
+			m.entries = append(m.entries, e)
+			continue
+		}
+		have := &m.entries[i]
+		switch {
+		case have.Noise == "" && e.Noise != "":
+			continue // a node knows who needs it
+		case have.Noise != "" && e.Noise == "":
+			e.Nodes = []string{node}
+			*have = e
+			continue
+		}
+		have.Count += e.Count
+		have.Nodes = append(have.Nodes, node)
+		if e.First.Before(have.First) {
+			have.First = e.First
+		}
+		if e.Last.After(have.Last) {
+			have.Last, have.Detail, have.Noise = e.Last, e.Detail, e.Noise
+		}
+		for _, c := range e.Clients {
+			if !slices.Contains(have.Clients, c) && len(have.Clients) < maxClients {
+				have.Clients = append(have.Clients, c)
+			}
+		}
+	}
+}
+
+// Clear empties the book on every node: here at once, on the others when they next look.
+func (b *Book) Clear(ctx context.Context) error {
+	now := time.Now().UTC()
+	if b.cfg.Tree != nil {
+		dir, err := b.cfg.Tree.ReadDir(".")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("missing book: %w", err)
+		}
+		err = b.cfg.Tree.Update(ctx, func(batch Batch) error {
+			batch.Put(clearedName, []byte(now.Format(time.RFC3339Nano)))
+			batch.Remove(b.cfg.Node)
+			for _, d := range dir {
+				if strings.HasPrefix(d.Name(), forgottenName) {
+					batch.Remove(d.Name())
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("missing book: %w", err)
+		}
+	}
+	b.clear(now)
+	return nil
+}
+
+// Forget removes the entries of that name from the books of all nodes: here at once, on the others when they next look.
+// They come back when the name is asked for again. fs.ErrNotExist: there is no such entry.
+func (b *Book) Forget(ctx context.Context, name string) error {
+	all, err := b.All()
+	if err != nil {
+		return err
+	}
+	var list []forgotten
+	now := time.Now().UTC()
+	for _, e := range all {
+		if e.Name != name {
+			continue
+		}
+		at := now
+		if e.Last.After(at) {
+			at = e.Last // by another node's clock
+		}
+		list = append(list, forgotten{e.Kind, e.Name, at})
+	}
+	if len(list) == 0 {
+		return fmt.Errorf("%.200q is not in the missing book: %w", name, fs.ErrNotExist)
+	}
+	if b.cfg.Tree != nil {
+		dir, err := b.cfg.Tree.ReadDir(".")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("missing book: %w", err)
+		}
+		old := b.readForgotten(dir)
+		slices.SortFunc(old, func(x, y forgotten) int { return x.At.Compare(y.At) })
+		err = b.cfg.Tree.Update(ctx, func(batch Batch) error {
+			for _, f := range old[:max(0, len(old)+len(list)-maxForgotten)] {
+				batch.Remove(f.file())
+			}
+			for _, f := range list {
+				data, err := encode(f)
+				if err != nil {
+					return err
+				}
+				batch.Put(f.file(), data)
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("missing book: %w", err)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.forget(list)
+	return nil
+}
+
+// forget drops what was forgotten and not asked for since. b.mu is held.
+func (b *Book) forget(list []forgotten) {
+	for _, f := range list {
+		if e, on := b.find(key{f.Kind, f.Name}); e != nil && !e.Last.After(f.At) {
+			on.drop(e)
+			b.changed++
+		}
+	}
+}
+
+func (b *Book) clear(upto time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.changed++
+	b.cleared = upto
+	b.dropped = 0
+	for _, s := range b.shelves {
+		for _, e := range s.entries {
+			if !e.Last.After(upto) {
+				s.drop(e)
+			}
+		}
+	}
+}
+
+// follow does to this node's book what other nodes were told to do with all, and returns up to when entries are
+// forgotten.
+func (b *Book) follow(dir []fs.DirEntry) map[key]time.Time {
+	if data, err := b.cfg.Tree.ReadFile(clearedName); err == nil {
+		b.mu.Lock()
+		cleared := b.cleared
+		b.mu.Unlock()
+		if t, err := time.Parse(time.RFC3339Nano, string(data)); err == nil && t.After(cleared) {
+			b.clear(t)
+		}
+	}
+	list := b.readForgotten(dir)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.forget(list)
+	gone := map[key]time.Time{}
+	for _, f := range list {
+		gone[key{f.Kind, f.Name}] = f.At
+	}
+	return gone
+}
+
+func (b *Book) readForgotten(dir []fs.DirEntry) (list []forgotten) {
+	for _, d := range dir {
+		if !strings.HasPrefix(d.Name(), forgottenName) {
+			continue
+		}
+		var f forgotten
+		data, err := b.cfg.Tree.ReadFile(d.Name())
+		if err == nil && json.Unmarshal(data, &f) == nil && f.file() == d.Name() {
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+// publish writes the newest entries as this node's file in the tree.
+func (b *Book) publish(ctx context.Context) error {
+	f, changed := b.snapshot(publishLimit)
+	if changed == b.published {
+		return nil
+	}
+	data, err := encode(f)
+	if err != nil {
+		return err
+	}
+	w, err := b.cfg.Tree.CreateBlob("")
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if _, err := w.Write(data); err != nil {
+		return err
+	}
+	digest, err := w.Commit(ctx, "")
+	if err != nil {
+		return err
+	}
+	err = b.cfg.Tree.Update(ctx, func(batch Batch) error { batch.Link(b.cfg.Node, digest); return nil })
+	if err != nil {
+		return err
+	}
+	b.published = changed
+	return nil
+}
+
+// encode returns JSON in which what clients send is not six times as long as they have sent it (<), so that a name of
+// any kind fits into a record of the tree.
+func encode(v any) ([]byte, error) {
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return text.Bytes(), err
+}

@@ -1,0 +1,182 @@
+package missing
+
+import (
+	"container/heap"
+	"container/list"
+	"slices"
+	"strings"
+)
+
+// A shelf holds a bounded number of entries and divides its places among the clients that asked. A client has at most
+// share of them and then loses its own oldest entry; when the shelf is full, the client with most entries does. It is
+// not safe for concurrent use.
+type shelf struct {
+	max, share int
+	entries    map[key]*entry
+	clients    map[string]*client
+	noisy      noisy // a heap, the client with most entries first
+}
+
+type key struct{ kind, name string }
+
+type entry struct {
+	Entry
+	owner *client
+	at    *list.Element // in owner.entries
+}
+
+// client is one that missed something: a user, an address, or the /64 of an IPv6 address.
+type client struct {
+	name    string
+	entries *list.List // of *entry, the one asked for longest ago first
+	index   int        // in shelf.noisy
+}
+
+type noisy []*client
+
+func (h noisy) Len() int           { return len(h) }
+func (h noisy) Less(i, j int) bool { return h[i].entries.Len() > h[j].entries.Len() }
+func (h noisy) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+func (h *noisy) Push(x any) {
+	c := x.(*client)
+	c.index = len(*h)
+	*h = append(*h, c)
+}
+func (h *noisy) Pop() any {
+	old := *h
+	c := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return c
+}
+
+func newShelf(max int) *shelf {
+	return &shelf{
+		max: max, share: (max + 1) / 2, // so two clients never leave a third without a place
+		entries: map[key]*entry{}, clients: map[string]*client{},
+	}
+}
+
+// ownerOf is who an entry counts for, of one of its clients: the user of USER@ADDRESS, or the address.
+func ownerOf(client string) string {
+	if user, _, ok := strings.Cut(client, "@"); ok {
+		return user + "@"
+	}
+	return client
+}
+
+// insert adds an entry, for the last of its clients, and returns how many others it has pushed out.
+func (s *shelf) insert(e Entry) (dropped uint64) {
+	n := &entry{Entry: e}
+	s.entries[key{e.Kind, e.Name}] = n
+	c := s.client(ownerOf(e.Clients[len(e.Clients)-1]))
+	s.own(c, n)
+	for c.entries.Len() > s.share {
+		dropped += s.evict(c)
+	}
+	for len(s.entries) > s.max {
+		dropped += s.evict(s.noisy[0])
+	}
+	return dropped
+}
+
+// again notes that an entry was asked for once more, by that client.
+func (e *entry) again(client string) {
+	if i := slices.Index(e.Clients, client); i < 0 || i != len(e.Clients)-1 {
+		if i >= 0 {
+			e.Clients = slices.Delete(e.Clients, i, i+1)
+		} else if len(e.Clients) == maxClients {
+			e.Clients = slices.Delete(e.Clients, 0, 1)
+		}
+		e.Clients = append(e.Clients, client)
+	}
+	e.owner.entries.MoveToBack(e.at)
+}
+
+func (s *shelf) client(name string) *client {
+	c := s.clients[name]
+	if c == nil {
+		c = &client{name: name, entries: list.New()}
+		s.clients[name] = c
+		heap.Push(&s.noisy, c)
+	}
+	return c
+}
+
+func (s *shelf) own(c *client, e *entry) {
+	e.owner, e.at = c, c.entries.PushBack(e)
+	heap.Fix(&s.noisy, c.index)
+}
+
+func (s *shelf) disown(e *entry) {
+	c := e.owner
+	c.entries.Remove(e.at)
+	heap.Fix(&s.noisy, c.index)
+	if c.entries.Len() == 0 {
+		heap.Remove(&s.noisy, c.index)
+		delete(s.clients, c.name)
+	}
+}
+
+func (s *shelf) drop(e *entry) {
+	s.disown(e)
+	delete(s.entries, key{e.Kind, e.Name})
+}
+
+// evict takes the oldest entry from a client. If a much quieter client asked for it too, it is that client's from now
+// on and nothing is dropped: what a scan happens to share with an honest client stays.
+func (s *shelf) evict(c *client) (dropped uint64) {
+	e := c.entries.Front().Value.(*entry)
+	heir := ""
+	for _, name := range e.Clients {
+		name = ownerOf(name)
+		has := 0
+		if other := s.clients[name]; other != nil {
+			has = other.entries.Len()
+		}
+		if name != c.name && has+1 < c.entries.Len() {
+			heir = name
+		}
+	}
+	if heir == "" {
+		s.drop(e)
+		return 1
+	}
+	s.disown(e)
+	s.own(s.client(heir), e)
+	return 0
+}
+
+// fairest returns copies of the entries: the newest of each client, then the second newest of each, and so on; in any
+// order if all are wanted anyway.
+func (s *shelf) fairest(all bool) []Entry {
+	copies := make([]Entry, 0, len(s.entries))
+	take := func(e *entry) {
+		c := e.Entry
+		c.Clients = slices.Clone(c.Clients)
+		copies = append(copies, c)
+	}
+	if all {
+		for _, e := range s.entries {
+			take(e)
+		}
+		return copies
+	}
+	var next []*list.Element
+	for _, c := range s.clients {
+		next = append(next, c.entries.Back())
+	}
+	for len(next) > 0 {
+		begin := len(copies)
+		for i, at := range next {
+			take(at.Value.(*entry))
+			next[i] = at.Prev()
+		}
+		slices.SortFunc(copies[begin:], newest)
+		next = slices.DeleteFunc(next, func(at *list.Element) bool { return at == nil })
+	}
+	return copies
+}
