@@ -134,7 +134,11 @@ func (a *Appliance) admin() http.Handler {
 	on("GET /v1/imports", func(r *http.Request) (any, error) { return a.imports.ListFor(r.Context()) })
 	on("GET /v1/imports/{name}", func(r *http.Request) (any, error) { return a.imports.Show(r.PathValue("name")) })
 	on("DELETE /v1/imports/{name}", func(r *http.Request) (any, error) {
-		return a.imports.Remove(r.Context(), r.PathValue("name"))
+		removed, err := a.imports.Remove(r.Context(), r.PathValue("name"))
+		if err == nil {
+			err = a.refresh() // its redirects are gone
+		}
+		return removed, err
 	})
 
 	on("POST /v1/reload", func(*http.Request) (any, error) {

@@ -203,7 +203,7 @@ func parseRedirects(s *Settings, v string) error {
 			return fmt.Errorf("must be FROM=>TO pairs, separated by spaces and without spaces around =>, got %q", f)
 		}
 		if err := fileserver.CheckRedirect(from, to); err != nil {
-			return err
+			return fmt.Errorf("has a wrong pair: %w", err)
 		}
 		// One address has one spelling there: two pairs for it would take turns.
 		name, err := fileserver.KeyIn(strings.TrimSuffix(from, "*"), func(host string) (string, bool) { return host, true })

@@ -53,7 +53,7 @@ type redirects struct {
 
 func parseRedirect(key, value string) (address, target, error) {
 	refuse := func(why error) (address, target, error) {
-		return address{}, target{}, fmt.Errorf("files.redirects %q: %w: %w", clip(key), why, fs.ErrInvalid)
+		return address{}, target{}, fmt.Errorf("redirect of %q: %w: %w", clip(key), why, fs.ErrInvalid)
 	}
 	begin, wild := strings.CutSuffix(key, "/*")
 	if wild {
@@ -61,7 +61,7 @@ func parseRedirect(key, value string) (address, target, error) {
 	}
 	from, err := parseURL(begin)
 	if err != nil {
-		return address{}, target{}, fmt.Errorf("files.redirects: %w", err)
+		return address{}, target{}, fmt.Errorf("redirect of %w", err)
 	}
 	switch {
 	case wild && from.query != "":
