@@ -8,8 +8,8 @@ import (
 
 // Exclude removes what patterns match, and returns the removed names, and the patterns that matched nothing.
 //
-// A pattern is compared with a whole name: an image's repository, with or without its tag or digest; a file's URL, with
-// or without its scheme; a chart as REPOSITORY CHART VERSION, with or without its version. * matches any characters
+// A pattern is compared with a whole name: an image's repository, with or without its tag or digest; a file's or
+// a redirect's URL, with or without its scheme; a chart as REPOSITORY CHART VERSION, with or without its version. * matches any characters
 // including slashes, and ? matches one. A pattern with neither also matches everything below it: quay.io, quay.io/team.
 func Exclude(w *Wanted, patterns []string) (gone, idle []string) {
 	used := make([]bool, len(patterns))
@@ -37,6 +37,10 @@ func Exclude(w *Wanted, patterns []string) (gone, idle []string) {
 	w.Files = slices.DeleteFunc(w.Files, func(f File) bool {
 		_, rest, _ := strings.Cut(f.URL, "://")
 		return matches(f.URL, f.URL, rest)
+	})
+	w.Redirects = slices.DeleteFunc(w.Redirects, func(r Redirect) bool {
+		_, rest, _ := strings.Cut(r.From, "://")
+		return matches(r.From, r.From, rest)
 	})
 	w.Charts = slices.DeleteFunc(w.Charts, func(c Chart) bool {
 		_, rest, _ := strings.Cut(c.Repo, "://")

@@ -20,12 +20,15 @@ type listFlags struct {
 	kubespray                        []string // checkouts
 	kubesprayInventories             []string // of Ansible, a directory or a file of hosts each
 	kubesprayVars                    []string // files of variables, over those of the checkouts and inventories
+	k3s, rke2                        []lists.Release
 	checksums                        []string
 	platforms                        []string
 	exclude                          []string // patterns of names that are not wanted after all
 	// domain asks for the domain of the bastions, whose own names in an inventory stand for what they mirror; nil if
 	// nobody can be asked.
 	domain func() (string, error)
+	// document reads what releases of k3s and RKE2 list.
+	document lists.Document
 }
 
 func (l *listFlags) add(cmd *cobra.Command) {
@@ -46,6 +49,9 @@ func (l *listFlags) add(cmd *cobra.Command) {
 	f.StringArrayVar(&l.kubesprayVars, "kubespray-vars", nil,
 		"YAML `FILE` of variables that override those of the checkout and its inventory, as ansible-playbook -e takes it; "+
 			"may be repeated, the last one wins")
+	releaseVar(f, &l.k3s, "k3s", "`VERSION` of k3s, like v1.31.5+k3s1, or channel, like stable: its installer, program, "+
+		"images and channels, for the processors of --platform (default amd64); may be repeated")
+	releaseVar(f, &l.rke2, "rke2", "`VERSION` of RKE2, like v1.31.5+rke2r1, or channel, like stable: as --k3s; may be repeated")
 	f.StringArrayVar(&l.checksums, "checksums", nil,
 		"checksums `FILE`, written by sha256sum or sha512sum, or Kubespray's checksums.yml; may be repeated")
 	f.StringArrayVar(&l.exclude, "exclude", nil,
@@ -94,9 +100,9 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 	case len(l.kubesprayVars) > 0:
 		return nil, nil, usageError{errors.New("--kubespray-vars is for --kubespray, which is missing")}
 	}
-	if !asked && len(l.kubespray) == 0 {
+	if !asked && len(l.kubespray)+len(l.k3s)+len(l.rke2) == 0 {
 		return nil, nil, usageError{errors.New("nothing is asked for: give a list with --images, --files, --charts, " +
-			"--manifests or --kubespray")}
+			"--manifests or --kubespray, or a release with --k3s or --rke2")}
 	}
 	sums := &lists.Checksums{}
 	for _, name := range l.checksums {
@@ -114,6 +120,13 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 	wanted, err := parser.Wanted()
 	if err != nil {
 		bad = append(bad, err)
+	}
+	if len(bad) == 0 { // nothing is fetched before
+		for _, releases := range [][]lists.Release{l.k3s, l.rke2} {
+			if err := parser.Releases(cmd.Context(), releases, l.processors(), l.document); err != nil {
+				return nil, nil, err
+			}
+		}
 	}
 	for _, n := range parser.Notes() {
 		fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)

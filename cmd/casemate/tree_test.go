@@ -97,6 +97,7 @@ var meanings = map[string][]string{
 	"identity":            {"string"},
 	"image":               {"string"},
 	"images":              {"stringArray"},
+	"k3s":                 {"version"},
 	"key":                 {"stringArray"},
 	"kubespray":           {"stringArray", "string"}, // kubespray vars takes one checkout
 	"kubespray-inventory": {"stringArray"},
@@ -123,6 +124,7 @@ var meanings = map[string][]string{
 	"registry-override":   {"stringArray"},
 	"relative":            {"bool"},
 	"repository":          {"string"},
+	"rke2":                {"version"},
 	"set":                 {"settings"},
 	"sign":                {"string"},
 	"since":               {"string"},
