@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"casemate/appliance/nodeconf"
 	"casemate/bundle/lists"
 )
 
@@ -103,6 +104,8 @@ func listedImage(name string) string {
 		return err.Error()
 	case !strings.HasPrefix(name, w.Repository):
 		return "it names no registry"
+	case strings.HasPrefix(w.Repository, nodeconf.Unlisted+"/"):
+		return "its registry is not known, because the node's runtime cannot say it"
 	case name == w.Repository:
 		return "only its tags were to be listed"
 	}

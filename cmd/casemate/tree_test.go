@@ -111,6 +111,7 @@ var meanings = map[string][]string{
 	"no-signatures":       {"bool"},
 	"now":                 {"bool"},
 	"output":              {"word"},
+	"own":                 {"stringArray"},
 	"parallel":            {"int"},
 	"partial":             {"bool"},
 	"passphrase-file":     {"string"},
