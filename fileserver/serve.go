@@ -163,6 +163,11 @@ func (s *Server) lookup(rules *redirects, a address, own bool) (reply, error) {
 			return reply{setting: true, to: to}, nil
 		}
 	}
+	if twin, ok := gitTwin(a); ok {
+		if h, err := s.find(twin); err == nil {
+			return reply{file: h}, nil
+		}
+	}
 	if to, ok := rules.wildcard(a); ok {
 		return reply{setting: true, to: to}, nil
 	}
