@@ -109,7 +109,7 @@ func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) 
 			return nil, fmt.Errorf("a platform is written like linux/amd64 or linux/arm64/v8, got %q: %w", p, fs.ErrInvalid)
 		}
 	}
-	if len(req.Images)+len(req.Files)+len(req.Charts)+len(req.Redirects) == 0 {
+	if len(req.Images)+len(req.Files)+len(req.Charts)+len(req.Redirects)+len(req.Git) == 0 {
 		return nil, fmt.Errorf("nothing is asked for: a check needs an image, a file or a chart: %w", fs.ErrInvalid)
 	}
 	r := &Report{Findings: []Finding{}}
@@ -128,6 +128,16 @@ func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) 
 		r.count(f, w.Optional)
 	}
 	indexes := map[string]*lists.ChartIndex{}
+	for _, w := range req.Git { // a clone that finds the refs finds what they name: they came together
+		f, err := c.file(ctx, lists.File{URL: w.Refs(), Where: w.Where})
+		if err != nil {
+			return nil, err
+		}
+		if f != nil && f.Verdict == VerdictLuck { // with or without .git, as it is asked for
+			f = nil
+		}
+		r.count(f, false)
+	}
 	for _, w := range req.Redirects {
 		f, err := c.redirect(ctx, w)
 		if err != nil {

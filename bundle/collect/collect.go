@@ -155,7 +155,7 @@ type collector struct {
 	// by URL: it has a requested chart, or was requested itself; guarded by chartLock
 	neededIndexes map[string]bool
 
-	requests  []request // by number: images, files, charts
+	requests  []request // by number: images, files, charts, repositories
 	redirects []lists.Redirect
 
 	mu          sync.Mutex // guards the fields below
@@ -308,6 +308,9 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 	for _, ch := range w.Charts {
 		c.requests = append(c.requests, request{ch.Label(), ch.Where, ch.Optional})
 	}
+	for _, r := range w.Git {
+		c.requests = append(c.requests, request{r.URL, r.Where, false})
+	}
 	c.redirects = w.Redirects
 	files := c.wantedFiles(w)
 	var jobs []func()
@@ -334,6 +337,10 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 	}
 	for _, f := range files.list {
 		jobs = append(jobs, func() { c.wantedFile(ctx, f) })
+	}
+	for i, r := range w.Git {
+		n := len(c.requests) - len(w.Git) + i
+		jobs = append(jobs, func() { c.repository(ctx, n, r) })
 	}
 	c.opt.Progress.Plan(len(jobs), plan)
 	c.run(ctx, jobs)

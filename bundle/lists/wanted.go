@@ -5,6 +5,8 @@ type Wanted struct {
 	Images []Image `json:"images,omitempty"`
 	Files  []File  `json:"files,omitempty"`
 	Charts []Chart `json:"charts,omitempty"`
+
+	Git []Repository `json:"git,omitempty"`
 	// Redirects are URLs that lead elsewhere; nothing is fetched for them.
 	Redirects []Redirect `json:"redirects,omitempty"`
 }

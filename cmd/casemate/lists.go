@@ -17,6 +17,7 @@ import (
 // listFlags are the flags with which people say what they want: the same for bundle create and check.
 type listFlags struct {
 	images, files, charts, manifests []string // names of lists, "-" is standard input
+	git                              []string // the same
 	kubespray                        []string // checkouts
 	kubesprayInventories             []string // of Ansible, a directory or a file of hosts each
 	kubesprayVars                    []string // files of variables, over those of the checkouts and inventories
@@ -41,6 +42,8 @@ func (l *listFlags) add(cmd *cobra.Command) {
 			"may be repeated")
 	f.StringArrayVar(&l.manifests, "manifests", nil,
 		"Kubernetes manifests `FILE` (YAML, also rendered charts): its images are wanted; may be repeated")
+	f.StringArrayVar(&l.git, "git", nil,
+		"`LIST` of Git repositories, one URL per line: their branches and tags, with the program git; may be repeated")
 	f.StringArrayVar(&l.kubespray, "kubespray", nil,
 		"checkout `DIRECTORY` of Kubespray: what that release downloads, for the processors of --platform (default amd64)")
 	f.StringArrayVar(&l.kubesprayInventories, "kubespray-inventory", nil,
@@ -79,6 +82,7 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 		{l.files, parser.Files, true},
 		{l.charts, parser.Charts, true},
 		{l.manifests, parser.Manifests, false},
+		{l.git, parser.Git, true},
 	} {
 		for _, name := range kind.names {
 			asked = true
@@ -102,7 +106,7 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 	}
 	if !asked && len(l.kubespray)+len(l.k3s)+len(l.rke2) == 0 {
 		return nil, nil, usageError{errors.New("nothing is asked for: give a list with --images, --files, --charts, " +
-			"--manifests or --kubespray, or a release with --k3s or --rke2")}
+			"--manifests, --git or --kubespray, or a release with --k3s or --rke2")}
 	}
 	sums := &lists.Checksums{}
 	for _, name := range l.checksums {
@@ -154,8 +158,8 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 
 // leaveOut takes out what --exclude matches.
 func (l *listFlags) leaveOut(cmd *cobra.Command, w *lists.Wanted) error {
-	if len(w.Images)+len(w.Files)+len(w.Charts) == 0 {
-		all := slices.Concat(l.images, l.files, l.charts, l.manifests, l.kubespray, l.kubesprayInventories)
+	if len(w.Images)+len(w.Files)+len(w.Charts)+len(w.Git) == 0 {
+		all := slices.Concat(l.images, l.files, l.charts, l.manifests, l.git, l.kubespray, l.kubesprayInventories)
 		return usageError{errors.New("the lists name nothing: " + strings.Join(all, ", "))}
 	}
 	gone, idle := lists.Exclude(w, l.exclude)
@@ -165,7 +169,7 @@ func (l *listFlags) leaveOut(cmd *cobra.Command, w *lists.Wanted) error {
 	for _, name := range gone {
 		fmt.Fprintf(cmd.ErrOrStderr(), "note: excluded %s\n", name)
 	}
-	if len(w.Images)+len(w.Files)+len(w.Charts) == 0 {
+	if len(w.Images)+len(w.Files)+len(w.Charts)+len(w.Git) == 0 {
 		return usageError{errors.New("--exclude leaves nothing of what the lists name")}
 	}
 	return nil

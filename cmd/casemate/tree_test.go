@@ -93,6 +93,7 @@ var meanings = map[string][]string{
 	"force":               {"bool"},
 	"format":              {"word"},
 	"from":                {"string"},
+	"git":                 {"stringArray"},
 	"help":                {"bool"},
 	"identity":            {"string"},
 	"image":               {"string"},
