@@ -67,7 +67,8 @@ func parseRedirect(key, value string) (address, target, error) {
 	case wild && from.query != "":
 		return refuse(errors.New("the beginning of URLs has no query"))
 	case strings.Contains(begin, "*"):
-		return refuse(errors.New("a * stands only behind the last slash, as in https://host/path/*; write %2A for the character"))
+		return refuse(errors.New("a * stands only behind the last slash, as in https://host/path/*; " +
+			"write %2A for the character"))
 	case strings.Contains(begin, "#"):
 		return refuse(errors.New("a fragment (#…) is not sent to servers"))
 	case joined(value):

@@ -436,19 +436,26 @@ searched() {
 nodeLocal() {
 	{
 		resolvText | grep '^[[:space:]]*nameserver[[:space:]]'
-		cat "$ROOT"/etc/systemd/resolved.conf "$ROOT"/etc/systemd/resolved.conf.d/*.conf 2>/dev/null | grep '^[[:space:]]*DNS[[:space:]]*='
+		cat "$ROOT"/etc/systemd/resolved.conf "$ROOT"/etc/systemd/resolved.conf.d/*.conf 2>/dev/null |
+			grep '^[[:space:]]*DNS[[:space:]]*='
 		cat "$ROOT"/etc/NetworkManager/conf.d/*.conf 2>/dev/null | grep '^[[:space:]]*servers[[:space:]]*='
-		grep -s '^[[:space:]]*\(supersede\|prepend\)[[:space:]]*domain-name-servers[[:space:]]' "$ROOT/etc/dhcp/dhclient.conf"
-	} | sed 's/[^0-9.]/ /g' | tr -s ' ' '\n' | grep -xE '169\.254\.[0-9]{1,3}\.[0-9]{1,3}' | awk '!seen[$0]++' | while IFS= read -r l_addr; do
+		grep -s '^[[:space:]]*\(supersede\|prepend\)[[:space:]]*domain-name-servers[[:space:]]' \
+			"$ROOT/etc/dhcp/dhclient.conf"
+	} | sed 's/[^0-9.]/ /g' | tr -s ' ' '\n' | grep -xE '169\.254\.[0-9]{1,3}\.[0-9]{1,3}' | awk '!seen[$0]++' >"$WORK/local"
+	while IFS= read -r l_addr; do
 		case "$l_addr" in
 		169.254.25.10 | 169.254.20.10) printf '%s\n' "$l_addr" ;;
 		*)
-			if live && awk -v a="$l_addr" '$NF == a { at = 1; next } at && /host LOCAL/ { found = 1 } { at = 0 } END { exit !found }' /proc/net/fib_trie 2>/dev/null; then
+			if live && awk -v a="$l_addr" '
+				$NF == a { at = 1; next }
+				at && /host LOCAL/ { found = 1 }
+				{ at = 0 }
+				END { exit !found }' /proc/net/fib_trie 2>/dev/null; then
 				printf '%s\n' "$l_addr"
 			fi
 			;;
 		esac
-	done
+	done <"$WORK/local"
 }
 
 # asked prints the resolvers of this node, in order.
@@ -657,7 +664,8 @@ wantResolver() {
 		resolvers="${resolvers:+$resolvers and }/etc/resolv.conf"
 		;;
 	esac
-	say "the resolver is $resolvers; this node asks, in this order: $(asked | oneLine | sed 's/ /, /g')${LOCAL:+ (first the node-local DNS of its cluster)}"
+	say "the resolver is $resolvers; this node asks, in this order: $(asked | oneLine | sed 's/ /, /g')"
+	[ -z "$LOCAL" ] || say "it asks the node-local DNS of its cluster first, as before"
 }
 
 wantHosts() {

@@ -80,7 +80,8 @@ func Mirrors(s *Site, runtime string, own ...string) (*Conf, error) {
 			return nil, fmt.Errorf("an own registry is HOST or HOST:PORT, got %.80q", host)
 		}
 		if slices.Contains(s.Registries(), host) {
-			return nil, fmt.Errorf("%s is an origin of the bastions, which are asked for it: casemate origin remove %s if it is your own", host, host)
+			return nil, fmt.Errorf("%s is an origin of the bastions, which are asked for it: "+
+				"casemate origin remove %s if it is your own", host, host)
 		}
 		m.own = append(m.own, host)
 	}
@@ -136,7 +137,8 @@ func (s *Site) ourNames() []string {
 
 // catchAll is the note of runtimes with a catch-all.
 func (s *mirrored) catchAll(c *Conf, more string) {
-	c.note("every registry that is not listed is asked for at the bastions too, where it is a miss: name registries of your own with --own HOST%s", more)
+	c.note("every registry that is not listed is asked for at the bastions too, where it is a miss: "+
+		"name registries of your own with --own HOST%s", more)
 }
 
 const containerdDir = "/etc/containerd/certs.d"
@@ -156,9 +158,11 @@ func containerdMirrors(s *mirrored, c *Conf) {
 	for _, name := range s.Pulled() {
 		c.file(containerdDir+"/"+name+"/hosts.toml", "# Images of "+name+" come from the bastions and from nowhere else; the first that answers is taken.\n"+b.String())
 	}
-	c.file(containerdDir+"/_default/hosts.toml", "# Images of all other registries come from the bastions and from nowhere else: what they do not have is in casemate missing.\n"+b.String())
+	c.file(containerdDir+"/_default/hosts.toml", "# Images of all other registries come from the bastions and from nowhere else: "+
+		"what they do not have is in casemate missing.\n"+b.String())
 	for _, name := range s.ourNames() {
-		c.file(containerdDir+"/"+name+"/hosts.toml", fmt.Sprintf("# The bastions' own name.\nserver = \"https://%s\"\nca = \"%s\"\n", name, ca))
+		c.file(containerdDir+"/"+name+"/hosts.toml",
+			fmt.Sprintf("# The bastions' own name.\nserver = \"https://%s\"\nca = \"%s\"\n", name, ca))
 	}
 	for _, name := range s.own {
 		c.file(containerdDir+"/"+name+"/hosts.toml", fmt.Sprintf("# A registry of the site's own.\nserver = \"https://%s\"\n", name))
@@ -181,7 +185,8 @@ func dockerMirrors(s *mirrored, c *Conf) {
 	c.file("/etc/docker/daemon.json", string(daemon)+"\n")
 	c.note("docker knows mirrors for Docker Hub only: images of every other registry (%s) need DNS, so run casemate enroll on nodes with docker, or pull from registry.%s/REGISTRY/IMAGE",
 		strings.Join(s.without("docker.io"), ", "), s.Domain)
-	c.note("docker has no catch-all: a registry that is not listed is looked for in the Internet, and no bastion hears of it")
+	c.note("docker has no catch-all: " +
+		"a registry that is not listed is looked for in the Internet, and no bastion hears of it")
 	c.note("where no mirror has an image docker asks registry-1.docker.io at last, which cannot be turned off: that error is about the network, the reason is in casemate missing")
 	c.note("merge daemon.json with the one that is there, and reload or restart docker")
 }
@@ -243,12 +248,14 @@ func containersMirrors(s *mirrored, c *Conf) {
 	for _, name := range slices.Concat(s.ourNames(), s.own) {
 		fmt.Fprintf(&b, "\n[[registry]]\nprefix = \"%[1]s\"\nlocation = \"%[1]s\"\n", name)
 	}
-	b.WriteString("\n# All other registries below the domains that public ones have: a miss at the bastions, not a wait for the Internet.\n")
+	b.WriteString("\n# All other registries below the domains that public ones have: " +
+		"a miss at the bastions, not a wait for the Internet.\n")
 	for _, domain := range publicDomains {
 		registry("*."+domain, Unlisted)
 	}
 	c.file(containersDir+"/registries.conf.d/50-casemate.conf", b.String())
-	s.catchAll(c, "; this is so for names below "+strings.Join(publicDomains, ", ")+", and the missing book shows them as "+Unlisted+"/…")
+	s.catchAll(c, "; this is so for names below "+strings.Join(publicDomains, ", ")+
+		", and the missing book shows them as "+Unlisted+"/…")
 	c.note("a short name (podman pull nginx) needs unqualified-search-registries or an alias as before: only names with a registry are mirrored")
 }
 

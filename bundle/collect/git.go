@@ -32,8 +32,8 @@ const (
 )
 
 // repositoryFile is what the "dumb" HTTP protocol serves of a repository (gitprotocol-http(5)).
-var repositoryFile = regexp.MustCompile(`^(HEAD|packed-refs|info/refs|objects/info/packs|objects/pack/pack-[0-9a-f]+\.(pack|idx)|` +
-	`objects/[0-9a-f]{2}/[0-9a-f]+)$`)
+var repositoryFile = regexp.MustCompile(`^(HEAD|packed-refs|info/refs|objects/info/packs|` +
+	`objects/pack/pack-[0-9a-f]+\.(pack|idx)|objects/[0-9a-f]{2}/[0-9a-f]+)$`)
 
 // symbolicHead is what git ls-remote --symref says of the default branch.
 var symbolicHead = regexp.MustCompile(`(?m)^ref: (refs/heads/\S+)\tHEAD$`)
@@ -69,8 +69,8 @@ func (c *collector) fetchRepository(ctx context.Context, r lists.Repository) err
 	}
 	run("init", "--bare", "--quiet")
 	// What is fetched stays in packs, and what is deleted upstream goes.
-	run("-c", "fetch.unpackLimit=1", "-c", "gc.auto=0", "-c", "maintenance.auto=false", "fetch", "--quiet", "--force", "--prune",
-		"--no-write-fetch-head", "--", r.URL, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+	run("-c", "fetch.unpackLimit=1", "-c", "gc.auto=0", "-c", "maintenance.auto=false",
+		"fetch", "--quiet", "--force", "--prune", "--no-write-fetch-head", "--", r.URL, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 	if head := symbolicHead.FindStringSubmatch(remote); head != nil {
 		run("symbolic-ref", "HEAD", head[1])
 	}
@@ -89,8 +89,9 @@ func (c *collector) fetchRepository(ctx context.Context, r lists.Repository) err
 
 // git runs git below dir and returns its output. It asks nobody for a password, and nothing but HTTP is used.
 func (c *collector) git(ctx context.Context, dir string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "git", append([]string{"-c", "protocol.allow=never", "-c", "protocol.https.allow=always",
-		"-c", "protocol.http.allow=always", "-c", "core.hooksPath=/dev/null"}, args...)...)
+	settings := []string{"-c", "protocol.allow=never", "-c", "protocol.https.allow=always",
+		"-c", "protocol.http.allow=always", "-c", "core.hooksPath=/dev/null"}
+	cmd := exec.CommandContext(ctx, "git", append(settings, args...)...)
 	cmd.WaitDelay = 10 * time.Second // for what it has started
 	cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "LC_ALL=C",
 		"GIT_HTTP_LOW_SPEED_LIMIT=1000", "GIT_HTTP_LOW_SPEED_TIME="+gitPatience)

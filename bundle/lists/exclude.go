@@ -9,8 +9,9 @@ import (
 // Exclude removes what patterns match, and returns the removed names, and the patterns that matched nothing.
 //
 // A pattern is compared with a whole name: an image's repository, with or without its tag or digest; a file's,
-// a redirect's or a Git repository's URL, with or without its scheme; a chart as REPOSITORY CHART VERSION, with or without its version. * matches any characters
-// including slashes, and ? matches one. A pattern with neither also matches everything below it: quay.io, quay.io/team.
+// a redirect's or a Git repository's URL, with or without its scheme; a chart as REPOSITORY CHART VERSION, with or
+// without its version. * matches any characters including slashes, and ? matches one. A pattern with neither also
+// matches everything below it: quay.io, quay.io/team.
 func Exclude(w *Wanted, patterns []string) (gone, idle []string) {
 	used := make([]bool, len(patterns))
 	var forms []*regexp.Regexp

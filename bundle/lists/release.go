@@ -32,7 +32,8 @@ type product struct {
 
 var products = []product{
 	{
-		name: "k3s", build: "k3s", script: "https://get.k3s.io/", channels: "https://update.k3s.io/v1-release/channels/",
+		name: "k3s", build: "k3s", script: "https://get.k3s.io/",
+		channels: "https://update.k3s.io/v1-release/channels/",
 		releases: "https://github.com/k3s-io/k3s/releases/",
 		files: func(arch string) []string {
 			suffix := map[string]string{"amd64": "", "arm": "-armhf"}
@@ -46,7 +47,8 @@ var products = []product{
 		archs:  []string{"amd64", "arm64", "arm", "s390x"},
 	},
 	{
-		name: "rke2", build: "rke2r", script: "https://get.rke2.io/", channels: "https://update.rke2.io/v1-release/channels/",
+		name: "rke2", build: "rke2r", script: "https://get.rke2.io/",
+		channels: "https://update.rke2.io/v1-release/channels/",
 		releases: "https://github.com/rancher/rke2/releases/",
 		files:    func(arch string) []string { return []string{"rke2.linux-" + arch + ".tar.gz"} },
 		// Of all network plug-ins and add-ons: which of them a cluster uses is not known before its configuration is.
@@ -104,7 +106,8 @@ func (l *Parser) Releases(ctx context.Context, releases []Release, archs []strin
 	p := products[slices.IndexFunc(products, func(p product) bool { return p.name == releases[0].Product })]
 	for _, arch := range archs {
 		if !slices.Contains(p.archs, arch) {
-			return fmt.Errorf("%s has no release for %s: its platforms are linux/%s", p.name, arch, strings.Join(p.archs, ", linux/"))
+			return fmt.Errorf("%s has no release for %s: its platforms are linux/%s",
+				p.name, arch, strings.Join(p.archs, ", linux/"))
 		}
 	}
 	channels, versions := map[string]string{}, []string{}
@@ -117,7 +120,8 @@ func (l *Parser) Releases(ctx context.Context, releases []Release, archs []strin
 			}
 			at, err := ParseRelease(p.name, end[strings.LastIndexByte(end, '/')+1:])
 			if err != nil || at.Version == "" {
-				return fmt.Errorf("channel %s of %s leads to %s, which is no release: name a version", r.Channel, p.name, shown(end))
+				return fmt.Errorf("channel %s of %s leads to %s, which is no release: name a version",
+					r.Channel, p.name, shown(end))
 			}
 			version = at.Version
 			channels[r.Channel] = version

@@ -38,8 +38,8 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 			}
 			for _, r := range slices.Concat(lists.k3s, lists.rke2) {
 				if r.Channel != "" {
-					return usageError{fmt.Errorf("--%s %s is a channel, and only upstream says which release it has: name a version",
-						r.Product, r.Channel)}
+					return usageError{fmt.Errorf("--%s %s is a channel, and only upstream says which release it has: "+
+						"name a version", r.Product, r.Channel)}
 				}
 			}
 			lists.document = func(ctx context.Context, at string) ([]byte, string, error) {

@@ -52,9 +52,10 @@ func (l *listFlags) add(cmd *cobra.Command) {
 	f.StringArrayVar(&l.kubesprayVars, "kubespray-vars", nil,
 		"YAML `FILE` of variables that override those of the checkout and its inventory, as ansible-playbook -e takes it; "+
 			"may be repeated, the last one wins")
-	releaseVar(f, &l.k3s, "k3s", "`VERSION` of k3s, like v1.31.5+k3s1, or channel, like stable: its installer, program, "+
-		"images and channels, for the processors of --platform (default amd64); may be repeated")
-	releaseVar(f, &l.rke2, "rke2", "`VERSION` of RKE2, like v1.31.5+rke2r1, or channel, like stable: as --k3s; may be repeated")
+	releaseVar(f, &l.k3s, "k3s",
+		"`VERSION` of k3s, like v1.31.5+k3s1, or channel, like stable: its installer, program, images and channels, for the processors of --platform (default amd64); may be repeated")
+	releaseVar(f, &l.rke2, "rke2",
+		"`VERSION` of RKE2, like v1.31.5+rke2r1, or channel, like stable: as --k3s; may be repeated")
 	f.StringArrayVar(&l.checksums, "checksums", nil,
 		"checksums `FILE`, written by sha256sum or sha512sum, or Kubespray's checksums.yml; may be repeated")
 	f.StringArrayVar(&l.exclude, "exclude", nil,

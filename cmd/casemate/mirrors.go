@@ -148,7 +148,8 @@ Nodes that use the bastions as resolvers need none of it.`,
 		},
 	}
 	choice(cmd, &runtime, "for", "", "`RUNTIME` (required)", append([]string{""}, nodeconf.Runtimes()...)...)
-	cmd.Flags().StringArrayVar(&own, "own", nil, "`HOST` or HOST:PORT of a registry of your own, which is not mirrored; may be repeated")
+	cmd.Flags().StringArrayVar(&own, "own", nil,
+		"`HOST` or HOST:PORT of a registry of your own, which is not mirrored; may be repeated")
 	out.add(cmd, "at their absolute paths")
 	o.printsText(cmd, "text", nodeconf.Conf{})
 	return cmd
