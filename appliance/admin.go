@@ -118,6 +118,7 @@ func (a *Appliance) admin() http.Handler {
 	on("DELETE /v1/images", func(r *http.Request) (any, error) { return nil, a.deleteImage(r.Context(), r.FormValue("ref")) })
 
 	on("GET /v1/files", a.getFiles)
+	mux.HandleFunc("GET /v1/files/content", a.getFileContent)
 	on("PUT /v1/files", func(r *http.Request) (any, error) {
 		q := r.URL.Query()
 		i, err := a.files.Put(r.Context(), q.Get("url"), r.Body, q.Get("digest"))
@@ -134,7 +135,11 @@ func (a *Appliance) admin() http.Handler {
 	on("GET /v1/imports", func(r *http.Request) (any, error) { return a.imports.ListFor(r.Context()) })
 	on("GET /v1/imports/{name}", func(r *http.Request) (any, error) { return a.imports.Show(r.PathValue("name")) })
 	on("DELETE /v1/imports/{name}", func(r *http.Request) (any, error) {
-		return a.imports.Remove(r.Context(), r.PathValue("name"))
+		removed, err := a.imports.Remove(r.Context(), r.PathValue("name"))
+		if err == nil {
+			err = a.refresh() // its redirects are gone
+		}
+		return removed, err
 	})
 
 	on("POST /v1/reload", func(*http.Request) (any, error) {
@@ -289,6 +294,24 @@ func (a *Appliance) getFiles(r *http.Request) (any, error) {
 	return streamOf(list, func(i fileserver.Info) (any, bool) {
 		return fileInfo{i.URL, i.Digest, i.Size, i.Time}, true
 	}), nil
+}
+
+// getFileContent sends what a node gets for a URL, as far as it is a file that is held. A miss is none of a node.
+func (a *Appliance) getFileContent(w http.ResponseWriter, r *http.Request) {
+	info, _, err := a.files.Resolve(r.Context(), r.FormValue("url"))
+	if err != nil {
+		a.adminError(w, r, err)
+		return
+	}
+	blob, err := a.tree.OpenBlob(r.Context(), info.Digest)
+	if err != nil {
+		a.adminError(w, r, fmt.Errorf("file %s: %w", info.URL, err))
+		return
+	}
+	defer blob.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Location", info.URL)
+	http.ServeContent(w, r, "", info.Time, blob)
 }
 
 type certInfo struct {

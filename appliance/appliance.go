@@ -205,7 +205,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	}
 	a.files = fileserver.New(fileserver.Config{
 		Tree: a.tree.Sub("files"), Origins: origins, Canonical: canonical,
-		Redirects:    func() map[string]string { return a.now.Load().settings.Redirects },
+		Redirects:    func() map[string]string { return a.now.Load().redirects },
 		Defaults:     func() map[string]string { return a.now.Load().settings.Defaults },
 		AliasArch:    func() string { return a.now.Load().settings.AliasArch },
 		Authenticate: a.users.Authenticate, Miss: a.missed, Luck: a.lucky, Log: a.log.With("room", "files"),

@@ -104,7 +104,10 @@ func (a *Appliance) publishImport(ctx context.Context, hosts []content.Host, wri
 	if p, err := a.planHosts(hosts); err != nil {
 		return err
 	} else if len(p.write) == 0 {
-		return a.tree.Patient().Update(ctx, func(b cluster.Batch) error { return write(b, p.became) })
+		if err := a.tree.Patient().Update(ctx, func(b cluster.Batch) error { return write(b, p.became) }); err != nil {
+			return err
+		}
+		return a.refresh() // redirects
 	}
 	var p hostPlan
 	err := a.constrained(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {

@@ -6,13 +6,13 @@ import (
 	"casemate/appliance/nodeconf"
 )
 
-// getMirrors is GET /v1/mirrors?for=RUNTIME.
+// getMirrors is GET /v1/mirrors?for=RUNTIME&own=HOST….
 func (a *Appliance) getMirrors(r *http.Request) (any, error) {
 	s, err := a.site()
 	if err != nil {
 		return nil, err
 	}
-	return asked(nodeconf.Mirrors(&s, r.URL.Query().Get("for")))
+	return asked(nodeconf.Mirrors(&s, r.URL.Query().Get("for"), r.URL.Query()["own"]...))
 }
 
 // getKubespray is GET /v1/kubespray?mode=MODE&version=VERSION, for a release that is known.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"casemate/appliance/nodeconf"
+	"casemate/bundle/format"
 	"casemate/bundle/lists/kubespray"
 )
 
@@ -32,6 +33,62 @@ func TestMirrorsByTheAdminAPI(t *testing.T) {
 	}
 	if status, sentence := n.admin("POST", "kubespray?mode=dns", `{"release":"v2\n"}`, nil); status != http.StatusBadRequest {
 		t.Errorf("a hostile release: %d %s", status, sentence)
+	}
+}
+
+// TestUnlistedRegistriesAreMisses: what the catch-alls of mirror configurations ask for is a quick miss that the missing
+// book has.
+func TestUnlistedRegistriesAreMisses(t *testing.T) {
+	t.Parallel()
+	n := freshNode(t, InitOptions{})
+	for path, name := range map[string]string{
+		"/v2/team/app/manifests/1?ns=nobody.example":      "nobody.example/team/app:1",
+		"/v2/unlisted.invalid/team/app/manifests/2":       "unlisted.invalid/team/app:2",
+		"/v2/library/nginx/manifests/3?ns=harbor.corp:80": "harbor.corp/library/nginx:3",
+	} {
+		if resp, text := n.do("GET", "https://n1.casemate.internal"+path, nil); resp.StatusCode != 404 || !strings.Contains(text, "_UNKNOWN") {
+			t.Errorf("%s: %s %s", path, resp.Status, text)
+		}
+		var book []struct{ Kind, Name string }
+		n.must("GET", "missing", nil, &book)
+		if !slices.ContainsFunc(book, func(m struct{ Kind, Name string }) bool { return m.Kind == "image" && m.Name == name }) {
+			t.Errorf("%s is not in the book: %+v", name, book)
+		}
+	}
+}
+
+// TestFileOriginsAreNoRegistries: an origin that was added by hand and holds nothing but files gets no mirror.
+func TestFileOriginsAreNoRegistries(t *testing.T) {
+	t.Parallel()
+	n := freshNode(t, InitOptions{})
+	for _, host := range []string{"empty.k8s.io", "files.k8s.io", "images.k8s.io", "both.k8s.io"} {
+		n.must("PUT", "origins/"+host, nil, nil)
+	}
+	n.mustImport(newStick(t).file("https://files.k8s.io/f", "f").file("https://both.k8s.io/f", "f").image("both.k8s.io/a/b:1", []byte("layer")).
+		image("images.k8s.io/a/b:1", []byte("layer")).image("storage.googleapis.com/a/b:1", []byte("layer")).write("b.tar", format.WriteOptions{})...)
+	s, err := n.site()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string]bool{"empty.k8s.io": true, "files.k8s.io": false, "images.k8s.io": true, "both.k8s.io": true,
+		"quay.io": true, "github.com": false, "storage.googleapis.com": true} {
+		if got := slices.Contains(s.Registries(), host); got != want {
+			t.Errorf("%s is a registry: %v, want %v", host, got, want)
+		}
+	}
+	var c nodeconf.Conf
+	n.must("GET", "mirrors?for=containerd&own=harbor.corp.example:8443", nil, &c)
+	paths := map[string]bool{}
+	for _, f := range c.Files {
+		paths[f.Path] = true
+	}
+	for path, want := range map[string]bool{"images.k8s.io": true, "files.k8s.io": false, "_default": true, "harbor.corp.example:8443": true} {
+		if got := paths["/etc/containerd/certs.d/"+path+"/hosts.toml"]; got != want {
+			t.Errorf("%s: %v, want %v", path, got, want)
+		}
+	}
+	if status, sentence := n.admin("GET", "mirrors?for=containerd&own=quay.io", nil, nil); status != http.StatusBadRequest || !strings.Contains(sentence, "is an origin of the bastions") {
+		t.Errorf("%d %s", status, sentence)
 	}
 }
 

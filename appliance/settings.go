@@ -166,23 +166,7 @@ var settingDefs = []settingDef{
 		}
 		return nil
 	}},
-	{"files.redirects", "", "FROM=>TO pairs: a URL (or its beginning with /*) and a URL, a path, or text:…", func(s *Settings, v string) error {
-		s.Redirects = map[string]string{}
-		for _, f := range strings.Fields(v) {
-			from, to, ok := strings.Cut(f, "=>")
-			if !ok {
-				return fmt.Errorf("must be FROM=>TO pairs, got %q", f)
-			}
-			if err := fileserver.CheckRedirect(from, to); err != nil {
-				return err
-			}
-			if _, twice := s.Redirects[from]; twice {
-				return fmt.Errorf("must name each address once, got %s twice", from)
-			}
-			s.Redirects[from] = to
-		}
-		return nil
-	}},
+	{"files.redirects", "", "FROM=>TO pairs: a URL (or its beginning with /*) and a URL, a path, or text:…", parseRedirects},
 	{"kubernetes.version", "", "what kubeadm without a version finds to be the newest Kubernetes, like v1.32.5; empty: it takes its own version", func(s *Settings, v string) error {
 		m := kubernetesVersion.FindStringSubmatch(v)
 		if v != "" && m == nil {
@@ -207,6 +191,34 @@ var settingDefs = []settingDef{
 		return err
 	}},
 	{"scrub.interval", "30d", "in what time each node reads and verifies every blob by itself, slowly; off: casemate scrub only", parseInterval},
+}
+
+// parseRedirects reads pairs that are separated by white space.
+func parseRedirects(s *Settings, v string) error {
+	s.Redirects = map[string]string{}
+	seen := map[string]bool{}
+	for _, f := range strings.Fields(v) {
+		from, to, ok := strings.Cut(f, "=>")
+		if !ok || from == "" || to == "" {
+			return fmt.Errorf("must be FROM=>TO pairs, separated by spaces and without spaces around =>, got %q", f)
+		}
+		if err := fileserver.CheckRedirect(from, to); err != nil {
+			return fmt.Errorf("has a wrong pair: %w", err)
+		}
+		// One address has one spelling there: two pairs for it would take turns.
+		name, err := fileserver.KeyIn(strings.TrimSuffix(from, "*"), func(host string) (string, bool) { return host, true })
+		if err != nil {
+			return err
+		}
+		if strings.HasSuffix(from, "/*") {
+			name += "*"
+		}
+		if seen[name] {
+			return fmt.Errorf("must name each address once, got %s twice", from)
+		}
+		seen[name], s.Redirects[from] = true, to
+	}
+	return nil
 }
 
 // parseInterval reads whole days ("30d") or a duration.

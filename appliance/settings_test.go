@@ -43,7 +43,7 @@ func TestSettingsSayTheRuleAndWhatTheyGot(t *testing.T) {
 		{"registry.anonymous", "push", `must be pull or none, got "push"`},
 		{"registry.local_fallback", "yes", `must be on or off, got "yes"`},
 		{"files.alias_arch", "AMD 64", `must be an architecture like amd64`},
-		{"files.redirects", "https://a.example/b", `must be FROM=>TO pairs, got "https://a.example/b"`},
+		{"files.redirects", "https://a.example/b", `without spaces around =>, got "https://a.example/b"`},
 		{"kubernetes.version", "1.32.5", `must be a version like v1.32.5, or empty, got "1.32.5"`},
 		{"kubernetes.version", "v1.32.5\nx", `must be a version like v1.32.5`},
 		{"scrub.interval", "1h", `setting scrub.interval must be off, or between 1d and 365d, got "1h"`},
@@ -57,6 +57,55 @@ func TestSettingsSayTheRuleAndWhatTheyGot(t *testing.T) {
 		var mistake *UsageError
 		if !errors.As(err, &mistake) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s=%q: got %v, want %q", c.key, c.value, err, c.want)
+		}
+	}
+}
+
+// TestRedirectPairs: what people write for several pairs is either understood or refused with the reason; none becomes one
+// pair that leads elsewhere.
+func TestRedirectPairs(t *testing.T) {
+	const a, b = "https://update.k3s.io/v1-release/channels/stable=>https://github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1",
+		"https://update.rke2.io/v1-release/channels/stable=>https://github.com/rancher/rke2/releases/tag/v1.31.5+rke2r1"
+	for v, n := range map[string]int{a: 1, a + " " + b: 2, a + "\n\t" + b + " ": 2, "": 0,
+		"https://a.example/x=>https://b.example/y,z": 1, "https://a.example/x=>https://b.example/y?a=%3D%3E": 1,
+		"https://a.example/*=>https://b.example/* https://a.example/=>https://b.example/x": 2} {
+		s, err := ParseSettings(map[string]string{"files.redirects": v})
+		if err != nil || len(s.Redirects) != n {
+			t.Errorf("%q: %v, %v", v, s.Redirects, err)
+		}
+	}
+	for _, c := range []struct{ value, want string }{
+		{a + "," + b, "is several targets: separate pairs by spaces"},
+		{a + ", " + b, "is several targets: separate pairs by spaces"},
+		{a + ";" + b, "is several targets: separate pairs by spaces"},
+		{a + "; " + b, "is several targets: separate pairs by spaces"},
+		{a + b, "is several targets: separate pairs by spaces"},
+		{a + "=>" + b, "is several targets: separate pairs by spaces"},
+		{a + " ," + b, "invalid"},
+		{"https://a.example/x=>https://b.example/y,https://c.example/z", "is several targets"},
+		{"https://a.example/x=>https://b.example/y,text:z", "is several targets"},
+		{"https://a.example/x=>text:v1.32.0,https://a.example/y=>text:v1", "is several targets"},
+		{"https://a.example/x=>text:v1.32.0, https://a.example/y=>text:v1", "is several targets"},
+		{"https://a.example/x => https://b.example/y", `without spaces around =>, got "https://a.example/x"`},
+		{"https://a.example/x=> https://b.example/y", `without spaces around =>, got "https://a.example/x=>"`},
+		{"https://a.example/x =>https://b.example/y", `without spaces around =>, got "https://a.example/x"`},
+		{"=>https://b.example/y", "without spaces around =>"},
+		{"https://a.example/x=https://b.example/y", "must be FROM=>TO pairs"},
+		{"https://a.example/x->https://b.example/y", "must be FROM=>TO pairs"},
+		{"https://a.example/x==>https://b.example/y https://a.example/x==>https://b.example/z", "twice"},
+		{a + " " + strings.Replace(a, "v1.31.5", "v1.32.1", 1), "must name each address once"},
+		{a + " http://UPDATE.k3s.io:80/v1-release//channels/stable=>text:x", "must name each address once"},
+		{"https://a.example/x=>https://a.example/x", "it leads to itself"},
+		{"https://a.example/x=>/x", "it leads to itself"},
+		{"https://a.example/x=>https://b.example/*", "* stands only at the end of a target, and only if the address ends in /*"},
+		{"https://a.example/x*=>https://b.example/y", "a * stands only behind the last slash"},
+		{"https://a.example/*/x=>https://b.example/y", "a * stands only behind the last slash"},
+		{"https://a.example/*=>https://b.example/*/x", "* stands only at the end"},
+		{"https://a.example/x#y=>https://b.example/y", "fragment"},
+		{"https://a.example/x=>https://u:secret@b.example/y", "user or a password"},
+	} {
+		if _, err := ParseSettings(map[string]string{"files.redirects": c.value}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: got %v, want %q", c.value, err, c.want)
 		}
 	}
 }

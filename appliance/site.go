@@ -3,6 +3,8 @@ package appliance
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"net/http"
 	"slices"
 
@@ -21,12 +23,29 @@ func (a *Appliance) site() (nodeconf.Site, error) {
 		s.Nodes = append(s.Nodes, nodeconf.Node{Name: n.Name, Addrs: n.Addrs})
 	}
 	slices.SortFunc(s.Nodes, func(x, y nodeconf.Node) int { return cmp.Compare(x.Name, y.Name) })
+	images, files := a.namesIn("registry/repositories"), a.namesIn("files")
 	for _, o := range v.origins.All() {
-		if o.Disabled == "" {
-			s.Origins = append(s.Origins, nodeconf.Origin{Host: o.Host, Aliases: o.Aliases, Registry: o.Registry})
+		if o.Disabled != "" {
+			continue
 		}
+		// Of those that an operator added it is not known what they are, but by what is held of them.
+		registry := images[o.Host] || o.Registry && (o.Builtin || !files[o.Host])
+		s.Origins = append(s.Origins, nodeconf.Origin{Host: o.Host, Aliases: o.Aliases, Registry: registry})
 	}
 	return s, nil
+}
+
+// namesIn are the names in a directory of the tree. What cannot be listed has none.
+func (a *Appliance) namesIn(dir string) map[string]bool {
+	names := map[string]bool{}
+	entries, err := a.tree.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.log.Warn("a directory of the tree cannot be listed", "directory", dir, "error", err)
+	}
+	for _, e := range entries {
+		names[e.Name()] = true
+	}
+	return names
 }
 
 // serveSite is GET /site.json: what a node may know of the bastions before it trusts them.

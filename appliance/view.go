@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -13,11 +14,13 @@ import (
 	"syscall"
 	"time"
 
+	"casemate/appliance/content"
 	"casemate/appliance/origin"
 	"casemate/cluster"
 	"casemate/cluster/share"
 	"casemate/dnssrv"
 	"casemate/dnssrv/process"
+	"casemate/fileserver"
 )
 
 // view is what the tree says at one moment about how to answer. It is immutable.
@@ -27,6 +30,9 @@ type view struct {
 	hosts    *hosts
 	known    map[string]bool // names and addresses that get a certificate
 	hostList []string        // enabled origins, in order
+	// redirects are those of files: of the settings and, where these say nothing, of imports. It stays the same map as
+	// long as nothing changes.
+	redirects map[string]string
 }
 
 // readView reads what the tree says now about how to answer.
@@ -47,9 +53,39 @@ func (a *Appliance) readView() error {
 	if err != nil {
 		return err
 	}
+	if v.redirects, err = a.redirects(v); err != nil {
+		return err
+	}
 	a.now.Store(v)
 	a.hosts.Store(v.hosts)
 	return nil
+}
+
+// redirects are those of the settings and, where they say nothing, of imports.
+func (a *Appliance) redirects(v *view) (map[string]string, error) {
+	all, err := content.Redirects(a.tree)
+	if err != nil {
+		return nil, err
+	}
+	// Imports' are spelled as the tree spells them.
+	spelled := func(url string) string {
+		key, _ := fileserver.KeyIn(url, func(host string) (string, bool) { return v.origins.Canonical(host) }) // refused: ""
+		return key
+	}
+	byKey := map[string]string{}
+	for from := range all {
+		byKey[spelled(from)] = from
+	}
+	for from, to := range v.settings.Redirects {
+		if other, ok := byKey[spelled(from)]; ok {
+			delete(all, other)
+		}
+		all[from] = to
+	}
+	if old := a.now.Load(); old != nil && maps.Equal(old.redirects, all) {
+		return old.redirects, nil
+	}
+	return all, nil
 }
 
 func (a *Appliance) viewOf(settings *Settings, origins *origin.Set) (*view, error) {
@@ -239,7 +275,7 @@ func (a *Appliance) follow(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	watches := []<-chan struct{}{a.dnsNeeds, a.cluster.Changes(ctx)} // who answers: DNS must not name the others
-	for _, dir := range []string{"settings", "origins", "nodes"} {
+	for _, dir := range []string{"settings", "origins", "nodes", content.RedirectsDir} {
 		watches = append(watches, a.tree.Watch(ctx, dir))
 	}
 	for _, ch := range watches {

@@ -41,8 +41,12 @@ func (ix *Index) Encode() ([]byte, error) {
 	for i := range ix.Images {
 		slices.Sort(ix.Images[i].Platforms)
 	}
-	if ix.Version != IndexVersion {
-		return nil, fmt.Errorf("index: version must be %d, got %d", IndexVersion, ix.Version)
+	slices.SortFunc(ix.Redirects, func(a, b Redirect) int { return cmp.Compare(a.From, b.From) })
+	if ix.Version < 1 || ix.Version > IndexVersion {
+		return nil, fmt.Errorf("index: version must be between 1 and %d, got %d", IndexVersion, ix.Version)
+	}
+	if ix.Version = 1; len(ix.Redirects) > 0 {
+		ix.Version = 2
 	}
 	slices.SortFunc(ix.Absent, func(a, b Absent) int { return cmp.Compare(a.Name, b.Name) })
 	for i := range ix.Absent {
@@ -65,6 +69,11 @@ func (ix *Index) Encode() ([]byte, error) {
 			return nil, err
 		}
 	}
+	for i := range ix.Redirects {
+		if err := checkRedirect(previous(ix.Redirects, i), &ix.Redirects[i]); err != nil {
+			return nil, err
+		}
+	}
 	if err := ix.checkReferences(); err != nil {
 		return nil, err
 	}
@@ -81,6 +90,11 @@ func (ix *Index) Encode() ([]byte, error) {
 	}
 	if len(ix.Absent) > 0 {
 		if err := canonical.WriteList(&l, `,"absent":`, ix.Absent); err != nil {
+			return nil, err
+		}
+	}
+	if len(ix.Redirects) > 0 {
+		if err := canonical.WriteList(&l, `,"redirects":`, ix.Redirects); err != nil {
 			return nil, err
 		}
 	}
@@ -120,7 +134,10 @@ func decodeIndex(b []byte) (*Index, error) {
 	if err := c.Version("the bundle's index", IndexVersion); err != nil {
 		return nil, err
 	}
-	ix := &Index{Version: IndexVersion}
+	ix := &Index{Version: 1}
+	if bytes.HasPrefix(b, []byte(`{"version":2,`)) {
+		ix.Version = 2
+	}
 	var err error
 	if ix.Images, err = canonical.ReadList(c, `,"images":`, checkImage); err != nil {
 		return nil, err
@@ -147,6 +164,14 @@ func decodeIndex(b []byte) (*Index, error) {
 			return nil, errors.New("absent is empty")
 		}
 	}
+	if ix.Version >= 2 {
+		if ix.Redirects, err = canonical.ReadList(c, `,"redirects":`, checkRedirect); err != nil {
+			return nil, err
+		}
+		if len(ix.Redirects) == 0 {
+			return nil, errors.New("redirects is empty, which is version 1")
+		}
+	}
 	if err := c.Expect("}\n"); err != nil {
 		return nil, err
 	}
@@ -170,6 +195,14 @@ func (ix *Index) checkReferences() error {
 		}
 		if total += b.Size; total > MaxContent {
 			return fmt.Errorf("more than %d bytes of blobs", int64(MaxContent))
+		}
+	}
+	if len(ix.Redirects) > maxRedirects {
+		return fmt.Errorf("%d redirects, at most %d are possible", len(ix.Redirects), maxRedirects)
+	}
+	for _, r := range ix.Redirects {
+		if _, ok := slices.BinarySearchFunc(ix.Files, r.From, func(f File, url string) int { return cmp.Compare(f.URL, url) }); ok {
+			return fmt.Errorf("%s is a file and a redirect", r.From)
 		}
 	}
 	for _, m := range ix.Images {
@@ -248,26 +281,33 @@ func checkImage(prev, m *Image) error {
 	return m.Provenance.check(m.Ref())
 }
 
-func checkFile(prev, f *File) error {
-	u, err := url.Parse(f.URL)
+func checkURL(raw string, most int) error {
+	u, err := url.Parse(raw)
 	switch {
 	case err != nil:
-		return fmt.Errorf("file: %.300q is not a URL: %w", f.URL, err)
+		return fmt.Errorf("%.300q is not a URL: %w", raw, err)
 	case u.Scheme != "https" && u.Scheme != "http",
 		u.Hostname() == "",
 		u.Fragment != "",
 		u.User != nil,
 		u.Opaque != "",
-		len(f.URL) > 8192,
+		len(raw) > most,
 		strings.ContainsFunc(
-			f.URL,
+			raw,
 			func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"\\<>#", r) },
 		):
 		return fmt.Errorf(
-			"file: %.300q is not an http or https URL of at most 8192 printable ASCII characters without user and "+
-				"fragment",
-			f.URL,
+			"%.300q is not an http or https URL of at most %d printable ASCII characters without user and fragment",
+			raw,
+			most,
 		)
+	}
+	return nil
+}
+
+func checkFile(prev, f *File) error {
+	if err := checkURL(f.URL, 8192); err != nil {
+		return fmt.Errorf("file: %w", err)
 	}
 	if err := digests.Check(f.Digest); err != nil {
 		return fmt.Errorf("file %s: %w", f.URL, err)
@@ -279,6 +319,21 @@ func checkFile(prev, f *File) error {
 		return fmt.Errorf("files %s and %s are repeated or out of order", prev.URL, f.URL)
 	}
 	return f.Provenance.check(f.URL)
+}
+
+func checkRedirect(prev, r *Redirect) error {
+	for _, u := range []string{r.From, r.To} {
+		if err := checkURL(u, 2048); err != nil {
+			return fmt.Errorf("redirect: %w", err)
+		}
+	}
+	switch {
+	case r.From == r.To:
+		return fmt.Errorf("redirect: %s leads to itself", r.From)
+	case prev != nil && prev.From >= r.From:
+		return fmt.Errorf("redirects %s and %s are repeated or out of order", prev.From, r.From)
+	}
+	return nil
 }
 
 func checkBlob(prev, b *Blob) error {

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -52,7 +53,10 @@ func TestIndexRoundTrip(t *testing.T) {
 	full := fullIndex()
 	full.Since = digestA
 	full.Blobs[0].Omitted = true
-	for name, ix := range map[string]*Index{"small": smallIndex(), "empty": {Version: 1}, "full": full} {
+	leads := fullIndex()
+	leads.Redirects = []Redirect{
+		{"https://update.example/stable", "https://a.example/releases/tag/v1+x1"}, {"https://a.example/z?q=1", "http://b.example/"}}
+	for name, ix := range map[string]*Index{"small": smallIndex(), "empty": {Version: 1}, "full": full, "leads": leads} {
 		b, err := ix.Encode()
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -60,6 +64,10 @@ func TestIndexRoundTrip(t *testing.T) {
 		got, err := DecodeIndex(b)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
+		}
+		// Programs that know no redirects read every index without any.
+		if old := bytes.HasPrefix(b, []byte(`{"version":1,`)); old != (len(ix.Redirects) == 0) || len(got.Redirects) != len(ix.Redirects) {
+			t.Errorf("%s: %s", name, b)
 		}
 		again, err := got.Encode()
 		if err != nil || !bytes.Equal(b, again) {
@@ -93,7 +101,7 @@ func TestEncodeSorts(t *testing.T) {
 // TestEncodeRefuses: what cannot be read is not written.
 func TestEncodeRefuses(t *testing.T) {
 	for says, change := range map[string]func(ix *Index){
-		"version":                   func(ix *Index) { ix.Version = 2 },
+		"version":                   func(ix *Index) { ix.Version = 3 },
 		"not a repository":          func(ix *Index) { ix.Images[0].Repository = "docker.io/library/Nginx" },
 		`"" is not a repository`:    func(ix *Index) { ix.Images[0].Repository = "" },
 		`../x" is not a repository`: func(ix *Index) { ix.Images[0].Repository = "docker.io/../x" },
@@ -122,7 +130,24 @@ func TestEncodeRefuses(t *testing.T) {
 		"since":                       func(ix *Index) { ix.Since = "x" },
 		"not printable":               func(ix *Index) { ix.Images[0].From = "a\nb" },
 		"invalid UTF-8 not printable": func(ix *Index) { ix.Images[0].From = "\xff" },
-		"on must be a day":            func(ix *Index) { ix.Files[0].On = "2026-1-1" },
+		"leads to itself": func(ix *Index) {
+			ix.Redirects = []Redirect{{"https://a.example/x", "https://a.example/x"}}
+		},
+		"is a file and a redirect": func(ix *Index) {
+			ix.Redirects = []Redirect{{ix.Files[0].URL, "https://a.example/x"}}
+		},
+		"redirects https://a.example/x and https://a.example/x are repeated": func(ix *Index) {
+			ix.Redirects = []Redirect{{"https://a.example/x", "https://a.example/y"}, {"https://a.example/x", "https://a.example/z"}}
+		},
+		`redirect: "/x" is not an http`: func(ix *Index) {
+			ix.Redirects = []Redirect{{"https://a.example/x", "/x"}}
+		},
+		"1001 redirects": func(ix *Index) {
+			for i := range 1001 {
+				ix.Redirects = append(ix.Redirects, Redirect{fmt.Sprintf("https://a.example/%d", i), "https://a.example/x"})
+			}
+		},
+		"on must be a day": func(ix *Index) { ix.Files[0].On = "2026-1-1" },
 	} {
 		ix := smallIndex()
 		change(ix)
@@ -144,7 +169,8 @@ func TestDecodeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for says, change := range map[string][2]string{
-		"newer casemate":          {`"version":1`, `"version":2`},
+		"newer casemate":          {`"version":1`, `"version":3`},
+		`redirects`:               {`"version":1`, `"version":2`},
 		"not a version":           {`"version":1`, `"version":01`},
 		"unknown field":           {`"size":3`, `"size":3,"x":1`},
 		"canonical form":          {`"size":3`, `"size": 3`},

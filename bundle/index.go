@@ -6,13 +6,18 @@ import (
 	"io/fs"
 )
 
-// IndexVersion is the version of the index document that this program writes and the newest it reads.
-const IndexVersion = 1
+// IndexVersion is the newest version of the index document that this program writes and reads. Version 2 has redirects;
+// an index without them is written as version 1, which older programs read.
+const IndexVersion = 2
+
+// maxRedirects bounds the redirects of an index: every node keeps them in memory.
+const maxRedirects = 1000
 
 // Index is the document of a bundle that lists its contents: every name and every blob. Its lists are sorted (by name,
 // URL, digest) without repeated entries, and its JSON has one form, so that the same content gives the same bytes.
 // Digests are "sha256:<hex>" or "sha512:<hex>", sizes are bytes.
 type Index struct {
+	// Version is that of the document. Encode sets the oldest one that has everything.
 	Version int     `json:"version"`
 	Images  []Image `json:"images"`
 	Files   []File  `json:"files"`
@@ -23,12 +28,20 @@ type Index struct {
 	// Absent are the requested names that could not be collected, sorted, if the collector was told to continue without
 	// them.
 	Absent []Absent `json:"absent,omitempty"`
+	// Redirects are URLs that lead elsewhere, sorted: a channel to its newest release.
+	Redirects []Redirect `json:"redirects,omitempty"`
 }
 
 // Absent is one name that is missing from a bundle.
 type Absent struct {
 	Name string `json:"name"` // as it was requested
 	Why  string `json:"why"`
+}
+
+// Redirect is one URL that is answered with 302 and another address. Neither is a file of the index.
+type Redirect struct {
+	From string `json:"from"` // http or https, as it is requested
+	To   string `json:"to"`   // http or https
 }
 
 // Image is one manifest or index under one name. Its children, configs and layers follow from the manifests themselves;

@@ -28,6 +28,8 @@ type Claim struct {
 	Claim string
 	// FileInfo is what Stat would return if this claim showed; it has Digest and Version as well.
 	fs.FileInfo
+	// Data is the content of a record, "" of a link.
+	Data string
 }
 
 // DropClaims removes everything that carries the claim, in the whole tree: from each name goes what this claim wrote
@@ -68,7 +70,7 @@ func (t *Tree) ClaimsOf(name string) []Claim {
 	}
 	var list []Claim
 	for _, e := range t.state().ClaimsOf(t.full(name)) {
-		list = append(list, Claim{e.Claim, fileInfo(name, e)})
+		list = append(list, Claim{e.Claim, fileInfo(name, e), e.Data})
 	}
 	return list
 }

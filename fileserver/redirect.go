@@ -22,7 +22,12 @@ const maxText = 3072
 //	text:v1.32.0        answered with 200 and exactly this text
 //
 // A key that names one URL goes before a file of that URL, the beginning of URLs comes after files; the longest one
-// wins. fs.ErrInvalid: the key or the value is none of that.
+// wins. A key with a query matches this query only. A key without one matches the URL with any query, which is dropped;
+// a file that is held with exactly the query of the request goes before it. The rest of a URL that "*" stands for
+// includes the query.
+//
+// fs.ErrInvalid: the key or the value is none of that, or would do something else than it seems to: two pairs that are
+// joined, a "*" that stands for nothing, an address that leads to itself.
 func CheckRedirect(key, value string) error {
 	_, _, err := parseRedirect(key, value)
 	return err
@@ -48,7 +53,7 @@ type redirects struct {
 
 func parseRedirect(key, value string) (address, target, error) {
 	refuse := func(why error) (address, target, error) {
-		return address{}, target{}, fmt.Errorf("files.redirects %q: %w: %w", clip(key), why, fs.ErrInvalid)
+		return address{}, target{}, fmt.Errorf("redirect of %q: %w: %w", clip(key), why, fs.ErrInvalid)
 	}
 	begin, wild := strings.CutSuffix(key, "/*")
 	if wild {
@@ -56,10 +61,18 @@ func parseRedirect(key, value string) (address, target, error) {
 	}
 	from, err := parseURL(begin)
 	if err != nil {
-		return address{}, target{}, fmt.Errorf("files.redirects: %w", err)
+		return address{}, target{}, fmt.Errorf("redirect of %w", err)
 	}
-	if wild && from.query != "" {
+	switch {
+	case wild && from.query != "":
 		return refuse(errors.New("the beginning of URLs has no query"))
+	case strings.Contains(begin, "*"):
+		return refuse(errors.New("a * stands only behind the last slash, as in https://host/path/*; " +
+			"write %2A for the character"))
+	case strings.Contains(begin, "#"):
+		return refuse(errors.New("a fragment (#…) is not sent to servers"))
+	case joined(value):
+		return refuse(fmt.Errorf("the target %q is several targets: separate pairs by spaces, without commas", clip(value)))
 	}
 	if text, ok := strings.CutPrefix(value, "text:"); ok {
 		if len(text) > maxText {
@@ -82,7 +95,46 @@ func parseRedirect(key, value string) (address, target, error) {
 	default:
 		return refuse(fmt.Errorf(`the target must be https://…, http://…, /path or text:…, got %q`, clip(value)))
 	}
-	return from, target{url: value}, nil
+	to := target{url: value}
+	u, _ := url.Parse(value) // was parsed above
+	at, err := to.address(from)
+	switch begin := strings.TrimSuffix(value, "*"); {
+	case u.User != nil:
+		return refuse(errors.New("the target has a user or a password, which every client would see"))
+	case strings.Contains(begin, "*"), begin != value && !wild:
+		return refuse(errors.New("a * stands only at the end of a target, and only if the address ends in /*; " +
+			"write %2A for the character"))
+	case !wild && err == nil && u.Port() == "" && at.key(at.query) == from.key(from.query):
+		return refuse(errors.New("it leads to itself"))
+	}
+	return from, to, nil
+}
+
+// joined tells whether a value is more than one target: pairs that were joined by a comma, a semicolon or nothing would
+// otherwise become one address that leads to the wrong place.
+func joined(value string) bool {
+	if strings.Contains(value, "=>") {
+		return true
+	}
+	for _, sep := range []string{",", ";"} {
+		for _, begin := range []string{"https://", "http://", "text:"} {
+			if strings.Contains(value, sep+begin) {
+				return true
+			}
+		}
+		if strings.HasSuffix(value, sep) {
+			return true
+		}
+	}
+	return false
+}
+
+// address is where the target leads from an address.
+func (to target) address(from address) (address, error) {
+	if strings.HasPrefix(to.url, "/") {
+		return parseURL(from.host + to.url)
+	}
+	return parseURL(to.url)
 }
 
 // rules returns the current redirects. Settings that cannot be used were refused when they were made; here they are

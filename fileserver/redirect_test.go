@@ -2,6 +2,7 @@ package fileserver
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -97,6 +98,44 @@ func TestDefaults(t *testing.T) {
 	if m := f.missed(); len(m) != 1 || !strings.Contains(m[0], "https://dl.k8s.io/release/stable-1.txt") {
 		t.Errorf("missed %q", m)
 	}
+}
+
+// TestRedirectQueries: a key without a query answers for the URL with any query, as a file does; one with a query for
+// this query only.
+func TestRedirectQueries(t *testing.T) {
+	f := start(t)
+	f.put(t, "https://files.test/page?lang=de", "a file of this query")
+	f.put(t, "https://files.test/page", "hidden behind the setting")
+	f.redirects = map[string]string{
+		"https://files.test/page":       "https://b.test/page",
+		"https://files.test/page?v=1":   "https://b.test/one",
+		"https://files.test/only?v=1":   "https://b.test/only",
+		"https://files.test/below/*":    "https://b.test/*",
+		"https://files.test/constant/*": "https://b.test/all",
+	}
+	for asked, want := range map[string]string{
+		"/page":            "https://b.test/page",
+		"/page?":           "https://b.test/page",
+		"/page?v=2&x=%41":  "https://b.test/page",
+		"/page?v=1":        "https://b.test/one",
+		"/only?v=1":        "https://b.test/only",
+		"/below/f?v=1":     "https://b.test/f?v=1",
+		"/constant/f?v=1":  "https://b.test/all",
+		"/constant/f/g?v=": "https://b.test/all",
+	} {
+		r := f.origin("files.test", asked)
+		if got := r.Header.Get("Location"); r.StatusCode != 302 || got != want {
+			t.Errorf("%s: %d %q, want %q", asked, r.StatusCode, got, want)
+		}
+		if _, _, err := f.Resolve(t.Context(), "https://files.test"+asked); !strings.Contains(fmt.Sprint(err), want) {
+			t.Errorf("%s resolves to %v", asked, err)
+		}
+	}
+	want(t, f.origin("files.test", "/page?lang=de"), 200, "a file of this query")
+	want(t, f.origin("files.test", "/only"), 404, "*")
+	want(t, f.origin("files.test", "/only?v=2"), 404, "*")
+	f.redirects, f.defaults = nil, map[string]string{"https://dl.k8s.io/release/stable.txt": "text:v1"}
+	want(t, f.origin("dl.k8s.io", "/release/stable.txt?timestamp=1"), 200, "v1")
 }
 
 // TestChannels does what the installers of k3s and RKE2 do: they follow the channel and take the last element of where

@@ -107,10 +107,7 @@ func (s *Server) resolveOwn(ctx context.Context, path string) (Info, string, err
 
 // target is the address to which a setting leads from a.
 func (s *Server) target(a address, to target) (address, error) {
-	if strings.HasPrefix(to.url, "/") {
-		return parseURL(a.host + to.url)
-	}
-	next, err := parseURL(to.url)
+	next, err := to.address(a)
 	if err != nil {
 		return address{}, err
 	}

@@ -143,6 +143,12 @@ func (s *Server) lookup(rules *redirects, a address, own bool) (reply, error) {
 	if to, ok := rules.exact[a.key(a.query)]; ok {
 		return reply{setting: true, to: to}, nil
 	}
+	if to, ok := rules.exact[a.key("")]; ok {
+		if h, err := s.stat(a.key(a.query)); err == nil { // of exactly this query
+			return reply{file: h}, nil
+		}
+		return reply{setting: true, to: to}, nil
+	}
 	h, err := s.find(a)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return reply{file: h}, err
@@ -152,8 +158,15 @@ func (s *Server) lookup(rules *redirects, a address, own bool) (reply, error) {
 			return reply{file: h, sumOf: of, sum: sum}, nil
 		}
 	}
-	if to, ok := rules.late[a.key(a.query)]; ok {
-		return reply{setting: true, to: to}, nil
+	for _, query := range []string{a.query, ""} {
+		if to, ok := rules.late[a.key(query)]; ok {
+			return reply{setting: true, to: to}, nil
+		}
+	}
+	if twin, ok := gitTwin(a); ok {
+		if h, err := s.find(twin); err == nil {
+			return reply{file: h}, nil
+		}
 	}
 	if to, ok := rules.wildcard(a); ok {
 		return reply{setting: true, to: to}, nil

@@ -24,7 +24,9 @@ func (rt route) writes(method string) bool {
 //
 // Clients choose how to authenticate from the answer to GET /v2/. Own names challenge there, or skopeo and docker would
 // never send credentials and any docker login would succeed; reads without any token are answered all the same. On the
-// names of origins nothing is ever asked for, and over plain http nothing that must not be overheard is taken.
+// names of origins nothing is ever asked for, and over plain http nothing that must not be overheard is taken. A password
+// that somebody sends to an origin's GET /v2/ all the same is a login, which fails if it is wrong; elsewhere at an
+// origin credentials are not looked at, since they may be the real origin's.
 func (r *Registry) admit(w http.ResponseWriter, req *http.Request, rt route) *apiError {
 	header := req.Header.Get("Authorization")
 	write := rt.writes(req.Method)
@@ -42,7 +44,8 @@ func (r *Registry) admit(w http.ResponseWriter, req *http.Request, rt route) *ap
 	case write && rt.view.Origin != "":
 		return nil // refused by the name, whoever asks
 	case !write && r.cfg.Anonymous():
-		if rt.kind != kindPing || rt.view.Origin != "" || rt.view.Plain {
+		_, _, login := req.BasicAuth()
+		if rt.kind != kindPing || rt.view.Origin != "" && !login || rt.view.Plain {
 			return nil
 		}
 	case rt.view.Plain:

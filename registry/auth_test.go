@@ -92,9 +92,15 @@ func TestAdmit(t *testing.T) {
 		{true, s.own, "DELETE", blob, pull, 401, "Bearer"},
 		// Pushing below a host that is no origin is denied, and the way out named.
 		{true, s.own, "POST", "/v2/example.com/app/blobs/uploads/", ann, 403, ""},
-		// Origins: no challenge ever, no writes whoever asks.
+		// Origins: no challenge to who says nothing, no writes whoever asks. A login with a wrong password fails, and
+		// nothing tells whether there is such a user.
 		{true, on("docker.io"), "GET", "/v2/", "", 200, ""},
-		{true, on("docker.io"), "GET", "/v2/", wrong, 200, ""},
+		{true, on("docker.io"), "GET", "/v2/", ann, 200, ""},
+		{true, on("docker.io"), "GET", "/v2/", wrong, 401, `Bearer realm="https://registry.casemate.internal/token"`},
+		{true, on("docker.io"), "GET", "/v2/", basic("nobody", "secret"), 401, `Bearer realm="https://registry.casemate.internal/token"`},
+		{true, on("docker.io"), "GET", "/v2/", "Bearer of-the-hub", 200, ""},
+		{true, on("docker.io"), "GET", "/v2/", "Basic !", 200, ""},
+		{true, on("docker.io"), "GET", "/v2/library/app/blobs/" + d.String(), wrong, 200, ""},
 		{true, on("docker.io"), "GET", "/v2/library/app/blobs/" + d.String(), "", 200, ""},
 		{true, on("docker.io"), "POST", "/v2/library/app/blobs/uploads/", "", 405, ""},
 		{true, on("docker.io"), "POST", "/v2/library/app/blobs/uploads/", ann, 405, ""},

@@ -59,7 +59,7 @@ type Report struct {
 
 // Finding is one thing that is not as it was asked for.
 type Finding struct {
-	Kind    string  `json:"kind"`            // "image", "file" or "chart"
+	Kind    string  `json:"kind"`            // "image", "file", "redirect" or "chart"
 	Name    string  `json:"name"`            // the reference, the URL, or "NAME VERSION of REPOSITORY"
 	Where   string  `json:"where,omitempty"` // FILE:LINE of the list
 	Verdict Verdict `json:"verdict"`
@@ -109,7 +109,7 @@ func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) 
 			return nil, fmt.Errorf("a platform is written like linux/amd64 or linux/arm64/v8, got %q: %w", p, fs.ErrInvalid)
 		}
 	}
-	if len(req.Images)+len(req.Files)+len(req.Charts) == 0 {
+	if len(req.Images)+len(req.Files)+len(req.Charts)+len(req.Redirects)+len(req.Git) == 0 {
 		return nil, fmt.Errorf("nothing is asked for: a check needs an image, a file or a chart: %w", fs.ErrInvalid)
 	}
 	r := &Report{Findings: []Finding{}}
@@ -128,6 +128,23 @@ func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) 
 		r.count(f, w.Optional)
 	}
 	indexes := map[string]*lists.ChartIndex{}
+	for _, w := range req.Git { // a clone that finds the refs finds what they name: they came together
+		f, err := c.file(ctx, lists.File{URL: w.Refs(), Where: w.Where})
+		if err != nil {
+			return nil, err
+		}
+		if f != nil && f.Verdict == VerdictLuck { // with or without .git, as it is asked for
+			f = nil
+		}
+		r.count(f, false)
+	}
+	for _, w := range req.Redirects {
+		f, err := c.redirect(ctx, w)
+		if err != nil {
+			return nil, err
+		}
+		r.count(f, false)
+	}
 	for _, w := range req.Charts {
 		f, err := c.chart(ctx, w, indexes)
 		if err != nil {
@@ -335,6 +352,31 @@ func (c *Checker) file(ctx context.Context, w lists.File) (*Finding, error) {
 		return f, nil
 	}
 	return nil, nil
+}
+
+// redirect checks that a URL leads to where the list says, and that this is answered.
+func (c *Checker) redirect(ctx context.Context, w lists.Redirect) (*Finding, error) {
+	f := &Finding{Kind: KindRedirect, Name: w.From, Where: w.Where, Known: w.Where}
+	info, luck, err := c.Files.Resolve(ctx, w.From)
+	missed := f.missed(err)
+	if err != nil && !missed {
+		return nil, err
+	}
+	if c.unreached(hostOf(w.From), !missed, f) || missed {
+		return f, nil
+	}
+	want, _, err := c.Files.Resolve(ctx, w.To)
+	if !f.missed(err) && err != nil {
+		return nil, err
+	}
+	if err == nil && luck != "" && info.Digest == want.Digest {
+		return nil, nil
+	}
+	f.Verdict, f.Detail = VerdictDigest, "it does not lead to "+w.To
+	if luck != "" {
+		f.Detail += ": " + luck
+	}
+	return f, nil
 }
 
 // hostOf is the host of a URL as it stands there, with its port.

@@ -40,7 +40,7 @@ func (e *Engine) changes(names []Name, importName string) []Change {
 	for _, n := range names {
 		c := Change{What: ChangeNew, Kind: n.Kind, Name: n.Name, To: n.Digest}
 		for i, cl := range e.cfg.Tree.ClaimsOf(n.path) {
-			d := digestIn(cl.FileInfo)
+			d := claimDigest(n.path, cl)
 			if i == 0 {
 				c.From, c.What = d, ChangeOther
 				if d == n.Digest {
@@ -201,6 +201,11 @@ func (e *Engine) namesOfIndex(ix *bundle.Index) ([]Name, []Host, error) {
 			return nil, nil, err
 		}
 		into{l, filesDir}.Link(key, f.Digest)
+	}
+	for _, r := range ix.Redirects {
+		if err := e.redirect(l, r); err != nil {
+			return nil, nil, err
+		}
 	}
 	return e.names(l), hostsOf(l), l.err
 }

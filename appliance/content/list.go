@@ -193,14 +193,23 @@ func (e *Engine) pendingNamed(name string) (pending, bool, error) {
 func (e *Engine) shown(importName string) []Shown {
 	var names []Name
 	for path, info := range e.cfg.Tree.Claimed(importName) {
-		if n, ok := e.nameOf(path, digestIn(info)); ok {
-			names = append(names, n)
+		n, ok := e.nameOf(path, digestIn(info))
+		if !ok {
+			continue
 		}
+		if n.Kind == KindRedirect {
+			for _, c := range e.cfg.Tree.ClaimsOf(path) {
+				if c.Claim == importName {
+					n.Digest = claimDigest(path, c)
+				}
+			}
+		}
+		names = append(names, n)
 	}
 	list := []Shown{}
 	for _, n := range tidy(names) {
 		s := Shown{Name: n}
-		if claims := e.cfg.Tree.ClaimsOf(n.path); len(claims) > 0 && claims[0].Claim != importName && digestIn(claims[0].FileInfo) != n.Digest {
+		if claims := e.cfg.Tree.ClaimsOf(n.path); len(claims) > 0 && claims[0].Claim != importName && claimDigest(n.path, claims[0]) != n.Digest {
 			s.Behind = cmp.Or(claims[0].Claim, ByHand)
 		}
 		list = append(list, s)
@@ -270,7 +279,7 @@ func (e *Engine) Remove(ctx context.Context, name string) (*Removed, error) {
 			out.Vanished = append(out.Vanished, s.Name)
 			continue
 		}
-		d := digestIn(now[0].FileInfo)
+		d := claimDigest(s.path, now[0])
 		if s.Behind != "" || d == s.Digest {
 			out.Kept++
 			continue

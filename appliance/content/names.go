@@ -30,6 +30,7 @@ const (
 	KindImage    = "image"    // a tag
 	KindManifest = "manifest" // a manifest that has no tag in the import: a child of an index, a referrer
 	KindFile     = "file"
+	KindRedirect = "redirect" // a URL that leads elsewhere; its digest is that of the other address
 )
 
 // Name is one name that clients ask for.
@@ -148,6 +149,11 @@ func (e *Engine) linksOf(ctx context.Context, ix *bundle.Index, blobs opener, sk
 		}
 		into{l, filesDir}.Link(key, f.Digest)
 	}
+	for _, r := range ix.Redirects {
+		if err := e.redirect(l, r); err != nil {
+			return nil, err
+		}
+	}
 	return l, l.err
 }
 
@@ -205,6 +211,9 @@ func (e *Engine) nameOf(path, digest string) (Name, bool) {
 	if key, ok := strings.CutPrefix(path, filesDir+"/"); ok {
 		return Name{KindFile, fileserver.URL(key), digest, path}, true
 	}
+	if strings.HasPrefix(path, RedirectsDir+"/") {
+		return Name{KindRedirect, redirectURL(path), digest, path}, true
+	}
 	below, ok := strings.CutPrefix(path, imagesDir+"/")
 	if !ok {
 		return Name{}, false
@@ -241,12 +250,14 @@ func hostsOf(l *edits) []Host {
 			if host, _, _ := strings.Cut(rest, "/"); strings.Contains(host, ".") {
 				found[host] = true
 			}
-		} else if rest, ok := strings.CutPrefix(ed.name, filesDir+"/"); ok {
-			host, _, _ := strings.Cut(rest, "/")
-			host, _, _ = strings.Cut(host, "?")
-			if _, ok := found[host]; !ok {
-				found[host] = false
-			}
+			continue
+		}
+		rest, ok := strings.CutPrefix(ed.name, filesDir+"/")
+		if !ok {
+			rest, ok = strings.CutPrefix(ed.name, RedirectsDir+"/")
+		}
+		if host, _, _ := strings.Cut(strings.ReplaceAll(rest, "?", "/"), "/"); ok && !found[host] {
+			found[host] = false
 		}
 	}
 	return sortedHosts(found)

@@ -25,7 +25,7 @@ func (j *job) fit(c *bundle.Contents) error {
 			c.Refused = append(c.Refused, l)
 		}
 	}
-	if len(fitting.Images)+len(fitting.Files) == 0 {
+	if len(fitting.Images)+len(fitting.Files)+len(fitting.Redirects) == 0 {
 		why := "it brings no image and no file: look what it holds (casemate bundle inspect, tar tf)"
 		if len(c.Refused) > 0 {
 			why = fmt.Sprintf("nothing of it has a place here: %s: %s", c.Refused[0].Name, c.Refused[0].Why)
@@ -51,7 +51,7 @@ func (j *job) without(c *bundle.Contents, ix *bundle.Index, other bool) error {
 // fitting is ix without the names that the rooms refuse, and without those of which two are one here.
 func (e *Engine) fitting(ix *bundle.Index, o *bundle.NameErrors) *bundle.Index {
 	kept := *ix
-	kept.Images, kept.Files = []bundle.Image{}, []bundle.File{}
+	kept.Images, kept.Files, kept.Redirects = []bundle.Image{}, []bundle.File{}, nil
 	type name struct{ said, digest string }
 	at := map[string]name{}
 	double := map[string]bool{}
@@ -88,6 +88,15 @@ func (e *Engine) fitting(ix *bundle.Index, o *bundle.NameErrors) *bundle.Index {
 			kept.Files = append(kept.Files, f)
 		}
 	}
+	for _, r := range ix.Redirects {
+		l := &edits{at: map[string]int{}}
+		if err := e.redirect(l, r); err != nil {
+			o.Add(r.From, err)
+		} else if name := l.list[0].name; see(name, r.From, textDigest(r.To)) {
+			paths[r.From] = name
+			kept.Redirects = append(kept.Redirects, r)
+		}
+	}
 	// Nobody can say which of two was meant.
 	kept.Images = slices.DeleteFunc(kept.Images, func(m bundle.Image) bool {
 		said := m.Repository + ":" + m.Tag
@@ -97,6 +106,7 @@ func (e *Engine) fitting(ix *bundle.Index, o *bundle.NameErrors) *bundle.Index {
 		return double[paths[said]]
 	})
 	kept.Files = slices.DeleteFunc(kept.Files, func(f bundle.File) bool { return double[paths[f.URL]] })
+	kept.Redirects = slices.DeleteFunc(kept.Redirects, func(r bundle.Redirect) bool { return double[paths[r.From]] })
 	return &kept
 }
 

@@ -220,6 +220,8 @@ func (r *Record) tally(c Change) {
 	switch c.Kind {
 	case KindFile:
 		r.Files++
+	case KindRedirect:
+		r.Redirects++
 	case KindManifest:
 		r.Manifests++
 	default:
@@ -241,7 +243,7 @@ func changesText(r Record) string {
 	for _, c := range []struct {
 		n     int
 		thing string
-	}{{r.Images, "image"}, {r.Manifests, "untagged manifest"}, {r.Files, "file"}} {
+	}{{r.Images, "image"}, {r.Manifests, "untagged manifest"}, {r.Files, "file"}, {r.Redirects, "redirect"}} {
 		if c.n > 0 {
 			list = append(list, count(c.n, c.thing))
 		}

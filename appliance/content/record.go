@@ -39,7 +39,9 @@ type Record struct {
 	// Manifests are those without a tag in it: children of indexes, referrers, images that are pulled by digest alone.
 	Manifests int `json:"manifests,omitempty"`
 	Files     int `json:"files"`
-	// New, Changed and Unchanged are how many names of all three kinds were not there before, named something else
+	// Redirects are URLs that lead elsewhere.
+	Redirects int `json:"redirects,omitempty"`
+	// New, Changed and Unchanged are how many names of all kinds were not there before, named something else
 	// before, and named the same.
 	New       int `json:"new"`
 	Changed   int `json:"changed"`

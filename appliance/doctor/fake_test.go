@@ -192,6 +192,21 @@ func (f *fakes) write(name, text string) {
 	}
 }
 
+// changed gives a file a time of change.
+func (f *fakes) changed(name string, at time.Time) {
+	f.t.Helper()
+	if err := os.Chtimes(filepath.Join(f.root, name), at, at); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// running is a program of the node that was started then.
+func (f *fakes) running(name string, start time.Time) {
+	f.write("/proc/stat", "cpu 1\nbtime 1000000000\n")
+	f.write("/proc/77/comm", name+"\n")
+	f.write("/proc/77/stat", fmt.Sprintf("77 (%s) S %s%d 0", name, strings.Repeat("0 ", 18), (start.Unix()-1000000000)*hertz))
+}
+
 // listen takes the same port at every bastion; 0 in *port is any.
 func (f *fakes) listen(addr netip.Addr, port *uint16) net.Listener {
 	l, err := net.Listen("tcp", netip.AddrPortFrom(addr, *port).String())

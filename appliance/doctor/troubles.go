@@ -128,7 +128,7 @@ var troubles = []trouble{
 		{"deb", "`update-ca-certificates`"}, {"rpm", "`update-ca-trust`"}, {"suse", "`update-ca-certificates`"}, {"dns", enroll}, {"mirror", enrollMirror}}},
 	{"other-root", unknown, "The certificate for {names} at {bastion} comes from none of the bastions' roots: something else answers there ({detail}).", []step{
 		{do: "`openssl s_client -connect {bastion}:443 -servername {name} </dev/null` shows who"}, {do: status}}},
-	{"stale-trust", unknown, "{detail} runs since before {file} was changed last, and still has what it held then.", []step{{do: "`systemctl restart {name}`"}}},
+	{"stale-trust", unknown, "{detail} runs since before the bastions' roots came into {file}, and still has what it held then.", []step{{do: "`systemctl restart {name}`"}}},
 	{"expired", []string{"x509: certificate has expired or is not yet valid"}, "The certificate for {names} at {bastion} is not valid at this node's time: {detail}.", []step{
 		{do: status + " names the certificates that expire"}, {do: "`date -u` here and there must be the same"}}},
 	{"wrong-name", []string{"x509: certificate is valid for", "SSL: no alternative certificate subject name matches"}, "What answers for {names} at {bastion} has a certificate for other names: {detail}.", []step{

@@ -229,13 +229,56 @@ var runtimes = map[string]string{"containerd": "containerd", "dockerd": "docker"
 // proc(5)).
 const hertz = 100
 
-// checkRunning finds programs that have read the trust store before it was changed.
-func (r *run) checkRunning(c *Check) {
+// sources are files from which the system's trust store is made, one root each as a rule: those of the administrator
+// (Debian, RHEL, SUSE), and Debian's links to them.
+var sources = []string{"/usr/local/share/ca-certificates/*.crt", "/usr/local/share/ca-certificates/*/*.crt",
+	"/etc/pki/ca-trust/source/anchors/*", "/etc/pki/trust/anchors/*", "/etc/ssl/certs/*.pem"}
+
+// trustedSince is when the last of the bastions' roots came into the trust store, as far as its sources tell: every
+// package that brings a root writes the store anew. Otherwise it is when the store was written last.
+func (r *run) trustedSince() (last time.Time, ok bool) {
 	info, err := os.Stat(filepath.Join(r.cfg.Root, r.bundle))
+	if err != nil {
+		return last, false
+	}
+	text, _ := r.read(r.bundle)
+	inStore := parseCerts([]byte(text))
+	first := make([]time.Time, len(r.roots))
+	for _, pattern := range sources {
+		for _, f := range r.glob(pattern) {
+			name := filepath.Join(r.cfg.Root, f)
+			file, err := os.Lstat(name)
+			if err != nil {
+				continue
+			}
+			text, _ := r.read(f)
+			certs := parseCerts([]byte(text))
+			for i, root := range r.roots {
+				at := since(name, file)
+				if slices.ContainsFunc(certs, root.Equal) && (first[i].IsZero() || at.Before(first[i])) {
+					first[i] = at
+				}
+			}
+		}
+	}
+	for i, root := range r.roots {
+		if first[i].IsZero() || first[i].After(info.ModTime()) || !slices.ContainsFunc(inStore, root.Equal) {
+			return info.ModTime(), true
+		}
+		if first[i].After(last) {
+			last = first[i]
+		}
+	}
+	return last, true
+}
+
+// checkRunning finds programs that have read the trust store before it had the bastions' roots.
+func (r *run) checkRunning(c *Check) {
+	changed, known := r.trustedSince()
 	stat, ok := r.read("/proc/stat")
 	_, after, found := strings.Cut(stat, "\nbtime ")
-	boot, err2 := strconv.ParseInt(strings.TrimSpace(firstLine(after)), 10, 64)
-	if err != nil || !ok || !found || err2 != nil {
+	boot, err := strconv.ParseInt(strings.TrimSpace(firstLine(after)), 10, 64)
+	if !known || !ok || !found || err != nil {
 		return
 	}
 	var old []string
@@ -246,7 +289,7 @@ func (r *run) checkRunning(c *Check) {
 			continue
 		}
 		line, _ := r.read(filepath.Dir(f) + "/stat")
-		if ticks, ok := startTicks(line); ok && time.Unix(boot+ticks/hertz, 0).Add(time.Second).Before(info.ModTime()) {
+		if ticks, ok := startTicks(line); ok && time.Unix(boot+ticks/hertz, 0).Add(time.Second).Before(changed) {
 			old = append(old, unit)
 			c.warn("stale-trust", values{"detail": strings.TrimSpace(name), "name": unit, "file": r.bundle})
 		}

@@ -429,7 +429,38 @@ searched() {
 	fi
 }
 
-top3() { printf '%s\n' "$SERVERS" | head -n 3; }
+# nodeLocal prints the addresses of the cluster's node-local DNS, as far as the node's resolver asks it: a cache on this
+# node that knows the cluster's names and asks the bastions for all others (Kubespray's upstream_dns_servers), so it
+# stays in front of them. Clouds have link-local resolvers as well, which know neither, so only addresses of this node
+# are taken, and the defaults of Kubespray and Kubernetes, which the node has only while the cache runs.
+nodeLocal() {
+	{
+		resolvText | grep '^[[:space:]]*nameserver[[:space:]]'
+		cat "$ROOT"/etc/systemd/resolved.conf "$ROOT"/etc/systemd/resolved.conf.d/*.conf 2>/dev/null |
+			grep '^[[:space:]]*DNS[[:space:]]*='
+		cat "$ROOT"/etc/NetworkManager/conf.d/*.conf 2>/dev/null | grep '^[[:space:]]*servers[[:space:]]*='
+		grep -s '^[[:space:]]*\(supersede\|prepend\)[[:space:]]*domain-name-servers[[:space:]]' \
+			"$ROOT/etc/dhcp/dhclient.conf"
+	} | sed 's/[^0-9.]/ /g' | tr -s ' ' '\n' | grep -xE '169\.254\.[0-9]{1,3}\.[0-9]{1,3}' | awk '!seen[$0]++' >"$WORK/local"
+	while IFS= read -r l_addr; do
+		case "$l_addr" in
+		169.254.25.10 | 169.254.20.10) printf '%s\n' "$l_addr" ;;
+		*)
+			if live && awk -v a="$l_addr" '
+				$NF == a { at = 1; next }
+				at && /host LOCAL/ { found = 1 }
+				{ at = 0 }
+				END { exit !found }' /proc/net/fib_trie 2>/dev/null; then
+				printf '%s\n' "$l_addr"
+			fi
+			;;
+		esac
+	done <"$WORK/local"
+}
+
+# asked prints the resolvers of this node, in order.
+asked() { printf '%s\n%s\n' "$LOCAL" "$SERVERS" | grep .; }
+top3() { asked | head -n 3; }
 oneLine() { tr '\n' "${1:- }" | sed 's/.$//'; }
 
 # systemd-resolved sends a query to the servers with the best matching domain: Domains=~. of the global ones matches everything, so they win over every link that
@@ -441,7 +472,7 @@ wantResolved() {
 # Written by casemate-enroll; --undo removes it.
 [Resolve]
 DNS=
-DNS=$(printf '%s\n' "$SERVERS" | oneLine)
+DNS=$(asked | oneLine)
 Domains=~.${SEARCH:+ $SEARCH}
 DNSSEC=no
 EOF
@@ -556,7 +587,7 @@ wantFile() {
 # wantDHCP makes the DHCP clients that write resolv.conf themselves, or feed resolvconf, write the bastions.
 wantDHCP() {
 	if [ -f "$ROOT/etc/dhcp/dhclient.conf" ] || [ -e "$ROOT/sbin/dhclient" ] || [ -e "$ROOT/usr/sbin/dhclient" ]; then
-		d_v4=$(printf '%s\n' "$SERVERS" | grep -v : | head -n 3 | oneLine , | sed 's/,/, /g')
+		d_v4=$(asked | grep -v : | head -n 3 | oneLine , | sed 's/,/, /g')
 		[ -z "$d_v4" ] || printf 'supersede domain-name-servers %s;\n' "$d_v4" | block /etc/dhcp/dhclient.conf
 	fi
 	if [ -f "$ROOT/etc/dhcpcd.conf" ]; then
@@ -633,7 +664,8 @@ wantResolver() {
 		resolvers="${resolvers:+$resolvers and }/etc/resolv.conf"
 		;;
 	esac
-	say "the resolver is $resolvers; this node asks, in this order: $(printf '%s\n' "$SERVERS" | oneLine | sed 's/ /, /g')"
+	say "the resolver is $resolvers; this node asks, in this order: $(asked | oneLine | sed 's/ /, /g')"
+	[ -z "$LOCAL" ] || say "it asks the node-local DNS of its cluster first, as before"
 }
 
 wantHosts() {
@@ -855,6 +887,7 @@ noteBastions() {
 enrol() {
 	ID=$(nodeID)
 	SERVERS=$(inOrder)
+	LOCAL=$(nodeLocal)
 	SEARCH=$(searched)
 	resolvers=
 	wantTrust
@@ -917,6 +950,7 @@ enrol() {
 
 undo() {
 	SERVERS=
+	LOCAL=
 	: >"$WORK/todo"
 	: >"$WORK/plan"
 	compare

@@ -112,8 +112,8 @@ func TestMirrors(t *testing.T) {
 				if strings.Contains(f.Content, "http://") || strings.Contains(f.Content, "skip_verify") || strings.Contains(f.Content, "insecure") {
 					t.Errorf("%s lowers security:\n%s", f.Path, f.Content)
 				}
-				if filepath.Base(f.Path) == "50-casemate.yaml" {
-					continue // says where not to ask
+				if filepath.Base(f.Path) == "50-casemate.yaml" || slices.Contains(s.ourNames(), filepath.Base(filepath.Dir(f.Path))) {
+					continue // says where not to ask, or is of one name
 				}
 				for _, n := range s.Nodes {
 					if !strings.Contains(f.Content, s.Host(n)) {
@@ -177,12 +177,30 @@ func TestContainerdsHosts(t *testing.T) {
 	server := host("")
 	server["server"] = "https://n3.site.example"
 	want := []map[string]any{server, host(`[host."https://n1.site.example"]`), host(`[host."https://n2.site.example"]`), host(`[host."https://n3.site.example"]`)}
-	for _, name := range []string{"registry.k8s.io", "k8s.gcr.io", "docker.io", "registry-1.docker.io", "quay.io"} {
+	for _, name := range []string{"registry.k8s.io", "k8s.gcr.io", "docker.io", "registry-1.docker.io", "quay.io", "_default"} {
 		if got := parseTOML(t, content(t, c, "/etc/containerd/certs.d/"+name+"/hosts.toml")); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
 	content(t, c, ca)
+	// The bastions' own names, and registries of the site's own, are asked for themselves.
+	for name, want := range map[string]map[string]any{
+		"registry.site.example": {"": "", "server": "https://registry.site.example", "ca": ca}, "n2.site.example": {"": "", "server": "https://n2.site.example", "ca": ca},
+		"harbor.corp.example:8443": {"": "", "server": "https://harbor.corp.example:8443"},
+	} {
+		c, err := Mirrors(threeBastions(t), "containerd", "Harbor.corp.example:8443", "harbor.corp.example:8443")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := parseTOML(t, content(t, c, "/etc/containerd/certs.d/"+name+"/hosts.toml")); !reflect.DeepEqual(got, []map[string]any{want}) {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	for _, own := range []string{"", "a b", "../x", "https://harbor.corp.example", "harbor.corp.example/team", "quay.io", "k8s.gcr.io", "x:y", "-x"} {
+		if _, err := Mirrors(threeBastions(t), "containerd", own); err == nil {
+			t.Errorf("%q is taken as an own registry", own)
+		}
+	}
 	for _, f := range c.Files {
 		if strings.Contains(f.Path, "auth.docker.io") || strings.Contains(f.Path, "cdn01") {
 			t.Errorf("%s: no image has this name", f.Path)
@@ -194,7 +212,7 @@ func TestRegistriesConf(t *testing.T) {
 	for _, nodes := range []int{1, 3} {
 		s := threeBastions(t)
 		s.Nodes = s.Nodes[:nodes]
-		c, err := Mirrors(s, "crio")
+		c, err := Mirrors(s, "crio", "harbor.corp.example")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -207,6 +225,15 @@ func TestRegistriesConf(t *testing.T) {
 			want = append(want, fmt.Sprintf("[[registry]]%s%s.site.example/%s", r, s.Nodes[nodes-1].Name, r))
 			for _, n := range s.Nodes[:nodes-1] {
 				want = append(want, fmt.Sprintf("[[registry.mirror]]<nil>%s.site.example/%s", n.Name, r))
+			}
+		}
+		for _, r := range append(s.ourNames(), "harbor.corp.example") {
+			want = append(want, fmt.Sprintf("[[registry]]%s%s", r, r))
+		}
+		for _, d := range publicDomains {
+			want = append(want, fmt.Sprintf("[[registry]]*.%s%s.site.example/unlisted.invalid", d, s.Nodes[nodes-1].Name))
+			for _, n := range s.Nodes[:nodes-1] {
+				want = append(want, fmt.Sprintf("[[registry.mirror]]<nil>%s.site.example/unlisted.invalid", n.Name))
 			}
 		}
 		if !slices.Equal(got, want) {
@@ -235,7 +262,7 @@ func TestDaemonJSON(t *testing.T) {
 
 func TestRegistriesYAML(t *testing.T) {
 	for _, runtime := range []string{"k3s", "rke2"} {
-		c, err := Mirrors(threeBastions(t), runtime)
+		c, err := Mirrors(threeBastions(t), runtime, "harbor.corp.example")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -247,7 +274,15 @@ func TestRegistriesYAML(t *testing.T) {
 		}
 		dir := "/etc/rancher/" + runtime
 		strict(t, content(t, c, dir+"/registries.yaml"), &got)
-		if e := got.Mirrors["docker.io"].Endpoint; len(got.Mirrors) != 5 || !slices.Equal(e, []string{"https://n1.site.example", "https://n2.site.example", "https://n3.site.example"}) {
+		if all := got.Mirrors["*"].Endpoint; !slices.Equal(all, got.Mirrors["quay.io"].Endpoint) {
+			t.Errorf("all others come from %v", all)
+		}
+		for _, own := range []string{"registry.site.example", "n3.site.example", "harbor.corp.example"} {
+			if e := got.Mirrors[own].Endpoint; !slices.Equal(e, []string{"https://" + own}) {
+				t.Errorf("%s comes from %v", own, e)
+			}
+		}
+		if e := got.Mirrors["docker.io"].Endpoint; len(got.Mirrors) != 5+1+5+1 || !slices.Equal(e, []string{"https://n1.site.example", "https://n2.site.example", "https://n3.site.example"}) {
 			t.Errorf("%v", got.Mirrors)
 		}
 		for _, n := range []string{"n1", "n2", "n3"} {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -154,7 +155,8 @@ type collector struct {
 	// by URL: it has a requested chart, or was requested itself; guarded by chartLock
 	neededIndexes map[string]bool
 
-	requests []request // by number: images, files, charts
+	requests  []request // by number: images, files, charts, repositories
+	redirects []lists.Redirect
 
 	mu          sync.Mutex // guards the fields below
 	notes       []string
@@ -235,17 +237,10 @@ func newCollector(opt Options) (*collector, error) {
 	if opt.Progress == nil {
 		c.opt.Progress = noProgress{}
 	}
-	if opt.Log == nil {
-		c.opt.Log = slog.New(slog.DiscardHandler)
-	}
 	if c.now = opt.Now; c.now == nil {
 		c.now = time.Now
 	}
-	c.retry = transport.Retry{Wait: opt.wait, Log: c.opt.Log}
-	if opt.Transport == nil {
-		c.opt.Transport = transport.New()
-	}
-	c.transport = &transport.Retrying{Inner: c.opt.Transport, Stall: opt.stall, Clock: opt.clock, Retry: c.retry}
+	c.connect()
 	c.registries = &registries{inner: c.transport, repos: map[string]*repository{}}
 	var err error
 	if c.registries.overrides, err = parseOverrides(opt.RegistryOverrides); err != nil {
@@ -257,6 +252,45 @@ func newCollector(opt Options) (*collector, error) {
 	c.downloads = &download.Downloader{Cache: c.cache, Progress: c.opt.Progress, Retry: c.retry}
 	return c, nil
 }
+
+// connect sets what sends requests.
+func (c *collector) connect() {
+	if c.opt.Log == nil {
+		c.opt.Log = slog.New(slog.DiscardHandler)
+	}
+	c.retry = transport.Retry{Wait: c.opt.wait, Log: c.opt.Log}
+	if c.opt.Transport == nil {
+		c.opt.Transport = transport.New()
+	}
+	c.transport = &transport.Retrying{Inner: c.opt.Transport, Stall: c.opt.stall, Clock: c.opt.clock, Retry: c.retry}
+}
+
+// Document fetches a small document, of at most limit bytes, and returns it with the URL at which redirects ended. It is
+// not kept. Of the options Transport and Log count. fs.ErrNotExist: the server does not have it.
+func Document(ctx context.Context, url string, limit int64, opt Options) (content []byte, end string, err error) {
+	c := &collector{opt: opt}
+	c.connect()
+	if t, ok := c.opt.Transport.(*http.Transport); ok {
+		defer t.CloseIdleConnections()
+	}
+	err = c.retry.DoBody(ctx, func() error {
+		content, end, err = c.textOnce(ctx, url, limit+1)
+		return err
+	})
+	switch {
+	case transport.HasStatus(err, http.StatusNotFound, http.StatusGone):
+		return nil, "", notThere{err}
+	case err == nil && int64(len(content)) > limit:
+		return nil, "", fmt.Errorf("more than %d bytes", limit)
+	}
+	return content, end, err
+}
+
+// notThere is an answer of a server that is fs.ErrNotExist.
+type notThere struct{ error }
+
+func (notThere) Is(target error) bool { return target == fs.ErrNotExist }
+func (e notThere) Unwrap() error      { return e.error }
 
 // collect works in two passes: the first resolves every name, the second fetches each blob and file once.
 func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, error) {
@@ -274,6 +308,10 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 	for _, ch := range w.Charts {
 		c.requests = append(c.requests, request{ch.Label(), ch.Where, ch.Optional})
 	}
+	for _, r := range w.Git {
+		c.requests = append(c.requests, request{r.URL, r.Where, false})
+	}
+	c.redirects = w.Redirects
 	files := c.wantedFiles(w)
 	var jobs []func()
 	for i, image := range w.Images {
@@ -299,6 +337,10 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 	}
 	for _, f := range files.list {
 		jobs = append(jobs, func() { c.wantedFile(ctx, f) })
+	}
+	for i, r := range w.Git {
+		n := len(c.requests) - len(w.Git) + i
+		jobs = append(jobs, func() { c.repository(ctx, n, r) })
 	}
 	c.opt.Progress.Plan(len(jobs), plan)
 	c.run(ctx, jobs)

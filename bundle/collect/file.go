@@ -360,29 +360,28 @@ func (c *collector) sizeOf(ctx context.Context, f *fileJob) error {
 // text fetches the beginning of a small file that is not collected.
 func (c *collector) text(ctx context.Context, url string, limit int64) (b []byte, err error) {
 	err = c.retry.DoBody(ctx, func() error {
-		b, err = c.textOnce(ctx, url, limit)
+		b, _, err = c.textOnce(ctx, url, limit)
 		return err
 	})
 	return b, err
 }
 
-func (c *collector) textOnce(ctx context.Context, url string, limit int64) ([]byte, error) {
+func (c *collector) textOnce(ctx context.Context, url string, limit int64) (b []byte, end string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	req.Header.Set("Accept-Encoding", "identity")
 	resp, err := c.fileClient(false).Do(req)
 	if err != nil {
-		return nil, transport.WithoutURL(err)
+		return nil, "", transport.WithoutURL(err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, transport.ResponseError(resp)
+		return nil, "", transport.ResponseError(resp)
 	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, limit))
-	if err != nil {
-		return nil, transport.BrokenError{Err: err}
+	if b, err = io.ReadAll(io.LimitReader(resp.Body, limit)); err != nil {
+		return nil, "", transport.BrokenError{Err: err}
 	}
-	return b, nil
+	return b, resp.Request.URL.String(), nil
 }

@@ -10,14 +10,9 @@ import (
 // localNames gives the images of a bundle the names that they have inside, by the rule that the collector uses, and
 // returns an index with these names. Images without a valid name, and names of two images, are added to errs.
 func localNames(ix *bundle.Index, o *bundle.NameErrors) (placed *bundle.Index, notes []string) {
-	placed = &bundle.Index{
-		Version: ix.Version,
-		Files:   ix.Files,
-		Blobs:   ix.Blobs,
-		Since:   ix.Since,
-		Absent:  ix.Absent,
-		Images:  []bundle.Image{},
-	}
+	all := *ix
+	placed = &all
+	placed.Images = []bundle.Image{}
 	at := map[string]int{} // position in placed.Images by the name inside; -1: the name is ambiguous
 	from := map[string]string{}
 	said := map[string]bool{}

@@ -8,9 +8,10 @@ import (
 
 // Exclude removes what patterns match, and returns the removed names, and the patterns that matched nothing.
 //
-// A pattern is compared with a whole name: an image's repository, with or without its tag or digest; a file's URL, with
-// or without its scheme; a chart as REPOSITORY CHART VERSION, with or without its version. * matches any characters
-// including slashes, and ? matches one. A pattern with neither also matches everything below it: quay.io, quay.io/team.
+// A pattern is compared with a whole name: an image's repository, with or without its tag or digest; a file's,
+// a redirect's or a Git repository's URL, with or without its scheme; a chart as REPOSITORY CHART VERSION, with or
+// without its version. * matches any characters including slashes, and ? matches one. A pattern with neither also
+// matches everything below it: quay.io, quay.io/team.
 func Exclude(w *Wanted, patterns []string) (gone, idle []string) {
 	used := make([]bool, len(patterns))
 	var forms []*regexp.Regexp
@@ -37,6 +38,14 @@ func Exclude(w *Wanted, patterns []string) (gone, idle []string) {
 	w.Files = slices.DeleteFunc(w.Files, func(f File) bool {
 		_, rest, _ := strings.Cut(f.URL, "://")
 		return matches(f.URL, f.URL, rest)
+	})
+	w.Redirects = slices.DeleteFunc(w.Redirects, func(r Redirect) bool {
+		_, rest, _ := strings.Cut(r.From, "://")
+		return matches(r.From, r.From, rest)
+	})
+	w.Git = slices.DeleteFunc(w.Git, func(r Repository) bool {
+		_, rest, _ := strings.Cut(r.URL, "://")
+		return matches(r.URL, r.URL, rest)
 	})
 	w.Charts = slices.DeleteFunc(w.Charts, func(c Chart) bool {
 		_, rest, _ := strings.Cut(c.Repo, "://")

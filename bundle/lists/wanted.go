@@ -5,6 +5,17 @@ type Wanted struct {
 	Images []Image `json:"images,omitempty"`
 	Files  []File  `json:"files,omitempty"`
 	Charts []Chart `json:"charts,omitempty"`
+
+	Git []Repository `json:"git,omitempty"`
+	// Redirects are URLs that lead elsewhere; nothing is fetched for them.
+	Redirects []Redirect `json:"redirects,omitempty"`
+}
+
+// Redirect is one URL that leads to another address.
+type Redirect struct {
+	From  string `json:"from"`
+	To    string `json:"to"`
+	Where string `json:"where,omitempty"` // the flag that requested it
 }
 
 // Image is one image reference.

@@ -96,6 +96,9 @@ func showContents(t *table, c *bundle.Contents, names bool) {
 	for _, f := range c.Index.Files {
 		t.line(f.URL, f.Digest, size(f.Size), "", taken(f.Provenance))
 	}
+	for _, r := range c.Index.Redirects {
+		t.line(r.From, "leads to "+r.To)
+	}
 }
 
 func taken(t bundle.Provenance) string {

@@ -115,6 +115,9 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 				return err
 			}
 			lists.domain = func() (string, error) { return domain, nil } // "" if it is not known
+			lists.document = func(ctx context.Context, url string) ([]byte, string, error) {
+				return collect.Document(ctx, url, maxDocument, opt)
+			}
 			wanted, sums, err := lists.wanted(cmd)
 			if err != nil {
 				return err
@@ -189,6 +192,9 @@ func howToSkip(err error) error {
 	return fmt.Errorf("%w\n%s--exclude %s leaves that name out; \"casemate missing --forget %s\" on a bastion keeps it "+
 		"off the next list", err, without, name, name)
 }
+
+// maxDocument is the most of a list of a release that is read, in bytes.
+const maxDocument = 8 << 20
 
 // pipeable looks whether a bundle can go to standard output.
 func pipeable(cmd *cobra.Command, split int64, dry bool) error {

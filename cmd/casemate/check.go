@@ -1,8 +1,13 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -30,6 +35,15 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 				var s status
 				err := o.client().call(cmd.Context(), "GET", "status", nil, nil, &s)
 				return s.Domain, err
+			}
+			for _, r := range slices.Concat(lists.k3s, lists.rke2) {
+				if r.Channel != "" {
+					return usageError{fmt.Errorf("--%s %s is a channel, and only upstream says which release it has: "+
+						"name a version", r.Product, r.Channel)}
+				}
+			}
+			lists.document = func(ctx context.Context, at string) ([]byte, string, error) {
+				return heldDocument(ctx, o.client(), at)
 			}
 			wanted, sums, err := lists.wanted(cmd)
 			if err != nil {
@@ -64,6 +78,20 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 	lists.add(cmd)
 	o.prints(cmd, content.Report{})
 	return cmd
+}
+
+// heldDocument reads a list of a release from what is here.
+func heldDocument(ctx context.Context, c *client, at string) (text []byte, end string, err error) {
+	resp, err := c.do(ctx, "GET", "files/content", url.Values{"url": {at}}, nil)
+	if e := (*apiError)(nil); errors.As(err, &e) && e.status == http.StatusNotFound {
+		return nil, "", fmt.Errorf("it is not here, so it is not known what else the release needs: %w", errDiffers)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	text, err = io.ReadAll(io.LimitReader(resp.Body, maxDocument))
+	return text, resp.Header.Get("Content-Location"), err
 }
 
 // addChecksums adds what the checksums say about the bytes that are here instead of the right ones.

@@ -60,9 +60,9 @@ func pages(t *testing.T) []block {
 }
 
 // TestDocsCommands parses every casemate command that stands in a shell block of README.md or docs/: it exists, its
-// flags do, and it takes these arguments.
+// flags do, it takes these arguments, and a setting takes its value.
 func TestDocsCommands(t *testing.T) {
-	seen := 0
+	seen, settings := 0, 0
 	for _, b := range pages(t) {
 		if b.lang != "sh" {
 			continue
@@ -95,6 +95,10 @@ func TestDocsCommands(t *testing.T) {
 				if err == nil && cmd.Annotations[onlyGroup] != "" {
 					err = needsCommand(cmd, cmd.Flags().Args())
 				}
+				if values := cmd.Flags().Args(); err == nil && cmd.CommandPath() == "casemate config set" && len(values) == 2 {
+					settings++
+					_, err = appliance.ParseSettings(map[string]string{values[0]: values[1]})
+				}
 				if err != nil {
 					t.Errorf("%s:%d: %s: %v", b.page, b.line+1+i, strings.TrimSpace(part), err)
 				}
@@ -103,6 +107,9 @@ func TestDocsCommands(t *testing.T) {
 	}
 	if seen < 10 {
 		t.Errorf("only %d commands found: is the pages' format still what this test reads?", seen)
+	}
+	if settings < 3 {
+		t.Errorf("only %d settings found", settings)
 	}
 }
 

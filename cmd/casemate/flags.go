@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"casemate/bundle/lists"
 )
 
 // The flags' own types. Each one's Set refuses a bad value with an error that begins with "must be", so that the
@@ -119,6 +121,13 @@ func zonesVar(f *pflag.FlagSet, to *[]string, name, usage string) {
 // platformsVar adds a flag for platforms of images.
 func platformsVar(f *pflag.FlagSet, to *[]string, name, usage string) {
 	f.Var(&list[string]{to: to, name: "platforms", commas: true, parse: parsePlatform}, name, usage)
+}
+
+// releaseVar adds a flag for releases of a distribution; the flag's name is its name.
+func releaseVar(f *pflag.FlagSet, to *[]lists.Release, name, usage string) {
+	f.Var(&list[lists.Release]{to: to, name: "version", parse: func(s string) (lists.Release, error) {
+		return lists.ParseRelease(name, s)
+	}}, name, usage)
 }
 
 // settingsVar adds a flag for settings, KEY=VALUE.

@@ -17,15 +17,19 @@ import (
 // listFlags are the flags with which people say what they want: the same for bundle create and check.
 type listFlags struct {
 	images, files, charts, manifests []string // names of lists, "-" is standard input
+	git                              []string // the same
 	kubespray                        []string // checkouts
 	kubesprayInventories             []string // of Ansible, a directory or a file of hosts each
 	kubesprayVars                    []string // files of variables, over those of the checkouts and inventories
+	k3s, rke2                        []lists.Release
 	checksums                        []string
 	platforms                        []string
 	exclude                          []string // patterns of names that are not wanted after all
 	// domain asks for the domain of the bastions, whose own names in an inventory stand for what they mirror; nil if
 	// nobody can be asked.
 	domain func() (string, error)
+	// document reads what releases of k3s and RKE2 list.
+	document lists.Document
 }
 
 func (l *listFlags) add(cmd *cobra.Command) {
@@ -38,6 +42,8 @@ func (l *listFlags) add(cmd *cobra.Command) {
 			"may be repeated")
 	f.StringArrayVar(&l.manifests, "manifests", nil,
 		"Kubernetes manifests `FILE` (YAML, also rendered charts): its images are wanted; may be repeated")
+	f.StringArrayVar(&l.git, "git", nil,
+		"`LIST` of Git repositories, one URL per line: their branches and tags, with the program git; may be repeated")
 	f.StringArrayVar(&l.kubespray, "kubespray", nil,
 		"checkout `DIRECTORY` of Kubespray: what that release downloads, for the processors of --platform (default amd64)")
 	f.StringArrayVar(&l.kubesprayInventories, "kubespray-inventory", nil,
@@ -46,6 +52,10 @@ func (l *listFlags) add(cmd *cobra.Command) {
 	f.StringArrayVar(&l.kubesprayVars, "kubespray-vars", nil,
 		"YAML `FILE` of variables that override those of the checkout and its inventory, as ansible-playbook -e takes it; "+
 			"may be repeated, the last one wins")
+	releaseVar(f, &l.k3s, "k3s",
+		"`VERSION` of k3s, like v1.31.5+k3s1, or channel, like stable: its installer, program, images and channels, for the processors of --platform (default amd64); may be repeated")
+	releaseVar(f, &l.rke2, "rke2",
+		"`VERSION` of RKE2, like v1.31.5+rke2r1, or channel, like stable: as --k3s; may be repeated")
 	f.StringArrayVar(&l.checksums, "checksums", nil,
 		"checksums `FILE`, written by sha256sum or sha512sum, or Kubespray's checksums.yml; may be repeated")
 	f.StringArrayVar(&l.exclude, "exclude", nil,
@@ -73,6 +83,7 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 		{l.files, parser.Files, true},
 		{l.charts, parser.Charts, true},
 		{l.manifests, parser.Manifests, false},
+		{l.git, parser.Git, true},
 	} {
 		for _, name := range kind.names {
 			asked = true
@@ -94,9 +105,9 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 	case len(l.kubesprayVars) > 0:
 		return nil, nil, usageError{errors.New("--kubespray-vars is for --kubespray, which is missing")}
 	}
-	if !asked && len(l.kubespray) == 0 {
+	if !asked && len(l.kubespray)+len(l.k3s)+len(l.rke2) == 0 {
 		return nil, nil, usageError{errors.New("nothing is asked for: give a list with --images, --files, --charts, " +
-			"--manifests or --kubespray")}
+			"--manifests, --git or --kubespray, or a release with --k3s or --rke2")}
 	}
 	sums := &lists.Checksums{}
 	for _, name := range l.checksums {
@@ -114,6 +125,13 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 	wanted, err := parser.Wanted()
 	if err != nil {
 		bad = append(bad, err)
+	}
+	if len(bad) == 0 { // nothing is fetched before
+		for _, releases := range [][]lists.Release{l.k3s, l.rke2} {
+			if err := parser.Releases(cmd.Context(), releases, l.processors(), l.document); err != nil {
+				return nil, nil, err
+			}
+		}
 	}
 	for _, n := range parser.Notes() {
 		fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
@@ -141,8 +159,8 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 
 // leaveOut takes out what --exclude matches.
 func (l *listFlags) leaveOut(cmd *cobra.Command, w *lists.Wanted) error {
-	if len(w.Images)+len(w.Files)+len(w.Charts) == 0 {
-		all := slices.Concat(l.images, l.files, l.charts, l.manifests, l.kubespray, l.kubesprayInventories)
+	if len(w.Images)+len(w.Files)+len(w.Charts)+len(w.Git) == 0 {
+		all := slices.Concat(l.images, l.files, l.charts, l.manifests, l.git, l.kubespray, l.kubesprayInventories)
 		return usageError{errors.New("the lists name nothing: " + strings.Join(all, ", "))}
 	}
 	gone, idle := lists.Exclude(w, l.exclude)
@@ -152,7 +170,7 @@ func (l *listFlags) leaveOut(cmd *cobra.Command, w *lists.Wanted) error {
 	for _, name := range gone {
 		fmt.Fprintf(cmd.ErrOrStderr(), "note: excluded %s\n", name)
 	}
-	if len(w.Images)+len(w.Files)+len(w.Charts) == 0 {
+	if len(w.Images)+len(w.Files)+len(w.Charts)+len(w.Git) == 0 {
 		return usageError{errors.New("--exclude leaves nothing of what the lists name")}
 	}
 	return nil

@@ -122,22 +122,25 @@ func replaceFile(name, content string) error {
 
 func mirrorsCommand(o *options) *cobra.Command {
 	var runtime string
+	var own []string
 	var out confOutput
 	cmd := &cobra.Command{
 		Use: "mirrors --for RUNTIME", Short: "print a container runtime's mirror configuration", Args: cobra.NoArgs,
 		Long: `Print or write the mirror configuration of a container runtime, for nodes that do
 not use the bastions as resolvers: every registry that the bastions answer for
-comes from the bastions, each by its own name, and from nowhere else. The CA, and
-the lines that /etc/hosts may need, are included.
+comes from the bastions, each by its own name, and from nowhere else. So does every
+registry that is not listed, where the runtime has a catch-all: it is a miss at the
+bastions then, not a wait for the Internet. --own names registries that the nodes
+ask themselves. The CA, and the lines that /etc/hosts may need, are included.
 
 Nodes that use the bastions as resolvers need none of it.`,
-		Example: "  casemate mirrors --for containerd\n  casemate mirrors --for k3s --dir ./node",
+		Example: "  casemate mirrors --for containerd --own harbor.corp.example\n  casemate mirrors --for k3s --dir ./node",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if runtime == "" {
 				return usageError{fmt.Errorf("--for is required: %s", strings.Join(nodeconf.Runtimes(), ", "))}
 			}
 			var conf nodeconf.Conf
-			query := url.Values{"for": {runtime}}
+			query := url.Values{"for": {runtime}, "own": own}
 			if err := o.client().call(cmd.Context(), http.MethodGet, "mirrors", query, nil, &conf); err != nil {
 				return err
 			}
@@ -145,6 +148,8 @@ Nodes that use the bastions as resolvers need none of it.`,
 		},
 	}
 	choice(cmd, &runtime, "for", "", "`RUNTIME` (required)", append([]string{""}, nodeconf.Runtimes()...)...)
+	cmd.Flags().StringArrayVar(&own, "own", nil,
+		"`HOST` or HOST:PORT of a registry of your own, which is not mirrored; may be repeated")
 	out.add(cmd, "at their absolute paths")
 	o.printsText(cmd, "text", nodeconf.Conf{})
 	return cmd

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"casemate/appliance/missing"
+	"casemate/appliance/nodeconf"
 	"casemate/bundle/lists"
 )
 
@@ -149,6 +150,8 @@ func listedImage(name string) string {
 		return err.Error()
 	case !strings.HasPrefix(name, w.Repository):
 		return "it names no registry"
+	case strings.HasPrefix(w.Repository, nodeconf.Unlisted+"/"):
+		return "its registry is not known, because the node's runtime cannot say it"
 	case name == w.Repository:
 		return "only its tags were to be listed"
 	}

@@ -117,6 +117,24 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"redirect": func(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(storyOf(ts).upstream(ts).redirect(args[0], args[1]))
 	},
+	// repository URL DIR puts all files of a directory there, below the URL.
+	"repository": func(ts *testscript.TestScript, _ bool, args []string) {
+		dir, u := ts.MkAbs(args[1]), storyOf(ts).upstream(ts)
+		ts.Check(filepath.WalkDir(dir, func(name string, d os.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			data, err := os.ReadFile(name)
+			if err != nil {
+				return err
+			}
+			rel, err := filepath.Rel(dir, name)
+			if err != nil {
+				return err
+			}
+			return u.serve(args[0]+"/"+filepath.ToSlash(rel), data)
+		}))
+	},
 	// stall URL sends only one half of the file there; asking waits until somebody has that.
 	"stall": func(ts *testscript.TestScript, _ bool, args []string) {
 		waiting, err := storyOf(ts).upstream(ts).stallAt(args[0])

@@ -25,6 +25,7 @@ import (
 //	parts/HEX, HEX.json     an incomplete download and its state; HEX is the sha256 of the digest or URL
 //	urls/HEX.json           the last answer of a URL (URLRecord); HEX is the sha256 of the URL
 //	names/HEX.json          when a name first had a digest (nameRecord)
+//	git/HEX                 a bare Git repository; HEX is the sha256 of its URL
 //
 // It may be deleted when no run uses it. Its methods are safe for concurrent use as long as no two work on the same
 // part.
@@ -62,7 +63,7 @@ func Open(dir string) (*Cache, error) {
 		}
 		dir = filepath.Join(d, "casemate")
 	}
-	for _, d := range []string{"blobs", "parts", "urls", "names"} {
+	for _, d := range []string{"blobs", "parts", "urls", "names", "git"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("cache: %w", err)
 		}
@@ -91,6 +92,9 @@ func (c *Cache) BlobPath(digest string) string {
 	algorithm, hex, _ := strings.Cut(digest, ":")
 	return filepath.Join(c.dir, "blobs", algorithm, hex[:2], hex)
 }
+
+// Repository returns the directory of the Git repository of a URL, which need not exist.
+func (c *Cache) Repository(url string) string { return filepath.Join(c.dir, "git", FileName(url)) }
 
 // Stat returns the size of a cached blob.
 func (c *Cache) Stat(digest string) (int64, bool) {

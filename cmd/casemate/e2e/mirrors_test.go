@@ -133,6 +133,11 @@ func TestMirrors(t *testing.T) {
 			t.Errorf("an image that is not there: %v\n%s", err, out) // containerd 1.x says the first bastion's error, 2.x that it is not found
 		}
 		missed(t, "docker.io/library/sample:9", from)
+		from = time.Now()
+		if out, err := node.try(pull("registry.nobody.example/team/app:1")...); err == nil {
+			t.Errorf("an image of a registry that nobody named: %s", out)
+		}
+		missed(t, "registry.nobody.example/team/app:1", from)
 	})
 	t.Run("containerd with Kubespray's variables", func(t *testing.T) {
 		// The hosts.toml of Kubespray's template, for the registry that its images are moved to.
@@ -226,6 +231,11 @@ func TestMirrors(t *testing.T) {
 			t.Errorf("an image that is not there: %v\n%s", err, out)
 		}
 		missed(t, "docker.io/library/sample:8", from)
+		from = time.Now()
+		if out, err := node.try(node.in("skopeo", "inspect", "docker://registry.nobody.io/team/app:8")...); err == nil {
+			t.Errorf("an image of a registry that nobody named: %s", out)
+		}
+		missed(t, "unlisted.invalid/team/app:8", from)
 	})
 	t.Run("docker", func(t *testing.T) {
 		dir := node.path("tmp/docker.d")
