@@ -21,6 +21,9 @@ const (
 	batch = 64
 	// maxWorkers of one socket. All but the first help when fullBatches were full one after another.
 	maxWorkers, fullBatches = 4, 32
+	// From busyAt questions a second on, measured over busyFor, the worker pauses between batches. Otherwise it is woken
+	// for each question, and a wake-up costs more than an answer.
+	busyAt, busyFor, pause = 20_000, time.Millisecond, 100 * time.Microsecond
 	// yieldEvery is less than the ten milliseconds after which Go's scheduler takes a processor away from a goroutine
 	// that did not come by, also from one that waits in the kernel, and then every 20 µs.
 	yieldEvery = 5 * time.Millisecond
@@ -116,6 +119,8 @@ type worker struct {
 	local    netip.Addr
 	forwards *sync.WaitGroup
 
+	rest func(time.Duration) // tests replace it
+
 	in, ready []ipv4.Message
 	answers   []byte           // of batch answers
 	bufs      [batch][1][]byte // what ready's messages point to
@@ -125,7 +130,7 @@ type worker struct {
 
 func newWorker(s *Server, conn batchConn, out *sender, local netip.Addr, forwards *sync.WaitGroup) *worker {
 	w := &worker{
-		s: s, conn: conn, out: out, local: local, forwards: forwards,
+		s: s, conn: conn, out: out, local: local, forwards: forwards, rest: rest,
 		in: make([]ipv4.Message, batch), ready: make([]ipv4.Message, 0, batch), answers: make([]byte, batch*maxUDP),
 	}
 	questions := make([]byte, batch*maxQuery)
@@ -138,13 +143,19 @@ func newWorker(s *Server, conn batchConn, out *sender, local netip.Addr, forward
 // serve answers until ctx is done, waiting for questions by wait, and says on more, if anybody listens, when it does not keep up.
 func (w *worker) serve(ctx context.Context, wait func() error, more chan<- struct{}) error {
 	yielded := time.Now()
+	load := pace{since: yielded}
 	for row, n := 0, 0; ; {
-		if now := time.Now(); now.Sub(yielded) >= yieldEvery {
+		now := time.Now()
+		if now.Sub(yielded) >= yieldEvery {
 			runtime.Gosched()
 			yielded = now
 		}
+		busy := load.busy(now, n)
 		// After a batch there is probably another one, after a single packet not.
-		if n <= 1 {
+		switch {
+		case busy && n > 0 && n < batch:
+			w.rest(pause)
+		case n <= 1:
 			if err := wait(); err != nil {
 				return err
 			}
@@ -170,6 +181,24 @@ func (w *worker) serve(ctx context.Context, wait func() error, more chan<- struc
 			}
 		}
 	}
+}
+
+// pace measures the rate of questions.
+type pace struct {
+	since time.Time
+	n     int  // questions since then
+	is    bool // what the last measurement said
+}
+
+// busy adds n questions, read by now, and reports whether the last measurement reached busyAt. A few questions at once
+// after silence do not.
+func (p *pace) busy(now time.Time, n int) bool {
+	p.n += n
+	if took := now.Sub(p.since); took >= busyFor {
+		p.is = int64(p.n)*int64(time.Second) >= busyAt*int64(took)
+		p.since, p.n = now, 0
+	}
+	return p.is
 }
 
 // help answers what waits, whenever there is more.

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/miekg/dns"
 	"golang.org/x/net/ipv4"
@@ -20,10 +22,12 @@ type scriptConn struct {
 	end      error
 	reads    int
 	sent     int
+	every    time.Duration // what a read takes
 }
 
 func (c *scriptConn) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 	c.reads++
+	time.Sleep(c.every)
 	if len(c.batches) == 0 {
 		if flags&dontWait != 0 && c.end == nil {
 			return 0, syscall.EAGAIN
@@ -98,6 +102,45 @@ func TestWorkerAsksForHelp(t *testing.T) {
 			if c.sent != sum {
 				t.Errorf("want %d answers, got %d", sum, c.sent)
 			}
+		})
+	}
+}
+
+// The worker pauses between batches while many questions come, and never after few of them.
+func TestWorkerPausesWhenBusy(t *testing.T) {
+	row := func(n, size int) (out []int) {
+		for range n {
+			out = append(out, size)
+		}
+		return out
+	}
+	const ms = time.Millisecond
+	for _, tt := range []struct {
+		name    string
+		every   time.Duration // between the reads
+		batches []int
+		rests   int
+	}{
+		{"one at a time, 10 000 a second", ms / 10, row(100, 1), 0},
+		{"two at once, 200 a second", 10 * ms, row(100, 2), 0},
+		{"a hundred hosts after silence", ms / 10, []int{0, 64, 36}, 0},
+		{"one at a time, 50 000 a second", ms / 50, row(100, 1), 51},
+		{"fifty thousand a second", ms / 5, row(100, 10), 96},
+		{"full batches", ms / 5, row(100, batch), 0},
+		{"many, none, many again", ms, []int{50, 50, 50, 0, 0, 0, 50}, 4},
+		{"many, then few", ms, []int{50, 50, 50, 5, 5, 5}, 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := &scriptConn{batches: tt.batches, end: net.ErrClosed, every: tt.every}
+			w := scripted(t, c)
+			synctest.Test(t, func(t *testing.T) {
+				rests := 0
+				w.rest = func(time.Duration) { rests++ }
+				w.serve(t.Context(), func() error { return nil }, nil)
+				if rests != tt.rests {
+					t.Errorf("want %d pauses, got %d", tt.rests, rests)
+				}
+			})
 		})
 	}
 }
