@@ -56,8 +56,8 @@ func (s *socket) wait() error {
 
 // rest waits for d in the kernel, where it costs one system call. A timer of Go's runtime costs several threads' wake-ups.
 func rest(d time.Duration) {
-	t := unix.NsecToTimespec(int64(d))
-	_ = unix.Nanosleep(&t, nil) // a signal ends it early
+	t := unix.NsecToTimeval(int64(d))
+	_, _ = unix.Select(0, nil, nil, nil, &t) // a signal ends it early
 }
 
 // wake ends wait, from now on.
