@@ -54,7 +54,7 @@ func (s *socket) wait() error {
 	return nil
 }
 
-// rest waits for d in the kernel, where it costs one system call. A timer of Go's runtime costs several threads' wake-ups.
+// rest waits for d in the kernel. That costs one system call; a timer of Go's runtime wakes up other threads.
 func rest(d time.Duration) {
 	t := unix.NsecToTimeval(int64(d))
 	_, _ = unix.Select(0, nil, nil, nil, &t) // a signal ends it early

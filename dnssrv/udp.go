@@ -17,16 +17,17 @@ import (
 )
 
 const (
-	// batch is how many packets one system call takes or gives.
-	batch = 64
+	// batch is how many packets one system call takes or gives; after silence few, because preparing the call costs for
+	// each packet that may come.
+	batch, few = 64, 4
 	// maxWorkers of one socket. All but the first help when fullBatches were full one after another.
 	maxWorkers, fullBatches = 4, 32
-	// From busyAt questions a second on, measured over busyFor, the worker pauses between batches. Otherwise it is woken
-	// for each question, and a wake-up costs more than an answer.
+	// From busyAt questions a second on, measured over busyFor, the worker pauses between batches. Otherwise it would be
+	// woken for each question, and a wake-up costs more than an answer.
 	busyAt, busyFor, pause = 20_000, time.Millisecond, 100 * time.Microsecond
 	// yieldEvery is less than the ten milliseconds after which Go's scheduler takes a processor away from a goroutine
 	// that did not come by, also from one that waits in the kernel, and then every 20 µs.
-	yieldEvery = 5 * time.Millisecond
+	yieldEvery = 8 * time.Millisecond
 )
 
 // dontWait makes a call return at once if the kernel has no room (complete_dontwait.go of x/net heeds it).
@@ -152,10 +153,12 @@ func (w *worker) serve(ctx context.Context, wait func() error, more chan<- struc
 		}
 		busy := load.busy(now, n)
 		// After a batch there is probably another one, after a single packet not.
+		room := batch
 		switch {
 		case busy && n > 0 && n < batch:
 			w.rest(pause)
 		case n <= 1:
+			room = few
 			if err := wait(); err != nil {
 				return err
 			}
@@ -164,7 +167,7 @@ func (w *worker) serve(ctx context.Context, wait func() error, more chan<- struc
 			return nil
 		}
 		var err error
-		n, err = w.once(ctx)
+		n, err = w.once(ctx, room)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -211,16 +214,16 @@ func (w *worker) help(ctx context.Context, more <-chan struct{}) error {
 		}
 		for n := batch; n == batch && ctx.Err() == nil; {
 			var err error
-			if n, err = w.once(ctx); err != nil && ctx.Err() == nil {
+			if n, err = w.once(ctx, batch); err != nil && ctx.Err() == nil {
 				return err
 			}
 		}
 	}
 }
 
-// once answers one batch of questions, of those that are there. An error means that the socket is broken.
-func (w *worker) once(ctx context.Context) (n int, err error) {
-	n, err = w.conn.ReadBatch(w.in, dontWait)
+// once answers one batch of questions, at most room of those that are there. An error means that the socket is broken.
+func (w *worker) once(ctx context.Context, room int) (n int, err error) {
+	n, err = w.conn.ReadBatch(w.in[:room], dontWait)
 	switch {
 	case err == nil:
 		w.failed = 0

@@ -30,8 +30,8 @@ func Exec(cmd *exec.Cmd) (Process, error) {
 	started := make(chan error, 1)
 	go func() {
 		defer close(p.done)
-		// Pdeathsig is about the thread that has started it, and the settings below are the thread's and inherited. So the
-		// thread does nothing else, and ends with this goroutine.
+		// Pdeathsig is about the thread that has started it, and the settings below are the thread's and inherited. So
+		// the thread does nothing else, and ends with this goroutine.
 		runtime.LockOSThread()
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			started <- fmt.Errorf("no_new_privs: %w", err)
