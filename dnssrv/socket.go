@@ -5,6 +5,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,6 +52,12 @@ func (s *socket) wait() error {
 		return os.NewSyscallError("poll", err)
 	}
 	return nil
+}
+
+// rest waits for d in the kernel. That costs one system call; a timer of Go's runtime wakes up other threads.
+func rest(d time.Duration) {
+	t := unix.NsecToTimeval(int64(d))
+	_, _ = unix.Select(0, nil, nil, nil, &t) // a signal ends it early
 }
 
 // wake ends wait, from now on.

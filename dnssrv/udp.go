@@ -17,13 +17,17 @@ import (
 )
 
 const (
-	// batch is how many packets one system call takes or gives.
-	batch = 64
+	// batch is how many packets one system call takes or gives; after silence few, because preparing the call costs for
+	// each packet that may come.
+	batch, few = 64, 4
 	// maxWorkers of one socket. All but the first help when fullBatches were full one after another.
 	maxWorkers, fullBatches = 4, 32
+	// From busyAt questions a second on, measured over busyFor, the worker pauses between batches. Otherwise it would be
+	// woken for each question, and a wake-up costs more than an answer.
+	busyAt, busyFor, pause = 20_000, time.Millisecond, 100 * time.Microsecond
 	// yieldEvery is less than the ten milliseconds after which Go's scheduler takes a processor away from a goroutine
 	// that did not come by, also from one that waits in the kernel, and then every 20 µs.
-	yieldEvery = 5 * time.Millisecond
+	yieldEvery = 8 * time.Millisecond
 )
 
 // dontWait makes a call return at once if the kernel has no room (complete_dontwait.go of x/net heeds it).
@@ -116,6 +120,8 @@ type worker struct {
 	local    netip.Addr
 	forwards *sync.WaitGroup
 
+	rest func(time.Duration) // tests replace it
+
 	in, ready []ipv4.Message
 	answers   []byte           // of batch answers
 	bufs      [batch][1][]byte // what ready's messages point to
@@ -125,7 +131,7 @@ type worker struct {
 
 func newWorker(s *Server, conn batchConn, out *sender, local netip.Addr, forwards *sync.WaitGroup) *worker {
 	w := &worker{
-		s: s, conn: conn, out: out, local: local, forwards: forwards,
+		s: s, conn: conn, out: out, local: local, forwards: forwards, rest: rest,
 		in: make([]ipv4.Message, batch), ready: make([]ipv4.Message, 0, batch), answers: make([]byte, batch*maxUDP),
 	}
 	questions := make([]byte, batch*maxQuery)
@@ -138,13 +144,21 @@ func newWorker(s *Server, conn batchConn, out *sender, local netip.Addr, forward
 // serve answers until ctx is done, waiting for questions by wait, and says on more, if anybody listens, when it does not keep up.
 func (w *worker) serve(ctx context.Context, wait func() error, more chan<- struct{}) error {
 	yielded := time.Now()
+	load := pace{since: yielded}
 	for row, n := 0, 0; ; {
-		if now := time.Now(); now.Sub(yielded) >= yieldEvery {
+		now := time.Now()
+		if now.Sub(yielded) >= yieldEvery {
 			runtime.Gosched()
 			yielded = now
 		}
+		busy := load.busy(now, n)
 		// After a batch there is probably another one, after a single packet not.
-		if n <= 1 {
+		room := batch
+		switch {
+		case busy && n > 0 && n < batch:
+			w.rest(pause)
+		case n <= 1:
+			room = few
 			if err := wait(); err != nil {
 				return err
 			}
@@ -153,7 +167,7 @@ func (w *worker) serve(ctx context.Context, wait func() error, more chan<- struc
 			return nil
 		}
 		var err error
-		n, err = w.once(ctx)
+		n, err = w.once(ctx, room)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -172,6 +186,24 @@ func (w *worker) serve(ctx context.Context, wait func() error, more chan<- struc
 	}
 }
 
+// pace measures the rate of questions.
+type pace struct {
+	since time.Time
+	n     int  // questions since then
+	is    bool // what the last measurement said
+}
+
+// busy adds n questions, read by now, and reports whether the last measurement reached busyAt. A few questions at once
+// after silence do not.
+func (p *pace) busy(now time.Time, n int) bool {
+	p.n += n
+	if took := now.Sub(p.since); took >= busyFor {
+		p.is = int64(p.n)*int64(time.Second) >= busyAt*int64(took)
+		p.since, p.n = now, 0
+	}
+	return p.is
+}
+
 // help answers what waits, whenever there is more.
 func (w *worker) help(ctx context.Context, more <-chan struct{}) error {
 	for {
@@ -182,16 +214,16 @@ func (w *worker) help(ctx context.Context, more <-chan struct{}) error {
 		}
 		for n := batch; n == batch && ctx.Err() == nil; {
 			var err error
-			if n, err = w.once(ctx); err != nil && ctx.Err() == nil {
+			if n, err = w.once(ctx, batch); err != nil && ctx.Err() == nil {
 				return err
 			}
 		}
 	}
 }
 
-// once answers one batch of questions, of those that are there. An error means that the socket is broken.
-func (w *worker) once(ctx context.Context) (n int, err error) {
-	n, err = w.conn.ReadBatch(w.in, dontWait)
+// once answers one batch of questions, at most room of those that are there. An error means that the socket is broken.
+func (w *worker) once(ctx context.Context, room int) (n int, err error) {
+	n, err = w.conn.ReadBatch(w.in[:room], dontWait)
 	switch {
 	case err == nil:
 		w.failed = 0

@@ -5,33 +5,41 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/miekg/dns"
 	"golang.org/x/net/ipv4"
 )
 
-// scriptConn gives batches of questions, each of so many; behind the last, end. What may not wait gets EAGAIN there.
+// scriptConn gives batches of questions, each of so many, or what there is room for; behind the last, end. What may not
+// wait gets EAGAIN there.
 type scriptConn struct {
 	question []byte
 	batches  []int
 	end      error
 	reads    int
 	sent     int
+	every    time.Duration // what a read takes
 }
 
 func (c *scriptConn) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 	c.reads++
+	time.Sleep(c.every)
 	if len(c.batches) == 0 {
 		if flags&dontWait != 0 && c.end == nil {
 			return 0, syscall.EAGAIN
 		}
 		return 0, c.end
 	}
-	n := c.batches[0]
-	c.batches = c.batches[1:]
+	n := min(c.batches[0], len(ms))
+	if c.batches[0] -= n; c.batches[0] == 0 {
+		c.batches = c.batches[1:]
+	}
 	for i := range n {
 		ms[i].N = copy(ms[i].Buffers[0], c.question)
 		ms[i].Addr = &net.UDPAddr{IP: net.IPv4(10, 0, 0, 50), Port: 5000}
@@ -78,10 +86,10 @@ func TestWorkerAsksForHelp(t *testing.T) {
 	}{
 		{"quiet", []int{1, 3, 1}, 0},
 		{"full now and then", append(append(fullRun(fullBatches-1), 1), fullRun(fullBatches-1)...), 0},
-		{"full all the time", fullRun(fullBatches + 2), 3},
+		{"full all the time", fullRun(fullBatches + 3), 3},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := &scriptConn{batches: tt.batches, end: net.ErrClosed}
+			c := &scriptConn{batches: slices.Clone(tt.batches), end: net.ErrClosed}
 			w := scripted(t, c)
 			// A buffer counts what a waiting helper would take.
 			more := make(chan struct{}, 100)
@@ -98,6 +106,45 @@ func TestWorkerAsksForHelp(t *testing.T) {
 			if c.sent != sum {
 				t.Errorf("want %d answers, got %d", sum, c.sent)
 			}
+		})
+	}
+}
+
+// The worker pauses between batches while many questions come, and never after few of them.
+func TestWorkerPausesWhenBusy(t *testing.T) {
+	row := func(n, size int) (out []int) {
+		for range n {
+			out = append(out, size)
+		}
+		return out
+	}
+	const ms = time.Millisecond
+	for _, tt := range []struct {
+		name    string
+		every   time.Duration // between the reads
+		batches []int
+		rests   int
+	}{
+		{"one at a time, 10 000 a second", ms / 10, row(100, 1), 0},
+		{"two at once, 200 a second", 10 * ms, row(100, 2), 0},
+		{"a hundred hosts after silence", ms / 10, []int{0, 64, 36}, 0},
+		{"one at a time, 50 000 a second", ms / 50, row(100, 1), 51},
+		{"fifty thousand a second", ms / 5, row(100, 10), 97},
+		{"full batches", ms / 5, row(100, batch), 0},
+		{"many, none, many again", ms, []int{50, 50, 50, 0, 0, 0, 50}, 4},
+		{"many, then few", ms, []int{50, 50, 50, 5, 5, 5}, 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := &scriptConn{batches: slices.Clone(tt.batches), end: net.ErrClosed, every: tt.every}
+			w := scripted(t, c)
+			synctest.Test(t, func(t *testing.T) {
+				rests := 0
+				w.rest = func(time.Duration) { rests++ }
+				w.serve(t.Context(), func() error { return nil }, nil)
+				if rests != tt.rests {
+					t.Errorf("want %d pauses, got %d", tt.rests, rests)
+				}
+			})
 		})
 	}
 }
@@ -119,7 +166,7 @@ func TestWorkerHelps(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			c := &scriptConn{batches: tt.batches, end: tt.end}
+			c := &scriptConn{batches: slices.Clone(tt.batches), end: tt.end}
 			w := scripted(t, c)
 			more := make(chan struct{})
 			done := make(chan error, 1)
@@ -173,7 +220,7 @@ func TestWorkerHoldsWhatIsForNobody(t *testing.T) {
 			if tt.pressed {
 				w.out.press()
 			}
-			if n, err := w.once(ctx); n != 1 || err != nil {
+			if n, err := w.once(ctx, batch); n != 1 || err != nil {
 				t.Fatalf("got %d, %v", n, err)
 			}
 			held := len(w.out.guard.held)
