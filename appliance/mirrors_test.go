@@ -10,12 +10,13 @@ import (
 	"testing"
 
 	"casemate/appliance/nodeconf"
+	"casemate/appliance/setup"
 	"casemate/bundle/lists/kubespray"
 )
 
 func TestMirrorsByTheAdminAPI(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{})
+	n := freshNode(t, setup.InitOptions{})
 	var c nodeconf.Conf
 	for _, runtime := range nodeconf.Runtimes() {
 		if n.must("GET", "mirrors?for="+runtime, nil, &c); len(c.Files) < 3 || len(c.Notes) == 0 {
@@ -49,7 +50,7 @@ func TestKubesprayAsksTheBastions(t *testing.T) {
 	}
 	for _, dir := range dirs {
 		t.Run(dir, func(t *testing.T) {
-			n := freshNode(t, InitOptions{Set: map[string]string{"origins": "default files.example"}, Permit: []string{"files.example"}})
+			n := freshNode(t, setup.InitOptions{Set: map[string]string{"origins": "default files.example"}, Permit: []string{"files.example"}})
 			release, err := kubespray.ReadUpstream(os.DirFS(dir))
 			if err != nil {
 				t.Fatal(err)

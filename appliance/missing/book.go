@@ -188,7 +188,7 @@ func Open(cfg Config) (*Book, error) {
 	}
 	var f file
 	if err := json.Unmarshal(data, &f); err != nil {
-		cfg.Log.Warn("the missing book is damaged and begins anew", "file", cfg.File, "error", err)
+		cfg.Log.Warn("the missing book is damaged and begins anew", "file", cfg.File, "err", err)
 		if err := os.Rename(cfg.File, cfg.File+".damaged"); err != nil {
 			return nil, fmt.Errorf("missing book: %w", err)
 		}
@@ -395,7 +395,7 @@ func (b *Book) List() ([]Entry, error) {
 		data, err := b.cfg.Tree.ReadFile(d.Name())
 		var f file
 		if err != nil || json.Unmarshal(data, &f) != nil {
-			b.cfg.Log.Warn("the missing book of another node cannot be read", "node", d.Name(), "error", err)
+			b.cfg.Log.Warn("the missing book of another node cannot be read", "node", d.Name(), "err", err)
 			continue
 		}
 		for _, e := range f.Entries {
@@ -494,7 +494,7 @@ func (b *Book) Run(ctx context.Context) {
 			}
 			b.follow()
 			if err := b.publish(ctx); err != nil && ctx.Err() == nil {
-				b.cfg.Log.Warn("the missing book cannot be published", "error", err)
+				b.cfg.Log.Warn("the missing book cannot be published", "err", err)
 			}
 		}
 	}
@@ -502,7 +502,7 @@ func (b *Book) Run(ctx context.Context) {
 
 func (b *Book) keep() {
 	if err := b.save(); err != nil {
-		b.cfg.Log.Warn("the missing book cannot be kept on disk", "file", b.cfg.File, "error", err)
+		b.cfg.Log.Warn("the missing book cannot be kept on disk", "file", b.cfg.File, "err", err)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"casemate/appliance"
+	"casemate/appliance/config"
 	"casemate/appliance/doctor"
 )
 
@@ -136,7 +136,7 @@ func TestDocsConfigs(t *testing.T) {
 			continue
 		}
 		seen++
-		if _, err := appliance.ParseConfig(b.page, []byte(text)); err != nil {
+		if _, err := config.Parse(b.page, []byte(text)); err != nil {
 			t.Errorf("%s:%d: %v", b.page, b.line, err)
 		}
 	}
