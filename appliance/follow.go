@@ -46,7 +46,8 @@ func (a *Appliance) follow(ctx context.Context) error {
 	for refresh := a.dns.Refresh; ; {
 		if err := refresh(); err != nil {
 			a.log.Error("what the tree says cannot be taken up, the state before it stays in use", "err", err)
-			a.problems.Set("view", []string{fmt.Sprintf("what the tree says cannot be taken up, the state before it stays in use: %v", err)})
+			a.problems.Set("view",
+				[]string{fmt.Sprintf("what the tree says cannot be taken up, the state before it stays in use: %v", err)})
 			failed = true
 		} else {
 			a.problems.Set("view", nil)

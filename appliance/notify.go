@@ -61,9 +61,14 @@ func (a *Appliance) alive(ctx context.Context) error {
 	if err := a.cluster.Err(); err != nil {
 		return err
 	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", a.socks.Admin.Addr().String())
-	}}}
+	client := http.Client{
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, "unix", a.socks.Admin.Addr().String())
+			},
+		},
+	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://admin/v1/settings", nil)
 	if err != nil {
 		return err
@@ -77,7 +82,8 @@ func (a *Appliance) alive(ctx context.Context) error {
 		return fmt.Errorf("http: status %s", resp.Status)
 	}
 	for _, addr := range a.socks.Addrs().DNS {
-		if err := process.Ask(ctx, addr, a.current.State().Settings.Domain); err != nil && !errors.Is(err, process.ErrNotHere) {
+		if err := process.Ask(ctx, addr, a.current.State().Settings.Domain); err != nil &&
+			!errors.Is(err, process.ErrNotHere) {
 			return fmt.Errorf("dns at %s: %w", addr, err)
 		}
 	}

@@ -34,7 +34,8 @@ func (a *Appliance) awaitTree() error {
 		case <-a.cluster.Done():
 			return a.cluster.Err()
 		case <-ctx.Done():
-			return fmt.Errorf("the other nodes have not sent what they know within %s: is the cluster's leader running, and can it reach this node at %s?", joinPatience, a.socks.Addrs().Peer)
+			return fmt.Errorf("the other nodes have not sent what they know within %s: is the cluster's leader running, and "+
+				"can it reach this node at %s?", joinPatience, a.socks.Addrs().Peer)
 		}
 	}
 }

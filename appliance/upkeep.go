@@ -52,7 +52,8 @@ func (a *Appliance) upkeep(ctx context.Context) error {
 		case <-tick.C:
 		}
 		if err := a.imports.Upkeep(ctx); err != nil && ctx.Err() == nil {
-			a.log.Warn("old imports that are not complete could not be dropped, it is tried again", "in", upkeepEvery, "err", err)
+			a.log.Warn("old imports that are not complete could not be dropped, it is tried again", "in", upkeepEvery, "err",
+				err)
 		}
 		if r, err := a.cluster.GC(ctx, false); err != nil && ctx.Err() == nil {
 			a.log.Warn("collecting failed, it is tried again", "in", upkeepEvery, "err", err)

@@ -124,7 +124,8 @@ func (a *API) Handler() http.Handler {
 		return nil, a.Changes.SetSetting(r.Context(), r.PathValue("key"), nil)
 	})
 
-	mux.HandleFunc("GET /v1/ca", func(w http.ResponseWriter, r *http.Request) { reply.Send(w, r, "application/x-pem-file", a.CA.Roots()) })
+	mux.HandleFunc("GET /v1/ca",
+		func(w http.ResponseWriter, r *http.Request) { reply.Send(w, r, "application/x-pem-file", a.CA.Roots()) })
 	on("POST /v1/ca/rotate", func(r *http.Request) (any, error) {
 		var in struct{ Finish bool }
 		if err := read(r, &in); err != nil {
@@ -161,7 +162,8 @@ func (a *API) Handler() http.Handler {
 	})
 
 	on("GET /v1/images", a.getImages)
-	on("DELETE /v1/images", func(r *http.Request) (any, error) { return nil, a.deleteImage(r.Context(), r.FormValue("ref")) })
+	on("DELETE /v1/images",
+		func(r *http.Request) (any, error) { return nil, a.deleteImage(r.Context(), r.FormValue("ref")) })
 
 	on("GET /v1/files", a.getFiles)
 	on("PUT /v1/files", func(r *http.Request) (any, error) {
@@ -287,7 +289,11 @@ func (a *API) adminError(w http.ResponseWriter, r *http.Request, err error) {
 func statusOf(err error) int {
 	var mistake *usage.Error
 	switch {
-	case errors.As(err, &mistake), errors.Is(err, fs.ErrInvalid), errors.Is(err, pki.ErrNotPermitted), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EBADMSG):
+	case errors.As(err, &mistake),
+		errors.Is(err, fs.ErrInvalid),
+		errors.Is(err, pki.ErrNotPermitted),
+		errors.Is(err, fs.ErrPermission),
+		errors.Is(err, syscall.EBADMSG):
 		return http.StatusBadRequest
 	case errors.Is(err, fs.ErrNotExist):
 		return http.StatusNotFound
@@ -437,7 +443,9 @@ func (a *API) postGC(r *http.Request) (any, error) {
 		Kept   int   `json:"kept"`
 		DryRun bool  `json:"dry_run"`
 		cluster.GCReport
-	}{Blobs: rep.Blobs + rep.Orphans, Bytes: rep.RemovedBytes, Kept: a.Cluster.Status().Blobs, DryRun: dry, GCReport: rep}, nil
+	}{
+		Blobs: rep.Blobs + rep.Orphans, Bytes: rep.RemovedBytes, Kept: a.Cluster.Status().Blobs, DryRun: dry, GCReport: rep,
+	}, nil
 }
 
 func (a *API) postScrub(r *http.Request) (any, error) {

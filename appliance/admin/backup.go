@@ -27,7 +27,8 @@ func (a *API) postBackup(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-tar")
 	w.Header().Set("Trailer", ReportTrailer)
 	out := &begun{w: w}
-	rep, err := a.Cluster.Backup(r.Context(), out, cluster.BackupOptions{NoBlobs: in.NoBlobs, Passphrase: in.Passphrase, Recipients: in.Recipients})
+	rep, err := a.Cluster.Backup(r.Context(), out,
+		cluster.BackupOptions{NoBlobs: in.NoBlobs, Passphrase: in.Passphrase, Recipients: in.Recipients})
 	var text []byte
 	if err == nil {
 		text, err = json.Marshal(rep)

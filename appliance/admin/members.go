@@ -43,14 +43,19 @@ func (a *API) postToken(r *http.Request) (any, error) {
 		return nil, err
 	}
 	a.Log.Info("join token made", "id", token.ID, "ttl", ttl)
-	return map[string]any{"token": token.String(), "addr": a.PeerAddr(), "expires": time.Now().Add(ttl).UTC().Truncate(time.Second)}, nil
+	return map[string]any{
+		"token":   token.String(),
+		"addr":    a.PeerAddr(),
+		"expires": time.Now().Add(ttl).UTC().Truncate(time.Second),
+	}, nil
 }
 
 // removeMember takes a node out of the cluster, its addresses out of DNS, and out of what the CA permits. Cut short,
 // the same again does the rest; so it is not for the node itself, which stops in the middle.
 func (a *API) removeMember(ctx context.Context, node string, force bool) (any, error) {
 	if node == a.Node && len(a.Cluster.Members()) > 1 {
-		return nil, usage.Errorf("node %s is this one, and stops when it is removed: run the command on a node that stays", node)
+		return nil, usage.Errorf("node %s is this one, and stops when it is removed: run the command on a node that stays",
+			node)
 	}
 	if err := a.Cluster.RemoveMember(ctx, node, force); err != nil {
 		if errors.Is(err, cluster.ErrUnsafe) {
@@ -68,7 +73,8 @@ func (a *API) removeMember(ctx context.Context, node string, force bool) (any, e
 		err = a.CA.ForgetNode(ctx, node)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("node %s is removed, but its addresses are not yet out of DNS and the CA (run the same command again): %w", node, err)
+		return nil, fmt.Errorf("node %s is removed, but its addresses are not yet out of DNS and the CA (run the same "+
+			"command again): %w", node, err)
 	}
 	return map[string]any{"removed": node, "left": len(a.Cluster.Members())}, nil
 }

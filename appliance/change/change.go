@@ -54,7 +54,8 @@ func (u under) Expect(name string, version uint64) { u.Batch.Expect(u.dir+"/"+na
 
 // Commit commits a change of what is enabled: the records, and an intermediate for exactly the names of set, in
 // one conditional batch. If the CA or what plan expects of the tree changed meanwhile, plan is asked again.
-func (c *Changes) Commit(ctx context.Context, plan func() (set *origin.Set, edit func(cluster.Batch) error, err error)) error {
+func (c *Changes) Commit(ctx context.Context,
+	plan func() (set *origin.Set, edit func(cluster.Batch) error, err error)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for try := 0; ; try++ {
@@ -204,7 +205,8 @@ func (c *Changes) SetSetting(ctx context.Context, key string, value *string) err
 		return settings.Unknown(key)
 	}
 	if key == "domain" {
-		return usage.Errorf("setting domain is fixed at init, because certificates carry it: make a new cluster for another domain")
+		return usage.Errorf("setting domain is fixed at init, because certificates carry it: " +
+			"make a new cluster for another domain")
 	}
 	err := c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
 		texts, err := settings.Read(c.Tree.Sub("settings"))

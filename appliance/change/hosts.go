@@ -63,7 +63,8 @@ func (c *Changes) PlanHosts(hosts []content.Host) (p HostPlan, err error) {
 
 // PublishImport commits the names of an import with what makes its hosts origins: records, and an intermediate for
 // them.
-func (c *Changes) PublishImport(ctx context.Context, hosts []content.Host, write func(cluster.Batch, content.Origins) error) error {
+func (c *Changes) PublishImport(ctx context.Context, hosts []content.Host,
+	write func(cluster.Batch, content.Origins) error) error {
 	if p, err := c.PlanHosts(hosts); err != nil {
 		return err
 	} else if len(p.write) == 0 {

@@ -1,5 +1,5 @@
-// Package clientconn holds clients' connections to their share: how many one may have, how long it may make no progress,
-// and whose turn it is to get a large answer.
+// Package clientconn bounds the connections of clients: how many one may have, how long it may make no progress, and
+// whose turn it is to get a large answer.
 package clientconn
 
 import (

@@ -88,8 +88,8 @@ func Load(path string) (Config, error) {
 }
 
 // Parse reads a config from YAML. It is strict: an unknown key, a key given twice or a value of the wrong type is
-// a usage.Error with the file's name and the line. It looks at nothing but data, so defaults that depend on the host are
-// left to Complete.
+// a usage.Error with the file's name and the line. It looks at nothing but data, so defaults that depend on the host
+// are left to Complete.
 func Parse(name string, data []byte) (Config, error) {
 	var c Config
 	if len(data) > maxConfig {
@@ -326,10 +326,12 @@ func (c *Config) Validate() error {
 				continue
 			}
 			if !l.wildcard && a.Addr().IsUnspecified() {
-				return fmt.Errorf("%s must be addresses of this host, never a wildcard (a resolver of the host may hold 127.0.0.53), got %s", l.key, a)
+				return fmt.Errorf("%s must be addresses of this host, never a wildcard (a resolver of the host may hold "+
+					"127.0.0.53), got %s", l.key, a)
 			}
 			for _, b := range l.list {
-				if a.Addr().IsUnspecified() && b != a && b.Port() == a.Port() && a.Port() != 0 && (a.Addr().Is6() || b.Addr().Is4()) {
+				if a.Addr().IsUnspecified() && b != a && b.Port() == a.Port() && a.Port() != 0 &&
+					(a.Addr().Is6() || b.Addr().Is4()) {
 					return fmt.Errorf("%s must name each address once: %s is %s too", l.key, a, b)
 				}
 			}
@@ -346,10 +348,12 @@ var reserved = []string{"registry", "files", "ns", "www", "localhost"}
 
 func checkNode(name string) error {
 	if !hostname.IsLabel(name) {
-		return fmt.Errorf("node must be a DNS label (a-z, 0-9 and -, at most 63, beginning and ending with a letter or digit), got %q", name)
+		return fmt.Errorf("node must be a DNS label (a-z, 0-9 and -, at most 63, beginning and ending with a letter or "+
+			"digit), got %q", name)
 	}
 	if slices.Contains(reserved, name) {
-		return fmt.Errorf("node must not be one of %s, which mean something in the own zone, got %q", strings.Join(reserved, ", "), name)
+		return fmt.Errorf("node must not be one of %s, which mean something in the own zone, got %q",
+			strings.Join(reserved, ", "), name)
 	}
 	return nil
 }
@@ -374,7 +378,8 @@ func (c *Config) Complete() error {
 	if len(c.Advertise) == 0 {
 		c.Advertise = routeAddrs()
 		if len(c.Advertise) == 0 {
-			return usage.Errorf("advertise is not set and this host has no default route to guess it from: set advertise (or --advertise) to the addresses at which clients reach this host")
+			return usage.Errorf("advertise is not set and this host has no default route to guess it from: set advertise (or " +
+				"--advertise) to the addresses at which clients reach this host")
 		}
 	}
 	if c.Listen.Admin == "" {
@@ -408,9 +413,11 @@ func routeAddrs() []netip.Addr {
 // comments with their default.
 func (c *Config) YAML() []byte {
 	var b strings.Builder
-	b.WriteString("# The config of this Casemate node. Every key is optional; a # stands before what is not set, with its default or an example.\n" +
+	b.WriteString("# The config of this Casemate node. Every key is optional; a # stands before what is not set, " +
+		"with its default or an example.\n" +
 		"# What is the same on every node is set with: casemate config set\n" +
-		"# A change is taken up with: systemctl reload casemate, which says what needs a restart. After one of advertise, listen or data: casemate sockets\n")
+		"# A change is taken up with: systemctl reload casemate, which says what needs a restart. " +
+		"After one of advertise, listen or data: casemate sockets\n")
 	key := func(indent, name, value, def, help string) {
 		mark := ""
 		if value == "" {
@@ -440,7 +447,8 @@ func (c *Config) YAML() []byte {
 	key("", "node", text(c.Node), `"n1"`, "The node's name, a DNS label. Default: the host's short name.")
 	key("", "data", text(c.Data), strconv.Quote(service.DataDir), "The directory that the node owns.")
 	key("", "advertise", list(len(c.Advertise), func(i int) string { return c.Advertise[i].String() }), `["10.0.0.11"]`,
-		"Addresses at which clients and the other nodes reach this one; DNS answers with them. Default: those of the default routes.")
+		"Addresses at which clients and the other nodes reach this one; DNS answers with them. "+
+			"Default: those of the default routes.")
 	b.WriteString("\n")
 	admin := c.Listen.Admin
 	peer := ""
@@ -453,8 +461,10 @@ func (c *Config) YAML() []byte {
 	b.WriteString("listen:\n")
 	key("  ", "http", ports(c.Listen.HTTP), `["10.0.0.11:80"]`, "Default: the advertised addresses, port 80.")
 	key("  ", "https", ports(c.Listen.HTTPS), `["10.0.0.11:443"]`, "Default: the advertised addresses, port 443.")
-	key("  ", "dns", ports(c.Listen.DNS), `["10.0.0.11:53"]`, "UDP and TCP; never a wildcard. Default: the advertised addresses, port 53.")
-	key("  ", "peer", text(peer), `"10.0.0.11:7443"`, "For the other nodes. Default: the first advertised address, port 7443.")
+	key("  ", "dns", ports(c.Listen.DNS), `["10.0.0.11:53"]`,
+		"UDP and TCP; never a wildcard. Default: the advertised addresses, port 53.")
+	key("  ", "peer", text(peer), `"10.0.0.11:7443"`,
+		"For the other nodes. Default: the first advertised address, port 7443.")
 	key("  ", "admin", text(admin), strconv.Quote(DefaultSocket), "The socket that the command line talks to.")
 	var peers []string
 	for _, name := range slices.Sorted(maps.Keys(c.Peers)) {
@@ -465,7 +475,9 @@ func (c *Config) YAML() []byte {
 		where = "{" + strings.Join(peers, ", ") + "}"
 	}
 	b.WriteString("\n")
-	key("", "peers", where, `{n2: "10.0.0.12:7443"}`, "Where other nodes' peer ports are, if they are not found where they were. Default: what each node says of itself.")
+	key("", "peers", where, `{n2: "10.0.0.12:7443"}`,
+		"Where other nodes' peer ports are, if they are not found where they were. "+
+			"Default: what each node says of itself.")
 	b.WriteString("\n")
 	level, format := "", c.Log.Format
 	if c.Log.Level != 0 {

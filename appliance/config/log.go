@@ -46,12 +46,13 @@ func (w *journalWriter) Write(p []byte) (int, error) { return w.buf.Write(p) }
 
 func newJournal(w io.Writer, level slog.Leveler) *journalHandler {
 	out := &journalWriter{w: w}
-	text := slog.NewTextHandler(out, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+	replace := func(groups []string, a slog.Attr) slog.Attr {
 		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
 			return slog.Attr{}
 		}
 		return a
-	}})
+	}
+	text := slog.NewTextHandler(out, &slog.HandlerOptions{Level: level, ReplaceAttr: replace})
 	return &journalHandler{text, out}
 }
 

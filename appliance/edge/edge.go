@@ -1,5 +1,5 @@
-// Package edge is where requests come in: it finds out by TLS name and Host which view of which service a request is for,
-// and says what may be asked over plain HTTP.
+// Package edge takes clients' requests: it finds out by TLS name and Host which view of which service a request is for,
+// and refuses what may not be asked over plain HTTP.
 package edge
 
 import (
@@ -110,13 +110,17 @@ func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 	if r.TLS != nil && r.TLS.ServerName != "" && !strings.EqualFold(r.TLS.ServerName, origin.Fold(r.Host)) {
 		// The certificate was for another name than the request (RFC 9110 section 7.4).
 		if sniAt, sniOrigin := h.Find(r.TLS.ServerName); sniAt != at || sniOrigin != o {
-			reply.Refuse(w, r, http.StatusMisdirectedRequest, "DENIED", fmt.Sprintf("the connection is for %s and the request for %s: use a connection of its own", reply.Clip(r.TLS.ServerName), reply.Clip(r.Host)))
+			reply.Refuse(w, r, http.StatusMisdirectedRequest, "DENIED",
+				fmt.Sprintf("the connection is for %s and the request for %s: use a connection of its own",
+					reply.Clip(r.TLS.ServerName), reply.Clip(r.Host)))
 			return "none"
 		}
 	}
 	if at == routing.Unknown {
 		e.Miss(missing.Host, origin.Fold(r.Host), reply.Clip(r.Method+" "+r.URL.Path), clientconn.AddrOf(r))
-		reply.Refuse(w, r, http.StatusMisdirectedRequest, "DENIED", fmt.Sprintf("this is casemate, which does not answer for %s: casemate origin add %s changes that", reply.Clip(r.Host), reply.Clip(origin.Fold(r.Host))))
+		reply.Refuse(w, r, http.StatusMisdirectedRequest, "DENIED",
+			fmt.Sprintf("this is casemate, which does not answer for %s: casemate origin add %s changes that",
+				reply.Clip(r.Host), reply.Clip(origin.Fold(r.Host))))
 		return "none"
 	}
 	read := r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions
@@ -126,7 +130,8 @@ func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 		return "none"
 	}
 	if a := r.Header.Get("Authorization"); plain && a != "" && !bearer(a) {
-		reply.Refuse(w, r, http.StatusForbidden, "DENIED", "credentials are not taken over plain http: use https, or read without them, and change the password that was just sent in the clear")
+		reply.Refuse(w, r, http.StatusForbidden, "DENIED", "credentials are not taken over plain http: use https, or read "+
+			"without them, and change the password that was just sent in the clear")
 		return "none"
 	}
 	images := r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/")
@@ -198,7 +203,8 @@ func (e *Edge) PassOn(w http.ResponseWriter, r *http.Request, node string) bool 
 		ErrorLog: slog.NewLogLogger(e.Log.Handler(), slog.LevelDebug),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			e.Log.Warn("upload not passed on", "client", r.RemoteAddr, "peer", node, "err", err)
-			reply.Refuse(w, r, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", fmt.Sprintf("node %s, which has this upload, does not answer: begin it again", node))
+			reply.Refuse(w, r, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN",
+				fmt.Sprintf("node %s, which has this upload, does not answer: begin it again", node))
 		},
 	}
 	proxy.ServeHTTP(w, r)

@@ -9,8 +9,8 @@ import (
 	"casemate/appliance/clientconn"
 )
 
-// Server returns one of the two HTTP servers; plain says that it is the one without TLS. The limits on what a client may
-// do without progress are here and in clientconn.
+// Server returns one of the two HTTP servers; plain says that it is the one without TLS. The limits on what a client
+// may do without progress are here and in clientconn.
 func (e *Edge) Server(plain bool, errorLog *log.Logger) *http.Server {
 	return &http.Server{
 		Handler:           e.requests.count(e.handler(plain)),

@@ -1,4 +1,5 @@
-// Package lookup finds out what clients would get if they asked now: for check, and for what of the missing book is solved.
+// Package lookup finds out what clients would get if they asked now, for `casemate check` and for the missing book, in
+// which it tells what is solved.
 package lookup
 
 import (
@@ -78,7 +79,8 @@ func (l *Lookup) unreached(host string) string {
 	o, known := v.Origins.Get(host)
 	switch {
 	case !known:
-		return fmt.Sprintf("%s is not an origin: casemate origin add %s changes that", reply.Clip(origin.Fold(host)), reply.Clip(origin.Fold(host)))
+		return fmt.Sprintf("%s is not an origin: casemate origin add %s changes that", reply.Clip(origin.Fold(host)),
+			reply.Clip(origin.Fold(host)))
 	case o.Disabled == origin.NotPermitted:
 		return fmt.Sprintf("origin %s is not enabled: %s", o.Host, o.Disabled)
 	}

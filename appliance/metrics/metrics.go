@@ -36,7 +36,7 @@ type Metrics struct {
 	sent     *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	misses   *prometheus.CounterVec
-	luck     prometheus.Counter
+	luck     *prometheus.CounterVec
 	tls      *prometheus.CounterVec
 }
 
@@ -44,20 +44,29 @@ type Metrics struct {
 func New(s Sources) *Metrics {
 	m := &Metrics{
 		reg:      prometheus.NewRegistry(),
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_http_requests_total", Help: "Requests answered, by room, method and status."}, []string{"room", "method", "code"}),
-		sent:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_http_sent_bytes_total", Help: "Bytes of answers' bodies, by room."}, []string{"room"}),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "casemate_http_request_seconds", Help: "Time from a request's header to the end of its answer, by room.",
-			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10, 60, 300}}, []string{"room"}),
-		misses: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_misses_total", Help: "What clients asked for and did not get, by kind."}, []string{"kind"}),
-		luck:   prometheus.NewCounter(prometheus.CounterOpts{Name: "casemate_tolerances_total", Help: "Answers that a tolerance found: works by luck, see status."}),
-		tls:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_tls_errors_total", Help: "TLS handshakes that failed; untrusted: the client does not trust our root."}, []string{"reason"}),
+		requests: counter("http_requests_total", "Requests answered, by room, method and status.", "room", "method", "code"),
+		sent:     counter("http_sent_bytes_total", "Bytes of answers' bodies, by room.", "room"),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "casemate_http_request_seconds",
+			Help:    "Time from a request's header to the end of its answer, by room.",
+			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10, 60, 300},
+		}, []string{"room"}),
+		misses: counter("misses_total", "What clients asked for and did not get, by kind.", "kind"),
+		luck:   counter("tolerances_total", "Answers that a tolerance found: works by luck, see status."),
+		tls: counter("tls_errors_total",
+			"TLS handshakes that failed; untrusted: the client does not trust our root.", "reason"),
 	}
 	for _, k := range missing.Kinds {
 		m.misses.WithLabelValues(k)
 	}
+	m.luck.WithLabelValues()
 	m.reg.MustRegister(m.requests, m.sent, m.seconds, m.misses, m.luck, m.tls, scrape{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+func counter(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_" + name, Help: help}, labels)
 }
 
 // Which part of the time may be spent on making the page of /metrics, and how long who asks waits for that at most.
@@ -172,7 +181,7 @@ func (m *Metrics) Miss(kind string) {
 }
 
 // Lucky counts an answer that a tolerance found.
-func (m *Metrics) Lucky() { m.luck.Inc() }
+func (m *Metrics) Lucky() { m.luck.WithLabelValues().Inc() }
 
 // TLSErrors is the HTTP servers' log. A client that does not trust our root is what an operator looks for when a node
 // does not come up.
@@ -195,7 +204,10 @@ func (h handshakes) Write(p []byte) (int, error) {
 	from, why, _ := strings.Cut(rest, ": ")
 	reason := "other"
 	switch {
-	case strings.Contains(why, "unknown certificate authority"), strings.Contains(why, "bad certificate"), strings.Contains(why, "certificate unknown"), strings.Contains(why, "unknown certificate"):
+	case strings.Contains(why, "unknown certificate authority"),
+		strings.Contains(why, "bad certificate"),
+		strings.Contains(why, "certificate unknown"),
+		strings.Contains(why, "unknown certificate"):
 		reason = "untrusted"
 		h.l.Warn("a client does not trust our root: is casemate ca in its trust store?", "client", from, "alert", why)
 	case strings.Contains(why, "EOF"), strings.Contains(why, "reset by peer"):
@@ -307,10 +319,12 @@ func (s scrape) Collect(ch chan<- prometheus.Metric) {
 	for rcode, n := range d.Answers {
 		count(descDNS, n, rcode)
 	}
-	for event, n := range map[string]uint64{"fast": d.Fast, "refused": d.Refused, "dropped": d.Dropped, "truncated": d.Truncated, "forwarded": d.Forwarded,
+	for event, n := range map[string]uint64{
+		"fast": d.Fast, "refused": d.Refused, "dropped": d.Dropped, "truncated": d.Truncated, "forwarded": d.Forwarded,
 		"forward_failed": d.ForwardFailed, "forward_shed": d.ForwardShed, "misses_lost": d.MissesLost,
 		"unsent": d.Unsent, "absent": d.Absent, "limited": d.Limited, "withheld": d.Withheld,
-		"refused_tcp": d.RefusedTCP, "closed_tcp": d.ClosedTCP} {
+		"refused_tcp": d.RefusedTCP, "closed_tcp": d.ClosedTCP,
+	} {
 		count(descDNSMore, n, event)
 	}
 	st := s.Cluster.Status()

@@ -29,7 +29,7 @@ func Owner(path string) string {
 	return owner
 }
 
-// ReadOwner reads what the operator set at one name, nothing if there is none. Walk and not ReadDir: it does not ask the
+// ReadOwner reads what the operator set at one name, nothing if there is none. It uses Walk, since ReadDir would ask the
 // leader whether a name that is not here is nowhere.
 func ReadOwner(tree Tree, owner string) (list []dnssrv.Record, err error) {
 	for path := range tree.Walk("names/"+owner, "") {

@@ -80,14 +80,17 @@ func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 var frontTemplate = template.Must(template.New("front").Parse(`<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Casemate {{.Node}}</title>
-<style>body{font-family:sans-serif;max-width:44em;margin:2em auto;line-height:1.5}code,pre{background:#eee;padding:.1em .3em}</style></head><body>
+<style>body{font-family:sans-serif;max-width:44em;margin:2em auto;line-height:1.5}
+code,pre{background:#eee;padding:.1em .3em}</style></head><body>
 <h1>Casemate</h1>
-<p>This is {{.Node}}.{{.Domain}}, the internet that a cluster needs. A node needs two things: this resolver and this certificate.</p>
+<p>This is {{.Node}}.{{.Domain}}, the internet that a cluster needs.
+A node needs two things: this resolver and this certificate.</p>
 <ul>
 <li>Resolver: {{range .Resolvers}}<code>{{.}}</code> {{end}}</li>
 <li>Certificate: <a href="/ca.crt">/ca.crt</a>, to be put into the node's trust store</li>
 <li>Both at once: the line that <code>casemate enroll</code> prints on a bastion</li>
-<li><a href="/files/">Files</a> by their upstream address, images by their upstream name or below <code>registry.{{.Domain}}</code></li>
+<li><a href="/files/">Files</a> by their upstream address,
+images by their upstream name or below <code>registry.{{.Domain}}</code></li>
 <li><a href="/healthz">/healthz</a>, <a href="/readyz">/readyz</a>, <a href="/metrics">/metrics</a></li>
 </ul>
 <h2>Origins that are answered here</h2>

@@ -131,8 +131,8 @@ func (r *Resolver) Problems() (list []string) {
 	return list
 }
 
-// dnsPatience is how long a start waits for DNS. Without it the rest serves all the same, and status and readyz say what
-// is missing.
+// dnsPatience is how long a start waits for DNS. Without it the rest serves all the same, and status and readyz say
+// what is missing.
 const dnsPatience = 5 * time.Second
 
 // Await waits until DNS answers, for a while, or until ctx or done ends.

@@ -90,31 +90,33 @@ var defs = []def{
 		s.Domain = v
 		return nil
 	}},
-	{"origins", "default", "hosts that are origins without being added one by one; default is the built-in list, none is no host", func(s *Settings, v string) error {
-		s.Origins = nil
-		for _, f := range fields(v) {
-			switch f {
-			case "none":
-			case "default":
-				s.Origins = append(s.Origins, origin.Builtin()...)
-			default:
-				if err := origin.Check(f); err != nil {
-					return err
+	{"origins", "default",
+		"hosts that are origins without being added one by one; default is the built-in list, none is no host",
+		func(s *Settings, v string) error {
+			s.Origins = nil
+			for _, f := range fields(v) {
+				switch f {
+				case "none":
+				case "default":
+					s.Origins = append(s.Origins, origin.Builtin()...)
+				default:
+					if err := origin.Check(f); err != nil {
+						return err
+					}
+					s.Origins = append(s.Origins, builtinOr(f))
 				}
-				s.Origins = append(s.Origins, builtinOr(f))
 			}
-		}
-		seen := map[string]bool{}
-		for _, o := range s.Origins {
-			for _, n := range o.Names() {
-				if seen[n] {
-					return fmt.Errorf("must name each host once, got %s twice", n)
+			seen := map[string]bool{}
+			for _, o := range s.Origins {
+				for _, n := range o.Names() {
+					if seen[n] {
+						return fmt.Errorf("must name each host once, got %s twice", n)
+					}
+					seen[n] = true
 				}
-				seen[n] = true
 			}
-		}
-		return nil
-	}},
+			return nil
+		}},
 	{"dns.ttl", "15s", "how long clients may remember an answer that we make up", func(s *Settings, v string) error {
 		d, err := time.ParseDuration(v)
 		if err != nil || d < time.Second || d > time.Hour {
@@ -123,28 +125,31 @@ var defs = []def{
 		s.TTL = d
 		return nil
 	}},
-	{"dns.forward", "", "resolvers for names that are not ours: ADDRESS… or ZONE=ADDRESS,ADDRESS…; none: NXDOMAIN at once", parseForward},
-	{"dns.allow", "private connected", "who may ask for names: CIDRs, private (private ranges and loopback), connected (the host's subnets)", func(s *Settings, v string) error {
-		s.Allow, s.AllowConnected = nil, false
-		for _, f := range fields(v) {
-			switch f {
-			case "private":
-				s.Allow = append(s.Allow, privateRanges...)
-			case "connected":
-				s.AllowConnected = true
-			default:
-				p, err := parsePrefix(f)
-				if err != nil {
-					return fmt.Errorf("must be CIDRs, private or connected, got %q", f)
+	{"dns.forward", "",
+		"resolvers for names that are not ours: ADDRESS… or ZONE=ADDRESS,ADDRESS…; none: NXDOMAIN at once", parseForward},
+	{"dns.allow", "private connected",
+		"who may ask for names: CIDRs, private (private ranges and loopback), connected (the host's subnets)",
+		func(s *Settings, v string) error {
+			s.Allow, s.AllowConnected = nil, false
+			for _, f := range fields(v) {
+				switch f {
+				case "private":
+					s.Allow = append(s.Allow, privateRanges...)
+				case "connected":
+					s.AllowConnected = true
+				default:
+					p, err := parsePrefix(f)
+					if err != nil {
+						return fmt.Errorf("must be CIDRs, private or connected, got %q", f)
+					}
+					s.Allow = append(s.Allow, p)
 				}
-				s.Allow = append(s.Allow, p)
 			}
-		}
-		if len(s.Allow) == 0 && !s.AllowConnected {
-			return errors.New("must allow at least one network, got none: nodes would find nothing")
-		}
-		return nil
-	}},
+			if len(s.Allow) == 0 && !s.AllowConnected {
+				return errors.New("must allow at least one network, got none: nodes would find nothing")
+			}
+			return nil
+		}},
 	{"dns.response_rate", "1000", "equal answers a second that one address gets over UDP; above that it is sent to TCP; " +
 		"0: no limit", func(s *Settings, v string) error {
 		n, err := strconv.Atoi(v)
@@ -158,62 +163,72 @@ var defs = []def{
 		s.Anonymous = v == "pull"
 		return oneOf(v, "pull", "none")
 	}},
-	{"registry.local_fallback", "on", "on or off: whether an image pushed without an origin answers where the origin lacks it", func(s *Settings, v string) error {
-		s.LocalFallback = v == "on"
-		return oneOf(v, "on", "off")
-	}},
+	{"registry.local_fallback", "on",
+		"on or off: whether an image pushed without an origin answers where the origin lacks it",
+		func(s *Settings, v string) error {
+			s.LocalFallback = v == "on"
+			return oneOf(v, "on", "off")
+		}},
 	{"registry.namesakes", "local", namesakesHelp, func(s *Settings, v string) error {
 		s.Namesakes = v
 		return oneOf(v, registry.NamesakesOff, registry.NamesakesLocal, registry.NamesakesAll)
 	}},
-	{"files.alias_arch", "", "the architecture (amd64, arm64, …) that a file's alias means if it names none", func(s *Settings, v string) error {
-		s.AliasArch = v
-		if v != "" && !hostname.IsLabel(v) {
-			return fmt.Errorf("must be an architecture like amd64, or empty, got %q", v)
-		}
-		return nil
-	}},
-	{"files.redirects", "", "FROM=>TO pairs: a URL (or its beginning with /*) and a URL, a path, or text:…", func(s *Settings, v string) error {
-		s.Redirects = map[string]string{}
-		for _, f := range strings.Fields(v) {
-			from, to, ok := strings.Cut(f, "=>")
-			if !ok {
-				return fmt.Errorf("must be FROM=>TO pairs, got %q", f)
+	{"files.alias_arch", "",
+		"the architecture (amd64, arm64, …) that a file's alias means if it names none", func(s *Settings, v string) error {
+			s.AliasArch = v
+			if v != "" && !hostname.IsLabel(v) {
+				return fmt.Errorf("must be an architecture like amd64, or empty, got %q", v)
 			}
-			if err := fileserver.CheckRedirect(from, to); err != nil {
-				return err
+			return nil
+		}},
+	{"files.redirects", "",
+		"FROM=>TO pairs: a URL (or its beginning with /*) and a URL, a path, or text:…", func(s *Settings, v string) error {
+			s.Redirects = map[string]string{}
+			for _, f := range strings.Fields(v) {
+				from, to, ok := strings.Cut(f, "=>")
+				if !ok {
+					return fmt.Errorf("must be FROM=>TO pairs, got %q", f)
+				}
+				if err := fileserver.CheckRedirect(from, to); err != nil {
+					return err
+				}
+				if _, twice := s.Redirects[from]; twice {
+					return fmt.Errorf("must name each address once, got %s twice", from)
+				}
+				s.Redirects[from] = to
 			}
-			if _, twice := s.Redirects[from]; twice {
-				return fmt.Errorf("must name each address once, got %s twice", from)
+			return nil
+		}},
+	{"kubernetes.version", "",
+		"what kubeadm without a version finds to be the newest Kubernetes, like v1.32.5; empty: it takes its own version",
+		func(s *Settings, v string) error {
+			m := kubernetesVersion.FindStringSubmatch(v)
+			if v != "" && m == nil {
+				return fmt.Errorf("must be a version like v1.32.5, or empty, got %q", v)
 			}
-			s.Redirects[from] = to
-		}
-		return nil
-	}},
-	{"kubernetes.version", "", "what kubeadm without a version finds to be the newest Kubernetes, like v1.32.5; empty: it takes its own version", func(s *Settings, v string) error {
-		m := kubernetesVersion.FindStringSubmatch(v)
-		if v != "" && m == nil {
-			return fmt.Errorf("must be a version like v1.32.5, or empty, got %q", v)
-		}
-		if s.Defaults = nil; v != "" {
-			s.Defaults = map[string]string{}
-			for _, label := range []string{"stable", "latest"} {
-				for _, series := range []string{"", "-" + m[1], "-" + m[1] + "." + m[2]} {
-					s.Defaults["https://dl.k8s.io/release/"+label+series+".txt"] = "text:" + v
+			if s.Defaults = nil; v != "" {
+				s.Defaults = map[string]string{}
+				for _, label := range []string{"stable", "latest"} {
+					for _, series := range []string{"", "-" + m[1], "-" + m[1] + "." + m[2]} {
+						s.Defaults["https://dl.k8s.io/release/"+label+series+".txt"] = "text:" + v
+					}
 				}
 			}
-		}
-		return nil
-	}},
-	{"import.require_signature", "off", "on or off: whether only bundles are imported that a trusted key signed", func(s *Settings, v string) error {
-		s.RequireSignature = v == "on"
-		return oneOf(v, "on", "off")
-	}},
-	{"import.keys", "", "public keys whose bundles are trusted: PEM, or base64 as casemate bundle keygen prints them", func(s *Settings, v string) (err error) {
-		s.ImportKeys, err = content.ParseKeys(v)
-		return err
-	}},
-	{"scrub.interval", "30d", "in what time each node reads and verifies every blob by itself, slowly; off: casemate scrub only", parseInterval},
+			return nil
+		}},
+	{"import.require_signature", "off",
+		"on or off: whether only bundles are imported that a trusted key signed", func(s *Settings, v string) error {
+			s.RequireSignature = v == "on"
+			return oneOf(v, "on", "off")
+		}},
+	{"import.keys", "",
+		"public keys whose bundles are trusted: PEM, or base64 as casemate bundle keygen prints them",
+		func(s *Settings, v string) (err error) {
+			s.ImportKeys, err = content.ParseKeys(v)
+			return err
+		}},
+	{"scrub.interval", "30d",
+		"in what time each node reads and verifies every blob by itself, slowly; off: casemate scrub only", parseInterval},
 }
 
 // parseInterval reads whole days ("30d") or a duration.
@@ -234,7 +249,8 @@ func parseInterval(s *Settings, v string) error {
 	return nil
 }
 
-var kubernetesVersion = regexp.MustCompile(`^v([1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})(-(alpha|beta|rc)\.[0-9]{1,3})?$`)
+var kubernetesVersion = regexp.MustCompile(
+	`^v([1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})(-(alpha|beta|rc)\.[0-9]{1,3})?$`)
 
 var privateRanges = []netip.Prefix{
 	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),

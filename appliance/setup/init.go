@@ -71,8 +71,8 @@ type InitResult struct {
 // Init makes the first node of a cluster: its data directory, its settings, secrets and origins, and the CA; and writes
 // the node's config if there is none. It starts nothing. cfg must be complete (Config.Complete).
 //
-// Contradictions are a usage.Error and found before anything is written. An Init that was cut short is taken up again by
-// the next one; a data directory that is initialised already is fs.ErrExist.
+// Contradictions are a usage.Error and found before anything is written. An Init that was cut short is taken up again
+// by the next one; a data directory that is initialised already is fs.ErrExist.
 func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResult, err error) {
 	log := orDiscard(opt.Log)
 	set, err := settings.Parse(opt.Set)
@@ -104,25 +104,29 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	if err := checkDataDir(cfg.Data); err != nil {
 		return res, err
 	}
-	res.Prepared, err = prepare(cfg, opt.ConfigFile, func() error { return makeFirst(ctx, cfg, opt, log, set, spec, disabled) })
+	res.Prepared, err = prepare(cfg, opt.ConfigFile,
+		func() error { return makeFirst(ctx, cfg, opt, log, set, spec, disabled) })
 	if err != nil {
 		return res, err
 	}
 	if _, given := opt.Set["domain"]; !given {
 		if zone := hostZone(); zone != "" {
-			res.Notes = append(res.Notes, fmt.Sprintf("the own zone is %s, and stays it; this host is in %s: for a zone of yours begin anew with an empty data directory and --domain casemate.%s", res.Domain, zone, zone))
+			res.Notes = append(res.Notes, fmt.Sprintf("the own zone is %s, and stays it; this host is in %s: for a zone of "+
+				"yours begin anew with an empty data directory and --domain casemate.%s", res.Domain, zone, zone))
 		}
 	}
 	if len(set.Forward) == 0 {
 		if found := hostResolvers(cfg.Advertise); len(found) > 0 {
-			res.Notes = append(res.Notes, fmt.Sprintf("names that are not ours are answered NXDOMAIN at once; to ask this host's resolvers for them: casemate config set dns.forward %s", strings.Join(found, ",")))
+			res.Notes = append(res.Notes, fmt.Sprintf("names that are not ours are answered NXDOMAIN at once; to ask this "+
+				"host's resolvers for them: casemate config set dns.forward %s", strings.Join(found, ",")))
 		}
 	}
 	return res, nil
 }
 
 // makeFirst makes the data of the first node.
-func makeFirst(ctx context.Context, cfg config.Config, opt InitOptions, log *slog.Logger, set *settings.Settings, spec pki.Spec, disabled []origin.Origin) (err error) {
+func makeFirst(ctx context.Context, cfg config.Config, opt InitOptions, log *slog.Logger, set *settings.Settings,
+	spec pki.Spec, disabled []origin.Origin) (err error) {
 	c, err := openOrBootstrap(cfg, log)
 	if err != nil {
 		return err
@@ -177,7 +181,8 @@ func makeFirst(ctx context.Context, cfg config.Config, opt InitOptions, log *slo
 type initialised string
 
 func (dir initialised) Error() string {
-	return fmt.Sprintf("%s is initialised already, start it with: casemate serve (or systemctl start casemate)", string(dir))
+	return fmt.Sprintf("%s is initialised already, start it with: casemate serve (or systemctl start casemate)",
+		string(dir))
 }
 
 func (initialised) Is(err error) bool { return err == fs.ErrExist || err == cluster.ErrInitialised }
@@ -198,7 +203,8 @@ func checkDataDir(dir string) error {
 	}
 	for _, e := range entries {
 		if !slices.Contains([]string{clusterDir, CertsDir, MissingFile, "lost+found"}, e.Name()) {
-			return fmt.Errorf("data directory %s holds %q, which is not casemate's: choose an empty directory with data (or --data): %w", dir, e.Name(), fs.ErrExist)
+			return fmt.Errorf("data directory %s holds %q, which is not casemate's: choose an empty directory with data (or "+
+				"--data): %w", dir, e.Name(), fs.ErrExist)
 		}
 	}
 	return nil

@@ -84,7 +84,8 @@ func WriteSockets(cfg config.Config, configFile string) ([]string, error) {
 		return nil, err
 	}
 	if host == nil {
-		return nil, usage.Errorf("systemd does not run casemate with %s on this host, or you are not root: the daemon binds its sockets itself", configFile)
+		return nil, usage.Errorf("systemd does not run casemate with %s on this host, or you are not root: the daemon binds "+
+			"its sockets itself", configFile)
 	}
 	return host.Write(cfg.Units())
 }

@@ -26,21 +26,25 @@ type RestoreOptions struct {
 // Restore makes the first node of a new cluster from a backup, in a data directory that is new or empty. The node's
 // name and addresses are those of cfg, which must be complete; settings, users, content and the CA are the backup's,
 // and what it says of other nodes is gone. It starts nothing.
-func Restore(ctx context.Context, cfg config.Config, r io.Reader, opt RestoreOptions) (rep cluster.RestoreReport, p Prepared, err error) {
+func Restore(ctx context.Context, cfg config.Config, r io.Reader,
+	opt RestoreOptions) (rep cluster.RestoreReport, p Prepared, err error) {
 	if err := checkDataDir(cfg.Data); err != nil {
 		return rep, p, err
 	}
 	if exists(filepath.Join(cfg.Data, clusterDir, "format")) {
-		return rep, p, fmt.Errorf("data directory %s is already initialised, restore into a new one with data (or --data); if only the config is missing after a restore, casemate init writes it: %w", cfg.Data, fs.ErrExist)
+		return rep, p, fmt.Errorf("data directory %s is already initialised, restore into a new one with data (or --data); "+
+			"if only the config is missing after a restore, casemate init writes it: %w", cfg.Data, fs.ErrExist)
 	}
 	for _, name := range []string{CertsDir, MissingFile} {
 		if path := filepath.Join(cfg.Data, name); exists(path) {
-			return rep, p, fmt.Errorf("data directory %s has %q of another node, restore into a new one with data (or --data): %w", cfg.Data, name, fs.ErrExist)
+			return rep, p, fmt.Errorf("data directory %s has %q of another node, "+
+				"restore into a new one with data (or --data): %w", cfg.Data, name, fs.ErrExist)
 		}
 	}
 	p, err = prepare(cfg, opt.ConfigFile, func() (err error) {
 		rep, err = cluster.Restore(ctx, ClusterConfig(cfg, orDiscard(opt.Log)), r, cluster.RestoreOptions{
-			Passphrase: opt.Passphrase, Identities: opt.Identities, Edit: func(b cluster.Batch) error { return onlyNode(b, cfg) },
+			Passphrase: opt.Passphrase, Identities: opt.Identities,
+			Edit: func(b cluster.Batch) error { return onlyNode(b, cfg) },
 		})
 		return err
 	})

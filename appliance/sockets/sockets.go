@@ -51,9 +51,9 @@ type Addrs struct {
 	Admin            string
 }
 
-// Bind takes the sockets that systemd handed over (by their names) and binds the others. Where another process has those
-// of DNS (elsewhere), they are not bound here; those that were handed over all the same are used. Either all are there
-// or, with an error, none.
+// Bind takes the sockets that systemd handed over (by their names) and binds the others. Where another process has
+// those of DNS (elsewhere), they are not bound here; those that were handed over all the same are used. Either all are
+// there or, with an error, none.
 func Bind(cfg *config.Config, handed []*os.File, elsewhere bool) (s *Set, err error) {
 	s = &Set{}
 	defer func() {
@@ -71,7 +71,8 @@ func Bind(cfg *config.Config, handed []*os.File, elsewhere bool) (s *Set, err er
 		case HTTP, HTTPS, DNSUDP, DNSTCP, Admin:
 			by[f.Name()] = append(by[f.Name()], f)
 		default:
-			return s, fmt.Errorf("systemd handed over a socket called %q: its unit's FileDescriptorName must be http, https, dns-udp, dns-tcp or admin", f.Name())
+			return s, fmt.Errorf("systemd handed over a socket called %q: its unit's FileDescriptorName must be http, https, "+
+				"dns-udp, dns-tcp or admin", f.Name())
 		}
 	}
 	if s.HTTP, err = bindTCP(cfg, by, HTTP, "listen.http", cfg.Listen.HTTP, 80); err != nil {
@@ -98,7 +99,8 @@ func Bind(cfg *config.Config, handed []*os.File, elsewhere bool) (s *Set, err er
 	return s, nil
 }
 
-func bindTCP(cfg *config.Config, by map[string][]*os.File, name, key string, listen []netip.AddrPort, port uint16) (list []net.Listener, err error) {
+func bindTCP(cfg *config.Config, by map[string][]*os.File, name, key string, listen []netip.AddrPort,
+	port uint16) (list []net.Listener, err error) {
 	if files := by[name]; len(files) > 0 {
 		for _, f := range files {
 			l, err := net.FileListener(f)
@@ -150,9 +152,11 @@ func explain(key, network string, a netip.AddrPort, err error) error {
 		if network == "udp" {
 			flag = "u"
 		}
-		return fmt.Errorf("%s: %s port %s is taken by another program (ss -l%snp 'sport = :%d' shows which): stop it or change %s: %w", key, network, a, flag, a.Port(), key, err)
+		return fmt.Errorf("%s: %s port %s is taken by another program (ss -l%snp 'sport = :%d' shows which): stop it or "+
+			"change %s: %w", key, network, a, flag, a.Port(), key, err)
 	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("%s: ports below 1024, like %s, need root or CAP_NET_BIND_SERVICE: start casemate by systemd, or change %s: %w", key, a, key, err)
+		return fmt.Errorf("%s: ports below 1024, like %s, need root or CAP_NET_BIND_SERVICE: start casemate by systemd, or "+
+			"change %s: %w", key, a, key, err)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return fmt.Errorf("%s: %s is no address of this host: change %s (or advertise): %w", key, a.Addr(), key, err)
 	}
@@ -166,10 +170,12 @@ func SameAddrs(name, key string, want, got []netip.AddrPort) error {
 	}
 	ok := len(want) == len(got)
 	for _, w := range want {
-		ok = ok && slices.ContainsFunc(got, func(g netip.AddrPort) bool { return g == w || w.Port() == 0 && g.Addr() == w.Addr() })
+		ok = ok &&
+			slices.ContainsFunc(got, func(g netip.AddrPort) bool { return g == w || w.Port() == 0 && g.Addr() == w.Addr() })
 	}
 	if !ok {
-		return fmt.Errorf("systemd's socket %q is at %s, but %s says %s: casemate sockets tells systemd", name, Join(got), key, Join(want))
+		return fmt.Errorf("systemd's socket %q is at %s, but %s says %s: casemate sockets tells systemd", name, Join(got),
+			key, Join(want))
 	}
 	return nil
 }
@@ -186,13 +192,18 @@ func (s *Set) Misplaced(cfg *config.Config, handed []*os.File) (list []string) {
 		name   string
 		listen []netip.AddrPort
 		got    []netip.AddrPort
-	}{{HTTP, cfg.Listen.HTTP, at.HTTP}, {HTTPS, cfg.Listen.HTTPS, at.HTTPS}, {DNSUDP, cfg.Listen.DNS, at.DNS}, {DNSTCP, cfg.Listen.DNS, addrsOf(s.DNSTCP)}} {
+	}{
+		{HTTP, cfg.Listen.HTTP, at.HTTP}, {HTTPS, cfg.Listen.HTTPS, at.HTTPS},
+		{DNSUDP, cfg.Listen.DNS, at.DNS}, {DNSTCP, cfg.Listen.DNS, addrsOf(s.DNSTCP)},
+	} {
 		if !names[l.name] || len(l.listen) > 0 {
 			continue
 		}
 		for _, a := range cfg.Advertise {
 			if !slices.ContainsFunc(l.got, func(g netip.AddrPort) bool { return g.Addr() == a || g.Addr().IsUnspecified() }) {
-				list = append(list, fmt.Sprintf("advertise says %s, and systemd's socket %q is at %s: casemate sockets tells systemd", a, l.name, Join(l.got)))
+				list = append(list,
+					fmt.Sprintf("advertise says %s, and systemd's socket %q is at %s: casemate sockets tells systemd", a, l.name,
+						Join(l.got)))
 			}
 		}
 	}
@@ -221,7 +232,8 @@ func addrsOf(list []net.Listener) []netip.AddrPort {
 func (s *Set) bindDNS(cfg *config.Config, by map[string][]*os.File) error {
 	udp, tcp := by[DNSUDP], by[DNSTCP]
 	if (len(udp) == 0) != (len(tcp) == 0) {
-		return fmt.Errorf("systemd handed over %d sockets called dns-udp and %d called dns-tcp: DNS needs both", len(udp), len(tcp))
+		return fmt.Errorf("systemd handed over %d sockets called dns-udp and %d called dns-tcp: DNS needs both", len(udp),
+			len(tcp))
 	}
 	if len(udp) > 0 {
 		for _, f := range udp {
@@ -249,8 +261,9 @@ func (s *Set) bindDNS(cfg *config.Config, by map[string][]*os.File) error {
 	}
 	for _, a := range listen {
 		err := s.bindBoth(a)
-		for end := time.Now().Add(endOfOrphan); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); err = s.bindBoth(a) {
+		for end := time.Now().Add(endOfOrphan); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); {
 			time.Sleep(endOfOrphan / 100)
+			err = s.bindBoth(a)
 		}
 		if err != nil {
 			return err
@@ -259,8 +272,8 @@ func (s *Set) bindDNS(cfg *config.Config, by map[string][]*os.File) error {
 	return nil
 }
 
-// endOfOrphan is how long a port may still be taken by the DNS process of a daemon that was killed a moment ago: it ends
-// with it, but not in the same moment.
+// endOfOrphan is how long a port may still be taken by the DNS process of a daemon that was killed a moment ago: it
+// ends with it, but not in the same moment.
 const endOfOrphan = time.Second
 
 // bindBoth binds UDP and TCP at the same port. A port that the kernel chose for one may be taken for the other: then it
@@ -314,7 +327,8 @@ func (s *Set) bindAdmin(cfg *config.Config, files []*os.File) error {
 		// A socket that nobody answers is what a killed daemon left behind.
 		if c, dialErr := net.Dial("unix", path); dialErr == nil {
 			c.Close()
-			return fmt.Errorf("listen.admin: another program, probably another casemate, answers at %s: stop it or change listen.admin: %w", path, err)
+			return fmt.Errorf("listen.admin: another program, probably another casemate, answers at %s: stop it or change "+
+				"listen.admin: %w", path, err)
 		} else if info, statErr := os.Lstat(path); statErr != nil || info.Mode().Type() != fs.ModeSocket {
 			return fmt.Errorf("listen.admin: %s exists and is no socket: remove it or change listen.admin: %w", path, err)
 		}
@@ -370,8 +384,8 @@ func (s *Set) Close() {
 	}
 }
 
-// Reachable returns the addresses at which this node can be asked: what is advertised, what is listened on, and behind a
-// wildcard every interface.
+// Reachable returns the addresses at which this node can be asked: what is advertised, what is listened on, and behind
+// a wildcard every interface.
 func (s *Set) Reachable(advertise []netip.Addr) []netip.Addr {
 	list := slices.Clone(advertise)
 	for _, l := range s.Addrs().HTTPS {

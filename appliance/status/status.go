@@ -58,7 +58,8 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 		problems = append(problems, noLeader(p.Cluster.Members()))
 	}
 	if st.DiskFree < st.DiskReserve {
-		problems = append(problems, "the disk is full up to its reserve: nothing can be written; delete images or files and run casemate gc --now, or give it a larger disk")
+		problems = append(problems, "the disk is full up to its reserve: nothing can be written; delete images or files and "+
+			"run casemate gc --now, or give it a larger disk")
 	}
 	problems = append(problems, p.Cluster.Problems()...)
 	problems = append(problems, p.DNSProblems()...)
@@ -68,10 +69,14 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 	}
 	warnings := p.Luck.sentences(20)
 	for _, c := range p.Registry.Conflicts() {
-		warnings = append(warnings, fmt.Sprintf("the flat name %s is answered by several repositories with different content: %s", c.Name, strings.Join(c.Candidates, ", ")))
+		warnings = append(warnings,
+			fmt.Sprintf("the flat name %s is answered by several repositories with different content: %s", c.Name,
+				strings.Join(c.Candidates, ", ")))
 	}
 	if since, both := p.CA.Rotation(); both {
-		warnings = append(warnings, fmt.Sprintf("two roots are handed out since %s: casemate ca rotate --finish, when every node trusts the new one", since.Format(time.RFC3339)))
+		warnings = append(warnings,
+			fmt.Sprintf("two roots are handed out since %s: casemate ca rotate --finish, when every node trusts the new one",
+				since.Format(time.RFC3339)))
 	}
 	shape := p.CA.Shape()
 	if len(shape.Missing) > 0 {
@@ -110,9 +115,11 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 		misses = append(misses, Miss{e.Kind, e.Name, e.Count, e.Last})
 	}
 	return map[string]any{
-		"node": p.Node, "version": p.Version, "started": p.Started.UTC(), "domain": v.Settings.Domain, "advertise": p.Advertise,
+		"node": p.Node, "version": p.Version, "started": p.Started.UTC(),
+		"domain": v.Settings.Domain, "advertise": p.Advertise,
 		"serving": p.Ready() == nil, "problems": append([]string{}, problems...),
-		"leader": st.Leader, "role": st.Role, "members": p.Cluster.Members(), "term": st.Term, "applied": st.Applied, "commit": st.Commit,
+		"leader": st.Leader, "role": st.Role, "members": p.Cluster.Members(),
+		"term": st.Term, "applied": st.Applied, "commit": st.Commit,
 		"entries": st.Entries, "images": images, "files": files, "blobs": st.Blobs, "bytes": st.Bytes,
 		"imports":      map[string]any{"complete": complete, "incomplete": len(pending), "running": p.Imports.Running()},
 		"disk":         map[string]int64{"total": st.DiskTotal, "free": st.DiskFree, "reserve": st.DiskReserve},

@@ -43,7 +43,9 @@ func importWarnings(list []content.Import) []string {
 		switch {
 		case i.State != content.Incomplete || i.Running:
 		case len(i.Missing) > 0:
-			out = append(out, fmt.Sprintf("import %s is not complete: of its %d parts, import %s as well; or casemate import remove %s", i.Name, i.Parts, strings.Trim(fmt.Sprint(i.Missing), "[]"), i.Name))
+			out = append(out,
+				fmt.Sprintf("import %s is not complete: of its %d parts, import %s as well; or casemate import remove %s", i.Name,
+					i.Parts, strings.Trim(fmt.Sprint(i.Missing), "[]"), i.Name))
 		default:
 			out = append(out, fmt.Sprintf("import %s was interrupted: import %s again, it goes on where it was; "+
 				"what was read of it, %s, is kept until %s or casemate import remove %s",
@@ -65,7 +67,8 @@ func noLeader(members []cluster.Member) string {
 	if len(members) < 2 {
 		return what
 	}
-	return what + "; no other node answers: if their addresses have changed, casemate member address on each node says where the others are"
+	return what + "; no other node answers: if their addresses have changed, " +
+		"casemate member address on each node says where the others are"
 }
 
 // clusterWarnings are what an operator should know of the other nodes.
@@ -86,12 +89,15 @@ func (p *Page) clusterWarnings() (list []string) {
 		}
 	}
 	list = append(list, p.Cluster.Warnings()...)
-	if agreed, newest := p.Cluster.Format(); agreed < newest && !slices.ContainsFunc(members, func(m cluster.Member) bool { return m.Format < newest }) {
-		list = append(list, fmt.Sprintf("the cluster is at format %d, and every node understands %d, with which nodes notice when what they hold "+
+	if agreed, newest := p.Cluster.Format(); agreed < newest &&
+		!slices.ContainsFunc(members, func(m cluster.Member) bool { return m.Format < newest }) {
+		list = append(list, fmt.Sprintf("the cluster is at format %d, and every node understands %d, with which nodes "+
+			"notice when what they hold "+
 			"differs: casemate cluster format --raise (older versions do not start any more after it)", agreed, newest))
 	}
 	if voters > 1 && voters%2 == 0 {
-		list = append(list, fmt.Sprintf("%d nodes vote, of which %d are a majority: as many losses are survived with one node less: add one or remove one", voters, voters/2+1))
+		list = append(list, fmt.Sprintf("%d nodes vote, of which %d are a majority: as many losses are survived with one "+
+			"node less: add one or remove one", voters, voters/2+1))
 	}
 	return list
 }

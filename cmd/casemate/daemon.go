@@ -169,7 +169,8 @@ you have changed the config.`,
 				fmt.Fprintln(cmd.ErrOrStderr(), "nothing has changed")
 				return nil
 			}
-			fmt.Fprintln(cmd.ErrOrStderr(), "activate it with: systemctl daemon-reload && systemctl stop 'casemate*' && systemctl start casemate")
+			fmt.Fprintln(cmd.ErrOrStderr(),
+				"activate it with: systemctl daemon-reload && systemctl stop 'casemate*' && systemctl start casemate")
 			return nil
 		},
 	}
