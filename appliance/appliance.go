@@ -206,7 +206,7 @@ func (a *Appliance) openServices() (err error) {
 	a.ca, err = pki.Open(context.Background(), pki.Config{
 		Tree: a.tree.Sub("pki"), Sealer: a.cluster, Dir: filepath.Join(a.cfg.Data, setup.CertsDir),
 		Domain: set.Domain, Node: a.cfg.Node, Addrs: a.cfg.Advertise,
-		Known:  func(name string) bool { return a.current.State().Known[name] },
+		Known:  func(name string) bool { return a.current.State().CertNames[name] },
 		Miss:   func(client netip.Addr, name string) { a.miss(missing.TLS, name, "", client) },
 		CRLURL: set.RevocationURL(), Log: a.log.With("room", "pki"),
 	})
@@ -221,7 +221,7 @@ func (a *Appliance) openServices() (err error) {
 	if err != nil {
 		return err
 	}
-	origins := func() []string { return a.current.State().HostList }
+	origins := func() []string { return a.current.State().OriginHosts }
 	canonical := func(host string) (string, bool) { return a.current.State().Origins.Canonical(host) }
 	missed := func(r *http.Request, kind, name, detail string) { a.miss(kind, name, detail, clientconn.AddrOf(r)) }
 	a.registry, err = registry.Open(registry.Config{
@@ -274,7 +274,7 @@ func (a *Appliance) wire() {
 	a.lookup = &lookup.Lookup{
 		Tree: a.tree, Current: a.current, Images: a.registry, Files: a.files, DNSHolds: a.dns.Holds,
 	}
-	a.places = clientconn.NewPlaces(maxConnections(), func(client string) bool { return hosts().Homes[client] })
+	a.places = clientconn.NewPlaces(maxConnections(), func(client string) bool { return hosts().NodeAddrs[client] })
 	a.turns = clientconn.NewTurns()
 	a.metrics = metrics.New(metrics.Sources{
 		Version: a.opt.Version, Commit: a.opt.Commit, Node: a.cfg.Node, Ready: a.ready, Places: a.places,
@@ -290,7 +290,7 @@ func (a *Appliance) wire() {
 			Roots: a.ca.Roots, Revocation: a.ca.CRL, Ready: a.ready, Metrics: a.metrics.Handler(), Front: a.front,
 			Site: a.site, Samples: a.samples, Executable: a.executable,
 		},
-		Miss: a.miss, Seen: a.metrics.Request, Stall: clientconn.StallTimeout, Node: a.cfg.Node,
+		Miss: a.miss, Observe: a.metrics.Request, Stall: clientconn.StallTimeout, Node: a.cfg.Node,
 		Pass: a.cluster, MostFree: a.cluster.Roomier, Large: clientconn.NewLarge(clientconn.LargeAnswers),
 		Log: a.log.With("room", "edge"),
 	}

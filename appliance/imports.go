@@ -20,7 +20,7 @@ func (a *Appliance) newImports() *content.Engine {
 		},
 		Origins: func(hosts []content.Host) (content.Origins, error) {
 			p, err := a.changes.PlanHosts(hosts)
-			return p.Became, err
+			return p.Outcome, err
 		},
 		Publish: a.changes.PublishImport,
 		Room: func() int64 {

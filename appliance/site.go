@@ -32,7 +32,7 @@ func (a *Appliance) site() (nodeconf.Site, error) {
 // front is what the page for people shows.
 func (a *Appliance) front() pages.Front {
 	v := a.current.State()
-	p := pages.Front{Node: a.cfg.Node, Domain: v.Settings.Domain, Origins: v.HostList}
+	p := pages.Front{Node: a.cfg.Node, Domain: v.Settings.Domain, Origins: v.OriginHosts}
 	list, err := a.current.Nodes() // this one first
 	if err != nil {
 		a.log.Warn("the front page names this node alone", "err", err)

@@ -282,7 +282,7 @@ func (a *API) adminError(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(map[string]string{"error": sentence(err)})
+	json.NewEncoder(w).Encode(map[string]string{"error": message(err)})
 }
 
 // statusOf is the status of HTTP that says what class of error it is.
@@ -307,8 +307,8 @@ func statusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-// sentence is the error without the constants of the operating system behind it that say the same once more.
-func sentence(err error) string {
+// message is the error without the constants of the operating system behind it that say the same once more.
+func message(err error) string {
 	s := err.Error()
 	for _, e := range []error{fs.ErrNotExist, fs.ErrExist, fs.ErrInvalid, fs.ErrPermission} {
 		s = strings.TrimSuffix(s, ": "+e.Error())

@@ -26,7 +26,7 @@ func (a *API) postBackup(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
 	w.Header().Set("Trailer", ReportTrailer)
-	out := &begun{w: w}
+	out := &startedWriter{w: w}
 	rep, err := a.Cluster.Backup(r.Context(), out,
 		cluster.BackupOptions{NoBlobs: in.NoBlobs, Passphrase: in.Passphrase, Recipients: in.Recipients})
 	var text []byte
@@ -36,7 +36,7 @@ func (a *API) postBackup(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err == nil:
 		w.Header().Set(ReportTrailer, string(text))
-	case out.yes:
+	case out.started:
 		a.Log.Error("backup cut off", "err", err)
 		panic(http.ErrAbortHandler)
 	default:
@@ -45,13 +45,13 @@ func (a *API) postBackup(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// begun is a writer that knows whether something was written.
-type begun struct {
-	w   io.Writer
-	yes bool
+// startedWriter is a writer that knows whether something was written.
+type startedWriter struct {
+	w       io.Writer
+	started bool
 }
 
-func (b *begun) Write(p []byte) (int, error) {
-	b.yes = true
+func (b *startedWriter) Write(p []byte) (int, error) {
+	b.started = true
 	return b.w.Write(p)
 }

@@ -26,7 +26,7 @@ func (a *API) postImport(w http.ResponseWriter, r *http.Request) {
 	res, err := a.runImport(s)
 	status, text := http.StatusOK, error(nil)
 	if err != nil {
-		status, text = importStatus(err), errors.New(sentence(err))
+		status, text = importStatus(err), errors.New(message(err))
 	}
 	if err := s.Finish(res, text, status); err != nil {
 		a.Log.Info("the command that imported could not be told the result", "err", err)

@@ -11,15 +11,15 @@ import (
 // not depend on how long it is, and it ends with the client, whose context the sequence follows.
 type streamed iter.Seq2[any, error]
 
-// streamOf makes one of a sequence; turn makes an element of the array, !ok leaves one out.
-func streamOf[T any](list iter.Seq2[T, error], turn func(T) (any, bool)) streamed {
+// streamOf makes one of a sequence; convert makes an element of the array, !ok leaves one out.
+func streamOf[T any](list iter.Seq2[T, error], convert func(T) (any, bool)) streamed {
 	return func(yield func(any, error) bool) {
 		for v, err := range list {
 			if err != nil {
 				yield(nil, err)
 				return
 			}
-			if out, ok := turn(v); ok && !yield(out, nil) {
+			if out, ok := convert(v); ok && !yield(out, nil) {
 				return
 			}
 		}

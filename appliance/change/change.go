@@ -38,19 +38,19 @@ type Changes struct {
 	mu sync.Mutex
 }
 
-// under is a batch for a directory of the tree: what pki writes into a batch of ours lands in its own part.
-type under struct {
+// subBatch is a batch for a directory of the tree: what pki writes into a batch of ours lands in its own part.
+type subBatch struct {
 	cluster.Batch
 	dir string
 }
 
-func (u under) Put(name string, data []byte) { u.Batch.Put(u.dir+"/"+name, data) }
-func (u under) Link(name, digest string, holds ...string) {
+func (u subBatch) Put(name string, data []byte) { u.Batch.Put(u.dir+"/"+name, data) }
+func (u subBatch) Link(name, digest string, holds ...string) {
 	u.Batch.Link(u.dir+"/"+name, digest, holds...)
 }
-func (u under) LinkWeak(name, digest string)       { u.Batch.LinkWeak(u.dir+"/"+name, digest) }
-func (u under) Remove(name string)                 { u.Batch.Remove(u.dir + "/" + name) }
-func (u under) Expect(name string, version uint64) { u.Batch.Expect(u.dir+"/"+name, version) }
+func (u subBatch) LinkWeak(name, digest string)       { u.Batch.LinkWeak(u.dir+"/"+name, digest) }
+func (u subBatch) Remove(name string)                 { u.Batch.Remove(u.dir + "/" + name) }
+func (u subBatch) Expect(name string, version uint64) { u.Batch.Expect(u.dir+"/"+name, version) }
 
 // Commit commits a change of what is enabled: the records, and an intermediate for exactly the names of set, in
 // one conditional batch. If the CA or what plan expects of the tree changed meanwhile, plan is asked again.
@@ -74,7 +74,7 @@ func (c *Changes) Commit(ctx context.Context,
 			if err := edit(b); err != nil {
 				return err
 			}
-			return write(under{b, "pki"})
+			return write(subBatch{b, "pki"})
 		})
 		if errors.Is(err, fs.ErrExist) && try < 5 {
 			continue // the CA or the record changed in between, on another node or by a renewal

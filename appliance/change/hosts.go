@@ -13,9 +13,9 @@ import (
 
 // HostPlan is what an import makes of the hosts that its content comes from.
 type HostPlan struct {
-	set    *origin.Set     // with them
-	write  []origin.Origin // records that are new or change
-	Became content.Origins
+	set     *origin.Set     // with them
+	write   []origin.Origin // records that are new or change
+	Outcome content.Origins
 }
 
 // PlanHosts says which hosts become origins: those that the root permits. What an operator decided about a host stays.
@@ -28,10 +28,10 @@ func (c *Changes) PlanHosts(hosts []content.Host) (p HostPlan, err error) {
 		case known && o.Disabled == "":
 			continue
 		case known && o.Disabled == origin.Removed:
-			p.Became.Removed = append(p.Became.Removed, h.Name)
+			p.Outcome.Removed = append(p.Outcome.Removed, h.Name)
 			continue
 		case !known && (origin.Check(h.Name) != nil || hostname.Overlap(h.Name, v.Settings.Domain)):
-			p.Became.Refused = append(p.Became.Refused, h.Name)
+			p.Outcome.Refused = append(p.Outcome.Refused, h.Name)
 			continue
 		case !known:
 			o = origin.Origin{Host: h.Name, Registry: h.Registry}
@@ -46,9 +46,9 @@ func (c *Changes) PlanHosts(hosts []content.Host) (p HostPlan, err error) {
 			}
 		}
 		if o.Disabled == "" {
-			p.Became.Enabled = append(p.Became.Enabled, o.Host)
+			p.Outcome.Enabled = append(p.Outcome.Enabled, o.Host)
 		} else {
-			p.Became.NotPermitted = append(p.Became.NotPermitted, o.Host)
+			p.Outcome.NotPermitted = append(p.Outcome.NotPermitted, o.Host)
 		}
 		if known && o.Disabled == was {
 			continue
@@ -68,7 +68,7 @@ func (c *Changes) PublishImport(ctx context.Context, hosts []content.Host,
 	if p, err := c.PlanHosts(hosts); err != nil {
 		return err
 	} else if len(p.write) == 0 {
-		return c.Tree.Patient().Update(ctx, func(b cluster.Batch) error { return write(b, p.Became) })
+		return c.Tree.Patient().Update(ctx, func(b cluster.Batch) error { return write(b, p.Outcome) })
 	}
 	var p HostPlan
 	err := c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
@@ -91,7 +91,7 @@ func (c *Changes) PublishImport(ctx context.Context, hosts []content.Host,
 				b.Expect("origins/"+o.Host, versions[o.Host])
 				b.Put("origins/"+o.Host, data)
 			}
-			return write(b, p.Became)
+			return write(b, p.Outcome)
 		}, nil
 	})
 	for _, o := range p.write {

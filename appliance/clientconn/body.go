@@ -21,7 +21,7 @@ type Body struct {
 	waited  time.Duration
 	got     int
 	touched bool
-	over    bool // all of it was read, or it was closed
+	done    bool // all of it was read, or it was closed
 }
 
 // NewBody returns the body of r, whose answer goes to w.
@@ -50,7 +50,7 @@ func (b *Body) Read(p []byte) (int, error) {
 		b.got, b.waited = 0, 0
 	}
 	if err == io.EOF {
-		b.over = true
+		b.done = true
 		b.deadline(time.Time{})
 	}
 	return n, err
@@ -62,34 +62,34 @@ func (b *Body) Close() error {
 	b.deadline(time.Time{})
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.over = true
+	b.done = true
 	return err
 }
 
-// Settle reads what is left of the body before an answer begins, as the server does, but for a bounded time. It reports
+// Drain reads what is left of the body before an answer begins, as the server does, but for a bounded time. It reports
 // whether the connection can be used again.
-func (b *Body) Settle() bool {
+func (b *Body) Drain() bool {
 	if !b.mu.TryLock() {
 		return true // somebody reads it
 	}
 	defer b.mu.Unlock()
-	if b.over || b.expects && !b.touched {
+	if b.done || b.expects && !b.touched {
 		return true // there is nothing, or the server closes the connection
 	}
 	b.deadline(time.Now().Add(DrainTime))
 	if _, err := io.CopyN(io.Discard, b.ReadCloser, drainBytes); err != io.EOF {
 		return false
 	}
-	b.over = true
+	b.done = true
 	b.deadline(time.Time{})
 	return true
 }
 
-// End bounds what the server itself reads after the handler.
-func (b *Body) End() {
+// Finish bounds what the server itself reads after the handler.
+func (b *Body) Finish() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.over {
+	if !b.done {
 		b.deadline(time.Now().Add(DrainTime))
 	}
 }

@@ -33,11 +33,11 @@ const (
 // which nothing was written is not the client's fault.
 type Conn struct {
 	*net.TCPConn
-	stall  time.Duration
-	place  *share.Place
-	waited atomic.Int64 // nanoseconds that writes waited since
-	sent   atomic.Int64 // so many bytes
-	until  atomic.Int64 // the write deadline that extend set, in Unix nanoseconds; 0 when somebody else has set one
+	stall    time.Duration
+	place    *share.Place
+	waited   atomic.Int64 // nanoseconds that writes waited since
+	sent     atomic.Int64 // so many bytes
+	deadline atomic.Int64 // the write deadline that extendDeadline set, in Unix nanoseconds; 0 when somebody else has set one
 
 	// For large copies (turns.go). turn and raw belong to whoever writes.
 	turns  *share.Turns // nil: they are not bounded
@@ -46,17 +46,17 @@ type Conn struct {
 	raw    syscall.RawConn
 }
 
-// extend gives the client what is left of stall for what is written next. A deadline that is nearly the right one is
+// extendDeadline gives the client what is left of stall for what is written next. A deadline that is nearly the right one is
 // left.
-func (c *Conn) extend() (start time.Time) {
+func (c *Conn) extendDeadline() (start time.Time) {
 	start = time.Now()
 	left := c.stall - time.Duration(c.waited.Load())
 	end := start.Add(left)
-	if until := c.until.Load(); until > end.Add(-left/4).UnixNano() && until <= end.UnixNano() {
+	if until := c.deadline.Load(); until > end.Add(-left/4).UnixNano() && until <= end.UnixNano() {
 		return start
 	}
 	c.TCPConn.SetWriteDeadline(end)
-	c.until.Store(end.UnixNano())
+	c.deadline.Store(end.UnixNano())
 	return start
 }
 
@@ -79,13 +79,13 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // SetDeadline is what net/http calls around a handshake.
 func (c *Conn) SetDeadline(t time.Time) error {
-	c.until.Store(0)
+	c.deadline.Store(0)
 	return c.TCPConn.SetDeadline(t)
 }
 
 // SetWriteDeadline lasts until the next write.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	c.until.Store(0)
+	c.deadline.Store(0)
 	return c.TCPConn.SetWriteDeadline(t)
 }
 
@@ -95,7 +95,7 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 	}
 	for len(p) > 0 {
 		piece := p[:min(len(p), stallChunk)]
-		start := c.extend()
+		start := c.extendDeadline()
 		m, err := c.TCPConn.Write(piece)
 		c.wrote(start, int64(m))
 		n += m
@@ -127,7 +127,7 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 		// above.
 		piece := &io.LimitedReader{R: r, N: min(limit, stallChunk)}
 		want := piece.N
-		start := c.extend()
+		start := c.extendDeadline()
 		m, err := c.TCPConn.ReadFrom(piece)
 		c.wrote(start, m)
 		n += m

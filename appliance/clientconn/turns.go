@@ -47,7 +47,7 @@ func (c *Conn) send(try func(fd uintptr) (int, error)) (n int, err error) {
 		}
 	}
 	c.take()
-	start := c.extend()
+	start := c.extendDeadline()
 	tried := false
 	werr := c.raw.Write(func(fd uintptr) bool {
 		if tried {
@@ -103,7 +103,7 @@ func (c *Conn) CopyInTurns(dst io.Writer, r io.Reader, file *os.File, limit int6
 	defer copyBuffers.Put(buf)
 	for limit > 0 {
 		c.yield()
-		load(file, min(limit, turnPiece))
+		prefetch(file, min(limit, turnPiece))
 		c.take()
 		for piece := min(limit, turnPiece); piece > 0; {
 			m, rerr := r.Read(buf[:min(piece, int64(len(buf)))])

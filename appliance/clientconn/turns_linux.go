@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// load waits until the next n bytes of a file are in memory, so that nobody waits for a disk with a turn.
-func load(f *os.File, n int64) {
+// prefetch waits until the next n bytes of a file are in memory, so that nobody waits for a disk with a turn.
+func prefetch(f *os.File, n int64) {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return
@@ -42,7 +42,7 @@ func (c *Conn) sendFile(f *os.File, limit int64) (n int64, ok bool, err error) {
 		for limit > 0 && err == nil {
 			piece := min(limit, stallChunk)
 			c.yield()
-			load(f, piece)
+			prefetch(f, piece)
 			for piece > 0 {
 				var m int
 				eof := false

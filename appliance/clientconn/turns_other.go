@@ -4,7 +4,7 @@ package clientconn
 
 import "os"
 
-func load(*os.File, int64) {}
+func prefetch(*os.File, int64) {}
 
 func (c *Conn) sendFile(*os.File, int64) (n int64, ok bool, err error) {
 	return 0, false, nil

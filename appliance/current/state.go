@@ -15,11 +15,11 @@ import (
 
 // A State is what the tree said at one moment. It is immutable.
 type State struct {
-	Settings *settings.Settings
-	Origins  *origin.Set
-	Hosts    *routing.Hosts
-	Known    map[string]bool // names and addresses that get a certificate
-	HostList []string        // enabled origins, in order
+	Settings    *settings.Settings
+	Origins     *origin.Set
+	Hosts       *routing.Hosts
+	CertNames   map[string]bool // names and addresses that get a certificate
+	OriginHosts []string        // enabled origins, in order
 }
 
 // A Reader reads States, and holds the last one for everybody.
@@ -53,19 +53,19 @@ func (r *Reader) Read() error {
 	if err != nil {
 		return err
 	}
-	h := &routing.Hosts{Domain: set.Domain, Nodes: map[string]bool{}, Homes: map[string]bool{}, Origins: origins}
+	h := &routing.Hosts{Domain: set.Domain, Nodes: map[string]bool{}, NodeAddrs: map[string]bool{}, Origins: origins}
 	for _, n := range list {
 		h.Nodes[n.Name] = true
 		for _, addr := range n.Addrs {
-			h.Homes[share.Of(addr)] = true
+			h.NodeAddrs[share.Of(addr)] = true
 		}
 	}
-	s := &State{Settings: set, Origins: origins, Hosts: h, Known: map[string]bool{}, HostList: origins.Hosts()}
+	s := &State{Settings: set, Origins: origins, Hosts: h, CertNames: map[string]bool{}, OriginHosts: origins.Hosts()}
 	for _, n := range h.Names() {
-		s.Known[n] = true
+		s.CertNames[n] = true
 	}
 	for _, addr := range r.Addrs() {
-		s.Known[addr.String()] = true
+		s.CertNames[addr.String()] = true
 	}
 	r.state.Store(s)
 	return nil

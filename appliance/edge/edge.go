@@ -39,10 +39,10 @@ type Edge struct {
 	// Pages are what the bastions' own names show besides images and files.
 	Pages http.Handler
 	Miss  func(kind, name, detail string, client netip.Addr)
-	// Seen hears what became of each request.
-	Seen  func(service string, r *http.Request, status int, bytes int64, took time.Duration)
-	Stall time.Duration // see clientconn.StallTimeout
-	Node  string
+	// Observe is told what became of each request.
+	Observe func(service string, r *http.Request, status int, bytes int64, took time.Duration)
+	Stall   time.Duration // see clientconn.StallTimeout
+	Node    string
 	// Pass reaches other nodes; nil: there are none.
 	Pass http.RoundTripper
 	// MostFree names another node that takes what this one has no room for, "" if this one has room or none has.
@@ -78,7 +78,7 @@ func (e *Edge) handler(plain bool) http.Handler {
 		}
 		if r.Body != nil && r.Body != http.NoBody {
 			rec.body = clientconn.NewBody(rec.ResponseWriter, r, e.Stall)
-			defer rec.body.End()
+			defer rec.body.Finish()
 		}
 		// A copy, since the server looks at the body that it made itself.
 		in := r.WithContext(user.WithClient(r.Context(), clientconn.AddrOf(r)))
@@ -89,13 +89,13 @@ func (e *Edge) handler(plain bool) http.Handler {
 	})
 }
 
-// recorded tells seen what became of each request.
+// recorded tells Observe what became of each request.
 func (e *Edge) recorded(serve func(*recorder, *http.Request) (service string)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := &recorder{ResponseWriter: w}
 		start := time.Now()
 		service := "none"
-		defer func() { e.Seen(service, r, rec.status, rec.bytes, time.Since(start)) }()
+		defer func() { e.Observe(service, r, rec.status, rec.bytes, time.Since(start)) }()
 		service = serve(rec, r)
 	})
 }
@@ -284,7 +284,7 @@ func (w *recorder) begin(status int) {
 		return
 	}
 	w.status = status
-	if w.body != nil && !w.body.Settle() {
+	if w.body != nil && !w.body.Drain() {
 		w.Header().Set("Connection", "close")
 	}
 }

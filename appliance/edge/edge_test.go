@@ -36,10 +36,10 @@ func testEdge(t *testing.T) (*Edge, *[]string) {
 		Files: func(w http.ResponseWriter, r *http.Request, v fileserver.View) {
 			fmt.Fprintf(w, "files origin=%s plain=%v path=%s", v.Origin, v.Plain, r.URL.EscapedPath())
 		},
-		Pages: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "pages %s", r.URL.Path) }),
-		Miss:  func(kind, name, detail string, _ netip.Addr) { missed = append(missed, kind+" "+name) },
-		Seen:  func(string, *http.Request, int, int64, time.Duration) {},
-		Stall: time.Minute, Log: testLog(t),
+		Pages:   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "pages %s", r.URL.Path) }),
+		Miss:    func(kind, name, detail string, _ netip.Addr) { missed = append(missed, kind+" "+name) },
+		Observe: func(string, *http.Request, int, int64, time.Duration) {},
+		Stall:   time.Minute, Log: testLog(t),
 	}
 	return e, &missed
 }

@@ -112,7 +112,7 @@ func (l *Lookup) Answered(ctx context.Context) func(missing.Entry) (by string, o
 		case missing.DNS:
 			return l.hostBroughtBy(v, e.Name), holds()(e.Name)
 		case missing.TLS:
-			return l.hostBroughtBy(v, e.Name), v.Known[origin.Fold(e.Name)]
+			return l.hostBroughtBy(v, e.Name), v.CertNames[origin.Fold(e.Name)]
 		case missing.Host:
 			at, _ := v.Hosts.Find(e.Name)
 			return l.hostBroughtBy(v, e.Name), at != routing.Unknown

@@ -54,7 +54,7 @@ func New(s Sources) *Metrics {
 		misses: counter("misses_total", "What clients asked for and did not get, by kind.", "kind"),
 		luck:   counter("tolerances_total", "Answers that a tolerance found: works by luck, see status."),
 		tls: counter("tls_errors_total",
-			"TLS handshakes that failed; untrusted: the client does not trust our root.", "reason"),
+			"TLS handshakeLog that failed; untrusted: the client does not trust our root.", "reason"),
 	}
 	for _, k := range missing.Kinds {
 		m.misses.WithLabelValues(k)
@@ -75,26 +75,26 @@ const (
 	metricsPause = time.Second
 )
 
-// metricsPage makes the page of /metrics. Anybody may ask for it, and take long to read it, so it is made by one at a
+// sharedPage makes the page of /metrics. Anybody may ask for it, and take long to read it, so it is made by one at a
 // time, whole before anything is sent, for at most a tenth of the time, and once for all who wait. Nobody gets one that
 // was begun before they asked.
-type metricsPage struct {
+type sharedPage struct {
 	mu   sync.Mutex
-	next *metricsRound // who comes now waits for it; nil: there is none that has not begun
+	next *pageRound // who comes now waits for it; nil: there is none that has not begun
 
 	turn chan struct{} // of capacity 1: full while somebody waits or makes one, who owns what follows
 	at   time.Time     // when the last one was made
 	took time.Duration
 }
 
-type metricsRound struct {
+type pageRound struct {
 	done chan struct{} // closed when the rest is there
 	text []byte
 	err  error
 }
 
 // get returns a page that create makes after the call of get. ctx ends waiting for others.
-func (p *metricsPage) get(ctx context.Context, create func() ([]byte, error)) ([]byte, error) {
+func (p *sharedPage) get(ctx context.Context, create func() ([]byte, error)) ([]byte, error) {
 	p.mu.Lock()
 	if round := p.next; round != nil {
 		p.mu.Unlock()
@@ -105,7 +105,7 @@ func (p *metricsPage) get(ctx context.Context, create func() ([]byte, error)) ([
 			return nil, ctx.Err()
 		}
 	}
-	round := &metricsRound{done: make(chan struct{})}
+	round := &pageRound{done: make(chan struct{})}
 	p.next = round
 	p.mu.Unlock()
 	// For all who wait, not only for the one who came first, so ctx does not end it.
@@ -127,7 +127,7 @@ func (p *metricsPage) get(ctx context.Context, create func() ([]byte, error)) ([
 
 // Handler is GET /metrics, in Prometheus's text format.
 func (m *Metrics) Handler() http.Handler {
-	page := metricsPage{turn: make(chan struct{}, 1)}
+	page := sharedPage{turn: make(chan struct{}, 1)}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		text, err := page.get(r.Context(), m.write)
 		if err != nil {
@@ -186,15 +186,15 @@ func (m *Metrics) Lucky() { m.luck.WithLabelValues().Inc() }
 // TLSErrors is the HTTP servers' log. A client that does not trust our root is what an operator looks for when a node
 // does not come up.
 func (m *Metrics) TLSErrors(l *slog.Logger) *log.Logger {
-	return log.New(handshakes{m, l}, "", 0)
+	return log.New(handshakeLog{m, l}, "", 0)
 }
 
-type handshakes struct {
+type handshakeLog struct {
 	m *Metrics
 	l *slog.Logger
 }
 
-func (h handshakes) Write(p []byte) (int, error) {
+func (h handshakeLog) Write(p []byte) (int, error) {
 	line := strings.TrimSpace(string(p))
 	rest, ok := strings.CutPrefix(line, "http: TLS handshake error from ")
 	if !ok {
@@ -222,7 +222,7 @@ func (h handshakes) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-var _ io.Writer = handshakes{}
+var _ io.Writer = handshakeLog{}
 
 // scrape reads at the time of a scrape what the rooms count themselves.
 type scrape struct{ Sources }

@@ -21,10 +21,10 @@ const (
 
 // Hosts tells what host names mean. It is immutable; a change of origins or nodes makes a new one.
 type Hosts struct {
-	Domain  string
-	Nodes   map[string]bool
-	Homes   map[string]bool // the nodes' addresses, as share.Of gives them
-	Origins *origin.Set
+	Domain    string
+	Nodes     map[string]bool
+	NodeAddrs map[string]bool // the nodes' addresses, as share.Of gives them
+	Origins   *origin.Set
 }
 
 // Find says what host means, as a client wrote it; for an origin it gives the canonical one.

@@ -105,7 +105,7 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 		return res, err
 	}
 	res.Prepared, err = prepare(cfg, opt.ConfigFile,
-		func() error { return makeFirst(ctx, cfg, opt, log, set, spec, disabled) })
+		func() error { return bootstrap(ctx, cfg, opt, log, set, spec, disabled) })
 	if err != nil {
 		return res, err
 	}
@@ -124,8 +124,8 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	return res, nil
 }
 
-// makeFirst makes the data of the first node.
-func makeFirst(ctx context.Context, cfg config.Config, opt InitOptions, log *slog.Logger, set *settings.Settings,
+// bootstrap makes the data of the first node.
+func bootstrap(ctx context.Context, cfg config.Config, opt InitOptions, log *slog.Logger, set *settings.Settings,
 	spec pki.Spec, disabled []origin.Origin) (err error) {
 	c, err := openOrBootstrap(cfg, log)
 	if err != nil {

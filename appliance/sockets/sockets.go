@@ -139,13 +139,13 @@ func listenWith(lc net.ListenConfig, key string, a netip.AddrPort) (net.Listener
 	}
 	l, err := lc.Listen(context.Background(), network, a.String())
 	if err != nil {
-		return nil, explain(key, "tcp", a, err)
+		return nil, explainBind(key, "tcp", a, err)
 	}
 	return l, nil
 }
 
-// explain turns what the kernel says about an address into what to do.
-func explain(key, network string, a netip.AddrPort, err error) error {
+// explainBind turns what the kernel says about an address into what to do.
+func explainBind(key, network string, a netip.AddrPort, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		flag := "t"
@@ -261,8 +261,8 @@ func (s *Set) bindDNS(cfg *config.Config, by map[string][]*os.File) error {
 	}
 	for _, a := range listen {
 		err := s.bindBoth(a)
-		for end := time.Now().Add(endOfOrphan); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); {
-			time.Sleep(endOfOrphan / 100)
+		for end := time.Now().Add(orphanWait); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); {
+			time.Sleep(orphanWait / 100)
 			err = s.bindBoth(a)
 		}
 		if err != nil {
@@ -272,9 +272,9 @@ func (s *Set) bindDNS(cfg *config.Config, by map[string][]*os.File) error {
 	return nil
 }
 
-// endOfOrphan is how long a port may still be taken by the DNS process of a daemon that was killed a moment ago: it
+// orphanWait is how long a port may still be taken by the DNS process of a daemon that was killed a moment ago: it
 // ends with it, but not in the same moment.
-const endOfOrphan = time.Second
+const orphanWait = time.Second
 
 // bindBoth binds UDP and TCP at the same port. A port that the kernel chose for one may be taken for the other: then it
 // is asked again.
@@ -286,7 +286,7 @@ func (s *Set) bindBoth(a netip.AddrPort) error {
 	for try := 0; ; try++ {
 		c, err := (&net.ListenConfig{}).ListenPacket(context.Background(), network, a.String())
 		if err != nil {
-			return explain("listen.dns", "udp", a, err)
+			return explainBind("listen.dns", "udp", a, err)
 		}
 		u := c.(*net.UDPConn)
 		got := u.LocalAddr().(*net.UDPAddr).AddrPort()
