@@ -145,7 +145,7 @@ func Open(cfg config.Config, opt Options) (_ *Appliance, err error) {
 	}()
 	if list := a.socks.Misplaced(&cfg, opt.Handed); len(list) > 0 {
 		a.problems.Set("sockets", list)
-		a.log.Warn("sockets are not where clients are told", "why", list)
+		a.log.Warn("sockets are not at the advertised addresses", "why", list)
 	}
 	a.executable = pages.OpenExecutable()
 	for _, open := range []func() error{a.openTree, a.openServices, a.openDNS} {

@@ -45,9 +45,9 @@ func (a *Appliance) follow(ctx context.Context) error {
 	known, failed := false, false
 	for refresh := a.dns.Refresh; ; {
 		if err := refresh(); err != nil {
-			a.log.Error("what the tree says cannot be taken up, the state before it stays in use", "err", err)
+			a.log.Error("the settings, origins or nodes in the tree cannot be applied, the previous ones stay in use", "err", err)
 			a.problems.Set("view",
-				[]string{fmt.Sprintf("what the tree says cannot be taken up, the state before it stays in use: %v", err)})
+				[]string{fmt.Sprintf("the settings, origins or nodes in the tree cannot be applied, the previous ones stay in use: %v", err)})
 			failed = true
 		} else {
 			a.problems.Set("view", nil)
@@ -57,7 +57,7 @@ func (a *Appliance) follow(ctx context.Context) error {
 			err := a.publishSelf(ctx)
 			known = err == nil
 			if err != nil && !errors.Is(err, syscall.EAGAIN) && ctx.Err() == nil {
-				a.log.Warn("this node cannot be entered in the tree", "err", err)
+				a.log.Warn("this node's addresses cannot be written to the tree", "err", err)
 			}
 		}
 		tick := retry.C

@@ -106,7 +106,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 		a.dns.StopForGood()
 	}
 	a.stopping.Store(true)
-	a.notify("STOPPING=1\nSTATUS=stopping, waiting for requests under way")
+	a.notify("STOPPING=1\nSTATUS=stopping, waiting for requests in progress")
 	a.log.Info("stopping", "node", a.cfg.Node, "reason", reason(err))
 	stop()
 	return err
@@ -127,7 +127,7 @@ func (a *Appliance) shutdown(grace time.Duration, servers ...*http.Server) {
 	for _, s := range servers {
 		wg.Go(func() {
 			if err := s.Shutdown(ctx); err != nil {
-				a.log.Warn("requests under way are cut off", "after", grace, "err", err)
+				a.log.Warn("requests in progress are cut off", "after", grace, "err", err)
 				s.Close()
 			}
 		})

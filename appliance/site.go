@@ -35,7 +35,7 @@ func (a *Appliance) front() pages.Front {
 	p := pages.Front{Node: a.cfg.Node, Domain: v.Settings.Domain, Origins: v.OriginHosts}
 	list, err := a.current.Nodes() // this one first
 	if err != nil {
-		a.log.Warn("the front page names this node alone", "err", err)
+		a.log.Warn("the front page shows only this node", "err", err)
 		list = []nodes.Node{a.current.Self}
 	}
 	for _, n := range list {

@@ -27,14 +27,14 @@ func (a *Appliance) awaitTree() error {
 			return nil // the only node: whoever opens the CA says what is missing
 		}
 		if !said {
-			a.log.Info("waiting for what the other nodes know", "for", joinPatience)
+			a.log.Info("waiting for the state of the cluster from the other nodes", "for", joinPatience)
 		}
 		select {
 		case <-changed:
 		case <-a.cluster.Done():
 			return a.cluster.Err()
 		case <-ctx.Done():
-			return fmt.Errorf("the other nodes have not sent what they know within %s: is the cluster's leader running, and "+
+			return fmt.Errorf("the other nodes have not sent the state of the cluster within %s: is the cluster's leader running, and "+
 				"can it reach this node at %s?", joinPatience, a.socks.Addrs().Peer)
 		}
 	}
@@ -48,7 +48,7 @@ func (a *Appliance) catchUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), startPatience)
 	defer cancel()
 	if !a.cluster.CaughtUp(ctx) {
-		a.log.Warn("no majority can be asked what was written while this node was down: it serves what it has")
+		a.log.Warn("no majority can be reached to learn what was written while this node was down: it serves what it has")
 	}
 }
 

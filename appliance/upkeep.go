@@ -52,13 +52,13 @@ func (a *Appliance) upkeep(ctx context.Context) error {
 		case <-tick.C:
 		}
 		if err := a.imports.Upkeep(ctx); err != nil && ctx.Err() == nil {
-			a.log.Warn("old imports that are not complete could not be dropped, it is tried again", "in", upkeepEvery, "err",
+			a.log.Warn("old incomplete imports could not be removed, it is tried again", "in", upkeepEvery, "err",
 				err)
 		}
 		if r, err := a.cluster.GC(ctx, false); err != nil && ctx.Err() == nil {
-			a.log.Warn("collecting failed, it is tried again", "in", upkeepEvery, "err", err)
+			a.log.Warn("garbage collection failed, it is tried again", "in", upkeepEvery, "err", err)
 		} else if r.Blobs > 0 {
-			a.log.Info("collected what nothing names", "blobs", r.Blobs, "bytes", r.RemovedBytes)
+			a.log.Info("unreferenced blobs deleted", "blobs", r.Blobs, "bytes", r.RemovedBytes)
 		}
 	}
 }

@@ -20,7 +20,7 @@ func (a *API) postImport(w http.ResponseWriter, r *http.Request) {
 	defer context.AfterFunc(a.Imports.Context(), cancel)()
 	s, err := handover.Accept(w, r.WithContext(ctx))
 	if err != nil {
-		a.Log.Info("an import could not begin", "err", err)
+		a.Log.Info("an import could not start", "err", err)
 		return
 	}
 	res, err := a.runImport(s)
@@ -29,7 +29,7 @@ func (a *API) postImport(w http.ResponseWriter, r *http.Request) {
 		status, text = importStatus(err), errors.New(message(err))
 	}
 	if err := s.Finish(res, text, status); err != nil {
-		a.Log.Info("the command that imported could not be told the result", "err", err)
+		a.Log.Info("the result of an import could not be sent to its command", "err", err)
 	}
 }
 

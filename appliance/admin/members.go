@@ -88,6 +88,6 @@ func (a *API) tellAddress(node, addr string) error {
 	if err := a.Cluster.TellAddress(node, addr); err != nil {
 		return err
 	}
-	a.Log.Info("a node is looked for at another address", "peer", node, "addr", addr)
+	a.Log.Info("a node's address was set", "peer", node, "addr", addr)
 	return nil
 }

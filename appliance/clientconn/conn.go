@@ -228,7 +228,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		client := share.Of(addrOf(tcp.RemoteAddr()))
 		place, ok := l.Places.Take(client, func() { tcp.Close() })
 		if !ok {
-			l.Log.Info("a connection was refused: there are too many", "client", tcp.RemoteAddr())
+			l.Log.Info("connection refused: too many connections", "client", tcp.RemoteAddr())
 			tcp.SetLinger(0)
 			tcp.Close()
 			continue

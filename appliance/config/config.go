@@ -102,7 +102,7 @@ func Parse(name string, data []byte) (Config, error) {
 	}
 	var second yaml.Node
 	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
-		return c, usage.Errorf("config %s: one YAML document is wanted, a second one follows", name)
+		return c, usage.Errorf("config %s: the file must hold one YAML document, and a second one follows", name)
 	}
 	p := parser{file: name, lines: map[string]int{}}
 	if len(doc.Content) > 0 {
@@ -368,7 +368,7 @@ func (c *Config) Complete() error {
 		}
 		name, _, _ = strings.Cut(strings.ToLower(name), ".")
 		if err := checkNode(name); err != nil {
-			return usage.Errorf("the host's name does not do as a node's name, set node (or --name): %w", err)
+			return usage.Errorf("the host's name cannot be the node's name, set node (or --name): %w", err)
 		}
 		c.Node = name
 	}

@@ -126,7 +126,7 @@ func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 	read := r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions
 	if plain && !read {
 		w.Header().Set("Allow", "GET, HEAD")
-		reply.Refuse(w, r, http.StatusMethodNotAllowed, "UNSUPPORTED", "nothing is written over plain http: use https")
+		reply.Refuse(w, r, http.StatusMethodNotAllowed, "UNSUPPORTED", "plain http is read-only: use https")
 		return "none"
 	}
 	if a := r.Header.Get("Authorization"); plain && a != "" && !bearer(a) {
@@ -202,7 +202,7 @@ func (e *Edge) PassOn(w http.ResponseWriter, r *http.Request, node string) bool 
 		},
 		ErrorLog: slog.NewLogLogger(e.Log.Handler(), slog.LevelDebug),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			e.Log.Warn("upload not passed on", "client", r.RemoteAddr, "peer", node, "err", err)
+			e.Log.Warn("upload not forwarded", "client", r.RemoteAddr, "peer", node, "err", err)
 			reply.Refuse(w, r, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN",
 				fmt.Sprintf("node %s, which has this upload, does not answer: begin it again", node))
 		},

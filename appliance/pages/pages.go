@@ -37,7 +37,7 @@ type Front struct {
 func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		reply.Refuse(w, r, http.StatusMethodNotAllowed, "UNSUPPORTED", "these pages are for reading")
+		reply.Refuse(w, r, http.StatusMethodNotAllowed, "UNSUPPORTED", "these pages are read-only")
 		return
 	}
 	switch path := r.URL.Path; {
@@ -51,7 +51,7 @@ func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid):
 			reply.Refuse(w, r, http.StatusNotFound, "", "there is no such revocation list")
 		case err != nil:
-			reply.Refuse(w, r, http.StatusServiceUnavailable, "", "the revocation list cannot be had now")
+			reply.Refuse(w, r, http.StatusServiceUnavailable, "", "the revocation list is not available now")
 		default:
 			reply.Send(w, r, "application/pkix-crl", der)
 		}
@@ -74,7 +74,7 @@ func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case path == "/metrics":
 		p.Metrics.ServeHTTP(w, r)
 	default:
-		reply.Refuse(w, r, http.StatusNotFound, "", "there is nothing here; / says what there is")
+		reply.Refuse(w, r, http.StatusNotFound, "", "this page does not exist; / lists those that do")
 	}
 }
 

@@ -67,7 +67,7 @@ func Open(cfg Config) (*Resolver, error) {
 		},
 		Applied: func(conflicts []string, err error) {
 			if err != nil {
-				conflicts = []string{"DNS answers as before, a change cannot be taken up: " + err.Error()}
+				conflicts = []string{"a change of names cannot be applied, DNS answers as before: " + err.Error()}
 			}
 			cfg.Problems(conflicts)
 		},
@@ -144,7 +144,7 @@ func (r *Resolver) Await(ctx context.Context, done <-chan struct{}) {
 	case <-ctx.Done():
 	case <-done:
 	case <-late.C:
-		r.cfg.Log.Error("the rest serves, DNS does not yet", "err", r.Err())
+		r.cfg.Log.Error("DNS does not answer yet, everything else is served", "err", r.Err())
 	}
 }
 

@@ -111,14 +111,14 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	}
 	if _, given := opt.Set["domain"]; !given {
 		if zone := hostZone(); zone != "" {
-			res.Notes = append(res.Notes, fmt.Sprintf("the own zone is %s, and stays it; this host is in %s: for a zone of "+
-				"yours begin anew with an empty data directory and --domain casemate.%s", res.Domain, zone, zone))
+			res.Notes = append(res.Notes, fmt.Sprintf("the cluster's zone is %s and cannot be changed later; this host is in %s: to use a zone of "+
+				"yours, start again with an empty data directory and --domain casemate.%s", res.Domain, zone, zone))
 		}
 	}
 	if len(set.Forward) == 0 {
 		if found := hostResolvers(cfg.Advertise); len(found) > 0 {
-			res.Notes = append(res.Notes, fmt.Sprintf("names that are not ours are answered NXDOMAIN at once; to ask this "+
-				"host's resolvers for them: casemate config set dns.forward %s", strings.Join(found, ",")))
+			res.Notes = append(res.Notes, fmt.Sprintf("other names are answered NXDOMAIN at once; to forward them to this "+
+				"host's resolvers: casemate config set dns.forward %s", strings.Join(found, ",")))
 		}
 	}
 	return res, nil

@@ -305,7 +305,7 @@ func (s *Set) bindBoth(a netip.AddrPort) error {
 func (s *Set) bindAdmin(cfg *config.Config, files []*os.File) error {
 	path := cfg.Listen.Admin
 	if len(files) > 1 {
-		return fmt.Errorf("systemd handed over %d sockets called %q: one is wanted", len(files), Admin)
+		return fmt.Errorf("systemd handed over %d sockets called %q: there must be one", len(files), Admin)
 	}
 	if len(files) == 1 {
 		l, err := net.FileListener(files[0])
