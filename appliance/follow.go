@@ -13,7 +13,7 @@ import (
 	"casemate/cluster"
 )
 
-// follow takes up what changes in the tree, here or on another node, and sees to it that the tree knows this node.
+// follow applies what changes in the tree, here or on another node, and publishes this node's addresses there.
 func (a *Appliance) follow(ctx context.Context) error {
 	changes := make(chan struct{}, 1)
 	var wg sync.WaitGroup
@@ -42,26 +42,26 @@ func (a *Appliance) follow(ctx context.Context) error {
 	}
 	retry := time.NewTicker(10 * time.Second)
 	defer retry.Stop()
-	known, failed := false, false
+	published, failed := false, false
 	for refresh := a.dns.Refresh; ; {
 		if err := refresh(); err != nil {
-			a.log.Error("the settings, origins or nodes in the tree cannot be applied, the previous ones stay in use", "err", err)
-			a.problems.Set("view",
-				[]string{fmt.Sprintf("the settings, origins or nodes in the tree cannot be applied, the previous ones stay in use: %v", err)})
+			const what = "a change in the tree cannot be applied, the state before it stays in use"
+			a.log.Error(what, "err", err)
+			a.problems.Set("tree", []string{fmt.Sprintf("%s: %v", what, err)})
 			failed = true
 		} else {
-			a.problems.Set("view", nil)
+			a.problems.Set("tree", nil)
 			failed = false
 		}
-		if !known {
+		if !published {
 			err := a.publishSelf(ctx)
-			known = err == nil
+			published = err == nil
 			if err != nil && !errors.Is(err, syscall.EAGAIN) && ctx.Err() == nil {
 				a.log.Warn("this node's addresses cannot be written to the tree", "err", err)
 			}
 		}
 		tick := retry.C
-		if known {
+		if published {
 			tick = nil
 		}
 		refresh = a.dns.Refresh
@@ -70,7 +70,7 @@ func (a *Appliance) follow(ctx context.Context) error {
 			return nil
 		case <-changes:
 		case <-a.dns.Changed():
-			if !failed { // what could not be taken up is tried again with any change
+			if !failed { // what could not be applied is tried again with any change
 				refresh = a.dns.RefreshNames
 			}
 		case <-tick:

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// joinPatience is how long a node that has just joined waits at its first start for what the others know.
+// joinPatience is how long a node that has just joined waits at its first start for the state of the cluster.
 const joinPatience = 60 * time.Second
 
 // awaitTree waits, on a node that has just joined, until the tree is here: the settings, the CA, everything that this
@@ -34,8 +34,8 @@ func (a *Appliance) awaitTree() error {
 		case <-a.cluster.Done():
 			return a.cluster.Err()
 		case <-ctx.Done():
-			return fmt.Errorf("the other nodes have not sent the state of the cluster within %s: is the cluster's leader running, and "+
-				"can it reach this node at %s?", joinPatience, a.socks.Addrs().Peer)
+			return fmt.Errorf("the other nodes have not sent the state of the cluster within %s: is the cluster's leader "+
+				"running, and can it reach this node at %s?", joinPatience, a.socks.Addrs().Peer)
 		}
 	}
 }

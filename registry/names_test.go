@@ -48,7 +48,8 @@ func TestLayerName(t *testing.T) {
 		}
 	}
 	for _, c := range [][2]string{
-		{"../x", i.layer.String()}, {"", i.layer.String()}, {"team/app", "sha256:short"}, {"team/app", ""}, {"team/app", "../x"},
+		{"../x", i.layer.String()}, {"", i.layer.String()}, {"team/app", "sha256:short"}, {"team/app", ""},
+		{"team/app", "../x"},
 	} {
 		if name, err := s.reg.LayerName(c[0], c[1]); !errors.Is(err, fs.ErrInvalid) {
 			t.Errorf("%q: got %q, %v", c, name, err)

@@ -39,7 +39,8 @@ func TestErrorsBecomeTheRightStatus(t *testing.T) {
 		w := httptest.NewRecorder()
 		a.adminError(w, httptest.NewRequest("GET", "/v1/x", nil), c.err)
 		var e struct{ Error string }
-		if json.Unmarshal(w.Body.Bytes(), &e) != nil || w.Code != c.want || !strings.HasPrefix(e.Error, "x") || strings.HasSuffix(e.Error, "file does not exist") {
+		if json.Unmarshal(w.Body.Bytes(), &e) != nil || w.Code != c.want ||
+			!strings.HasPrefix(e.Error, "x") || strings.HasSuffix(e.Error, "file does not exist") {
 			t.Errorf("%v: %d %q, want %d", c.err, w.Code, w.Body, c.want)
 		}
 	}

@@ -16,11 +16,12 @@ func TestADeadlineEndsWithItsBody(t *testing.T) {
 	} {
 		var last time.Time
 		set := false
-		b := &Body{ReadCloser: io.NopCloser(strings.NewReader("hello")), stall: time.Minute, deadline: func(at time.Time) error {
+		deadline := func(at time.Time) error {
 			set = set || !at.IsZero()
 			last = at
 			return nil
-		}}
+		}
+		b := &Body{ReadCloser: io.NopCloser(strings.NewReader("hello")), stall: time.Minute, deadline: deadline}
 		end(b)
 		if !set || !last.IsZero() {
 			t.Errorf("a deadline was set: %v, and is left: %v", set, last)

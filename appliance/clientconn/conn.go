@@ -37,7 +37,7 @@ type Conn struct {
 	place    *share.Place
 	waited   atomic.Int64 // nanoseconds that writes waited since
 	sent     atomic.Int64 // so many bytes
-	deadline atomic.Int64 // the write deadline that extendDeadline set, in Unix nanoseconds; 0 when somebody else has set one
+	deadline atomic.Int64 // what extendDeadline set, in Unix nanoseconds; 0 when somebody else has set one
 
 	// For large copies (turns.go). turn and raw belong to whoever writes.
 	turns  *share.Turns // nil: they are not bounded
@@ -46,8 +46,8 @@ type Conn struct {
 	raw    syscall.RawConn
 }
 
-// extendDeadline gives the client what is left of stall for what is written next. A deadline that is nearly the right one is
-// left.
+// extendDeadline gives the client what is left of stall for what is written next. A deadline that is nearly the right
+// one is left.
 func (c *Conn) extendDeadline() (start time.Time) {
 	start = time.Now()
 	left := c.stall - time.Duration(c.waited.Load())

@@ -29,8 +29,8 @@ func Owner(path string) string {
 	return owner
 }
 
-// ReadOwner reads what the operator set at one name, nothing if there is none. It uses Walk, since ReadDir would ask the
-// leader whether a name that is not here is nowhere.
+// ReadOwner reads what the operator set at one name, nothing if there is none. It uses Walk, since ReadDir would ask
+// the leader whether a name that is not here is nowhere.
 func ReadOwner(tree Tree, owner string) (list []dnssrv.Record, err error) {
 	for path := range tree.Walk("names/"+owner, "") {
 		r, ok, err := read(tree, path)

@@ -111,8 +111,9 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	}
 	if _, given := opt.Set["domain"]; !given {
 		if zone := hostZone(); zone != "" {
-			res.Notes = append(res.Notes, fmt.Sprintf("the cluster's zone is %s and cannot be changed later; this host is in %s: to use a zone of "+
-				"yours, start again with an empty data directory and --domain casemate.%s", res.Domain, zone, zone))
+			res.Notes = append(res.Notes, fmt.Sprintf("the cluster's zone is %s and cannot be changed later; this host is in "+
+				"%s: to use a zone of yours, start again with an empty data directory and --domain casemate.%s",
+				res.Domain, zone, zone))
 		}
 	}
 	if len(set.Forward) == 0 {

@@ -60,7 +60,8 @@ func TestRestoreWhere(t *testing.T) {
 	if _, err := Init(t.Context(), cfg, InitOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := Restore(context.Background(), cfg, strings.NewReader(""), RestoreOptions{Passphrase: "x"}); err == nil || !strings.Contains(err.Error(), "is already initialised, restore into a new one") {
+	_, _, err := Restore(context.Background(), cfg, strings.NewReader(""), RestoreOptions{Passphrase: "x"})
+	if err == nil || !strings.Contains(err.Error(), "is already initialised, restore into a new one") {
 		t.Errorf("%v", err)
 	}
 }
