@@ -7,29 +7,29 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"casemate/appliance/admin"
 	"casemate/appliance/origin"
+	"casemate/appliance/settings"
+	"casemate/appliance/setup"
 	"casemate/cluster"
 	"casemate/pki"
 )
 
-func freshNode(t *testing.T, opt InitOptions) *node {
+func freshNode(t *testing.T, opt setup.InitOptions) *node {
 	t.Helper()
 	cfg := testConfig(t, t.TempDir())
 	initNode(t, cfg, opt)
@@ -54,12 +54,12 @@ func (n *node) handshakes(name string) bool {
 // Enabling an origin is one step: its name, its address and its certificate; removing it takes all of them away.
 func TestAnOriginIsEnabledWhole(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{Permit: []string{"bank.example"}})
+	n := freshNode(t, setup.InitOptions{Permit: []string{"bank.example"}})
 	const host, alias = "registry.bank.example", "r.bank.example"
 	if n.resolves(host) || n.handshakes(host) {
 		t.Fatal("it is known before")
 	}
-	var made originInfo
+	var made admin.Origin
 	n.must("PUT", "origins/Registry.Bank.example:443", map[string][]string{"aliases": {alias}}, &made)
 	if !made.Enabled || made.Host != host || !slices.Equal(made.Aliases, []string{alias}) {
 		t.Errorf("got %+v", made)
@@ -84,9 +84,9 @@ func TestAnOriginIsEnabledWhole(t *testing.T) {
 	if made.Enabled || made.Reason != origin.NotPermitted || n.resolves("www.other.example") {
 		t.Errorf("got %+v", made)
 	}
-	var all []originInfo
+	var all []admin.Origin
 	n.must("GET", "origins", nil, &all)
-	if !slices.ContainsFunc(all, func(o originInfo) bool { return o.Host == "www.other.example" && !o.Enabled }) {
+	if !slices.ContainsFunc(all, func(o admin.Origin) bool { return o.Host == "www.other.example" && !o.Enabled }) {
 		t.Errorf("it is not listed: %+v", all)
 	}
 
@@ -121,14 +121,14 @@ func TestAnOriginIsEnabledWhole(t *testing.T) {
 // it changes.
 func TestOriginsEnabledAtOnceDoNotUndoEachOther(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{Permit: []string{"bank.example"}})
+	n := freshNode(t, setup.InitOptions{Permit: []string{"bank.example"}})
 	var wg sync.WaitGroup
 	var names []string
 	for i := range 5 {
 		name := fmt.Sprintf("r%d.bank.example", i)
 		names = append(names, name)
 		wg.Go(func() {
-			if _, err := n.addOrigin(context.Background(), name, nil); err != nil {
+			if _, err := n.changes.AddOrigin(context.Background(), name, nil); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		})
@@ -150,13 +150,13 @@ func TestOriginsEnabledAtOnceDoNotUndoEachOther(t *testing.T) {
 // nothing is half enabled.
 func TestAConflictIsPlannedAgain(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{Permit: []string{"bank.example"}})
+	n := freshNode(t, setup.InitOptions{Permit: []string{"bank.example"}})
 	ctx := context.Background()
 	plans := 0
-	err := n.constrained(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
+	err := n.changes.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
 		plans++
 		o := origin.Origin{Host: "r.bank.example"}
-		set, err := n.now.Load().origins.With(o)
+		set, err := n.current.State().Origins.With(o)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -181,8 +181,8 @@ func TestAConflictIsPlannedAgain(t *testing.T) {
 
 func TestSettingsChangeWhileServing(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{Set: map[string]string{"files.alias_arch": "arm64"}})
-	get := func(key string) (s Setting) {
+	n := freshNode(t, setup.InitOptions{Set: map[string]string{"files.alias_arch": "arm64"}})
+	get := func(key string) (s settings.Setting) {
 		t.Helper()
 		n.must("GET", "settings/"+key, nil, &s)
 		return s
@@ -206,9 +206,9 @@ func TestSettingsChangeWhileServing(t *testing.T) {
 	if n.resolves("registry.k8s.io") || n.handshakes("registry.k8s.io") || !n.resolves("quay.io") || !n.handshakes("quay.io") {
 		t.Error("origins are not what they were set to")
 	}
-	var list []Setting
+	var list []settings.Setting
 	n.must("GET", "settings", nil, &list)
-	if len(list) != len(settingDefs) {
+	if len(list) != len(settings.Keys()) {
 		t.Errorf("%d settings are listed", len(list))
 	}
 	own := n.Addrs().DNS[0].String()
@@ -235,7 +235,7 @@ func TestSettingsChangeWhileServing(t *testing.T) {
 
 func TestNamesThatTheOperatorSets(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{})
+	n := freshNode(t, setup.InitOptions{})
 	n.must("PUT", "names/Git.Bank.example/a", map[string]any{"values": []string{"10.9.8.7"}, "ttl": "1m"}, nil)
 	n.must("PUT", "names/*.apps.bank.example/CNAME", map[string]any{"values": []string{"git.bank.example"}}, nil)
 	if got, err := n.resolver().LookupHost(context.Background(), "git.bank.example."); err != nil || !slices.Equal(got, []string{"10.9.8.7"}) {
@@ -244,7 +244,7 @@ func TestNamesThatTheOperatorSets(t *testing.T) {
 	if got, err := n.resolver().LookupHost(context.Background(), "x.apps.bank.example."); err != nil || !slices.Equal(got, []string{"10.9.8.7"}) {
 		t.Errorf("got %v, %v", got, err)
 	}
-	var list []nameInfo
+	var list []admin.Name
 	n.must("GET", "names", nil, &list)
 	if fmt.Sprint(list) != "[{*.apps.bank.example CNAME [git.bank.example] } {git.bank.example A [10.9.8.7] 1m0s}]" {
 		t.Errorf("got %v", list)
@@ -275,7 +275,7 @@ func TestNamesThatTheOperatorSets(t *testing.T) {
 
 func TestCertificatesUsersImagesAndFilesByHand(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{Permit: []string{"bank.example"}})
+	n := freshNode(t, setup.InitOptions{Permit: []string{"bank.example"}})
 
 	var issued struct{ Serial, Certificate, Chain, Key string }
 	n.must("POST", "certs", map[string]any{"names": []string{"harbor.bank.example"}}, &issued)
@@ -290,7 +290,7 @@ func TestCertificatesUsersImagesAndFilesByHand(t *testing.T) {
 		t.Errorf("got %+v", signed)
 	}
 	n.must("POST", "certs/"+issued.Serial+"/revoke", nil, nil)
-	var certs []certInfo
+	var certs []admin.Cert
 	n.must("GET", "certs", nil, &certs)
 	if len(certs) != 2 {
 		t.Fatalf("got %+v", certs)
@@ -330,7 +330,7 @@ func TestCertificatesUsersImagesAndFilesByHand(t *testing.T) {
 	}
 	list := func(prefix string) (refs []string) {
 		t.Helper()
-		var images []imageInfo
+		var images []admin.Image
 		n.must("GET", "images?prefix="+prefix, nil, &images)
 		for _, i := range images {
 			refs = append(refs, i.Reference)
@@ -356,7 +356,7 @@ func TestCertificatesUsersImagesAndFilesByHand(t *testing.T) {
 		t.Errorf("got %d", status)
 	}
 
-	var f fileInfo
+	var f admin.File
 	n.must("PUT", "files?url=https://DL.k8s.io/a//b", "hello", &f)
 	if f.URL != "https://dl.k8s.io/a/b" || f.Size != 5 {
 		t.Errorf("got %+v", f)
@@ -364,7 +364,7 @@ func TestCertificatesUsersImagesAndFilesByHand(t *testing.T) {
 	if status, says := n.admin("PUT", "files?url=https://nowhere.example/x", "hello", nil); status != 400 || !strings.Contains(says, "casemate origin add nowhere.example") {
 		t.Errorf("got %d %s", status, says)
 	}
-	var all []fileInfo
+	var all []admin.File
 	n.must("GET", "files?prefix=https://dl.k8s.io/", nil, &all)
 	if len(all) != 1 || all[0].URL != f.URL {
 		t.Errorf("got %+v", all)
@@ -409,33 +409,5 @@ func TestCertificatesUsersImagesAndFilesByHand(t *testing.T) {
 	n.must("GET", "ca", nil, &roots)
 	if strings.Count(roots, "BEGIN CERTIFICATE") != 1 {
 		t.Errorf("after ca rotate --finish: %s", roots)
-	}
-}
-
-// Errors keep their class over the wire, so that the command line ends with the right code.
-func TestErrorsBecomeTheRightStatus(t *testing.T) {
-	a := &Appliance{log: testLog(t)}
-	for _, c := range []struct {
-		err  error
-		want int
-	}{
-		{usage("x must be y, got z"), 400},
-		{fmt.Errorf("x: %w", fs.ErrInvalid), 400},
-		{fmt.Errorf("x: %w", fs.ErrPermission), 400},
-		{fmt.Errorf("x: %w", syscall.EBADMSG), 400},
-		{fmt.Errorf("x: %w", pki.ErrNotPermitted), 400},
-		{fmt.Errorf("x: %w", fs.ErrNotExist), 404},
-		{fmt.Errorf("x: %w", fs.ErrExist), 409},
-		{fmt.Errorf("x: %w", pki.ErrRotating), 409},
-		{fmt.Errorf("x: %w", syscall.EAGAIN), 503},
-		{fmt.Errorf("x: %w", syscall.ENOSPC), 507},
-		{errors.New("x"), 500},
-	} {
-		w := httptest.NewRecorder()
-		a.adminError(w, httptest.NewRequest("GET", "/v1/x", nil), c.err)
-		var e struct{ Error string }
-		if json.Unmarshal(w.Body.Bytes(), &e) != nil || w.Code != c.want || !strings.HasPrefix(e.Error, "x") || strings.HasSuffix(e.Error, "file does not exist") {
-			t.Errorf("%v: %d %q, want %d", c.err, w.Code, w.Body, c.want)
-		}
 	}
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"golang.org/x/crypto/bcrypt"
 
+	"casemate/appliance/admin"
+	"casemate/appliance/setup"
 	"casemate/cluster"
 )
 
@@ -50,7 +52,7 @@ const (
 func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
-	initNode(t, cfg, InitOptions{Permit: []string{"bank.example"}})
+	initNode(t, cfg, setup.InitOptions{Permit: []string{"bank.example"}})
 	n := serveNode(t, cfg)
 	n.must("POST", "users", map[string]string{"name": "ada", "password": "correct horse"}, nil)
 	n.must("PUT", "origins/charts.bank.example", map[string]any{}, nil)
@@ -71,7 +73,7 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	var rep cluster.BackupReport
-	if err := json.Unmarshal([]byte(resp.Trailer.Get(ReportTrailer)), &rep); err != nil || rep.Faults != 0 || rep.Blobs != 5 {
+	if err := json.Unmarshal([]byte(resp.Trailer.Get(admin.ReportTrailer)), &rep); err != nil || rep.Faults != 0 || rep.Blobs != 5 {
 		t.Fatalf("trailer %q: %+v, %v", resp.Trailer, rep, err)
 	}
 	if bytes.Contains(data, []byte("$2a$")) {
@@ -84,8 +86,8 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 	to := testConfig(t, t.TempDir())
 	to.Node, to.Advertise = "bastion-b", []netip.Addr{netip.MustParseAddr("127.0.0.3")}
 	file := filepath.Join(t.TempDir(), "casemate.yaml")
-	got, p, err := Restore(context.Background(), to, bytes.NewReader(data), RestoreOptions{Identities: backupIdentity, ConfigFile: file, Log: testLog(t)})
-	if err != nil || p.ConfigFile != file || !exists(file) || got.Lacking != 0 {
+	got, p, err := setup.Restore(context.Background(), to, bytes.NewReader(data), setup.RestoreOptions{Identities: backupIdentity, ConfigFile: file, Log: testLog(t)})
+	if err != nil || p.ConfigFile != file || !there(file) || got.Lacking != 0 {
 		t.Fatalf("%+v, %v, %v", got, p, err)
 	}
 	n = serveNode(t, to)
@@ -132,7 +134,7 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 // restored node seals them by itself.
 func TestABackupOfBeforeIsRestored(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{})
+	n := freshNode(t, setup.InitOptions{})
 	hash, err := bcrypt.GenerateFromPassword([]byte("correct horse"), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)
@@ -155,8 +157,8 @@ func TestABackupOfBeforeIsRestored(t *testing.T) {
 		}
 	}
 	to := testConfig(t, t.TempDir())
-	if _, _, err := Restore(context.Background(), to, bytes.NewReader(data),
-		RestoreOptions{Identities: backupIdentity, Log: testLog(t)}); err != nil {
+	if _, _, err := setup.Restore(context.Background(), to, bytes.NewReader(data),
+		setup.RestoreOptions{Identities: backupIdentity, Log: testLog(t)}); err != nil {
 		t.Fatal(err)
 	}
 	n = serveNode(t, to)
@@ -176,22 +178,12 @@ func TestABackupOfBeforeIsRestored(t *testing.T) {
 // What is wrong with the request is said before the first byte.
 func TestBackupRequests(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{})
+	n := freshNode(t, setup.InitOptions{})
 	for body, want := range map[string]string{
 		`{}`: "give a passphrase or recipients", `{"passphrase": "short"}`: "at least 12 bytes, got 5", `{"recipients": "nobody"}`: "age1", `{"nonsense": 1}`: "nonsense",
 	} {
 		if status, says := n.admin("POST", "backup", body, nil); status != 400 || !strings.Contains(says, want) {
 			t.Errorf("%s: %d %q", body, status, says)
 		}
-	}
-}
-
-// A data directory that somebody else's things are in is not touched.
-func TestRestoreWhere(t *testing.T) {
-	t.Parallel()
-	cfg := testConfig(t, t.TempDir())
-	initNode(t, cfg, InitOptions{})
-	if _, _, err := Restore(context.Background(), cfg, strings.NewReader(""), RestoreOptions{Passphrase: "x"}); err == nil || !strings.Contains(err.Error(), "is already initialised, restore into a new one") {
-		t.Errorf("%v", err)
 	}
 }

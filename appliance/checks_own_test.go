@@ -4,13 +4,14 @@ import (
 	"testing"
 
 	"casemate/appliance/content"
+	"casemate/appliance/setup"
 	"casemate/bundle/lists"
 )
 
 // What an inventory in mirror mode makes clients ask is what a check of these names finds: the bastions' own names
 // stand for their origins.
 func TestCheckKnowsTheBastionsOwnNames(t *testing.T) {
-	n := freshNode(t, InitOptions{})
+	n := freshNode(t, setup.InitOptions{})
 	n.pusher()("registry.k8s.io/pause:3.10", imageFor(t, "amd64"))
 	n.must("PUT", "files?url=https://dl.k8s.io/release/v1/kubelet", "kubelet", nil)
 	for _, c := range []struct {

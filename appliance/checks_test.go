@@ -7,7 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"net/http/httptest"
+	"io/fs"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -21,8 +21,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"casemate/appliance/admin"
 	"casemate/appliance/content"
 	"casemate/appliance/missing"
+	"casemate/appliance/secret"
+	"casemate/appliance/setup"
+	"casemate/appliance/status"
 	"casemate/bundle"
 	"casemate/bundle/lists"
 	"casemate/bundle/signing"
@@ -71,7 +75,7 @@ func imageFor(t *testing.T, arch string) v1.Image {
 // What a check says is what a client that is not changed in any way meets.
 func TestCheckSaysWhatAClientMeets(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{})
+	n := freshNode(t, setup.InitOptions{})
 	push := n.pusher()
 	arm := imageFor(t, "arm64")
 	digest, err := arm.Digest()
@@ -153,14 +157,14 @@ func TestCheckSaysWhatAClientMeets(t *testing.T) {
 
 func TestCheckIsBounded(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{})
+	n := freshNode(t, setup.InitOptions{})
 	body := `{"files":[` + strings.Repeat(`{"url":"https://dl.k8s.io/`+strings.Repeat("x", 4000)+`"},`, 1000)
 	var r content.Report
 	n.must("POST", "check", body+`{"url":"https://dl.k8s.io/y"}]}`, &r)
 	if r.Missing != 1001 {
 		t.Errorf("got %d of 1001", r.Missing)
 	}
-	if status, says := n.admin("POST", "check", `{"files":[`+strings.Repeat(" ", maxCheckBody), nil); status != 400 || !strings.Contains(says, "too large") {
+	if status, says := n.admin("POST", "check", `{"files":[`+strings.Repeat(" ", admin.MaxCheckBody), nil); status != 400 || !strings.Contains(says, "too large") {
 		t.Errorf("got %d %s", status, says)
 	}
 }
@@ -168,7 +172,7 @@ func TestCheckIsBounded(t *testing.T) {
 // An entry is solved when what was asked for is answered, whoever brought it, and open again when it is gone.
 func TestWhatWasMissedIsSolved(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{Permit: []string{"bank.example"}})
+	n := freshNode(t, setup.InitOptions{Permit: []string{"bank.example"}})
 	push := n.pusher()
 	img := imageFor(t, "amd64")
 	digest, err := img.Digest()
@@ -239,9 +243,9 @@ func TestWhatWasMissedIsSolved(t *testing.T) {
 		}
 	}
 	n.book.Add(names[0][0], names[0][1], "", client) // the newest of all, and here
-	var st struct{ Misses []missInfo }
+	var st struct{ Misses []status.Miss }
 	n.must("GET", "status", nil, &st)
-	if len(st.Misses) != 10 || slices.ContainsFunc(st.Misses, func(m missInfo) bool { return slices.Contains(names, [2]string{m.Kind, m.Name}) }) {
+	if len(st.Misses) != 10 || slices.ContainsFunc(st.Misses, func(m status.Miss) bool { return slices.Contains(names, [2]string{m.Kind, m.Name}) }) {
 		t.Errorf("status shows %+v", st.Misses)
 	}
 
@@ -270,7 +274,7 @@ func TestWhatWasMissedIsSolved(t *testing.T) {
 // The inventory has every blob that a name keeps, and is signed by one key for good, whichever node made it.
 func TestInventory(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{})
+	n := freshNode(t, setup.InitOptions{})
 	n.must("PUT", "files?url=https://dl.k8s.io/kubelet", "kubelet", nil)
 	var key, again, doc string
 	n.must("GET", "inventory/key", nil, &key)
@@ -291,12 +295,12 @@ func TestInventory(t *testing.T) {
 	if want := "sha256:" + hex.EncodeToString(sum[:]); inv.Domain != "casemate.internal" || !slices.ContainsFunc(inv.Blobs, func(b bundle.Blob) bool { return b.Digest == want && b.Size == 7 }) {
 		t.Errorf("got %+v", inv)
 	}
-	sealed, err := n.tree.ReadFile("secrets/" + secretInventory)
+	sealed, err := n.tree.ReadFile("secrets/" + secret.Inventory)
 	if err != nil || bytes.Contains(sealed, pub) {
 		t.Errorf("the key in the tree: %v", err)
 	}
-	priv, err := n.inventoryKey(context.Background())
-	if err != nil || bytes.Contains(sealed, priv.Seed()) {
+	seed, err := secret.ReadOrMake(context.Background(), n.tree, n.cluster, secret.Inventory)
+	if err != nil || bytes.Contains(sealed, seed) || !ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey).Equal(pub) {
 		t.Errorf("the seed stands in the tree in the clear (%v)", err)
 	}
 	n.must("DELETE", "files?url=https://dl.k8s.io/kubelet", nil, nil)
@@ -309,23 +313,28 @@ func TestInventory(t *testing.T) {
 // Nodes that make the key at once end with the one that was first.
 func TestOneInventoryKey(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{})
-	first, err := n.inventoryKey(t.Context())
+	n := freshNode(t, setup.InitOptions{})
+	first, err := secret.ReadOrMake(t.Context(), n.tree, n.cluster, secret.Inventory)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.makeInventoryKey(t.Context()); err != nil {
-		t.Errorf("the second: %v", err)
-	}
-	if again, err := n.inventoryKey(t.Context()); err != nil || !again.Equal(first) {
+	again, err := secret.ReadOrMake(t.Context(), behind{n.tree}, n.cluster, secret.Inventory)
+	if err != nil || !bytes.Equal(again, first) {
 		t.Errorf("the second made another key (%v)", err)
 	}
+}
+
+// behind is the tree of a node that has not heard yet of what another one has written.
+type behind struct{ *cluster.Tree }
+
+func (behind) Stat(name string) (fs.FileInfo, error) {
+	return nil, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrNotExist}
 }
 
 // BenchmarkMissing lists a full book, half of it solved.
 func BenchmarkMissing(b *testing.B) {
 	cfg := testConfig(b, b.TempDir())
-	if _, err := Init(b.Context(), cfg, InitOptions{}); err != nil {
+	if _, err := setup.Init(b.Context(), cfg, setup.InitOptions{}); err != nil {
 		b.Fatal(err)
 	}
 	a, err := Open(cfg, Options{})
@@ -368,8 +377,8 @@ func BenchmarkMissing(b *testing.B) {
 		a.book.Add(missing.DNS, fmt.Sprintf("host%d.example", i), "", loopback)
 	}
 	for b.Loop() {
-		list, err := a.getMissing(httptest.NewRequestWithContext(b.Context(), "GET", "/v1/missing", nil))
-		if l := list.([]missing.Listed); err != nil || l[2*each-1].Solved || !l[2*each].Solved {
+		entries, err := a.book.List()
+		if l := missing.Solve(entries, a.lookup.Answered(b.Context()), a.lookup.Enabling); err != nil || l[2*each-1].Solved || !l[2*each].Solved {
 			b.Fatal("not half of the book is solved", err)
 		}
 	}

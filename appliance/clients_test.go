@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+
+	"casemate/appliance/setup"
 )
 
 // What a strict client does with a node's chain: it takes the lists from where the certificates say and checks all of
@@ -19,7 +21,7 @@ func TestAClientChecksTheWholeChain(t *testing.T) {
 		t.Skip("needs openssl")
 	}
 	cfg := testConfig(t, t.TempDir())
-	initNode(t, cfg, InitOptions{})
+	initNode(t, cfg, setup.InitOptions{})
 	n := serveNode(t, cfg)
 	conn, err := tls.Dial("tcp", n.Addrs().HTTPS[0].String(), &tls.Config{ServerName: "registry.k8s.io", RootCAs: n.client.Transport.(*http.Transport).TLSClientConfig.RootCAs})
 	if err != nil {
@@ -61,7 +63,7 @@ func TestAClientChecksTheWholeChain(t *testing.T) {
 // What nodes ask beside what they want is no miss of this node's.
 func TestQuestionsBesideAreNoMisses(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
-	initNode(t, cfg, InitOptions{})
+	initNode(t, cfg, setup.InitOptions{})
 	n := serveNode(t, cfg)
 	r := n.resolver()
 	for _, name := range []string{"x.localhost.", "a.b.localhost."} {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"casemate/appliance/setup"
 	"casemate/cluster"
 )
 
@@ -30,7 +31,7 @@ func TestBenchCost(t *testing.T) {
 		}
 	}
 	const names, tags, manifests = 100_000, 10_000, 1000
-	n := newNode(t, InitOptions{})
+	n := newNode(t, setup.InitOptions{})
 	ctx := context.Background()
 	tree := n.tree
 	blob := func(text string) string {

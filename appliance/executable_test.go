@@ -12,13 +12,15 @@ import (
 	"testing"
 
 	"casemate/appliance/doctor"
+	"casemate/appliance/pages"
+	"casemate/appliance/setup"
 	"casemate/bundle/format"
 )
 
 // TestTheProgramIsGivenOut: a node gets the very program that runs, whole or from where it stopped.
 func TestTheProgramIsGivenOut(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, InitOptions{})
+	n := newNode(t, setup.InitOptions{})
 	own, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Skip("not here: there is no /proc")
@@ -57,11 +59,10 @@ func TestTheProgramIsGivenOut(t *testing.T) {
 // TestSamples: what doctor may try with is held, and at an origin that is answered.
 func TestSamples(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, InitOptions{})
+	cfg := testConfig(t, t.TempDir())
+	initNode(t, cfg, setup.InitOptions{})
+	n := serveNode(t, cfg, func(a *Appliance) { a.samples.Age = -1 })
 	ask := func() (s doctor.Sample) {
-		n.samples.mu.Lock()
-		n.samples.at = n.samples.at.Add(-2 * sampleAge)
-		n.samples.mu.Unlock()
 		resp, got := n.do("GET", "http://127.0.0.1/doctor.json", nil)
 		if err := json.Unmarshal([]byte(got), &s); err != nil || resp.StatusCode != 200 {
 			t.Errorf("%s %s %v", resp.Status, got, err)
@@ -71,8 +72,8 @@ func TestSamples(t *testing.T) {
 	if s := ask(); s != (doctor.Sample{}) {
 		t.Errorf("nothing is held, and it names %+v", s)
 	}
-	n.mustImport(newStick(t).image("registry.k8s.io/pause:3.10", []byte("small")).image("quay.io/team/large:1", bytes.Repeat([]byte("casemate"), largeSample/8)).image("bank.example.com/app:1", []byte("x")).
-		file("https://dl.k8s.io/v1/tiny", "tiny").file("https://dl.k8s.io/v1/kubeadm", strings.Repeat("kubeadm ", 10<<10)).file("https://bank.example.com/f", strings.Repeat("f", fileSample)).
+	n.mustImport(newStick(t).image("registry.k8s.io/pause:3.10", []byte("small")).image("quay.io/team/large:1", bytes.Repeat([]byte("casemate"), pages.LargeSample/8)).image("bank.example.com/app:1", []byte("x")).
+		file("https://dl.k8s.io/v1/tiny", "tiny").file("https://dl.k8s.io/v1/kubeadm", strings.Repeat("kubeadm ", 10<<10)).file("https://bank.example.com/f", strings.Repeat("f", pages.FileSample)).
 		write("b.tar", format.WriteOptions{})...)
 	if s, want := ask(), (doctor.Sample{Image: "registry.k8s.io/pause:3.10", File: "https://dl.k8s.io/v1/kubeadm", Large: "quay.io/team/large:1"}); s != want {
 		t.Errorf("%+v, want %+v", s, want)

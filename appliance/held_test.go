@@ -9,12 +9,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"casemate/appliance/admin"
+	"casemate/appliance/setup"
 )
 
 // Damage is a problem in status, numbers in the metrics, and out of the inventory and the samples, until its bytes
 // come.
 func TestDamageIsShown(t *testing.T) {
-	n := freshNode(t, InitOptions{Set: map[string]string{"scrub.interval": "10d"}})
+	n := freshNode(t, setup.InitOptions{Set: map[string]string{"scrub.interval": "10d"}})
 	img := imageFor(t, "amd64")
 	push := n.pusher()
 	push("quay.io/team/app:1", img)
@@ -86,12 +89,12 @@ func TestDamageIsShown(t *testing.T) {
 			t.Errorf("%s is %s, want %s", name, got, want)
 		}
 	}
-	var images []imageInfo
+	var images []admin.Image
 	n.must("GET", "images", nil, &images)
 	if len(images) != 1 || images[0].Reference != "quay.io/team/app:1" || !images[0].Damaged {
 		t.Errorf("%+v", images)
 	}
-	if s := n.findSample(t.Context()); s.Image != "" {
+	if s := n.samples.Find(t.Context()); s.Image != "" {
 		t.Errorf("nodes are told to try with %s", s.Image)
 	}
 	push("quay.io/team/app:1", img)

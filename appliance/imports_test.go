@@ -21,6 +21,7 @@ import (
 	"casemate/appliance/content"
 	"casemate/appliance/handover"
 	"casemate/appliance/origin"
+	"casemate/appliance/setup"
 	"casemate/bundle"
 	"casemate/bundle/format"
 	"casemate/bundle/signing"
@@ -100,7 +101,7 @@ func (n *node) mustImport(paths ...string) *content.Result {
 	return r
 }
 
-func status(err error) int {
+func importStatus(err error) int {
 	var e *handover.Error
 	if errors.As(err, &e) {
 		return e.Status
@@ -108,7 +109,7 @@ func status(err error) int {
 	return 0
 }
 
-func newNode(t testing.TB, opt InitOptions) *node {
+func newNode(t testing.TB, opt setup.InitOptions) *node {
 	cfg := testConfig(t, t.TempDir())
 	initNode(t, cfg, opt)
 	return serveNode(t, cfg)
@@ -116,7 +117,7 @@ func newNode(t testing.TB, opt InitOptions) *node {
 
 func TestAnImportIsPulledByItsNames(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, InitOptions{})
+	n := newNode(t, setup.InitOptions{})
 	s := newStick(t).image("registry.k8s.io/pause:3.10", bytes.Repeat([]byte("layer "), 1000)).file("https://dl.k8s.io/v1/kubeadm", "kubeadm").
 		file("https://github.com/x/y/releases/download/v1/y", "y").file("https://new.k8s.io/f", "new").file("https://bank.example.com/f", "bank").
 		file("https://casemate.internal/f", "own").file("https://10.1.2.3/f", "address").file("https://get.rke2.io/", "removed")
@@ -138,11 +139,11 @@ func TestAnImportIsPulledByItsNames(t *testing.T) {
 	at := map[uint64]string{}
 	for _, name := range []string{"files/new.k8s.io/f?", "files/dl.k8s.io/v1/kubeadm?", "origins/new.k8s.io", "origins/bank.example.com", "imports/kubespray/record", "pki/state",
 		"registry/repositories/registry.k8s.io/pause/_manifests/tags/3.10/current/link"} {
-		v, err := n.version(name)
+		info, err := n.tree.Stat(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		at[v] = name
+		at[info.(interface{ Version() uint64 }).Version()] = name
 	}
 	if len(at) != 1 {
 		t.Errorf("at several entries: %v", at)
@@ -193,7 +194,7 @@ func TestAnImportIsPulledByItsNames(t *testing.T) {
 
 func TestAClientSeesAnImportWholeOrNotAtAll(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, InitOptions{})
+	n := newNode(t, setup.InitOptions{})
 	s := newStick(t)
 	const many = 400
 	for i := range many {
@@ -232,7 +233,7 @@ func TestAClientSeesAnImportWholeOrNotAtAll(t *testing.T) {
 
 func TestPartsOverDays(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, InitOptions{})
+	n := newNode(t, setup.InitOptions{})
 	s := newStick(t).file("https://dl.k8s.io/small", "small").image("quay.io/a/b:1", bytes.Repeat([]byte("0123456789abcdef"), 40<<10))
 	files := s.write("b.tar", format.WriteOptions{Split: 256 << 10})
 	if len(files) < 3 {
@@ -274,7 +275,7 @@ func TestPartsOverDays(t *testing.T) {
 
 func TestSignaturesAreRequired(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, InitOptions{})
+	n := newNode(t, setup.InitOptions{})
 	pub, key, _ := signing.GenerateKey()
 	other, otherKey, _ := signing.GenerateKey()
 	s := newStick(t).file("https://dl.k8s.io/f", "f")
@@ -323,7 +324,7 @@ func TestSignaturesAreRequired(t *testing.T) {
 
 func TestADirectoryIsImported(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, InitOptions{})
+	n := newNode(t, setup.InitOptions{})
 	dir := filepath.Join(t.TempDir(), "Mirror")
 	for name, text := range map[string]string{"deb.k8s.io/dists/stable/InRelease": "signed", "deb.k8s.io/pool/a.deb": strings.Repeat("deb", 1000), "dl.k8s.io/v1/x": "x"} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
@@ -367,7 +368,7 @@ func TestADirectoryIsImported(t *testing.T) {
 
 func TestAFlippedByteIsRefused(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, InitOptions{})
+	n := newNode(t, setup.InitOptions{})
 	s := newStick(t).file("https://dl.k8s.io/f", strings.Repeat("f", 5000)).image("quay.io/a/b:1", []byte("layer"))
 	path := s.write("b.tar", format.WriteOptions{})[0]
 	data, err := os.ReadFile(path)
@@ -381,8 +382,8 @@ func TestAFlippedByteIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := n.runImport(handover.Request{}, path)
-		if err == nil || !strings.Contains(err.Error(), "b.tar") || status(err) == http.StatusBadRequest {
-			t.Errorf("byte %d: %d %v", at, status(err), err)
+		if err == nil || !strings.Contains(err.Error(), "b.tar") || importStatus(err) == http.StatusBadRequest {
+			t.Errorf("byte %d: %d %v", at, importStatus(err), err)
 		}
 		if resp, _ := n.do("GET", "https://dl.k8s.io/f", nil); resp.StatusCode != 404 {
 			t.Errorf("byte %d: it is there", at)
@@ -396,7 +397,7 @@ func TestAFlippedByteIsRefused(t *testing.T) {
 
 func TestImportsThatAreNoneAreRefused(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, InitOptions{})
+	n := newNode(t, setup.InitOptions{})
 	path := newStick(t).file("https://dl.k8s.io/f", "f").write("b.tar", format.WriteOptions{})[0]
 	for _, c := range []struct {
 		req    handover.Request
@@ -406,7 +407,7 @@ func TestImportsThatAreNoneAreRefused(t *testing.T) {
 		{handover.Request{Name: "No Name"}, 400, "the name of an import"},
 		{handover.Request{Keys: []string{"x"}}, 400, "public key"},
 	} {
-		if _, err := n.runImport(c.req, path); status(err) != c.status || !strings.Contains(err.Error(), c.why) {
+		if _, err := n.runImport(c.req, path); importStatus(err) != c.status || !strings.Contains(err.Error(), c.why) {
 			t.Errorf("%+v: %v", c.req, err)
 		}
 	}
@@ -418,7 +419,7 @@ func TestImportsThatAreNoneAreRefused(t *testing.T) {
 	}
 	n.mustImport(path)
 	other := newStick(t).file("https://dl.k8s.io/g", "g").write("b.tar", format.WriteOptions{})[0]
-	if _, err := n.runImport(handover.Request{Name: "b"}, other); status(err) != 409 || !strings.Contains(err.Error(), "--name") {
+	if _, err := n.runImport(handover.Request{Name: "b"}, other); importStatus(err) != 409 || !strings.Contains(err.Error(), "--name") {
 		t.Error(err)
 	}
 }
@@ -426,9 +427,9 @@ func TestImportsThatAreNoneAreRefused(t *testing.T) {
 // TestAnImportMeetsAnotherChange: what is enabled changes between the plan and the batch, so both are made again.
 func TestAnImportMeetsAnotherChange(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, InitOptions{})
+	n := newNode(t, setup.InitOptions{})
 	tries := 0
-	err := n.publishImport(t.Context(), []content.Host{{Name: "new.k8s.io"}, {Name: "other.k8s.io", Registry: true}}, func(b cluster.Batch, o content.Origins) error {
+	err := n.changes.PublishImport(t.Context(), []content.Host{{Name: "new.k8s.io"}, {Name: "other.k8s.io", Registry: true}}, func(b cluster.Batch, o content.Origins) error {
 		if tries++; tries == 1 {
 			data, err := origin.Record(origin.Origin{Host: "new.k8s.io", Aliases: []string{"alias.k8s.io"}})
 			if err != nil {
@@ -459,7 +460,7 @@ func TestAnImportMeetsAnotherChange(t *testing.T) {
 
 func TestAStopEndsAnImport(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, InitOptions{})
+	n := newNode(t, setup.InitOptions{})
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

@@ -21,20 +21,23 @@ import (
 
 	"go.uber.org/goleak"
 
+	"casemate/appliance/config"
+	"casemate/appliance/resolver"
+	"casemate/appliance/setup"
 	"casemate/dnssrv/process"
 )
 
 // Each of distribution's handlers.App has one goroutine that it has no way to end; it waits for events that nobody
 // sends.
 func TestMain(m *testing.M) {
-	startDNSHere = dnsHere
+	startDNS = dnsHere
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }
 
 // dnsHere runs a node's DNS process in this one, over the same connection and with the same sockets.
-func dnsHere(a *Appliance, peer *os.File, files []*os.File, names []string) (process.Process, error) {
+func dnsHere(log *slog.Logger, peer *os.File, files []*os.File, names []string) (process.Process, error) {
 	named := []*os.File{peer}
-	names = append([]string{socketPeer}, names...)
+	names = append([]string{resolver.SocketPeer}, names...)
 	named = append(named, files...)
 	for i, f := range named { // under the names that a process of its own would give them
 		fd, err := syscall.Dup(int(f.Fd()))
@@ -43,17 +46,17 @@ func dnsHere(a *Appliance, peer *os.File, files []*os.File, names []string) (pro
 		}
 		named[i] = os.NewFile(uintptr(fd), names[i])
 	}
-	cfg, err := dnsConfig(named)
+	cfg, err := resolver.ProcessConfig(named)
 	if err != nil {
 		return nil, err
 	}
-	cfg.Log, cfg.Version = a.log.With("room", "dns"), Version
+	cfg.Log = log
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &here{cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
 		if err := process.Serve(ctx, cfg); err != nil && !errors.Is(err, process.ErrStopped) {
-			a.log.Error("the DNS process has ended", "error", err)
+			log.Error("the DNS process has ended", "err", err)
 		}
 	}()
 	return p, nil
@@ -82,11 +85,11 @@ func (w testWriter) Write(p []byte) (int, error) {
 var loopback = netip.MustParseAddr("127.0.0.1")
 
 // testConfig is the config of a node on 127.0.0.1 at ports that the kernel chooses.
-func testConfig(t testing.TB, dir string) Config {
+func testConfig(t testing.TB, dir string) config.Config {
 	any := []netip.AddrPort{netip.AddrPortFrom(loopback, 0)}
-	cfg := Config{
+	cfg := config.Config{
 		Node: "n1", Data: filepath.Join(dir, "data"), Advertise: []netip.Addr{loopback},
-		Listen: Listen{HTTP: any, HTTPS: any, DNS: any, Peer: any[0], Admin: filepath.Join(dir, "admin.sock")},
+		Listen: config.Listen{HTTP: any, HTTPS: any, DNS: any, Peer: any[0], Admin: filepath.Join(dir, "admin.sock")},
 	}
 	if err := cfg.Complete(); err != nil {
 		t.Fatal(err)
@@ -102,10 +105,10 @@ type node struct {
 	stop   func()
 }
 
-func initNode(t testing.TB, cfg Config, opt InitOptions) InitResult {
+func initNode(t testing.TB, cfg config.Config, opt setup.InitOptions) setup.InitResult {
 	t.Helper()
 	opt.Log = testLog(t)
-	res, err := Init(context.Background(), cfg, opt)
+	res, err := setup.Init(context.Background(), cfg, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,12 +116,12 @@ func initNode(t testing.TB, cfg Config, opt InitOptions) InitResult {
 }
 
 // serveNode starts the node of cfg; it stops at the end of the test, or by stop.
-func serveNode(t testing.TB, cfg Config, tune ...func(*Appliance)) *node {
+func serveNode(t testing.TB, cfg config.Config, tune ...func(*Appliance)) *node {
 	t.Helper()
 	return serveNodeWith(t, cfg, Options{Log: testLog(t)}, tune...)
 }
 
-func serveNodeWith(t testing.TB, cfg Config, opt Options, tune ...func(*Appliance)) *node {
+func serveNodeWith(t testing.TB, cfg config.Config, opt Options, tune ...func(*Appliance)) *node {
 	t.Helper()
 	a, err := Open(cfg, opt)
 	if err != nil {

@@ -10,13 +10,14 @@ import (
 	"testing"
 
 	"casemate/appliance/nodeconf"
+	"casemate/appliance/setup"
 	"casemate/bundle/format"
 	"casemate/bundle/lists/kubespray"
 )
 
 func TestMirrorsByTheAdminAPI(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{})
+	n := freshNode(t, setup.InitOptions{})
 	var c nodeconf.Conf
 	for _, runtime := range nodeconf.Runtimes() {
 		if n.must("GET", "mirrors?for="+runtime, nil, &c); len(c.Files) < 3 || len(c.Notes) == 0 {
@@ -40,7 +41,7 @@ func TestMirrorsByTheAdminAPI(t *testing.T) {
 // book has.
 func TestUnlistedRegistriesAreMisses(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{})
+	n := freshNode(t, setup.InitOptions{})
 	for path, name := range map[string]string{
 		"/v2/team/app/manifests/1?ns=nobody.example":      "nobody.example/team/app:1",
 		"/v2/unlisted.invalid/team/app/manifests/2":       "unlisted.invalid/team/app:2",
@@ -60,7 +61,7 @@ func TestUnlistedRegistriesAreMisses(t *testing.T) {
 // TestFileOriginsAreNoRegistries: an origin that was added by hand and holds nothing but files gets no mirror.
 func TestFileOriginsAreNoRegistries(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{})
+	n := freshNode(t, setup.InitOptions{})
 	for _, host := range []string{"empty.k8s.io", "files.k8s.io", "images.k8s.io", "both.k8s.io"} {
 		n.must("PUT", "origins/"+host, nil, nil)
 	}
@@ -106,7 +107,7 @@ func TestKubesprayAsksTheBastions(t *testing.T) {
 	}
 	for _, dir := range dirs {
 		t.Run(dir, func(t *testing.T) {
-			n := freshNode(t, InitOptions{Set: map[string]string{"origins": "default files.example"}, Permit: []string{"files.example"}})
+			n := freshNode(t, setup.InitOptions{Set: map[string]string{"origins": "default files.example"}, Permit: []string{"files.example"}})
 			release, err := kubespray.ReadUpstream(os.DirFS(dir))
 			if err != nil {
 				t.Fatal(err)

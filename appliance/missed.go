@@ -7,14 +7,16 @@ import (
 	"os"
 	"strings"
 
+	"casemate/appliance/clientconn"
 	"casemate/appliance/missing"
 	"casemate/appliance/origin"
+	"casemate/appliance/routing"
 )
 
 // missed enters a request that was answered with "not here" in the missing book.
 func (a *Appliance) missed(r *http.Request, kind, name, detail string) {
 	q := missing.Question{
-		Kind: kind, Name: name, Detail: detail, Client: clientOf(r),
+		Kind: kind, Name: name, Detail: detail, Client: clientconn.AddrOf(r),
 		Method: r.Method, Agent: r.UserAgent(), Accept: strings.Join(r.Header.Values("Accept"), ","),
 	}
 	if kind != missing.File { // which nobody needs a password to read, so whoever is named there may be anybody
@@ -27,7 +29,7 @@ func (a *Appliance) miss(kind, name, detail string, client netip.Addr) {
 	a.note(missing.Question{Kind: kind, Name: name, Detail: detail, Client: client})
 }
 
-func (a *Appliance) note(q missing.Question) { a.metrics.miss(q.Kind, a.book.Note(q)) }
+func (a *Appliance) note(q missing.Question) { a.metrics.Miss(q.Kind, a.book.Note(q)) }
 
 // missFacts is what the missing book asks.
 type missFacts struct {
@@ -42,11 +44,11 @@ func (a *Appliance) missFacts() missFacts {
 }
 
 func (f missFacts) Known(host string) bool {
-	v := f.a.now.Load()
-	if at, _ := v.hosts.find(host); at != placeUnknown {
+	v := f.a.current.State()
+	if at, _ := v.Hosts.Find(host); at != routing.Unknown {
 		return true
 	}
-	if _, known := v.origins.Get(host); known {
+	if _, known := v.Origins.Get(host); known {
 		return true
 	}
 	_, err := f.a.tree.Stat("names/" + host)
@@ -54,11 +56,11 @@ func (f missFacts) Known(host string) bool {
 }
 
 func (f missFacts) Node(label string) bool {
-	return label != "" && label == f.host || f.a.now.Load().hosts.nodes[label]
+	return label != "" && label == f.host || f.a.current.State().Hosts.Nodes[label]
 }
 
 func (f missFacts) Registry(host string) bool {
-	o, _ := f.a.now.Load().origins.Get(origin.Fold(host))
+	o, _ := f.a.current.State().Origins.Get(origin.Fold(host))
 	return o.Registry
 }
 

@@ -9,13 +9,15 @@ import (
 	"time"
 
 	"casemate/appliance/missing"
+	"casemate/appliance/setup"
+	"casemate/appliance/status"
 )
 
 // What clients ask to find out, and what search lists make of names, is not what somebody forgot: it is in no list, and
 // counted with its reason.
 func TestNoiseIsNotMissing(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{})
+	n := freshNode(t, setup.InitOptions{})
 	const ubuntu = "https://archive.ubuntu.com/ubuntu/dists/noble/"
 	n.must("PUT", "files?url="+ubuntu+"InRelease", "Suite: noble", nil)
 	n.must("PUT", "names/git.bank.example/A", map[string]any{"values": []string{"10.0.0.7"}}, nil)
@@ -99,7 +101,7 @@ func TestNoiseIsNotMissing(t *testing.T) {
 			t.Errorf("%s: listed: %v, want %v, cured by %q", entry, listed, reason == "", e.Cure)
 		}
 	}
-	var st struct{ Misses []missInfo }
+	var st struct{ Misses []status.Miss }
 	n.must("GET", "status", nil, &st)
 	if len(st.Misses) != len(needs) {
 		t.Errorf("status shows %+v", st.Misses)
@@ -136,7 +138,7 @@ func TestNoiseIsNotMissing(t *testing.T) {
 // nothing.
 func TestAMissIsAUsers(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{})
+	n := freshNode(t, setup.InitOptions{})
 	n.must("POST", "users", map[string]string{"name": "ada", "password": "correct horse"}, nil)
 	miss := func(host, name string) []string {
 		t.Helper()

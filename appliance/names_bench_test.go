@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"casemate/appliance/setup"
 	"casemate/cluster"
 )
 
@@ -21,7 +22,7 @@ func TestBenchNames(t *testing.T) {
 		dir = t.TempDir()
 	}
 	cfg := testConfig(t, dir)
-	initNode(t, cfg, InitOptions{})
+	initNode(t, cfg, setup.InitOptions{})
 	n := serveNode(t, cfg)
 	ctx := context.Background()
 	const part = 2000
@@ -56,7 +57,7 @@ func TestBenchNames(t *testing.T) {
 	})
 	measure("`name delete`", 100, func(i int) { n.must("DELETE", fmt.Sprintf("names/new%d.bank.example", i), nil, nil) })
 	measure("settings or health", 100, func(int) {
-		if err := n.refresh(); err != nil {
+		if err := n.dns.Refresh(); err != nil {
 			t.Fatal(err)
 		}
 	})

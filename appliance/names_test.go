@@ -8,6 +8,8 @@ import (
 
 	"github.com/miekg/dns"
 
+	"casemate/appliance/resolver"
+	"casemate/appliance/setup"
 	"casemate/cluster"
 )
 
@@ -19,7 +21,7 @@ func putName(b cluster.Batch, owner, kind, value string) {
 // Names that change in the tree, one or many, written here or elsewhere, are answered, and nothing else is read.
 func TestNamesThatChangeAreTakenUp(t *testing.T) {
 	t.Parallel()
-	n := freshNode(t, InitOptions{})
+	n := freshNode(t, setup.InitOptions{})
 	ctx := context.Background()
 	update := func(fn func(b cluster.Batch)) {
 		t.Helper()
@@ -45,7 +47,7 @@ func TestNamesThatChangeAreTakenUp(t *testing.T) {
 	holds("x.apps.bank.example", true)
 
 	// More than a tree remembers to have changed, and more than DNS is given at once.
-	const many = 2*partOfNames + 10
+	const many = 2*resolver.PartOfNames + 10
 	update(func(b cluster.Batch) {
 		for i := range many {
 			putName(b, fmt.Sprintf("host%d.bank.example", i), "A", "10.0.0.1")
@@ -66,7 +68,7 @@ func TestNamesThatChangeAreTakenUp(t *testing.T) {
 		b.Remove("names/host2.bank.example")
 	})
 	wait(t, "the damage is said", func() bool {
-		return strings.Contains(strings.Join(n.problems.list(), ""), "name host1.bank.example A: its record is damaged")
+		return strings.Contains(strings.Join(n.problems.List(), ""), "name host1.bank.example A: its record is damaged")
 	})
 	update(func(b cluster.Batch) {
 		putName(b, "host1.bank.example", "A", "10.0.0.2")

@@ -17,7 +17,7 @@ import (
 // notify tells systemd (sd_notify(3)); without it, nothing happens.
 func (a *Appliance) notify(state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		a.log.Warn("systemd cannot be notified", "state", strings.ReplaceAll(state, "\n", " "), "error", err)
+		a.log.Warn("systemd cannot be notified", "state", strings.ReplaceAll(state, "\n", " "), "err", err)
 	}
 }
 
@@ -32,7 +32,7 @@ func (a *Appliance) notifyReloading() {
 func (a *Appliance) watchdog(ctx context.Context) error {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		a.log.Warn("systemd's watchdog cannot be used", "error", err)
+		a.log.Warn("systemd's watchdog cannot be used", "err", err)
 	}
 	if interval <= 0 {
 		return nil
@@ -44,7 +44,7 @@ func (a *Appliance) watchdog(ctx context.Context) error {
 		if err := a.alive(probe); err == nil {
 			a.notify(daemon.SdNotifyWatchdog)
 		} else if ctx.Err() == nil {
-			a.log.Error("this node does not answer itself", "error", err)
+			a.log.Error("this node does not answer itself", "err", err)
 		}
 		cancel()
 		select {
@@ -61,9 +61,14 @@ func (a *Appliance) alive(ctx context.Context) error {
 	if err := a.cluster.Err(); err != nil {
 		return err
 	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", a.socks.admin.Addr().String())
-	}}}
+	client := http.Client{
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, "unix", a.socks.Admin.Addr().String())
+			},
+		},
+	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://admin/v1/settings", nil)
 	if err != nil {
 		return err
@@ -76,8 +81,9 @@ func (a *Appliance) alive(ctx context.Context) error {
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("http: status %s", resp.Status)
 	}
-	for _, addr := range a.socks.addrs().DNS {
-		if err := process.Ask(ctx, addr, a.now.Load().settings.Domain); err != nil && !errors.Is(err, process.ErrNotHere) {
+	for _, addr := range a.socks.Addrs().DNS {
+		if err := process.Ask(ctx, addr, a.current.State().Settings.Domain); err != nil &&
+			!errors.Is(err, process.ErrNotHere) {
 			return fmt.Errorf("dns at %s: %w", addr, err)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"casemate/appliance/setup"
 )
 
 // lines is a log that counts its lines by message.
@@ -44,7 +46,7 @@ func (l lines) with(message string) (found []string) {
 // A wrong password is in the log wherever it was sent, once for a client, and then as a count.
 func TestWrongPasswordsAreLoggedAndCounted(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
-	initNode(t, cfg, InitOptions{})
+	initNode(t, cfg, setup.InitOptions{})
 	log := lines{mu: &sync.Mutex{}, list: &[]string{}}
 	n := serveNodeWith(t, cfg, Options{Log: slog.New(log)})
 	n.must("POST", "users", map[string]string{"name": "ada", "password": "correct horse"}, nil)

@@ -9,6 +9,7 @@ import (
 
 	"casemate/appliance/content"
 	"casemate/appliance/handover"
+	"casemate/appliance/setup"
 	"casemate/bundle"
 	"casemate/bundle/format"
 )
@@ -56,7 +57,7 @@ func (i installer) channel(url string) string {
 // settings go before, and removing an import brings back what was said before.
 func TestChannelsComeWithAnImport(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, InitOptions{})
+	n := newNode(t, setup.InitOptions{})
 	release := func(name, version string) []string {
 		return newStick(t).
 			leads("https://update.k3s.io/v1-release/channels/stable", "https://github.com/k3s-io/k3s/releases/tag/"+version).
@@ -132,7 +133,7 @@ func TestChannelsComeWithAnImport(t *testing.T) {
 // TestRedirectsThatCannotBe: a bundle whose redirects have no place is refused as a whole.
 func TestRedirectsThatCannotBe(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, InitOptions{})
+	n := newNode(t, setup.InitOptions{})
 	for i, s := range []*stick{
 		newStick(t).file("https://dl.k8s.io/x", "x").leads("https://dl.k8s.io/a/../b", "https://dl.k8s.io/x"),
 		newStick(t).file("https://dl.k8s.io/x", "x").leads("https://dl.k8s.io/*", "https://dl.k8s.io/x/*"),

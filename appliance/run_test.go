@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,48 +17,25 @@ import (
 	"testing"
 	"time"
 
+	"casemate/appliance/config"
 	"casemate/appliance/missing"
+	"casemate/appliance/settings"
+	"casemate/appliance/setup"
+	"casemate/appliance/sockets"
 )
-
-func TestInitRefusesContradictionsAndWritesNothing(t *testing.T) {
-	for _, c := range []struct {
-		opt  InitOptions
-		says string
-	}{
-		{InitOptions{Set: map[string]string{"dns.ttl": "0s"}}, `setting dns.ttl must be between 1s and 1h, got "0s"`},
-		{InitOptions{Set: map[string]string{"nonsense": "1"}}, `there is no setting "nonsense"`},
-		{InitOptions{Set: map[string]string{"domain": "docker.io"}}, "setting domain must be apart from the origins"},
-		{InitOptions{Set: map[string]string{"dns.forward": "127.0.0.1:5353"}}, "this node's own address 127.0.0.1:5353"},
-		{InitOptions{Exclude: []string{"casemate.internal"}}, "forbids the domain"},
-		{InitOptions{Permit: []string{"a.bank.example"}, Exclude: []string{"bank.example"}}, "drop one of the two"},
-		{InitOptions{Exclude: []string{"127.0.0.0/8"}}, "advertised address 127.0.0.1 lies in exclude 127.0.0.0/8"},
-	} {
-		cfg := testConfig(t, t.TempDir())
-		cfg.Listen.DNS = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:5353")}
-		c.opt.ConfigFile = filepath.Join(filepath.Dir(cfg.Data), "casemate.yaml")
-		_, err := Init(context.Background(), cfg, c.opt)
-		var mistake *UsageError
-		if !errors.As(err, &mistake) || !strings.Contains(err.Error(), c.says) {
-			t.Errorf("got %v, want a usage error with %q", err, c.says)
-		}
-		if exists(cfg.Data) || exists(c.opt.ConfigFile) {
-			t.Errorf("%q: something was written", c.says)
-		}
-	}
-}
 
 func TestInitLooksAtTheDataDirectoryFirst(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	cfg := testConfig(t, dir)
-	config := filepath.Join(dir, "etc", "casemate.yaml")
+	file := filepath.Join(dir, "etc", "casemate.yaml")
 	if err := os.MkdirAll(cfg.Data, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	precious := filepath.Join(cfg.Data, "precious")
 	os.WriteFile(precious, nil, 0o644)
-	_, err := Init(context.Background(), cfg, InitOptions{ConfigFile: config})
-	if !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), `holds "precious", which is not casemate's: choose an empty directory`) || exists(config) {
+	_, err := setup.Init(context.Background(), cfg, setup.InitOptions{ConfigFile: file})
+	if !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), `holds "precious", which is not casemate's: choose an empty directory`) || there(file) {
 		t.Errorf("got %v", err)
 	}
 	if entries, _ := os.ReadDir(cfg.Data); len(entries) != 1 {
@@ -70,28 +46,28 @@ func TestInitLooksAtTheDataDirectoryFirst(t *testing.T) {
 	}
 	os.Remove(precious)
 
-	res := initNode(t, cfg, InitOptions{ConfigFile: config, Set: map[string]string{"domain": "gap.bank.example"}})
-	if res.Domain != "gap.bank.example" || res.ConfigFile != config {
+	res := initNode(t, cfg, setup.InitOptions{ConfigFile: file, Set: map[string]string{"domain": "gap.bank.example"}})
+	if res.Domain != "gap.bank.example" || res.ConfigFile != file {
 		t.Errorf("got %+v", res)
 	}
-	if got, err := LoadConfig(config); err != nil || got.Node != "n1" || got.Data != cfg.Data || !slices.Equal(got.Listen.DNS, cfg.Listen.DNS) {
+	if got, err := config.Load(file); err != nil || got.Node != "n1" || got.Data != cfg.Data || !slices.Equal(got.Listen.DNS, cfg.Listen.DNS) {
 		t.Errorf("the config that was written: %+v, %v", got, err)
 	}
-	before, _ := os.ReadFile(filepath.Join(cfg.Data, clusterDir, "sealing.key"))
-	if _, err := Init(context.Background(), cfg, InitOptions{ConfigFile: config}); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "is initialised already, start it with: casemate serve") {
+	before, _ := os.ReadFile(filepath.Join(cfg.Data, "cluster", "sealing.key"))
+	if _, err := setup.Init(context.Background(), cfg, setup.InitOptions{ConfigFile: file}); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "is initialised already, start it with: casemate serve") {
 		t.Errorf("a second init: %v", err)
 	}
-	if after, _ := os.ReadFile(filepath.Join(cfg.Data, clusterDir, "sealing.key")); !bytes.Equal(before, after) {
+	if after, _ := os.ReadFile(filepath.Join(cfg.Data, "cluster", "sealing.key")); !bytes.Equal(before, after) {
 		t.Error("a second init changed the key")
 	}
 	// Killed between the data and the config, it goes on where it was; another node's data is not taken for its own.
-	os.Remove(config)
+	os.Remove(file)
 	stranger := cfg
 	stranger.Node = "n2"
-	if _, err := Init(context.Background(), stranger, InitOptions{ConfigFile: config}); err == nil || !strings.Contains(err.Error(), `belongs to node "n1"`) || exists(config) {
+	if _, err := setup.Init(context.Background(), stranger, setup.InitOptions{ConfigFile: file}); err == nil || !strings.Contains(err.Error(), `belongs to node "n1"`) || there(file) {
 		t.Errorf("another node's init: %v", err)
 	}
-	if res := initNode(t, cfg, InitOptions{ConfigFile: config}); !res.Resumed || res.ConfigFile != config || !exists(config) {
+	if res := initNode(t, cfg, setup.InitOptions{ConfigFile: file}); !res.Resumed || res.ConfigFile != file || !there(file) {
 		t.Errorf("got %+v", res)
 	}
 	other := cfg
@@ -107,15 +83,15 @@ func TestAnInitThatWasCutShortIsTakenUpAgain(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	cut, cancel := context.WithCancel(context.Background())
 	cancel() // bootstraps, but writes nothing into the tree
-	if _, err := Init(cut, cfg, InitOptions{}); !errors.Is(err, context.Canceled) {
+	if _, err := setup.Init(cut, cfg, setup.InitOptions{}); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
 	}
 	if _, err := Open(cfg, Options{}); err == nil || !strings.Contains(err.Error(), "casemate init") {
 		t.Errorf("serving what is half made: %v", err)
 	}
-	initNode(t, cfg, InitOptions{Set: map[string]string{"dns.ttl": "20s"}})
+	initNode(t, cfg, setup.InitOptions{Set: map[string]string{"dns.ttl": "20s"}})
 	n := serveNode(t, cfg)
-	var s Setting
+	var s settings.Setting
 	if n.must("GET", "settings/dns.ttl", nil, &s); s.Value != "20s" {
 		t.Errorf("got %+v", s)
 	}
@@ -124,7 +100,7 @@ func TestAnInitThatWasCutShortIsTakenUpAgain(t *testing.T) {
 func TestOriginsThatTheRootDoesNotPermitAreStoredAndSaidSo(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
-	res := initNode(t, cfg, InitOptions{Exclude: []string{"quay.io"}})
+	res := initNode(t, cfg, setup.InitOptions{Exclude: []string{"quay.io"}})
 	if !slices.ContainsFunc(res.Notes, func(n string) bool { return strings.HasPrefix(n, "origin quay.io is not enabled") }) {
 		t.Errorf("notes: %q", res.Notes)
 	}
@@ -143,7 +119,7 @@ func TestOriginsThatTheRootDoesNotPermitAreStoredAndSaidSo(t *testing.T) {
 func TestAStopLetsDownloadsFinish(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
-	initNode(t, cfg, InitOptions{})
+	initNode(t, cfg, setup.InitOptions{})
 	n := serveNode(t, cfg)
 	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<20) // 16 MiB: more than the sockets hold
 	n.must("PUT", "files?url=https://dl.k8s.io/big", string(content), nil)
@@ -159,7 +135,7 @@ func TestAStopLetsDownloadsFinish(t *testing.T) {
 	https := n.Addrs().HTTPS[0].String()
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); n.stop() }()
-	wait(t, "the node stops", n.flights.stopping.Load)
+	wait(t, "the node stops", n.stopping.Load)
 	if resp, err := n.client.Get("https://dl.k8s.io/big"); err != nil || resp.StatusCode != 200 {
 		t.Errorf("a client that comes while the node stops: %v", err)
 	} else {
@@ -184,7 +160,7 @@ func TestAStopLetsDownloadsFinish(t *testing.T) {
 func TestAStopDoesNotWaitForEver(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
-	initNode(t, cfg, InitOptions{})
+	initNode(t, cfg, setup.InitOptions{})
 	n := serveNode(t, cfg, func(a *Appliance) { a.grace = time.Millisecond })
 	n.must("PUT", "files?url=https://dl.k8s.io/big", strings.Repeat("x", 16<<20), nil)
 	resp, err := n.client.Get("https://dl.k8s.io/big")
@@ -226,7 +202,7 @@ func notified(t *testing.T) <-chan string {
 
 func TestSystemdIsTold(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
-	initNode(t, cfg, InitOptions{})
+	initNode(t, cfg, setup.InitOptions{})
 	told := notified(t)
 	t.Setenv("WATCHDOG_USEC", "2000000")
 	t.Setenv("WATCHDOG_PID", fmt.Sprint(os.Getpid()))
@@ -255,7 +231,7 @@ func TestSystemdIsTold(t *testing.T) {
 func TestLivenessAsksWhatClientsAsk(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
-	initNode(t, cfg, InitOptions{})
+	initNode(t, cfg, setup.InitOptions{})
 	a, err := Open(cfg, Options{Log: testLog(t)})
 	if err != nil {
 		t.Fatal(err)
@@ -293,13 +269,13 @@ func TestLivenessAsksWhatClientsAsk(t *testing.T) {
 func TestLivenessWithAnAddressThatIsNotHere(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
-	initNode(t, cfg, InitOptions{})
-	lc := net.ListenConfig{Control: freeBind}
+	initNode(t, cfg, setup.InitOptions{})
+	lc := net.ListenConfig{Control: sockets.FreeBind}
 	c, err := lc.ListenPacket(context.Background(), "udp4", "192.0.2.11:0")
 	if err != nil {
 		t.Skip("an address of others cannot be bound here:", err)
 	}
-	n := serveNode(t, cfg, func(a *Appliance) { a.socks.dnsUDP = append(a.socks.dnsUDP, c.(*net.UDPConn)) })
+	n := serveNode(t, cfg, func(a *Appliance) { a.socks.DNSUDP = append(a.socks.DNSUDP, c.(*net.UDPConn)) })
 	n.admin("GET", "settings", nil, nil)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
@@ -311,7 +287,7 @@ func TestLivenessWithAnAddressThatIsNotHere(t *testing.T) {
 func TestReloadSaysWhatNeedsARestart(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
-	initNode(t, cfg, InitOptions{})
+	initNode(t, cfg, setup.InitOptions{})
 	level := &slog.LevelVar{}
 	a, err := Open(cfg, Options{Level: level})
 	if err != nil {
@@ -335,23 +311,10 @@ func TestReloadSaysWhatNeedsARestart(t *testing.T) {
 	}
 }
 
-func TestJournalLinesCarryTheirPriority(t *testing.T) {
-	var out bytes.Buffer
-	log := slog.New(newJournal(&out, slog.LevelDebug)).With("room", "x").WithGroup("g")
-	log.Debug("a", "k", "v")
-	log.Info("b")
-	log.Warn("c\nd")
-	log.Error("e", "level", 1)
-	want := "<7>msg=a room=x g.k=v\n<6>msg=b room=x\n<4>msg=\"c\\nd\" room=x\n<3>msg=e room=x g.level=1\n"
-	if out.String() != want {
-		t.Errorf("got\n%s, want\n%s", out.String(), want)
-	}
-}
-
 func TestMetricsAreNamedAndBounded(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
-	initNode(t, cfg, InitOptions{})
+	initNode(t, cfg, setup.InitOptions{})
 	n := serveNode(t, cfg)
 	n.do("GET", "https://dl.k8s.io/not/there", nil)
 	n.do("BREW", "https://dl.k8s.io/pot", nil)
@@ -389,7 +352,7 @@ func TestMetricsAreNamedAndBounded(t *testing.T) {
 func TestPathTricksAreRefused(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
-	initNode(t, cfg, InitOptions{})
+	initNode(t, cfg, setup.InitOptions{})
 	n := serveNode(t, cfg)
 	for _, host := range []string{"registry.k8s.io", "files.casemate.internal", "casemate.internal", "registry.casemate.internal"} {
 		for _, path := range []string{"/../../etc/passwd", "/v2/../../etc/passwd", "/files/../../x", "/v2/a/manifests/..", "/%2e%2e/%2e%2e/etc/passwd", "/v2/%2e%2e%2fx/manifests/1", "/a%00b", "/v2/a%00b/manifests/1",

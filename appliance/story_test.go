@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"casemate/appliance/missing"
+	"casemate/appliance/setup"
 )
 
 func ref(t *testing.T, s string) name.Reference {
@@ -31,7 +32,7 @@ func TestAnUnmodifiedClientPullsAndFetchesByUpstreamNames(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	cfg := testConfig(t, dir)
-	initNode(t, cfg, InitOptions{})
+	initNode(t, cfg, setup.InitOptions{})
 	n := serveNode(t, cfg)
 	n.must("POST", "users", map[string]string{"name": "ada", "password": "correct horse"}, nil)
 
@@ -139,7 +140,7 @@ func checkLayers(t *testing.T, img v1.Image) {
 func TestPlainHTTPIsForReading(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
-	initNode(t, cfg, InitOptions{})
+	initNode(t, cfg, setup.InitOptions{})
 	n := serveNode(t, cfg)
 	if resp, body := n.do("GET", "http://casemate.internal/ca.crt", nil); resp.StatusCode != 200 || body != string(n.Roots()) {
 		t.Errorf("the CA: %s %q", resp.Status, body)

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"casemate/appliance/setup"
 	"casemate/cluster/share"
 )
 
@@ -14,7 +15,7 @@ import (
 func bigFile(t *testing.T) (n *node, size int64) {
 	t.Helper()
 	cfg := testConfig(t, t.TempDir())
-	initNode(t, cfg, InitOptions{})
+	initNode(t, cfg, setup.InitOptions{})
 	n = serveNode(t, cfg, func(a *Appliance) { a.turns = share.NewTurns(1) })
 	const content = 24 << 20
 	n.must("PUT", "files?url=https://dl.k8s.io/big", strings.Repeat("x", content), nil)

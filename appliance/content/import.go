@@ -141,7 +141,7 @@ func (e *Engine) Import(ctx context.Context, req Request) (*Result, error) {
 			err = cause
 		}
 		if !j.dry {
-			e.cfg.Log.Warn("import failed", "import", j.base, "error", err)
+			e.cfg.Log.Warn("import failed", "import", j.base, "err", err)
 		}
 		if j.fate != "" {
 			return nil, fmt.Errorf("import %s: %w; %s", j.base, err, j.fate)
@@ -448,7 +448,7 @@ func (j *job) free(ctx context.Context, s *sink) {
 	}
 	freed, err := j.e.cfg.Discard(ctx, wrote)
 	if err != nil {
-		j.e.cfg.Log.Warn("what a failed import has written is freed within the hour", "import", j.base, "error", err)
+		j.e.cfg.Log.Warn("what a failed import has written is freed within the hour", "import", j.base, "err", err)
 		return
 	}
 	j.e.cfg.Log.Info("what a failed import has written is freed", "import", j.base, "bytes", freed)

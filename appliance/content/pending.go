@@ -152,7 +152,7 @@ func (e *Engine) dropScratch(digest string) {
 		err = w.Cancel()
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		e.cfg.Log.Warn("a scratch file stays until it is a day old", "blob", digest, "error", err)
+		e.cfg.Log.Warn("a scratch file stays until it is a day old", "blob", digest, "err", err)
 	}
 }
 

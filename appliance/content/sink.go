@@ -478,7 +478,7 @@ func (s *sink) run(ctx context.Context) {
 		due = due || begun && !slices.Equal(s.unfinished(), told)
 		if due {
 			if err := s.flush(ctx); err != nil && ctx.Err() == nil {
-				s.e.cfg.Log.Warn("what an import has read cannot be kept yet, it is tried again", "error", err)
+				s.e.cfg.Log.Warn("what an import has read cannot be kept yet, it is tried again", "err", err)
 			}
 		}
 	}

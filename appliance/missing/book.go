@@ -175,7 +175,7 @@ func Open(cfg Config) (*Book, error) {
 	}
 	var f file
 	if err := json.Unmarshal(data, &f); err != nil {
-		cfg.Log.Warn("the missing book is damaged and begins anew", "file", cfg.File, "error", err)
+		cfg.Log.Warn("the missing book is damaged and begins anew", "file", cfg.File, "err", err)
 		if err := os.Rename(cfg.File, cfg.File+".damaged"); err != nil {
 			return nil, fmt.Errorf("missing book: %w", err)
 		}
@@ -355,7 +355,7 @@ func (b *Book) Run(ctx context.Context) {
 				b.follow(dir)
 			}
 			if err := b.publish(ctx); err != nil && ctx.Err() == nil {
-				b.cfg.Log.Warn("the missing book cannot be published", "error", err)
+				b.cfg.Log.Warn("the missing book cannot be published", "err", err)
 			}
 		}
 	}
@@ -363,7 +363,7 @@ func (b *Book) Run(ctx context.Context) {
 
 func (b *Book) keep() {
 	if err := b.save(); err != nil {
-		b.cfg.Log.Warn("the missing book cannot be kept on disk", "file", b.cfg.File, "error", err)
+		b.cfg.Log.Warn("the missing book cannot be kept on disk", "file", b.cfg.File, "err", err)
 	}
 }
 

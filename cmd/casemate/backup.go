@@ -14,7 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"casemate/appliance"
+	"casemate/appliance/admin"
+	"casemate/appliance/setup"
 	"casemate/cluster"
 )
 
@@ -117,7 +118,7 @@ func (o *options) backup(cmd *cobra.Command, in map[string]any, name string, out
 		}
 		return r, fmt.Errorf("backup %s is not written: %w", name, err)
 	}
-	if err := json.Unmarshal([]byte(resp.Trailer.Get(appliance.ReportTrailer)), &r); err != nil {
+	if err := json.Unmarshal([]byte(resp.Trailer.Get(admin.ReportTrailer)), &r); err != nil {
 		return r, fmt.Errorf("backup %s is not written: the daemon's answer has no end", name)
 	}
 	if err := out.finish(); err != nil {
@@ -150,13 +151,13 @@ cluster are not members of the new one: wipe their data and join them again.`,
 			if err != nil {
 				return err
 			}
-			opt := appliance.RestoreOptions{ConfigFile: config}
+			opt := setup.RestoreOptions{ConfigFile: config}
 			if key == "--passphrase-file" {
 				opt.Passphrase = text
 			} else {
 				opt.Identities = text
 			}
-			opt.Log, _ = appliance.NewLogger(appliance.Log{Level: 4}, cmd.ErrOrStderr()) // warnings and errors
+			opt.Log = warnings(cmd)
 			in := cmd.InOrStdin()
 			if args[0] != "-" {
 				f, err := os.Open(args[0])
@@ -166,7 +167,7 @@ cluster are not members of the new one: wipe their data and join them again.`,
 				defer f.Close()
 				in = f
 			}
-			r, p, err := appliance.Restore(cmd.Context(), cfg, in, opt)
+			r, p, err := setup.Restore(cmd.Context(), cfg, in, opt)
 			if err != nil {
 				return err
 			}
@@ -219,8 +220,8 @@ them under other names.`,
 			if err != nil {
 				return err
 			}
-			log, _ := appliance.NewLogger(appliance.Log{Level: 4}, cmd.ErrOrStderr()) // warnings and errors
-			r, err := appliance.RecoverCluster(cfg, config, !yes, log)
+			log := warnings(cmd)
+			r, err := setup.Recover(cfg, config, !yes, log)
 			if err != nil {
 				return err
 			}

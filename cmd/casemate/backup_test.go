@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"casemate/appliance"
+	"casemate/appliance/admin"
 	"casemate/cluster"
 )
 
@@ -22,7 +22,7 @@ func TestHalfABackupHasNoName(t *testing.T) {
 	}{
 		"cut off":           {func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, "the daemon has cut it off"},
 		"ended too early":   {func(http.ResponseWriter) {}, "has no end"},
-		"report is no JSON": {func(w http.ResponseWriter) { w.Header().Set(appliance.ReportTrailer, "{") }, "has no end"},
+		"report is no JSON": {func(w http.ResponseWriter) { w.Header().Set(admin.ReportTrailer, "{") }, "has no end"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			dir, err := os.MkdirTemp("", "cm") // a socket's path is short
@@ -35,7 +35,7 @@ func TestHalfABackupHasNoName(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Trailer", appliance.ReportTrailer)
+				w.Header().Set("Trailer", admin.ReportTrailer)
 				fmt.Fprint(w, strings.Repeat("half ", 10_000))
 				w.(http.Flusher).Flush()
 				test.end(w)

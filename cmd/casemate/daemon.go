@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -14,7 +15,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"casemate/appliance"
+	"casemate/appliance/config"
 	"casemate/appliance/service"
+	"casemate/appliance/setup"
 )
 
 // preparedNode is what init, join and restore have made.
@@ -29,7 +32,7 @@ type preparedNode struct {
 	Notes         []string `json:"notes"`
 }
 
-func newPreparedNode(cfg appliance.Config, p appliance.Prepared) preparedNode {
+func newPreparedNode(cfg config.Config, p setup.Prepared) preparedNode {
 	return preparedNode{
 		Node: cfg.Node, Data: cfg.Data, ConfigWritten: p.ConfigFile, Resumed: p.Resumed, StartWith: p.Next,
 		Firewall: notNil(p.Firewall), Notes: []string{},
@@ -48,12 +51,12 @@ func nodeFlags(cmd *cobra.Command, config, name, data *string, advertise *[]neti
 }
 
 // configFlag adds the flag that names the node's config.
-func configFlag(cmd *cobra.Command, config *string) {
+func configFlag(cmd *cobra.Command, path *string) {
 	usage := "node config `FILE`"
 	if cmd.Name() == "init" || cmd.Name() == "join" || cmd.Name() == "restore" {
 		usage += ", written if it does not exist"
 	}
-	cmd.Flags().StringVar(config, "config", appliance.DefaultConfigFile, usage)
+	cmd.Flags().StringVar(path, "config", config.DefaultFile, usage)
 	cmd.MarkFlagFilename("config", "yaml", "yml")
 }
 
@@ -62,7 +65,7 @@ func initCommand(o *options) *cobra.Command {
 		config, name, domain, data string
 		advertise                  []netip.Addr
 		set                        [][2]string
-		opt                        appliance.InitOptions
+		opt                        setup.InitOptions
 	)
 	cmd := &cobra.Command{
 		Use: "init", Short: "create the first node of a cluster", Args: cobra.NoArgs,
@@ -88,8 +91,8 @@ hosts, the cluster's own domain, private addresses, and what --permit adds.`,
 				opt.Set["domain"] = domain
 			}
 			opt.ConfigFile = config
-			opt.Log, _ = appliance.NewLogger(appliance.Log{Level: 4}, cmd.ErrOrStderr()) // warnings and errors
-			res, err := appliance.Init(cmd.Context(), cfg, opt)
+			opt.Log = warnings(cmd)
+			res, err := setup.Init(cmd.Context(), cfg, opt)
 			if err != nil {
 				return err
 			}
@@ -116,7 +119,7 @@ hosts, the cluster's own domain, private addresses, and what --permit adds.`,
 }
 
 // nextSteps says what was made and what to type next.
-func nextSteps(p appliance.Prepared, what string) (lines []string) {
+func nextSteps(p setup.Prepared, what string) (lines []string) {
 	if p.Resumed {
 		lines = append(lines, "note: the data was there already, from a run that was cut short; "+
 			"what was missing besides it is written, and flags other than those for the config are ignored")
@@ -151,7 +154,7 @@ you have changed the config.`,
 			if err != nil {
 				return err
 			}
-			changed, err := appliance.WriteSockets(cfg, config)
+			changed, err := setup.WriteSockets(cfg, config)
 			if printErr := o.print(cmd, writtenFiles{notNil(changed)}, func(t *table) {
 				for _, path := range changed {
 					t.line(path)
@@ -166,7 +169,8 @@ you have changed the config.`,
 				fmt.Fprintln(cmd.ErrOrStderr(), "nothing has changed")
 				return nil
 			}
-			fmt.Fprintln(cmd.ErrOrStderr(), "activate it with: systemctl daemon-reload && systemctl stop 'casemate*' && systemctl start casemate")
+			fmt.Fprintln(cmd.ErrOrStderr(),
+				"activate it with: systemctl daemon-reload && systemctl stop 'casemate*' && systemctl start casemate")
 			return nil
 		},
 	}
@@ -201,9 +205,15 @@ A config with a mistake is refused and changes nothing.`,
 	return cmd
 }
 
+// warnings is a log of warnings and errors only, for a command.
+func warnings(cmd *cobra.Command) *slog.Logger {
+	log, _ := config.NewLogger(config.Log{Level: slog.LevelWarn}, cmd.ErrOrStderr())
+	return log
+}
+
 // loadConfig reads a config and completes it.
-func loadConfig(path string) (appliance.Config, error) {
-	cfg, err := appliance.LoadConfig(path)
+func loadConfig(path string) (config.Config, error) {
+	cfg, err := config.Load(path)
 	if err == nil {
 		err = cfg.Complete()
 	}
@@ -212,12 +222,12 @@ func loadConfig(path string) (appliance.Config, error) {
 
 // initConfig reads the config if there is one, else makes one of the flags. A flag that contradicts the file is an
 // error: init does not change a file.
-func initConfig(path, name, data string, addrs []netip.Addr) (appliance.Config, error) {
-	if appliance.BlankConfig(path) {
-		cfg := appliance.Config{Node: name, Data: data, Advertise: addrs}
+func initConfig(path, name, data string, addrs []netip.Addr) (config.Config, error) {
+	if config.Blank(path) {
+		cfg := config.Config{Node: name, Data: data, Advertise: addrs}
 		return cfg, cfg.Complete()
 	}
-	cfg, err := appliance.LoadConfig(path)
+	cfg, err := config.Load(path)
 	if err != nil {
 		return cfg, err
 	}
@@ -242,27 +252,27 @@ func initConfig(path, name, data string, addrs []netip.Addr) (appliance.Config, 
 }
 
 func serveCommand(*options) *cobra.Command {
-	var config string
+	var path string
 	cmd := &cobra.Command{
 		Use: "serve", Short: "run the daemon in the foreground", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(config)
+			cfg, err := loadConfig(path)
 			if err != nil {
 				return err
 			}
-			appliance.Version, appliance.Commit = version, commit
-			// One processor more than there are cores: large copies take as many turns as there are cores (appliance,
+			// One processor more than there are cores: large copies take as many turns as there are cores (clientconn,
 			// turns.go), and what is small finds a processor of the scheduler free. The system shares the cores.
 			if os.Getenv("GOMAXPROCS") == "" {
 				runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 			}
-			log, level := appliance.NewLogger(cfg.Log, cmd.ErrOrStderr())
+			log, level := config.NewLogger(cfg.Log, cmd.ErrOrStderr())
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP) // from the start: it must not end the process while it opens
 			defer signal.Stop(hup)
 			a, err := appliance.Open(cfg, appliance.Options{
-				Log: log, Level: level, Load: func() (appliance.Config, error) { return loadConfig(config) },
-				DNS: os.Getenv("CASEMATE_DNS"), // of the unit
+				Version: version, Commit: commit, Log: log, Level: level,
+				Load: func() (config.Config, error) { return loadConfig(path) },
+				DNS:  os.Getenv("CASEMATE_DNS"), // of the unit
 			})
 			if err != nil {
 				return err
@@ -286,6 +296,6 @@ func serveCommand(*options) *cobra.Command {
 			return errors.Join(err, a.Close())
 		},
 	}
-	configFlag(cmd, &config)
+	configFlag(cmd, &path)
 	return cmd
 }

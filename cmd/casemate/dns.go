@@ -5,13 +5,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"casemate/appliance"
+	"casemate/appliance/resolver"
 )
 
 // dnsCommand is for the daemon and for systemd.
 func dnsCommand(*options) *cobra.Command {
 	var (
-		opt   appliance.DNSOptions
+		opt   resolver.ProcessOptions
 		level string
 	)
 	cmd := &cobra.Command{
@@ -21,9 +21,8 @@ func dnsCommand(*options) *cobra.Command {
 			if err := l.UnmarshalText([]byte(level)); err != nil {
 				return usageError{err}
 			}
-			appliance.Version, appliance.Commit = version, commit
-			opt.Log.Level, opt.Stderr = l, cmd.ErrOrStderr()
-			return appliance.RunDNS(cmd.Context(), opt)
+			opt.Version, opt.Log.Level, opt.Stderr = version, l, cmd.ErrOrStderr()
+			return resolver.RunProcess(cmd.Context(), opt)
 		},
 	}
 	f := cmd.Flags()

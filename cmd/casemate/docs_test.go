@@ -9,8 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"casemate/appliance"
+	"casemate/appliance/config"
 	"casemate/appliance/doctor"
+	"casemate/appliance/settings"
 )
 
 // block is a fenced block of a page.
@@ -62,7 +63,7 @@ func pages(t *testing.T) []block {
 // TestDocsCommands parses every casemate command that stands in a shell block of README.md or docs/: it exists, its
 // flags do, it takes these arguments, and a setting takes its value.
 func TestDocsCommands(t *testing.T) {
-	seen, settings := 0, 0
+	seen, values := 0, 0
 	for _, b := range pages(t) {
 		if b.lang != "sh" {
 			continue
@@ -95,9 +96,9 @@ func TestDocsCommands(t *testing.T) {
 				if err == nil && cmd.Annotations[onlyGroup] != "" {
 					err = needsCommand(cmd, cmd.Flags().Args())
 				}
-				if values := cmd.Flags().Args(); err == nil && cmd.CommandPath() == "casemate config set" && len(values) == 2 {
-					settings++
-					_, err = appliance.ParseSettings(map[string]string{values[0]: values[1]})
+				if pair := cmd.Flags().Args(); err == nil && len(pair) == 2 && cmd.CommandPath() == "casemate config set" {
+					values++
+					_, err = settings.Parse(map[string]string{pair[0]: pair[1]})
 				}
 				if err != nil {
 					t.Errorf("%s:%d: %s: %v", b.page, b.line+1+i, strings.TrimSpace(part), err)
@@ -108,8 +109,8 @@ func TestDocsCommands(t *testing.T) {
 	if seen < 10 {
 		t.Errorf("only %d commands found: is the pages' format still what this test reads?", seen)
 	}
-	if settings < 3 {
-		t.Errorf("only %d settings found", settings)
+	if values < 3 {
+		t.Errorf("only %d settings found", values)
 	}
 }
 
@@ -143,7 +144,7 @@ func TestDocsConfigs(t *testing.T) {
 			continue
 		}
 		seen++
-		if _, err := appliance.ParseConfig(b.page, []byte(text)); err != nil {
+		if _, err := config.Parse(b.page, []byte(text)); err != nil {
 			t.Errorf("%s:%d: %v", b.page, b.line, err)
 		}
 	}

@@ -102,7 +102,7 @@ func within(pkg, prefix string) bool { return pkg == prefix || strings.HasPrefix
 // checkLayers reports imports that leave a package's layer.
 func checkLayers(t *testing.T, room, pkg string, imports []string) {
 	t.Helper()
-	all := layers()
+	all := append(layers(), applianceLayers()...)
 	i := slices.IndexFunc(all, func(l layer) bool { return l.pkg == pkg })
 	if i < 0 {
 		t.Errorf("%s has no line in the table of layers", pkg)
@@ -153,7 +153,10 @@ func TestImports(t *testing.T) {
 		if within(pkg, "casemate/bundle") {
 			checkLayers(t, "casemate/bundle", pkg, imports)
 		}
-		for _, f := range fences() {
+		if within(pkg, "casemate/appliance") && pkg != "casemate/appliance" {
+			checkLayers(t, "casemate/appliance", pkg, imports)
+		}
+		for _, f := range append(fences(), applianceFences()...) {
 			excepted := func(e string) bool { return within(pkg, e) }
 			if !within(pkg, f.room) || slices.ContainsFunc(f.except, excepted) {
 				continue

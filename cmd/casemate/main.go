@@ -20,7 +20,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"casemate/appliance"
+	"casemate/appliance/config"
+	usageerror "casemate/appliance/usage"
 )
 
 // Set by the linker (see the Makefile).
@@ -79,7 +80,7 @@ var errDiffers = errors.New("something is missing or differs")
 
 func exitCode(err error) int {
 	var wrongArgs usageError
-	var wrongConfig *appliance.UsageError
+	var wrongConfig *usageerror.Error
 	var refused *apiError
 	switch {
 	case err == nil:
@@ -129,7 +130,7 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 	}
 	socket := os.Getenv("CASEMATE_SOCKET")
 	if socket == "" {
-		socket = appliance.DefaultSocket
+		socket = config.DefaultSocket
 	}
 	root.PersistentFlags().StringVar(&o.socket, "socket", socket, "admin socket `PATH` of the daemon, or CASEMATE_SOCKET")
 	root.SetFlagErrorFunc(flagError)

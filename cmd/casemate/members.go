@@ -12,14 +12,14 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"casemate/appliance"
+	"casemate/appliance/setup"
 )
 
 func joinCommand(o *options) *cobra.Command {
 	var (
 		config, name, data string
 		advertise          []netip.Addr
-		opt                appliance.JoinOptions
+		opt                setup.JoinOptions
 	)
 	cmd := &cobra.Command{
 		Use: "join --token TOKEN ADDR", Short: "join this node to a cluster", Args: cobra.ExactArgs(1),
@@ -42,9 +42,9 @@ it does not appear in the list of processes.`,
 				return err
 			}
 			opt.Addr, opt.ConfigFile = args[0], config
-			opt.Log, _ = appliance.NewLogger(appliance.Log{Level: 4}, cmd.ErrOrStderr()) // warnings and errors
-			appliance.Version, appliance.Commit = version, commit
-			p, err := appliance.Join(cmd.Context(), cfg, opt)
+			opt.Log = warnings(cmd)
+			opt.Version = version
+			p, err := setup.Join(cmd.Context(), cfg, opt)
 			if err != nil {
 				return err
 			}

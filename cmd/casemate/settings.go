@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"casemate/appliance"
+	"casemate/appliance/config"
 )
 
 type setting struct {
@@ -130,12 +130,12 @@ func configCheck(o *options) *cobra.Command {
 		Use: "check [FILE]", Short: "check a node's config file; no daemon is needed", Args: cobra.MaximumNArgs(1),
 		Long: `Check a node's config file as "casemate serve" would read it, and print what it
 means on this host, defaults included. No daemon is needed and nothing is
-changed. FILE is ` + appliance.DefaultConfigFile + ` if none is given.
+changed. FILE is ` + config.DefaultFile + ` if none is given.
 
 Exit code 0: the file is valid. 2: it is not; the message names the line.`,
 		Example: "  casemate config check ./casemate.yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			file := appliance.DefaultConfigFile
+			file := config.DefaultFile
 			if len(args) > 0 {
 				file = args[0]
 			}

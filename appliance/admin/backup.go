@@ -1,0 +1,57 @@
+package admin
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+
+	"casemate/cluster"
+)
+
+// ReportTrailer is the trailer of POST /v1/backup: a cluster.BackupReport in JSON. Where it is missing, what came is no
+// backup.
+const ReportTrailer = "Casemate-Report"
+
+// postBackup streams a backup. An error in the middle cuts the connection: no client can take half of one for a whole
+// one.
+func (a *API) postBackup(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		NoBlobs    bool `json:"no_blobs"`
+		Passphrase string
+		Recipients string
+	}
+	if err := read(r, &in); err != nil {
+		a.adminError(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-tar")
+	w.Header().Set("Trailer", ReportTrailer)
+	out := &startedWriter{w: w}
+	rep, err := a.Cluster.Backup(r.Context(), out,
+		cluster.BackupOptions{NoBlobs: in.NoBlobs, Passphrase: in.Passphrase, Recipients: in.Recipients})
+	var text []byte
+	if err == nil {
+		text, err = json.Marshal(rep)
+	}
+	switch {
+	case err == nil:
+		w.Header().Set(ReportTrailer, string(text))
+	case out.started:
+		a.Log.Error("backup cut off", "err", err)
+		panic(http.ErrAbortHandler)
+	default:
+		w.Header().Del("Trailer")
+		a.adminError(w, r, err)
+	}
+}
+
+// startedWriter is a writer that knows whether something was written.
+type startedWriter struct {
+	w       io.Writer
+	started bool
+}
+
+func (b *startedWriter) Write(p []byte) (int, error) {
+	b.started = true
+	return b.w.Write(p)
+}

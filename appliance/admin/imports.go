@@ -1,0 +1,60 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	"casemate/appliance/content"
+	"casemate/appliance/handover"
+	"casemate/appliance/usage"
+)
+
+// postImport takes over the connection: the command hands over the files that it opened, and waits for the end.
+func (a *API) postImport(w http.ResponseWriter, r *http.Request) {
+	a.imports.Add(1)
+	defer a.imports.Done()
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(a.Imports.Context(), cancel)()
+	s, err := handover.Accept(w, r.WithContext(ctx))
+	if err != nil {
+		a.Log.Info("an import could not start", "err", err)
+		return
+	}
+	res, err := a.runImport(s)
+	status, text := http.StatusOK, error(nil)
+	if err != nil {
+		status, text = importStatus(err), errors.New(message(err))
+	}
+	if err := s.Finish(res, text, status); err != nil {
+		a.Log.Info("the result of an import could not be sent to its command", "err", err)
+	}
+}
+
+// importStatus is statusOf, except that what is wrong with the content is not wrong with the request.
+func importStatus(err error) int {
+	status := statusOf(err)
+	if status == http.StatusBadRequest && !errors.As(err, new(*usage.Error)) || status == http.StatusNotFound {
+		return http.StatusUnprocessableEntity
+	}
+	return status
+}
+
+func (a *API) runImport(s *handover.Session) (*content.Result, error) {
+	q := s.Request()
+	keys, err := content.ParseKeys(strings.Join(q.Keys, "\n"))
+	if err != nil {
+		return nil, &usage.Error{Err: err}
+	}
+	if q.Name != "" {
+		if err := content.CheckName(q.Name); err != nil {
+			return nil, &usage.Error{Err: err}
+		}
+	}
+	return a.Imports.Import(s.Context(), content.Request{
+		Name: q.Name, Inputs: s.Inputs(), Keys: keys, Repository: q.Repository, DryRun: q.DryRun, Partial: q.Partial,
+		Progress: func(p content.Progress) { s.Progress(p.Done, p.Total, p.Phase) },
+	})
+}

@@ -1,0 +1,66 @@
+package admin
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/pem"
+	"iter"
+	"net/http"
+	"time"
+
+	"casemate/appliance/content"
+	"casemate/appliance/reply"
+	"casemate/appliance/secret"
+)
+
+func (a *API) getInventory(w http.ResponseWriter, r *http.Request) {
+	key, err := a.inventoryKey(r.Context())
+	var doc []byte
+	if err == nil {
+		doc, err = content.SignInventory(a.held(r.Context()), a.Current.State().Settings.Domain, time.Now(), key)
+	}
+	if err != nil {
+		a.adminError(w, r, err)
+		return
+	}
+	reply.Send(w, r, "application/json", doc)
+}
+
+// held yields what an inventory may promise: what a name keeps and whose bytes can be had, since a bundle made with it
+// leaves them out. Where that cannot be said now, it is not
+// promised.
+func (a *API) held(ctx context.Context) iter.Seq2[string, int64] {
+	return func(yield func(string, int64) bool) {
+		for digest, size := range a.Tree.Kept() {
+			if _, err := a.Tree.HasBlob(ctx, digest); err != nil {
+				continue
+			}
+			if !yield(digest, size) {
+				return
+			}
+		}
+	}
+}
+
+func (a *API) getInventoryKey(w http.ResponseWriter, r *http.Request) {
+	key, err := a.inventoryKey(r.Context())
+	var der []byte
+	if err == nil {
+		der, err = x509.MarshalPKIXPublicKey(key.Public())
+	}
+	if err != nil {
+		a.adminError(w, r, err)
+		return
+	}
+	reply.Send(w, r, "application/x-pem-file", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+}
+
+// inventoryKey returns the cluster's key for inventories, which the node that is asked for it first makes.
+func (a *API) inventoryKey(ctx context.Context) (ed25519.PrivateKey, error) {
+	seed, err := secret.ReadOrMake(ctx, a.Tree, a.Cluster, secret.Inventory)
+	if err != nil {
+		return nil, err
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
+}

@@ -1,0 +1,52 @@
+package admin
+
+import (
+	"net/http"
+
+	"casemate/appliance/nodeconf"
+	"casemate/appliance/usage"
+)
+
+// getMirrors is GET /v1/mirrors?for=RUNTIME.
+func (a *API) getMirrors(r *http.Request) (any, error) {
+	s, err := a.Site()
+	if err != nil {
+		return nil, err
+	}
+	return asked(nodeconf.Mirrors(&s, r.URL.Query().Get("for"), r.URL.Query()["own"]...))
+}
+
+// getKubespray is GET /v1/kubespray?mode=MODE&version=VERSION, for a release that is known.
+func (a *API) getKubespray(r *http.Request) (any, error) {
+	k, err := nodeconf.KnownKubespray(r.URL.Query().Get("version"))
+	if err != nil {
+		return nil, usage.Errorf("%w", err)
+	}
+	return a.kubespray(r, k)
+}
+
+// postKubespray is POST /v1/kubespray?mode=MODE with what the command has read in a checkout, which the daemon may not
+// be able to open.
+func (a *API) postKubespray(r *http.Request) (any, error) {
+	var k nodeconf.KubesprayRelease
+	if err := read(r, &k); err != nil {
+		return nil, err
+	}
+	return a.kubespray(r, &k)
+}
+
+func (a *API) kubespray(r *http.Request, k *nodeconf.KubesprayRelease) (any, error) {
+	s, err := a.Site()
+	if err != nil {
+		return nil, err
+	}
+	return asked(nodeconf.KubesprayVars(&s, r.URL.Query().Get("mode"), k))
+}
+
+// asked makes what cannot be generated a mistake of who asked.
+func asked(c *nodeconf.Conf, err error) (any, error) {
+	if err != nil {
+		return nil, usage.Errorf("%w", err)
+	}
+	return c, nil
+}

@@ -1,0 +1,282 @@
+// Package change commits what changes how this cluster answers: settings, origins, and the hosts that an import brings.
+//
+// It promises that a change of what is enabled is one step: the records, and an intermediate of the CA for exactly the
+// names that are enabled, are one conditional batch. What another node changed meanwhile is planned again.
+package change
+
+import (
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"casemate/appliance/current"
+	"casemate/appliance/hostname"
+	"casemate/appliance/origin"
+	"casemate/appliance/settings"
+	"casemate/appliance/usage"
+	"casemate/cluster"
+	"casemate/pki"
+)
+
+// Changes makes one change at a time on this node.
+type Changes struct {
+	Tree    *cluster.Tree
+	CA      *pki.CA
+	Current *current.Reader
+	// Refresh takes up what was changed, before the change is answered.
+	Refresh func() error
+	// DNSAddrs are the addresses at which this node's DNS listens.
+	DNSAddrs func() []netip.AddrPort
+	Log      *slog.Logger
+
+	mu sync.Mutex
+}
+
+// subBatch is a batch for a directory of the tree: what pki writes into a batch of ours lands in its own part.
+type subBatch struct {
+	cluster.Batch
+	dir string
+}
+
+func (u subBatch) Put(name string, data []byte) { u.Batch.Put(u.dir+"/"+name, data) }
+func (u subBatch) Link(name, digest string, holds ...string) {
+	u.Batch.Link(u.dir+"/"+name, digest, holds...)
+}
+func (u subBatch) LinkWeak(name, digest string)       { u.Batch.LinkWeak(u.dir+"/"+name, digest) }
+func (u subBatch) Remove(name string)                 { u.Batch.Remove(u.dir + "/" + name) }
+func (u subBatch) Expect(name string, version uint64) { u.Batch.Expect(u.dir+"/"+name, version) }
+
+// Commit commits a change of what is enabled: the records, and an intermediate for exactly the names of set, in
+// one conditional batch. If the CA or what plan expects of the tree changed meanwhile, plan is asked again.
+func (c *Changes) Commit(ctx context.Context,
+	plan func() (set *origin.Set, edit func(cluster.Batch) error, err error)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for try := 0; ; try++ {
+		if err := c.Current.Read(); err != nil {
+			return err
+		}
+		set, edit, err := plan()
+		if err != nil {
+			return err
+		}
+		write, err := c.CA.Constrain(set.Names())
+		if err != nil {
+			return err
+		}
+		err = c.Tree.Update(ctx, func(b cluster.Batch) error {
+			if err := edit(b); err != nil {
+				return err
+			}
+			return write(subBatch{b, "pki"})
+		})
+		if errors.Is(err, fs.ErrExist) && try < 5 {
+			continue // the CA or the record changed in between, on another node or by a renewal
+		}
+		if err != nil {
+			return err
+		}
+		return c.Refresh()
+	}
+}
+
+// version is what a conditional batch expects of a file: 0 for one that is not there.
+func (c *Changes) version(name string) (uint64, error) {
+	info, err := c.Tree.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if info.IsDir() {
+		return 0, fmt.Errorf("%s is a directory: %w", name, fs.ErrExist)
+	}
+	return info.(interface{ Version() uint64 }).Version(), nil
+}
+
+// AddOrigin adds an origin and enables it: record, DNS and certificates at one moment. One that the root does not
+// permit is stored, not enabled, and said so.
+func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) (origin.Origin, error) {
+	host = origin.Fold(host)
+	var made origin.Origin
+	err := c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
+		v := c.Current.State()
+		o := origin.Origin{Host: host, Registry: true}
+		if old, ok := v.Origins.Get(host); ok {
+			if old.Host != host {
+				return nil, nil, fmt.Errorf("%s is an alias of the origin %s already: %w", host, old.Host, fs.ErrExist)
+			}
+			o = old
+			o.Disabled = ""
+		}
+		for _, al := range aliases {
+			if al = origin.Fold(al); al != host && !slices.Contains(o.Aliases, al) {
+				o.Aliases = append(slices.Clone(o.Aliases), al)
+			}
+		}
+		for _, n := range o.Names() {
+			if hostname.Overlap(n, v.Settings.Domain) {
+				return nil, nil, usage.Errorf("an origin must be apart from the own zone %s, got %s", v.Settings.Domain, n)
+			}
+			if err := origin.Check(n); err != nil {
+				return nil, nil, err
+			}
+			if err := c.CA.Permits(n); errors.Is(err, pki.ErrNotPermitted) {
+				o.Disabled = origin.NotPermitted
+			} else if err != nil {
+				return nil, nil, err
+			}
+		}
+		set, err := v.Origins.With(o)
+		if err != nil {
+			return nil, nil, err
+		}
+		data, err := origin.Record(o)
+		if err != nil {
+			return nil, nil, err
+		}
+		version, err := c.version("origins/" + host)
+		if err != nil {
+			return nil, nil, err
+		}
+		made = o
+		return set, func(b cluster.Batch) error {
+			b.Expect("origins/"+host, version)
+			b.Put("origins/"+host, data)
+			return nil
+		}, nil
+	})
+	if err != nil {
+		return origin.Origin{}, err
+	}
+	c.Log.Info("origin added", "origin", host, "aliases", made.Aliases, "disabled", made.Disabled)
+	return made, nil
+}
+
+// RemoveOrigin removes an origin from DNS and certificates at once. What is held under its name stays.
+func (c *Changes) RemoveOrigin(ctx context.Context, host string) error {
+	host = origin.Fold(host)
+	err := c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
+		v := c.Current.State()
+		o, ok := v.Origins.Get(host)
+		if !ok {
+			return nil, nil, fmt.Errorf("there is no origin %s: %w", host, fs.ErrNotExist)
+		}
+		if o.Host != host {
+			return nil, nil, fmt.Errorf("%s is an alias of the origin %s, which can be removed: %w", host, o.Host, fs.ErrInvalid)
+		}
+		version, err := c.version("origins/" + host)
+		if err != nil {
+			return nil, nil, err
+		}
+		return v.Origins.Without(host), func(b cluster.Batch) error {
+			b.Expect("origins/"+host, version)
+			if !o.Builtin {
+				b.Remove("origins/" + host)
+				return nil
+			}
+			data, err := origin.Record(origin.Origin{Host: host, Disabled: origin.Removed})
+			if err == nil {
+				b.Put("origins/"+host, data)
+			}
+			return err
+		}, nil
+	})
+	if err == nil {
+		c.Log.Info("origin removed", "origin", host)
+	}
+	return err
+}
+
+// SetSetting changes one setting, or puts its default back (nil). A setting that changes what is enabled changes the
+// intermediate with it.
+func (c *Changes) SetSetting(ctx context.Context, key string, value *string) error {
+	if key == "pki.issuer" {
+		return c.setIssuer(ctx, value)
+	}
+	if !slices.Contains(settings.Keys(), key) {
+		return settings.Unknown(key)
+	}
+	if key == "domain" {
+		return usage.Errorf("setting domain is fixed at init, because certificates carry it: " +
+			"make a new cluster for another domain")
+	}
+	err := c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
+		texts, err := settings.Read(c.Tree.Sub("settings"))
+		if err != nil {
+			return nil, nil, err
+		}
+		version, err := c.version("settings/" + key)
+		if err != nil {
+			return nil, nil, err
+		}
+		if value == nil {
+			delete(texts, key)
+		} else {
+			texts[key] = *value
+		}
+		set, err := settings.Parse(texts)
+		if err != nil {
+			return nil, nil, err
+		}
+		isDNS := func(r netip.AddrPort) bool { return slices.Contains(c.DNSAddrs(), r) }
+		if err := set.RefuseSelf(c.Current.Addrs(), isDNS); err != nil {
+			return nil, nil, err
+		}
+		origins, err := origin.Load(c.Tree.Sub("origins"), set.Origins)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, o := range origins.All() {
+			for _, n := range o.Names() {
+				if err := c.CA.Permits(n); o.Disabled == "" && err != nil {
+					return nil, nil, fmt.Errorf("setting %s: origin %s: %w", key, o.Host, err)
+				}
+			}
+		}
+		return origins, func(b cluster.Batch) error {
+			b.Expect("settings/"+key, version)
+			if value == nil {
+				b.Remove("settings/" + key)
+			} else {
+				b.Put("settings/"+key, []byte(*value))
+			}
+			return nil
+		}, nil
+	})
+	if err == nil {
+		c.Log.Info("setting changed", "key", key)
+	}
+	return err
+}
+
+// setIssuer makes an enterprise's CA certificate the one that signs. value is PEM: its private key, the certificate,
+// and those above it. It is no text in the settings directory, because the key must be sealed: the CA keeps it.
+func (c *Changes) setIssuer(ctx context.Context, value *string) error {
+	if value == nil {
+		return usage.Errorf("setting pki.issuer has no default to go back to: clients trust the enterprise's root now")
+	}
+	var chain, key []byte
+	for rest := []byte(*value); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type == "CERTIFICATE" {
+			chain = append(chain, pem.EncodeToMemory(block)...)
+		} else {
+			key = append(key, pem.EncodeToMemory(block)...)
+		}
+	}
+	if chain == nil || key == nil {
+		return usage.Errorf("setting pki.issuer must be PEM with the CA certificate, those above it, and its private key")
+	}
+	return c.CA.UseEnterprise(ctx, chain, key)
+}

@@ -1,0 +1,19 @@
+package config
+
+import (
+	"bytes"
+	"os"
+	"testing"
+)
+
+// The config of the packages says nothing, so that init writes the one of this host in its place.
+func TestPackagedConfigIsBlank(t *testing.T) {
+	const path = "../../packaging/casemate.yaml"
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (&Config{}).YAML(); !bytes.Equal(data, want) || !Blank(path) {
+		t.Errorf("%s is not what an empty Config writes:\n%s", path, want)
+	}
+}

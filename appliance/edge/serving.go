@@ -1,0 +1,51 @@
+package edge
+
+import (
+	"log"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"casemate/appliance/clientconn"
+)
+
+// Server returns one of the two HTTP servers; plain says that it is the one without TLS. The limits on what a client
+// may do without progress are here and in clientconn.
+func (e *Edge) Server(plain bool, errorLog *log.Logger) *http.Server {
+	return &http.Server{
+		Handler:           e.requests.count(e.handler(plain)),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    MaxHeader,
+		ConnContext:       clientconn.WithConn,
+		ErrorLog:          errorLog,
+	}
+}
+
+// requests counts requests under way, those that began before the stop apart.
+type requests struct {
+	stopping atomic.Bool
+	before   atomic.Int64
+}
+
+func (f *requests) count(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !f.stopping.Load() {
+			f.before.Add(1)
+			defer f.before.Add(-1)
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// Drain waits until the requests that are under way now have ended, but not longer than most. Others are still answered
+// meanwhile: one slow download keeps nobody out.
+func (e *Edge) Drain(most time.Duration) {
+	f := &e.requests
+	f.stopping.Store(true)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(most); f.before.Load() > 0 && time.Now().Before(end); {
+		<-tick.C
+	}
+}

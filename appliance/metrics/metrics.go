@@ -1,0 +1,380 @@
+// Package metrics counts what the other rooms tell it, reads at a scrape what they count themselves, and serves both at
+// /metrics.
+package metrics
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/common/expfmt"
+
+	"casemate/appliance/content"
+	"casemate/appliance/missing"
+	"casemate/appliance/reply"
+	"casemate/cluster"
+	"casemate/cluster/share"
+	"casemate/dnssrv"
+	"casemate/pki"
+)
+
+// Metrics are what /metrics shows, in a registry of their own. Every label has a small fixed set of values: nothing
+// that a client sends is one.
+type Metrics struct {
+	reg      *prometheus.Registry
+	requests *prometheus.CounterVec
+	sent     *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	misses   *prometheus.CounterVec
+	noise    *prometheus.CounterVec
+	luck     *prometheus.CounterVec
+	tls      *prometheus.CounterVec
+}
+
+// New returns the metrics of a node, of which s is read at each scrape.
+func New(s Sources) *Metrics {
+	m := &Metrics{
+		reg:      prometheus.NewRegistry(),
+		requests: counter("http_requests_total", "Requests answered, by room, method and status.", "room", "method", "code"),
+		sent:     counter("http_sent_bytes_total", "Bytes of answers' bodies, by room.", "room"),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "casemate_http_request_seconds",
+			Help:    "Time from a request's header to the end of its answer, by room.",
+			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10, 60, 300},
+		}, []string{"room"}),
+		misses: counter("misses_total", "What clients asked for and did not get, by kind.", "kind"),
+		noise: counter("misses_noise_total",
+			"Questions without an answer that tell of no need, by reason; they are not in casemate_misses_total.",
+			"reason"),
+		luck: counter("tolerances_total", "Answers that a tolerance found: works by luck, see status."),
+		tls: counter("tls_errors_total",
+			"TLS handshakes that failed; untrusted: the client does not trust our root.", "reason"),
+	}
+	for _, k := range missing.Kinds {
+		m.misses.WithLabelValues(k)
+	}
+	for _, reason := range missing.Reasons {
+		m.noise.WithLabelValues(reason)
+	}
+	m.luck.WithLabelValues()
+	m.reg.MustRegister(m.requests, m.sent, m.seconds, m.misses, m.noise, m.luck, m.tls, scrape{s},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func counter(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_" + name, Help: help}, labels)
+}
+
+// Which part of the time may be spent on making the page of /metrics, and how long who asks waits for that at most.
+const (
+	metricsShare = 10
+	metricsPause = time.Second
+)
+
+// sharedPage makes the page of /metrics. Anybody may ask for it, and take long to read it, so it is made by one at a
+// time, whole before anything is sent, for at most a tenth of the time, and once for all who wait. Nobody gets one that
+// was begun before they asked.
+type sharedPage struct {
+	mu   sync.Mutex
+	next *pageRound // who comes now waits for it; nil: there is none that has not begun
+
+	turn chan struct{} // of capacity 1: full while somebody waits or makes one, who owns what follows
+	at   time.Time     // when the last one was made
+	took time.Duration
+}
+
+type pageRound struct {
+	done chan struct{} // closed when the rest is there
+	text []byte
+	err  error
+}
+
+// get returns a page that create makes after the call of get. ctx ends waiting for others.
+func (p *sharedPage) get(ctx context.Context, create func() ([]byte, error)) ([]byte, error) {
+	p.mu.Lock()
+	if round := p.next; round != nil {
+		p.mu.Unlock()
+		select {
+		case <-round.done:
+			return round.text, round.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	round := &pageRound{done: make(chan struct{})}
+	p.next = round
+	p.mu.Unlock()
+	// For all who wait, not only for the one who came first, so ctx does not end it.
+	p.turn <- struct{}{}
+	round.err = errors.New("the metrics cannot be read") // if create panics
+	defer func() {
+		<-p.turn
+		close(round.done)
+	}()
+	time.Sleep(min((metricsShare-1)*p.took, metricsPause) - time.Since(p.at))
+	p.mu.Lock()
+	p.next = nil
+	p.mu.Unlock()
+	begin := time.Now()
+	round.text, round.err = create()
+	p.at, p.took = time.Now(), time.Since(begin)
+	return round.text, round.err
+}
+
+// Handler is GET /metrics, in Prometheus's text format.
+func (m *Metrics) Handler() http.Handler {
+	page := sharedPage{turn: make(chan struct{}, 1)}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, err := page.get(r.Context(), m.write)
+		if err != nil {
+			reply.Refuse(w, r, http.StatusInternalServerError, "", err.Error())
+			return
+		}
+		reply.Send(w, r, string(expfmt.NewFormat(expfmt.TypeTextPlain)), text)
+	})
+}
+
+// write gives all metrics as text.
+func (m *Metrics) write() ([]byte, error) {
+	families, err := m.reg.Gather()
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	enc := expfmt.NewEncoder(&b, expfmt.NewFormat(expfmt.TypeTextPlain))
+	for _, f := range families {
+		if err := enc.Encode(f); err != nil {
+			return nil, err
+		}
+	}
+	return b.Bytes(), nil
+}
+
+// Request counts an answer of a room.
+func (m *Metrics) Request(room string, r *http.Request, status int, bytes int64, took time.Duration) {
+	method := r.Method
+	switch method {
+	case "GET", "HEAD", "PUT", "POST", "PATCH", "DELETE":
+	default:
+		method = "other"
+	}
+	code := "other"
+	if status >= 200 && status < 600 {
+		code = strconv.Itoa(status)
+	}
+	m.requests.WithLabelValues(room, method, code).Inc()
+	m.sent.WithLabelValues(room).Add(float64(bytes))
+	m.seconds.WithLabelValues(room).Observe(took.Seconds())
+}
+
+// Miss counts what was not answered: by its kind, or by the reason for which it is noise.
+func (m *Metrics) Miss(kind, noise string) {
+	if noise != "" {
+		m.noise.WithLabelValues(noise).Inc()
+		return
+	}
+	if slices.Contains(missing.Kinds, kind) {
+		m.misses.WithLabelValues(kind).Inc()
+	}
+}
+
+// Lucky counts an answer that a tolerance found.
+func (m *Metrics) Lucky() { m.luck.WithLabelValues().Inc() }
+
+// TLSErrors is the HTTP servers' log. A client that does not trust our root is what an operator looks for when a node
+// does not come up.
+func (m *Metrics) TLSErrors(l *slog.Logger) *log.Logger {
+	return log.New(handshakeLog{m, l}, "", 0)
+}
+
+type handshakeLog struct {
+	m *Metrics
+	l *slog.Logger
+}
+
+func (h handshakeLog) Write(p []byte) (int, error) {
+	line := strings.TrimSpace(string(p))
+	rest, ok := strings.CutPrefix(line, "http: TLS handshake error from ")
+	if !ok {
+		h.l.Debug("http server", "message", line)
+		return len(p), nil
+	}
+	from, why, _ := strings.Cut(rest, ": ")
+	reason := "other"
+	switch {
+	case strings.Contains(why, "unknown certificate authority"),
+		strings.Contains(why, "bad certificate"),
+		strings.Contains(why, "certificate unknown"),
+		strings.Contains(why, "unknown certificate"):
+		reason = "untrusted"
+		h.l.Warn("a client does not trust our root: is casemate ca in its trust store?", "client", from, "alert", why)
+	case strings.Contains(why, "EOF"), strings.Contains(why, "reset by peer"):
+		reason = "closed"
+	case strings.Contains(why, "timeout"):
+		reason = "timeout"
+	}
+	if reason != "untrusted" {
+		h.l.Debug("tls handshake", "client", from, "err", why)
+	}
+	h.m.tls.WithLabelValues(reason).Inc()
+	return len(p), nil
+}
+
+var _ io.Writer = handshakeLog{}
+
+// scrape reads at the time of a scrape what the rooms count themselves.
+type scrape struct{ Sources }
+
+// Sources are the rooms whose own counts are shown.
+type Sources struct {
+	Version, Commit, Node string
+	Ready                 func() error // nil: this node serves
+	Places                *share.Places
+	Book                  *missing.Book
+	DNS                   interface{ Stats() dnssrv.Stats }
+	Cluster               Cluster
+	Imports               *content.Engine
+	CA                    interface{ Expiries() []pki.Expiry }
+}
+
+// Cluster is what of the cluster is shown.
+type Cluster interface {
+	Status() cluster.Status
+	Lost(most int) (list []cluster.Lost, all int)
+	Damaged() int
+	ScrubStatus() cluster.ScrubStatus
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("casemate_"+name, help, labels, nil)
+}
+
+const dnsEvents = "fast, refused, dropped, unsent, absent, limited, withheld, truncated, forwarded, forward_failed, " +
+	"forward_shed, misses_lost, refused_tcp, closed_tcp"
+
+var (
+	descUp       = desc("serving", "1 when this node serves.")
+	descInfo     = desc("info", "Constant 1, with the version.", "version", "commit", "node")
+	descConns    = desc("http_connections", "Open HTTP connections.")
+	descRefused  = desc("http_connections_refused_total", "Connections beyond the bounds.")
+	descEvicted  = desc("http_connections_evicted_total", "Connections that were closed to make room for other clients.")
+	descBook     = desc("missing_entries", "Entries of this node's missing book, without those of noise.")
+	descDropped  = desc("missing_dropped_total", "Entries that the full missing book let go since it was cleared.")
+	descDNS      = desc("dns_answers_total", "DNS answers by response code.", "rcode")
+	descDNSMore  = desc("dns_events_total", "DNS questions by what became of them besides: "+dnsEvents+".", "event")
+	descLeader   = desc("raft_leader", "1 when this node leads, 0 when it does not.")
+	descHas      = desc("raft_has_leader", "1 when a leader is known: writes work.")
+	descTerm     = desc("raft_term", "raft's term.")
+	descCommit   = desc("raft_commit_index", "Newest entry known to be committed.")
+	descApplied  = desc("raft_applied_index", "Newest entry applied here.")
+	descEntries  = desc("tree_entries", "Names in the tree.")
+	descBlobs    = desc("tree_blobs", "Blobs that the tree knows.")
+	descBytes    = desc("tree_blob_bytes", "Bytes of all blobs.")
+	descImports  = desc("imports", "Imports by state: imported, incomplete.", "state")
+	descImported = desc("import_bytes_total", "Bytes that imports on this node wrote.")
+	descImportS  = desc("import_seconds_total", "Time that imports on this node ran.")
+	descDiskAll  = desc("disk_bytes", "Size of the data directory's file system.")
+	descDiskFree = desc("disk_free_bytes", "What is free of it, the reserve included.")
+	descReserve  = desc("disk_reserve_bytes", "What is kept free.")
+	descDamaged  = desc("blobs_damaged", "Blobs that are damaged on this node's disk, as far as is known.")
+	descLost     = desc("blobs_lost", "Blobs that clients of this node do not get, since no node has them whole.")
+	descScrubbed = desc("scrub_blobs_total", "Blobs that this node has read and compared with their digests.")
+	descScrubB   = desc("scrub_bytes_total", "Bytes of them.")
+	descFaults   = desc("scrub_faults_total", "Blobs that were found to be damaged, by scrubbing or by reading.")
+	descRepaired = desc("scrub_repaired_total", "Damaged blobs that another node, an import or a push has repaired.")
+	descDue      = desc("scrub_due_blobs", "Blobs that the scrub that runs by itself has to read now.")
+	descOldest   = desc("scrub_oldest_timestamp_seconds", "Every blob of this node was verified since then.")
+	descExpiry   = desc("certificate_expiry_timestamp_seconds", "When the first certificate of its kind ends.", "kind")
+)
+
+// Describe sends nothing: an unchecked collector, whose series depend on what happened.
+func (scrape) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (s scrape) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	count := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	yes := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	gauge(descUp, yes(s.Ready() == nil))
+	gauge(descInfo, 1, s.Version, s.Commit, s.Node)
+	open, refused, evicted := s.Places.Counts()
+	gauge(descConns, float64(open))
+	count(descRefused, refused)
+	count(descEvicted, evicted)
+	n, dropped := s.Book.Len()
+	gauge(descBook, float64(n))
+	count(descDropped, dropped)
+	d := s.DNS.Stats()
+	for rcode, n := range d.Answers {
+		count(descDNS, n, rcode)
+	}
+	for event, n := range map[string]uint64{
+		"fast": d.Fast, "refused": d.Refused, "dropped": d.Dropped, "truncated": d.Truncated, "forwarded": d.Forwarded,
+		"forward_failed": d.ForwardFailed, "forward_shed": d.ForwardShed, "misses_lost": d.MissesLost,
+		"unsent": d.Unsent, "absent": d.Absent, "limited": d.Limited, "withheld": d.Withheld,
+		"refused_tcp": d.RefusedTCP, "closed_tcp": d.ClosedTCP,
+	} {
+		count(descDNSMore, n, event)
+	}
+	st := s.Cluster.Status()
+	gauge(descLeader, yes(st.Role == "leader"))
+	gauge(descHas, yes(st.Leader != ""))
+	gauge(descTerm, float64(st.Term))
+	gauge(descCommit, float64(st.Commit))
+	gauge(descApplied, float64(st.Applied))
+	gauge(descEntries, float64(st.Entries))
+	gauge(descBlobs, float64(st.Blobs))
+	gauge(descBytes, float64(st.Bytes))
+	if complete, incomplete, err := s.Imports.Counts(); err == nil {
+		gauge(descImports, float64(complete), content.Imported)
+		gauge(descImports, float64(incomplete), content.Incomplete)
+	}
+	imported, took := s.Imports.Totals()
+	ch <- prometheus.MustNewConstMetric(descImported, prometheus.CounterValue, float64(imported))
+	ch <- prometheus.MustNewConstMetric(descImportS, prometheus.CounterValue, took.Seconds())
+	gauge(descDiskAll, float64(st.DiskTotal))
+	gauge(descDiskFree, float64(st.DiskFree))
+	gauge(descReserve, float64(st.DiskReserve))
+	_, lost := s.Cluster.Lost(0)
+	gauge(descLost, float64(lost))
+	gauge(descDamaged, float64(s.Cluster.Damaged()))
+	scrub := s.Cluster.ScrubStatus()
+	count(descScrubbed, scrub.Blobs)
+	count(descScrubB, scrub.Bytes)
+	count(descFaults, scrub.Faults)
+	count(descRepaired, scrub.Repaired)
+	gauge(descDue, float64(scrub.Due))
+	if !scrub.Oldest.IsZero() {
+		gauge(descOldest, float64(scrub.Oldest.Unix()))
+	}
+	first := map[string]time.Time{}
+	for _, e := range s.CA.Expiries() {
+		if t, ok := first[e.Kind]; !ok || e.NotAfter.Before(t) {
+			first[e.Kind] = e.NotAfter
+		}
+	}
+	for kind, t := range first {
+		gauge(descExpiry, float64(t.Unix()), kind)
+	}
+}

@@ -1,0 +1,128 @@
+// Package names keeps the DNS records that the operator set, in the tree as names/NAME/TYPE.
+package names
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"strings"
+	"time"
+
+	"casemate/appliance/origin"
+	"casemate/appliance/usage"
+	"casemate/cluster"
+	"casemate/dnssrv"
+)
+
+// Record is what the tree keeps of an RRset that the operator set, below names/NAME/TYPE.
+type Record struct {
+	Values []string `json:"values"`
+	TTL    string   `json:"ttl,omitempty"` // a duration; "" is the setting dns.ttl
+}
+
+// Owner is the owner of a name below names/ in the tree: of names/OWNER/TYPE, or of names/OWNER that was removed.
+func Owner(path string) string {
+	owner, _, _ := strings.Cut(strings.TrimPrefix(path, "names/"), "/")
+	return owner
+}
+
+// ReadOwner reads what the operator set at one name, nothing if there is none. It uses Walk, since ReadDir would ask
+// the leader whether a name that is not here is nowhere.
+func ReadOwner(tree Tree, owner string) (list []dnssrv.Record, err error) {
+	for path := range tree.Walk("names/"+owner, "") {
+		r, ok, err := read(tree, path)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			list = append(list, r)
+		}
+	}
+	return list, nil
+}
+
+// Tree is what of the tree names are read from.
+type Tree interface {
+	fs.ReadFileFS
+	Walk(dir, after string) iter.Seq2[string, fs.FileInfo]
+}
+
+// read reads names/OWNER/TYPE, false if it is not there.
+func read(tree Tree, name string) (rec dnssrv.Record, ok bool, err error) {
+	owner, kind, _ := strings.Cut(strings.TrimPrefix(name, "names/"), "/")
+	data, err := tree.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return rec, false, nil
+	}
+	var r Record
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	var ttl time.Duration
+	if err == nil && r.TTL != "" {
+		ttl, err = time.ParseDuration(r.TTL)
+	}
+	if err != nil {
+		return rec, false, fmt.Errorf("name %s %s: its record is damaged, delete it and set it again: %w", owner, kind, err)
+	}
+	return dnssrv.Record{Name: owner, Type: kind, Values: r.Values, TTL: ttl}, true, nil
+}
+
+// All yields what the operator set, by name and type. It ends after an error.
+func All(tree Tree) iter.Seq2[dnssrv.Record, error] {
+	return func(yield func(dnssrv.Record, error) bool) {
+		for path := range tree.Walk("names", "") {
+			r, ok, err := read(tree, path)
+			if (ok || err != nil) && !yield(r, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Updater is what of the tree a change of names needs.
+type Updater interface {
+	fs.StatFS
+	Update(ctx context.Context, edit func(cluster.Batch) error) error
+}
+
+// Set sets what a name answers for a type. What breaks a rule is a [usage.Error].
+func Set(ctx context.Context, tree Updater, name, kind string, in Record) error {
+	name, kind = origin.Fold(name), strings.ToUpper(kind)
+	rec := dnssrv.Record{Name: name, Type: kind, Values: in.Values}
+	if in.TTL != "" {
+		var err error
+		if rec.TTL, err = time.ParseDuration(in.TTL); err != nil {
+			return usage.Errorf("ttl must be a duration like 1m, got %q", in.TTL)
+		}
+	}
+	if err := dnssrv.ValidateRecord(rec); err != nil {
+		return &usage.Error{Err: err}
+	}
+	data, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	if len(data) > 4096 {
+		return usage.Errorf("name %s %s: all values together must have at most 4096 bytes, got %d", name, kind, len(data))
+	}
+	return tree.Update(ctx, func(b cluster.Batch) error { b.Put("names/"+name+"/"+kind, data); return nil })
+}
+
+// Delete deletes what a name answers for a type, or with "" all of it; fs.ErrNotExist if nothing is set.
+func Delete(ctx context.Context, tree Updater, name, kind string) error {
+	path := origin.Fold(name)
+	if kind != "" {
+		path += "/" + strings.ToUpper(kind)
+	}
+	if !fs.ValidPath(path) {
+		return usage.Errorf("name must be a host name, got %q", name)
+	}
+	if _, err := tree.Stat("names/" + path); err != nil {
+		return fmt.Errorf("no name %s is set: %w", strings.TrimSpace(name+" "+kind), err)
+	}
+	return tree.Update(ctx, func(b cluster.Batch) error { b.Remove("names/" + path); return nil })
+}

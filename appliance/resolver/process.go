@@ -1,0 +1,155 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"casemate/appliance/config"
+	"casemate/appliance/sockets"
+	"casemate/appliance/usage"
+	"casemate/cluster/lograte"
+	"casemate/dnssrv/process"
+)
+
+// The names of the DNS process's sockets besides those of DNS itself.
+const (
+	socketLink  = "link"  // where daemons connect
+	SocketPeer  = "peer"  // the connection to the daemon that has started it
+	storedTable = "table" // what its predecessor left with systemd
+)
+
+// ProcessOptions are what a DNS process is told.
+type ProcessOptions struct {
+	// Config is the file in which the log is set up, if the process is systemd's.
+	Config string
+	// Sockets are the names of the open files from 3 on; nil: systemd says what they are.
+	Sockets []string
+	// Log is for a process without a Config.
+	Log config.Log
+	// Version is the program's.
+	Version string
+	// Stderr is where the log goes.
+	Stderr io.Writer
+}
+
+// RunProcess is the DNS process. It returns nil after a stop that was asked for.
+func RunProcess(ctx context.Context, opt ProcessOptions) error {
+	logs := opt.Log
+	if opt.Config != "" {
+		// What else is in there is the daemon's matter, and so is a mistake.
+		if cfg, err := config.Load(opt.Config); err == nil {
+			logs = cfg.Log
+		}
+	}
+	plain, level := config.NewLogger(logs, opt.Stderr)
+	handler, lines := lograte.Handler(plain.Handler())
+	defer lines.Close()
+	log := slog.New(handler).With("room", "dns")
+
+	var files []*os.File
+	systemd := opt.Sockets == nil
+	if systemd {
+		files = activation.Files(true)
+	}
+	for i, name := range opt.Sockets {
+		files = append(files, os.NewFile(uintptr(3+i), name))
+	}
+	cfg, err := ProcessConfig(files)
+	if err != nil {
+		return err
+	}
+	cfg.Log, cfg.Level, cfg.Version = log, level, opt.Version
+	if systemd {
+		cfg.Notify = func(state string) { daemon.SdNotify(false, state) }
+		if cfg.Table, err = keptTable(files); err != nil {
+			log.Warn("the next process will wait for the daemon's table", "err", err)
+		}
+		if cfg.Watchdog, err = daemon.SdWatchdogEnabled(false); err != nil {
+			log.Warn("systemd's watchdog cannot be used", "err", err)
+		}
+	}
+	err = process.Serve(ctx, cfg)
+	if errors.Is(err, process.ErrStopped) {
+		log.Info("stopped for good", "why", err)
+		return nil
+	}
+	return err
+}
+
+// ProcessConfig makes of open files what a DNS process needs. They are closed.
+func ProcessConfig(files []*os.File) (cfg process.Config, err error) {
+	defer func() {
+		for _, f := range files {
+			if f.Name() != storedTable {
+				f.Close() // the sockets hold duplicates
+			}
+		}
+	}()
+	for _, f := range files {
+		switch f.Name() {
+		case sockets.DNSUDP:
+			c, err := net.FilePacketConn(f)
+			if err != nil {
+				return cfg, fmt.Errorf("socket %q is no datagram socket: %w", f.Name(), err)
+			}
+			u, ok := c.(*net.UDPConn)
+			if !ok {
+				c.Close()
+				return cfg, fmt.Errorf("socket %q is a %T, not a UDP socket", f.Name(), c)
+			}
+			cfg.UDP = append(cfg.UDP, u)
+		case sockets.DNSTCP, socketLink:
+			l, err := net.FileListener(f)
+			if err != nil {
+				return cfg, fmt.Errorf("socket %q is no stream socket: %w", f.Name(), err)
+			}
+			if f.Name() == sockets.DNSTCP {
+				cfg.TCP = append(cfg.TCP, l)
+				continue
+			}
+			cfg.Link, cfg.Admit = l, process.AdmitOwner(l.Addr().String())
+		case SocketPeer:
+			if cfg.Peer, err = net.FileConn(f); err != nil {
+				return cfg, fmt.Errorf("socket %q: %w", f.Name(), err)
+			}
+		case storedTable:
+		default:
+			return cfg, fmt.Errorf("a socket is called %q: a DNS process takes dns-udp, dns-tcp and link", f.Name())
+		}
+	}
+	if cfg.Peer == nil && cfg.Link == nil || len(cfg.UDP) == 0 || len(cfg.TCP) == 0 {
+		return cfg, usage.Errorf("casemate dns is started by casemate serve or by systemd, which give it its sockets")
+	}
+	return cfg, nil
+}
+
+// keptTable is the table that systemd keeps for the next process; a new one if it has none, or none that is of use.
+func keptTable(files []*os.File) (*process.Table, error) {
+	for _, f := range files {
+		if f.Name() != storedTable {
+			continue
+		}
+		t, err := process.OpenTable(f)
+		if err == nil {
+			return t, nil
+		}
+		return t, f.Truncate(0) // another version wrote it
+	}
+	f, err := process.NewTableFile()
+	if err != nil {
+		return nil, err
+	}
+	if err := process.Keep(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return process.OpenTable(f)
+}

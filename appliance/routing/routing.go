@@ -1,0 +1,60 @@
+// Package routing says what the host names that clients ask for mean here.
+package routing
+
+import (
+	"net/netip"
+	"strings"
+
+	"casemate/appliance/origin"
+)
+
+// Place is what a host name means here.
+type Place int
+
+const (
+	Unknown  Place = iota
+	Origin         // an origin or an alias of one
+	Registry       // registry.<domain>
+	Files          // files.<domain>
+	Self           // <domain>, <node>.<domain>, an address
+)
+
+// Hosts tells what host names mean. It is immutable; a change of origins or nodes makes a new one.
+type Hosts struct {
+	Domain    string
+	Nodes     map[string]bool
+	NodeAddrs map[string]bool // the nodes' addresses, as share.Of gives them
+	Origins   *origin.Set
+}
+
+// Find says what host means, as a client wrote it; for an origin it gives the canonical one.
+func (h *Hosts) Find(host string) (Place, string) {
+	host = origin.Fold(host)
+	if o, ok := h.Origins.Canonical(host); ok {
+		return Origin, o
+	}
+	switch host {
+	case h.Domain, "", "localhost": // HTTP/1.0 has no host
+		return Self, ""
+	case "registry." + h.Domain:
+		return Registry, ""
+	case "files." + h.Domain:
+		return Files, ""
+	}
+	if node, ok := strings.CutSuffix(host, "."+h.Domain); ok && h.Nodes[node] {
+		return Self, ""
+	}
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return Self, ""
+	}
+	return Unknown, ""
+}
+
+// Names returns every host name that this node answers for.
+func (h *Hosts) Names() []string {
+	names := append([]string{h.Domain, "registry." + h.Domain, "files." + h.Domain}, h.Origins.Names()...)
+	for n := range h.Nodes {
+		names = append(names, n+"."+h.Domain)
+	}
+	return names
+}

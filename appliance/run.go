@@ -1,0 +1,136 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"casemate/appliance/clientconn"
+	"casemate/appliance/edge"
+	"casemate/appliance/sockets"
+	"casemate/cluster"
+)
+
+// Run serves until ctx is done, or until this node cannot go on, and stops: first no new request is taken, then those
+// under way get the grace period, then everything else ends in the reverse order of its start. It returns nil after a
+// stop that was asked for. Close comes after it.
+func (a *Appliance) Run(ctx context.Context) error {
+	fail := make(chan error, 16)
+	var stops []func() // in the order of starts
+	stop := func() {
+		for _, s := range slices.Backward(stops) {
+			s()
+		}
+	}
+	// start runs f until its context is done and waits for it at the stop.
+	start := func(name string, f func(ctx context.Context) error) {
+		own, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := f(own); err != nil && own.Err() == nil {
+				fail <- fmt.Errorf("%s: %w", name, err)
+			}
+		}()
+		stops = append(stops, func() { cancel(); <-done })
+	}
+	start("follow", a.follow)
+	start("missing book", func(ctx context.Context) error { a.book.Run(ctx); return nil })
+	start("pki", a.ca.Run)
+	start("users", a.sealUsers)
+	start("dns", a.dns.Run)
+	a.dns.Await(ctx, a.cluster.Done()) // who finds us by name should find names
+	failures := a.metrics.TLSErrors(a.log.With("room", "http"))
+	secure, plain := a.edge.Server(false, failures), a.edge.Server(true, failures)
+	secure.TLSConfig = a.ca.TLSConfig()
+	serve := func(s *http.Server, listeners []net.Listener, tls bool) {
+		for _, l := range listeners {
+			l = &clientconn.Listener{
+				Listener: l, Places: a.places, Turns: a.turns, Stall: clientconn.StallTimeout, Log: a.log.With("room", "http"),
+			}
+			start("http", func(context.Context) error {
+				var err error
+				if tls {
+					err = s.ServeTLS(l, "", "")
+				} else {
+					err = s.Serve(l)
+				}
+				if errors.Is(err, http.ErrServerClosed) {
+					return nil
+				}
+				return err
+			})
+		}
+	}
+	serve(secure, a.socks.HTTPS, true)
+	serve(plain, a.socks.HTTP, false)
+	stops = append(stops, func() {
+		a.edge.Drain(a.grace - a.grace/lastGrace)
+		a.shutdown(a.grace/lastGrace, secure, plain)
+	})
+	operators := &http.Server{
+		Handler: a.admin.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+		MaxHeaderBytes: edge.MaxHeader, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+	}
+	serveAdmin := func(context.Context) error {
+		if err := operators.Serve(a.socks.Admin); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	}
+	start("admin", serveAdmin)
+	// An import ends at once and goes on after the restart. When the server takes no new ones, the answers to their
+	// commands are waited for.
+	stops = append(stops, a.admin.Wait, func() { a.shutdown(a.grace, operators) }, a.imports.Close)
+	start("upkeep", a.upkeep)
+	start("scrub", func(ctx context.Context) error { a.cluster.Patrol(ctx, a.scrubInterval); return nil })
+	start("watchdog", a.watchdog)
+	addrs := a.Addrs()
+	a.log.Info("serving", "node", a.cfg.Node, "version", a.opt.Version, "http", sockets.Join(addrs.HTTP),
+		"https", sockets.Join(addrs.HTTPS), "dns", sockets.Join(addrs.DNS), "admin", addrs.Admin)
+	a.notify("READY=1\nSTATUS=serving")
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-fail:
+	case <-a.cluster.Done():
+		err = a.cluster.Err()
+	}
+	if errors.Is(err, cluster.ErrRemoved) {
+		a.dns.StopForGood()
+	}
+	a.stopping.Store(true)
+	a.notify("STOPPING=1\nSTATUS=stopping, waiting for requests in progress")
+	a.log.Info("stopping", "node", a.cfg.Node, "reason", reason(err))
+	stop()
+	return err
+}
+
+func reason(err error) string {
+	if err == nil {
+		return "asked to"
+	}
+	return err.Error()
+}
+
+// shutdown ends servers: no new connections, then those under way get the grace period, then they are cut.
+func (a *Appliance) shutdown(grace time.Duration, servers ...*http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, s := range servers {
+		wg.Go(func() {
+			if err := s.Shutdown(ctx); err != nil {
+				a.log.Warn("requests in progress are cut off", "after", grace, "err", err)
+				s.Close()
+			}
+		})
+	}
+	wg.Wait()
+}

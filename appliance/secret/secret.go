@@ -1,0 +1,82 @@
+// Package secret keeps the cluster's secrets in the tree, sealed, one file each below secrets/.
+package secret
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"casemate/cluster"
+)
+
+// The secrets of a cluster. The first two are made at init, the third one at its first use.
+const (
+	Token     = "token"     // signs the registry's tokens
+	Upload    = "upload"    // signs the state of upload sessions
+	Inventory = "inventory" // seed of the ed25519 key that signs inventories
+)
+
+// Size of a secret in bytes.
+const Size = 32
+
+const dir = "secrets/"
+
+// Sealer encrypts what is written to the tree, and decrypts it.
+type Sealer interface {
+	Seal(plain []byte) ([]byte, error)
+	Unseal(sealed []byte) ([]byte, error)
+}
+
+// Tree is what of the tree secrets need.
+type Tree interface {
+	fs.ReadFileFS
+	fs.StatFS
+	Update(ctx context.Context, edit func(cluster.Batch) error) error
+}
+
+// Put makes a secret in a batch.
+func Put(b interface {
+	Put(name string, data []byte)
+}, s Sealer, name string) error {
+	key := make([]byte, Size)
+	rand.Read(key)
+	sealed, err := s.Seal(key)
+	if err == nil {
+		b.Put(dir+name, sealed)
+	}
+	return err
+}
+
+// Read returns a secret that was made.
+func Read(tree fs.ReadFileFS, s Sealer, name string) ([]byte, error) {
+	data, err := tree.ReadFile(dir + name)
+	if err == nil {
+		data, err = s.Unseal(data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the cluster's secret %s cannot be read, casemate init has not finished "+
+			"or the sealing key in the data directory is another cluster's: %w", name, err)
+	}
+	return data, nil
+}
+
+// ReadOrMake returns a secret, which the node that is asked for it first makes. Several nodes may be asked at once, and
+// all of them return the first one's.
+func ReadOrMake(ctx context.Context, tree Tree, s Sealer, name string) ([]byte, error) {
+	if _, err := tree.Stat(dir + name); errors.Is(err, fs.ErrNotExist) {
+		err := tree.Update(ctx, func(b cluster.Batch) error {
+			b.Expect(dir+name, 0)
+			return Put(b, s, name)
+		})
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("the cluster's secret %s cannot be made: %w", name, err)
+		}
+	}
+	key, err := Read(tree, s, name)
+	if err == nil && len(key) != Size {
+		err = fmt.Errorf("the cluster's secret %s has %d bytes, want %d", name, len(key), Size)
+	}
+	return key, err
+}

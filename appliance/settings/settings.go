@@ -1,0 +1,460 @@
+// Package settings gives the cluster's settings, which the tree keeps as text, their meaning.
+package settings
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"casemate/appliance/content"
+	"casemate/appliance/hostname"
+	"casemate/appliance/origin"
+	"casemate/appliance/usage"
+	"casemate/dnssrv"
+	"casemate/fileserver"
+	"casemate/registry"
+)
+
+// Settings are what is the same on every node. They are kept in the tree as text, one file a key, only where they
+// differ from the default; Parse gives the text its meaning.
+type Settings struct {
+	// Domain is the own zone. It is fixed at init: certificates and names carry it.
+	Domain string
+	// Origins are the origins that are there without a record of their own.
+	Origins []origin.Origin
+	// TTL of the answers that we make up.
+	TTL time.Duration
+	// Forward says who knows the names that are not ours.
+	Forward []dnssrv.Forward
+	// Allow are the networks whose hosts may ask for names, without those of the host's interfaces.
+	Allow []netip.Prefix
+	// ResponseRate bounds the DNS answers a second over UDP that say the same to one address; 0: no bound.
+	ResponseRate int
+	// AllowConnected says that hosts in the subnets of this host's interfaces may ask, too.
+	AllowConnected bool
+	// Anonymous says that reading images needs no user.
+	Anonymous bool
+	// LocalFallback says that a local repository answers where an origin lacks a reference.
+	LocalFallback bool
+	// Namesakes says which repositories may answer by their last path element alone, see registry.Config.
+	Namesakes string
+	// AliasArch is the architecture that a file's alias means if it names none; "" for none.
+	AliasArch string
+	// Redirects of files, see fileserver.CheckRedirect.
+	Redirects map[string]string
+	// Defaults are answers for URLs of which there is neither a redirect nor a file: what dl.k8s.io says is the newest
+	// Kubernetes.
+	Defaults map[string]string
+	// RequireSignature takes only bundles that a trusted key signed, and ImportKeys are those that are trusted.
+	RequireSignature bool
+	ImportKeys       []ed25519.PublicKey
+	// ScrubInterval is the time in which each node reads every blob once by itself, 0 for never.
+	ScrubInterval time.Duration
+}
+
+// RevocationURL is the directory of the revocation lists: plain HTTP, because who checks a certificate has no
+// certificate to trust yet (RFC 5280, 8).
+func (s *Settings) RevocationURL() string { return "http://" + s.Domain + "/crl/" }
+
+// A Setting is one key with its text.
+type Setting struct {
+	Key     string `json:"key"`
+	Value   string `json:"value"`
+	Default string `json:"default"`
+	Help    string `json:"help"`
+	Set     bool   `json:"set"` // false: it is the default
+}
+
+type def struct {
+	key, dflt, help string
+	set             func(s *Settings, value string) error
+}
+
+const namesakesHelp = "off, local or all: whose repositories may answer by the last element of their name alone; " +
+	"all lets another publisher's answer in an origin's name"
+
+// defs are all settings, in the order in which they are listed.
+var defs = []def{
+	{"domain", "casemate.internal", "the own zone; fixed at init", func(s *Settings, v string) error {
+		if !hostname.IsHost(v) {
+			return fmt.Errorf("must be a lower-case zone with a dot, got %q", v)
+		}
+		s.Domain = v
+		return nil
+	}},
+	{"origins", "default",
+		"hosts that are origins without being added one by one; default is the built-in list, none is no host",
+		func(s *Settings, v string) error {
+			s.Origins = nil
+			for _, f := range fields(v) {
+				switch f {
+				case "none":
+				case "default":
+					s.Origins = append(s.Origins, origin.Builtin()...)
+				default:
+					if err := origin.Check(f); err != nil {
+						return err
+					}
+					s.Origins = append(s.Origins, builtinOr(f))
+				}
+			}
+			seen := map[string]bool{}
+			for _, o := range s.Origins {
+				for _, n := range o.Names() {
+					if seen[n] {
+						return fmt.Errorf("must name each host once, got %s twice", n)
+					}
+					seen[n] = true
+				}
+			}
+			return nil
+		}},
+	{"dns.ttl", "15s", "how long clients may remember an answer that we make up", func(s *Settings, v string) error {
+		d, err := time.ParseDuration(v)
+		if err != nil || d < time.Second || d > time.Hour {
+			return fmt.Errorf("must be between 1s and 1h, got %q", v)
+		}
+		s.TTL = d
+		return nil
+	}},
+	{"dns.forward", "",
+		"resolvers for names that are not ours: ADDRESS… or ZONE=ADDRESS,ADDRESS…; none: NXDOMAIN at once", parseForward},
+	{"dns.allow", "private connected",
+		"who may ask for names: CIDRs, private (private ranges and loopback), connected (the host's subnets)",
+		func(s *Settings, v string) error {
+			s.Allow, s.AllowConnected = nil, false
+			for _, f := range fields(v) {
+				switch f {
+				case "private":
+					s.Allow = append(s.Allow, privateRanges...)
+				case "connected":
+					s.AllowConnected = true
+				default:
+					p, err := parsePrefix(f)
+					if err != nil {
+						return fmt.Errorf("must be CIDRs, private or connected, got %q", f)
+					}
+					s.Allow = append(s.Allow, p)
+				}
+			}
+			if len(s.Allow) == 0 && !s.AllowConnected {
+				return errors.New("must allow at least one network, got none: nodes would find nothing")
+			}
+			return nil
+		}},
+	{"dns.response_rate", "1000", "equal answers a second that one address gets over UDP; above that it is sent to TCP; " +
+		"0: no limit", func(s *Settings, v string) error {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 0 || n > dnssrv.MaxResponseRate {
+			return fmt.Errorf("must be between 0 (no limit) and %d, got %q", dnssrv.MaxResponseRate, v)
+		}
+		s.ResponseRate = n
+		return nil
+	}},
+	{"registry.anonymous", "pull", "pull or none: what somebody without a user may do", func(s *Settings, v string) error {
+		s.Anonymous = v == "pull"
+		return oneOf(v, "pull", "none")
+	}},
+	{"registry.local_fallback", "on",
+		"on or off: whether an image pushed without an origin answers where the origin lacks it",
+		func(s *Settings, v string) error {
+			s.LocalFallback = v == "on"
+			return oneOf(v, "on", "off")
+		}},
+	{"registry.namesakes", "local", namesakesHelp, func(s *Settings, v string) error {
+		s.Namesakes = v
+		return oneOf(v, registry.NamesakesOff, registry.NamesakesLocal, registry.NamesakesAll)
+	}},
+	{"files.alias_arch", "",
+		"the architecture (amd64, arm64, …) that a file's alias means if it names none", func(s *Settings, v string) error {
+			s.AliasArch = v
+			if v != "" && !hostname.IsLabel(v) {
+				return fmt.Errorf("must be an architecture like amd64, or empty, got %q", v)
+			}
+			return nil
+		}},
+	{"files.redirects", "",
+		"FROM=>TO pairs: a URL (or its beginning with /*) and a URL, a path, or text:…", parseRedirects},
+	{"kubernetes.version", "",
+		"what kubeadm without a version finds to be the newest Kubernetes, like v1.32.5; empty: it takes its own version",
+		func(s *Settings, v string) error {
+			m := kubernetesVersion.FindStringSubmatch(v)
+			if v != "" && m == nil {
+				return fmt.Errorf("must be a version like v1.32.5, or empty, got %q", v)
+			}
+			if s.Defaults = nil; v != "" {
+				s.Defaults = map[string]string{}
+				for _, label := range []string{"stable", "latest"} {
+					for _, series := range []string{"", "-" + m[1], "-" + m[1] + "." + m[2]} {
+						s.Defaults["https://dl.k8s.io/release/"+label+series+".txt"] = "text:" + v
+					}
+				}
+			}
+			return nil
+		}},
+	{"import.require_signature", "off",
+		"on or off: whether only bundles are imported that a trusted key signed", func(s *Settings, v string) error {
+			s.RequireSignature = v == "on"
+			return oneOf(v, "on", "off")
+		}},
+	{"import.keys", "",
+		"public keys whose bundles are trusted: PEM, or base64 as casemate bundle keygen prints them",
+		func(s *Settings, v string) (err error) {
+			s.ImportKeys, err = content.ParseKeys(v)
+			return err
+		}},
+	{"scrub.interval", "30d",
+		"in what time each node reads and verifies every blob by itself, slowly; off: casemate scrub only", parseInterval},
+}
+
+// parseRedirects reads pairs that are separated by white space.
+func parseRedirects(s *Settings, v string) error {
+	s.Redirects = map[string]string{}
+	seen := map[string]bool{}
+	for _, f := range strings.Fields(v) {
+		from, to, ok := strings.Cut(f, "=>")
+		if !ok || from == "" || to == "" {
+			return fmt.Errorf("must be FROM=>TO pairs, separated by spaces and without spaces around =>, got %q", f)
+		}
+		if err := fileserver.CheckRedirect(from, to); err != nil {
+			return fmt.Errorf("has a wrong pair: %w", err)
+		}
+		// One address has one spelling there: two pairs for it would take turns.
+		name, err := fileserver.KeyIn(strings.TrimSuffix(from, "*"), func(host string) (string, bool) { return host, true })
+		if err != nil {
+			return err
+		}
+		if strings.HasSuffix(from, "/*") {
+			name += "*"
+		}
+		if seen[name] {
+			return fmt.Errorf("must name each address once, got %s twice", from)
+		}
+		seen[name], s.Redirects[from] = true, to
+	}
+	return nil
+}
+
+// parseInterval reads whole days ("30d") or a duration.
+func parseInterval(s *Settings, v string) error {
+	s.ScrubInterval = 0
+	if v == "off" {
+		return nil
+	}
+	text := v
+	if days, err := strconv.Atoi(strings.TrimSuffix(v, "d")); err == nil && strings.HasSuffix(v, "d") && days < 1000 {
+		text = fmt.Sprint(24*days, "h")
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 24*time.Hour || d > 365*24*time.Hour {
+		return fmt.Errorf("must be off, or between 1d and 365d, got %q", v)
+	}
+	s.ScrubInterval = d
+	return nil
+}
+
+var kubernetesVersion = regexp.MustCompile(
+	`^v([1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})(-(alpha|beta|rc)\.[0-9]{1,3})?$`)
+
+var privateRanges = []netip.Prefix{
+	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
+	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("fc00::/7"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("::1/128"),
+}
+
+func builtinOr(host string) origin.Origin {
+	for _, o := range origin.Builtin() {
+		if o.Host == host {
+			return o
+		}
+	}
+	return origin.Origin{Host: host, Registry: true, Builtin: true}
+}
+
+func fields(v string) []string {
+	return strings.FieldsFunc(v, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' || r == '\n' })
+}
+
+func oneOf(v string, allowed ...string) error {
+	if !slices.Contains(allowed, v) {
+		return fmt.Errorf("must be %s, got %q", strings.Join(allowed, " or "), v)
+	}
+	return nil
+}
+
+func parsePrefix(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	return p.Masked(), err
+}
+
+func parseForward(s *Settings, v string) error {
+	s.Forward = nil
+	at := map[string]int{}
+	add := func(zone, list string) error {
+		for r := range strings.SplitSeq(list, ",") {
+			if r == "" {
+				continue
+			}
+			a, err := netip.ParseAddrPort(r)
+			if err != nil {
+				var addr netip.Addr
+				if addr, err = netip.ParseAddr(r); err == nil {
+					a = netip.AddrPortFrom(addr, 53)
+				}
+			}
+			if err != nil || a.Port() == 0 || a.Addr().IsUnspecified() {
+				return fmt.Errorf("must be resolvers' addresses or ZONE=ADDRESS, got %q", r)
+			}
+			i, ok := at[zone]
+			if !ok {
+				i = len(s.Forward)
+				at[zone] = i
+				s.Forward = append(s.Forward, dnssrv.Forward{Zone: zone})
+			}
+			s.Forward[i].Resolvers = append(s.Forward[i].Resolvers, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
+		}
+		return nil
+	}
+	for _, f := range strings.Fields(v) {
+		zone, list, ok := strings.Cut(f, "=")
+		if !ok {
+			zone, list = ".", f
+		}
+		if zone != "." {
+			if zone = origin.Fold(zone); !hostname.IsLabel(zone) && !hostname.IsHost(zone) {
+				return fmt.Errorf("must have a zone before =, got %q", f)
+			}
+		}
+		if strings.Trim(list, ",") == "" {
+			return fmt.Errorf("must name a resolver behind =, got %q", f)
+		}
+		if err := add(zone, list); err != nil {
+			return err
+		}
+	}
+	for _, f := range s.Forward {
+		if len(f.Resolvers) > 8 {
+			return fmt.Errorf("must name at most 8 resolvers for a zone, got %d", len(f.Resolvers))
+		}
+	}
+	return nil
+}
+
+// Parse reads the settings from their texts; a key without a text has its default. An unknown key or a bad
+// value is a usage.Error.
+func Parse(values map[string]string) (*Settings, error) {
+	s := &Settings{}
+	known := map[string]bool{}
+	for _, d := range defs {
+		known[d.key] = true
+		v, ok := values[d.key]
+		if !ok {
+			v = d.dflt
+		}
+		if len(v) > 4096 {
+			return nil, usage.Errorf("setting %s must have at most 4096 bytes, got %d", d.key, len(v))
+		}
+		if err := d.set(s, v); err != nil {
+			return nil, usage.Errorf("setting %s %w", d.key, err)
+		}
+	}
+	for k := range values {
+		if !known[k] {
+			return nil, usage.Errorf("there is no setting %q, the settings are %s", k, strings.Join(Keys(), ", "))
+		}
+	}
+	for _, o := range s.Origins {
+		for _, n := range o.Names() {
+			if hostname.Overlap(n, s.Domain) {
+				return nil, usage.Errorf("setting domain must be apart from the origins, got %s and the origin %s", s.Domain, n)
+			}
+		}
+	}
+	return s, nil
+}
+
+func Keys() []string {
+	var keys []string
+	for _, d := range defs {
+		keys = append(keys, d.key)
+	}
+	return keys
+}
+
+// RefuseSelf refuses forwarding to addresses of ours: such a question would come back for ever.
+func (s *Settings) RefuseSelf(own []netip.Addr, port func(netip.AddrPort) bool) error {
+	for _, f := range s.Forward {
+		for _, r := range f.Resolvers {
+			if slices.Contains(own, r.Addr()) && port(r) {
+				return usage.Errorf("setting dns.forward must name other resolvers, got this node's own address %s", r)
+			}
+		}
+	}
+	return nil
+}
+
+// AllowedNets is who may ask this node for names: what is set, and the subnets of the host's interfaces if they are.
+func (s *Settings) AllowedNets() []netip.Prefix {
+	list := slices.Clone(s.Allow)
+	if s.AllowConnected {
+		addrs, _ := net.InterfaceAddrs()
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok {
+				if p, err := netip.ParsePrefix(n.String()); err == nil && p.Bits() > 0 {
+					list = append(list, p.Masked())
+				}
+			}
+		}
+	}
+	return list
+}
+
+// Read reads the texts from the settings directory of the tree.
+func Read(tree fs.ReadDirFS) (map[string]string, error) {
+	values := map[string]string{}
+	entries, err := tree.ReadDir(".")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("settings: %w", err)
+	}
+	for _, e := range entries {
+		data, err := fs.ReadFile(tree, e.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("setting %s: %w", e.Name(), err)
+		}
+		values[e.Name()] = string(data)
+	}
+	return values, nil
+}
+
+// List returns every setting with its text.
+func List(values map[string]string) []Setting {
+	var list []Setting
+	for _, d := range defs {
+		v, ok := values[d.key]
+		if !ok {
+			v = d.dflt
+		}
+		list = append(list, Setting{Key: d.key, Value: v, Default: d.dflt, Help: d.help, Set: ok})
+	}
+	return list
+}
+
+// Unknown is the error for a key that is no setting: fs.ErrNotExist.
+func Unknown(key string) error {
+	return fmt.Errorf("there is no setting %q, the settings are %s: %w", key, strings.Join(Keys(), ", "), fs.ErrNotExist)
+}

@@ -1,0 +1,289 @@
+// Package setup makes the data of a node, with the daemon stopped: init, join, restore and recover, and beside it the
+// node's config and systemd's drop-ins.
+//
+// It promises that contradictions are found before anything is written, and that a run that was cut short is taken up
+// again by the next one.
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"casemate/appliance/config"
+	"casemate/appliance/hostname"
+	"casemate/appliance/nodes"
+	"casemate/appliance/origin"
+	"casemate/appliance/secret"
+	"casemate/appliance/settings"
+	"casemate/appliance/usage"
+	"casemate/cluster"
+	"casemate/pki"
+)
+
+// A data directory holds
+//
+//	cluster/       package cluster: the replicated tree and the blobs
+//	certs/         this node's leaf certificates and their keys
+//	missing.json   this node's missing book
+//
+// and nothing that is not ours.
+const (
+	clusterDir  = "cluster"
+	CertsDir    = "certs"        // this node's leaf certificates and their keys
+	MissingFile = "missing.json" // this node's missing book
+)
+
+// The reserve of the disk: 1 GiB, or a twentieth of a small disk.
+const (
+	reserveMost = 1 << 30
+	reservePart = 20
+)
+
+// InitOptions are what init is given besides the node's config.
+type InitOptions struct {
+	// Set are settings that differ from their defaults, by key.
+	Set map[string]string
+	// Permit and Exclude are zones (and CIDRs) that the root certificate allows or forbids besides the public ones.
+	Permit, Exclude []string
+	// ConfigFile is where the config is written if there is no file; "" writes none.
+	ConfigFile string
+	// Log gets one line per change of state. nil: nothing is logged.
+	Log *slog.Logger
+}
+
+// InitResult is what init has to say.
+type InitResult struct {
+	Prepared
+	Domain string
+	// Notes are sentences for the operator: origins that are not enabled and why, resolvers that could be asked for
+	// other names.
+	Notes []string
+}
+
+// Init makes the first node of a cluster: its data directory, its settings, secrets and origins, and the CA; and writes
+// the node's config if there is none. It starts nothing. cfg must be complete (Config.Complete).
+//
+// Contradictions are a usage.Error and found before anything is written. An Init that was cut short is taken up again
+// by the next one; a data directory that is initialised already is fs.ErrExist.
+func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResult, err error) {
+	log := orDiscard(opt.Log)
+	set, err := settings.Parse(opt.Set)
+	if err != nil {
+		return res, err
+	}
+	res.Domain = set.Domain
+	if err := set.RefuseSelf(cfg.Advertise, cfg.HasDNSPort); err != nil {
+		return res, err
+	}
+	spec := pki.Spec{
+		Domain: set.Domain, Node: cfg.Node, Public: publicZones(), Addrs: cfg.Advertise,
+		Permit: opt.Permit, Exclude: opt.Exclude, CRLURL: set.RevocationURL(),
+	}
+	if err := spec.Permits(set.Domain); err != nil {
+		return res, &usage.Error{Err: err}
+	}
+	var disabled []origin.Origin
+	for _, o := range set.Origins {
+		for _, n := range o.Names() {
+			if err := spec.Permits(n); err != nil {
+				o.Disabled = origin.NotPermitted
+				disabled = append(disabled, o)
+				res.Notes = append(res.Notes, fmt.Sprintf("origin %s is not enabled: %v", o.Host, err))
+				break
+			}
+		}
+	}
+	if err := checkDataDir(cfg.Data); err != nil {
+		return res, err
+	}
+	res.Prepared, err = prepare(cfg, opt.ConfigFile,
+		func() error { return bootstrap(ctx, cfg, opt, log, set, spec, disabled) })
+	if err != nil {
+		return res, err
+	}
+	if _, given := opt.Set["domain"]; !given {
+		if zone := hostZone(); zone != "" {
+			res.Notes = append(res.Notes, fmt.Sprintf("the cluster's zone is %s and cannot be changed later; this host is in "+
+				"%s: to use a zone of yours, start again with an empty data directory and --domain casemate.%s",
+				res.Domain, zone, zone))
+		}
+	}
+	if len(set.Forward) == 0 {
+		if found := hostResolvers(cfg.Advertise); len(found) > 0 {
+			res.Notes = append(res.Notes, fmt.Sprintf("other names are answered NXDOMAIN at once; to forward them to this "+
+				"host's resolvers: casemate config set dns.forward %s", strings.Join(found, ",")))
+		}
+	}
+	return res, nil
+}
+
+// bootstrap makes the data of the first node.
+func bootstrap(ctx context.Context, cfg config.Config, opt InitOptions, log *slog.Logger, set *settings.Settings,
+	spec pki.Spec, disabled []origin.Origin) (err error) {
+	c, err := openOrBootstrap(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	tree := c.Tree()
+	if entries, err := tree.ReadDir("pki"); err == nil && len(entries) > 0 {
+		return initialised(cfg.Data)
+	}
+	origins, err := origin.Load(tree.Sub("origins"), set.Origins) // what an Init that was cut short left behind
+	if err != nil {
+		return err
+	}
+	for _, o := range disabled {
+		if origins, err = origins.With(o); err != nil {
+			return err
+		}
+	}
+	err = tree.Update(ctx, func(b cluster.Batch) error {
+		b.Remove("settings")
+		b.Remove("origins")
+		for _, k := range settings.Keys() {
+			if v, ok := opt.Set[k]; ok {
+				b.Put("settings/"+k, []byte(v))
+			}
+		}
+		for _, o := range disabled {
+			data, err := origin.Record(o)
+			if err != nil {
+				return err
+			}
+			b.Put("origins/"+o.Host, data)
+		}
+		for _, name := range []string{secret.Token, secret.Upload} {
+			if err := secret.Put(b, c, name); err != nil {
+				return err
+			}
+		}
+		return nodes.Put(b, self(cfg))
+	})
+	if err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
+	// Last, and in one batch: with the CA there, the node is initialised.
+	if err := pki.Init(ctx, tree.Sub("pki"), c, spec, origins.Names()); err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
+	return nil
+}
+
+// initialised is a data directory that needs no init.
+type initialised string
+
+func (dir initialised) Error() string {
+	return fmt.Sprintf("%s is initialised already, start it with: casemate serve (or systemctl start casemate)",
+		string(dir))
+}
+
+func (initialised) Is(err error) bool { return err == fs.ErrExist || err == cluster.ErrInitialised }
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// checkDataDir refuses a directory with other things than ours before anything is written.
+func checkDataDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("data directory %s cannot be used, choose another with data (or --data): %w", dir, err)
+	}
+	for _, e := range entries {
+		if !slices.Contains([]string{clusterDir, CertsDir, MissingFile, "lost+found"}, e.Name()) {
+			return fmt.Errorf("data directory %s holds %q, which is not casemate's: choose an empty directory with data (or "+
+				"--data): %w", dir, e.Name(), fs.ErrExist)
+		}
+	}
+	return nil
+}
+
+// openOrBootstrap opens the cluster, which it makes if there is none. A directory that says itself it is incomplete is
+// made again.
+func openOrBootstrap(cfg config.Config, log *slog.Logger) (*cluster.Cluster, error) {
+	cc := ClusterConfig(cfg, log)
+	if !exists(filepath.Join(cc.Dir, "format")) {
+		if err := cluster.Bootstrap(cc); err != nil {
+			return nil, err
+		}
+	}
+	return cluster.Open(cc)
+}
+
+// ClusterConfig returns what the cluster is opened with on a node with this config.
+func ClusterConfig(cfg config.Config, log *slog.Logger) cluster.Config {
+	return cluster.Config{
+		Dir: filepath.Join(cfg.Data, clusterDir), Node: cfg.Node, Log: log, Reserve: reserve(cfg.Data), Tallies: tallies,
+	}
+}
+
+// Initialised reports whether the data directory holds a node, or what a join that was cut short has left.
+func Initialised(cfg config.Config) bool {
+	dir := filepath.Join(cfg.Data, clusterDir)
+	return exists(filepath.Join(dir, "format")) || exists(filepath.Join(dir, "incomplete"))
+}
+
+// self is this node as the tree keeps it.
+func self(cfg config.Config) nodes.Node { return nodes.Node{Name: cfg.Node, Addrs: cfg.Advertise} }
+
+// publicZones are the zones that the root permits: those of pki and every built-in origin, which may lie outside of
+// them.
+func publicZones() []string {
+	zones := pki.PublicZones()
+	for _, o := range origin.Builtin() {
+		zones = append(zones, o.Names()...)
+	}
+	return zones
+}
+
+// hostZone is the zone that this host's name is in, or "".
+func hostZone() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	_, zone, _ := strings.Cut(strings.ToLower(name), ".")
+	if !hostname.IsHost(zone) || zone == "localdomain" {
+		return ""
+	}
+	return zone
+}
+
+// hostResolvers are the resolvers of this host, without its own addresses and loopback.
+func hostResolvers(own []netip.Addr) []string {
+	var found []string
+	for _, path := range []string{"/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"} {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(data)) {
+			f := strings.Fields(line)
+			if len(f) < 2 || f[0] != "nameserver" {
+				continue
+			}
+			a, err := netip.ParseAddr(f[1])
+			if err != nil || a.IsLoopback() || a.Zone() != "" || slices.Contains(own, a) || slices.Contains(found, a.String()) {
+				continue
+			}
+			found = append(found, a.String())
+		}
+		if len(found) > 0 {
+			break
+		}
+	}
+	return found
+}

@@ -1,0 +1,91 @@
+package setup
+
+import (
+	"errors"
+
+	"casemate/appliance/config"
+	"casemate/appliance/service"
+	"casemate/appliance/usage"
+	"casemate/cluster"
+)
+
+// Prepared is what init, join and restore have made beside the data, and what is to be typed next.
+type Prepared struct {
+	// ConfigFile is the config that was written, "" when there was one.
+	ConfigFile string
+	// Resumed: the data was whole already, made by a run that was cut short before it had written everything beside it.
+	Resumed bool
+	// Next starts the daemon.
+	Next string
+	// Firewall are the lines that open the ports where firewalld runs; none where systemd does not run the daemon.
+	Firewall []string
+}
+
+// prepare makes what a node needs: its config if there is none, its data by calling make, and, where systemd runs the
+// daemon, its sockets' drop-ins. The data is made as the daemon's user. What can be refused is refused before make is
+// called; if that fails there is no config and no drop-in either. If we were to crash after make, the next run would
+// find the data whole (make says so), and write the rest.
+func prepare(cfg config.Config, configFile string, make func() error) (p Prepared, err error) {
+	host, err := serviceHost(configFile)
+	if err != nil {
+		return p, err
+	}
+	p.Next = "casemate serve --config " + configFile
+	if host != nil {
+		if _, err := service.DropIns(cfg.Units()); err != nil {
+			return p, &usage.Error{Err: err}
+		}
+		if err := host.Prepare(cfg.Data); err != nil {
+			return p, err
+		}
+		if err := host.CanEnter(cfg.Data); err != nil {
+			return p, err
+		}
+	}
+	put, err := config.Stage(configFile, cfg)
+	if err != nil {
+		return p, err
+	}
+	defer func() { err = errors.Join(err, put(err == nil)) }()
+	if configFile != "" && config.Blank(configFile) {
+		p.ConfigFile = configFile
+	}
+	as := func(do func() error) error { return do() }
+	if host != nil {
+		as = host.As
+	}
+	if err := as(make); errors.Is(err, cluster.ErrInitialised) && (p.ConfigFile != "" || host != nil && !host.Written()) {
+		p.Resumed = true
+	} else if err != nil {
+		return p, err
+	}
+	if host == nil {
+		return p, nil
+	}
+	if _, err := host.Write(cfg.Units()); err != nil {
+		return p, err
+	}
+	p.Next, p.Firewall = service.Start(), service.Firewall(cfg.Units(), cfg.PeerListen())
+	return p, nil
+}
+
+// serviceHost is the host's systemd, if it runs the daemon with this config.
+func serviceHost(configFile string) (*service.Host, error) {
+	if configFile != config.DefaultFile {
+		return nil, nil
+	}
+	return service.Find()
+}
+
+// WriteSockets writes systemd's drop-ins from the config anew and returns those that changed.
+func WriteSockets(cfg config.Config, configFile string) ([]string, error) {
+	host, err := serviceHost(configFile)
+	if err != nil {
+		return nil, err
+	}
+	if host == nil {
+		return nil, usage.Errorf("systemd does not run casemate with %s on this host, or you are not root: the daemon binds "+
+			"its sockets itself", configFile)
+	}
+	return host.Write(cfg.Units())
+}

@@ -1,0 +1,88 @@
+package setup
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+
+	"casemate/appliance/config"
+	"casemate/appliance/nodes"
+	"casemate/cluster"
+)
+
+// RestoreOptions are what Restore is given besides the node's config.
+type RestoreOptions struct {
+	// Passphrase or Identities unwraps the sealing key; see cluster.RestoreOptions.
+	Passphrase, Identities string
+	// ConfigFile is where the config is written if there is no file; "" writes none.
+	ConfigFile string
+	// Log gets one line per change of state. nil: nothing is logged.
+	Log *slog.Logger
+}
+
+// Restore makes the first node of a new cluster from a backup, in a data directory that is new or empty. The node's
+// name and addresses are those of cfg, which must be complete; settings, users, content and the CA are the backup's,
+// and what it says of other nodes is gone. It starts nothing.
+func Restore(ctx context.Context, cfg config.Config, r io.Reader,
+	opt RestoreOptions) (rep cluster.RestoreReport, p Prepared, err error) {
+	if err := checkDataDir(cfg.Data); err != nil {
+		return rep, p, err
+	}
+	if exists(filepath.Join(cfg.Data, clusterDir, "format")) {
+		return rep, p, fmt.Errorf("data directory %s is already initialised, restore into a new one with data (or --data); "+
+			"if only the config is missing after a restore, casemate init writes it: %w", cfg.Data, fs.ErrExist)
+	}
+	for _, name := range []string{CertsDir, MissingFile} {
+		if path := filepath.Join(cfg.Data, name); exists(path) {
+			return rep, p, fmt.Errorf("data directory %s has %q of another node, "+
+				"restore into a new one with data (or --data): %w", cfg.Data, name, fs.ErrExist)
+		}
+	}
+	p, err = prepare(cfg, opt.ConfigFile, func() (err error) {
+		rep, err = cluster.Restore(ctx, ClusterConfig(cfg, orDiscard(opt.Log)), r, cluster.RestoreOptions{
+			Passphrase: opt.Passphrase, Identities: opt.Identities,
+			Edit: func(b cluster.Batch) error { return onlyNode(b, cfg) },
+		})
+		return err
+	})
+	return rep, p, err
+}
+
+// Recover makes the stopped node of cfg a cluster of one, or with dry only says what that would cost; see
+// cluster.Recover. configFile is where cfg came from.
+func Recover(cfg config.Config, configFile string, dry bool, log *slog.Logger) (rep cluster.RecoverReport, err error) {
+	host, err := serviceHost(configFile)
+	if err != nil {
+		return rep, err
+	}
+	recover := func() (err error) {
+		rep, err = cluster.Recover(ClusterConfig(cfg, orDiscard(log)), cluster.RecoverOptions{
+			DryRun: dry, Edit: func(b cluster.Batch) error { return onlyNode(b, cfg) },
+		})
+		return err
+	}
+	if host == nil {
+		err = recover()
+	} else {
+		err = host.As(recover)
+	}
+	return rep, err
+}
+
+// onlyNode takes all other nodes out of the tree: DNS must not name them, and new intermediates need not permit their
+// addresses. The CA enters its own at the next start.
+func onlyNode(b cluster.Batch, cfg config.Config) error {
+	b.Remove(nodes.Dir)
+	b.Remove("pki/node")
+	return nodes.Put(b, self(cfg))
+}
+
+func orDiscard(log *slog.Logger) *slog.Logger {
+	if log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return log
+}

@@ -1,0 +1,407 @@
+// Package sockets binds everything that a node listens on, or takes it from systemd.
+//
+// It promises that either all sockets are bound or, with an error, none; and that the error names the key, the address
+// and what to do.
+package sockets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"casemate/appliance/config"
+)
+
+// The names under which systemd hands sockets over (FileDescriptorName=), one unit for each.
+const (
+	HTTP   = "http"
+	HTTPS  = "https"
+	DNSUDP = "dns-udp"
+	DNSTCP = "dns-tcp"
+	Admin  = "admin"
+)
+
+// adminGroup may talk to the admin socket, beside root and the daemon's own user.
+const adminGroup = "casemate"
+
+// A Set is all that the appliance listens on.
+type Set struct {
+	HTTP, HTTPS []net.Listener
+	DNSUDP      []*net.UDPConn
+	DNSTCP      []net.Listener
+	Admin       net.Listener
+	Peer        net.Listener // taken over by the cluster
+}
+
+// Addrs are the addresses that are really listened on, port 0 resolved.
+type Addrs struct {
+	HTTP, HTTPS, DNS []netip.AddrPort
+	Peer             netip.AddrPort
+	Admin            string
+}
+
+// Bind takes the sockets that systemd handed over (by their names) and binds the others. Where another process has
+// those of DNS (elsewhere), they are not bound here; those that were handed over all the same are used. Either all are
+// there or, with an error, none.
+func Bind(cfg *config.Config, handed []*os.File, elsewhere bool) (s *Set, err error) {
+	s = &Set{}
+	defer func() {
+		for _, f := range handed {
+			f.Close() // the listeners hold duplicates
+		}
+		if err != nil {
+			s.Close()
+			s = nil
+		}
+	}()
+	by := map[string][]*os.File{}
+	for _, f := range handed {
+		switch f.Name() {
+		case HTTP, HTTPS, DNSUDP, DNSTCP, Admin:
+			by[f.Name()] = append(by[f.Name()], f)
+		default:
+			return s, fmt.Errorf("systemd handed over a socket called %q: its unit's FileDescriptorName must be http, https, "+
+				"dns-udp, dns-tcp or admin", f.Name())
+		}
+	}
+	if s.HTTP, err = bindTCP(cfg, by, HTTP, "listen.http", cfg.Listen.HTTP, 80); err != nil {
+		return s, err
+	}
+	if s.HTTPS, err = bindTCP(cfg, by, HTTPS, "listen.https", cfg.Listen.HTTPS, 443); err != nil {
+		return s, err
+	}
+	if !elsewhere || len(by[DNSUDP])+len(by[DNSTCP]) > 0 {
+		if err = s.bindDNS(cfg, by); err != nil {
+			return s, err
+		}
+	}
+	if err = s.bindAdmin(cfg, by[Admin]); err != nil {
+		return s, err
+	}
+	var lc net.ListenConfig
+	if len(handed) > 0 {
+		lc.Control = FreeBind // the others came from systemd, which did not wait for the network either
+	}
+	if s.Peer, err = listenWith(lc, "listen.peer", cfg.PeerListen()); err != nil {
+		return s, err
+	}
+	return s, nil
+}
+
+func bindTCP(cfg *config.Config, by map[string][]*os.File, name, key string, listen []netip.AddrPort,
+	port uint16) (list []net.Listener, err error) {
+	if files := by[name]; len(files) > 0 {
+		for _, f := range files {
+			l, err := net.FileListener(f)
+			if err != nil {
+				return list, fmt.Errorf("socket %q from systemd is no stream socket: %w", name, err)
+			}
+			list = append(list, l)
+		}
+		return list, SameAddrs(name, key, listen, addrsOf(list))
+	}
+	if len(listen) == 0 {
+		listen = cfg.AdvertisedAt(port)
+	}
+	for _, a := range listen {
+		l, err := listenTCP(key, a)
+		if err != nil {
+			return list, err
+		}
+		list = append(list, l)
+	}
+	return list, nil
+}
+
+// listenTCP does not use the dual-stack wildcard: an address means what it says.
+func listenTCP(key string, a netip.AddrPort) (net.Listener, error) {
+	return listenWith(net.ListenConfig{}, key, a)
+}
+
+func listenWith(lc net.ListenConfig, key string, a netip.AddrPort) (net.Listener, error) {
+	network := "tcp4"
+	if a.Addr().Is6() {
+		network = "tcp6"
+	}
+	if a.Addr() == netip.IPv6Unspecified() {
+		network = "tcp"
+	}
+	l, err := lc.Listen(context.Background(), network, a.String())
+	if err != nil {
+		return nil, explainBind(key, "tcp", a, err)
+	}
+	return l, nil
+}
+
+// explainBind turns what the kernel says about an address into what to do.
+func explainBind(key, network string, a netip.AddrPort, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		flag := "t"
+		if network == "udp" {
+			flag = "u"
+		}
+		return fmt.Errorf("%s: %s port %s is taken by another program (ss -l%snp 'sport = :%d' shows which): stop it or "+
+			"change %s: %w", key, network, a, flag, a.Port(), key, err)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%s: ports below 1024, like %s, need root or CAP_NET_BIND_SERVICE: start casemate by systemd, or "+
+			"change %s: %w", key, a, key, err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%s: %s is no address of this host: change %s (or advertise): %w", key, a.Addr(), key, err)
+	}
+	return fmt.Errorf("%s %s: %w", key, a, err)
+}
+
+// SameAddrs holds what systemd handed over against what the config says, if it says something.
+func SameAddrs(name, key string, want, got []netip.AddrPort) error {
+	if len(want) == 0 {
+		return nil
+	}
+	ok := len(want) == len(got)
+	for _, w := range want {
+		ok = ok &&
+			slices.ContainsFunc(got, func(g netip.AddrPort) bool { return g == w || w.Port() == 0 && g.Addr() == w.Addr() })
+	}
+	if !ok {
+		return fmt.Errorf("systemd's socket %q is at %s, but %s says %s: casemate sockets tells systemd", name, Join(got),
+			key, Join(want))
+	}
+	return nil
+}
+
+// Misplaced says which handed-over sockets miss an address that clients are told, where the config leaves it at that: a
+// hand-made unit may mean it, a forgotten one does not.
+func (s *Set) Misplaced(cfg *config.Config, handed []*os.File) (list []string) {
+	names := map[string]bool{}
+	for _, f := range handed {
+		names[f.Name()] = true
+	}
+	at := s.Addrs()
+	for _, l := range []struct {
+		name   string
+		listen []netip.AddrPort
+		got    []netip.AddrPort
+	}{
+		{HTTP, cfg.Listen.HTTP, at.HTTP}, {HTTPS, cfg.Listen.HTTPS, at.HTTPS},
+		{DNSUDP, cfg.Listen.DNS, at.DNS}, {DNSTCP, cfg.Listen.DNS, addrsOf(s.DNSTCP)},
+	} {
+		if !names[l.name] || len(l.listen) > 0 {
+			continue
+		}
+		for _, a := range cfg.Advertise {
+			if !slices.ContainsFunc(l.got, func(g netip.AddrPort) bool { return g.Addr() == a || g.Addr().IsUnspecified() }) {
+				list = append(list,
+					fmt.Sprintf("advertise says %s, and systemd's socket %q is at %s: casemate sockets tells systemd", a, l.name,
+						Join(l.got)))
+			}
+		}
+	}
+	return list
+}
+
+func Join(list []netip.AddrPort) string {
+	var s []string
+	for _, a := range list {
+		s = append(s, a.String())
+	}
+	return strings.Join(s, ", ")
+}
+
+func addrsOf(list []net.Listener) []netip.AddrPort {
+	var addrs []netip.AddrPort
+	for _, l := range list {
+		if a, ok := l.Addr().(*net.TCPAddr); ok {
+			p := a.AddrPort()
+			addrs = append(addrs, netip.AddrPortFrom(p.Addr().Unmap(), p.Port()))
+		}
+	}
+	return addrs
+}
+
+func (s *Set) bindDNS(cfg *config.Config, by map[string][]*os.File) error {
+	udp, tcp := by[DNSUDP], by[DNSTCP]
+	if (len(udp) == 0) != (len(tcp) == 0) {
+		return fmt.Errorf("systemd handed over %d sockets called dns-udp and %d called dns-tcp: DNS needs both", len(udp),
+			len(tcp))
+	}
+	if len(udp) > 0 {
+		for _, f := range udp {
+			c, err := net.FilePacketConn(f)
+			if err != nil {
+				return fmt.Errorf("socket %q from systemd is no datagram socket: %w", DNSUDP, err)
+			}
+			u, ok := c.(*net.UDPConn)
+			if !ok {
+				c.Close()
+				return fmt.Errorf("socket %q from systemd is a %T, not a UDP socket", DNSUDP, c)
+			}
+			s.DNSUDP = append(s.DNSUDP, u)
+		}
+		if err := SameAddrs(DNSUDP, "listen.dns", cfg.Listen.DNS, s.Addrs().DNS); err != nil {
+			return err
+		}
+		var err error
+		s.DNSTCP, err = bindTCP(cfg, by, DNSTCP, "listen.dns", cfg.Listen.DNS, 53)
+		return err
+	}
+	listen := cfg.Listen.DNS
+	if len(listen) == 0 {
+		listen = cfg.AdvertisedAt(53)
+	}
+	for _, a := range listen {
+		err := s.bindBoth(a)
+		for end := time.Now().Add(orphanWait); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); {
+			time.Sleep(orphanWait / 100)
+			err = s.bindBoth(a)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// orphanWait is how long a port may still be taken by the DNS process of a daemon that was killed a moment ago: it
+// ends with it, but not in the same moment.
+const orphanWait = time.Second
+
+// bindBoth binds UDP and TCP at the same port. A port that the kernel chose for one may be taken for the other: then it
+// is asked again.
+func (s *Set) bindBoth(a netip.AddrPort) error {
+	network := "udp4"
+	if a.Addr().Is6() {
+		network = "udp6"
+	}
+	for try := 0; ; try++ {
+		c, err := (&net.ListenConfig{}).ListenPacket(context.Background(), network, a.String())
+		if err != nil {
+			return explainBind("listen.dns", "udp", a, err)
+		}
+		u := c.(*net.UDPConn)
+		got := u.LocalAddr().(*net.UDPAddr).AddrPort()
+		l, err := listenTCP("listen.dns", netip.AddrPortFrom(a.Addr(), got.Port()))
+		if err == nil {
+			s.DNSUDP, s.DNSTCP = append(s.DNSUDP, u), append(s.DNSTCP, l)
+			return nil
+		}
+		u.Close()
+		if a.Port() != 0 || try == 20 || !errors.Is(err, syscall.EADDRINUSE) {
+			return err
+		}
+	}
+}
+
+func (s *Set) bindAdmin(cfg *config.Config, files []*os.File) error {
+	path := cfg.Listen.Admin
+	if len(files) > 1 {
+		return fmt.Errorf("systemd handed over %d sockets called %q: there must be one", len(files), Admin)
+	}
+	if len(files) == 1 {
+		l, err := net.FileListener(files[0])
+		if err != nil {
+			return fmt.Errorf("socket %q from systemd is no stream socket: %w", Admin, err)
+		}
+		s.Admin = l
+		if got := l.Addr().String(); got != path {
+			return fmt.Errorf("systemd's socket %q is at %s, but listen.admin says %s: change one of the two", Admin, got, path)
+		}
+		return nil
+	}
+	// Whoever owns the directory may put another socket in our place, so it is made for us alone and the group.
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("listen.admin: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		// A socket that nobody answers is what a killed daemon left behind.
+		if c, dialErr := net.Dial("unix", path); dialErr == nil {
+			c.Close()
+			return fmt.Errorf("listen.admin: another program, probably another casemate, answers at %s: stop it or change "+
+				"listen.admin: %w", path, err)
+		} else if info, statErr := os.Lstat(path); statErr != nil || info.Mode().Type() != fs.ModeSocket {
+			return fmt.Errorf("listen.admin: %s exists and is no socket: remove it or change listen.admin: %w", path, err)
+		}
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("listen.admin: %w", err)
+		}
+		l, err = net.Listen("unix", path)
+	}
+	if err != nil {
+		return fmt.Errorf("listen.admin %s: %w", path, err)
+	}
+	s.Admin = l
+	// Until here the umask has kept others out (connecting needs the right to write). The group need not exist, as with
+	// make run.
+	if g, err := user.LookupGroup(adminGroup); err == nil {
+		if gid, err := strconv.Atoi(g.Gid); err == nil {
+			_ = os.Chown(path, -1, gid) // only root or a member may
+		}
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		return fmt.Errorf("listen.admin: %w", err)
+	}
+	return nil
+}
+
+func (s *Set) Addrs() Addrs {
+	a := Addrs{HTTP: addrsOf(s.HTTP), HTTPS: addrsOf(s.HTTPS)}
+	for _, u := range s.DNSUDP {
+		p := u.LocalAddr().(*net.UDPAddr).AddrPort()
+		a.DNS = append(a.DNS, netip.AddrPortFrom(p.Addr().Unmap(), p.Port()))
+	}
+	if s.Admin != nil {
+		a.Admin = s.Admin.Addr().String()
+	}
+	if s.Peer != nil {
+		a.Peer = addrsOf([]net.Listener{s.Peer})[0]
+	}
+	return a
+}
+
+func (s *Set) Close() {
+	for _, l := range slices.Concat(s.HTTP, s.HTTPS, s.DNSTCP) {
+		l.Close()
+	}
+	for _, u := range s.DNSUDP {
+		u.Close()
+	}
+	if s.Admin != nil {
+		s.Admin.Close()
+	}
+	if s.Peer != nil {
+		s.Peer.Close()
+	}
+}
+
+// Reachable returns the addresses at which this node can be asked: what is advertised, what is listened on, and behind
+// a wildcard every interface.
+func (s *Set) Reachable(advertise []netip.Addr) []netip.Addr {
+	list := slices.Clone(advertise)
+	for _, l := range s.Addrs().HTTPS {
+		if !l.Addr().IsUnspecified() {
+			list = append(list, l.Addr())
+			continue
+		}
+		all, _ := net.InterfaceAddrs()
+		for _, i := range all {
+			if n, ok := i.(*net.IPNet); ok {
+				if addr, ok := netip.AddrFromSlice(n.IP); ok && !addr.IsLinkLocalUnicast() {
+					list = append(list, addr.Unmap())
+				}
+			}
+		}
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return slices.Compact(list)
+}

@@ -1,0 +1,129 @@
+// Package status writes the document of `casemate status`: what this node does, and in sentences what is wrong with it
+// and what an operator should look at.
+package status
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"casemate/appliance/content"
+	"casemate/appliance/current"
+	"casemate/appliance/lookup"
+	"casemate/appliance/missing"
+	"casemate/appliance/origin"
+	"casemate/cluster"
+	"casemate/pki"
+	"casemate/registry"
+)
+
+// A Page asks the rooms what they know.
+type Page struct {
+	Node, Version string
+	Started       time.Time
+	Advertise     []netip.Addr
+	Cluster       *cluster.Cluster
+	CA            *pki.CA
+	Registry      *registry.Registry
+	Imports       *content.Engine
+	Book          *missing.Book
+	Current       *current.Reader
+	Lookup        *lookup.Lookup
+	Problems      *Problems
+	Luck          *Luck
+	DNSProblems   func() []string
+	Ready         func() error // nil: this node serves
+	// Counts returns how many tags and files the tree has.
+	Counts func() (images, files int)
+}
+
+// Miss is an entry of the missing book as status shows it.
+type Miss struct {
+	Kind  string    `json:"kind"`
+	Name  string    `json:"name"`
+	Count uint64    `json:"count"`
+	Last  time.Time `json:"last"`
+}
+
+// Report returns the document.
+func (p *Page) Report(ctx context.Context) (any, error) {
+	v := p.Current.State()
+	st := p.Cluster.Status()
+	problems := p.Problems.List()
+	if st.Failure != "" {
+		problems = append(problems, "the tree has stopped, see the log and start casemate anew: "+st.Failure)
+	} else if st.Leader == "" {
+		problems = append(problems, noLeader(p.Cluster.Members()))
+	}
+	if st.DiskFree < st.DiskReserve {
+		problems = append(problems, "the disk is full up to its reserve: nothing can be written; delete images or files and "+
+			"run casemate gc --now, or give it a larger disk")
+	}
+	problems = append(problems, p.Cluster.Problems()...)
+	problems = append(problems, p.DNSProblems()...)
+	scrub, lost := p.scrubInfo()
+	if lost != "" {
+		problems = append(problems, lost)
+	}
+	warnings := p.Luck.sentences(20)
+	for _, c := range p.Registry.Conflicts() {
+		warnings = append(warnings,
+			fmt.Sprintf("the flat name %s is answered by several repositories with different content: %s", c.Name,
+				strings.Join(c.Candidates, ", ")))
+	}
+	if since, both := p.CA.Rotation(); both {
+		warnings = append(warnings,
+			fmt.Sprintf("two roots are handed out since %s: casemate ca rotate --finish, when every node trusts the new one",
+				since.Format(time.RFC3339)))
+	}
+	shape := p.CA.Shape()
+	if len(shape.Missing) > 0 {
+		warnings = append(warnings, shapeWarning(shape))
+	}
+	type cert struct {
+		Name     string    `json:"name"`
+		NotAfter time.Time `json:"not_after"`
+	}
+	certs := []cert{}
+	for _, e := range p.CA.Expiries() {
+		if e.Kind == "root" || e.Kind == "intermediate" || time.Until(e.NotAfter) < 7*24*time.Hour {
+			certs = append(certs, cert{strings.TrimSpace(e.Kind + " " + e.Name), e.NotAfter})
+		}
+	}
+	for _, o := range v.Origins.All() {
+		if o.Disabled == origin.NotPermitted {
+			warnings = append(warnings, fmt.Sprintf("origin %s is stored but not enabled: %s", o.Host, o.Disabled))
+		}
+	}
+	uploads := p.Registry.Uploads()
+	warnings = append(warnings, uploadWarnings(uploads)...)
+	complete, pending, err := p.Imports.Pending()
+	if err != nil {
+		return nil, err
+	}
+	warnings = append(warnings, importWarnings(pending)...)
+	warnings = append(warnings, p.clusterWarnings()...)
+	images, files := p.Counts()
+	entries, err := p.Book.List()
+	if err != nil {
+		return nil, err
+	}
+	misses := []Miss{}
+	for _, e := range missing.Unsolved(entries, 10, p.Lookup.Answered(ctx)) {
+		misses = append(misses, Miss{e.Kind, e.Name, e.Count, e.Last})
+	}
+	return map[string]any{
+		"node": p.Node, "version": p.Version, "started": p.Started.UTC(),
+		"domain": v.Settings.Domain, "advertise": p.Advertise,
+		"serving": p.Ready() == nil, "problems": append([]string{}, problems...),
+		"leader": st.Leader, "role": st.Role, "members": p.Cluster.Members(),
+		"term": st.Term, "applied": st.Applied, "commit": st.Commit,
+		"entries": st.Entries, "images": images, "files": files, "blobs": st.Blobs, "bytes": st.Bytes,
+		"imports":      map[string]any{"complete": complete, "incomplete": len(pending), "running": p.Imports.Running()},
+		"disk":         map[string]int64{"total": st.DiskTotal, "free": st.DiskFree, "reserve": st.DiskReserve},
+		"certificates": certs, "ca": shape, "warnings": append([]string{}, warnings...), "misses": misses, "scrub": scrub,
+		"uploads": uploads,
+	}, nil
+}
