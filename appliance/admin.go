@@ -80,14 +80,11 @@ func (a *Appliance) admin() http.Handler {
 
 	mux.HandleFunc("GET /v1/ca", func(w http.ResponseWriter, r *http.Request) { send(w, r, "application/x-pem-file", a.ca.Roots()) })
 	on("POST /v1/ca/rotate", func(r *http.Request) (any, error) {
-		var in struct{ Finish bool }
+		var in rotateRequest
 		if err := read(r, &in); err != nil {
 			return nil, err
 		}
-		if in.Finish {
-			return nil, a.ca.FinishRotation(r.Context())
-		}
-		return nil, a.ca.Rotate(r.Context())
+		return a.rotate(r.Context(), in)
 	})
 	on("GET /v1/certs", a.getCerts)
 	on("POST /v1/certs", a.postCert)
@@ -349,7 +346,11 @@ func infoOf(o origin.Origin) originInfo {
 func (a *Appliance) getOrigins(*http.Request) (any, error) {
 	list := []originInfo{}
 	for _, o := range a.now.Load().origins.All() {
-		list = append(list, infoOf(o))
+		info := infoOf(o)
+		if o.Disabled == origin.NotPermitted {
+			info.Reason = a.notPermitted(o.Names()...)
+		}
+		list = append(list, info)
 	}
 	return list, nil
 }
@@ -487,8 +488,8 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 	for _, c := range a.registry.Conflicts() {
 		warnings = append(warnings, fmt.Sprintf("the flat name %s is answered by several repositories with different content: %s", c.Name, strings.Join(c.Candidates, ", ")))
 	}
-	if since, both := a.ca.Rotation(); both {
-		warnings = append(warnings, fmt.Sprintf("two roots are handed out since %s: casemate ca rotate --finish, when every node trusts the new one", since.Format(time.RFC3339)))
+	if s := a.rotationSentence(); s != "" {
+		warnings = append(warnings, s)
 	}
 	shape := a.ca.Shape()
 	if len(shape.Missing) > 0 {
@@ -506,7 +507,7 @@ func (a *Appliance) getStatus(r *http.Request) (any, error) {
 	}
 	for _, o := range v.origins.All() {
 		if o.Disabled == origin.NotPermitted {
-			warnings = append(warnings, fmt.Sprintf("origin %s is stored but not enabled: %s", o.Host, o.Disabled))
+			warnings = append(warnings, fmt.Sprintf("origin %s is stored but not enabled: %s", o.Host, a.notPermitted(o.Names()...)))
 		}
 	}
 	uploads := a.registry.Uploads()

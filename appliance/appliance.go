@@ -30,6 +30,7 @@ import (
 
 	"casemate/appliance/content"
 	"casemate/appliance/missing"
+	"casemate/appliance/rotation"
 	"casemate/appliance/user"
 	"casemate/cluster"
 	"casemate/cluster/lograte"
@@ -68,6 +69,7 @@ type Appliance struct {
 	cluster    *cluster.Cluster
 	tree       *cluster.Tree
 	book       *missing.Book
+	rotation   *rotation.Book // who has fetched the new root of a rotation
 	ca         *pki.CA
 	registry   *registry.Registry
 
@@ -215,10 +217,13 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	a.places = newPlaces(maxConnections(), func(client string) bool { return a.hosts.Load().homes[client] })
 	a.turns = newTurns()
 	a.metrics = newMetrics(a)
+	a.rotation = rotation.Open(rotation.Config{
+		Node: cfg.Node, Tree: a.tree.Sub("rotation"), Overlap: a.ca.Rotation, Log: a.log.With("room", "rotation"),
+	})
 	a.edge = &edge{
 		hosts: &a.hosts, registry: a.registry.Serve, files: a.files.Serve,
 		pages: &pages{roots: a.ca.Roots, crl: a.ca.CRL, ready: a.ready, metrics: a.metrics.handler(), front: a.front, site: a.serveSite, sample: a.serveSample, binary: a.executable, enroll: a.serveEnroll},
-		miss:  a.miss, seen: a.metrics.request, stall: a.stall, node: cfg.Node, pass: a.cluster, roomier: a.cluster.Roomier,
+		miss:  a.miss, seen: a.requested, stall: a.stall, node: cfg.Node, pass: a.cluster, roomier: a.cluster.Roomier,
 		large: newLarge(largeAnswers), log: a.log.With("room", "edge"),
 	}
 	peers := a.edge.passedOn()
@@ -328,6 +333,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	start("view", a.follow)
 	start("missing book", func(ctx context.Context) error { a.book.Run(ctx); return nil })
 	start("pki", a.ca.Run)
+	start("rotation", func(ctx context.Context) error { a.rotation.Run(ctx); return nil })
 	start("users", a.sealUsers)
 	start("dns", a.runDNS)
 	a.awaitDNS(ctx) // who finds us by name should find names

@@ -77,7 +77,7 @@ func (a *Appliance) version(name string) (uint64, error) {
 }
 
 // addOrigin adds an origin and enables it: record, DNS and certificates at one moment. One that the root does not
-// permit is stored, not enabled, and said so.
+// permit is refused with the command that changes that, and nothing is stored.
 func (a *Appliance) addOrigin(ctx context.Context, host string, aliases []string) (originInfo, error) {
 	host = origin.Fold(host)
 	var made origin.Origin
@@ -104,7 +104,7 @@ func (a *Appliance) addOrigin(ctx context.Context, host string, aliases []string
 				return nil, nil, err
 			}
 			if err := a.ca.Permits(n); errors.Is(err, pki.ErrNotPermitted) {
-				o.Disabled = origin.NotPermitted
+				return nil, nil, unpermitted(fmt.Sprintf("origin %s is not added, %s is %s", host, n, a.notPermitted(o.Names()...)))
 			} else if err != nil {
 				return nil, nil, err
 			}
@@ -131,7 +131,7 @@ func (a *Appliance) addOrigin(ctx context.Context, host string, aliases []string
 	if err != nil {
 		return originInfo{}, err
 	}
-	a.log.Info("origin added", "origin", host, "aliases", made.Aliases, "disabled", made.Disabled)
+	a.log.Info("origin added", "origin", host, "aliases", made.Aliases)
 	return infoOf(made), nil
 }
 

@@ -96,7 +96,7 @@ func (a *Appliance) unreached(host string) string {
 	case !known:
 		return fmt.Sprintf("%s is not an origin: casemate origin add %s changes that", clip(origin.Fold(host)), clip(origin.Fold(host)))
 	case o.Disabled == origin.NotPermitted:
-		return fmt.Sprintf("origin %s is not enabled: %s", o.Host, o.Disabled)
+		return fmt.Sprintf("origin %s is not enabled: %s", o.Host, a.notPermitted(o.Names()...))
 	}
 	return fmt.Sprintf("origin %s is not enabled: %s; casemate origin add %s enables it again", o.Host, o.Disabled, o.Host)
 }

@@ -55,6 +55,8 @@ type Settings struct {
 	ImportKeys       []ed25519.PublicKey
 	// ScrubInterval is the time in which each node reads every blob once by itself, 0 for never.
 	ScrubInterval time.Duration
+	// Overlap is how long the two roots of a rotation overlap at least, 0 for no time.
+	Overlap time.Duration
 }
 
 // A Setting is one key with its text.
@@ -206,25 +208,30 @@ var settingDefs = []settingDef{
 		s.ImportKeys, err = content.ParseKeys(v)
 		return err
 	}},
-	{"scrub.interval", "30d", "in what time each node reads and verifies every blob by itself, slowly; off: casemate scrub only", parseInterval},
+	{"scrub.interval", "30d", "in what time each node reads and verifies every blob by itself, slowly; off: casemate scrub only", func(s *Settings, v string) (err error) {
+		s.ScrubInterval, err = parseInterval(v, 365)
+		return err
+	}},
+	{"pki.overlap", "7d", "how long both roots are handed out at least before ca rotate --finish drops the old one; off: no time", func(s *Settings, v string) (err error) {
+		s.Overlap, err = parseInterval(v, 365)
+		return err
+	}},
 }
 
-// parseInterval reads whole days ("30d") or a duration.
-func parseInterval(s *Settings, v string) error {
-	s.ScrubInterval = 0
+// parseInterval reads whole days ("30d") or a duration, from a day to so many days; off is 0.
+func parseInterval(v string, most int) (time.Duration, error) {
 	if v == "off" {
-		return nil
+		return 0, nil
 	}
 	text := v
 	if days, err := strconv.Atoi(strings.TrimSuffix(v, "d")); err == nil && strings.HasSuffix(v, "d") && days < 1000 {
 		text = fmt.Sprint(24*days, "h")
 	}
 	d, err := time.ParseDuration(text)
-	if err != nil || d < 24*time.Hour || d > 365*24*time.Hour {
-		return fmt.Errorf("must be off, or between 1d and 365d, got %q", v)
+	if err != nil || d < 24*time.Hour || d > time.Duration(most)*24*time.Hour {
+		return 0, fmt.Errorf("must be off, or between 1d and %dd, got %q", most, v)
 	}
-	s.ScrubInterval = d
-	return nil
+	return d, nil
 }
 
 var kubernetesVersion = regexp.MustCompile(`^v([1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})(-(alpha|beta|rc)\.[0-9]{1,3})?$`)

@@ -50,6 +50,7 @@ func TestSettingsSayTheRuleAndWhatTheyGot(t *testing.T) {
 		{"scrub.interval", "never", `must be off, or between 1d and 365d, got "never"`},
 		{"scrub.interval", "d", `got "d"`},
 		{"scrub.interval", "366d", `got "366d"`},
+		{"pki.overlap", "7", `setting pki.overlap must be off, or between 1d and 365d, got "7"`},
 		{"nonsense", "1", `there is no setting "nonsense", the settings are domain, origins, dns.ttl`},
 		{"files.redirects", strings.Repeat("x", 5000), `must have at most 4096 bytes, got 5000`},
 	} {

@@ -136,7 +136,7 @@ func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.Pub
 		iss, err = c.planIssuer(ch, s.root, nil, s.names)
 	}
 	if err != nil {
-		return err
+		return s.cured(err, out.Names...)
 	}
 	if now.Add(life).After(iss.end.Add(time.Minute)) {
 		return mistakef("the CA ends on %s: ask for a shorter lifetime or rotate the root", iss.end.UTC().Format(time.DateOnly))

@@ -355,3 +355,52 @@ func TestRotateKeepsNodes(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What is not permitted says which rotation permits it, and that rotation does.
+func TestWidening(t *testing.T) {
+	for _, c := range []struct {
+		what  string
+		edit  func(*Spec, *Config)
+		names []string
+		flags string
+	}{
+		{"permitted", nil, []string{"registry.k8s.io"}, ""},
+		{"a host", nil, []string{"files.new.example"}, "--permit new.example"},
+		{"a zone of two labels", nil, []string{"files.deep.bank.co.uk", "bank.co.uk"}, "--permit bank.co.uk"},
+		{"two zones, one permitted", nil, []string{"a.one.example", "quay.io", "b.two.example"}, "--permit one.example --permit two.example"},
+		{"below what holds a public zone", nil, []string{"other.googleapis.com"}, "--permit other.googleapis.com"},
+		{"a public suffix", nil, []string{"co.uk"}, "--permit co.uk"},
+		{"an address", nil, []string{"203.0.113.77"}, "--permit 203.0.113.77"},
+		{"excluded", func(s *Spec, _ *Config) {
+			s.Permit, s.Exclude = []string{"corp.example"}, []string{"vault.corp.example"}
+		},
+			[]string{"a.vault.corp.example"}, "--drop vault.corp.example"},
+		{"excluded, and nothing permits it", func(s *Spec, _ *Config) { s.Exclude = []string{"vault.corp.example"} },
+			[]string{"a.vault.corp.example"}, "--permit corp.example --drop vault.corp.example"},
+		{"an excluded range", func(s *Spec, _ *Config) { s.Exclude = []string{"10.66.0.0/16"} },
+			[]string{"10.66.1.1"}, "--permit 10.66.1.1 --drop 10.66.0.0/16"},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			h := build(t, c.edit)
+			g := h.ca.Widening(c.names...)
+			if g.Flags() != c.flags {
+				t.Fatalf("got %q, want %q", g.Flags(), c.flags)
+			}
+			if c.flags == "" {
+				return
+			}
+			err := errors.Join(h.ca.Permits(c.names[0]), h.ca.Permits(c.names[len(c.names)-1]))
+			if !errors.Is(err, ErrNotPermitted) || !strings.Contains(err.Error(), "casemate ca rotate --") {
+				t.Errorf("got %v", err)
+			}
+			if err := h.ca.RotateTo(t.Context(), g); err != nil {
+				t.Fatal(err)
+			}
+			for _, n := range c.names {
+				if err := h.ca.Permits(n); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}

@@ -84,6 +84,7 @@ var meanings = map[string][]string{
 	"digest":              {"string"},
 	"dir":                 {"string"}, // where files are written
 	"domain":              {"string"},
+	"drop":                {"zones"},
 	"dry-run":             {"bool"},
 	"exclude":             {"zones", "stringArray"}, // leave out: zones of the CA, names of lists
 	"file":                {"string"},
@@ -110,6 +111,7 @@ var meanings = map[string][]string{
 	"no-signatures":       {"bool"},
 	"now":                 {"bool"},
 	"output":              {"word"},
+	"own":                 {"bool"},
 	"parallel":            {"int"},
 	"partial":             {"bool"},
 	"passphrase-file":     {"string"},
@@ -131,6 +133,7 @@ var meanings = map[string][]string{
 	"split":               {"size"},
 	"token":               {"string"},
 	"ttl":                 {"duration"},
+	"undo":                {"bool"},
 	"verbose":             {"bool"},
 	"version":             {"string"},
 	"wait":                {"bool"},
