@@ -134,7 +134,7 @@ var troubles = []trouble{
 	{"wrong-name", []string{"x509: certificate is valid for", "SSL: no alternative certificate subject name matches"}, "What answers for {names} at {bastion} has a certificate for other names: {detail}.", []step{
 		{do: "`openssl s_client -connect {bastion}:443 -servername {name} </dev/null | openssl x509 -noout -text` shows whose"}, {do: status}}},
 	{"constraint", []string{"x509: a root or intermediate certificate is not authorized to sign for this name", "permitted subtree violation"}, "{names} lies outside what the root was made for (`--permit` at `casemate init`), or was enabled a moment ago.", []step{
-		{do: "on a bastion: `casemate origin list` gives the reason, and the `casemate ca rotate --permit` that makes a root with it"}}},
+		{do: "on a bastion: `casemate origin list` gives the reason, and the `casemate ca rotate` that makes a root with it"}}},
 	{"tls-alert", []string{"remote error: tls: internal error", "tlsv1 alert internal error", "tlsv1 unrecognized name"}, "The bastion at {bastion} has no certificate for {names}: {detail}.", []step{
 		{do: "on a bastion: `casemate missing`, `casemate status`, then `casemate origin add {name}`"}}},
 	{"tls-silent", []string{"net/http: TLS handshake timeout", "context deadline exceeded"}, "The bastion at {bastion} takes the connection, and the handshake for {names} does not end: large packets are lost on the way, most likely (MTU).", []step{

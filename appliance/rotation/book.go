@@ -116,8 +116,11 @@ func Open(cfg Config) *Book {
 	old, err := b.read(cfg.Node)
 	b.published = err == nil
 	since, overlap := cfg.Overlap()
-	if err == nil && overlap && old.Since == since.Unix() {
-		b.since, b.more = old.Since, old.More
+	if overlap {
+		b.since = since.Unix()
+	}
+	if err == nil && overlap && old.Since == b.since {
+		b.more = old.More
 		for _, c := range old.Clients {
 			b.clients[c.Addr] = &client{c.Last, c.Fetched}
 		}
