@@ -127,6 +127,9 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	if opt.Handed == nil {
 		opt.Handed = activation.Files(true)
 	}
+	if err := Removed(cfg.Data); err != nil {
+		return nil, err
+	}
 	handler, lines := lograte.Handler(opt.Log.Handler())
 	a := &Appliance{cfg: cfg, log: slog.New(handler), lines: lines, level: opt.Level,
 		load: opt.Load, started: time.Now(), grace: grace, stall: stallTimeout, luck: newLuck()}
@@ -386,8 +389,9 @@ func (a *Appliance) Run(ctx context.Context) error {
 	case <-a.cluster.Done():
 		err = a.cluster.Err()
 	}
-	if errors.Is(err, cluster.ErrRemoved) {
+	if errors.Is(err, ErrRemoved) {
 		a.stopDNS()
+		a.markRemoved()
 	}
 	a.stopping.Store(true)
 	a.notify("STOPPING=1\nSTATUS=stopping, waiting for requests under way")

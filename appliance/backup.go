@@ -105,6 +105,9 @@ func RecoverCluster(cfg Config, configFile string, dry bool, log *slog.Logger) (
 		rep, err = cluster.Recover(clusterConfig(cfg, orDiscard(log)), cluster.RecoverOptions{
 			DryRun: dry, Edit: func(b cluster.Batch) error { return onlyNode(b, cfg) },
 		})
+		if err == nil && !dry {
+			err = unmarkRemoved(cfg.Data)
+		}
 		return err
 	}
 	if host == nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,11 +14,15 @@ import (
 	"net/url"
 	"strings"
 	"syscall"
+
+	"casemate/appliance"
+	"casemate/appliance/service"
 )
 
 // client talks to the local daemon over its admin socket (docs/admin-api.md).
 type client struct {
 	socket string
+	config string // of the node whose socket it may be
 	http   *http.Client
 }
 
@@ -31,7 +36,7 @@ func (e *apiError) Error() string { return e.message }
 
 // client returns a client for the chosen socket.
 func (o *options) client() *client {
-	c := &client{socket: o.socket}
+	c := &client{socket: o.socket, config: appliance.DefaultConfigFile}
 	c.http = &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true, // one command, one request
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.connect(ctx) },
@@ -93,10 +98,23 @@ func (c *client) unreachable(err error) error {
 		return fmt.Errorf("no permission for the admin socket %s: run the command as root or as a member of the group "+
 			"casemate", c.socket)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		if err := c.removed(); err != nil {
+			return err
+		}
 		return fmt.Errorf("no casemate is running here (admin socket %s): start it with \"systemctl start casemate\" or "+
 			"\"casemate serve\", or name another socket with --socket", c.socket)
 	}
 	return fmt.Errorf("admin socket %s: %w", c.socket, op.Err)
+}
+
+// removed says that the node of this socket was removed from its cluster, and what to do; nil if it was not, or if
+// whoever asks may not look into its data directory.
+func (c *client) removed() error {
+	cfg, err := appliance.LoadConfig(c.config)
+	if err != nil || cmp.Or(cfg.Listen.Admin, appliance.DefaultSocket) != c.socket {
+		return nil
+	}
+	return appliance.Removed(cmp.Or(cfg.Data, service.DataDir))
 }
 
 // call sends in (JSON, unless nil) and reads the answer into out (unless nil).

@@ -35,6 +35,7 @@ const (
 	exitFailed  = 1
 	exitUsage   = 2
 	exitDiffers = 3
+	exitRemoved = 4 // of serve: this node was removed from its cluster; casemate.service does not start it again
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -86,6 +87,8 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.Is(err, errDiffers):
 		return exitDiffers
+	case errors.Is(err, appliance.ErrRemoved):
+		return exitRemoved
 	case errors.As(err, &wrongArgs), errors.As(err, &wrongConfig):
 		return exitUsage
 	case errors.As(err, &refused) && refused.status == 400:
