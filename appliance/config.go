@@ -408,8 +408,11 @@ func (c *Config) Complete() error {
 	}
 	if len(c.Advertise) == 0 {
 		c.Advertise = routeAddrs()
-		if len(c.Advertise) == 0 {
-			return usage("advertise is not set and this host has no default route to guess it from: set advertise (or --advertise) to the addresses at which clients reach this host")
+	}
+	if len(c.Advertise) == 0 {
+		var err error
+		if c.Advertise, err = onlyAddrs(hostAddrs()); err != nil {
+			return &UsageError{err}
 		}
 	}
 	if c.Listen.Admin == "" {
