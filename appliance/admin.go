@@ -231,7 +231,7 @@ func (a *Appliance) adminError(w http.ResponseWriter, r *http.Request, err error
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(map[string]string{"error": sentence(err)})
+	json.NewEncoder(w).Encode(map[string]string{"error": Sentence(err)})
 }
 
 // statusOf is the status of HTTP that says what class of error it is.
@@ -250,15 +250,6 @@ func statusOf(err error) int {
 		return http.StatusInsufficientStorage
 	}
 	return http.StatusInternalServerError
-}
-
-// sentence is the error without the constants of the operating system behind it that say the same once more.
-func sentence(err error) string {
-	s := err.Error()
-	for _, e := range []error{fs.ErrNotExist, fs.ErrExist, fs.ErrInvalid, fs.ErrPermission} {
-		s = strings.TrimSuffix(s, ": "+e.Error())
-	}
-	return strings.ReplaceAll(s, "\n", "; ")
 }
 
 func unknownSetting(key string) error {
@@ -406,8 +397,10 @@ func (a *Appliance) deleteName(ctx context.Context, name, kind string) error {
 	if !fs.ValidPath(path) {
 		return usage("name must be a host name, got %q", name)
 	}
-	if _, err := a.tree.Stat("names/" + path); err != nil {
-		return fmt.Errorf("no name %s is set: %w", strings.TrimSpace(name+" "+kind), err)
+	if _, err := a.tree.Stat("names/" + path); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("no name %s is set: %w", strings.TrimSpace(name+" "+kind), fs.ErrNotExist)
+	} else if err != nil {
+		return fmt.Errorf("name %s cannot be read: %w", strings.TrimSpace(name+" "+kind), err)
 	}
 	if err := a.tree.Update(ctx, func(b cluster.Batch) error { b.Remove("names/" + path); return nil }); err != nil {
 		return err

@@ -153,7 +153,7 @@ func (a *Appliance) postImport(w http.ResponseWriter, r *http.Request) {
 	res, err := a.runImport(s)
 	status, text := http.StatusOK, error(nil)
 	if err != nil {
-		status, text = importStatus(err), errors.New(sentence(err))
+		status, text = importStatus(err), errors.New(Sentence(err))
 	}
 	if err := s.Finish(res, text, status); err != nil {
 		a.log.Info("the command that imported could not be told the result", "error", err)

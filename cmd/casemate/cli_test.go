@@ -163,6 +163,15 @@ func TestBadFlags(t *testing.T) {
 		"stauts":                           `unknown command "stauts" for "casemate"; did you mean status?`,
 		"image lst":                        `unknown command "lst" for "casemate image"; did you mean list?`,
 		"ca rotat":                         `unknown command "rotat" for "casemate ca"; did you mean rotate?`,
+		"origin add":                       "casemate origin add needs HOST (usage: casemate origin add HOST [flags])",
+		"origin add a.example b.example":   `casemate origin add takes HOST and nothing else, got "b.example" besides (usage`,
+		"file put":                         "casemate file put needs URL and PATH (usage",
+		"file put https://a.example/b":     "casemate file put needs PATH (usage",
+		"name set x":                       "casemate name set needs TYPE and VALUE (usage",
+		"join --token x":                   "casemate join needs ADDR (usage",
+		"restore":                          "casemate restore needs FILE (usage",
+		"config get":                       "casemate config get needs KEY (usage",
+		"join --token x 127.0.0.1:1":       "this is no join token, `casemate token create` on a member prints one\n",
 	} {
 		var out, talk strings.Builder
 		code := run(strings.Fields(args), strings.NewReader(""), &out, &talk)

@@ -53,7 +53,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
-		fmt.Fprintln(stderr, "casemate:", plain(err.Error()))
+		// errDiffers is for the exit code, where something before it says what.
+		fmt.Fprintln(stderr, "casemate:", plain(strings.TrimSuffix(appliance.Sentence(err), ": "+errDiffers.Error())))
 	}
 	return exitCode(err)
 }
@@ -196,7 +197,7 @@ func wrongArgs(cmd *cobra.Command) {
 	if args := cmd.Args; args != nil {
 		cmd.Args = func(cmd *cobra.Command, list []string) error {
 			if err := args(cmd, list); err != nil {
-				return usageError{fmt.Errorf("%w (usage: %s)", err, cmd.UseLine())}
+				return usageError{fmt.Errorf("%s (usage: %s)", wrongNumber(cmd, list, err), cmd.UseLine())}
 			}
 			return nil
 		}
@@ -204,6 +205,32 @@ func wrongArgs(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		wrongArgs(sub)
 	}
+}
+
+// wrongNumber says which arguments of the command's usage are missing, or that there are too many; err if it is
+// something else that is wrong with them.
+func wrongNumber(cmd *cobra.Command, list []string, err error) string {
+	if !strings.Contains(err.Error(), "arg(s)") { // cobra's own words
+		return err.Error()
+	}
+	var needs, all []string
+	words := strings.Fields(cmd.Use)[1:]
+	for i, w := range words {
+		if strings.HasPrefix(w, "-") || i > 0 && strings.HasPrefix(words[i-1], "-") { // a flag and its value
+			continue
+		}
+		if all = append(all, w); !strings.HasPrefix(w, "[") {
+			needs = append(needs, strings.TrimSuffix(w, "…"))
+		}
+	}
+	switch {
+	case len(list) < len(needs):
+		return fmt.Sprintf("%s needs %s", cmd.CommandPath(), strings.Join(needs[len(list):], " and "))
+	case len(all) == 0:
+		return fmt.Sprintf("%s takes no arguments, got %q", cmd.CommandPath(), strings.Join(list, " "))
+	}
+	return fmt.Sprintf("%s takes %s and nothing else, got %q besides", cmd.CommandPath(), strings.Join(all, " "),
+		strings.Join(list[min(len(all), len(list)):], " "))
 }
 
 // onlyGroup is the annotation of commands that do nothing themselves.

@@ -75,6 +75,7 @@ var meanings = map[string][]string{
 	"alias":               {"stringSlice"},
 	"cache":               {"string"},
 	"charts":              {"stringArray"},
+	"check":               {"bool"},
 	"checksums":           {"stringArray"},
 	"clear":               {"bool"},
 	"config":              {"string"},
