@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"syscall"
 
@@ -98,7 +99,7 @@ func (c *client) unreachable(err error) error {
 		return fmt.Errorf("no permission for the admin socket %s: run the command as root or as a member of the group "+
 			"casemate", c.socket)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		if err := c.removed(); err != nil {
+		if err := c.neverRuns(); err != nil {
 			return err
 		}
 		return fmt.Errorf("no casemate is running here (admin socket %s): start it with \"systemctl start casemate\" or "+
@@ -107,14 +108,22 @@ func (c *client) unreachable(err error) error {
 	return fmt.Errorf("admin socket %s: %w", c.socket, op.Err)
 }
 
-// removed says that the node of this socket was removed from its cluster, and what to do; nil if it was not, or if
-// whoever asks may not look into its data directory.
-func (c *client) removed() error {
+// neverRuns says that the node of this socket does not run however often it is started, and what to do: it was removed
+// from its cluster, or is none yet. nil if neither is so, or if whoever asks may not look into its data directory.
+func (c *client) neverRuns() error {
 	cfg, err := appliance.LoadConfig(c.config)
 	if err != nil || cmp.Or(cfg.Listen.Admin, appliance.DefaultSocket) != c.socket {
 		return nil
 	}
-	return appliance.Removed(cmp.Or(cfg.Data, service.DataDir))
+	data := cmp.Or(cfg.Data, service.DataDir)
+	if err := appliance.Removed(data); err != nil {
+		return err
+	}
+	if list, err := os.ReadDir(data); errors.Is(err, fs.ErrNotExist) || err == nil && len(list) == 0 {
+		return fmt.Errorf("no casemate is initialised here (data directory %s): casemate init makes the first node of a "+
+			"cluster, casemate join every other", data)
+	}
+	return nil
 }
 
 // call sends in (JSON, unless nil) and reads the answer into out (unless nil).
