@@ -11,7 +11,9 @@ import (
 )
 
 func TestSentence(t *testing.T) {
-	tree := func(err error) error { return &fs.PathError{Op: "stat", Path: "repositories/x/_manifests/tags/1/current/link", Err: err} }
+	tree := func(err error) error {
+		return &fs.PathError{Op: "stat", Path: "repositories/x/_manifests/tags/1/current/link", Err: err}
+	}
 	for _, c := range []struct {
 		err  error
 		want string

@@ -110,7 +110,7 @@ var settingDefs = []settingDef{
 		}
 		return nil
 	}},
-	{"dns.ttl", "15s", "how long clients may remember an answer that we make up", func(s *Settings, v string) error {
+	{"dns.ttl", "15s", "how long clients may remember an answer that we make up, a duration from 1s to 1h, like 15s or 5m", func(s *Settings, v string) error {
 		d, err := time.ParseDuration(v)
 		if err != nil || d < time.Second || d > time.Hour {
 			return fmt.Errorf("must be between 1s and 1h, got %q", v)
@@ -208,11 +208,11 @@ var settingDefs = []settingDef{
 		s.ImportKeys, err = content.ParseKeys(v)
 		return err
 	}},
-	{"scrub.interval", "30d", "in what time each node reads and verifies every blob by itself, slowly; off: casemate scrub only", func(s *Settings, v string) (err error) {
+	{"scrub.interval", "30d", "in how many days, like 30d, each node reads and verifies every blob by itself, slowly; off: casemate scrub only", func(s *Settings, v string) (err error) {
 		s.ScrubInterval, err = parseInterval(v, 365)
 		return err
 	}},
-	{"pki.overlap", "7d", "how long both roots are handed out at least before ca rotate --finish drops the old one; off: no time", func(s *Settings, v string) (err error) {
+	{"pki.overlap", "7d", "how many days, like 7d, both roots are handed out at least before ca rotate --finish drops the old one; off: no time", func(s *Settings, v string) (err error) {
 		s.Overlap, err = parseInterval(v, 365)
 		return err
 	}},

@@ -112,3 +112,22 @@ func TestTheNewestKubernetesIsASetting(t *testing.T) {
 		t.Errorf("without it: %v, %v", s.Defaults, err)
 	}
 }
+
+// The help of a setting that is a number or a duration names its unit.
+func TestSettingsNameTheirUnit(t *testing.T) {
+	for key, unit := range map[string]string{
+		"dns.ttl": "duration from 1s to 1h", "dns.response_rate": "answers a second", "scrub.interval": "days, like 30d", "pki.overlap": "days, like 7d",
+	} {
+		for _, d := range settingDefs {
+			if d.key == key && !strings.Contains(d.help, unit) {
+				t.Errorf("%s: its help does not say %q: %s", key, unit, d.help)
+			}
+		}
+	}
+	for _, d := range settingDefs {
+		if named := map[string]bool{"dns.ttl": true, "dns.response_rate": true, "scrub.interval": true, "pki.overlap": true}[d.key]; !named &&
+			strings.Trim(d.def, "0123456789") != d.def {
+			t.Errorf("%s: a setting with the default %s needs a unit in its help, and a line in this test", d.key, d.def)
+		}
+	}
+}

@@ -53,8 +53,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
-		// errDiffers is for the exit code, where something before it says what.
-		fmt.Fprintln(stderr, "casemate:", plain(strings.TrimSuffix(appliance.Sentence(err), ": "+errDiffers.Error())))
+		fmt.Fprintln(stderr, "casemate:", plain(appliance.Sentence(err)))
 	}
 	return exitCode(err)
 }
