@@ -79,15 +79,20 @@ func TestAnOriginIsEnabledWhole(t *testing.T) {
 		}
 	}
 
-	// One that the root does not permit is stored, not enabled, and said so.
-	n.must("PUT", "origins/www.other.example", map[string][]string{}, &made)
-	if made.Enabled || made.Reason != origin.NotPermitted || n.resolves("www.other.example") {
-		t.Errorf("got %+v", made)
+	// One that the root does not permit is refused, with what changes that, and leaves nothing behind.
+	status, says := n.admin("PUT", "origins/www.other.example", map[string][]string{"aliases": {"x.third.example"}}, nil)
+	for _, want := range []string{
+		"www.other.example is not permitted by the root certificate",
+		"casemate ca rotate --permit other.example --permit third.example", "casemate origin add www.other.example",
+	} {
+		if status != 409 || !strings.Contains(says, want) {
+			t.Errorf("got %d %s, want %q", status, says, want)
+		}
 	}
 	var all []admin.Origin
 	n.must("GET", "origins", nil, &all)
-	if !slices.ContainsFunc(all, func(o admin.Origin) bool { return o.Host == "www.other.example" && !o.Enabled }) {
-		t.Errorf("it is not listed: %+v", all)
+	if slices.ContainsFunc(all, func(o admin.Origin) bool { return o.Host == "www.other.example" }) || n.resolves("www.other.example") {
+		t.Errorf("it is stored: %+v", all)
 	}
 
 	// A built-in one can be taken away and comes back with its aliases.
@@ -405,7 +410,11 @@ func TestCertificatesUsersImagesAndFilesByHand(t *testing.T) {
 	if resp, _ := n.do("GET", "https://quay.io/v2/", nil); resp.StatusCode != 200 {
 		t.Errorf("a client with the old root during the overlap: %s", resp.Status)
 	}
-	n.must("POST", "ca/rotate", map[string]bool{"finish": true}, nil)
+	if status, says := n.admin("POST", "ca/rotate", map[string]bool{"finish": true}, nil); status != 409 ||
+		!strings.Contains(says, "the overlap lasts until") || !strings.Contains(says, "--finish --yes") {
+		t.Errorf("a rotation is finished at once: %d %s", status, says)
+	}
+	n.must("POST", "ca/rotate", map[string]bool{"finish": true, "yes": true}, nil)
 	n.must("GET", "ca", nil, &roots)
 	if strings.Count(roots, "BEGIN CERTIFICATE") != 1 {
 		t.Errorf("after ca rotate --finish: %s", roots)

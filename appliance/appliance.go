@@ -38,6 +38,7 @@ import (
 	"casemate/appliance/nodes"
 	"casemate/appliance/pages"
 	"casemate/appliance/resolver"
+	"casemate/appliance/rotation"
 	"casemate/appliance/routing"
 	"casemate/appliance/secret"
 	"casemate/appliance/setup"
@@ -75,6 +76,7 @@ type Appliance struct {
 	cluster    *cluster.Cluster
 	tree       *cluster.Tree
 	book       *missing.Book
+	rotation   *rotation.Book // who has fetched the new root of a rotation
 	ca         *pki.CA
 	registry   *registry.Registry
 	dns        *resolver.Resolver
@@ -133,6 +135,9 @@ func Open(cfg config.Config, opt Options) (_ *Appliance, err error) {
 		opt.Handed = activation.Files(true)
 	}
 	opt.Version, opt.Commit = cmp.Or(opt.Version, "unknown"), cmp.Or(opt.Commit, "unknown")
+	if err := setup.Removed(cfg.Data); err != nil {
+		return nil, err
+	}
 	handler, lines := lograte.Handler(opt.Log.Handler())
 	a := &Appliance{cfg: cfg, opt: opt, log: slog.New(handler), lines: lines, started: time.Now(), grace: grace}
 	if a.socks, err = sockets.Bind(&cfg, opt.Handed, opt.DNS != ""); err != nil {
@@ -276,12 +281,16 @@ func (a *Appliance) wire() {
 	a.imports = a.newImports()
 	a.lookup = &lookup.Lookup{
 		Tree: a.tree, Current: a.current, Images: a.registry, Files: a.files, DNSHolds: a.dns.Holds,
+		NotPermitted: a.changes.NotPermitted,
 	}
 	a.places = clientconn.NewPlaces(maxConnections(), func(client string) bool { return hosts().NodeAddrs[client] })
 	a.turns = clientconn.NewTurns()
 	a.metrics = metrics.New(metrics.Sources{
 		Version: a.opt.Version, Commit: a.opt.Commit, Node: a.cfg.Node, Ready: a.ready, Places: a.places,
 		Book: a.book, DNS: a.dns, Cluster: a.cluster, Imports: a.imports, CA: a.ca,
+	})
+	a.rotation = rotation.Open(rotation.Config{
+		Node: a.cfg.Node, Tree: a.tree.Sub("rotation"), Overlap: a.ca.Rotation, Log: a.log.With("room", "rotation"),
 	})
 	a.samples = &pages.Samples{
 		Anonymous: func() bool { return a.current.State().Settings.Anonymous }, Hosts: hosts,
@@ -293,19 +302,20 @@ func (a *Appliance) wire() {
 			Roots: a.ca.Roots, Revocation: a.ca.CRL, Ready: a.ready, Metrics: a.metrics.Handler(), Front: a.front,
 			Site: a.site, Samples: a.samples, Executable: a.executable,
 		},
-		Miss: a.miss, Observe: a.metrics.Request, Stall: clientconn.StallTimeout, Node: a.cfg.Node,
+		Miss: a.miss, Observe: a.requested, Stall: clientconn.StallTimeout, Node: a.cfg.Node,
 		Pass: a.cluster, MostFree: a.cluster.Roomier, Large: clientconn.NewLarge(clientconn.LargeAnswers),
 		Log: a.log.With("room", "edge"),
 	}
 	a.status = &status.Page{
 		Node: a.cfg.Node, Version: a.opt.Version, Started: a.started, Advertise: a.cfg.Advertise,
 		Cluster: a.cluster, CA: a.ca, Registry: a.registry, Imports: a.imports, Book: a.book,
+		Rotation: a.rotation, NotPermitted: a.changes.NotPermitted,
 		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, DNSProblems: a.dns.Problems,
 		Ready: a.ready, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Users: a.users,
-		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Current: a.current,
+		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Rotation: a.rotation, Current: a.current,
 		Changes: a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddr: func() string { return a.Addrs().Peer.String() }, Log: a.log,
@@ -332,6 +342,18 @@ func maxConnections() int {
 		return 1024
 	}
 	return int(min(lim.Cur/4*3, 8192))
+}
+
+// requested hears of every request.
+func (a *Appliance) requested(service string, r *http.Request, status int, bytes int64, took time.Duration) {
+	a.metrics.Request(service, r, status, bytes, took)
+	if r.TLS != nil {
+		a.rotation.Seen(clientconn.AddrOf(r))
+	}
+	if service == "pages" && r.Method == http.MethodGet && status == http.StatusOK &&
+		(r.URL.Path == "/ca.crt" || r.URL.Path == "/enroll") {
+		a.rotation.Fetched(clientconn.AddrOf(r))
+	}
 }
 
 func (a *Appliance) lucky(_ *http.Request, asked, served string) {
@@ -373,3 +395,6 @@ func (a *Appliance) Close() error {
 	})
 	return a.closeErr
 }
+
+// ErrRemoved is a node that was removed from its cluster: it must not be started again. Open and Run wrap it.
+var ErrRemoved = cluster.ErrRemoved

@@ -90,6 +90,10 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 	if err != nil || p.ConfigFile != file || !there(file) || got.Lacking != 0 {
 		t.Fatalf("%+v, %v, %v", got, p, err)
 	}
+	// Both count what is in the backup; what the old cluster knew of its nodes is not part of the new one.
+	if got.Names != rep.Names || got.Blobs != rep.Blobs || got.Bytes != rep.Bytes || got.Kept >= got.Names {
+		t.Errorf("backed up %+v, restored %+v", rep, got)
+	}
 	n = serveNode(t, to)
 	if !bytes.Equal(n.Roots(), roots) {
 		t.Error("the CA is another one")

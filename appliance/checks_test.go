@@ -24,6 +24,7 @@ import (
 	"casemate/appliance/admin"
 	"casemate/appliance/content"
 	"casemate/appliance/missing"
+	"casemate/appliance/origin"
 	"casemate/appliance/secret"
 	"casemate/appliance/setup"
 	"casemate/appliance/status"
@@ -91,7 +92,7 @@ func TestCheckSaysWhatAClientMeets(t *testing.T) {
 		mutate.IndexAddendum{Add: imageFor(t, "amd64"), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}}))
 	const url = "https://dl.k8s.io/kubelet"
 	n.must("PUT", "files?url="+url, "kubelet", nil)
-	n.must("PUT", "origins/www.other.example", nil, nil) // stored; the root does not permit it
+	n.storeUnpermitted("www.other.example") // as an import does
 	n.must("PUT", "origins/gcr.io", nil, nil)
 	push("gcr.io/gone:1", arm)
 	n.must("DELETE", "origins/gcr.io", nil, nil)
@@ -136,8 +137,8 @@ func TestCheckSaysWhatAClientMeets(t *testing.T) {
 	}
 	var refused content.Report
 	n.must("POST", "check", image("www.other.example/x", "1", ""), &refused)
-	if d := refused.Findings[0].Detail; strings.Contains(d, "origin add") {
-		t.Errorf("what cannot help is recommended: %s", d)
+	if d := refused.Findings[0].Detail; !strings.Contains(d, "casemate ca rotate --permit other.example makes one that permits it, then casemate origin add www.other.example") {
+		t.Errorf("what helps is not recommended: %s", d)
 	}
 	only := image("registry.k8s.io/pause", "3.10", "")
 	only.Platforms = []string{"linux/amd64"}
@@ -381,5 +382,21 @@ func BenchmarkMissing(b *testing.B) {
 		if l := missing.Solve(entries, a.lookup.Answered(b.Context()), a.lookup.Enabling); err != nil || l[2*each-1].Solved || !l[2*each].Solved {
 			b.Fatal("not half of the book is solved", err)
 		}
+	}
+}
+
+// storeUnpermitted stores the record of an origin that the root does not permit, as an import that brings content of it
+// does.
+func (n *node) storeUnpermitted(host string) {
+	n.t.Helper()
+	data, err := origin.Record(origin.Origin{Host: host, Disabled: origin.NotPermitted})
+	if err == nil {
+		err = n.tree.Update(n.t.Context(), func(b cluster.Batch) error { b.Put("origins/"+host, data); return nil })
+	}
+	if err == nil {
+		err = n.dns.Refresh()
+	}
+	if err != nil {
+		n.t.Fatal(err)
 	}
 }

@@ -13,8 +13,8 @@ import (
 
 	"casemate/appliance/clientconn"
 	"casemate/appliance/edge"
+	"casemate/appliance/setup"
 	"casemate/appliance/sockets"
-	"casemate/cluster"
 )
 
 // Run serves until ctx is done, or until this node cannot go on, and stops: first no new request is taken, then those
@@ -43,6 +43,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	start("follow", a.follow)
 	start("missing book", func(ctx context.Context) error { a.book.Run(ctx); return nil })
 	start("pki", a.ca.Run)
+	start("rotation", func(ctx context.Context) error { a.rotation.Run(ctx); return nil })
 	start("users", a.sealUsers)
 	start("dns", a.dns.Run)
 	a.dns.Await(ctx, a.cluster.Done()) // who finds us by name should find names
@@ -102,8 +103,11 @@ func (a *Appliance) Run(ctx context.Context) error {
 	case <-a.cluster.Done():
 		err = a.cluster.Err()
 	}
-	if errors.Is(err, cluster.ErrRemoved) {
+	if errors.Is(err, ErrRemoved) {
 		a.dns.StopForGood()
+		if err := setup.MarkRemoved(a.cfg.Data); err != nil {
+			a.log.Warn("the removal cannot be written to disk, the next start asks the other nodes again", "err", err)
+		}
 	}
 	a.stopping.Store(true)
 	a.notify("STOPPING=1\nSTATUS=stopping, waiting for requests in progress")

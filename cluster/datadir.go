@@ -158,6 +158,9 @@ func bootstrapRaft(cfg Config) error {
 	return errors.Join(err, log.Close())
 }
 
+// ErrInUse: another process has the data directory open.
+var ErrInUse = blob.ErrLocked
+
 // ErrInitialised: the data directory is whole already, and this node's.
 var ErrInitialised = errors.New("already initialised, start it with `casemate serve`")
 
@@ -236,8 +239,8 @@ func tell(what, dir string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, blob.ErrLocked):
-		return fmt.Errorf("%s: data directory %s: in use by another casemate process, stop that one first: %w", what, dir, blob.ErrLocked)
+	case errors.Is(err, ErrInUse):
+		return fmt.Errorf("%s: data directory %s: in use by another casemate process, stop that one first: %w", what, dir, ErrInUse)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, readOnly):
 		return fmt.Errorf("%s: data directory %s: user %d may not write there, give it to the user casemate runs as: %w", what, dir, os.Geteuid(), err)
 	}

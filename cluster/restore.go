@@ -46,11 +46,13 @@ type RestoreReport struct {
 		Node    string `json:"node"`
 		Created string `json:"created"` // RFC 3339
 	} `json:"from"`
-	Index   uint64 `json:"index"` // of the log, at which the restored cluster begins
-	Names   int    `json:"names"`
-	Blobs   int    `json:"blobs"` // on this disk now
-	Bytes   int64  `json:"bytes"` // of those
-	NoBlobs bool   `json:"no_blobs"`
+	Index uint64 `json:"index"` // of the log, at which the restored cluster begins
+	Names int    `json:"names"` // in the backup, as that says itself (BackupReport.Names)
+	// Kept is how many names the restored cluster begins with: without what the old one knew of its nodes.
+	Kept    int   `json:"kept"`
+	Blobs   int   `json:"blobs"` // on this disk now
+	Bytes   int64 `json:"bytes"` // of those
+	NoBlobs bool  `json:"no_blobs"`
 	// Lacking is the number of blobs that the state knows and this disk has not: the backup has none, or says itself
 	// that they were damaged or missing. Scrub lists them, pushing or importing them again repairs them.
 	Lacking int `json:"lacking"`
@@ -176,7 +178,7 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 		return rep, err
 	}
 	rep = RestoreReport{
-		Cluster: id.Cluster, Node: id.Node, Index: max(1, st.Index()), Names: st.Stats().Entries, Blobs: end.Blobs, Bytes: end.Bytes,
+		Cluster: id.Cluster, Node: id.Node, Index: max(1, st.Index()), Names: b.manifest.Names, Kept: st.Stats().Entries, Blobs: end.Blobs, Bytes: end.Bytes,
 		NoBlobs: b.manifest.NoBlobs, Lacking: st.Stats().Blobs - end.Blobs,
 	}
 	rep.From.Cluster, rep.From.Node, rep.From.Created = b.manifest.Cluster, b.manifest.Node, b.manifest.Created.UTC().Format(time.RFC3339)

@@ -106,6 +106,9 @@ func (s *Server) Delete(ctx context.Context, url string) error {
 
 func (s *Server) delete(ctx context.Context, key string, version *uint64) error {
 	h, err := s.stat(key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no file %s: %w", URL(key), fs.ErrNotExist)
+	}
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", URL(key), err)
 	}

@@ -248,7 +248,7 @@ func (c *CA) Roots() []byte {
 }
 
 // Permits returns nil if the root permits certificates for this host name or address, else an error that is
-// ErrNotPermitted or says what is wrong with the name.
+// ErrNotPermitted, with the command that makes a root that does, or says what is wrong with the name.
 func (c *CA) Permits(name string) error {
 	s, err := c.current()
 	if err != nil {
@@ -258,7 +258,7 @@ func (c *CA) Permits(name string) error {
 	if err != nil {
 		return err
 	}
-	return s.root.allows(n)
+	return s.cured(s.root.allows(n), n)
 }
 
 // nodeAddrs returns the addresses of all nodes that have some in the tree, except those of the node without, and this

@@ -89,7 +89,7 @@ func (c *CA) Constrain(names []string) (write func(Batch) error, err error) {
 		ch := &change{base: s, next: s.state}
 		write = ch.write
 		_, err := c.planIssuer(ch, s.root, nil, list)
-		return err
+		return s.cured(err, list...)
 	})
 	if err != nil {
 		return nil, err

@@ -30,7 +30,7 @@ func parseCSR(data []byte) (*x509.CertificateRequest, error) {
 	}
 	csr, err := x509.ParseCertificateRequest(data)
 	if err != nil {
-		return nil, mistakef("certificate request: %v", err)
+		return nil, mistakef("certificate request: it cannot be read, it must be PKCS #10 in PEM or DER (openssl req -new)")
 	}
 	switch key := csr.PublicKey.(type) {
 	case *ecdsa.PublicKey:

@@ -11,7 +11,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -76,17 +75,9 @@ const roomForRoot = 3
 // belowEnterprise makes a root of ours below the enterprise's CA certificate. It permits what the root in use
 // permits; if that has no list of zones, which is an enterprise's of before, what a new root of ours would.
 func (c *CA) belowEnterprise(s *snapshot, up *authority, upKey crypto.Signer) (*authority, crypto.Signer, error) {
-	k := s.root.constraints()
-	if len(k.zones) == 0 {
-		var err error
-		if k, err = (Spec{Domain: c.domain}).constraints(); err != nil {
-			return nil, nil, err
-		}
-		for _, n := range s.names {
-			if _, err := netip.ParseAddr(n); err != nil {
-				k.zones = append(k.zones, trimStar(n))
-			}
-		}
+	k, err := c.inherited(s)
+	if err != nil {
+		return nil, nil, err
 	}
 	addrs, err := c.nodeAddrs("")
 	if err != nil {

@@ -136,7 +136,7 @@ func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.Pub
 		iss, err = c.planIssuer(ch, s.root, nil, s.names)
 	}
 	if err != nil {
-		return err
+		return s.cured(err, out.Names...)
 	}
 	if now.Add(life).After(iss.end.Add(time.Minute)) {
 		return mistakef("the CA ends on %s: ask for a shorter lifetime or rotate the root", iss.end.UTC().Format(time.DateOnly))
@@ -379,7 +379,8 @@ func (c *CA) pruneRoots(ch *change) error {
 		return err
 	}
 	for id, r := range all {
-		if r.Root != s.root.ref.ID || now.After(time.Unix(r.To, 0).Add(backdate)) {
+		used := r.Root == s.root.ref.ID || s.old != nil && r.Root == s.old.ref.ID
+		if !used || now.After(time.Unix(r.To, 0).Add(backdate)) {
 			ch.add(func(b Batch) error { b.Remove("retired/" + id); return nil })
 		}
 	}
@@ -390,6 +391,14 @@ func (c *CA) pruneRoots(ch *change) error {
 	for _, e := range roots {
 		if e.Name() == s.root.ref.ID || s.old != nil && e.Name() == s.old.ref.ID {
 			continue
+		}
+		if done := s.state.Done; done != nil && e.Name() == done.ID && s.old == nil {
+			if !now.After(time.Unix(s.state.Finished, 0).Add(undoLife)) {
+				continue
+			}
+			if _, err := c.cfg.Tree.Stat("root/" + done.ID + "/cert"); err == nil {
+				c.planForget(ch, done)
+			}
 		}
 		if list := c.readRootList(e.Name()); list == nil || now.After(list.NextUpdate) {
 			ch.add(func(b Batch) error { b.Remove("root/" + e.Name()); return nil })

@@ -16,7 +16,8 @@ import (
 //	root/ID/cert/NN          the anchor that clients trust, DER
 //	root/ID/above/NN         the CA certificates between our intermediates and the anchor, the signer first
 //	root/ID/cross/NN         in an overlap, the cross certificate and what is above it below the old anchor
-//	root/ID/key              the key that signs intermediates, sealed
+//	root/ID/key              the key that signs intermediates, sealed; of an old root until the overlap is finished
+//	root/ID/back/NN          of the old root of a finished overlap, while that can be undone: the new root's "cross"
 //	root/ID/crl/NN           the revocation list that the key signed last, DER; it stays when the root is gone, until it ends
 //	issuer/ID/chain/NN       an intermediate and what is sent behind it, DER, one after the other (one that signed a
 //	                         listed certificate alone: nothing behind it)
@@ -28,7 +29,8 @@ import (
 //	issued/SERIAL            a certificate that was issued for something else, and whether it is revoked
 //
 // An ID is the first 16 hex digits of the SHA-256 of a public key. What stands under an ID never changes, but for
-// lists, and for "cross" and "chain", which lose the cross certificate when an overlap ends. Where a root has no
+// lists, and for "cross" and "chain", which lose the cross certificate when an overlap ends, and have it again when
+// that is undone. Where a root has no
 // constrained root below its anchor (rootRef.Below), "above" holds the cross certificate itself.
 const (
 	stateName = "state"
@@ -74,10 +76,13 @@ type rootRef struct {
 }
 
 type state struct {
-	Root   rootRef  `json:"root"`
-	Old    *rootRef `json:"old,omitempty"` // during an overlap: the root that goes away
-	Since  int64    `json:"since,omitempty"`
-	Issuer string   `json:"issuer"`
+	Root  rootRef  `json:"root"`
+	Old   *rootRef `json:"old,omitempty"` // during an overlap: the root that goes away
+	Since int64    `json:"since,omitempty"`
+	// Done is the old root of an overlap that ended at Finished, as long as that can be undone. Seconds since 1970.
+	Done     *rootRef `json:"done,omitempty"`
+	Finished int64    `json:"finished,omitempty"`
+	Issuer   string   `json:"issuer"`
 }
 
 func versionOf(info fs.FileInfo) uint64 {

@@ -357,9 +357,6 @@ func TestTheLastListOfARoot(t *testing.T) {
 	if err := h.ca.Rotate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.tree.Stat("root/" + old.ref.ID + "/key"); err == nil {
-		t.Error("the key is left")
-	}
 	last := func() *x509.RevocationList {
 		t.Helper()
 		der, err := h.ca.CRL(old.ref.ID)
@@ -381,6 +378,9 @@ func TestTheLastListOfARoot(t *testing.T) {
 	h.maintain()
 	if err := h.ca.FinishRotation(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := h.tree.Stat("root/" + old.ref.ID + "/key"); err == nil {
+		t.Error("the key is left")
 	}
 	for range 3 {
 		h.clock.add(100 * day)

@@ -56,47 +56,11 @@ func (s Spec) constraints() (constraints, error) {
 		}
 		k.zones = append(k.zones, z)
 	}
-	for _, e := range s.Exclude {
-		z, cidr, err := parseZone(e)
-		switch {
-		case err != nil:
-			return k, fmt.Errorf("exclude %w", err)
-		case cidr.IsValid():
-			k.noRanges = append(k.noRanges, cidr)
-		case within(domain, z):
-			return k, mistakef("exclude %s forbids the domain %s itself: exclude less or choose another domain", z, domain)
-		default:
-			k.noZones = append(k.noZones, z)
-		}
+	if err := k.exclude(s.Exclude, domain); err != nil {
+		return k, err
 	}
-	for _, p := range s.Permit {
-		z, cidr, err := parseZone(p)
-		if err != nil {
-			return k, fmt.Errorf("permit %w", err)
-		}
-		if cidr.IsValid() {
-			if cidr.Bits() < 8 {
-				return k, mistakef("permit %s is most of the internet: permit the ranges you need", cidr)
-			}
-			for _, no := range k.noRanges {
-				if no.Bits() <= cidr.Bits() && no.Contains(cidr.Addr()) {
-					return k, mistakef("permit %s lies in exclude %s: drop one of the two", cidr, no)
-				}
-			}
-			k.ranges = append(k.ranges, cidr)
-			continue
-		}
-		for _, no := range k.noZones {
-			if within(z, no) {
-				return k, mistakef("permit %s lies in exclude %s: drop one of the two", z, no)
-			}
-		}
-		for _, pub := range public {
-			if pub != z && within(pub, z) {
-				return k, mistakef("permit %s is wider than the public zone %s below it: permit the zones you need", z, pub)
-			}
-		}
-		k.zones = append(k.zones, z)
+	if err := k.permit(s.Permit, public); err != nil {
+		return k, err
 	}
 	for _, a := range s.Addrs {
 		if !a.IsValid() || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
@@ -113,6 +77,79 @@ func (s Spec) constraints() (constraints, error) {
 	k.zones = append(k.zones, domain)
 	k.ranges = append(k.ranges, privateRanges()...)
 	return k.tidy(), nil
+}
+
+// exclude adds zones, CIDRs and addresses to what is excluded. domain is the cluster's own zone, in canonical form.
+func (k *constraints) exclude(list []string, domain string) error {
+	for _, e := range list {
+		z, cidr, err := parseZone(e)
+		switch {
+		case err != nil:
+			return fmt.Errorf("exclude %w", err)
+		case cidr.IsValid():
+			k.noRanges = append(k.noRanges, cidr)
+		case within(domain, z):
+			return mistakef("exclude %s forbids the domain %s itself: exclude less or choose another domain", z, domain)
+		default:
+			k.noZones = append(k.noZones, z)
+		}
+	}
+	return nil
+}
+
+// permit adds zones, CIDRs and addresses to what is permitted. One that is excluded, and one that is wider than a
+// public zone, is a mistake.
+func (k *constraints) permit(list, public []string) error {
+	for _, p := range list {
+		z, cidr, err := parseZone(p)
+		if err != nil {
+			return fmt.Errorf("permit %w", err)
+		}
+		if cidr.IsValid() {
+			if cidr.Bits() < 8 {
+				return mistakef("permit %s is most of the internet: permit the ranges you need", cidr)
+			}
+			for _, no := range k.noRanges {
+				if no.Bits() <= cidr.Bits() && no.Contains(cidr.Addr()) {
+					return mistakef("permit %s lies in exclude %s: drop one of the two", cidr, no)
+				}
+			}
+			k.ranges = append(k.ranges, cidr)
+			continue
+		}
+		for _, no := range k.noZones {
+			if within(z, no) {
+				return mistakef("permit %s lies in exclude %s: drop one of the two", z, no)
+			}
+		}
+		for _, pub := range public {
+			if pub != z && within(pub, z) {
+				return mistakef("permit %s is wider than the public zone %s below it: permit the zones you need", z, pub)
+			}
+		}
+		k.zones = append(k.zones, z)
+	}
+	return nil
+}
+
+// drop takes an entry out, permitted or excluded. The own domain must stay.
+func (k *constraints) drop(entry, domain string) error {
+	z, cidr, err := parseZone(entry)
+	if err != nil {
+		return fmt.Errorf("drop %w", err)
+	}
+	if z == domain {
+		return mistakef("drop %s: the own domain must stay", z)
+	}
+	before := len(k.zones) + len(k.noZones) + len(k.ranges) + len(k.noRanges)
+	sameZone := func(s string) bool { return !cidr.IsValid() && s == z }
+	sameRange := func(p netip.Prefix) bool { return p == cidr }
+	k.zones, k.noZones = slices.DeleteFunc(k.zones, sameZone), slices.DeleteFunc(k.noZones, sameZone)
+	k.ranges, k.noRanges = slices.DeleteFunc(k.ranges, sameRange), slices.DeleteFunc(k.noRanges, sameRange)
+	if before == len(k.zones)+len(k.noZones)+len(k.ranges)+len(k.noRanges) {
+		return mistakef("drop %s: the root in use has no such entry, casemate ca -o json lists them", entry)
+	}
+	return nil
 }
 
 // Permits returns nil if a root made from this Spec would permit the host name or address, else an error that says why

@@ -30,8 +30,8 @@ func (m mistake) Is(target error) bool { return target == fs.ErrInvalid }
 func mistakef(format string, args ...any) error { return mistake(fmt.Sprintf(format, args...)) }
 
 // PublicZones are the zones of public container registries and download hosts that a root permits unless Spec.Public
-// says otherwise: everything the appliance may ever be asked to stand in for. It is generous because a root cannot be
-// widened later, and it holds zones of software distribution only, never a whole company: "storage.googleapis.com", not
+// says otherwise: everything the appliance may ever be asked to stand in for. It is generous because a wider root is
+// another root, which every client must get (RotateTo), and it holds zones of software distribution only, never a whole company: "storage.googleapis.com", not
 // "googleapis.com".
 func PublicZones() []string {
 	return []string{
@@ -50,6 +50,8 @@ func PublicZones() []string {
 		"debian.org", "ubuntu.com", "centos.org", "fedoraproject.org", "almalinux.org", "rockylinux.org", "opensuse.org",
 		"yum.oracle.com", "packages.microsoft.com", "alpinelinux.org", "flatcar-linux.org", "flatcar-linux.net", "cdn.redhat.com",
 		"updates.suse.com", "scc.suse.com", "dl.rockylinux.org", "repo.almalinux.org",
+		// Models, and packages of Python.
+		"huggingface.co", "hf.co", "ollama.com", "ollama.ai", "pytorch.org", "pypi.org", "pythonhosted.org",
 	}
 }
 
@@ -147,6 +149,16 @@ func parseZone(s string) (zone string, cidr netip.Prefix, err error) {
 type constraints struct {
 	zones, noZones   []string
 	ranges, noRanges []netip.Prefix
+}
+
+func (k constraints) clone() constraints {
+	return constraints{slices.Clone(k.zones), slices.Clone(k.noZones), slices.Clone(k.ranges), slices.Clone(k.noRanges)}
+}
+
+// equal compares constraints that are tidy.
+func (k constraints) equal(o constraints) bool {
+	return slices.Equal(k.zones, o.zones) && slices.Equal(k.noZones, o.noZones) &&
+		slices.Equal(k.ranges, o.ranges) && slices.Equal(k.noRanges, o.noRanges)
 }
 
 // allows returns nil if the constraints permit the name (a wildcard counts as the zone that it covers) or address,

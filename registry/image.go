@@ -317,16 +317,20 @@ func (r *Registry) DeleteImage(ctx context.Context, ref string) error {
 		if fail != nil || !validName(repo) {
 			return fmt.Errorf("image reference must be NAME:TAG or NAME@DIGEST, got %.300q: %w", ref, fs.ErrInvalid)
 		}
-		if err := r.removeRevision(ctx, repo, d); err != nil {
-			return fmt.Errorf("delete image %s: %w", ref, err)
-		}
-		return nil
+		return deleted(ref, r.removeRevision(ctx, repo, d))
 	}
 	i := strings.LastIndexByte(ref, ':')
 	if i < 0 || !validName(ref[:i]) || !validTag(ref[i+1:]) {
 		return fmt.Errorf("image reference must be NAME:TAG or NAME@DIGEST, got %.300q: %w", ref, fs.ErrInvalid)
 	}
-	if err := r.removeTag(ctx, ref[:i], ref[i+1:]); err != nil {
+	return deleted(ref, r.removeTag(ctx, ref[:i], ref[i+1:]))
+}
+
+func deleted(ref string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("there is no image %s: %w", ref, fs.ErrNotExist)
+	case err != nil:
 		return fmt.Errorf("delete image %s: %w", ref, err)
 	}
 	return nil

@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -29,6 +28,7 @@ import (
 	"casemate/appliance/origin"
 	"casemate/appliance/pages"
 	"casemate/appliance/reply"
+	"casemate/appliance/rotation"
 	"casemate/appliance/settings"
 	"casemate/appliance/status"
 	"casemate/appliance/usage"
@@ -51,6 +51,7 @@ type API struct {
 	Files      *fileserver.Server
 	Imports    *content.Engine
 	Book       *missing.Book
+	Rotation   *rotation.Book
 	Current    *current.Reader
 	Changes    *change.Changes
 	Lookup     *lookup.Lookup
@@ -128,14 +129,11 @@ func (a *API) Handler() http.Handler {
 	mux.HandleFunc("GET /v1/ca",
 		func(w http.ResponseWriter, r *http.Request) { reply.Send(w, r, "application/x-pem-file", a.CA.Roots()) })
 	on("POST /v1/ca/rotate", func(r *http.Request) (any, error) {
-		var in struct{ Finish bool }
+		var in rotateRequest
 		if err := read(r, &in); err != nil {
 			return nil, err
 		}
-		if in.Finish {
-			return nil, a.CA.FinishRotation(r.Context())
-		}
-		return nil, a.CA.Rotate(r.Context())
+		return a.rotate(r.Context(), in)
 	})
 	on("GET /v1/certs", a.getCerts)
 	on("POST /v1/certs", a.postCert)
@@ -289,7 +287,7 @@ func (a *API) adminError(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(map[string]string{"error": message(err)})
+	json.NewEncoder(w).Encode(map[string]string{"error": reply.Sentence(err)})
 }
 
 // statusOf is the status of HTTP that says what class of error it is.
@@ -312,15 +310,6 @@ func statusOf(err error) int {
 		return http.StatusInsufficientStorage
 	}
 	return http.StatusInternalServerError
-}
-
-// message is the error without the constants of the operating system behind it that say the same once more.
-func message(err error) string {
-	s := err.Error()
-	for _, e := range []error{fs.ErrNotExist, fs.ErrExist, fs.ErrInvalid, fs.ErrPermission} {
-		s = strings.TrimSuffix(s, ": "+e.Error())
-	}
-	return strings.ReplaceAll(s, "\n", "; ")
 }
 
 func (a *API) getSettings() ([]settings.Setting, error) {
@@ -430,7 +419,11 @@ func infoOf(o origin.Origin) Origin {
 func (a *API) getOrigins(*http.Request) (any, error) {
 	list := []Origin{}
 	for _, o := range a.Current.State().Origins.All() {
-		list = append(list, infoOf(o))
+		info := infoOf(o)
+		if o.Disabled == origin.NotPermitted {
+			info.Reason = a.Changes.NotPermitted(o.Names()...)
+		}
+		list = append(list, info)
 	}
 	return list, nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"casemate/appliance/content"
 	"casemate/appliance/handover"
+	"casemate/appliance/reply"
 	"casemate/appliance/usage"
 )
 
@@ -26,7 +27,7 @@ func (a *API) postImport(w http.ResponseWriter, r *http.Request) {
 	res, err := a.runImport(s)
 	status, text := http.StatusOK, error(nil)
 	if err != nil {
-		status, text = importStatus(err), errors.New(message(err))
+		status, text = importStatus(err), errors.New(reply.Sentence(err))
 	}
 	if err := s.Finish(res, text, status); err != nil {
 		a.Log.Info("the result of an import could not be sent to its command", "err", err)

@@ -102,7 +102,7 @@ func (c *Changes) version(name string) (uint64, error) {
 }
 
 // AddOrigin adds an origin and enables it: record, DNS and certificates at one moment. One that the root does not
-// permit is stored, not enabled, and said so.
+// permit is refused with the command that changes that, and nothing is stored.
 func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) (origin.Origin, error) {
 	host = origin.Fold(host)
 	var made origin.Origin
@@ -129,7 +129,8 @@ func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) 
 				return nil, nil, err
 			}
 			if err := c.CA.Permits(n); errors.Is(err, pki.ErrNotPermitted) {
-				o.Disabled = origin.NotPermitted
+				return nil, nil, unpermitted(fmt.Sprintf("origin %s is not added, %s is %s", host, n,
+					c.NotPermitted(o.Names()...)))
 			} else if err != nil {
 				return nil, nil, err
 			}
@@ -156,7 +157,7 @@ func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) 
 	if err != nil {
 		return origin.Origin{}, err
 	}
-	c.Log.Info("origin added", "origin", host, "aliases", made.Aliases, "disabled", made.Disabled)
+	c.Log.Info("origin added", "origin", host, "aliases", made.Aliases)
 	return made, nil
 }
 

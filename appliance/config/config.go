@@ -377,9 +377,11 @@ func (c *Config) Complete() error {
 	}
 	if len(c.Advertise) == 0 {
 		c.Advertise = routeAddrs()
-		if len(c.Advertise) == 0 {
-			return usage.Errorf("advertise is not set and this host has no default route to guess it from: set advertise (or " +
-				"--advertise) to the addresses at which clients reach this host")
+	}
+	if len(c.Advertise) == 0 {
+		var err error
+		if c.Advertise, err = onlyAddrs(hostAddrs()); err != nil {
+			return &usage.Error{Err: err}
 		}
 	}
 	if c.Listen.Admin == "" {

@@ -123,7 +123,7 @@ var troubles = []trouble{
 	// Is the CA trusted?
 	{"unknown-authority", unknown, "The bastions' root (sha256 {detail}) is not in this node's trust store ({file}).", append([]step{{do: "compare the fingerprint: on a bastion: `casemate ca | openssl x509 -noout -fingerprint -sha256`"}}, trustHere...)},
 	{"new-root", unknown, "The bastions have a second root (sha256 {detail}) that is not in this node's trust store ({file}): a rotation is under way.", append(trustHere[:len(trustHere):len(trustHere)],
-		step{do: "on a bastion: `casemate ca rotate --finish` only when all nodes have it"})},
+		step{do: "on a bastion: `casemate ca rotate --finish` only when all nodes have it; finished too early: `casemate ca rotate --undo`"})},
 	{"bundle-lacks", []string{"SSL certificate problem: unable to get local issuer certificate", "server certificate verification failed"}, "Go programs find the bastions' root in the folder of {file}, but the file itself lacks it: curl, wget and others read that alone.", []step{
 		{"deb", "`update-ca-certificates`"}, {"rpm", "`update-ca-trust`"}, {"suse", "`update-ca-certificates`"}, {"dns", enroll}, {"mirror", enrollMirror}}},
 	{"other-root", unknown, "The certificate for {names} at {bastion} comes from none of the bastions' roots: something else answers there ({detail}).", []step{
@@ -134,7 +134,7 @@ var troubles = []trouble{
 	{"wrong-name", []string{"x509: certificate is valid for", "SSL: no alternative certificate subject name matches"}, "What answers for {names} at {bastion} has a certificate for other names: {detail}.", []step{
 		{do: "`openssl s_client -connect {bastion}:443 -servername {name} </dev/null | openssl x509 -noout -text` shows whose"}, {do: status}}},
 	{"constraint", []string{"x509: a root or intermediate certificate is not authorized to sign for this name", "permitted subtree violation"}, "{names} lies outside what the root was made for (`--permit` at `casemate init`), or was enabled a moment ago.", []step{
-		{do: "on a bastion: `casemate origin list` gives the reason; `casemate ca rotate` makes a second root"}}},
+		{do: "on a bastion: `casemate origin list` gives the reason, and the `casemate ca rotate` that makes a root with it"}}},
 	{"tls-alert", []string{"remote error: tls: internal error", "tlsv1 alert internal error", "tlsv1 unrecognized name"}, "The bastion at {bastion} has no certificate for {names}: {detail}.", []step{
 		{do: "on a bastion: `casemate missing`, `casemate status`, then `casemate origin add {name}`"}}},
 	{"tls-silent", []string{"net/http: TLS handshake timeout", "context deadline exceeded"}, "The bastion at {bastion} takes the connection, and the handshake for {names} does not end: large packets are lost on the way, most likely (MTU).", []step{

@@ -27,6 +27,8 @@ type Lookup struct {
 	Current *current.Reader
 	Images  *registry.Registry
 	Files   *fileserver.Server
+	// NotPermitted says why names are not enabled that the root does not permit, and what changes it.
+	NotPermitted func(names ...string) string
 	// DNSHolds returns a function that tells whether DNS answers a name from what the tree says.
 	DNSHolds func(v *current.State) func(name string) bool
 }
@@ -82,7 +84,7 @@ func (l *Lookup) unreached(host string) string {
 		return fmt.Sprintf("%s is not an origin: casemate origin add %s changes that", reply.Clip(origin.Fold(host)),
 			reply.Clip(origin.Fold(host)))
 	case o.Disabled == origin.NotPermitted:
-		return fmt.Sprintf("origin %s is not enabled: %s", o.Host, o.Disabled)
+		return fmt.Sprintf("origin %s is not enabled: %s", o.Host, l.NotPermitted(o.Names()...))
 	}
 	return fmt.Sprintf("origin %s is not enabled: %s; casemate origin add %s enables it again", o.Host, o.Disabled, o.Host)
 }
@@ -93,7 +95,7 @@ func (l *Lookup) Enabling(host string) string {
 		return ""
 	}
 	if o, known := l.Current.State().Origins.Get(host); known && o.Disabled == origin.NotPermitted {
-		return "none while it is " + o.Disabled
+		return "none while it is " + l.NotPermitted(o.Names()...)
 	}
 	return "origin add " + origin.Fold(host)
 }

@@ -121,8 +121,10 @@ func Delete(ctx context.Context, tree Updater, name, kind string) error {
 	if !fs.ValidPath(path) {
 		return usage.Errorf("name must be a host name, got %q", name)
 	}
-	if _, err := tree.Stat("names/" + path); err != nil {
-		return fmt.Errorf("no name %s is set: %w", strings.TrimSpace(name+" "+kind), err)
+	if _, err := tree.Stat("names/" + path); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("no name %s is set: %w", strings.TrimSpace(name+" "+kind), fs.ErrNotExist)
+	} else if err != nil {
+		return fmt.Errorf("name %s cannot be read: %w", strings.TrimSpace(name+" "+kind), err)
 	}
 	return tree.Update(ctx, func(b cluster.Batch) error { b.Remove("names/" + path); return nil })
 }

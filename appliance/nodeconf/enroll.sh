@@ -186,12 +186,13 @@ $o_new"
 keep() {
 	k_entry=$STATE/files/$(key "$1")
 	if [ -d "$k_entry" ]; then
-		case "$(ident "$ROOT$1")" in
+		k_is=$(ident "$ROOT$1")
+		if [ "$k_is" = absent ]; then rm -f "$k_entry/mixed"; fi # nothing of theirs is in it any more
+		case "$k_is" in
 		"$(cat "$k_entry/was")" | "$(cat "$k_entry/ours" 2>/dev/null)" | "$(cat "$k_entry/next" 2>/dev/null)") ;;
 		*)
 			if rewritten "$1"; then return; fi
-			say "$1 was changed by somebody else since the last run: their changes stay, and --undo will leave it unless --force is given"
-			: >"$k_entry/mixed"
+			edited "$1"
 			;;
 		esac
 		return
@@ -206,6 +207,29 @@ keep() {
 	*) cp -pPR "$ROOT$1" "$STATE/files.new/orig" || die "cannot keep a copy of $1 in $STATE" ;;
 	esac
 	mv "$STATE/files.new" "$k_entry" || die "cannot write to $STATE"
+}
+
+# edited PATH deals with a file that somebody else has changed since. Of a file of the system's, what they wrote is part of what is wanted. One that is all ours is left to them, unless it says whom this node trusts.
+edited() {
+	case "$1" in
+	*/casemate-*.crt | /etc/casemate/*)
+		if ! { mkdir -p "$STATE/theirs" && cp -pPR "$ROOT$1" "$STATE/theirs/$(key "$1")"; } 2>/dev/null; then
+			[ ! -e "$ROOT$1" ] || die "cannot keep a copy of $1 in $STATE"
+			return # they removed it
+		fi
+		say "$1 was changed by somebody else since the last run: it is written anew, their version is kept as $STATE/theirs/$(key "$1")"
+		;;
+	*/casemate.conf | */zz-casemate.conf)
+		[ -e "$ROOT$1" ] || return 0 # they removed it
+		say "$1 was changed by somebody else since the last run: it is left as it is; remove it and run this again to have it written anew"
+		printf '%s\n' "$1" >>"$WORK/left"
+		: >"$k_entry/mixed"
+		;;
+	*)
+		say "$1 was changed by somebody else since the last run: their changes stay, and --undo will leave it unless --force is given"
+		: >"$k_entry/mixed"
+		;;
+	esac
 }
 
 nameservers() { awk '$1 == "nameserver" { print $2 }' "$1"; }
@@ -922,12 +946,18 @@ enrol() {
 	fi
 	[ -f "$STATE/search" ] || printf '%s\n' "$SEARCH" >"$STATE/search"
 	noteBastions
+	: >"$WORK/left"
 	while IFS= read -r e_path; do keep "$e_path"; done <"$WORK/todo"
+	e_left=0
+	if [ -s "$WORK/left" ]; then
+		e_left=3
+		grep -vxF -f "$WORK/left" "$WORK/todo" >"$WORK/todo.new" || :
+		mv "$WORK/todo.new" "$WORK/todo"
+	fi
 	if grep -q '^/etc/dhc' "$WORK/plan"; then top3 >"$STATE/dhcp"; else rm -f "$STATE/dhcp"; fi
 	cat "$WORK/todo" "$WORK/gone" >"$WORK/changes"
 	while IFS= read -r e_path; do follow "$e_path"; done <"$WORK/changes"
 	if live; then sync; fi # the originals are on disk before the first file is changed
-	e_left=0
 	while IFS= read -r e_path; do
 		write "$e_path"
 		say "wrote $e_path"

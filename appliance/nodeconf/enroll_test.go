@@ -491,6 +491,54 @@ func TestUndoLeavesWhatOthersHaveChanged(t *testing.T) {
 	}
 }
 
+// A run keeps what somebody has edited since the last one, whatever kind of file it is; only what says whom the node
+// trusts is written anew, with a copy of theirs kept.
+func TestRunKeepsWhatOthersHaveEdited(t *testing.T) {
+	site := newSite(t)
+	next := *site
+	next.Nodes = slices.Clone(site.Nodes)
+	next.Nodes[0].Addrs = []netip.Addr{netip.MustParseAddr("10.0.0.77")}
+	const dropIn = "etc/systemd/resolved.conf.d/casemate.conf"
+	tr := newTree(t, quick(t), map[string]string{
+		"etc/resolv.conf": "-> ../run/systemd/resolve/stub-resolv.conf", "run/systemd/resolve/stub-resolv.conf": "nameserver 127.0.0.53\n",
+		"etc/systemd/system/multi-user.target.wants/systemd-resolved.service": "-> /lib/systemd/system/systemd-resolved.service",
+	})
+	was := tr.all()
+	tr.run(site, 0)
+	ours := tr.read(dropIn)
+	if !strings.Contains(ours, "10.0.0.1") {
+		t.Fatalf("resolved is not told: %q", ours)
+	}
+	edited := ours + "Cache=no # by hand\n"
+	tr.write(map[string]string{dropIn: edited, "etc/casemate/ca.crt": "broken\n"})
+	for _, s := range []*Site{site, &next} {
+		out := tr.run(s, 3)
+		if tr.read(dropIn) != edited || !strings.Contains(out, "/"+dropIn+" was changed by somebody else since the last run: it is left as it is") {
+			t.Errorf("the edit is lost, or not said:\n%s\n%s", out, tr.read(dropIn))
+		}
+	}
+	if text := tr.read("etc/casemate/ca.crt"); !strings.Contains(text, "BEGIN CERTIFICATE") {
+		t.Errorf("the roots are %q", text)
+	}
+	kept := false
+	for name, text := range tr.all() {
+		kept = kept || strings.Contains(name, "/theirs/") && strings.Contains(text, "broken")
+	}
+	if !kept {
+		t.Error("their version of the roots is lost")
+	}
+	// Removed, it is written anew.
+	if err := os.Remove(filepath.Join(tr.dir, dropIn)); err != nil {
+		t.Fatal(err)
+	}
+	tr.run(&next, 0)
+	if text := tr.read(dropIn); !strings.Contains(text, "10.0.0.77") {
+		t.Errorf("after its removal: %q", text)
+	}
+	tr.run(&next, 0, "--undo")
+	tr.same(was, "after undo")
+}
+
 // NetworkManager writes the file anew after a run: that is no change of somebody's, and a later run and undo take it as
 // it is.
 func TestNetworkManagerWritesAgain(t *testing.T) {

@@ -58,6 +58,8 @@ type Settings struct {
 	ImportKeys       []ed25519.PublicKey
 	// ScrubInterval is the time in which each node reads every blob once by itself, 0 for never.
 	ScrubInterval time.Duration
+	// Overlap is how long the two roots of a rotation overlap at least, 0 for no time.
+	Overlap time.Duration
 }
 
 // RevocationURL is the directory of the revocation lists: plain HTTP, because who checks a certificate has no
@@ -117,7 +119,7 @@ var defs = []def{
 			}
 			return nil
 		}},
-	{"dns.ttl", "15s", "how long clients may remember an answer that we make up", func(s *Settings, v string) error {
+	{"dns.ttl", "15s", "how long clients may remember an answer that we make up, a duration from 1s to 1h, like 15s or 5m", func(s *Settings, v string) error {
 		d, err := time.ParseDuration(v)
 		if err != nil || d < time.Second || d > time.Hour {
 			return fmt.Errorf("must be between 1s and 1h, got %q", v)
@@ -212,7 +214,17 @@ var defs = []def{
 			return err
 		}},
 	{"scrub.interval", "30d",
-		"in what time each node reads and verifies every blob by itself, slowly; off: casemate scrub only", parseInterval},
+		"in how many days, like 30d, each node reads and verifies every blob by itself, slowly; off: casemate scrub only",
+		func(s *Settings, v string) (err error) {
+			s.ScrubInterval, err = parseInterval(v, 365)
+			return err
+		}},
+	{"pki.overlap", "7d",
+		"how many days, like 7d, both roots are handed out at least before ca rotate --finish drops the old one; off: no time",
+		func(s *Settings, v string) (err error) {
+			s.Overlap, err = parseInterval(v, 365)
+			return err
+		}},
 }
 
 // parseRedirects reads pairs that are separated by white space.
@@ -243,22 +255,20 @@ func parseRedirects(s *Settings, v string) error {
 	return nil
 }
 
-// parseInterval reads whole days ("30d") or a duration.
-func parseInterval(s *Settings, v string) error {
-	s.ScrubInterval = 0
+// parseInterval reads whole days ("30d") or a duration, from a day to so many days; off is 0.
+func parseInterval(v string, most int) (time.Duration, error) {
 	if v == "off" {
-		return nil
+		return 0, nil
 	}
 	text := v
 	if days, err := strconv.Atoi(strings.TrimSuffix(v, "d")); err == nil && strings.HasSuffix(v, "d") && days < 1000 {
 		text = fmt.Sprint(24*days, "h")
 	}
 	d, err := time.ParseDuration(text)
-	if err != nil || d < 24*time.Hour || d > 365*24*time.Hour {
-		return fmt.Errorf("must be off, or between 1d and 365d, got %q", v)
+	if err != nil || d < 24*time.Hour || d > time.Duration(most)*24*time.Hour {
+		return 0, fmt.Errorf("must be off, or between 1d and %dd, got %q", most, v)
 	}
-	s.ScrubInterval = d
-	return nil
+	return d, nil
 }
 
 var kubernetesVersion = regexp.MustCompile(

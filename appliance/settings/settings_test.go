@@ -50,6 +50,7 @@ func TestSettingsSayTheRuleAndWhatTheyGot(t *testing.T) {
 		{"scrub.interval", "never", `must be off, or between 1d and 365d, got "never"`},
 		{"scrub.interval", "d", `got "d"`},
 		{"scrub.interval", "366d", `got "366d"`},
+		{"pki.overlap", "7", `setting pki.overlap must be off, or between 1d and 365d, got "7"`},
 		{"nonsense", "1", `there is no setting "nonsense", the settings are domain, origins, dns.ttl`},
 		{"files.redirects", strings.Repeat("x", 5000), `must have at most 4096 bytes, got 5000`},
 	} {
@@ -145,5 +146,24 @@ func TestTheNewestKubernetesIsASetting(t *testing.T) {
 	}
 	if s, err = Parse(nil); err != nil || s.Defaults != nil {
 		t.Errorf("without it: %v, %v", s.Defaults, err)
+	}
+}
+
+// The help of a setting that is a number or a duration names its unit.
+func TestSettingsNameTheirUnit(t *testing.T) {
+	for key, unit := range map[string]string{
+		"dns.ttl": "duration from 1s to 1h", "dns.response_rate": "answers a second", "scrub.interval": "days, like 30d", "pki.overlap": "days, like 7d",
+	} {
+		for _, d := range defs {
+			if d.key == key && !strings.Contains(d.help, unit) {
+				t.Errorf("%s: its help does not say %q: %s", key, unit, d.help)
+			}
+		}
+	}
+	for _, d := range defs {
+		if named := map[string]bool{"dns.ttl": true, "dns.response_rate": true, "scrub.interval": true, "pki.overlap": true}[d.key]; !named &&
+			strings.Trim(d.dflt, "0123456789") != d.dflt {
+			t.Errorf("%s: a setting with the default %s needs a unit in its help, and a line in this test", d.key, d.dflt)
+		}
 	}
 }

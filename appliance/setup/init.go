@@ -33,6 +33,7 @@ import (
 //	cluster/       package cluster: the replicated tree and the blobs
 //	certs/         this node's leaf certificates and their keys
 //	missing.json   this node's missing book
+//	removed        only if the node was removed from its cluster
 //
 // and nothing that is not ours.
 const (
@@ -203,7 +204,7 @@ func checkDataDir(dir string) error {
 		return fmt.Errorf("data directory %s cannot be used, choose another with data (or --data): %w", dir, err)
 	}
 	for _, e := range entries {
-		if !slices.Contains([]string{clusterDir, CertsDir, MissingFile, "lost+found"}, e.Name()) {
+		if !slices.Contains([]string{clusterDir, CertsDir, MissingFile, removedFile, "lost+found"}, e.Name()) {
 			return fmt.Errorf("data directory %s holds %q, which is not casemate's: choose an empty directory with data (or "+
 				"--data): %w", dir, e.Name(), fs.ErrExist)
 		}

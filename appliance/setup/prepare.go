@@ -2,6 +2,8 @@ package setup
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 
 	"casemate/appliance/config"
 	"casemate/appliance/service"
@@ -56,6 +58,8 @@ func prepare(cfg config.Config, configFile string, make func() error) (p Prepare
 	}
 	if err := as(make); errors.Is(err, cluster.ErrInitialised) && (p.ConfigFile != "" || host != nil && !host.Written()) {
 		p.Resumed = true
+	} else if errors.Is(err, cluster.ErrInUse) {
+		return p, running(cfg.Data)
 	} else if err != nil {
 		return p, err
 	}
@@ -68,6 +72,15 @@ func prepare(cfg config.Config, configFile string, make func() error) (p Prepare
 	p.Next, p.Firewall = service.Start(), service.Firewall(cfg.Units(), cfg.PeerListen())
 	return p, nil
 }
+
+// running is a data directory that a daemon has open: it needs no init, join or restore.
+type running string
+
+func (dir running) Error() string {
+	return fmt.Sprintf("%s is initialised already, and its daemon is running: casemate status", string(dir))
+}
+
+func (running) Is(err error) bool { return err == fs.ErrExist }
 
 // serviceHost is the host's systemd, if it runs the daemon with this config.
 func serviceHost(configFile string) (*service.Host, error) {

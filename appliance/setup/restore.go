@@ -62,6 +62,9 @@ func Recover(cfg config.Config, configFile string, dry bool, log *slog.Logger) (
 		rep, err = cluster.Recover(ClusterConfig(cfg, orDiscard(log)), cluster.RecoverOptions{
 			DryRun: dry, Edit: func(b cluster.Batch) error { return onlyNode(b, cfg) },
 		})
+		if err == nil && !dry {
+			err = unmarkRemoved(cfg.Data)
+		}
 		return err
 	}
 	if host == nil {

@@ -14,6 +14,7 @@ import (
 	"casemate/appliance/lookup"
 	"casemate/appliance/missing"
 	"casemate/appliance/origin"
+	"casemate/appliance/rotation"
 	"casemate/cluster"
 	"casemate/pki"
 	"casemate/registry"
@@ -34,6 +35,9 @@ type Page struct {
 	Problems      *Problems
 	Luck          *Luck
 	DNSProblems   func() []string
+	Rotation      *rotation.Book
+	// NotPermitted says why names are not enabled that the root does not permit, and what changes it.
+	NotPermitted func(names ...string) string
 	Ready         func() error // nil: this node serves
 	// Counts returns how many tags and files the tree has.
 	Counts func() (images, files int)
@@ -73,10 +77,8 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 			fmt.Sprintf("the flat name %s is answered by several repositories with different content: %s", c.Name,
 				strings.Join(c.Candidates, ", ")))
 	}
-	if since, both := p.CA.Rotation(); both {
-		warnings = append(warnings,
-			fmt.Sprintf("two roots are handed out since %s: casemate ca rotate --finish, when every node trusts the new one",
-				since.Format(time.RFC3339)))
+	if s := p.rotation(); s != "" {
+		warnings = append(warnings, s)
 	}
 	shape := p.CA.Shape()
 	if len(shape.Missing) > 0 {
@@ -94,7 +96,8 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 	}
 	for _, o := range v.Origins.All() {
 		if o.Disabled == origin.NotPermitted {
-			warnings = append(warnings, fmt.Sprintf("origin %s is stored but not enabled: %s", o.Host, o.Disabled))
+			warnings = append(warnings, fmt.Sprintf("origin %s is stored but not enabled: %s", o.Host,
+				p.NotPermitted(o.Names()...)))
 		}
 	}
 	uploads := p.Registry.Uploads()

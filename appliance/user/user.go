@@ -168,8 +168,10 @@ func (u *Users) Remove(ctx context.Context, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
-	if _, err := u.tree.Stat(name); err != nil {
-		return fmt.Errorf("there is no user %s: %w", name, err)
+	if _, err := u.tree.Stat(name); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no user %s: %w", name, fs.ErrNotExist)
+	} else if err != nil {
+		return fmt.Errorf("remove user %s: %w", name, err)
 	}
 	if err := u.tree.Update(ctx, func(b Batch) error { b.Remove(name); return nil }); err != nil {
 		return fmt.Errorf("user %s: %w", name, err)

@@ -174,6 +174,10 @@ cluster are not members of the new one: wipe their data and join them again.`,
 			err = o.print(cmd, r, func(t *table) {
 				t.line(fmt.Sprintf("restored %s and %s, %s, of node %s as of %s",
 					count(r.Names, "name"), count(r.Blobs, "blob"), size(r.Bytes), r.From.Node, r.From.Created))
+				if r.Kept != r.Names {
+					t.line(fmt.Sprintf("the new cluster begins with %s: what the old one knew of its nodes is left out",
+						count(r.Kept, "name")))
+				}
 				if r.Lacking > 0 {
 					t.line(blobsNotHere(r.Lacking))
 				}

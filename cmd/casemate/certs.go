@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -23,6 +24,26 @@ type rootInfo struct {
 	NotAfter  time.Time `json:"not_after"`
 	SHA256    string    `json:"sha256"` // of the certificate, hex
 	PEM       string    `json:"pem"`
+	// What its name constraints permit and exclude: zones and CIDRs.
+	Permitted []string `json:"permitted"`
+	Excluded  []string `json:"excluded"`
+}
+
+// constrained are zones and ranges of a certificate as rotate and init take them. Entries that no name and no host can
+// have, which some verifiers need, are left out.
+func constrained(zones []string, ranges []*net.IPNet) []string {
+	list := []string{}
+	for _, z := range zones {
+		if z != "invalid" && !strings.HasSuffix(z, ".invalid") {
+			list = append(list, z)
+		}
+	}
+	for _, r := range ranges {
+		if s := r.String(); s != "255.255.255.255/32" && s != "f000::/128" {
+			list = append(list, s)
+		}
+	}
+	return list
 }
 
 // roots are the CA's current root certificates, as PEM and one by one.
@@ -47,6 +68,7 @@ func (o *options) roots(cmd *cobra.Command) (text []byte, roots []rootInfo, err 
 		roots = append(roots, rootInfo{
 			c.Subject.String(), c.NotBefore, c.NotAfter,
 			fmt.Sprintf("%x", sha256.Sum256(c.Raw)), string(pem.EncodeToMemory(block)),
+			constrained(c.PermittedDNSDomains, c.PermittedIPRanges), constrained(c.ExcludedDNSDomains, c.ExcludedIPRanges),
 		})
 	}
 }
@@ -70,35 +92,85 @@ func caCommand(o *options) *cobra.Command {
 		},
 	}
 	o.printsText(cmd, "pem", []rootInfo{})
-	var finish bool
-	rotate := &cobra.Command{
+	cmd.AddCommand(caRotate(o))
+	return cmd
+}
+
+// rotateRequest is the body of POST /v1/ca/rotate.
+type rotateRequest struct {
+	Permit  []string `json:"permit,omitempty"`
+	Exclude []string `json:"exclude,omitempty"`
+	Drop    []string `json:"drop,omitempty"`
+	Own     bool     `json:"own,omitempty"`
+	Finish  bool     `json:"finish,omitempty"`
+	Undo    bool     `json:"undo,omitempty"`
+	Yes     bool     `json:"yes,omitempty"`
+}
+
+func caRotate(o *options) *cobra.Command {
+	var in rotateRequest
+	cmd := &cobra.Command{
 		Use: "rotate", Short: "replace the CA's root certificate in two steps", Args: cobra.NoArgs,
-		Long: `Replace the CA's root certificate. The first call makes a second root; "casemate
-ca" prints both until every node trusts the new one. With --finish the old root
-is dropped.`,
+		Long: `Replace the CA's root certificate. The first call makes a second root, which
+permits what the first does, changed by --permit, --exclude and --drop. "casemate
+ca", /ca.crt and the enroll script give nodes both, and nodes that trust only one
+of them keep working. With --finish the old root is dropped: not before the
+overlap (setting pki.overlap) is over, and not while a client that was here
+within 24 hours has not fetched the new root, unless --yes is given.
+
+--undo takes the last step back: a --finish for 30 days, after which nodes get
+both roots again; or a rotation that has never been finished, after which
+the old root signs again.
+
+Where an enterprise's CA certificate signs (setting pki.issuer), a change leaves
+it for a root of our own; --leave-issuer does so without another change.`,
+		Example: "  casemate ca rotate --permit bank.example --exclude payments.bank.example\n" +
+			"  casemate ca rotate --finish",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			in := map[string]bool{"finish": finish}
-			if err := o.client().call(cmd.Context(), "POST", "ca/rotate", nil, in, nil); err != nil {
+			changes := len(in.Permit)+len(in.Exclude)+len(in.Drop) > 0 || in.Own
+			if in.Finish && in.Undo || changes && (in.Finish || in.Undo) {
+				return usageError{fmt.Errorf("ca rotate takes one step at a time: --finish, --undo, or a new root with " +
+					"--permit, --exclude, --drop and --leave-issuer")}
+			}
+			before, _, err := o.roots(cmd)
+			if err != nil {
+				return err
+			}
+			var done struct{ Undone string }
+			if err := o.client().call(cmd.Context(), "POST", "ca/rotate", nil, in, &done); err != nil {
 				return err
 			}
 			text, roots, err := o.roots(cmd)
 			if err != nil {
 				return err
 			}
-			sentence := `"casemate ca" now prints two roots: install both on every node, then run "casemate ca rotate --finish"`
+			sentence := `"casemate ca" now prints two roots: install both on every node (run the line of casemate enroll ` +
+				`there again), then run "casemate ca rotate --finish"; "casemate ca rotate --undo" takes this back`
 			switch {
-			case finish:
-				sentence = "the old root is dropped: clients must trust the new one"
-			case bytes.Count(text, []byte("BEGIN CERTIFICATE")) == 1:
+			case in.Finish:
+				sentence = `the old root is dropped: clients must trust the new one; for 30 days ` +
+					`"casemate ca rotate --undo" hands out both again`
+			case done.Undone == "finish":
+				sentence = `both roots are handed out again: nodes that trust only the old one keep working; ` +
+					`run "casemate ca rotate --finish" when every node trusts the new one`
+			case done.Undone == "rotation":
+				sentence = "the old root signs again, the new one is dropped: remove it from nodes where it was installed"
+			case bytes.Equal(before, text):
 				sentence = "a constrained root below the enterprise's CA certificate signs from now on, and the key of that " +
 					"certificate is destroyed; clients trust the same root as before, and there is nothing to finish"
 			}
 			return o.changedTo(cmd, roots, sentence)
 		},
 	}
-	rotate.Flags().BoolVar(&finish, "finish", false, "drop the old root; every node has to trust the new one already")
-	o.prints(rotate, []rootInfo{})
-	cmd.AddCommand(rotate)
+	f := cmd.Flags()
+	zonesVar(f, &in.Permit, "permit", "`ZONE` or CIDR that the new root permits besides; may be repeated")
+	zonesVar(f, &in.Exclude, "exclude", "`ZONE` or CIDR that the new root excludes besides; may be repeated")
+	zonesVar(f, &in.Drop, "drop", "`ZONE` or CIDR that the new root neither permits nor excludes; may be repeated")
+	f.BoolVar(&in.Own, "leave-issuer", false, "leave an enterprise's CA certificate for a root of our own")
+	f.BoolVar(&in.Finish, "finish", false, "drop the old root; every node has to trust the new one already")
+	f.BoolVar(&in.Undo, "undo", false, "take back the last step, a --finish or a rotation that was not finished")
+	f.BoolVar(&in.Yes, "yes", false, "go on although nodes may be cut off")
+	o.prints(cmd, []rootInfo{})
 	return cmd
 }
 

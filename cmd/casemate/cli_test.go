@@ -130,13 +130,13 @@ func TestZonesAndPlatforms(t *testing.T) {
 			t.Errorf("%q is a zone", s)
 		}
 	}
-	for _, s := range []string{"linux/amd64", "linux/arm64/v8", "Linux/x86_64"} {
+	for _, s := range []string{"linux/amd64", "linux/arm64/v8", "Linux/x86_64", "linux/arm/v7", "windows/amd64"} {
 		if _, err := parsePlatform(s); err != nil {
 			t.Error(err)
 		}
 	}
 	for _, s := range []string{
-		"", "amd64", "linux/", "/amd64", "linux//x", "a/b/c/d", "linux/amd 64", strings.Repeat("a/", 60) + "b",
+		"", "amd64", "linux/", "/amd64", "linux//x", "a/b/c/d", "linux/amd 64", "linux/amd46", "linux/arm46/v8", "lunix/amd64", "amd64/linux", strings.Repeat("a/", 60) + "b",
 	} {
 		if _, err := parsePlatform(s); err == nil {
 			t.Errorf("%q is a platform", s)
@@ -160,9 +160,19 @@ func TestBadFlags(t *testing.T) {
 		"bundle create x --split nonsense": `--split must be a size like 4GiB, 4G or 650MB, got "nonsense"`,
 		"bundle create x --parallel two":   `--parallel must be an integer, got "two"`,
 		"check --platform amd64":           `--platform must be OS/ARCH or OS/ARCH/VARIANT, like linux/amd64 or`,
+		"check --platform linux/amd46":     `--platform must name one of amd64, arm64, arm, 386,`,
 		"stauts":                           `unknown command "stauts" for "casemate"; did you mean status?`,
 		"image lst":                        `unknown command "lst" for "casemate image"; did you mean list?`,
 		"ca rotat":                         `unknown command "rotat" for "casemate ca"; did you mean rotate?`,
+		"origin add":                       "casemate origin add needs HOST (usage: casemate origin add HOST [flags])",
+		"origin add a.example b.example":   `casemate origin add takes HOST and nothing else, got "b.example" besides (usage`,
+		"file put":                         "casemate file put needs URL and PATH (usage",
+		"file put https://a.example/b":     "casemate file put needs PATH (usage",
+		"name set x":                       "casemate name set needs TYPE and VALUE (usage",
+		"join --token x":                   "casemate join needs ADDR (usage",
+		"restore":                          "casemate restore needs FILE (usage",
+		"config get":                       "casemate config get needs KEY (usage",
+		"join --token x 127.0.0.1:1":       "this is no join token, `casemate token create` on a member prints one\n",
 	} {
 		var out, talk strings.Builder
 		code := run(strings.Fields(args), strings.NewReader(""), &out, &talk)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,13 +12,19 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"syscall"
+
+	"casemate/appliance/config"
+	"casemate/appliance/service"
+	"casemate/appliance/setup"
 )
 
 // client talks to the local daemon over its admin socket (docs/admin-api.md).
 type client struct {
 	socket string
+	config string // of the node whose socket it may be
 	http   *http.Client
 }
 
@@ -31,7 +38,7 @@ func (e *apiError) Error() string { return e.message }
 
 // client returns a client for the chosen socket.
 func (o *options) client() *client {
-	c := &client{socket: o.socket}
+	c := &client{socket: o.socket, config: config.DefaultFile}
 	c.http = &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true, // one command, one request
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.connect(ctx) },
@@ -93,10 +100,31 @@ func (c *client) unreachable(err error) error {
 		return fmt.Errorf("no permission for the admin socket %s: run the command as root or as a member of the group "+
 			"casemate", c.socket)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		if err := c.neverRuns(); err != nil {
+			return err
+		}
 		return fmt.Errorf("no casemate is running here (admin socket %s): start it with \"systemctl start casemate\" or "+
 			"\"casemate serve\", or name another socket with --socket", c.socket)
 	}
 	return fmt.Errorf("admin socket %s: %w", c.socket, op.Err)
+}
+
+// neverRuns says that the node of this socket does not run however often it is started, and what to do: it was removed
+// from its cluster, or is none yet. nil if neither is so, or if whoever asks may not look into its data directory.
+func (c *client) neverRuns() error {
+	cfg, err := config.Load(c.config)
+	if err != nil || cmp.Or(cfg.Listen.Admin, config.DefaultSocket) != c.socket {
+		return nil
+	}
+	data := cmp.Or(cfg.Data, service.DataDir)
+	if err := setup.Removed(data); err != nil {
+		return err
+	}
+	if list, err := os.ReadDir(data); errors.Is(err, fs.ErrNotExist) || err == nil && len(list) == 0 {
+		return fmt.Errorf("no casemate is initialised here (data directory %s): casemate init makes the first node of a "+
+			"cluster, casemate join every other", data)
+	}
+	return nil
 }
 
 // call sends in (JSON, unless nil) and reads the answer into out (unless nil).

@@ -182,8 +182,8 @@ func originCommand(o *options) *cobra.Command {
 	add := &cobra.Command{
 		Use: "add HOST", Short: "add an origin: answer for a public host", Args: cobra.ExactArgs(1),
 		Long: `Answer for a public host: its DNS name, TLS certificate, registry and files.
-The CA's root certificate has to permit the host; if it does not, the origin is
-stored but not enabled, and the exit code is 1.`,
+The CA's root certificate has to permit the host; if it does not, nothing is
+stored, and the error names the "casemate ca rotate" that makes a root that does.`,
 		Example: "  casemate origin add charts.example.com",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var r originInfo
@@ -191,16 +191,7 @@ stored but not enabled, and the exit code is 1.`,
 			if err := o.client().call(cmd.Context(), "PUT", "origins/"+seg(args[0]), nil, in, &r); err != nil {
 				return err
 			}
-			sentence := fmt.Sprintf("origin %s added", r.Host)
-			if !r.Enabled {
-				if o.json() {
-					if err := printJSON(cmd.OutOrStdout(), r); err != nil {
-						return err
-					}
-				}
-				return fmt.Errorf("%s is stored but not enabled: %s", args[0], r.Reason)
-			}
-			return o.changedTo(cmd, r, sentence)
+			return o.changedTo(cmd, r, fmt.Sprintf("origin %s added", r.Host))
 		},
 	}
 	add.Flags().StringSliceVar(&aliases, "alias", nil, "other `NAME` of the same host; may be repeated")

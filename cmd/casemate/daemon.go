@@ -72,8 +72,9 @@ func initCommand(o *options) *cobra.Command {
 		Long: `Create the first node of a cluster, and exit: write the node's config if there is
 none, create the CA, and bootstrap a cluster of one node.
 
-This fixes what the CA's root certificate permits: public registries and download
-hosts, the cluster's own domain, private addresses, and what --permit adds.`,
+--domain is fixed for ever. What the CA's root certificate permits is made here,
+too: public registries and download hosts, the domain, private addresses, and
+what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 		Example: "  casemate init --advertise 10.0.0.11 --domain gap.bank.example --set dns.forward=10.1.1.1",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := initConfig(config, name, data, advertise)

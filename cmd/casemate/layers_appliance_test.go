@@ -30,6 +30,7 @@ func applianceLayers() []layer {
 		{a + "/reply", nil, "an answer's form is the same for every room that speaks HTTP"},
 		{a + "/origin", nil, "origins are records; who serves them is not their matter"},
 		{a + "/missing", nil, "the missing book counts what it is told"},
+		{a + "/rotation", nil, "who has fetched a new root is counted whatever the root is"},
 		{a + "/user", nil, "a password is checked the same for every service"},
 		{a + "/secret", nil, "secrets are kept the same whatever they are for"},
 		{a + "/nodes", nil, "a node's record depends on nothing but the tree"},
@@ -57,7 +58,8 @@ func applianceLayers() []layer {
 			"who changes how DNS is fed never opens HTTP"},
 		{a + "/lookup", []string{a + "/content", a + "/current", a + "/missing", a + "/origin", a + "/reply", a + "/routing"},
 			"it asks the services as a client would"},
-		{a + "/status", []string{a + "/content", a + "/current", a + "/lookup", a + "/missing", a + "/origin"},
+		{a + "/status", []string{a + "/content", a + "/current", a + "/lookup", a + "/missing", a + "/origin",
+			a + "/rotation"},
 			"status reads and changes nothing"},
 		{a + "/metrics", []string{a + "/content", a + "/missing", a + "/reply"}, "metrics read counts and change nothing"},
 		{a + "/edge", []string{a + "/clientconn", a + "/missing", a + "/origin", a + "/reply", a + "/routing", a + "/user"},
@@ -66,7 +68,7 @@ func applianceLayers() []layer {
 			"pages show what they are given"},
 		{a + "/admin", []string{a + "/change", a + "/config", a + "/content", a + "/current", a + "/handover", a + "/lookup",
 			a + "/missing", a + "/names", a + "/nodeconf", a + "/nodes", a + "/origin", a + "/pages", a + "/reply",
-			a + "/secret", a + "/settings", a + "/status", a + "/usage", a + "/user"},
+			a + "/rotation", a + "/secret", a + "/settings", a + "/status", a + "/usage", a + "/user"},
 			"operators come by their own socket: the admin API never opens the edge, connections or the DNS process"},
 	}
 }

@@ -20,7 +20,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"casemate/appliance"
 	"casemate/appliance/config"
+	"casemate/appliance/reply"
 	usageerror "casemate/appliance/usage"
 )
 
@@ -36,6 +38,7 @@ const (
 	exitFailed  = 1
 	exitUsage   = 2
 	exitDiffers = 3
+	exitRemoved = 4 // of serve: this node was removed from its cluster; casemate.service does not start it again
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -53,7 +56,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
-		fmt.Fprintln(stderr, "casemate:", plain(err.Error()))
+		fmt.Fprintln(stderr, "casemate:", plain(reply.Sentence(err)))
 	}
 	return exitCode(err)
 }
@@ -87,6 +90,8 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.Is(err, errDiffers):
 		return exitDiffers
+	case errors.Is(err, appliance.ErrRemoved):
+		return exitRemoved
 	case errors.As(err, &wrongArgs), errors.As(err, &wrongConfig):
 		return exitUsage
 	case errors.As(err, &refused) && refused.status == 400:
@@ -194,7 +199,7 @@ func wrongArgs(cmd *cobra.Command) {
 	if args := cmd.Args; args != nil {
 		cmd.Args = func(cmd *cobra.Command, list []string) error {
 			if err := args(cmd, list); err != nil {
-				return usageError{fmt.Errorf("%w (usage: %s)", err, cmd.UseLine())}
+				return usageError{fmt.Errorf("%s (usage: %s)", wrongNumber(cmd, list, err), cmd.UseLine())}
 			}
 			return nil
 		}
@@ -202,6 +207,32 @@ func wrongArgs(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		wrongArgs(sub)
 	}
+}
+
+// wrongNumber says which arguments of the command's usage are missing, or that there are too many; err if it is
+// something else that is wrong with them.
+func wrongNumber(cmd *cobra.Command, list []string, err error) string {
+	if !strings.Contains(err.Error(), "arg(s)") { // cobra's own words
+		return err.Error()
+	}
+	var needs, all []string
+	words := strings.Fields(cmd.Use)[1:]
+	for i, w := range words {
+		if strings.HasPrefix(w, "-") || i > 0 && strings.HasPrefix(words[i-1], "-") { // a flag and its value
+			continue
+		}
+		if all = append(all, w); !strings.HasPrefix(w, "[") {
+			needs = append(needs, strings.TrimSuffix(w, "…"))
+		}
+	}
+	switch {
+	case len(list) < len(needs):
+		return fmt.Sprintf("%s needs %s", cmd.CommandPath(), strings.Join(needs[len(list):], " and "))
+	case len(all) == 0:
+		return fmt.Sprintf("%s takes no arguments, got %q", cmd.CommandPath(), strings.Join(list, " "))
+	}
+	return fmt.Sprintf("%s takes %s and nothing else, got %q besides", cmd.CommandPath(), strings.Join(all, " "),
+		strings.Join(list[min(len(all), len(list)):], " "))
 }
 
 // onlyGroup is the annotation of commands that do nothing themselves.

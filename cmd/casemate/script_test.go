@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -136,6 +139,21 @@ func TestScripts(t *testing.T) {
 				resp.Body.Close()
 				if got := strconv.Itoa(resp.StatusCode); got != args[0] {
 					ts.Fatalf("%s: status %s, want %s", args[1], got, args[0])
+				}
+			},
+			// trusts ROOTS HOST is a client that trusts the roots in this file and asks the daemon at $HTTPS for the host;
+			// "! trusts" must meet a certificate that it does not trust.
+			"trusts": func(ts *testscript.TestScript, neg bool, args []string) {
+				roots := x509.NewCertPool()
+				if !roots.AppendCertsFromPEM([]byte(ts.ReadFile(args[0]))) {
+					ts.Fatalf("%s holds no certificate", args[0])
+				}
+				conn, err := tls.Dial("tcp", ts.Getenv("HTTPS"), &tls.Config{RootCAs: roots, ServerName: args[1]})
+				if err == nil {
+					conn.Close()
+				}
+				if distrust := new(tls.CertificateVerificationError); err != nil && !(neg && errors.As(err, &distrust)) || err == nil && neg {
+					ts.Fatalf("%s, trusting %s: %v", args[1], args[0], err)
 				}
 			},
 			// hold VAR listens on a port until the script ends and puts its address into the variable.

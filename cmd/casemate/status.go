@@ -83,12 +83,14 @@ type status struct {
 }
 
 func statusCommand(o *options) *cobra.Command {
+	var check bool
 	cmd := &cobra.Command{
 		Use: "status", Short: "show health, content, disk, certificates and the newest misses", Args: cobra.NoArgs,
 		Long: `Show one page about this node and its cluster, problems first: health, leader,
 content, disk, certificates, and what clients asked for last and did not get.
 
-Exit code 0: this node serves. 1: it does not.`,
+Exit code 0: this node serves. 1: it does not. With --check, for cron and
+monitoring: 3 if it does not or there is a problem; warnings do not count.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var s status
 			if err := o.client().call(cmd.Context(), "GET", "status", nil, nil, &s); err != nil {
@@ -99,12 +101,16 @@ Exit code 0: this node serves. 1: it does not.`,
 			if err := o.print(cmd, s, s.page); err != nil {
 				return err
 			}
+			if check && (!s.Serving || len(s.Problems) > 0) {
+				return fmt.Errorf("%s: %w", strings.Join(s.Problems, "; "), errDiffers)
+			}
 			if !s.Serving {
 				return fmt.Errorf("this node does not serve: %s", strings.Join(s.Problems, "; "))
 			}
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&check, "check", false, "exit with 3 if there is a problem")
 	o.printsTimes(cmd, status{})
 	return cmd
 }

@@ -76,6 +76,7 @@ var meanings = map[string][]string{
 	"alias":               {"stringSlice"},
 	"cache":               {"string"},
 	"charts":              {"stringArray"},
+	"check":               {"bool"},
 	"checksums":           {"stringArray"},
 	"clear":               {"bool"},
 	"config":              {"string"},
@@ -85,6 +86,7 @@ var meanings = map[string][]string{
 	"digest":              {"string"},
 	"dir":                 {"string"}, // where files are written
 	"domain":              {"string"},
+	"drop":                {"zones"},
 	"dry-run":             {"bool"},
 	"exclude":             {"zones", "stringArray"}, // leave out: zones of the CA, names of lists
 	"file":                {"string"},
@@ -105,6 +107,7 @@ var meanings = map[string][]string{
 	"kubespray":           {"stringArray", "string"}, // kubespray vars takes one checkout
 	"kubespray-inventory": {"stringArray"},
 	"kubespray-vars":      {"stringArray"},
+	"leave-issuer":        {"bool"},
 	"line":                {"bool"},
 	"manifests":           {"stringArray"},
 	"mode":                {"word"},
@@ -137,6 +140,7 @@ var meanings = map[string][]string{
 	"split":               {"size"},
 	"token":               {"string"},
 	"ttl":                 {"duration"},
+	"undo":                {"bool"},
 	"verbose":             {"bool"},
 	"version":             {"string"},
 	"wait":                {"bool"},

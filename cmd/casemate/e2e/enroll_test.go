@@ -164,7 +164,7 @@ func TestEnroll(t *testing.T) {
 		b.casemate(t, "ca", "rotate")
 		line := b.line(t)
 		n.must(t, "sh", "-c", line)
-		b.casemate(t, "ca", "rotate", "--finish")
+		b.casemate(t, "ca", "rotate", "--finish", "--yes")
 		n.must(t, "curl", "-fsS", "https://registry.k8s.io/v2/")
 		n.must(t, "sh", "-c", b.line(t)) // takes the old root away
 		n.must(t, "curl", "-fsS", "https://registry.k8s.io/v2/")

@@ -1,0 +1,385 @@
+// Package rotation says whether a rotation of the CA's root may be finished: has the overlap been long enough, and have
+// the clients that use this cluster fetched the new root?
+//
+// It promises:
+//   - Outside of an overlap nothing is recorded, and a request costs one atomic load.
+//   - What is recorded is bounded: MaxClients addresses on each node, and no clock finer than an hour.
+//   - Each node shares its record in the tree, so every node's answer counts the clients of all.
+//
+// What is known is that a client took the enroll script or the root certificates from a bastion, not that it installed
+// them. Clients behind one address are one client.
+package rotation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// MaxClients is how many addresses a node records in one overlap; those that come later are only counted.
+const MaxClients = 4096
+
+// Lately is how long ago a client may have come to count as one that is in use.
+const Lately = 24 * time.Hour
+
+// Batch and BlobWriter are those of cluster/treetest, which documents them.
+type (
+	Batch = interface {
+		Put(name string, data []byte)
+		Link(name, digest string, holds ...string)
+		LinkWeak(name, digest string)
+		Remove(name string)
+		Expect(name string, version uint64)
+	}
+	BlobWriter = interface {
+		io.Writer
+		Size() int64
+		Commit(ctx context.Context, digest string) (string, error)
+		Close() error
+		Cancel() error
+	}
+)
+
+// Tree is a directory of the replicated tree, with a file for each node.
+type Tree interface {
+	fs.ReadFileFS
+	fs.ReadDirFS
+	Update(ctx context.Context, fn func(Batch) error) error
+	CreateBlob(id string) (BlobWriter, error)
+}
+
+// Config says where a node's record lies. Node, Tree and Overlap must be set.
+type Config struct {
+	Node string
+	Tree Tree
+	// Overlap reports whether two roots overlap now, and since when.
+	Overlap func() (since time.Time, overlap bool)
+	// Publish is how often the record is written to the tree, if it changed; 0: a minute.
+	Publish time.Duration
+	Log     *slog.Logger     // nil: slog.Default
+	Now     func() time.Time // nil: time.Now
+}
+
+// Book records which clients came in an overlap, on one node. All methods are safe for concurrent use.
+type Book struct {
+	cfg Config
+	on  atomic.Bool // there is an overlap, as far as Run or Fetched have seen
+
+	mu        sync.Mutex
+	since     int64 // of the overlap that is recorded, seconds since 1970; 0: none
+	clients   map[netip.Addr]*client
+	more      int  // requests of clients for which there was no room
+	changed   bool // since the record was published
+	published bool // there is a file of this node in the tree
+}
+
+type client struct {
+	last    int64 // hours since 1970
+	fetched bool
+}
+
+// record is a node's file in the tree.
+type record struct {
+	Since   int64    `json:"since"`
+	Clients []seenBy `json:"clients"`
+	More    int      `json:"more,omitempty"`
+}
+
+type seenBy struct {
+	Addr    netip.Addr `json:"addr"`
+	Last    int64      `json:"last"` // hours since 1970
+	Fetched bool       `json:"fetched,omitempty"`
+}
+
+// Open returns a book that goes on with what this node recorded before a restart.
+func Open(cfg Config) *Book {
+	if cfg.Publish <= 0 {
+		cfg.Publish = time.Minute
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	b := &Book{cfg: cfg, clients: map[netip.Addr]*client{}}
+	old, err := b.read(cfg.Node)
+	b.published = err == nil
+	since, overlap := cfg.Overlap()
+	if overlap {
+		b.since = since.Unix()
+	}
+	if err == nil && overlap && old.Since == b.since {
+		b.more = old.More
+		for _, c := range old.Clients {
+			b.clients[c.Addr] = &client{c.Last, c.Fetched}
+		}
+	}
+	b.on.Store(overlap)
+	return b
+}
+
+func (b *Book) read(node string) (r record, err error) {
+	data, err := b.cfg.Tree.ReadFile(node)
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	return r, err
+}
+
+// Seen hears of a request over TLS: its client trusts one of the roots. Loopback is the bastion's own programs and does
+// not count.
+func (b *Book) Seen(addr netip.Addr) {
+	if b.on.Load() {
+		b.note(addr, false)
+	}
+}
+
+// Fetched hears of a client that was given the roots.
+func (b *Book) Fetched(addr netip.Addr) {
+	_, overlap := b.cfg.Overlap()
+	b.on.Store(overlap)
+	if overlap {
+		b.note(addr, true)
+	}
+}
+
+func (b *Book) note(addr netip.Addr, fetched bool) {
+	addr = addr.Unmap().WithZone("")
+	if !addr.IsValid() || addr.IsLoopback() {
+		return
+	}
+	hour := b.cfg.Now().Unix() / 3600
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if fetched {
+		b.follow() // Run may not have looked yet since the overlap began
+	}
+	c := b.clients[addr]
+	if c == nil {
+		if len(b.clients) >= MaxClients {
+			b.more, b.changed = b.more+1, true
+			return
+		}
+		c = &client{}
+		b.clients[addr] = c
+	}
+	if hour > c.last || fetched && !c.fetched {
+		c.last, c.fetched, b.changed = max(hour, c.last), c.fetched || fetched, true
+	}
+}
+
+// follow begins anew when another overlap has begun, or none is left. mu is held.
+func (b *Book) follow() (overlap bool) {
+	since, overlap := b.cfg.Overlap()
+	now := int64(0)
+	if overlap {
+		now = since.Unix()
+	}
+	if now != b.since {
+		b.since, b.clients, b.more, b.changed = now, map[netip.Addr]*client{}, 0, false
+	}
+	b.on.Store(overlap)
+	return overlap
+}
+
+// Run keeps this node's record in the tree until ctx is done.
+func (b *Book) Run(ctx context.Context) {
+	tick := time.NewTicker(b.cfg.Publish)
+	defer tick.Stop()
+	for {
+		if err := b.publish(ctx); err != nil && ctx.Err() == nil {
+			b.cfg.Log.Warn("which clients have the new root cannot be told to the other nodes", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// publish writes the record if it changed, and removes it when the overlap is over.
+func (b *Book) publish(ctx context.Context) error {
+	b.mu.Lock()
+	overlap, changed, published := b.follow(), b.changed, b.published
+	r := b.record()
+	b.changed = false
+	b.mu.Unlock()
+	var err error
+	switch {
+	case overlap && changed:
+		err = b.write(ctx, r)
+	case !overlap && published:
+		err = b.cfg.Tree.Update(ctx, func(t Batch) error { t.Remove(b.cfg.Node); return nil })
+	default:
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err != nil {
+		b.changed = b.changed || changed
+		return err
+	}
+	b.published = overlap
+	return nil
+}
+
+// record is what is recorded. mu is held.
+func (b *Book) record() record {
+	r := record{Since: b.since, More: b.more}
+	for addr, c := range b.clients {
+		r.Clients = append(r.Clients, seenBy{addr, c.last, c.fetched})
+	}
+	slices.SortFunc(r.Clients, func(x, y seenBy) int { return x.Addr.Compare(y.Addr) })
+	return r
+}
+
+func (b *Book) write(ctx context.Context, r record) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	w, err := b.cfg.Tree.CreateBlob("")
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if _, err := w.Write(data); err != nil {
+		return err
+	}
+	digest, err := w.Commit(ctx, "")
+	if err != nil {
+		return err
+	}
+	return b.cfg.Tree.Update(ctx, func(t Batch) error { t.Link(b.cfg.Node, digest); return nil })
+}
+
+// Progress is what all nodes know of the clients in the overlap that is under way.
+type Progress struct {
+	// Fetched is how many clients have fetched the new root.
+	Fetched int `json:"fetched"`
+	// Waiting are the addresses of those that came lately and have not fetched it, sorted.
+	Waiting []netip.Addr `json:"waiting"`
+	// More says that there are clients besides for which a node had no room.
+	More bool `json:"more"`
+}
+
+// Progress asks all nodes' records; another node's is up to Config.Publish old.
+func (b *Book) Progress() (Progress, error) {
+	p := Progress{Waiting: []netip.Addr{}}
+	b.mu.Lock()
+	overlap := b.follow()
+	all := []record{b.record()}
+	b.mu.Unlock()
+	if !overlap {
+		return p, nil
+	}
+	nodes, err := b.cfg.Tree.ReadDir(".")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return p, err
+	}
+	for _, n := range nodes {
+		if n.Name() == b.cfg.Node {
+			continue
+		}
+		r, err := b.read(n.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return p, fmt.Errorf("which clients of node %s have the new root cannot be read: %w", n.Name(), err)
+		}
+		if r.Since == all[0].Since {
+			all = append(all, r)
+		}
+	}
+	clients := map[netip.Addr]client{}
+	for _, r := range all {
+		p.More = p.More || r.More > 0
+		for _, c := range r.Clients {
+			have := clients[c.Addr]
+			clients[c.Addr] = client{max(have.last, c.Last), have.fetched || c.Fetched}
+		}
+	}
+	oldest := b.cfg.Now().Add(-Lately).Unix() / 3600
+	for addr, c := range clients {
+		switch {
+		case c.fetched:
+			p.Fetched++
+		case c.last >= oldest:
+			p.Waiting = append(p.Waiting, addr)
+		}
+	}
+	slices.SortFunc(p.Waiting, netip.Addr.Compare)
+	return p, nil
+}
+
+// Early is a rotation that must not be finished yet. errors.Is(err, fs.ErrExist): the state of things is against it,
+// not the request.
+type Early string
+
+func (e Early) Error() string        { return string(e) }
+func (e Early) Is(target error) bool { return target == fs.ErrExist }
+
+// named is how many addresses a sentence names.
+const named = 10
+
+// Ready returns nil if an overlap that began at since may be finished now, after at least overlap and with every client
+// that came lately having fetched the new root, else an Early that says when, and who.
+func (p Progress) Ready(since, now time.Time, overlap time.Duration) error {
+	var why []string
+	if end := since.Add(overlap); now.Before(end) {
+		why = append(why, fmt.Sprintf("the overlap lasts until %s (setting pki.overlap)", end.UTC().Format(time.RFC3339)))
+	}
+	if s := p.waiting(); s != "" {
+		why = append(why, s)
+	}
+	if len(why) == 0 {
+		return nil
+	}
+	return Early("nodes that do not have the new root would trust nothing here any more: " + strings.Join(why, "; ") +
+		"; on such a node run the line of casemate enroll again; to finish all the same: casemate ca rotate --finish --yes")
+}
+
+func (p Progress) waiting() string {
+	if len(p.Waiting) == 0 {
+		return ""
+	}
+	var list []string
+	for _, a := range p.Waiting[:min(named, len(p.Waiting))] {
+		list = append(list, a.String())
+	}
+	if n := len(p.Waiting) - len(list); n > 0 || p.More {
+		list = append(list, "…")
+	}
+	count, verb := "1 client that was", "has"
+	if n := len(p.Waiting); n > 1 {
+		count, verb = fmt.Sprintf("%d clients that were", n), "have"
+	}
+	return fmt.Sprintf("%s here within %d hours %s not fetched the new root: %s",
+		count, int(Lately.Hours()), verb, strings.Join(list, ", "))
+}
+
+// Sentence says how far the rotation is, for status.
+func (p Progress) Sentence(since, now time.Time, overlap time.Duration) string {
+	s := fmt.Sprintf("two roots are handed out since %s; clients that have fetched the new one: %d",
+		since.UTC().Format(time.RFC3339), p.Fetched)
+	if w := p.waiting(); w != "" {
+		s += "; " + w
+	}
+	if p.Ready(since, now, overlap) == nil {
+		return s + "; casemate ca rotate --finish when every node trusts the new one"
+	}
+	return s + fmt.Sprintf("; casemate ca rotate --finish from %s on", since.Add(overlap).UTC().Format(time.RFC3339))
+}
