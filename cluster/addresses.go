@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"casemate/cluster/disk"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,7 +34,7 @@ const (
 
 func (a *addresses) open(cfg Config) {
 	a.heard, a.told, a.asked = map[string]string{}, map[string]string{}, map[string]time.Time{}
-	data, err := readFile(cfg.FS, filepath.Join(cfg.Dir, addressFile))
+	data, err := disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, addressFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
@@ -131,7 +132,7 @@ func (c *Cluster) writeTold() error {
 	if err != nil {
 		return err
 	}
-	return writeFile(c.cfg.FS, filepath.Join(c.cfg.Dir, addressFile), data, 0o640)
+	return disk.WriteFile(c.cfg.FS, filepath.Join(c.cfg.Dir, addressFile), data, 0o640)
 }
 
 // forgetTold forgets what the operator has said and what stands in the records by now.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/disk"
 	"casemate/cluster/state"
 )
 
@@ -129,7 +130,7 @@ func (c *Cluster) Backup(ctx context.Context, w io.Writer, opt BackupOptions) (r
 		c.log.Info("backup", "index", r.Index, "blobs", r.Blobs, "bytes", r.Bytes, "no_blobs", opt.NoBlobs, "faults", r.Faults, "err", err)
 	}()
 	setDefault(&opt.work, wrapWork)
-	key, err := readFile(c.cfg.FS, filepath.Join(c.cfg.Dir, keyFile))
+	key, err := disk.ReadFile(c.cfg.FS, filepath.Join(c.cfg.Dir, keyFile))
 	if err != nil {
 		return r, fmt.Errorf("backup: %w", err)
 	}

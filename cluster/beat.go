@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bufio"
+	"casemate/cluster/wake"
 	"context"
 	"encoding/json"
 	"errors"
@@ -104,8 +105,8 @@ type link struct {
 	beat   beat
 	up     bool
 	seen   time.Time
-	moved  chan struct{} // closed at the next beat or change; nil until someone waits
-	slow   bool          // did not apply within the time that writes wait: they do not wait for it until it has caught up
+	moved  wake.Broadcast // there is another beat, or up has changed
+	slow   bool           // did not apply within the time that writes wait: they do not wait for it until it has caught up
 	cutoff context.CancelFunc
 	alive  context.Context // done when the node is down; owned by mu
 }
@@ -279,10 +280,7 @@ func (l *link) set(up bool, b beat) (changed bool) {
 	} else if changed {
 		l.cutoff()
 	}
-	if l.moved != nil {
-		close(l.moved)
-		l.moved = nil
-	}
+	l.moved.Wake()
 	return changed
 }
 
@@ -311,10 +309,7 @@ func (p *peers) shared(ctx context.Context, index uint64) {
 				l.mu.Unlock()
 				break
 			}
-			if l.moved == nil {
-				l.moved = make(chan struct{})
-			}
-			moved := l.moved
+			moved := l.moved.Next()
 			l.mu.Unlock()
 			select {
 			case <-moved:

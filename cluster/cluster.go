@@ -16,8 +16,10 @@ import (
 	wal "github.com/hashicorp/raft-wal"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/disk"
 	"casemate/cluster/lograte"
 	"casemate/cluster/state"
+	"casemate/cluster/wake"
 )
 
 // Cluster is one open node. It is safe for concurrent use.
@@ -35,33 +37,33 @@ type Cluster struct {
 	scrubs scrubs
 
 	// In the order in which Close ends them, last first.
-	lock       io.Closer
-	wal        *wal.WAL
-	mark       *mark
-	marked     waiters // how far the mark is
-	machine    *machine
-	sweeps     sweeps
-	stock      *stock // nil without a peer port
-	peers      *peers // nil without a peer port
-	transport  io.Closer
-	raft       *raft.Raft
-	snaps      *snapshots
-	look       chan struct{} // capacity 1: raft has to be asked who leads
-	watch      watchdog      // of the log's disk
-	floor      floor
-	followers  followers
-	mending    atomic.Bool // a snapshot is being made because an entry of the log is damaged
-	neighbours neighbours
-	addresses  addresses
-	seqs       *sequences
-	lead       leadership
-	health     hub                      // who is up
-	learners   map[raft.ServerID]uint64 // where the leader was when it last looked at each; owned by manage
-	reading    confirms                 // misses that are being confirmed
-	own        sync.WaitGroup           // our goroutines
-	ownMu      sync.RWMutex             // see background
-	life       context.Context
-	die        context.CancelFunc // ends what waits for other nodes
+	lock        io.Closer
+	wal         *wal.WAL
+	commitIndex *disk.Watermark
+	marked      waiters // how far commitIndex is
+	machine     *machine
+	sweeps      sweeps
+	stock       *stock // nil without a peer port
+	peers       *peers // nil without a peer port
+	transport   io.Closer
+	raft        *raft.Raft
+	snaps       *snapshots
+	look        wake.Flag     // raft has to be asked who leads
+	watch       disk.Watchdog // of the log's disk
+	floor       floor
+	followers   followers
+	mending     atomic.Bool // a snapshot is being made because an entry of the log is damaged
+	neighbours  neighbours
+	addresses   addresses
+	seqs        *sequences
+	lead        leadership
+	health      hub                      // who is up
+	learners    map[raft.ServerID]uint64 // where the leader was when it last looked at each; owned by manage
+	reading     confirms                 // misses that are being confirmed
+	own         sync.WaitGroup           // our goroutines
+	ownMu       sync.RWMutex             // see background
+	life        context.Context
+	die         context.CancelFunc // ends what waits for other nodes
 
 	stopping atomic.Bool
 	flight   sync.WaitGroup // commands that raft has to answer; none begins once stopping is set, under ownMu
@@ -92,7 +94,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c := &Cluster{
-		gc: make(chan struct{}, 1), look: make(chan struct{}, 1),
+		gc: make(chan struct{}, 1), look: wake.NewFlag(),
 		cfg: cfg, id: id, lock: lock, opened: cfg.Now(),
 		stop: make(chan struct{}), done: make(chan struct{}), ended: make(chan struct{}),
 	}
@@ -116,10 +118,9 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("its raft log is damaged: %s: %w", wayOut, err)
 	}
-	if c.mark, err = openMark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit")); err != nil {
+	if c.commitIndex, err = disk.OpenWatermark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit"), &c.watch); err != nil {
 		return nil, err
 	}
-	c.mark.watch = &c.watch
 	c.snaps = newSnapshots(cfg)
 	if err := c.snaps.clean(); err != nil {
 		return nil, err
@@ -186,7 +187,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		WAL: c.wal, fail: c.fail, applied: func() uint64 { return c.machine.view.Load().Index() },
 		snapped: c.snaps.newest.Load, older: c.snaps.older.Load, watch: &c.watch, raft: running, rotten: c.rotten,
 	}
-	c.marked.reached(min(c.mark.last, c.machine.view.Load().Index()))
+	c.marked.reached(min(c.commitIndex.Last(), c.machine.view.Load().Index()))
 	if c.raft, err = newRaft(rc, c.machine, log, c.snaps, transport); err != nil {
 		return nil, errors.Join(c.Err(), err)
 	}
@@ -264,15 +265,15 @@ func (c *Cluster) release() error {
 	} else if c.cfg.Peer != nil {
 		errs = append(errs, c.cfg.Peer.Close())
 	}
-	if c.mark != nil {
+	if c.commitIndex != nil {
 		if c.raft != nil && c.Err() == nil {
 			// Convenience only, as after a crash there is an older mark.
-			errs = append(errs, c.mark.set(c.machine.view.Load().Index()))
+			errs = append(errs, c.commitIndex.Set(c.machine.view.Load().Index()))
 		}
-		errs = append(errs, c.mark.f.Close())
+		errs = append(errs, c.commitIndex.Close())
 	}
 	if c.stock != nil {
-		errs = append(errs, c.stock.whole.f.Close())
+		errs = append(errs, c.stock.whole.Close())
 	}
 	if c.wal != nil {
 		errs = append(errs, c.wal.Close())
@@ -339,8 +340,8 @@ func (c *Cluster) endRaft() {
 // leadership tells who waits for it when there is another leader.
 type leadership struct {
 	mu     sync.Mutex
-	leader string        // "" if none is known; this node only once it can take commands
-	change chan struct{} // closed at the next change; nil until someone waits
+	leader string // "" if none is known; this node only once it can take commands
+	change wake.Broadcast
 }
 
 func (l *leadership) set(leader string) (changed bool) {
@@ -350,20 +351,14 @@ func (l *leadership) set(leader string) (changed bool) {
 		return false
 	}
 	l.leader = leader
-	if l.change != nil {
-		close(l.change)
-		l.change = nil
-	}
+	l.change.Wake()
 	return true
 }
 
 func (l *leadership) get() (leader string, change <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.change == nil {
-		l.change = make(chan struct{})
-	}
-	return l.leader, l.change
+	return l.leader, l.change.Next()
 }
 
 // followLeadership empties the channel that raft blocks on, and hears of other leaders.
@@ -378,7 +373,7 @@ func (c *Cluster) followLeadership(changes <-chan bool, seen <-chan raft.Observa
 			return
 		}
 		leader := c.cfg.Node
-		if c.watch.hung() {
+		if c.watch.Hung() {
 			continue // see watchDisk
 		}
 		if !own {
@@ -461,13 +456,10 @@ func (c *Cluster) keepMark() {
 		case <-c.machine.moved:
 		}
 		index := c.machine.view.Load().Index()
-		if err := c.mark.set(index); err != nil {
+		if err := c.commitIndex.Set(index); err != nil {
 			// The old mark still is a lower bound, and what was promised of it.
 			c.log.Warn("commit mark not written", "err", err)
-			select {
-			case c.machine.moved <- struct{}{}: // once more
-			default:
-			}
+			c.machine.moved.Raise() // once more
 		} else {
 			c.marked.reached(index)
 			if len(c.others()) > 0 {

@@ -18,6 +18,9 @@ import (
 	"casemate/cluster/state"
 )
 
+// FS is the file system under a node; see blob.FS. Everything durable goes through it.
+type FS = blob.FS
+
 // Config says which node this is and where it lives.
 type Config struct {
 	// Dir is the data directory. It belongs to the cluster alone.

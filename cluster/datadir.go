@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/disk"
 	"casemate/cluster/state"
 )
 
@@ -67,7 +68,7 @@ func Bootstrap(cfg Config) (err error) {
 	defer lock.Close()
 	key := make([]byte, chacha20poly1305.KeySize)
 	rand.Read(key)
-	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, keyFile), key, 0o600); err != nil {
+	if err := disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, keyFile), key, 0o600); err != nil {
 		return err
 	}
 	if err := bootstrapRaft(cfg); err != nil {
@@ -82,7 +83,7 @@ func Bootstrap(cfg Config) (err error) {
 func beginDir(cfg Config) (_ io.Closer, err error) {
 	list, err := cfg.FS.ReadDir(cfg.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = mkdirs(cfg.FS, cfg.Dir)
+		err = disk.MkdirAll(cfg.FS, cfg.Dir)
 	}
 	if err != nil {
 		return nil, err
@@ -115,14 +116,14 @@ func beginDir(cfg Config) (_ io.Closer, err error) {
 	}()
 	// From here to the format file, a crash leaves a directory that says itself that it is incomplete, and the next
 	// Bootstrap begins again.
-	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, incompleteFile), nil, 0o640); err != nil {
+	if err := disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, incompleteFile), nil, 0o640); err != nil {
 		return nil, err
 	}
 	if err := clearData(cfg); err != nil {
 		return nil, err
 	}
 	for _, name := range []string{raftDir, snapshotDir, blobDir} {
-		if err := mkdirs(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
+		if err := disk.MkdirAll(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
 			return nil, err
 		}
 	}
@@ -163,7 +164,7 @@ var ErrInitialised = errors.New("already initialised, start it with `casemate se
 
 // readIdentity returns whose data directory it is, if it is that of cfg.Node.
 func readIdentity(cfg Config) (id identity, err error) {
-	data, err := readFile(cfg.FS, filepath.Join(cfg.Dir, formatFile))
+	data, err := disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, formatFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return id, errors.New("not initialised, run `casemate init` first")
@@ -198,7 +199,7 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 	if err != nil {
 		return nil, id, nil, err
 	}
-	key, err = readFile(cfg.FS, filepath.Join(cfg.Dir, keyFile))
+	key, err = disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, keyFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		err = fmt.Errorf("its file %s is missing: %s", keyFile, keyWayOut)

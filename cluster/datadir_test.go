@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -306,28 +305,6 @@ func TestReserve(t *testing.T) {
 	}
 	if _, err := c.Tree().ReadFile("a"); err == nil {
 		t.Error("not removed")
-	}
-}
-
-func TestMarkSurvivesTornWrites(t *testing.T) {
-	f := blobtest.New(1)
-	m, err := openMark(f, "/mark")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for v := uint64(1); v < 10; v++ {
-		if err := m.set(v); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// The slot written last is torn: the number before it stays.
-	b := binary.BigEndian.AppendUint64(nil, 1<<40)
-	if _, err := m.f.WriteAt(b, int64(1-m.turn)*slotSize); err != nil {
-		t.Fatal(err)
-	}
-	m, err = openMark(f, "/mark")
-	if err != nil || m.last != 8 {
-		t.Fatalf("%d, %v", m.last, err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"casemate/cluster/disk"
 	"casemate/cluster/state"
 )
 
@@ -197,7 +198,7 @@ func (c *Cluster) Older() (list []Older) {
 // Problems are sentences for an operator: what is wrong between this node and the others, or with its disk, and the way
 // out.
 func (c *Cluster) Problems() (list []string) {
-	if wait := c.watch.waits(); wait >= hangTime {
+	if wait := c.watch.Waits(); wait >= disk.HangTime {
 		list = append(list, fmt.Sprintf("the disk of this node has not answered for %s: what it led is led by another node if there is "+
 			"one, and writes at this node fail until it answers; look at the storage behind %s", wait.Round(time.Second), c.cfg.Dir))
 	}

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"casemate/cluster/disk"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -28,7 +29,7 @@ func entrySum(l *raft.Log) uint32 {
 	head := binary.AppendUvarint(nil, l.Index)
 	head = binary.AppendUvarint(head, l.Term)
 	head = binary.AppendUvarint(head, uint64(l.Type))
-	return checksumOf(head, l.Data)
+	return disk.Checksum(head, l.Data)
 }
 
 // readEntry reads an entry and verifies it: errDamaged if its bytes are not the ones that were written.

@@ -14,6 +14,7 @@ import (
 
 	"casemate/cluster/blob"
 	"casemate/cluster/state"
+	"casemate/cluster/wake"
 )
 
 // fetch is one blob on its way to this disk. Many may read it meanwhile.
@@ -30,7 +31,7 @@ type fetch struct {
 
 	mu      sync.Mutex
 	have    int64
-	moved   chan struct{} // closed when have grows; nil until someone waits
+	moved   wake.Broadcast // have has grown
 	readers int
 	asked   time.Time // when the first reader came
 	ended   bool
@@ -234,10 +235,7 @@ func (f *fetch) grown(have int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.have = have
-	if f.moved != nil {
-		close(f.moved)
-		f.moved = nil
-	}
+	f.moved.Wake()
 }
 
 // incoming is a reader of a blob that is on its way. Bytes come as they arrive, but the last one only when all were
@@ -322,10 +320,7 @@ func (f *fetch) wait(ctx context.Context, n int64, whole bool) error {
 			f.mu.Unlock()
 			return nil
 		}
-		if f.moved == nil {
-			f.moved = make(chan struct{})
-		}
-		moved := f.moved
+		moved := f.moved.Next()
 		f.mu.Unlock()
 		select {
 		case <-moved:

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"casemate/cluster/disk"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,7 +35,7 @@ const floorFile = "floor"
 
 // readFloor returns the mark of a log that was cut short; the zero one if there is none.
 func readFloor(cfg Config) (m floorMark, err error) {
-	data, err := readFile(cfg.FS, filepath.Join(cfg.Dir, raftDir, floorFile))
+	data, err := disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, raftDir, floorFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, nil
 	}
@@ -49,7 +50,7 @@ func writeFloor(cfg Config, m floorMark) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(cfg.FS, filepath.Join(cfg.Dir, raftDir, floorFile), data, 0o640)
+	return disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, raftDir, floorFile), data, 0o640)
 }
 
 // raise sets the floor, if it is not that high already.
@@ -175,7 +176,7 @@ func (k *careful) RequestPreVote(
 
 // mayStand says why this node does not become leader itself.
 func (k *careful) mayStand(last uint64) error {
-	if k.c.watch.hung() {
+	if k.c.watch.Hung() {
 		return errHangs
 	}
 	return k.c.mayElect(last)
@@ -199,7 +200,7 @@ func (k *careful) AppendEntries(
 	}
 	began := time.Now()
 	for wait := appendRetry; ; wait = min(2*wait, redial) {
-		if k.c.watch.hung() {
+		if k.c.watch.Hung() {
 			return errHangs
 		}
 		if r := k.raft.Load(); r != nil && r.State() != raft.Leader {

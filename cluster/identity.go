@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"casemate/cluster/disk"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -55,14 +56,14 @@ func openNodeID(cfg Config) (*nodeID, error) {
 	if id.spki, err = x509.MarshalPKIXPublicKey(key.Public()); err != nil {
 		return nil, err
 	}
-	data, err := readFile(cfg.FS, filepath.Join(cfg.Dir, seedFile))
+	data, err := disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, seedFile))
 	if err == nil {
 		err = json.Unmarshal(data, &id.seed)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("its file %s is damaged: %w", seedFile, err)
 	}
-	if data, err = readFile(cfg.FS, filepath.Join(cfg.Dir, nodeCertFile)); err == nil {
+	if data, err = disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, nodeCertFile)); err == nil {
 		// A certificate that cannot be read is made anew.
 		id.cert, _ = id.certificate(pemBlocks(data, "CERTIFICATE"))
 	}
@@ -72,7 +73,7 @@ func openNodeID(cfg Config) (*nodeID, error) {
 // nodeKey reads the node's key, or makes it.
 func nodeKey(cfg Config) (*ecdsa.PrivateKey, error) {
 	name := filepath.Join(cfg.Dir, nodeKeyFile)
-	data, err := readFile(cfg.FS, name)
+	data, err := disk.ReadFile(cfg.FS, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
@@ -82,7 +83,7 @@ func nodeKey(cfg Config) (*ecdsa.PrivateKey, error) {
 		if err != nil {
 			return nil, err
 		}
-		return key, writeFile(cfg.FS, name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+		return key, disk.WriteFile(cfg.FS, name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 	}
 	if err != nil {
 		return nil, err
@@ -174,7 +175,7 @@ func writeCert(cfg Config, chain [][]byte) error {
 	for _, der := range chain {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
-	return writeFile(cfg.FS, filepath.Join(cfg.Dir, nodeCertFile), text, 0o640)
+	return disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, nodeCertFile), text, 0o640)
 }
 
 var (

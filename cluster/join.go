@@ -21,6 +21,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"casemate/cluster/disk"
 	"casemate/cluster/state"
 )
 
@@ -92,7 +93,7 @@ func Join(ctx context.Context, cfg Config, addr string, token Token) (err error)
 		data []byte
 		mode fs.FileMode
 	}{{keyFile, a.Keys, 0o600}, {seedFile, seed, 0o640}} {
-		if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, f.name), f.data, f.mode); err != nil {
+		if err := disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, f.name), f.data, f.mode); err != nil {
 			return err
 		}
 	}

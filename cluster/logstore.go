@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"casemate/cluster/disk"
 	"errors"
 	"fmt"
 	"runtime"
@@ -23,7 +24,7 @@ type logStore struct {
 	applied func() uint64              // newest entry in the state
 	snapped func() uint64              // the newest snapshot's
 	older   func() uint64              // the one's before, 0 if there is none
-	watch   *watchdog                  // of the disk
+	watch   *disk.Watchdog             // of the disk
 	raft    *atomic.Pointer[raft.Raft] // nil until it runs
 	rotten  func(error)                // an entry that is applied, and that only others could need, is damaged
 }
@@ -38,7 +39,7 @@ var (
 func plainStore(log *wal.WAL) logStore {
 	none := func() uint64 { return 0 }
 	return logStore{
-		WAL: log, fail: func(error) {}, applied: none, snapped: none, older: none, watch: &watchdog{}, raft: new(atomic.Pointer[raft.Raft]),
+		WAL: log, fail: func(error) {}, applied: none, snapped: none, older: none, watch: &disk.Watchdog{}, raft: new(atomic.Pointer[raft.Raft]),
 		rotten: func(error) {},
 	}
 }
@@ -53,7 +54,7 @@ func (l logStore) abandon(what string, err error) {
 // GetLog implements raft.LogStore. Where a leader reads for others an entry that is damaged here, and that is in its
 // own state, it says that the entry is not there: then they get a snapshot.
 func (l logStore) GetLog(index uint64, log *raft.Log) error {
-	end := l.watch.begin()
+	end := l.watch.Begin()
 	err := readEntry(l.WAL, index, log)
 	end()
 	if err == nil || errors.Is(err, raft.ErrLogNotFound) {
@@ -76,7 +77,7 @@ func (l logStore) StoreLogs(logs []*raft.Log) error {
 	for i, log := range logs {
 		sealed[i] = withSum(log)
 	}
-	defer l.watch.begin()()
+	defer l.watch.Begin()()
 	err := l.WAL.StoreLogs(sealed)
 	if err != nil {
 		l.fail(fmt.Errorf("append to the raft log: %w", err))
@@ -116,7 +117,7 @@ func (e *contradiction) Error() string {
 
 // Set implements raft.StableStore: the vote.
 func (l logStore) Set(key, value []byte) error {
-	defer l.watch.begin()()
+	defer l.watch.Begin()()
 	if err := l.WAL.Set(key, value); err != nil {
 		l.abandon("vote", err)
 	}
@@ -125,7 +126,7 @@ func (l logStore) Set(key, value []byte) error {
 
 // SetUint64 implements raft.StableStore: the term.
 func (l logStore) SetUint64(key []byte, value uint64) error {
-	defer l.watch.begin()()
+	defer l.watch.Begin()()
 	if err := l.WAL.SetUint64(key, value); err != nil {
 		l.abandon("term", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/state"
+	"casemate/cluster/wake"
 )
 
 // machine applies the log to the state for raft, and publishes an immutable copy of it after each batch of entries.
@@ -22,7 +23,7 @@ import (
 type machine struct {
 	fail  func(error)
 	hub   hub
-	moved chan struct{} // capacity 1: the state has moved since it was last received from
+	moved wake.Flag // the state has moved
 
 	// What the owner does when blobs become known or may go, called by raft's FSM goroutine before anybody can see the
 	// new state; they must not wait. Nil: nothing.
@@ -36,9 +37,9 @@ type machine struct {
 	sums    sums
 	tallies tallies
 
-	log   atomic.Int64  // bytes of commands behind the newest snapshot
-	limit atomic.Int64  // when log reaches it,
-	grown chan struct{} // of capacity 1, is told
+	log   atomic.Int64 // bytes of commands behind the newest snapshot
+	limit atomic.Int64 // when log reaches it,
+	grown wake.Flag    // is raised
 	life  context.Context
 
 	// Owned by raft's FSM goroutine, and by Open before raft runs.
@@ -55,7 +56,7 @@ var (
 
 func newMachine(fail func(error)) *machine {
 	m := &machine{
-		fail: fail, moved: make(chan struct{}, 1), grown: make(chan struct{}, 1), life: context.Background(), st: state.New(),
+		fail: fail, moved: wake.NewFlag(), grown: wake.NewFlag(), life: context.Background(), st: state.New(),
 	}
 	m.limit.Store(math.MaxInt64)
 	m.publish(nil)
@@ -73,10 +74,7 @@ func (m *machine) publish(tell func()) {
 	if m.applied != nil {
 		m.applied()
 	}
-	select {
-	case m.moved <- struct{}{}:
-	default:
-	}
+	m.moved.Raise()
 }
 
 // apply applies one entry unless recover has done it already. Never out of order, never twice.
@@ -127,10 +125,7 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 		m.published()
 	}
 	if m.log.Load() >= m.limit.Load() {
-		select {
-		case m.grown <- struct{}{}:
-		default:
-		}
+		m.grown.Raise()
 	}
 	if dead := m.dead.Load(); dead != nil {
 		m.fail(*dead)
@@ -236,7 +231,7 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 	if damage != nil {
 		return nil, fmt.Errorf("its snapshots are damaged: %s: %w", wayOut, damage)
 	}
-	committed = max(committed, c.mark.last)
+	committed = max(committed, c.commitIndex.Last())
 	first, err := c.wal.FirstIndex()
 	if err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/blob/blobtest"
+	"casemate/cluster/disk"
 	"casemate/cluster/state"
 )
 
@@ -195,13 +196,13 @@ func lonely(t *testing.T, seed uint64) (f *blobtest.FS, digest string) {
 	update(t, c.Tree(), func(b Batch) { b.Link("last", digest); b.Put("record", []byte("1")) })
 	index := c.machine.view.Load().Index()
 	eventually(t, func() error {
-		m, err := openMark(f, "/data/casemate/raft/commit")
+		m, err := disk.OpenWatermark(f, "/data/casemate/raft/commit", nil)
 		if err != nil {
 			return err
 		}
-		defer m.f.Close()
-		if m.last < index {
-			return fmt.Errorf("the mark is at %d, not %d", m.last, index)
+		defer m.Close()
+		if m.Last() < index {
+			return fmt.Errorf("the mark is at %d, not %d", m.Last(), index)
 		}
 		return nil
 	})

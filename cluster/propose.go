@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"casemate/cluster/disk"
 	"casemate/cluster/state"
 )
 
@@ -64,12 +65,12 @@ func bootAfter(last uint64, now time.Time) uint64 {
 
 // newBoot makes the number of a start durable and returns it. It is above what this disk and the state know.
 func newBoot(cfg Config, known uint64) (uint64, error) {
-	m, err := openMark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "boot"))
+	m, err := disk.OpenWatermark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "boot"), nil)
 	if err != nil {
 		return 0, err
 	}
-	boot := bootAfter(max(m.last, known), cfg.Now())
-	return boot, errors.Join(m.set(boot), m.f.Close())
+	boot := bootAfter(max(m.Last(), known), cfg.Now())
+	return boot, errors.Join(m.Set(boot), m.Close())
 }
 
 // errNotOurs says that the name of a command had been used before, by an earlier life of this node.
@@ -141,7 +142,7 @@ func (c *Cluster) proposeAs(
 	defer c.machine.waiters.forget(n)
 	sent := false
 	for {
-		hung := c.watch.hung()
+		hung := c.watch.Hung()
 		r, err := c.proposeOnce(ctx, n, data, result, &sent)
 		late := errors.Is(err, errUnknown) && !errors.Is(err, errNotOurs) || errors.Is(err, errNoMajority)
 		if patient && late && ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
@@ -150,7 +151,7 @@ func (c *Cluster) proposeAs(
 		if !patient || !late || ctx.Err() != nil || c.Err() != nil || c.stopping.Load() {
 			return r, err
 		}
-		if leader, _ := c.lead.get(); !sent && leader == "" && !hung && !c.watch.hung() {
+		if leader, _ := c.lead.get(); !sent && leader == "" && !hung && !c.watch.Hung() {
 			return r, err // nobody takes it, and nothing is known of when that will be otherwise
 		}
 		c.log.Warn("a write takes long, it is waited for", "err", err)
@@ -160,11 +161,11 @@ func (c *Cluster) proposeAs(
 // readyFor is ready for the time that a write may take, or with patient until the disk of this node answers.
 func (c *Cluster) readyFor(ctx context.Context, patient bool) error {
 	for {
-		hung := c.watch.hung()
+		hung := c.watch.Hung()
 		deadline := time.NewTimer(c.cfg.LeaderWait)
 		_, err := c.ready(ctx, deadline.C)
 		deadline.Stop()
-		if err == nil || !patient || !errors.Is(err, errNoMajority) || !hung && !c.watch.hung() {
+		if err == nil || !patient || !errors.Is(err, errNoMajority) || !hung && !c.watch.Hung() {
 			return err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/disk"
 )
 
 // RecoverOptions are what Recover is given besides the node.
@@ -70,10 +71,10 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 		return rep, fmt.Errorf("its raft log is damaged: %s: %w", wayOut, err)
 	}
 	defer func() { err = errors.Join(err, c.wal.Close()) }()
-	if c.mark, err = openMark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit")); err != nil {
+	if c.commitIndex, err = disk.OpenWatermark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit"), nil); err != nil {
 		return rep, err
 	}
-	defer func() { err = errors.Join(err, c.mark.f.Close()) }()
+	defer func() { err = errors.Join(err, c.commitIndex.Close()) }()
 	c.snaps = newSnapshots(cfg)
 	snaps := c.snaps
 	if err := snaps.clean(); err != nil {
@@ -139,7 +140,7 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	if err := writeSnapshot(context.Background(), sink, c.machine.st); err != nil {
 		return rep, err
 	}
-	return rep, c.mark.set(at)
+	return rep, c.commitIndex.Set(at)
 }
 
 // ends finds out which entry this node knows to be committed and which is its newest, with its term.
@@ -151,7 +152,7 @@ func (c *Cluster) ends(snaps *snapshots, rep *RecoverReport) (at, term uint64, e
 	if len(metas) > 0 {
 		at, term = metas[0].Index, metas[0].Term
 	}
-	rep.Committed = max(at, c.mark.last)
+	rep.Committed = max(at, c.commitIndex.Last())
 	last, err := c.wal.LastIndex()
 	if err != nil {
 		return 0, 0, err

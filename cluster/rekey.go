@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/chacha20poly1305"
 
+	"casemate/cluster/disk"
 	"casemate/cluster/state"
 )
 
@@ -84,7 +85,7 @@ func (c *Cluster) takeKeys() error {
 		if ring, err = ring.with(key); err != nil {
 			return err
 		}
-		if err := writeFile(c.cfg.FS, filepath.Join(c.cfg.Dir, keyFile), ring.raw, 0o600); err != nil {
+		if err := disk.WriteFile(c.cfg.FS, filepath.Join(c.cfg.Dir, keyFile), ring.raw, 0o600); err != nil {
 			return err
 		}
 		c.keys.Store(ring)

@@ -23,6 +23,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/disk"
 	"casemate/cluster/state"
 )
 
@@ -104,7 +105,7 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 	if err := b.begin(opt); err != nil {
 		return rep, err
 	}
-	if err := mkdirs(cfg.FS, cfg.Dir); err != nil {
+	if err := disk.MkdirAll(cfg.FS, cfg.Dir); err != nil {
 		return rep, err
 	}
 	lock, err := cfg.FS.Lock(filepath.Join(cfg.Dir, lockFile))
@@ -114,7 +115,7 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 	defer lock.Close()
 	// From here to the format file, a crash leaves a directory that says itself that it is incomplete, and the next
 	// Restore begins again.
-	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, incompleteFile), nil, 0o640); err != nil {
+	if err := disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, incompleteFile), nil, 0o640); err != nil {
 		return rep, err
 	}
 	defer func() {
@@ -128,7 +129,7 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 		return rep, err
 	}
 	for _, name := range []string{raftDir, snapshotDir, blobDir} {
-		if err := mkdirs(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
+		if err := disk.MkdirAll(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
 			return rep, err
 		}
 	}
@@ -148,7 +149,7 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 	if err := b.end(end); err != nil {
 		return rep, err
 	}
-	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, keyFile), b.key, 0o600); err != nil {
+	if err := disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, keyFile), b.key, 0o600); err != nil {
 		return rep, err
 	}
 	edit := opt.Edit
@@ -214,7 +215,7 @@ func checkFresh(cfg Config) error {
 // clearData removes what a Restore that was cut short has made.
 func clearData(cfg Config) error {
 	for _, name := range []string{raftDir, snapshotDir, blobDir, keyFile, keyFile + ".new", formatFile + ".new", seedFile, nodeCertFile} {
-		if err := removeAll(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
+		if err := disk.RemoveAll(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
 			return err
 		}
 	}
@@ -224,7 +225,7 @@ func clearData(cfg Config) error {
 // undoRestore clears away what a Restore that failed has made: first what would count, last what says that the rest
 // does not.
 func undoRestore(cfg Config) error {
-	if err := removeAll(cfg.FS, filepath.Join(cfg.Dir, formatFile)); err != nil {
+	if err := disk.RemoveAll(cfg.FS, filepath.Join(cfg.Dir, formatFile)); err != nil {
 		return err
 	}
 	if err := cfg.FS.SyncDir(cfg.Dir); err != nil {
@@ -243,7 +244,7 @@ func writeIdentity(cfg Config, id identity) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(cfg.FS, filepath.Join(cfg.Dir, formatFile), append(data, '\n'), 0o640)
+	return disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, formatFile), append(data, '\n'), 0o640)
 }
 
 // only is the configuration of a cluster of one.

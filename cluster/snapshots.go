@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -20,6 +19,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/disk"
 )
 
 // snapshots keeps raft's snapshots: one file each, its body streamed, then raft's description of it, then the checksums
@@ -60,7 +60,7 @@ func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, con
 	if err != nil {
 		return nil, err
 	}
-	return &sink{s: s, name: name, f: f, w: bufio.NewWriterSize(f, 256<<10), sum: crc32.New(castagnoli), trailer: trailer{Meta: raft.SnapshotMeta{
+	return &sink{s: s, name: name, f: f, w: bufio.NewWriterSize(f, 256<<10), sum: disk.NewChecksum(), trailer: trailer{Meta: raft.SnapshotMeta{
 		Version: version, ID: id, Index: index, Term: term, Configuration: conf, ConfigurationIndex: confIndex,
 	}}}, nil
 }
@@ -93,7 +93,7 @@ func (k *sink) Close() error {
 	if err != nil {
 		return err
 	}
-	tail = binary.BigEndian.AppendUint32(tail, checksum(tail))
+	tail = binary.BigEndian.AppendUint32(tail, disk.Checksum(tail))
 	tail = binary.BigEndian.AppendUint32(tail, uint32(len(tail)))
 	if _, err = k.w.Write(tail); err == nil {
 		err = k.w.Flush()
@@ -245,7 +245,7 @@ func readTrailer(f blob.File) (*trailer, error) {
 	}
 	body := tail[:n-4]
 	var t trailer
-	if binary.BigEndian.Uint32(tail[n-4:]) != checksum(body) || json.Unmarshal(body, &t) != nil || t.Size != i.Size()-4-n {
+	if binary.BigEndian.Uint32(tail[n-4:]) != disk.Checksum(body) || json.Unmarshal(body, &t) != nil || t.Size != i.Size()-4-n {
 		return nil, errDamaged
 	}
 	return &t, nil
@@ -260,7 +260,7 @@ func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return &t.Meta, &snapshotReader{f: f, r: bufio.NewReaderSize(io.LimitReader(f, t.Size), 256<<10), sum: crc32.New(castagnoli), want: t.BodySum, left: t.Size}, nil
+	return &t.Meta, &snapshotReader{f: f, r: bufio.NewReaderSize(io.LimitReader(f, t.Size), 256<<10), sum: disk.NewChecksum(), want: t.BodySum, left: t.Size}, nil
 }
 
 type snapshotReader struct {

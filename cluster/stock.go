@@ -16,6 +16,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/disk"
 	"casemate/cluster/state"
 )
 
@@ -23,8 +24,8 @@ import (
 // backlog. What somebody reads it fetches at once, beside all others.
 type stock struct {
 	c     *Cluster
-	whole *mark  // the newest entry at which all blobs were here; owned by fill
-	had   uint64 // what it was before the start, 0 after the first look; owned by fill
+	whole *disk.Watermark // the newest entry at which all blobs were here; owned by fill
+	had   uint64          // what it was before the start, 0 after the first look; owned by fill
 	limit *rate.Limiter
 	wake  chan struct{} // capacity 1
 
@@ -47,12 +48,12 @@ type stock struct {
 }
 
 func newStock(c *Cluster) (*stock, error) {
-	whole, err := openMark(c.cfg.FS, filepath.Join(c.cfg.Dir, raftDir, "whole"))
+	whole, err := disk.OpenWatermark(c.cfg.FS, filepath.Join(c.cfg.Dir, raftDir, "whole"), nil)
 	if err != nil {
 		return nil, err
 	}
 	return &stock{
-		c: c, whole: whole, had: whole.last, limit: rate.NewLimiter(rate.Limit(c.cfg.CatchUp), fetchPiece), wake: make(chan struct{}, 1),
+		c: c, whole: whole, had: whole.Last(), limit: rate.NewLimiter(rate.Limit(c.cfg.CatchUp), fetchPiece), wake: make(chan struct{}, 1),
 		missing: newBacklog(), getting: map[state.Digest]*getting{}, fetches: map[string]*fetch{}, wrong: map[string][]string{}, asked: map[string]int{},
 	}, nil
 }
@@ -198,7 +199,7 @@ func (s *stock) fill() {
 		s.begin()
 		s.mu.Lock()
 		wait := s.missing.waits(time.Now())
-		if s.counted && len(s.missing.all) == 0 && s.whole.last < c.machine.view.Load().Index() {
+		if s.counted && len(s.missing.all) == 0 && s.whole.Last() < c.machine.view.Load().Index() {
 			wait = wholeEvery // to write down that it is so
 		}
 		s.mu.Unlock()
@@ -281,7 +282,7 @@ func (s *stock) noteWhole() {
 	if !due {
 		return
 	}
-	if err := s.whole.set(index); err != nil {
+	if err := s.whole.Set(index); err != nil {
 		s.c.log.Warn("it is not written that all blobs are here", "err", err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/raft-wal/types"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/disk"
 )
 
 func openWAL(cfg Config, create bool, fatal func(error)) (*wal.WAL, error) {
@@ -226,7 +227,7 @@ func (g *segment) clear(from int64) error {
 // Sync also makes the file's name durable, the first time. After an error the node must not go on: the kernel has
 // dropped what it could not write, and would call a later sync of the same bytes a success.
 func (g *segment) Sync() error {
-	err := syncData(g.File)
+	err := disk.SyncData(g.File)
 	if err == nil && !g.named {
 		if err = g.s.fs.SyncDir(g.dir); err == nil {
 			g.named = true
@@ -264,14 +265,14 @@ func (m *meta) Load(string) (types.PersistentState, error) {
 	m.lock <- struct{}{}
 	defer func() { <-m.lock }()
 	m.body = metaBody{Stable: map[string][]byte{}}
-	data, err := readFile(m.fs, m.path)
+	data, err := disk.ReadFile(m.fs, m.path)
 	if errors.Is(err, fs.ErrNotExist) && m.create {
 		return m.body.Segments, nil
 	}
 	if err != nil {
 		return m.body.Segments, err
 	}
-	if len(data) < 4 || binary.BigEndian.Uint32(data) != checksum(data[4:]) {
+	if len(data) < 4 || binary.BigEndian.Uint32(data) != disk.Checksum(data[4:]) {
 		return m.body.Segments, fmt.Errorf("%s: wrong checksum: %w", m.path, types.ErrCorrupt)
 	}
 	if err := json.Unmarshal(data[4:], &m.body); err != nil {
@@ -288,7 +289,7 @@ func (m *meta) write() error {
 	if err != nil {
 		return err
 	}
-	return writeFile(m.fs, m.path, append(binary.BigEndian.AppendUint32(nil, checksum(data)), data...), 0o640)
+	return disk.WriteFile(m.fs, m.path, append(binary.BigEndian.AppendUint32(nil, disk.Checksum(data)), data...), 0o640)
 }
 
 // CommitState implements types.MetaStore.

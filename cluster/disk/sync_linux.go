@@ -1,4 +1,4 @@
-package cluster
+package disk
 
 import (
 	"errors"
@@ -10,9 +10,9 @@ import (
 	"casemate/cluster/blob"
 )
 
-// syncData makes a file's bytes, and its size, durable. Unlike File.Sync it leaves the times of the file alone, which
+// SyncData makes a file's bytes, and its size, durable. Unlike File.Sync it leaves the times of the file alone, which
 // would cost the file system a commit of its journal for each entry of the log.
-func syncData(f blob.File) error {
+func SyncData(f blob.File) error {
 	o, ok := f.(*os.File)
 	if !ok {
 		return f.Sync()
