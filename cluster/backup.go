@@ -224,7 +224,7 @@ func (c *Cluster) backupBlob(ctx context.Context, b *backupWriter, d state.Diges
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	f, err := c.openBlob(ctx, digest)
+	f, err := c.replica.Open(ctx, digest)
 	if err != nil {
 		c.log.Error("backup", "blob", digest, "err", err)
 		return backupMissing, b.file(blobEntry(backupMissing, digest), nil)

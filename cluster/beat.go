@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bufio"
+	"casemate/cluster/peer"
 	"casemate/cluster/wake"
 	"context"
 	"encoding/json"
@@ -40,15 +41,12 @@ type beat struct {
 
 func (c *Cluster) beat() beat {
 	s := c.machine.view.Load()
-	b := beat{Applied: c.shown(), Lacks: -1, Version: c.cfg.Version, Format: maxFormat, At: s.Index(), Sum: s.Sum().String()}
+	b := beat{Applied: c.shown(), Lacks: c.replica.Missing(), Version: c.cfg.Version, Format: maxFormat, At: s.Index(), Sum: s.Sum().String()}
 	b.Leader, _ = c.lead.get()
 	if c.peers != nil {
 		b.Addrs = c.gossip()
 	}
 	b.Older = c.neighbours.self(c.cfg.Node)
-	if c.stock != nil {
-		b.Lacks = c.stock.lacks()
-	}
 	b.Free, b.Total, _ = c.blobs.Free()
 	return b
 }
@@ -112,7 +110,7 @@ type link struct {
 }
 
 // last returns what was last heard of a node and whether it is up.
-func (p *peers) last(node string) (b beat, up bool, seen time.Time) {
+func (p *peers) Last(node string) (b beat, up bool, seen time.Time) {
 	p.mu.Lock()
 	l := p.links[node]
 	p.mu.Unlock()
@@ -125,7 +123,7 @@ func (p *peers) last(node string) (b beat, up bool, seen time.Time) {
 }
 
 // alive returns a context that is done when the node is known to be down, or with ctx; not ok if it is down now.
-func (p *peers) alive(ctx context.Context, node string) (context.Context, context.CancelFunc, bool) {
+func (p *peers) Alive(ctx context.Context, node string) (context.Context, context.CancelFunc, bool) {
 	p.mu.Lock()
 	l := p.links[node]
 	p.mu.Unlock()
@@ -143,9 +141,9 @@ func (p *peers) alive(ctx context.Context, node string) (context.Context, contex
 }
 
 // upNodes are the other members that answer now.
-func (p *peers) upNodes() (names []string) {
+func (p *peers) UpNodes() (names []string) {
 	for _, n := range p.c.others() {
-		if _, up, _ := p.last(n); up {
+		if _, up, _ := p.Last(n); up {
 			names = append(names, n)
 		}
 	}
@@ -263,7 +261,7 @@ func (p *peers) listen(ctx context.Context, node string, l *link) error {
 			p.c.health.notifyAll()
 		}
 	}
-	return errors.Join(lines.Err(), errDown)
+	return errors.Join(lines.Err(), peer.ErrDown)
 }
 
 // set takes a beat, or that there are none, and reports whether up has changed.
@@ -326,3 +324,18 @@ func (p *peers) shared(ctx context.Context, index uint64) {
 		}
 	}
 }
+
+// Up reports whether this node hears from another one now.
+func (p *peers) Up(node string) bool { return p.c.Up(node) }
+
+// Missing is how many blobs a node has yet to fetch, by its own account; -1 if that is not known.
+func (p *peers) Missing(node string) int {
+	b, _, _ := p.Last(node)
+	return b.Lacks
+}
+
+// Changes receives after Up of any node has changed, until ctx is done.
+func (p *peers) Changes(ctx context.Context) <-chan struct{} { return p.c.Changes(ctx) }
+
+// Do sends a request to the node that is its URL's host.
+func (p *peers) Do(req *http.Request) (*http.Response, error) { return p.client.Do(req) }

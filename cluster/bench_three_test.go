@@ -294,7 +294,7 @@ func TestBenchCatchUp(t *testing.T) {
 
 func benchSettled(t testing.TB, nodes []*Cluster) {
 	for _, c := range nodes {
-		for c.stock.lacks() != 0 {
+		for c.replica.Missing() != 0 {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}

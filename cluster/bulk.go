@@ -116,15 +116,3 @@ func (s *stalling) ReadFrom(r io.Reader) (n int64, err error) {
 		}
 	}
 }
-
-// filling reads until its buffer is full, so that who writes what it reads to a disk does so in large pieces.
-type filling struct{ io.Reader }
-
-func (f filling) Read(p []byte) (n int, err error) {
-	for n < len(p) && err == nil {
-		var got int
-		got, err = f.Reader.Read(p[n:])
-		n += got
-	}
-	return n, err
-}

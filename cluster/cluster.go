@@ -18,7 +18,8 @@ import (
 	"casemate/cluster/blob"
 	"casemate/cluster/disk"
 	"casemate/cluster/lograte"
-	"casemate/cluster/state"
+	"casemate/cluster/peer"
+	"casemate/cluster/replica"
 	"casemate/cluster/wake"
 )
 
@@ -32,9 +33,7 @@ type Cluster struct {
 	keys   atomic.Pointer[keyring]
 	keyMu  sync.Mutex    // held while keys change
 	epoch  atomic.Uint64 // of the newest key taken up
-	blobs  *blob.Dir
-	gc     chan struct{} // holds one element while a collection runs
-	scrubs scrubs
+	blobs  *blob.Dir     // of replica
 
 	// In the order in which Close ends them, last first.
 	lock        io.Closer
@@ -42,8 +41,7 @@ type Cluster struct {
 	commitIndex *disk.Watermark
 	marked      waiters // how far commitIndex is
 	machine     *machine
-	sweeps      sweeps
-	stock       *stock // nil without a peer port
+	replica     *replica.Store
 	peers       *peers // nil without a peer port
 	transport   io.Closer
 	raft        *raft.Raft
@@ -94,8 +92,8 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c := &Cluster{
-		gc: make(chan struct{}, 1), look: wake.NewFlag(),
-		cfg: cfg, id: id, lock: lock, opened: cfg.Now(),
+		look: wake.NewFlag(),
+		cfg:  cfg, id: id, lock: lock, opened: cfg.Now(),
 		stop: make(chan struct{}), done: make(chan struct{}), ended: make(chan struct{}),
 	}
 	handler, limit := lograte.Handler(cfg.Log.Handler())
@@ -109,8 +107,10 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	if err := c.useKeys(key); err != nil {
 		return nil, err
 	}
-	bo := blob.Options{FS: cfg.FS, Reserve: cfg.Reserve, Now: cfg.Now, Damaged: c.damaged, Repaired: c.repaired}
-	if c.blobs, err = blob.Open(filepath.Join(cfg.Dir, blobDir), bo); err != nil {
+	c.machine = newMachine(c.fail)
+	c.machine.life = c.life
+	c.machine.tallies.of(cfg.Tallies)
+	if err := c.openReplica(); err != nil {
 		return nil, err
 	}
 	if c.wal, err = openWAL(cfg, false, c.fail); errors.Is(err, syscall.EIO) {
@@ -125,9 +125,6 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	if err := c.snaps.clean(); err != nil {
 		return nil, err
 	}
-	c.machine = newMachine(c.fail)
-	c.machine.life = c.life
-	c.machine.tallies.of(cfg.Tallies)
 	var voters []raft.ServerID
 	if err := leanly(func() (int64, error) {
 		voters, err = c.recover()
@@ -143,7 +140,9 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	}
 	c.seqs = newSequences(boot)
 	c.machine.waiters.of(cfg.Node)
-	c.machine.collected, c.machine.published, c.machine.applied = c.sweeps.add, c.sweeps.poke, c.followers.committed
+	c.machine.applied = c.followers.committed
+	c.machine.added, c.machine.collected = c.replica.Added, c.replica.Collected
+	c.machine.published, c.machine.replaced = c.replica.Published, c.replica.Replaced
 
 	rc := raftConfig(cfg)
 	sole := len(voters) == 1 && voters[0] == rc.LocalID
@@ -170,12 +169,9 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		if err := c.renew(); err != nil {
 			return nil, err
 		}
-		if c.stock, err = newStock(c); err != nil {
+		if err := c.replica.Connect(c.peers, filepath.Join(cfg.Dir, raftDir, "whole")); err != nil {
 			return nil, err
 		}
-		c.machine.added, c.machine.replaced = c.stock.add, c.stock.recount
-		c.machine.collected = func(digests []state.Digest, index uint64) { c.sweeps.add(digests, index); c.stock.forget(digests) }
-		c.machine.published = func() { c.sweeps.poke(); c.stock.published() }
 		net := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			// One request at a time, of many entries. Raft's pipeline wins little over that, and leaves a goroutine
 			// behind, for which Shutdown waits, when logStore ends the one that feeds it.
@@ -199,11 +195,10 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	c.own.Go(c.keepMark)
 	c.own.Go(c.keepCompact)
 	c.own.Go(c.watchDisk)
-	c.own.Go(c.keepSwept)
+	c.replica.Run()
 	if c.peers != nil {
 		c.peers.serve()
 		c.own.Go(func() { c.peers.keep(c.life) })
-		c.own.Go(c.stock.fill)
 		c.own.Go(c.manage)
 	}
 	if sole && c.peers != nil {
@@ -230,7 +225,7 @@ func (c *Cluster) Close() error {
 		c.stopping.Store(true)
 		c.ownMu.Unlock()
 		c.flight.Wait()
-		if voters, _ := c.electorate(); c.raft.State() == raft.Leader && len(voters) > 1 {
+		if voters, _ := c.voters(); c.raft.State() == raft.Leader && len(voters) > 1 {
 			ctx, cancel := context.WithTimeout(context.Background(), raftTimeout)
 			defer cancel()
 			if err := c.answer(ctx, c.raft.LeadershipTransfer()); err != nil {
@@ -253,7 +248,7 @@ func (c *Cluster) release() error {
 	c.die()
 	c.ownMu.Unlock()
 	if c.blobs != nil {
-		c.blobs.Close()
+		c.replica.Close()
 	}
 	close(c.stop)
 	c.own.Wait()
@@ -272,8 +267,8 @@ func (c *Cluster) release() error {
 		}
 		errs = append(errs, c.commitIndex.Close())
 	}
-	if c.stock != nil {
-		errs = append(errs, c.stock.whole.Close())
+	if c.blobs != nil {
+		errs = append(errs, c.replica.Release())
 	}
 	if c.wal != nil {
 		errs = append(errs, c.wal.Close())
@@ -406,8 +401,6 @@ func (c *Cluster) stopped() error {
 	return fmt.Errorf("this node has stopped (%v): %w", c.Err(), syscall.EAGAIN)
 }
 
-var errNoMajority = fmt.Errorf("no majority of the voters can be reached now, try again later: %w", syscall.EAGAIN)
-
 // ready waits until there is a leader that this node can hand a command to, itself or another, and returns its name.
 func (c *Cluster) ready(ctx context.Context, deadline <-chan time.Time) (string, error) {
 	for {
@@ -433,7 +426,7 @@ func (c *Cluster) ready(ctx context.Context, deadline <-chan time.Time) (string,
 		case <-ctx.Done():
 			return "", ctx.Err()
 		case <-deadline:
-			return "", errNoMajority
+			return "", peer.ErrNoMajority
 		case <-c.done:
 		case <-c.stop:
 		}

@@ -232,8 +232,8 @@ func (c *Cluster) Warnings() (list []string) {
 			"back to an older state, or loses what it says it keeps, or its log was damaged; it takes what it lacks from the other nodes; "+
 			"if this happens again, replace its disk", o.Node, o.Time.UTC().Format(time.RFC3339), o.Is, o.Was))
 	}
-	if c.stock != nil && len(c.others()) > 0 {
-		if gone := c.stock.wereHere(); gone > 0 {
+	if len(c.others()) > 0 {
+		if gone := c.replica.Disappeared(); gone > 0 {
 			list = append(list, fmt.Sprintf("%d blobs that this node had were not on its disk when it started: %s was put back to an older state, "+
 				"or files were removed from it; it fetches them from the other nodes", gone, filepath.Join(c.cfg.Dir, blobDir)))
 		}

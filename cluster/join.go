@@ -22,6 +22,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/disk"
+	"casemate/cluster/peer"
 	"casemate/cluster/state"
 )
 
@@ -163,7 +164,7 @@ func askToJoin(ctx context.Context, cfg Config, addr string, token Token, csr []
 	}
 	if a.Error != "" {
 		if a.Retry {
-			return a, fmt.Errorf("%s says: %s: %w", addr, a.Error, errNoMajority)
+			return a, fmt.Errorf("%s says: %s: %w", addr, a.Error, peer.ErrNoMajority)
 		}
 		return a, fmt.Errorf("%s says: %s", addr, a.Error)
 	}
@@ -210,7 +211,7 @@ func (p *peers) serveJoin(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		p.c.log.Warn("a node was not let in", "client", r.RemoteAddr, "node", fmt.Sprintf("%.63q", req.Node), "err", err)
-		a = joinAnswer{Error: err.Error(), Retry: errors.Is(err, errNoMajority)}
+		a = joinAnswer{Error: err.Error(), Retry: errors.Is(err, peer.ErrNoMajority)}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(a)
@@ -254,7 +255,7 @@ func (c *Cluster) letIn(ctx context.Context, session *guest, req joinRequest) (a
 			return fmt.Errorf("a node called %s was removed from this cluster, and its name does not come back: join under another", req.Node)
 		}
 		m, there := recordOf[member](s, membersDir+"/"+req.Node)
-		voters, _ := c.electorate()
+		voters, _ := c.voters()
 		if there && !bytes.Equal(m.Key, csr.RawSubjectPublicKeyInfo) || !there && voters[req.Node] {
 			return fmt.Errorf("there is a node called %s already: join under another name", req.Node)
 		}
@@ -278,7 +279,7 @@ func (c *Cluster) letIn(ctx context.Context, session *guest, req joinRequest) (a
 	seen, _ := s.Get(membersDir + "/" + req.Node)
 	switch _, err := c.propose(ctx, &state.Expect{Name: membersDir + "/" + req.Node, Version: seen.Version}, put); {
 	case errors.Is(err, fs.ErrExist):
-		return a, fmt.Errorf("another node joins under this name right now: %w", errNoMajority)
+		return a, fmt.Errorf("another node joins under this name right now: %w", peer.ErrNoMajority)
 	case err != nil:
 		return a, err
 	}
@@ -339,7 +340,7 @@ func (c *Cluster) order(ctx context.Context, o order) error {
 		} else {
 			err = c.passOrder(ctx, leader, o)
 		}
-		if !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, raft.ErrLeadershipLost) && !errors.Is(err, raft.ErrLeadershipTransferInProgress) && !errors.Is(err, errSent) {
+		if !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, raft.ErrLeadershipLost) && !errors.Is(err, raft.ErrLeadershipTransferInProgress) && !errors.Is(err, peer.ErrSent) {
 			return err
 		}
 		c.settle(ctx, deadline, leader)
@@ -347,7 +348,7 @@ func (c *Cluster) order(ctx context.Context, o order) error {
 }
 
 func (c *Cluster) passOrder(ctx context.Context, leader string, o order) error {
-	ctx, cancel, ok := c.peers.alive(ctx, leader)
+	ctx, cancel, ok := c.peers.Alive(ctx, leader)
 	if !ok {
 		return raft.ErrNotLeader
 	}
@@ -356,15 +357,15 @@ func (c *Cluster) passOrder(ctx context.Context, leader string, o order) error {
 	if err != nil {
 		return err
 	}
-	a, err := c.peers.ask(ctx, http.MethodPost, leader, "/member", bytes.NewReader(body))
+	a, err := c.peers.Ask(ctx, http.MethodPost, leader, "/member", bytes.NewReader(body))
 	switch {
 	case err != nil:
 		return err
-	case a.Kind == kindNotLeader:
+	case a.Kind == peer.KindNotLeader:
 		return raft.ErrNotLeader
-	case a.Kind == kindExist:
+	case a.Kind == peer.KindExist:
 		return fmt.Errorf("%s: %w", a.Error, ErrUnsafe)
-	case a.Kind == kindNotExist:
+	case a.Kind == peer.KindNotExist:
 		return fmt.Errorf("%s: %w", a.Error, fs.ErrNotExist)
 	case a.Kind != "":
 		return errors.New(a.Error)
@@ -375,20 +376,20 @@ func (c *Cluster) passOrder(ctx context.Context, leader string, o order) error {
 func (p *peers) serveOrder(w http.ResponseWriter, r *http.Request) {
 	var o order
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxOrder)).Decode(&o); err != nil {
-		reply(w, answer{Kind: kindInvalid, Error: err.Error()})
+		peer.Reply(w, peer.Answer{Kind: peer.KindInvalid, Error: err.Error()})
 		return
 	}
 	err := p.c.obey(r.Context(), o)
 	switch {
 	case err == nil:
-		reply(w, answer{})
+		peer.Reply(w, peer.Answer{})
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		reply(w, p.c.notLeader(err))
+		peer.Reply(w, p.c.notLeader(err))
 	case errors.Is(err, ErrUnsafe):
-		reply(w, answer{Kind: kindExist, Error: err.Error()})
+		peer.Reply(w, peer.Answer{Kind: peer.KindExist, Error: err.Error()})
 	case errors.Is(err, fs.ErrNotExist):
-		reply(w, answer{Kind: kindNotExist, Error: err.Error()})
+		peer.Reply(w, peer.Answer{Kind: peer.KindNotExist, Error: err.Error()})
 	default:
-		reply(w, answer{Kind: kindFailed, Error: err.Error()})
+		peer.Reply(w, peer.Answer{Kind: peer.KindFailed, Error: err.Error()})
 	}
 }

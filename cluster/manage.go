@@ -92,7 +92,7 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 		}
 		// A learner votes when its log and every named blob are there, up to where this node was when it last looked,
 		// so that a majority of voters is one of bytes as well.
-		b, up, _ := c.peers.last(string(s.ID))
+		b, up, _ := c.peers.Last(string(s.ID))
 		at, asked := c.learners[s.ID]
 		if c.learners[s.ID] = c.machine.view.Load().Index(); !asked {
 			continue
@@ -202,7 +202,7 @@ func (c *Cluster) obey(ctx context.Context, o order) error {
 
 // maySpare says whether the nodes without this one hold everything.
 func (c *Cluster) maySpare(o order) error {
-	voters, _ := c.electorate()
+	voters, _ := c.voters()
 	delete(voters, o.Node)
 	if len(voters) == 0 {
 		return fmt.Errorf("node %s is the last voter: a cluster cannot do without", o.Node)
@@ -217,7 +217,7 @@ func (c *Cluster) maySpare(o order) error {
 		if n == c.cfg.Node {
 			b = c.beat()
 		} else {
-			b, up, _ = c.peers.last(n)
+			b, up, _ = c.peers.Last(n)
 		}
 		switch {
 		case !up:

@@ -100,8 +100,8 @@ func (c *Cluster) servers() []raft.Server {
 	return f.Configuration().Servers
 }
 
-// electorate returns the names of the voters, and how many of them are a majority.
-func (c *Cluster) electorate() (voters map[string]bool, majority int) {
+// voters returns the names of the voters, and how many of them are a majority.
+func (c *Cluster) voters() (voters map[string]bool, majority int) {
 	voters = map[string]bool{}
 	for _, s := range c.servers() {
 		if s.Suffrage == raft.Voter {
@@ -171,7 +171,7 @@ func (c *Cluster) Members() []Member {
 		if m.Self = name == c.cfg.Node; m.Self {
 			b, m.Up, m.Seen = c.beat(), true, c.cfg.Now()
 		} else if c.peers != nil {
-			b, m.Up, m.Seen = c.peers.last(name)
+			b, m.Up, m.Seen = c.peers.Last(name)
 		}
 		if !m.Seen.IsZero() {
 			m.Applied, m.Lacks, m.Free, m.Total, m.Stopped = b.Applied, b.Lacks, b.Free, b.Total, b.Stopped
@@ -192,7 +192,7 @@ func (c *Cluster) Up(node string) bool {
 	if node == c.cfg.Node || c.peers == nil {
 		return node == c.cfg.Node
 	}
-	_, up, _ := c.peers.last(node)
+	_, up, _ := c.peers.Last(node)
 	return up
 }
 
@@ -203,8 +203,8 @@ func (c *Cluster) Roomier() string {
 		return ""
 	}
 	best, most := "", c.cfg.Reserve
-	for _, n := range c.peers.upNodes() {
-		if b, _, _ := c.peers.last(n); b.Free > most {
+	for _, n := range c.peers.UpNodes() {
+		if b, _, _ := c.peers.Last(n); b.Free > most {
 			best, most = n, b.Free
 		}
 	}

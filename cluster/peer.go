@@ -17,11 +17,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
 
+	"casemate/cluster/peer"
 	"casemate/cluster/share"
 )
 
@@ -245,11 +245,11 @@ func (p *peers) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 func (p *peers) dial(ctx context.Context, node, alpn string) (c abrupt, err error) {
 	addrs := p.c.addressesOf(node)
 	if len(addrs) == 0 {
-		return c, fmt.Errorf("node %s: no address is known: %w", node, errDown)
+		return c, fmt.Errorf("node %s: no address is known: %w", node, peer.ErrDown)
 	}
 	cert := p.id.current()
 	if cert == nil {
-		return c, fmt.Errorf("this node has no certificate yet: %w", errDown)
+		return c, fmt.Errorf("this node has no certificate yet: %w", peer.ErrDown)
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
@@ -316,9 +316,6 @@ func (p *peers) close() error {
 	p.transport.CloseIdleConnections()
 	return err
 }
-
-// errDown says that a member cannot be reached now.
-var errDown = fmt.Errorf("cannot be reached: %w", syscall.EAGAIN)
 
 // stalling is an HTTP connection between nodes: a read or a write that waits too long ends it.
 //
@@ -516,10 +513,7 @@ func (k *raftConn) Close() error {
 //	POST propose                  an encoded command → answer; the leader only
 //	GET  index                    → answer: an index at which the state holds all that was committed before; the leader only
 //	POST member                   order → answer; the leader only
-//	PUT  blob[/DIGEST]            bytes → answer: the index at which they were seen durable. Without a digest it follows as the trailer Digest.
-//	GET  blob/DIGEST              the bytes, with ranges, if they are whole on this disk; HEAD too
-//	POST confirm/DIGEST           → answer as for PUT, or 404
-//	POST doubt/DIGEST             → answer, after the blob on this disk was hashed: it was sent with other bytes
+//	     blob, confirm, doubt     see replica.Store
 //	     x/…                      Config.Handler. A client of another node has chosen what is below it: the others are
 //	                              never asked with that.
 func (p *peers) handler() http.Handler {
@@ -528,14 +522,10 @@ func (p *peers) handler() http.Handler {
 	mux.HandleFunc("POST /propose", p.servePropose)
 	mux.HandleFunc("GET /index", p.serveIndex)
 	mux.HandleFunc("POST /member", p.serveOrder)
-	mux.HandleFunc("PUT /blob", p.serveCopy)
-	mux.HandleFunc("PUT /blob/{digest}", p.serveCopy)
-	mux.HandleFunc("GET /blob/{digest}", p.serveBlob)
-	mux.HandleFunc("POST /confirm/{digest}", p.serveConfirm)
-	mux.HandleFunc("POST /doubt/{digest}", p.serveDoubt)
+	p.c.replica.Handle(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if name := From(r); name == "" || p.c.removed(name) {
-			reply(w, answer{Error: errRemoved.Error(), Kind: kindRemoved})
+			peer.Reply(w, peer.Answer{Error: errRemoved.Error(), Kind: peer.KindRemoved})
 			return
 		}
 		if r.Body != http.NoBody {
@@ -546,11 +536,11 @@ func (p *peers) handler() http.Handler {
 		switch below, passed := strings.CutPrefix(r.URL.Path, passedPrefix); {
 		case r.URL.Path != cleanPath(r.URL.Path) || r.URL.RawPath != "":
 			// ServeMux would redirect to another path.
-			reply(w, answer{Kind: kindInvalid, Error: "the path is not clean"})
+			peer.Reply(w, peer.Answer{Kind: peer.KindInvalid, Error: "the path is not clean"})
 		case !passed:
 			mux.ServeHTTP(w, r)
 		case p.c.cfg.Handler == nil:
-			reply(w, answer{Kind: kindNotExist, Error: "nothing is passed on to this node"})
+			peer.Reply(w, peer.Answer{Kind: peer.KindNotExist, Error: "nothing is passed on to this node"})
 		default:
 			sub := *r
 			sub.URL = &url.URL{Path: "/" + below, RawQuery: r.URL.RawQuery}
@@ -577,63 +567,25 @@ func From(r *http.Request) string {
 	return name
 }
 
-// answer is what one node answers another.
-type answer struct {
-	Index uint64 `json:"index,omitempty"`
-	Error string `json:"error,omitempty"`
-	Kind  string `json:"kind,omitempty"`
-	// Leader is where to ask instead, "" if that is not known.
-	Leader string `json:"leader,omitempty"`
-}
-
-// The kinds of errors that keep their identity between nodes. Refusals of the state need none: they are read from the
-// state.
-const (
-	kindNotLeader = "not-leader" // nothing was done
-	kindLost      = "lost"       // it is not known whether it was done
-	kindRemoved   = "removed"
-	kindNotExist  = "not-exist"
-	kindBadBytes  = "bad-bytes"
-	kindNoSpace   = "no-space"
-	kindCollected = "collected"
-	kindInvalid   = "invalid"
-	kindExist     = "exist"
-	kindFailed    = "failed" // anything else
-)
-
-var statusOf = map[string]int{
-	"": http.StatusOK, kindNotLeader: http.StatusMisdirectedRequest, kindLost: http.StatusBadGateway, kindRemoved: http.StatusGone, kindNotExist: http.StatusNotFound,
-	kindBadBytes: http.StatusUnprocessableEntity, kindNoSpace: http.StatusInsufficientStorage, kindCollected: http.StatusConflict, kindInvalid: http.StatusBadRequest,
-	kindExist: http.StatusConflict, kindFailed: http.StatusInternalServerError,
-}
-
-func reply(w http.ResponseWriter, a answer) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(statusOf[a.Kind])
-	json.NewEncoder(w).Encode(a)
-}
-
-// ask sends a request to a node. The error tells whether it may have been carried out: errSent is in it if so.
-func (p *peers) ask(ctx context.Context, method, node, path string, body io.Reader) (answer, error) {
+// ask sends a request to a node. The error tells whether it may have been carried out: peer.ErrSent is in it if so.
+func (p *peers) Ask(ctx context.Context, method, node, path string, body io.Reader) (peer.Answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+node+path, body)
 	if err != nil {
-		return answer{}, err
+		return peer.Answer{}, err
 	}
-	return p.send(req)
+	return p.Send(req)
 }
 
-var errSent = errors.New("the answer was lost")
-
-func (p *peers) send(req *http.Request) (a answer, err error) {
+func (p *peers) Send(req *http.Request) (a peer.Answer, err error) {
 	res, err := p.client.Do(req)
 	if err != nil {
-		return a, fmt.Errorf("%w: %w", errSent, err)
+		return a, fmt.Errorf("%w: %w", peer.ErrSent, err)
 	}
 	defer res.Body.Close()
 	if err := json.NewDecoder(io.LimitReader(res.Body, 64<<10)).Decode(&a); err != nil {
-		return a, fmt.Errorf("%w: %w", errSent, err)
+		return a, fmt.Errorf("%w: %w", peer.ErrSent, err)
 	}
-	if a.Kind == kindRemoved {
+	if a.Kind == peer.KindRemoved {
 		p.c.fail(errRemoved)
 		return a, errRemoved
 	}
@@ -644,7 +596,7 @@ func (p *peers) send(req *http.Request) (a answer, err error) {
 // handler's. A path that has empty elements or dots is fs.ErrInvalid: it must mean the same to all who read it.
 func (c *Cluster) RoundTrip(req *http.Request) (*http.Response, error) {
 	if c.peers == nil {
-		return nil, fmt.Errorf("node %s: %w", req.URL.Host, errDown)
+		return nil, fmt.Errorf("node %s: %w", req.URL.Host, peer.ErrDown)
 	}
 	if req.URL.Path != cleanPath(req.URL.Path) || !validNode(req.URL.Host) {
 		return nil, fmt.Errorf("a request for %.100q of node %.64q is not passed on: %w", req.URL.Path, req.URL.Host,

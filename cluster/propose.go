@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/disk"
+	"casemate/cluster/peer"
 	"casemate/cluster/state"
 )
 
@@ -144,7 +145,7 @@ func (c *Cluster) proposeAs(
 	for {
 		hung := c.watch.Hung()
 		r, err := c.proposeOnce(ctx, n, data, result, &sent)
-		late := errors.Is(err, errUnknown) && !errors.Is(err, errNotOurs) || errors.Is(err, errNoMajority)
+		late := errors.Is(err, errUnknown) && !errors.Is(err, errNotOurs) || errors.Is(err, peer.ErrNoMajority)
 		if patient && late && ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
 			err = fmt.Errorf("%w: %w", err, ctx.Err()) // both times are up at once: the context is what ends it
 		}
@@ -165,7 +166,7 @@ func (c *Cluster) readyFor(ctx context.Context, patient bool) error {
 		deadline := time.NewTimer(c.cfg.LeaderWait)
 		_, err := c.ready(ctx, deadline.C)
 		deadline.Stop()
-		if err == nil || !patient || !errors.Is(err, errNoMajority) || !hung && !c.watch.Hung() {
+		if err == nil || !patient || !errors.Is(err, peer.ErrNoMajority) || !hung && !c.watch.Hung() {
 			return err
 		}
 	}
@@ -231,7 +232,7 @@ func (c *Cluster) proposeOnce(
 		case errors.Is(err, errUnknown), errors.Is(err, errRefused):
 			return state.Result{}, err
 		case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
-		case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, errSent):
+		case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, peer.ErrSent):
 			unknown = true // ready says why
 		default:
 			// Storing the entry failed. Raft gives up leadership; whether the disk has it is not known.
@@ -269,7 +270,7 @@ func (c *Cluster) whileLeads(ctx context.Context, leader string) (context.Contex
 // timeUp ends the tries of what fails at once although there is a leader: then nobody else looks at the time.
 func timeUp(ctx context.Context, end time.Time) error {
 	if !time.Now().Before(end) {
-		return errNoMajority
+		return peer.ErrNoMajority
 	}
 	return ctx.Err()
 }
@@ -332,21 +333,21 @@ func (c *Cluster) submit(ctx context.Context, leader string, data []byte) (uint6
 	if leader == c.cfg.Node {
 		return c.apply(ctx, data)
 	}
-	ctx, cancel, ok := c.peers.alive(ctx, leader)
+	ctx, cancel, ok := c.peers.Alive(ctx, leader)
 	if !ok {
 		return 0, raft.ErrNotLeader
 	}
 	defer cancel()
-	a, err := c.peers.ask(ctx, "POST", leader, "/propose", bytes.NewReader(data))
+	a, err := c.peers.Ask(ctx, "POST", leader, "/propose", bytes.NewReader(data))
 	if err != nil {
 		return 0, err
 	}
 	switch a.Kind {
 	case "":
 		return a.Index, nil
-	case kindNotLeader:
+	case peer.KindNotLeader:
 		return 0, raft.ErrNotLeader
-	case kindInvalid:
+	case peer.KindInvalid:
 		return 0, fmt.Errorf("node %s: %s: %w", leader, a.Error, errRefused)
 	default:
 		return 0, fmt.Errorf("node %s: %s: %w", leader, a.Error, raft.ErrLeadershipLost)
@@ -430,28 +431,28 @@ func (c *Cluster) await(ctx context.Context, answer <-chan error) error {
 func (p *peers) servePropose(w http.ResponseWriter, r *http.Request) {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCommandSize))
 	if err != nil {
-		reply(w, answer{Kind: kindInvalid, Error: err.Error()})
+		peer.Reply(w, peer.Answer{Kind: peer.KindInvalid, Error: err.Error()})
 		return
 	}
 	// What this program does not understand would stop every node that does not either.
 	if _, err := state.Decode(data, p.c.machine.view.Load().Format()); err != nil {
-		reply(w, answer{Kind: kindInvalid, Error: err.Error()})
+		peer.Reply(w, peer.Answer{Kind: peer.KindInvalid, Error: err.Error()})
 		return
 	}
 	index, err := p.c.apply(r.Context(), data)
 	switch {
 	case err == nil:
-		reply(w, answer{Index: index})
+		peer.Reply(w, peer.Answer{Index: index})
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
-		reply(w, p.c.notLeader(err))
+		peer.Reply(w, p.c.notLeader(err))
 	default:
-		reply(w, answer{Kind: kindLost, Error: err.Error()})
+		peer.Reply(w, peer.Answer{Kind: peer.KindLost, Error: err.Error()})
 	}
 }
 
-func (c *Cluster) notLeader(err error) answer {
+func (c *Cluster) notLeader(err error) peer.Answer {
 	leader, _ := c.lead.get()
-	return answer{Kind: kindNotLeader, Error: err.Error(), Leader: leader}
+	return peer.Answer{Kind: peer.KindNotLeader, Error: err.Error(), Leader: leader}
 }
 
 var (

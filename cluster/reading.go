@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"casemate/cluster/peer"
 	"context"
 	"net/http"
 	"sync"
@@ -126,17 +127,17 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 	case leader == c.cfg.Node:
 		return c.leaderIndex(ctx)
 	}
-	ctx, cancel, ok := c.peers.alive(ctx, leader)
+	ctx, cancel, ok := c.peers.Alive(ctx, leader)
 	if !ok {
-		return 0, errDown
+		return 0, peer.ErrDown
 	}
 	defer cancel()
-	a, err := c.peers.ask(ctx, http.MethodGet, leader, "/index", http.NoBody)
+	a, err := c.peers.Ask(ctx, http.MethodGet, leader, "/index", http.NoBody)
 	if err != nil {
 		return 0, err
 	}
 	if a.Kind != "" {
-		return 0, errNoMajority
+		return 0, peer.ErrNoMajority
 	}
 	return a.Index, nil
 }
@@ -167,8 +168,8 @@ func (p *peers) serveIndex(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	index, err := p.c.leaderIndex(ctx)
 	if err != nil {
-		reply(w, p.c.notLeader(err))
+		peer.Reply(w, p.c.notLeader(err))
 		return
 	}
-	reply(w, answer{Index: index})
+	peer.Reply(w, peer.Answer{Index: index})
 }

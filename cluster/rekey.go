@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 
 	"casemate/cluster/disk"
+	"casemate/cluster/peer"
 	"casemate/cluster/state"
 )
 
@@ -104,7 +105,7 @@ func (c *Cluster) reseal(ctx context.Context, gone string) error {
 			return err
 		}
 	}
-	return fmt.Errorf("remove %s: too much is changing, try again: %w", gone, errNoMajority)
+	return fmt.Errorf("remove %s: too much is changing, try again: %w", gone, peer.ErrNoMajority)
 }
 
 func (c *Cluster) tryReseal(ctx context.Context, gone string) error {
@@ -131,7 +132,7 @@ func (c *Cluster) tryReseal(ctx context.Context, gone string) error {
 	}
 	old, err := c.authority()
 	if err != nil || old == nil {
-		return errors.Join(err, errNoMajority)
+		return errors.Join(err, peer.ErrNoMajority)
 	}
 	oldKey, err := c.authorityKey(old)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"casemate/cluster/peer"
 	"casemate/cluster/state"
 )
 
@@ -76,7 +77,7 @@ func (c *Cluster) CreateToken(ctx context.Context, ttl time.Duration) (Token, er
 	}
 	a, err := c.authority()
 	if err != nil || a == nil {
-		return Token{}, errors.Join(err, errNoMajority)
+		return Token{}, errors.Join(err, peer.ErrNoMajority)
 	}
 	root := sha256.Sum256(a.Root)
 	t := Token{ID: strings.ToLower(rand.Text()[:10]), Secret: make([]byte, ed25519.SeedSize), Root: root[:]}
@@ -158,5 +159,5 @@ func (c *Cluster) useToken(ctx context.Context, id string, signed, signature []b
 			return err
 		}
 	}
-	return errNoMajority
+	return peer.ErrNoMajority
 }

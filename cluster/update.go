@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 
+	"casemate/cluster/replica"
 	"casemate/cluster/state"
 )
 
@@ -40,7 +41,7 @@ func (b *batch) Put(name string, data []byte) {
 func (b *batch) digest(digest string) state.Digest {
 	d, err := state.ParseDigest(digest)
 	if err != nil && b.err == nil {
-		b.err = unknownBlob(digest)
+		b.err = replica.Unknown(digest)
 	}
 	return d
 }

@@ -38,8 +38,8 @@ func (c *Cluster) leaderElsewhere() string {
 	if c.peers == nil {
 		return ""
 	}
-	for _, node := range c.peers.upNodes() {
-		if b, _, _ := c.peers.last(node); b.Leader != "" && b.Leader != c.cfg.Node {
+	for _, node := range c.peers.UpNodes() {
+		if b, _, _ := c.peers.Last(node); b.Leader != "" && b.Leader != c.cfg.Node {
 			return b.Leader
 		}
 	}

@@ -1,4 +1,4 @@
-package cluster
+package replica
 
 import (
 	"fmt"
@@ -9,12 +9,12 @@ import (
 	"casemate/cluster/state"
 )
 
-func lackOf(i int) state.Digest { return state.Digest(fmt.Sprintf("\x01%032d", i)) }
+func digestOf(i int) state.Digest { return state.Digest(fmt.Sprintf("\x01%032d", i)) }
 
 // takeAll fetches everything that can be had now, one after another, and returns how many that were of small ones and
 // of all.
 func takeAll(b *backlog, now time.Time, come bool) (small, all int) {
-	for l := b.take(now, fillTurns); l != nil; l = b.take(now, fillTurns) {
+	for l := b.take(now, FetchTurns); l != nil; l = b.take(now, FetchTurns) {
 		b.began(l)
 		b.ended(l)
 		if all++; !l.large {
@@ -24,7 +24,7 @@ func takeAll(b *backlog, now time.Time, come bool) (small, all int) {
 			b.failed(l, now)
 			continue
 		}
-		b.came(l)
+		b.succeeded(l)
 		b.drop(l)
 	}
 	return small, all
@@ -35,11 +35,11 @@ func TestBacklogOrder(t *testing.T) {
 	b, now := newBacklog(), time.Now()
 	const n = 20_000
 	for _, i := range rand.Perm(n) {
-		b.add(lackOf(i), int64(i%2)*largeFrom, uint64(i))
+		b.add(digestOf(i), int64(i%2)*largeFrom, uint64(i))
 	}
 	failed := map[uint64]bool{}
 	for i := range n {
-		l := b.take(now, fillTurns)
+		l := b.take(now, FetchTurns)
 		if l == nil || l.born != uint64(n-1-i) {
 			t.Fatalf("turn %d: %+v", i, l)
 		}
@@ -52,7 +52,7 @@ func TestBacklogOrder(t *testing.T) {
 	}
 	last := uint64(n)
 	for range failed {
-		l := b.take(now, fillTurns)
+		l := b.take(now, FetchTurns)
 		if l == nil || !failed[l.born] || l.born >= last {
 			t.Fatalf("after the others: %+v", l)
 		}
@@ -68,11 +68,11 @@ func TestBacklogOrder(t *testing.T) {
 func TestBacklogTurns(t *testing.T) {
 	b, now := newBacklog(), time.Now()
 	for i := range 100 {
-		b.add(lackOf(i), 1, uint64(i))
-		b.add(lackOf(100+i), largeFrom, uint64(100+i)) // newer
+		b.add(digestOf(i), 1, uint64(i))
+		b.add(digestOf(100+i), largeFrom, uint64(100+i)) // newer
 	}
-	var large, small []*lack
-	for l := b.take(now, fillTurns); l != nil; l = b.take(now, fillTurns) {
+	var large, small []*missingBlob
+	for l := b.take(now, FetchTurns); l != nil; l = b.take(now, FetchTurns) {
 		b.began(l)
 		if l.large {
 			large = append(large, l)
@@ -80,7 +80,7 @@ func TestBacklogTurns(t *testing.T) {
 			small = append(small, l)
 		}
 	}
-	if len(large) != largeTurns || len(small) != fillTurns-largeTurns {
+	if len(large) != largeTurns || len(small) != FetchTurns-largeTurns {
 		t.Errorf("%d large, %d small", len(large), len(small))
 	}
 	b.ended(large[0])
@@ -88,7 +88,7 @@ func TestBacklogTurns(t *testing.T) {
 	if l := b.take(now, 1); l != nil {
 		t.Errorf("more than there are turns: %+v", l)
 	}
-	if l := b.take(now, fillTurns); l == nil || l.born != 197 {
+	if l := b.take(now, FetchTurns); l == nil || l.born != 197 {
 		t.Errorf("after a large one: %+v", l)
 	}
 }
@@ -98,11 +98,11 @@ func TestBacklogGate(t *testing.T) {
 	b, now := newBacklog(), time.Now()
 	const n = 1000
 	for i := range n {
-		b.add(lackOf(i), 1, uint64(i))
-		b.add(lackOf(n+i), largeFrom, uint64(i))
+		b.add(digestOf(i), 1, uint64(i))
+		b.add(digestOf(n+i), largeFrom, uint64(i))
 	}
 	for range 2 * n {
-		b.failed(b.take(now, fillTurns), now) // each failed once
+		b.failed(b.take(now, FetchTurns), now) // each failed once
 	}
 	tries := 0
 	for end := now.Add(time.Minute); now.Before(end); now = now.Add(b.waits(now)) {
@@ -112,14 +112,14 @@ func TestBacklogGate(t *testing.T) {
 	if tries < 100 || tries > 150 {
 		t.Errorf("%d tries in a minute, one a second of each kind was to be", tries)
 	}
-	fresh := lackOf(3 * n)
+	fresh := digestOf(3 * n)
 	b.add(fresh, 1, 1)
-	if l := b.take(now, fillTurns); l == nil || l.d != fresh {
+	if l := b.take(now, FetchTurns); l == nil || l.d != fresh {
 		t.Errorf("what has not failed waits behind what has: %+v", l)
 	} else {
 		b.drop(l)
 	}
-	b.hope()
+	b.resetBackoff()
 	small, _ := takeAll(&b, now, true)
 	if small != n || len(b.all) != 0 {
 		t.Errorf("%d of %d came, %d left", small, n, len(b.all))
@@ -130,23 +130,23 @@ func TestBacklogGate(t *testing.T) {
 // forgotten.
 func TestBacklogAgain(t *testing.T) {
 	b, now := newBacklog(), time.Now()
-	b.add(lackOf(1), 1, 1)
-	l := b.take(now, fillTurns)
-	b.add(lackOf(1), 1, 9)
+	b.add(digestOf(1), 1, 1)
+	l := b.take(now, FetchTurns)
+	b.add(digestOf(1), 1, 9)
 	b.drop(l)
-	if l := b.take(now, fillTurns); l == nil || l.born != 9 {
+	if l := b.take(now, FetchTurns); l == nil || l.born != 9 {
 		t.Fatalf("lost: %+v", l)
 	}
-	if b.forget(lackOf(1)) {
+	if b.forget(digestOf(1)) {
 		t.Error("forgotten while it is out of the queue")
 	}
 	b.drop(l)
-	b.add(lackOf(2), largeFrom, 1)
-	b.add(lackOf(3), largeFrom, 2)
-	if !b.forget(lackOf(3)) || b.forget(lackOf(1)) {
+	b.add(digestOf(2), largeFrom, 1)
+	b.add(digestOf(3), largeFrom, 2)
+	if !b.forget(digestOf(3)) || b.forget(digestOf(1)) {
 		t.Error("not forgotten")
 	}
-	if l := b.take(now, fillTurns); l == nil || l.d != lackOf(2) || len(b.all) != 1 {
+	if l := b.take(now, FetchTurns); l == nil || l.d != digestOf(2) || len(b.all) != 1 {
 		t.Errorf("%+v, %d", l, len(b.all))
 	}
 }
@@ -157,11 +157,11 @@ func BenchmarkBacklog(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			l, now := newBacklog(), time.Now()
 			for i := range n {
-				l.add(lackOf(i), 1, uint64(i))
+				l.add(digestOf(i), 1, uint64(i))
 			}
 			for i := n; b.Loop(); i++ {
-				l.drop(l.take(now, fillTurns))
-				l.add(lackOf(i), 1, uint64(i%n))
+				l.drop(l.take(now, FetchTurns))
+				l.add(digestOf(i), 1, uint64(i%n))
 			}
 		})
 	}

@@ -1,4 +1,4 @@
-package cluster
+package replica
 
 import (
 	"cmp"
@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	fillTurns  = 8       // fetches that nobody waits for, at a time: small blobs wait for a round trip and two syncs each, and that together
+	FetchTurns = 8       // fetches that nobody waits for, at a time: small blobs wait for a round trip and two syncs each, and that together
 	largeTurns = 2       // of them for large blobs: more would share the rate, and the newest would come later for it; the other turns are for small ones
 	largeFrom  = 4 << 20 // bytes
 
@@ -20,34 +20,34 @@ const (
 // newest. So what fails goes behind the others, and what fails again behind what failed once. It has no lock and no
 // clock: both are its owner's. Each step costs O(log n) at most.
 type backlog struct {
-	all    map[state.Digest]*lack
+	all    map[state.Digest]*missingBlob
 	queues [2]queue // small, large
 }
 
 // queue is those that wait for their turn, and what is known of those that have it.
 type queue struct {
-	waiting lacks
+	waiting missingHeap
 	under   int // turns that are taken
 
-	// What failed before comes through a gate: after a failure nothing more for a while, which doubles; after each
-	// success twice as many at a time.
+	// What failed before is tried again with backoff: after a failure nothing more for a while, which doubles; after
+	// each success twice as many at a time.
 	retries, window int
-	pause           time.Duration
-	shut            time.Time // until then
+	backoff         time.Duration
+	until           time.Time // nothing is tried again before
 }
 
-// lack is one blob that is not here.
-type lack struct {
+// missingBlob is one blob that is not here.
+type missingBlob struct {
 	d        state.Digest
 	born     uint64
 	failures int32
 	at       int32 // where it stands in its queue; -1: it is out of it, being looked at or fetched
 	large    bool
-	again    bool // it was said to be lacking once more since take or look: what is known of it may be older than that
+	again    bool // it was reported missing once more since take or look: what is known of it may be older than that
 }
 
 func newBacklog() backlog {
-	return backlog{all: map[state.Digest]*lack{}, queues: [2]queue{{window: 1}, {window: 1}}}
+	return backlog{all: map[state.Digest]*missingBlob{}, queues: [2]queue{{window: 1}, {window: 1}}}
 }
 
 // add notes that a blob is not here.
@@ -59,12 +59,12 @@ func (b *backlog) add(d state.Digest, size int64, born uint64) {
 		}
 		return
 	}
-	l := &lack{d: d, born: born, at: -1, large: size >= largeFrom}
+	l := &missingBlob{d: d, born: born, at: -1, large: size >= largeFrom}
 	b.all[d] = l
 	heap.Push(&b.queue(l).waiting, l)
 }
 
-func (b *backlog) queue(l *lack) *queue {
+func (b *backlog) queue(l *missingBlob) *queue {
 	if l.large {
 		return &b.queues[1]
 	}
@@ -72,12 +72,12 @@ func (b *backlog) queue(l *lack) *queue {
 }
 
 // take returns the next one, if turns are not all taken: it is out of its queue until back or drop.
-func (b *backlog) take(now time.Time, turns int) *lack {
+func (b *backlog) take(now time.Time, turns int) *missingBlob {
 	small, large := &b.queues[0], &b.queues[1]
 	if small.under+large.under >= turns {
 		return nil
 	}
-	var next *lack
+	var next *missingBlob
 	for _, q := range []*queue{small, large} {
 		if l := q.first(now); l != nil && (next == nil || l.before(next)) && (q == small || q.under < largeTurns) {
 			next = l
@@ -90,11 +90,11 @@ func (b *backlog) take(now time.Time, turns int) *lack {
 	return next
 }
 
-func (q *queue) first(now time.Time) *lack {
+func (q *queue) first(now time.Time) *missingBlob {
 	if len(q.waiting) == 0 {
 		return nil
 	}
-	if l := q.waiting[0]; l.failures == 0 || q.retries < q.window && !now.Before(q.shut) {
+	if l := q.waiting[0]; l.failures == 0 || q.retries < q.window && !now.Before(q.until) {
 		return l
 	}
 	return nil
@@ -104,7 +104,7 @@ func (q *queue) first(now time.Time) *lack {
 func (b *backlog) waits(now time.Time) (d time.Duration) {
 	for i := range b.queues {
 		if q := &b.queues[i]; len(q.waiting) > 0 {
-			mine := q.shut.Sub(now)
+			mine := q.until.Sub(now)
 			if mine <= 0 {
 				mine = retryMost
 			}
@@ -117,7 +117,7 @@ func (b *backlog) waits(now time.Time) (d time.Duration) {
 }
 
 // began takes a turn for what was taken; ended gives it back, before back or drop.
-func (b *backlog) began(l *lack) {
+func (b *backlog) began(l *missingBlob) {
 	q := b.queue(l)
 	q.under++
 	if l.failures > 0 {
@@ -125,7 +125,7 @@ func (b *backlog) began(l *lack) {
 	}
 }
 
-func (b *backlog) ended(l *lack) {
+func (b *backlog) ended(l *missingBlob) {
 	q := b.queue(l)
 	q.under--
 	if l.failures > 0 {
@@ -133,31 +133,31 @@ func (b *backlog) ended(l *lack) {
 	}
 }
 
-// came opens the gate wider for the others when what had failed has come.
-func (b *backlog) came(l *lack) {
+// succeeded lets more of the others be tried when what had failed has come.
+func (b *backlog) succeeded(l *missingBlob) {
 	if q := b.queue(l); l.failures > 0 {
-		q.window = min(2*q.window, fillTurns)
-		q.pause, q.shut = 0, time.Time{}
+		q.window = min(2*q.window, FetchTurns)
+		q.backoff, q.until = 0, time.Time{}
 	}
 }
 
-// hope opens the gates: what failed may be there now.
-func (b *backlog) hope() {
+// resetBackoff ends the pauses: what failed may be there now.
+func (b *backlog) resetBackoff() {
 	for i := range b.queues {
-		b.queues[i].pause, b.queues[i].shut = 0, time.Time{}
+		b.queues[i].backoff, b.queues[i].until = 0, time.Time{}
 	}
 }
 
 // back puts what was taken into its queue again.
-func (b *backlog) back(l *lack) { heap.Push(&b.queue(l).waiting, l) }
+func (b *backlog) back(l *missingBlob) { heap.Push(&b.queue(l).waiting, l) }
 
 // failed is back for what could not be fetched.
-func (b *backlog) failed(l *lack, now time.Time) {
+func (b *backlog) failed(l *missingBlob, now time.Time) {
 	if l.failures > 0 {
 		q := b.queue(l)
 		q.window = 1
-		q.pause = min(max(2*q.pause, retryLeast), retryMost)
-		q.shut = now.Add(q.pause)
+		q.backoff = min(max(2*q.backoff, retryLeast), retryMost)
+		q.until = now.Add(q.backoff)
 	}
 	l.failures++
 	b.back(l)
@@ -170,8 +170,8 @@ func (b *backlog) look(d state.Digest) {
 	}
 }
 
-// drop forgets one, unless it was said to be lacking since take or look: then it is looked at once more.
-func (b *backlog) drop(l *lack) {
+// drop forgets one, unless it was reported missing since take or look: then it is looked at once more.
+func (b *backlog) drop(l *missingBlob) {
 	switch {
 	case !l.again:
 		if l.at >= 0 {
@@ -194,27 +194,27 @@ func (b *backlog) forget(d state.Digest) bool {
 	return true
 }
 
-// lacks is a heap.
-type lacks []*lack
+// missingHeap is a heap.
+type missingHeap []*missingBlob
 
-func (l *lack) before(m *lack) bool {
+func (l *missingBlob) before(m *missingBlob) bool {
 	return cmp.Or(cmp.Compare(l.failures, m.failures), cmp.Compare(m.born, l.born), cmp.Compare(l.d, m.d)) < 0
 }
 
-func (q lacks) Len() int           { return len(q) }
-func (q lacks) Less(i, j int) bool { return q[i].before(q[j]) }
-func (q lacks) Swap(i, j int) {
+func (q missingHeap) Len() int           { return len(q) }
+func (q missingHeap) Less(i, j int) bool { return q[i].before(q[j]) }
+func (q missingHeap) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
 	q[i].at, q[j].at = int32(i), int32(j)
 }
 
-func (q *lacks) Push(x any) {
-	l := x.(*lack)
+func (q *missingHeap) Push(x any) {
+	l := x.(*missingBlob)
 	l.at = int32(len(*q))
 	*q = append(*q, l)
 }
 
-func (q *lacks) Pop() any {
+func (q *missingHeap) Pop() any {
 	last := len(*q) - 1
 	l := (*q)[last]
 	(*q)[last] = nil

@@ -1,4 +1,4 @@
-package cluster
+package replica
 
 import (
 	"context"
@@ -13,17 +13,18 @@ import (
 	"time"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/peer"
 	"casemate/cluster/state"
 	"casemate/cluster/wake"
 )
 
 // fetch is one blob on its way to this disk. Many may read it meanwhile.
 type fetch struct {
-	s      *stock
+	s      *fetcher
 	digest string
 	d      state.Digest
 	size   int64
-	turn   *lack // of the backlog; nil if a reader has begun it
+	turn   *missingBlob // of the backlog; nil if a reader has begun it
 	w      *blob.Writer
 	file   blob.File     // a second handle on the scratch file, good also after it became the blob
 	done   chan struct{} // closed when all bytes are here and right, or err says why not
@@ -72,19 +73,19 @@ func (f *fetch) run() {
 	f.s.end(f, err)
 	// If it was collected meanwhile, its sweep has waited for this. Not here and now: the same bytes may have been
 	// pushed and confirmed since.
-	f.s.c.sweeps.poke()
+	f.s.store.sweeps.wake.Raise()
 	f.mu.Lock()
 	f.err, f.ended = err, true
 	f.release()
 	f.mu.Unlock()
 	close(f.done)
-	f.s.poke()
+	f.s.wake.Raise()
 }
 
 // load brings the bytes from whoever has them. Whoever sends wrong ones is not asked again. If nobody waits it asks
 // everybody once, and again only while bytes come.
 func (f *fetch) load() error {
-	c := f.s.c
+	store := f.s.store
 	defer func() {
 		if f.w.Size() == 0 {
 			f.w.Cancel() // what cannot be fetched should not leave a file each
@@ -95,7 +96,7 @@ func (f *fetch) load() error {
 	bad := f.s.wrong[f.digest]
 	f.s.mu.Unlock()
 	moved := time.Now()
-	var last error = errDown
+	var last error = peer.ErrDown
 	for {
 		tried, some, absent := false, false, 0
 		for _, node := range f.s.nodes() {
@@ -117,8 +118,8 @@ func (f *fetch) load() error {
 			if errors.Is(err, syscall.EBADMSG) {
 				// The bytes are not the ones that the name says (promise 5). Whoever reads them is told so, and the
 				// next fetch begins anew with another node.
-				c.log.Error("a node sent wrong bytes, it is told so", "peer", node, "blob", f.digest)
-				c.peers.doubt(node, f.digest)
+				store.log.Error("a node sent wrong bytes, it is told so", "peer", node, "blob", f.digest)
+				store.doubt(node, f.digest)
 				f.s.mu.Lock()
 				f.s.wrong[f.digest] = append(f.s.wrong[f.digest], node)
 				f.s.mu.Unlock()
@@ -132,17 +133,17 @@ func (f *fetch) load() error {
 			}
 			last = err
 		}
-		if c.life.Err() != nil {
-			return c.stopped()
+		if store.life.Err() != nil {
+			return store.tasks.Stopped()
 		}
 		if !tried && len(bad) > 0 {
-			// All have been tried: perhaps one has been mended.
+			// All have been tried: perhaps one has been repaired.
 			f.s.mu.Lock()
 			delete(f.s.wrong, f.digest)
 			f.s.mu.Unlock()
 			return fmt.Errorf("blob %s: no node that can be reached has the right bytes: %w", f.digest, syscall.EIO)
 		}
-		if absent > 0 && absent+len(bad) >= len(c.others()) {
+		if absent > 0 && absent+len(bad) >= len(store.state.Others()) {
 			// All were asked: waiting would not change it.
 			return fmt.Errorf("blob %s: no node has it whole: %w", f.digest, syscall.EIO)
 		}
@@ -151,14 +152,14 @@ func (f *fetch) load() error {
 			moved = f.asked
 		}
 		f.mu.Unlock()
-		if !some && f.s.abandon(f) || time.Since(moved) > c.cfg.LeaderWait {
+		if !some && f.s.abandon(f) || time.Since(moved) > store.cfg.Patience {
 			return fmt.Errorf("blob %s: not on this node yet, and no node that has it can be reached (%v): %w", f.digest, last, syscall.EAGAIN)
 		}
-		if _, known := c.machine.view.Load().Blob(f.d); !known {
-			return unknownBlob(f.digest)
+		if _, known := store.state.View().Blob(f.d); !known {
+			return Unknown(f.digest)
 		}
 		select {
-		case <-c.life.Done():
+		case <-store.life.Done():
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -166,7 +167,7 @@ func (f *fetch) load() error {
 
 // from appends what a node has beyond what is here.
 func (f *fetch) from(node string) error {
-	c := f.s.c
+	store := f.s.store
 	have := f.w.Size()
 	if have > f.size {
 		return fmt.Errorf("%d bytes of %d: %w", have, f.size, syscall.EBADMSG)
@@ -174,9 +175,9 @@ func (f *fetch) from(node string) error {
 	if have == f.size && have > 0 {
 		return nil
 	}
-	ctx, cancel, ok := c.peers.alive(c.life, node)
+	ctx, cancel, ok := store.peers.Alive(store.life, node)
 	if !ok {
-		return errDown
+		return peer.ErrDown
 	}
 	defer cancel()
 	defer f.s.asks(node)()
@@ -187,14 +188,14 @@ func (f *fetch) from(node string) error {
 	if have > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", have))
 	}
-	res, err := c.peers.client.Do(req)
+	res, err := store.peers.Do(req)
 	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
 	switch {
 	case res.StatusCode == http.StatusNotFound:
-		return fmt.Errorf("node %s has it not: %w", node, fs.ErrNotExist)
+		return fmt.Errorf("node %s does not have it: %w", node, fs.ErrNotExist)
 	case have > 0 && res.StatusCode != http.StatusPartialContent, have == 0 && res.StatusCode != http.StatusOK:
 		return fmt.Errorf("node %s answered %s", node, res.Status)
 	}

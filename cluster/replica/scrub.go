@@ -1,4 +1,4 @@
-package cluster
+package replica
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/peer"
 	"casemate/cluster/state"
 )
 
@@ -19,7 +20,7 @@ import (
 type ScrubReport struct {
 	Blobs   int           `json:"blobs"`
 	Bytes   int64         `json:"bytes"`
-	Missing []string      `json:"missing"` // digests that the tree knows and this disk has not; at most 1000
+	Missing []string      `json:"missing"` // digests that the tree knows and this disk does not have; at most 1000
 	Damaged []string      `json:"damaged"` // digests whose bytes are other ones; at most 1000
 	Faults  int           `json:"faults"`  // of both kinds
 	Mended  int           `json:"mended"`  // of them, by fetching the bytes from another node
@@ -29,23 +30,23 @@ type ScrubReport struct {
 // Scrub reads every blob that the tree knows from this disk, now and as fast as it goes, and compares the bytes with
 // the digest. What is wrong or missing is fetched from another node; where there is none that has it, importing or
 // pushing the blob again repairs it. One file at a time, so it takes one core and as much of the disk as is idle.
-func (c *Cluster) Scrub(ctx context.Context) (r ScrubReport, err error) {
+func (s *Store) Scrub(ctx context.Context) (r ScrubReport, err error) {
 	start := time.Now()
 	defer func() {
 		r.Took = time.Since(start)
-		c.log.Info("scrub", "blobs", r.Blobs, "bytes", r.Bytes, "faults", r.Faults, "took", r.Took, "err", err)
+		s.log.Info("scrub", "blobs", r.Blobs, "bytes", r.Bytes, "faults", r.Faults, "took", r.Took, "err", err)
 	}()
-	for d, b := range c.machine.view.Load().Blobs("") {
+	for d, b := range s.state.View().Blobs("") {
 		text := d.String()
-		if err := c.scrubOne(ctx, &r, d, b, c.blobs.Verify(ctx, text)); err != nil {
+		if err := s.scrubOne(ctx, &r, d, b, s.dir.Verify(ctx, text)); err != nil {
 			return r, err
 		}
 	}
 	return r, nil
 }
 
-// scrubOne counts one blob and its fault, and mends it. An error is not the blob's.
-func (c *Cluster) scrubOne(ctx context.Context, r *ScrubReport, d state.Digest, b state.Blob, fault error) error {
+// scrubOne counts one blob and its fault, and repairs it. An error is not the blob's.
+func (s *Store) scrubOne(ctx context.Context, r *ScrubReport, d state.Digest, b state.Blob, fault error) error {
 	text := d.String()
 	list := &r.Damaged
 	switch {
@@ -53,7 +54,7 @@ func (c *Cluster) scrubOne(ctx context.Context, r *ScrubReport, d state.Digest, 
 		return ctx.Err()
 	case fault == nil:
 	case errors.Is(fault, fs.ErrNotExist):
-		if _, known := c.machine.view.Load().Blob(d); !known {
+		if _, known := s.state.View().Blob(d); !known {
 			return nil // collected meanwhile
 		}
 		list = &r.Missing
@@ -62,36 +63,36 @@ func (c *Cluster) scrubOne(ctx context.Context, r *ScrubReport, d state.Digest, 
 	}
 	r.Blobs++
 	r.Bytes += b.Size
-	c.scrubs.blobs.Add(1)
-	c.scrubs.bytes.Add(uint64(b.Size))
+	s.scrubs.blobs.Add(1)
+	s.scrubs.bytes.Add(uint64(b.Size))
 	if fault == nil {
 		return nil
 	}
 	r.Faults++
-	if err := c.mend(ctx, d, b); err == nil {
+	if err := s.repair(ctx, d, b); err == nil {
 		r.Mended++
-		c.log.Warn("scrub mended a blob from another node", "blob", text, "was", fault)
+		s.log.Warn("scrub repaired a blob from another node", "blob", text, "was", fault)
 		return nil
 	}
-	c.log.Error("scrub", "blob", text, "err", fault)
+	s.log.Error("scrub", "blob", text, "err", fault)
 	if len(*list) < 1000 {
 		*list = append(*list, text)
 	}
 	return ctx.Err()
 }
 
-// mend fetches a blob from another node, over what is on this disk.
-func (c *Cluster) mend(ctx context.Context, d state.Digest, b state.Blob) error {
-	if c.stock != nil {
-		c.stock.lose(d, b)
+// repair fetches a blob from another node, over what is on this disk.
+func (s *Store) repair(ctx context.Context, d state.Digest, b state.Blob) error {
+	if s.fetcher != nil {
+		s.fetcher.markMissing(d, b)
 	}
-	if c.stock == nil || len(c.others()) == 0 {
-		return errDown
+	if s.fetcher == nil || len(s.state.Others()) == 0 {
+		return peer.ErrDown
 	}
 	var err error
-	for range c.others() {
+	for range s.state.Others() {
 		var f *fetch
-		if f, err = c.stock.start(d, nil); err != nil {
+		if f, err = s.fetcher.start(d, nil); err != nil {
 			return err
 		}
 		err = f.wait(ctx, f.size, true)
@@ -124,11 +125,11 @@ type ScrubStatus struct {
 }
 
 // ScrubStatus returns what is so now.
-func (c *Cluster) ScrubStatus() ScrubStatus {
-	s := &c.scrubs
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return ScrubStatus{s.blobs.Load(), s.bytes.Load(), s.faults.Load(), s.repaired.Load(), s.oldest, s.due}
+func (s *Store) ScrubStatus() ScrubStatus {
+	c := &s.scrubs
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return ScrubStatus{c.blobs.Load(), c.bytes.Load(), c.faults.Load(), c.repaired.Load(), c.oldest, c.due}
 }
 
 const (
@@ -141,22 +142,22 @@ const (
 // Patrol scrubs by itself until ctx is done: every blob is read at least once in what interval returns, 0 for never,
 // and so slowly that nobody notices. What may have been changed since it was last hashed comes first. When a blob was
 // last read says its file, so a restart costs nothing.
-func (c *Cluster) Patrol(ctx context.Context, interval func() time.Duration) {
+func (s *Store) Patrol(ctx context.Context, interval func() time.Duration) {
 	tick := time.NewTicker(patrolLook)
 	defer tick.Stop()
 	var next time.Time
 	last := time.Duration(-1)
 	for ctx.Err() == nil {
 		every := interval()
-		if every > 0 && (every != last || !c.cfg.Now().Before(next)) {
+		if every > 0 && (every != last || !s.cfg.Options.Now().Before(next)) {
 			last = every
-			next = c.cfg.Now().Add(every / 64)
-			r, err := c.patrol(ctx, every, interval)
+			next = s.cfg.Options.Now().Add(every / 64)
+			r, err := s.PatrolOnce(ctx, every, interval)
 			if err != nil && ctx.Err() == nil {
-				c.log.Warn("scrubbing by itself stopped, it is tried again", "err", err)
+				s.log.Warn("scrubbing by itself stopped, it is tried again", "err", err)
 			}
 			if r.Blobs > 0 {
-				c.log.Info("scrub", "blobs", r.Blobs, "bytes", r.Bytes, "faults", r.Faults, "mended", r.Mended)
+				s.log.Info("scrub", "blobs", r.Blobs, "bytes", r.Bytes, "faults", r.Faults, "mended", r.Mended)
 			}
 		}
 		select {
@@ -166,13 +167,13 @@ func (c *Cluster) Patrol(ctx context.Context, interval func() time.Duration) {
 	}
 }
 
-// patrol reads what is due, once. A blob is due when half of the interval is over, and the rate is such that all of
+// PatrolOnce reads what is due, once. A blob is due when half of the interval is over, and the rate is such that all of
 // them are read in a quarter of it.
-func (c *Cluster) patrol(
+func (s *Store) PatrolOnce(
 	ctx context.Context, every time.Duration, interval func() time.Duration,
 ) (r ScrubReport, err error) {
-	s := c.machine.view.Load()
-	st := s.Stats()
+	view := s.state.View()
+	st := view.Stats()
 	all := float64(st.Bytes) + patrolBlob*float64(st.Blobs)
 	limit := rate.NewLimiter(rate.Limit(max(patrolLeast, all/(every.Seconds()/4))), patrolPiece)
 	pace := func(ctx context.Context, n int, hurry <-chan struct{}) {
@@ -185,10 +186,10 @@ func (c *Cluster) patrol(
 		}
 	}
 	var suspect, old []state.Digest
-	now := c.cfg.Now()
+	now := s.cfg.Options.Now()
 	oldest := now
-	for d := range s.Blobs("") {
-		at, err := c.blobs.Verified(d.String())
+	for d := range view.Blobs("") {
+		at, err := s.dir.Verified(d.String())
 		switch {
 		case ctx.Err() != nil:
 			return r, ctx.Err()
@@ -203,22 +204,22 @@ func (c *Cluster) patrol(
 		}
 	}
 	note := func(oldest time.Time, due int) {
-		c.scrubs.mu.Lock()
-		defer c.scrubs.mu.Unlock()
-		c.scrubs.oldest, c.scrubs.due = oldest, due
+		s.scrubs.mu.Lock()
+		defer s.scrubs.mu.Unlock()
+		s.scrubs.oldest, s.scrubs.due = oldest, due
 	}
 	list := append(suspect, old...)
 	for i, d := range list {
-		note(c.ScrubStatus().Oldest, len(list)-i)
+		note(s.ScrubStatus().Oldest, len(list)-i)
 		if interval() != every {
 			return r, nil // it begins anew
 		}
-		b, known := c.machine.view.Load().Blob(d)
+		b, known := s.state.View().Blob(d)
 		if !known {
 			continue
 		}
 		pace(ctx, patrolBlob, nil)
-		if err := c.scrubOne(ctx, &r, d, b, c.blobs.VerifySlowly(ctx, d.String(), pace)); err != nil {
+		if err := s.scrubOne(ctx, &r, d, b, s.dir.VerifySlowly(ctx, d.String(), pace)); err != nil {
 			return r, err
 		}
 	}

@@ -1,4 +1,4 @@
-package cluster
+package replica
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/peer"
 )
 
 // relay reads a blob straight from another node and keeps nothing: for a node whose disk is full. The last piece comes
@@ -17,7 +18,7 @@ import (
 // judged, and is refused.
 type relay struct {
 	ctx    context.Context
-	c      *Cluster
+	s      *Store
 	digest string
 	size   int64
 	pos    int64
@@ -27,8 +28,8 @@ type relay struct {
 	have   func() string
 }
 
-func (c *Cluster) relay(ctx context.Context, digest string, size int64) *relay {
-	return &relay{ctx: ctx, c: c, digest: digest, size: size}
+func (s *Store) relay(ctx context.Context, digest string, size int64) *relay {
+	return &relay{ctx: ctx, s: s, digest: digest, size: size}
 }
 
 // open asks the nodes that are up, in their order.
@@ -36,9 +37,9 @@ func (r *relay) open() error {
 	if r.pos != 0 {
 		return fmt.Errorf("blob %s: not on this node, and its disk is full: it can be read whole only: %w", r.digest, syscall.ENOSPC)
 	}
-	var last error = errDown
-	for _, node := range r.c.peers.upNodes() {
-		ctx, cancel, ok := r.c.peers.alive(r.ctx, node)
+	var last error = peer.ErrDown
+	for _, node := range r.s.peers.UpNodes() {
+		ctx, cancel, ok := r.s.peers.Alive(r.ctx, node)
 		if !ok {
 			continue
 		}
@@ -47,7 +48,7 @@ func (r *relay) open() error {
 			cancel()
 			return err
 		}
-		res, err := r.c.peers.client.Do(req)
+		res, err := r.s.peers.Do(req)
 		if err != nil {
 			cancel()
 			last = err
