@@ -152,7 +152,7 @@ func (p *peers) UpNodes() (names []string) {
 
 // keep follows every other member, and stops following those that have left.
 func (p *peers) keep(ctx context.Context) {
-	changed := p.c.machine.hub.watch(ctx, membersDir) // a removal changes it too
+	changed := p.c.machine.hub.Watch(ctx, membersDir) // a removal changes it too
 	tick := time.NewTicker(upkeepEvery)
 	defer tick.Stop()
 	defer func() {
@@ -190,7 +190,7 @@ func (p *peers) keep(ctx context.Context) {
 				lctx, cancel := context.WithCancel(ctx)
 				l := &link{cancel: cancel, done: make(chan struct{}), beat: beat{Lacks: -1}}
 				p.links[n] = l
-				p.c.health.notifyAll()
+				p.c.health.NotifyAll()
 				go func() {
 					defer close(l.done)
 					p.follow(lctx, n, l)
@@ -201,7 +201,7 @@ func (p *peers) keep(ctx context.Context) {
 		for _, l := range gone {
 			l.cancel()
 			<-l.done
-			p.c.health.notifyAll()
+			p.c.health.NotifyAll()
 		}
 		select {
 		case <-ctx.Done():
@@ -218,7 +218,7 @@ func (p *peers) follow(ctx context.Context, node string, l *link) {
 		err := p.listen(ctx, node, l)
 		if l.set(false, beat{}) {
 			p.c.log.Warn("node is down", "peer", node, "err", err)
-			p.c.health.notifyAll()
+			p.c.health.NotifyAll()
 		}
 		select {
 		case <-ctx.Done():
@@ -258,7 +258,7 @@ func (p *peers) listen(ctx context.Context, node string, l *link) error {
 		if l.set(true, b) {
 			p.c.log.Info("node is up", "peer", node, "applied", b.Applied, "lacks", b.Lacks)
 			p.c.followers.restarted(node)
-			p.c.health.notifyAll()
+			p.c.health.NotifyAll()
 		}
 	}
 	return errors.Join(lines.Err(), peer.ErrDown)

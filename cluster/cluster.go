@@ -21,6 +21,7 @@ import (
 	"casemate/cluster/peer"
 	"casemate/cluster/replica"
 	"casemate/cluster/wake"
+	"casemate/cluster/watch"
 )
 
 // Cluster is one open node. It is safe for concurrent use.
@@ -55,7 +56,7 @@ type Cluster struct {
 	addresses   addresses
 	seqs        *sequences
 	lead        leadership
-	health      hub                      // who is up
+	health      watch.Hub                // who is up
 	learners    map[raft.ServerID]uint64 // where the leader was when it last looked at each; owned by manage
 	reading     confirms                 // misses that are being confirmed
 	own         sync.WaitGroup           // our goroutines

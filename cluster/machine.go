@@ -13,6 +13,7 @@ import (
 
 	"casemate/cluster/state"
 	"casemate/cluster/wake"
+	"casemate/cluster/watch"
 )
 
 // machine applies the log to the state for raft, and publishes an immutable copy of it after each batch of entries.
@@ -22,7 +23,7 @@ import (
 // 1 µs or so per batch.
 type machine struct {
 	fail  func(error)
-	hub   hub
+	hub   watch.Hub
 	moved wake.Flag // the state has moved
 
 	// What the owner does when blobs become known or may go, called by raft's FSM goroutine before anybody can see the
@@ -118,7 +119,7 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 	}
 	m.publish(func() {
 		for _, names := range changed {
-			m.hub.notify(names)
+			m.hub.Notify(names)
 		}
 	})
 	if blobs && m.published != nil {
@@ -162,7 +163,7 @@ func (m *machine) Restore(r io.ReadCloser) error {
 	m.tallies.recount(st)
 	m.sums.clear()
 	m.sums.note(st)
-	m.publish(m.hub.notifyAll)
+	m.publish(m.hub.NotifyAll)
 	if m.replaced != nil {
 		m.replaced()
 	}

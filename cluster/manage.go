@@ -29,7 +29,7 @@ func (c *Cluster) manage() {
 	c.learners = map[raft.ServerID]uint64{}
 	tick := time.NewTimer(upkeepEvery)
 	defer tick.Stop()
-	keys := c.machine.hub.watch(c.life, keysName)
+	keys := c.machine.hub.Watch(c.life, keysName)
 	changes := c.Changes(c.life)
 	said := ""
 	for {

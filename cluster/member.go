@@ -212,7 +212,7 @@ func (c *Cluster) Roomier() string {
 }
 
 // Changes receives (capacity 1) after Up of any node has changed, until ctx is done; then it is closed.
-func (c *Cluster) Changes(ctx context.Context) <-chan struct{} { return c.health.watch(ctx, ".") }
+func (c *Cluster) Changes(ctx context.Context) <-chan struct{} { return c.health.Watch(ctx, ".") }
 
 func validNode(name string) bool {
 	return name != "" && len(name) <= 63 && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == "" && name != "." && name != ".."

@@ -442,8 +442,9 @@ func (s stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Con
 // ten seconds, and a node that comes back would be without its log for that time. Whoever does not lead dials at once,
 // since that is an election.
 func (p *peers) awaitUp(node string) {
-	changed, done := p.c.health.watchUntil(".")
+	ctx, done := context.WithCancel(p.c.life)
 	defer done()
+	changed := p.c.health.Watch(ctx, ".")
 	for p.c.life.Err() == nil {
 		leader, change := p.c.lead.get()
 		p.mu.Lock()

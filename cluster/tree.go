@@ -274,19 +274,18 @@ func (t *Tree) Walk(dir, after string) iter.Seq2[string, fs.FileInfo] {
 
 // Watch implements the contract. It also tells of weak links that go with their blob, once GC has swept them.
 func (t *Tree) Watch(ctx context.Context, dir string) <-chan struct{} {
-	return t.c.machine.hub.watch(ctx, t.full(dir))
+	return t.c.machine.hub.Watch(ctx, t.full(dir))
 }
 
 // Follow implements the contract.
 func (t *Tree) Follow(ctx context.Context, dir string) (changed <-chan struct{}, take func() (names []string, all bool)) {
-	w := &watch{dir: t.full(dir), ch: make(chan struct{}, 1), follows: true}
-	t.c.machine.hub.add(ctx, w)
+	changed, changes := t.c.machine.hub.Follow(ctx, t.full(dir))
 	skip := len(t.prefix)
 	if skip > 0 {
 		skip++
 	}
-	return w.ch, func() ([]string, bool) {
-		noted, all := t.c.machine.hub.take(w)
+	return changed, func() ([]string, bool) {
+		noted, all := changes()
 		names := make([]string, 0, len(noted))
 		for name := range noted {
 			names = append(names, name[skip:])

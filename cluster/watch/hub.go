@@ -1,4 +1,5 @@
-package cluster
+// Package watch tells watchers of directories about names that have changed.
+package watch
 
 import (
 	"context"
@@ -6,15 +7,15 @@ import (
 	"sync"
 )
 
-// hub tells watchers of names that changed. Its zero value is ready.
-type hub struct {
+// Hub tells watchers of names that changed. Its zero value is ready, and it is safe for concurrent use.
+type Hub struct {
 	mu      sync.Mutex
-	watches map[*watch]struct{}
+	watches map[*watcher]struct{}
 }
 
-type watch struct {
+type watcher struct {
 	dir string
-	ch  chan struct{} // closed under hub.mu
+	ch  chan struct{} // closed under Hub.mu
 
 	follows bool
 	names   map[string]struct{} // below dir, changed since they were taken
@@ -30,7 +31,7 @@ func concerns(name, dir string) bool {
 		strings.HasPrefix(dir, name) && dir[len(name)] == '/'
 }
 
-func (w *watch) tell() {
+func (w *watcher) tell() {
 	select {
 	case w.ch <- struct{}{}:
 	default:
@@ -38,7 +39,7 @@ func (w *watch) tell() {
 }
 
 // note remembers that name has changed, which concerns w.
-func (w *watch) note(name string) {
+func (w *watcher) note(name string) {
 	switch {
 	case w.all:
 	case w.dir != "." && len(name) <= len(w.dir), name == ".", len(w.names) >= maxFollowed:
@@ -51,7 +52,8 @@ func (w *watch) note(name string) {
 	}
 }
 
-func (h *hub) notify(names []string) {
+// Notify tells watchers that these names have changed.
+func (h *Hub) Notify(names []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for w := range h.watches {
@@ -71,7 +73,8 @@ func (h *hub) notify(names []string) {
 	}
 }
 
-func (h *hub) notifyAll() {
+// NotifyAll tells all watchers that anything may have changed.
+func (h *Hub) NotifyAll() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for w := range h.watches {
@@ -83,7 +86,7 @@ func (h *hub) notifyAll() {
 }
 
 // take returns what w has noted, and begins anew.
-func (h *hub) take(w *watch) (names map[string]struct{}, all bool) {
+func (h *Hub) take(w *watcher) (names map[string]struct{}, all bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	names, all = w.names, w.all
@@ -91,23 +94,27 @@ func (h *hub) take(w *watch) (names map[string]struct{}, all bool) {
 	return names, all
 }
 
-// watchUntil is watch until done is called.
-func (h *hub) watchUntil(dir string) (changed <-chan struct{}, done context.CancelFunc) {
-	ctx, done := context.WithCancel(context.Background())
-	return h.watch(ctx, dir), done
-}
-
-func (h *hub) watch(ctx context.Context, dir string) <-chan struct{} {
-	w := &watch{dir: dir, ch: make(chan struct{}, 1)}
+// Watch receives (capacity 1) after a name at or below dir has changed, or a directory that dir was in has been removed,
+// until ctx is done; then it is closed.
+func (h *Hub) Watch(ctx context.Context, dir string) <-chan struct{} {
+	w := &watcher{dir: dir, ch: make(chan struct{}, 1)}
 	h.add(ctx, w)
 	return w.ch
 }
 
-// add makes w a watch until ctx is done.
-func (h *hub) add(ctx context.Context, w *watch) {
+// Follow is Watch with the names: take returns those below dir that have changed since it was last called; all says that
+// they are too many, or not known.
+func (h *Hub) Follow(ctx context.Context, dir string) (changed <-chan struct{}, take func() (names map[string]struct{}, all bool)) {
+	w := &watcher{dir: dir, ch: make(chan struct{}, 1), follows: true}
+	h.add(ctx, w)
+	return w.ch, func() (map[string]struct{}, bool) { return h.take(w) }
+}
+
+// add makes w a watcher until ctx is done.
+func (h *Hub) add(ctx context.Context, w *watcher) {
 	h.mu.Lock()
 	if h.watches == nil {
-		h.watches = map[*watch]struct{}{}
+		h.watches = map[*watcher]struct{}{}
 	}
 	h.watches[w] = struct{}{}
 	h.mu.Unlock()
