@@ -21,7 +21,6 @@ import (
 	"casemate/cluster/peer"
 	"casemate/cluster/replica"
 	"casemate/cluster/wake"
-	"casemate/cluster/watch"
 )
 
 // Cluster is one open node. It is safe for concurrent use.
@@ -43,7 +42,8 @@ type Cluster struct {
 	marked      waiters // how far commitIndex is
 	machine     *machine
 	replica     *replica.Store
-	peers       *peers // nil without a peer port
+	peers       *peer.Port // nil without a peer port
+	node        *nodeID    // likewise
 	transport   io.Closer
 	raft        *raft.Raft
 	snaps       *snapshots
@@ -53,10 +53,8 @@ type Cluster struct {
 	followers   followers
 	mending     atomic.Bool // a snapshot is being made because an entry of the log is damaged
 	neighbours  neighbours
-	addresses   addresses
 	seqs        *sequences
 	lead        leadership
-	health      watch.Hub                // who is up
 	learners    map[raft.ServerID]uint64 // where the leader was when it last looked at each; owned by manage
 	reading     confirms                 // misses that are being confirmed
 	own         sync.WaitGroup           // our goroutines
@@ -158,12 +156,10 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		_, mem := raft.NewInmemTransport(raft.ServerAddress(cfg.Node))
 		c.transport, transport = mem, mem
 	} else {
-		id, err := openNodeID(cfg)
-		if err != nil {
+		if c.node, err = openNodeID(cfg); err != nil {
 			return nil, err
 		}
-		c.addresses.open(cfg)
-		c.peers = newPeers(c, id)
+		c.openPeers()
 		if err := c.checkKeys(); err != nil {
 			return nil, err
 		}
@@ -176,7 +172,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		net := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			// One request at a time, of many entries. Raft's pipeline wins little over that, and leaves a goroutine
 			// behind, for which Shutdown waits, when logStore ends the one that feeds it.
-			Stream: stream{c.peers.raft, c.peers}, MaxPool: 4, MaxRPCsInFlight: 1, Timeout: raftTimeout, Logger: rc.Logger, MsgpackUseNewTimeFormat: true,
+			Stream: stream{c.peers.Streams(), c}, MaxPool: 4, MaxRPCsInFlight: 1, Timeout: raftTimeout, Logger: rc.Logger, MsgpackUseNewTimeFormat: true,
 		})
 		c.transport, transport = net, newCareful(c, net, running)
 	}
@@ -198,8 +194,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	c.own.Go(c.watchDisk)
 	c.replica.Run()
 	if c.peers != nil {
-		c.peers.serve()
-		c.own.Go(func() { c.peers.keep(c.life) })
+		c.peers.Serve()
 		c.own.Go(c.manage)
 	}
 	if sole && c.peers != nil {
@@ -257,7 +252,7 @@ func (c *Cluster) release() error {
 		errs = append(errs, c.transport.Close())
 	}
 	if c.peers != nil {
-		errs = append(errs, c.peers.close())
+		errs = append(errs, c.peers.Close())
 	} else if c.cfg.Peer != nil {
 		errs = append(errs, c.cfg.Peer.Close())
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/peer"
 	"casemate/cluster/state"
 )
 
@@ -70,7 +71,7 @@ type Config struct {
 	snapshots   uint64        // log entries between two snapshots; 0 is 8192
 	snapshotLog int64         // bytes of log behind a snapshot that are always too few for another; 0 is 4 MiB
 	entrySize   int           // largest encoded batch in one log entry; 0 is 256 KiB
-	stall       time.Duration // 0 is stallTime
+	stall       time.Duration // 0 is peer.StallTime
 	format      uint64        // that a new cluster begins with; 0 is maxFormat
 
 	checkCSR func(*x509.CertificateRequest) error // that whoever made it has its key; nil is the standard library's
@@ -81,7 +82,7 @@ func (c Config) complete() (Config, error) {
 	if c.Dir == "" {
 		return c, errors.New("data directory must be set, got \"\"")
 	}
-	if !validNode(c.Node) {
+	if !peer.ValidNode(c.Node) {
 		return c, fmt.Errorf("node must be 1 to 63 of A-Z a-z 0-9 . _ -, got %.100q", c.Node)
 	}
 	if c.Reserve < 0 || c.PinTime < 0 || c.LeaderWait < 0 || c.ScratchAge < 0 {
@@ -116,7 +117,7 @@ func (c Config) complete() (Config, error) {
 	if c.checkCSR == nil {
 		c.checkCSR = (*x509.CertificateRequest).CheckSignature
 	}
-	setDefault(&c.stall, stallTime)
+	setDefault(&c.stall, peer.StallTime)
 	setDefault(&c.format, maxFormat)
 	setDefault(&c.SegmentSize, 16<<20)
 	setDefault(&c.snapshots, 8192)

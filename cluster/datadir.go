@@ -33,6 +33,7 @@ import (
 // and nothing that is not the cluster's.
 const (
 	formatFile     = "format"
+	addressFile    = "addresses.json"
 	incompleteFile = "incomplete"
 	lockFile       = "lock"
 	keyFile        = "sealing.key"

@@ -325,13 +325,13 @@ func TestFirstCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if err := c.found(t.Context()); err != nil {
+	if err := c.bootstrapAuthority(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for range 20 {
-		c.peers.id.mu.Lock()
-		c.peers.id.cert = nil
-		c.peers.id.mu.Unlock()
+		c.node.mu.Lock()
+		c.node.cert = nil
+		c.node.mu.Unlock()
 		errs := make(chan error)
 		for range 4 {
 			go func() { errs <- c.renew() }()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"casemate/cluster/disk"
+	"casemate/cluster/peer"
 	"casemate/cluster/state"
 )
 
@@ -56,14 +57,6 @@ type Difference struct {
 	Since time.Time `json:"since"` // when it was noticed
 }
 
-// Older is a node that came back with less of the log than it had shown before.
-type Older struct {
-	Node string    `json:"node"`
-	Was  uint64    `json:"was"` // newest entry that it had shown
-	Is   uint64    `json:"is"`  // newest entry that it came back with
-	Time time.Time `json:"time"`
-}
-
 // neighbours are what this node finds out by comparing itself with the others. Its zero value is ready.
 type neighbours struct {
 	mu      sync.Mutex
@@ -84,7 +77,7 @@ func (n *neighbours) init() {
 const olderTime = 24 * time.Hour
 
 // judge takes what another node says of itself, and of this one.
-func (c *Cluster) judge(node string, b beat) {
+func (c *Cluster) judge(node string, b peer.Beat) {
 	own := ""
 	if b.Sum != "" {
 		own = c.machine.sums.at(b.At)
@@ -117,20 +110,20 @@ func (c *Cluster) judge(node string, b beat) {
 	}
 	if b.Applied < n.heard[node] {
 		if o, known := n.older[node]; !known || o.Was < n.heard[node] {
-			n.older[node] = Older{node, n.heard[node], b.Applied, now}
+			n.older[node] = Older{Node: node, Was: n.heard[node], Is: b.Applied, Time: now}
 			c.log.Error("a node came back older than it was: its disk was put back, or its log was damaged",
 				"peer", node, "was", n.heard[node], "is", b.Applied)
 		}
 	}
 	n.heard[node] = max(n.heard[node], b.Applied)
 	if o := b.Older; o != nil && o.Was > n.older[node].Was {
-		n.older[node] = Older{node, o.Was, o.Is, o.Time}
+		n.older[node] = Older{Node: node, Was: o.Was, Is: o.Is, Time: o.Time}
 		c.log.Error("a node says that it came back older than it was", "peer", node, "was", o.Was, "is", o.Is)
 	}
 	if b.Heard > 0 && c.lost(b.Heard) {
 		self := c.cfg.Node
 		if o, known := n.older[self]; !known || o.Was < b.Heard {
-			n.older[self] = Older{self, b.Heard, c.shown(), now}
+			n.older[self] = Older{Node: self, Was: b.Heard, Is: c.shown(), Time: now}
 			c.log.Error("this node came back older than it was: its disk was put back, or its log was damaged",
 				"was", b.Heard, "is", c.shown(), "says", node)
 		}

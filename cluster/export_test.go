@@ -231,12 +231,5 @@ func AskToJoin(ctx context.Context, cfg Config, addr string, token Token, csr []
 	return err
 }
 
-// Outsiders are the bounds of what outsiders may do.
-const (
-	MaxFromOne  = maxFromOne
-	TollOnce    = int(tollBurst / tollFloor) // connections of one address before it has to pay
-	TollAllOnce = int(tollAllOnce / tollFloor)
-)
-
 // Receives says that a blob is being sent to this node until the function is called that it returns.
 func (c *Cluster) Receives(digest string) func() { return c.replica.Receive(digest) }

@@ -199,7 +199,7 @@ func (k *careful) AppendEntries(
 		k.followers.pace(to, k.c.stop, k.c.done)
 	}
 	began := time.Now()
-	for wait := appendRetry; ; wait = min(2*wait, redial) {
+	for wait := appendRetry; ; wait = min(2*wait, maxAppendRetry) {
 		if k.c.watch.Hung() {
 			return errHangs
 		}
@@ -227,7 +227,10 @@ func (k *careful) AppendEntries(
 	}
 }
 
-// appendRetry is the first pause before entries that could not be sent are sent again.
-const appendRetry = 5 * time.Millisecond
+// Pauses before entries that could not be sent are sent again: the first one, and the longest.
+const (
+	appendRetry    = 5 * time.Millisecond
+	maxAppendRetry = 200 * time.Millisecond
+)
 
 var errHangs = errors.New("this node's disk does not answer")

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/peer"
 	"casemate/cluster/replica"
 	"casemate/cluster/state"
 )
@@ -16,7 +17,9 @@ type host struct{ c *Cluster }
 var (
 	_ replica.State = host{}
 	_ replica.Tasks = host{}
-	_ replica.Peers = (*peers)(nil)
+	_ replica.Peers = (*peer.Port)(nil)
+	_ peer.Host     = host{}
+	_ peer.Members  = members{}
 )
 
 // View is the newest state that can be read on this node.

@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"casemate/cluster/disk"
+	"casemate/cluster/peer"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -130,7 +131,7 @@ func (id *nodeID) current() *tls.Certificate {
 // renew makes a new certificate when there is none, when two thirds of its time are over, or when the CA is another
 // one. It needs no other node.
 func (c *Cluster) renew() error {
-	id := c.peers.id
+	id := c.node
 	id.renewing.Lock()
 	defer id.renewing.Unlock()
 	a, err := c.authority()
@@ -178,17 +179,12 @@ func writeCert(cfg Config, chain [][]byte) error {
 	return disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, nodeCertFile), text, 0o640)
 }
 
-var (
-	errRemoved  = errors.New("this node was removed from the cluster: clear its data directory and join under a new name")
-	errStranger = errors.New("no member of this cluster")
-)
-
 // ErrRemoved is why a node stops for good: Cluster.Err wraps it.
-var ErrRemoved = errRemoved
+var ErrRemoved = peer.ErrRemoved
 
 // admit says which node a certificate belongs to. A member whose record this node has is known by its key, whatever its
 // certificate's age: a node that was down for a year comes back and renews it. One that this node has not heard of yet,
-// because it was itself down meanwhile, must have a certificate of the CA that this node knows. errRemoved comes with
+// because it was itself down meanwhile, must have a certificate of the CA that this node knows. peer.ErrRemoved comes with
 // the name.
 func (c *Cluster) admit(certs []*x509.Certificate) (string, error) {
 	if err := cheapChain(certs); err != nil {
@@ -196,30 +192,30 @@ func (c *Cluster) admit(certs []*x509.Certificate) (string, error) {
 	}
 	leaf := certs[0]
 	name := leaf.Subject.CommonName
-	if !validNode(name) {
-		return "", errStranger
+	if !peer.ValidNode(name) {
+		return "", peer.ErrStranger
 	}
 	s := c.machine.view.Load()
 	if r, ok := recordOf[removal](s, removedDir+"/"+name); ok && bytes.Equal(r.Key, leaf.RawSubjectPublicKeyInfo) {
-		return name, errRemoved
+		return name, peer.ErrRemoved
 	}
 	m, ok := recordOf[member](s, membersDir+"/"+name)
 	if !ok {
-		m, ok = c.peers.id.seed.Members[name]
+		m, ok = c.node.seed.Members[name]
 	}
 	if ok {
 		if !bytes.Equal(m.Key, leaf.RawSubjectPublicKeyInfo) {
-			return "", fmt.Errorf("%q has another key: %w", name, errStranger)
+			return "", fmt.Errorf("%q has another key: %w", name, peer.ErrStranger)
 		}
 		return name, nil
 	}
-	root := c.peers.id.seed.Root
+	root := c.node.seed.Root
 	if a, err := c.authority(); err == nil && a != nil {
 		root = a.Root
 	}
 	anchor, err := x509.ParseCertificate(root)
 	if err != nil {
-		return "", errStranger
+		return "", peer.ErrStranger
 	}
 	roots, between := x509.NewCertPool(), x509.NewCertPool()
 	roots.AddCert(anchor)
@@ -227,7 +223,24 @@ func (c *Cluster) admit(certs []*x509.Certificate) (string, error) {
 		between.AddCert(cert)
 	}
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: c.cfg.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
-		return "", fmt.Errorf("%q: %v: %w", name, err, errStranger)
+		return "", fmt.Errorf("%q: %v: %w", name, err, peer.ErrStranger)
 	}
 	return name, nil
+}
+
+// maxNodeCert is the most bytes of a node's certificate or of a CA's; ours have some 500.
+const maxNodeCert = 2 << 10
+
+// cheapChain refuses certificates that no node has, before anything is computed with their keys: chains that are too
+// long, and keys that are not ours, which are P-256.
+func cheapChain(certs []*x509.Certificate) error {
+	if len(certs) == 0 || len(certs) > 1+maxCross {
+		return fmt.Errorf("%d certificates: %w", len(certs), peer.ErrStranger)
+	}
+	for _, cert := range certs {
+		if key, ok := cert.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() || len(cert.Raw) > maxNodeCert {
+			return fmt.Errorf("its certificate is not of a kind that nodes have: %w", peer.ErrStranger)
+		}
+	}
+	return nil
 }

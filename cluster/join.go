@@ -3,7 +3,9 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -121,7 +123,7 @@ func askToJoin(ctx context.Context, cfg Config, addr string, token Token, csr []
 	defer raw.Close()
 	var stranger error
 	conn := tls.Client(raw, &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{alpnJoin}, ServerName: "casemate",
+		MinVersion: tls.VersionTLS13, NextProtos: []string{peer.ALPNJoin}, ServerName: "casemate",
 		// Verified against the hash in the token instead of against roots and names.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
@@ -136,7 +138,7 @@ func askToJoin(ctx context.Context, cfg Config, addr string, token Token, csr []
 		return a, fmt.Errorf("%s: %w", addr, err)
 	}
 	cs := conn.ConnectionState()
-	if cs.NegotiatedProtocol != alpnJoin {
+	if cs.NegotiatedProtocol != peer.ALPNJoin {
 		return a, fmt.Errorf("%s is not the peer port of a casemate", addr)
 	}
 	exporter, err := cs.ExportKeyingMaterial(exporterLabel, nil, 32)
@@ -186,14 +188,9 @@ func pinned(certs []*x509.Certificate, hash []byte, now time.Time) error {
 	return err
 }
 
-// serveJoin is the only thing on the peer port that answers who is no member.
-func (p *peers) serveJoin(w http.ResponseWriter, r *http.Request) {
-	session, ok := r.Context().Value(sessionKey{}).(*guest)
-	if !ok || r.Method != http.MethodPost || r.URL.Path != "/join" {
-		http.Error(w, "", http.StatusNotFound)
-		return
-	}
-	p.toll.charge(session.from, tollFloor, p.home(session.from))
+// serveJoin answers who asks to join.
+func (c *Cluster) serveJoin(w http.ResponseWriter, r *http.Request) {
+	session := peer.SessionOf(r)
 	var req joinRequest
 	// The body is read to its end: from then on the server notices when the other side hangs up, and ends r.Context().
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxJoin+1))
@@ -207,14 +204,44 @@ func (p *peers) serveJoin(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		err = fmt.Errorf("the request: %w", err)
 	} else {
-		a, err = p.c.letIn(r.Context(), session, req)
+		a, err = c.letIn(r.Context(), session, req)
 	}
 	if err != nil {
-		p.c.log.Warn("a node was not let in", "client", r.RemoteAddr, "node", fmt.Sprintf("%.63q", req.Node), "err", err)
+		c.log.Warn("a node was not let in", "client", r.RemoteAddr, "node", fmt.Sprintf("%.63q", req.Node), "err", err)
 		a = joinAnswer{Error: err.Error(), Retry: errors.Is(err, peer.ErrNoMajority)}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(a)
+}
+
+// A request to join, in bytes.
+const (
+	maxJoin     = 16 << 10 // the body; ours are under 1 KiB
+	maxRequest  = 2 << 10  // its request for a certificate; ours have some 250
+	maxJoinAddr = 300
+)
+
+// check looks at what costs nothing to look at, and parses the request for a certificate. Nothing is computed with its
+// key: that of an RSA key is whatever its sender likes.
+func (req *joinRequest) check() (*x509.CertificateRequest, error) {
+	if !peer.ValidNode(req.Node) {
+		return nil, fmt.Errorf("node must be 1 to 63 of A-Z a-z 0-9 . _ -, got %.100q", req.Node)
+	}
+	host, port, err := net.SplitHostPort(req.Addr)
+	if err != nil || host == "" || port == "" || len(req.Addr) > maxJoinAddr {
+		return nil, fmt.Errorf("the address at which the node is reached must be host:port, got %.300q", req.Addr)
+	}
+	if len(req.CSR) > maxRequest {
+		return nil, fmt.Errorf("the certificate request has %d bytes, the most is %d", len(req.CSR), maxRequest)
+	}
+	csr, err := x509.ParseCertificateRequest(req.CSR)
+	if err != nil {
+		return nil, fmt.Errorf("the certificate request: %w", err)
+	}
+	if key, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
+		return nil, errors.New("the certificate request: a node's key is ECDSA P-256")
+	}
+	return csr, nil
 }
 
 // letIn makes a node a learner: the token first, then raft, then the record. Cut short anywhere, the same request again
@@ -223,13 +250,12 @@ func (p *peers) serveJoin(w http.ResponseWriter, r *http.Request) {
 // Until the token has proved to be good this is work for anybody who asks, so what is cheap comes first: sizes and the
 // kind of key, then the token, whose public key is ours, and only then is anything computed with a key that the other
 // side has chosen.
-func (c *Cluster) letIn(ctx context.Context, session *guest, req joinRequest) (a joinAnswer, err error) {
+func (c *Cluster) letIn(ctx context.Context, session peer.Session, req joinRequest) (a joinAnswer, err error) {
 	csr, err := req.check()
 	if err != nil {
 		return a, err
 	}
-	cs := session.Conn.(*tls.Conn).ConnectionState()
-	exporter, err := cs.ExportKeyingMaterial(exporterLabel, nil, 32)
+	exporter, err := session.ExportKeyingMaterial(exporterLabel, 32)
 	if err != nil {
 		return a, err
 	}
@@ -237,7 +263,7 @@ func (c *Cluster) letIn(ctx context.Context, session *guest, req joinRequest) (a
 	if err := c.knowsToken(req.Token, signed, req.Signature); err != nil {
 		return a, err
 	}
-	session.place.Begin() // no longer one that makes room for others
+	session.Trust()
 	if err := ctx.Err(); err != nil {
 		return a, err
 	}
@@ -267,7 +293,7 @@ func (c *Cluster) letIn(ctx context.Context, session *guest, req joinRequest) (a
 		return a, err
 	}
 	// The address is the name, and where that is says the record. Until there is one the leader dials in vain.
-	if err := c.order(ctx, order{Op: orderAdd, Node: req.Node}); err != nil {
+	if err := c.changeMembership(ctx, membershipChange{Op: addMember, Node: req.Node}); err != nil {
 		return a, err
 	}
 	put, err := putRecord(membersDir+"/"+req.Node, member{
@@ -308,22 +334,22 @@ func (c *Cluster) letIn(ctx context.Context, session *guest, req joinRequest) (a
 	return a, nil
 }
 
-// order is a change of raft's configuration, which only the leader can make.
-type order struct {
+// membershipChange is a change of raft's configuration, which only the leader can make.
+type membershipChange struct {
 	Op    string `json:"op"`
 	Node  string `json:"node"`
 	Force bool   `json:"force,omitempty"`
 }
 
 const (
-	orderAdd    = "add"    // as a learner; nothing if it is there
-	orderRemove = "remove" // nothing if it is not there
+	addMember    = "add"    // as a learner; nothing if it is there
+	removeMember = "remove" // nothing if it is not there
 
-	maxOrder = 64 << 10 // bytes
+	maxMembershipChange = 64 << 10 // bytes
 )
 
-// order has the leader carry it out, whoever that is.
-func (c *Cluster) order(ctx context.Context, o order) error {
+// changeMembership has the leader carry it out, whoever that is.
+func (c *Cluster) changeMembership(ctx context.Context, o membershipChange) error {
 	deadline := time.NewTimer(2 * c.cfg.LeaderWait)
 	defer deadline.Stop()
 	end := time.Now().Add(2 * c.cfg.LeaderWait)
@@ -336,9 +362,9 @@ func (c *Cluster) order(ctx context.Context, o order) error {
 			return err
 		}
 		if leader == c.cfg.Node {
-			err = c.obey(ctx, o)
+			err = c.applyMembershipChange(ctx, o)
 		} else {
-			err = c.passOrder(ctx, leader, o)
+			err = c.forwardMembershipChange(ctx, leader, o)
 		}
 		if !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, raft.ErrLeadershipLost) && !errors.Is(err, raft.ErrLeadershipTransferInProgress) && !errors.Is(err, peer.ErrSent) {
 			return err
@@ -347,7 +373,7 @@ func (c *Cluster) order(ctx context.Context, o order) error {
 	}
 }
 
-func (c *Cluster) passOrder(ctx context.Context, leader string, o order) error {
+func (c *Cluster) forwardMembershipChange(ctx context.Context, leader string, o membershipChange) error {
 	ctx, cancel, ok := c.peers.Alive(ctx, leader)
 	if !ok {
 		return raft.ErrNotLeader
@@ -373,18 +399,18 @@ func (c *Cluster) passOrder(ctx context.Context, leader string, o order) error {
 	return nil
 }
 
-func (p *peers) serveOrder(w http.ResponseWriter, r *http.Request) {
-	var o order
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxOrder)).Decode(&o); err != nil {
+func (c *Cluster) serveMembershipChange(w http.ResponseWriter, r *http.Request) {
+	var o membershipChange
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxMembershipChange)).Decode(&o); err != nil {
 		peer.Reply(w, peer.Answer{Kind: peer.KindInvalid, Error: err.Error()})
 		return
 	}
-	err := p.c.obey(r.Context(), o)
+	err := c.applyMembershipChange(r.Context(), o)
 	switch {
 	case err == nil:
 		peer.Reply(w, peer.Answer{})
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		peer.Reply(w, p.c.notLeader(err))
+		peer.Reply(w, c.notLeader(err))
 	case errors.Is(err, ErrUnsafe):
 		peer.Reply(w, peer.Answer{Kind: peer.KindExist, Error: err.Error()})
 	case errors.Is(err, fs.ErrNotExist):

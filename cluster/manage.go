@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"casemate/cluster/peer"
 	"casemate/cluster/state"
 )
 
@@ -37,7 +38,7 @@ func (c *Cluster) manage() {
 		if err := c.takeKeys(); err != nil {
 			errs = append(errs, err)
 		}
-		errs = append(errs, c.forgetTold())
+		errs = append(errs, c.peers.ForgetTold())
 		if leader, _ := c.lead.get(); leader != "" {
 			ctx, cancel := context.WithTimeout(c.life, c.cfg.LeaderWait)
 			if leader != c.cfg.Node {
@@ -46,8 +47,8 @@ func (c *Cluster) manage() {
 				errs = append(errs, c.leadOthers(ctx))
 			}
 			errs = append(errs, c.renew())
-			if c.peers.id.current() != nil {
-				errs = append(errs, c.enter(ctx))
+			if c.node.current() != nil {
+				errs = append(errs, c.publishSelf(ctx))
 			}
 			cancel()
 		}
@@ -76,7 +77,7 @@ func (c *Cluster) manage() {
 
 // leadOthers is the leader's part.
 func (c *Cluster) leadOthers(ctx context.Context) error {
-	if err := c.found(ctx); err != nil {
+	if err := c.bootstrapAuthority(ctx); err != nil {
 		return err
 	}
 	servers := c.servers()
@@ -116,9 +117,9 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 	return nil
 }
 
-// found makes the nodes' CA, if there is none, and with it the record of the node that makes it: from the first moment
+// bootstrapAuthority makes the nodes' CA, if there is none, and with it the record of the node that makes it: from the first moment
 // in which others can join, its name is taken.
-func (c *Cluster) found(ctx context.Context) error {
+func (c *Cluster) bootstrapAuthority(ctx context.Context) error {
 	if a, err := c.authority(); a != nil || err != nil {
 		return err
 	}
@@ -151,7 +152,7 @@ func (c *Cluster) RemoveMember(ctx context.Context, node string, force bool) err
 	if c.peers == nil {
 		return fmt.Errorf("node %s: this cluster has one node: %w", node, fs.ErrInvalid)
 	}
-	if err := c.order(ctx, order{Op: orderRemove, Node: node, Force: force}); err != nil {
+	if err := c.changeMembership(ctx, membershipChange{Op: removeMember, Node: node, Force: force}); err != nil {
 		return err
 	}
 	if node == c.cfg.Node {
@@ -163,8 +164,8 @@ func (c *Cluster) RemoveMember(ctx context.Context, node string, force bool) err
 	return c.reseal(ctx, node)
 }
 
-// obey carries out an order, on the leader.
-func (c *Cluster) obey(ctx context.Context, o order) error {
+// applyMembershipChange carries out a change, on the leader.
+func (c *Cluster) applyMembershipChange(ctx context.Context, o membershipChange) error {
 	f := c.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
 		return err
@@ -174,19 +175,19 @@ func (c *Cluster) obey(ctx context.Context, o order) error {
 		there = there || string(s.ID) == o.Node
 	}
 	switch o.Op {
-	case orderAdd:
+	case addMember:
 		if there {
 			return nil
 		}
 		return c.answerSoon(ctx, c.raft.AddNonvoter(raft.ServerID(o.Node), raft.ServerAddress(o.Node), f.Index(), c.cfg.LeaderWait))
-	case orderRemove:
+	case removeMember:
 		if !there {
 			if _, left := c.member(o.Node); left || c.removed(o.Node) {
 				return nil // half removed: what is to come finishes it; or all of it: who asks again has something to finish too
 			}
 			return fmt.Errorf("there is no node %s: %w", o.Node, fs.ErrNotExist)
 		}
-		if err := c.maySpare(o); err != nil {
+		if err := c.checkRemovable(o); err != nil {
 			return err
 		}
 		if o.Node == c.cfg.Node {
@@ -197,11 +198,11 @@ func (c *Cluster) obey(ctx context.Context, o order) error {
 		}
 		return c.answerSoon(ctx, c.raft.RemoveServer(raft.ServerID(o.Node), f.Index(), c.cfg.LeaderWait))
 	}
-	return fmt.Errorf("order %q: %w", o.Op, fs.ErrInvalid)
+	return fmt.Errorf("membership change %q: %w", o.Op, fs.ErrInvalid)
 }
 
-// maySpare says whether the nodes without this one hold everything.
-func (c *Cluster) maySpare(o order) error {
+// checkRemovable returns an error unless the nodes without this one hold everything.
+func (c *Cluster) checkRemovable(o membershipChange) error {
 	voters, _ := c.voters()
 	delete(voters, o.Node)
 	if len(voters) == 0 {
@@ -212,7 +213,7 @@ func (c *Cluster) maySpare(o order) error {
 	}
 	whole, lacking := 0, []string{}
 	for n := range voters {
-		var b beat
+		var b peer.Beat
 		up := true
 		if n == c.cfg.Node {
 			b = c.beat()

@@ -6,12 +6,15 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
-	"strings"
+	"io/fs"
+	"net/http"
 	"time"
 
 	"github.com/hashicorp/raft"
 
+	"casemate/cluster/peer"
 	"casemate/cluster/state"
+	"casemate/cluster/watch"
 )
 
 // Who is a member says raft's configuration. What one needs to know of a member stands in the tree:
@@ -111,8 +114,8 @@ func (c *Cluster) voters() (voters map[string]bool, majority int) {
 	return voters, len(voters)/2 + 1
 }
 
-// enter writes this node's own record, if it says something else now. It returns when that is applied here.
-func (c *Cluster) enter(ctx context.Context) error {
+// publishSelf writes this node's own record, if it says something else now. It returns when that is applied here.
+func (c *Cluster) publishSelf(ctx context.Context) error {
 	m, there := c.member(c.cfg.Node)
 	want := c.self()
 	if there {
@@ -131,7 +134,7 @@ func (c *Cluster) enter(ctx context.Context) error {
 
 // self is what this node's own record has to say.
 func (c *Cluster) self() member {
-	return member{Addr: c.cfg.PeerAddr, Key: c.peers.id.spki, Version: c.cfg.Version, Format: state.MaxFormat, Joined: c.cfg.Now().UTC().Truncate(time.Second)}
+	return member{Addr: c.cfg.PeerAddr, Key: c.node.spki, Version: c.cfg.Version, Format: state.MaxFormat, Joined: c.cfg.Now().UTC().Truncate(time.Second)}
 }
 
 // Member is one node as this node sees it now.
@@ -167,7 +170,7 @@ func (c *Cluster) Members() []Member {
 		} else if s.ID == leader {
 			m.Role = "leader"
 		}
-		var b beat
+		var b peer.Beat
 		if m.Self = name == c.cfg.Node; m.Self {
 			b, m.Up, m.Seen = c.beat(), true, c.cfg.Now()
 		} else if c.peers != nil {
@@ -192,8 +195,7 @@ func (c *Cluster) Up(node string) bool {
 	if node == c.cfg.Node || c.peers == nil {
 		return node == c.cfg.Node
 	}
-	_, up, _ := c.peers.Last(node)
-	return up
+	return c.peers.Up(node)
 }
 
 // Roomier returns the node that is up and has the most room on its disk, if this one has none left for uploads; "" if
@@ -212,8 +214,28 @@ func (c *Cluster) Roomier() string {
 }
 
 // Changes receives (capacity 1) after Up of any node has changed, until ctx is done; then it is closed.
-func (c *Cluster) Changes(ctx context.Context) <-chan struct{} { return c.health.Watch(ctx, ".") }
+func (c *Cluster) Changes(ctx context.Context) <-chan struct{} {
+	if c.peers == nil {
+		return new(watch.Hub).Watch(ctx, ".") // nothing changes
+	}
+	return c.peers.Changes(ctx)
+}
 
-func validNode(name string) bool {
-	return name != "" && len(name) <= 63 && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == "" && name != "." && name != ".."
+// RoundTrip asks another node's Config.Handler: the request's URL has the node's name as its host, and its path is the
+// handler's. A path that has empty elements or dots is fs.ErrInvalid: it must mean the same to all who read it.
+func (c *Cluster) RoundTrip(req *http.Request) (*http.Response, error) {
+	if c.peers == nil {
+		return nil, fmt.Errorf("node %s: %w", req.URL.Host, peer.ErrDown)
+	}
+	return c.peers.RoundTrip(req)
+}
+
+// TellAddress says where a member's peer port is, host:port, for the day on which no node finds the others any more.
+// This node looks there too, also after a restart, until the member's record says the same. fs.ErrNotExist: there is no
+// such member.
+func (c *Cluster) TellAddress(node, addr string) error {
+	if c.peers == nil {
+		return fmt.Errorf("there is no node %s: %w", node, fs.ErrNotExist)
+	}
+	return c.peers.TellAddress(node, addr)
 }

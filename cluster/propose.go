@@ -427,24 +427,27 @@ func (c *Cluster) await(ctx context.Context, answer <-chan error) error {
 	}
 }
 
+// maxCommandSize is the most bytes of a forwarded command; ours are at most about 300 KiB.
+const maxCommandSize = 16 << 20
+
 // servePropose is the leader's end of submit.
-func (p *peers) servePropose(w http.ResponseWriter, r *http.Request) {
+func (c *Cluster) servePropose(w http.ResponseWriter, r *http.Request) {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCommandSize))
 	if err != nil {
 		peer.Reply(w, peer.Answer{Kind: peer.KindInvalid, Error: err.Error()})
 		return
 	}
 	// What this program does not understand would stop every node that does not either.
-	if _, err := state.Decode(data, p.c.machine.view.Load().Format()); err != nil {
+	if _, err := state.Decode(data, c.machine.view.Load().Format()); err != nil {
 		peer.Reply(w, peer.Answer{Kind: peer.KindInvalid, Error: err.Error()})
 		return
 	}
-	index, err := p.c.apply(r.Context(), data)
+	index, err := c.apply(r.Context(), data)
 	switch {
 	case err == nil:
 		peer.Reply(w, peer.Answer{Index: index})
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
-		peer.Reply(w, p.c.notLeader(err))
+		peer.Reply(w, c.notLeader(err))
 	default:
 		peer.Reply(w, peer.Answer{Kind: peer.KindLost, Error: err.Error()})
 	}

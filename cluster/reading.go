@@ -163,12 +163,12 @@ func (c *Cluster) leaderIndex(ctx context.Context) (uint64, error) {
 	return index, nil
 }
 
-func (p *peers) serveIndex(w http.ResponseWriter, r *http.Request) {
+func (c *Cluster) serveIndex(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), confirmTime)
 	defer cancel()
-	index, err := p.c.leaderIndex(ctx)
+	index, err := c.leaderIndex(ctx)
 	if err != nil {
-		peer.Reply(w, p.c.notLeader(err))
+		peer.Reply(w, c.notLeader(err))
 		return
 	}
 	peer.Reply(w, peer.Answer{Index: index})

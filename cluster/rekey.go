@@ -77,7 +77,7 @@ func (c *Cluster) takeKeys() error {
 	if r.Epoch <= c.epoch.Load() {
 		return nil
 	}
-	key, err := unwrap(c.peers.id.key, wrapped)
+	key, err := unwrap(c.node.key, wrapped)
 	if err != nil {
 		return fmt.Errorf("the cluster's sealing key %d cannot be taken up: %w", r.Epoch, err)
 	}

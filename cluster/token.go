@@ -72,7 +72,7 @@ func (c *Cluster) CreateToken(ctx context.Context, ttl time.Duration) (Token, er
 		return Token{}, fmt.Errorf("a token's time must be between 1m and 720h, got %s: %w", ttl, fs.ErrInvalid)
 	}
 	// On a node that has just been started for the first time, what manage is about to do.
-	if err := errors.Join(c.found(ctx), c.renew()); err != nil {
+	if err := errors.Join(c.bootstrapAuthority(ctx), c.renew()); err != nil {
 		return Token{}, err
 	}
 	a, err := c.authority()

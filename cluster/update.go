@@ -85,7 +85,7 @@ func (t *Tree) Update(ctx context.Context, fn func(Batch) error) error {
 	}
 	index, err := t.c.commit(ctx, t.patient, ops)
 	if err == nil && t.c.peers != nil {
-		t.c.peers.shared(ctx, index)
+		t.c.peers.WaitShown(ctx, index)
 	}
 	return err
 }

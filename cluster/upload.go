@@ -66,7 +66,7 @@ func (u *upload) CommitNamed(ctx context.Context, digest string, names func(Batc
 		return u.t.edits(func(b Batch) error { return names(b, got) })
 	})
 	if err == nil && u.c.peers != nil {
-		u.c.peers.shared(ctx, index)
+		u.c.peers.WaitShown(ctx, index)
 	}
 	return got, err
 }

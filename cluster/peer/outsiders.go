@@ -1,12 +1,10 @@
-package cluster
+package peer
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/x509"
-	"errors"
+	"crypto/tls"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -19,11 +17,10 @@ import (
 // bounded: connections (share), bytes of a handshake, and processor time (toll). Members' addresses, and those from
 // which a member has come, have a share of their own.
 const (
-	maxGuests    = 512      // connections of outsiders at a time: in their handshake, or joining
-	maxFromOne   = 128      // of them from one address
-	keptGuests   = 128      // of them for addresses of members
-	maxHandshake = 16 << 10 // bytes that an outsider may send in a handshake; a member's are some 4 KiB
-	maxNodeCert  = 2 << 10  // bytes of a node's certificate or of a CA's; ours have some 500
+	maxOutside     = 512      // connections of outsiders at a time: in their handshake, or joining
+	maxFromOne     = 128      // of them from one address
+	keptForMembers = 128      // of them for addresses of members
+	maxHandshake   = 16 << 10 // bytes that an outsider may send in a handshake; a member's are some 4 KiB
 )
 
 // The processor time that outsiders get. Members need next to none for their own handshakes, so theirs is generous.
@@ -36,6 +33,9 @@ const (
 	tollAllOnce = time.Second            // that all may use at once; twice as much for those that cost next to nothing
 	maxTolled   = 4096                   // addresses whose debts are remembered
 )
+
+// BurstConnections is how many connections one address may make at once before it has to wait.
+const BurstConnections = int(tollBurst / tollFloor)
 
 // toll keeps account of the processor time that outsiders cost. What is used is a debt that time pays off; while a debt
 // is too high, new connections are closed before anything is done for them. Its zero value is ready.
@@ -129,9 +129,9 @@ func (t *toll) forget(now time.Time) {
 	}
 }
 
-// shaking is a connection in its handshake. It bounds what the other side may send and knows for how long the handshake
+// handshakeConn is a connection in its handshake. It bounds what the other side may send and knows for how long the handshake
 // did not wait for it: that is processor time, or more on a busy machine, so outsiders get less when others need it.
-type shaking struct {
+type handshakeConn struct {
 	net.Conn
 	over   atomic.Bool   // the handshake is over: nothing is counted
 	waited time.Duration // these two are the handshake's goroutine's
@@ -140,7 +140,7 @@ type shaking struct {
 
 var errHandshakeSize = fmt.Errorf("it sends more than the %d bytes of a handshake", maxHandshake)
 
-func (s *shaking) Read(p []byte) (int, error) {
+func (s *handshakeConn) Read(p []byte) (int, error) {
 	if s.over.Load() {
 		return s.Conn.Read(p)
 	}
@@ -154,7 +154,7 @@ func (s *shaking) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (s *shaking) Write(p []byte) (int, error) {
+func (s *handshakeConn) Write(p []byte) (int, error) {
 	if s.over.Load() {
 		return s.Conn.Write(p)
 	}
@@ -164,8 +164,8 @@ func (s *shaking) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// guestOf is what counts as one outsider.
-func guestOf(from net.Addr) string {
+// clientOf is what counts as one outsider.
+func clientOf(from net.Addr) string {
 	host, _, err := net.SplitHostPort(from.String())
 	if err != nil {
 		host = from.String()
@@ -176,82 +176,69 @@ func guestOf(from net.Addr) string {
 	return host
 }
 
-// homes are the addresses of members, as guestOf gives them.
-func (p *peers) setHomes(members map[string]bool) {
-	homes := map[string]bool{}
-	for n := range members {
-		m, ok := p.c.member(n)
-		if !ok {
-			m = p.id.seed.Members[n]
+// setMemberAddrs takes the nodes whose addresses count as members', as clientOf gives them.
+func (p *Port) setMemberAddrs(nodes map[string]bool) {
+	addrs := map[string]bool{}
+	for n := range nodes {
+		addr, known := p.cfg.Members.Address(n)
+		if !known {
+			addr = p.cfg.Members.JoinAddress(n)
 		}
-		if host, _, err := net.SplitHostPort(m.Addr); err == nil {
+		if host, _, err := net.SplitHostPort(addr); err == nil {
 			if a, err := netip.ParseAddr(host); err == nil {
 				host = share.Of(a)
 			}
-			homes[host] = true
+			addrs[host] = true
 		}
 	}
-	p.homes.Store(&homes)
+	p.memberAddrs.Store(&addrs)
 }
 
-// home reports the address of a member. Until its links are known a node takes nobody for one.
-func (p *peers) home(guest string) bool {
-	homes := p.homes.Load()
-	return homes != nil && (*homes)[guest]
+// memberAddr reports the address of a member. Until its links are known a node takes nobody for one.
+func (p *Port) memberAddr(client string) bool {
+	addrs := p.memberAddrs.Load()
+	return addrs != nil && (*addrs)[client]
 }
 
-// guest is a connection of an outsider that joins; it is counted until it is closed.
-type guest struct {
+// joinConn is a connection of an outsider that joins; it is counted until it is closed.
+type joinConn struct {
 	net.Conn
 	place *share.Place
 	from  string
 }
 
-func (g *guest) Close() error {
-	g.place.Free()
-	return g.Conn.Close()
+func (c *joinConn) Close() error {
+	c.place.Free()
+	return c.Conn.Close()
 }
 
-// cheapChain refuses certificates that no node has, before anything is computed with their keys: chains that are too
-// long, and keys that are not ours, which are P-256.
-func cheapChain(certs []*x509.Certificate) error {
-	if len(certs) == 0 || len(certs) > 1+maxCross {
-		return fmt.Errorf("%d certificates: %w", len(certs), errStranger)
-	}
-	for _, cert := range certs {
-		if key, ok := cert.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() || len(cert.Raw) > maxNodeCert {
-			return fmt.Errorf("its certificate is not of a kind that nodes have: %w", errStranger)
-		}
-	}
-	return nil
+// Session is the TLS session in which a node asks to join.
+type Session struct{ conn *joinConn }
+
+// ExportKeyingMaterial is that of crypto/tls (RFC 8446, section 7.5).
+func (s Session) ExportKeyingMaterial(label string, length int) ([]byte, error) {
+	cs := s.conn.Conn.(*tls.Conn).ConnectionState()
+	return cs.ExportKeyingMaterial(label, nil, length)
 }
 
-// A request to join, in bytes.
-const (
-	maxJoin     = 16 << 10 // the body; ours are under 1 KiB
-	maxRequest  = 2 << 10  // its request for a certificate; ours have some 250
-	maxJoinAddr = 300
-)
+// Trust says that the other side has shown a token: from then on its connection does not make room for others.
+func (s Session) Trust() { s.conn.place.Begin() }
 
-// check looks at what costs nothing to look at, and parses the request for a certificate. Nothing is computed with its
-// key: that of an RSA key is whatever its sender likes.
-func (req *joinRequest) check() (*x509.CertificateRequest, error) {
-	if !validNode(req.Node) {
-		return nil, fmt.Errorf("node must be 1 to 63 of A-Z a-z 0-9 . _ -, got %.100q", req.Node)
+type sessionKey struct{}
+
+// SessionOf returns the session of a request to Config.Join.
+func SessionOf(r *http.Request) Session {
+	conn, _ := r.Context().Value(sessionKey{}).(*joinConn)
+	return Session{conn}
+}
+
+// serveJoin is the only thing on the port that answers who is no member.
+func (p *Port) serveJoin(w http.ResponseWriter, r *http.Request) {
+	s := SessionOf(r)
+	if s.conn == nil || r.Method != http.MethodPost || r.URL.Path != "/join" {
+		http.Error(w, "", http.StatusNotFound)
+		return
 	}
-	host, port, err := net.SplitHostPort(req.Addr)
-	if err != nil || host == "" || port == "" || len(req.Addr) > maxJoinAddr {
-		return nil, fmt.Errorf("the address at which the node is reached must be host:port, got %.300q", req.Addr)
-	}
-	if len(req.CSR) > maxRequest {
-		return nil, fmt.Errorf("the certificate request has %d bytes, the most is %d", len(req.CSR), maxRequest)
-	}
-	csr, err := x509.ParseCertificateRequest(req.CSR)
-	if err != nil {
-		return nil, fmt.Errorf("the certificate request: %w", err)
-	}
-	if key, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
-		return nil, errors.New("the certificate request: a node's key is ECDSA P-256")
-	}
-	return csr, nil
+	p.toll.charge(s.conn.from, tollFloor, p.memberAddr(s.conn.from))
+	p.cfg.Join(w, r)
 }

@@ -1,4 +1,4 @@
-package cluster
+package peer
 
 import (
 	"casemate/cluster/disk"
@@ -20,12 +20,11 @@ import (
 type addresses struct {
 	mu    sync.Mutex
 	heard map[string]string    // by node: what it says itself, or what another member has heard it say
-	told  map[string]string    // by node: what the operator says, in the file addressFile too
+	told  map[string]string    // by node: what the operator says, in Config.AddressFile too
 	asked map[string]time.Time // by node: when its name was last looked up
 }
 
 const (
-	addressFile   = "addresses.json"
 	addressHeader = "Casemate-Address" // of a request for beats: where who asks is reached
 	maxAddress    = 300                // bytes
 	dialStagger   = 150 * time.Millisecond
@@ -34,7 +33,7 @@ const (
 
 func (a *addresses) open(cfg Config) {
 	a.heard, a.told, a.asked = map[string]string{}, map[string]string{}, map[string]time.Time{}
-	data, err := disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, addressFile))
+	data, err := disk.ReadFile(cfg.FS, cfg.AddressFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
@@ -43,7 +42,7 @@ func (a *addresses) open(cfg Config) {
 	}
 	if err != nil || a.told == nil {
 		// Nothing that the operator could not say again.
-		cfg.Log.Warn("the addresses that were told cannot be read", "file", addressFile, "err", err)
+		cfg.Log.Warn("the addresses that were told cannot be read", "file", filepath.Base(cfg.AddressFile), "err", err)
 		a.told = map[string]string{}
 	}
 }
@@ -58,26 +57,26 @@ func checkAddress(addr string) error {
 }
 
 // hear takes an address that a node says of itself.
-func (c *Cluster) hear(node, addr string) {
-	m, known := c.member(node)
-	if !known || node == c.cfg.Node || checkAddress(addr) != nil {
+func (p *Port) hear(node, addr string) {
+	record, known := p.cfg.Members.Address(node)
+	if !known || node == p.cfg.Node || checkAddress(addr) != nil {
 		return
 	}
-	a := &c.addresses
+	a := &p.addresses
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
-	case m.Addr == addr:
+	case record == addr:
 		delete(a.heard, node)
 	case a.heard[node] != addr:
 		a.heard[node] = addr
-		c.log.Info("a node says that it is elsewhere", "peer", node, "addr", addr, "was", m.Addr)
+		p.log.Info("a node says that it is elsewhere", "peer", node, "addr", addr, "was", record)
 	}
 }
 
 // gossip is what this node tells others of addresses that are not in the records yet.
-func (c *Cluster) gossip() map[string]string {
-	a := &c.addresses
+func (p *Port) gossip() map[string]string {
+	a := &p.addresses
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.heard) == 0 {
@@ -85,7 +84,7 @@ func (c *Cluster) gossip() map[string]string {
 	}
 	out := map[string]string{}
 	for node, addr := range a.heard {
-		if m, known := c.member(node); !known || m.Addr == addr {
+		if record, known := p.cfg.Members.Address(node); !known || record == addr {
 			delete(a.heard, node) // it stands in its record now
 		} else {
 			out[node] = addr
@@ -95,13 +94,13 @@ func (c *Cluster) gossip() map[string]string {
 }
 
 // listenTo takes the gossip of another node. What a node has said here itself counts more.
-func (c *Cluster) listenTo(gossip map[string]string) {
+func (p *Port) listenTo(gossip map[string]string) {
 	for node, addr := range gossip {
-		c.addresses.mu.Lock()
-		_, known := c.addresses.heard[node]
-		c.addresses.mu.Unlock()
+		p.addresses.mu.Lock()
+		_, known := p.addresses.heard[node]
+		p.addresses.mu.Unlock()
 		if !known {
-			c.hear(node, addr)
+			p.hear(node, addr)
 		}
 	}
 }
@@ -109,69 +108,69 @@ func (c *Cluster) listenTo(gossip map[string]string) {
 // TellAddress says where a member's peer port is, host:port, for the day on which no node finds the others any more.
 // This node looks there too, also after a restart, until the member's record says the same. fs.ErrNotExist: there is no
 // such member.
-func (c *Cluster) TellAddress(node, addr string) error {
+func (p *Port) TellAddress(node, addr string) error {
 	if err := checkAddress(addr); err != nil {
 		return err
 	}
-	if node == c.cfg.Node {
+	if node == p.cfg.Node {
 		return fmt.Errorf("node %s is this one: its address is listen.peer in its config: %w", node, fs.ErrInvalid)
 	}
-	if !slices.Contains(c.others(), node) {
+	if !slices.Contains(p.cfg.Members.Others(), node) {
 		return fmt.Errorf("there is no node %s: %w", node, fs.ErrNotExist)
 	}
-	a := &c.addresses
+	a := &p.addresses
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.told[node] = addr
-	return c.writeTold()
+	return p.writeTold()
 }
 
 // writeTold needs addresses.mu.
-func (c *Cluster) writeTold() error {
-	data, err := json.Marshal(c.addresses.told)
+func (p *Port) writeTold() error {
+	data, err := json.Marshal(p.addresses.told)
 	if err != nil {
 		return err
 	}
-	return disk.WriteFile(c.cfg.FS, filepath.Join(c.cfg.Dir, addressFile), data, 0o640)
+	return disk.WriteFile(p.cfg.FS, p.cfg.AddressFile, data, 0o640)
 }
 
-// forgetTold forgets what the operator has said and what stands in the records by now.
-func (c *Cluster) forgetTold() error {
-	a := &c.addresses
+// ForgetTold forgets what the operator has said and what stands in the records by now.
+func (p *Port) ForgetTold() error {
+	a := &p.addresses
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	n := len(a.told)
 	for node, addr := range a.told {
-		if m, known := c.member(node); !known && c.removed(node) || m.Addr == addr {
+		if record, known := p.cfg.Members.Address(node); !known && p.cfg.Members.Removed(node) || record == addr {
 			delete(a.told, node)
 		}
 	}
 	if len(a.told) == n {
 		return nil
 	}
-	return c.writeTold()
+	return p.writeTold()
 }
 
 // addressesOf lists where a member may be, the likeliest first: what it says itself, what the operator says, the
 // config, its record, what a joiner was told, and now and then, while it does not answer, the host of its name.
-func (c *Cluster) addressesOf(node string) (list []string) {
+func (p *Port) addressesOf(node string) (list []string) {
 	add := func(addr string) {
 		if addr != "" && !slices.Contains(list, addr) {
 			list = append(list, addr)
 		}
 	}
-	a := &c.addresses
+	a := &p.addresses
 	a.mu.Lock()
 	add(a.heard[node])
 	add(a.told[node])
 	a.mu.Unlock()
-	add(c.cfg.Peers[node])
-	m, _ := c.member(node)
-	add(m.Addr)
-	add(c.peers.id.seed.Members[node].Addr)
+	add(p.cfg.Peers[node])
+	record, _ := p.cfg.Members.Address(node)
+	add(record)
+	add(p.cfg.Members.JoinAddress(node))
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if now := time.Now(); len(list) > 0 && !c.Up(node) && now.Sub(a.asked[node]) >= askEvery {
+	if now := time.Now(); len(list) > 0 && !p.Up(node) && now.Sub(a.asked[node]) >= askEvery {
 		a.asked[node] = now
 		if _, port, err := net.SplitHostPort(list[len(list)-1]); err == nil {
 			add(net.JoinHostPort(node, port))
