@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"casemate/cluster/peer"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -16,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"casemate/cluster/peer"
 )
 
 // Nothing is computed with the keys of a chain that no node has.

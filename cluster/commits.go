@@ -1,11 +1,12 @@
 package cluster
 
 import (
-	"casemate/cluster/wake"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"casemate/cluster/wake"
 )
 
 // Raft tells a follower that an entry is committed with the next entries that it sends, and if none come, at the next

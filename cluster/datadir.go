@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/raft"
 	"golang.org/x/crypto/chacha20poly1305"
@@ -244,4 +245,66 @@ func tell(what, dir string, err error) error {
 		return fmt.Errorf("%s: data directory %s: user %d may not write there, give it to the user casemate runs as: %w", what, dir, os.Geteuid(), err)
 	}
 	return fmt.Errorf("%s: data directory %s: %w", what, dir, err)
+}
+
+// checkFresh refuses a directory that is anything but new, empty, or left by a Bootstrap or Restore that was cut short.
+func checkFresh(cfg Config) error {
+	list, err := cfg.FS.ReadDir(cfg.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	if slices.Contains(names, formatFile) {
+		return errors.New("already initialised, restore into a new directory")
+	}
+	if slices.Contains(names, incompleteFile) {
+		return nil
+	}
+	for _, name := range names {
+		if name != "lost+found" && name != lockFile && name != incompleteFile+".new" {
+			return fmt.Errorf("not empty (it has %q), restore into a new directory", name)
+		}
+	}
+	return nil
+}
+
+// clearData removes what a Restore that was cut short has made.
+func clearData(cfg Config) error {
+	for _, name := range []string{raftDir, snapshotDir, blobDir, keyFile, keyFile + ".new", formatFile + ".new", seedFile, nodeCertFile} {
+		if err := disk.RemoveAll(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// undoRestore clears away what a Restore that failed has made: first what would count, last what says that the rest
+// does not.
+func undoRestore(cfg Config) error {
+	if err := disk.RemoveAll(cfg.FS, filepath.Join(cfg.Dir, formatFile)); err != nil {
+		return err
+	}
+	if err := cfg.FS.SyncDir(cfg.Dir); err != nil {
+		return err
+	}
+	if err := clearData(cfg); err != nil {
+		return err
+	}
+	return cfg.FS.Remove(filepath.Join(cfg.Dir, incompleteFile))
+}
+
+func newClusterID() string { return strings.ToLower(rand.Text()) }
+
+func writeIdentity(cfg Config, id identity) error {
+	data, err := json.Marshal(id)
+	if err != nil {
+		return err
+	}
+	return disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, formatFile), append(data, '\n'), 0o640)
 }

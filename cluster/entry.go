@@ -2,13 +2,14 @@ package cluster
 
 import (
 	"bytes"
-	"casemate/cluster/disk"
 	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+
+	"casemate/cluster/disk"
 )
 
 // Each entry of the log carries a checksum in raft's Extensions, which nothing else uses: entrySeal, then the CRC-32C

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"casemate/cluster/disk"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"casemate/cluster/disk"
 )
 
 // floor is what this node's log has had and, as a disk that was put back or a damaged entry that was cut off, has not

@@ -2,8 +2,6 @@ package cluster
 
 import (
 	"bytes"
-	"casemate/cluster/disk"
-	"casemate/cluster/peer"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -17,6 +15,9 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"casemate/cluster/disk"
+	"casemate/cluster/peer"
 )
 
 // A data directory also holds what this node is to the others:

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"casemate/cluster/disk"
 	"errors"
 	"fmt"
 	"runtime"
@@ -9,6 +8,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+
+	"casemate/cluster/disk"
 )
 
 // logStore is the log as raft sees it. Raft answers an error of its disk by a panic in one of its goroutines (term,

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"casemate/cluster/peer"
 	"context"
 	"net/http"
 	"sync"
@@ -9,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"casemate/cluster/peer"
 )
 
 // A miss is confirmed with the leader (promise 4): this node may be behind, and "there is no such image" must not be

@@ -168,7 +168,10 @@ func (c *Cluster) ends(snaps *snapshots, rep *RecoverReport) (at, term uint64, e
 	return at, term, nil
 }
 
-// lacking counts the blobs that names keep and this disk has not.
+// maxLacking bounds the list of a report.
+const maxLacking = 100
+
+// lacking counts the blobs that names keep and this disk does not have.
 func (c *Cluster) lacking(rep *RecoverReport) error {
 	blobs, err := blob.Open(filepath.Join(c.cfg.Dir, blobDir), blob.Options{FS: c.cfg.FS})
 	if err != nil {
@@ -180,7 +183,7 @@ func (c *Cluster) lacking(rep *RecoverReport) error {
 			continue
 		}
 		rep.Lacking++
-		if len(rep.LackingBlobs) < maxFaults {
+		if len(rep.LackingBlobs) < maxLacking {
 			rep.LackingBlobs = append(rep.LackingBlobs, d.String())
 		}
 	}

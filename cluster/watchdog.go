@@ -1,8 +1,9 @@
 package cluster
 
 import (
-	"casemate/cluster/disk"
 	"time"
+
+	"casemate/cluster/disk"
 )
 
 // watchDisk sees to it that a disk that hangs keeps nobody: raft's own goroutine may be waiting for it, so that raft

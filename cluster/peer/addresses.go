@@ -1,7 +1,6 @@
 package peer
 
 import (
-	"casemate/cluster/disk"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +12,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"casemate/cluster/disk"
 )
 
 // addresses is where this node looks for others besides where their records say that they are. Any of them may be

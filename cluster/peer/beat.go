@@ -2,13 +2,14 @@ package peer
 
 import (
 	"bufio"
-	"casemate/cluster/wake"
 	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"sync"
 	"time"
+
+	"casemate/cluster/wake"
 )
 
 const (

@@ -7,9 +7,6 @@
 package peer
 
 import (
-	"casemate/cluster/blob"
-	"casemate/cluster/share"
-	"casemate/cluster/watch"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -28,6 +25,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"casemate/cluster/blob"
+	"casemate/cluster/share"
+	"casemate/cluster/watch"
 )
 
 // What is spoken on a connection.

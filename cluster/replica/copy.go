@@ -1,11 +1,12 @@
 package replica
 
 import (
-	"casemate/cluster/blob"
 	"context"
 	"io"
 	"net/http"
 	"sync"
+
+	"casemate/cluster/blob"
 )
 
 // streamFrom is how large an upload must be for copies to begin before it is complete.

@@ -1,13 +1,14 @@
 package replica
 
 import (
-	"casemate/cluster/blob"
-	"casemate/cluster/state"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
 	"syscall"
+
+	"casemate/cluster/blob"
+	"casemate/cluster/state"
 )
 
 // lost is the error for a blob that the tree knows and whose bytes cannot be had: damage, which must not look like a

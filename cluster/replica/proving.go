@@ -1,9 +1,10 @@
 package replica
 
 import (
-	"casemate/cluster/blob"
 	"context"
 	"time"
+
+	"casemate/cluster/blob"
 )
 
 const (

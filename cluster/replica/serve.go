@@ -1,15 +1,16 @@
 package replica
 
 import (
-	"casemate/cluster/blob"
-	"casemate/cluster/peer"
-	"casemate/cluster/state"
 	"errors"
 	"io"
 	"net/http"
 	"os"
 	"syscall"
 	"time"
+
+	"casemate/cluster/blob"
+	"casemate/cluster/peer"
+	"casemate/cluster/state"
 )
 
 // Handle registers what other nodes ask of this one about blobs:

@@ -1,7 +1,8 @@
-package cluster
+package archive
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -24,9 +25,10 @@ const (
 // shortest is the least length of a passphrase: who has the backup can try as many as they like.
 const shortest = 12
 
-// wrapKey encrypts a key to a passphrase or to the recipients that a recipients file of age names: exactly one of the
-// two. What is no such thing is fs.ErrInvalid.
-func wrapKey(key []byte, passphrase, recipients string, work int) ([]byte, error) {
+// Wrap encrypts the sealing keys to a passphrase or to the recipients that a recipients file of age names: exactly one of
+// the two. What is no such thing is fs.ErrInvalid.
+func Wrap(key []byte, opt Options) ([]byte, error) {
+	passphrase, recipients, work := opt.Passphrase, opt.Recipients, cmp.Or(opt.Work, wrapWork)
 	var to []age.Recipient
 	switch {
 	case (passphrase == "") == (recipients == ""):
@@ -57,11 +59,11 @@ func wrapKey(key []byte, passphrase, recipients string, work int) ([]byte, error
 	return out.Bytes(), err
 }
 
-// errWrongKey is a passphrase or identity that is not the backup's.
-var errWrongKey = errors.New("wrong key")
+// ErrWrongKey is a passphrase or identity that is not the backup's.
+var ErrWrongKey = errors.New("wrong key")
 
-// unwrapKey is the other way round; identities is what an identity file of age says (AGE-SECRET-KEY-1…).
-func unwrapKey(wrapped []byte, passphrase, identities string) ([]byte, error) {
+// unwrap is the other way round; identities is what an identity file of age says (AGE-SECRET-KEY-1…).
+func unwrap(wrapped []byte, passphrase, identities string) ([]byte, error) {
 	var with []age.Identity
 	switch {
 	case (passphrase == "") == (identities == ""):
@@ -83,19 +85,19 @@ func unwrapKey(wrapped []byte, passphrase, identities string) ([]byte, error) {
 	var none *age.NoIdentityMatchError
 	switch {
 	case errors.As(err, &none) && passphrase != "" && !isScrypt(none):
-		return nil, fmt.Errorf("the backup was made for recipients, not with a passphrase: give one's identity: %w", errWrongKey)
+		return nil, fmt.Errorf("the backup was made for recipients, not with a passphrase: give one's identity: %w", ErrWrongKey)
 	case errors.As(err, &none) && passphrase == "" && isScrypt(none):
-		return nil, fmt.Errorf("the backup was made with a passphrase, not for recipients: give the passphrase: %w", errWrongKey)
+		return nil, fmt.Errorf("the backup was made with a passphrase, not for recipients: give the passphrase: %w", ErrWrongKey)
 	case errors.As(err, &none) && passphrase != "":
-		return nil, fmt.Errorf("the passphrase is not the one that the backup was made with: %w", errWrongKey)
+		return nil, fmt.Errorf("the passphrase is not the one that the backup was made with: %w", ErrWrongKey)
 	case errors.As(err, &none):
-		return nil, fmt.Errorf("the identity is none of those that the backup was made for: %w", errWrongKey)
+		return nil, fmt.Errorf("the identity is none of those that the backup was made for: %w", ErrWrongKey)
 	case err != nil:
-		return nil, &backupError{"its sealing key is damaged", err}
+		return nil, &Error{"its sealing key is damaged", err}
 	}
 	key, err := io.ReadAll(io.LimitReader(r, maxKey+1))
 	if err != nil || len(key) == 0 || len(key) > maxKey {
-		return nil, &backupError{"its sealing key is damaged", err}
+		return nil, &Error{"its sealing key is damaged", err}
 	}
 	return key, nil
 }
