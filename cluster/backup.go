@@ -10,6 +10,7 @@ import (
 	"casemate/cluster/archive"
 	"casemate/cluster/blob"
 	"casemate/cluster/disk"
+	"casemate/cluster/member"
 	"casemate/cluster/replica"
 )
 
@@ -31,7 +32,7 @@ func (c *Cluster) Backup(ctx context.Context, w io.Writer, opt BackupOptions) (r
 	defer func() {
 		c.log.Info("backup", "index", r.Index, "blobs", r.Blobs, "bytes", r.Bytes, "no_blobs", opt.NoBlobs, "faults", r.Faults, "err", err)
 	}()
-	key, err := disk.ReadFile(c.cfg.FS, filepath.Join(c.cfg.Dir, keyFile))
+	key, err := disk.ReadFile(c.cfg.FS, filepath.Join(c.cfg.Dir, member.KeyFile))
 	if err != nil {
 		return r, fmt.Errorf("backup: %w", err)
 	}

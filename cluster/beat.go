@@ -17,7 +17,7 @@ func (c *Cluster) openPeers() {
 		Node: cfg.Node, Cluster: c.id.Cluster, Version: cfg.Version, Log: c.log, Life: c.life, Now: cfg.Now,
 		Listener: cfg.Peer, Addr: cfg.PeerAddr, Dial: cfg.Dial, Peers: cfg.Peers,
 		FS: cfg.FS, AddressFile: filepath.Join(cfg.Dir, addressFile), Stall: cfg.stall,
-		Members: members{c}, Host: host{c}, Handle: c.handle, Join: c.serveJoin, Handler: cfg.Handler,
+		Members: c.members, Host: host{c}, Handle: c.handle, Join: c.members.ServeJoin, Handler: cfg.Handler,
 	})
 }
 

@@ -18,6 +18,7 @@ import (
 	"casemate/cluster/blob"
 	"casemate/cluster/disk"
 	"casemate/cluster/lograte"
+	"casemate/cluster/member"
 	"casemate/cluster/peer"
 	"casemate/cluster/replica"
 	"casemate/cluster/wake"
@@ -25,15 +26,13 @@ import (
 
 // Cluster is one open node. It is safe for concurrent use.
 type Cluster struct {
-	cfg    Config
-	log    *slog.Logger
-	lines  *lograte.Limit // of what outsiders cause
-	id     identity
-	opened time.Time
-	keys   atomic.Pointer[keyring]
-	keyMu  sync.Mutex    // held while keys change
-	epoch  atomic.Uint64 // of the newest key taken up
-	blobs  *blob.Dir     // of replica
+	cfg     Config
+	log     *slog.Logger
+	lines   *lograte.Limit // of what outsiders cause
+	id      identity
+	opened  time.Time
+	members *member.Members
+	blobs   *blob.Dir // of replica
 
 	// In the order in which Close ends them, last first.
 	lock        io.Closer
@@ -43,7 +42,6 @@ type Cluster struct {
 	machine     *machine
 	replica     *replica.Store
 	peers       *peer.Port // nil without a peer port
-	node        *nodeID    // likewise
 	transport   io.Closer
 	raft        *raft.Raft
 	snaps       *snapshots
@@ -103,7 +101,9 @@ func Open(cfg Config) (_ *Cluster, err error) {
 			c.release()
 		}
 	}()
-	if err := c.useKeys(key); err != nil {
+	mc := cfg.members(id.Cluster)
+	mc.Log = c.log
+	if c.members, err = member.New(mc, host{c}, key); err != nil {
 		return nil, err
 	}
 	c.machine = newMachine(c.fail)
@@ -156,16 +156,10 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		_, mem := raft.NewInmemTransport(raft.ServerAddress(cfg.Node))
 		c.transport, transport = mem, mem
 	} else {
-		if c.node, err = openNodeID(cfg); err != nil {
+		if err := c.members.OpenNode(); err != nil {
 			return nil, err
 		}
 		c.openPeers()
-		if err := c.checkKeys(); err != nil {
-			return nil, err
-		}
-		if err := c.renew(); err != nil {
-			return nil, err
-		}
 		if err := c.replica.Connect(c.peers, filepath.Join(cfg.Dir, raftDir, "whole")); err != nil {
 			return nil, err
 		}

@@ -17,6 +17,7 @@ import (
 
 	"casemate/cluster/blob"
 	"casemate/cluster/disk"
+	"casemate/cluster/member"
 	"casemate/cluster/state"
 )
 
@@ -37,7 +38,6 @@ const (
 	addressFile    = "addresses.json"
 	incompleteFile = "incomplete"
 	lockFile       = "lock"
-	keyFile        = "sealing.key"
 	raftDir        = "raft"
 	snapshotDir    = "snapshots"
 	blobDir        = "blobs"
@@ -70,7 +70,7 @@ func Bootstrap(cfg Config) (err error) {
 	defer lock.Close()
 	key := make([]byte, chacha20poly1305.KeySize)
 	rand.Read(key)
-	if err := disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, keyFile), key, 0o600); err != nil {
+	if err := disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, member.KeyFile), key, 0o600); err != nil {
 		return err
 	}
 	if err := bootstrapRaft(cfg); err != nil {
@@ -201,13 +201,13 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 	if err != nil {
 		return nil, id, nil, err
 	}
-	key, err = disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, keyFile))
+	key, err = disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, member.KeyFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		err = fmt.Errorf("its file %s is missing: %s", keyFile, keyWayOut)
+		err = fmt.Errorf("its file %s is missing: %s", member.KeyFile, member.KeyWayOut)
 	case err == nil:
-		if _, kerr := newKeyring(key); kerr != nil {
-			err = fmt.Errorf("its file %s is damaged: %s: %w", keyFile, keyWayOut, kerr)
+		if kerr := member.CheckKeys(key); kerr != nil {
+			err = fmt.Errorf("its file %s is damaged: %s: %w", member.KeyFile, member.KeyWayOut, kerr)
 		}
 	}
 	if err != nil {
@@ -215,23 +215,6 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 		return nil, id, nil, err
 	}
 	return lock, id, key, nil
-}
-
-// keyWayOut is what to do without the sealing key.
-const keyWayOut = "copy " + keyFile + " from the data directory of another node, with the same owner and mode 0600; an only node restores " +
-	"a backup into a new data directory"
-
-// checkKeys says whether this node's sealing keys are the cluster's: a bit that flipped in them would show much later,
-// and as something else.
-func (c *Cluster) checkKeys() error {
-	a, err := c.authority()
-	if a == nil || err != nil {
-		return err
-	}
-	if _, err := c.authorityKey(a); errors.Is(err, ErrSealed) {
-		return fmt.Errorf("its file %s does not open what the cluster has sealed, so it is damaged or another cluster's: %s", keyFile, keyWayOut)
-	}
-	return nil
 }
 
 // tell makes one sentence of an error with a data directory: the thing first, then the way out.
@@ -276,7 +259,7 @@ func checkFresh(cfg Config) error {
 
 // clearData removes what a Restore that was cut short has made.
 func clearData(cfg Config) error {
-	for _, name := range []string{raftDir, snapshotDir, blobDir, keyFile, keyFile + ".new", formatFile + ".new", seedFile, nodeCertFile} {
+	for _, name := range []string{raftDir, snapshotDir, blobDir, member.KeyFile, member.KeyFile + ".new", formatFile + ".new", member.SeedFile, member.NodeCertFile} {
 		if err := disk.RemoveAll(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
 			return err
 		}

@@ -139,8 +139,8 @@ func TestBadMemberDirectories(t *testing.T) {
 				t.Fatal(err)
 			}
 			eventually(t, func() error {
-				if a, err := c.authority(); a == nil || err != nil {
-					return fmt.Errorf("no CA yet: %v", err)
+				if c.members.Root() == nil {
+					return errors.New("no CA yet")
 				}
 				return nil
 			})
@@ -305,41 +305,5 @@ func TestReserve(t *testing.T) {
 	}
 	if _, err := c.Tree().ReadFile("a"); err == nil {
 		t.Error("not removed")
-	}
-}
-
-// Whoever needs this node's first certificate makes it, one at a time: `token create` in a node's first moment, and the
-// node's own upkeep.
-func TestFirstCertificate(t *testing.T) {
-	cfg := testConfig(t, filepath.Join(t.TempDir(), "data"))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Peer = l
-	if err := Bootstrap(cfg); err != nil {
-		t.Fatal(err)
-	}
-	c, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if err := c.bootstrapAuthority(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for range 20 {
-		c.node.mu.Lock()
-		c.node.cert = nil
-		c.node.mu.Unlock()
-		errs := make(chan error)
-		for range 4 {
-			go func() { errs <- c.renew() }()
-		}
-		for range 4 {
-			if err := <-errs; err != nil {
-				t.Error(err)
-			}
-		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"casemate/cluster/member"
 	"casemate/cluster/replica"
 	"casemate/cluster/state"
 )
@@ -227,7 +228,7 @@ func CountCSRs(c *Config, n *atomic.Int64) {
 // AskToJoin asks to join with a request for a certificate of the caller's own. cfg needs Dial, Node, PeerAddr.
 func AskToJoin(ctx context.Context, cfg Config, addr string, token Token, csr []byte) error {
 	cfg.Now = time.Now
-	_, err := askToJoin(ctx, cfg, addr, token, csr)
+	_, err := member.Ask(ctx, cfg.members(""), cfg.Dial, addr, token, csr)
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/member"
 	"casemate/cluster/peer"
 	"casemate/cluster/replica"
 	"casemate/cluster/state"
@@ -15,11 +16,12 @@ import (
 type host struct{ c *Cluster }
 
 var (
-	_ replica.State = host{}
-	_ replica.Tasks = host{}
-	_ replica.Peers = (*peer.Port)(nil)
-	_ peer.Host     = host{}
-	_ peer.Members  = members{}
+	_ replica.State  = host{}
+	_ replica.Tasks  = host{}
+	_ replica.Peers  = (*peer.Port)(nil)
+	_ peer.Host      = host{}
+	_ peer.Members   = (*member.Members)(nil)
+	_ member.Cluster = host{}
 )
 
 // View is the newest state that can be read on this node.
@@ -38,6 +40,31 @@ func (h host) Voters() (map[string]bool, int) { return h.c.voters() }
 
 // Others are the names of all members but this node.
 func (h host) Others() []string { return h.c.others() }
+
+// CaughtUp waits, briefly, until this node has applied what was committed when it was called.
+func (h host) CaughtUp() bool { return h.c.caughtUp() }
+
+// Propose carries edits out at one log entry.
+func (h host) Propose(ctx context.Context, ops ...state.Op) error {
+	_, err := h.c.propose(ctx, ops...)
+	return err
+}
+
+// Commit is Propose for edits of names, however many.
+func (h host) Commit(ctx context.Context, ops []state.Op) error {
+	_, err := h.c.commit(ctx, false, ops)
+	return err
+}
+
+// AddLearner makes a node a member that does not vote yet.
+func (h host) AddLearner(ctx context.Context, node string) error {
+	return h.c.changeMembership(ctx, membershipChange{Op: addMember, Node: node})
+}
+
+// Watch receives after a name below dir has changed, until ctx is done.
+func (h host) Watch(ctx context.Context, dir string) <-chan struct{} {
+	return h.c.machine.hub.Watch(ctx, dir)
+}
 
 // Background runs f in a goroutine that Close waits for, unless Close has begun to wait.
 func (h host) Background(f func()) bool { return h.c.background(f) }

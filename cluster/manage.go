@@ -12,8 +12,8 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"casemate/cluster/member"
 	"casemate/cluster/peer"
-	"casemate/cluster/state"
 )
 
 // ErrUnsafe refuses the removal of a node whose bytes the others do not have yet.
@@ -30,12 +30,12 @@ func (c *Cluster) manage() {
 	c.learners = map[raft.ServerID]uint64{}
 	tick := time.NewTimer(upkeepEvery)
 	defer tick.Stop()
-	keys := c.machine.hub.Watch(c.life, keysName)
+	keys := c.machine.hub.Watch(c.life, member.KeysName)
 	changes := c.Changes(c.life)
 	said := ""
 	for {
 		var errs []error
-		if err := c.takeKeys(); err != nil {
+		if err := c.members.TakeKeys(); err != nil {
 			errs = append(errs, err)
 		}
 		errs = append(errs, c.peers.ForgetTold())
@@ -46,9 +46,9 @@ func (c *Cluster) manage() {
 			} else {
 				errs = append(errs, c.leadOthers(ctx))
 			}
-			errs = append(errs, c.renew())
-			if c.node.current() != nil {
-				errs = append(errs, c.publishSelf(ctx))
+			errs = append(errs, c.members.Renew())
+			if c.members.Certificate() != nil {
+				errs = append(errs, c.members.PublishSelf(ctx))
 			}
 			cancel()
 		}
@@ -77,7 +77,7 @@ func (c *Cluster) manage() {
 
 // leadOthers is the leader's part.
 func (c *Cluster) leadOthers(ctx context.Context) error {
-	if err := c.bootstrapAuthority(ctx); err != nil {
+	if err := c.members.Bootstrap(ctx); err != nil {
 		return err
 	}
 	servers := c.servers()
@@ -109,37 +109,12 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 	// The second half of a removal that was cut short. (A node that joins is in raft's configuration before it has a
 	// record.)
 	s := c.machine.view.Load()
-	for e := range s.ReadDir(membersDir, "") {
+	for e := range s.ReadDir(member.MembersDir, "") {
 		if !in[e.Name] && len(in) > 0 && e.Name != c.cfg.Node {
-			return c.reseal(ctx, e.Name)
+			return c.members.Reseal(ctx, e.Name)
 		}
 	}
 	return nil
-}
-
-// bootstrapAuthority makes the nodes' CA, if there is none, and with it the record of the node that makes it: from the first moment
-// in which others can join, its name is taken.
-func (c *Cluster) bootstrapAuthority(ctx context.Context) error {
-	if a, err := c.authority(); a != nil || err != nil {
-		return err
-	}
-	a, _, err := makeAuthority(nil, nil, c.Seal, c.cfg.Now())
-	if err != nil {
-		return err
-	}
-	ca, err := putRecord(authorityName, a)
-	if err != nil {
-		return err
-	}
-	own, err := putRecord(membersDir+"/"+c.cfg.Node, c.self())
-	if err != nil {
-		return err
-	}
-	_, err = c.propose(ctx, &state.Expect{Name: authorityName}, ca, own)
-	if errors.Is(err, fs.ErrExist) {
-		return nil // of two leaders in a row, one was first
-	}
-	return err
 }
 
 // RemoveMember removes a node for ever: its name does not come back, its certificate opens nothing any more, and what
@@ -158,10 +133,10 @@ func (c *Cluster) RemoveMember(ctx context.Context, node string, force bool) err
 	if node == c.cfg.Node {
 		return nil // the leader does the rest
 	}
-	if _, left := c.member(node); !left && c.removed(node) {
+	if _, left := c.members.Record(node); !left && c.members.Removed(node) {
 		return nil // it was removed before, or the leader was faster
 	}
-	return c.reseal(ctx, node)
+	return c.members.Reseal(ctx, node)
 }
 
 // applyMembershipChange carries out a change, on the leader.
@@ -182,7 +157,7 @@ func (c *Cluster) applyMembershipChange(ctx context.Context, o membershipChange)
 		return c.answerSoon(ctx, c.raft.AddNonvoter(raft.ServerID(o.Node), raft.ServerAddress(o.Node), f.Index(), c.cfg.LeaderWait))
 	case removeMember:
 		if !there {
-			if _, left := c.member(o.Node); left || c.removed(o.Node) {
+			if _, left := c.members.Record(o.Node); left || c.members.Removed(o.Node) {
 				return nil // half removed: what is to come finishes it; or all of it: who asks again has something to finish too
 			}
 			return fmt.Errorf("there is no node %s: %w", o.Node, fs.ErrNotExist)

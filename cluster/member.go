@@ -2,9 +2,6 @@ package cluster
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/x509"
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -13,77 +10,8 @@ import (
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/peer"
-	"casemate/cluster/state"
 	"casemate/cluster/watch"
 )
-
-// Who is a member says raft's configuration. What one needs to know of a member stands in the tree:
-//
-//	cluster/members/NAME   member: where it is reached, its public key
-//	cluster/removed/NAME   removal: a name that may not come back
-//	cluster/tokens/ID      token: who may join
-//	cluster/ca             authority
-//	cluster/keys           rekey: the newest sealing key, wrapped for each member
-const (
-	membersDir = "cluster/members"
-	removedDir = "cluster/removed"
-	tokensDir  = "cluster/tokens"
-)
-
-// member is the record of a node.
-type member struct {
-	Addr    string    `json:"addr"`    // host:port of its peer port
-	Key     []byte    `json:"key"`     // SubjectPublicKeyInfo of its certificate, DER; the same for the node's whole life
-	Version string    `json:"version"` // of its program, for people
-	Format  uint64    `json:"format"`  // the newest format of commands that it understands
-	Joined  time.Time `json:"joined"`
-}
-
-// removal is the record of a node that was removed.
-type removal struct {
-	Key  []byte    `json:"key"`
-	Time time.Time `json:"time"`
-}
-
-func recordOf[T any](s *state.State, name string) (v T, ok bool) {
-	e, ok := s.Get(name)
-	if !ok || json.Unmarshal([]byte(e.Data), &v) != nil {
-		return v, false
-	}
-	return v, true
-}
-
-func putRecord(name string, v any) (*state.Put, error) {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return &state.Put{Name: name, Data: data}, nil
-}
-
-// member returns the record of a node.
-func (c *Cluster) member(name string) (member, bool) {
-	return recordOf[member](c.machine.view.Load(), membersDir+"/"+name)
-}
-
-// removed says that a node was a member and is one no more.
-func (c *Cluster) removed(node string) bool {
-	_, gone := c.machine.view.Load().Get(removedDir + "/" + node)
-	return gone
-}
-
-// publicKey is the key of a record.
-func publicKey(spki []byte) (*ecdsa.PublicKey, error) {
-	pub, err := x509.ParsePKIXPublicKey(spki)
-	if err != nil {
-		return nil, err
-	}
-	ec, ok := pub.(*ecdsa.PublicKey)
-	if !ok {
-		return nil, fmt.Errorf("a %T, not an ECDSA key", pub)
-	}
-	return ec, nil
-}
 
 // others are the names of all members in raft's configuration but this node, in its order, voters and learners.
 func (c *Cluster) others() (names []string) {
@@ -114,28 +42,8 @@ func (c *Cluster) voters() (voters map[string]bool, majority int) {
 	return voters, len(voters)/2 + 1
 }
 
-// publishSelf writes this node's own record, if it says something else now. It returns when that is applied here.
-func (c *Cluster) publishSelf(ctx context.Context) error {
-	m, there := c.member(c.cfg.Node)
-	want := c.self()
-	if there {
-		want.Joined = m.Joined
-	}
-	if there && m.Addr == want.Addr && string(m.Key) == string(want.Key) && m.Version == want.Version && m.Format == want.Format {
-		return nil
-	}
-	put, err := putRecord(membersDir+"/"+c.cfg.Node, want)
-	if err != nil {
-		return err
-	}
-	_, err = c.propose(ctx, put)
-	return err
-}
-
-// self is what this node's own record has to say.
-func (c *Cluster) self() member {
-	return member{Addr: c.cfg.PeerAddr, Key: c.node.spki, Version: c.cfg.Version, Format: state.MaxFormat, Joined: c.cfg.Now().UTC().Truncate(time.Second)}
-}
+// ErrRemoved is why a node stops for good: Cluster.Err wraps it.
+var ErrRemoved = peer.ErrRemoved
 
 // Member is one node as this node sees it now.
 type Member struct {
@@ -163,7 +71,7 @@ func (c *Cluster) Members() []Member {
 	newest := uint64(0)
 	for _, s := range c.servers() {
 		name := string(s.ID)
-		r, _ := c.member(name)
+		r, _ := c.members.Record(name)
 		m := Member{Node: name, Role: "voter", Addr: r.Addr, Version: r.Version, Format: r.Format, Joined: r.Joined, Lacks: -1}
 		if s.Suffrage != raft.Voter {
 			m.Role = "learner"

@@ -14,6 +14,7 @@ import (
 	"casemate/cluster/archive"
 	"casemate/cluster/blob"
 	"casemate/cluster/disk"
+	"casemate/cluster/member"
 	"casemate/cluster/state"
 )
 
@@ -119,7 +120,7 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 	if err := b.End(end); err != nil {
 		return rep, err
 	}
-	if err := disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, keyFile), b.Key(), 0o600); err != nil {
+	if err := disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, member.KeyFile), b.Key(), 0o600); err != nil {
 		return rep, err
 	}
 	edit := opt.Edit
@@ -127,7 +128,7 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 		edit = func(b Batch) error {
 			// The nodes that were are no members here, whatever they are called, and the newest sealing key that they
 			// were sent is in the backup's keyring.
-			for _, name := range []string{membersDir, tokensDir, keysName} {
+			for _, name := range []string{member.MembersDir, member.TokensDir, member.KeysName} {
 				b.Remove(name)
 			}
 			if opt.Edit == nil {

@@ -1,4 +1,4 @@
-package cluster
+package member
 
 import (
 	"bytes"
@@ -64,36 +64,36 @@ type tokenRecord struct {
 }
 
 // CreateToken makes a token that expires after ttl, and forgets those that have.
-func (c *Cluster) CreateToken(ctx context.Context, ttl time.Duration) (Token, error) {
-	if c.peers == nil {
+func (ms *Members) CreateToken(ctx context.Context, ttl time.Duration) (Token, error) {
+	if ms.node == nil {
 		return Token{}, fmt.Errorf("this node has no peer port (listen.peer), so no other can join: %w", fs.ErrInvalid)
 	}
 	if ttl < time.Minute || ttl > 30*24*time.Hour {
 		return Token{}, fmt.Errorf("a token's time must be between 1m and 720h, got %s: %w", ttl, fs.ErrInvalid)
 	}
 	// On a node that has just been started for the first time, what manage is about to do.
-	if err := errors.Join(c.bootstrapAuthority(ctx), c.renew()); err != nil {
+	if err := errors.Join(ms.Bootstrap(ctx), ms.Renew()); err != nil {
 		return Token{}, err
 	}
-	a, err := c.authority()
+	a, err := ms.authority()
 	if err != nil || a == nil {
 		return Token{}, errors.Join(err, peer.ErrNoMajority)
 	}
 	root := sha256.Sum256(a.Root)
 	t := Token{ID: strings.ToLower(rand.Text()[:10]), Secret: make([]byte, ed25519.SeedSize), Root: root[:]}
 	rand.Read(t.Secret)
-	put, err := putRecord(tokensDir+"/"+t.ID, tokenRecord{Public: ed25519.NewKeyFromSeed(t.Secret).Public().(ed25519.PublicKey), Expires: c.cfg.Now().Add(ttl).UTC()})
+	put, err := putRecord(TokensDir+"/"+t.ID, tokenRecord{Public: ed25519.NewKeyFromSeed(t.Secret).Public().(ed25519.PublicKey), Expires: ms.cfg.Now().Add(ttl).UTC()})
 	if err != nil {
 		return Token{}, err
 	}
 	ops := []state.Op{put}
-	s := c.machine.view.Load()
-	for e := range s.ReadDir(tokensDir, "") {
-		if old, ok := recordOf[tokenRecord](s, tokensDir+"/"+e.Name); !ok || !c.cfg.Now().Before(old.Expires) {
-			ops = append(ops, &state.Remove{Name: tokensDir + "/" + e.Name})
+	s := ms.cluster.View()
+	for e := range s.ReadDir(TokensDir, "") {
+		if old, ok := recordOf[tokenRecord](s, TokensDir+"/"+e.Name); !ok || !ms.cfg.Now().Before(old.Expires) {
+			ops = append(ops, &state.Remove{Name: TokensDir + "/" + e.Name})
 		}
 	}
-	_, err = c.commit(ctx, false, ops)
+	err = ms.cluster.Commit(ctx, ops)
 	return t, err
 }
 
@@ -109,19 +109,19 @@ func proof(exporter, csr []byte, node, addr string) []byte {
 var errToken = fmt.Errorf("the token is not known or has expired, `casemate token create` makes another: %w", fs.ErrPermission)
 
 // knowsToken checks that a request was signed with a token that is there and has not expired.
-func (c *Cluster) knowsToken(id string, signed, signature []byte) error {
+func (ms *Members) knowsToken(id string, signed, signature []byte) error {
 	if len(id) > 32 || !state.ValidID(id) || strings.ContainsAny(id, "/\\") || len(signature) != ed25519.SignatureSize {
 		return errToken
 	}
-	c.caughtUp()
-	_, err := c.token(c.machine.view.Load(), id, signed, signature)
+	ms.cluster.CaughtUp()
+	_, err := ms.token(ms.cluster.View(), id, signed, signature)
 	return err
 }
 
 // token reads a token's record, if it is good and has signed this.
-func (c *Cluster) token(s *state.State, id string, signed, signature []byte) (tokenRecord, error) {
-	r, ok := recordOf[tokenRecord](s, tokensDir+"/"+id)
-	if !ok || !c.cfg.Now().Before(r.Expires) || len(r.Public) != ed25519.PublicKeySize ||
+func (ms *Members) token(s *state.State, id string, signed, signature []byte) (tokenRecord, error) {
+	r, ok := recordOf[tokenRecord](s, TokensDir+"/"+id)
+	if !ok || !ms.cfg.Now().Before(r.Expires) || len(r.Public) != ed25519.PublicKeySize ||
 		!ed25519.Verify(r.Public, signed, signature) {
 		return r, errToken
 	}
@@ -131,12 +131,12 @@ func (c *Cluster) token(s *state.State, id string, signed, signature []byte) (to
 // useToken checks a token's signature and marks the token as this node's, unless there is something against the node: a
 // token is not spent on a refusal, and who has none is told nothing about the cluster's nodes. knowsToken must have
 // come before.
-func (c *Cluster) useToken(ctx context.Context, id string, signed, signature []byte, node string, csr *x509.CertificateRequest, against func(*state.State) error) error {
-	name := tokensDir + "/" + id
+func (ms *Members) useToken(ctx context.Context, id string, signed, signature []byte, node string, csr *x509.CertificateRequest, against func(*state.State) error) error {
+	name := TokensDir + "/" + id
 	for range tries {
-		c.caughtUp()
-		s := c.machine.view.Load()
-		r, err := c.token(s, id, signed, signature)
+		ms.cluster.CaughtUp()
+		s := ms.cluster.View()
+		r, err := ms.token(s, id, signed, signature)
 		if err != nil {
 			return err
 		}
@@ -155,7 +155,7 @@ func (c *Cluster) useToken(ctx context.Context, id string, signed, signature []b
 		if err != nil {
 			return err
 		}
-		if _, err = c.propose(ctx, &state.Expect{Name: name, Version: e.Version}, put); !errors.Is(err, fs.ErrExist) {
+		if err = ms.cluster.Propose(ctx, &state.Expect{Name: name, Version: e.Version}, put); !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}

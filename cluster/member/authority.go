@@ -1,4 +1,4 @@
-package cluster
+package member
 
 import (
 	"crypto/ecdsa"
@@ -85,8 +85,8 @@ func serial() *big.Int {
 }
 
 // authority reads the CA from the state; nil if there is none (yet).
-func (c *Cluster) authority() (*authority, error) {
-	e, ok := c.machine.view.Load().Get(authorityName)
+func (ms *Members) authority() (*authority, error) {
+	e, ok := ms.cluster.View().Get(authorityName)
 	if !ok {
 		return nil, nil
 	}
@@ -97,8 +97,8 @@ func (c *Cluster) authority() (*authority, error) {
 	return &a, nil
 }
 
-func (c *Cluster) authorityKey(a *authority) (*ecdsa.PrivateKey, error) {
-	plain, err := c.Unseal(a.Key)
+func (ms *Members) authorityKey(a *authority) (*ecdsa.PrivateKey, error) {
+	plain, err := ms.Unseal(a.Key)
 	if err != nil {
 		return nil, fmt.Errorf("key of the nodes' CA: %w", err)
 	}
@@ -114,12 +114,12 @@ func (c *Cluster) authorityKey(a *authority) (*ecdsa.PrivateKey, error) {
 }
 
 // certify signs a node's certificate. The chain ends before the root.
-func (c *Cluster) certify(a *authority, key *ecdsa.PrivateKey, node string, pub *ecdsa.PublicKey) (chain [][]byte, err error) {
+func (ms *Members) certify(a *authority, key *ecdsa.PrivateKey, node string, pub *ecdsa.PublicKey) (chain [][]byte, err error) {
 	root, err := x509.ParseCertificate(a.Root)
 	if err != nil {
 		return nil, err
 	}
-	now := c.cfg.Now()
+	now := ms.cfg.Now()
 	leaf, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: node}, DNSNames: []string{node},
 		NotBefore: now.Add(-backdate), NotAfter: now.Add(nodeLife),

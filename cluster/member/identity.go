@@ -1,4 +1,4 @@
-package cluster
+package member
 
 import (
 	"bytes"
@@ -26,15 +26,15 @@ import (
 //	node.crt   its certificate and the cross certificates above it, PEM
 //	seed.json  seed: what a joiner was told of the others, before its own state knows them
 const (
-	nodeKeyFile  = "node.key"
-	nodeCertFile = "node.crt"
-	seedFile     = "seed.json"
+	NodeKeyFile  = "node.key"
+	NodeCertFile = "node.crt"
+	SeedFile     = "seed.json"
 )
 
 // seed is what a joiner was told.
 type seed struct {
 	Root    []byte            `json:"root"` // the nodes' CA, DER
-	Members map[string]member `json:"members"`
+	Members map[string]Record `json:"members"`
 }
 
 // nodeID is this node's key and certificate. The key never changes.
@@ -58,14 +58,14 @@ func openNodeID(cfg Config) (*nodeID, error) {
 	if id.spki, err = x509.MarshalPKIXPublicKey(key.Public()); err != nil {
 		return nil, err
 	}
-	data, err := disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, seedFile))
+	data, err := disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, SeedFile))
 	if err == nil {
 		err = json.Unmarshal(data, &id.seed)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("its file %s is damaged: %w", seedFile, err)
+		return nil, fmt.Errorf("its file %s is damaged: %w", SeedFile, err)
 	}
-	if data, err = disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, nodeCertFile)); err == nil {
+	if data, err = disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, NodeCertFile)); err == nil {
 		// A certificate that cannot be read is made anew.
 		id.cert, _ = id.certificate(pemBlocks(data, "CERTIFICATE"))
 	}
@@ -74,7 +74,7 @@ func openNodeID(cfg Config) (*nodeID, error) {
 
 // nodeKey reads the node's key, or makes it.
 func nodeKey(cfg Config) (*ecdsa.PrivateKey, error) {
-	name := filepath.Join(cfg.Dir, nodeKeyFile)
+	name := filepath.Join(cfg.Dir, NodeKeyFile)
 	data, err := disk.ReadFile(cfg.FS, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -96,7 +96,7 @@ func nodeKey(cfg Config) (*ecdsa.PrivateKey, error) {
 			return ec, nil
 		}
 	}
-	return nil, fmt.Errorf("its file %s is damaged: this node can no longer prove who it is, remove it from the cluster and join anew under another name", nodeKeyFile)
+	return nil, fmt.Errorf("its file %s is damaged: this node can no longer prove who it is, remove it from the cluster and join anew under another name", NodeKeyFile)
 }
 
 func pemBlocks(data []byte, kind string) (list [][]byte) {
@@ -129,13 +129,13 @@ func (id *nodeID) current() *tls.Certificate {
 	return id.cert
 }
 
-// renew makes a new certificate when there is none, when two thirds of its time are over, or when the CA is another
+// Renew makes a new certificate when there is none, when two thirds of its time are over, or when the CA is another
 // one. It needs no other node.
-func (c *Cluster) renew() error {
-	id := c.node
+func (ms *Members) Renew() error {
+	id := ms.node
 	id.renewing.Lock()
 	defer id.renewing.Unlock()
-	a, err := c.authority()
+	a, err := ms.authority()
 	if a == nil || err != nil {
 		return err
 	}
@@ -145,16 +145,16 @@ func (c *Cluster) renew() error {
 		if err != nil {
 			return err
 		}
-		fresh := c.cfg.Now().Before(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 3 * 2))
+		fresh := ms.cfg.Now().Before(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 3 * 2))
 		if fresh && leaf.CheckSignatureFrom(root) == nil {
 			return nil
 		}
 	}
-	key, err := c.authorityKey(a)
+	key, err := ms.authorityKey(a)
 	if err != nil {
 		return err
 	}
-	chain, err := c.certify(a, key, c.cfg.Node, &id.key.PublicKey)
+	chain, err := ms.certify(a, key, ms.cfg.Node, &id.key.PublicKey)
 	if err != nil {
 		return err
 	}
@@ -162,13 +162,13 @@ func (c *Cluster) renew() error {
 	if err != nil {
 		return err
 	}
-	if err := writeCert(c.cfg, chain); err != nil {
+	if err := writeCert(ms.cfg, chain); err != nil {
 		return err
 	}
 	id.mu.Lock()
 	id.cert = cert
 	id.mu.Unlock()
-	c.log.Info("node certificate renewed", "node", c.cfg.Node, "until", cert.Leaf.NotAfter.Format(time.RFC3339))
+	ms.log.Info("node certificate renewed", "node", ms.cfg.Node, "until", cert.Leaf.NotAfter.Format(time.RFC3339))
 	return nil
 }
 
@@ -177,17 +177,14 @@ func writeCert(cfg Config, chain [][]byte) error {
 	for _, der := range chain {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
-	return disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, nodeCertFile), text, 0o640)
+	return disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, NodeCertFile), text, 0o640)
 }
 
-// ErrRemoved is why a node stops for good: Cluster.Err wraps it.
-var ErrRemoved = peer.ErrRemoved
-
-// admit says which node a certificate belongs to. A member whose record this node has is known by its key, whatever its
+// Admit says which node a certificate belongs to. A member whose record this node has is known by its key, whatever its
 // certificate's age: a node that was down for a year comes back and renews it. One that this node has not heard of yet,
 // because it was itself down meanwhile, must have a certificate of the CA that this node knows. peer.ErrRemoved comes with
 // the name.
-func (c *Cluster) admit(certs []*x509.Certificate) (string, error) {
+func (ms *Members) Admit(certs []*x509.Certificate) (string, error) {
 	if err := cheapChain(certs); err != nil {
 		return "", err
 	}
@@ -196,13 +193,13 @@ func (c *Cluster) admit(certs []*x509.Certificate) (string, error) {
 	if !peer.ValidNode(name) {
 		return "", peer.ErrStranger
 	}
-	s := c.machine.view.Load()
-	if r, ok := recordOf[removal](s, removedDir+"/"+name); ok && bytes.Equal(r.Key, leaf.RawSubjectPublicKeyInfo) {
+	s := ms.cluster.View()
+	if r, ok := recordOf[removal](s, RemovedDir+"/"+name); ok && bytes.Equal(r.Key, leaf.RawSubjectPublicKeyInfo) {
 		return name, peer.ErrRemoved
 	}
-	m, ok := recordOf[member](s, membersDir+"/"+name)
+	m, ok := recordOf[Record](s, MembersDir+"/"+name)
 	if !ok {
-		m, ok = c.node.seed.Members[name]
+		m, ok = ms.node.seed.Members[name]
 	}
 	if ok {
 		if !bytes.Equal(m.Key, leaf.RawSubjectPublicKeyInfo) {
@@ -210,8 +207,8 @@ func (c *Cluster) admit(certs []*x509.Certificate) (string, error) {
 		}
 		return name, nil
 	}
-	root := c.node.seed.Root
-	if a, err := c.authority(); err == nil && a != nil {
+	root := ms.node.seed.Root
+	if a, err := ms.authority(); err == nil && a != nil {
 		root = a.Root
 	}
 	anchor, err := x509.ParseCertificate(root)
@@ -223,7 +220,7 @@ func (c *Cluster) admit(certs []*x509.Certificate) (string, error) {
 	for _, cert := range certs[1:] {
 		between.AddCert(cert)
 	}
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: c.cfg.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: ms.cfg.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		return "", fmt.Errorf("%q: %v: %w", name, err, peer.ErrStranger)
 	}
 	return name, nil
@@ -242,6 +239,19 @@ func cheapChain(certs []*x509.Certificate) error {
 		if key, ok := cert.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() || len(cert.Raw) > maxNodeCert {
 			return fmt.Errorf("its certificate is not of a kind that nodes have: %w", peer.ErrStranger)
 		}
+	}
+	return nil
+}
+
+// checkKeys says whether this node's sealing keys are the cluster's: a bit that flipped in them would show much later,
+// and as something else.
+func (ms *Members) checkKeys() error {
+	a, err := ms.authority()
+	if a == nil || err != nil {
+		return err
+	}
+	if _, err := ms.authorityKey(a); errors.Is(err, ErrSealed) {
+		return fmt.Errorf("its file %s does not open what the cluster has sealed, so it is damaged or another cluster's: %s", KeyFile, KeyWayOut)
 	}
 	return nil
 }

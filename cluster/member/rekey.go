@@ -1,4 +1,4 @@
-package cluster
+package member
 
 import (
 	"bytes"
@@ -23,7 +23,8 @@ import (
 // new CA, and everything that is sealed is sealed again, all in one batch. The new key travels in the log, wrapped for
 // the public key of each member that stays (HPKE, RFC 9180): so it reaches a member that is down as well, and whoever
 // reads the log without being a member learns nothing.
-const keysName = "cluster/keys"
+// KeysName is the record rekey.
+const KeysName = "cluster/keys"
 
 // rekey is that record.
 type rekey struct {
@@ -61,46 +62,46 @@ func unwrap(own *ecdsa.PrivateKey, wrapped []byte) ([]byte, error) {
 	return hpke.Open(key, hpke.HKDFSHA256(), hpke.ChaCha20Poly1305(), []byte(wrapInfo), wrapped)
 }
 
-// takeKeys takes up the newest sealing key from the state, if this node does not have it yet. It is on this disk before
+// TakeKeys takes up the newest sealing key from the state, if this node does not have it yet. It is on this disk before
 // it is used.
-func (c *Cluster) takeKeys() error {
-	if c.peers == nil {
+func (ms *Members) TakeKeys() error {
+	if ms.node == nil {
 		return nil
 	}
-	r, ok := recordOf[rekey](c.machine.view.Load(), keysName)
-	wrapped, mine := r.Wraps[c.cfg.Node]
-	if !ok || !mine || r.Epoch <= c.epoch.Load() {
+	r, ok := recordOf[rekey](ms.cluster.View(), KeysName)
+	wrapped, mine := r.Wraps[ms.cfg.Node]
+	if !ok || !mine || r.Epoch <= ms.epoch.Load() {
 		return nil
 	}
-	c.keyMu.Lock()
-	defer c.keyMu.Unlock()
-	if r.Epoch <= c.epoch.Load() {
+	ms.keyMu.Lock()
+	defer ms.keyMu.Unlock()
+	if r.Epoch <= ms.epoch.Load() {
 		return nil
 	}
-	key, err := unwrap(c.node.key, wrapped)
+	key, err := unwrap(ms.node.key, wrapped)
 	if err != nil {
 		return fmt.Errorf("the cluster's sealing key %d cannot be taken up: %w", r.Epoch, err)
 	}
-	ring := c.keys.Load()
+	ring := ms.keys.Load()
 	if !bytes.Equal(ring.newest(), key) {
 		if ring, err = ring.with(key); err != nil {
 			return err
 		}
-		if err := disk.WriteFile(c.cfg.FS, filepath.Join(c.cfg.Dir, keyFile), ring.raw, 0o600); err != nil {
+		if err := disk.WriteFile(ms.cfg.FS, filepath.Join(ms.cfg.Dir, KeyFile), ring.raw, 0o600); err != nil {
 			return err
 		}
-		c.keys.Store(ring)
-		c.log.Info("sealing key taken up", "epoch", r.Epoch)
+		ms.keys.Store(ring)
+		ms.log.Info("sealing key taken up", "epoch", r.Epoch)
 	}
-	c.epoch.Store(r.Epoch)
+	ms.epoch.Store(r.Epoch)
 	return nil
 }
 
-// reseal removes what the tree knows of a member that has left, and makes worthless what that node knows: one
+// Reseal removes what the tree knows of a member that has left, and makes worthless what that node knows: one
 // conditional batch.
-func (c *Cluster) reseal(ctx context.Context, gone string) error {
+func (ms *Members) Reseal(ctx context.Context, gone string) error {
 	for range tries {
-		err := c.tryReseal(ctx, gone)
+		err := ms.tryReseal(ctx, gone)
 		if !errors.Is(err, fs.ErrExist) {
 			return err
 		}
@@ -108,11 +109,11 @@ func (c *Cluster) reseal(ctx context.Context, gone string) error {
 	return fmt.Errorf("remove %s: too much is changing, try again: %w", gone, peer.ErrNoMajority)
 }
 
-func (c *Cluster) tryReseal(ctx context.Context, gone string) error {
-	if err := c.takeKeys(); err != nil {
+func (ms *Members) tryReseal(ctx context.Context, gone string) error {
+	if err := ms.TakeKeys(); err != nil {
 		return err
 	}
-	s := c.machine.view.Load()
+	s := ms.cluster.View()
 	var ops []state.Op
 	var fail error
 	put := func(name string, v any) {
@@ -126,30 +127,30 @@ func (c *Cluster) tryReseal(ctx context.Context, gone string) error {
 	}
 	key := make([]byte, chacha20poly1305.KeySize)
 	rand.Read(key)
-	ring, err := c.keys.Load().with(key)
+	ring, err := ms.keys.Load().with(key)
 	if err != nil {
 		return err
 	}
-	old, err := c.authority()
+	old, err := ms.authority()
 	if err != nil || old == nil {
 		return errors.Join(err, peer.ErrNoMajority)
 	}
-	oldKey, err := c.authorityKey(old)
+	oldKey, err := ms.authorityKey(old)
 	if err != nil {
 		return err
 	}
-	next, _, err := makeAuthority(old, oldKey, func(plain []byte) ([]byte, error) { return ring.seal(plain), nil }, c.cfg.Now())
+	next, _, err := makeAuthority(old, oldKey, func(plain []byte) ([]byte, error) { return ring.seal(plain), nil }, ms.cfg.Now())
 	if err != nil {
 		return err
 	}
 	put(authorityName, next)
-	before, _ := recordOf[rekey](s, keysName)
+	before, _ := recordOf[rekey](s, KeysName)
 	r := rekey{Epoch: before.Epoch + 1, Wraps: map[string][]byte{}}
-	for e := range s.ReadDir(membersDir, "") {
+	for e := range s.ReadDir(MembersDir, "") {
 		if e.Name == gone {
 			continue
 		}
-		m, ok := recordOf[member](s, membersDir+"/"+e.Name)
+		m, ok := recordOf[Record](s, MembersDir+"/"+e.Name)
 		if !ok {
 			continue
 		}
@@ -157,24 +158,24 @@ func (c *Cluster) tryReseal(ctx context.Context, gone string) error {
 			return fmt.Errorf("member %s: %w", e.Name, err)
 		}
 	}
-	put(keysName, r)
+	put(KeysName, r)
 	for name, e := range s.Walk(".", "") {
 		if !strings.HasPrefix(e.Data, sealLabel) || name == authorityName {
 			continue
 		}
-		plain, err := c.Unseal([]byte(e.Data))
+		plain, err := ms.Unseal([]byte(e.Data))
 		if err != nil {
 			return fmt.Errorf("%s cannot be sealed anew: %w", name, err)
 		}
 		ops = append(ops, &state.Expect{Name: name, Version: e.Version}, &state.Put{Name: name, Data: ring.seal(plain), Claim: e.Claim})
 	}
-	if m, ok := recordOf[member](s, membersDir+"/"+gone); ok {
-		put(removedDir+"/"+gone, removal{Key: m.Key, Time: c.cfg.Now().UTC()})
+	if m, ok := recordOf[Record](s, MembersDir+"/"+gone); ok {
+		put(RemovedDir+"/"+gone, removal{Key: m.Key, Time: ms.cfg.Now().UTC()})
 	}
 	if fail != nil {
 		return fail
 	}
-	ops = append(ops, &state.Remove{Name: membersDir + "/" + gone}, &state.Remove{Name: tokensDir})
-	_, err = c.commit(ctx, false, ops)
+	ops = append(ops, &state.Remove{Name: MembersDir + "/" + gone}, &state.Remove{Name: TokensDir})
+	err = ms.cluster.Commit(ctx, ops)
 	return err
 }

@@ -1,4 +1,4 @@
-package cluster
+package member
 
 import (
 	"crypto/cipher"
@@ -8,6 +8,9 @@ import (
 
 	"golang.org/x/crypto/chacha20poly1305"
 )
+
+// KeyFile holds the sealing keys, 32 bytes each, the newest first, mode 0600.
+const KeyFile = "sealing.key"
 
 // sealLabel begins every sealed value, and is authenticated with it: nothing else that is encrypted under the same key
 // can be taken for one.
@@ -29,7 +32,7 @@ const maxKeys = 8
 func newKeyring(raw []byte) (*keyring, error) {
 	const n = chacha20poly1305.KeySize
 	if len(raw) == 0 || len(raw)%n != 0 || len(raw) > maxKeys*n {
-		return nil, fmt.Errorf("%s must have %d bytes for each of 1 to %d keys, got %d", keyFile, n, maxKeys, len(raw))
+		return nil, fmt.Errorf("%s must have %d bytes for each of 1 to %d keys, got %d", KeyFile, n, maxKeys, len(raw))
 	}
 	k := &keyring{raw: raw}
 	for ; len(raw) > 0; raw = raw[n:] {
@@ -73,29 +76,31 @@ func (k *keyring) unseal(sealed []byte) ([]byte, error) {
 	return nil, ErrSealed
 }
 
-func (c *Cluster) useKeys(raw []byte) error {
-	k, err := newKeyring(raw)
-	if err == nil {
-		c.keys.Store(k)
-	}
-	return err
-}
-
 // Seal encrypts and authenticates a secret under the cluster's newest sealing key (XChaCha20-Poly1305, random nonce),
 // so that it can stand in the tree, in snapshots and in backups (promise 10). It is 58 bytes longer than plain. Sealing
 // the same secret twice gives different bytes.
-func (c *Cluster) Seal(plain []byte) ([]byte, error) {
-	if err := c.takeKeys(); err != nil {
+func (ms *Members) Seal(plain []byte) ([]byte, error) {
+	if err := ms.TakeKeys(); err != nil {
 		return nil, err
 	}
-	return c.keys.Load().seal(plain), nil
+	return ms.keys.Load().seal(plain), nil
 }
 
 // Unseal returns what was given to Seal, on whichever node, else ErrSealed.
-func (c *Cluster) Unseal(sealed []byte) ([]byte, error) {
-	plain, err := c.keys.Load().unseal(sealed)
-	if err != nil && c.takeKeys() == nil { // it may be sealed under a key that came a moment ago
-		plain, err = c.keys.Load().unseal(sealed)
+func (ms *Members) Unseal(sealed []byte) ([]byte, error) {
+	plain, err := ms.keys.Load().unseal(sealed)
+	if err != nil && ms.TakeKeys() == nil { // it may be sealed under a key that came a moment ago
+		plain, err = ms.keys.Load().unseal(sealed)
 	}
 	return plain, err
 }
+
+// CheckKeys checks what stands in a KeyFile.
+func CheckKeys(raw []byte) error {
+	_, err := newKeyring(raw)
+	return err
+}
+
+// KeyWayOut is what to do without the sealing key.
+const KeyWayOut = "copy " + KeyFile + " from the data directory of another node, with the same owner and mode 0600; an only node restores " +
+	"a backup into a new data directory"
