@@ -20,6 +20,7 @@ import (
 	"casemate/cluster/lograte"
 	"casemate/cluster/member"
 	"casemate/cluster/peer"
+	"casemate/cluster/raftlog"
 	"casemate/cluster/replica"
 	"casemate/cluster/wake"
 )
@@ -44,12 +45,12 @@ type Cluster struct {
 	peers       *peer.Port // nil without a peer port
 	transport   io.Closer
 	raft        *raft.Raft
-	snaps       *snapshots
+	snaps       *raftlog.Snapshots
 	look        wake.Flag     // raft has to be asked who leads
 	watch       disk.Watchdog // of the log's disk
 	floor       floor
 	followers   followers
-	mending     atomic.Bool // a snapshot is being made because an entry of the log is damaged
+	snapping    atomic.Bool // a snapshot is being made because an entry of the log is damaged
 	neighbours  neighbours
 	seqs        *sequences
 	lead        leadership
@@ -121,13 +122,13 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c.snaps = newSnapshots(cfg)
-	if err := c.snaps.clean(); err != nil {
+	if err := c.snaps.Clean(); err != nil {
 		return nil, err
 	}
 	var voters []raft.ServerID
 	if err := leanly(func() (int64, error) {
 		voters, err = c.recover()
-		return c.snaps.size.Load() + c.machine.log.Load(), err
+		return c.snaps.Size() + c.machine.log.Load(), err
 	}); err != nil {
 		return nil, err
 	}
@@ -165,17 +166,17 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		}
 		net := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			// One request at a time, of many entries. Raft's pipeline wins little over that, and leaves a goroutine
-			// behind, for which Shutdown waits, when logStore ends the one that feeds it.
+			// behind, for which Shutdown waits, when raftlog.Store ends the one that feeds it.
 			Stream: stream{c.peers.Streams(), c}, MaxPool: 4, MaxRPCsInFlight: 1, Timeout: raftTimeout, Logger: rc.Logger, MsgpackUseNewTimeFormat: true,
 		})
 		c.transport, transport = net, newCareful(c, net, running)
 	}
-	log := logStore{
-		WAL: c.wal, fail: c.fail, applied: func() uint64 { return c.machine.view.Load().Index() },
-		snapped: c.snaps.newest.Load, older: c.snaps.older.Load, watch: &c.watch, raft: running, rotten: c.rotten,
+	log := raftlog.Store{
+		WAL: c.wal, Fail: c.fail, Applied: func() uint64 { return c.machine.view.Load().Index() },
+		Snapshots: c.snaps, Watch: &c.watch, Raft: running, Damaged: c.logDamaged,
 	}
 	c.marked.reached(min(c.commitIndex.Last(), c.machine.view.Load().Index()))
-	if c.raft, err = newRaft(rc, c.machine, log, c.snaps, transport); err != nil {
+	if c.raft, err = raftlog.NewRaft(rc, c.machine, log, c.snaps, transport); err != nil {
 		return nil, errors.Join(c.Err(), err)
 	}
 	seen := make(chan raft.Observation, 64)

@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
 
 	"casemate/cluster/blob"
 	"casemate/cluster/peer"
+	"casemate/cluster/raftlog"
 	"casemate/cluster/state"
 )
 
@@ -136,11 +138,11 @@ func setDefault[T comparable](v *T, def T) {
 func raftConfig(cfg Config) *raft.Config {
 	rc := raft.DefaultConfig()
 	rc.LocalID = raft.ServerID(cfg.Node)
-	rc.Logger = bend(cfg.Log, "raft")
+	rc.Logger = raftlog.NewLogger(cfg.Log, "raft")
 	rc.BatchApplyCh = true
 	rc.MaxAppendEntries = 256
 	rc.SnapshotThreshold = cfg.snapshots
-	rc.TrailingLogs = cfg.snapshots + cfg.snapshots/4 // so many for nodes that are behind; see logStore.DeleteRange
+	rc.TrailingLogs = cfg.snapshots + cfg.snapshots/4 // so many for nodes that are behind; see raftlog.Store.DeleteRange
 	rc.NoSnapshotRestoreOnStart = true                // recover has done more than that
 	rc.NoLegacyTelemetry = true
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 450*time.Millisecond
@@ -165,3 +167,14 @@ const raftTimeout = 5 * time.Second
 var maxFormat uint64 = state.MaxFormat
 
 const readOnly = syscall.EROFS
+
+// openWAL opens the log; with create, it makes an empty one where there is none. fatal may be nil.
+func openWAL(cfg Config, create bool, fatal func(error)) (*wal.WAL, error) {
+	return raftlog.Open(raftlog.Config{
+		FS: cfg.FS, Dir: filepath.Join(cfg.Dir, raftDir), SegmentSize: cfg.SegmentSize, Log: cfg.Log, Fatal: fatal,
+	}, create)
+}
+
+func newSnapshots(cfg Config) *raftlog.Snapshots {
+	return raftlog.NewSnapshots(cfg.FS, filepath.Join(cfg.Dir, snapshotDir))
+}

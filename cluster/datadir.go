@@ -18,6 +18,7 @@ import (
 	"casemate/cluster/blob"
 	"casemate/cluster/disk"
 	"casemate/cluster/member"
+	"casemate/cluster/raftlog"
 	"casemate/cluster/state"
 )
 
@@ -141,12 +142,12 @@ func endDir(cfg Config, id identity) error {
 }
 
 func bootstrapRaft(cfg Config) error {
-	log, err := openWAL(cfg, true, func(error) {})
+	log, err := openWAL(cfg, true, nil)
 	if err != nil {
 		return err
 	}
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Node))
-	err = raft.BootstrapCluster(raftConfig(cfg), plainStore(log), log, newSnapshots(cfg), transport, raft.Configuration{
+	err = raft.BootstrapCluster(raftConfig(cfg), raftlog.PlainStore(log), log, newSnapshots(cfg), transport, raft.Configuration{
 		// The address is the node's name: what it stands for is looked up when it is dialled, so that a node may move.
 		Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(cfg.Node), Address: raft.ServerAddress(cfg.Node)}},
 	})
@@ -155,7 +156,7 @@ func bootstrapRaft(cfg Config) error {
 		var cmd []byte
 		c := state.Command{Time: cfg.Now().UnixNano(), Ops: []state.Op{&state.SetFormat{Version: cfg.format}}}
 		if cmd, err = c.Encode(); err == nil {
-			err = plainStore(log).StoreLog(&raft.Log{Index: 2, Term: 1, Type: raft.LogCommand, Data: cmd})
+			err = raftlog.PlainStore(log).StoreLog(&raft.Log{Index: 2, Term: 1, Type: raft.LogCommand, Data: cmd})
 		}
 	}
 	return errors.Join(err, log.Close())

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"casemate/cluster/blob/blobtest"
+	"casemate/cluster/raftlog"
 )
 
 // Bad data directories get one sentence that names the thing and the way out, and nothing on disk changes.
@@ -158,11 +159,11 @@ func TestBadMemberDirectories(t *testing.T) {
 			c.Close()
 			var names []string
 			for _, name := range f.Files() {
-				if strings.HasSuffix(name, snapshotSuffix) {
+				if strings.HasSuffix(name, raftlog.Suffix) {
 					names = append(names, name)
 				}
 			}
-			if err := test.damage(f, names); err != nil || len(names) != kept {
+			if err := test.damage(f, names); err != nil || len(names) != raftlog.Kept {
 				t.Fatal(names, err)
 			}
 			c, err = open()

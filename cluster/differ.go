@@ -134,7 +134,7 @@ func (c *Cluster) judge(node string, b peer.Beat) {
 // lost says that this node's log ends before an entry that it has shown to another node.
 func (c *Cluster) lost(shown uint64) bool {
 	last, err := c.wal.LastIndex()
-	return err == nil && max(last, c.snaps.newest.Load()) < shown
+	return err == nil && max(last, c.snaps.Newest()) < shown
 }
 
 // of returns what this node has to tell another: the newest entry that it has heard of it, and the one at which they

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/member"
+	"casemate/cluster/raftlog"
 	"casemate/cluster/replica"
 	"casemate/cluster/state"
 )
@@ -172,7 +173,7 @@ func Forge(cfg Config, old, new string) error {
 	err := rewriteLog(cfg, func(l *raft.Log) *raft.Log {
 		forged = forged || bytes.Contains(l.Data, []byte(old))
 		l.Data = bytes.ReplaceAll(l.Data, []byte(old), []byte(new))
-		return withSum(l)
+		return raftlog.WithChecksum(l)
 	})
 	if err == nil && !forged {
 		err = fmt.Errorf("no entry has %q", old)
@@ -190,7 +191,7 @@ func rewriteLog(cfg Config, change func(*raft.Log) *raft.Log) error {
 	if err != nil {
 		return err
 	}
-	log, err := openWAL(cfg, false, func(error) {})
+	log, err := openWAL(cfg, false, nil)
 	if err != nil {
 		return err
 	}
@@ -206,7 +207,7 @@ func rewriteLog(cfg Config, change func(*raft.Log) *raft.Log) error {
 	var logs []*raft.Log
 	for i := first; i <= last; i++ {
 		l := &raft.Log{}
-		if err := readEntry(log, i, l); err != nil {
+		if err := raftlog.ReadEntry(log, i, l); err != nil {
 			return err
 		}
 		logs = append(logs, change(l))

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/disk"
+	"casemate/cluster/raftlog"
 )
 
 // floor is what this node's log has had and, as a disk that was put back or a damaged entry that was cut off, has not
@@ -83,9 +84,9 @@ func (c *Cluster) belowFloor() (floor uint64, below bool) {
 	if err != nil {
 		return 0, false
 	}
-	return c.floor.below(max(last, c.snaps.newest.Load()), func() uint64 {
+	return c.floor.below(max(last, c.snaps.Newest()), func() uint64 {
 		var l raft.Log
-		if last == 0 || readEntry(c.wal, last, &l) != nil {
+		if last == 0 || raftlog.ReadEntry(c.wal, last, &l) != nil {
 			return 0
 		}
 		return l.Term

@@ -42,7 +42,7 @@ func Join(ctx context.Context, cfg Config, addr string, token Token) (err error)
 		return err
 	}
 	// An empty log: raft waits for the leader to fill it.
-	log, err := openWAL(cfg, true, func(error) {})
+	log, err := openWAL(cfg, true, nil)
 	if err == nil {
 		err = log.Close()
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"casemate/cluster/raftlog"
 	"casemate/cluster/state"
 	"casemate/cluster/wake"
 	"casemate/cluster/watch"
@@ -154,7 +155,7 @@ func (m *machine) Restore(r io.ReadCloser) error {
 		return err
 	}
 	if own := m.st; st.Index() < own.Index() || st.Index() == own.Index() && st.Sum() != own.Sum() && own.Sum() != (state.Sum{}) {
-		err := &contradiction{st.Index(), own.Index()}
+		err := &raftlog.Contradiction{At: st.Index(), Applied: own.Index()}
 		m.fail(err)
 		return err
 	}
@@ -180,7 +181,7 @@ func restore(r io.Reader) (*state.State, error) {
 	case err != nil:
 		return nil, err
 	case n > 0:
-		return nil, fmt.Errorf("%d bytes behind the state: %w", n, errDamaged)
+		return nil, fmt.Errorf("%d bytes behind the state: %w", n, raftlog.ErrDamaged)
 	}
 	return st, nil
 }
@@ -197,7 +198,7 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 		return nil, fmt.Errorf("its file %s is damaged: %s: %w", filepath.Join(raftDir, floorFile), wayOut, err)
 	}
 	c.floor.raise(cut)
-	names, err := snaps.names()
+	names, err := snaps.Names()
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +207,7 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 		return nil, err
 	}
 	if len(metas) == 0 && len(names) > 0 {
-		return nil, fmt.Errorf("its snapshots are damaged: %s: %w", wayOut, errDamaged)
+		return nil, fmt.Errorf("its snapshots are damaged: %s: %w", wayOut, raftlog.ErrDamaged)
 	}
 	m := c.machine
 	var conf raft.Configuration
@@ -261,10 +262,10 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 		if first > at+1 {
 			need = max(need, first-1)
 		}
-		return nil, fmt.Errorf("%s, but the entries %d to %d are needed: %s: %w", what, at+1, need, wayOut, errDamaged)
+		return nil, fmt.Errorf("%s, but the entries %d to %d are needed: %s: %w", what, at+1, need, wayOut, raftlog.ErrDamaged)
 	}
 	entry := func(i uint64) (l raft.Log, err error) {
-		if err = readEntry(c.wal, i, &l); err != nil {
+		if err = raftlog.ReadEntry(c.wal, i, &l); err != nil {
 			err = fmt.Errorf("%w: %s", err, wayOut)
 		}
 		return l, err
@@ -280,7 +281,7 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 				conf = next
 			}
 		}
-		if errors.Is(err, errDamaged) && (c.othersIn(conf) || c.othersBehind(i+1, last)) {
+		if errors.Is(err, raftlog.ErrDamaged) && (c.othersIn(conf) || c.othersBehind(i+1, last)) {
 			if err := c.cutLog(i, last, err); err != nil {
 				return nil, err
 			}
@@ -339,7 +340,7 @@ func (c *Cluster) othersIn(conf raft.Configuration) bool {
 func (c *Cluster) othersBehind(from, last uint64) bool {
 	for i := from; i <= last; i++ {
 		var l raft.Log
-		if readEntry(c.wal, i, &l) != nil || l.Type != raft.LogConfiguration {
+		if raftlog.ReadEntry(c.wal, i, &l) != nil || l.Type != raft.LogConfiguration {
 			continue
 		}
 		if conf, err := decodeConfiguration(l.Data); err == nil && c.othersIn(conf) {
@@ -365,19 +366,19 @@ func (c *Cluster) cutLog(from, last uint64, why error) error {
 	return c.wal.DeleteRange(from, last)
 }
 
-// rotten hears of an entry that is in the state and is damaged in the log. With a snapshot nobody needs it any more.
-func (c *Cluster) rotten(err error) {
-	if !c.mending.CompareAndSwap(false, true) {
+// logDamaged hears of an entry that is in the state and is damaged in the log. With a snapshot nobody needs it any more.
+func (c *Cluster) logDamaged(err error) {
+	if !c.snapping.CompareAndSwap(false, true) {
 		return
 	}
 	c.log.Error("the log is damaged: who needs the entry gets a snapshot", "err", err)
 	if !c.background(func() {
-		defer c.mending.Store(false)
+		defer c.snapping.Store(false)
 		if err := c.answer(c.life, c.raft.Snapshot()); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 			c.log.Warn("snapshot", "err", err)
 		}
 	}) {
-		c.mending.Store(false)
+		c.snapping.Store(false)
 	}
 }
 
@@ -385,7 +386,7 @@ func (c *Cluster) rotten(err error) {
 func decodeConfiguration(data []byte) (conf raft.Configuration, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("configuration: %v: %w", p, errDamaged)
+			err = fmt.Errorf("configuration: %v: %w", p, raftlog.ErrDamaged)
 		}
 	}()
 	return raft.DecodeConfiguration(data), nil

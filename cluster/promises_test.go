@@ -320,7 +320,7 @@ func TestPromise7DamagedSnapshot(t *testing.T) {
 	}
 	want := snapshotBytes(t, c.machine.view.Load())
 	c.Close()
-	names, err := newSnapshots(Config{FS: f, Dir: "/data/casemate"}).names()
+	names, err := newSnapshots(Config{FS: f, Dir: "/data/casemate"}).Names()
 	if err != nil || len(names) != 2 {
 		t.Fatalf("%q, %v", names, err)
 	}

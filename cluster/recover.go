@@ -11,6 +11,7 @@ import (
 
 	"casemate/cluster/blob"
 	"casemate/cluster/disk"
+	"casemate/cluster/raftlog"
 )
 
 // RecoverOptions are what Recover is given besides the node.
@@ -67,7 +68,7 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	defer lock.Close()
 	// The beginning of Open: recovery is the normal path.
 	c := &Cluster{cfg: cfg, log: cfg.Log, machine: newMachine(func(error) {})}
-	if c.wal, err = openWAL(cfg, false, func(error) {}); err != nil {
+	if c.wal, err = openWAL(cfg, false, nil); err != nil {
 		return rep, fmt.Errorf("its raft log is damaged: %s: %w", wayOut, err)
 	}
 	defer func() { err = errors.Join(err, c.wal.Close()) }()
@@ -77,7 +78,7 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	defer func() { err = errors.Join(err, c.commitIndex.Close()) }()
 	c.snaps = newSnapshots(cfg)
 	snaps := c.snaps
-	if err := snaps.clean(); err != nil {
+	if err := snaps.Clean(); err != nil {
 		return rep, err
 	}
 	voters, err := c.recover()
@@ -97,7 +98,7 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	}
 	for i := rep.Committed + 1; i <= rep.Last; i++ {
 		var l raft.Log
-		if err := readEntry(c.wal, i, &l); err != nil {
+		if err := raftlog.ReadEntry(c.wal, i, &l); err != nil {
 			return rep, fmt.Errorf("%w: %s", err, wayOut)
 		}
 		if r := c.machine.apply(&l); r.Fatal != nil {
@@ -127,7 +128,7 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	if cmd != nil {
 		entry.Type, entry.Data = raft.LogCommand, cmd
 	}
-	if err := c.wal.StoreLog(withSum(&entry)); err != nil {
+	if err := c.wal.StoreLog(raftlog.WithChecksum(&entry)); err != nil {
 		return rep, err
 	}
 	// This is the moment: with a snapshot that says who is in the cluster, no configuration in the log before it
@@ -144,7 +145,7 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 }
 
 // ends finds out which entry this node knows to be committed and which is its newest, with its term.
-func (c *Cluster) ends(snaps *snapshots, rep *RecoverReport) (at, term uint64, err error) {
+func (c *Cluster) ends(snaps *raftlog.Snapshots, rep *RecoverReport) (at, term uint64, err error) {
 	metas, err := snaps.List()
 	if err != nil {
 		return 0, 0, err
@@ -159,7 +160,7 @@ func (c *Cluster) ends(snaps *snapshots, rep *RecoverReport) (at, term uint64, e
 	}
 	if last > at {
 		var l raft.Log
-		if err := readEntry(c.wal, last, &l); err != nil {
+		if err := raftlog.ReadEntry(c.wal, last, &l); err != nil {
 			return 0, 0, fmt.Errorf("%w: %s", err, wayOut)
 		}
 		at, term = last, l.Term

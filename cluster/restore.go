@@ -196,7 +196,7 @@ func beginLog(cfg Config, st *state.State) error {
 	if err := writeSnapshot(context.Background(), sink, st); err != nil {
 		return err
 	}
-	log, err := openWAL(cfg, true, func(error) {})
+	log, err := openWAL(cfg, true, nil)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,6 @@
-package cluster
+// Package raftlog is the log of raft on this node's disk, and raft's snapshots: what raft believes of its disk without a
+// look is made true here, or stops the node.
+package raftlog
 
 import (
 	"bytes"
@@ -8,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -20,14 +23,30 @@ import (
 	"casemate/cluster/disk"
 )
 
-func openWAL(cfg Config, create bool, fatal func(error)) (*wal.WAL, error) {
-	dir := filepath.Join(cfg.Dir, raftDir)
-	filer := walsegment.NewFiler(dir, segments{fs: cfg.FS, fatal: fatal})
-	m := &meta{fs: cfg.FS, path: filepath.Join(dir, "meta"), create: create, lock: make(chan struct{}, 1)}
+// Config says where the log is.
+type Config struct {
+	FS  blob.FS
+	Dir string
+	// SegmentSize is how large each file of the log is made when it is begun, in bytes.
+	SegmentSize int
+	Log         *slog.Logger
+	// Fatal takes an error after which the node must not go on: a sync has failed. Nil: nobody does.
+	Fatal func(error)
+}
+
+// Open opens the log; with create, it makes an empty one where there is none, which else is damage.
+func Open(cfg Config, create bool) (*wal.WAL, error) {
+	fatal := cfg.Fatal
+	if fatal == nil {
+		fatal = func(error) {}
+	}
+	filer := walsegment.NewFiler(cfg.Dir, segments{fs: cfg.FS, fatal: fatal})
+	m := &meta{fs: cfg.FS, path: filepath.Join(cfg.Dir, "meta"), create: create, lock: make(chan struct{}, 1)}
 	if err := reopenTail(m, filer); err != nil {
 		return nil, err
 	}
-	return wal.Open(dir, wal.WithSegmentFiler(filer), wal.WithMetaStore(m), wal.WithSegmentSize(cfg.SegmentSize), wal.WithLogger(bend(cfg.Log, "raft-wal")))
+	return wal.Open(cfg.Dir, wal.WithSegmentFiler(filer), wal.WithMetaStore(m), wal.WithSegmentSize(cfg.SegmentSize),
+		wal.WithLogger(NewLogger(cfg.Log, "raft-wal")))
 }
 
 // reopenTail repairs what raft-wal 0.4.2 does not. When the process ends between the moment at which the newest segment
@@ -92,7 +111,7 @@ func reopenTail(m *meta, filer types.SegmentFiler) error {
 
 // segments gives raft-wal our file system.
 type segments struct {
-	fs    FS
+	fs    blob.FS
 	fatal func(error)
 }
 
@@ -243,7 +262,7 @@ func (g *segment) Sync() error {
 // per election and segment, so one small file, replaced as a whole, does; bbolt, raft-wal's default, would be a second
 // database with a second format, and one that has no seam to test power cuts through.
 type meta struct {
-	fs     FS
+	fs     blob.FS
 	path   string
 	create bool // a missing file is an empty log; otherwise it is damage: raft-wal would delete every segment that it does not list
 

@@ -1,4 +1,4 @@
-package cluster
+package raftlog
 
 import (
 	"bufio"
@@ -22,13 +22,13 @@ import (
 	"casemate/cluster/disk"
 )
 
-// snapshots keeps raft's snapshots: one file each, its body streamed, then raft's description of it, then the checksums
+// Snapshots keeps raft's snapshots: one file each, its body streamed, then raft's description of it, then the checksums
 // and the length of that. Raft's own FileSnapshotStore does the same in two files and a directory; this one writes
 // through the FS seam and verifies the checksum while it is read and not in a pass of its own.
 //
 // A snapshot is there when it has its name: written as <name>.new, synced, renamed.
-type snapshots struct {
-	fs     FS
+type Snapshots struct {
+	fs     blob.FS
 	dir    string
 	mu     sync.Mutex    // of has
 	newest atomic.Uint64 // index of the newest one
@@ -36,15 +36,24 @@ type snapshots struct {
 	size   atomic.Int64  // bytes of the newest one
 }
 
-func newSnapshots(cfg Config) *snapshots {
-	return &snapshots{fs: cfg.FS, dir: filepath.Join(cfg.Dir, snapshotDir)}
-}
+// NewSnapshots is the snapshots in a directory.
+func NewSnapshots(fsys blob.FS, dir string) *Snapshots { return &Snapshots{fs: fsys, dir: dir} }
 
-// kept is how many snapshots stay: the newest, and one to fall back to when the newest is damaged (the log behind it is
+// Newest is the index of the newest snapshot, 0 if there is none or nobody has looked.
+func (s *Snapshots) Newest() uint64 { return s.newest.Load() }
+
+// Older is the index of the snapshot before the newest one; 0 if there is none.
+func (s *Snapshots) Older() uint64 { return s.older.Load() }
+
+// Size is how many bytes the newest snapshot has.
+func (s *Snapshots) Size() int64 { return s.size.Load() }
+
+// Kept is how many snapshots stay: the newest, and one to fall back to when the newest is damaged (the log behind it is
 // kept as long).
-const kept = 2
+const Kept = 2
 
-const snapshotSuffix = ".snapshot"
+// Suffix ends the name of a snapshot's file.
+const Suffix = ".snapshot"
 
 type trailer struct {
 	BodySum uint32
@@ -53,9 +62,9 @@ type trailer struct {
 }
 
 // Create implements raft.SnapshotStore.
-func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+func (s *Snapshots) Create(version raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
 	id := fmt.Sprintf("%020d-%020d", index, term) // sorts by age
-	name := filepath.Join(s.dir, id+snapshotSuffix)
+	name := filepath.Join(s.dir, id+Suffix)
 	f, err := s.fs.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
 	if err != nil {
 		return nil, err
@@ -66,7 +75,7 @@ func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, con
 }
 
 type sink struct {
-	s    *snapshots
+	s    *Snapshots
 	name string
 	f    blob.File
 	w    *bufio.Writer
@@ -119,7 +128,7 @@ func (k *sink) Close() error {
 }
 
 // has notes that there is a snapshot, whatever comes first.
-func (s *snapshots) has(index uint64, size int64) {
+func (s *Snapshots) has(index uint64, size int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch newest := s.newest.Load(); {
@@ -144,15 +153,15 @@ func (k *sink) Cancel() error {
 	return err
 }
 
-// names lists the snapshots, newest first.
-func (s *snapshots) names() ([]string, error) {
+// Names lists the snapshots, newest first.
+func (s *Snapshots) Names() ([]string, error) {
 	list, err := s.fs.ReadDir(s.dir)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, e := range list {
-		if strings.HasSuffix(e.Name(), snapshotSuffix) {
+		if strings.HasSuffix(e.Name(), Suffix) {
 			names = append(names, e.Name())
 		}
 	}
@@ -160,12 +169,12 @@ func (s *snapshots) names() ([]string, error) {
 	return names, nil
 }
 
-func (s *snapshots) reap() error {
-	names, err := s.names()
+func (s *Snapshots) reap() error {
+	names, err := s.Names()
 	if err != nil {
 		return err
 	}
-	for _, name := range names[min(kept, len(names)):] {
+	for _, name := range names[min(Kept, len(names)):] {
 		if err := s.fs.Remove(filepath.Join(s.dir, name)); err != nil {
 			return err
 		}
@@ -173,8 +182,8 @@ func (s *snapshots) reap() error {
 	return nil
 }
 
-// clean removes what a crash left half-written. Called while nobody writes.
-func (s *snapshots) clean() error {
+// Clean removes what a crash left half-written. Called while nobody writes.
+func (s *Snapshots) Clean() error {
 	list, err := s.fs.ReadDir(s.dir)
 	if err != nil {
 		return err
@@ -190,8 +199,8 @@ func (s *snapshots) clean() error {
 }
 
 // List implements raft.SnapshotStore: newest first; those whose description is damaged are left out.
-func (s *snapshots) List() ([]*raft.SnapshotMeta, error) {
-	names, err := s.names()
+func (s *Snapshots) List() ([]*raft.SnapshotMeta, error) {
+	names, err := s.Names()
 	if err != nil {
 		return nil, err
 	}
@@ -208,9 +217,10 @@ func (s *snapshots) List() ([]*raft.SnapshotMeta, error) {
 	return list, nil
 }
 
-var errDamaged = errors.New("damaged")
+// ErrDamaged says that bytes on the disk are not the ones that were written.
+var ErrDamaged = errors.New("damaged")
 
-func (s *snapshots) open(name string) (blob.File, *trailer, error) {
+func (s *Snapshots) open(name string) (blob.File, *trailer, error) {
 	f, err := s.fs.OpenFile(filepath.Join(s.dir, name), os.O_RDONLY, 0)
 	if err != nil {
 		return nil, nil, err
@@ -230,14 +240,14 @@ func readTrailer(f blob.File) (*trailer, error) {
 	}
 	var end [4]byte
 	if i.Size() < int64(len(end)) {
-		return nil, errDamaged
+		return nil, ErrDamaged
 	}
 	if _, err := f.ReadAt(end[:], i.Size()-4); err != nil {
-		return nil, errDamaged
+		return nil, ErrDamaged
 	}
 	n := int64(binary.BigEndian.Uint32(end[:]))
 	if n < 4 || n > 1<<20 || n > i.Size()-4 {
-		return nil, errDamaged
+		return nil, ErrDamaged
 	}
 	tail := make([]byte, n)
 	if _, err := f.ReadAt(tail, i.Size()-4-n); err != nil {
@@ -246,17 +256,17 @@ func readTrailer(f blob.File) (*trailer, error) {
 	body := tail[:n-4]
 	var t trailer
 	if binary.BigEndian.Uint32(tail[n-4:]) != disk.Checksum(body) || json.Unmarshal(body, &t) != nil || t.Size != i.Size()-4-n {
-		return nil, errDamaged
+		return nil, ErrDamaged
 	}
 	return &t, nil
 }
 
 // Open implements raft.SnapshotStore. Reading to the end finds damaged bytes.
-func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+func (s *Snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	if strings.Contains(id, "/") {
 		return nil, nil, fs.ErrInvalid
 	}
-	f, t, err := s.open(id + snapshotSuffix)
+	f, t, err := s.open(id + Suffix)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -276,7 +286,7 @@ func (r *snapshotReader) Read(p []byte) (int, error) {
 	r.sum.Write(p[:n])
 	r.left -= int64(n)
 	if err == io.EOF && (r.left != 0 || r.sum.Sum32() != r.want) {
-		err = fmt.Errorf("snapshot body: %w", errDamaged)
+		err = fmt.Errorf("snapshot body: %w", ErrDamaged)
 	}
 	return n, err
 }

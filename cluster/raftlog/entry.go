@@ -1,4 +1,4 @@
-package cluster
+package raftlog
 
 import (
 	"bytes"
@@ -19,8 +19,8 @@ import (
 // Entries that an earlier version wrote have none and are believed. That version ignores ours.
 const entrySeal = "sum1"
 
-// withSum returns a copy of an entry that carries its checksum.
-func withSum(l *raft.Log) *raft.Log {
+// WithChecksum returns a copy of an entry that carries its checksum.
+func WithChecksum(l *raft.Log) *raft.Log {
 	sealed := *l
 	sealed.Extensions = binary.BigEndian.AppendUint32([]byte(entrySeal), entrySum(l))
 	return &sealed
@@ -33,20 +33,20 @@ func entrySum(l *raft.Log) uint32 {
 	return disk.Checksum(head, l.Data)
 }
 
-// readEntry reads an entry and verifies it: errDamaged if its bytes are not the ones that were written.
-func readEntry(log *wal.WAL, index uint64, l *raft.Log) error {
+// ReadEntry reads an entry and verifies it: ErrDamaged if its bytes are not the ones that were written.
+func ReadEntry(log *wal.WAL, index uint64, l *raft.Log) error {
 	err := log.GetLog(index, l)
 	switch {
 	case errors.Is(err, raft.ErrLogNotFound):
 		return err
 	case err != nil:
-		return fmt.Errorf("entry %d of its raft log cannot be read: %w: %w", index, errDamaged, err)
+		return fmt.Errorf("entry %d of its raft log cannot be read: %w: %w", index, ErrDamaged, err)
 	case l.Index != index:
-		return fmt.Errorf("entry %d of its raft log says that it is %d: %w", index, l.Index, errDamaged)
+		return fmt.Errorf("entry %d of its raft log says that it is %d: %w", index, l.Index, ErrDamaged)
 	}
 	sum, ours := bytes.CutPrefix(l.Extensions, []byte(entrySeal))
 	if len(l.Extensions) > 0 && (!ours || len(sum) != 4 || binary.BigEndian.Uint32(sum) != entrySum(l)) {
-		return fmt.Errorf("entry %d of its raft log is not what was written: %w", index, errDamaged)
+		return fmt.Errorf("entry %d of its raft log is not what was written: %w", index, ErrDamaged)
 	}
 	l.Extensions = nil
 	return nil
