@@ -218,7 +218,7 @@ func Open(cfg Config, opt Options) (_ *Appliance, err error) {
 	a.edge = &edge{
 		hosts: &a.hosts, registry: a.registry.Serve, files: a.files.Serve,
 		pages: &pages{roots: a.ca.Roots, crl: a.ca.CRL, ready: a.ready, metrics: a.metrics.handler(), front: a.front, site: a.serveSite, sample: a.serveSample, binary: a.executable, enroll: a.serveEnroll},
-		miss:  a.miss, seen: a.metrics.request, stall: a.stall, node: cfg.Node, pass: a.cluster, roomier: a.cluster.Roomier,
+		miss:  a.miss, seen: a.metrics.request, stall: a.stall, node: cfg.Node, pass: a.cluster, roomier: a.cluster.MostFree,
 		large: newLarge(largeAnswers), log: a.log.With("room", "edge"),
 	}
 	peers := a.edge.passedOn()

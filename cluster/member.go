@@ -106,9 +106,9 @@ func (c *Cluster) Up(node string) bool {
 	return c.peers.Up(node)
 }
 
-// Roomier returns the node that is up and has the most room on its disk, if this one has none left for uploads; "" if
+// MostFree returns the node that is up and has the most room on its disk, if this one has none left for uploads; "" if
 // it has, or if no other has.
-func (c *Cluster) Roomier() string {
+func (c *Cluster) MostFree() string {
 	if c.peers == nil || c.blobs.Room(0) == nil {
 		return ""
 	}

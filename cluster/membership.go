@@ -31,27 +31,20 @@ const (
 
 // changeMembership has the leader carry it out, whoever that is.
 func (c *Cluster) changeMembership(ctx context.Context, o membershipChange) error {
-	deadline := time.NewTimer(2 * c.cfg.LeaderWait)
-	defer deadline.Stop()
-	end := time.Now().Add(2 * c.cfg.LeaderWait)
-	for first := true; ; first = false {
-		leader, err := c.ready(ctx, deadline.C)
-		if err == nil && !first {
-			err = timeUp(ctx, end)
-		}
-		if err != nil {
-			return err
-		}
+	return c.atLeader(ctx, 2*c.cfg.LeaderWait, func(leader string, _ <-chan time.Time) (again bool, err error) {
 		if leader == c.cfg.Node {
 			err = c.applyMembershipChange(ctx, o)
 		} else {
 			err = c.forwardMembershipChange(ctx, leader, o)
 		}
-		if !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, raft.ErrLeadershipLost) && !errors.Is(err, raft.ErrLeadershipTransferInProgress) && !errors.Is(err, peer.ErrSent) {
-			return err
-		}
-		c.settle(ctx, deadline, leader)
-	}
+		return leadershipMoved(err) || errors.Is(err, peer.ErrSent), err
+	})
+}
+
+// leadershipMoved reports an error of raft that says that another node may do what this one did not.
+func leadershipMoved(err error) bool {
+	return errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipLost) ||
+		errors.Is(err, raft.ErrLeadershipTransferInProgress)
 }
 
 func (c *Cluster) forwardMembershipChange(ctx context.Context, leader string, o membershipChange) error {
@@ -90,7 +83,7 @@ func (c *Cluster) serveMembershipChange(w http.ResponseWriter, r *http.Request) 
 	switch {
 	case err == nil:
 		peer.Reply(w, peer.Answer{})
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+	case leadershipMoved(err):
 		peer.Reply(w, c.notLeader(err))
 	case errors.Is(err, ErrUnsafe):
 		peer.Reply(w, peer.Answer{Kind: peer.KindExist, Error: err.Error()})

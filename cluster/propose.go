@@ -179,58 +179,49 @@ func (c *Cluster) proposeOnce(
 ) (_ state.Result, err error) {
 	unknown := *sent
 	defer func() { *sent = unknown || errors.Is(err, errUnknown) }()
-	deadline := time.NewTimer(c.cfg.LeaderWait)
-	defer deadline.Stop()
-	end := time.Now().Add(c.cfg.LeaderWait)
 	// Also where nobody answers any more: raft waits for its disk for as long as that takes.
-	bounded, cancel := context.WithDeadline(ctx, end)
+	bounded, cancel := context.WithTimeout(ctx, c.cfg.LeaderWait)
 	defer cancel()
-	for first := true; ; first = false {
-		leader, err := c.ready(ctx, deadline.C)
-		if err == nil && !first {
-			err = timeUp(ctx, end)
-		}
-		if err != nil {
-			if unknown {
-				err = fmt.Errorf("%w: %w", errUnknown, err)
-			}
-			return state.Result{}, err
-		}
+	var r state.Result
+	tried := false // err is of a try, which says itself whether the command may have been carried out
+	err = c.atLeader(ctx, c.cfg.LeaderWait, func(leader string, deadline <-chan time.Time) (again bool, err error) {
+		tried = true
 		leads, done := c.whileLeads(bounded, leader)
 		index, err := c.submit(leads, leader, data)
 		changed := leads.Err() != nil && bounded.Err() == nil
 		done()
 		if err != nil && changed {
-			unknown = true // the same again, for the next leader
-			continue
+			unknown, tried = true, false
+			return true, nil // the same again, for the next leader
 		}
 		if err != nil && bounded.Err() != nil && ctx.Err() == nil {
-			return state.Result{}, fmt.Errorf("%w: the leader has not answered within %s: %w", errUnknown, c.cfg.LeaderWait, syscall.EAGAIN)
+			return false, fmt.Errorf("%w: the leader has not answered within %s: %w", errUnknown, c.cfg.LeaderWait, syscall.EAGAIN)
 		}
 		if err == nil {
 			before := unknown
 			unknown = true
-			var r state.Result
-			if r, err = c.outcome(ctx, deadline.C, result, n, index); err == nil {
+			if r, err = c.outcome(ctx, deadline, result, n, index); err == nil {
 				switch {
 				case r.Fatal != nil:
-					return r, c.stopped()
+					return false, c.stopped()
 				case errors.Is(r.Err, state.ErrOldBoot), errors.Is(r.Err, state.ErrFinished):
 					err = errNotOurs
 				case !before && r.Index != index: // it was sent once, and stands there: this is the outcome of another
-					return state.Result{}, errNotOurs
+					r = state.Result{}
+					return false, errNotOurs
 				default:
-					return r, r.Err
+					return false, r.Err
 				}
+				r = state.Result{}
 				if before {
 					err = fmt.Errorf("%w: %w: %w", errUnknown, err, syscall.EAGAIN)
 				}
-				return state.Result{}, err
+				return false, err
 			}
 		}
 		switch {
 		case errors.Is(err, errUnknown), errors.Is(err, errRefused):
-			return state.Result{}, err
+			return false, err
 		case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
 		case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, peer.ErrSent):
 			unknown = true // ready says why
@@ -238,6 +229,34 @@ func (c *Cluster) proposeOnce(
 			// Storing the entry failed. Raft gives up leadership; whether the disk has it is not known.
 			unknown = true
 			c.log.Warn("propose", "err", err)
+		}
+		tried = false
+		return true, nil
+	})
+	if err != nil && !tried && unknown {
+		err = fmt.Errorf("%w: %w", errUnknown, err)
+	}
+	return r, err
+}
+
+// atLeader has the leader do something, whoever that is: it calls try with the leader's name, and again, perhaps with
+// another one, as long as try asks for it and the time is not up. deadline is when that is.
+func (c *Cluster) atLeader(
+	ctx context.Context, patience time.Duration, try func(leader string, deadline <-chan time.Time) (again bool, err error),
+) error {
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	end := time.Now().Add(patience)
+	for first := true; ; first = false {
+		leader, err := c.ready(ctx, deadline.C)
+		if err == nil && !first {
+			err = timeUp(ctx, end)
+		}
+		if err != nil {
+			return err
+		}
+		if again, err := try(leader, deadline.C); !again {
+			return err
 		}
 		// Raft answers before it tells of the fall: let leadership settle, or time run out.
 		c.settle(ctx, deadline, leader)

@@ -256,16 +256,16 @@ func (s *Store) Confirm(digest string) (uint64, error) {
 	defer release()
 	view := s.state.View()
 	index := view.Index()
-	if shown := s.state.Durable(); len(s.state.Others()) > 0 && shown < index {
+	if durable := s.state.Durable(); len(s.state.Others()) > 0 && durable < index {
 		// Not above the mark: after a power cut raft hands out again what comes behind it, and a collect among that
 		// would be carried out on what was confirmed here.
-		if tomb := view.Tombstone(d); tomb > shown { // the AddBlob would be refused
+		if tomb := view.Tombstone(d); tomb > durable { // the AddBlob would be refused
 			ctx, cancel := context.WithTimeout(s.life, s.cfg.Patience)
 			s.state.WaitDurable(ctx, tomb)
 			cancel()
-			shown = s.state.Durable()
+			durable = s.state.Durable()
 		}
-		index = min(index, shown)
+		index = min(index, durable)
 	}
 	s.sweeps.cancel(d, index)
 	if _, err := s.dir.Durable(digest); err != nil {
