@@ -77,8 +77,8 @@ type Cluster struct {
 // this is the only voter: reads work at once and show everything that was known to be committed; writes wait for a
 // leader. Errors are one sentence: what is wrong with which directory, and what to do.
 //
-// Opening after a crash is the same as opening after Close (promise 7): newest snapshot, then the log up to the mark,
-// then raft.
+// Opening after a crash is the same as opening after Close (promise 7): newest snapshot, then the log up to the commit
+// index file, then raft.
 func Open(cfg Config) (_ *Cluster, err error) {
 	cfg, err = cfg.complete()
 	if err != nil {
@@ -184,7 +184,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	c.raft.RegisterObserver(observer)
 	c.own.Go(c.endRaft)
 	c.own.Go(func() { c.followLeadership(changes, seen) })
-	c.own.Go(c.keepMark)
+	c.own.Go(c.keepCommitIndex)
 	c.own.Go(c.keepCompact)
 	c.own.Go(c.watchDisk)
 	c.replica.Run()
@@ -424,13 +424,13 @@ func (c *Cluster) ready(ctx context.Context, deadline <-chan time.Time) (string,
 	}
 }
 
-// markEvery is the least time between two writes of the mark: one sync for all commits between.
-const markEvery = 50 * time.Millisecond
+// commitIndexEvery is the least time between two writes of the commit index file: one sync for all commits between.
+const commitIndexEvery = 50 * time.Millisecond
 
-// keepMark makes a lower bound of what is committed durable, soon after it was applied. With other voters it does so at
-// once, and only then does this node tell them that it shows the entry: so what was acknowledged while all were
-// connected shows again on any of them, should it start alone after a power cut.
-func (c *Cluster) keepMark() {
+// keepCommitIndex makes a lower bound of what is committed durable, soon after it was applied. With other voters it
+// does so at once, and only then does this node tell them that it shows the entry: so what was acknowledged while all
+// were connected shows again on any of them, should it start alone after a power cut.
+func (c *Cluster) keepCommitIndex() {
 	tick := time.NewTimer(0)
 	defer tick.Stop()
 	for {
@@ -441,8 +441,8 @@ func (c *Cluster) keepMark() {
 		}
 		index := c.machine.view.Load().Index()
 		if err := c.commitIndex.Set(index); err != nil {
-			// The old mark still is a lower bound, and what was promised of it.
-			c.log.Warn("commit mark not written", "err", err)
+			// The old number still is a lower bound, and what was promised of it.
+			c.log.Warn("commit index not written", "err", err)
 			c.machine.moved.Raise() // once more
 		} else {
 			c.marked.reached(index)
@@ -450,7 +450,7 @@ func (c *Cluster) keepMark() {
 				continue
 			}
 		}
-		tick.Reset(markEvery)
+		tick.Reset(commitIndexEvery)
 		select {
 		case <-c.stop:
 			return

@@ -88,7 +88,8 @@ func (c *Cluster) openReplica() (err error) {
 type (
 	// ScrubReport is what a scrub found.
 	ScrubReport = replica.ScrubReport
-	// ScrubStatus is the state of the scrub that runs by itself. The counters are of all scrubs since the process began.
+	// ScrubStatus is the state of the scrub that runs by itself. The counters are of all scrubs since the process
+	// began.
 	ScrubStatus = replica.ScrubStatus
 	// Lost is a blob that this node does not have whole.
 	Lost = replica.Lost

@@ -187,8 +187,8 @@ func restore(r io.Reader) (*state.State, error) {
 }
 
 // recover brings the machine to the newest state that is known to be committed: the newest snapshot that is whole, then
-// the log up to the mark. Raft will hand out the same entries again once it knows by itself that they are committed,
-// and apply passes over them. It returns the voters.
+// the log up to the commit index file. Raft will hand out the same entries again once it knows by itself that they are
+// committed, and apply passes over them. It returns the voters.
 //
 // A log with a damaged entry is cut before it, where others have the rest: see [Cluster.cutLog].
 func (c *Cluster) recover() (voters []raft.ServerID, err error) {
@@ -366,7 +366,8 @@ func (c *Cluster) cutLog(from, last uint64, why error) error {
 	return c.wal.DeleteRange(from, last)
 }
 
-// logDamaged hears of an entry that is in the state and is damaged in the log. With a snapshot nobody needs it any more.
+// logDamaged hears of an entry that is in the state and is damaged in the log. With a snapshot nobody needs it any
+// more.
 func (c *Cluster) logDamaged(err error) {
 	if !c.snapping.CompareAndSwap(false, true) {
 		return

@@ -433,8 +433,8 @@ func answerOf(f raft.Future) <-chan error {
 	return answer
 }
 
-// await waits for an answer. When raft's goroutine has ended (see raftlog.Store.abandon), or was told to while the question
-// waited, none comes.
+// await waits for an answer. When raft's goroutine has ended (see raftlog.Store.abandon), or was told to while the
+// question waited, none comes.
 func (c *Cluster) await(ctx context.Context, answer <-chan error) error {
 	select {
 	case err := <-answer:

@@ -43,8 +43,8 @@ type RestoreReport struct {
 	Blobs   int    `json:"blobs"` // on this disk now
 	Bytes   int64  `json:"bytes"` // of those
 	NoBlobs bool   `json:"no_blobs"`
-	// Lacking is the number of blobs that the state knows and this disk does not have: the backup has none, or says itself
-	// that they were damaged or missing. Scrub lists them, pushing or importing them again repairs them.
+	// Lacking is the number of blobs that the state knows and this disk does not have: the backup has none, or says
+	// itself that they were damaged or missing. Scrub lists them, pushing or importing them again repairs them.
 	Lacking int `json:"lacking"`
 }
 

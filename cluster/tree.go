@@ -53,8 +53,8 @@ func (t *Tree) As(claim string) *Tree {
 }
 
 // Patient returns the same tree, whose writes are bounded by their context and not by Config.LeaderWait: one that has
-// left for a leader is repeated under the same name until its outcome is known, and while the disk of this node does not
-// answer one waits for that. So on a slow disk they end late rather than with an unknown outcome. Where there is no
+// left for a leader is repeated under the same name until its outcome is known, and while the disk of this node does
+// not answer one waits for that. So on a slow disk they end late rather than with an unknown outcome. Where there is no
 // leader to begin with, they end as all writes do. It is for who has nothing better to do than to wait.
 func (t *Tree) Patient() *Tree {
 	p := *t

@@ -107,8 +107,8 @@ func (u *upload) commit(
 	return got, index, nil
 }
 
-// publish makes a placed blob durable on other nodes and known to the tree, and commits names with it. It returns the index of
-// the newest entry.
+// publish makes a placed blob durable on other nodes and known to the tree, and commits names with it. It returns the
+// index of the newest entry.
 func (u *upload) publish(ctx context.Context, d state.Digest, size int64, names []state.Op) (uint64, error) {
 	for range tries {
 		confirmed, err := u.Replicate(ctx, d.String(), size)

@@ -41,8 +41,8 @@ func (e *Error) Error() string {
 // Unwrap implements errors.Unwrap.
 func (e *Error) Unwrap() error { return e.cause }
 
-// Reader reads a backup from its beginning to its end: State, Blobs and End, in this order. What they return is an *Error
-// wherever the bytes are to blame.
+// Reader reads a backup from its beginning to its end: State, Blobs and End, in this order. What they return is an
+// *Error wherever the bytes are to blame.
 type Reader struct {
 	ctx      context.Context
 	raw      *lagReader

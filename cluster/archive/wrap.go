@@ -25,8 +25,8 @@ const (
 // shortest is the least length of a passphrase: who has the backup can try as many as they like.
 const shortest = 12
 
-// Wrap encrypts the sealing keys to a passphrase or to the recipients that a recipients file of age names: exactly one of
-// the two. What is no such thing is fs.ErrInvalid.
+// Wrap encrypts the sealing keys to a passphrase or to the recipients that a recipients file of age names: exactly one
+// of the two. What is no such thing is fs.ErrInvalid.
 func Wrap(key []byte, opt Options) ([]byte, error) {
 	passphrase, recipients, work := opt.Passphrase, opt.Recipients, cmp.Or(opt.Work, wrapWork)
 	var to []age.Recipient

@@ -1,5 +1,5 @@
-// Package archive writes and reads backups: one file with the state of a cluster, its sealing key, wrapped, and the bytes
-// of its blobs.
+// Package archive writes and reads backups: one file with the state of a cluster, its sealing key, wrapped, and the
+// bytes of its blobs.
 //
 // It knows neither raft nor a data directory: who makes a backup gives it a state and its blobs, and who restores one
 // takes them from a Reader.

@@ -8,11 +8,11 @@ import (
 	"casemate/cluster/blob"
 )
 
-// Watermark is a file with a durable lower bound of a number that grows, such as the log index up to which everything is
-// committed. One goroutine uses it at a time.
+// Watermark is a file with a durable lower bound of a number that grows, such as the log index up to which everything
+// is committed. One goroutine uses it at a time.
 //
-// Two slots of 12 bytes (the number and its checksum, both big endian) lie in different sectors and are written in turn,
-// so a torn write leaves the other one.
+// Two slots of 12 bytes (the number and its checksum, both big endian) lie in different sectors and are written in
+// turn, so a torn write leaves the other one.
 type Watermark struct {
 	f     blob.File
 	turn  int

@@ -182,8 +182,8 @@ func writeCert(cfg Config, chain [][]byte) error {
 
 // Admit says which node a certificate belongs to. A member whose record this node has is known by its key, whatever its
 // certificate's age: a node that was down for a year comes back and renews it. One that this node has not heard of yet,
-// because it was itself down meanwhile, must have a certificate of the CA that this node knows. peer.ErrRemoved comes with
-// the name.
+// because it was itself down meanwhile, must have a certificate of the CA that this node knows. peer.ErrRemoved comes
+// with the name.
 func (ms *Members) Admit(certs []*x509.Certificate) (string, error) {
 	if err := cheapChain(certs); err != nil {
 		return "", err

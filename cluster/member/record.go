@@ -104,8 +104,8 @@ func (ms *Members) self() Record {
 	return Record{Addr: ms.cfg.Addr, Key: ms.node.spki, Version: ms.cfg.Version, Format: state.MaxFormat, Joined: ms.cfg.Now().UTC().Truncate(time.Second)}
 }
 
-// Bootstrap makes the nodes' CA, if there is none, and with it the record of the node that makes it: from the first moment
-// in which others can join, its name is taken.
+// Bootstrap makes the nodes' CA, if there is none, and with it the record of the node that makes it: from the first
+// moment in which others can join, its name is taken.
 func (ms *Members) Bootstrap(ctx context.Context) error {
 	if a, err := ms.authority(); a != nil || err != nil {
 		return err

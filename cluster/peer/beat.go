@@ -270,8 +270,8 @@ func (l *link) set(up bool, b Beat) (changed bool) {
 // finds there what was answered here.
 const shareTime = 100 * time.Millisecond
 
-// WaitShown waits until the connected nodes have applied an entry too; briefly and not longer, and not again for one that
-// was too slow until it has caught up.
+// WaitShown waits until the connected nodes have applied an entry too; briefly and not longer, and not again for one
+// that was too slow until it has caught up.
 func (p *Port) WaitShown(ctx context.Context, index uint64) {
 	deadline := time.NewTimer(shareTime)
 	defer deadline.Stop()

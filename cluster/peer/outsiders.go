@@ -129,8 +129,9 @@ func (t *toll) forget(now time.Time) {
 	}
 }
 
-// handshakeConn is a connection in its handshake. It bounds what the other side may send and knows for how long the handshake
-// did not wait for it: that is processor time, or more on a busy machine, so outsiders get less when others need it.
+// handshakeConn is a connection in its handshake. It bounds what the other side may send and knows for how long the
+// handshake did not wait for it: that is processor time, or more on a busy machine, so outsiders get less when others
+// need it.
 type handshakeConn struct {
 	net.Conn
 	over   atomic.Bool   // the handshake is over: nothing is counted

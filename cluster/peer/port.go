@@ -236,7 +236,8 @@ func (p *Port) take(raw net.Conn) (why string) {
 	return ""
 }
 
-// handshake hands a connection to who speaks what it is for. The place is freed when it is no longer one of an outsider.
+// handshake hands a connection to who speaks what it is for. The place is freed when it is no longer one of an
+// outsider.
 func (p *Port) handshake(raw *handshakeConn, wire *bulk, from string, place *share.Place) {
 	stays := false // an outsider's until it is closed
 	defer func() {

@@ -10,8 +10,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// hclogAdapter is slog behind the interface that raft and raft-wal log to. Their Info is our Debug: an election is told by our
-// own lines.
+// hclogAdapter is slog behind the interface that raft and raft-wal log to. Their Info is our Debug: an election is told
+// by our own lines.
 type hclogAdapter struct {
 	log  *slog.Logger
 	name string

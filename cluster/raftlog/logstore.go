@@ -17,8 +17,8 @@ import (
 // could not be rolled over). Here any such error stops the node: it says so by Done, raft's goroutine ends, and what
 // the disk really has is found out by the next Open, where recovery is the normal path.
 //
-// It also sees to what raft believes without a look: that entries are what was written (see WithChecksum), and that a leader
-// takes nothing back that was applied here.
+// It also sees to what raft believes without a look: that entries are what was written (see WithChecksum), and that a
+// leader takes nothing back that was applied here.
 type Store struct {
 	*wal.WAL
 	Fail      func(error)                // stops the node

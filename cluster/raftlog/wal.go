@@ -1,5 +1,5 @@
-// Package raftlog is the log of raft on this node's disk, and raft's snapshots: what raft believes of its disk without a
-// look is made true here, or stops the node.
+// Package raftlog is the log of raft on this node's disk, and raft's snapshots: what raft believes of its disk without
+// a look is made true here, or stops the node.
 package raftlog
 
 import (

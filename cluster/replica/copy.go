@@ -33,8 +33,8 @@ type streamingCopy struct {
 	digest string // set when the file is complete
 }
 
-// startCopies begins copies of an upload to the voters that are up. With a digest, the upload is complete, and those that
-// have these bytes already are not sent them.
+// startCopies begins copies of an upload to the voters that are up. With a digest, the upload is complete, and those
+// that have these bytes already are not sent them.
 func (s *Store) startCopies(w *blob.Writer, digest string) map[string]*streamingCopy {
 	voters, _ := s.state.Voters()
 	copies := map[string]*streamingCopy{}

@@ -89,9 +89,9 @@ type Lost struct {
 	Why    string `json:"why"`
 }
 
-// Lost lists blobs that are damaged on this disk, or that it does not have and could not fetch, at most so many, and says how
-// many there are: what clients of this node may not get until somebody brings the bytes. What is on its way is not
-// among them.
+// Lost lists blobs that are damaged on this disk, or that it does not have and could not fetch, at most so many, and
+// says how many there are: what clients of this node may not get until somebody brings the bytes. What is on its way is
+// not among them.
 func (s *Store) Lost(most int) (list []Lost, all int) {
 	view := s.state.View()
 	add := func(digest, why string) {

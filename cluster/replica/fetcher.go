@@ -20,8 +20,8 @@ import (
 	"casemate/cluster/wake"
 )
 
-// fetcher knows which blobs of the state are not on this disk, and fetches them from other nodes, several at a time: see
-// backlog. What somebody reads it fetches at once, beside all others.
+// fetcher knows which blobs of the state are not on this disk, and fetches them from other nodes, several at a time:
+// see backlog. What somebody reads it fetches at once, beside all others.
 type fetcher struct {
 	store    *Store
 	complete *disk.Watermark // the newest entry at which all blobs were here; owned by run
@@ -175,8 +175,8 @@ func (s *fetcher) disappeared() int {
 	return s.gone
 }
 
-// unavailable lists, in order, the missing blobs whose fetch has failed; with all, every missing blob, because there is no
-// node to fetch it from.
+// unavailable lists, in order, the missing blobs whose fetch has failed; with all, every missing blob, because there is
+// no node to fetch it from.
 func (s *fetcher) unavailable(all bool) (list []state.Digest) {
 	s.mu.Lock()
 	for d, l := range s.missing.all {
@@ -268,8 +268,8 @@ func (s *fetcher) compare() {
 	s.recordComplete()
 }
 
-// recordComplete makes durable that this disk holds every blob that the state knows, now and then: so the next start can
-// tell blobs that are still to come from blobs that were taken away.
+// recordComplete makes durable that this disk holds every blob that the state knows, now and then: so the next start
+// can tell blobs that are still to come from blobs that were taken away.
 func (s *fetcher) recordComplete() {
 	index := s.store.state.View().Index()
 	s.mu.Lock()

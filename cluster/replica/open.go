@@ -64,8 +64,8 @@ func (s *Store) Open(ctx context.Context, digest string) (File, error) {
 	return s.openIncoming(ctx, d, known.Size, why)
 }
 
-// openIncoming opens a blob that is on its way from another node, after its first bytes have come, or all of a small one:
-// what nobody has is found out before anything is answered.
+// openIncoming opens a blob that is on its way from another node, after its first bytes have come, or all of a small
+// one: what nobody has is found out before anything is answered.
 func (s *Store) openIncoming(ctx context.Context, d state.Digest, size int64, why string) (File, error) {
 	for try := 0; ; try++ {
 		f, err := s.fetcher.start(d, nil)

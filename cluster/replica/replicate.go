@@ -257,8 +257,8 @@ func (s *Store) Confirm(digest string) (uint64, error) {
 	view := s.state.View()
 	index := view.Index()
 	if durable := s.state.Durable(); len(s.state.Others()) > 0 && durable < index {
-		// Not above the mark: after a power cut raft hands out again what comes behind it, and a collect among that
-		// would be carried out on what was confirmed here.
+		// Not above the durable index: after a power cut raft hands out again what comes behind it, and a collect among
+		// that would be carried out on what was confirmed here.
 		if tomb := view.Tombstone(d); tomb > durable { // the AddBlob would be refused
 			ctx, cancel := context.WithTimeout(s.life, s.cfg.Patience)
 			s.state.WaitDurable(ctx, tomb)

@@ -2,8 +2,8 @@
 //
 // A Store is one node's directory of blobs together with what it does for it: it copies uploads to the voters, fetches
 // what the state knows and this disk does not have, removes what was collected, confirms to other nodes what is durable
-// here, and reads every blob now and then to find rot. It knows the replicated state by looking at it, and never changes
-// it: whoever proposes commands is above.
+// here, and reads every blob now and then to find rot. It knows the replicated state by looking at it, and never
+// changes it: whoever proposes commands is above.
 //
 // Promises of the tree (package cluster) that are kept here: 1, 4, 5, 6 and 12, as far as bytes are concerned.
 package replica
@@ -116,8 +116,8 @@ func Open(cfg Config) (s *Store, err error) {
 	return s, err
 }
 
-// Connect lets the store use other nodes. completeFile keeps the newest log entry at which this disk held every blob. It
-// must be called, if at all, before anything else is.
+// Connect lets the store use other nodes. completeFile keeps the newest log entry at which this disk held every blob.
+// It must be called, if at all, before anything else is.
 func (s *Store) Connect(peers Peers, completeFile string) error {
 	complete, err := disk.OpenWatermark(s.cfg.Options.FS, completeFile, nil)
 	if err != nil {

@@ -111,8 +111,8 @@ func (r *uploadReader) Read(p []byte) (int, error) {
 	return r.Reader.Read(p)
 }
 
-// written lets the copies go on, once the upload is large enough for them to be worth it: then they are nearly done when
-// the upload is.
+// written lets the copies go on, once the upload is large enough for them to be worth it: then they are nearly done
+// when the upload is.
 func (u *Upload) written() {
 	if u.s.peers == nil {
 		return

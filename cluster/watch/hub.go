@@ -94,16 +94,16 @@ func (h *Hub) take(w *watcher) (names map[string]struct{}, all bool) {
 	return names, all
 }
 
-// Watch receives (capacity 1) after a name at or below dir has changed, or a directory that dir was in has been removed,
-// until ctx is done; then it is closed.
+// Watch receives (capacity 1) after a name at or below dir has changed, or a directory that dir was in has been
+// removed, until ctx is done; then it is closed.
 func (h *Hub) Watch(ctx context.Context, dir string) <-chan struct{} {
 	w := &watcher{dir: dir, ch: make(chan struct{}, 1)}
 	h.add(ctx, w)
 	return w.ch
 }
 
-// Follow is Watch with the names: take returns those below dir that have changed since it was last called; all says that
-// they are too many, or not known.
+// Follow is Watch with the names: take returns those below dir that have changed since it was last called; all says
+// that they are too many, or not known.
 func (h *Hub) Follow(ctx context.Context, dir string) (changed <-chan struct{}, take func() (names map[string]struct{}, all bool)) {
 	w := &watcher{dir: dir, ch: make(chan struct{}, 1), follows: true}
 	h.add(ctx, w)
