@@ -167,7 +167,8 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		net := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			// One request at a time, of many entries. Raft's pipeline wins little over that, and leaves a goroutine
 			// behind, for which Shutdown waits, when raftlog.Store ends the one that feeds it.
-			Stream: stream{c.peers.Streams(), c}, MaxPool: 4, MaxRPCsInFlight: 1, Timeout: raftTimeout, Logger: rc.Logger, MsgpackUseNewTimeFormat: true,
+			Stream: stream{c.peers.Streams(), c}, MaxPool: 4, MaxRPCsInFlight: 1, Timeout: raftTimeout, Logger: rc.Logger,
+			MsgpackUseNewTimeFormat: true,
 		})
 		c.transport, transport = net, newCareful(c, net, running)
 	}
@@ -180,7 +181,10 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		return nil, errors.Join(c.Err(), err)
 	}
 	seen := make(chan raft.Observation, 64)
-	observer := raft.NewObserver(seen, false, func(o *raft.Observation) bool { _, ok := o.Data.(raft.LeaderObservation); return ok })
+	observer := raft.NewObserver(seen, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
+	})
 	c.raft.RegisterObserver(observer)
 	c.own.Go(c.endRaft)
 	c.own.Go(func() { c.followLeadership(changes, seen) })
@@ -381,7 +385,9 @@ func (c *Cluster) followLeadership(changes <-chan bool, seen <-chan raft.Observa
 // for others to be heard would be in vain.
 func (c *Cluster) standAlone(t raft.Transport) {
 	id := raft.ServerID(c.cfg.Node)
-	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: t.EncodePeer(id, raft.ServerAddress(id))}}
+	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: t.EncodePeer(id, raft.ServerAddress(id)),
+	}}
 	if err := t.TimeoutNow(id, raft.ServerAddress(id), req, &raft.TimeoutNowResponse{}); err != nil {
 		c.log.Warn("the only voter waits for the usual time to elect itself", "err", err)
 	}

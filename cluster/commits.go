@@ -68,7 +68,9 @@ func isHeartbeat(args *raft.AppendEntriesRequest) bool {
 }
 
 // acknowledged notes what a follower has, which is new if it answered well.
-func (f *followers) acknowledged(k *follower, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) {
+func (f *followers) acknowledged(
+	k *follower, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse,
+) {
 	if !resp.Success || resp.Term != args.Term {
 		return
 	}
@@ -109,7 +111,9 @@ func (f *followers) committed() {
 
 // next returns what is to be said to a follower now, nil for nothing, and where it is; committed, last, leads and term
 // are raft's. again says that there may be something in a moment.
-func (f *followers) next(k *follower, committed, last uint64, leads bool, term uint64) (msg *raft.AppendEntriesRequest, at raft.ServerAddress, again bool) {
+func (f *followers) next(
+	k *follower, committed, last uint64, leads bool, term uint64,
+) (msg *raft.AppendEntriesRequest, at raft.ServerAddress, again bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch upTo := min(committed, k.index); {

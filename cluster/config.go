@@ -145,7 +145,8 @@ func raftConfig(cfg Config) *raft.Config {
 	rc.TrailingLogs = cfg.snapshots + cfg.snapshots/4 // so many for nodes that are behind; see raftlog.Store.DeleteRange
 	rc.NoSnapshotRestoreOnStart = true                // recover has done more than that
 	rc.NoLegacyTelemetry = true
-	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 450*time.Millisecond
+	rc.HeartbeatTimeout, rc.ElectionTimeout = 500*time.Millisecond, 500*time.Millisecond
+	rc.LeaderLeaseTimeout = 450 * time.Millisecond
 	rc.CommitTimeout = commitTimeout
 	return rc
 }
@@ -157,7 +158,8 @@ const commitTimeout = time.Second
 // alone sets the timeouts of a node that is the only voter: nobody can answer late, so it need not wait to be sure that
 // nobody does.
 func alone(rc *raft.Config) {
-	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
+	const short = 20 * time.Millisecond
+	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = short, short, short
 }
 
 // raftTimeout bounds one exchange of raft between two nodes.

@@ -28,8 +28,8 @@ import (
 //	lock          held while the node is open
 //	sealing.key   32 bytes for each key, the newest first, mode 0600
 //	addresses.json where the operator says that other nodes are, if their records are wrong
-//	raft/         the log's segments, meta (segments, term, vote), commit (lower bound of what is committed), boot (number of starts), whole (entry at
-//	              which all blobs were here), floor (what its log has had)
+//	raft/         the log's segments, meta (segments, term, vote), commit (lower bound of what is committed), boot
+//	              (number of starts), whole (entry at which all blobs were here), floor (what its log has had)
 //	snapshots/    the state at some log index, two of them
 //	blobs/        package blob
 //
@@ -147,7 +147,8 @@ func bootstrapRaft(cfg Config) error {
 		return err
 	}
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Node))
-	err = raft.BootstrapCluster(raftConfig(cfg), raftlog.PlainStore(log), log, newSnapshots(cfg), transport, raft.Configuration{
+	rc := raftConfig(cfg)
+	err = raft.BootstrapCluster(rc, raftlog.PlainStore(log), log, newSnapshots(cfg), transport, raft.Configuration{
 		// The address is the node's name: what it stands for is looked up when it is dialled, so that a node may move.
 		Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(cfg.Node), Address: raft.ServerAddress(cfg.Node)}},
 	})
@@ -182,7 +183,8 @@ func readIdentity(cfg Config) (id identity, err error) {
 		return id, fmt.Errorf("its file %s is damaged: %s", formatFile, wayOut)
 	}
 	if head.Format > diskFormat {
-		return id, fmt.Errorf("written by a newer casemate (format %d, this one knows up to %d), install that version", head.Format, diskFormat)
+		return id, fmt.Errorf("written by a newer casemate (format %d, this one knows up to %d), install that version",
+			head.Format, diskFormat)
 	}
 	if err := json.Unmarshal(data, &id); err != nil || id.Node == "" || id.Cluster == "" {
 		return id, fmt.Errorf("its file %s is damaged: %s", formatFile, wayOut)
@@ -226,7 +228,8 @@ func tell(what, dir string, err error) error {
 	case errors.Is(err, blob.ErrLocked):
 		return fmt.Errorf("%s: data directory %s: in use by another casemate process, stop that one first: %w", what, dir, blob.ErrLocked)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, readOnly):
-		return fmt.Errorf("%s: data directory %s: user %d may not write there, give it to the user casemate runs as: %w", what, dir, os.Geteuid(), err)
+		return fmt.Errorf("%s: data directory %s: user %d may not write there, give it to the user casemate runs as: %w",
+			what, dir, os.Geteuid(), err)
 	}
 	return fmt.Errorf("%s: data directory %s: %w", what, dir, err)
 }
@@ -260,7 +263,10 @@ func checkFresh(cfg Config) error {
 
 // clearData removes what a Restore that was cut short has made.
 func clearData(cfg Config) error {
-	for _, name := range []string{raftDir, snapshotDir, blobDir, member.KeyFile, member.KeyFile + ".new", formatFile + ".new", member.SeedFile, member.NodeCertFile} {
+	for _, name := range []string{
+		raftDir, snapshotDir, blobDir, member.KeyFile, member.KeyFile + ".new", formatFile + ".new", member.SeedFile,
+		member.NodeCertFile,
+	} {
 		if err := disk.RemoveAll(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
 			return err
 		}

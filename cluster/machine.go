@@ -357,7 +357,8 @@ func (c *Cluster) cutLog(from, last uint64, why error) error {
 	if err != nil {
 		return err
 	}
-	c.log.Error("the log is damaged: this node takes what follows from the other nodes", "entry", from, "last", last, "err", why)
+	c.log.Error("the log is damaged: this node takes what follows from the other nodes",
+		"entry", from, "last", last, "err", why)
 	mark := floorMark{last, term}
 	if err := writeFloor(c.cfg, mark); err != nil {
 		return err

@@ -186,7 +186,7 @@ func (c *Cluster) checkRemovable(o membershipChange) error {
 	if o.Force {
 		return nil
 	}
-	whole, lacking := 0, []string{}
+	whole, missing := 0, []string{}
 	for n := range voters {
 		var b peer.Beat
 		up := true
@@ -197,9 +197,9 @@ func (c *Cluster) checkRemovable(o membershipChange) error {
 		}
 		switch {
 		case !up:
-			lacking = append(lacking, n+" does not answer")
+			missing = append(missing, n+" does not answer")
 		case b.Lacks != 0:
-			lacking = append(lacking, fmt.Sprintf("%s lacks %d blobs", n, b.Lacks))
+			missing = append(missing, fmt.Sprintf("%s lacks %d blobs", n, b.Lacks))
 		default:
 			whole++
 		}
@@ -207,5 +207,6 @@ func (c *Cluster) checkRemovable(o membershipChange) error {
 	if whole >= len(voters)/2+1 {
 		return nil
 	}
-	return fmt.Errorf("without node %s some blobs might be on less than a majority of the voters that stay (%s): wait until `casemate member list` shows nothing to come: %w", o.Node, strings.Join(lacking, ", "), ErrUnsafe)
+	return fmt.Errorf("without node %s some blobs might be on less than a majority of the voters that stay (%s): "+
+		"wait until `casemate member list` shows nothing to come: %w", o.Node, strings.Join(missing, ", "), ErrUnsafe)
 }

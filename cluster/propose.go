@@ -90,7 +90,8 @@ func (c *Cluster) rename(used name) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, syscall.EAGAIN)
 	}
-	c.log.Warn("this node's commands were named before: its disk or its memory was put back to an older state", "boot", boot, "was", s.boot)
+	c.log.Warn("this node's commands were named before: its disk or its memory was put back to an older state",
+		"boot", boot, "was", s.boot)
 	s.boot, s.next, s.low = boot, 1, 0
 	clear(s.open)
 	return nil
@@ -134,7 +135,9 @@ func (c *Cluster) proposeAs(
 		return state.Result{}, err
 	}
 	// All tries carry the same bytes.
-	cmd := state.Command{Node: c.cfg.Node, Boot: n.boot, Seq: n.seq, Finished: finished, Time: c.cfg.Now().UnixNano(), Ops: ops}
+	cmd := state.Command{
+		Node: c.cfg.Node, Boot: n.boot, Seq: n.seq, Finished: finished, Time: c.cfg.Now().UnixNano(), Ops: ops,
+	}
 	data, err := cmd.Encode()
 	if err != nil {
 		return state.Result{}, err
@@ -222,7 +225,7 @@ func (c *Cluster) proposeOnce(
 		switch {
 		case errors.Is(err, errUnknown), errors.Is(err, errRefused):
 			return false, err
-		case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
+		case notTaken(err):
 		case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, peer.ErrSent):
 			unknown = true // ready says why
 		default:
@@ -237,6 +240,12 @@ func (c *Cluster) proposeOnce(
 		err = fmt.Errorf("%w: %w", errUnknown, err)
 	}
 	return r, err
+}
+
+// notTaken reports an error of raft that says that nothing was done.
+func notTaken(err error) bool {
+	return errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipTransferInProgress) ||
+		errors.Is(err, raft.ErrEnqueueTimeout)
 }
 
 // atLeader has the leader do something, whoever that is: it calls try with the leader's name, and again, perhaps with
@@ -312,7 +321,9 @@ func (c *Cluster) settle(ctx context.Context, deadline *time.Timer, failed strin
 }
 
 // outcome waits until the command is applied here, which stands in the log at index or before it.
-func (c *Cluster) outcome(ctx context.Context, deadline <-chan time.Time, result <-chan state.Result, n name, index uint64) (state.Result, error) {
+func (c *Cluster) outcome(
+	ctx context.Context, deadline <-chan time.Time, result <-chan state.Result, n name, index uint64,
+) (state.Result, error) {
 	for {
 		reached, moved := c.machine.waiters.after(index)
 		if reached {
@@ -465,7 +476,7 @@ func (c *Cluster) servePropose(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err == nil:
 		peer.Reply(w, peer.Answer{Index: index})
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
+	case notTaken(err):
 		peer.Reply(w, c.notLeader(err))
 	default:
 		peer.Reply(w, peer.Answer{Kind: peer.KindLost, Error: err.Error()})

@@ -159,7 +159,9 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 
 // only is the configuration of a cluster of one.
 func only(node string) raft.Configuration {
-	return raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(node), Address: raft.ServerAddress(node)}}}
+	return raft.Configuration{Servers: []raft.Server{
+		{Suffrage: raft.Voter, ID: raft.ServerID(node), Address: raft.ServerAddress(node)},
+	}}
 }
 
 // applyEdit applies what edit wants as a command of nobody at this index of the log. It returns the command, nil if

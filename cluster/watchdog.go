@@ -22,7 +22,8 @@ func (c *Cluster) watchDisk() {
 		wait := c.watch.Waits()
 		switch now := wait >= disk.HangTime; {
 		case now && !hung:
-			c.log.Error("the disk does not answer: this node does not lead until it does", "for", wait.Round(time.Millisecond), "dir", c.cfg.Dir)
+			c.log.Error("the disk does not answer: this node does not lead until it does",
+				"for", wait.Round(time.Millisecond), "dir", c.cfg.Dir)
 		case !now && hung:
 			c.log.Info("the disk answers again")
 			c.look.Raise()

@@ -153,7 +153,8 @@ func (b *Reader) begin(passphrase, identities string) error {
 		return &Error{"its manifest is damaged", err}
 	}
 	if head.Version > version {
-		return &Error{fmt.Sprintf("it was written by a newer casemate (version %d, this one knows up to %d)", head.Version, version), nil}
+		what := "it was written by a newer casemate (version %d, this one knows up to %d)"
+		return &Error{fmt.Sprintf(what, head.Version, version), nil}
 	}
 	if err := json.Unmarshal(data, &b.manifest); err != nil {
 		return &Error{"its manifest is damaged", err}
@@ -192,7 +193,8 @@ func (b *Reader) State() (*state.State, error) {
 		return nil, &Error{"its state cannot be read", err}
 	}
 	stats := st.Stats()
-	if m := b.manifest; hex.EncodeToString(sum.Sum(nil)) != m.StateSum || stats.Index != m.Index || stats.Entries != m.Names || stats.Blobs != m.Blobs || stats.Bytes != m.Bytes {
+	if m := b.manifest; hex.EncodeToString(sum.Sum(nil)) != m.StateSum || stats.Index != m.Index ||
+		stats.Entries != m.Names || stats.Blobs != m.Blobs || stats.Bytes != m.Bytes {
 		return nil, &Error{"its state is not the one that its manifest describes", nil}
 	}
 	return st, nil

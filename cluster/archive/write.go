@@ -32,8 +32,10 @@ import (
 //	sealing.key.age         the file sealing.key, wrapped (see Wrap)
 //	state                   the state as package state writes a snapshot
 //	blobs/ALGORITHM/HEX     for every blob that the state knows, in the state's order (none if the manifest says no_blobs)
-//	damaged/ALGORITHM/HEX   empty, directly behind a blob whose bytes were found to be other ones, or could not be read (zeros fill it up)
-//	missing/ALGORITHM/HEX   empty, instead of a blob that this node could not open, since it is not there or known to be damaged
+//	damaged/ALGORITHM/HEX   empty, directly behind a blob whose bytes were found to be other ones, or could not be read
+//	                        (zeros fill it up)
+//	missing/ALGORITHM/HEX   empty, instead of a blob that this node could not open, since it is not there or known to be
+//	                        damaged
 //	end.json                what was written, see ending; it names the sum of all bytes before it
 //
 // Nothing need be remembered to write or to read it but the state: the order says which blob comes next, and so whether
@@ -161,10 +163,14 @@ func Write(ctx context.Context, w io.Writer, src Source, noBlobs bool) (r Report
 	}
 	st := s.Stats()
 	m := manifest{
-		Version: version, Cluster: src.Cluster, Node: src.Node, Created: b.time, Index: st.Index, Names: st.Entries, Blobs: st.Blobs, Bytes: st.Bytes,
+		Version: version, Cluster: src.Cluster, Node: src.Node, Created: b.time,
+		Index: st.Index, Names: st.Entries, Blobs: st.Blobs, Bytes: st.Bytes,
 		NoBlobs: noBlobs, StateSize: size, StateSum: hex.EncodeToString(stateSum.Sum(nil)),
 	}
-	r = Report{Cluster: m.Cluster, Node: m.Node, Created: m.Created, Index: m.Index, Names: m.Names, NoBlobs: m.NoBlobs, Damaged: []string{}, Missing: []string{}}
+	r = Report{
+		Cluster: m.Cluster, Node: m.Node, Created: m.Created, Index: m.Index, Names: m.Names, NoBlobs: m.NoBlobs,
+		Damaged: []string{}, Missing: []string{},
+	}
 	head, err := json.Marshal(m)
 	if err != nil {
 		return r, err

@@ -39,7 +39,9 @@ type authority struct {
 }
 
 // makeAuthority makes a CA; after one there was before, that one certifies it.
-func makeAuthority(before *authority, beforeKey *ecdsa.PrivateKey, seal func([]byte) ([]byte, error), now time.Time) (*authority, *ecdsa.PrivateKey, error) {
+func makeAuthority(
+	before *authority, beforeKey *ecdsa.PrivateKey, seal func([]byte) ([]byte, error), now time.Time,
+) (*authority, *ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err
@@ -123,7 +125,8 @@ func (ms *Members) certify(a *authority, key *ecdsa.PrivateKey, node string, pub
 	leaf, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: node}, DNSNames: []string{node},
 		NotBefore: now.Add(-backdate), NotAfter: now.Add(nodeLife),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}, root, pub, key)
 	if err != nil {
 		return nil, err

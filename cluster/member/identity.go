@@ -96,7 +96,8 @@ func nodeKey(cfg Config) (*ecdsa.PrivateKey, error) {
 			return ec, nil
 		}
 	}
-	return nil, fmt.Errorf("its file %s is damaged: this node can no longer prove who it is, remove it from the cluster and join anew under another name", NodeKeyFile)
+	return nil, fmt.Errorf("its file %s is damaged: this node can no longer prove who it is, remove it from the cluster "+
+		"and join anew under another name", NodeKeyFile)
 }
 
 func pemBlocks(data []byte, kind string) (list [][]byte) {
@@ -220,7 +221,10 @@ func (ms *Members) Admit(certs []*x509.Certificate) (string, error) {
 	for _, cert := range certs[1:] {
 		between.AddCert(cert)
 	}
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: ms.cfg.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	o := x509.VerifyOptions{
+		Roots: roots, Intermediates: between, CurrentTime: ms.cfg.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	}
+	if _, err := leaf.Verify(o); err != nil {
 		return "", fmt.Errorf("%q: %v: %w", name, err, peer.ErrStranger)
 	}
 	return name, nil
@@ -251,7 +255,8 @@ func (ms *Members) checkKeys() error {
 		return err
 	}
 	if _, err := ms.authorityKey(a); errors.Is(err, ErrSealed) {
-		return fmt.Errorf("its file %s does not open what the cluster has sealed, so it is damaged or another cluster's: %s", KeyFile, KeyWayOut)
+		return fmt.Errorf("its file %s does not open what the cluster has sealed, so it is damaged or another cluster's: %s",
+			KeyFile, KeyWayOut)
 	}
 	return nil
 }

@@ -127,7 +127,8 @@ func Ask(ctx context.Context, cfg Config, dial Dial, addr string, token Token, c
 	if err != nil {
 		return a, err
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return struct{ net.Conn }{conn}, nil }}}
+	use := func(context.Context, string, string) (net.Conn, error) { return struct{ net.Conn }{conn}, nil }
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: use}}
 	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://casemate/join", bytes.NewReader(body))
 	if err != nil {
 		return a, err
@@ -156,11 +157,14 @@ func pinned(certs []*x509.Certificate, hash []byte, now time.Time) error {
 	}
 	root := certs[len(certs)-1]
 	if sum := sha256.Sum256(root.Raw); !bytes.Equal(sum[:], hash) {
-		return errors.New("its CA is not the one that the token names: another cluster, someone in between, or a token from before a member was removed")
+		return errors.New("its CA is not the one that the token names: another cluster, someone in between, " +
+			"or a token from before a member was removed")
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(root)
-	_, err := certs[0].Verify(x509.VerifyOptions{Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	_, err := certs[0].Verify(x509.VerifyOptions{
+		Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
 	return err
 }
 
@@ -254,7 +258,8 @@ func (ms *Members) letIn(ctx context.Context, session peer.Session, req joinRequ
 	if err := ms.useToken(ctx, req.Token, signed, req.Signature, req.Node, csr, func(now *state.State) error {
 		s = now
 		if _, gone := recordOf[removal](s, RemovedDir+"/"+req.Node); gone {
-			return fmt.Errorf("a node called %s was removed from this cluster, and its name does not come back: join under another", req.Node)
+			return fmt.Errorf("a node called %s was removed from this cluster, and its name does not come back: join under another",
+				req.Node)
 		}
 		m, there := recordOf[Record](s, MembersDir+"/"+req.Node)
 		voters, _ := ms.cluster.Voters()
@@ -262,7 +267,8 @@ func (ms *Members) letIn(ctx context.Context, session peer.Session, req joinRequ
 			return fmt.Errorf("there is a node called %s already: join under another name", req.Node)
 		}
 		if f := s.Format(); req.Format < f {
-			return fmt.Errorf("the cluster is at format %d and this casemate understands up to %d: install the version that the members have", f, req.Format)
+			return fmt.Errorf("the cluster is at format %d and this casemate understands up to %d: install the version that "+
+				"the members have", f, req.Format)
 		}
 		return nil
 	}); err != nil {
@@ -273,7 +279,8 @@ func (ms *Members) letIn(ctx context.Context, session peer.Session, req joinRequ
 		return a, err
 	}
 	put, err := putRecord(MembersDir+"/"+req.Node, Record{
-		Addr: req.Addr, Key: csr.RawSubjectPublicKeyInfo, Version: fmt.Sprintf("%.64s", req.Version), Format: req.Format, Joined: ms.cfg.Now().UTC().Truncate(time.Second),
+		Addr: req.Addr, Key: csr.RawSubjectPublicKeyInfo, Version: fmt.Sprintf("%.64s", req.Version), Format: req.Format,
+		Joined: ms.cfg.Now().UTC().Truncate(time.Second),
 	})
 	if err != nil {
 		return a, err

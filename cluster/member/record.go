@@ -101,7 +101,10 @@ func (ms *Members) PublishSelf(ctx context.Context) error {
 
 // self is what this node's own record has to say.
 func (ms *Members) self() Record {
-	return Record{Addr: ms.cfg.Addr, Key: ms.node.spki, Version: ms.cfg.Version, Format: state.MaxFormat, Joined: ms.cfg.Now().UTC().Truncate(time.Second)}
+	return Record{
+		Addr: ms.cfg.Addr, Key: ms.node.spki, Version: ms.cfg.Version, Format: state.MaxFormat,
+		Joined: ms.cfg.Now().UTC().Truncate(time.Second),
+	}
 }
 
 // Bootstrap makes the nodes' CA, if there is none, and with it the record of the node that makes it: from the first

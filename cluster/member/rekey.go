@@ -167,7 +167,8 @@ func (ms *Members) tryReseal(ctx context.Context, gone string) error {
 		if err != nil {
 			return fmt.Errorf("%s cannot be sealed anew: %w", name, err)
 		}
-		ops = append(ops, &state.Expect{Name: name, Version: e.Version}, &state.Put{Name: name, Data: ring.seal(plain), Claim: e.Claim})
+		again := &state.Put{Name: name, Data: ring.seal(plain), Claim: e.Claim}
+		ops = append(ops, &state.Expect{Name: name, Version: e.Version}, again)
 	}
 	if m, ok := recordOf[Record](s, MembersDir+"/"+gone); ok {
 		put(RemovedDir+"/"+gone, removal{Key: m.Key, Time: ms.cfg.Now().UTC()})

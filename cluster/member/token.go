@@ -41,7 +41,7 @@ func (t Token) String() string {
 // ParseToken reads what String wrote; anything else is fs.ErrInvalid.
 func ParseToken(s string) (t Token, err error) {
 	f := strings.Split(strings.TrimSpace(s), ".")
-	if len(f) == 4 && f[0] == tokenLabel && len(f[1]) > 0 && len(f[1]) <= 32 && state.ValidID(f[1]) && !strings.ContainsAny(f[1], "/\\") {
+	if len(f) == 4 && f[0] == tokenLabel && len(f[1]) > 0 && validTokenID(f[1]) {
 		t.ID = f[1]
 		var err1, err2 error
 		t.Secret, err1 = base64.RawURLEncoding.DecodeString(f[2])
@@ -51,6 +51,11 @@ func ParseToken(s string) (t Token, err error) {
 		}
 	}
 	return Token{}, fmt.Errorf("this is no join token, `casemate token create` on a member prints one: %w", fs.ErrInvalid)
+}
+
+// validTokenID reports whether an ID may be part of a name in the tree.
+func validTokenID(id string) bool {
+	return len(id) <= 32 && state.ValidID(id) && !strings.ContainsAny(id, "/\\")
 }
 
 // tokenRecord is what the tree keeps of a token.
@@ -82,7 +87,8 @@ func (ms *Members) CreateToken(ctx context.Context, ttl time.Duration) (Token, e
 	root := sha256.Sum256(a.Root)
 	t := Token{ID: strings.ToLower(rand.Text()[:10]), Secret: make([]byte, ed25519.SeedSize), Root: root[:]}
 	rand.Read(t.Secret)
-	put, err := putRecord(TokensDir+"/"+t.ID, tokenRecord{Public: ed25519.NewKeyFromSeed(t.Secret).Public().(ed25519.PublicKey), Expires: ms.cfg.Now().Add(ttl).UTC()})
+	public := ed25519.NewKeyFromSeed(t.Secret).Public().(ed25519.PublicKey)
+	put, err := putRecord(TokensDir+"/"+t.ID, tokenRecord{Public: public, Expires: ms.cfg.Now().Add(ttl).UTC()})
 	if err != nil {
 		return Token{}, err
 	}
@@ -110,7 +116,7 @@ var errToken = fmt.Errorf("the token is not known or has expired, `casemate toke
 
 // knowsToken checks that a request was signed with a token that is there and has not expired.
 func (ms *Members) knowsToken(id string, signed, signature []byte) error {
-	if len(id) > 32 || !state.ValidID(id) || strings.ContainsAny(id, "/\\") || len(signature) != ed25519.SignatureSize {
+	if !validTokenID(id) || len(signature) != ed25519.SignatureSize {
 		return errToken
 	}
 	ms.cluster.CaughtUp()
@@ -131,7 +137,10 @@ func (ms *Members) token(s *state.State, id string, signed, signature []byte) (t
 // useToken checks a token's signature and marks the token as this node's, unless there is something against the node: a
 // token is not spent on a refusal, and who has none is told nothing about the cluster's nodes. knowsToken must have
 // come before.
-func (ms *Members) useToken(ctx context.Context, id string, signed, signature []byte, node string, csr *x509.CertificateRequest, against func(*state.State) error) error {
+func (ms *Members) useToken(
+	ctx context.Context, id string, signed, signature []byte, node string, csr *x509.CertificateRequest,
+	against func(*state.State) error,
+) error {
 	name := TokensDir + "/" + id
 	for range tries {
 		ms.cluster.CaughtUp()
@@ -142,7 +151,8 @@ func (ms *Members) useToken(ctx context.Context, id string, signed, signature []
 		}
 		if r.Node != "" {
 			if r.Node != node || !bytes.Equal(r.Key, csr.RawSubjectPublicKeyInfo) {
-				return fmt.Errorf("the token was used by node %s already, `casemate token create` makes another: %w", r.Node, fs.ErrPermission)
+				return fmt.Errorf("the token was used by node %s already, `casemate token create` makes another: %w",
+					r.Node, fs.ErrPermission)
 			}
 			return against(s)
 		}

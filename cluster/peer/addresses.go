@@ -182,7 +182,9 @@ func (p *Port) addressesOf(node string) (list []string) {
 
 // first tries addresses, a moment after one another, until one succeeds, and closes what comes later. The error is that
 // of the first address.
-func first(ctx context.Context, addrs []string, try func(ctx context.Context, addr string) (net.Conn, error)) (net.Conn, error) {
+func first(
+	ctx context.Context, addrs []string, try func(ctx context.Context, addr string) (net.Conn, error),
+) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	type outcome struct {
 		n    int

@@ -33,8 +33,10 @@ const (
 )
 
 var statusOf = map[string]int{
-	"": http.StatusOK, KindNotLeader: http.StatusMisdirectedRequest, KindLost: http.StatusBadGateway, KindRemoved: http.StatusGone, KindNotExist: http.StatusNotFound,
-	KindBadBytes: http.StatusUnprocessableEntity, KindNoSpace: http.StatusInsufficientStorage, KindCollected: http.StatusConflict, KindInvalid: http.StatusBadRequest,
+	"": http.StatusOK, KindNotLeader: http.StatusMisdirectedRequest, KindLost: http.StatusBadGateway,
+	KindRemoved: http.StatusGone, KindNotExist: http.StatusNotFound,
+	KindBadBytes: http.StatusUnprocessableEntity, KindNoSpace: http.StatusInsufficientStorage,
+	KindCollected: http.StatusConflict, KindInvalid: http.StatusBadRequest,
 	KindExist: http.StatusConflict, KindFailed: http.StatusInternalServerError,
 }
 

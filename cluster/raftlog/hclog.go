@@ -57,8 +57,10 @@ func (b *hclogAdapter) Log(l hclog.Level, msg string, args ...any) {
 // repeated are lines of raft's that come several times a second while a node is down or there is no majority. What they
 // mean is told once, by our own lines: which node is down, who leads, that nobody does.
 var repeated = []string{
-	"heartbeat timeout reached", "Election timeout reached", "failed to make requestVote RPC", "failed to contact", "failed to appendEntries to", "failed to heartbeat to",
-	"failed to decode incoming command", "failed to get previous log", "rejecting pre-vote", "rejecting appendEntries", "appendEntries rejected", "failed to pipeline", "failed to flush response",
+	"heartbeat timeout reached", "Election timeout reached", "failed to make requestVote RPC", "failed to contact",
+	"failed to appendEntries to", "failed to heartbeat to", "failed to decode incoming command",
+	"failed to get previous log", "rejecting pre-vote", "rejecting appendEntries", "appendEntries rejected",
+	"failed to pipeline", "failed to flush response",
 }
 
 func (b *hclogAdapter) Trace(msg string, args ...any) { b.Log(hclog.Trace, msg, args...) }

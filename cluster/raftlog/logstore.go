@@ -148,7 +148,9 @@ func (l Store) SetUint64(key []byte, value uint64) error {
 }
 
 // NewRaft is raft.NewRaft in a goroutine that Store can end.
-func NewRaft(rc *raft.Config, fsm raft.FSM, log Store, snaps raft.SnapshotStore, transport raft.Transport) (r *raft.Raft, err error) {
+func NewRaft(
+	rc *raft.Config, fsm raft.FSM, log Store, snaps raft.SnapshotStore, transport raft.Transport,
+) (r *raft.Raft, err error) {
 	err = errors.New("the raft log cannot be used")
 	done := make(chan struct{})
 	go func() {

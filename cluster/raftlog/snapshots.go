@@ -62,16 +62,20 @@ type trailer struct {
 }
 
 // Create implements raft.SnapshotStore.
-func (s *Snapshots) Create(version raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+func (s *Snapshots) Create(
+	version raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, _ raft.Transport,
+) (raft.SnapshotSink, error) {
 	id := fmt.Sprintf("%020d-%020d", index, term) // sorts by age
 	name := filepath.Join(s.dir, id+Suffix)
 	f, err := s.fs.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
 	if err != nil {
 		return nil, err
 	}
-	return &sink{s: s, name: name, f: f, w: bufio.NewWriterSize(f, 256<<10), sum: disk.NewChecksum(), trailer: trailer{Meta: raft.SnapshotMeta{
+	meta := raft.SnapshotMeta{
 		Version: version, ID: id, Index: index, Term: term, Configuration: conf, ConfigurationIndex: confIndex,
-	}}}, nil
+	}
+	w := bufio.NewWriterSize(f, 256<<10)
+	return &sink{s: s, name: name, f: f, w: w, sum: disk.NewChecksum(), trailer: trailer{Meta: meta}}, nil
 }
 
 type sink struct {
@@ -270,7 +274,8 @@ func (s *Snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return &t.Meta, &snapshotReader{f: f, r: bufio.NewReaderSize(io.LimitReader(f, t.Size), 256<<10), sum: disk.NewChecksum(), want: t.BodySum, left: t.Size}, nil
+	r := bufio.NewReaderSize(io.LimitReader(f, t.Size), 256<<10)
+	return &t.Meta, &snapshotReader{f: f, r: r, sum: disk.NewChecksum(), want: t.BodySum, left: t.Size}, nil
 }
 
 type snapshotReader struct {

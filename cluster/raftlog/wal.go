@@ -262,9 +262,11 @@ func (g *segment) Sync() error {
 // per election and segment, so one small file, replaced as a whole, does; bbolt, raft-wal's default, would be a second
 // database with a second format, and one that has no seam to test power cuts through.
 type meta struct {
-	fs     blob.FS
-	path   string
-	create bool // a missing file is an empty log; otherwise it is damage: raft-wal would delete every segment that it does not list
+	fs   blob.FS
+	path string
+	// create: a missing file is an empty log; otherwise it is damage: raft-wal would delete every segment that it does
+	// not list.
+	create bool
 
 	// Held while the disk is written to, which may hang: a channel of capacity 1 and no mutex, because time in a bubble
 	// of testing/synctest does not go on while somebody waits for a mutex.

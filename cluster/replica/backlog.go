@@ -9,14 +9,18 @@ import (
 )
 
 const (
-	FetchTurns = 8       // fetches that nobody waits for, at a time: small blobs wait for a round trip and two syncs each, and that together
-	largeTurns = 2       // of them for large blobs: more would share the rate, and the newest would come later for it; the other turns are for small ones
+	// FetchTurns is how many blobs that nobody waits for are fetched at a time: small blobs wait for a round trip and two
+	// syncs each, and that together.
+	FetchTurns = 8
+	// largeTurns of them are for large blobs: more would share the rate, and the newest would come later for it. The other
+	// turns are for small ones.
+	largeTurns = 2
 	largeFrom  = 4 << 20 // bytes
 
 	retryLeast, retryMost = 50 * time.Millisecond, time.Second
 )
 
-// backlog is what a node lacks, in the order in which it is fetched: what has failed least often first, of that the
+// backlog is what a node does not have, in the order in which it is fetched: what has failed least often first, of that the
 // newest. So what fails goes behind the others, and what fails again behind what failed once. It has no lock and no
 // clock: both are its owner's. Each step costs O(log n) at most.
 type backlog struct {

@@ -153,7 +153,8 @@ func (f *fetch) load() error {
 		}
 		f.mu.Unlock()
 		if !some && f.s.abandon(f) || time.Since(moved) > store.cfg.Patience {
-			return fmt.Errorf("blob %s: not on this node yet, and no node that has it can be reached (%v): %w", f.digest, last, syscall.EAGAIN)
+			return fmt.Errorf("blob %s: not on this node yet, and no node that has it can be reached (%v): %w",
+				f.digest, last, syscall.EAGAIN)
 		}
 		if _, known := store.state.View().Blob(f.d); !known {
 			return Unknown(f.digest)

@@ -262,7 +262,8 @@ func (s *fetcher) compare() {
 		s.mu.Lock()
 		s.gone += gone
 		s.mu.Unlock()
-		store.log.Error("blobs that were on this disk before the start are gone: they were put back to an older state, or removed", "blobs", gone)
+		store.log.Error("blobs that were on this disk before the start are gone: they were put back to an older state, or removed",
+			"blobs", gone)
 	}
 	s.had = 0 // only the first look tells
 	s.recordComplete()
@@ -310,7 +311,8 @@ func (s *fetcher) begin() {
 		}
 		_, here := store.dir.Stat(l.d.String())
 		s.mu.Lock()
-		_, known := store.state.View().Blob(l.d) // under s.mu: when it is known again, whoever says so comes after this or was before
+		// Under s.mu: when it is known again, whoever says so comes after this or was before.
+		_, known := store.state.View().Blob(l.d)
 		if here == nil || !known {
 			s.missing.drop(l)
 			s.mu.Unlock()
@@ -417,7 +419,10 @@ func (s *fetcher) start(d state.Digest, turn *missingBlob) (*fetch, error) {
 	if err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
-	f := &fetch{s: s, digest: text, d: d, size: b.Size, turn: turn, w: w, file: file, have: w.Size(), done: make(chan struct{}), wanted: make(chan struct{})}
+	f := &fetch{
+		s: s, digest: text, d: d, size: b.Size, turn: turn, w: w, file: file, have: w.Size(),
+		done: make(chan struct{}), wanted: make(chan struct{}),
+	}
 	if turn != nil {
 		s.mu.Lock()
 		s.missing.began(turn)

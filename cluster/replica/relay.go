@@ -64,7 +64,8 @@ func (r *relay) open() error {
 		r.sum, r.have = blob.NewSum(r.digest)
 		return nil
 	}
-	return fmt.Errorf("blob %s: not on this node, whose disk is full, and no node that has it can be reached (%v): %w", r.digest, last, syscall.EAGAIN)
+	return fmt.Errorf("blob %s: not on this node, whose disk is full, and no node that has it can be reached (%v): %w",
+		r.digest, last, syscall.EAGAIN)
 }
 
 func (r *relay) Read(p []byte) (int, error) {

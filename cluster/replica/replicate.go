@@ -18,7 +18,9 @@ import (
 // replicate makes a blob that is on this disk durable on a majority of the voters, and returns the least index at which
 // one of them saw it (promises 1 and 6). Learners do not count. started are copies that began while the upload
 // came in, by node.
-func (s *Store) replicate(ctx context.Context, digest string, size int64, started map[string]*streamingCopy) (uint64, error) {
+func (s *Store) replicate(
+	ctx context.Context, digest string, size int64, started map[string]*streamingCopy,
+) (uint64, error) {
 	confirmed, err := s.Confirm(digest)
 	if err != nil {
 		return 0, err

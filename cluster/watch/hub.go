@@ -104,7 +104,9 @@ func (h *Hub) Watch(ctx context.Context, dir string) <-chan struct{} {
 
 // Follow is Watch with the names: take returns those below dir that have changed since it was last called; all says
 // that they are too many, or not known.
-func (h *Hub) Follow(ctx context.Context, dir string) (changed <-chan struct{}, take func() (names map[string]struct{}, all bool)) {
+func (h *Hub) Follow(
+	ctx context.Context, dir string,
+) (changed <-chan struct{}, take func() (names map[string]struct{}, all bool)) {
 	w := &watcher{dir: dir, ch: make(chan struct{}, 1), follows: true}
 	h.add(ctx, w)
 	return w.ch, func() (map[string]struct{}, bool) { return h.take(w) }
