@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
 
 	"casemate/cluster/blob"
 	"casemate/cluster/disk"
@@ -37,7 +36,7 @@ type Cluster struct {
 
 	// In the order in which Close ends them, last first.
 	lock        io.Closer
-	wal         *wal.WAL
+	wal         *raftlog.Log
 	commitIndex *disk.Watermark
 	marked      waiters // how far commitIndex is
 	machine     *machine

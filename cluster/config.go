@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
 
 	"casemate/cluster/blob"
 	"casemate/cluster/peer"
@@ -171,7 +170,7 @@ var maxFormat uint64 = state.MaxFormat
 const readOnly = syscall.EROFS
 
 // openWAL opens the log; with create, it makes an empty one where there is none. fatal may be nil.
-func openWAL(cfg Config, create bool, fatal func(error)) (*wal.WAL, error) {
+func openWAL(cfg Config, create bool, fatal func(error)) (*raftlog.Log, error) {
 	return raftlog.Open(raftlog.Config{
 		FS: cfg.FS, Dir: filepath.Join(cfg.Dir, raftDir), SegmentSize: cfg.SegmentSize, Log: cfg.Log, Fatal: fatal,
 	}, create)

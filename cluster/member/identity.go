@@ -26,7 +26,7 @@ import (
 //	node.crt   its certificate and the cross certificates above it, PEM
 //	seed.json  seed: what a joiner was told of the others, before its own state knows them
 const (
-	NodeKeyFile  = "node.key"
+	nodeKeyFile  = "node.key"
 	NodeCertFile = "node.crt"
 	SeedFile     = "seed.json"
 )
@@ -74,7 +74,7 @@ func openNodeID(cfg Config) (*nodeID, error) {
 
 // nodeKey reads the node's key, or makes it.
 func nodeKey(cfg Config) (*ecdsa.PrivateKey, error) {
-	name := filepath.Join(cfg.Dir, NodeKeyFile)
+	name := filepath.Join(cfg.Dir, nodeKeyFile)
 	data, err := disk.ReadFile(cfg.FS, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -97,7 +97,7 @@ func nodeKey(cfg Config) (*ecdsa.PrivateKey, error) {
 		}
 	}
 	return nil, fmt.Errorf("its file %s is damaged: this node can no longer prove who it is, remove it from the cluster "+
-		"and join anew under another name", NodeKeyFile)
+		"and join anew under another name", nodeKeyFile)
 }
 
 func pemBlocks(data []byte, kind string) (list [][]byte) {
@@ -195,7 +195,7 @@ func (ms *Members) Admit(certs []*x509.Certificate) (string, error) {
 		return "", peer.ErrStranger
 	}
 	s := ms.cluster.View()
-	if r, ok := recordOf[removal](s, RemovedDir+"/"+name); ok && bytes.Equal(r.Key, leaf.RawSubjectPublicKeyInfo) {
+	if r, ok := recordOf[removal](s, removedDir+"/"+name); ok && bytes.Equal(r.Key, leaf.RawSubjectPublicKeyInfo) {
 		return name, peer.ErrRemoved
 	}
 	m, ok := recordOf[Record](s, MembersDir+"/"+name)

@@ -257,7 +257,7 @@ func (ms *Members) letIn(ctx context.Context, session peer.Session, req joinRequ
 	var s *state.State // in which nothing was against it
 	if err := ms.useToken(ctx, req.Token, signed, req.Signature, req.Node, csr, func(now *state.State) error {
 		s = now
-		if _, gone := recordOf[removal](s, RemovedDir+"/"+req.Node); gone {
+		if _, gone := recordOf[removal](s, removedDir+"/"+req.Node); gone {
 			return fmt.Errorf("a node called %s was removed from this cluster, and its name does not come back: join under another",
 				req.Node)
 		}

@@ -21,9 +21,9 @@ import (
 //	cluster/ca             authority
 //	cluster/keys           rekey: the newest sealing key, wrapped for each member
 const (
-	MembersDir = "cluster/members"
-	RemovedDir = "cluster/removed"
-	TokensDir  = "cluster/tokens"
+	MembersDir = "cluster/members" // a Record for each member
+	removedDir = "cluster/removed"
+	TokensDir  = "cluster/tokens" // the tokens that have not expired
 )
 
 // Record is what the tree says of a member.
@@ -64,7 +64,7 @@ func (ms *Members) Record(name string) (Record, bool) {
 
 // Removed says that a node was a member and is one no more.
 func (ms *Members) Removed(node string) bool {
-	_, gone := ms.cluster.View().Get(RemovedDir + "/" + node)
+	_, gone := ms.cluster.View().Get(removedDir + "/" + node)
 	return gone
 }
 

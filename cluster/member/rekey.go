@@ -171,7 +171,7 @@ func (ms *Members) tryReseal(ctx context.Context, gone string) error {
 		ops = append(ops, &state.Expect{Name: name, Version: e.Version}, again)
 	}
 	if m, ok := recordOf[Record](s, MembersDir+"/"+gone); ok {
-		put(RemovedDir+"/"+gone, removal{Key: m.Key, Time: ms.cfg.Now().UTC()})
+		put(removedDir+"/"+gone, removal{Key: m.Key, Time: ms.cfg.Now().UTC()})
 	}
 	if fail != nil {
 		return fail

@@ -7,7 +7,6 @@ import (
 	"fmt"
 
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
 
 	"casemate/cluster/disk"
 )
@@ -34,7 +33,7 @@ func entrySum(l *raft.Log) uint32 {
 }
 
 // ReadEntry reads an entry and verifies it: ErrDamaged if its bytes are not the ones that were written.
-func ReadEntry(log *wal.WAL, index uint64, l *raft.Log) error {
+func ReadEntry(log *Log, index uint64, l *raft.Log) error {
 	err := log.GetLog(index, l)
 	switch {
 	case errors.Is(err, raft.ErrLogNotFound):

@@ -36,7 +36,7 @@ var (
 )
 
 // PlainStore is a log that no raft runs on.
-func PlainStore(log *wal.WAL) Store {
+func PlainStore(log *Log) Store {
 	return Store{
 		WAL: log, Fail: func(error) {}, Applied: func() uint64 { return 0 }, Watch: &disk.Watchdog{},
 		Raft: new(atomic.Pointer[raft.Raft]), Damaged: func(error) {},

@@ -34,8 +34,11 @@ type Config struct {
 	Fatal func(error)
 }
 
+// Log is raft's log on the disk.
+type Log = wal.WAL
+
 // Open opens the log; with create, it makes an empty one where there is none, which else is damage.
-func Open(cfg Config, create bool) (*wal.WAL, error) {
+func Open(cfg Config, create bool) (*Log, error) {
 	fatal := cfg.Fatal
 	if fatal == nil {
 		fatal = func(error) {}

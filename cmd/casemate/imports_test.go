@@ -27,6 +27,7 @@ func fences() []fence {
 		{"casemate", []string{"casemate/dnssrv"}, "github.com/miekg/dns", "the wire format of DNS is one room's matter"},
 		{"casemate", []string{"casemate/pki"}, "github.com/caddyserver/certmagic", "only the CA's room knows how certificates are kept and renewed"},
 		{"casemate", []string{"casemate/cluster"}, "github.com/hashicorp/raft", "nothing above the tree may notice how it is replicated"},
+		{"casemate", []string{"casemate/cluster/raftlog"}, "github.com/hashicorp/raft-wal", "what the log on the disk lacks is made up for in one room"},
 		{"casemate", []string{"casemate/cluster/archive"}, "filippo.io/age", "the sealing key leaves a node in a backup only"},
 		{"casemate", []string{"casemate/bundle", "casemate/cmd/casemate/demo"}, "github.com/google/go-containerregistry", "a client library; the daemon is a server (the demo is a client)"},
 		{"casemate", []string{"casemate/cmd"}, "github.com/spf13/cobra", "flags are parsed in cmd and nowhere else"},
