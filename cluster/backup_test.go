@@ -89,6 +89,7 @@ func sha512Of(s string) string {
 // A backup of one node, restored as a node of another name, is the same tree in another cluster, and goes on from
 // there.
 func TestBackupAndRestore(t *testing.T) {
+	t.Parallel()
 	c, sealed := full(t, testConfig(t, t.TempDir()))
 	data, r := backup(t, c, pass)
 	if r.Blobs != 4 || r.Faults != 0 || r.Index != c.machine.view.Load().Index() || r.Bytes != 3017 {

@@ -20,6 +20,7 @@ import (
 
 // Bad data directories get one sentence that names the thing and the way out, and nothing on disk changes.
 func TestBadDataDirectories(t *testing.T) {
+	t.Parallel()
 	write := func(name, data string) func(string) {
 		return func(dir string) {
 			if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600); err != nil {

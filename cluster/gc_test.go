@@ -23,6 +23,7 @@ import (
 // link, read and remove the same few blobs. No acknowledged name ever loses its bytes, and no Commit is lost. In the
 // end no unnamed blob is left.
 func TestPromise6CollectionsAgainstWriters(t *testing.T) {
+	t.Parallel()
 	c := start(t, testConfig(t, t.TempDir()))
 	ctx := context.Background()
 	stop := make(chan struct{})
