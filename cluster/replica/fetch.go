@@ -20,7 +20,7 @@ import (
 
 // fetch is one blob on its way to this disk. Many may read it meanwhile.
 type fetch struct {
-	s      *fetcher
+	q      *fetcher
 	digest string
 	d      state.Digest
 	size   int64
@@ -39,7 +39,7 @@ type fetch struct {
 	err     error // set before done is closed
 }
 
-// join counts a reader in. f.s.begins is held, so that the fetch cannot end in between.
+// join counts a reader in. f.q.begins is held, so that the fetch cannot end in between.
 func (f *fetch) join() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -48,7 +48,7 @@ func (f *fetch) join() {
 	case <-f.wanted:
 	default:
 		f.asked = time.Now()
-		f.s.wanted.Add(1)
+		f.q.wanted.Add(1)
 		close(f.wanted)
 	}
 }
@@ -70,36 +70,36 @@ func (f *fetch) release() {
 
 func (f *fetch) run() {
 	err := f.load()
-	f.s.end(f, err)
+	f.q.end(f, err)
 	// If it was collected meanwhile, its sweep has waited for this. Not here and now: the same bytes may have been
 	// pushed and confirmed since.
-	f.s.store.sweeps.wake.Raise()
+	f.q.store.sweeps.wake.Raise()
 	f.mu.Lock()
 	f.err, f.ended = err, true
 	f.release()
 	f.mu.Unlock()
 	close(f.done)
-	f.s.wake.Raise()
+	f.q.wake.Raise()
 }
 
 // load brings the bytes from whoever has them. Whoever sends wrong ones is not asked again. If nobody waits it asks
 // everybody once, and again only while bytes come.
 func (f *fetch) load() error {
-	store := f.s.store
+	store := f.q.store
 	defer func() {
 		if f.w.Size() == 0 {
 			f.w.Cancel() // what cannot be fetched should not leave a file each
 		}
 		f.w.Close()
 	}()
-	f.s.mu.Lock()
-	bad := f.s.wrong[f.digest]
-	f.s.mu.Unlock()
+	f.q.mu.Lock()
+	bad := f.q.wrong[f.digest]
+	f.q.mu.Unlock()
 	moved := time.Now()
 	var last error = peer.ErrDown
 	for {
 		tried, some, absent := false, false, 0
-		for _, node := range f.s.nodes() {
+		for _, node := range f.q.nodes() {
 			if slices.Contains(bad, node) {
 				continue
 			}
@@ -120,9 +120,9 @@ func (f *fetch) load() error {
 				// next fetch begins anew with another node.
 				store.log.Error("a node sent wrong bytes, it is told so", "peer", node, "blob", f.digest)
 				store.doubt(node, f.digest)
-				f.s.mu.Lock()
-				f.s.wrong[f.digest] = append(f.s.wrong[f.digest], node)
-				f.s.mu.Unlock()
+				f.q.mu.Lock()
+				f.q.wrong[f.digest] = append(f.q.wrong[f.digest], node)
+				f.q.mu.Unlock()
 				return errors.Join(err, f.w.Cancel())
 			}
 			if errors.Is(err, syscall.ENOSPC) {
@@ -138,9 +138,9 @@ func (f *fetch) load() error {
 		}
 		if !tried && len(bad) > 0 {
 			// All have been tried: perhaps one has been repaired.
-			f.s.mu.Lock()
-			delete(f.s.wrong, f.digest)
-			f.s.mu.Unlock()
+			f.q.mu.Lock()
+			delete(f.q.wrong, f.digest)
+			f.q.mu.Unlock()
 			return fmt.Errorf("blob %s: no node that can be reached has the right bytes: %w", f.digest, syscall.EIO)
 		}
 		if absent > 0 && absent+len(bad) >= len(store.state.Others()) {
@@ -152,7 +152,7 @@ func (f *fetch) load() error {
 			moved = f.asked
 		}
 		f.mu.Unlock()
-		if !some && f.s.abandon(f) || time.Since(moved) > store.cfg.Patience {
+		if !some && f.q.abandon(f) || time.Since(moved) > store.cfg.Patience {
 			return fmt.Errorf("blob %s: not on this node yet, and no node that has it can be reached (%v): %w",
 				f.digest, last, syscall.EAGAIN)
 		}
@@ -168,7 +168,7 @@ func (f *fetch) load() error {
 
 // from appends what a node has beyond what is here.
 func (f *fetch) from(node string) error {
-	store := f.s.store
+	store := f.q.store
 	have := f.w.Size()
 	if have > f.size {
 		return fmt.Errorf("%d bytes of %d: %w", have, f.size, syscall.EBADMSG)
@@ -181,7 +181,7 @@ func (f *fetch) from(node string) error {
 		return peer.ErrDown
 	}
 	defer cancel()
-	defer f.s.asks(node)()
+	defer f.q.asks(node)()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+node+"/blob/"+f.digest, nil)
 	if err != nil {
 		return err
@@ -222,7 +222,7 @@ func (f *fetch) from(node string) error {
 
 // pace holds back n bytes that nobody waits for, so that they do not take the disk and the wire from those who do.
 func (f *fetch) pace(ctx context.Context, n int) {
-	r := f.s.limit.ReserveN(time.Now(), n)
+	r := f.q.limit.ReserveN(time.Now(), n)
 	wait := time.NewTimer(r.Delay())
 	defer wait.Stop()
 	select {

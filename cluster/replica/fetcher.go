@@ -60,29 +60,29 @@ func newFetcher(store *Store, complete *disk.Watermark) *fetcher {
 //
 // In between nobody may look for the files: a sweep that does not know yet that they are wanted again could take them
 // away behind who has seen them.
-func (s *fetcher) added(digests []state.Digest) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.coming = append(s.coming, digests...)
+func (q *fetcher) added(digests []state.Digest) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.coming = append(q.coming, digests...)
 }
 
 // forget takes blobs that are no longer known, before that can be seen. It must not wait.
-func (s *fetcher) forget(digests []state.Digest) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (q *fetcher) forget(digests []state.Digest) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	for _, d := range digests {
-		if s.missing.forget(d) && len(s.wrong) > 0 {
-			delete(s.wrong, d.String())
+		if q.missing.forget(d) && len(q.wrong) > 0 {
+			delete(q.wrong, d.String())
 		}
 	}
 }
 
-func (s *fetcher) published() {
-	s.mu.Lock()
-	s.fresh = append(s.fresh, s.coming...)
-	s.coming = nil
-	s.mu.Unlock()
-	s.wake.Raise()
+func (q *fetcher) published() {
+	q.mu.Lock()
+	q.fresh = append(q.fresh, q.coming...)
+	q.coming = nil
+	q.mu.Unlock()
+	q.wake.Raise()
 }
 
 // Fetching reports whether a blob is on its way.
@@ -97,36 +97,36 @@ func (s *Store) Fetching(digest string) bool {
 }
 
 // recount hears that the whole state is another one.
-func (s *fetcher) recount() {
-	s.mu.Lock()
-	s.counted, s.again = false, true
-	s.mu.Unlock()
-	s.wake.Raise()
+func (q *fetcher) recount() {
+	q.mu.Lock()
+	q.counted, q.again = false, true
+	q.mu.Unlock()
+	q.wake.Raise()
 }
 
 // count is how many blobs are not on this disk; -1 while they are counted.
-func (s *fetcher) count() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.counted {
+func (q *fetcher) count() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.counted {
 		return -1
 	}
-	return len(s.missing.all) + len(s.fresh) + s.looking + len(s.coming)
+	return len(q.missing.all) + len(q.fresh) + q.looking + len(q.coming)
 }
 
 // markMissing notes that a blob is not here although the state knows it.
-func (s *fetcher) markMissing(d state.Digest, b state.Blob) {
-	s.mu.Lock()
-	s.missing.add(d, b.Size, b.Born)
-	s.mu.Unlock()
-	s.wake.Raise()
+func (q *fetcher) markMissing(d state.Digest, b state.Blob) {
+	q.mu.Lock()
+	q.missing.add(d, b.Size, b.Born)
+	q.mu.Unlock()
+	q.wake.Raise()
 }
 
 // arrived hears that a blob was placed by somebody else than a fetch.
-func (s *fetcher) arrived(d state.Digest) {
-	s.mu.Lock()
-	s.missing.forget(d)
-	s.mu.Unlock()
+func (q *fetcher) arrived(d state.Digest) {
+	q.mu.Lock()
+	q.missing.forget(d)
+	q.mu.Unlock()
 }
 
 // receiving is a blob that other nodes send.
@@ -145,88 +145,88 @@ func (s *Store) Receive(digest string) (done func()) {
 	return s.fetcher.receive(d)
 }
 
-func (s *fetcher) receive(d state.Digest) (done func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	g := s.receiving[d]
+func (q *fetcher) receive(d state.Digest) (done func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	g := q.receiving[d]
 	if g == nil {
 		g = new(receiving)
-		s.receiving[d] = g
+		q.receiving[d] = g
 	}
 	g.n++
 	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
+		q.mu.Lock()
+		defer q.mu.Unlock()
 		if g.n--; g.n > 0 {
 			return
 		}
-		delete(s.receiving, d)
+		delete(q.receiving, d)
 		if g.turn != nil { // whether it is here now is looked at when it is taken again
-			s.missing.back(g.turn)
-			s.wake.Raise()
+			q.missing.back(g.turn)
+			q.wake.Raise()
 		}
 	}
 }
 
 // disappeared is how many blobs were on this disk before the start and were not at it.
-func (s *fetcher) disappeared() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.gone
+func (q *fetcher) disappeared() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.gone
 }
 
 // unavailable lists, in order, the missing blobs whose fetch has failed; with all, every missing blob, because there is
 // no node to fetch it from.
-func (s *fetcher) unavailable(all bool) (list []state.Digest) {
-	s.mu.Lock()
-	for d, l := range s.missing.all {
+func (q *fetcher) unavailable(all bool) (list []state.Digest) {
+	q.mu.Lock()
+	for d, l := range q.missing.all {
 		if all || l.failures > 0 {
 			list = append(list, d)
 		}
 	}
-	s.mu.Unlock()
+	q.mu.Unlock()
 	slices.Sort(list)
 	return list
 }
 
 // run fetches until the node stops.
-func (s *fetcher) run() {
-	store := s.store
+func (q *fetcher) run() {
+	store := q.store
 	nodes := store.peers.Changes(store.life)
 	for store.life.Err() == nil {
-		s.compare()
-		s.begin()
-		s.mu.Lock()
-		wait := s.missing.waits(time.Now())
-		if s.counted && len(s.missing.all) == 0 && s.complete.Last() < store.state.View().Index() {
+		q.compare()
+		q.begin()
+		q.mu.Lock()
+		wait := q.missing.waits(time.Now())
+		if q.counted && len(q.missing.all) == 0 && q.complete.Last() < store.state.View().Index() {
 			wait = completeEvery // to write down that it is so
 		}
-		s.mu.Unlock()
+		q.mu.Unlock()
 		var later <-chan time.Time
 		if wait > 0 {
 			later = time.After(wait)
 		}
 		select {
 		case <-store.life.Done():
-		case <-s.wake:
+		case <-q.wake:
 		case <-later:
 		case <-nodes: // whoever is up now may have what failed
-			s.mu.Lock()
-			s.missing.resetBackoff()
-			s.mu.Unlock()
+			q.mu.Lock()
+			q.missing.resetBackoff()
+			q.mu.Unlock()
 		}
 	}
 }
 
 // compare compares the state with the disk, once, and then what became known since.
-func (s *fetcher) compare() {
-	store := s.store
-	s.mu.Lock()
-	whole := !s.counted
-	s.again = false
-	fresh := s.fresh
-	s.fresh, s.looking = nil, len(fresh)
-	s.mu.Unlock()
+func (q *fetcher) compare() {
+	store := q.store
+	q.mu.Lock()
+	whole := !q.counted
+	q.again = false
+	fresh := q.fresh
+	q.fresh, q.looking = nil, len(fresh)
+	q.mu.Unlock()
 	gone := 0
 	note := func(d state.Digest, b state.Blob) {
 		release := store.dir.Hold(d.String()) // after a sweep that has begun when the blob was not known
@@ -235,10 +235,10 @@ func (s *fetcher) compare() {
 		if err == nil {
 			return
 		}
-		s.mu.Lock()
-		s.missing.add(d, b.Size, b.Born)
-		s.mu.Unlock()
-		if b.Born <= s.had {
+		q.mu.Lock()
+		q.missing.add(d, b.Size, b.Born)
+		q.mu.Unlock()
+		if b.Born <= q.had {
 			gone++
 		}
 	}
@@ -255,115 +255,115 @@ func (s *fetcher) compare() {
 			note(d, b)
 		}
 	}
-	s.mu.Lock()
-	s.counted, s.looking = !s.again, 0
-	s.mu.Unlock()
+	q.mu.Lock()
+	q.counted, q.looking = !q.again, 0
+	q.mu.Unlock()
 	if whole && gone > 0 {
-		s.mu.Lock()
-		s.gone += gone
-		s.mu.Unlock()
+		q.mu.Lock()
+		q.gone += gone
+		q.mu.Unlock()
 		store.log.Error("blobs that were on this disk before the start are gone: they were put back to an older state, or removed",
 			"blobs", gone)
 	}
-	s.had = 0 // only the first look tells
-	s.recordComplete()
+	q.had = 0 // only the first look tells
+	q.recordComplete()
 }
 
 // recordComplete makes durable that this disk holds every blob that the state knows, now and then: so the next start
 // can tell blobs that are still to come from blobs that were taken away.
-func (s *fetcher) recordComplete() {
-	index := s.store.state.View().Index()
-	s.mu.Lock()
-	due := s.counted && len(s.missing.all)+len(s.fresh)+len(s.coming) == 0 && time.Since(s.completeAt) >= completeEvery
+func (q *fetcher) recordComplete() {
+	index := q.store.state.View().Index()
+	q.mu.Lock()
+	due := q.counted && len(q.missing.all)+len(q.fresh)+len(q.coming) == 0 && time.Since(q.completeAt) >= completeEvery
 	if due {
-		s.completeAt = time.Now()
+		q.completeAt = time.Now()
 	}
-	s.mu.Unlock()
+	q.mu.Unlock()
 	if !due {
 		return
 	}
-	if err := s.complete.Set(index); err != nil {
-		s.store.log.Warn("it is not written that all blobs are here", "err", err)
+	if err := q.complete.Set(index); err != nil {
+		q.store.log.Warn("it is not written that all blobs are here", "err", err)
 	}
 }
 
 // begin begins as many fetches as may be under way, and forgets what nobody needs any more or what has come. While
 // somebody waits for a fetch the others have one turn only.
-func (s *fetcher) begin() {
-	store := s.store
+func (q *fetcher) begin() {
+	store := q.store
 	for store.life.Err() == nil {
 		turns := FetchTurns
-		if s.wanted.Load() > 0 {
+		if q.wanted.Load() > 0 {
 			turns = 1
 		}
-		s.mu.Lock()
-		l := s.missing.take(time.Now(), turns)
+		q.mu.Lock()
+		l := q.missing.take(time.Now(), turns)
 		if l != nil {
-			if g := s.receiving[l.d]; g != nil {
+			if g := q.receiving[l.d]; g != nil {
 				g.turn = l
-				s.mu.Unlock()
+				q.mu.Unlock()
 				continue
 			}
 		}
-		s.mu.Unlock()
+		q.mu.Unlock()
 		if l == nil {
 			return
 		}
 		_, here := store.dir.Stat(l.d.String())
-		s.mu.Lock()
-		// Under s.mu: when it is known again, whoever says so comes after this or was before.
+		q.mu.Lock()
+		// Under q.mu: when it is known again, whoever says so comes after this or was before.
 		_, known := store.state.View().Blob(l.d)
 		if here == nil || !known {
-			s.missing.drop(l)
-			s.mu.Unlock()
+			q.missing.drop(l)
+			q.mu.Unlock()
 			continue
 		}
-		s.mu.Unlock()
+		q.mu.Unlock()
 		if store.dir.Room(0) != nil || len(store.peers.UpNodes()) == 0 {
 			// No blob could come now. run looks again when a node is up, and every second.
-			s.mu.Lock()
-			s.missing.back(l)
-			s.mu.Unlock()
+			q.mu.Lock()
+			q.missing.back(l)
+			q.mu.Unlock()
 			return
 		}
-		if _, err := s.start(l.d, l); err != nil {
-			s.mu.Lock()
-			s.missing.failed(l, time.Now())
-			s.mu.Unlock()
+		if _, err := q.start(l.d, l); err != nil {
+			q.mu.Lock()
+			q.missing.failed(l, time.Now())
+			q.mu.Unlock()
 		}
 	}
 }
 
 // nodes are those that are up, in the order in which to ask them for a blob: first those that have everything, of them
 // those that the fewest fetches ask now. So one that is slow, or hangs, soon has no more than its share.
-func (s *fetcher) nodes() []string {
-	names := s.store.peers.UpNodes()
+func (q *fetcher) nodes() []string {
+	names := q.store.peers.UpNodes()
 	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	rank := make(map[string]int, len(names))
 	for _, n := range names {
-		if s.store.peers.Missing(n) != 0 {
+		if q.store.peers.Missing(n) != 0 {
 			rank[n] = 1 << 30
 		}
 	}
-	s.mu.Lock()
+	q.mu.Lock()
 	for _, n := range names {
-		rank[n] += s.asked[n]
+		rank[n] += q.asked[n]
 	}
-	s.mu.Unlock()
+	q.mu.Unlock()
 	slices.SortStableFunc(names, func(a, b string) int { return rank[a] - rank[b] })
 	return names
 }
 
 // asks counts a fetch that asks a node, until the function is called that it returns.
-func (s *fetcher) asks(node string) (done func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.asked[node]++
+func (q *fetcher) asks(node string) (done func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.asked[node]++
 	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.asked[node]--; s.asked[node] == 0 {
-			delete(s.asked, node)
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if q.asked[node]--; q.asked[node] == 0 {
+			delete(q.asked, node)
 		}
 	}
 }
@@ -375,17 +375,17 @@ const (
 
 // start returns the fetch of a blob, which it begins if there is none. With a turn nobody waits for it; if it is under
 // way already, its end sees to what was taken.
-func (s *fetcher) start(d state.Digest, turn *missingBlob) (*fetch, error) {
-	s.begins.Lock()
-	defer s.begins.Unlock()
+func (q *fetcher) start(d state.Digest, turn *missingBlob) (*fetch, error) {
+	q.begins.Lock()
+	defer q.begins.Unlock()
 	text := d.String()
-	if f := s.fetches[text]; f != nil {
+	if f := q.fetches[text]; f != nil {
 		if turn == nil {
 			f.join()
 		}
 		return f, nil
 	}
-	b, ok := s.store.state.View().Blob(d)
+	b, ok := q.store.state.View().Blob(d)
 	if !ok {
 		return nil, Unknown(text)
 	}
@@ -398,17 +398,17 @@ func (s *fetcher) start(d state.Digest, turn *missingBlob) (*fetch, error) {
 		return nil, err
 	}
 	id := fmt.Sprintf("fetch-%s-%x", algorithm, sum[:min(len(sum), 32)])
-	w, err := s.store.dir.Resume(id)
+	w, err := q.store.dir.Resume(id)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if turn != nil {
-			err = s.room(b.Size)
+			err = q.room(b.Size)
 		}
 		if turn == nil || err == nil {
-			w, err = s.store.dir.Create(id)
+			w, err = q.store.dir.Create(id)
 		}
 	case err == nil && turn != nil:
-		if err = s.room(b.Size - w.Size()); err != nil {
+		if err = q.room(b.Size - w.Size()); err != nil {
 			return nil, errors.Join(err, w.Close())
 		}
 	}
@@ -420,18 +420,18 @@ func (s *fetcher) start(d state.Digest, turn *missingBlob) (*fetch, error) {
 		return nil, errors.Join(err, w.Close())
 	}
 	f := &fetch{
-		s: s, digest: text, d: d, size: b.Size, turn: turn, w: w, file: file, have: w.Size(),
+		q: q, digest: text, d: d, size: b.Size, turn: turn, w: w, file: file, have: w.Size(),
 		done: make(chan struct{}), wanted: make(chan struct{}),
 	}
 	if turn != nil {
-		s.mu.Lock()
-		s.missing.began(turn)
-		s.mu.Unlock()
+		q.mu.Lock()
+		q.missing.began(turn)
+		q.mu.Unlock()
 	}
-	if !s.store.tasks.Background(f.run) {
-		return nil, errors.Join(s.store.tasks.Stopped(), file.Close(), w.Close()) // the turn matters no more
+	if !q.store.tasks.Background(f.run) {
+		return nil, errors.Join(q.store.tasks.Stopped(), file.Close(), w.Close()) // the turn matters no more
 	}
-	s.fetches[text] = f // before run can end, since s.begins is held
+	q.fetches[text] = f // before run can end, since q.begins is held
 	if turn == nil {
 		f.join()
 	}
@@ -439,70 +439,70 @@ func (s *fetcher) start(d state.Digest, turn *missingBlob) (*fetch, error) {
 }
 
 // room says whether there is room for n bytes beside what is still to come of the fetches under way: else several would
-// fill the disk together, and none would be whole. s.begins is held.
-func (s *fetcher) room(n int64) error {
-	for _, f := range s.fetches {
+// fill the disk together, and none would be whole. q.begins is held.
+func (q *fetcher) room(n int64) error {
+	for _, f := range q.fetches {
 		f.mu.Lock()
 		n += max(0, f.size-f.have)
 		f.mu.Unlock()
 	}
-	return s.store.dir.Room(n)
+	return q.store.dir.Room(n)
 }
 
 // abandon takes a fetch away that nobody waits for. Whoever wants the blob now begins another.
-func (s *fetcher) abandon(f *fetch) bool {
-	s.begins.Lock()
-	defer s.begins.Unlock()
+func (q *fetcher) abandon(f *fetch) bool {
+	q.begins.Lock()
+	defer q.begins.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.readers > 0 {
 		return false
 	}
-	delete(s.fetches, f.digest)
+	delete(q.fetches, f.digest)
 	return true
 }
 
 // end puts a blob back into the backlog, or drops it, after a fetch.
-func (s *fetcher) end(f *fetch, err error) {
-	s.begins.Lock()
-	defer s.begins.Unlock()
-	if s.fetches[f.digest] == f {
-		delete(s.fetches, f.digest)
+func (q *fetcher) end(f *fetch, err error) {
+	q.begins.Lock()
+	defer q.begins.Unlock()
+	if q.fetches[f.digest] == f {
+		delete(q.fetches, f.digest)
 	}
 	select {
 	case <-f.wanted:
-		s.wanted.Add(-1)
+		q.wanted.Add(-1)
 	default:
 	}
 	here := false
 	if err == nil {
-		s.mu.Lock()
-		s.missing.look(f.d)
-		s.mu.Unlock()
-		_, gone := s.store.dir.Stat(f.digest) // a sweep may have come between
+		q.mu.Lock()
+		q.missing.look(f.d)
+		q.mu.Unlock()
+		_, gone := q.store.dir.Stat(f.digest) // a sweep may have come between
 		here = gone == nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	if f.turn != nil {
-		s.missing.ended(f.turn)
+		q.missing.ended(f.turn)
 	}
 	if err == nil {
 		if f.turn != nil {
-			s.missing.succeeded(f.turn)
+			q.missing.succeeded(f.turn)
 		}
-		delete(s.wrong, f.digest)
+		delete(q.wrong, f.digest)
 	}
-	l := s.missing.all[f.d]
-	_, known := s.store.state.View().Blob(f.d)
+	l := q.missing.all[f.d]
+	_, known := q.store.state.View().Blob(f.d)
 	switch {
 	case l == nil:
 	case here || !known:
-		s.missing.drop(l)
-	case l.at >= 0 || s.fetches[f.digest] != nil: // another fetch has begun, which ends like this one
+		q.missing.drop(l)
+	case l.at >= 0 || q.fetches[f.digest] != nil: // another fetch has begun, which ends like this one
 	case errors.Is(err, syscall.EBADMSG):
-		s.missing.back(l) // the next one asks another node
+		q.missing.back(l) // the next one asks another node
 	default:
-		s.missing.failed(l, time.Now())
+		q.missing.failed(l, time.Now())
 	}
 }
