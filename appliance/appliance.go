@@ -303,7 +303,7 @@ func (a *Appliance) wire() {
 			Site: a.site, Samples: a.samples, Executable: a.executable,
 		},
 		Miss: a.miss, Observe: a.requested, Stall: clientconn.StallTimeout, Node: a.cfg.Node,
-		Pass: a.cluster, MostFree: a.cluster.Roomier, Large: clientconn.NewLarge(clientconn.LargeAnswers),
+		Pass: a.cluster, MostFree: a.cluster.MostFree, Large: clientconn.NewLarge(clientconn.LargeAnswers),
 		Log: a.log.With("room", "edge"),
 	}
 	a.status = &status.Page{

@@ -366,8 +366,8 @@ func onlyCommitted(t *testing.T, n *clustertest.Node) {
 	}
 }
 
-// Promise 7, the other side of the mark: what a leader had in its log and nobody else is not committed. A node that
-// starts alone does not show it, and in the end all states are the same.
+// Promise 7, the other side of the commit index file: what a leader had in its log and nobody else is not committed. A
+// node that starts alone does not show it, and in the end all states are the same.
 func TestUncommittedDoesNotShow(t *testing.T) {
 	for _, how := range []string{"stopped", "without-power"} {
 		t.Run(how, func(t *testing.T) {
@@ -447,7 +447,7 @@ func TestMarkIsOfWhatIsCommitted(t *testing.T) {
 		if got := old.C.Index(); got != last+1 {
 			t.Fatalf("the test proves nothing: applied up to %d, not %d", got, last+1)
 		}
-		time.Sleep(100 * time.Millisecond) // the mark is written
+		time.Sleep(100 * time.Millisecond) // the commit index file is written
 		cl.Net.Cut([]string{old.Name}, []string{near.Name})
 		old.PowerCut()
 		if err := <-second; err == nil {

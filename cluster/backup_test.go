@@ -4,7 +4,10 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,13 +24,14 @@ import (
 
 	"filippo.io/age"
 
+	"casemate/cluster/archive"
 	"casemate/cluster/blob"
 	"casemate/cluster/blob/blobtest"
 	"casemate/cluster/state"
 )
 
 // pass is the passphrase of the tests, with as little work as age allows.
-var pass = BackupOptions{Passphrase: "correct horse battery", work: 1}
+var pass = BackupOptions{Passphrase: "correct horse battery", Work: 1}
 
 func backup(t testing.TB, c *Cluster, opt BackupOptions) ([]byte, BackupReport) {
 	t.Helper()
@@ -85,6 +89,7 @@ func sha512Of(s string) string {
 // A backup of one node, restored as a node of another name, is the same tree in another cluster, and goes on from
 // there.
 func TestBackupAndRestore(t *testing.T) {
+	t.Parallel()
 	c, sealed := full(t, testConfig(t, t.TempDir()))
 	data, r := backup(t, c, pass)
 	if r.Blobs != 4 || r.Faults != 0 || r.Index != c.machine.view.Load().Index() || r.Bytes != 3017 {
@@ -348,8 +353,8 @@ func TestRestoreRefuses(t *testing.T) {
 		"no identity":      {data, RestoreOptions{Identities: "age1xyz"}, "AGE-SECRET-KEY-1"},
 		"empty":            {nil, RestoreOptions{Passphrase: pass.Passphrase}, "cut short"},
 		"something else":   {bytes.Repeat([]byte("junk"), 1000), RestoreOptions{Passphrase: pass.Passphrase}, "not written by casemate backup"},
-		"newer":            {tarOf(t, backupManifest, `{"casemate_backup":2,"new":"things"}`), RestoreOptions{Passphrase: pass.Passphrase}, "newer casemate (version 2, this one knows up to 1): restore it with that version"},
-		"no manifest":      {tarOf(t, backupManifest, `{}`), RestoreOptions{Passphrase: pass.Passphrase}, "manifest is damaged"},
+		"newer":            {tarOf(t, "manifest.json", `{"casemate_backup":2,"new":"things"}`), RestoreOptions{Passphrase: pass.Passphrase}, "newer casemate (version 2, this one knows up to 1): restore it with that version"},
+		"no manifest":      {tarOf(t, "manifest.json", `{}`), RestoreOptions{Passphrase: pass.Passphrase}, "manifest is damaged"},
 		"other tar":        {tarOf(t, "etc/passwd", `{}`), RestoreOptions{Passphrase: pass.Passphrase}, "not written by casemate backup"},
 		"more behind":      {append(bytes.Clone(data), 0), RestoreOptions{Passphrase: pass.Passphrase}, "behind its end"},
 	} {
@@ -388,7 +393,7 @@ func (failing) Read([]byte) (int, error) { return 0, syscall.EIO }
 
 func tarOf(t testing.TB, name, text string) []byte {
 	var buf bytes.Buffer
-	b := &backupWriter{Writer: tar.NewWriter(&buf), time: time.Unix(0, 0)}
+	b := tarWriter{tar.NewWriter(&buf), time.Unix(0, 0)}
 	if err := errors.Join(b.file(name, []byte(text)), b.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -407,8 +412,8 @@ func TestRestoreFindsEveryByte(t *testing.T) {
 		t.Helper()
 		f := blobtest.New(1)
 		_, err := restoreWith(powerConfig(f), data)
-		var bad *backupError
-		if !errors.As(err, &bad) && !errors.Is(err, errWrongKey) || strings.Contains(err.Error(), "\n") {
+		var bad *archive.Error
+		if !errors.As(err, &bad) && !errors.Is(err, archive.ErrWrongKey) || strings.Contains(err.Error(), "\n") {
 			t.Fatalf("%s: %v", what, err)
 		}
 		for _, name := range f.Files() {
@@ -528,12 +533,62 @@ func entries(t testing.TB, data []byte) (list []entry) {
 	}
 }
 
+// tarWriter writes entries as a backup has them.
+type tarWriter struct {
+	*tar.Writer
+	created time.Time
+}
+
+func (w tarWriter) file(name string, data []byte) error {
+	h := tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(data)), Mode: 0o600, ModTime: w.created}
+	if err := w.WriteHeader(&h); err != nil {
+		return err
+	}
+	_, err := w.Write(data)
+	return err
+}
+
+// ending is the last entry of a backup.
+type ending struct {
+	Blobs   int    `json:"blobs"`
+	Bytes   int64  `json:"bytes"`
+	Damaged int    `json:"damaged"`
+	Missing int    `json:"missing"`
+	Sum     string `json:"sha256"`
+	MAC     string `json:"mac"`
+}
+
+func (e ending) bytes(sum, key []byte) ([]byte, error) {
+	own, err := hkdf.Key(sha256.New, key, nil, "casemate backup 1", sha256.Size)
+	if err != nil {
+		return nil, err
+	}
+	mac := hmac.New(sha256.New, own)
+	mac.Write(sum)
+	e.Sum, e.MAC = hex.EncodeToString(sum), hex.EncodeToString(mac.Sum(nil))
+	data, err := json.Marshal(e)
+	return append(data, '\n'), err
+}
+
+// unwrapped is the sealing key of a backup that was made with pass.
+func unwrapped(wrapped []byte) ([]byte, error) {
+	id, err := age.NewScryptIdentity(pass.Passphrase)
+	if err != nil {
+		return nil, err
+	}
+	r, err := age.Decrypt(bytes.NewReader(wrapped), id)
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
+}
+
 // rebuild is a tar of the entries, in which the last one is right about the sum.
 func rebuild(t testing.TB, list []entry, created time.Time, key []byte) []byte {
 	var buf bytes.Buffer
-	b := &backupWriter{Writer: tar.NewWriter(&buf), time: created}
+	b := tarWriter{tar.NewWriter(&buf), created}
 	for _, e := range list {
-		if e.name == backupEnd {
+		if e.name == "end.json" {
 			var end ending
 			if err := json.Unmarshal(e.data, &end); err == nil {
 				b.Flush()
@@ -553,11 +608,11 @@ func rebuild(t testing.TB, list []entry, created time.Time, key []byte) []byte {
 func FuzzRestore(f *testing.F) {
 	data := small(f)
 	list := entries(f, data)
-	key, err := unwrapKey(list[1].data, pass.Passphrase, "")
+	key, err := unwrapped(list[1].data)
 	if err != nil {
 		f.Fatal(err)
 	}
-	var m manifest
+	var m struct{ Created time.Time }
 	if err := json.Unmarshal(list[0].data, &m); err != nil {
 		f.Fatal(err)
 	}

@@ -1,333 +1,73 @@
 package cluster
 
 import (
-	"bufio"
-	"context"
-	"encoding/json"
-	"errors"
 	"net/http"
-	"sync"
-	"time"
+	"path/filepath"
+
+	"casemate/cluster/peer"
 )
 
-const (
-	beatEvery = 333 * time.Millisecond // at least
-	beatLeast = 2 * time.Millisecond   // between two
-	beatLost  = 1 * time.Second        // without one a node counts as down
-	redial    = 200 * time.Millisecond
-)
+// Older is a node that came back with less of the log than it had shown before.
+type Older = peer.Older
 
-// beat is what a node tells the others of itself, all the time.
-type beat struct {
-	Applied uint64 `json:"applied"` // newest log entry whose effect can be read there, and will be after a power cut
-	Lacks   int    `json:"lacks"`   // blobs still to come; -1 while it counts
-	Free    int64  `json:"free"`
-	Total   int64  `json:"total"`
-	Format  uint64 `json:"format"`
-	Version string `json:"version"`
-
-	// Older versions say nothing of the following.
-	At      uint64            `json:"at,omitempty"`      // newest entry in the state
-	Sum     string            `json:"sum,omitempty"`     // its running digest there
-	Heard   uint64            `json:"heard,omitempty"`   // the newest Applied that it has heard from who listens
-	Differs uint64            `json:"differs,omitempty"` // an entry at which it differs from who listens
-	Older   *Older            `json:"older,omitempty"`   // what it knows of having come back older
-	Leader  string            `json:"leader,omitempty"`  // whom it takes for the leader
-	Addrs   map[string]string `json:"addrs,omitempty"`   // of nodes that are not where their records say
-	Stopped string            `json:"stopped,omitempty"` // why it stops now
+// openPeers makes this node's peer port.
+func (c *Cluster) openPeers() {
+	cfg := c.cfg
+	c.peers = peer.New(peer.Config{
+		Node: cfg.Node, Cluster: c.id.Cluster, Version: cfg.Version, Log: c.log, Life: c.life, Now: cfg.Now,
+		Listener: cfg.Peer, Addr: cfg.PeerAddr, Dial: cfg.Dial, Peers: cfg.Peers,
+		FS: cfg.FS, AddressFile: filepath.Join(cfg.Dir, addressFile), Stall: cfg.stall,
+		Members: c.members, Host: host{c}, Handle: c.handle, Join: c.members.ServeJoin, Handler: cfg.Handler,
+	})
 }
 
-func (c *Cluster) beat() beat {
+// handle registers what other nodes ask of this one:
+//
+//	POST propose    an encoded command → answer; the leader only
+//	GET  index      → answer: an index at which the state holds all that was committed before; the leader only
+//	POST member     membershipChange → answer; the leader only
+//
+// and what replica.Store answers.
+func (c *Cluster) handle(mux *http.ServeMux) {
+	mux.HandleFunc("POST /propose", c.servePropose)
+	mux.HandleFunc("GET /index", c.serveIndex)
+	mux.HandleFunc("POST /member", c.serveMembershipChange)
+	c.replica.Handle(mux)
+}
+
+// beat is what this node says of itself to all others.
+func (c *Cluster) beat() peer.Beat {
 	s := c.machine.view.Load()
-	b := beat{Applied: c.shown(), Lacks: -1, Version: c.cfg.Version, Format: maxFormat, At: s.Index(), Sum: s.Sum().String()}
+	b := peer.Beat{
+		Applied: c.shown(), Lacks: c.replica.Missing(), Version: c.cfg.Version, Format: maxFormat,
+		At: s.Index(), Sum: s.Sum().String(), Older: c.neighbours.self(c.cfg.Node),
+	}
 	b.Leader, _ = c.lead.get()
-	if c.peers != nil {
-		b.Addrs = c.gossip()
-	}
-	b.Older = c.neighbours.self(c.cfg.Node)
-	if c.stock != nil {
-		b.Lacks = c.stock.lacks()
-	}
 	b.Free, b.Total, _ = c.blobs.Free()
 	return b
 }
 
-// now is a channel that has come.
-var now = func() <-chan time.Time { ch := make(chan time.Time); close(ch); return ch }()
-
-// serveBeat is a stream without an end.
-func (p *peers) serveBeat(w http.ResponseWriter, r *http.Request) {
-	c := p.c
-	c.hear(From(r), r.Header.Get(addressHeader))
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	rc := http.NewResponseController(w)
-	enc := json.NewEncoder(w)
-	for {
-		if c.removed(From(r)) {
-			return // it asks again, and is told
-		}
-		b := c.beat()
-		b.Heard, b.Differs = c.neighbours.of(From(r))
-		if err := c.Err(); err != nil {
-			b.Stopped = err.Error()
-		}
-		if enc.Encode(b) != nil || rc.Flush() != nil {
-			return
-		}
-		if b.Stopped != "" {
-			return
-		}
-		wait, cancel := context.WithTimeout(r.Context(), beatEvery)
-		moved := c.marked.wait(wait, b.Applied+1) == nil
-		cancel()
-		pause := now
-		if moved { // else it was long enough
-			pause = time.After(beatLeast)
-		}
-		select {
-		case <-r.Context().Done():
-			return
-		case <-c.stop:
-			return
-		case <-c.done: // it says why
-		case <-pause:
-		}
+// Beat is what this node has to tell another one now.
+func (h host) Beat(to string) peer.Beat {
+	b := h.c.beat()
+	b.Heard, b.Differs = h.c.neighbours.of(to)
+	if err := h.c.Err(); err != nil {
+		b.Stopped = err.Error()
 	}
+	return b
 }
 
-// link is what this node hears from another.
-type link struct {
-	cancel context.CancelFunc
-	done   chan struct{}
+// Heard takes what another node says.
+func (h host) Heard(from string, b peer.Beat) { h.c.judge(from, b) }
 
-	mu     sync.Mutex
-	beat   beat
-	up     bool
-	seen   time.Time
-	moved  chan struct{} // closed at the next beat or change; nil until someone waits
-	slow   bool          // did not apply within the time that writes wait: they do not wait for it until it has caught up
-	cutoff context.CancelFunc
-	alive  context.Context // done when the node is down; owned by mu
-}
+// CameUp takes a node that may have forgotten what it was told.
+func (h host) CameUp(node string) { h.c.followers.restarted(node) }
 
-// last returns what was last heard of a node and whether it is up.
-func (p *peers) last(node string) (b beat, up bool, seen time.Time) {
-	p.mu.Lock()
-	l := p.links[node]
-	p.mu.Unlock()
-	if l == nil {
-		return beat{Lacks: -1}, false, time.Time{}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.beat, l.up, l.seen
-}
+// Done is closed when the node stops for good.
+func (h host) Done() <-chan struct{} { return h.c.done }
 
-// alive returns a context that is done when the node is known to be down, or with ctx; not ok if it is down now.
-func (p *peers) alive(ctx context.Context, node string) (context.Context, context.CancelFunc, bool) {
-	p.mu.Lock()
-	l := p.links[node]
-	p.mu.Unlock()
-	if l == nil {
-		return nil, nil, false
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.up {
-		return nil, nil, false
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(l.alive, cancel)
-	return ctx, func() { stop(); cancel() }, true
-}
+// Fail stops the node for good.
+func (h host) Fail(err error) { h.c.fail(err) }
 
-// upNodes are the other members that answer now.
-func (p *peers) upNodes() (names []string) {
-	for _, n := range p.c.others() {
-		if _, up, _ := p.last(n); up {
-			names = append(names, n)
-		}
-	}
-	return names
-}
-
-// keep follows every other member, and stops following those that have left.
-func (p *peers) keep(ctx context.Context) {
-	changed := p.c.machine.hub.watch(ctx, membersDir) // a removal changes it too
-	tick := time.NewTicker(upkeepEvery)
-	defer tick.Stop()
-	defer func() {
-		p.mu.Lock()
-		links := p.links
-		p.links = map[string]*link{}
-		p.mu.Unlock()
-		for _, l := range links {
-			l.cancel()
-			<-l.done
-		}
-	}()
-	for {
-		p.cutRemoved()
-		want := map[string]bool{}
-		for _, n := range p.c.others() {
-			want[n] = true
-		}
-		for n := range p.id.seed.Members { // before the first entries of the log have come
-			if n != p.c.cfg.Node && p.c.machine.view.Load().Index() == 0 {
-				want[n] = true
-			}
-		}
-		p.setHomes(want)
-		p.mu.Lock()
-		var gone []*link
-		for n, l := range p.links {
-			if !want[n] {
-				gone = append(gone, l)
-				delete(p.links, n)
-			}
-		}
-		for n := range want {
-			if p.links[n] == nil {
-				lctx, cancel := context.WithCancel(ctx)
-				l := &link{cancel: cancel, done: make(chan struct{}), beat: beat{Lacks: -1}}
-				p.links[n] = l
-				p.c.health.notifyAll()
-				go func() {
-					defer close(l.done)
-					p.follow(lctx, n, l)
-				}()
-			}
-		}
-		p.mu.Unlock()
-		for _, l := range gone {
-			l.cancel()
-			<-l.done
-			p.c.health.notifyAll()
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-changed:
-		case <-tick.C: // raft's configuration changes without a word to the tree
-		}
-	}
-}
-
-// follow listens to one node until ctx is done.
-func (p *peers) follow(ctx context.Context, node string, l *link) {
-	for ctx.Err() == nil {
-		err := p.listen(ctx, node, l)
-		if l.set(false, beat{}) {
-			p.c.log.Warn("node is down", "peer", node, "err", err)
-			p.c.health.notifyAll()
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(redial):
-		}
-	}
-}
-
-func (p *peers) listen(ctx context.Context, node string, l *link) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	watchdog := time.AfterFunc(beatLost, cancel)
-	defer watchdog.Stop()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+node+"/beat", nil)
-	if err != nil {
-		return err
-	}
-	req.Header.Set(addressHeader, p.c.cfg.PeerAddr)
-	res, err := p.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if res.StatusCode == http.StatusGone {
-		p.c.fail(errRemoved)
-		return errRemoved
-	}
-	lines := bufio.NewScanner(res.Body)
-	for lines.Scan() {
-		var b beat
-		if err := json.Unmarshal(lines.Bytes(), &b); err != nil {
-			return err
-		}
-		watchdog.Reset(beatLost)
-		p.c.judge(node, b)
-		p.c.listenTo(b.Addrs)
-		if l.set(true, b) {
-			p.c.log.Info("node is up", "peer", node, "applied", b.Applied, "lacks", b.Lacks)
-			p.c.followers.restarted(node)
-			p.c.health.notifyAll()
-		}
-	}
-	return errors.Join(lines.Err(), errDown)
-}
-
-// set takes a beat, or that there are none, and reports whether up has changed.
-func (l *link) set(up bool, b beat) (changed bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	changed = l.up != up
-	l.up = up
-	if up {
-		l.beat, l.seen = b, time.Now()
-		if changed {
-			l.alive, l.cutoff = context.WithCancel(context.Background())
-		}
-	} else if changed {
-		l.cutoff()
-	}
-	if l.moved != nil {
-		close(l.moved)
-		l.moved = nil
-	}
-	return changed
-}
-
-// shareTime is how long a write waits for the nodes that are connected: so that a client that goes on to another node
-// finds there what was answered here.
-const shareTime = 100 * time.Millisecond
-
-// shared waits until the connected nodes have applied an entry too; briefly and not longer, and not again for one that
-// was too slow until it has caught up.
-func (p *peers) shared(ctx context.Context, index uint64) {
-	deadline := time.NewTimer(shareTime)
-	defer deadline.Stop()
-	p.mu.Lock()
-	links := make([]*link, 0, len(p.links))
-	for _, l := range p.links {
-		links = append(links, l)
-	}
-	p.mu.Unlock()
-	for _, l := range links {
-		for {
-			l.mu.Lock()
-			if l.slow && l.up && l.beat.Applied >= index {
-				l.slow = false
-			}
-			if !l.up || l.slow || l.beat.Applied >= index {
-				l.mu.Unlock()
-				break
-			}
-			if l.moved == nil {
-				l.moved = make(chan struct{})
-			}
-			moved := l.moved
-			l.mu.Unlock()
-			select {
-			case <-moved:
-				continue
-			case <-deadline.C:
-				deadline.Reset(0)
-				l.mu.Lock()
-				l.slow = true
-				l.mu.Unlock()
-			case <-ctx.Done():
-				return
-			}
-			break
-		}
-	}
-}
+// From returns the node that a request to Config.Handler came from.
+func From(r *http.Request) string { return peer.From(r) }

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"casemate/cluster/raftlog"
 )
 
 // These measure the cluster without the services above it: real files in the temporary directory, TCP and TLS over
@@ -294,7 +296,7 @@ func TestBenchCatchUp(t *testing.T) {
 
 func benchSettled(t testing.TB, nodes []*Cluster) {
 	for _, c := range nodes {
-		for c.stock.lacks() != 0 {
+		for c.replica.Missing() != 0 {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}
@@ -362,7 +364,7 @@ func TestBenchSnapshot(t *testing.T) {
 		}
 		slices.Sort(held)
 		size := int64(0)
-		list, _ := filepath.Glob(filepath.Join(c.cfg.Dir, snapshotDir, "*"+snapshotSuffix))
+		list, _ := filepath.Glob(filepath.Join(c.cfg.Dir, snapshotDir, "*"+raftlog.Suffix))
 		for _, name := range list {
 			if i, err := os.Stat(name); err == nil && !strings.HasSuffix(name, ".new") {
 				size = max(size, i.Size())

@@ -13,55 +13,52 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/disk"
 	"casemate/cluster/lograte"
-	"casemate/cluster/state"
+	"casemate/cluster/member"
+	"casemate/cluster/peer"
+	"casemate/cluster/raftlog"
+	"casemate/cluster/replica"
+	"casemate/cluster/wake"
 )
 
 // Cluster is one open node. It is safe for concurrent use.
 type Cluster struct {
-	cfg    Config
-	log    *slog.Logger
-	lines  *lograte.Limit // of what outsiders cause
-	id     identity
-	opened time.Time
-	keys   atomic.Pointer[keyring]
-	keyMu  sync.Mutex    // held while keys change
-	epoch  atomic.Uint64 // of the newest key taken up
-	blobs  *blob.Dir
-	gc     chan struct{} // holds one element while a collection runs
-	scrubs scrubs
+	cfg     Config
+	log     *slog.Logger
+	lines   *lograte.Limit // of what outsiders cause
+	id      identity
+	opened  time.Time
+	members *member.Members
+	blobs   *blob.Dir // of replica
 
 	// In the order in which Close ends them, last first.
-	lock       io.Closer
-	wal        *wal.WAL
-	mark       *mark
-	marked     waiters // how far the mark is
-	machine    *machine
-	sweeps     sweeps
-	stock      *stock // nil without a peer port
-	peers      *peers // nil without a peer port
-	transport  io.Closer
-	raft       *raft.Raft
-	snaps      *snapshots
-	look       chan struct{} // capacity 1: raft has to be asked who leads
-	watch      watchdog      // of the log's disk
-	floor      floor
-	followers  followers
-	mending    atomic.Bool // a snapshot is being made because an entry of the log is damaged
-	neighbours neighbours
-	addresses  addresses
-	seqs       *sequences
-	lead       leadership
-	health     hub                      // who is up
-	learners   map[raft.ServerID]uint64 // where the leader was when it last looked at each; owned by manage
-	reading    confirms                 // misses that are being confirmed
-	own        sync.WaitGroup           // our goroutines
-	ownMu      sync.RWMutex             // see background
-	life       context.Context
-	die        context.CancelFunc // ends what waits for other nodes
+	lock        io.Closer
+	wal         *raftlog.Log
+	commitIndex *disk.Watermark
+	marked      waiters // how far commitIndex is
+	machine     *machine
+	replica     *replica.Store
+	peers       *peer.Port // nil without a peer port
+	transport   io.Closer
+	raft        *raft.Raft
+	snaps       *raftlog.Snapshots
+	look        wake.Flag     // raft has to be asked who leads
+	watch       disk.Watchdog // of the log's disk
+	floor       floor
+	followers   followers
+	snapping    atomic.Bool // a snapshot is being made because an entry of the log is damaged
+	neighbours  neighbours
+	seqs        *sequences
+	lead        leadership
+	learners    map[raft.ServerID]uint64 // where the leader was when it last looked at each; owned by manage
+	reading     confirms                 // misses that are being confirmed
+	own         sync.WaitGroup           // our goroutines
+	ownMu       sync.RWMutex             // see background
+	life        context.Context
+	die         context.CancelFunc // ends what waits for other nodes
 
 	stopping atomic.Bool
 	flight   sync.WaitGroup // commands that raft has to answer; none begins once stopping is set, under ownMu
@@ -79,8 +76,8 @@ type Cluster struct {
 // this is the only voter: reads work at once and show everything that was known to be committed; writes wait for a
 // leader. Errors are one sentence: what is wrong with which directory, and what to do.
 //
-// Opening after a crash is the same as opening after Close (promise 7): newest snapshot, then the log up to the mark,
-// then raft.
+// Opening after a crash is the same as opening after Close (promise 7): newest snapshot, then the log up to the commit
+// index file, then raft.
 func Open(cfg Config) (_ *Cluster, err error) {
 	cfg, err = cfg.complete()
 	if err != nil {
@@ -92,8 +89,8 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c := &Cluster{
-		gc: make(chan struct{}, 1), look: make(chan struct{}, 1),
-		cfg: cfg, id: id, lock: lock, opened: cfg.Now(),
+		look: wake.NewFlag(),
+		cfg:  cfg, id: id, lock: lock, opened: cfg.Now(),
 		stop: make(chan struct{}), done: make(chan struct{}), ended: make(chan struct{}),
 	}
 	handler, limit := lograte.Handler(cfg.Log.Handler())
@@ -104,11 +101,15 @@ func Open(cfg Config) (_ *Cluster, err error) {
 			c.release()
 		}
 	}()
-	if err := c.useKeys(key); err != nil {
+	mc := cfg.members(id.Cluster)
+	mc.Log = c.log
+	if c.members, err = member.New(mc, host{c}, key); err != nil {
 		return nil, err
 	}
-	bo := blob.Options{FS: cfg.FS, Reserve: cfg.Reserve, Now: cfg.Now, Damaged: c.damaged, Repaired: c.repaired}
-	if c.blobs, err = blob.Open(filepath.Join(cfg.Dir, blobDir), bo); err != nil {
+	c.machine = newMachine(c.fail)
+	c.machine.life = c.life
+	c.machine.tallies.of(cfg.Tallies)
+	if err := c.openReplica(); err != nil {
 		return nil, err
 	}
 	if c.wal, err = openWAL(cfg, false, c.fail); errors.Is(err, syscall.EIO) {
@@ -116,21 +117,17 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("its raft log is damaged: %s: %w", wayOut, err)
 	}
-	if c.mark, err = openMark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit")); err != nil {
+	if c.commitIndex, err = disk.OpenWatermark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit"), &c.watch); err != nil {
 		return nil, err
 	}
-	c.mark.watch = &c.watch
 	c.snaps = newSnapshots(cfg)
-	if err := c.snaps.clean(); err != nil {
+	if err := c.snaps.Clean(); err != nil {
 		return nil, err
 	}
-	c.machine = newMachine(c.fail)
-	c.machine.life = c.life
-	c.machine.tallies.of(cfg.Tallies)
 	var voters []raft.ServerID
 	if err := leanly(func() (int64, error) {
 		voters, err = c.recover()
-		return c.snaps.size.Load() + c.machine.log.Load(), err
+		return c.snaps.Size() + c.machine.log.Load(), err
 	}); err != nil {
 		return nil, err
 	}
@@ -142,7 +139,9 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	}
 	c.seqs = newSequences(boot)
 	c.machine.waiters.of(cfg.Node)
-	c.machine.collected, c.machine.published, c.machine.applied = c.sweeps.add, c.sweeps.poke, c.followers.committed
+	c.machine.applied = c.followers.committed
+	c.machine.added, c.machine.collected = c.replica.Added, c.replica.Collected
+	c.machine.published, c.machine.replaced = c.replica.Published, c.replica.Replaced
 
 	rc := raftConfig(cfg)
 	sole := len(voters) == 1 && voters[0] == rc.LocalID
@@ -157,52 +156,43 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		_, mem := raft.NewInmemTransport(raft.ServerAddress(cfg.Node))
 		c.transport, transport = mem, mem
 	} else {
-		id, err := openNodeID(cfg)
-		if err != nil {
+		if err := c.members.OpenNode(); err != nil {
 			return nil, err
 		}
-		c.addresses.open(cfg)
-		c.peers = newPeers(c, id)
-		if err := c.checkKeys(); err != nil {
+		c.openPeers()
+		if err := c.replica.Connect(c.peers, filepath.Join(cfg.Dir, raftDir, "whole")); err != nil {
 			return nil, err
 		}
-		if err := c.renew(); err != nil {
-			return nil, err
-		}
-		if c.stock, err = newStock(c); err != nil {
-			return nil, err
-		}
-		c.machine.added, c.machine.replaced = c.stock.add, c.stock.recount
-		c.machine.collected = func(digests []state.Digest, index uint64) { c.sweeps.add(digests, index); c.stock.forget(digests) }
-		c.machine.published = func() { c.sweeps.poke(); c.stock.published() }
 		net := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			// One request at a time, of many entries. Raft's pipeline wins little over that, and leaves a goroutine
-			// behind, for which Shutdown waits, when logStore ends the one that feeds it.
-			Stream: stream{c.peers.raft, c.peers}, MaxPool: 4, MaxRPCsInFlight: 1, Timeout: raftTimeout, Logger: rc.Logger, MsgpackUseNewTimeFormat: true,
+			// behind, for which Shutdown waits, when raftlog.Store ends the one that feeds it.
+			Stream: stream{c.peers.Streams(), c}, MaxPool: 4, MaxRPCsInFlight: 1, Timeout: raftTimeout, Logger: rc.Logger,
+			MsgpackUseNewTimeFormat: true,
 		})
 		c.transport, transport = net, newCareful(c, net, running)
 	}
-	log := logStore{
-		WAL: c.wal, fail: c.fail, applied: func() uint64 { return c.machine.view.Load().Index() },
-		snapped: c.snaps.newest.Load, older: c.snaps.older.Load, watch: &c.watch, raft: running, rotten: c.rotten,
+	log := raftlog.Store{
+		WAL: c.wal, Fail: c.fail, Applied: func() uint64 { return c.machine.view.Load().Index() },
+		Snapshots: c.snaps, Watch: &c.watch, Raft: running, Damaged: c.logDamaged,
 	}
-	c.marked.reached(min(c.mark.last, c.machine.view.Load().Index()))
-	if c.raft, err = newRaft(rc, c.machine, log, c.snaps, transport); err != nil {
+	c.marked.reached(min(c.commitIndex.Last(), c.machine.view.Load().Index()))
+	if c.raft, err = raftlog.NewRaft(rc, c.machine, log, c.snaps, transport); err != nil {
 		return nil, errors.Join(c.Err(), err)
 	}
 	seen := make(chan raft.Observation, 64)
-	observer := raft.NewObserver(seen, false, func(o *raft.Observation) bool { _, ok := o.Data.(raft.LeaderObservation); return ok })
+	observer := raft.NewObserver(seen, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
+	})
 	c.raft.RegisterObserver(observer)
 	c.own.Go(c.endRaft)
 	c.own.Go(func() { c.followLeadership(changes, seen) })
-	c.own.Go(c.keepMark)
+	c.own.Go(c.keepCommitIndex)
 	c.own.Go(c.keepCompact)
 	c.own.Go(c.watchDisk)
-	c.own.Go(c.keepSwept)
+	c.replica.Run()
 	if c.peers != nil {
-		c.peers.serve()
-		c.own.Go(func() { c.peers.keep(c.life) })
-		c.own.Go(c.stock.fill)
+		c.peers.Serve()
 		c.own.Go(c.manage)
 	}
 	if sole && c.peers != nil {
@@ -229,7 +219,7 @@ func (c *Cluster) Close() error {
 		c.stopping.Store(true)
 		c.ownMu.Unlock()
 		c.flight.Wait()
-		if voters, _ := c.electorate(); c.raft.State() == raft.Leader && len(voters) > 1 {
+		if voters, _ := c.voters(); c.raft.State() == raft.Leader && len(voters) > 1 {
 			ctx, cancel := context.WithTimeout(context.Background(), raftTimeout)
 			defer cancel()
 			if err := c.answer(ctx, c.raft.LeadershipTransfer()); err != nil {
@@ -252,7 +242,7 @@ func (c *Cluster) release() error {
 	c.die()
 	c.ownMu.Unlock()
 	if c.blobs != nil {
-		c.blobs.Close()
+		c.replica.Close()
 	}
 	close(c.stop)
 	c.own.Wait()
@@ -260,19 +250,19 @@ func (c *Cluster) release() error {
 		errs = append(errs, c.transport.Close())
 	}
 	if c.peers != nil {
-		errs = append(errs, c.peers.close())
+		errs = append(errs, c.peers.Close())
 	} else if c.cfg.Peer != nil {
 		errs = append(errs, c.cfg.Peer.Close())
 	}
-	if c.mark != nil {
+	if c.commitIndex != nil {
 		if c.raft != nil && c.Err() == nil {
 			// Convenience only, as after a crash there is an older mark.
-			errs = append(errs, c.mark.set(c.machine.view.Load().Index()))
+			errs = append(errs, c.commitIndex.Set(c.machine.view.Load().Index()))
 		}
-		errs = append(errs, c.mark.f.Close())
+		errs = append(errs, c.commitIndex.Close())
 	}
-	if c.stock != nil {
-		errs = append(errs, c.stock.whole.f.Close())
+	if c.blobs != nil {
+		errs = append(errs, c.replica.Release())
 	}
 	if c.wal != nil {
 		errs = append(errs, c.wal.Close())
@@ -339,8 +329,8 @@ func (c *Cluster) endRaft() {
 // leadership tells who waits for it when there is another leader.
 type leadership struct {
 	mu     sync.Mutex
-	leader string        // "" if none is known; this node only once it can take commands
-	change chan struct{} // closed at the next change; nil until someone waits
+	leader string // "" if none is known; this node only once it can take commands
+	change wake.Broadcast
 }
 
 func (l *leadership) set(leader string) (changed bool) {
@@ -350,20 +340,14 @@ func (l *leadership) set(leader string) (changed bool) {
 		return false
 	}
 	l.leader = leader
-	if l.change != nil {
-		close(l.change)
-		l.change = nil
-	}
+	l.change.Wake()
 	return true
 }
 
 func (l *leadership) get() (leader string, change <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.change == nil {
-		l.change = make(chan struct{})
-	}
-	return l.leader, l.change
+	return l.leader, l.change.Next()
 }
 
 // followLeadership empties the channel that raft blocks on, and hears of other leaders.
@@ -378,7 +362,7 @@ func (c *Cluster) followLeadership(changes <-chan bool, seen <-chan raft.Observa
 			return
 		}
 		leader := c.cfg.Node
-		if c.watch.hung() {
+		if c.watch.Hung() {
 			continue // see watchDisk
 		}
 		if !own {
@@ -400,7 +384,9 @@ func (c *Cluster) followLeadership(changes <-chan bool, seen <-chan raft.Observa
 // for others to be heard would be in vain.
 func (c *Cluster) standAlone(t raft.Transport) {
 	id := raft.ServerID(c.cfg.Node)
-	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: t.EncodePeer(id, raft.ServerAddress(id))}}
+	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: t.EncodePeer(id, raft.ServerAddress(id)),
+	}}
 	if err := t.TimeoutNow(id, raft.ServerAddress(id), req, &raft.TimeoutNowResponse{}); err != nil {
 		c.log.Warn("the only voter waits for the usual time to elect itself", "err", err)
 	}
@@ -410,8 +396,6 @@ func (c *Cluster) standAlone(t raft.Transport) {
 func (c *Cluster) stopped() error {
 	return fmt.Errorf("this node has stopped (%v): %w", c.Err(), syscall.EAGAIN)
 }
-
-var errNoMajority = fmt.Errorf("no majority of the voters can be reached now, try again later: %w", syscall.EAGAIN)
 
 // ready waits until there is a leader that this node can hand a command to, itself or another, and returns its name.
 func (c *Cluster) ready(ctx context.Context, deadline <-chan time.Time) (string, error) {
@@ -438,20 +422,20 @@ func (c *Cluster) ready(ctx context.Context, deadline <-chan time.Time) (string,
 		case <-ctx.Done():
 			return "", ctx.Err()
 		case <-deadline:
-			return "", errNoMajority
+			return "", peer.ErrNoMajority
 		case <-c.done:
 		case <-c.stop:
 		}
 	}
 }
 
-// markEvery is the least time between two writes of the mark: one sync for all commits between.
-const markEvery = 50 * time.Millisecond
+// commitIndexEvery is the least time between two writes of the commit index file: one sync for all commits between.
+const commitIndexEvery = 50 * time.Millisecond
 
-// keepMark makes a lower bound of what is committed durable, soon after it was applied. With other voters it does so at
-// once, and only then does this node tell them that it shows the entry: so what was acknowledged while all were
-// connected shows again on any of them, should it start alone after a power cut.
-func (c *Cluster) keepMark() {
+// keepCommitIndex makes a lower bound of what is committed durable, soon after it was applied. With other voters it
+// does so at once, and only then does this node tell them that it shows the entry: so what was acknowledged while all
+// were connected shows again on any of them, should it start alone after a power cut.
+func (c *Cluster) keepCommitIndex() {
 	tick := time.NewTimer(0)
 	defer tick.Stop()
 	for {
@@ -461,20 +445,17 @@ func (c *Cluster) keepMark() {
 		case <-c.machine.moved:
 		}
 		index := c.machine.view.Load().Index()
-		if err := c.mark.set(index); err != nil {
-			// The old mark still is a lower bound, and what was promised of it.
-			c.log.Warn("commit mark not written", "err", err)
-			select {
-			case c.machine.moved <- struct{}{}: // once more
-			default:
-			}
+		if err := c.commitIndex.Set(index); err != nil {
+			// The old number still is a lower bound, and what was promised of it.
+			c.log.Warn("commit index not written", "err", err)
+			c.machine.moved.Raise() // once more
 		} else {
 			c.marked.reached(index)
 			if len(c.others()) > 0 {
 				continue
 			}
 		}
-		tick.Reset(markEvery)
+		tick.Reset(commitIndexEvery)
 		select {
 		case <-c.stop:
 			return

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"casemate/cluster/wake"
 )
 
 // Raft tells a follower that an entry is committed with the next entries that it sends, and if none come, at the next
@@ -20,8 +22,8 @@ import (
 type followers struct {
 	mu  sync.Mutex
 	by  map[raft.ServerID]*follower
-	ask int           // how many wait for raft to verify that this node leads
-	now chan struct{} // closed when one does; nil until a heartbeat waits
+	ask int            // how many wait for raft to verify that this node leads
+	now wake.Broadcast // one does
 }
 
 // follower is one of them. Owned by followers.mu.
@@ -32,7 +34,7 @@ type follower struct {
 	index   uint64                    // in that term it has the leader's log up to here
 	term    uint64                    // of the entry there
 	commits uint64                    // and knows that it is committed up to here
-	wake    chan struct{}             // capacity 1: index has grown, or more may be committed
+	wake    wake.Flag                 // index has grown, or more may be committed
 	beaten  time.Time                 // when the newest heartbeat began
 }
 
@@ -55,7 +57,7 @@ func (f *followers) get(id raft.ServerID) (k *follower, first bool) {
 	if k = f.by[id]; k != nil {
 		return k, false
 	}
-	k = &follower{id: id, wake: make(chan struct{}, 1)}
+	k = &follower{id: id, wake: wake.NewFlag()}
 	f.by[id] = k
 	return k, true
 }
@@ -66,7 +68,9 @@ func isHeartbeat(args *raft.AppendEntriesRequest) bool {
 }
 
 // acknowledged notes what a follower has, which is new if it answered well.
-func (f *followers) acknowledged(k *follower, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) {
+func (f *followers) acknowledged(
+	k *follower, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse,
+) {
 	if !resp.Success || resp.Term != args.Term {
 		return
 	}
@@ -90,14 +94,7 @@ func (f *followers) acknowledged(k *follower, target raft.ServerAddress, args *r
 	}
 	k.commits = max(k.commits, min(args.LeaderCommitIndex, index))
 	if k.commits < k.index {
-		poke(k.wake)
-	}
-}
-
-func poke(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
+		k.wake.Raise()
 	}
 }
 
@@ -107,14 +104,16 @@ func (f *followers) committed() {
 	defer f.mu.Unlock()
 	for _, k := range f.by {
 		if k.commits < k.index {
-			poke(k.wake)
+			k.wake.Raise()
 		}
 	}
 }
 
 // next returns what is to be said to a follower now, nil for nothing, and where it is; committed, last, leads and term
 // are raft's. again says that there may be something in a moment.
-func (f *followers) next(k *follower, committed, last uint64, leads bool, term uint64) (msg *raft.AppendEntriesRequest, at raft.ServerAddress, again bool) {
+func (f *followers) next(
+	k *follower, committed, last uint64, leads bool, term uint64,
+) (msg *raft.AppendEntriesRequest, at raft.ServerAddress, again bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch upTo := min(committed, k.index); {
@@ -135,7 +134,7 @@ func (f *followers) restarted(node string) {
 	defer f.mu.Unlock()
 	if k := f.by[raft.ServerID(node)]; k != nil && k.index > 0 {
 		k.commits = 0
-		poke(k.wake)
+		k.wake.Raise()
 	}
 }
 
@@ -145,10 +144,7 @@ func (f *followers) verifying() (done func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ask++
-	if f.now != nil {
-		close(f.now)
-		f.now = nil
-	}
+	f.now.Wake()
 	return func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -160,12 +156,8 @@ func (f *followers) verifying() (done func()) {
 func (f *followers) pace(k *follower, ended ...<-chan struct{}) {
 	f.mu.Lock()
 	wait := time.Until(k.beaten.Add(heartbeatEvery))
-	now := f.now
 	if f.ask == 0 && wait > 0 {
-		if now == nil {
-			now = make(chan struct{})
-			f.now = now
-		}
+		now := f.now.Next()
 		f.mu.Unlock()
 		due := time.NewTimer(wait)
 		defer due.Stop()
@@ -204,7 +196,7 @@ func (k *careful) tell(to *follower) {
 		committed, last := r.CommitIndex(), r.LastIndex()
 		leads, term := r.State() == raft.Leader, r.CurrentTerm()
 		msg, target, again := k.followers.next(to, committed, last, leads, term)
-		if msg != nil && !k.c.watch.hung() {
+		if msg != nil && !k.c.watch.Hung() {
 			var resp raft.AppendEntriesResponse
 			// If this fails, raft says the same at its own pace.
 			if k.NetworkTransport.AppendEntries(to.id, target, msg, &resp) == nil {

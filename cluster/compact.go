@@ -26,7 +26,7 @@ const stopTime = 3 * time.Second
 const retrySnapshot = time.Minute
 
 // logLimit is how many bytes of log behind the newest snapshot make a new one.
-func (c *Cluster) logLimit() int64 { return max(c.cfg.snapshotLog, c.snaps.size.Load()/logPerSnapshot) }
+func (c *Cluster) logLimit() int64 { return max(c.cfg.snapshotLog, c.snaps.Size()/logPerSnapshot) }
 
 // keepCompact makes snapshots when the log behind the newest one has grown.
 func (c *Cluster) keepCompact() {
@@ -57,7 +57,7 @@ func (c *Cluster) keepCompact() {
 // compactAtStop makes a snapshot if the next start would be noticeably faster with it. It is not needed: what breaks it
 // off leaves what a crash leaves.
 func (c *Cluster) compactAtStop() {
-	if c.Err() != nil || c.machine.log.Load() < max(c.cfg.snapshotLog/8, c.snaps.size.Load()/logAtStop) {
+	if c.Err() != nil || c.machine.log.Load() < max(c.cfg.snapshotLog/8, c.snaps.Size()/logAtStop) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)

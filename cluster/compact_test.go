@@ -41,7 +41,7 @@ func TestSnapshotsByBytesOfLog(t *testing.T) {
 		}
 		return nil
 	})
-	if newest, size := c.snaps.newest.Load(), c.snaps.size.Load(); newest < 150 || size < 100<<10 {
+	if newest, size := c.snaps.Newest(), c.snaps.Size(); newest < 150 || size < 100<<10 {
 		t.Errorf("the newest snapshot is at entry %d and has %d bytes", newest, size)
 	}
 	c = start(t, byBytes(f.Image())) // as after kill -9
@@ -61,12 +61,12 @@ func TestSnapshotAtACleanStop(t *testing.T) {
 		snapshot bool
 	}{{0, 3, false}, {3, 20, true}, {20, 21, false}} {
 		c := start(t, byBytes(f))
-		before := c.snaps.newest.Load()
+		before := c.snaps.Newest()
 		fill(t, c, step.from, step.to)
 		want := snapshotBytes(t, c.machine.view.Load())
 		c.Close()
 		c = start(t, byBytes(f))
-		if made := c.snaps.newest.Load() > before; made != step.snapshot || made && c.machine.log.Load() != 0 {
+		if made := c.snaps.Newest() > before; made != step.snapshot || made && c.machine.log.Load() != 0 {
 			t.Errorf("%+v: a snapshot %v, and the start has read %d bytes of log", step, made, c.machine.log.Load())
 		}
 		if !bytes.Equal(snapshotBytes(t, c.machine.view.Load()), want) {
@@ -109,11 +109,11 @@ func TestTheLogReachesBackToTheOlderSnapshot(t *testing.T) {
 		fill(t, c, n, n+40)
 	}
 	want := snapshotBytes(t, c.machine.view.Load())
-	if first, _ := c.wal.FirstIndex(); first < 10 || first > c.snaps.older.Load()+1 {
-		t.Errorf("the log begins at %d, the older snapshot is of %d", first, c.snaps.older.Load())
+	if first, _ := c.wal.FirstIndex(); first < 10 || first > c.snaps.Older()+1 {
+		t.Errorf("the log begins at %d, the older snapshot is of %d", first, c.snaps.Older())
 	}
 	c.Close()
-	names, err := c.snaps.names()
+	names, err := c.snaps.Names()
 	if err != nil || len(names) != 2 {
 		t.Fatal(names, err)
 	}

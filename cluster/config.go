@@ -15,8 +15,13 @@ import (
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/peer"
+	"casemate/cluster/raftlog"
 	"casemate/cluster/state"
 )
+
+// FS is the file system under a node; see blob.FS. Everything durable goes through it.
+type FS = blob.FS
 
 // Config says which node this is and where it lives.
 type Config struct {
@@ -67,7 +72,7 @@ type Config struct {
 	snapshots   uint64        // log entries between two snapshots; 0 is 8192
 	snapshotLog int64         // bytes of log behind a snapshot that are always too few for another; 0 is 4 MiB
 	entrySize   int           // largest encoded batch in one log entry; 0 is 256 KiB
-	stall       time.Duration // 0 is stallTime
+	stall       time.Duration // 0 is peer.StallTime
 	format      uint64        // that a new cluster begins with; 0 is maxFormat
 
 	checkCSR func(*x509.CertificateRequest) error // that whoever made it has its key; nil is the standard library's
@@ -78,7 +83,7 @@ func (c Config) complete() (Config, error) {
 	if c.Dir == "" {
 		return c, errors.New("data directory must be set, got \"\"")
 	}
-	if !validNode(c.Node) {
+	if !peer.ValidNode(c.Node) {
 		return c, fmt.Errorf("node must be 1 to 63 of A-Z a-z 0-9 . _ -, got %.100q", c.Node)
 	}
 	if c.Reserve < 0 || c.PinTime < 0 || c.LeaderWait < 0 || c.ScratchAge < 0 {
@@ -113,7 +118,7 @@ func (c Config) complete() (Config, error) {
 	if c.checkCSR == nil {
 		c.checkCSR = (*x509.CertificateRequest).CheckSignature
 	}
-	setDefault(&c.stall, stallTime)
+	setDefault(&c.stall, peer.StallTime)
 	setDefault(&c.format, maxFormat)
 	setDefault(&c.SegmentSize, 16<<20)
 	setDefault(&c.snapshots, 8192)
@@ -132,14 +137,15 @@ func setDefault[T comparable](v *T, def T) {
 func raftConfig(cfg Config) *raft.Config {
 	rc := raft.DefaultConfig()
 	rc.LocalID = raft.ServerID(cfg.Node)
-	rc.Logger = bend(cfg.Log, "raft")
+	rc.Logger = raftlog.NewLogger(cfg.Log, "raft")
 	rc.BatchApplyCh = true
 	rc.MaxAppendEntries = 256
 	rc.SnapshotThreshold = cfg.snapshots
-	rc.TrailingLogs = cfg.snapshots + cfg.snapshots/4 // so many for nodes that are behind; see logStore.DeleteRange
+	rc.TrailingLogs = cfg.snapshots + cfg.snapshots/4 // so many for nodes that are behind; see raftlog.Store.DeleteRange
 	rc.NoSnapshotRestoreOnStart = true                // recover has done more than that
 	rc.NoLegacyTelemetry = true
-	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 500*time.Millisecond, 500*time.Millisecond, 450*time.Millisecond
+	rc.HeartbeatTimeout, rc.ElectionTimeout = 500*time.Millisecond, 500*time.Millisecond
+	rc.LeaderLeaseTimeout = 450 * time.Millisecond
 	rc.CommitTimeout = commitTimeout
 	return rc
 }
@@ -151,7 +157,8 @@ const commitTimeout = time.Second
 // alone sets the timeouts of a node that is the only voter: nobody can answer late, so it need not wait to be sure that
 // nobody does.
 func alone(rc *raft.Config) {
-	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
+	const short = 20 * time.Millisecond
+	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = short, short, short
 }
 
 // raftTimeout bounds one exchange of raft between two nodes.
@@ -161,3 +168,14 @@ const raftTimeout = 5 * time.Second
 var maxFormat uint64 = state.MaxFormat
 
 const readOnly = syscall.EROFS
+
+// openWAL opens the log; with create, it makes an empty one where there is none. fatal may be nil.
+func openWAL(cfg Config, create bool, fatal func(error)) (*raftlog.Log, error) {
+	return raftlog.Open(raftlog.Config{
+		FS: cfg.FS, Dir: filepath.Join(cfg.Dir, raftDir), SegmentSize: cfg.SegmentSize, Log: cfg.Log, Fatal: fatal,
+	}, create)
+}
+
+func newSnapshots(cfg Config) *raftlog.Snapshots {
+	return raftlog.NewSnapshots(cfg.FS, filepath.Join(cfg.Dir, snapshotDir))
+}

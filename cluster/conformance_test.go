@@ -63,8 +63,10 @@ func known(c *Cluster) (list []string) {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	for name, sub := range map[string]string{"Whole": ".", "Sub": "some/where"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			treetest.Run(t, func(t *testing.T) treetest.Tree {
 				clock := new(clock)
 				c := start(t, clock.config(testConfig(t, t.TempDir())))

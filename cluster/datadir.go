@@ -10,11 +10,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/raft"
 	"golang.org/x/crypto/chacha20poly1305"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/disk"
+	"casemate/cluster/member"
+	"casemate/cluster/raftlog"
 	"casemate/cluster/state"
 )
 
@@ -24,17 +28,17 @@ import (
 //	lock          held while the node is open
 //	sealing.key   32 bytes for each key, the newest first, mode 0600
 //	addresses.json where the operator says that other nodes are, if their records are wrong
-//	raft/         the log's segments, meta (segments, term, vote), commit (lower bound of what is committed), boot (number of starts), whole (entry at
-//	              which all blobs were here), floor (what its log has had)
+//	raft/         the log's segments, meta (segments, term, vote), commit (lower bound of what is committed), boot
+//	              (number of starts), whole (entry at which all blobs were here), floor (what its log has had)
 //	snapshots/    the state at some log index, two of them
 //	blobs/        package blob
 //
 // and nothing that is not the cluster's.
 const (
 	formatFile     = "format"
+	addressFile    = "addresses.json"
 	incompleteFile = "incomplete"
 	lockFile       = "lock"
-	keyFile        = "sealing.key"
 	raftDir        = "raft"
 	snapshotDir    = "snapshots"
 	blobDir        = "blobs"
@@ -67,7 +71,7 @@ func Bootstrap(cfg Config) (err error) {
 	defer lock.Close()
 	key := make([]byte, chacha20poly1305.KeySize)
 	rand.Read(key)
-	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, keyFile), key, 0o600); err != nil {
+	if err := disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, member.KeyFile), key, 0o600); err != nil {
 		return err
 	}
 	if err := bootstrapRaft(cfg); err != nil {
@@ -82,7 +86,7 @@ func Bootstrap(cfg Config) (err error) {
 func beginDir(cfg Config) (_ io.Closer, err error) {
 	list, err := cfg.FS.ReadDir(cfg.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = mkdirs(cfg.FS, cfg.Dir)
+		err = disk.MkdirAll(cfg.FS, cfg.Dir)
 	}
 	if err != nil {
 		return nil, err
@@ -115,14 +119,14 @@ func beginDir(cfg Config) (_ io.Closer, err error) {
 	}()
 	// From here to the format file, a crash leaves a directory that says itself that it is incomplete, and the next
 	// Bootstrap begins again.
-	if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, incompleteFile), nil, 0o640); err != nil {
+	if err := disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, incompleteFile), nil, 0o640); err != nil {
 		return nil, err
 	}
 	if err := clearData(cfg); err != nil {
 		return nil, err
 	}
 	for _, name := range []string{raftDir, snapshotDir, blobDir} {
-		if err := mkdirs(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
+		if err := disk.MkdirAll(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
 			return nil, err
 		}
 	}
@@ -138,12 +142,13 @@ func endDir(cfg Config, id identity) error {
 }
 
 func bootstrapRaft(cfg Config) error {
-	log, err := openWAL(cfg, true, func(error) {})
+	log, err := openWAL(cfg, true, nil)
 	if err != nil {
 		return err
 	}
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Node))
-	err = raft.BootstrapCluster(raftConfig(cfg), plainStore(log), log, newSnapshots(cfg), transport, raft.Configuration{
+	rc := raftConfig(cfg)
+	err = raft.BootstrapCluster(rc, raftlog.PlainStore(log), log, newSnapshots(cfg), transport, raft.Configuration{
 		// The address is the node's name: what it stands for is looked up when it is dialled, so that a node may move.
 		Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(cfg.Node), Address: raft.ServerAddress(cfg.Node)}},
 	})
@@ -152,7 +157,7 @@ func bootstrapRaft(cfg Config) error {
 		var cmd []byte
 		c := state.Command{Time: cfg.Now().UnixNano(), Ops: []state.Op{&state.SetFormat{Version: cfg.format}}}
 		if cmd, err = c.Encode(); err == nil {
-			err = plainStore(log).StoreLog(&raft.Log{Index: 2, Term: 1, Type: raft.LogCommand, Data: cmd})
+			err = raftlog.PlainStore(log).StoreLog(&raft.Log{Index: 2, Term: 1, Type: raft.LogCommand, Data: cmd})
 		}
 	}
 	return errors.Join(err, log.Close())
@@ -166,7 +171,7 @@ var ErrInitialised = errors.New("already initialised, start it with `casemate se
 
 // readIdentity returns whose data directory it is, if it is that of cfg.Node.
 func readIdentity(cfg Config) (id identity, err error) {
-	data, err := readFile(cfg.FS, filepath.Join(cfg.Dir, formatFile))
+	data, err := disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, formatFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return id, errors.New("not initialised, run `casemate init` first")
@@ -181,7 +186,8 @@ func readIdentity(cfg Config) (id identity, err error) {
 		return id, fmt.Errorf("its file %s is damaged: %s", formatFile, wayOut)
 	}
 	if head.Format > diskFormat {
-		return id, fmt.Errorf("written by a newer casemate (format %d, this one knows up to %d), install that version", head.Format, diskFormat)
+		return id, fmt.Errorf("written by a newer casemate (format %d, this one knows up to %d), install that version",
+			head.Format, diskFormat)
 	}
 	if err := json.Unmarshal(data, &id); err != nil || id.Node == "" || id.Cluster == "" {
 		return id, fmt.Errorf("its file %s is damaged: %s", formatFile, wayOut)
@@ -201,13 +207,13 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 	if err != nil {
 		return nil, id, nil, err
 	}
-	key, err = readFile(cfg.FS, filepath.Join(cfg.Dir, keyFile))
+	key, err = disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, member.KeyFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		err = fmt.Errorf("its file %s is missing: %s", keyFile, keyWayOut)
+		err = fmt.Errorf("its file %s is missing: %s", member.KeyFile, member.KeyWayOut)
 	case err == nil:
-		if _, kerr := newKeyring(key); kerr != nil {
-			err = fmt.Errorf("its file %s is damaged: %s: %w", keyFile, keyWayOut, kerr)
+		if kerr := member.CheckKeys(key); kerr != nil {
+			err = fmt.Errorf("its file %s is damaged: %s: %w", member.KeyFile, member.KeyWayOut, kerr)
 		}
 	}
 	if err != nil {
@@ -215,23 +221,6 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 		return nil, id, nil, err
 	}
 	return lock, id, key, nil
-}
-
-// keyWayOut is what to do without the sealing key.
-const keyWayOut = "copy " + keyFile + " from the data directory of another node, with the same owner and mode 0600; an only node restores " +
-	"a backup into a new data directory"
-
-// checkKeys says whether this node's sealing keys are the cluster's: a bit that flipped in them would show much later,
-// and as something else.
-func (c *Cluster) checkKeys() error {
-	a, err := c.authority()
-	if a == nil || err != nil {
-		return err
-	}
-	if _, err := c.authorityKey(a); errors.Is(err, ErrSealed) {
-		return fmt.Errorf("its file %s does not open what the cluster has sealed, so it is damaged or another cluster's: %s", keyFile, keyWayOut)
-	}
-	return nil
 }
 
 // tell makes one sentence of an error with a data directory: the thing first, then the way out.
@@ -242,7 +231,73 @@ func tell(what, dir string, err error) error {
 	case errors.Is(err, ErrInUse):
 		return fmt.Errorf("%s: data directory %s: in use by another casemate process, stop that one first: %w", what, dir, ErrInUse)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, readOnly):
-		return fmt.Errorf("%s: data directory %s: user %d may not write there, give it to the user casemate runs as: %w", what, dir, os.Geteuid(), err)
+		return fmt.Errorf("%s: data directory %s: user %d may not write there, give it to the user casemate runs as: %w",
+			what, dir, os.Geteuid(), err)
 	}
 	return fmt.Errorf("%s: data directory %s: %w", what, dir, err)
+}
+
+// checkFresh refuses a directory that is anything but new, empty, or left by a Bootstrap or Restore that was cut short.
+func checkFresh(cfg Config) error {
+	list, err := cfg.FS.ReadDir(cfg.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	if slices.Contains(names, formatFile) {
+		return errors.New("already initialised, restore into a new directory")
+	}
+	if slices.Contains(names, incompleteFile) {
+		return nil
+	}
+	for _, name := range names {
+		if name != "lost+found" && name != lockFile && name != incompleteFile+".new" {
+			return fmt.Errorf("not empty (it has %q), restore into a new directory", name)
+		}
+	}
+	return nil
+}
+
+// clearData removes what a Restore that was cut short has made.
+func clearData(cfg Config) error {
+	for _, name := range []string{
+		raftDir, snapshotDir, blobDir, member.KeyFile, member.KeyFile + ".new", formatFile + ".new", member.SeedFile,
+		member.NodeCertFile,
+	} {
+		if err := disk.RemoveAll(cfg.FS, filepath.Join(cfg.Dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// undoRestore clears away what a Restore that failed has made: first what would count, last what says that the rest
+// does not.
+func undoRestore(cfg Config) error {
+	if err := disk.RemoveAll(cfg.FS, filepath.Join(cfg.Dir, formatFile)); err != nil {
+		return err
+	}
+	if err := cfg.FS.SyncDir(cfg.Dir); err != nil {
+		return err
+	}
+	if err := clearData(cfg); err != nil {
+		return err
+	}
+	return cfg.FS.Remove(filepath.Join(cfg.Dir, incompleteFile))
+}
+
+func newClusterID() string { return strings.ToLower(rand.Text()) }
+
+func writeIdentity(cfg Config, id identity) error {
+	data, err := json.Marshal(id)
+	if err != nil {
+		return err
+	}
+	return disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, formatFile), append(data, '\n'), 0o640)
 }

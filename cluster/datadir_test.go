@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -16,10 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"casemate/cluster/blob/blobtest"
+	"casemate/cluster/raftlog"
 )
 
 // Bad data directories get one sentence that names the thing and the way out, and nothing on disk changes.
 func TestBadDataDirectories(t *testing.T) {
+	t.Parallel()
 	write := func(name, data string) func(string) {
 		return func(dir string) {
 			if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600); err != nil {
@@ -140,8 +141,8 @@ func TestBadMemberDirectories(t *testing.T) {
 				t.Fatal(err)
 			}
 			eventually(t, func() error {
-				if a, err := c.authority(); a == nil || err != nil {
-					return fmt.Errorf("no CA yet: %v", err)
+				if c.members.Root() == nil {
+					return errors.New("no CA yet")
 				}
 				return nil
 			})
@@ -159,11 +160,11 @@ func TestBadMemberDirectories(t *testing.T) {
 			c.Close()
 			var names []string
 			for _, name := range f.Files() {
-				if strings.HasSuffix(name, snapshotSuffix) {
+				if strings.HasSuffix(name, raftlog.Suffix) {
 					names = append(names, name)
 				}
 			}
-			if err := test.damage(f, names); err != nil || len(names) != kept {
+			if err := test.damage(f, names); err != nil || len(names) != raftlog.Kept {
 				t.Fatal(names, err)
 			}
 			c, err = open()
@@ -306,63 +307,5 @@ func TestReserve(t *testing.T) {
 	}
 	if _, err := c.Tree().ReadFile("a"); err == nil {
 		t.Error("not removed")
-	}
-}
-
-func TestMarkSurvivesTornWrites(t *testing.T) {
-	f := blobtest.New(1)
-	m, err := openMark(f, "/mark")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for v := uint64(1); v < 10; v++ {
-		if err := m.set(v); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// The slot written last is torn: the number before it stays.
-	b := binary.BigEndian.AppendUint64(nil, 1<<40)
-	if _, err := m.f.WriteAt(b, int64(1-m.turn)*slotSize); err != nil {
-		t.Fatal(err)
-	}
-	m, err = openMark(f, "/mark")
-	if err != nil || m.last != 8 {
-		t.Fatalf("%d, %v", m.last, err)
-	}
-}
-
-// Whoever needs this node's first certificate makes it, one at a time: `token create` in a node's first moment, and the
-// node's own upkeep.
-func TestFirstCertificate(t *testing.T) {
-	cfg := testConfig(t, filepath.Join(t.TempDir(), "data"))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Peer = l
-	if err := Bootstrap(cfg); err != nil {
-		t.Fatal(err)
-	}
-	c, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if err := c.found(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for range 20 {
-		c.peers.id.mu.Lock()
-		c.peers.id.cert = nil
-		c.peers.id.mu.Unlock()
-		errs := make(chan error)
-		for range 4 {
-			go func() { errs <- c.renew() }()
-		}
-		for range 4 {
-			if err := <-errs; err != nil {
-				t.Error(err)
-			}
-		}
 	}
 }

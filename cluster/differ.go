@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"casemate/cluster/disk"
+	"casemate/cluster/peer"
 	"casemate/cluster/state"
 )
 
@@ -55,14 +57,6 @@ type Difference struct {
 	Since time.Time `json:"since"` // when it was noticed
 }
 
-// Older is a node that came back with less of the log than it had shown before.
-type Older struct {
-	Node string    `json:"node"`
-	Was  uint64    `json:"was"` // newest entry that it had shown
-	Is   uint64    `json:"is"`  // newest entry that it came back with
-	Time time.Time `json:"time"`
-}
-
 // neighbours are what this node finds out by comparing itself with the others. Its zero value is ready.
 type neighbours struct {
 	mu      sync.Mutex
@@ -83,7 +77,7 @@ func (n *neighbours) init() {
 const olderTime = 24 * time.Hour
 
 // judge takes what another node says of itself, and of this one.
-func (c *Cluster) judge(node string, b beat) {
+func (c *Cluster) judge(node string, b peer.Beat) {
 	own := ""
 	if b.Sum != "" {
 		own = c.machine.sums.at(b.At)
@@ -116,20 +110,20 @@ func (c *Cluster) judge(node string, b beat) {
 	}
 	if b.Applied < n.heard[node] {
 		if o, known := n.older[node]; !known || o.Was < n.heard[node] {
-			n.older[node] = Older{node, n.heard[node], b.Applied, now}
+			n.older[node] = Older{Node: node, Was: n.heard[node], Is: b.Applied, Time: now}
 			c.log.Error("a node came back older than it was: its disk was put back, or its log was damaged",
 				"peer", node, "was", n.heard[node], "is", b.Applied)
 		}
 	}
 	n.heard[node] = max(n.heard[node], b.Applied)
 	if o := b.Older; o != nil && o.Was > n.older[node].Was {
-		n.older[node] = Older{node, o.Was, o.Is, o.Time}
+		n.older[node] = Older{Node: node, Was: o.Was, Is: o.Is, Time: o.Time}
 		c.log.Error("a node says that it came back older than it was", "peer", node, "was", o.Was, "is", o.Is)
 	}
 	if b.Heard > 0 && c.lost(b.Heard) {
 		self := c.cfg.Node
 		if o, known := n.older[self]; !known || o.Was < b.Heard {
-			n.older[self] = Older{self, b.Heard, c.shown(), now}
+			n.older[self] = Older{Node: self, Was: b.Heard, Is: c.shown(), Time: now}
 			c.log.Error("this node came back older than it was: its disk was put back, or its log was damaged",
 				"was", b.Heard, "is", c.shown(), "says", node)
 		}
@@ -140,7 +134,7 @@ func (c *Cluster) judge(node string, b beat) {
 // lost says that this node's log ends before an entry that it has shown to another node.
 func (c *Cluster) lost(shown uint64) bool {
 	last, err := c.wal.LastIndex()
-	return err == nil && max(last, c.snaps.newest.Load()) < shown
+	return err == nil && max(last, c.snaps.Newest()) < shown
 }
 
 // of returns what this node has to tell another: the newest entry that it has heard of it, and the one at which they
@@ -197,7 +191,7 @@ func (c *Cluster) Older() (list []Older) {
 // Problems are sentences for an operator: what is wrong between this node and the others, or with its disk, and the way
 // out.
 func (c *Cluster) Problems() (list []string) {
-	if wait := c.watch.waits(); wait >= hangTime {
+	if wait := c.watch.Waits(); wait >= disk.HangTime {
 		list = append(list, fmt.Sprintf("the disk of this node has not answered for %s: what it led is led by another node if there is "+
 			"one, and writes at this node fail until it answers; look at the storage behind %s", wait.Round(time.Second), c.cfg.Dir))
 	}
@@ -231,8 +225,8 @@ func (c *Cluster) Warnings() (list []string) {
 			"back to an older state, or loses what it says it keeps, or its log was damaged; it takes what it lacks from the other nodes; "+
 			"if this happens again, replace its disk", o.Node, o.Time.UTC().Format(time.RFC3339), o.Is, o.Was))
 	}
-	if c.stock != nil && len(c.others()) > 0 {
-		if gone := c.stock.wereHere(); gone > 0 {
+	if len(c.others()) > 0 {
+		if gone := c.replica.Disappeared(); gone > 0 {
 			list = append(list, fmt.Sprintf("%d blobs that this node had were not on its disk when it started: %s was put back to an older state, "+
 				"or files were removed from it; it fetches them from the other nodes", gone, filepath.Join(c.cfg.Dir, blobDir)))
 		}

@@ -11,6 +11,9 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"casemate/cluster/member"
+	"casemate/cluster/raftlog"
+	"casemate/cluster/replica"
 	"casemate/cluster/state"
 )
 
@@ -92,7 +95,7 @@ func (c *Cluster) TakeCopy(data []byte) (digest string, index uint64, err error)
 	if digest, _, err = w.Place(""); err != nil {
 		return "", 0, err
 	}
-	if index, err = c.confirm(digest); err == nil {
+	if index, err = c.replica.Confirm(digest); err == nil {
 		w.Done()
 	}
 	return digest, index, err
@@ -117,13 +120,13 @@ func (c *Cluster) Know(ctx context.Context, digests []string, size int64) error 
 }
 
 // FillTurns is how many blobs that nobody waits for are fetched at a time.
-const FillTurns = fillTurns
+const FillTurns = replica.FetchTurns
 
 // Lacks is how many blobs are not on this disk; -1 while they are counted.
-func (c *Cluster) Lacks() int { return c.stock.lacks() }
+func (c *Cluster) Lacks() int { return c.replica.Missing() }
 
 // Confirm says at which index this node has a blob durably.
-func (c *Cluster) Confirm(digest string) (uint64, error) { return c.confirm(digest) }
+func (c *Cluster) Confirm(digest string) (uint64, error) { return c.replica.Confirm(digest) }
 
 // HasFile reports whether a blob is on this disk.
 func (c *Cluster) HasFile(digest string) bool {
@@ -132,7 +135,7 @@ func (c *Cluster) HasFile(digest string) bool {
 }
 
 // Fetching reports whether a blob is on its way to this disk.
-func (c *Cluster) Fetching(digest string) bool { return c.stock.fetching(digest) }
+func (c *Cluster) Fetching(digest string) bool { return c.replica.Fetching(digest) }
 
 // CollectedAt is the index of the newest collect of a blob that is not known now.
 func (c *Cluster) CollectedAt(digest string) uint64 {
@@ -142,7 +145,7 @@ func (c *Cluster) CollectedAt(digest string) uint64 {
 
 // PatrolOnce reads what is due, as Patrol does now and then.
 func (c *Cluster) PatrolOnce(ctx context.Context, every time.Duration) (ScrubReport, error) {
-	return c.patrol(ctx, every, func() time.Duration { return every })
+	return c.replica.PatrolOnce(ctx, every, func() time.Duration { return every })
 }
 
 // ForgetNames puts the names of this process's commands back, as a snapshot of a machine's memory does: the last ones,
@@ -160,7 +163,7 @@ func (c *Cluster) ForgetNames(last uint64) {
 
 // Stopped is why another node stopped, as far as it could say so.
 func (c *Cluster) Stopped(node string) string {
-	b, _, _ := c.peers.last(node)
+	b, _, _ := c.peers.Last(node)
 	return b.Stopped
 }
 
@@ -170,7 +173,7 @@ func Forge(cfg Config, old, new string) error {
 	err := rewriteLog(cfg, func(l *raft.Log) *raft.Log {
 		forged = forged || bytes.Contains(l.Data, []byte(old))
 		l.Data = bytes.ReplaceAll(l.Data, []byte(old), []byte(new))
-		return withSum(l)
+		return raftlog.WithChecksum(l)
 	})
 	if err == nil && !forged {
 		err = fmt.Errorf("no entry has %q", old)
@@ -188,7 +191,7 @@ func rewriteLog(cfg Config, change func(*raft.Log) *raft.Log) error {
 	if err != nil {
 		return err
 	}
-	log, err := openWAL(cfg, false, func(error) {})
+	log, err := openWAL(cfg, false, nil)
 	if err != nil {
 		return err
 	}
@@ -204,7 +207,7 @@ func rewriteLog(cfg Config, change func(*raft.Log) *raft.Log) error {
 	var logs []*raft.Log
 	for i := first; i <= last; i++ {
 		l := &raft.Log{}
-		if err := readEntry(log, i, l); err != nil {
+		if err := raftlog.ReadEntry(log, i, l); err != nil {
 			return err
 		}
 		logs = append(logs, change(l))
@@ -226,16 +229,9 @@ func CountCSRs(c *Config, n *atomic.Int64) {
 // AskToJoin asks to join with a request for a certificate of the caller's own. cfg needs Dial, Node, PeerAddr.
 func AskToJoin(ctx context.Context, cfg Config, addr string, token Token, csr []byte) error {
 	cfg.Now = time.Now
-	_, err := askToJoin(ctx, cfg, addr, token, csr)
+	_, err := member.Ask(ctx, cfg.members(""), cfg.Dial, addr, token, csr)
 	return err
 }
 
-// Outsiders are the bounds of what outsiders may do.
-const (
-	MaxFromOne  = maxFromOne
-	TollOnce    = int(tollBurst / tollFloor) // connections of one address before it has to pay
-	TollAllOnce = int(tollAllOnce / tollFloor)
-)
-
 // Receives says that a blob is being sent to this node until the function is called that it returns.
-func (c *Cluster) Receives(digest string) func() { return c.stock.receives(digest) }
+func (c *Cluster) Receives(digest string) func() { return c.replica.Receive(digest) }

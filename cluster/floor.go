@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"casemate/cluster/disk"
+	"casemate/cluster/raftlog"
 )
 
 // floor is what this node's log has had and, as a disk that was put back or a damaged entry that was cut off, has not
@@ -34,7 +37,7 @@ const floorFile = "floor"
 
 // readFloor returns the mark of a log that was cut short; the zero one if there is none.
 func readFloor(cfg Config) (m floorMark, err error) {
-	data, err := readFile(cfg.FS, filepath.Join(cfg.Dir, raftDir, floorFile))
+	data, err := disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, raftDir, floorFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, nil
 	}
@@ -49,7 +52,7 @@ func writeFloor(cfg Config, m floorMark) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(cfg.FS, filepath.Join(cfg.Dir, raftDir, floorFile), data, 0o640)
+	return disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, raftDir, floorFile), data, 0o640)
 }
 
 // raise sets the floor, if it is not that high already.
@@ -81,9 +84,9 @@ func (c *Cluster) belowFloor() (floor uint64, below bool) {
 	if err != nil {
 		return 0, false
 	}
-	return c.floor.below(max(last, c.snaps.newest.Load()), func() uint64 {
+	return c.floor.below(max(last, c.snaps.Newest()), func() uint64 {
 		var l raft.Log
-		if last == 0 || readEntry(c.wal, last, &l) != nil {
+		if last == 0 || raftlog.ReadEntry(c.wal, last, &l) != nil {
 			return 0
 		}
 		return l.Term
@@ -175,7 +178,7 @@ func (k *careful) RequestPreVote(
 
 // mayStand says why this node does not become leader itself.
 func (k *careful) mayStand(last uint64) error {
-	if k.c.watch.hung() {
+	if k.c.watch.Hung() {
 		return errHangs
 	}
 	return k.c.mayElect(last)
@@ -198,8 +201,8 @@ func (k *careful) AppendEntries(
 		k.followers.pace(to, k.c.stop, k.c.done)
 	}
 	began := time.Now()
-	for wait := appendRetry; ; wait = min(2*wait, redial) {
-		if k.c.watch.hung() {
+	for wait := appendRetry; ; wait = min(2*wait, maxAppendRetry) {
+		if k.c.watch.Hung() {
 			return errHangs
 		}
 		if r := k.raft.Load(); r != nil && r.State() != raft.Leader {
@@ -226,7 +229,10 @@ func (k *careful) AppendEntries(
 	}
 }
 
-// appendRetry is the first pause before entries that could not be sent are sent again.
-const appendRetry = 5 * time.Millisecond
+// Pauses before entries that could not be sent are sent again: the first one, and the longest.
+const (
+	appendRetry    = 5 * time.Millisecond
+	maxAppendRetry = 200 * time.Millisecond
+)
 
 var errHangs = errors.New("this node's disk does not answer")

@@ -37,7 +37,8 @@ func (c *Cluster) RaiseFormat(ctx context.Context, format uint64) error {
 	}
 	if len(behind) > 0 {
 		sort.Strings(behind)
-		return fmt.Errorf("not every member has said that it understands format %d: upgrade or remove %s first: %w", format, strings.Join(behind, ", "), fs.ErrExist)
+		return fmt.Errorf("not every member has said that it understands format %d: upgrade or remove %s first: %w",
+			format, strings.Join(behind, ", "), fs.ErrExist)
 	}
 	_, err := c.propose(ctx, &state.SetFormat{Version: format})
 	if err == nil {

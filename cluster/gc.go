@@ -49,14 +49,11 @@ const maxProlonged = 4000
 // removed and deletes their files on this node; the other nodes delete theirs by themselves. While batches are staged,
 // or thousands of other pins are in the way, it cannot tell pins apart and leaves them to expire.
 func (c *Cluster) Discard(ctx context.Context, digests []string) (r GCReport, err error) {
-	select { // one at a time, with GC
-	case c.gc <- struct{}{}:
-		defer func() { <-c.gc }()
-	case <-ctx.Done():
-		return r, ctx.Err()
-	case <-c.life.Done():
-		return r, c.stopped()
+	done, err := c.replica.Collect(ctx)
+	if err != nil {
+		return r, err
 	}
+	defer done()
 	s := c.machine.view.Load()
 	unnamed := map[state.Digest]bool{}
 	var last time.Time // when the last of their pins ends
@@ -113,14 +110,11 @@ func (c *Cluster) Discard(ctx context.Context, digests []string) (r GCReport, er
 
 // collectUnnamed is GC at a time at which pins and stages may end.
 func (c *Cluster) collectUnnamed(ctx context.Context, dryRun bool, now time.Time) (r GCReport, err error) {
-	select { // one at a time
-	case c.gc <- struct{}{}:
-		defer func() { <-c.gc }()
-	case <-ctx.Done():
-		return r, ctx.Err()
-	case <-c.life.Done():
-		return r, c.stopped()
+	done, err := c.replica.Collect(ctx)
+	if err != nil {
+		return r, err
 	}
+	defer done()
 	start := time.Now()
 	defer func() {
 		r.Took = time.Since(start)
@@ -243,7 +237,7 @@ func (c *Cluster) collectOrphans(ctx context.Context, r *GCReport) error {
 
 // sweepFor unlinks what was collected, here and now, for the report. Other nodes do the same by themselves.
 func (c *Cluster) sweepFor(r *GCReport, digests []state.Digest) error {
-	files, bytes, err := c.sweep(digests)
+	files, bytes, err := c.replica.Sweep(digests)
 	r.Removed += files
 	r.RemovedBytes += bytes
 	return err

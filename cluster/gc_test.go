@@ -23,6 +23,7 @@ import (
 // link, read and remove the same few blobs. No acknowledged name ever loses its bytes, and no Commit is lost. In the
 // end no unnamed blob is left.
 func TestPromise6CollectionsAgainstWriters(t *testing.T) {
+	t.Parallel()
 	c := start(t, testConfig(t, t.TempDir()))
 	ctx := context.Background()
 	stop := make(chan struct{})
@@ -112,7 +113,7 @@ func TestPromise6OldConfirmation(t *testing.T) {
 	c := start(t, clock.config(testConfig(t, t.TempDir())))
 	d := push(t, c.Tree(), []byte("x"))
 	digest, _ := state.ParseDigest(d)
-	confirmed, err := c.confirm(d)
+	confirmed, err := c.replica.Confirm(d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,8 +139,8 @@ func TestPromise6SweepLooksAtTheNewestState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.sweeps.add([]state.Digest{d}, c.machine.view.Load().Index())
-	if files, _, err := c.sweep([]state.Digest{d}); files != 0 || err != nil {
+	c.replica.Collected([]state.Digest{d}, c.machine.view.Load().Index())
+	if files, _, err := c.replica.Sweep([]state.Digest{d}); files != 0 || err != nil {
 		t.Errorf("what is known again was swept: %d files, %v", files, err)
 	}
 	if _, err := c.blobs.Stat(d.String()); err != nil {
@@ -151,16 +152,16 @@ func TestPromise6SweepLooksAtTheNewestState(t *testing.T) {
 		t.Fatal(err)
 	}
 	d, _ = state.ParseDigest(text)
-	c.sweeps.add([]state.Digest{d}, index)
-	if _, err := c.confirm(text); err != nil {
+	c.replica.Collected([]state.Digest{d}, index)
+	if _, err := c.replica.Confirm(text); err != nil {
 		t.Fatal(err)
 	}
-	if files, _, err := c.sweep([]state.Digest{d}); files != 0 || err != nil {
+	if files, _, err := c.replica.Sweep([]state.Digest{d}); files != 0 || err != nil {
 		t.Errorf("what was confirmed was swept: %d files, %v", files, err)
 	}
 	// And what nobody has asked for since goes.
-	c.sweeps.add([]state.Digest{d}, index)
-	if files, _, err := c.sweep([]state.Digest{d}); files != 1 || err != nil {
+	c.replica.Collected([]state.Digest{d}, index)
+	if files, _, err := c.replica.Sweep([]state.Digest{d}); files != 1 || err != nil {
 		t.Errorf("what is due was not swept: %d files, %v", files, err)
 	}
 }

@@ -57,8 +57,7 @@ func (t *Tree) CommitBlobs(ctx context.Context, writers []BlobWriter, digests []
 			continue
 		}
 		copies.Go(func() error {
-			confirmed[i], errs[i] = c.spread(ctx, placed[i].Digest, placed[i].Size, u.copies())
-			u.endTails(errs[i] != nil)
+			confirmed[i], errs[i] = u.Replicate(ctx, placed[i].Digest, placed[i].Size)
 			return nil
 		})
 	}
@@ -85,7 +84,7 @@ func (t *Tree) CommitBlobs(ctx context.Context, writers []BlobWriter, digests []
 			u.Done()
 		case refused:
 			d, _ := state.ParseDigest(placed[i].Digest)
-			_, errs[i] = u.enter(ctx, d, placed[i].Size, nil)
+			_, errs[i] = u.publish(ctx, d, placed[i].Size, nil)
 		default:
 			errs[i] = err
 		}

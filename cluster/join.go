@@ -1,53 +1,23 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"io/fs"
-	"net"
-	"net/http"
-	"path/filepath"
 	"time"
 
-	"github.com/hashicorp/raft"
-
-	"casemate/cluster/state"
+	"casemate/cluster/member"
 )
 
-// joinRequest is what a joiner sends, in a TLS session in which it knows the other side by the token's hash of the root
-// and has not shown who it is itself.
-type joinRequest struct {
-	Token     string `json:"token"` // its ID
-	Signature []byte `json:"signature"`
-	CSR       []byte `json:"csr"` // PKCS #10, DER; its key will be the node's
-	Node      string `json:"node"`
-	Addr      string `json:"addr"` // host:port at which the others will reach it
-	Version   string `json:"version"`
-	Format    uint64 `json:"format"`
-}
+// Token lets one node join.
+type Token = member.Token
 
-// joinAnswer is all that makes a node a member.
-type joinAnswer struct {
-	Error   string            `json:"error,omitempty"`
-	Retry   bool              `json:"retry,omitempty"` // the same again may succeed
-	Cluster string            `json:"cluster"`
-	Keys    []byte            `json:"keys"`  // sealing keys
-	Chain   [][]byte          `json:"chain"` // its certificate
-	Root    []byte            `json:"root"`
-	Members map[string]member `json:"members"`
-}
+// ParseToken reads what Token.String wrote; anything else is fs.ErrInvalid.
+func ParseToken(s string) (Token, error) { return member.ParseToken(s) }
 
-const exporterLabel = "EXPORTER-casemate-join"
+// CreateToken makes a token that expires after ttl, and forgets those that have.
+func (c *Cluster) CreateToken(ctx context.Context, ttl time.Duration) (Token, error) {
+	return c.members.CreateToken(ctx, ttl)
+}
 
 // Join makes the data directory of a node that joins the cluster at addr (host:port of any member's peer port). cfg.Dir
 // must not exist or be empty; a Join that was cut short is taken up again, and the same token may be used again for it.
@@ -67,327 +37,36 @@ func Join(ctx context.Context, cfg Config, addr string, token Token) (err error)
 		return err
 	}
 	defer lock.Close()
-	// The key first: with it, the token works again if what comes after is cut short.
-	key, err := nodeKey(cfg)
+	cluster, err := member.Join(ctx, cfg.members(""), cfg.Dial, addr, token)
 	if err != nil {
-		return err
-	}
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: cfg.Node}}, key)
-	if err != nil {
-		return err
-	}
-	a, err := askToJoin(ctx, cfg, addr, token, csr)
-	if err != nil {
-		return err
-	}
-	if _, err := newKeyring(a.Keys); err != nil {
-		return fmt.Errorf("the answer of %s: %w", addr, err)
-	}
-	seed, err := json.Marshal(seed{Root: a.Root, Members: a.Members})
-	if err != nil {
-		return err
-	}
-	for _, f := range []struct {
-		name string
-		data []byte
-		mode fs.FileMode
-	}{{keyFile, a.Keys, 0o600}, {seedFile, seed, 0o640}} {
-		if err := writeFile(cfg.FS, filepath.Join(cfg.Dir, f.name), f.data, f.mode); err != nil {
-			return err
-		}
-	}
-	if err := writeCert(cfg, a.Chain); err != nil {
 		return err
 	}
 	// An empty log: raft waits for the leader to fill it.
-	log, err := openWAL(cfg, true, func(error) {})
+	log, err := openWAL(cfg, true, nil)
 	if err == nil {
 		err = log.Close()
 	}
 	if err != nil {
 		return err
 	}
-	return endDir(cfg, identity{Format: diskFormat, Cluster: a.Cluster, Node: cfg.Node})
+	return endDir(cfg, identity{Format: diskFormat, Cluster: cluster, Node: cfg.Node})
 }
 
-// askToJoin speaks to a member.
-func askToJoin(ctx context.Context, cfg Config, addr string, token Token, csr []byte) (a joinAnswer, err error) {
-	raw, err := cfg.Dial(ctx, addr)
-	if err != nil {
-		return a, fmt.Errorf("%s cannot be reached, it must be the peer address of a member that runs: %w", addr, err)
-	}
-	defer raw.Close()
-	var stranger error
-	conn := tls.Client(raw, &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{alpnJoin}, ServerName: "casemate",
-		// Verified against the hash in the token instead of against roots and names.
-		InsecureSkipVerify: true,
-		VerifyConnection: func(cs tls.ConnectionState) error {
-			stranger = pinned(cs.PeerCertificates, token.Root, cfg.Now())
-			return stranger
-		},
-	})
-	if err := conn.HandshakeContext(ctx); err != nil {
-		if stranger == nil {
-			err = fmt.Errorf("it does not answer as a member's peer port does: %w", err)
-		}
-		return a, fmt.Errorf("%s: %w", addr, err)
-	}
-	cs := conn.ConnectionState()
-	if cs.NegotiatedProtocol != alpnJoin {
-		return a, fmt.Errorf("%s is not the peer port of a casemate", addr)
-	}
-	exporter, err := cs.ExportKeyingMaterial(exporterLabel, nil, 32)
-	if err != nil {
-		return a, err
-	}
-	req := joinRequest{Token: token.ID, CSR: csr, Node: cfg.Node, Addr: cfg.PeerAddr, Version: cfg.Version, Format: state.MaxFormat}
-	req.Signature = ed25519.Sign(ed25519.NewKeyFromSeed(token.Secret), proof(exporter, csr, req.Node, req.Addr))
-	body, err := json.Marshal(req)
-	if err != nil {
-		return a, err
-	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return struct{ net.Conn }{conn}, nil }}}
-	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://casemate/join", bytes.NewReader(body))
-	if err != nil {
-		return a, err
-	}
-	res, err := client.Do(hr)
-	if err != nil {
-		return a, fmt.Errorf("%s: %w", addr, err)
-	}
-	defer res.Body.Close()
-	if err := json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&a); err != nil {
-		return a, fmt.Errorf("%s: its answer: %w", addr, err)
-	}
-	if a.Error != "" {
-		if a.Retry {
-			return a, fmt.Errorf("%s says: %s: %w", addr, a.Error, errNoMajority)
-		}
-		return a, fmt.Errorf("%s says: %s", addr, a.Error)
-	}
-	return a, nil
-}
-
-// pinned checks a chain that ends in the root with this hash.
-func pinned(certs []*x509.Certificate, hash []byte, now time.Time) error {
-	if len(certs) < 2 {
-		return errors.New("it shows no CA: not the peer port of a casemate")
-	}
-	root := certs[len(certs)-1]
-	if sum := sha256.Sum256(root.Raw); !bytes.Equal(sum[:], hash) {
-		return errors.New("its CA is not the one that the token names: another cluster, someone in between, or a token from before a member was removed")
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(root)
-	_, err := certs[0].Verify(x509.VerifyOptions{Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
-	return err
-}
-
-// serveJoin is the only thing on the peer port that answers who is no member.
-func (p *peers) serveJoin(w http.ResponseWriter, r *http.Request) {
-	session, ok := r.Context().Value(sessionKey{}).(*guest)
-	if !ok || r.Method != http.MethodPost || r.URL.Path != "/join" {
-		http.Error(w, "", http.StatusNotFound)
-		return
-	}
-	p.toll.charge(session.from, tollFloor, p.home(session.from))
-	var req joinRequest
-	// The body is read to its end: from then on the server notices when the other side hangs up, and ends r.Context().
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxJoin+1))
-	if len(body) > maxJoin {
-		err = fmt.Errorf("it has more than %d bytes", maxJoin)
-	}
-	if err == nil {
-		err = json.Unmarshal(body, &req)
-	}
-	var a joinAnswer
-	if err != nil {
-		err = fmt.Errorf("the request: %w", err)
-	} else {
-		a, err = p.c.letIn(r.Context(), session, req)
-	}
-	if err != nil {
-		p.c.log.Warn("a node was not let in", "client", r.RemoteAddr, "node", fmt.Sprintf("%.63q", req.Node), "err", err)
-		a = joinAnswer{Error: err.Error(), Retry: errors.Is(err, errNoMajority)}
-	}
-	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(a)
-}
-
-// letIn makes a node a learner: the token first, then raft, then the record. Cut short anywhere, the same request again
-// goes on.
-//
-// Until the token has proved to be good this is work for anybody who asks, so what is cheap comes first: sizes and the
-// kind of key, then the token, whose public key is ours, and only then is anything computed with a key that the other
-// side has chosen.
-func (c *Cluster) letIn(ctx context.Context, session *guest, req joinRequest) (a joinAnswer, err error) {
-	csr, err := req.check()
-	if err != nil {
-		return a, err
-	}
-	cs := session.Conn.(*tls.Conn).ConnectionState()
-	exporter, err := cs.ExportKeyingMaterial(exporterLabel, nil, 32)
-	if err != nil {
-		return a, err
-	}
-	signed := proof(exporter, req.CSR, req.Node, req.Addr)
-	if err := c.knowsToken(req.Token, signed, req.Signature); err != nil {
-		return a, err
-	}
-	session.place.Begin() // no longer one that makes room for others
-	if err := ctx.Err(); err != nil {
-		return a, err
-	}
-	if err := c.cfg.checkCSR(csr); err != nil {
-		return a, fmt.Errorf("the certificate request: %w", err)
-	}
-	pub, err := publicKey(csr.RawSubjectPublicKeyInfo)
-	if err != nil {
-		return a, fmt.Errorf("the certificate request: %w", err)
-	}
-	var s *state.State // in which nothing was against it
-	if err := c.useToken(ctx, req.Token, signed, req.Signature, req.Node, csr, func(now *state.State) error {
-		s = now
-		if _, gone := recordOf[removal](s, removedDir+"/"+req.Node); gone {
-			return fmt.Errorf("a node called %s was removed from this cluster, and its name does not come back: join under another", req.Node)
-		}
-		m, there := recordOf[member](s, membersDir+"/"+req.Node)
-		voters, _ := c.electorate()
-		if there && !bytes.Equal(m.Key, csr.RawSubjectPublicKeyInfo) || !there && voters[req.Node] {
-			return fmt.Errorf("there is a node called %s already: join under another name", req.Node)
-		}
-		if f := s.Format(); req.Format < f {
-			return fmt.Errorf("the cluster is at format %d and this casemate understands up to %d: install the version that the members have", f, req.Format)
-		}
-		return nil
-	}); err != nil {
-		return a, err
-	}
-	// The address is the name, and where that is says the record. Until there is one the leader dials in vain.
-	if err := c.order(ctx, order{Op: orderAdd, Node: req.Node}); err != nil {
-		return a, err
-	}
-	put, err := putRecord(membersDir+"/"+req.Node, member{
-		Addr: req.Addr, Key: csr.RawSubjectPublicKeyInfo, Version: fmt.Sprintf("%.64s", req.Version), Format: req.Format, Joined: c.cfg.Now().UTC().Truncate(time.Second),
-	})
-	if err != nil {
-		return a, err
-	}
-	seen, _ := s.Get(membersDir + "/" + req.Node)
-	switch _, err := c.propose(ctx, &state.Expect{Name: membersDir + "/" + req.Node, Version: seen.Version}, put); {
-	case errors.Is(err, fs.ErrExist):
-		return a, fmt.Errorf("another node joins under this name right now: %w", errNoMajority)
-	case err != nil:
-		return a, err
-	}
-	if err := c.takeKeys(); err != nil {
-		return a, err
-	}
-	ca, err := c.authority()
-	if err != nil {
-		return a, err
-	}
-	key, err := c.authorityKey(ca)
-	if err != nil {
-		return a, err
-	}
-	a = joinAnswer{Cluster: c.id.Cluster, Root: ca.Root, Members: map[string]member{}, Keys: c.keys.Load().raw}
-	if a.Chain, err = c.certify(ca, key, req.Node, pub); err != nil {
-		return a, err
-	}
-	s = c.machine.view.Load()
-	for e := range s.ReadDir(membersDir, "") {
-		if m, ok := recordOf[member](s, membersDir+"/"+e.Name); ok {
-			a.Members[e.Name] = m
-		}
-	}
-	c.log.Info("node joins", "peer", req.Node, "addr", req.Addr)
-	return a, nil
-}
-
-// order is a change of raft's configuration, which only the leader can make.
-type order struct {
-	Op    string `json:"op"`
-	Node  string `json:"node"`
-	Force bool   `json:"force,omitempty"`
-}
-
-const (
-	orderAdd    = "add"    // as a learner; nothing if it is there
-	orderRemove = "remove" // nothing if it is not there
-
-	maxOrder = 64 << 10 // bytes
-)
-
-// order has the leader carry it out, whoever that is.
-func (c *Cluster) order(ctx context.Context, o order) error {
-	deadline := time.NewTimer(2 * c.cfg.LeaderWait)
-	defer deadline.Stop()
-	end := time.Now().Add(2 * c.cfg.LeaderWait)
-	for first := true; ; first = false {
-		leader, err := c.ready(ctx, deadline.C)
-		if err == nil && !first {
-			err = timeUp(ctx, end)
-		}
-		if err != nil {
-			return err
-		}
-		if leader == c.cfg.Node {
-			err = c.obey(ctx, o)
-		} else {
-			err = c.passOrder(ctx, leader, o)
-		}
-		if !errors.Is(err, raft.ErrNotLeader) && !errors.Is(err, raft.ErrLeadershipLost) && !errors.Is(err, raft.ErrLeadershipTransferInProgress) && !errors.Is(err, errSent) {
-			return err
-		}
-		c.settle(ctx, deadline, leader)
+// members is the configuration of the room of members.
+func (cfg Config) members(cluster string) member.Config {
+	return member.Config{
+		Node: cfg.Node, Addr: cfg.PeerAddr, Cluster: cluster, Version: cfg.Version, Dir: cfg.Dir, FS: cfg.FS, Log: cfg.Log,
+		Now: cfg.Now, CheckCSR: cfg.checkCSR,
 	}
 }
 
-func (c *Cluster) passOrder(ctx context.Context, leader string, o order) error {
-	ctx, cancel, ok := c.peers.alive(ctx, leader)
-	if !ok {
-		return raft.ErrNotLeader
-	}
-	defer cancel()
-	body, err := json.Marshal(o)
-	if err != nil {
-		return err
-	}
-	a, err := c.peers.ask(ctx, http.MethodPost, leader, "/member", bytes.NewReader(body))
-	switch {
-	case err != nil:
-		return err
-	case a.Kind == kindNotLeader:
-		return raft.ErrNotLeader
-	case a.Kind == kindExist:
-		return fmt.Errorf("%s: %w", a.Error, ErrUnsafe)
-	case a.Kind == kindNotExist:
-		return fmt.Errorf("%s: %w", a.Error, fs.ErrNotExist)
-	case a.Kind != "":
-		return errors.New(a.Error)
-	}
-	return nil
-}
+// ErrSealed is returned by Unseal for bytes that were not sealed under this cluster's key.
+var ErrSealed = member.ErrSealed
 
-func (p *peers) serveOrder(w http.ResponseWriter, r *http.Request) {
-	var o order
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxOrder)).Decode(&o); err != nil {
-		reply(w, answer{Kind: kindInvalid, Error: err.Error()})
-		return
-	}
-	err := p.c.obey(r.Context(), o)
-	switch {
-	case err == nil:
-		reply(w, answer{})
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		reply(w, p.c.notLeader(err))
-	case errors.Is(err, ErrUnsafe):
-		reply(w, answer{Kind: kindExist, Error: err.Error()})
-	case errors.Is(err, fs.ErrNotExist):
-		reply(w, answer{Kind: kindNotExist, Error: err.Error()})
-	default:
-		reply(w, answer{Kind: kindFailed, Error: err.Error()})
-	}
-}
+// Seal encrypts and authenticates a secret under the cluster's newest sealing key (XChaCha20-Poly1305, random nonce),
+// so that it can stand in the tree, in snapshots and in backups (promise 10). It is 58 bytes longer than plain. Sealing
+// the same secret twice gives different bytes.
+func (c *Cluster) Seal(plain []byte) ([]byte, error) { return c.members.Seal(plain) }
+
+// Unseal returns what was given to Seal, on whichever node, else ErrSealed.
+func (c *Cluster) Unseal(sealed []byte) ([]byte, error) { return c.members.Unseal(sealed) }

@@ -11,7 +11,10 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"casemate/cluster/raftlog"
 	"casemate/cluster/state"
+	"casemate/cluster/wake"
+	"casemate/cluster/watch"
 )
 
 // machine applies the log to the state for raft, and publishes an immutable copy of it after each batch of entries.
@@ -21,8 +24,8 @@ import (
 // 1 µs or so per batch.
 type machine struct {
 	fail  func(error)
-	hub   hub
-	moved chan struct{} // capacity 1: the state has moved since it was last received from
+	hub   watch.Hub
+	moved wake.Flag // the state has moved
 
 	// What the owner does when blobs become known or may go, called by raft's FSM goroutine before anybody can see the
 	// new state; they must not wait. Nil: nothing.
@@ -36,9 +39,9 @@ type machine struct {
 	sums    sums
 	tallies tallies
 
-	log   atomic.Int64  // bytes of commands behind the newest snapshot
-	limit atomic.Int64  // when log reaches it,
-	grown chan struct{} // of capacity 1, is told
+	log   atomic.Int64 // bytes of commands behind the newest snapshot
+	limit atomic.Int64 // when log reaches it,
+	grown wake.Flag    // is raised
 	life  context.Context
 
 	// Owned by raft's FSM goroutine, and by Open before raft runs.
@@ -55,7 +58,7 @@ var (
 
 func newMachine(fail func(error)) *machine {
 	m := &machine{
-		fail: fail, moved: make(chan struct{}, 1), grown: make(chan struct{}, 1), life: context.Background(), st: state.New(),
+		fail: fail, moved: wake.NewFlag(), grown: wake.NewFlag(), life: context.Background(), st: state.New(),
 	}
 	m.limit.Store(math.MaxInt64)
 	m.publish(nil)
@@ -73,10 +76,7 @@ func (m *machine) publish(tell func()) {
 	if m.applied != nil {
 		m.applied()
 	}
-	select {
-	case m.moved <- struct{}{}:
-	default:
-	}
+	m.moved.Raise()
 }
 
 // apply applies one entry unless recover has done it already. Never out of order, never twice.
@@ -120,17 +120,14 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 	}
 	m.publish(func() {
 		for _, names := range changed {
-			m.hub.notify(names)
+			m.hub.Notify(names)
 		}
 	})
 	if blobs && m.published != nil {
 		m.published()
 	}
 	if m.log.Load() >= m.limit.Load() {
-		select {
-		case m.grown <- struct{}{}:
-		default:
-		}
+		m.grown.Raise()
 	}
 	if dead := m.dead.Load(); dead != nil {
 		m.fail(*dead)
@@ -158,7 +155,7 @@ func (m *machine) Restore(r io.ReadCloser) error {
 		return err
 	}
 	if own := m.st; st.Index() < own.Index() || st.Index() == own.Index() && st.Sum() != own.Sum() && own.Sum() != (state.Sum{}) {
-		err := &contradiction{st.Index(), own.Index()}
+		err := &raftlog.Contradiction{At: st.Index(), Applied: own.Index()}
 		m.fail(err)
 		return err
 	}
@@ -167,7 +164,7 @@ func (m *machine) Restore(r io.ReadCloser) error {
 	m.tallies.recount(st)
 	m.sums.clear()
 	m.sums.note(st)
-	m.publish(m.hub.notifyAll)
+	m.publish(m.hub.NotifyAll)
 	if m.replaced != nil {
 		m.replaced()
 	}
@@ -184,14 +181,14 @@ func restore(r io.Reader) (*state.State, error) {
 	case err != nil:
 		return nil, err
 	case n > 0:
-		return nil, fmt.Errorf("%d bytes behind the state: %w", n, errDamaged)
+		return nil, fmt.Errorf("%d bytes behind the state: %w", n, raftlog.ErrDamaged)
 	}
 	return st, nil
 }
 
 // recover brings the machine to the newest state that is known to be committed: the newest snapshot that is whole, then
-// the log up to the mark. Raft will hand out the same entries again once it knows by itself that they are committed,
-// and apply passes over them. It returns the voters.
+// the log up to the commit index file. Raft will hand out the same entries again once it knows by itself that they are
+// committed, and apply passes over them. It returns the voters.
 //
 // A log with a damaged entry is cut before it, where others have the rest: see [Cluster.cutLog].
 func (c *Cluster) recover() (voters []raft.ServerID, err error) {
@@ -201,7 +198,7 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 		return nil, fmt.Errorf("its file %s is damaged: %s: %w", filepath.Join(raftDir, floorFile), wayOut, err)
 	}
 	c.floor.raise(cut)
-	names, err := snaps.names()
+	names, err := snaps.Names()
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +207,7 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 		return nil, err
 	}
 	if len(metas) == 0 && len(names) > 0 {
-		return nil, fmt.Errorf("its snapshots are damaged: %s: %w", wayOut, errDamaged)
+		return nil, fmt.Errorf("its snapshots are damaged: %s: %w", wayOut, raftlog.ErrDamaged)
 	}
 	m := c.machine
 	var conf raft.Configuration
@@ -236,7 +233,7 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 	if damage != nil {
 		return nil, fmt.Errorf("its snapshots are damaged: %s: %w", wayOut, damage)
 	}
-	committed = max(committed, c.mark.last)
+	committed = max(committed, c.commitIndex.Last())
 	first, err := c.wal.FirstIndex()
 	if err != nil {
 		return nil, err
@@ -265,10 +262,10 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 		if first > at+1 {
 			need = max(need, first-1)
 		}
-		return nil, fmt.Errorf("%s, but the entries %d to %d are needed: %s: %w", what, at+1, need, wayOut, errDamaged)
+		return nil, fmt.Errorf("%s, but the entries %d to %d are needed: %s: %w", what, at+1, need, wayOut, raftlog.ErrDamaged)
 	}
 	entry := func(i uint64) (l raft.Log, err error) {
-		if err = readEntry(c.wal, i, &l); err != nil {
+		if err = raftlog.ReadEntry(c.wal, i, &l); err != nil {
 			err = fmt.Errorf("%w: %s", err, wayOut)
 		}
 		return l, err
@@ -284,7 +281,7 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 				conf = next
 			}
 		}
-		if errors.Is(err, errDamaged) && (c.othersIn(conf) || c.othersBehind(i+1, last)) {
+		if errors.Is(err, raftlog.ErrDamaged) && (c.othersIn(conf) || c.othersBehind(i+1, last)) {
 			if err := c.cutLog(i, last, err); err != nil {
 				return nil, err
 			}
@@ -343,7 +340,7 @@ func (c *Cluster) othersIn(conf raft.Configuration) bool {
 func (c *Cluster) othersBehind(from, last uint64) bool {
 	for i := from; i <= last; i++ {
 		var l raft.Log
-		if readEntry(c.wal, i, &l) != nil || l.Type != raft.LogConfiguration {
+		if raftlog.ReadEntry(c.wal, i, &l) != nil || l.Type != raft.LogConfiguration {
 			continue
 		}
 		if conf, err := decodeConfiguration(l.Data); err == nil && c.othersIn(conf) {
@@ -360,7 +357,8 @@ func (c *Cluster) cutLog(from, last uint64, why error) error {
 	if err != nil {
 		return err
 	}
-	c.log.Error("the log is damaged: this node takes what follows from the other nodes", "entry", from, "last", last, "err", why)
+	c.log.Error("the log is damaged: this node takes what follows from the other nodes",
+		"entry", from, "last", last, "err", why)
 	mark := floorMark{last, term}
 	if err := writeFloor(c.cfg, mark); err != nil {
 		return err
@@ -369,19 +367,20 @@ func (c *Cluster) cutLog(from, last uint64, why error) error {
 	return c.wal.DeleteRange(from, last)
 }
 
-// rotten hears of an entry that is in the state and is damaged in the log. With a snapshot nobody needs it any more.
-func (c *Cluster) rotten(err error) {
-	if !c.mending.CompareAndSwap(false, true) {
+// logDamaged hears of an entry that is in the state and is damaged in the log. With a snapshot nobody needs it any
+// more.
+func (c *Cluster) logDamaged(err error) {
+	if !c.snapping.CompareAndSwap(false, true) {
 		return
 	}
 	c.log.Error("the log is damaged: who needs the entry gets a snapshot", "err", err)
 	if !c.background(func() {
-		defer c.mending.Store(false)
+		defer c.snapping.Store(false)
 		if err := c.answer(c.life, c.raft.Snapshot()); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 			c.log.Warn("snapshot", "err", err)
 		}
 	}) {
-		c.mending.Store(false)
+		c.snapping.Store(false)
 	}
 }
 
@@ -389,7 +388,7 @@ func (c *Cluster) rotten(err error) {
 func decodeConfiguration(data []byte) (conf raft.Configuration, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("configuration: %v: %w", p, errDamaged)
+			err = fmt.Errorf("configuration: %v: %w", p, raftlog.ErrDamaged)
 		}
 	}()
 	return raft.DecodeConfiguration(data), nil

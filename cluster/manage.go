@@ -12,7 +12,8 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"casemate/cluster/state"
+	"casemate/cluster/member"
+	"casemate/cluster/peer"
 )
 
 // ErrUnsafe refuses the removal of a node whose bytes the others do not have yet.
@@ -29,15 +30,15 @@ func (c *Cluster) manage() {
 	c.learners = map[raft.ServerID]uint64{}
 	tick := time.NewTimer(upkeepEvery)
 	defer tick.Stop()
-	keys := c.machine.hub.watch(c.life, keysName)
+	keys := c.machine.hub.Watch(c.life, member.KeysName)
 	changes := c.Changes(c.life)
 	said := ""
 	for {
 		var errs []error
-		if err := c.takeKeys(); err != nil {
+		if err := c.members.TakeKeys(); err != nil {
 			errs = append(errs, err)
 		}
-		errs = append(errs, c.forgetTold())
+		errs = append(errs, c.peers.ForgetTold())
 		if leader, _ := c.lead.get(); leader != "" {
 			ctx, cancel := context.WithTimeout(c.life, c.cfg.LeaderWait)
 			if leader != c.cfg.Node {
@@ -45,9 +46,9 @@ func (c *Cluster) manage() {
 			} else {
 				errs = append(errs, c.leadOthers(ctx))
 			}
-			errs = append(errs, c.renew())
-			if c.peers.id.current() != nil {
-				errs = append(errs, c.enter(ctx))
+			errs = append(errs, c.members.Renew())
+			if c.members.Certificate() != nil {
+				errs = append(errs, c.members.PublishSelf(ctx))
 			}
 			cancel()
 		}
@@ -76,7 +77,7 @@ func (c *Cluster) manage() {
 
 // leadOthers is the leader's part.
 func (c *Cluster) leadOthers(ctx context.Context) error {
-	if err := c.found(ctx); err != nil {
+	if err := c.members.Bootstrap(ctx); err != nil {
 		return err
 	}
 	servers := c.servers()
@@ -92,7 +93,7 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 		}
 		// A learner votes when its log and every named blob are there, up to where this node was when it last looked,
 		// so that a majority of voters is one of bytes as well.
-		b, up, _ := c.peers.last(string(s.ID))
+		b, up, _ := c.peers.Last(string(s.ID))
 		at, asked := c.learners[s.ID]
 		if c.learners[s.ID] = c.machine.view.Load().Index(); !asked {
 			continue
@@ -108,37 +109,12 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 	// The second half of a removal that was cut short. (A node that joins is in raft's configuration before it has a
 	// record.)
 	s := c.machine.view.Load()
-	for e := range s.ReadDir(membersDir, "") {
+	for e := range s.ReadDir(member.MembersDir, "") {
 		if !in[e.Name] && len(in) > 0 && e.Name != c.cfg.Node {
-			return c.reseal(ctx, e.Name)
+			return c.members.Reseal(ctx, e.Name)
 		}
 	}
 	return nil
-}
-
-// found makes the nodes' CA, if there is none, and with it the record of the node that makes it: from the first moment
-// in which others can join, its name is taken.
-func (c *Cluster) found(ctx context.Context) error {
-	if a, err := c.authority(); a != nil || err != nil {
-		return err
-	}
-	a, _, err := makeAuthority(nil, nil, c.Seal, c.cfg.Now())
-	if err != nil {
-		return err
-	}
-	ca, err := putRecord(authorityName, a)
-	if err != nil {
-		return err
-	}
-	own, err := putRecord(membersDir+"/"+c.cfg.Node, c.self())
-	if err != nil {
-		return err
-	}
-	_, err = c.propose(ctx, &state.Expect{Name: authorityName}, ca, own)
-	if errors.Is(err, fs.ErrExist) {
-		return nil // of two leaders in a row, one was first
-	}
-	return err
 }
 
 // RemoveMember removes a node for ever: its name does not come back, its certificate opens nothing any more, and what
@@ -151,20 +127,20 @@ func (c *Cluster) RemoveMember(ctx context.Context, node string, force bool) err
 	if c.peers == nil {
 		return fmt.Errorf("node %s: this cluster has one node: %w", node, fs.ErrInvalid)
 	}
-	if err := c.order(ctx, order{Op: orderRemove, Node: node, Force: force}); err != nil {
+	if err := c.changeMembership(ctx, membershipChange{Op: removeMember, Node: node, Force: force}); err != nil {
 		return err
 	}
 	if node == c.cfg.Node {
 		return nil // the leader does the rest
 	}
-	if _, left := c.member(node); !left && c.removed(node) {
+	if _, left := c.members.Record(node); !left && c.members.Removed(node) {
 		return nil // it was removed before, or the leader was faster
 	}
-	return c.reseal(ctx, node)
+	return c.members.Reseal(ctx, node)
 }
 
-// obey carries out an order, on the leader.
-func (c *Cluster) obey(ctx context.Context, o order) error {
+// applyMembershipChange carries out a change, on the leader.
+func (c *Cluster) applyMembershipChange(ctx context.Context, o membershipChange) error {
 	f := c.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
 		return err
@@ -174,19 +150,19 @@ func (c *Cluster) obey(ctx context.Context, o order) error {
 		there = there || string(s.ID) == o.Node
 	}
 	switch o.Op {
-	case orderAdd:
+	case addMember:
 		if there {
 			return nil
 		}
 		return c.answerSoon(ctx, c.raft.AddNonvoter(raft.ServerID(o.Node), raft.ServerAddress(o.Node), f.Index(), c.cfg.LeaderWait))
-	case orderRemove:
+	case removeMember:
 		if !there {
-			if _, left := c.member(o.Node); left || c.removed(o.Node) {
+			if _, left := c.members.Record(o.Node); left || c.members.Removed(o.Node) {
 				return nil // half removed: what is to come finishes it; or all of it: who asks again has something to finish too
 			}
 			return fmt.Errorf("there is no node %s: %w", o.Node, fs.ErrNotExist)
 		}
-		if err := c.maySpare(o); err != nil {
+		if err := c.checkRemovable(o); err != nil {
 			return err
 		}
 		if o.Node == c.cfg.Node {
@@ -197,12 +173,12 @@ func (c *Cluster) obey(ctx context.Context, o order) error {
 		}
 		return c.answerSoon(ctx, c.raft.RemoveServer(raft.ServerID(o.Node), f.Index(), c.cfg.LeaderWait))
 	}
-	return fmt.Errorf("order %q: %w", o.Op, fs.ErrInvalid)
+	return fmt.Errorf("membership change %q: %w", o.Op, fs.ErrInvalid)
 }
 
-// maySpare says whether the nodes without this one hold everything.
-func (c *Cluster) maySpare(o order) error {
-	voters, _ := c.electorate()
+// checkRemovable returns an error unless the nodes without this one hold everything.
+func (c *Cluster) checkRemovable(o membershipChange) error {
+	voters, _ := c.voters()
 	delete(voters, o.Node)
 	if len(voters) == 0 {
 		return fmt.Errorf("node %s is the last voter: a cluster cannot do without", o.Node)
@@ -210,20 +186,20 @@ func (c *Cluster) maySpare(o order) error {
 	if o.Force {
 		return nil
 	}
-	whole, lacking := 0, []string{}
+	whole, missing := 0, []string{}
 	for n := range voters {
-		var b beat
+		var b peer.Beat
 		up := true
 		if n == c.cfg.Node {
 			b = c.beat()
 		} else {
-			b, up, _ = c.peers.last(n)
+			b, up, _ = c.peers.Last(n)
 		}
 		switch {
 		case !up:
-			lacking = append(lacking, n+" does not answer")
+			missing = append(missing, n+" does not answer")
 		case b.Lacks != 0:
-			lacking = append(lacking, fmt.Sprintf("%s lacks %d blobs", n, b.Lacks))
+			missing = append(missing, fmt.Sprintf("%s lacks %d blobs", n, b.Lacks))
 		default:
 			whole++
 		}
@@ -231,5 +207,6 @@ func (c *Cluster) maySpare(o order) error {
 	if whole >= len(voters)/2+1 {
 		return nil
 	}
-	return fmt.Errorf("without node %s some blobs might be on less than a majority of the voters that stay (%s): wait until `casemate member list` shows nothing to come: %w", o.Node, strings.Join(lacking, ", "), ErrUnsafe)
+	return fmt.Errorf("without node %s some blobs might be on less than a majority of the voters that stay (%s): "+
+		"wait until `casemate member list` shows nothing to come: %w", o.Node, strings.Join(missing, ", "), ErrUnsafe)
 }

@@ -13,6 +13,7 @@ import (
 // TestCommitNamed: a blob and its names stand at one entry of the log, or neither does; what is too large for one entry
 // is taken all the same.
 func TestCommitNamed(t *testing.T) {
+	t.Parallel()
 	c := start(t, testConfig(t, t.TempDir()))
 	tree := c.Tree().Sub("registry").As("imported")
 	writer := func(text string) *upload {

@@ -74,6 +74,7 @@ func update(t testing.TB, tree *Tree, fn func(Batch)) {
 }
 
 func TestTreeIsAFileSystem(t *testing.T) {
+	t.Parallel()
 	c := start(t, testConfig(t, t.TempDir()))
 	tree := c.Tree()
 	d := push(t, tree, []byte("hello"))

@@ -28,6 +28,7 @@ import (
 	"casemate/cluster"
 	"casemate/cluster/clustertest"
 	"casemate/cluster/lograte"
+	"casemate/cluster/peer"
 )
 
 func csrOf(t *testing.T, key crypto.Signer) []byte {
@@ -192,7 +193,7 @@ func TestAFloodOfOutsiders(t *testing.T) {
 			t.Errorf("50 refusals of one address are %d lines", n)
 		}
 		refused := 0
-		for range cluster.TollOnce + 200 {
+		for range peer.BurstConnections + 200 {
 			conn, err := cl.Net.Dialer("mallory")(context.Background(), addr)
 			if err != nil {
 				t.Fatal(err)

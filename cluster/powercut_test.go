@@ -231,6 +231,7 @@ func TestPowerCuts(t *testing.T) {
 }
 
 func TestPowerCutInBootstrap(t *testing.T) {
+	t.Parallel()
 	for n := 0; ; n++ {
 		f := blobtest.New(uint64(n))
 		f.CutAfter(n)

@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/blob/blobtest"
+	"casemate/cluster/disk"
 	"casemate/cluster/state"
 )
 
@@ -186,8 +187,8 @@ func TestPromise3ReadYourWrites(t *testing.T) {
 }
 
 // lonely returns the disk of a node that was killed right after its last acknowledged writes, and that can no longer
-// elect a leader: a second voter, which never existed, was added. marked says whether the mark had been written by
-// then.
+// elect a leader: a second voter, which never existed, was added. marked says whether the commit index file had been
+// written by then.
 func lonely(t *testing.T, seed uint64) (f *blobtest.FS, digest string) {
 	f = blobtest.New(seed)
 	c := start(t, powerConfig(f))
@@ -195,13 +196,13 @@ func lonely(t *testing.T, seed uint64) (f *blobtest.FS, digest string) {
 	update(t, c.Tree(), func(b Batch) { b.Link("last", digest); b.Put("record", []byte("1")) })
 	index := c.machine.view.Load().Index()
 	eventually(t, func() error {
-		m, err := openMark(f, "/data/casemate/raft/commit")
+		m, err := disk.OpenWatermark(f, "/data/casemate/raft/commit", nil)
 		if err != nil {
 			return err
 		}
-		defer m.f.Close()
-		if m.last < index {
-			return fmt.Errorf("the mark is at %d, not %d", m.last, index)
+		defer m.Close()
+		if m.Last() < index {
+			return fmt.Errorf("the commit index file is at %d, not %d", m.Last(), index)
 		}
 		return nil
 	})
@@ -255,8 +256,8 @@ func TestPromise4ReadsWithoutAMajority(t *testing.T) {
 	}
 }
 
-// Promise 7: a node that starts without a majority after a crash shows the last writes. It is the mark that does it:
-// without it there is nothing to see.
+// Promise 7: a node that starts without a majority after a crash shows the last writes. It is the commit index file
+// that does it: without it there is nothing to see.
 func TestPromise7LastWritesWithoutAMajority(t *testing.T) {
 	for seed := range uint64(8) {
 		f, _ := lonely(t, seed)
@@ -275,7 +276,7 @@ func TestPromise7LastWritesWithoutAMajority(t *testing.T) {
 		}
 		c = start(t, powerConfig(f))
 		if _, err := c.Tree().Stat("last"); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("the test proves nothing: without the mark, %v", err)
+			t.Errorf("the test proves nothing: without the commit index file, %v", err)
 		}
 	}
 }
@@ -319,7 +320,7 @@ func TestPromise7DamagedSnapshot(t *testing.T) {
 	}
 	want := snapshotBytes(t, c.machine.view.Load())
 	c.Close()
-	names, err := newSnapshots(Config{FS: f, Dir: "/data/casemate"}).names()
+	names, err := newSnapshots(Config{FS: f, Dir: "/data/casemate"}).Names()
 	if err != nil || len(names) != 2 {
 		t.Fatalf("%q, %v", names, err)
 	}

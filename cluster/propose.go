@@ -14,6 +14,8 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"casemate/cluster/disk"
+	"casemate/cluster/peer"
 	"casemate/cluster/state"
 )
 
@@ -64,12 +66,12 @@ func bootAfter(last uint64, now time.Time) uint64 {
 
 // newBoot makes the number of a start durable and returns it. It is above what this disk and the state know.
 func newBoot(cfg Config, known uint64) (uint64, error) {
-	m, err := openMark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "boot"))
+	m, err := disk.OpenWatermark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "boot"), nil)
 	if err != nil {
 		return 0, err
 	}
-	boot := bootAfter(max(m.last, known), cfg.Now())
-	return boot, errors.Join(m.set(boot), m.f.Close())
+	boot := bootAfter(max(m.Last(), known), cfg.Now())
+	return boot, errors.Join(m.Set(boot), m.Close())
 }
 
 // errNotOurs says that the name of a command had been used before, by an earlier life of this node.
@@ -88,7 +90,8 @@ func (c *Cluster) rename(used name) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, syscall.EAGAIN)
 	}
-	c.log.Warn("this node's commands were named before: its disk or its memory was put back to an older state", "boot", boot, "was", s.boot)
+	c.log.Warn("this node's commands were named before: its disk or its memory was put back to an older state",
+		"boot", boot, "was", s.boot)
 	s.boot, s.next, s.low = boot, 1, 0
 	clear(s.open)
 	return nil
@@ -132,7 +135,9 @@ func (c *Cluster) proposeAs(
 		return state.Result{}, err
 	}
 	// All tries carry the same bytes.
-	cmd := state.Command{Node: c.cfg.Node, Boot: n.boot, Seq: n.seq, Finished: finished, Time: c.cfg.Now().UnixNano(), Ops: ops}
+	cmd := state.Command{
+		Node: c.cfg.Node, Boot: n.boot, Seq: n.seq, Finished: finished, Time: c.cfg.Now().UnixNano(), Ops: ops,
+	}
 	data, err := cmd.Encode()
 	if err != nil {
 		return state.Result{}, err
@@ -141,16 +146,16 @@ func (c *Cluster) proposeAs(
 	defer c.machine.waiters.forget(n)
 	sent := false
 	for {
-		hung := c.watch.hung()
+		hung := c.watch.Hung()
 		r, err := c.proposeOnce(ctx, n, data, result, &sent)
-		late := errors.Is(err, errUnknown) && !errors.Is(err, errNotOurs) || errors.Is(err, errNoMajority)
+		late := errors.Is(err, errUnknown) && !errors.Is(err, errNotOurs) || errors.Is(err, peer.ErrNoMajority)
 		if patient && late && ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
 			err = fmt.Errorf("%w: %w", err, ctx.Err()) // both times are up at once: the context is what ends it
 		}
 		if !patient || !late || ctx.Err() != nil || c.Err() != nil || c.stopping.Load() {
 			return r, err
 		}
-		if leader, _ := c.lead.get(); !sent && leader == "" && !hung && !c.watch.hung() {
+		if leader, _ := c.lead.get(); !sent && leader == "" && !hung && !c.watch.Hung() {
 			return r, err // nobody takes it, and nothing is known of when that will be otherwise
 		}
 		c.log.Warn("a write takes long, it is waited for", "err", err)
@@ -160,11 +165,11 @@ func (c *Cluster) proposeAs(
 // readyFor is ready for the time that a write may take, or with patient until the disk of this node answers.
 func (c *Cluster) readyFor(ctx context.Context, patient bool) error {
 	for {
-		hung := c.watch.hung()
+		hung := c.watch.Hung()
 		deadline := time.NewTimer(c.cfg.LeaderWait)
 		_, err := c.ready(ctx, deadline.C)
 		deadline.Stop()
-		if err == nil || !patient || !errors.Is(err, errNoMajority) || !hung && !c.watch.hung() {
+		if err == nil || !patient || !errors.Is(err, peer.ErrNoMajority) || !hung && !c.watch.Hung() {
 			return err
 		}
 	}
@@ -177,65 +182,90 @@ func (c *Cluster) proposeOnce(
 ) (_ state.Result, err error) {
 	unknown := *sent
 	defer func() { *sent = unknown || errors.Is(err, errUnknown) }()
-	deadline := time.NewTimer(c.cfg.LeaderWait)
-	defer deadline.Stop()
-	end := time.Now().Add(c.cfg.LeaderWait)
 	// Also where nobody answers any more: raft waits for its disk for as long as that takes.
-	bounded, cancel := context.WithDeadline(ctx, end)
+	bounded, cancel := context.WithTimeout(ctx, c.cfg.LeaderWait)
 	defer cancel()
+	var r state.Result
+	tried := false // err is of a try, which says itself whether the command may have been carried out
+	err = c.atLeader(ctx, c.cfg.LeaderWait, func(leader string, deadline <-chan time.Time) (again bool, err error) {
+		tried = true
+		leads, done := c.whileLeads(bounded, leader)
+		index, err := c.submit(leads, leader, data)
+		changed := leads.Err() != nil && bounded.Err() == nil
+		done()
+		if err != nil && changed {
+			unknown, tried = true, false
+			return true, nil // the same again, for the next leader
+		}
+		if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+			return false, fmt.Errorf("%w: the leader has not answered within %s: %w", errUnknown, c.cfg.LeaderWait, syscall.EAGAIN)
+		}
+		if err == nil {
+			before := unknown
+			unknown = true
+			if r, err = c.outcome(ctx, deadline, result, n, index); err == nil {
+				switch {
+				case r.Fatal != nil:
+					return false, c.stopped()
+				case errors.Is(r.Err, state.ErrOldBoot), errors.Is(r.Err, state.ErrFinished):
+					err = errNotOurs
+				case !before && r.Index != index: // it was sent once, and stands there: this is the outcome of another
+					r = state.Result{}
+					return false, errNotOurs
+				default:
+					return false, r.Err
+				}
+				r = state.Result{}
+				if before {
+					err = fmt.Errorf("%w: %w: %w", errUnknown, err, syscall.EAGAIN)
+				}
+				return false, err
+			}
+		}
+		switch {
+		case errors.Is(err, errUnknown), errors.Is(err, errRefused):
+			return false, err
+		case notTaken(err):
+		case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, peer.ErrSent):
+			unknown = true // ready says why
+		default:
+			// Storing the entry failed. Raft gives up leadership; whether the disk has it is not known.
+			unknown = true
+			c.log.Warn("propose", "err", err)
+		}
+		tried = false
+		return true, nil
+	})
+	if err != nil && !tried && unknown {
+		err = fmt.Errorf("%w: %w", errUnknown, err)
+	}
+	return r, err
+}
+
+// notTaken reports an error of raft that says that nothing was done.
+func notTaken(err error) bool {
+	return errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipTransferInProgress) ||
+		errors.Is(err, raft.ErrEnqueueTimeout)
+}
+
+// atLeader has the leader do something, whoever that is: it calls try with the leader's name, and again, perhaps with
+// another one, as long as try asks for it and the time is not up. deadline is when that is.
+func (c *Cluster) atLeader(
+	ctx context.Context, patience time.Duration, try func(leader string, deadline <-chan time.Time) (again bool, err error),
+) error {
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	end := time.Now().Add(patience)
 	for first := true; ; first = false {
 		leader, err := c.ready(ctx, deadline.C)
 		if err == nil && !first {
 			err = timeUp(ctx, end)
 		}
 		if err != nil {
-			if unknown {
-				err = fmt.Errorf("%w: %w", errUnknown, err)
-			}
-			return state.Result{}, err
+			return err
 		}
-		leads, done := c.whileLeads(bounded, leader)
-		index, err := c.submit(leads, leader, data)
-		changed := leads.Err() != nil && bounded.Err() == nil
-		done()
-		if err != nil && changed {
-			unknown = true // the same again, for the next leader
-			continue
-		}
-		if err != nil && bounded.Err() != nil && ctx.Err() == nil {
-			return state.Result{}, fmt.Errorf("%w: the leader has not answered within %s: %w", errUnknown, c.cfg.LeaderWait, syscall.EAGAIN)
-		}
-		if err == nil {
-			before := unknown
-			unknown = true
-			var r state.Result
-			if r, err = c.outcome(ctx, deadline.C, result, n, index); err == nil {
-				switch {
-				case r.Fatal != nil:
-					return r, c.stopped()
-				case errors.Is(r.Err, state.ErrOldBoot), errors.Is(r.Err, state.ErrFinished):
-					err = errNotOurs
-				case !before && r.Index != index: // it was sent once, and stands there: this is the outcome of another
-					return state.Result{}, errNotOurs
-				default:
-					return r, r.Err
-				}
-				if before {
-					err = fmt.Errorf("%w: %w: %w", errUnknown, err, syscall.EAGAIN)
-				}
-				return state.Result{}, err
-			}
-		}
-		switch {
-		case errors.Is(err, errUnknown), errors.Is(err, errRefused):
-			return state.Result{}, err
-		case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
-		case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, errSent):
-			unknown = true // ready says why
-		default:
-			// Storing the entry failed. Raft gives up leadership; whether the disk has it is not known.
-			unknown = true
-			c.log.Warn("propose", "err", err)
+		if again, err := try(leader, deadline.C); !again {
+			return err
 		}
 		// Raft answers before it tells of the fall: let leadership settle, or time run out.
 		c.settle(ctx, deadline, leader)
@@ -268,7 +298,7 @@ func (c *Cluster) whileLeads(ctx context.Context, leader string) (context.Contex
 // timeUp ends the tries of what fails at once although there is a leader: then nobody else looks at the time.
 func timeUp(ctx context.Context, end time.Time) error {
 	if !time.Now().Before(end) {
-		return errNoMajority
+		return peer.ErrNoMajority
 	}
 	return ctx.Err()
 }
@@ -291,7 +321,9 @@ func (c *Cluster) settle(ctx context.Context, deadline *time.Timer, failed strin
 }
 
 // outcome waits until the command is applied here, which stands in the log at index or before it.
-func (c *Cluster) outcome(ctx context.Context, deadline <-chan time.Time, result <-chan state.Result, n name, index uint64) (state.Result, error) {
+func (c *Cluster) outcome(
+	ctx context.Context, deadline <-chan time.Time, result <-chan state.Result, n name, index uint64,
+) (state.Result, error) {
 	for {
 		reached, moved := c.machine.waiters.after(index)
 		if reached {
@@ -331,21 +363,21 @@ func (c *Cluster) submit(ctx context.Context, leader string, data []byte) (uint6
 	if leader == c.cfg.Node {
 		return c.apply(ctx, data)
 	}
-	ctx, cancel, ok := c.peers.alive(ctx, leader)
+	ctx, cancel, ok := c.peers.Alive(ctx, leader)
 	if !ok {
 		return 0, raft.ErrNotLeader
 	}
 	defer cancel()
-	a, err := c.peers.ask(ctx, "POST", leader, "/propose", bytes.NewReader(data))
+	a, err := c.peers.Ask(ctx, "POST", leader, "/propose", bytes.NewReader(data))
 	if err != nil {
 		return 0, err
 	}
 	switch a.Kind {
 	case "":
 		return a.Index, nil
-	case kindNotLeader:
+	case peer.KindNotLeader:
 		return 0, raft.ErrNotLeader
-	case kindInvalid:
+	case peer.KindInvalid:
 		return 0, fmt.Errorf("node %s: %s: %w", leader, a.Error, errRefused)
 	default:
 		return 0, fmt.Errorf("node %s: %s: %w", leader, a.Error, raft.ErrLeadershipLost)
@@ -412,8 +444,8 @@ func answerOf(f raft.Future) <-chan error {
 	return answer
 }
 
-// await waits for an answer. When raft's goroutine has ended (see logStore.abandon), or was told to while the question
-// waited, none comes.
+// await waits for an answer. When raft's goroutine has ended (see raftlog.Store.abandon), or was told to while the
+// question waited, none comes.
 func (c *Cluster) await(ctx context.Context, answer <-chan error) error {
 	select {
 	case err := <-answer:
@@ -425,32 +457,35 @@ func (c *Cluster) await(ctx context.Context, answer <-chan error) error {
 	}
 }
 
+// maxCommandSize is the most bytes of a forwarded command; ours are at most about 300 KiB.
+const maxCommandSize = 16 << 20
+
 // servePropose is the leader's end of submit.
-func (p *peers) servePropose(w http.ResponseWriter, r *http.Request) {
+func (c *Cluster) servePropose(w http.ResponseWriter, r *http.Request) {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCommandSize))
 	if err != nil {
-		reply(w, answer{Kind: kindInvalid, Error: err.Error()})
+		peer.Reply(w, peer.Answer{Kind: peer.KindInvalid, Error: err.Error()})
 		return
 	}
 	// What this program does not understand would stop every node that does not either.
-	if _, err := state.Decode(data, p.c.machine.view.Load().Format()); err != nil {
-		reply(w, answer{Kind: kindInvalid, Error: err.Error()})
+	if _, err := state.Decode(data, c.machine.view.Load().Format()); err != nil {
+		peer.Reply(w, peer.Answer{Kind: peer.KindInvalid, Error: err.Error()})
 		return
 	}
-	index, err := p.c.apply(r.Context(), data)
+	index, err := c.apply(r.Context(), data)
 	switch {
 	case err == nil:
-		reply(w, answer{Index: index})
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
-		reply(w, p.c.notLeader(err))
+		peer.Reply(w, peer.Answer{Index: index})
+	case notTaken(err):
+		peer.Reply(w, c.notLeader(err))
 	default:
-		reply(w, answer{Kind: kindLost, Error: err.Error()})
+		peer.Reply(w, peer.Answer{Kind: peer.KindLost, Error: err.Error()})
 	}
 }
 
-func (c *Cluster) notLeader(err error) answer {
+func (c *Cluster) notLeader(err error) peer.Answer {
 	leader, _ := c.lead.get()
-	return answer{Kind: kindNotLeader, Error: err.Error(), Leader: leader}
+	return peer.Answer{Kind: peer.KindNotLeader, Error: err.Error(), Leader: leader}
 }
 
 var (

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"casemate/cluster/peer"
 )
 
 // A miss is confirmed with the leader (promise 4): this node may be behind, and "there is no such image" must not be
@@ -126,17 +128,17 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 	case leader == c.cfg.Node:
 		return c.leaderIndex(ctx)
 	}
-	ctx, cancel, ok := c.peers.alive(ctx, leader)
+	ctx, cancel, ok := c.peers.Alive(ctx, leader)
 	if !ok {
-		return 0, errDown
+		return 0, peer.ErrDown
 	}
 	defer cancel()
-	a, err := c.peers.ask(ctx, http.MethodGet, leader, "/index", http.NoBody)
+	a, err := c.peers.Ask(ctx, http.MethodGet, leader, "/index", http.NoBody)
 	if err != nil {
 		return 0, err
 	}
 	if a.Kind != "" {
-		return 0, errNoMajority
+		return 0, peer.ErrNoMajority
 	}
 	return a.Index, nil
 }
@@ -162,13 +164,13 @@ func (c *Cluster) leaderIndex(ctx context.Context) (uint64, error) {
 	return index, nil
 }
 
-func (p *peers) serveIndex(w http.ResponseWriter, r *http.Request) {
+func (c *Cluster) serveIndex(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), confirmTime)
 	defer cancel()
-	index, err := p.c.leaderIndex(ctx)
+	index, err := c.leaderIndex(ctx)
 	if err != nil {
-		reply(w, p.c.notLeader(err))
+		peer.Reply(w, c.notLeader(err))
 		return
 	}
-	reply(w, answer{Index: index})
+	peer.Reply(w, peer.Answer{Index: index})
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/blob"
+	"casemate/cluster/disk"
+	"casemate/cluster/raftlog"
 )
 
 // RecoverOptions are what Recover is given besides the node.
@@ -66,17 +68,17 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	defer lock.Close()
 	// The beginning of Open: recovery is the normal path.
 	c := &Cluster{cfg: cfg, log: cfg.Log, machine: newMachine(func(error) {})}
-	if c.wal, err = openWAL(cfg, false, func(error) {}); err != nil {
+	if c.wal, err = openWAL(cfg, false, nil); err != nil {
 		return rep, fmt.Errorf("its raft log is damaged: %s: %w", wayOut, err)
 	}
 	defer func() { err = errors.Join(err, c.wal.Close()) }()
-	if c.mark, err = openMark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit")); err != nil {
+	if c.commitIndex, err = disk.OpenWatermark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit"), nil); err != nil {
 		return rep, err
 	}
-	defer func() { err = errors.Join(err, c.mark.f.Close()) }()
+	defer func() { err = errors.Join(err, c.commitIndex.Close()) }()
 	c.snaps = newSnapshots(cfg)
 	snaps := c.snaps
-	if err := snaps.clean(); err != nil {
+	if err := snaps.Clean(); err != nil {
 		return rep, err
 	}
 	voters, err := c.recover()
@@ -96,7 +98,7 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	}
 	for i := rep.Committed + 1; i <= rep.Last; i++ {
 		var l raft.Log
-		if err := readEntry(c.wal, i, &l); err != nil {
+		if err := raftlog.ReadEntry(c.wal, i, &l); err != nil {
 			return rep, fmt.Errorf("%w: %s", err, wayOut)
 		}
 		if r := c.machine.apply(&l); r.Fatal != nil {
@@ -126,7 +128,7 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	if cmd != nil {
 		entry.Type, entry.Data = raft.LogCommand, cmd
 	}
-	if err := c.wal.StoreLog(withSum(&entry)); err != nil {
+	if err := c.wal.StoreLog(raftlog.WithChecksum(&entry)); err != nil {
 		return rep, err
 	}
 	// This is the moment: with a snapshot that says who is in the cluster, no configuration in the log before it
@@ -139,11 +141,11 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	if err := writeSnapshot(context.Background(), sink, c.machine.st); err != nil {
 		return rep, err
 	}
-	return rep, c.mark.set(at)
+	return rep, c.commitIndex.Set(at)
 }
 
 // ends finds out which entry this node knows to be committed and which is its newest, with its term.
-func (c *Cluster) ends(snaps *snapshots, rep *RecoverReport) (at, term uint64, err error) {
+func (c *Cluster) ends(snaps *raftlog.Snapshots, rep *RecoverReport) (at, term uint64, err error) {
 	metas, err := snaps.List()
 	if err != nil {
 		return 0, 0, err
@@ -151,14 +153,14 @@ func (c *Cluster) ends(snaps *snapshots, rep *RecoverReport) (at, term uint64, e
 	if len(metas) > 0 {
 		at, term = metas[0].Index, metas[0].Term
 	}
-	rep.Committed = max(at, c.mark.last)
+	rep.Committed = max(at, c.commitIndex.Last())
 	last, err := c.wal.LastIndex()
 	if err != nil {
 		return 0, 0, err
 	}
 	if last > at {
 		var l raft.Log
-		if err := readEntry(c.wal, last, &l); err != nil {
+		if err := raftlog.ReadEntry(c.wal, last, &l); err != nil {
 			return 0, 0, fmt.Errorf("%w: %s", err, wayOut)
 		}
 		at, term = last, l.Term
@@ -167,7 +169,10 @@ func (c *Cluster) ends(snaps *snapshots, rep *RecoverReport) (at, term uint64, e
 	return at, term, nil
 }
 
-// lacking counts the blobs that names keep and this disk has not.
+// maxLacking bounds the list of a report.
+const maxLacking = 100
+
+// lacking counts the blobs that names keep and this disk does not have.
 func (c *Cluster) lacking(rep *RecoverReport) error {
 	blobs, err := blob.Open(filepath.Join(c.cfg.Dir, blobDir), blob.Options{FS: c.cfg.FS})
 	if err != nil {
@@ -179,7 +184,7 @@ func (c *Cluster) lacking(rep *RecoverReport) error {
 			continue
 		}
 		rep.Lacking++
-		if len(rep.LackingBlobs) < maxFaults {
+		if len(rep.LackingBlobs) < maxLacking {
 			rep.LackingBlobs = append(rep.LackingBlobs, d.String())
 		}
 	}

@@ -19,7 +19,7 @@ func survivor(t *testing.T, seed uint64) (f *blobtest.FS, id string, last uint64
 	c := start(t, cfg)
 	id = c.ID()
 	c.Close()
-	log, err := openWAL(cfg, false, func(error) {})
+	log, err := openWAL(cfg, false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

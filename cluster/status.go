@@ -45,7 +45,8 @@ func (c *Cluster) Status() Status {
 		Cluster: c.id.Cluster, Node: c.cfg.Node, Opened: c.opened, Uptime: c.cfg.Now().Sub(c.opened),
 		Term: c.raft.CurrentTerm(), Commit: c.raft.CommitIndex(), LastLog: c.raft.LastIndex(),
 		Applied: max(c.raft.AppliedIndex(), st.Index),
-		Format:  st.Format, Entries: st.Entries, Blobs: st.Blobs, Bytes: st.Bytes, Pins: st.Pins, Claims: st.Claims, Stages: st.Stages, Tombstones: st.Tombstones,
+		Format:  st.Format, Entries: st.Entries, Blobs: st.Blobs, Bytes: st.Bytes,
+		Pins: st.Pins, Claims: st.Claims, Stages: st.Stages, Tombstones: st.Tombstones,
 		DiskReserve: c.cfg.Reserve,
 	}
 	switch c.raft.State() {

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"casemate/cluster/replica"
 	"casemate/cluster/state"
 )
 
@@ -52,8 +53,8 @@ func (t *Tree) As(claim string) *Tree {
 }
 
 // Patient returns the same tree, whose writes are bounded by their context and not by Config.LeaderWait: one that has
-// left for a leader is repeated under the same name until its outcome is known, and while the disk of this node does not
-// answer one waits for that. So on a slow disk they end late rather than with an unknown outcome. Where there is no
+// left for a leader is repeated under the same name until its outcome is known, and while the disk of this node does
+// not answer one waits for that. So on a slow disk they end late rather than with an unknown outcome. Where there is no
 // leader to begin with, they end as all writes do. It is for who has nothing better to do than to wait.
 func (t *Tree) Patient() *Tree {
 	p := *t
@@ -165,7 +166,7 @@ func (t *Tree) ReadFile(name string) ([]byte, error) {
 	case e.Digest == "":
 		return []byte(e.Data), nil
 	}
-	data, err := t.c.readBlob(i.digest, i.size)
+	data, err := t.c.replica.Read(i.digest, i.size)
 	if err != nil {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
 	}
@@ -205,18 +206,13 @@ func (t *Tree) Open(name string) (fs.File, error) {
 	case i.dir:
 		return &openDirectory{info: i, list: t.list(s, name)}, nil
 	case e.Digest == "":
-		return &openFile{info: i, content: record{strings.NewReader(e.Data)}}, nil
+		return &openFile{info: i, File: record{strings.NewReader(e.Data)}}, nil
 	}
-	f, err := t.c.openProven(context.Background(), i.digest)
+	f, err := t.c.replica.OpenVerified(context.Background(), i.digest)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	return &openFile{info: i, content: f}, nil
-}
-
-type content interface {
-	io.ReadSeekCloser
-	io.ReaderAt
+	return &openFile{info: i, File: f}, nil
 }
 
 type record struct{ *strings.Reader }
@@ -225,7 +221,7 @@ func (record) Close() error { return nil }
 
 type openFile struct {
 	info
-	content
+	replica.File
 }
 
 func (f *openFile) Stat() (fs.FileInfo, error) { return f.info, nil }
@@ -278,19 +274,18 @@ func (t *Tree) Walk(dir, after string) iter.Seq2[string, fs.FileInfo] {
 
 // Watch implements the contract. It also tells of weak links that go with their blob, once GC has swept them.
 func (t *Tree) Watch(ctx context.Context, dir string) <-chan struct{} {
-	return t.c.machine.hub.watch(ctx, t.full(dir))
+	return t.c.machine.hub.Watch(ctx, t.full(dir))
 }
 
 // Follow implements the contract.
 func (t *Tree) Follow(ctx context.Context, dir string) (changed <-chan struct{}, take func() (names []string, all bool)) {
-	w := &watch{dir: t.full(dir), ch: make(chan struct{}, 1), follows: true}
-	t.c.machine.hub.add(ctx, w)
+	changed, changes := t.c.machine.hub.Follow(ctx, t.full(dir))
 	skip := len(t.prefix)
 	if skip > 0 {
 		skip++
 	}
-	return w.ch, func() ([]string, bool) {
-		noted, all := t.c.machine.hub.take(w)
+	return changed, func() ([]string, bool) {
+		noted, all := changes()
 		names := make([]string, 0, len(noted))
 		for name := range noted {
 			names = append(names, name[skip:])
@@ -304,24 +299,16 @@ func (t *Tree) Follow(ctx context.Context, dir string) (changed <-chan struct{},
 func (t *Tree) StatBlob(digest string) (int64, error) {
 	d, err := state.ParseDigest(digest)
 	if err != nil {
-		return 0, unknownBlob(digest)
+		return 0, replica.Unknown(digest)
 	}
 	b, ok := t.state().Blob(d)
 	if !ok && t.c.caughtUp() {
 		b, ok = t.state().Blob(d)
 	}
 	if !ok {
-		return 0, unknownBlob(digest)
+		return 0, replica.Unknown(digest)
 	}
 	return b.Size, nil
-}
-
-// unknownBlob is also for what is no digest at all: no blob has such a name.
-func unknownBlob(digest string) error {
-	if len(digest) > 160 {
-		digest = digest[:160] + "…"
-	}
-	return fmt.Errorf("blob %s: %w", digest, fs.ErrNotExist)
 }
 
 // HasBlob implements the contract: on this disk, else on that of another node.
@@ -330,7 +317,7 @@ func (t *Tree) HasBlob(ctx context.Context, digest string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return size, t.c.hasBlob(ctx, digest)
+	return size, t.c.replica.Has(ctx, digest)
 }
 
 // DoubtBlob looks whether the bytes of a blob on this disk are right, because somebody has read wrong ones. What it
@@ -347,5 +334,5 @@ func (t *Tree) OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, 
 	if _, err := t.StatBlob(digest); err != nil {
 		return nil, err
 	}
-	return t.c.openProven(ctx, digest)
+	return t.c.replica.OpenVerified(ctx, digest)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 
+	"casemate/cluster/replica"
 	"casemate/cluster/state"
 )
 
@@ -40,7 +41,7 @@ func (b *batch) Put(name string, data []byte) {
 func (b *batch) digest(digest string) state.Digest {
 	d, err := state.ParseDigest(digest)
 	if err != nil && b.err == nil {
-		b.err = unknownBlob(digest)
+		b.err = replica.Unknown(digest)
 	}
 	return d
 }
@@ -84,7 +85,7 @@ func (t *Tree) Update(ctx context.Context, fn func(Batch) error) error {
 	}
 	index, err := t.c.commit(ctx, t.patient, ops)
 	if err == nil && t.c.peers != nil {
-		t.c.peers.shared(ctx, index)
+		t.c.peers.WaitShown(ctx, index)
 	}
 	return err
 }

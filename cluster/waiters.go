@@ -5,13 +5,14 @@ import (
 	"sync"
 
 	"casemate/cluster/state"
+	"casemate/cluster/wake"
 )
 
 // waiters are those who wait for this node to apply something. Its zero value is ready.
 type waiters struct {
 	mu    sync.Mutex
 	index uint64
-	moved chan struct{}              // closed when index grows; nil until someone waits
+	moved wake.Broadcast             // index has grown
 	by    map[name]chan state.Result // of this node's commands, capacity 1
 	node  string
 }
@@ -59,10 +60,7 @@ func (w *waiters) reached(index uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.index = index
-	if w.moved != nil {
-		close(w.moved)
-		w.moved = nil
-	}
+	w.moved.Wake()
 }
 
 // after reports whether the state at index, or a later one, can be seen; if not, moved is closed when the answer may be
@@ -73,10 +71,7 @@ func (w *waiters) after(index uint64) (reached bool, moved <-chan struct{}) {
 	if w.index >= index {
 		return true, nil
 	}
-	if w.moved == nil {
-		w.moved = make(chan struct{})
-	}
-	return false, w.moved
+	return false, w.moved.Next()
 }
 
 // wait returns when the state at index, or a later one, can be seen.

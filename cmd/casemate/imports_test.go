@@ -27,7 +27,8 @@ func fences() []fence {
 		{"casemate", []string{"casemate/dnssrv"}, "github.com/miekg/dns", "the wire format of DNS is one room's matter"},
 		{"casemate", []string{"casemate/pki"}, "github.com/caddyserver/certmagic", "only the CA's room knows how certificates are kept and renewed"},
 		{"casemate", []string{"casemate/cluster"}, "github.com/hashicorp/raft", "nothing above the tree may notice how it is replicated"},
-		{"casemate", []string{"casemate/cluster"}, "filippo.io/age", "the sealing key is wrapped and unwrapped where it lies and nowhere else"},
+		{"casemate", []string{"casemate/cluster/raftlog"}, "github.com/hashicorp/raft-wal", "what the log on the disk lacks is made up for in one room"},
+		{"casemate", []string{"casemate/cluster/archive"}, "filippo.io/age", "the sealing key leaves a node in a backup only"},
 		{"casemate", []string{"casemate/bundle", "casemate/cmd/casemate/demo"}, "github.com/google/go-containerregistry", "a client library; the daemon is a server (the demo is a client)"},
 		{"casemate", []string{"casemate/cmd"}, "github.com/spf13/cobra", "flags are parsed in cmd and nowhere else"},
 		{"casemate", []string{"casemate/cmd/casemate"}, "github.com/vbauerster/mpb", "who works tells how far it is; only the command line knows whether somebody looks at a terminal"},
@@ -41,10 +42,12 @@ func fences() []fence {
 		{"casemate/cluster/state", nil, "net", "promise 2: the state is a pure function of the log"},
 		{"casemate/cluster/state", nil, "math/rand", "promise 2: the state is a pure function of the log"},
 		{"casemate/cluster/state", nil, "crypto/rand", "promise 2: the state is a pure function of the log"},
+		{"casemate/cluster/replica", nil, "github.com/hashicorp/raft", "copies of bytes do not depend on how the log is replicated"},
+		{"casemate/cluster/peer", nil, "github.com/hashicorp/raft", "to the port raft is a user of streams"},
+		{"casemate/cluster/member", nil, "github.com/hashicorp/raft", "who votes is asked, not looked up in raft's configuration"},
+		{"casemate/cluster/archive", nil, "github.com/hashicorp/raft", "a backup holds a state, not a log"},
+		{"casemate/cluster/archive", nil, "net", "a backup is written to and read from whatever the caller gives"},
 		{"casemate/cluster", nil, "casemate/appliance", "the tree knows no service and nobody above it"},
-		{"casemate/cluster/share", nil, "casemate", "it divides places between clients and needs nobody for that"},
-		{"casemate/cluster/lograte", nil, "casemate", "it counts log lines and needs nobody for that"},
-		{"casemate/cluster/blob", nil, "casemate/cluster/state", "blobs are a directory; who names them is not their matter"},
 	}
 	for _, s := range services {
 		f = append(f,
@@ -68,9 +71,13 @@ type layer struct {
 	why     string
 }
 
-// layers lists every package of bundle, the lowest first: a package imports only packages that stand before it.
+// layers lists every package of bundle and of cluster, the lowest first: a package imports only packages that stand
+// before it.
 func layers() []layer {
-	const b = "casemate/bundle"
+	const (
+		b = "casemate/bundle"
+		c = "casemate/cluster"
+	)
 	return []layer{
 		{b + "/digests", nil, "one check of digests for the whole room"},
 		{b + "/canonical", nil, "a JSON form knows nothing of what is written in it"},
@@ -94,6 +101,28 @@ func layers() []layer {
 		{b + "/foreign", []string{b, b + "/digests", b + "/lists", b + "/oci"},
 			"who adds a foreign format never opens the collector or the bundle format"},
 		{b + "/input", []string{b, b + "/format", b + "/foreign"}, "it only finds out who reads an input"},
+
+		{c + "/state", nil, "promise 2: the state is a pure function of the log"},
+		{c + "/blob", nil, "blobs are a directory; who names them is not their matter"},
+		{c + "/blob/blobtest", []string{c + "/blob"}, "a file system for tests"},
+		{c + "/share", nil, "it divides places between clients and needs nobody for that"},
+		{c + "/lograte", nil, "it counts log lines and needs nobody for that"},
+		{c + "/wake", nil, "a channel that is closed is the same for everybody"},
+		{c + "/watch", nil, "it tells of names, whatever they name"},
+		{c + "/disk", []string{c + "/blob"}, "small files, whoever keeps something in them"},
+		{c + "/raftlog", []string{c + "/blob", c + "/disk"},
+			"the log on the disk; who changes it opens neither blobs of the tree nor the network"},
+		{c + "/peer", []string{c + "/blob", c + "/disk", c + "/share", c + "/wake", c + "/watch"},
+			"the port carries what others say, and knows neither raft nor the state"},
+		{c + "/replica", []string{c + "/blob", c + "/disk", c + "/peer", c + "/state", c + "/wake"},
+			"who changes how blobs are copied or fetched never opens raft or what makes a member"},
+		{c + "/member", []string{c + "/blob", c + "/disk", c + "/peer", c + "/state"},
+			"who changes how a node joins never opens raft or what is done with blobs (blob is the file system's interface)"},
+		{c + "/archive", []string{c + "/blob", c + "/state"}, "a backup's bytes depend on no log and no data directory"},
+		{c + "/treetest", nil, "the contract of the tree, in types of the standard library"},
+		{c, []string{c + "/state", c + "/blob", c + "/lograte", c + "/wake", c + "/watch", c + "/disk", c + "/raftlog",
+			c + "/peer", c + "/replica", c + "/member", c + "/archive"}, "it composes the rooms below it"},
+		{c + "/clustertest", []string{c, c + "/blob/blobtest"}, "clusters of several nodes, for tests"},
 	}
 }
 
@@ -150,8 +179,10 @@ func packages(t *testing.T) map[string][]string {
 func TestImports(t *testing.T) {
 	const treetest = "casemate/cluster/treetest"
 	for pkg, imports := range packages(t) {
-		if within(pkg, "casemate/bundle") {
-			checkLayers(t, "casemate/bundle", pkg, imports)
+		for _, room := range []string{"casemate/bundle", "casemate/cluster"} {
+			if within(pkg, room) {
+				checkLayers(t, room, pkg, imports)
+			}
 		}
 		if within(pkg, "casemate/appliance") && pkg != "casemate/appliance" {
 			checkLayers(t, "casemate/appliance", pkg, imports)

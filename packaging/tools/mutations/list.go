@@ -28,7 +28,7 @@ var mutations = []mutation{
 	// 1. Bytes before names.
 	{
 		"acknowledge-early", "1: a push is acknowledged with one copy less than a majority",
-		"cluster/spread.go", "have < need; {", "have < need-1; {",
+		"cluster/replica/replicate.go", "have < need; {", "have < need-1; {",
 		[]test{{cluster, "^TestAcknowledgedByAMajority$"}, {cluster, "^TestPushIsOnAMajorityWhenAnswered$"}},
 	},
 	{
@@ -38,8 +38,8 @@ var mutations = []mutation{
 	},
 	{
 		"confirm-without-bytes", "1: a node confirms bytes that it does not have",
-		"cluster/spread.go", "if _, err := c.blobs.Durable(digest); err != nil {",
-		"if _, err := c.blobs.Durable(digest); err != nil && false {",
+		"cluster/replica/replicate.go", "if _, err := s.dir.Durable(digest); err != nil {",
+		"if _, err := s.dir.Durable(digest); err != nil && false {",
 		[]test{{cluster, "^TestConfirmsOnlyWhatItHas$"}, {cluster, "^TestAcknowledgedByAMajority$"}},
 	},
 	{
@@ -102,12 +102,12 @@ var mutations = []mutation{
 	},
 	{
 		"not-shared", "3: a write does not wait for the nodes that are connected",
-		"cluster/beat.go", "if !l.up || l.slow || l.beat.Applied >= index {", "if !l.up || l.slow || true {",
+		"cluster/peer/beat.go", "if !l.up || l.slow || l.beat.Applied >= index {", "if !l.up || l.slow || true {",
 		[]test{{cluster, "^TestAloneAfterPowerCut$"}},
 	},
 	{
 		"commit-not-passed-on", "3: what is committed waits for raft's next turn, and connected nodes show it later",
-		"cluster/commits.go", "if msg != nil && !k.c.watch.hung() {", "if msg == nil && again && false {",
+		"cluster/commits.go", "if msg != nil && !k.c.watch.Hung() {", "if msg == nil && again && false {",
 		[]test{{cluster, "^TestCommitIsPassedOn$"}},
 	},
 	// 4. Misses are confirmed with the leader.
@@ -136,7 +136,7 @@ var mutations = []mutation{
 	},
 	{
 		"fetch-not-hashed", "5: what another node sends is taken for what was asked for",
-		"cluster/fetch.go", "f.w.Place(f.digest); err == nil {", "f.w.Place(\"\"); err == nil {",
+		"cluster/replica/fetch.go", "f.w.Place(f.digest); err == nil {", "f.w.Place(\"\"); err == nil {",
 		[]test{{cluster, "^TestWrongBytes$"}},
 	},
 	// 6. A blob goes only when nothing names it, and the log's order decides.
@@ -147,7 +147,7 @@ var mutations = []mutation{
 	},
 	{
 		"sweep-without-a-look", "6: files are unlinked without a look at the newest state",
-		"cluster/sweeps.go", "return !known && c.sweeps.has(d)", "return known || !known",
+		"cluster/replica/sweeps.go", "return !known && s.sweeps.has(d)", "return known || !known",
 		[]test{{cluster, "^TestPromise6SweepLooksAtTheNewestState$"}},
 	},
 	{
@@ -158,12 +158,12 @@ var mutations = []mutation{
 	},
 	{
 		"confirmed-above-the-mark", "6: a node confirms at an index that it may not have after a power cut",
-		"cluster/spread.go", "index = min(index, shown)", "index = max(index, shown)",
+		"cluster/replica/replicate.go", "index = min(index, durable)", "index = max(index, durable)",
 		[]test{{cluster, "^TestConfirmedBeforePowerCut$"}},
 	},
 	{
 		"fetch-sweeps-a-new-copy", "6: the sweep of an old collect takes what was confirmed since",
-		"cluster/sweeps.go", "if at, ok := s.due[d]; ok && at <= index {\n\t\tdelete(s.due, d)",
+		"cluster/replica/sweeps.go", "if at, ok := s.due[d]; ok && at <= index {\n\t\tdelete(s.due, d)",
 		"if at, ok := s.due[d]; ok && at <= index {\n\t\ts.due[d] = at",
 		[]test{{cluster, "^TestConfirmedWhileFetching$"}},
 	},
@@ -175,8 +175,8 @@ var mutations = []mutation{
 	// 7. Recovery is the normal path.
 	{
 		"mark-above-the-commit", "7: the mark covers entries that are not committed",
-		"cluster/cluster.go", "if err := c.mark.set(index); err != nil {",
-		"if err := c.mark.set(max(index, c.raft.LastIndex())); err != nil {",
+		"cluster/cluster.go", "if err := c.commitIndex.Set(index); err != nil {",
+		"if err := c.commitIndex.Set(max(index, c.raft.LastIndex())); err != nil {",
 		[]test{{cluster, "^TestMarkIsOfWhatIsCommitted$"}},
 	},
 	{
@@ -186,18 +186,18 @@ var mutations = []mutation{
 	},
 	{
 		"shown-before-the-mark", "7: a node says that it shows an entry before its mark is on the disk",
-		"cluster/cluster.go", "index := c.machine.view.Load().Index()\n\t\tif err := c.mark.set(index)",
-		"index := c.machine.view.Load().Index()\n\t\tc.marked.reached(index)\n\t\tif err := c.mark.set(index - index%2)",
+		"cluster/cluster.go", "index := c.machine.view.Load().Index()\n\t\tif err := c.commitIndex.Set(index)",
+		"index := c.machine.view.Load().Index()\n\t\tc.marked.reached(index)\n\t\tif err := c.commitIndex.Set(index - index%2)",
 		[]test{{cluster, "^TestAloneAfterPowerCut$"}},
 	},
 	{
 		"log-not-rewritten", "7: what a failed sync left in memory is taken for the log",
-		"cluster/wal.go", "if err := rewrite(f); err != nil {", "if err := error(nil); err != nil {",
+		"cluster/raftlog/wal.go", "if err := rewrite(f); err != nil {", "if err := error(nil); err != nil {",
 		[]test{{cluster, "^TestLogNotSynced$"}},
 	},
 	{
 		"log-cut-too-far", "7: the log does not reach back to the older snapshot, which is good for nothing then",
-		"cluster/logstore.go", "high = min(high, l.older())", "high = min(high, l.snapped())",
+		"cluster/raftlog/logstore.go", "high = min(high, l.older())", "high = min(high, l.snapped())",
 		[]test{{cluster, "^TestTheLogReachesBackToTheOlderSnapshot$"}},
 	},
 	{
@@ -218,22 +218,22 @@ var mutations = []mutation{
 	},
 	{
 		"applied-is-taken-back", "7: a leader overwrites entries that this node has applied",
-		"cluster/logstore.go", "low <= applied && low > l.snapped()", "false && low <= applied && low > l.snapped()",
+		"cluster/raftlog/logstore.go", "low <= applied && low > l.snapped()", "false && low <= applied && low > l.snapped()",
 		[]test{{cluster, "^TestRevertedMajorityGoesOn$"}},
 	},
 	{
 		"entry-not-checked", "7: a log entry that has rotted is applied",
-		"cluster/entry.go", "if len(l.Extensions) > 0 && (", "if len(l.Extensions) > 1000 && (",
+		"cluster/raftlog/entry.go", "if len(l.Extensions) > 0 && (", "if len(l.Extensions) > 1000 && (",
 		[]test{{cluster, "^TestFlippedBitInTheLog$"}},
 	},
 	{
 		"rot-is-spread", "7: a leader sends a log entry that has rotted",
-		"cluster/logstore.go", "l.rotten(err)\n\t\treturn raft.ErrLogNotFound\n", "return nil\n",
+		"cluster/raftlog/logstore.go", "l.Damaged(err)\n\t\treturn raft.ErrLogNotFound\n", "return nil\n",
 		[]test{{cluster, "^TestFlippedBitIsNotSpread$"}},
 	},
 	{
 		"hanging-leader-stays", "7: a leader whose disk hangs goes on leading",
-		"cluster/watchdog.go", "const hangTime = 2 * time.Second", "const hangTime = 200 * time.Second",
+		"cluster/disk/watchdog.go", "const HangTime = 2 * time.Second", "const HangTime = 200 * time.Second",
 		[]test{{cluster, "^TestDiskOfLeaderHangs$"}},
 	},
 	// 8. Unknown commands.
@@ -259,17 +259,17 @@ var mutations = []mutation{
 	// 10. Secrets are sealed.
 	{
 		"token-used-twice", "10: a join token lets in a second node",
-		"cluster/token.go", "if r.Node != \"\" {\n", "if r.Node != \"\" && false {\n",
+		"cluster/member/token.go", "if r.Node != \"\" {\n", "if r.Node != \"\" && false {\n",
 		[]test{{cluster, "^TestTokens$"}},
 	},
 	{
 		"proof-not-checked", "10: a join token's secret need not be known",
-		"cluster/token.go", "!ed25519.Verify(r.Public, signed, signature) {", "false {",
+		"cluster/member/token.go", "!ed25519.Verify(r.Public, signed, signature) {", "false {",
 		[]test{{cluster, "^TestTokens$"}},
 	},
 	{
 		"not-sealed-anew", "10: what was sealed stays sealed under a key that a removed node knows",
-		"cluster/rekey.go", "if !strings.HasPrefix(e.Data, sealLabel) || name == authorityName {",
+		"cluster/member/rekey.go", "if !strings.HasPrefix(e.Data, sealLabel) || name == authorityName {",
 		"if !strings.HasPrefix(e.Data, sealLabel) || name != \"\" {",
 		[]test{{cluster, "^TestReplaceNode$"}},
 	},
@@ -305,23 +305,23 @@ var mutations = []mutation{
 	},
 	{
 		"damage-is-handed-out", "12: a manifest that has rotted is read without a word",
-		"cluster/bytes.go", "if err == nil && have() == digest {", "if err == nil && have() != \"\" {",
+		"cluster/replica/open.go", "if err == nil && have() == digest {", "if err == nil && have() != \"\" {",
 		[]test{{cluster, "^TestReadFileFindsRot$"}},
 	},
 	{
 		"rot-is-read", "12: the first read after a start does not look for rot",
-		"cluster/tree.go", "return t.c.openProven(ctx, digest)", "return t.c.openBlob(ctx, digest)",
+		"cluster/tree.go", "return t.c.replica.OpenVerified(ctx, digest)", "return t.c.replica.Open(ctx, digest)",
 		[]test{{cluster, "^TestRotIsFoundByTheFirstRead$"}},
 	},
 	// Members find each other, which everything above rests on.
 	{
 		"address-not-said", "a node that has moved does not say where it is",
-		"cluster/beat.go", "\tc.hear(From(r), r.Header.Get(addressHeader))\n", "",
+		"cluster/peer/beat.go", "\tp.hear(node, r.Header.Get(addressHeader))\n", "",
 		[]test{{cluster, "^TestSomeAddressesChange$"}},
 	},
 	{
 		"address-not-kept", "what an operator says of a node's address is forgotten",
-		"cluster/addresses.go", "\ta.told[node] = addr\n\treturn c.writeTold()", "\ta.told[node] = addr\n\treturn nil",
+		"cluster/peer/addresses.go", "\ta.told[node] = addr\n\treturn p.writeTold()", "\ta.told[node] = addr\n\treturn nil",
 		[]test{{cluster, "^TestAllAddressesChange$"}},
 	},
 }

@@ -1,0 +1,135 @@
+package member
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"time"
+)
+
+// The nodes trust each other by a CA of their own, which signs nothing but nodes' certificates. It is not the one that
+// clients trust: that one may be an enterprise's, whose other certificates must open nothing here, and its names are
+// constrained to what clients ask for.
+//
+// Its record stands in the tree, its key sealed. So every node can sign: a joiner at whichever node it asks, and each
+// node itself when its certificate gets old, also one that was down for a year. Removing a node makes a new CA, because
+// the removed one could sign too.
+const authorityName = "cluster/ca"
+
+const (
+	nodeLife      = 90 * 24 * time.Hour
+	authorityLife = 20 * 365 * 24 * time.Hour
+	backdate      = 24 * time.Hour // clocks differ
+	maxCross      = 3
+)
+
+// authority is that record.
+type authority struct {
+	Root []byte `json:"root"` // certificate, DER
+	Key  []byte `json:"key"`  // PKCS #8, sealed
+	// Cross are the newest roots' keys certified by the root before each, newest first. A node that was down while a
+	// member was removed knows only an older root, and finds its way to the new one through them.
+	Cross [][]byte `json:"cross,omitempty"`
+}
+
+// makeAuthority makes a CA; after one there was before, that one certifies it.
+func makeAuthority(
+	before *authority, beforeKey *ecdsa.PrivateKey, seal func([]byte) ([]byte, error), now time.Time,
+) (*authority, *ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	t := &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: "casemate nodes " + rand.Text()[:8]},
+		NotBefore: now.Add(-backdate), NotAfter: now.Add(authorityLife),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	if err != nil {
+		return nil, nil, err
+	}
+	plain, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	sealed, err := seal(plain)
+	if err != nil {
+		return nil, nil, err
+	}
+	a := &authority{Root: der, Key: sealed}
+	if before != nil {
+		old, err := x509.ParseCertificate(before.Root)
+		if err != nil {
+			return nil, nil, err
+		}
+		t.SerialNumber = serial()
+		cross, err := x509.CreateCertificate(rand.Reader, t, old, key.Public(), beforeKey)
+		if err != nil {
+			return nil, nil, err
+		}
+		a.Cross = append([][]byte{cross}, before.Cross[:min(len(before.Cross), maxCross-1)]...)
+	}
+	return a, key, nil
+}
+
+func serial() *big.Int {
+	b := make([]byte, 16)
+	rand.Read(b)
+	b[0] &= 0x7f // RFC 5280, 4.1.2.2: positive
+	return new(big.Int).SetBytes(b)
+}
+
+// authority reads the CA from the state; nil if there is none (yet).
+func (ms *Members) authority() (*authority, error) {
+	e, ok := ms.cluster.View().Get(authorityName)
+	if !ok {
+		return nil, nil
+	}
+	var a authority
+	if err := json.Unmarshal([]byte(e.Data), &a); err != nil {
+		return nil, fmt.Errorf("%s: %w", authorityName, err)
+	}
+	return &a, nil
+}
+
+func (ms *Members) authorityKey(a *authority) (*ecdsa.PrivateKey, error) {
+	plain, err := ms.Unseal(a.Key)
+	if err != nil {
+		return nil, fmt.Errorf("key of the nodes' CA: %w", err)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(plain)
+	if err != nil {
+		return nil, fmt.Errorf("key of the nodes' CA: %w", err)
+	}
+	ec, ok := key.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, errors.New("key of the nodes' CA: not an ECDSA key")
+	}
+	return ec, nil
+}
+
+// certify signs a node's certificate. The chain ends before the root.
+func (ms *Members) certify(a *authority, key *ecdsa.PrivateKey, node string, pub *ecdsa.PublicKey) (chain [][]byte, err error) {
+	root, err := x509.ParseCertificate(a.Root)
+	if err != nil {
+		return nil, err
+	}
+	now := ms.cfg.Now()
+	leaf, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: node}, DNSNames: []string{node},
+		NotBefore: now.Add(-backdate), NotAfter: now.Add(nodeLife),
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}, root, pub, key)
+	if err != nil {
+		return nil, err
+	}
+	return append([][]byte{leaf}, a.Cross...), nil
+}

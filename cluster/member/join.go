@@ -1,0 +1,318 @@
+package member
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"casemate/cluster/disk"
+	"casemate/cluster/peer"
+	"casemate/cluster/state"
+)
+
+// joinRequest is what a joiner sends, in a TLS session in which it knows the other side by the token's hash of the root
+// and has not shown who it is itself.
+type joinRequest struct {
+	Token     string `json:"token"` // its ID
+	Signature []byte `json:"signature"`
+	CSR       []byte `json:"csr"` // PKCS #10, DER; its key will be the node's
+	Node      string `json:"node"`
+	Addr      string `json:"addr"` // host:port at which the others will reach it
+	Version   string `json:"version"`
+	Format    uint64 `json:"format"`
+}
+
+// Answer is all that makes a node a member.
+type Answer struct {
+	Error   string            `json:"error,omitempty"`
+	Retry   bool              `json:"retry,omitempty"` // the same again may succeed
+	Cluster string            `json:"cluster"`
+	Keys    []byte            `json:"keys"`  // sealing keys
+	Chain   [][]byte          `json:"chain"` // its certificate
+	Root    []byte            `json:"root"`
+	Members map[string]Record `json:"members"`
+}
+
+const exporterLabel = "EXPORTER-casemate-join"
+
+// Dial connects with an address, host:port.
+type Dial func(ctx context.Context, addr string) (net.Conn, error)
+
+// Join asks the member whose peer port is at addr to let this node in, and writes the files of cfg.Dir that make it a
+// member. If it was cut short, the same token may be used again. It returns the cluster's identity.
+func Join(ctx context.Context, cfg Config, dial Dial, addr string, token Token) (cluster string, err error) {
+	// The key first: with it, the token works again if what comes after is cut short.
+	key, err := nodeKey(cfg)
+	if err != nil {
+		return "", err
+	}
+	request := &x509.CertificateRequest{Subject: pkix.Name{CommonName: cfg.Node}}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, request, key)
+	if err != nil {
+		return "", err
+	}
+	a, err := Ask(ctx, cfg, dial, addr, token, csr)
+	if err != nil {
+		return "", err
+	}
+	if err := CheckKeys(a.Keys); err != nil {
+		return "", fmt.Errorf("the answer of %s: %w", addr, err)
+	}
+	seed, err := json.Marshal(seed{Root: a.Root, Members: a.Members})
+	if err != nil {
+		return "", err
+	}
+	for _, f := range []struct {
+		name string
+		data []byte
+		mode fs.FileMode
+	}{{KeyFile, a.Keys, 0o600}, {SeedFile, seed, 0o640}} {
+		if err := disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, f.name), f.data, f.mode); err != nil {
+			return "", err
+		}
+	}
+	return a.Cluster, writeCert(cfg, a.Chain)
+}
+
+// Ask asks to join with a request for a certificate, PKCS #10 in DER. It changes nothing on this node.
+func Ask(ctx context.Context, cfg Config, dial Dial, addr string, token Token, csr []byte) (a Answer, err error) {
+	raw, err := dial(ctx, addr)
+	if err != nil {
+		return a, fmt.Errorf("%s cannot be reached, it must be the peer address of a member that runs: %w", addr, err)
+	}
+	defer raw.Close()
+	var stranger error
+	conn := tls.Client(raw, &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: []string{peer.ALPNJoin}, ServerName: "casemate",
+		// Verified against the hash in the token instead of against roots and names.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			stranger = pinned(cs.PeerCertificates, token.Root, cfg.Now())
+			return stranger
+		},
+	})
+	if err := conn.HandshakeContext(ctx); err != nil {
+		if stranger == nil {
+			err = fmt.Errorf("it does not answer as a member's peer port does: %w", err)
+		}
+		return a, fmt.Errorf("%s: %w", addr, err)
+	}
+	cs := conn.ConnectionState()
+	if cs.NegotiatedProtocol != peer.ALPNJoin {
+		return a, fmt.Errorf("%s is not the peer port of a casemate", addr)
+	}
+	exporter, err := cs.ExportKeyingMaterial(exporterLabel, nil, 32)
+	if err != nil {
+		return a, err
+	}
+	req := joinRequest{Token: token.ID, CSR: csr, Node: cfg.Node, Addr: cfg.Addr, Version: cfg.Version, Format: state.MaxFormat}
+	req.Signature = ed25519.Sign(ed25519.NewKeyFromSeed(token.Secret), proof(exporter, csr, req.Node, req.Addr))
+	body, err := json.Marshal(req)
+	if err != nil {
+		return a, err
+	}
+	use := func(context.Context, string, string) (net.Conn, error) { return struct{ net.Conn }{conn}, nil }
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: use}}
+	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://casemate/join", bytes.NewReader(body))
+	if err != nil {
+		return a, err
+	}
+	res, err := client.Do(hr)
+	if err != nil {
+		return a, fmt.Errorf("%s: %w", addr, err)
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&a); err != nil {
+		return a, fmt.Errorf("%s: its answer: %w", addr, err)
+	}
+	if a.Error != "" {
+		if a.Retry {
+			return a, fmt.Errorf("%s says: %s: %w", addr, a.Error, peer.ErrNoMajority)
+		}
+		return a, fmt.Errorf("%s says: %s", addr, a.Error)
+	}
+	return a, nil
+}
+
+// pinned checks a chain that ends in the root with this hash.
+func pinned(certs []*x509.Certificate, hash []byte, now time.Time) error {
+	if len(certs) < 2 {
+		return errors.New("it shows no CA: not the peer port of a casemate")
+	}
+	root := certs[len(certs)-1]
+	if sum := sha256.Sum256(root.Raw); !bytes.Equal(sum[:], hash) {
+		return errors.New("its CA is not the one that the token names: another cluster, someone in between, " +
+			"or a token from before a member was removed")
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(root)
+	_, err := certs[0].Verify(x509.VerifyOptions{
+		Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+	return err
+}
+
+// ServeJoin answers who asks to join.
+func (ms *Members) ServeJoin(w http.ResponseWriter, r *http.Request) {
+	session := peer.SessionOf(r)
+	var req joinRequest
+	// The body is read to its end: from then on the server notices when the other side hangs up, and ends r.Context().
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxJoin+1))
+	if len(body) > maxJoin {
+		err = fmt.Errorf("it has more than %d bytes", maxJoin)
+	}
+	if err == nil {
+		err = json.Unmarshal(body, &req)
+	}
+	var a Answer
+	if err != nil {
+		err = fmt.Errorf("the request: %w", err)
+	} else {
+		a, err = ms.letIn(r.Context(), session, req)
+	}
+	if err != nil {
+		ms.log.Warn("a node was not let in", "client", r.RemoteAddr, "node", fmt.Sprintf("%.63q", req.Node), "err", err)
+		a = Answer{Error: err.Error(), Retry: errors.Is(err, peer.ErrNoMajority)}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(a)
+}
+
+// A request to join, in bytes.
+const (
+	maxJoin     = 16 << 10 // the body; ours are under 1 KiB
+	maxRequest  = 2 << 10  // its request for a certificate; ours have some 250
+	maxJoinAddr = 300
+)
+
+// check looks at what costs nothing to look at, and parses the request for a certificate. Nothing is computed with its
+// key: that of an RSA key is whatever its sender likes.
+func (req *joinRequest) check() (*x509.CertificateRequest, error) {
+	if !peer.ValidNode(req.Node) {
+		return nil, fmt.Errorf("node must be 1 to 63 of A-Z a-z 0-9 . _ -, got %.100q", req.Node)
+	}
+	host, port, err := net.SplitHostPort(req.Addr)
+	if err != nil || host == "" || port == "" || len(req.Addr) > maxJoinAddr {
+		return nil, fmt.Errorf("the address at which the node is reached must be host:port, got %.300q", req.Addr)
+	}
+	if len(req.CSR) > maxRequest {
+		return nil, fmt.Errorf("the certificate request has %d bytes, the most is %d", len(req.CSR), maxRequest)
+	}
+	csr, err := x509.ParseCertificateRequest(req.CSR)
+	if err != nil {
+		return nil, fmt.Errorf("the certificate request: %w", err)
+	}
+	if key, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
+		return nil, errors.New("the certificate request: a node's key is ECDSA P-256")
+	}
+	return csr, nil
+}
+
+// letIn makes a node a learner: the token first, then raft, then the record. Cut short anywhere, the same request again
+// goes on.
+//
+// Until the token has proved to be good this is work for anybody who asks, so what is cheap comes first: sizes and the
+// kind of key, then the token, whose public key is ours, and only then is anything computed with a key that the other
+// side has chosen.
+func (ms *Members) letIn(ctx context.Context, session peer.Session, req joinRequest) (a Answer, err error) {
+	csr, err := req.check()
+	if err != nil {
+		return a, err
+	}
+	exporter, err := session.ExportKeyingMaterial(exporterLabel, 32)
+	if err != nil {
+		return a, err
+	}
+	signed := proof(exporter, req.CSR, req.Node, req.Addr)
+	if err := ms.knowsToken(req.Token, signed, req.Signature); err != nil {
+		return a, err
+	}
+	session.Trust()
+	if err := ctx.Err(); err != nil {
+		return a, err
+	}
+	if err := ms.cfg.CheckCSR(csr); err != nil {
+		return a, fmt.Errorf("the certificate request: %w", err)
+	}
+	pub, err := publicKey(csr.RawSubjectPublicKeyInfo)
+	if err != nil {
+		return a, fmt.Errorf("the certificate request: %w", err)
+	}
+	var s *state.State // in which nothing was against it
+	if err := ms.useToken(ctx, req.Token, signed, req.Signature, req.Node, csr, func(now *state.State) error {
+		s = now
+		if _, gone := recordOf[removal](s, removedDir+"/"+req.Node); gone {
+			return fmt.Errorf("a node called %s was removed from this cluster, and its name does not come back: join under another",
+				req.Node)
+		}
+		m, there := recordOf[Record](s, MembersDir+"/"+req.Node)
+		voters, _ := ms.cluster.Voters()
+		if there && !bytes.Equal(m.Key, csr.RawSubjectPublicKeyInfo) || !there && voters[req.Node] {
+			return fmt.Errorf("there is a node called %s already: join under another name", req.Node)
+		}
+		if f := s.Format(); req.Format < f {
+			return fmt.Errorf("the cluster is at format %d and this casemate understands up to %d: install the version that "+
+				"the members have", f, req.Format)
+		}
+		return nil
+	}); err != nil {
+		return a, err
+	}
+	// The address is the name, and where that is says the record. Until there is one the leader dials in vain.
+	if err := ms.cluster.AddLearner(ctx, req.Node); err != nil {
+		return a, err
+	}
+	put, err := putRecord(MembersDir+"/"+req.Node, Record{
+		Addr: req.Addr, Key: csr.RawSubjectPublicKeyInfo, Version: fmt.Sprintf("%.64s", req.Version), Format: req.Format,
+		Joined: ms.cfg.Now().UTC().Truncate(time.Second),
+	})
+	if err != nil {
+		return a, err
+	}
+	seen, _ := s.Get(MembersDir + "/" + req.Node)
+	switch err := ms.cluster.Propose(ctx, &state.Expect{Name: MembersDir + "/" + req.Node, Version: seen.Version}, put); {
+	case errors.Is(err, fs.ErrExist):
+		return a, fmt.Errorf("another node joins under this name right now: %w", peer.ErrNoMajority)
+	case err != nil:
+		return a, err
+	}
+	if err := ms.TakeKeys(); err != nil {
+		return a, err
+	}
+	ca, err := ms.authority()
+	if err != nil {
+		return a, err
+	}
+	key, err := ms.authorityKey(ca)
+	if err != nil {
+		return a, err
+	}
+	a = Answer{Cluster: ms.cfg.Cluster, Root: ca.Root, Members: map[string]Record{}, Keys: ms.keys.Load().raw}
+	if a.Chain, err = ms.certify(ca, key, req.Node, pub); err != nil {
+		return a, err
+	}
+	s = ms.cluster.View()
+	for e := range s.ReadDir(MembersDir, "") {
+		if m, ok := recordOf[Record](s, MembersDir+"/"+e.Name); ok {
+			a.Members[e.Name] = m
+		}
+	}
+	ms.log.Info("node joins", "peer", req.Node, "addr", req.Addr)
+	return a, nil
+}

@@ -1,0 +1,135 @@
+// Package member says who belongs to the cluster, and guards the secrets that its members share: the nodes' own CA, the
+// sealing keys, tokens to join.
+//
+// All of it stands in the tree below cluster/, where no service sees it, and on each node's disk in a few small files.
+// The room proposes changes of the tree as everybody does; raft's configuration, which says who votes, is its owner's.
+//
+// Promise 10 of the tree (package cluster) is kept here.
+package member
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"casemate/cluster/blob"
+	"casemate/cluster/state"
+)
+
+// Cluster is the replicated tree as this room needs it.
+type Cluster interface {
+	// View is the newest state that can be read on this node.
+	View() *state.State
+	// CaughtUp waits, briefly, until this node has applied what was committed when it was called; false: it could not
+	// find out.
+	CaughtUp() bool
+	// Propose carries the edits out at one log entry, as one command, and returns when they are applied here.
+	Propose(ctx context.Context, ops ...state.Op) error
+	// Commit is Propose for edits of names, however many.
+	Commit(ctx context.Context, ops []state.Op) error
+	// AddLearner makes a node a member that does not vote yet. It is no error if it is a member.
+	AddLearner(ctx context.Context, node string) error
+	// Voters are the names of the voters, and how many of them are a majority.
+	Voters() (voters map[string]bool, majority int)
+	// Others are the names of all members but this node.
+	Others() []string
+	// Watch receives after a name below dir has changed, until ctx is done.
+	Watch(ctx context.Context, dir string) <-chan struct{}
+}
+
+// Config says which node this is.
+type Config struct {
+	Node    string // its name
+	Addr    string // host:port at which the others reach it
+	Cluster string // the cluster's identity
+	Version string // of the program, for people
+	Dir     string // where the files of the room are
+	FS      blob.FS
+	Log     *slog.Logger
+	Now     func() time.Time
+	// CheckCSR checks that whoever made a request for a certificate has its key.
+	CheckCSR func(*x509.CertificateRequest) error
+}
+
+// Members is one node's view of who belongs to the cluster. It is safe for concurrent use.
+type Members struct {
+	cfg     Config
+	log     *slog.Logger
+	cluster Cluster
+	keys    atomic.Pointer[keyring]
+	keyMu   sync.Mutex    // held while keys change
+	epoch   atomic.Uint64 // of the newest key taken up
+	node    *nodeID       // nil in a cluster that no other node can join
+}
+
+// New returns the members of a cluster with these sealing keys.
+func New(cfg Config, cluster Cluster, keys []byte) (*Members, error) {
+	ring, err := newKeyring(keys)
+	if err != nil {
+		return nil, err
+	}
+	ms := &Members{cfg: cfg, log: cfg.Log, cluster: cluster}
+	ms.keys.Store(ring)
+	return ms, nil
+}
+
+// OpenNode reads this node's key and certificate, and makes what is missing: from then on it can prove who it is.
+func (ms *Members) OpenNode() (err error) {
+	if ms.node, err = openNodeID(ms.cfg); err != nil {
+		return err
+	}
+	if err := ms.checkKeys(); err != nil {
+		return err
+	}
+	return ms.Renew()
+}
+
+// Others implements peer.Members.
+func (ms *Members) Others() []string { return ms.cluster.Others() }
+
+// Certificate implements peer.Members.
+func (ms *Members) Certificate() *tls.Certificate { return ms.node.current() }
+
+// Root implements peer.Members.
+func (ms *Members) Root() []byte {
+	a, err := ms.authority()
+	if a == nil || err != nil {
+		return nil
+	}
+	return a.Root
+}
+
+// Expected implements peer.Members: before the first entries of the log have come.
+func (ms *Members) Expected() (nodes []string) {
+	if ms.cluster.View().Index() > 0 {
+		return nil
+	}
+	for n := range ms.node.seed.Members {
+		if n != ms.cfg.Node {
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes
+}
+
+// Address implements peer.Members.
+func (ms *Members) Address(node string) (string, bool) {
+	r, known := ms.Record(node)
+	return r.Addr, known
+}
+
+// JoinAddress implements peer.Members.
+func (ms *Members) JoinAddress(node string) string { return ms.node.seed.Members[node].Addr }
+
+// Changed implements peer.Members. A removal changes the directory too; raft's configuration changes without a word to
+// the tree.
+func (ms *Members) Changed(ctx context.Context) <-chan struct{} {
+	return ms.cluster.Watch(ctx, MembersDir)
+}
+
+// tries bounds how often something is done anew because somebody else has changed the tree meanwhile.
+const tries = 10

@@ -1,0 +1,340 @@
+package peer
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"casemate/cluster/wake"
+)
+
+const (
+	beatEvery = 333 * time.Millisecond // at least
+	beatLeast = 2 * time.Millisecond   // between two
+	beatLost  = 1 * time.Second        // without one a node counts as down
+	redial    = 200 * time.Millisecond
+	lookEvery = time.Second // between two looks at who is a member
+)
+
+// Beat is what a node tells the others of itself, all the time.
+type Beat struct {
+	Applied uint64 `json:"applied"` // newest log entry whose effect can be read there, and will be after a power cut
+	Lacks   int    `json:"lacks"`   // blobs still to come; -1 while it counts
+	Free    int64  `json:"free"`
+	Total   int64  `json:"total"`
+	Format  uint64 `json:"format"`
+	Version string `json:"version"`
+
+	// Older versions say nothing of the following.
+	At      uint64            `json:"at,omitempty"`      // newest entry in the state
+	Sum     string            `json:"sum,omitempty"`     // its running digest there
+	Heard   uint64            `json:"heard,omitempty"`   // the newest Applied that it has heard from who listens
+	Differs uint64            `json:"differs,omitempty"` // an entry at which it differs from who listens
+	Older   *Older            `json:"older,omitempty"`   // what it knows of having come back older
+	Leader  string            `json:"leader,omitempty"`  // whom it takes for the leader
+	Addrs   map[string]string `json:"addrs,omitempty"`   // of nodes that are not where their records say
+	Stopped string            `json:"stopped,omitempty"` // why it stops now
+}
+
+// now is a channel that has come.
+var now = func() <-chan time.Time { ch := make(chan time.Time); close(ch); return ch }()
+
+// serveBeat is a stream without an end.
+func (p *Port) serveBeat(w http.ResponseWriter, r *http.Request) {
+	node := From(r)
+	p.hear(node, r.Header.Get(addressHeader))
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	rc := http.NewResponseController(w)
+	enc := json.NewEncoder(w)
+	for {
+		if p.cfg.Members.Removed(node) {
+			return // it asks again, and is told
+		}
+		b := p.cfg.Host.Beat(node)
+		b.Addrs = p.gossip()
+		if enc.Encode(b) != nil || rc.Flush() != nil {
+			return
+		}
+		if b.Stopped != "" {
+			return
+		}
+		wait, cancel := context.WithTimeout(r.Context(), beatEvery)
+		moved := p.cfg.Host.WaitDurable(wait, b.Applied+1) == nil
+		cancel()
+		pause := now
+		if moved { // else it was long enough
+			pause = time.After(beatLeast)
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-p.cfg.Life.Done():
+			return
+		case <-p.cfg.Host.Done(): // it says why
+		case <-pause:
+		}
+	}
+}
+
+// link is what this node hears from another.
+type link struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu     sync.Mutex
+	beat   Beat
+	up     bool
+	seen   time.Time
+	moved  wake.Broadcast // there is another beat, or up has changed
+	slow   bool           // did not apply within the time that writes wait: they do not wait for it until it has caught up
+	cutoff context.CancelFunc
+	alive  context.Context // done when the node is down; owned by mu
+}
+
+// Last returns what was last heard of a node and whether it is up.
+func (p *Port) Last(node string) (b Beat, up bool, seen time.Time) {
+	p.mu.Lock()
+	l := p.links[node]
+	p.mu.Unlock()
+	if l == nil {
+		return Beat{Lacks: -1}, false, time.Time{}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.beat, l.up, l.seen
+}
+
+// Alive returns a context that is done when the node is known to be down, or with ctx; not ok if it is down now.
+func (p *Port) Alive(ctx context.Context, node string) (context.Context, context.CancelFunc, bool) {
+	p.mu.Lock()
+	l := p.links[node]
+	p.mu.Unlock()
+	if l == nil {
+		return nil, nil, false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.up {
+		return nil, nil, false
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(l.alive, cancel)
+	return ctx, func() { stop(); cancel() }, true
+}
+
+// UpNodes are the other members that answer now.
+func (p *Port) UpNodes() (names []string) {
+	for _, n := range p.cfg.Members.Others() {
+		if _, up, _ := p.Last(n); up {
+			names = append(names, n)
+		}
+	}
+	return names
+}
+
+// follow follows every other member, and stops following those that have left.
+func (p *Port) follow(ctx context.Context) {
+	changed := p.cfg.Members.Changed(ctx)
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	defer func() {
+		p.mu.Lock()
+		links := p.links
+		p.links = map[string]*link{}
+		p.mu.Unlock()
+		for _, l := range links {
+			l.cancel()
+			<-l.done
+		}
+	}()
+	for {
+		p.cutRemoved()
+		want := map[string]bool{}
+		for _, n := range p.cfg.Members.Others() {
+			want[n] = true
+		}
+		for _, n := range p.cfg.Members.Expected() {
+			want[n] = true
+		}
+		p.setMemberAddrs(want)
+		p.mu.Lock()
+		var gone []*link
+		for n, l := range p.links {
+			if !want[n] {
+				gone = append(gone, l)
+				delete(p.links, n)
+			}
+		}
+		for n := range want {
+			if p.links[n] == nil {
+				lctx, cancel := context.WithCancel(ctx)
+				l := &link{cancel: cancel, done: make(chan struct{}), beat: Beat{Lacks: -1}}
+				p.links[n] = l
+				p.changes.NotifyAll()
+				go func() {
+					defer close(l.done)
+					p.followOne(lctx, n, l)
+				}()
+			}
+		}
+		p.mu.Unlock()
+		for _, l := range gone {
+			l.cancel()
+			<-l.done
+			p.changes.NotifyAll()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// followOne listens to one node until ctx is done.
+func (p *Port) followOne(ctx context.Context, node string, l *link) {
+	for ctx.Err() == nil {
+		err := p.listen(ctx, node, l)
+		if l.set(false, Beat{}) {
+			p.log.Warn("node is down", "peer", node, "err", err)
+			p.changes.NotifyAll()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(redial):
+		}
+	}
+}
+
+func (p *Port) listen(ctx context.Context, node string, l *link) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watchdog := time.AfterFunc(beatLost, cancel)
+	defer watchdog.Stop()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+node+"/beat", nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set(addressHeader, p.cfg.Addr)
+	res, err := p.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode == http.StatusGone {
+		p.cfg.Host.Fail(ErrRemoved)
+		return ErrRemoved
+	}
+	lines := bufio.NewScanner(res.Body)
+	for lines.Scan() {
+		var b Beat
+		if err := json.Unmarshal(lines.Bytes(), &b); err != nil {
+			return err
+		}
+		watchdog.Reset(beatLost)
+		p.cfg.Host.Heard(node, b)
+		p.listenTo(b.Addrs)
+		if l.set(true, b) {
+			p.log.Info("node is up", "peer", node, "applied", b.Applied, "lacks", b.Lacks)
+			p.cfg.Host.CameUp(node)
+			p.changes.NotifyAll()
+		}
+	}
+	return errors.Join(lines.Err(), ErrDown)
+}
+
+// set takes a beat, or that there are none, and reports whether up has changed.
+func (l *link) set(up bool, b Beat) (changed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	changed = l.up != up
+	l.up = up
+	if up {
+		l.beat, l.seen = b, time.Now()
+		if changed {
+			l.alive, l.cutoff = context.WithCancel(context.Background())
+		}
+	} else if changed {
+		l.cutoff()
+	}
+	l.moved.Wake()
+	return changed
+}
+
+// shareTime is how long a write waits for the nodes that are connected: so that a client that goes on to another node
+// finds there what was answered here.
+const shareTime = 100 * time.Millisecond
+
+// WaitShown waits until the connected nodes have applied an entry too; briefly and not longer, and not again for one
+// that was too slow until it has caught up.
+func (p *Port) WaitShown(ctx context.Context, index uint64) {
+	deadline := time.NewTimer(shareTime)
+	defer deadline.Stop()
+	p.mu.Lock()
+	links := make([]*link, 0, len(p.links))
+	for _, l := range p.links {
+		links = append(links, l)
+	}
+	p.mu.Unlock()
+	for _, l := range links {
+		for {
+			l.mu.Lock()
+			if l.slow && l.up && l.beat.Applied >= index {
+				l.slow = false
+			}
+			if !l.up || l.slow || l.beat.Applied >= index {
+				l.mu.Unlock()
+				break
+			}
+			moved := l.moved.Next()
+			l.mu.Unlock()
+			select {
+			case <-moved:
+				continue
+			case <-deadline.C:
+				deadline.Reset(0)
+				l.mu.Lock()
+				l.slow = true
+				l.mu.Unlock()
+			case <-ctx.Done():
+				return
+			}
+			break
+		}
+	}
+}
+
+// Up reports whether this node hears from another one now.
+func (p *Port) Up(node string) bool {
+	_, up, _ := p.Last(node)
+	return up
+}
+
+// Follows reports whether this node listens to another one.
+func (p *Port) Follows(node string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.links[node] != nil
+}
+
+// Missing is how many blobs a node has yet to fetch, by its own account; -1 if that is not known.
+func (p *Port) Missing(node string) int {
+	b, _, _ := p.Last(node)
+	return b.Lacks
+}
+
+// Changes receives (capacity 1) after Up of any node has changed, until ctx is done; then it is closed.
+func (p *Port) Changes(ctx context.Context) <-chan struct{} { return p.changes.Watch(ctx, ".") }
+
+// Older is a node that came back with less of the log than it had shown before.
+type Older struct {
+	Node string    `json:"node"`
+	Was  uint64    `json:"was"` // newest entry that it had shown
+	Is   uint64    `json:"is"`  // newest entry that it came back with
+	Time time.Time `json:"time"`
+}

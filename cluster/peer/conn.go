@@ -1,0 +1,116 @@
+package peer
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// abrupt is a TLS connection that is closed without the alert that tells the other side (RFC 8446, section 6.1). To
+// send it, crypto/tls waits up to 5 s for a wire that does not move, and net/http does so with a lock held. All
+// protocols between nodes are framed: none of them takes a connection's end for the end of a message.
+type abrupt struct {
+	*tls.Conn
+	wire *bulk
+}
+
+func (c abrupt) Close() error { return c.NetConn().Close() }
+
+// stalling is an HTTP connection between nodes: a read or a write that waits too long ends it.
+//
+// Reads are bounded here at the client's end only, and by writes too: whoever sends a large blob gets no byte back
+// before the last one has gone. The server reads even while a handler runs, to hear that the client has gone, and where
+// nothing is to come that read must wait for ever: were it to end, every request of this connection would be given up,
+// the beats first. So it bounds reads itself: of headers, and of bodies by stallingBody.
+type stalling struct {
+	net.Conn
+	wire  *bulk // below it; nil for an outsider
+	node  string
+	reads bool
+	time  time.Duration
+}
+
+func (s *stalling) Read(p []byte) (int, error) {
+	if s.reads {
+		s.SetReadDeadline(time.Now().Add(s.time))
+	}
+	return s.Conn.Read(p)
+}
+
+func (s *stalling) Write(p []byte) (int, error) {
+	s.SetWriteDeadline(time.Now().Add(s.time))
+	large := s.wire != nil && len(p) > 16<<10 // more than one record
+	if large {
+		s.wire.cork()
+	}
+	n, err := s.Conn.Write(p)
+	if large {
+		if sent := s.wire.uncork(); err == nil && sent != nil {
+			n, err = 0, sent
+		}
+	}
+	if s.reads {
+		s.SetReadDeadline(time.Now().Add(s.time))
+	}
+	return n, err
+}
+
+// stallingBody is a request's body whose reads do not wait too long.
+type stallingBody struct {
+	io.ReadCloser
+	conn *http.ResponseController
+	time time.Duration
+	set  time.Time // when the deadline was set
+}
+
+func (b *stallingBody) Read(p []byte) (int, error) {
+	if now := time.Now(); now.Sub(b.set) > b.time/16 { // not for each piece
+		b.set = now
+		b.conn.SetReadDeadline(now.Add(b.time))
+	}
+	n, err := b.ReadCloser.Read(p)
+	if err != nil { // at the end the server's own read has begun
+		b.conn.SetReadDeadline(time.Time{})
+		b.set = time.Time{}
+	}
+	return n, err
+}
+
+// chanListener is a listener of connections that somebody else has accepted.
+type chanListener struct {
+	addr   net.Addr
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newChanListener(addr net.Addr) *chanListener {
+	return &chanListener{addr: addr, conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+func (l *chanListener) deliver(conn net.Conn) {
+	select {
+	case l.conns <- conn:
+	case <-l.closed:
+		conn.Close()
+	}
+}
+
+func (l *chanListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *chanListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *chanListener) Addr() net.Addr { return l.addr }

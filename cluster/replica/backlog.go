@@ -1,0 +1,228 @@
+package replica
+
+import (
+	"cmp"
+	"container/heap"
+	"time"
+
+	"casemate/cluster/state"
+)
+
+const (
+	// FetchTurns is how many blobs that nobody waits for are fetched at a time: small blobs wait for a round trip and two
+	// syncs each, and that together.
+	FetchTurns = 8
+	// largeTurns of them are for large blobs: more would share the rate, and the newest would come later for it. The other
+	// turns are for small ones.
+	largeTurns = 2
+	largeFrom  = 4 << 20 // bytes
+
+	retryLeast, retryMost = 50 * time.Millisecond, time.Second
+)
+
+// backlog is what a node does not have, in the order in which it is fetched: what has failed least often first, of that the
+// newest. So what fails goes behind the others, and what fails again behind what failed once. It has no lock and no
+// clock: both are its owner's. Each step costs O(log n) at most.
+type backlog struct {
+	all    map[state.Digest]*missingBlob
+	queues [2]queue // small, large
+}
+
+// queue is those that wait for their turn, and what is known of those that have it.
+type queue struct {
+	waiting missingHeap
+	under   int // turns that are taken
+
+	// What failed before is tried again with backoff: after a failure nothing more for a while, which doubles; after
+	// each success twice as many at a time.
+	retries, window int
+	backoff         time.Duration
+	until           time.Time // nothing is tried again before
+}
+
+// missingBlob is one blob that is not here.
+type missingBlob struct {
+	d        state.Digest
+	born     uint64
+	failures int32
+	at       int32 // where it stands in its queue; -1: it is out of it, being looked at or fetched
+	large    bool
+	again    bool // it was reported missing once more since take or look: what is known of it may be older than that
+}
+
+func newBacklog() backlog {
+	return backlog{all: map[state.Digest]*missingBlob{}, queues: [2]queue{{window: 1}, {window: 1}}}
+}
+
+// add notes that a blob is not here.
+func (b *backlog) add(d state.Digest, size int64, born uint64) {
+	if l := b.all[d]; l != nil {
+		l.again = true
+		if l.born = born; l.at >= 0 {
+			heap.Fix(&b.queue(l).waiting, int(l.at))
+		}
+		return
+	}
+	l := &missingBlob{d: d, born: born, at: -1, large: size >= largeFrom}
+	b.all[d] = l
+	heap.Push(&b.queue(l).waiting, l)
+}
+
+func (b *backlog) queue(l *missingBlob) *queue {
+	if l.large {
+		return &b.queues[1]
+	}
+	return &b.queues[0]
+}
+
+// take returns the next one, if turns are not all taken: it is out of its queue until back or drop.
+func (b *backlog) take(now time.Time, turns int) *missingBlob {
+	small, large := &b.queues[0], &b.queues[1]
+	if small.under+large.under >= turns {
+		return nil
+	}
+	var next *missingBlob
+	for _, q := range []*queue{small, large} {
+		if l := q.first(now); l != nil && (next == nil || l.before(next)) && (q == small || q.under < largeTurns) {
+			next = l
+		}
+	}
+	if next != nil {
+		heap.Pop(&b.queue(next).waiting)
+		next.again = false
+	}
+	return next
+}
+
+func (q *queue) first(now time.Time) *missingBlob {
+	if len(q.waiting) == 0 {
+		return nil
+	}
+	if l := q.waiting[0]; l.failures == 0 || q.retries < q.window && !now.Before(q.until) {
+		return l
+	}
+	return nil
+}
+
+// waits is how long to wait with what was not taken, if nothing else happens; 0 if there is none.
+func (b *backlog) waits(now time.Time) (d time.Duration) {
+	for i := range b.queues {
+		if q := &b.queues[i]; len(q.waiting) > 0 {
+			mine := q.until.Sub(now)
+			if mine <= 0 {
+				mine = retryMost
+			}
+			if d == 0 || mine < d {
+				d = mine
+			}
+		}
+	}
+	return d
+}
+
+// began takes a turn for what was taken; ended gives it back, before back or drop.
+func (b *backlog) began(l *missingBlob) {
+	q := b.queue(l)
+	q.under++
+	if l.failures > 0 {
+		q.retries++
+	}
+}
+
+func (b *backlog) ended(l *missingBlob) {
+	q := b.queue(l)
+	q.under--
+	if l.failures > 0 {
+		q.retries--
+	}
+}
+
+// succeeded lets more of the others be tried when what had failed has come.
+func (b *backlog) succeeded(l *missingBlob) {
+	if q := b.queue(l); l.failures > 0 {
+		q.window = min(2*q.window, FetchTurns)
+		q.backoff, q.until = 0, time.Time{}
+	}
+}
+
+// resetBackoff ends the pauses: what failed may be there now.
+func (b *backlog) resetBackoff() {
+	for i := range b.queues {
+		b.queues[i].backoff, b.queues[i].until = 0, time.Time{}
+	}
+}
+
+// back puts what was taken into its queue again.
+func (b *backlog) back(l *missingBlob) { heap.Push(&b.queue(l).waiting, l) }
+
+// failed is back for what could not be fetched.
+func (b *backlog) failed(l *missingBlob, now time.Time) {
+	if l.failures > 0 {
+		q := b.queue(l)
+		q.window = 1
+		q.backoff = min(max(2*q.backoff, retryLeast), retryMost)
+		q.until = now.Add(q.backoff)
+	}
+	l.failures++
+	b.back(l)
+}
+
+// look is called before a look at the disk whose outcome may be drop.
+func (b *backlog) look(d state.Digest) {
+	if l := b.all[d]; l != nil {
+		l.again = false
+	}
+}
+
+// drop forgets one, unless it was reported missing since take or look: then it is looked at once more.
+func (b *backlog) drop(l *missingBlob) {
+	switch {
+	case !l.again:
+		if l.at >= 0 {
+			heap.Remove(&b.queue(l).waiting, int(l.at))
+		}
+		delete(b.all, l.d)
+	case l.at < 0:
+		heap.Push(&b.queue(l).waiting, l)
+	}
+}
+
+// forget drops what the state knows no more, if it is in a queue; what is out of it is dropped by who has it.
+func (b *backlog) forget(d state.Digest) bool {
+	l := b.all[d]
+	if l == nil || l.at < 0 {
+		return false
+	}
+	heap.Remove(&b.queue(l).waiting, int(l.at))
+	delete(b.all, d)
+	return true
+}
+
+// missingHeap is a heap.
+type missingHeap []*missingBlob
+
+func (l *missingBlob) before(m *missingBlob) bool {
+	return cmp.Or(cmp.Compare(l.failures, m.failures), cmp.Compare(m.born, l.born), cmp.Compare(l.d, m.d)) < 0
+}
+
+func (q missingHeap) Len() int           { return len(q) }
+func (q missingHeap) Less(i, j int) bool { return q[i].before(q[j]) }
+func (q missingHeap) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].at, q[j].at = int32(i), int32(j)
+}
+
+func (q *missingHeap) Push(x any) {
+	l := x.(*missingBlob)
+	l.at = int32(len(*q))
+	*q = append(*q, l)
+}
+
+func (q *missingHeap) Pop() any {
+	last := len(*q) - 1
+	l := (*q)[last]
+	(*q)[last] = nil
+	*q = (*q)[:last]
+	l.at = -1
+	return l
+}

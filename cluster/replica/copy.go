@@ -1,0 +1,154 @@
+package replica
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"sync"
+
+	"casemate/cluster/blob"
+)
+
+// streamFrom is how large an upload must be for copies to begin before it is complete.
+const streamFrom = 1 << 20
+
+// unasked is how large a blob may be that is sent without asking whether the other node has it: as much as it passes
+// over without closing the connection, if it does.
+const unasked = 64 << 10
+
+// streamingCopy copies a scratch file to one node while it grows. It is the body of the request that does so.
+type streamingCopy struct {
+	ctx     context.Context
+	cancel  context.CancelFunc
+	file    blob.File
+	trailer http.Header // of the request: written before Read returns io.EOF
+	off     int64       // owned by Read
+	moved   chan struct{}
+	done    chan struct{} // closed when index or err is set
+	index   uint64
+	err     error
+
+	mu     sync.Mutex
+	size   int64
+	digest string // set when the file is complete
+}
+
+// startCopies begins copies of an upload to the voters that are up. With a digest, the upload is complete, and those
+// that have these bytes already are not sent them.
+func (s *Store) startCopies(w *blob.Writer, digest string) map[string]*streamingCopy {
+	voters, _ := s.state.Voters()
+	copies := map[string]*streamingCopy{}
+	for node := range voters {
+		if node == s.cfg.Node {
+			continue
+		}
+		ctx, cancel, ok := s.peers.Alive(s.life, node)
+		if !ok {
+			continue
+		}
+		file, err := w.OpenScratch()
+		if err != nil {
+			cancel()
+			continue
+		}
+		size := w.Size()
+		t := &streamingCopy{
+			ctx: ctx, cancel: cancel, file: file, trailer: http.Header{digestTrailer: nil},
+			moved: make(chan struct{}, 1), done: make(chan struct{}), size: size, digest: digest,
+		}
+		url := "http://" + node + "/blob"
+		if digest != "" {
+			url += "/" + digest
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodPut, url, t)
+		if err != nil {
+			cancel()
+			file.Close()
+			continue
+		}
+		switch {
+		case digest == "":
+			req.ContentLength, req.Trailer = -1, t.trailer
+		case size == 0:
+			req.Body = http.NoBody
+		default:
+			req.ContentLength = size
+		}
+		if !s.tasks.Background(func() {
+			defer close(t.done)
+			defer cancel()
+			if digest != "" && size == 0 {
+				defer file.Close() // the request has no body that does so
+			}
+			if digest != "" && size > unasked {
+				a, err := s.peers.Ask(ctx, http.MethodPost, node, "/confirm/"+digest, http.NoBody)
+				if err != nil || a.Kind == "" {
+					t.index, t.err = a.Index, err
+					file.Close()
+					return
+				}
+			}
+			t.index, t.err = s.confirmedBy(req)
+		}) {
+			cancel()
+			file.Close()
+			continue
+		}
+		copies[node] = t
+	}
+	return copies
+}
+
+// grown says how many bytes there are now, and, with a digest, that there will be no more.
+func (t *streamingCopy) grown(size int64, digest string) {
+	t.mu.Lock()
+	t.size, t.digest = size, digest
+	t.mu.Unlock()
+	select {
+	case t.moved <- struct{}{}:
+	default:
+	}
+}
+
+// finish waits for the answer.
+func (t *streamingCopy) finish(ctx context.Context) (uint64, error) {
+	stop := context.AfterFunc(ctx, t.cancel)
+	defer stop()
+	<-t.done
+	return t.index, t.err
+}
+
+// stop gives the copy up, unless it was finished, and waits for its end.
+func (t *streamingCopy) stop() {
+	t.cancel()
+	<-t.done
+}
+
+// Close implements io.Closer: the request needs its body no more.
+func (t *streamingCopy) Close() error { return t.file.Close() }
+
+// Read implements io.Reader: it waits for the upload to go on.
+func (t *streamingCopy) Read(p []byte) (int, error) {
+	for {
+		t.mu.Lock()
+		size, digest := t.size, t.digest
+		t.mu.Unlock()
+		if t.off < size {
+			n, err := t.file.ReadAt(p[:min(int64(len(p)), size-t.off)], t.off)
+			t.off += int64(n)
+			if n > 0 {
+				err = nil
+			}
+			return n, err
+		}
+		if digest != "" {
+			t.trailer.Set(digestTrailer, digest)
+			return 0, io.EOF
+		}
+		select {
+		case <-t.moved:
+		case <-t.ctx.Done():
+			return 0, t.ctx.Err()
+		}
+	}
+}
