@@ -11,6 +11,7 @@ import (
 
 	"casemate/appliance/origin"
 	"casemate/cluster"
+	"casemate/cluster/tree"
 	"casemate/pki"
 )
 
@@ -73,7 +74,7 @@ func (a *Appliance) version(name string) (uint64, error) {
 	if info.IsDir() {
 		return 0, fmt.Errorf("%s is a directory: %w", name, fs.ErrExist)
 	}
-	return info.(interface{ Version() uint64 }).Version(), nil
+	return tree.VersionOf(info), nil
 }
 
 // addOrigin adds an origin and enables it: record, DNS and certificates at one moment. One that the root does not

@@ -12,16 +12,11 @@ import (
 
 	"casemate/cluster/blob"
 	"casemate/cluster/state"
+	"casemate/cluster/tree"
 )
 
-// BlobWriter is treetest's, and every service's: an alias of the literal interface.
-type BlobWriter = interface {
-	io.Writer
-	Size() int64
-	Commit(ctx context.Context, digest string) (string, error)
-	Close() error
-	Cancel() error
-}
+// BlobWriter is a scratch file of this node that becomes a blob.
+type BlobWriter = tree.BlobWriter
 
 // upload is a scratch file of this node on its way to being a blob of the cluster. io.Copy into it is blob.Writer's
 // ReadFrom.
@@ -34,7 +29,13 @@ type upload struct {
 	tails map[string]*tail // nil before they began; those of other nodes, by name. The map is replaced, never written to.
 }
 
-var _ io.ReaderFrom = (*upload)(nil)
+var (
+	_ io.ReaderFrom       = (*upload)(nil)
+	_ tree.NamedCommitter = (*upload)(nil)
+	_ tree.Summer         = (*upload)(nil)
+	_ tree.Doubter        = (*Tree)(nil)
+	_ tree.Info           = info{}
+)
 
 // CreateBlob opens a new scratch file on this node; id is [A-Za-z0-9._-]{1,128}, or "" for one that cannot be resumed.
 // An existing id is truncated, and a writer that still has it open is closed.

@@ -1,7 +1,9 @@
 package fileserver
 
 import (
+	"casemate/cluster/tree"
 	"context"
+	"crypto/sha512"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -29,7 +31,7 @@ func (s *Server) Put(ctx context.Context, url string, body io.Reader, digest str
 	}
 	var expect []string
 	if digest != "" {
-		if err := checkDigest(digest); err != nil {
+		if _, _, err := tree.ParseDigest(digest); err != nil {
 			return Info{}, err
 		}
 		expect = []string{digest}
@@ -53,7 +55,7 @@ func (s *Server) put(ctx context.Context, key string, body io.Reader, expect []s
 		if strings.HasPrefix(d, "sha256:") {
 			digest = d
 		} else {
-			wide = newHash("sha512")
+			wide = sha512.New()
 			out = io.MultiWriter(blob, wide)
 		}
 	}
@@ -76,7 +78,7 @@ func (s *Server) put(ctx context.Context, key string, body io.Reader, expect []s
 		b.Link(key, digest)
 		return nil
 	}
-	if n, ok := blob.(namer); ok {
+	if n, ok := blob.(tree.NamedCommitter); ok {
 		digest, err = n.CommitNamed(ctx, digest, name)
 	} else if digest, err = blob.Commit(ctx, digest); err == nil {
 		// If we were to crash here the blob has no name and is collected when its pin ends.
@@ -233,16 +235,6 @@ func (s *Server) failWrite(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-// checkDigest refuses what is no sha256:<hex> or sha512:<hex>.
-func checkDigest(digest string) error {
-	algorithm, sum, _ := strings.Cut(digest, ":")
-	raw, err := hex.DecodeString(sum)
-	if err == nil && strings.ToLower(sum) == sum && (algorithm == "sha256" && len(raw) == 32 || algorithm == "sha512" && len(raw) == 64) {
-		return nil
-	}
-	return fmt.Errorf("digest must be sha256:<hex> or sha512:<hex>, got %q: %w", clip(digest), fs.ErrInvalid)
-}
-
 // digests reads the digests that the sender of a file expects: Content-Digest and Repr-Digest (RFC 9530), Digest (RFC
 // 3230), X-Checksum-Sha256 and X-Checksum-Sha512 (hex, as Artifactory's clients send them). All that are given must
 // hold. Other algorithms are ignored.
@@ -251,7 +243,7 @@ func digests(h http.Header) ([]string, error) {
 	add := func(where, algorithm string, sum []byte, err error) error {
 		digest := algorithm + ":" + hex.EncodeToString(sum)
 		if err == nil {
-			err = checkDigest(digest)
+			_, _, err = tree.ParseDigest(digest)
 		}
 		if err != nil {
 			return fmt.Errorf("the header %s has no valid %s", where, algorithm)

@@ -1,6 +1,7 @@
 package fileserver
 
 import (
+	"casemate/cluster/tree"
 	"context"
 	"errors"
 	"fmt"
@@ -120,7 +121,7 @@ func (s *Server) target(a address, to target) (address, error) {
 
 // made describes an answer that is no file.
 func made(url, text string, from held) Info {
-	return Info{URL: url, Digest: digestOf(text), Size: int64(len(text)), Time: from.mod}
+	return Info{URL: url, Digest: tree.Sum([]byte(text), ""), Size: int64(len(text)), Time: from.mod}
 }
 
 // notHeld tells what a chain that began at asked broke off at.

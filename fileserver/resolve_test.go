@@ -1,6 +1,7 @@
 package fileserver
 
 import (
+	"casemate/cluster/tree"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -76,8 +77,8 @@ func TestResolve(t *testing.T) {
 		{"http://DL.k8s.io:80/release//v1.32.0/bin/linux/amd64/kubeadm", release + "amd64/kubeadm", "kubeadm amd64", ""},
 		{"https://alias.test/f?x=1", "https://files.test/f?x=1", "query", ""},
 		{"https://files.test/f?x=2", "https://files.test/f", "no query", "answered with https://files.test/f"},
-		{release + "amd64/kubeadm.sha256", release + "amd64/kubeadm.sha256", strings.TrimPrefix(digestOf("kubeadm amd64"), "sha256:"), "made from " + release + "amd64/kubeadm"},
-		{k3s + ".sha256sum", k3s + ".sha256sum", strings.TrimPrefix(digestOf("k3s"), "sha256:") + "  k3s\n", "made from " + k3s},
+		{release + "amd64/kubeadm.sha256", release + "amd64/kubeadm.sha256", strings.TrimPrefix(tree.Sum([]byte("kubeadm amd64"), ""), "sha256:"), "made from " + release + "amd64/kubeadm"},
+		{k3s + ".sha256sum", k3s + ".sha256sum", strings.TrimPrefix(tree.Sum([]byte("k3s"), ""), "sha256:") + "  k3s\n", "made from " + k3s},
 		{"https://dl.k8s.io/release/stable-1.txt", "https://dl.k8s.io/release/stable-1.txt", "v1.32.0", "a setting says its content"},
 		{"https://github.com/k3s-io/k3s/releases/latest/download/k3s", k3s, "k3s", "files.redirects leads to " + k3s},
 		{"https://update.k3s.io/v1-release/channels/stable", "https://update.k3s.io/v1-release/channels/stable", "v1.31.5+k3s1\n", "the page of a release to which files.redirects leads"},
@@ -89,10 +90,10 @@ func TestResolve(t *testing.T) {
 		{"/dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm", release + "amd64/kubeadm", "kubeadm amd64", ""},
 		{"/kubernetes/v1.32.0/arm64/kubeadm", release + "arm64/kubeadm", "kubeadm arm64", "answered with " + release + "arm64/kubeadm"},
 		{"/kubernetes/v1.32.0/kubelet", release + "amd64/kubelet", "kubelet", "answered with " + release + "amd64/kubelet"},
-		{"/kubernetes/v1.32.0/kubelet.sha256", "/kubernetes/v1.32.0/kubelet.sha256", strings.TrimPrefix(digestOf("kubelet"), "sha256:"), "made from " + release + "amd64/kubelet"},
+		{"/kubernetes/v1.32.0/kubelet.sha256", "/kubernetes/v1.32.0/kubelet.sha256", strings.TrimPrefix(tree.Sum([]byte("kubelet"), ""), "sha256:"), "made from " + release + "amd64/kubelet"},
 	} {
 		info, luck, err := f.Resolve(t.Context(), c.asked)
-		if err != nil || info.URL != c.url || info.Digest != digestOf(c.content) || info.Size != int64(len(c.content)) || luck != c.luck {
+		if err != nil || info.URL != c.url || info.Digest != tree.Sum([]byte(c.content), "") || info.Size != int64(len(c.content)) || luck != c.luck {
 			t.Errorf("%s: %+v, luck %q, %v; want %s with %q, luck %q", c.asked, info, luck, err, c.url, c.content, c.luck)
 		}
 		if got := f.curl(t, c.asked); got != c.content {

@@ -9,6 +9,7 @@
 package fileserver
 
 import (
+	"casemate/cluster/tree"
 	"context"
 	"io"
 	"io/fs"
@@ -19,29 +20,11 @@ import (
 	"time"
 )
 
-// Batch is the part of a tree's batch that the tree hands out; an alias of the literal interface, so that a tree
-// satisfies Tree unadapted.
-type Batch = interface {
-	Put(name string, data []byte)
-	Link(name, digest string, holds ...string)
-	LinkWeak(name, digest string)
-	Remove(name string)
-	Expect(name string, version uint64)
-}
+// Batch collects edits that appear at one log entry.
+type Batch = tree.Batch
 
-// namer is what a BlobWriter may implement besides: Commit and an Update at one entry of the log.
-type namer interface {
-	CommitNamed(ctx context.Context, digest string, names func(Batch, string) error) (string, error)
-}
-
-// BlobWriter is a scratch file that becomes a blob; an alias for the same reason as Batch.
-type BlobWriter = interface {
-	io.Writer
-	Size() int64
-	Commit(ctx context.Context, digest string) (string, error)
-	Close() error
-	Cancel() error
-}
+// BlobWriter is a node-local scratch file that becomes a blob.
+type BlobWriter = tree.BlobWriter
 
 // Tree is what the file server needs of its own subtree. Nobody else writes in it except with names made by Server.Key.
 //
@@ -151,12 +134,9 @@ func (h held) info() Info { return Info{URL: URL(h.key), Digest: h.digest, Size:
 
 // holding reads what the tree says of a file; ok is false for what is no file of ours.
 func holding(key string, fi fs.FileInfo) (h held, ok bool) {
-	linked, is := fi.(interface {
-		Digest() string
-		Version() uint64
-	})
-	if fi.IsDir() || !is || linked.Digest() == "" {
+	digest := tree.DigestOf(fi)
+	if digest == "" {
 		return held{}, false
 	}
-	return held{key: key, digest: linked.Digest(), size: fi.Size(), mod: fi.ModTime(), version: linked.Version()}, true
+	return held{key: key, digest: digest, size: fi.Size(), mod: fi.ModTime(), version: tree.VersionOf(fi)}, true
 }

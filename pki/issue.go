@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"casemate/cluster/tree"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -285,7 +286,7 @@ func (c *CA) readIssued(serial string) (record, error) {
 	}
 	// If the record changed between the two reads, the older version only makes a condition fail that would have to be
 	// tried again anyway.
-	r.version = versionOf(info)
+	r.version = tree.VersionOf(info)
 	return r, nil
 }
 

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"casemate/cluster/tree"
 	"container/list"
 	"context"
 	"encoding/json"
@@ -113,8 +114,8 @@ func (m *manifests) read(ctx context.Context, d digest.Digest, size int64) ([]by
 	if _, err := io.ReadFull(blob, body); err != nil {
 		return nil, fmt.Errorf("reading manifest %s: %w", d, err)
 	}
-	if !hasDigest(body, d) { // rot on the disk, which nothing but reading shows
-		if t, ok := m.tree.(doubter); ok {
+	if tree.Sum(body, d.String()) != d.String() { // rot on the disk, which nothing but reading shows
+		if t, ok := m.tree.(tree.Doubter); ok {
 			t.DoubtBlob(ctx, d.String())
 		}
 		return nil, fmt.Errorf("manifest %s: the bytes on the disk are other ones: %w", d, syscall.EIO)

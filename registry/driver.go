@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"casemate/cluster/tree"
 	"context"
 	"errors"
 	"fmt"
@@ -193,8 +194,8 @@ func (d *driver) link(pl driverPath) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if l, ok := fi.(linked); ok && l.Digest() != "" {
-		return l.Digest(), nil
+	if dg := tree.DigestOf(fi); dg != "" {
+		return dg, nil
 	}
 	return "", fs.ErrNotExist
 }
@@ -286,15 +287,15 @@ func (d *driver) Reader(ctx context.Context, p string, offset int64) (io.ReadClo
 		if err != nil {
 			return nil, fail(ctx, p, err)
 		}
-		l, ok := fi.(linked)
-		if !ok || l.Digest() == "" {
+		dg := tree.DigestOf(fi)
+		if dg == "" {
 			b, err := d.tree.ReadFile(pl.name)
 			if err != nil {
 				return nil, fail(ctx, p, err)
 			}
 			return io.NopCloser(bytes.NewReader(b[min(offset, int64(len(b))):])), nil
 		}
-		pl.digest = digest.Digest(l.Digest())
+		pl.digest = digest.Digest(dg)
 	case classLink:
 		b, err := d.GetContent(ctx, p)
 		if err != nil {
@@ -376,8 +377,8 @@ func (d *driver) Stat(ctx context.Context, p string) (storagedriver.FileInfo, er
 		var fi fs.FileInfo
 		if fi, err = d.tree.Stat(pl.name); err == nil {
 			info.Size, info.IsDir, info.ModTime = fi.Size(), fi.IsDir(), fi.ModTime()
-			if l, ok := fi.(linked); ok && pl.class == classLink {
-				info.Size = int64(len(l.Digest()))
+			if pl.class == classLink {
+				info.Size = int64(len(tree.DigestOf(fi)))
 			}
 			if info.IsDir {
 				info.Size = 0
@@ -457,10 +458,7 @@ func (d *driver) Move(ctx context.Context, from, to string) error {
 		return storagedriver.ErrUnsupportedMethod{DriverName: driverName}
 	}
 	var data []byte
-	dg := ""
-	if l, ok := fi.(linked); ok {
-		dg = l.Digest()
-	}
+	dg := tree.DigestOf(fi)
 	if dg == "" {
 		if data, err = d.tree.ReadFile(src.name); err != nil {
 			return fail(ctx, from, err)

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"casemate/cluster/tree"
 	"context"
 	"fmt"
 	"io/fs"
@@ -76,8 +77,8 @@ func (r *Registry) foundAs(ctx context.Context, repository, tag, dg string) (rt 
 	if !validName(repository) {
 		return refuse(errNameInvalid)
 	}
-	if dg != "" && !validDigest(dg) {
-		return refuse(errDigestInvalid.with("a digest is sha256: and 64 or sha512: and 128 lower-case hexadecimal digits"))
+	if dg != "" && !tree.ValidDigest(dg) {
+		return refuse(errDigestInvalid.with("a digest has the form " + tree.DigestForm))
 	}
 	if dg == "" && !validTag(tag) {
 		return refuse(errTagInvalid.with("a tag is at most 128 characters of [A-Za-z0-9_.-] and does not begin with . or -"))

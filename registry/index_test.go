@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"casemate/cluster/tree"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -491,7 +492,7 @@ func FuzzDecodeManifest(f *testing.F) {
 			return
 		}
 		for _, p := range m.parts() {
-			if !fs.ValidPath(layerPath("a", p.Digest)) || !validDigest(p.Digest.String()) {
+			if !fs.ValidPath(layerPath("a", p.Digest)) || !tree.ValidDigest(p.Digest.String()) {
 				t.Errorf("the digest %q", p.Digest)
 			}
 			p.embedded()

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"casemate/cluster/tree"
 	"encoding/json"
 	"fmt"
 	"iter"
@@ -35,7 +36,7 @@ func (r *Registry) merged(dirs []listed) iter.Seq2[string, string] {
 		names := func(d listed) iter.Seq[string] {
 			return func(yield func(string) bool) {
 				for name, fi := range r.tree.Walk(d.dir, d.after) {
-					if l, ok := fi.(linked); ok && l.Digest() != "" && !yield(name[len(d.dir)+1:]) {
+					if tree.DigestOf(fi) != "" && !yield(name[len(d.dir)+1:]) {
 						return
 					}
 				}

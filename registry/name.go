@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"casemate/cluster/tree"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -88,10 +89,10 @@ func (rt *route) refer(method string) *apiError {
 	switch rt.kind {
 	case kindBlob, kindReferrers, kindManifest:
 		switch {
-		case validDigest(rt.reference):
+		case tree.ValidDigest(rt.reference):
 			rt.digest = digest.Digest(rt.reference)
 		case rt.kind != kindManifest || strings.Contains(rt.reference, ":"):
-			return errDigestInvalid.with("a digest is sha256: and 64 or sha512: and 128 lower-case hexadecimal digits")
+			return errDigestInvalid.with("a digest has the form " + tree.DigestForm)
 		case validTag(rt.reference):
 		case method == http.MethodGet || method == http.MethodHead:
 			return errManifestUnknown.with("no tag can be called that") // the conformance suite asks for such a tag and wants 404
@@ -212,21 +213,6 @@ func validTag(t string) bool {
 	for i := range len(t) {
 		c := t[i]
 		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '.' || c == '-') {
-			return false
-		}
-	}
-	return true
-}
-
-// validDigest reports whether d is a digest of the algorithms that the tree has: sha256 and sha512 (image-spec
-// descriptor.md, "Digests").
-func validDigest(d string) bool {
-	alg, hex, _ := strings.Cut(d, ":")
-	if !(alg == "sha256" && len(hex) == 64 || alg == "sha512" && len(hex) == 128) {
-		return false
-	}
-	for i := range len(hex) {
-		if c := hex[i]; !('0' <= c && c <= '9' || 'a' <= c && c <= 'f') {
 			return false
 		}
 	}

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"casemate/cluster/tree"
 	"context"
 	"fmt"
 	"slices"
@@ -137,8 +138,7 @@ func (r *Registry) byHand(name string) bool {
 	if err != nil {
 		return false
 	}
-	c, ok := fi.(interface{ Claim() string }) // as the cluster's files have it
-	return !ok || c.Claim() == ""
+	return tree.ClaimOf(fi) == ""
 }
 
 // adopt adds to a pusher's batch the names of what a manifest needs and only an import has brought: who pushes is told

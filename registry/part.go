@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"casemate/cluster/tree"
 	"context"
 	"encoding/json"
 	"errors"
@@ -62,11 +63,7 @@ func stands(t fs.StatFS, repo string, d digest.Digest) (manifest, blob bool) {
 // exists reports whether there is a link of that name.
 func exists(t fs.StatFS, name string) bool {
 	fi, err := t.Stat(name)
-	if err != nil {
-		return false
-	}
-	l, ok := fi.(linked)
-	return ok && l.Digest() != ""
+	return err == nil && tree.DigestOf(fi) != ""
 }
 
 // wrongSize is a descriptor that says another size than its content has. Bytes stay as they were pushed, but clients
@@ -125,7 +122,7 @@ func decodeManifest(d digest.Digest, data []byte) (*manifest, error) {
 	keep := func(list []descriptor) []descriptor {
 		var kept []descriptor
 		for _, c := range list {
-			if validDigest(c.Digest.String()) {
+			if tree.ValidDigest(c.Digest.String()) {
 				kept = append(kept, c)
 			}
 		}
@@ -142,10 +139,10 @@ func decodeManifest(d digest.Digest, data []byte) (*manifest, error) {
 	} else {
 		m.Manifests = []descriptor{} // it stays an index
 	}
-	if m.Config != nil && !validDigest(m.Config.Digest.String()) {
+	if m.Config != nil && !tree.ValidDigest(m.Config.Digest.String()) {
 		m.Config = nil
 	}
-	if m.Subject != nil && !validDigest(m.Subject.Digest.String()) {
+	if m.Subject != nil && !tree.ValidDigest(m.Subject.Digest.String()) {
 		m.Subject = nil
 	}
 	m.size = int64(len(data))
@@ -166,11 +163,11 @@ func (r *Registry) manifestIn(repo string, d digest.Digest) (*manifest, error) {
 // waits for it, comes later in the log then sees the other.
 func (r *Registry) arrived(ctx context.Context, repo string, d digest.Digest) error {
 	for name, fi := range r.tree.Walk(awaitedDir(repo, d), "") {
-		l, ok := fi.(linked)
-		if !ok || l.Digest() == "" {
+		waiting := tree.DigestOf(fi)
+		if waiting == "" {
 			continue
 		}
-		if err := r.holdAgain(ctx, repo, digest.Digest(l.Digest())); err != nil {
+		if err := r.holdAgain(ctx, repo, digest.Digest(waiting)); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -195,9 +192,7 @@ func (r *Registry) holdAgain(ctx context.Context, repo string, d digest.Digest) 
 			return err
 		}
 		err = r.tree.Update(ctx, func(b Batch) error {
-			if v, ok := fi.(versioned); ok {
-				b.Expect(name, v.Version())
-			}
+			b.Expect(name, tree.VersionOf(fi))
 			linkManifest(b, repo, d, nil, m, n)
 			return r.adopt(b, repo, n)
 		})
@@ -221,15 +216,15 @@ const maxWarned = 16
 func (r *Registry) warnAwaiting(repo string, d digest.Digest) {
 	n := 0
 	for _, fi := range r.tree.Walk(awaitedDir(repo, d), "") {
-		l, ok := fi.(linked)
-		if !ok || !validDigest(l.Digest()) || fi.Size() > keepManifest {
+		waiting := digest.Digest(tree.DigestOf(fi))
+		if waiting == "" || fi.Size() > keepManifest {
 			continue
 		}
 		if n++; n > maxWarned {
 			return
 		}
-		if m, err := r.manifestIn(repo, digest.Digest(l.Digest())); err == nil {
-			r.warnSizes(repo, digest.Digest(l.Digest()), m)
+		if m, err := r.manifestIn(repo, waiting); err == nil {
+			r.warnSizes(repo, waiting, m)
 		}
 	}
 }

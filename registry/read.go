@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"casemate/cluster/tree"
 	"context"
 	"errors"
 	"fmt"
@@ -243,11 +244,11 @@ func (r *Registry) lister(ctx context.Context, rt *route) (repo string, index di
 			if left--; left < 0 {
 				return "", "", descriptor{}, false
 			}
-			l, ok := fi.(linked)
-			if !ok || fi.Size() > keepManifest {
+			d := digest.Digest(tree.DigestOf(fi))
+			if d == "" || fi.Size() > keepManifest {
 				continue
 			}
-			m, err := r.read.manifests.get(ctx, digest.Digest(l.Digest()), fi.Size())
+			m, err := r.read.manifests.get(ctx, d, fi.Size())
 			if err != nil {
 				continue
 			}
@@ -267,7 +268,7 @@ func (r *Registry) tagOf(repo string, d digest.Digest) string {
 			break
 		}
 		tag, ok := strings.CutSuffix(strings.TrimPrefix(name, tagsDir(repo)+"/"), "/current/link")
-		if l, linked := fi.(linked); ok && linked && l.Digest() == d.String() {
+		if ok && tree.DigestOf(fi) == d.String() {
 			return tag
 		}
 	}

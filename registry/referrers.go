@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"casemate/cluster/tree"
 	"context"
 	"errors"
 	"io/fs"
@@ -38,7 +39,7 @@ var maxRead int64 = 8 << 20
 func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, rt route) {
 	q := req.URL.Query()
 	want, last := q.Get("artifactType"), q.Get("last")
-	if last != "" && !validDigest(last) {
+	if last != "" && !tree.ValidDigest(last) {
 		writeError(w, req, errDigestInvalid.with("last is the digest at which the page before ended"))
 		return
 	}
@@ -107,7 +108,7 @@ func (r *Registry) referrers(rt route, last string) iter.Seq2[digest.Digest, str
 		for key, repo := range r.merged(dirs) {
 			algorithm, rest, _ := strings.Cut(key, "/")
 			encoded, _, _ := strings.Cut(rest, "/")
-			if d := algorithm + ":" + encoded; validDigest(d) && !yield(digest.Digest(d), repo) {
+			if d := algorithm + ":" + encoded; tree.ValidDigest(d) && !yield(digest.Digest(d), repo) {
 				return
 			}
 		}

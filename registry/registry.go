@@ -8,6 +8,7 @@ package registry
 
 import (
 	"bytes"
+	"casemate/cluster/tree"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -23,29 +24,11 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Batch collects edits that appear at one log entry; the contract is in cluster/treetest.
-type Batch = interface {
-	Put(name string, data []byte)
-	Link(name, digest string, holds ...string)
-	LinkWeak(name, digest string)
-	Remove(name string)
-	Expect(name string, version uint64)
-}
+// Batch collects edits that appear at one log entry.
+type Batch = tree.Batch
 
-// BlobWriter is a node-local scratch file that becomes a blob; the contract is in cluster/treetest.
-type BlobWriter = interface {
-	io.Writer
-	Size() int64
-	Commit(ctx context.Context, digest string) (string, error)
-	Close() error
-	Cancel() error
-}
-
-// namer is what a BlobWriter may implement besides: Commit and an Update at one entry of the log. After an error it may
-// be called again.
-type namer interface {
-	CommitNamed(ctx context.Context, digest string, names func(Batch, string) error) (string, error)
-}
+// BlobWriter is a node-local scratch file that becomes a blob.
+type BlobWriter = tree.BlobWriter
 
 // Tree is what the registry needs of its subtree. The contract, errors included, is in cluster/treetest.
 type Tree interface {
@@ -61,9 +44,6 @@ type Tree interface {
 	ResumeBlob(id string) (BlobWriter, error)
 	Watch(ctx context.Context, dir string) <-chan struct{}
 }
-
-// linked is what the tree's fs.FileInfo implements besides: the digest of the blob that a link names.
-type linked interface{ Digest() string }
 
 // Config is what the registry is given. Tree is required; every other field has a usable zero value.
 type Config struct {
@@ -292,11 +272,11 @@ func (r *Registry) digestOf(name string) (digest.Digest, int64, error) {
 	if err != nil {
 		return "", 0, err
 	}
-	l, ok := fi.(linked)
-	if !ok || l.Digest() == "" {
+	d := tree.DigestOf(fi)
+	if d == "" {
 		return "", 0, fs.ErrNotExist
 	}
-	return digest.Digest(l.Digest()), fi.Size(), nil
+	return digest.Digest(d), fi.Size(), nil
 }
 
 // Serve answers a request for /v2/… or /token that came in by view v.

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"casemate/cluster/tree"
 	"context"
 	"fmt"
 	"io/fs"
@@ -86,11 +87,11 @@ func (r *Registry) found(repo, path string) (hit, bool) {
 	if err != nil {
 		return hit{}, false
 	}
-	l, ok := fi.(linked)
-	if !ok || l.Digest() == "" {
+	d := tree.DigestOf(fi)
+	if d == "" {
 		return hit{}, false
 	}
-	return hit{repo: repo, digest: digest.Digest(l.Digest()), size: fi.Size(), mod: fi.ModTime()}, true
+	return hit{repo: repo, digest: digest.Digest(d), size: fi.Size(), mod: fi.ModTime()}, true
 }
 
 // repositories returns the canonical repositories that may answer a read of rt exactly, in the order of resolution,

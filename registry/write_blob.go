@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"casemate/cluster/tree"
 	"context"
 	"errors"
 	"fmt"
@@ -101,7 +102,7 @@ func (r *Registry) PutBlob(ctx context.Context, repo string, d digest.Digest, co
 // finish makes what was written to bw the blob d and names it in repo, at one entry of the log if the tree can do that.
 // If it cannot, a crash between the two steps leaves an unreferenced blob, which is collected when its pin ends.
 func (r *Registry) finish(ctx context.Context, bw BlobWriter, repo string, d digest.Digest) error {
-	if n, ok := bw.(namer); ok {
+	if n, ok := bw.(tree.NamedCommitter); ok {
 		_, err := n.CommitNamed(ctx, d.String(), func(b Batch, _ string) error {
 			b.LinkWeak(layerPath(repo, d), d.String())
 			return nil
@@ -263,10 +264,8 @@ func (r *Registry) deleteBlob(w http.ResponseWriter, req *http.Request, rt route
 
 // parseDigest takes the two algorithms that the tree names blobs by.
 func parseDigest(s string) (digest.Digest, *apiError) {
-	d, err := digest.Parse(s)
-	if err != nil || d.Algorithm() != digest.SHA256 && d.Algorithm() != digest.SHA512 {
-		return "",
-			errDigestInvalid.with(fmt.Sprintf("a digest is of the form sha256:… or sha512:… with 64 or 128 lower-case hexadecimal digits, got %.200q", s))
+	if !tree.ValidDigest(s) {
+		return "", errDigestInvalid.with(fmt.Sprintf("a digest has the form %s, got %.200q", tree.DigestForm, s))
 	}
-	return d, nil
+	return digest.Digest(s), nil
 }

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"casemate/cluster/tree"
 	"context"
 	"errors"
 	"fmt"
@@ -157,7 +158,7 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 			linkManifest(b, repo, d, tags, m, needs)
 			return r.adopt(b, repo, needs)
 		}
-		if n, ok := bw.(namer); ok {
+		if n, ok := bw.(tree.NamedCommitter); ok {
 			_, err = n.CommitNamed(ctx, d.String(), func(b Batch, _ string) error { return names(b) })
 		} else {
 			if !committed {
@@ -188,9 +189,6 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 	}
 	return "", nil, err
 }
-
-// versioned is what the tree's fs.FileInfo implements besides: the log entry that wrote the file.
-type versioned interface{ Version() uint64 }
 
 // deleteManifest answers DELETE manifests/REFERENCE: a tag goes alone, a digest with every tag that names it.
 func (r *Registry) deleteManifest(w http.ResponseWriter, req *http.Request, rt route) {
@@ -243,9 +241,7 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 		}
 		err = r.tree.Update(ctx, func(b Batch) error {
 			// Who tags this manifest meanwhile writes the revision again: then this is refused and looks again.
-			if v, ok := fi.(versioned); ok {
-				b.Expect(name, v.Version())
-			}
+			b.Expect(name, tree.VersionOf(fi))
 			b.Remove(name)
 			b.Remove(summaryPath(repo, d))
 			entries, err := r.tree.ReadDir(tagsDir(repo))

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"casemate/cluster"
+	"casemate/cluster/tree"
 )
 
 // Import is one import as lists show it.
@@ -193,14 +194,14 @@ func (e *Engine) pendingNamed(name string) (pending, bool, error) {
 func (e *Engine) shown(importName string) []Shown {
 	var names []Name
 	for path, info := range e.cfg.Tree.Claimed(importName) {
-		if n, ok := e.nameOf(path, digestIn(info)); ok {
+		if n, ok := e.nameOf(path, tree.DigestOf(info)); ok {
 			names = append(names, n)
 		}
 	}
 	list := []Shown{}
 	for _, n := range tidy(names) {
 		s := Shown{Name: n}
-		if claims := e.cfg.Tree.ClaimsOf(n.path); len(claims) > 0 && claims[0].Claim != importName && digestIn(claims[0].FileInfo) != n.Digest {
+		if claims := e.cfg.Tree.ClaimsOf(n.path); len(claims) > 0 && claims[0].Claim != importName && tree.DigestOf(claims[0].FileInfo) != n.Digest {
 			s.Behind = cmp.Or(claims[0].Claim, ByHand)
 		}
 		list = append(list, s)
@@ -270,7 +271,7 @@ func (e *Engine) Remove(ctx context.Context, name string) (*Removed, error) {
 			out.Vanished = append(out.Vanished, s.Name)
 			continue
 		}
-		d := digestIn(now[0].FileInfo)
+		d := tree.DigestOf(now[0].FileInfo)
 		if s.Behind != "" || d == s.Digest {
 			out.Kept++
 			continue

@@ -9,13 +9,13 @@
 package missing
 
 import (
+	"casemate/cluster/tree"
 	"container/heap"
 	"container/list"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net/netip"
@@ -60,30 +60,12 @@ type Entry struct {
 	Nodes   []string  `json:"nodes,omitempty"`
 }
 
-// Batch is the tree's batch of edits.
-type Batch = interface {
-	Put(name string, data []byte)
-	Link(name, digest string, holds ...string)
-	LinkWeak(name, digest string)
-	Remove(name string)
-	Expect(name string, version uint64)
-}
-
-// BlobWriter is the tree's scratch file that becomes a blob.
-type BlobWriter = interface {
-	io.Writer
-	Size() int64
-	Commit(ctx context.Context, digest string) (string, error)
-	Close() error
-	Cancel() error
-}
-
 // Tree is what the book needs of the tree: the directory in which each node has one file.
 type Tree interface {
 	fs.ReadFileFS
 	fs.ReadDirFS
-	Update(ctx context.Context, fn func(Batch) error) error
-	CreateBlob(id string) (BlobWriter, error)
+	Update(ctx context.Context, fn func(tree.Batch) error) error
+	CreateBlob(id string) (tree.BlobWriter, error)
 }
 
 // Config says where the book lies.
@@ -433,7 +415,7 @@ func (b *Book) List() ([]Entry, error) {
 func (b *Book) Clear(ctx context.Context) error {
 	now := time.Now().UTC()
 	if b.cfg.Tree != nil {
-		err := b.cfg.Tree.Update(ctx, func(batch Batch) error {
+		err := b.cfg.Tree.Update(ctx, func(batch tree.Batch) error {
 			batch.Put(clearedName, []byte(now.Format(time.RFC3339Nano)))
 			batch.Remove(b.cfg.Node)
 			return nil
@@ -555,7 +537,7 @@ func (b *Book) publish(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := b.cfg.Tree.Update(ctx, func(batch Batch) error { batch.Link(b.cfg.Node, digest); return nil }); err != nil {
+	if err := b.cfg.Tree.Update(ctx, func(batch tree.Batch) error { batch.Link(b.cfg.Node, digest); return nil }); err != nil {
 		return err
 	}
 	b.published = changed

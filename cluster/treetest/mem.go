@@ -2,10 +2,8 @@ package treetest
 
 import (
 	"bytes"
+	"casemate/cluster/tree"
 	"context"
-	"crypto/sha256"
-	"crypto/sha512"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"io/fs"
@@ -623,14 +621,7 @@ func (w *memWriter) Write(p []byte) (int, error) {
 }
 
 // DigestOf returns the digest of data in the algorithm of like ("" for sha256).
-func DigestOf(data []byte, like string) string {
-	if strings.HasPrefix(like, "sha512:") {
-		sum := sha512.Sum512(data)
-		return "sha512:" + hex.EncodeToString(sum[:])
-	}
-	sum := sha256.Sum256(data)
-	return "sha256:" + hex.EncodeToString(sum[:])
-}
+func DigestOf(data []byte, like string) string { return tree.Sum(data, like) }
 
 func (w *memWriter) Commit(ctx context.Context, digest string) (string, error) {
 	if w.done {
