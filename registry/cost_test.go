@@ -454,65 +454,6 @@ func TestAPushReadsFewWhoWait(t *testing.T) {
 	}
 }
 
-// TestAUserHasAShareOfUploads: nobody's unfinished uploads keep others from pushing.
-func TestAUserHasAShareOfUploads(t *testing.T) {
-	s := newPusher(t)
-	u := s.reg.uploads
-	old := s.expect(202, "PATCH", s.open("team/app"), "hello").Header.Get("Location") // ann's oldest
-	for i := range maxSessions {
-		if err := u.startFor("eve", fmt.Sprint("upload-eve-", i), "x"); err != nil {
-			t.Fatal(i, err)
-		}
-	}
-	if n := len(u.sessions); n != shareOfSessions+1 {
-		t.Fatalf("%d sessions, eve's share is %d", n, shareOfSessions)
-	}
-	loc := s.expect(202, "PATCH", s.open("team/app"), "x").Header.Get("Location")
-	s.expect(201, "PUT", withDigest(loc, digest.FromString("x")), "")
-	got := s.reg.Uploads()
-	if got.Open != shareOfSessions+1 || got.Users[0].User != "eve" || got.Users[0].Open != shareOfSessions ||
-		got.Users[0].Ended != maxSessions-shareOfSessions || got.Users[1].User != "ann" || got.Users[1].Open != 1 ||
-		got.Users[1].Bytes != 5 {
-		t.Errorf("%+v", got)
-	}
-	// Her own oldest one goes for a new one, with its bytes; those that are being written stay.
-	kept := "upload-eve-" + fmt.Sprint(maxSessions-1)
-	writing, err := u.take(kept, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer writing.Cancel()
-	for i := range shareOfSessions {
-		s.open("team/more") // ann's
-		if err := u.startFor("eve", fmt.Sprint("upload-again-", i), "x"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, ok := u.sessions[kept]; !ok {
-		t.Error("an upload that is being written was ended")
-	}
-	s.expect(404, "PUT", withDigest(old, digest.FromString("hello")), "") // ann's first, for her 1025th
-	if n := len(u.sessions); n != 2*shareOfSessions {
-		t.Errorf("%d sessions of two users, want %d", n, 2*shareOfSessions)
-	}
-	// With all of them gone to several users, the one who has the most gives way.
-	for _, user := range []string{"bob", "joe"} {
-		for i := range shareOfSessions {
-			if err := u.startFor(user, fmt.Sprint("upload-", user, i), "x"); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	for i := range 10 {
-		if err := u.startFor("kim", fmt.Sprint("upload-kim", i), "x"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if u.open["kim"] != 10 || len(u.sessions) != maxSessions {
-		t.Errorf("%v", u.open)
-	}
-}
-
 // TestAClaimTakesItsRecordAlong is what a batch of somebody else's, as an import's is, has of a manifest: all names
 // that its claim takes along are in it.
 func TestAClaimTakesItsRecordAlong(t *testing.T) {

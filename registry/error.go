@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"casemate/registry/session"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,6 +51,7 @@ var (
 	errNameInvalid     = &apiError{status: 400, code: "NAME_INVALID", message: "invalid repository name"}
 	errNameUnknown     = &apiError{status: 404, code: "NAME_UNKNOWN", message: "repository name not known to registry"}
 	errSizeInvalid     = &apiError{status: 400, code: "SIZE_INVALID", message: "provided length did not match content length"}
+	errShortBody       = errSizeInvalid.with("the body ended early")
 	errTagInvalid      = &apiError{status: 400, code: "TAG_INVALID", message: "invalid tag"}
 	errUnauthorized    = &apiError{status: 401, code: "UNAUTHORIZED", message: "authentication required"}
 	errDenied          = &apiError{status: 403, code: "DENIED", message: "requested access to the resource is denied"}
@@ -68,9 +70,21 @@ const lostMessage = "its bytes on this bastion are damaged or lost, import or pu
 // ctx's own end is not an answer: the client is gone.
 func asAPI(err error, miss *apiError) *apiError {
 	var api *apiError
+	var refusal *session.Refusal
+	var tooMany *session.TooManyError
 	switch {
 	case errors.As(err, &api):
 		return api
+	case errors.As(err, &refusal):
+		return asRefused(refusal)
+	case errors.As(err, &tooMany):
+		return errTooManyRequests.with(tooMany.Error())
+	case errors.Is(err, session.ErrBusy):
+		e := errTooManyRequests.with(err.Error())
+		e.retry = 1
+		return e
+	case errors.Is(err, session.ErrBody):
+		return errShortBody
 	case errors.Is(err, fs.ErrNotExist):
 		return miss
 	case errors.Is(err, syscall.EBADMSG):
@@ -87,6 +101,26 @@ func asAPI(err error, miss *apiError) *apiError {
 		return errFull
 	}
 	return &apiError{status: 500, code: "UNKNOWN", message: "internal error"}
+}
+
+// asRefused is the answer for what the session was refused for. The reason goes where clients look for it: into the
+// message.
+func asRefused(refusal *session.Refusal) *apiError {
+	const stale = "send each request to the Location of the answer before"
+	e := &apiError{status: refusal.Status, code: errUploadInvalid.code, message: errUploadInvalid.message}
+	if refusal.Code != "" {
+		e.code, e.message = refusal.Code, refusal.Message
+		if refusal.Reason != "" {
+			e = e.with(refusal.Reason)
+		}
+	}
+	switch {
+	case e.code == errUploadInvalid.code:
+		return e.with("_state is not what the registry gave for this upload: " + stale)
+	case e.status == http.StatusRequestedRangeNotSatisfiable:
+		return errRangeInvalid.with("the upload has grown since: " + stale)
+	}
+	return e
 }
 
 // writeError answers with the error body of the distribution-spec. A HEAD gets the status alone.

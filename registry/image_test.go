@@ -1,20 +1,16 @@
 package registry
 
 import (
+	"casemate/registry/session"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
-	"casemate/cluster/treetest"
-
 	"github.com/opencontainers/go-digest"
-	"github.com/sirupsen/logrus"
 )
 
 func TestImages(t *testing.T) {
@@ -140,6 +136,12 @@ func TestErrors(t *testing.T) {
 		{fmt.Errorf("x: %w", syscall.ENOSPC), 507, "UNAVAILABLE", false},
 		{errDenied.with("no"), 403, "DENIED", false},
 		{fmt.Errorf("x: %w", errRangeInvalid), 416, "BLOB_UPLOAD_INVALID", false},
+		{session.ErrBusy, 429, "TOOMANYREQUESTS", true},
+		{session.ErrBody, 400, "SIZE_INVALID", false},
+		{&session.TooManyError{}, 429, "TOOMANYREQUESTS", false},
+		{&session.Refusal{Status: 404, Code: "BLOB_UPLOAD_UNKNOWN", Message: "unknown"}, 404, "BLOB_UPLOAD_UNKNOWN", false},
+		{&session.Refusal{Status: 416, Code: "RANGE_INVALID", Message: "range"}, 416, "BLOB_UPLOAD_INVALID", false},
+		{&session.Refusal{Status: 400}, 400, "BLOB_UPLOAD_INVALID", false},
 		{errors.New("the inside"), 500, "UNKNOWN", false},
 	} {
 		e := asAPI(c.err, errBlobUnknown)
@@ -155,56 +157,9 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// lines is a slog handler that keeps what it is given.
-type lines struct {
-	slog.Handler
-	mu   sync.Mutex
-	list []string
-}
-
-func (l *lines) Enabled(context.Context, slog.Level) bool { return true }
-func (l *lines) Handle(_ context.Context, r slog.Record) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.list = append(l.list, r.Level.String()+" "+r.Message)
-	return nil
-}
-
-// TestForeignLog: distribution's lines arrive in our log, its noise as debugging, and none after Close.
-func TestForeignLog(t *testing.T) {
-	l := &lines{Handler: slog.DiscardHandler}
-	r, err := Open(Config{Tree: treetest.New(t), Log: slog.New(l)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.list = nil
-	logrus.Error("something broke")
-	logrus.Error("response completed with error")
-	logrus.Warn("look")
-	logrus.Info("chat")
-	want := "[ERROR distribution: something broke DEBUG distribution: response completed with error WARN distribution: look DEBUG distribution: chat]"
-	if got := fmt.Sprint(l.list); got != want {
-		t.Errorf("%s, want %s", got, want)
-	}
-	if err := r.Close(); err != nil {
-		t.Fatal(err)
-	}
-	l.list = nil
-	logrus.Error("late")
-	if len(l.list) != 0 {
-		t.Errorf("after Close: %v", l.list)
-	}
-	if err := r.Close(); err != nil {
-		t.Errorf("a second Close: %v", err)
-	}
-}
-
-// TestOpenRefuses: distribution's panics are errors, and a Config without a tree is one too.
+// TestOpenRefuses: a Config without a tree is an error.
 func TestOpenRefuses(t *testing.T) {
 	if _, err := Open(Config{}); err == nil {
 		t.Error("a registry without a tree")
-	}
-	if _, _, err := embed(nil, []byte("x"), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "distribution") {
-		t.Errorf("a driver over nothing: %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"casemate/cluster/tree"
+	"casemate/registry/session"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -100,7 +101,7 @@ func (rt *route) refer(method string) *apiError {
 			return errTagInvalid.with("a tag is at most 128 characters of [A-Za-z0-9_.-] and does not begin with . or -")
 		}
 	case kindUpload:
-		if !validUpload(rt.upload) {
+		if !session.ValidUpload(rt.upload) {
 			return errUploadUnknown.with("an upload's address is the Location that the registry gave")
 		}
 	}
@@ -217,9 +218,4 @@ func validTag(t string) bool {
 		}
 	}
 	return true
-}
-
-// validUpload reports whether id may be the id of a session: what distribution makes are UUIDs.
-func validUpload(id string) bool {
-	return id != "" && len(id) <= 64 && strings.Trim(id, "0123456789abcdef-") == ""
 }

@@ -179,14 +179,14 @@ var errTooDeep = errManifestInvalid.with(fmt.Sprintf("it leads to indexes in ind
 
 // holdsOf returns what the revision link of the stored manifest d must hold: of all that it names, what is in repo.
 // It serves the storage driver, where distribution has checked the manifest itself.
-func holdsOf(ctx context.Context, t Tree, repo string, d digest.Digest) ([]string, error) {
-	m, err := readManifest(ctx, t, d)
+func (r *Registry) holdsOf(ctx context.Context, repo, d string) ([]string, error) {
+	m, err := readManifest(ctx, r.tree, digest.Digest(d))
 	if err != nil {
 		return nil, err
 	}
 	var holds []string
 	for _, p := range m.parts() {
-		if manifest, blob := stands(t, repo, p.Digest); manifest || blob {
+		if manifest, blob := stands(r.tree, repo, p.Digest); manifest || blob {
 			holds = append(holds, p.Digest.String())
 		}
 	}

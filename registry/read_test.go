@@ -435,7 +435,7 @@ func BenchmarkServed(b *testing.B) {
 	}{
 		{"casemate/origin", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.reg.Serve(w, r, on("registry.k8s.io")) }), "/v2/pause/manifests/3.10"},
 		{"casemate/flat", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.reg.Serve(w, r, s.own) }), "/v2/pause/manifests/3.10"},
-		{"distribution", s.reg.app, "/v2/registry.k8s.io/pause/manifests/3.10"},
+		{"distribution", distribution(b, s.reg), "/v2/registry.k8s.io/pause/manifests/3.10"},
 	} {
 		b.Run(c.why, func(b *testing.B) {
 			srv := httptest.NewServer(c.handler)

@@ -2,16 +2,17 @@
 //
 // It promises that bytes are never converted (what was pushed is what is pulled, under the same digest, sha256 or
 // sha512), that a manifest appears at once with its tag and referrers or not at all, and that a read needs nothing but
-// this node. Hot reads and all that must be atomic are answered here; upload sessions and listings are distribution's,
-// over a storage driver on the same tree.
+// this node. Upload sessions are in registry/session, which embeds distribution; everything else is answered here.
 package registry
 
 import (
 	"bytes"
 	"casemate/cluster/tree"
+	"casemate/registry/session"
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"iter"
@@ -106,10 +107,8 @@ type Registry struct {
 	tree Tree
 	log  *slog.Logger
 
-	read     *reader      // what reads need besides the tree
-	app      http.Handler // distribution's
-	shutdown func() error
-	uploads  *uploads
+	read     *reader // what reads need besides the tree
+	sessions *session.Sessions
 	keeper   keeper
 	closing  sync.Once
 	now      func() time.Time
@@ -157,13 +156,13 @@ func Open(cfg Config) (*Registry, error) {
 		cfg.Secret = []byte(rand.Text())
 	}
 	r := &Registry{cfg: cfg, tree: cfg.Tree, log: cfg.Log, now: time.Now}
-	r.uploads = newUploads(r.tree)
-	r.read = newReader(cfg)
 	var err error
-	if r.app, r.shutdown, err = embed(r.uploads, cfg.Secret, cfg.Log); err != nil {
-		r.read.close()
-		return nil, err
+	r.sessions, err = session.Open(session.Config{Tree: cfg.Tree, Secret: cfg.Secret, Log: cfg.Log, Holds: r.holdsOf,
+		Now: func() time.Time { return r.now() }})
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
 	}
+	r.read = newReader(cfg)
 	return r, nil
 }
 
@@ -172,7 +171,7 @@ func Open(cfg Config) (*Registry, error) {
 func (r *Registry) Close() error {
 	var err error
 	r.closing.Do(func() {
-		err = r.shutdown()
+		err = r.sessions.Close()
 		r.read.close()
 	})
 	return err

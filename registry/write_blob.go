@@ -2,6 +2,7 @@ package registry
 
 import (
 	"casemate/cluster/tree"
+	"casemate/registry/session"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"mime"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,7 +44,7 @@ func (r *Registry) startUpload(w http.ResponseWriter, req *http.Request, rt rout
 		r.postBlob(w, req, rt, q.Get("digest"))
 		return
 	}
-	r.serveApp(w, req, rt)
+	r.serveSession(w, req, rt)
 }
 
 // mount names the blob d in repo when any repository (or any other holder on this cluster) has it: who may push may
@@ -135,13 +137,12 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, rt rout
 		writeError(w, req, errUnsupported.with(wrongMethod))
 		return
 	}
-	key := uploadKey(rt.repo, rt.upload)
-	size, _, err := r.uploads.state(key)
+	size, err := r.sessions.Size(rt.session())
 	if err != nil {
 		writeError(w, req, r.answer(err, errUploadUnknown))
 		return
 	}
-	if err := r.uploads.own(r.userOf(req), key); err != nil {
+	if err := r.sessions.Own(rt.session(), r.userOf(req)); err != nil {
 		writeError(w, req, r.answer(err, errUploadUnknown))
 		return
 	}
@@ -158,11 +159,77 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, rt rout
 		}
 	}
 	if req.Method == http.MethodPut {
-		r.finishUpload(w, req, rt, key)
+		r.finishUpload(w, req, rt)
 		return
 	}
-	r.serveApp(w, req, rt)
+	r.serveSession(w, req, rt)
 }
+
+// serveSession lets the session answer a request under the canonical name. Location is turned back into the name that
+// the client used.
+func (r *Registry) serveSession(w http.ResponseWriter, req *http.Request, rt route) {
+	err := r.sessions.Serve(w, req, session.Request{ID: rt.session(), User: r.userOf(req),
+		Location: func(path string) string { return r.onNode(rt.outward(path)) }})
+	if err != nil {
+		writeError(w, req, r.answer(err, errUploadUnknown))
+	}
+}
+
+// session is the upload session that a request is for.
+func (rt route) session() session.ID { return session.ID{Repository: rt.repo, Upload: rt.upload} }
+
+// nodeParam is the query parameter of an upload session's address that names its node.
+const nodeParam = "_node"
+
+// onNode adds this node's name to the address of an upload session.
+func (r *Registry) onNode(address string) string {
+	if r.cfg.Node == "" || !strings.Contains(address, "/blobs/uploads/") {
+		return address
+	}
+	return withQuery(address, nodeParam, r.cfg.Node)
+}
+
+// outward turns a path below the canonical repository into the one that the client must ask for.
+func (rt route) outward(path string) string {
+	rest, ok := strings.CutPrefix(path, "/v2/"+rt.repo+"/")
+	if !ok {
+		return path
+	}
+	path = "/v2/" + rt.asked + "/" + rest
+	if rt.ns != "" {
+		path = withQuery(path, "ns", rt.ns)
+	}
+	return path
+}
+
+// withQuery adds a query parameter to an address.
+func withQuery(address, name, value string) string {
+	sep := "?"
+	if strings.Contains(address, "?") {
+		sep = "&"
+	}
+	return address + sep + name + "=" + url.QueryEscape(value)
+}
+
+// bodyReader remembers that reading a request's body failed, which is the client's doing and not the tree's.
+type bodyReader struct {
+	io.ReadCloser
+	err error
+}
+
+func (b *bodyReader) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.err = err
+	}
+	return n, err
+}
+
+// Uploads are the unfinished uploads of this node.
+type Uploads = session.Usage
+
+// Uploads reports the unfinished uploads of this node.
+func (r *Registry) Uploads() Uploads { return r.sessions.Usage() }
 
 // checkRange holds a chunk to the end of what is there: 416 otherwise (distribution-spec "Pushing a blob in chunks").
 func checkRange(req *http.Request, size int64) *apiError {
@@ -202,13 +269,13 @@ func checkChunkType(req *http.Request) *apiError {
 }
 
 // finishUpload is the PUT that ends a session, with the last bytes or none.
-func (r *Registry) finishUpload(w http.ResponseWriter, req *http.Request, rt route, key string) {
+func (r *Registry) finishUpload(w http.ResponseWriter, req *http.Request, rt route) {
 	d, fail := parseDigest(req.URL.Query().Get("digest"))
 	if fail != nil {
 		writeError(w, req, fail)
 		return
 	}
-	bw, err := r.uploads.take(key, false)
+	bw, err := r.sessions.Acquire(rt.session())
 	if err != nil {
 		writeError(w, req, r.answer(err, errUploadUnknown))
 		return
@@ -220,9 +287,9 @@ func (r *Registry) finishUpload(w http.ResponseWriter, req *http.Request, rt rou
 	}
 	if err == nil {
 		if err := bw.Close(); err != nil {
-			r.log.Warn("closing a finished upload", "upload", rt.upload, "error", err)
+			r.log.Warn("closing a finished upload", "upload", rt.upload, "err", err)
 		}
-		r.uploads.drop(key)
+		r.sessions.End(rt.session())
 		blobCreated(w, rt, d)
 		return
 	}
@@ -233,13 +300,13 @@ func (r *Registry) finishUpload(w http.ResponseWriter, req *http.Request, rt rou
 	if fail.status == http.StatusBadRequest && fail.code == errDigestInvalid.code {
 		// Wrong bytes do not become right: the session is over, as in distribution.
 		err = bw.Cancel()
-		r.uploads.drop(key)
+		r.sessions.End(rt.session())
 	} else {
 		// The client may ask where it stands and go on, or send the PUT again.
-		err = r.uploads.park(key, bw)
+		err = r.sessions.Release(rt.session(), bw)
 	}
 	if err != nil {
-		r.log.Warn("putting an upload aside", "upload", rt.upload, "error", err)
+		r.log.Warn("releasing an upload", "upload", rt.upload, "err", err)
 	}
 	writeError(w, req, fail)
 }

@@ -275,11 +275,6 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 
 // answer is asAPI with the errors that are nobody's answer put into the log.
 func (r *Registry) answer(err error, miss *apiError) *apiError {
-	if errors.Is(err, errBusy) {
-		e := errTooManyRequests.with(err.Error())
-		e.retry = 1
-		return e
-	}
 	e := asAPI(err, miss)
 	if e.status == http.StatusInternalServerError {
 		r.log.Error("a request failed", "error", err)

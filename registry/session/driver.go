@@ -1,4 +1,4 @@
-package registry
+package session
 
 import (
 	"bytes"
@@ -19,8 +19,12 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// driverName is under which distribution's factory knows the driver, and what its errors begin with.
-const driverName = "casemate"
+// driverName is the name by which distribution's factory knows the driver, and with which its errors begin.
+// driverParameter is the parameter that carries the *Sessions.
+const (
+	driverName      = "casemate"
+	driverParameter = "sessions"
+)
 
 // driverRoot is where distribution keeps everything (registry/storage/paths.go).
 const driverRoot = "/docker/registry/v2"
@@ -28,12 +32,15 @@ const driverRoot = "/docker/registry/v2"
 // driver is distribution's storage over the tree. Paths fall into four classes:
 //
 //   - blobs/ALG/AA/HEX/data: synthesised; the tree knows blobs by digest and stores no such name.
-//   - repositories/…/link: a link in the tree at the same path whose bytes are the blob itself; distribution reads and writes the digest.
+//   - repositories/…/link: a link in the tree at the same path whose bytes are the blob itself; distribution reads and
+//     writes the digest.
 //   - repositories/REPO/_uploads/ID/…: an upload session, on this node only.
-//   - anything else: a plain file below "driver/", small ones as records. distribution asks for none; its conformance test does.
+//   - anything else: a plain file below "driver/", small ones as records. distribution asks for none; its conformance
+//     test does.
 type driver struct {
-	tree    Tree
-	uploads *uploads
+	tree     Tree
+	sessions *table
+	holds    func(ctx context.Context, repository, manifest string) ([]string, error)
 }
 
 type driverFactory struct{}
@@ -42,13 +49,13 @@ type driverFactory struct{}
 // a second time.
 var registerDriver = sync.OnceFunc(func() { factory.Register(driverName, driverFactory{}) })
 
-// Create makes a driver over the *uploads that the parameters carry under "uploads".
+// Create makes a driver over the *Sessions that the parameters carry.
 func (driverFactory) Create(_ context.Context, parameters map[string]any) (storagedriver.StorageDriver, error) {
-	u, ok := parameters["uploads"].(*uploads)
-	if !ok {
-		return nil, errors.New("registry: the storage driver is given no tree")
+	s, ok := parameters[driverParameter].(*Sessions)
+	if !ok || s == nil || s.cfg.Tree == nil {
+		return nil, errors.New("the storage driver is given no tree")
 	}
-	return &driver{tree: u.tree, uploads: u}, nil
+	return &driver{tree: s.cfg.Tree, sessions: s.table, holds: s.cfg.Holds}, nil
 }
 
 var _ storagedriver.StorageDriver = (*driver)(nil)
@@ -105,8 +112,8 @@ func (d *driver) parse(p string) (driverPath, error) {
 		}
 		pl.repo = strings.Join(parts[1:i], "/")
 		if e == "_uploads" && len(parts) > i+1 {
-			pl.class, pl.key, pl.rest = classUpload, uploadKey(pl.repo, parts[i+1]), strings.Join(parts[i+2:], "/")
-			if !validUpload(parts[i+1]) {
+			pl.class, pl.key, pl.rest = classUpload, ID{pl.repo, parts[i+1]}.key(), strings.Join(parts[i+2:], "/")
+			if !ValidUpload(parts[i+1]) {
 				return driverPath{}, storagedriver.InvalidPathError{Path: p, DriverName: driverName}
 			}
 			return pl, nil
@@ -133,7 +140,7 @@ func (pl driverPath) history() bool {
 	return strings.Contains(pl.name, "/_manifests/tags/") && pl.digest != ""
 }
 
-// fail turns the tree's errors into the driver's and leaves a note of the others for the request (see faults).
+// fail turns the tree's errors into the driver's, and remembers the others for the request (see call).
 func fail(ctx context.Context, p string, err error) error {
 	switch {
 	case err == nil:
@@ -143,7 +150,7 @@ func fail(ctx context.Context, p string, err error) error {
 	case errors.Is(err, fs.ErrInvalid):
 		return storagedriver.InvalidPathError{Path: p, DriverName: driverName}
 	}
-	noteFault(ctx, err)
+	noteError(ctx, err)
 	return storagedriver.Error{DriverName: driverName, Detail: err}
 }
 
@@ -172,14 +179,14 @@ func (d *driver) GetContent(ctx context.Context, p string) ([]byte, error) {
 		b, err := io.ReadAll(r)
 		return b, fail(ctx, p, err)
 	case classUpload:
-		_, started, err := d.uploads.state(pl.key)
+		_, started, err := d.sessions.state(pl.key)
 		if err != nil {
 			return nil, fail(ctx, p, err)
 		}
 		if pl.rest == "startedat" {
 			return []byte(started), nil
 		}
-		if b, ok := d.uploads.getStates(pl.key)[pl.rest]; ok {
+		if b, ok := d.sessions.getStates(pl.key)[pl.rest]; ok {
 			return b, nil
 		}
 		return nil, fail(ctx, p, fs.ErrNotExist)
@@ -217,9 +224,9 @@ func (d *driver) PutContent(ctx context.Context, p string, content []byte) error
 		return fail(ctx, p, d.putBlob(ctx, content, pl.digest.String(), nil))
 	case classUpload:
 		if pl.rest == "startedat" {
-			err = d.uploads.startFor(userIn(ctx), pl.key, string(content))
+			err = d.sessions.begin(userOf(ctx), pl.key, string(content))
 		} else {
-			d.uploads.putState(pl.key, pl.rest, bytes.Clone(content))
+			d.sessions.putState(pl.key, pl.rest, bytes.Clone(content))
 		}
 		return fail(ctx, p, err)
 	}
@@ -230,8 +237,7 @@ func (d *driver) PutContent(ctx context.Context, p string, content []byte) error
 }
 
 func (d *driver) putLink(ctx context.Context, pl driverPath, dg string) error {
-	target, err := digest.Parse(dg)
-	if err != nil {
+	if _, _, err := tree.ParseDigest(dg); err != nil {
 		return fmt.Errorf("link %s: %w", pl.name, err)
 	}
 	if pl.history() {
@@ -242,7 +248,7 @@ func (d *driver) putLink(ctx context.Context, pl driverPath, dg string) error {
 		case strings.Contains(pl.name, "/_layers/"):
 			b.LinkWeak(pl.name, dg)
 		case strings.Contains(pl.name, "/_manifests/revisions/"):
-			holds, err := holdsOf(ctx, d.tree, pl.repo, target)
+			holds, err := d.holds(ctx, pl.repo, dg)
 			if err != nil {
 				return err
 			}
@@ -324,7 +330,7 @@ func (d *driver) Writer(ctx context.Context, p string, append bool) (storagedriv
 	}
 	switch {
 	case pl.class == classUpload && pl.rest == "data":
-		w, err := d.uploads.take(pl.key, !append)
+		w, err := d.sessions.acquire(pl.key, !append)
 		if err != nil {
 			return nil, fail(ctx, p, err)
 		}
@@ -368,7 +374,7 @@ func (d *driver) Stat(ctx context.Context, p string) (storagedriver.FileInfo, er
 		info.Size, err = d.tree.StatBlob(pl.digest.String())
 	case classUpload:
 		var started string
-		info.Size, started, err = d.uploads.state(pl.key)
+		info.Size, started, err = d.sessions.state(pl.key)
 		info.ModTime, _ = time.Parse(time.RFC3339, started)
 		if info.IsDir = pl.rest != "data"; info.IsDir {
 			info.Size = 0
@@ -402,10 +408,10 @@ func (d *driver) List(ctx context.Context, p string) ([]string, error) {
 	list := []string{}
 	switch pl.class {
 	case classUpload:
-		if _, _, err := d.uploads.state(pl.key); err != nil {
+		if _, _, err := d.sessions.state(pl.key); err != nil {
 			return nil, fail(ctx, p, err)
 		}
-		for name := range d.uploads.getStates(pl.key) {
+		for name := range d.sessions.getStates(pl.key) {
 			if path.Dir(name) == pl.rest {
 				list = append(list, path.Join(p, path.Base(name)))
 			}
@@ -437,15 +443,15 @@ func (d *driver) Move(ctx context.Context, from, to string) error {
 	}
 	switch {
 	case src.class == classUpload && src.rest == "data" && dst.class == classBlob:
-		w, err := d.uploads.take(src.key, false)
+		w, err := d.sessions.acquire(src.key, false)
 		if err != nil {
 			return fail(ctx, from, err)
 		}
 		if _, err := w.Commit(ctx, dst.digest.String()); err != nil {
-			d.uploads.park(src.key, w)
+			d.sessions.release(src.key, w)
 			return fail(ctx, from, err)
 		}
-		d.uploads.drop(src.key)
+		d.sessions.end(src.key)
 		return fail(ctx, from, w.Close())
 	case src.class != classFile || dst.class != classFile:
 		return storagedriver.ErrUnsupportedMethod{DriverName: driverName}
@@ -483,7 +489,7 @@ func (d *driver) Delete(ctx context.Context, p string) error {
 	}
 	switch pl.class {
 	case classUpload:
-		return fail(ctx, p, d.uploads.cancel(pl.key))
+		return fail(ctx, p, d.sessions.cancel(pl.key))
 	case classBlob:
 		return storagedriver.ErrUnsupportedMethod{DriverName: driverName}
 	}
@@ -516,7 +522,7 @@ func (u *uploadWriter) Write(p []byte) (int, error) {
 	}
 	n, err := u.w.Write(p)
 	if err != nil {
-		noteFault(u.ctx, err)
+		noteError(u.ctx, err)
 	}
 	return n, err
 }
@@ -536,17 +542,17 @@ func (u *uploadWriter) Close() error {
 	u.Size()
 	w := u.w
 	u.w = nil
-	return u.d.uploads.park(u.key, w)
+	return u.d.sessions.release(u.key, w)
 }
 
 func (u *uploadWriter) Cancel(context.Context) error {
 	if u.w == nil {
-		return u.d.uploads.cancel(u.key)
+		return u.d.sessions.cancel(u.key)
 	}
 	u.Size()
 	err := u.w.Cancel()
 	u.w = nil
-	u.d.uploads.drop(u.key)
+	u.d.sessions.end(u.key)
 	return err
 }
 
