@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"casemate/appliance/doctor"
-	"casemate/fileserver"
+	"casemate/byterange"
 )
 
 // executable is this program's executable as a file to download: GET /casemate, with which a node runs casemate doctor.
@@ -74,7 +74,7 @@ func (b *executable) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("ETag", `"`+sum+`"`)
-	http.ServeContent(w, fileserver.BoundRanges(r, b.size), "", b.mod, b.reader())
+	http.ServeContent(w, byterange.Bound(r, b.size), "", b.mod, b.reader())
 }
 
 // getExecutable is what "casemate doctor --line" has to know.

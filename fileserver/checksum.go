@@ -1,6 +1,7 @@
 package fileserver
 
 import (
+	"casemate/byterange"
 	"casemate/cluster/tree"
 	"context"
 	"encoding/hex"
@@ -52,7 +53,7 @@ func (s *Server) sendSum(w http.ResponseWriter, r *http.Request, h held, name st
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("ETag", `"`+tree.Sum([]byte(text), "")+`"`)
-	http.ServeContent(w, BoundRanges(r, int64(len(text))), "", h.mod, strings.NewReader(text))
+	http.ServeContent(w, byterange.Bound(r, int64(len(text))), "", h.mod, strings.NewReader(text))
 }
 
 // sumText is the content of a checksum file of h, which is called name there.

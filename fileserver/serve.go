@@ -1,6 +1,7 @@
 package fileserver
 
 import (
+	"casemate/byterange"
 	"context"
 	"errors"
 	"fmt"
@@ -285,7 +286,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h held) {
 		w.Header().Set("Content-Security-Policy", "sandbox")
 	}
 	w.Header().Set("ETag", `"`+h.digest+`"`)
-	http.ServeContent(w, BoundRanges(r, h.size), "", h.mod, content)
+	http.ServeContent(w, byterange.Bound(r, h.size), "", h.mod, content)
 }
 
 // open opens the bytes of a file. If they were collected since h was looked up, because the file was replaced just now,

@@ -79,9 +79,9 @@ func TestConditionsAndRanges(t *testing.T) {
 			t.Fatalf("with %q", c.headers)
 		}
 	}
-	f.put(t, "https://files.test/long", strings.Repeat("x", 10*maxRanges))
-	want(t, f.origin("files.test", "/long", "Range: bytes=1-1"+strings.Repeat(",0-0", maxRanges-1)), 206, "*")
-	want(t, f.origin("files.test", "/long", "Range: bytes=1-1"+strings.Repeat(",0-0", maxRanges)), 200, "*")
+	f.put(t, "https://files.test/long", strings.Repeat("x", 10*32))
+	want(t, f.origin("files.test", "/long", "Range: bytes=1-1"+strings.Repeat(",0-0", 32-1)), 206, "*")
+	want(t, f.origin("files.test", "/long", "Range: bytes=1-1"+strings.Repeat(",0-0", 32)), 200, "*")
 	r := f.origin("files.test", "/f", "Range: bytes=1-2,5-6")
 	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || kind != "multipart/byteranges" || r.StatusCode != 206 {

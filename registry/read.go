@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"casemate/byterange"
 	"casemate/cluster/tree"
 	"context"
 	"errors"
@@ -149,10 +150,13 @@ func serveContent(w http.ResponseWriter, req *http.Request, h hit, body io.ReadS
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	if req.Header.Get("Range") != "" {
+	if asked := req.Header.Get("Range"); asked != "" {
 		w = &ranged{ResponseWriter: w, req: req}
+		if strings.HasPrefix(asked, "bytes=") { // any other unit is a client's mistake, and is refused
+			req = byterange.Bound(req, h.size)
+		}
 	}
-	http.ServeContent(w, boundRanges(req, h.size), "", h.mod, body)
+	http.ServeContent(w, req, "", h.mod, body)
 }
 
 var errRange = &apiError{status: http.StatusRequestedRangeNotSatisfiable, code: "RANGE_INVALID",

@@ -225,8 +225,11 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Uploads are the unfinished uploads of this node.
-type Uploads = session.Usage
+// Uploads are the unfinished uploads of this node, and UserUploads those of one user.
+type (
+	Uploads     = session.Usage
+	UserUploads = session.UserUsage
+)
 
 // Uploads reports the unfinished uploads of this node.
 func (r *Registry) Uploads() Uploads { return r.sessions.Usage() }
