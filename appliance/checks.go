@@ -163,7 +163,7 @@ func (a *Appliance) imageAnswered(ctx context.Context, name string) (by string, 
 			return a.broughtBy("registry/" + at), true
 		}
 	}
-	found, err := a.registry.Find(ctx, repository, tag, digest)
+	found, err := a.registry.ResolveRepository(ctx, repository, tag, digest)
 	if err != nil {
 		return "", false
 	}

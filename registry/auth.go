@@ -25,7 +25,7 @@ func (rt route) writes(method string) bool {
 // Clients choose how to authenticate from the answer to GET /v2/. Own names challenge there, or skopeo and docker would
 // never send credentials and any docker login would succeed; reads without any token are answered all the same. On the
 // names of origins nothing is ever asked for, and over plain http nothing that must not be overheard is taken.
-func (r *Registry) admit(w http.ResponseWriter, req *http.Request, rt route) *apiError {
+func (r *Registry) authorize(w http.ResponseWriter, req *http.Request, rt route) *apiError {
 	header := req.Header.Get("Authorization")
 	write := rt.writes(req.Method)
 	if rt.view.Plain {

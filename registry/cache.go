@@ -91,7 +91,7 @@ func (m *manifests) get(ctx context.Context, d digest.Digest, size int64) (*stor
 	return s, nil
 }
 
-// enter waits for a place for a manifest of size bytes in memory; leave gives it back.
+// enter awaited for a place for a manifest of size bytes in memory; leave gives it back.
 func (m *manifests) enter(ctx context.Context, size int64) (leave func(), err error) {
 	if size <= keepManifest {
 		return func() {}, nil

@@ -437,7 +437,7 @@ func TestADeepIndexIsBounded(t *testing.T) {
 	}
 }
 
-// TestAPushReadsFewWhoWait: what waits for a manifest does not make pushing it dear.
+// TestAPushReadsFewWhoWait: what awaited for a manifest does not make pushing it dear.
 func TestAPushReadsFewWhoWait(t *testing.T) {
 	w := &work{}
 	s := newPusher(t, counting(w))

@@ -32,7 +32,7 @@ func (e *apiError) with(why string) *apiError {
 }
 
 // forPeople says the same without the codes of the API, as fs.ErrInvalid.
-func (e *apiError) forPeople() error {
+func (e *apiError) withoutCode() error {
 	why := e.message
 	if detail, ok := e.detail.(string); ok {
 		why = detail

@@ -236,7 +236,7 @@ func (r *Registry) imageOf(repo string, n named, m *summary, below func(digest.D
 					img.Platforms = append(img.Platforms, name)
 				}
 				walk(p.Digest, at, depth+1)
-			case at == nil && exists(r.tree, layerPath(repo, p.Digest)):
+			case at == nil && hasLink(r.tree, layerPath(repo, p.Digest)):
 				img.Platforms = append(img.Platforms, name)
 				add(p.Digest)
 			case p.Embedded:
@@ -268,12 +268,11 @@ func (r *Registry) Samples(ctx context.Context, n int) iter.Seq[Image] {
 			look := func(d digest.Digest) *summary {
 				s := r.known(repo, d, needParts)
 				if s == nil {
-					h, ok := r.found(repo, revisionPath(repo, d))
-					if !ok || read+h.size > sampleBytes {
+					h, err := statLink(r.tree, revisionPath(repo, d))
+					if err != nil || read+h.size > sampleBytes {
 						return nil
 					}
 					read += h.size
-					var err error
 					if s, err = r.summaryOf(ctx, d, h.size, true); err != nil {
 						return nil
 					}

@@ -145,7 +145,7 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 	if p.n < 0 || p.n > maxTagPage {
 		p.n = maxTagPage
 	}
-	tags, more, found := r.tagsOf(r.exact(rt.place), p)
+	tags, more, found := r.tagsOf(r.exactRepositories(rt.place), p)
 	if !found {
 		for repos, namesakes := range r.tolerated(rt.place) {
 			var have []string

@@ -20,6 +20,6 @@ func (r *Registry) isLost(ctx context.Context, d digest.Digest) bool {
 // pushable reports whether a client that is about to push may be told that the manifest is here: it would not send what
 // hangs on it.
 func (r *Registry) pushable(ctx context.Context, rt route, h hit) bool {
-	_, e, err := r.lookFrom(rt).at(ctx, h, 0)
+	_, e, err := r.traverse(rt).at(ctx, h, 0)
 	return err == nil && len(e.lost) == 0
 }

@@ -22,7 +22,7 @@ var errQuery = &apiError{status: 400, code: "UNSUPPORTED", message: "the query c
 // split takes the path of a request apart: what it is about, the name as written, the reference. It knows nothing of
 // views. Names may contain the words of the API ("a/manifests/b"), so the path is read from its end. What could mean
 // two things to two programs (encoded slashes, dots, NUL, empty elements) is refused.
-func split(req *http.Request) (route, *apiError) {
+func parseRequest(req *http.Request) (route, *apiError) {
 	var rt route
 	p := req.URL.Path
 	switch p {
@@ -82,11 +82,11 @@ func split(req *http.Request) (route, *apiError) {
 	if !validName(rt.asked) {
 		return rt, errNameInvalid.with("a repository name is lower-case path elements of [a-z0-9] separated by ., _, __ or -, at most 255 characters")
 	}
-	return rt, rt.refer(req.Method)
+	return rt, rt.parseReference(req.Method)
 }
 
 // refer checks what stands behind the name and fills in the digest.
-func (rt *route) refer(method string) *apiError {
+func (rt *route) parseReference(method string) *apiError {
 	switch rt.kind {
 	case kindBlob, kindReferrers, kindManifest:
 		switch {

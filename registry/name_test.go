@@ -76,7 +76,7 @@ func TestSplit(t *testing.T) {
 		{"GET", "/v2/a/blobs/uploads/xyz", 0, "", "", "BLOB_UPLOAD_UNKNOWN"},
 		{"GET", "/v2/a/tags/list?ns=%00", 0, "", "", "NAME_INVALID"},
 	} {
-		rt, fail := split(httptest.NewRequest(c.method, c.path, nil))
+		rt, fail := parseRequest(httptest.NewRequest(c.method, c.path, nil))
 		if c.code != "" {
 			if fail == nil || fail.code != c.code {
 				t.Errorf("%s %s: %v, want %s", c.method, c.path, fail, c.code)
@@ -124,7 +124,7 @@ func FuzzName(f *testing.F) {
 		if ns != "" {
 			u.RawQuery = "ns=" + url.QueryEscape(ns)
 		}
-		rt, fail := split(&http.Request{Method: "GET", URL: u})
+		rt, fail := parseRequest(&http.Request{Method: "GET", URL: u})
 		if fail != nil || rt.asked == "" {
 			return
 		}

@@ -56,14 +56,8 @@ func (d descriptor) embedded() bool {
 }
 
 // stands reports how a repository has what is called d: as a manifest, as a blob, as both, or not at all.
-func stands(t fs.StatFS, repo string, d digest.Digest) (manifest, blob bool) {
-	return exists(t, revisionPath(repo, d)), exists(t, layerPath(repo, d))
-}
-
-// exists reports whether there is a link of that name.
-func exists(t fs.StatFS, name string) bool {
-	fi, err := t.Stat(name)
-	return err == nil && tree.DigestOf(fi) != ""
+func kindsIn(t fs.StatFS, repo string, d digest.Digest) (manifest, blob bool) {
+	return hasLink(t, revisionPath(repo, d)), hasLink(t, layerPath(repo, d))
 }
 
 // wrongSize is a descriptor that says another size than its content has. Bytes stay as they were pushed, but clients
@@ -160,7 +154,7 @@ func (r *Registry) manifestIn(repo string, d digest.Digest) (*manifest, error) {
 
 // arrived lets the manifests of repo that wait for d hold it, now that repo has it as a blob. A manifest needs no
 // holding: its own name is strong. It must be called after the name of d is there: whichever of the two, d and what
-// waits for it, comes later in the log then sees the other.
+// awaited for it, comes later in the log then sees the other.
 func (r *Registry) arrived(ctx context.Context, repo string, d digest.Digest) error {
 	for name, fi := range r.tree.Walk(awaitedDir(repo, d), "") {
 		waiting := tree.DigestOf(fi)
@@ -181,13 +175,13 @@ func (r *Registry) holdAgain(ctx context.Context, repo string, d digest.Digest) 
 	for {
 		fi, err := r.tree.Stat(name)
 		if err != nil {
-			return ignoreAbsent(err)
+			return ignoreNotExist(err)
 		}
 		m, err := r.manifestIn(repo, d)
 		if err != nil {
-			return ignoreAbsent(err)
+			return ignoreNotExist(err)
 		}
-		n, _ := r.needs(repo, m, nil, nil)
+		n, _ := r.referencesOf(repo, m, nil, nil)
 		if err := n.tooMany(); err != nil {
 			return err
 		}
@@ -229,7 +223,7 @@ func (r *Registry) warnAwaiting(repo string, d digest.Digest) {
 	}
 }
 
-func ignoreAbsent(err error) error {
+func ignoreNotExist(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

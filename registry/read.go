@@ -20,7 +20,7 @@ import (
 // serveManifest answers GET and HEAD of a manifest, by tag or digest, whatever the client says that it accepts: bytes
 // are never converted, and a client that cannot read them says so better than a 404 would.
 func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt route) {
-	h, ok, several := r.look(req, &rt)
+	h, ok, several := r.resolveFor(req, &rt)
 	if !ok && r.pushing(req, &rt) {
 		writeError(w, req, errManifestUnknown)
 		return
@@ -28,7 +28,7 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 	if !ok {
 		detail := ambiguity(several)
 		if detail == "" && rt.digest != "" {
-			detail = r.sparse(req.Context(), &rt)
+			detail = r.unstagedPlatform(req.Context(), &rt)
 		}
 		r.miss(w, req, &rt, errManifestUnknown, detail)
 		return
@@ -40,7 +40,7 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 	}
 	m, err := r.read.manifests.get(req.Context(), h.digest, h.size)
 	if err != nil {
-		r.broken(w, req, &rt, errManifestUnknown, err)
+		r.readFailed(w, req, &rt, errManifestUnknown, err)
 		return
 	}
 	header := w.Header()
@@ -58,7 +58,7 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 	default:
 		blob, err := r.tree.OpenBlob(req.Context(), h.digest.String())
 		if err != nil {
-			r.broken(w, req, &rt, errManifestUnknown, err)
+			r.readFailed(w, req, &rt, errManifestUnknown, err)
 			return
 		}
 		defer blob.Close()
@@ -70,7 +70,7 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 // serveBlob answers GET and HEAD of a blob. What the tree opened goes to http.ServeContent as it is: an *os.File gets
 // to a plain socket by sendfile.
 func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route) {
-	h, ok, _ := r.look(req, &rt)
+	h, ok, _ := r.resolveFor(req, &rt)
 	if !ok {
 		if req.Method == http.MethodHead {
 			// Whoever pushes asks for each layer first; that is no miss. Who pulls comes back with GET, or was told
@@ -88,13 +88,13 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route)
 			err = fs.ErrNotExist // who pushes sends it then, which repairs it
 		}
 		if err != nil {
-			r.broken(w, req, &rt, errBlobUnknown, err)
+			r.readFailed(w, req, &rt, errBlobUnknown, err)
 			return
 		}
 	} else {
 		blob, err := r.tree.OpenBlob(req.Context(), h.digest.String())
 		if err != nil {
-			r.broken(w, req, &rt, errBlobUnknown, err)
+			r.readFailed(w, req, &rt, errBlobUnknown, err)
 			return
 		}
 		defer blob.Close()
@@ -109,12 +109,12 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route)
 
 // look is find, except for the HEAD of a client that is about to push: it is told about the one repository that it
 // pushes to. If it heard of another's blobs, it would not upload them, and of another's manifest, it would not tag it.
-func (r *Registry) look(req *http.Request, rt *route) (h hit, ok bool, ambiguous []string) {
+func (r *Registry) resolveFor(req *http.Request, rt *route) (h hit, ok bool, ambiguous []string) {
 	if r.pushing(req, rt) {
-		h, ok = r.found(rt.repo, rt.link(rt.repo))
+		h, ok = r.hitIn(rt.repo, rt)
 		return h, ok, nil
 	}
-	return r.find(rt)
+	return r.resolve(rt)
 }
 
 // pushing reports whether a request is the HEAD of a client that has a token for pushing to the name. Clients ask for
@@ -205,9 +205,9 @@ func (s sized) Seek(offset int64, whence int) (int64, error) {
 
 // broken answers a read whose link is there but whose bytes could not be had. That they were collected in between is a
 // miss; all else is logged.
-func (r *Registry) broken(w http.ResponseWriter, req *http.Request, rt *route, miss *apiError, err error) {
+func (r *Registry) readFailed(w http.ResponseWriter, req *http.Request, rt *route, miss *apiError, err error) {
 	if !errors.Is(err, fs.ErrNotExist) && req.Context().Err() == nil {
-		r.log.Error("registry read", "client", req.RemoteAddr, "name", rt.wanted(rt.place.canonical()), "err", err)
+		r.log.Error("registry read", "client", req.RemoteAddr, "name", rt.nameIn(rt.place.canonical()), "err", err)
 	}
 	writeError(w, req, asAPI(err, miss))
 }
@@ -220,11 +220,11 @@ const (
 // sparse says why a manifest asked for by digest is missing, if it is because an index that is here lists it: whoever
 // staged the image left its platform out. "" if no index is found to list it. What this costs is bounded, whatever was
 // asked for.
-func (r *Registry) sparse(ctx context.Context, rt *route) string {
+func (r *Registry) unstagedPlatform(ctx context.Context, rt *route) string {
 	index, child, ok := r.read.manifests.parent(rt.digest)
 	repo := rt.place.canonical()
 	if !ok {
-		repo, index, child, ok = r.lister(ctx, rt)
+		repo, index, child, ok = r.listingIndex(ctx, rt)
 	}
 	if !ok {
 		return ""
@@ -241,9 +241,9 @@ func (r *Registry) sparse(ctx context.Context, rt *route) string {
 }
 
 // lister looks through the first manifests of the exact repositories for an index that lists what rt asks for.
-func (r *Registry) lister(ctx context.Context, rt *route) (repo string, index digest.Digest, child descriptor, ok bool) {
+func (r *Registry) listingIndex(ctx context.Context, rt *route) (repo string, index digest.Digest, child descriptor, ok bool) {
 	left := maxIndexes
-	for _, repo := range r.exact(rt.place) {
+	for _, repo := range r.exactRepositories(rt.place) {
 		for _, fi := range r.tree.Walk(revisionsDir(repo), "") {
 			if left--; left < 0 {
 				return "", "", descriptor{}, false

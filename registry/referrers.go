@@ -49,7 +49,7 @@ func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, rt r
 	next := ""
 	for d, repo := range r.referrers(rt, last) {
 		if req.Context().Err() != nil {
-			return // nobody waits for it any more
+			return // nobody awaited for it any more
 		}
 		desc, ok, err := page.describe(req.Context(), repo, d)
 		if errors.Is(err, errPageFull) {
@@ -139,8 +139,8 @@ func (p *referrersPage) describe(ctx context.Context, repo string, d digest.Dige
 	if p.examined++; p.examined > maxExamined {
 		return descriptor{}, false, errPageFull
 	}
-	h, ok := p.r.found(repo, revisionPath(repo, d))
-	if !ok || h.digest != d { // deleted since
+	h, err := statLink(p.r.tree, revisionPath(repo, d))
+	if err != nil || h.digest != d { // deleted since
 		return descriptor{}, false, nil
 	}
 	s := p.r.known(repo, d, needTypes)

@@ -109,7 +109,7 @@ type Registry struct {
 
 	read     *reader // what reads need besides the tree
 	sessions *session.Sessions
-	keeper   keeper
+	pins     pins
 	closing  sync.Once
 	now      func() time.Time
 }
@@ -265,17 +265,30 @@ func referrerPath(repo string, subject, d digest.Digest) string {
 	return referrersDir(repo, subject) + "/" + d.Algorithm().String() + "/" + d.Encoded() + "/link"
 }
 
-// digestOf returns the digest that the link called name names in the newest local state, else fs.ErrNotExist.
-func (r *Registry) digestOf(name string) (digest.Digest, int64, error) {
-	fi, err := r.tree.Stat(name)
+// link is a name in the tree whose bytes are the blob called digest.
+type link struct {
+	digest digest.Digest
+	size   int64 // of the blob, in bytes
+	mod    time.Time
+}
+
+// statLink returns the link called name in the newest local state; fs.ErrNotExist if there is none.
+func statLink(t fs.StatFS, name string) (link, error) {
+	fi, err := t.Stat(name)
 	if err != nil {
-		return "", 0, err
+		return link{}, err
 	}
 	d := tree.DigestOf(fi)
 	if d == "" {
-		return "", 0, fs.ErrNotExist
+		return link{}, fmt.Errorf("%s is not a link: %w", name, fs.ErrNotExist)
 	}
-	return digest.Digest(d), fi.Size(), nil
+	return link{digest.Digest(d), fi.Size(), fi.ModTime()}, nil
+}
+
+// hasLink reports whether there is a link called name.
+func hasLink(t fs.StatFS, name string) bool {
+	_, err := statLink(t, name)
+	return err == nil
 }
 
 // Serve answers a request for /v2/… or /token that came in by view v.
@@ -284,17 +297,17 @@ func (r *Registry) Serve(w http.ResponseWriter, req *http.Request, v View) {
 		v.Host = req.Host
 	}
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-	rt, fail := split(req)
+	rt, fail := parseRequest(req)
 	if fail == nil {
 		rt.view = v
-		fail = r.admit(w, req, rt)
+		fail = r.authorize(w, req, rt)
 	}
 	if fail == nil && rt.asked != "" {
 		rt.place, fail = r.locate(rt.asked, rt.ns, v)
 		rt.repo = rt.place.canonical()
 	}
 	if fail == nil && rt.writes(req.Method) {
-		fail = r.writable(rt)
+		fail = r.checkWritable(rt)
 	}
 	if fail != nil {
 		writeError(w, req, fail)
@@ -325,7 +338,7 @@ func (rt route) pushes(method string) bool {
 
 // Pushes reports whether a request is part of a push: what nodes pass on to each other, and nothing else.
 func Pushes(req *http.Request) bool {
-	rt, fail := split(req)
+	rt, fail := parseRequest(req)
 	return fail == nil && rt.pushes(req.Method)
 }
 
@@ -358,7 +371,7 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request, rt route) {
 		r.deleteManifest(w, req, rt)
 	case rt.kind == kindBlob && read:
 		if req.Method == http.MethodHead {
-			r.keep(req, &rt)
+			r.pinForPush(req, &rt)
 		}
 		r.serveBlob(w, req, rt)
 	case rt.kind == kindBlob && req.Method == http.MethodDelete:

@@ -32,7 +32,7 @@ func (p place) canonical() string {
 
 // exact is the repository below the origin literally, or "" where there can be none: a host without a dot that is no
 // origin of ours ("harbor:5000") has no place in the tree that a local repository could not have.
-func (p place) exact() string {
+func (p place) exactRepository() string {
 	if p.origin == "" || !p.known && !strings.Contains(p.origin, ".") {
 		return ""
 	}
@@ -97,7 +97,7 @@ func (r *Registry) locate(asked, ns string, v View) (place, *apiError) {
 		p.origin, p.known = r.fold(host)
 		p.path = rest
 		if named.origin != "" && named.origin != p.origin && !p.known && !strings.Contains(host, ":") {
-			p.also = named.exact()
+			p.also = named.exactRepository()
 		}
 	case named.origin != "":
 		p = named
@@ -119,7 +119,7 @@ func (r *Registry) bound(p place) *apiError {
 }
 
 // writable says whether a push or delete of this name may go to the tree, and why not. Who pushes is another question.
-func (r *Registry) writable(rt route) *apiError {
+func (r *Registry) checkWritable(rt route) *apiError {
 	p := rt.place
 	switch {
 	case rt.view.Origin != "":

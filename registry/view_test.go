@@ -65,7 +65,7 @@ func TestLocate(t *testing.T) {
 			if c.ns != "" {
 				target += "?ns=" + c.ns
 			}
-			rt, fail := split(httptest.NewRequest("GET", target, nil))
+			rt, fail := parseRequest(httptest.NewRequest("GET", target, nil))
 			var p place
 			if fail == nil {
 				p, fail = s.reg.locate(rt.asked, rt.ns, c.view)
@@ -102,7 +102,7 @@ func TestWritable(t *testing.T) {
 		if fail != nil {
 			t.Fatalf("%s: %v", c.asked, fail)
 		}
-		fail = s.reg.writable(route{view: c.view, place: p})
+		fail = s.reg.checkWritable(route{view: c.view, place: p})
 		switch {
 		case c.code == "" && fail != nil:
 			t.Errorf("pushing %s: %v", c.asked, fail)

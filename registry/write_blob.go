@@ -317,7 +317,7 @@ func (r *Registry) finishUpload(w http.ResponseWriter, req *http.Request, rt rou
 // deleteBlob takes the blob's name out of the repository. The bytes stay while anything else names them.
 func (r *Registry) deleteBlob(w http.ResponseWriter, req *http.Request, rt route) {
 	name := layerPath(rt.repo, rt.digest)
-	if _, _, err := r.digestOf(name); err != nil {
+	if _, err := statLink(r.tree, name); err != nil {
 		writeError(w, req, r.answer(err, errBlobUnknown))
 		return
 	}
@@ -325,7 +325,7 @@ func (r *Registry) deleteBlob(w http.ResponseWriter, req *http.Request, rt route
 		writeError(w, req, r.answer(err, errBlobUnknown))
 		return
 	}
-	r.keeper.drop(name, r.now())
+	r.pins.drop(name, r.now())
 	r.log.Info("blob deleted", "repository", rt.repo, "digest", rt.digest)
 	w.Header().Set("Docker-Content-Digest", rt.digest.String())
 	w.Header().Set("Content-Length", "0")

@@ -95,8 +95,8 @@ func (r *Registry) PutManifest(ctx context.Context, repo, reference, mediaType s
 }
 
 // linkManifest adds the names that a manifest has besides its layers': the revision, its tags, its place among its
-// subject's referrers, where what it waits for finds it, and what lists say of it.
-func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manifest, n needs) {
+// subject's referrers, where what it awaited for finds it, and what lists say of it.
+func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manifest, n references) {
 	b.Link(revisionPath(repo, d), d.String(), n.holds()...)
 	for _, t := range tags {
 		b.Link(tagPath(repo, t), d.String())
@@ -104,7 +104,7 @@ func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manif
 	if m.Subject != nil {
 		b.Link(referrerPath(repo, m.Subject.Digest, d), d.String())
 	}
-	for _, w := range n.waits {
+	for _, w := range n.awaited {
 		b.Link(awaitedPath(repo, w, d), d.String())
 	}
 	putSummary(b, repo, d, m)
@@ -137,26 +137,26 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 	}
 	committed, newest := false, false
 	for range attempts {
-		needs, absent := r.needs(repo, m, nil, nil)
+		refs, missing := r.referencesOf(repo, m, nil, nil)
 		switch {
-		case len(absent) > 0 && newest:
-			return "", nil, lacking(absent)
-		case len(absent) > 0:
-			if err := r.catchUp(ctx, layerPath(repo, absent[0])); err != nil {
+		case len(missing) > 0 && newest:
+			return "", nil, errMissing(missing)
+		case len(missing) > 0:
+			if err := r.catchUp(ctx, layerPath(repo, missing[0])); err != nil {
 				return "", nil, err
 			}
 			newest = true
 			continue
 		}
-		if err := needs.tooMany(); err != nil {
+		if err := refs.tooMany(); err != nil {
 			return "", nil, err
 		}
-		if r.written(repo, d, tags, m) {
+		if r.alreadyStored(repo, d, tags, m) {
 			return d, m, nil // pushed again: nothing to write
 		}
 		names := func(b Batch) error {
-			linkManifest(b, repo, d, tags, m, needs)
-			return r.adopt(b, repo, needs)
+			linkManifest(b, repo, d, tags, m, refs)
+			return r.adopt(b, repo, refs)
 		}
 		if n, ok := bw.(tree.NamedCommitter); ok {
 			_, err = n.CommitNamed(ctx, d.String(), func(b Batch, _ string) error { return names(b) })
@@ -169,7 +169,7 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 			}
 			err = r.tree.Update(ctx, names)
 		}
-		if err == nil && r.came(repo, needs.waits) { // it was on its way when this was written and could not see this
+		if err == nil && r.anyArrived(repo, refs.awaited) { // it was on its way when this was written and could not see this
 			err = r.holdAgain(ctx, repo, d)
 		}
 		if err == nil {
@@ -208,7 +208,7 @@ func (r *Registry) deleteManifest(w http.ResponseWriter, req *http.Request, rt r
 
 // removeTag removes a tag; fs.ErrNotExist if there is none.
 func (r *Registry) removeTag(ctx context.Context, repo, tag string) error {
-	if _, _, err := r.digestOf(tagPath(repo, tag)); err != nil {
+	if _, err := statLink(r.tree, tagPath(repo, tag)); err != nil {
 		return err
 	}
 	err := r.tree.Update(ctx, func(b Batch) error { b.Remove(tagsDir(repo) + "/" + tag); return nil })
@@ -237,7 +237,7 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 		m, unread := decodeManifest(d, data)
 		if unread != nil {
 			m = &manifest{}
-			r.log.Warn("a stored manifest cannot be read", "repository", repo, "digest", d, "error", unread)
+			r.log.Warn("a stored manifest cannot be read", "repository", repo, "digest", d, "err", unread)
 		}
 		err = r.tree.Update(ctx, func(b Batch) error {
 			// Who tags this manifest meanwhile writes the revision again: then this is refused and looks again.
@@ -249,7 +249,7 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 				return err
 			}
 			for _, e := range entries {
-				if got, _, err := r.digestOf(tagPath(repo, e.Name())); err == nil && got == d {
+				if got, err := statLink(r.tree, tagPath(repo, e.Name())); err == nil && got.digest == d {
 					b.Remove(tagsDir(repo) + "/" + e.Name())
 				}
 			}
@@ -257,7 +257,7 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 				b.Remove(referrerPath(repo, m.Subject.Digest, d))
 			}
 			for _, p := range m.parts() {
-				if name := awaitedPath(repo, p.Digest, d); p.optional && exists(r.tree, name) {
+				if name := awaitedPath(repo, p.Digest, d); p.optional && hasLink(r.tree, name) {
 					b.Remove(name)
 				}
 			}
@@ -277,7 +277,7 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 func (r *Registry) answer(err error, miss *apiError) *apiError {
 	e := asAPI(err, miss)
 	if e.status == http.StatusInternalServerError {
-		r.log.Error("a request failed", "error", err)
+		r.log.Error("a request failed", "err", err)
 	}
 	return e
 }

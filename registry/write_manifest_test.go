@@ -251,7 +251,7 @@ func TestManifestAtOnce(t *testing.T) {
 			s.tree.Fail = nil
 			names := 0
 			for _, n := range []string{tagPath("team/app", "v1"), revisionPath("team/app", d), referrerPath("team/app", subject, d)} {
-				if _, _, err := s.reg.digestOf(n); err == nil {
+				if _, err := statLink(s.reg.tree, n); err == nil {
 					names++
 				}
 			}
@@ -321,9 +321,9 @@ func TestDeleteAgainstTag(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		_, _, err := s.reg.digestOf(revisionPath("team/app", d))
+		_, err := statLink(s.reg.tree, revisionPath("team/app", d))
 		for _, tag := range []string{"base", "t1", "t2"} {
-			if _, _, tagErr := s.reg.digestOf(tagPath("team/app", tag)); tagErr == nil && err != nil {
+			if _, tagErr := statLink(s.reg.tree, tagPath("team/app", tag)); tagErr == nil && err != nil {
 				t.Fatalf("round %d: the tag %s names a manifest that is gone", round, tag)
 			}
 		}
@@ -457,7 +457,7 @@ func TestPushDuringCollect(t *testing.T) {
 
 	// Who only looks, or has the password wrong, pins nothing, and neither does asking again within the half hour.
 	s.expect(202, "DELETE", "/v2/team/app/manifests/"+m.String(), "")
-	s.reg.keeper.kept = nil
+	s.reg.pins.pinned = nil
 	s.tree.Fail = func(string) (error, bool) { t.Error("something was written"); return nil, true }
 	for _, header := range []string{"", basic("ann", "guess"), "Bearer nonsense"} {
 		s.ask(s.own, "HEAD", "/v2/team/app/blobs/"+layer.String(), "Authorization", header)

@@ -11,8 +11,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// String says a Found in one line.
-func (f Found) String() string {
+// String says a Resolution in one line.
+func (f Resolution) String() string {
 	return fmt.Sprintf("%s@%s %s luck=%q platforms=%v sparse=%v absent=%v", f.Repository, f.Digest, f.MediaType, f.Luck, f.Platforms, f.Sparse, f.Absent)
 }
 
