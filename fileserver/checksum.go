@@ -1,8 +1,6 @@
 package fileserver
 
 import (
-	"casemate/byterange"
-	"casemate/cluster/tree"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -10,6 +8,9 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+
+	"casemate/byterange"
+	"casemate/cluster/tree"
 )
 
 const (

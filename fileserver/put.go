@@ -1,7 +1,6 @@
 package fileserver
 
 import (
-	"casemate/cluster/tree"
 	"context"
 	"crypto/sha512"
 	"encoding/base64"
@@ -14,6 +13,8 @@ import (
 	"net/http"
 	"strings"
 	"syscall"
+
+	"casemate/cluster/tree"
 )
 
 // Put keeps the bytes of body as the file at url, in place of what was there. With digest ("sha256:<hex>" or

@@ -1,13 +1,14 @@
 package fileserver
 
 import (
-	"casemate/cluster/tree"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/url"
 	"strings"
+
+	"casemate/cluster/tree"
 )
 
 // maxHops is how many redirects Resolve follows, as curl's --location does at most 50 and most others about 10.

@@ -1,7 +1,6 @@
 package fileserver
 
 import (
-	"casemate/cluster/tree"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"casemate/cluster/tree"
 )
 
 // An importer's names are those that reads look for, also of a host that becomes an origin in the same batch.

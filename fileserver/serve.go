@@ -1,7 +1,6 @@
 package fileserver
 
 import (
-	"casemate/byterange"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"casemate/byterange"
 )
 
 // View is the way in which a request names files.

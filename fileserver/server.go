@@ -9,7 +9,6 @@
 package fileserver
 
 import (
-	"casemate/cluster/tree"
 	"context"
 	"io"
 	"io/fs"
@@ -18,6 +17,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"casemate/cluster/tree"
 )
 
 // Batch collects edits that appear at one log entry.

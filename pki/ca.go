@@ -14,7 +14,6 @@ package pki
 
 import (
 	"bytes"
-	"casemate/cluster/tree"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -28,6 +27,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"casemate/cluster/tree"
 )
 
 // Config is what a CA needs. Tree, Sealer, Dir and Domain must be set.

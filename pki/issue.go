@@ -1,7 +1,6 @@
 package pki
 
 import (
-	"casemate/cluster/tree"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -13,6 +12,8 @@ import (
 	"math/big"
 	"slices"
 	"time"
+
+	"casemate/cluster/tree"
 )
 
 const (

@@ -1,7 +1,6 @@
 package pki
 
 import (
-	"casemate/cluster/tree"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -9,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+
+	"casemate/cluster/tree"
 )
 
 // Where things stand in the pki subtree:

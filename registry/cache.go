@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"casemate/cluster/tree"
 	"container/list"
 	"context"
 	"encoding/json"
@@ -10,6 +9,8 @@ import (
 	"io/fs"
 	"sync"
 	"syscall"
+
+	"casemate/cluster/tree"
 
 	"github.com/opencontainers/go-digest"
 )

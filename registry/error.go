@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"casemate/registry/session"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +9,8 @@ import (
 	"net/http"
 	"strconv"
 	"syscall"
+
+	"casemate/registry/session"
 )
 
 // apiError is an answer of the distribution-spec: a status and one error of its JSON body (section "Error Codes").
@@ -31,7 +32,7 @@ func (e *apiError) with(why string) *apiError {
 	return &c
 }
 
-// forPeople says the same without the codes of the API, as fs.ErrInvalid.
+// withoutCode returns the error as fs.ErrInvalid for a caller that is no client: the text without the code of the API.
 func (e *apiError) withoutCode() error {
 	why := e.message
 	if detail, ok := e.detail.(string); ok {

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"casemate/cluster/tree"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"casemate/cluster/tree"
 
 	"github.com/opencontainers/go-digest"
 )

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"casemate/registry/session"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"casemate/registry/session"
 
 	"github.com/opencontainers/go-digest"
 )

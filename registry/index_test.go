@@ -2,7 +2,6 @@ package registry
 
 import (
 	"bytes"
-	"casemate/cluster/tree"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -14,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"casemate/cluster/tree"
 
 	"github.com/opencontainers/go-digest"
 )

@@ -84,8 +84,8 @@ func (r *Registry) checkImport(im Import) (repo string, d digest.Digest, m *mani
 	return repo, d, m, err
 }
 
-// canonical is the repository of the tree that a name means which no view explains; fs.ErrInvalid if there can be none
-// of that name.
+// canonical returns the repository of the tree for a name that comes without a view; fs.ErrInvalid if no repository
+// can have that name.
 func (r *Registry) canonical(name string) (string, error) {
 	if !validName(name) {
 		return "", fmt.Errorf("its repository is not lower-case path elements of [a-z0-9] separated by ., _, __ or -, at most 255 characters: %w", fs.ErrInvalid)

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"casemate/cluster/tree"
 	"encoding/json"
 	"fmt"
 	"iter"
@@ -10,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"casemate/cluster/tree"
 )
 
 const (

@@ -1,12 +1,13 @@
 package registry
 
 import (
-	"casemate/cluster/tree"
-	"casemate/registry/session"
 	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
+
+	"casemate/cluster/tree"
+	"casemate/registry/session"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -19,9 +20,9 @@ const maxPath = 2048
 
 var errQuery = &apiError{status: 400, code: "UNSUPPORTED", message: "the query cannot be read"}
 
-// split takes the path of a request apart: what it is about, the name as written, the reference. It knows nothing of
-// views. Names may contain the words of the API ("a/manifests/b"), so the path is read from its end. What could mean
-// two things to two programs (encoded slashes, dots, NUL, empty elements) is refused.
+// parseRequest reads the path of a request: its kind, the name as written, the reference. It knows nothing of views.
+// Names may contain the words of the API ("a/manifests/b"), so the path is read from its end. What two programs could
+// understand differently (encoded slashes, dots, NUL, empty elements) is refused.
 func parseRequest(req *http.Request) (route, *apiError) {
 	var rt route
 	p := req.URL.Path
@@ -85,7 +86,7 @@ func parseRequest(req *http.Request) (route, *apiError) {
 	return rt, rt.parseReference(req.Method)
 }
 
-// refer checks what stands behind the name and fills in the digest.
+// parseReference checks what follows the name and fills in the digest.
 func (rt *route) parseReference(method string) *apiError {
 	switch rt.kind {
 	case kindBlob, kindReferrers, kindManifest:

@@ -2,13 +2,14 @@ package registry
 
 import (
 	"bytes"
-	"casemate/cluster/tree"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+
+	"casemate/cluster/tree"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -55,7 +56,7 @@ func (d descriptor) embedded() bool {
 		d.Digest.Algorithm().FromBytes(data) == d.Digest
 }
 
-// stands reports how a repository has what is called d: as a manifest, as a blob, as both, or not at all.
+// kindsIn reports as what a repository has the content called d: as a manifest, as a blob, as both, or not at all.
 func kindsIn(t fs.StatFS, repo string, d digest.Digest) (manifest, blob bool) {
 	return hasLink(t, revisionPath(repo, d)), hasLink(t, layerPath(repo, d))
 }

@@ -15,11 +15,11 @@ const (
 	maxPins = 1 << 16
 )
 
-// pins renews the pins of layers that somebody is about to use in a new manifest, and knows which ones were deleted.
+// pins renews the pins of layers that a client is about to use in a new manifest, and remembers which were deleted.
 //
-// Who pushes asks for each layer first and does not send what is there. If nothing but a deleted image held the layer,
-// a collection between that answer and the manifest would make the push fail for a layer that was there a moment ago.
-// So the answer to a pusher pins.
+// A client that pushes asks for each layer first, and does not send what is here. If only a deleted image held the
+// layer, a collection between that answer and the manifest would make the push fail for a layer that was here a moment
+// ago. So the answer to a pusher pins.
 type pins struct {
 	mu      sync.Mutex
 	pinned  map[string]time.Time // by the link's name
@@ -65,9 +65,9 @@ func (k *pins) wasDeleted(name string, now time.Time) bool {
 	return ok && now.Sub(t) < pinAgain && !now.Before(t)
 }
 
-// keep pins the layer that a pusher's HEAD asks for. If only other repositories have it, it gets a name in this one, as
-// by a mount: who may push may read, and need not send what is here. It never fails the request: without a majority
-// now, the manifest could not be pushed now either.
+// pinForPush pins the layer that a pusher's HEAD asks for. If only other repositories have it, it gets a name in this
+// repository, as by a mount: whoever may push may read, and need not send what is here. It never fails the request:
+// without a majority now, the manifest could not be pushed now either.
 func (r *Registry) pinForPush(req *http.Request, rt *route) {
 	name := layerPath(rt.repo, rt.digest)
 	if !r.pushing(req, rt) {

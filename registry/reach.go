@@ -50,7 +50,7 @@ func (e *reach) usable() bool {
 	return len(e.missing)+len(e.lost) == 0
 }
 
-// looking goes through a manifest and all that it leads to, by the names that a client would use.
+// traversal goes through a manifest and everything below it, by the names that a client would use.
 type traversal struct {
 	r    *Registry
 	rt   route
@@ -58,7 +58,7 @@ type traversal struct {
 	lost map[digest.Digest]bool // blobs that were looked at
 }
 
-// traverse returns one that starts at a name.
+// traverse returns a traversal that starts at a name.
 func (r *Registry) traverse(rt route) *traversal {
 	return &traversal{r, rt, map[digest.Digest]*reach{}, map[digest.Digest]bool{}}
 }
@@ -73,7 +73,7 @@ func (l *traversal) isLost(ctx context.Context, d digest.Digest) bool {
 	return lost
 }
 
-// look finds what rt's name has under d, as a manifest and as a blob.
+// resolve resolves the digest d under the name of the traversal: to a manifest or, where there is none, to a blob.
 func (l *traversal) resolve(d digest.Digest) (manifest, blob hit, isManifest, isBlob bool) {
 	rt := l.rt
 	rt.digest, rt.reference = d, d.String()

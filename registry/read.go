@@ -2,8 +2,6 @@ package registry
 
 import (
 	"bytes"
-	"casemate/byterange"
-	"casemate/cluster/tree"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +11,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"casemate/byterange"
+	"casemate/cluster/tree"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -107,8 +108,9 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route)
 	serveContent(w, req, h, body)
 }
 
-// look is find, except for the HEAD of a client that is about to push: it is told about the one repository that it
-// pushes to. If it heard of another's blobs, it would not upload them, and of another's manifest, it would not tag it.
+// resolveFor resolves rt for a request. The HEAD of a client that is about to push is resolved in the one repository
+// that it pushes to: told of another's blobs it would not upload them, and told of another's manifest it would not tag
+// it.
 func (r *Registry) resolveFor(req *http.Request, rt *route) (h hit, ok bool, ambiguous []string) {
 	if r.pushing(req, rt) {
 		h, ok = r.hitIn(rt.repo, rt)
@@ -203,8 +205,8 @@ func (s sized) Seek(offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
-// broken answers a read whose link is there but whose bytes could not be had. That they were collected in between is a
-// miss; all else is logged.
+// readFailed answers a read whose link is here but whose bytes could not be read. If they were collected in between,
+// that is a miss; every other error is logged.
 func (r *Registry) readFailed(w http.ResponseWriter, req *http.Request, rt *route, miss *apiError, err error) {
 	if !errors.Is(err, fs.ErrNotExist) && req.Context().Err() == nil {
 		r.log.Error("registry read", "client", req.RemoteAddr, "name", rt.nameIn(rt.place.canonical()), "err", err)
@@ -217,9 +219,8 @@ const (
 	maxTagsSeen = 256 // links of tags that are looked at for the name of an index
 )
 
-// sparse says why a manifest asked for by digest is missing, if it is because an index that is here lists it: whoever
-// staged the image left its platform out. "" if no index is found to list it. What this costs is bounded, whatever was
-// asked for.
+// unstagedPlatform explains why a manifest asked for by digest is missing, if an index that is here lists it: whoever
+// staged the image left that platform out. It returns "" if no index is found that lists it. Its cost is bounded.
 func (r *Registry) unstagedPlatform(ctx context.Context, rt *route) string {
 	index, child, ok := r.read.manifests.parent(rt.digest)
 	repo := rt.place.canonical()
@@ -240,7 +241,7 @@ func (r *Registry) unstagedPlatform(ctx context.Context, rt *route) string {
 	return fmt.Sprintf("%s of %s is not staged for this platform", platform, name)
 }
 
-// lister looks through the first manifests of the exact repositories for an index that lists what rt asks for.
+// listingIndex searches the first manifests of the exact repositories for an index that lists what rt asks for.
 func (r *Registry) listingIndex(ctx context.Context, rt *route) (repo string, index digest.Digest, child descriptor, ok bool) {
 	left := maxIndexes
 	for _, repo := range r.exactRepositories(rt.place) {

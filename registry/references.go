@@ -1,16 +1,17 @@
 package registry
 
 import (
-	"casemate/cluster/tree"
 	"context"
 	"fmt"
 	"slices"
 
+	"casemate/cluster/tree"
+
 	"github.com/opencontainers/go-digest"
 )
 
-// needs is what a manifest names, as a repository has it or is going to have by the same batch. What is both a manifest
-// and a blob stands in both lists.
+// references is what a manifest refers to, as far as a repository has it, or is going to have it by the same batch.
+// What is both a manifest and a blob is in both lists.
 type references struct {
 	manifests, blobs []digest.Digest
 	// awaited are those that may come later and are held then.
@@ -27,10 +28,10 @@ func (n references) holds() []string {
 	return slices.Compact(list)
 }
 
-// needs looks for what m names: in repo, and among the blobs that the tree knows if with says that they come with m,
-// and asManifest that they come as manifests of repo (nil: nothing does). absent are the blobs without which the image
-// cannot be pulled, damaged ones too. What may be absent: layers that are fetched elsewhere, what an index lists (a
-// mirror of one platform), the subject.
+// referencesOf collects what m refers to: in repo, and among the blobs that the tree knows if with reports that they
+// come with m, and asManifest that they come as manifests of repo (nil: nothing does). missing are the blobs without
+// which the image cannot be pulled, damaged ones too. Layers that are fetched elsewhere, entries of an index (a mirror
+// of one platform), and the subject may be missing.
 func (r *Registry) referencesOf(repo string, m *manifest, with, asManifest func(digest string) bool) (n references,
 	missing []digest.Digest) {
 	seen := map[digest.Digest]bool{}
@@ -82,7 +83,7 @@ func (n references) tooMany() error {
 	return errManifestInvalid.with(fmt.Sprintf("it names more than %d manifests and blobs that are here", maxHolds))
 }
 
-// came reports whether repo has by now something of what was waited for.
+// anyArrived reports whether repo has by now any of what a manifest awaits.
 func (r *Registry) anyArrived(repo string, awaited []digest.Digest) bool {
 	return slices.ContainsFunc(awaited, func(d digest.Digest) bool {
 		manifest, blob := kindsIn(r.tree, repo, d)
@@ -93,7 +94,7 @@ func (r *Registry) anyArrived(repo string, awaited []digest.Digest) bool {
 // maxMissing is how many absent blobs an answer names: one is enough to know, and a manifest may list thousands.
 const maxMissing = 16
 
-// lacking refuses a manifest for what it names and the repository does not have.
+// errMissing refuses a manifest for the blobs that it refers to and the repository does not have.
 func errMissing(missing []digest.Digest) *apiError {
 	e := errManifestBlob.with(joinDigests(missing))
 	var list []any
@@ -104,9 +105,9 @@ func errMissing(missing []digest.Digest) *apiError {
 	return e
 }
 
-// written reports whether all names of the manifest are there already by hand, so that a repeated push costs nothing.
-// What only an import says is written again: it must stay when the import is removed. An index is always written again,
-// because what has come since must be held.
+// alreadyStored reports whether all names of the manifest are stored by hand, so that a repeated push writes nothing.
+// Names that only an import brought are written again: they must stay when the import is removed. An index is always
+// written again, because it must hold those of its entries that have arrived since.
 func (r *Registry) alreadyStored(repo string, d digest.Digest, tags []string, m *manifest) bool {
 	if m.index() {
 		return false

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"bytes"
-	"casemate/cluster/tree"
 	"context"
 	"errors"
 	"io/fs"
@@ -11,6 +10,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"casemate/cluster/tree"
 
 	"github.com/opencontainers/go-digest"
 )

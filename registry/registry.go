@@ -7,8 +7,6 @@ package registry
 
 import (
 	"bytes"
-	"casemate/cluster/tree"
-	"casemate/registry/session"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -21,6 +19,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"casemate/cluster/tree"
+	"casemate/registry/session"
 
 	"github.com/opencontainers/go-digest"
 )

@@ -1,15 +1,16 @@
 package registry
 
 import (
-	"casemate/cluster/tree"
 	"context"
 	"fmt"
 	"io/fs"
 
+	"casemate/cluster/tree"
+
 	"github.com/opencontainers/go-digest"
 )
 
-// Resolution is what a client that asks for a name gets.
+// Resolution is what a name resolves to, and what a client can pull by it.
 type Resolution struct {
 	// Repository is the canonical one that answers; it differs from the one asked for when a tolerance answers.
 	Repository string
@@ -34,12 +35,12 @@ type Resolution struct {
 	Lost []string
 }
 
-// Resolve looks for a manifest as a read by its full name does, on the host of its origin: the exact repository, then
-// the tolerances. With a digest the tag is not looked at, as clients do. It enters nothing in the missing book and
+// Resolve resolves the full name of a manifest as a read does on the host of its origin: in the exact repository, then
+// through the tolerances. With a digest the tag is ignored, as clients do. It enters nothing in the missing book and
 // counts no luck.
 //
 // fs.ErrNotExist: a client would get 404; the text says why as far as that is known, and names the candidates where a
-// tolerance found several that differ. fs.ErrInvalid: repository, tag or digest can be no name.
+// tolerance had several that differ. fs.ErrInvalid: repository, tag or digest is malformed.
 func (r *Registry) Resolve(ctx context.Context, repository, tag, dg string) (Resolution, error) {
 	rt, h, asked, err := r.resolveName(ctx, repository, tag, dg)
 	if err != nil {
@@ -58,14 +59,14 @@ func (r *Registry) Resolve(ctx context.Context, repository, tag, dg string) (Res
 	return f, nil
 }
 
-// Find is Resolve of the repository that answers alone: no manifest is read for it, except perhaps to say why there is
-// none.
+// ResolveRepository is Resolve without the description: it returns the repository that answers. It reads no manifest,
+// except perhaps to explain why there is none.
 func (r *Registry) ResolveRepository(ctx context.Context, repository, tag, dg string) (canonical string, err error) {
 	_, h, _, err := r.resolveName(ctx, repository, tag, dg)
 	return h.repo, err
 }
 
-// foundAs finds the manifest of a full name. asked is the name as people write it.
+// resolveName resolves the full name of a manifest. asked is the name as people write it.
 func (r *Registry) resolveName(ctx context.Context, repository, tag, dg string) (rt route, h hit, asked string, err error) {
 	rt, asked = route{kind: kindManifest, asked: repository, reference: tag}, repository+":"+tag
 	if dg != "" {

@@ -96,6 +96,7 @@ func (r *Registry) repositories(rt route) []string {
 	return list
 }
 
+// exactRepositories returns the repositories that a place names literally, in the order of resolution.
 func (r *Registry) exactRepositories(p place) []string {
 	if p.origin != "" {
 		if exact := p.exactRepository(); exact != "" {
@@ -122,10 +123,10 @@ func (rt *route) link(repo string) string {
 	return tagPath(repo, rt.reference)
 }
 
-// find looks for the manifest or blob of rt: in the exact repositories, then through the tolerances. Resolution is by
-// (repository, reference): each repository that lacks the reference is passed over, whatever else it has. What is named
-// by digest goes the same way as tags do, because a client that got its manifest through a tolerance asks for the blobs
-// by the same name.
+// resolve resolves rt to a manifest or a blob: in the exact repositories, then through the tolerances. Resolution is
+// by (repository, reference): each repository that does not have the reference is passed over, whatever else it has.
+// Digests resolve in the same way as tags, because a client that got its manifest through a tolerance asks for the
+// blobs by the same name.
 //
 // Without a hit, ambiguous lists the repositories with different answers if that was the reason.
 func (r *Registry) resolve(rt *route) (h hit, ok bool, ambiguous []string) {
@@ -162,8 +163,8 @@ func (r *Registry) resolve(rt *route) (h hit, ok bool, ambiguous []string) {
 	return hit{}, false, nil
 }
 
-// findExact takes the first exact repository that has the reference. In the flat view the others are looked at too,
-// where they could disagree.
+// resolveExact takes the first exact repository that has the reference. In the flat view it also reads the others,
+// which could disagree.
 func (r *Registry) resolveExact(rt *route) (hit, bool) {
 	if p := rt.place; p.origin != "" {
 		if exact := p.exactRepository(); exact != "" {
@@ -191,7 +192,7 @@ func (r *Registry) resolveExact(rt *route) (hit, bool) {
 	return first, first.repo != ""
 }
 
-// wanted is what the missing book and the counters call what rt asks for.
+// nameIn is what rt asks for, as the missing book and the counters write it, if it were in repo.
 func (rt *route) nameIn(repo string) string {
 	switch {
 	case rt.digest != "":
@@ -288,8 +289,8 @@ func (r *Registry) Conflicts() []Conflict {
 	return slices.SortedFunc(maps.Values(c.byName), func(a, b Conflict) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// findChild returns a repository that a read of manifest d by rt's name would be answered from, and the manifest's
-// size; fs.ErrNotExist if there is none.
+// resolveManifest resolves the manifest d by the name of rt: it returns a repository that would answer, and the
+// manifest's size; fs.ErrNotExist if none would.
 func (r *Registry) resolveManifest(rt route, d digest.Digest) (repo string, size int64, err error) {
 	rt.kind, rt.digest, rt.reference = kindManifest, d, d.String()
 	h, ok, _ := r.resolve(&rt)

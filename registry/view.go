@@ -30,8 +30,8 @@ func (p place) canonical() string {
 	return p.origin + "/" + p.path
 }
 
-// exact is the repository below the origin literally, or "" where there can be none: a host without a dot that is no
-// origin of ours ("harbor:5000") has no place in the tree that a local repository could not have.
+// exactRepository is the repository below the origin literally, or "" where there can be none: a host without a dot
+// that is no origin of ours ("harbor:5000") has no place in the tree that a local repository could not have.
 func (p place) exactRepository() string {
 	if p.origin == "" || !p.known && !strings.Contains(p.origin, ".") {
 		return ""
@@ -118,7 +118,7 @@ func (r *Registry) bound(p place) *apiError {
 	return nil
 }
 
-// writable says whether a push or delete of this name may go to the tree, and why not. Who pushes is another question.
+// checkWritable refuses a push or a delete of a name that the tree does not take. Who may push is another question.
 func (r *Registry) checkWritable(rt route) *apiError {
 	p := rt.place
 	switch {

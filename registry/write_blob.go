@@ -1,8 +1,6 @@
 package registry
 
 import (
-	"casemate/cluster/tree"
-	"casemate/registry/session"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +12,9 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"casemate/cluster/tree"
+	"casemate/registry/session"
 
 	"github.com/opencontainers/go-digest"
 )

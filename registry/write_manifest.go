@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"casemate/cluster/tree"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"syscall"
+
+	"casemate/cluster/tree"
 
 	"github.com/opencontainers/go-digest"
 )

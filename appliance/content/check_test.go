@@ -23,8 +23,8 @@ import (
 type shelf struct {
 	t       *testing.T
 	images  map[string]registry.Resolution // by repository:tag and repository@digest
-	files   map[string]string         // URL → content
-	luck    map[string]string         // URL → how it is answered instead
+	files   map[string]string              // URL → content
+	luck    map[string]string              // URL → how it is answered instead
 	tags    map[string][]string
 	away    map[string]string // host → why it is not reached
 	fail    error

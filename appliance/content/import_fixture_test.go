@@ -21,13 +21,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"casemate/bundle"
 	"casemate/bundle/signing"
 	"casemate/cluster"
 	"casemate/cluster/tree"
 	"casemate/registry"
+
+	"go.uber.org/goleak"
 )
 
 // Each of distribution's handlers.App has one goroutine that it has no way to end; it waits for events that nobody

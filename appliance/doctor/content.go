@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"bytes"
-	"casemate/cluster/tree"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -17,6 +16,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"casemate/cluster/tree"
 )
 
 // Sample is what a bastion proposes to try with: GET /doctor.json. Absent is what it does not hold.

@@ -9,7 +9,6 @@
 package missing
 
 import (
-	"casemate/cluster/tree"
 	"container/heap"
 	"container/list"
 	"context"
@@ -26,6 +25,8 @@ import (
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"casemate/cluster/tree"
 )
 
 // The kinds of things that can be missing.

@@ -8,7 +8,6 @@
 package user
 
 import (
-	"casemate/cluster/tree"
 	"cmp"
 	"context"
 	"crypto/hmac"
@@ -24,6 +23,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"casemate/cluster/tree"
 
 	"golang.org/x/crypto/bcrypt"
 )

@@ -1,12 +1,13 @@
 package blob
 
 import (
-	"casemate/cluster/tree"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
 	"hash"
 	"strings"
+
+	"casemate/cluster/tree"
 )
 
 // ParseDigest is tree.ParseDigest: a blob's digest becomes a path.

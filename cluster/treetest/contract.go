@@ -6,11 +6,12 @@
 package treetest
 
 import (
-	"casemate/cluster/tree"
 	"context"
 	"io"
 	"io/fs"
 	"iter"
+
+	"casemate/cluster/tree"
 )
 
 // Batch and BlobWriter are what the contract's methods take and give.

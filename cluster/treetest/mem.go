@@ -2,7 +2,6 @@ package treetest
 
 import (
 	"bytes"
-	"casemate/cluster/tree"
 	"context"
 	"fmt"
 	"io"
@@ -16,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"casemate/cluster/tree"
 )
 
 // Mem is a tree in memory. It is strict: misuse that a real tree would only sometimes punish fails the test at once.

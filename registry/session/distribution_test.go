@@ -1,13 +1,14 @@
 package session
 
 import (
-	"casemate/cluster/treetest"
 	"context"
 	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
 	"testing"
+
+	"casemate/cluster/treetest"
 
 	"github.com/sirupsen/logrus"
 )
