@@ -96,7 +96,8 @@ func KeyIn(rawURL string, canonical func(host string) (string, bool)) (string, e
 	}
 	host, ok := canonical(a.host)
 	if !ok {
-		return "", fmt.Errorf("put %s: %s is not an origin here, add it with `casemate origin add %s`: %w", a.url(), a.host, a.host, fs.ErrPermission)
+		return "", fmt.Errorf("put %s: %s is not an origin here, add it with `casemate origin add %s`: %w", a.url(),
+			a.host, a.host, fs.ErrPermission)
 	}
 	a.host = host
 	if key := a.key(a.query); !tooLong(key) {

@@ -67,7 +67,8 @@ func (s *Server) put(ctx context.Context, key string, body io.Reader, expect []s
 		got := "sha512:" + hex.EncodeToString(wide.Sum(nil))
 		for _, d := range expect {
 			if strings.HasPrefix(d, "sha512:") && d != got {
-				return Info{}, errors.Join(fmt.Errorf("put %s: the bytes have the digest %s, not %s: %w", URL(key), got, d, syscall.EBADMSG), blob.Cancel())
+				err := fmt.Errorf("put %s: the bytes have the digest %s, not %s: %w", URL(key), got, d, syscall.EBADMSG)
+				return Info{}, errors.Join(err, blob.Cancel())
 			}
 		}
 	}
@@ -218,7 +219,8 @@ func (s *Server) precondition(w http.ResponseWriter, r *http.Request, key string
 		return false
 	}
 	if match != "" && !has(match) || none != "" && has(none) {
-		answer(w, http.StatusPreconditionFailed, "the file is not what the request's If-Match or If-None-Match asks for.")
+		answer(w, http.StatusPreconditionFailed,
+			"the file is not what the request's If-Match or If-None-Match asks for.")
 		return nil, false
 	}
 	return &h.version, true

@@ -17,7 +17,7 @@ const maxText = 3072
 // CheckRedirect tells whether an entry of the setting files.redirects can be used. A key is a URL
 // ("https://update.k3s.io/v1-release/channels/stable"), or the beginning of URLs if it ends in "/*". A value is one of
 //
-//	https://host/path   answered with 302 and exactly this Location (http:// and a path at the same host, /…, as well);
+//	https://host/path   answered with 302 and exactly this Location (also http:// and a path at the same host, /…);
 //	                    if the key ends in "/*", a "*" at the end of the value stands for the rest of the URL
 //	text:v1.32.0        answered with 200 and exactly this text
 //
@@ -93,7 +93,8 @@ func (s *Server) rules() *redirects {
 	if old != nil && sameMap(source, old.source) && sameMap(fallback, old.fallback) {
 		return old
 	}
-	made := &redirects{source: source, fallback: fallback, exact: map[string]target{}, late: map[string]target{}, wild: map[string]target{}, leads: map[string]bool{}}
+	made := &redirects{source: source, fallback: fallback, exact: map[string]target{}, late: map[string]target{},
+		wild: map[string]target{}, leads: map[string]bool{}}
 	for key, value := range fallback {
 		from, to, err := parseRedirect(key, value)
 		if err != nil {

@@ -54,7 +54,8 @@ func (s *Server) resolve(ctx context.Context, a address) (Info, string, error) {
 		case rp.setting:
 			next, err := s.target(a, rp.to)
 			if err != nil {
-				return Info{}, "", notHeld(asked, a, "files.redirects leads to "+clip(rp.to.url)+", which is not here", fs.ErrNotExist)
+				return Info{}, "", notHeld(asked, a, "files.redirects leads to "+clip(rp.to.url)+", which is not here",
+					fs.ErrNotExist)
 			}
 			a, luck = next, "files.redirects leads to "+next.url()
 		case rp.sumOf != "":
@@ -91,7 +92,8 @@ func (s *Server) resolveOwn(ctx context.Context, path string) (Info, string, err
 	}
 	sh, ok := parseShort(a.elems)
 	if !ok || a.slash {
-		return Info{}, "", fmt.Errorf("path %s: neither an origin nor a short name with a version: %w", clip(path), fs.ErrNotExist)
+		return Info{}, "", fmt.Errorf("path %s: neither an origin nor a short name with a version: %w", clip(path),
+			fs.ErrNotExist)
 	}
 	h, of, kind, err := s.lookupShort(sh)
 	switch {

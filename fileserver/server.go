@@ -2,9 +2,12 @@
 //
 // It promises:
 //
-//   - A file that was put under the URL that people list is found under every spelling of that URL that clients use (see Key).
-//   - What is served is what was put, byte for byte; the ETag is the digest, and nothing is ever compressed, converted or sniffed into HTML.
-//   - A plain socket gets the *os.File of the blob itself (sendfile). Memory depends neither on the size of files nor on the number of slow clients.
+//   - A file that was put under the URL that people list is found under every spelling of that URL that clients use
+//     (see Key).
+//   - What is served is what was put, byte for byte; the ETag is the digest, and nothing is ever compressed, converted
+//     or sniffed into HTML.
+//   - A plain socket gets the *os.File of the blob itself (sendfile). Memory depends neither on the size of files nor
+//     on the number of slow clients.
 //   - A miss is a quick 404 with one sentence, and Config.Miss hears of it.
 package fileserver
 

@@ -70,7 +70,8 @@ func (m *manifests) get(ctx context.Context, d digest.Digest, size int64) (*stor
 	}
 	m.mu.Unlock()
 	if size > maxManifest {
-		return nil, fmt.Errorf("manifest %s has %d bytes, at most %d are served as a manifest: %w", d, size, maxManifest, fs.ErrInvalid)
+		return nil, fmt.Errorf("manifest %s has %d bytes, at most %d are served as a manifest: %w", d, size,
+			maxManifest, fs.ErrInvalid)
 	}
 	leave, err := m.enter(ctx, size)
 	if err != nil {
@@ -92,7 +93,7 @@ func (m *manifests) get(ctx context.Context, d digest.Digest, size int64) (*stor
 	return s, nil
 }
 
-// enter awaited for a place for a manifest of size bytes in memory; leave gives it back.
+// enter waits for a place for a manifest of size bytes in memory; leave gives it back.
 func (m *manifests) enter(ctx context.Context, size int64) (leave func(), err error) {
 	if size <= keepManifest {
 		return func() {}, nil

@@ -149,7 +149,8 @@ func TestReferrersCostWhatTheySay(t *testing.T) {
 			t.Errorf("%s: %q in %d pages of up to %d bytes", c.query, got, pages, largest)
 		}
 		if walked > 4*many || looked > 8*many || bytes > c.bytes || c.bytes > 0 && bytes < 2*maxSummary {
-			t.Errorf("%s: %d names walked, %d looked up, %d bytes read, want about %d", c.query, walked, looked, bytes, c.bytes)
+			t.Errorf("%s: %d names walked, %d looked up, %d bytes read, want about %d", c.query, walked, looked,
+				bytes, c.bytes)
 		}
 	}
 	// All annotations of those that the bound lets through; of the others those that are small.
@@ -263,8 +264,10 @@ func TestSummariesFit(t *testing.T) {
 				if len(data) == 0 || len(data) > maxSummary {
 					t.Fatalf("%d annotations, %d parts: a record of %d bytes", len(annotations), parts, len(data))
 				}
-				if len(s.Parts) != parts || len(plainJSON(s.Annotations)) > maxAnnotations || len(s.ArtifactType) > maxMediaType {
-					t.Errorf("%d parts of %d, %d bytes of annotations", len(s.Parts), parts, len(plainJSON(s.Annotations)))
+				if len(s.Parts) != parts || len(plainJSON(s.Annotations)) > maxAnnotations ||
+					len(s.ArtifactType) > maxMediaType {
+					t.Errorf("%d parts of %d, %d bytes of annotations", len(s.Parts), parts,
+						len(plainJSON(s.Annotations)))
 				}
 				if annotations["b"] == "c" && (len(s.Annotations) != 1 || s.Annotations["b"] != "c") {
 					t.Errorf("what is small is left out with what is large: %v", s.Annotations)
@@ -437,7 +440,7 @@ func TestADeepIndexIsBounded(t *testing.T) {
 	}
 }
 
-// TestAPushReadsFewWhoWait: what awaited for a manifest does not make pushing it dear.
+// TestAPushReadsFewWhoWait: what awaits a manifest does not make pushing it dear.
 func TestAPushReadsFewWhoWait(t *testing.T) {
 	w := &work{}
 	s := newPusher(t, counting(w))

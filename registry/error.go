@@ -42,27 +42,33 @@ func (e *apiError) withoutCode() error {
 }
 
 var (
-	errBlobUnknown     = &apiError{status: 404, code: "BLOB_UNKNOWN", message: "blob unknown to registry"}
-	errUploadInvalid   = &apiError{status: 400, code: "BLOB_UPLOAD_INVALID", message: "blob upload invalid"}
-	errUploadUnknown   = &apiError{status: 404, code: "BLOB_UPLOAD_UNKNOWN", message: "blob upload unknown to registry"}
-	errDigestInvalid   = &apiError{status: 400, code: "DIGEST_INVALID", message: "invalid digest"}
-	errManifestBlob    = &apiError{status: 400, code: "MANIFEST_BLOB_UNKNOWN", message: "manifest references a blob unknown to the repository"}
+	errBlobUnknown   = &apiError{status: 404, code: "BLOB_UNKNOWN", message: "blob unknown to registry"}
+	errUploadInvalid = &apiError{status: 400, code: "BLOB_UPLOAD_INVALID", message: "blob upload invalid"}
+	errUploadUnknown = &apiError{status: 404, code: "BLOB_UPLOAD_UNKNOWN", message: "blob upload unknown to registry"}
+	errDigestInvalid = &apiError{status: 400, code: "DIGEST_INVALID", message: "invalid digest"}
+	errManifestBlob  = &apiError{status: 400, code: "MANIFEST_BLOB_UNKNOWN",
+		message: "manifest references a blob unknown to the repository"}
 	errManifestInvalid = &apiError{status: 400, code: "MANIFEST_INVALID", message: "manifest invalid"}
 	errManifestUnknown = &apiError{status: 404, code: "MANIFEST_UNKNOWN", message: "manifest unknown to registry"}
 	errNameInvalid     = &apiError{status: 400, code: "NAME_INVALID", message: "invalid repository name"}
 	errNameUnknown     = &apiError{status: 404, code: "NAME_UNKNOWN", message: "repository name not known to registry"}
-	errSizeInvalid     = &apiError{status: 400, code: "SIZE_INVALID", message: "provided length did not match content length"}
+	errSizeInvalid     = &apiError{status: 400, code: "SIZE_INVALID",
+		message: "provided length did not match content length"}
 	errShortBody       = errSizeInvalid.with("the body ended early")
 	errTagInvalid      = &apiError{status: 400, code: "TAG_INVALID", message: "invalid tag"}
 	errUnauthorized    = &apiError{status: 401, code: "UNAUTHORIZED", message: "authentication required"}
 	errDenied          = &apiError{status: 403, code: "DENIED", message: "requested access to the resource is denied"}
 	errUnsupported     = &apiError{status: 405, code: "UNSUPPORTED", message: "the operation is unsupported"}
 	errTooManyRequests = &apiError{status: 429, code: "TOOMANYREQUESTS", message: "too many requests"}
-	errRangeInvalid    = &apiError{status: 416, code: "BLOB_UPLOAD_INVALID", message: "the range does not continue the upload"}
-	errUnavailable     = &apiError{status: 503, code: "UNAVAILABLE", message: "no majority of the cluster is reachable now, try again", retry: 5}
-	errOutcomeUnknown  = &apiError{status: 503, code: "UNAVAILABLE", message: "it is not known whether this was done: send the same request again", retry: 5}
-	errLost            = &apiError{status: 503, code: "UNAVAILABLE", message: lostMessage}
-	errFull            = &apiError{status: 507, code: "UNAVAILABLE", message: "the disk's reserve is reached: delete something and run casemate gc --now"}
+	errRangeInvalid    = &apiError{status: 416, code: "BLOB_UPLOAD_INVALID",
+		message: "the range does not continue the upload"}
+	errUnavailable = &apiError{status: 503, code: "UNAVAILABLE", retry: 5,
+		message: "no majority of the cluster is reachable now, try again"}
+	errOutcomeUnknown = &apiError{status: 503, code: "UNAVAILABLE", retry: 5,
+		message: "it is not known whether this was done: send the same request again"}
+	errLost = &apiError{status: 503, code: "UNAVAILABLE", message: lostMessage}
+	errFull = &apiError{status: 507, code: "UNAVAILABLE",
+		message: "the disk's reserve is reached: delete something and run casemate gc --now"}
 )
 
 const lostMessage = "its bytes on this bastion are damaged or lost, import or push it again"

@@ -24,7 +24,8 @@ func TestImages(t *testing.T) {
 	d3 := s.put("team/app", digest.FromString(loose).String(), typeOCIManifest, loose)
 	index := s.put("team/app", "multi", typeOCIIndex, indexOf(typeOCIIndex, d1, d2, digest.FromString("absent")))
 	config := s.push("docker.io/library/art", "{}")
-	art := s.put("docker.io/library/art", "v1", typeOCIManifest, fmt.Sprintf(`{"schemaVersion":2,"artifactType":"a/b","config":{"digest":"%s","size":2},"layers":[],"subject":{"digest":"%s","size":1}}`, config, d1))
+	art := s.put("docker.io/library/art", "v1", typeOCIManifest,
+		fmt.Sprintf(`{"schemaVersion":2,"artifactType":"a/b","config":{"digest":"%s","size":2},"layers":[],"subject":{"digest":"%s","size":1}}`, config, d1))
 	s.push("team-app/blobs-only", "x")
 
 	var got []string
@@ -35,7 +36,8 @@ func TestImages(t *testing.T) {
 		if i.Stored.IsZero() {
 			t.Errorf("%s:%s has no time", i.Name, i.Reference)
 		}
-		got = append(got, fmt.Sprintf("%s:%s %s %s %s %d %v %v", i.Name, i.Reference, i.Digest.Encoded()[:4], i.MediaType, i.ArtifactType, i.Size, i.Platforms, i.Absent))
+		got = append(got, fmt.Sprintf("%s:%s %s %s %s %d %v %v", i.Name, i.Reference, i.Digest.Encoded()[:4],
+			i.MediaType, i.ArtifactType, i.Size, i.Platforms, i.Absent))
 		if i.Sparse != (len(i.Absent) > 0) {
 			t.Errorf("%s:%s is sparse: %v", i.Name, i.Reference, i.Sparse)
 		}
@@ -47,8 +49,10 @@ func TestImages(t *testing.T) {
 	want := []string{
 		fmt.Sprintf("docker.io/library/art:v1 %s %s a/b %d [] []", art.Encoded()[:4], typeOCIManifest, s.size(art)+2),
 		fmt.Sprintf("team/app:amd64 %s %s  %d [] []", d2.Encoded()[:4], typeOCIManifest, size2),
-		fmt.Sprintf("team/app:multi %s %s  %d [linux/arch0 linux/arch1] [linux/arch2]", index.Encoded()[:4], typeOCIIndex, int64(len(indexText))+size1+size2-2),
-		fmt.Sprintf("team/app: %s %s  %d [] []", d3.Encoded()[:4], typeOCIManifest, int64(len(loose))+int64(len("layer loose"))+2),
+		fmt.Sprintf("team/app:multi %s %s  %d [linux/arch0 linux/arch1] [linux/arch2]", index.Encoded()[:4],
+			typeOCIIndex, int64(len(indexText))+size1+size2-2),
+		fmt.Sprintf("team/app: %s %s  %d [] []", d3.Encoded()[:4], typeOCIManifest,
+			int64(len(loose))+int64(len("layer loose"))+2),
 	}
 	if g, w := strings.Join(got, "\n"), strings.Join(want, "\n"); g != w {
 		t.Errorf("images:\n%s\nwant:\n%s", g, w)
@@ -66,8 +70,10 @@ func TestImages(t *testing.T) {
 	}
 
 	for ref, want := range map[string]error{
-		"team/app": fs.ErrInvalid, "team/app@x": fs.ErrInvalid, ":v1": fs.ErrInvalid, "../x:v1": fs.ErrInvalid, "team/app:": fs.ErrInvalid,
-		"team/app:none": fs.ErrNotExist, "team/none:v1": fs.ErrNotExist, "team/app@" + digest.FromString("none").String(): fs.ErrNotExist,
+		"team/app": fs.ErrInvalid, "team/app@x": fs.ErrInvalid, ":v1": fs.ErrInvalid, "../x:v1": fs.ErrInvalid,
+		"team/app:":     fs.ErrInvalid,
+		"team/app:none": fs.ErrNotExist, "team/none:v1": fs.ErrNotExist,
+		"team/app@" + digest.FromString("none").String(): fs.ErrNotExist,
 		"team/app:amd64": nil, "team/app@" + index.String(): nil,
 	} {
 		if err := s.reg.DeleteImage(context.Background(), ref); !errors.Is(err, want) || want == nil && err != nil {
@@ -92,11 +98,13 @@ func TestPut(t *testing.T) {
 	s := newPusher(t)
 	ctx := context.Background()
 	layer, config := digest.FromString("layer"), digest.FromString("{}")
-	if err := s.reg.PutBlob(ctx, "registry.k8s.io/pause", layer, strings.NewReader("other")); !errors.Is(err, syscall.EBADMSG) {
+	if err := s.reg.PutBlob(ctx, "registry.k8s.io/pause", layer, strings.NewReader("other")); !errors.Is(err,
+		syscall.EBADMSG) {
 		t.Errorf("wrong bytes: %v", err)
 	}
 	text := manifestOf(config, layer)
-	if _, err := s.reg.PutManifest(ctx, "registry.k8s.io/pause", "3.10", "", []byte(text)); err == nil || !strings.Contains(err.Error(), layer.String()) {
+	if _, err := s.reg.PutManifest(ctx, "registry.k8s.io/pause", "3.10", "", []byte(text)); err == nil ||
+		!strings.Contains(err.Error(), layer.String()) {
 		t.Errorf("without its blobs: %v", err)
 	}
 	for d, content := range map[digest.Digest]string{layer: "layer", config: "{}"} {
@@ -140,7 +148,8 @@ func TestErrors(t *testing.T) {
 		{session.ErrBusy, 429, "TOOMANYREQUESTS", true},
 		{session.ErrBody, 400, "SIZE_INVALID", false},
 		{&session.TooManyError{}, 429, "TOOMANYREQUESTS", false},
-		{&session.Refusal{Status: 404, Code: "BLOB_UPLOAD_UNKNOWN", Message: "unknown"}, 404, "BLOB_UPLOAD_UNKNOWN", false},
+		{&session.Refusal{Status: 404, Code: "BLOB_UPLOAD_UNKNOWN", Message: "unknown"}, 404, "BLOB_UPLOAD_UNKNOWN",
+			false},
 		{&session.Refusal{Status: 416, Code: "RANGE_INVALID", Message: "range"}, 416, "BLOB_UPLOAD_INVALID", false},
 		{&session.Refusal{Status: 400}, 400, "BLOB_UPLOAD_INVALID", false},
 		{errors.New("the inside"), 500, "UNKNOWN", false},

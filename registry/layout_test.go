@@ -66,9 +66,11 @@ func TestLayout(t *testing.T) {
 	layer, config, text := s.parts("quay.io/team/app", "one")
 	m := s.put("quay.io/team/app", "v1", typeOCIManifest, text)
 	for path, want := range map[string]string{
-		"manifests/v1": text, "manifests/" + m.String(): text, "blobs/" + layer.String(): "layer one", "blobs/" + config.String(): "{}",
+		"manifests/v1": text, "manifests/" + m.String(): text, "blobs/" + layer.String(): "layer one",
+		"blobs/" + config.String(): "{}",
 	} {
-		if res, got := do(t, "GET", dist.URL+"/v2/quay.io/team/app/"+path, "", "Accept", typeOCIManifest); res.StatusCode != 200 || got != want {
+		if res, got := do(t, "GET", dist.URL+"/v2/quay.io/team/app/"+path, "", "Accept",
+			typeOCIManifest); res.StatusCode != 200 || got != want {
 			t.Errorf("distribution on %s: %d %q", path, res.StatusCode, got)
 		}
 	}
@@ -115,7 +117,8 @@ func TestLayout(t *testing.T) {
 	s.want(s.own, "/v2/dist/app/blobs/"+layer.String(), layer)
 
 	// Deletes by distribution.
-	if res, body = do(t, "DELETE", dist.URL+"/v2/dist/app/manifests/"+digest.FromString(text).String(), ""); res.StatusCode != 202 {
+	if res, body = do(t, "DELETE", dist.URL+"/v2/dist/app/manifests/"+digest.FromString(text).String(),
+		""); res.StatusCode != 202 {
 		t.Fatalf("distribution's DELETE: %d %s", res.StatusCode, body)
 	}
 	s.want(s.own, "/v2/dist/app/manifests/v2", "")

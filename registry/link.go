@@ -68,7 +68,8 @@ func (r *Registry) checkImport(im Import) (repo string, d digest.Digest, m *mani
 		return "", "", nil, err
 	}
 	if len(im.Data) > maxManifest {
-		return "", "", nil, fmt.Errorf("its manifest has %d bytes, at most %d are taken: %w", len(im.Data), maxManifest, fs.ErrInvalid)
+		return "", "", nil, fmt.Errorf("its manifest has %d bytes, at most %d are taken: %w", len(im.Data),
+			maxManifest, fs.ErrInvalid)
 	}
 	if im.Digest != "" {
 		var fail *apiError
@@ -88,7 +89,7 @@ func (r *Registry) checkImport(im Import) (repo string, d digest.Digest, m *mani
 // can have that name.
 func (r *Registry) canonical(name string) (string, error) {
 	if !validName(name) {
-		return "", fmt.Errorf("its repository is not lower-case path elements of [a-z0-9] separated by ., _, __ or -, at most 255 characters: %w", fs.ErrInvalid)
+		return "", fmt.Errorf("its repository is not %s: %w", repositoryForm, fs.ErrInvalid)
 	}
 	p := place{path: name}
 	if host, rest, ok := hostPart(name); ok {

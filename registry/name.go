@@ -18,6 +18,12 @@ const maxName = 255
 // maxPath is the longest path that is looked at, in bytes: a name, a digest and the words between them fit five times.
 const maxPath = 2048
 
+// What a repository and a tag are, for people (distribution-spec, "Pulling manifests").
+const (
+	repositoryForm = "lower-case path elements of [a-z0-9] separated by ., _, __ or -, at most 255 characters"
+	tagForm        = "at most 128 characters of [A-Za-z0-9_.-], not beginning with . or -"
+)
+
 var errQuery = &apiError{status: 400, code: "UNSUPPORTED", message: "the query cannot be read"}
 
 // parseRequest reads the path of a request: its kind, the name as written, the reference. It knows nothing of views.
@@ -81,7 +87,7 @@ func parseRequest(req *http.Request) (route, *apiError) {
 		return rt, errNameInvalid.with("the path is not of a registry")
 	}
 	if !validName(rt.asked) {
-		return rt, errNameInvalid.with("a repository name is lower-case path elements of [a-z0-9] separated by ., _, __ or -, at most 255 characters")
+		return rt, errNameInvalid.with("a repository name is " + repositoryForm)
 	}
 	return rt, rt.parseReference(req.Method)
 }
@@ -97,9 +103,10 @@ func (rt *route) parseReference(method string) *apiError {
 			return errDigestInvalid.with("a digest has the form " + tree.DigestForm)
 		case validTag(rt.reference):
 		case method == http.MethodGet || method == http.MethodHead:
-			return errManifestUnknown.with("no tag can be called that") // the conformance suite asks for such a tag and wants 404
+			// The conformance suite asks for such a tag and wants 404.
+			return errManifestUnknown.with("no tag can be called that: a tag is " + tagForm)
 		default:
-			return errTagInvalid.with("a tag is at most 128 characters of [A-Za-z0-9_.-] and does not begin with . or -")
+			return errTagInvalid.with("a tag is " + tagForm)
 		}
 	case kindUpload:
 		if !session.ValidUpload(rt.upload) {
@@ -140,7 +147,8 @@ func validHost(host string) bool {
 	port := ""
 	if h, ok := strings.CutPrefix(host, "["); ok {
 		h, port, ok = strings.Cut(h, "]")
-		return ok && h != "" && strings.Trim(h, "0123456789abcdefABCDEF:.") == "" && (port == "" || port[0] == ':' && validPort(port[1:]))
+		return ok && h != "" && strings.Trim(h, "0123456789abcdefABCDEF:.") == "" &&
+			(port == "" || port[0] == ':' && validPort(port[1:]))
 	}
 	host, port, ok := strings.Cut(host, ":")
 	if ok && !validPort(port) {

@@ -155,7 +155,7 @@ func (r *Registry) manifestIn(repo string, d digest.Digest) (*manifest, error) {
 
 // arrived lets the manifests of repo that wait for d hold it, now that repo has it as a blob. A manifest needs no
 // holding: its own name is strong. It must be called after the name of d is there: whichever of the two, d and what
-// awaited for it, comes later in the log then sees the other.
+// waits for it, comes later in the log then sees the other.
 func (r *Registry) arrived(ctx context.Context, repo string, d digest.Digest) error {
 	for name, fi := range r.tree.Walk(awaitedDir(repo, d), "") {
 		waiting := tree.DigestOf(fi)

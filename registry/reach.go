@@ -122,8 +122,10 @@ func (l *traversal) image(ctx context.Context, d digest.Digest, m *manifest, e *
 			e.addLost(p.Digest.String())
 		case isBlob:
 			e.size(d, p, blob.size, "")
-		case p.optional && len(p.URLs) > 0: // the registry takes such an image; where there is no internet nobody can pull it
-			e.addMissing(fmt.Sprintf("%s (a layer that may not be distributed, it lies at %.200q)", p.Digest, p.URLs[0]))
+		case p.optional && len(p.URLs) > 0:
+			// The registry takes such an image; where there is no internet nobody can pull it.
+			const form = "%s (a layer that may not be distributed, it lies at %.200q)"
+			e.addMissing(fmt.Sprintf(form, p.Digest, p.URLs[0]))
 		default:
 			e.addMissing(p.Digest.String())
 		}
@@ -155,7 +157,8 @@ func (l *traversal) entries(ctx context.Context, d digest.Digest, m *manifest, e
 		if isManifest && depth < maxNested {
 			_, below, err = l.at(ctx, h, depth+1)
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) && !errors.Is(err, syscall.EIO) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) &&
+			!errors.Is(err, syscall.EIO) {
 			return err
 		}
 		switch {

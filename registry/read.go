@@ -242,7 +242,9 @@ func (r *Registry) unstagedPlatform(ctx context.Context, rt *route) string {
 }
 
 // listingIndex searches the first manifests of the exact repositories for an index that lists what rt asks for.
-func (r *Registry) listingIndex(ctx context.Context, rt *route) (repo string, index digest.Digest, child descriptor, ok bool) {
+func (r *Registry) listingIndex(
+	ctx context.Context, rt *route,
+) (repo string, index digest.Digest, child descriptor, ok bool) {
 	left := maxIndexes
 	for _, repo := range r.exactRepositories(rt.place) {
 		for _, fi := range r.tree.Walk(revisionsDir(repo), "") {

@@ -50,7 +50,7 @@ func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, rt r
 	next := ""
 	for d, repo := range r.referrers(rt, last) {
 		if req.Context().Err() != nil {
-			return // nobody awaited for it any more
+			return // nobody waits for it any more
 		}
 		desc, ok, err := page.describe(req.Context(), repo, d)
 		if errors.Is(err, errPageFull) {

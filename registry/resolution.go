@@ -67,7 +67,9 @@ func (r *Registry) ResolveRepository(ctx context.Context, repository, tag, dg st
 }
 
 // resolveName resolves the full name of a manifest. asked is the name as people write it.
-func (r *Registry) resolveName(ctx context.Context, repository, tag, dg string) (rt route, h hit, asked string, err error) {
+func (r *Registry) resolveName(
+	ctx context.Context, repository, tag, dg string,
+) (rt route, h hit, asked string, err error) {
 	rt, asked = route{kind: kindManifest, asked: repository, reference: tag}, repository+":"+tag
 	if dg != "" {
 		rt.reference, asked = dg, repository+"@"+dg
@@ -82,7 +84,7 @@ func (r *Registry) resolveName(ctx context.Context, repository, tag, dg string) 
 		return refuse(errDigestInvalid.with("a digest has the form " + tree.DigestForm))
 	}
 	if dg == "" && !validTag(tag) {
-		return refuse(errTagInvalid.with("a tag is at most 128 characters of [A-Za-z0-9_.-] and does not begin with . or -"))
+		return refuse(errTagInvalid.with("a tag is " + tagForm))
 	}
 	if dg != "" {
 		rt.digest = digest.Digest(dg)

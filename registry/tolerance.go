@@ -126,7 +126,8 @@ type catalog struct {
 
 func newNames(tree Tree) *names {
 	ctx, stop := context.WithCancel(context.Background())
-	return &names{tree: tree, changed: tree.Watch(ctx, "."), stop: stop, now: time.Now, dirty: true, current: &catalog{}}
+	return &names{tree: tree, changed: tree.Watch(ctx, "."), stop: stop, now: time.Now, dirty: true,
+		current: &catalog{}}
 }
 
 const (

@@ -11,9 +11,9 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// BenchmarkPush pushes a blob of 1 GiB by one PATCH and an empty PUT, as clients do, to a cluster of one node, without a
-// network. user-s/GiB is the processor time outside the kernel for one push, which is mostly hashing; the kernel's share is
-// writing the file and depends on what else the machine does.
+// BenchmarkPush pushes a blob of 1 GiB by one PATCH and an empty PUT, as clients do, to a cluster of one node, without
+// a network. user-s/GiB is the processor time outside the kernel for one push, which is mostly hashing. The kernel's
+// share is writing the file, and depends on what else the machine does.
 func BenchmarkPush(b *testing.B) {
 	const size = 1 << 30
 	cfg := cluster.Config{Dir: b.TempDir(), Node: "n1", Log: slog.New(slog.DiscardHandler)}

@@ -126,9 +126,11 @@ func (r *Registry) checkWritable(rt route) *apiError {
 		return errUnsupported.with(fmt.Sprintf("%s is read-only here: push to registry.%s/%s", rt.view.Origin,
 			r.cfg.Domain, p.canonical()))
 	case p.origin != "" && !p.known:
-		return errDenied.with(fmt.Sprintf("%s is not an origin here: run casemate origin add %s, or push to a name without a host", p.origin, p.origin))
+		return errDenied.with(fmt.Sprintf("%s is not an origin here: run casemate origin add %s, or push to a name "+
+			"without a host", p.origin, p.origin))
 	case p.origin == "" && strings.ContainsAny(strings.SplitN(p.path, "/", 2)[0], "."):
-		return errDenied.with(fmt.Sprintf("%s looks like an origin: a name that begins with an element with a dot needs a path below it (casemate origin add), other names have no dot there", p.path))
+		return errDenied.with(fmt.Sprintf("%s looks like an origin: a name whose first element has a dot needs a path "+
+			"below it (casemate origin add), other names have no dot there", p.path))
 	}
 	return nil
 }

@@ -303,7 +303,8 @@ func TestIdleUploads(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	s.reg.now = func() time.Time { return now }
 	loc := s.expect(202, "PATCH", s.open("team/app"), "hello").Header.Get("Location")
-	if u := s.reg.Uploads(); u.Open != 1 || u.Users[0].User != "ann" || u.Users[0].Bytes != 5 || !u.Users[0].Idle.Equal(now) {
+	if u := s.reg.Uploads(); u.Open != 1 || u.Users[0].User != "ann" || u.Users[0].Bytes != 5 ||
+		!u.Users[0].Idle.Equal(now) {
 		t.Errorf("%+v", u)
 	}
 	now = now.Add(24 * time.Hour)

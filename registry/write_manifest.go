@@ -48,7 +48,8 @@ func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, rt rout
 		}
 	}
 	if len(tags) > maxTags {
-		writeError(w, req, &apiError{status: http.StatusRequestURITooLong, code: errTagInvalid.code, message: fmt.Sprintf("at most %d tags at once", maxTags)})
+		writeError(w, req, &apiError{status: http.StatusRequestURITooLong, code: errTagInvalid.code,
+			message: fmt.Sprintf("at most %d tags at once", maxTags)})
 		return
 	}
 	d, m, err := r.writeManifest(req.Context(), rt.repo, d, tags, req.Header.Get("Content-Type"), data)
@@ -69,12 +70,15 @@ func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, rt rout
 	w.WriteHeader(http.StatusCreated)
 }
 
-var errTooLarge = &apiError{status: http.StatusRequestEntityTooLarge, code: "SIZE_INVALID", message: fmt.Sprintf("a manifest has at most %d bytes", maxManifest)}
+var errTooLarge = &apiError{status: http.StatusRequestEntityTooLarge, code: "SIZE_INVALID",
+	message: fmt.Sprintf("a manifest has at most %d bytes", maxManifest)}
 
 // PutManifest stores a manifest in the canonical repository repo, all its names at one entry of the log, and returns
 // its digest. reference is a tag or a digest; with "" it is named by its sha256 alone. mediaType may be "" when the
 // manifest says its own. A refusal is an error whose text is for people.
-func (r *Registry) PutManifest(ctx context.Context, repo, reference, mediaType string, data []byte) (digest.Digest, error) {
+func (r *Registry) PutManifest(
+	ctx context.Context, repo, reference, mediaType string, data []byte,
+) (digest.Digest, error) {
 	var d digest.Digest
 	var tags []string
 	switch {
@@ -96,7 +100,7 @@ func (r *Registry) PutManifest(ctx context.Context, repo, reference, mediaType s
 }
 
 // linkManifest adds the names that a manifest has besides its layers': the revision, its tags, its place among its
-// subject's referrers, where what it awaited for finds it, and what lists say of it.
+// subject's referrers, where what it awaits finds it, and what lists say of it.
 func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manifest, n references) {
 	b.Link(revisionPath(repo, d), d.String(), n.holds()...)
 	for _, t := range tags {
@@ -123,7 +127,9 @@ func (r *Registry) catchUp(ctx context.Context, name string) error {
 }
 
 // writeManifest checks and stores a manifest. d may be "": then it is named by sha256.
-func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Digest, tags []string, contentType string, data []byte) (digest.Digest, *manifest, error) {
+func (r *Registry) writeManifest(
+	ctx context.Context, repo string, d digest.Digest, tags []string, contentType string, data []byte,
+) (digest.Digest, *manifest, error) {
 	d, m, err := checkManifest(d, tags, contentType, data)
 	if err != nil {
 		return "", nil, err
@@ -170,7 +176,8 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 			}
 			err = r.tree.Update(ctx, names)
 		}
-		if err == nil && r.anyArrived(repo, refs.awaited) { // it was on its way when this was written and could not see this
+		// What arrived while this was written could not see it.
+		if err == nil && r.anyArrived(repo, refs.awaited) {
 			err = r.holdAgain(ctx, repo, d)
 		}
 		if err == nil {

@@ -2,8 +2,8 @@
 // becomes a blob, what a file's fs.FileInfo says besides, and how a digest is spelled.
 //
 // It holds no behaviour of a tree. Each service declares, in its own package, an interface with the few methods that it
-// needs (conventionally called Tree); *cluster.Tree satisfies all of them, because the parameter types are those of this
-// package. The contract of the whole, with the errors, is the interface Tree of cluster/treetest.
+// needs (conventionally called Tree); *cluster.Tree satisfies all of them, because the parameter types are those of
+// this package. The contract of the whole, with the errors, is the interface Tree of cluster/treetest.
 package tree
 
 import (

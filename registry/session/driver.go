@@ -348,7 +348,8 @@ func (d *driver) Writer(ctx context.Context, p string, append bool) (storagedriv
 		if errors.Is(err, fs.ErrNotExist) {
 			var fi fs.FileInfo
 			if fi, err = d.tree.Stat(pl.name); err == nil && fi.Size() != 0 {
-				return nil, storagedriver.Error{DriverName: driverName, Detail: fmt.Errorf("append to the committed file %s", p)}
+				return nil, storagedriver.Error{DriverName: driverName,
+					Detail: fmt.Errorf("append to the committed file %s", p)}
 			}
 			if err == nil || errors.Is(err, fs.ErrNotExist) {
 				w, err = d.tree.CreateBlob(id)
@@ -504,7 +505,9 @@ func (d *driver) Delete(ctx context.Context, p string) error {
 func (d *driver) RedirectURL(*http.Request, string) (string, error) { return "", nil }
 
 // Walk visits what is below p, directories before what is in them, in the order of their elements.
-func (d *driver) Walk(ctx context.Context, p string, f storagedriver.WalkFn, options ...func(*storagedriver.WalkOptions)) error {
+func (d *driver) Walk(
+	ctx context.Context, p string, f storagedriver.WalkFn, options ...func(*storagedriver.WalkOptions),
+) error {
 	return storagedriver.WalkFallback(ctx, d, p, f, options...)
 }
 

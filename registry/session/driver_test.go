@@ -75,7 +75,8 @@ func TestDriverPaths(t *testing.T) {
 	for _, p := range []string{
 		"", "a", "//a", "/a/../b", "/a/", "/a\x00b", `/a\b`, "/.", "/..",
 		driverRoot + "/repositories/a/_uploads/../../b", driverRoot + "/repositories/a/_uploads/x;y/data",
-		driverRoot + "/repositories/a/_layers/sha256/short/link", driverRoot + "/repositories/a/_layers/md5/" + hex + "/link",
+		driverRoot + "/repositories/a/_layers/sha256/short/link",
+		driverRoot + "/repositories/a/_layers/md5/" + hex + "/link",
 	} {
 		var invalid storagedriver.InvalidPathError
 		if err := d.PutContent(ctx, p, []byte("x")); !errors.As(err, &invalid) {
@@ -94,7 +95,8 @@ func TestDriverPaths(t *testing.T) {
 	if !errors.As(err, &missing) {
 		t.Errorf("a link to nothing: %v", err)
 	}
-	if err := d.Delete(ctx, driverRoot+"/blobs/sha256/ab/"+hex+"/data"); !errors.As(err, new(storagedriver.ErrUnsupportedMethod)) {
+	if err := d.Delete(ctx, driverRoot+"/blobs/sha256/ab/"+hex+"/data"); !errors.As(err,
+		new(storagedriver.ErrUnsupportedMethod)) {
 		t.Errorf("distribution may delete blobs: %v", err)
 	}
 	if _, err := tree.Stat("repositories"); !errors.Is(err, fs.ErrNotExist) {

@@ -16,8 +16,8 @@ type Request struct {
 	ID
 	// User is who sends it; sessions are bounded for each.
 	User string
-	// Location turns a path of distribution's ("/v2/REPOSITORY/blobs/uploads/UPLOAD?_state=…") into the address that the
-	// client must use.
+	// Location turns a path of distribution's ("/v2/REPOSITORY/blobs/uploads/UPLOAD?_state=…") into the address that
+	// the client must use.
 	Location func(path string) string
 }
 
@@ -59,7 +59,7 @@ type call struct {
 	bodyErr error // of reading the body, which is the client's doing and not the tree's
 
 	mu sync.Mutex
-	// err is the first thing that went wrong in the tree. distribution answers all of it with 500 and the internal text.
+	// err is the first error of the tree. distribution answers all of them with 500 and the internal text.
 	err error
 	// writers are the uploads that were opened. distribution does not close one whose address is of another moment, and
 	// then nobody could write it any more.
@@ -136,8 +136,8 @@ func (c *call) Read(p []byte) (int, error) {
 func (c *call) Close() error { return c.body.Close() }
 
 // WriteTo is what io.Copy calls instead of reading the body. distribution copies a body into its own writer, which
-// hashes it before the driver gets it. The tree hashes it as well, and only the tree's digest is ever used. So the bytes
-// go to the scratch file here, and distribution's writer sees none.
+// hashes it before the driver gets it. The tree hashes it as well, and only the tree's digest is ever used. So the
+// bytes go to the scratch file here, and distribution's writer sees none.
 func (c *call) WriteTo(to io.Writer) (int64, error) {
 	body := struct{ io.Reader }{c} // without WriteTo, which io.Copy would call again
 	w := c.writer()

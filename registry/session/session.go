@@ -4,12 +4,12 @@
 // distribution's handlers answer POST, GET, PATCH and DELETE; a storage driver maps what they store to the tree. What
 // this package promises on top of them:
 //
-//   - A session is a scratch file of the tree, named by repository and upload ID. It is known in its own repository only
-//     and survives a restart.
+//   - A session is a scratch file of the tree, named by repository and upload ID. It is known in its own repository
+//     only and survives a restart.
 //   - Sessions are bounded, in total and for each user.
 //   - The bytes of a PATCH go from the client to the scratch file. distribution neither reads nor hashes them.
-//   - An error of the tree is returned as it is, and a refusal of distribution's as a *Refusal. Neither is written to the
-//     client, so the caller decides how an error looks.
+//   - An error of the tree is returned as it is, and a refusal of distribution's as a *Refusal. Neither is written to
+//     the client, so the caller decides how an error looks.
 //
 // Finishing a session is the caller's: Acquire gives it the scratch file.
 package session

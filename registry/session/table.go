@@ -51,7 +51,8 @@ type session struct {
 }
 
 func newTable(t Tree, now func() time.Time) *table {
-	return &table{tree: t, now: now, sessions: map[string]*session{}, open: map[string]int{}, ended: map[string]uint64{}}
+	return &table{tree: t, now: now, sessions: map[string]*session{}, open: map[string]int{},
+		ended: map[string]uint64{}}
 }
 
 // begin begins a session of a user, "" where nobody is known; its scratch file is made by acquire.
@@ -255,7 +256,8 @@ func (t *table) state(key string) (size int64, started string, err error) {
 				defer t.remove(gone)
 			}
 		}
-		s = &session{started: t.now().UTC().Format(time.RFC3339), states: map[string][]byte{}, size: size, used: t.now()}
+		s = &session{started: t.now().UTC().Format(time.RFC3339), states: map[string][]byte{}, size: size,
+			used: t.now()}
 		t.add(key, s)
 	}
 	return s.size, s.started, nil
