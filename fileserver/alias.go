@@ -171,7 +171,7 @@ func (s *Server) lookupShort(sh short) (h held, of string, kind sumKind, err err
 	return held{}, "", kind, err
 }
 
-// lucky tells of an answer to a path that names no architecture though what was served has one.
+// lucky reports an answer to a path that names no architecture though what was served has one.
 func (s *Server) lucky(r *http.Request, asked string, sh short, h held) {
 	if sh.arch == "" && archOf(h.key) != "" {
 		s.cfg.Luck(r, asked, URL(h.key))

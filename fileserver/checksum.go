@@ -29,7 +29,7 @@ var sumKinds = []sumKind{
 	{".sha256sum", "sha256", true}, {".sha512sum", "sha512", true},
 }
 
-// sumOf tells of which file a checksum file with that name is.
+// sumOf returns the file that a checksum file of that name is about.
 func sumOf(name string) (of string, kind sumKind, ok bool) {
 	for _, k := range sumKinds {
 		if of, ok := strings.CutSuffix(name, k.suffix); ok && of != "" {

@@ -47,7 +47,7 @@ func (a address) key(query string) string {
 	return a.dir() + "?" + query
 }
 
-// tooLong tells of a key that the tree would not take.
+// tooLong reports a key that the tree would not take.
 func tooLong(key string) bool {
 	return len(key) > maxKey || len(key)-strings.LastIndexByte(key, '/')-1 > maxLeaf
 }

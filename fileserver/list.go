@@ -96,8 +96,8 @@ type listing struct {
 	up      bool
 }
 
-// asksListing tells whether a client at an origin asks for a page by name. Others (curl, helm, apt) get what the origin
-// would give, and a directory is no file there.
+// asksListing reports whether a client at an origin asks for a page by name. Others (curl, helm, apt) get what the
+// origin would give, and a directory is no file there.
 func asksListing(r *http.Request) bool {
 	accept := r.Header.Get("Accept")
 	return strings.Contains(accept, "text/html") || strings.Contains(accept, "application/json")

@@ -47,7 +47,7 @@ func mediaType(name string) string {
 	return octets
 }
 
-// active tells whether a browser would run scripts inside this type; such files are served in a sandbox (CSP).
+// active reports whether a browser would run scripts inside this type; such files are served in a sandbox (CSP).
 func active(media string) bool {
 	return strings.HasPrefix(media, "text/html") || strings.Contains(media, "xml")
 }

@@ -14,7 +14,7 @@ import (
 // maxText bounds the literal text of a redirect setting, in bytes; a record of the tree has at most 4096.
 const maxText = 3072
 
-// CheckRedirect tells whether an entry of the setting files.redirects can be used. A key is a URL
+// CheckRedirect reports whether an entry of the setting files.redirects can be used. A key is a URL
 // ("https://update.k3s.io/v1-release/channels/stable"), or the beginning of URLs if it ends in "/*". A value is one of
 //
 //	https://host/path   answered with 302 and exactly this Location (also http:// and a path at the same host, /…);
@@ -125,7 +125,7 @@ func (s *Server) rules() *redirects {
 	return made
 }
 
-// sameMap tells whether a and b are one map, which is never changed.
+// sameMap reports whether a and b are one map, which is never changed.
 func sameMap(a, b map[string]string) bool {
 	return len(a) == len(b) && reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
 }
@@ -150,7 +150,7 @@ func (rd *redirects) wildcard(a address) (target, bool) {
 	return target{}, false
 }
 
-// landing tells whether the address is the page of a release to which a setting leads. k3s's and RKE2's installers
+// landing reports whether the address is the page of a release to which a setting leads. k3s's and RKE2's installers
 // follow the redirect of a channel only to learn the last element of where it ends; there is no such file, and none is
 // missing.
 func (rd *redirects) landing(a address) bool {

@@ -211,7 +211,7 @@ func (s *Server) stat(key string) (held, error) {
 	return h, nil
 }
 
-// Stat tells of the file at a URL, in whatever spelling, as a GET at its origin would find it: the query first, then
+// Stat describes the file at a URL, in whatever spelling, as a GET at its origin would find it: the query first, then
 // the path alone. Neither settings nor synthesised checksums count. fs.ErrNotExist: it is not kept here. fs.ErrInvalid:
 // it is no such URL.
 func (s *Server) Stat(rawURL string) (Info, error) {
@@ -227,8 +227,8 @@ func (s *Server) Stat(rawURL string) (Info, error) {
 	return h.info(), nil
 }
 
-// leadsToSlash tells whether the address with a slash at its end would be answered. A plain miss costs one look at the
-// tree here.
+// leadsToSlash reports whether the address with a slash at its end would be answered. A plain miss costs one look at
+// the tree here.
 func (s *Server) leadsToSlash(a address, own bool) bool {
 	if !s.isDir(a.dir()) {
 		return false

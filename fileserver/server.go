@@ -8,7 +8,7 @@
 //     or sniffed into HTML.
 //   - A plain socket gets the *os.File of the blob itself (sendfile). Memory depends neither on the size of files nor
 //     on the number of slow clients.
-//   - A miss is a quick 404 with one sentence, and Config.Miss hears of it.
+//   - A miss is a quick 404 with one sentence, and Config.Miss is called.
 package fileserver
 
 import (
@@ -36,7 +36,7 @@ type BlobWriter = tree.BlobWriter
 // Errors, to be tested with errors.Is: fs.ErrNotExist, fs.ErrExist (an Expect does not hold), syscall.EBADMSG (wrong
 // digest), syscall.ENOSPC (the disk's reserve is reached), syscall.EAGAIN (no majority now, try again).
 type Tree interface {
-	// Stat tells of a file or directory, from memory.
+	// Stat describes a file or directory, from memory.
 	fs.StatFS
 	// Walk yields the files below dir, component by component, beginning behind after (which need not exist), from one
 	// consistent state.
@@ -69,13 +69,13 @@ type Config struct {
 	Defaults func() map[string]string
 	// AliasArch is the setting files.alias_arch ("amd64"); nil or "": none.
 	AliasArch func() string
-	// Authenticate tells whether this is a user who may write. syscall.EAGAIN and a context's errors are answered with
-	// 503, every other error with 401. nil: nobody may.
+	// Authenticate reports whether this is a user who may write. syscall.EAGAIN and a context's errors are answered
+	// with 503, every other error with 401. nil: nobody may.
 	Authenticate func(ctx context.Context, user, password string) error
-	// Miss hears of every request that was answered with 404: kind is "file", name the URL that would have to be put
-	// (or the path of an alias for which no single URL can be named), detail why, or "". nil: nobody listens.
+	// Miss is called for every request that was answered with 404: kind is "file", name the URL that would have to be
+	// put (or the path of an alias for which no single URL can be named), detail why, or "". nil: nothing is called.
 	Miss func(r *http.Request, kind, name, detail string)
-	// Luck hears when an alias that names no architecture was answered; served is the URL. nil: nobody listens.
+	// Luck is called when an alias that names no architecture was answered; served is the URL. nil: nothing is called.
 	Luck func(r *http.Request, asked, served string)
 	// Log gets a line for each change of content and for each answer that broke off. nil: slog.Default().
 	Log *slog.Logger
@@ -117,7 +117,7 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg, sums: sums{busy: map[string]chan struct{}{}, known: map[string]string{}}}
 }
 
-// Info tells of one file.
+// Info describes one file.
 type Info struct {
 	URL    string    `json:"url"`    // "https://host/path?query" in its canonical spelling
 	Digest string    `json:"digest"` // "sha256:…"
