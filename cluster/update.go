@@ -8,16 +8,11 @@ import (
 
 	"casemate/cluster/replica"
 	"casemate/cluster/state"
+	"casemate/cluster/tree"
 )
 
-// Batch is treetest's, and every service's: an alias of the literal interface.
-type Batch = interface {
-	Put(name string, data []byte)
-	Link(name, digest string, holds ...string)
-	LinkWeak(name, digest string)
-	Remove(name string)
-	Expect(name string, version uint64)
-}
+// Batch is what edits of the tree are collected in.
+type Batch = tree.Batch
 
 // batch is a tree's view of edits: names are the tree's, and what is written carries its claim.
 type batch struct {

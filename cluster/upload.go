@@ -10,16 +10,11 @@ import (
 	"casemate/cluster/blob"
 	"casemate/cluster/replica"
 	"casemate/cluster/state"
+	"casemate/cluster/tree"
 )
 
-// BlobWriter is treetest's, and every service's: an alias of the literal interface.
-type BlobWriter = interface {
-	io.Writer
-	Size() int64
-	Commit(ctx context.Context, digest string) (string, error)
-	Close() error
-	Cancel() error
-}
+// BlobWriter is a scratch file of this node that becomes a blob.
+type BlobWriter = tree.BlobWriter
 
 // upload is a scratch file of this node that becomes a blob of the cluster.
 type upload struct {
@@ -27,6 +22,14 @@ type upload struct {
 	t *Tree // that it is from, and whose names CommitNamed gives it
 	*replica.Upload
 }
+
+var (
+	_ io.ReaderFrom       = (*upload)(nil)
+	_ tree.NamedCommitter = (*upload)(nil)
+	_ tree.Summer         = (*upload)(nil)
+	_ tree.Doubter        = (*Tree)(nil)
+	_ tree.Info           = info{}
+)
 
 // CreateBlob opens a new scratch file on this node; id is [A-Za-z0-9._-]{1,128}, or "" for one that cannot be resumed.
 // An existing id is truncated, and a writer that still has it open is closed.

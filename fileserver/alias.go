@@ -13,25 +13,30 @@ import (
 // project is one row of the short layout: /<name>/<version>/<file>. In dirs and file, {V} is the version without v and
 // {A} the architecture.
 type project struct {
-	names []string // the first element; further names are those that Kubespray's older file layout used below /kubernetes/
+	names []string // the first element; further names are those of Kubespray's older file layout below /kubernetes/
 	dirs  []string // upstream directories, the usual one first
 	file  string   // the usual file
 }
 
 var projects = []project{
 	{[]string{"kubernetes"}, []string{"dl.k8s.io/release/v{V}/bin/linux/{A}", "dl.k8s.io/release/v{V}"}, ""},
-	{[]string{"containerd"}, []string{"github.com/containerd/containerd/releases/download/v{V}"}, "containerd-{V}-linux-{A}.tar.gz"},
+	{[]string{"containerd"}, []string{"github.com/containerd/containerd/releases/download/v{V}"},
+		"containerd-{V}-linux-{A}.tar.gz"},
 	{[]string{"runc"}, []string{"github.com/opencontainers/runc/releases/download/v{V}"}, "runc.{A}"},
-	{[]string{"cni-plugins", "cni"}, []string{"github.com/containernetworking/plugins/releases/download/v{V}"}, "cni-plugins-linux-{A}-v{V}.tgz"},
+	{[]string{"cni-plugins", "cni"}, []string{"github.com/containernetworking/plugins/releases/download/v{V}"},
+		"cni-plugins-linux-{A}-v{V}.tgz"},
 	{[]string{"etcd"}, []string{"github.com/etcd-io/etcd/releases/download/v{V}"}, "etcd-v{V}-linux-{A}.tar.gz"},
-	{[]string{"crictl", "cri-tools"}, []string{"github.com/kubernetes-sigs/cri-tools/releases/download/v{V}"}, "crictl-v{V}-linux-{A}.tar.gz"},
-	{[]string{"nerdctl"}, []string{"github.com/containerd/nerdctl/releases/download/v{V}"}, "nerdctl-{V}-linux-{A}.tar.gz"},
+	{[]string{"crictl", "cri-tools"}, []string{"github.com/kubernetes-sigs/cri-tools/releases/download/v{V}"},
+		"crictl-v{V}-linux-{A}.tar.gz"},
+	{[]string{"nerdctl"}, []string{"github.com/containerd/nerdctl/releases/download/v{V}"},
+		"nerdctl-{V}-linux-{A}.tar.gz"},
 }
 
 // archs maps the spellings of an architecture to Go's, which upstream file names use; names lists those.
 var (
 	archs = map[string]string{
-		"amd64": "amd64", "x86_64": "amd64", "arm64": "arm64", "aarch64": "arm64", "arm": "arm", "armhf": "arm", "armv7": "arm",
+		"amd64": "amd64", "x86_64": "amd64", "arm64": "arm64", "aarch64": "arm64",
+		"arm": "arm", "armhf": "arm", "armv7": "arm",
 		"386": "386", "i386": "386", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64", "loong64": "loong64",
 	}
 	archNames = []string{"amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "loong64"}
@@ -166,7 +171,7 @@ func (s *Server) lookupShort(sh short) (h held, of string, kind sumKind, err err
 	return held{}, "", kind, err
 }
 
-// lucky tells of an answer to a path that names no architecture though what was served has one.
+// lucky reports an answer to a path that names no architecture though what was served has one.
 func (s *Server) lucky(r *http.Request, asked string, sh short, h held) {
 	if sh.arch == "" && archOf(h.key) != "" {
 		s.cfg.Luck(r, asked, URL(h.key))
@@ -188,7 +193,8 @@ func archOf(key string) string {
 type manyArchs struct{ urls []string }
 
 func (m *manyArchs) Error() string {
-	return "it names no architecture and several are held, ask for one of these or set files.alias_arch: " + strings.Join(m.urls, " ")
+	return "it names no architecture and several are held, ask for one of these or set files.alias_arch: " +
+		strings.Join(m.urls, " ")
 }
 func (m *manyArchs) Is(err error) bool { return err == fs.ErrNotExist }
 

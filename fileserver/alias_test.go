@@ -16,30 +16,38 @@ var shortOf = []struct {
 	short []string // $v without v, $a the architecture
 }{
 	{regexp.MustCompile(`^https://dl\.k8s\.io/release/v(?P<v>[^/]+)/bin/linux/(?P<a>[^/]+)/(?P<n>.+)$`), []string{
-		"/kubernetes/v$v/$n", "/kubernetes/$v/$n", "/kubernetes/v$v/$a/$n", "/kubernetes/$v/$a/$n", "/kubernetes/v$v/bin/linux/$a/$n",
+		"/kubernetes/v$v/$n", "/kubernetes/$v/$n", "/kubernetes/v$v/$a/$n", "/kubernetes/$v/$a/$n",
+		"/kubernetes/v$v/bin/linux/$a/$n",
 	}},
 	{regexp.MustCompile(`/etcd-io/etcd/releases/download/v(?P<v>[^/]+)/etcd-v.*-linux-(?P<a>\w+)\.tar\.gz$`), []string{
-		"/etcd/v$v/etcd-v$v-linux-$a.tar.gz", "/etcd/$v/etcd-$v-linux-$a.tar.gz", "/etcd/v$v/etcd.tar.gz", "/kubernetes/etcd/etcd-v$v-linux-$a.tar.gz",
+		"/etcd/v$v/etcd-v$v-linux-$a.tar.gz", "/etcd/$v/etcd-$v-linux-$a.tar.gz", "/etcd/v$v/etcd.tar.gz",
+		"/kubernetes/etcd/etcd-v$v-linux-$a.tar.gz",
 		"/etcd/v$v/$a/etcd.tar.gz",
 	}},
 	{regexp.MustCompile(`/containernetworking/plugins/releases/download/v(?P<v>[^/]+)/cni-plugins-linux-(?P<a>\w+)-v.*tgz$`), []string{
-		"/cni-plugins/v$v/cni-plugins-linux-$a-v$v.tgz", "/cni-plugins/$v/cni-plugins-linux-$a-$v.tgz", "/cni-plugins/v$v/cni-plugins-linux-v$v.tgz",
-		"/cni-plugins/$v/cni-plugins.tgz", "/kubernetes/cni/cni-plugins-linux-$a-v$v.tgz", "/kubernetes/cni/cni-plugins-linux-$a-$v.tgz",
+		"/cni-plugins/v$v/cni-plugins-linux-$a-v$v.tgz", "/cni-plugins/$v/cni-plugins-linux-$a-$v.tgz",
+		"/cni-plugins/v$v/cni-plugins-linux-v$v.tgz",
+		"/cni-plugins/$v/cni-plugins.tgz", "/kubernetes/cni/cni-plugins-linux-$a-v$v.tgz",
+		"/kubernetes/cni/cni-plugins-linux-$a-$v.tgz",
 	}},
 	{regexp.MustCompile(`/kubernetes-sigs/cri-tools/releases/download/v(?P<v>[^/]+)/crictl-v.*-linux-(?P<a>\w+)\.tar\.gz$`), []string{
-		"/crictl/v$v/crictl-v$v-linux-$a.tar.gz", "/crictl/$v/crictl-$v-linux-$a.tar.gz", "/crictl/v$v/crictl-v$v-linux.tar.gz",
+		"/crictl/v$v/crictl-v$v-linux-$a.tar.gz", "/crictl/$v/crictl-$v-linux-$a.tar.gz",
+		"/crictl/v$v/crictl-v$v-linux.tar.gz",
 		"/kubernetes/cri-tools/crictl-v$v-linux-$a.tar.gz", "/crictl/crictl-v$v-linux-$a.tar.gz",
 	}},
 	{regexp.MustCompile(`/opencontainers/runc/releases/download/v(?P<v>[^/]+)/runc\.(?P<a>\w+)$`), []string{
 		"/runc/v$v/runc.$a", "/runc/$v/runc.$a", "/runc/v$v/runc", "/runc/$v/$a/runc",
 	}},
 	{regexp.MustCompile(`/containerd/containerd/releases/download/v(?P<v>[^/]+)/containerd-.*-linux-(?P<a>\w+)\.tar\.gz$`), []string{
-		"/containerd/v$v/containerd-$v-linux-$a.tar.gz", "/containerd/$v/containerd-v$v-linux-$a.tar.gz", "/containerd/v$v/containerd.tar.gz",
+		"/containerd/v$v/containerd-$v-linux-$a.tar.gz", "/containerd/$v/containerd-v$v-linux-$a.tar.gz",
+		"/containerd/v$v/containerd.tar.gz",
 		"/containerd/containerd-$v-linux-$a.tar.gz",
 	}},
-	{regexp.MustCompile(`/containerd/nerdctl/releases/download/v(?P<v>[^/]+)/nerdctl-.*-linux-(?P<a>\w+)\.tar\.gz$`), []string{
-		"/nerdctl/v$v/nerdctl-$v-linux-$a.tar.gz", "/nerdctl/$v/nerdctl-$v-linux-$a.tar.gz", "/nerdctl/$v/nerdctl-$v-linux.tar.gz",
-	}},
+	{regexp.MustCompile(`/containerd/nerdctl/releases/download/v(?P<v>[^/]+)/nerdctl-.*-linux-(?P<a>\w+)\.tar\.gz$`),
+		[]string{
+			"/nerdctl/v$v/nerdctl-$v-linux-$a.tar.gz", "/nerdctl/$v/nerdctl-$v-linux-$a.tar.gz",
+			"/nerdctl/$v/nerdctl-$v-linux.tar.gz",
+		}},
 }
 
 // TestKubesprayLists: every URL of the real lists can be put, and is served at its origin, in the files_repo layout,
@@ -80,7 +88,8 @@ func TestKubesprayLists(t *testing.T) {
 				}
 				shorts[i] = true
 				for _, template := range row.short {
-					short := string(row.url.ExpandString(nil, strings.NewReplacer("$v", "${v}", "$a", "${a}", "$n", "${n}").Replace(template), url, m))
+					short := string(row.url.ExpandString(nil,
+						strings.NewReplacer("$v", "${v}", "$a", "${a}", "$n", "${n}").Replace(template), url, m))
 					if got := text(t, f.own(short)); got != body {
 						t.Errorf("%s is %q, want %q", short, got, body)
 					}
@@ -99,7 +108,8 @@ func TestKubesprayLists(t *testing.T) {
 // TestAliasArchitecture: a short name that names no architecture answers only when one is held or files.alias_arch says
 // which.
 func TestAliasArchitecture(t *testing.T) {
-	const k, r = "https://dl.k8s.io/release/v1.32.0/bin/linux/", "https://github.com/opencontainers/runc/releases/download/v1.2.6/runc."
+	const k, r = "https://dl.k8s.io/release/v1.32.0/bin/linux/",
+		"https://github.com/opencontainers/runc/releases/download/v1.2.6/runc."
 	f := start(t)
 	for _, arch := range []string{"arm64"} {
 		f.put(t, k+arch+"/kubeadm", "kubeadm "+arch)
@@ -123,7 +133,8 @@ func TestAliasArchitecture(t *testing.T) {
 	want(t, f.own("/kubernetes/v1.32.0/kubeadm"), 404, "*")
 	f.arch = ""
 	wanted := []string{
-		k + "amd64/kubeadm | asked for as /kubernetes/v1.32.0/amd64/kubeadm", r + "amd64 | asked for as /runc/v1.2.6/runc.amd64",
+		k + "amd64/kubeadm | asked for as /kubernetes/v1.32.0/amd64/kubeadm",
+		r + "amd64 | asked for as /runc/v1.2.6/runc.amd64",
 		k + "amd64/kubeadm | asked for as /kubernetes/v1.32.0/kubeadm",
 	}
 	if m := f.missed(); strings.Join(m, "\n") != strings.Join(wanted, "\n") {

@@ -45,7 +45,10 @@ func BenchmarkDownload(b *testing.B) {
 	c := f.config(b)
 	c.Tree = one{f.tree, path}
 	f.Server = New(c)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.Serve(w, r, View{Origin: "files.test", Plain: true}) }))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		r *http.Request) {
+		f.Serve(w, r, View{Origin: "files.test", Plain: true})
+	}))
 	defer server.Close()
 	defer server.Client().CloseIdleConnections()
 	b.SetBytes(size)

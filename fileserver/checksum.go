@@ -2,15 +2,15 @@ package fileserver
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/sha512"
 	"encoding/hex"
 	"fmt"
-	"hash"
 	"io"
 	"net/http"
 	"strings"
 	"sync"
+
+	"casemate/cluster/byterange"
+	"casemate/cluster/tree"
 )
 
 const (
@@ -29,7 +29,7 @@ var sumKinds = []sumKind{
 	{".sha256sum", "sha256", true}, {".sha512sum", "sha512", true},
 }
 
-// sumOf tells of which file a checksum file with that name is.
+// sumOf returns the file that a checksum file of that name is about.
 func sumOf(name string) (of string, kind sumKind, ok bool) {
 	for _, k := range sumKinds {
 		if of, ok := strings.CutSuffix(name, k.suffix); ok && of != "" {
@@ -53,8 +53,8 @@ func (s *Server) sendSum(w http.ResponseWriter, r *http.Request, h held, name st
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("ETag", `"`+digestOf(text)+`"`)
-	http.ServeContent(w, BoundRanges(r, int64(len(text))), "", h.mod, strings.NewReader(text))
+	w.Header().Set("ETag", `"`+tree.Sum([]byte(text), "")+`"`)
+	http.ServeContent(w, byterange.Bound(r, int64(len(text))), "", h.mod, strings.NewReader(text))
 }
 
 // sumText is the content of a checksum file of h, which is called name there.
@@ -72,9 +72,6 @@ func (s *Server) sumText(ctx context.Context, h held, name string, kind sumKind)
 	}
 	return sum + "  " + name + "\n", nil
 }
-
-// digestOf names a text that is no blob.
-func digestOf(text string) string { return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(text))) }
 
 // sums remembers digests that had to be computed. They are kept in memory and not in the tree: a read must not write,
 // least of all without a quorum, and what is lost at a restart costs one reading of the file.
@@ -141,16 +138,9 @@ func (s *Server) hash(ctx context.Context, digest, algorithm string) (string, er
 		return "", err
 	}
 	defer blob.Close()
-	h := newHash(algorithm)
+	h := tree.NewHash(algorithm + ":")
 	if _, err := io.Copy(h, blob); err != nil {
 		return "", fmt.Errorf("hash %s: %w", digest, err)
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
-}
-
-func newHash(algorithm string) hash.Hash {
-	if algorithm == "sha512" {
-		return sha512.New()
-	}
-	return sha256.New()
 }

@@ -19,7 +19,8 @@ func TestChecksumFiles(t *testing.T) {
 	sum256 := strings.TrimPrefix(treetest.DigestOf([]byte("kubectl"), ""), "sha256:")
 	sum512 := strings.TrimPrefix(treetest.DigestOf([]byte("kubectl"), "sha512:"), "sha512:")
 	for _, url := range []string{
-		"https://dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubectl", "https://get.helm.sh/helm.tar.gz", "https://files.test/a%20b", "https://files.test/q?x=1",
+		"https://dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubectl", "https://get.helm.sh/helm.tar.gz",
+		"https://files.test/a%20b", "https://files.test/q?x=1",
 		"https://storage.googleapis.com/gvisor/runsc", "https://storage.googleapis.com/kubernetes-release/x",
 	} {
 		f.put(t, url, "kubectl")
@@ -42,7 +43,8 @@ func TestChecksumFiles(t *testing.T) {
 	} {
 		r := f.origin(c.host, c.path)
 		want(t, r, 200, c.body)
-		if r.Header.Get("Content-Type") != "text/plain; charset=utf-8" || r.Header.Get("Content-Length") != fmt.Sprint(len(c.body)) {
+		if r.Header.Get("Content-Type") != "text/plain; charset=utf-8" ||
+			r.Header.Get("Content-Length") != fmt.Sprint(len(c.body)) {
 			t.Errorf("%s: %v", c.path, r.Header)
 		}
 		tag := r.Header.Get("ETag")
@@ -98,7 +100,8 @@ func TestChecksumsAreComputedOnce(t *testing.T) {
 	for i := range files {
 		for range askers {
 			all.Go(func() {
-				want(t, f.origin("files.test", fmt.Sprintf("/%d.sha512", i)), 200, fmt.Sprintf("%x  %d\n", sha512.Sum512([]byte(fmt.Sprint(i))), i))
+				want(t, f.origin("files.test", fmt.Sprintf("/%d.sha512", i)), 200,
+					fmt.Sprintf("%x  %d\n", sha512.Sum512([]byte(fmt.Sprint(i))), i))
 			})
 		}
 	}

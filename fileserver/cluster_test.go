@@ -41,9 +41,11 @@ func TestOnTheCluster(t *testing.T) {
 	want(t, f.origin("dl.k8s.io", "/release/v1.32.0/bin/linux/amd64/kubeadm?x=%2f"), 200, "query")
 	want(t, f.origin("dl.k8s.io", "/release"), 200, "file and directory")
 	want(t, f.own("/kubernetes/1.32.0/kubeadm"), 200, "kubeadm")
-	want(t, f.own("/dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm.sha256"), 200, strings.TrimPrefix(blob, "sha256:"))
+	want(t, f.own("/dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm.sha256"), 200,
+		strings.TrimPrefix(blob, "sha256:"))
 	w := &socket{ResponseRecorder: httptest.NewRecorder()}
-	f.Serve(w, httptest.NewRequest("GET", "/release/v1.32.0/bin/linux/amd64/kubeadm", nil), View{Origin: "dl.k8s.io", Plain: true})
+	f.Serve(w, httptest.NewRequest("GET", "/release/v1.32.0/bin/linux/amd64/kubeadm", nil),
+		View{Origin: "dl.k8s.io", Plain: true})
 	if w.files != 1 || w.Body.String() != "kubeadm" {
 		t.Errorf("%d files went to the socket, body %q", w.files, w.Body)
 	}
@@ -61,7 +63,8 @@ func TestOnTheCluster(t *testing.T) {
 	seen := map[string]bool{}
 	for next, pages := "", 0; pages == 0 || next != ""; pages++ {
 		var page listing
-		if err := json.Unmarshal([]byte(text(t, f.own("/files.test/"+next, "Accept: application/json"))), &page); err != nil || pages > 2 {
+		if err := json.Unmarshal([]byte(text(t, f.own("/files.test/"+next, "Accept: application/json"))),
+			&page); err != nil || pages > 2 {
 			t.Fatal(pages, err)
 		}
 		for _, e := range page.Entries {
@@ -77,10 +80,12 @@ func TestOnTheCluster(t *testing.T) {
 	}
 
 	want(t, f.do(View{}, "PUT", "/dl.k8s.io/release", strings.NewReader("x"), ann, "If-None-Match: *"), 412, "*")
-	want(t, f.do(View{}, "PUT", "/dl.k8s.io/new", strings.NewReader("x"), ann, "X-Checksum-Sha256: "+strings.Repeat("0", 64)), 400, "*")
+	want(t, f.do(View{}, "PUT", "/dl.k8s.io/new", strings.NewReader("x"), ann,
+		"X-Checksum-Sha256: "+strings.Repeat("0", 64)), 400, "*")
 	want(t, f.do(View{}, "PUT", "/dl.k8s.io/"+strings.Repeat("%00", 3), strings.NewReader("x"), ann), 400, "*")
 	// The longest names that are taken here are taken there.
-	long := "https://files.test/" + strings.Repeat(strings.Repeat("ü", 127)+"/", 1) + strings.Repeat("a", 255) + "?" + strings.Repeat("q", maxLeaf-256)
+	long := "https://files.test/" + strings.Repeat(strings.Repeat("ü", 127)+"/", 1) + strings.Repeat("a", 255) + "?" +
+		strings.Repeat("q", maxLeaf-256)
 	f.put(t, long, "long")
 	if err := f.Delete(t.Context(), long); err != nil {
 		t.Error(err)

@@ -47,7 +47,7 @@ func (a address) key(query string) string {
 	return a.dir() + "?" + query
 }
 
-// tooLong tells of a key that the tree would not take.
+// tooLong reports a key that the tree would not take.
 func tooLong(key string) bool {
 	return len(key) > maxKey || len(key)-strings.LastIndexByte(key, '/')-1 > maxLeaf
 }
@@ -96,7 +96,8 @@ func KeyIn(rawURL string, canonical func(host string) (string, bool)) (string, e
 	}
 	host, ok := canonical(a.host)
 	if !ok {
-		return "", fmt.Errorf("put %s: %s is not an origin here, add it with `casemate origin add %s`: %w", a.url(), a.host, a.host, fs.ErrPermission)
+		return "", fmt.Errorf("put %s: %s is not an origin here, add it with `casemate origin add %s`: %w", a.url(),
+			a.host, a.host, fs.ErrPermission)
 	}
 	a.host = host
 	if key := a.key(a.query); !tooLong(key) {

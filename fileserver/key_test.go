@@ -12,7 +12,8 @@ import (
 func TestKey(t *testing.T) {
 	s := New(Config{})
 	for _, c := range []struct{ url, key string }{
-		{"https://dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm", "dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm?"},
+		{"https://dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm",
+			"dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm?"},
 		{"http://DL.K8S.io:80/a", "dl.k8s.io/a?"},
 		{"dl.k8s.io./a", "dl.k8s.io/a?"},
 		{"https://h.test", "h.test/?"},
@@ -38,11 +39,16 @@ func TestKey(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{
-		"", "https://", "https:///a", "ftp://h.test/a", "file:///etc/passwd", "https://u:p@h.test/a", "https://h.test/a/../b", "https://h.test/%2e%2e/b",
-		"https://h.test/./b", "https://h.test/..%2fb", "https://h.test/a%2f..%2Fb", "https://h.test/%2f", "https://h.test/a%2f%2fb", "https://h.test/a%00b",
-		"https://h.test/a%0ab", "https://h.test/a\x00b", "https://h.test/%zz", "https://h..test/a", "https://-h.test/a", "https://bücher.test/a", "https://[::1]/a",
-		"https://h.test/" + strings.Repeat("a", 256), "https://h.test/" + strings.Repeat("abc/", 600), "https://h.test/" + strings.Repeat("a/", 65),
-		"https://h.test/a?" + strings.Repeat("q", 1024), "https://" + strings.Repeat("h.", 130) + "test/a", strings.Repeat("x", 1<<20),
+		"", "https://", "https:///a", "ftp://h.test/a", "file:///etc/passwd", "https://u:p@h.test/a",
+		"https://h.test/a/../b", "https://h.test/%2e%2e/b",
+		"https://h.test/./b", "https://h.test/..%2fb", "https://h.test/a%2f..%2Fb", "https://h.test/%2f",
+		"https://h.test/a%2f%2fb", "https://h.test/a%00b",
+		"https://h.test/a%0ab", "https://h.test/a\x00b", "https://h.test/%zz", "https://h..test/a",
+		"https://-h.test/a", "https://bücher.test/a", "https://[::1]/a",
+		"https://h.test/" + strings.Repeat("a", 256), "https://h.test/" + strings.Repeat("abc/", 600),
+		"https://h.test/" + strings.Repeat("a/", 65),
+		"https://h.test/a?" + strings.Repeat("q", 1024), "https://" + strings.Repeat("h.", 130) + "test/a",
+		strings.Repeat("x", 1<<20),
 	} {
 		if key, err := s.Key(bad); !errors.Is(err, fs.ErrInvalid) {
 			t.Errorf("Key(%q) = %q, %v; want fs.ErrInvalid", clip(bad), key, err)
@@ -54,7 +60,8 @@ func TestKey(t *testing.T) {
 	if key, err := s.Key("https://Index.Docker.io/x"); err != nil || key != "docker.io/x?" {
 		t.Error(key, err)
 	}
-	if _, err := s.Key("https://other.test/x"); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "origin add other.test") {
+	if _, err := s.Key("https://other.test/x"); !errors.Is(err, fs.ErrPermission) ||
+		!strings.Contains(err.Error(), "origin add other.test") {
 		t.Error(err)
 	}
 }
@@ -86,7 +93,8 @@ func TestBadPaths(t *testing.T) {
 	f := start(t)
 	f.put(t, "https://files.test/a", "a")
 	for _, path := range []string{
-		"/../a", "/x/../a", "/%2e%2e/a", "/.%2e/a", "/./a", "/x/..%2fa", "/%2e%2e%2fa", "/..%2F..%2Fetc%2Fpasswd", "/a%00", "/%00", "/a%0d%0ab", "/a%7f", "/%2f",
+		"/../a", "/x/../a", "/%2e%2e/a", "/.%2e/a", "/./a", "/x/..%2fa", "/%2e%2e%2fa", "/..%2F..%2Fetc%2Fpasswd",
+		"/a%00", "/%00", "/a%0d%0ab", "/a%7f", "/%2f",
 		"/" + strings.Repeat("a", 256), "/" + strings.Repeat("a/", 100), "/" + strings.Repeat("abcdefg/", 300),
 	} {
 		r := &http.Request{Method: "GET", URL: &url.URL{RawPath: path}, Header: http.Header{}}
@@ -106,7 +114,8 @@ func TestBadPaths(t *testing.T) {
 
 // FuzzKey: no URL panics; its key is a valid name; the key's URL has that key.
 func FuzzKey(f *testing.F) {
-	for _, seed := range []string{"https://dl.k8s.io/a", "h.test/a%2Fb?x=%zz", "http://h.test:80//a/./b/?", "https://h/%ff%00?%", "x://y", "https://h.test/a?b#c", "//h.t/ü +%2B"} {
+	for _, seed := range []string{"https://dl.k8s.io/a", "h.test/a%2Fb?x=%zz", "http://h.test:80//a/./b/?",
+		"https://h/%ff%00?%", "x://y", "https://h.test/a?b#c", "//h.t/ü +%2B"} {
 		f.Add(seed)
 	}
 	s := New(Config{})
@@ -129,7 +138,8 @@ func FuzzKey(f *testing.F) {
 
 // FuzzServe: no path and query panics, and what a path finds is what its key names.
 func FuzzServe(f *testing.F) {
-	for _, seed := range []string{"/files.test/a", "/kubernetes/v1.32.0/kubeadm", "/files.test/dir/", "/%2e%2e/", "/files.test/a.sha256", "/cni/v1.0.0/amd64/x_86_64", "/runc/1.0.0/."} {
+	for _, seed := range []string{"/files.test/a", "/kubernetes/v1.32.0/kubeadm", "/files.test/dir/", "/%2e%2e/",
+		"/files.test/a.sha256", "/cni/v1.0.0/amd64/x_86_64", "/runc/1.0.0/."} {
 		f.Add(seed, "after=x")
 	}
 	fix := start(f)
@@ -143,7 +153,8 @@ func FuzzServe(f *testing.F) {
 		}
 		for _, v := range []View{{}, {Origin: "files.test"}} {
 			w := newRecorder()
-			fix.Serve(w, &http.Request{Method: "GET", URL: &url.URL{Path: plain, RawPath: path, RawQuery: query}, Header: http.Header{"Accept": {"text/html"}}}, v)
+			fix.Serve(w, &http.Request{Method: "GET", URL: &url.URL{Path: plain, RawPath: path, RawQuery: query},
+				Header: http.Header{"Accept": {"text/html"}}}, v)
 			if w.Code >= 500 {
 				t.Fatalf("%q ? %q: %d", path, query, w.Code)
 			}

@@ -96,8 +96,8 @@ type listing struct {
 	up      bool
 }
 
-// asksListing tells whether a client at an origin asks for a page by name. Others (curl, helm, apt) get what the origin
-// would give, and a directory is no file there.
+// asksListing reports whether a client at an origin asks for a page by name. Others (curl, helm, apt) get what the
+// origin would give, and a directory is no file there.
 func asksListing(r *http.Request) bool {
 	accept := r.Header.Get("Accept")
 	return strings.Contains(accept, "text/html") || strings.Contains(accept, "application/json")
@@ -230,7 +230,8 @@ func (l *listing) write(w http.ResponseWriter, r *http.Request) {
 	title := html.EscapeString(clip(l.URL))
 	b.WriteString("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>" + title + "</title>" +
 		"<link rel=\"icon\" href=\"data:,\">" + // browsers would ask for /favicon.ico, which would be missing
-		"<style>body{font-family:monospace}td{padding-right:2em}</style></head>\n<body><h1>" + title + "</h1>\n<table>\n")
+		"<style>body{font-family:monospace}td{padding-right:2em}</style></head>\n<body><h1>" +
+		title + "</h1>\n<table>\n")
 	if l.up {
 		b.WriteString("<tr><td><a href=\"../\">../</a></td></tr>\n")
 	}
@@ -241,7 +242,8 @@ func (l *listing) write(w http.ResponseWriter, r *http.Request) {
 		}
 		fmt.Fprintf(&b, "<tr><td><a href=\"%s\">%s</a></td>", html.EscapeString(e.href), html.EscapeString(name))
 		if !e.Dir {
-			fmt.Fprintf(&b, "<td>%d</td><td>%s</td><td>%s</td>", e.Size, e.Time.Format(time.RFC3339), html.EscapeString(e.Digest))
+			fmt.Fprintf(&b, "<td>%d</td><td>%s</td><td>%s</td>", e.Size, e.Time.Format(time.RFC3339),
+				html.EscapeString(e.Digest))
 		}
 		b.WriteString("</tr>\n")
 	}

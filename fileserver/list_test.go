@@ -27,7 +27,8 @@ func TestListings(t *testing.T) {
 	get := func(r *http.Response) {
 		t.Helper()
 		page = listing{}
-		if err := json.Unmarshal([]byte(text(t, r)), &page); err != nil || r.StatusCode != 200 || r.Header.Get("Content-Type") != "application/json" {
+		if err := json.Unmarshal([]byte(text(t, r)), &page); err != nil || r.StatusCode != 200 ||
+			r.Header.Get("Content-Type") != "application/json" {
 			t.Fatal(r.StatusCode, r.Header, err)
 		}
 	}
@@ -41,7 +42,8 @@ func TestListings(t *testing.T) {
 	if got := fmt.Sprintf("%q", names()); got != `["a<b>&\"'.txt" "c:d" "q?x=1&y=%2F" "sub/" "sub"]` {
 		t.Error(got)
 	}
-	if e := page.Entries[0]; e.URL != "https://files.test/dir/a%3Cb%3E&%22'.txt" || e.Size != 5 || e.Digest != info.Digest || !e.Time.Equal(info.Time) || e.Dir {
+	if e := page.Entries[0]; e.URL != "https://files.test/dir/a%3Cb%3E&%22'.txt" || e.Size != 5 ||
+		e.Digest != info.Digest || !e.Time.Equal(info.Time) || e.Dir {
 		t.Errorf("%+v", e)
 	}
 	if page.URL != "https://files.test/dir/" || page.Next != "" || !page.Entries[3].Dir {
@@ -59,14 +61,16 @@ func TestListings(t *testing.T) {
 	r := f.own("/files.test/dir/")
 	body := text(t, r)
 	for _, part := range []string{
-		`<a href="./a%3Cb%3E&amp;%22&#39;.txt">a&lt;b&gt;&amp;&#34;&#39;.txt</a>`, `<a href="./sub/">sub/</a>`, `<a href="./sub">sub</a>`,
+		`<a href="./a%3Cb%3E&amp;%22&#39;.txt">a&lt;b&gt;&amp;&#34;&#39;.txt</a>`, `<a href="./sub/">sub/</a>`,
+		`<a href="./sub">sub</a>`,
 		`<a href="./q?x=1&amp;y=%2F">`, `<a href="./c:d">c:d</a>`, `<a href="../">`, info.Digest, "<td>5</td>",
 	} {
 		if !strings.Contains(body, part) {
 			t.Errorf("the page lacks %s:\n%s", part, body)
 		}
 	}
-	if strings.Contains(body, "<b>") || strings.Contains(body, "<script") || !strings.Contains(r.Header.Get("Content-Security-Policy"), "default-src 'none'") {
+	if strings.Contains(body, "<b>") || strings.Contains(body, "<script") ||
+		!strings.Contains(r.Header.Get("Content-Security-Policy"), "default-src 'none'") {
 		t.Errorf("%v %s", r.Header, body)
 	}
 	if r.Header.Get("Content-Type") != "text/html; charset=utf-8" {
@@ -201,13 +205,16 @@ func (w *walked) Walk(dir, after string) iter.Seq2[string, fs.FileInfo] {
 
 func TestList(t *testing.T) {
 	f := start(t)
-	urls := []string{"https://files.test/", "https://files.test/a+b", "https://files.test/a/b?x", "https://files.test/a/c", "https://github.com/x", "https://pages.test/y"}
+	urls := []string{"https://files.test/", "https://files.test/a+b", "https://files.test/a/b?x",
+		"https://files.test/a/c", "https://github.com/x", "https://pages.test/y"}
 	for _, u := range urls {
 		f.put(t, u, u)
 	}
 	for prefix, wanted := range map[string][]string{
-		"": urls, "https://": urls, "https://files.test": urls[:4], "files.test/": urls[:4], "https://files.test/a": urls[1:4], "https://alias.test/a/": urls[2:4],
-		"https://FILES.test/a%2B": urls[1:2], "https://files.test/a/b?x": urls[2:3], "git": urls[4:5], "https://unknown.test/": nil, "https://files.test/zz": nil,
+		"": urls, "https://": urls, "https://files.test": urls[:4], "files.test/": urls[:4],
+		"https://files.test/a": urls[1:4], "https://alias.test/a/": urls[2:4],
+		"https://FILES.test/a%2B": urls[1:2], "https://files.test/a/b?x": urls[2:3], "git": urls[4:5],
+		"https://unknown.test/": nil, "https://files.test/zz": nil,
 	} {
 		var got []string
 		for info, err := range f.List(t.Context(), prefix) {

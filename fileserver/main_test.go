@@ -20,8 +20,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // origins are those that the tests' servers know.
 var origins = map[string]string{
-	"dl.k8s.io": "dl.k8s.io", "github.com": "github.com", "storage.googleapis.com": "storage.googleapis.com", "get.helm.sh": "get.helm.sh",
-	"update.k3s.io": "update.k3s.io", "get.k3s.io": "get.k3s.io", "files.test": "files.test", "alias.test": "files.test", "pages.test": "pages.test",
+	"dl.k8s.io": "dl.k8s.io", "github.com": "github.com", "storage.googleapis.com": "storage.googleapis.com",
+	"get.helm.sh":   "get.helm.sh",
+	"update.k3s.io": "update.k3s.io", "get.k3s.io": "get.k3s.io", "files.test": "files.test",
+	"alias.test": "files.test", "pages.test": "pages.test",
 }
 
 // fixture is a server with everything that it told others.

@@ -13,17 +13,20 @@ var mediaTypes = []struct{ suffix, media string }{
 	{".tar.zst", "application/zstd"}, {".zst", "application/zstd"},
 	{".tar.bz2", "application/x-bzip2"}, {".tbz2", "application/x-bzip2"}, {".bz2", "application/x-bzip2"},
 	{".tar", "application/x-tar"}, {".zip", "application/zip"}, {".whl", "application/zip"},
-	{".deb", "application/vnd.debian.binary-package"}, {".udeb", "application/vnd.debian.binary-package"}, {".rpm", "application/x-rpm"},
+	{".deb", "application/vnd.debian.binary-package"}, {".udeb", "application/vnd.debian.binary-package"},
+	{".rpm", "application/x-rpm"},
 	{".yaml", "application/yaml"}, {".yml", "application/yaml"}, // RFC 9512
 	{".json", "application/json"}, {".xml", "application/xml"},
 	{".html", "text/html; charset=utf-8"}, {".htm", "text/html; charset=utf-8"},
-	{".svg", "image/svg+xml"}, {".png", "image/png"}, {".jpg", "image/jpeg"}, {".jpeg", "image/jpeg"}, {".gif", "image/gif"},
+	{".svg", "image/svg+xml"}, {".png", "image/png"}, {".jpg", "image/jpeg"}, {".jpeg", "image/jpeg"},
+	{".gif", "image/gif"},
 	{".pdf", "application/pdf"},
 }
 
 // textEnds are the ends of names whose files are shown as plain text.
 var textEnds = []string{
-	".txt", ".text", ".log", ".md", ".sh", ".py", ".js", ".css", ".toml", ".conf", ".cfg", ".ini", ".list", ".repo", ".service",
+	".txt", ".text", ".log", ".md", ".sh", ".py", ".js", ".css", ".toml", ".conf", ".cfg", ".ini", ".list", ".repo",
+	".service",
 	".sha1", ".sha256", ".sha512", ".sha1sum", ".sha256sum", ".sha512sum", ".sum", ".md5", ".digests",
 	".asc", ".pem", ".crt", ".key", ".pub",
 }
@@ -44,7 +47,7 @@ func mediaType(name string) string {
 	return octets
 }
 
-// active tells whether a browser would run scripts inside this type; such files are served in a sandbox (CSP).
+// active reports whether a browser would run scripts inside this type; such files are served in a sandbox (CSP).
 func active(media string) bool {
 	return strings.HasPrefix(media, "text/html") || strings.Contains(media, "xml")
 }

@@ -2,6 +2,7 @@ package fileserver
 
 import (
 	"context"
+	"crypto/sha512"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -12,6 +13,8 @@ import (
 	"net/http"
 	"strings"
 	"syscall"
+
+	"casemate/cluster/tree"
 )
 
 // Put keeps the bytes of body as the file at url, in place of what was there. With digest ("sha256:<hex>" or
@@ -29,7 +32,7 @@ func (s *Server) Put(ctx context.Context, url string, body io.Reader, digest str
 	}
 	var expect []string
 	if digest != "" {
-		if err := checkDigest(digest); err != nil {
+		if _, _, err := tree.ParseDigest(digest); err != nil {
 			return Info{}, err
 		}
 		expect = []string{digest}
@@ -53,7 +56,7 @@ func (s *Server) put(ctx context.Context, key string, body io.Reader, expect []s
 		if strings.HasPrefix(d, "sha256:") {
 			digest = d
 		} else {
-			wide = newHash("sha512")
+			wide = sha512.New()
 			out = io.MultiWriter(blob, wide)
 		}
 	}
@@ -64,7 +67,8 @@ func (s *Server) put(ctx context.Context, key string, body io.Reader, expect []s
 		got := "sha512:" + hex.EncodeToString(wide.Sum(nil))
 		for _, d := range expect {
 			if strings.HasPrefix(d, "sha512:") && d != got {
-				return Info{}, errors.Join(fmt.Errorf("put %s: the bytes have the digest %s, not %s: %w", URL(key), got, d, syscall.EBADMSG), blob.Cancel())
+				err := fmt.Errorf("put %s: the bytes have the digest %s, not %s: %w", URL(key), got, d, syscall.EBADMSG)
+				return Info{}, errors.Join(err, blob.Cancel())
 			}
 		}
 	}
@@ -76,7 +80,7 @@ func (s *Server) put(ctx context.Context, key string, body io.Reader, expect []s
 		b.Link(key, digest)
 		return nil
 	}
-	if n, ok := blob.(namer); ok {
+	if n, ok := blob.(tree.NamedCommitter); ok {
 		digest, err = n.CommitNamed(ctx, digest, name)
 	} else if digest, err = blob.Commit(ctx, digest); err == nil {
 		// If we were to crash here the blob has no name and is collected when its pin ends.
@@ -218,7 +222,8 @@ func (s *Server) precondition(w http.ResponseWriter, r *http.Request, key string
 		return false
 	}
 	if match != "" && !has(match) || none != "" && has(none) {
-		answer(w, http.StatusPreconditionFailed, "the file is not what the request's If-Match or If-None-Match asks for.")
+		answer(w, http.StatusPreconditionFailed,
+			"the file is not what the request's If-Match or If-None-Match asks for.")
 		return nil, false
 	}
 	return &h.version, true
@@ -236,16 +241,6 @@ func (s *Server) failWrite(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-// checkDigest refuses what is no sha256:<hex> or sha512:<hex>.
-func checkDigest(digest string) error {
-	algorithm, sum, _ := strings.Cut(digest, ":")
-	raw, err := hex.DecodeString(sum)
-	if err == nil && strings.ToLower(sum) == sum && (algorithm == "sha256" && len(raw) == 32 || algorithm == "sha512" && len(raw) == 64) {
-		return nil
-	}
-	return fmt.Errorf("digest must be sha256:<hex> or sha512:<hex>, got %q: %w", clip(digest), fs.ErrInvalid)
-}
-
 // digests reads the digests that the sender of a file expects: Content-Digest and Repr-Digest (RFC 9530), Digest (RFC
 // 3230), X-Checksum-Sha256 and X-Checksum-Sha512 (hex, as Artifactory's clients send them). All that are given must
 // hold. Other algorithms are ignored.
@@ -254,7 +249,7 @@ func digests(h http.Header) ([]string, error) {
 	add := func(where, algorithm string, sum []byte, err error) error {
 		digest := algorithm + ":" + hex.EncodeToString(sum)
 		if err == nil {
-			err = checkDigest(digest)
+			_, _, err = tree.ParseDigest(digest)
 		}
 		if err != nil {
 			return fmt.Errorf("the header %s has no valid %s", where, algorithm)

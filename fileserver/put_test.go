@@ -27,7 +27,8 @@ func TestPutGoAPI(t *testing.T) {
 	want256 := treetest.DigestOf([]byte("hello"), "")
 	for _, digest := range []string{"", want256, treetest.DigestOf([]byte("hello"), "sha512:")} {
 		info, err := f.Put(t.Context(), "http://alias.test:80/a%2Bb?", strings.NewReader("hello"), digest)
-		if err != nil || info.URL != "https://files.test/a+b" || info.Digest != want256 || info.Size != 5 || info.Time.IsZero() {
+		if err != nil || info.URL != "https://files.test/a+b" || info.Digest != want256 || info.Size != 5 ||
+			info.Time.IsZero() {
 			t.Errorf("%+v, %v", info, err)
 		}
 	}
@@ -48,7 +49,8 @@ func TestPutGoAPI(t *testing.T) {
 		{"https://files.test/a+b", "sha256:" + strings.Repeat("a", 64), strings.NewReader("other"), syscall.EBADMSG},
 		{"https://files.test/a+b", "sha512:" + strings.Repeat("a", 128), strings.NewReader("other"), syscall.EBADMSG},
 		{"https://files.test/a+b", "", iotest.ErrReader(boom), boom},
-		{"https://files.test/a+b", "", iotest.TimeoutReader(iotest.OneByteReader(strings.NewReader("other"))), iotest.ErrTimeout},
+		{"https://files.test/a+b", "", iotest.TimeoutReader(iotest.OneByteReader(strings.NewReader("other"))),
+			iotest.ErrTimeout},
 	} {
 		if _, err := f.Put(t.Context(), c.url, c.body, c.digest); !errors.Is(err, c.err) {
 			t.Errorf("%+v: %v", c, err)
@@ -63,7 +65,8 @@ func TestPutGoAPI(t *testing.T) {
 				}
 				return nil, true
 			}
-			if _, err := f.Put(t.Context(), "https://files.test/new", strings.NewReader("new"), ""); !errors.Is(err, syscall.EAGAIN) {
+			if _, err := f.Put(t.Context(), "https://files.test/new", strings.NewReader("new"), ""); !errors.Is(err,
+				syscall.EAGAIN) {
 				t.Error(err)
 			}
 			f.tree.Fail = nil
@@ -183,7 +186,8 @@ func TestPutHTTP(t *testing.T) {
 func TestPutErrors(t *testing.T) {
 	f := start(t)
 	for err, code := range map[error]int{
-		syscall.ENOSPC: 507, syscall.EAGAIN: 503, context.DeadlineExceeded: 503, fs.ErrExist: 412, fs.ErrInvalid: 400, errors.New("disk on fire"): 500,
+		syscall.ENOSPC: 507, syscall.EAGAIN: 503, context.DeadlineExceeded: 503, fs.ErrExist: 412, fs.ErrInvalid: 400,
+		errors.New("disk on fire"): 500,
 	} {
 		f.tree.Fail = func(what string) (error, bool) { return fmt.Errorf("%s: %w", what, err), false }
 		r := f.do(View{}, "PUT", "/files.test/f", strings.NewReader("x"), ann)
@@ -202,7 +206,8 @@ func TestPutErrors(t *testing.T) {
 			return fmt.Errorf("%s: %w: %w", what, syscall.EINPROGRESS, syscall.EAGAIN), false
 		}
 		r := f.do(View{}, method, "/files.test/there", strings.NewReader("y"), ann)
-		if body := text(t, r); r.StatusCode != 503 || !strings.Contains(body, "it is not known whether this was done") ||
+		if body := text(t, r); r.StatusCode != 503 || !strings.Contains(body,
+			"it is not known whether this was done") ||
 			strings.Contains(body, "try again") || r.Header.Get("Retry-After") == "" {
 			t.Errorf("%s with an unknown outcome: %d %q", method, r.StatusCode, body)
 		}
@@ -228,7 +233,8 @@ func TestPutErrors(t *testing.T) {
 // TestBrokenUpload: an upload whose connection breaks leaves nothing behind.
 func TestBrokenUpload(t *testing.T) {
 	f := start(t)
-	r := f.do(View{}, "PUT", "/files.test/f", io.MultiReader(strings.NewReader("half"), iotest.ErrReader(io.ErrUnexpectedEOF)), ann)
+	r := f.do(View{}, "PUT", "/files.test/f", io.MultiReader(strings.NewReader("half"),
+		iotest.ErrReader(io.ErrUnexpectedEOF)), ann)
 	want(t, r, 400, "*")
 	want(t, f.origin("files.test", "/f"), 404, "*")
 	f.tree.Unpin()

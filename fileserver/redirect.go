@@ -14,10 +14,10 @@ import (
 // maxText bounds the literal text of a redirect setting, in bytes; a record of the tree has at most 4096.
 const maxText = 3072
 
-// CheckRedirect tells whether an entry of the setting files.redirects can be used. A key is a URL
+// CheckRedirect reports whether an entry of the setting files.redirects can be used. A key is a URL
 // ("https://update.k3s.io/v1-release/channels/stable"), or the beginning of URLs if it ends in "/*". A value is one of
 //
-//	https://host/path   answered with 302 and exactly this Location (http:// and a path at the same host, /…, as well);
+//	https://host/path   answered with 302 and exactly this Location (also http:// and a path at the same host, /…);
 //	                    if the key ends in "/*", a "*" at the end of the value stands for the rest of the URL
 //	text:v1.32.0        answered with 200 and exactly this text
 //
@@ -145,7 +145,8 @@ func (s *Server) rules() *redirects {
 	if old != nil && sameMap(source, old.source) && sameMap(fallback, old.fallback) {
 		return old
 	}
-	made := &redirects{source: source, fallback: fallback, exact: map[string]target{}, late: map[string]target{}, wild: map[string]target{}, leads: map[string]bool{}}
+	made := &redirects{source: source, fallback: fallback, exact: map[string]target{}, late: map[string]target{},
+		wild: map[string]target{}, leads: map[string]bool{}}
 	for key, value := range fallback {
 		from, to, err := parseRedirect(key, value)
 		if err != nil {
@@ -176,7 +177,7 @@ func (s *Server) rules() *redirects {
 	return made
 }
 
-// sameMap tells whether a and b are one map, which is never changed.
+// sameMap reports whether a and b are one map, which is never changed.
 func sameMap(a, b map[string]string) bool {
 	return len(a) == len(b) && reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
 }
@@ -201,7 +202,7 @@ func (rd *redirects) wildcard(a address) (target, bool) {
 	return target{}, false
 }
 
-// landing tells whether the address is the page of a release to which a setting leads. k3s's and RKE2's installers
+// landing reports whether the address is the page of a release to which a setting leads. k3s's and RKE2's installers
 // follow the redirect of a channel only to learn the last element of where it ends; there is no such file, and none is
 // missing.
 func (rd *redirects) landing(a address) bool {

@@ -28,11 +28,15 @@ func TestRedirects(t *testing.T) {
 		"https://github.com/k3s-io/k3s/releases/download/v1/sha.txt": "https://github.com/other/file",
 	}
 	for _, c := range []struct{ host, path, origin, own string }{
-		{"update.k3s.io", "/v1-release/channels/stable", tag, "./../../../github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1"},
-		{"update.k3s.io", "/v1-release/channels/v1.31+test", "/v1-release/here", "./../../../update.k3s.io/v1-release/here"},
-		{"github.com", "/k3s-io/k3s/releases/latest/download/k3s", "https://github.com/k3s-io/k3s/releases/download/v1.31.5+k3s1/k3s",
+		{"update.k3s.io", "/v1-release/channels/stable", tag,
+			"./../../../github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1"},
+		{"update.k3s.io", "/v1-release/channels/v1.31+test", "/v1-release/here",
+			"./../../../update.k3s.io/v1-release/here"},
+		{"github.com", "/k3s-io/k3s/releases/latest/download/k3s",
+			"https://github.com/k3s-io/k3s/releases/download/v1.31.5+k3s1/k3s",
 			"./../../../../../../github.com/k3s-io/k3s/releases/download/v1.31.5+k3s1/k3s"},
-		{"github.com", "/k3s-io/k3s/releases/latest/download/a/b%3Fc?d=e", "https://github.com/k3s-io/k3s/releases/download/v1.31.5+k3s1/a/b%3Fc?d=e", ""},
+		{"github.com", "/k3s-io/k3s/releases/latest/download/a/b%3Fc?d=e",
+			"https://github.com/k3s-io/k3s/releases/download/v1.31.5+k3s1/a/b%3Fc?d=e", ""},
 		{"github.com", "/k3s-io/k3s/releases/latest/", "https://example.test/all", "https://example.test/all"},
 	} {
 		r := f.origin(c.host, c.path)
@@ -51,7 +55,8 @@ func TestRedirects(t *testing.T) {
 	want(t, f.own("/dl.k8s.io/release/stable-1.txt"), 200, "v1.32.0")
 	want(t, f.origin("dl.k8s.io", "/release/stable-1.31.txt"), 200, "v1.31.9")
 	want(t, f.origin("dl.k8s.io", "/release/empty.txt"), 200, "")
-	want(t, f.origin("github.com", "/k3s-io/k3s/releases/latest/download/held"), 200, "held") // a file goes before a beginning
+	want(t, f.origin("github.com", "/k3s-io/k3s/releases/latest/download/held"), 200,
+		"held") // a file goes before a beginning
 	want(t, f.origin("files.test", "/text/x/y"), 200, "any")
 	want(t, f.origin("github.com", "/k3s-io/k3s/releases/latest"), 404, "*")
 	if m := f.missed(); len(m) != 1 {
@@ -77,18 +82,21 @@ func TestRedirects(t *testing.T) {
 func TestDefaults(t *testing.T) {
 	f := start(t)
 	f.put(t, "https://dl.k8s.io/release/stable-1.31.txt", "v1.31.9")
-	f.redirects = map[string]string{"https://dl.k8s.io/release/stable.txt": "text:v1.33.1", "https://dl.k8s.io/release/*": "https://example.test/*"}
+	f.redirects = map[string]string{"https://dl.k8s.io/release/stable.txt": "text:v1.33.1",
+		"https://dl.k8s.io/release/*": "https://example.test/*"}
 	f.defaults = map[string]string{}
 	for _, name := range []string{"stable", "stable-1", "stable-1.31"} {
 		f.defaults["https://dl.k8s.io/release/"+name+".txt"] = "text:v1.32.5"
 	}
 	f.defaults["no url"] = "text:left out"
-	for path, text := range map[string]string{"stable-1.txt": "v1.32.5", "stable-1.31.txt": "v1.31.9", "stable.txt": "v1.33.1"} {
+	for path, text := range map[string]string{"stable-1.txt": "v1.32.5", "stable-1.31.txt": "v1.31.9",
+		"stable.txt": "v1.33.1"} {
 		want(t, f.origin("dl.k8s.io", "/release/"+path), 200, text)
 		want(t, f.own("/dl.k8s.io/release/"+path), 200, text)
 	}
 	want(t, f.origin("dl.k8s.io", "/release/stable-1.30.txt"), 302, "*") // the beginning of URLs comes last
-	if _, luck, err := f.Resolve(t.Context(), "https://dl.k8s.io/release/stable-1.txt"); err != nil || luck != "a setting says its content" {
+	if _, luck, err := f.Resolve(t.Context(), "https://dl.k8s.io/release/stable-1.txt"); err != nil ||
+		luck != "a setting says its content" {
 		t.Errorf("%q, %v", luck, err)
 	}
 	f.redirects, f.defaults = nil, map[string]string{"https://dl.k8s.io/release/stable-1.txt": "text:v1.34.0"} // counts at once
@@ -143,7 +151,10 @@ func TestRedirectQueries(t *testing.T) {
 func TestChannels(t *testing.T) {
 	f := start(t)
 	f.redirects = map[string]string{"https://update.k3s.io/v1-release/channels/stable": "https://github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1"}
-	server := httptest.NewServer(http.StripPrefix("/files", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.Serve(w, r, View{Plain: true}) })))
+	server := httptest.NewServer(http.StripPrefix("/files", http.HandlerFunc(func(w http.ResponseWriter,
+		r *http.Request) {
+		f.Serve(w, r, View{Plain: true})
+	})))
 	defer server.Close()
 	defer server.Client().CloseIdleConnections()
 	r, err := server.Client().Get(server.URL + "/files/update.k3s.io/v1-release/channels/stable")
@@ -171,11 +182,16 @@ func TestCheckRedirect(t *testing.T) {
 		}
 	}
 	for _, c := range [][2]string{
-		{"", "text:x"}, {"ftp://a.test/x", "text:x"}, {"https://a.test/../x", "text:x"}, {"https://a.test/x?y/*", "text:x"},
-		{"https://a.test/x", ""}, {"https://a.test/x", "v1.32.0"}, {"https://a.test/x", "ftp://b.test/"}, {"https://a.test/x", "//b.test/x"},
-		{"https://a.test/x", "https://b.test/\r\nSet-Cookie: a=b"}, {"https://a.test/x", "https://b.test/a b"}, {"https://a.test/x", "https://b.test/ü"},
-		{"https://a.test/x", "https://b.test/%zz"}, {"https://a.test/x", "javascript:alert(1)"}, {"https://a.test/x", "https:///x"},
-		{"https://a.test/x", "text:" + strings.Repeat("x", maxText+1)}, {"https://a.test/x", "https://b.test/" + strings.Repeat("x", maxKey)},
+		{"", "text:x"}, {"ftp://a.test/x", "text:x"}, {"https://a.test/../x", "text:x"},
+		{"https://a.test/x?y/*", "text:x"},
+		{"https://a.test/x", ""}, {"https://a.test/x", "v1.32.0"}, {"https://a.test/x", "ftp://b.test/"},
+		{"https://a.test/x", "//b.test/x"},
+		{"https://a.test/x", "https://b.test/\r\nSet-Cookie: a=b"}, {"https://a.test/x", "https://b.test/a b"},
+		{"https://a.test/x", "https://b.test/ü"},
+		{"https://a.test/x", "https://b.test/%zz"}, {"https://a.test/x", "javascript:alert(1)"},
+		{"https://a.test/x", "https:///x"},
+		{"https://a.test/x", "text:" + strings.Repeat("x", maxText+1)},
+		{"https://a.test/x", "https://b.test/" + strings.Repeat("x", maxKey)},
 	} {
 		if err := CheckRedirect(c[0], c[1]); !errors.Is(err, fs.ErrInvalid) {
 			t.Errorf("%q → %q: %v", c[0], clip(c[1]), err)

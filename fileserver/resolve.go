@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"net/url"
 	"strings"
+
+	"casemate/cluster/tree"
 )
 
 // maxHops is how many redirects Resolve follows, as curl's --location does at most 50 and most others about 10.
@@ -52,7 +54,8 @@ func (s *Server) resolve(ctx context.Context, a address) (Info, string, error) {
 		case rp.setting:
 			next, err := s.target(a, rp.to)
 			if err != nil {
-				return Info{}, "", notHeld(asked, a, "files.redirects leads to "+clip(rp.to.url)+", which is not here", fs.ErrNotExist)
+				return Info{}, "", notHeld(asked, a, "files.redirects leads to "+clip(rp.to.url)+", which is not here",
+					fs.ErrNotExist)
 			}
 			a, luck = next, "files.redirects leads to "+next.url()
 		case rp.sumOf != "":
@@ -89,7 +92,8 @@ func (s *Server) resolveOwn(ctx context.Context, path string) (Info, string, err
 	}
 	sh, ok := parseShort(a.elems)
 	if !ok || a.slash {
-		return Info{}, "", fmt.Errorf("path %s: neither an origin nor a short name with a version: %w", clip(path), fs.ErrNotExist)
+		return Info{}, "", fmt.Errorf("path %s: neither an origin nor a short name with a version: %w", clip(path),
+			fs.ErrNotExist)
 	}
 	h, of, kind, err := s.lookupShort(sh)
 	switch {
@@ -117,7 +121,7 @@ func (s *Server) target(a address, to target) (address, error) {
 
 // made describes an answer that is no file.
 func made(url, text string, from held) Info {
-	return Info{URL: url, Digest: digestOf(text), Size: int64(len(text)), Time: from.mod}
+	return Info{URL: url, Digest: tree.Sum([]byte(text), ""), Size: int64(len(text)), Time: from.mod}
 }
 
 // notHeld tells what a chain that began at asked broke off at.

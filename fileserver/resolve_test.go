@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"casemate/cluster/tree"
 )
 
 // An importer's names are those that reads look for, also of a host that becomes an origin in the same batch.
@@ -35,7 +37,8 @@ func TestLinkAndKeyIn(t *testing.T) {
 	}
 	// A short host's long origin must not make a name that nothing finds.
 	long := func(string) (string, bool) { return strings.Repeat("h.", 126) + "test", true }
-	if key, err := KeyIn("https://s.test/"+strings.Repeat(strings.Repeat("x", 199)+"/", 9), long); !errors.Is(err, fs.ErrInvalid) {
+	if key, err := KeyIn("https://s.test/"+strings.Repeat(strings.Repeat("x", 199)+"/", 9), long); !errors.Is(err,
+		fs.ErrInvalid) {
 		t.Errorf("a key of %d bytes: %v", len(key), err)
 	}
 	if err := f.tree.Update(t.Context(), func(b Batch) error { f.Link(b, key, info.Digest); return nil }); err != nil {
@@ -68,32 +71,48 @@ func TestResolve(t *testing.T) {
 		"https://files.test/away":                                  "https://example.test/x",
 		"https://files.test/round":                                 "https://files.test/and",
 		"https://files.test/and":                                   "https://files.test/round",
-		"https://files.test/long":                                  "https://files.test/round?" + strings.Repeat("x", 1100),
+		"https://files.test/long": "https://files.test/round?" +
+			strings.Repeat("x", 1100),
 	}
 	const k3s = "https://github.com/k3s-io/k3s/releases/download/v1.31.5+k3s1/k3s"
 	for _, c := range []struct{ asked, url, content, luck string }{
 		{release + "amd64/kubeadm", release + "amd64/kubeadm", "kubeadm amd64", ""},
-		{"http://DL.k8s.io:80/release//v1.32.0/bin/linux/amd64/kubeadm", release + "amd64/kubeadm", "kubeadm amd64", ""},
+		{"http://DL.k8s.io:80/release//v1.32.0/bin/linux/amd64/kubeadm", release + "amd64/kubeadm", "kubeadm amd64",
+			""},
 		{"https://alias.test/f?x=1", "https://files.test/f?x=1", "query", ""},
 		{"https://files.test/f?x=2", "https://files.test/f", "no query", "answered with https://files.test/f"},
-		{release + "amd64/kubeadm.sha256", release + "amd64/kubeadm.sha256", strings.TrimPrefix(digestOf("kubeadm amd64"), "sha256:"), "made from " + release + "amd64/kubeadm"},
-		{k3s + ".sha256sum", k3s + ".sha256sum", strings.TrimPrefix(digestOf("k3s"), "sha256:") + "  k3s\n", "made from " + k3s},
-		{"https://dl.k8s.io/release/stable-1.txt", "https://dl.k8s.io/release/stable-1.txt", "v1.32.0", "a setting says its content"},
+		{release + "amd64/kubeadm.sha256", release + "amd64/kubeadm.sha256",
+			strings.TrimPrefix(tree.Sum([]byte("kubeadm amd64"), ""), "sha256:"),
+			"made from " + release + "amd64/kubeadm"},
+		{k3s + ".sha256sum", k3s + ".sha256sum", strings.TrimPrefix(tree.Sum([]byte("k3s"), ""), "sha256:") +
+			"  k3s\n", "made from " + k3s},
+		{"https://dl.k8s.io/release/stable-1.txt", "https://dl.k8s.io/release/stable-1.txt", "v1.32.0",
+			"a setting says its content"},
 		{"https://github.com/k3s-io/k3s/releases/latest/download/k3s", k3s, "k3s", "files.redirects leads to " + k3s},
-		{"https://update.k3s.io/v1-release/channels/stable", "https://update.k3s.io/v1-release/channels/stable", "v1.31.5+k3s1\n", "the page of a release to which files.redirects leads"},
-		{"https://files.test/here", "https://files.test/f", "no query", "files.redirects leads to https://files.test/f"},
-		{"https://files.test/alias", "https://files.test/f", "no query", "files.redirects leads to https://files.test/f"},
-		{"https://files.test/page/", "https://files.test/page/index.html", "<html>", "answered with https://files.test/page/index.html"},
-		{"https://files.test/page", "https://files.test/page/index.html", "<html>", "redirected to https://files.test/page/"},
+		{"https://update.k3s.io/v1-release/channels/stable", "https://update.k3s.io/v1-release/channels/stable",
+			"v1.31.5+k3s1\n", "the page of a release to which files.redirects leads"},
+		{"https://files.test/here", "https://files.test/f", "no query",
+			"files.redirects leads to https://files.test/f"},
+		{"https://files.test/alias", "https://files.test/f", "no query",
+			"files.redirects leads to https://files.test/f"},
+		{"https://files.test/page/", "https://files.test/page/index.html", "<html>",
+			"answered with https://files.test/page/index.html"},
+		{"https://files.test/page", "https://files.test/page/index.html", "<html>",
+			"redirected to https://files.test/page/"},
 		// The server's own name.
 		{"/dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm", release + "amd64/kubeadm", "kubeadm amd64", ""},
-		{"/kubernetes/v1.32.0/arm64/kubeadm", release + "arm64/kubeadm", "kubeadm arm64", "answered with " + release + "arm64/kubeadm"},
-		{"/kubernetes/v1.32.0/kubelet", release + "amd64/kubelet", "kubelet", "answered with " + release + "amd64/kubelet"},
-		{"/kubernetes/v1.32.0/kubelet.sha256", "/kubernetes/v1.32.0/kubelet.sha256", strings.TrimPrefix(digestOf("kubelet"), "sha256:"), "made from " + release + "amd64/kubelet"},
+		{"/kubernetes/v1.32.0/arm64/kubeadm", release + "arm64/kubeadm", "kubeadm arm64",
+			"answered with " + release + "arm64/kubeadm"},
+		{"/kubernetes/v1.32.0/kubelet", release + "amd64/kubelet", "kubelet",
+			"answered with " + release + "amd64/kubelet"},
+		{"/kubernetes/v1.32.0/kubelet.sha256", "/kubernetes/v1.32.0/kubelet.sha256",
+			strings.TrimPrefix(tree.Sum([]byte("kubelet"), ""), "sha256:"), "made from " + release + "amd64/kubelet"},
 	} {
 		info, luck, err := f.Resolve(t.Context(), c.asked)
-		if err != nil || info.URL != c.url || info.Digest != digestOf(c.content) || info.Size != int64(len(c.content)) || luck != c.luck {
-			t.Errorf("%s: %+v, luck %q, %v; want %s with %q, luck %q", c.asked, info, luck, err, c.url, c.content, c.luck)
+		if err != nil || info.URL != c.url || info.Digest != tree.Sum([]byte(c.content), "") ||
+			info.Size != int64(len(c.content)) || luck != c.luck {
+			t.Errorf("%s: %+v, luck %q, %v; want %s with %q, luck %q", c.asked, info, luck, err, c.url, c.content,
+				c.luck)
 		}
 		if got := f.curl(t, c.asked); got != c.content {
 			t.Errorf("%s: a client gets %q, Resolve says %q", c.asked, got, c.content)
@@ -118,7 +137,8 @@ func TestResolve(t *testing.T) {
 			t.Errorf("%s: %v, want a miss that says %s", asked, err, says)
 		}
 	}
-	for _, asked := range []string{"", "ftp://files.test/f", "https://u:p@files.test/f", "https://files.test/../f", "/../f", "/a%00"} {
+	for _, asked := range []string{"", "ftp://files.test/f", "https://u:p@files.test/f", "https://files.test/../f",
+		"/../f", "/a%00"} {
 		if _, _, err := f.Resolve(t.Context(), asked); !errors.Is(err, fs.ErrInvalid) {
 			t.Errorf("%q: %v, want fs.ErrInvalid", asked, err)
 		}
@@ -161,13 +181,15 @@ func (f *fixture) curl(t *testing.T, asked string) string {
 // Nothing that is asked makes Resolve do what a client would not see: no panic, no error without a reason, and what it
 // finds is there.
 func FuzzResolve(f *testing.F) {
-	for _, s := range []string{"https://dl.k8s.io/a", "/kubernetes/v1.32.0/kubeadm", "/dl.k8s.io/a.sha256", "https://files.test/r/x?y", "//", "/%2e"} {
+	for _, s := range []string{"https://dl.k8s.io/a", "/kubernetes/v1.32.0/kubeadm", "/dl.k8s.io/a.sha256",
+		"https://files.test/r/x?y", "//", "/%2e"} {
 		f.Add(s)
 	}
 	x := start(f)
 	x.put(f, "https://dl.k8s.io/a", "a")
 	x.put(f, "https://dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm", "kubeadm")
-	x.redirects = map[string]string{"https://files.test/r/*": "https://dl.k8s.io/*", "https://files.test/loop/*": "/loop/*"}
+	x.redirects = map[string]string{"https://files.test/r/*": "https://dl.k8s.io/*",
+		"https://files.test/loop/*": "/loop/*"}
 	f.Fuzz(func(t *testing.T, asked string) {
 		info, _, err := x.Resolve(t.Context(), asked)
 		switch {

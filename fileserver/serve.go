@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"casemate/cluster/byterange"
 )
 
 // View is the way in which a request names files.
@@ -37,7 +39,8 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, v View) {
 	switch {
 	case v.Origin != "" && !read:
 		w.Header().Set("Allow", "GET, HEAD")
-		answer(w, http.StatusMethodNotAllowed, "files at "+v.Origin+" are read-only here; they are put under the bastion's own name.")
+		answer(w, http.StatusMethodNotAllowed,
+			"files at "+v.Origin+" are read-only here: put them under the bastion's own name.")
 		return
 	case !read && !write:
 		w.Header().Set("Allow", "GET, HEAD, PUT, DELETE")
@@ -47,7 +50,8 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, v View) {
 		answer(w, http.StatusForbidden, "files are not written over plain http; use https.")
 		return
 	case v.Plain && r.Header.Get("Authorization") != "":
-		answer(w, http.StatusForbidden, "credentials are not taken over plain http: use https, or read without them, and change the password that was just sent in the clear.")
+		answer(w, http.StatusForbidden, "credentials are not taken over plain http: use https, or read without them, "+
+			"and change the password that was just sent in the clear.")
 		return
 	}
 	a, err := parsePath(r.URL.EscapedPath(), r.URL.RawQuery)
@@ -220,7 +224,7 @@ func (s *Server) stat(key string) (held, error) {
 	return h, nil
 }
 
-// Stat tells of the file at a URL, in whatever spelling, as a GET at its origin would find it: the query first, then
+// Stat describes the file at a URL, in whatever spelling, as a GET at its origin would find it: the query first, then
 // the path alone. Neither settings nor synthesised checksums count. fs.ErrNotExist: it is not kept here. fs.ErrInvalid:
 // it is no such URL.
 func (s *Server) Stat(rawURL string) (Info, error) {
@@ -236,8 +240,8 @@ func (s *Server) Stat(rawURL string) (Info, error) {
 	return h.info(), nil
 }
 
-// leadsToSlash tells whether the address with a slash at its end would be answered. A plain miss costs one look at the
-// tree here.
+// leadsToSlash reports whether the address with a slash at its end would be answered. A plain miss costs one look at
+// the tree here.
 func (s *Server) leadsToSlash(a address, own bool) bool {
 	if !s.isDir(a.dir()) {
 		return false
@@ -298,7 +302,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h held) {
 		w.Header().Set("Content-Security-Policy", "sandbox")
 	}
 	w.Header().Set("ETag", `"`+h.digest+`"`)
-	http.ServeContent(w, BoundRanges(r, h.size), "", h.mod, content)
+	http.ServeContent(w, byterange.Bound(r, h.size), "", h.mod, content)
 }
 
 // open opens the bytes of a file. If they were collected since h was looked up, because the file was replaced just now,
@@ -371,7 +375,8 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, fs.ErrInvalid), errors.Is(err, io.ErrUnexpectedEOF):
 		code, text = http.StatusBadRequest, err.Error()+"."
 	case errors.Is(err, syscall.ENOSPC):
-		code, text = http.StatusInsufficientStorage, "the bastion's disk is full: remove content and run `casemate gc --now`."
+		code = http.StatusInsufficientStorage
+		text = "the bastion's disk is full: remove content and run `casemate gc --now`."
 	case errors.Is(err, fs.ErrPermission):
 		code, text = http.StatusForbidden, err.Error()+"."
 	case errors.Is(err, fs.ErrNotExist):
@@ -380,7 +385,8 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		code = http.StatusServiceUnavailable
 		text = "its bytes on this bastion are damaged or lost: import or put it again (" + err.Error() + ")."
 	case errors.Is(err, syscall.EINPROGRESS):
-		code, text = http.StatusServiceUnavailable, "it is not known whether this was done: send the same request again, which does no harm."
+		code = http.StatusServiceUnavailable
+		text = "it is not known whether this was done: send the same request again, which does no harm."
 		w.Header().Set("Retry-After", "5")
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		code, text = http.StatusServiceUnavailable, "not possible at this moment, try again."

@@ -2,10 +2,13 @@
 //
 // It promises:
 //
-//   - A file that was put under the URL that people list is found under every spelling of that URL that clients use (see Key).
-//   - What is served is what was put, byte for byte; the ETag is the digest, and nothing is ever compressed, converted or sniffed into HTML.
-//   - A plain socket gets the *os.File of the blob itself (sendfile). Memory depends neither on the size of files nor on the number of slow clients.
-//   - A miss is a quick 404 with one sentence, and Config.Miss hears of it.
+//   - A file that was put under the URL that people list is found under every spelling of that URL that clients use
+//     (see Key).
+//   - What is served is what was put, byte for byte; the ETag is the digest, and nothing is ever compressed, converted
+//     or sniffed into HTML.
+//   - A plain socket gets the *os.File of the blob itself (sendfile). Memory depends neither on the size of files nor
+//     on the number of slow clients.
+//   - A miss is a quick 404 with one sentence, and Config.Miss is called.
 package fileserver
 
 import (
@@ -17,31 +20,15 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"casemate/cluster/tree"
 )
 
-// Batch is the part of a tree's batch that the tree hands out; an alias of the literal interface, so that a tree
-// satisfies Tree unadapted.
-type Batch = interface {
-	Put(name string, data []byte)
-	Link(name, digest string, holds ...string)
-	LinkWeak(name, digest string)
-	Remove(name string)
-	Expect(name string, version uint64)
-}
+// Batch collects edits that appear at one log entry.
+type Batch = tree.Batch
 
-// namer is what a BlobWriter may implement besides: Commit and an Update at one entry of the log.
-type namer interface {
-	CommitNamed(ctx context.Context, digest string, names func(Batch, string) error) (string, error)
-}
-
-// BlobWriter is a scratch file that becomes a blob; an alias for the same reason as Batch.
-type BlobWriter = interface {
-	io.Writer
-	Size() int64
-	Commit(ctx context.Context, digest string) (string, error)
-	Close() error
-	Cancel() error
-}
+// BlobWriter is a node-local scratch file that becomes a blob.
+type BlobWriter = tree.BlobWriter
 
 // Tree is what the file server needs of its own subtree. Nobody else writes in it except with names made by Server.Key.
 //
@@ -49,7 +36,7 @@ type BlobWriter = interface {
 // Errors, to be tested with errors.Is: fs.ErrNotExist, fs.ErrExist (an Expect does not hold), syscall.EBADMSG (wrong
 // digest), syscall.ENOSPC (the disk's reserve is reached), syscall.EAGAIN (no majority now, try again).
 type Tree interface {
-	// Stat tells of a file or directory, from memory.
+	// Stat describes a file or directory, from memory.
 	fs.StatFS
 	// Walk yields the files below dir, component by component, beginning behind after (which need not exist), from one
 	// consistent state.
@@ -82,13 +69,13 @@ type Config struct {
 	Defaults func() map[string]string
 	// AliasArch is the setting files.alias_arch ("amd64"); nil or "": none.
 	AliasArch func() string
-	// Authenticate tells whether this is a user who may write. syscall.EAGAIN and a context's errors are answered with
-	// 503, every other error with 401. nil: nobody may.
+	// Authenticate reports whether this is a user who may write. syscall.EAGAIN and a context's errors are answered
+	// with 503, every other error with 401. nil: nobody may.
 	Authenticate func(ctx context.Context, user, password string) error
-	// Miss hears of every request that was answered with 404: kind is "file", name the URL that would have to be put
-	// (or the path of an alias for which no single URL can be named), detail why, or "". nil: nobody listens.
+	// Miss is called for every request that was answered with 404: kind is "file", name the URL that would have to be
+	// put (or the path of an alias for which no single URL can be named), detail why, or "". nil: nothing is called.
 	Miss func(r *http.Request, kind, name, detail string)
-	// Luck hears when an alias that names no architecture was answered; served is the URL. nil: nobody listens.
+	// Luck is called when an alias that names no architecture was answered; served is the URL. nil: nothing is called.
 	Luck func(r *http.Request, asked, served string)
 	// Log gets a line for each change of content and for each answer that broke off. nil: slog.Default().
 	Log *slog.Logger
@@ -130,7 +117,7 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg, sums: sums{busy: map[string]chan struct{}{}, known: map[string]string{}}}
 }
 
-// Info tells of one file.
+// Info describes one file.
 type Info struct {
 	URL    string    `json:"url"`    // "https://host/path?query" in its canonical spelling
 	Digest string    `json:"digest"` // "sha256:…"
@@ -151,12 +138,9 @@ func (h held) info() Info { return Info{URL: URL(h.key), Digest: h.digest, Size:
 
 // holding reads what the tree says of a file; ok is false for what is no file of ours.
 func holding(key string, fi fs.FileInfo) (h held, ok bool) {
-	linked, is := fi.(interface {
-		Digest() string
-		Version() uint64
-	})
-	if fi.IsDir() || !is || linked.Digest() == "" {
+	digest := tree.DigestOf(fi)
+	if digest == "" {
 		return held{}, false
 	}
-	return held{key: key, digest: linked.Digest(), size: fi.Size(), mod: fi.ModTime(), version: linked.Version()}, true
+	return held{key: key, digest: digest, size: fi.Size(), mod: fi.ModTime(), version: tree.VersionOf(fi)}, true
 }

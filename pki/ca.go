@@ -27,6 +27,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"casemate/cluster/tree"
 )
 
 // Config is what a CA needs. Tree, Sealer, Dir and Domain must be set.
@@ -174,7 +176,7 @@ func (c *CA) maintain(ctx context.Context) error {
 // current returns the newest state of the CA in the tree. It reads the tree only if something changed.
 func (c *CA) current() (*snapshot, error) {
 	if info, err := c.cfg.Tree.Stat(stateName); err == nil {
-		if s := c.snap.Load(); s != nil && s.version == versionOf(info) {
+		if s := c.snap.Load(); s != nil && s.version == tree.VersionOf(info) {
 			return s, nil
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"math/big"
 	"slices"
 	"time"
+
+	"casemate/cluster/tree"
 )
 
 const (
@@ -285,7 +287,7 @@ func (c *CA) readIssued(serial string) (record, error) {
 	}
 	// If the record changed between the two reads, the older version only makes a condition fail that would have to be
 	// tried again anyway.
-	r.version = versionOf(info)
+	r.version = tree.VersionOf(info)
 	return r, nil
 }
 

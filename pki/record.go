@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+
+	"casemate/cluster/tree"
 )
 
 // Where things stand in the pki subtree:
@@ -38,14 +40,8 @@ const (
 	maxChunks = 100
 )
 
-// Batch is what edits are collected in, rooted at the pki subtree; cluster/treetest documents the contract.
-type Batch = interface {
-	Put(name string, data []byte)
-	Link(name, digest string, holds ...string)
-	LinkWeak(name, digest string)
-	Remove(name string)
-	Expect(name string, version uint64)
-}
+// Batch is what edits are collected in, rooted at the pki subtree.
+type Batch = tree.Batch
 
 // Tree is what the CA needs of the replicated tree: local reads, one conditional write, and word of changes. Names are
 // relative to the CA's own subtree. fs.FileInfo of Stat and ReadDir has a method Version() uint64. Update commits all
@@ -85,13 +81,6 @@ type state struct {
 	Issuer   string   `json:"issuer"`
 }
 
-func versionOf(info fs.FileInfo) uint64 {
-	if v, ok := info.(interface{ Version() uint64 }); ok {
-		return v.Version()
-	}
-	return 0
-}
-
 // readState returns the state and its version. fs.ErrNotExist: there is no CA in this tree.
 func readState(t Tree) (state, uint64, error) {
 	var s state
@@ -109,13 +98,13 @@ func readState(t Tree) (state, uint64, error) {
 		if err != nil {
 			return s, 0, err
 		}
-		if versionOf(info) != versionOf(again) {
+		if tree.VersionOf(info) != tree.VersionOf(again) {
 			continue
 		}
 		if err := json.Unmarshal(data, &s); err != nil {
 			return s, 0, fmt.Errorf("record pki/%s is damaged: %w", stateName, err)
 		}
-		return s, versionOf(info), nil
+		return s, tree.VersionOf(info), nil
 	}
 }
 

@@ -20,14 +20,14 @@ func (rt route) writes(method string) bool {
 	return false
 }
 
-// admit decides whether a request may go on, by its view and what it brings; a refusal has its challenge set.
+// authorize decides whether a request may continue, by its view and its credentials. A refusal has its challenge set.
 //
-// Clients choose how to authenticate from the answer to GET /v2/. Own names challenge there, or skopeo and docker would
-// never send credentials and any docker login would succeed; reads without any token are answered all the same. On the
-// names of origins nothing is ever asked for, and over plain http nothing that must not be overheard is taken. A password
-// that somebody sends to an origin's GET /v2/ all the same is a login, which fails if it is wrong; elsewhere at an
-// origin credentials are not looked at, since they may be the real origin's.
-func (r *Registry) admit(w http.ResponseWriter, req *http.Request, rt route) *apiError {
+// Clients choose how to authenticate from the answer to GET /v2/. Own names challenge there: otherwise skopeo and
+// docker would never send credentials, and any docker login would succeed. Reads without a token are answered all the
+// same. Origins' names never ask for credentials, and plain HTTP takes nothing that must not be overheard. A password
+// that a client sends to an origin's GET /v2/ nevertheless is a login, which fails if it is wrong. Elsewhere at an origin
+// credentials are ignored, since they may be the real origin's.
+func (r *Registry) authorize(w http.ResponseWriter, req *http.Request, rt route) *apiError {
 	header := req.Header.Get("Authorization")
 	write := rt.writes(req.Method)
 	if rt.view.Plain {

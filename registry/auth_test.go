@@ -31,7 +31,8 @@ func (s *pusher) token(scope string, headers ...string) string {
 		ExpiresIn   int    `json:"expires_in"`
 		IssuedAt    string `json:"issued_at"`
 	}
-	if err := json.NewDecoder(res.Body).Decode(&t); err != nil || res.StatusCode != 200 || t.Token == "" || t.Token != t.AccessToken || t.ExpiresIn < 60 {
+	if err := json.NewDecoder(res.Body).Decode(&t); err != nil || res.StatusCode != 200 || t.Token == "" ||
+		t.Token != t.AccessToken || t.ExpiresIn < 60 {
 		s.tb.Fatalf("token: %d %v %+v", res.StatusCode, err, t)
 	}
 	if _, err := time.Parse(time.RFC3339, t.IssuedAt); err != nil {
@@ -137,7 +138,8 @@ func TestAdmit(t *testing.T) {
 			headers = []string{"Authorization", c.header}
 		}
 		res := s.ask(c.view, c.method, c.target, headers...)
-		name := fmt.Sprintf("%s %s on %s (plain %v, anonymous %v) with %.20q", c.method, c.target, c.view.Host, c.view.Plain, c.anonymous, c.header)
+		name := fmt.Sprintf("%s %s on %s (plain %v, anonymous %v) with %.20q", c.method, c.target, c.view.Host,
+			c.view.Plain, c.anonymous, c.header)
 		if res.StatusCode != c.status {
 			t.Errorf("%s: %d, want %d", name, res.StatusCode, c.status)
 		}
@@ -183,7 +185,8 @@ func TestTokenForms(t *testing.T) {
 		return rec.Result()
 	}
 	scope := "repository:team/app:pull,push"
-	res := post(url.Values{"grant_type": {"password"}, "username": {"ann"}, "password": {"secret"}, "scope": {scope}, "service": {"x"}, "client_id": {"containerd-client"}})
+	res := post(url.Values{"grant_type": {"password"}, "username": {"ann"}, "password": {"secret"}, "scope": {scope},
+		"service": {"x"}, "client_id": {"containerd-client"}})
 	var tok struct {
 		AccessToken  string `json:"access_token"`
 		RefreshToken string `json:"refresh_token"`
@@ -253,12 +256,14 @@ func TestTokenLife(t *testing.T) {
 
 func TestToken(t *testing.T) {
 	key, now := []byte("the cluster's key"), time.Unix(2e9, 0)
-	c := claims{Issuer: "d", Audience: "d", Subject: "ann", Expires: now.Add(time.Minute).Unix(), NotBefore: now.Unix(), Access: []access{{"repository", "a", []string{"push"}}}}
+	c := claims{Issuer: "d", Audience: "d", Subject: "ann", Expires: now.Add(time.Minute).Unix(),
+		NotBefore: now.Unix(), Access: []access{{"repository", "a", []string{"push"}}}}
 	good, err := signToken(key, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := readToken(key, good, "d", now); err != nil || got.Subject != "ann" || !got.may("a", "push") || got.may("b", "push") || got.may("a", "pull") {
+	if got, err := readToken(key, good, "d", now); err != nil || got.Subject != "ann" || !got.may("a", "push") ||
+		got.may("b", "push") || got.may("a", "pull") {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	parts := strings.Split(good, ".")
@@ -294,11 +299,13 @@ func TestScopes(t *testing.T) {
 		{[]string{"repository:team/app:pull,push"}, "ann", "[{repository team/app [pull push]}]"},
 		{[]string{"repository:team/app:pull,push"}, "", "[{repository team/app [pull]}]"},
 		{[]string{"repository:team/app:push"}, "", "[]"},
-		{[]string{"repository:a:pull repository:b:*", "repository:c:delete,delete"}, "ann", "[{repository a [pull]} {repository b [*]} {repository c [delete]}]"},
+		{[]string{"repository:a:pull repository:b:*", "repository:c:delete,delete"}, "ann",
+			"[{repository a [pull]} {repository b [*]} {repository c [delete]}]"},
 		{[]string{"repository(plugin):a:pull"}, "", "[{repository a [pull]}]"},
 		{[]string{"repository:host:5000/a:pull"}, "", "[{repository host:5000/a [pull]}]"},
 		{[]string{"registry:catalog:*"}, "", "[{registry catalog [*]}]"},
-		{[]string{"", ":", "::", "repository", "repository:a", "repository:../x:pull", "repository:A:pull", "user:a:pull", "repository:a:fly"}, "ann", "[]"},
+		{[]string{"", ":", "::", "repository", "repository:a", "repository:../x:pull", "repository:A:pull",
+			"user:a:pull", "repository:a:fly"}, "ann", "[]"},
 	} {
 		if got := fmt.Sprint(grant(scopes(c.in), c.user, true)); got != c.want {
 			t.Errorf("%q for %q: %s, want %s", c.in, c.user, got, c.want)

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 
+	"casemate/cluster/tree"
+
 	"github.com/opencontainers/go-digest"
 )
 
@@ -68,7 +70,8 @@ func (m *manifests) get(ctx context.Context, d digest.Digest, size int64) (*stor
 	}
 	m.mu.Unlock()
 	if size > maxManifest {
-		return nil, fmt.Errorf("manifest %s has %d bytes, at most %d are served as a manifest: %w", d, size, maxManifest, fs.ErrInvalid)
+		return nil, fmt.Errorf("manifest %s has %d bytes, at most %d are served as a manifest: %w", d, size,
+			maxManifest, fs.ErrInvalid)
 	}
 	leave, err := m.enter(ctx, size)
 	if err != nil {
@@ -113,8 +116,8 @@ func (m *manifests) read(ctx context.Context, d digest.Digest, size int64) ([]by
 	if _, err := io.ReadFull(blob, body); err != nil {
 		return nil, fmt.Errorf("reading manifest %s: %w", d, err)
 	}
-	if !hasDigest(body, d) { // rot on the disk, which nothing but reading shows
-		if t, ok := m.tree.(doubter); ok {
+	if tree.Sum(body, d.String()) != d.String() { // rot on the disk, which nothing but reading shows
+		if t, ok := m.tree.(tree.Doubter); ok {
 			t.DoubtBlob(ctx, d.String())
 		}
 		return nil, fmt.Errorf("manifest %s: the bytes on the disk are other ones: %w", d, syscall.EIO)

@@ -101,7 +101,8 @@ func TestRealClient(t *testing.T) {
 		if err := remote.WriteIndex(s.ref(repo+":multi"), index, s.as...); err != nil {
 			t.Fatal(err)
 		}
-		signature := mutate.Subject(mutate.MediaType(img, types.OCIManifestSchema1), v1.Descriptor{MediaType: types.OCIManifestSchema1, Digest: want, Size: 1}).(v1.Image)
+		signature := mutate.Subject(mutate.MediaType(img, types.OCIManifestSchema1),
+			v1.Descriptor{MediaType: types.OCIManifestSchema1, Digest: want, Size: 1}).(v1.Image)
 		if err := remote.Write(s.ref(repo+":sig"), signature, s.as...); err != nil {
 			t.Fatal(err)
 		}
@@ -250,14 +251,16 @@ func TestFullDisk(t *testing.T) {
 		for _, a := range asks {
 			res := s.expect(507, a.method, a.target, a.body)
 			b, _ := io.ReadAll(res.Body)
-			if !strings.Contains(string(b), "UNAVAILABLE") || !strings.Contains(string(b), "casemate gc") || strings.Count(string(b), `"errors"`) != 1 {
+			if !strings.Contains(string(b), "UNAVAILABLE") || !strings.Contains(string(b), "casemate gc") ||
+				strings.Count(string(b), `"errors"`) != 1 {
 				t.Errorf("%s %s: %s", a.method, a.target, b)
 			}
 		}
 		s.want(s.own, "/v2/team/app/manifests/v1", d)
 	}
 	broken.create, broken.write = nil, errors.New("the disk is on fire at /secret/path")
-	for _, a := range [][2]string{{"POST", "/v2/team/app/blobs/uploads/?digest=" + blob}, {"PATCH", loc}, {"PUT", loc + "&digest=" + blob}} {
+	for _, a := range [][2]string{{"POST", "/v2/team/app/blobs/uploads/?digest=" + blob}, {"PATCH", loc},
+		{"PUT", loc + "&digest=" + blob}} {
 		res := s.expect(500, a[0], a[1], "x")
 		if b, _ := io.ReadAll(res.Body); strings.Contains(string(b), "secret") {
 			t.Errorf("%s tells the inside: %s", a[0], b)

@@ -30,13 +30,16 @@ var conformance = flag.Bool("conformance", os.Getenv("CASEMATE_CONFORMANCE") != 
 var everything = []string{
 	"OCI_VERSION=1.1",
 	"OCI_API_PING=true", "OCI_API_PULL=true", "OCI_API_PUSH=true", "OCI_API_REFERRER=true",
-	"OCI_API_BLOBS_ATOMIC=true", "OCI_API_BLOBS_DELETE=true", "OCI_API_BLOBS_DIGEST_HEADER=true", "OCI_API_BLOBS_MOUNT_ANONYMOUS=true",
+	"OCI_API_BLOBS_ATOMIC=true", "OCI_API_BLOBS_DELETE=true", "OCI_API_BLOBS_DIGEST_HEADER=true",
+	"OCI_API_BLOBS_MOUNT_ANONYMOUS=true",
 	"OCI_API_BLOBS_UPLOAD_CANCEL=true", "OCI_API_MANIFESTS_ATOMIC=true", "OCI_API_MANIFESTS_DELETE=true",
 	"OCI_API_MANIFESTS_DIGEST_HEADER=true", "OCI_API_MANIFESTS_TAG_PARAM=true",
 	"OCI_API_TAGS_ATOMIC=true", "OCI_API_TAGS_DELETE=true", "OCI_API_TAGS_LIST=true",
 	"OCI_DATA_IMAGE=true", "OCI_DATA_INDEX=true", "OCI_DATA_INDEX_LIST=true", "OCI_DATA_ARTIFACT=true",
-	"OCI_DATA_SUBJECT=true", "OCI_DATA_SUBJECT_MISSING=true", "OCI_DATA_ARTIFACT_LIST=true", "OCI_DATA_SUBJECT_LIST=true",
-	"OCI_DATA_DATA_FIELD=true", "OCI_DATA_NONDISTRIBUTABLE=true", "OCI_DATA_CUSTOM_FIELDS=true", "OCI_DATA_NO_LAYERS=true",
+	"OCI_DATA_SUBJECT=true", "OCI_DATA_SUBJECT_MISSING=true", "OCI_DATA_ARTIFACT_LIST=true",
+	"OCI_DATA_SUBJECT_LIST=true",
+	"OCI_DATA_DATA_FIELD=true", "OCI_DATA_NONDISTRIBUTABLE=true", "OCI_DATA_CUSTOM_FIELDS=true",
+	"OCI_DATA_NO_LAYERS=true",
 	"OCI_DATA_EMPTY_BLOB=true", "OCI_DATA_SHA512=true",
 }
 
@@ -96,7 +99,8 @@ func TestConformance(t *testing.T) {
 			}
 			t.Cleanup(srv.Close)
 			runSuite(t, suite, append(env,
-				"OCI_REGISTRY="+srv.Listener.Addr().String(), "OCI_TLS="+tls, "OCI_REPO1="+c.repo1, "OCI_REPO2="+c.repo2,
+				"OCI_REGISTRY="+srv.Listener.Addr().String(), "OCI_TLS="+tls, "OCI_REPO1="+c.repo1,
+				"OCI_REPO2="+c.repo2,
 				"OCI_USERNAME=ann", "OCI_PASSWORD=secret"))
 		})
 	}
@@ -123,7 +127,8 @@ func runSuite(t *testing.T, suite string, env []string) {
 	if err := xml.Unmarshal(data, &report); err != nil {
 		t.Fatal(err)
 	}
-	count := fmt.Sprintf("%d cases, %d failed, %d errors, %d skipped, %d disabled", report.Tests, report.Failures, report.Errors, report.Skipped, report.Disabled)
+	count := fmt.Sprintf("%d cases, %d failed, %d errors, %d skipped, %d disabled", report.Tests, report.Failures,
+		report.Errors, report.Skipped, report.Disabled)
 	t.Log(count)
 	if report.Tests < 800 || report.Failures+report.Errors+report.Skipped+report.Disabled != 0 || err != nil {
 		if keep := os.Getenv("CASEMATE_CONFORMANCE_RESULTS"); keep != "" {

@@ -149,7 +149,8 @@ func TestReferrersCostWhatTheySay(t *testing.T) {
 			t.Errorf("%s: %q in %d pages of up to %d bytes", c.query, got, pages, largest)
 		}
 		if walked > 4*many || looked > 8*many || bytes > c.bytes || c.bytes > 0 && bytes < 2*maxSummary {
-			t.Errorf("%s: %d names walked, %d looked up, %d bytes read, want about %d", c.query, walked, looked, bytes, c.bytes)
+			t.Errorf("%s: %d names walked, %d looked up, %d bytes read, want about %d", c.query, walked, looked,
+				bytes, c.bytes)
 		}
 	}
 	// All annotations of those that the bound lets through; of the others those that are small.
@@ -263,8 +264,10 @@ func TestSummariesFit(t *testing.T) {
 				if len(data) == 0 || len(data) > maxSummary {
 					t.Fatalf("%d annotations, %d parts: a record of %d bytes", len(annotations), parts, len(data))
 				}
-				if len(s.Parts) != parts || len(plainJSON(s.Annotations)) > maxAnnotations || len(s.ArtifactType) > maxMediaType {
-					t.Errorf("%d parts of %d, %d bytes of annotations", len(s.Parts), parts, len(plainJSON(s.Annotations)))
+				if len(s.Parts) != parts || len(plainJSON(s.Annotations)) > maxAnnotations ||
+					len(s.ArtifactType) > maxMediaType {
+					t.Errorf("%d parts of %d, %d bytes of annotations", len(s.Parts), parts,
+						len(plainJSON(s.Annotations)))
 				}
 				if annotations["b"] == "c" && (len(s.Annotations) != 1 || s.Annotations["b"] != "c") {
 					t.Errorf("what is small is left out with what is large: %v", s.Annotations)
@@ -437,7 +440,7 @@ func TestADeepIndexIsBounded(t *testing.T) {
 	}
 }
 
-// TestAPushReadsFewWhoWait: what waits for a manifest does not make pushing it dear.
+// TestAPushReadsFewWhoWait: what awaits a manifest does not make pushing it dear.
 func TestAPushReadsFewWhoWait(t *testing.T) {
 	w := &work{}
 	s := newPusher(t, counting(w))
@@ -451,65 +454,6 @@ func TestAPushReadsFewWhoWait(t *testing.T) {
 	_, _, bytes := w.during(func() { s.put("team/app", "v1", typeOCIManifest, text) })
 	if bytes > maxWarned*1000 {
 		t.Errorf("%d bytes of others' manifests are read for one push", bytes)
-	}
-}
-
-// TestAUserHasAShareOfUploads: nobody's unfinished uploads keep others from pushing.
-func TestAUserHasAShareOfUploads(t *testing.T) {
-	s := newPusher(t)
-	u := s.reg.uploads
-	old := s.expect(202, "PATCH", s.open("team/app"), "hello").Header.Get("Location") // ann's oldest
-	for i := range maxSessions {
-		if err := u.startFor("eve", fmt.Sprint("upload-eve-", i), "x"); err != nil {
-			t.Fatal(i, err)
-		}
-	}
-	if n := len(u.sessions); n != shareOfSessions+1 {
-		t.Fatalf("%d sessions, eve's share is %d", n, shareOfSessions)
-	}
-	loc := s.expect(202, "PATCH", s.open("team/app"), "x").Header.Get("Location")
-	s.expect(201, "PUT", withDigest(loc, digest.FromString("x")), "")
-	got := s.reg.Uploads()
-	if got.Open != shareOfSessions+1 || got.Users[0].User != "eve" || got.Users[0].Open != shareOfSessions ||
-		got.Users[0].Ended != maxSessions-shareOfSessions || got.Users[1].User != "ann" || got.Users[1].Open != 1 ||
-		got.Users[1].Bytes != 5 {
-		t.Errorf("%+v", got)
-	}
-	// Her own oldest one goes for a new one, with its bytes; those that are being written stay.
-	kept := "upload-eve-" + fmt.Sprint(maxSessions-1)
-	writing, err := u.take(kept, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer writing.Cancel()
-	for i := range shareOfSessions {
-		s.open("team/more") // ann's
-		if err := u.startFor("eve", fmt.Sprint("upload-again-", i), "x"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, ok := u.sessions[kept]; !ok {
-		t.Error("an upload that is being written was ended")
-	}
-	s.expect(404, "PUT", withDigest(old, digest.FromString("hello")), "") // ann's first, for her 1025th
-	if n := len(u.sessions); n != 2*shareOfSessions {
-		t.Errorf("%d sessions of two users, want %d", n, 2*shareOfSessions)
-	}
-	// With all of them gone to several users, the one who has the most gives way.
-	for _, user := range []string{"bob", "joe"} {
-		for i := range shareOfSessions {
-			if err := u.startFor(user, fmt.Sprint("upload-", user, i), "x"); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	for i := range 10 {
-		if err := u.startFor("kim", fmt.Sprint("upload-kim", i), "x"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if u.open["kim"] != 10 || len(u.sessions) != maxSessions {
-		t.Errorf("%v", u.open)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"casemate/cluster/tree"
+
 	"github.com/opencontainers/go-digest"
 )
 
@@ -59,8 +61,8 @@ func (r *Registry) ImagesBelow(ctx context.Context, prefix string) iter.Seq2[Ima
 				return
 			}
 			in, tag, revision, ok := r.NameOf(name)
-			l, isLink := fi.(linked)
-			if !ok || !isLink || !strings.HasPrefix(in, prefix) {
+			d := digest.Digest(tree.DigestOf(fi))
+			if !ok || d == "" || !strings.HasPrefix(in, prefix) {
 				continue
 			}
 			if in != repo {
@@ -69,7 +71,7 @@ func (r *Registry) ImagesBelow(ctx context.Context, prefix string) iter.Seq2[Ima
 				}
 				repo, c = in, contents{}
 			}
-			if n := (named{tag, digest.Digest(l.Digest()), fi.Size(), fi.ModTime()}); revision != "" {
+			if n := (named{tag, d, fi.Size(), fi.ModTime()}); revision != "" {
 				c.revisions = append(c.revisions, n)
 			} else {
 				c.tags = append(c.tags, n)
@@ -94,7 +96,7 @@ func (r *Registry) NameOf(treeName string) (repository, tag, digest string, ok b
 	switch {
 	case parts[1] == "tags" && parts[3] == "current" && validTag(parts[2]):
 		return rest[:i], parts[2], "", true
-	case parts[1] == "revisions" && validDigest(parts[2]+":"+parts[3]):
+	case parts[1] == "revisions" && tree.ValidDigest(parts[2]+":"+parts[3]):
 		return rest[:i], "", parts[2] + ":" + parts[3], true
 	}
 	return "", "", "", false
@@ -109,7 +111,7 @@ func (r *Registry) TreeName(repository, tag, dg string) (string, error) {
 	case err != nil:
 	case tag != "" && validTag(tag):
 		return tagPath(repo, tag), nil
-	case tag == "" && validDigest(dg):
+	case tag == "" && tree.ValidDigest(dg):
 		return revisionPath(repo, digest.Digest(dg)), nil
 	default:
 		err = fmt.Errorf("%.200q is no tag and %.200q no digest: %w", tag, dg, fs.ErrInvalid)
@@ -235,7 +237,7 @@ func (r *Registry) imageOf(repo string, n named, m *summary, below func(digest.D
 					img.Platforms = append(img.Platforms, name)
 				}
 				walk(p.Digest, at, depth+1)
-			case at == nil && exists(r.tree, layerPath(repo, p.Digest)):
+			case at == nil && hasLink(r.tree, layerPath(repo, p.Digest)):
 				img.Platforms = append(img.Platforms, name)
 				add(p.Digest)
 			case p.Embedded:
@@ -267,12 +269,11 @@ func (r *Registry) Samples(ctx context.Context, n int) iter.Seq[Image] {
 			look := func(d digest.Digest) *summary {
 				s := r.known(repo, d, needParts)
 				if s == nil {
-					h, ok := r.found(repo, revisionPath(repo, d))
-					if !ok || read+h.size > sampleBytes {
+					h, err := statLink(r.tree, revisionPath(repo, d))
+					if err != nil || read+h.size > sampleBytes {
 						return nil
 					}
 					read += h.size
-					var err error
 					if s, err = r.summaryOf(ctx, d, h.size, true); err != nil {
 						return nil
 					}
@@ -290,13 +291,13 @@ func (r *Registry) Samples(ctx context.Context, n int) iter.Seq[Image] {
 				if tags++; tags > sampleTags {
 					break
 				}
-				l, isLink := fi.(linked)
+				d := digest.Digest(tree.DigestOf(fi))
 				_, tag, _, ok := r.NameOf(name)
-				if !isLink || !ok || tag == "" {
+				if d == "" || !ok || tag == "" {
 					continue
 				}
 				n--
-				at := named{tag, digest.Digest(l.Digest()), fi.Size(), fi.ModTime()}
+				at := named{tag, d, fi.Size(), fi.ModTime()}
 				img := Image{Name: repo, Reference: tag, Digest: at.digest, Lost: true, Stored: at.stored}
 				if s := look(at.digest); s != nil && !r.isLost(ctx, at.digest) {
 					img = r.imageOf(repo, at, s, look)

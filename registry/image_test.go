@@ -5,16 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
-	"casemate/cluster/treetest"
+	"casemate/registry/session"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/sirupsen/logrus"
 )
 
 func TestImages(t *testing.T) {
@@ -27,7 +24,8 @@ func TestImages(t *testing.T) {
 	d3 := s.put("team/app", digest.FromString(loose).String(), typeOCIManifest, loose)
 	index := s.put("team/app", "multi", typeOCIIndex, indexOf(typeOCIIndex, d1, d2, digest.FromString("absent")))
 	config := s.push("docker.io/library/art", "{}")
-	art := s.put("docker.io/library/art", "v1", typeOCIManifest, fmt.Sprintf(`{"schemaVersion":2,"artifactType":"a/b","config":{"digest":"%s","size":2},"layers":[],"subject":{"digest":"%s","size":1}}`, config, d1))
+	art := s.put("docker.io/library/art", "v1", typeOCIManifest,
+		fmt.Sprintf(`{"schemaVersion":2,"artifactType":"a/b","config":{"digest":"%s","size":2},"layers":[],"subject":{"digest":"%s","size":1}}`, config, d1))
 	s.push("team-app/blobs-only", "x")
 
 	var got []string
@@ -38,7 +36,8 @@ func TestImages(t *testing.T) {
 		if i.Stored.IsZero() {
 			t.Errorf("%s:%s has no time", i.Name, i.Reference)
 		}
-		got = append(got, fmt.Sprintf("%s:%s %s %s %s %d %v %v", i.Name, i.Reference, i.Digest.Encoded()[:4], i.MediaType, i.ArtifactType, i.Size, i.Platforms, i.Absent))
+		got = append(got, fmt.Sprintf("%s:%s %s %s %s %d %v %v", i.Name, i.Reference, i.Digest.Encoded()[:4],
+			i.MediaType, i.ArtifactType, i.Size, i.Platforms, i.Absent))
 		if i.Sparse != (len(i.Absent) > 0) {
 			t.Errorf("%s:%s is sparse: %v", i.Name, i.Reference, i.Sparse)
 		}
@@ -50,8 +49,10 @@ func TestImages(t *testing.T) {
 	want := []string{
 		fmt.Sprintf("docker.io/library/art:v1 %s %s a/b %d [] []", art.Encoded()[:4], typeOCIManifest, s.size(art)+2),
 		fmt.Sprintf("team/app:amd64 %s %s  %d [] []", d2.Encoded()[:4], typeOCIManifest, size2),
-		fmt.Sprintf("team/app:multi %s %s  %d [linux/arch0 linux/arch1] [linux/arch2]", index.Encoded()[:4], typeOCIIndex, int64(len(indexText))+size1+size2-2),
-		fmt.Sprintf("team/app: %s %s  %d [] []", d3.Encoded()[:4], typeOCIManifest, int64(len(loose))+int64(len("layer loose"))+2),
+		fmt.Sprintf("team/app:multi %s %s  %d [linux/arch0 linux/arch1] [linux/arch2]", index.Encoded()[:4],
+			typeOCIIndex, int64(len(indexText))+size1+size2-2),
+		fmt.Sprintf("team/app: %s %s  %d [] []", d3.Encoded()[:4], typeOCIManifest,
+			int64(len(loose))+int64(len("layer loose"))+2),
 	}
 	if g, w := strings.Join(got, "\n"), strings.Join(want, "\n"); g != w {
 		t.Errorf("images:\n%s\nwant:\n%s", g, w)
@@ -69,8 +70,10 @@ func TestImages(t *testing.T) {
 	}
 
 	for ref, want := range map[string]error{
-		"team/app": fs.ErrInvalid, "team/app@x": fs.ErrInvalid, ":v1": fs.ErrInvalid, "../x:v1": fs.ErrInvalid, "team/app:": fs.ErrInvalid,
-		"team/app:none": fs.ErrNotExist, "team/none:v1": fs.ErrNotExist, "team/app@" + digest.FromString("none").String(): fs.ErrNotExist,
+		"team/app": fs.ErrInvalid, "team/app@x": fs.ErrInvalid, ":v1": fs.ErrInvalid, "../x:v1": fs.ErrInvalid,
+		"team/app:":     fs.ErrInvalid,
+		"team/app:none": fs.ErrNotExist, "team/none:v1": fs.ErrNotExist,
+		"team/app@" + digest.FromString("none").String(): fs.ErrNotExist,
 		"team/app:amd64": nil, "team/app@" + index.String(): nil,
 	} {
 		if err := s.reg.DeleteImage(context.Background(), ref); !errors.Is(err, want) || want == nil && err != nil {
@@ -95,11 +98,13 @@ func TestPut(t *testing.T) {
 	s := newPusher(t)
 	ctx := context.Background()
 	layer, config := digest.FromString("layer"), digest.FromString("{}")
-	if err := s.reg.PutBlob(ctx, "registry.k8s.io/pause", layer, strings.NewReader("other")); !errors.Is(err, syscall.EBADMSG) {
+	if err := s.reg.PutBlob(ctx, "registry.k8s.io/pause", layer, strings.NewReader("other")); !errors.Is(err,
+		syscall.EBADMSG) {
 		t.Errorf("wrong bytes: %v", err)
 	}
 	text := manifestOf(config, layer)
-	if _, err := s.reg.PutManifest(ctx, "registry.k8s.io/pause", "3.10", "", []byte(text)); err == nil || !strings.Contains(err.Error(), layer.String()) {
+	if _, err := s.reg.PutManifest(ctx, "registry.k8s.io/pause", "3.10", "", []byte(text)); err == nil ||
+		!strings.Contains(err.Error(), layer.String()) {
 		t.Errorf("without its blobs: %v", err)
 	}
 	for d, content := range map[digest.Digest]string{layer: "layer", config: "{}"} {
@@ -140,6 +145,13 @@ func TestErrors(t *testing.T) {
 		{fmt.Errorf("x: %w", syscall.ENOSPC), 507, "UNAVAILABLE", false},
 		{errDenied.with("no"), 403, "DENIED", false},
 		{fmt.Errorf("x: %w", errRangeInvalid), 416, "BLOB_UPLOAD_INVALID", false},
+		{session.ErrBusy, 429, "TOOMANYREQUESTS", true},
+		{session.ErrBody, 400, "SIZE_INVALID", false},
+		{&session.TooManyError{}, 429, "TOOMANYREQUESTS", false},
+		{&session.Refusal{Status: 404, Code: "BLOB_UPLOAD_UNKNOWN", Message: "unknown"}, 404, "BLOB_UPLOAD_UNKNOWN",
+			false},
+		{&session.Refusal{Status: 416, Code: "RANGE_INVALID", Message: "range"}, 416, "BLOB_UPLOAD_INVALID", false},
+		{&session.Refusal{Status: 400}, 400, "BLOB_UPLOAD_INVALID", false},
 		{errors.New("the inside"), 500, "UNKNOWN", false},
 	} {
 		e := asAPI(c.err, errBlobUnknown)
@@ -155,56 +167,9 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// lines is a slog handler that keeps what it is given.
-type lines struct {
-	slog.Handler
-	mu   sync.Mutex
-	list []string
-}
-
-func (l *lines) Enabled(context.Context, slog.Level) bool { return true }
-func (l *lines) Handle(_ context.Context, r slog.Record) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.list = append(l.list, r.Level.String()+" "+r.Message)
-	return nil
-}
-
-// TestForeignLog: distribution's lines arrive in our log, its noise as debugging, and none after Close.
-func TestForeignLog(t *testing.T) {
-	l := &lines{Handler: slog.DiscardHandler}
-	r, err := Open(Config{Tree: treetest.New(t), Log: slog.New(l)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.list = nil
-	logrus.Error("something broke")
-	logrus.Error("response completed with error")
-	logrus.Warn("look")
-	logrus.Info("chat")
-	want := "[ERROR distribution: something broke DEBUG distribution: response completed with error WARN distribution: look DEBUG distribution: chat]"
-	if got := fmt.Sprint(l.list); got != want {
-		t.Errorf("%s, want %s", got, want)
-	}
-	if err := r.Close(); err != nil {
-		t.Fatal(err)
-	}
-	l.list = nil
-	logrus.Error("late")
-	if len(l.list) != 0 {
-		t.Errorf("after Close: %v", l.list)
-	}
-	if err := r.Close(); err != nil {
-		t.Errorf("a second Close: %v", err)
-	}
-}
-
-// TestOpenRefuses: distribution's panics are errors, and a Config without a tree is one too.
+// TestOpenRefuses: a Config without a tree is an error.
 func TestOpenRefuses(t *testing.T) {
 	if _, err := Open(Config{}); err == nil {
 		t.Error("a registry without a tree")
-	}
-	if _, _, err := embed(nil, []byte("x"), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "distribution") {
-		t.Errorf("a driver over nothing: %v", err)
 	}
 }

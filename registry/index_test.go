@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 
+	"casemate/cluster/tree"
+
 	"github.com/opencontainers/go-digest"
 )
 
@@ -166,7 +168,7 @@ func TestIndexHolds(t *testing.T) {
 				}
 				s.want(s.own, "/v2/"+repo+"/"+k.path+"/"+d.String(), d)
 				found, err := s.reg.Resolve(t.Context(), repo, "v1", "")
-				if err != nil || found.Sparse || len(found.Platforms) == 0 || len(found.Lacks) > 0 {
+				if err != nil || found.Sparse || len(found.Platforms) == 0 || len(found.Missing) > 0 {
 					t.Errorf("found %s, %v", found, err)
 				}
 				if list := s.images(repo); len(list) != 1 || list[0].Sparse || list[0].Size < size(s, d)+size(s,
@@ -245,7 +247,7 @@ func TestForeignLayerComesLater(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return strings.Join(f.Lacks, " ")
+		return strings.Join(f.Missing, " ")
 	}
 	if got := lacks(); !strings.Contains(got, layer.String()) || !strings.Contains(got, "https://example.com/x") {
 		t.Errorf("without its layer the image lacks %q", got)
@@ -408,9 +410,9 @@ func TestReach(t *testing.T) {
 	s.expect(202, "DELETE", "/v2/"+repo+"/blobs/"+layer.String(), "")
 	for _, d := range []digest.Digest{arm, index} {
 		f, err := s.reg.Resolve(t.Context(), repo, "", d.String())
-		if err != nil || !slices.Equal(f.Lacks, []string{layer.String()}) || d == index && !slices.Equal(f.Absent,
+		if err != nil || !slices.Equal(f.Missing, []string{layer.String()}) || d == index && !slices.Equal(f.Absent,
 			[]string{"linux/arm64"}) {
-			t.Errorf("without a layer: %s lacks=%v, %v", f, f.Lacks, err)
+			t.Errorf("without a layer: %s lacks=%v, %v", f, f.Missing, err)
 		}
 	}
 }
@@ -465,7 +467,7 @@ func TestWrongSizesAreLogged(t *testing.T) {
 // TestTooManyHeld: what names more than the tree holds by one link is refused as the client's matter; doubles count
 // once.
 func TestTooManyHeld(t *testing.T) {
-	var n needs
+	var n references
 	for i := range maxHolds {
 		n.blobs = append(n.blobs, digest.FromString(fmt.Sprint(i)))
 	}
@@ -491,7 +493,7 @@ func FuzzDecodeManifest(f *testing.F) {
 			return
 		}
 		for _, p := range m.parts() {
-			if !fs.ValidPath(layerPath("a", p.Digest)) || !validDigest(p.Digest.String()) {
+			if !fs.ValidPath(layerPath("a", p.Digest)) || !tree.ValidDigest(p.Digest.String()) {
 				t.Errorf("the digest %q", p.Digest)
 			}
 			p.embedded()

@@ -27,7 +27,7 @@ type Import struct {
 	Data []byte
 	// With reports whether something that the manifest names comes in the same batch, and Manifest whether it comes as
 	// a manifest of this repository, by an Import of its own; nil: nothing does. What With reports and the tree does
-	// not know is absent all the same.
+	// not know is missing all the same.
 	With     func(digest string) bool
 	Manifest func(digest string) bool
 }
@@ -44,18 +44,18 @@ func (r *Registry) Link(b Batch, im Import) error {
 	if err != nil {
 		return fmt.Errorf("image %s: %w", im.name(), err)
 	}
-	needs, absent := r.needs(repo, m, im.With, im.Manifest)
+	refs, missing := r.referencesOf(repo, m, im.With, im.Manifest)
 	if _, err := r.tree.HasBlob(context.Background(), d.String()); err != nil {
-		absent = append([]digest.Digest{d}, absent...)
+		missing = append([]digest.Digest{d}, missing...)
 	}
-	if len(absent) > 0 {
-		return fmt.Errorf("image %s needs what is not here: %s: %w", im.name(), joinAbsent(absent), fs.ErrNotExist)
+	if len(missing) > 0 {
+		return fmt.Errorf("image %s needs what is not here: %s: %w", im.name(), joinDigests(missing), fs.ErrNotExist)
 	}
-	if err := needs.tooMany(); err != nil {
+	if err := refs.tooMany(); err != nil {
 		return fmt.Errorf("image %s: %w: %w", im.name(), err, fs.ErrInvalid)
 	}
-	linkManifest(b, repo, d, im.Tags, m, needs)
-	for _, l := range needs.blobs {
+	linkManifest(b, repo, d, im.Tags, m, refs)
+	for _, l := range refs.blobs {
 		b.LinkWeak(layerPath(repo, l), l.String())
 	}
 	r.warnSizes(repo, d, m)
@@ -68,27 +68,28 @@ func (r *Registry) checkImport(im Import) (repo string, d digest.Digest, m *mani
 		return "", "", nil, err
 	}
 	if len(im.Data) > maxManifest {
-		return "", "", nil, fmt.Errorf("its manifest has %d bytes, at most %d are taken: %w", len(im.Data), maxManifest, fs.ErrInvalid)
+		return "", "", nil, fmt.Errorf("its manifest has %d bytes, at most %d are taken: %w", len(im.Data),
+			maxManifest, fs.ErrInvalid)
 	}
 	if im.Digest != "" {
 		var fail *apiError
 		if d, fail = parseDigest(im.Digest); fail != nil {
-			return "", "", nil, fail.forPeople()
+			return "", "", nil, fail.withoutCode()
 		}
 	}
 	d, m, err = checkManifest(d, im.Tags, im.MediaType, im.Data)
 	var fail *apiError
 	if errors.As(err, &fail) {
-		err = fail.forPeople()
+		err = fail.withoutCode()
 	}
 	return repo, d, m, err
 }
 
-// canonical is the repository of the tree that a name means which no view explains; fs.ErrInvalid if there can be none
-// of that name.
+// canonical returns the repository of the tree for a name that comes without a view; fs.ErrInvalid if no repository
+// can have that name.
 func (r *Registry) canonical(name string) (string, error) {
 	if !validName(name) {
-		return "", fmt.Errorf("its repository is not lower-case path elements of [a-z0-9] separated by ., _, __ or -, at most 255 characters: %w", fs.ErrInvalid)
+		return "", fmt.Errorf("its repository is not %s: %w", repositoryForm, fs.ErrInvalid)
 	}
 	p := place{path: name}
 	if host, rest, ok := hostPart(name); ok {
@@ -96,13 +97,13 @@ func (r *Registry) canonical(name string) (string, error) {
 		p.path = rest
 	}
 	switch {
-	case p.origin != "" && p.exact() == "":
+	case p.origin != "" && p.exactRepository() == "":
 		return "", fmt.Errorf("its host %s has no dot and is no origin here: %w", p.origin, fs.ErrInvalid)
 	case p.origin == "" && strings.Contains(strings.SplitN(name, "/", 2)[0], "."):
 		return "", fmt.Errorf("its repository looks like a host and has no path: %w", fs.ErrInvalid)
 	}
 	if fail := r.bound(p); fail != nil {
-		return "", fail.forPeople()
+		return "", fail.withoutCode()
 	}
 	return p.canonical(), nil
 }
@@ -122,13 +123,13 @@ func (im Import) name() string {
 	return s
 }
 
-func joinAbsent(absent []digest.Digest) string {
+func joinDigests(missing []digest.Digest) string {
 	var list []string
-	for _, d := range absent[:min(len(absent), maxAbsent)] {
+	for _, d := range missing[:min(len(missing), maxMissing)] {
 		list = append(list, d.String())
 	}
 	s := strings.Join(list, ", ")
-	if more := len(absent) - len(list); more > 0 {
+	if more := len(missing) - len(list); more > 0 {
 		s += fmt.Sprintf(" and %d more", more)
 	}
 	return s

@@ -31,7 +31,8 @@ func (s *shelf) stage(what string) staged {
 }
 
 func (i staged) image(repo string, tags ...string) Import {
-	return Import{Repository: repo, Tags: tags, Digest: i.manifest.String(), MediaType: typeOCIManifest, Data: []byte(i.text), With: with(i.layer, i.config)}
+	return Import{Repository: repo, Tags: tags, Digest: i.manifest.String(), MediaType: typeOCIManifest,
+		Data: []byte(i.text), With: with(i.layer, i.config)}
 }
 
 func with(list ...digest.Digest) func(string) bool {
@@ -68,7 +69,8 @@ func TestLink(t *testing.T) {
 	sig.manifest = s.blob(sig.text, "")
 	all := with(amd.manifest, arm.manifest, digest.FromString("absent"))
 	if err := s.link(
-		Import{Repository: "registry.k8s.io/pause", Tags: []string{"3.10", "latest"}, Digest: index.String(), MediaType: typeOCIIndex, Data: []byte(text), With: all},
+		Import{Repository: "registry.k8s.io/pause", Tags: []string{"3.10", "latest"}, Digest: index.String(),
+			MediaType: typeOCIIndex, Data: []byte(text), With: all},
 		amd.image("registry.k8s.io/pause"), arm.image("registry.k8s.io/pause"), sig.image("registry.k8s.io/pause"),
 	); err != nil {
 		t.Fatal(err)
@@ -85,7 +87,8 @@ func TestLink(t *testing.T) {
 		s.want(v, "/v2/pause/blobs/"+i.layer.String(), i.layer)
 		s.want(v, "/v2/pause/blobs/"+i.config.String(), i.config)
 	}
-	if list := body(t, s.ask(v, "GET", "/v2/pause/referrers/"+index.String())); !strings.Contains(list, sig.manifest.String()) {
+	if list := body(t, s.ask(v, "GET", "/v2/pause/referrers/"+index.String())); !strings.Contains(list,
+		sig.manifest.String()) {
 		t.Errorf("the signature is not among the referrers: %s", list)
 	}
 	// The next import brings nothing but a tag: all is in the repository already.
@@ -100,10 +103,13 @@ func TestLink(t *testing.T) {
 // The repository is where a push of that name would go.
 func TestLinkFoldsNames(t *testing.T) {
 	for name, want := range map[string]string{
-		"docker.io/nginx": "docker.io/library/nginx", "index.docker.io/library/nginx": "docker.io/library/nginx", "docker.io:443/a/b": "docker.io/a/b",
-		"registry.k8s.io:443/pause": "registry.k8s.io/pause", "new.example/x": "new.example/x", "new.example:5000/x": "new.example/x",
-		"team/app": "team/app", "pause": "pause",
-		"harbor:5000/x": "", "": "", "Team/App": "", "a//b": "", "../x": "", "new.example": "", "docker.io": "", "[::1]/x": "", "team/app:v1": "",
+		"docker.io/nginx": "docker.io/library/nginx", "index.docker.io/library/nginx": "docker.io/library/nginx",
+		"docker.io:443/a/b":         "docker.io/a/b",
+		"registry.k8s.io:443/pause": "registry.k8s.io/pause", "new.example/x": "new.example/x",
+		"new.example:5000/x": "new.example/x",
+		"team/app":           "team/app", "pause": "pause",
+		"harbor:5000/x": "", "": "", "Team/App": "", "a//b": "", "../x": "", "new.example": "", "docker.io": "",
+		"[::1]/x": "", "team/app:v1": "",
 		strings.Repeat("a/", 127) + "a": strings.Repeat("a/", 127) + "a", strings.Repeat("a/", 128) + "a": "",
 	} {
 		s := newShelf(t)
@@ -135,9 +141,12 @@ func TestLinkRefuses(t *testing.T) {
 		want error
 		says string
 	}{
-		"layer that nobody brings":  {change(func(im *Import) { im.With = with(i.config) }), fs.ErrNotExist, i.layer.String()},
-		"config that nobody brings": {change(func(im *Import) { im.With = with(i.layer) }), fs.ErrNotExist, i.config.String()},
-		"nothing in the batch":      {change(func(im *Import) { im.With = nil }), fs.ErrNotExist, i.config.String() + ", " + i.layer.String()},
+		"layer that nobody brings": {change(func(im *Import) { im.With = with(i.config) }), fs.ErrNotExist,
+			i.layer.String()},
+		"config that nobody brings": {change(func(im *Import) { im.With = with(i.layer) }), fs.ErrNotExist,
+			i.config.String()},
+		"nothing in the batch": {change(func(im *Import) { im.With = nil }), fs.ErrNotExist,
+			i.config.String() + ", " + i.layer.String()},
 		"brought and unknown": {change(func(im *Import) {
 			im.Data = []byte(manifestOf(i.config, digest.FromString("unknown")))
 			im.Digest, im.With = s.blob(string(im.Data), "").String(), func(string) bool { return true }
@@ -146,16 +155,22 @@ func TestLinkRefuses(t *testing.T) {
 			im.Data = []byte(manifestOf(i.config, elsewhere))
 			im.Digest = s.blob(string(im.Data), "").String()
 		}), fs.ErrNotExist, elsewhere.String()},
-		"manifest without bytes": {change(func(im *Import) { im.Data, im.Digest = []byte(i.text+" "), "" }), fs.ErrNotExist, digest.FromString(i.text + " ").String()},
-		"other digest":           {change(func(im *Import) { im.Digest = i.layer.String() }), fs.ErrInvalid, "digest " + i.manifest.String()},
-		"bad digest":             {change(func(im *Import) { im.Digest = "md5:1" }), fs.ErrInvalid, "form"},
-		"bad tag":                {change(func(im *Import) { im.Tags = []string{"v1", "../x"} }), fs.ErrInvalid, "tag"},
-		"other media type":       {change(func(im *Import) { im.MediaType = typeDockerManifest }), fs.ErrInvalid, typeDockerManifest},
-		"no manifest":            {change(func(im *Import) { im.Data, im.Digest = []byte("x"), "" }), fs.ErrInvalid, "JSON"},
-		"too large":              {change(func(im *Import) { im.Data = make([]byte, maxManifest+1) }), fs.ErrInvalid, "4194304"},
+		"manifest without bytes": {change(func(im *Import) { im.Data, im.Digest = []byte(i.text+" "), "" }),
+			fs.ErrNotExist, digest.FromString(i.text + " ").String()},
+		"other digest": {change(func(im *Import) { im.Digest = i.layer.String() }), fs.ErrInvalid,
+			"digest " + i.manifest.String()},
+		"bad digest": {change(func(im *Import) { im.Digest = "md5:1" }), fs.ErrInvalid, "form"},
+		"bad tag":    {change(func(im *Import) { im.Tags = []string{"v1", "../x"} }), fs.ErrInvalid, "tag"},
+		"other media type": {change(func(im *Import) { im.MediaType = typeDockerManifest }), fs.ErrInvalid,
+			typeDockerManifest},
+		"no manifest": {change(func(im *Import) { im.Data, im.Digest = []byte("x"), "" }), fs.ErrInvalid,
+			"JSON"},
+		"too large": {change(func(im *Import) { im.Data = make([]byte, maxManifest+1) }), fs.ErrInvalid,
+			"4194304"},
 	} {
 		err := s.link(c.im)
-		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "team/app") {
+		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) ||
+			!strings.Contains(err.Error(), "team/app") {
 			t.Errorf("%s: %v, want %v that says %s", name, err, c.want, c.says)
 		}
 	}
@@ -168,7 +183,8 @@ func TestLinkRefuses(t *testing.T) {
 func TestLinkForeignLayers(t *testing.T) {
 	s := newShelf(t)
 	i := s.stage("x")
-	foreign := `{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"` + digest.FromString("windows").String() + `","size":7}`
+	foreign := `{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"` +
+		digest.FromString("windows").String() + `","size":7}`
 	i.text = strings.Replace(i.text, `"layers":[`, `"layers":[`+foreign+",", 1)
 	i.manifest = s.blob(i.text, "")
 	if err := s.link(i.image("team/app", "v1")); err != nil {
@@ -241,7 +257,8 @@ func TestPushOutlivesTheImport(t *testing.T) {
 	same, child, base := stage("same"), stage("child"), stage("base")
 	err = tree.Update(t.Context(), func(b Batch) error {
 		b = cluster.As(b, "jan")
-		return errors.Join(s.reg.Link(b, same.image("team/app", "same")), s.reg.Link(b, child.image("team/app", "child")),
+		return errors.Join(s.reg.Link(b, same.image("team/app", "same")),
+			s.reg.Link(b, child.image("team/app", "child")),
 			s.reg.Link(b, base.image("team/app", "base")), s.reg.Link(b, base.image("team/app", "pulled")))
 	})
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"casemate/cluster/tree"
 )
 
 const (
@@ -35,7 +37,7 @@ func (r *Registry) merged(dirs []listed) iter.Seq2[string, string] {
 		names := func(d listed) iter.Seq[string] {
 			return func(yield func(string) bool) {
 				for name, fi := range r.tree.Walk(d.dir, d.after) {
-					if l, ok := fi.(linked); ok && l.Digest() != "" && !yield(name[len(d.dir)+1:]) {
+					if tree.DigestOf(fi) != "" && !yield(name[len(d.dir)+1:]) {
 						return
 					}
 				}
@@ -144,7 +146,7 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 	if p.n < 0 || p.n > maxTagPage {
 		p.n = maxTagPage
 	}
-	tags, more, found := r.tagsOf(r.exact(rt.place), p)
+	tags, more, found := r.tagsOf(r.exactRepositories(rt.place), p)
 	if !found {
 		for repos, namesakes := range r.tolerated(rt.place) {
 			var have []string

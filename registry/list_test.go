@@ -28,11 +28,13 @@ func TestTags(t *testing.T) {
 		{on("registry.k8s.io"), "/v2/pause/tags/list", "pause", origin},
 		{s.own, "/v2/registry.k8s.io/pause/tags/list", "registry.k8s.io/pause", origin},
 		{s.own, "/v2/pause/tags/list?ns=registry.k8s.io", "pause", origin},
-		{s.own, "/v2/pause/tags/list", "pause", []string{"C", "a", "a-1", "a.1", "b", "local"}}, // all that a pull would find
+		{s.own, "/v2/pause/tags/list", "pause", []string{"C", "a", "a-1", "a.1", "b", "local"}},
+		// all that a pull would find
 	} {
 		res := s.ask(c.view, "GET", c.path)
 		got := decode[tagList](t, res)
-		if res.StatusCode != 200 || got.Name != c.name || !slices.Equal(got.Tags, c.tags) || res.Header.Get("Content-Type") != "application/json" {
+		if res.StatusCode != 200 || got.Name != c.name || !slices.Equal(got.Tags, c.tags) ||
+			res.Header.Get("Content-Type") != "application/json" {
 			t.Errorf("%s: %d %+v, want %s %q", c.path, res.StatusCode, got, c.name, c.tags)
 		}
 	}
@@ -135,7 +137,8 @@ func TestPages(t *testing.T) {
 
 func TestCatalog(t *testing.T) {
 	s := newShelf(t)
-	for _, repo := range []string{"registry.k8s.io/pause", "docker.io/library/nginx", "team/app", "team/app/sub", "team-b/app", "docker.io/library/nginx-extra"} {
+	for _, repo := range []string{"registry.k8s.io/pause", "docker.io/library/nginx", "team/app", "team/app/sub",
+		"team-b/app", "docker.io/library/nginx-extra"} {
 		s.image(repo, "1", repo)
 	}
 	for _, c := range []struct {
@@ -143,8 +146,10 @@ func TestCatalog(t *testing.T) {
 		query string
 		want  []string
 	}{
-		{s.own, "", []string{"docker.io/library/nginx", "docker.io/library/nginx-extra", "registry.k8s.io/pause", "team-b/app", "team/app", "team/app/sub"}},
-		{s.own, "?ns=casemate.internal", []string{"docker.io/library/nginx", "docker.io/library/nginx-extra", "registry.k8s.io/pause", "team-b/app", "team/app", "team/app/sub"}},
+		{s.own, "", []string{"docker.io/library/nginx", "docker.io/library/nginx-extra", "registry.k8s.io/pause",
+			"team-b/app", "team/app", "team/app/sub"}},
+		{s.own, "?ns=casemate.internal", []string{"docker.io/library/nginx", "docker.io/library/nginx-extra",
+			"registry.k8s.io/pause", "team-b/app", "team/app", "team/app/sub"}},
 		{s.own, "?ns=registry-1.docker.io", []string{"library/nginx", "library/nginx-extra"}},
 		{on("docker.io"), "", []string{"library/nginx", "library/nginx-extra"}},
 		{on("quay.io"), "", []string{}},

@@ -63,7 +63,8 @@ func TestDamagedImage(t *testing.T) {
 			blob, manifest := "/v2/"+repo+"/blobs/"+bad.String(), "/v2/"+repo+"/manifests/v1"
 			expect := func(what string, got int, text string, want int) {
 				t.Helper()
-				if got != want || want == 503 && text != "" && !strings.Contains(text, "damaged or lost, import or push it again") {
+				if got != want || want == 503 && text != "" &&
+					!strings.Contains(text, "damaged or lost, import or push it again") {
 					t.Errorf("%s: %d %s, want %d", what, got, text, want)
 				}
 			}
@@ -84,7 +85,8 @@ func TestDamagedImage(t *testing.T) {
 				if status != 401 && status != 202 { // that token is for this repository
 					t.Errorf("mount elsewhere: %d", status)
 				}
-				res := s.send(s.own, "POST", "/v2/team/other/blobs/uploads/?from="+repo+"&mount="+bad.String(), http.NoBody)
+				res := s.send(s.own, "POST", "/v2/team/other/blobs/uploads/?from="+repo+"&mount="+bad.String(),
+					http.NoBody)
 				expect("mount", res.StatusCode, "", 202)
 				res = s.send(s.own, "PUT", manifest, strings.NewReader(text), "Content-Type", typeOCIManifest)
 				expect("PUT of a manifest whose blob is damaged", res.StatusCode, "", 400)

@@ -107,7 +107,7 @@ func (d descriptor) foreign() bool {
 func checkManifest(d digest.Digest, tags []string, contentType string, data []byte) (digest.Digest, *manifest, error) {
 	for _, t := range tags {
 		if !validTag(t) {
-			return "", nil, errTagInvalid.with("a tag is at most 128 characters of [A-Za-z0-9_.-] and does not begin with . or -")
+			return "", nil, errTagInvalid.with("a tag is " + tagForm)
 		}
 	}
 	m, err := parseManifest(data, contentType)

@@ -6,6 +6,9 @@ import (
 	"net/url"
 	"strings"
 
+	"casemate/cluster/tree"
+	"casemate/registry/session"
+
 	"github.com/opencontainers/go-digest"
 )
 
@@ -15,12 +18,18 @@ const maxName = 255
 // maxPath is the longest path that is looked at, in bytes: a name, a digest and the words between them fit five times.
 const maxPath = 2048
 
+// What a repository and a tag are, for people (distribution-spec, "Pulling manifests").
+const (
+	repositoryForm = "lower-case path elements of [a-z0-9] separated by ., _, __ or -, at most 255 characters"
+	tagForm        = "at most 128 characters of [A-Za-z0-9_.-], not beginning with . or -"
+)
+
 var errQuery = &apiError{status: 400, code: "UNSUPPORTED", message: "the query cannot be read"}
 
-// split takes the path of a request apart: what it is about, the name as written, the reference. It knows nothing of
-// views. Names may contain the words of the API ("a/manifests/b"), so the path is read from its end. What could mean
-// two things to two programs (encoded slashes, dots, NUL, empty elements) is refused.
-func split(req *http.Request) (route, *apiError) {
+// parseRequest reads the path of a request: its kind, the name as written, the reference. It knows nothing of views.
+// Names may contain the words of the API ("a/manifests/b"), so the path is read from its end. What two programs could
+// understand differently (encoded slashes, dots, NUL, empty elements) is refused.
+func parseRequest(req *http.Request) (route, *apiError) {
 	var rt route
 	p := req.URL.Path
 	switch p {
@@ -78,28 +87,29 @@ func split(req *http.Request) (route, *apiError) {
 		return rt, errNameInvalid.with("the path is not of a registry")
 	}
 	if !validName(rt.asked) {
-		return rt, errNameInvalid.with("a repository name is lower-case path elements of [a-z0-9] separated by ., _, __ or -, at most 255 characters")
+		return rt, errNameInvalid.with("a repository name is " + repositoryForm)
 	}
-	return rt, rt.refer(req.Method)
+	return rt, rt.parseReference(req.Method)
 }
 
-// refer checks what stands behind the name and fills in the digest.
-func (rt *route) refer(method string) *apiError {
+// parseReference checks what follows the name and fills in the digest.
+func (rt *route) parseReference(method string) *apiError {
 	switch rt.kind {
 	case kindBlob, kindReferrers, kindManifest:
 		switch {
-		case validDigest(rt.reference):
+		case tree.ValidDigest(rt.reference):
 			rt.digest = digest.Digest(rt.reference)
 		case rt.kind != kindManifest || strings.Contains(rt.reference, ":"):
-			return errDigestInvalid.with("a digest is sha256: and 64 or sha512: and 128 lower-case hexadecimal digits")
+			return errDigestInvalid.with("a digest has the form " + tree.DigestForm)
 		case validTag(rt.reference):
 		case method == http.MethodGet || method == http.MethodHead:
-			return errManifestUnknown.with("no tag can be called that") // the conformance suite asks for such a tag and wants 404
+			// The conformance suite asks for such a tag and wants 404.
+			return errManifestUnknown.with("no tag can be called that: a tag is " + tagForm)
 		default:
-			return errTagInvalid.with("a tag is at most 128 characters of [A-Za-z0-9_.-] and does not begin with . or -")
+			return errTagInvalid.with("a tag is " + tagForm)
 		}
 	case kindUpload:
-		if !validUpload(rt.upload) {
+		if !session.ValidUpload(rt.upload) {
 			return errUploadUnknown.with("an upload's address is the Location that the registry gave")
 		}
 	}
@@ -137,7 +147,8 @@ func validHost(host string) bool {
 	port := ""
 	if h, ok := strings.CutPrefix(host, "["); ok {
 		h, port, ok = strings.Cut(h, "]")
-		return ok && h != "" && strings.Trim(h, "0123456789abcdefABCDEF:.") == "" && (port == "" || port[0] == ':' && validPort(port[1:]))
+		return ok && h != "" && strings.Trim(h, "0123456789abcdefABCDEF:.") == "" &&
+			(port == "" || port[0] == ':' && validPort(port[1:]))
 	}
 	host, port, ok := strings.Cut(host, ":")
 	if ok && !validPort(port) {
@@ -216,24 +227,4 @@ func validTag(t string) bool {
 		}
 	}
 	return true
-}
-
-// validDigest reports whether d is a digest of the algorithms that the tree has: sha256 and sha512 (image-spec
-// descriptor.md, "Digests").
-func validDigest(d string) bool {
-	alg, hex, _ := strings.Cut(d, ":")
-	if !(alg == "sha256" && len(hex) == 64 || alg == "sha512" && len(hex) == 128) {
-		return false
-	}
-	for i := range len(hex) {
-		if c := hex[i]; !('0' <= c && c <= '9' || 'a' <= c && c <= 'f') {
-			return false
-		}
-	}
-	return true
-}
-
-// validUpload reports whether id may be the id of a session: what distribution makes are UUIDs.
-func validUpload(id string) bool {
-	return id != "" && len(id) <= 64 && strings.Trim(id, "0123456789abcdef-") == ""
 }

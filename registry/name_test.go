@@ -76,7 +76,7 @@ func TestSplit(t *testing.T) {
 		{"GET", "/v2/a/blobs/uploads/xyz", 0, "", "", "BLOB_UPLOAD_UNKNOWN"},
 		{"GET", "/v2/a/tags/list?ns=%00", 0, "", "", "NAME_INVALID"},
 	} {
-		rt, fail := split(httptest.NewRequest(c.method, c.path, nil))
+		rt, fail := parseRequest(httptest.NewRequest(c.method, c.path, nil))
 		if c.code != "" {
 			if fail == nil || fail.code != c.code {
 				t.Errorf("%s %s: %v, want %s", c.method, c.path, fail, c.code)
@@ -84,7 +84,8 @@ func TestSplit(t *testing.T) {
 			continue
 		}
 		if fail != nil || rt.kind != c.kind || rt.asked != c.asked || rt.reference+rt.upload != c.rest {
-			t.Errorf("%s %s: kind %d, name %q, rest %q, %v; want %d, %q, %q", c.method, c.path, rt.kind, rt.asked, rt.reference+rt.upload, fail, c.kind, c.asked, c.rest)
+			t.Errorf("%s %s: kind %d, name %q, rest %q, %v; want %d, %q, %q", c.method, c.path, rt.kind, rt.asked,
+				rt.reference+rt.upload, fail, c.kind, c.asked, c.rest)
 		}
 	}
 }
@@ -96,7 +97,8 @@ var (
 )
 
 func TestElements(t *testing.T) {
-	for _, e := range []string{"", "a", "0", "a.b", "a..b", "a_b", "a__b", "a___b", "a-b", "a----b", "a-_b", "a_-b", "a._b", ".a", "a.", "-a", "a-", "_a", "a_", "a__", "A", "é", "a b", "a.b-c__d"} {
+	for _, e := range []string{"", "a", "0", "a.b", "a..b", "a_b", "a__b", "a___b", "a-b", "a----b", "a-_b", "a_-b",
+		"a._b", ".a", "a.", "-a", "a-", "_a", "a_", "a__", "A", "é", "a b", "a.b-c__d"} {
 		if got, want := validElement(e), specName.MatchString(e); got != want {
 			t.Errorf("%q is %v as an element, the specification says %v", e, got, want)
 		}
@@ -106,9 +108,12 @@ func TestElements(t *testing.T) {
 // A path and a view never cause a panic, and whatever is accepted has one canonical name that is valid and that means
 // itself.
 func FuzzName(f *testing.F) {
-	for _, seed := range []string{"/v2/pause/manifests/3.10", "/v2/registry.k8s.io:443/pause/blobs/" + sha, "/v2/a/b/tags/list", "/v2/casemate.internal/casemate.internal/a/tags/list",
-		"/v2/docker.io/nginx/manifests/latest", "/v2/a/%2e%2e/manifests/x", "/v2/a//manifests/x", "/v2/manifests/manifests/manifests", "/v2/a/blobs/uploads/0-0"} {
-		for _, ns := range []string{"", "docker.io", "registry-1.docker.io:443", "[::1]:80", "casemate.internal", "..."} {
+	for _, seed := range []string{"/v2/pause/manifests/3.10", "/v2/registry.k8s.io:443/pause/blobs/" + sha,
+		"/v2/a/b/tags/list", "/v2/casemate.internal/casemate.internal/a/tags/list",
+		"/v2/docker.io/nginx/manifests/latest", "/v2/a/%2e%2e/manifests/x", "/v2/a//manifests/x",
+		"/v2/manifests/manifests/manifests", "/v2/a/blobs/uploads/0-0"} {
+		for _, ns := range []string{"", "docker.io", "registry-1.docker.io:443", "[::1]:80", "casemate.internal",
+			"..."} {
 			f.Add(seed, ns, "", "registry.casemate.internal")
 			f.Add(seed, ns, "docker.io", "docker.io")
 		}
@@ -124,7 +129,7 @@ func FuzzName(f *testing.F) {
 		if ns != "" {
 			u.RawQuery = "ns=" + url.QueryEscape(ns)
 		}
-		rt, fail := split(&http.Request{Method: "GET", URL: u})
+		rt, fail := parseRequest(&http.Request{Method: "GET", URL: u})
 		if fail != nil || rt.asked == "" {
 			return
 		}
@@ -147,7 +152,8 @@ func FuzzName(f *testing.F) {
 		if origin == "" && !reg.own(p.origin, own) {
 			again, fail := reg.locate(name, "", own)
 			if fail != nil || again.canonical() != name {
-				t.Fatalf("%s ns=%s on %q: %q means %q when it is asked for, %v", path, ns, host, name, again.canonical(), fail)
+				t.Fatalf("%s ns=%s on %q: %q means %q when it is asked for, %v", path, ns, host, name,
+					again.canonical(), fail)
 			}
 		}
 		rt.place, rt.view, rt.repo = p, v, name

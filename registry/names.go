@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+
+	"casemate/cluster/tree"
 )
 
 // Tags yields the tags of a repository, by name; none where there is no such repository. It asks nobody else whether a
@@ -32,7 +34,7 @@ func (r *Registry) Tags(repository string) iter.Seq[string] {
 // fs.ErrInvalid: repository or digest can be no name.
 func (r *Registry) LayerName(repository, dg string) (string, error) {
 	repo, err := r.canonical(repository)
-	if err == nil && !validDigest(dg) {
+	if err == nil && !tree.ValidDigest(dg) {
 		err = fmt.Errorf("%.200q is no digest: %w", dg, fs.ErrInvalid)
 	}
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"io"
 	"io/fs"
 
+	"casemate/cluster/tree"
+
 	"github.com/opencontainers/go-digest"
 )
 
@@ -54,19 +56,9 @@ func (d descriptor) embedded() bool {
 		d.Digest.Algorithm().FromBytes(data) == d.Digest
 }
 
-// stands reports how a repository has what is called d: as a manifest, as a blob, as both, or not at all.
-func stands(t fs.StatFS, repo string, d digest.Digest) (manifest, blob bool) {
-	return exists(t, revisionPath(repo, d)), exists(t, layerPath(repo, d))
-}
-
-// exists reports whether there is a link of that name.
-func exists(t fs.StatFS, name string) bool {
-	fi, err := t.Stat(name)
-	if err != nil {
-		return false
-	}
-	l, ok := fi.(linked)
-	return ok && l.Digest() != ""
+// kindsIn reports as what a repository has the content called d: as a manifest, as a blob, as both, or not at all.
+func kindsIn(t fs.StatFS, repo string, d digest.Digest) (manifest, blob bool) {
+	return hasLink(t, revisionPath(repo, d)), hasLink(t, layerPath(repo, d))
 }
 
 // wrongSize is a descriptor that says another size than its content has. Bytes stay as they were pushed, but clients
@@ -125,7 +117,7 @@ func decodeManifest(d digest.Digest, data []byte) (*manifest, error) {
 	keep := func(list []descriptor) []descriptor {
 		var kept []descriptor
 		for _, c := range list {
-			if validDigest(c.Digest.String()) {
+			if tree.ValidDigest(c.Digest.String()) {
 				kept = append(kept, c)
 			}
 		}
@@ -142,10 +134,10 @@ func decodeManifest(d digest.Digest, data []byte) (*manifest, error) {
 	} else {
 		m.Manifests = []descriptor{} // it stays an index
 	}
-	if m.Config != nil && !validDigest(m.Config.Digest.String()) {
+	if m.Config != nil && !tree.ValidDigest(m.Config.Digest.String()) {
 		m.Config = nil
 	}
-	if m.Subject != nil && !validDigest(m.Subject.Digest.String()) {
+	if m.Subject != nil && !tree.ValidDigest(m.Subject.Digest.String()) {
 		m.Subject = nil
 	}
 	m.size = int64(len(data))
@@ -166,11 +158,11 @@ func (r *Registry) manifestIn(repo string, d digest.Digest) (*manifest, error) {
 // waits for it, comes later in the log then sees the other.
 func (r *Registry) arrived(ctx context.Context, repo string, d digest.Digest) error {
 	for name, fi := range r.tree.Walk(awaitedDir(repo, d), "") {
-		l, ok := fi.(linked)
-		if !ok || l.Digest() == "" {
+		waiting := tree.DigestOf(fi)
+		if waiting == "" {
 			continue
 		}
-		if err := r.holdAgain(ctx, repo, digest.Digest(l.Digest())); err != nil {
+		if err := r.holdAgain(ctx, repo, digest.Digest(waiting)); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -184,20 +176,18 @@ func (r *Registry) holdAgain(ctx context.Context, repo string, d digest.Digest) 
 	for {
 		fi, err := r.tree.Stat(name)
 		if err != nil {
-			return ignoreAbsent(err)
+			return ignoreNotExist(err)
 		}
 		m, err := r.manifestIn(repo, d)
 		if err != nil {
-			return ignoreAbsent(err)
+			return ignoreNotExist(err)
 		}
-		n, _ := r.needs(repo, m, nil, nil)
+		n, _ := r.referencesOf(repo, m, nil, nil)
 		if err := n.tooMany(); err != nil {
 			return err
 		}
 		err = r.tree.Update(ctx, func(b Batch) error {
-			if v, ok := fi.(versioned); ok {
-				b.Expect(name, v.Version())
-			}
+			b.Expect(name, tree.VersionOf(fi))
 			linkManifest(b, repo, d, nil, m, n)
 			return r.adopt(b, repo, n)
 		})
@@ -221,20 +211,20 @@ const maxWarned = 16
 func (r *Registry) warnAwaiting(repo string, d digest.Digest) {
 	n := 0
 	for _, fi := range r.tree.Walk(awaitedDir(repo, d), "") {
-		l, ok := fi.(linked)
-		if !ok || !validDigest(l.Digest()) || fi.Size() > keepManifest {
+		waiting := digest.Digest(tree.DigestOf(fi))
+		if waiting == "" || fi.Size() > keepManifest {
 			continue
 		}
 		if n++; n > maxWarned {
 			return
 		}
-		if m, err := r.manifestIn(repo, digest.Digest(l.Digest())); err == nil {
-			r.warnSizes(repo, digest.Digest(l.Digest()), m)
+		if m, err := r.manifestIn(repo, waiting); err == nil {
+			r.warnSizes(repo, waiting, m)
 		}
 	}
 }
 
-func ignoreAbsent(err error) error {
+func ignoreNotExist(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -38,7 +38,8 @@ func whole(img v1.Image) error {
 func TestRealClientPulls(t *testing.T) {
 	s := serve(t, namesakes(NamesakesAll))
 	images := map[string]string{} // pushed as → digest
-	for _, name := range []string{"docker.io/library/nginx:1", "registry.k8s.io/coredns/coredns:1", "quay.io/calico/node:1", "pause:3.10", "team/deep/app:1"} {
+	for _, name := range []string{"docker.io/library/nginx:1", "registry.k8s.io/coredns/coredns:1",
+		"quay.io/calico/node:1", "pause:3.10", "team/deep/app:1"} {
 		img, err := random.Image(50_000, 3)
 		if err != nil {
 			t.Fatal(err)

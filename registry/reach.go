@@ -34,8 +34,8 @@ type WrongSize struct {
 // reach is what a client can pull of a manifest and of everything below it. It is made once for each manifest, however
 // often that is named.
 type reach struct {
-	platforms, absent []string // as in Found
-	lacks             []string // digests without which a manifest cannot be pulled, perhaps with where they lie
+	platforms, absent []string // as in Resolution
+	missing           []string // digests without which a manifest cannot be pulled, perhaps with where they lie
 	lost              []string // digests of what is here by name only: its bytes are damaged or lost
 	wrong             []WrongSize
 	index             bool
@@ -47,24 +47,24 @@ func (e *reach) usable() bool {
 	if e.index {
 		return len(e.platforms) > 0 || len(e.absent)+len(e.lost) == 0
 	}
-	return len(e.lacks)+len(e.lost) == 0
+	return len(e.missing)+len(e.lost) == 0
 }
 
-// looking goes through a manifest and all that it leads to, by the names that a client would use.
-type looking struct {
+// traversal goes through a manifest and everything below it, by the names that a client would use.
+type traversal struct {
 	r    *Registry
 	rt   route
 	done map[digest.Digest]*reach
 	lost map[digest.Digest]bool // blobs that were looked at
 }
 
-// lookFrom returns one that starts at a name.
-func (r *Registry) lookFrom(rt route) *looking {
-	return &looking{r, rt, map[digest.Digest]*reach{}, map[digest.Digest]bool{}}
+// traverse returns a traversal that starts at a name.
+func (r *Registry) traverse(rt route) *traversal {
+	return &traversal{r, rt, map[digest.Digest]*reach{}, map[digest.Digest]bool{}}
 }
 
 // isLost reports whether the bytes of a blob that is here by name are damaged or lost.
-func (l *looking) isLost(ctx context.Context, d digest.Digest) bool {
+func (l *traversal) isLost(ctx context.Context, d digest.Digest) bool {
 	lost, known := l.lost[d]
 	if !known {
 		lost = l.r.isLost(ctx, d)
@@ -73,21 +73,21 @@ func (l *looking) isLost(ctx context.Context, d digest.Digest) bool {
 	return lost
 }
 
-// look finds what rt's name has under d, as a manifest and as a blob.
-func (l *looking) look(d digest.Digest) (manifest, blob hit, isManifest, isBlob bool) {
+// resolve resolves the digest d under the name of the traversal: to a manifest or, where there is none, to a blob.
+func (l *traversal) resolve(d digest.Digest) (manifest, blob hit, isManifest, isBlob bool) {
 	rt := l.rt
 	rt.digest, rt.reference = d, d.String()
 	rt.kind = kindManifest
-	manifest, isManifest, _ = l.r.find(&rt)
+	manifest, isManifest, _ = l.r.resolve(&rt)
 	if !isManifest {
 		rt.kind = kindBlob
-		blob, isBlob, _ = l.r.find(&rt)
+		blob, isBlob, _ = l.r.resolve(&rt)
 	}
 	return manifest, blob, isManifest, isBlob
 }
 
 // at describes the manifest of a hit. depth counts the indexes above it.
-func (l *looking) at(ctx context.Context, h hit, depth int) (*manifest, *reach, error) {
+func (l *traversal) at(ctx context.Context, h hit, depth int) (*manifest, *reach, error) {
 	if l.isLost(ctx, h.digest) { // also of one that is in memory still
 		return nil, nil, fmt.Errorf("manifest %s: its bytes are damaged or lost here: %w", h.digest, syscall.EIO)
 	}
@@ -112,20 +112,22 @@ func (l *looking) at(ctx context.Context, h hit, depth int) (*manifest, *reach, 
 }
 
 // image describes what is no index.
-func (l *looking) image(ctx context.Context, d digest.Digest, m *manifest, e *reach) error {
+func (l *traversal) image(ctx context.Context, d digest.Digest, m *manifest, e *reach) error {
 	for _, p := range m.parts() {
-		manifest, blob, isManifest, isBlob := l.look(p.Digest)
+		manifest, blob, isManifest, isBlob := l.resolve(p.Digest)
 		switch {
 		case isManifest:
 			e.size(d, p, manifest.size, "")
 		case isBlob && l.isLost(ctx, p.Digest):
-			e.lose(p.Digest.String())
+			e.addLost(p.Digest.String())
 		case isBlob:
 			e.size(d, p, blob.size, "")
-		case p.optional && len(p.URLs) > 0: // the registry takes such an image; where there is no internet nobody can pull it
-			e.lack(fmt.Sprintf("%s (a layer that may not be distributed, it lies at %.200q)", p.Digest, p.URLs[0]))
+		case p.optional && len(p.URLs) > 0:
+			// The registry takes such an image; where there is no internet nobody can pull it.
+			const form = "%s (a layer that may not be distributed, it lies at %.200q)"
+			e.addMissing(fmt.Sprintf(form, p.Digest, p.URLs[0]))
 		default:
-			e.lack(p.Digest.String())
+			e.addMissing(p.Digest.String())
 		}
 	}
 	if len(e.lost) > 0 { // nobody can pull it, and the config may be among them
@@ -139,7 +141,7 @@ func (l *looking) image(ctx context.Context, d digest.Digest, m *manifest, e *re
 }
 
 // entries describes an index. A descriptor's platform goes before what its content says, as clients choose by it.
-func (l *looking) entries(ctx context.Context, d digest.Digest, m *manifest, e *reach, depth int) error {
+func (l *traversal) entries(ctx context.Context, d digest.Digest, m *manifest, e *reach, depth int) error {
 	for _, p := range m.parts() {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -149,18 +151,19 @@ func (l *looking) entries(ctx context.Context, d digest.Digest, m *manifest, e *
 		if name == "" {
 			name = p.Digest.String()
 		}
-		h, blob, isManifest, isBlob := l.look(p.Digest)
+		h, blob, isManifest, isBlob := l.resolve(p.Digest)
 		var below *reach
 		var err error
 		if isManifest && depth < maxNested {
 			_, below, err = l.at(ctx, h, depth+1)
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) && !errors.Is(err, syscall.EIO) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) &&
+			!errors.Is(err, syscall.EIO) {
 			return err
 		}
 		switch {
 		case errors.Is(err, syscall.EIO), isBlob && l.isLost(ctx, p.Digest):
-			e.lose(p.Digest.String())
+			e.addLost(p.Digest.String())
 		case isManifest && below == nil: // too deep, or it cannot be read
 			e.absent = append(e.absent, name)
 		case isManifest:
@@ -190,11 +193,11 @@ func (e *reach) take(below *reach, said, name string) {
 		e.platforms = merge(e.platforms, below.platforms, e.here)
 		e.absent = merge(e.absent, below.absent, e.gone)
 	}
-	for _, d := range below.lacks {
-		e.lack(d)
+	for _, d := range below.missing {
+		e.addMissing(d)
 	}
 	for _, d := range below.lost {
-		e.lose(d)
+		e.addLost(d)
 	}
 	for _, w := range below.wrong {
 		if said != "" {
@@ -228,13 +231,13 @@ func (e *reach) size(of digest.Digest, p part, has int64, platform string) {
 	}
 }
 
-func (e *reach) lack(d string) {
-	if len(e.lacks) < maxWrong {
-		e.lacks = append(e.lacks, d)
+func (e *reach) addMissing(d string) {
+	if len(e.missing) < maxWrong {
+		e.missing = append(e.missing, d)
 	}
 }
 
-func (e *reach) lose(d string) {
+func (e *reach) addLost(d string) {
 	if len(e.lost) < maxWrong && !slices.Contains(e.lost, d) {
 		e.lost = append(e.lost, d)
 	}

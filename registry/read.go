@@ -12,13 +12,16 @@ import (
 	"syscall"
 	"time"
 
+	"casemate/cluster/byterange"
+	"casemate/cluster/tree"
+
 	"github.com/opencontainers/go-digest"
 )
 
 // serveManifest answers GET and HEAD of a manifest, by tag or digest, whatever the client says that it accepts: bytes
 // are never converted, and a client that cannot read them says so better than a 404 would.
 func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt route) {
-	h, ok, several := r.look(req, &rt)
+	h, ok, several := r.resolveFor(req, &rt)
 	if !ok && r.pushing(req, &rt) {
 		writeError(w, req, errManifestUnknown)
 		return
@@ -26,7 +29,7 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 	if !ok {
 		detail := ambiguity(several)
 		if detail == "" && rt.digest != "" {
-			detail = r.sparse(req.Context(), &rt)
+			detail = r.unstagedPlatform(req.Context(), &rt)
 		}
 		r.miss(w, req, &rt, errManifestUnknown, detail)
 		return
@@ -38,7 +41,7 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 	}
 	m, err := r.read.manifests.get(req.Context(), h.digest, h.size)
 	if err != nil {
-		r.broken(w, req, &rt, errManifestUnknown, err)
+		r.readFailed(w, req, &rt, errManifestUnknown, err)
 		return
 	}
 	header := w.Header()
@@ -56,7 +59,7 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 	default:
 		blob, err := r.tree.OpenBlob(req.Context(), h.digest.String())
 		if err != nil {
-			r.broken(w, req, &rt, errManifestUnknown, err)
+			r.readFailed(w, req, &rt, errManifestUnknown, err)
 			return
 		}
 		defer blob.Close()
@@ -68,7 +71,7 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 // serveBlob answers GET and HEAD of a blob. What the tree opened goes to http.ServeContent as it is: an *os.File gets
 // to a plain socket by sendfile.
 func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route) {
-	h, ok, _ := r.look(req, &rt)
+	h, ok, _ := r.resolveFor(req, &rt)
 	if !ok {
 		if req.Method == http.MethodHead {
 			// Whoever pushes asks for each layer first; that is no miss. Who pulls comes back with GET, or was told
@@ -86,13 +89,13 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route)
 			err = fs.ErrNotExist // who pushes sends it then, which repairs it
 		}
 		if err != nil {
-			r.broken(w, req, &rt, errBlobUnknown, err)
+			r.readFailed(w, req, &rt, errBlobUnknown, err)
 			return
 		}
 	} else {
 		blob, err := r.tree.OpenBlob(req.Context(), h.digest.String())
 		if err != nil {
-			r.broken(w, req, &rt, errBlobUnknown, err)
+			r.readFailed(w, req, &rt, errBlobUnknown, err)
 			return
 		}
 		defer blob.Close()
@@ -105,14 +108,15 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route)
 	serveContent(w, req, h, body)
 }
 
-// look is find, except for the HEAD of a client that is about to push: it is told about the one repository that it
-// pushes to. If it heard of another's blobs, it would not upload them, and of another's manifest, it would not tag it.
-func (r *Registry) look(req *http.Request, rt *route) (h hit, ok bool, ambiguous []string) {
+// resolveFor resolves rt for a request. The HEAD of a client that is about to push is resolved in the one repository
+// that it pushes to: told of another's blobs it would not upload them, and told of another's manifest it would not tag
+// it.
+func (r *Registry) resolveFor(req *http.Request, rt *route) (h hit, ok bool, ambiguous []string) {
 	if r.pushing(req, rt) {
-		h, ok = r.found(rt.repo, rt.link(rt.repo))
+		h, ok = r.hitIn(rt.repo, rt)
 		return h, ok, nil
 	}
-	return r.find(rt)
+	return r.resolve(rt)
 }
 
 // pushing reports whether a request is the HEAD of a client that has a token for pushing to the name. Clients ask for
@@ -148,10 +152,13 @@ func serveContent(w http.ResponseWriter, req *http.Request, h hit, body io.ReadS
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	if req.Header.Get("Range") != "" {
+	if asked := req.Header.Get("Range"); asked != "" {
 		w = &ranged{ResponseWriter: w, req: req}
+		if strings.HasPrefix(asked, "bytes=") { // any other unit is a client's mistake, and is refused
+			req = byterange.Bound(req, h.size)
+		}
 	}
-	http.ServeContent(w, boundRanges(req, h.size), "", h.mod, body)
+	http.ServeContent(w, req, "", h.mod, body)
 }
 
 var errRange = &apiError{status: http.StatusRequestedRangeNotSatisfiable, code: "RANGE_INVALID",
@@ -198,11 +205,11 @@ func (s sized) Seek(offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
-// broken answers a read whose link is there but whose bytes could not be had. That they were collected in between is a
-// miss; all else is logged.
-func (r *Registry) broken(w http.ResponseWriter, req *http.Request, rt *route, miss *apiError, err error) {
+// readFailed answers a read whose link is here but whose bytes could not be read. If they were collected in between,
+// that is a miss; every other error is logged.
+func (r *Registry) readFailed(w http.ResponseWriter, req *http.Request, rt *route, miss *apiError, err error) {
 	if !errors.Is(err, fs.ErrNotExist) && req.Context().Err() == nil {
-		r.log.Error("registry read", "client", req.RemoteAddr, "name", rt.wanted(rt.place.canonical()), "err", err)
+		r.log.Error("registry read", "client", req.RemoteAddr, "name", rt.nameIn(rt.place.canonical()), "err", err)
 	}
 	writeError(w, req, asAPI(err, miss))
 }
@@ -212,14 +219,13 @@ const (
 	maxTagsSeen = 256 // links of tags that are looked at for the name of an index
 )
 
-// sparse says why a manifest asked for by digest is missing, if it is because an index that is here lists it: whoever
-// staged the image left its platform out. "" if no index is found to list it. What this costs is bounded, whatever was
-// asked for.
-func (r *Registry) sparse(ctx context.Context, rt *route) string {
+// unstagedPlatform explains why a manifest asked for by digest is missing, if an index that is here lists it: whoever
+// staged the image left that platform out. It returns "" if no index is found that lists it. Its cost is bounded.
+func (r *Registry) unstagedPlatform(ctx context.Context, rt *route) string {
 	index, child, ok := r.read.manifests.parent(rt.digest)
 	repo := rt.place.canonical()
 	if !ok {
-		repo, index, child, ok = r.lister(ctx, rt)
+		repo, index, child, ok = r.listingIndex(ctx, rt)
 	}
 	if !ok {
 		return ""
@@ -235,19 +241,21 @@ func (r *Registry) sparse(ctx context.Context, rt *route) string {
 	return fmt.Sprintf("%s of %s is not staged for this platform", platform, name)
 }
 
-// lister looks through the first manifests of the exact repositories for an index that lists what rt asks for.
-func (r *Registry) lister(ctx context.Context, rt *route) (repo string, index digest.Digest, child descriptor, ok bool) {
+// listingIndex searches the first manifests of the exact repositories for an index that lists what rt asks for.
+func (r *Registry) listingIndex(
+	ctx context.Context, rt *route,
+) (repo string, index digest.Digest, child descriptor, ok bool) {
 	left := maxIndexes
-	for _, repo := range r.exact(rt.place) {
+	for _, repo := range r.exactRepositories(rt.place) {
 		for _, fi := range r.tree.Walk(revisionsDir(repo), "") {
 			if left--; left < 0 {
 				return "", "", descriptor{}, false
 			}
-			l, ok := fi.(linked)
-			if !ok || fi.Size() > keepManifest {
+			d := digest.Digest(tree.DigestOf(fi))
+			if d == "" || fi.Size() > keepManifest {
 				continue
 			}
-			m, err := r.read.manifests.get(ctx, digest.Digest(l.Digest()), fi.Size())
+			m, err := r.read.manifests.get(ctx, d, fi.Size())
 			if err != nil {
 				continue
 			}
@@ -267,7 +275,7 @@ func (r *Registry) tagOf(repo string, d digest.Digest) string {
 			break
 		}
 		tag, ok := strings.CutSuffix(strings.TrimPrefix(name, tagsDir(repo)+"/"), "/current/link")
-		if l, linked := fi.(linked); ok && linked && l.Digest() == d.String() {
+		if ok && tree.DigestOf(fi) == d.String() {
 			return tag
 		}
 	}

@@ -34,10 +34,12 @@ func TestManifestHeaders(t *testing.T) {
 		{"OCI index without mediaType", `{"schemaVersion":2,"manifests":[]}`, "", typeOCIIndex},
 		{"docker manifest", `{"schemaVersion":2,"mediaType":"` + typeDockerManifest + `"}`, "", typeDockerManifest},
 		{"docker list", `{"schemaVersion":2,"mediaType":"` + typeDockerList + `","manifests":[]}`, "", typeDockerList},
-		{"an artifact", `{"schemaVersion":2,"mediaType":"application/vnd.oci.artifact.manifest.v1+json"}`, "", "application/vnd.oci.artifact.manifest.v1+json"},
+		{"an artifact", `{"schemaVersion":2,"mediaType":"application/vnd.oci.artifact.manifest.v1+json"}`, "",
+			"application/vnd.oci.artifact.manifest.v1+json"},
 		{"sha512", `{"schemaVersion":2,"config":{"digest":"x"}}`, "sha512:", typeOCIManifest},
 		{"a media type that is no header", `{"mediaType":"a\r\nSet-Cookie: b"}`, "", "application/octet-stream"},
-		{"too large to keep in memory", `{"schemaVersion":2,"manifests":[]` + strings.Repeat(" ", keepManifest) + `}`, "", typeOCIIndex},
+		{"too large to keep in memory", `{"schemaVersion":2,"manifests":[]` + strings.Repeat(" ", keepManifest) + `}`,
+			"", typeOCIIndex},
 	} {
 		t.Run(c.why, func(t *testing.T) {
 			d := s.manifest("quay.io/app", "1", c.bytes, c.like)
@@ -53,8 +55,10 @@ func TestManifestHeaders(t *testing.T) {
 							t.Errorf("HEAD %s: a body: %.80q", ref, got)
 						}
 						for _, res := range []*http.Response{get, head} {
-							for name, want := range map[string]string{"Content-Type": c.mediaType, "Content-Length": fmt.Sprint(len(c.bytes)),
-								"Docker-Content-Digest": d.String(), "Etag": `"` + d.String() + `"`, "Accept-Ranges": "bytes", "Set-Cookie": ""} {
+							for name, want := range map[string]string{"Content-Type": c.mediaType,
+								"Content-Length":        fmt.Sprint(len(c.bytes)),
+								"Docker-Content-Digest": d.String(), "Etag": `"` + d.String() + `"`,
+								"Accept-Ranges": "bytes", "Set-Cookie": ""} {
 								if got := res.Header.Get(name); got != want {
 									t.Errorf("%s: %s is %q, want %q", ref, name, got, want)
 								}
@@ -106,14 +110,16 @@ func TestConditionsAndRanges(t *testing.T) {
 		res := s.ask(on("registry.k8s.io"), "GET", c.target, c.header, c.value)
 		got := body(t, res)
 		if res.StatusCode != c.status || c.status != 416 && got != c.body {
-			t.Errorf("%s with %s: %s: %d %q, want %d %q", c.target, c.header, c.value, res.StatusCode, got, c.status, c.body)
+			t.Errorf("%s with %s: %s: %d %q, want %d %q", c.target, c.header, c.value, res.StatusCode, got, c.status,
+				c.body)
 		}
 	}
 	res := s.ask(on("registry.k8s.io"), "GET", blob)
 	if got := res.Header.Get("Content-Type"); got != "application/octet-stream" {
 		t.Errorf("a blob is served as %q", got)
 	}
-	if res.Header.Get("Docker-Content-Digest") != layer.String() || res.Header.Get("Docker-Distribution-Api-Version") != "registry/2.0" {
+	if res.Header.Get("Docker-Content-Digest") != layer.String() ||
+		res.Header.Get("Docker-Distribution-Api-Version") != "registry/2.0" {
 		t.Errorf("headers of a blob: %v", res.Header)
 	}
 }
@@ -184,8 +190,10 @@ func TestMisses(t *testing.T) {
 		{on("quay.io"), "/v2/team/app/tags/list", "NAME_UNKNOWN", "quay.io/team/app"},
 	} {
 		res := s.ask(c.view, "GET", c.target)
-		if got := code(t, res); res.StatusCode != 404 || got != c.code || res.Header.Get("Etag") != "" || res.Header.Get("Docker-Content-Digest") != "" {
-			t.Errorf("GET %s: %d %s %v, want 404 %s and no headers of content", c.target, res.StatusCode, got, res.Header, c.code)
+		if got := code(t, res); res.StatusCode != 404 || got != c.code || res.Header.Get("Etag") != "" ||
+			res.Header.Get("Docker-Content-Digest") != "" {
+			t.Errorf("GET %s: %d %s %v, want 404 %s and no headers of content", c.target, res.StatusCode, got,
+				res.Header, c.code)
 		}
 		misses, luck := s.taken()
 		if !slices.Equal(misses, []string{c.name}) || len(luck) != 0 {
@@ -230,11 +238,14 @@ func TestSparseIndex(t *testing.T) {
 		said := body(t, res)
 		misses, _ := s.taken()
 		want := "registry.k8s.io/pause@" + arm.String() + ": linux/arm64/v8 of registry.k8s.io/pause:3.10 is not staged for this platform"
-		if res.StatusCode != 404 || !slices.Equal(misses, []string{want}) || !strings.Contains(said, "MANIFEST_UNKNOWN") || !strings.Contains(said, "linux/arm64/v8 of registry.k8s.io/pause:3.10") {
+		if res.StatusCode != 404 || !slices.Equal(misses, []string{want}) ||
+			!strings.Contains(said, "MANIFEST_UNKNOWN") || !strings.Contains(said,
+			"linux/arm64/v8 of registry.k8s.io/pause:3.10") {
 			t.Errorf("restarted %v: %d %s, misses %q, want %q", restarted, res.StatusCode, said, misses, want)
 		}
 		s.ask(v, "GET", "/v2/pause/manifests/"+other.String())
-		if misses, _ := s.taken(); len(misses) != 1 || !strings.Contains(misses[0], "one entry of registry.k8s.io/pause:3.10") {
+		if misses, _ := s.taken(); len(misses) != 1 || !strings.Contains(misses[0],
+			"one entry of registry.k8s.io/pause:3.10") {
 			t.Errorf("misses %q", misses)
 		}
 		s.ask(v, "GET", "/v2/pause/manifests/"+digest.FromString("nobody's").String())
@@ -433,9 +444,13 @@ func BenchmarkServed(b *testing.B) {
 		handler http.Handler
 		path    string
 	}{
-		{"casemate/origin", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.reg.Serve(w, r, on("registry.k8s.io")) }), "/v2/pause/manifests/3.10"},
-		{"casemate/flat", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.reg.Serve(w, r, s.own) }), "/v2/pause/manifests/3.10"},
-		{"distribution", s.reg.app, "/v2/registry.k8s.io/pause/manifests/3.10"},
+		{"casemate/origin", http.HandlerFunc(func(w http.ResponseWriter,
+			r *http.Request) {
+			s.reg.Serve(w, r, on("registry.k8s.io"))
+		}), "/v2/pause/manifests/3.10"},
+		{"casemate/flat", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.reg.Serve(w, r, s.own) }),
+			"/v2/pause/manifests/3.10"},
+		{"distribution", distribution(b, s.reg), "/v2/registry.k8s.io/pause/manifests/3.10"},
 	} {
 		b.Run(c.why, func(b *testing.B) {
 			srv := httptest.NewServer(c.handler)

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"casemate/cluster/tree"
+
 	"github.com/opencontainers/go-digest"
 )
 
@@ -38,7 +40,7 @@ var maxRead int64 = 8 << 20
 func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, rt route) {
 	q := req.URL.Query()
 	want, last := q.Get("artifactType"), q.Get("last")
-	if last != "" && !validDigest(last) {
+	if last != "" && !tree.ValidDigest(last) {
 		writeError(w, req, errDigestInvalid.with("last is the digest at which the page before ended"))
 		return
 	}
@@ -107,7 +109,7 @@ func (r *Registry) referrers(rt route, last string) iter.Seq2[digest.Digest, str
 		for key, repo := range r.merged(dirs) {
 			algorithm, rest, _ := strings.Cut(key, "/")
 			encoded, _, _ := strings.Cut(rest, "/")
-			if d := algorithm + ":" + encoded; validDigest(d) && !yield(digest.Digest(d), repo) {
+			if d := algorithm + ":" + encoded; tree.ValidDigest(d) && !yield(digest.Digest(d), repo) {
 				return
 			}
 		}
@@ -138,8 +140,8 @@ func (p *referrersPage) describe(ctx context.Context, repo string, d digest.Dige
 	if p.examined++; p.examined > maxExamined {
 		return descriptor{}, false, errPageFull
 	}
-	h, ok := p.r.found(repo, revisionPath(repo, d))
-	if !ok || h.digest != d { // deleted since
+	h, err := statLink(p.r.tree, revisionPath(repo, d))
+	if err != nil || h.digest != d { // deleted since
 		return descriptor{}, false, nil
 	}
 	s := p.r.known(repo, d, needTypes)

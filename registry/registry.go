@@ -2,8 +2,7 @@
 //
 // It promises that bytes are never converted (what was pushed is what is pulled, under the same digest, sha256 or
 // sha512), that a manifest appears at once with its tag and referrers or not at all, and that a read needs nothing but
-// this node. Hot reads and all that must be atomic are answered here; upload sessions and listings are distribution's,
-// over a storage driver on the same tree.
+// this node. Upload sessions are in registry/session, which embeds distribution; everything else is answered here.
 package registry
 
 import (
@@ -11,6 +10,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"iter"
@@ -20,32 +20,17 @@ import (
 	"sync"
 	"time"
 
+	"casemate/cluster/tree"
+	"casemate/registry/session"
+
 	"github.com/opencontainers/go-digest"
 )
 
-// Batch collects edits that appear at one log entry; the contract is in cluster/treetest.
-type Batch = interface {
-	Put(name string, data []byte)
-	Link(name, digest string, holds ...string)
-	LinkWeak(name, digest string)
-	Remove(name string)
-	Expect(name string, version uint64)
-}
+// Batch collects edits that appear at one log entry.
+type Batch = tree.Batch
 
-// BlobWriter is a node-local scratch file that becomes a blob; the contract is in cluster/treetest.
-type BlobWriter = interface {
-	io.Writer
-	Size() int64
-	Commit(ctx context.Context, digest string) (string, error)
-	Close() error
-	Cancel() error
-}
-
-// namer is what a BlobWriter may implement besides: Commit and an Update at one entry of the log. After an error it may
-// be called again.
-type namer interface {
-	CommitNamed(ctx context.Context, digest string, names func(Batch, string) error) (string, error)
-}
+// BlobWriter is a node-local scratch file that becomes a blob.
+type BlobWriter = tree.BlobWriter
 
 // Tree is what the registry needs of its subtree. The contract, errors included, is in cluster/treetest.
 type Tree interface {
@@ -61,9 +46,6 @@ type Tree interface {
 	ResumeBlob(id string) (BlobWriter, error)
 	Watch(ctx context.Context, dir string) <-chan struct{}
 }
-
-// linked is what the tree's fs.FileInfo implements besides: the digest of the blob that a link names.
-type linked interface{ Digest() string }
 
 // Config is what the registry is given. Tree is required; every other field has a usable zero value.
 type Config struct {
@@ -126,11 +108,9 @@ type Registry struct {
 	tree Tree
 	log  *slog.Logger
 
-	read     *reader      // what reads need besides the tree
-	app      http.Handler // distribution's
-	shutdown func() error
-	uploads  *uploads
-	keeper   keeper
+	read     *reader // what reads need besides the tree
+	sessions *session.Sessions
+	pins     pins
 	closing  sync.Once
 	now      func() time.Time
 }
@@ -177,13 +157,13 @@ func Open(cfg Config) (*Registry, error) {
 		cfg.Secret = []byte(rand.Text())
 	}
 	r := &Registry{cfg: cfg, tree: cfg.Tree, log: cfg.Log, now: time.Now}
-	r.uploads = newUploads(r.tree)
-	r.read = newReader(cfg)
 	var err error
-	if r.app, r.shutdown, err = embed(r.uploads, cfg.Secret, cfg.Log); err != nil {
-		r.read.close()
-		return nil, err
+	r.sessions, err = session.Open(session.Config{Tree: cfg.Tree, Secret: cfg.Secret, Log: cfg.Log, Holds: r.holdsOf,
+		Now: func() time.Time { return r.now() }})
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
 	}
+	r.read = newReader(cfg)
 	return r, nil
 }
 
@@ -192,7 +172,7 @@ func Open(cfg Config) (*Registry, error) {
 func (r *Registry) Close() error {
 	var err error
 	r.closing.Do(func() {
-		err = r.shutdown()
+		err = r.sessions.Close()
 		r.read.close()
 	})
 	return err
@@ -286,17 +266,30 @@ func referrerPath(repo string, subject, d digest.Digest) string {
 	return referrersDir(repo, subject) + "/" + d.Algorithm().String() + "/" + d.Encoded() + "/link"
 }
 
-// digestOf returns the digest that the link called name names in the newest local state, else fs.ErrNotExist.
-func (r *Registry) digestOf(name string) (digest.Digest, int64, error) {
-	fi, err := r.tree.Stat(name)
+// link is a name in the tree whose bytes are the blob called digest.
+type link struct {
+	digest digest.Digest
+	size   int64 // of the blob, in bytes
+	mod    time.Time
+}
+
+// statLink returns the link called name in the newest local state; fs.ErrNotExist if there is none.
+func statLink(t fs.StatFS, name string) (link, error) {
+	fi, err := t.Stat(name)
 	if err != nil {
-		return "", 0, err
+		return link{}, err
 	}
-	l, ok := fi.(linked)
-	if !ok || l.Digest() == "" {
-		return "", 0, fs.ErrNotExist
+	d := tree.DigestOf(fi)
+	if d == "" {
+		return link{}, fmt.Errorf("%s is not a link: %w", name, fs.ErrNotExist)
 	}
-	return digest.Digest(l.Digest()), fi.Size(), nil
+	return link{digest.Digest(d), fi.Size(), fi.ModTime()}, nil
+}
+
+// hasLink reports whether there is a link called name.
+func hasLink(t fs.StatFS, name string) bool {
+	_, err := statLink(t, name)
+	return err == nil
 }
 
 // Serve answers a request for /v2/… or /token that came in by view v.
@@ -305,17 +298,17 @@ func (r *Registry) Serve(w http.ResponseWriter, req *http.Request, v View) {
 		v.Host = req.Host
 	}
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-	rt, fail := split(req)
+	rt, fail := parseRequest(req)
 	if fail == nil {
 		rt.view = v
-		fail = r.admit(w, req, rt)
+		fail = r.authorize(w, req, rt)
 	}
 	if fail == nil && rt.asked != "" {
 		rt.place, fail = r.locate(rt.asked, rt.ns, v)
 		rt.repo = rt.place.canonical()
 	}
 	if fail == nil && rt.writes(req.Method) {
-		fail = r.writable(rt)
+		fail = r.checkWritable(rt)
 	}
 	if fail != nil {
 		writeError(w, req, fail)
@@ -346,7 +339,7 @@ func (rt route) pushes(method string) bool {
 
 // Pushes reports whether a request is part of a push: what nodes pass on to each other, and nothing else.
 func Pushes(req *http.Request) bool {
-	rt, fail := split(req)
+	rt, fail := parseRequest(req)
 	return fail == nil && rt.pushes(req.Method)
 }
 
@@ -379,7 +372,7 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request, rt route) {
 		r.deleteManifest(w, req, rt)
 	case rt.kind == kindBlob && read:
 		if req.Method == http.MethodHead {
-			r.keep(req, &rt)
+			r.pinForPush(req, &rt)
 		}
 		r.serveBlob(w, req, rt)
 	case rt.kind == kindBlob && req.Method == http.MethodDelete:

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -69,46 +68,38 @@ func (h *held) among(origins []string) []string {
 	return h.with
 }
 
-// hit is a reference that was found.
+// hit is what a reference was resolved to.
 type hit struct {
-	repo   string // canonical repository that has it
-	digest digest.Digest
-	size   int64
-	mod    time.Time
-	lucky  bool // a tolerance found it
+	link
+	repo  string // canonical repository that has it
+	lucky bool   // a tolerance resolved it
 	// namesake: it has no more than the last path element in common with what was asked for
 	namesake bool
 }
 
-// found looks whether the link at path, in repo, exists.
-func (r *Registry) found(repo, path string) (hit, bool) {
-	fi, err := r.tree.Stat(path)
-	if err != nil {
-		return hit{}, false
-	}
-	l, ok := fi.(linked)
-	if !ok || l.Digest() == "" {
-		return hit{}, false
-	}
-	return hit{repo: repo, digest: digest.Digest(l.Digest()), size: fi.Size(), mod: fi.ModTime()}, true
+// hitIn resolves rt in one repository.
+func (r *Registry) hitIn(repo string, rt *route) (hit, bool) {
+	l, err := statLink(r.tree, rt.link(repo))
+	return hit{link: l, repo: repo}, err == nil
 }
 
 // repositories returns the canonical repositories that may answer a read of rt exactly, in the order of resolution,
 // without tolerances. For referrers it adds the one where a tolerance finds their subject: a client got the subject
 // through it under the same name.
 func (r *Registry) repositories(rt route) []string {
-	list := r.exact(rt.place)
+	list := r.exactRepositories(rt.place)
 	if rt.kind == kindReferrers {
-		if repo, _, err := r.findChild(rt, rt.digest); err == nil && !slices.Contains(list, repo) {
+		if repo, _, err := r.resolveManifest(rt, rt.digest); err == nil && !slices.Contains(list, repo) {
 			list = append(list, repo)
 		}
 	}
 	return list
 }
 
-func (r *Registry) exact(p place) []string {
+// exactRepositories returns the repositories that a place names literally, in the order of resolution.
+func (r *Registry) exactRepositories(p place) []string {
 	if p.origin != "" {
-		if exact := p.exact(); exact != "" {
+		if exact := p.exactRepository(); exact != "" {
 			return []string{exact}
 		}
 		return nil
@@ -132,14 +123,14 @@ func (rt *route) link(repo string) string {
 	return tagPath(repo, rt.reference)
 }
 
-// find looks for the manifest or blob of rt: in the exact repositories, then through the tolerances. Resolution is by
-// (repository, reference): each repository that lacks the reference is passed over, whatever else it has. What is named
-// by digest goes the same way as tags do, because a client that got its manifest through a tolerance asks for the blobs
-// by the same name.
+// resolve resolves rt to a manifest or a blob: in the exact repositories, then through the tolerances. Resolution is
+// by (repository, reference): each repository that does not have the reference is passed over, whatever else it has.
+// Digests resolve in the same way as tags, because a client that got its manifest through a tolerance asks for the
+// blobs by the same name.
 //
 // Without a hit, ambiguous lists the repositories with different answers if that was the reason.
-func (r *Registry) find(rt *route) (h hit, ok bool, ambiguous []string) {
-	if h, ok = r.findExact(rt); ok {
+func (r *Registry) resolve(rt *route) (h hit, ok bool, ambiguous []string) {
+	if h, ok = r.resolveExact(rt); ok {
 		return h, true, nil
 	}
 	for repos, namesakes := range r.tolerated(rt.place) {
@@ -147,7 +138,7 @@ func (r *Registry) find(rt *route) (h hit, ok bool, ambiguous []string) {
 		var all []string
 		differ := false
 		for _, repo := range repos {
-			h, ok := r.found(repo, rt.link(repo))
+			h, ok := r.hitIn(repo, rt)
 			if !ok {
 				continue
 			}
@@ -172,19 +163,19 @@ func (r *Registry) find(rt *route) (h hit, ok bool, ambiguous []string) {
 	return hit{}, false, nil
 }
 
-// findExact takes the first exact repository that has the reference. In the flat view the others are looked at too,
-// where they could disagree.
-func (r *Registry) findExact(rt *route) (hit, bool) {
+// resolveExact takes the first exact repository that has the reference. In the flat view it also reads the others,
+// which could disagree.
+func (r *Registry) resolveExact(rt *route) (hit, bool) {
 	if p := rt.place; p.origin != "" {
-		if exact := p.exact(); exact != "" {
-			return r.found(exact, rt.link(exact))
+		if exact := p.exactRepository(); exact != "" {
+			return r.hitIn(exact, rt)
 		}
 		return hit{}, false
 	}
 	var first hit
 	var others []hit
-	for _, repo := range r.exact(rt.place) {
-		h, ok := r.found(repo, rt.link(repo))
+	for _, repo := range r.exactRepositories(rt.place) {
+		h, ok := r.hitIn(repo, rt)
 		switch {
 		case !ok:
 		case rt.digest != "":
@@ -201,8 +192,8 @@ func (r *Registry) findExact(rt *route) (hit, bool) {
 	return first, first.repo != ""
 }
 
-// wanted is what the missing book and the counters call what rt asks for.
-func (rt *route) wanted(repo string) string {
+// nameIn is what rt asks for, as the missing book and the counters write it, if it were in repo.
+func (rt *route) nameIn(repo string) string {
 	switch {
 	case rt.digest != "":
 		return repo + "@" + rt.digest.String()
@@ -218,7 +209,7 @@ func (r *Registry) lucky(w http.ResponseWriter, req *http.Request, rt *route, h 
 	if !h.lucky {
 		return
 	}
-	asked, served := rt.wanted(rt.place.canonical()), rt.wanted(h.repo)
+	asked, served := rt.nameIn(rt.place.canonical()), rt.nameIn(h.repo)
 	if h.namesake {
 		const text = `299 - "%s is not here, %s answers: only the last element of their names is the same"`
 		w.Header().Set("Warning", fmt.Sprintf(text, asked, served))
@@ -234,8 +225,8 @@ func (r *Registry) miss(w http.ResponseWriter, req *http.Request, rt *route, e *
 	if rt.kind == kindBlob {
 		kind = "blob"
 	}
-	r.cfg.Miss(req, kind, rt.wanted(rt.place.canonical()), detail)
-	said := rt.wanted(rt.place.canonical()) + " is not here"
+	r.cfg.Miss(req, kind, rt.nameIn(rt.place.canonical()), detail)
+	said := rt.nameIn(rt.place.canonical()) + " is not here"
 	if detail != "" {
 		said += ": " + detail
 	}
@@ -298,11 +289,11 @@ func (r *Registry) Conflicts() []Conflict {
 	return slices.SortedFunc(maps.Values(c.byName), func(a, b Conflict) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// findChild returns a repository that a read of manifest d by rt's name would be answered from, and the manifest's
-// size; fs.ErrNotExist if there is none.
-func (r *Registry) findChild(rt route, d digest.Digest) (repo string, size int64, err error) {
+// resolveManifest resolves the manifest d by the name of rt: it returns a repository that would answer, and the
+// manifest's size; fs.ErrNotExist if none would.
+func (r *Registry) resolveManifest(rt route, d digest.Digest) (repo string, size int64, err error) {
 	rt.kind, rt.digest, rt.reference = kindManifest, d, d.String()
-	h, ok, _ := r.find(&rt)
+	h, ok, _ := r.resolve(&rt)
 	if !ok {
 		return "", 0, fmt.Errorf("manifest %s: %w", d, fs.ErrNotExist)
 	}

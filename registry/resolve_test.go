@@ -59,7 +59,8 @@ func TestPrefixOrNamespace(t *testing.T) {
 	s.image("quay.io/x/app", "1", "namesake") // so that the last path element says nothing
 	s.want(on("quay.io"), "/v2/quay.io/my.org/app/manifests/1", d)
 	s.image("registry.k8s.io/quay.io/your.org/app", "1", "literally below ns")
-	s.want(s.own, "/v2/quay.io/your.org/app/manifests/1?ns=registry.k8s.io", "") // the prefix is an origin of ours: it wins
+	s.want(s.own, "/v2/quay.io/your.org/app/manifests/1?ns=registry.k8s.io",
+		"") // the prefix is an origin of ours: it wins
 }
 
 // Flat tries the exact repository in the origins' order, then local ones, then the tolerances; each by reference.
@@ -99,7 +100,8 @@ func TestConflicts(t *testing.T) {
 	b, _ := s.image("quay.io/app", "1", "b")
 	l, _ := s.image("app", "1", "l")
 	s.want(s.own, "/v2/app/manifests/1", a)
-	want := fmt.Sprint([]Conflict{{"app:1", []string{"docker.io/app@" + a.String(), "quay.io/app@" + b.String(), "app@" + l.String()}}})
+	want := fmt.Sprint([]Conflict{{"app:1", []string{"docker.io/app@" + a.String(), "quay.io/app@" + b.String(),
+		"app@" + l.String()}}})
 	if c := fmt.Sprint(s.reg.Conflicts()); c != want {
 		t.Errorf("conflicts %s, want %s", c, want)
 	}
@@ -141,7 +143,8 @@ func TestTolerances(t *testing.T) {
 		{"library/ added, local", "nginx", "/v2/library/nginx", View{}},
 		{"library/ left out, local", "library/nginx", "/v2/nginx", View{}},
 		{"coredns for coredns/coredns", "registry.k8s.io/coredns/coredns", "/v2/coredns", View{}},
-		{"coredns for coredns/coredns, origin", "registry.k8s.io/coredns/coredns", "/v2/coredns", on("registry.k8s.io")},
+		{"coredns for coredns/coredns, origin", "registry.k8s.io/coredns/coredns", "/v2/coredns",
+			on("registry.k8s.io")},
 		{"coredns/coredns for coredns", "registry.k8s.io/coredns", "/v2/coredns/coredns", View{}},
 		{"coredns below a path", "k8s/coredns/coredns", "/v2/k8s/coredns", View{}},
 		{"last path element, flat", "quay.io/calico/node", "/v2/node", View{}},
@@ -418,7 +421,8 @@ func TestPushersSeeOneRepository(t *testing.T) {
 	s := newShelf(t)
 	d, layer := s.image("docker.io/library/nginx", "1", "nginx")
 	sign := func(subject string, actions ...string) string {
-		c := claims{Issuer: s.reg.cfg.Domain, Subject: subject, Audience: s.reg.cfg.Domain, NotBefore: time.Now().Unix() - 30, IssuedAt: time.Now().Unix() - 30,
+		c := claims{Issuer: s.reg.cfg.Domain, Subject: subject, Audience: s.reg.cfg.Domain,
+			NotBefore: time.Now().Unix() - 30, IssuedAt: time.Now().Unix() - 30,
 			Expires: time.Now().Add(tokenLife).Unix(), Access: []access{{"repository", "nginx", actions}}}
 		token, err := signToken(s.reg.cfg.TokenKey, c)
 		if err != nil {
@@ -441,7 +445,8 @@ func TestPushersSeeOneRepository(t *testing.T) {
 			res := s.ask(s.own, http.MethodHead, "/v2/nginx/"+path, "Authorization", c.token)
 			misses, _ := s.taken()
 			if res.StatusCode != c.status || len(misses) != 0 {
-				t.Errorf("HEAD %s with %.40s: %d, misses %q; want %d and none", path, c.token, res.StatusCode, misses, c.status)
+				t.Errorf("HEAD %s with %.40s: %d, misses %q; want %d and none", path, c.token, res.StatusCode, misses,
+					c.status)
 			}
 			if res := s.ask(s.own, http.MethodGet, "/v2/nginx/"+path, "Authorization", c.token); res.StatusCode != 200 {
 				t.Errorf("GET %s with %.40s: %d", path, c.token, res.StatusCode)
@@ -492,7 +497,8 @@ func TestReferrersFollowTolerance(t *testing.T) {
 	s.update(func(b Batch) {
 		b.Link(referrerPath("docker.io/library/nginx", d, signature), signature.String())
 	})
-	for target, want := range map[string]int{"/v2/nginx": 1, "/v2/library/nginx": 1, "/v2/docker.io/nginx": 1, "/v2/quay.io/nginx": 0} {
+	for target, want := range map[string]int{"/v2/nginx": 1, "/v2/library/nginx": 1, "/v2/docker.io/nginx": 1,
+		"/v2/quay.io/nginx": 0} {
 		res := s.ask(s.own, "GET", target+"/referrers/"+d.String())
 		got := decode[struct{ Manifests []descriptor }](t, res)
 		if res.StatusCode != 200 || len(got.Manifests) != want || want == 1 && got.Manifests[0].Digest != signature {

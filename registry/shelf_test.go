@@ -145,7 +145,8 @@ func (s *shelf) image(repo, tag, what string) (manifest, layer digest.Digest) {
 }
 
 func imageOf(layer digest.Digest) string {
-	return fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","config":{"digest":"%s"},"layers":[{"digest":"%[2]s"}]}`, typeOCIManifest, layer)
+	return fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","config":{"digest":"%s"},"layers":[{"digest":"%[2]s"}]}`,
+		typeOCIManifest, layer)
 }
 
 // ask sends one request by a view and returns the whole answer; headers are pairs.
@@ -170,9 +171,11 @@ func (s *shelf) want(v View, target string, d digest.Digest) {
 		res := s.ask(v, method, target)
 		switch {
 		case d == "" && res.StatusCode != 404:
-			s.tb.Errorf("%s %s on %s: %d %s, want 404", method, target, v.Host, res.StatusCode, res.Header.Get("Docker-Content-Digest"))
+			s.tb.Errorf("%s %s on %s: %d %s, want 404", method, target, v.Host, res.StatusCode,
+				res.Header.Get("Docker-Content-Digest"))
 		case d != "" && (res.StatusCode != 200 || res.Header.Get("Docker-Content-Digest") != d.String()):
-			s.tb.Errorf("%s %s on %s: %d %s, want %s", method, target, v.Host, res.StatusCode, res.Header.Get("Docker-Content-Digest"), d)
+			s.tb.Errorf("%s %s on %s: %d %s, want %s", method, target, v.Host, res.StatusCode,
+				res.Header.Get("Docker-Content-Digest"), d)
 		}
 	}
 }

@@ -47,7 +47,8 @@ type claims struct {
 // may reports whether the token allows action on the repository as the client calls it.
 func (c *claims) may(name string, actions ...string) bool {
 	for _, a := range c.Access {
-		if a.Type == "repository" && a.Name == name && slices.ContainsFunc(a.Actions, func(s string) bool { return slices.Contains(actions, s) }) {
+		allowed := func(s string) bool { return slices.Contains(actions, s) }
+		if a.Type == "repository" && a.Name == name && slices.ContainsFunc(a.Actions, allowed) {
 			return true
 		}
 	}
@@ -135,7 +136,8 @@ func grant(asked []access, user string, anonymous bool) []access {
 		var actions []string
 		for _, action := range a.Actions {
 			known := action == "pull" || action == "push" || action == "delete" || action == "*"
-			if known && !slices.Contains(actions, action) && (user != "" || anonymous && (action == "pull" || a.Type == "registry")) {
+			may := user != "" || anonymous && (action == "pull" || a.Type == "registry")
+			if known && may && !slices.Contains(actions, action) {
 				actions = append(actions, action)
 			}
 		}

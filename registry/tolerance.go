@@ -32,7 +32,7 @@ func (r *Registry) tolerated(p place) iter.Seq2[[]string, bool] {
 		for _, path := range variants(p.path) {
 			var group []string
 			if p.origin != "" {
-				if at := (place{origin: p.origin, known: p.known, path: path}).exact(); at != "" {
+				if at := (place{origin: p.origin, known: p.known, path: path}).exactRepository(); at != "" {
 					group = []string{at}
 				}
 			} else {
@@ -54,7 +54,7 @@ func (r *Registry) tolerated(p place) iter.Seq2[[]string, bool] {
 				return
 			}
 		}
-		if p.origin == "" || p.exact() != "" {
+		if p.origin == "" || p.exactRepository() != "" {
 			yield(r.namesakes(p.origin, last), true)
 		}
 	}
@@ -126,7 +126,8 @@ type catalog struct {
 
 func newNames(tree Tree) *names {
 	ctx, stop := context.WithCancel(context.Background())
-	return &names{tree: tree, changed: tree.Watch(ctx, "."), stop: stop, now: time.Now, dirty: true, current: &catalog{}}
+	return &names{tree: tree, changed: tree.Watch(ctx, "."), stop: stop, now: time.Now, dirty: true,
+		current: &catalog{}}
 }
 
 const (

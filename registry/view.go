@@ -30,9 +30,9 @@ func (p place) canonical() string {
 	return p.origin + "/" + p.path
 }
 
-// exact is the repository below the origin literally, or "" where there can be none: a host without a dot that is no
-// origin of ours ("harbor:5000") has no place in the tree that a local repository could not have.
-func (p place) exact() string {
+// exactRepository is the repository below the origin literally, or "" where there can be none: a host without a dot
+// that is no origin of ours ("harbor:5000") has no place in the tree that a local repository could not have.
+func (p place) exactRepository() string {
 	if p.origin == "" || !p.known && !strings.Contains(p.origin, ".") {
 		return ""
 	}
@@ -97,7 +97,7 @@ func (r *Registry) locate(asked, ns string, v View) (place, *apiError) {
 		p.origin, p.known = r.fold(host)
 		p.path = rest
 		if named.origin != "" && named.origin != p.origin && !p.known && !strings.Contains(host, ":") {
-			p.also = named.exact()
+			p.also = named.exactRepository()
 		}
 	case named.origin != "":
 		p = named
@@ -118,17 +118,19 @@ func (r *Registry) bound(p place) *apiError {
 	return nil
 }
 
-// writable says whether a push or delete of this name may go to the tree, and why not. Who pushes is another question.
-func (r *Registry) writable(rt route) *apiError {
+// checkWritable refuses a push or a delete of a name that the tree does not take. Who may push is another question.
+func (r *Registry) checkWritable(rt route) *apiError {
 	p := rt.place
 	switch {
 	case rt.view.Origin != "":
 		return errUnsupported.with(fmt.Sprintf("%s is read-only here: push to registry.%s/%s", rt.view.Origin,
 			r.cfg.Domain, p.canonical()))
 	case p.origin != "" && !p.known:
-		return errDenied.with(fmt.Sprintf("%s is not an origin here: run casemate origin add %s, or push to a name without a host", p.origin, p.origin))
+		return errDenied.with(fmt.Sprintf("%s is not an origin here: run casemate origin add %s, or push to a name "+
+			"without a host", p.origin, p.origin))
 	case p.origin == "" && strings.ContainsAny(strings.SplitN(p.path, "/", 2)[0], "."):
-		return errDenied.with(fmt.Sprintf("%s looks like an origin: a name that begins with an element with a dot needs a path below it (casemate origin add), other names have no dot there", p.path))
+		return errDenied.with(fmt.Sprintf("%s looks like an origin: a name whose first element has a dot needs a path "+
+			"below it (casemate origin add), other names have no dot there", p.path))
 	}
 	return nil
 }

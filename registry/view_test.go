@@ -17,9 +17,12 @@ func TestLocate(t *testing.T) {
 		repo           string // canonical, or the code of the error
 	}{
 		{"an origin's host", "pause", "", on("registry.k8s.io"), "registry.k8s.io/pause"},
-		{"an alias of an origin", "library/nginx", "", View{Origin: "docker.io", Host: "registry-1.docker.io"}, "docker.io/library/nginx"},
-		{"an origin's own name before the name, as upstream would see it", "registry.k8s.io/pause", "", on("registry.k8s.io"), "registry.k8s.io/registry.k8s.io/pause"},
-		{"with a port it can only be a host", "registry.k8s.io:443/pause", "", on("registry.k8s.io"), "registry.k8s.io/pause"},
+		{"an alias of an origin", "library/nginx", "", View{Origin: "docker.io", Host: "registry-1.docker.io"},
+			"docker.io/library/nginx"},
+		{"an origin's own name before the name, as upstream would see it", "registry.k8s.io/pause", "",
+			on("registry.k8s.io"), "registry.k8s.io/registry.k8s.io/pause"},
+		{"with a port it can only be a host", "registry.k8s.io:443/pause", "", on("registry.k8s.io"),
+			"registry.k8s.io/pause"},
 		{"another host with a port", "quay.io:443/pause", "", on("registry.k8s.io"), "NAME_INVALID"},
 		{"dots in the path of an origin", "my.org/app", "", on("quay.io"), "quay.io/my.org/app"},
 		{"ns says nothing on an origin's host", "pause", "quay.io", on("registry.k8s.io"), "registry.k8s.io/pause"},
@@ -41,14 +44,18 @@ func TestLocate(t *testing.T) {
 		{"prefix of an unknown origin with a port", "myregistry.io:5000/app", "", own, "myregistry.io/app"},
 		{"a first element with a dot is always an origin", "my.org/app", "", own, "my.org/app"},
 		{"a port makes it one, too", "localhost:5000/app", "", own, "localhost/app"},
-		{"override_path, as containerd's mirrors have it", "docker.io/library/nginx", "docker.io", own, "docker.io/library/nginx"},
+		{"override_path, as containerd's mirrors have it", "docker.io/library/nginx", "docker.io", own,
+			"docker.io/library/nginx"},
 		{"prefix equal to ns is stripped", "registry.k8s.io/pause", "registry.k8s.io", own, "registry.k8s.io/pause"},
-		{"equal after folding aliases", "index.docker.io/library/nginx", "registry-1.docker.io", own, "docker.io/library/nginx"},
+		{"equal after folding aliases", "index.docker.io/library/nginx", "registry-1.docker.io", own,
+			"docker.io/library/nginx"},
 		{"equal after folding ports", "registry.k8s.io:443/pause", "registry.k8s.io", own, "registry.k8s.io/pause"},
-		{"stripped once", "registry.k8s.io/registry.k8s.io/pause", "registry.k8s.io", own, "registry.k8s.io/registry.k8s.io/pause"},
+		{"stripped once", "registry.k8s.io/registry.k8s.io/pause", "registry.k8s.io", own,
+			"registry.k8s.io/registry.k8s.io/pause"},
 		{"if they differ the prefix wins", "quay.io/pause", "registry.k8s.io", own, "quay.io/pause"},
 		{"our own name as prefix says nothing", "registry.casemate.internal/team/app", "", own, "team/app"},
-		{"nor does the domain, or a node", "n1.casemate.internal:443/registry.k8s.io/pause", "", own, "registry.k8s.io/pause"},
+		{"nor does the domain, or a node", "n1.casemate.internal:443/registry.k8s.io/pause", "", own,
+			"registry.k8s.io/pause"},
 		{"nor the address asked", "10.0.0.11/quay.io/app", "", address, "quay.io/app"},
 		{"docker.io's single names are in library/", "docker.io/nginx", "", own, "docker.io/library/nginx"},
 		{"no other origin's are", "registry.k8s.io/nginx", "", own, "registry.k8s.io/nginx"},
@@ -65,7 +72,7 @@ func TestLocate(t *testing.T) {
 			if c.ns != "" {
 				target += "?ns=" + c.ns
 			}
-			rt, fail := split(httptest.NewRequest("GET", target, nil))
+			rt, fail := parseRequest(httptest.NewRequest("GET", target, nil))
 			var p place
 			if fail == nil {
 				p, fail = s.reg.locate(rt.asked, rt.ns, c.view)
@@ -102,11 +109,12 @@ func TestWritable(t *testing.T) {
 		if fail != nil {
 			t.Fatalf("%s: %v", c.asked, fail)
 		}
-		fail = s.reg.writable(route{view: c.view, place: p})
+		fail = s.reg.checkWritable(route{view: c.view, place: p})
 		switch {
 		case c.code == "" && fail != nil:
 			t.Errorf("pushing %s: %v", c.asked, fail)
-		case c.code != "" && (fail == nil || fail.code != c.code || !strings.Contains(fail.message, c.says)): // clients print only the message
+		case c.code != "" && (fail == nil || fail.code != c.code ||
+			!strings.Contains(fail.message, c.says)): // clients print only the message
 			t.Errorf("pushing %s: %v, want %s with %q", c.asked, fail, c.code, c.says)
 		}
 	}

@@ -8,9 +8,13 @@ import (
 	"io/fs"
 	"mime"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"casemate/cluster/tree"
+	"casemate/registry/session"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -41,7 +45,7 @@ func (r *Registry) startUpload(w http.ResponseWriter, req *http.Request, rt rout
 		r.postBlob(w, req, rt, q.Get("digest"))
 		return
 	}
-	r.serveApp(w, req, rt)
+	r.serveSession(w, req, rt)
 }
 
 // mount names the blob d in repo when any repository (or any other holder on this cluster) has it: who may push may
@@ -101,7 +105,7 @@ func (r *Registry) PutBlob(ctx context.Context, repo string, d digest.Digest, co
 // finish makes what was written to bw the blob d and names it in repo, at one entry of the log if the tree can do that.
 // If it cannot, a crash between the two steps leaves an unreferenced blob, which is collected when its pin ends.
 func (r *Registry) finish(ctx context.Context, bw BlobWriter, repo string, d digest.Digest) error {
-	if n, ok := bw.(namer); ok {
+	if n, ok := bw.(tree.NamedCommitter); ok {
 		_, err := n.CommitNamed(ctx, d.String(), func(b Batch, _ string) error {
 			b.LinkWeak(layerPath(repo, d), d.String())
 			return nil
@@ -134,13 +138,12 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, rt rout
 		writeError(w, req, errUnsupported.with(wrongMethod))
 		return
 	}
-	key := uploadKey(rt.repo, rt.upload)
-	size, _, err := r.uploads.state(key)
+	size, err := r.sessions.Size(rt.session())
 	if err != nil {
 		writeError(w, req, r.answer(err, errUploadUnknown))
 		return
 	}
-	if err := r.uploads.own(r.userOf(req), key); err != nil {
+	if err := r.sessions.Own(rt.session(), r.userOf(req)); err != nil {
 		writeError(w, req, r.answer(err, errUploadUnknown))
 		return
 	}
@@ -157,11 +160,80 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, rt rout
 		}
 	}
 	if req.Method == http.MethodPut {
-		r.finishUpload(w, req, rt, key)
+		r.finishUpload(w, req, rt)
 		return
 	}
-	r.serveApp(w, req, rt)
+	r.serveSession(w, req, rt)
 }
+
+// serveSession lets the session answer a request under the canonical name. Location is turned back into the name that
+// the client used.
+func (r *Registry) serveSession(w http.ResponseWriter, req *http.Request, rt route) {
+	err := r.sessions.Serve(w, req, session.Request{ID: rt.session(), User: r.userOf(req),
+		Location: func(path string) string { return r.onNode(rt.outward(path)) }})
+	if err != nil {
+		writeError(w, req, r.answer(err, errUploadUnknown))
+	}
+}
+
+// session is the upload session that a request is for.
+func (rt route) session() session.ID { return session.ID{Repository: rt.repo, Upload: rt.upload} }
+
+// nodeParam is the query parameter of an upload session's address that names its node.
+const nodeParam = "_node"
+
+// onNode adds this node's name to the address of an upload session.
+func (r *Registry) onNode(address string) string {
+	if r.cfg.Node == "" || !strings.Contains(address, "/blobs/uploads/") {
+		return address
+	}
+	return withQuery(address, nodeParam, r.cfg.Node)
+}
+
+// outward turns a path below the canonical repository into the one that the client must ask for.
+func (rt route) outward(path string) string {
+	rest, ok := strings.CutPrefix(path, "/v2/"+rt.repo+"/")
+	if !ok {
+		return path
+	}
+	path = "/v2/" + rt.asked + "/" + rest
+	if rt.ns != "" {
+		path = withQuery(path, "ns", rt.ns)
+	}
+	return path
+}
+
+// withQuery adds a query parameter to an address.
+func withQuery(address, name, value string) string {
+	sep := "?"
+	if strings.Contains(address, "?") {
+		sep = "&"
+	}
+	return address + sep + name + "=" + url.QueryEscape(value)
+}
+
+// bodyReader remembers that reading a request's body failed, which is the client's doing and not the tree's.
+type bodyReader struct {
+	io.ReadCloser
+	err error
+}
+
+func (b *bodyReader) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.err = err
+	}
+	return n, err
+}
+
+// Uploads are the unfinished uploads of this node, and UserUploads those of one user.
+type (
+	Uploads     = session.Usage
+	UserUploads = session.UserUsage
+)
+
+// Uploads reports the unfinished uploads of this node.
+func (r *Registry) Uploads() Uploads { return r.sessions.Usage() }
 
 // checkRange holds a chunk to the end of what is there: 416 otherwise (distribution-spec "Pushing a blob in chunks").
 func checkRange(req *http.Request, size int64) *apiError {
@@ -201,13 +273,13 @@ func checkChunkType(req *http.Request) *apiError {
 }
 
 // finishUpload is the PUT that ends a session, with the last bytes or none.
-func (r *Registry) finishUpload(w http.ResponseWriter, req *http.Request, rt route, key string) {
+func (r *Registry) finishUpload(w http.ResponseWriter, req *http.Request, rt route) {
 	d, fail := parseDigest(req.URL.Query().Get("digest"))
 	if fail != nil {
 		writeError(w, req, fail)
 		return
 	}
-	bw, err := r.uploads.take(key, false)
+	bw, err := r.sessions.Acquire(rt.session())
 	if err != nil {
 		writeError(w, req, r.answer(err, errUploadUnknown))
 		return
@@ -219,9 +291,9 @@ func (r *Registry) finishUpload(w http.ResponseWriter, req *http.Request, rt rou
 	}
 	if err == nil {
 		if err := bw.Close(); err != nil {
-			r.log.Warn("closing a finished upload", "upload", rt.upload, "error", err)
+			r.log.Warn("closing a finished upload", "upload", rt.upload, "err", err)
 		}
-		r.uploads.drop(key)
+		r.sessions.End(rt.session())
 		blobCreated(w, rt, d)
 		return
 	}
@@ -232,13 +304,13 @@ func (r *Registry) finishUpload(w http.ResponseWriter, req *http.Request, rt rou
 	if fail.status == http.StatusBadRequest && fail.code == errDigestInvalid.code {
 		// Wrong bytes do not become right: the session is over, as in distribution.
 		err = bw.Cancel()
-		r.uploads.drop(key)
+		r.sessions.End(rt.session())
 	} else {
 		// The client may ask where it stands and go on, or send the PUT again.
-		err = r.uploads.park(key, bw)
+		err = r.sessions.Release(rt.session(), bw)
 	}
 	if err != nil {
-		r.log.Warn("putting an upload aside", "upload", rt.upload, "error", err)
+		r.log.Warn("releasing an upload", "upload", rt.upload, "err", err)
 	}
 	writeError(w, req, fail)
 }
@@ -246,7 +318,7 @@ func (r *Registry) finishUpload(w http.ResponseWriter, req *http.Request, rt rou
 // deleteBlob takes the blob's name out of the repository. The bytes stay while anything else names them.
 func (r *Registry) deleteBlob(w http.ResponseWriter, req *http.Request, rt route) {
 	name := layerPath(rt.repo, rt.digest)
-	if _, _, err := r.digestOf(name); err != nil {
+	if _, err := statLink(r.tree, name); err != nil {
 		writeError(w, req, r.answer(err, errBlobUnknown))
 		return
 	}
@@ -254,7 +326,7 @@ func (r *Registry) deleteBlob(w http.ResponseWriter, req *http.Request, rt route
 		writeError(w, req, r.answer(err, errBlobUnknown))
 		return
 	}
-	r.keeper.drop(name, r.now())
+	r.pins.drop(name, r.now())
 	r.log.Info("blob deleted", "repository", rt.repo, "digest", rt.digest)
 	w.Header().Set("Docker-Content-Digest", rt.digest.String())
 	w.Header().Set("Content-Length", "0")
@@ -263,10 +335,8 @@ func (r *Registry) deleteBlob(w http.ResponseWriter, req *http.Request, rt route
 
 // parseDigest takes the two algorithms that the tree names blobs by.
 func parseDigest(s string) (digest.Digest, *apiError) {
-	d, err := digest.Parse(s)
-	if err != nil || d.Algorithm() != digest.SHA256 && d.Algorithm() != digest.SHA512 {
-		return "",
-			errDigestInvalid.with(fmt.Sprintf("a digest is of the form sha256:… or sha512:… with 64 or 128 lower-case hexadecimal digits, got %.200q", s))
+	if !tree.ValidDigest(s) {
+		return "", errDigestInvalid.with(fmt.Sprintf("a digest has the form %s, got %.200q", tree.DigestForm, s))
 	}
-	return d, nil
+	return digest.Digest(s), nil
 }

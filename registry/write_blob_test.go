@@ -162,8 +162,8 @@ func TestUploadSessions(t *testing.T) {
 	s.expect(404, "GET", loc, "")
 	s.expect(404, "PATCH", loc, "x")
 	s.expect(404, "DELETE", loc, "")
-	if left := s.reg.uploads.sessions; len(left) != 0 {
-		t.Errorf("%d sessions are left after a cancel", len(left))
+	if left := s.reg.Uploads().Open; left != 0 {
+		t.Errorf("%d sessions are left after a cancel", left)
 	}
 
 	// Wrong bytes end it.
@@ -287,41 +287,30 @@ func TestUploadBusy(t *testing.T) {
 	s.expect(201, "PUT", withDigest(res.Header.Get("Location"), digest.FromString("hello")), "")
 }
 
-// TestUploadsBounded: sessions are bounded, and old ones make room without losing their bytes.
-func TestUploadsBounded(t *testing.T) {
+// TestUploadInManyChunks: every chunk is a PATCH of its own.
+func TestUploadInManyChunks(t *testing.T) {
 	s := newPusher(t)
-	now := time.Unix(1e9, 0)
-	s.reg.uploads.now = func() time.Time { return now }
-	loc := s.expect(202, "PATCH", s.open("team/app"), "hello").Header.Get("Location")
-	for len(s.reg.uploads.sessions) < maxSessions {
-		if err := s.reg.uploads.start(fmt.Sprint("upload-", len(s.reg.uploads.sessions)), "x"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	res := s.expect(429, "POST", "/v2/team/app/blobs/uploads/", "")
-	if got := code(t, res); got != "TOOMANYREQUESTS" {
-		t.Errorf("code %s", got)
-	}
-	now = now.Add(idleSession + time.Second)
-	s.expect(202, "POST", "/v2/team/app/blobs/uploads/", "")
-	if n := len(s.reg.uploads.sessions); n != 1 {
-		t.Errorf("%d sessions after an hour, want the new one", n)
-	}
-	d := digest.FromString("hello")
-	s.expect(201, "PUT", withDigest(loc, d), "")
-	s.want(s.own, "/v2/team/app/blobs/"+d.String(), d)
-
-	// Many chunks do not pile up hash states.
-	loc = s.open("team/app")
+	loc := s.open("team/app")
 	for range 50 {
 		loc = s.expect(202, "PATCH", loc, "x").Header.Get("Location")
 	}
-	for _, session := range s.reg.uploads.sessions {
-		if len(session.states) > maxStates {
-			t.Errorf("%d hash states", len(session.states))
-		}
-	}
 	s.expect(201, "PUT", withDigest(loc, digest.FromString(strings.Repeat("x", 50))), "")
+}
+
+// TestIdleUploads: sessions that this node has forgotten, because they were idle, are still known to it.
+func TestIdleUploads(t *testing.T) {
+	s := newPusher(t)
+	now := time.Unix(1e9, 0)
+	s.reg.now = func() time.Time { return now }
+	loc := s.expect(202, "PATCH", s.open("team/app"), "hello").Header.Get("Location")
+	if u := s.reg.Uploads(); u.Open != 1 || u.Users[0].User != "ann" || u.Users[0].Bytes != 5 ||
+		!u.Users[0].Idle.Equal(now) {
+		t.Errorf("%+v", u)
+	}
+	now = now.Add(24 * time.Hour)
+	d := digest.FromString("hello")
+	s.expect(201, "PUT", withDigest(loc, d), "")
+	s.want(s.own, "/v2/team/app/blobs/"+d.String(), d)
 }
 
 func TestLargeBlobIsExact(t *testing.T) {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 
+	"casemate/cluster/tree"
+
 	"github.com/opencontainers/go-digest"
 )
 
@@ -46,7 +48,8 @@ func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, rt rout
 		}
 	}
 	if len(tags) > maxTags {
-		writeError(w, req, &apiError{status: http.StatusRequestURITooLong, code: errTagInvalid.code, message: fmt.Sprintf("at most %d tags at once", maxTags)})
+		writeError(w, req, &apiError{status: http.StatusRequestURITooLong, code: errTagInvalid.code,
+			message: fmt.Sprintf("at most %d tags at once", maxTags)})
 		return
 	}
 	d, m, err := r.writeManifest(req.Context(), rt.repo, d, tags, req.Header.Get("Content-Type"), data)
@@ -67,12 +70,15 @@ func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, rt rout
 	w.WriteHeader(http.StatusCreated)
 }
 
-var errTooLarge = &apiError{status: http.StatusRequestEntityTooLarge, code: "SIZE_INVALID", message: fmt.Sprintf("a manifest has at most %d bytes", maxManifest)}
+var errTooLarge = &apiError{status: http.StatusRequestEntityTooLarge, code: "SIZE_INVALID",
+	message: fmt.Sprintf("a manifest has at most %d bytes", maxManifest)}
 
 // PutManifest stores a manifest in the canonical repository repo, all its names at one entry of the log, and returns
 // its digest. reference is a tag or a digest; with "" it is named by its sha256 alone. mediaType may be "" when the
 // manifest says its own. A refusal is an error whose text is for people.
-func (r *Registry) PutManifest(ctx context.Context, repo, reference, mediaType string, data []byte) (digest.Digest, error) {
+func (r *Registry) PutManifest(
+	ctx context.Context, repo, reference, mediaType string, data []byte,
+) (digest.Digest, error) {
 	var d digest.Digest
 	var tags []string
 	switch {
@@ -94,8 +100,8 @@ func (r *Registry) PutManifest(ctx context.Context, repo, reference, mediaType s
 }
 
 // linkManifest adds the names that a manifest has besides its layers': the revision, its tags, its place among its
-// subject's referrers, where what it waits for finds it, and what lists say of it.
-func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manifest, n needs) {
+// subject's referrers, where what it awaits finds it, and what lists say of it.
+func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manifest, n references) {
 	b.Link(revisionPath(repo, d), d.String(), n.holds()...)
 	for _, t := range tags {
 		b.Link(tagPath(repo, t), d.String())
@@ -103,7 +109,7 @@ func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manif
 	if m.Subject != nil {
 		b.Link(referrerPath(repo, m.Subject.Digest, d), d.String())
 	}
-	for _, w := range n.waits {
+	for _, w := range n.awaited {
 		b.Link(awaitedPath(repo, w, d), d.String())
 	}
 	putSummary(b, repo, d, m)
@@ -121,7 +127,9 @@ func (r *Registry) catchUp(ctx context.Context, name string) error {
 }
 
 // writeManifest checks and stores a manifest. d may be "": then it is named by sha256.
-func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Digest, tags []string, contentType string, data []byte) (digest.Digest, *manifest, error) {
+func (r *Registry) writeManifest(
+	ctx context.Context, repo string, d digest.Digest, tags []string, contentType string, data []byte,
+) (digest.Digest, *manifest, error) {
 	d, m, err := checkManifest(d, tags, contentType, data)
 	if err != nil {
 		return "", nil, err
@@ -136,28 +144,28 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 	}
 	committed, newest := false, false
 	for range attempts {
-		needs, absent := r.needs(repo, m, nil, nil)
+		refs, missing := r.referencesOf(repo, m, nil, nil)
 		switch {
-		case len(absent) > 0 && newest:
-			return "", nil, lacking(absent)
-		case len(absent) > 0:
-			if err := r.catchUp(ctx, layerPath(repo, absent[0])); err != nil {
+		case len(missing) > 0 && newest:
+			return "", nil, errMissing(missing)
+		case len(missing) > 0:
+			if err := r.catchUp(ctx, layerPath(repo, missing[0])); err != nil {
 				return "", nil, err
 			}
 			newest = true
 			continue
 		}
-		if err := needs.tooMany(); err != nil {
+		if err := refs.tooMany(); err != nil {
 			return "", nil, err
 		}
-		if r.written(repo, d, tags, m) {
+		if r.alreadyStored(repo, d, tags, m) {
 			return d, m, nil // pushed again: nothing to write
 		}
 		names := func(b Batch) error {
-			linkManifest(b, repo, d, tags, m, needs)
-			return r.adopt(b, repo, needs)
+			linkManifest(b, repo, d, tags, m, refs)
+			return r.adopt(b, repo, refs)
 		}
-		if n, ok := bw.(namer); ok {
+		if n, ok := bw.(tree.NamedCommitter); ok {
 			_, err = n.CommitNamed(ctx, d.String(), func(b Batch, _ string) error { return names(b) })
 		} else {
 			if !committed {
@@ -168,7 +176,8 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 			}
 			err = r.tree.Update(ctx, names)
 		}
-		if err == nil && r.came(repo, needs.waits) { // it was on its way when this was written and could not see this
+		// What arrived while this was written could not see it.
+		if err == nil && r.anyArrived(repo, refs.awaited) {
 			err = r.holdAgain(ctx, repo, d)
 		}
 		if err == nil {
@@ -189,9 +198,6 @@ func (r *Registry) writeManifest(ctx context.Context, repo string, d digest.Dige
 	return "", nil, err
 }
 
-// versioned is what the tree's fs.FileInfo implements besides: the log entry that wrote the file.
-type versioned interface{ Version() uint64 }
-
 // deleteManifest answers DELETE manifests/REFERENCE: a tag goes alone, a digest with every tag that names it.
 func (r *Registry) deleteManifest(w http.ResponseWriter, req *http.Request, rt route) {
 	var err error
@@ -210,7 +216,7 @@ func (r *Registry) deleteManifest(w http.ResponseWriter, req *http.Request, rt r
 
 // removeTag removes a tag; fs.ErrNotExist if there is none.
 func (r *Registry) removeTag(ctx context.Context, repo, tag string) error {
-	if _, _, err := r.digestOf(tagPath(repo, tag)); err != nil {
+	if _, err := statLink(r.tree, tagPath(repo, tag)); err != nil {
 		return err
 	}
 	err := r.tree.Update(ctx, func(b Batch) error { b.Remove(tagsDir(repo) + "/" + tag); return nil })
@@ -239,13 +245,11 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 		m, unread := decodeManifest(d, data)
 		if unread != nil {
 			m = &manifest{}
-			r.log.Warn("a stored manifest cannot be read", "repository", repo, "digest", d, "error", unread)
+			r.log.Warn("a stored manifest cannot be read", "repository", repo, "digest", d, "err", unread)
 		}
 		err = r.tree.Update(ctx, func(b Batch) error {
 			// Who tags this manifest meanwhile writes the revision again: then this is refused and looks again.
-			if v, ok := fi.(versioned); ok {
-				b.Expect(name, v.Version())
-			}
+			b.Expect(name, tree.VersionOf(fi))
 			b.Remove(name)
 			b.Remove(summaryPath(repo, d))
 			entries, err := r.tree.ReadDir(tagsDir(repo))
@@ -253,7 +257,7 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 				return err
 			}
 			for _, e := range entries {
-				if got, _, err := r.digestOf(tagPath(repo, e.Name())); err == nil && got == d {
+				if got, err := statLink(r.tree, tagPath(repo, e.Name())); err == nil && got.digest == d {
 					b.Remove(tagsDir(repo) + "/" + e.Name())
 				}
 			}
@@ -261,7 +265,7 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 				b.Remove(referrerPath(repo, m.Subject.Digest, d))
 			}
 			for _, p := range m.parts() {
-				if name := awaitedPath(repo, p.Digest, d); p.optional && exists(r.tree, name) {
+				if name := awaitedPath(repo, p.Digest, d); p.optional && hasLink(r.tree, name) {
 					b.Remove(name)
 				}
 			}
@@ -279,14 +283,9 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 
 // answer is asAPI with the errors that are nobody's answer put into the log.
 func (r *Registry) answer(err error, miss *apiError) *apiError {
-	if errors.Is(err, errBusy) {
-		e := errTooManyRequests.with(err.Error())
-		e.retry = 1
-		return e
-	}
 	e := asAPI(err, miss)
 	if e.status == http.StatusInternalServerError {
-		r.log.Error("a request failed", "error", err)
+		r.log.Error("a request failed", "err", err)
 	}
 	return e
 }

@@ -52,7 +52,8 @@ func TestManifestPut(t *testing.T) {
 	s.want(s.own, "/v2/team/app/manifests/v3", "")
 
 	// Tags as parameters of a PUT by digest.
-	res = s.expect(201, "PUT", "/v2/team/app/manifests/"+want.String()+"?tag=a&tag=b", text, "Content-Type", typeOCIManifest)
+	res = s.expect(201, "PUT", "/v2/team/app/manifests/"+want.String()+"?tag=a&tag=b", text, "Content-Type",
+		typeOCIManifest)
 	if got := res.Header.Get("OCI-Tag"); got != "a, b" {
 		t.Errorf("OCI-Tag %q", got)
 	}
@@ -91,21 +92,31 @@ func TestManifestRefused(t *testing.T) {
 		{"an unknown mediaType", "", `{"schemaVersion":2,` + mt("a/b") + `,` + c + `}`, "MANIFEST_INVALID"},
 		{"docker without mediaType", typeDockerManifest, `{"schemaVersion":2,` + c + `}`, "MANIFEST_INVALID"},
 		{"no config", typeOCIManifest, `{"schemaVersion":2,"layers":[]}`, "MANIFEST_INVALID"},
-		{"an index with a config", typeOCIIndex, `{"schemaVersion":2,` + mt(typeOCIIndex) + `,"manifests":[],` + c + `}`, "MANIFEST_INVALID"},
-		{"an index with layers", typeOCIIndex, `{"schemaVersion":2,` + mt(typeOCIIndex) + `,"manifests":[],"layers":[]}`, "MANIFEST_INVALID"},
-		{"a manifest with manifests", typeOCIManifest, `{"schemaVersion":2,` + mt(typeOCIManifest) + `,"manifests":[],` + c + `}`, "MANIFEST_INVALID"},
+		{"an index with a config", typeOCIIndex, `{"schemaVersion":2,` + mt(typeOCIIndex) + `,"manifests":[],` + c +
+			`}`, "MANIFEST_INVALID"},
+		{"an index with layers", typeOCIIndex, `{"schemaVersion":2,` + mt(typeOCIIndex) +
+			`,"manifests":[],"layers":[]}`, "MANIFEST_INVALID"},
+		{"a manifest with manifests", typeOCIManifest, `{"schemaVersion":2,` + mt(typeOCIManifest) +
+			`,"manifests":[],` + c + `}`, "MANIFEST_INVALID"},
 		{"a manifest sent as index", typeOCIIndex, `{"schemaVersion":2,` + c + `}`, "MANIFEST_INVALID"},
-		{"a bad digest", typeOCIManifest, `{"schemaVersion":2,"config":{"digest":"sha256:` + long + `"}}`, "MANIFEST_INVALID"},
-		{"a path for a digest", typeOCIManifest, `{"schemaVersion":2,"config":{"digest":"../../etc"}}`, "MANIFEST_INVALID"},
+		{"a bad digest", typeOCIManifest, `{"schemaVersion":2,"config":{"digest":"sha256:` + long + `"}}`,
+			"MANIFEST_INVALID"},
+		{"a path for a digest", typeOCIManifest, `{"schemaVersion":2,"config":{"digest":"../../etc"}}`,
+			"MANIFEST_INVALID"},
 		{"an empty digest", typeOCIManifest, `{"schemaVersion":2,"config":{}}`, "MANIFEST_INVALID"},
-		{"a bad subject", typeOCIManifest, `{"schemaVersion":2,` + c + `,"subject":{"digest":"x"}}`, "MANIFEST_INVALID"},
+		{"a bad subject", typeOCIManifest, `{"schemaVersion":2,` + c + `,"subject":{"digest":"x"}}`,
+			"MANIFEST_INVALID"},
 		{"a bad child", typeOCIIndex, `{"schemaVersion":2,"manifests":[{"digest":"x"}]}`, "MANIFEST_INVALID"},
-		{"a negative size", typeOCIManifest, `{"schemaVersion":2,"config":{"digest":"` + config.String() + `","size":-1}}`, "MANIFEST_INVALID"},
-		{"a size that is no number", typeOCIManifest, `{"schemaVersion":2,"config":{"digest":"` + config.String() + `","size":"2"}}`, "MANIFEST_INVALID"},
+		{"a negative size", typeOCIManifest, `{"schemaVersion":2,"config":{"digest":"` + config.String() +
+			`","size":-1}}`, "MANIFEST_INVALID"},
+		{"a size that is no number", typeOCIManifest, `{"schemaVersion":2,"config":{"digest":"` + config.String() +
+			`","size":"2"}}`, "MANIFEST_INVALID"},
 		{"an absent config", typeOCIManifest, manifestOf(digest.FromString("x"), layer), "MANIFEST_BLOB_UNKNOWN"},
-		{"an absent layer", typeOCIManifest, manifestOf(config, layer, digest.FromString("x")), "MANIFEST_BLOB_UNKNOWN"},
+		{"an absent layer", typeOCIManifest, manifestOf(config, layer, digest.FromString("x")),
+			"MANIFEST_BLOB_UNKNOWN"},
 	} {
-		res := s.send(s.own, "PUT", "/v2/team/app/manifests/v1", strings.NewReader(bad.body), "Content-Type", bad.mediaType)
+		res := s.send(s.own, "PUT", "/v2/team/app/manifests/v1", strings.NewReader(bad.body), "Content-Type",
+			bad.mediaType)
 		if res.StatusCode != 400 {
 			t.Errorf("%s: %d", bad.name, res.StatusCode)
 			continue
@@ -149,7 +160,8 @@ func TestForeignLayers(t *testing.T) {
 		fmt.Sprintf(`{"mediaType":"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip","digest":"%s","size":9}`, absent),
 		fmt.Sprintf(`{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"%s","size":9,"urls":["https://example.com/x"]}`, absent),
 	} {
-		text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","config":{"digest":"%s","size":2},"layers":[%s]}`, typeDockerManifest, config, layer)
+		text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","config":{"digest":"%s","size":2},"layers":[%s]}`,
+			typeDockerManifest, config, layer)
 		d := s.put("team/win", fmt.Sprint("v", i), typeDockerManifest, text)
 		s.want(s.own, fmt.Sprintf("/v2/team/win/manifests/v%d", i), d)
 	}
@@ -227,7 +239,8 @@ func TestCollect(t *testing.T) {
 	}
 	s.parts("quay.io/team/app", "one")
 	s.put("quay.io/team/app", "v1", typeOCIManifest, text)
-	for path, d := range map[string]digest.Digest{"manifests/v1": m, "manifests/" + m.String(): m, "blobs/" + layer.String(): layer, "blobs/" + config.String(): config} {
+	for path, d := range map[string]digest.Digest{"manifests/v1": m, "manifests/" + m.String(): m,
+		"blobs/" + layer.String(): layer, "blobs/" + config.String(): config} {
 		s.want(on("quay.io"), "/v2/team/app/"+path, d)
 	}
 }
@@ -250,8 +263,9 @@ func TestManifestAtOnce(t *testing.T) {
 			s.expect(503, "PUT", "/v2/team/app/manifests/v1", text, "Content-Type", typeOCIManifest)
 			s.tree.Fail = nil
 			names := 0
-			for _, n := range []string{tagPath("team/app", "v1"), revisionPath("team/app", d), referrerPath("team/app", subject, d)} {
-				if _, _, err := s.reg.digestOf(n); err == nil {
+			for _, n := range []string{tagPath("team/app", "v1"), revisionPath("team/app", d),
+				referrerPath("team/app", subject, d)} {
+				if _, err := statLink(s.reg.tree, n); err == nil {
 					names++
 				}
 			}
@@ -316,14 +330,15 @@ func TestDeleteAgainstTag(t *testing.T) {
 				if i == 0 {
 					s.send(s.own, "DELETE", "/v2/team/app/manifests/"+d.String(), nil)
 				} else {
-					s.send(s.own, "PUT", fmt.Sprintf("/v2/team/app/manifests/t%d", i), strings.NewReader(text), "Content-Type", typeOCIManifest)
+					s.send(s.own, "PUT", fmt.Sprintf("/v2/team/app/manifests/t%d", i), strings.NewReader(text),
+						"Content-Type", typeOCIManifest)
 				}
 			})
 		}
 		wg.Wait()
-		_, _, err := s.reg.digestOf(revisionPath("team/app", d))
+		_, err := statLink(s.reg.tree, revisionPath("team/app", d))
 		for _, tag := range []string{"base", "t1", "t2"} {
-			if _, _, tagErr := s.reg.digestOf(tagPath("team/app", tag)); tagErr == nil && err != nil {
+			if _, tagErr := statLink(s.reg.tree, tagPath("team/app", tag)); tagErr == nil && err != nil {
 				t.Fatalf("round %d: the tag %s names a manifest that is gone", round, tag)
 			}
 		}
@@ -339,7 +354,8 @@ func (s *pusher) referrersOf(target string) ([]descriptor, *http.Response) {
 		MediaType     string       `json:"mediaType"`
 		Manifests     []descriptor `json:"manifests"`
 	}
-	if err := json.NewDecoder(res.Body).Decode(&list); err != nil || list.Manifests == nil || list.SchemaVersion != 2 || list.MediaType != typeOCIIndex {
+	if err := json.NewDecoder(res.Body).Decode(&list); err != nil || list.Manifests == nil ||
+		list.SchemaVersion != 2 || list.MediaType != typeOCIIndex {
 		s.tb.Fatalf("%s: %d, %v, %+v: not an index", target, res.StatusCode, err, list)
 	}
 	if got := res.Header.Get("Content-Type"); got != typeOCIIndex {
@@ -362,14 +378,16 @@ func TestReferrers(t *testing.T) {
 		t.Fatalf("before anything: %+v", list)
 	}
 	// Before its subject is there.
-	res := s.expect(201, "PUT", "/v2/team/app/manifests/"+digest.FromString(artifact("a/sig", "1")).String(), artifact("a/sig", "1"), "Content-Type", typeOCIManifest)
+	res := s.expect(201, "PUT", "/v2/team/app/manifests/"+digest.FromString(artifact("a/sig", "1")).String(),
+		artifact("a/sig", "1"), "Content-Type", typeOCIManifest)
 	if got := res.Header.Get("OCI-Subject"); got != subject.String() {
 		t.Errorf("OCI-Subject %q", got)
 	}
 	s.put("team/app", "v1", typeOCIManifest, text)
 	sbom := s.put("team/app", "sbom", typeOCIManifest, artifact("a/sbom", "2"))
 	// Without artifactType the config's media type counts; an index has its own only.
-	plain := s.put("team/app", "plain", typeOCIManifest, strings.Replace(artifact("", "3"), `"artifactType":"",`, "", 1))
+	plain := s.put("team/app", "plain", typeOCIManifest, strings.Replace(artifact("", "3"), `"artifactType":"",`, "",
+		1))
 	index := s.put("team/app", "index", typeOCIIndex, fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","artifactType":"a/list","manifests":[],"subject":{"digest":"%s","size":1}}`, typeOCIIndex, subject))
 
 	list, res := s.referrersOf(target)
@@ -377,14 +395,16 @@ func TestReferrers(t *testing.T) {
 	for _, d := range list {
 		types[d.Digest] = d.ArtifactType
 	}
-	if len(list) != 4 || types[sbom] != "a/sbom" || types[plain] != "application/vnd.oci.empty.v1+json" || types[index] != "a/list" {
+	if len(list) != 4 || types[sbom] != "a/sbom" || types[plain] != "application/vnd.oci.empty.v1+json" ||
+		types[index] != "a/list" {
 		t.Errorf("referrers: %+v", list)
 	}
 	if res.Header.Get("OCI-Filters-Applied") != "" {
 		t.Error("a filter is said to be applied")
 	}
 	list, res = s.referrersOf(target + "?artifactType=a/sbom")
-	if len(list) != 1 || list[0].Digest != sbom || list[0].Annotations["note"] != "2" || list[0].MediaType != typeOCIManifest || list[0].Size != int64(len(artifact("a/sbom", "2"))) {
+	if len(list) != 1 || list[0].Digest != sbom || list[0].Annotations["note"] != "2" ||
+		list[0].MediaType != typeOCIManifest || list[0].Size != int64(len(artifact("a/sbom", "2"))) {
 		t.Errorf("filtered: %+v", list)
 	}
 	if res.Header.Get("OCI-Filters-Applied") != "artifactType" {
@@ -457,7 +477,7 @@ func TestPushDuringCollect(t *testing.T) {
 
 	// Who only looks, or has the password wrong, pins nothing, and neither does asking again within the half hour.
 	s.expect(202, "DELETE", "/v2/team/app/manifests/"+m.String(), "")
-	s.reg.keeper.kept = nil
+	s.reg.pins.pinned = nil
 	s.tree.Fail = func(string) (error, bool) { t.Error("something was written"); return nil, true }
 	for _, header := range []string{"", basic("ann", "guess"), "Bearer nonsense"} {
 		s.ask(s.own, "HEAD", "/v2/team/app/blobs/"+layer.String(), "Authorization", header)

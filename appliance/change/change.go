@@ -21,6 +21,7 @@ import (
 	"casemate/appliance/settings"
 	"casemate/appliance/usage"
 	"casemate/cluster"
+	"casemate/cluster/tree"
 	"casemate/pki"
 )
 
@@ -98,7 +99,7 @@ func (c *Changes) version(name string) (uint64, error) {
 	if info.IsDir() {
 		return 0, fmt.Errorf("%s is a directory: %w", name, fs.ErrExist)
 	}
-	return info.(interface{ Version() uint64 }).Version(), nil
+	return tree.VersionOf(info), nil
 }
 
 // AddOrigin adds an origin and enables it: record, DNS and certificates at one moment. One that the root does not

@@ -30,7 +30,7 @@ func TestCheckCharts(t *testing.T) {
 		repo + "/app-1.9.0.tgz":          "chart",
 		"https://bad.example/index.yaml": "entries: [",
 	},
-		images: map[string]registry.Found{"quay.io/charts/app:1.0.0_build": {Digest: one}},
+		images: map[string]registry.Resolution{"quay.io/charts/app:1.0.0_build": {Digest: one}},
 		away:   map[string]string{"gone.example": "it is no origin"}}
 	for _, c := range []struct {
 		repo, version, chart string

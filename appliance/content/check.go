@@ -80,7 +80,7 @@ type Finding struct {
 type Checker struct {
 	// Images and Files answer as they answer clients; *registry.Registry and *fileserver.Server do.
 	Images interface {
-		Resolve(ctx context.Context, repository, tag, digest string) (registry.Found, error)
+		Resolve(ctx context.Context, repository, tag, digest string) (registry.Resolution, error)
 	}
 	Files interface {
 		Resolve(ctx context.Context, url string) (info fileserver.Info, luck string, err error)
@@ -229,9 +229,9 @@ func (c *Checker) image(ctx context.Context, w lists.Image, platforms []string) 
 		f.Tags = nearest(c.Tags(w.Repository), w.Tag)
 	case len(found.Lost) > 0 && (len(platforms) == 0 || len(found.Platforms) == 0 || len(lacks) > 0):
 		f.lose(found.Lost)
-	case len(found.Lacks) > 0 && !found.Sparse:
+	case len(found.Missing) > 0 && !found.Sparse:
 		f.Verdict, f.Detail = VerdictMissing,
-			"its manifest is here without "+strings.Join(found.Lacks[:min(len(found.Lacks), 3)], ", ")
+			"its manifest is here without "+strings.Join(found.Missing[:min(len(found.Missing), 3)], ", ")
 	case len(lacks) > 0:
 		f.Verdict, f.Detail, f.Platforms = VerdictPlatform, "not for "+strings.Join(lacks, ", "), realPlatforms(found.Platforms)
 	case hollow(found) != "":
@@ -249,7 +249,7 @@ func (c *Checker) image(ctx context.Context, w lists.Image, platforms []string) 
 }
 
 // resolve is Images.Resolve with a miss, which f tells, apart from an error.
-func (c *Checker) resolve(ctx context.Context, repository, tag, digest string, f *Finding) (found registry.Found, here bool, err error) {
+func (c *Checker) resolve(ctx context.Context, repository, tag, digest string, f *Finding) (found registry.Resolution, here bool, err error) {
 	found, err = c.Images.Resolve(ctx, repository, tag, digest)
 	if f.missed(err) {
 		return found, false, nil

@@ -22,9 +22,9 @@ import (
 // shelf is a fake of everything that a check asks: what is not on it is a miss.
 type shelf struct {
 	t       *testing.T
-	images  map[string]registry.Found // by repository:tag and repository@digest
-	files   map[string]string         // URL → content
-	luck    map[string]string         // URL → how it is answered instead
+	images  map[string]registry.Resolution // by repository:tag and repository@digest
+	files   map[string]string              // URL → content
+	luck    map[string]string              // URL → how it is answered instead
 	tags    map[string][]string
 	away    map[string]string // host → why it is not reached
 	fail    error
@@ -32,13 +32,13 @@ type shelf struct {
 	missing string // the reason of a miss
 }
 
-func (s *shelf) Resolve(_ context.Context, repository, tag, digest string) (registry.Found, error) {
+func (s *shelf) Resolve(_ context.Context, repository, tag, digest string) (registry.Resolution, error) {
 	name := repository + ":" + tag
 	if digest != "" {
 		name = repository + "@" + digest
 	}
 	if s.fail != nil {
-		return registry.Found{}, s.fail
+		return registry.Resolution{}, s.fail
 	}
 	f, ok := s.images[name]
 	if !ok {
@@ -103,7 +103,7 @@ const (
 func TestCheckImages(t *testing.T) {
 	amd, arm, v7 := "linux/amd64", "linux/arm64/v8", "linux/arm/v7"
 	s := &shelf{t: t,
-		images: map[string]registry.Found{
+		images: map[string]registry.Resolution{
 			"registry.k8s.io/pause:3.10":      {Digest: one, Platforms: []string{amd, arm, v7, two}, Sparse: true, Absent: []string{"linux/s390x"}},
 			"registry.k8s.io/pause@" + one:    {Digest: one, Platforms: []string{amd, arm}},
 			"quay.io/chart:1":                 {Digest: one},
@@ -256,7 +256,7 @@ func TestCheckRefuses(t *testing.T) {
 
 // What only some installations need is mentioned and is not missing; wrong content of it is wrong all the same.
 func TestCheckOptional(t *testing.T) {
-	s := &shelf{t: t, images: map[string]registry.Found{"quay.io/moved:1": {Digest: two}, "quay.io/moved@" + one: {Digest: one}}, files: map[string]string{"https://a.example/here": "x"}}
+	s := &shelf{t: t, images: map[string]registry.Resolution{"quay.io/moved:1": {Digest: two}, "quay.io/moved@" + one: {Digest: one}}, files: map[string]string{"https://a.example/here": "x"}}
 	r, err := s.checker().Check(context.Background(), CheckRequest{Wanted: lists.Wanted{
 		Images: []lists.Image{{Repository: "quay.io/addon", Tag: "1", Optional: true}, {Repository: "quay.io/moved", Tag: "1", Digest: one, Optional: true}, {Repository: "quay.io/needed", Tag: "1"}},
 		Files:  []lists.File{{URL: "https://a.example/addon", Optional: true}, {URL: "https://a.example/here", Optional: true}},

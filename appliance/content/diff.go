@@ -3,15 +3,14 @@ package content
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"sync"
 	"syscall"
 
 	"casemate/bundle"
+	"casemate/cluster/tree"
 )
 
 // What an import does to a name.
@@ -54,8 +53,6 @@ func (e *Engine) changes(names []Name, importName string) []Change {
 	}
 	return list
 }
-
-func digestIn(i fs.FileInfo) string { return i.(interface{ Digest() string }).Digest() }
 
 // dryRun says what would change. A bundle is not read further than its index.
 func (j *job) dryRun(ctx context.Context) (*Result, error) {
@@ -137,7 +134,7 @@ func (d *dry) Put(ctx context.Context, digest string, size int64, r io.Reader) (
 	if alg == "" {
 		alg = "sha256:"
 	}
-	h := hasher(alg)
+	h := tree.NewHash(alg)
 	var head bytes.Buffer
 	r = bounded(ctx, r, size)
 	n, err := io.Copy(io.MultiWriter(h, &head), io.LimitReader(r, maxManifest+1))
@@ -153,7 +150,7 @@ func (d *dry) Put(ctx context.Context, digest string, size int64, r io.Reader) (
 	if size >= 0 && n != size {
 		return "", 0, wrongSize(n, size)
 	}
-	got := alg[:len("sha256:")] + hex.EncodeToString(h.Sum(nil))
+	got := tree.SumOf(alg, h)
 	if digest != "" && got != digest {
 		return "", 0, fmt.Errorf("the bytes have the digest %s, not %s: %w", got, digest, syscall.EBADMSG)
 	}

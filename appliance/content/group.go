@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"casemate/cluster"
+	"casemate/cluster/tree"
 )
 
 // Small blobs are committed in groups, because the syncs and the log entry of each would take longer than its bytes do.
@@ -71,11 +72,15 @@ func readSmall(ctx context.Context, w cluster.BlobWriter, digest string, size in
 	if _, err := fillExactly(ctx, w, size, r); err != nil {
 		return nil, err
 	}
-	b := &small{w: w, size: size}
-	var err error
-	if b.digest, _, err = w.(interface{ Sum() (string, int64, error) }).Sum(); err != nil {
+	summer, ok := w.(tree.Summer)
+	if !ok {
+		return nil, fmt.Errorf("the tree's writer %T cannot say its digest before it is committed", w)
+	}
+	sum, _, err := summer.Sum()
+	if err != nil {
 		return nil, err
 	}
+	b := &small{w: w, size: size, digest: sum}
 	if digest != "" && b.digest != digest {
 		return nil, fmt.Errorf("the bytes have the digest %s, not %s: %w", b.digest, digest, syscall.EBADMSG)
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"casemate/bundle"
+	"casemate/cluster/tree"
 )
 
 // Request is what an operator asks to be imported.
@@ -350,7 +351,7 @@ func (e *Engine) hasDocument(ctx context.Context, r Record) bool {
 	if err != nil {
 		return false
 	}
-	_, ok := e.held(ctx, info.(interface{ Digest() string }).Digest())
+	_, ok := e.held(ctx, tree.DigestOf(info))
 	return ok
 }
 

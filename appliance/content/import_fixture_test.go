@@ -21,12 +21,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"casemate/bundle"
 	"casemate/bundle/signing"
 	"casemate/cluster"
+	"casemate/cluster/tree"
 	"casemate/registry"
+
+	"go.uber.org/goleak"
 )
 
 // Each of distribution's handlers.App has one goroutine that it has no way to end; it waits for events that nobody
@@ -167,14 +168,14 @@ func (s *site) file(url string) string {
 	if err != nil {
 		return ""
 	}
-	return digestIn(info)
+	return tree.DigestOf(info)
 }
 
 // world is all that the tree says, with the content of records but without times, and all blobs that something keeps.
 func (s *site) world() map[string]string {
 	w := map[string]string{}
 	for name, info := range s.tree.Walk(".", "") {
-		w[name] = digestIn(info)
+		w[name] = tree.DigestOf(info)
 		if w[name] == "" {
 			data, err := s.tree.ReadFile(name)
 			if err != nil {
@@ -284,7 +285,7 @@ func (w *faultyWriter) Commit(ctx context.Context, d string) (string, error) {
 
 // Sum is the writer's own.
 func (w *faultyWriter) Sum() (string, int64, error) {
-	return w.BlobWriter.(interface{ Sum() (string, int64, error) }).Sum()
+	return w.BlobWriter.(tree.Summer).Sum()
 }
 
 // CommitBlobs is a step for each writer.

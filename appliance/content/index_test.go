@@ -107,42 +107,42 @@ func TestCheckIndexes(t *testing.T) {
 	wrong := one + " says that " + two + " has 3 bytes, it has 7: containerd refuses it"
 	for _, c := range []struct {
 		name      string
-		found     registry.Found
+		found     registry.Resolution
 		platforms []string
 		want      *Finding
 	}{
-		{"whole", registry.Found{Platforms: []string{amd, arm}}, nil, nil},
-		{"sparse", registry.Found{Platforms: []string{amd, two}, Absent: []string{arm}, Sparse: true}, nil,
+		{"whole", registry.Resolution{Platforms: []string{amd, arm}}, nil, nil},
+		{"sparse", registry.Resolution{Platforms: []string{amd, two}, Absent: []string{arm}, Sparse: true}, nil,
 			&Finding{Verdict: VerdictSparse, Detail: "others that it lists are not here", Platforms: []string{amd}}},
-		{"sparse, and the platform is here", registry.Found{Platforms: []string{amd}, Absent: []string{arm},
+		{"sparse, and the platform is here", registry.Resolution{Platforms: []string{amd}, Absent: []string{arm},
 			Sparse: true}, []string{amd}, nil},
-		{"sparse, and it is not", registry.Found{Platforms: []string{amd}, Absent: []string{arm}, Sparse: true},
+		{"sparse, and it is not", registry.Resolution{Platforms: []string{amd}, Absent: []string{arm}, Sparse: true},
 			[]string{arm}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/arm64", Platforms: []string{amd}}},
-		{"a build cache", registry.Found{Platforms: []string{one, two}}, []string{amd}, nil},
-		{"a build cache in part", registry.Found{Platforms: []string{one, two}, Absent: []string{three}, Sparse: true},
+		{"a build cache", registry.Resolution{Platforms: []string{one, two}}, []string{amd}, nil},
+		{"a build cache in part", registry.Resolution{Platforms: []string{one, two}, Absent: []string{three}, Sparse: true},
 			nil, &Finding{Verdict: VerdictSparse, Detail: "2 of the 3 that it lists are here"}},
-		{"the same for a platform", registry.Found{Platforms: []string{one, two}, Absent: []string{three},
+		{"the same for a platform", registry.Resolution{Platforms: []string{one, two}, Absent: []string{three},
 			Sparse: true}, []string{amd}, &Finding{Verdict: VerdictSparse,
 			Detail: "2 of the 3 that it lists are here"}},
-		{"a build cache of which nothing is here", registry.Found{Absent: []string{three}, Sparse: true}, []string{amd},
+		{"a build cache of which nothing is here", registry.Resolution{Absent: []string{three}, Sparse: true}, []string{amd},
 			&Finding{Verdict: VerdictMissing, Detail: "its index is here and nothing that it lists"}},
-		{"only attestations are here", registry.Found{Platforms: []string{one}, Absent: []string{amd}, Sparse: true},
+		{"only attestations are here", registry.Resolution{Platforms: []string{one}, Absent: []string{amd}, Sparse: true},
 			[]string{amd}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64"}},
-		{"the same without a platform", registry.Found{Platforms: []string{one}, Absent: []string{amd}, Sparse: true},
+		{"the same without a platform", registry.Resolution{Platforms: []string{one}, Absent: []string{amd}, Sparse: true},
 			nil, &Finding{Verdict: VerdictMissing, Detail: "its index is here and none of its platforms"}},
-		{"an image without a layer", registry.Found{Platforms: []string{amd}, Lacks: []string{two}}, []string{amd},
+		{"an image without a layer", registry.Resolution{Platforms: []string{amd}, Missing: []string{two}}, []string{amd},
 			&Finding{Verdict: VerdictMissing, Detail: "its manifest is here without " + two}},
-		{"a wrong size for all", registry.Found{Platforms: []string{amd}, Wrong: []registry.WrongSize{size(""),
+		{"a wrong size for all", registry.Resolution{Platforms: []string{amd}, Wrong: []registry.WrongSize{size(""),
 			size("")}}, []string{amd}, &Finding{Verdict: VerdictSize, Detail: wrong + "; and 1 more"}},
-		{"a wrong size for the platform", registry.Found{Platforms: []string{amd},
+		{"a wrong size for the platform", registry.Resolution{Platforms: []string{amd},
 			Wrong: []registry.WrongSize{size(amd)}}, []string{amd}, &Finding{Verdict: VerdictSize, Detail: wrong}},
-		{"a wrong size for another platform", registry.Found{Platforms: []string{amd, s390},
+		{"a wrong size for another platform", registry.Resolution{Platforms: []string{amd, s390},
 			Wrong: []registry.WrongSize{size(s390)}}, []string{amd}, nil},
-		{"a wrong size for any platform", registry.Found{Platforms: []string{amd, s390},
+		{"a wrong size for any platform", registry.Resolution{Platforms: []string{amd, s390},
 			Wrong: []registry.WrongSize{size(s390)}}, nil, &Finding{Verdict: VerdictSize, Detail: wrong}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := &shelf{t: t, images: map[string]registry.Found{"quay.io/x:1": c.found}}
+			s := &shelf{t: t, images: map[string]registry.Resolution{"quay.io/x:1": c.found}}
 			r, err := s.checker().Check(t.Context(),
 				CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{{Repository: "quay.io/x", Tag: "1",
 					Where: "list:1"}}}, Platforms: c.platforms})

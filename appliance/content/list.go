@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"casemate/cluster"
+	"casemate/cluster/tree"
 )
 
 // Import is one import as lists show it.
@@ -193,7 +194,7 @@ func (e *Engine) pendingNamed(name string) (pending, bool, error) {
 func (e *Engine) shown(importName string) []Shown {
 	var names []Name
 	for path, info := range e.cfg.Tree.Claimed(importName) {
-		n, ok := e.nameOf(path, digestIn(info))
+		n, ok := e.nameOf(path, tree.DigestOf(info))
 		if !ok {
 			continue
 		}

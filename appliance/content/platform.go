@@ -16,7 +16,7 @@ func validPlatform(p string) bool {
 
 // lacking returns those of want that cannot be pulled. What has no platforms at all (a chart, a signature, a build
 // cache) is for every one.
-func lacking(found registry.Found, want []string) []string {
+func lacking(found registry.Resolution, want []string) []string {
 	var list []string
 	here := realPlatforms(found.Platforms)
 	if len(here) == 0 && len(realPlatforms(found.Absent)) == 0 {
@@ -31,7 +31,7 @@ func lacking(found registry.Found, want []string) []string {
 }
 
 // hollow says why nobody can use an index that is here, "" if somebody can.
-func hollow(found registry.Found) string {
+func hollow(found registry.Resolution) string {
 	switch {
 	case !found.Sparse:
 	case len(found.Platforms) == 0:
@@ -43,7 +43,7 @@ func hollow(found registry.Found) string {
 }
 
 // sparse says in words what is here of an index that lists more.
-func sparse(found registry.Found) string {
+func sparse(found registry.Resolution) string {
 	if len(realPlatforms(found.Platforms)) > 0 {
 		return "others that it lists are not here"
 	}

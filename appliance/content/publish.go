@@ -11,6 +11,7 @@ import (
 
 	"casemate/bundle"
 	"casemate/cluster"
+	"casemate/cluster/tree"
 )
 
 // publish makes the names appear.
@@ -102,7 +103,7 @@ func (j *job) name(c *bundle.Contents) (Record, uint64, error) {
 	var version uint64
 	info, err := j.e.cfg.Tree.Stat(recordName(name))
 	if err == nil {
-		version = info.(interface{ Version() uint64 }).Version()
+		version = tree.VersionOf(info)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return Record{}, 0, err
 	}

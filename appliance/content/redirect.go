@@ -10,6 +10,7 @@ import (
 
 	"casemate/bundle"
 	"casemate/cluster"
+	"casemate/cluster/tree"
 	"casemate/fileserver"
 )
 
@@ -66,5 +67,5 @@ func claimDigest(name string, c cluster.Claim) string {
 	if strings.HasPrefix(name, RedirectsDir+"/") {
 		return textDigest(c.Data)
 	}
-	return digestIn(c.FileInfo)
+	return tree.DigestOf(c.FileInfo)
 }

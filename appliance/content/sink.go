@@ -2,12 +2,8 @@ package content
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/sha512"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -19,6 +15,7 @@ import (
 	"time"
 
 	"casemate/cluster"
+	"casemate/cluster/tree"
 )
 
 // sink takes the blobs of one import. What it took, or had, it keeps below dir, in batches: until a batch is written a
@@ -381,7 +378,7 @@ func (c cancelable) Read(p []byte) (int, error) {
 
 // verify reads what need not be written.
 func verify(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {
-	h := hasher(digest)
+	h := tree.NewHash(digest)
 	n, err := io.Copy(h, bounded(ctx, r, size))
 	if err != nil {
 		return "", 0, err
@@ -389,17 +386,10 @@ func verify(ctx context.Context, digest string, size int64, r io.Reader) (string
 	if size >= 0 && n != size {
 		return "", 0, wrongSize(n, size)
 	}
-	if got := digest[:len("sha256:")] + hex.EncodeToString(h.Sum(nil)); got != digest {
+	if got := tree.SumOf(digest, h); got != digest {
 		return "", 0, fmt.Errorf("the bytes have the digest %s, not %s: %w", got, digest, syscall.EBADMSG)
 	}
 	return digest, n, nil
-}
-
-func hasher(digest string) hash.Hash {
-	if strings.HasPrefix(digest, "sha512:") {
-		return sha512.New()
-	}
-	return sha256.New()
 }
 
 // flush links what is in the queue below the pending directory. What was collected in between leaves the import: the

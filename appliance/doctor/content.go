@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +16,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"casemate/cluster/tree"
 )
 
 // Sample is what a bastion proposes to try with: GET /doctor.json. Absent is what it does not hold.
@@ -80,17 +80,11 @@ func parseRef(s string) (f ref, err error) {
 		f.tag = "latest"
 	}
 	f.host, f.repo = host, repo
-	ok := hostName(host) && !slices.ContainsFunc(strings.Split(repo, "/"), func(e string) bool { return !hostName(e) || strings.Trim(e, ".") == "" }) && (f.tag == "" || hostName(f.tag)) && (f.digest == "" || isDigest(f.digest))
+	ok := hostName(host) && !slices.ContainsFunc(strings.Split(repo, "/"), func(e string) bool { return !hostName(e) || strings.Trim(e, ".") == "" }) && (f.tag == "" || hostName(f.tag)) && (f.digest == "" || tree.ValidDigest(f.digest))
 	if !ok {
-		return f, fmt.Errorf("the image must be HOST/REPOSITORY:TAG or @sha256:…, got %q: %w", clip(s), fs.ErrInvalid)
+		return f, fmt.Errorf("the image must be HOST/REPOSITORY:TAG or @DIGEST, got %q: %w", clip(s), fs.ErrInvalid)
 	}
 	return f, nil
-}
-
-func isDigest(s string) bool {
-	h, ok := strings.CutPrefix(s, "sha256:")
-	b, err := hex.DecodeString(h)
-	return ok && err == nil && len(b) == sha256.Size
 }
 
 // checkFile refuses what is no URL to try.
@@ -99,11 +93,6 @@ func checkFile(s string) error {
 		return fmt.Errorf("the file must be a URL, got %q: %w", clip(s), fs.ErrInvalid)
 	}
 	return nil
-}
-
-func digestOf(data []byte) string {
-	sum := sha256.Sum256(data)
-	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 // propose asks the bastions what to try with, once.
@@ -241,7 +230,7 @@ func resolve(ctx context.Context, client *http.Client, f ref) (m manifest, err e
 		if err := status200(resp, f.String()); err != nil {
 			return m, err
 		}
-		if want = resp.Header.Get("Docker-Content-Digest"); !isDigest(want) {
+		if want = resp.Header.Get("Docker-Content-Digest"); !tree.ValidDigest(want) {
 			return m, &problem{"registry-status", "no digest to " + f.String()}
 		}
 		byTag, err := manifestAt(ctx, client, base+f.tag, want)
@@ -271,7 +260,7 @@ func resolve(ctx context.Context, client *http.Client, f ref) (m manifest, err e
 		i := slices.IndexFunc(m.Manifests, func(d descriptor) bool {
 			return d.Platform == nil || d.Platform.OS == "linux" && d.Platform.Architecture == runtime.GOARCH
 		})
-		if i < 0 || !isDigest(m.Manifests[i].Digest) {
+		if i < 0 || !tree.ValidDigest(m.Manifests[i].Digest) {
 			return m, &problem{"no-platform", "linux/" + runtime.GOARCH}
 		}
 		want = m.Manifests[i].Digest
@@ -305,7 +294,7 @@ func manifestAt(ctx context.Context, client *http.Client, address, want string) 
 	if err != nil {
 		return nil, err
 	}
-	if got := digestOf(data); got != want {
+	if got := tree.Sum(data, want); got != want {
 		return nil, &problem{"digest", "want " + want + ", got " + got}
 	}
 	return data, nil
@@ -321,12 +310,12 @@ func blob(ctx context.Context, client *http.Client, f ref, b descriptor, most in
 	if err := status200(resp, b.Digest); err != nil {
 		return 0, err
 	}
-	h := sha256.New()
+	h := tree.NewHash(b.Digest)
 	n, err := io.Copy(h, io.LimitReader(moving(resp.Body), most))
 	if err != nil {
 		return n, err
 	}
-	if got := "sha256:" + hex.EncodeToString(h.Sum(nil)); n < most && got != b.Digest {
+	if got := tree.SumOf(b.Digest, h); n < most && got != b.Digest {
 		return n, &problem{"digest", fmt.Sprintf("want %s of %d bytes, got %s of %d", b.Digest, b.Size, got, n)}
 	}
 	return n, nil
@@ -362,7 +351,7 @@ func (r *run) checkPull(ctx context.Context, c *Check) {
 			small := slices.Clone(m.Layers)
 			slices.SortFunc(small, func(a, b descriptor) int { return cmp.Compare(a.Size, b.Size) })
 			for _, b := range append([]descriptor{m.Config}, small[:min(1, len(small))]...) {
-				if err == nil && isDigest(b.Digest) && b.Size <= maxLayer {
+				if err == nil && tree.ValidDigest(b.Digest) && b.Size <= maxLayer {
 					_, err = blob(ctx, client, f, b, maxLayer+1)
 				}
 			}
@@ -446,7 +435,7 @@ func (r *run) checkTransfer(ctx context.Context, c *Check) {
 		m, err := resolve(ctx, client, f)
 		var large descriptor
 		for _, l := range m.Layers {
-			if l.Size > large.Size && isDigest(l.Digest) {
+			if l.Size > large.Size && tree.ValidDigest(l.Digest) {
 				large = l
 			}
 		}

@@ -159,7 +159,7 @@ func (l *Lookup) imageAnswered(ctx context.Context, name string) (by string, ok 
 			return l.broughtBy("registry/" + at), true
 		}
 	}
-	found, err := l.Images.Find(ctx, repository, tag, digest)
+	found, err := l.Images.ResolveRepository(ctx, repository, tag, digest)
 	if err != nil {
 		return "", false
 	}

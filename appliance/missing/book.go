@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net/netip"
@@ -24,6 +23,8 @@ import (
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"casemate/cluster/tree"
 )
 
 // The kinds of things that can be missing.
@@ -78,30 +79,12 @@ type Question struct {
 	Method, Agent, Accept string
 }
 
-// Batch is the tree's batch of edits.
-type Batch = interface {
-	Put(name string, data []byte)
-	Link(name, digest string, holds ...string)
-	LinkWeak(name, digest string)
-	Remove(name string)
-	Expect(name string, version uint64)
-}
-
-// BlobWriter is the tree's scratch file that becomes a blob.
-type BlobWriter = interface {
-	io.Writer
-	Size() int64
-	Commit(ctx context.Context, digest string) (string, error)
-	Close() error
-	Cancel() error
-}
-
 // Tree is what the book needs of the tree: the directory in which each node has one file.
 type Tree interface {
 	fs.ReadFileFS
 	fs.ReadDirFS
-	Update(ctx context.Context, fn func(Batch) error) error
-	CreateBlob(id string) (BlobWriter, error)
+	Update(ctx context.Context, fn func(tree.Batch) error) error
+	CreateBlob(id string) (tree.BlobWriter, error)
 }
 
 // Config says where the book lies.

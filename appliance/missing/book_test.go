@@ -21,6 +21,8 @@ import (
 	"go.uber.org/goleak"
 
 	"casemate/cluster/treetest"
+
+	"casemate/cluster/tree"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -474,7 +476,7 @@ func TestVersionsReadEachOther(t *testing.T) {
 	if err := os.WriteFile(path, old, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Update(ctx, func(batch Batch) error { batch.Put("n0", old); return nil }); err != nil {
+	if err := m.Update(ctx, func(batch tree.Batch) error { batch.Put("n0", old); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	for where, b := range map[string]*Book{"on disk": open(t, Config{File: path}), "in the tree": open(t, Config{Tree: m, Node: "n9"})} {

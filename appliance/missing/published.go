@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"casemate/cluster/tree"
 )
 
 // Files of the tree beside the nodes'; no node can be called so.
@@ -148,7 +150,7 @@ func (b *Book) Clear(ctx context.Context) error {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("missing book: %w", err)
 		}
-		err = b.cfg.Tree.Update(ctx, func(batch Batch) error {
+		err = b.cfg.Tree.Update(ctx, func(batch tree.Batch) error {
 			batch.Put(clearedName, []byte(now.Format(time.RFC3339Nano)))
 			batch.Remove(b.cfg.Node)
 			for _, d := range dir {
@@ -195,7 +197,7 @@ func (b *Book) Forget(ctx context.Context, name string) error {
 		}
 		old := b.readForgotten(dir)
 		slices.SortFunc(old, func(x, y forgotten) int { return x.At.Compare(y.At) })
-		err = b.cfg.Tree.Update(ctx, func(batch Batch) error {
+		err = b.cfg.Tree.Update(ctx, func(batch tree.Batch) error {
 			for _, f := range old[:max(0, len(old)+len(list)-maxForgotten)] {
 				batch.Remove(f.file())
 			}
@@ -301,7 +303,7 @@ func (b *Book) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = b.cfg.Tree.Update(ctx, func(batch Batch) error { batch.Link(b.cfg.Node, digest); return nil })
+	err = b.cfg.Tree.Update(ctx, func(batch tree.Batch) error { batch.Link(b.cfg.Node, digest); return nil })
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 
 	"casemate/appliance/doctor"
 	"casemate/appliance/reply"
-	"casemate/fileserver"
+	"casemate/cluster/byterange"
 )
 
 // Executable is this program's executable as a file to download: GET /casemate, with which a node runs casemate doctor.
@@ -77,7 +77,7 @@ func (b *Executable) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("ETag", `"`+sum+`"`)
-	http.ServeContent(w, fileserver.BoundRanges(r, b.size), "", b.mod, b.reader())
+	http.ServeContent(w, byterange.Bound(r, b.size), "", b.mod, b.reader())
 }
 
 // Info is what "casemate doctor --line" has to know.

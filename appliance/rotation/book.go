@@ -15,7 +15,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net/netip"
@@ -24,6 +23,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"casemate/cluster/tree"
 )
 
 // MaxClients is how many addresses a node records in one overlap; those that come later are only counted.
@@ -32,30 +33,12 @@ const MaxClients = 4096
 // Lately is how long ago a client may have come to count as one that is in use.
 const Lately = 24 * time.Hour
 
-// Batch and BlobWriter are those of cluster/treetest, which documents them.
-type (
-	Batch = interface {
-		Put(name string, data []byte)
-		Link(name, digest string, holds ...string)
-		LinkWeak(name, digest string)
-		Remove(name string)
-		Expect(name string, version uint64)
-	}
-	BlobWriter = interface {
-		io.Writer
-		Size() int64
-		Commit(ctx context.Context, digest string) (string, error)
-		Close() error
-		Cancel() error
-	}
-)
-
 // Tree is a directory of the replicated tree, with a file for each node.
 type Tree interface {
 	fs.ReadFileFS
 	fs.ReadDirFS
-	Update(ctx context.Context, fn func(Batch) error) error
-	CreateBlob(id string) (BlobWriter, error)
+	Update(ctx context.Context, fn func(tree.Batch) error) error
+	CreateBlob(id string) (tree.BlobWriter, error)
 }
 
 // Config says where a node's record lies. Node, Tree and Overlap must be set.
@@ -221,7 +204,7 @@ func (b *Book) publish(ctx context.Context) error {
 	case overlap && changed:
 		err = b.write(ctx, r)
 	case !overlap && published:
-		err = b.cfg.Tree.Update(ctx, func(t Batch) error { t.Remove(b.cfg.Node); return nil })
+		err = b.cfg.Tree.Update(ctx, func(t tree.Batch) error { t.Remove(b.cfg.Node); return nil })
 	default:
 		return nil
 	}
@@ -262,7 +245,7 @@ func (b *Book) write(ctx context.Context, r record) error {
 	if err != nil {
 		return err
 	}
-	return b.cfg.Tree.Update(ctx, func(t Batch) error { t.Link(b.cfg.Node, digest); return nil })
+	return b.cfg.Tree.Update(ctx, func(t tree.Batch) error { t.Link(b.cfg.Node, digest); return nil })
 }
 
 // Progress is what all nodes know of the clients in the overlap that is under way.

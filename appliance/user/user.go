@@ -24,24 +24,17 @@ import (
 	"sync"
 	"time"
 
+	"casemate/cluster/tree"
+
 	"golang.org/x/crypto/bcrypt"
 )
-
-// Batch is the tree's batch of edits.
-type Batch = interface {
-	Put(name string, data []byte)
-	Link(name, digest string, holds ...string)
-	LinkWeak(name, digest string)
-	Remove(name string)
-	Expect(name string, version uint64)
-}
 
 // Tree is what the users need of the tree: their own directory, one file a user.
 type Tree interface {
 	fs.StatFS
 	fs.ReadFileFS
 	fs.ReadDirFS
-	Update(ctx context.Context, fn func(Batch) error) error
+	Update(ctx context.Context, fn func(tree.Batch) error) error
 }
 
 // Sealer encrypts records for the tree. *cluster.Cluster is one.
@@ -139,7 +132,7 @@ func (u *Users) put(ctx context.Context, name, password string, there bool) erro
 	case !there:
 		return fmt.Errorf("there is a user %s already, change the password with: casemate user passwd %s: %w", name, name, fs.ErrExist)
 	default:
-		version = info.(interface{ Version() uint64 }).Version()
+		version = tree.VersionOf(info)
 	}
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), u.cost)
 	if err != nil {
@@ -152,7 +145,7 @@ func (u *Users) put(ctx context.Context, name, password string, there bool) erro
 	if err != nil {
 		return err
 	}
-	err = u.tree.Update(ctx, func(b Batch) error {
+	err = u.tree.Update(ctx, func(b tree.Batch) error {
 		b.Expect(name, version)
 		b.Put(name, data)
 		return nil
@@ -173,7 +166,7 @@ func (u *Users) Remove(ctx context.Context, name string) error {
 	} else if err != nil {
 		return fmt.Errorf("remove user %s: %w", name, err)
 	}
-	if err := u.tree.Update(ctx, func(b Batch) error { b.Remove(name); return nil }); err != nil {
+	if err := u.tree.Update(ctx, func(b tree.Batch) error { b.Remove(name); return nil }); err != nil {
 		return fmt.Errorf("user %s: %w", name, err)
 	}
 	return nil
@@ -262,8 +255,8 @@ func (u *Users) SealAll(ctx context.Context) (left int, err error) {
 			left++
 			continue
 		}
-		err = u.tree.Update(ctx, func(b Batch) error {
-			b.Expect(name, info.(interface{ Version() uint64 }).Version())
+		err = u.tree.Update(ctx, func(b tree.Batch) error {
+			b.Expect(name, tree.VersionOf(info))
 			b.Put(name, sealed)
 			return nil
 		})

@@ -1,4 +1,7 @@
 // Package digests checks and computes digests: "sha256:<hex>" and "sha512:<hex>".
+//
+// The daemon's rooms have cluster/tree for that. This package stays beside it because bundle is built without any other
+// room, and because it checks content while it is read, which only bundle does.
 package digests
 
 import (

@@ -4,36 +4,15 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
-	"fmt"
 	"hash"
-	"io/fs"
 	"strings"
+
+	"casemate/cluster/tree"
 )
 
-// Digest names a blob: "sha256:" and 64 or "sha512:" and 128 lower-case hex digits (OCI image-spec, descriptor,
-// "Digests").
-
-// ParseDigest splits a digest into its algorithm and its hex digits. Anything else than the two forms above is
-// fs.ErrInvalid: a digest becomes a path, so nothing else may pass.
+// ParseDigest is tree.ParseDigest: a blob's digest becomes a path.
 func ParseDigest(digest string) (algorithm, digits string, err error) {
-	algorithm, digits, _ = strings.Cut(digest, ":")
-	size := map[string]int{"sha256": 2 * sha256.Size, "sha512": 2 * sha512.Size}[algorithm]
-	if size == 0 || len(digits) != size {
-		return "", "", invalid(digest)
-	}
-	for _, c := range []byte(digits) {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return "", "", invalid(digest)
-		}
-	}
-	return algorithm, digits, nil
-}
-
-func invalid(digest string) error {
-	if len(digest) > 160 {
-		digest = digest[:160] + "…"
-	}
-	return fmt.Errorf("digest %q is not sha256:<64 hex> or sha512:<128 hex>: %w", digest, fs.ErrInvalid)
+	return tree.ParseDigest(digest)
 }
 
 // NewSum returns a hash of the algorithm that a digest names, and a function that says which digest the bytes written

@@ -1,9 +1,8 @@
 // Package treetest holds the contract of the tree, written down once in standard library types,
 // an in-memory tree that keeps it strictly, and the conformance test that every tree passes.
 //
-// Services do not import this package: each declares the few methods that it needs in its own package
-// (with Batch and BlobWriter as aliases of the same literal interfaces, so that *cluster.Tree satisfies them as it is).
-// Their tests run on Mem.
+// Services do not import this package: each declares the few methods that it needs in its own package, in terms of
+// cluster/tree, so that *cluster.Tree satisfies them as it is. Their tests run on Mem.
 package treetest
 
 import (
@@ -11,60 +10,18 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+
+	"casemate/cluster/tree"
 )
 
-// Batch collects edits that appear at one log entry, all or none (promise 9). Names are slash-separated as in io/fs
-// (fs.ValidPath) and relative to the tree that was asked; a name has at most 4096 bytes (from the whole tree's root),
-// an element of it at most 1024, none of them NUL. Edits apply in the order they were made; what Expect says is about
-// the state before the first of them. Nothing is checked when an edit is added; Update returns the first error.
-type Batch = interface {
-	// Put writes a record of at most 4096 bytes; it lives in the log and in memory.
-	Put(name string, data []byte)
-	// Link makes name a file whose bytes are the blob called digest. The link keeps that blob and those in holds from
-	// being collected. A blob that the tree does not know is fs.ErrNotExist.
-	Link(name, digest string, holds ...string)
-	// LinkWeak makes name a file as Link does but does not keep the blob beyond the pin time (one hour from now,
-	// renewed by every LinkWeak). Once the blob is collected the name is gone too, and does not come back when the same
-	// bytes do.
-	LinkWeak(name, digest string)
-	// Remove removes the file, or the directory with all that is below it. It is no error if there is nothing.
-	Remove(name string)
-	// Expect refuses the whole batch with fs.ErrExist unless the file is at this version now; 0 means that there is no
-	// such file.
-	Expect(name string, version uint64)
-}
-
-// BlobWriter is a node-local scratch file that becomes a blob. It is not safe for concurrent use.
-// It may be an io.ReaderFrom, which takes over from io.Copy what it can do better with files, and it may have
-//
-//	CommitNamed(ctx context.Context, digest string, names func(Batch, string) error) (string, error)
-//
-// which is Commit and, with the digest, an Update of the tree that the writer is from, at one log entry unless the batch
-// is too large for one. After an error it is as after one of Commit and may be called again.
-type BlobWriter = interface {
-	io.Writer
-	// Size is the number of bytes written so far, those before a resume included.
-	Size() int64
-	// Commit makes the bytes a blob: durable on a majority of voters, known to the tree, and pinned for one hour so
-	// that it can be linked. With digest "" it is named by sha256; otherwise by the algorithm of digest (sha256 or
-	// sha512), and bytes that do not have this digest are syscall.EBADMSG. It returns the digest. The scratch file is
-	// gone after a Commit without error.
-	Commit(ctx context.Context, digest string) (string, error)
-	// Close ends the use of the writer. What was not committed stays if the writer has an id and is removed if it has
-	// none.
-	Close() error
-	// Cancel closes the writer and removes the scratch file.
-	Cancel() error
-}
+// Batch and BlobWriter are what the contract's methods take and give.
+type (
+	Batch      = tree.Batch
+	BlobWriter = tree.BlobWriter
+)
 
 // Info is what every fs.FileInfo of the tree implements besides.
-type Info interface {
-	fs.FileInfo
-	// Digest is the digest of the linked blob ("sha256:…"), "" for a record or a directory.
-	Digest() string
-	// Version is the index of the log entry that wrote the file; 0 for a directory.
-	Version() uint64
-}
+type Info = tree.Info
 
 // Tree is the whole contract.
 //

@@ -3,9 +3,6 @@ package treetest
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"crypto/sha512"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"io/fs"
@@ -18,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"casemate/cluster/tree"
 )
 
 // Mem is a tree in memory. It is strict: misuse that a real tree would only sometimes punish fails the test at once.
@@ -623,14 +622,7 @@ func (w *memWriter) Write(p []byte) (int, error) {
 }
 
 // DigestOf returns the digest of data in the algorithm of like ("" for sha256).
-func DigestOf(data []byte, like string) string {
-	if strings.HasPrefix(like, "sha512:") {
-		sum := sha512.Sum512(data)
-		return "sha512:" + hex.EncodeToString(sum[:])
-	}
-	sum := sha256.Sum256(data)
-	return "sha256:" + hex.EncodeToString(sum[:])
-}
+func DigestOf(data []byte, like string) string { return tree.Sum(data, like) }
 
 func (w *memWriter) Commit(ctx context.Context, digest string) (string, error) {
 	if w.done {

@@ -1,4 +1,8 @@
-package registry
+// Package byterange bounds what a Range header may cost a server (RFC 9110, section 14).
+//
+// Each part of a multi-range answer costs a header and a seek, whatever was asked for. After Bound, the cost of an
+// answer follows what is sent.
+package byterange
 
 import (
 	"cmp"
@@ -13,23 +17,21 @@ import (
 // 14.2, allows that).
 const maxRanges = 32
 
-// boundRanges returns r as http.ServeContent may see it for content of size bytes: without a Range header that asks for
-// more than 32 parts, and with ranges that overlap or touch merged into one, in the order of their first bytes (RFC
-// 9110, sections 14.2 and 15.3.7.2). Each part of an answer costs a header and a seek, so the cost follows what is sent
-// and not what was asked. What cannot be read is left for http.ServeContent to refuse.
-func boundRanges(r *http.Request, size int64) *http.Request {
+// Bound returns r as http.ServeContent may see it for content of size bytes: without a Range header that asks for more
+// than 32 parts or in a unit that is not bytes, and with ranges that overlap or touch merged into one, in the order of
+// their first bytes (RFC 9110, sections 14.2 and 15.3.7.2). What cannot be read is left for http.ServeContent to
+// refuse. r itself is not changed.
+func Bound(r *http.Request, size int64) *http.Request {
 	asked := r.Header.Get("Range")
 	if asked == "" {
 		return r
 	}
 	specs, isBytes := strings.CutPrefix(asked, "bytes=")
-	if strings.Count(specs, ",") >= maxRanges {
+	// An unknown unit must be ignored (RFC 9110, section 14.2); http.ServeContent would answer 416.
+	if !isBytes || strings.Count(specs, ",") >= maxRanges {
 		return withRange(r, "")
 	}
-	if !isBytes {
-		return r // answered with 416, which says how it has to be
-	}
-	if merged, ok := mergeRanges(specs, size); ok {
+	if merged, ok := merge(specs, size); ok {
 		return withRange(r, merged)
 	}
 	return r
@@ -43,9 +45,8 @@ func withRange(r *http.Request, value string) *http.Request {
 	return r
 }
 
-// mergeRanges merges the ranges of a list that overlap or touch; !ok if there are none, or if something in it is no
-// range.
-func mergeRanges(specs string, size int64) (merged string, ok bool) {
+// merge merges the ranges of a list that overlap or touch; !ok if none do, or if something in it is no range.
+func merge(specs string, size int64) (merged string, ok bool) {
 	type span struct{ first, end int64 } // the bytes from first on and before end
 	var spans []span
 	for spec := range strings.SplitSeq(specs, ",") {

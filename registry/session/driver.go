@@ -1,4 +1,4 @@
-package registry
+package session
 
 import (
 	"bytes"
@@ -13,13 +13,19 @@ import (
 	"sync"
 	"time"
 
+	"casemate/cluster/tree"
+
 	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
 	"github.com/opencontainers/go-digest"
 )
 
-// driverName is under which distribution's factory knows the driver, and what its errors begin with.
-const driverName = "casemate"
+// driverName is the name by which distribution's factory knows the driver, and with which its errors begin.
+// driverParameter is the parameter that carries the *Sessions.
+const (
+	driverName      = "casemate"
+	driverParameter = "sessions"
+)
 
 // driverRoot is where distribution keeps everything (registry/storage/paths.go).
 const driverRoot = "/docker/registry/v2"
@@ -27,12 +33,15 @@ const driverRoot = "/docker/registry/v2"
 // driver is distribution's storage over the tree. Paths fall into four classes:
 //
 //   - blobs/ALG/AA/HEX/data: synthesised; the tree knows blobs by digest and stores no such name.
-//   - repositories/…/link: a link in the tree at the same path whose bytes are the blob itself; distribution reads and writes the digest.
+//   - repositories/…/link: a link in the tree at the same path whose bytes are the blob itself; distribution reads and
+//     writes the digest.
 //   - repositories/REPO/_uploads/ID/…: an upload session, on this node only.
-//   - anything else: a plain file below "driver/", small ones as records. distribution asks for none; its conformance test does.
+//   - anything else: a plain file below "driver/", small ones as records. distribution asks for none; its conformance
+//     test does.
 type driver struct {
-	tree    Tree
-	uploads *uploads
+	tree     Tree
+	sessions *table
+	holds    func(ctx context.Context, repository, manifest string) ([]string, error)
 }
 
 type driverFactory struct{}
@@ -41,13 +50,13 @@ type driverFactory struct{}
 // a second time.
 var registerDriver = sync.OnceFunc(func() { factory.Register(driverName, driverFactory{}) })
 
-// Create makes a driver over the *uploads that the parameters carry under "uploads".
+// Create makes a driver over the *Sessions that the parameters carry.
 func (driverFactory) Create(_ context.Context, parameters map[string]any) (storagedriver.StorageDriver, error) {
-	u, ok := parameters["uploads"].(*uploads)
-	if !ok {
-		return nil, errors.New("registry: the storage driver is given no tree")
+	s, ok := parameters[driverParameter].(*Sessions)
+	if !ok || s == nil || s.cfg.Tree == nil {
+		return nil, errors.New("the storage driver is given no tree")
 	}
-	return &driver{tree: u.tree, uploads: u}, nil
+	return &driver{tree: s.cfg.Tree, sessions: s.table, holds: s.cfg.Holds}, nil
 }
 
 var _ storagedriver.StorageDriver = (*driver)(nil)
@@ -104,8 +113,8 @@ func (d *driver) parse(p string) (driverPath, error) {
 		}
 		pl.repo = strings.Join(parts[1:i], "/")
 		if e == "_uploads" && len(parts) > i+1 {
-			pl.class, pl.key, pl.rest = classUpload, uploadKey(pl.repo, parts[i+1]), strings.Join(parts[i+2:], "/")
-			if !validUpload(parts[i+1]) {
+			pl.class, pl.key, pl.rest = classUpload, ID{pl.repo, parts[i+1]}.key(), strings.Join(parts[i+2:], "/")
+			if !ValidUpload(parts[i+1]) {
 				return driverPath{}, storagedriver.InvalidPathError{Path: p, DriverName: driverName}
 			}
 			return pl, nil
@@ -132,7 +141,7 @@ func (pl driverPath) history() bool {
 	return strings.Contains(pl.name, "/_manifests/tags/") && pl.digest != ""
 }
 
-// fail turns the tree's errors into the driver's and leaves a note of the others for the request (see faults).
+// fail turns the tree's errors into the driver's, and remembers the others for the request (see call).
 func fail(ctx context.Context, p string, err error) error {
 	switch {
 	case err == nil:
@@ -142,7 +151,7 @@ func fail(ctx context.Context, p string, err error) error {
 	case errors.Is(err, fs.ErrInvalid):
 		return storagedriver.InvalidPathError{Path: p, DriverName: driverName}
 	}
-	noteFault(ctx, err)
+	noteError(ctx, err)
 	return storagedriver.Error{DriverName: driverName, Detail: err}
 }
 
@@ -171,14 +180,14 @@ func (d *driver) GetContent(ctx context.Context, p string) ([]byte, error) {
 		b, err := io.ReadAll(r)
 		return b, fail(ctx, p, err)
 	case classUpload:
-		_, started, err := d.uploads.state(pl.key)
+		_, started, err := d.sessions.state(pl.key)
 		if err != nil {
 			return nil, fail(ctx, p, err)
 		}
 		if pl.rest == "startedat" {
 			return []byte(started), nil
 		}
-		if b, ok := d.uploads.getStates(pl.key)[pl.rest]; ok {
+		if b, ok := d.sessions.getStates(pl.key)[pl.rest]; ok {
 			return b, nil
 		}
 		return nil, fail(ctx, p, fs.ErrNotExist)
@@ -193,8 +202,8 @@ func (d *driver) link(pl driverPath) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if l, ok := fi.(linked); ok && l.Digest() != "" {
-		return l.Digest(), nil
+	if dg := tree.DigestOf(fi); dg != "" {
+		return dg, nil
 	}
 	return "", fs.ErrNotExist
 }
@@ -216,9 +225,9 @@ func (d *driver) PutContent(ctx context.Context, p string, content []byte) error
 		return fail(ctx, p, d.putBlob(ctx, content, pl.digest.String(), nil))
 	case classUpload:
 		if pl.rest == "startedat" {
-			err = d.uploads.startFor(userIn(ctx), pl.key, string(content))
+			err = d.sessions.begin(userOf(ctx), pl.key, string(content))
 		} else {
-			d.uploads.putState(pl.key, pl.rest, bytes.Clone(content))
+			d.sessions.putState(pl.key, pl.rest, bytes.Clone(content))
 		}
 		return fail(ctx, p, err)
 	}
@@ -229,8 +238,7 @@ func (d *driver) PutContent(ctx context.Context, p string, content []byte) error
 }
 
 func (d *driver) putLink(ctx context.Context, pl driverPath, dg string) error {
-	target, err := digest.Parse(dg)
-	if err != nil {
+	if _, _, err := tree.ParseDigest(dg); err != nil {
 		return fmt.Errorf("link %s: %w", pl.name, err)
 	}
 	if pl.history() {
@@ -241,7 +249,7 @@ func (d *driver) putLink(ctx context.Context, pl driverPath, dg string) error {
 		case strings.Contains(pl.name, "/_layers/"):
 			b.LinkWeak(pl.name, dg)
 		case strings.Contains(pl.name, "/_manifests/revisions/"):
-			holds, err := holdsOf(ctx, d.tree, pl.repo, target)
+			holds, err := d.holds(ctx, pl.repo, dg)
 			if err != nil {
 				return err
 			}
@@ -286,15 +294,15 @@ func (d *driver) Reader(ctx context.Context, p string, offset int64) (io.ReadClo
 		if err != nil {
 			return nil, fail(ctx, p, err)
 		}
-		l, ok := fi.(linked)
-		if !ok || l.Digest() == "" {
+		dg := tree.DigestOf(fi)
+		if dg == "" {
 			b, err := d.tree.ReadFile(pl.name)
 			if err != nil {
 				return nil, fail(ctx, p, err)
 			}
 			return io.NopCloser(bytes.NewReader(b[min(offset, int64(len(b))):])), nil
 		}
-		pl.digest = digest.Digest(l.Digest())
+		pl.digest = digest.Digest(dg)
 	case classLink:
 		b, err := d.GetContent(ctx, p)
 		if err != nil {
@@ -323,7 +331,7 @@ func (d *driver) Writer(ctx context.Context, p string, append bool) (storagedriv
 	}
 	switch {
 	case pl.class == classUpload && pl.rest == "data":
-		w, err := d.uploads.take(pl.key, !append)
+		w, err := d.sessions.acquire(pl.key, !append)
 		if err != nil {
 			return nil, fail(ctx, p, err)
 		}
@@ -340,7 +348,8 @@ func (d *driver) Writer(ctx context.Context, p string, append bool) (storagedriv
 		if errors.Is(err, fs.ErrNotExist) {
 			var fi fs.FileInfo
 			if fi, err = d.tree.Stat(pl.name); err == nil && fi.Size() != 0 {
-				return nil, storagedriver.Error{DriverName: driverName, Detail: fmt.Errorf("append to the committed file %s", p)}
+				return nil, storagedriver.Error{DriverName: driverName,
+					Detail: fmt.Errorf("append to the committed file %s", p)}
 			}
 			if err == nil || errors.Is(err, fs.ErrNotExist) {
 				w, err = d.tree.CreateBlob(id)
@@ -367,7 +376,7 @@ func (d *driver) Stat(ctx context.Context, p string) (storagedriver.FileInfo, er
 		info.Size, err = d.tree.StatBlob(pl.digest.String())
 	case classUpload:
 		var started string
-		info.Size, started, err = d.uploads.state(pl.key)
+		info.Size, started, err = d.sessions.state(pl.key)
 		info.ModTime, _ = time.Parse(time.RFC3339, started)
 		if info.IsDir = pl.rest != "data"; info.IsDir {
 			info.Size = 0
@@ -376,8 +385,8 @@ func (d *driver) Stat(ctx context.Context, p string) (storagedriver.FileInfo, er
 		var fi fs.FileInfo
 		if fi, err = d.tree.Stat(pl.name); err == nil {
 			info.Size, info.IsDir, info.ModTime = fi.Size(), fi.IsDir(), fi.ModTime()
-			if l, ok := fi.(linked); ok && pl.class == classLink {
-				info.Size = int64(len(l.Digest()))
+			if pl.class == classLink {
+				info.Size = int64(len(tree.DigestOf(fi)))
 			}
 			if info.IsDir {
 				info.Size = 0
@@ -401,10 +410,10 @@ func (d *driver) List(ctx context.Context, p string) ([]string, error) {
 	list := []string{}
 	switch pl.class {
 	case classUpload:
-		if _, _, err := d.uploads.state(pl.key); err != nil {
+		if _, _, err := d.sessions.state(pl.key); err != nil {
 			return nil, fail(ctx, p, err)
 		}
-		for name := range d.uploads.getStates(pl.key) {
+		for name := range d.sessions.getStates(pl.key) {
 			if path.Dir(name) == pl.rest {
 				list = append(list, path.Join(p, path.Base(name)))
 			}
@@ -436,15 +445,15 @@ func (d *driver) Move(ctx context.Context, from, to string) error {
 	}
 	switch {
 	case src.class == classUpload && src.rest == "data" && dst.class == classBlob:
-		w, err := d.uploads.take(src.key, false)
+		w, err := d.sessions.acquire(src.key, false)
 		if err != nil {
 			return fail(ctx, from, err)
 		}
 		if _, err := w.Commit(ctx, dst.digest.String()); err != nil {
-			d.uploads.park(src.key, w)
+			d.sessions.release(src.key, w)
 			return fail(ctx, from, err)
 		}
-		d.uploads.drop(src.key)
+		d.sessions.end(src.key)
 		return fail(ctx, from, w.Close())
 	case src.class != classFile || dst.class != classFile:
 		return storagedriver.ErrUnsupportedMethod{DriverName: driverName}
@@ -457,10 +466,7 @@ func (d *driver) Move(ctx context.Context, from, to string) error {
 		return storagedriver.ErrUnsupportedMethod{DriverName: driverName}
 	}
 	var data []byte
-	dg := ""
-	if l, ok := fi.(linked); ok {
-		dg = l.Digest()
-	}
+	dg := tree.DigestOf(fi)
 	if dg == "" {
 		if data, err = d.tree.ReadFile(src.name); err != nil {
 			return fail(ctx, from, err)
@@ -485,7 +491,7 @@ func (d *driver) Delete(ctx context.Context, p string) error {
 	}
 	switch pl.class {
 	case classUpload:
-		return fail(ctx, p, d.uploads.cancel(pl.key))
+		return fail(ctx, p, d.sessions.cancel(pl.key))
 	case classBlob:
 		return storagedriver.ErrUnsupportedMethod{DriverName: driverName}
 	}
@@ -499,7 +505,9 @@ func (d *driver) Delete(ctx context.Context, p string) error {
 func (d *driver) RedirectURL(*http.Request, string) (string, error) { return "", nil }
 
 // Walk visits what is below p, directories before what is in them, in the order of their elements.
-func (d *driver) Walk(ctx context.Context, p string, f storagedriver.WalkFn, options ...func(*storagedriver.WalkOptions)) error {
+func (d *driver) Walk(
+	ctx context.Context, p string, f storagedriver.WalkFn, options ...func(*storagedriver.WalkOptions),
+) error {
 	return storagedriver.WalkFallback(ctx, d, p, f, options...)
 }
 
@@ -518,7 +526,7 @@ func (u *uploadWriter) Write(p []byte) (int, error) {
 	}
 	n, err := u.w.Write(p)
 	if err != nil {
-		noteFault(u.ctx, err)
+		noteError(u.ctx, err)
 	}
 	return n, err
 }
@@ -538,17 +546,17 @@ func (u *uploadWriter) Close() error {
 	u.Size()
 	w := u.w
 	u.w = nil
-	return u.d.uploads.park(u.key, w)
+	return u.d.sessions.release(u.key, w)
 }
 
 func (u *uploadWriter) Cancel(context.Context) error {
 	if u.w == nil {
-		return u.d.uploads.cancel(u.key)
+		return u.d.sessions.cancel(u.key)
 	}
 	u.Size()
 	err := u.w.Cancel()
 	u.w = nil
-	u.d.uploads.drop(u.key)
+	u.d.sessions.end(u.key)
 	return err
 }
 

@@ -11,9 +11,10 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// String says a Found in one line.
-func (f Found) String() string {
-	return fmt.Sprintf("%s@%s %s luck=%q platforms=%v sparse=%v absent=%v", f.Repository, f.Digest, f.MediaType, f.Luck, f.Platforms, f.Sparse, f.Absent)
+// String says a Resolution in one line.
+func (f Resolution) String() string {
+	return fmt.Sprintf("%s@%s %s luck=%q platforms=%v sparse=%v absent=%v", f.Repository, f.Digest, f.MediaType,
+		f.Luck, f.Platforms, f.Sparse, f.Absent)
 }
 
 func TestResolve(t *testing.T) {
@@ -62,7 +63,8 @@ func TestResolve(t *testing.T) {
 				t.Errorf("%s: %v, want fs.ErrInvalid", name, err)
 			}
 		case want[0] == '!':
-			if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), want[2:]) || !strings.Contains(err.Error(), name) {
+			if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), want[2:]) ||
+				!strings.Contains(err.Error(), name) {
 				t.Errorf("%s: %v, want a miss that says %s", name, err, want[2:])
 			}
 		case err != nil || !strings.HasPrefix(f.String(), want):
@@ -70,7 +72,8 @@ func TestResolve(t *testing.T) {
 		}
 	}
 	// With a digest the tag is not looked at.
-	if f, err := s.reg.Resolve(context.Background(), "registry.k8s.io/pause", "moved", pause.String()); err != nil || f.Digest != pause.String() {
+	if f, err := s.reg.Resolve(context.Background(), "registry.k8s.io/pause", "moved", pause.String()); err != nil ||
+		f.Digest != pause.String() {
 		t.Errorf("tag and digest: %v, %v", f, err)
 	}
 	if misses, luck := s.taken(); len(misses)+len(luck) > 0 {
@@ -86,21 +89,26 @@ func TestResolve(t *testing.T) {
 // Resolve says what a client gets: for every name, view and fault of naming, it agrees with a GET.
 func TestResolveAgreesWithReads(t *testing.T) {
 	s := newShelf(t)
-	for i, repo := range []string{"registry.k8s.io/coredns/coredns", "registry.k8s.io/pause", "docker.io/library/nginx", "quay.io/x/app", "quay.io/y/tool", "docker.io/y/tool", "pause", "team/app", "library/only"} {
+	for i, repo := range []string{"registry.k8s.io/coredns/coredns", "registry.k8s.io/pause",
+		"docker.io/library/nginx", "quay.io/x/app", "quay.io/y/tool", "docker.io/y/tool", "pause", "team/app",
+		"library/only"} {
 		for _, tag := range []string{"v1", fmt.Sprint("only", i)} {
 			s.image(repo, tag, repo+tag)
 		}
 	}
 	hits := 0
 	for _, origin := range testOrigins {
-		for _, path := range []string{"coredns", "coredns/coredns", "pause", "nginx", "library/nginx", "x/app", "app", "tool", "team/app", "only", "library/only", "none"} {
+		for _, path := range []string{"coredns", "coredns/coredns", "pause", "nginx", "library/nginx", "x/app", "app",
+			"tool", "team/app", "only", "library/only", "none"} {
 			for _, tag := range []string{"v1", "only0", "only1", "only2", "only6", "only8", "none"} {
 				f, err := s.reg.Resolve(context.Background(), origin+"/"+path, tag, "")
 				_, counted := s.taken()
 				res := s.ask(on(origin), "GET", "/v2/"+path+"/manifests/"+tag)
 				_, luck := s.taken()
-				if got := res.Header.Get("Docker-Content-Digest"); got != f.Digest || (res.StatusCode == 200) != (err == nil) || (f.Luck != "") != (len(luck) > 0) || len(counted) > 0 {
-					t.Errorf("%s/%s:%s: a GET has %d %s and luck %q, Resolve %s, %v", origin, path, tag, res.StatusCode, got, luck, f, err)
+				if got := res.Header.Get("Docker-Content-Digest"); got != f.Digest ||
+					(res.StatusCode == 200) != (err == nil) || (f.Luck != "") != (len(luck) > 0) || len(counted) > 0 {
+					t.Errorf("%s/%s:%s: a GET has %d %s and luck %q, Resolve %s, %v", origin, path, tag,
+						res.StatusCode, got, luck, f, err)
 				}
 				if err == nil {
 					hits++

@@ -5,19 +5,21 @@ import (
 	"fmt"
 	"slices"
 
+	"casemate/cluster/tree"
+
 	"github.com/opencontainers/go-digest"
 )
 
-// needs is what a manifest names, as a repository has it or is going to have by the same batch. What is both a manifest
-// and a blob stands in both lists.
-type needs struct {
+// references is what a manifest refers to, as far as a repository has it, or is going to have it by the same batch.
+// What is both a manifest and a blob is in both lists.
+type references struct {
 	manifests, blobs []digest.Digest
-	// waits are those that may come later and are held then.
-	waits []digest.Digest
+	// awaited are those that may come later and are held then.
+	awaited []digest.Digest
 }
 
 // holds is what the manifest's revision must keep, sorted and each once.
-func (n needs) holds() []string {
+func (n references) holds() []string {
 	var list []string
 	for _, d := range slices.Concat(n.blobs, n.manifests) {
 		list = append(list, d.String())
@@ -26,15 +28,15 @@ func (n needs) holds() []string {
 	return slices.Compact(list)
 }
 
-// needs looks for what m names: in repo, and among the blobs that the tree knows if with says that they come with m,
-// and asManifest that they come as manifests of repo (nil: nothing does). absent are the blobs without which the image
-// cannot be pulled, damaged ones too. What may be absent: layers that are fetched elsewhere, what an index lists (a
-// mirror of one platform), the subject.
-func (r *Registry) needs(repo string, m *manifest, with, asManifest func(digest string) bool) (n needs,
-	absent []digest.Digest) {
+// referencesOf collects what m refers to: in repo, and among the blobs that the tree knows if with reports that they
+// come with m, and asManifest that they come as manifests of repo (nil: nothing does). missing are the blobs without
+// which the image cannot be pulled, damaged ones too. Layers that are fetched elsewhere, entries of an index (a mirror
+// of one platform), and the subject may be missing.
+func (r *Registry) referencesOf(repo string, m *manifest, with, asManifest func(digest string) bool) (n references,
+	missing []digest.Digest) {
 	seen := map[digest.Digest]bool{}
 	for _, p := range m.parts() {
-		manifest, blob := stands(r.tree, repo, p.Digest)
+		manifest, blob := kindsIn(r.tree, repo, p.Digest)
 		if with != nil && with(p.Digest.String()) {
 			if _, err := r.tree.StatBlob(p.Digest.String()); err == nil {
 				manifest = manifest || asManifest != nil && asManifest(p.Digest.String())
@@ -54,59 +56,59 @@ func (r *Registry) needs(repo string, m *manifest, with, asManifest func(digest 
 				n.blobs = append(n.blobs, p.Digest)
 			}
 			if blob && r.isLost(context.Background(), p.Digest) {
-				absent = append(absent, p.Digest)
+				missing = append(missing, p.Digest)
 			}
 		case p.optional:
 			if seen[p.Digest] {
 				continue
 			}
-			n.waits = append(n.waits, p.Digest)
+			n.awaited = append(n.awaited, p.Digest)
 		default:
-			absent = append(absent, p.Digest)
+			missing = append(missing, p.Digest)
 			continue
 		}
 		seen[p.Digest] = true
 	}
-	return n, absent
+	return n, missing
 }
 
 // maxHolds is how many blobs one link of the tree holds.
 const maxHolds = 16384
 
 // tooMany refuses a manifest that names more than can be held; nil if it does not.
-func (n needs) tooMany() error {
+func (n references) tooMany() error {
 	if len(n.holds()) <= maxHolds {
 		return nil
 	}
 	return errManifestInvalid.with(fmt.Sprintf("it names more than %d manifests and blobs that are here", maxHolds))
 }
 
-// came reports whether repo has by now something of what was waited for.
-func (r *Registry) came(repo string, waits []digest.Digest) bool {
-	return slices.ContainsFunc(waits, func(d digest.Digest) bool {
-		manifest, blob := stands(r.tree, repo, d)
+// anyArrived reports whether repo has by now any of what a manifest awaits.
+func (r *Registry) anyArrived(repo string, awaited []digest.Digest) bool {
+	return slices.ContainsFunc(awaited, func(d digest.Digest) bool {
+		manifest, blob := kindsIn(r.tree, repo, d)
 		return manifest || blob
 	})
 }
 
-// maxAbsent is how many absent blobs an answer names: one is enough to know, and a manifest may list thousands.
-const maxAbsent = 16
+// maxMissing is how many absent blobs an answer names: one is enough to know, and a manifest may list thousands.
+const maxMissing = 16
 
-// lacking refuses a manifest for what it names and the repository does not have.
-func lacking(absent []digest.Digest) *apiError {
-	e := errManifestBlob.with(joinAbsent(absent))
+// errMissing refuses a manifest for the blobs that it refers to and the repository does not have.
+func errMissing(missing []digest.Digest) *apiError {
+	e := errManifestBlob.with(joinDigests(missing))
 	var list []any
-	for _, d := range absent[:min(len(absent), maxAbsent)] {
+	for _, d := range missing[:min(len(missing), maxMissing)] {
 		list = append(list, map[string]string{"digest": d.String()})
 	}
 	e.detail = list
 	return e
 }
 
-// written reports whether all names of the manifest are there already by hand, so that a repeated push costs nothing.
-// What only an import says is written again: it must stay when the import is removed. An index is always written again,
-// because what has come since must be held.
-func (r *Registry) written(repo string, d digest.Digest, tags []string, m *manifest) bool {
+// alreadyStored reports whether all names of the manifest are stored by hand, so that a repeated push writes nothing.
+// Names that only an import brought are written again: they must stay when the import is removed. An index is always
+// written again, because it must hold those of its entries that have arrived since.
+func (r *Registry) alreadyStored(repo string, d digest.Digest, tags []string, m *manifest) bool {
 	if m.index() {
 		return false
 	}
@@ -124,7 +126,7 @@ func (r *Registry) written(repo string, d digest.Digest, tags []string, m *manif
 		return false // an earlier version stored it
 	}
 	for _, n := range names {
-		if got, _, err := r.digestOf(n); err != nil || got != d || !r.byHand(n) {
+		if got, err := statLink(r.tree, n); err != nil || got.digest != d || !r.byHand(n) {
 			return false
 		}
 	}
@@ -137,18 +139,17 @@ func (r *Registry) byHand(name string) bool {
 	if err != nil {
 		return false
 	}
-	c, ok := fi.(interface{ Claim() string }) // as the cluster's files have it
-	return !ok || c.Claim() == ""
+	return tree.ClaimOf(fi) == ""
 }
 
 // adopt adds to a pusher's batch the names of what a manifest needs and only an import has brought: who pushes is told
 // that it is here and does not send it, and it must not go with the import.
-func (r *Registry) adopt(b Batch, repo string, n needs) error {
+func (r *Registry) adopt(b Batch, repo string, n references) error {
 	return r.adoptAll(b, repo, n, map[digest.Digest]bool{}, 0)
 }
 
 // adoptAll is adopt of what lies depth indexes deep. Each manifest is taken once, however many indexes list it.
-func (r *Registry) adoptAll(b Batch, repo string, n needs, taken map[digest.Digest]bool, depth int) error {
+func (r *Registry) adoptAll(b Batch, repo string, n references, taken map[digest.Digest]bool, depth int) error {
 	for _, d := range n.blobs {
 		if name := layerPath(repo, d); !r.byHand(name) {
 			b.LinkWeak(name, d.String())
@@ -165,7 +166,7 @@ func (r *Registry) adoptAll(b Batch, repo string, n needs, taken map[digest.Dige
 		if err != nil {
 			return err
 		}
-		of, _ := r.needs(repo, m, nil, nil)
+		of, _ := r.referencesOf(repo, m, nil, nil)
 		linkManifest(b, repo, d, nil, m, of)
 		if err := r.adoptAll(b, repo, of, taken, depth+1); err != nil {
 			return err
@@ -179,14 +180,14 @@ var errTooDeep = errManifestInvalid.with(fmt.Sprintf("it leads to indexes in ind
 
 // holdsOf returns what the revision link of the stored manifest d must hold: of all that it names, what is in repo.
 // It serves the storage driver, where distribution has checked the manifest itself.
-func holdsOf(ctx context.Context, t Tree, repo string, d digest.Digest) ([]string, error) {
-	m, err := readManifest(ctx, t, d)
+func (r *Registry) holdsOf(ctx context.Context, repo, d string) ([]string, error) {
+	m, err := readManifest(ctx, r.tree, digest.Digest(d))
 	if err != nil {
 		return nil, err
 	}
 	var holds []string
 	for _, p := range m.parts() {
-		if manifest, blob := stands(t, repo, p.Digest); manifest || blob {
+		if manifest, blob := kindsIn(r.tree, repo, p.Digest); manifest || blob {
 			holds = append(holds, p.Digest.String())
 		}
 	}

@@ -1,0 +1,97 @@
+package registry
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// pinAgain is how long a layer that was asked for by a pusher is not pinned again: half of the tree's pin time of
+	// an hour.
+	pinAgain = 30 * time.Minute
+	// maxPins bounds what is remembered of pins.
+	maxPins = 1 << 16
+)
+
+// pins renews the pins of layers that a client is about to use in a new manifest, and remembers which were deleted.
+//
+// A client that pushes asks for each layer first, and does not send what is here. If only a deleted image held the
+// layer, a collection between that answer and the manifest would make the push fail for a layer that was here a moment
+// ago. So the answer to a pusher pins.
+type pins struct {
+	mu      sync.Mutex
+	pinned  map[string]time.Time // by the link's name
+	deleted map[string]time.Time // by the link's name
+}
+
+// due reports whether the link's pin should be renewed, and takes note that it is.
+func (k *pins) due(name string, now time.Time) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if t, ok := k.pinned[name]; ok && now.Sub(t) < pinAgain && !now.Before(t) {
+		return false
+	}
+	if k.pinned == nil || len(k.pinned) >= maxPins {
+		k.pinned = map[string]time.Time{}
+	}
+	k.pinned[name] = now
+	return true
+}
+
+func (k *pins) forget(name string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.pinned, name)
+}
+
+// drop notes that a client deleted the link: until it is pushed or mounted again, or pinAgain has passed, it stays
+// away.
+func (k *pins) drop(name string, now time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.deleted == nil || len(k.deleted) >= maxPins {
+		k.deleted = map[string]time.Time{}
+	}
+	k.deleted[name] = now
+	delete(k.pinned, name)
+}
+
+func (k *pins) wasDeleted(name string, now time.Time) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	t, ok := k.deleted[name]
+	return ok && now.Sub(t) < pinAgain && !now.Before(t)
+}
+
+// pinForPush pins the layer that a pusher's HEAD asks for. If only other repositories have it, it gets a name in this
+// repository, as by a mount: whoever may push may read, and need not send what is here. It never fails the request:
+// without a majority now, the manifest could not be pushed now either.
+func (r *Registry) pinForPush(req *http.Request, rt *route) {
+	name := layerPath(rt.repo, rt.digest)
+	if !r.pushing(req, rt) {
+		return
+	}
+	if _, err := statLink(r.tree, name); err != nil {
+		if _, err := r.tree.HasBlob(req.Context(), rt.digest.String()); err != nil || r.pins.wasDeleted(name, r.now()) {
+			return
+		}
+		r.pins.forget(name)
+	}
+	if !r.pins.due(name, r.now()) {
+		return
+	}
+	// A token has been looked at; a password has not, as reading needs none.
+	if scheme, _, _ := strings.Cut(req.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Basic") {
+		user, password, ok := req.BasicAuth()
+		if !ok || r.authenticate(req, user, password) != nil {
+			r.pins.forget(name)
+			return
+		}
+	}
+	if err := r.nameBlob(req.Context(), rt.repo, rt.digest); err != nil {
+		r.pins.forget(name)
+		r.log.Debug("a layer could not be pinned for a push", "repository", rt.repo, "digest", rt.digest, "err", err)
+	}
+}

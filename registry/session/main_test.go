@@ -1,0 +1,31 @@
+package session
+
+import (
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// One for each handlers.App of distribution, which has no way to end it; it waits for events that nobody sends.
+		goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
+}
+
+// open opens sessions and closes them at the end of the test.
+func open(tb testing.TB, cfg Config) *Sessions {
+	tb.Helper()
+	if cfg.Secret == nil {
+		cfg.Secret = []byte("secret")
+	}
+	s, err := Open(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return s
+}
