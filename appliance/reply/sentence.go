@@ -13,7 +13,7 @@ import (
 // it is, and people nothing.
 var classes = []error{
 	fs.ErrNotExist, fs.ErrExist, fs.ErrInvalid, fs.ErrPermission, syscall.EINVAL, syscall.EAGAIN, syscall.EINPROGRESS,
-	syscall.EBADMSG, syscall.EIO, syscall.ENOSPC, syscall.ENOENT, syscall.EEXIST,
+	syscall.EBADMSG, syscall.EIO, syscall.ENOSPC,
 }
 
 // Sentence is an error as people read it: without the classes behind it that say the same once more, and without names
