@@ -189,7 +189,8 @@ func TestBenchDNS(t *testing.T) {
 }
 
 // TestBenchStarvation compares how long answers take while 100 pulls over https take all that the machine gives, and
-// then while a bundle is imported beside them. Knot has nothing to do but to answer.
+// then while a bundle is imported beside them, blobs are collected, a backup is written, a large file is uploaded. Knot
+// has nothing to do but to answer.
 func TestBenchStarvation(t *testing.T) {
 	b := newBench(t)
 	b.start(t)
@@ -251,13 +252,37 @@ func TestBenchStarvation(t *testing.T) {
 			map[string]float64{"casemate": at("casemate", 0.99), "knot": at("knot", 0.99)}, 2)
 	}
 	measure("100 pulls")
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		run(filepath.Join(repo(t), "bin/casemate"), "--socket", b.socket, "import", out)
-	}()
-	measure("100 pulls and an import")
-	<-done
+	// beside measures while a command runs again and again.
+	beside := func(what string, args ...string) {
+		done, stop := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(done)
+			for {
+				if out, err := run(args...); err != nil {
+					t.Errorf("%s: %v\n%s", what, err, out)
+					return
+				}
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		}()
+		measure("100 pulls and " + what)
+		close(stop)
+		<-done
+	}
+	passphrase := filepath.Join(bundles, "passphrase")
+	if err := os.WriteFile(passphrase, []byte("a long passphrase\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bin := filepath.Join(repo(t), "bin/casemate")
+	beside("an import", bin, "--socket", b.socket, "import", out)
+	beside("a collection", bin, "--socket", b.socket, "gc", "--now")
+	beside("a backup", "sh", "-c", `"$0" --socket "$1" backup - --passphrase-file "$2" >/dev/null`, bin, b.socket, passphrase)
+	beside("an upload", bin, "--socket", b.socket, "file", "put", "https://dl.k8s.io/upload",
+		filepath.Join(out, "dl.k8s.io", "big0"))
 }
 
 // TestBenchNames measures 200 000 own names: memory, and one change.
