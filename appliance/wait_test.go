@@ -39,12 +39,3 @@ func until[T any](t testing.TB, c <-chan T, what string) iter.Seq[T] {
 		}
 	}
 }
-
-// next is the next thing out of a channel.
-func next[T any](t testing.TB, c <-chan T, what string) (x T) {
-	t.Helper()
-	for x = range until(t, c, what) {
-		break
-	}
-	return x
-}

@@ -38,7 +38,7 @@ type Page struct {
 	Rotation      *rotation.Book
 	// NotPermitted says why names are not enabled that the root does not permit, and what changes it.
 	NotPermitted func(names ...string) string
-	Ready         func() error // nil: this node serves
+	Ready        func() error // nil: this node serves
 	// Counts returns how many tags and files the tree has.
 	Counts func() (images, files int)
 }
