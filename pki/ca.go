@@ -15,6 +15,7 @@ package pki
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -74,7 +75,7 @@ type CA struct {
 	renewed time.Time // when this node last renewed the intermediate; owned by renewMu
 }
 
-// snapshot is one state of the CA, read from the tree and never changed.
+// snapshot is one state of the CA, read from the tree. What was read is never changed.
 type snapshot struct {
 	version uint64
 	state   state
@@ -83,6 +84,9 @@ type snapshot struct {
 	issuer  *issuer
 	names   []string // that the issuer was made for
 	sent    []byte   // what is sent behind an intermediate, DER
+
+	mu       sync.Mutex
+	verified map[[sha256.Size]byte]*above // chains, by their hashes; at most maxAbove
 }
 
 // Open reads the CA from the tree. fs.ErrNotExist: the tree has none (yet). Close must be called in the end.
