@@ -43,6 +43,9 @@ type progressConn struct {
 	client string       // who takes turns
 	turn   bool         // it is this connection's turn
 	raw    syscall.RawConn
+
+	gathering sync.Mutex
+	gathered  []byte // what was written and is not sent yet; nil: writes go to the socket
 }
 
 // extend gives the client what is left of stall for what is written next. A deadline that is nearly the right one is
@@ -89,6 +92,9 @@ func (c *progressConn) SetWriteDeadline(t time.Time) error {
 }
 
 func (c *progressConn) Write(p []byte) (n int, err error) {
+	if c.gathers(p) {
+		return len(p), nil
+	}
 	if c.turns != nil && len(p) >= largeWrite {
 		return c.writeInTurns(p)
 	}

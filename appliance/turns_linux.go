@@ -40,7 +40,7 @@ func (c *progressConn) sendFile(f *os.File, limit int64) (n int64, ok bool, err 
 	defer c.yield()
 	cerr := src.Control(func(fd uintptr) {
 		for limit > 0 && err == nil {
-			piece := min(limit, stallChunk)
+			piece := min(limit, sendPiece)
 			c.yield()
 			load(f, piece)
 			for piece > 0 {
