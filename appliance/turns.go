@@ -19,9 +19,8 @@ import (
 const (
 	largeWrite = 8 << 10 // bytes from which a write needs a turn
 
-	// Bytes in a turn, which takes under a millisecond: with sendfile, and over TLS.
-	sendPiece = 4 << 20
-	turnPiece = 1 << 20
+	sendPiece = 4 << 20   // bytes in a turn with sendfile, half a millisecond
+	turnPiece = 256 << 10 // bytes in a turn over TLS, a fraction of a millisecond
 
 	// turnChunk is read, encrypted and written at a time: four records, which stay in the core's cache.
 	turnChunk = 64 << 10
@@ -46,7 +45,7 @@ func (c *progressConn) yield() {
 	}
 }
 
-// open makes raw.
+// open sets raw.
 func (c *progressConn) open() (err error) {
 	if c.raw == nil {
 		c.raw, err = c.TCPConn.SyscallConn()
