@@ -1,36 +1,57 @@
 package pki
 
 import (
-	"errors"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+
+	"github.com/caddyserver/certmagic"
 )
 
-// files are the leaves on this node's disk, a file for each name: its key and its chain, PEM, mode 0600. They are
-// written behind the handshakes, which must not wait for a disk that is busy, and what the disk does not take stays in
-// memory: a full disk must not stop handshakes. Nothing is synced, and a file is written in its place: what a power cut
-// leaves absent or torn is found when it is read.
+// files is certmagic's storage: the leaves on this node's disk. certmagic stores three values for a name, the key, the
+// certificates and a note in JSON. Here they are one file of the directory, mode 0600, called after the name.
+//
+// A leaf is a cache that can be made again. So a file is written behind the handshake, which must not wait for a disk
+// that is busy, and not synced; it is written in its place, since a torn one is found when it is read (the note is
+// last). What the disk does not take stays in memory: a full disk must not stop handshakes. A file that is not whole is
+// as good as absent.
+//
+// There are no locks: the directory is this process's alone, and leaves works on one name once at a time.
 type files struct {
-	dir    string
-	log    *slog.Logger
-	encode func(name string) []byte // what a file should hold now; nil: it should not be there
+	dir string
+	log *slog.Logger
 
-	changing sync.Mutex // held while files change, so that none is written after it was removed; before mu
+	changing sync.Mutex // held while files change, so that none is written after it was deleted; before mu
 
 	mu      sync.Mutex
-	there   map[string]bool // the files on the disk, so that asking for one that is not there does not wait for it
-	late    []string        // names whose files are not written yet, in their order; bounded by maxLeaves
-	writing bool            // a goroutine writes them
-	idle    sync.WaitGroup  // that goroutine; added to under mu
+	ram     map[string]values // by file; newer than the disk, and not there yet
+	there   map[string]bool   // the files on the disk, so that asking for one that is not there does not wait for it
+	late    []string          // the files that wait to be written, in their order; bounded by maxLeaves
+	writing bool              // a goroutine writes them
+	idle    sync.WaitGroup    // that goroutine; added to under mu
 }
 
-func openFiles(dir string, log *slog.Logger, encode func(name string) []byte) *files {
-	f := &files{dir: dir, log: log, encode: encode, there: map[string]bool{}}
+// values is what is stored for a name, by certmagic's file extension. It is never changed.
+type values map[string][]byte
+
+// certs is the directory of all keys.
+var certs = certmagic.StorageKeys.CertsPrefix(issuerKey)
+
+// order is that of the values in a file.
+var order = [...]string{".key", ".crt", ".json"}
+
+func openFiles(dir string, log *slog.Logger) *files {
+	f := &files{dir: dir, log: log, ram: map[string]values{}, there: map[string]bool{}}
 	// What cannot be listed is as good as absent.
 	list, _ := os.ReadDir(dir)
 	for _, e := range list {
@@ -39,22 +60,65 @@ func openFiles(dir string, log *slog.Logger, encode func(name string) []byte) *f
 	return f
 }
 
-// file is where the leaf of a name is kept. Names are host names and addresses in canonical form: none leaves the
-// directory.
-func (f *files) file(name string) string { return filepath.Join(f.dir, name) }
+// parse takes a key of certmagic's apart: certificates/ISSUER/NAME, or certificates/ISSUER/NAME/NAME.EXT. Names in
+// keys are made safe by certmagic: none leaves the directory.
+func parse(key string) (name, ext string) {
+	parts := strings.Split(key, "/")
+	if len(parts) < 3 {
+		return "", ""
+	}
+	return parts[2], path.Ext(strings.Join(parts[3:], "/"))
+}
 
-// save has the file of a name written soon.
-func (f *files) save(name string) {
+// encode returns the file of what is stored for a name; nil if it is not complete.
+func (v values) encode() []byte {
+	var out []byte
+	for _, ext := range order {
+		if len(v[ext]) == 0 {
+			return nil
+		}
+		out = append(out, v[ext]...)
+	}
+	return out
+}
+
+// decode is the reverse of encode; nil if the file is not whole. What the key and the certificates are worth is found
+// when they are used.
+func decode(file []byte) values {
+	crt := bytes.Index(file, []byte("-----BEGIN CERTIFICATE"))
+	note := bytes.LastIndex(file, []byte("\n{")) + 1
+	if crt <= 0 || note <= crt || json.Unmarshal(file[note:], &certmagic.CertificateResource{}) != nil {
+		return nil
+	}
+	return values{".key": file[:crt], ".crt": file[crt:note], ".json": file[note:]}
+}
+
+// Lock implements certmagic.Locker.
+func (f *files) Lock(context.Context, string) error { return nil }
+
+// Unlock implements certmagic.Locker.
+func (f *files) Unlock(context.Context, string) error { return nil }
+
+// Store implements certmagic.Storage. The file is written soon after the last of the values has come.
+func (f *files) Store(_ context.Context, key string, value []byte) error {
+	name, ext := parse(key)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if slices.Contains(f.late, name) {
-		return
+	v := maps.Clone(f.ram[name])
+	if v == nil {
+		v = values{}
+	}
+	v[ext] = value
+	f.ram[name] = v
+	if len(v) < len(order) || slices.Contains(f.late, name) {
+		return nil
 	}
 	f.late = append(f.late, name)
 	if !f.writing {
 		f.writing = true
 		f.idle.Go(f.catchUp)
 	}
+	return nil
 }
 
 // catchUp writes what is late, and ends.
@@ -74,12 +138,12 @@ func (f *files) writeNext() bool {
 	}
 	name := f.late[0]
 	f.late = f.late[1:]
+	data := f.ram[name].encode()
 	f.mu.Unlock()
-	data := f.encode(name)
 	if data == nil {
-		return true // forgotten meanwhile
+		return true // deleted meanwhile
 	}
-	err := os.WriteFile(f.file(name), data, 0o600)
+	err := os.WriteFile(filepath.Join(f.dir, name), data, 0o600)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err != nil {
@@ -87,42 +151,93 @@ func (f *files) writeNext() bool {
 		return true
 	}
 	f.there[name] = true
+	if !slices.Contains(f.late, name) {
+		delete(f.ram, name)
+	}
 	return true
 }
 
 // flush waits until everything is written.
 func (f *files) flush() { f.idle.Wait() }
 
-// load returns what the file of a name holds. fs.ErrNotExist: there is none.
-func (f *files) load(name string) ([]byte, error) {
+// values returns what is stored for a name; nil if it is nothing or not whole.
+func (f *files) values(name string) values {
 	f.mu.Lock()
+	v, newer := f.ram[name]
 	there := f.there[name]
 	f.mu.Unlock()
-	if !there {
-		return nil, fs.ErrNotExist
+	if newer || !there {
+		return v
 	}
-	data, err := os.ReadFile(f.file(name))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		f.log.Warn("certificate file cannot be read", "name", name, "err", err)
+	data, err := os.ReadFile(filepath.Join(f.dir, name))
+	if v = decode(data); v == nil {
+		f.log.Warn("certificate file is damaged", "name", name, "err", err)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.there, name)
 	}
-	return data, err
+	return v
 }
 
-// remove removes the file of a name.
-func (f *files) remove(name string) {
+// Load implements certmagic.Storage.
+func (f *files) Load(_ context.Context, key string) ([]byte, error) {
+	name, ext := parse(key)
+	if v, ok := f.values(name)[ext]; ok {
+		return v, nil
+	}
+	return nil, fs.ErrNotExist
+}
+
+// Exists implements certmagic.Storage.
+func (f *files) Exists(ctx context.Context, key string) bool {
+	_, err := f.Load(ctx, key)
+	return err == nil
+}
+
+// Stat implements certmagic.Storage.
+func (f *files) Stat(ctx context.Context, key string) (certmagic.KeyInfo, error) {
+	v, err := f.Load(ctx, key)
+	if err != nil {
+		return certmagic.KeyInfo{}, err
+	}
+	return certmagic.KeyInfo{Key: key, Size: int64(len(v)), IsTerminal: true}, nil
+}
+
+// Delete implements certmagic.Storage. Without one of its values a name has none.
+func (f *files) Delete(_ context.Context, key string) error {
+	name, _ := parse(key)
+	if name == "" {
+		return fmt.Errorf("delete %q: not the certificate of one name", key)
+	}
 	f.changing.Lock()
 	defer f.changing.Unlock()
-	if err := os.RemoveAll(f.file(name)); err != nil {
-		return // another try comes with the next sweep
-	}
+	err := os.RemoveAll(filepath.Join(f.dir, name))
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.there, name)
+	delete(f.ram, name)
+	if err == nil {
+		delete(f.there, name)
+	}
+	return err
 }
 
-// names are those that have files.
-func (f *files) names() []string {
+// List implements certmagic.Storage. It does not look into the files.
+func (f *files) List(_ context.Context, dir string, recursive bool) ([]string, error) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Collect(maps.Keys(f.there))
+	names := slices.AppendSeq(slices.Collect(maps.Keys(f.there)), maps.Keys(f.ram))
+	f.mu.Unlock()
+	var keys []string
+	for _, name := range names {
+		for _, ext := range order {
+			rest, below := strings.CutPrefix(path.Join(certs, name, name+ext), dir+"/")
+			if !recursive {
+				rest, _, _ = strings.Cut(rest, "/")
+			}
+			if below {
+				keys = append(keys, path.Join(dir, rest))
+			}
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys), nil
 }

@@ -3,34 +3,44 @@ package pki
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
+	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/caddyserver/certmagic"
 	"golang.org/x/sync/singleflight"
 )
 
-// leaves are this node's certificates for the names that it answers for: a map of checked ones in memory, and a file for
-// each that spares the next start its making. A leaf is a cache. Whatever is wrong with one, a new one costs a key and a
-// signature.
+// leaves are this node's certificates for the names that it answers for. certmagic makes keys and requests, stores,
+// renews and holds the certificates; what it asks for a certificate is us (Issue). When that happens is decided here and
+// not by certmagic's on-demand mode, for three reasons: its wait lists are one per process and by name, so that two CAs
+// in one process mix up; it retries inside the handshake, for minutes; and it knows expiry as the only reason to renew,
+// by the system's clock.
 type leaves struct {
 	ca     *CA
+	magic  *certmagic.Config
+	cache  *certmagic.Cache
 	files  *files
 	flight singleflight.Group
 
+	ctx  context.Context // ends with close
+	stop context.CancelFunc
+
 	mu     sync.RWMutex
 	closed bool
-	ready  map[string]*leaf  // by name; at most maxLeaves
+	ready  map[string]*leaf  // what handshakes may get of certmagic's cache, by name; at most maxLeaves
 	said   map[string]string // by name: why it has no certificate
 	wg     sync.WaitGroup    // calls in flight; added to under mu while not closed
 }
@@ -38,18 +48,39 @@ type leaves struct {
 // maxLeaves bounds what a wrong Config.Known could do to memory and disk.
 const maxLeaves = 4096
 
-// leaf is a certificate that was checked when it was made or loaded.
+// leaf is a certificate of certmagic's cache that was checked when it came there.
 type leaf struct {
 	cert *tls.Certificate // its Leaf is set
+	hash string           // certmagic's name for it
 	*above
 }
+
+// issuerKey is how certmagic calls us in its storage.
+const issuerKey = "casemate"
 
 func openLeaves(c *CA) (*leaves, error) {
 	if err := os.MkdirAll(c.cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("certificate directory: %w", err)
 	}
-	l := &leaves{ca: c, ready: map[string]*leaf{}, said: map[string]string{}}
-	l.files = openFiles(c.cfg.Dir, c.log, func(name string) []byte { return l.lookup(name).encode() })
+	l := &leaves{ca: c, files: openFiles(c.cfg.Dir, c.log), ready: map[string]*leaf{}, said: map[string]string{}}
+	l.ctx, l.stop = context.WithCancel(context.Background())
+	log := zapLogger(c.log)
+	l.cache = certmagic.NewCache(certmagic.CacheOptions{
+		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) { return l.magic, nil },
+		// Renewal and OCSP are not driven by certmagic's tickers: never, in a process's life.
+		RenewCheckInterval: 10 * 365 * day, OCSPCheckInterval: 10 * 365 * day,
+		Logger: log,
+	})
+	l.magic = certmagic.New(l.cache, certmagic.Config{
+		RenewalWindowRatio:  1.0 / 3,
+		Issuers:             []certmagic.Issuer{l},
+		KeySource:           certmagic.StandardKeyGenerator{KeyType: certmagic.P256},
+		Storage:             l.files,
+		OCSP:                certmagic.OCSPConfig{DisableStapling: true},
+		DisableARI:          true,
+		DisableStorageCheck: true,
+		Logger:              log,
+	})
 	return l, nil
 }
 
@@ -61,8 +92,10 @@ func (l *leaves) close() {
 	}
 	l.closed = true
 	l.mu.Unlock()
+	l.stop()
 	l.wg.Wait()
 	l.files.flush()
+	l.cache.Stop()
 }
 
 // enter reports that the leaves are open, and keeps close waiting until l.wg.Done.
@@ -97,7 +130,7 @@ func (l *leaves) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	}
 	ctx := hello.Context()
 	if ctx == nil {
-		ctx = context.Background() // only a hello that crypto/tls did not make has none
+		ctx = l.ctx // only a hello that crypto/tls did not make has none
 	}
 	done := make(chan result, 1)
 	go func() {
@@ -224,87 +257,96 @@ func (l *leaves) obtain(name string) (*leaf, error) {
 	if full {
 		return nil, fmt.Errorf("%d certificates are the most that a node keeps: disable names", maxLeaves)
 	}
-	if f, err := l.stored(name); err == nil && l.usable(f) {
+	f, err := l.load(name)
+	if err == nil && l.usable(f) {
 		l.keep(name, f)
 		return f, nil
+	}
+	if err == nil {
+		defer l.drop(name, f)
 	}
 	return l.renew(name)
 }
 
 // renew makes a new leaf for name and puts it in the place of the old one.
 func (l *leaves) renew(name string) (*leaf, error) {
-	s, err := l.ca.current()
-	if err != nil {
-		return nil, err
-	}
-	if err := s.issuer.allows(name); err != nil { // before a key is made for nothing
+	if err := l.permitted(name); err != nil { // before a key is made for nothing
 		return nil, fmt.Errorf("the intermediate is not for it: %w", err)
 	}
-	key, err := newKey()
+	// That obtains a certificate if none is stored.
+	if err := l.magic.RenewCertSync(l.ctx, name, true); err != nil {
+		return nil, err
+	}
+	f, err := l.load(name)
 	if err != nil {
 		return nil, err
 	}
-	made, err := l.ca.signLeaf(s.issuer, key.Public(), []string{name}, leafLife)
-	if err != nil {
-		return nil, err
-	}
-	cert := &tls.Certificate{Certificate: [][]byte{made.Raw}, PrivateKey: key, Leaf: made}
-	for _, c := range s.issuer.chain {
-		cert.Certificate = append(cert.Certificate, c.Raw)
-	}
-	up, err := s.verify(cert, name, l.ca.now())
-	if err != nil {
-		return nil, err
-	}
-	f := &leaf{cert, up}
 	l.keep(name, f)
-	l.files.save(name)
 	return f, nil
 }
 
-// stored loads the leaf of name that an earlier run has left, and checks it as a client would.
-func (l *leaves) stored(name string) (*leaf, error) {
-	data, err := l.files.load(name)
+// load brings the stored leaf of name into certmagic's cache, and checks it as a client would.
+func (l *leaves) load(name string) (*leaf, error) {
+	m, err := l.magic.CacheManagedCertificate(l.ctx, name)
 	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			l.ca.log.Warn("stored certificate is damaged", "name", name, "err", err)
+		}
 		return nil, err
 	}
-	cert, err := tls.X509KeyPair(data, data)
+	f := &leaf{cert: &m.Certificate, hash: m.Hash()}
+	s, err := l.ca.current()
+	if err == nil {
+		f.above, err = s.verify(f.cert, name, l.ca.now())
+	}
 	if err != nil {
-		l.ca.log.Warn("stored certificate is damaged", "name", name, "err", err)
+		l.drop(name, f)
 		return nil, err
 	}
+	copy(f.cert.Certificate[1:], f.chain) // one copy for all leaves, in certmagic's cache as well
+	return f, nil
+}
+
+// keep lets handshakes have f in the place of the name's leaf of before.
+func (l *leaves) keep(name string, f *leaf) {
+	l.mu.Lock()
+	old := l.ready[name]
+	l.ready[name] = f
+	l.mu.Unlock()
+	l.drop(name, old)
+}
+
+// drop removes a leaf that handshakes do not get from certmagic's cache.
+func (l *leaves) drop(name string, f *leaf) {
+	if now := l.lookup(name); f != nil && (now == nil || now.hash != f.hash) {
+		l.cache.Remove([]string{f.hash})
+	}
+}
+
+// IssuerKey implements certmagic.Issuer.
+func (l *leaves) IssuerKey() string { return issuerKey }
+
+// Issue implements certmagic.Issuer: it signs a request that certmagic made for one name.
+func (l *leaves) Issue(_ context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
 	s, err := l.ca.current()
 	if err != nil {
 		return nil, err
 	}
-	up, err := s.verify(&cert, name, l.ca.now())
+	names := slices.Clone(csr.DNSNames)
+	for _, ip := range csr.IPAddresses {
+		if a, ok := netip.AddrFromSlice(ip); ok {
+			names = append(names, a.Unmap().String())
+		}
+	}
+	cert, err := l.ca.signLeaf(s.issuer, csr.PublicKey, names, leafLife)
 	if err != nil {
 		return nil, err
 	}
-	cert.Certificate = append(cert.Certificate[:1:1], up.chain...) // one copy for all leaves
-	return &leaf{&cert, up}, nil
-}
-
-// encode returns the leaf's file: key and chain, PEM; nil of no leaf.
-func (f *leaf) encode() []byte {
-	if f == nil {
-		return nil
+	var out bytes.Buffer
+	for _, c := range append([]*x509.Certificate{cert}, s.issuer.chain...) {
+		_ = pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 	}
-	key, err := marshalKey(f.cert.PrivateKey.(crypto.Signer))
-	if err != nil {
-		return nil
-	}
-	out := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
-	for _, der := range f.cert.Certificate {
-		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-	}
-	return out
-}
-
-func (l *leaves) keep(name string, f *leaf) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.ready[name] = f
+	return &certmagic.IssuedCertificate{Certificate: out.Bytes()}, nil
 }
 
 // above is what is sent behind a leaf, from its intermediate up. It was verified.
@@ -452,9 +494,14 @@ func (l *leaves) maintain(ctx context.Context) error {
 // sweep removes the files of names that are not known any more and were not asked for since the start, and what
 // versions of before have left in the directory.
 func (l *leaves) sweep() {
-	for _, name := range l.files.names() {
-		if name != l.ca.domain && (l.ca.cfg.Known == nil || !l.ca.cfg.Known(name)) {
-			l.files.remove(name)
+	known := func(n string) bool { return n == l.ca.domain || l.ca.cfg.Known != nil && l.ca.cfg.Known(n) }
+	keys, _ := l.files.List(l.ctx, certs, false)
+	for _, key := range keys {
+		name := path.Base(key)
+		// certmagic writes the colons of an address as dashes.
+		a, err := netip.ParseAddr(strings.ReplaceAll(name, "-", ":"))
+		if !known(name) && (err != nil || !known(a.String())) {
+			_ = l.files.Delete(l.ctx, key) // or with the next sweep
 		}
 	}
 }
@@ -474,7 +521,9 @@ func (l *leaves) due(f *leaf) bool {
 
 func (l *leaves) forget(name string) {
 	l.mu.Lock()
+	f := l.ready[name]
 	delete(l.ready, name)
 	l.mu.Unlock()
-	l.files.remove(name)
+	l.drop(name, f)
+	_ = l.files.Delete(l.ctx, certmagic.StorageKeys.CertsSitePrefix(issuerKey, name)) // or with the next sweep
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -18,6 +19,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
 )
 
 // fakeConn lets a handshake come from and to any address.
@@ -130,7 +134,8 @@ func TestFirstHandshakesIssueOnce(t *testing.T) {
 	}
 }
 
-// Two CAs in one process, asked for the same name at once: each answers with its own.
+// Two CAs in one process, asked for the same name at once: each answers with its own. (certmagic's own waiting lists
+// are one per process.)
 func TestTwoCAsInOneProcess(t *testing.T) {
 	a, b := build(t, nil), build(t, nil)
 	var wg sync.WaitGroup
@@ -228,6 +233,11 @@ func TestDamagedFiles(t *testing.T) {
 		"no chain": cut(func(data []byte) []byte {
 			return data[:bytes.Index(data, begin)+bytes.Index(data[bytes.Index(data, begin)+1:], begin)]
 		}),
+		"no note":   cut(func(data []byte) []byte { return data[:bytes.LastIndexByte(data, '{')] }),
+		"torn note": cut(func(data []byte) []byte { return data[:len(data)-2] }),
+		"another note": cut(func(data []byte) []byte {
+			return append(data[:bytes.LastIndexByte(data, '{'):bytes.LastIndexByte(data, '{')], `{"sans": 3}`...)
+		}),
 		"torn": cut(func(data []byte) []byte { return data[:bytes.LastIndex(data, begin)+100] }),
 		"a directory": func(t *testing.T, _ *house, file string) {
 			remove(t, file)
@@ -272,7 +282,7 @@ func TestDamagedFiles(t *testing.T) {
 				return // in the way of the file
 			}
 			h.ca.leaves.files.flush()
-			if f, err := h.ca.leaves.stored("docker.io"); err != nil || !h.ca.leaves.usable(f) {
+			if f, err := h.ca.leaves.load("docker.io"); err != nil || !h.ca.leaves.usable(f) {
 				t.Errorf("the file is not usable: %v", err)
 			}
 		})
@@ -338,7 +348,7 @@ func TestDiskTakesNothing(t *testing.T) {
 	}
 }
 
-// The leaf is renewed in time, with a new key, and no handshake fails meanwhile.
+// The leaf is renewed in time by certmagic, with a new key, and no handshake fails meanwhile.
 func TestLeafIsRenewed(t *testing.T) {
 	h := build(t, nil)
 	stop, done := make(chan struct{}), make(chan struct{})
@@ -376,6 +386,9 @@ func TestLeafIsRenewed(t *testing.T) {
 	}
 	close(stop)
 	<-done
+	if n := len(h.ca.leaves.cache.AllMatchingCertificates("docker.io")); n != 1 {
+		t.Errorf("certmagic keeps %d certificates of the name, want 1", n)
+	}
 	if _, err := h.shake(roots, "docker.io"); err != nil {
 		t.Error(err)
 	}
@@ -438,6 +451,43 @@ func TestTooManyLeaves(t *testing.T) {
 	h.ca.leaves.mu.Unlock()
 	if _, err := h.ca.leaves.obtain("docker.io"); err == nil || !strings.Contains(err.Error(), "4096 certificates are the most") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What certmagic logs arrives in our log: its warnings and errors as such, its information as debugging.
+func TestZapToSlog(t *testing.T) {
+	var out bytes.Buffer
+	opts := &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}
+	log := zapLogger(slog.New(slog.NewTextHandler(&out, opts))).With(zap.String("who", "x"))
+	log.Info("chatter")
+	log.Warn("careful", zap.Int("n", 3), zap.Duration("left", time.Second))
+	log.Named("part").Error("bad", zap.Error(errFault))
+	want := "level=WARN msg=careful who=x n=3 left=1s\nlevel=ERROR msg=bad who=x error=injected\n"
+	if out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+	if err := log.Sync(); err != nil {
+		t.Error(err)
+	}
+}
+
+// certmagic's globals are left alone: other users of the module in this process would see what we set.
+func TestGlobalsAreUnused(t *testing.T) {
+	before := certmagic.Default
+	h := build(t, nil)
+	if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprintf("%+v", before) != fmt.Sprintf("%+v", certmagic.Default) {
+		t.Error("certmagic.Default was changed")
+	}
+	if len(h.ca.leaves.magic.Issuers) != 1 || h.ca.leaves.magic.OnDemand != nil {
+		t.Error("certmagic could ask someone else for certificates")
 	}
 }
 
