@@ -84,6 +84,7 @@ type snapshot struct {
 	issuer  *issuer
 	names   []string // that the issuer was made for
 	sent    []byte   // what is sent behind an intermediate, DER
+	chain   []byte   // what is sent behind a leaf, PEM
 
 	mu       sync.Mutex
 	verified map[[sha256.Size]byte]*above // chains, by their hashes; at most maxAbove
@@ -221,6 +222,7 @@ func (c *CA) read() (*snapshot, error) {
 	}
 	s.issuer.under(s.root)
 	s.sent = concat(s.root.sent())
+	s.chain = pemOf(s.issuer.chain...)
 	if s.names, err = readNames(t, st.Issuer); err != nil {
 		return nil, err
 	}
@@ -244,9 +246,13 @@ func (c *CA) Roots() []byte {
 		// A tree that cannot be read now does not change what clients must trust.
 		s = c.snap.Load()
 	}
+	return pemOf(s.anchors()...)
+}
+
+func pemOf(certs ...*x509.Certificate) []byte {
 	var out bytes.Buffer
-	for _, a := range s.anchors() {
-		_ = pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: a.Raw})
+	for _, c := range certs {
+		_ = pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 	}
 	return out.Bytes()
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -82,15 +83,17 @@ func (v values) encode() []byte {
 	return out
 }
 
-// decode is the reverse of encode; nil if the file is not whole. What the key and the certificates are worth is found
-// when they are used.
-func decode(file []byte) values {
+// decode is the reverse of encode. What the key and the certificates are worth is found when they are used.
+func decode(file []byte) (values, error) {
 	crt := bytes.Index(file, []byte("-----BEGIN CERTIFICATE"))
 	note := bytes.LastIndex(file, []byte("\n{")) + 1
-	if crt <= 0 || note <= crt || json.Unmarshal(file[note:], &certmagic.CertificateResource{}) != nil {
-		return nil
+	if crt <= 0 || note <= crt {
+		return nil, errors.New("key, certificates or note are missing")
 	}
-	return values{".key": file[:crt], ".crt": file[crt:note], ".json": file[note:]}
+	if err := json.Unmarshal(file[note:], &certmagic.CertificateResource{}); err != nil {
+		return nil, fmt.Errorf("note: %w", err)
+	}
+	return values{".key": file[:crt], ".crt": file[crt:note], ".json": file[note:]}, nil
 }
 
 // Lock implements certmagic.Locker.
@@ -170,8 +173,13 @@ func (f *files) values(name string) values {
 		return v
 	}
 	data, err := os.ReadFile(filepath.Join(f.dir, name))
-	if v = decode(data); v == nil {
-		f.log.Warn("certificate file is damaged", "name", name, "err", err)
+	if err == nil {
+		v, err = decode(data)
+	}
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			f.log.Warn("stored certificate is damaged", "name", name, "err", err)
+		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		delete(f.there, name)

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -262,10 +261,11 @@ func (l *leaves) obtain(name string) (*leaf, error) {
 		l.keep(name, f)
 		return f, nil
 	}
+	made, merr := l.renew(name)
 	if err == nil {
-		defer l.drop(name, f)
+		l.drop(name, f)
 	}
-	return l.renew(name)
+	return made, merr
 }
 
 // renew makes a new leaf for name and puts it in the place of the old one.
@@ -273,7 +273,7 @@ func (l *leaves) renew(name string) (*leaf, error) {
 	if err := l.permitted(name); err != nil { // before a key is made for nothing
 		return nil, fmt.Errorf("the intermediate is not for it: %w", err)
 	}
-	// That obtains a certificate if none is stored.
+	// Where nothing is stored, that obtains the first one.
 	if err := l.magic.RenewCertSync(l.ctx, name, true); err != nil {
 		return nil, err
 	}
@@ -316,7 +316,7 @@ func (l *leaves) keep(name string, f *leaf) {
 	l.drop(name, old)
 }
 
-// drop removes a leaf that handshakes do not get from certmagic's cache.
+// drop removes a leaf from certmagic's cache, unless it is the one that handshakes get.
 func (l *leaves) drop(name string, f *leaf) {
 	if now := l.lookup(name); f != nil && (now == nil || now.hash != f.hash) {
 		l.cache.Remove([]string{f.hash})
@@ -342,11 +342,7 @@ func (l *leaves) Issue(_ context.Context, csr *x509.CertificateRequest) (*certma
 	if err != nil {
 		return nil, err
 	}
-	var out bytes.Buffer
-	for _, c := range append([]*x509.Certificate{cert}, s.issuer.chain...) {
-		_ = pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
-	}
-	return &certmagic.IssuedCertificate{Certificate: out.Bytes()}, nil
+	return &certmagic.IssuedCertificate{Certificate: append(pemOf(cert), s.chain...)}, nil
 }
 
 // above is what is sent behind a leaf, from its intermediate up. It was verified.

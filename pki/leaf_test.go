@@ -286,6 +286,23 @@ func TestDamagedFiles(t *testing.T) {
 				t.Errorf("the file is not usable: %v", err)
 			}
 		})
+		t.Run(what+", found when it is renewed", func(t *testing.T) {
+			h := build(t, nil)
+			if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+				t.Fatal(err)
+			}
+			first := h.ca.leaves.lookup("docker.io")
+			h.ca.leaves.files.flush()
+			damage(t, h, filepath.Join(h.cfg.Dir, "docker.io"))
+			h.clock.add(21 * day)
+			h.maintain()
+			if h.ca.leaves.lookup("docker.io").hash == first.hash {
+				t.Error("the damaged file stopped the renewal")
+			}
+			if n := len(h.ca.leaves.cache.AllMatchingCertificates("docker.io")); n != 1 {
+				t.Errorf("certmagic keeps %d certificates of the name, want 1", n)
+			}
+		})
 	}
 }
 

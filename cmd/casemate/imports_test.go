@@ -25,6 +25,7 @@ func fences() []fence {
 	f := []fence{
 		{"casemate", []string{"casemate/registry"}, "github.com/distribution/distribution", "distribution is the largest dependency and full of globals: one room knows it"},
 		{"casemate", []string{"casemate/dnssrv"}, "github.com/miekg/dns", "the wire format of DNS is one room's matter"},
+		{"casemate", []string{"casemate/pki"}, "github.com/caddyserver/certmagic", "only the CA's room knows how certificates are kept and renewed"},
 		{"casemate", []string{"casemate/cluster"}, "github.com/hashicorp/raft", "nothing above the tree may notice how it is replicated"},
 		{"casemate", []string{"casemate/cluster"}, "filippo.io/age", "the sealing key is wrapped and unwrapped where it lies and nowhere else"},
 		{"casemate", []string{"casemate/bundle", "casemate/cmd/casemate/demo"}, "github.com/google/go-containerregistry", "a client library; the daemon is a server (the demo is a client)"},
