@@ -25,7 +25,8 @@ import (
 // A leaf is a cache that can be made again. So a file is written behind the handshake, which must not wait for a disk
 // that is busy, and not synced; it is written in its place, since a torn one is found when it is read (the note is
 // last). What the disk does not take stays in memory: a full disk must not stop handshakes. A file that is not whole is
-// as good as absent.
+// as good as absent. During a renewal it may hold the new key beside the old certificates, which is refused when it is
+// used.
 //
 // There are no locks: the directory is this process's alone, and leaves works on one name once at a time.
 type files struct {
@@ -102,16 +103,16 @@ func (f *files) Lock(context.Context, string) error { return nil }
 // Unlock implements certmagic.Locker.
 func (f *files) Unlock(context.Context, string) error { return nil }
 
-// Store implements certmagic.Storage. The file is written soon after the last of the values has come.
+// Store implements certmagic.Storage. The file is written soon after, if the name has all values.
 func (f *files) Store(_ context.Context, key string, value []byte) error {
 	name, ext := parse(key)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	v := maps.Clone(f.ram[name])
+	v := maps.Clone(f.values(name))
 	if v == nil {
 		v = values{}
 	}
 	v[ext] = value
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.ram[name] = v
 	if len(v) < len(order) || slices.Contains(f.late, name) {
 		return nil

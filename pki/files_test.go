@@ -155,6 +155,33 @@ func TestFilesDeletedStayDeleted(t *testing.T) {
 	}
 }
 
+// A value replaces its predecessor, whether or not that is on the disk already; the others of the name stay.
+func TestFilesReplaceOneValue(t *testing.T) {
+	for what, between := range map[string]func(*files){
+		"written": func(f *files) { f.flush() },
+		"at once": func(*files) {},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := t.TempDir()
+			f := testFiles(t, dir)
+			want := whole("a")
+			f.store(t, "docker.io", want)
+			for _, ext := range order {
+				between(f)
+				want[ext] = whole("b")[ext]
+				f.store(t, "docker.io", values{ext: want[ext]})
+				if got := f.values("docker.io").encode(); string(got) != string(want.encode()) {
+					t.Errorf("%s replaced: got %q", ext, got)
+				}
+			}
+			f.flush()
+			if got := testFiles(t, dir).values("docker.io").encode(); string(got) != string(want.encode()) {
+				t.Errorf("on the disk: %q", got)
+			}
+		})
+	}
+}
+
 // What the disk does not take is there until it takes it.
 func TestFilesWithoutDisk(t *testing.T) {
 	dir := t.TempDir()

@@ -204,6 +204,9 @@ func TestLeavesAreKeptOnTheNode(t *testing.T) {
 	}
 	h.unknow("docker.io")
 	h.maintain()
+	if n := len(h.ca.leaves.cache.AllMatchingCertificates("docker.io")); n != 0 {
+		t.Errorf("certmagic keeps %d certificates of a name that is not known any more", n)
+	}
 	h.reopen()
 	h.unknow("fd00::11")
 	h.maintain()
