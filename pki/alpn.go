@@ -14,7 +14,11 @@ var protocols = []string{"http/1.1", "http/1.0", "h2"}
 // protocol, as from a server that does not know ALPN. RFC 7301 (3.2) would have us end the handshake, but such clients
 // speak HTTP/1 when nothing was negotiated.
 func (c *CA) TLSConfig() *tls.Config {
-	cfg := &tls.Config{GetCertificate: c.leaves.get, MinVersion: tls.VersionTLS12, NextProtos: protocols}
+	cfg := &tls.Config{
+		GetCertificate: c.leaves.get, MinVersion: tls.VersionTLS12, NextProtos: protocols,
+		// Small records at the start spare a slow line a moment and cost each small answer several system calls.
+		DynamicRecordSizingDisabled: true,
+	}
 	// Made once and not per handshake: session ticket keys belong to a configuration.
 	silent := cfg.Clone()
 	silent.NextProtos = nil

@@ -15,6 +15,7 @@ package pki
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -76,7 +77,7 @@ type CA struct {
 	renewed time.Time // when this node last renewed the intermediate; owned by renewMu
 }
 
-// snapshot is one state of the CA, read from the tree and never changed.
+// snapshot is one state of the CA, read from the tree. What was read is never changed.
 type snapshot struct {
 	version uint64
 	state   state
@@ -85,6 +86,10 @@ type snapshot struct {
 	issuer  *issuer
 	names   []string // that the issuer was made for
 	sent    []byte   // what is sent behind an intermediate, DER
+	chain   []byte   // what is sent behind a leaf, PEM
+
+	mu       sync.Mutex
+	verified map[[sha256.Size]byte]*above // chains, by their hashes; at most maxAbove
 }
 
 // Open reads the CA from the tree. fs.ErrNotExist: the tree has none (yet). Close must be called in the end.
@@ -219,6 +224,7 @@ func (c *CA) read() (*snapshot, error) {
 	}
 	s.issuer.under(s.root)
 	s.sent = concat(s.root.sent())
+	s.chain = pemOf(s.issuer.chain...)
 	if s.names, err = readNames(t, st.Issuer); err != nil {
 		return nil, err
 	}
@@ -242,9 +248,13 @@ func (c *CA) Roots() []byte {
 		// A tree that cannot be read now does not change what clients must trust.
 		s = c.snap.Load()
 	}
+	return pemOf(s.anchors()...)
+}
+
+func pemOf(certs ...*x509.Certificate) []byte {
 	var out bytes.Buffer
-	for _, a := range s.anchors() {
-		_ = pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: a.Raw})
+	for _, c := range certs {
+		_ = pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 	}
 	return out.Bytes()
 }

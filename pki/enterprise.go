@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
@@ -223,11 +224,11 @@ func (c *CA) probe(a *authority, key crypto.Signer) error {
 	if err != nil {
 		return err
 	}
-	der := [][]byte{leaf.Raw}
+	cert := &tls.Certificate{Certificate: [][]byte{leaf.Raw}, Leaf: leaf}
 	for _, up := range iss.chain {
-		der = append(der, up.Raw)
+		cert.Certificate = append(cert.Certificate, up.Raw)
 	}
-	if _, err := (&snapshot{root: a}).verify(der, c.domain, c.now()); err != nil {
+	if _, err := (&snapshot{root: a}).verify(cert, c.domain, c.now()); err != nil {
 		return mistakef("certificates below %s would not verify: %v", a.signer.Subject, err)
 	}
 	return nil

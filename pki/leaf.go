@@ -3,9 +3,9 @@ package pki
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,11 +22,11 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// leaves are this node's certificates for the names that it answers for. certmagic makes keys and requests, keeps the
-// files and renews; what it asks for a certificate is us (Issue). When to do so is decided here and not by certmagic's
-// on-demand mode, for three reasons: its wait lists are one per process and by name, so that two CAs in one process mix
-// up; it retries inside the handshake, for minutes; and it knows expiry as the only reason to renew, by the system's
-// clock.
+// leaves are this node's certificates for the names that it answers for. certmagic makes keys and requests, stores,
+// renews and holds the certificates; what it asks for a certificate is us (Issue). When that happens is decided here and
+// not by certmagic's on-demand mode, for three reasons: its wait lists are one per process and by name, so that two CAs
+// in one process mix up; it retries inside the handshake, for minutes; and it knows expiry as the only reason to renew,
+// by the system's clock.
 type leaves struct {
 	ca     *CA
 	magic  *certmagic.Config
@@ -38,7 +39,7 @@ type leaves struct {
 
 	mu     sync.RWMutex
 	closed bool
-	ready  map[string]*leaf  // by name; at most maxLeaves
+	ready  map[string]*leaf  // what handshakes may get of certmagic's cache, by name; at most maxLeaves
 	said   map[string]string // by name: why it has no certificate
 	wg     sync.WaitGroup    // calls in flight; added to under mu while not closed
 }
@@ -46,24 +47,21 @@ type leaves struct {
 // maxLeaves bounds what a wrong Config.Known could do to memory and disk.
 const maxLeaves = 4096
 
-// leaf is a certificate that was checked when it was loaded.
+// leaf is a certificate of certmagic's cache that was checked when it came there.
 type leaf struct {
-	cert *tls.Certificate
-	hash string // certmagic's name for it
-	root string // ID of the root that it verifies by
-	// listed means that its intermediate says where it would be revoked.
-	listed bool
-	// behind is what is sent behind the intermediate, DER.
-	behind []byte
+	cert *tls.Certificate // its Leaf is set
+	hash string           // certmagic's name for it
+	*above
 }
 
+// issuerKey is how certmagic calls us in its storage.
 const issuerKey = "casemate"
 
 func openLeaves(c *CA) (*leaves, error) {
 	if err := os.MkdirAll(c.cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("certificate directory: %w", err)
 	}
-	l := &leaves{ca: c, files: newFiles(c.cfg.Dir, c.log), ready: map[string]*leaf{}, said: map[string]string{}}
+	l := &leaves{ca: c, files: openFiles(c.cfg.Dir, c.log), ready: map[string]*leaf{}, said: map[string]string{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	log := zapLogger(c.log)
 	l.cache = certmagic.NewCache(certmagic.CacheOptions{
@@ -258,33 +256,28 @@ func (l *leaves) obtain(name string) (*leaf, error) {
 	if full {
 		return nil, fmt.Errorf("%d certificates are the most that a node keeps: disable names", maxLeaves)
 	}
-	f, err := l.fromFiles(name)
+	f, err := l.load(name)
 	if err == nil && l.usable(f) {
 		l.keep(name, f)
 		return f, nil
 	}
-	made, rerr := l.renew(name)
-	if old := l.lookup(name); err == nil && (old == nil || old.hash != f.hash) {
-		l.cache.Remove([]string{f.hash})
+	made, merr := l.renew(name)
+	if err == nil {
+		l.drop(name, f)
 	}
-	return made, rerr
+	return made, merr
 }
 
 // renew makes a new leaf for name and puts it in the place of the old one.
 func (l *leaves) renew(name string) (*leaf, error) {
-	err := l.permitted(name) // before a key is made for nothing
-	if err != nil {
+	if err := l.permitted(name); err != nil { // before a key is made for nothing
 		return nil, fmt.Errorf("the intermediate is not for it: %w", err)
 	}
-	if l.files.Exists(l.ctx, certmagic.StorageKeys.SiteMeta(issuerKey, name)) {
-		err = l.magic.RenewCertSync(l.ctx, name, true)
-	} else {
-		err = l.magic.ObtainCertSync(l.ctx, name)
-	}
-	if err != nil {
+	// Where nothing is stored, that obtains the first one.
+	if err := l.magic.RenewCertSync(l.ctx, name, true); err != nil {
 		return nil, err
 	}
-	f, err := l.fromFiles(name)
+	f, err := l.load(name)
 	if err != nil {
 		return nil, err
 	}
@@ -292,97 +285,54 @@ func (l *leaves) renew(name string) (*leaf, error) {
 	return f, nil
 }
 
-// fromFiles loads the stored leaf of name and checks it as a client would.
-func (l *leaves) fromFiles(name string) (*leaf, error) {
+// load brings the stored leaf of name into certmagic's cache, and checks it as a client would.
+func (l *leaves) load(name string) (*leaf, error) {
 	m, err := l.magic.CacheManagedCertificate(l.ctx, name)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			// Torn or foreign files: away with them, a new certificate costs nothing.
 			l.ca.log.Warn("stored certificate is damaged", "name", name, "err", err)
-			_ = l.files.Delete(l.ctx, certmagic.StorageKeys.CertsSitePrefix(issuerKey, name))
 		}
 		return nil, err
 	}
-	cert := m.Certificate
-	f := &leaf{cert: &cert, hash: m.Hash()}
+	f := &leaf{cert: &m.Certificate, hash: m.Hash()}
 	s, err := l.ca.current()
 	if err == nil {
-		f.root, err = s.verify(cert.Certificate, name, l.ca.now())
-	}
-	var up *x509.Certificate
-	if err == nil {
-		up, err = x509.ParseCertificate(cert.Certificate[1]) // verify has seen it
+		f.above, err = s.verify(f.cert, name, l.ca.now())
 	}
 	if err != nil {
-		l.cache.Remove([]string{f.hash})
+		l.drop(name, f)
 		return nil, err
 	}
-	f.listed, f.behind = len(up.CRLDistributionPoints) > 0, bytes.Join(cert.Certificate[2:], nil)
-	if up.Equal(s.root.signer) { // an enterprise's that signs leaves itself
-		f.behind = bytes.Join(cert.Certificate[1:], nil)
-	}
+	copy(f.cert.Certificate[1:], f.chain) // one copy for all leaves, in certmagic's cache as well
 	return f, nil
 }
 
+// keep lets handshakes have f in the place of the name's leaf of before.
 func (l *leaves) keep(name string, f *leaf) {
 	l.mu.Lock()
 	old := l.ready[name]
 	l.ready[name] = f
 	l.mu.Unlock()
-	if old != nil && old.hash != f.hash {
-		l.cache.Remove([]string{old.hash})
+	l.drop(name, old)
+}
+
+// drop removes a leaf from certmagic's cache, unless it is the one that handshakes get.
+func (l *leaves) drop(name string, f *leaf) {
+	if now := l.lookup(name); f != nil && (now == nil || now.hash != f.hash) {
+		l.cache.Remove([]string{f.hash})
 	}
 }
 
-// verify checks a chain as a client does that trusts what we hand out; it prefers the newest root.
-func (s *snapshot) verify(chain [][]byte, name string, now time.Time) (root string, err error) {
-	var certs []*x509.Certificate
-	for _, der := range chain {
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return "", err
-		}
-		certs = append(certs, c)
-	}
-	if len(certs) < 2 {
-		return "", errors.New("chain without an intermediate")
-	}
-	between := x509.NewCertPool()
-	for _, c := range certs[1:] {
-		between.AddCert(c)
-	}
-	for _, anchor := range s.anchors() {
-		roots := x509.NewCertPool()
-		roots.AddCert(anchor)
-		if _, err = certs[0].Verify(x509.VerifyOptions{DNSName: hostInCert(name), Roots: roots, Intermediates: between, CurrentTime: now}); err != nil {
-			continue
-		}
-		if anchor.Equal(s.root.anchor) {
-			return s.root.ref.ID, nil
-		}
-		return s.old.ref.ID, nil
-	}
-	return "", err
-}
-
-// hostInCert writes an address as VerifyOptions.DNSName wants it.
-func hostInCert(name string) string {
-	if _, err := netip.ParseAddr(name); err == nil {
-		return "[" + name + "]"
-	}
-	return name
-}
-
-// IssuerKey names the directory in certmagic's storage.
+// IssuerKey implements certmagic.Issuer.
 func (l *leaves) IssuerKey() string { return issuerKey }
 
-// Issue is certmagic's Issuer: it signs a request that certmagic made for one name.
+// Issue implements certmagic.Issuer: it signs a request that certmagic made for one name.
 func (l *leaves) Issue(_ context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
 	s, err := l.ca.current()
 	if err != nil {
 		return nil, err
 	}
-	names := append([]string{}, csr.DNSNames...)
+	names := slices.Clone(csr.DNSNames)
 	for _, ip := range csr.IPAddresses {
 		if a, ok := netip.AddrFromSlice(ip); ok {
 			names = append(names, a.Unmap().String())
@@ -392,11 +342,117 @@ func (l *leaves) Issue(_ context.Context, csr *x509.CertificateRequest) (*certma
 	if err != nil {
 		return nil, err
 	}
-	var out bytes.Buffer
-	for _, c := range append([]*x509.Certificate{cert}, s.issuer.chain...) {
-		_ = pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+	return &certmagic.IssuedCertificate{Certificate: append(pemOf(cert), s.chain...)}, nil
+}
+
+// above is what is sent behind a leaf, from its intermediate up. It was verified.
+type above struct {
+	root   string // ID of the root that the leaf verifies by
+	chain  [][]byte
+	listed bool   // the intermediate says where it would be revoked
+	behind []byte // what is sent behind the intermediate
+
+	// For leaves verified later, up to the anchor.
+	signer   *x509.CertPool // the leaf's signer alone
+	limits   []constraints
+	from, to time.Time // all are valid
+}
+
+// maxAbove bounds the chains that a snapshot remembers. One is in use; stored leaves have older ones.
+const maxAbove = 64
+
+// verify checks a certificate as a client does that trusts what we hand out; it prefers the newest root.
+//
+// The first leaf below a chain is verified with all that is above it. Of the next ones the signature, the dates and the
+// name are verified, the name by the constraints of every certificate above: what is left are the signatures above, the
+// path lengths and the key usages, which are the same for all.
+func (s *snapshot) verify(cert *tls.Certificate, name string, now time.Time) (*above, error) {
+	if len(cert.Certificate) < 2 {
+		return nil, errors.New("chain without an intermediate")
 	}
-	return &certmagic.IssuedCertificate{Certificate: out.Bytes()}, nil
+	chain := cert.Certificate[1:]
+	known := sha256.Sum256(bytes.Join(chain, nil))
+	s.mu.Lock()
+	up := s.verified[known]
+	s.mu.Unlock()
+	opts := x509.VerifyOptions{DNSName: hostInCert(name), CurrentTime: now}
+	if up != nil && onlyFor(cert.Leaf, name) && !now.Before(up.from) && !now.After(up.to) {
+		opts.Roots = up.signer
+		if _, err := cert.Leaf.Verify(opts); err != nil {
+			return nil, err
+		}
+		return up, allowsAll(up.limits, name)
+	}
+	up = &above{chain: chain, behind: bytes.Join(chain[1:], nil)}
+	opts.Intermediates = x509.NewCertPool()
+	var certs []*x509.Certificate
+	for _, der := range chain {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, c)
+		opts.Intermediates.AddCert(c)
+	}
+	up.listed = len(certs[0].CRLDistributionPoints) > 0
+	if certs[0].Equal(s.root.signer) { // an enterprise's that signs leaves itself
+		up.behind = bytes.Join(chain, nil)
+	}
+	authorities := []*authority{s.root}
+	if s.old != nil {
+		authorities = append(authorities, s.old)
+	}
+	var err error
+	for _, a := range authorities {
+		opts.Roots = x509.NewCertPool()
+		opts.Roots.AddCert(a.anchor)
+		var ways [][]*x509.Certificate
+		if ways, err = cert.Leaf.Verify(opts); err != nil {
+			continue
+		}
+		up.root = a.ref.ID
+		// What an enterprise's certificates permit may be written in ways that our constraints do not know.
+		if way := ways[0][1:]; !a.ref.Enterprise && way[0].Equal(certs[0]) {
+			s.remember(known, up, way)
+		}
+		return up, nil
+	}
+	return nil, err
+}
+
+// remember spares leaves below the same chain its verification. way is what the chain was verified by: from the
+// leaf's signer up to the anchor.
+func (s *snapshot) remember(known [sha256.Size]byte, up *above, way []*x509.Certificate) {
+	up.signer = x509.NewCertPool()
+	up.signer.AddCert(way[0])
+	up.from, up.to = way[0].NotBefore, way[0].NotAfter
+	for _, c := range way {
+		up.limits = append(up.limits, constraintsOf(c))
+		up.to = earlier(up.to, c.NotAfter)
+		if c.NotBefore.After(up.from) {
+			up.from = c.NotBefore
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.verified == nil || len(s.verified) >= maxAbove {
+		s.verified = map[[sha256.Size]byte]*above{}
+	}
+	s.verified[known] = up
+}
+
+// onlyFor reports that a certificate is for one name and nothing else.
+func onlyFor(cert *x509.Certificate, name string) bool {
+	return len(cert.DNSNames)+len(cert.IPAddresses) == 1 && len(cert.EmailAddresses)+len(cert.URIs) == 0 &&
+		cert.VerifyHostname(hostInCert(name)) == nil
+}
+
+// hostInCert writes an address as VerifyOptions.DNSName wants it.
+func hostInCert(name string) string {
+	if _, err := netip.ParseAddr(name); err == nil {
+		return "[" + name + "]"
+	}
+	return name
 }
 
 // maintain renews leaves that are due, and forgets those of names that are not known any more.
@@ -431,18 +487,17 @@ func (l *leaves) maintain(ctx context.Context) error {
 	return errs
 }
 
-// sweep removes the files of names that are not known any more and were not asked for since the start.
+// sweep removes the files of names that are not known any more and were not asked for since the start, and what
+// versions of before have left in the directory.
 func (l *leaves) sweep() {
-	dirs, err := l.files.List(l.ctx, certmagic.StorageKeys.CertsPrefix(issuerKey), false)
-	if err != nil {
-		return
-	}
-	for _, dir := range dirs {
-		name := path.Base(dir)
+	known := func(n string) bool { return n == l.ca.domain || l.ca.cfg.Known != nil && l.ca.cfg.Known(n) }
+	keys, _ := l.files.List(l.ctx, certs, false)
+	for _, key := range keys {
+		name := path.Base(key)
 		// certmagic writes the colons of an address as dashes.
-		known := func(n string) bool { return n == l.ca.domain || l.ca.cfg.Known != nil && l.ca.cfg.Known(n) }
-		if a, err := netip.ParseAddr(strings.ReplaceAll(name, "-", ":")); !known(name) && (err != nil || !known(a.String())) {
-			_ = l.files.Delete(l.ctx, dir)
+		a, err := netip.ParseAddr(strings.ReplaceAll(name, "-", ":"))
+		if !known(name) && (err != nil || !known(a.String())) {
+			_ = l.files.Delete(l.ctx, key) // or with the next sweep
 		}
 	}
 }
@@ -465,8 +520,6 @@ func (l *leaves) forget(name string) {
 	f := l.ready[name]
 	delete(l.ready, name)
 	l.mu.Unlock()
-	if f != nil {
-		l.cache.Remove([]string{f.hash})
-		_ = l.files.Delete(l.ctx, certmagic.StorageKeys.CertsSitePrefix(issuerKey, name))
-	}
+	l.drop(name, f)
+	_ = l.files.Delete(l.ctx, certmagic.StorageKeys.CertsSitePrefix(issuerKey, name)) // or with the next sweep
 }

@@ -87,14 +87,6 @@ func find(list string) string {
 	return ""
 }
 
-func pemOf(certs ...*x509.Certificate) []byte {
-	var out []byte
-	for _, c := range certs {
-		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
-	}
-	return out
-}
-
 func certsOf(t testing.TB, data []byte) []*x509.Certificate {
 	t.Helper()
 	var out []*x509.Certificate

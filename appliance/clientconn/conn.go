@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -44,6 +45,9 @@ type Conn struct {
 	client string       // who takes turns
 	turn   bool         // it is this connection's turn
 	raw    syscall.RawConn
+
+	gathering sync.Mutex
+	gathered  []byte // what was written and is not sent yet; nil: writes go to the socket
 }
 
 // extendDeadline gives the client what is left of stall for what is written next. A deadline that is nearly the right
@@ -90,6 +94,9 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 }
 
 func (c *Conn) Write(p []byte) (n int, err error) {
+	if c.gathers(p) {
+		return len(p), nil
+	}
 	if c.turns != nil && len(p) >= LargeWrite {
 		return c.writeInTurns(p)
 	}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"casemate/cluster/share"
 )
 
@@ -15,8 +17,13 @@ import (
 // the others wait in a queue of ours, in which clients go round. Without that a hundred downloads are a hundred
 // goroutines that are ready to run, each for up to ten milliseconds, and a small request waits behind all of them.
 const (
-	LargeWrite = 8 << 10   // bytes from which a write needs a turn
-	turnPiece  = 256 << 10 // bytes copied in a turn over TLS, a fraction of a millisecond
+	LargeWrite = 8 << 10 // bytes from which a write needs a turn
+
+	sendPiece = 4 << 20   // bytes in a turn with sendfile, half a millisecond
+	turnPiece = 256 << 10 // bytes in a turn over TLS, a fraction of a millisecond
+
+	// turnChunk is read, encrypted and written at a time: four records, which stay in the core's cache.
+	turnChunk = 64 << 10
 )
 
 // NewTurns leaves one of the processors that the scheduler may use to what is small.
@@ -38,13 +45,33 @@ func (c *Conn) yield() {
 	}
 }
 
+// open sets raw.
+func (c *Conn) open() (err error) {
+	if c.raw == nil {
+		c.raw, err = c.TCPConn.SyscallConn()
+	}
+	return err
+}
+
+// writable waits until the client has room for more. It is called without a turn.
+func (c *Conn) writable() error {
+	if err := c.open(); err != nil {
+		return err
+	}
+	start := c.extendDeadline()
+	err := c.raw.Write(func(fd uintptr) bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 0)
+		return n > 0 || err != nil && err != unix.EINTR
+	})
+	c.wrote(start, 0)
+	return err
+}
+
 // send has try make one system call that moves up to want bytes. If the client takes none now, the turn is given back,
 // and send returns 0 when it may take some.
 func (c *Conn) send(try func(fd uintptr) (int, error)) (n int, err error) {
-	if c.raw == nil {
-		if c.raw, err = c.TCPConn.SyscallConn(); err != nil {
-			return 0, err
-		}
+	if err := c.open(); err != nil {
+		return 0, err
 	}
 	c.take()
 	start := c.extendDeadline()
@@ -75,10 +102,8 @@ func (c *Conn) send(try func(fd uintptr) (int, error)) (n int, err error) {
 
 // writeInTurns is Write for what is large.
 func (c *Conn) writeInTurns(p []byte) (n int, err error) {
-	if c.turn {
-		defer c.take() // somebody further up has the turn, and goes on with it
-	} else {
-		defer c.yield()
+	if !c.turn {
+		defer c.yield() // else somebody further up goes on with the turn, if it was not lost
 	}
 	for n < len(p) {
 		piece := p[n:min(len(p), n+stallChunk)]
@@ -94,35 +119,114 @@ func (c *Conn) writeInTurns(p []byte) (n int, err error) {
 	return n, nil
 }
 
-var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+// Each has room for the records of a chunk.
+var copyBuffers = sync.Pool{New: func() any { return new([turnChunk + turnChunk/8]byte) }}
 
-// CopyInTurns copies a file to dst, which encrypts and writes to c.
+// CopyInTurns copies a file to dst, which encrypts and writes to c. What was not sent when there is an error cannot be
+// sent later: the connection is closed then.
 func (c *Conn) CopyInTurns(dst io.Writer, r io.Reader, file *os.File, limit int64) (n int64, err error) {
 	defer c.yield()
-	buf := copyBuffers.Get().(*[32 << 10]byte)
-	defer copyBuffers.Put(buf)
-	for limit > 0 {
+	c.gather(nil)
+	for err == nil && limit > 0 {
 		c.yield()
 		prefetch(file, min(limit, turnPiece))
-		c.take()
-		for piece := min(limit, turnPiece); piece > 0; {
-			m, rerr := r.Read(buf[:min(piece, int64(len(buf)))])
-			if m > 0 {
-				w, err := dst.Write(buf[:m])
-				n, piece, limit = n+int64(w), piece-int64(w), limit-int64(w)
-				if err != nil {
-					return n, err
+		for piece := min(limit, turnPiece); err == nil && piece > 0; {
+			if !c.turn {
+				// Who waits for its client does so before it has read and encrypted anything, as far as possible: there
+				// may be thousands.
+				if err = c.writable(); err != nil {
+					break
 				}
+				c.take()
 			}
-			if rerr == io.EOF {
-				return n, nil
-			}
-			if rerr != nil {
-				return n, rerr
-			}
+			var m int64
+			m, err = c.copyChunk(dst, r, min(piece, turnChunk))
+			n, piece, limit = n+m, piece-m, limit-m
 		}
 	}
-	return n, nil
+	if err == io.EOF {
+		err = nil
+	}
+	if err != nil {
+		c.Close()
+	}
+	return n, errors.Join(err, c.release())
+}
+
+// copyChunk copies up to most bytes, with one write to the socket for all the records that they become.
+func (c *Conn) copyChunk(dst io.Writer, r io.Reader, most int64) (n int64, err error) {
+	buf := copyBuffers.Get().(*[turnChunk + turnChunk/8]byte)
+	m, rerr := r.Read(buf[:most])
+	if m == 0 {
+		copyBuffers.Put(buf)
+		return 0, rerr
+	}
+	records := copyBuffers.Get().(*[turnChunk + turnChunk/8]byte)
+	defer copyBuffers.Put(records)
+	c.gather(records[:0])
+	w, err := dst.Write(buf[:m])
+	copyBuffers.Put(buf) // not held while the client is waited for
+	if err == nil {
+		err = c.flush()
+	}
+	if err == nil {
+		err = rerr
+	}
+	return int64(w), err
+}
+
+// gather has what is written to c kept in buf, until flush. crypto/tls writes each record by itself, of 16 KiB at most.
+func (c *Conn) gather(buf []byte) {
+	c.gathering.Lock()
+	defer c.gathering.Unlock()
+	if buf == nil {
+		buf = []byte{}
+	}
+	c.gathered = append(buf, c.gathered...)
+}
+
+// gathers keeps p, if it is to be kept. It never waits, while flush does: whoever reads from a TLS connection may write
+// to it as well, and so does who closes it.
+func (c *Conn) gathers(p []byte) bool {
+	c.gathering.Lock()
+	defer c.gathering.Unlock()
+	if c.gathered == nil {
+		return false
+	}
+	c.gathered = append(c.gathered, p...)
+	return true
+}
+
+// flush writes what was gathered, in its order.
+func (c *Conn) flush() error {
+	c.gathering.Lock()
+	buf := c.gathered
+	c.gathered = []byte{}
+	c.gathering.Unlock()
+	if len(buf) == 0 {
+		return nil
+	}
+	_, err := c.writeInTurns(buf)
+	return err
+}
+
+// release flushes, and has the next writes go to the socket.
+func (c *Conn) release() error {
+	for {
+		err := c.flush()
+		c.gathering.Lock()
+		done := err != nil || len(c.gathered) == 0
+		if done {
+			c.gathered = nil
+		}
+		c.gathering.Unlock()
+		if done && err != nil {
+			c.Close()
+		}
+		if done {
+			return err
+		}
+	}
 }
 
 // FileOf returns the file that r reads, and how much of it; nil if it is none.

@@ -40,7 +40,7 @@ func (c *Conn) sendFile(f *os.File, limit int64) (n int64, ok bool, err error) {
 	defer c.yield()
 	cerr := src.Control(func(fd uintptr) {
 		for limit > 0 && err == nil {
-			piece := min(limit, stallChunk)
+			piece := min(limit, sendPiece)
 			c.yield()
 			prefetch(f, piece)
 			for piece > 0 {

@@ -65,9 +65,11 @@ type Link struct {
 	waiters map[uint64]waiter
 	late    uint64 // an update up to which nobody waits: it was not confirmed in time
 	stop    bool   // the process is to stop for good
+	ended   bool   // Run has ended
 	stopped chan struct{}
 	wake    chan struct{} // of capacity 1: there is something to send
 
+	there   chan struct{} // closed while the process is connected, or when Run has ended
 	ever    chan struct{} // closed when an update was confirmed
 	since   time.Time     // when it was away first; zero: it is there
 	why     error
@@ -97,12 +99,18 @@ func NewLink(cfg LinkConfig) *Link {
 	}
 	return &Link{
 		cfg: cfg, waiters: make(map[uint64]waiter), answers: make(map[uint64]chan struct{}),
-		wake: make(chan struct{}, 1), stopped: make(chan struct{}), ever: make(chan struct{}),
+		wake: make(chan struct{}, 1), stopped: make(chan struct{}), ever: make(chan struct{}), there: make(chan struct{}),
 	}
 }
 
 // Run keeps the process connected until ctx is done, and returns nil.
 func (l *Link) Run(ctx context.Context) error {
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.ended = true
+		close(l.there)
+	}()
 	pause, said := minPause, false
 	for {
 		began := time.Now()
@@ -169,6 +177,7 @@ func (l *Link) session(ctx context.Context, conn net.Conn) (err error) {
 	}
 	l.mu.Lock()
 	l.conn, l.reset, l.queue, l.open, l.addrs = conn, false, nil, false, h.Addrs
+	close(l.there)
 	l.mu.Unlock()
 	l.cfg.Log.Info("DNS process connected", "version", h.Version)
 	l.cfg.Need()
@@ -186,7 +195,7 @@ func (l *Link) session(ctx context.Context, conn net.Conn) (err error) {
 		writing.Wait()
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.conn, l.reset, l.queue = nil, false, nil
+		l.conn, l.reset, l.queue, l.there = nil, false, nil, make(chan struct{})
 		for seq, w := range l.waiters {
 			close(w.ch)
 			delete(l.waiters, seq)
@@ -376,10 +385,12 @@ func (l *Link) poke() {
 	}
 }
 
-// Apply sends an update to the process and waits a bounded time until it is taken up. While the process is not
-// connected, nothing is kept: it will want everything. ErrReset says that it wants everything now. Any other error is
-// the process's: nothing has changed there.
+// Apply sends an update to the process and waits a bounded time until it is taken up. A process that is being started
+// anew is waited for, because it may answer from an old table already. While the process is not connected, nothing is
+// kept: it will want everything. ErrReset says that it wants everything now. Any other error is the process's: nothing
+// has changed there.
 func (l *Link) Apply(u dnssrv.Update) (conflicts []string, err error) {
+	l.awaitRestart()
 	l.mu.Lock()
 	switch {
 	case l.conn == nil || l.stop:
@@ -423,6 +434,32 @@ func (l *Link) Apply(u dnssrv.Update) (conflicts []string, err error) {
 		l.mu.Unlock()
 		l.cfg.Log.Warn("the DNS process has not taken up a change yet", "after", applyWait)
 		return nil, nil
+	}
+}
+
+// awaitRestart waits for a process that was connected and has been away for less than awayFor.
+func (l *Link) awaitRestart() {
+	l.mu.Lock()
+	there, left := l.there, awayFor
+	if !l.since.IsZero() {
+		left -= time.Since(l.since)
+	}
+	wait := l.conn == nil && !l.stop && !l.ended
+	l.mu.Unlock()
+	select {
+	case <-l.ever:
+	default:
+		return // it was never there
+	}
+	if !wait || left <= 0 {
+		return
+	}
+	timeout := time.NewTimer(left)
+	defer timeout.Stop()
+	select {
+	case <-there:
+	case <-l.stopped:
+	case <-timeout.C:
 	}
 }
 

@@ -234,6 +234,93 @@ func TestTheStoryOfALink(t *testing.T) {
 	})
 }
 
+// TestAChangeWaitsForARestartedProcess: who has set a name gets it from DNS, also from a process that has just been
+// started and answers from the table that the one before left.
+func TestAChangeWaitsForARestartedProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t, &seen{})
+		p := &pipes{make(chan net.Conn)}
+		needs := make(chan struct{}, 8)
+		l := NewLink(LinkConfig{
+			Dial: p.dial, Log: testLog(t), Version: "v1", Need: func() { needs <- struct{}{} },
+			Applied: func([]string, error) {},
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { l.Run(ctx) })
+		connect := func() net.Conn {
+			daemons, process := net.Pipe()
+			wg.Go(func() { s.session(ctx, process) })
+			p.conns <- daemons
+			<-needs
+			return process
+		}
+		apply := func() <-chan error {
+			done := make(chan error, 1)
+			wg.Go(func() {
+				_, err := l.Apply(dnssrv.Update{Records: a("a.example", "10.1.1.1")})
+				done <- err
+			})
+			synctest.Wait()
+			return done
+		}
+		waits := func(what string, done <-chan error) {
+			t.Helper()
+			select {
+			case err := <-done:
+				t.Errorf("%s: a change did not wait: %v", what, err)
+			default:
+			}
+		}
+		if err := <-apply(); err != nil {
+			t.Errorf("before the process was there: %v", err)
+		}
+		conn := connect()
+		if _, err := l.Apply(whole(nil, node("n1", true))); err != nil {
+			t.Fatal(err)
+		}
+
+		conn.Close()
+		synctest.Wait()
+		done := apply()
+		waits("while it is started anew", done)
+		conn = connect()
+		if err := <-done; !errors.Is(err, ErrReset) {
+			t.Errorf("a new process wants everything: %v", err)
+		}
+		if _, err := l.Apply(whole(nil, node("n1", true))); err != nil {
+			t.Fatal(err)
+		}
+
+		conn.Close()
+		synctest.Wait()
+		done = apply()
+		waits("while it may come back", done)
+		time.Sleep(awayFor)
+		synctest.Wait()
+		if err := <-done; err != nil {
+			t.Errorf("a process that stays away is not waited for: %v", err)
+		}
+		if err := <-apply(); err != nil {
+			t.Errorf("nor is it by the next change: %v", err)
+		}
+
+		conn = connect()
+		if _, err := l.Apply(whole(nil, node("n1", true))); err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		synctest.Wait()
+		done = apply()
+		waits("while it is started anew", done)
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("the daemon ends: %v", err)
+		}
+		wg.Wait()
+	})
+}
+
 // TestTheNodeOfASilentDaemonGoesOut: after five beats that did not come, and back with the next.
 func TestTheNodeOfASilentDaemonGoesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
