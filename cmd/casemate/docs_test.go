@@ -7,9 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
+	"unicode/utf8"
 
 	"casemate/appliance/config"
 	"casemate/appliance/doctor"
@@ -301,5 +303,72 @@ func TestOperationsShape(t *testing.T) {
 	}
 	if len(tasks) < 20 {
 		t.Errorf("only %d tasks found", len(tasks))
+	}
+}
+
+// TestDocsNames: the tests that README.md and docs/ name exist.
+func TestDocsNames(t *testing.T) {
+	top := filepath.Join("..", "..")
+	var tests []string
+	var texts []string
+	err := filepath.WalkDir(top, func(name string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && (d.Name() == ".git" || name == filepath.Join(top, "bin")) {
+			return fs.SkipDir
+		}
+		page := filepath.Dir(name) == filepath.Join(top, "docs") || name == filepath.Join(top, "README.md")
+		if err != nil || !strings.HasSuffix(name, "_test.go") && !page {
+			return err
+		}
+		data, err := os.ReadFile(name)
+		if page {
+			texts = append(texts, string(data))
+			return err
+		}
+		for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Benchmark|Fuzz)\w+)`).FindAllSubmatch(data, -1) {
+			tests = append(tests, string(m[1]))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, text := range texts {
+		for _, m := range regexp.MustCompile("`((?:Test|Benchmark|Fuzz)[A-Z]\\w*)").FindAllStringSubmatch(text, -1) {
+			seen++
+			begins := func(test string) bool { return strings.HasPrefix(test, m[1]) } // `TestBenchThree*`
+			if !slices.ContainsFunc(tests, begins) {
+				t.Errorf("a page names %s, which is no test", m[1])
+			}
+		}
+	}
+	if seen < 50 {
+		t.Errorf("only %d tests found", seen)
+	}
+}
+
+// TestDocsWidth: lines of README.md and docs/ have at most 120 columns. Tables and what is written by a program are not
+// looked at.
+func TestDocsWidth(t *testing.T) {
+	pages, err := filepath.Glob(filepath.Join("..", "..", "docs", "*.md"))
+	if err != nil || len(pages) == 0 {
+		t.Fatal(pages, err)
+	}
+	for _, name := range append(pages, filepath.Join("..", "..", "README.md")) {
+		if filepath.Base(name) == "troubleshooting.md" {
+			continue // written from doctor's table
+		}
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for line := range strings.Lines(string(data)) {
+			n++
+			line = strings.TrimSuffix(line, "\n")
+			if w := utf8.RuneCountInString(line); w > 120 && !strings.HasPrefix(line, "|") {
+				t.Errorf("%s:%d has %d columns: break the line", filepath.Base(name), n, w)
+			}
+		}
 	}
 }
