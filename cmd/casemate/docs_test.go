@@ -372,3 +372,49 @@ func TestDocsWidth(t *testing.T) {
 		}
 	}
 }
+
+// TestArchitectureNamesEveryRoom: the tables of docs/architecture.md name each package, and no other.
+func TestArchitectureNamesEveryRoom(t *testing.T) {
+	top := filepath.Join("..", "..")
+	data, err := os.ReadFile(filepath.Join(top, "docs", "architecture.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rooms, _, ok := strings.Cut(string(data), "\n## Where to change what\n")
+	if !ok {
+		t.Fatal("the rooms are not followed by where to change what")
+	}
+	named := map[string]bool{}
+	for _, row := range regexp.MustCompile("(?m)^\\| (`[^|]*) \\|").FindAllStringSubmatch(rooms, -1) {
+		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
+			named[m[1]] = true
+		}
+	}
+	err = filepath.WalkDir(top, func(name string, d fs.DirEntry, err error) error {
+		room, _ := filepath.Rel(top, filepath.Dir(name))
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "testdata" || d.Name() == ".git" || name == filepath.Join(top, "bin")):
+			return fs.SkipDir
+		case d.Name() == "go.mod" && room != ".": // another module
+			delete(named, room)
+			return fs.SkipDir
+		case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
+			return nil
+		}
+		if _, ok := named[room]; !ok {
+			t.Errorf("docs/architecture.md does not name %s", room)
+		}
+		named[room] = false
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for room, unseen := range named {
+		if unseen {
+			t.Errorf("docs/architecture.md names %s, which is no package", room)
+		}
+	}
+}
