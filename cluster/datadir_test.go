@@ -51,20 +51,20 @@ func TestBadDataDirectories(t *testing.T) {
 		node   string
 		want   []string
 	}{
-		"newer format":      {write("format", `{"format":2,"something":"else"}`), "", []string{"newer casemate", "format 2"}},
-		"format damaged":    {write("format", `{"format":1,`), "", []string{"format is damaged", "backup"}},
-		"format without id": {write("format", `{"format":1}`), "", []string{"format is damaged", "backup"}},
-		"not initialised":   {remove("format"), "", []string{"not initialised", "casemate init"}},
-		"other node":        {func(string) {}, "n2", []string{`belongs to node "n1", not "n2"`, "node: n1"}},
-		"bad node":          {func(string) {}, "a b", []string{`got "a b"`}},
-		"no key":            {remove("sealing.key"), "", []string{"sealing.key is missing", "from the data directory of another node", "backup"}},
-		"short key":         {write("sealing.key", "short"), "", []string{"got 5", "backup"}},
-		"no log list":       {remove("raft/meta"), "", []string{"raft log is damaged", "backup"}},
-		"log list damaged":  {write("raft/meta", "1234{}"), "", []string{"raft log is damaged", "backup"}},
-		"log lost":          {glob("raft/*.wal", func(path string) { os.Remove(path) }), "", []string{"entries", "are needed", "backup"}},
-		"log emptied":       {glob("raft/*.wal", func(path string) { os.Truncate(path, 0); os.Truncate(path, 1<<20) }), "", []string{"entries", "are needed", "backup"}},
-		"snapshot damaged":  {write("snapshots/00000000000000000009-00000000000000000002.snapshot", "junk"), "", []string{"snapshots are damaged", "backup"}},
-		"blobs in the way":  {func(dir string) { remove("blobs")(dir); write("blobs", "")(dir) }, "", []string{"blobs"}},
+		"newer format":        {write("format", `{"format":2,"something":"else"}`), "", []string{"newer casemate", "format 2"}},
+		"format damaged":      {write("format", `{"format":1,`), "", []string{"format is damaged", "backup"}},
+		"format without id":   {write("format", `{"format":1}`), "", []string{"format is damaged", "backup"}},
+		"not initialised":     {remove("format"), "", []string{"not initialised", "casemate init"}},
+		"other node":          {func(string) {}, "n2", []string{`belongs to node "n1", not "n2"`, "node: n1"}},
+		"bad node":            {func(string) {}, "a b", []string{`got "a b"`}},
+		"no key":              {remove("sealing.key"), "", []string{"sealing.key is missing", "from the data directory of another node", "backup"}},
+		"short key":           {write("sealing.key", "short"), "", []string{"got 5", "backup"}},
+		"no log list":         {remove("raft/meta"), "", []string{"raft log is damaged", "backup"}},
+		"log list damaged":    {write("raft/meta", "1234{}"), "", []string{"raft log is damaged", "backup"}},
+		"log lost":            {glob("raft/*.wal", func(path string) { os.Remove(path) }), "", []string{"entries", "are needed", "backup"}},
+		"log emptied":         {glob("raft/*.wal", func(path string) { os.Truncate(path, 0); os.Truncate(path, 1<<20) }), "", []string{"entries", "are needed", "backup"}},
+		"snapshot is damaged": {write("snapshots/00000000000000000009-00000000000000000002.snapshot", "junk"), "", []string{"snapshots are damaged", "backup"}},
+		"blobs in the way":    {func(dir string) { remove("blobs")(dir); write("blobs", "")(dir) }, "", []string{"blobs"}},
 	} {
 		t.Run(what, func(t *testing.T) {
 			cfg := testConfig(t, t.TempDir())
@@ -103,19 +103,19 @@ func TestBadMemberDirectories(t *testing.T) {
 		want   []string
 	}{
 		"a bit of the sealing key": {func(f *blobtest.FS, _ []string) error { return f.Flip("/data/casemate/sealing.key", 7) },
-			[]string{"sealing.key does not open what the cluster has sealed", "from the data directory of another node"}},
+			[]string{"sealing.key cannot open the cluster's sealed secrets", "from the data directory of another node"}},
 		"no snapshots": {func(f *blobtest.FS, names []string) (err error) {
 			for _, name := range names {
 				err = errors.Join(err, f.Remove(name))
 			}
 			return err
-		}, []string{"its snapshots are missing", "casemate member remove", "join it anew", "restore a backup"}},
+		}, []string{"the snapshots are missing", "casemate member remove", "join it again", "restore a backup"}},
 		"both snapshots": {func(f *blobtest.FS, names []string) (err error) {
 			for _, name := range names {
 				err = errors.Join(err, f.Flip(name, 40))
 			}
 			return err
-		}, []string{"snapshots are damaged", "casemate member remove", "join it anew", "restore a backup"}},
+		}, []string{"snapshots are damaged", "casemate member remove", "join it again", "restore a backup"}},
 	} {
 		t.Run(what, func(t *testing.T) {
 			f := blobtest.New(1)
@@ -231,7 +231,7 @@ func TestUnwritable(t *testing.T) {
 	f.Fault(func(op, _ string) (error, bool) {
 		return map[bool]error{true: unix.EACCES}[op == "mkdir" || op == "create"], false
 	})
-	if err := Bootstrap(powerConfig(f)); err == nil || !strings.Contains(err.Error(), "may not write there") {
+	if err := Bootstrap(powerConfig(f)); err == nil || !strings.Contains(err.Error(), "may not write to it") {
 		t.Errorf("Bootstrap: %v", err)
 	}
 	f.Fault(nil)
@@ -239,7 +239,7 @@ func TestUnwritable(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Fault(func(string, string) (error, bool) { return unix.EROFS, false })
-	if _, err := Open(powerConfig(f)); err == nil || !strings.Contains(err.Error(), "may not write there") {
+	if _, err := Open(powerConfig(f)); err == nil || !strings.Contains(err.Error(), "may not write to it") {
 		t.Errorf("Open: %v", err)
 	}
 }

@@ -161,7 +161,7 @@ func TestFlippedBitOfAnOnlyNode(t *testing.T) {
 		cl.Nodes[0].Stop()
 		flipInLog(t, cl.Nodes[0], "flip 3 of", 0)
 		err := cl.Nodes[0].TryStart()
-		for _, want := range []string{"entry", "is not what was written", "restore a backup", "casemate member remove"} {
+		for _, want := range []string{"entry", "has a wrong checksum", "restore a backup", "casemate member remove"} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Fatalf("%q is not in: %v", want, err)
 			}

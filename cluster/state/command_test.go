@@ -102,7 +102,7 @@ func notUnderstood(t testing.TB) map[string][]byte {
 		"is of kind 0":             append(append(h(1), 0x00), body...),
 		"edit 0 of kind 1:":        append(append(h(1), byte(kindPut)), five...),
 		"edit 0 of kind 2:":        append(append(h(1), byte(kindLink)), body...),
-		"behind its last edit":     append(bytes.Clone(good), 0x01),
+		"after its last edit":      append(bytes.Clone(good), 0x01),
 		"edit 0 of kind 1: ":       good[:len(good)-1],
 		"stage: kind of edit":      stage("\xff", 1),
 		"stage: command has":       stage("\x01", 0),
