@@ -333,7 +333,7 @@ func small(t testing.TB) []byte {
 	return data
 }
 
-// initialised says what of a data directory would count.
+// initialised reports which of a data directory would count.
 func initialised(t testing.TB, f *blobtest.FS) {
 	t.Helper()
 	for _, name := range f.Files() {
@@ -369,7 +369,8 @@ func TestRestoreRefuses(t *testing.T) {
 			"manifest is damaged"},
 		"other tar": {tarOf(t, "etc/passwd", `{}`), RestoreOptions{Passphrase: pass.Passphrase},
 			"not written by casemate backup"},
-		"more behind": {append(bytes.Clone(data), 0), RestoreOptions{Passphrase: pass.Passphrase}, "data after its end"},
+		"more behind": {append(bytes.Clone(data), 0), RestoreOptions{Passphrase: pass.Passphrase},
+			"data after its end"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			f := blobtest.New(1)

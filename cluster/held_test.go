@@ -184,7 +184,7 @@ func TestDamagedOnOneOfThree(t *testing.T) {
 	})
 }
 
-// A node that sends wrong bytes, which it could not know, is told so and mends itself.
+// A node that sends wrong bytes, which it could not know, is told so and repairs itself.
 func TestDoubt(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
@@ -321,7 +321,7 @@ func TestPatrol(t *testing.T) {
 	})
 }
 
-// On three nodes the scrub mends what it finds.
+// On three nodes the scrub repairs what it finds.
 func TestPatrolRepairs(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)

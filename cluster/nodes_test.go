@@ -301,7 +301,7 @@ func TestWrongBytes(t *testing.T) {
 			}
 			return err
 		})
-		// And the other rotten copy is mended by itself.
+		// And the other rotten copy is repaired by itself.
 		cl.Wait(func() error {
 			got, err := have[0].C.Tree().ReadFile("rotten")
 			if err == nil && !bytes.Equal(got, data) {

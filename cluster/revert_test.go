@@ -168,7 +168,8 @@ func TestRevertedMajorityGoesOn(t *testing.T) {
 		whole := cl.Nodes[0].C.StateBytes()
 		cl.Net.Heal()
 		cl.Wait(func() error {
-			if err := cl.Nodes[0].C.Err(); err == nil || !strings.Contains(err.Error(), "differs from the one that this node has applied") {
+			if err := cl.Nodes[0].C.Err(); err == nil ||
+				!strings.Contains(err.Error(), "differs from the one that this node has applied") {
 				return fmt.Errorf("n1 goes on: %v", err)
 			}
 			return nil
@@ -277,7 +278,7 @@ func TestNoDifferenceWhileFormatsDiffer(t *testing.T) {
 	})
 }
 
-// Parts of a data directory that come back older, alone: the node notices or mends it, and has everything in the end.
+// Parts of a data directory that come back older, alone: the node notices or repairs it, and has everything in the end.
 func TestRevertedParts(t *testing.T) {
 	for part, notice := range map[string]string{
 		"blobs":       "blobs that this node had were not on its disk when it started",

@@ -47,7 +47,8 @@ func same(cl *clustertest.Cluster) {
 	cl.Wait(func() error {
 		for _, n := range cl.Nodes[1:] {
 			if a, b := cl.Nodes[0].C, n.C; !bytes.Equal(a.StateBytes(), b.StateBytes()) {
-				return fmt.Errorf("the states of %s and %s differ (%d and %d)", cl.Nodes[0].Name, n.Name, a.Index(), b.Index())
+				return fmt.Errorf("the states of %s and %s differ (%d and %d)", cl.Nodes[0].Name, n.Name, a.Index(),
+					b.Index())
 			}
 		}
 		return nil
@@ -117,7 +118,8 @@ func TestFlippedBitForgetsNoVote(t *testing.T) {
 		away.Start()
 		for range 2 {
 			cl.Wait(func() error {
-				if err := knows.Put("then", "x"); err == nil || !errors.Is(err, cluster.ErrUnknown) && !strings.Contains(err.Error(), "no majority") {
+				if err := knows.Put("then", "x"); err == nil || !errors.Is(err, cluster.ErrUnknown) &&
+					!strings.Contains(err.Error(), "no majority") {
 					return fmt.Errorf("a write succeeded without what was acknowledged, or: %v", err)
 				}
 				return nil
