@@ -22,15 +22,15 @@ import (
 // broken and nothing would show it afterwards. packaging/tools/mutations breaks these promises on purpose and expects
 // a failure.
 
-// gate holds back syncs of the raft log, and of nothing else: the node votes and answers heartbeats. Its zero value is
-// open.
-type gate struct {
+// barrier holds back syncs of the raft log, and of nothing else: the node votes and answers heartbeats. Its zero value
+// is open.
+type barrier struct {
 	shut    atomic.Pointer[chan struct{}]
 	waiting atomic.Int64
 }
 
-// hold shuts the gate until the returned function is called, once.
-func (g *gate) hold() (open func()) {
+// hold shuts the barrier until the returned function is called, once.
+func (g *barrier) hold() (open func()) {
 	ch := make(chan struct{})
 	g.shut.Store(&ch)
 	return func() {
@@ -39,9 +39,9 @@ func (g *gate) hold() (open func()) {
 	}
 }
 
-// pass waits while the gate is shut. Who waits holds raft-wal's lock, and a goroutine that waits for that lock stops
+// pass waits while the barrier is shut. Who waits holds raft-wal's lock, and a goroutine that waits for that lock stops
 // the bubble's time: no log may be cut meanwhile.
-func (g *gate) pass() {
+func (g *barrier) pass() {
 	if ch := g.shut.Load(); ch != nil {
 		g.waiting.Add(1)
 		defer g.waiting.Add(-1)
@@ -49,50 +49,50 @@ func (g *gate) pass() {
 	}
 }
 
-// gates are those of nodes by name; tune puts them before their disks.
-type gates map[string]*gate
+// barriers are those of nodes by name; tune puts them before their disks.
+type barriers map[string]*barrier
 
-func (g gates) tune(c *cluster.Config) {
+func (g barriers) tune(c *cluster.Config) {
 	if g[c.Node] != nil {
-		c.FS = gated{c.FS, g[c.Node]}
+		c.FS = barrierFS{c.FS, g[c.Node]}
 	}
 }
 
-func newGates(nodes ...string) gates {
-	g := gates{}
+func newBarriers(nodes ...string) barriers {
+	g := barriers{}
 	for _, n := range nodes {
-		g[n] = new(gate)
+		g[n] = new(barrier)
 	}
 	return g
 }
 
-type gated struct {
+type barrierFS struct {
 	cluster.FS
-	gate *gate
+	barrier *barrier
 }
 
-type gatedFile struct {
+type barrierFile struct {
 	blob.File
-	gate *gate
+	barrier *barrier
 }
 
-func (f gated) OpenFile(name string, flag int, perm fs.FileMode) (blob.File, error) {
+func (f barrierFS) OpenFile(name string, flag int, perm fs.FileMode) (blob.File, error) {
 	file, err := f.FS.OpenFile(name, flag, perm)
 	if err != nil || !strings.HasSuffix(name, ".wal") {
 		return file, err
 	}
-	return gatedFile{file, f.gate}, nil
+	return barrierFile{file, f.barrier}, nil
 }
 
-func (f gated) Allocate(file blob.File, size int64) error {
-	if g, ok := file.(gatedFile); ok {
+func (f barrierFS) Allocate(file blob.File, size int64) error {
+	if g, ok := file.(barrierFile); ok {
 		file = g.File
 	}
 	return f.FS.Allocate(file, size)
 }
 
-func (f gatedFile) Sync() error {
-	f.gate.pass()
+func (f barrierFile) Sync() error {
+	f.barrier.pass()
 	return f.File.Sync()
 }
 
@@ -114,10 +114,13 @@ func TestAcknowledgedByAMajority(t *testing.T) {
 		t.Run(fmt.Sprint(voters, "-voters"), func(t *testing.T) {
 			clustertest.Run(t, func(t *testing.T) {
 				cl := clustertest.New(t, voters, func(c *cluster.Config) { c.LeaderWait = time.Second })
-				for role, by := range map[string]*clustertest.Node{"leader": cl.Leader(), "follower": cl.Followers()[0]} {
+				for role, by := range map[string]*clustertest.Node{"leader": cl.Leader(),
+					"follower": cl.Followers()[0]} {
 					for _, size := range []int{3000, 1<<20 + 1000} {
-						for _, disks := range []int{voters / 2, voters/2 + 1} { // that take the bytes, the pusher's among them
-							what := fmt.Sprintf("%d bytes at the %s, taken by %d of %d disks", size, role, disks, voters)
+						// that take the bytes, the pusher's among them
+						for _, disks := range []int{voters / 2, voters/2 + 1} {
+							what := fmt.Sprintf("%d bytes at the %s, taken by %d of %d disks", size, role,
+								disks, voters)
 							for i, n := range others(cl, by) {
 								if i >= disks-1 {
 									noCopies(n)
@@ -178,7 +181,8 @@ func TestPushIsOnAMajorityWhenAnswered(t *testing.T) {
 						}
 					}
 					if durable < 2 {
-						t.Errorf("a push of %d bytes at %s was answered when %d of 3 disks had it", size, n.Name, durable)
+						t.Errorf("a push of %d bytes at %s was answered when %d of 3 disks had it", size,
+							n.Name, durable)
 					}
 				}
 			})
@@ -310,7 +314,7 @@ func TestDeposedLeaderConfirmsNoMiss(t *testing.T) {
 // committed it confirms no miss.
 func TestNewLeaderConfirmsNoMissTooEarly(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
-		g := newGates("n1", "n2", "n3")
+		g := newBarriers("n1", "n2", "n3")
 		cl := clustertest.New(t, 3, g.tune)
 		old, heir, third := cl.Leader(), cl.Followers()[0], cl.Followers()[1]
 		// The entry is committed by the leader and its heir, which never hears that it is: after its sync nothing more
@@ -408,7 +412,7 @@ func TestUncommittedDoesNotShow(t *testing.T) {
 // that is written then is of the first.
 func TestMarkIsOfWhatIsCommitted(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
-		g := newGates("n1", "n2", "n3")
+		g := newBarriers("n1", "n2", "n3")
 		cl := clustertest.New(t, 3, func(c *cluster.Config) { g.tune(c); c.LeaderWait = 2 * time.Second })
 		old, near, far := cl.Leader(), cl.Followers()[0], cl.Followers()[1]
 		time.Sleep(time.Second) // nothing else is written now

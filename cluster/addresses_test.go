@@ -38,7 +38,8 @@ func TestSomeAddressesChange(t *testing.T) {
 				want := puts(t, cl.Nodes[0], "before", 3)
 				leader, rest := cl.Leader(), cl.Followers()
 				move := map[string][]*clustertest.Node{
-					"a follower": rest[:1], "the leader": {leader}, "both followers": rest, "the leader and a follower": {leader, rest[0]},
+					"a follower": rest[:1], "the leader": {
+						leader}, "both followers": rest, "the leader and a follower": {leader, rest[0]},
 				}[who]
 				for _, n := range move {
 					n.Stop()
@@ -66,7 +67,8 @@ func TestAllAddressesChange(t *testing.T) {
 				cl := clustertest.New(t, 3, func(c *cluster.Config) { c.Peers = peers })
 				want := puts(t, cl.Nodes[0], "before", 3)
 				shows(t, cl, cl.Nodes, want)
-				if how == "by name" { // the records then say addresses that nobody has any more, and the names lead to the nodes
+				// the records then say addresses that nobody has any more, and the names lead to the nodes
+				if how == "by name" {
 					for _, n := range cl.Nodes {
 						n.Stop()
 						cl.Net.Move(n.Name, "gone-"+n.Name)

@@ -15,22 +15,23 @@ import (
 )
 
 type (
-	// BackupOptions are what Backup is given.
+	// BackupOptions are the options of Backup.
 	BackupOptions = archive.Options
-	// BackupReport is what a backup holds.
+	// BackupReport is the summary of a backup.
 	BackupReport = archive.Report
 )
 
-// Backup writes the tree, as it is on this node now, to w: one state of one moment, and the bytes of every blob that it
-// knows. Any node can do it, also without a majority. Writes and reads go on; what is collected meanwhile is forgotten
-// at once, but its files stay on this disk until the next GC.
+// Backup writes this node's current tree to w: the state at one log entry, and the bytes of every blob that it knows.
+// Any node can do it, also without a majority. Writes and reads continue; blobs that are collected meanwhile leave the
+// tree at once, but their files stay on this disk until the next GC.
 //
-// Each blob is hashed while it is read. One with other bytes, or that cannot be read, is marked in the backup and
-// counted in the report, and the rest is written all the same: a backup that has a hole is better than none. An error
-// means that what was written is no backup; Restore refuses it.
+// Each blob is hashed while it is read. A blob with wrong bytes, or one that cannot be read, is marked in the backup
+// and counted in the report, and the backup continues: an incomplete backup is better than none. After an error the
+// output is not a backup, and Restore refuses it.
 func (c *Cluster) Backup(ctx context.Context, w io.Writer, opt BackupOptions) (r BackupReport, err error) {
 	defer func() {
-		c.log.Info("backup", "index", r.Index, "blobs", r.Blobs, "bytes", r.Bytes, "no_blobs", opt.NoBlobs, "faults", r.Faults, "err", err)
+		c.log.Info("backup", "index", r.Index, "blobs", r.Blobs, "bytes", r.Bytes, "no_blobs", opt.NoBlobs, "faults",
+			r.Faults, "err", err)
 	}()
 	key, err := disk.ReadFile(c.cfg.FS, filepath.Join(c.cfg.Dir, member.KeyFile))
 	if err != nil {
@@ -40,11 +41,12 @@ func (c *Cluster) Backup(ctx context.Context, w io.Writer, opt BackupOptions) (r
 	if err != nil {
 		return r, fmt.Errorf("backup: %w", err)
 	}
-	// Before the look at the state: a blob that it knows has a file, which now nobody takes away.
+	// Before the state is loaded: from now on no file of a blob that it knows is removed.
 	defer c.blobs.HoldAll()()
 	r, err = archive.Write(ctx, w, archive.Source{
-		Cluster: c.id.Cluster, Node: c.cfg.Node, Time: c.cfg.Now(), State: c.machine.view.Load(), Key: key, Wrapped: wrapped,
-		Blobs: backedUp{c.replica}, Log: c.log,
+		Cluster: c.id.Cluster, Node: c.cfg.Node, Time: c.cfg.Now(), State: c.machine.view.Load(), Key: key,
+		Wrapped: wrapped,
+		Blobs:   backedUp{c.replica}, Log: c.log,
 	}, opt.NoBlobs)
 	if err != nil {
 		return r, fmt.Errorf("backup: %w", err)
@@ -66,5 +68,5 @@ func (b backedUp) Damaged(digest string) bool {
 	return errors.Is(err, blob.ErrDamaged)
 }
 
-// Doubt implements archive.Blobs. What it finds everybody knows from then on.
+// Doubt implements archive.Blobs.
 func (b backedUp) Doubt(ctx context.Context, digest string) { b.Dir().Verify(ctx, digest) }

@@ -102,7 +102,8 @@ func TestBackupAndRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rep.Blobs != 4 || rep.Lacking != 0 || rep.Cluster == c.ID() || rep.From.Cluster != c.ID() || rep.From.Node != "n1" {
+	if rep.Blobs != 4 || rep.Missing != 0 || rep.Cluster == c.ID() || rep.From.Cluster != c.ID() ||
+		rep.From.Node != "n1" {
 		t.Errorf("report %+v", rep)
 	}
 	n := start(t, cfg)
@@ -143,11 +144,12 @@ func TestRestoreEdits(t *testing.T) {
 	c, _ := full(t, testConfig(t, t.TempDir()))
 	data, _ := backup(t, c, pass)
 	cfg := testConfig(t, t.TempDir())
-	_, err := Restore(context.Background(), cfg, bytes.NewReader(data), RestoreOptions{Passphrase: pass.Passphrase, Edit: func(b Batch) error {
-		b.Remove("nodes")
-		b.Put("nodes/n2", nil)
-		return nil
-	}})
+	_, err := Restore(context.Background(), cfg, bytes.NewReader(data),
+		RestoreOptions{Passphrase: pass.Passphrase, Edit: func(b Batch) error {
+			b.Remove("nodes")
+			b.Put("nodes/n2", nil)
+			return nil
+		}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +169,7 @@ func TestBackupNoBlobs(t *testing.T) {
 	}
 	cfg := testConfig(t, t.TempDir())
 	rep, err := restoreWith(cfg, data)
-	if err != nil || rep.Lacking != 4 || !rep.NoBlobs {
+	if err != nil || rep.Missing != 4 || !rep.NoBlobs {
 		t.Fatalf("%+v, %v", rep, err)
 	}
 	n := start(t, cfg)
@@ -186,7 +188,8 @@ func TestBackupFindsRot(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	c := start(t, cfg)
 	path := func(d string) string { return filepath.Join(cfg.Dir, "blobs", "sha256", d[7:9], d[7:]) }
-	good, rotten, lost := push(t, c.Tree(), []byte("good")), push(t, c.Tree(), []byte("rotten")), push(t, c.Tree(), []byte("lost"))
+	good, rotten, lost := push(t, c.Tree(), []byte("good")), push(t, c.Tree(), []byte("rotten")),
+		push(t, c.Tree(), []byte("lost"))
 	short, long := push(t, c.Tree(), []byte("short")), push(t, c.Tree(), []byte("long"))
 	for d, text := range map[string]string{rotten: "rottem", short: "s", long: "longer"} {
 		if err := os.WriteFile(path(d), []byte(text), 0o600); err != nil {
@@ -202,7 +205,7 @@ func TestBackupFindsRot(t *testing.T) {
 	}
 	to := testConfig(t, t.TempDir())
 	rep, err := restoreWith(to, data)
-	if err != nil || rep.Blobs != 1 || rep.Lacking != 4 {
+	if err != nil || rep.Blobs != 1 || rep.Missing != 4 {
 		t.Fatalf("%+v, %v", rep, err)
 	}
 	n := start(t, to)
@@ -238,7 +241,7 @@ func TestBackupBesideWritesAndCollection(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	cfg := testConfig(t, t.TempDir())
-	if rep, err := restoreWith(cfg, buf.Bytes()); err != nil || rep.Lacking != 0 {
+	if rep, err := restoreWith(cfg, buf.Bytes()); err != nil || rep.Missing != 0 {
 		t.Fatalf("%+v, %v", rep, err)
 	}
 	if r, err := c.GC(context.Background(), false); err != nil {
@@ -273,13 +276,15 @@ func TestBackupWithoutAMajority(t *testing.T) {
 
 func TestBackupErrors(t *testing.T) {
 	c, _ := full(t, testConfig(t, t.TempDir()))
-	for _, opt := range []BackupOptions{{}, {Passphrase: "short"}, {Passphrase: "both of the two", Recipients: "age1"}, {Recipients: "ssh-ed25519 AAAA"}} {
+	for _, opt := range []BackupOptions{{}, {Passphrase: "short"}, {Passphrase: "both of the two", Recipients: "age1"},
+		{Recipients: "ssh-ed25519 AAAA"}} {
 		var buf bytes.Buffer
 		if _, err := c.Backup(context.Background(), &buf, opt); err == nil || buf.Len() > 0 {
 			t.Errorf("%+v: %v, %d bytes", opt, err, buf.Len())
 		}
 	}
-	if _, err := c.Backup(context.Background(), writerFunc(func([]byte) (int, error) { return 0, syscall.ENOSPC }), pass); !errors.Is(err, syscall.ENOSPC) {
+	if _, err := c.Backup(context.Background(), writerFunc(func([]byte) (int, error) { return 0, syscall.ENOSPC }),
+		pass); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("a full disk: %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -305,9 +310,11 @@ func TestBackupForRecipients(t *testing.T) {
 		t.Fatal(err)
 	}
 	other, _ := age.GenerateX25519Identity()
-	data, _ := backup(t, c, BackupOptions{Recipients: "# the safe\n" + other.Recipient().String() + "\n" + id.Recipient().String() + "\n"})
+	data, _ := backup(t, c, BackupOptions{Recipients: "# the safe\n" + other.Recipient().String() + "\n" +
+		id.Recipient().String() + "\n"})
 	cfg := testConfig(t, t.TempDir())
-	if _, err := Restore(context.Background(), cfg, bytes.NewReader(data), RestoreOptions{Identities: id.String()}); err != nil {
+	if _, err := Restore(context.Background(), cfg, bytes.NewReader(data),
+		RestoreOptions{Identities: id.String()}); err != nil {
 		t.Fatal(err)
 	}
 	if plain, err := start(t, cfg).Unseal(sealed); string(plain) != "secret" || err != nil {
@@ -326,7 +333,7 @@ func small(t testing.TB) []byte {
 	return data
 }
 
-// initialised says what of a data directory would count.
+// initialised reports which of a data directory would count.
 func initialised(t testing.TB, f *blobtest.FS) {
 	t.Helper()
 	for _, name := range f.Files() {
@@ -347,16 +354,23 @@ func TestRestoreRefuses(t *testing.T) {
 		opt  RestoreOptions
 		want string
 	}{
-		"wrong passphrase": {data, RestoreOptions{Passphrase: "wrong"}, "the passphrase is not the one that the backup was made with"},
-		"wrong kind":       {data, RestoreOptions{Identities: id.String()}, "made with a passphrase, not for recipients"},
-		"neither":          {data, RestoreOptions{}, "give the passphrase or the identity"},
-		"no identity":      {data, RestoreOptions{Identities: "age1xyz"}, "AGE-SECRET-KEY-1"},
-		"empty":            {nil, RestoreOptions{Passphrase: pass.Passphrase}, "cut short"},
-		"something else":   {bytes.Repeat([]byte("junk"), 1000), RestoreOptions{Passphrase: pass.Passphrase}, "not written by casemate backup"},
-		"newer":            {tarOf(t, "manifest.json", `{"casemate_backup":2,"new":"things"}`), RestoreOptions{Passphrase: pass.Passphrase}, "newer casemate (version 2, this one knows up to 1): restore it with that version"},
-		"no manifest":      {tarOf(t, "manifest.json", `{}`), RestoreOptions{Passphrase: pass.Passphrase}, "manifest is damaged"},
-		"other tar":        {tarOf(t, "etc/passwd", `{}`), RestoreOptions{Passphrase: pass.Passphrase}, "not written by casemate backup"},
-		"more behind":      {append(bytes.Clone(data), 0), RestoreOptions{Passphrase: pass.Passphrase}, "behind its end"},
+		"wrong passphrase": {data, RestoreOptions{Passphrase: "wrong"},
+			"the passphrase is not the one that the backup was made with"},
+		"wrong kind":  {data, RestoreOptions{Identities: id.String()}, "made with a passphrase, not for recipients"},
+		"neither":     {data, RestoreOptions{}, "give either the passphrase or the identity"},
+		"no identity": {data, RestoreOptions{Identities: "age1xyz"}, "AGE-SECRET-KEY-1"},
+		"empty":       {nil, RestoreOptions{Passphrase: pass.Passphrase}, "cut short"},
+		"something else": {bytes.Repeat([]byte("junk"), 1000), RestoreOptions{Passphrase: pass.Passphrase},
+			"not written by casemate backup"},
+		"newer": {tarOf(t, "manifest.json", `{"casemate_backup":2,"new":"things"}`),
+			RestoreOptions{Passphrase: pass.Passphrase}, "newer casemate (version 2, this one reads up to 1): " +
+				"restore it with that version"},
+		"no manifest": {tarOf(t, "manifest.json", `{}`), RestoreOptions{Passphrase: pass.Passphrase},
+			"manifest is damaged"},
+		"other tar": {tarOf(t, "etc/passwd", `{}`), RestoreOptions{Passphrase: pass.Passphrase},
+			"not written by casemate backup"},
+		"more behind": {append(bytes.Clone(data), 0), RestoreOptions{Passphrase: pass.Passphrase},
+			"data after its end"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			f := blobtest.New(1)
@@ -377,11 +391,13 @@ func TestRestoreRefuses(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(foreign.Dir, "precious"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := restoreWith(foreign, data); err == nil || !strings.Contains(err.Error(), `not empty (it has "precious")`) || len(files(t, foreign.Dir)) != 1 {
+	if _, err := restoreWith(foreign, data); err == nil ||
+		!strings.Contains(err.Error(), `not empty (it has "precious")`) || len(files(t, foreign.Dir)) != 1 {
 		t.Errorf("into a foreign directory: %v", err)
 	}
 	// An error of the source is no damage.
-	_, err := Restore(context.Background(), testConfig(t, t.TempDir()), io.MultiReader(bytes.NewReader(data[:3000]), failing{}), RestoreOptions{Passphrase: pass.Passphrase})
+	_, err := Restore(context.Background(), testConfig(t, t.TempDir()),
+		io.MultiReader(bytes.NewReader(data[:3000]), failing{}), RestoreOptions{Passphrase: pass.Passphrase})
 	if !errors.Is(err, syscall.EIO) || strings.Contains(err.Error(), "take another") {
 		t.Errorf("a source that fails: %v", err)
 	}
@@ -450,7 +466,8 @@ func TestPowerCutInRestore(t *testing.T) {
 			t.Fatal(err)
 		}
 		f = f.Reboot()
-		if _, err := restoreWith(powerConfig(f), data); err != nil && !strings.Contains(err.Error(), "already initialised") {
+		if _, err := restoreWith(powerConfig(f), data); err != nil &&
+			!strings.Contains(err.Error(), "already initialised") {
 			t.Fatalf("cut after %d, again: %v", n, err)
 		}
 		c, err := Open(powerConfig(f))
@@ -492,7 +509,8 @@ func TestRestoreOnAFailingDisk(t *testing.T) {
 			return
 		}
 		if err != nil {
-			if _, err := restoreWith(powerConfig(f), data); err != nil && !strings.Contains(err.Error(), "already initialised") {
+			if _, err := restoreWith(powerConfig(f), data); err != nil &&
+				!strings.Contains(err.Error(), "already initialised") {
 				t.Fatalf("failure %d, again: %v", n, err)
 			}
 		}

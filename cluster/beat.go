@@ -7,7 +7,7 @@ import (
 	"casemate/cluster/peer"
 )
 
-// Older is a node that came back with less of the log than it had shown before.
+// Older reports a node that came back with less of the log than it had shown before.
 type Older = peer.Older
 
 // openPeers makes this node's peer port.
@@ -21,13 +21,13 @@ func (c *Cluster) openPeers() {
 	})
 }
 
-// handle registers what other nodes ask of this one:
+// handle registers the requests of other nodes:
 //
 //	POST propose    an encoded command → answer; the leader only
-//	GET  index      → answer: an index at which the state holds all that was committed before; the leader only
+//	GET  index      → answer: an index at which the state includes all earlier commits; the leader only
 //	POST member     membershipChange → answer; the leader only
 //
-// and what replica.Store answers.
+// and the requests that replica.Store handles.
 func (c *Cluster) handle(mux *http.ServeMux) {
 	mux.HandleFunc("POST /propose", c.servePropose)
 	mux.HandleFunc("GET /index", c.serveIndex)
@@ -35,11 +35,11 @@ func (c *Cluster) handle(mux *http.ServeMux) {
 	c.replica.Handle(mux)
 }
 
-// beat is what this node says of itself to all others.
+// beat is the state that this node reports to all others.
 func (c *Cluster) beat() peer.Beat {
 	s := c.machine.view.Load()
 	b := peer.Beat{
-		Applied: c.shown(), Lacks: c.replica.Missing(), Version: c.cfg.Version, Format: maxFormat,
+		Applied: c.shown(), Missing: c.replica.Missing(), Version: c.cfg.Version, Format: maxFormat,
 		At: s.Index(), Sum: s.Sum().String(), Older: c.neighbours.self(c.cfg.Node),
 	}
 	b.Leader, _ = c.lead.get()
@@ -47,7 +47,7 @@ func (c *Cluster) beat() peer.Beat {
 	return b
 }
 
-// Beat is what this node has to tell another one now.
+// Beat is the state that this node reports to another one now.
 func (h host) Beat(to string) peer.Beat {
 	b := h.c.beat()
 	b.Heard, b.Differs = h.c.neighbours.of(to)
@@ -57,17 +57,17 @@ func (h host) Beat(to string) peer.Beat {
 	return b
 }
 
-// Heard takes what another node says.
+// Heard receives the beat of another node.
 func (h host) Heard(from string, b peer.Beat) { h.c.judge(from, b) }
 
-// CameUp takes a node that may have forgotten what it was told.
+// CameUp reports a node that may have restarted and lost what it was sent.
 func (h host) CameUp(node string) { h.c.followers.restarted(node) }
 
-// Done is closed when the node stops for good.
+// Done is closed when the node stops permanently.
 func (h host) Done() <-chan struct{} { return h.c.done }
 
-// Fail stops the node for good.
+// Fail stops the node permanently.
 func (h host) Fail(err error) { h.c.fail(err) }
 
-// From returns the node that a request to Config.Handler came from.
+// From returns the node that sent a request to Config.Handler.
 func From(r *http.Request) string { return peer.From(r) }

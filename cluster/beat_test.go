@@ -46,7 +46,7 @@ func TestQuietDirections(t *testing.T) {
 		}
 		cl.Wait(func() error {
 			for _, m := range n.C.Members() {
-				if m.Lacks != 0 {
+				if m.Missing != 0 {
 					return errors.New(m.Node + " does not have it yet")
 				}
 			}

@@ -28,7 +28,10 @@ func BenchmarkCommit(b *testing.B) {
 			body := func(next func() bool) {
 				for next() {
 					name := fmt.Sprintf("b/%d", n.Add(1))
-					if err := c.Tree().Update(context.Background(), func(batch Batch) error { batch.Put(name, data); return nil }); err != nil {
+					if err := c.Tree().Update(context.Background(), func(batch Batch) error {
+						batch.Put(name, data)
+						return nil
+					}); err != nil {
 						b.Error(err)
 						return
 					}
@@ -88,7 +91,10 @@ func BenchmarkRead(b *testing.B) {
 			go func() {
 				defer close(done)
 				for i := 0; beside != "alone" && ctx.Err() == nil; i++ {
-					if tree.Update(ctx, func(batch Batch) error { batch.Put(fmt.Sprintf("w/%d", i%1000), nil); return nil }) != nil {
+					if tree.Update(ctx, func(batch Batch) error {
+						batch.Put(fmt.Sprintf("w/%d", i%1000), nil)
+						return nil
+					}) != nil {
 						return
 					}
 				}

@@ -152,7 +152,10 @@ func TestBenchWrites(t *testing.T) {
 	var n atomic.Int64
 	put := func(c *Cluster) {
 		name := fmt.Sprintf("w/%d", n.Add(1))
-		if err := c.Tree().Update(context.Background(), func(b Batch) error { b.Put(name, data); return nil }); err != nil {
+		if err := c.Tree().Update(context.Background(), func(b Batch) error {
+			b.Put(name, data)
+			return nil
+		}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -169,7 +172,8 @@ func TestBenchWrites(t *testing.T) {
 		}
 	}
 	for _, p := range at {
-		fmt.Printf("BENCH write      %-16s 1 writer p50 %-8v p99 %-8v  64 writers %6.0f commits/s, to one node %.2f\n", p.name, quantile(took[p.name], .5), quantile(took[p.name], .99),
+		fmt.Printf("BENCH write      %-16s 1 writer p50 %-8v p99 %-8v  64 writers %6.0f commits/s, to one node %.2f\n",
+			p.name, quantile(took[p.name], .5), quantile(took[p.name], .99),
 			middle(rates[p.name]), middle(rates[p.name])/middle(rates[at[0].name]))
 	}
 	idle(t)
@@ -243,8 +247,10 @@ func TestBenchBlobs(t *testing.T) {
 			}
 			for _, p := range at {
 				r := middle(rates[p.name])
-				fmt.Printf("BENCH blob       %-16s %5d KiB, %2d writers, %-6s p50 %-8v p99 %-8v %7.1f/s %6.1f MiB/s, to one node %.2f\n", p.name, c.size>>10, c.writers, how,
-					quantile(took[p.name], .5), quantile(took[p.name], .99), r, r*float64(c.size)/(1<<20), r/middle(rates[at[0].name]))
+				fmt.Printf("BENCH blob       %-16s %5d KiB, %2d writers, %-6s p50 %-8v p99 %-8v %7.1f/s %6.1f MiB/s, "+
+					"to one node %.2f\n", p.name, c.size>>10, c.writers, how,
+					quantile(took[p.name], .5), quantile(took[p.name], .99), r, r*float64(c.size)/(1<<20),
+					r/middle(rates[at[0].name]))
 			}
 		})
 	}
@@ -254,7 +260,8 @@ func TestBenchBlobs(t *testing.T) {
 func idle(t testing.TB) {
 	used := benchCPU(t)
 	time.Sleep(3 * time.Second)
-	fmt.Printf("BENCH idle       one node and three in one process: %.1f %% of a core\n", 100*(benchCPU(t)-used).Seconds()/3)
+	fmt.Printf("BENCH idle       one node and three in one process: %.1f %% of a core\n",
+		100*(benchCPU(t)-used).Seconds()/3)
 }
 
 // TestBenchCatchUp: an empty node joins one that holds 1 GiB in blobs of 64 MiB and 5 000 of 4 KiB; until it votes.
@@ -281,7 +288,9 @@ func TestBenchCatchUp(t *testing.T) {
 	nodes := []*Cluster{first}
 	join := func(what string, blobs int, size float64, limit int64) {
 		began := time.Now()
-		nodes = append(nodes, benchNode(t, fmt.Sprintf("n%d", len(nodes)+1), first, func(c *Config) { c.CatchUp = limit }))
+		nodes = append(nodes, benchNode(t, fmt.Sprintf("n%d", len(nodes)+1), first, func(c *Config) {
+			c.CatchUp = limit
+		}))
 		benchVoters(t, nodes, len(nodes))
 		s := time.Since(began).Seconds()
 		fmt.Printf("BENCH catch up   %-40s %6.1f s  %6.1f MiB/s %7.1f blobs/s\n", what, s, size/s, float64(blobs)/s)
@@ -313,7 +322,8 @@ func TestBenchSnapshot(t *testing.T) {
 		for ; have < entries; have += 2000 {
 			update(t, c.Tree(), func(b Batch) {
 				for j := have; j < have+2000; j++ {
-					b.Link(fmt.Sprintf("registry/registry.k8s.io/team-%03d/app-%03d/_layers/sha256/%064x/link", j/10000, j/100%100, j), d)
+					b.Link(fmt.Sprintf("registry/registry.k8s.io/team-%03d/app-%03d/_layers/sha256/%064x/link", j/10000,
+						j/100%100, j), d)
 				}
 			})
 		}
@@ -325,7 +335,10 @@ func TestBenchSnapshot(t *testing.T) {
 		all.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
 				began := time.Now()
-				if err := c.Tree().Update(context.Background(), func(b Batch) error { b.Put(fmt.Sprintf("w/%d", i%1000), nil); return nil }); err != nil {
+				if err := c.Tree().Update(context.Background(), func(b Batch) error {
+					b.Put(fmt.Sprintf("w/%d", i%1000), nil)
+					return nil
+				}); err != nil {
 					t.Error(err)
 				}
 				mu.Lock()
@@ -370,9 +383,11 @@ func TestBenchSnapshot(t *testing.T) {
 				size = max(size, i.Size())
 			}
 		}
-		fmt.Printf("BENCH snapshot   %7d names: %v, %.1f MiB (%d bytes a name); Apply held for %v (longest of 1000 %v); writes beside it p50 %v p99 %v max %v, before p50 %v p99 %v max %v\n",
+		fmt.Printf("BENCH snapshot   %7d names: %v, %.1f MiB (%d bytes a name); Apply held for %v (longest of 1000 "+
+			"%v); writes beside it p50 %v p99 %v max %v, before p50 %v p99 %v max %v\n",
 			entries, quantile(total, .5), float64(size)/(1<<20), size/int64(entries), held[500], held[999],
-			quantile(during, .5), quantile(during, .99), quantile(during, 1), quantile(before, .5), quantile(before, .99), quantile(before, 1))
+			quantile(during, .5), quantile(during, .99), quantile(during, 1), quantile(before, .5),
+			quantile(before, .99), quantile(before, 1))
 	}
 }
 

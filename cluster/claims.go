@@ -10,43 +10,42 @@ import (
 )
 
 // As returns a view of the same batch whose edits carry another claim, so that one batch can write an import's names
-// under its claim and what belongs to no import by hand (claim ""). Edits of both views apply in the order in which
-// they were made. b must be what an Update of this package gave to its function, or a view of it; with another batch,
-// and with a bad claim, the Update that b belongs to is refused with fs.ErrInvalid.
+// under its claim, and other names without a claim (""). Edits of both views apply in the order in which they were
+// made. b must come from an Update of this package, or be a view of such a batch. With another batch, or an invalid
+// claim, the Update of b is refused with fs.ErrInvalid.
 func As(b Batch, claim string) Batch {
 	own, ok := b.(*batch)
 	if !ok {
-		b.Put("/cluster.As of a batch that is not of this cluster", nil) // a name that no tree takes
+		b.Put("/cluster.As of a batch that is not of this cluster", nil) // an invalid name
 		return b
 	}
 	return &batch{t: own.t.As(claim), edits: own.edits}
 }
 
-// Claim is what one claim has under a name.
+// Claim is the entry of one claim under a name.
 type Claim struct {
-	// Claim is the import's name, "" for by hand.
+	// Claim is the import's name; "" for no import.
 	Claim string
-	// FileInfo is what Stat would return if this claim showed; it has Digest and Version as well.
+	// FileInfo is what Stat would return if this claim were visible; it also has Digest and Version.
 	fs.FileInfo
-	// Data is the content of a record, "" of a link.
+	// Data is the content of a record; "" for a link.
 	Data string
 }
 
-// DropClaims removes everything that carries the claim, in the whole tree: from each name goes what this claim wrote
-// there, and what an older claim or a hand wrote shows again. It happens at one log entry, so it is before or after any
-// other write, never between two edits of one. A claim that nothing carries is no error; one that is not valid is
-// fs.ErrInvalid.
+// DropClaims removes everything with the claim from the whole tree: for each name, the entry of this claim is removed,
+// and the entry of an older claim, or without claim, becomes visible again. It happens at one log entry, so never
+// between two edits of another write. A claim without names is no error; an invalid claim is fs.ErrInvalid.
 func (t *Tree) DropClaims(ctx context.Context, claim string) error {
 	_, err := t.c.propose(ctx, &state.DropClaims{Claim: claim})
 	return err
 }
 
-// Claims yields the claims of the whole tree that have a name, sorted, with how many names each has, seen or hidden. By
-// hand is none.
+// Claims yields the claims in the whole tree, sorted, with the number of names of each, visible or hidden. The claim ""
+// is not included.
 func (t *Tree) Claims() iter.Seq2[string, int] { return t.state().Claims() }
 
-// Claimed yields what the claim wrote below this tree's root and still has there, seen or hidden behind a newer claim,
-// in the order of Walk and from one state. It scans all names of the whole tree.
+// Claimed yields the entries of the claim below this tree's root, visible or hidden behind a newer claim, in the order
+// of Walk and from one state. It scans all names of the whole tree.
 func (t *Tree) Claimed(claim string) iter.Seq2[string, fs.FileInfo] {
 	s := t.state() // now, not when the caller begins to range
 	return func(yield func(string, fs.FileInfo) bool) {
@@ -62,8 +61,8 @@ func (t *Tree) Claimed(claim string) iter.Seq2[string, fs.FileInfo] {
 	}
 }
 
-// ClaimsOf returns what each claim has under the name, newest first: the first is what Stat returns. It is empty for a
-// directory and for what does not exist.
+// ClaimsOf returns the entries of all claims under the name, newest first; Stat returns the first. It is empty for a
+// directory and for a name that does not exist.
 func (t *Tree) ClaimsOf(name string) []Claim {
 	if !fs.ValidPath(name) || name == "." {
 		return nil
@@ -75,9 +74,9 @@ func (t *Tree) ClaimsOf(name string) []Claim {
 	return list
 }
 
-// Kept yields digest and size of every blob that a published name keeps: by a strong link or by its holds, seen or
-// hidden, anywhere in the tree. What only a weak link, a pin or a batch under way keeps may be collected at any time,
-// so an inventory must not promise it.
+// Kept yields digest and size of every blob that a published name keeps, by a strong link or by its holds, visible or
+// hidden, anywhere in the tree. A blob that is kept only by a weak link, a pin or an unfinished batch may be collected
+// at any time, so an inventory must not promise it.
 func (t *Tree) Kept() iter.Seq2[string, int64] {
 	s := t.state()
 	return func(yield func(string, int64) bool) {

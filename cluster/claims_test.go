@@ -34,7 +34,8 @@ func TestAs(t *testing.T) {
 		im.Put("files/b", nil)
 		im.LinkWeak("files/c", d)
 	})
-	if got := fmt.Sprint(claimed(tree, "jan"), claimed(tree.Sub("files"), "jan"), claimed(tree.Sub("origins"), "jan")); got != "[files/a files/b files/c] [a b c] []" {
+	if got := fmt.Sprint(claimed(tree, "jan"), claimed(tree.Sub("files"), "jan"),
+		claimed(tree.Sub("origins"), "jan")); got != "[files/a files/b files/c] [a b c] []" {
 		t.Error(got)
 	}
 	versions := map[uint64]bool{}
@@ -89,7 +90,8 @@ func TestClaimsOf(t *testing.T) {
 	update(t, tree, func(b Batch) { b.Put("d/n", []byte("hand")) })
 	say := func() (s string) {
 		for _, c := range tree.ClaimsOf("d/n") {
-			s += fmt.Sprintf("%q %s %d %s;", c.Claim, c.Name(), c.Size(), map[string]string{old: "old", new: "new"}[c.FileInfo.(treetest.Info).Digest()])
+			s += fmt.Sprintf("%q %s %d %s;", c.Claim, c.Name(), c.Size(),
+				map[string]string{old: "old", new: "new"}[c.FileInfo.(treetest.Info).Digest()])
 		}
 		return s
 	}
@@ -168,7 +170,8 @@ func TestKept(t *testing.T) {
 	c := start(t, testConfig(t, t.TempDir()))
 	tree := c.Tree()
 	linked, held, hidden := push(t, tree, []byte("1")), push(t, tree, []byte("22")), push(t, tree, []byte("333"))
-	weak, pinned, staged := push(t, tree, []byte("4444")), push(t, tree, []byte("55555")), push(t, tree, []byte("666666"))
+	weak, pinned, staged := push(t, tree, []byte("4444")), push(t, tree, []byte("55555")),
+		push(t, tree, []byte("666666"))
 	update(t, tree, func(b Batch) {
 		As(b, "jan").Link("h", hidden)
 		b.Put("h", nil)
@@ -177,7 +180,8 @@ func TestKept(t *testing.T) {
 	})
 	id, _ := state.ParseDigest(staged)
 	both, _ := state.ParseDigest(held)
-	if _, err := c.propose(context.Background(), &state.Stage{ID: "s", Until: 1 << 62, Ops: []state.Op{&state.Link{Name: "x", Digest: id}, &state.Link{Name: "y", Digest: both}}}); err != nil {
+	if _, err := c.propose(context.Background(), &state.Stage{ID: "s", Until: 1 << 62,
+		Ops: []state.Op{&state.Link{Name: "x", Digest: id}, &state.Link{Name: "y", Digest: both}}}); err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]int64{}

@@ -28,7 +28,7 @@ import (
 type Cluster struct {
 	cfg     Config
 	log     *slog.Logger
-	lines   *lograte.Limit // of what outsiders cause
+	lines   *lograte.Limit // limits lines that outsiders cause
 	id      identity
 	opened  time.Time
 	members *member.Members
@@ -38,14 +38,14 @@ type Cluster struct {
 	lock        io.Closer
 	wal         *raftlog.Log
 	commitIndex *disk.Watermark
-	marked      waiters // how far commitIndex is
+	marked      waiters // waiters for commitIndex
 	machine     *machine
 	replica     *replica.Store
 	peers       *peer.Port // nil without a peer port
 	transport   io.Closer
 	raft        *raft.Raft
 	snaps       *raftlog.Snapshots
-	look        wake.Flag     // raft has to be asked who leads
+	look        wake.Flag     // raised when the leader may have changed
 	watch       disk.Watchdog // of the log's disk
 	floor       floor
 	followers   followers
@@ -53,15 +53,15 @@ type Cluster struct {
 	neighbours  neighbours
 	seqs        *sequences
 	lead        leadership
-	learners    map[raft.ServerID]uint64 // where the leader was when it last looked at each; owned by manage
+	learners    map[raft.ServerID]uint64 // the leader's index at its last check of each; owned by manage
 	reading     confirms                 // misses that are being confirmed
-	own         sync.WaitGroup           // our goroutines
+	own         sync.WaitGroup           // the node's goroutines
 	ownMu       sync.RWMutex             // see background
 	life        context.Context
-	die         context.CancelFunc // ends what waits for other nodes
+	die         context.CancelFunc // cancels life: ends all that waits for other nodes
 
 	stopping atomic.Bool
-	flight   sync.WaitGroup // commands that raft has to answer; none begins once stopping is set, under ownMu
+	flight   sync.WaitGroup // commands without raft's response; none begins after stopping is set with ownMu held
 	ended    chan struct{}  // raft has ended
 	stop     chan struct{}
 	once     sync.Once // Close
@@ -83,7 +83,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = tell("open", cfg.Dir, err) }()
+	defer func() { err = describe("open", cfg.Dir, err) }()
 	lock, id, key, err := openDir(cfg)
 	if err != nil {
 		return nil, err
@@ -113,11 +113,12 @@ func Open(cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	if c.wal, err = openWAL(cfg, false, c.fail); errors.Is(err, syscall.EIO) {
-		return nil, fmt.Errorf("its disk failed: %w", err) // perhaps only now
+		return nil, fmt.Errorf("the disk failed: %w", err) // possibly only now
 	} else if err != nil {
-		return nil, fmt.Errorf("its raft log is damaged: %s: %w", wayOut, err)
+		return nil, fmt.Errorf("the raft log is damaged: %s: %w", wayOut, err)
 	}
-	if c.commitIndex, err = disk.OpenWatermark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit"), &c.watch); err != nil {
+	if c.commitIndex, err = disk.OpenWatermark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit"),
+		&c.watch); err != nil {
 		return nil, err
 	}
 	c.snaps = newSnapshots(cfg)
@@ -131,8 +132,8 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	// The number of this start is durable before it is used: no two processes of this node ever propose under the same
-	// one (promise 11).
+	// The boot number is durable before it is used, so no two processes of this node ever propose under the same one
+	// (promise 11).
 	boot, err := newBoot(cfg, c.machine.view.Load().Boot(cfg.Node))
 	if err != nil {
 		return nil, err
@@ -164,9 +165,10 @@ func Open(cfg Config) (_ *Cluster, err error) {
 			return nil, err
 		}
 		net := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-			// One request at a time, of many entries. Raft's pipeline wins little over that, and leaves a goroutine
-			// behind, for which Shutdown waits, when raftlog.Store ends the one that feeds it.
-			Stream: stream{c.peers.Streams(), c}, MaxPool: 4, MaxRPCsInFlight: 1, Timeout: raftTimeout, Logger: rc.Logger,
+			// One request of many entries at a time. Raft's pipeline gains little over that, and leaves a goroutine
+			// behind, for which Shutdown waits, when raftlog.Store ends the goroutine that feeds it.
+			Stream: stream{c.peers.Streams(), c}, MaxPool: 4, MaxRPCsInFlight: 1, Timeout: raftTimeout,
+			Logger:                  rc.Logger,
 			MsgpackUseNewTimeFormat: true,
 		})
 		c.transport, transport = net, newCareful(c, net, running)
@@ -198,10 +200,11 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	if sole && c.peers != nil {
 		c.standAlone(transport)
 	}
-	c.log.Info("cluster open", "node", cfg.Node, "cluster", id.Cluster, "index", c.machine.view.Load().Index(), "boot", boot)
+	c.log.Info("cluster open", "node", cfg.Node, "cluster", id.Cluster, "index", c.machine.view.Load().Index(),
+		"boot", boot)
 	if sole {
-		// It elects itself within a moment, so nobody need see it without a leader. A disk that does not take its vote
-		// does not keep reads from working.
+		// The node elects itself within a moment, so callers need not see it without a leader. If the disk does not
+		// store its vote, reads work anyway.
 		wait := time.NewTimer(c.cfg.LeaderWait)
 		defer wait.Stop()
 		if _, err := c.ready(context.Background(), wait.C); err != nil {
@@ -211,8 +214,8 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	return c, nil
 }
 
-// Close ends the node: leadership goes to another voter if there is one, raft stops, all goroutines end, the directory
-// is unlocked. Writes under way are syscall.EAGAIN or have happened. Reads of what is open go on.
+// Close ends the node: leadership moves to another voter if there is one, raft stops, all goroutines end, the directory
+// is unlocked. A write that was not done returns syscall.EAGAIN. Open files can still be read.
 func (c *Cluster) Close() error {
 	c.once.Do(func() {
 		c.ownMu.Lock()
@@ -223,7 +226,7 @@ func (c *Cluster) Close() error {
 			ctx, cancel := context.WithTimeout(context.Background(), raftTimeout)
 			defer cancel()
 			if err := c.answer(ctx, c.raft.LeadershipTransfer()); err != nil {
-				c.log.Warn("leadership not handed over", "err", err)
+				c.log.Warn("leadership was not transferred", "err", err)
 			}
 		}
 		c.compactAtStop()
@@ -237,7 +240,7 @@ func (c *Cluster) Close() error {
 func (c *Cluster) release() error {
 	c.stopping.Store(true)
 	var errs []error
-	// Raft first, and waited for: nothing below may go away while it can still apply or append.
+	// Raft ends first: the parts below must exist as long as it can apply or append.
 	c.ownMu.Lock()
 	c.die()
 	c.ownMu.Unlock()
@@ -256,7 +259,7 @@ func (c *Cluster) release() error {
 	}
 	if c.commitIndex != nil {
 		if c.raft != nil && c.Err() == nil {
-			// Convenience only, as after a crash there is an older mark.
+			// Optional: without it the file has an older commit index, as after a crash.
 			errs = append(errs, c.commitIndex.Set(c.machine.view.Load().Index()))
 		}
 		errs = append(errs, c.commitIndex.Close())
@@ -273,8 +276,8 @@ func (c *Cluster) release() error {
 	return errors.Join(errs...)
 }
 
-// background runs f in a goroutine that Close waits for. Once Close has begun to wait it does not, and returns false:
-// reads go on after Close, and may come here.
+// background runs f in a goroutine that Close waits for. Once Close has begun to wait, it does not run f and returns
+// false; reads continue after Close and may call it.
 func (c *Cluster) background(f func()) bool {
 	c.ownMu.RLock()
 	defer c.ownMu.RUnlock()
@@ -285,7 +288,8 @@ func (c *Cluster) background(f func()) bool {
 	return true
 }
 
-// fail stops the node loudly: it answers no more writes and whoever watches Done is told why. The first call counts.
+// fail stops the node: it accepts no more writes, and Err gives the reason to those who wait for Done. Only the first
+// call counts.
 func (c *Cluster) fail(err error) {
 	c.failMu.Lock()
 	defer c.failMu.Unlock()
@@ -295,38 +299,38 @@ func (c *Cluster) fail(err error) {
 	default:
 	}
 	if err != nil {
-		c.log.Error("cluster stopped: this node cannot go on", "err", err)
+		c.log.Error("cluster stopped: this node cannot continue", "err", err)
 	}
 	c.failed = err
 	close(c.done)
 }
 
-// Done is closed when the node cannot go on (Err says why: an entry of the log that this program does not understand, a
-// disk that cannot sync) or was closed (Err is nil). The owner must then Close it and end the process.
+// Done is closed when the node cannot continue (Err gives the reason: an entry of the log that this program does not
+// understand, a disk that cannot sync) or was closed (Err is nil). The owner must then Close it and end the process.
 func (c *Cluster) Done() <-chan struct{} { return c.done }
 
-// Err is why the node cannot go on; nil while it can, and after Close.
+// Err is the reason why the node cannot continue; nil while it can, and after Close.
 func (c *Cluster) Err() error {
 	c.failMu.Lock()
 	defer c.failMu.Unlock()
 	return c.failed
 }
 
-// ID is the cluster's identity, random, made by Bootstrap and the same on all nodes.
+// ID is the cluster's identity: random, made by Bootstrap and the same on all nodes.
 func (c *Cluster) ID() string { return c.id.Cluster }
 
-// endRaft ends raft with the node, and also when the node cannot go on: it must neither lead nor vote then, and who
-// waits for an answer must not wait for ever.
+// endRaft stops raft when the node closes or cannot continue: then the node must neither lead nor vote, and callers
+// that wait for raft must not wait for ever.
 func (c *Cluster) endRaft() {
 	select {
 	case <-c.stop:
 	case <-c.done:
 	}
-	c.raft.Shutdown().Error() // nil: it only waits
+	c.raft.Shutdown().Error() // always nil; waits for the end
 	close(c.ended)
 }
 
-// leadership tells who waits for it when there is another leader.
+// leadership holds the current leader and wakes goroutines that wait for a change.
 type leadership struct {
 	mu     sync.Mutex
 	leader string // "" if none is known; this node only once it can take commands
@@ -350,13 +354,13 @@ func (l *leadership) get() (leader string, change <-chan struct{}) {
 	return l.leader, l.change.Next()
 }
 
-// followLeadership empties the channel that raft blocks on, and hears of other leaders.
+// followLeadership empties the channel that raft blocks on, and tracks the leader.
 func (c *Cluster) followLeadership(changes <-chan bool, seen <-chan raft.Observation) {
 	own := false
 	for {
 		select {
 		case own = <-changes:
-		case <-seen: // what it says may be old by now
+		case <-seen: // the observation may be outdated
 		case <-c.look:
 		case <-c.stop:
 			return
@@ -373,31 +377,32 @@ func (c *Cluster) followLeadership(changes <-chan bool, seen <-chan raft.Observa
 		}
 		switch changed := c.lead.set(leader); {
 		case changed && leader == "":
-			c.log.Warn("no leader: reading goes on, writing waits for one", "node", c.cfg.Node, "term", c.raft.CurrentTerm())
+			c.log.Warn("no leader: reads continue, writes wait for one", "node", c.cfg.Node, "term",
+				c.raft.CurrentTerm())
 		case changed:
 			c.log.Info("leadership", "node", c.cfg.Node, "leader", leader, "term", c.raft.CurrentTerm())
 		}
 	}
 }
 
-// standAlone makes the only voter the leader at once: it tells itself what a leader that leaves tells its heir. Waiting
-// for others to be heard would be in vain.
+// standAlone makes the only voter the leader at once: it sends itself the message that a leader sends to its successor,
+// instead of waiting for an election timeout.
 func (c *Cluster) standAlone(t raft.Transport) {
 	id := raft.ServerID(c.cfg.Node)
 	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
 		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: t.EncodePeer(id, raft.ServerAddress(id)),
 	}}
 	if err := t.TimeoutNow(id, raft.ServerAddress(id), req, &raft.TimeoutNowResponse{}); err != nil {
-		c.log.Warn("the only voter waits for the usual time to elect itself", "err", err)
+		c.log.Warn("the only voter waits for the election timeout", "err", err)
 	}
 }
 
-// stopped is for writes: another node, or this one after a restart, may take them.
+// stopped is the error for writes: another node, or this one after a restart, may accept them.
 func (c *Cluster) stopped() error {
 	return fmt.Errorf("this node has stopped (%v): %w", c.Err(), syscall.EAGAIN)
 }
 
-// ready waits until there is a leader that this node can hand a command to, itself or another, and returns its name.
+// ready waits until there is a leader that this node can send a command to, itself or another, and returns its name.
 func (c *Cluster) ready(ctx context.Context, deadline <-chan time.Time) (string, error) {
 	for {
 		leader, change := c.lead.get()
@@ -429,12 +434,13 @@ func (c *Cluster) ready(ctx context.Context, deadline <-chan time.Time) (string,
 	}
 }
 
-// commitIndexEvery is the least time between two writes of the commit index file: one sync for all commits between.
+// commitIndexEvery is the minimum time between two writes of the commit index file, so that one sync covers all commits
+// in between.
 const commitIndexEvery = 50 * time.Millisecond
 
-// keepCommitIndex makes a lower bound of what is committed durable, soon after it was applied. With other voters it
-// does so at once, and only then does this node tell them that it shows the entry: so what was acknowledged while all
-// were connected shows again on any of them, should it start alone after a power cut.
+// keepCommitIndex stores a lower bound of what is committed, soon after it was applied. With other voters it does so at
+// once, and only then does this node report to them that it shows the entry. So a write that was acknowledged while all
+// were connected is visible again on any of them, even if it starts alone after a power cut.
 func (c *Cluster) keepCommitIndex() {
 	tick := time.NewTimer(0)
 	defer tick.Stop()
@@ -446,9 +452,9 @@ func (c *Cluster) keepCommitIndex() {
 		}
 		index := c.machine.view.Load().Index()
 		if err := c.commitIndex.Set(index); err != nil {
-			// The old number still is a lower bound, and what was promised of it.
-			c.log.Warn("commit index not written", "err", err)
-			c.machine.moved.Raise() // once more
+			// The old number is still a valid lower bound.
+			c.log.Warn("could not write the commit index", "err", err)
+			c.machine.moved.Raise() // retry
 		} else {
 			c.marked.reached(index)
 			if len(c.others()) > 0 {
@@ -464,7 +470,7 @@ func (c *Cluster) keepCommitIndex() {
 	}
 }
 
-// shown is the newest log entry whose effect can be read here, and can again after a power cut.
+// shown is the newest log entry whose effect is readable here, also after a power cut.
 func (c *Cluster) shown() uint64 {
 	c.marked.mu.Lock()
 	defer c.marked.mu.Unlock()

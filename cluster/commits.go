@@ -9,45 +9,45 @@ import (
 	"casemate/cluster/wake"
 )
 
-// Raft tells a follower that an entry is committed with the next entries that it sends, and if none come, at the next
-// CommitTimeout. A write waits for the followers to show it, so every write waited for that, and a short CommitTimeout
-// made an idle leader ask each follower hundreds of times a second for nothing.
+// Raft tells a follower that an entry is committed with the next entries that it sends or, if none follow, at the next
+// CommitTimeout. Writes wait for the followers to show them, so every write waited for that, and a short CommitTimeout
+// made an idle leader send each follower hundreds of useless messages a second.
 //
-// So the leader passes on itself what is committed, at once: in the message that raft would have sent at the next
-// CommitTimeout, an AppendEntries without entries. What it says is true in raft's sense: a follower that has
-// acknowledged, in this term, entries up to an index has the leader's log up to there, and of that the part is
-// committed that is. An earlier version at the other end sees nothing new.
+// So the leader itself sends the commit index at once, in the message that raft would send at the next CommitTimeout:
+// an AppendEntries without entries. The message is valid in raft's sense: a follower that has acknowledged entries up
+// to an index in this term has the leader's log up to there, and the message reports only entries up to there as
+// committed. A follower of an earlier version handles it like any other.
 
-// followers are what this node knows, as the leader, of the logs of the others. Its zero value is ready.
+// followers is the leader's knowledge of the others' logs. Its zero value is ready.
 type followers struct {
 	mu  sync.Mutex
 	by  map[raft.ServerID]*follower
-	ask int            // how many wait for raft to verify that this node leads
-	now wake.Broadcast // one does
+	ask int            // number of callers that wait for raft to verify that this node leads
+	now wake.Broadcast // ask has grown
 }
 
-// follower is one of them. Owned by followers.mu.
+// follower is the state of one follower. Owned by followers.mu.
 type follower struct {
 	id      raft.ServerID
 	target  raft.ServerAddress
-	header  raft.AppendEntriesRequest // the newest message that it acknowledged: its term and sender
-	index   uint64                    // in that term it has the leader's log up to here
-	term    uint64                    // of the entry there
-	commits uint64                    // and knows that it is committed up to here
-	wake    wake.Flag                 // index has grown, or more may be committed
+	header  raft.AppendEntriesRequest // of the newest acknowledged message: its term and sender
+	index   uint64                    // up to here it has the leader's log of that term
+	term    uint64                    // of the entry at index
+	commits uint64                    // up to here it knows the log to be committed
+	wake    wake.Flag                 // raised when index has grown, or more may be committed
 	beaten  time.Time                 // when the newest heartbeat began
 }
 
 const (
-	// commitRetry is how soon it is looked again whether what a follower has is committed, if nothing says so: raft
-	// tells nobody of entries that are no commands.
+	// commitRetry is how soon the leader checks again whether a follower's entries are committed if nothing reports it:
+	// raft reports no commit of entries that are not commands.
 	commitRetry = 10 * time.Millisecond
-	// heartbeatEvery is the least time between two heartbeats that nobody waits for. Raft's own pace, a tenth of
-	// HeartbeatTimeout, is several times what it takes to notice that a leader is gone.
+	// heartbeatEvery is the minimum time between two heartbeats that no caller waits for. Raft's own rate, ten per
+	// HeartbeatTimeout, is several times what is needed to notice that a leader has failed.
 	heartbeatEvery = 200 * time.Millisecond
 )
 
-// get returns what is known of a follower, and whether that is the first time.
+// get returns the state of a follower, and whether this is its first use.
 func (f *followers) get(id raft.ServerID) (k *follower, first bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -62,12 +62,12 @@ func (f *followers) get(id raft.ServerID) (k *follower, first bool) {
 	return k, true
 }
 
-// isHeartbeat is raft's own rule (handleCommand): such a message says nothing of the log.
+// isHeartbeat is raft's own rule (handleCommand): such a message carries no information about the log.
 func isHeartbeat(args *raft.AppendEntriesRequest) bool {
 	return args.PrevLogEntry == 0 && args.PrevLogTerm == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0
 }
 
-// acknowledged notes what a follower has, which is new if it answered well.
+// acknowledged records an acknowledgement by a follower. Only a success in the same term counts.
 func (f *followers) acknowledged(
 	k *follower, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse,
 ) {
@@ -98,7 +98,7 @@ func (f *followers) acknowledged(
 	}
 }
 
-// committed says that more may be committed.
+// committed reports that more may be committed.
 func (f *followers) committed() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -109,8 +109,8 @@ func (f *followers) committed() {
 	}
 }
 
-// next returns what is to be said to a follower now, nil for nothing, and where it is; committed, last, leads and term
-// are raft's. again says that there may be something in a moment.
+// next returns the message for a follower now, or nil, and its address; committed, last, leads and term are raft's.
+// again reports that another message may be due soon.
 func (f *followers) next(
 	k *follower, committed, last uint64, leads bool, term uint64,
 ) (msg *raft.AppendEntriesRequest, at raft.ServerAddress, again bool) {
@@ -119,7 +119,7 @@ func (f *followers) next(
 	switch upTo := min(committed, k.index); {
 	case !leads || k.header.Term != term || k.commits >= k.index:
 		return nil, "", false
-	case last > k.index, upTo <= k.commits: // raft sends it the rest, and with it what is committed; or nothing new is
+	case last > k.index, upTo <= k.commits: // raft sends the rest, with the commit index; or nothing new is committed
 		return nil, "", true
 	default:
 		m := k.header
@@ -128,7 +128,7 @@ func (f *followers) next(
 	}
 }
 
-// restarted says that a node may have forgotten what it was told.
+// restarted reports that a node may have lost the commit index that it was sent.
 func (f *followers) restarted(node string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -138,8 +138,8 @@ func (f *followers) restarted(node string) {
 	}
 }
 
-// verifying has heartbeats go out at once until the function that it returns is called: an answer to one that is sent
-// from now on is waited for.
+// verifying makes heartbeats go out at once until the returned function is called: a caller waits for the response to
+// one that is sent from now on.
 func (f *followers) verifying() (done func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -152,7 +152,7 @@ func (f *followers) verifying() (done func()) {
 	}
 }
 
-// pace holds a heartbeat back until it is due, or somebody waits for it.
+// pace delays a heartbeat until it is due, or a caller waits for it.
 func (f *followers) pace(k *follower, ended ...<-chan struct{}) {
 	f.mu.Lock()
 	wait := time.Until(k.beaten.Add(heartbeatEvery))
@@ -173,8 +173,8 @@ func (f *followers) pace(k *follower, ended ...<-chan struct{}) {
 	f.mu.Unlock()
 }
 
-// tell keeps one follower told of what is committed, until the node ends.
-func (k *careful) tell(to *follower) {
+// sendCommits sends the commit index to one follower until the node ends.
+func (k *careful) sendCommits(to *follower) {
 	wait := commitRetry
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
@@ -191,14 +191,14 @@ func (k *careful) tell(to *follower) {
 		if r == nil {
 			continue
 		}
-		// In this order: only if the term in which the follower acknowledged its entries still is this node's after
-		// what is committed was read, that is committed in the log that the follower has.
+		// In this order: the message is valid only if the term in which the follower acknowledged its entries is still
+		// this node's term after the commit index was read.
 		committed, last := r.CommitIndex(), r.LastIndex()
 		leads, term := r.State() == raft.Leader, r.CurrentTerm()
 		msg, target, again := k.followers.next(to, committed, last, leads, term)
 		if msg != nil && !k.c.watch.Hung() {
 			var resp raft.AppendEntriesResponse
-			// If this fails, raft says the same at its own pace.
+			// If this fails, raft sends the same at its own pace.
 			if k.NetworkTransport.AppendEntries(to.id, target, msg, &resp) == nil {
 				k.followers.acknowledged(to, target, msg, &resp)
 			}

@@ -21,7 +21,10 @@ func TestCommitIsPassedOn(t *testing.T) {
 		soon := func(what string, n *clustertest.Node) {
 			t.Helper()
 			began := time.Now()
-			if err := n.C.Tree().Update(context.Background(), func(b cluster.Batch) error { b.Put("x", []byte(what)); return nil }); err != nil {
+			if err := n.C.Tree().Update(context.Background(), func(b cluster.Batch) error {
+				b.Put("x", []byte(what))
+				return nil
+			}); err != nil {
 				t.Fatal(err)
 			}
 			if d := time.Since(began); d > 50*time.Millisecond {
@@ -42,7 +45,10 @@ func TestCommitIsPassedOn(t *testing.T) {
 		n := cl.Followers()[1]
 		n.Stop()
 		for range 3 {
-			if err := cl.Leader().C.Tree().Update(context.Background(), func(b cluster.Batch) error { b.Put("y", nil); return nil }); err != nil {
+			if err := cl.Leader().C.Tree().Update(context.Background(), func(b cluster.Batch) error {
+				b.Put("y", nil)
+				return nil
+			}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -84,7 +90,7 @@ func TestNotFetchedWhileReceived(t *testing.T) {
 		if err := cl.Leader().C.Know(context.Background(), []string{digest}, int64(len(data))); err != nil {
 			t.Fatal(err)
 		}
-		lacks := func() error {
+		missing := func() error {
 			if list, err := n.C.OnDisk(); err != nil || slices.Contains(list, digest) {
 				return fmt.Errorf("%v, %v", list, err)
 			}
@@ -97,17 +103,17 @@ func TestNotFetchedWhileReceived(t *testing.T) {
 			return nil
 		})
 		time.Sleep(5 * time.Second)
-		if err := lacks(); err != nil {
+		if err := missing(); err != nil {
 			t.Errorf("while two send it: %v", err)
 		}
 		first()
 		time.Sleep(5 * time.Second)
-		if err := lacks(); err != nil {
+		if err := missing(); err != nil {
 			t.Errorf("while one sends it: %v", err)
 		}
 		second()
 		cl.Wait(func() error {
-			if lacks() == nil {
+			if missing() == nil {
 				return errors.New("it is not fetched")
 			}
 			return nil

@@ -11,24 +11,25 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// A start reads the newest snapshot and applies the log behind it, and an entry of the log costs several times as much
-// as what it leaves in a snapshot. So the log behind the newest snapshot is kept short against the snapshot, in bytes:
-// entries are between a hundred bytes and 256 KiB. Raft counts entries besides, so many small ones are bounded as well.
+// A start reads the newest snapshot and applies the log after it, and an entry of the log costs several times as much
+// as its share of a snapshot. So the log after the newest snapshot is kept short in proportion to the snapshot, in
+// bytes, since entries have between a hundred bytes and 256 KiB. Raft also counts entries, which bounds many small
+// ones.
 const (
 	logPerSnapshot = 4  // a quarter of the newest snapshot's bytes in the log make a new one
 	logAtStop      = 16 // at a clean stop, a sixteenth
 )
 
-// stopTime is how long a clean stop may take for a snapshot, which only the next start would profit from.
+// stopTime bounds the time for a snapshot at a clean stop, which only speeds up the next start.
 const stopTime = 3 * time.Second
 
-// retrySnapshot is how long after a failure the next try is.
+// retrySnapshot is the delay before the retry of a failed snapshot.
 const retrySnapshot = time.Minute
 
-// logLimit is how many bytes of log behind the newest snapshot make a new one.
+// logLimit is how many bytes of log after the newest snapshot cause a new one.
 func (c *Cluster) logLimit() int64 { return max(c.cfg.snapshotLog, c.snaps.Size()/logPerSnapshot) }
 
-// keepCompact makes snapshots when the log behind the newest one has grown.
+// keepCompact makes snapshots when the log after the newest one has grown.
 func (c *Cluster) keepCompact() {
 	for {
 		c.machine.limit.Store(c.logLimit())
@@ -40,7 +41,7 @@ func (c *Cluster) keepCompact() {
 		if c.machine.log.Load() < c.logLimit() {
 			continue
 		}
-		// Nothing new: raft has yet to hear of what Open has applied already. Its next entry brings us here again.
+		// Nothing new: raft does not know yet what Open has applied. Its next entry wakes this loop again.
 		err := c.answer(c.life, c.raft.Snapshot())
 		if err == nil || errors.Is(err, raft.ErrNothingNewToSnapshot) || c.life.Err() != nil {
 			continue
@@ -54,8 +55,8 @@ func (c *Cluster) keepCompact() {
 	}
 }
 
-// compactAtStop makes a snapshot if the next start would be noticeably faster with it. It is not needed: what breaks it
-// off leaves what a crash leaves.
+// compactAtStop makes a snapshot if that speeds up the next start noticeably. It is optional: if it is interrupted, the
+// next start is like one after a crash.
 func (c *Cluster) compactAtStop() {
 	if c.Err() != nil || c.machine.log.Load() < max(c.cfg.snapshotLog/8, c.snaps.Size()/logAtStop) {
 		return
@@ -67,7 +68,7 @@ func (c *Cluster) compactAtStop() {
 	}
 }
 
-// persist is a snapshot that raft has asked for.
+// persist is a snapshot that raft has requested.
 type persist struct {
 	st   io.WriterTo
 	m    *machine
@@ -94,7 +95,7 @@ func writeSnapshot(life context.Context, sink raft.SnapshotSink, st io.WriterTo)
 	return sink.Close()
 }
 
-// mortal ends a snapshot with the node: Close waits for it.
+// mortal ends a snapshot when the node ends, because Close waits for it.
 type mortal struct {
 	w    io.Writer
 	life context.Context
@@ -107,11 +108,11 @@ func (m mortal) Write(p []byte) (int, error) {
 	return m.w.Write(p)
 }
 
-// thrift is the garbage collector's target, in percent of what is alive, while a state is read: nearly all of it lies
-// in blocks without pointers, which cost the collector nothing, so it may run often.
+// thrift is the garbage collector's target while a state is read, in percent of live memory: nearly all of it is in
+// blocks without pointers, which cost the collector nothing, so it can run often.
 const thrift = 25
 
-// leanly runs f, which reads a state, and gives back to the system what is garbage then, if that may be much.
+// leanly runs f, which reads a state, and then returns garbage to the system if it may be much.
 func leanly(f func() (bytes int64, err error)) error {
 	before := debug.SetGCPercent(thrift)
 	bytes, err := f()
@@ -125,11 +126,11 @@ func leanly(f func() (bytes int64, err error)) error {
 	return err
 }
 
-// roomy is a state of which as much again may be garbage without anybody minding.
+// roomy is the size up to which the garbage of a state does not matter.
 const roomy = 32 << 20
 
-// garbage is the collector's target for a process with a state whose snapshot has that many bytes: the usual one for
-// what is beside the state, and less for the state.
+// garbage is the collector's target for a process with a state whose snapshot has that many bytes: the usual target for
+// the rest of the process, and less for the state.
 func garbage(bytes int64) int {
 	if bytes <= roomy {
 		return 100

@@ -23,59 +23,59 @@ import (
 // FS is the file system under a node; see blob.FS. Everything durable goes through it.
 type FS = blob.FS
 
-// Config says which node this is and where it lives.
+// Config is the node's identity, its place on the disk and its limits.
 type Config struct {
-	// Dir is the data directory. It belongs to the cluster alone.
+	// Dir is the data directory. Other programs must not use it.
 	Dir string
-	// Node is this node's name, the same for ever: 1 to 63 of A-Z a-z 0-9 . _ -.
+	// Node is this node's name, which never changes: 1 to 63 of A-Z a-z 0-9 . _ -.
 	Node string
 	// Log receives one line per change of state; nil is slog.Default().
 	Log *slog.Logger
-	// Reserve is how many bytes of the disk stay free: uploads that would go below are syscall.ENOSPC, names are
-	// refused at half of it, so that deleting and collecting still work. 0 keeps nothing.
+	// Reserve is how many bytes of the disk stay free. Uploads that would leave less are syscall.ENOSPC; names are
+	// refused at half of it, so that deleting and collecting still work. 0 reserves nothing.
 	Reserve int64
-	// PinTime is how long a committed blob stays although nothing names it yet; 0 is one hour.
+	// PinTime is how long a committed blob is kept before a name refers to it; 0 is one hour.
 	PinTime time.Duration
 	// LeaderWait is how long a write waits for a majority before it is syscall.EAGAIN; 0 is five seconds.
 	LeaderWait time.Duration
-	// ScratchAge is the age at which GC removes an upload that nobody goes on with; 0 is a day.
+	// ScratchAge is the age at which GC removes an abandoned upload; 0 is a day.
 	ScratchAge time.Duration
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
-	// FS is the file system; nil is the operating system's. It is there for tests of power cuts.
+	// FS is the file system; nil is the operating system's. Tests use it to simulate power cuts.
 	FS FS
 
-	// Peer is where the other nodes reach this one, a TCP listener that Open takes over. Nil: a cluster of one that no
-	// other node can join.
+	// Peer is the TCP listener for the other nodes, which Open takes over. Nil: a cluster of one that no other node can
+	// join.
 	Peer net.Listener
 	// PeerAddr is what the other nodes dial, host:port; "" is Peer's own address.
 	PeerAddr string
-	// Peers says where other nodes may be reached besides where they say themselves: host:port by name. It is for the
-	// day on which all of them have moved.
+	// Peers are additional addresses of other nodes, host:port by name, for the case that all nodes have moved.
 	Peers map[string]string
-	// Dial connects to another node's PeerAddr; nil is the operating system's. It is there for tests of cut networks.
+	// Dial connects to another node's PeerAddr; nil is the operating system's. Tests use it to cut networks.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
-	// Handler answers what other nodes ask of the program above by [Cluster.RoundTrip]; nil answers 404. [From] says
-	// who asks.
+	// Handler answers the requests that other nodes send by [Cluster.RoundTrip]; nil answers 404. [From] returns the
+	// requesting node.
 	Handler http.Handler
 	// Version is the program's, for people.
 	Version string
-	// CatchUp bounds the bytes a second at which this node fetches blobs that it lacks and nobody waits for; 0 is 64
+	// CatchUp is the rate in bytes a second at which this node fetches missing blobs that no reader waits for; 0 is 64
 	// MiB.
 	CatchUp int64
-	// Tallies are kinds of names of the tree that are counted as they come and go (see [Cluster.Tallies]): each reports
-	// whether a name, whose bytes it must not keep, is of its kind. They are called while entries are applied.
+	// Tallies are kinds of names in the tree that are counted as they come and go (see [Cluster.Tallies]): each
+	// function reports whether a name is of its kind, and must not retain the name. They are called while entries are
+	// applied.
 	Tallies []func(name []byte) bool
-	// SegmentSize is how large each file of the log is made when it is begun, in bytes; 0 is 16 MiB.
+	// SegmentSize is the initial size of each file of the log, in bytes; 0 is 16 MiB.
 	SegmentSize int
 
 	snapshots   uint64        // log entries between two snapshots; 0 is 8192
-	snapshotLog int64         // bytes of log behind a snapshot that are always too few for another; 0 is 4 MiB
+	snapshotLog int64         // minimum bytes of log between two snapshots; 0 is 4 MiB
 	entrySize   int           // largest encoded batch in one log entry; 0 is 256 KiB
 	stall       time.Duration // 0 is peer.StallTime
-	format      uint64        // that a new cluster begins with; 0 is maxFormat
+	format      uint64        // initial format of a new cluster; 0 is maxFormat
 
-	checkCSR func(*x509.CertificateRequest) error // that whoever made it has its key; nil is the standard library's
+	checkCSR func(*x509.CertificateRequest) error // checks that the sender has the key; nil is the standard library's
 }
 
 // complete checks the settings and fills in the zero values.
@@ -87,7 +87,8 @@ func (c Config) complete() (Config, error) {
 		return c, fmt.Errorf("node must be 1 to 63 of A-Z a-z 0-9 . _ -, got %.100q", c.Node)
 	}
 	if c.Reserve < 0 || c.PinTime < 0 || c.LeaderWait < 0 || c.ScratchAge < 0 {
-		return c, fmt.Errorf("reserve and times must not be negative, got %d, %s, %s and %s", c.Reserve, c.PinTime, c.LeaderWait, c.ScratchAge)
+		return c, fmt.Errorf("reserve and times must not be negative, got %d, %s, %s and %s", c.Reserve, c.PinTime,
+			c.LeaderWait, c.ScratchAge)
 	}
 	dir, err := filepath.Abs(c.Dir)
 	if err != nil {
@@ -141,8 +142,8 @@ func raftConfig(cfg Config) *raft.Config {
 	rc.BatchApplyCh = true
 	rc.MaxAppendEntries = 256
 	rc.SnapshotThreshold = cfg.snapshots
-	rc.TrailingLogs = cfg.snapshots + cfg.snapshots/4 // so many for nodes that are behind; see raftlog.Store.DeleteRange
-	rc.NoSnapshotRestoreOnStart = true                // recover has done more than that
+	rc.TrailingLogs = cfg.snapshots + cfg.snapshots/4 // for nodes that are behind; see raftlog.Store.DeleteRange
+	rc.NoSnapshotRestoreOnStart = true                // recover does it, and applies the committed log
 	rc.NoLegacyTelemetry = true
 	rc.HeartbeatTimeout, rc.ElectionTimeout = 500*time.Millisecond, 500*time.Millisecond
 	rc.LeaderLeaseTimeout = 450 * time.Millisecond
@@ -150,12 +151,11 @@ func raftConfig(cfg Config) *raft.Config {
 	return rc
 }
 
-// commitTimeout is how soon raft asks a follower again that it has nothing new for: it finds out there what followers
-// could not tell it. What is committed they hear at once (see followers).
+// commitTimeout is how soon raft sends a follower a message when it has no entries for it, which also detects a
+// follower that is behind. The commit index is sent at once (see followers).
 const commitTimeout = time.Second
 
-// alone sets the timeouts of a node that is the only voter: nobody can answer late, so it need not wait to be sure that
-// nobody does.
+// alone sets the timeouts of the only voter: it need not wait for the responses of others.
 func alone(rc *raft.Config) {
 	const short = 20 * time.Millisecond
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = short, short, short
@@ -164,7 +164,7 @@ func alone(rc *raft.Config) {
 // raftTimeout bounds one exchange of raft between two nodes.
 const raftTimeout = 5 * time.Second
 
-// maxFormat is the newest format that this program says it understands; a test says otherwise.
+// maxFormat is the newest format that this program supports; tests change it.
 var maxFormat uint64 = state.MaxFormat
 
 const readOnly = syscall.EROFS

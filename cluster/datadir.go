@@ -27,13 +27,13 @@ import (
 //	format        what this is: JSON, see identity; written last by Bootstrap
 //	lock          held while the node is open
 //	sealing.key   32 bytes for each key, the newest first, mode 0600
-//	addresses.json where the operator says that other nodes are, if their records are wrong
-//	raft/         the log's segments, meta (segments, term, vote), commit (lower bound of what is committed), boot
-//	              (number of starts), whole (entry at which all blobs were here), floor (what its log has had)
+//	addresses.json addresses of other nodes that the operator set, if their records are wrong
+//	raft/         the log's segments, meta (segments, term, vote), commit (lower bound of the commit index), boot
+//	              (number of starts), whole (entry at which all blobs were here), floor (see floor)
 //	snapshots/    the state at some log index, two of them
 //	blobs/        package blob
 //
-// and nothing that is not the cluster's.
+// and nothing else.
 const (
 	formatFile     = "format"
 	addressFile    = "addresses.json"
@@ -44,11 +44,11 @@ const (
 	blobDir        = "blobs"
 )
 
-// diskFormat is the newest layout of the data directory that this program knows. The format of log entries is another
-// number (promise 8).
+// diskFormat is the newest layout of the data directory that this program supports. The format of log entries has its
+// own number (promise 8).
 const diskFormat = 1
 
-// identity is what the format file says.
+// identity is the content of the format file.
 type identity struct {
 	Format  int    `json:"format"`
 	Cluster string `json:"cluster"` // random, the same on all nodes
@@ -56,14 +56,14 @@ type identity struct {
 }
 
 // Bootstrap creates the data directory of a cluster of one node: its identity, the sealing key and a log whose first
-// entry makes the node the only voter. cfg.Dir must not exist or be empty (lost+found aside). A Bootstrap that was cut
-// short is taken up again. Nothing stays open.
+// entry makes the node the only voter. cfg.Dir must be empty (except for lost+found) or not exist. An interrupted
+// Bootstrap can be repeated. Nothing stays open.
 func Bootstrap(cfg Config) (err error) {
 	cfg, err = cfg.complete()
 	if err != nil {
 		return err
 	}
-	defer func() { err = tell("init", cfg.Dir, err) }()
+	defer func() { err = describe("init", cfg.Dir, err) }()
 	lock, err := beginDir(cfg)
 	if err != nil {
 		return err
@@ -80,9 +80,8 @@ func Bootstrap(cfg Config) (err error) {
 	return endDir(cfg, identity{Format: diskFormat, Cluster: newClusterID(), Node: cfg.Node})
 }
 
-// beginDir locks and clears a directory that is to become a data directory: from then on, until endDir, a crash leaves
-// one that says itself that it is incomplete, and that can be begun again. A joiner's key stays, because its token is
-// bound to it.
+// beginDir locks and clears a directory that becomes a data directory. Until endDir, a crash leaves a directory that is
+// marked as incomplete and can be started over. A joiner's key is kept, because its token is bound to it.
 func beginDir(cfg Config) (_ io.Closer, err error) {
 	list, err := cfg.FS.ReadDir(cfg.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -117,8 +116,8 @@ func beginDir(cfg Config) (_ io.Closer, err error) {
 			lock.Close()
 		}
 	}()
-	// From here to the format file, a crash leaves a directory that says itself that it is incomplete, and the next
-	// Bootstrap begins again.
+	// From here to the format file, a crash leaves a directory that is marked as incomplete, and the next Bootstrap
+	// starts over.
 	if err := disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, incompleteFile), nil, 0o640); err != nil {
 		return nil, err
 	}
@@ -133,12 +132,13 @@ func beginDir(cfg Config) (_ io.Closer, err error) {
 	return lock, nil
 }
 
-// endDir makes the directory count.
+// endDir makes the directory valid.
 func endDir(cfg Config, id identity) error {
 	if err := writeIdentity(cfg, id); err != nil {
 		return err
 	}
-	return cfg.FS.Remove(filepath.Join(cfg.Dir, incompleteFile)) // and if it comes back: format counts
+	// if a crash restores it, the format file takes precedence
+	return cfg.FS.Remove(filepath.Join(cfg.Dir, incompleteFile))
 }
 
 func bootstrapRaft(cfg Config) error {
@@ -149,11 +149,12 @@ func bootstrapRaft(cfg Config) error {
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Node))
 	rc := raftConfig(cfg)
 	err = raft.BootstrapCluster(rc, raftlog.PlainStore(log), log, newSnapshots(cfg), transport, raft.Configuration{
-		// The address is the node's name: what it stands for is looked up when it is dialled, so that a node may move.
-		Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(cfg.Node), Address: raft.ServerAddress(cfg.Node)}},
+		// The address is the node's name, which is resolved when it is dialled, so that a node can move.
+		Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(cfg.Node),
+			Address: raft.ServerAddress(cfg.Node)}},
 	})
 	if err == nil && cfg.format > 1 {
-		// A new cluster has no older versions in it. The only voter's log is committed.
+		// A new cluster has no nodes of older versions. The only voter's log is committed.
 		var cmd []byte
 		c := state.Command{Time: cfg.Now().UnixNano(), Ops: []state.Op{&state.SetFormat{Version: cfg.format}}}
 		if cmd, err = c.Encode(); err == nil {
@@ -163,13 +164,13 @@ func bootstrapRaft(cfg Config) error {
 	return errors.Join(err, log.Close())
 }
 
-// ErrInUse: another process has the data directory open.
+// ErrInUse reports that another process has the data directory open.
 var ErrInUse = blob.ErrLocked
 
-// ErrInitialised: the data directory is whole already, and this node's.
+// ErrInitialised reports that the data directory is complete and belongs to this node.
 var ErrInitialised = errors.New("already initialised, start it with `casemate serve`")
 
-// readIdentity returns whose data directory it is, if it is that of cfg.Node.
+// readIdentity returns the identity of a data directory. It must be that of cfg.Node.
 func readIdentity(cfg Config) (id identity, err error) {
 	data, err := disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, formatFile))
 	switch {
@@ -178,19 +179,20 @@ func readIdentity(cfg Config) (id identity, err error) {
 	case err != nil:
 		return id, err
 	}
-	// Only the number, first: what else stands there is the business of the program that wrote it.
+	// The format number alone comes first: a newer program may have written the rest in another form.
 	var head struct {
 		Format int `json:"format"`
 	}
 	if err := json.Unmarshal(data, &head); err != nil || head.Format < 1 {
-		return id, fmt.Errorf("its file %s is damaged: %s", formatFile, wayOut)
+		return id, fmt.Errorf("the file %s is damaged: %s", formatFile, wayOut)
 	}
 	if head.Format > diskFormat {
-		return id, fmt.Errorf("written by a newer casemate (format %d, this one knows up to %d), install that version",
+		return id, fmt.Errorf("written by a newer casemate (format %d, this one supports up to %d), install that "+
+			"version",
 			head.Format, diskFormat)
 	}
 	if err := json.Unmarshal(data, &id); err != nil || id.Node == "" || id.Cluster == "" {
-		return id, fmt.Errorf("its file %s is damaged: %s", formatFile, wayOut)
+		return id, fmt.Errorf("the file %s is damaged: %s", formatFile, wayOut)
 	}
 	if id.Node != cfg.Node {
 		return id, fmt.Errorf("belongs to node %q, not %q, set `node: %s` in the config", id.Node, cfg.Node, id.Node)
@@ -210,10 +212,10 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 	key, err = disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, member.KeyFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		err = fmt.Errorf("its file %s is missing: %s", member.KeyFile, member.KeyWayOut)
+		err = fmt.Errorf("the file %s is missing: %s", member.KeyFile, member.KeyWayOut)
 	case err == nil:
 		if kerr := member.CheckKeys(key); kerr != nil {
-			err = fmt.Errorf("its file %s is damaged: %s: %w", member.KeyFile, member.KeyWayOut, kerr)
+			err = fmt.Errorf("the file %s is damaged: %s: %w", member.KeyFile, member.KeyWayOut, kerr)
 		}
 	}
 	if err != nil {
@@ -223,21 +225,23 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 	return lock, id, key, nil
 }
 
-// tell makes one sentence of an error with a data directory: the thing first, then the way out.
-func tell(what, dir string, err error) error {
+// describe turns an error about a data directory into one sentence: the problem, then what to do.
+func describe(what, dir string, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, ErrInUse):
-		return fmt.Errorf("%s: data directory %s: in use by another casemate process, stop that one first: %w", what, dir, ErrInUse)
+		return fmt.Errorf("%s: data directory %s: in use by another casemate process, stop that one first: %w", what,
+			dir, ErrInUse)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, readOnly):
-		return fmt.Errorf("%s: data directory %s: user %d may not write there, give it to the user casemate runs as: %w",
+		return fmt.Errorf("%s: data directory %s: user %d may not write to it, change its owner to the user that "+
+			"casemate runs as: %w",
 			what, dir, os.Geteuid(), err)
 	}
 	return fmt.Errorf("%s: data directory %s: %w", what, dir, err)
 }
 
-// checkFresh refuses a directory that is anything but new, empty, or left by a Bootstrap or Restore that was cut short.
+// checkFresh rejects a directory unless it is new, empty, or left by an interrupted Bootstrap or Restore.
 func checkFresh(cfg Config) error {
 	list, err := cfg.FS.ReadDir(cfg.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -264,7 +268,7 @@ func checkFresh(cfg Config) error {
 	return nil
 }
 
-// clearData removes what a Restore that was cut short has made.
+// clearData removes the files of an interrupted Bootstrap, Join or Restore.
 func clearData(cfg Config) error {
 	for _, name := range []string{
 		raftDir, snapshotDir, blobDir, member.KeyFile, member.KeyFile + ".new", formatFile + ".new", member.SeedFile,
@@ -277,8 +281,8 @@ func clearData(cfg Config) error {
 	return nil
 }
 
-// undoRestore clears away what a Restore that failed has made: first what would count, last what says that the rest
-// does not.
+// undoRestore removes the files of a failed Restore: first the format file, which would make the directory valid, last
+// the file that marks it as incomplete.
 func undoRestore(cfg Config) error {
 	if err := disk.RemoveAll(cfg.FS, filepath.Join(cfg.Dir, formatFile)); err != nil {
 		return err

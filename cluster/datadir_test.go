@@ -51,20 +51,27 @@ func TestBadDataDirectories(t *testing.T) {
 		node   string
 		want   []string
 	}{
-		"newer format":      {write("format", `{"format":2,"something":"else"}`), "", []string{"newer casemate", "format 2"}},
+		"newer format": {write("format", `{"format":2,"something":"else"}`), "",
+			[]string{"newer casemate", "format 2"}},
 		"format damaged":    {write("format", `{"format":1,`), "", []string{"format is damaged", "backup"}},
 		"format without id": {write("format", `{"format":1}`), "", []string{"format is damaged", "backup"}},
 		"not initialised":   {remove("format"), "", []string{"not initialised", "casemate init"}},
 		"other node":        {func(string) {}, "n2", []string{`belongs to node "n1", not "n2"`, "node: n1"}},
 		"bad node":          {func(string) {}, "a b", []string{`got "a b"`}},
-		"no key":            {remove("sealing.key"), "", []string{"sealing.key is missing", "from the data directory of another node", "backup"}},
-		"short key":         {write("sealing.key", "short"), "", []string{"got 5", "backup"}},
-		"no log list":       {remove("raft/meta"), "", []string{"raft log is damaged", "backup"}},
-		"log list damaged":  {write("raft/meta", "1234{}"), "", []string{"raft log is damaged", "backup"}},
-		"log lost":          {glob("raft/*.wal", func(path string) { os.Remove(path) }), "", []string{"entries", "are needed", "backup"}},
-		"log emptied":       {glob("raft/*.wal", func(path string) { os.Truncate(path, 0); os.Truncate(path, 1<<20) }), "", []string{"entries", "are needed", "backup"}},
-		"snapshot damaged":  {write("snapshots/00000000000000000009-00000000000000000002.snapshot", "junk"), "", []string{"snapshots are damaged", "backup"}},
-		"blobs in the way":  {func(dir string) { remove("blobs")(dir); write("blobs", "")(dir) }, "", []string{"blobs"}},
+		"no key": {remove("sealing.key"), "",
+			[]string{"sealing.key is missing", "from the data directory of another node", "backup"}},
+		"short key":        {write("sealing.key", "short"), "", []string{"got 5", "backup"}},
+		"no log list":      {remove("raft/meta"), "", []string{"raft log is damaged", "backup"}},
+		"log list damaged": {write("raft/meta", "1234{}"), "", []string{"raft log is damaged", "backup"}},
+		"log lost": {glob("raft/*.wal", func(path string) { os.Remove(path) }), "",
+			[]string{"entries", "are needed", "backup"}},
+		"log emptied": {glob("raft/*.wal", func(path string) {
+			os.Truncate(path, 0)
+			os.Truncate(path, 1<<20)
+		}), "", []string{"entries", "are needed", "backup"}},
+		"snapshot is damaged": {write("snapshots/00000000000000000009-00000000000000000002.snapshot", "junk"), "",
+			[]string{"snapshots are damaged", "backup"}},
+		"blobs in the way": {func(dir string) { remove("blobs")(dir); write("blobs", "")(dir) }, "", []string{"blobs"}},
 	} {
 		t.Run(what, func(t *testing.T) {
 			cfg := testConfig(t, t.TempDir())
@@ -96,26 +103,29 @@ func TestBadDataDirectories(t *testing.T) {
 	}
 }
 
-// A member's directory says how a member is mended, also where only the bytes of a key or an old snapshot are wrong.
+// A member's directory says how a member is repaired, also where only the bytes of a key or an old snapshot are wrong.
 func TestBadMemberDirectories(t *testing.T) {
 	for what, test := range map[string]struct {
 		damage func(f *blobtest.FS, names []string) error
 		want   []string
 	}{
-		"a bit of the sealing key": {func(f *blobtest.FS, _ []string) error { return f.Flip("/data/casemate/sealing.key", 7) },
-			[]string{"sealing.key does not open what the cluster has sealed", "from the data directory of another node"}},
+		"a bit of the sealing key": {func(f *blobtest.FS, _ []string) error {
+			return f.Flip("/data/casemate/sealing.key", 7)
+		},
+			[]string{"sealing.key cannot open the cluster's sealed secrets",
+				"from the data directory of another node"}},
 		"no snapshots": {func(f *blobtest.FS, names []string) (err error) {
 			for _, name := range names {
 				err = errors.Join(err, f.Remove(name))
 			}
 			return err
-		}, []string{"its snapshots are missing", "casemate member remove", "join it anew", "restore a backup"}},
+		}, []string{"the snapshots are missing", "casemate member remove", "join it again", "restore a backup"}},
 		"both snapshots": {func(f *blobtest.FS, names []string) (err error) {
 			for _, name := range names {
 				err = errors.Join(err, f.Flip(name, 40))
 			}
 			return err
-		}, []string{"snapshots are damaged", "casemate member remove", "join it anew", "restore a backup"}},
+		}, []string{"snapshots are damaged", "casemate member remove", "join it again", "restore a backup"}},
 	} {
 		t.Run(what, func(t *testing.T) {
 			f := blobtest.New(1)
@@ -214,10 +224,12 @@ func TestBootstrapWhere(t *testing.T) {
 	if n := len(files(t, foreign.Dir)); n != 1 {
 		t.Errorf("%d files in the foreign directory", n)
 	}
-	if err := Bootstrap(Config{Node: "n1"}); err == nil || !strings.Contains(err.Error(), "data directory must be set") {
+	if err := Bootstrap(Config{Node: "n1"}); err == nil ||
+		!strings.Contains(err.Error(), "data directory must be set") {
 		t.Errorf("no directory: %v", err)
 	}
-	if _, err := Open(testConfig(t, filepath.Join(dir, "none"))); err == nil || !strings.Contains(err.Error(), "casemate init") {
+	if _, err := Open(testConfig(t, filepath.Join(dir, "none"))); err == nil ||
+		!strings.Contains(err.Error(), "casemate init") {
 		t.Errorf("Open of nothing: %v", err)
 	}
 	file := testConfig(t, filepath.Join(foreign.Dir, "precious"))
@@ -231,7 +243,7 @@ func TestUnwritable(t *testing.T) {
 	f.Fault(func(op, _ string) (error, bool) {
 		return map[bool]error{true: unix.EACCES}[op == "mkdir" || op == "create"], false
 	})
-	if err := Bootstrap(powerConfig(f)); err == nil || !strings.Contains(err.Error(), "may not write there") {
+	if err := Bootstrap(powerConfig(f)); err == nil || !strings.Contains(err.Error(), "may not write to it") {
 		t.Errorf("Bootstrap: %v", err)
 	}
 	f.Fault(nil)
@@ -239,7 +251,7 @@ func TestUnwritable(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Fault(func(string, string) (error, bool) { return unix.EROFS, false })
-	if _, err := Open(powerConfig(f)); err == nil || !strings.Contains(err.Error(), "may not write there") {
+	if _, err := Open(powerConfig(f)); err == nil || !strings.Contains(err.Error(), "may not write to it") {
 		t.Errorf("Open: %v", err)
 	}
 }
@@ -260,7 +272,10 @@ func TestFailingDiskStopsTheNode(t *testing.T) {
 			})
 			var err error
 			for i := 0; err == nil && i < 2000; i++ { // until a segment rolls over, for meta
-				err = c.Tree().Update(context.Background(), func(b Batch) error { b.Put("not", make([]byte, 4000)); return nil })
+				err = c.Tree().Update(context.Background(), func(b Batch) error {
+					b.Put("not", make([]byte, 4000))
+					return nil
+				})
 			}
 			if !errors.Is(err, syscall.EAGAIN) {
 				t.Errorf("%s: Update: %v", file, err)
@@ -292,7 +307,8 @@ func TestReserve(t *testing.T) {
 	d := push(t, c.Tree(), []byte("x"))
 	update(t, c.Tree(), func(b Batch) { b.Link("a", d) })
 	f.SetFree(50 << 20) // below the reserve, above half of it
-	if _, err := c.Tree().CreateBlob(""); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "casemate gc") {
+	if _, err := c.Tree().CreateBlob(""); !errors.Is(err, syscall.ENOSPC) ||
+		!strings.Contains(err.Error(), "casemate gc") {
 		t.Errorf("CreateBlob: %v", err)
 	}
 	update(t, c.Tree(), func(b Batch) { b.Link("b", d) })

@@ -13,7 +13,7 @@ import (
 	"casemate/cluster/state"
 )
 
-// sums are the running digests of the newest entries that this node has applied. Its zero value is ready.
+// sums are the running digests at the newest entries that this node has applied. Its zero value is ready.
 type sums struct {
 	mu   sync.Mutex
 	ring [4096]struct {
@@ -22,22 +22,22 @@ type sums struct {
 	}
 }
 
-// note keeps the sum of a state.
-func (s *sums) note(st *state.State) {
+// record stores the sum of a state.
+func (s *sums) record(st *state.State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := &s.ring[st.Index()%uint64(len(s.ring))]
 	at.index, at.sum = st.Index(), st.Sum()
 }
 
-// clear forgets all: the state is another one.
+// clear removes all sums, because the state was replaced.
 func (s *sums) clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.ring[:])
 }
 
-// at returns the sum after an entry, "" if it is not known.
+// at returns the sum at an entry; "" if it is unknown.
 func (s *sums) at(index uint64) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -47,23 +47,23 @@ func (s *sums) at(index uint64) string {
 	return ""
 }
 
-// Difference is another node whose state is not this node's at the same log entry.
+// Difference reports another node whose state differs from this node's at the same log entry.
 type Difference struct {
 	Node  string    `json:"node"`
-	Same  uint64    `json:"same"`  // newest entry at which both were seen to be the same, 0 if none was
-	At    uint64    `json:"at"`    // oldest entry at which they were seen to differ
+	Same  uint64    `json:"same"`  // newest entry at which both were equal; 0 if none is known
+	At    uint64    `json:"at"`    // oldest entry at which they differed
 	Here  uint64    `json:"here"`  // newest entry in the state of this node
-	There uint64    `json:"there"` // newest entry in the state of the other, as far as it is known
-	Since time.Time `json:"since"` // when it was noticed
+	There uint64    `json:"there"` // newest known entry in the state of the other
+	Since time.Time `json:"since"` // when it was detected
 }
 
-// neighbours are what this node finds out by comparing itself with the others. Its zero value is ready.
+// neighbours are the results of comparing this node with the others. Its zero value is ready.
 type neighbours struct {
 	mu      sync.Mutex
-	same    map[string]uint64     // by node: newest entry at which it was the same
+	same    map[string]uint64     // by node: newest entry at which both were equal
 	differs map[string]Difference // by node
-	heard   map[string]uint64     // by node: newest entry that it has ever shown
-	older   map[string]Older      // by node, this one too
+	heard   map[string]uint64     // by node: newest entry that it has ever reported
+	older   map[string]Older      // by node, including this one
 }
 
 func (n *neighbours) init() {
@@ -73,10 +73,10 @@ func (n *neighbours) init() {
 	}
 }
 
-// olderTime is how long a node that came back older is spoken of after it has caught up.
+// olderTime is how long a node that came back older is reported after it has caught up.
 const olderTime = 24 * time.Hour
 
-// judge takes what another node says of itself, and of this one.
+// judge evaluates the beat of another node.
 func (c *Cluster) judge(node string, b peer.Beat) {
 	own := ""
 	if b.Sum != "" {
@@ -96,7 +96,8 @@ func (c *Cluster) judge(node string, b peer.Beat) {
 		}
 		d.There = b.At
 		n.differs[node] = d
-		c.log.Error("this node and another one hold different content: see \"Nodes that differ\" in docs/troubleshooting.md",
+		c.log.Error("this node and another one hold different content: see \"Nodes that differ\" in "+
+			"docs/troubleshooting.md",
 			"peer", node, "same", d.Same, "differs", d.At)
 	case own != "" && own == b.Sum && b.Differs == 0:
 		n.same[node] = max(n.same[node], b.At)
@@ -118,7 +119,7 @@ func (c *Cluster) judge(node string, b peer.Beat) {
 	n.heard[node] = max(n.heard[node], b.Applied)
 	if o := b.Older; o != nil && o.Was > n.older[node].Was {
 		n.older[node] = Older{Node: node, Was: o.Was, Is: o.Is, Time: o.Time}
-		c.log.Error("a node says that it came back older than it was", "peer", node, "was", o.Was, "is", o.Is)
+		c.log.Error("a node reports that it came back older than it was", "peer", node, "was", o.Was, "is", o.Is)
 	}
 	if b.Heard > 0 && c.lost(b.Heard) {
 		self := c.cfg.Node
@@ -131,21 +132,21 @@ func (c *Cluster) judge(node string, b peer.Beat) {
 	}
 }
 
-// lost says that this node's log ends before an entry that it has shown to another node.
+// lost reports whether this node's log ends before an entry that it has shown to another node.
 func (c *Cluster) lost(shown uint64) bool {
 	last, err := c.wal.LastIndex()
 	return err == nil && max(last, c.snaps.Newest()) < shown
 }
 
-// of returns what this node has to tell another: the newest entry that it has heard of it, and the one at which they
-// differ.
+// of returns what this node reports to another one about it: the newest entry that it has received from it, and the
+// entry at which they differ.
 func (n *neighbours) of(node string) (heard, differs uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.heard[node], n.differs[node].At
 }
 
-// self is what this node knows of having come back older, nil for nothing.
+// self returns this node's own report of having come back older, or nil.
 func (n *neighbours) self(node string) *Older {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -155,7 +156,7 @@ func (n *neighbours) self(node string) *Older {
 	return nil
 }
 
-// Differences lists the nodes whose content was found not to be this node's, ordered by name.
+// Differences lists the nodes whose content differs from this node's, ordered by name.
 func (c *Cluster) Differences() (list []Difference) {
 	members := c.others()
 	here := c.machine.view.Load().Index()
@@ -172,8 +173,8 @@ func (c *Cluster) Differences() (list []Difference) {
 	return list
 }
 
-// Older lists the nodes, this one too, that came back with less than they had shown, as far as this process has seen it
-// within a day, ordered by name.
+// Older lists the nodes, including this one, that came back with less than they had shown, as far as this process has
+// seen it within a day, ordered by name.
 func (c *Cluster) Older() (list []Older) {
 	members := append(c.others(), c.cfg.Node)
 	n := &c.neighbours
@@ -188,12 +189,13 @@ func (c *Cluster) Older() (list []Older) {
 	return list
 }
 
-// Problems are sentences for an operator: what is wrong between this node and the others, or with its disk, and the way
-// out.
+// Problems are sentences for an operator: problems between this node and the others, or with its disk, and what to do.
 func (c *Cluster) Problems() (list []string) {
 	if wait := c.watch.Waits(); wait >= disk.HangTime {
-		list = append(list, fmt.Sprintf("the disk of this node has not answered for %s: what it led is led by another node if there is "+
-			"one, and writes at this node fail until it answers; look at the storage behind %s", wait.Round(time.Second), c.cfg.Dir))
+		list = append(list, fmt.Sprintf("the disk of this node has not answered for %s: another node takes over its "+
+			"leadership if there is "+
+			"one, and writes at this node fail until it answers; check the storage of %s", wait.Round(time.Second),
+			c.cfg.Dir))
 	}
 	differences := c.Differences()
 	for _, d := range differences {
@@ -204,31 +206,37 @@ func (c *Cluster) Problems() (list []string) {
 }
 
 func (d Difference) sentence(self string, alike bool) string {
-	same := "and nothing is known from when on"
+	same := "and it is unknown since when"
 	if d.Same > 0 {
-		same = fmt.Sprintf("and were the same up to entry %d", d.Same)
+		same = fmt.Sprintf("and were equal up to entry %d", d.Same)
 	}
-	which := fmt.Sprintf("if %s differs from the other nodes too, its copy is the odd one, else this one is", d.Node)
+	which := fmt.Sprintf("if %s differs from the other nodes too, its copy is wrong, otherwise this node's is", d.Node)
 	if alike {
-		which = fmt.Sprintf("this node differs from no other, so the copy of %s is the odd one", d.Node)
+		which = fmt.Sprintf("this node differs from no other, so the copy of %s is wrong", d.Node)
 	}
-	return fmt.Sprintf("node %s and node %s hold different content at entry %d %s (%s is at entry %d, %s at %d): a disk was put back to an "+
-		"older state, or is damaged; %s; before you remove that node with casemate member remove and join it anew under another name, "+
+	return fmt.Sprintf("node %s and node %s hold different content at entry %d %s (%s is at entry %d, %s at %d): a "+
+		"disk was put back to an "+
+		"older state, or is damaged; %s; before you remove that node with casemate member remove and join it again "+
+		"under another name, "+
 		"save what only it has: \"Nodes that differ\" in docs/troubleshooting.md",
 		self, d.Node, d.At, same, self, d.Here, d.Node, d.There, which)
 }
 
-// Warnings are sentences about what mends itself and should be looked into.
+// Warnings are sentences about conditions that the cluster repairs by itself and that an operator should check.
 func (c *Cluster) Warnings() (list []string) {
 	for _, o := range c.Older() {
-		list = append(list, fmt.Sprintf("node %s came back at %s with entry %d as its newest, after it had shown entry %d: its disk was put "+
-			"back to an older state, or loses what it says it keeps, or its log was damaged; it takes what it lacks from the other nodes; "+
+		list = append(list, fmt.Sprintf("node %s came back at %s with entry %d as its newest, after it had shown "+
+			"entry %d: its disk was put "+
+			"back to an older state, or loses data that it has confirmed, or its log was damaged; it fetches what is "+
+			"missing from the other nodes; "+
 			"if this happens again, replace its disk", o.Node, o.Time.UTC().Format(time.RFC3339), o.Is, o.Was))
 	}
 	if len(c.others()) > 0 {
 		if gone := c.replica.Disappeared(); gone > 0 {
-			list = append(list, fmt.Sprintf("%d blobs that this node had were not on its disk when it started: %s was put back to an older state, "+
-				"or files were removed from it; it fetches them from the other nodes", gone, filepath.Join(c.cfg.Dir, blobDir)))
+			list = append(list, fmt.Sprintf("%d blobs that this node had were not on its disk when it started: %s "+
+				"was put back to an older state, "+
+				"or files were removed from it; it fetches them from the other nodes", gone,
+				filepath.Join(c.cfg.Dir, blobDir)))
 		}
 	}
 	return list

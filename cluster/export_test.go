@@ -110,7 +110,8 @@ func (c *Cluster) Know(ctx context.Context, digests []string, size int64) error 
 			if err != nil {
 				return err
 			}
-			ops = append(ops, &state.AddBlob{Digest: d, Size: size, Confirmed: c.Index(), Until: c.cfg.Now().Add(time.Hour).UnixNano()})
+			ops = append(ops, &state.AddBlob{Digest: d, Size: size, Confirmed: c.Index(),
+				Until: c.cfg.Now().Add(time.Hour).UnixNano()})
 		}
 		if _, err := c.propose(ctx, ops...); err != nil {
 			return err
@@ -122,8 +123,8 @@ func (c *Cluster) Know(ctx context.Context, digests []string, size int64) error 
 // FillTurns is how many blobs that nobody waits for are fetched at a time.
 const FillTurns = replica.FetchTurns
 
-// Lacks is how many blobs are not on this disk; -1 while they are counted.
-func (c *Cluster) Lacks() int { return c.replica.Missing() }
+// Missing is how many blobs are not on this disk; -1 while they are counted.
+func (c *Cluster) Missing() int { return c.replica.Missing() }
 
 // Confirm says at which index this node has a blob durably.
 func (c *Cluster) Confirm(digest string) (uint64, error) { return c.replica.Confirm(digest) }

@@ -201,7 +201,9 @@ func (h *record) lost(key string) error {
 func (h *record) misread(key string) error {
 	newest := map[string][]hit{}
 	for _, r := range h.hits[key] {
-		if !slices.ContainsFunc(h.ops[key], func(o op) bool { return o.wrote() && o.value == r.value && o.call < r.done }) {
+		if !slices.ContainsFunc(h.ops[key], func(o op) bool {
+			return o.wrote() && o.value == r.value && o.call < r.done
+		}) {
 			return fmt.Errorf("%s read %.40q, which nobody had written", r.life, r.value)
 		}
 		for _, before := range newest[r.life] {
@@ -238,17 +240,24 @@ func TestJudge(t *testing.T) {
 		{"a lost write", []op{put("a", acked, 1, 2), final("")}, nil, false},
 		{"an older write over a newer one", []op{put("a", acked, 1, 2), put("b", acked, 3, 4), final("a")}, nil, false},
 		{"writes at the same time", []op{put("a", acked, 1, 4), put("b", acked, 2, 3), final("a")}, nil, true},
-		{"an unknown write that happened late", []op{put("a", unknown, 1, 0), put("b", acked, 3, 4), final("a")}, nil, true},
+		{"an unknown write that happened late", []op{put("a", unknown, 1, 0), put("b", acked, 3, 4), final("a")},
+			nil, true},
 		{"an unknown write that did not happen", []op{put("a", unknown, 1, 0), final("")}, nil, true},
 		{"a refused write that happened", []op{put("a", refused, 1, 2), final("a")}, nil, false},
 		{"a miss after a write", []op{put("a", acked, 1, 2), miss(3, 4), final("a")}, nil, false},
 		{"a miss during a write", []op{put("a", acked, 1, 4), miss(2, 3), final("a")}, nil, true},
-		{"a write that two expectations had", []op{expect("", "a", acked, 1, 2), expect("", "b", acked, 3, 4), final("b")}, nil, false},
-		{"an expectation refused rightly", []op{put("a", acked, 1, 2), expect("", "b", conflicted, 3, 4), final("a")}, nil, true},
-		{"an expectation refused wrongly", []op{put("a", acked, 1, 2), expect("a", "b", conflicted, 3, 4), final("a")}, nil, false},
-		{"an old hit", []op{put("a", acked, 1, 2), put("b", acked, 3, 4), final("b")}, []hit{{5, 6, "n1/0", "a", 1}}, true},
-		{"a hit that goes back", []op{put("a", acked, 1, 2), put("b", acked, 3, 4), final("b")}, []hit{{5, 6, "n1/0", "b", 2}, {7, 8, "n1/0", "a", 1}}, false},
-		{"a hit that goes back after a power cut", []op{put("a", acked, 1, 2), put("b", acked, 3, 4), final("b")}, []hit{{5, 6, "n1/0", "b", 2}, {7, 8, "n1/1", "a", 1}}, true},
+		{"a write that two expectations had", []op{expect("", "a", acked, 1, 2), expect("", "b", acked, 3, 4),
+			final("b")}, nil, false},
+		{"an expectation refused rightly", []op{put("a", acked, 1, 2), expect("", "b", conflicted, 3, 4), final("a")},
+			nil, true},
+		{"an expectation refused wrongly", []op{put("a", acked, 1, 2), expect("a", "b", conflicted, 3, 4), final("a")},
+			nil, false},
+		{"an old hit", []op{put("a", acked, 1, 2), put("b", acked, 3, 4), final("b")}, []hit{{5, 6, "n1/0", "a", 1}},
+			true},
+		{"a hit that goes back", []op{put("a", acked, 1, 2), put("b", acked, 3, 4), final("b")},
+			[]hit{{5, 6, "n1/0", "b", 2}, {7, 8, "n1/0", "a", 1}}, false},
+		{"a hit that goes back after a power cut", []op{put("a", acked, 1, 2), put("b", acked, 3, 4), final("b")},
+			[]hit{{5, 6, "n1/0", "b", 2}, {7, 8, "n1/1", "a", 1}}, true},
 		{"a hit from nowhere", []op{put("a", acked, 5, 6), final("a")}, []hit{{1, 2, "n1/0", "a", 1}}, false},
 		{"a hit of what was refused", []op{put("a", refused, 1, 2), final("")}, []hit{{3, 4, "n1/0", "a", 1}}, false},
 	} {
@@ -281,8 +290,8 @@ type faults struct {
 	contents [][]byte     // see contents
 	image    *blobtest.FS // a node's disk as it was once, nil if there is none
 	imageOf  *clustertest.Node
-	logs     gates // that the nemesis can let hang, nil in most histories
-	stale    int   // how often it has done so
+	logs     barriers // that the nemesis can let hang, nil in most histories
+	stale    int      // how often it has done so
 
 	mu    sync.Mutex
 	asked []*clustertest.Node // by clients: cl.Nodes is the nemesis's
@@ -638,8 +647,8 @@ func (f *faults) loseDisk() {
 	cl.Wait(func() error {
 		f.revive()
 		for _, n := range cl.Nodes {
-			if n.C.Lacks() != 0 {
-				return fmt.Errorf("%s lacks %d blobs", n.Name, n.C.Lacks())
+			if n.C.Missing() != 0 {
+				return fmt.Errorf("%s is missing %d blobs", n.Name, n.C.Missing())
 			}
 			for _, m := range n.C.Members() {
 				if !m.Up || m.Role == "learner" || m.Role == "leader" && n.C.Index() < m.Applied {
@@ -686,7 +695,8 @@ func (f *faults) end() {
 	}
 	f.revive()
 	var err error
-	cl.Wait(func() error { f.revive(); err = cl.Nodes[0].Put("end", "x"); return err }) // what the log has is applied before this
+	// what the log has is applied before this
+	cl.Wait(func() error { f.revive(); err = cl.Nodes[0].Put("end", "x"); return err })
 	f.equal()
 	cl.WaitVoters(3)
 	first := cl.Nodes[0].C
@@ -782,11 +792,12 @@ func (f *faults) equal() {
 		want := f.cl.Nodes[0].C.StateBytes()
 		for _, n := range f.cl.Nodes {
 			if got := n.C.StateBytes(); !bytes.Equal(got, want) {
-				return fmt.Errorf("%s and %s differ: %d bytes at %d, and %d at %d", n.Name, f.cl.Nodes[0].Name, len(got), n.C.Index(), len(want), f.cl.Nodes[0].C.Index())
+				return fmt.Errorf("%s and %s differ: %d bytes at %d, and %d at %d", n.Name, f.cl.Nodes[0].Name,
+					len(got), n.C.Index(), len(want), f.cl.Nodes[0].C.Index())
 			}
 			for _, m := range n.C.Members() {
-				if m.Lacks != 0 {
-					return fmt.Errorf("%s says that %s lacks %d", n.Name, m.Node, m.Lacks)
+				if m.Missing != 0 {
+					return fmt.Errorf("%s says that %s lacks %d", n.Name, m.Node, m.Missing)
 				}
 			}
 		}
@@ -810,7 +821,8 @@ func (f *faults) whole() {
 			data, err := io.ReadAll(file.(io.Reader))
 			file.Close()
 			if want := i.(interface{ Digest() string }).Digest(); err != nil || digestOf(data) != want {
-				f.t.Errorf("%s: %s has %d bytes of %s, wanted %s: %v", n.Name, name, len(data), digestOf(data), want, err)
+				f.t.Errorf("%s: %s has %d bytes of %s, wanted %s: %v", n.Name, name, len(data), digestOf(data),
+					want, err)
 			}
 		}
 	}
@@ -839,7 +851,7 @@ func TestFaults(t *testing.T) {
 func (f *faults) play(t *testing.T) {
 	f.t, f.contents = t, contents(f.seed)
 	if f.seed%4 == 3 {
-		f.logs = newGates("n1", "n2", "n3")
+		f.logs = newBarriers("n1", "n2", "n3")
 	}
 	f.cl = clustertest.New(t, 3, func(c *cluster.Config) {
 		cluster.Small(c)
@@ -849,7 +861,8 @@ func (f *faults) play(t *testing.T) {
 		}
 		cluster.Impatient(c, 2*time.Second)
 		c.LeaderWait, c.PinTime = time.Second, time.Minute
-		c.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})).With("node", c.Node)
+		c.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})).With(
+			"node", c.Node)
 	})
 	f.ask()
 	var clients sync.WaitGroup

@@ -68,17 +68,17 @@ func fileOf(digest string) string {
 // untilWhole waits for a node to have everything, as long as it gets on.
 func untilWhole(cl *clustertest.Cluster, n *clustertest.Node) {
 	cl.T.Helper()
-	untilLacks(cl, n, 0)
+	untilMissing(cl, n, 0)
 	if r, err := n.C.Scrub(context.Background()); err != nil || r.Faults > 0 {
 		cl.T.Errorf("%s: %+v, %v", n.Name, r, err)
 	}
 }
 
-func untilLacks(cl *clustertest.Cluster, n *clustertest.Node, most int) {
+func untilMissing(cl *clustertest.Cluster, n *clustertest.Node, most int) {
 	cl.T.Helper()
 	for last := int(^uint(0) >> 1); last > most; {
 		cl.Wait(func() error {
-			if now := n.C.Lacks(); now < 0 || now >= last {
+			if now := n.C.Missing(); now < 0 || now >= last {
 				return fmt.Errorf("it lacks %d", now)
 			} else {
 				last = now
@@ -126,14 +126,14 @@ func (a *arrivals) tries(digest string) int {
 const nearlyFull = 64 << 20
 
 // full starts a node whose disk is at its reserve, so that it hears of everything and fetches nothing.
-func full(cl *clustertest.Cluster, n *clustertest.Node, lacks int) *arrivals {
+func full(cl *clustertest.Cluster, n *clustertest.Node, missing int) *arrivals {
 	cl.T.Helper()
 	n.FS.SetFree(nearlyFull - 1)
 	a := watchArrivals(n)
 	n.Start()
 	cl.Wait(func() error {
-		if got := n.C.Lacks(); got != lacks {
-			return fmt.Errorf("it lacks %d of %d", got, lacks)
+		if got := n.C.Missing(); got != missing {
+			return fmt.Errorf("it lacks %d of %d", got, missing)
 		}
 		return nil
 	})
@@ -171,7 +171,7 @@ func TestManyToCome(t *testing.T) {
 			}
 			return nil
 		})
-		untilLacks(cl, late, 0)
+		untilMissing(cl, late, 0)
 		cl.WaitVoters(4)
 		have, err := late.C.OnDisk()
 		if err != nil || len(have) < n {
@@ -247,7 +247,7 @@ func TestReadersFirst(t *testing.T) {
 		if n := a.tries(digests[0]); n != 1 {
 			t.Errorf("it was fetched %d times", n)
 		}
-		if have := a.list(); len(have) > len(digests)/2 || late.C.Lacks() < len(digests)/2 {
+		if have := a.list(); len(have) > len(digests)/2 || late.C.Missing() < len(digests)/2 {
 			t.Errorf("%d others came first", len(have))
 		}
 	})
@@ -278,7 +278,7 @@ func TestDamagedCopies(t *testing.T) {
 		}
 		full(cl, late, len(digests))
 		late.FS.SetFree(1 << 40)
-		untilLacks(cl, late, len(gone))
+		untilMissing(cl, late, len(gone))
 		base := noise(1000, 4)
 		for i := range gone {
 			binary.LittleEndian.PutUint32(base, uint32(280+i))
@@ -303,13 +303,13 @@ func TestCutWhileFetching(t *testing.T) {
 		cl.Net.Slow(late.Name, have[0].Name, 1e6)
 		cl.Net.Slow(late.Name, have[1].Name, 1e6)
 		late.FS.SetFree(1 << 40)
-		untilLacks(cl, late, 800)
+		untilMissing(cl, late, 800)
 		cl.Net.Cut([]string{late.Name}, []string{have[0].Name})
-		untilLacks(cl, late, 400)
+		untilMissing(cl, late, 400)
 		late.PowerCut()
 		late.Start()
 		cl.Wait(func() error {
-			if n := late.C.Lacks(); n < len(large) {
+			if n := late.C.Missing(); n < len(large) {
 				return fmt.Errorf("it lacks %d", n)
 			}
 			return nil

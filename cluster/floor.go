@@ -16,26 +16,28 @@ import (
 	"casemate/cluster/raftlog"
 )
 
-// floor is what this node's log has had and, as a disk that was put back or a damaged entry that was cut off, has not
-// any more. Others have counted on it: entries up to there may be committed by this node's word. Until it has them
-// again it must help nobody to become leader who does not have them, nor become one itself.
+// floor records entries that this node's log once had and has lost, because its disk was put back or a damaged entry
+// was cut off. Other nodes have relied on them: entries up to the floor may be committed through this node's
+// acknowledgement. Until it has them again it must not vote for a node that does not have them, nor become leader
+// itself.
 //
-// It has them again when its log reaches up to there, or holds an entry of a newer term: the leader of that term was
-// elected without its help, so it has all that was committed, and what goes before its entry is what the leader has.
+// It has them again when its log reaches the floor, or holds an entry of a newer term: the leader of that term was
+// elected without its help, so that leader has everything that was committed, and the log before its entry equals the
+// leader's.
 type floor struct {
 	mu sync.Mutex
 	floorMark
 }
 
-// floorMark is its durable part, in the file raft/floor.
+// floorMark is the durable part of floor, in the file raft/floor.
 type floorMark struct {
 	Index uint64 `json:"index"`
-	Term  uint64 `json:"term"` // the newest that this node knew of
+	Term  uint64 `json:"term"` // the newest that this node knew
 }
 
 const floorFile = "floor"
 
-// readFloor returns the mark of a log that was cut short; the zero one if there is none.
+// readFloor returns the mark of a log that was cut off; the zero mark if there is none.
 func readFloor(cfg Config) (m floorMark, err error) {
 	data, err := disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, raftDir, floorFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -55,7 +57,7 @@ func writeFloor(cfg Config, m floorMark) error {
 	return disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, raftDir, floorFile), data, 0o640)
 }
 
-// raise sets the floor, if it is not that high already.
+// raise sets the floor unless it is higher already.
 func (f *floor) raise(m floorMark) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -64,7 +66,7 @@ func (f *floor) raise(m floorMark) {
 	}
 }
 
-// below says that this node's log, which ends as given, does not reach the floor, and how high that is.
+// below reports whether this node's log, which ends as given, does not reach the floor, and the floor's index.
 func (f *floor) below(index uint64, term func() uint64) (floor uint64, below bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -78,7 +80,7 @@ func (f *floor) below(index uint64, term func() uint64) (floor uint64, below boo
 	return f.Index, true
 }
 
-// belowFloor is floor.below with this node's log as it is now.
+// belowFloor is floor.below with this node's current log.
 func (c *Cluster) belowFloor() (floor uint64, below bool) {
 	last, err := c.wal.LastIndex()
 	if err != nil {
@@ -93,7 +95,7 @@ func (c *Cluster) belowFloor() (floor uint64, below bool) {
 	})
 }
 
-// careful is raft's transport, which knows what this node must not say.
+// careful is raft's transport without the messages that this node must not send or answer.
 type careful struct {
 	*raft.NetworkTransport
 	c         *Cluster
@@ -117,7 +119,7 @@ func newCareful(c *Cluster, t *raft.NetworkTransport, r *atomic.Pointer[raft.Raf
 // Consumer implements raft.Transport.
 func (k *careful) Consumer() <-chan raft.RPC { return k.rpcs }
 
-// sift hands raft what it is asked, but for votes for whoever lacks what this node once had.
+// sift passes requests on to raft, except for requests for votes that the floor forbids.
 func (k *careful) sift() {
 	for {
 		var rpc raft.RPC
@@ -148,10 +150,11 @@ func (k *careful) sift() {
 	}
 }
 
-// mayElect says why this node does not help a node to become leader whose log ends at an index; nil if it does.
+// mayElect returns an error if this node must not help to elect a node whose log ends at an index.
 func (c *Cluster) mayElect(last uint64) error {
 	if floor, below := c.belowFloor(); below && last < floor {
-		return fmt.Errorf("node %s has had entry %d of the log, and has lost it: it elects nobody without", c.cfg.Node, floor)
+		return fmt.Errorf("node %s had entry %d of the log and has lost it: it votes only for nodes that have it",
+			c.cfg.Node, floor)
 	}
 	return nil
 }
@@ -176,7 +179,7 @@ func (k *careful) RequestPreVote(
 	return k.NetworkTransport.RequestPreVote(id, target, args, resp)
 }
 
-// mayStand says why this node does not become leader itself.
+// mayStand returns an error if this node must not become leader.
 func (k *careful) mayStand(last uint64) error {
 	if k.c.watch.Hung() {
 		return errHangs
@@ -184,17 +187,17 @@ func (k *careful) mayStand(last uint64) error {
 	return k.c.mayElect(last)
 }
 
-// AppendEntries implements raft.Transport. A leader whose disk hangs says nothing more, so that another one is elected:
-// raft's own goroutine, which could give the leadership away, waits for the disk.
+// AppendEntries implements raft.Transport. A leader whose disk hangs sends nothing, so that another one is elected:
+// raft's own goroutine, which could transfer the leadership, waits for the disk.
 //
-// What fails is tried again for a second: raft itself comes back at the next CommitTimeout, and connections that the
-// other node's restart has broken are no reason to leave it without its log for so long.
+// A failed message is retried for a second: raft itself retries only at the next CommitTimeout, and after the other
+// node's restart broken connections should not leave it without its log for so long.
 func (k *careful) AppendEntries(
 	id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse,
 ) error {
 	to, first := k.followers.get(id)
 	if first {
-		k.c.background(func() { k.tell(to) })
+		k.c.background(func() { k.sendCommits(to) })
 	}
 	heartbeat := isHeartbeat(args)
 	if heartbeat {
@@ -229,7 +232,7 @@ func (k *careful) AppendEntries(
 	}
 }
 
-// Pauses before entries that could not be sent are sent again: the first one, and the longest.
+// Delays before unsent entries are sent again: the first and the longest.
 const (
 	appendRetry    = 5 * time.Millisecond
 	maxAppendRetry = 200 * time.Millisecond

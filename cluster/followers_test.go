@@ -13,7 +13,8 @@ import (
 func TestFollowersAreToldTheTruth(t *testing.T) {
 	entry := func(index, term uint64) *raft.Log { return &raft.Log{Index: index, Term: term} }
 	acknowledged := func(term, prev, prevTerm, commit uint64, entries ...*raft.Log) *raft.AppendEntriesRequest {
-		return &raft.AppendEntriesRequest{Term: term, PrevLogEntry: prev, PrevLogTerm: prevTerm, LeaderCommitIndex: commit, Entries: entries}
+		return &raft.AppendEntriesRequest{Term: term, PrevLogEntry: prev, PrevLogTerm: prevTerm,
+			LeaderCommitIndex: commit, Entries: entries}
 	}
 	ten := acknowledged(3, 8, 2, 8, entry(9, 3), entry(10, 3))
 	for name, c := range map[string]struct {
@@ -25,18 +26,29 @@ func TestFollowersAreToldTheTruth(t *testing.T) {
 		want            uint64 // 0: it is told nothing
 		again           bool
 	}{
-		"nothing is known of it":            {committed: 10, last: 10, term: 3},
-		"it has what is committed":          {acks: []*raft.AppendEntriesRequest{ten}, committed: 10, last: 10, term: 3, want: 10, again: true},
-		"part of what it has is":            {acks: []*raft.AppendEntriesRequest{ten}, committed: 9, last: 10, term: 3, want: 9, again: true},
-		"nothing new is":                    {acks: []*raft.AppendEntriesRequest{ten}, committed: 8, last: 10, term: 3, again: true},
-		"more is committed than it has":     {acks: []*raft.AppendEntriesRequest{ten}, committed: 12, last: 10, term: 3, want: 10, again: true},
-		"raft has more for it":              {acks: []*raft.AppendEntriesRequest{ten}, committed: 10, last: 12, term: 3, again: true},
-		"it knows":                          {acks: []*raft.AppendEntriesRequest{ten, acknowledged(3, 10, 3, 10)}, committed: 10, last: 10, term: 3},
-		"it refused":                        {acks: []*raft.AppendEntriesRequest{ten}, refused: true, committed: 10, last: 10, term: 3},
-		"this node does not lead":           {acks: []*raft.AppendEntriesRequest{ten}, committed: 10, last: 10, follows: true, term: 3},
-		"it was acknowledged another time":  {acks: []*raft.AppendEntriesRequest{ten}, committed: 10, last: 10, term: 5},
-		"an old acknowledgement comes late": {acks: []*raft.AppendEntriesRequest{acknowledged(5, 6, 2, 6), ten}, committed: 10, last: 6, term: 5},
-		"a new term begins lower":           {acks: []*raft.AppendEntriesRequest{ten, acknowledged(5, 6, 2, 5)}, committed: 7, last: 6, term: 5, want: 6, again: true},
+		"nothing is known of it": {committed: 10, last: 10, term: 3},
+		"it has what is committed": {acks: []*raft.AppendEntriesRequest{ten}, committed: 10, last: 10, term: 3,
+			want: 10, again: true},
+		"part of what it has is": {acks: []*raft.AppendEntriesRequest{ten}, committed: 9, last: 10, term: 3,
+			want: 9, again: true},
+		"nothing new is": {acks: []*raft.AppendEntriesRequest{ten}, committed: 8, last: 10, term: 3,
+			again: true},
+		"more is committed than it has": {acks: []*raft.AppendEntriesRequest{ten}, committed: 12, last: 10, term: 3,
+			want: 10, again: true},
+		"raft has more for it": {acks: []*raft.AppendEntriesRequest{ten}, committed: 10, last: 12, term: 3,
+			again: true},
+		"it knows": {acks: []*raft.AppendEntriesRequest{ten, acknowledged(3, 10, 3, 10)},
+			committed: 10, last: 10, term: 3},
+		"it refused": {acks: []*raft.AppendEntriesRequest{ten}, refused: true, committed: 10,
+			last: 10, term: 3},
+		"this node does not lead": {acks: []*raft.AppendEntriesRequest{ten}, committed: 10, last: 10,
+			follows: true, term: 3},
+		"it was acknowledged another time": {acks: []*raft.AppendEntriesRequest{ten}, committed: 10, last: 10,
+			term: 5},
+		"an old acknowledgement comes late": {acks: []*raft.AppendEntriesRequest{acknowledged(5, 6, 2, 6), ten},
+			committed: 10, last: 6, term: 5},
+		"a new term begins lower": {acks: []*raft.AppendEntriesRequest{ten, acknowledged(5, 6, 2, 5)}, committed: 7,
+			last: 6, term: 5, want: 6, again: true},
 	} {
 		var f followers
 		k, _ := f.get("n2")
@@ -48,7 +60,8 @@ func TestFollowersAreToldTheTruth(t *testing.T) {
 		case again != c.again:
 			t.Errorf("%s: again is %v", name, again)
 		case msg == nil && c.want == 0:
-		case msg == nil || msg.LeaderCommitIndex != c.want || msg.PrevLogEntry < c.want || at != "n2" || msg.Term != c.term || isHeartbeat(msg):
+		case msg == nil || msg.LeaderCommitIndex != c.want || msg.PrevLogEntry < c.want || at != "n2" ||
+			msg.Term != c.term || isHeartbeat(msg):
 			t.Errorf("%s: at %q, %+v", name, at, msg)
 		}
 	}

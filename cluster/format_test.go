@@ -26,7 +26,8 @@ func TestRaiseFormat(t *testing.T) {
 	if err := c.RaiseFormat(ctx, 0); !errors.Is(err, fs.ErrInvalid) {
 		t.Errorf("back: %v", err)
 	}
-	if err := c.RaiseFormat(ctx, newest+1); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "upgrade it first") {
+	if err := c.RaiseFormat(ctx, newest+1); !errors.Is(err, fs.ErrInvalid) ||
+		!strings.Contains(err.Error(), "upgrade it first") {
 		t.Errorf("beyond this program: %v", err)
 	}
 
@@ -45,7 +46,8 @@ func TestRaiseFormat(t *testing.T) {
 	})
 	defer func(was uint64) { maxFormat = was }(maxFormat)
 	maxFormat = state.MaxFormat + 1 // this program, but not what the record says of its node
-	if err := c.RaiseFormat(ctx, state.MaxFormat+1); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), fmt.Sprintf("n1 (casemate v1, up to %d)", state.MaxFormat)) {
+	if err := c.RaiseFormat(ctx, state.MaxFormat+1); !errors.Is(err, fs.ErrExist) ||
+		!strings.Contains(err.Error(), fmt.Sprintf("n1 (casemate v1, up to %d)", state.MaxFormat)) {
 		t.Errorf("a member that has not said so: %v", err)
 	}
 }

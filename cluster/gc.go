@@ -9,45 +9,45 @@ import (
 	"casemate/cluster/state"
 )
 
-// GCReport is what a collection did, or, with DryRun, would do.
+// GCReport is the result of a collection; with DryRun, of the one that would happen.
 type GCReport struct {
 	DryRun       bool          `json:"dry_run"`
-	Pins         int           `json:"pins_expired"`     // pins that had ended
+	Pins         int           `json:"pins_expired"`     // expired pins
 	Stages       int           `json:"stages_expired"`   // batches that were never published
-	Blobs        int           `json:"blobs_collected"`  // blobs that nothing named
-	Orphans      int           `json:"orphans"`          // files on this disk that the tree did not know
+	Blobs        int           `json:"blobs_collected"`  // unreferenced blobs
+	Orphans      int           `json:"orphans"`          // files on this disk that the tree does not know
 	Removed      int           `json:"files_removed"`    // of both kinds, from this disk
 	RemovedBytes int64         `json:"bytes_removed"`    // on this disk
-	Scratch      int           `json:"uploads_removed"`  // uploads that nobody went on with
-	WeakLinks    int           `json:"weak_links_swept"` // names that went with their blob
+	Scratch      int           `json:"uploads_removed"`  // abandoned uploads
+	WeakLinks    int           `json:"weak_links_swept"` // names that were removed with their blob
 	Took         time.Duration `json:"took_ns"`
 }
 
 // collectChunk is how many digests one Collect carries: about 130 KiB as sha512.
 const collectChunk = 2000
 
-// GC ends pins whose time is over, collects what nothing names, and removes from this disk what the tree does not know
-// (promise 6). Pushes and pulls go on meanwhile: log order decides between them and a collect, and a file is only
-// unlinked under its digest's lock after a look at the newest state. One runs at a time, another waits. Interrupted by
-// ctx, what it has done is in the report.
+// GC ends expired pins, collects unreferenced blobs, and removes files from this disk that the tree does not know
+// (promise 6). Pushes and pulls continue meanwhile: the log decides the order of their commands and a collect, and a
+// file is unlinked only under its digest's lock after a check of the newest state. One collection runs at a time;
+// another one waits. If ctx ends it, the report has what was done.
 func (c *Cluster) GC(ctx context.Context, dryRun bool) (GCReport, error) {
 	return c.collectUnnamed(ctx, dryRun, c.cfg.Now())
 }
 
-// GCNow is GC that does not wait for pins: it ends them all. A push or a large batch under way is refused with a clear
-// error and has to be repeated, so this is for an operator who needs the room of what was just deleted.
+// GCNow is GC that ends all pins. A push or a large batch that is not finished is refused with a clear error and has to
+// be repeated, so GCNow is for an operator who needs the space of deleted content at once.
 func (c *Cluster) GCNow(ctx context.Context, dryRun bool) (GCReport, error) {
 	return c.collectUnnamed(ctx, dryRun, c.cfg.Now().Add(c.cfg.PinTime))
 }
 
-// maxProlonged bounds the pins of others that Discard prolongs in one command.
+// maxProlonged bounds how many other blobs' pins Discard prolongs in one command.
 const maxProlonged = 4000
 
 // Discard collects the unnamed blobs among digests without waiting for their pins, which last up to an hour. It is for
-// the blobs of a failed import. Pins of other blobs stay; those that would have ended first end a moment later than the
-// last of the given ones. A blob with a weak name belongs to a push and stays, too. Discard reports the blobs that it
+// the blobs of a failed import. Pins of other blobs are kept; those that would have ended first now end just after the
+// last of the given ones. A blob with a weak name belongs to a push and is kept, too. Discard reports the blobs that it
 // removed and deletes their files on this node; the other nodes delete theirs by themselves. While batches are staged,
-// or thousands of other pins are in the way, it cannot tell pins apart and leaves them to expire.
+// or thousands of other pins would have to be prolonged, it leaves the pins to expire.
 func (c *Cluster) Discard(ctx context.Context, digests []string) (r GCReport, err error) {
 	done, err := c.replica.Collect(ctx)
 	if err != nil {
@@ -56,7 +56,7 @@ func (c *Cluster) Discard(ctx context.Context, digests []string) (r GCReport, er
 	defer done()
 	s := c.machine.view.Load()
 	unnamed := map[state.Digest]bool{}
-	var last time.Time // when the last of their pins ends
+	var last time.Time // end of their last pin
 	for _, text := range digests {
 		d, err := state.ParseDigest(text)
 		if err != nil {
@@ -83,7 +83,8 @@ func (c *Cluster) Discard(ctx context.Context, digests []string) (r GCReport, er
 			r.Pins++
 			continue
 		}
-		// A blob that is known: this only prolongs its pin. One that is collected meanwhile refuses the command.
+		// For a known blob this only prolongs its pin. A blob that is collected meanwhile makes the state refuse the
+		// command.
 		b, _ := s.Blob(d)
 		ops = append(ops, &state.AddBlob{Digest: d, Size: b.Size, Until: last.UnixNano() + 1})
 		if len(ops) > maxProlonged {
@@ -108,7 +109,7 @@ func (c *Cluster) Discard(ctx context.Context, digests []string) (r GCReport, er
 	return r, nil
 }
 
-// collectUnnamed is GC at a time at which pins and stages may end.
+// collectUnnamed is GC that treats pins and stages as expired at the given time.
 func (c *Cluster) collectUnnamed(ctx context.Context, dryRun bool, now time.Time) (r GCReport, err error) {
 	done, err := c.replica.Collect(ctx)
 	if err != nil {
@@ -118,7 +119,8 @@ func (c *Cluster) collectUnnamed(ctx context.Context, dryRun bool, now time.Time
 	start := time.Now()
 	defer func() {
 		r.Took = time.Since(start)
-		c.log.Info("gc", "dry_run", dryRun, "blobs", r.Blobs, "orphans", r.Orphans, "bytes", r.RemovedBytes, "took", r.Took, "err", err)
+		c.log.Info("gc", "dry_run", dryRun, "blobs", r.Blobs, "orphans", r.Orphans, "bytes", r.RemovedBytes, "took",
+			r.Took, "err", err)
 	}()
 	r.DryRun = dryRun
 	s := c.machine.view.Load()
@@ -151,7 +153,7 @@ func (c *Cluster) collectUnnamed(ctx context.Context, dryRun bool, now time.Time
 		r.WeakLinks = s.Stats().Stale
 		return r, nil
 	}
-	// One round over all names is enough; more become stale only by a collect, and there is one at a time.
+	// One round over all names is enough: names become stale only by a collect, and only one runs at a time.
 	names := s.Stats().Entries
 	for before := c.machine.view.Load().Stats().Stale; before > 0 && names >= 0; names -= sweepChunk {
 		if _, err := c.propose(ctx, &state.Sweep{Limit: sweepChunk}); err != nil {
@@ -167,7 +169,7 @@ func (c *Cluster) collectUnnamed(ctx context.Context, dryRun bool, now time.Time
 
 const sweepChunk = 10_000
 
-// collect proposes to forget what nothing keeps and removes the files of what was forgotten.
+// collect proposes to collect unreferenced blobs and removes the files of those that were collected.
 func (c *Cluster) collect(ctx context.Context, r *GCReport, s *state.State, ended map[state.Digest]bool) error {
 	var candidates []state.Digest
 	for d, b := range s.Blobs("") {
@@ -193,8 +195,8 @@ func (c *Cluster) collect(ctx context.Context, r *GCReport, s *state.State, ende
 	return nil
 }
 
-// collectOrphans removes files that the tree does not know: left by a crash between the rename and the log, or swept
-// once and brought back by a power cut.
+// collectOrphans removes files that the tree does not know: a crash between the rename and the log left them, or a
+// power cut restored them after a sweep.
 func (c *Cluster) collectOrphans(ctx context.Context, r *GCReport) error {
 	var orphans []state.Digest
 	flush := func() error {
@@ -202,8 +204,8 @@ func (c *Cluster) collectOrphans(ctx context.Context, r *GCReport) error {
 		if len(orphans) == 0 {
 			return nil
 		}
-		// A collect also of what is not known: it leaves a tombstone, and an AddBlob that has seen these bytes before
-		// it must look again.
+		// An unknown digest is collected too: that leaves a tombstone, so an AddBlob that was confirmed before it must
+		// be confirmed again.
 		if _, err := c.propose(ctx, &state.Collect{Digests: orphans}); err != nil {
 			return err
 		}
@@ -235,7 +237,7 @@ func (c *Cluster) collectOrphans(ctx context.Context, r *GCReport) error {
 	return flush()
 }
 
-// sweepFor unlinks what was collected, here and now, for the report. Other nodes do the same by themselves.
+// sweepFor unlinks collected blobs at once and counts them in the report. The other nodes sweep by themselves.
 func (c *Cluster) sweepFor(r *GCReport, digests []state.Digest) error {
 	files, bytes, err := c.replica.Sweep(digests)
 	r.Removed += files

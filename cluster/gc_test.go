@@ -210,10 +210,12 @@ func TestGCReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if wet.Pins != 3 || wet.Blobs != 2 || wet.Orphans != 1 || wet.Removed != 3 || wet.RemovedBytes != 16 || wet.Scratch != 1 || wet.WeakLinks != 1 {
+	if wet.Pins != 3 || wet.Blobs != 2 || wet.Orphans != 1 || wet.Removed != 3 || wet.RemovedBytes != 16 ||
+		wet.Scratch != 1 || wet.WeakLinks != 1 {
 		t.Errorf("GC: %+v", wet)
 	}
-	if dry.Pins != wet.Pins || dry.Blobs != wet.Blobs || dry.Orphans != wet.Orphans || dry.Removed != wet.Removed || dry.RemovedBytes != wet.RemovedBytes {
+	if dry.Pins != wet.Pins || dry.Blobs != wet.Blobs || dry.Orphans != wet.Orphans || dry.Removed != wet.Removed ||
+		dry.RemovedBytes != wet.RemovedBytes {
 		t.Errorf("the dry run said %+v, the real one %+v", dry, wet)
 	}
 	if n := len(files(t, filepath.Join(cfg.Dir, "blobs"))); n != 1 {
@@ -247,7 +249,8 @@ func files(t *testing.T, dir string) (names []string) {
 func TestScrub(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	c := start(t, cfg)
-	good, bad, lost := push(t, c.Tree(), []byte("good")), push(t, c.Tree(), []byte("bad")), push(t, c.Tree(), []byte("lost"))
+	good, bad, lost := push(t, c.Tree(), []byte("good")), push(t, c.Tree(), []byte("bad")),
+		push(t, c.Tree(), []byte("lost"))
 	path := func(d string) string { return filepath.Join(cfg.Dir, "blobs", "sha256", d[7:9], d[7:]) }
 	if err := os.WriteFile(path(bad), []byte("bat"), 0o600); err != nil {
 		t.Fatal(err)
@@ -256,7 +259,8 @@ func TestScrub(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := c.Scrub(context.Background())
-	if err != nil || r.Blobs != 3 || r.Faults != 2 || !slices.Equal(r.Damaged, []string{bad}) || !slices.Equal(r.Missing, []string{lost}) {
+	if err != nil || r.Blobs != 3 || r.Faults != 2 || !slices.Equal(r.Damaged, []string{bad}) ||
+		!slices.Equal(r.Missing, []string{lost}) {
 		t.Fatalf("Scrub: %+v, %v", r, err)
 	}
 	_, err = c.Tree().OpenBlob(context.Background(), lost)

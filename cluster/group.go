@@ -13,10 +13,10 @@ import (
 // groupCopies is how many blobs of a group are copied to other nodes at once.
 const groupCopies = 16
 
-// CommitBlobs is Commit for several writers of this tree, no two of them the same, with digests as Commit takes them:
-// small blobs cost less together, since they share syncs and one log entry. It returns the digests of those that are
-// committed, "" for those that are not, and the first error. One that cannot be committed does not hold up the others.
-// The number and the size of what is given at once is for the caller to bound; all files stay open meanwhile.
+// CommitBlobs is Commit for several different writers of this tree, with digests as for Commit. Small blobs cost less
+// together, because they share syncs and one log entry. It returns the digests of the committed blobs, "" for the
+// others, and the first error. A blob that cannot be committed does not affect the others. The caller must bound the
+// number and size of the blobs; all files stay open meanwhile.
 func (t *Tree) CommitBlobs(ctx context.Context, writers []BlobWriter, digests []string) ([]string, error) {
 	c := t.c
 	done := make([]string, len(writers))
@@ -39,7 +39,7 @@ func (t *Tree) CommitBlobs(ctx context.Context, writers []BlobWriter, digests []
 			failed(err)
 		}
 	}
-	// Before anything is moved, as in Commit.
+	// Before any file is moved, as in Commit.
 	if err := c.readyFor(ctx, t.patient); err != nil {
 		return done, errors.Join(first, err)
 	}
@@ -76,7 +76,8 @@ func (t *Tree) CommitBlobs(ctx context.Context, writers []BlobWriter, digests []
 	if len(ops) > 0 {
 		_, err = c.proposeAll(ctx, t.patient, ops)
 	}
-	refused := errors.As(err, new(*state.Error)) // because of one of them, most likely a collection: each by itself then
+	// because of one of them, most likely by a collection: commit each separately
+	refused := errors.As(err, new(*state.Error))
 	for i, u := range ups {
 		switch {
 		case errs[i] != nil:

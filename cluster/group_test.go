@@ -59,7 +59,8 @@ func TestCommitBlobs(t *testing.T) {
 				}
 				have := 0
 				for _, at := range cl.Nodes {
-					if _, err := at.FS.Stat("/data/casemate/blobs/sha256/" + got[39][7:9] + "/" + got[39][7:]); err == nil {
+					if _, err := at.FS.Stat("/data/casemate/blobs/sha256/" + got[39][7:9] + "/" +
+						got[39][7:]); err == nil {
 						have++
 					}
 				}

@@ -44,13 +44,15 @@ func TestDiskOfLeaderHangs(t *testing.T) {
 			if s := rest[0].C.Status(); s.Leader == leader.Name || s.Leader == "" {
 				return fmt.Errorf("%q leads", s.Leader)
 			}
-			if list := leader.C.Problems(); len(list) == 0 || !strings.Contains(list[0], "the disk of this node has not answered for") {
+			if list := leader.C.Problems(); len(list) == 0 ||
+				!strings.Contains(list[0], "the disk of this node has not answered for") {
 				return fmt.Errorf("it does not say so: %q", list)
 			}
 			return nil
 		})
 		for range 2 {
-			if o := <-here; o.took > 5*time.Second+100*time.Millisecond || !errors.Is(o.err, syscall.EAGAIN) || !errors.Is(o.err, cluster.ErrUnknown) {
+			if o := <-here; o.took > 5*time.Second+100*time.Millisecond || !errors.Is(o.err, syscall.EAGAIN) ||
+				!errors.Is(o.err, cluster.ErrUnknown) {
 				t.Errorf("a write at the node whose disk hangs: %v after %s", o.err, o.took)
 			}
 		}
@@ -81,7 +83,8 @@ func TestDiskOfOnlyNodeHangs(t *testing.T) {
 		defer answers()
 		begun := time.Now()
 		err := n.Put("a", "b")
-		if took := time.Since(begun); took > 5*time.Second+100*time.Millisecond || !errors.Is(err, cluster.ErrUnknown) || !errors.Is(err, syscall.EAGAIN) {
+		if took := time.Since(begun); took > 5*time.Second+100*time.Millisecond ||
+			!errors.Is(err, cluster.ErrUnknown) || !errors.Is(err, syscall.EAGAIN) {
 			t.Errorf("%v after %s", err, took)
 		}
 		if list := n.C.Problems(); len(list) == 0 {
@@ -156,7 +159,10 @@ func TestPatientWritesWithoutAMajority(t *testing.T) {
 			f.Die()
 		}
 		write := func(name string) error {
-			return n.C.Tree().Patient().Update(t.Context(), func(b cluster.Batch) error { b.Put(name, []byte(name)); return nil })
+			return n.C.Tree().Patient().Update(t.Context(), func(b cluster.Batch) error {
+				b.Put(name, []byte(name))
+				return nil
+			})
 		}
 		sent := make(chan error, 1)
 		go func() { sent <- write("sent") }()

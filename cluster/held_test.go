@@ -77,8 +77,8 @@ func get(n *clustertest.Node, digest string) ([]byte, error) {
 func whole(cl *clustertest.Cluster, n *clustertest.Node, blobs map[string][]byte) {
 	cl.T.Helper()
 	cl.Wait(func() error {
-		if list, all := n.C.Lost(10); all != 0 || n.C.Lacks() != 0 {
-			return fmt.Errorf("%s: lost %v, lacks %d", n.Name, list, n.C.Lacks())
+		if list, all := n.C.Lost(10); all != 0 || n.C.Missing() != 0 {
+			return fmt.Errorf("%s: lost %v, lacks %d", n.Name, list, n.C.Missing())
 		}
 		return nil
 	})
@@ -119,13 +119,13 @@ func TestDamagedOnTheOnlyNode(t *testing.T) {
 				t.Errorf("%s: lost: %v of %d", when, list, all)
 			}
 			cl.Wait(func() error {
-				if n.C.Lacks() < 0 {
+				if n.C.Missing() < 0 {
 					return errors.New("the node has not yet compared its disk with the state")
 				}
 				return nil
 			})
-			if n.C.Lacks() != len(blobs) {
-				t.Errorf("%s: lacks %d", when, n.C.Lacks())
+			if n.C.Missing() != len(blobs) {
+				t.Errorf("%s: lacks %d", when, n.C.Missing())
 			}
 		}
 		check("at once")
@@ -167,7 +167,10 @@ func TestDamagedOnOneOfThree(t *testing.T) {
 		} {
 			for digest, data := range blobs {
 				hurt(digest)
-				if err := settled(cl, func() error { _, err := n.C.Tree().HasBlob(t.Context(), digest); return err }); err != nil {
+				if err := settled(cl, func() error {
+					_, err := n.C.Tree().HasBlob(t.Context(), digest)
+					return err
+				}); err != nil {
 					t.Errorf("%s: HasBlob: %v", how, err)
 				}
 				var got []byte
@@ -181,7 +184,7 @@ func TestDamagedOnOneOfThree(t *testing.T) {
 	})
 }
 
-// A node that sends wrong bytes, which it could not know, is told so and mends itself.
+// A node that sends wrong bytes, which it could not know, is told so and repairs itself.
 func TestDoubt(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
@@ -199,7 +202,8 @@ func TestDoubt(t *testing.T) {
 			return nil
 		})
 		for digest := range blobs {
-			if err := errors.Join(rotten.FS.Flip(blobFile(digest), 40), without.FS.Remove(blobFile(digest))); err != nil {
+			if err := errors.Join(rotten.FS.Flip(blobFile(digest), 40),
+				without.FS.Remove(blobFile(digest))); err != nil {
 				t.Fatal(err)
 			}
 			if got, err := get(without, digest); err == nil && !bytes.Equal(got, blobs[digest]) {
@@ -233,7 +237,8 @@ func TestDamagedOnAll(t *testing.T) {
 		}
 		for _, n := range cl.Nodes {
 			for digest := range blobs {
-				if err := settled(cl, func() error { _, err := get(n, digest); return err }); !errors.Is(err, syscall.EIO) {
+				if err := settled(cl, func() error { _, err := get(n, digest); return err }); !errors.Is(err,
+					syscall.EIO) {
 					t.Errorf("%s: %v", n.Name, err)
 				}
 				err := settled(cl, func() error { _, err := n.C.Tree().HasBlob(t.Context(), digest); return err })
@@ -316,8 +321,8 @@ func TestPatrol(t *testing.T) {
 	})
 }
 
-// On three nodes the scrub mends what it finds.
-func TestPatrolMends(t *testing.T) {
+// On three nodes the scrub repairs what it finds.
+func TestPatrolRepairs(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
 		blobs := held(t, cl.Nodes[0])

@@ -11,27 +11,26 @@ import (
 // Token lets one node join.
 type Token = member.Token
 
-// ParseToken reads what Token.String wrote; anything else is fs.ErrInvalid.
+// ParseToken parses the output of Token.String; any other text is fs.ErrInvalid.
 func ParseToken(s string) (Token, error) { return member.ParseToken(s) }
 
-// CreateToken makes a token that expires after ttl, and forgets those that have.
+// CreateToken makes a token that expires after ttl, and deletes expired tokens.
 func (c *Cluster) CreateToken(ctx context.Context, ttl time.Duration) (Token, error) {
 	return c.members.CreateToken(ctx, ttl)
 }
 
 // Join makes the data directory of a node that joins the cluster at addr (host:port of any member's peer port). cfg.Dir
-// must not exist or be empty; a Join that was cut short is taken up again, and the same token may be used again for it.
-// cfg.PeerAddr must be set. Nothing stays open; the node is a learner from then on, and becomes a voter some time after
-// it was opened.
+// must be empty or not exist; an interrupted Join can be repeated, with the same token. cfg.PeerAddr must be set.
+// Nothing stays open. The node is then a learner, and becomes a voter some time after it was opened.
 func Join(ctx context.Context, cfg Config, addr string, token Token) (err error) {
 	cfg, err = cfg.complete()
 	if err != nil {
 		return err
 	}
 	if cfg.PeerAddr == "" {
-		return errors.New("join: the address at which the other nodes reach this one must be set")
+		return errors.New("join: the address of this node's peer port must be set")
 	}
-	defer func() { err = tell("join", cfg.Dir, err) }()
+	defer func() { err = describe("join", cfg.Dir, err) }()
 	lock, err := beginDir(cfg)
 	if err != nil {
 		return err
@@ -52,10 +51,11 @@ func Join(ctx context.Context, cfg Config, addr string, token Token) (err error)
 	return endDir(cfg, identity{Format: diskFormat, Cluster: cluster, Node: cfg.Node})
 }
 
-// members is the configuration of the room of members.
+// members returns the configuration of package member.
 func (cfg Config) members(cluster string) member.Config {
 	return member.Config{
-		Node: cfg.Node, Addr: cfg.PeerAddr, Cluster: cluster, Version: cfg.Version, Dir: cfg.Dir, FS: cfg.FS, Log: cfg.Log,
+		Node: cfg.Node, Addr: cfg.PeerAddr, Cluster: cluster, Version: cfg.Version, Dir: cfg.Dir, FS: cfg.FS,
+		Log: cfg.Log,
 		Now: cfg.Now, CheckCSR: cfg.checkCSR,
 	}
 }
@@ -64,9 +64,9 @@ func (cfg Config) members(cluster string) member.Config {
 var ErrSealed = member.ErrSealed
 
 // Seal encrypts and authenticates a secret under the cluster's newest sealing key (XChaCha20-Poly1305, random nonce),
-// so that it can stand in the tree, in snapshots and in backups (promise 10). It is 58 bytes longer than plain. Sealing
-// the same secret twice gives different bytes.
+// so that it can be stored in the tree, in snapshots and in backups (promise 10). The result is 58 bytes longer than
+// plain. Sealing the same secret twice gives different bytes.
 func (c *Cluster) Seal(plain []byte) ([]byte, error) { return c.members.Seal(plain) }
 
-// Unseal returns what was given to Seal, on whichever node, else ErrSealed.
+// Unseal returns the plain text of what Seal returned on any node; otherwise the error is ErrSealed.
 func (c *Cluster) Unseal(sealed []byte) ([]byte, error) { return c.members.Unseal(sealed) }

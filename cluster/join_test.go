@@ -29,7 +29,8 @@ import (
 
 // joiner is the config of a node that is not there yet.
 func joiner(cl *clustertest.Cluster, name string) cluster.Config {
-	return cluster.Config{Dir: "/data/casemate", Node: name, FS: blobtest.New(99), PeerAddr: clustertest.Addr(name), Dial: cl.Net.Dialer(name)}
+	return cluster.Config{Dir: "/data/casemate", Node: name, FS: blobtest.New(99), PeerAddr: clustertest.Addr(name),
+		Dial: cl.Net.Dialer(name)}
 }
 
 func token(t *testing.T, c *cluster.Cluster) cluster.Token {
@@ -75,7 +76,8 @@ func TestTokens(t *testing.T) {
 			}
 			listed = append(listed, data...)
 		}
-		if len(listed) == 0 || bytes.Contains(listed, tok.Secret) || strings.Contains(string(listed), strings.Split(tok.String(), ".")[2]) {
+		if len(listed) == 0 || bytes.Contains(listed, tok.Secret) ||
+			strings.Contains(string(listed), strings.Split(tok.String(), ".")[2]) {
 			t.Errorf("the tree keeps the secret, or nothing: %s", listed)
 		}
 		// The same node with the same key may use it again: an answer can be lost.
@@ -88,7 +90,8 @@ func TestTokens(t *testing.T) {
 		if err := half.Remove("/data/casemate/format"); err != nil {
 			t.Fatal(err)
 		}
-		if f, err := half.OpenFile("/data/casemate/incomplete", 0o102, 0o600); err == nil { // as a crash before the end leaves it: O_RDWR|O_CREATE
+		// as a crash before the end leaves it: O_RDWR|O_CREATE
+		if f, err := half.OpenFile("/data/casemate/incomplete", 0o102, 0o600); err == nil {
 			f.Close()
 		}
 		if err := join(cfg, tok); err != nil {
@@ -97,23 +100,24 @@ func TestTokens(t *testing.T) {
 		// Another one, or another key under that name, may not.
 		refused(join(joiner(cl, "n3"), tok), "used by node n2")
 		refused(join(joiner(cl, "n2"), tok), "used by node n2")
-		refused(join(joiner(cl, "n2"), token(t, one.C)), "there is a node called n2 already")
-		refused(join(joiner(cl, "n1"), token(t, one.C)), "there is a node called n1 already")
+		refused(join(joiner(cl, "n2"), token(t, one.C)), "there is already a node named n2")
+		refused(join(joiner(cl, "n1"), token(t, one.C)), "there is already a node named n1")
 		// A wrong secret, an unknown id, an expired one.
 		wrong := token(t, one.C)
 		wrong.Secret = bytes.Repeat([]byte{1}, len(wrong.Secret))
-		refused(join(joiner(cl, "n4"), wrong), "token is not known or has expired")
+		refused(join(joiner(cl, "n4"), wrong), "token is unknown or has expired")
 		unknown := token(t, one.C)
 		unknown.ID = "nobody"
-		refused(join(joiner(cl, "n4"), unknown), "token is not known or has expired")
+		refused(join(joiner(cl, "n4"), unknown), "token is unknown or has expired")
 		late := token(t, one.C)
 		ahead.Store(int64(2 * time.Hour))
-		refused(join(joiner(cl, "n4"), late), "token is not known or has expired")
+		refused(join(joiner(cl, "n4"), late), "token is unknown or has expired")
 		ahead.Store(0)
 		// Another cluster's token is noticed before anything is said.
 		other := clustertest.New(t, 1, nil)
-		refused(join(joiner(cl, "n4"), token(t, other.Nodes[0].C)), "its CA is not the one that the token names")
-		for _, s := range []string{"", "x", "casemate1.a.b.c", tok.String() + "x", strings.Replace(tok.String(), "casemate1", "casemate2", 1), "casemate1../" + tok.String()[10:]} {
+		refused(join(joiner(cl, "n4"), token(t, other.Nodes[0].C)), "the server's CA is not the one in the token")
+		for _, s := range []string{"", "x", "casemate1.a.b.c", tok.String() + "x",
+			strings.Replace(tok.String(), "casemate1", "casemate2", 1), "casemate1../" + tok.String()[10:]} {
 			if _, err := cluster.ParseToken(s); !errors.Is(err, fs.ErrInvalid) {
 				t.Errorf("ParseToken(%q): %v", s, err)
 			}
@@ -147,7 +151,8 @@ func TestOutsiders(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "n1"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+		tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "n1"},
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
 		der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 		if err != nil {
 			t.Fatal(err)
@@ -161,7 +166,8 @@ func TestOutsiders(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{proto}, Certificates: certs})
+			conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{proto},
+				Certificates: certs})
 			if proto == "" {
 				conn = tls.Client(raw, &tls.Config{InsecureSkipVerify: true, Certificates: certs})
 			}
@@ -174,7 +180,8 @@ func TestOutsiders(t *testing.T) {
 			}
 			return conn, err
 		}
-		for _, proto := range []string{"", "h2", "http/1.1", "casemate-raft/1/" + id, "casemate-peer/1/" + id, "casemate-peer/1/" + other.Nodes[0].C.ID(), "casemate-peer/1/"} {
+		for _, proto := range []string{"", "h2", "http/1.1", "casemate-raft/1/" + id, "casemate-peer/1/" + id,
+			"casemate-peer/1/" + other.Nodes[0].C.ID(), "casemate-peer/1/"} {
 			for name, certs := range map[string][]tls.Certificate{"no certificate": nil, "a forged one": forged} {
 				conn, err := dial(proto, certs)
 				conn.Close()
@@ -190,16 +197,22 @@ func TestOutsiders(t *testing.T) {
 			t.Errorf("the join protocol is there for outsiders: %v", err)
 		}
 		for _, what := range []struct{ method, path, body string }{
-			{"GET", "/join", ""}, {"POST", "/propose", "x"}, {"GET", "/beat", ""}, {"POST", "/member", `{"op":"remove","node":"n1"}`}, {"GET", "/blob/sha256:" + strings.Repeat("0", 64), ""},
-			{"POST", "/join", "{"}, {"POST", "/join", `{}`}, {"POST", "/join", `{"node":"n9","addr":"n9:1","token":"../ca"}`}, {"POST", "/join", strings.Repeat("x", 1<<20)},
+			{"GET", "/join", ""}, {"POST", "/propose", "x"}, {"GET", "/beat", ""}, {
+				"POST", "/member", `{"op":"remove","node":"n1"}`}, {
+				"GET", "/blob/sha256:" + strings.Repeat("0", 64), ""},
+			{"POST", "/join", "{"}, {"POST", "/join", `{}`}, {
+				"POST", "/join", `{"node":"n9","addr":"n9:1","token":"../ca"}`}, {
+				"POST", "/join", strings.Repeat("x", 1<<20)},
 		} {
-			client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				raw, err := cl.Net.Dialer("mallory")(ctx, addr)
-				if err != nil {
-					return nil, err
-				}
-				return struct{ net.Conn }{tls.Client(raw, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"casemate-join/1"}})}, nil
-			}}}
+			client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
+				DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+					raw, err := cl.Net.Dialer("mallory")(ctx, addr)
+					if err != nil {
+						return nil, err
+					}
+					return struct{ net.Conn }{tls.Client(raw,
+						&tls.Config{InsecureSkipVerify: true, NextProtos: []string{"casemate-join/1"}})}, nil
+				}}}
 			req, err := http.NewRequest(what.method, "http://n1"+what.path, strings.NewReader(what.body))
 			if err != nil {
 				t.Fatal(err)
@@ -210,7 +223,8 @@ func TestOutsiders(t *testing.T) {
 			}
 			text, _ := io.ReadAll(res.Body)
 			res.Body.Close()
-			if !(res.StatusCode == http.StatusNotFound && len(text) < 2) && !strings.Contains(string(text), `"error":"`) {
+			if !(res.StatusCode == http.StatusNotFound && len(text) < 2) &&
+				!strings.Contains(string(text), `"error":"`) {
 				t.Errorf("%s %s: %d %.200s", what.method, what.path, res.StatusCode, text)
 			}
 			if strings.Contains(string(text), `"keys":"`) {

@@ -17,38 +17,38 @@ import (
 	"casemate/cluster/watch"
 )
 
-// machine applies the log to the state for raft, and publishes an immutable copy of it after each batch of entries.
+// machine applies raft's log to the state, and publishes an immutable copy of the state after each batch of entries.
 //
-// Readers take the copy with one atomic load and then neither wait nor are waited for: a lock would make every pull
-// wait for the longest apply (removing a directory of a million names, dropping an import), and a copy costs a constant
-// 1 µs or so per batch.
+// Readers take the copy with one atomic load and then block neither the writer nor each other: with a lock every pull
+// would wait for the longest apply (removing a directory of a million names, dropping an import), and a copy costs
+// about 1 µs per batch.
 type machine struct {
 	fail  func(error)
 	hub   watch.Hub
 	moved wake.Flag // the state has moved
 
-	// What the owner does when blobs become known or may go, called by raft's FSM goroutine before anybody can see the
-	// new state; they must not wait. Nil: nothing.
+	// Callbacks of the owner, called by raft's FSM goroutine when blobs become known or unknown, before the new state
+	// is visible; they must not block. Nil: no callback.
 	added     func([]state.Digest)
 	collected func([]state.Digest, uint64)
-	published func() // now everybody can see it: to be acted on not before, since what looks at the state would find the old one
-	replaced  func() // the whole state is another one: a leader's snapshot
-	applied   func() // everybody can see a newer state
+	published func() // the new state is visible; actions that read the state must wait for this
+	replaced  func() // the whole state was replaced by a leader's snapshot
+	applied   func() // a newer state is visible
 
 	waiters waiters
 	sums    sums
 	tallies tallies
 
-	log   atomic.Int64 // bytes of commands behind the newest snapshot
-	limit atomic.Int64 // when log reaches it,
+	log   atomic.Int64 // bytes of commands after the newest snapshot
+	limit atomic.Int64 // bound of log, at which
 	grown wake.Flag    // is raised
 	life  context.Context
 
 	// Owned by raft's FSM goroutine, and by Open before raft runs.
 	st *state.State
 
-	dead atomic.Pointer[error]       // an entry was not understood: nothing is applied any more
-	view atomic.Pointer[state.State] // nobody applies to it
+	dead atomic.Pointer[error]       // set by an unknown entry: nothing is applied any more
+	view atomic.Pointer[state.State] // immutable
 }
 
 var (
@@ -65,12 +65,12 @@ func newMachine(fail func(error)) *machine {
 	return m
 }
 
-// publish shows the state to everybody. tell tells the watchers, before those who wait for their write go on (see
-// Tree.Watch); nil: there are none.
-func (m *machine) publish(tell func()) {
+// publish makes the state visible. notify notifies the watchers, before waiting writers continue (see Tree.Watch); nil:
+// no watchers.
+func (m *machine) publish(notify func()) {
 	m.view.Store(m.st.Clone())
-	if tell != nil {
-		tell()
+	if notify != nil {
+		notify()
 	}
 	m.waiters.reached(m.st.Index())
 	if m.applied != nil {
@@ -79,7 +79,7 @@ func (m *machine) publish(tell func()) {
 	m.moved.Raise()
 }
 
-// apply applies one entry unless recover has done it already. Never out of order, never twice.
+// apply applies one entry unless recover has applied it already; never out of order, never twice.
 func (m *machine) apply(l *raft.Log) (r state.Result) {
 	if dead := m.dead.Load(); dead != nil {
 		return state.Result{Fatal: *dead}
@@ -92,12 +92,12 @@ func (m *machine) apply(l *raft.Log) (r state.Result) {
 		return r
 	}
 	m.log.Add(int64(len(l.Data)))
-	m.tallies.note(&r)
-	m.sums.note(m.st)
+	m.tallies.update(&r)
+	m.sums.record(m.st)
 	return r
 }
 
-// ApplyBatch implements raft.BatchingFSM. The copy is published before raft answers those who wait for these entries
+// ApplyBatch implements raft.BatchingFSM. The copy is published before raft responds to the proposers of these entries
 // (promise 3).
 func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 	answers := make([]any, len(logs))
@@ -138,23 +138,24 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 // Apply implements raft.FSM.
 func (m *machine) Apply(l *raft.Log) any { return m.ApplyBatch([]*raft.Log{l})[0] }
 
-// Snapshot implements raft.FSM. It returns at once; writing goes on beside Apply.
+// Snapshot implements raft.FSM. It returns at once; the snapshot is written concurrently with Apply.
 func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 	if dead := m.dead.Load(); dead != nil {
-		// Raft believes the entry to be applied: a snapshot would skip it for ever (promise 8).
+		// Raft considers the entry applied: a snapshot would skip it for ever (promise 8).
 		return nil, *dead
 	}
 	return persist{m.st.Snapshot(), m, m.log.Load(), m.life}, nil
 }
 
-// Restore implements raft.FSM: a leader has sent its snapshot, or a backup is read back.
+// Restore implements raft.FSM: a leader has sent its snapshot.
 func (m *machine) Restore(r io.ReadCloser) error {
 	defer r.Close()
 	st, err := restore(r)
 	if err != nil {
 		return err
 	}
-	if own := m.st; st.Index() < own.Index() || st.Index() == own.Index() && st.Sum() != own.Sum() && own.Sum() != (state.Sum{}) {
+	if own := m.st; st.Index() < own.Index() || st.Index() == own.Index() && st.Sum() != own.Sum() &&
+		own.Sum() != (state.Sum{}) {
 		err := &raftlog.Contradiction{At: st.Index(), Applied: own.Index()}
 		m.fail(err)
 		return err
@@ -163,7 +164,7 @@ func (m *machine) Restore(r io.ReadCloser) error {
 	m.log.Store(0)
 	m.tallies.recount(st)
 	m.sums.clear()
-	m.sums.note(st)
+	m.sums.record(st)
 	m.publish(m.hub.NotifyAll)
 	if m.replaced != nil {
 		m.replaced()
@@ -171,7 +172,7 @@ func (m *machine) Restore(r io.ReadCloser) error {
 	return nil
 }
 
-// restore reads a state and then to the end of r, where the checksum is.
+// restore reads a state and then r to its end, where the checksum is.
 func restore(r io.Reader) (*state.State, error) {
 	st, err := state.Restore(r)
 	if err != nil {
@@ -181,21 +182,21 @@ func restore(r io.Reader) (*state.State, error) {
 	case err != nil:
 		return nil, err
 	case n > 0:
-		return nil, fmt.Errorf("%d bytes behind the state: %w", n, raftlog.ErrDamaged)
+		return nil, fmt.Errorf("%d bytes after the state: %w", n, raftlog.ErrDamaged)
 	}
 	return st, nil
 }
 
-// recover brings the machine to the newest state that is known to be committed: the newest snapshot that is whole, then
-// the log up to the commit index file. Raft will hand out the same entries again once it knows by itself that they are
-// committed, and apply passes over them. It returns the voters.
+// recover brings the machine to the newest state that is known to be committed: the newest intact snapshot, then the
+// log up to the commit index file. Raft delivers the same entries again once it knows that they are committed, and
+// apply skips them. It returns the voters.
 //
-// A log with a damaged entry is cut before it, where others have the rest: see [Cluster.cutLog].
+// A log with a damaged entry is cut off before it if other nodes have the rest: see [Cluster.cutLog].
 func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 	snaps := c.snaps
 	cut, err := readFloor(c.cfg)
 	if err != nil {
-		return nil, fmt.Errorf("its file %s is damaged: %s: %w", filepath.Join(raftDir, floorFile), wayOut, err)
+		return nil, fmt.Errorf("the file %s is damaged: %s: %w", filepath.Join(raftDir, floorFile), wayOut, err)
 	}
 	c.floor.raise(cut)
 	names, err := snaps.Names()
@@ -207,7 +208,7 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 		return nil, err
 	}
 	if len(metas) == 0 && len(names) > 0 {
-		return nil, fmt.Errorf("its snapshots are damaged: %s: %w", wayOut, raftlog.ErrDamaged)
+		return nil, fmt.Errorf("the snapshots are damaged: %s: %w", wayOut, raftlog.ErrDamaged)
 	}
 	m := c.machine
 	var conf raft.Configuration
@@ -227,11 +228,11 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 			at, conf, damage = meta.Index, meta.Configuration, nil
 			break
 		}
-		c.log.Warn("snapshot damaged, trying the one before", "snapshot", meta.ID, "err", err)
+		c.log.Warn("snapshot is damaged, trying the previous one", "snapshot", meta.ID, "err", err)
 		damage = err
 	}
 	if damage != nil {
-		return nil, fmt.Errorf("its snapshots are damaged: %s: %w", wayOut, damage)
+		return nil, fmt.Errorf("the snapshots are damaged: %s: %w", wayOut, damage)
 	}
 	committed = max(committed, c.commitIndex.Last())
 	first, err := c.wal.FirstIndex()
@@ -243,26 +244,27 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 		return nil, err
 	}
 	if last != 0 && last < at && at >= committed {
-		// A leader had sent its snapshot, and the end came before the log, which it replaces, was cleared. Raft goes on
-		// behind the snapshot.
+		// A leader had sent its snapshot, and the process ended before the log that it replaces was cleared. Raft
+		// continues after the snapshot.
 		if err := c.wal.DeleteRange(first, last); err != nil {
 			return nil, err
 		}
 		first, last = 0, 0
 	}
 	if last < committed && (last != 0 || at < committed) && cut.Index < committed || first > at+1 {
-		what := fmt.Sprintf("its raft log has the entries %d to %d", first, last)
+		what := fmt.Sprintf("the raft log has the entries %d to %d", first, last)
 		if last == 0 {
-			what = "its raft log is empty"
+			what = "the raft log is empty"
 		}
 		if len(names) == 0 && first > 1 {
-			what += " and its snapshots are missing"
+			what += " and the snapshots are missing"
 		}
 		need := committed
 		if first > at+1 {
 			need = max(need, first-1)
 		}
-		return nil, fmt.Errorf("%s, but the entries %d to %d are needed: %s: %w", what, at+1, need, wayOut, raftlog.ErrDamaged)
+		return nil, fmt.Errorf("%s, but the entries %d to %d are needed: %s: %w", what, at+1, need, wayOut,
+			raftlog.ErrDamaged)
 	}
 	entry := func(i uint64) (l raft.Log, err error) {
 		if err = raftlog.ReadEntry(c.wal, i, &l); err != nil {
@@ -273,10 +275,10 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 	for i := max(first, at+1); i <= last && last != 0; i++ {
 		l, err := entry(i)
 		if err == nil && l.Type == raft.LogConfiguration {
-			// In force as soon as it stands in the log, committed or not (raft dissertation, 4.1).
+			// A configuration is in force as soon as it is in the log, committed or not (raft dissertation, 4.1).
 			var next raft.Configuration
 			if next, err = decodeConfiguration(l.Data); err != nil {
-				err = fmt.Errorf("entry %d of its raft log is damaged: %s: %w", i, wayOut, err)
+				err = fmt.Errorf("entry %d of the raft log is damaged: %s: %w", i, wayOut, err)
 			} else {
 				conf = next
 			}
@@ -303,8 +305,7 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 		}
 	}
 	if len(voters) == 1 && voters[0] == raft.ServerID(c.cfg.Node) {
-		// The only voter is its own majority: what its log holds is committed, acknowledged a moment before the end or
-		// not.
+		// The only voter is its own majority: everything in its log is committed, acknowledged or not.
 		for i := max(committed, at) + 1; i <= last; i++ {
 			l, err := entry(i)
 			if err != nil {
@@ -319,11 +320,12 @@ func (c *Cluster) recover() (voters []raft.ServerID, err error) {
 	return voters, nil
 }
 
-// wayOut is what to do with a data directory that cannot be opened any more.
-const wayOut = "if the cluster has other nodes, run casemate member remove for this one there and join it anew, under another name and " +
+// wayOut tells what to do with a data directory that cannot be opened any more.
+const wayOut = "if the cluster has other nodes, run casemate member remove for this one there and join it again, " +
+	"under another name and " +
 	"with a new data directory; if it has none, restore a backup into a new data directory"
 
-// othersIn reports whether other nodes have what this node's log has had.
+// othersIn reports whether other nodes have the entries of this node's log.
 func (c *Cluster) othersIn(conf raft.Configuration) bool {
 	if c.cfg.Peer == nil {
 		return false
@@ -336,7 +338,7 @@ func (c *Cluster) othersIn(conf raft.Configuration) bool {
 	return false
 }
 
-// othersBehind is othersIn for the configurations that stand in the log behind a damaged one.
+// othersBehind is othersIn for the configurations in the log after a damaged entry.
 func (c *Cluster) othersBehind(from, last uint64) bool {
 	for i := from; i <= last; i++ {
 		var l raft.Log
@@ -350,14 +352,14 @@ func (c *Cluster) othersBehind(from, last uint64) bool {
 	return false
 }
 
-// cutLog takes a damaged entry, and what stands behind it, out of the log: the leader sends it again, as entries or in
-// a snapshot. Until this node has it again it elects nobody who does not (see floor), which is durable first.
+// cutLog removes a damaged entry and all entries after it from the log: the leader sends them again, as entries or in a
+// snapshot. Until this node has them again it votes only for nodes that have them (see floor); this is durable first.
 func (c *Cluster) cutLog(from, last uint64, why error) error {
 	term, err := c.wal.GetUint64([]byte("CurrentTerm"))
 	if err != nil {
 		return err
 	}
-	c.log.Error("the log is damaged: this node takes what follows from the other nodes",
+	c.log.Error("the log is damaged: this node fetches the rest from the other nodes",
 		"entry", from, "last", last, "err", why)
 	mark := floorMark{last, term}
 	if err := writeFloor(c.cfg, mark); err != nil {
@@ -367,13 +369,12 @@ func (c *Cluster) cutLog(from, last uint64, why error) error {
 	return c.wal.DeleteRange(from, last)
 }
 
-// logDamaged hears of an entry that is in the state and is damaged in the log. With a snapshot nobody needs it any
-// more.
+// logDamaged handles an entry that is in the state and damaged in the log. After a snapshot no node needs the entry.
 func (c *Cluster) logDamaged(err error) {
 	if !c.snapping.CompareAndSwap(false, true) {
 		return
 	}
-	c.log.Error("the log is damaged: who needs the entry gets a snapshot", "err", err)
+	c.log.Error("the log is damaged: nodes that need the entry get a snapshot", "err", err)
 	if !c.background(func() {
 		defer c.snapping.Store(false)
 		if err := c.answer(c.life, c.raft.Snapshot()); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
@@ -384,7 +385,7 @@ func (c *Cluster) logDamaged(err error) {
 	}
 }
 
-// decodeConfiguration is raft's, which panics on damage.
+// decodeConfiguration is raft's function, which panics on damaged data.
 func decodeConfiguration(data []byte) (conf raft.Configuration, err error) {
 	defer func() {
 		if p := recover(); p != nil {

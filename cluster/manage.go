@@ -16,23 +16,23 @@ import (
 	"casemate/cluster/peer"
 )
 
-// ErrUnsafe refuses the removal of a node whose bytes the others do not have yet.
+// ErrUnsafe refuses the removal of a node that has bytes which the others do not have yet.
 var ErrUnsafe = errors.New("not without --force")
 
 const (
-	upkeepEvery  = time.Second            // without a reason to look earlier
-	learnerEvery = 250 * time.Millisecond // while a node is to become a voter, or something has failed
+	upkeepEvery  = time.Second            // unless an event requires it earlier
+	learnerEvery = 250 * time.Millisecond // while a learner is to become a voter, or after an error
 )
 
-// manage does what has to be done by itself: this node's record and certificate, and on the leader the cluster's CA,
-// voters and what a removal left half done.
+// manage runs the node's periodic work: its record and certificate and, on the leader, the cluster's CA, voters and
+// interrupted removals.
 func (c *Cluster) manage() {
 	c.learners = map[raft.ServerID]uint64{}
 	tick := time.NewTimer(upkeepEvery)
 	defer tick.Stop()
 	keys := c.machine.hub.Watch(c.life, member.KeysName)
 	changes := c.Changes(c.life)
-	said := ""
+	last := ""
 	for {
 		var errs []error
 		if err := c.members.TakeKeys(); err != nil {
@@ -55,10 +55,10 @@ func (c *Cluster) manage() {
 		err := errors.Join(errs...)
 		switch {
 		case err == nil:
-			said = ""
-		case c.life.Err() == nil && !errors.Is(err, syscall.EAGAIN) && err.Error() != said:
-			said = err.Error()
-			c.log.Warn("upkeep of the cluster, it is tried again", "err", err)
+			last = ""
+		case c.life.Err() == nil && !errors.Is(err, syscall.EAGAIN) && err.Error() != last:
+			last = err.Error()
+			c.log.Warn("upkeep of the cluster failed and is retried", "err", err)
 		}
 		if tick.Reset(upkeepEvery); err != nil || len(c.learners) > 0 {
 			tick.Reset(learnerEvery)
@@ -69,13 +69,13 @@ func (c *Cluster) manage() {
 			return
 		case <-tick.C:
 		case <-keys:
-		case <-changes: // a node that has come may have to become a voter
+		case <-changes: // a node that came up may have to become a voter
 		case <-elected:
 		}
 	}
 }
 
-// leadOthers is the leader's part.
+// leadOthers does the leader's part of the work.
 func (c *Cluster) leadOthers(ctx context.Context) error {
 	if err := c.members.Bootstrap(ctx); err != nil {
 		return err
@@ -91,23 +91,22 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 			delete(c.learners, s.ID)
 			continue
 		}
-		// A learner votes when its log and every named blob are there, up to where this node was when it last looked,
-		// so that a majority of voters is one of bytes as well.
+		// A learner becomes a voter when it has the log and every named blob, up to this node's index at its last
+		// check, so that a majority of voters also has a majority of the bytes.
 		b, up, _ := c.peers.Last(string(s.ID))
 		at, asked := c.learners[s.ID]
 		if c.learners[s.ID] = c.machine.view.Load().Index(); !asked {
 			continue
 		}
-		if up && b.Lacks == 0 && b.Applied >= at {
+		if up && b.Missing == 0 && b.Applied >= at {
 			if err := c.answer(ctx, c.raft.AddVoter(s.ID, s.Address, 0, c.cfg.LeaderWait)); err != nil {
 				return fmt.Errorf("node %s cannot become a voter: %w", s.ID, err)
 			}
 			delete(c.learners, s.ID)
-			c.log.Info("node votes", "peer", s.ID)
+			c.log.Info("node is a voter now", "peer", s.ID)
 		}
 	}
-	// The second half of a removal that was cut short. (A node that joins is in raft's configuration before it has a
-	// record.)
+	// Finish a removal that was interrupted. (A joining node is in raft's configuration before it has a record.)
 	s := c.machine.view.Load()
 	for e := range s.ReadDir(member.MembersDir, "") {
 		if !in[e.Name] && len(in) > 0 && e.Name != c.cfg.Node {
@@ -117,12 +116,12 @@ func (c *Cluster) leadOthers(ctx context.Context) error {
 	return nil
 }
 
-// RemoveMember removes a node for ever: its name does not come back, its certificate opens nothing any more, and what
-// it knew of the cluster's secrets is worthless for what is written from then on, since they are sealed anew. Keys that
-// it could have copied while it was a member (the CA's that clients trust) are still what they were.
+// RemoveMember removes a node permanently: its name cannot be used again, its certificate is no longer accepted, and
+// the cluster's secrets that it knew do not open anything written from then on, because all secrets are sealed again.
+// Keys that it could have copied while it was a member (those of the CA that clients trust) do not change.
 //
-// Without force it is ErrUnsafe while the nodes that stay would not hold every blob on a majority of theirs.
-// fs.ErrNotExist: there was no such node; one that was removed already is no error.
+// Without force the error is ErrUnsafe while the remaining nodes do not hold every blob on a majority of them. It is
+// fs.ErrNotExist if there was no such node; removing a removed node again is no error.
 func (c *Cluster) RemoveMember(ctx context.Context, node string, force bool) error {
 	if c.peers == nil {
 		return fmt.Errorf("node %s: this cluster has one node: %w", node, fs.ErrInvalid)
@@ -139,7 +138,7 @@ func (c *Cluster) RemoveMember(ctx context.Context, node string, force bool) err
 	return c.members.Reseal(ctx, node)
 }
 
-// applyMembershipChange carries out a change, on the leader.
+// applyMembershipChange carries out a change; it runs on the leader.
 func (c *Cluster) applyMembershipChange(ctx context.Context, o membershipChange) error {
 	f := c.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
@@ -154,11 +153,12 @@ func (c *Cluster) applyMembershipChange(ctx context.Context, o membershipChange)
 		if there {
 			return nil
 		}
-		return c.answerSoon(ctx, c.raft.AddNonvoter(raft.ServerID(o.Node), raft.ServerAddress(o.Node), f.Index(), c.cfg.LeaderWait))
+		return c.answerSoon(ctx, c.raft.AddNonvoter(raft.ServerID(o.Node), raft.ServerAddress(o.Node), f.Index(),
+			c.cfg.LeaderWait))
 	case removeMember:
 		if !there {
 			if _, left := c.members.Record(o.Node); left || c.members.Removed(o.Node) {
-				return nil // half removed: what is to come finishes it; or all of it: who asks again has something to finish too
+				return nil // half removed, and Reseal follows; or removed completely
 			}
 			return fmt.Errorf("there is no node %s: %w", o.Node, fs.ErrNotExist)
 		}
@@ -167,7 +167,7 @@ func (c *Cluster) applyMembershipChange(ctx context.Context, o membershipChange)
 		}
 		if o.Node == c.cfg.Node {
 			if err := c.answerSoon(ctx, c.raft.LeadershipTransfer()); err != nil {
-				return fmt.Errorf("node %s leads and no other can: %w", o.Node, err)
+				return fmt.Errorf("node %s is the leader and no other node can take over: %w", o.Node, err)
 			}
 			return raft.ErrNotLeader
 		}
@@ -176,12 +176,12 @@ func (c *Cluster) applyMembershipChange(ctx context.Context, o membershipChange)
 	return fmt.Errorf("membership change %q: %w", o.Op, fs.ErrInvalid)
 }
 
-// checkRemovable returns an error unless the nodes without this one hold everything.
+// checkRemovable returns an error unless the other nodes hold everything.
 func (c *Cluster) checkRemovable(o membershipChange) error {
 	voters, _ := c.voters()
 	delete(voters, o.Node)
 	if len(voters) == 0 {
-		return fmt.Errorf("node %s is the last voter: a cluster cannot do without", o.Node)
+		return fmt.Errorf("node %s is the last voter and cannot be removed", o.Node)
 	}
 	if o.Force {
 		return nil
@@ -198,8 +198,8 @@ func (c *Cluster) checkRemovable(o membershipChange) error {
 		switch {
 		case !up:
 			missing = append(missing, n+" does not answer")
-		case b.Lacks != 0:
-			missing = append(missing, fmt.Sprintf("%s lacks %d blobs", n, b.Lacks))
+		case b.Missing != 0:
+			missing = append(missing, fmt.Sprintf("%s is missing %d blobs", n, b.Missing))
 		default:
 			whole++
 		}
@@ -207,6 +207,6 @@ func (c *Cluster) checkRemovable(o membershipChange) error {
 	if whole >= len(voters)/2+1 {
 		return nil
 	}
-	return fmt.Errorf("without node %s some blobs might be on less than a majority of the voters that stay (%s): "+
-		"wait until `casemate member list` shows nothing to come: %w", o.Node, strings.Join(missing, ", "), ErrUnsafe)
+	return fmt.Errorf("without node %s some blobs might be on less than a majority of the remaining voters (%s): "+
+		"wait until `casemate member list` shows no blobs to come: %w", o.Node, strings.Join(missing, ", "), ErrUnsafe)
 }

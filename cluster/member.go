@@ -13,7 +13,7 @@ import (
 	"casemate/cluster/watch"
 )
 
-// others are the names of all members in raft's configuration but this node, in its order, voters and learners.
+// others are the names of all members in raft's configuration except this node, in its order, voters and learners.
 func (c *Cluster) others() (names []string) {
 	for _, s := range c.servers() {
 		if string(s.ID) != c.cfg.Node {
@@ -42,7 +42,7 @@ func (c *Cluster) voters() (voters map[string]bool, majority int) {
 	return voters, len(voters)/2 + 1
 }
 
-// ErrRemoved is why a node stops for good: Cluster.Err wraps it.
+// ErrRemoved reports that a node was removed and stops permanently: Cluster.Err wraps it.
 var ErrRemoved = peer.ErrRemoved
 
 // Member is one node as this node sees it now.
@@ -51,20 +51,20 @@ type Member struct {
 	Role    string    `json:"role"` // leader, voter, learner
 	Addr    string    `json:"addr"` // of its peer port
 	Self    bool      `json:"self"`
-	Up      bool      `json:"up"`      // it answers this node
-	Applied uint64    `json:"applied"` // newest log entry in its state, as far as this node was told
-	Lag     uint64    `json:"lag"`     // entries behind the node that is ahead of all
-	Lacks   int       `json:"lacks"`   // blobs still to come; -1 while it counts
+	Up      bool      `json:"up"`      // this node receives its beats
+	Applied uint64    `json:"applied"` // newest log entry in its state, by its last beat
+	Lag     uint64    `json:"lag"`     // entries behind the most advanced node
+	Missing int       `json:"lacks"`   // blobs still to come; -1 while it counts
 	Free    int64     `json:"disk_free"`
 	Total   int64     `json:"disk_total"`
 	Version string    `json:"version"`
 	Format  uint64    `json:"format"` // newest that it understands
 	Joined  time.Time `json:"joined"`
 	Seen    time.Time `json:"seen,omitzero"`     // when it last answered
-	Stopped string    `json:"stopped,omitempty"` // why it stopped, if it could say so
+	Stopped string    `json:"stopped,omitempty"` // why it stopped, if it reported a reason
 }
 
-// Members lists the cluster's nodes as this node sees them. It neither waits nor needs a leader.
+// Members lists the cluster's nodes as this node sees them. It does not block and needs no leader.
 func (c *Cluster) Members() []Member {
 	var list []Member
 	_, leader := c.raft.LeaderWithID()
@@ -72,7 +72,8 @@ func (c *Cluster) Members() []Member {
 	for _, s := range c.servers() {
 		name := string(s.ID)
 		r, _ := c.members.Record(name)
-		m := Member{Node: name, Role: "voter", Addr: r.Addr, Version: r.Version, Format: r.Format, Joined: r.Joined, Lacks: -1}
+		m := Member{Node: name, Role: "voter", Addr: r.Addr, Version: r.Version, Format: r.Format, Joined: r.Joined,
+			Missing: -1}
 		if s.Suffrage != raft.Voter {
 			m.Role = "learner"
 		} else if s.ID == leader {
@@ -85,7 +86,7 @@ func (c *Cluster) Members() []Member {
 			b, m.Up, m.Seen = c.peers.Last(name)
 		}
 		if !m.Seen.IsZero() {
-			m.Applied, m.Lacks, m.Free, m.Total, m.Stopped = b.Applied, b.Lacks, b.Free, b.Total, b.Stopped
+			m.Applied, m.Missing, m.Free, m.Total, m.Stopped = b.Applied, b.Missing, b.Free, b.Total, b.Stopped
 		}
 		list = append(list, m)
 		newest = max(newest, m.Applied)
@@ -98,7 +99,7 @@ func (c *Cluster) Members() []Member {
 	return list
 }
 
-// Up reports whether this node hears from the other now. A node hears itself.
+// Up reports whether this node receives beats from the other now; true for itself.
 func (c *Cluster) Up(node string) bool {
 	if node == c.cfg.Node || c.peers == nil {
 		return node == c.cfg.Node
@@ -106,8 +107,8 @@ func (c *Cluster) Up(node string) bool {
 	return c.peers.Up(node)
 }
 
-// MostFree returns the node that is up and has the most room on its disk, if this one has none left for uploads; "" if
-// it has, or if no other has.
+// MostFree returns the node that is up and has the most free space, if this node has none left for uploads; "" if it
+// has, or if no other node has.
 func (c *Cluster) MostFree() string {
 	if c.peers == nil || c.blobs.Room(0) == nil {
 		return ""
@@ -129,8 +130,9 @@ func (c *Cluster) Changes(ctx context.Context) <-chan struct{} {
 	return c.peers.Changes(ctx)
 }
 
-// RoundTrip asks another node's Config.Handler: the request's URL has the node's name as its host, and its path is the
-// handler's. A path that has empty elements or dots is fs.ErrInvalid: it must mean the same to all who read it.
+// RoundTrip sends a request to another node's Config.Handler: the host of the request's URL is the node's name, its
+// path is the handler's. A path with empty elements or dots is fs.ErrInvalid: all that read it must interpret it the
+// same.
 func (c *Cluster) RoundTrip(req *http.Request) (*http.Response, error) {
 	if c.peers == nil {
 		return nil, fmt.Errorf("node %s: %w", req.URL.Host, peer.ErrDown)
@@ -138,9 +140,9 @@ func (c *Cluster) RoundTrip(req *http.Request) (*http.Response, error) {
 	return c.peers.RoundTrip(req)
 }
 
-// TellAddress says where a member's peer port is, host:port, for the day on which no node finds the others any more.
-// This node looks there too, also after a restart, until the member's record says the same. fs.ErrNotExist: there is no
-// such member.
+// TellAddress sets the address of a member's peer port, host:port, for when the nodes cannot find each other any more.
+// This node dials it, also after a restart, until the member's record has the same address. The error is fs.ErrNotExist
+// if there is no such member.
 func (c *Cluster) TellAddress(node, addr string) error {
 	if c.peers == nil {
 		return fmt.Errorf("there is no node %s: %w", node, fs.ErrNotExist)

@@ -23,13 +23,13 @@ type membershipChange struct {
 }
 
 const (
-	addMember    = "add"    // as a learner; nothing if it is there
-	removeMember = "remove" // nothing if it is not there
+	addMember    = "add"    // as a learner; no change if it is a member already
+	removeMember = "remove" // no change if it is not a member
 
 	maxMembershipChange = 64 << 10 // bytes
 )
 
-// changeMembership has the leader carry it out, whoever that is.
+// changeMembership makes the leader, this node or another, carry out the change.
 func (c *Cluster) changeMembership(ctx context.Context, o membershipChange) error {
 	return c.atLeader(ctx, 2*c.cfg.LeaderWait, func(leader string, _ <-chan time.Time) (again bool, err error) {
 		if leader == c.cfg.Node {
@@ -41,7 +41,7 @@ func (c *Cluster) changeMembership(ctx context.Context, o membershipChange) erro
 	})
 }
 
-// leadershipMoved reports an error of raft that says that another node may do what this one did not.
+// leadershipMoved reports whether an error of raft means that another node may be the leader.
 func leadershipMoved(err error) bool {
 	return errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipLost) ||
 		errors.Is(err, raft.ErrLeadershipTransferInProgress)

@@ -53,7 +53,8 @@ func TestCommitNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if at := i.(info).version; at <= before || born(d) != at || i.(info).claim != "imported" {
-		t.Errorf("the blob came at entry %d, its name at %d by %q, the one before was %d", born(d), at, i.(info).claim, before)
+		t.Errorf("the blob came at entry %d, its name at %d by %q, the one before was %d", born(d), at, i.(info).claim,
+			before)
 	}
 	if err := w.Close(); err != nil {
 		t.Error(err)
@@ -74,7 +75,11 @@ func TestCommitNamed(t *testing.T) {
 		t.Errorf("of an error of the caller's: %v", err)
 	}
 	var digest string
-	d, err = w.CommitNamed(context.Background(), "", func(b Batch, d string) error { digest = d; b.Link("m/second", d); return nil })
+	d, err = w.CommitNamed(context.Background(), "", func(b Batch, d string) error {
+		digest = d
+		b.Link("m/second", d)
+		return nil
+	})
 	if err != nil || d != digest || born(d) == 0 {
 		t.Fatalf("after a refusal: %q, %v", d, err)
 	}

@@ -55,8 +55,8 @@ func TestThreeNodes(t *testing.T) {
 		cl.Wait(func() error {
 			for _, n := range cl.Nodes {
 				for _, m := range n.C.Members() {
-					if m.Lacks != 0 {
-						return fmt.Errorf("%s says that %s lacks %d", n.Name, m.Node, m.Lacks)
+					if m.Missing != 0 {
+						return fmt.Errorf("%s says that %s lacks %d", n.Name, m.Node, m.Missing)
 					}
 				}
 			}
@@ -150,7 +150,8 @@ func TestMajorityLost(t *testing.T) {
 // A node that lacks a blob streams it from one that has it and keeps it.
 func TestPullThrough(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
-		cl := clustertest.New(t, 3, func(c *cluster.Config) { c.CatchUp = 1 << 10 }) // so that nothing comes by itself in time
+		// so that nothing comes by itself in time
+		cl := clustertest.New(t, 3, func(c *cluster.Config) { c.CatchUp = 1 << 10 })
 		one := cl.Followers()[0]
 		one.Stop()
 		data := noise(5<<20, 9)
@@ -192,8 +193,8 @@ func TestPullThrough(t *testing.T) {
 		readers.Wait()
 		cl.Wait(func() error {
 			for _, m := range one.C.Members() {
-				if m.Self && m.Lacks != 0 {
-					return fmt.Errorf("it lacks %d", m.Lacks)
+				if m.Self && m.Missing != 0 {
+					return fmt.Errorf("it lacks %d", m.Missing)
 				}
 			}
 			return nil
@@ -300,7 +301,7 @@ func TestWrongBytes(t *testing.T) {
 			}
 			return err
 		})
-		// And the other rotten copy is mended by itself.
+		// And the other rotten copy is repaired by itself.
 		cl.Wait(func() error {
 			got, err := have[0].C.Tree().ReadFile("rotten")
 			if err == nil && !bytes.Equal(got, data) {
@@ -366,8 +367,8 @@ func TestFullDisk(t *testing.T) {
 		full.FS.SetFree(1 << 40)
 		cl.Wait(func() error {
 			for _, m := range full.C.Members() {
-				if m.Self && m.Lacks != 0 {
-					return fmt.Errorf("it lacks %d", m.Lacks)
+				if m.Self && m.Missing != 0 {
+					return fmt.Errorf("it lacks %d", m.Missing)
 				}
 			}
 			return nil

@@ -58,8 +58,9 @@ func csrWithKey(t *testing.T, spki []byte) []byte {
 		Algorithm algorithm
 		Signature asn1.BitString
 	}{
-		Info:      info{0, raw(0x30, 0), raw(spki...), raw(0xa0, 0)},
-		Algorithm: algorithm{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, Parameters: asn1.NullRawValue},
+		Info: info{0, raw(0x30, 0), raw(spki...), raw(0xa0, 0)},
+		Algorithm: algorithm{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11},
+			Parameters: asn1.NullRawValue},
 		Signature: asn1.BitString{Bytes: make([]byte, 256), BitLength: 2048},
 	})
 	if err != nil {
@@ -110,7 +111,7 @@ func TestJoinsAreCheckedCheapestFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 		forged := csrWithKey(t, spki)
-		const noToken, kind = "the token is not known or has expired", "a node's key is ECDSA P-256"
+		const noToken, kind = "the token is unknown or has expired", "the key must be ECDSA P-256"
 		cfg := joiner(cl, "n2")
 		for _, c := range []struct {
 			name     string
@@ -121,7 +122,7 @@ func TestJoinsAreCheckedCheapestFirst(t *testing.T) {
 		}{
 			{"an RSA key of 180 000 bits", unknown, giantRSA(t, 180_000), "it has more than 16384 bytes", 0},
 			{"the same, and a token", tok, giantRSA(t, 180_000), "it has more than 16384 bytes", 0},
-			{"an RSA key of 64 000 bits", unknown, giantRSA(t, 64_000), "the most is 2048", 0},
+			{"an RSA key of 64 000 bits", unknown, giantRSA(t, 64_000), "must have at most 2048 bytes", 0},
 			{"an RSA key of 8192 bits", unknown, giantRSA(t, 8192), kind, 0},
 			{"the same, and a token", tok, giantRSA(t, 8192), kind, 0},
 			{"P-384", tok, csrOf(t, wide), kind, 0},
@@ -189,7 +190,7 @@ func TestAFloodOfOutsiders(t *testing.T) {
 				t.Fatal("let in")
 			}
 		}
-		if n := lines.of("a node was not let in"); n != 1 {
+		if n := lines.of("a request to join was refused"); n != 1 {
 			t.Errorf("50 refusals of one address are %d lines", n)
 		}
 		refused := 0
@@ -220,7 +221,7 @@ func TestAFloodOfOutsiders(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(2 * lograte.Interval)
-		if n := lines.of("a node was not let in"); n != 2 {
+		if n := lines.of("a request to join was refused"); n != 2 {
 			t.Errorf("50 refusals are %d lines in the end, want the first and the count", n)
 		}
 	})
@@ -244,7 +245,7 @@ func TestHangingUpEndsAJoin(t *testing.T) {
 			t.Fatal("let in without a majority")
 		}
 		time.Sleep(10 * time.Second)
-		if n := lines.of("a node was not let in"); n != 1 {
+		if n := lines.of("a request to join was refused"); n != 1 {
 			t.Errorf("ten seconds after it has hung up its request is under way")
 		}
 		cl.Net.Heal()
@@ -279,7 +280,8 @@ func TestHandshakesAreBounded(t *testing.T) {
 		}
 		defer raw.Close()
 		conn := tls.Client(raw, &tls.Config{
-			InsecureSkipVerify: true, NextProtos: []string{"casemate-peer/1/" + id}, Certificates: []tls.Certificate{chain},
+			InsecureSkipVerify: true, NextProtos: []string{"casemate-peer/1/" + id},
+			Certificates: []tls.Certificate{chain},
 		})
 		conn.SetDeadline(time.Now().Add(time.Minute))
 		start := time.Now()

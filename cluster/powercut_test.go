@@ -106,7 +106,11 @@ func (h *history) write(t *testing.T, c *Cluster, g int, seed uint64, cut *blobt
 				break
 			}
 			h.begin(name, value)
-			err = tree.Update(context.Background(), func(b Batch) error { b.Link(name+"/a", d); b.Link(name+"/b", d); return nil })
+			err = tree.Update(context.Background(), func(b Batch) error {
+				b.Link(name+"/a", d)
+				b.Link(name+"/b", d)
+				return nil
+			})
 		}
 		if err != nil {
 			if !cut.Off() {
@@ -162,7 +166,8 @@ func (h *history) check(t *testing.T, c *Cluster, what string) {
 				ok = ok || string(a) == m
 			}
 			if !ok {
-				t.Errorf("%s: %s is %.40q, acknowledged was %.40q, under way %.100q", what, name, a, h.acked[name], h.maybe[name])
+				t.Errorf("%s: %s is %.40q, acknowledged was %.40q, under way %.100q", what, name, a, h.acked[name],
+					h.maybe[name])
 			}
 			h.acked[name], h.maybe[name] = string(a), nil
 		}
@@ -216,7 +221,8 @@ func TestPowerCuts(t *testing.T) {
 				if err != nil {
 					t.Fatalf("boot %d: Open after the cut: %v", boot, err)
 				}
-				update(t, c.Tree(), func(b Batch) { b.Put("barrier", nil) }) // from here on all that the log has is applied
+				// from here on all that the log has is applied
+				update(t, c.Tree(), func(b Batch) { b.Put("barrier", nil) })
 				h.check(t, c, fmt.Sprintf("boot %d", boot))
 				if boot%2 == 0 {
 					c.Close()
@@ -242,7 +248,8 @@ func TestPowerCutInBootstrap(t *testing.T) {
 		}
 		f = f.Reboot()
 		if err != nil {
-			if err := Bootstrap(powerConfig(f)); err != nil && err.Error() != "init: data directory /data/casemate: already initialised, start it with `casemate serve`" {
+			if err := Bootstrap(powerConfig(f)); err != nil && err.Error() != "init: data directory /data/casemate: "+
+				"already initialised, start it with `casemate serve`" {
 				t.Fatalf("cut after %d, again: %v", n, err)
 			}
 		}

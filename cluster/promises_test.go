@@ -129,7 +129,8 @@ func TestPromise2PureFunctionOfTheLog(t *testing.T) {
 					})
 				}
 				err := link()
-				for errors.Is(err, fs.ErrNotExist) { // the others' hours ended its pin, and it was collected: push again, as the contract says
+				// the others' hours ended its pin, and it was collected: push again, as the contract says
+				for errors.Is(err, fs.ErrNotExist) {
 					err = link()
 				}
 				if err != nil {
@@ -347,7 +348,8 @@ func TestPromise8UnknownCommand(t *testing.T) {
 	case <-time.After(5 * time.Minute):
 		t.Fatal("the node went on")
 	}
-	if err := c.Err(); err == nil || !strings.Contains(err.Error(), "version 99") || !strings.Contains(c.Status().Failure, "version 99") {
+	if err := c.Err(); err == nil || !strings.Contains(err.Error(), "version 99") ||
+		!strings.Contains(c.Status().Failure, "version 99") {
 		t.Fatalf("Err: %v", err)
 	}
 	if _, err := c.machine.Snapshot(); err == nil {
@@ -364,7 +366,8 @@ func TestPromise8UnknownCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "version 99") || !strings.Contains(err.Error(), "newer casemate") {
+		if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "version 99") ||
+			!strings.Contains(err.Error(), "newer casemate") {
 			t.Fatalf("Open with an unknown command in the log: %v", err)
 		}
 	}
@@ -378,7 +381,8 @@ func TestPromise9StagedIsOutOfSight(t *testing.T) {
 	d := push(t, c.Tree(), []byte("staged"))
 	until := clock.now().Add(time.Hour).UnixNano()
 	digest, _ := state.ParseDigest(d)
-	if _, err := c.propose(context.Background(), &state.Stage{ID: "s", Until: until, Ops: []state.Op{&state.Put{Name: "a"}, &state.Link{Name: "b", Digest: digest}}}); err != nil {
+	if _, err := c.propose(context.Background(), &state.Stage{ID: "s", Until: until,
+		Ops: []state.Op{&state.Put{Name: "a"}, &state.Link{Name: "b", Digest: digest}}}); err != nil {
 		t.Fatal(err)
 	}
 	c.Close()
@@ -464,7 +468,8 @@ func TestPromise11ExactlyOnce(t *testing.T) {
 	c := start(t, cfg)
 	update(t, c.Tree(), func(b Batch) { b.Put("x", []byte("0")) })
 	n, finished := c.seqs.take()
-	cmd := state.Command{Node: cfg.Node, Boot: n.boot, Seq: n.seq, Finished: finished, Ops: []state.Op{&state.Put{Name: "x", Data: []byte("first")}}}
+	cmd := state.Command{Node: cfg.Node, Boot: n.boot, Seq: n.seq, Finished: finished,
+		Ops: []state.Op{&state.Put{Name: "x", Data: []byte("first")}}}
 	data, err := cmd.Encode()
 	if err != nil {
 		t.Fatal(err)

@@ -19,23 +19,23 @@ import (
 	"casemate/cluster/state"
 )
 
-// name is what makes a command one: promise 11.
+// name identifies a command of this node (promise 11).
 type name struct{ boot, seq uint64 }
 
-// sequences names this process's commands and knows which of them are answered (promise 11).
+// sequences names this process's commands and knows which of them have an outcome (promise 11).
 type sequences struct {
 	mu   sync.Mutex
 	boot uint64
 	next uint64
-	open map[uint64]bool // given out and not answered
-	low  uint64          // all up to it are answered
+	open map[uint64]bool // taken, without an outcome
+	low  uint64          // all up to it have an outcome
 }
 
 func newSequences(boot uint64) *sequences {
 	return &sequences{boot: boot, next: 1, open: map[uint64]bool{}}
 }
 
-// take gives out a name. finished is the greatest sequence up to which every command is answered.
+// take returns a new name. finished is the greatest sequence up to which every command has an outcome.
 func (s *sequences) take() (n name, finished uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,14 +57,14 @@ func (s *sequences) finish(n name) {
 	}
 }
 
-// bootAfter is the number of a start after the one that is known last. The clock is in it, since a disk may come back
-// as it was before, and the number with it: used twice, it would name two commands alike, and the state would answer
-// the second with the outcome of the first.
+// bootAfter is the boot number after the last known one. It includes the clock, because a disk may be put back to an
+// older state, and the number with it. If a number were used twice, two commands could have the same name, and the
+// state would answer the second with the outcome of the first.
 func bootAfter(last uint64, now time.Time) uint64 {
 	return max(last+1, uint64(max(now.UnixNano(), 0)))
 }
 
-// newBoot makes the number of a start durable and returns it. It is above what this disk and the state know.
+// newBoot makes a new boot number durable and returns it. It is above those that this disk and the state know.
 func newBoot(cfg Config, known uint64) (uint64, error) {
 	m, err := disk.OpenWatermark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "boot"), nil)
 	if err != nil {
@@ -74,40 +74,42 @@ func newBoot(cfg Config, known uint64) (uint64, error) {
 	return boot, errors.Join(m.Set(boot), m.Close())
 }
 
-// errNotOurs says that the name of a command had been used before, by an earlier life of this node.
+// errNotOurs reports that the name of a command was used before, by an earlier process of this node.
 var errNotOurs = errors.New("the name of the command was used before")
 
-// rename gives the commands of this process another boot number, because one was answered as if it were an older one:
-// the memory of this machine or its disk, and its clock, are as they were before. Nothing was done under the name.
+// rename gives the commands of this process another boot number, because one got the outcome of an older command: this
+// machine's memory or its disk, and its clock, were put back. No command of this process was carried out under the
+// name.
 func (c *Cluster) rename(used name) error {
 	s := c.seqs
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if used.boot != s.boot {
-		return nil // somebody else was first
+		return nil // another goroutine was first
 	}
 	boot, err := newBoot(c.cfg, max(s.boot, c.machine.view.Load().Boot(c.cfg.Node)))
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, syscall.EAGAIN)
 	}
-	c.log.Warn("this node's commands were named before: its disk or its memory was put back to an older state",
+	c.log.Warn("the names of this node's commands were used before: its disk or its memory was put back to an older "+
+		"state",
 		"boot", boot, "was", s.boot)
 	s.boot, s.next, s.low = boot, 1, 0
 	clear(s.open)
 	return nil
 }
 
-// propose puts edits into the log as one command and waits until this node has applied it. The result's own Err is
-// returned as err.
+// propose puts edits into the log as one command and waits until this node has applied it. It returns the result's own
+// Err as err.
 //
-// A command whose answer was lost (the leader fell while it was under way) is proposed again under the same name until
-// there is an answer, so it has happened once. When the time is up without one, the error says so and is
-// syscall.EAGAIN: it may or may not happen.
+// A command whose answer was lost (the leader failed meanwhile) is proposed again under the same name until its outcome
+// is known, so it is applied once. If the time ends without an outcome, the error says so and is syscall.EAGAIN: the
+// command may or may not be applied.
 func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (r state.Result, err error) {
 	return c.proposeAll(ctx, false, ops)
 }
 
-// proposeAll is propose, which with patient is bounded by its context (Tree.Patient).
+// proposeAll is propose; with patient, only the context bounds it (Tree.Patient).
 func (c *Cluster) proposeAll(ctx context.Context, patient bool, ops []state.Op) (r state.Result, err error) {
 	for range 3 {
 		n, finished := c.seqs.take()
@@ -126,15 +128,15 @@ func (c *Cluster) proposeAll(ctx context.Context, patient bool, ops []state.Op) 
 	return r, fmt.Errorf("%w: %w", err, syscall.EAGAIN)
 }
 
-// proposeAs is propose under one name. errNotOurs says that it was not ours; with errUnknown the command may have been
-// carried out all the same.
+// proposeAs is propose under one name. errNotOurs reports that the name was used before; together with errUnknown, the
+// command may have been carried out.
 func (c *Cluster) proposeAs(
 	ctx context.Context, n name, finished uint64, patient bool, ops []state.Op,
 ) (state.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return state.Result{}, err
 	}
-	// All tries carry the same bytes.
+	// All attempts send the same bytes.
 	cmd := state.Command{
 		Node: c.cfg.Node, Boot: n.boot, Seq: n.seq, Finished: finished, Time: c.cfg.Now().UnixNano(), Ops: ops,
 	}
@@ -150,19 +152,19 @@ func (c *Cluster) proposeAs(
 		r, err := c.proposeOnce(ctx, n, data, result, &sent)
 		late := errors.Is(err, errUnknown) && !errors.Is(err, errNotOurs) || errors.Is(err, peer.ErrNoMajority)
 		if patient && late && ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
-			err = fmt.Errorf("%w: %w", err, ctx.Err()) // both times are up at once: the context is what ends it
+			err = fmt.Errorf("%w: %w", err, ctx.Err()) // both times ended; the context takes precedence
 		}
 		if !patient || !late || ctx.Err() != nil || c.Err() != nil || c.stopping.Load() {
 			return r, err
 		}
 		if leader, _ := c.lead.get(); !sent && leader == "" && !hung && !c.watch.Hung() {
-			return r, err // nobody takes it, and nothing is known of when that will be otherwise
+			return r, err // there is no leader, and it is unknown when there will be one
 		}
-		c.log.Warn("a write takes long, it is waited for", "err", err)
+		c.log.Warn("a write takes long, still waiting", "err", err)
 	}
 }
 
-// readyFor is ready for the time that a write may take, or with patient until the disk of this node answers.
+// readyFor is ready for at most LeaderWait or, with patient, until this node's disk responds.
 func (c *Cluster) readyFor(ctx context.Context, patient bool) error {
 	for {
 		hung := c.watch.Hung()
@@ -175,18 +177,18 @@ func (c *Cluster) readyFor(ctx context.Context, patient bool) error {
 	}
 }
 
-// proposeOnce is proposeAs for the time that a write may take. sent is whether the command may have been carried out
-// already, before and afterwards.
+// proposeOnce is proposeAs for at most LeaderWait. sent reports, before and after the call, whether the command may
+// have been carried out already.
 func (c *Cluster) proposeOnce(
 	ctx context.Context, n name, data []byte, result <-chan state.Result, sent *bool,
 ) (_ state.Result, err error) {
 	unknown := *sent
 	defer func() { *sent = unknown || errors.Is(err, errUnknown) }()
-	// Also where nobody answers any more: raft waits for its disk for as long as that takes.
+	// The bound also applies when raft does not answer: it waits for its disk without a limit.
 	bounded, cancel := context.WithTimeout(ctx, c.cfg.LeaderWait)
 	defer cancel()
 	var r state.Result
-	tried := false // err is of a try, which says itself whether the command may have been carried out
+	tried := false // err is of an attempt and includes errUnknown if the command may have been carried out
 	err = c.atLeader(ctx, c.cfg.LeaderWait, func(leader string, deadline <-chan time.Time) (again bool, err error) {
 		tried = true
 		leads, done := c.whileLeads(bounded, leader)
@@ -195,10 +197,11 @@ func (c *Cluster) proposeOnce(
 		done()
 		if err != nil && changed {
 			unknown, tried = true, false
-			return true, nil // the same again, for the next leader
+			return true, nil // retry with the next leader
 		}
 		if err != nil && bounded.Err() != nil && ctx.Err() == nil {
-			return false, fmt.Errorf("%w: the leader has not answered within %s: %w", errUnknown, c.cfg.LeaderWait, syscall.EAGAIN)
+			return false, fmt.Errorf("%w: the leader has not answered within %s: %w", errUnknown, c.cfg.LeaderWait,
+				syscall.EAGAIN)
 		}
 		if err == nil {
 			before := unknown
@@ -209,7 +212,7 @@ func (c *Cluster) proposeOnce(
 					return false, c.stopped()
 				case errors.Is(r.Err, state.ErrOldBoot), errors.Is(r.Err, state.ErrFinished):
 					err = errNotOurs
-				case !before && r.Index != index: // it was sent once, and stands there: this is the outcome of another
+				case !before && r.Index != index: // it was sent once and is at index: this outcome is another command's
 					r = state.Result{}
 					return false, errNotOurs
 				default:
@@ -227,9 +230,9 @@ func (c *Cluster) proposeOnce(
 			return false, err
 		case notTaken(err):
 		case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, peer.ErrSent):
-			unknown = true // ready says why
+			unknown = true // ready returns the reason
 		default:
-			// Storing the entry failed. Raft gives up leadership; whether the disk has it is not known.
+			// Storing the entry failed. Raft gives up leadership; whether the disk has the entry is unknown.
 			unknown = true
 			c.log.Warn("propose", "err", err)
 		}
@@ -242,16 +245,17 @@ func (c *Cluster) proposeOnce(
 	return r, err
 }
 
-// notTaken reports an error of raft that says that nothing was done.
+// notTaken reports whether an error of raft means that nothing was done.
 func notTaken(err error) bool {
 	return errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipTransferInProgress) ||
 		errors.Is(err, raft.ErrEnqueueTimeout)
 }
 
-// atLeader has the leader do something, whoever that is: it calls try with the leader's name, and again, perhaps with
-// another one, as long as try asks for it and the time is not up. deadline is when that is.
+// atLeader makes the leader, whichever node it is, do something: it calls try with the leader's name, and again,
+// possibly with another leader, as long as try requests it and the time has not ended. deadline fires at that time.
 func (c *Cluster) atLeader(
-	ctx context.Context, patience time.Duration, try func(leader string, deadline <-chan time.Time) (again bool, err error),
+	ctx context.Context, patience time.Duration, try func(leader string, deadline <-chan time.Time) (again bool,
+		err error),
 ) error {
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
@@ -267,13 +271,13 @@ func (c *Cluster) atLeader(
 		if again, err := try(leader, deadline.C); !again {
 			return err
 		}
-		// Raft answers before it tells of the fall: let leadership settle, or time run out.
+		// Raft responds before it reports the loss of leadership: wait for the next leader, or for the deadline.
 		c.settle(ctx, deadline, leader)
 	}
 }
 
-// whileLeads returns a context that is done when somebody else leads, or with ctx. The function is to be called in the
-// end.
+// whileLeads returns a context that is done when another node leads, or with ctx. The returned function must be called
+// at the end.
 func (c *Cluster) whileLeads(ctx context.Context, leader string) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
@@ -295,7 +299,7 @@ func (c *Cluster) whileLeads(ctx context.Context, leader string) (context.Contex
 	return ctx, func() { cancel(); <-ended }
 }
 
-// timeUp ends the tries of what fails at once although there is a leader: then nobody else looks at the time.
+// timeUp ends retries that fail at once although there is a leader, which check no deadline.
 func timeUp(ctx context.Context, end time.Time) error {
 	if !time.Now().Before(end) {
 		return peer.ErrNoMajority
@@ -303,7 +307,7 @@ func timeUp(ctx context.Context, end time.Time) error {
 	return ctx.Err()
 }
 
-// settle waits a moment for another leader than the one that did not answer.
+// settle waits briefly for another leader than the one that failed.
 func (c *Cluster) settle(ctx context.Context, deadline *time.Timer, failed string) {
 	leader, change := c.lead.get()
 	if leader != failed || failed == c.cfg.Node && c.raft.State() == raft.Leader {
@@ -316,11 +320,11 @@ func (c *Cluster) settle(ctx context.Context, deadline *time.Timer, failed strin
 	case <-ctx.Done():
 	case <-c.stop:
 	case <-c.done:
-	case <-time.After(10 * time.Millisecond): // it may have fallen and risen again before we looked
+	case <-time.After(10 * time.Millisecond): // it may have lost and regained leadership meanwhile
 	}
 }
 
-// outcome waits until the command is applied here, which stands in the log at index or before it.
+// outcome waits until the command, which is in the log at or before index, is applied here.
 func (c *Cluster) outcome(
 	ctx context.Context, deadline <-chan time.Time, result <-chan state.Result, n name, index uint64,
 ) (state.Result, error) {
@@ -339,7 +343,8 @@ func (c *Cluster) outcome(
 		case <-c.ended:
 			return state.Result{}, raft.ErrRaftShutdown
 		case <-deadline:
-			return state.Result{}, fmt.Errorf("%w: it is committed, and this node is behind: %w", errUnknown, syscall.EAGAIN)
+			return state.Result{}, fmt.Errorf("%w: the write is committed, but this node has not applied it yet: %w",
+				errUnknown, syscall.EAGAIN)
 		case <-ctx.Done():
 			return state.Result{}, fmt.Errorf("%w: %w", errUnknown, ctx.Err())
 		}
@@ -348,17 +353,16 @@ func (c *Cluster) outcome(
 	case r := <-result:
 		return r, nil
 	default:
-		// A leader's snapshot has brought it. What the command did is known, not each thing that it changed.
+		// A leader's snapshot has brought it. The command's outcome is known, but not each name that it changed.
 		at, refused, ok := c.machine.view.Load().Outcome(c.cfg.Node, n.boot, n.seq)
 		if !ok {
-			return state.Result{}, raft.ErrLeadershipLost // refused without a trace: the same again says why
+			return state.Result{}, raft.ErrLeadershipLost // refused without a record: a retry returns the reason
 		}
 		return state.Result{Index: at, Err: refused, Repeat: true}, nil
 	}
 }
 
-// submit hands an encoded command to the leader and returns an index at which it stands in the log, or behind which it
-// does.
+// submit sends an encoded command to the leader and returns its index in the log, or a later one.
 func (c *Cluster) submit(ctx context.Context, leader string, data []byte) (uint64, error) {
 	if leader == c.cfg.Node {
 		return c.apply(ctx, data)
@@ -398,8 +402,8 @@ func (c *Cluster) apply(ctx context.Context, data []byte) (index uint64, err err
 	}
 }
 
-// command is answer for what clients ask. Close waits until raft has answered, also after the client has gone, since
-// raft forgets whom it has to answer when it is shut down.
+// command is answer for requests of clients. Close waits until raft has responded, even after the client has gone,
+// because raft drops pending requests when it is shut down.
 func (c *Cluster) command(ctx context.Context, ask func() raft.Future) error {
 	c.ownMu.RLock()
 	if c.stopping.Load() {
@@ -421,11 +425,10 @@ func (c *Cluster) command(ctx context.Context, ask func() raft.Future) error {
 	return err
 }
 
-// answer waits for raft.
+// answer waits for raft's response.
 func (c *Cluster) answer(ctx context.Context, f raft.Future) error { return c.await(ctx, answerOf(f)) }
 
-// answerSoon is answer, within the time that a write may take: raft's own times say nothing while it waits for its
-// disk.
+// answerSoon is answer within LeaderWait, because raft's own timeouts do not apply while it waits for its disk.
 func (c *Cluster) answerSoon(ctx context.Context, f raft.Future) error {
 	bounded, cancel := context.WithTimeout(ctx, c.cfg.LeaderWait)
 	defer cancel()
@@ -436,16 +439,16 @@ func (c *Cluster) answerSoon(ctx context.Context, f raft.Future) error {
 	return err
 }
 
-// answerOf gives raft's answer when it comes. Its goroutine lives on only where none comes (see await), in a process
-// that is about to end.
+// answerOf delivers raft's response. Its goroutine stays only if no response comes (see await), in a process that is
+// about to end.
 func answerOf(f raft.Future) <-chan error {
 	answer := make(chan error, 1)
 	go func() { answer <- f.Error() }()
 	return answer
 }
 
-// await waits for an answer. When raft's goroutine has ended (see raftlog.Store.abandon), or was told to while the
-// question waited, none comes.
+// await waits for a response. None comes after raft's goroutine has ended (see raftlog.Store.abandon), or was told to
+// end while the request waited.
 func (c *Cluster) await(ctx context.Context, answer <-chan error) error {
 	select {
 	case err := <-answer:
@@ -457,17 +460,17 @@ func (c *Cluster) await(ctx context.Context, answer <-chan error) error {
 	}
 }
 
-// maxCommandSize is the most bytes of a forwarded command; ours are at most about 300 KiB.
+// maxCommandSize is the maximum size in bytes of a forwarded command; actual ones have at most about 300 KiB.
 const maxCommandSize = 16 << 20
 
-// servePropose is the leader's end of submit.
+// servePropose is the leader's side of submit.
 func (c *Cluster) servePropose(w http.ResponseWriter, r *http.Request) {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCommandSize))
 	if err != nil {
 		peer.Reply(w, peer.Answer{Kind: peer.KindInvalid, Error: err.Error()})
 		return
 	}
-	// What this program does not understand would stop every node that does not either.
+	// A command that this program does not understand would stop every node with this version.
 	if _, err := state.Decode(data, c.machine.view.Load().Format()); err != nil {
 		peer.Reply(w, peer.Answer{Kind: peer.KindInvalid, Error: err.Error()})
 		return
@@ -489,16 +492,16 @@ func (c *Cluster) notLeader(err error) peer.Answer {
 }
 
 var (
-	errUnknown = fmt.Errorf("it is not known whether the write happened%w", inProgress{})
-	errRefused = errors.New("the leader does not take this command")
+	errUnknown = fmt.Errorf("it is unknown whether the write happened%w", inProgress{})
+	errRefused = errors.New("the leader does not accept this command")
 )
 
-// inProgress makes an error syscall.EINPROGRESS, by which the tree's contract says that a write may yet happen, without
-// its words.
+// inProgress makes an error syscall.EINPROGRESS, which means by the tree's contract that a write may still happen,
+// without adding that error's text.
 type inProgress struct{}
 
 // Error implements error.
 func (inProgress) Error() string { return "" }
 
-// Is makes it syscall.EINPROGRESS.
+// Is makes the error syscall.EINPROGRESS.
 func (inProgress) Is(target error) bool { return target == syscall.EINPROGRESS }

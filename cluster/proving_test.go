@@ -97,13 +97,13 @@ func TestRotIsFoundByTheFirstRead(t *testing.T) {
 
 // Where another node has it, the next read gets it from there; and what was hashed once is handed out as the file that
 // it is.
-func TestRotIsMendedFromAnotherNode(t *testing.T) {
+func TestRotIsRepairedFromAnotherNode(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
 		blobs := held(t, cl.Nodes[0])
 		for _, n := range cl.Nodes {
 			cl.Wait(func() error {
-				if n.C.Lacks() != 0 {
+				if n.C.Missing() != 0 {
 					return errors.New("blobs are to come")
 				}
 				return nil

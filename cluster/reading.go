@@ -12,23 +12,24 @@ import (
 	"casemate/cluster/peer"
 )
 
-// A miss is confirmed with the leader (promise 4): this node may be behind, and "there is no such image" must not be
-// said of one that was pushed a moment ago at another node. Hits are not: they may be old, and the digest says what
-// they are.
+// A miss is confirmed with the leader (promise 4): this node may be behind, and must not report "there is no such
+// image" for one that was just pushed at another node. Hits need no confirmation: they may be old, but the digest
+// identifies the content.
 const (
-	confirmTime  = 300 * time.Millisecond // then the miss is answered as it is
-	confirmPause = time.Second            // after one that could not be confirmed: whoever scans a node that is cut off is answered at once
+	confirmTime = 300 * time.Millisecond // afterwards the miss is answered unconfirmed
+	// after a failed confirmation: scans of a node that is cut off get fast answers
+	confirmPause = time.Second
 )
 
-// confirms are the misses that wait for the leader. All that come while a round is under way share the next one: the
-// answer to a question that was asked before they looked would not be theirs. Its zero value is ready.
+// confirms are the misses that wait for the leader. Those that come during a round share the next one, because the
+// response to a request that was sent before does not cover them. Its zero value is ready.
 type confirms struct {
 	mu    sync.Mutex
-	cur   *round // under way
+	cur   *round // running
 	next  *round // waits for cur's end
 	until time.Time
 
-	term atomic.Uint64 // in which this node, as the leader, has committed an entry
+	term atomic.Uint64 // the term in which this node, as the leader, has committed an entry
 }
 
 type round struct {
@@ -36,13 +37,13 @@ type round struct {
 	ok   bool
 }
 
-// caughtUp returns after this node has applied all that was committed when it was called, true, or could not find out
-// in time, false.
+// caughtUp returns true after this node has applied everything that was committed at the call, or false if it could not
+// determine that in time.
 func (c *Cluster) caughtUp() bool {
 	if c.peers == nil {
 		return true
 	}
-	// Before its log has come a node that joins knows of no member, not of itself either.
+	// Before a joining node has its log, its configuration has no member, not even itself.
 	if servers := c.servers(); len(servers) == 1 && string(servers[0].ID) == c.cfg.Node {
 		return true
 	}
@@ -76,9 +77,9 @@ func (c *Cluster) caughtUp() bool {
 	}
 }
 
-// CaughtUp waits until this node has applied all that was committed when it was called, and reports whether it has
-// before ctx ended. A node that has just been started should not answer before: it would say of what was pushed while
-// it was down that it is not there.
+// CaughtUp waits until this node has applied everything that was committed at the call, and reports whether it has
+// before ctx ended. A node that has just started should not answer clients before: it would report content that was
+// pushed while it was down as missing.
 func (c *Cluster) CaughtUp(ctx context.Context) bool {
 	for {
 		c.reading.mu.Lock()
@@ -97,7 +98,7 @@ func (c *Cluster) CaughtUp(ctx context.Context) bool {
 	}
 }
 
-// confirmRounds runs rounds until nobody waits for another one.
+// confirmRounds runs rounds until no miss waits for another one.
 func (c *Cluster) confirmRounds(cur *round) {
 	r := &c.reading
 	for cur != nil {
@@ -119,9 +120,9 @@ func (c *Cluster) confirmRounds(cur *round) {
 	}
 }
 
-// readIndex returns an index that is not below that of any command answered before it was called.
+// readIndex returns an index at or above that of every command that was acknowledged before the call.
 func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
-	leader, err := c.ready(ctx, nil) // just started, or in the middle of an election: it may be a moment
+	leader, err := c.ready(ctx, nil) // after a start or during an election this may take a moment
 	switch {
 	case err != nil:
 		return 0, err
@@ -143,15 +144,15 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 	return a.Index, nil
 }
 
-// leaderIndex is readIndex on the leader: every command is answered after it was applied here, in this term. For those
-// before there is a barrier, once a term (raft dissertation, 6.4).
+// leaderIndex is readIndex on the leader: every command is acknowledged after it was applied here, in this term. For
+// commands of earlier terms there is a barrier, once per term (raft dissertation, 6.4).
 func (c *Cluster) leaderIndex(ctx context.Context) (uint64, error) {
 	term := c.raft.CurrentTerm()
 	if c.reading.term.Load() != term {
 		if err := c.command(ctx, func() raft.Future { return c.raft.Barrier(confirmTime) }); err != nil {
 			return 0, err
 		}
-		c.reading.term.Store(term) // of before the barrier: if it has changed since, there is another one
+		c.reading.term.Store(term) // read before the barrier: if it has changed since, the next call makes another one
 	}
 	index := c.machine.view.Load().Index()
 	defer c.followers.verifying()()
@@ -159,7 +160,8 @@ func (c *Cluster) leaderIndex(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	if c.raft.CurrentTerm() != term {
-		return 0, raft.ErrLeadershipLost // and won again: what another leader has committed in between may be missing from the index
+		// lost and won again: entries that another leader committed in between may be missing
+		return 0, raft.ErrLeadershipLost
 	}
 	return index, nil
 }

@@ -14,62 +14,61 @@ import (
 	"casemate/cluster/raftlog"
 )
 
-// RecoverOptions are what Recover is given besides the node.
+// RecoverOptions are the options of Recover.
 type RecoverOptions struct {
-	// DryRun only finds out what it would cost; the next Open finds the node as it was.
+	// DryRun only reports the cost; the node is not changed.
 	DryRun bool
-	// Edit changes the tree before the node counts as recovered: what speaks of the lost nodes has to go. It may Put
-	// and Remove. nil changes nothing.
+	// Edit changes the tree before the node is recovered, to remove records of the lost nodes. It may Put and Remove.
+	// nil changes nothing.
 	Edit func(Batch) error
 }
 
-// RecoverReport is what a recovery costs.
+// RecoverReport is the cost of a recovery.
 type RecoverReport struct {
 	Node    string `json:"node"`
-	Cluster string `json:"cluster"` // identity: of DryRun the old one, else a new one
-	// Lost are the voters that the cluster had besides this node. Empty: it was a cluster of one, and there was nothing
-	// to do.
+	Cluster string `json:"cluster"` // identity: with DryRun the old one, otherwise the new one
+	// Lost are the voters that the cluster had besides this node. Empty: it was a cluster of one, and nothing was
+	// changed.
 	Lost []string `json:"lost"`
-	// Voter is false if this node was not a voter: it had not caught up yet, and may lack far more than the last
-	// moment.
+	// Voter is false if this node was not a voter: it had not caught up yet, and may be missing far more than the last
+	// writes.
 	Voter bool `json:"voter"`
-	// Committed is the newest log entry that this node knows a majority had; Last is the newest that it has. What
-	// stands between becomes true: most of it was acknowledged, some of it may be writes that somebody was told had
-	// failed.
+	// Committed is the newest log entry that this node knows to be committed; Last is its newest entry. The entries in
+	// between become committed: most of them were acknowledged, some may be writes that were reported as failed.
 	Committed uint64 `json:"committed"`
 	Last      uint64 `json:"last"`
-	// Term is that of Last. Of several survivors the one with the greatest term, then the greatest Last, has the most.
+	// Term is that of Last. Of several survivors, the one with the greatest term, then the greatest Last, has the most.
 	Term uint64 `json:"term"`
-	// Lacking is the number of blobs that names keep and that are not on this disk. At most 100 of them are in
-	// LackingBlobs.
-	Lacking      int      `json:"lacking"`
-	LackingBlobs []string `json:"lacking_blobs"`
+	// Missing is the number of blobs that names refer to and that are not on this disk. MissingBlobs has at most 100 of
+	// them.
+	Missing      int      `json:"lacking"`
+	MissingBlobs []string `json:"lacking_blobs"`
 }
 
-// Recover makes the node in cfg.Dir, which must not be open, a cluster of one: its newest snapshot and its whole log,
-// also those entries that it does not know to be committed. It is for the day on which the majority is lost for good.
-// What the others had acknowledged and this node never got is gone, and nobody can count it.
+// Recover turns the node in cfg.Dir, which must not be open, into a cluster of one: its newest snapshot and its whole
+// log, including entries that it does not know to be committed. It is for the permanent loss of the majority. Writes
+// that the others acknowledged and this node never received are lost, and cannot be counted.
 //
-// The cluster's identity is a new one, and durable before anything else changes: members that come back, with their
-// votes and their newer logs, must neither elect a leader over this node nor be taken for members, and the certificates
-// that all of them have cannot tell them apart. They are to be wiped and joined again, under other names: the first
-// leader finds their records and does for them what a removal does. Cut short, the next Recover goes on; of a cluster
-// of one it changes nothing.
+// The cluster gets a new identity, which is durable before anything else changes: returning members, with their votes
+// and their newer logs, must neither elect a leader over this node nor be accepted as members, and all members'
+// certificates stay valid. They must be wiped and joined again under other names: the first leader finds their records
+// and completes their removal. If Recover is interrupted, the next one continues; for a cluster of one it changes
+// nothing.
 func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	cfg, err = cfg.complete()
 	if err != nil {
 		return rep, err
 	}
-	defer func() { err = tell("recover", cfg.Dir, err) }()
+	defer func() { err = describe("recover", cfg.Dir, err) }()
 	lock, id, _, err := openDir(cfg)
 	if err != nil {
 		return rep, err
 	}
 	defer lock.Close()
-	// The beginning of Open: recovery is the normal path.
+	// The same steps as in Open (promise 7).
 	c := &Cluster{cfg: cfg, log: cfg.Log, machine: newMachine(func(error) {})}
 	if c.wal, err = openWAL(cfg, false, nil); err != nil {
-		return rep, fmt.Errorf("its raft log is damaged: %s: %w", wayOut, err)
+		return rep, fmt.Errorf("the raft log is damaged: %s: %w", wayOut, err)
 	}
 	defer func() { err = errors.Join(err, c.wal.Close()) }()
 	if c.commitIndex, err = disk.OpenWatermark(cfg.FS, filepath.Join(cfg.Dir, raftDir, "commit"), nil); err != nil {
@@ -85,7 +84,7 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	if err != nil {
 		return rep, err
 	}
-	rep = RecoverReport{Node: cfg.Node, Cluster: id.Cluster, Lost: []string{}, LackingBlobs: []string{}}
+	rep = RecoverReport{Node: cfg.Node, Cluster: id.Cluster, Lost: []string{}, MissingBlobs: []string{}}
 	for _, v := range voters {
 		if string(v) != cfg.Node {
 			rep.Lost = append(rep.Lost, string(v))
@@ -105,7 +104,7 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 			return rep, r.Fatal
 		}
 	}
-	if err := c.lacking(&rep); err != nil {
+	if err := c.countMissing(&rep); err != nil {
 		return rep, err
 	}
 	if opt.DryRun || len(rep.Lost) == 0 && rep.Voter {
@@ -116,14 +115,14 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 		return rep, err
 	}
 	rep.Cluster = id.Cluster
-	// If we were to crash here, the node would wait for a majority that it cannot have, and be recovered by the next
-	// try.
+	// If we were to crash here, the node would wait for a majority that it cannot have, and the next Recover would
+	// recover it.
 	at++
 	cmd, err := applyEdit(c.machine.st, at, cfg, opt.Edit)
 	if err != nil {
 		return rep, err
 	}
-	// Also without an edit there is an entry: the snapshot below must not have the name of one that raft made.
+	// Without an edit there is an entry too: the snapshot below must not have the name of one that raft made.
 	entry := raft.Log{Index: at, Term: term, Type: raft.LogNoop}
 	if cmd != nil {
 		entry.Type, entry.Data = raft.LogCommand, cmd
@@ -131,9 +130,9 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	if err := c.wal.StoreLog(raftlog.WithChecksum(&entry)); err != nil {
 		return rep, err
 	}
-	// This is the moment: with a snapshot that says who is in the cluster, no configuration in the log before it
-	// counts. The log stays, and an older snapshot too, for the day on which this one is damaged; then the node knows
-	// its lost members again, and is to be recovered again.
+	// From here on the recovery is effective: after a snapshot with a configuration, raft ignores configurations in the
+	// log before it. The log and an older snapshot are kept in case this snapshot is damaged; then the node knows its
+	// lost members again and must be recovered again.
 	sink, err := snaps.Create(raft.SnapshotVersionMax, at, term, only(cfg.Node), at, nil)
 	if err != nil {
 		return rep, err
@@ -144,7 +143,7 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	return rep, c.commitIndex.Set(at)
 }
 
-// ends finds out which entry this node knows to be committed and which is its newest, with its term.
+// ends determines the newest entry that this node knows to be committed, and its newest entry with its term.
 func (c *Cluster) ends(snaps *raftlog.Snapshots, rep *RecoverReport) (at, term uint64, err error) {
 	metas, err := snaps.List()
 	if err != nil {
@@ -169,11 +168,11 @@ func (c *Cluster) ends(snaps *raftlog.Snapshots, rep *RecoverReport) (at, term u
 	return at, term, nil
 }
 
-// maxLacking bounds the list of a report.
-const maxLacking = 100
+// maxMissing bounds the list of a report.
+const maxMissing = 100
 
-// lacking counts the blobs that names keep and this disk does not have.
-func (c *Cluster) lacking(rep *RecoverReport) error {
+// countMissing counts the blobs that names refer to and this disk does not have.
+func (c *Cluster) countMissing(rep *RecoverReport) error {
 	blobs, err := blob.Open(filepath.Join(c.cfg.Dir, blobDir), blob.Options{FS: c.cfg.FS})
 	if err != nil {
 		return err
@@ -183,9 +182,9 @@ func (c *Cluster) lacking(rep *RecoverReport) error {
 		if n, err := blobs.Stat(d.String()); err == nil && n == size {
 			continue
 		}
-		rep.Lacking++
-		if len(rep.LackingBlobs) < maxLacking {
-			rep.LackingBlobs = append(rep.LackingBlobs, d.String())
+		rep.Missing++
+		if len(rep.MissingBlobs) < maxMissing {
+			rep.MissingBlobs = append(rep.MissingBlobs, d.String())
 		}
 	}
 	return nil

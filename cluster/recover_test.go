@@ -32,7 +32,8 @@ func survivor(t *testing.T, seed uint64) (f *blobtest.FS, id string, last uint64
 		t.Fatal(err)
 	}
 	last++
-	cmd, err := (&state.Command{Ops: []state.Op{&state.Put{Name: "uncertain", Data: []byte("1")}, &state.Put{Name: "nodes/ghost"}}}).Encode()
+	cmd, err := (&state.Command{Ops: []state.Op{&state.Put{Name: "uncertain", Data: []byte("1")},
+		&state.Put{Name: "nodes/ghost"}}}).Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +54,8 @@ func TestRecover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Join(rep.Lost, " ") != "ghost" || !rep.Voter || rep.Last != last || rep.Committed >= last || rep.Committed == 0 || rep.Lacking != 0 || rep.Cluster != id {
+	if strings.Join(rep.Lost, " ") != "ghost" || !rep.Voter || rep.Last != last || rep.Committed >= last ||
+		rep.Committed == 0 || rep.Missing != 0 || rep.Cluster != id {
 		t.Errorf("dry run: %+v", rep)
 	}
 	c := start(t, cfg)
@@ -73,7 +75,7 @@ func TestRecover(t *testing.T) {
 	if rep, err = Recover(cfg, withoutGhost); err != nil {
 		t.Fatal(err)
 	}
-	if rep.Cluster == id || rep.Last != last || rep.Lacking != 1 || len(rep.LackingBlobs) != 1 {
+	if rep.Cluster == id || rep.Last != last || rep.Missing != 1 || len(rep.MissingBlobs) != 1 {
 		t.Errorf("%+v", rep)
 	}
 	for range 2 { // also after a restart
@@ -92,13 +94,14 @@ func TestRecover(t *testing.T) {
 		c.Close()
 	}
 	again, err := Recover(cfg, withoutGhost)
-	if err != nil || len(again.Lost) != 0 || again.Cluster != rep.Cluster || again.Lacking != 0 {
+	if err != nil || len(again.Lost) != 0 || again.Cluster != rep.Cluster || again.Missing != 0 {
 		t.Errorf("again: %+v, %v", again, err)
 	}
 }
 
 func TestRecoverNothing(t *testing.T) {
-	if _, err := Recover(powerConfig(blobtest.New(1)), RecoverOptions{}); err == nil || !strings.Contains(err.Error(), "not initialised") {
+	if _, err := Recover(powerConfig(blobtest.New(1)), RecoverOptions{}); err == nil ||
+		!strings.Contains(err.Error(), "not initialised") {
 		t.Errorf("%v", err)
 	}
 }
@@ -125,7 +128,8 @@ func TestPowerCutInRecover(t *testing.T) {
 		if err != nil {
 			t.Fatalf("cut after %d: %v", n, err)
 		}
-		if s := c.Status(); len(s.Voters) != 1 || s.Role != "leader" || s.Cluster == id || s.Cluster != rep.Cluster || s.Applied < last {
+		if s := c.Status(); len(s.Voters) != 1 || s.Role != "leader" || s.Cluster == id || s.Cluster != rep.Cluster ||
+			s.Applied < last {
 			t.Fatalf("cut after %d: %+v", n, s)
 		}
 		for name, want := range map[string]string{"uncertain": "1", "last": "last push", "record": "1"} {
@@ -133,7 +137,10 @@ func TestPowerCutInRecover(t *testing.T) {
 				t.Fatalf("cut after %d: %s: %q, %v", n, name, got, err)
 			}
 		}
-		if err := c.Tree().Update(context.Background(), func(b Batch) error { b.Put("after", nil); return nil }); err != nil {
+		if err := c.Tree().Update(context.Background(), func(b Batch) error {
+			b.Put("after", nil)
+			return nil
+		}); err != nil {
 			t.Fatalf("cut after %d: %v", n, err)
 		}
 		if err := c.Close(); err != nil {

@@ -18,18 +18,18 @@ import (
 	"casemate/cluster/state"
 )
 
-// RestoreOptions are what Restore is given besides the node. Exactly one of Passphrase and Identities must be set.
+// RestoreOptions are the options of Restore. Exactly one of Passphrase and Identities must be set.
 type RestoreOptions struct {
 	// Passphrase unwraps the sealing key.
 	Passphrase string
-	// Identities unwraps the sealing key: the text of an identity file of age (AGE-SECRET-KEY-1…).
+	// Identities unwraps the sealing key: the text of an age identity file (AGE-SECRET-KEY-1…).
 	Identities string
-	// Edit changes the tree of the backup before it counts as restored: what speaks of the old nodes has to go. It may
-	// Put and Remove. nil changes nothing.
+	// Edit changes the tree of the backup before it is restored, to remove records of the old nodes. It may Put and
+	// Remove. nil changes nothing.
 	Edit func(Batch) error
 }
 
-// RestoreReport is what was restored.
+// RestoreReport is the result of a restore.
 type RestoreReport struct {
 	Cluster string `json:"cluster"` // identity, a new one
 	Node    string `json:"node"`
@@ -38,25 +38,25 @@ type RestoreReport struct {
 		Node    string `json:"node"`
 		Created string `json:"created"` // RFC 3339
 	} `json:"from"`
-	Index uint64 `json:"index"` // of the log, at which the restored cluster begins
-	Names int    `json:"names"` // in the backup, as that says itself (BackupReport.Names)
-	// Kept is how many names the restored cluster begins with: without what the old one knew of its nodes.
+	Index uint64 `json:"index"` // log index at which the restored cluster begins
+	Names int    `json:"names"` // in the backup, by its manifest (BackupReport.Names)
+	// Kept is the number of names in the restored cluster: without the records of the old nodes.
 	Kept    int   `json:"kept"`
 	Blobs   int   `json:"blobs"` // on this disk now
 	Bytes   int64 `json:"bytes"` // of those
 	NoBlobs bool  `json:"no_blobs"`
-	// Lacking is the number of blobs that the state knows and this disk does not have: the backup has none, or says itself
-	// that they were damaged or missing. Scrub lists them, pushing or importing them again repairs them.
-	Lacking int `json:"lacking"`
+	// Missing is the number of blobs that the state knows and this disk does not have: the backup has no blobs, or
+	// marks them as damaged or missing. Scrub lists them; pushing or importing them again repairs them.
+	Missing int `json:"lacking"`
 }
 
-// Restore makes the data directory of a cluster of one node from what Backup wrote. cfg.Dir must not exist or be empty
-// (lost+found aside). The cluster is a new one: its identity is new, so that no node of the old one mixes with it, and
+// Restore makes the data directory of a cluster of one node from the output of Backup. cfg.Dir must be empty (except
+// for lost+found) or not exist. The cluster gets a new identity, so that nodes of the old one cannot connect to it, and
 // cfg.Node, which may be a new name, is the only voter.
 //
-// Every byte is verified before the directory counts as initialised, and at the end nothing is left of a backup that is
-// damaged, cut short or not to be unwrapped; the error is one sentence. A Restore that was cut short is begun anew by
-// the next one. Nothing stays open.
+// Every byte is verified before the directory becomes valid. If the backup is damaged, incomplete or cannot be
+// unwrapped, no file of it is left; the error is one sentence. After an interrupted Restore, the next one starts over.
+// Nothing stays open.
 func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (rep RestoreReport, err error) {
 	cfg, err = cfg.complete()
 	if err != nil {
@@ -68,12 +68,12 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 			err = fmt.Errorf("restore: %w", err)
 			return
 		}
-		err = tell("restore", cfg.Dir, err)
+		err = describe("restore", cfg.Dir, err)
 	}()
 	if err := checkFresh(cfg); err != nil {
 		return rep, err
 	}
-	// What needs no disk comes first: a wrong passphrase has touched nothing.
+	// Checks that need no disk come first, so a wrong passphrase changes nothing.
 	b, err := archive.Open(ctx, r, opt.Passphrase, opt.Identities)
 	if err != nil {
 		return rep, err
@@ -86,15 +86,15 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 		return rep, err
 	}
 	defer lock.Close()
-	// From here to the format file, a crash leaves a directory that says itself that it is incomplete, and the next
-	// Restore begins again.
+	// From here to the format file, a crash leaves a directory that is marked as incomplete, and the next Restore
+	// starts over.
 	if err := disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, incompleteFile), nil, 0o640); err != nil {
 		return rep, err
 	}
 	defer func() {
 		if err != nil {
 			if undo := undoRestore(cfg); undo != nil {
-				cfg.Log.Warn("what the restore has made is not cleared away", "dir", cfg.Dir, "err", undo)
+				cfg.Log.Warn("could not remove the files of the failed restore", "dir", cfg.Dir, "err", undo)
 			}
 		}
 	}()
@@ -128,8 +128,8 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 	edit := opt.Edit
 	if st.IsDir("cluster") {
 		edit = func(b Batch) error {
-			// The nodes that were are no members here, whatever they are called, and the newest sealing key that they
-			// were sent is in the backup's keyring.
+			// The old nodes are not members here, whatever their names, and the newest sealing key that they were sent
+			// is in the backup's keyring.
 			for _, name := range []string{member.MembersDir, member.TokensDir, member.KeysName} {
 				b.Remove(name)
 			}
@@ -152,10 +152,10 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 	cluster, node, created, noBlobs := b.Origin()
 	rep = RestoreReport{
 		Cluster: id.Cluster, Node: id.Node, Index: max(1, st.Index()), Names: b.Names(), Kept: st.Stats().Entries,
-		Blobs: end.Blobs, Bytes: end.Bytes, NoBlobs: noBlobs, Lacking: st.Stats().Blobs - end.Blobs,
+		Blobs: end.Blobs, Bytes: end.Bytes, NoBlobs: noBlobs, Missing: st.Stats().Blobs - end.Blobs,
 	}
 	rep.From.Cluster, rep.From.Node, rep.From.Created = cluster, node, created.UTC().Format(time.RFC3339)
-	cfg.FS.Remove(filepath.Join(cfg.Dir, incompleteFile)) // and if it stays or comes back: format counts
+	cfg.FS.Remove(filepath.Join(cfg.Dir, incompleteFile)) // if it remains, the format file takes precedence
 	return rep, nil
 }
 
@@ -166,7 +166,7 @@ func only(node string) raft.Configuration {
 	}}
 }
 
-// applyEdit applies what edit wants as a command of nobody at this index of the log. It returns the command, nil if
+// applyEdit applies the edits as a command without a session at this index of the log. It returns the command; nil if
 // there is none.
 func applyEdit(st *state.State, index uint64, cfg Config, edit func(Batch) error) ([]byte, error) {
 	if edit == nil {
@@ -188,7 +188,7 @@ func applyEdit(st *state.State, index uint64, cfg Config, edit func(Batch) error
 	return data, errors.Join(r.Fatal, r.Err)
 }
 
-// beginLog writes the state as a snapshot and a log that begins behind it, of a cluster of one.
+// beginLog writes the state as a snapshot of a cluster of one, and an empty log after it.
 func beginLog(cfg Config, st *state.State) error {
 	const term = 1
 	index := max(1, st.Index())
@@ -204,6 +204,6 @@ func beginLog(cfg Config, st *state.State) error {
 	if err != nil {
 		return err
 	}
-	// As if it had voted in the snapshot's term: the first election is for the next one.
+	// As if the node had voted in the snapshot's term: the first election is for the next one.
 	return errors.Join(log.SetUint64([]byte("CurrentTerm"), term), log.Close())
 }

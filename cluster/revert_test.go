@@ -144,7 +144,8 @@ func TestRevertedMajorityHearsOfIt(t *testing.T) {
 		shows(t, cl, cl.Nodes, after)
 		for _, n := range cl.Nodes {
 			cl.Wait(func() error {
-				if list := n.C.Warnings(); len(list) != 2 || !strings.Contains(list[0], "node n2 came back") || !strings.Contains(list[1], "node n3 came back") {
+				if list := n.C.Warnings(); len(list) != 2 || !strings.Contains(list[0], "node n2 came back") ||
+					!strings.Contains(list[1], "node n3 came back") {
 					return fmt.Errorf("%s does not say that n2 and n3 came back older: %q", n.Name, list)
 				}
 				return nil
@@ -167,14 +168,15 @@ func TestRevertedMajorityGoesOn(t *testing.T) {
 		whole := cl.Nodes[0].C.StateBytes()
 		cl.Net.Heal()
 		cl.Wait(func() error {
-			if err := cl.Nodes[0].C.Err(); err == nil || !strings.Contains(err.Error(), "has another entry") {
+			if err := cl.Nodes[0].C.Err(); err == nil ||
+				!strings.Contains(err.Error(), "differs from the one that this node has applied") {
 				return fmt.Errorf("n1 goes on: %v", err)
 			}
 			return nil
 		})
 		cl.Wait(func() error {
 			for _, n := range cl.Nodes[1:] {
-				if why := n.C.Stopped("n1"); !strings.Contains(why, "has another entry") {
+				if why := n.C.Stopped("n1"); !strings.Contains(why, "differs from the one that this node has applied") {
 					return fmt.Errorf("%s does not know why n1 stopped: %q", n.Name, why)
 				}
 			}
@@ -231,8 +233,8 @@ func TestDifferentStatesAreTold(t *testing.T) {
 				if !strings.Contains(p, "hold different content") || !strings.Contains(p, "Nodes that differ") {
 					t.Errorf("%s: %s", m.Name, p)
 				}
-				if m != n && !strings.Contains(p, "the copy of "+n.Name+" is the odd one") {
-					t.Errorf("%s does not say which copy is the odd one: %s", m.Name, p)
+				if m != n && !strings.Contains(p, "the copy of "+n.Name+" is wrong") {
+					t.Errorf("%s does not say which copy is wrong: %s", m.Name, p)
 				}
 			}
 		}
@@ -276,7 +278,7 @@ func TestNoDifferenceWhileFormatsDiffer(t *testing.T) {
 	})
 }
 
-// Parts of a data directory that come back older, alone: the node notices or mends it, and has everything in the end.
+// Parts of a data directory that come back older, alone: the node notices or repairs it, and has everything in the end.
 func TestRevertedParts(t *testing.T) {
 	for part, notice := range map[string]string{
 		"blobs":       "blobs that this node had were not on its disk when it started",
@@ -294,8 +296,8 @@ func TestRevertedParts(t *testing.T) {
 					t.Helper()
 					cl.Wait(func() error {
 						for _, n := range cl.Nodes {
-							if n.C != nil && n.C.Lacks() != 0 {
-								return fmt.Errorf("%s lacks %d blobs", n.Name, n.C.Lacks())
+							if n.C != nil && n.C.Missing() != 0 {
+								return fmt.Errorf("%s is missing %d blobs", n.Name, n.C.Missing())
 							}
 						}
 						return nil

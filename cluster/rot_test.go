@@ -47,7 +47,8 @@ func same(cl *clustertest.Cluster) {
 	cl.Wait(func() error {
 		for _, n := range cl.Nodes[1:] {
 			if a, b := cl.Nodes[0].C, n.C; !bytes.Equal(a.StateBytes(), b.StateBytes()) {
-				return fmt.Errorf("the states of %s and %s differ (%d and %d)", cl.Nodes[0].Name, n.Name, a.Index(), b.Index())
+				return fmt.Errorf("the states of %s and %s differ (%d and %d)", cl.Nodes[0].Name, n.Name, a.Index(),
+					b.Index())
 			}
 		}
 		return nil
@@ -117,7 +118,8 @@ func TestFlippedBitForgetsNoVote(t *testing.T) {
 		away.Start()
 		for range 2 {
 			cl.Wait(func() error {
-				if err := knows.Put("then", "x"); err == nil || !errors.Is(err, cluster.ErrUnknown) && !strings.Contains(err.Error(), "no majority") {
+				if err := knows.Put("then", "x"); err == nil || !errors.Is(err, cluster.ErrUnknown) &&
+					!strings.Contains(err.Error(), "no majority") {
 					return fmt.Errorf("a write succeeded without what was acknowledged, or: %v", err)
 				}
 				return nil
@@ -161,7 +163,7 @@ func TestFlippedBitOfAnOnlyNode(t *testing.T) {
 		cl.Nodes[0].Stop()
 		flipInLog(t, cl.Nodes[0], "flip 3 of", 0)
 		err := cl.Nodes[0].TryStart()
-		for _, want := range []string{"entry", "is not what was written", "restore a backup", "casemate member remove"} {
+		for _, want := range []string{"entry", "has a wrong checksum", "restore a backup", "casemate member remove"} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Fatalf("%q is not in: %v", want, err)
 			}

@@ -6,14 +6,14 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Status is one look at a node; the numbers are raw, for metrics too. It marshals to JSON.
+// Status is a snapshot of a node's numbers, raw, for metrics too. It marshals to JSON.
 type Status struct {
 	Cluster string        `json:"cluster"` // identity, the same on all nodes
 	Node    string        `json:"node"`
 	Opened  time.Time     `json:"opened"`
 	Uptime  time.Duration `json:"uptime_ns"`
 
-	Leader  string   `json:"leader"` // its name, "" when there is none: writes wait
+	Leader  string   `json:"leader"` // its name; "" if there is none, and writes wait
 	Role    string   `json:"role"`   // leader, follower, candidate, stopped
 	Term    uint64   `json:"term"`
 	Voters  []string `json:"voters"`
@@ -30,14 +30,14 @@ type Status struct {
 	Stages     int    `json:"stages"`
 	Tombstones int    `json:"tombstones"`
 
-	DiskFree    int64 `json:"disk_free"`  // bytes, the reserve included
+	DiskFree    int64 `json:"disk_free"`  // bytes, including the reserve
 	DiskTotal   int64 `json:"disk_total"` // bytes
 	DiskReserve int64 `json:"disk_reserve"`
 
-	Failure string `json:"failure,omitempty"` // why the node cannot go on
+	Failure string `json:"failure,omitempty"` // why the node cannot continue
 }
 
-// Status returns what is so now. It neither waits nor needs a leader.
+// Status returns the current numbers. It does not block and needs no leader.
 func (c *Cluster) Status() Status {
 	s := c.machine.view.Load()
 	st := s.Stats()

@@ -42,7 +42,10 @@ func TestAloneAfterPowerCut(t *testing.T) {
 				if _, err := alone.C.Tree().StatBlob(digest); err != nil {
 					t.Error(err)
 				}
-				if err := alone.C.Tree().Update(short(t), func(b cluster.Batch) error { b.Put("alone", nil); return nil }); err == nil {
+				if err := alone.C.Tree().Update(short(t), func(b cluster.Batch) error {
+					b.Put("alone", nil)
+					return nil
+				}); err == nil {
 					t.Error("a node alone takes writes")
 				}
 			})
@@ -59,7 +62,10 @@ func short(t *testing.T) context.Context {
 // forget removes a name and has a node collect what it had named.
 func forget(cl *clustertest.Cluster, by *clustertest.Node, name string) {
 	cl.T.Helper()
-	if err := by.C.Tree().Update(context.Background(), func(b cluster.Batch) error { b.Remove(name); return nil }); err != nil {
+	if err := by.C.Tree().Update(context.Background(), func(b cluster.Batch) error {
+		b.Remove(name)
+		return nil
+	}); err != nil {
 		cl.T.Fatal(err)
 	}
 	by.SetForward(2 * time.Hour)
@@ -77,8 +83,8 @@ func wholeEverywhere(cl *clustertest.Cluster, name, digest string) {
 				return fmt.Errorf("%s: %s is %q, %v", n.Name, name, got, err)
 			}
 			for _, m := range n.C.Members() {
-				if m.Lacks != 0 {
-					return fmt.Errorf("%s says that %s lacks %d", n.Name, m.Node, m.Lacks)
+				if m.Missing != 0 {
+					return fmt.Errorf("%s says that %s lacks %d", n.Name, m.Node, m.Missing)
 				}
 			}
 		}
@@ -179,7 +185,8 @@ func TestConfirmedBeforePowerCut(t *testing.T) {
 			t.Fatal(err)
 		}
 		cl.Wait(func() error { _, err := n.C.Tree().Stat("after"); return err })
-		for end := time.Now().Add(time.Second); confirmed >= collected && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(time.Second); confirmed >= collected &&
+			time.Now().Before(end); time.Sleep(time.Millisecond) {
 			if !n.C.HasFile(digest) {
 				t.Fatalf("confirmed at %d, collected at %d, and not there after the power cut", confirmed, collected)
 			}
@@ -212,7 +219,7 @@ func TestConfirmedWhileFetching(t *testing.T) {
 		forget(cl, by, "name")
 		cl.Wait(func() error {
 			if n.C.CollectedAt(digest) == 0 {
-				return errors.New("it has not heard of the collect")
+				return errors.New("it has not applied the collect")
 			}
 			return nil
 		})

@@ -8,7 +8,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// stream is raft's way to the others: addresses are nodes' names.
+// stream connects raft to the other nodes; addresses are nodes' names.
 type stream struct {
 	net.Listener
 	c *Cluster
@@ -16,7 +16,7 @@ type stream struct {
 
 var _ raft.StreamLayer = stream{}
 
-// Dial implements raft.StreamLayer. To itself a node speaks through a pipe: see [Cluster.standAlone].
+// Dial implements raft.StreamLayer. A node connects to itself through a pipe: see [Cluster.standAlone].
 func (s stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	node := string(address)
 	if node != s.c.cfg.Node {
@@ -27,9 +27,9 @@ func (s stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Con
 	return s.c.peers.DialStream(ctx, node)
 }
 
-// awaitUp keeps the leader from dialling a node in vain: after each failure raft waits twice as long as before, up to
-// ten seconds, and a node that comes back would be without its log for that time. Whoever does not lead dials at once,
-// since that is an election.
+// awaitUp delays the leader's dials to a node that is down: after each failure raft doubles its delay, up to ten
+// seconds, and a node that comes back would be without its log for that time. A node that does not lead dials at once,
+// since it is for an election.
 func (c *Cluster) awaitUp(node string) {
 	ctx, done := context.WithCancel(c.life)
 	defer done()

@@ -6,12 +6,12 @@ import (
 	"casemate/cluster/state"
 )
 
-// tallies count the names of each kind in [Config].Tallies. They are counted once, when there is another state as a
-// whole, and kept from what each entry says.
+// tallies count the names of each kind in [Config].Tallies. They are recounted when the state is replaced, and updated
+// with each entry.
 type tallies struct {
 	kinds  []func(name []byte) bool
 	counts []atomic.Int64
-	name   []byte // room; owned by whoever applies
+	name   []byte // buffer; owned by the goroutine that applies
 }
 
 func (t *tallies) of(kinds []func(name []byte) bool) {
@@ -26,7 +26,7 @@ func (t *tallies) add(name []byte, by int64) {
 	}
 }
 
-// recount counts the names of the whole state, 50 ns each or so.
+// recount counts the names of the whole state, about 50 ns each.
 func (t *tallies) recount(s *state.State) {
 	if len(t.kinds) == 0 {
 		return
@@ -39,7 +39,7 @@ func (t *tallies) recount(s *state.State) {
 	}
 }
 
-func (t *tallies) note(r *state.Result) {
+func (t *tallies) update(r *state.Result) {
 	if len(t.kinds) == 0 {
 		return
 	}
@@ -53,8 +53,8 @@ func (t *tallies) note(r *state.Result) {
 	}
 }
 
-// Tallies returns how many names there are of each kind in [Config].Tallies. A weak link counts until it is swept. It
-// costs nothing, however many they are.
+// Tallies returns the number of names of each kind in [Config].Tallies. A weak link counts until it is swept. Its cost
+// does not depend on the number of names.
 func (c *Cluster) Tallies() []int {
 	t := &c.machine.tallies
 	list := make([]int, len(t.counts))

@@ -17,8 +17,8 @@ import (
 	"casemate/cluster/state"
 )
 
-// Tree is the replicated file tree, or a directory of it. Its contract, with all errors, stands in package treetest
-// (contract.go); promises 3 and 4 are about it. It is safe for concurrent use; reading takes no lock.
+// Tree is the replicated file tree, or a directory of it. Package treetest (contract.go) has its contract, with all
+// errors; promises 3 and 4 are about it. It is safe for concurrent use; reading takes no lock.
 type Tree struct {
 	c      *Cluster
 	prefix string // "" or the directory that is this tree's root
@@ -30,9 +30,8 @@ type Tree struct {
 // Tree returns the whole tree.
 func (c *Cluster) Tree() *Tree { return &Tree{c: c} }
 
-// Sub returns the tree below dir, which need not exist: "." there is dir here, and no name leads out of it. Blobs,
-// having no names, are shared. It panics if dir is not valid by fs.ValidPath: which part of the tree a service gets is
-// written in the program, not given from outside.
+// Sub returns the tree below dir, which need not exist: dir is "." in it, and no name leads out of it. Blobs have no
+// names and are shared. It panics if dir is not valid by fs.ValidPath: dir is a constant of the program, not input.
 func (t *Tree) Sub(dir string) *Tree {
 	if !fs.ValidPath(dir) {
 		panic(fmt.Sprintf("cluster: Sub(%q): not a valid path", dir))
@@ -44,18 +43,18 @@ func (t *Tree) Sub(dir string) *Tree {
 	return &sub
 }
 
-// As returns the same tree, whose writes carry the claim: an import's name (valid by state.ValidID), or "" for by hand.
-// A name keeps what each claim wrote to it; the newest shows. A bad claim is fs.ErrInvalid at the Update.
+// As returns the same tree, whose writes carry the claim: an import's name (valid by state.ValidID), or "" for none. A
+// name keeps the entry of each claim; the newest is visible. An invalid claim is fs.ErrInvalid at the Update.
 func (t *Tree) As(claim string) *Tree {
 	as := *t
 	as.claim = claim
 	return &as
 }
 
-// Patient returns the same tree, whose writes are bounded by their context and not by Config.LeaderWait: one that has
-// left for a leader is repeated under the same name until its outcome is known, and while the disk of this node does
-// not answer one waits for that. So on a slow disk they end late rather than with an unknown outcome. Where there is no
-// leader to begin with, they end as all writes do. It is for who has nothing better to do than to wait.
+// Patient returns the same tree with writes that are bounded by their context instead of Config.LeaderWait. A write
+// that was sent to a leader is repeated under the same name until its outcome is known, and a write waits while this
+// node's disk does not respond. So on a slow disk writes end late rather than with an unknown outcome. Without a leader
+// at the beginning they end as all writes do. It is for callers that can wait, such as imports.
 func (t *Tree) Patient() *Tree {
 	p := *t
 	p.patient = true
@@ -64,7 +63,7 @@ func (t *Tree) Patient() *Tree {
 
 func (t *Tree) state() *state.State { return t.c.machine.view.Load() }
 
-// full is the name in the whole tree. Valid where name is, and only there, unless name is "." for a file.
+// full is the name in the whole tree. It is valid if and only if name is, unless name is "." for a file.
 func (t *Tree) full(name string) string {
 	switch {
 	case t.prefix == "":
@@ -88,7 +87,8 @@ type info struct {
 }
 
 func fileInfo(name string, e state.Entry) info {
-	return info{name: path.Base(name), size: e.Size, mod: e.ModTime, digest: e.Digest.String(), version: e.Version, claim: e.Claim}
+	return info{name: path.Base(name), size: e.Size, mod: e.ModTime, digest: e.Digest.String(), version: e.Version,
+		claim: e.Claim}
 }
 
 func (i info) Name() string               { return i.name }
@@ -98,7 +98,7 @@ func (i info) IsDir() bool                { return i.dir }
 func (i info) Sys() any                   { return nil }
 func (i info) Digest() string             { return i.digest }
 func (i info) Version() uint64            { return i.version }
-func (i info) Claim() string              { return i.claim } // whose it is, "" for by hand
+func (i info) Claim() string              { return i.claim } // the import's name; "" for none
 func (i info) Type() fs.FileMode          { return i.Mode().Type() }
 func (i info) Info() (fs.FileInfo, error) { return i, nil }
 func (i info) String() string             { return fs.FormatFileInfo(i) }
@@ -116,7 +116,7 @@ func (t *Tree) find(op, name string) (*state.State, info, state.Entry, error) {
 	return s, i, e, err
 }
 
-// findSure is find. sure says of a miss whether it was confirmed.
+// findSure is find; sure reports whether a miss was confirmed.
 func (t *Tree) findSure(op, name string) (s *state.State, i info, e state.Entry, sure bool, err error) {
 	s = t.state()
 	i, e, err = t.look(s, op, name)
@@ -130,7 +130,7 @@ func (t *Tree) findSure(op, name string) (s *state.State, i info, e state.Entry,
 	return s, i, e, sure, err
 }
 
-// look finds a file or directory in one state.
+// look looks a file or directory up in one state.
 func (t *Tree) look(s *state.State, op, name string) (info, state.Entry, error) {
 	if !fs.ValidPath(name) {
 		return info{}, state.Entry{}, &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
@@ -249,8 +249,7 @@ func (d *openDirectory) ReadDir(n int) ([]fs.DirEntry, error) {
 	return list, nil
 }
 
-// Walk yields the files below dir in the order of the contract, from one state. Names that are not valid have nothing
-// below them.
+// Walk yields the files below dir in the order of the contract, from one state. An invalid dir has none.
 func (t *Tree) Walk(dir, after string) iter.Seq2[string, fs.FileInfo] {
 	s := t.state() // now, not when the caller begins to range
 	return func(yield func(string, fs.FileInfo) bool) {
@@ -272,22 +271,23 @@ func (t *Tree) Walk(dir, after string) iter.Seq2[string, fs.FileInfo] {
 	}
 }
 
-// Watch implements the contract. It also tells of weak links that go with their blob, once GC has swept them.
+// Watch implements the contract. It also reports weak links that are removed with their blob, after GC has swept them.
 func (t *Tree) Watch(ctx context.Context, dir string) <-chan struct{} {
 	return t.c.machine.hub.Watch(ctx, t.full(dir))
 }
 
 // Follow implements the contract.
-func (t *Tree) Follow(ctx context.Context, dir string) (changed <-chan struct{}, take func() (names []string, all bool)) {
+func (t *Tree) Follow(ctx context.Context, dir string) (changed <-chan struct{},
+	take func() (names []string, all bool)) {
 	changed, changes := t.c.machine.hub.Follow(ctx, t.full(dir))
 	skip := len(t.prefix)
 	if skip > 0 {
 		skip++
 	}
 	return changed, func() ([]string, bool) {
-		noted, all := changes()
-		names := make([]string, 0, len(noted))
-		for name := range noted {
+		changed, all := changes()
+		names := make([]string, 0, len(changed))
+		for name := range changed {
 			names = append(names, name[skip:])
 		}
 		slices.Sort(names)
@@ -295,7 +295,7 @@ func (t *Tree) Follow(ctx context.Context, dir string) (changed <-chan struct{},
 	}
 }
 
-// StatBlob returns the size of a blob that the tree knows, else fs.ErrNotExist.
+// StatBlob returns the size of a blob that the tree knows; otherwise the error is fs.ErrNotExist.
 func (t *Tree) StatBlob(digest string) (int64, error) {
 	d, err := state.ParseDigest(digest)
 	if err != nil {
@@ -311,7 +311,7 @@ func (t *Tree) StatBlob(digest string) (int64, error) {
 	return b.Size, nil
 }
 
-// HasBlob implements the contract: on this disk, else on that of another node.
+// HasBlob implements the contract: the blob may be on this disk or on another node's.
 func (t *Tree) HasBlob(ctx context.Context, digest string) (int64, error) {
 	size, err := t.StatBlob(digest)
 	if err != nil {
@@ -320,16 +320,16 @@ func (t *Tree) HasBlob(ctx context.Context, digest string) (int64, error) {
 	return size, t.c.replica.Has(ctx, digest)
 }
 
-// DoubtBlob looks whether the bytes of a blob on this disk are right, because somebody has read wrong ones. What it
-// finds everybody knows from then on.
+// DoubtBlob hashes the bytes of a blob on this disk, because a reader got wrong ones. If they are wrong, the blob is
+// treated as damaged from then on.
 func (t *Tree) DoubtBlob(ctx context.Context, digest string) {
 	if err := t.c.blobs.Verify(ctx, digest); err != nil {
-		t.c.log.Warn("a blob was read with wrong bytes", "blob", digest, "err", err)
+		t.c.log.Warn("wrong bytes of a blob were read", "blob", digest, "err", err)
 	}
 }
 
-// OpenBlob opens a blob. On a node that holds it, that is an *os.File; elsewhere a stream that another node is still
-// filling, whose reads end with ctx.
+// OpenBlob opens a blob. If this node has it, the result is an *os.File; otherwise it is a stream from another node,
+// whose reads end with ctx.
 func (t *Tree) OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error) {
 	if _, err := t.StatBlob(digest); err != nil {
 		return nil, err

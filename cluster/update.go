@@ -11,20 +11,20 @@ import (
 	"casemate/cluster/tree"
 )
 
-// Batch is what edits of the tree are collected in.
+// Batch collects edits of the tree.
 type Batch = tree.Batch
 
-// batch is a tree's view of edits: names are the tree's, and what is written carries its claim.
+// batch is a tree's view of edits: names are relative to the tree, and entries carry its claim.
 type batch struct {
 	t *Tree
 	*edits
 }
 
-// edits are what a batch collects, whichever view they came by. The first error counts.
+// edits are the collected edits of all views of a batch. The first error counts.
 type edits struct {
 	until int64
 	ops   []state.Op
-	grows int64 // about how many bytes it adds to the log and the disk
+	grows int64 // estimate of the bytes that it adds to the log and the disk
 	err   error
 }
 
@@ -51,7 +51,8 @@ func (b *batch) Link(name, digest string, holds ...string) {
 }
 
 func (b *batch) LinkWeak(name, digest string) {
-	b.ops = append(b.ops, &state.LinkWeak{Name: b.t.inner(name), Digest: b.digest(digest), Until: b.until, Claim: b.t.claim})
+	b.ops = append(b.ops, &state.LinkWeak{Name: b.t.inner(name), Digest: b.digest(digest), Until: b.until,
+		Claim: b.t.claim})
 	b.grows += int64(len(name) + 128)
 }
 
@@ -63,10 +64,10 @@ func (b *batch) Expect(name string, version uint64) {
 	b.ops = append(b.ops, &state.Expect{Name: b.t.inner(name), Version: version})
 }
 
-// inner is full for files: "." is none, and must not become the tree's own root.
+// inner is full for files: "." is not a file, and must not become the tree's own root.
 func (t *Tree) inner(name string) string {
 	if name == "." {
-		return "" // which no state takes
+		return "" // an invalid name
 	}
 	return t.full(name)
 }
@@ -85,7 +86,7 @@ func (t *Tree) Update(ctx context.Context, fn func(Batch) error) error {
 	return err
 }
 
-// edits has fn fill a batch, and sees that there is room for it.
+// edits lets fn fill a batch, and checks that there is space for it.
 func (t *Tree) edits(fn func(Batch) error) ([]state.Op, error) {
 	b := &batch{t, &edits{until: t.c.cfg.Now().Add(t.c.cfg.PinTime).UnixNano()}}
 	if err := fn(b); err != nil {
@@ -102,7 +103,7 @@ func (t *Tree) edits(fn func(Batch) error) ([]state.Op, error) {
 	return b.ops, nil
 }
 
-// fits reports whether edits go into one entry of the log.
+// fits reports whether edits fit into one log entry.
 func (c *Cluster) fits(ops []state.Op) bool {
 	size := 0
 	for _, op := range ops {
@@ -111,8 +112,8 @@ func (c *Cluster) fits(ops []state.Op) bool {
 	return size <= c.cfg.entrySize && len(ops) <= maxEdits
 }
 
-// commit proposes edits of names at one entry, or, when they are too many for one, out of sight in several and then
-// published by one. Whether it is patient: see Tree.Patient.
+// commit proposes edits of names at one entry or, if they are too many for one, stages them in several and publishes
+// them with one. For patient see Tree.Patient.
 func (c *Cluster) commit(ctx context.Context, patient bool, ops []state.Op) (uint64, error) {
 	cuts, size := []int{0}, 0
 	for i, op := range ops {
@@ -126,7 +127,7 @@ func (c *Cluster) commit(ctx context.Context, patient bool, ops []state.Op) (uin
 		r, err := c.proposeAll(ctx, patient, ops)
 		return r.Index, err
 	}
-	// If we were to crash before Publish, nothing was visible and the stage expires with the next GC.
+	// If we were to crash before Publish, nothing was visible, and the stage expires with the next GC.
 	id := "update-" + rand.Text()
 	until := c.cfg.Now().Add(c.cfg.PinTime).UnixNano()
 	for i, from := range cuts {
@@ -146,11 +147,11 @@ func (c *Cluster) commit(ctx context.Context, patient bool, ops []state.Op) (uin
 	return r.Index, nil
 }
 
-// maxEdits is the most edits in one log entry: the state takes more, but one entry should not hold up the others for
-// long.
+// maxEdits is the maximum number of edits in one log entry: the state accepts more, but one entry should not delay the
+// others for long.
 const maxEdits = 8192
 
-// dropStage cleans up after a batch that was refused. What it cannot drop expires.
+// dropStage removes the stage of a refused batch. If that fails, the stage expires.
 func (c *Cluster) dropStage(ctx context.Context, id string, cause error) error {
 	_, err := c.propose(context.WithoutCancel(ctx), &state.DropStage{ID: id})
 	var refused *state.Error

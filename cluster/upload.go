@@ -19,7 +19,7 @@ type BlobWriter = tree.BlobWriter
 // upload is a scratch file of this node that becomes a blob of the cluster.
 type upload struct {
 	c *Cluster
-	t *Tree // that it is from, and whose names CommitNamed gives it
+	t *Tree // the tree that made the writer; CommitNamed writes names to it
 	*replica.Upload
 }
 
@@ -32,7 +32,7 @@ var (
 )
 
 // CreateBlob opens a new scratch file on this node; id is [A-Za-z0-9._-]{1,128}, or "" for one that cannot be resumed.
-// An existing id is truncated, and a writer that still has it open is closed.
+// An existing scratch file of that id is truncated, and a writer that still has it open is closed.
 func (t *Tree) CreateBlob(id string) (BlobWriter, error) {
 	u, err := t.c.replica.Create(id)
 	if err != nil {
@@ -41,8 +41,8 @@ func (t *Tree) CreateBlob(id string) (BlobWriter, error) {
 	return &upload{c: t.c, t: t, Upload: u}, nil
 }
 
-// ResumeBlob opens the scratch file of that id to go on at its end, else fs.ErrNotExist. It survives restarts of the
-// node.
+// ResumeBlob opens the scratch file of that id to append to it; fs.ErrNotExist if there is none. Scratch files survive
+// restarts of the node.
 func (t *Tree) ResumeBlob(id string) (BlobWriter, error) {
 	u, err := t.c.replica.Resume(id)
 	if err != nil {
@@ -51,7 +51,7 @@ func (t *Tree) ResumeBlob(id string) (BlobWriter, error) {
 	return &upload{c: t.c, t: t, Upload: u}, nil
 }
 
-// tries bounds how often Commit starts again after a collection came in between. Each needs a whole GC to have run.
+// tries bounds how often Commit starts over after a collection. Each time a whole GC must have run.
 const tries = 10
 
 // Commit implements the contract: bytes before names (promise 1).
@@ -60,10 +60,10 @@ func (u *upload) Commit(ctx context.Context, digest string) (string, error) {
 	return got, err
 }
 
-// CommitNamed is Commit and, with the blob's digest, an Update of the tree that the writer is from, at one entry of the
-// log: so there is one wait for a majority instead of two, and none of the names without the blob or, unless the batch
-// is too large for one entry, the blob without its names. After an error the writer is as after one of Commit, and
-// CommitNamed may be called again.
+// CommitNamed is Commit and, with the blob's digest, an Update of the writer's tree, at one log entry: there is one
+// wait for a majority instead of two, and never a name without the blob or, unless the batch is too large for one
+// entry, the blob without its names. After an error the writer is as after an error of Commit, and CommitNamed may be
+// called again.
 func (u *upload) CommitNamed(ctx context.Context, digest string, names func(Batch, string) error) (string, error) {
 	got, index, err := u.commit(ctx, digest, func(got string) ([]state.Op, error) {
 		return u.t.edits(func(b Batch) error { return names(b, got) })
@@ -74,7 +74,8 @@ func (u *upload) CommitNamed(ctx context.Context, digest string, names func(Batc
 	return got, err
 }
 
-// commit makes the bytes a blob, and commits what names returns with it. It returns the index of the newest entry.
+// commit makes the bytes a blob, and commits the edits that names returns with it. It returns the index of the newest
+// entry.
 func (u *upload) commit(
 	ctx context.Context, digest string, names func(got string) ([]state.Op, error),
 ) (string, uint64, error) {
@@ -84,7 +85,7 @@ func (u *upload) commit(
 			return "", 0, fmt.Errorf("commit: %w (%w)", err, syscall.EBADMSG)
 		}
 	}
-	// Before anything is moved: without a majority the scratch file stays as it is.
+	// Before any file is moved: without a majority the scratch file stays as it is.
 	if err := c.readyFor(ctx, u.t.patient); err != nil {
 		return "", 0, err
 	}
@@ -135,7 +136,7 @@ func (c *Cluster) addBlob(d state.Digest, size int64, confirmed uint64) state.Op
 	return &state.AddBlob{Digest: d, Size: size, Confirmed: confirmed, Until: until}
 }
 
-// commitBlob commits a blob and its names at one entry, or one after the other where the names do not fit in.
+// commitBlob commits a blob and its names at one entry, or one after the other if the names do not fit.
 func (c *Cluster) commitBlob(ctx context.Context, patient bool, add state.Op, names []state.Op) (uint64, error) {
 	all := append([]state.Op{add}, names...)
 	if len(names) == 0 || c.fits(all) {

@@ -8,7 +8,7 @@ import (
 	"casemate/cluster/wake"
 )
 
-// waiters are those who wait for this node to apply something. Its zero value is ready.
+// waiters are the goroutines that wait for this node to apply an entry. Its zero value is ready.
 type waiters struct {
 	mu    sync.Mutex
 	index uint64
@@ -17,14 +17,14 @@ type waiters struct {
 	node  string
 }
 
-// of says whose commands are waited for.
+// of sets the node whose commands are waited for.
 func (w *waiters) of(node string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.node, w.by = node, map[name]chan state.Result{}
 }
 
-// expect returns the channel on which the result of a command comes once it is applied here; forget must follow.
+// expect returns the channel that receives the result of a command once it is applied here; forget must follow.
 func (w *waiters) expect(n name) <-chan state.Result {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -39,8 +39,8 @@ func (w *waiters) forget(n name) {
 	delete(w.by, n)
 }
 
-// answer keeps a result for who waits for it. It can be received only after reached was called with its index or a
-// later one, by whoever asked state first.
+// answer passes a result to the goroutine that waits for it. That goroutine receives it only after reached was called
+// with its index or a later one.
 func (w *waiters) answer(r state.Result) {
 	if r.Node == "" || r.Node != w.node {
 		return
@@ -50,12 +50,12 @@ func (w *waiters) answer(r state.Result) {
 	if ch := w.by[name{r.Boot, r.Seq}]; ch != nil {
 		select {
 		case ch <- r:
-		default: // a repeat: the first answer has all that there is to know
+		default: // a repeat: the first result is complete
 		}
 	}
 }
 
-// reached says that the state at index can be seen by everybody.
+// reached reports that the state at index is visible.
 func (w *waiters) reached(index uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -63,8 +63,8 @@ func (w *waiters) reached(index uint64) {
 	w.moved.Wake()
 }
 
-// after reports whether the state at index, or a later one, can be seen; if not, moved is closed when the answer may be
-// another.
+// after reports whether the state at index, or a later one, is visible; if not, moved is closed when that may have
+// changed.
 func (w *waiters) after(index uint64) (reached bool, moved <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -74,7 +74,7 @@ func (w *waiters) after(index uint64) (reached bool, moved <-chan struct{}) {
 	return false, w.moved.Next()
 }
 
-// wait returns when the state at index, or a later one, can be seen.
+// wait returns when the state at index, or a later one, is visible.
 func (w *waiters) wait(ctx context.Context, index uint64) error {
 	for {
 		reached, moved := w.after(index)

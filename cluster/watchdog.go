@@ -6,9 +6,9 @@ import (
 	"casemate/cluster/disk"
 )
 
-// watchDisk sees to it that a disk that hangs keeps nobody: raft's own goroutine may be waiting for it, so that raft
-// can neither give its leadership away nor hear of another leader. [careful] keeps quiet meanwhile, so the others elect
-// one, and their beats name it.
+// watchDisk handles a disk that hangs: raft's own goroutine may be waiting for it, so raft can neither transfer its
+// leadership nor notice another leader. Meanwhile [careful] sends nothing, so the others elect a leader, and their
+// beats name it.
 func (c *Cluster) watchDisk() {
 	tick := time.NewTicker(disk.HangTime / 4)
 	defer tick.Stop()
@@ -34,8 +34,8 @@ func (c *Cluster) watchDisk() {
 	}
 }
 
-// leaderElsewhere is who leads as another node says that is up, "" if none says so. It may be old; whoever does not
-// lead says so when it is asked.
+// leaderElsewhere is the leader by the beat of another node that is up; "" if none reports one. It may be outdated; a
+// node that does not lead says so when it gets a request.
 func (c *Cluster) leaderElsewhere() string {
 	if c.peers == nil {
 		return ""

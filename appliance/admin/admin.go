@@ -462,7 +462,8 @@ func (a *API) postGC(r *http.Request) (any, error) {
 		DryRun bool  `json:"dry_run"`
 		cluster.GCReport
 	}{
-		Blobs: rep.Blobs + rep.Orphans, Bytes: rep.RemovedBytes, Kept: a.Cluster.Status().Blobs, DryRun: dry, GCReport: rep,
+		Blobs: rep.Blobs + rep.Orphans, Bytes: rep.RemovedBytes, Kept: a.Cluster.Status().Blobs, DryRun: dry,
+		GCReport: rep,
 	}, nil
 }
 
@@ -477,7 +478,7 @@ func (a *API) postScrub(r *http.Request) (any, error) {
 		Damaged []string `json:"damaged"`
 		Mended  int      `json:"mended"`
 		Missing []string `json:"missing"`
-	}{rep.Blobs, rep.Bytes, append([]string{}, rep.Damaged...), rep.Mended, append([]string{}, rep.Missing...)}, nil
+	}{rep.Blobs, rep.Bytes, append([]string{}, rep.Damaged...), rep.Repaired, append([]string{}, rep.Missing...)}, nil
 }
 
 // changeName answers a change of names, which is taken up before.

@@ -44,7 +44,8 @@ func importWarnings(list []content.Import) []string {
 		case i.State != content.Incomplete || i.Running:
 		case len(i.Missing) > 0:
 			out = append(out,
-				fmt.Sprintf("import %s is not complete: of its %d parts, import %s as well; or casemate import remove %s", i.Name,
+				fmt.Sprintf("import %s is not complete: of its %d parts, import %s as well; or casemate import "+
+					"remove %s", i.Name,
 					i.Parts, strings.Trim(fmt.Sprint(i.Missing), "[]"), i.Name))
 		default:
 			out = append(out, fmt.Sprintf("import %s was interrupted: import %s again, it goes on where it was; "+
@@ -83,9 +84,11 @@ func (p *Page) clusterWarnings() (list []string) {
 		case !m.Up && m.Stopped != "":
 			list = append(list, fmt.Sprintf("node %s does not answer this node, it has stopped: %s", m.Node, m.Stopped))
 		case !m.Up:
-			list = append(list, fmt.Sprintf("node %s does not answer this node: casemate member list tells since when", m.Node))
-		case m.Lacks > 0 && len(members) > 1: // alone there is nobody to fetch from: that is a problem, see lostProblem
-			list = append(list, fmt.Sprintf("node %s has yet to fetch %d blobs", m.Node, m.Lacks))
+			list = append(list, fmt.Sprintf("node %s does not answer this node: casemate member list tells since when",
+				m.Node))
+		// alone there is nobody to fetch from: that is a problem, see lostProblem
+		case m.Missing > 0 && len(members) > 1:
+			list = append(list, fmt.Sprintf("node %s has yet to fetch %d blobs", m.Node, m.Missing))
 		}
 	}
 	list = append(list, p.Cluster.Warnings()...)
@@ -96,7 +99,8 @@ func (p *Page) clusterWarnings() (list []string) {
 			"differs: casemate cluster format --raise (older versions do not start any more after it)", agreed, newest))
 	}
 	if voters > 1 && voters%2 == 0 {
-		list = append(list, fmt.Sprintf("%d nodes vote, of which %d are a majority: as many losses are survived with one "+
+		list = append(list, fmt.Sprintf("%d nodes vote, of which %d are a majority: as many losses are survived with "+
+			"one "+
 			"node less: add one or remove one", voters, voters/2+1))
 	}
 	return list

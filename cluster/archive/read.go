@@ -20,7 +20,7 @@ import (
 	"casemate/cluster/state"
 )
 
-// Error says what is wrong with a backup that nobody can restore.
+// Error reports what is wrong with a backup that cannot be restored.
 type Error struct {
 	what  string
 	cause error
@@ -41,56 +41,56 @@ func (e *Error) Error() string {
 // Unwrap implements errors.Unwrap.
 func (e *Error) Unwrap() error { return e.cause }
 
-// Reader reads a backup from its beginning to its end: State, Blobs and End, in this order. What they return is an
-// *Error wherever the bytes are to blame.
+// Reader reads a backup from its beginning to its end: State, Blobs and End, in this order. If the bytes of the backup
+// are wrong, the error is an *Error.
 type Reader struct {
 	ctx      context.Context
 	raw      *lagReader
 	tar      *tar.Reader
 	manifest manifest
 	key      []byte
-	left     int64 // bytes of the entry that are not read yet
+	left     int64 // unread bytes of the entry
 }
 
-// Open reads the head of a backup and unwraps its key, with the passphrase or with the text of an identity file of age:
-// exactly one of the two. A wrong one is ErrWrongKey.
+// Open reads the head of a backup and unwraps its key, with either the passphrase or the text of an age identity file.
+// A wrong one is ErrWrongKey.
 func Open(ctx context.Context, r io.Reader, passphrase, identities string) (*Reader, error) {
 	b := &Reader{ctx: ctx, raw: &lagReader{r: r, sum: sha256.New()}}
 	b.tar = tar.NewReader(b.raw)
 	return b, b.begin(passphrase, identities)
 }
 
-// Key is the sealing keys.
+// Key returns the sealing keys.
 func (b *Reader) Key() []byte { return b.key }
 
-// Origin is who wrote the backup and when, and whether it was written without blobs.
+// Origin returns which cluster and node wrote the backup and when, and whether it was written without blobs.
 func (b *Reader) Origin() (cluster, node string, created time.Time, noBlobs bool) {
 	m := b.manifest
 	return m.Cluster, m.Node, m.Created, m.NoBlobs
 }
 
-// Names is how many names the backup has, as it says itself.
+// Names is the number of names in the backup, according to its manifest.
 func (b *Reader) Names() int { return b.manifest.Names }
 
-// next goes to the next entry.
+// next advances to the next entry.
 func (b *Reader) next() (name string, size int64, err error) {
 	h, err := b.tar.Next()
 	if err != nil {
 		return "", 0, b.wrong(err)
 	}
 	if h.Typeflag != tar.TypeReg || h.Size < 0 {
-		return "", 0, &Error{fmt.Sprintf("%.200q is no plain file in it", h.Name), nil}
+		return "", 0, &Error{fmt.Sprintf("its entry %.200q is not a regular file", h.Name), nil}
 	}
 	for k := range h.PAXRecords {
-		if k != "path" && k != "size" { // above all none that says there are holes
-			return "", 0, &Error{fmt.Sprintf("the header of %.200q is not one of ours", h.Name), nil}
+		if k != "path" && k != "size" { // in particular no sparse files
+			return "", 0, &Error{fmt.Sprintf("the header of %.200q was not written by casemate", h.Name), nil}
 		}
 	}
 	b.left = h.Size
 	return h.Name, h.Size, nil
 }
 
-// expect goes to the next entry, which must have this name and be small.
+// expect advances to the next entry, which must have this name and be small.
 func (b *Reader) expect(name string, most int64) ([]byte, error) {
 	got, size, err := b.next()
 	if err != nil {
@@ -105,10 +105,10 @@ func (b *Reader) expect(name string, most int64) ([]byte, error) {
 }
 
 func (b *Reader) unexpected(got, want string) error {
-	return &Error{fmt.Sprintf("where %s should be it has %.200q", want, got), nil}
+	return &Error{fmt.Sprintf("it has %.200q in place of %s", got, want), nil}
 }
 
-// Read implements io.Reader: it reads from the current entry.
+// Read implements io.Reader for the current entry.
 func (b *Reader) Read(p []byte) (int, error) {
 	if err := b.ctx.Err(); err != nil {
 		return 0, err
@@ -124,7 +124,7 @@ func (b *Reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// wrong says whether the bytes or their source are to blame.
+// wrong tells errors of the source from wrong bytes.
 func (b *Reader) wrong(err error) error {
 	switch {
 	case b.raw.err != nil:
@@ -148,7 +148,7 @@ func (b *Reader) begin(passphrase, identities string) error {
 	if _, err := io.ReadFull(b, data); err != nil {
 		return err
 	}
-	// Only the number, first: what else stands there is the business of the program that wrote it.
+	// The version alone comes first: a newer program may have written the rest in another form.
 	var head struct {
 		Version int `json:"casemate_backup"`
 	}
@@ -156,7 +156,7 @@ func (b *Reader) begin(passphrase, identities string) error {
 		return &Error{"its manifest is damaged", err}
 	}
 	if head.Version > version {
-		what := "it was written by a newer casemate (version %d, this one knows up to %d)"
+		what := "it was written by a newer casemate (version %d, this one reads up to %d)"
 		return &Error{fmt.Sprintf(what, head.Version, version), nil}
 	}
 	if err := json.Unmarshal(data, &b.manifest); err != nil {
@@ -170,7 +170,7 @@ func (b *Reader) begin(passphrase, identities string) error {
 	return err
 }
 
-// State reads the state.
+// State reads the cluster's state.
 func (b *Reader) State() (*state.State, error) {
 	name, size, err := b.next()
 	if err != nil {
@@ -185,7 +185,7 @@ func (b *Reader) State() (*state.State, error) {
 	if err == nil {
 		var n int64
 		if n, err = io.Copy(io.Discard, r); err == nil && n > 0 {
-			err = fmt.Errorf("%d bytes behind the state", n)
+			err = fmt.Errorf("%d bytes after the state", n)
 		}
 	}
 	var bad *Error
@@ -203,14 +203,14 @@ func (b *Reader) State() (*state.State, error) {
 	return st, nil
 }
 
-// Count is what a backup holds.
+// Count is the content of a backup.
 type Count struct {
-	Blobs            int   // whole ones
+	Blobs            int   // intact ones
 	Bytes            int64 // of those
 	Damaged, Missing int
 }
 
-// Blobs puts the backup's blobs into the directory, and counts them for End.
+// Blobs stores the backup's blobs in the directory, and counts them for End.
 func (b *Reader) Blobs(st *state.State, dir *blob.Dir) (end Count, err error) {
 	if b.manifest.NoBlobs {
 		return end, nil
@@ -237,7 +237,7 @@ func (b *Reader) Blobs(st *state.State, dir *blob.Dir) (end Count, err error) {
 			end.Bytes += size
 			continue
 		}
-		// Its bytes are others: the next entry must say that they were already when the backup was made.
+		// The bytes are wrong: the next entry must say that they were wrong already when the backup was made.
 		want = blobEntry(damagedDir, digest)
 		if name, size, err = b.next(); err != nil {
 			return end, err
@@ -250,7 +250,7 @@ func (b *Reader) Blobs(st *state.State, dir *blob.Dir) (end Count, err error) {
 	return end, nil
 }
 
-// place makes the entry a blob. It reports false if the bytes are not those of the digest.
+// place makes the entry a blob. It returns false if the bytes do not have the digest.
 func (b *Reader) place(dir *blob.Dir, digest string) (whole bool, err error) {
 	w, err := dir.Create("")
 	if err != nil {
@@ -269,7 +269,7 @@ func (b *Reader) place(dir *blob.Dir, digest string) (whole bool, err error) {
 	return true, nil
 }
 
-// End reads the last entry and to the end, and compares every byte with what it must be.
+// End reads the last entry and the rest of the file, and compares every byte with its expected value.
 func (b *Reader) End(counted Count) error {
 	name, size, err := b.next()
 	if err != nil {
@@ -285,17 +285,18 @@ func (b *Reader) End(counted Count) error {
 		return err
 	}
 	if !bytes.Equal(b.raw.tail, headerBlock(endEntry, int64(len(want)), b.manifest.Created)) {
-		return &Error{"it is damaged before its end", nil}
+		return &Error{"it is damaged near its end", nil}
 	}
 	data := make([]byte, size)
 	if _, err := io.ReadFull(b, data); err != nil {
 		return err
 	}
 	if !bytes.Equal(data, want) {
-		return &Error{"what it holds is not what it says at its end", nil}
+		return &Error{"its content differs from the description at its end", nil}
 	}
 	const block = 512
-	rest := make([]byte, (block-size%block)%block+2*block+1) // padding, the end of a tar, and one byte that must not be there
+	// padding, the end of a tar, and one byte to detect trailing data
+	rest := make([]byte, (block-size%block)%block+2*block+1)
 	n, err := io.ReadFull(b.raw, rest)
 	switch {
 	case b.raw.err != nil:
@@ -303,18 +304,18 @@ func (b *Reader) End(counted Count) error {
 	case n < len(rest)-1:
 		return &Error{"it is cut short", nil}
 	case n == len(rest) || len(bytes.Trim(rest[:n], "\x00")) > 0:
-		return &Error{"there is something behind its end", err}
+		return &Error{"it has data after its end", err}
 	}
 	return nil
 }
 
-// lagReader sums up all bytes that were read but the last 512: when a tar reader has read a header of one block, all
-// that stands before it.
+// lagReader hashes all bytes that were read except the last 512: when a tar reader has read a header of one block, that
+// is everything before the header.
 type lagReader struct {
 	r    io.Reader
 	sum  hash.Hash
 	tail []byte
-	err  error // of r, other than the end
+	err  error // of r, except io.EOF
 }
 
 // Read implements io.Reader.

@@ -1,8 +1,8 @@
-// Package archive writes and reads backups: one file with the state of a cluster, its sealing key, wrapped, and the
+// Package archive writes and reads backups: one file with the state of a cluster, its wrapped sealing key, and the
 // bytes of its blobs.
 //
-// It knows neither raft nor a data directory: who makes a backup gives it a state and its blobs, and who restores one
-// takes them from a Reader.
+// It knows neither raft nor a data directory: the caller supplies a state and its blobs to write a backup, and takes
+// them from a Reader to restore one.
 package archive
 
 import (
@@ -26,20 +26,23 @@ import (
 	"casemate/cluster/state"
 )
 
-// A backup is a tar of these entries in this order, and of nothing else:
+// A backup is a tar of exactly these entries, in this order:
 //
 //	manifest.json           what this is, see manifest
 //	sealing.key.age         the file sealing.key, wrapped (see Wrap)
-//	state                   the state as package state writes a snapshot
-//	blobs/ALGORITHM/HEX     for every blob that the state knows, in the state's order (none if the manifest says no_blobs)
-//	damaged/ALGORITHM/HEX   empty, directly behind a blob whose bytes were found to be other ones, or could not be read
-//	                        (zeros fill it up)
-//	missing/ALGORITHM/HEX   empty, instead of a blob that this node could not open, since it is not there or known to be
+//	state                   the snapshot of the state, see package state
+//	blobs/ALGORITHM/HEX     for every blob that the state knows, in the state's order (none if the manifest says
+//	no_blobs) damaged/ALGORITHM/HEX   empty, directly after a blob whose bytes were found to be wrong, or could not be
+//	read
+//	                        (the rest is zeros)
+//	missing/ALGORITHM/HEX   empty, instead of a blob that this node could not open because it is missing or known to
+//	be
 //	                        damaged
-//	end.json                what was written, see ending; it names the sum of all bytes before it
+//	end.json                summary, see ending; with the checksum of all bytes before it
 //
-// Nothing need be remembered to write or to read it but the state: the order says which blob comes next, and so whether
-// one is missing. Every byte is accounted for: a reader writes the last entry anew from what it has read and compares.
+// Writer and reader keep nothing in memory except the state: the order of the state gives the next blob, and so shows
+// whether one is missing. Every byte is verified: the reader generates the last entry from what it has read and
+// compares.
 const (
 	version       = 1
 	manifestEntry = "manifest.json"
@@ -59,11 +62,11 @@ const (
 type manifest struct {
 	Version   int       `json:"casemate_backup"`
 	Cluster   string    `json:"cluster"`
-	Node      string    `json:"node"` // that wrote it
+	Node      string    `json:"node"` // that wrote the backup
 	Created   time.Time `json:"created"`
-	Index     uint64    `json:"index"` // of the log, up to which the state goes
+	Index     uint64    `json:"index"` // of the newest log entry in the state
 	Names     int       `json:"names"`
-	Blobs     int       `json:"blobs"` // that the state knows
+	Blobs     int       `json:"blobs"` // known to the state
 	Bytes     int64     `json:"bytes"` // of those
 	NoBlobs   bool      `json:"no_blobs"`
 	StateSize int64     `json:"state_size"`
@@ -72,13 +75,13 @@ type manifest struct {
 
 // ending is the last entry of a backup.
 type ending struct {
-	Blobs   int    `json:"blobs"` // whole ones in this file
+	Blobs   int    `json:"blobs"` // intact ones in this file
 	Bytes   int64  `json:"bytes"` // of those
 	Damaged int    `json:"damaged"`
 	Missing int    `json:"missing"`
 	Sum     string `json:"sha256"` // of every byte before this entry's header
-	// MAC is made with the sealing key over Sum: whoever changed the backup, or wrote another one, did not have the
-	// key, or the passphrase.
+	// MAC is made with the sealing key over Sum: the backup was written, and not changed, by a holder of the key or of
+	// the passphrase.
 	MAC string `json:"mac"`
 }
 
@@ -94,7 +97,7 @@ func (e ending) bytes(sum, key []byte) ([]byte, error) {
 	return append(data, '\n'), err
 }
 
-// Options say what a backup holds and who can read it. Exactly one of Passphrase and Recipients must be set.
+// Options select what a backup holds and who can read it. Exactly one of Passphrase and Recipients must be set.
 type Options struct {
 	// NoBlobs leaves the blobs out: names, settings, users and the CA only.
 	NoBlobs bool
@@ -107,55 +110,55 @@ type Options struct {
 	Work int
 }
 
-// Report is what a backup holds.
+// Report is the summary of a backup.
 type Report struct {
 	Cluster string    `json:"cluster"`
 	Node    string    `json:"node"`
 	Created time.Time `json:"created"`
-	Index   uint64    `json:"index"` // of the log, up to which the state goes
+	Index   uint64    `json:"index"` // of the newest log entry in the state
 	Names   int       `json:"names"`
-	Blobs   int       `json:"blobs"` // whole ones in it
+	Blobs   int       `json:"blobs"` // intact ones in it
 	Bytes   int64     `json:"bytes"` // of those
 	NoBlobs bool      `json:"no_blobs"`
-	Damaged []string  `json:"damaged"` // digests whose bytes are other ones on this node; at most 100
+	Damaged []string  `json:"damaged"` // digests whose bytes are wrong on this node; at most 100
 	Missing []string  `json:"missing"` // digests that this node could not open; at most 100
 	Faults  int       `json:"faults"`  // of both kinds
 }
 
-// maxFaults bounds the lists of a report, which has to fit into a trailer of HTTP.
+// maxFaults bounds the lists of a report, which has to fit into an HTTP trailer.
 const maxFaults = 100
 
-// Blobs are the bytes that go into a backup.
+// Blobs gives access to the bytes of the blobs.
 type Blobs interface {
-	// Open opens a blob of the state, here or on another node.
+	// Open opens a blob of the state, from this node or another.
 	Open(ctx context.Context, digest string) (io.ReadCloser, error)
-	// Damaged reports that the bytes on this disk are known to be other ones.
+	// Damaged reports whether the bytes on this disk are known to be wrong.
 	Damaged(digest string) bool
-	// Doubt hashes the bytes on this disk, because wrong ones were read.
+	// Doubt hashes the bytes on this disk, after wrong ones were read.
 	Doubt(ctx context.Context, digest string)
 }
 
-// Source is what a backup is made of.
+// Source is the input of a backup.
 type Source struct {
 	Cluster string // its identity
 	Node    string // that writes the backup
 	Time    time.Time
 	State   *state.State
 	Key     []byte // the sealing keys
-	Wrapped []byte // what Wrap has made of them
+	Wrapped []byte // Key, encrypted by Wrap
 	Blobs   Blobs
 	Log     *slog.Logger
 }
 
-// Write writes a backup to w. Each blob is hashed while it is read. One with other bytes, or that cannot be read, is
-// marked in the backup and counted in the report, and the rest is written all the same: a backup that has a hole is
-// better than none. An error means that what was written is no backup.
+// Write writes a backup to w. Each blob is hashed while it is read. A blob with wrong bytes, or one that cannot be
+// read, is marked in the backup and counted in the report, and the backup continues: an incomplete backup is better
+// than none. After an error the output is not a backup.
 func Write(ctx context.Context, w io.Writer, src Source, noBlobs bool) (r Report, err error) {
 	s := src.State
 	b := &writer{sum: sha256.New(), time: src.Time.UTC().Truncate(time.Second)}
 	b.Writer = tar.NewWriter(io.MultiWriter(w, b.sum))
-	// Twice, since a tar says the size first and the snapshot would be too much for memory. The same state gives the
-	// same bytes.
+	// The state is written twice: tar needs the size first, and the snapshot may be too large for memory. The same
+	// state gives the same bytes.
 	stateSum := sha256.New()
 	size, err := s.WriteTo(stateSum)
 	if err != nil {
@@ -197,13 +200,13 @@ func Write(ctx context.Context, w io.Writer, src Source, noBlobs bool) (r Report
 				return r, err
 			case wrong == damagedDir:
 				end.Damaged++
-				r.note(&r.Damaged, d)
+				r.addFault(&r.Damaged, d)
 			case wrong == missingDir:
 				end.Missing++
-				if src.Blobs.Damaged(d.String()) { // known before it was read
-					r.note(&r.Damaged, d)
+				if src.Blobs.Damaged(d.String()) { // known before the read
+					r.addFault(&r.Damaged, d)
 				} else {
-					r.note(&r.Missing, d)
+					r.addFault(&r.Missing, d)
 				}
 			default:
 				r.Blobs++
@@ -212,7 +215,7 @@ func Write(ctx context.Context, w io.Writer, src Source, noBlobs bool) (r Report
 		}
 	}
 	end.Blobs, end.Bytes = r.Blobs, r.Bytes
-	if err := b.Flush(); err != nil { // the padding belongs to the sum
+	if err := b.Flush(); err != nil { // the sum includes the padding
 		return r, err
 	}
 	last, err := end.bytes(b.sum.Sum(nil), src.Key)
@@ -225,15 +228,14 @@ func Write(ctx context.Context, w io.Writer, src Source, noBlobs bool) (r Report
 	return r, nil
 }
 
-func (r *Report) note(list *[]string, d state.Digest) {
+func (r *Report) addFault(list *[]string, d state.Digest) {
 	r.Faults++
 	if len(*list) < maxFaults {
 		*list = append(*list, d.String())
 	}
 }
 
-// blob writes one blob, and returns the entry that says what is wrong with it, if something is. An error is of w
-// or ctx.
+// blob writes one blob, and returns the directory of the entry that marks its fault, or "". An error is of w or ctx.
 func (src Source) blob(ctx context.Context, b *writer, d state.Digest, size int64) (wrong string, err error) {
 	digest := d.String()
 	if err := ctx.Err(); err != nil {
@@ -258,7 +260,7 @@ func (src Source) blob(ctx context.Context, b *writer, d state.Digest, size int6
 		}
 		var n int
 		if left == 0 {
-			cause = io.EOF // more bytes than that are for Scrub to find: those in the backup are right
+			cause = io.EOF // extra bytes on the disk are left for Scrub; those in the backup are right
 			break
 		}
 		n, cause = f.Read(buf[:min(left, int64(len(buf)))])
@@ -279,7 +281,7 @@ func (src Source) blob(ctx context.Context, b *writer, d state.Digest, size int6
 		return "", nil
 	}
 	src.Log.Error("backup", "blob", digest, "err", cause)
-	src.Blobs.Doubt(ctx, digest) // it is damaged: from now on everybody knows
+	src.Blobs.Doubt(ctx, digest) // marks the blob as damaged on this node
 	clear(buf)
 	for left > 0 {
 		n, err := b.Write(buf[:min(left, int64(len(buf)))])
@@ -294,7 +296,7 @@ func (src Source) blob(ctx context.Context, b *writer, d state.Digest, size int6
 // blobEntry is the name of a blob's entry: a directory, the algorithm, the digits.
 func blobEntry(dir, digest string) string { return dir + "/" + strings.Replace(digest, ":", "/", 1) }
 
-// writer writes a backup's entries and sums up the bytes of the tar.
+// writer writes a backup's entries and hashes the bytes of the tar.
 type writer struct {
 	*tar.Writer
 	sum  hash.Hash
@@ -317,7 +319,7 @@ func tarHeader(name string, size int64, t time.Time) *tar.Header {
 	return &tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o600, ModTime: t}
 }
 
-// headerBlock is the header as it stands in the tar, for a name and a size that fit into one block.
+// headerBlock is the tar header of an entry whose name and size fit into one block.
 func headerBlock(name string, size int64, t time.Time) []byte {
 	var buf bytes.Buffer
 	if err := tar.NewWriter(&buf).WriteHeader(tarHeader(name, size, t)); err != nil {

@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// ErrDamaged says that what stands under a digest does not have its bytes, or that they cannot be read. An error of
-// this kind says why, and is syscall.EIO too.
+// ErrDamaged reports that the file of a digest has wrong bytes or cannot be read. An error of this kind gives the
+// reason, and is also syscall.EIO.
 var ErrDamaged = errors.New("damaged on this disk")
 
-// Damage is a blob that is damaged.
+// Damage describes a damaged blob.
 type Damage struct {
 	Digest string
 	Why    string // in words
@@ -28,10 +28,10 @@ type Damage struct {
 // Error implements error.
 func (d *Damage) Error() string { return "blob " + d.Digest + " is damaged on this disk: " + d.Why }
 
-// Is makes it ErrDamaged, and syscall.EIO for those who know nothing of blobs.
+// Is makes the error ErrDamaged, and syscall.EIO for callers that know nothing of blobs.
 func (d *Damage) Is(target error) bool { return target == ErrDamaged || target == syscall.EIO }
 
-// stamp is how a file looked when its bytes were last judged. One that looks otherwise is judged anew.
+// stamp is the size and time of a file when its bytes were last checked. A file with another stamp is checked again.
 type stamp struct {
 	size int64
 	mod  time.Time
@@ -41,30 +41,30 @@ func stampOf(i fs.FileInfo) stamp { return stamp{i.Size(), i.ModTime()} }
 
 func (s stamp) of(i fs.FileInfo) bool { return s.size == i.Size() && s.mod.Equal(i.ModTime()) }
 
-// fault is what is remembered of a blob that is damaged.
+// fault is the record of a damaged blob.
 type fault struct {
 	stamp
 	err  *Damage
-	open bool // it was not the bytes: the file could not be opened, which is tried again each time
+	open bool // the file could not be opened, which is retried each time; the bytes were not checked
 }
 
-// check is one verification under way.
+// check is one running verification.
 type check struct {
 	done     chan struct{} // closed when err is set
-	hurry    chan struct{} // closed when somebody waits
+	hurry    chan struct{} // closed when a reader waits
 	hurried  bool          // owned by Dir.mu
 	replaced bool          // owned by Dir.mu: the blob was placed meanwhile
 	err      error
 }
 
-// maxSeen bounds what is remembered of files that were verified and could not be sealed, as those of another owner.
+// maxSeen bounds the records of verified files that could not be sealed, such as those of another owner.
 const maxSeen = 1 << 16
 
-// errSuspect says that a file may have been changed since it was last hashed.
+// errSuspect reports that a file may have changed since it was last hashed.
 var errSuspect = errors.New("not verified since it was changed")
 
-// look judges a blob by what can be seen without reading it: nil, fs.ErrNotExist, ErrDamaged or errSuspect, or that it
-// cannot be known now. The FileInfo is there unless nothing is.
+// look checks a blob without reading it: nil, fs.ErrNotExist, ErrDamaged or errSuspect, or an error that leaves its
+// state unknown. The FileInfo is set unless there is no file.
 func (d *Dir) look(digest string) (fs.FileInfo, error) {
 	algorithm, digits, err := ParseDigest(digest)
 	if err != nil {
@@ -94,8 +94,8 @@ func (d *Dir) look(digest string) (fs.FileInfo, error) {
 	return i, nil
 }
 
-// judge is look, and reads what is suspect. Who waits for that goes on with the Dir's end, not with his own: it is done
-// for the next one as well.
+// judge is look, and hashes a suspect blob. The verification ends with the Dir and not with the caller, because other
+// callers need its result too.
 func (d *Dir) judge(digest string) (fs.FileInfo, error) {
 	i, err := d.look(digest)
 	for try := 0; errors.Is(err, errSuspect) && try < 3; try++ {
@@ -106,14 +106,14 @@ func (d *Dir) judge(digest string) (fs.FileInfo, error) {
 	return i, err
 }
 
-// prove notes that the bytes of a blob were hashed. Of each there are 8 bytes, since there may be millions: that two
-// digests have the same is as likely as a wrong bit that nobody could see. d.mu is held.
+// prove records that the bytes of a blob were hashed. A record has 8 bytes, since there may be millions; a collision is
+// as unlikely as an undetected bit error. d.mu is held.
 func (d *Dir) prove(digest string) { d.proven[maphash.String(d.seed, digest)] = struct{}{} }
 
-// disprove takes prove back. d.mu is held.
+// disprove undoes prove. d.mu is held.
 func (d *Dir) disprove(digest string) { delete(d.proven, maphash.String(d.seed, digest)) }
 
-// Proven reports whether the bytes of a blob that can be opened were hashed by this process, and after a time.
+// Proven reports whether this process has hashed the bytes of an intact blob after the given time.
 func (d *Dir) Proven(digest string, after time.Time) bool {
 	d.mu.Lock()
 	_, ok := d.proven[maphash.String(d.seed, digest)]
@@ -125,7 +125,7 @@ func (d *Dir) Proven(digest string, after time.Time) bool {
 	return err == nil && (!sealed(digest, i) || i.ModTime().After(after)) // some files cannot be sealed
 }
 
-// damage remembers that a blob is damaged, tells whoever is to know if that is new, and returns the error.
+// damage records that a blob is damaged, calls d.damaged if that is new, and returns the error.
 func (d *Dir) damage(digest string, f fault) error {
 	d.mu.Lock()
 	old, known := d.faults[digest]
@@ -137,7 +137,7 @@ func (d *Dir) damage(digest string, f fault) error {
 	return f.err
 }
 
-// opened forgets that a blob could not be opened.
+// opened removes the record that a blob could not be opened.
 func (d *Dir) opened(digest string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -146,7 +146,7 @@ func (d *Dir) opened(digest string) {
 	}
 }
 
-// whole forgets that a blob was damaged.
+// whole removes the record that a blob is damaged.
 func (d *Dir) whole(digest string) {
 	d.mu.Lock()
 	delete(d.faults, digest)
@@ -165,16 +165,16 @@ func (d *Dir) Damaged() []Damage {
 	return list
 }
 
-// Verify reads a blob and compares its bytes with its name: ErrDamaged if they differ or cannot be read, fs.ErrNotExist
-// if there is none. What is right is sealed, what is wrong is known from then on, to this process and the next. Of
-// several that come at once one reads.
+// Verify reads a blob and compares its bytes with its digest: ErrDamaged if they differ or cannot be read,
+// fs.ErrNotExist if there is none. An intact blob is sealed; a damaged one is recorded, for this process and the next.
+// Concurrent calls for one blob share one read.
 func (d *Dir) Verify(ctx context.Context, digest string) error { return d.verify(ctx, digest, nil) }
 
-// Pace is called after each piece of n bytes that were read. It should wait, but not beyond the end of hurry: somebody
-// needs the blob now.
+// Pace is called after each piece of n bytes that were read. It should wait, but at most until hurry is closed: then a
+// reader needs the blob.
 type Pace func(ctx context.Context, n int, hurry <-chan struct{})
 
-// VerifySlowly is Verify from the disk itself, whatever the system still has in memory.
+// VerifySlowly is Verify that reads the disk itself instead of the page cache.
 func (d *Dir) VerifySlowly(ctx context.Context, digest string, pace Pace) error {
 	return d.verify(ctx, digest, pace)
 }
@@ -195,7 +195,7 @@ func (d *Dir) verify(ctx context.Context, digest string, pace Pace) error {
 				return ctx.Err()
 			}
 			if errors.Is(c.err, context.Canceled) || errors.Is(c.err, context.DeadlineExceeded) {
-				continue // who read gave up
+				continue // the reading goroutine was cancelled
 			}
 			return c.err
 		}
@@ -211,7 +211,7 @@ func (d *Dir) verify(ctx context.Context, digest string, pace Pace) error {
 	}
 }
 
-// compare reads a blob, once more if it is changed meanwhile, and sees to it that the outcome is known.
+// compare reads a blob, again if it changes meanwhile, and records the outcome.
 func (d *Dir) compare(ctx context.Context, digest string, c *check, pace Pace) error {
 	for range 3 {
 		i, err := d.look(digest)
@@ -239,7 +239,7 @@ func (d *Dir) compare(ctx context.Context, digest string, c *check, pace Pace) e
 	return d.damage(digest, fault{stamp: stampOf(i), err: &Damage{digest, "it is being written to"}, open: true})
 }
 
-// sum hashes an open file, and says what is wrong with it, "" for nothing.
+// sum hashes an open file, and returns what is wrong with it; "" if it is intact.
 func (d *Dir) sum(ctx context.Context, digest string, f File, size int64, c *check, pace Pace) (string, error) {
 	if pace != nil {
 		d.fs.Drop(f)
@@ -273,8 +273,8 @@ func (d *Dir) sum(ctx context.Context, digest string, f File, size int64, c *che
 	return "", nil
 }
 
-// settle notes what was found out about the file that looked so before, unless it is another one by now. It is under
-// the digest's lock, as placing is.
+// settle records the outcome for the file with the stamp before, unless the file has changed. It takes the digest's
+// lock, as placing does.
 func (d *Dir) settle(digest string, c *check, before stamp, why string) (settled bool, err error) {
 	algorithm, digits, err := ParseDigest(digest)
 	if err != nil {
@@ -321,7 +321,7 @@ func (d *Dir) settle(digest string, c *check, before stamp, why string) (settled
 	return true, d.damage(digest, fault{stamp: stampOf(i), err: &Damage{digest, why}})
 }
 
-// openFile opens the file of a blob that look has seen.
+// openFile opens the file of a blob that look has found.
 func (d *Dir) openFile(digest string, seen fs.FileInfo) (File, error) {
 	algorithm, digits, err := ParseDigest(digest)
 	if err != nil {
@@ -335,8 +335,7 @@ func (d *Dir) openFile(digest string, seen fs.FileInfo) (File, error) {
 	return f, err
 }
 
-// unusable reports whether an error says that something is wrong with this file, rather than that it cannot be read at
-// this moment.
+// unusable reports whether an error means that this file is damaged, rather than that it cannot be read at the moment.
 func unusable(err error) bool {
 	if err == nil {
 		return false
@@ -347,10 +346,10 @@ func unusable(err error) bool {
 	}, func(e error) bool { return errors.Is(err, e) })
 }
 
-// errUnclean is EUCLEAN, by which file systems say that what they keep of a file is damaged.
+// errUnclean is EUCLEAN, with which file systems report damaged metadata of a file.
 const errUnclean = syscall.Errno(117)
 
-// reason is the end of an error, without the path.
+// reason returns the cause of an error, without the path.
 func reason(err error) string {
 	var p *fs.PathError
 	if errors.As(err, &p) {
@@ -366,8 +365,8 @@ func kindOf(i fs.FileInfo) string {
 	return "something else"
 }
 
-// makeWay puts what stands in the way of a blob's name aside: whatever it is, it is not ours to delete. It reports
-// whether there is a way now.
+// makeWay moves anything aside that is in the way of a blob's name; it may not be ours to delete. It reports whether
+// the way is free now.
 func (d *Dir) makeWay(target string) bool {
 	way := false
 	for _, dir := range []string{filepath.Dir(filepath.Dir(target)), filepath.Dir(target)} {
@@ -392,7 +391,7 @@ func (d *Dir) makeWay(target string) bool {
 	return way
 }
 
-// setAside moves a file or directory that is not ours out of the way, below aside/.
+// setAside moves a foreign file or directory below aside/.
 func (d *Dir) setAside(name string) error {
 	dir := filepath.Join(d.dir, "aside")
 	if err := d.mkdir(dir); err != nil {

@@ -82,7 +82,8 @@ func TestDamage(t *testing.T) {
 				case tc.why == "" || !errors.Is(err, blob.ErrDamaged) || !errors.Is(err, syscall.EIO):
 					t.Errorf("got %v", err)
 				case strings.Contains(err.Error(), tc.why):
-					if list := d.Damaged(); len(list) != 1 || list[0].Digest != digest || !strings.Contains(list[0].Why, tc.why) {
+					if list := d.Damaged(); len(list) != 1 || list[0].Digest != digest ||
+						!strings.Contains(list[0].Why, tc.why) {
 						t.Errorf("known to be damaged: %+v", list)
 					}
 				default:
@@ -128,7 +129,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// A damaged blob can be swept, and what stands in its place is not deleted if it is not a file.
+// A damaged blob can be swept, and what is in its place is not deleted if it is not a file.
 func TestSweepDamaged(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -280,7 +281,8 @@ func TestUnreadable(t *testing.T) {
 	}
 	try(blob.ErrDamaged) // and is not read again for each who asks
 	disk.read = func() error { return syscall.ENOMEM }
-	if err := d.Verify(context.Background(), digest); !errors.Is(err, syscall.ENOMEM) || errors.Is(err, blob.ErrDamaged) {
+	if err := d.Verify(context.Background(), digest); !errors.Is(err, syscall.ENOMEM) ||
+		errors.Is(err, blob.ErrDamaged) {
 		t.Fatal(err)
 	}
 	disk.read = nil
@@ -304,10 +306,11 @@ func TestVerifyTogether(t *testing.T) {
 		var once sync.Once
 		result := make(chan error, 1)
 		go func() {
-			result <- d.VerifySlowly(context.Background(), digest, func(_ context.Context, n int, hurry <-chan struct{}) {
-				once.Do(func() { began <- true })
-				<-hurry // for ever, unless somebody waits
-			})
+			result <- d.VerifySlowly(context.Background(), digest,
+				func(_ context.Context, n int, hurry <-chan struct{}) {
+					once.Do(func() { began <- true })
+					<-hurry // for ever, unless somebody waits
+				})
 		}()
 		<-began
 		return func() error { return <-result }

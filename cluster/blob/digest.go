@@ -15,8 +15,7 @@ func ParseDigest(digest string) (algorithm, digits string, err error) {
 	return tree.ParseDigest(digest)
 }
 
-// NewSum returns a hash of the algorithm that a digest names, and a function that says which digest the bytes written
-// to it have.
+// NewSum returns a hash of a digest's algorithm, and a function that returns the digest of the bytes written to it.
 func NewSum(digest string) (hash.Hash, func() string) {
 	algorithm, _, _ := strings.Cut(digest, ":")
 	h := newHash(algorithm)

@@ -1,17 +1,18 @@
-// Package blob keeps a directory of immutable files, each named by the digest of its bytes.
+// Package blob manages a directory of immutable files, each named by the digest of its bytes.
 //
 // What it promises:
 //
-//   - A file stands under its digest only after its bytes were hashed here and are durable: hashed while written, file synced, renamed,
-//     directory synced, in this order; for a group of blobs one sync of the file system stands for those of all files,
-//     and one for those of all directories. After a crash at any moment each digest is whole or absent.
+//   - A file has the name of its digest only after its bytes were hashed here and are durable: hashed while written,
+//     file synced, renamed, directory synced, in this order. For a group of blobs one sync of the file system replaces
+//     those of all files, and another those of all directories. After a crash at any moment each digest is whole or
+//     absent.
 //   - Bytes being written are scratch files. One with an id survives its writer, and the process, and can be resumed.
-//   - A file is removed only by Sweep, under the lock of its digest, never while someone holds the digest.
+//   - A file is removed only by Sweep, under the lock of its digest, never while the digest is held.
 //   - Writes are refused with syscall.ENOSPC before the disk's reserve is touched.
-//   - What is known to be damaged is not opened, and what may have been changed since it was last hashed is hashed
-//     before it is opened. Placing a blob repairs it.
+//   - A blob that is known to be damaged is not opened, and one that may have changed since it was last hashed is
+//     hashed before it is opened. Placing a blob repairs it.
 //
-// Which blobs are wanted is not known here.
+// It does not know which blobs are wanted.
 package blob
 
 import (
@@ -34,15 +35,15 @@ import (
 type Options struct {
 	// FS is the file system, OS{} if nil.
 	FS FS
-	// Reserve is the number of bytes that stay free on the disk: writes that would go below are syscall.ENOSPC. 0 for
+	// Reserve is the number of bytes that stay free on the disk: writes that would leave less are syscall.ENOSPC. 0:
 	// none.
 	Reserve int64
-	// Now is the clock; nil is time.Now. It says when a blob was verified.
+	// Now is the clock; nil is time.Now. It gives the time at which a blob was verified.
 	Now func() time.Time
-	// Damaged is told of each blob that is found to be damaged, by the goroutine that found it; nil: nobody is. It must
-	// not wait.
+	// Damaged is called for each blob that is found to be damaged, by the goroutine that found it; it may be nil. It
+	// must not block.
 	Damaged func(*Damage)
-	// Repaired is told of each damaged blob that is placed again; nil: nobody is. It must not wait.
+	// Repaired is called for each damaged blob that is placed again; it may be nil. It must not block.
 	Repaired func(digest string)
 }
 
@@ -59,34 +60,37 @@ type Dir struct {
 	life     context.Context // of verifications that an Open waits for; ends with Close
 	end      context.CancelFunc
 
-	volume volume // the file system, for groups of blobs
+	volume volume // the file system, to sync groups of blobs
 
 	seed  maphash.Seed
 	locks [64]sync.Mutex // by digest; a lock guards the digest's holds and its removal
 	holds [64]map[string]int
-	all   atomic.Int64 // holds on everything
+	all   atomic.Int64 // holds on all digests
 
 	mu      sync.Mutex
 	made    map[string]bool     // directories that are known to be durable
-	stable  map[string]bool     // directories in which all names are
+	stable  map[string]bool     // directories in which all names are durable
 	placing map[string]int      // how many writers are between a rename into a directory and its sync
 	writers map[string]*Writer  // open writers by id
 	sums    map[string]savedSum // hash states of scratch files that no writer has open, by id
-	faults  map[string]fault    // blobs that are damaged, as far as is known
+	faults  map[string]fault    // blobs that are known to be damaged
 	seen    map[string]stamp    // blobs that were verified and could not be sealed
 	checks  map[string]*check   // verifications under way
 	proven  map[uint64]struct{} // hashes, by seed, of the digests whose bytes were hashed by this process
 }
 
-// Open opens the directory and makes what is missing in it. Scratch files without an id, left by a crash, are removed.
+// Open opens the directory and creates missing parts of it. Scratch files without an id, which a crash has left, are
+// removed.
 func Open(dir string, o Options) (*Dir, error) {
 	if o.FS == nil {
 		o.FS = OS{}
 	}
 	d := &Dir{
 		dir: dir, fs: o.FS, reserve: o.Reserve, seed: maphash.MakeSeed(),
-		made: map[string]bool{}, stable: map[string]bool{}, placing: map[string]int{}, writers: map[string]*Writer{}, sums: map[string]savedSum{},
-		now: o.Now, damaged: o.Damaged, repaired: o.Repaired, faults: map[string]fault{}, seen: map[string]stamp{}, checks: map[string]*check{},
+		made: map[string]bool{}, stable: map[string]bool{}, placing: map[string]int{}, writers: map[string]*Writer{},
+		sums: map[string]savedSum{},
+		now:  o.Now, damaged: o.Damaged, repaired: o.Repaired, faults: map[string]fault{}, seen: map[string]stamp{},
+		checks: map[string]*check{},
 		proven: map[uint64]struct{}{},
 	}
 	if d.now == nil {
@@ -113,14 +117,14 @@ func Open(dir string, o Options) (*Dir, error) {
 			}
 		}
 	}
-	if s, err := d.fs.Syncer(dir); err == nil { // else files are synced one by one
+	if s, err := d.fs.Syncer(dir); err == nil { // otherwise files are synced one by one
 		d.volume.s = s
 	}
 	return d, nil
 }
 
-// Close ends the verifications that are under way for an Open, and waits for a sync of the whole file system that is.
-// Blobs that are not suspect can still be opened.
+// Close ends running verifications for an Open, and waits for a running sync of the whole file system. Blobs that are
+// not suspect can still be opened.
 func (d *Dir) Close() {
 	d.end()
 	d.volume.close()
@@ -137,7 +141,7 @@ func (d *Dir) mkdir(name string) error {
 	if err := d.fs.Mkdir(name, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	// Also when it was there: it may have been made just before a crash, or by a writer that has not synced yet.
+	// Also if the directory exists: it may have been made just before a crash, or by a writer that has not synced yet.
 	if err := d.fs.SyncDir(filepath.Dir(name)); err != nil {
 		return err
 	}
@@ -147,7 +151,7 @@ func (d *Dir) mkdir(name string) error {
 	return nil
 }
 
-// rename makes a file the blob called digest, durably.
+// rename makes a file the blob of a digest, durably.
 func (d *Dir) rename(from, to, digest string) error {
 	dir := filepath.Dir(to)
 	d.enter(dir)
@@ -161,8 +165,8 @@ func (d *Dir) rename(from, to, digest string) error {
 	return err
 }
 
-// enter says that a name is going to be in a directory that is not durable yet; entered must follow, when it is or
-// cannot be.
+// enter reports that a name is going to be created in a directory, which is not durable yet; entered must follow when
+// it is durable or has failed.
 func (d *Dir) enter(dir string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -180,11 +184,11 @@ func (d *Dir) entered(dir string, err error) {
 	}
 }
 
-// move renames a file to the blob called digest; the directory is to be synced. What was known of the blob before is
-// forgotten: the bytes of this one were hashed.
+// move renames a file to the blob of a digest; the caller syncs the directory. Records of the previous file are
+// deleted, because the bytes of this one were hashed.
 func (d *Dir) move(from, to, digest string) error {
 	n := d.slot(digest)
-	d.locks[n].Lock() // so that no verification of the file before is taken for one of this
+	d.locks[n].Lock() // so that no verification of the previous file counts for this one
 	err := d.fs.Rename(from, to)
 	damaged := false
 	if err == nil {
@@ -205,12 +209,11 @@ func (d *Dir) move(from, to, digest string) error {
 	return err
 }
 
-// errNotSynced says that the name is there, but perhaps not for ever.
+// errNotSynced reports that a name exists but may not be durable.
 var errNotSynced = errors.New("the directory was not synced")
 
-// Durable returns the size of a blob that is whole, as Open judges it, and sees to it that a power cut does not take it
-// away. A name that can be seen may be one whose sync
-// failed, or has not come yet, or of a process that ended before it.
+// Durable returns the size of an intact blob, with the same checks as Open, and makes sure that its name is durable:
+// the sync of a visible name may have failed, may not have happened yet, or the process may have ended before it.
 func (d *Dir) Durable(digest string) (int64, error) {
 	i, err := d.judge(digest)
 	if err != nil {
@@ -246,14 +249,14 @@ func (d *Dir) path(algorithm, digits string) string {
 	return filepath.Join(d.dir, algorithm, digits[:2], digits)
 }
 
-// target is the path of the blob called digest, which must be one.
+// target is the path of a valid digest's blob.
 func (d *Dir) target(digest string) string {
 	algorithm, digits, _ := ParseDigest(digest)
 	return d.path(algorithm, digits)
 }
 
-// Stat returns the size of a blob, else fs.ErrNotExist or ErrDamaged. It reads nothing: a blob that may have been
-// changed since it was hashed counts as whole.
+// Stat returns the size of a blob; otherwise the error is fs.ErrNotExist or ErrDamaged. It reads no bytes: a blob that
+// may have changed since it was hashed counts as intact.
 func (d *Dir) Stat(digest string) (int64, error) {
 	i, err := d.look(digest)
 	var size int64
@@ -266,8 +269,8 @@ func (d *Dir) Stat(digest string) (int64, error) {
 	return size, err
 }
 
-// Verified returns when a blob was last hashed, a little before that rather than after it; the zero time if it may have
-// been changed since. Else it is Stat.
+// Verified returns when a blob was last hashed, or a little earlier; the zero time if it may have changed since.
+// Otherwise it returns the errors of Stat.
 func (d *Dir) Verified(digest string) (time.Time, error) {
 	i, err := d.look(digest)
 	if errors.Is(err, errSuspect) {
@@ -279,9 +282,9 @@ func (d *Dir) Verified(digest string) (time.Time, error) {
 	return i.ModTime(), nil
 }
 
-// Open opens a blob for reading, else fs.ErrNotExist or ErrDamaged. One that may have been changed since it was hashed
-// is hashed first. On disk it is an *os.File; it stays
-// readable when the blob is swept meanwhile.
+// Open opens a blob for reading; otherwise the error is fs.ErrNotExist or ErrDamaged. A blob that may have changed
+// since it was hashed is hashed first. On disk the File is an *os.File; it stays readable when the blob is swept
+// meanwhile.
 func (d *Dir) Open(digest string) (File, error) {
 	i, err := d.judge(digest)
 	if err != nil {
@@ -294,8 +297,8 @@ func (d *Dir) Open(digest string) (File, error) {
 	return f, err
 }
 
-// Scan yields every blob on disk with its size, in the order of algorithm and digest. Files that are not blobs are
-// passed over. An error ends it, yielded with an empty Entry.
+// Scan yields every blob on disk with its size, in the order of algorithm and digest. It skips files that are not
+// blobs. An error ends it and is yielded with an empty Entry.
 func (d *Dir) Scan() iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		for _, algorithm := range []string{"sha256", "sha512"} {
@@ -345,7 +348,7 @@ func (d *Dir) slot(digest string) int {
 	return int(maphash.String(d.seed, digest) % uint64(len(d.locks)))
 }
 
-// Hold keeps Sweep away from a digest, present or not, until release is called (once).
+// Hold prevents Sweep of a digest, present or not, until release is called (once).
 func (d *Dir) Hold(digest string) (release func()) {
 	n := d.slot(digest)
 	d.locks[n].Lock()
@@ -360,19 +363,19 @@ func (d *Dir) Hold(digest string) (release func()) {
 	})
 }
 
-// HoldAll keeps Sweep away from every digest until release is called (once). When it returns, no Sweep is under way any
-// more. It costs nothing per digest.
+// HoldAll prevents Sweep of every digest until release is called (once). When it returns, no Sweep is running. Its cost
+// does not depend on the number of digests.
 func (d *Dir) HoldAll() (release func()) {
 	d.all.Add(1)
 	for n := range d.locks {
-		d.locks[n].Lock() // until a Sweep that has not seen it is over
+		d.locks[n].Lock() // waits for a Sweep that began before
 		//lint:ignore SA2001 nothing is to be done in between
 		d.locks[n].Unlock()
 	}
 	return sync.OnceFunc(func() { d.all.Add(-1) })
 }
 
-// Held reports whether someone holds the digest now.
+// Held reports whether the digest is held now.
 func (d *Dir) Held(digest string) bool {
 	n := d.slot(digest)
 	d.locks[n].Lock()
@@ -380,8 +383,9 @@ func (d *Dir) Held(digest string) bool {
 	return d.holds[n][digest] > 0 || d.all.Load() > 0
 }
 
-// Sweep removes a blob if nobody holds it and unwanted, asked under the lock of the digest, says so. It reports whether
-// there was one to remove. The removal is not synced: a file that a power cut brings back is swept again.
+// Sweep removes a blob if it is not held and unwanted, which is called with the digest's lock held, returns true. It
+// reports whether there was a blob to remove. The removal is not synced: a file that a power cut restores is swept
+// again.
 func (d *Dir) Sweep(digest string, unwanted func() bool) (bool, error) {
 	algorithm, digits, err := ParseDigest(digest)
 	if err != nil {
@@ -414,8 +418,8 @@ func (d *Dir) Sweep(digest string, unwanted func() bool) (bool, error) {
 // Room returns syscall.ENOSPC, with the numbers, if writing n more bytes would leave less than the reserve.
 func (d *Dir) Room(n int64) error { return d.room(n, d.reserve) }
 
-// RoomSmall is Room with half the reserve: for small records, so that what was uploaded up to the reserve can still be
-// named.
+// RoomSmall is Room with half the reserve, for small records: names for content that was uploaded up to the reserve can
+// still be written.
 func (d *Dir) RoomSmall(n int64) error { return d.room(n, d.reserve/2) }
 
 func (d *Dir) room(n, reserve int64) error {
@@ -427,22 +431,24 @@ func (d *Dir) room(n, reserve int64) error {
 		return err
 	}
 	if free-n < reserve {
-		return fmt.Errorf("disk of %s: %d MiB free and %d MiB kept in reserve, delete content and run `casemate gc --now`: %w", d.dir, free>>20, reserve>>20, syscall.ENOSPC)
+		return fmt.Errorf("disk of %s: %d MiB free and %d MiB kept in reserve, delete content and run `casemate gc "+
+			"--now`: %w", d.dir, free>>20, reserve>>20, syscall.ENOSPC)
 	}
 	return nil
 }
 
-// Free returns the bytes that can still be written to the disk (the reserve included) and the size of the disk.
+// Free returns the number of bytes that can still be written to the disk, including the reserve, and the size of the
+// disk.
 func (d *Dir) Free() (free, total int64, err error) { return d.fs.Free(d.dir) }
 
-// Scratch describes a scratch file that has an id.
+// Scratch describes a scratch file with an id.
 type Scratch struct {
 	ID      string
 	Size    int64 // bytes
 	ModTime time.Time
 }
 
-// Scratches lists the scratch files that have an id, open ones included, ordered by id.
+// Scratches lists the scratch files with an id, including open ones, ordered by id.
 func (d *Dir) Scratches() ([]Scratch, error) {
 	list, err := d.fs.ReadDir(d.scratchPath(""))
 	if err != nil {
@@ -466,8 +472,8 @@ func (d *Dir) Scratches() ([]Scratch, error) {
 	return out, nil
 }
 
-// ExpireScratch removes the scratch files that nobody has open and that were last written before the given time; it
-// returns their number.
+// ExpireScratch removes the scratch files that are not open and were last written before the given time; it returns
+// their number.
 func (d *Dir) ExpireScratch(before time.Time) (int, error) {
 	list, err := d.Scratches()
 	if err != nil {
@@ -494,7 +500,7 @@ func (d *Dir) ExpireScratch(before time.Time) (int, error) {
 }
 
 const (
-	named     = "u-" // prefixes of scratch file names: an id may begin with a dot, or be one
+	named     = "u-" // prefixes of scratch file names, because an id may begin with a dot
 	anonymous = "t-"
 )
 

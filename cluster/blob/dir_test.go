@@ -119,7 +119,8 @@ func TestDigestsThatAreNot(t *testing.T) {
 	d := open(t, t.TempDir(), blob.Options{})
 	good := sha(nil)
 	for _, digest := range []string{
-		"", "sha256", "sha256:", good[:70], good + "0", strings.ToUpper(good), "sha256:" + strings.Repeat("../", 21) + "a",
+		"", "sha256", "sha256:", good[:70], good + "0", strings.ToUpper(good), "sha256:" + strings.Repeat("../", 21) +
+			"a",
 		"md5:" + good[7:], "sha512:" + good[7:], "sha256:" + strings.Repeat("g", 64), strings.Repeat("x", 100_000),
 	} {
 		if _, err := d.Stat(digest); !errors.Is(err, fs.ErrInvalid) || len(err.Error()) > 500 {

@@ -11,22 +11,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrLocked is returned by FS.Lock when another process (or another user of the same FS) holds the lock.
+// ErrLocked is returned by FS.Lock if another process (or another user of the same FS) holds the lock.
 var ErrLocked = errors.New("held by another process")
 
-// FS is the few calls through which everything durable of a node goes: blobs, the raft log, snapshots, marks.
-// It is a seam: package blobtest has one that forgets at a power cut what was not synced.
+// FS is the set of calls for all durable data of a node: blobs, the raft log, snapshots, watermarks. Tests replace it:
+// package blobtest has one that loses unsynced changes at a power cut.
 //
-// Errors are those of package os. What a call changes is durable only after File.Sync (bytes, size) and SyncDir of the
-// directory that holds the name (existence of names); Rename is atomic: after a crash there is either the old name or
-// the new one. All methods are safe for concurrent use.
+// Errors are those of package os. A change is durable only after File.Sync (bytes, size) and SyncDir of the directory
+// (existence of names); Rename is atomic: after a crash there is either the old name or the new one. All methods are
+// safe for concurrent use.
 type FS interface {
 	// OpenFile opens a file with os.O_ flags. On disk it returns an *os.File, so that bytes can go to a socket by
 	// sendfile.
 	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 	// Mkdir makes one directory.
 	Mkdir(name string, perm fs.FileMode) error
-	// Rename moves a file, replacing what stood there.
+	// Rename moves a file and replaces an existing one.
 	Rename(from, to string) error
 	// Remove removes a file or an empty directory.
 	Remove(name string) error
@@ -36,28 +36,28 @@ type FS interface {
 	Stat(name string) (fs.FileInfo, error)
 	// SyncDir makes the names in a directory durable.
 	SyncDir(name string) error
-	// Syncer opens the file system of dir to sync all of it at once; errors.ErrUnsupported where that is not to be relied
-	// on.
+	// Syncer opens the file system of dir to sync all of it at once; errors.ErrUnsupported if such a sync is not
+	// reliable.
 	Syncer(dir string) (Syncer, error)
-	// Allocate reserves size bytes for a new file so that later writes within it need no new space; the bytes read as
+	// Allocate reserves size bytes for a new file, so that later writes within it need no new space; the bytes read as
 	// zeros.
 	Allocate(f File, size int64) error
 	// Clone makes the first n bytes of dst, an empty file, those of src from off on, without copying them: both files
 	// share the disk's blocks until one is written. n is at most size and may be less, since only whole blocks can be
-	// shared. errors.ErrUnsupported says that this cannot be done and dst is as it was; after any other error dst may
-	// have any bytes.
+	// shared. errors.ErrUnsupported means that cloning is impossible and dst is unchanged; after any other error dst
+	// may have any bytes.
 	Clone(dst File, src Source, off, size int64) (n int64, err error)
 	// Chtimes sets the modification time of a file. It is durable after a Sync of the file.
 	Chtimes(name string, mod time.Time) error
-	// Drop lets the system forget what it has in memory of a file, so that who reads it reads the disk. It is a hint
-	// and promises nothing.
+	// Drop lets the system drop its cache of a file, so that the next read reads the disk. It is a hint without
+	// guarantees.
 	Drop(f File)
-	// Flush begins to write n bytes from off on to the disk and does not wait for them, so that the Sync to come has
-	// less to do. It is a hint and promises nothing.
+	// Flush begins to write n bytes from off on to the disk without waiting, so that the next Sync has less to do. It
+	// is a hint without guarantees.
 	Flush(f File, off, n int64)
-	// Free returns the bytes that this process may still write to the file system of dir, and its whole size.
+	// Free returns the number of bytes that this process may still write to the file system of dir, and its size.
 	Free(dir string) (free, total int64, err error)
-	// Lock takes an exclusive lock that ends with Close or with the process; ErrLocked if someone else has it.
+	// Lock takes an exclusive lock that ends with Close or with the process; ErrLocked if it is taken.
 	Lock(name string) (io.Closer, error)
 }
 
@@ -76,14 +76,14 @@ type File interface {
 
 // Syncer syncs a whole file system.
 type Syncer interface {
-	// Sync makes durable what was changed before it was called: the bytes of files and the names in directories. It also
-	// waits for what others have written. An error says that something is lost that was written since the Syncer was
-	// opened or since its last error, and not what that is: each file's own Sync tells.
+	// Sync makes everything durable that was changed before the call: the bytes of files and the names in directories.
+	// It also waits for other processes' writes. An error means that some write since the Syncer was opened, or since
+	// its last error, was lost; each file's own Sync tells which.
 	Sync() error
 	io.Closer
 }
 
-// Source is a file from which bytes can be cloned: an *os.File, or what embeds one.
+// Source is a file whose bytes can be cloned: an *os.File, or a type that embeds one.
 type Source interface {
 	io.Reader
 	io.Seeker
@@ -132,7 +132,7 @@ func (OS) SyncDir(name string) error {
 	return d.Sync()
 }
 
-// Free is statfs(2): what an unprivileged process may use (f_bavail), not what root keeps.
+// Free is statfs(2): the space for unprivileged processes (f_bavail), without root's reserve.
 func (OS) Free(dir string) (free, total int64, err error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err != nil {
@@ -141,7 +141,7 @@ func (OS) Free(dir string) (free, total int64, err error) {
 	return int64(s.Bavail) * int64(s.Bsize), int64(s.Blocks) * int64(s.Bsize), nil // the types differ between systems
 }
 
-// Lock is flock(2) on a file that is made if it is absent and stays there.
+// Lock is flock(2) on a file that is created if it is absent and never removed.
 func (OS) Lock(name string) (io.Closer, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

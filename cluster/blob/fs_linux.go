@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Syncer is syncfs(2). Before Linux 5.8 syncfs does not tell of writes that have failed, and on a file system that is
-// not in the list its promise is not known (that of FUSE does not reach the disk): both are errors.ErrUnsupported.
+// Syncer is syncfs(2). Before Linux 5.8 syncfs does not report failed writes, and on file systems that are not in the
+// list its guarantees are unknown (with FUSE it does not reach the disk): both are errors.ErrUnsupported.
 func (OS) Syncer(dir string) (Syncer, error) {
 	var u unix.Utsname
 	var st unix.Statfs_t
@@ -32,7 +32,7 @@ func (OS) Syncer(dir string) (Syncer, error) {
 	return syncer{f}, nil
 }
 
-// tellsSyncErrors says whether syncfs(2) of a kernel of that release tells of writes that have failed: since 5.8.
+// tellsSyncErrors reports whether syncfs(2) of a kernel release reports failed writes: since 5.8.
 func tellsSyncErrors(release string) bool {
 	var major, minor int
 	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
@@ -43,7 +43,7 @@ func tellsSyncErrors(release string) bool {
 
 type syncer struct{ *os.File }
 
-// Sync hides the file's own.
+// Sync overrides the file's Sync.
 func (s syncer) Sync() error {
 	for {
 		err := unix.Syncfs(int(s.Fd()))
@@ -53,7 +53,7 @@ func (s syncer) Sync() error {
 	}
 }
 
-// Allocate is fallocate(2), and ftruncate(2) where the file system has none.
+// Allocate is fallocate(2), or ftruncate(2) if the file system does not support it.
 func (OS) Allocate(f File, size int64) error {
 	o, ok := f.(*os.File)
 	if !ok {
@@ -69,8 +69,8 @@ func (OS) Allocate(f File, size int64) error {
 	return nil
 }
 
-// Clone is ioctl_ficlonerange(2), which xfs and btrfs have, for files of one file system. Both ends of the range must
-// lie on the borders of blocks, but its end may be that of src.
+// Clone is ioctl_ficlonerange(2), which xfs and btrfs support, for files of one file system. Both ends of the range
+// must be block boundaries, except that its end may be that of src.
 func (OS) Clone(dst File, src Source, off, size int64) (n int64, err error) {
 	to, ok := dst.(*os.File)
 	if !ok {
@@ -87,7 +87,7 @@ func (OS) Clone(dst File, src Source, off, size int64) (n int64, err error) {
 	if n = size; off+n < i.Size() {
 		n -= n % int64(st.Bsize)
 	}
-	if n == 0 { // which would mean all of it
+	if n == 0 { // 0 would mean the whole file
 		return 0, errors.ErrUnsupported
 	}
 	raw, err := src.SyscallConn()
@@ -96,7 +96,8 @@ func (OS) Clone(dst File, src Source, off, size int64) (n int64, err error) {
 	}
 	var failed error
 	err = raw.Control(func(fd uintptr) {
-		failed = unix.IoctlFileCloneRange(int(to.Fd()), &unix.FileCloneRange{Src_fd: int64(fd), Src_offset: uint64(off), Src_length: uint64(n)})
+		failed = unix.IoctlFileCloneRange(int(to.Fd()), &unix.FileCloneRange{Src_fd: int64(fd), Src_offset: uint64(off),
+			Src_length: uint64(n)})
 	})
 	if err = errors.Join(err, failed); err != nil {
 		return 0, &fs.PathError{Op: "clone", Path: to.Name(), Err: err}
@@ -127,6 +128,6 @@ func (OS) Flush(f File, off, n int64) {
 	if err != nil {
 		return
 	}
-	// What cannot be written now is told by fsync.
+	// fsync reports bytes that cannot be written.
 	raw.Control(func(fd uintptr) { unix.SyncFileRange(int(fd), off, n, unix.SYNC_FILE_RANGE_WRITE) })
 }

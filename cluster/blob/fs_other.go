@@ -4,8 +4,8 @@ package blob
 
 import "errors"
 
-// Allocate sets the size and reserves nothing: later writes may still find the disk full. A node runs on Linux;
-// elsewhere the program only collects.
+// Allocate sets the size and reserves nothing: later writes may still find the disk full. Nodes run on Linux; on other
+// systems the program only makes bundles.
 func (OS) Allocate(f File, size int64) error { return f.Truncate(size) }
 
 // Syncer is not supported.
@@ -14,8 +14,8 @@ func (OS) Syncer(string) (Syncer, error) { return nil, errors.ErrUnsupported }
 // Clone is not supported.
 func (OS) Clone(File, Source, int64, int64) (int64, error) { return 0, errors.ErrUnsupported }
 
-// Flush leaves it to the system when to write.
+// Flush does nothing.
 func (OS) Flush(File, int64, int64) {}
 
-// Drop leaves it to the system what to keep in memory.
+// Drop does nothing.
 func (OS) Drop(File) {}

@@ -9,25 +9,25 @@ import (
 	"time"
 )
 
-// groupMin is the least number of files that are synced as a group: below, the syncs of each are cheaper than a sync of
-// everything.
+// groupMin is the minimum number of files that are synced as a group: for fewer, separate syncs are cheaper than a sync
+// of the file system.
 const groupMin = 4
 
-// groupSyncs is how many files or directories of a group are synced at once, where they are synced one by one.
+// groupSyncs is how many files or directories of a group are synced concurrently if they are synced separately.
 const groupSyncs = 16
 
-// Placed is what became of one writer of a group.
+// Placed is the result of one writer of a group.
 type Placed struct {
 	Digest string
 	Size   int64 // bytes
 	Err    error // those of Place
 }
 
-// PlaceAll is Place for several writers, with two syncs of the whole file system instead of two for each: the bytes of
-// all, then, after the renames, the names of all. digests has as many elements, and no writer is there twice. One that
-// fails does not hold up the others.
+// PlaceAll is Place for several writers, with two syncs of the whole file system instead of two for each writer: one
+// for the bytes and, after the renames, one for the names. digests has one element for each writer, and the writers are
+// distinct. A writer that fails does not affect the others.
 //
-// If we were to crash before the second sync is over, each digest is whole or absent, as with Place.
+// If we were to crash before the second sync has ended, each digest is whole or absent, as with Place.
 func (d *Dir) PlaceAll(ws []*Writer, digests []string) []Placed {
 	out := make([]Placed, len(ws))
 	if len(ws) < groupMin {
@@ -67,7 +67,7 @@ func (d *Dir) PlaceAll(ws []*Writer, digests []string) []Placed {
 	return out
 }
 
-// group is blobs that are placed together. All its writers are locked.
+// group is a set of blobs that are placed together. All its writers are locked.
 type group struct {
 	d       *Dir
 	members []*member
@@ -80,10 +80,10 @@ type member struct {
 	target, dir string
 	release     func()
 	renamed     bool
-	alone       bool // something is in its way: it is placed by itself, which knows what to do
+	alone       bool // its name is blocked: it is placed separately, which handles that
 }
 
-// syncBytes makes the bytes durable, or ends the writers that cannot be.
+// syncBytes makes the bytes durable, and ends the writers whose bytes cannot be.
 func (g *group) syncBytes() {
 	if g.d.volume.sync() {
 		return
@@ -95,7 +95,7 @@ func (g *group) syncBytes() {
 	})
 }
 
-// rename gives the files their names.
+// rename gives the files their final names.
 func (g *group) rename() {
 	known := map[string]bool{}
 	for _, m := range g.members {
@@ -170,7 +170,7 @@ func (g *group) syncNames() {
 	}
 }
 
-// dirs are the directories in which there are new names.
+// dirs are the directories with new names.
 func (g *group) dirs() (list []string) {
 	seen := map[string]bool{}
 	for _, m := range g.members {
@@ -182,7 +182,7 @@ func (g *group) dirs() (list []string) {
 	return list
 }
 
-// each does something to all of a list, a few at a time.
+// each calls do for all elements of a list, groupSyncs at a time.
 func each[T any](list []T, do func(T)) {
 	next := make(chan T)
 	var workers sync.WaitGroup
@@ -200,22 +200,22 @@ func each[T any](list []T, do func(T)) {
 	workers.Wait()
 }
 
-// volumePatience is how long a group waits for a sync of the whole file system. It takes longer where somebody else has
-// written much.
+// volumePatience is how long a group waits for a sync of the whole file system, which takes longer if other processes
+// have written much.
 const volumePatience = 2 * time.Second
 
-// volume is the file system of a Dir. Its zero value, and one that is closed, syncs nothing.
+// volume is the file system of a Dir. Its zero value, and a closed volume, sync nothing.
 type volume struct {
 	patience time.Duration
 
 	mu    sync.Mutex
 	s     Syncer
-	under chan error // of a sync for which nobody waits any more; it has capacity 1
+	under chan error // result of a sync that was too slow; capacity 1
 }
 
-// sync makes durable everything that was written before. If it cannot say that this is so, or that would take long,
-// files and directories have to be synced one by one. After an error it is not asked any more: another group's bytes
-// may be among those that it was about, and the kernel tells it once.
+// sync makes everything durable that was written before. If it cannot confirm that, or would take long, it returns
+// false, and files and directories have to be synced separately. After an error it is not used any more: the error may
+// be about another group's bytes, and the kernel reports it once.
 func (v *volume) sync() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -244,7 +244,7 @@ func (v *volume) sync() bool {
 	}
 }
 
-// ended notes how a sync has ended. v.mu is held.
+// ended records the result of a sync. v.mu is held.
 func (v *volume) ended(err error) {
 	v.under = nil
 	if err != nil {

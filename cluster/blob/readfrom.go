@@ -8,22 +8,22 @@ import (
 )
 
 const (
-	// cloneMin is the least size that is cloned: below, a copy costs less than what the file system has to note down.
+	// cloneMin is the minimum size for cloning: below it, a copy costs less than the file system's metadata.
 	cloneMin = 256 << 10
-	// chunk is how much is read, written and hashed at a time. Two are in memory for each ReadFrom.
+	// chunk is how much is read, written and hashed at a time. Each ReadFrom has two chunks in memory.
 	chunk = 128 << 10
-	// aside is the least that is worth being hashed by another goroutine.
+	// aside is the minimum size of a piece that is hashed by another goroutine.
 	aside = 16 << 10
 )
 
 var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
 
-// ReadFrom implements io.ReaderFrom: it appends what r yields until io.EOF, as Write does. While one piece is read and
-// written, the one before it is hashed by a second goroutine, which has ended when ReadFrom returns.
+// ReadFrom implements io.ReaderFrom: it appends the bytes of r until io.EOF, as Write does. While one piece is read and
+// written, a second goroutine hashes the previous one; it has ended when ReadFrom returns.
 //
-// If nothing was written before and r is the rest of a file on the same file system (an *os.File, or an *io.SectionReader
-// of one), the bytes are not copied but shared as far as the file system can do that. Then they are hashed from our own
-// file at the end, so that it does not matter who writes to theirs.
+// If nothing was written before and r is the rest of a file on the same file system (an *os.File, or an
+// *io.SectionReader of one), the bytes are shared instead of copied, as far as the file system supports it. Then they
+// are hashed from our own file at the end, so that later writes to the source do not matter.
 func (w *Writer) ReadFrom(r io.Reader) (n int64, err error) {
 	if src, off, size := rest(r); size >= cloneMin {
 		if n, err = w.clone(src, off, size); err != nil {
@@ -37,7 +37,7 @@ func (w *Writer) ReadFrom(r io.Reader) (n int64, err error) {
 	return n + more, err
 }
 
-// rest tells which part of which file a reader has still before it; size is 0 if it is no regular file's.
+// rest returns the unread part of a reader's file; size is 0 if the reader is not a regular file.
 func rest(r io.Reader) (src Source, off, size int64) {
 	const all = 1 << 62
 	at := func(s io.Seeker) int64 {
@@ -69,14 +69,14 @@ func rest(r io.Reader) (src Source, off, size int64) {
 	return src, off, min(size, i.Size()-off)
 }
 
-// clone shares what can be shared with a file, if nothing was written yet, and returns how much that is.
+// clone shares as much as possible of a file, if nothing was written yet, and returns how much that is.
 func (w *Writer) clone(src Source, off, size int64) (int64, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.f == nil || w.size != 0 {
 		return 0, nil
 	}
-	if err := w.d.Room(0); err != nil { // shared blocks take no room, but what goes below the reserve is not begun
+	if err := w.d.Room(0); err != nil { // shared blocks take no space, but below the reserve no upload is begun
 		return 0, err
 	}
 	n, err := w.d.fs.Clone(w.f, src, off, size)
@@ -84,25 +84,25 @@ func (w *Writer) clone(src Source, off, size int64) (int64, error) {
 		return 0, nil
 	}
 	if err == nil {
-		w.size, w.flushed = n, n // and not summed: Place hashes it
+		w.size, w.flushed = n, n // not hashed yet: Place does it
 		_, err = w.f.Seek(n, io.SeekStart)
 		return n, err
 	}
-	// Another file system, most likely. What is really wrong with a file, the copy will be told.
+	// Most likely another file system. The copy reports any real error of the file.
 	if err := w.f.Truncate(0); err != nil {
-		return 0, errors.Join(err, w.cancel()) // bytes that nobody asked for may stand behind what would be written now
+		return 0, errors.Join(err, w.cancel()) // the file may have wrong bytes after the end of the next write
 	}
 	return 0, nil
 }
 
-// job is a piece that was written and is to be hashed.
+// job is a written piece that is to be hashed.
 type job struct {
 	sum  hash.Hash
 	p    []byte
 	done chan struct{}
 }
 
-// copy appends what r yields.
+// copy appends the bytes of r.
 func (w *Writer) copy(r io.Reader) (n int64, err error) {
 	var bufs [2]*[chunk]byte
 	var busy [2]chan struct{} // nil, or closed when the piece in that buffer was hashed
@@ -156,8 +156,8 @@ func (w *Writer) copy(r io.Reader) (n int64, err error) {
 	}
 }
 
-// pass writes a piece and has it hashed: at once if it is small, otherwise by whoever takes jobs, and then done is
-// closed when p is free again.
+// pass writes a piece and hashes it: at once if it is small, otherwise through jobs; then done is closed when p can be
+// reused.
 func (w *Writer) pass(p []byte, jobs chan<- job) (n int, done chan struct{}, err error) {
 	if len(p) < aside {
 		n, err = w.Write(p)
@@ -168,7 +168,7 @@ func (w *Writer) pass(p []byte, jobs chan<- job) (n int, done chan struct{}, err
 	whole := w.summed == w.size
 	n, err = w.append(p)
 	if whole && n > 0 {
-		// In order: what was handed over before is hashed before.
+		// In order: earlier pieces are hashed first.
 		done = make(chan struct{})
 		w.lag = done
 		w.summed += int64(n)
@@ -177,11 +177,11 @@ func (w *Writer) pass(p []byte, jobs chan<- job) (n int, done chan struct{}, err
 	return n, done, err
 }
 
-// rehash feeds h with all bytes of the scratch file. w.mu is held.
+// rehash writes all bytes of the scratch file to h. w.mu is held.
 func (w *Writer) rehash(h hash.Hash) error {
 	buf := chunks.Get().(*[chunk]byte)
 	defer chunks.Put(buf)
-	// Neither side may do the copying itself, with buffers of its own.
+	// The wrappers hide the copying methods, which would allocate their own buffers.
 	n, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{io.NewSectionReader(w.f, 0, w.size)}, buf[:])
 	if err == nil && n < w.size {
 		err = io.ErrUnexpectedEOF

@@ -41,11 +41,13 @@ func TestReadFrom(t *testing.T) {
 	const large = 600<<10 + 77
 	data := random(large)
 	from := map[string]func(t *testing.T) (io.Reader, []byte){
-		"nothing":       func(*testing.T) (io.Reader, []byte) { return bytes.NewReader(nil), nil },
-		"small":         func(*testing.T) (io.Reader, []byte) { return bytes.NewReader(data[:100]), data[:100] },
-		"memory":        func(*testing.T) (io.Reader, []byte) { return bytes.NewReader(data), data },
-		"pieces":        func(*testing.T) (io.Reader, []byte) { return iotest.HalfReader(bytes.NewReader(data)), data },
-		"end with data": func(*testing.T) (io.Reader, []byte) { return iotest.DataErrReader(bytes.NewReader(data)), data },
+		"nothing": func(*testing.T) (io.Reader, []byte) { return bytes.NewReader(nil), nil },
+		"small":   func(*testing.T) (io.Reader, []byte) { return bytes.NewReader(data[:100]), data[:100] },
+		"memory":  func(*testing.T) (io.Reader, []byte) { return bytes.NewReader(data), data },
+		"pieces":  func(*testing.T) (io.Reader, []byte) { return iotest.HalfReader(bytes.NewReader(data)), data },
+		"end with data": func(*testing.T) (io.Reader, []byte) {
+			return iotest.DataErrReader(bytes.NewReader(data)), data
+		},
 		"single bytes": func(*testing.T) (io.Reader, []byte) {
 			return iotest.OneByteReader(bytes.NewReader(data[:9999])), data[:9999]
 		},
@@ -61,8 +63,12 @@ func TestReadFrom(t *testing.T) {
 		"uneven section": func(t *testing.T) (io.Reader, []byte) {
 			return section(t, data, block, 400_001), data[block : block+400_001]
 		},
-		"crooked section": func(t *testing.T) (io.Reader, []byte) { return section(t, data, 77, 400_001), data[77 : 77+400_001] },
-		"endless section": func(t *testing.T) (io.Reader, []byte) { return section(t, data, 2*block, 1<<40), data[2*block:] },
+		"crooked section": func(t *testing.T) (io.Reader, []byte) {
+			return section(t, data, 77, 400_001), data[77 : 77+400_001]
+		},
+		"endless section": func(t *testing.T) (io.Reader, []byte) {
+			return section(t, data, 2*block, 1<<40), data[2*block:]
+		},
 		"begun section": func(t *testing.T) (io.Reader, []byte) {
 			return at(t, section(t, data, block, 500<<10), block), data[2*block : block+500<<10]
 		},
@@ -350,7 +356,8 @@ func TestPowerCutOfClones(t *testing.T) {
 			if err != nil {
 				break
 			}
-			if _, err = io.Copy(w, io.NewSectionReader(src, int64(r.IntN(3))*block, int64(300<<10+r.IntN(20<<10)))); err == nil {
+			if _, err = io.Copy(w, io.NewSectionReader(src, int64(r.IntN(3))*block,
+				int64(300<<10+r.IntN(20<<10)))); err == nil {
 				var digest string
 				if digest, _, err = w.Place(""); err == nil {
 					placed[digest] = true

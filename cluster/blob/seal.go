@@ -7,30 +7,30 @@ import (
 	"time"
 )
 
-// A blob's file carries a seal: its modification time says which digest and size it was last hashed to have, and about
-// when. Whoever writes to the file, cuts it, or puts another one in its place breaks the seal without knowing of it,
-// and no list has to be kept of what was verified.
+// A blob's file carries a seal: its modification time encodes which digest and size it was last hashed to have, and
+// roughly when. Writing to the file, truncating or replacing it breaks the seal, and no list of verified files is
+// needed.
 //
-// What changes bytes behind the file system's back (rot) does not break it. That is what Verify is for, which whoever
-// owns the Dir calls for every blob now and then.
+// Bytes that change below the file system (rot) do not break it. For these the owner of the Dir calls Verify for every
+// blob periodically.
 
-// sealStep is how far apart the times are that seal one blob, in seconds. So a seal tells its time to a little more
+// sealStep is the distance, in seconds, between the times that seal one blob. So a seal gives its time to a little more
 // than two hours.
 const sealStep = 1 << 13
 
-// sealAt returns the newest time up to now that seals a blob. It is whole seconds, and even: file systems and tools
-// that keep times coarsely keep it.
+// sealAt returns the newest time up to now that seals a blob. It is an even number of seconds, which file systems and
+// tools with coarse times preserve.
 func sealAt(digest string, size int64, now time.Time) time.Time {
 	sec := now.Unix()
 	at := sec - sec%sealStep + sealOffset(digest, size)
-	if at > sec && at > sealStep { // where the clock says 1970, as without a battery, it is one to come
+	if at > sec && at > sealStep { // a clock at 1970, as without a battery, gives a time in the future
 		at -= sealStep
 	}
 	return time.Unix(at, 0)
 }
 
-// broken is a time that seals nothing. It is given to a sealed file whose bytes were found to be wrong, so that also
-// the next process looks at them before it hands them out.
+// broken is a time that seals nothing. A sealed file whose bytes were found to be wrong gets it, so that the next
+// process checks the file too before it serves it.
 var broken = time.Unix(1, 0)
 
 func sealed(digest string, i fs.FileInfo) bool {

@@ -14,11 +14,11 @@ import (
 	"syscall"
 )
 
-// Writer is a scratch file that becomes a blob. Its methods may be called from several goroutines; one that comes after
-// the end of the writer gets fs.ErrClosed.
+// Writer is a scratch file that becomes a blob. Its methods may be called from several goroutines; calls after the end
+// of the writer return fs.ErrClosed.
 type Writer struct {
 	d    *Dir
-	id   string // "" for one that cannot be resumed
+	id   string // "" for a writer that cannot be resumed
 	path string
 
 	mu      sync.Mutex
@@ -28,13 +28,13 @@ type Writer struct {
 	sum     hash.Hash // sha256 of the first summed bytes, once lag is closed
 	summed  int64
 	lag     <-chan struct{} // nil, or closed when sum has caught up: see settle
-	checked int64           // bytes for which room was seen on the disk
-	flushed int64           // bytes that the disk was told to begin with
+	checked int64           // size up to which the free space was checked
+	flushed int64           // bytes that were passed to Flush
 	placed  string
 	release func() // the hold on placed
 }
 
-// savedSum is a hash state between two writers of one scratch file, so that an upload in many pieces is not hashed
+// savedSum is the hash state of a scratch file between two writers, so that an upload in many pieces is not hashed
 // again from its beginning.
 type savedSum struct {
 	state []byte
@@ -42,27 +42,28 @@ type savedSum struct {
 }
 
 const (
-	// roomStep is how many bytes are written between two looks at the free space.
+	// roomStep is how many bytes are written between two checks of the free space.
 	roomStep = 4 << 20
-	// flushStep is how many bytes are written until the disk begins with them, so that the sync at the end does not
+	// flushStep is how many bytes are written before they are flushed to the disk, so that the sync at the end does not
 	// wait for all of them.
 	flushStep = 8 << 20
 )
 
-// maxSums bounds the hash states kept for scratch files that nobody has open. One costs about 200 bytes; losing one
-// costs a rehash.
+// maxSums bounds the hash states that are kept for scratch files that are not open. One costs about 200 bytes; losing
+// one costs a rehash.
 const maxSums = 4096
 
 func validID(id string) error {
-	if id == "" || len(id) > 128 || strings.Trim(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" {
+	if id == "" || len(id) > 128 || strings.Trim(id,
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" {
 		return fmt.Errorf("scratch id must be 1 to 128 of A-Z a-z 0-9 . _ -, got %.140q: %w", id, fs.ErrInvalid)
 	}
 	return nil
 }
 
-// Create opens a new scratch file; id is [A-Za-z0-9._-]{1,128}, or "" for one that cannot be resumed. An existing id is
-// truncated, and a writer that has it open is closed: its client has come back, the old connection is only not known to
-// be dead yet.
+// Create opens a new scratch file; id is [A-Za-z0-9._-]{1,128}, or "" for one that cannot be resumed. An existing file
+// of that id is truncated, and a writer that has it open is closed: its client has reconnected, and the old connection
+// is dead.
 func (d *Dir) Create(id string) (*Writer, error) {
 	if err := d.Room(0); err != nil {
 		return nil, err
@@ -77,9 +78,9 @@ func (d *Dir) Create(id string) (*Writer, error) {
 	return w, d.open(w, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
 }
 
-// Resume opens the scratch file of that id to go on at its end, else fs.ErrNotExist. A writer that has it open is
-// closed, as by Create. What a power cut left of unsynced bytes is not trusted: the digest is checked over all of them
-// at the end.
+// Resume opens the scratch file of that id to append to it; fs.ErrNotExist if there is none. A writer that has it open
+// is closed, as by Create. Unsynced bytes may be wrong after a power cut: the digest is checked over all bytes at the
+// end.
 func (d *Dir) Resume(id string) (*Writer, error) {
 	w := &Writer{d: d, id: id, sum: newHash("sha256")}
 	return w, d.open(w, os.O_RDWR)
@@ -96,13 +97,13 @@ func (d *Dir) open(w *Writer, flag int) error {
 		d.mu.Lock()
 		old := d.writers[w.id]
 		if old == nil {
-			d.writers[w.id] = w // and so its turn: others wait on w.mu until it is open
+			d.writers[w.id] = w // other callers wait for w.mu until it is open
 			d.mu.Unlock()
 			break
 		}
 		d.mu.Unlock()
 		old.mu.Lock()
-		old.close() // an error is for nobody: a lost scratch file is seen below
+		old.close() // the error does not matter: a lost scratch file is found below
 		old.mu.Unlock()
 	}
 	f, err := d.fs.OpenFile(w.path, flag, 0o640)
@@ -138,8 +139,8 @@ func (w *Writer) Size() int64 {
 	return w.size
 }
 
-// OpenScratch opens the scratch file once more, for reading what is written so far and goes on being written. It stays
-// readable when the file has become a blob.
+// OpenScratch opens the scratch file again, to read it while it grows. It stays readable when the file has become a
+// blob.
 func (w *Writer) OpenScratch() (File, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -149,7 +150,7 @@ func (w *Writer) OpenScratch() (File, error) {
 	return w.d.fs.OpenFile(w.path, os.O_RDONLY, 0)
 }
 
-// Write appends, hashing on the way. syscall.ENOSPC says that the reserve is reached; what was written before stays.
+// Write appends p and hashes it. syscall.ENOSPC means that the reserve is reached; earlier bytes are kept.
 func (w *Writer) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -163,7 +164,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// append writes behind the end. Hashing is left to the caller. w.mu is held.
+// append writes at the end. The caller hashes. w.mu is held.
 func (w *Writer) append(p []byte) (int, error) {
 	if w.placed != "" {
 		if err := w.unplace(); err != nil {
@@ -188,8 +189,8 @@ func (w *Writer) append(p []byte) (int, error) {
 	return n, err
 }
 
-// settle waits until the sum has caught up: ReadFrom hashes a moment behind what it writes. It must come before any use
-// of w.sum. w.mu is held.
+// settle waits until the sum is up to date: ReadFrom hashes after it writes. It must precede any use of w.sum. w.mu is
+// held.
 func (w *Writer) settle() {
 	if w.lag != nil {
 		<-w.lag
@@ -197,8 +198,8 @@ func (w *Writer) settle() {
 	}
 }
 
-// Sum is the sha256 digest that Place would give the bytes now, and their size. It costs nothing where they were hashed
-// while they came.
+// Sum is the sha256 digest that Place would give the bytes now, and their size. It costs little if they were hashed
+// while they were written.
 func (w *Writer) Sum() (string, int64, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -209,10 +210,10 @@ func (w *Writer) Sum() (string, int64, error) {
 	return digest, w.size, err
 }
 
-// Place makes the bytes a blob on this disk, and holds its digest until the writer ends. With digest "" it is named by
-// sha256, otherwise the bytes must have that digest, else syscall.EBADMSG and nothing has changed. It returns the
-// digest and the size. Placing what is placed is no error. Must be followed by Done when the blob is known to the
-// state; until then the blob may be turned back into the scratch file by Write or Close.
+// Place makes the bytes a blob on this disk, and holds its digest until the writer ends. With digest "" the blob is
+// named by sha256. Otherwise the bytes must have that digest; if not, the error is syscall.EBADMSG and nothing has
+// changed. It returns the digest and the size. Placing a placed blob again is no error. Done must follow when the blob
+// is known to the state; until then Write or Close may turn the blob back into the scratch file.
 func (w *Writer) Place(digest string) (string, int64, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -223,7 +224,7 @@ func (w *Writer) Place(digest string) (string, int64, error) {
 	if done {
 		return got, w.size, nil
 	}
-	// From before the name exists, so that the sweeper never sees a blob that nobody has asked for yet.
+	// The hold begins before the name exists, so that the sweeper never finds an unwanted blob.
 	release := w.d.Hold(got)
 	if err := w.install(w.d.target(got), got); err != nil {
 		release()
@@ -233,7 +234,7 @@ func (w *Writer) Place(digest string) (string, int64, error) {
 	return got, w.size, nil
 }
 
-// prepare finds the digest under which the bytes are to be placed; done says that they are. w.mu is held.
+// prepare determines the digest under which the bytes are placed; done reports that they are already. w.mu is held.
 func (w *Writer) prepare(digest string) (got string, done bool, err error) {
 	algorithm := "sha256"
 	if digest != "" {
@@ -261,15 +262,14 @@ func (w *Writer) prepare(digest string) (got string, done bool, err error) {
 	return got, false, nil
 }
 
-// become notes that the bytes are the blob called digest, durably, so that nothing that Close could say matters. w.mu is
-// held.
+// become records that the bytes are durably the blob of a digest, so an error of Close does not matter. w.mu is held.
 func (w *Writer) become(digest string, release func()) {
 	w.f.Close()
 	w.f, w.placed, w.release = nil, digest, release
 }
 
-// install must keep this order: were the name durable before the bytes, a power cut would leave a blob with wrong
-// bytes. If we were to crash after any step, there is a scratch file (swept, or resumed and hashed again) or a whole
+// install must keep this order: if the name were durable before the bytes, a power cut could leave a blob with wrong
+// bytes. If we were to crash after any step, there is a scratch file (removed, or resumed and hashed again) or a whole
 // blob.
 func (w *Writer) install(target, digest string) error {
 	w.seal(digest)
@@ -279,7 +279,7 @@ func (w *Writer) install(target, digest string) error {
 	if err := w.d.mkdir(filepath.Dir(target)); err != nil && !w.d.makeWay(target) {
 		return err
 	}
-	// Onto a blob that is there already, too: the bytes are the same, and if they have rotted they are right again.
+	// An existing blob is replaced too: the bytes are the same, and if they have rotted, this repairs them.
 	err := w.d.rename(w.path, target, digest)
 	if err != nil && !errors.Is(err, errNotSynced) && w.d.makeWay(target) {
 		err = w.d.rename(w.path, target, digest)
@@ -290,20 +290,20 @@ func (w *Writer) install(target, digest string) error {
 	return err
 }
 
-// seal gives the file the time of its digest, which is synced with the bytes. A file system that does not take it makes
-// more work later, and nothing worse.
+// seal sets the time of the file to a seal of its digest, which is synced with the bytes. If that fails, the blob is
+// hashed once more later.
 func (w *Writer) seal(digest string) {
 	_ = w.d.fs.Chtimes(w.path, sealAt(digest, w.size, w.d.now()))
 }
 
-// unsynced ends a writer whose file could not be synced: the kernel has dropped what it could not write and would call
-// the next sync a success, so these bytes can no longer be made durable. w.mu is held.
+// unsynced ends a writer whose file could not be synced: the kernel has dropped the bytes that it could not write and
+// would report success for the next sync, so these bytes cannot be made durable any more. w.mu is held.
 func (w *Writer) unsynced(err error) error {
 	w.cancel()
 	return err
 }
 
-// notNamed is for a rename that happened, but perhaps not for ever. The scratch file comes back by a copy, so that the
+// notNamed handles a rename that happened but may not be durable. The scratch file is restored by a copy, so that the
 // caller can try again. w.mu is held.
 func (w *Writer) notNamed(err error, target string) error {
 	if back := w.copyBack(target); back != nil {
@@ -312,8 +312,8 @@ func (w *Writer) notNamed(err error, target string) error {
 	return err
 }
 
-// unplace turns a placed blob back into the scratch file. The blob stays where it is: someone else may have placed the
-// same bytes, and if nobody has, it is swept. w.mu is held.
+// unplace turns a placed blob back into the scratch file. The blob is kept: another writer may have placed the same
+// bytes, and otherwise it is swept. w.mu is held.
 func (w *Writer) unplace() error {
 	algorithm, digits, _ := ParseDigest(w.placed)
 	err := w.copyBack(w.d.path(algorithm, digits))
@@ -322,8 +322,8 @@ func (w *Writer) unplace() error {
 	return err
 }
 
-// copyBack writes the scratch file anew from a blob and goes on at its end. A copy, never a link: the scratch file is
-// written to.
+// copyBack writes the scratch file again from a blob and continues at its end. It is a copy and not a link, because the
+// scratch file is written to.
 func (w *Writer) copyBack(from string) error {
 	src, err := w.d.fs.OpenFile(from, os.O_RDONLY, 0)
 	if err != nil {
@@ -346,7 +346,7 @@ func (w *Writer) copyBack(from string) error {
 	return nil
 }
 
-// digest hashes what has not been hashed while it was written. w.mu is held.
+// digest hashes the bytes that were not hashed while they were written. w.mu is held.
 func (w *Writer) digest(algorithm string) (string, error) {
 	w.settle()
 	if algorithm == "sha256" {
@@ -367,7 +367,7 @@ func (w *Writer) digest(algorithm string) (string, error) {
 	return digestOf(algorithm, h), nil
 }
 
-// Done ends the writer after its blob has become known: the scratch file is gone, the hold ends.
+// Done ends the writer after its blob has become known: the hold ends.
 func (w *Writer) Done() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -378,7 +378,7 @@ func (w *Writer) Done() {
 	w.forget()
 }
 
-// Close ends the writer. The scratch file stays if it has an id.
+// Close ends the writer. The scratch file is kept if it has an id.
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -423,7 +423,7 @@ func (w *Writer) cancel() error {
 	if w.closed {
 		return nil
 	}
-	if w.placed != "" { // the blob is left to the sweeper
+	if w.placed != "" { // the sweeper removes the blob
 		w.release()
 		w.placed, w.release = "", nil
 	}

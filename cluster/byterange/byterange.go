@@ -19,8 +19,8 @@ const maxRanges = 32
 
 // Bound returns r as http.ServeContent may see it for content of size bytes: without a Range header that asks for more
 // than 32 parts or in a unit that is not bytes, and with ranges that overlap or touch merged into one, in the order of
-// their first bytes (RFC 9110, sections 14.2 and 15.3.7.2). What cannot be read is left for http.ServeContent to
-// refuse. r itself is not changed.
+// their first bytes (RFC 9110, sections 14.2 and 15.3.7.2). A malformed header is left for http.ServeContent to
+// reject. Bound does not change r.
 func Bound(r *http.Request, size int64) *http.Request {
 	asked := r.Header.Get("Range")
 	if asked == "" {
@@ -45,7 +45,7 @@ func withRange(r *http.Request, value string) *http.Request {
 	return r
 }
 
-// merge merges the ranges of a list that overlap or touch; !ok if none do, or if something in it is no range.
+// merge merges the ranges of a list that overlap or touch; ok is false if none do, or if an element is not a range.
 func merge(specs string, size int64) (merged string, ok bool) {
 	type span struct{ first, end int64 } // the bytes from first on and before end
 	var spans []span
@@ -67,7 +67,7 @@ func merge(specs string, size int64) (merged string, ok bool) {
 		case to != "":
 			s.end = min(size, int64(last)+1)
 		}
-		if s.first < s.end { // the others cannot be had, and are passed over where one can
+		if s.first < s.end { // an unsatisfiable range is skipped if another one can be served
 			spans = append(spans, s)
 		}
 	}

@@ -63,7 +63,8 @@ func Run(t *testing.T, test func(t *testing.T)) {
 	defer func() {
 		// On a node whose disk has failed raft does not answer all who ask it, so their goroutines outlive the bubble.
 		// Whether others do says goleak, which knows this exception.
-		if r := recover(); r != nil && fmt.Sprint(r) != "deadlock: main bubble goroutine has exited but blocked goroutines remain" {
+		if r := recover(); r != nil && fmt.Sprint(r) != "deadlock: main bubble goroutine has exited but blocked "+
+			"goroutines remain" {
 			panic(r)
 		}
 	}()
@@ -73,7 +74,8 @@ func Run(t *testing.T, test func(t *testing.T)) {
 // New starts n nodes and waits until all vote. tune may change what every node is opened with; nil changes nothing.
 func New(t testing.TB, n int, tune func(*cluster.Config)) *Cluster {
 	t.Helper()
-	cl := &Cluster{Net: NewNet(), T: t, tune: tune, log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	cl := &Cluster{Net: NewNet(), T: t, tune: tune,
+		log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	t.Cleanup(cl.close)
 	first := cl.add()
 	if err := cluster.Bootstrap(first.config(nil)); err != nil {
@@ -118,8 +120,9 @@ func (cl *Cluster) Join() *Node {
 func (n *Node) config(l net.Listener) cluster.Config {
 	cfg := cluster.Config{
 		Dir: "/data/casemate", Node: n.Name, FS: n.FS, Log: n.cl.log.With("node", n.Name), LeaderWait: 5 * time.Second,
-		Peer: l, PeerAddr: n.cl.Net.AddrOf(n.Name), Dial: n.cl.Net.Dialer(n.Name), Version: "test", SegmentSize: 1 << 20,
-		Now: func() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) },
+		Peer: l, PeerAddr: n.cl.Net.AddrOf(n.Name), Dial: n.cl.Net.Dialer(n.Name), Version: "test",
+		SegmentSize: 1 << 20,
+		Now:         func() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) },
 	}
 	if n.cl.tune != nil {
 		n.cl.tune(&cfg)
@@ -209,8 +212,8 @@ func (cl *Cluster) PowerCut() {
 	}
 }
 
-// FailSync lets the nth sync of a file, a directory or everything from now fail, counted from 0. happened says whether the disk has
-// done it all the same.
+// FailSync lets the nth sync of a file, a directory or everything from now fail, counted from 0. happened says whether
+// the disk has done it all the same.
 func (n *Node) FailSync(nth int, happened bool) {
 	n.faults.Store(0)
 	left := nth
@@ -343,7 +346,10 @@ func (n *Node) Push(data []byte) (string, error) {
 
 // Put writes a record at a node.
 func (n *Node) Put(name, value string) error {
-	return n.C.Tree().Update(context.Background(), func(b cluster.Batch) error { b.Put(name, []byte(value)); return nil })
+	return n.C.Tree().Update(context.Background(), func(b cluster.Batch) error {
+		b.Put(name, []byte(value))
+		return nil
+	})
 }
 
 // Link names a blob at a node.

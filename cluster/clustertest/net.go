@@ -20,8 +20,9 @@ import (
 )
 
 const (
-	window  = 14600    // bytes that a connection sends before it needs an acknowledgment (RFC 6928: ten segments)
-	maxSent = 64 << 10 // bytes of one direction that were written and not read: then writes wait, as for a full buffer of a kernel
+	window = 14600 // bytes that a connection sends before it needs an acknowledgment (RFC 6928: ten segments)
+	// bytes of one direction that were written and not read: then writes wait, as for a full buffer of a kernel
+	maxSent = 64 << 10
 )
 
 // Net is the wires between nodes. Addresses are "NAME:7443".
@@ -38,7 +39,8 @@ type Net struct {
 
 // NewNet returns whole wires.
 func NewNet() *Net {
-	return &Net{at: map[string]*listener{}, off: map[string]bool{}, cut: map[[2]string]bool{}, slow: map[[2]string]time.Duration{}, hosts: map[string]string{}, moved: make(chan struct{})}
+	return &Net{at: map[string]*listener{}, off: map[string]bool{}, cut: map[[2]string]bool{},
+		slow: map[[2]string]time.Duration{}, hosts: map[string]string{}, moved: make(chan struct{})}
 }
 
 // Addr is what other nodes dial.

@@ -14,8 +14,8 @@ import (
 	"casemate/cluster/blob"
 )
 
-// WriteFile replaces a file at one moment: after a crash there is the old one or the new one, whole, and when it has
-// returned, the new one.
+// WriteFile replaces a file atomically: after a crash the file has either its old or its new content, whole. When
+// WriteFile has returned, the new content is durable.
 func WriteFile(fsys blob.FS, name string, data []byte, perm fs.FileMode) error {
 	temp := name + ".new"
 	f, err := fsys.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
@@ -63,7 +63,7 @@ func MkdirAll(fsys blob.FS, dir string) error {
 	return fsys.SyncDir(filepath.Dir(dir))
 }
 
-// RemoveAll removes a file or a directory with what is in it. It is no error if there is nothing.
+// RemoveAll removes a file, or a directory with its content. It is no error if there is none.
 func RemoveAll(fsys blob.FS, name string) error {
 	i, err := fsys.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -91,7 +91,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // NewChecksum computes a CRC-32C.
 func NewChecksum() hash.Hash32 { return crc32.New(castagnoli) }
 
-// Checksum is the CRC-32C of parts, one behind the other.
+// Checksum is the CRC-32C of the concatenated parts.
 func Checksum(parts ...[]byte) (sum uint32) {
 	for _, p := range parts {
 		sum = crc32.Update(sum, castagnoli, p)

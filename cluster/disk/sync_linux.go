@@ -10,8 +10,8 @@ import (
 	"casemate/cluster/blob"
 )
 
-// SyncData makes a file's bytes, and its size, durable. Unlike File.Sync it leaves the times of the file alone, which
-// would cost the file system a commit of its journal for each entry of the log.
+// SyncData makes a file's bytes and its size durable. Unlike File.Sync it does not write the file's times, which would
+// cost the file system a commit of its journal for each log entry.
 func SyncData(f blob.File) error {
 	o, ok := f.(*os.File)
 	if !ok {

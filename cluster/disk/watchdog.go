@@ -5,18 +5,18 @@ import (
 	"time"
 )
 
-// HangTime is how long the disk may take for one write. A disk that takes longer does not fail, as far as raft can see:
-// a leader would keep its leadership for as long as the disk hangs, and nothing could be written.
+// HangTime is how long the disk may take for one write. Raft does not see a slower disk as failed: a leader would stay
+// leader for as long as its disk hangs, and the cluster could not write.
 const HangTime = 2 * time.Second
 
-// Watchdog knows since when the disk owes an answer. Its zero value is ready.
+// Watchdog records which disk operations have not ended. Its zero value is ready.
 type Watchdog struct {
 	mu    sync.Mutex
 	next  uint64
 	under map[uint64]time.Time
 }
 
-// Begin reports that the disk is asked; the function that it returns reports the answer.
+// Begin reports that an operation on the disk begins; the returned function reports its end.
 func (w *Watchdog) Begin() (end func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -33,7 +33,7 @@ func (w *Watchdog) Begin() (end func()) {
 	}
 }
 
-// Waits is how long the disk has owed its oldest answer; 0 if it owes none.
+// Waits is how long the oldest operation that has not ended has taken so far; 0 if there is none.
 func (w *Watchdog) Waits() (d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -43,5 +43,5 @@ func (w *Watchdog) Waits() (d time.Duration) {
 	return d
 }
 
-// Hung reports whether the disk hangs.
+// Hung reports whether an operation has taken HangTime or longer.
 func (w *Watchdog) Hung() bool { return w.Waits() >= HangTime }

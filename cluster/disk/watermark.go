@@ -11,13 +11,13 @@ import (
 // Watermark is a file with a durable lower bound of a number that grows, such as the log index up to which everything
 // is committed. One goroutine uses it at a time.
 //
-// Two slots of 12 bytes (the number and its checksum, both big endian) lie in different sectors and are written in
+// Two slots of 12 bytes (the number and its checksum, both big endian) are in different sectors and are written in
 // turn, so a torn write leaves the other one.
 type Watermark struct {
 	f     blob.File
 	turn  int
 	last  uint64
-	watch *Watchdog // nil: nobody watches the disk
+	watch *Watchdog // nil: the disk is not watched
 }
 
 const slotSize = 4096

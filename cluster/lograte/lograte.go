@@ -1,8 +1,8 @@
-// Package lograte bounds how many log lines somebody from outside can cause.
+// Package lograte bounds how many log lines outside clients can cause.
 //
-// It promises: a line that names no client is passed on as it is; of the lines that name one, each client's first of
-// each message is logged, of each message at most a few in an interval, and the others are counted; the count is logged
-// when the interval is over. So the log says what happens, from where, and how often, and its size is bounded.
+// It promises: a line that names no client is passed on unchanged. Of the lines with one message, the first line of
+// each client is logged, at most Lines of them in an interval; the others are counted, and the count is logged at the
+// end of the interval. So the log shows what happens, from where and how often, and its size is bounded.
 package lograte
 
 import (
@@ -15,17 +15,18 @@ import (
 )
 
 const (
-	// Key is the attribute that marks a line as one that a client caused: its address, with or without a port.
+	// Key is the attribute that marks a line that a client caused: the client's address, with or without a port.
 	Key = "client"
 	// Interval is how long lines are counted before the count is logged.
 	Interval = time.Minute
 	// Lines is how many lines of one message are logged in an interval, each of another client.
 	Lines = 10
-	// maxMessages bounds the messages that are told apart. Ours are constants, and fewer.
+	// maxMessages bounds the number of messages that are counted separately. The daemon has fewer, all of them
+	// constants.
 	maxMessages = 256
 )
 
-// Limit is what the handlers that were derived from one another share.
+// Limit is the state that derived handlers share.
 type Limit struct {
 	mu     sync.Mutex
 	kinds  map[string]*kind // by message
@@ -33,15 +34,15 @@ type Limit struct {
 	closed bool
 }
 
-// kind is what became of one message in this interval.
+// kind is the state of one message in this interval.
 type kind struct {
-	clients []string // whose line was logged
-	more    int      // lines that were not
+	clients []string // clients with a logged line
+	more    int      // lines that were not logged
 	level   slog.Level
-	out     slog.Handler // where the first one went
+	out     slog.Handler // the handler of the first line
 }
 
-// Handler returns a handler that passes on to h. Close of the Limit must be called before h's owner ends.
+// Handler returns a handler that passes lines on to h. Call Close of the Limit before h's owner ends.
 func Handler(h slog.Handler) (slog.Handler, *Limit) {
 	l := &Limit{kinds: map[string]*kind{}}
 	return &handler{Handler: h, limit: l}, l
@@ -50,7 +51,7 @@ func Handler(h slog.Handler) (slog.Handler, *Limit) {
 type handler struct {
 	slog.Handler
 	limit  *Limit
-	client string // of WithAttrs
+	client string // from WithAttrs
 }
 
 // Handle implements slog.Handler.
@@ -121,7 +122,7 @@ func (l *Limit) turn() {
 	l.timer = nil
 }
 
-// report logs the counts and begins anew. l.mu is held: Close waits for it.
+// report logs the counts and resets them. l.mu is held, so Close waits for it.
 func (l *Limit) report() {
 	for message, k := range l.kinds {
 		if k.more > 0 && k.out.Enabled(context.Background(), k.level) {
@@ -133,7 +134,7 @@ func (l *Limit) report() {
 	clear(l.kinds)
 }
 
-// Close logs what was counted. Lines that come later are passed on as they are.
+// Close logs the pending counts. Later lines are passed on unchanged.
 func (l *Limit) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

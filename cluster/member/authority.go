@@ -13,32 +13,32 @@ import (
 	"time"
 )
 
-// The nodes trust each other by a CA of their own, which signs nothing but nodes' certificates. It is not the one that
-// clients trust: that one may be an enterprise's, whose other certificates must open nothing here, and its names are
-// constrained to what clients ask for.
+// The nodes trust each other through their own CA, which signs only nodes' certificates. It is separate from the CA
+// that clients trust: that one may be an enterprise's, whose other certificates must not be accepted here, and its name
+// constraints cover only the names that clients use.
 //
-// Its record stands in the tree, its key sealed. So every node can sign: a joiner at whichever node it asks, and each
-// node itself when its certificate gets old, also one that was down for a year. Removing a node makes a new CA, because
-// the removed one could sign too.
+// Its record is in the tree, with a sealed key. So every node can sign: for a joiner, which may ask any node, and for
+// itself when its certificate gets old, even after it was down for a year. Removing a node replaces the CA, because the
+// removed node could sign too.
 const authorityName = "cluster/ca"
 
 const (
 	nodeLife      = 90 * 24 * time.Hour
 	authorityLife = 20 * 365 * 24 * time.Hour
-	backdate      = 24 * time.Hour // clocks differ
+	backdate      = 24 * time.Hour // for clock skew
 	maxCross      = 3
 )
 
-// authority is that record.
+// authority is the record of the nodes' CA.
 type authority struct {
 	Root []byte `json:"root"` // certificate, DER
 	Key  []byte `json:"key"`  // PKCS #8, sealed
-	// Cross are the newest roots' keys certified by the root before each, newest first. A node that was down while a
-	// member was removed knows only an older root, and finds its way to the new one through them.
+	// Cross are the newest roots' keys, each certified by the root before it, newest first. Through them a node that
+	// was down while a member was removed verifies the new root from the older one that it knows.
 	Cross [][]byte `json:"cross,omitempty"`
 }
 
-// makeAuthority makes a CA; after one there was before, that one certifies it.
+// makeAuthority makes a CA; the CA before it, if any, certifies it.
 func makeAuthority(
 	before *authority, beforeKey *ecdsa.PrivateKey, seal func([]byte) ([]byte, error), now time.Time,
 ) (*authority, *ecdsa.PrivateKey, error) {
@@ -86,7 +86,7 @@ func serial() *big.Int {
 	return new(big.Int).SetBytes(b)
 }
 
-// authority reads the CA from the state; nil if there is none (yet).
+// authority reads the CA from the state; nil if there is none yet.
 func (ms *Members) authority() (*authority, error) {
 	e, ok := ms.cluster.View().Get(authorityName)
 	if !ok {
@@ -115,8 +115,9 @@ func (ms *Members) authorityKey(a *authority) (*ecdsa.PrivateKey, error) {
 	return ec, nil
 }
 
-// certify signs a node's certificate. The chain ends before the root.
-func (ms *Members) certify(a *authority, key *ecdsa.PrivateKey, node string, pub *ecdsa.PublicKey) (chain [][]byte, err error) {
+// certify signs a node's certificate. The chain does not include the root.
+func (ms *Members) certify(a *authority, key *ecdsa.PrivateKey, node string, pub *ecdsa.PublicKey) (chain [][]byte,
+	err error) {
 	root, err := x509.ParseCertificate(a.Root)
 	if err != nil {
 		return nil, err

@@ -31,7 +31,8 @@ func (a *alone) Propose(_ context.Context, ops ...state.Op) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.index++
-	cmd := state.Command{Node: "n1", Boot: 1, Seq: a.index, Finished: a.index - 1, Time: time.Now().UnixNano(), Ops: ops}
+	cmd := state.Command{Node: "n1", Boot: 1, Seq: a.index, Finished: a.index - 1, Time: time.Now().UnixNano(),
+		Ops: ops}
 	data, err := cmd.Encode()
 	if err != nil {
 		return err
@@ -55,7 +56,8 @@ func openAlone(t *testing.T) *Members {
 		t.Fatal(err)
 	}
 	ms, err := New(Config{
-		Node: "n1", Addr: "127.0.0.1:1", Cluster: "c", Dir: "/data", FS: f, Log: slog.New(slog.DiscardHandler), Now: time.Now,
+		Node: "n1", Addr: "127.0.0.1:1", Cluster: "c", Dir: "/data", FS: f, Log: slog.New(slog.DiscardHandler),
+		Now:      time.Now,
 		CheckCSR: (*x509.CertificateRequest).CheckSignature,
 	}, &alone{st: state.New()}, make([]byte, 32))
 	if err != nil {

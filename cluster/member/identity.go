@@ -20,18 +20,18 @@ import (
 	"casemate/cluster/peer"
 )
 
-// A data directory also holds what this node is to the others:
+// The data directory also holds the node's identity:
 //
-//	node.key   its private key, PKCS #8 in PEM, mode 0600; never anywhere else
+//	node.key   its private key, PKCS #8 in PEM, mode 0600; it never leaves the node
 //	node.crt   its certificate and the cross certificates above it, PEM
-//	seed.json  seed: what a joiner was told of the others, before its own state knows them
+//	seed.json  seed: the members as of the join, until the node's own state has them
 const (
 	nodeKeyFile  = "node.key"
 	NodeCertFile = "node.crt"
 	SeedFile     = "seed.json"
 )
 
-// seed is what a joiner was told.
+// seed is what a joiner received.
 type seed struct {
 	Root    []byte            `json:"root"` // the nodes' CA, DER
 	Members map[string]Record `json:"members"`
@@ -43,7 +43,7 @@ type nodeID struct {
 	spki []byte
 	seed seed
 
-	renewing sync.Mutex // held while a new certificate is made: its file is written by one at a time
+	renewing sync.Mutex // held while a new certificate is made, since only one goroutine may write its file
 
 	mu   sync.Mutex
 	cert *tls.Certificate // nil while there is none yet
@@ -63,10 +63,10 @@ func openNodeID(cfg Config) (*nodeID, error) {
 		err = json.Unmarshal(data, &id.seed)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("its file %s is damaged: %w", SeedFile, err)
+		return nil, fmt.Errorf("the file %s is damaged: %w", SeedFile, err)
 	}
 	if data, err = disk.ReadFile(cfg.FS, filepath.Join(cfg.Dir, NodeCertFile)); err == nil {
-		// A certificate that cannot be read is made anew.
+		// An unreadable certificate is replaced later.
 		id.cert, _ = id.certificate(pemBlocks(data, "CERTIFICATE"))
 	}
 	return id, nil
@@ -96,7 +96,8 @@ func nodeKey(cfg Config) (*ecdsa.PrivateKey, error) {
 			return ec, nil
 		}
 	}
-	return nil, fmt.Errorf("its file %s is damaged: this node can no longer prove who it is, remove it from the cluster "+
+	return nil, fmt.Errorf("the file %s is damaged and this node can no longer prove its identity: remove it from "+
+		"the cluster "+
 		"and join anew under another name", nodeKeyFile)
 }
 
@@ -109,7 +110,7 @@ func pemBlocks(data []byte, kind string) (list [][]byte) {
 	return list
 }
 
-// certificate checks that a chain is one for this key.
+// certificate checks that a chain belongs to this key.
 func (id *nodeID) certificate(chain [][]byte) (*tls.Certificate, error) {
 	if len(chain) == 0 {
 		return nil, errors.New("no certificate")
@@ -130,8 +131,8 @@ func (id *nodeID) current() *tls.Certificate {
 	return id.cert
 }
 
-// Renew makes a new certificate when there is none, when two thirds of its time are over, or when the CA is another
-// one. It needs no other node.
+// Renew makes a new certificate if there is none, after two thirds of its lifetime, or when the CA has changed. It
+// needs no other node.
 func (ms *Members) Renew() error {
 	id := ms.node
 	id.renewing.Lock()
@@ -181,10 +182,10 @@ func writeCert(cfg Config, chain [][]byte) error {
 	return disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, NodeCertFile), text, 0o640)
 }
 
-// Admit says which node a certificate belongs to. A member whose record this node has is known by its key, whatever its
-// certificate's age: a node that was down for a year comes back and renews it. One that this node has not heard of yet,
-// because it was itself down meanwhile, must have a certificate of the CA that this node knows. peer.ErrRemoved comes
-// with the name.
+// Admit returns the node that a certificate belongs to. A member whose record this node has is recognised by its key,
+// whatever the age of its certificate: a node that was down for a year returns and renews it. A member that this node
+// does not know yet, because it was itself down meanwhile, must have a certificate of the CA that this node knows. With
+// peer.ErrRemoved Admit also returns the name.
 func (ms *Members) Admit(certs []*x509.Certificate) (string, error) {
 	if err := cheapChain(certs); err != nil {
 		return "", err
@@ -222,7 +223,8 @@ func (ms *Members) Admit(certs []*x509.Certificate) (string, error) {
 		between.AddCert(cert)
 	}
 	o := x509.VerifyOptions{
-		Roots: roots, Intermediates: between, CurrentTime: ms.cfg.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		Roots: roots, Intermediates: between, CurrentTime: ms.cfg.Now(),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	}
 	if _, err := leaf.Verify(o); err != nil {
 		return "", fmt.Errorf("%q: %v: %w", name, err, peer.ErrStranger)
@@ -230,32 +232,34 @@ func (ms *Members) Admit(certs []*x509.Certificate) (string, error) {
 	return name, nil
 }
 
-// maxNodeCert is the most bytes of a node's certificate or of a CA's; ours have some 500.
+// maxNodeCert is the maximum size in bytes of a certificate of a node or CA; they have about 500.
 const maxNodeCert = 2 << 10
 
-// cheapChain refuses certificates that no node has, before anything is computed with their keys: chains that are too
-// long, and keys that are not ours, which are P-256.
+// cheapChain rejects certificates that no node has, before any computation with their keys: chains that are too long,
+// and keys other than P-256.
 func cheapChain(certs []*x509.Certificate) error {
 	if len(certs) == 0 || len(certs) > 1+maxCross {
 		return fmt.Errorf("%d certificates: %w", len(certs), peer.ErrStranger)
 	}
 	for _, cert := range certs {
-		if key, ok := cert.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() || len(cert.Raw) > maxNodeCert {
-			return fmt.Errorf("its certificate is not of a kind that nodes have: %w", peer.ErrStranger)
+		if key, ok := cert.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() ||
+			len(cert.Raw) > maxNodeCert {
+			return fmt.Errorf("the certificate is not of the kind that nodes have: %w", peer.ErrStranger)
 		}
 	}
 	return nil
 }
 
-// checkKeys says whether this node's sealing keys are the cluster's: a bit that flipped in them would show much later,
-// and as something else.
+// checkKeys checks that this node's sealing keys are the cluster's: a flipped bit would show only much later, as
+// another error.
 func (ms *Members) checkKeys() error {
 	a, err := ms.authority()
 	if a == nil || err != nil {
 		return err
 	}
 	if _, err := ms.authorityKey(a); errors.Is(err, ErrSealed) {
-		return fmt.Errorf("its file %s does not open what the cluster has sealed, so it is damaged or another cluster's: %s",
+		return fmt.Errorf("the file %s cannot open the cluster's sealed secrets, so it is damaged or another "+
+			"cluster's: %s",
 			KeyFile, KeyWayOut)
 	}
 	return nil

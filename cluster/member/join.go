@@ -26,22 +26,22 @@ import (
 	"casemate/cluster/state"
 )
 
-// joinRequest is what a joiner sends, in a TLS session in which it knows the other side by the token's hash of the root
-// and has not shown who it is itself.
+// joinRequest is the request of a joiner. In its TLS session the joiner has authenticated the server by the token's
+// hash of the root, but not itself.
 type joinRequest struct {
 	Token     string `json:"token"` // its ID
 	Signature []byte `json:"signature"`
 	CSR       []byte `json:"csr"` // PKCS #10, DER; its key will be the node's
 	Node      string `json:"node"`
-	Addr      string `json:"addr"` // host:port at which the others will reach it
+	Addr      string `json:"addr"` // host:port of its peer port
 	Version   string `json:"version"`
 	Format    uint64 `json:"format"`
 }
 
-// Answer is all that makes a node a member.
+// Answer has all that makes a node a member.
 type Answer struct {
 	Error   string            `json:"error,omitempty"`
-	Retry   bool              `json:"retry,omitempty"` // the same again may succeed
+	Retry   bool              `json:"retry,omitempty"` // the same request may succeed later
 	Cluster string            `json:"cluster"`
 	Keys    []byte            `json:"keys"`  // sealing keys
 	Chain   [][]byte          `json:"chain"` // its certificate
@@ -54,10 +54,10 @@ const exporterLabel = "EXPORTER-casemate-join"
 // Dial connects with an address, host:port.
 type Dial func(ctx context.Context, addr string) (net.Conn, error)
 
-// Join asks the member whose peer port is at addr to let this node in, and writes the files of cfg.Dir that make it a
-// member. If it was cut short, the same token may be used again. It returns the cluster's identity.
+// Join asks the member whose peer port is at addr to admit this node, and writes the files of cfg.Dir that make it a
+// member. If it is interrupted, the same token may be used again. It returns the cluster's identity.
 func Join(ctx context.Context, cfg Config, dial Dial, addr string, token Token) (cluster string, err error) {
-	// The key first: with it, the token works again if what comes after is cut short.
+	// The key comes first: with it, the token works again if a later step is interrupted.
 	key, err := nodeKey(cfg)
 	if err != nil {
 		return "", err
@@ -90,7 +90,7 @@ func Join(ctx context.Context, cfg Config, dial Dial, addr string, token Token) 
 	return a.Cluster, writeCert(cfg, a.Chain)
 }
 
-// Ask asks to join with a request for a certificate, PKCS #10 in DER. It changes nothing on this node.
+// Ask asks to join with a certificate request, PKCS #10 in DER. It changes nothing on this node.
 func Ask(ctx context.Context, cfg Config, dial Dial, addr string, token Token, csr []byte) (a Answer, err error) {
 	raw, err := dial(ctx, addr)
 	if err != nil {
@@ -100,7 +100,7 @@ func Ask(ctx context.Context, cfg Config, dial Dial, addr string, token Token, c
 	var stranger error
 	conn := tls.Client(raw, &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{peer.ALPNJoin}, ServerName: "casemate",
-		// Verified against the hash in the token instead of against roots and names.
+		// VerifyConnection checks the hash in the token instead of roots and names.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			stranger = pinned(cs.PeerCertificates, token.Root, cfg.Now())
@@ -109,7 +109,7 @@ func Ask(ctx context.Context, cfg Config, dial Dial, addr string, token Token, c
 	})
 	if err := conn.HandshakeContext(ctx); err != nil {
 		if stranger == nil {
-			err = fmt.Errorf("it does not answer as a member's peer port does: %w", err)
+			err = fmt.Errorf("the server does not answer like a member's peer port: %w", err)
 		}
 		return a, fmt.Errorf("%s: %w", addr, err)
 	}
@@ -121,7 +121,8 @@ func Ask(ctx context.Context, cfg Config, dial Dial, addr string, token Token, c
 	if err != nil {
 		return a, err
 	}
-	req := joinRequest{Token: token.ID, CSR: csr, Node: cfg.Node, Addr: cfg.Addr, Version: cfg.Version, Format: state.MaxFormat}
+	req := joinRequest{Token: token.ID, CSR: csr, Node: cfg.Node, Addr: cfg.Addr, Version: cfg.Version,
+		Format: state.MaxFormat}
 	req.Signature = ed25519.Sign(ed25519.NewKeyFromSeed(token.Secret), proof(exporter, csr, req.Node, req.Addr))
 	body, err := json.Marshal(req)
 	if err != nil {
@@ -139,7 +140,7 @@ func Ask(ctx context.Context, cfg Config, dial Dial, addr string, token Token, c
 	}
 	defer res.Body.Close()
 	if err := json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&a); err != nil {
-		return a, fmt.Errorf("%s: its answer: %w", addr, err)
+		return a, fmt.Errorf("%s: the answer cannot be read: %w", addr, err)
 	}
 	if a.Error != "" {
 		if a.Retry {
@@ -153,11 +154,11 @@ func Ask(ctx context.Context, cfg Config, dial Dial, addr string, token Token, c
 // pinned checks a chain that ends in the root with this hash.
 func pinned(certs []*x509.Certificate, hash []byte, now time.Time) error {
 	if len(certs) < 2 {
-		return errors.New("it shows no CA: not the peer port of a casemate")
+		return errors.New("the server sent no CA, so this is not the peer port of a casemate")
 	}
 	root := certs[len(certs)-1]
 	if sum := sha256.Sum256(root.Raw); !bytes.Equal(sum[:], hash) {
-		return errors.New("its CA is not the one that the token names: another cluster, someone in between, " +
+		return errors.New("the server's CA is not the one in the token: it is another cluster, someone in between, " +
 			"or a token from before a member was removed")
 	}
 	roots := x509.NewCertPool()
@@ -168,11 +169,11 @@ func pinned(certs []*x509.Certificate, hash []byte, now time.Time) error {
 	return err
 }
 
-// ServeJoin answers who asks to join.
+// ServeJoin handles requests to join.
 func (ms *Members) ServeJoin(w http.ResponseWriter, r *http.Request) {
 	session := peer.SessionOf(r)
 	var req joinRequest
-	// The body is read to its end: from then on the server notices when the other side hangs up, and ends r.Context().
+	// The body is read to its end: from then on the server notices when the client hangs up, and cancels r.Context().
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxJoin+1))
 	if len(body) > maxJoin {
 		err = fmt.Errorf("it has more than %d bytes", maxJoin)
@@ -184,53 +185,53 @@ func (ms *Members) ServeJoin(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		err = fmt.Errorf("the request: %w", err)
 	} else {
-		a, err = ms.letIn(r.Context(), session, req)
+		a, err = ms.admit(r.Context(), session, req)
 	}
 	if err != nil {
-		ms.log.Warn("a node was not let in", "client", r.RemoteAddr, "node", fmt.Sprintf("%.63q", req.Node), "err", err)
+		ms.log.Warn("a request to join was refused", "client", r.RemoteAddr, "node", fmt.Sprintf("%.63q", req.Node),
+			"err", err)
 		a = Answer{Error: err.Error(), Retry: errors.Is(err, peer.ErrNoMajority)}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(a)
 }
 
-// A request to join, in bytes.
+// Limits of a request to join, in bytes.
 const (
-	maxJoin     = 16 << 10 // the body; ours are under 1 KiB
-	maxRequest  = 2 << 10  // its request for a certificate; ours have some 250
+	maxJoin     = 16 << 10 // the body; usually under 1 KiB
+	maxRequest  = 2 << 10  // the certificate request; usually about 250
 	maxJoinAddr = 300
 )
 
-// check looks at what costs nothing to look at, and parses the request for a certificate. Nothing is computed with its
-// key: that of an RSA key is whatever its sender likes.
+// check makes the cheap checks and parses the certificate request. It computes nothing with the request's key, since
+// the sender may have chosen an RSA key of any size.
 func (req *joinRequest) check() (*x509.CertificateRequest, error) {
 	if !peer.ValidNode(req.Node) {
 		return nil, fmt.Errorf("node must be 1 to 63 of A-Z a-z 0-9 . _ -, got %.100q", req.Node)
 	}
 	host, port, err := net.SplitHostPort(req.Addr)
 	if err != nil || host == "" || port == "" || len(req.Addr) > maxJoinAddr {
-		return nil, fmt.Errorf("the address at which the node is reached must be host:port, got %.300q", req.Addr)
+		return nil, fmt.Errorf("the address of the node's peer port must be host:port, got %.300q", req.Addr)
 	}
 	if len(req.CSR) > maxRequest {
-		return nil, fmt.Errorf("the certificate request has %d bytes, the most is %d", len(req.CSR), maxRequest)
+		return nil, fmt.Errorf("the certificate request must have at most %d bytes, got %d", maxRequest, len(req.CSR))
 	}
 	csr, err := x509.ParseCertificateRequest(req.CSR)
 	if err != nil {
 		return nil, fmt.Errorf("the certificate request: %w", err)
 	}
 	if key, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
-		return nil, errors.New("the certificate request: a node's key is ECDSA P-256")
+		return nil, errors.New("the certificate request: the key must be ECDSA P-256")
 	}
 	return csr, nil
 }
 
-// letIn makes a node a learner: the token first, then raft, then the record. Cut short anywhere, the same request again
-// goes on.
+// admit makes a node a learner: it checks the token first, then changes raft's configuration, then writes the record.
+// After an interruption at any point, the same request continues.
 //
-// Until the token has proved to be good this is work for anybody who asks, so what is cheap comes first: sizes and the
-// kind of key, then the token, whose public key is ours, and only then is anything computed with a key that the other
-// side has chosen.
-func (ms *Members) letIn(ctx context.Context, session peer.Session, req joinRequest) (a Answer, err error) {
+// Until the token is verified, anyone can cause this work, so cheap checks come first: sizes and the kind of key, then
+// the token, whose public key is in the tree. Only then is anything computed with a key that the client has chosen.
+func (ms *Members) admit(ctx context.Context, session peer.Session, req joinRequest) (a Answer, err error) {
 	csr, err := req.check()
 	if err != nil {
 		return a, err
@@ -254,41 +255,46 @@ func (ms *Members) letIn(ctx context.Context, session peer.Session, req joinRequ
 	if err != nil {
 		return a, fmt.Errorf("the certificate request: %w", err)
 	}
-	var s *state.State // in which nothing was against it
+	var s *state.State // in which no objection was found
 	if err := ms.useToken(ctx, req.Token, signed, req.Signature, req.Node, csr, func(now *state.State) error {
 		s = now
 		if _, gone := recordOf[removal](s, removedDir+"/"+req.Node); gone {
-			return fmt.Errorf("a node called %s was removed from this cluster, and its name does not come back: join under another",
+			return fmt.Errorf("a node named %s was removed from this cluster, and its name cannot be used again: "+
+				"join under another name",
 				req.Node)
 		}
 		m, there := recordOf[Record](s, MembersDir+"/"+req.Node)
 		voters, _ := ms.cluster.Voters()
 		if there && !bytes.Equal(m.Key, csr.RawSubjectPublicKeyInfo) || !there && voters[req.Node] {
-			return fmt.Errorf("there is a node called %s already: join under another name", req.Node)
+			return fmt.Errorf("there is already a node named %s: join under another name", req.Node)
 		}
 		if f := s.Format(); req.Format < f {
-			return fmt.Errorf("the cluster is at format %d and this casemate understands up to %d: install the version that "+
+			return fmt.Errorf("the cluster is at format %d and this casemate understands up to %d: install the "+
+				"version that "+
 				"the members have", f, req.Format)
 		}
 		return nil
 	}); err != nil {
 		return a, err
 	}
-	// The address is the name, and where that is says the record. Until there is one the leader dials in vain.
+	// Raft's address is the node's name; the record maps it to an address. Until the record exists, the leader cannot
+	// dial the node.
 	if err := ms.cluster.AddLearner(ctx, req.Node); err != nil {
 		return a, err
 	}
 	put, err := putRecord(MembersDir+"/"+req.Node, Record{
-		Addr: req.Addr, Key: csr.RawSubjectPublicKeyInfo, Version: fmt.Sprintf("%.64s", req.Version), Format: req.Format,
+		Addr: req.Addr, Key: csr.RawSubjectPublicKeyInfo, Version: fmt.Sprintf("%.64s", req.Version),
+		Format: req.Format,
 		Joined: ms.cfg.Now().UTC().Truncate(time.Second),
 	})
 	if err != nil {
 		return a, err
 	}
 	seen, _ := s.Get(MembersDir + "/" + req.Node)
-	switch err := ms.cluster.Propose(ctx, &state.Expect{Name: MembersDir + "/" + req.Node, Version: seen.Version}, put); {
+	switch err := ms.cluster.Propose(ctx, &state.Expect{Name: MembersDir + "/" + req.Node, Version: seen.Version},
+		put); {
 	case errors.Is(err, fs.ErrExist):
-		return a, fmt.Errorf("another node joins under this name right now: %w", peer.ErrNoMajority)
+		return a, fmt.Errorf("another node is joining under this name: %w", peer.ErrNoMajority)
 	case err != nil:
 		return a, err
 	}

@@ -1,10 +1,10 @@
-// Package member says who belongs to the cluster, and guards the secrets that its members share: the nodes' own CA, the
-// sealing keys, tokens to join.
+// Package member manages who belongs to the cluster, and the secrets that the members share: the nodes' CA, the sealing
+// keys, tokens to join.
 //
-// All of it stands in the tree below cluster/, where no service sees it, and on each node's disk in a few small files.
-// The room proposes changes of the tree as everybody does; raft's configuration, which says who votes, is its owner's.
+// All of it is in the tree below cluster/, where no service sees it, and in a few small files on each node's disk. The
+// room changes the tree by ordinary proposals; its owner changes raft's configuration, which determines the voters.
 //
-// Promise 10 of the tree (package cluster) is kept here.
+// It implements promise 10 of the tree (package cluster).
 package member
 
 import (
@@ -20,18 +20,18 @@ import (
 	"casemate/cluster/state"
 )
 
-// Cluster is the replicated tree as this room needs it.
+// Cluster is the part of the replicated tree that this room needs.
 type Cluster interface {
-	// View is the newest state that can be read on this node.
+	// View is the newest state that is readable on this node.
 	View() *state.State
-	// CaughtUp waits, briefly, until this node has applied what was committed when it was called; false: it could not
-	// find out.
+	// CaughtUp waits briefly until this node has applied what was committed at the call; false: this could not be
+	// determined.
 	CaughtUp() bool
-	// Propose carries the edits out at one log entry, as one command, and returns when they are applied here.
+	// Propose carries out the edits at one log entry, as one command, and returns when they are applied here.
 	Propose(ctx context.Context, ops ...state.Op) error
-	// Commit is Propose for edits of names, however many.
+	// Commit is Propose for any number of edits of names.
 	Commit(ctx context.Context, ops []state.Op) error
-	// AddLearner makes a node a member that does not vote yet. It is no error if it is a member.
+	// AddLearner makes a node a member that does not vote yet. It is no error if the node is a member already.
 	AddLearner(ctx context.Context, node string) error
 	// Voters are the names of the voters, and how many of them are a majority.
 	Voters() (voters map[string]bool, majority int)
@@ -41,17 +41,17 @@ type Cluster interface {
 	Watch(ctx context.Context, dir string) <-chan struct{}
 }
 
-// Config says which node this is.
+// Config is the node's identity.
 type Config struct {
 	Node    string // its name
-	Addr    string // host:port at which the others reach it
+	Addr    string // host:port of its peer port
 	Cluster string // the cluster's identity
 	Version string // of the program, for people
-	Dir     string // where the files of the room are
+	Dir     string // directory of the room's files
 	FS      blob.FS
 	Log     *slog.Logger
 	Now     func() time.Time
-	// CheckCSR checks that whoever made a request for a certificate has its key.
+	// CheckCSR checks that the sender of a certificate request has its key.
 	CheckCSR func(*x509.CertificateRequest) error
 }
 
@@ -62,7 +62,7 @@ type Members struct {
 	cluster Cluster
 	keys    atomic.Pointer[keyring]
 	keyMu   sync.Mutex    // held while keys change
-	epoch   atomic.Uint64 // of the newest key taken up
+	epoch   atomic.Uint64 // of the newest key in use
 	node    *nodeID       // nil in a cluster that no other node can join
 }
 
@@ -77,7 +77,8 @@ func New(cfg Config, cluster Cluster, keys []byte) (*Members, error) {
 	return ms, nil
 }
 
-// OpenNode reads this node's key and certificate, and makes what is missing: from then on it can prove who it is.
+// OpenNode reads this node's key and certificate, and makes what is missing. From then on the node can prove its
+// identity.
 func (ms *Members) OpenNode() (err error) {
 	if ms.node, err = openNodeID(ms.cfg); err != nil {
 		return err
@@ -125,11 +126,11 @@ func (ms *Members) Address(node string) (string, bool) {
 // JoinAddress implements peer.Members.
 func (ms *Members) JoinAddress(node string) string { return ms.node.seed.Members[node].Addr }
 
-// Changed implements peer.Members. A removal changes the directory too; raft's configuration changes without a word to
-// the tree.
+// Changed implements peer.Members. A removal changes the directory too; changes of raft's configuration alone are not
+// reported.
 func (ms *Members) Changed(ctx context.Context) <-chan struct{} {
 	return ms.cluster.Watch(ctx, MembersDir)
 }
 
-// tries bounds how often something is done anew because somebody else has changed the tree meanwhile.
+// tries bounds the retries after the tree was changed concurrently.
 const tries = 10

@@ -13,11 +13,11 @@ import (
 	"casemate/cluster/state"
 )
 
-// Who is a member says raft's configuration. What one needs to know of a member stands in the tree:
+// Raft's configuration determines the members. The tree holds what is known of them:
 //
-//	cluster/members/NAME   Record: where it is reached, its public key
-//	cluster/removed/NAME   removal: a name that may not come back
-//	cluster/tokens/ID      token: who may join
+//	cluster/members/NAME   Record: its address, its public key
+//	cluster/removed/NAME   removal: a name that must not be used again
+//	cluster/tokens/ID      tokenRecord: permission to join
 //	cluster/ca             authority
 //	cluster/keys           rekey: the newest sealing key, wrapped for each member
 const (
@@ -26,10 +26,10 @@ const (
 	TokensDir  = "cluster/tokens" // the tokens that have not expired
 )
 
-// Record is what the tree says of a member.
+// Record is the tree's record of a member.
 type Record struct {
 	Addr    string    `json:"addr"`    // host:port of its peer port
-	Key     []byte    `json:"key"`     // SubjectPublicKeyInfo of its certificate, DER; the same for the node's whole life
+	Key     []byte    `json:"key"`     // SubjectPublicKeyInfo of its certificate, DER; never changes
 	Version string    `json:"version"` // of its program, for people
 	Format  uint64    `json:"format"`  // the newest format of commands that it understands
 	Joined  time.Time `json:"joined"`
@@ -62,13 +62,13 @@ func (ms *Members) Record(name string) (Record, bool) {
 	return recordOf[Record](ms.cluster.View(), MembersDir+"/"+name)
 }
 
-// Removed says that a node was a member and is one no more.
+// Removed reports whether a node was removed from the cluster.
 func (ms *Members) Removed(node string) bool {
 	_, gone := ms.cluster.View().Get(removedDir + "/" + node)
 	return gone
 }
 
-// publicKey is the key of a record.
+// publicKey parses the key of a record.
 func publicKey(spki []byte) (*ecdsa.PublicKey, error) {
 	pub, err := x509.ParsePKIXPublicKey(spki)
 	if err != nil {
@@ -81,14 +81,15 @@ func publicKey(spki []byte) (*ecdsa.PublicKey, error) {
 	return ec, nil
 }
 
-// PublishSelf writes this node's own record, if it says something else now. It returns when that is applied here.
+// PublishSelf writes this node's own record, if it has changed, and returns when it is applied here.
 func (ms *Members) PublishSelf(ctx context.Context) error {
 	m, there := ms.Record(ms.cfg.Node)
 	want := ms.self()
 	if there {
 		want.Joined = m.Joined
 	}
-	if there && m.Addr == want.Addr && string(m.Key) == string(want.Key) && m.Version == want.Version && m.Format == want.Format {
+	if there && m.Addr == want.Addr && string(m.Key) == string(want.Key) && m.Version == want.Version &&
+		m.Format == want.Format {
 		return nil
 	}
 	put, err := putRecord(MembersDir+"/"+ms.cfg.Node, want)
@@ -99,7 +100,7 @@ func (ms *Members) PublishSelf(ctx context.Context) error {
 	return err
 }
 
-// self is what this node's own record has to say.
+// self is the current content of this node's own record.
 func (ms *Members) self() Record {
 	return Record{
 		Addr: ms.cfg.Addr, Key: ms.node.spki, Version: ms.cfg.Version, Format: state.MaxFormat,
@@ -107,8 +108,8 @@ func (ms *Members) self() Record {
 	}
 }
 
-// Bootstrap makes the nodes' CA, if there is none, and with it the record of the node that makes it: from the first
-// moment in which others can join, its name is taken.
+// Bootstrap makes the nodes' CA, if there is none, and in the same command the record of this node: its name is taken
+// before other nodes can join.
 func (ms *Members) Bootstrap(ctx context.Context) error {
 	if a, err := ms.authority(); a != nil || err != nil {
 		return err
@@ -127,7 +128,7 @@ func (ms *Members) Bootstrap(ctx context.Context) error {
 	}
 	err = ms.cluster.Propose(ctx, &state.Expect{Name: authorityName}, ca, own)
 	if errors.Is(err, fs.ErrExist) {
-		return nil // of two leaders in a row, one was first
+		return nil // a previous leader has made one
 	}
 	return err
 }

@@ -19,14 +19,15 @@ import (
 	"casemate/cluster/state"
 )
 
-// A removed node knows the sealing key and could sign node certificates. So its removal makes a new sealing key and a
-// new CA, and everything that is sealed is sealed again, all in one batch. The new key travels in the log, wrapped for
-// the public key of each member that stays (HPKE, RFC 9180): so it reaches a member that is down as well, and whoever
-// reads the log without being a member learns nothing.
-// KeysName is the record rekey.
+// A removed node knows the sealing key and could sign node certificates. So a removal makes a new sealing key and a new
+// CA, and everything sealed is sealed again, in one batch. The log carries the new key, wrapped for the public key of
+// each remaining member (HPKE, RFC 9180). So a member that is down receives it too, and a reader of the log who is not
+// a member learns nothing.
+//
+// KeysName is the name of the record rekey.
 const KeysName = "cluster/keys"
 
-// rekey is that record.
+// rekey is the record of the newest sealing key.
 type rekey struct {
 	Epoch uint64            `json:"epoch"`
 	Wraps map[string][]byte `json:"wraps"` // by member: HPKE's encapsulated key and ciphertext
@@ -62,8 +63,8 @@ func unwrap(own *ecdsa.PrivateKey, wrapped []byte) ([]byte, error) {
 	return hpke.Open(key, hpke.HKDFSHA256(), hpke.ChaCha20Poly1305(), []byte(wrapInfo), wrapped)
 }
 
-// TakeKeys takes up the newest sealing key from the state, if this node does not have it yet. It is on this disk before
-// it is used.
+// TakeKeys adopts the newest sealing key from the state, if this node does not have it yet. The key is stored on this
+// disk before it is used.
 func (ms *Members) TakeKeys() error {
 	if ms.node == nil {
 		return nil
@@ -80,7 +81,7 @@ func (ms *Members) TakeKeys() error {
 	}
 	key, err := unwrap(ms.node.key, wrapped)
 	if err != nil {
-		return fmt.Errorf("the cluster's sealing key %d cannot be taken up: %w", r.Epoch, err)
+		return fmt.Errorf("the cluster's sealing key %d cannot be used: %w", r.Epoch, err)
 	}
 	ring := ms.keys.Load()
 	if !bytes.Equal(ring.newest(), key) {
@@ -91,14 +92,14 @@ func (ms *Members) TakeKeys() error {
 			return err
 		}
 		ms.keys.Store(ring)
-		ms.log.Info("sealing key taken up", "epoch", r.Epoch)
+		ms.log.Info("new sealing key in use", "epoch", r.Epoch)
 	}
 	ms.epoch.Store(r.Epoch)
 	return nil
 }
 
-// Reseal removes what the tree knows of a member that has left, and makes worthless what that node knows: one
-// conditional batch.
+// Reseal removes the records of a member that has left and replaces all secrets that it knows, in one conditional
+// batch.
 func (ms *Members) Reseal(ctx context.Context, gone string) error {
 	for range tries {
 		err := ms.tryReseal(ctx, gone)
@@ -106,7 +107,7 @@ func (ms *Members) Reseal(ctx context.Context, gone string) error {
 			return err
 		}
 	}
-	return fmt.Errorf("remove %s: too much is changing, try again: %w", gone, peer.ErrNoMajority)
+	return fmt.Errorf("remove %s: other changes interfered, try again: %w", gone, peer.ErrNoMajority)
 }
 
 func (ms *Members) tryReseal(ctx context.Context, gone string) error {
@@ -139,7 +140,9 @@ func (ms *Members) tryReseal(ctx context.Context, gone string) error {
 	if err != nil {
 		return err
 	}
-	next, _, err := makeAuthority(old, oldKey, func(plain []byte) ([]byte, error) { return ring.seal(plain), nil }, ms.cfg.Now())
+	next, _, err := makeAuthority(old, oldKey, func(plain []byte) ([]byte, error) {
+		return ring.seal(plain), nil
+	}, ms.cfg.Now())
 	if err != nil {
 		return err
 	}
@@ -165,7 +168,7 @@ func (ms *Members) tryReseal(ctx context.Context, gone string) error {
 		}
 		plain, err := ms.Unseal([]byte(e.Data))
 		if err != nil {
-			return fmt.Errorf("%s cannot be sealed anew: %w", name, err)
+			return fmt.Errorf("%s cannot be sealed again: %w", name, err)
 		}
 		again := &state.Put{Name: name, Data: ring.seal(plain), Claim: e.Claim}
 		ops = append(ops, &state.Expect{Name: name, Version: e.Version}, again)

@@ -12,16 +12,15 @@ import (
 // KeyFile holds the sealing keys, 32 bytes each, the newest first, mode 0600.
 const KeyFile = "sealing.key"
 
-// sealLabel begins every sealed value, and is authenticated with it: nothing else that is encrypted under the same key
-// can be taken for one.
+// sealLabel begins every sealed value and is authenticated with it, so no other data encrypted under the same key is
+// accepted as a sealed value.
 const sealLabel = "casemate sealed 1\n"
 
 // ErrSealed is returned by Unseal for bytes that were not sealed under this cluster's key.
 var ErrSealed = errors.New("not sealed under this cluster's key")
 
-// keyring are the sealing keys, the newest first, as they stand in the file sealing.key one behind the other. New
-// secrets are sealed under the newest. Older ones stay for what was sealed under them and has not yet been replaced
-// here.
+// keyring is the sealing keys, the newest first, concatenated as in the file sealing.key. New secrets are sealed under
+// the newest. Older keys open the secrets that were sealed under them and have not been replaced on this node yet.
 type keyring struct {
 	raw   []byte
 	aeads []cipher.AEAD
@@ -51,7 +50,7 @@ func (k *keyring) with(key []byte) (*keyring, error) {
 	return newKeyring(raw[:min(len(raw), maxKeys*chacha20poly1305.KeySize)])
 }
 
-// newest is the key under which is sealed.
+// newest is the key that new secrets are sealed under.
 func (k *keyring) newest() []byte { return k.raw[:chacha20poly1305.KeySize] }
 
 func (k *keyring) seal(plain []byte) []byte {
@@ -77,8 +76,8 @@ func (k *keyring) unseal(sealed []byte) ([]byte, error) {
 }
 
 // Seal encrypts and authenticates a secret under the cluster's newest sealing key (XChaCha20-Poly1305, random nonce),
-// so that it can stand in the tree, in snapshots and in backups (promise 10). It is 58 bytes longer than plain. Sealing
-// the same secret twice gives different bytes.
+// so that it can be stored in the tree, in snapshots and in backups (promise 10). The result is 58 bytes longer than
+// plain. Sealing the same secret twice gives different bytes.
 func (ms *Members) Seal(plain []byte) ([]byte, error) {
 	if err := ms.TakeKeys(); err != nil {
 		return nil, err
@@ -86,21 +85,22 @@ func (ms *Members) Seal(plain []byte) ([]byte, error) {
 	return ms.keys.Load().seal(plain), nil
 }
 
-// Unseal returns what was given to Seal, on whichever node, else ErrSealed.
+// Unseal returns the plain text of what Seal returned on any node; otherwise the error is ErrSealed.
 func (ms *Members) Unseal(sealed []byte) ([]byte, error) {
 	plain, err := ms.keys.Load().unseal(sealed)
-	if err != nil && ms.TakeKeys() == nil { // it may be sealed under a key that came a moment ago
+	if err != nil && ms.TakeKeys() == nil { // it may be sealed under a key that this node does not use yet
 		plain, err = ms.keys.Load().unseal(sealed)
 	}
 	return plain, err
 }
 
-// CheckKeys checks what stands in a KeyFile.
+// CheckKeys checks the content of a KeyFile.
 func CheckKeys(raw []byte) error {
 	_, err := newKeyring(raw)
 	return err
 }
 
-// KeyWayOut is what to do without the sealing key.
-const KeyWayOut = "copy " + KeyFile + " from the data directory of another node, with the same owner and mode 0600; an only node restores " +
+// KeyWayOut tells what to do without the sealing key.
+const KeyWayOut = "copy " + KeyFile + " from the data directory of another node, with the same owner and mode 0600; " +
+	"on a single node, restore " +
 	"a backup into a new data directory"

@@ -18,13 +18,13 @@ import (
 	"casemate/cluster/state"
 )
 
-// Token lets one node join. It is printed once and kept by nobody but who is to use it:
+// Token lets one node join. It is printed once; no node stores it:
 //
 //	casemate1.ID.SECRET.ROOT, each in base64url without padding
 //
-// SECRET is the seed of an ed25519 key. The tree keeps the public key only, so neither the log nor a backup nor a
-// member can use the token. ROOT is the SHA-256 of the nodes' CA's certificate: by it the joiner knows whom it is
-// talking to before it says anything.
+// SECRET is the seed of an ed25519 key. The tree stores only the public key, so neither the log nor a backup nor a
+// member can use the token. ROOT is the SHA-256 of the certificate of the nodes' CA: with it the joiner authenticates
+// the server before it sends anything.
 type Token struct {
 	ID     string
 	Secret []byte // 32 bytes
@@ -38,7 +38,7 @@ func (t Token) String() string {
 	return strings.Join([]string{tokenLabel, t.ID, enc(t.Secret), enc(t.Root)}, ".")
 }
 
-// ParseToken reads what String wrote; anything else is fs.ErrInvalid.
+// ParseToken parses the output of String; any other text is fs.ErrInvalid.
 func ParseToken(s string) (t Token, err error) {
 	f := strings.Split(strings.TrimSpace(s), ".")
 	if len(f) == 4 && f[0] == tokenLabel && len(f[1]) > 0 && validTokenID(f[1]) {
@@ -50,7 +50,8 @@ func ParseToken(s string) (t Token, err error) {
 			return t, nil
 		}
 	}
-	return Token{}, fmt.Errorf("this is no join token, `casemate token create` on a member prints one: %w", fs.ErrInvalid)
+	return Token{}, fmt.Errorf("this is no join token, `casemate token create` on a member prints one: %w",
+		fs.ErrInvalid)
 }
 
 // validTokenID reports whether an ID may be part of a name in the tree.
@@ -58,25 +59,25 @@ func validTokenID(id string) bool {
 	return len(id) <= 32 && state.ValidID(id) && !strings.ContainsAny(id, "/\\")
 }
 
-// tokenRecord is what the tree keeps of a token.
+// tokenRecord is the tree's record of a token.
 type tokenRecord struct {
 	Public  []byte    `json:"public"`
 	Expires time.Time `json:"expires"`
-	// Node and Key say who has used it. The same node with the same key may use it again until it expires, since an
-	// answer can be lost; no other may.
+	// Node and Key are those of the node that has used the token. The same node with the same key may use it again
+	// until it expires, since an answer can be lost; another node may not.
 	Node string `json:"node,omitempty"`
 	Key  []byte `json:"key,omitempty"`
 }
 
-// CreateToken makes a token that expires after ttl, and forgets those that have.
+// CreateToken makes a token that expires after ttl, and deletes expired tokens.
 func (ms *Members) CreateToken(ctx context.Context, ttl time.Duration) (Token, error) {
 	if ms.node == nil {
 		return Token{}, fmt.Errorf("this node has no peer port (listen.peer), so no other can join: %w", fs.ErrInvalid)
 	}
 	if ttl < time.Minute || ttl > 30*24*time.Hour {
-		return Token{}, fmt.Errorf("a token's time must be between 1m and 720h, got %s: %w", ttl, fs.ErrInvalid)
+		return Token{}, fmt.Errorf("a token's lifetime must be between 1m and 720h, got %s: %w", ttl, fs.ErrInvalid)
 	}
-	// On a node that has just been started for the first time, what manage is about to do.
+	// On a node that was started for the first time just now, these may not have run yet.
 	if err := errors.Join(ms.Bootstrap(ctx), ms.Renew()); err != nil {
 		return Token{}, err
 	}
@@ -103,18 +104,19 @@ func (ms *Members) CreateToken(ctx context.Context, ttl time.Duration) (Token, e
 	return t, err
 }
 
-// proofLabel keeps a signature of a token from being taken for anything else.
+// proofLabel separates signatures of tokens from any other use of the key.
 const proofLabel = "casemate join 1\n"
 
-// proof is what a joiner signs: this very TLS session, by its exporter (RFC 8446, 7.5), and its request.
+// proof is the text that a joiner signs: this TLS session, by its exporter (RFC 8446, 7.5), and its request.
 func proof(exporter, csr []byte, node, addr string) []byte {
 	sum := sha256.Sum256(csr)
 	return fmt.Appendf([]byte(proofLabel), "%x\n%x\n%q\n%q\n", exporter, sum, node, addr)
 }
 
-var errToken = fmt.Errorf("the token is not known or has expired, `casemate token create` makes another: %w", fs.ErrPermission)
+var errToken = fmt.Errorf("the token is unknown or has expired, `casemate token create` makes another: %w",
+	fs.ErrPermission)
 
-// knowsToken checks that a request was signed with a token that is there and has not expired.
+// knowsToken checks that a request was signed with an existing token that has not expired.
 func (ms *Members) knowsToken(id string, signed, signature []byte) error {
 	if !validTokenID(id) || len(signature) != ed25519.SignatureSize {
 		return errToken
@@ -124,7 +126,7 @@ func (ms *Members) knowsToken(id string, signed, signature []byte) error {
 	return err
 }
 
-// token reads a token's record, if it is good and has signed this.
+// token returns a token's record if the token is valid and the signature is right.
 func (ms *Members) token(s *state.State, id string, signed, signature []byte) (tokenRecord, error) {
 	r, ok := recordOf[tokenRecord](s, TokensDir+"/"+id)
 	if !ok || !ms.cfg.Now().Before(r.Expires) || len(r.Public) != ed25519.PublicKeySize ||
@@ -134,9 +136,9 @@ func (ms *Members) token(s *state.State, id string, signed, signature []byte) (t
 	return r, nil
 }
 
-// useToken checks a token's signature and marks the token as this node's, unless there is something against the node: a
-// token is not spent on a refusal, and who has none is told nothing about the cluster's nodes. knowsToken must have
-// come before.
+// useToken checks a token's signature and marks the token as used by this node, unless against returns an objection to
+// the node. A refused request does not use up the token, and a client without a token learns nothing about the
+// cluster's nodes. knowsToken must have been called before.
 func (ms *Members) useToken(
 	ctx context.Context, id string, signed, signature []byte, node string, csr *x509.CertificateRequest,
 	against func(*state.State) error,
@@ -151,7 +153,7 @@ func (ms *Members) useToken(
 		}
 		if r.Node != "" {
 			if r.Node != node || !bytes.Equal(r.Key, csr.RawSubjectPublicKeyInfo) {
-				return fmt.Errorf("the token was used by node %s already, `casemate token create` makes another: %w",
+				return fmt.Errorf("the token was already used by node %s, `casemate token create` makes another: %w",
 					r.Node, fs.ErrPermission)
 			}
 			return against(s)
@@ -165,7 +167,8 @@ func (ms *Members) useToken(
 		if err != nil {
 			return err
 		}
-		if err = ms.cluster.Propose(ctx, &state.Expect{Name: name, Version: e.Version}, put); !errors.Is(err, fs.ErrExist) {
+		if err = ms.cluster.Propose(ctx, &state.Expect{Name: name, Version: e.Version}, put); !errors.Is(err,
+			fs.ErrExist) {
 			return err
 		}
 	}

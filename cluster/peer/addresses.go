@@ -16,20 +16,20 @@ import (
 	"casemate/cluster/disk"
 )
 
-// addresses is where this node looks for others besides where their records say that they are. Any of them may be
-// wrong: who answers there has to prove which node it is.
+// addresses are the places where this node looks for other nodes besides their records. Any of them may be wrong: the
+// node that answers must prove its identity.
 type addresses struct {
 	mu    sync.Mutex
-	heard map[string]string    // by node: what it says itself, or what another member has heard it say
-	told  map[string]string    // by node: what the operator says, in Config.AddressFile too
-	asked map[string]time.Time // by node: when its name was last looked up
+	heard map[string]string    // by node: the address that the node itself reports, directly or through another member
+	told  map[string]string    // by node: the address that the operator has set; also in Config.AddressFile
+	asked map[string]time.Time // by node: when its name was last resolved
 }
 
 const (
-	addressHeader = "Casemate-Address" // of a request for beats: where who asks is reached
+	addressHeader = "Casemate-Address" // of a request for beats: the address of the requesting node
 	maxAddress    = 300                // bytes
 	dialStagger   = 150 * time.Millisecond
-	askEvery      = 10 * time.Second // the least between two look-ups of a node's name
+	askEvery      = 10 * time.Second // minimum between two lookups of a node's name
 )
 
 func (a *addresses) open(cfg Config) {
@@ -42,8 +42,9 @@ func (a *addresses) open(cfg Config) {
 		err = json.Unmarshal(data, &a.told)
 	}
 	if err != nil || a.told == nil {
-		// Nothing that the operator could not say again.
-		cfg.Log.Warn("the addresses that were told cannot be read", "file", filepath.Base(cfg.AddressFile), "err", err)
+		// The operator can set the addresses again.
+		cfg.Log.Warn("the addresses that the operator set cannot be read", "file", filepath.Base(cfg.AddressFile),
+			"err", err)
 		a.told = map[string]string{}
 	}
 }
@@ -57,7 +58,7 @@ func checkAddress(addr string) error {
 	return nil
 }
 
-// hear takes an address that a node says of itself.
+// hear records an address that a node reports for itself.
 func (p *Port) hear(node, addr string) {
 	record, known := p.cfg.Members.Address(node)
 	if !known || node == p.cfg.Node || checkAddress(addr) != nil {
@@ -71,11 +72,11 @@ func (p *Port) hear(node, addr string) {
 		delete(a.heard, node)
 	case a.heard[node] != addr:
 		a.heard[node] = addr
-		p.log.Info("a node says that it is elsewhere", "peer", node, "addr", addr, "was", record)
+		p.log.Info("a node reports a new address", "peer", node, "addr", addr, "was", record)
 	}
 }
 
-// gossip is what this node tells others of addresses that are not in the records yet.
+// gossip returns the addresses that this node tells other nodes because they are not in the records yet.
 func (p *Port) gossip() map[string]string {
 	a := &p.addresses
 	a.mu.Lock()
@@ -86,7 +87,7 @@ func (p *Port) gossip() map[string]string {
 	out := map[string]string{}
 	for node, addr := range a.heard {
 		if record, known := p.cfg.Members.Address(node); !known || record == addr {
-			delete(a.heard, node) // it stands in its record now
+			delete(a.heard, node) // the record has it now
 		} else {
 			out[node] = addr
 		}
@@ -94,7 +95,7 @@ func (p *Port) gossip() map[string]string {
 	return out
 }
 
-// listenTo takes the gossip of another node. What a node has said here itself counts more.
+// listenTo records the gossip of another node. An address that was reported here before takes precedence.
 func (p *Port) listenTo(gossip map[string]string) {
 	for node, addr := range gossip {
 		p.addresses.mu.Lock()
@@ -106,15 +107,15 @@ func (p *Port) listenTo(gossip map[string]string) {
 	}
 }
 
-// TellAddress says where a member's peer port is, host:port, for the day on which no node finds the others any more.
-// This node looks there too, also after a restart, until the member's record says the same. fs.ErrNotExist: there is no
-// such member.
+// TellAddress sets the address of a member's peer port, host:port, for when the nodes cannot find each other any more.
+// This node dials it, also after a restart, until the member's record has the same address. The error is fs.ErrNotExist
+// if there is no such member.
 func (p *Port) TellAddress(node, addr string) error {
 	if err := checkAddress(addr); err != nil {
 		return err
 	}
 	if node == p.cfg.Node {
-		return fmt.Errorf("node %s is this one: its address is listen.peer in its config: %w", node, fs.ErrInvalid)
+		return fmt.Errorf("node %s is this node: its address is listen.peer in its config: %w", node, fs.ErrInvalid)
 	}
 	if !slices.Contains(p.cfg.Members.Others(), node) {
 		return fmt.Errorf("there is no node %s: %w", node, fs.ErrNotExist)
@@ -126,7 +127,7 @@ func (p *Port) TellAddress(node, addr string) error {
 	return p.writeTold()
 }
 
-// writeTold needs addresses.mu.
+// writeTold stores the operator's addresses. addresses.mu is held.
 func (p *Port) writeTold() error {
 	data, err := json.Marshal(p.addresses.told)
 	if err != nil {
@@ -135,7 +136,7 @@ func (p *Port) writeTold() error {
 	return disk.WriteFile(p.cfg.FS, p.cfg.AddressFile, data, 0o640)
 }
 
-// ForgetTold forgets what the operator has said and what stands in the records by now.
+// ForgetTold deletes the operator's addresses that the records now have, and those of removed nodes.
 func (p *Port) ForgetTold() error {
 	a := &p.addresses
 	a.mu.Lock()
@@ -152,8 +153,9 @@ func (p *Port) ForgetTold() error {
 	return p.writeTold()
 }
 
-// addressesOf lists where a member may be, the likeliest first: what it says itself, what the operator says, the
-// config, its record, what a joiner was told, and now and then, while it does not answer, the host of its name.
+// addressesOf lists the possible addresses of a member, the most likely first: the one that it reports, the operator's,
+// the config's, its record's, the one that was known when this node joined, and from time to time, while it does not
+// answer, its name as a host name.
 func (p *Port) addressesOf(node string) (list []string) {
 	add := func(addr string) {
 		if addr != "" && !slices.Contains(list, addr) {
@@ -180,8 +182,8 @@ func (p *Port) addressesOf(node string) (list []string) {
 	return list
 }
 
-// first tries addresses, a moment after one another, until one succeeds, and closes what comes later. The error is that
-// of the first address.
+// first tries addresses, dialStagger apart, until one succeeds, and closes later connections. The error is that of the
+// first address.
 func first(
 	ctx context.Context, addrs []string, try func(ctx context.Context, addr string) (net.Conn, error),
 ) (net.Conn, error) {

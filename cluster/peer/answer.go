@@ -8,20 +8,20 @@ import (
 	"syscall"
 )
 
-// Answer is what one node answers another.
+// Answer is the reply of one node to another.
 type Answer struct {
 	Index uint64 `json:"index,omitempty"`
 	Error string `json:"error,omitempty"`
 	Kind  string `json:"kind,omitempty"`
-	// Leader is where to ask instead, "" if that is not known.
+	// Leader is the leader's name, for the next attempt; "" if it is unknown.
 	Leader string `json:"leader,omitempty"`
 }
 
-// The kinds of errors that keep their identity between nodes. Refusals of the state need none: they are read from the
-// state.
+// The kinds of errors that keep their identity between nodes. Refusals by the state need none: the caller reads them
+// from the state.
 const (
 	KindNotLeader = "not-leader" // nothing was done
-	KindLost      = "lost"       // it is not known whether it was done
+	KindLost      = "lost"       // it is unknown whether it was done
 	KindRemoved   = "removed"
 	KindNotExist  = "not-exist"
 	KindBadBytes  = "bad-bytes"
@@ -48,10 +48,10 @@ func Reply(w http.ResponseWriter, a Answer) {
 }
 
 var (
-	// ErrDown says that a member cannot be reached now.
+	// ErrDown reports that a member cannot be reached now.
 	ErrDown = fmt.Errorf("cannot be reached: %w", syscall.EAGAIN)
-	// ErrSent says that a request may have been carried out: its answer was lost.
+	// ErrSent reports that a request may have been carried out: its answer was lost.
 	ErrSent = errors.New("the answer was lost")
-	// ErrNoMajority says that writing has to wait for more nodes.
+	// ErrNoMajority reports that writes have to wait for more nodes.
 	ErrNoMajority = fmt.Errorf("no majority of the voters can be reached now, try again later: %w", syscall.EAGAIN)
 )

@@ -15,35 +15,35 @@ import (
 const (
 	beatEvery = 333 * time.Millisecond // at least
 	beatLeast = 2 * time.Millisecond   // between two
-	beatLost  = 1 * time.Second        // without one a node counts as down
+	beatLost  = 1 * time.Second        // without a beat, a node counts as down
 	redial    = 200 * time.Millisecond
-	lookEvery = time.Second // between two looks at who is a member
+	lookEvery = time.Second // between two checks of the members
 )
 
-// Beat is what a node tells the others of itself, all the time.
+// Beat is the state that a node reports to the others continuously.
 type Beat struct {
-	Applied uint64 `json:"applied"` // newest log entry whose effect can be read there, and will be after a power cut
-	Lacks   int    `json:"lacks"`   // blobs still to come; -1 while it counts
+	Applied uint64 `json:"applied"` // newest log entry that is readable there, also after a power cut
+	Missing int    `json:"lacks"`   // blobs still to come; -1 while it counts
 	Free    int64  `json:"free"`
 	Total   int64  `json:"total"`
 	Format  uint64 `json:"format"`
 	Version string `json:"version"`
 
-	// Older versions say nothing of the following.
+	// Older versions do not send the following fields.
 	At      uint64            `json:"at,omitempty"`      // newest entry in the state
 	Sum     string            `json:"sum,omitempty"`     // its running digest there
-	Heard   uint64            `json:"heard,omitempty"`   // the newest Applied that it has heard from who listens
-	Differs uint64            `json:"differs,omitempty"` // an entry at which it differs from who listens
-	Older   *Older            `json:"older,omitempty"`   // what it knows of having come back older
-	Leader  string            `json:"leader,omitempty"`  // whom it takes for the leader
-	Addrs   map[string]string `json:"addrs,omitempty"`   // of nodes that are not where their records say
-	Stopped string            `json:"stopped,omitempty"` // why it stops now
+	Heard   uint64            `json:"heard,omitempty"`   // newest Applied that it has received from the listener
+	Differs uint64            `json:"differs,omitempty"` // an entry at which its state differs from the listener's
+	Older   *Older            `json:"older,omitempty"`   // set if its disk was put back to an older state
+	Leader  string            `json:"leader,omitempty"`  // the leader as it knows it
+	Addrs   map[string]string `json:"addrs,omitempty"`   // addresses of nodes that differ from their records
+	Stopped string            `json:"stopped,omitempty"` // why the node is stopping
 }
 
-// now is a channel that has come.
+// now is a closed channel.
 var now = func() <-chan time.Time { ch := make(chan time.Time); close(ch); return ch }()
 
-// serveBeat is a stream without an end.
+// serveBeat streams beats without end.
 func (p *Port) serveBeat(w http.ResponseWriter, r *http.Request) {
 	node := From(r)
 	p.hear(node, r.Header.Get(addressHeader))
@@ -52,7 +52,7 @@ func (p *Port) serveBeat(w http.ResponseWriter, r *http.Request) {
 	enc := json.NewEncoder(w)
 	for {
 		if p.cfg.Members.Removed(node) {
-			return // it asks again, and is told
+			return // its next request is answered with ErrRemoved
 		}
 		b := p.cfg.Host.Beat(node)
 		b.Addrs = p.gossip()
@@ -66,7 +66,7 @@ func (p *Port) serveBeat(w http.ResponseWriter, r *http.Request) {
 		moved := p.cfg.Host.WaitDurable(wait, b.Applied+1) == nil
 		cancel()
 		pause := now
-		if moved { // else it was long enough
+		if moved { // otherwise beatEvery has passed
 			pause = time.After(beatLeast)
 		}
 		select {
@@ -74,13 +74,13 @@ func (p *Port) serveBeat(w http.ResponseWriter, r *http.Request) {
 			return
 		case <-p.cfg.Life.Done():
 			return
-		case <-p.cfg.Host.Done(): // it says why
+		case <-p.cfg.Host.Done(): // the next beat gives the reason
 		case <-pause:
 		}
 	}
 }
 
-// link is what this node hears from another.
+// link is the stream of beats from another node.
 type link struct {
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -89,19 +89,19 @@ type link struct {
 	beat   Beat
 	up     bool
 	seen   time.Time
-	moved  wake.Broadcast // there is another beat, or up has changed
-	slow   bool           // did not apply within the time that writes wait: they do not wait for it until it has caught up
+	moved  wake.Broadcast // a beat has come, or up has changed
+	slow   bool           // was too slow once: writes do not wait for it until it has caught up
 	cutoff context.CancelFunc
 	alive  context.Context // done when the node is down; owned by mu
 }
 
-// Last returns what was last heard of a node and whether it is up.
+// Last returns the last beat of a node, whether the node is up, and when the beat came.
 func (p *Port) Last(node string) (b Beat, up bool, seen time.Time) {
 	p.mu.Lock()
 	l := p.links[node]
 	p.mu.Unlock()
 	if l == nil {
-		return Beat{Lacks: -1}, false, time.Time{}
+		return Beat{Missing: -1}, false, time.Time{}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -126,7 +126,7 @@ func (p *Port) Alive(ctx context.Context, node string) (context.Context, context
 	return ctx, func() { stop(); cancel() }, true
 }
 
-// UpNodes are the other members that answer now.
+// UpNodes are the other members that are up now.
 func (p *Port) UpNodes() (names []string) {
 	for _, n := range p.cfg.Members.Others() {
 		if _, up, _ := p.Last(n); up {
@@ -136,7 +136,7 @@ func (p *Port) UpNodes() (names []string) {
 	return names
 }
 
-// follow follows every other member, and stops following those that have left.
+// follow listens to every other member, and stops listening to those that have left.
 func (p *Port) follow(ctx context.Context) {
 	changed := p.cfg.Members.Changed(ctx)
 	tick := time.NewTicker(lookEvery)
@@ -172,7 +172,7 @@ func (p *Port) follow(ctx context.Context) {
 		for n := range want {
 			if p.links[n] == nil {
 				lctx, cancel := context.WithCancel(ctx)
-				l := &link{cancel: cancel, done: make(chan struct{}), beat: Beat{Lacks: -1}}
+				l := &link{cancel: cancel, done: make(chan struct{}), beat: Beat{Missing: -1}}
 				p.links[n] = l
 				p.changes.NotifyAll()
 				go func() {
@@ -240,7 +240,7 @@ func (p *Port) listen(ctx context.Context, node string, l *link) error {
 		p.cfg.Host.Heard(node, b)
 		p.listenTo(b.Addrs)
 		if l.set(true, b) {
-			p.log.Info("node is up", "peer", node, "applied", b.Applied, "lacks", b.Lacks)
+			p.log.Info("node is up", "peer", node, "applied", b.Applied, "missing", b.Missing)
 			p.cfg.Host.CameUp(node)
 			p.changes.NotifyAll()
 		}
@@ -248,7 +248,7 @@ func (p *Port) listen(ctx context.Context, node string, l *link) error {
 	return errors.Join(lines.Err(), ErrDown)
 }
 
-// set takes a beat, or that there are none, and reports whether up has changed.
+// set records a beat, or with up false the loss of the stream, and reports whether up has changed.
 func (l *link) set(up bool, b Beat) (changed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -266,12 +266,12 @@ func (l *link) set(up bool, b Beat) (changed bool) {
 	return changed
 }
 
-// shareTime is how long a write waits for the nodes that are connected: so that a client that goes on to another node
-// finds there what was answered here.
+// shareTime is how long a write waits for the connected nodes, so that a client that continues at another node finds
+// there what was acknowledged here.
 const shareTime = 100 * time.Millisecond
 
-// WaitShown waits until the connected nodes have applied an entry too; briefly and not longer, and not again for one
-// that was too slow until it has caught up.
+// WaitShown waits until the connected nodes have applied an entry, at most shareTime. A node that was too slow is not
+// waited for again until it has caught up.
 func (p *Port) WaitShown(ctx context.Context, index uint64) {
 	deadline := time.NewTimer(shareTime)
 	defer deadline.Stop()
@@ -309,7 +309,7 @@ func (p *Port) WaitShown(ctx context.Context, index uint64) {
 	}
 }
 
-// Up reports whether this node hears from another one now.
+// Up reports whether this node receives beats from another one now.
 func (p *Port) Up(node string) bool {
 	_, up, _ := p.Last(node)
 	return up
@@ -322,16 +322,16 @@ func (p *Port) Follows(node string) bool {
 	return p.links[node] != nil
 }
 
-// Missing is how many blobs a node has yet to fetch, by its own account; -1 if that is not known.
+// Missing is how many blobs a node has yet to fetch, by its own report; -1 if that is unknown.
 func (p *Port) Missing(node string) int {
 	b, _, _ := p.Last(node)
-	return b.Lacks
+	return b.Missing
 }
 
 // Changes receives (capacity 1) after Up of any node has changed, until ctx is done; then it is closed.
 func (p *Port) Changes(ctx context.Context) <-chan struct{} { return p.changes.Watch(ctx, ".") }
 
-// Older is a node that came back with less of the log than it had shown before.
+// Older reports a node that came back with less of the log than it had shown before.
 type Older struct {
 	Node string    `json:"node"`
 	Was  uint64    `json:"was"` // newest entry that it had shown

@@ -7,29 +7,29 @@ import (
 	"sync/atomic"
 )
 
-// bulk is the connection below TLS. Records have 16 KiB at most, and crypto/tls hands each of them to the kernel by
-// itself, and asks for about one at a time: with large blobs most of the time went into system calls and waking the
-// other side. Here what one write makes is sent at once, and where a read has found more than it could take, the next
-// one takes as much as there is.
+// bulk is the connection below TLS. TLS records have at most 16 KiB; crypto/tls writes each of them with its own system
+// call, and reads about one at a time. With large blobs most of the time went into system calls and waking the other
+// side. bulk sends the records of one write together, and after a read that filled its buffer, the next read takes all
+// that is available.
 type bulk struct {
 	net.Conn
-	member atomic.Bool // the other side is one: it may cost memory
+	member atomic.Bool // the other side is a member and may cost memory
 
-	// Owned by whoever reads, and TLS lets only one do so.
-	more bool            // the last read was filled
-	ours *[bulkSize]byte // nil: nothing is left of what was read
-	rest []byte          // of ours
+	// Owned by the reader; TLS allows only one at a time.
+	more bool            // the last read filled its buffer
+	ours *[bulkSize]byte // nil: no bytes are buffered
+	rest []byte          // the unread part of ours
 
 	mu     sync.Mutex
 	corked bool
-	held   *[]byte // what was written since; nil if that is nothing
+	held   *[]byte // written while corked; nil if empty
 }
 
 const bulkSize = 128 << 10
 
 var (
 	bulks = sync.Pool{New: func() any { return new([bulkSize]byte) }}
-	// corks have room for as much in records.
+	// corks have room for bulkSize bytes as TLS records.
 	corks = sync.Pool{New: func() any { b := make([]byte, 0, bulkSize+bulkSize/64); return &b }}
 )
 
@@ -37,7 +37,7 @@ func (b *bulk) Read(p []byte) (int, error) {
 	if len(b.rest) == 0 {
 		if !b.more || len(p) >= bulkSize {
 			n, err := b.Conn.Read(p)
-			b.more = n == len(p) && n > 512 && b.member.Load() // not for each header of a record
+			b.more = n == len(p) && n > 512 && b.member.Load() // a small read is a record's header
 			return n, err
 		}
 		b.ours = bulks.Get().(*[bulkSize]byte)
@@ -75,7 +75,7 @@ func (b *bulk) Write(p []byte) (int, error) {
 	return b.Conn.Write(p)
 }
 
-// cork keeps what is written until uncork sends it.
+// cork buffers writes until uncork sends them.
 func (b *bulk) cork() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

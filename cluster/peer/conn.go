@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// abrupt is a TLS connection that is closed without the alert that tells the other side (RFC 8446, section 6.1). To
-// send it, crypto/tls waits up to 5 s for a wire that does not move, and net/http does so with a lock held. All
-// protocols between nodes are framed: none of them takes a connection's end for the end of a message.
+// abrupt is a TLS connection that is closed without the close_notify alert (RFC 8446, section 6.1). To send it,
+// crypto/tls waits up to 5 s for a stalled connection, and net/http does so while holding a lock. All protocols between
+// nodes are framed, so none of them takes the end of a connection for the end of a message.
 type abrupt struct {
 	*tls.Conn
 	wire *bulk
@@ -19,12 +19,12 @@ type abrupt struct {
 
 func (c abrupt) Close() error { return c.NetConn().Close() }
 
-// stalling is an HTTP connection between nodes: a read or a write that waits too long ends it.
+// stalling is an HTTP connection between nodes: a read or a write that takes too long ends it.
 //
-// Reads are bounded here at the client's end only, and by writes too: whoever sends a large blob gets no byte back
-// before the last one has gone. The server reads even while a handler runs, to hear that the client has gone, and where
-// nothing is to come that read must wait for ever: were it to end, every request of this connection would be given up,
-// the beats first. So it bounds reads itself: of headers, and of bodies by stallingBody.
+// Reads are bounded here at the client's end only. Writes extend the read deadline, because the sender of a large blob
+// receives no byte before it has sent the last one. The server reads even while a handler runs, to notice that the
+// client has gone; that read may wait for ever, and if it failed, every request of this connection would be cancelled,
+// beats first. So the server bounds the reads of headers itself, and stallingBody those of bodies.
 type stalling struct {
 	net.Conn
 	wire  *bulk // below it; nil for an outsider
@@ -58,7 +58,7 @@ func (s *stalling) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// stallingBody is a request's body whose reads do not wait too long.
+// stallingBody is a request's body that bounds how long a read waits.
 type stallingBody struct {
 	io.ReadCloser
 	conn *http.ResponseController
@@ -67,19 +67,19 @@ type stallingBody struct {
 }
 
 func (b *stallingBody) Read(p []byte) (int, error) {
-	if now := time.Now(); now.Sub(b.set) > b.time/16 { // not for each piece
+	if now := time.Now(); now.Sub(b.set) > b.time/16 { // not at each read
 		b.set = now
 		b.conn.SetReadDeadline(now.Add(b.time))
 	}
 	n, err := b.ReadCloser.Read(p)
-	if err != nil { // at the end the server's own read has begun
+	if err != nil { // after the body, the server's background read must not time out
 		b.conn.SetReadDeadline(time.Time{})
 		b.set = time.Time{}
 	}
 	return n, err
 }
 
-// chanListener is a listener of connections that somebody else has accepted.
+// chanListener is a listener whose connections were accepted elsewhere.
 type chanListener struct {
 	addr   net.Addr
 	conns  chan net.Conn

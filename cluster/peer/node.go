@@ -12,8 +12,9 @@ func ValidNode(name string) bool {
 }
 
 var (
-	// ErrRemoved says that a node was removed from the cluster: it stops for good.
-	ErrRemoved = errors.New("this node was removed from the cluster: clear its data directory and join under a new name")
-	// ErrStranger says that a certificate is not a member's.
-	ErrStranger = errors.New("no member of this cluster")
+	// ErrRemoved reports that a node was removed from the cluster: it stops permanently.
+	ErrRemoved = errors.New("this node was removed from the cluster: clear its data directory and join under a new " +
+		"name")
+	// ErrStranger reports that a certificate is not a member's.
+	ErrStranger = errors.New("not a member of this cluster")
 )

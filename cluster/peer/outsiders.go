@@ -13,32 +13,32 @@ import (
 	"casemate/cluster/share"
 )
 
-// Whoever reaches the peer port is an outsider until the handshake has shown a member's key. What outsiders may take is
-// bounded: connections (share), bytes of a handshake, and processor time (toll). Members' addresses, and those from
-// which a member has come, have a share of their own.
+// Every client of the peer port is an outsider until the handshake has proved a member's key. Outsiders are bounded in
+// connections (share), in bytes of a handshake, and in processor time (toll). The addresses of members, and those from
+// which a member has connected, have their own share.
 const (
-	maxOutside     = 512      // connections of outsiders at a time: in their handshake, or joining
+	maxOutside     = 512      // concurrent connections of outsiders: in their handshake, or joining
 	maxFromOne     = 128      // of them from one address
 	keptForMembers = 128      // of them for addresses of members
 	maxHandshake   = 16 << 10 // bytes that an outsider may send in a handshake; a member's are some 4 KiB
 )
 
-// The processor time that outsiders get. Members need next to none for their own handshakes, so theirs is generous.
+// The processor time that outsiders get. Members need little for their own handshakes, so outsiders' share is generous.
 const (
 	tollFloor   = 500 * time.Microsecond // the least that a connection is charged
 	tollEach    = 20                     // an address gets a 20th of a processor
-	tollAll     = 5                      // all together a 5th
-	tollMember  = 2                      // the address of a member a half
+	tollAll     = 5                      // all outsiders together get a 5th
+	tollMember  = 2                      // a member's address gets a half
 	tollBurst   = 500 * time.Millisecond // that an address may use at once; a member's eight times as much
-	tollAllOnce = time.Second            // that all may use at once; twice as much for those that cost next to nothing
+	tollAllOnce = time.Second            // that all may use at once; twice as much if the client has cost little
 	maxTolled   = 4096                   // addresses whose debts are remembered
 )
 
 // BurstConnections is how many connections one address may make at once before it has to wait.
 const BurstConnections = int(tollBurst / tollFloor)
 
-// toll keeps account of the processor time that outsiders cost. What is used is a debt that time pays off; while a debt
-// is too high, new connections are closed before anything is done for them. Its zero value is ready.
+// toll accounts for the processor time that outsiders cost. Used time is a debt that is paid off over time; while a
+// debt is too high, new connections are closed before any work is done for them. Its zero value is ready.
 type toll struct {
 	now func() time.Time // nil: time.Now
 
@@ -47,7 +47,7 @@ type toll struct {
 	by  map[string]*debt
 }
 
-// debt is processor time that was used and is not paid off. It is paid at one nth of real time.
+// debt is processor time that was used and not paid off yet. It is paid off at 1/nth of real time.
 type debt struct {
 	owed time.Duration
 	at   time.Time
@@ -67,8 +67,8 @@ func (t *toll) clock() time.Time {
 	return time.Now()
 }
 
-// admit says whether an address may cost more now, and charges the least that a connection costs. member: it is the
-// address of one.
+// admit reports whether an address may cost more now, and if so charges the minimum for a connection. member tells
+// whether it is a member's address.
 func (t *toll) admit(from string, member bool) bool {
 	now := t.clock()
 	t.mu.Lock()
@@ -83,7 +83,7 @@ func (t *toll) admit(from string, member bool) bool {
 			t.forget(now)
 		}
 		if len(t.by) >= maxTolled && !member {
-			return false // each of so many has debts: there is nothing left to give
+			return false // all accounts are in debt: no time is left for another one
 		}
 		d = &debt{}
 		t.by[from] = d
@@ -95,7 +95,7 @@ func (t *toll) admit(from string, member bool) bool {
 	d.pay(now, nth)
 	all := tollAllOnce
 	if d.owed < tollBurst/10 {
-		all *= 2 // who has cost next to nothing is not refused for what others have cost, as long as that is possible
+		all *= 2 // a client that has cost little should not be refused for the cost of others
 	}
 	if d.owed >= most || !member && t.all.owed >= all {
 		return false
@@ -111,7 +111,7 @@ func (t *toll) add(d *debt, cost time.Duration, member bool) {
 	}
 }
 
-// charge adds what something has cost; less than nothing is given back.
+// charge adds a cost to an account; a negative cost is a refund.
 func (t *toll) charge(from string, cost time.Duration, member bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -120,7 +120,7 @@ func (t *toll) charge(from string, cost time.Duration, member bool) {
 	}
 }
 
-// forget drops those who have no debts any more. t.mu is held.
+// forget deletes accounts without debt. t.mu is held.
 func (t *toll) forget(now time.Time) {
 	for from, d := range t.by {
 		if d.pay(now, tollEach); d.owed == 0 {
@@ -129,17 +129,17 @@ func (t *toll) forget(now time.Time) {
 	}
 }
 
-// handshakeConn is a connection in its handshake. It bounds what the other side may send and knows for how long the
-// handshake did not wait for it: that is processor time, or more on a busy machine, so outsiders get less when others
-// need it.
+// handshakeConn is a connection in its handshake. It bounds how much the other side may send, and measures for how long
+// the handshake waited for the other side. The rest counts as processor time; on a busy machine that is more than was
+// used, so outsiders get less when others need it.
 type handshakeConn struct {
 	net.Conn
-	over   atomic.Bool   // the handshake is over: nothing is counted
-	waited time.Duration // these two are the handshake's goroutine's
+	over   atomic.Bool   // the handshake is over: counting has ended
+	waited time.Duration // waited and read are owned by the handshake's goroutine
 	read   int
 }
 
-var errHandshakeSize = fmt.Errorf("it sends more than the %d bytes of a handshake", maxHandshake)
+var errHandshakeSize = fmt.Errorf("the client sent more than the %d bytes that a handshake may have", maxHandshake)
 
 func (s *handshakeConn) Read(p []byte) (int, error) {
 	if s.over.Load() {
@@ -165,7 +165,7 @@ func (s *handshakeConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// clientOf is what counts as one outsider.
+// clientOf returns the key that identifies one outsider.
 func clientOf(from net.Addr) string {
 	host, _, err := net.SplitHostPort(from.String())
 	if err != nil {
@@ -177,7 +177,7 @@ func clientOf(from net.Addr) string {
 	return host
 }
 
-// setMemberAddrs takes the nodes whose addresses count as members', as clientOf gives them.
+// setMemberAddrs sets the nodes whose addresses count as members', in the form of clientOf.
 func (p *Port) setMemberAddrs(nodes map[string]bool) {
 	addrs := map[string]bool{}
 	for n := range nodes {
@@ -195,13 +195,13 @@ func (p *Port) setMemberAddrs(nodes map[string]bool) {
 	p.memberAddrs.Store(&addrs)
 }
 
-// memberAddr reports the address of a member. Until its links are known a node takes nobody for one.
+// memberAddr reports whether an address is a member's. Until a node knows its links, no address is.
 func (p *Port) memberAddr(client string) bool {
 	addrs := p.memberAddrs.Load()
 	return addrs != nil && (*addrs)[client]
 }
 
-// joinConn is a connection of an outsider that joins; it is counted until it is closed.
+// joinConn is a connection of an outsider that joins; it counts against the limits until it is closed.
 type joinConn struct {
 	net.Conn
 	place *share.Place
@@ -216,13 +216,13 @@ func (c *joinConn) Close() error {
 // Session is the TLS session in which a node asks to join.
 type Session struct{ conn *joinConn }
 
-// ExportKeyingMaterial is that of crypto/tls (RFC 8446, section 7.5).
+// ExportKeyingMaterial is the exporter of TLS (RFC 8446, section 7.5).
 func (s Session) ExportKeyingMaterial(label string, length int) ([]byte, error) {
 	cs := s.conn.Conn.(*tls.Conn).ConnectionState()
 	return cs.ExportKeyingMaterial(label, nil, length)
 }
 
-// Trust says that the other side has shown a token: from then on its connection does not make room for others.
+// Trust reports that the client has proved a token: its connection is no longer closed to make room for others.
 func (s Session) Trust() { s.conn.place.Begin() }
 
 type sessionKey struct{}
@@ -233,7 +233,7 @@ func SessionOf(r *http.Request) Session {
 	return Session{conn}
 }
 
-// serveJoin is the only thing on the port that answers who is no member.
+// serveJoin is the only handler on the port for clients that are not members.
 func (p *Port) serveJoin(w http.ResponseWriter, r *http.Request) {
 	s := SessionOf(r)
 	if s.conn == nil || r.Method != http.MethodPost || r.URL.Path != "/join" {

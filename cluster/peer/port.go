@@ -1,9 +1,9 @@
-// Package peer is the one port for all that nodes say to each other: TLS 1.3 with certificates on both sides, and what
-// is spoken chosen by ALPN.
+// Package peer is the one port for all traffic between nodes: TLS 1.3 with certificates on both sides; ALPN selects the
+// protocol.
 //
-// A Port authenticates whoever connects, bounds what outsiders may cost, finds the other members wherever they are, and
-// hears from each of them several times a second whether it is up (Beat). What else is said is for others: streams are
-// raft's, requests between members are answered by handlers that the owner registers, and so is a request to join.
+// A Port authenticates clients, bounds what outsiders may cost, dials the other members at whichever address answers,
+// and receives beats (Beat) from each of them several times a second. The rest of the traffic is its users': raft uses
+// streams; handlers that the owner registers answer requests of members and requests to join.
 package peer
 
 import (
@@ -31,7 +31,7 @@ import (
 	"casemate/cluster/watch"
 )
 
-// What is spoken on a connection.
+// The protocols of a connection.
 const (
 	alpnRaft = "casemate-raft/1/" // and the cluster's identity: a stream
 	alpnPeer = "casemate-peer/1/" // and the cluster's identity; HTTP/1.1
@@ -44,12 +44,12 @@ const (
 	StallTime = 30 * time.Second
 )
 
-// Members says who belongs to the cluster. Its methods return at once.
+// Members is who belongs to the cluster. Its methods return at once.
 type Members interface {
-	// Admit returns the node that a certificate belongs to. The error is ErrRemoved, with the name, for one that was a
-	// member, and else ErrStranger.
+	// Admit returns the node that a certificate belongs to. The error is ErrRemoved, together with the name, for a
+	// former member, and ErrStranger for any other certificate.
 	Admit(chain []*x509.Certificate) (node string, err error)
-	// Removed reports that a node was a member and is one no more.
+	// Removed reports whether a node was removed from the cluster.
 	Removed(node string) bool
 	// Certificate is this node's; nil while there is none.
 	Certificate() *tls.Certificate
@@ -57,33 +57,33 @@ type Members interface {
 	Root() []byte
 	// Others are the names of all members but this node.
 	Others() []string
-	// Expected are the nodes that this one was told of when it joined, as long as it knows of no others.
+	// Expected are the nodes that this one was told of when it joined, until it knows of others.
 	Expected() []string
-	// Address is where a member is by its record, host:port; known is false if there is no record.
+	// Address is the address in a member's record, host:port; known is false if there is no record.
 	Address(node string) (addr string, known bool)
-	// JoinAddress is where a member was when this node joined; "" if it was not told.
+	// JoinAddress is the address that a member had when this node joined; "" if it is unknown.
 	JoinAddress(node string) string
-	// Changed receives after the members have changed, until ctx is done. It need not tell of all changes.
+	// Changed receives after the members have changed, until ctx is done. It may miss changes.
 	Changed(ctx context.Context) <-chan struct{}
 }
 
 // Host is the node behind the port.
 type Host interface {
-	// Beat is what this node has to tell another one now. With Stopped set it is the last one.
+	// Beat is the state that this node reports to another one now. With Stopped set it is the last beat.
 	Beat(to string) Beat
-	// Heard takes what another node says of itself, and of this one.
+	// Heard receives the beat of another node.
 	Heard(from string, b Beat)
-	// CameUp takes a node that answers now and did not before.
+	// CameUp reports that a node is up that was down before.
 	CameUp(node string)
-	// WaitDurable returns when this node can show a log entry even after a power cut, or with the error of ctx.
+	// WaitDurable returns when this node can show a log entry even after a power cut, or the error of ctx.
 	WaitDurable(ctx context.Context, index uint64) error
-	// Done is closed when the node stops for good.
+	// Done is closed when the node stops permanently.
 	Done() <-chan struct{}
-	// Fail stops the node for good: the others have removed it.
+	// Fail stops the node permanently: the others have removed it.
 	Fail(err error)
 }
 
-// Config says which node this is and where the others are. All fields must be set but where zero values are described.
+// Config is the node's identity and its connections. All fields must be set unless their zero value is described.
 type Config struct {
 	Node    string // this node's name
 	Cluster string // the cluster's identity
@@ -98,21 +98,22 @@ type Config struct {
 	Addr string
 	// Dial connects with another node's Addr.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
-	// Peers says where other nodes may be reached besides where they say themselves: host:port by name.
+	// Peers are additional addresses of other nodes, host:port by name.
 	Peers map[string]string
-	// FS and AddressFile keep what TellAddress was told.
+	// FS and AddressFile store what was passed to TellAddress.
 	FS          blob.FS
 	AddressFile string
-	// Stall is how long a connection of HTTP may wait for a byte.
+	// Stall is how long an HTTP connection may wait for a byte.
 	Stall time.Duration
 
 	Members Members
 	Host    Host
-	// Handle registers what members may ask of this node.
+	// Handle registers the handlers of requests from members.
 	Handle func(*http.ServeMux)
 	// Join answers a request to join; see Session.
 	Join http.HandlerFunc
-	// Handler answers what other nodes pass on by RoundTrip; nil answers 404. [From] says who asks.
+	// Handler answers the requests that other nodes pass on by RoundTrip; nil answers 404. [From] returns the
+	// requesting node.
 	Handler http.Handler
 }
 
@@ -137,13 +138,13 @@ type Port struct {
 
 	mu     sync.Mutex
 	links  map[string]*link     // by node, to all other members
-	conns  map[*streamConn]bool // which their users do not close at the node's end
+	conns  map[*streamConn]bool // streams, which their users leave open when the node stops
 	closed bool
 
-	accepted sync.WaitGroup // those of conns that were accepted, whose goroutines nobody else waits for
+	accepted sync.WaitGroup // accepted streams, until their users close them
 }
 
-// New takes the listener. Nothing is accepted before Serve.
+// New takes over the listener. It accepts no connection before Serve.
 func New(cfg Config) *Port {
 	at := cfg.Listener.Addr()
 	p := &Port{
@@ -151,7 +152,8 @@ func New(cfg Config) *Port {
 		links: map[string]*link{}, conns: map[*streamConn]bool{},
 	}
 	p.addresses.open(cfg)
-	p.limiter = share.New(share.Config{Max: maxOutside, PerClient: maxFromOne, Kept: keptForMembers, Known: p.memberAddr})
+	p.limiter = share.New(share.Config{Max: maxOutside, PerClient: maxFromOne, Kept: keptForMembers,
+		Known: p.memberAddr})
 	p.transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			node, _, err := net.SplitHostPort(addr)
@@ -183,18 +185,18 @@ func New(cfg Config) *Port {
 			return context.WithValue(ctx, sessionKey{}, conn.(*stalling).Conn.(*joinConn))
 		},
 	}
-	p.joins.SetKeepAlivesEnabled(false) // one request, one handshake: which was charged
+	p.joins.SetKeepAlivesEnabled(false) // each request costs a handshake, which is charged
 	return p
 }
 
-// alpn names a protocol within this cluster. Its identity is in the name because certificates alone do not tell a
-// cluster from one that was recovered from a survivor of it, or restored from its backup: old members that come back
-// must not be taken for new ones, nor elect a leader over them.
+// alpn is the name of a protocol within this cluster. The cluster's identity is part of it, because certificates alone
+// do not distinguish a cluster from one that was recovered from a survivor of it, or restored from its backup: old
+// members that return must not be accepted as new ones, nor elect a leader over them.
 func (p *Port) alpn(kind string) string { return kind + p.cfg.Cluster }
 
 type fromKey struct{}
 
-// Serve accepts connections and follows the other members, until Close or the end of the node's life.
+// Serve accepts connections and listens to the other members, until Close or the end of the node's life.
 func (p *Port) Serve() {
 	p.wg.Go(func() { p.follow(p.cfg.Life) })
 	p.wg.Go(func() { p.server.Serve(p.http) })
@@ -206,7 +208,7 @@ func (p *Port) Serve() {
 				return
 			}
 			if err != nil {
-				// Out of files, most likely: they come back.
+				// Most likely the process is out of file descriptors, which is temporary.
 				select {
 				case <-p.cfg.Life.Done():
 					return
@@ -222,7 +224,7 @@ func (p *Port) Serve() {
 	})
 }
 
-// take begins the handshake with who has connected, or says why not.
+// take begins the handshake of a new connection, or returns why it was refused.
 func (p *Port) take(raw net.Conn) (why string) {
 	from := clientOf(raw.RemoteAddr())
 	if !p.toll.admit(from, p.memberAddr(from)) {
@@ -236,10 +238,10 @@ func (p *Port) take(raw net.Conn) (why string) {
 	return ""
 }
 
-// handshake hands a connection to who speaks what it is for. The place is freed when it is no longer one of an
-// outsider.
+// handshake delivers a connection to the server of its protocol. The place is freed as soon as the connection is not an
+// outsider's.
 func (p *Port) handshake(raw *handshakeConn, wire *bulk, from string, place *share.Place) {
-	stays := false // an outsider's until it is closed
+	stays := false // the connection remains an outsider's
 	defer func() {
 		if !stays {
 			place.Free()
@@ -268,12 +270,12 @@ func (p *Port) handshake(raw *handshakeConn, wire *bulk, from string, place *sha
 	case p.alpn(alpnPeer):
 		name, err := p.cfg.Members.Admit(cs.PeerCertificates)
 		if err != nil {
-			// A member that was removed: it is told so, and nothing else.
+			// The certificate is a removed member's; it learns that it was removed, and no more.
 			stays = true
 			p.http.deliver(&stalling{Conn: &joinConn{conn, place, from}, time: p.cfg.Stall})
 			return
 		}
-		// A member pays nothing: when many come back at once on a busy machine, each handshake seems to be dear.
+		// Members are not charged: when many reconnect at once to a busy machine, each handshake seems to be expensive.
 		cost = -tollFloor
 		place.End(true)
 		wire.member.Store(true)
@@ -301,7 +303,7 @@ func (p *Port) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		Certificates: []tls.Certificate{*cert}, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true,
 	}
 	if slices.Contains(hello.SupportedProtos, ALPNJoin) {
-		// The joiner knows the root by its hash only, so it is sent along.
+		// The joiner knows the root only by its hash, so it gets the certificate.
 		root := p.cfg.Members.Root()
 		if root == nil {
 			return nil, errors.New("this node has no CA yet")
@@ -325,7 +327,7 @@ func (p *Port) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	return cfg, nil
 }
 
-// dial connects with a member, at whichever of its addresses it answers. What answers must be that member.
+// dial connects to a member at any of its addresses. The node that answers must be that member.
 func (p *Port) dial(ctx context.Context, node, alpn string) (c abrupt, err error) {
 	addrs := p.addressesOf(node)
 	if len(addrs) == 0 {
@@ -355,12 +357,12 @@ func (p *Port) dialAt(ctx context.Context, node, addr, alpn string, cert *tls.Ce
 	conn := tls.Client(wire, &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{p.alpn(alpn)}, ServerName: node,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil },
-		// Verified below, by the rule for members; the standard one knows names and roots only.
+		// VerifyConnection below applies the rule for members; the standard check knows only names and roots.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			name, err := p.cfg.Members.Admit(cs.PeerCertificates)
 			if err == nil && name != node {
-				err = fmt.Errorf("it is node %q, not %q: %w", name, node, ErrStranger)
+				err = fmt.Errorf("the certificate is that of node %q, not %q: %w", name, node, ErrStranger)
 			}
 			return err
 		},
@@ -373,7 +375,7 @@ func (p *Port) dialAt(ctx context.Context, node, addr, alpn string, cert *tls.Ce
 	return abrupt{conn, wire}, nil
 }
 
-// Close ends what Serve began and waits for it. Whoever uses Streams has ended before.
+// Close ends what Serve began and waits for it. The users of Streams must have ended.
 func (p *Port) Close() error {
 	err := p.cfg.Listener.Close()
 	p.streams.Close()
@@ -391,7 +393,7 @@ func (p *Port) Close() error {
 	return err
 }
 
-// streamConn is a connection of Streams that Close knows of.
+// streamConn is a connection of Streams that Close can close.
 type streamConn struct {
 	net.Conn
 	p        *Port
@@ -414,7 +416,7 @@ func (p *Port) keepStream(conn net.Conn, node string, accepted bool) net.Conn {
 	return k
 }
 
-// cutRemoved ends the streams with nodes that were removed. HTTP's are judged at each request.
+// cutRemoved closes the streams of removed nodes. HTTP checks membership at each request.
 func (p *Port) cutRemoved() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -425,7 +427,7 @@ func (p *Port) cutRemoved() {
 	}
 }
 
-// Close is the last thing that a goroutine does with a stream that it was given.
+// Close must be the last use of a stream by the goroutine that owns it.
 func (k *streamConn) Close() error {
 	k.p.mu.Lock()
 	known := k.p.conns[k]
@@ -441,9 +443,9 @@ func (k *streamConn) Close() error {
 // handler answers other members:
 //
 //	GET beat    a line of JSON whenever something changes, and at least every beatEvery: Beat
-//	    x/…     Config.Handler. A client of another node has chosen what is below it: the rest is never asked with that.
+//	    x/…     Config.Handler. Clients choose the path below it, so no other handler may be reachable by it.
 //
-// and what Config.Handle adds. Bodies are small JSON but for blobs and commands; answers are an Answer.
+// and the handlers of Config.Handle. Bodies are small JSON except for blobs and commands; replies are an Answer.
 func (p *Port) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /beat", p.serveBeat)
@@ -461,11 +463,11 @@ func (p *Port) handler() http.Handler {
 		switch below, passed := strings.CutPrefix(r.URL.Path, passedPrefix); {
 		case r.URL.Path != cleanPath(r.URL.Path) || r.URL.RawPath != "":
 			// ServeMux would redirect to another path.
-			Reply(w, Answer{Kind: KindInvalid, Error: "the path is not clean"})
+			Reply(w, Answer{Kind: KindInvalid, Error: "the path has empty elements or dots"})
 		case !passed:
 			mux.ServeHTTP(w, r)
 		case p.cfg.Handler == nil:
-			Reply(w, Answer{Kind: KindNotExist, Error: "nothing is passed on to this node"})
+			Reply(w, Answer{Kind: KindNotExist, Error: "this node does not take requests from other nodes"})
 		default:
 			sub := *r
 			sub.URL = &url.URL{Path: "/" + below, RawQuery: r.URL.RawQuery}
@@ -474,10 +476,10 @@ func (p *Port) handler() http.Handler {
 	})
 }
 
-// passedPrefix is where Config.Handler is.
+// passedPrefix is the path of Config.Handler.
 const passedPrefix = "/x/"
 
-// cleanPath is the one way to write a path: without empty elements and dots.
+// cleanPath returns the canonical form of a path: without empty elements and dots.
 func cleanPath(p string) string {
 	clean := path.Clean("/" + p)
 	if strings.HasSuffix(p, "/") && clean != "/" {
@@ -486,13 +488,13 @@ func cleanPath(p string) string {
 	return clean
 }
 
-// From returns the node that a request to Config.Handler came from.
+// From returns the node that sent a request to Config.Handler.
 func From(r *http.Request) string {
 	name, _ := r.Context().Value(fromKey{}).(string)
 	return name
 }
 
-// ask sends a request to a node. The error tells whether it may have been carried out: ErrSent is in it if so.
+// Ask sends a request to a node. If the request may have been carried out, the error wraps ErrSent.
 func (p *Port) Ask(ctx context.Context, method, node, path string, body io.Reader) (Answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+node+path, body)
 	if err != nil {
@@ -501,6 +503,7 @@ func (p *Port) Ask(ctx context.Context, method, node, path string, body io.Reade
 	return p.Send(req)
 }
 
+// Send is Ask with a request that is already made.
 func (p *Port) Send(req *http.Request) (a Answer, err error) {
 	res, err := p.client.Do(req)
 	if err != nil {
@@ -517,10 +520,10 @@ func (p *Port) Send(req *http.Request) (a Answer, err error) {
 	return a, nil
 }
 
-// Streams are connections of raft's: a listener for those of other nodes, and DialStream for ours.
+// Streams is the listener for raft's connections from other nodes; DialStream makes those of this node.
 func (p *Port) Streams() net.Listener { return p.streams }
 
-// DialStream connects with a member for raft, or with this node itself, through a pipe.
+// DialStream connects to a member for raft; to this node itself through a pipe.
 func (p *Port) DialStream(ctx context.Context, node string) (net.Conn, error) {
 	if node == p.cfg.Node {
 		ours, theirs := net.Pipe()
@@ -534,17 +537,19 @@ func (p *Port) DialStream(ctx context.Context, node string) (net.Conn, error) {
 	return p.keepStream(conn, node, false), nil
 }
 
-// RoundTrip asks another node's Config.Handler: the request's URL has the node's name as its host, and its path is the
-// handler's. A path that has empty elements or dots is fs.ErrInvalid: it must mean the same to all who read it.
+// RoundTrip sends a request to another node's Config.Handler: the host of the request's URL is the node's name, its
+// path is the handler's. A path with empty elements or dots is fs.ErrInvalid: all that read it must interpret it the
+// same.
 func (p *Port) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Path != cleanPath(req.URL.Path) || !ValidNode(req.URL.Host) {
 		return nil, fmt.Errorf("a request for %.100q of node %.64q is not passed on: %w", req.URL.Path, req.URL.Host,
 			fs.ErrInvalid)
 	}
 	r := req.Clone(req.Context())
-	r.URL = &url.URL{Scheme: "http", Host: req.URL.Host, Path: passedPrefix + req.URL.Path[1:], RawQuery: req.URL.RawQuery}
+	r.URL = &url.URL{Scheme: "http", Host: req.URL.Host, Path: passedPrefix + req.URL.Path[1:],
+		RawQuery: req.URL.RawQuery}
 	return p.transport.RoundTrip(r)
 }
 
-// Do sends a request to the node that is its URL's host.
+// Do sends a request to the node that is the host of its URL.
 func (p *Port) Do(req *http.Request) (*http.Response, error) { return p.client.Do(req) }

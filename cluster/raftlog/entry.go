@@ -11,11 +11,11 @@ import (
 	"casemate/cluster/disk"
 )
 
-// Each entry of the log carries a checksum in raft's Extensions, which nothing else uses: entrySeal, then the CRC-32C
-// of index, term and type (varints) and data, big endian. Raft-wal's own checksums cover the newest batch only; a bit
-// that flips in an older entry would change what this node applies, and what it gives to others.
+// Each entry of the log carries a checksum in raft's Extensions, which have no other user: entrySeal, then the CRC-32C
+// of index, term and type (varints) and data, big endian. Raft-wal's own checksums cover the newest batch only; a
+// flipped bit in an older entry would change what this node applies and what it sends to others.
 //
-// Entries that an earlier version wrote have none and are believed. That version ignores ours.
+// Entries of an earlier version have no checksum and are accepted. That version ignores ours.
 const entrySeal = "sum1"
 
 // WithChecksum returns a copy of an entry that carries its checksum.
@@ -32,20 +32,20 @@ func entrySum(l *raft.Log) uint32 {
 	return disk.Checksum(head, l.Data)
 }
 
-// ReadEntry reads an entry and verifies it: ErrDamaged if its bytes are not the ones that were written.
+// ReadEntry reads an entry and verifies it; the error is ErrDamaged if its bytes have changed.
 func ReadEntry(log *Log, index uint64, l *raft.Log) error {
 	err := log.GetLog(index, l)
 	switch {
 	case errors.Is(err, raft.ErrLogNotFound):
 		return err
 	case err != nil:
-		return fmt.Errorf("entry %d of its raft log cannot be read: %w: %w", index, ErrDamaged, err)
+		return fmt.Errorf("entry %d of the raft log cannot be read: %w: %w", index, ErrDamaged, err)
 	case l.Index != index:
-		return fmt.Errorf("entry %d of its raft log says that it is %d: %w", index, l.Index, ErrDamaged)
+		return fmt.Errorf("entry %d of the raft log has the index %d: %w", index, l.Index, ErrDamaged)
 	}
 	sum, ours := bytes.CutPrefix(l.Extensions, []byte(entrySeal))
 	if len(l.Extensions) > 0 && (!ours || len(sum) != 4 || binary.BigEndian.Uint32(sum) != entrySum(l)) {
-		return fmt.Errorf("entry %d of its raft log is not what was written: %w", index, ErrDamaged)
+		return fmt.Errorf("entry %d of the raft log has a wrong checksum: %w", index, ErrDamaged)
 	}
 	l.Extensions = nil
 	return nil

@@ -10,8 +10,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// hclogAdapter is slog behind the interface that raft and raft-wal log to. Their Info is our Debug: an election is told
-// by our own lines.
+// hclogAdapter implements the logger of raft and raft-wal by slog. Their Info becomes Debug, because our own lines
+// report elections.
 type hclogAdapter struct {
 	log  *slog.Logger
 	name string
@@ -20,7 +20,7 @@ type hclogAdapter struct {
 
 var _ hclog.Logger = (*hclogAdapter)(nil)
 
-// NewLogger is what a library of that name logs to.
+// NewLogger is the logger for a library of that name.
 func NewLogger(log *slog.Logger, name string) hclog.Logger {
 	return &hclogAdapter{log: log.With("lib", name), name: name}
 }
@@ -54,8 +54,8 @@ func (b *hclogAdapter) Log(l hclog.Level, msg string, args ...any) {
 	b.log.Log(context.Background(), to, msg, args...)
 }
 
-// repeated are lines of raft's that come several times a second while a node is down or there is no majority. What they
-// mean is told once, by our own lines: which node is down, who leads, that nobody does.
+// repeated are raft's lines that come several times a second while a node is down or there is no majority. Our own
+// lines report the same once: which node is down, which node leads, that there is no leader.
 var repeated = []string{
 	"heartbeat timeout reached", "Election timeout reached", "failed to make requestVote RPC", "failed to contact",
 	"failed to appendEntries to", "failed to heartbeat to", "failed to decode incoming command",

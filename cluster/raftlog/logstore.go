@@ -12,21 +12,22 @@ import (
 	"casemate/cluster/disk"
 )
 
-// Store is the log as raft sees it. Raft answers an error of its disk by a panic in one of its goroutines (term,
-// vote, reading an entry) or by electing itself again, for ever (appending; raft-wal refuses all appends once a segment
-// could not be rolled over). Here any such error stops the node: it says so by Done, raft's goroutine ends, and what
-// the disk really has is found out by the next Open, where recovery is the normal path.
+// Store is the log as raft sees it. Raft responds to a disk error with a panic in one of its goroutines (term, vote,
+// reading an entry) or with endless elections (appending; raft-wal refuses all appends once a segment could not be
+// rolled over). Here any such error stops the node: it closes Done, raft's goroutine ends, and the next Open finds out
+// what the disk has, by normal recovery.
 //
-// It also sees to what raft believes without a look: that entries are what was written (see WithChecksum), and that a
-// leader takes nothing back that was applied here.
+// It also guarantees what raft assumes without checking: that entries have not changed since they were written (see
+// WithChecksum), and that a leader does not truncate entries that were applied here.
 type Store struct {
 	*wal.WAL
 	Fail      func(error)                // stops the node
 	Applied   func() uint64              // newest entry in the state
-	Snapshots *Snapshots                 // nil: there are none
+	Snapshots *Snapshots                 // nil: no snapshots
 	Watch     *disk.Watchdog             // of the disk
 	Raft      *atomic.Pointer[raft.Raft] // nil until it runs
-	Damaged   func(error)                // an entry that is applied, and that only others could need, is damaged
+	// called for a damaged entry that is applied here and that only other nodes need
+	Damaged func(error)
 }
 
 var (
@@ -35,7 +36,7 @@ var (
 	_ raft.MonotonicLogStore = Store{}
 )
 
-// PlainStore is a log that no raft runs on.
+// PlainStore is a log without a running raft.
 func PlainStore(log *Log) Store {
 	return Store{
 		WAL: log, Fail: func(error) {}, Applied: func() uint64 { return 0 }, Watch: &disk.Watchdog{},
@@ -43,7 +44,7 @@ func PlainStore(log *Log) Store {
 	}
 }
 
-// snapped is the index of the newest snapshot, older of the one before; 0 if there is none.
+// snapped is the index of the newest snapshot, older that of the one before; 0 if there is none.
 func (l Store) snapped() uint64 {
 	if l.Snapshots == nil {
 		return 0
@@ -58,15 +59,15 @@ func (l Store) older() uint64 {
 	return l.Snapshots.Older()
 }
 
-// abandon ends raft's calling goroutine, whose deferred functions run, so that Shutdown does not wait for it. NewRaft
-// calls from a goroutine of its own too.
+// abandon ends the goroutine of raft that calls it and runs its deferred functions, so that Shutdown does not wait for
+// it. NewRaft calls raft.NewRaft in its own goroutine for this reason.
 func (l Store) abandon(what string, err error) {
 	l.Fail(fmt.Errorf("%s of the raft log: %w", what, err))
 	runtime.Goexit()
 }
 
-// GetLog implements raft.LogStore. Where a leader reads for others an entry that is damaged here, and that is in its
-// own state, it says that the entry is not there: then they get a snapshot.
+// GetLog implements raft.LogStore. If a leader reads an entry for another node, and the entry is damaged here but in
+// its own state, GetLog reports that the entry does not exist; then raft sends a snapshot.
 func (l Store) GetLog(index uint64, log *raft.Log) error {
 	end := l.Watch.Begin()
 	err := ReadEntry(l.WAL, index, log)
@@ -74,7 +75,8 @@ func (l Store) GetLog(index uint64, log *raft.Log) error {
 	if err == nil || errors.Is(err, raft.ErrLogNotFound) {
 		return err
 	}
-	if r := l.Raft.Load(); r != nil && errors.Is(err, ErrDamaged) && r.State() == raft.Leader && index <= r.AppliedIndex() {
+	if r := l.Raft.Load(); r != nil && errors.Is(err, ErrDamaged) && r.State() == raft.Leader &&
+		index <= r.AppliedIndex() {
 		l.Damaged(err)
 		return raft.ErrLogNotFound
 	}
@@ -85,7 +87,7 @@ func (l Store) GetLog(index uint64, log *raft.Log) error {
 // StoreLog implements raft.LogStore.
 func (l Store) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
 
-// StoreLogs implements raft.LogStore. Raft answers those who wait with the error, so it is handed on.
+// StoreLogs implements raft.LogStore. It returns the error, because raft passes it to the waiting proposers.
 func (l Store) StoreLogs(logs []*raft.Log) error {
 	sealed := make([]*raft.Log, len(logs))
 	for i, log := range logs {
@@ -99,10 +101,10 @@ func (l Store) StoreLogs(logs []*raft.Log) error {
 	return err
 }
 
-// DeleteRange implements raft.LogStore. Raft deletes what a snapshot has made superfluous, and what a leader's log
-// contradicts. The second must not reach what is applied: it is committed, and a leader that does not have it was
-// elected by disks that have forgotten it. The first must not reach what the older of the two snapshots is good for
-// nothing without; where a leader's snapshot replaces the log, all of it goes.
+// DeleteRange implements raft.LogStore. Raft deletes entries that a snapshot has made superfluous, and entries that a
+// leader's log contradicts. The latter must not include applied entries: they are committed, and a leader without them
+// was elected by disks that have lost them. The former must not include entries that the older of the two snapshots
+// needs. If a leader's snapshot replaces the log, all of it is deleted.
 func (l Store) DeleteRange(low, high uint64) error {
 	if last, err := l.LastIndex(); err == nil && high < last && high <= l.snapped() {
 		if high = min(high, l.older()); high < low {
@@ -119,17 +121,19 @@ func (l Store) DeleteRange(low, high uint64) error {
 	return err
 }
 
-// Contradiction is a leader whose log is not that of this node where this node has applied it.
+// Contradiction reports a leader whose log differs from this node's at an entry that this node has applied.
 type Contradiction struct{ At, Applied uint64 }
 
 // Error implements error.
 func (e *Contradiction) Error() string {
-	return fmt.Sprintf("the leader has another entry %d than the one that this node has applied (its newest is %d): disks were put back to "+
-		"an older state, here or on a majority of the nodes. Nothing is changed here, and this copy may be the newer one: see "+
-		"\"Nodes that differ\" in docs/troubleshooting.md before you start it again", e.At, e.Applied)
+	return fmt.Sprintf("the leader's entry %d differs from the one that this node has applied (its newest is %d): "+
+		"disks were put back to "+
+		"an older state, here or on a majority of the nodes. This node has changed nothing, and its copy may be the "+
+		"newer one: see "+
+		"\"Nodes that differ\" in docs/troubleshooting.md before you start this node again", e.At, e.Applied)
 }
 
-// Set implements raft.StableStore: the vote.
+// Set implements raft.StableStore; it stores the vote.
 func (l Store) Set(key, value []byte) error {
 	defer l.Watch.Begin()()
 	if err := l.WAL.Set(key, value); err != nil {
@@ -138,7 +142,7 @@ func (l Store) Set(key, value []byte) error {
 	return nil
 }
 
-// SetUint64 implements raft.StableStore: the term.
+// SetUint64 implements raft.StableStore; it stores the term.
 func (l Store) SetUint64(key []byte, value uint64) error {
 	defer l.Watch.Begin()()
 	if err := l.WAL.SetUint64(key, value); err != nil {

@@ -22,24 +22,24 @@ import (
 	"casemate/cluster/disk"
 )
 
-// Snapshots keeps raft's snapshots: one file each, its body streamed, then raft's description of it, then the checksums
-// and the length of that. Raft's own FileSnapshotStore does the same in two files and a directory; this one writes
-// through the FS seam and verifies the checksum while it is read and not in a pass of its own.
+// Snapshots stores raft's snapshots in one file each: the streamed body, then raft's description of it, then the
+// checksums and the length of that. Raft's FileSnapshotStore needs two files and a directory; this one writes through
+// blob.FS and verifies the checksum while it is read, without a separate pass.
 //
-// A snapshot is there when it has its name: written as <name>.new, synced, renamed.
+// A snapshot exists once it has its name: it is written as <name>.new, synced and renamed.
 type Snapshots struct {
 	fs     blob.FS
 	dir    string
-	mu     sync.Mutex    // of has
-	newest atomic.Uint64 // index of the newest one
-	older  atomic.Uint64 // of the one before; 0 if there is none
-	size   atomic.Int64  // bytes of the newest one
+	mu     sync.Mutex    // held by has
+	newest atomic.Uint64 // index of the newest snapshot
+	older  atomic.Uint64 // index of the one before; 0 if there is none
+	size   atomic.Int64  // bytes of the newest snapshot
 }
 
 // NewSnapshots is the snapshots in a directory.
 func NewSnapshots(fsys blob.FS, dir string) *Snapshots { return &Snapshots{fs: fsys, dir: dir} }
 
-// Newest is the index of the newest snapshot, 0 if there is none or nobody has looked.
+// Newest is the index of the newest snapshot; 0 if there is none or List was not called yet.
 func (s *Snapshots) Newest() uint64 { return s.newest.Load() }
 
 // Older is the index of the snapshot before the newest one; 0 if there is none.
@@ -48,8 +48,8 @@ func (s *Snapshots) Older() uint64 { return s.older.Load() }
 // Size is how many bytes the newest snapshot has.
 func (s *Snapshots) Size() int64 { return s.size.Load() }
 
-// Kept is how many snapshots stay: the newest, and one to fall back to when the newest is damaged (the log behind it is
-// kept as long).
+// Kept is how many snapshots are kept: the newest, and one to fall back to if the newest is damaged. The log behind the
+// older one is kept too.
 const Kept = 2
 
 // Suffix ends the name of a snapshot's file.
@@ -131,7 +131,7 @@ func (k *sink) Close() error {
 	return k.s.reap()
 }
 
-// has notes that there is a snapshot, whatever comes first.
+// has records a snapshot; calls may come in any order.
 func (s *Snapshots) has(index uint64, size int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -186,7 +186,7 @@ func (s *Snapshots) reap() error {
 	return nil
 }
 
-// Clean removes what a crash left half-written. Called while nobody writes.
+// Clean removes the files that a crash left half-written. It must not run concurrently with Create.
 func (s *Snapshots) Clean() error {
 	list, err := s.fs.ReadDir(s.dir)
 	if err != nil {
@@ -202,7 +202,7 @@ func (s *Snapshots) Clean() error {
 	return nil
 }
 
-// List implements raft.SnapshotStore: newest first; those whose description is damaged are left out.
+// List implements raft.SnapshotStore: newest first, without those whose description is damaged.
 func (s *Snapshots) List() ([]*raft.SnapshotMeta, error) {
 	names, err := s.Names()
 	if err != nil {
@@ -221,7 +221,7 @@ func (s *Snapshots) List() ([]*raft.SnapshotMeta, error) {
 	return list, nil
 }
 
-// ErrDamaged says that bytes on the disk are not the ones that were written.
+// ErrDamaged reports that bytes on the disk have changed since they were written.
 var ErrDamaged = errors.New("damaged")
 
 func (s *Snapshots) open(name string) (blob.File, *trailer, error) {
@@ -259,13 +259,14 @@ func readTrailer(f blob.File) (*trailer, error) {
 	}
 	body := tail[:n-4]
 	var t trailer
-	if binary.BigEndian.Uint32(tail[n-4:]) != disk.Checksum(body) || json.Unmarshal(body, &t) != nil || t.Size != i.Size()-4-n {
+	if binary.BigEndian.Uint32(tail[n-4:]) != disk.Checksum(body) || json.Unmarshal(body, &t) != nil ||
+		t.Size != i.Size()-4-n {
 		return nil, ErrDamaged
 	}
 	return &t, nil
 }
 
-// Open implements raft.SnapshotStore. Reading to the end finds damaged bytes.
+// Open implements raft.SnapshotStore. The reader reports damaged bytes at the end.
 func (s *Snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	if strings.Contains(id, "/") {
 		return nil, nil, fs.ErrInvalid

@@ -1,5 +1,5 @@
-// Package raftlog is the log of raft on this node's disk, and raft's snapshots: what raft believes of its disk without
-// a look is made true here, or stops the node.
+// Package raftlog is raft's log and raft's snapshots on this node's disk. What raft assumes of its disk without
+// checking is guaranteed here, or the node stops.
 package raftlog
 
 import (
@@ -23,21 +23,22 @@ import (
 	"casemate/cluster/disk"
 )
 
-// Config says where the log is.
+// Config describes the log's files.
 type Config struct {
 	FS  blob.FS
 	Dir string
-	// SegmentSize is how large each file of the log is made when it is begun, in bytes.
+	// SegmentSize is the initial size of each file of the log, in bytes.
 	SegmentSize int
 	Log         *slog.Logger
-	// Fatal takes an error after which the node must not go on: a sync has failed. Nil: nobody does.
+	// Fatal receives an error after which the node must not continue: a sync has failed. Nil: the error is only
+	// returned.
 	Fatal func(error)
 }
 
 // Log is raft's log on the disk.
 type Log = wal.WAL
 
-// Open opens the log; with create, it makes an empty one where there is none, which else is damage.
+// Open opens the log. With create, it makes an empty log where there is none; otherwise a missing log is an error.
 func Open(cfg Config, create bool) (*Log, error) {
 	fatal := cfg.Fatal
 	if fatal == nil {
@@ -52,13 +53,13 @@ func Open(cfg Config, create bool) (*Log, error) {
 		wal.WithLogger(NewLogger(cfg.Log, "raft-wal")))
 }
 
-// reopenTail repairs what raft-wal 0.4.2 does not. When the process ends between the moment at which the newest segment
-// is full (it is sealed with its last batch) and the one at which the list of segments says so, raft-wal takes the
-// segment for its tail again and refuses every append to it, for ever; and it believes a seal whose batch was torn.
-// Here such a segment's entries are copied to a new one in its place.
+// reopenTail repairs a log that raft-wal 0.4.2 cannot use. If the process ends after the newest segment is full (it is
+// sealed with its last batch) and before the list of segments says so, raft-wal takes the segment for its tail again
+// and refuses every append to it, for ever; and it accepts a seal whose batch was torn. reopenTail copies the entries
+// of such a segment to a new one in its place.
 //
-// If we were to crash before CommitState, nothing has changed but for a file that no list names, and raft-wal deletes
-// those.
+// If we were to crash before CommitState, nothing would have changed except for an unlisted file, which raft-wal
+// deletes.
 func reopenTail(m *meta, filer types.SegmentFiler) error {
 	state, err := m.Load("")
 	if err != nil || len(state.Segments) == 0 {
@@ -70,7 +71,7 @@ func reopenTail(m *meta, filer types.SegmentFiler) error {
 	}
 	old, err := filer.RecoverTail(*last)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // not yet made: raft-wal knows this case
+		return nil // not yet created: raft-wal handles this case
 	}
 	if err != nil {
 		return err
@@ -80,9 +81,10 @@ func reopenTail(m *meta, filer types.SegmentFiler) error {
 		return err
 	}
 	last.ID, last.BaseIndex, last.CreateTime = state.NextSegmentID, last.MinIndex, time.Now()
-	last.SizeLimit *= 2 // so that it is not full at once
+	last.SizeLimit *= 2 // so that it has room for more
 	state.NextSegmentID++
-	if err := filer.Delete(last.BaseIndex, last.ID); err != nil && !errors.Is(err, fs.ErrNotExist) { // of an earlier try
+	// left by an earlier attempt
+	if err := filer.Delete(last.BaseIndex, last.ID); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	tail, err := filer.Create(*last)
@@ -112,7 +114,7 @@ func reopenTail(m *meta, filer types.SegmentFiler) error {
 	return m.CommitState(state)
 }
 
-// segments gives raft-wal our file system.
+// segments makes raft-wal use our file system.
 type segments struct {
 	fs    blob.FS
 	fatal func(error)
@@ -169,19 +171,19 @@ func (s segments) OpenWriter(dir, name string) (types.WritableFile, error) {
 		f.Close()
 		return nil, err
 	}
-	// Its name may have been made just before a crash: the first sync syncs the directory too.
+	// Its name may have been created just before a crash: the first sync syncs the directory too.
 	return &segment{File: f, s: s, dir: dir, recovered: true}, nil
 }
 
-// rewrite writes a file's bytes once more, and syncs them. After a sync that failed, which is why the process before
-// may have ended, the kernel has bytes in memory that are not on the disk and that it will not write any more: raft
-// would count on them, and a power cut would take them away from what is committed. If we were to crash meanwhile
-// nothing would have changed, since they are the same bytes.
+// rewrite writes a file's bytes again and syncs them. After a failed sync, which may be why the previous process ended,
+// the kernel has bytes in memory that are not on the disk and that it will not write any more: raft would rely on them,
+// and a power cut would remove committed entries. If we were to crash meanwhile nothing would have changed, since the
+// bytes are the same.
 func rewrite(f blob.File) error {
 	buf := make([]byte, len(zeros))
 	for off := int64(0); ; {
 		n, err := f.ReadAt(buf, off)
-		if chunk := buf[:n]; !bytes.Equal(chunk, zeros[:n]) { // the rest is the room for what is to come
+		if chunk := buf[:n]; !bytes.Equal(chunk, zeros[:n]) { // zeros are preallocated space
 			if _, err := f.WriteAt(chunk, off); err != nil {
 				return err
 			}
@@ -195,22 +197,22 @@ func rewrite(f blob.File) error {
 	}
 }
 
-// zeros is what a segment holds where nothing was written yet: nearly all of it, so it is compared as fast as memory
-// is.
+// zeros is the content of the unwritten part of a segment, which is nearly all of it, so it is compared at the speed of
+// memory.
 var zeros [64 << 10]byte
 
 type segment struct {
 	blob.File
 	s   segments
 	dir string
-	// Used by raft-wal's one writer only.
+	// Used only by raft-wal's one writer.
 	named     bool // its name is durable
-	recovered bool // opened after a stop, and not written to since
+	recovered bool // opened after a restart, and not written to since
 }
 
-// WriteAt first clears, once, what a crash has left behind the end of the log. Raft-wal overwrites it frame by frame;
-// were the power to go in the middle of a shorter batch, old frames behind a new and torn one would make it believe
-// that the torn one had been committed.
+// WriteAt first clears, once, what a crash has left after the end of the log. Raft-wal overwrites it frame by frame. If
+// the power failed during a shorter batch, old frames after a torn new one would make raft-wal treat the torn one as
+// committed.
 func (g *segment) WriteAt(p []byte, off int64) (int, error) {
 	if g.recovered {
 		if err := g.clear(off); err != nil {
@@ -246,8 +248,8 @@ func (g *segment) clear(from int64) error {
 	return nil
 }
 
-// Sync also makes the file's name durable, the first time. After an error the node must not go on: the kernel has
-// dropped what it could not write, and would call a later sync of the same bytes a success.
+// Sync also makes the file's name durable, the first time. After an error the node must not continue: the kernel has
+// dropped the bytes that it could not write, and would report success for a later sync of them.
 func (g *segment) Sync() error {
 	err := disk.SyncData(g.File)
 	if err == nil && !g.named {
@@ -261,18 +263,18 @@ func (g *segment) Sync() error {
 	return err
 }
 
-// meta is what raft-wal calls its meta store: the list of segments, and raft's term and vote. It is written a few times
-// per election and segment, so one small file, replaced as a whole, does; bbolt, raft-wal's default, would be a second
-// database with a second format, and one that has no seam to test power cuts through.
+// meta implements raft-wal's meta store: the list of segments, and raft's term and vote. It is written a few times per
+// election and segment, so one small file, replaced as a whole, is enough. bbolt, raft-wal's default, would be a second
+// database with a second format, and offers no way to test power cuts.
 type meta struct {
 	fs   blob.FS
 	path string
-	// create: a missing file is an empty log; otherwise it is damage: raft-wal would delete every segment that it does
-	// not list.
+	// create: a missing file is an empty log. Otherwise it is damage, because raft-wal would delete every segment that
+	// the file does not list.
 	create bool
 
-	// Held while the disk is written to, which may hang: a channel of capacity 1 and no mutex, because time in a bubble
-	// of testing/synctest does not go on while somebody waits for a mutex.
+	// Held while the disk is written to, which may hang. It is a channel of capacity 1 instead of a mutex, because time
+	// in a bubble of testing/synctest does not advance while a goroutine waits for a mutex.
 	lock chan struct{}
 	body metaBody
 }
@@ -331,7 +333,7 @@ func (m *meta) GetStable(key []byte) ([]byte, error) {
 	return m.body.Stable[string(key)], nil
 }
 
-// SetStable implements types.MetaStore. Raft keeps its term and its vote here.
+// SetStable implements types.MetaStore. Raft stores its term and its vote here.
 func (m *meta) SetStable(key, value []byte) error {
 	m.lock <- struct{}{}
 	defer func() { <-m.lock }()

@@ -9,52 +9,52 @@ import (
 )
 
 const (
-	// FetchTurns is how many blobs that nobody waits for are fetched at a time: small blobs wait for a round trip and two
-	// syncs each, and that together.
+	// FetchTurns is how many blobs are fetched at a time when no reader waits for them: small blobs wait for a round
+	// trip and two syncs each, and that happens in parallel.
 	FetchTurns = 8
-	// largeTurns of them are for large blobs: more would share the rate, and the newest would come later for it. The other
-	// turns are for small ones.
+	// largeTurns of them may be for large blobs: more would share the rate, and the newest blob would arrive later. The
+	// other turns are for small ones.
 	largeTurns = 2
 	largeFrom  = 4 << 20 // bytes
 
 	retryLeast, retryMost = 50 * time.Millisecond, time.Second
 )
 
-// backlog is what a node does not have, in the order in which it is fetched: what has failed least often first, of that the
-// newest. So what fails goes behind the others, and what fails again behind what failed once. It has no lock and no
-// clock: both are its owner's. Each step costs O(log n) at most.
+// backlog holds the blobs that a node is missing, in the order in which they are fetched: those that failed least often
+// first, and of these the newest. So a failed blob goes behind the others, and one that failed again behind those that
+// failed once. The backlog has no lock and no clock; its owner has both. Each step costs at most O(log n).
 type backlog struct {
 	all    map[state.Digest]*missingBlob
 	queues [2]queue // small, large
 }
 
-// queue is those that wait for their turn, and what is known of those that have it.
+// queue holds the blobs that wait for a turn, and the state of those that have one.
 type queue struct {
 	waiting missingHeap
 	under   int // turns that are taken
 
-	// What failed before is tried again with backoff: after a failure nothing more for a while, which doubles; after
-	// each success twice as many at a time.
+	// Blobs that failed before are retried with backoff: a failure pauses retries for a time that doubles, and each
+	// success doubles the number of concurrent retries.
 	retries, window int
 	backoff         time.Duration
-	until           time.Time // nothing is tried again before
+	until           time.Time // no retries before this time
 }
 
-// missingBlob is one blob that is not here.
+// missingBlob is one blob that is not on this disk.
 type missingBlob struct {
 	d        state.Digest
 	born     uint64
 	failures int32
-	at       int32 // where it stands in its queue; -1: it is out of it, being looked at or fetched
+	at       int32 // position in its queue; -1: it is not in the queue, because it is being checked or fetched
 	large    bool
-	again    bool // it was reported missing once more since take or look: what is known of it may be older than that
+	again    bool // reported missing again since take or look, so the outcome of the check may be outdated
 }
 
 func newBacklog() backlog {
 	return backlog{all: map[state.Digest]*missingBlob{}, queues: [2]queue{{window: 1}, {window: 1}}}
 }
 
-// add notes that a blob is not here.
+// add records that a blob is missing.
 func (b *backlog) add(d state.Digest, size int64, born uint64) {
 	if l := b.all[d]; l != nil {
 		l.again = true
@@ -75,7 +75,7 @@ func (b *backlog) queue(l *missingBlob) *queue {
 	return &b.queues[0]
 }
 
-// take returns the next one, if turns are not all taken: it is out of its queue until back or drop.
+// take returns the next blob if a turn is free. The blob is out of its queue until back or drop.
 func (b *backlog) take(now time.Time, turns int) *missingBlob {
 	small, large := &b.queues[0], &b.queues[1]
 	if small.under+large.under >= turns {
@@ -104,7 +104,7 @@ func (q *queue) first(now time.Time) *missingBlob {
 	return nil
 }
 
-// waits is how long to wait with what was not taken, if nothing else happens; 0 if there is none.
+// waits is how long to wait before the next take if nothing else happens; 0 if the queues are empty.
 func (b *backlog) waits(now time.Time) (d time.Duration) {
 	for i := range b.queues {
 		if q := &b.queues[i]; len(q.waiting) > 0 {
@@ -120,7 +120,7 @@ func (b *backlog) waits(now time.Time) (d time.Duration) {
 	return d
 }
 
-// began takes a turn for what was taken; ended gives it back, before back or drop.
+// began takes a turn for a taken blob; ended frees it, before back or drop.
 func (b *backlog) began(l *missingBlob) {
 	q := b.queue(l)
 	q.under++
@@ -137,7 +137,7 @@ func (b *backlog) ended(l *missingBlob) {
 	}
 }
 
-// succeeded lets more of the others be tried when what had failed has come.
+// succeeded raises the number of concurrent retries after a blob that had failed has arrived.
 func (b *backlog) succeeded(l *missingBlob) {
 	if q := b.queue(l); l.failures > 0 {
 		q.window = min(2*q.window, FetchTurns)
@@ -145,17 +145,17 @@ func (b *backlog) succeeded(l *missingBlob) {
 	}
 }
 
-// resetBackoff ends the pauses: what failed may be there now.
+// resetBackoff ends the pauses, because the failed blobs may be available now.
 func (b *backlog) resetBackoff() {
 	for i := range b.queues {
 		b.queues[i].backoff, b.queues[i].until = 0, time.Time{}
 	}
 }
 
-// back puts what was taken into its queue again.
+// back returns a taken blob to its queue.
 func (b *backlog) back(l *missingBlob) { heap.Push(&b.queue(l).waiting, l) }
 
-// failed is back for what could not be fetched.
+// failed is back for a blob that could not be fetched.
 func (b *backlog) failed(l *missingBlob, now time.Time) {
 	if l.failures > 0 {
 		q := b.queue(l)
@@ -167,14 +167,14 @@ func (b *backlog) failed(l *missingBlob, now time.Time) {
 	b.back(l)
 }
 
-// look is called before a look at the disk whose outcome may be drop.
+// look must precede a check of the disk that may lead to drop.
 func (b *backlog) look(d state.Digest) {
 	if l := b.all[d]; l != nil {
 		l.again = false
 	}
 }
 
-// drop forgets one, unless it was reported missing since take or look: then it is looked at once more.
+// drop removes a blob, unless it was reported missing since take or look: then it is checked again.
 func (b *backlog) drop(l *missingBlob) {
 	switch {
 	case !l.again:
@@ -187,7 +187,8 @@ func (b *backlog) drop(l *missingBlob) {
 	}
 }
 
-// forget drops what the state knows no more, if it is in a queue; what is out of it is dropped by who has it.
+// forget removes a blob that the state no longer knows, if it is in a queue. Otherwise the goroutine that took it drops
+// it.
 func (b *backlog) forget(d state.Digest) bool {
 	l := b.all[d]
 	if l == nil || l.at < 0 {
@@ -198,7 +199,7 @@ func (b *backlog) forget(d state.Digest) bool {
 	return true
 }
 
-// missingHeap is a heap.
+// missingHeap implements heap.Interface.
 type missingHeap []*missingBlob
 
 func (l *missingBlob) before(m *missingBlob) bool {

@@ -94,7 +94,7 @@ func TestBacklogTurns(t *testing.T) {
 }
 
 // What fails again and again is not tried without an end, and as soon as something of it succeeds all of it is.
-func TestBacklogGate(t *testing.T) {
+func TestBacklogBackoff(t *testing.T) {
 	b, now := newBacklog(), time.Now()
 	const n = 1000
 	for i := range n {

@@ -9,14 +9,14 @@ import (
 	"casemate/cluster/blob"
 )
 
-// streamFrom is how large an upload must be for copies to begin before it is complete.
+// streamFrom is the size from which on an upload is copied before it is complete.
 const streamFrom = 1 << 20
 
-// unasked is how large a blob may be that is sent without asking whether the other node has it: as much as it passes
-// over without closing the connection, if it does.
+// unasked is the size up to which a blob is sent without asking whether the other node has it. If it has, its server
+// still reads so many bytes without closing the connection.
 const unasked = 64 << 10
 
-// streamingCopy copies a scratch file to one node while it grows. It is the body of the request that does so.
+// streamingCopy copies a growing scratch file to one node. It is the body of the request.
 type streamingCopy struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -33,8 +33,8 @@ type streamingCopy struct {
 	digest string // set when the file is complete
 }
 
-// startCopies begins copies of an upload to the voters that are up. With a digest, the upload is complete, and those
-// that have these bytes already are not sent them.
+// startCopies begins copies of an upload to the voters that are up. With a digest the upload is complete, and nodes
+// that have its bytes already are not sent them.
 func (s *Store) startCopies(w *blob.Writer, digest string) map[string]*streamingCopy {
 	voters, _ := s.state.Voters()
 	copies := map[string]*streamingCopy{}
@@ -78,7 +78,7 @@ func (s *Store) startCopies(w *blob.Writer, digest string) map[string]*streaming
 			defer close(t.done)
 			defer cancel()
 			if digest != "" && size == 0 {
-				defer file.Close() // the request has no body that does so
+				defer file.Close() // the request has no body that closes it
 			}
 			if digest != "" && size > unasked {
 				a, err := s.peers.Ask(ctx, http.MethodPost, node, "/confirm/"+digest, http.NoBody)
@@ -99,7 +99,7 @@ func (s *Store) startCopies(w *blob.Writer, digest string) map[string]*streaming
 	return copies
 }
 
-// grown says how many bytes there are now, and, with a digest, that there will be no more.
+// grown reports the current size and, with a digest, that the file is complete.
 func (t *streamingCopy) grown(size int64, digest string) {
 	t.mu.Lock()
 	t.size, t.digest = size, digest
@@ -110,7 +110,7 @@ func (t *streamingCopy) grown(size int64, digest string) {
 	}
 }
 
-// finish waits for the answer.
+// finish waits for the reply.
 func (t *streamingCopy) finish(ctx context.Context) (uint64, error) {
 	stop := context.AfterFunc(ctx, t.cancel)
 	defer stop()
@@ -118,16 +118,16 @@ func (t *streamingCopy) finish(ctx context.Context) (uint64, error) {
 	return t.index, t.err
 }
 
-// stop gives the copy up, unless it was finished, and waits for its end.
+// stop cancels the copy, unless it has ended, and waits for its end.
 func (t *streamingCopy) stop() {
 	t.cancel()
 	<-t.done
 }
 
-// Close implements io.Closer: the request needs its body no more.
+// Close implements io.Closer: the request no longer needs its body.
 func (t *streamingCopy) Close() error { return t.file.Close() }
 
-// Read implements io.Reader: it waits for the upload to go on.
+// Read implements io.Reader: it waits for the upload to grow.
 func (t *streamingCopy) Read(p []byte) (int, error) {
 	for {
 		t.mu.Lock()

@@ -11,12 +11,12 @@ import (
 	"casemate/cluster/state"
 )
 
-// lost is the error for a blob that the tree knows and whose bytes cannot be had: damage, which must not look like a
-// miss. It is syscall.EIO.
+// lost is the error for a blob that the tree knows and whose bytes are not available: damage, which must not look like
+// a miss. It is syscall.EIO.
 type lost struct {
 	digest string
 	why    string // "not on this node's disk", "damaged on this node's disk (…)"
-	alone  bool   // there is no other node to ask
+	alone  bool   // the cluster has no other node
 }
 
 // Error implements error.
@@ -28,11 +28,11 @@ func (e *lost) Error() string {
 	return fmt.Sprintf("blob %s: known, but %s%s: import or push it again", e.digest, e.why, elsewhere)
 }
 
-// Is makes it syscall.EIO.
+// Is makes the error syscall.EIO.
 func (e *lost) Is(target error) bool { return target == syscall.EIO }
 
-// notHere says why the bytes are not on this disk, given the error of blob.Dir; ok is false for an error that says
-// nothing of the blob.
+// notHere returns why the bytes are not on this disk, from an error of blob.Dir; ok is false if the error is about
+// something else.
 func notHere(err error) (why string, ok bool) {
 	var d *blob.Damage
 	switch {
@@ -44,8 +44,8 @@ func notHere(err error) (why string, ok bool) {
 	return "", false
 }
 
-// doubt tells a node that it has sent wrong bytes. It looks, and if that is so, no longer gives them to anybody and
-// fetches the right ones.
+// doubt reports to a node that it has sent wrong bytes. The node hashes its copy; if the copy is damaged, the node
+// stops serving it and fetches the right bytes.
 func (s *Store) doubt(node, digest string) {
 	s.tasks.Background(func() {
 		ctx, cancel, ok := s.peers.Alive(s.life, node)
@@ -55,13 +55,14 @@ func (s *Store) doubt(node, digest string) {
 		defer cancel()
 		_, err := s.peers.Ask(ctx, http.MethodPost, node, "/doubt/"+digest, http.NoBody)
 		if err != nil && s.life.Err() == nil {
-			s.log.Warn("a node that sent wrong bytes could not be told", "peer", node, "blob", digest, "err", err)
+			s.log.Warn("could not report wrong bytes to the node that sent them", "peer", node, "blob", digest,
+				"err", err)
 		}
 	})
 }
 
-// damaged hears of each blob that is found to be damaged on this disk. It is fetched from another node, or waits until
-// somebody brings its bytes.
+// damaged handles each blob that is found to be damaged on this disk. It is fetched from another node, or stays damaged
+// until an import or a push brings its bytes.
 func (s *Store) damaged(b *blob.Damage) {
 	s.log.Error("a blob is damaged on this disk", "blob", b.Digest, "why", b.Why)
 	s.scrubs.faults.Add(1)
@@ -74,24 +75,24 @@ func (s *Store) damaged(b *blob.Damage) {
 	}
 }
 
-// repaired hears of each damaged blob whose right bytes have come.
+// repaired handles each damaged blob whose right bytes have arrived.
 func (s *Store) repaired(digest string) {
-	s.log.Info("a damaged blob is whole again", "blob", digest)
+	s.log.Info("a damaged blob was repaired", "blob", digest)
 	s.scrubs.repaired.Add(1)
 }
 
-// Damaged is how many blobs are damaged on this disk, as far as is known.
+// Damaged is the number of blobs that are known to be damaged on this disk.
 func (s *Store) Damaged() int { return len(s.dir.Damaged()) }
 
-// Lost is a blob that this node does not have whole.
+// Lost is a blob that this node does not have intact.
 type Lost struct {
 	Digest string `json:"digest"`
 	Why    string `json:"why"`
 }
 
-// Lost lists blobs that are damaged on this disk, or that it does not have and could not fetch, at most so many, and
-// says how many there are: what clients of this node may not get until somebody brings the bytes. What is on its way is
-// not among them.
+// Lost lists, up to most, the blobs that are damaged on this disk, or missing and could not be fetched, and returns how
+// many there are. Clients of this node may not get them until an import or a push brings the bytes. Blobs that are
+// being fetched for the first time are not included.
 func (s *Store) Lost(most int) (list []Lost, all int) {
 	view := s.state.View()
 	add := func(digest, why string) {

@@ -18,17 +18,17 @@ import (
 	"casemate/cluster/wake"
 )
 
-// fetch is one blob on its way to this disk. Many may read it meanwhile.
+// fetch is a blob that is being fetched to this disk. Several readers may read it meanwhile.
 type fetch struct {
 	q      *fetcher
 	digest string
 	d      state.Digest
 	size   int64
-	turn   *missingBlob // of the backlog; nil if a reader has begun it
+	turn   *missingBlob // of the backlog; nil if a reader began the fetch
 	w      *blob.Writer
-	file   blob.File     // a second handle on the scratch file, good also after it became the blob
-	done   chan struct{} // closed when all bytes are here and right, or err says why not
-	wanted chan struct{} // closed when somebody reads it
+	file   blob.File     // a second handle on the scratch file; stays valid when the file becomes the blob
+	done   chan struct{} // closed when all bytes are here and verified, or err is set
+	wanted chan struct{} // closed when the first reader comes
 
 	mu      sync.Mutex
 	have    int64
@@ -39,7 +39,7 @@ type fetch struct {
 	err     error // set before done is closed
 }
 
-// join counts a reader in. f.q.begins is held, so that the fetch cannot end in between.
+// join adds a reader. f.q.begins is held, so the fetch cannot end meanwhile.
 func (f *fetch) join() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -60,7 +60,7 @@ func (f *fetch) leave() {
 	f.release()
 }
 
-// release closes the second handle once nobody can need it. f.mu is held.
+// release closes the second handle when it is no longer needed. f.mu is held.
 func (f *fetch) release() {
 	if f.ended && f.readers == 0 && f.file != nil {
 		f.file.Close()
@@ -71,8 +71,8 @@ func (f *fetch) release() {
 func (f *fetch) run() {
 	err := f.load()
 	f.q.end(f, err)
-	// If it was collected meanwhile, its sweep has waited for this. Not here and now: the same bytes may have been
-	// pushed and confirmed since.
+	// If the blob was collected meanwhile, its sweep has waited for this fetch. It must not run in this goroutine: the
+	// same bytes may have been pushed and confirmed since.
 	f.q.store.sweeps.wake.Raise()
 	f.mu.Lock()
 	f.err, f.ended = err, true
@@ -82,13 +82,13 @@ func (f *fetch) run() {
 	f.q.wake.Raise()
 }
 
-// load brings the bytes from whoever has them. Whoever sends wrong ones is not asked again. If nobody waits it asks
-// everybody once, and again only while bytes come.
+// load fetches the bytes from the nodes that have them. A node that sends wrong bytes is not asked again. If no reader
+// waits, each node is asked once, and again only while bytes arrive.
 func (f *fetch) load() error {
 	store := f.q.store
 	defer func() {
 		if f.w.Size() == 0 {
-			f.w.Cancel() // what cannot be fetched should not leave a file each
+			f.w.Cancel() // a blob that cannot be fetched should not leave an empty file
 		}
 		f.w.Close()
 	}()
@@ -116,9 +116,9 @@ func (f *fetch) load() error {
 				}
 			}
 			if errors.Is(err, syscall.EBADMSG) {
-				// The bytes are not the ones that the name says (promise 5). Whoever reads them is told so, and the
-				// next fetch begins anew with another node.
-				store.log.Error("a node sent wrong bytes, it is told so", "peer", node, "blob", f.digest)
+				// The bytes do not have the digest (promise 5). The sender is told, and the next fetch starts over with
+				// another node.
+				store.log.Error("a node sent wrong bytes", "peer", node, "blob", f.digest)
 				store.doubt(node, f.digest)
 				f.q.mu.Lock()
 				f.q.wrong[f.digest] = append(f.q.wrong[f.digest], node)
@@ -137,15 +137,15 @@ func (f *fetch) load() error {
 			return store.tasks.Stopped()
 		}
 		if !tried && len(bad) > 0 {
-			// All have been tried: perhaps one has been repaired.
+			// All nodes have been tried: one may have been repaired since.
 			f.q.mu.Lock()
 			delete(f.q.wrong, f.digest)
 			f.q.mu.Unlock()
-			return fmt.Errorf("blob %s: no node that can be reached has the right bytes: %w", f.digest, syscall.EIO)
+			return fmt.Errorf("blob %s: no reachable node has the right bytes: %w", f.digest, syscall.EIO)
 		}
 		if absent > 0 && absent+len(bad) >= len(store.state.Others()) {
-			// All were asked: waiting would not change it.
-			return fmt.Errorf("blob %s: no node has it whole: %w", f.digest, syscall.EIO)
+			// All nodes have answered: waiting would not change it.
+			return fmt.Errorf("blob %s: no node has it intact: %w", f.digest, syscall.EIO)
 		}
 		f.mu.Lock()
 		if f.asked.After(moved) {
@@ -166,7 +166,7 @@ func (f *fetch) load() error {
 	}
 }
 
-// from appends what a node has beyond what is here.
+// from appends the bytes of a node that are missing here.
 func (f *fetch) from(node string) error {
 	store := f.q.store
 	have := f.w.Size()
@@ -201,7 +201,7 @@ func (f *fetch) from(node string) error {
 		return fmt.Errorf("node %s answered %s", node, res.Status)
 	}
 	buf := make([]byte, min(fetchPiece, f.size-have+1))
-	body := io.LimitReader(res.Body, f.size-have+1) // one byte too many is seen
+	body := io.LimitReader(res.Body, f.size-have+1) // one byte more, to detect a longer blob
 	for {
 		n, rerr := body.Read(buf)
 		if n > 0 {
@@ -220,7 +220,7 @@ func (f *fetch) from(node string) error {
 	}
 }
 
-// pace holds back n bytes that nobody waits for, so that they do not take the disk and the wire from those who do.
+// pace limits the rate of bytes that no reader waits for, so that they do not slow down those that a reader waits for.
 func (f *fetch) pace(ctx context.Context, n int) {
 	r := f.q.limit.ReserveN(time.Now(), n)
 	wait := time.NewTimer(r.Delay())
@@ -240,9 +240,9 @@ func (f *fetch) grown(have int64) {
 	f.moved.Wake()
 }
 
-// incoming is a reader of a blob that is on its way. Bytes come as they arrive, but the last one only when all were
-// hashed; whoever does not read from the beginning on gets nothing before that, since what it reads last is not known.
-// So no answer ends as if it were whole with bytes that turn out wrong.
+// incoming is a reader of a blob that is being fetched. Bytes are delivered as they arrive, but the last one only after
+// all were hashed. A reader that does not start at the beginning gets nothing before that, because which byte it reads
+// last is unknown. So no response with wrong bytes looks complete.
 type incoming struct {
 	ctx   context.Context
 	f     *fetch
@@ -310,7 +310,7 @@ func (r *incoming) read(p []byte, off int64, whole bool) (int, error) {
 	return r.f.file.ReadAt(p, off)
 }
 
-// wait returns when the first n bytes are here, or with whole when all are and were hashed.
+// wait returns when the first n bytes are here; with whole, when all bytes are here and were hashed.
 func (f *fetch) wait(ctx context.Context, n int64, whole bool) error {
 	for {
 		f.mu.Lock()
@@ -333,8 +333,8 @@ func (f *fetch) wait(ctx context.Context, n int64, whole bool) error {
 	}
 }
 
-// Seek implements io.Seeker. Who seeks to the end, for the size, and back to the beginning is going to read everything;
-// the next seek says that it is not.
+// Seek implements io.Seeker. A caller that seeks to the end, for the size, and back to the beginning is going to read
+// everything; a further seek shows that it is not.
 func (r *incoming) Seek(offset int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekCurrent:

@@ -20,31 +20,32 @@ import (
 	"casemate/cluster/wake"
 )
 
-// fetcher knows which blobs of the state are not on this disk, and fetches them from other nodes, several at a time:
-// see backlog. What somebody reads it fetches at once, beside all others.
+// fetcher tracks which blobs of the state are not on this disk, and fetches them from other nodes, several at a time
+// (see backlog). A blob that a reader waits for is fetched at once, in addition to the others.
 type fetcher struct {
 	store    *Store
 	complete *disk.Watermark // the newest entry at which all blobs were here; owned by run
-	had      uint64          // what it was before the start, 0 after the first look; owned by run
+	had      uint64          // complete as of the start, 0 after the first comparison; owned by run
 	limit    *rate.Limiter
 	wake     wake.Flag
 
-	begins  sync.Mutex        // held while a fetch begins or ends and while its files are opened; locked before mu
+	// held while a fetch begins or ends and while its files are opened; lock order: begins, then mu
+	begins  sync.Mutex
 	fetches map[string]*fetch // by digest, under way
-	wanted  atomic.Int32      // how many of them somebody reads
+	wanted  atomic.Int32      // how many of them have readers
 
-	mu         sync.Mutex     // held briefly: who applies the log waits for it
+	mu         sync.Mutex     // held briefly, because applying the log waits for it
 	counted    bool           // the disk was compared with the state
-	again      bool           // and must be once more
-	gone       int            // blobs that were on this disk before the start and were not at it
+	again      bool           // and must be compared again
+	gone       int            // blobs that disappeared from this disk before the start
 	completeAt time.Time      // when complete was last written
-	coming     []state.Digest // become known with what is applied now
+	coming     []state.Digest // known by the entries that are being applied
 	fresh      []state.Digest // became known and were not looked for on the disk yet
-	looking    int            // those of fresh that are being looked for
+	looking    int            // number of those of fresh that are being checked
 	missing    backlog
-	receiving  map[state.Digest]*receiving // being sent by who takes the upload
-	wrong      map[string][]string         // by digest: nodes that have sent other bytes, until another has sent the right ones
-	asked      map[string]int              // by node: how many fetches ask it now
+	receiving  map[state.Digest]*receiving // being sent by the node that takes the upload
+	wrong      map[string][]string         // by digest: nodes that sent wrong bytes, until another sends the right ones
+	asked      map[string]int              // by node: number of fetches that use it now
 }
 
 func newFetcher(store *Store, complete *disk.Watermark) *fetcher {
@@ -56,17 +57,17 @@ func newFetcher(store *Store, complete *disk.Watermark) *fetcher {
 	}
 }
 
-// added takes blobs that become known, before that can be seen; published comes after it. They must not wait.
+// added records blobs that become known, before the new state is visible; published follows it. They must not block.
 //
-// In between nobody may look for the files: a sweep that does not know yet that they are wanted again could take them
-// away behind who has seen them.
+// Between the two, no goroutine may check the disk for the files: a sweep that does not know yet that they are wanted
+// again could remove them after the check.
 func (q *fetcher) added(digests []state.Digest) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.coming = append(q.coming, digests...)
 }
 
-// forget takes blobs that are no longer known, before that can be seen. It must not wait.
+// forget records blobs that are no longer known, before the new state is visible. It must not block.
 func (q *fetcher) forget(digests []state.Digest) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -85,7 +86,7 @@ func (q *fetcher) published() {
 	q.wake.Raise()
 }
 
-// Fetching reports whether a blob is on its way.
+// Fetching reports whether a blob is being fetched.
 func (s *Store) Fetching(digest string) bool {
 	f := s.fetcher
 	if f == nil {
@@ -96,7 +97,7 @@ func (s *Store) Fetching(digest string) bool {
 	return f.fetches[digest] != nil
 }
 
-// recount hears that the whole state is another one.
+// recount makes run compare the whole state with the disk again.
 func (q *fetcher) recount() {
 	q.mu.Lock()
 	q.counted, q.again = false, true
@@ -104,7 +105,7 @@ func (q *fetcher) recount() {
 	q.wake.Raise()
 }
 
-// count is how many blobs are not on this disk; -1 while they are counted.
+// count is the number of blobs that are not on this disk; -1 while they are counted.
 func (q *fetcher) count() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -114,7 +115,7 @@ func (q *fetcher) count() int {
 	return len(q.missing.all) + len(q.fresh) + q.looking + len(q.coming)
 }
 
-// markMissing notes that a blob is not here although the state knows it.
+// markMissing records that a blob is not here although the state knows it.
 func (q *fetcher) markMissing(d state.Digest, b state.Blob) {
 	q.mu.Lock()
 	q.missing.add(d, b.Size, b.Born)
@@ -122,21 +123,21 @@ func (q *fetcher) markMissing(d state.Digest, b state.Blob) {
 	q.wake.Raise()
 }
 
-// arrived hears that a blob was placed by somebody else than a fetch.
+// arrived records that a blob was placed other than by a fetch.
 func (q *fetcher) arrived(d state.Digest) {
 	q.mu.Lock()
 	q.missing.forget(d)
 	q.mu.Unlock()
 }
 
-// receiving is a blob that other nodes send.
+// receiving is a blob that other nodes are sending.
 type receiving struct {
-	n    int          // how many do
-	turn *missingBlob // the blob in the backlog, if it was taken out of it meanwhile
+	n    int          // how many senders there are
+	turn *missingBlob // the blob, if it was taken from the backlog meanwhile
 }
 
-// Receive says that a blob is being sent to this node, until the function that it returns is called. Nobody fetches it
-// meanwhile who does not read it: it would come twice.
+// Receive reports that a blob is being sent to this node, until the returned function is called. Meanwhile it is
+// fetched only for a reader: it would arrive twice.
 func (s *Store) Receive(digest string) (done func()) {
 	d, err := state.ParseDigest(digest)
 	if s.fetcher == nil || err != nil {
@@ -161,14 +162,14 @@ func (q *fetcher) receive(d state.Digest) (done func()) {
 			return
 		}
 		delete(q.receiving, d)
-		if g.turn != nil { // whether it is here now is looked at when it is taken again
+		if g.turn != nil { // when it is taken again, the disk is checked for it
 			q.missing.back(g.turn)
 			q.wake.Raise()
 		}
 	}
 }
 
-// disappeared is how many blobs were on this disk before the start and were not at it.
+// disappeared is the number of blobs that disappeared from this disk before the start.
 func (q *fetcher) disappeared() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -199,7 +200,7 @@ func (q *fetcher) run() {
 		q.mu.Lock()
 		wait := q.missing.waits(time.Now())
 		if q.counted && len(q.missing.all) == 0 && q.complete.Last() < store.state.View().Index() {
-			wait = completeEvery // to write down that it is so
+			wait = completeEvery // to record it
 		}
 		q.mu.Unlock()
 		var later <-chan time.Time
@@ -210,7 +211,7 @@ func (q *fetcher) run() {
 		case <-store.life.Done():
 		case <-q.wake:
 		case <-later:
-		case <-nodes: // whoever is up now may have what failed
+		case <-nodes: // a node that is up now may have what failed
 			q.mu.Lock()
 			q.missing.resetBackoff()
 			q.mu.Unlock()
@@ -218,7 +219,7 @@ func (q *fetcher) run() {
 	}
 }
 
-// compare compares the state with the disk, once, and then what became known since.
+// compare compares the state with the disk once, and later the blobs that became known since.
 func (q *fetcher) compare() {
 	store := q.store
 	q.mu.Lock()
@@ -228,8 +229,8 @@ func (q *fetcher) compare() {
 	q.fresh, q.looking = nil, len(fresh)
 	q.mu.Unlock()
 	gone := 0
-	note := func(d state.Digest, b state.Blob) {
-		release := store.dir.Hold(d.String()) // after a sweep that has begun when the blob was not known
+	check := func(d state.Digest, b state.Blob) {
+		release := store.dir.Hold(d.String()) // waits for a sweep that began before the blob was known
 		_, err := store.dir.Stat(d.String())
 		release()
 		if err == nil {
@@ -247,12 +248,12 @@ func (q *fetcher) compare() {
 			if store.life.Err() != nil {
 				return
 			}
-			note(d, b)
+			check(d, b)
 		}
 	}
 	for _, d := range fresh {
 		if b, known := store.state.View().Blob(d); known {
-			note(d, b)
+			check(d, b)
 		}
 	}
 	q.mu.Lock()
@@ -262,15 +263,16 @@ func (q *fetcher) compare() {
 		q.mu.Lock()
 		q.gone += gone
 		q.mu.Unlock()
-		store.log.Error("blobs that were on this disk before the start are gone: they were put back to an older state, or removed",
+		store.log.Error("blobs disappeared from this disk before the start: it was put back to an older state, or "+
+			"they were removed",
 			"blobs", gone)
 	}
-	q.had = 0 // only the first look tells
+	q.had = 0 // only the first comparison can tell
 	q.recordComplete()
 }
 
-// recordComplete makes durable that this disk holds every blob that the state knows, now and then: so the next start
-// can tell blobs that are still to come from blobs that were taken away.
+// recordComplete stores durably, at most every completeEvery, that this disk holds every blob that the state knows. So
+// the next start can distinguish blobs that are still to be fetched from blobs that disappeared.
 func (q *fetcher) recordComplete() {
 	index := q.store.state.View().Index()
 	q.mu.Lock()
@@ -283,12 +285,12 @@ func (q *fetcher) recordComplete() {
 		return
 	}
 	if err := q.complete.Set(index); err != nil {
-		q.store.log.Warn("it is not written that all blobs are here", "err", err)
+		q.store.log.Warn("could not record that all blobs are here", "err", err)
 	}
 }
 
-// begin begins as many fetches as may be under way, and forgets what nobody needs any more or what has come. While
-// somebody waits for a fetch the others have one turn only.
+// begin begins as many fetches as may run at a time, and removes blobs that are no longer needed or have arrived. While
+// a reader waits for a fetch, the others have one turn only.
 func (q *fetcher) begin() {
 	store := q.store
 	for store.life.Err() == nil {
@@ -311,7 +313,7 @@ func (q *fetcher) begin() {
 		}
 		_, here := store.dir.Stat(l.d.String())
 		q.mu.Lock()
-		// Under q.mu: when it is known again, whoever says so comes after this or was before.
+		// With q.mu held: if the blob becomes known again, the report comes either before this or after it.
 		_, known := store.state.View().Blob(l.d)
 		if here == nil || !known {
 			q.missing.drop(l)
@@ -320,7 +322,7 @@ func (q *fetcher) begin() {
 		}
 		q.mu.Unlock()
 		if store.dir.Room(0) != nil || len(store.peers.UpNodes()) == 0 {
-			// No blob could come now. run looks again when a node is up, and every second.
+			// No blob can be fetched now. run tries again when a node comes up, and every second.
 			q.mu.Lock()
 			q.missing.back(l)
 			q.mu.Unlock()
@@ -334,8 +336,8 @@ func (q *fetcher) begin() {
 	}
 }
 
-// nodes are those that are up, in the order in which to ask them for a blob: first those that have everything, of them
-// those that the fewest fetches ask now. So one that is slow, or hangs, soon has no more than its share.
+// nodes returns the nodes that are up, in the order in which to ask them for a blob: first those that have all blobs,
+// and of these those that the fewest fetches use now. So a node that is slow or hangs soon has no more than its share.
 func (q *fetcher) nodes() []string {
 	names := q.store.peers.UpNodes()
 	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
@@ -354,7 +356,7 @@ func (q *fetcher) nodes() []string {
 	return names
 }
 
-// asks counts a fetch that asks a node, until the function is called that it returns.
+// asks counts a fetch that uses a node, until the returned function is called.
 func (q *fetcher) asks(node string) (done func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -373,8 +375,8 @@ const (
 	completeEvery = 10 * time.Second
 )
 
-// start returns the fetch of a blob, which it begins if there is none. With a turn nobody waits for it; if it is under
-// way already, its end sees to what was taken.
+// start returns the fetch of a blob and begins it if there is none. A fetch with a turn has no reader. If the blob is
+// being fetched already, the end of that fetch handles the turn.
 func (q *fetcher) start(d state.Digest, turn *missingBlob) (*fetch, error) {
 	q.begins.Lock()
 	defer q.begins.Unlock()
@@ -429,7 +431,8 @@ func (q *fetcher) start(d state.Digest, turn *missingBlob) (*fetch, error) {
 		q.mu.Unlock()
 	}
 	if !q.store.tasks.Background(f.run) {
-		return nil, errors.Join(q.store.tasks.Stopped(), file.Close(), w.Close()) // the turn matters no more
+		// the node stops, so the turn does not matter
+		return nil, errors.Join(q.store.tasks.Stopped(), file.Close(), w.Close())
 	}
 	q.fetches[text] = f // before run can end, since q.begins is held
 	if turn == nil {
@@ -438,8 +441,8 @@ func (q *fetcher) start(d state.Digest, turn *missingBlob) (*fetch, error) {
 	return f, nil
 }
 
-// room says whether there is room for n bytes beside what is still to come of the fetches under way: else several would
-// fill the disk together, and none would be whole. q.begins is held.
+// room reports whether there is space for n bytes in addition to what the running fetches still need. Otherwise several
+// fetches would fill the disk together, and none would complete. q.begins is held.
 func (q *fetcher) room(n int64) error {
 	for _, f := range q.fetches {
 		f.mu.Lock()
@@ -449,7 +452,7 @@ func (q *fetcher) room(n int64) error {
 	return q.store.dir.Room(n)
 }
 
-// abandon takes a fetch away that nobody waits for. Whoever wants the blob now begins another.
+// abandon removes a fetch that has no reader. A reader that comes now begins another.
 func (q *fetcher) abandon(f *fetch) bool {
 	q.begins.Lock()
 	defer q.begins.Unlock()
@@ -462,7 +465,7 @@ func (q *fetcher) abandon(f *fetch) bool {
 	return true
 }
 
-// end puts a blob back into the backlog, or drops it, after a fetch.
+// end returns a blob to the backlog, or drops it, after a fetch.
 func (q *fetcher) end(f *fetch, err error) {
 	q.begins.Lock()
 	defer q.begins.Unlock()
@@ -479,7 +482,7 @@ func (q *fetcher) end(f *fetch, err error) {
 		q.mu.Lock()
 		q.missing.look(f.d)
 		q.mu.Unlock()
-		_, gone := q.store.dir.Stat(f.digest) // a sweep may have come between
+		_, gone := q.store.dir.Stat(f.digest) // a sweep may have removed it
 		here = gone == nil
 	}
 	q.mu.Lock()
@@ -499,9 +502,9 @@ func (q *fetcher) end(f *fetch, err error) {
 	case l == nil:
 	case here || !known:
 		q.missing.drop(l)
-	case l.at >= 0 || q.fetches[f.digest] != nil: // another fetch has begun, which ends like this one
+	case l.at >= 0 || q.fetches[f.digest] != nil: // another fetch has begun, and its end handles the blob
 	case errors.Is(err, syscall.EBADMSG):
-		q.missing.back(l) // the next one asks another node
+		q.missing.back(l) // the next fetch asks another node
 	default:
 		q.missing.failed(l, time.Now())
 	}

@@ -20,7 +20,7 @@ type File interface {
 	io.ReaderAt
 }
 
-// openLocal opens a blob that is whole on this disk, else fs.ErrNotExist or blob.ErrDamaged.
+// openLocal opens a blob that is intact on this disk; otherwise the error is fs.ErrNotExist or blob.ErrDamaged.
 func (s *Store) openLocal(digest string) (blob.File, error) {
 	f, err := s.dir.Open(digest)
 	if err != nil {
@@ -34,7 +34,7 @@ func (s *Store) openLocal(digest string) (blob.File, error) {
 	if i, err := f.Stat(); !known || err != nil || i.Size() == b.Size {
 		return f, nil
 	}
-	// Its time says that nobody has changed it: somebody has set that back.
+	// The file's time says that it is unchanged, its size says that it is not: the time was set back.
 	f.Close()
 	if err := s.dir.Verify(s.life, digest); err != nil {
 		return nil, err
@@ -42,7 +42,7 @@ func (s *Store) openLocal(digest string) (blob.File, error) {
 	return s.dir.Open(digest)
 }
 
-// Open opens a blob here, else from another node as it comes.
+// Open opens a blob on this disk, or from another node while it is being fetched.
 func (s *Store) Open(ctx context.Context, digest string) (File, error) {
 	f, err := s.openLocal(digest)
 	if err == nil {
@@ -64,8 +64,8 @@ func (s *Store) Open(ctx context.Context, digest string) (File, error) {
 	return s.openIncoming(ctx, d, known.Size, why)
 }
 
-// openIncoming opens a blob that is on its way from another node, after its first bytes have come, or all of a small
-// one: what nobody has is found out before anything is answered.
+// openIncoming opens a blob that is being fetched from another node, after its first bytes have arrived, or all of a
+// small blob. So a blob that no node has is an error before the first byte.
 func (s *Store) openIncoming(ctx context.Context, d state.Digest, size int64, why string) (File, error) {
 	for try := 0; ; try++ {
 		f, err := s.fetcher.start(d, nil)
@@ -81,7 +81,7 @@ func (s *Store) openIncoming(ctx context.Context, d state.Digest, size int64, wh
 		}
 		r.Close()
 		switch {
-		case errors.Is(err, syscall.EBADMSG) && try < len(s.state.Others()): // of the next node
+		case errors.Is(err, syscall.EBADMSG) && try < len(s.state.Others()): // try the next node
 		case errors.Is(err, syscall.EBADMSG), errors.Is(err, syscall.EIO):
 			return nil, &lost{digest: d.String(), why: why}
 		default:
@@ -90,8 +90,7 @@ func (s *Store) openIncoming(ctx context.Context, d state.Digest, size int64, wh
 	}
 }
 
-// Read reads a whole blob. Its bytes are hashed each time: rot on this disk, which nothing else shows, is found
-// here.
+// Read reads a whole blob and hashes it each time. This finds rot on this disk that leaves the file's time unchanged.
 func (s *Store) Read(digest string, size int64) ([]byte, error) {
 	for try := 0; ; try++ {
 		f, err := s.Open(context.Background(), digest)
@@ -117,7 +116,7 @@ func (s *Store) Read(digest string, size int64) ([]byte, error) {
 	}
 }
 
-// Has reports that the bytes of a blob that the tree knows can be had: nil, or why not.
+// Has reports whether the bytes of a blob that the tree knows are available: nil, or the reason.
 func (s *Store) Has(ctx context.Context, digest string) error {
 	f, err := s.openLocal(digest)
 	if err == nil {
@@ -156,7 +155,7 @@ func (s *Store) Has(ctx context.Context, digest string) error {
 	return fmt.Errorf("blob %s: %s, and no node that has it can be reached (%w): %w", digest, why, last, syscall.EAGAIN)
 }
 
-// nodeHas asks a node whether it has a blob whole.
+// nodeHas asks a node whether it has a blob intact.
 func (s *Store) nodeHas(ctx context.Context, node, digest string) (bool, error) {
 	ctx, cancel, ok := s.peers.Alive(ctx, node)
 	if !ok {

@@ -8,12 +8,12 @@ import (
 )
 
 const (
-	provenTime  = 30 * 24 * time.Hour // how long a blob counts as read that this process has hashed
-	provenSmall = 256 << 10           // bytes up to which a blob is hashed before it is handed out
+	provenTime  = 30 * 24 * time.Hour // how long a hash by this process counts
+	provenSmall = 256 << 10           // bytes up to which a blob is hashed before it is served
 )
 
-// OpenVerified is Open for clients. The first time that a blob is read after a start, or in 30 days, its bytes are
-// hashed beside that: rot breaks no seal.
+// OpenVerified is Open for clients. At the first read after a start, or in 30 days, the blob is hashed while it is
+// read, because rot does not break the seal.
 func (s *Store) OpenVerified(ctx context.Context, digest string) (File, error) {
 	f, err := s.Open(ctx, digest)
 	if _, ours := f.(blob.File); err != nil || !ours || s.dir.Proven(digest, s.cfg.Options.Now().Add(-provenTime)) {
@@ -33,11 +33,11 @@ func (s *Store) OpenVerified(ctx context.Context, digest string) (File, error) {
 			return nil, err
 		}
 	}
-	return s.Open(ctx, digest) // which finds it elsewhere, if need be
+	return s.Open(ctx, digest) // from another node if it is damaged
 }
 
-// proving is a blob on this disk that is read while it is hashed. As with incoming the last byte comes only when that
-// has ended well, and whoever jumps about waits for it.
+// proving is a blob on this disk that is read while it is hashed. As with incoming, the last byte is delivered only
+// after the hash was verified, and a reader that does not read sequentially waits for that.
 type proving struct {
 	File
 	ctx   context.Context
@@ -50,7 +50,7 @@ type proving struct {
 
 func (s *Store) prove(ctx context.Context, digest string, f File, size int64) File {
 	p := &proving{File: f, ctx: ctx, size: size, done: make(chan struct{})}
-	judged := s.tasks.Background(func() {
+	started := s.tasks.Background(func() {
 		defer close(p.done)
 		if err := s.dir.Verify(s.life, digest); err != nil {
 			p.err = err
@@ -59,13 +59,13 @@ func (s *Store) prove(ctx context.Context, digest string, f File, size int64) Fi
 			}
 		}
 	})
-	if !judged {
-		return f // this node ends
+	if !started {
+		return f // this node stops
 	}
 	return p
 }
 
-// wait returns when a read up to an offset may be answered.
+// wait returns when bytes up to end may be delivered.
 func (p *proving) wait(end int64, whole bool) error {
 	if !whole && end < p.size {
 		return nil
@@ -99,7 +99,8 @@ func (p *proving) ReadAt(buf []byte, off int64) (int, error) {
 	return p.File.ReadAt(buf, off)
 }
 
-// Seek implements io.Seeker. Who seeks to the end, for the size, and back to the beginning is going to read everything.
+// Seek implements io.Seeker. A caller that seeks to the end, for the size, and back to the beginning is going to read
+// everything.
 func (p *proving) Seek(offset int64, whence int) (int64, error) {
 	pos, err := p.File.Seek(offset, whence)
 	if err != nil {

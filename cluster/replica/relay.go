@@ -13,9 +13,9 @@ import (
 	"casemate/cluster/peer"
 )
 
-// relay reads a blob straight from another node and keeps nothing: for a node whose disk is full. The last piece comes
-// only when all bytes were hashed. So it is for whoever reads from the beginning on; what begins elsewhere could not be
-// judged, and is refused.
+// relay reads a blob from another node without storing it, for a node whose disk is full. The last piece is delivered
+// only after all bytes were hashed. So it can only be read from the beginning; a read that starts elsewhere could not
+// be verified and fails.
 type relay struct {
 	ctx    context.Context
 	s      *Store
@@ -32,10 +32,11 @@ func (s *Store) relay(ctx context.Context, digest string, size int64) *relay {
 	return &relay{ctx: ctx, s: s, digest: digest, size: size}
 }
 
-// open asks the nodes that are up, in their order.
+// open asks the nodes that are up, one after the other.
 func (r *relay) open() error {
 	if r.pos != 0 {
-		return fmt.Errorf("blob %s: not on this node, and its disk is full: it can be read whole only: %w", r.digest, syscall.ENOSPC)
+		return fmt.Errorf("blob %s: not on this node, and its disk is full: only a read of the whole blob is "+
+			"possible: %w", r.digest, syscall.ENOSPC)
 	}
 	var last error = peer.ErrDown
 	for _, node := range r.s.peers.UpNodes() {
@@ -64,7 +65,7 @@ func (r *relay) open() error {
 		r.sum, r.have = blob.NewSum(r.digest)
 		return nil
 	}
-	return fmt.Errorf("blob %s: not on this node, whose disk is full, and no node that has it can be reached (%v): %w",
+	return fmt.Errorf("blob %s: not on this node, its disk is full, and no node that has it can be reached (%v): %w",
 		r.digest, last, syscall.EAGAIN)
 }
 
@@ -86,12 +87,13 @@ func (r *relay) Read(p []byte) (int, error) {
 		return n, err
 	}
 	if got := r.have(); got != r.digest {
-		return 0, fmt.Errorf("blob %s: another node sent other bytes, with the digest %s: %w", r.digest, got, syscall.EBADMSG)
+		return 0, fmt.Errorf("blob %s: another node sent wrong bytes, with the digest %s: %w", r.digest, got,
+			syscall.EBADMSG)
 	}
 	return n, io.EOF
 }
 
-// ReadAt implements io.ReaderAt: it cannot be done.
+// ReadAt implements io.ReaderAt; it always fails.
 func (r *relay) ReadAt([]byte, int64) (int, error) {
 	return 0, fmt.Errorf("blob %s: not on this node, and its disk is full: %w", r.digest, syscall.ENOSPC)
 }

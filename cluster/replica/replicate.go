@@ -15,9 +15,9 @@ import (
 	"casemate/cluster/state"
 )
 
-// replicate makes a blob that is on this disk durable on a majority of the voters, and returns the least index at which
-// one of them saw it (promises 1 and 6). Learners do not count. started are copies that began while the upload
-// came in, by node.
+// replicate makes a blob that is on this disk durable on a majority of the voters, and returns the lowest index at
+// which one of them confirmed it (promises 1 and 6). Learners do not count. started are the copies that began during
+// the upload, by node.
 func (s *Store) replicate(
 	ctx context.Context, digest string, size int64, started map[string]*streamingCopy,
 ) (uint64, error) {
@@ -38,8 +38,8 @@ func (s *Store) replicate(
 	if len(voters) < need {
 		return 0, peer.ErrNoMajority
 	}
-	// A node that has not heard of the newest collect yet, although it can be asked, confirms what does not count
-	// (promise 6): it is asked again until it has.
+	// A confirmation by a node that has not applied the newest collect of the digest does not count (promise 6). Such a
+	// node is asked again until it has.
 	buried := uint64(0)
 	if d, err := state.ParseDigest(digest); err == nil {
 		buried = s.state.View().Tombstone(d)
@@ -48,7 +48,8 @@ func (s *Store) replicate(
 	for node := range voters {
 		recipients[node] = new(recipient)
 	}
-	// What is under way when a majority has it goes on, since the others need the bytes too; but it is not begun anew.
+	// When a majority has the blob, running copies continue, because the other nodes need the bytes too; new attempts
+	// are not begun.
 	copies, stop := context.WithCancel(s.life)
 	enough := make(chan struct{})
 	type outcome struct {
@@ -75,7 +76,8 @@ func (s *Store) replicate(
 			} else {
 				o.err = peer.ErrDown
 			}
-			for wait := 20 * time.Millisecond; o.err != nil && copies.Err() == nil; wait = min(2*wait, 500*time.Millisecond) {
+			for wait := 20 * time.Millisecond; o.err != nil &&
+				copies.Err() == nil; wait = min(2*wait, 500*time.Millisecond) {
 				if counts(s.copyTo(copies, node, digest, size, &r.sent)) || errors.Is(o.err, syscall.ENOSPC) {
 					break
 				}
@@ -93,15 +95,15 @@ func (s *Store) replicate(
 			return 0, s.tasks.Stopped()
 		}
 	}
-	// Those that are down, or that fail, are tried for as long as a write waits for a majority; one that takes bytes is
-	// not given up.
+	// Nodes that are down, or whose copies fail, are retried for as long as a write waits for a majority. A copy that
+	// makes progress is not cancelled.
 	patience := time.NewTicker(s.cfg.Patience)
 	defer patience.Stop()
 	var last error
 	for have, left := 0, len(voters); have < need; {
 		if left < need-have {
 			stop()
-			return 0, fmt.Errorf("too few nodes can take it (%w): %w", last, peer.ErrNoMajority)
+			return 0, fmt.Errorf("too few nodes can store it (%w): %w", last, peer.ErrNoMajority)
 		}
 		select {
 		case o := <-results:
@@ -125,7 +127,7 @@ func (s *Store) replicate(
 			if promising < need {
 				stop()
 				if last != nil {
-					return 0, fmt.Errorf("too few nodes can take it (%w): %w", last, peer.ErrNoMajority)
+					return 0, fmt.Errorf("too few nodes can store it (%w): %w", last, peer.ErrNoMajority)
 				}
 				return 0, peer.ErrNoMajority
 			}
@@ -144,7 +146,7 @@ func (s *Store) replicate(
 	return confirmed, nil
 }
 
-// recipient is how the attempts to copy a blob to one node have gone.
+// recipient records how the attempts to copy a blob to one node went.
 type recipient struct {
 	sent atomic.Int64 // bytes, in all attempts but the first
 
@@ -157,7 +159,7 @@ type recipient struct {
 	sentBefore   int64 // likewise
 }
 
-// maxAttempts is how often a copy to a node that answers may fail while a client waits for it.
+// maxAttempts is how often a copy to a node that is up may fail while a client waits for it.
 const maxAttempts = 20
 
 func (r *recipient) tried(err error) {
@@ -169,9 +171,8 @@ func (r *recipient) tried(err error) {
 	}
 }
 
-// promising reports whether the copy has succeeded or may still do so, given whether the node is up. It judges by what
-// has happened since it was last asked: no attempt failed, or bytes were sent. It also returns why the newest attempt
-// failed.
+// promising reports whether the copy has succeeded or may still succeed, given whether the node is up. It judges by the
+// time since the last call: no attempt failed, or bytes were sent. It also returns the error of the newest attempt.
 func (r *recipient) promising(up bool) (bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -181,14 +182,15 @@ func (r *recipient) promising(up bool) (bool, error) {
 	sent := r.sent.Load()
 	moved := r.failed == r.failedBefore || sent > r.sentBefore
 	r.failedBefore, r.sentBefore = r.failed, sent
-	full := errors.Is(r.err, syscall.ENOSPC) // it is not tried again
+	full := errors.Is(r.err, syscall.ENOSPC) // not retried
 	return up && moved && !full && r.failed <= maxAttempts && !errors.Is(r.err, errBehind), r.err
 }
 
-// errBehind says that a node has not applied the newest collect of a digest.
-var errBehind = fmt.Errorf("it has not heard of the collection of these bytes: %w", syscall.EAGAIN)
+// errBehind reports that a node has not applied the newest collect of a digest.
+var errBehind = fmt.Errorf("it has not applied the collection of these bytes: %w", syscall.EAGAIN)
 
-// copyTo sees to it that a node has a blob, and returns the index at which it saw it. It adds to sent what it sends.
+// copyTo copies a blob to a node unless the node has it, and returns the index at which the node confirmed it. It adds
+// the bytes that it sends to sent.
 func (s *Store) copyTo(ctx context.Context, node, digest string, size int64, sent *atomic.Int64) (uint64, error) {
 	ctx, cancel, ok := s.peers.Alive(ctx, node)
 	if !ok {
@@ -207,7 +209,8 @@ func (s *Store) copyTo(ctx context.Context, node, digest string, size int64, sen
 		return 0, err
 	}
 	defer f.Close()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+node+"/blob/"+digest, io.NopCloser(counted{f, sent}))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+node+"/blob/"+digest,
+		io.NopCloser(counted{f, sent}))
 	if err != nil {
 		return 0, err
 	}
@@ -246,21 +249,21 @@ func (s *Store) confirmedBy(req *http.Request) (uint64, error) {
 	}
 }
 
-// Confirm sees a blob on this disk and returns an index that this node had applied before it looked: no collect up to
-// there takes these bytes away any more.
+// Confirm checks that a blob is on this disk and returns an index that this node had applied before the check: no
+// collect up to that index removes these bytes any more.
 func (s *Store) Confirm(digest string) (uint64, error) {
 	d, err := state.ParseDigest(digest)
 	if err != nil {
 		return 0, err
 	}
-	// While it is held, and a sweep that has begun has ended, since both are under the digest's lock.
+	// The hold keeps new sweeps away, and waits for one that has begun, since both need the digest's lock.
 	release := s.dir.Hold(digest)
 	defer release()
 	view := s.state.View()
 	index := view.Index()
 	if durable := s.state.Durable(); len(s.state.Others()) > 0 && durable < index {
-		// Not above the durable index: after a power cut raft hands out again what comes behind it, and a collect among
-		// that would be carried out on what was confirmed here.
+		// Not above the durable index: after a power cut raft delivers later entries again, and a collect among them
+		// would remove the confirmed bytes.
 		if tomb := view.Tombstone(d); tomb > durable { // the AddBlob would be refused
 			ctx, cancel := context.WithTimeout(s.life, s.cfg.Patience)
 			s.state.WaitDurable(ctx, tomb)

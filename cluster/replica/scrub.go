@@ -16,20 +16,20 @@ import (
 	"casemate/cluster/state"
 )
 
-// ScrubReport is what a scrub found.
+// ScrubReport is the result of a scrub.
 type ScrubReport struct {
-	Blobs   int           `json:"blobs"`
-	Bytes   int64         `json:"bytes"`
-	Missing []string      `json:"missing"` // digests that the tree knows and this disk does not have; at most 1000
-	Damaged []string      `json:"damaged"` // digests whose bytes are other ones; at most 1000
-	Faults  int           `json:"faults"`  // of both kinds
-	Mended  int           `json:"mended"`  // of them, by fetching the bytes from another node
-	Took    time.Duration `json:"took_ns"`
+	Blobs    int           `json:"blobs"`
+	Bytes    int64         `json:"bytes"`
+	Missing  []string      `json:"missing"` // digests that the tree knows and this disk does not have; at most 1000
+	Damaged  []string      `json:"damaged"` // digests whose bytes are wrong; at most 1000
+	Faults   int           `json:"faults"`  // of both kinds
+	Repaired int           `json:"mended"`  // of them, by fetching the bytes from another node
+	Took     time.Duration `json:"took_ns"`
 }
 
-// Scrub reads every blob that the tree knows from this disk, now and as fast as it goes, and compares the bytes with
-// the digest. What is wrong or missing is fetched from another node; where there is none that has it, importing or
-// pushing the blob again repairs it. One file at a time, so it takes one core and as much of the disk as is idle.
+// Scrub reads every blob that the tree knows from this disk, at full speed, and compares the bytes with the digest.
+// Damaged and missing blobs are fetched from another node; if no node has one, importing or pushing it again repairs
+// it. It reads one file at a time, so it uses one core.
 func (s *Store) Scrub(ctx context.Context) (r ScrubReport, err error) {
 	start := time.Now()
 	defer func() {
@@ -45,7 +45,7 @@ func (s *Store) Scrub(ctx context.Context) (r ScrubReport, err error) {
 	return r, nil
 }
 
-// scrubOne counts one blob and its fault, and repairs it. An error is not the blob's.
+// scrubOne counts one blob and its fault, and repairs it. An error that it returns is not about the blob.
 func (s *Store) scrubOne(ctx context.Context, r *ScrubReport, d state.Digest, b state.Blob, fault error) error {
 	text := d.String()
 	list := &r.Damaged
@@ -70,7 +70,7 @@ func (s *Store) scrubOne(ctx context.Context, r *ScrubReport, d state.Digest, b 
 	}
 	r.Faults++
 	if err := s.repair(ctx, d, b); err == nil {
-		r.Mended++
+		r.Repaired++
 		s.log.Warn("scrub repaired a blob from another node", "blob", text, "was", fault)
 		return nil
 	}
@@ -81,7 +81,7 @@ func (s *Store) scrubOne(ctx context.Context, r *ScrubReport, d state.Digest, b 
 	return ctx.Err()
 }
 
-// repair fetches a blob from another node, over what is on this disk.
+// repair fetches a blob from another node and replaces the one on this disk.
 func (s *Store) repair(ctx context.Context, d state.Digest, b state.Blob) error {
 	if s.fetcher != nil {
 		s.fetcher.markMissing(d, b)
@@ -98,13 +98,13 @@ func (s *Store) repair(ctx context.Context, d state.Digest, b state.Blob) error 
 		err = f.wait(ctx, f.size, true)
 		f.leave()
 		if !errors.Is(err, syscall.EBADMSG) {
-			break // of several that had it one was damaged as well: the next one is asked
+			break // EBADMSG: that node's copy was damaged too; ask the next one
 		}
 	}
 	return err
 }
 
-// scrubs is what the scrubs of this process have come to. Its zero value is ready.
+// scrubs counts the results of this process's scrubs. Its zero value is ready.
 type scrubs struct {
 	blobs, bytes, faults, repaired atomic.Uint64
 
@@ -113,18 +113,18 @@ type scrubs struct {
 	due    int       // owned by mu
 }
 
-// ScrubStatus is how the scrub that runs by itself stands. The counters are of all scrubs since the process began.
+// ScrubStatus is the progress of the background scrub. The counters include all scrubs since the process began.
 type ScrubStatus struct {
 	Blobs    uint64 `json:"blobs"`    // read
 	Bytes    uint64 `json:"bytes"`    // read
-	Faults   uint64 `json:"faults"`   // blobs found to be damaged, by whomever
-	Repaired uint64 `json:"repaired"` // of them, by another node, an import or a push
-	// Oldest is a time before which no blob on this disk was verified last; zero until that is known.
+	Faults   uint64 `json:"faults"`   // blobs found to be damaged, by a scrub or a read
+	Repaired uint64 `json:"repaired"` // of them, from another node or by an import or a push
+	// Oldest is a time after which every blob on this disk was verified; zero until it is known.
 	Oldest time.Time `json:"oldest,omitzero"`
-	Due    int       `json:"due"` // blobs that are to be read now
+	Due    int       `json:"due"` // blobs that are due to be read
 }
 
-// ScrubStatus returns what is so now.
+// ScrubStatus returns the progress of the background scrub.
 func (s *Store) ScrubStatus() ScrubStatus {
 	c := &s.scrubs
 	c.mu.Lock()
@@ -133,15 +133,15 @@ func (s *Store) ScrubStatus() ScrubStatus {
 }
 
 const (
-	patrolLook  = time.Minute // how soon another interval is taken up
-	patrolLeast = 4 << 20     // bytes a second at which it reads at least
+	patrolLook  = time.Minute // how soon a changed interval takes effect
+	patrolLeast = 4 << 20     // minimum rate, in bytes a second
 	patrolPiece = 128 << 10
-	patrolBlob  = 64 << 10 // bytes that a blob costs besides its own: a seek or two
+	patrolBlob  = 64 << 10 // fixed cost of a blob, in bytes: a seek or two
 )
 
-// Patrol scrubs by itself until ctx is done: every blob is read at least once in what interval returns, 0 for never,
-// and so slowly that nobody notices. What may have been changed since it was last hashed comes first. When a blob was
-// last read says its file, so a restart costs nothing.
+// Patrol scrubs in the background until ctx is done: every blob is read at least once in what interval returns (0:
+// never), slowly enough not to disturb other reads. Blobs that may have changed since they were last hashed come first.
+// The file's time tells when a blob was last read, so a restart does not repeat the work.
 func (s *Store) Patrol(ctx context.Context, interval func() time.Duration) {
 	tick := time.NewTicker(patrolLook)
 	defer tick.Stop()
@@ -154,10 +154,10 @@ func (s *Store) Patrol(ctx context.Context, interval func() time.Duration) {
 			next = s.cfg.Options.Now().Add(every / 64)
 			r, err := s.PatrolOnce(ctx, every, interval)
 			if err != nil && ctx.Err() == nil {
-				s.log.Warn("scrubbing by itself stopped, it is tried again", "err", err)
+				s.log.Warn("the background scrub stopped and is retried", "err", err)
 			}
 			if r.Blobs > 0 {
-				s.log.Info("scrub", "blobs", r.Blobs, "bytes", r.Bytes, "faults", r.Faults, "mended", r.Mended)
+				s.log.Info("scrub", "blobs", r.Blobs, "bytes", r.Bytes, "faults", r.Faults, "repaired", r.Repaired)
 			}
 		}
 		select {
@@ -167,8 +167,8 @@ func (s *Store) Patrol(ctx context.Context, interval func() time.Duration) {
 	}
 }
 
-// PatrolOnce reads what is due, once. A blob is due when half of the interval is over, and the rate is such that all of
-// them are read in a quarter of it.
+// PatrolOnce reads the blobs that are due, once. A blob is due after half of the interval, and the rate is such that
+// all of them are read in a quarter of it.
 func (s *Store) PatrolOnce(
 	ctx context.Context, every time.Duration, interval func() time.Duration,
 ) (r ScrubReport, err error) {
@@ -197,22 +197,22 @@ func (s *Store) PatrolOnce(
 			return r, err
 		case err != nil, at.IsZero():
 			suspect = append(suspect, d)
-		case now.Sub(at) > every/2, at.Sub(now) > every: // or the clock was wrong
+		case now.Sub(at) > every/2, at.Sub(now) > every: // the second: the clock was wrong
 			old = append(old, d)
 		default:
 			oldest = earlier(oldest, at)
 		}
 	}
-	note := func(oldest time.Time, due int) {
+	report := func(oldest time.Time, due int) {
 		s.scrubs.mu.Lock()
 		defer s.scrubs.mu.Unlock()
 		s.scrubs.oldest, s.scrubs.due = oldest, due
 	}
 	list := append(suspect, old...)
 	for i, d := range list {
-		note(s.ScrubStatus().Oldest, len(list)-i)
+		report(s.ScrubStatus().Oldest, len(list)-i)
 		if interval() != every {
-			return r, nil // it begins anew
+			return r, nil // Patrol starts over
 		}
 		b, known := s.state.View().Blob(d)
 		if !known {
@@ -223,7 +223,7 @@ func (s *Store) PatrolOnce(
 			return r, err
 		}
 	}
-	note(oldest, 0)
+	report(oldest, 0)
 	return r, nil
 }
 

@@ -13,13 +13,14 @@ import (
 	"casemate/cluster/state"
 )
 
-// Handle registers what other nodes ask of this one about blobs:
+// Handle registers the requests of other nodes about blobs:
 //
-//	PUT  blob[/DIGEST]     bytes → answer: the index at which they were seen durable. Without a digest it follows as the
-//	                       trailer Digest.
-//	GET  blob/DIGEST       the bytes, with ranges, if they are whole on this disk; HEAD too
+//	PUT  blob[/DIGEST]     bytes → answer: the index at which they were confirmed durable. Without a digest in the
+//	path it
+//	                       comes as the trailer Digest.
+//	GET  blob/DIGEST       the bytes, with ranges, if the blob is intact on this disk; HEAD too
 //	POST confirm/DIGEST    → answer as for PUT, or 404
-//	POST doubt/DIGEST      → answer, after the blob on this disk was hashed: it was sent with other bytes
+//	POST doubt/DIGEST      → answer, after the blob on this disk was hashed: the requester received wrong bytes
 func (s *Store) Handle(mux *http.ServeMux) {
 	mux.HandleFunc("PUT /blob", s.serveCopy)
 	mux.HandleFunc("PUT /blob/{digest}", s.serveCopy)
@@ -30,7 +31,8 @@ func (s *Store) Handle(mux *http.ServeMux) {
 
 func (s *Store) serveConfirm(w http.ResponseWriter, r *http.Request) {
 	index, err := s.Confirm(r.PathValue("digest"))
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, blob.ErrDamaged) { // then they are sent, and repair it
+	// the requester sends the bytes, which repairs the blob
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, blob.ErrDamaged) {
 		peer.Reply(w, peer.Answer{Kind: peer.KindNotExist, Error: err.Error()})
 		return
 	}
@@ -41,7 +43,7 @@ func (s *Store) serveConfirm(w http.ResponseWriter, r *http.Request) {
 	peer.Reply(w, peer.Answer{Index: index})
 }
 
-// digestTrailer is the trailer that names a blob whose digest was not known when its bytes began to come.
+// digestTrailer is the trailer with the digest of a blob whose digest was unknown when its bytes began to arrive.
 const digestTrailer = "Digest"
 
 func (s *Store) serveCopy(w http.ResponseWriter, r *http.Request) {
@@ -58,8 +60,8 @@ func (s *Store) serveCopy(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// takeCopy keeps the bytes of another node's upload. If nothing comes to name them they are an orphan and go with the
-// next GC.
+// takeCopy stores the bytes of another node's upload. If no AddBlob follows, the blob is an orphan and the next GC
+// removes it.
 func (s *Store) takeCopy(r *http.Request) (uint64, error) {
 	digest := r.PathValue("digest")
 	if digest != "" {
@@ -67,9 +69,9 @@ func (s *Store) takeCopy(r *http.Request) (uint64, error) {
 			return 0, err
 		}
 		if index, err := s.Confirm(digest); err == nil {
-			return index, nil // small ones are sent without being asked for
+			return index, nil // small blobs are sent without asking
 		}
-		// Meanwhile it is not fetched, although others may have made it known already.
+		// Meanwhile the blob is not fetched, although the state may know it already.
 		defer s.Receive(digest)()
 	}
 	w, err := s.dir.Create("")
@@ -87,7 +89,7 @@ func (s *Store) takeCopy(r *http.Request) (uint64, error) {
 		}
 		defer s.Receive(digest)()
 	}
-	if _, _, err := w.Place(digest); err != nil { // hashed here, whoever sends them (promise 5)
+	if _, _, err := w.Place(digest); err != nil { // hashed here (promise 5)
 		return 0, err
 	}
 	index, err := s.Confirm(digest)
@@ -120,12 +122,12 @@ func (s *Store) serveDoubt(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if _, known := s.state.View().Blob(d); known {
-		s.dir.Verify(r.Context(), digest) // what it finds is told by damaged
+		s.dir.Verify(r.Context(), digest) // damaged handles the result
 	}
 	peer.Reply(w, peer.Answer{})
 }
 
-// filling reads until its buffer is full, so that a copy is written to the disk in large pieces.
+// filling fills the buffer at each read, so that a copy is written to the disk in large pieces.
 type filling struct{ io.Reader }
 
 func (f filling) Read(p []byte) (n int, err error) {

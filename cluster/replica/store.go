@@ -1,11 +1,11 @@
-// Package replica keeps a node's blobs on the other nodes too, and theirs on this one.
+// Package replica stores a node's blobs on the other nodes too, and theirs on this one.
 //
-// A Store is one node's directory of blobs together with what it does for it: it copies uploads to the voters, fetches
-// what the state knows and this disk does not have, removes what was collected, confirms to other nodes what is durable
-// here, and reads every blob now and then to find rot. It knows the replicated state by looking at it, and never
-// changes it: whoever proposes commands is above.
+// A Store is one node's directory of blobs with the work on it: it copies uploads to the voters, fetches blobs that the
+// state knows and this disk does not have, removes collected blobs, confirms to other nodes what is durable here, and
+// reads every blob periodically to find rot. It reads the replicated state and never changes it; package cluster
+// proposes commands.
 //
-// Promises of the tree (package cluster) that are kept here: 1, 4, 5, 6 and 12, as far as bytes are concerned.
+// It implements the promises 1, 4, 5, 6 and 12 of the tree (package cluster), as far as they concern bytes.
 package replica
 
 import (
@@ -24,65 +24,65 @@ import (
 	"casemate/cluster/wake"
 )
 
-// State is what the room needs of the replicated state and of the cluster's membership. All methods but WaitDurable
+// State is the part of the replicated state and of the membership that this room needs. All methods but WaitDurable
 // return at once.
 type State interface {
-	// View is the newest state that can be read on this node.
+	// View is the newest state that is readable on this node.
 	View() *state.State
-	// Durable is the newest log entry whose effect can be read here, and can again after a power cut.
+	// Durable is the newest log entry whose effect is readable here, also after a power cut.
 	Durable() uint64
-	// WaitDurable returns when Durable has reached index, or with the error of ctx.
+	// WaitDurable returns when Durable has reached index, or the error of ctx.
 	WaitDurable(ctx context.Context, index uint64) error
-	// Voters are the names of the voters, for the caller to change, and how many of them are a majority.
+	// Voters returns the names of the voters, which the caller may modify, and how many of them are a majority.
 	Voters() (voters map[string]bool, majority int)
 	// Others are the names of all members but this node.
 	Others() []string
 }
 
-// Peers are the other nodes as this one reaches them.
+// Peers are the connections to the other nodes.
 type Peers interface {
-	// Up reports whether this node hears from the other now.
+	// Up reports whether this node receives beats from the other now.
 	Up(node string) bool
-	// UpNodes are the other members that answer now.
+	// UpNodes are the other members that are up now.
 	UpNodes() []string
-	// Missing is how many blobs a node has yet to fetch, by its own account; -1 if that is not known.
+	// Missing is how many blobs a node has yet to fetch, by its own report; -1 if that is unknown.
 	Missing(node string) int
 	// Changes receives after Up of any node has changed, until ctx is done.
 	Changes(ctx context.Context) <-chan struct{}
 	// Alive returns a context that is done when the node is known to be down, or with ctx; false if it is down now.
 	Alive(ctx context.Context, node string) (context.Context, context.CancelFunc, bool)
-	// Do sends a request to the node that is its URL's host.
+	// Do sends a request to the node that is the host of its URL.
 	Do(req *http.Request) (*http.Response, error)
-	// Ask sends a request whose answer is a peer.Answer; Send does so with one that is already made. The error has
-	// peer.ErrSent in it if the request may have been carried out.
+	// Ask sends a request whose reply is a peer.Answer; Send does the same with an existing request. If the request may
+	// have been carried out, the error wraps peer.ErrSent.
 	Ask(ctx context.Context, method, node, path string, body io.Reader) (peer.Answer, error)
 	Send(req *http.Request) (peer.Answer, error)
 }
 
-// Tasks runs what the owner has to wait for when it ends.
+// Tasks runs goroutines that the owner waits for when it ends.
 type Tasks interface {
-	// Background runs f in a goroutine that the owner waits for. Once the owner has begun to wait it does not, and
-	// returns false.
+	// Background runs f in a goroutine that the owner waits for. Once the owner has begun to wait, it does not run f
+	// and returns false.
 	Background(f func()) bool
-	// Stopped is the error for what cannot be done because the node has stopped.
+	// Stopped is the error for work that is impossible because the node has stopped.
 	Stopped() error
 }
 
-// Config says which node this is and what it may use.
+// Config is the node's identity and the parts that the Store uses.
 type Config struct {
 	Node string
 	// Dir is the directory of the blobs.
 	Dir string
-	// Options are those of that directory. Damaged and Repaired are the Store's.
+	// Options are those of the directory. The Store sets Damaged and Repaired.
 	Options blob.Options
 	Log     *slog.Logger
 	State   State
 	Tasks   Tasks
 	// Life ends with the node.
 	Life context.Context
-	// Patience is how long a copy, or a fetch that somebody waits for, goes on without success.
+	// Patience is how long a copy, or a fetch with a reader, is retried without success.
 	Patience time.Duration
-	// CatchUp bounds the bytes a second at which blobs are fetched that nobody waits for.
+	// CatchUp is the rate in bytes a second at which blobs without a reader are fetched.
 	CatchUp int64
 }
 
@@ -116,8 +116,8 @@ func Open(cfg Config) (s *Store, err error) {
 	return s, err
 }
 
-// Connect lets the store use other nodes. completeFile keeps the newest log entry at which this disk held every blob.
-// It must be called, if at all, before anything else is.
+// Connect lets the store use other nodes. completeFile stores the newest log entry at which this disk held every blob.
+// If Connect is called, it must be the first call.
 func (s *Store) Connect(peers Peers, completeFile string) error {
 	complete, err := disk.OpenWatermark(s.cfg.Options.FS, completeFile, nil)
 	if err != nil {
@@ -135,10 +135,10 @@ func (s *Store) Run() {
 	}
 }
 
-// Close closes the directory: no upload goes on. What is open can still be read. It may be called twice.
+// Close closes the directory, which ends all uploads. Open blobs can still be read. It may be called twice.
 func (s *Store) Close() { s.dir.Close() }
 
-// Release closes what Connect has opened, once all goroutines have ended.
+// Release closes what Connect opened, after all goroutines have ended.
 func (s *Store) Release() error {
 	if s.fetcher == nil {
 		return nil
@@ -149,15 +149,15 @@ func (s *Store) Release() error {
 // Dir is the directory of this node's blobs.
 func (s *Store) Dir() *blob.Dir { return s.dir }
 
-// Added takes digests that become known with the entries that are being applied, before the new state can be seen. Like
-// Collected it does not wait.
+// Added records digests that become known by the entries that are being applied, before the new state is visible. Like
+// Collected it does not block.
 func (s *Store) Added(digests []state.Digest) {
 	if s.fetcher != nil {
 		s.fetcher.added(digests)
 	}
 }
 
-// Collected takes digests that a collect at the log index has made unknown, before the new state can be seen.
+// Collected records digests that a collect at the log index has made unknown, before the new state is visible.
 func (s *Store) Collected(digests []state.Digest, index uint64) {
 	s.sweeps.add(digests, index)
 	if s.fetcher != nil {
@@ -165,7 +165,7 @@ func (s *Store) Collected(digests []state.Digest, index uint64) {
 	}
 }
 
-// Published says that everybody can see what Added and Collected have reported.
+// Published reports that the changes given to Added and Collected are visible.
 func (s *Store) Published() {
 	s.sweeps.wake.Raise()
 	if s.fetcher != nil {
@@ -173,15 +173,15 @@ func (s *Store) Published() {
 	}
 }
 
-// Replaced says that the whole state is another one.
+// Replaced reports that the whole state was replaced.
 func (s *Store) Replaced() {
 	if s.fetcher != nil {
 		s.fetcher.recount()
 	}
 }
 
-// Missing is how many blobs are not on this disk; -1 while they are counted, and where there is no other node to fetch
-// them from.
+// Missing is the number of blobs that are not on this disk; -1 while they are counted, and if the cluster cannot have
+// other nodes.
 func (s *Store) Missing() int {
 	if s.fetcher == nil {
 		return -1
@@ -189,7 +189,7 @@ func (s *Store) Missing() int {
 	return s.fetcher.count()
 }
 
-// Disappeared is how many blobs were on this disk before the start and were not at it.
+// Disappeared is the number of blobs that disappeared from this disk before the start.
 func (s *Store) Disappeared() int {
 	if s.fetcher == nil {
 		return 0
@@ -197,7 +197,7 @@ func (s *Store) Disappeared() int {
 	return s.fetcher.disappeared()
 }
 
-// Collect returns when no other collection runs on this node; none begins until done is called.
+// Collect waits until no other collection runs on this node; no other begins until done is called.
 func (s *Store) Collect(ctx context.Context) (done func(), err error) {
 	select {
 	case s.collecting <- struct{}{}:
@@ -209,8 +209,8 @@ func (s *Store) Collect(ctx context.Context) (done func(), err error) {
 	}
 }
 
-// Unknown is the error for a blob that the state does not know; also for what is no digest at all: no blob has such a
-// name. It is fs.ErrNotExist.
+// Unknown is the error for a blob that the state does not know, and for a text that is not a digest. It is
+// fs.ErrNotExist.
 func Unknown(digest string) error {
 	if len(digest) > 160 {
 		digest = digest[:160] + "…"

@@ -51,8 +51,9 @@ func newNodes(t *testing.T, voters int, names ...string) *nodes {
 		dir := t.TempDir()
 		s, err := Open(Config{
 			Node: name, Dir: filepath.Join(dir, "blobs"), Options: blob.Options{FS: blob.OS{}, Now: time.Now},
-			Log: slog.New(slog.DiscardHandler), State: node{n, name}, Tasks: node{n, name}, Life: life, Patience: 10 * time.Second,
-			CatchUp: 1 << 30,
+			Log: slog.New(slog.DiscardHandler), State: node{n, name}, Tasks: node{n, name}, Life: life,
+			Patience: 10 * time.Second,
+			CatchUp:  1 << 30,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -169,8 +170,8 @@ func (n node) Send(req *http.Request) (a peer.Answer, err error) {
 	return a, json.NewDecoder(res.Body).Decode(&a)
 }
 
-// An upload is on a majority of the voters when Replicate returns; a node that does not vote fetches it once it is known,
-// and what is collected goes from all disks.
+// An upload is on a majority of the voters when Replicate returns; a node that does not vote fetches it once it is
+// known, and what is collected goes from all disks.
 func TestStoresShareBlobs(t *testing.T) {
 	for _, size := range []int{0, 100, 200 << 10, 3 << 20} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {

@@ -9,19 +9,19 @@ import (
 	"casemate/cluster/wake"
 )
 
-// sweeps are the digests that a collect took away and whose files still have to go from this disk.
+// sweeps are the digests that a collect removed from the state and whose files are still on this disk.
 //
-// What is here may be unlinked although other nodes ask this one to confirm the same bytes (promise 6), because
-// confirming takes what it has seen out of here: either the file was gone when it looked, or no sweep of a collect up
-// to the confirmed index comes after it; and a later collect makes the state refuse the AddBlob. After a crash the list
-// is lost and the files are orphans, which GC collects anew.
+// A file of a digest in the list may be unlinked although other nodes ask this one to confirm the same bytes (promise
+// 6), because confirming removes the digest from the list. Either the file was gone at the check, or no sweep of a
+// collect up to the confirmed index follows it; and a later collect makes the state refuse the AddBlob. After a crash
+// the list is lost, and the files are orphans, which GC collects again.
 type sweeps struct {
 	mu   sync.Mutex
 	due  map[state.Digest]uint64 // index of the newest collect
 	wake wake.Flag
 }
 
-// add is called before the state without these digests can be seen; wake is raised after that.
+// add is called before the state without these digests is visible; wake is raised afterwards.
 func (s *sweeps) add(digests []state.Digest, index uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -30,7 +30,7 @@ func (s *sweeps) add(digests []state.Digest, index uint64) {
 	}
 }
 
-// cancel takes a digest out that a collect at or before index has put here.
+// cancel removes a digest that a collect at or before index added.
 func (s *sweeps) cancel(d state.Digest, index uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -46,7 +46,7 @@ func (s *sweeps) has(d state.Digest) bool {
 	return ok
 }
 
-// list returns those that collects up to index have put here.
+// list returns the digests that collects up to index added.
 func (s *sweeps) list(index uint64) (digests []state.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -58,7 +58,7 @@ func (s *sweeps) list(index uint64) (digests []state.Digest) {
 	return digests
 }
 
-// keepSwept unlinks what was collected, on whichever node.
+// keepSwept unlinks collected blobs; the collect may have been proposed on any node.
 func (s *Store) keepSwept() {
 	for {
 		select {
@@ -66,27 +66,27 @@ func (s *Store) keepSwept() {
 			return
 		case <-s.sweeps.wake:
 		}
-		done, err := s.Collect(s.life) // a collection that runs here sweeps by itself, and counts
+		done, err := s.Collect(s.life) // a collection that runs here does its own sweep, and counts the files
 		if err != nil {
 			return
 		}
 		_, _, err = s.Sweep(s.sweeps.list(s.state.View().Index()))
 		done()
 		if err != nil {
-			s.log.Warn("a collected blob could not be removed, the next gc tries again", "err", err)
+			s.log.Warn("could not remove a collected blob, the next gc tries again", "err", err)
 		}
 	}
 }
 
-// Sweep unlinks what is due of these, and returns how many files and bytes that were.
+// Sweep unlinks the digests that are due, and returns the number of files and bytes.
 func (s *Store) Sweep(digests []state.Digest) (files int, bytes int64, err error) {
-	index := s.state.View().Index() // a newer collect is another sweep's
+	index := s.state.View().Index() // newer collects are left to another sweep
 	for _, d := range digests {
 		text := d.String()
-		coming := s.Fetching(text) // before the look at the disk: a fetch that ends in between has left its file there
+		coming := s.Fetching(text) // before the check of the disk: a fetch that ends in between leaves its file
 		size, serr := s.dir.Stat(text)
 		if errors.Is(serr, fs.ErrNotExist) {
-			if !coming { // else it is swept when it has come
+			if !coming { // otherwise it is swept after the fetch
 				s.sweeps.cancel(d, index)
 			}
 			continue

@@ -10,14 +10,14 @@ import (
 	"casemate/cluster/blob"
 )
 
-// Upload is a scratch file of this node that is copied to the other voters while it is written. io.Copy into it is
+// Upload is a scratch file of this node that is copied to the other voters while it is written. io.Copy into it uses
 // blob.Writer's ReadFrom.
 type Upload struct {
 	s *Store
 	*blob.Writer
 
 	mu sync.Mutex
-	// By node; nil before they began. The map is replaced, never written to.
+	// By node; nil before they begin. The map is replaced, never modified.
 	copies map[string]*streamingCopy
 }
 
@@ -32,7 +32,7 @@ func (s *Store) Create(id string) (*Upload, error) {
 	return &Upload{s: s, Writer: w}, nil
 }
 
-// Resume opens the scratch file of that id to go on at its end, else fs.ErrNotExist.
+// Resume opens the scratch file of that id to append to it; fs.ErrNotExist if there is none.
 func (s *Store) Resume(id string) (*Upload, error) {
 	w, err := s.dir.Resume(id)
 	if err != nil {
@@ -41,14 +41,14 @@ func (s *Store) Resume(id string) (*Upload, error) {
 	return &Upload{s: s, Writer: w}, nil
 }
 
-// Place makes the bytes a blob of this disk, as blob.Writer does, while other disks do the same. The blob is held from
-// here until Done or Close, so that the sweeper passes it over.
+// Place makes the bytes a blob of this disk, as blob.Writer does, while the other voters do the same. The blob is held
+// until Done or Close, so the sweeper skips it.
 func (u *Upload) Place(digest string) (got string, size int64, err error) {
 	announced := u.announce(digest)
 	got, size, err = u.Writer.Place(digest)
 	if err != nil {
 		if announced {
-			u.StopCopies() // what was copied has this name, and the next try may be for another
+			u.StopCopies() // the copies have this name, and the next attempt may have another
 		}
 		return "", 0, err
 	}
@@ -58,16 +58,16 @@ func (u *Upload) Place(digest string) (got string, size int64, err error) {
 	return got, size, nil
 }
 
-// announce tells the copies what they will be called, and begins them if the upload was too small for that, or a file's
-// bytes: so the other disks sync while this one does. If ours fails they have an orphan. It reports whether it did so;
-// Replicate does what it does not.
+// announce gives the copies the digest, and begins them if the upload was too small for that, or came from a file. So
+// the other disks sync while this one does; if the sync here fails, they have an orphan. It reports whether it did so;
+// otherwise Replicate copies the blob.
 func (u *Upload) announce(digest string) bool {
 	if u.s.peers == nil || digest != "" && !strings.HasPrefix(digest, "sha256:") {
 		return false
 	}
 	got, size, err := u.Sum()
 	if err != nil || digest != "" && got != digest {
-		return false // Place says why
+		return false // Place returns the error
 	}
 	for _, c := range u.begin(got) {
 		c.grown(size, got)
@@ -75,22 +75,22 @@ func (u *Upload) announce(digest string) bool {
 	return true
 }
 
-// Replicate makes a placed blob durable on a majority of the voters, and returns the least index at which one of them
-// saw it (promises 1 and 6).
+// Replicate makes a placed blob durable on a majority of the voters, and returns the lowest index at which one of them
+// confirmed it (promises 1 and 6).
 func (u *Upload) Replicate(ctx context.Context, digest string, size int64) (confirmed uint64, err error) {
 	confirmed, err = u.s.replicate(ctx, digest, size, u.started())
 	u.endCopies(err != nil)
 	return confirmed, err
 }
 
-// Write also lets copies to other nodes begin.
+// Write also starts the copies to other nodes, and lets them continue.
 func (u *Upload) Write(p []byte) (int, error) {
 	n, err := u.Writer.Write(p)
 	u.written()
 	return n, err
 }
 
-// ReadFrom does so too, unless the bytes are those of a file, which may be shared with it instead of copied: they are
+// ReadFrom does the same, unless the bytes are a file's: its blocks may be shared instead of copied, so all bytes are
 // here at once.
 func (u *Upload) ReadFrom(r io.Reader) (int64, error) {
 	switch r.(type) {
@@ -100,7 +100,7 @@ func (u *Upload) ReadFrom(r io.Reader) (int64, error) {
 	return u.Writer.ReadFrom(&uploadReader{r, u})
 }
 
-// uploadReader reads for an upload. When it is asked for more, what it returned before is in the scratch file.
+// uploadReader reads for an upload. At each call, the bytes that it returned before are in the scratch file.
 type uploadReader struct {
 	io.Reader
 	u *Upload
@@ -111,8 +111,8 @@ func (r *uploadReader) Read(p []byte) (int, error) {
 	return r.Reader.Read(p)
 }
 
-// written lets the copies go on, once the upload is large enough for them to be worth it: then they are nearly done
-// when the upload is.
+// written lets the copies continue, and starts them once the upload is large enough to be worth it. So they are nearly
+// done when the upload is.
 func (u *Upload) written() {
 	if u.s.peers == nil {
 		return
@@ -143,11 +143,11 @@ func (u *Upload) begin(digest string) map[string]*streamingCopy {
 	return u.copies
 }
 
-// StopCopies gives all copies up.
+// StopCopies cancels all copies.
 func (u *Upload) StopCopies() { u.endCopies(true) }
 
-// endCopies forgets the copies. Those that go on are replicate's, unless all are to be given up. Like Close it may come
-// while another goroutine writes.
+// endCopies detaches the copies from the upload. replicate owns those that continue, unless giveUp cancels all. Like
+// Close it may be called while another goroutine writes.
 func (u *Upload) endCopies(giveUp bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -159,7 +159,7 @@ func (u *Upload) endCopies(giveUp bool) {
 	u.copies = map[string]*streamingCopy{} // not nil: another Replicate copies the whole
 }
 
-// Close closes the scratch file and keeps it, if it has an id.
+// Close closes the scratch file and keeps it if it has an id.
 func (u *Upload) Close() error {
 	u.StopCopies()
 	return u.Writer.Close()

@@ -1,9 +1,9 @@
-// Package share divides a bounded number of connections among the clients that want one.
+// Package share divides a bounded number of connections among the clients that request one.
 //
-// It promises: there are never more connections than were allowed, in all and for one client; a client that has none
-// gets one as long as another holds several or one that is idle; what is closed to make room is the least recently
-// useful connection of the client that holds most; and some places are kept for clients that are known, or that have
-// behaved. It reads no clock: "recently" is counted in what has happened since.
+// It promises: there are never more connections than allowed, in total and for each client. A client without a
+// connection gets one as long as another client holds several or an idle one. The connection that is closed to make
+// room is the least recently useful one of the client that holds most. Some places are reserved for clients that are
+// known or have behaved. The package reads no clock: "recently" counts events.
 package share
 
 import (
@@ -15,11 +15,11 @@ import (
 )
 
 const (
-	maxBehaved = 4096 // clients that are remembered as having behaved
-	keptOfOne  = 8    // connections that one client which has behaved may have in the places that are kept
+	maxBehaved = 4096 // number of clients that are remembered as having behaved
+	keptOfOne  = 8    // reserved places that one client that has behaved may hold
 )
 
-// Of returns what counts as one client: an IPv4 address, or the /64 of an IPv6 address, since one host has all of it.
+// Of returns the key of a client: an IPv4 address, or the /64 of an IPv6 address, since one host has all of it.
 func Of(a netip.Addr) string {
 	a = a.Unmap().WithZone("")
 	if a.Is6() {
@@ -33,30 +33,30 @@ func Of(a netip.Addr) string {
 type Config struct {
 	// Max is the number of places, at least 1.
 	Max int
-	// PerClient is how many one client may hold. 0: a quarter of Max.
+	// PerClient is how many places one client may hold. 0: a quarter of Max.
 	PerClient int
-	// Kept is how many of Max are for Known clients and those that have behaved. 0: none.
+	// Kept is how many of Max are reserved for Known clients and those that have behaved. 0: none.
 	Kept int
-	// Known reports clients that may take any place; it is asked only when there are few left. Nil: nobody.
+	// Known reports whether a client may take any place; it is called only when few are left. Nil: no client.
 	Known func(client string) bool
 }
 
-// Places are the connections that are open. All methods are safe for concurrent use.
+// Places are the open connections. All methods are safe for concurrent use.
 type Places struct {
 	cfg Config
-	seq atomic.Uint64 // counts what happens, in place of a clock
+	seq atomic.Uint64 // counts events; used instead of a clock
 
-	mu      sync.Mutex // all below, and the fields of clients and places that are not atomic
+	mu      sync.Mutex // guards the fields below, and the non-atomic fields of clients and places
 	open    int
 	refused uint64
 	evicted uint64
 	clients map[string]*client
 	greedy  greedy
 	good    map[string]*list.Element // clients that have behaved
-	order   *list.List               // their names, the longest not seen first
+	order   *list.List               // their names, the least recently seen first
 }
 
-// client is what one client holds.
+// client is the set of places that one client holds.
 type client struct {
 	name  string
 	idle  *list.List // of *Place, the least recently useful first
@@ -66,14 +66,14 @@ type client struct {
 
 func (c *client) count() int { return c.idle.Len() + len(c.busy) }
 
-// Place is one connection's. Its methods do nothing after Free, or after it was taken away.
+// Place is the place of one connection. Its methods do nothing after Free or eviction.
 type Place struct {
 	p     *Places
 	c     *client
 	close func()
 	idle  *list.Element // nil while a request is under way
-	since uint64        // when it was last useful or, if never, taken
-	last  atomic.Uint64 // when a byte last went through
+	since uint64        // when it was last useful, or taken if it never was
+	last  atomic.Uint64 // when a byte was last transferred
 	gone  bool
 }
 
@@ -87,8 +87,8 @@ func New(cfg Config) *Places {
 	return &Places{cfg: cfg, clients: map[string]*client{}, good: map[string]*list.Element{}, order: list.New()}
 }
 
-// Take gives a client a place for a connection, or refuses it. If another one has to go, its close is called, once,
-// before Take returns. close must not wait and must not call Take.
+// Take gives a client a place for a connection, or refuses it. If another connection is evicted, its close is called
+// once before Take returns. close must not block and must not call Take.
 func (p *Places) Take(name string, close func()) (*Place, bool) {
 	p.mu.Lock()
 	c := p.clients[name]
@@ -101,7 +101,7 @@ func (p *Places) Take(name string, close func()) (*Place, bool) {
 	switch {
 	case held >= p.cfg.PerClient:
 		full = true
-		victim = c.leastUseful() // its own: nobody else makes room for it
+		victim = c.leastUseful() // its own connection: other clients do not make room for it
 	case p.open >= p.limit(name, held):
 		full = true
 		victim = p.victim(held)
@@ -131,7 +131,7 @@ func (p *Places) Take(name string, close func()) (*Place, bool) {
 	return pl, true
 }
 
-// limit is how many places may be taken before this client gets no free one.
+// limit is the number of taken places from which on this client gets no free one.
 func (p *Places) limit(name string, held int) int {
 	strangers := p.cfg.Max - p.cfg.Kept
 	if p.open < strangers {
@@ -146,7 +146,7 @@ func (p *Places) limit(name string, held int) int {
 	return strangers
 }
 
-// victim is the connection that makes room for a client that holds so many, nil if there is none.
+// victim is the connection to evict for a client that holds so many; nil if there is none.
 func (p *Places) victim(held int) *Place {
 	if len(p.greedy) == 0 {
 		return nil
@@ -155,7 +155,8 @@ func (p *Places) victim(held int) *Place {
 	if pl := top.leastUseful(); pl != nil {
 		return pl
 	}
-	// All are at work. Only who has much more than its share is interrupted, where the least goes on.
+	// All are busy. Only a client with much more than its share is interrupted, at its connection with the least
+	// progress.
 	if top.count() < 2*(held+1) {
 		return nil
 	}
@@ -187,7 +188,7 @@ func (p *Places) remove(pl *Place) {
 	p.fix(pl.c)
 }
 
-// fix puts a client where it belongs after what it holds has changed.
+// fix restores the order of the heap after a client's number of places has changed.
 func (p *Places) fix(c *client) {
 	switch {
 	case c.count() == 0:
@@ -200,7 +201,7 @@ func (p *Places) fix(c *client) {
 	}
 }
 
-// Begin says that a request is under way.
+// Begin reports that a request has begun.
 func (pl *Place) Begin() {
 	pl.p.mu.Lock()
 	defer pl.p.mu.Unlock()
@@ -214,7 +215,7 @@ func (pl *Place) Begin() {
 	pl.p.fix(pl.c)
 }
 
-// End says that the request has ended; useful, that its client got what it asked for.
+// End reports that the request has ended; useful tells whether the client got what it requested.
 func (pl *Place) End(useful bool) {
 	pl.p.mu.Lock()
 	defer pl.p.mu.Unlock()
@@ -229,15 +230,15 @@ func (pl *Place) End(useful bool) {
 		pl.since = pl.p.seq.Add(1)
 		pl.idle = pl.c.idle.PushBack(pl)
 	} else {
-		pl.idle = pl.c.idle.PushFront(pl) // the first to go
+		pl.idle = pl.c.idle.PushFront(pl) // evicted first
 	}
 	pl.p.fix(pl.c)
 }
 
-// Touch says that bytes have gone through. It costs next to nothing.
+// Touch reports that bytes were transferred. It is cheap.
 func (pl *Place) Touch() { pl.last.Store(pl.p.seq.Load()) }
 
-// Free gives the place back. It may be called more than once.
+// Free frees the place. It may be called more than once.
 func (pl *Place) Free() {
 	pl.p.mu.Lock()
 	defer pl.p.mu.Unlock()
@@ -246,14 +247,14 @@ func (pl *Place) Free() {
 	}
 }
 
-// Gone reports that the place was given back or taken away.
+// Gone reports whether the place was freed or evicted.
 func (pl *Place) Gone() bool {
 	pl.p.mu.Lock()
 	defer pl.p.mu.Unlock()
 	return pl.gone
 }
 
-// behaved remembers a client. The one that was not seen for longest is forgotten when there are many.
+// behaved remembers a client. Beyond maxBehaved, the least recently seen client is forgotten.
 func (p *Places) behaved(name string) {
 	if e := p.good[name]; e != nil {
 		p.order.MoveToBack(e)
@@ -265,15 +266,15 @@ func (p *Places) behaved(name string) {
 	p.good[name] = p.order.PushBack(name)
 }
 
-// Counts are the places that are taken, the connections that were refused and those that were closed to make room.
+// Counts returns the number of taken places, refused connections, and connections that were evicted.
 func (p *Places) Counts() (open int, refused, evicted uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.open, p.refused, p.evicted
 }
 
-// greedy orders clients: those with an idle connection first, of these the one that holds most, of these the one whose
-// idle connection was useful longest ago.
+// greedy is a heap of clients: first those with an idle connection, then by the most places, then by the idle
+// connection that was useful longest ago.
 type greedy []*client
 
 func (g greedy) Len() int { return len(g) }

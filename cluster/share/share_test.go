@@ -152,7 +152,8 @@ func TestAnHonestClientAlwaysGetsIn(t *testing.T) {
 			}
 			for i := range 32 {
 				if _, ok := p.Take(fmt.Sprint("honest ", i), func() {}); !ok {
-					t.Fatalf("%d clients with %d each, busy %v: honest client %d is refused", crowds.clients, crowds.each, busy, i)
+					t.Fatalf("%d clients with %d each, busy %v: honest client %d is refused", crowds.clients,
+						crowds.each, busy, i)
 				}
 				if open, _, _ := p.Counts(); open > 256 {
 					t.Fatalf("%d are open, 256 may be", open)

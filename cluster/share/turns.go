@@ -5,18 +5,18 @@ import (
 	"sync"
 )
 
-// Turns lets large copies run a few at a time, so that what is small finds a core at once however many copies there
-// are. A turn is for a piece of work that takes under a millisecond and waits for nobody: who has to wait, for a client
-// or a disk, gives its turn back first. Clients take turns one after the other: one with a hundred copies gets as many
-// as one with a single copy. It reads no clock. All methods are safe for concurrent use.
+// Turns bounds how many large copies run at a time, so that small work finds a core at once however many copies there
+// are. A turn is for work that takes under a millisecond and does not block: a copy that has to wait for a client or a
+// disk frees its turn first. Clients take turns in rotation: a client with a hundred copies gets as many turns as one
+// with a single copy. It reads no clock. All methods are safe for concurrent use.
 type Turns struct {
 	mu     sync.Mutex
 	free   int
 	queues map[string]*queue
-	next   *list.List // of *queue that have somebody waiting, the client whose turn comes first in front
+	next   *list.List // of non-empty *queue; the next client is in front
 }
 
-// queue is those of one client that wait for a turn, the first that came in front.
+// queue holds the waiting copies of one client, in order of arrival.
 type queue struct {
 	client  string
 	waiting []chan struct{}
@@ -47,7 +47,7 @@ func (t *Turns) Take(client string) {
 	<-mine
 }
 
-// Free gives a turn back, to whoever is next.
+// Free frees a turn for the next waiting copy.
 func (t *Turns) Free() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -67,7 +67,7 @@ func (t *Turns) Free() {
 	t.next.MoveToBack(front)
 }
 
-// Waiting is how many wait for a turn.
+// Waiting is the number of calls of Take that wait.
 func (t *Turns) Waiting() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -5,34 +5,34 @@ import (
 	"fmt"
 )
 
-// Result is what applying a command did.
+// Result is the outcome of applying a command.
 type Result struct {
-	// Node, Boot and Seq are the command's name, so that whoever proposed it here can be told.
+	// Node, Boot and Seq are the command's name, so that its proposer can be found.
 	Node      string
 	Boot, Seq uint64
 	// Index is the log index at which the command took effect or was refused; for a repeat, that of the first time. It
-	// is the version of what it wrote.
+	// is the version of the files that the command wrote.
 	Index uint64
-	// Err is why the command was refused; always an *Error. Nothing of the command took effect.
+	// Err is the reason why the command was refused; always an *Error. A refused command changes nothing.
 	Err error
-	// Fatal is why this program cannot go on: it does not understand the command. The state has not moved and must not,
-	// since skipping the command would make this replica differ from the others (promise 8).
+	// Fatal is the reason why this program cannot continue: it does not understand the command. The state has not
+	// changed and must not, since skipping the command would make this replica differ from the others (promise 8).
 	Fatal error
-	// Repeat says that the command had been applied before and nothing was done now.
+	// Repeat reports that the command had been applied before and changed nothing now.
 	Repeat bool
-	// Changed are the names that changed, for watchers; a removed directory is its name alone. A name may stand there
-	// more than once.
+	// Changed are the names that changed, for watchers; a removed directory is reported by its own name only. A name
+	// may be listed more than once.
 	Changed []string
-	// Appeared are the names that were not there before in any way, Vanished those that are not any more; what comes
-	// and goes in one command stands in both. Stale weak links are there until they are swept.
+	// Appeared are the names that did not exist before in any way, Vanished those that no longer exist; a name that
+	// appears and vanishes in one command is in both lists. Stale weak links exist until they are swept.
 	Appeared, Vanished []string
-	// Added are the blobs that became known, Collected those whose bytes may go. All these lists are empty for a
-	// repeat.
+	// Added are the blobs that became known, Collected those whose bytes may be removed. All these lists are empty for
+	// a repeat.
 	Added     []Digest
 	Collected []Digest
 }
 
-// tx is one command being applied.
+// tx is the application of one command.
 type tx struct {
 	s      *State
 	index  uint64
@@ -42,14 +42,14 @@ type tx struct {
 
 func (tx *tx) changed(name string) { tx.result.Changed = append(tx.result.Changed, name) }
 
-// forget takes a name that has no claim any more out of the table.
+// forget removes a name without claims from the table.
 func (tx *tx) forget(key string) {
 	tx.s.names.del(key)
 	tx.result.Vanished = append(tx.result.Vanished, nameOf(key))
 }
 
-// SetFormat raises the format that every member has said that it understands. Going back is refused; the same again is
-// nothing.
+// SetFormat raises the format, after every member has reported that it understands the new one. Lowering it is refused;
+// setting the same format changes nothing.
 type SetFormat struct {
 	_       struct{} `cbor:",toarray"`
 	Version uint64
@@ -57,11 +57,12 @@ type SetFormat struct {
 
 func (o *SetFormat) check() error { return nil }
 
-// apply stops the node on a format that it does not understand: any error that is no *Error is fatal.
+// apply stops the node on a format that it does not understand: an error that is not an *Error is fatal.
 func (o *SetFormat) apply(tx *tx) error {
 	switch {
 	case o.Version > MaxFormat:
-		return fmt.Errorf("the cluster went to format %d, this program understands up to %d: install the newer casemate on this node", o.Version, MaxFormat)
+		return fmt.Errorf("the cluster went to format %d, this program understands up to %d: install the newer "+
+			"casemate on this node", o.Version, MaxFormat)
 	case o.Version < tx.s.format:
 		return refuse(CodeInvalid, "set format", fmt.Sprint(o.Version), "the format is %d and only grows", tx.s.format)
 	}
@@ -69,17 +70,17 @@ func (o *SetFormat) apply(tx *tx) error {
 	return nil
 }
 
-// Apply applies the command that stands in the log at index, which must be above Index. It depends on nothing but the
-// state and its arguments.
+// Apply applies the command at index in the log; index must be above Index. The result depends only on the state and
+// the arguments.
 func (s *State) Apply(index uint64, cmd []byte) Result {
 	if index <= s.index {
-		return Result{Index: index, Fatal: fmt.Errorf("log index %d was handed out after %d", index, s.index)}
+		return Result{Index: index, Fatal: fmt.Errorf("log index %d was delivered after %d", index, s.index)}
 	}
 	c, err := Decode(cmd, s.format)
 	if err != nil {
 		return Result{Index: index, Fatal: fmt.Errorf("log index %d: %w", index, err)}
 	}
-	r := s.enter(index, c)
+	r := s.execute(index, c)
 	if r.Fatal == nil {
 		s.addUp(index, cmd, &r)
 	}
@@ -87,7 +88,7 @@ func (s *State) Apply(index uint64, cmd []byte) Result {
 	return r
 }
 
-func (s *State) enter(index uint64, c *Command) Result {
+func (s *State) execute(index uint64, c *Command) Result {
 	saved := s.scalars
 	s.index = index
 	if r, ok := s.admit(c); !ok {
@@ -109,7 +110,7 @@ func (s *State) enter(index uint64, c *Command) Result {
 	if !errors.As(err, &refused) {
 		return Result{Index: index, Fatal: fmt.Errorf("log index %d: %w", index, err)}
 	}
-	// The session moves on though the batch did nothing: its outcome is the refusal.
+	// The session advances although the batch changed nothing: its outcome is the refusal.
 	s.index = index
 	s.admit(c)
 	s.remember(c, index, refused)
@@ -117,8 +118,8 @@ func (s *State) enter(index uint64, c *Command) Result {
 	return Result{Index: index, Err: refused}
 }
 
-// run applies the edits. Expectations come first, those of stages that are published too: they are about what the
-// proposer saw.
+// run applies the edits. Expectations are checked first, including those of stages that are published, because they
+// refer to the state that the proposer saw.
 func (s *State) run(tx *tx, ops []Op) error {
 	for _, op := range ops {
 		if err := op.check(); err != nil {
@@ -145,8 +146,8 @@ func (s *State) run(tx *tx, ops []Op) error {
 	return nil
 }
 
-// expectStaged checks the expectations of a stage that is going to be published, what this same command stages before
-// included.
+// expectStaged checks the expectations of a stage that is going to be published, including edits that this command
+// stages before.
 func (s *State) expectStaged(id string, before []Op) (err error) {
 	hold := func(_ string, op Op) bool {
 		if e, ok := op.(*Expect); ok && err == nil {

@@ -23,7 +23,8 @@ func benchDigest(i int) Digest {
 // layerName is a name as the registry makes them: the longest of the common ones.
 func layerName(i int) string {
 	d := benchDigest(i)
-	return fmt.Sprintf("registry/registry.k8s.io/team-%02d/app-%d/_layers/sha256/%s", i/40000, i/40, hex.EncodeToString([]byte(d[1:])))
+	return fmt.Sprintf("registry/registry.k8s.io/team-%02d/app-%d/_layers/sha256/%s", i/40000, i/40,
+		hex.EncodeToString([]byte(d[1:])))
 }
 
 // layers encodes commands that make the names from..to of layers, each with a blob of its own, per names a command.
@@ -33,7 +34,8 @@ func layers(tb testing.TB, from, to, per int) [][]byte {
 		c := Command{Time: int64(i)}
 		for k := i; k < min(i+per, to); k++ {
 			d := benchDigest(k)
-			c.Ops = append(c.Ops, &AddBlob{Digest: d, Size: 1 << 20}, &Link{Name: layerName(k), Digest: d, Claim: "import-1"})
+			c.Ops = append(c.Ops, &AddBlob{Digest: d, Size: 1 << 20},
+				&Link{Name: layerName(k), Digest: d, Claim: "import-1"})
 		}
 		cmd, err := c.Encode()
 		if err != nil {
@@ -141,8 +143,10 @@ func BenchmarkApply(b *testing.B) {
 			k := i * 7919 % million
 			c := Command{Node: "n1", Boot: s.Index() + 1, Seq: uint64(i + 1), Finished: uint64(i), Time: 1, Ops: []Op{
 				&Expect{Name: fmt.Sprintf("registry/team/app-%d/_manifests/tags/v1/current/link", k)},
-				&Link{Name: layerName(k), Digest: benchDigest(k), Holds: []Digest{benchDigest(k + 1), benchDigest(k + 2)}},
-				&Put{Name: fmt.Sprintf("registry/team/app-%d/_manifests/tags/v2/current/link", k), Data: make([]byte, 71)},
+				&Link{Name: layerName(k), Digest: benchDigest(k),
+					Holds: []Digest{benchDigest(k + 1), benchDigest(k + 2)}},
+				&Put{Name: fmt.Sprintf("registry/team/app-%d/_manifests/tags/v2/current/link", k),
+					Data: make([]byte, 71)},
 			}}
 			var err error
 			if list[i], err = c.Encode(); err != nil {

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// MaxTombstones bounds the tombstones. When there are more, the older half is forgotten and the floor rises.
+// MaxTombstones bounds the tombstones. When there are more, the older half is deleted and the floor rises.
 const MaxTombstones = 1 << 16
 
-// blob is what the state knows of a blob.
+// blob is the record of a blob.
 type blob struct {
 	size   int64
 	born   uint64 // the log index at which it became known
@@ -52,8 +52,8 @@ type Blob struct {
 	Size   int64     // in bytes
 	Born   uint64    // the log index at which it became known
 	Until  time.Time // when its pin ends; zero for no pin
-	Strong int       // how many links, holds, claims and staged edits keep it
-	Weak   int       // how many weak links are to it
+	Strong int       // number of links, holds, claims and staged edits that keep it
+	Weak   int       // number of weak links to it
 }
 
 // Collectable reports whether nothing keeps the blob.
@@ -67,13 +67,13 @@ func (b blob) public() Blob {
 	return p
 }
 
-// Blob returns what is known of a blob.
+// Blob returns the record of a blob.
 func (s *State) Blob(d Digest) (Blob, bool) {
 	b, ok := s.blobs.get(d)
 	return b.public(), ok
 }
 
-// Blobs yields all blobs behind after ("" for all), ordered by algorithm and sum.
+// Blobs yields all blobs after the given digest ("" for all), ordered by algorithm and sum.
 func (s *State) Blobs(after Digest) iter.Seq2[Digest, Blob] {
 	return func(yield func(Digest, Blob) bool) {
 		s.blobs.from(after, func(d Digest, b blob) bool { return d == after || yield(d, b.public()) })
@@ -102,21 +102,21 @@ func (s *State) Pins() iter.Seq2[Digest, time.Time] {
 	}
 }
 
-// Tombstone returns the index of the newest collect of a digest that is not known now; 0 if there is none, or if it was
-// below Floor and was forgotten.
+// Tombstone returns the index of the newest collect of a digest that is unknown now; 0 if there is none, or if the
+// tombstone was at or below Floor and was deleted.
 func (s *State) Tombstone(d Digest) uint64 {
 	index, _ := s.tombs.get(d)
 	return index
 }
 
-// Floor is the index up to which tombstones have been forgotten: an AddBlob confirmed below it is refused.
+// Floor is the index up to which tombstones have been deleted: an AddBlob confirmed below it is refused.
 func (s *State) Floor() uint64 { return s.floor }
 
 // AddBlob makes a blob known and pins it until Until (Unix nanoseconds).
 //
-// Confirmed is the least log index that a node of the confirming majority had applied when it found the bytes durable.
-// A collect after that may have taken them away again: then the command is refused with ErrCollected and the proposer
-// copies again (promise 6).
+// Confirmed is the lowest log index that a node of the confirming majority had applied when it found the bytes durable.
+// A later collect may have removed them: then the command is refused with ErrCollected and the proposer copies the
+// bytes again (promise 6).
 type AddBlob struct {
 	_         struct{} `cbor:",toarray"`
 	Digest    Digest
@@ -125,29 +125,29 @@ type AddBlob struct {
 	Until     int64
 }
 
-// Expire ends the pins and the stages that end at or before Now (Unix nanoseconds). Nothing else looks at the time.
+// Expire ends the pins and the stages that end at or before Now (Unix nanoseconds). No other edit depends on time.
 type Expire struct {
 	_   struct{} `cbor:",toarray"`
 	Now int64
 }
 
-// Collect forgets those of the blobs that nothing keeps and leaves a tombstone for each; those that something keeps it
-// passes over. A digest that is not known gets a tombstone too: its bytes lie on disks without a record, and an AddBlob
-// that was confirmed before must not revive them.
+// Collect removes the records of those blobs that nothing keeps and leaves a tombstone for each; it skips the others.
+// An unknown digest gets a tombstone too: its bytes may be on disks without a record, and an AddBlob that was confirmed
+// before must not revive them.
 type Collect struct {
 	_       struct{} `cbor:",toarray"`
 	Digests []Digest
 }
 
-// Sweep removes stale weak links among the next Limit names, going round the tree in as many commands as it takes. It
-// does nothing while there are none (Stats.Stale). Nobody can see what it removes; it frees memory and tells watchers,
-// in Result.Changed, of names that a collect took away.
+// Sweep removes stale weak links among the next Limit names; several commands together go around the tree. It does
+// nothing while there are none (Stats.Stale). The removed names were invisible already; Sweep frees memory and reports
+// the names that a collect removed to watchers, in Result.Changed.
 type Sweep struct {
 	_     struct{} `cbor:",toarray"`
 	Limit uint32
 }
 
-// MaxCollect is the most digests that one Collect takes.
+// MaxCollect is the maximum number of digests in one Collect.
 const MaxCollect = 16384
 
 func (o *AddBlob) check() error {
@@ -183,12 +183,14 @@ func (o *AddBlob) apply(tx *tx) error {
 		return nil
 	}
 	if o.Confirmed >= tx.index {
-		// Nobody has applied this entry before it is applied. It also keeps a blob from being born twice at one index.
-		return refuse(CodeInvalid, "add blob", o.Digest.String(), "confirmed at index %d, which is not before this one, %d", o.Confirmed, tx.index)
+		// No node has applied this entry yet. The check also prevents that a blob is born twice at one index.
+		return refuse(CodeInvalid, "add blob", o.Digest.String(),
+			"confirmed at index %d, which is not before this one, %d", o.Confirmed, tx.index)
 	}
 	tomb, buried := s.tombs.get(o.Digest)
 	if buried && o.Confirmed < tomb || o.Confirmed < s.floor {
-		return refuse(CodeCollected, "add blob", o.Digest.String(), "confirmed at index %d, collected at %d", o.Confirmed, max(tomb, s.floor))
+		return refuse(CodeCollected, "add blob", o.Digest.String(), "confirmed at index %d, collected at %d",
+			o.Confirmed, max(tomb, s.floor))
 	}
 	if o.Size > math.MaxInt64-s.bytes {
 		return refuse(CodeLimit, "add blob", o.Digest.String(), "the sum of all sizes is too large")
@@ -204,15 +206,15 @@ func pinKey(until int64, d Digest) string {
 	return string(binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(d)), uint64(until))) + string(d)
 }
 
-// pin prolongs the pin of a known blob.
+// pin extends the pin of a known blob.
 func (tx *tx) pin(d Digest, b blob, until int64) {
 	if until > b.pin {
 		tx.s.blobs.set(d, tx.pinned(d, b, until))
 	}
 }
 
-// pinned returns the blob with its pin prolonged, which it lists; it never shortens one. A time that is not after 1970
-// is no pin.
+// pinned returns the blob with its pin extended, and lists the pin; it never shortens a pin. A time before 1970 is no
+// pin.
 func (tx *tx) pinned(d Digest, b blob, until int64) blob {
 	if until <= b.pin {
 		return b
@@ -271,9 +273,8 @@ func (o *Collect) apply(tx *tx) error {
 	return nil
 }
 
-// forgetTombs keeps the tombstones bounded by forgetting the older half. Whoever confirmed before the newest one
-// forgotten must confirm again: that costs a copy that would have been in vain had its tombstone been among them, and
-// is never wrong.
+// forgetTombs bounds the tombstones by deleting the older half. Proposers that confirmed before the newest deleted one
+// must confirm again. This may cost an unnecessary copy, but is never wrong.
 func (tx *tx) forgetTombs() {
 	s := tx.s
 	if s.tombs.len() <= MaxTombstones {
@@ -342,8 +343,8 @@ func (o *Sweep) apply(tx *tx) error {
 	return nil
 }
 
-// retain counts what a node that enters the tree needs, release what one that leaves it no longer needs. A weak link
-// enters stale only out of a snapshot.
+// retain counts the references of a node that is added to the tree, release subtracts those of a removed one. A weak
+// link is stale when it is added only if it comes from a snapshot.
 func (tx *tx) retain(n *node) {
 	s := tx.s
 	s.nodes++
@@ -394,7 +395,7 @@ func (tx *tx) release(n *node) {
 	}
 }
 
-// keep adds to the strong references of a blob that is known.
+// keep adds to the strong references of a known blob.
 func (tx *tx) keep(d Digest, by int) {
 	tx.s.blobs.update(d, func(b *blob) { b.strong = uint32(int64(b.strong) + int64(by)) })
 }

@@ -15,13 +15,16 @@ func TestDigest(t *testing.T) {
 			t.Errorf("%s: %s, %v", text, d, err)
 		}
 	}
-	for _, text := range []string{"", "sha256:", "sha256:" + strings.Repeat("0F", 32), "sha256:" + strings.Repeat("0g", 32), "sha256:" + strings.Repeat("0", 63),
-		"sha512:" + strings.Repeat("0f", 32), "md5:" + strings.Repeat("0f", 16), strings.Repeat("0f", 32), "sha256:" + strings.Repeat("0f", 33)} {
+	for _, text := range []string{"", "sha256:", "sha256:" + strings.Repeat("0F", 32),
+		"sha256:" + strings.Repeat("0g", 32), "sha256:" + strings.Repeat("0", 63),
+		"sha512:" + strings.Repeat("0f", 32), "md5:" + strings.Repeat("0f", 16), strings.Repeat("0f", 32),
+		"sha256:" + strings.Repeat("0f", 33)} {
 		if d, err := ParseDigest(text); err == nil {
 			t.Errorf("%q was read as %s", text, d)
 		}
 	}
-	for _, d := range []Digest{"", "\x01", "\x03", Digest("\x01" + strings.Repeat("x", 31)), Digest("\x02" + strings.Repeat("x", 32))} {
+	for _, d := range []Digest{"", "\x01", "\x03", Digest("\x01" + strings.Repeat("x", 31)),
+		Digest("\x02" + strings.Repeat("x", 32))} {
 		if d.valid() {
 			t.Errorf("%q is valid", string(d))
 		}
@@ -82,7 +85,8 @@ func TestPinsOnlyExpireByCommand(t *testing.T) {
 	}
 	l.must(&Expire{Now: 9})
 	l.must(&Expire{Now: 10})
-	if r := l.must(&Collect{Digests: []Digest{dg("one"), dg("two")}}); fmt.Sprint(r.Collected) != fmt.Sprint([]Digest{dg("two")}) {
+	if r := l.must(&Collect{Digests: []Digest{dg("one"), dg("two")}}); fmt.Sprint(r.Collected) != fmt.Sprint(
+		[]Digest{dg("two")}) {
 		t.Errorf("collected %v", r.Collected)
 	}
 	if b, _ := l.s.Blob(dg("four")); !b.Collectable() {
@@ -93,7 +97,8 @@ func TestPinsOnlyExpireByCommand(t *testing.T) {
 func TestWeakLinks(t *testing.T) {
 	l := newLog(t)
 	l.blob("one", "two")
-	l.must(&LinkWeak{Name: "r/l1", Digest: dg("one"), Until: 10}, &LinkWeak{Name: "r/l2", Digest: dg("one"), Until: 30}, &Link{Name: "q/m", Digest: dg("two")})
+	l.must(&LinkWeak{Name: "r/l1", Digest: dg("one"), Until: 10}, &LinkWeak{Name: "r/l2", Digest: dg("one"), Until: 30},
+		&Link{Name: "q/m", Digest: dg("two")})
 	version := l.s.Index()
 	if b, _ := l.s.Blob(dg("one")); b.Strong != 0 || b.Weak != 2 || b.Until.UnixNano() != 30 {
 		t.Errorf("%+v", b)

@@ -2,12 +2,11 @@ package state
 
 import "iter"
 
-// claim counts what an import brought: one for each name that it claims, seen or not.
+// claim counts the names that an import claims, visible or hidden.
 type claim struct{ names int }
 
-// DropClaims removes what one import brought and nothing else brought: its claim goes from every name, and the next
-// newest claim shows. It looks at every name, so it costs a scan of the tree; removing an import is rare and an index
-// would cost every name a second key.
+// DropClaims removes the entries of one import: its claim is removed from every name, and the next newest claim becomes
+// visible. It scans the whole tree; removing an import is rare, and an index would cost every name a second key.
 type DropClaims struct {
 	_     struct{} `cbor:",toarray"`
 	Claim string
@@ -15,7 +14,8 @@ type DropClaims struct {
 
 func (o *DropClaims) check() error {
 	if !ValidID(o.Claim) {
-		return refuse(CodeInvalid, "drop claims of", o.Claim, "a claim has 1 to %d bytes and no control characters", MaxID)
+		return refuse(CodeInvalid, "drop claims of", o.Claim, "a claim has 1 to %d bytes and no control characters",
+			MaxID)
 	}
 	return nil
 }
@@ -53,7 +53,7 @@ func (o *DropClaims) apply(tx *tx) error {
 	return nil
 }
 
-// without takes the claim's node out of the list and returns both.
+// without removes the claim's node from the list and returns both.
 func without(n *node, claim string) (rest, gone *node) {
 	for at := &n; *at != nil; at = &(*at).older {
 		if gone = *at; gone.claim == claim {
@@ -64,14 +64,14 @@ func without(n *node, claim string) (rest, gone *node) {
 	return n, nil
 }
 
-// Claims yields the claims that have a name, sorted, with how many names each has, seen or not.
+// Claims yields the claims that have a name, sorted, with the number of names of each, visible or hidden.
 func (s *State) Claims() iter.Seq2[string, int] {
 	return func(yield func(string, int) bool) {
 		s.claims.from("", func(id string, c claim) bool { return yield(id, c.names) })
 	}
 }
 
-// Claimed yields what the claim brought, in the order of Walk, seen or hidden behind a newer claim. It scans all names.
+// Claimed yields the claim's entries, in the order of Walk, visible or hidden behind a newer claim. It scans all names.
 func (s *State) Claimed(claim string) iter.Seq2[string, Entry] {
 	return func(yield func(string, Entry) bool) {
 		c, ok := s.claims.get(claim)
@@ -94,8 +94,8 @@ func (s *State) Claimed(claim string) iter.Seq2[string, Entry] {
 	}
 }
 
-// ClaimsOf returns what each claim has under the name, newest first: the first is what Get returns, and Entry.Claim
-// tells whose it is.
+// ClaimsOf returns the entries of all claims under the name, newest first: the first is what Get returns. Entry.Claim
+// is the claim.
 func (s *State) ClaimsOf(name string) []Entry {
 	var list []Entry
 	n, _ := s.names.get(keyOf(name))

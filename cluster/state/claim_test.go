@@ -64,7 +64,8 @@ func TestClaims(t *testing.T) {
 func TestClaimed(t *testing.T) {
 	l := newLog(t)
 	l.blob("one")
-	l.must(&Put{Name: "a", Data: []byte("1"), Claim: "i"}, &Put{Name: "b", Claim: "j"}, &Put{Name: "c", Data: []byte("2"), Claim: "i"}, &LinkWeak{Name: "d", Digest: dg("one"), Claim: "i"})
+	l.must(&Put{Name: "a", Data: []byte("1"), Claim: "i"}, &Put{Name: "b", Claim: "j"},
+		&Put{Name: "c", Data: []byte("2"), Claim: "i"}, &LinkWeak{Name: "d", Digest: dg("one"), Claim: "i"})
 	l.must(&Put{Name: "a", Data: []byte("over"), Claim: "j"})
 	list := func(claim string) (got []string) {
 		for n, e := range l.s.Claimed(claim) {

@@ -7,24 +7,22 @@ import (
 	"github.com/fxamacker/cbor/v2"
 )
 
-// Command is one log entry: a batch, and what makes it exactly one.
+// Command is one log entry: a batch, and the name that makes it exactly-once.
 type Command struct {
-	// Node, Boot and Seq name the command; a repeat carries the same three and the same rest. Boot grows with every
-	// start of the node, Seq begins at 1 in each boot. With Node "" the command has no name and is applied as often as
-	// it stands in the log.
+	// Node, Boot and Seq name the command; a repeat has the same name and the same content. Boot grows with every start
+	// of the node, Seq begins at 1 in each boot. With Node "" the command has no name and is applied as often as it is
+	// in the log.
 	Node string
 	Boot uint64
 	Seq  uint64
-	// Finished is the greatest sequence such that the node needs the outcome of none up to it any more. It is below
-	// Seq.
+	// Finished is the greatest sequence up to which the node no longer needs any outcome. It is below Seq.
 	Finished uint64
 	// Time is the proposer's clock in Unix nanoseconds and becomes the files' modification time.
 	Time int64
 	Ops  []Op
 }
 
-// version is the first byte of every command. It changes with the layout of what follows; new kinds of edits do not
-// change it.
+// version is the first byte of every command. It changes with the layout of the rest, but not with new kinds of edits.
 const version = 1
 
 // MaxFormat is the newest format that this program understands: 1 is the first; with 2 the state keeps a running sum
@@ -66,8 +64,7 @@ func (*DropStage) kind() opKind  { return kindDropStage }
 func (*DropClaims) kind() opKind { return kindDropClaims }
 func (*SetFormat) kind() opKind  { return kindSetFormat }
 
-// newOp returns an empty edit of the kind and the format from which on it may stand in the log; nil for a kind that
-// this program does not know.
+// newOp returns an empty edit of the kind and the lowest format in which it is allowed; nil for an unknown kind.
 func newOp(k opKind) (op Op, since uint64) {
 	switch k {
 	case kindPut:
@@ -102,22 +99,24 @@ func newOp(k opKind) (op Op, since uint64) {
 	return nil, 0
 }
 
-// The encoding is CBOR (RFC 8949), strictly what we write ourselves: arrays of fixed length, strings as byte strings
-// (names are checked by apply, and a decoder that minded their UTF-8 would make a bad name fatal), no tags, no
-// indefinite lengths.
+// The encoding is CBOR (RFC 8949), restricted to the forms that Encode writes: arrays of fixed length, strings as byte
+// strings (apply checks names; a decoder that checks UTF-8 would make a bad name fatal), no tags, no indefinite
+// lengths.
 var (
 	encMode = must(cbor.EncOptions{
-		Sort: cbor.SortCoreDeterministic, String: cbor.StringToByteString, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
+		Sort: cbor.SortCoreDeterministic, String: cbor.StringToByteString, IndefLength: cbor.IndefLengthForbidden,
+		TagsMd: cbor.TagsForbidden,
 	}.EncMode())
 	decMode = must(cbor.DecOptions{
-		MaxNestedLevels: 4, MaxArrayElements: 1 << 15, MaxMapPairs: 16, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
+		MaxNestedLevels: 4, MaxArrayElements: 1 << 15, MaxMapPairs: 16, IndefLength: cbor.IndefLengthForbidden,
+		TagsMd:             cbor.TagsForbidden,
 		ByteStringToString: cbor.ByteStringToStringAllowed,
 	}.DecMode())
 )
 
 func must[T any](v T, err error) T {
 	if err != nil {
-		panic(err) // options that are constants
+		panic(err) // the options are constants
 	}
 	return v
 }
@@ -141,12 +140,13 @@ type stageBody struct {
 	Ops   []byte
 }
 
-// Encode returns the command as it stands in the log: the version, then a CBOR sequence (RFC 8742) of the header and,
-// for each edit, its kind and its body. What would be refused whatever the state is refused here already, with the same
-// errors; so what Encode returns, Apply can decode.
+// Encode returns the command in its form in the log: the version, then a CBOR sequence (RFC 8742) of the header and,
+// for each edit, its kind and its body. Edits that would be refused in any state are refused here already, with the
+// same errors; so Apply can decode what Encode returns.
 func (c *Command) Encode() ([]byte, error) {
 	if c.Node != "" && (!validNode(c.Node) || c.Seq == 0 || c.Finished >= c.Seq) {
-		return nil, refuse(CodeInvalid, "command of", c.Node, "a sequence begins at 1 and is above finished, got %d and %d", c.Seq, c.Finished)
+		return nil, refuse(CodeInvalid, "command of", c.Node, "a sequence begins at 1 and is above finished, got %d "+
+			"and %d", c.Seq, c.Finished)
 	}
 	for i, op := range c.Ops {
 		if op == nil {
@@ -156,7 +156,8 @@ func (c *Command) Encode() ([]byte, error) {
 			return nil, err
 		}
 	}
-	h, err := encMode.Marshal(&header{Node: c.Node, Boot: c.Boot, Seq: c.Seq, Finished: c.Finished, Time: c.Time, Ops: uint64(len(c.Ops))})
+	h, err := encMode.Marshal(&header{Node: c.Node, Boot: c.Boot, Seq: c.Seq, Finished: c.Finished, Time: c.Time,
+		Ops: uint64(len(c.Ops))})
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +180,8 @@ func appendOps(buf []byte, ops []Op) ([]byte, error) {
 			if err != nil {
 				return nil, err
 			}
-			body, err = encMode.Marshal(&stageBody{ID: st.ID, Until: st.Until, From: st.From, Count: uint64(len(st.Ops)), Ops: inner})
+			body, err = encMode.Marshal(&stageBody{ID: st.ID, Until: st.Until, From: st.From,
+				Count: uint64(len(st.Ops)), Ops: inner})
 			if err != nil {
 				return nil, err
 			}
@@ -191,7 +193,7 @@ func appendOps(buf []byte, ops []Op) ([]byte, error) {
 	return buf, nil
 }
 
-// Size returns how many bytes the edit takes in a command, so that a proposer can cut a large batch into stages.
+// Size returns how many bytes the edit takes in a command, so that a proposer can split a large batch into stages.
 func Size(op Op) int {
 	b, err := appendOps(nil, []Op{op})
 	if err != nil {
@@ -200,14 +202,15 @@ func Size(op Op) int {
 	return len(b)
 }
 
-// Decode reads what Encode wrote. format is the format of the state that it is to be applied to. An error means that
-// this program cannot know what the command is to do.
+// Decode reads the output of Encode. format is the format of the state that the command is applied to. An error means
+// that this program does not know what the command means.
 func Decode(data []byte, format uint64) (*Command, error) {
 	if len(data) == 0 {
 		return nil, errors.New("command is empty")
 	}
 	if data[0] != version {
-		return nil, fmt.Errorf("command version %d is not understood, only %d: install the newer casemate on this node", data[0], version)
+		return nil, fmt.Errorf("command version %d is not understood, only %d: install the newer casemate on this node",
+			data[0], version)
 	}
 	var h header
 	var err error
@@ -228,7 +231,7 @@ func Decode(data []byte, format uint64) (*Command, error) {
 
 func decodeOps(data []byte, n, format uint64, staged bool) ([]Op, error) {
 	if n > uint64(len(data)) {
-		return nil, fmt.Errorf("command says %d edits in %d bytes", n, len(data))
+		return nil, fmt.Errorf("command claims %d edits in %d bytes", n, len(data))
 	}
 	ops := make([]Op, 0, min(n, 1024))
 	for i := range n {
@@ -246,9 +249,11 @@ func decodeOps(data []byte, n, format uint64, staged bool) ([]Op, error) {
 		op, since := newOp(k)
 		switch {
 		case op == nil:
-			return nil, fmt.Errorf("edit %d is of kind %d, which is not understood: install the newer casemate on this node", i, k)
+			return nil, fmt.Errorf("edit %d is of kind %d, which is not understood: install the newer casemate on "+
+				"this node", i, k)
 		case since > format:
-			return nil, fmt.Errorf("edit %d is of kind %d, which needs format %d, and the cluster is at %d", i, k, since, format)
+			return nil, fmt.Errorf("edit %d is of kind %d, which needs format %d, and the cluster is at %d", i, k,
+				since, format)
 		}
 		if st, ok := op.(*Stage); ok {
 			if staged {
@@ -268,7 +273,7 @@ func decodeOps(data []byte, n, format uint64, staged bool) ([]Op, error) {
 		ops = append(ops, op)
 	}
 	if len(data) != 0 {
-		return nil, fmt.Errorf("command has %d bytes behind its last edit", len(data))
+		return nil, fmt.Errorf("command has %d bytes after its last edit", len(data))
 	}
 	return ops, nil
 }

@@ -20,7 +20,8 @@ func everyOp() []Op {
 		&Expire{Now: -5},
 		&Collect{Digests: []Digest{dg("five")}},
 		&Sweep{Limit: 9},
-		&Stage{ID: "s", Until: 9, Ops: []Op{&Put{Name: "p", Data: []byte("y")}, &Link{Name: "q", Digest: dg("one")}, &LinkWeak{Name: "r", Digest: dg("one")}, &Remove{Name: "p"}, &Expect{Name: "z"}}},
+		&Stage{ID: "s", Until: 9, Ops: []Op{&Put{Name: "p", Data: []byte("y")}, &Link{Name: "q", Digest: dg("one")},
+			&LinkWeak{Name: "r", Digest: dg("one")}, &Remove{Name: "p"}, &Expect{Name: "z"}}},
 		&Stage{ID: "s", From: 5, Ops: []Op{&Put{Name: "o"}}},
 		&Publish{ID: "s", Until: 8},
 		&DropStage{ID: "t"},
@@ -102,7 +103,7 @@ func notUnderstood(t testing.TB) map[string][]byte {
 		"is of kind 0":             append(append(h(1), 0x00), body...),
 		"edit 0 of kind 1:":        append(append(h(1), byte(kindPut)), five...),
 		"edit 0 of kind 2:":        append(append(h(1), byte(kindLink)), body...),
-		"behind its last edit":     append(bytes.Clone(good), 0x01),
+		"after its last edit":      append(bytes.Clone(good), 0x01),
 		"edit 0 of kind 1: ":       good[:len(good)-1],
 		"stage: kind of edit":      stage("\xff", 1),
 		"stage: command has":       stage("\x01", 0),
@@ -126,7 +127,8 @@ func TestFatalLeavesTheStateAlone(t *testing.T) {
 		}
 	}
 	for _, index := range []uint64{0, l.s.Index()} {
-		if r := l.s.Apply(index, unchecked(t, &Put{Name: "a"})); r.Fatal == nil || !bytes.Equal(snapshot(t, l.s), before) {
+		if r := l.s.Apply(index, unchecked(t, &Put{Name: "a"})); r.Fatal == nil ||
+			!bytes.Equal(snapshot(t, l.s), before) {
 			t.Errorf("index %d was applied again: %+v", index, r)
 		}
 	}
@@ -154,7 +156,8 @@ func TestSetFormatOnlyRaises(t *testing.T) {
 	l.must(&SetFormat{Version: 1})
 	l.refused(CodeInvalid, &SetFormat{Version: 0})
 	// What a later format brings is not understood before it is agreed on.
-	if _, err := Decode(unchecked(t, &Put{Name: "a"}), 0); err == nil || !strings.Contains(err.Error(), "needs format 1") {
+	if _, err := Decode(unchecked(t, &Put{Name: "a"}), 0); err == nil ||
+		!strings.Contains(err.Error(), "needs format 1") {
 		t.Error(err)
 	}
 }
@@ -167,7 +170,8 @@ func FuzzApply(f *testing.F) {
 	}
 	all := unchecked(f, everyOp()...)
 	f.Add(all, unchecked(f, &DropClaims{Claim: "i"}, &Sweep{Limit: 3}, &Remove{Name: "."}))
-	f.Add(unchecked(f, &AddBlob{Digest: dg("one")}, &LinkWeak{Name: "a/b", Digest: dg("one")}), unchecked(f, &Collect{Digests: []Digest{dg("one")}}, &Put{Name: "a"}))
+	f.Add(unchecked(f, &AddBlob{Digest: dg("one")}, &LinkWeak{Name: "a/b", Digest: dg("one")}),
+		unchecked(f, &Collect{Digests: []Digest{dg("one")}}, &Put{Name: "a"}))
 	for _, op := range everyOp() {
 		f.Add(all, unchecked(f, op))
 	}

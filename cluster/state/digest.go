@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Digest names a blob in binary: one byte for the algorithm (1 is sha256, 2 is sha512) and the sum. It is half as long
-// as the text and comparable.
+// Digest names a blob in binary: one byte for the algorithm (1 is sha256, 2 is sha512) and the sum. It is comparable
+// and half as long as the text.
 type Digest string
 
 const (
@@ -16,7 +16,7 @@ const (
 	sha512Tag, sha512Len = 2, 64
 )
 
-// ParseDigest reads "sha256:" and 64 or "sha512:" and 128 lower-case hexadecimal digits; everything else is
+// ParseDigest reads "sha256:" and 64 or "sha512:" and 128 lower-case hexadecimal digits; any other text is
 // fs.ErrInvalid.
 func ParseDigest(text string) (Digest, error) {
 	tag, n := byte(sha256Tag), sha256Len
@@ -37,7 +37,8 @@ func ParseDigest(text string) (Digest, error) {
 }
 
 func badDigest(text string) error {
-	return fmt.Errorf("digest must be sha256:<64 hex digits> or sha512:<128 hex digits>, got %q: %w", short(text), fs.ErrInvalid)
+	return fmt.Errorf("digest must be sha256:<64 hex digits> or sha512:<128 hex digits>, got %q: %w", short(text),
+		fs.ErrInvalid)
 }
 
 // String is the text form, "sha256:…"; "" for the zero Digest.
@@ -58,8 +59,8 @@ func (d Digest) valid() bool {
 	return len(d) == 1+sha256Len && d[0] == sha256Tag || len(d) == 1+sha512Len && d[0] == sha512Tag
 }
 
-// digests is a list of valid digests, one behind the other: the first byte of each tells its length. It is a third of
-// the size of a slice of strings.
+// digests is a list of valid digests, concatenated: the first byte of each gives its length. It is a third of the size
+// of a slice of strings.
 type digests string
 
 func (l digests) each(fn func(Digest)) {

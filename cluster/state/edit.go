@@ -5,24 +5,24 @@ import (
 	"strings"
 )
 
-// Limits of what one edit carries.
+// Limits of one edit.
 const (
 	MaxRecord = 4096  // bytes of a record
-	MaxHolds  = 16384 // blobs that one link holds besides its own
-	MaxClaims = 4096  // claims that one name has at a time
+	MaxHolds  = 16384 // additional blobs that one link holds
+	MaxClaims = 4096  // claims of one name
 )
 
-// An Op is one edit of a command. The set is closed: unknown kinds in the log are fatal.
+// Op is one edit of a command. The set is closed: unknown kinds in the log are fatal.
 type Op interface {
 	kind() opKind
-	check() error // what can be refused without the state, and what would not survive the way through the log
+	check() error // checks that need no state, and that the edit can be encoded
 	apply(*tx) error
 }
 
-// staging is an Op that may stand in a stage.
+// staging is an Op that is allowed in a stage.
 type staging interface {
 	Op
-	keeps(fn func(Digest)) // the blobs that the edit needs while it is out of sight
+	keeps(fn func(Digest)) // the blobs that the edit needs while it is staged
 }
 
 // Put writes a record of at most MaxRecord bytes.
@@ -30,7 +30,7 @@ type Put struct {
 	_     struct{} `cbor:",toarray"`
 	Name  string
 	Data  []byte
-	Claim string // "" is by hand
+	Claim string // "" for none
 }
 
 // Link makes Name a file whose bytes are the blob Digest. It keeps that blob and those in Holds.
@@ -42,7 +42,7 @@ type Link struct {
 	Claim  string
 }
 
-// LinkWeak makes Name a file as Link does, but keeps the blob only until the pin ends, which it renews to Until (Unix
+// LinkWeak makes Name a file as Link does, but keeps the blob only until its pin ends, which it extends to Until (Unix
 // nanoseconds). Once the blob is collected the name is gone, and does not come back with the bytes.
 type LinkWeak struct {
 	_      struct{} `cbor:",toarray"`
@@ -52,16 +52,16 @@ type LinkWeak struct {
 	Claim  string
 }
 
-// Remove removes the file with all of its claims, or the directory with all that is below it ("." is everything).
-// Nothing there is no error.
+// Remove removes the file with all of its claims, or the directory with everything below it ("." is the whole tree). It
+// is no error if there is none.
 type Remove struct {
 	_    struct{} `cbor:",toarray"`
 	Name string
 }
 
 // Expect refuses the command unless Name was at Version before the command; 0 means that there was no such file.
-// Wherever it stands in the command, and also when it stands in a stage that the command publishes, it is about the
-// state that the proposer may have seen.
+// Regardless of its position in the command, or in a stage that the command publishes, it refers to the state that the
+// proposer may have seen.
 type Expect struct {
 	_       struct{} `cbor:",toarray"`
 	Name    string
@@ -70,14 +70,16 @@ type Expect struct {
 
 func checkName(op, name string) error {
 	if !validName(name) {
-		return refuse(CodeInvalid, op, name, "a name is a slash-separated path without . or .. of at most %d bytes, %d an element", MaxName, MaxElement)
+		return refuse(CodeInvalid, op, name, "a name is a slash-separated path without . or .. of at most %d bytes, "+
+			"%d an element", MaxName, MaxElement)
 	}
 	return nil
 }
 
 func checkClaim(op, name, claim string) error {
 	if claim != "" && !ValidID(claim) {
-		return refuse(CodeInvalid, op, name, "a claim has 1 to %d bytes and no control characters, got %q", MaxID, short(claim))
+		return refuse(CodeInvalid, op, name, "a claim has 1 to %d bytes and no control characters, got %q", MaxID,
+			short(claim))
 	}
 	return nil
 }
@@ -166,7 +168,8 @@ func (o *Link) apply(tx *tx) error {
 		}
 		list.WriteString(string(d))
 	}
-	return tx.place("link", o.Name, &node{kind: strong, body: string(o.Digest), holds: digests(list.String()), claim: o.Claim})
+	return tx.place("link", o.Name, &node{kind: strong, body: string(o.Digest), holds: digests(list.String()),
+		claim: o.Claim})
 }
 
 func (o *LinkWeak) apply(tx *tx) error {
@@ -191,7 +194,7 @@ func (o *Remove) apply(tx *tx) error {
 			collect(k, n)
 		}
 	}
-	if len(keys) == 0 { // nothing stands below a file
+	if len(keys) == 0 { // a file has nothing below it
 		prefix := belowKey(o.Name)
 		tx.s.names.from(prefix, func(k string, n *node) bool {
 			if !strings.HasPrefix(k, prefix) {
@@ -224,7 +227,7 @@ func (o *Expect) hold(s *State) error {
 	return nil
 }
 
-// known returns the blob that a link names.
+// known returns the blob of a link.
 func (tx *tx) known(op, name string, d Digest) (blob, error) {
 	b, ok := tx.s.blobs.get(d)
 	if !ok {
@@ -233,7 +236,7 @@ func (tx *tx) known(op, name string, d Digest) (blob, error) {
 	return b, nil
 }
 
-// place puts n in front of the claims of name, instead of what its claim had there before.
+// place puts n in front of the claims of name, and removes the previous node of its claim.
 func (tx *tx) place(op, name string, n *node) error {
 	s, key := tx.s, keyOf(name)
 	at := s.names.look(key)
@@ -269,16 +272,16 @@ func (tx *tx) place(op, name string, n *node) error {
 	return nil
 }
 
-// clearWay makes sure that a key that is not in the table may become a file: no file stands where one of its
-// directories must be, and nothing is below it. Stale weak links that stand there are swept, since they do not exist.
+// clearWay makes sure that a key that is not in the table may become a file: none of its directories is a file, and
+// nothing is below it. Stale weak links in the way are swept, since they are invisible.
 //
-// It keeps the table's rule that no key lies below another, stale ones included; so one look beside the key tells of
-// all its directories.
+// It maintains the table's rule that no key is below another, including stale ones, so one look-up next to the key
+// covers all its directories.
 func (tx *tx) clearWay(op, name string, at look) (swept bool, err error) {
 	s, key := tx.s, at.key
 	before, behind := at.beside()
 	if dir, ok := parentKey(key); ok {
-		settled := max(before, behind) > len(dir) // something stands in the same directory already
+		settled := max(before, behind) > len(dir) // the directory has another entry already
 		if !settled && min(before, behind) < 0 {
 			s.names.from(dir+"\x00", func(k string, _ *node) bool {
 				settled = strings.HasPrefix(k, dir+"\x00")

@@ -14,13 +14,16 @@ func TestNames(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"a": true, "a/b": true, "é/ü": true, "a b": true, "a?x=y&z=%2F..": true, "a\x01": true, "...": true, long: true,
 		strings.Repeat(long+"/", 3) + strings.Repeat("e", MaxElement-3): true,
-		"": false, ".": false, "/": false, "/a": false, "a/": false, "a//b": false, "..": false, "a/../b": false, "a/./b": false, "./a": false,
-		"a\x00b": false, "\x00": false, "a\xffb": false, long + "e": false, "a/" + long + "e": false, strings.Repeat("e/", MaxName/2) + "e": false,
+		"": false, ".": false, "/": false, "/a": false, "a/": false, "a//b": false, "..": false, "a/../b": false,
+		"a/./b": false, "./a": false,
+		"a\x00b": false, "\x00": false, "a\xffb": false, long + "e": false, "a/" + long + "e": false,
+		strings.Repeat("e/", MaxName/2) + "e": false,
 	} {
 		if validName(name) != ok {
 			t.Errorf("validName(%.40q…, %d bytes) is %v", name, len(name), !ok)
 		}
-		for _, op := range []Op{&Put{Name: name}, &Link{Name: name, Digest: dg("one")}, &LinkWeak{Name: name, Digest: dg("one")}, &Remove{Name: name}, &Expect{Name: name}} {
+		for _, op := range []Op{&Put{Name: name}, &Link{Name: name, Digest: dg("one")},
+			&LinkWeak{Name: name, Digest: dg("one")}, &Remove{Name: name}, &Expect{Name: name}} {
 			err := op.check()
 			if want := ok || name == "." && (op.kind() == kindRemove || op.kind() == kindExpect); (err == nil) != want {
 				t.Errorf("%T of %.40q: %v", op, name, err)
@@ -60,9 +63,12 @@ func TestPut(t *testing.T) {
 		t.Errorf("rewritten: version %d, %d bytes", e.Version, e.Size)
 	}
 	// What Encode would not let out is refused, not fatal, when it stands in the log all the same.
-	for _, op := range []Op{&Put{Name: "a", Data: make([]byte, MaxRecord+1)}, &Put{Name: "../a"}, &Put{Name: "a\xff"}, &Put{Name: "b", Claim: "\x00"},
-		&Link{Name: "b", Digest: "\x01short"}, &Link{Name: "b", Digest: dg("one"), Holds: []Digest{"\x03"}}, &LinkWeak{Name: "b"}, &AddBlob{Digest: dg("one"), Size: -1},
-		&AddBlob{}, &Collect{Digests: []Digest{""}}, &Publish{}, &DropStage{ID: "\x00"}, &DropClaims{}, &Stage{}, &Stage{ID: "s", Ops: []Op{&Expire{}}}} {
+	for _, op := range []Op{&Put{Name: "a", Data: make([]byte, MaxRecord+1)}, &Put{Name: "../a"}, &Put{Name: "a\xff"},
+		&Put{Name: "b", Claim: "\x00"},
+		&Link{Name: "b", Digest: "\x01short"}, &Link{Name: "b", Digest: dg("one"), Holds: []Digest{"\x03"}},
+		&LinkWeak{Name: "b"}, &AddBlob{Digest: dg("one"), Size: -1},
+		&AddBlob{}, &Collect{Digests: []Digest{""}}, &Publish{}, &DropStage{ID: "\x00"}, &DropClaims{}, &Stage{},
+		&Stage{ID: "s", Ops: []Op{&Expire{}}}} {
 		if _, err := (&Command{Ops: []Op{op}}).Encode(); !errors.Is(err, fs.ErrInvalid) {
 			t.Errorf("encode %+v: %v", op, err)
 		}
@@ -87,11 +93,13 @@ func unchecked(t testing.TB, ops ...Op) []byte {
 }
 
 func TestFilesNeverStandWhereDirectoriesMust(t *testing.T) {
-	for _, c := range []struct{ first, second string }{{"a", "a/b"}, {"a", "a/b/c/d"}, {"a/b/c", "a"}, {"a/b/c", "a/b"}, {"a/b", "a/b/c"}} {
+	for _, c := range []struct{ first, second string }{{"a", "a/b"}, {"a", "a/b/c/d"}, {"a/b/c", "a"}, {
+		"a/b/c", "a/b"}, {"a/b", "a/b/c"}} {
 		l := newLog(t)
 		l.blob("one")
 		l.must(&Put{Name: c.first})
-		for _, op := range []Op{&Put{Name: c.second}, &Link{Name: c.second, Digest: dg("one")}, &LinkWeak{Name: c.second, Digest: dg("one")}} {
+		for _, op := range []Op{&Put{Name: c.second}, &Link{Name: c.second, Digest: dg("one")},
+			&LinkWeak{Name: c.second, Digest: dg("one")}} {
 			if e := l.refused(CodeConflict, op); !errors.Is(e, fs.ErrExist) {
 				t.Error(e)
 			}
@@ -104,7 +112,8 @@ func TestFilesNeverStandWhereDirectoriesMust(t *testing.T) {
 	}
 	// Names that only look alike do not meet.
 	l := newLog(t)
-	l.must(&Put{Name: "a/b"}, &Put{Name: "a-b"}, &Put{Name: "a.b/c"}, &Put{Name: "a/bc"}, &Put{Name: "a/b\x01"}, &Put{Name: "ab"})
+	l.must(&Put{Name: "a/b"}, &Put{Name: "a-b"}, &Put{Name: "a.b/c"}, &Put{Name: "a/bc"}, &Put{Name: "a/b\x01"},
+		&Put{Name: "ab"})
 	if got, want := names(l.s), "a/b= a/b\x01= a/bc= a-b= a.b/c= ab="; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -169,8 +178,10 @@ func TestExpect(t *testing.T) {
 	l := newLog(t)
 	l.must(&Put{Name: "a/b"})
 	l.must(&Put{Name: "c"})
-	l.must(&Expect{Name: "a/b", Version: 1}, &Expect{Name: "a", Version: 0}, &Expect{Name: ".", Version: 0}, &Expect{Name: "c", Version: 2}, &Expect{Name: "d", Version: 0})
-	for _, op := range []Op{&Expect{Name: "a/b"}, &Expect{Name: "a/b", Version: 2}, &Expect{Name: "d", Version: 1}, &Expect{Name: "a", Version: 1}} {
+	l.must(&Expect{Name: "a/b", Version: 1}, &Expect{Name: "a", Version: 0}, &Expect{Name: ".", Version: 0},
+		&Expect{Name: "c", Version: 2}, &Expect{Name: "d", Version: 0})
+	for _, op := range []Op{&Expect{Name: "a/b"}, &Expect{Name: "a/b", Version: 2}, &Expect{Name: "d", Version: 1},
+		&Expect{Name: "a", Version: 1}} {
 		if e := l.refused(CodeVersion, &Put{Name: "e"}, op); !errors.Is(e, fs.ErrExist) {
 			t.Error(e)
 		}

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// kind says what a node is. The numbers stand in snapshots.
+// kind is the kind of a node. The numbers are used in snapshots.
 type kind uint8
 
 const (
@@ -16,7 +16,7 @@ const (
 	weak   kind = 3 // body is the digest; visible while the blob that was born at born lives
 )
 
-// node is one claim's content of a name, as it is taken out of the table; its strings share the bytes that lie there.
+// node is one claim's content of a name, as read from the table; its strings share the table's bytes.
 type node struct {
 	version uint64 // the log index that wrote it
 	mod     int64  // Unix nanoseconds
@@ -28,10 +28,10 @@ type node struct {
 	kind    kind
 }
 
-// nodeCodec writes the claims of a name one behind the other. What it reads shares the bytes of the block.
+// nodeCodec writes the claims of a name one after the other. A node that it reads shares the bytes of the block.
 var nodeCodec = codec[*node]{append: appendNodes, read: readNodes}
 
-// The first byte of a node in a block is its kind and which of the rarer fields follow.
+// The first byte of a node in a block is its kind, and flags for the less frequent fields.
 const (
 	hasClaim  = 1 << 2
 	hasHolds  = 1 << 3
@@ -82,7 +82,7 @@ func readNodes(s string) (newest *node) {
 	return newest
 }
 
-// read takes the node at s[at:] and returns where the next one is.
+// read reads the node at s[at:] and returns the position of the next one.
 func (n *node) read(s string, at int) (end int) {
 	head := s[at]
 	n.kind = kind(head & kindBits)
@@ -113,10 +113,10 @@ type Entry struct {
 	Data    string // of a record
 	Size    int64  // of the blob or the record, in bytes
 	Weak    bool
-	Claim   string // which claim is seen, "" is by hand
+	Claim   string // the visible claim; "" for none
 }
 
-// alive is false for a weak link whose blob was collected, even when the same bytes have come back since.
+// alive is false for a weak link whose blob was collected, even if the same bytes have come back since.
 func (s *State) alive(n *node) bool {
 	if n.kind != weak {
 		return true
@@ -133,7 +133,7 @@ func (s *State) visible(n *node) *node {
 	return n
 }
 
-// entry is a node for readers, who may keep it: it has copies of the strings, which would keep whole blocks.
+// entry is a node for readers, who may retain it: it copies the strings, which would otherwise retain whole blocks.
 func (s *State) entry(n *node) Entry {
 	var own strings.Builder
 	own.Grow(len(n.body) + len(n.claim))
@@ -197,8 +197,9 @@ type DirEntry struct {
 	Entry Entry // zero for a directory
 }
 
-// ReadDir yields what stands in the directory, sorted by name, beginning behind the element after ("" for all). It
-// costs what it yields, not what lies below. It yields nothing for a file and for what does not exist; IsDir tells.
+// ReadDir yields the entries of the directory, sorted by name, beginning after the element after ("" for all). Its cost
+// depends on the number of entries, not on what is below them. It yields nothing for a file and for a name that does
+// not exist; see IsDir.
 func (s *State) ReadDir(dir, after string) iter.Seq[DirEntry] {
 	return func(yield func(DirEntry) bool) {
 		if dir != "." && !validName(dir) {
@@ -207,7 +208,7 @@ func (s *State) ReadDir(dir, after string) iter.Seq[DirEntry] {
 		prefix := belowKey(dir)
 		pivot := prefix
 		if after != "" {
-			pivot = prefix + after + "\x01" // behind the element's own subtree, whose keys go on with NUL
+			pivot = prefix + after + "\x01" // after the element's own subtree, whose keys continue with NUL
 		}
 		for again := true; again; {
 			again = false
@@ -233,7 +234,7 @@ func (s *State) ReadDir(dir, after string) iter.Seq[DirEntry] {
 }
 
 // Walk yields the files below dir with their whole names, ordered component by component ("a/b" before "a-b"),
-// beginning behind after, which need not exist ("" for all).
+// beginning after the name after, which need not exist ("" for all).
 func (s *State) Walk(dir, after string) iter.Seq2[string, Entry] {
 	return func(yield func(string, Entry) bool) {
 		if dir != "." && !validName(dir) {
@@ -242,7 +243,7 @@ func (s *State) Walk(dir, after string) iter.Seq2[string, Entry] {
 		prefix := belowKey(dir)
 		pivot := prefix
 		if after != "" {
-			pivot = max(prefix, keyOf(after)+"\x00") // the least key behind after's own
+			pivot = max(prefix, keyOf(after)+"\x00") // the lowest key after after's own
 		}
 		s.names.from(pivot, func(k string, n *node) bool {
 			if !strings.HasPrefix(k, prefix) {
@@ -254,8 +255,8 @@ func (s *State) Walk(dir, after string) iter.Seq2[string, Entry] {
 	}
 }
 
-// Names yields all names, stale weak links included: those of which Result.Appeared and Vanished tell. The bytes are
-// good until the next one, so a million names cost no memory.
+// Names yields all names, including stale weak links, like Result.Appeared and Vanished. The bytes are valid until the
+// next name, so a million names cost no memory.
 func (s *State) Names() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		s.names.keys(func(key []byte, same int) bool {

@@ -10,21 +10,23 @@ import (
 // Sentinels beyond those of io/fs.
 var (
 	// ErrCollected refuses an AddBlob whose majority was confirmed before the digest's newest collect: the bytes may be
-	// gone, copy them again.
+	// gone and must be copied again.
 	ErrCollected = errors.New("the blob was collected after its copies were confirmed: copy it again")
-	// ErrOldBoot refuses a command of a process of that node that a newer one has replaced. It was not applied.
+	// ErrOldBoot refuses a command of a process of the node that a newer one has replaced. It was not applied.
 	ErrOldBoot = errors.New("a newer process of this node has taken over")
-	// ErrFinished refuses a repeat of a command whose answer the node has said that it has. Nothing was applied now.
+	// ErrFinished refuses a repeat of a command whose outcome the node has reported as received. Nothing was applied
+	// now.
 	ErrFinished = errors.New("the command was already answered and its outcome is no longer remembered")
 )
 
 // Code is an Error's identity on the wire and in snapshots; codes are never reused.
 type Code uint8
 
-// The codes, each with what errors.Is finds behind it.
+// The codes, each with the sentinel that errors.Is finds.
 const (
-	CodeInvalid   Code = 1  // fs.ErrInvalid: bad name, digest or id, record too large, an edit that is not allowed there
-	CodeConflict  Code = 2  // fs.ErrExist: a file stands where a directory must be, or the other way round
+	// fs.ErrInvalid: bad name, digest or id, record too large, an edit that is not allowed there
+	CodeInvalid   Code = 1
+	CodeConflict  Code = 2  // fs.ErrExist: there is a file in place of a directory, or vice versa
 	CodeVersion   Code = 3  // fs.ErrExist: an Expect does not hold
 	CodeNoBlob    Code = 4  // fs.ErrNotExist: a link to a blob that is not known
 	CodeNoStage   Code = 5  // fs.ErrNotExist: the stage was published, dropped or has expired, wholly or in between
@@ -32,16 +34,18 @@ const (
 	CodeOldBoot   Code = 7  // ErrOldBoot
 	CodeFinished  Code = 8  // ErrFinished
 	CodeBusy      Code = 9  // syscall.EAGAIN: too many commands of the node are under way
-	CodeLimit     Code = 10 // fs.ErrInvalid: more of something than the state keeps
+	CodeLimit     Code = 10 // fs.ErrInvalid: a limit of the state
 )
 
 var sentinels = map[Code]error{
-	CodeInvalid: fs.ErrInvalid, CodeConflict: fs.ErrExist, CodeVersion: fs.ErrExist, CodeNoBlob: fs.ErrNotExist, CodeNoStage: fs.ErrNotExist,
-	CodeCollected: ErrCollected, CodeOldBoot: ErrOldBoot, CodeFinished: ErrFinished, CodeBusy: syscall.EAGAIN, CodeLimit: fs.ErrInvalid,
+	CodeInvalid: fs.ErrInvalid, CodeConflict: fs.ErrExist, CodeVersion: fs.ErrExist, CodeNoBlob: fs.ErrNotExist,
+	CodeNoStage:   fs.ErrNotExist,
+	CodeCollected: ErrCollected, CodeOldBoot: ErrOldBoot, CodeFinished: ErrFinished, CodeBusy: syscall.EAGAIN,
+	CodeLimit: fs.ErrInvalid,
 }
 
-// Error is why a command was refused. Nothing of the command took effect. It is made of plain fields so that it can
-// cross the wire in any encoding.
+// Error is the reason why a command was refused. A refused command changes nothing. It has plain fields so that it can
+// be sent in any encoding.
 type Error struct {
 	_      struct{} `cbor:",toarray"`
 	Code   Code
@@ -71,7 +75,7 @@ func refuse(code Code, op, name, format string, args ...any) *Error {
 	return &Error{Code: code, Op: op, Name: short(name), Detail: fmt.Sprintf(format, args...)}
 }
 
-// short bounds what an error repeats of foreign input, since outcomes are remembered.
+// short bounds the foreign input in an error, since outcomes are stored.
 func short(s string) string {
 	const most = 256
 	if len(s) <= most {

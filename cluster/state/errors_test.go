@@ -11,8 +11,10 @@ import (
 // TestErrorsKeepTheirIdentity sends every code through a snapshot as a remembered outcome.
 func TestErrorsKeepTheirIdentity(t *testing.T) {
 	want := map[Code]error{
-		CodeInvalid: fs.ErrInvalid, CodeConflict: fs.ErrExist, CodeVersion: fs.ErrExist, CodeNoBlob: fs.ErrNotExist, CodeNoStage: fs.ErrNotExist,
-		CodeCollected: ErrCollected, CodeOldBoot: ErrOldBoot, CodeFinished: ErrFinished, CodeBusy: syscall.EAGAIN, CodeLimit: fs.ErrInvalid,
+		CodeInvalid: fs.ErrInvalid, CodeConflict: fs.ErrExist, CodeVersion: fs.ErrExist, CodeNoBlob: fs.ErrNotExist,
+		CodeNoStage:   fs.ErrNotExist,
+		CodeCollected: ErrCollected, CodeOldBoot: ErrOldBoot, CodeFinished: ErrFinished, CodeBusy: syscall.EAGAIN,
+		CodeLimit: fs.ErrInvalid,
 	}
 	if len(want) != len(sentinels) {
 		t.Fatalf("%d codes, %d in this table", len(sentinels), len(want))

@@ -204,7 +204,8 @@ func audit(s *State) error {
 	s.blobs.from("", func(d Digest, b blob) bool {
 		bytes += b.size
 		if r := want[d]; r.strong != b.strong || r.weak != b.weak {
-			fail("blob %s has %d strong and %d weak references and says %d and %d", d, r.strong, r.weak, b.strong, b.weak)
+			fail("blob %s has %d strong and %d weak references and says %d and %d", d, r.strong, r.weak,
+				b.strong, b.weak)
 		}
 		delete(want, d)
 		if b.pin != 0 {
@@ -222,7 +223,8 @@ func audit(s *State) error {
 		fail("%d blobs are needed and not known", len(want))
 	}
 	if weaks != s.weak || stale != s.stale || bytes != s.bytes || pins != s.pins.len() {
-		fail("weak %d, stale %d, bytes %d, pins %d; the state says %d, %d, %d, %d", weaks, stale, bytes, pins, s.weak, s.stale, s.bytes, s.pins.len())
+		fail("weak %d, stale %d, bytes %d, pins %d; the state says %d, %d, %d, %d", weaks, stale, bytes, pins, s.weak,
+			s.stale, s.bytes, s.pins.len())
 	}
 	if got := maps.Collect(s.Claims()); !maps.Equal(got, claims) {
 		fail("claims %v, the state says %v", claims, got)
@@ -242,7 +244,8 @@ func audit(s *State) error {
 		}
 		return true
 	})
-	for _, undo := range []int{len(s.names.blocks.undo), len(s.blobs.blocks.undo), len(s.pins.blocks.undo), len(s.tombs.blocks.undo), len(s.claims.undo),
+	for _, undo := range []int{len(s.names.blocks.undo), len(s.blobs.blocks.undo), len(s.pins.blocks.undo),
+		len(s.tombs.blocks.undo), len(s.claims.undo),
 		len(s.stages.undo), len(s.staged.undo), len(s.sessions.undo), len(s.outcomes.undo)} {
 		if undo != 0 {
 			fail("an undo list was left behind")

@@ -9,8 +9,8 @@ import (
 )
 
 // loader builds a state from the records of a snapshot. They come in the order of the tables, so each table is packed
-// from its beginning to its end; only the references, which blobs have and which the names behind them tell, are
-// counted beside them first.
+// from its beginning to its end. Only the blobs are kept aside first, to count their references, which follow with the
+// names.
 type loader struct {
 	s       *State
 	version byte
@@ -19,9 +19,9 @@ type loader struct {
 	blobs   [2]ranks // by algorithm
 	tombs   packer[Digest, uint64]
 	names   packer[string, *node]
-	key     string   // of the name being read
+	key     string   // of the current name
 	chain   []*node  // its claims so far, newest first
-	read    snapNode // room for a record
+	read    snapNode // buffer for a record
 	claims  map[string]int
 	edits   map[string]uint64 // of each stage so far
 }
@@ -33,14 +33,14 @@ func newLoader(version byte) *loader {
 	return l
 }
 
-// ranks are the blobs of one algorithm in the order of their digests. They lie on shelves, each of which is full before
-// the next one begins, so that nothing that was read is copied to a larger place, and no header is believed how many
-// there will be.
+// ranks are the blobs of one algorithm in the order of their digests. They are stored on shelves, each of which is
+// filled before the next one begins, so no data is copied to grow a slice, and memory is not allocated by an unverified
+// count in the header.
 type ranks struct {
 	width   int // of a sum
 	n       int
 	shelves []shelf
-	first   []int // where the sums begin that begin with these two bytes; made at the first look-up
+	first   []int // index of the first sum with these two leading bytes; made at the first look-up
 }
 
 type shelf struct {
@@ -57,7 +57,7 @@ func (r *ranks) sum(i int) []byte {
 
 func (r *ranks) at(i int) *blob { return &r.shelves[i/shelfLen].blobs[i%shelfLen] }
 
-// add reports whether the digest is behind all before it.
+// add reports whether the digest is greater than all before it.
 func (r *ranks) add(d Digest, b blob) bool {
 	if r.n > 0 && string(r.sum(r.n-1)) >= string(d[1:]) {
 		return false
@@ -101,7 +101,7 @@ func (r *ranks) find(sum string) *blob {
 	return r.at(low)
 }
 
-// blob returns what is known of a valid digest so far, nil if it is not known.
+// blob returns the current record of a valid digest, nil if the blob is unknown.
 func (l *loader) blob(d Digest) *blob { return l.blobs[d[0]-sha256Tag].find(string(d[1:])) }
 
 // keep counts a strong reference and reports whether the blob is known.
@@ -154,14 +154,16 @@ func (l *loader) record(sec byte, p []byte) ([]byte, error) {
 	case secHead:
 		rest, err := l.readHead(p)
 		if err == nil && l.head.Format > MaxFormat {
-			return nil, fmt.Errorf("the snapshot is of format %d, this program understands up to %d: install the newer casemate on this node", l.head.Format, MaxFormat)
+			return nil, fmt.Errorf("the snapshot is of format %d, this program understands up to %d: install the "+
+				"newer casemate on this node", l.head.Format, MaxFormat)
 		}
 		return rest, err
 	case secBlobs:
 		return read(p, new(snapBlob), l.useBlob)
 	case secTombs:
 		return read(p, new(snapTomb), func(t *snapTomb) string {
-			if !t.Digest.valid() || l.blob(t.Digest) != nil || t.Index > s.index || l.tombs.t.len() > 0 && string(l.tombs.last) >= string(t.Digest) {
+			if !t.Digest.valid() || l.blob(t.Digest) != nil || t.Index > s.index || l.tombs.t.len() > 0 &&
+				string(l.tombs.last) >= string(t.Digest) {
 				return "a tombstone that cannot be"
 			}
 			l.tombs.add(t.Digest, t.Index)
@@ -230,7 +232,7 @@ func (l *loader) useBlob(b *snapBlob) string {
 func (l *loader) useNode(r *snapNode) string {
 	s := l.s
 	if r.Shared > uint64(len(l.key)) {
-		return "a name that shares more than there is"
+		return "a name that shares more than the previous name has"
 	}
 	key := l.key[:r.Shared] + r.Rest
 	if key != l.key || len(l.chain) == 0 {
@@ -241,9 +243,10 @@ func (l *loader) useNode(r *snapNode) string {
 		l.key = key
 	}
 	if r.Version == 0 || r.Version > s.index || r.Born > s.index || r.Claim != "" && !ValidID(r.Claim) {
-		return fmt.Sprintf("what stands under the name %q", short(nameOf(key)))
+		return fmt.Sprintf("a wrong record of the name %q", short(nameOf(key)))
 	}
-	n := &node{version: r.Version, mod: r.Mod, body: r.Body, holds: digests(r.Holds), claim: r.Claim, born: r.Born, kind: kind(r.Kind)}
+	n := &node{version: r.Version, mod: r.Mod, body: r.Body, holds: digests(r.Holds), claim: r.Claim, born: r.Born,
+		kind: kind(r.Kind)}
 	ok := false
 	switch n.kind {
 	case record:
@@ -268,7 +271,7 @@ func (l *loader) useNode(r *snapNode) string {
 		ok = ok && c.claim != n.claim
 	}
 	if !ok || len(l.chain) >= MaxClaims {
-		return fmt.Sprintf("what stands under the name %q", short(nameOf(key)))
+		return fmt.Sprintf("a wrong record of the name %q", short(nameOf(key)))
 	}
 	if n.claim != "" {
 		l.claims[n.claim]++
@@ -278,7 +281,7 @@ func (l *loader) useNode(r *snapNode) string {
 	return ""
 }
 
-// flushName puts the name that has been read into the table.
+// flushName puts the completed name into the table.
 func (l *loader) flushName() {
 	if len(l.chain) == 0 {
 		return
@@ -308,7 +311,7 @@ func (l *loader) useStaged(r *snapStaged) string {
 	}
 	op.keeps(func(d Digest) { ok = l.keep(d) && ok })
 	if !ok {
-		return "a staged edit of a blob that is not known"
+		return "a staged edit of an unknown blob"
 	}
 	s.staged.m.Set(stagedKey(r.ID, r.Number), op)
 	return ""
@@ -321,17 +324,17 @@ func (l *loader) useOutcome(r *snapOutcome) string {
 		return "an outcome without its session"
 	}
 	if r.Err != nil && sentinels[r.Err.Code] == nil {
-		return "an error that is not known"
+		return "an unknown error code"
 	}
 	if se.open++; se.open > MaxOutcomes {
-		return "more outcomes than are remembered"
+		return "too many outcomes"
 	}
 	s.sessions.m.Set(r.Node, se)
 	s.outcomes.m.Set(outcomeKey(r.Node, r.Seq), &outcome{index: r.Index, err: r.Err})
 	return ""
 }
 
-// finish compares what was read with what the header says there is.
+// finish compares the tables with the counts in the header.
 func (l *loader) finish() error {
 	l.flushName()
 	l.names.flush()
@@ -346,25 +349,27 @@ func (l *loader) finish() error {
 		want uint64
 		got  int
 	}{
-		{"blobs", h.Blobs, s.blobs.len()}, {"tombstones", h.Tombs, s.tombs.len()}, {"names", h.Names, s.names.len()}, {"claims", h.Nodes, s.nodes},
-		{"stages", h.Stages, s.stages.len()}, {"staged edits", h.Staged, s.staged.len()}, {"sessions", h.Sessions, s.sessions.len()},
+		{"blobs", h.Blobs, s.blobs.len()}, {"tombstones", h.Tombs, s.tombs.len()}, {"names", h.Names, s.names.len()}, {
+			"claims", h.Nodes, s.nodes},
+		{"stages", h.Stages, s.stages.len()}, {"staged edits", h.Staged, s.staged.len()}, {
+			"sessions", h.Sessions, s.sessions.len()},
 		{"outcomes", h.Outcome, s.outcomes.len()},
 	} {
 		if c.want != uint64(c.got) {
-			return damaged("it has %d %s and says %d", c.got, c.what, c.want)
+			return damaged("it has %d %s instead of %d", c.got, c.what, c.want)
 		}
 	}
 	var err error
 	s.stages.from("", func(id string, st stage) bool {
 		if st.next != l.edits[id] {
-			err = damaged("stage %s has %d edits and says %d", id, l.edits[id], st.next)
+			err = damaged("stage %s has %d edits instead of %d", id, l.edits[id], st.next)
 		}
 		return err == nil
 	})
 	return err
 }
 
-// packBlobs packs the blobs, now that their references are counted, and their pins.
+// packBlobs packs the blobs, whose references are counted now, and their pins.
 func (l *loader) packBlobs() {
 	blobs := packer[Digest, blob]{t: &l.s.blobs}
 	type pin struct {
@@ -383,7 +388,8 @@ func (l *loader) packBlobs() {
 		}
 	}
 	blobs.flush()
-	slices.SortStableFunc(list, func(a, b pin) int { // those of a time stay in the order of their digests
+	// pins that end at the same time stay in the order of their digests
+	slices.SortStableFunc(list, func(a, b pin) int {
 		switch {
 		case a.until < b.until:
 			return -1

@@ -55,7 +55,8 @@ type moutcome struct {
 }
 
 func newModel() *model {
-	return &model{names: map[string][]mnode{}, blobs: map[Digest]mblob{}, tombs: map[Digest]uint64{}, stages: map[string]mstage{}, sessions: map[string]msession{}}
+	return &model{names: map[string][]mnode{}, blobs: map[Digest]mblob{}, tombs: map[Digest]uint64{},
+		stages: map[string]mstage{}, sessions: map[string]msession{}}
 }
 
 func (m *model) copy() *model {
@@ -338,7 +339,8 @@ func describe(s *State) string {
 			if i == 0 && c != e {
 				fmt.Fprintf(&b, "the newest claim is not what is seen")
 			}
-			fmt.Fprintf(&b, " %q %d %d %q %s %d %v;", c.Claim, c.Version, c.ModTime.UnixNano(), c.Data, c.Digest, c.Size, c.Weak)
+			fmt.Fprintf(&b, " %q %d %d %q %s %d %v;", c.Claim, c.Version, c.ModTime.UnixNano(), c.Data, c.Digest,
+				c.Size, c.Weak)
 		}
 		b.WriteString("\n")
 	}
@@ -417,7 +419,8 @@ func checkReading(s *State, m *model, rng *rand.Rand) error {
 	return nil
 }
 
-var modelNames = []string{"a", "a/b", "a/b/c", "a/b/d", "a/b0", "a-b", "a.b", "a/c/e", "b", "b/c", "b\x01", "c/c/c", "c/c", "é/ü", "é"}
+var modelNames = []string{"a", "a/b", "a/b/c", "a/b/d", "a/b0", "a-b", "a.b", "a/c/e", "b", "b/c", "b\x01", "c/c/c",
+	"c/c", "é/ü", "é"}
 
 // randomOps makes edits that meet each other often.
 func randomOps(rng *rand.Rand, m *model, n int, staged bool) []Op {
@@ -580,7 +583,8 @@ func TestModel(t *testing.T) {
 			}
 		})
 	}
-	for _, code := range []Code{0, CodeInvalid, CodeConflict, CodeVersion, CodeNoBlob, CodeNoStage, CodeCollected, CodeOldBoot, CodeFinished} {
+	for _, code := range []Code{0, CodeInvalid, CodeConflict, CodeVersion, CodeNoBlob, CodeNoStage, CodeCollected,
+		CodeOldBoot, CodeFinished} {
 		if codes[code] < 3 {
 			t.Errorf("the random logs met code %d only %d times: the test has become blind", code, codes[code])
 		}

@@ -7,16 +7,15 @@ import (
 	"unicode/utf8"
 )
 
-// Limits of names, in bytes. An element is long because the file server's keys are elements of URLs, query strings
-// included.
+// Limits of names, in bytes. Elements may be long because the file server uses elements of URLs, including query
+// strings.
 const (
 	MaxName    = 4096
 	MaxElement = 1024
 )
 
-// keyOf turns a name into the key it is stored under: '/' becomes NUL, which no name may contain, so that the order of
-// keys is the order of names component by component ("a/b" before "a-b") and all that is below a directory stands
-// together.
+// keyOf turns a name into the key that it is stored under: '/' becomes NUL, which no name may contain. So the order of
+// keys is the order of names component by component ("a/b" before "a-b"), and the keys below a directory are adjacent.
 func keyOf(name string) string { return strings.ReplaceAll(name, "/", "\x00") }
 
 func nameOf(key string) string { return strings.ReplaceAll(key, "\x00", "/") }
@@ -35,8 +34,7 @@ func validName(name string) bool {
 	return true
 }
 
-// validKey reports whether key is that of a valid name. Of its first bytes, known of them, it is known that they begin
-// the key of one.
+// validKey reports whether key is that of a valid name. The first known bytes of it are the beginning of a valid key.
 func validKey(key string, known int) bool {
 	if len(key) > MaxName {
 		return false
@@ -44,14 +42,15 @@ func validKey(key string, known int) bool {
 	for rest, more := key[strings.LastIndexByte(key[:known], 0)+1:], true; more; {
 		var elem string
 		elem, rest, more = strings.Cut(rest, "\x00")
-		if elem == "" || elem == "." || elem == ".." || len(elem) > MaxElement || !utf8.ValidString(elem) || strings.IndexByte(elem, '/') >= 0 {
+		if elem == "" || elem == "." || elem == ".." || len(elem) > MaxElement || !utf8.ValidString(elem) ||
+			strings.IndexByte(elem, '/') >= 0 {
 			return false
 		}
 	}
 	return true
 }
 
-// parentKey is the key of the directory that key stands in, and false at the root.
+// parentKey is the key of the directory of key; false at the root.
 func parentKey(key string) (string, bool) {
 	i := strings.LastIndexByte(key, 0)
 	if i < 0 {
@@ -60,7 +59,7 @@ func parentKey(key string) (string, bool) {
 	return key[:i], true
 }
 
-// belowKey is what every key below the directory begins with.
+// belowKey is the prefix of every key below the directory.
 func belowKey(dir string) string {
 	if dir == "." {
 		return ""
@@ -68,7 +67,7 @@ func belowKey(dir string) string {
 	return keyOf(dir) + "\x00"
 }
 
-// MaxID is the longest id of a stage or a claim, in bytes.
+// MaxID is the maximum length of the id of a stage or a claim, in bytes.
 const MaxID = 255
 
 // ValidID reports whether id can name a stage or a claim: 1 to MaxID bytes of UTF-8 without control characters.

@@ -1,30 +1,30 @@
 package state
 
-// packed is a table for what there are millions of. Its entries lie next to each other in blocks, which are strings, so
-// a million of them are some ten thousand objects with no pointer inside: little to allocate, and next to nothing for
-// the garbage collector to look at. Keys are front-coded, as in snapshots.
+// packed is a table for millions of entries. They are adjacent in blocks, which are strings, so a million entries are
+// some ten thousand objects without pointers: they cost few allocations and little work of the garbage collector. Keys
+// are front-coded, as in snapshots.
 //
-// The blocks stand in a table under their separators: a block holds the keys from its separator up to the next one. So
-// clones and rollbacks are those of the table, and a write replaces one block.
+// The blocks are in a table under their separators: a block holds the keys from its separator up to the next one. So
+// clone and rollback are the table's, and a write replaces one block.
 type packed[K ~string, V any] struct {
 	blocks table[string, string]
 	n      int // entries
 	was    int // entries at the last commit
 	codec  codec[V]
 
-	// Room of the one who writes; not shared with clones.
+	// Buffers of the writer; not shared with clones.
 	room, block []byte
 }
 
-// codec says how a value looks in a block. What read returns may share the block's bytes, so whoever keeps it for long
-// copies what is needed of it.
+// codec encodes the values in a block. The result of read may share the block's bytes, so it must be copied to be
+// retained.
 type codec[V any] struct {
 	append func(buf []byte, v V) []byte
 	read   func(data string) V
 }
 
-// maxBlock is the size in bytes above which a block is split: a write copies one, and small ones need more separators.
-// DESIGN.md has the numbers.
+// maxBlock is the size in bytes above which a block is split: a write copies a block, and small blocks need more
+// separators. DESIGN.md has the numbers.
 const maxBlock = 1024
 
 func newPacked[K ~string, V any](c codec[V]) packed[K, V] {
@@ -47,12 +47,12 @@ func (t *packed[K, V]) rollback() {
 	t.n = t.was
 }
 
-// An entry in a block is how many bytes its key shares with the key before (the first one: with the separator), the
-// length of the rest of the key, the length of the value, the rest, the value.
+// An entry in a block is the number of bytes that its key shares with the previous key (the first one: with the
+// separator), the length of the rest of the key, the length of the value, the rest, the value.
 type entryAt struct {
 	shared      int
 	rest, value string
-	end         int // where the next one begins
+	end         int // where the next entry begins
 }
 
 func appendEntry[B string | []byte](b []byte, shared int, rest, more string, value B) []byte {
@@ -74,7 +74,7 @@ func appendUvarint(b []byte, v uint64) []byte {
 	return append(b, byte(v))
 }
 
-// uvarint reads what appendUvarint wrote at s[at:] and returns where it ends.
+// uvarint reads the output of appendUvarint at s[at:] and returns its end.
 func uvarint(s string, at int) (v uint64, end int) {
 	for shift := 0; ; shift += 7 {
 		c := s[at]
@@ -98,16 +98,16 @@ func readEntry(block string, at int) (e entryAt) {
 	return e
 }
 
-// spot is where a key stands in a block, or would.
+// spot is the position of a key in a block, existing or not.
 type spot struct {
-	at     int // where its entry, or the first one behind it, begins
+	at     int // start of its entry, or of the first entry after it
 	found  bool
-	shared int // bytes that the key shares with the one before
-	common int // if not found: bytes by which the one behind shares more with the key than with the one before
+	shared int // bytes that the key shares with the previous key
+	common int // if not found: bytes that the next key shares with the key in addition to those with the previous key
 }
 
-// search finds key in a block, without putting together the keys in it: of the key before it is known that it is less
-// and how much it shares with key, and that tells nearly always how the next one compares.
+// search finds key in a block without assembling the keys in it: the previous key is known to be less, and the length
+// that it shares with key nearly always decides how the next one compares.
 func search(separator, block, key string) spot {
 	same := commonPrefix(separator, key)
 	for at := 0; at < len(block); {
@@ -130,7 +130,7 @@ func search(separator, block, key string) spot {
 	return spot{at: len(block), shared: same}
 }
 
-// blockOf returns the block that key belongs into. With no block so far that is an empty one.
+// blockOf returns the block that key belongs to; an empty one if there is no block yet.
 func (t *packed[K, V]) blockOf(key string) (separator, block string) {
 	t.blocks.m.Descend(key, func(k, b string) bool {
 		separator, block = k, b
@@ -147,7 +147,7 @@ func (t *packed[K, V]) get(key K) (v V, ok bool) {
 	return v, ok
 }
 
-// raw returns the value as it lies in its block.
+// raw returns the encoded value in its block.
 func (t *packed[K, V]) raw(key K) (value string, ok bool) {
 	separator, block := t.blockOf(string(key))
 	s := search(separator, block, string(key))
@@ -157,7 +157,7 @@ func (t *packed[K, V]) raw(key K) (value string, ok bool) {
 	return readEntry(block, s.at).value, true
 }
 
-// from calls fn for the keys at or behind pivot, in order, until it returns false. fn must not write to the table.
+// from calls fn for the keys at or after pivot, in order, until it returns false. fn must not write to the table.
 func (t *packed[K, V]) from(pivot K, fn func(K, V) bool) {
 	first, _ := t.blockOf(string(pivot))
 	var key []byte
@@ -175,8 +175,8 @@ func (t *packed[K, V]) from(pivot K, fn func(K, V) bool) {
 	})
 }
 
-// keys calls fn for all keys, in order, until it returns false, with how many of the first bytes are as in the call
-// before; so fn may keep its own version of these in place, byte for byte.
+// keys calls fn for all keys, in order, until it returns false, with the number of leading bytes that are the same as
+// in the previous call. So fn may convert the bytes in place, one to one.
 func (t *packed[K, V]) keys(fn func(key []byte, same int) bool) {
 	var key []byte
 	t.blocks.m.Scan(func(separator, block string) bool {
@@ -197,7 +197,7 @@ func (t *packed[K, V]) keys(fn func(key []byte, same int) bool) {
 	})
 }
 
-// look is where a key stands in its table, or would, as long as nobody writes to the table.
+// look is the position of a key in its table, existing or not, valid until the next write to the table.
 type look struct {
 	separator, block, key string
 	spot
@@ -208,7 +208,7 @@ func (t *packed[K, V]) look(key K) look {
 	return look{separator, block, string(key), search(separator, block, string(key))}
 }
 
-// value returns what stands there; the zero value if nothing does.
+// value returns the value at a position; the zero value if there is none.
 func (t *packed[K, V]) value(l look) (v V) {
 	if l.found {
 		v = t.codec.read(readEntry(l.block, l.at).value)
@@ -216,8 +216,8 @@ func (t *packed[K, V]) value(l look) (v V) {
 	return v
 }
 
-// beside returns how many bytes a key that is not there shares with the key before it and the one behind it, -1 for
-// what another look would be needed to know.
+// beside returns how many bytes a missing key shares with the previous and the next key; -1 if only another look-up
+// could tell.
 func (l look) beside() (before, behind int) {
 	before, behind = l.shared, -1
 	if l.at == 0 {
@@ -231,7 +231,7 @@ func (l look) beside() (before, behind int) {
 
 func (t *packed[K, V]) set(key K, v V) { t.put(t.look(key), v) }
 
-// update changes the value of a key; one that is not there has the zero value.
+// update changes the value of a key; a missing key has the zero value.
 func (t *packed[K, V]) update(key K, change func(*V)) {
 	l := t.look(key)
 	v := t.value(l)
@@ -239,7 +239,7 @@ func (t *packed[K, V]) update(key K, change func(*V)) {
 	t.put(l, v)
 }
 
-// put makes v the value of the key that was looked up.
+// put sets the value of the key at a position.
 func (t *packed[K, V]) put(l look, v V) {
 	block, key, s := l.block, l.key, l.spot
 	t.room = t.codec.append(t.room[:0], v)
@@ -274,7 +274,7 @@ func (t *packed[K, V]) del(key K) {
 	b := append(t.block[:0], block[:s.at]...)
 	end := old.end
 	if end < len(block) {
-		// What the next one shared with the one that goes and not with the one before it has to have itself.
+		// The next entry needs the bytes that it shared with the removed key but not with the one before.
 		if next := readEntry(block, end); next.shared > old.shared {
 			b = appendEntry(b, old.shared, old.rest[:next.shared-old.shared], next.rest, next.value)
 			end = next.end
@@ -290,7 +290,7 @@ func (t *packed[K, V]) del(key K) {
 	}
 }
 
-// join makes one of a block that has become small and one beside it, if there is one that is small enough.
+// join merges a block that has become small with a small enough neighbour, if there is one.
 func (t *packed[K, V]) join(separator, block string) bool {
 	fits := func(other string) bool { return other != "" && len(block)+len(other) <= maxBlock*3/4 }
 	var name, other string
@@ -314,7 +314,7 @@ func (t *packed[K, V]) join(separator, block string) bool {
 	return true
 }
 
-// append puts what is in the second block behind what is in the first one.
+// append appends the content of the second block to the first one.
 func (t *packed[K, V]) append(first, block, second, next string) {
 	last := []byte(first)
 	for at := 0; at < len(block); {
@@ -326,11 +326,12 @@ func (t *packed[K, V]) append(first, block, second, next string) {
 	key := second[:e.shared] + e.rest
 	shared := commonPrefix(string(last), key)
 	t.blocks.del(second)
-	t.store(first, string(append(appendEntry([]byte(block), shared, key[shared:], "", e.value), next[e.end:]...)), false)
+	t.store(first, string(append(appendEntry([]byte(block), shared, key[shared:], "", e.value), next[e.end:]...)),
+		false)
 }
 
-// store puts a block in its place, split if it is too large: in the middle, or before its last entry if that one is
-// new, because keys that come in order shall leave full blocks behind.
+// store puts a block in its place. It splits a block that is too large: in the middle, or before its last entry if that
+// one is new, because keys that come in order should leave full blocks.
 func (t *packed[K, V]) store(separator, block string, last bool) {
 	if len(block) > maxBlock {
 		var key, before []byte
@@ -349,7 +350,7 @@ func (t *packed[K, V]) store(separator, block string, last bool) {
 			at = e.end
 		}
 	}
-	// Of several writes to one block in a command only the first has something to take back.
+	// Of several writes to one block in a command, only the first needs an undo record.
 	if u := t.blocks.undo; len(u) > 0 && u[len(u)-1].key == separator {
 		t.blocks.m.Set(separator, block)
 		return
@@ -357,7 +358,7 @@ func (t *packed[K, V]) store(separator, block string, last bool) {
 	t.blocks.set(separator, block)
 }
 
-// packer fills an empty table with entries that come in the order of their keys.
+// packer fills an empty table with entries in the order of their keys.
 type packer[K ~string, V any] struct {
 	t         *packed[K, V]
 	separator string

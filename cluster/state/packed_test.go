@@ -82,7 +82,8 @@ func (w *twin) check(t *testing.T, probes ...string) {
 			continue
 		}
 		before, behind := w.t.look(pivot).beside()
-		if i > 0 && before >= 0 && before != commonPrefix(w.keys[i-1], pivot) || i < len(w.keys) && behind >= 0 && behind != commonPrefix(w.keys[i], pivot) {
+		if i > 0 && before >= 0 && before != commonPrefix(w.keys[i-1], pivot) || i < len(w.keys) && behind >= 0 &&
+			behind != commonPrefix(w.keys[i], pivot) {
 			t.Fatalf("beside %q: %d and %d of %q", pivot, before, behind, w.keys[max(0, i-1):min(len(w.keys), i+1)])
 		}
 	}
@@ -233,7 +234,8 @@ func FuzzPacked(f *testing.F) {
 func TestWireIsTheLibrarys(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	number := func() uint64 {
-		return []uint64{rng.Uint64() >> rng.IntN(64), 0, 23, 24, 255, 256, 65535, 65536, 1<<32 - 1, 1 << 32, 1<<63 - 1}[rng.IntN(11)]
+		return []uint64{rng.Uint64() >> rng.IntN(64), 0, 23, 24, 255, 256, 65535, 65536, 1<<32 - 1, 1 << 32,
+			1<<63 - 1}[rng.IntN(11)]
 	}
 	signed := func() int64 { return int64(number()) * (1 - 2*rng.Int64N(2)) }
 	text := func() string { return strings.Repeat("\xffx", []int{0, 1, 11, 12, 127, 128, 40_000}[rng.IntN(7)]) }
@@ -258,13 +260,16 @@ func TestWireIsTheLibrarys(t *testing.T) {
 		b := &snapBlob{Digest: dg("one"), Size: signed(), Born: number(), Pin: signed()}
 		same(b, b.append(nil))
 		checkWire(t, b.append(nil), true)
-		n := &snapNode{Shared: number(), Rest: text(), Kind: uint8(number()), Version: number(), Mod: signed(), Body: text(), Holds: text(), Claim: text(), Born: number()}
+		n := &snapNode{Shared: number(), Rest: text(), Kind: uint8(number()), Version: number(), Mod: signed(),
+			Body: text(), Holds: text(), Claim: text(), Born: number()}
 		same(n, n.append(nil))
 		checkWire(t, n.append(nil), true)
 		for _, op := range []Op{
-			&Put{Name: text(), Data: data(), Claim: text()}, &Link{Name: text(), Digest: dg("two"), Holds: digests(), Claim: text()},
+			&Put{Name: text(), Data: data(), Claim: text()}, &Link{Name: text(), Digest: dg("two"), Holds: digests(),
+				Claim: text()},
 			&LinkWeak{Name: text(), Digest: dg("one"), Until: signed(), Claim: text()}, &Remove{Name: text()},
-			&Expect{Name: text(), Version: number()}, &AddBlob{Digest: dg("six"), Size: signed(), Confirmed: number(), Until: signed()},
+			&Expect{Name: text(), Version: number()}, &AddBlob{Digest: dg("six"), Size: signed(), Confirmed: number(),
+				Until: signed()},
 		} {
 			got := appendOp(nil, op)
 			kind, _ := encMode.Marshal(uint64(op.kind()))

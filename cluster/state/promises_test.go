@@ -20,7 +20,8 @@ import (
 // TestPromise2PureFunctionOfTheLog looks at the source for what could make two replicas differ: a clock, chance, the
 // world outside, goroutines.
 func TestPromise2PureFunctionOfTheLog(t *testing.T) {
-	may := []string{"bytes", "crypto/sha256", "encoding/binary", "encoding/hex", "errors", "fmt", "hash/crc32", "io", "io/fs", "iter", "math", "slices", "strings", "syscall", "time",
+	may := []string{"bytes", "crypto/sha256", "encoding/binary", "encoding/hex", "errors", "fmt", "hash/crc32", "io",
+		"io/fs", "iter", "math", "slices", "strings", "syscall", "time",
 		"unicode", "unicode/utf8", "github.com/fxamacker/cbor/v2", "github.com/tidwall/btree"}
 	files, err := os.ReadDir(".")
 	if err != nil {
@@ -48,7 +49,9 @@ func TestPromise2PureFunctionOfTheLog(t *testing.T) {
 				t.Errorf("%s starts a goroutine", set.Position(n.Pos()))
 			case *ast.SelectorExpr:
 				// Of time, only what turns a number from the log into a time; of syscall, only the name of an error.
-				if x, ok := n.X.(*ast.Ident); ok && (x.Name == "time" && !slices.Contains([]string{"Time", "Unix"}, n.Sel.Name) || x.Name == "syscall" && n.Sel.Name != "EAGAIN") {
+				if x, ok := n.X.(*ast.Ident); ok &&
+					(x.Name == "time" && !slices.Contains([]string{"Time", "Unix"}, n.Sel.Name) ||
+						x.Name == "syscall" && n.Sel.Name != "EAGAIN") {
 					t.Errorf("%s uses %s.%s", set.Position(n.Pos()), x.Name, n.Sel.Name)
 				}
 			}
@@ -143,9 +146,12 @@ func TestPromise6ABlobGoesOnlyWhenNothingNamesIt(t *testing.T) {
 		"a hold":           {[]Op{&Link{Name: "m", Digest: dg("two"), Holds: []Digest{d}}}, []Op{&Remove{Name: "."}}},
 		"a pin":            {[]Op{&AddBlob{Digest: d, Size: 3, Until: 10}}, []Op{&Expire{Now: 10}}},
 		"a weak link":      {[]Op{&LinkWeak{Name: "w", Digest: d, Until: 10}}, []Op{&Expire{Now: 11}}},
-		"a hidden claim":   {[]Op{&Link{Name: "a", Digest: d, Claim: "i"}, &Put{Name: "a"}}, []Op{&DropClaims{Claim: "i"}}},
-		"a stage":          {[]Op{&Stage{ID: "s", Until: 10, Ops: []Op{&LinkWeak{Name: "w", Digest: d}}}}, []Op{&DropStage{ID: "s"}}},
-		"a stage, in time": {[]Op{&Stage{ID: "s", Until: 10, Ops: []Op{&Link{Name: "w", Digest: d}}}}, []Op{&Expire{Now: 10}}},
+		"a hidden claim": {[]Op{&Link{Name: "a", Digest: d, Claim: "i"}, &Put{Name: "a"}},
+			[]Op{&DropClaims{Claim: "i"}}},
+		"a stage": {[]Op{&Stage{ID: "s", Until: 10, Ops: []Op{&LinkWeak{Name: "w", Digest: d}}}},
+			[]Op{&DropStage{ID: "s"}}},
+		"a stage, in time": {[]Op{&Stage{ID: "s", Until: 10, Ops: []Op{&Link{Name: "w", Digest: d}}}},
+			[]Op{&Expire{Now: 10}}},
 	} {
 		t.Run(what, func(t *testing.T) {
 			l := newLog(t)
@@ -210,14 +216,17 @@ func TestPromise8WhatIsNotUnderstoodIsFatal(t *testing.T) {
 // TestPromise9ABatchAppearsAtOneEntry fails a batch at every place and in every way that a batch can fail.
 func TestPromise9ABatchAppearsAtOneEntry(t *testing.T) {
 	edits := []Op{
-		&Put{Name: "a", Data: []byte("new")}, &AddBlob{Digest: dg("five"), Size: 4, Confirmed: 1}, &Link{Name: "l", Digest: dg("five"), Claim: "k"}, &Remove{Name: "w"},
-		&DropClaims{Claim: "i"}, &Expire{Now: 1 << 61}, &Collect{Digests: []Digest{dg("two"), dg("six")}}, &Stage{ID: "t", Until: 9, Ops: []Op{&Link{Name: "z", Digest: dg("one")}}},
+		&Put{Name: "a", Data: []byte("new")}, &AddBlob{Digest: dg("five"), Size: 4, Confirmed: 1},
+		&Link{Name: "l", Digest: dg("five"), Claim: "k"}, &Remove{Name: "w"},
+		&DropClaims{Claim: "i"}, &Expire{Now: 1 << 61}, &Collect{Digests: []Digest{dg("two"), dg("six")}},
+		&Stage{ID: "t", Until: 9, Ops: []Op{&Link{Name: "z", Digest: dg("one")}}},
 		&Sweep{Limit: 1}, &SetFormat{Version: 1}, &DropStage{ID: "s"},
 	}
 	l := full(t)
 	l.must(&Remove{Name: "a"}, &Put{Name: "dir/file"})
 	for code, bad := range map[Code]Op{
-		CodeConflict: &Put{Name: "dir"}, CodeVersion: &Expect{Name: "dir/file", Version: 1}, CodeNoBlob: &Link{Name: "b", Digest: benchDigest(1)},
+		CodeConflict: &Put{Name: "dir"}, CodeVersion: &Expect{Name: "dir/file", Version: 1},
+		CodeNoBlob:  &Link{Name: "b", Digest: benchDigest(1)},
 		CodeNoStage: &Publish{ID: "nowhere"}, CodeCollected: &AddBlob{Digest: dg("six"), Confirmed: 1},
 	} {
 		for i := range len(edits) + 1 {
@@ -279,10 +288,13 @@ func TestPromise9AStageThatExpiredInBetweenIsNotPublished(t *testing.T) {
 func TestPromise11ExactlyOnce(t *testing.T) {
 	var commands []*Command
 	for i, op := range []Op{
-		&Put{Name: "a", Data: []byte("1")}, &Remove{Name: "a"}, &Expect{Name: "a", Version: 7}, &Put{Name: "a", Data: []byte("2")}, &AddBlob{Digest: dg("one"), Size: 3},
-		&Link{Name: "b", Digest: dg("one")}, &Remove{Name: "b"}, &Collect{Digests: []Digest{dg("one")}}, &Link{Name: "b", Digest: dg("one")}, &Put{Name: "a/b"},
+		&Put{Name: "a", Data: []byte("1")}, &Remove{Name: "a"}, &Expect{Name: "a", Version: 7},
+		&Put{Name: "a", Data: []byte("2")}, &AddBlob{Digest: dg("one"), Size: 3},
+		&Link{Name: "b", Digest: dg("one")}, &Remove{Name: "b"}, &Collect{Digests: []Digest{dg("one")}},
+		&Link{Name: "b", Digest: dg("one")}, &Put{Name: "a/b"},
 	} {
-		commands = append(commands, &Command{Node: "n", Boot: 1, Seq: uint64(i + 1), Finished: uint64(max(i-3, 0)), Time: int64(i), Ops: []Op{op}})
+		commands = append(commands, &Command{Node: "n", Boot: 1, Seq: uint64(i + 1), Finished: uint64(max(i-3, 0)),
+			Time: int64(i), Ops: []Op{op}})
 	}
 	seen := func(s *State) string {
 		var b strings.Builder
@@ -321,7 +333,8 @@ func TestPromise11ExactlyOnce(t *testing.T) {
 				}
 			}
 			if seen(once.s) != seen(twice.s) {
-				t.Errorf("command %d repeated before %d made a difference:\n%s\n%s", repeated, at, seen(once.s), seen(twice.s))
+				t.Errorf("command %d repeated before %d made a difference:\n%s\n%s", repeated, at, seen(once.s),
+					seen(twice.s))
 			}
 		}
 	}

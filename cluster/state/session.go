@@ -5,18 +5,17 @@ import (
 	"unicode/utf8"
 )
 
-// MaxOutcomes is how many commands of one node may be under way, that is, not yet below its Finished.
+// MaxOutcomes is how many commands of one node may be open, that is, above its Finished.
 const MaxOutcomes = 4096
 
-// session is what the state remembers of a node, so that a command that stands in the log twice takes effect once
-// (promise 11).
+// session is the state's record of a node, so that a command that is in the log twice takes effect once (promise 11).
 type session struct {
 	boot     uint64
 	finished uint64
-	open     int // outcomes remembered
+	open     int // stored outcomes
 }
 
-// outcome is the first answer to a command. It is not changed once stored.
+// outcome is the first outcome of a command. It does not change.
 type outcome struct {
 	index uint64
 	err   *Error
@@ -30,15 +29,15 @@ func outcomeKey(node string, seq uint64) string {
 	return node + "\x00" + string(binary.BigEndian.AppendUint64(nil, seq))
 }
 
-// Boot returns the newest boot of a node that the state has seen; a process that takes over must use a greater one. 0
-// if it has seen none.
+// Boot returns the newest boot of a node that the state has seen, 0 if none; the next process of the node must use a
+// greater one.
 func (s *State) Boot(node string) uint64 {
 	se, _ := s.sessions.get(node)
 	return se.boot
 }
 
-// Outcome returns what the command of that name did, if the state still remembers it: the log index and why it was
-// refused, if it was.
+// Outcome returns the outcome of a command, if the state still has it: the log index and, if it was refused, the
+// reason.
 func (s *State) Outcome(node string, boot, seq uint64) (index uint64, refused error, ok bool) {
 	if se, _ := s.sessions.get(node); se.boot != boot {
 		return 0, nil, false
@@ -50,9 +49,9 @@ func (s *State) Outcome(node string, boot, seq uint64) (index uint64, refused er
 	return o.index, o.error(), true
 }
 
-// admit decides whether the command is to be applied (true), or what is to be answered instead.
+// admit decides whether the command is to be applied (true); otherwise it returns the result.
 //
-// A refusal here is not remembered, because nothing was done: a later repeat may find room and be applied, once.
+// A refusal here is not stored, because nothing was done: a later repeat may be applied, once.
 func (s *State) admit(c *Command) (Result, bool) {
 	if c.Node == "" {
 		return Result{}, true
@@ -68,8 +67,8 @@ func (s *State) admit(c *Command) (Result, bool) {
 	case c.Boot < se.boot:
 		return no(CodeOldBoot, "boot %d, the newest is %d", c.Boot, se.boot)
 	case c.Boot > se.boot:
-		// The old process is gone and with it whoever waited for its answers; what of it is still on its way is refused
-		// from here on.
+		// The old process is gone, so nobody waits for its outcomes; its commands that are still on their way are
+		// refused from here on.
 		s.forget(c.Node, 0, ^uint64(0))
 		se = session{boot: c.Boot}
 	}
@@ -90,7 +89,7 @@ func (s *State) admit(c *Command) (Result, bool) {
 	return Result{}, true
 }
 
-// forget drops the outcomes of the sequences above low up to high and returns how many there were.
+// forget deletes the outcomes of the sequences above low up to high and returns their number.
 func (s *State) forget(node string, low, high uint64) int {
 	last := outcomeKey(node, high)
 	var keys []string
@@ -117,7 +116,7 @@ func (s *State) remember(c *Command, index uint64, err *Error) {
 	s.outcomes.set(outcomeKey(c.Node, c.Seq), &outcome{index: index, err: err})
 }
 
-// error avoids the interface that holds a nil pointer.
+// error avoids a non-nil interface with a nil pointer.
 func (o *outcome) error() error {
 	if o.err == nil {
 		return nil

@@ -77,7 +77,8 @@ func TestFinishedBoundsWhatIsRemembered(t *testing.T) {
 	if r := send(103, 100); r.Err != nil || r.Repeat {
 		t.Errorf("%+v", r)
 	}
-	for _, c := range []*Command{{Node: "n", Boot: 1, Seq: 0}, {Node: "n", Boot: 1, Seq: 200, Finished: 200}, {Node: "n\x00", Boot: 1, Seq: 1}} {
+	for _, c := range []*Command{{Node: "n", Boot: 1, Seq: 0}, {Node: "n", Boot: 1, Seq: 200, Finished: 200}, {
+		Node: "n\x00", Boot: 1, Seq: 1}} {
 		if _, err := c.Encode(); !errors.Is(err, fs.ErrInvalid) {
 			t.Errorf("encoded %+v: %v", c, err)
 		}
@@ -98,7 +99,8 @@ func TestFinishedBoundsWhatIsRemembered(t *testing.T) {
 func TestANodeThatNeverFinishesIsHeldBack(t *testing.T) {
 	s := New()
 	send := func(seq, finished uint64) Result {
-		c := &Command{Node: "n", Boot: 1, Seq: seq, Finished: finished, Ops: []Op{&Put{Name: "a", Data: []byte{byte(seq)}}}}
+		c := &Command{Node: "n", Boot: 1, Seq: seq, Finished: finished,
+			Ops: []Op{&Put{Name: "a", Data: []byte{byte(seq)}}}}
 		data, err := c.Encode()
 		if err != nil {
 			t.Fatal(err)

@@ -9,21 +9,21 @@ import (
 	"io"
 )
 
-// A snapshot is the magic, a byte for the version of what follows, and frames. A frame is the length of its payload (4
-// bytes, big endian), the payload, and the CRC-32C of all payloads so far, so that a frame left out or put elsewhere is
-// found as a damaged one is. A payload is a section byte and a CBOR sequence of that section's records; sections come
-// in the order below and the last frame is secEnd with nothing in it.
+// A snapshot is the magic, a byte for the version of the rest, and frames. A frame is the length of its payload (4
+// bytes, big endian), the payload, and the CRC-32C of all payloads so far, so that a missing or moved frame is found
+// like a damaged one. A payload is a section byte and a CBOR sequence of that section's records; sections come in the
+// order below, and the last frame is an empty secEnd.
 //
-// References are not written: Restore counts them again from the names, and so finds out whether what it read fits
-// together.
+// References are not written: Restore counts them again from the names, and so verifies that the snapshot is
+// consistent.
 const (
 	magic = "CMSTATE"
-	// The version says how the header looks: 2 adds the sum, and is written from format 2 on only, so that what an
-	// older program may have to read stays as it knows it.
+	// The version selects the header: version 2 adds the sum. It is written from format 2 on only, so that older
+	// programs can read the snapshots of older formats.
 	plainVersion, sumVersion = 1, 2
 
 	frameWanted = 256 << 10 // bytes at which a frame is closed
-	frameMost   = 32 << 20  // the largest possible record (a stage's edit with all of its holds) is far below
+	frameMost   = 32 << 20  // far above the largest possible record (a stage's edit with all of its holds)
 )
 
 const (
@@ -108,14 +108,14 @@ type (
 
 var crcTable = crc32.MakeTable(crc32.Castagnoli)
 
-// ErrDamaged is a snapshot that is not what WriteTo wrote: cut short, changed, or something else altogether.
+// ErrDamaged reports a snapshot that differs from what WriteTo wrote: incomplete, changed, or not a snapshot.
 var ErrDamaged = errors.New("the snapshot is damaged")
 
-// Snapshot returns the state as of now as a stream, in constant time. The same state always gives the same bytes.
+// Snapshot returns the current state as a stream, in constant time. The same state always gives the same bytes.
 func (s *State) Snapshot() io.WriterTo { return s.Clone() }
 
-// WriteTo writes a snapshot of s, which nobody may apply to meanwhile (Snapshot makes a clone for that). It holds one
-// frame in memory.
+// WriteTo writes a snapshot of s, to which nothing may be applied meanwhile (Snapshot makes a clone for that). It holds
+// one frame in memory.
 func (s *State) WriteTo(w io.Writer) (int64, error) {
 	f := &frames{w: w}
 	f.write([]byte(magic))
@@ -127,8 +127,10 @@ func (s *State) WriteTo(w io.Writer) (int64, error) {
 	f.section(secHead)
 	head := snapHead{
 		Index: s.index, Format: s.format, Floor: s.floor, Cursor: s.cursor,
-		Blobs: uint64(s.blobs.len()), Tombs: uint64(s.tombs.len()), Names: uint64(s.names.len()), Nodes: uint64(s.nodes),
-		Stages: uint64(s.stages.len()), Staged: uint64(s.staged.len()), Sessions: uint64(s.sessions.len()), Outcome: uint64(s.outcomes.len()),
+		Blobs: uint64(s.blobs.len()), Tombs: uint64(s.tombs.len()), Names: uint64(s.names.len()),
+		Nodes:  uint64(s.nodes),
+		Stages: uint64(s.stages.len()), Staged: uint64(s.staged.len()), Sessions: uint64(s.sessions.len()),
+		Outcome: uint64(s.outcomes.len()),
 	}
 	if version == plainVersion {
 		f.record(&head)
@@ -157,7 +159,9 @@ func (s *State) WriteTo(w io.Writer) (int64, error) {
 		return true
 	})
 	f.section(secStages)
-	s.stages.from("", func(id string, st stage) bool { return f.record(&snapStage{ID: id, Until: st.until, Next: st.next}) })
+	s.stages.from("", func(id string, st stage) bool {
+		return f.record(&snapStage{ID: id, Until: st.until, Next: st.next})
+	})
 	f.section(secStaged)
 	s.staged.from("", func(k string, op Op) bool {
 		id, number := splitKey(k)
@@ -184,7 +188,8 @@ func (s *State) WriteTo(w io.Writer) (int64, error) {
 
 func (h *snapHead) with(sum Sum) *snapHeadSum {
 	return &snapHeadSum{
-		Index: h.Index, Format: h.Format, Floor: h.Floor, Cursor: h.Cursor, Blobs: h.Blobs, Tombs: h.Tombs, Names: h.Names, Nodes: h.Nodes,
+		Index: h.Index, Format: h.Format, Floor: h.Floor, Cursor: h.Cursor, Blobs: h.Blobs, Tombs: h.Tombs,
+		Names: h.Names, Nodes: h.Nodes,
 		Stages: h.Stages, Staged: h.Staged, Sessions: h.Sessions, Outcome: h.Outcome, Sum: sum[:],
 	}
 }
@@ -192,12 +197,13 @@ func (h *snapHead) with(sum Sum) *snapHeadSum {
 // plain is the header without the sum.
 func (h *snapHeadSum) plain() snapHead {
 	return snapHead{
-		Index: h.Index, Format: h.Format, Floor: h.Floor, Cursor: h.Cursor, Blobs: h.Blobs, Tombs: h.Tombs, Names: h.Names, Nodes: h.Nodes,
+		Index: h.Index, Format: h.Format, Floor: h.Floor, Cursor: h.Cursor, Blobs: h.Blobs, Tombs: h.Tombs,
+		Names: h.Names, Nodes: h.Nodes,
 		Stages: h.Stages, Staged: h.Staged, Sessions: h.Sessions, Outcome: h.Outcome,
 	}
 }
 
-// splitKey takes a key of a stage's edit or of an outcome apart.
+// splitKey splits a key of a stage's edit or of an outcome.
 func splitKey(k string) (id string, number uint64) {
 	cut := len(k) - 9
 	return k[:cut], binary.BigEndian.Uint64([]byte(k[cut+1:]))
@@ -273,19 +279,20 @@ func damaged(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrDamaged, fmt.Sprintf(format, args...))
 }
 
-// Restore reads what WriteTo wrote and leaves r behind its last byte. Input that is cut short or changed is ErrDamaged
-// and says what was found; a snapshot of a newer version or format is another error that says so.
+// Restore reads the output of WriteTo and leaves r after its last byte. For incomplete or changed input the error is
+// ErrDamaged with the details; for a snapshot of a newer version or format it is another error that says so.
 func Restore(r io.Reader) (*State, error) {
 	head := make([]byte, len(magic)+1)
 	if _, err := io.ReadFull(r, head); err != nil {
 		return nil, cut(err)
 	}
 	if string(head[:len(magic)]) != magic {
-		return nil, damaged("it does not begin as a snapshot does")
+		return nil, damaged("it does not begin like a snapshot")
 	}
 	v := head[len(magic)]
 	if v != plainVersion && v != sumVersion {
-		return nil, fmt.Errorf("snapshot version %d is not understood, only up to %d: install the newer casemate on this node", v, sumVersion)
+		return nil, fmt.Errorf("snapshot version %d is not understood, only up to %d: install the newer casemate on "+
+			"this node", v, sumVersion)
 	}
 	l := newLoader(v)
 	var buf bytes.Buffer
@@ -300,7 +307,8 @@ func Restore(r io.Reader) (*State, error) {
 			return nil, damaged("a frame of %d bytes", n)
 		}
 		buf.Reset()
-		if _, err := io.CopyN(&buf, r, int64(n)); err != nil { // grows as the bytes come, whatever the length says
+		// buf grows as bytes arrive, so a wrong length allocates nothing
+		if _, err := io.CopyN(&buf, r, int64(n)); err != nil {
 			return nil, cut(err)
 		}
 		if _, err := io.ReadFull(r, size[:]); err != nil {

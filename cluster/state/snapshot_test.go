@@ -17,14 +17,18 @@ import (
 func full(t testing.TB) *log {
 	l := newLog(t)
 	l.blob("one", "two", "three", "four")
-	l.must(&Put{Name: "a/b", Data: []byte("x"), Claim: "i"}, &Put{Name: "a/bc", Data: []byte("y")}, &Link{Name: "a/b", Digest: dg("one"), Holds: []Digest{dg("three")}, Claim: "j"},
-		&LinkWeak{Name: "w/live", Digest: dg("two"), Until: 1 << 60, Claim: "i"}, &LinkWeak{Name: "w/stale", Digest: dg("four"), Claim: "i"}, &LinkWeak{Name: "w/x", Digest: dg("four")})
+	l.must(&Put{Name: "a/b", Data: []byte("x"), Claim: "i"}, &Put{Name: "a/bc", Data: []byte("y")},
+		&Link{Name: "a/b", Digest: dg("one"), Holds: []Digest{dg("three")}, Claim: "j"},
+		&LinkWeak{Name: "w/live", Digest: dg("two"), Until: 1 << 60, Claim: "i"},
+		&LinkWeak{Name: "w/stale", Digest: dg("four"), Claim: "i"}, &LinkWeak{Name: "w/x", Digest: dg("four")})
 	l.must(&Collect{Digests: []Digest{dg("four"), dg("six")}})
 	l.must(&Sweep{Limit: 4})
 	l.must(&AddBlob{Digest: dg("four"), Size: 4, Confirmed: l.s.Index(), Until: 7})
-	l.must(&Stage{ID: "s", Until: 9, Ops: everyOp()[10].(*Stage).Ops[:1]}, &Stage{ID: "s", Until: 9, Ops: []Op{&Link{Name: "q", Digest: dg("one"), Holds: []Digest{dg("two")}}}})
+	l.must(&Stage{ID: "s", Until: 9, Ops: everyOp()[10].(*Stage).Ops[:1]},
+		&Stage{ID: "s", Until: 9, Ops: []Op{&Link{Name: "q", Digest: dg("one"), Holds: []Digest{dg("two")}}}})
 	l.command(&Command{Node: "n", Boot: 3, Seq: 4, Finished: 2, Time: l.now, Ops: []Op{&Put{Name: "p"}}})
-	l.command(&Command{Node: "n", Boot: 3, Seq: 5, Finished: 3, Time: l.now, Ops: []Op{&Link{Name: "p", Digest: dg("five")}}})
+	l.command(&Command{Node: "n", Boot: 3, Seq: 5, Finished: 3, Time: l.now,
+		Ops: []Op{&Link{Name: "p", Digest: dg("five")}}})
 	l.command(&Command{Node: "m", Boot: 1, Seq: 1, Time: l.now})
 	return l
 }
@@ -41,7 +45,8 @@ func restore(t testing.TB, data []byte) *State {
 func TestSnapshotRoundTrip(t *testing.T) {
 	l := summed(t)
 	st := l.s.Stats()
-	if st.Pins == 0 || st.Tombstones == 0 || st.Stale == 0 || st.Claims < 2 || st.Staged < 2 || st.Outcomes < 3 || l.s.cursor == "" {
+	if st.Pins == 0 || st.Tombstones == 0 || st.Stale == 0 || st.Claims < 2 || st.Staged < 2 || st.Outcomes < 3 ||
+		l.s.cursor == "" {
 		t.Fatalf("the state of this test is not full: %+v", st)
 	}
 	data := snapshot(t, l.s)
@@ -149,7 +154,8 @@ func TestDamagedSnapshots(t *testing.T) {
 		}
 	}
 	broken := errors.New("the disk is broken")
-	if _, err := Restore(io.MultiReader(bytes.NewReader(data[:100]), iotest.ErrReader(broken))); !errors.Is(err, broken) || errors.Is(err, ErrDamaged) {
+	if _, err := Restore(io.MultiReader(bytes.NewReader(data[:100]), iotest.ErrReader(broken))); !errors.Is(err,
+		broken) || errors.Is(err, ErrDamaged) {
 		t.Errorf("a reader's error became %v", err)
 	}
 	for n := range 3 {
@@ -206,53 +212,68 @@ func TestForgedSnapshots(t *testing.T) {
 		t.Fatal(names(s))
 	}
 	names := func(list ...any) []any {
-		return slices.Concat([]any{secHead, head(snapHead{Blobs: 1, Names: 2, Nodes: 2}), secBlobs, one, secNames}, list, []any{secEnd})
+		return slices.Concat([]any{secHead, head(snapHead{Blobs: 1, Names: 2, Nodes: 2}), secBlobs, one, secNames},
+			list, []any{secEnd})
 	}
 	claimed := func(n *snapNode, claim string) *snapNode { n.Claim = claim; return n }
 	for what, sections := range map[string][]any{
-		"no header":              {secBlobs, one, secEnd},
-		"header later":           {secBlobs, secHead, head(snapHead{}), secEnd},
-		"two headers":            {secHead, head(snapHead{}), head(snapHead{}), secEnd},
-		"no format":              {secHead, &snapHead{Index: 9}, secEnd},
-		"floor above index":      {secHead, head(snapHead{Floor: 10}), secEnd},
-		"too few blobs":          {secHead, head(snapHead{Blobs: 2}), secBlobs, one, secEnd},
-		"too many claims":        {secHead, head(snapHead{Blobs: 1, Names: 1}), secBlobs, one, secNames, link("a"), secEnd},
-		"sections out of order":  {secHead, head(snapHead{Blobs: 1}), secNames, secBlobs, one, secEnd},
-		"unknown section":        {secHead, head(snapHead{}), secEnd + 1},
-		"something in the end":   {secHead, head(snapHead{}), secEnd, one},
-		"no CBOR":                {secHead, head(snapHead{Blobs: 1}), secBlobs, []byte{0xff}, secEnd},
-		"another record":         {secHead, head(snapHead{Blobs: 1}), secBlobs, link("a"), secEnd},
-		"blob of the future":     {secHead, head(snapHead{Blobs: 1}), secBlobs, &snapBlob{Digest: dg("one"), Born: 10}, secEnd},
-		"blob of no size":        {secHead, head(snapHead{Blobs: 1}), secBlobs, &snapBlob{Digest: dg("one"), Size: -1}, secEnd},
-		"blob of no digest":      {secHead, head(snapHead{Blobs: 1}), secBlobs, &snapBlob{Digest: "\x01"}, secEnd},
-		"blob of a negative pin": {secHead, head(snapHead{Blobs: 1}), secBlobs, &snapBlob{Digest: dg("one"), Pin: -1}, secEnd},
-		"blob twice":             {secHead, head(snapHead{Blobs: 2}), secBlobs, one, one, secEnd},
-		"tombstone of the known": {secHead, head(snapHead{Blobs: 1, Tombs: 1}), secBlobs, one, secTombs, &snapTomb{Digest: dg("one"), Index: 1}, secEnd},
-		"tombstone to come":      {secHead, head(snapHead{Tombs: 1}), secTombs, &snapTomb{Digest: dg("one"), Index: 10}, secEnd},
-		"names out of order":     names(link("b"), link("a")),
-		"name twice":             names(link("a"), link("a")),
-		"file in a file":         names(link("a"), link("a\x00b")),
-		"bad name":               names(link("a"), link("b\x00..")),
-		"no name":                names(link(""), link("b")),
-		"shares too much":        names(link("a"), &snapNode{Shared: 2, Kind: 1, Version: 1}),
-		"name of the future":     names(link("a"), &snapNode{Rest: "b", Kind: 1, Version: 10}),
-		"link to the unknown":    names(link("a"), &snapNode{Rest: "b", Kind: 2, Version: 1, Body: string(dg("two"))}),
-		"hold of the unknown":    names(link("a"), &snapNode{Rest: "b", Kind: 2, Version: 1, Body: string(dg("one")), Holds: string(dg("two"))}),
-		"hold of no digest":      names(link("a"), &snapNode{Rest: "b", Kind: 2, Version: 1, Body: string(dg("one")), Holds: "\x02x"}),
-		"link to no digest":      names(link("a"), &snapNode{Rest: "b", Kind: 3, Version: 1, Body: "x"}),
-		"long record":            names(link("a"), &snapNode{Rest: "b", Kind: 1, Version: 1, Body: strings.Repeat("x", MaxRecord+1)}),
-		"unknown kind":           names(link("a"), &snapNode{Rest: "b", Kind: 9, Version: 1}),
-		"bad claim":              names(link("a"), claimed(link("b"), "\x00")),
-		"claim twice":            names(claimed(link("a"), "i"), &snapNode{Shared: 1, Kind: 1, Version: 1, Claim: "i"}),
-		"bad stage":              {secHead, head(snapHead{Stages: 1}), secStages, &snapStage{}, secEnd},
-		"edit without a stage":   {secHead, head(snapHead{Staged: 1}), secStaged, &snapStaged{ID: "s", Op: unchecked(t, &Put{Name: "a"})[8:]}, secEnd},
-		"edit out of number":     {secHead, head(snapHead{Stages: 1, Staged: 1}), secStages, &snapStage{ID: "s"}, secStaged, &snapStaged{ID: "s"}, secEnd},
-		"edits left out":         {secHead, head(snapHead{Stages: 1}), secStages, &snapStage{ID: "s", Next: 1}, secEnd},
-		"version 0":              names(link("a"), &snapNode{Rest: "b", Kind: 1}),
-		"bad node":               {secHead, head(snapHead{Sessions: 1}), secSessions, &snapSession{}, secEnd},
-		"outcome alone":          {secHead, head(snapHead{Outcome: 1}), secOutcomes, &snapOutcome{Node: "n", Seq: 1}, secEnd},
-		"outcome finished":       {secHead, head(snapHead{Sessions: 1, Outcome: 1}), secSessions, &snapSession{Node: "n", Finished: 1}, secOutcomes, &snapOutcome{Node: "n", Seq: 1}, secEnd},
-		"outcome of no error":    {secHead, head(snapHead{Sessions: 1, Outcome: 1}), secSessions, &snapSession{Node: "n"}, secOutcomes, &snapOutcome{Node: "n", Seq: 1, Err: &Error{}}, secEnd},
+		"no header":         {secBlobs, one, secEnd},
+		"header later":      {secBlobs, secHead, head(snapHead{}), secEnd},
+		"two headers":       {secHead, head(snapHead{}), head(snapHead{}), secEnd},
+		"no format":         {secHead, &snapHead{Index: 9}, secEnd},
+		"floor above index": {secHead, head(snapHead{Floor: 10}), secEnd},
+		"too few blobs":     {secHead, head(snapHead{Blobs: 2}), secBlobs, one, secEnd},
+		"too many claims": {secHead, head(snapHead{Blobs: 1, Names: 1}), secBlobs, one, secNames, link("a"),
+			secEnd},
+		"sections out of order": {secHead, head(snapHead{Blobs: 1}), secNames, secBlobs, one, secEnd},
+		"unknown section":       {secHead, head(snapHead{}), secEnd + 1},
+		"something in the end":  {secHead, head(snapHead{}), secEnd, one},
+		"no CBOR":               {secHead, head(snapHead{Blobs: 1}), secBlobs, []byte{0xff}, secEnd},
+		"another record":        {secHead, head(snapHead{Blobs: 1}), secBlobs, link("a"), secEnd},
+		"blob of the future": {secHead, head(snapHead{Blobs: 1}), secBlobs, &snapBlob{Digest: dg("one"), Born: 10},
+			secEnd},
+		"blob of no size": {secHead, head(snapHead{Blobs: 1}), secBlobs, &snapBlob{Digest: dg("one"), Size: -1},
+			secEnd},
+		"blob of no digest": {secHead, head(snapHead{Blobs: 1}), secBlobs, &snapBlob{Digest: "\x01"}, secEnd},
+		"blob of a negative pin": {secHead, head(snapHead{Blobs: 1}), secBlobs, &snapBlob{Digest: dg("one"), Pin: -1},
+			secEnd},
+		"blob twice": {secHead, head(snapHead{Blobs: 2}), secBlobs, one, one, secEnd},
+		"tombstone of the known": {secHead, head(snapHead{Blobs: 1, Tombs: 1}), secBlobs, one, secTombs,
+			&snapTomb{Digest: dg("one"), Index: 1}, secEnd},
+		"tombstone to come": {secHead, head(snapHead{Tombs: 1}), secTombs, &snapTomb{Digest: dg("one"), Index: 10},
+			secEnd},
+		"names out of order":  names(link("b"), link("a")),
+		"name twice":          names(link("a"), link("a")),
+		"file in a file":      names(link("a"), link("a\x00b")),
+		"bad name":            names(link("a"), link("b\x00..")),
+		"no name":             names(link(""), link("b")),
+		"shares too much":     names(link("a"), &snapNode{Shared: 2, Kind: 1, Version: 1}),
+		"name of the future":  names(link("a"), &snapNode{Rest: "b", Kind: 1, Version: 10}),
+		"link to the unknown": names(link("a"), &snapNode{Rest: "b", Kind: 2, Version: 1, Body: string(dg("two"))}),
+		"hold of the unknown": names(link("a"), &snapNode{Rest: "b", Kind: 2, Version: 1, Body: string(dg("one")),
+			Holds: string(dg("two"))}),
+		"hold of no digest": names(link("a"), &snapNode{Rest: "b", Kind: 2, Version: 1, Body: string(dg("one")),
+			Holds: "\x02x"}),
+		"link to no digest": names(link("a"), &snapNode{Rest: "b", Kind: 3, Version: 1, Body: "x"}),
+		"long record": names(link("a"), &snapNode{Rest: "b", Kind: 1, Version: 1,
+			Body: strings.Repeat("x", MaxRecord+1)}),
+		"unknown kind": names(link("a"), &snapNode{Rest: "b", Kind: 9, Version: 1}),
+		"bad claim":    names(link("a"), claimed(link("b"), "\x00")),
+		"claim twice":  names(claimed(link("a"), "i"), &snapNode{Shared: 1, Kind: 1, Version: 1, Claim: "i"}),
+		"bad stage":    {secHead, head(snapHead{Stages: 1}), secStages, &snapStage{}, secEnd},
+		"edit without a stage": {secHead, head(snapHead{Staged: 1}), secStaged,
+			&snapStaged{ID: "s", Op: unchecked(t, &Put{Name: "a"})[8:]}, secEnd},
+		"edit out of number": {secHead, head(snapHead{Stages: 1, Staged: 1}), secStages, &snapStage{ID: "s"},
+			secStaged, &snapStaged{ID: "s"}, secEnd},
+		"edits left out": {secHead, head(snapHead{Stages: 1}), secStages, &snapStage{ID: "s", Next: 1}, secEnd},
+		"version 0":      names(link("a"), &snapNode{Rest: "b", Kind: 1}),
+		"bad node":       {secHead, head(snapHead{Sessions: 1}), secSessions, &snapSession{}, secEnd},
+		"outcome alone": {secHead, head(snapHead{Outcome: 1}), secOutcomes, &snapOutcome{Node: "n", Seq: 1},
+			secEnd},
+		"outcome finished": {secHead, head(snapHead{Sessions: 1, Outcome: 1}), secSessions,
+			&snapSession{Node: "n", Finished: 1}, secOutcomes, &snapOutcome{Node: "n", Seq: 1}, secEnd},
+		"outcome of no error": {secHead, head(snapHead{Sessions: 1, Outcome: 1}), secSessions, &snapSession{Node: "n"},
+			secOutcomes, &snapOutcome{Node: "n", Seq: 1, Err: &Error{}}, secEnd},
 	} {
 		if s, err := Restore(bytes.NewReader(forge(t, sections...))); !errors.Is(err, ErrDamaged) {
 			t.Errorf("%s: %v, %v", what, s, err)
@@ -263,7 +284,8 @@ func TestForgedSnapshots(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		data := forge(t, secHead, head(snapHead{Stages: 1, Staged: 1}), secStages, &snapStage{ID: "s", Next: 1}, secStaged, &snapStaged{ID: "s", Op: body}, secEnd)
+		data := forge(t, secHead, head(snapHead{Stages: 1, Staged: 1}), secStages, &snapStage{ID: "s", Next: 1},
+			secStaged, &snapStaged{ID: "s", Op: body}, secEnd)
 		if s, err := Restore(bytes.NewReader(data)); !errors.Is(err, ErrDamaged) {
 			t.Errorf("%T staged: %v, %v", op, s, err)
 		}
@@ -278,7 +300,8 @@ func TestNewerSnapshotsAreRefused(t *testing.T) {
 		"format 3":           forge(t, secHead, &snapHead{Index: 1, Format: MaxFormat + 1}, secEnd),
 	} {
 		_, err := Restore(bytes.NewReader(data))
-		if err == nil || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), "install the newer casemate") {
+		if err == nil || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), what) ||
+			!strings.Contains(err.Error(), "install the newer casemate") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -306,7 +329,8 @@ func FuzzRestore(f *testing.F) {
 			if describe(again) != describe(s) {
 				t.Fatal(fmt.Sprintln(describe(again), describe(s)))
 			}
-			s.Apply(s.Index()+1, unchecked(t, &DropClaims{Claim: "i"}, &Sweep{Limit: 100}, &Expire{Now: 1 << 62}, &Remove{Name: "."}))
+			s.Apply(s.Index()+1, unchecked(t, &DropClaims{Claim: "i"}, &Sweep{Limit: 100}, &Expire{Now: 1 << 62},
+				&Remove{Name: "."}))
 			if err := audit(s); err != nil {
 				t.Fatal(err)
 			}

@@ -7,21 +7,21 @@ import (
 	"time"
 )
 
-// MaxStages is how many stages there are at a time.
+// MaxStages is the maximum number of stages.
 const MaxStages = 1024
 
-// stage is a batch that grows out of sight, because it is too large for one log entry.
+// stage is a batch that is collected invisibly, because it is too large for one log entry.
 type stage struct {
 	until int64  // Unix nanoseconds
 	next  uint64 // number of the next edit
 }
 
-// Stage adds edits (Put, Link, LinkWeak, Remove and Expect) to the stage called ID, making it if there is none, and
-// lets it live at least until Until (Unix nanoseconds). Names are checked now, conflicts and expectations when it is
-// published. The blobs that the edits name are kept while it lives.
+// Stage adds edits (Put, Link, LinkWeak, Remove and Expect) to the stage called ID, which it makes if there is none,
+// and keeps the stage at least until Until (Unix nanoseconds). Names are checked now, conflicts and expectations when
+// the stage is published. The stage keeps the blobs that its edits refer to.
 //
-// From is how many edits the proposer has staged there before. Where it is not 0 and the stage has another number, it
-// has expired in between and the command is refused (CodeNoStage): going on would publish half a batch.
+// From is how many edits the proposer has staged before. If it is not 0 and the stage has another number of edits, the
+// stage has expired in between and the command is refused (CodeNoStage): otherwise half a batch would be published.
 type Stage struct {
 	ID    string
 	Until int64
@@ -29,15 +29,15 @@ type Stage struct {
 	Ops   []Op
 }
 
-// Publish applies the edits of a stage in their order, as if they stood in this command, and ends the stage. When it is
-// refused the stage stays.
+// Publish applies the edits of a stage in their order, as if they were part of this command, and ends the stage. If it
+// is refused, the stage is kept.
 type Publish struct {
 	_     struct{} `cbor:",toarray"`
 	ID    string
-	Until int64 // renews the pins of weak links further than they were staged with; 0 does not
+	Until int64 // extends the pins of the staged weak links; 0 does not
 }
 
-// DropStage forgets a stage. One that is not there is no error.
+// DropStage deletes a stage. It is no error if there is none.
 type DropStage struct {
 	_  struct{} `cbor:",toarray"`
 	ID string
@@ -82,7 +82,8 @@ func (o *Stage) apply(tx *tx) error {
 		return refuse(CodeLimit, "stage", o.ID, "there are %d stages already: publish or drop one", MaxStages)
 	}
 	if o.From != 0 && o.From != st.next {
-		return refuse(CodeNoStage, "stage", o.ID, "it has %d edits, not %d, it may have expired: stage again from the beginning", st.next, o.From)
+		return refuse(CodeNoStage, "stage", o.ID, "it has %d edits, not %d, it may have expired: stage again from "+
+			"the beginning", st.next, o.From)
 	}
 	for _, op := range o.Ops {
 		var err error
@@ -146,7 +147,7 @@ func (tx *tx) dropStage(id string) {
 	tx.s.stages.del(id)
 }
 
-// StageInfo is what is known of a stage.
+// StageInfo describes a stage.
 type StageInfo struct {
 	ID    string
 	Edits int

@@ -12,10 +12,12 @@ func TestStage(t *testing.T) {
 	l.blob("one", "two", "four")
 	l.must(&Put{Name: "old"})
 	if r := l.must(&Stage{ID: "s", Until: 100, Ops: []Op{
-		&Link{Name: "m", Digest: dg("one"), Holds: []Digest{dg("two")}, Claim: "i"}, &Expect{Name: "m", Version: 0}, &Remove{Name: "old"}}}); r.Changed != nil {
+		&Link{Name: "m", Digest: dg("one"), Holds: []Digest{dg("two")}, Claim: "i"}, &Expect{Name: "m", Version: 0},
+		&Remove{Name: "old"}}}); r.Changed != nil {
 		t.Errorf("staging told watchers of %v", r.Changed)
 	}
-	l.must(&Stage{ID: "s", Until: 50, Ops: []Op{&LinkWeak{Name: "w", Digest: dg("four"), Until: 7, Claim: "i"}, &Put{Name: "p", Claim: "i"}}})
+	l.must(&Stage{ID: "s", Until: 50, Ops: []Op{&LinkWeak{Name: "w", Digest: dg("four"), Until: 7, Claim: "i"},
+		&Put{Name: "p", Claim: "i"}}})
 	l.must(&Stage{ID: "empty", Until: 100})
 	if got := names(l.s); got != "old=" {
 		t.Errorf("staged names are seen: %s", got)
@@ -51,13 +53,16 @@ func TestStage(t *testing.T) {
 func TestStageRefusals(t *testing.T) {
 	l := newLog(t)
 	l.blob("one")
-	l.refused(CodeNoBlob, &Stage{ID: "s", Ops: []Op{&Put{Name: "a"}, &Link{Name: "b", Digest: dg("one"), Holds: []Digest{dg("six")}}}})
+	l.refused(CodeNoBlob, &Stage{ID: "s", Ops: []Op{&Put{Name: "a"},
+		&Link{Name: "b", Digest: dg("one"), Holds: []Digest{dg("six")}}}})
 	for i := range MaxStages {
-		if r := l.s.Apply(l.s.Index()+1, unchecked(t, &Stage{ID: fmt.Sprint(i), Until: 9})); r.Err != nil || r.Fatal != nil {
+		if r := l.s.Apply(l.s.Index()+1, unchecked(t, &Stage{ID: fmt.Sprint(i), Until: 9})); r.Err != nil ||
+			r.Fatal != nil {
 			t.Fatal(r)
 		}
 	}
-	if r := l.s.Apply(l.s.Index()+1, unchecked(t, &Stage{ID: "more", Until: 9})); r.Fatal != nil || !errors.Is(r.Err, fs.ErrInvalid) {
+	if r := l.s.Apply(l.s.Index()+1, unchecked(t, &Stage{ID: "more", Until: 9})); r.Fatal != nil ||
+		!errors.Is(r.Err, fs.ErrInvalid) {
 		t.Error(r)
 	}
 	if r := l.s.Apply(l.s.Index()+1, unchecked(t, &Stage{ID: "7", Until: 9})); r.Fatal != nil || r.Err != nil {
@@ -77,12 +82,14 @@ func TestPublishIsAllOrNothing(t *testing.T) {
 		{"staged expectation", CodeVersion, []Op{&Expect{Name: "x", Version: 0}}, []Op{&Put{Name: "x"}}, nil},
 		{"expectation beside publish", CodeVersion, nil, []Op{&Put{Name: "x"}}, []Op{&Expect{Name: "x", Version: 0}}},
 		{"edit beside publish", CodeNoBlob, nil, nil, []Op{&Link{Name: "l", Digest: dg("six")}}},
-		{"staged and published at once", CodeVersion, nil, nil, []Op{&Stage{ID: "s", Ops: []Op{&Expect{Name: "x", Version: 1}}}}},
+		{"staged and published at once", CodeVersion, nil, nil,
+			[]Op{&Stage{ID: "s", Ops: []Op{&Expect{Name: "x", Version: 1}}}}},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			l := newLog(t)
 			l.blob("one")
-			l.must(&Stage{ID: "s", Until: 9, Ops: append([]Op{&Put{Name: "first"}, &Link{Name: "second", Digest: dg("one")}}, c.ops...)})
+			l.must(&Stage{ID: "s", Until: 9, Ops: append(
+				[]Op{&Put{Name: "first"}, &Link{Name: "second", Digest: dg("one")}}, c.ops...)})
 			if c.after != nil {
 				l.must(c.after...)
 			}
@@ -102,7 +109,8 @@ func TestPublishIsAllOrNothing(t *testing.T) {
 func TestStagesExpire(t *testing.T) {
 	l := newLog(t)
 	l.blob("one")
-	l.must(&Stage{ID: "a", Until: 10, Ops: []Op{&Link{Name: "n", Digest: dg("one")}}}, &Stage{ID: "a\x7e", Until: 20, Ops: []Op{&Put{Name: "p"}}})
+	l.must(&Stage{ID: "a", Until: 10, Ops: []Op{&Link{Name: "n", Digest: dg("one")}}},
+		&Stage{ID: "a\x7e", Until: 20, Ops: []Op{&Put{Name: "p"}}})
 	l.must(&Expire{Now: 9})
 	if l.s.Stats().Stages != 2 {
 		t.Error("expired too early")

@@ -2,18 +2,18 @@
 //
 // It promises (numbers as in package cluster):
 //
-//   - It reads no clock, rolls no dice and does no input or output (2). Times arrive in commands; two replicas that are fed the same
-//     log write byte-identical snapshots.
+//   - It reads no clock, draws no random numbers and does no input or output (2). Times are part of commands; two
+//     replicas with the same log write byte-identical snapshots.
 //   - A command is a batch: all of its edits take effect at its log entry, or none (9).
-//   - A blob's record goes only when no name, hold, claim, stage or pin keeps it, and log order decides (6).
-//   - A command that it does not understand is fatal, never skipped (8).
-//   - A command that stands in the log twice takes effect once (11).
+//   - A blob's record is removed only when no name, hold, claim, stage or pin keeps it, and log order decides (6).
+//   - An unknown command is fatal and never skipped (8).
+//   - A command that is in the log twice takes effect once (11).
 //
-// It knows no directories, files or peers: what it keeps of a blob is its size and who needs it.
+// It knows no directories on disks, files or peers: of a blob it has the size and the references.
 package state
 
-// State is the tree at one log index. One goroutine at a time may call Apply and Clone; everything else only reads and
-// may be called by many at once on a State that nobody applies to, that is, on a clone.
+// State is the tree at one log index. One goroutine at a time may call Apply and Clone. The other methods only read,
+// and may be called concurrently on a State that nothing is applied to, that is, on a clone.
 type State struct {
 	scalars
 
@@ -22,9 +22,9 @@ type State struct {
 	pins     packed[string, struct{}] // when a pin ends (8 bytes, big endian) and the digest
 	tombs    packed[Digest, uint64]   // collected and not added since → index of the newest collect
 	claims   table[string, claim]     // claim → how many links and records carry it
-	stages   table[string, stage]     // batches out of sight
+	stages   table[string, stage]     // batches that are not visible yet
 	staged   table[string, Op]        // stage, NUL, number (8 bytes, big endian) → edit
-	sessions table[string, session]   // node → what it has been answered
+	sessions table[string, session]   // node → its newest boot and finished sequence
 	outcomes table[string, *outcome]  // node, NUL, sequence (8 bytes, big endian) → first outcome
 }
 
@@ -32,11 +32,11 @@ type State struct {
 type scalars struct {
 	index  uint64
 	format uint64
-	floor  uint64 // tombstones at or below this index have been forgotten
+	floor  uint64 // tombstones at or below this index were deleted
 	cursor string // key at which the next Sweep begins
 	bytes  int64  // sum of the blobs' sizes
-	nodes  int    // links and records, those behind newer claims included
-	weak   int    // weak links, stale ones included
+	nodes  int    // links and records, including those behind newer claims
+	weak   int    // weak links, including stale ones
 	stale  int    // weak links whose blob was collected
 	sum    Sum    // of all that was applied; zero before format 2
 }
@@ -57,8 +57,8 @@ func New() *State {
 	}
 }
 
-// Clone returns a copy in constant time. The copy may be read while the original goes on applying, and the other way
-// round; making it counts as writing, so it belongs to the goroutine that applies, or under its lock.
+// Clone returns a copy in constant time. The copy may be read while commands are applied to the original, and vice
+// versa. Cloning counts as writing, so only the goroutine that applies commands may do it.
 func (s *State) Clone() *State {
 	return &State{
 		scalars:  s.scalars,
@@ -105,11 +105,11 @@ func (s *State) Index() uint64 { return s.index }
 // Format is the format that every member has agreed to. It begins at 1 and only grows.
 func (s *State) Format() uint64 { return s.format }
 
-// Stats counts what the state holds. All of it is known without a scan.
+// Stats counts the content of the state. All numbers are known without a scan.
 type Stats struct {
 	Index, Format uint64
-	Entries       int   // names, those with nothing but stale weak links included until they are swept
-	Weak          int   // weak links, stale ones included
+	Entries       int   // names, including those with only stale weak links until they are swept
+	Weak          int   // weak links, including stale ones
 	Stale         int   // weak links whose blob was collected: invisible, waiting for Sweep
 	Blobs         int   // blobs known
 	Bytes         int64 // sum of their sizes
@@ -118,7 +118,7 @@ type Stats struct {
 	Claims        int // claims that have a name
 	Stages        int
 	Staged        int // edits in stages
-	Outcomes      int // answers remembered for repeats
+	Outcomes      int // outcomes stored for repeats
 }
 
 // Stats returns the counts.

@@ -2,8 +2,8 @@ package state
 
 import "github.com/tidwall/btree"
 
-// table is an ordered map with two powers that the state lives on: a copy in constant time (copy-on-write nodes), and
-// taking back what was written since the last commit, so that a batch is all or nothing.
+// table is an ordered map with two operations that the state needs: a copy in constant time (copy-on-write nodes), and
+// a rollback of the writes since the last commit, so that a batch is all or nothing.
 //
 // Values must not be changed once they are in a table: clones share them.
 type table[K ~string, V any] struct {
@@ -41,12 +41,12 @@ func (t *table[K, V]) del(key K) {
 	}
 }
 
-// from calls fn for the keys at or behind pivot, in order, until it returns false. fn must not write to the table.
+// from calls fn for the keys at or after pivot, in order, until it returns false. fn must not write to the table.
 func (t *table[K, V]) from(pivot K, fn func(K, V) bool) { t.m.Ascend(pivot, fn) }
 
 func (t *table[K, V]) commit() {
 	if cap(t.undo) > 1024 {
-		t.undo = nil // an import of a million names must not leave its list behind
+		t.undo = nil // do not retain the list of a large import
 		return
 	}
 	clear(t.undo)

@@ -2,10 +2,10 @@ package state
 
 import "encoding/binary"
 
-// The records and edits of which there are millions are written and read here by hand, because finding out by
-// reflection what they look like takes most of the time that a start takes. It is a short cut and not a second format:
-// what is written is, byte for byte, what encMode makes of the same value, and whatever is read here is what decMode
-// reads; all that is not exactly as we write it (odd is set then) is left to decMode. Tests hold both.
+// The most frequent records and edits are encoded and decoded here by hand, because decoding by reflection would take
+// most of the time of a start. This is an optimization and not a second format: the output equals encMode's byte for
+// byte, and input is decoded as decMode does. Input in any other form than encMode's sets odd, and decMode decodes it.
+// Tests check both.
 
 const (
 	cborUint   = 0
@@ -65,7 +65,7 @@ func (r *snapNode) append(b []byte) []byte {
 	return appendUint(b, r.Born)
 }
 
-// scan reads what the functions above write. Once odd is set, what it returns means nothing.
+// scan decodes the output of the functions above. Once odd is set, its results are meaningless.
 type scan struct {
 	p   []byte
 	odd bool
@@ -91,7 +91,7 @@ func (s *scan) head(major byte) uint64 {
 		v = v<<8 | uint64(c)
 	}
 	s.p = s.p[n:]
-	// The shortest form has a value that the next shorter one has no room for.
+	// The value is not in its shortest form if the next shorter form could hold it.
 	s.odd = low == 24 && v < 24 || low > 24 && v>>(4*n) == 0
 	return v
 }
@@ -119,7 +119,7 @@ func (s *scan) int() int64 {
 	return v
 }
 
-// bytes returns a part of what is read, not a copy.
+// bytes returns a slice of the input, not a copy.
 func (s *scan) bytes() []byte {
 	n := s.head(cborString)
 	if s.odd || n > uint64(len(s.p)) {
@@ -163,7 +163,7 @@ func (r *snapBlob) scan(s *scan) {
 	r.Digest, r.Size, r.Born, r.Pin = Digest(s.text()), s.int(), s.uint(), s.int()
 }
 
-// scan lets the record share the claim's bytes with the one that was read into it before: many names have the same.
+// scan lets the record share the claim's bytes with the previous record: many names have the same claim.
 func (r *snapNode) scan(s *scan) {
 	s.array(9)
 	r.Shared, r.Rest = s.uint(), s.text()
@@ -184,7 +184,7 @@ func (h *header) scan(s *scan) {
 	h.Node, h.Boot, h.Seq, h.Finished, h.Time, h.Ops = s.text(), s.uint(), s.uint(), s.uint(), s.int(), s.uint()
 }
 
-// scanOp reads a kind and its edit, of the kinds that imports and pushes are made of. All of them are of format 1.
+// scanOp decodes a kind and its edit, for the kinds that imports and pushes use. All of them are of format 1.
 func scanOp(s *scan) Op {
 	switch opKind(s.uint()) {
 	case kindPut:
@@ -215,7 +215,7 @@ func scanOp(s *scan) Op {
 	return nil
 }
 
-// appendOp is nil for an edit that is left to encMode.
+// appendOp returns nil for an edit that encMode must encode.
 func appendOp(b []byte, op Op) []byte {
 	head := func(fields uint64) { b = appendHead(appendUint(b, uint64(op.kind())), cborArray, fields) }
 	switch o := op.(type) {

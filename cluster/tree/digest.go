@@ -13,16 +13,16 @@ import (
 // A digest names a blob: "sha256:" and 64, or "sha512:" and 128, lower-case hexadecimal digits (OCI image-spec,
 // descriptor.md, "Digests").
 
-// DigestForm says for people what form a digest has.
+// DigestForm describes the form of a digest for error messages.
 const DigestForm = "sha256: and 64 or sha512: and 128 lower-case hexadecimal digits"
 
-// ParseDigest splits a digest into its algorithm and its hexadecimal digits. Anything else than the two forms is
-// fs.ErrInvalid. Digests become paths and headers, so nothing else may pass.
+// ParseDigest splits a digest into its algorithm and its hexadecimal digits. Any other text is fs.ErrInvalid: digests
+// become paths and headers.
 func ParseDigest(digest string) (algorithm, encoded string, err error) {
 	if algorithm, encoded, ok := cutDigest(digest); ok {
 		return algorithm, encoded, nil
 	}
-	const most = 160 // more than the longest digest; the rest is somebody's mistake
+	const most = 160 // longer than the longest digest
 	if len(digest) > most {
 		digest = digest[:most] + "…"
 	}
@@ -51,7 +51,7 @@ func cutDigest(digest string) (algorithm, encoded string, ok bool) {
 	return algorithm, encoded, true
 }
 
-// NewHash returns the hash of the algorithm that like, a digest, is of; sha256 where like is "".
+// NewHash returns the hash of the algorithm of the digest like; sha256 if like is "".
 func NewHash(like string) hash.Hash {
 	if strings.HasPrefix(like, "sha512:") {
 		return sha512.New()
@@ -59,7 +59,7 @@ func NewHash(like string) hash.Hash {
 	return sha256.New()
 }
 
-// SumOf returns what was written to h, which NewHash made for the same like, as a digest.
+// SumOf returns the sum of h as a digest. NewHash must have made h for the same like.
 func SumOf(like string, h hash.Hash) string {
 	algorithm := "sha256:"
 	if strings.HasPrefix(like, "sha512:") {
@@ -68,7 +68,7 @@ func SumOf(like string, h hash.Hash) string {
 	return algorithm + hex.EncodeToString(h.Sum(nil))
 }
 
-// Sum returns the digest of data in the algorithm of like; by sha256 where like is "".
+// Sum returns the digest of data in the algorithm of like; sha256 if like is "".
 func Sum(data []byte, like string) string {
 	if strings.HasPrefix(like, "sha512:") {
 		sum := sha512.Sum512(data)

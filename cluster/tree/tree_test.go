@@ -94,7 +94,8 @@ func TestInfo(t *testing.T) {
 		version uint64
 		claim   string
 	}{{info{foreign}, "sha256:x", 7, "jan"}, {foreign, "", 0, ""}, {nil, "", 0, ""}} {
-		if d, v, cl := DigestOf(c.fi), VersionOf(c.fi), ClaimOf(c.fi); d != c.digest || v != c.version || cl != c.claim {
+		if d, v, cl := DigestOf(c.fi), VersionOf(c.fi), ClaimOf(c.fi); d != c.digest || v != c.version ||
+			cl != c.claim {
 			t.Errorf("%v: %q, %d, %q", c.fi, d, v, cl)
 		}
 	}

@@ -164,10 +164,12 @@ func testFileSystem(t *testing.T, tree Tree) {
 		b.Link("nothing", empty)
 		b.LinkWeak("dir/weak", d)
 	})
-	if err := fstest.TestFS(tree, "record", "dir/empty", "dir/sub/deep/er", "dir/link", "dir/sub/link512", "nothing", "dir/weak"); err != nil {
+	if err := fstest.TestFS(tree, "record", "dir/empty", "dir/sub/deep/er", "dir/link", "dir/sub/link512", "nothing",
+		"dir/weak"); err != nil {
 		t.Fatal(err)
 	}
-	if i := stat(t, tree, "dir/link"); i.Size() != 4 || i.Digest() != d || i.Version() == 0 || i.IsDir() || i.Name() != "link" || i.ModTime().IsZero() {
+	if i := stat(t, tree, "dir/link"); i.Size() != 4 || i.Digest() != d || i.Version() == 0 || i.IsDir() ||
+		i.Name() != "link" || i.ModTime().IsZero() {
 		t.Errorf("link: %v %s %d", i, i.Digest(), i.Version())
 	}
 	if i := stat(t, tree, "record"); i.Size() != 4 || i.Digest() != "" || i.Version() == 0 {
@@ -209,7 +211,8 @@ func testNames(t *testing.T, tree Tree) {
 			t.Errorf("%.40q came back otherwise", name)
 		}
 	}
-	for _, name := range []string{"", ".", "..", "/", "/a", "a/", "a//b", "a/./b", "a/../b", "../a", "a/..", "a\x00b", "\x00", "\xff/a", long + "n", tooDeep} {
+	for _, name := range []string{"", ".", "..", "/", "/a", "a/", "a//b", "a/./b", "a/../b", "../a", "a/..", "a\x00b",
+		"\x00", "\xff/a", long + "n", tooDeep} {
 		for what, fn := range map[string]func(Batch){
 			"Put":      func(b Batch) { b.Put(name, nil) },
 			"Link":     func(b Batch) { b.Link(name, d) },
@@ -285,7 +288,8 @@ func testEdits(t *testing.T, tree Tree) {
 	}
 	wantErr(t, "a record of 4097 bytes", try(tree, func(b Batch) { b.Put("big", make([]byte, 4097)) }), fs.ErrInvalid)
 	absent(t, tree, "big")
-	fill(t, tree, func(b Batch) { b.Put("p/q", nil); b.Put("p-q", nil); b.Put("pq", nil); b.Remove("p") }) // p alone, not what begins like it
+	// p alone, not what begins like it
+	fill(t, tree, func(b Batch) { b.Put("p/q", nil); b.Put("p-q", nil); b.Put("pq", nil); b.Remove("p") })
 	absent(t, tree, "p")
 	stat(t, tree, "p-q")
 	stat(t, tree, "pq")
@@ -320,9 +324,12 @@ func testExpect(t *testing.T, tree Tree) {
 	fill(t, tree, func(b Batch) { b.Expect("a", 0); b.Put("a", []byte("1")) })
 	v := stat(t, tree, "a").Version()
 	wantErr(t, "Expect of none", try(tree, func(b Batch) { b.Expect("a", 0); b.Put("a", []byte("2")) }), fs.ErrExist)
-	wantErr(t, "Expect of another", try(tree, func(b Batch) { b.Expect("a", v+1); b.Put("a", []byte("2")) }), fs.ErrExist)
-	wantErr(t, "Expect of what is not there", try(tree, func(b Batch) { b.Expect("b", v); b.Put("b", nil) }), fs.ErrExist)
-	wantErr(t, "Expect behind the edits", try(tree, func(b Batch) { b.Put("a", []byte("2")); b.Expect("a", v+1) }), fs.ErrExist)
+	wantErr(t, "Expect of another", try(tree, func(b Batch) { b.Expect("a", v+1); b.Put("a", []byte("2")) }),
+		fs.ErrExist)
+	wantErr(t, "Expect of what is not there", try(tree, func(b Batch) { b.Expect("b", v); b.Put("b", nil) }),
+		fs.ErrExist)
+	wantErr(t, "Expect behind the edits", try(tree, func(b Batch) { b.Put("a", []byte("2")); b.Expect("a", v+1) }),
+		fs.ErrExist)
 	if contents(t, tree, "a") != "1" {
 		t.Fatal("a refused batch has written")
 	}
@@ -333,7 +340,8 @@ func testExpect(t *testing.T, tree Tree) {
 	fill(t, tree, func(b Batch) { b.Remove("a") })
 	fill(t, tree, func(b Batch) { b.Expect("a", 0) }) // alone
 	wantErr(t, "Expect alone", try(tree, func(b Batch) { b.Expect("a", v) }), fs.ErrExist)
-	fill(t, tree, func(b Batch) { b.Put("d/e", nil); b.Expect("d", 0); b.Expect("d/e", 0) }) // a directory is no file; as it was before
+	// a directory is no file; as it was before
+	fill(t, tree, func(b Batch) { b.Put("d/e", nil); b.Expect("d", 0); b.Expect("d/e", 0) })
 }
 
 func testAllOrNone(t *testing.T, tree Tree) {
@@ -545,14 +553,16 @@ func testBlobs(t *testing.T, tree Tree) {
 		}
 		store(t, tree, data, like) // again
 	}
-	for _, d := range []string{DigestOf([]byte("never"), ""), DigestOf([]byte("never"), "sha512:"), "", "x", "sha256:", "sha256:../../../etc/passwd", "md5:d41d8cd98f00b204e9800998ecf8427e"} {
+	for _, d := range []string{DigestOf([]byte("never"), ""), DigestOf([]byte("never"), "sha512:"), "", "x", "sha256:",
+		"sha256:../../../etc/passwd", "md5:d41d8cd98f00b204e9800998ecf8427e"} {
 		_, err := tree.StatBlob(d)
 		wantErr(t, "StatBlob "+d, err, fs.ErrNotExist)
 		_, err = tree.OpenBlob(ctx, d)
 		wantErr(t, "OpenBlob "+d, err, fs.ErrNotExist)
 		wantErr(t, "Link to "+d, try(tree, func(b Batch) { b.Link("l", d) }), fs.ErrNotExist)
 		wantErr(t, "LinkWeak to "+d, try(tree, func(b Batch) { b.LinkWeak("l", d) }), fs.ErrNotExist)
-		wantErr(t, "Link that holds "+d, try(tree, func(b Batch) { b.Link("l", DigestOf(data, ""), d) }), fs.ErrNotExist)
+		wantErr(t, "Link that holds "+d, try(tree, func(b Batch) { b.Link("l", DigestOf(data, ""), d) }),
+			fs.ErrNotExist)
 	}
 	absent(t, tree, "l")
 	canceled, cancel := context.WithCancel(ctx)
@@ -719,7 +729,8 @@ func testFollow(t *testing.T, tree Tree) {
 			told = true
 		default:
 		}
-		if names, all := take(); told != (wantAll || len(wantNames) > 0) || all != wantAll || !slices.Equal(names, wantNames) {
+		if names, all := take(); told != (wantAll || len(wantNames) > 0) || all != wantAll ||
+			!slices.Equal(names, wantNames) {
 			t.Errorf("%s: told %v, names %q, all %v; want %q, all %v", what, told, names, all, wantNames, wantAll)
 		}
 	}
@@ -840,7 +851,11 @@ func testConcurrent(t *testing.T, tree Tree) {
 		writers.Go(func() {
 			for i := range 25 {
 				n := []byte(fmt.Sprint(g, i))
-				if err := try(tree, func(b Batch) { b.Put("pair/a", n); b.Put("pair/z", n); b.Put(fmt.Sprintf("own/%d", g), n) }); err != nil {
+				if err := try(tree, func(b Batch) {
+					b.Put("pair/a", n)
+					b.Put("pair/z", n)
+					b.Put(fmt.Sprintf("own/%d", g), n)
+				}); err != nil {
 					t.Error(err)
 				}
 				if got, err := tree.ReadFile(fmt.Sprintf("own/%d", g)); string(got) != string(n) || err != nil {
@@ -901,7 +916,8 @@ func collecting(t *testing.T, tree Tree) Collecting {
 
 func testCollect(t *testing.T, tree Tree) {
 	c := collecting(t, tree)
-	named, held, loose := store(t, c, []byte("named"), ""), store(t, c, []byte("held"), "sha512:"), store(t, c, []byte("loose"), "")
+	named, held, loose := store(t, c, []byte("named"), ""), store(t, c, []byte("held"), "sha512:"),
+		store(t, c, []byte("loose"), "")
 	if got := c.Collect(); len(got) != 0 {
 		t.Fatalf("pinned, and collected: %q", got)
 	}

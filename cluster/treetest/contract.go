@@ -63,9 +63,9 @@ type Tree interface {
 	// done; then it is closed. A change made here is on the channel before its Update returns: who keeps something
 	// derived from the tree can ask the channel without waiting and is never behind a write that was answered.
 	Watch(ctx context.Context, dir string) <-chan struct{}
-	// Follow is Watch for who takes up changes one by one. take returns the names below dir that were written or removed
-	// since it was called last, or since Follow, sorted, relative to the tree's root; a removed directory is its name
-	// alone. all says that they are more than 4096 or not known: anything below dir may have changed, and names is empty.
-	// After take the tree shows the changes that it told, or newer ones.
+	// Follow is Watch for who takes up changes one by one. take returns the names below dir that were written or
+	// removed since it was called last, or since Follow, sorted, relative to the tree's root; a removed directory is
+	// its name alone. all says that they are more than 4096 or not known: anything below dir may have changed, and
+	// names is empty. After take the tree shows the changes that it told, or newer ones.
 	Follow(ctx context.Context, dir string) (changed <-chan struct{}, take func() (names []string, all bool))
 }

@@ -90,7 +90,8 @@ func (w *memWatch) note(changed []string) {
 
 // New returns an empty tree. When the test ends, writers and blobs still open fail it.
 func New(tb testing.TB) *Mem {
-	m := &Mem{tb: tb, files: map[string]memFile{}, blobs: map[string]memBlob{}, scratch: map[string][]byte{}, watches: map[*memWatch]bool{}}
+	m := &Mem{tb: tb, files: map[string]memFile{}, blobs: map[string]memBlob{}, scratch: map[string][]byte{},
+		watches: map[*memWatch]bool{}}
 	tb.Cleanup(func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()

@@ -1,12 +1,11 @@
-// Package wake tells goroutines that something has changed, over channels, so that they can wait for it beside other
-// things.
+// Package wake wakes goroutines after a change, through channels, so that they can wait for other events too.
 package wake
 
-// Broadcast wakes everybody who waits for the next change. The lock that guards what changes guards the Broadcast too.
-// Its zero value is ready.
-type Broadcast struct{ next chan struct{} } // nil until somebody waits
+// Broadcast wakes all goroutines that wait for the next change. The lock that guards the changing value guards the
+// Broadcast too. Its zero value is ready.
+type Broadcast struct{ next chan struct{} } // nil if no goroutine waits
 
-// Next is closed at the next Wake.
+// Next returns a channel that the next Wake closes.
 func (b *Broadcast) Next() <-chan struct{} {
 	if b.next == nil {
 		b.next = make(chan struct{})
@@ -14,7 +13,7 @@ func (b *Broadcast) Next() <-chan struct{} {
 	return b.next
 }
 
-// Wake reports a change to all who wait.
+// Wake wakes all waiting goroutines.
 func (b *Broadcast) Wake() {
 	if b.next != nil {
 		close(b.next)
@@ -22,14 +21,13 @@ func (b *Broadcast) Wake() {
 	}
 }
 
-// Flag tells one goroutine, which receives from it, that there is something to do. Raised twice before it is received,
-// it is received once.
+// Flag wakes the one goroutine that receives from it. If it is raised twice before it is received, it is received once.
 type Flag chan struct{}
 
 // NewFlag returns a flag that is not raised.
 func NewFlag() Flag { return make(Flag, 1) }
 
-// Raise sets the flag. It does not wait.
+// Raise sets the flag. It does not block.
 func (f Flag) Raise() {
 	select {
 	case f <- struct{}{}:

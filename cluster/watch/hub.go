@@ -1,4 +1,4 @@
-// Package watch tells watchers of directories about names that have changed.
+// Package watch notifies watchers of directories of changed names.
 package watch
 
 import (
@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// Hub tells watchers of names that changed. Its zero value is ready, and it is safe for concurrent use.
+// Hub notifies watchers of changed names. Its zero value is ready, and it is safe for concurrent use.
 type Hub struct {
 	mu      sync.Mutex
 	watches map[*watcher]struct{}
@@ -15,35 +15,35 @@ type Hub struct {
 
 type watcher struct {
 	dir string
-	ch  chan struct{} // closed under Hub.mu
+	ch  chan struct{} // closed while Hub.mu is held
 
 	follows bool
-	names   map[string]struct{} // below dir, changed since they were taken
-	all     bool                // names are too many, or not known
+	names   map[string]struct{} // changed names below dir since the last take
+	all     bool                // names are too many or unknown
 }
 
-// maxFollowed is how many changed names a watch remembers.
+// maxFollowed is how many changed names a watcher remembers.
 const maxFollowed = 4096
 
-// concerns reports whether a change of name is one at or below dir, or of a removed directory that dir was in.
+// concerns reports whether a changed name is at or below dir, or is a removed directory above dir.
 func concerns(name, dir string) bool {
 	return dir == "." || name == "." || name == dir || strings.HasPrefix(name, dir) && name[len(dir)] == '/' ||
 		strings.HasPrefix(dir, name) && dir[len(name)] == '/'
 }
 
-func (w *watcher) tell() {
+func (w *watcher) notify() {
 	select {
 	case w.ch <- struct{}{}:
 	default:
 	}
 }
 
-// note remembers that name has changed, which concerns w.
-func (w *watcher) note(name string) {
+// record adds a changed name that concerns w.
+func (w *watcher) record(name string) {
 	switch {
 	case w.all:
 	case w.dir != "." && len(name) <= len(w.dir), name == ".", len(w.names) >= maxFollowed:
-		w.all, w.names = true, nil // the directory itself was removed, or one that it is in
+		w.all, w.names = true, nil // dir or a directory above it was removed, or the names are too many
 	default:
 		if w.names == nil {
 			w.names = map[string]struct{}{}
@@ -52,28 +52,28 @@ func (w *watcher) note(name string) {
 	}
 }
 
-// Notify tells watchers that these names have changed.
+// Notify notifies watchers that these names have changed.
 func (h *Hub) Notify(names []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for w := range h.watches {
-		told := false
+		concerned := false
 		for _, name := range names {
 			if !concerns(name, w.dir) {
 				continue
 			}
-			if told = true; !w.follows {
+			if concerned = true; !w.follows {
 				break
 			}
-			w.note(name)
+			w.record(name)
 		}
-		if told {
-			w.tell()
+		if concerned {
+			w.notify()
 		}
 	}
 }
 
-// NotifyAll tells all watchers that anything may have changed.
+// NotifyAll notifies all watchers that any name may have changed.
 func (h *Hub) NotifyAll() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -81,11 +81,11 @@ func (h *Hub) NotifyAll() {
 		if w.follows {
 			w.all, w.names = true, nil
 		}
-		w.tell()
+		w.notify()
 	}
 }
 
-// take returns what w has noted, and begins anew.
+// take returns the recorded names of w and resets them.
 func (h *Hub) take(w *watcher) (names map[string]struct{}, all bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -94,16 +94,16 @@ func (h *Hub) take(w *watcher) (names map[string]struct{}, all bool) {
 	return names, all
 }
 
-// Watch receives (capacity 1) after a name at or below dir has changed, or a directory that dir was in has been
-// removed, until ctx is done; then it is closed.
+// Watch returns a channel that receives (capacity 1) after a name at or below dir has changed, or a directory above dir
+// was removed. It is closed when ctx is done.
 func (h *Hub) Watch(ctx context.Context, dir string) <-chan struct{} {
 	w := &watcher{dir: dir, ch: make(chan struct{}, 1)}
 	h.add(ctx, w)
 	return w.ch
 }
 
-// Follow is Watch with the names: take returns those below dir that have changed since it was last called; all says
-// that they are too many, or not known.
+// Follow is Watch with the names: take returns the changed names below dir since its last call; all reports that they
+// are too many or unknown.
 func (h *Hub) Follow(
 	ctx context.Context, dir string,
 ) (changed <-chan struct{}, take func() (names map[string]struct{}, all bool)) {
@@ -112,7 +112,7 @@ func (h *Hub) Follow(
 	return w.ch, func() (map[string]struct{}, bool) { return h.take(w) }
 }
 
-// add makes w a watcher until ctx is done.
+// add registers w until ctx is done.
 func (h *Hub) add(ctx context.Context, w *watcher) {
 	h.mu.Lock()
 	if h.watches == nil {

@@ -87,14 +87,16 @@ damaged or missing.`,
 				}
 			})
 			if err == nil && r.Faults > 0 {
-				err = fmt.Errorf("%s %s damaged or missing in the backup: %w", count(r.Faults, "blob"), are(r.Faults), errDiffers)
+				err = fmt.Errorf("%s %s damaged or missing in the backup: %w", count(r.Faults, "blob"), are(r.Faults),
+					errDiffers)
 			}
 			return err
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&noBlobs, "no-blobs", false, "leave out images and files; after a restore they have to be imported again")
-	f.StringVar(&passphrase, "passphrase-file", "", "`FILE` whose first line is the passphrase that wraps the sealing key")
+	f.StringVar(&passphrase, "passphrase-file", "", "`FILE` whose first line is the passphrase that wraps the "+
+		"sealing key")
 	f.StringVar(&recipients, "recipients", "",
 		"age recipients `FILE` (lines of age1…) for whom the sealing key is wrapped")
 	o.printsTimes(cmd, backupReport{})
@@ -178,8 +180,8 @@ cluster are not members of the new one: wipe their data and join them again.`,
 					t.line(fmt.Sprintf("the new cluster begins with %s: what the old one knew of its nodes is left out",
 						count(r.Kept, "name")))
 				}
-				if r.Lacking > 0 {
-					t.line(blobsNotHere(r.Lacking))
+				if r.Missing > 0 {
+					t.line(blobsNotHere(r.Missing))
 				}
 			})
 			what := fmt.Sprintf("%s is the first node of a new cluster, its data is in %s", cfg.Node, cfg.Data)
@@ -267,14 +269,15 @@ func recoveryCosts(r cluster.RecoverReport) []string {
 		list = append(list, r.Node+" was no voter: it had not caught up, and some content may be missing on it")
 	}
 	if n := r.Last - r.Committed; n > 0 {
-		list = append(list, fmt.Sprintf("%d log entries, %d to %d, are not known here to be committed and become valid: "+
+		list = append(list, fmt.Sprintf("%d log entries, %d to %d, are not known here to be committed and become "+
+			"valid: "+
 			"among them may be writes that were answered with an error", n, r.Committed+1, r.Last))
 	}
-	if r.Lacking == 0 {
+	if r.Missing == 0 {
 		return append(list, "every named blob is on this disk")
 	}
 	return append(list, fmt.Sprintf("%d named blobs are not on this disk: casemate scrub lists them, "+
-		"importing or pushing them again repairs them", r.Lacking))
+		"importing or pushing them again repairs them", r.Missing))
 }
 
 // oneSecret reads the one of two files that is given: of a passphrase its first line, of anything else all.

@@ -35,7 +35,8 @@ func TestContent(t *testing.T) {
 		case 3:
 			off, buf := rng.IntN(6*pageSize), bytes.Repeat([]byte{7}, rng.IntN(3*pageSize))
 			n := p.got.readAt(buf, int64(off))
-			if want := p.want[min(off, len(p.want)):]; n != min(len(buf), len(want)) || !bytes.Equal(buf[:n], want[:n]) {
+			if want := p.want[min(off, len(p.want)):]; n != min(len(buf), len(want)) ||
+				!bytes.Equal(buf[:n], want[:n]) {
 				t.Fatalf("at %d of %d bytes: %d bytes differ from what was written", off, len(p.want), n)
 			}
 		}

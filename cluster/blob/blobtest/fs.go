@@ -96,8 +96,8 @@ func (f *FS) Changes() int { f.mu.Lock(); defer f.mu.Unlock(); return f.count }
 func (f *FS) SetFree(n int64) { f.mu.Lock(); f.free = n; f.mu.Unlock() }
 
 // Fault sets a function that is asked before each change: op is one of "write", "sync", "syncdir", "create", "mkdir",
-// "rename", "remove", "truncate", "clone", "chtimes", "syncfs". An error is returned to the caller; with after the change has
-// happened all the same.
+// "rename", "remove", "truncate", "clone", "chtimes", "syncfs". An error is returned to the caller; with after the
+// change has happened all the same.
 func (f *FS) Fault(fault func(op, name string) (err error, after bool)) {
 	f.mu.Lock()
 	f.fault = fault
@@ -493,7 +493,8 @@ func (f *FS) SyncDir(name string) error {
 		want := make([]bool, len(f.ops))
 		for i := len(f.ops) - 1; i >= 0; i-- {
 			op := f.ops[i]
-			if want[i] = op.dir == n || op.from == n || also[place{op.dir, op.name}] || also[place{op.from, op.fromName}]; want[i] {
+			if want[i] = op.dir == n || op.from == n || also[place{op.dir, op.name}] ||
+				also[place{op.from, op.fromName}]; want[i] {
 				also[place{op.dir, op.name}] = true
 				if op.from != nil {
 					also[place{op.from, op.fromName}] = true

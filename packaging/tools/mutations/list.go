@@ -96,8 +96,8 @@ var mutations = []mutation{
 	// 3. Read your writes.
 	{
 		"answer-before-it-shows", "3: a write is answered before it can be read on this node",
-		"cluster/machine.go", "m.view.Store(m.st.Clone())\n\tif tell",
-		"if m.view.Load() == nil || m.st.Index()%2 == 0 {\n\t\tm.view.Store(m.st.Clone())\n\t}\n\tif tell",
+		"cluster/machine.go", "m.view.Store(m.st.Clone())\n\tif notify",
+		"if m.view.Load() == nil || m.st.Index()%2 == 0 {\n\t\tm.view.Store(m.st.Clone())\n\t}\n\tif notify",
 		[]test{{cluster, "^TestPromise3ReadYourWrites$"}},
 	},
 	{
@@ -240,8 +240,8 @@ var mutations = []mutation{
 	{
 		"unknown-is-skipped", "8: a command that is not understood is passed over",
 		"cluster/state/apply.go",
-		"return Result{Index: index, Fatal: fmt.Errorf(\"log index %d: %w\", index, err)}\n\t}\n\tr := s.enter",
-		"return Result{Index: index}\n\t}\n\tr := s.enter",
+		"return Result{Index: index, Fatal: fmt.Errorf(\"log index %d: %w\", index, err)}\n\t}\n\tr := s.execute",
+		"return Result{Index: index}\n\t}\n\tr := s.execute",
 		[]test{{state, "^TestPromise8WhatIsNotUnderstoodIsFatal$"}, {cluster, "^TestPromise8UnknownCommand$"}},
 	},
 	// 9. All or nothing.
