@@ -360,9 +360,9 @@ func TestTroubles(t *testing.T) {
 	}
 }
 
-// TestStandsStill: a connection that begins and then stalls is reported when its limit has passed, at one of several
+// TestStall: a connection that begins and then stalls is reported when its limit has passed, at one of several
 // bastions too. On a busy machine something else may exceed these short limits; the verdict is then the same.
-func TestStandsStill(t *testing.T) {
+func TestStall(t *testing.T) {
 	site, stall := siteTime, stallTime
 	siteTime, stallTime = 2*time.Second, time.Second/2
 	defer func() { siteTime, stallTime = site, stall }()

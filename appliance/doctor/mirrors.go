@@ -8,17 +8,17 @@ import (
 	"strings"
 )
 
-// mirror is what a file says of where images of a registry come from.
+// mirror is a registry mirror as a runtime's file configures it.
 type mirror struct {
 	file  string
-	place string   // files that belong together: what one lacks another may have
+	place string   // groups files that are read together: a registry without a mirror in one may have it in another
 	of    string   // the registry, as the file writes it
-	first []string // asked in this order
-	last  string   // asked behind them; "" is nobody
-	soft  bool     // a first one that leads elsewhere is no failure as long as the last does not
+	first []string // tried first, in this order
+	last  string   // tried after them; "" is none
+	soft  bool     // an entry of first that is not a bastion is only a warning if last is a bastion
 }
 
-// check says what is wrong with where it leads.
+// check reports what is wrong with the mirror's endpoints.
 func (o *overrules) check(m mirror) {
 	v := func(detail string) values {
 		return values{"file": m.file, "names": shown(m.of, "every registry"), "detail": shown(detail, "the registry itself")}
@@ -53,7 +53,7 @@ func (o *overrules) check(m mirror) {
 	}
 }
 
-// shown is a pattern for people.
+// shown formats a pattern for the report.
 func shown(pattern, all string) string {
 	if pattern == "_default" || pattern == "*" {
 		return all
@@ -61,10 +61,10 @@ func shown(pattern, all string) string {
 	return clip(pattern)
 }
 
-// unmirrored finds registries for which a runtime has no mirror, where it has some.
+// unmirrored reports registries without a mirror in a runtime that has mirrors for others.
 func (o *overrules) unmirrored() {
 	if !o.r.mirror {
-		return // what has no mirror is found by its name
+		return // in this mode a registry without a mirror is found through DNS
 	}
 	for _, place := range slices.Sorted(maps.Keys(o.mirrored)) {
 		lacking := slices.DeleteFunc(o.r.site.Pulled(), func(name string) bool {
@@ -76,8 +76,8 @@ func (o *overrules) unmirrored() {
 	}
 }
 
-// caFile looks at a file of roots that a runtime's file names. They are added to the system's, so one that lacks ours
-// does no harm as long as those have it.
+// caFile checks a file of roots that a runtime's file names. Runtimes add them to the system's, so a file without our
+// root does no harm as long as the system has it.
 func (o *overrules) caFile(file, names, ca string) {
 	at := ca
 	if !path.IsAbs(at) {
@@ -101,7 +101,7 @@ const (
 	containerdDir  = "/etc/containerd/certs.d"
 )
 
-// containerd reads hosts.toml for every name that the bastions answer for, and for all others (containerd's
+// containerd checks hosts.toml for every name that the bastions answer for, and for all others (containerd's
 // docs/hosts.md).
 func (o *overrules) containerd() {
 	dirs, sure := o.configPath()
@@ -127,8 +127,8 @@ func (o *overrules) containerd() {
 	}
 }
 
-// configPath are the directories in which containerd's configuration says that hosts.toml files are; sure is that all
-// of it could be read.
+// configPath returns the directories that containerd's configuration names for hosts.toml files; sure reports whether
+// all of the configuration could be read.
 func (o *overrules) configPath() (dirs []string, sure bool) {
 	sure = true
 	files := append([]string{containerdConf}, o.r.glob("/etc/containerd/conf.d/*.toml")...) // imported by default since 2.2
@@ -138,7 +138,7 @@ func (o *overrules) configPath() (dirs []string, sure bool) {
 			continue
 		}
 		sections, err := parseTOML(text)
-		if !ok || err != nil { // our reader knows less than containerd's
+		if !ok || err != nil { // our parser supports less than containerd's
 			sure = false
 			continue
 		}
@@ -198,7 +198,7 @@ func (o *overrules) hostsTOML(dir, file, host, text string) {
 	o.check(m)
 }
 
-// registriesConf reads what podman and CRI-O read (containers-registries.conf(5)).
+// registriesConf checks what podman and CRI-O read (containers-registries.conf(5)).
 func (o *overrules) registriesConf() {
 	for _, f := range append([]string{"/etc/containers/registries.conf"}, o.r.glob("/etc/containers/registries.conf.d/*.conf")...) {
 		text, ok := o.read(f)
@@ -210,7 +210,7 @@ func (o *overrules) registriesConf() {
 			o.c.fail("mirror-unreadable", values{"file": f, "detail": err.Error()})
 			continue
 		}
-		var all []mirror // the last one is that to which [[registry.mirror]] belongs
+		var all []mirror // [[registry.mirror]] belongs to the last one
 		for _, s := range sections {
 			to := s.get("location")
 			switch {
@@ -247,8 +247,8 @@ func (o *overrules) registriesConf() {
 	}
 }
 
-// rancher reads registries.yaml, which k3s and RKE2 make hosts.toml of at their start (docs.k3s.io, Private Registry
-// Configuration). Behind its endpoints they ask the registry itself, unless they are told not to.
+// rancher checks registries.yaml, from which k3s and RKE2 generate hosts.toml at startup (docs.k3s.io, Private
+// Registry Configuration). After its endpoints they ask the registry itself, unless configured not to.
 func (o *overrules) rancher() {
 	for _, dir := range []string{"/etc/rancher/k3s", "/etc/rancher/rke2"} {
 		file := dir + "/registries.yaml"
@@ -271,7 +271,7 @@ func (o *overrules) rancher() {
 		for of, to := range doc.at("mirrors").pairs() {
 			m := mirror{file: file, place: file, of: of, first: to.at("endpoint").texts()}
 			if len(m.first) == 0 || !o.concerns(of) {
-				continue // without endpoints it is the embedded registry's, which asks other nodes
+				continue // without endpoints the embedded registry is used, which asks other nodes
 			}
 			if o.r.mirror && !alone {
 				m.last = of
