@@ -112,7 +112,7 @@ func TestAnOriginIsEnabledWhole(t *testing.T) {
 		{"PUT", "origins/registry-1.docker.io", 409, "is an alias of the origin docker.io already"},
 		{"PUT", "origins/10.0.0.1", 400, "got the address 10.0.0.1"},
 		{"PUT", "origins/nodot", 400, `got "nodot"`},
-		{"PUT", "origins/x.casemate.internal", 400, "apart from the own zone casemate.internal"},
+		{"PUT", "origins/x.casemate.internal", 400, "not overlap the own zone casemate.internal"},
 		{"DELETE", "origins/nowhere.example", 404, "there is no origin nowhere.example"},
 		{"DELETE", "origins/index.docker.io", 400, "is an alias of the origin docker.io"},
 	} {
@@ -226,7 +226,7 @@ func TestSettingsChangeWhileServing(t *testing.T) {
 		{"domain", "other.example", 400, "fixed at init"},
 		{"pki.issuer", "no PEM", 400, "must be PEM with the CA certificate"},
 		{"nonsense", "1", 404, `there is no setting "nonsense"`},
-		{"dns.forward", own, 400, "must name other resolvers, got this node's own address " + own},
+		{"dns.forward", own, 400, "must not have this node's own address, got " + own},
 		{"origins", "registry.bank.example", 400, "not permitted by the root certificate"},
 	} {
 		if status, says := n.admin("PUT", "settings/"+c.key, map[string]string{"value": c.value}, nil); status != c.status || !strings.Contains(says, c.says) {

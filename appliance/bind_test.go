@@ -50,7 +50,7 @@ func TestATakenPortIsNamedAndNothingStaysBound(t *testing.T) {
 	}
 	cfg := testConfig(t, t.TempDir())
 	cfg.Listen.HTTP = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:8080")}
-	if _, err := Open(cfg, Options{}); err == nil || !strings.Contains(err.Error(), "listen.http: 192.0.2.1 is no address of this host") {
+	if _, err := Open(cfg, Options{}); err == nil || !strings.Contains(err.Error(), "listen.http: 192.0.2.1 is not an address of this host") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -137,7 +137,7 @@ func TestCheckSaysWhatAClientMeets(t *testing.T) {
 	}
 	var refused content.Report
 	n.must("POST", "check", image("www.other.example/x", "1", ""), &refused)
-	if d := refused.Findings[0].Detail; !strings.Contains(d, "casemate ca rotate --permit other.example makes one that permits it, then casemate origin add www.other.example") {
+	if d := refused.Findings[0].Detail; !strings.Contains(d, "casemate ca rotate --permit other.example creates a root that permits it, then casemate origin add www.other.example") {
 		t.Errorf("what helps is not recommended: %s", d)
 	}
 	only := image("registry.k8s.io/pause", "3.10", "")

@@ -88,7 +88,7 @@ func TestFileOriginsAreNoRegistries(t *testing.T) {
 			t.Errorf("%s: %v, want %v", path, got, want)
 		}
 	}
-	if status, sentence := n.admin("GET", "mirrors?for=containerd&own=quay.io", nil, nil); status != http.StatusBadRequest || !strings.Contains(sentence, "is an origin of the bastions") {
+	if status, sentence := n.admin("GET", "mirrors?for=containerd&own=quay.io", nil, nil); status != http.StatusBadRequest || !strings.Contains(sentence, "is an origin that the bastions serve") {
 		t.Errorf("%d %s", status, sentence)
 	}
 }

@@ -12,8 +12,8 @@ import (
 // joinPatience is how long a node that has just joined waits at its first start for the state of the cluster.
 const joinPatience = 60 * time.Second
 
-// awaitTree waits, on a node that has just joined, until the tree is here: the settings, the CA, everything that this
-// node answers with.
+// awaitTree waits, on a node that has just joined, until the tree has arrived: the settings, the CA, everything that
+// this node serves.
 func (a *Appliance) awaitTree() error {
 	ctx, cancel := context.WithTimeout(context.Background(), joinPatience)
 	defer cancel()
@@ -24,7 +24,7 @@ func (a *Appliance) awaitTree() error {
 		}
 		members := a.cluster.Members()
 		if len(members) == 1 && members[0].Self {
-			return nil // the only node: whoever opens the CA says what is missing
+			return nil // the only node: opening the CA reports what is missing
 		}
 		if !said {
 			a.log.Info("waiting for the state of the cluster from the other nodes", "for", joinPatience)
@@ -40,7 +40,7 @@ func (a *Appliance) awaitTree() error {
 	}
 }
 
-// startPatience is how long a node that starts waits to hear what was written while it was down. Without a majority it
+// startPatience is how long a starting node waits to learn what was written while it was down. Without a majority it
 // then serves what it has.
 const startPatience = 3 * time.Second
 
@@ -52,8 +52,8 @@ func (a *Appliance) catchUp() {
 	}
 }
 
-// servePeer answers what another node passes on: a request of a client's push, whose upload is here or for which there
-// is room here.
+// servePeer serves a request that another node forwarded: part of a client's push, whose upload is on this node or
+// for which this node has room.
 func (a *Appliance) servePeer(w http.ResponseWriter, r *http.Request) {
 	h := a.peers.Load()
 	if h == nil {

@@ -11,18 +11,18 @@ import (
 	"casemate/cluster/share"
 )
 
-// Large answers are copied in turns (share.Turns): as many copies run at a time as there are cores, a piece each, and
-// the others wait in a queue of ours, in which clients go round. Without that a hundred downloads are a hundred
-// goroutines that are ready to run, each for up to ten milliseconds, and a small request waits behind all of them.
+// Large responses are copied in turns (share.Turns): as many copies run at a time as there are cores, one piece each,
+// and the others wait in a queue that alternates between clients. Without this, a hundred downloads are a hundred
+// runnable goroutines, each for up to ten milliseconds, and a small request waits for all of them.
 const (
 	LargeWrite = 8 << 10   // bytes from which a write needs a turn
 	turnPiece  = 256 << 10 // bytes copied in a turn over TLS, a fraction of a millisecond
 )
 
-// NewTurns leaves one of the processors that the scheduler may use to what is small.
+// NewTurns leaves one of the scheduler's processors to small requests.
 func NewTurns() *share.Turns { return share.NewTurns(runtime.GOMAXPROCS(0) - 1) }
 
-// take waits for a turn; whoever writes on c calls it.
+// take waits for a turn; the writer of c calls it.
 func (c *Conn) take() {
 	if !c.turn {
 		c.turns.Take(c.client)
@@ -30,7 +30,7 @@ func (c *Conn) take() {
 	}
 }
 
-// yield gives the turn back, if c has it.
+// yield returns the turn, if c has it.
 func (c *Conn) yield() {
 	if c.turn {
 		c.turn = false
@@ -38,8 +38,8 @@ func (c *Conn) yield() {
 	}
 }
 
-// send has try make one system call that moves up to want bytes. If the client takes none now, the turn is given back,
-// and send returns 0 when it may take some.
+// send calls try for one system call that sends up to want bytes. If the client accepts none now, send returns the
+// turn, and then 0 once the client may accept some.
 func (c *Conn) send(try func(fd uintptr) (int, error)) (n int, err error) {
 	if c.raw == nil {
 		if c.raw, err = c.TCPConn.SyscallConn(); err != nil {
@@ -73,10 +73,10 @@ func (c *Conn) send(try func(fd uintptr) (int, error)) (n int, err error) {
 	return n, errors.Join(werr, err)
 }
 
-// writeInTurns is Write for what is large.
+// writeInTurns is Write for large data.
 func (c *Conn) writeInTurns(p []byte) (n int, err error) {
 	if c.turn {
-		defer c.take() // somebody further up has the turn, and goes on with it
+		defer c.take() // a caller further up holds the turn, and continues with it
 	} else {
 		defer c.yield()
 	}
@@ -125,7 +125,7 @@ func (c *Conn) CopyInTurns(dst io.Writer, r io.Reader, file *os.File, limit int6
 	return n, nil
 }
 
-// FileOf returns the file that r reads, and how much of it; nil if it is none.
+// FileOf returns the file that r reads, and how much of it; nil if r does not read a file.
 func FileOf(r io.Reader) (*os.File, int64) {
 	limit := int64(1<<63 - 1)
 	if l, ok := r.(*io.LimitedReader); ok {

@@ -41,7 +41,7 @@ func TestCheckCharts(t *testing.T) {
 		{repo, "1.0.0+build", "app", nil},
 		{repo, "", "app", &Finding{Verdict: VerdictChecksum, Detail: repo + "/charts/app-1.10.0.tgz", Want: sha256Of("right"), Got: sha256Of("wrong"), Known: repo + "/index.yaml"}},
 		{repo, "2.0.0-rc.1", "app", &Finding{Verdict: VerdictMissing, Detail: repo + "/app-2.0.0-rc.1.tgz"}},
-		{repo, "1.2", "app", &Finding{Verdict: VerdictUnreached, Detail: "https://gone.example/app-1.2.0.tgz: it is not here, and it is no origin"}},
+		{repo, "1.2", "app", &Finding{Verdict: VerdictUnreached, Detail: "https://gone.example/app-1.2.0.tgz: it is not stored, and it is no origin"}},
 		{repo, "0.9.0", "app", &Finding{Verdict: VerdictMissing, Detail: "quay.io/charts/app:0.9.0"}},
 		{repo, "0.1.0", "app", &Finding{Verdict: VerdictMissing, Detail: repo + "/index.yaml: version 0.1.0 has no URL in the index"}},
 		{repo, "0.2.0", "app", &Finding{Verdict: VerdictMissing, Detail: repo + `/index.yaml: version 0.2.0: parse "http://[bad": missing ']' in host`}},

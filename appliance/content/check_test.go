@@ -129,7 +129,7 @@ func TestCheckImages(t *testing.T) {
 		want      *Finding // without what follows from w
 	}{
 		{"here, but not for all", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10"}, nil,
-			&Finding{Verdict: VerdictSparse, Detail: "others that it lists are not here", Platforms: []string{amd, arm,
+			&Finding{Verdict: VerdictSparse, Detail: "other manifests that it lists are not stored", Platforms: []string{amd, arm,
 				v7}}},
 		{"here for all that is asked", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10"}, []string{"linux/amd64", "linux/arm64", "linux/arm64/v8", "linux/arm", "linux/aarch64", "LINUX/x86_64"}, nil},
 		{"a variant that nobody writes", lists.Image{Repository: "quay.io/plain", Tag: "1"}, []string{"linux/arm64/v8"}, nil},
@@ -142,15 +142,15 @@ func TestCheckImages(t *testing.T) {
 		{"missing, with the likeliest tags", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.11"}, nil, &Finding{Verdict: VerdictMissing, Tags: []string{"3.10", "3.8", "3.9", "1.0"}}},
 		{"another platform", lists.Image{Repository: "quay.io/only", Tag: "arm"}, []string{"linux/amd64"}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64", Platforms: []string{arm}}},
 		{"another variant", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10"}, []string{"linux/arm/v6"}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/arm/v6", Platforms: []string{amd, arm, v7}}},
-		{"an index alone", lists.Image{Repository: "quay.io/hollow", Tag: "1"}, nil, &Finding{Verdict: VerdictMissing, Detail: "its index is here and nothing that it lists"}},
+		{"an index alone", lists.Image{Repository: "quay.io/hollow", Tag: "1"}, nil, &Finding{Verdict: VerdictMissing, Detail: "its index is stored, but none of its manifests"}},
 		{"an index alone, for a platform", lists.Image{Repository: "quay.io/hollow", Tag: "1"}, []string{amd}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64"}},
 		{"luck", lists.Image{Repository: "quay.io/a/etcd", Tag: "1"}, nil, &Finding{Verdict: VerdictLuck, Detail: "answered by etcd:1"}},
-		{"the digest without the tag", lists.Image{Repository: "quay.io/tagless", Tag: "1", Digest: one}, nil, &Finding{Verdict: VerdictMissing, Detail: "the pinned digest is here, without the tag", Tags: []string{"0"}}},
-		{"the tag leads elsewhere", lists.Image{Repository: "quay.io/moved", Tag: "1", Digest: one}, nil, &Finding{Verdict: VerdictDigest, Detail: "the pinned one is here too, without the tag", Want: one, Got: two}},
+		{"the digest without the tag", lists.Image{Repository: "quay.io/tagless", Tag: "1", Digest: one}, nil, &Finding{Verdict: VerdictMissing, Detail: "the pinned digest is stored, but without the tag", Tags: []string{"0"}}},
+		{"the tag leads elsewhere", lists.Image{Repository: "quay.io/moved", Tag: "1", Digest: one}, nil, &Finding{Verdict: VerdictDigest, Detail: "the pinned digest is stored too, but without the tag", Want: one, Got: two}},
 		{"another digest", lists.Image{Repository: "quay.io/other", Tag: "1", Digest: one}, nil, &Finding{Verdict: VerdictDigest, Want: one, Got: two}},
 		{"a digest alone", lists.Image{Repository: "quay.io/other", Digest: three}, nil, &Finding{Verdict: VerdictMissing}},
-		{"here and not reached", lists.Image{Repository: "charts.example:5000/there", Tag: "1"}, nil, &Finding{Verdict: VerdictUnreached, Detail: "it is here, but charts.example is not an origin"}},
-		{"neither", lists.Image{Repository: "gone.example/x", Tag: "1"}, nil, &Finding{Verdict: VerdictUnreached, Detail: "it is not here, and gone.example is not an origin"}},
+		{"here and not reached", lists.Image{Repository: "charts.example:5000/there", Tag: "1"}, nil, &Finding{Verdict: VerdictUnreached, Detail: "it is stored, but charts.example is not an origin"}},
+		{"neither", lists.Image{Repository: "gone.example/x", Tag: "1"}, nil, &Finding{Verdict: VerdictUnreached, Detail: "it is not stored, and gone.example is not an origin"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.w.Where = "list:1"
@@ -210,8 +210,8 @@ func TestCheckFiles(t *testing.T) {
 		{"other sha256", lists.File{URL: url, Digest: one, Known: "sums:3"}, &Finding{Verdict: VerdictChecksum, Want: one, Got: sha256Of("kubelet"), Known: "sums:3"}},
 		{"other sha512", lists.File{URL: url, Digest: sha512Of("?")}, &Finding{Verdict: VerdictChecksum, Want: sha512Of("?"), Got: sha512Of("kubelet")}},
 		{"luck", lists.File{URL: "https://dl.k8s.io/short"}, &Finding{Verdict: VerdictLuck, Detail: "files.redirects leads to elsewhere"}},
-		{"not reached", lists.File{URL: "https://gone.example/x"}, &Finding{Verdict: VerdictUnreached, Detail: "it is here, but it was removed"}},
-		{"nor here", lists.File{URL: "https://user@other.example:8443?x"}, &Finding{Verdict: VerdictUnreached, Detail: "it is not here, and it is none"}},
+		{"not reached", lists.File{URL: "https://gone.example/x"}, &Finding{Verdict: VerdictUnreached, Detail: "it is stored, but it was removed"}},
+		{"nor here", lists.File{URL: "https://user@other.example:8443?x"}, &Finding{Verdict: VerdictUnreached, Detail: "it is not stored, and it is none"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s.opened = nil

@@ -42,7 +42,7 @@ func TestADryRunSaysWhatWouldChange(t *testing.T) {
 			s.must("", one)
 			before, applied := s.world(), s.node.Status().Applied
 			if kind == bundle.KindBundle {
-				two.gate = func(string) { t.Error("more than the index was read") }
+				two.beforePut = func(string) { t.Error("more than the index was read") }
 			}
 			r, err := s.plan(two)
 			if err != nil {
@@ -62,7 +62,7 @@ func TestADryRunSaysWhatWouldChange(t *testing.T) {
 				t.Errorf("%d entries were written", now-applied)
 			}
 			differ(t, s.world(), before)
-			two.gate = nil
+			two.beforePut = nil
 			done := s.must("", two)
 			if done.ID != r.ID || done.New != r.New || done.Changed != r.Changed || done.BytesNew != r.BytesNew {
 				t.Errorf("planned %+v, done %+v", r, done)

@@ -254,7 +254,7 @@ func TestACollectionInBetween(t *testing.T) {
 	s := newSite(t, func(c *Config) { c.groupAt = 1 }) // else nothing is there yet to be collected
 	p := sample("b.tar")
 	n := 0
-	p.gate = func(string) {
+	p.beforePut = func(string) {
 		if n++; n == 6 {
 			if _, err := s.node.GCNow(t.Context(), false); err != nil {
 				t.Error(err)
@@ -268,7 +268,7 @@ func TestACollectionInBetween(t *testing.T) {
 	if got := s.sees(p); !maps.Equal(got, none(p)) {
 		t.Errorf("%v: %v", err, got)
 	}
-	p.gate = nil
+	p.beforePut = nil
 	s.must("", p)
 	differ(t, s.sees(p), wanted(p))
 }
@@ -284,7 +284,7 @@ func TestWhatOnlyPinsKeptIsKept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p.gate = func(d string) {
+	p.beforePut = func(d string) {
 		if d == p.order[0] {
 			if _, err := s.node.GCNow(t.Context(), false); err != nil {
 				t.Error(err)
@@ -306,7 +306,7 @@ func TestFlushesByItself(t *testing.T) {
 	s := newSite(t, func(c *Config) { c.flushEvery = time.Millisecond })
 	p := sample("b.tar")
 	n := 0
-	p.gate = func(string) {
+	p.beforePut = func(string) {
 		if n++; n != 6 {
 			return
 		}

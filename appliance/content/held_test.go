@@ -79,13 +79,13 @@ func TestImportRepairs(t *testing.T) {
 				}
 				// The import's own document is one more. What a tree's reader puts has no digest before it is read, and
 				// is not counted.
-				text := fmt.Sprint("; ", r.Mended, " blobs that were damaged or lost here are whole again")
+				text := fmt.Sprint("; ", r.Repaired, " blobs that were damaged or lost here are restored")
 				said := strings.Contains(r.Message, text)
-				if kind != bundle.KindTree && (r.Mended != len(p.order)+1 || !said) {
-					t.Errorf("mended %d: %s", r.Mended, r.Message)
+				if kind != bundle.KindTree && (r.Repaired != len(p.order)+1 || !said) {
+					t.Errorf("repaired %d: %s", r.Repaired, r.Message)
 				}
 				differ(t, s.world(), before)
-				if r := s.must("", p); r.State != Unchanged || r.Mended != 0 || strings.Contains(r.Message, "whole again") {
+				if r := s.must("", p); r.State != Unchanged || r.Repaired != 0 || strings.Contains(r.Message, "restored") {
 					t.Errorf("once more: %+v", r)
 				}
 			})
@@ -103,7 +103,7 @@ func TestAnotherImportRepairs(t *testing.T) {
 	s.hurt(overwrite)
 	r := s.must("", other)
 	n := s.whole(p)
-	if r.State != Imported || n != len(p.order) || r.Mended != n || !strings.Contains(r.Message, "whole again") {
+	if r.State != Imported || n != len(p.order) || r.Repaired != n || !strings.Contains(r.Message, "restored") {
 		t.Errorf("%+v; %d of %d are whole", r, n, len(p.order))
 	}
 }
@@ -123,7 +123,7 @@ func TestDamagedIsNotPromised(t *testing.T) {
 	}
 	s.hurt(overwrite)
 	_, err := s.do("", later)
-	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "does not hold any more, or not whole") {
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "no longer has completely") {
 		t.Errorf("%v", err)
 	}
 	s.must("", p)

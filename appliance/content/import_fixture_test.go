@@ -325,8 +325,8 @@ type pack struct {
 	signer string
 	broken bool // its last blob has other bytes than it says
 
-	// gate, if it is not nil, is called before each Put.
-	gate func(digest string)
+	// beforePut, if it is not nil, is called before each Put.
+	beforePut func(digest string)
 }
 
 func (p *pack) Stat() (fs.FileInfo, error) { return nil, fs.ErrInvalid }
@@ -443,8 +443,8 @@ func readPack(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt 
 	for _, in := range inputs {
 		p := in.File.(*pack)
 		for i, d := range p.order {
-			if p.gate != nil {
-				p.gate(d)
+			if p.beforePut != nil {
+				p.beforePut(d)
 			}
 			if _, ok := sink.Has(d); ok {
 				continue

@@ -42,7 +42,7 @@ func TestAnImportAppearsAsAWhole(t *testing.T) {
 			}
 		}
 	})
-	p.gate = func(string) {
+	p.beforePut = func(string) {
 		if got := s.sees(p); !maps.Equal(got, none(p)) {
 			t.Errorf("names before the end: %v", got)
 		}
@@ -309,12 +309,12 @@ func TestWhatAnInventoryPromisedIsNotHere(t *testing.T) {
 	p.index.Blobs[0].Omitted = true
 	first := p.order[0]
 	p.order = p.order[1:]
-	p.gate = func(string) { t.Error("it was read") }
+	p.beforePut = func(string) { t.Error("it was read") }
 	if _, err := s.do("", p); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "without --since") || !strings.Contains(err.Error(), first) {
 		t.Error(err)
 	}
 	differ(t, s.world(), map[string]string{})
-	p.gate = nil
+	p.beforePut = nil
 	q := newPack("q")
 	q.addFile("https://a.io/1", p.blobs[first])
 	s.must("", q)
@@ -329,14 +329,14 @@ func TestBlobsThatNobodyBrings(t *testing.T) {
 	s := newSite(t)
 	p := sample("b.tar")
 	p.order = p.order[1:]
-	if _, err := s.do("", p); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "not in it") {
+	if _, err := s.do("", p); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "neither in it") {
 		t.Error(err)
 	}
 	differ(t, s.sees(p), none(p))
 	p = newPack("two.tar")
 	p.image("docker.io/library/nginx:1", []byte("1"))
 	p.image("index.docker.io/library/nginx:1", []byte("2"))
-	if _, err := s.do("", p); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "two of its names mean the same") {
+	if _, err := s.do("", p); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "two of its names resolve to the same name") {
 		t.Error(err)
 	}
 }
@@ -384,7 +384,7 @@ func TestOneAtATimeAndStopping(t *testing.T) {
 	s := newSite(t)
 	p := sample("b.tar")
 	inside, on := make(chan struct{}, 99), make(chan struct{})
-	p.gate = func(string) { inside <- struct{}{}; <-on }
+	p.beforePut = func(string) { inside <- struct{}{}; <-on }
 	failed := make(chan error)
 	go func() {
 		_, err := s.do("", p)
@@ -393,7 +393,7 @@ func TestOneAtATimeAndStopping(t *testing.T) {
 	<-inside
 	q := newPack("q")
 	q.addFile("https://a.io/1", []byte("1"))
-	if _, err := s.do("", q); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "import b runs since") {
+	if _, err := s.do("", q); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "import b is running since") {
 		t.Error(err)
 	}
 	closed := make(chan struct{})
@@ -409,7 +409,7 @@ func TestOneAtATimeAndStopping(t *testing.T) {
 	}
 	differ(t, s.sees(p), none(p))
 	s.restart()
-	p.gate = nil
+	p.beforePut = nil
 	s.must("", p)
 	differ(t, s.sees(p), wanted(p))
 }
@@ -420,7 +420,7 @@ func TestOneThatEndsIsWaitedFor(t *testing.T) {
 	s := newSite(t)
 	p, q := sample("b.tar"), sample("b.tar")
 	inside, on := make(chan struct{}, 99), make(chan struct{})
-	p.gate = func(string) { inside <- struct{}{}; <-on }
+	p.beforePut = func(string) { inside <- struct{}{}; <-on }
 	ctx, cancel := context.WithCancel(t.Context())
 	gone := make(chan error)
 	go func() {
@@ -471,7 +471,7 @@ func TestTheCommandGoesAway(t *testing.T) {
 	p := sample("b.tar")
 	ctx, cancel := context.WithCancel(t.Context())
 	n := 0
-	p.gate = func(string) {
+	p.beforePut = func(string) {
 		if n++; n == 4 {
 			cancel()
 		}
@@ -484,7 +484,7 @@ func TestTheCommandGoesAway(t *testing.T) {
 	if list, _ := s.List(); len(list) != 1 || list[0].State != Incomplete || list[0].Blobs < 2 {
 		t.Errorf("%+v", list)
 	}
-	p.gate = nil
+	p.beforePut = nil
 	s.must("", p)
 	differ(t, s.sees(p), wanted(p))
 }

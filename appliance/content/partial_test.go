@@ -41,7 +41,7 @@ func TestObstaclesAtOnce(t *testing.T) {
 		if err == nil || !errors.Is(err, fs.ErrInvalid) {
 			t.Fatalf("%s: got %v", kind, err)
 		}
-		for _, want := range []string{"3 names cannot be imported", "looks like a host", "two of its names mean the same", strings.Repeat("x", 100)} {
+		for _, want := range []string{"3 names cannot be imported", "looks like a host", "two of its names resolve to the same name", strings.Repeat("x", 100)} {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v does not say %q", kind, err, want)
 			}
@@ -104,13 +104,13 @@ func TestNothingIsNoImport(t *testing.T) {
 	for _, kind := range []string{bundle.KindBundle, bundle.KindHaul} {
 		p := newPack("empty.tar")
 		p.kind = kind
-		if _, err := s.do("", p); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "it brings no image and no file") {
+		if _, err := s.do("", p); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "it has no image and no file") {
 			t.Errorf("%s: got %v", kind, err)
 		}
 	}
 	p := newPack("refused.tar")
 	p.image("no.path:1", []byte("x"))
-	if _, err := s.partly("", p); err == nil || !strings.Contains(err.Error(), "nothing of it has a place here") {
+	if _, err := s.partly("", p); err == nil || !strings.Contains(err.Error(), "nothing of it can be stored here") {
 		t.Errorf("got %v", err)
 	}
 	if list, err := s.List(); err != nil || len(list) != 0 {

@@ -86,9 +86,9 @@ func TestThePassedRequestIsTheClients(t *testing.T) {
 		{"10.1.2.3:999", "GET", "https://docker.io/v2/a/blobs/uploads/00000000-0000-4000-8000-000000000000",
 			"GET " + session + ` of 10.1.2.3:999 at docker.io, plain false, ` +
 				`tls true, passed true, origin "docker.io", says [], Bearer x`},
-		{"10.1.2.3:999", "GET", "https://gap.example/v2/a/manifests/1", "nodes pass on requests of pushes only"},
+		{"10.1.2.3:999", "GET", "https://gap.example/v2/a/manifests/1", "nodes forward only requests of pushes"},
 		{"10.1.2.3:999", "GET", "https://gap.example/v2/x/blobs/uploads/../../../../../member",
-			"nodes pass on requests of pushes only"},
+			"nodes forward only requests of pushes"},
 		{"10.1.2.3:999", "GET", "https://gap.example" + session + "?n3", "here"}, // no node of this cluster
 	} {
 		_, got := ask(one.handler(strings.HasPrefix(c.target, "http:")), c.method, c.target, c.from)

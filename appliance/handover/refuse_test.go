@@ -60,7 +60,7 @@ func TestForeignDescriptorsAreRefused(t *testing.T) {
 			return os.NewFile(uintptr(pair[0]), "socket"), err
 		}, first, "neither a regular file nor a pipe"},
 		{"none", func() (*os.File, error) { return nil, nil }, first, "must come with a descriptor"},
-		{"said, not sent", func() (*os.File, error) { return nil, nil }, &message{Input: &zero, Descriptors: 1}, "says 1 descriptors, 0 have come"},
+		{"said, not sent", func() (*os.File, error) { return nil, nil }, &message{Input: &zero, Descriptors: 1}, "announces 1 descriptors, but 0 arrived"},
 		{"another input", open(os.O_RDONLY), &message{Input: func() *int { i := 1; return &i }()}, "input 0 must come"},
 		{"early reply", open(os.O_RDONLY), &message{Reply: &reply{}}, "input 0 must come"},
 		{"second hello", open(os.O_RDONLY), &message{Hello: &Request{}}, "input 0 must come"},
@@ -97,9 +97,9 @@ func TestWrongBeginnings(t *testing.T) {
 	many := make([]Named, maxInputs+1)
 	for _, c := range []struct{ what, frame, want string }{
 		{"no JSON", "\x00\x00\x00\x01{", "not JSON"},
-		{"too long", "\xff\xff\xff\xff", "at most"},
-		{"no inputs", framed(t, &message{Hello: &Request{}}), "takes 1 to"},
-		{"too many inputs", framed(t, &message{Hello: &Request{Inputs: many}}), "takes 1 to"},
+		{"too long", "\xff\xff\xff\xff", "more than"},
+		{"no inputs", framed(t, &message{Hello: &Request{}}), "must have 1 to"},
+		{"too many inputs", framed(t, &message{Hello: &Request{Inputs: many}}), "must have 1 to"},
 		{"no request", framed(t, &message{}), "must begin with its request"},
 	} {
 		t.Run(c.what, func(t *testing.T) {

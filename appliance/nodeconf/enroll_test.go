@@ -385,7 +385,7 @@ func everything(t *testing.T, site *Site, shell []string, s setup) (tr *tree, wa
 	was = tr.all()
 	out := tr.run(site, 0, "--dry-run")
 	tr.same(was, "after a dry run")
-	if !strings.Contains(out, "\n+") || !strings.Contains(out, "nothing is changed") {
+	if !strings.Contains(out, "\n+") || !strings.Contains(out, "nothing was changed") {
 		t.Errorf("the dry run shows no diff:\n%s", out)
 	}
 	if out := tr.run(site, 0, "--undo"); !strings.Contains(out, "nothing to do") {
@@ -422,7 +422,7 @@ func everything(t *testing.T, site *Site, shell []string, s setup) (tr *tree, wa
 	}
 	out = tr.run(&next, 0, "--undo", "--dry-run")
 	tr.same(later, "after a dry run of undo")
-	if !strings.Contains(out, "would put back") {
+	if !strings.Contains(out, "would restore") {
 		t.Errorf("the dry run of undo said:\n%s", out)
 	}
 	tr.run(&next, 0, "--undo")
@@ -463,7 +463,7 @@ func TestUndoLeavesWhatOthersHaveChanged(t *testing.T) {
 			tr.run(site, 0)
 			tr.write(map[string]string{"etc/resolv.conf": "nameserver 9.9.9.9\n"})
 			out := tr.run(site, 3, "--undo")
-			if !strings.Contains(out, "/etc/resolv.conf is left: somebody else has changed it since") {
+			if !strings.Contains(out, "/etc/resolv.conf is not restored: others have changed it since") {
 				t.Errorf("undo said:\n%s", out)
 			}
 			if tr.read("etc/resolv.conf") != "nameserver 9.9.9.9\n" || tr.read("etc/resolv.conf.casemate-orig") != "nameserver 192.168.1.1\n" {
@@ -475,7 +475,7 @@ func TestUndoLeavesWhatOthersHaveChanged(t *testing.T) {
 			// A run after somebody's change keeps what they added, and undo does not lose it.
 			tr.run(site, 0)
 			tr.write(map[string]string{"etc/resolv.conf": "search new.example\nnameserver 9.9.9.9\n"})
-			if out := tr.run(site, 0); !strings.Contains(out, "/etc/resolv.conf was changed by somebody else") {
+			if out := tr.run(site, 0); !strings.Contains(out, "/etc/resolv.conf was changed by others") {
 				t.Errorf("the run said:\n%s", out)
 			}
 			if text := tr.read("etc/resolv.conf"); !strings.Contains(text, "search new.example\nnameserver 10.0.0.1") {
@@ -513,7 +513,7 @@ func TestRunKeepsWhatOthersHaveEdited(t *testing.T) {
 	tr.write(map[string]string{dropIn: edited, "etc/casemate/ca.crt": "broken\n"})
 	for _, s := range []*Site{site, &next} {
 		out := tr.run(s, 3)
-		if tr.read(dropIn) != edited || !strings.Contains(out, "/"+dropIn+" was changed by somebody else since the last run: it is left as it is") {
+		if tr.read(dropIn) != edited || !strings.Contains(out, "/"+dropIn+" was changed by others since the last run: it is not touched") {
 			t.Errorf("the edit is lost, or not said:\n%s\n%s", out, tr.read(dropIn))
 		}
 	}
@@ -739,7 +739,7 @@ func TestProxiesAndOtherRoots(t *testing.T) {
 	site := newSite(t)
 	shell := quick(t)
 	for _, c := range []struct{ name, file, text, want, not string }{
-		{"no no_proxy", "etc/environment", "http_proxy=http://proxy:3128\n", "/etc/environment sets a proxy, which would be asked for what the bastions hold; add to no_proxy there: registry.k8s.io,docker.io,index.docker.io,registry-1.docker.io,dl.k8s.io,.casemate.internal", ""},
+		{"no no_proxy", "etc/environment", "http_proxy=http://proxy:3128\n", "/etc/environment sets a proxy, which would get requests that the bastions serve; add to no_proxy there: registry.k8s.io,docker.io,index.docker.io,registry-1.docker.io,dl.k8s.io,.casemate.internal", ""},
 		{"some", "etc/systemd/system/containerd.service.d/p.conf", "[Service]\nEnvironment=\"HTTPS_PROXY=http://proxy:3128\" \"NO_PROXY=.k8s.io,*.casemate.internal,10.0.0.0/8\"\n", "no_proxy there: docker.io,index.docker.io,registry-1.docker.io\n", ""},
 		{"all", "etc/environment", "https_proxy=http://proxy:3128\nno_proxy=docker.io,k8s.io,.casemate.internal\n", "", "proxy"},
 		{"commented out", "etc/environment", "#https_proxy=http://proxy:3128\n", "", "proxy"},
@@ -778,11 +778,11 @@ func TestWrongUsage(t *testing.T) {
 			if out := tr.run(site, 2, "--nonsense"); !strings.Contains(out, "unknown argument --nonsense\nusage: ") {
 				t.Error(out)
 			}
-			if out := tr.run(site, 1, "--root", tr.dir+"/nowhere"); !strings.Contains(out, "there is no such directory") {
+			if out := tr.run(site, 1, "--root", tr.dir+"/nowhere"); !strings.Contains(out, "the directory does not exist") {
 				t.Error(out)
 			}
 			os.RemoveAll(filepath.Join(tr.dir, "usr"))
-			if out := tr.run(site, 1); !strings.Contains(out, "install the package ca-certificates") {
+			if out := tr.run(site, 1); !strings.Contains(out, "install the distribution's package ca-certificates") {
 				t.Error(out)
 			}
 			tr.write(map[string]string{"usr/share/ca-certificates/": ""})
@@ -861,8 +861,8 @@ func TestLine(t *testing.T) {
 	sum := sha256.Sum256([]byte(script))
 	want := `sh -c 'f=$(mktemp) || exit 1; for b in "10.0.0.11" "10.0.0.12" "10.0.0.13" "[fd00::13]"; do u="http://$b/enroll"; ` +
 		`if command -v curl >/dev/null; then curl -fsS --noproxy "*" -m 20 -o "$f" "$u"; else http_proxy= wget -q -T 20 -O "$f" "$u"; fi || continue; ` +
-		`if echo "` + hex.EncodeToString(sum[:]) + `  $f" | sha256sum -c - >/dev/null 2>&1; then sh "$f" "$@"; r=$?; rm -f "$f"; exit $r; fi; echo "casemate-enroll: $u has another checksum" >&2; done; ` +
-		`rm -f "$f"; echo "casemate-enroll: no bastion gave the script; nothing was done" >&2; exit 1' casemate-enroll` + "\n"
+		`if echo "` + hex.EncodeToString(sum[:]) + `  $f" | sha256sum -c - >/dev/null 2>&1; then sh "$f" "$@"; r=$?; rm -f "$f"; exit $r; fi; echo "casemate-enroll: $u has a wrong checksum" >&2; done; ` +
+		`rm -f "$f"; echo "casemate-enroll: no bastion served the script; nothing was done" >&2; exit 1' casemate-enroll` + "\n"
 	if got := enroll(t, s, "line")[0].Text; got != want {
 		t.Errorf("the line is\n%s, want\n%s", got, want)
 	}
@@ -895,11 +895,11 @@ func TestLineTriesEveryBastion(t *testing.T) {
 			if err := os.Mkdir(dir+"/tmp", 0o755); err != nil {
 				t.Fatal(err)
 			}
-			if out := line(1, ""); !strings.Contains(out, "no bastion gave the script; nothing was done") {
+			if out := line(1, ""); !strings.Contains(out, "no bastion served the script; nothing was done") {
 				t.Error(out)
 			}
 			os.WriteFile(dir+"/http10.0.0.12enroll", []byte("touch "+dir+"/evil\n"), 0o600)
-			if out := line(1, ""); !strings.Contains(out, "http://10.0.0.12/enroll has another checksum") {
+			if out := line(1, ""); !strings.Contains(out, "http://10.0.0.12/enroll has a wrong checksum") {
 				t.Error(out)
 			}
 			os.WriteFile(dir+"/http10.0.0.13enroll", []byte(enroll(t, s, "sh")[0].Text), 0o600)

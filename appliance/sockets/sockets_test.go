@@ -24,7 +24,7 @@ func testConfig(t *testing.T, dir string) config.Config {
 }
 
 // handed makes a socket as systemd hands it over: a file with the socket's name.
-func handed(t *testing.T, name, network, addr string) (*os.File, string) {
+func inherit(t *testing.T, name, network, addr string) (*os.File, string) {
 	t.Helper()
 	var f *os.File
 	var at string
@@ -68,11 +68,11 @@ func mustDup(t *testing.T, f *os.File) int {
 func TestSocketsFromSystemdAreUsedByName(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	cfg.Listen.HTTP, cfg.Listen.HTTPS, cfg.Listen.DNS = nil, nil, nil // nothing is said: what is handed over counts
-	http, httpAt := handed(t, "http", "tcp", "127.0.0.1:0")
-	https, httpsAt := handed(t, "https", "tcp", "127.0.0.1:0")
-	udp, udpAt := handed(t, "dns-udp", "udp", "127.0.0.1:0")
-	tcp, _ := handed(t, "dns-tcp", "tcp", udpAt)
-	admin, adminAt := handed(t, "admin", "unix", cfg.Listen.Admin)
+	http, httpAt := inherit(t, "http", "tcp", "127.0.0.1:0")
+	https, httpsAt := inherit(t, "https", "tcp", "127.0.0.1:0")
+	udp, udpAt := inherit(t, "dns-udp", "udp", "127.0.0.1:0")
+	tcp, _ := inherit(t, "dns-tcp", "tcp", udpAt)
+	admin, adminAt := inherit(t, "admin", "unix", cfg.Listen.Admin)
 	s, err := Bind(&cfg, []*os.File{https, udp, http, tcp, admin}, false)
 	if err != nil {
 		t.Fatal(err)
@@ -88,35 +88,35 @@ func TestWrongSocketsAreNamed(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	want := netip.MustParseAddrPort("127.0.0.1:18080")
 	cfg.Listen.HTTP = []netip.AddrPort{want}
-	other, otherAt := handed(t, "http", "tcp", "127.0.0.1:0")
-	if _, err := Bind(&cfg, []*os.File{other}, false); err == nil || !strings.Contains(err.Error(), `systemd's socket "http" is at `+otherAt+`, but listen.http says 127.0.0.1:18080: casemate sockets tells systemd`) {
+	other, otherAt := inherit(t, "http", "tcp", "127.0.0.1:0")
+	if _, err := Bind(&cfg, []*os.File{other}, false); err == nil || !strings.Contains(err.Error(), `systemd's socket "http" is at `+otherAt+`, but listen.http is 127.0.0.1:18080: casemate sockets updates systemd`) {
 		t.Errorf("got %v", err)
 	}
 	cfg = testConfig(t, t.TempDir())
-	unknown, _ := handed(t, "web", "tcp", "127.0.0.1:0")
+	unknown, _ := inherit(t, "web", "tcp", "127.0.0.1:0")
 	if _, err := Bind(&cfg, []*os.File{unknown}, false); err == nil || !strings.Contains(err.Error(), `a socket called "web"`) {
 		t.Errorf("got %v", err)
 	}
-	half, _ := handed(t, "dns-udp", "udp", "127.0.0.1:0")
-	if _, err := Bind(&cfg, []*os.File{half}, false); err == nil || !strings.Contains(err.Error(), "1 sockets called dns-udp and 0 called dns-tcp") {
+	half, _ := inherit(t, "dns-udp", "udp", "127.0.0.1:0")
+	if _, err := Bind(&cfg, []*os.File{half}, false); err == nil || !strings.Contains(err.Error(), "1 sockets named dns-udp and 0 named dns-tcp") {
 		t.Errorf("got %v", err)
 	}
-	stream, _ := handed(t, "dns-udp", "tcp", "127.0.0.1:0")
-	tcp, _ := handed(t, "dns-tcp", "tcp", "127.0.0.1:0")
-	if _, err := Bind(&cfg, []*os.File{stream, tcp}, false); err == nil || !strings.Contains(err.Error(), `socket "dns-udp" from systemd is no datagram socket`) {
+	stream, _ := inherit(t, "dns-udp", "tcp", "127.0.0.1:0")
+	tcp, _ := inherit(t, "dns-tcp", "tcp", "127.0.0.1:0")
+	if _, err := Bind(&cfg, []*os.File{stream, tcp}, false); err == nil || !strings.Contains(err.Error(), `socket "dns-udp" from systemd is not a datagram socket`) {
 		t.Errorf("got %v", err)
 	}
-	elsewhere, at := handed(t, "admin", "unix", filepath.Join(t.TempDir(), "other.sock"))
-	if _, err := Bind(&cfg, []*os.File{elsewhere}, false); err == nil || !strings.Contains(err.Error(), `systemd's socket "admin" is at `+at+`, but listen.admin says `+cfg.Listen.Admin) {
+	elsewhere, at := inherit(t, "admin", "unix", filepath.Join(t.TempDir(), "other.sock"))
+	if _, err := Bind(&cfg, []*os.File{elsewhere}, false); err == nil || !strings.Contains(err.Error(), `systemd's socket "admin" is at `+at+`, but listen.admin is `+cfg.Listen.Admin) {
 		t.Errorf("got %v", err)
 	}
 }
 
 // Who changes advertise and forgets the sockets hears of it.
-func TestHandedSocketsThatMissAnAdvertisedAddress(t *testing.T) {
+func TestInheritedSocketsThatMissAnAdvertisedAddress(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	cfg.Listen = config.Listen{Admin: cfg.Listen.Admin, Peer: cfg.Listen.Peer, HTTPS: cfg.Listen.HTTPS, DNS: cfg.Listen.DNS}
-	f, at := handed(t, "http", "tcp", "127.0.0.1:0")
+	f, at := inherit(t, "http", "tcp", "127.0.0.1:0")
 	files := []*os.File{f}
 	s, err := Bind(&cfg, files, false)
 	if err != nil {
@@ -127,7 +127,7 @@ func TestHandedSocketsThatMissAnAdvertisedAddress(t *testing.T) {
 		t.Errorf("got %q", list)
 	}
 	cfg.Advertise = append(cfg.Advertise, netip.MustParseAddr("10.0.0.12"))
-	if list := s.Misplaced(&cfg, files); len(list) != 1 || list[0] != `advertise says 10.0.0.12, and systemd's socket "http" is at `+at+`: casemate sockets tells systemd` {
+	if list := s.Misplaced(&cfg, files); len(list) != 1 || list[0] != `advertise has 10.0.0.12, but systemd's socket "http" is at `+at+`: casemate sockets updates systemd` {
 		t.Errorf("got %q", list)
 	}
 }
