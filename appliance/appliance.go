@@ -232,7 +232,9 @@ func (a *Appliance) openServices() (err error) {
 	a.registry, err = registry.Open(registry.Config{
 		Tree: a.tree.Sub("registry"), Origins: origins, Canonical: canonical, Domain: set.Domain,
 		Authenticate: a.users.Authenticate, TokenKey: token, Secret: upload, Node: a.cfg.Node,
-		PassOn:        func(w http.ResponseWriter, r *http.Request, node string) bool { return a.edge.PassOn(w, r, node) },
+		PassOn: func(w http.ResponseWriter, r *http.Request, node string) bool {
+			return a.edge.PassOn(w, r, node)
+		},
 		Anonymous:     func() bool { return a.current.State().Settings.Anonymous },
 		LocalFallback: func() bool { return a.current.State().Settings.LocalFallback },
 		Namesakes:     func() string { return a.current.State().Settings.Namesakes },
@@ -315,7 +317,8 @@ func (a *Appliance) wire() {
 	}
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Users: a.users,
-		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Rotation: a.rotation, Current: a.current,
+		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Rotation: a.rotation,
+		Current: a.current,
 		Changes: a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddr: func() string { return a.Addrs().Peer.String() }, Log: a.log,

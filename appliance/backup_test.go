@@ -23,16 +23,17 @@ import (
 	"casemate/cluster"
 )
 
-// adminStream asks the admin API for what is streamed.
+// adminStream sends a request whose response is streamed.
 func (n *node) adminStream(method, path, body string) *http.Response {
 	n.t.Helper()
 	r, err := http.NewRequest(method, "http://admin/v1/"+path, strings.NewReader(body))
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", n.Addrs().Admin)
-	}}}
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", n.Addrs().Admin)
+		}}}
 	resp, err := c.Do(r)
 	if err != nil {
 		n.t.Fatal(err)
@@ -47,8 +48,8 @@ const (
 	backupIdentity = "AGE-SECRET-KEY-1T0E47V08MGNGJF5T2T7GL8NVSHV2NJJR45N9PU2V3L34XRN4NHDSM8J0P0"
 )
 
-// What was pushed and put is served by a node of another name and address that was restored from a backup, under the
-// same CA: clients notice nothing but that the resolver is another one. The node of the backup is no member of it.
+// A node with another name and address that was restored from a backup, under the same CA, serves what was pushed and
+// put: clients only notice that the resolver is another one. The backup's node is not a member of the new cluster.
 func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
@@ -62,7 +63,8 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 	}
 	want, _ := img.Digest()
 	login := remote.WithAuth(&authn.Basic{Username: "ada", Password: "correct horse"})
-	if err := remote.Write(ref(t, "registry.casemate.internal/registry.k8s.io/pause:3.10"), img, remote.WithTransport(n.client.Transport), login); err != nil {
+	if err := remote.Write(ref(t, "registry.casemate.internal/registry.k8s.io/pause:3.10"), img,
+		remote.WithTransport(n.client.Transport), login); err != nil {
 		t.Fatal(err)
 	}
 	const url = "https://dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm"
@@ -73,7 +75,8 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	var rep cluster.BackupReport
-	if err := json.Unmarshal([]byte(resp.Trailer.Get(admin.ReportTrailer)), &rep); err != nil || rep.Faults != 0 || rep.Blobs != 5 {
+	if err := json.Unmarshal([]byte(resp.Trailer.Get(admin.ReportTrailer)), &rep); err != nil || rep.Faults != 0 ||
+		rep.Blobs != 5 {
 		t.Fatalf("trailer %q: %+v, %v", resp.Trailer, rep, err)
 	}
 	if bytes.Contains(data, []byte("$2a$")) {
@@ -86,11 +89,12 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 	to := testConfig(t, t.TempDir())
 	to.Node, to.Advertise = "bastion-b", []netip.Addr{netip.MustParseAddr("127.0.0.3")}
 	file := filepath.Join(t.TempDir(), "casemate.yaml")
-	got, p, err := setup.Restore(context.Background(), to, bytes.NewReader(data), setup.RestoreOptions{Identities: backupIdentity, ConfigFile: file, Log: testLog(t)})
+	got, p, err := setup.Restore(context.Background(), to, bytes.NewReader(data),
+		setup.RestoreOptions{Identities: backupIdentity, ConfigFile: file, Log: testLog(t)})
 	if err != nil || p.ConfigFile != file || !there(file) || got.Lacking != 0 {
 		t.Fatalf("%+v, %v, %v", got, p, err)
 	}
-	// Both count what is in the backup; what the old cluster knew of its nodes is not part of the new one.
+	// Both count the content of the backup; the old cluster's records of its nodes are not part of the new one.
 	if got.Names != rep.Names || got.Blobs != rep.Blobs || got.Bytes != rep.Bytes || got.Kept >= got.Names {
 		t.Errorf("backed up %+v, restored %+v", rep, got)
 	}
@@ -98,8 +102,9 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 	if !bytes.Equal(n.Roots(), roots) {
 		t.Error("the CA is another one")
 	}
-	n.client.Transport.(*http.Transport).TLSClientConfig = client.Transport.(*http.Transport).TLSClientConfig // what the clients trust since before
-	// The DNS answers are the new node's and nobody else's.
+	// what the clients trust since before
+	n.client.Transport.(*http.Transport).TLSClientConfig = client.Transport.(*http.Transport).TLSClientConfig
+	// The DNS responses have the new node's addresses only.
 	addrs, err := n.resolver().LookupHost(context.Background(), "registry.k8s.io.")
 	if err != nil || strings.Join(addrs, " ") != "127.0.0.3" {
 		t.Errorf("registry.k8s.io has %q, %v", addrs, err)
@@ -108,7 +113,8 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 		t.Errorf("the old node has %q", addrs)
 	}
 	// Its HTTP ports listen on 127.0.0.1, which the test's client does not learn from these answers.
-	n.client.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+	n.client.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, addr string) (net.Conn,
+		error) {
 		return (&net.Dialer{}).DialContext(ctx, network, n.Addrs().HTTPS[0].String())
 	}
 	pulled, err := remote.Image(ref(t, "registry.k8s.io/pause:3.10"), remote.WithTransport(n.client.Transport))
@@ -125,7 +131,8 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 		}
 	}
 	// Users are the same, what is enabled is enabled, and there is room for more.
-	if err := remote.Write(ref(t, "registry.casemate.internal/charts.bank.example/pause:3.11"), img, remote.WithTransport(n.client.Transport), login); err != nil {
+	if err := remote.Write(ref(t, "registry.casemate.internal/charts.bank.example/pause:3.11"), img,
+		remote.WithTransport(n.client.Transport), login); err != nil {
 		t.Errorf("push: %v", err)
 	}
 	n.must("PUT", "origins/more.bank.example", map[string]any{}, nil)
@@ -134,8 +141,8 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 	}
 }
 
-// A backup that an earlier version wrote holds hashes as they are. It is restored, its users push as before, and the
-// restored node seals them by itself.
+// A backup of an earlier version has unsealed hashes. It is restored, its users push as before, and the restored node
+// seals them.
 func TestABackupOfBeforeIsRestored(t *testing.T) {
 	t.Parallel()
 	n := freshNode(t, setup.InitOptions{})
@@ -179,12 +186,13 @@ func TestABackupOfBeforeIsRestored(t *testing.T) {
 	}
 }
 
-// What is wrong with the request is said before the first byte.
+// An invalid request is refused before the first byte is sent.
 func TestBackupRequests(t *testing.T) {
 	t.Parallel()
 	n := freshNode(t, setup.InitOptions{})
 	for body, want := range map[string]string{
-		`{}`: "give a passphrase or recipients", `{"passphrase": "short"}`: "at least 12 bytes, got 5", `{"recipients": "nobody"}`: "age1", `{"nonsense": 1}`: "nonsense",
+		`{}`: "give a passphrase or recipients", `{"passphrase": "short"}`: "at least 12 bytes, got 5",
+		`{"recipients": "nobody"}`: "age1", `{"nonsense": 1}`: "nonsense",
 	} {
 		if status, says := n.admin("POST", "backup", body, nil); status != 400 || !strings.Contains(says, want) {
 			t.Errorf("%s: %d %q", body, status, says)

@@ -19,7 +19,8 @@ func (a *Appliance) follow(ctx context.Context) error {
 	changes := make(chan struct{}, 1)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	watches := []<-chan struct{}{a.dns.Needs(), a.cluster.Changes(ctx)} // health of the other nodes: DNS returns only healthy ones
+	// health of the other nodes: DNS returns only healthy ones
+	watches := []<-chan struct{}{a.dns.Needs(), a.cluster.Changes(ctx)}
 	for _, dir := range []string{"settings", "origins", "nodes", content.RedirectsDir} {
 		watches = append(watches, a.tree.Watch(ctx, dir))
 	}

@@ -38,7 +38,8 @@ func (a *Appliance) Reload(cfg config.Config) (notes []string) {
 		{"node", cfg.Node == a.cfg.Node},
 		{"data", cfg.Data == a.cfg.Data},
 		{"advertise", slices.Equal(cfg.Advertise, a.cfg.Advertise)},
-		{"listen", slices.Equal(cfg.Listen.HTTP, a.cfg.Listen.HTTP) && slices.Equal(cfg.Listen.HTTPS, a.cfg.Listen.HTTPS) &&
+		{"listen", slices.Equal(cfg.Listen.HTTP, a.cfg.Listen.HTTP) &&
+			slices.Equal(cfg.Listen.HTTPS, a.cfg.Listen.HTTPS) &&
 			slices.Equal(cfg.Listen.DNS, a.cfg.Listen.DNS) && cfg.Listen.Peer == a.cfg.Listen.Peer &&
 			cfg.Listen.Admin == a.cfg.Listen.Admin},
 		{"peers", maps.Equal(cfg.Peers, a.cfg.Peers)},

@@ -53,7 +53,8 @@ func (a *Appliance) Run(ctx context.Context) error {
 	serve := func(s *http.Server, listeners []net.Listener, tls bool) {
 		for _, l := range listeners {
 			l = &clientconn.Listener{
-				Listener: l, Places: a.places, Turns: a.turns, Stall: clientconn.StallTimeout, Log: a.log.With("room", "http"),
+				Listener: l, Places: a.places, Turns: a.turns, Stall: clientconn.StallTimeout,
+				Log: a.log.With("room", "http"),
 			}
 			start("http", func(context.Context) error {
 				var err error
@@ -106,7 +107,8 @@ func (a *Appliance) Run(ctx context.Context) error {
 	if errors.Is(err, ErrRemoved) {
 		a.dns.StopForGood()
 		if err := setup.MarkRemoved(a.cfg.Data); err != nil {
-			a.log.Warn("the removal cannot be recorded on disk, the next start will ask the other nodes again", "err", err)
+			a.log.Warn("the removal cannot be recorded on disk, the next start will ask the other nodes again",
+				"err", err)
 		}
 	}
 	a.stopping.Store(true)

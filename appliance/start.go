@@ -34,7 +34,8 @@ func (a *Appliance) awaitTree() error {
 		case <-a.cluster.Done():
 			return a.cluster.Err()
 		case <-ctx.Done():
-			return fmt.Errorf("the other nodes have not sent the state of the cluster within %s: is the cluster's leader "+
+			return fmt.Errorf("the other nodes have not sent the state of the cluster within %s: is the cluster's "+
+				"leader "+
 				"running, and can it reach this node at %s?", joinPatience, a.socks.Addrs().Peer)
 		}
 	}
@@ -48,7 +49,8 @@ func (a *Appliance) catchUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), startPatience)
 	defer cancel()
 	if !a.cluster.CaughtUp(ctx) {
-		a.log.Warn("no majority can be reached to learn what was written while this node was down: it serves what it has")
+		a.log.Warn("no majority can be reached to learn what was written while this node was down: it serves what it " +
+			"has")
 	}
 }
 

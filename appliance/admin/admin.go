@@ -462,7 +462,8 @@ func (a *API) postGC(r *http.Request) (any, error) {
 		DryRun bool  `json:"dry_run"`
 		cluster.GCReport
 	}{
-		Blobs: rep.Blobs + rep.Orphans, Bytes: rep.RemovedBytes, Kept: a.Cluster.Status().Blobs, DryRun: dry, GCReport: rep,
+		Blobs: rep.Blobs + rep.Orphans, Bytes: rep.RemovedBytes, Kept: a.Cluster.Status().Blobs, DryRun: dry,
+		GCReport: rep,
 	}, nil
 }
 

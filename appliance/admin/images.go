@@ -23,7 +23,8 @@ type Image struct {
 
 func (a *API) getImages(r *http.Request) (any, error) {
 	prefix := r.URL.Query().Get("prefix")
-	name, _, _ := strings.Cut(prefix, "@") // only the repository's part of the prefix; manifests of other repositories are not read
+	// only the repository's part of the prefix; manifests of other repositories are not read
+	name, _, _ := strings.Cut(prefix, "@")
 	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
 		name = name[:i]
 	}

@@ -54,7 +54,8 @@ func (a *API) postToken(r *http.Request) (any, error) {
 // an interruption, repeating it does the rest. A node cannot remove itself, because it would stop in the middle.
 func (a *API) removeMember(ctx context.Context, node string, force bool) (any, error) {
 	if node == a.Node && len(a.Cluster.Members()) > 1 {
-		return nil, usage.Errorf("node %s is this node, which stops when it is removed: run the command on another node",
+		return nil, usage.Errorf("node %s is this node, which stops when it is removed: run the command on another "+
+			"node",
 			node)
 	}
 	if err := a.Cluster.RemoveMember(ctx, node, force); err != nil {

@@ -23,8 +23,10 @@ type rotated struct {
 
 func (a *API) rotate(ctx context.Context, in rotateRequest) (rotated, error) {
 	change := pki.Change{Permit: in.Permit, Exclude: in.Exclude, Drop: in.Drop, Own: in.Own, Abrupt: in.Yes}
-	if changes := len(in.Permit)+len(in.Exclude)+len(in.Drop) > 0 || in.Own; in.Finish && in.Undo || changes && (in.Finish || in.Undo) {
-		return rotated{}, usage.Errorf("a request begins, finishes or undoes a rotation: finish, undo and changes exclude each other")
+	if changes := len(in.Permit)+len(in.Exclude)+len(in.Drop) > 0 || in.Own; in.Finish && in.Undo || changes &&
+		(in.Finish || in.Undo) {
+		return rotated{}, usage.Errorf("a request begins, finishes or undoes a rotation: finish, undo and changes " +
+			"exclude each other")
 	}
 	switch {
 	case in.Undo:

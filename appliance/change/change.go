@@ -125,7 +125,8 @@ func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) 
 		}
 		for _, n := range o.Names() {
 			if hostname.Overlap(n, v.Settings.Domain) {
-				return nil, nil, usage.Errorf("an origin must not overlap the own zone %s, got %s", v.Settings.Domain, n)
+				return nil, nil, usage.Errorf("an origin must not overlap the own zone %s, got %s",
+					v.Settings.Domain, n)
 			}
 			if err := origin.Check(n); err != nil {
 				return nil, nil, err
@@ -173,7 +174,8 @@ func (c *Changes) RemoveOrigin(ctx context.Context, host string) error {
 			return nil, nil, fmt.Errorf("there is no origin %s: %w", host, fs.ErrNotExist)
 		}
 		if o.Host != host {
-			return nil, nil, fmt.Errorf("%s is an alias of the origin %s: remove that instead: %w", host, o.Host, fs.ErrInvalid)
+			return nil, nil, fmt.Errorf("%s is an alias of the origin %s: remove that instead: %w", host, o.Host,
+				fs.ErrInvalid)
 		}
 		version, err := c.version("origins/" + host)
 		if err != nil {
@@ -279,7 +281,8 @@ func (c *Changes) setIssuer(ctx context.Context, value *string) error {
 		}
 	}
 	if chain == nil || key == nil {
-		return usage.Errorf("setting pki.issuer must be PEM with the CA certificate, those above it, and its private key")
+		return usage.Errorf("setting pki.issuer must be PEM with the CA certificate, those above it, and its private " +
+			"key")
 	}
 	return c.CA.UseEnterprise(ctx, chain, key)
 }

@@ -63,7 +63,8 @@ func (c *Conn) sendFile(f *os.File, limit int64) (n int64, ok bool, err error) {
 	if err == nil {
 		err = cerr
 	}
-	if n == 0 && (errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOSYS) || errors.Is(err, syscall.EOPNOTSUPP)) {
+	if n == 0 && (errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOSYS) ||
+		errors.Is(err, syscall.EOPNOTSUPP)) {
 		return 0, false, nil
 	}
 	return n, true, err

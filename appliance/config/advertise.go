@@ -35,7 +35,8 @@ func hostAddrs() (list []hostAddr) {
 
 // ofContainers are the name prefixes of interfaces that container runtimes, virtual machines and Kubernetes create
 // for workloads on the host: clients do not reach the host through them.
-var ofContainers = []string{"docker", "br-", "podman", "cni", "veth", "virbr", "lxc", "lxd", "flannel", "cali", "cilium",
+var ofContainers = []string{"docker", "br-", "podman", "cni", "veth", "virbr", "lxc", "lxd", "flannel", "cali",
+	"cilium",
 	"kube-", "nodelocaldns", "vxlan"}
 
 // onlyAddrs chooses, on a host without a default route, the addresses at which clients reach it: its only IPv4
@@ -74,7 +75,8 @@ func onlyAddrs(all []hostAddr) ([]netip.Addr, error) {
 	case len(named) > 0:
 		return nil, fmt.Errorf("%s, and the host has several addresses (%s): %s", unset, strings.Join(named, ", "), set)
 	case len(skipped) > 0:
-		return nil, fmt.Errorf("%s, and the host has no address that clients could use (only %s): %s", unset, strings.Join(skipped, ", "), set)
+		return nil, fmt.Errorf("%s, and the host has no address that clients could use (only %s): %s", unset,
+			strings.Join(skipped, ", "), set)
 	}
 	return nil, fmt.Errorf("%s and no address: connect the host to the clients' network, or %s", unset, set)
 }

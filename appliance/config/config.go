@@ -76,7 +76,8 @@ func Load(path string) (Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return Config{}, usage.Errorf("config %s does not exist: casemate init writes it, --config sets another path", path)
+			return Config{}, usage.Errorf("config %s does not exist: casemate init writes it, --config sets another "+
+				"path", path)
 		}
 		return Config{}, usage.Errorf("config: %w", err)
 	}
@@ -327,7 +328,8 @@ func (c *Config) Validate() error {
 				continue
 			}
 			if !l.wildcard && a.Addr().IsUnspecified() {
-				return fmt.Errorf("%s must be addresses of this host, never a wildcard (a resolver of the host may use "+
+				return fmt.Errorf("%s must be addresses of this host, never a wildcard (a resolver of the host may "+
+					"use "+
 					"127.0.0.53), got %s", l.key, a)
 			}
 			for _, b := range l.list {
@@ -349,7 +351,8 @@ var reserved = []string{"registry", "files", "ns", "www", "localhost"}
 
 func checkNode(name string) error {
 	if !hostname.IsLabel(name) {
-		return fmt.Errorf("node must be a DNS label (a-z, 0-9 and -, at most 63, beginning and ending with a letter or "+
+		return fmt.Errorf("node must be a DNS label (a-z, 0-9 and -, at most 63, beginning and ending with a letter "+
+			"or "+
 			"digit), got %q", name)
 	}
 	if slices.Contains(reserved, name) {
@@ -416,7 +419,8 @@ func routeAddrs() []netip.Addr {
 // comments with their default.
 func (c *Config) YAML() []byte {
 	var b strings.Builder
-	b.WriteString("# The config of this Casemate node. Every key is optional; keys that are not set are commented out, " +
+	b.WriteString("# The config of this Casemate node. Every key is optional; keys that are not set are commented " +
+		"out, " +
 		"with their default or an example.\n" +
 		"# Settings that are the same on every node are changed with: casemate config set\n" +
 		"# To apply a change: systemctl reload casemate, which reports what needs a restart. " +

@@ -31,7 +31,8 @@ func TestConfigIsReadWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.Node != "n1" || c.Data != "/var/lib/casemate" || len(c.Advertise) != 2 || len(c.Listen.HTTPS) != 2 ||
-		c.Listen.Peer != netip.MustParseAddrPort("10.0.0.11:7443") || c.Log.Level.String() != "WARN" || c.Log.Format != "json" ||
+		c.Listen.Peer != netip.MustParseAddrPort("10.0.0.11:7443") || c.Log.Level.String() != "WARN" ||
+		c.Log.Format != "json" ||
 		c.Peers["n2"] != netip.MustParseAddrPort("10.0.0.12:7443") || len(c.Peers) != 2 {
 		t.Fatalf("got %+v", c)
 	}
@@ -48,8 +49,9 @@ func TestConfigIsReadWhole(t *testing.T) {
 
 func TestConfigErrorsNameTheLineTheRuleAndTheValue(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
-		{"nodes: n1\n", `c.yaml line 1: unknown key "nodes", the config has advertise, data, listen, log, node, peers`},
-		{"node: n1\nlisten:\n  htp: []\n", `c.yaml line 3: unknown key "htp", listen has admin, dns, http, https, peer`},
+		{"nodes: n1\n", `c.yaml line 1: unknown key "nodes"; the keys of the config are advertise, data, listen, log, node, peers`},
+		{"node: n1\nlisten:\n  htp: []\n",
+			`c.yaml line 3: unknown key "htp"; the keys of listen are admin, dns, http, https, peer`},
 		{"node: n1\nnode: n2\n", `c.yaml line 2: key "node" is duplicated`},
 		{"node: N1\n", `node must be a DNS label`},
 		{"node: files\n", `are reserved in the own zone, got "files"`},
@@ -59,11 +61,15 @@ func TestConfigErrorsNameTheLineTheRuleAndTheValue(t *testing.T) {
 		{"advertise:\n- 10.0.0.1\n- 10.0.0\n", `line 3: advertise must be an IP address, got "10.0.0"`},
 		{"advertise: [0.0.0.0]\n", `advertise must be addresses at which clients reach this node, got "0.0.0.0"`},
 		{"advertise: [10.0.0.1, 10.0.0.1]\n", `advertise must have each address once, got 10.0.0.1 twice`},
-		{"listen:\n  http: [\"0.0.0.0:80\", \"[::]:80\"]\n", `listen.http must have each address once: [::]:80 is the same as 0.0.0.0:80`},
-		{"listen:\n  https: [\"10.0.0.1:443\", \"0.0.0.0:443\"]\n", `listen.https must have each address once: 0.0.0.0:443 is the same as 10.0.0.1:443`},
+		{"listen:\n  http: [\"0.0.0.0:80\", \"[::]:80\"]\n",
+			`listen.http must have each address once: [::]:80 is the same as 0.0.0.0:80`},
+		{"listen:\n  https: [\"10.0.0.1:443\", \"0.0.0.0:443\"]\n",
+			`listen.https must have each address once: 0.0.0.0:443 is the same as 10.0.0.1:443`},
 		{"listen: 80\n", `line 1: listen must be keys and values, got "80"`},
-		{"listen: {dns: [\"0.0.0.0:53\"]}\n", `listen.dns must be addresses of this host, never a wildcard (a resolver of the host may use 127.0.0.53), got 0.0.0.0:53`},
-		{"listen: {http: [\"10.0.0.1\"]}\n", `line 1: listen.http must be an IP address and a port, like 10.0.0.11:443 or [fd00::1]:443, got "10.0.0.1"`},
+		{"listen: {dns: [\"0.0.0.0:53\"]}\n",
+			`listen.dns must be addresses of this host, never a wildcard (a resolver of the host may use 127.0.0.53), got 0.0.0.0:53`},
+		{"listen: {http: [\"10.0.0.1\"]}\n",
+			`line 1: listen.http must be an IP address and a port, like 10.0.0.11:443 or [fd00::1]:443, got "10.0.0.1"`},
 		{"listen: {admin: a.sock}\n", `listen.admin must be an absolute path of at most 107 bytes, got "a.sock"`},
 		{"peers: [n2]\n", `line 1: peers must have at most 64 node names, each with an address and a port, got a list`},
 		{"peers: {n2: 10.0.0.12}\n", `line 1: peers.n2 must be an IP address and a port`},
@@ -87,7 +93,8 @@ func TestConfigErrorsNameTheLineTheRuleAndTheValue(t *testing.T) {
 func TestConfigFileThatIsNotThere(t *testing.T) {
 	_, err := Load(filepath.Join(t.TempDir(), "none.yaml"))
 	var mistake *usage.Error
-	if !errors.As(err, &mistake) || !strings.Contains(err.Error(), "casemate init writes it") || errors.Is(err, os.ErrExist) {
+	if !errors.As(err, &mistake) || !strings.Contains(err.Error(), "casemate init writes it") ||
+		errors.Is(err, os.ErrExist) {
 		t.Fatalf("got %v", err)
 	}
 }

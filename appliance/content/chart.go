@@ -70,7 +70,8 @@ func (c *Checker) readChartIndex(ctx context.Context, at string) (*lists.ChartIn
 		return nil, err
 	}
 	if info.Size > lists.MaxChartIndex {
-		return nil, fmt.Errorf("%s has %d bytes, at most %d are supported: %w", at, info.Size, lists.MaxChartIndex, fs.ErrInvalid)
+		return nil, fmt.Errorf("%s has %d bytes, at most %d are supported: %w", at, info.Size, lists.MaxChartIndex,
+			fs.ErrInvalid)
 	}
 	b, err := c.Open(ctx, info.Digest)
 	if err != nil {

@@ -23,15 +23,17 @@ type Verdict string
 // Checksum gives it the wrong bytes; it refuses content of a different Size. Luck and Sparse are warnings: the
 // request works, but relies on a fallback, or does not work for every client.
 const (
-	VerdictMissing   Verdict = "missing"   // not stored, or stored but unusable; Detail has the reason
-	VerdictPlatform  Verdict = "platform"  // stored, but not for every requested platform
-	VerdictUnreached Verdict = "unreached" // its host is not an enabled origin, so no node gets it, whether or not it is stored
-	VerdictDigest    Verdict = "digest"    // another manifest is stored than the one pinned
-	VerdictChecksum  Verdict = "checksum"  // the stored bytes do not match the checksum
-	VerdictSize      Verdict = "size"      // a manifest states a size that differs from its content's
-	VerdictOptional  Verdict = "optional"  // not stored, but only some installations need it
-	VerdictLuck      Verdict = "luck"      // served under another name: a fallback, or a redirect of the settings
-	VerdictSparse    Verdict = "sparse"    // an index is stored without some of its manifests, and no platform was requested
+	VerdictMissing  Verdict = "missing"  // not stored, or stored but unusable; Detail has the reason
+	VerdictPlatform Verdict = "platform" // stored, but not for every requested platform
+	// its host is not an enabled origin, so no node gets it, whether or not it is stored
+	VerdictUnreached Verdict = "unreached"
+	VerdictDigest    Verdict = "digest"   // another manifest is stored than the one pinned
+	VerdictChecksum  Verdict = "checksum" // the stored bytes do not match the checksum
+	VerdictSize      Verdict = "size"     // a manifest states a size that differs from its content's
+	VerdictOptional  Verdict = "optional" // not stored, but only some installations need it
+	VerdictLuck      Verdict = "luck"     // served under another name: a fallback, or a redirect of the settings
+	// an index is stored without some of its manifests, and no platform was requested
+	VerdictSparse Verdict = "sparse"
 )
 
 // CheckRequest lists what must be stored.
@@ -103,11 +105,13 @@ const maxPlatforms = 64
 // invalid request.
 func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) {
 	if len(req.Platforms) > maxPlatforms {
-		return nil, fmt.Errorf("at most %d platforms can be given, got %d: %w", maxPlatforms, len(req.Platforms), fs.ErrInvalid)
+		return nil, fmt.Errorf("at most %d platforms can be given, got %d: %w", maxPlatforms, len(req.Platforms),
+			fs.ErrInvalid)
 	}
 	for _, p := range req.Platforms {
 		if !validPlatform(p) {
-			return nil, fmt.Errorf("a platform must have the form linux/amd64 or linux/arm64/v8, got %q: %w", p, fs.ErrInvalid)
+			return nil, fmt.Errorf("a platform must have the form linux/amd64 or linux/arm64/v8, got %q: %w", p,
+				fs.ErrInvalid)
 		}
 	}
 	if len(req.Images)+len(req.Files)+len(req.Charts)+len(req.Redirects)+len(req.Git) == 0 {
@@ -220,7 +224,8 @@ func (c *Checker) image(ctx context.Context, w lists.Image, platforms []string) 
 			}
 			return f, nil
 		case here && !tagHere:
-			f.Verdict, f.Detail, f.Tags = VerdictMissing, "the pinned digest is stored, but without the tag", nearest(c.Tags(found.Repository), w.Tag)
+			f.Verdict, f.Detail, f.Tags = VerdictMissing, "the pinned digest is stored, but without the tag",
+				nearest(c.Tags(found.Repository), w.Tag)
 			return f, nil
 		}
 	}
@@ -234,7 +239,8 @@ func (c *Checker) image(ctx context.Context, w lists.Image, platforms []string) 
 		f.Verdict, f.Detail = VerdictMissing,
 			"its manifest is stored without "+strings.Join(found.Missing[:min(len(found.Missing), 3)], ", ")
 	case len(absent) > 0:
-		f.Verdict, f.Detail, f.Platforms = VerdictPlatform, "not for "+strings.Join(absent, ", "), realPlatforms(found.Platforms)
+		f.Verdict, f.Detail, f.Platforms = VerdictPlatform, "not for "+strings.Join(absent, ", "),
+			realPlatforms(found.Platforms)
 	case hollow(found) != "":
 		f.Verdict, f.Detail = VerdictMissing, hollow(found)
 	case len(wrong) > 0:
@@ -250,7 +256,8 @@ func (c *Checker) image(ctx context.Context, w lists.Image, platforms []string) 
 }
 
 // resolve calls Images.Resolve. A miss is recorded in f; any other error is returned.
-func (c *Checker) resolve(ctx context.Context, repository, tag, digest string, f *Finding) (found registry.Resolution, here bool, err error) {
+func (c *Checker) resolve(ctx context.Context, repository, tag, digest string, f *Finding) (found registry.Resolution,
+	here bool, err error) {
 	found, err = c.Images.Resolve(ctx, repository, tag, digest)
 	if f.missed(err) {
 		return found, false, nil

@@ -70,7 +70,8 @@ func (j *job) dryRun(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := Record{Name: j.base, Kind: c.Kind, ID: c.ID, Signer: c.Signer, Sources: sources(j.req.Inputs), Time: e.cfg.Now().UTC(), Notes: c.Notes}
+	r := Record{Name: j.base, Kind: c.Kind, ID: c.ID, Signer: c.Signer, Sources: sources(j.req.Inputs),
+		Time: e.cfg.Now().UTC(), Notes: c.Notes}
 	held, ok, err := e.holding(c.ID)
 	if err != nil {
 		return nil, err
@@ -92,15 +93,18 @@ func (j *job) dryRun(ctx context.Context) (*Result, error) {
 			r.BytesNew += b.Size
 		}
 	}
-	res := &Result{State: Planned, Record: r, Parts: c.Parts, Have: c.Numbers, Need: r.BytesNew, Changes: e.changes(names, r.Name)}
+	res := &Result{State: Planned, Record: r, Parts: c.Parts, Have: c.Numbers, Need: r.BytesNew,
+		Changes: e.changes(names, r.Name)}
 	for _, ch := range res.Changes {
 		res.tally(ch)
 	}
 	res.Message = "dry run; an import would make: " + changesText(res.Record)
 	if ok {
-		res.Message = fmt.Sprintf("nothing would change: the same content was imported as %s on %s", held.Name, held.Time.Format("2006-01-02 15:04"))
+		res.Message = fmt.Sprintf("nothing would change: the same content was imported as %s on %s", held.Name,
+			held.Time.Format("2006-01-02 15:04"))
 		if r.BytesNew > 0 {
-			res.Message += fmt.Sprintf("; %s of it that are damaged or lost here would be restored", BytesText(r.BytesNew))
+			res.Message += fmt.Sprintf("; %s of it that are damaged or lost here would be restored",
+				BytesText(r.BytesNew))
 		}
 	}
 	return res, nil
@@ -157,7 +161,8 @@ func (d *dry) Put(ctx context.Context, digest string, size int64, r io.Reader) (
 	d.mu.Lock()
 	d.put[got] = n
 	d.mu.Unlock()
-	if text := bytes.TrimLeft(head.Bytes(), " \t\r\n"); n <= maxManifest && len(text) > 0 && (text[0] == '{' || text[0] == '[') {
+	if text := bytes.TrimLeft(head.Bytes(), " \t\r\n"); n <= maxManifest && len(text) > 0 &&
+		(text[0] == '{' || text[0] == '[') {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if d.bytes += head.Len(); d.bytes > maxSmall {

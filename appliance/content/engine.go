@@ -237,7 +237,8 @@ func (e *Engine) beginNow(j *job) error {
 		return errStopping
 	case j.dry:
 	case e.running != nil:
-		return fmt.Errorf("the import %s is running since %s: wait until it ends: %w", e.running.base, e.running.started.UTC().Format(time.RFC3339), fs.ErrExist)
+		return fmt.Errorf("the import %s is running since %s: wait until it ends: %w", e.running.base,
+			e.running.started.UTC().Format(time.RFC3339), fs.ErrExist)
 	default:
 		e.running = j
 	}

@@ -38,7 +38,7 @@ func overwrite(path string) error {
 	return errors.Join(err, f.Close())
 }
 
-// whole says how many of the pack's blobs can be had.
+// whole returns how many of the pack's blobs are available.
 func (s *site) whole(p *pack) (n int) {
 	for _, d := range p.order {
 		if _, err := s.tree.HasBlob(s.t.Context(), d); err == nil {
@@ -48,7 +48,7 @@ func (s *site) whole(p *pack) (n int) {
 	return n
 }
 
-// Whatever has happened to the bytes, the same content brought again repairs them and changes nothing else, and says
+// Whatever happened to the bytes, importing the same content again repairs them, changes nothing else, and reports
 // how many.
 func TestImportRepairs(t *testing.T) {
 	t.Parallel()
@@ -69,7 +69,8 @@ func TestImportRepairs(t *testing.T) {
 				if n := s.whole(p); n != 0 {
 					t.Fatalf("%d blobs are whole", n)
 				}
-				dry, err := s.Import(t.Context(), Request{Inputs: []bundle.Input{{Name: p.file, File: p}}, DryRun: true})
+				dry, err := s.Import(t.Context(), Request{Inputs: []bundle.Input{{Name: p.file, File: p}},
+					DryRun: true})
 				if err != nil || dry.Need == 0 || dry.BytesNew != dry.Bytes {
 					t.Errorf("dry run: %+v, %v", dry, err)
 				}
@@ -85,7 +86,8 @@ func TestImportRepairs(t *testing.T) {
 					t.Errorf("repaired %d: %s", r.Repaired, r.Message)
 				}
 				differ(t, s.world(), before)
-				if r := s.must("", p); r.State != Unchanged || r.Repaired != 0 || strings.Contains(r.Message, "restored") {
+				if r := s.must("", p); r.State != Unchanged || r.Repaired != 0 ||
+					strings.Contains(r.Message, "restored") {
 					t.Errorf("once more: %+v", r)
 				}
 			})
@@ -108,7 +110,7 @@ func TestAnotherImportRepairs(t *testing.T) {
 	}
 }
 
-// A bundle that left out what is damaged here cannot bring it, and says so before anything is read.
+// A bundle that left out blobs that are damaged here cannot bring them, and is refused before anything is read.
 func TestDamagedIsNotPromised(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -130,7 +132,7 @@ func TestDamagedIsNotPromised(t *testing.T) {
 	s.must("", later)
 }
 
-// What is here by name only does not count as here.
+// Content of which only the name is stored does not count as present.
 func TestCheckCountsBytes(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -154,7 +154,8 @@ func (e *Engine) Import(ctx context.Context, req Request) (*Result, error) {
 		res.Message += fmt.Sprintf("; %s could not be imported", count(len(j.refused), "name"))
 	}
 	if !j.dry {
-		e.cfg.Log.Info("import", "import", res.Name, "state", res.State, "kind", res.Kind, "id", res.ID, "signer", res.Signer, "images", res.Images, "files", res.Files,
+		e.cfg.Log.Info("import", "import", res.Name, "state", res.State, "kind", res.Kind, "id", res.ID, "signer",
+			res.Signer, "images", res.Images, "files", res.Files,
 			"bytes", res.Bytes, "bytes_new", res.BytesNew, "took", e.cfg.Now().Sub(j.started))
 	}
 	return res, nil
@@ -253,7 +254,10 @@ func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Cont
 				return err
 			}
 			// Only if all bytes are present: if some are lost, the bundle is read again and restores them.
-			if ok && j.e.hasDocument(ctx, r) && !slices.ContainsFunc(c.Index.Blobs, func(b bundle.Blob) bool { _, ok := j.e.held(ctx, b.Digest); return !ok }) {
+			if ok && j.e.hasDocument(ctx, r) && !slices.ContainsFunc(c.Index.Blobs, func(b bundle.Blob) bool {
+				_, ok := j.e.held(ctx, b.Digest)
+				return !ok
+			}) {
 				if j.done, err = j.unchanged(ctx, r); err != nil {
 					return err
 				}
@@ -304,7 +308,8 @@ func (j *job) room(c *bundle.Contents, need int64) error {
 		}
 	}
 	if room := j.e.cfg.Room(); need > room {
-		return fmt.Errorf("it needs up to %s, but only %s are free besides the disk's reserve: delete content and run casemate gc --now, or give the data directory a larger disk: %w",
+		return fmt.Errorf("it needs up to %s, but only %s are free besides the disk's reserve: delete content and "+
+			"run casemate gc --now, or give the data directory a larger disk: %w",
 			BytesText(need), BytesText(max(room, 0)), syscall.ENOSPC)
 	}
 	return nil
@@ -370,9 +375,11 @@ func (j *job) unchanged(ctx context.Context, r Record) (*Result, error) {
 		}
 	}
 	res := &Result{State: Unchanged, Record: r}
-	res.Message = fmt.Sprintf("nothing changed: the same content was imported as %s on %s", r.Name, r.Time.Format(time.RFC3339))
+	res.Message = fmt.Sprintf("nothing changed: the same content was imported as %s on %s", r.Name,
+		r.Time.Format(time.RFC3339))
 	if behind := j.e.behind(r.Name); len(behind) > 0 {
-		res.Message += fmt.Sprintf("; some of its names are hidden behind newer imports or pushes: %s", strings.Join(behind, ", "))
+		res.Message += fmt.Sprintf("; some of its names are hidden behind newer imports or pushes: %s",
+			strings.Join(behind, ", "))
 	}
 	return res, nil
 }
@@ -422,7 +429,8 @@ func (j *job) failed(ctx context.Context, cause error) bool {
 	}
 	var errno syscall.Errno
 	switch {
-	case !j.reading, ctx.Err() != nil, errors.As(cause, new(ours)), errors.As(cause, &errno), errors.Is(cause, errStale),
+	case !j.reading, ctx.Err() != nil, errors.As(cause, new(ours)), errors.As(cause, &errno),
+		errors.Is(cause, errStale),
 		errors.Is(cause, context.Canceled), errors.Is(cause, context.DeadlineExceeded), errors.Is(cause, fs.ErrExist):
 		return false
 	case errors.Is(cause, io.ErrUnexpectedEOF): // a pipe may have been cut off, and be complete the next time

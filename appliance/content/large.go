@@ -40,7 +40,8 @@ func (s *sink) writeLarge(ctx context.Context, digest string, size int64, r io.R
 
 // resume continues a blob of an interrupted import. again means that the scratch file was useless, and that r is back
 // at its start.
-func (s *sink) resume(ctx context.Context, w cluster.BlobWriter, digest string, size int64, r io.Reader) (again bool, err error) {
+func (s *sink) resume(ctx context.Context, w cluster.BlobWriter, digest string, size int64, r io.Reader) (again bool,
+	err error) {
 	skip := w.Size()
 	if skip > size {
 		return true, w.Cancel()
@@ -72,7 +73,8 @@ func (s *sink) resume(ctx context.Context, w cluster.BlobWriter, digest string, 
 		return false, err
 	}
 	if back == nil {
-		return false, fmt.Errorf("the partial blob of an interrupted import is damaged, and this input cannot be read twice; import it again: %w", errStale)
+		return false, fmt.Errorf("the partial blob of an interrupted import is damaged, and this input cannot be "+
+			"read twice; import it again: %w", errStale)
 	}
 	_, err = back.Seek(at, io.SeekStart)
 	return true, err

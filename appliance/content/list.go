@@ -210,7 +210,8 @@ func (e *Engine) shown(importName string) []Shown {
 	list := []Shown{}
 	for _, n := range tidy(names) {
 		s := Shown{Name: n}
-		if claims := e.cfg.Tree.ClaimsOf(n.path); len(claims) > 0 && claims[0].Claim != importName && claimDigest(n.path, claims[0]) != n.Digest {
+		if claims := e.cfg.Tree.ClaimsOf(n.path); len(claims) > 0 && claims[0].Claim != importName &&
+			claimDigest(n.path, claims[0]) != n.Digest {
 			s.Behind = cmp.Or(claims[0].Claim, ByHand)
 		}
 		list = append(list, s)
@@ -289,6 +290,7 @@ func (e *Engine) Remove(ctx context.Context, name string) (*Removed, error) {
 		back.Digest = d
 		out.Back = append(out.Back, back)
 	}
-	e.cfg.Log.Info("import removed", "import", name, "vanished", len(out.Vanished), "back", len(out.Back), "kept", out.Kept)
+	e.cfg.Log.Info("import removed", "import", name, "vanished", len(out.Vanished), "back", len(out.Back), "kept",
+		out.Kept)
 	return out, nil
 }

@@ -60,7 +60,8 @@ type edits struct {
 func (l *edits) add(e edit) {
 	if i, ok := l.at[e.name]; ok {
 		if l.list[i].digest != e.digest {
-			l.err = errors.Join(l.err, fmt.Errorf("%s would be %s and %s: two of its names resolve to the same name: %w", e.name, l.list[i].digest, e.digest, fs.ErrInvalid))
+			l.err = errors.Join(l.err, fmt.Errorf("%s would be %s and %s: two of its names resolve to the same name: "+
+				"%w", e.name, l.list[i].digest, e.digest, fs.ErrInvalid))
 		}
 		l.list[i] = e
 		return
@@ -113,7 +114,8 @@ type opener interface {
 
 // linksOf converts an index to the links that create its names. The manifests are read through blobs. An image that
 // cannot be linked is an error, unless skip is set and returns nil: then the image is left out.
-func (e *Engine) linksOf(ctx context.Context, ix *bundle.Index, blobs opener, skip func(repository, digest string, err error) error) (*edits, error) {
+func (e *Engine) linksOf(ctx context.Context, ix *bundle.Index, blobs opener,
+	skip func(repository, digest string, err error) error) (*edits, error) {
 	l := &edits{at: make(map[string]int, len(ix.Images)+len(ix.Files))}
 	with := make(map[string]bool, len(ix.Blobs))
 	for _, b := range ix.Blobs {
@@ -238,7 +240,9 @@ func tidy(list []Name) []Name {
 		}
 	}
 	list = slices.DeleteFunc(list, func(n Name) bool { return n.Kind == KindManifest && spoken[n.Name] })
-	slices.SortFunc(list, func(a, b Name) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
+	slices.SortFunc(list, func(a, b Name) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
 	return list
 }
 

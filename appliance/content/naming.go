@@ -26,12 +26,14 @@ func (j *job) prepare(c *bundle.Contents, id string) error {
 	name := j.base
 	delete(all, key)
 	if j.req.Name != "" {
-		if r, ok := records[name]; ok && id != "" && r.ID != id && !j.req.Partial { // what is left out in the end changes the ID
+		// what is left out in the end changes the ID
+		if r, ok := records[name]; ok && id != "" && r.ID != id && !j.req.Partial {
 			return taken(r)
 		}
 		for _, other := range all {
 			if other.Name == name {
-				return fmt.Errorf("the name belongs to an incomplete import of other content (last changed %s): complete it, remove it, or give another --name: %w",
+				return fmt.Errorf("the name belongs to an incomplete import of other content (last changed %s): "+
+					"complete it, remove it, or give another --name: %w",
 					other.Touched.Format(time.RFC3339), errTaken)
 			}
 		}
@@ -67,7 +69,8 @@ func (j *job) prepare(c *bundle.Contents, id string) error {
 }
 
 func taken(r Record) error {
-	return fmt.Errorf("the name belongs to an import of other content (%s, %s): give another --name, or remove that import first with casemate import remove %s: %w",
+	return fmt.Errorf("the name belongs to an import of other content (%s, %s): give another --name, or remove that "+
+		"import first with casemate import remove %s: %w",
 		r.Time.Format(time.RFC3339), strings.Join(r.Sources, ", "), r.Name, errTaken)
 }
 

@@ -60,7 +60,8 @@ func (e *Engine) fitting(ix *bundle.Index, o *bundle.NameErrors) *bundle.Index {
 		old, ok := at[path]
 		if ok && old.digest != digest {
 			double[path] = true
-			o.Add(said, fmt.Errorf("%s is %s, and %s is %s: two of its names resolve to the same name", said, digest, old.said, old.digest))
+			o.Add(said, fmt.Errorf("%s is %s, and %s is %s: two of its names resolve to the same name", said, digest,
+				old.said, old.digest))
 			return false
 		}
 		at[path] = name{said, digest}
@@ -126,7 +127,8 @@ func (j *job) links(ctx context.Context, c *bundle.Contents, s opener) (*edits, 
 	before := len(c.Refused)
 	kept.Files = slices.DeleteFunc(slices.Clone(kept.Files), func(f bundle.File) bool {
 		if absent[f.Digest] {
-			c.Refused = append(c.Refused, bundle.Skipped{Name: f.URL, Why: "its bytes are neither in the import nor stored here"})
+			c.Refused = append(c.Refused, bundle.Skipped{Name: f.URL,
+				Why: "its bytes are neither in the import nor stored here"})
 		}
 		return absent[f.Digest]
 	})
@@ -146,7 +148,8 @@ func (j *job) links(ctx context.Context, c *bundle.Contents, s opener) (*edits, 
 			return false
 		}
 		if m.Tag != "" {
-			c.Refused = append(c.Refused, bundle.Skipped{Name: m.Repository + ":" + m.Tag, Why: "some of it is neither in the import nor stored here"})
+			c.Refused = append(c.Refused, bundle.Skipped{Name: m.Repository + ":" + m.Tag,
+				Why: "some of it is neither in the import nor stored here"})
 		}
 		return true
 	})

@@ -20,11 +20,12 @@ const pendingAge = 30 * 24 * time.Hour
 
 // pending is the record of an incomplete import: interrupted, or without some of its parts.
 type pending struct {
-	Key     string    `json:"key"`
-	Name    string    `json:"name"`
-	Kind    string    `json:"kind,omitempty"`
-	ID      string    `json:"id,omitempty"`
-	Sources []string  `json:"sources"` // for a split bundle those of all parts that were read, else those of the last reading
+	Key  string `json:"key"`
+	Name string `json:"name"`
+	Kind string `json:"kind,omitempty"`
+	ID   string `json:"id,omitempty"`
+	// for a split bundle those of all parts that were read, else those of the last reading
+	Sources []string  `json:"sources"`
 	Signer  string    `json:"signer,omitempty"`
 	Started time.Time `json:"started"`
 	Touched time.Time `json:"touched"`
@@ -152,7 +153,8 @@ func (e *Engine) dropScratch(digest string) {
 		err = w.Cancel()
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		e.cfg.Log.Warn("a scratch file cannot be removed, it will be swept when it is a day old", "blob", digest, "err", err)
+		e.cfg.Log.Warn("a scratch file cannot be removed, it will be swept when it is a day old", "blob", digest,
+			"err", err)
 	}
 }
 
@@ -176,7 +178,8 @@ func (e *Engine) Upkeep(ctx context.Context) error {
 			if err := e.dropPending(ctx, p); err != nil {
 				return err
 			}
-			e.cfg.Log.Info("an incomplete import was dropped", "import", p.Name, "touched", p.Touched, "parts", p.Parts, "have", p.Have)
+			e.cfg.Log.Info("an incomplete import was dropped", "import", p.Name, "touched", p.Touched, "parts", p.Parts,
+				"have", p.Have)
 		}
 	}
 	return nil

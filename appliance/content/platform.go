@@ -10,7 +10,8 @@ import (
 
 func validPlatform(p string) bool {
 	n := strings.Count(p, "/")
-	return len(p) <= 64 && (n == 1 || n == 2) && !strings.HasPrefix(p, "/") && !strings.HasSuffix(p, "/") && !strings.Contains(p, "//") &&
+	return len(p) <= 64 && (n == 1 || n == 2) && !strings.HasPrefix(p, "/") && !strings.HasSuffix(p, "/") &&
+		!strings.Contains(p, "//") &&
 		strings.Trim(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-") == ""
 }
 
@@ -62,7 +63,8 @@ func mattering(list []registry.WrongSize, platforms []string) []registry.WrongSi
 // sizesText describes wrong sizes.
 func sizesText(list []registry.WrongSize) string {
 	w := list[0]
-	text := fmt.Sprintf("%s states that %s has %d bytes, but it has %d: containerd refuses it", w.Of, w.Digest, w.Says, w.Has)
+	text := fmt.Sprintf("%s states that %s has %d bytes, but it has %d: containerd refuses it", w.Of, w.Digest,
+		w.Says, w.Has)
 	if len(list) > 1 {
 		text += fmt.Sprintf("; and %d more", len(list)-1)
 	}

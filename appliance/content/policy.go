@@ -31,7 +31,8 @@ func (p Policy) admit(asked []ed25519.PublicKey) ([]ed25519.PublicKey, error) {
 	keys := p.Keys
 	switch {
 	case len(p.Keys) == 0 && len(asked) == 0:
-		return nil, fmt.Errorf("import.require_signature is on, but no key is trusted: set import.keys, or give one with --key: %w", fs.ErrPermission)
+		return nil, fmt.Errorf("import.require_signature is on, but no key is trusted: set import.keys, or give one "+
+			"with --key: %w", fs.ErrPermission)
 	case len(p.Keys) == 0:
 		keys = asked
 	case len(asked) > 0:
@@ -42,7 +43,8 @@ func (p Policy) admit(asked []ed25519.PublicKey) ([]ed25519.PublicKey, error) {
 			}
 		}
 		if len(keys) == 0 {
-			return nil, fmt.Errorf("import.require_signature is on, but no --key is one of import.keys: %w", fs.ErrPermission)
+			return nil, fmt.Errorf("import.require_signature is on, but no --key is one of import.keys: %w",
+				fs.ErrPermission)
 		}
 	}
 	return keys, nil
@@ -56,7 +58,8 @@ func (p Policy) check(c *bundle.Contents) error {
 	case len(p.Keys) == 0 || signer == "" && c.Kind != bundle.KindBundle:
 		return nil
 	case signer == "":
-		return fmt.Errorf("it is not signed, but import.keys requires a signature by one of its keys: %w", fs.ErrPermission)
+		return fmt.Errorf("it is not signed, but import.keys requires a signature by one of its keys: %w",
+			fs.ErrPermission)
 	}
 	if slices.ContainsFunc(p.Keys, func(k ed25519.PublicKey) bool { return signing.KeyName(k) == signer }) {
 		return nil

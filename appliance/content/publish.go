@@ -64,7 +64,8 @@ func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result
 // collected explains the error that a blob is missing although all of them were read.
 func collected(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("some of its blobs were deleted during the import (casemate gc --now?): import it again: %w", err)
+		return fmt.Errorf("some of its blobs were deleted during the import (casemate gc --now?): import it again: %w",
+			err)
 	}
 	return err
 }
@@ -142,14 +143,17 @@ func (e *Engine) promised(ix *bundle.Index) error {
 	if len(absent) == 0 {
 		return nil
 	}
-	return fmt.Errorf("it left out %s that the cluster no longer has completely (%s): create it again with a new inventory, or without --since: %w",
+	return fmt.Errorf("it left out %s that the cluster no longer has completely (%s): create it again with a new "+
+		"inventory, or without --since: %w",
 		count(len(absent), "blob"), strings.Join(absent[:min(len(absent), 3)], ", "), fs.ErrNotExist)
 }
 
 // incomplete stores the state of an import with missing parts.
 func (j *job) incomplete(ctx context.Context, s *sink, c *bundle.Contents) (*Result, error) {
 	if c.Parts == 0 {
-		return nil, fmt.Errorf("%s that its names need are neither in it nor stored here (%s); if casemate gc --now ran meanwhile, import it again: %w", count(len(c.Absent), "blob"), strings.Join(c.Absent[:min(len(c.Absent), 3)], ", "), fs.ErrNotExist)
+		return nil, fmt.Errorf("%s that its names need are neither in it nor stored here (%s); if casemate gc --now "+
+			"ran meanwhile, import it again: %w", count(len(c.Absent), "blob"),
+			strings.Join(c.Absent[:min(len(c.Absent), 3)], ", "), fs.ErrNotExist)
 	}
 	j.keeper.edit(func(p *pending) {
 		p.add(c.Numbers)
@@ -162,14 +166,18 @@ func (j *job) incomplete(ctx context.Context, s *sink, c *bundle.Contents) (*Res
 	if err != nil {
 		return nil, err
 	}
-	if err := j.e.cfg.Tree.Update(ctx, func(b cluster.Batch) error { b.Link(p.dir()+"/index", index); return nil }); err != nil {
+	if err := j.e.cfg.Tree.Update(ctx, func(b cluster.Batch) error {
+		b.Link(p.dir()+"/index", index)
+		return nil
+	}); err != nil {
 		return nil, err
 	}
 	if err := s.flush(ctx); err != nil {
 		return nil, err
 	}
 	res := &Result{State: Incomplete, Parts: p.Parts, Have: p.Have, Missing: p.missing()}
-	res.Record = Record{Name: p.Name, Kind: c.Kind, ID: c.ID, Signer: c.Signer, Sources: p.Sources, Time: p.Touched, Notes: c.Notes, Node: j.e.cfg.Node}
+	res.Record = Record{Name: p.Name, Kind: c.Kind, ID: c.ID, Signer: c.Signer, Sources: p.Sources, Time: p.Touched,
+		Notes: c.Notes, Node: j.e.cfg.Node}
 	res.count(c.Index, s)
 	names, _, err := j.e.namesOfIndex(c.Index)
 	if err != nil {
@@ -178,7 +186,8 @@ func (j *job) incomplete(ctx context.Context, s *sink, c *bundle.Contents) (*Res
 	for _, ch := range j.e.changes(names, p.Name) {
 		res.tally(ch)
 	}
-	res.Message = fmt.Sprintf("%s %s of %d %s in; missing: %s", plural(len(c.Numbers), "part", "parts"), numbers(c.Numbers), p.Parts, plural(len(c.Numbers), "is", "are"), numbers(p.missing()))
+	res.Message = fmt.Sprintf("%s %s of %d %s in; missing: %s", plural(len(c.Numbers), "part", "parts"),
+		numbers(c.Numbers), p.Parts, plural(len(c.Numbers), "is", "are"), numbers(p.missing()))
 	res.Message += res.repaired(s)
 	return res, nil
 }

@@ -81,13 +81,15 @@ func (r Record) encode() ([]byte, error) {
 			return data, err
 		}
 		longest, most := (*[]string)(nil), 0
-		for _, list := range []*[]string{&r.Notes, &r.Sources, &r.Origins.Enabled, &r.Origins.NotPermitted, &r.Origins.Removed, &r.Origins.Refused} {
+		for _, list := range []*[]string{&r.Notes, &r.Sources, &r.Origins.Enabled, &r.Origins.NotPermitted,
+			&r.Origins.Removed, &r.Origins.Refused} {
 			if n := size(*list); n > most {
 				longest, most = list, n
 			}
 		}
 		if longest == nil {
-			return nil, fmt.Errorf("import %s: its record has %d bytes, more than %d: %w", r.Name, len(data), maxRecord, fs.ErrInvalid)
+			return nil, fmt.Errorf("import %s: its record has %d bytes, more than %d: %w", r.Name, len(data), maxRecord,
+				fs.ErrInvalid)
 		}
 		*longest = slices.Clone((*longest)[:len(*longest)-1])
 		r.Cut++
@@ -112,7 +114,8 @@ func (e *Engine) readRecord(name string) (Record, error) {
 		err = json.Unmarshal(data, &r)
 	}
 	if err != nil {
-		return r, fmt.Errorf("import %s: its record cannot be read, remove the import and import it again: %w", name, err)
+		return r, fmt.Errorf("import %s: its record cannot be read, remove the import and import it again: %w",
+			name, err)
 	}
 	return r, nil
 }
@@ -153,13 +156,15 @@ func (e *Engine) intact(r Record) bool {
 var (
 	nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 	// extensions and part numbers are stripped from default names.
-	extensions = regexp.MustCompile(`(?i)(\.(tar|tgz|gz|zst|zstd|xz|bz2|casemate|bundle|oci|haul|json)|[._-]part[._-]?[0-9]+([._-]?of[._-]?[0-9]+)?|[._-][0-9]+[._-]?of[._-]?[0-9]+|\.[0-9]{3,4})$`)
+	extensions = regexp.MustCompile(
+		`(?i)(\.(tar|tgz|gz|zst|zstd|xz|bz2|casemate|bundle|oci|haul|json)|[._-]part[._-]?[0-9]+([._-]?of[._-]?[0-9]+)?|[._-][0-9]+[._-]?of[._-]?[0-9]+|\.[0-9]{3,4})$`)
 )
 
 // CheckName returns why an import cannot have this name.
 func CheckName(name string) error {
 	if !nameForm.MatchString(name) || name == path.Base(pendingDir) {
-		return fmt.Errorf("the name of an import must have 1 to 63 characters of a-z 0-9 . _ -, must begin with a letter or digit and must not be %s, got %.80q: %w", path.Base(pendingDir), name, fs.ErrInvalid)
+		return fmt.Errorf("the name of an import must have 1 to 63 characters of a-z 0-9 . _ -, must begin with a "+
+			"letter or digit and must not be %s, got %.80q: %w", path.Base(pendingDir), name, fs.ErrInvalid)
 	}
 	return nil
 }

@@ -298,7 +298,8 @@ func (s *sink) write(ctx context.Context, digest string, size int64, r io.Reader
 	}
 	if s.e.cfg.Room != nil && size >= s.e.cfg.largeAt {
 		if room := s.e.cfg.Room(); size > room { // check before the disk fills up with a part of it
-			return "", 0, fmt.Errorf("a blob has %s, but only %s are free besides the disk's reserve: %w", BytesText(size),
+			return "", 0, fmt.Errorf("a blob has %s, but only %s are free besides the disk's reserve: %w",
+				BytesText(size),
 				BytesText(max(room, 0)), syscall.ENOSPC)
 		}
 	}

@@ -35,7 +35,9 @@ type endpoint struct {
 	dated                 bool
 }
 
-func (d *endpoint) whole() bool { return d.http == nil && d.https == nil && d.tcp == nil && d.udp == nil }
+func (d *endpoint) whole() bool {
+	return d.http == nil && d.https == nil && d.tcp == nil && d.udp == nil
+}
 
 // discover finds the bastions: those given as arguments, those that the node was enrolled with, or those among its
 // resolvers that identify themselves as bastions. It adds every other bastion that the first one to answer lists.
@@ -107,7 +109,8 @@ func (r *run) bastion(ctx context.Context, arg string) ([]netip.Addr, error) {
 	defer cancel()
 	list, err := r.lookup(ctx, strings.ToLower(strings.TrimSuffix(arg, ".")))
 	if err != nil {
-		return nil, fmt.Errorf("this node cannot resolve the bastion's name %s; give its address instead: %s", arg, clip(why(err)))
+		return nil, fmt.Errorf("this node cannot resolve the bastion's name %s; give its address instead: %s", arg,
+			clip(why(err)))
 	}
 	return list, nil
 }
@@ -174,7 +177,8 @@ func (r *run) plain(ctx context.Context, d *endpoint, path string, most int64, i
 	ctx, cancel := context.WithTimeout(ctx, siteTime)
 	defer cancel()
 	t := &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: probeTime * second}).DialContext}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTP).String()+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		"http://"+netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTP).String()+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -234,7 +238,8 @@ func checkSite(s *nodeconf.Site) error {
 
 func hostName(s string) bool {
 	return s != "" && len(s) <= maxText && !strings.ContainsFunc(s, func(r rune) bool {
-		return !(r == '-' || r == '.' || r == '_' || r == ':' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z')
+		return !(r == '-' || r == '.' || r == '_' || r == ':' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' ||
+			r >= 'A' && r <= 'Z')
 	})
 }
 
@@ -312,17 +317,20 @@ func (r *run) checkBastions(_ context.Context, c *Check) {
 			port uint16
 			what string
 			err  error
-		}{{r.cfg.Ports.HTTP, "tcp", d.http}, {r.cfg.Ports.HTTPS, "tcp", d.https}, {r.cfg.Ports.DNS, "tcp", d.tcp}, {r.cfg.Ports.DNS, "udp", d.udp}} {
+		}{{r.cfg.Ports.HTTP, "tcp", d.http}, {r.cfg.Ports.HTTPS, "tcp", d.https}, {r.cfg.Ports.DNS, "tcp", d.tcp}, {
+			r.cfg.Ports.DNS, "udp", d.udp}} {
 			if p.err != nil {
 				byID[reachID(p.err)] = append(byID[reachID(p.err)], fmt.Sprintf("%d/%s", p.port, p.what))
 			}
 		}
 		for id, ports := range byID {
 			if id == "stall" { // clients choose this bastion and hang
-				c.fail(id, values{"name": "http://" + d.addr.String() + "/site.json", "bastion": d.addr.String(), "detail": "the connection was made, but no complete response came"})
+				c.fail(id, values{"name": "http://" + d.addr.String() + "/site.json", "bastion": d.addr.String(),
+					"detail": "the connection was made, but no complete response came"})
 				continue
 			}
-			report(id, values{"bastion": d.addr.String(), "detail": d.addr.String() + " port " + strings.Join(ports, ", ")})
+			report(id, values{"bastion": d.addr.String(), "detail": d.addr.String() + " port " +
+				strings.Join(ports, ", ")})
 		}
 	}
 	ports := fmt.Sprintf("%d, %d and %d (udp, tcp)", r.cfg.Ports.HTTP, r.cfg.Ports.HTTPS, r.cfg.Ports.DNS)
@@ -413,10 +421,12 @@ func (r *run) open1() string {
 func (r *run) client(d *endpoint) *http.Client {
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
+			return (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, "tcp",
+				netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
 		},
-		TLSClientConfig: &tls.Config{RootCAs: r.trust, Time: r.cfg.Now}, TLSHandshakeTimeout: (probeTime + 1) * second, ResponseHeaderTimeout: 8 * second,
-		ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 2, MaxResponseHeaderBytes: 64 << 10,
+		TLSClientConfig: &tls.Config{RootCAs: r.trust, Time: r.cfg.Now}, TLSHandshakeTimeout: (probeTime + 1) * second,
+		ResponseHeaderTimeout: 8 * second,
+		ForceAttemptHTTP2:     true, MaxIdleConnsPerHost: 2, MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression: true, // the bytes are compared
 	}
 	if r.mirror {

@@ -40,7 +40,8 @@ const (
 var stallTime = 5 * time.Second
 
 // accept is the Accept header of containerd (core/remotes/docker/resolver.go).
-var accept = strings.Join([]string{"application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json",
+var accept = strings.Join([]string{"application/vnd.docker.distribution.manifest.v2+json",
+	"application/vnd.docker.distribution.manifest.list.v2+json",
 	"application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json", "*/*"}, ", ")
 
 // ref is a parsed image name: the host to ask, and the repository there.
@@ -81,7 +82,9 @@ func parseRef(s string) (f ref, err error) {
 		f.tag = "latest"
 	}
 	f.host, f.repo = host, repo
-	ok := hostName(host) && !slices.ContainsFunc(strings.Split(repo, "/"), func(e string) bool { return !hostName(e) || strings.Trim(e, ".") == "" }) && (f.tag == "" || hostName(f.tag)) && (f.digest == "" || tree.ValidDigest(f.digest))
+	ok := hostName(host) && !slices.ContainsFunc(strings.Split(repo, "/"), func(e string) bool {
+		return !hostName(e) || strings.Trim(e, ".") == ""
+	}) && (f.tag == "" || hostName(f.tag)) && (f.digest == "" || tree.ValidDigest(f.digest))
 	if !ok {
 		return f, fmt.Errorf("the image must be HOST/REPOSITORY:TAG or @DIGEST, got %q: %w", clip(s), fs.ErrInvalid)
 	}
@@ -122,7 +125,8 @@ func (r *run) propose(ctx context.Context) {
 }
 
 // get sends a request to one bastion. The caller closes the body.
-func get(ctx context.Context, c *http.Client, method, address string, header map[string]string) (*http.Response, error) {
+func get(ctx context.Context, c *http.Client, method, address string, header map[string]string) (*http.Response,
+	error) {
 	req, err := http.NewRequestWithContext(ctx, method, address, nil)
 	if err != nil {
 		return nil, err
@@ -403,7 +407,8 @@ func ranged(ctx context.Context, client *http.Client, name string) error {
 		return nil // an empty file has no range
 	}
 	from, to := len(whole)/3, len(whole)/3*2
-	part, err := get(ctx, client, http.MethodGet, address, map[string]string{"Range": fmt.Sprintf("bytes=%d-%d", from, to)})
+	part, err := get(ctx, client, http.MethodGet, address,
+		map[string]string{"Range": fmt.Sprintf("bytes=%d-%d", from, to)})
 	if err != nil {
 		return err
 	}
@@ -452,7 +457,8 @@ func (r *run) checkTransfer(ctx context.Context, c *Check) {
 		case err != nil:
 			r.failWith(c, err, v)
 		case n > 0:
-			transfers = append(transfers, fmt.Sprintf("%.1f MiB in %s from %s", float64(n)/(1<<20), time.Since(begun).Round(10*time.Millisecond), d.addr))
+			transfers = append(transfers, fmt.Sprintf("%.1f MiB in %s from %s", float64(n)/(1<<20),
+				time.Since(begun).Round(10*time.Millisecond), d.addr))
 		}
 	}
 	if c.Text = some(transfers); transfers == nil && len(c.Troubles) == 0 {

@@ -105,8 +105,10 @@ func pack(id uint16, q *question) ([]byte, error) {
 	}
 	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: id, RecursionDesired: true})
 	var opt dnsmessage.ResourceHeader
-	err = errors.Join(b.StartQuestions(), b.Question(dnsmessage.Question{Name: name, Type: q.kind, Class: dnsmessage.ClassINET}),
-		b.StartAdditionals(), opt.SetEDNS0(maxUDP, dnsmessage.RCodeSuccess, false), b.OPTResource(opt, dnsmessage.OPTResource{}))
+	err = errors.Join(b.StartQuestions(), b.Question(
+		dnsmessage.Question{Name: name, Type: q.kind, Class: dnsmessage.ClassINET}),
+		b.StartAdditionals(), opt.SetEDNS0(maxUDP, dnsmessage.RCodeSuccess, false),
+		b.OPTResource(opt, dnsmessage.OPTResource{}))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", clip(q.name), err)
 	}
@@ -114,7 +116,8 @@ func pack(id uint16, q *question) ([]byte, error) {
 }
 
 // receive reads responses until none is outstanding or the time of this try is over.
-func receive(ctx context.Context, conn net.Conn, network string, ids map[uint16]*question, left int) (total, still int, err error) {
+func receive(ctx context.Context, conn net.Conn, network string, ids map[uint16]*question, left int) (total, still int,
+	err error) {
 	wait := again * second
 	if network == "tcp" {
 		wait = tcpWait * second
@@ -154,7 +157,8 @@ func take(msg []byte, ids map[uint16]*question) bool {
 		return false
 	}
 	asked, err := p.AllQuestions()
-	if err != nil || len(asked) > 1 || len(asked) == 1 && !strings.EqualFold(strings.TrimSuffix(asked[0].Name.String(), "."), strings.TrimSuffix(q.name, ".")) {
+	if err != nil || len(asked) > 1 || len(asked) == 1 &&
+		!strings.EqualFold(strings.TrimSuffix(asked[0].Name.String(), "."), strings.TrimSuffix(q.name, ".")) {
 		return false
 	}
 	q.got, q.rcode = true, h.RCode

@@ -133,18 +133,18 @@ func (c *Check) add(id string, warning bool, v values) {
 
 // run is the state of one run.
 type run struct {
-	cfg    Config
-	node   node
-	mirror bool // whether the mode is "mirror"
-	report *Report
-	site   nodeconf.Site
-	roots  []*x509.Certificate // the bastions' roots, as reported by them
-	trust  *x509.CertPool      // the node's trust store
-	bundle string              // the file that trust was read from
-	endpoints  []*endpoint
-	source string // how the bastions were discovered
-	sample Sample
-	states map[string]State
+	cfg       Config
+	node      node
+	mirror    bool // whether the mode is "mirror"
+	report    *Report
+	site      nodeconf.Site
+	roots     []*x509.Certificate // the bastions' roots, as reported by them
+	trust     *x509.CertPool      // the node's trust store
+	bundle    string              // the file that trust was read from
+	endpoints []*endpoint
+	source    string // how the bastions were discovered
+	sample    Sample
+	states    map[string]State
 }
 
 // Run runs the checks. An error means that they could not be run at all; it wraps fs.ErrInvalid if an argument is
@@ -176,7 +176,8 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 		return nil, err
 	}
 	if cfg.Mode != "" && !slices.Contains(Modes, cfg.Mode) {
-		return nil, fmt.Errorf("the mode must be %s, got %q: %w", strings.Join(Modes, " or "), clip(cfg.Mode), fs.ErrInvalid)
+		return nil, fmt.Errorf("the mode must be %s, got %q: %w", strings.Join(Modes, " or "), clip(cfg.Mode),
+			fs.ErrInvalid)
 	}
 	r.readNode()
 	names := r.checkNames
@@ -201,10 +202,12 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 		{"clock", 1, r.checkClock, []func() string{r.knowSite}},
 		{"trust", 14, r.checkTrust, []func() string{r.knowSite, r.haveEndpoint}},
 		{"overrules", 2, r.checkOverrules, []func() string{r.knowSite}},
-		{"registries", 10, r.checkRegistries, []func() string{r.knowSite, r.haveEndpoint, r.after("clock"), r.after("trust")}},
+		{"registries", 10, r.checkRegistries, []func() string{r.knowSite, r.haveEndpoint, r.after("clock"),
+			r.after("trust")}},
 		{"pull", 15, r.checkPull, []func() string{r.knowSite, r.haveEndpoint, r.after("clock"), r.after("trust")}},
 		{"file", 15, r.checkFile, []func() string{r.knowSite, r.haveEndpoint, r.after("clock"), r.after("trust")}},
-		{"transfer", 20, r.checkTransfer, []func() string{r.knowSite, r.haveEndpoint, r.after("clock"), r.after("trust")}},
+		{"transfer", 20, r.checkTransfer, []func() string{r.knowSite, r.haveEndpoint, r.after("clock"),
+			r.after("trust")}},
 	}
 	for _, s := range steps {
 		if s.name == "resolver" && r.mirror {

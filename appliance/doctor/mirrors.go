@@ -21,7 +21,8 @@ type mirror struct {
 // check reports what is wrong with the mirror's endpoints.
 func (o *overrules) check(m mirror) {
 	v := func(detail string) values {
-		return values{"file": m.file, "names": shown(m.of, "every registry"), "detail": shown(detail, "the registry itself")}
+		return values{"file": m.file, "names": shown(m.of, "every registry"),
+			"detail": shown(detail, "the registry itself")}
 	}
 	ours := false
 	for _, to := range m.first {
@@ -91,7 +92,9 @@ func (o *overrules) caFile(file, names, ca string) {
 	v := values{"file": file, "names": names, "detail": ca}
 	if len(held) == 0 {
 		o.c.fail("mirror-ca", v)
-	} else if slices.ContainsFunc(o.r.roots, func(root *x509.Certificate) bool { return !slices.ContainsFunc(held, root.Equal) }) {
+	} else if slices.ContainsFunc(o.r.roots, func(root *x509.Certificate) bool {
+		return !slices.ContainsFunc(held, root.Equal)
+	}) {
 		o.c.warn("mirror-ca-root", v)
 	}
 }
@@ -106,7 +109,8 @@ const (
 func (o *overrules) containerd() {
 	dirs, sure := o.configPath()
 	told := slices.Contains(dirs, containerdDir)
-	for _, dir := range []string{containerdDir, "/var/lib/rancher/k3s/agent/etc/containerd/certs.d", "/var/lib/rancher/rke2/agent/etc/containerd/certs.d"} {
+	for _, dir := range []string{containerdDir, "/var/lib/rancher/k3s/agent/etc/containerd/certs.d",
+		"/var/lib/rancher/rke2/agent/etc/containerd/certs.d"} {
 		if !slices.Contains(dirs, dir) {
 			dirs = append(dirs, dir)
 		}
@@ -131,7 +135,8 @@ func (o *overrules) containerd() {
 // all of the configuration could be read.
 func (o *overrules) configPath() (dirs []string, sure bool) {
 	sure = true
-	files := append([]string{containerdConf}, o.r.glob("/etc/containerd/conf.d/*.toml")...) // imported by default since 2.2
+	// imported by default since 2.2
+	files := append([]string{containerdConf}, o.r.glob("/etc/containerd/conf.d/*.toml")...)
 	for i := 0; i < len(files) && i < 64; i++ {
 		text, ok := o.r.read(files[i])
 		if !ok && !slices.Contains(o.r.report.Unseen, files[i]) {
@@ -153,7 +158,8 @@ func (o *overrules) configPath() (dirs []string, sure bool) {
 			}
 			for key, value := range s.values {
 				switch strings.Join(append(slices.Clone(s.name), key), ".") {
-				case "plugins.io.containerd.cri.v1.images.registry.config_path", "plugins.io.containerd.grpc.v1.cri.registry.config_path", "plugins.cri.registry.config_path":
+				case "plugins.io.containerd.cri.v1.images.registry.config_path",
+					"plugins.io.containerd.grpc.v1.cri.registry.config_path", "plugins.cri.registry.config_path":
 					for _, list := range value {
 						dirs = append(dirs, strings.FieldsFunc(list, func(r rune) bool { return r == ':' })...)
 					}
@@ -186,7 +192,8 @@ func (o *overrules) hostsTOML(dir, file, host, text string) {
 			m.last = to
 		}
 		if s.get("skip_verify") == "true" {
-			o.c.warn("mirror-insecure", values{"file": file, "names": shown(host, "every registry"), "detail": "skip_verify"})
+			o.c.warn("mirror-insecure", values{"file": file, "names": shown(host, "every registry"),
+				"detail": "skip_verify"})
 		}
 		for _, ca := range s.values["ca"] {
 			o.caFile(file, shown(host, "every registry"), ca)
@@ -200,7 +207,8 @@ func (o *overrules) hostsTOML(dir, file, host, text string) {
 
 // registriesConf checks what podman and CRI-O read (containers-registries.conf(5)).
 func (o *overrules) registriesConf() {
-	for _, f := range append([]string{"/etc/containers/registries.conf"}, o.r.glob("/etc/containers/registries.conf.d/*.conf")...) {
+	for _, f := range append([]string{"/etc/containers/registries.conf"},
+		o.r.glob("/etc/containers/registries.conf.d/*.conf")...) {
 		text, ok := o.read(f)
 		if !ok {
 			continue
@@ -264,7 +272,8 @@ func (o *overrules) rancher() {
 		alone := false
 		for _, f := range append([]string{dir + "/config.yaml"}, o.r.glob(dir+"/config.yaml.d/*.yaml")...) {
 			text, _ := o.r.read(f)
-			if config, err := parseYAML(text); err == nil && config.at("disable-default-registry-endpoint").text() != "" {
+			if config, err := parseYAML(text); err == nil &&
+				config.at("disable-default-registry-endpoint").text() != "" {
 				alone = config.at("disable-default-registry-endpoint").text() == "true"
 			}
 		}
@@ -284,7 +293,8 @@ func (o *overrules) rancher() {
 			}
 			tls := config.at("tls")
 			if tls.at("insecure_skip_verify").text() == "true" {
-				o.c.warn("mirror-insecure", values{"file": file, "names": shown(host, "every registry"), "detail": "insecure_skip_verify"})
+				o.c.warn("mirror-insecure", values{"file": file, "names": shown(host, "every registry"),
+					"detail": "insecure_skip_verify"})
 			}
 			if ca := tls.at("ca_file").text(); ca != "" {
 				o.caFile(file, shown(host, "every registry"), ca)

@@ -55,7 +55,8 @@ type overrules struct {
 // name, with or without a port.
 func covers(pattern, name string) bool {
 	below, wild := strings.CutPrefix(pattern, "*.")
-	return pattern == "_default" || pattern == "*" || wild && strings.HasSuffix(name, "."+below) || bare(pattern) == name
+	return pattern == "_default" || pattern == "*" || wild && strings.HasSuffix(name, "."+below) ||
+		bare(pattern) == name
 }
 
 // concerns reports whether a pattern matches a name that the bastions answer for.
@@ -161,7 +162,8 @@ func (o *overrules) dockerDaemon() {
 	}
 	for _, m := range d.Mirrors {
 		if o.elsewhere(m) {
-			o.c.warn("mirror-elsewhere", values{"file": file, "names": "docker.io", "detail": clip(m)}) // Docker falls back to Docker Hub's own name
+			// Docker falls back to Docker Hub's own name
+			o.c.warn("mirror-elsewhere", values{"file": file, "names": "docker.io", "detail": clip(m)})
 		}
 	}
 	for _, i := range d.Insecure {
@@ -169,5 +171,6 @@ func (o *overrules) dockerDaemon() {
 			o.c.warn("mirror-insecure", values{"file": file, "names": i, "detail": "insecure-registries"})
 		}
 	}
-	o.proxy(file, httpproxy.Config{HTTPProxy: d.Proxies["http-proxy"], HTTPSProxy: d.Proxies["https-proxy"], NoProxy: d.Proxies["no-proxy"]})
+	o.proxy(file, httpproxy.Config{HTTPProxy: d.Proxies["http-proxy"], HTTPSProxy: d.Proxies["https-proxy"],
+		NoProxy: d.Proxies["no-proxy"]})
 }

@@ -10,7 +10,8 @@ import (
 )
 
 // units are the services that pull and download on a node.
-var units = []string{"containerd", "docker", "crio", "cri-o", "kubelet", "k3s", "k3s-agent", "rke2-server", "rke2-agent", "buildkit", "buildkitd"}
+var units = []string{"containerd", "docker", "crio", "cri-o", "kubelet", "k3s", "k3s-agent", "rke2-server",
+	"rke2-agent", "buildkit", "buildkitd"}
 
 // proxies checks the proxy settings of every environment that programs on the node may have.
 func (o *overrules) proxies() {
@@ -26,7 +27,8 @@ func (o *overrules) proxies() {
 		o.proxy("/etc/environment", environment(env))
 	}
 	for _, unit := range units {
-		for _, dir := range []string{"/etc/systemd/system/", "/run/systemd/system/", "/usr/lib/systemd/system/", "/lib/systemd/system/"} {
+		for _, dir := range []string{"/etc/systemd/system/", "/run/systemd/system/", "/usr/lib/systemd/system/",
+			"/lib/systemd/system/"} {
 			// The environments of all drop-ins are merged: one may set the proxy and another the exceptions.
 			var env, files []string
 			for _, f := range o.r.glob(dir + unit + ".service.d/*.conf") {

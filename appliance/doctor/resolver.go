@@ -60,7 +60,8 @@ func (r *run) checkResolver(_ context.Context, c *Check) {
 			c.fail("dnssec", values{"file": file})
 		}
 	}
-	for _, f := range append([]string{"/etc/NetworkManager/NetworkManager.conf"}, r.glob("/etc/NetworkManager/conf.d/*.conf")...) {
+	for _, f := range append([]string{"/etc/NetworkManager/NetworkManager.conf"},
+		r.glob("/etc/NetworkManager/conf.d/*.conf")...) {
 		text, _ := r.read(f)
 		var others []string
 		for _, list := range parseUnit(text, "global-dns-domain-*", "servers") {
@@ -132,7 +133,8 @@ func (r *run) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
 			if len(r.node.listed) == 0 {
 				return nil, fmt.Errorf("%s%s lists no resolver", r.cfg.Root, resolvFile)
 			}
-			return (&net.Dialer{}).DialContext(ctx, network, netip.AddrPortFrom(r.node.listed[0], r.cfg.Ports.DNS).String())
+			return (&net.Dialer{}).DialContext(ctx, network,
+				netip.AddrPortFrom(r.node.listed[0], r.cfg.Ports.DNS).String())
 		}
 	}
 	list, err := res.LookupNetIP(ctx, "ip", name)
@@ -181,7 +183,8 @@ func (r *run) checkNames(ctx context.Context, c *Check) {
 		}
 	}
 	for name := range hosts {
-		c.fail("hosts-file", values{"file": hostsFile, "names": name, "name": name, "detail": some(texts(r.node.hosts[name]))})
+		c.fail("hosts-file", values{"file": hostsFile, "names": name, "name": name,
+			"detail": some(texts(r.node.hosts[name]))})
 	}
 
 	bytes := r.askBastions(ctx, c, names)
@@ -189,7 +192,9 @@ func (r *run) checkNames(ctx context.Context, c *Check) {
 	if r.states["resolver"] == Failed {
 		text = fmt.Sprintf("%d, checked at the bastions only, because this node's resolver is wrong", len(names))
 	} else {
-		text += unbegun(r.askNode(ctx, c, slices.DeleteFunc(slices.Clone(names), func(n string) bool { return hosts[n] })))
+		text += unbegun(r.askNode(ctx, c, slices.DeleteFunc(slices.Clone(names), func(n string) bool {
+			return hosts[n]
+		})))
 	}
 	c.Text = fmt.Sprintf("%s; %d bytes of responses over TCP", text, bytes)
 }
@@ -203,7 +208,8 @@ func (r *run) askBastions(ctx context.Context, c *Check, names []string) (bytes 
 		d := open[i]
 		list := make([]*question, 0, 2*len(names))
 		for _, n := range names {
-			list = append(list, &question{name: n, kind: dnsmessage.TypeA}, &question{name: n, kind: dnsmessage.TypeAAAA})
+			list = append(list, &question{name: n, kind: dnsmessage.TypeA},
+				&question{name: n, kind: dnsmessage.TypeAAAA})
 		}
 		n, err := ask(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.DNS), list)
 		mu.Lock()
@@ -251,7 +257,8 @@ const lookupTime = 6 // seconds
 
 // follow resolves the names like the programs on this node, and returns for how many there was no time. It calls
 // found with the addresses of each name that are not a bastion's.
-func (r *run) follow(ctx context.Context, names []string, found func(name string, others []string, err error)) (left int) {
+func (r *run) follow(ctx context.Context, names []string,
+	found func(name string, others []string, err error)) (left int) {
 	ours := r.ourAddrs()
 	return each(ctx, len(names), lookups, func(i int) {
 		own, cancel := context.WithTimeout(ctx, lookupTime*second)
@@ -283,7 +290,8 @@ func (r *run) askNode(ctx context.Context, c *Check, names []string) (left int) 
 		}
 	})
 	f.report(c.fail, func(detail string, names []string) values {
-		return values{"detail": detail, "names": some(names), "name": names[0], "bastion": r.open1(), "bastions": r.bastions()}
+		return values{"detail": detail, "names": some(names), "name": names[0], "bastion": r.open1(),
+			"bastions": r.bastions()}
 	})
 	// What a cache on the node returns for a name without an IPv6 address is only visible in an AAAA query.
 	i := slices.IndexFunc(r.node.listed, func(a netip.Addr) bool {
@@ -299,7 +307,8 @@ func (r *run) askNode(ctx context.Context, c *Check, names []string) (left int) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, 4*second)
 	defer cancel()
-	ask(ctx, "udp", netip.AddrPortFrom(server, r.cfg.Ports.DNS), list) // a resolver that does not answer was reported earlier
+	// a resolver that does not answer was reported earlier
+	ask(ctx, "udp", netip.AddrPortFrom(server, r.cfg.Ports.DNS), list)
 	var six []string
 	for _, q := range list {
 		if q.got && q.rcode == dnsmessage.RCodeNameError {

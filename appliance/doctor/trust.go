@@ -20,7 +20,8 @@ import (
 
 // bundles are the files where Go looks for the system's roots, in order: it reads the first that exists (crypto/x509,
 // root_linux.go).
-var bundles = []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/pki/tls/cacert.pem",
+var bundles = []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
+	"/etc/ssl/ca-bundle.pem", "/etc/pki/tls/cacert.pem",
 	"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/cert.pem"}
 
 // loadTrust reads the node's trust store like Go programs do.
@@ -88,7 +89,9 @@ func (r *run) checkTrust(ctx context.Context, c *Check) {
 	default:
 		text, ok := r.read(r.bundle)
 		inFile := parseCerts([]byte(text))
-		if ok && slices.ContainsFunc(r.roots, func(root *x509.Certificate) bool { return !slices.ContainsFunc(inFile, root.Equal) }) {
+		if ok && slices.ContainsFunc(r.roots, func(root *x509.Certificate) bool {
+			return !slices.ContainsFunc(inFile, root.Equal)
+		}) {
 			c.warn("bundle-lacks", values{"file": r.bundle})
 		}
 	}
@@ -136,7 +139,8 @@ func (r *run) checkTrust(ctx context.Context, c *Check) {
 
 // holds reports whether a root is in the pool, whatever its validity period.
 func holds(pool *x509.CertPool, root *x509.Certificate) bool {
-	_, err := root.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: root.NotBefore.Add(time.Second), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	_, err := root.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: root.NotBefore.Add(time.Second),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	return err == nil
 }
 
@@ -144,7 +148,8 @@ func holds(pool *x509.CertPool, root *x509.Certificate) bool {
 func (r *run) handshake(ctx context.Context, d *endpoint, name string) (id, detail string) {
 	ctx, cancel := context.WithTimeout(ctx, 2*probeTime*second)
 	defer cancel()
-	raw, err := (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
+	raw, err := (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, "tcp",
+		netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
 	if err != nil {
 		return reachID(err), d.addr.String()
 	}
@@ -198,7 +203,8 @@ func (r *run) ours(chain []*x509.Certificate) bool {
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	_, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: r.cfg.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	_, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: r.cfg.Now(),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	return err == nil
 }
 
@@ -224,7 +230,8 @@ func why(err error) string {
 func asDNS(err error, into **net.DNSError) bool { return err != nil && errors.As(err, into) }
 
 // runtimes are the programs that read the trust store only once, by their names in /proc, with their units.
-var runtimes = map[string]string{"containerd": "containerd", "dockerd": "docker", "crio": "crio", "kubelet": "kubelet", "k3s-server": "k3s", "k3s-agent": "k3s-agent"}
+var runtimes = map[string]string{"containerd": "containerd", "dockerd": "docker", "crio": "crio", "kubelet": "kubelet",
+	"k3s-server": "k3s", "k3s-agent": "k3s-agent"}
 
 // hertz is the unit of times in /proc/PID/stat; it is 100 on every architecture that Linux still has (USER_HZ,
 // proc(5)).

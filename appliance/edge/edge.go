@@ -103,7 +103,8 @@ func (e *Edge) recorded(serve func(*recorder, *http.Request) (service string)) h
 
 func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) {
 	if len(r.RequestURI) > maxURI {
-		reply.Refuse(w, r, http.StatusRequestURITooLong, "DENIED", fmt.Sprintf("the address is longer than %d bytes", maxURI))
+		reply.Refuse(w, r, http.StatusRequestURITooLong, "DENIED",
+			fmt.Sprintf("the address is longer than %d bytes", maxURI))
 		return "none"
 	}
 	h := e.Hosts()
@@ -131,8 +132,9 @@ func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 		return "none"
 	}
 	if a := r.Header.Get("Authorization"); plain && a != "" && !bearer(a) {
-		reply.Refuse(w, r, http.StatusForbidden, "DENIED", "credentials are not accepted over plain http: use https, or read "+
-			"without them, and change the password that was just sent in the clear")
+		reply.Refuse(w, r, http.StatusForbidden, "DENIED",
+			"credentials are not accepted over plain http: use https, or read "+
+				"without them, and change the password that was just sent in the clear")
 		return "none"
 	}
 	images := r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/")
@@ -231,7 +233,8 @@ func (e *Edge) PassedOn() http.Handler {
 		in := *r
 		in.TLS = nil
 		if !plain {
-			in.TLS = &tls.ConnectionState{} // not this connection's state; here it determines the scheme of URLs in responses
+			// not this connection's state; here it determines the scheme of URLs in responses
+			in.TLS = &tls.ConnectionState{}
 		}
 		if at, err := netip.ParseAddrPort(r.Header.Get(passedClient)); err == nil {
 			in.RemoteAddr = at.String()

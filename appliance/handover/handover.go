@@ -106,7 +106,8 @@ const (
 	opReadDir  = "read-dir"  // Dir: returns the next Entries, none at the end
 	opCloseDir = "close-dir" // Dir: closes it
 	opEnd      = "end"       // Input: returns the error with which a relayed input ended, if any
-	opProgress = "progress"  // shows Progress; acknowledged, so that the buffer of a command that does not read does not fill up
+	// shows Progress; acknowledged, so that the buffer of a command that does not read does not fill up
+	opProgress = "progress"
 )
 
 type ask struct {

@@ -23,7 +23,8 @@ import (
 //
 // An *Error is the daemon's answer. When the daemon ends without an answer, the error says so; running the import
 // again continues it. When ctx is done the daemon stops too, and the error is ctx's cause. Run sets req.Inputs.
-func Run(ctx context.Context, conn net.Conn, req Request, paths []string, onProgress func(Progress)) (json.RawMessage, error) {
+func Run(ctx context.Context, conn net.Conn, req Request, paths []string, onProgress func(Progress)) (json.RawMessage,
+	error) {
 	defer conn.Close()
 	socket, ok := conn.(*net.UnixConn)
 	if !ok {
@@ -98,7 +99,8 @@ func (o *opener) run(conn *net.UnixConn, req Request, onProgress func(Progress))
 
 // upgrade requests the protocol and returns the reader of the daemon's frames.
 func upgrade(conn *net.UnixConn) (*bufio.Reader, error) {
-	if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: casemate\r\nConnection: Upgrade\r\nUpgrade: %s\r\nContent-Length: 0\r\n\r\n", Path, Protocol); err != nil {
+	if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: casemate\r\nConnection: Upgrade\r\nUpgrade: "+
+		"%s\r\nContent-Length: 0\r\n\r\n", Path, Protocol); err != nil {
 		return nil, err
 	}
 	from := bufio.NewReaderSize(conn, 64<<10)
@@ -124,7 +126,8 @@ func upgrade(conn *net.UnixConn) (*bufio.Reader, error) {
 func gone(err error) error {
 	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
 		if errors.Is(err, end) {
-			return errors.New("casemate ended during the import: start it and run the same command again; what it has received is retained")
+			return errors.New("casemate ended during the import: start it and run the same command again; what it " +
+				"has received is retained")
 		}
 	}
 	return err

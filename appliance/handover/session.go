@@ -56,7 +56,8 @@ func Accept(w http.ResponseWriter, r *http.Request) (*Session, error) {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), Protocol) {
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Upgrade", Protocol)
-		return nil, refuse(w, http.StatusUpgradeRequired, "imports require the protocol "+Protocol+": use the command casemate import")
+		return nil, refuse(w, http.StatusUpgradeRequired, "imports require the protocol "+Protocol+
+			": use the command casemate import")
 	}
 	hijacker, ok := w.(http.Hijacker)
 	if !ok {
@@ -73,7 +74,8 @@ func Accept(w http.ResponseWriter, r *http.Request) (*Session, error) {
 		return nil, errors.New("imports come over a Unix socket only")
 	}
 	conn.SetDeadline(time.Now().Add(helloWait))
-	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+Protocol+"\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+Protocol+
+		"\r\n\r\n"); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -95,8 +97,9 @@ func refuse(w http.ResponseWriter, status int, why string) error {
 // newSession reads the command's first message; ahead are bytes of it that were read already.
 func newSession(ctx context.Context, conn *net.UnixConn, ahead []byte) (*Session, error) {
 	s := &Session{
-		conn: conn, out: sender{conn: conn}, flight: make(chan struct{}, maxFlight), pending: map[uint64]chan<- answer{},
-		told: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{}),
+		conn: conn, out: sender{conn: conn}, flight: make(chan struct{}, maxFlight),
+		pending: map[uint64]chan<- answer{},
+		told:    make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	in := &receiver{conn: conn}

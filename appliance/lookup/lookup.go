@@ -36,7 +36,8 @@ type Lookup struct {
 // Check reports which items of req clients do not get here.
 func (l *Lookup) Check(ctx context.Context, req content.CheckRequest) (*content.Report, error) {
 	c := content.Checker{
-		Images: l.Images, Files: filesAsAsked{l.Files, l.Current.State().Hosts}, Open: l.Tree.OpenBlob, Has: l.Tree.HasBlob,
+		Images: l.Images, Files: filesAsAsked{l.Files, l.Current.State().Hosts}, Open: l.Tree.OpenBlob,
+		Has:       l.Tree.HasBlob,
 		Tags:      func(repository string) []string { return slices.Collect(l.Images.Tags(repository)) },
 		Unreached: l.unreached,
 	}
@@ -86,7 +87,8 @@ func (l *Lookup) unreached(host string) string {
 	case o.Disabled == origin.NotPermitted:
 		return fmt.Sprintf("origin %s is not enabled: %s", o.Host, l.NotPermitted(o.Names()...))
 	}
-	return fmt.Sprintf("origin %s is not enabled: %s; to enable it again: casemate origin add %s", o.Host, o.Disabled, o.Host)
+	return fmt.Sprintf("origin %s is not enabled: %s; to enable it again: casemate origin add %s", o.Host, o.Disabled,
+		o.Host)
 }
 
 // Enabling returns what makes clients of host be served here, "" if they are.

@@ -45,9 +45,10 @@ type Metrics struct {
 // New returns the metrics of a node, which reads s at each scrape.
 func New(s Sources) *Metrics {
 	m := &Metrics{
-		reg:      prometheus.NewRegistry(),
-		requests: counter("http_requests_total", "Requests answered, by service, method and status.", "room", "method", "code"),
-		sent:     counter("http_sent_bytes_total", "Bytes of response bodies, by service.", "room"),
+		reg: prometheus.NewRegistry(),
+		requests: counter("http_requests_total", "Requests answered, by service, method and status.", "room", "method",
+			"code"),
+		sent: counter("http_sent_bytes_total", "Bytes of response bodies, by service.", "room"),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "casemate_http_request_seconds",
 			Help:    "Time from a request's header to the end of its response, by service.",
@@ -91,8 +92,9 @@ type sharedPage struct {
 	mu   sync.Mutex
 	next *pageRound // new requests wait for it; nil: there is none that has not begun
 
-	turn chan struct{} // of capacity 1: full while a request waits or generates a page; that request owns the fields below
-	at   time.Time     // when the last page was generated
+	// of capacity 1: full while a request waits or generates a page; that request owns the fields below
+	turn chan struct{}
+	at   time.Time // when the last page was generated
 	took time.Duration
 }
 
@@ -220,7 +222,8 @@ func (h handshakeLog) Write(p []byte) (int, error) {
 		strings.Contains(why, "certificate unknown"),
 		strings.Contains(why, "unknown certificate"):
 		reason = "untrusted"
-		h.l.Warn("a client does not trust the bastions' root: check that casemate ca is in its trust store", "client", from, "alert", why)
+		h.l.Warn("a client does not trust the bastions' root: check that casemate ca is in its trust store", "client",
+			from, "alert", why)
 	case strings.Contains(why, "EOF"), strings.Contains(why, "reset by peer"):
 		reason = "closed"
 	case strings.Contains(why, "timeout"):
@@ -266,11 +269,12 @@ const dnsEvents = "fast, refused, dropped, unsent, absent, limited, withheld, tr
 	"forward_shed, misses_lost, refused_tcp, closed_tcp"
 
 var (
-	descUp       = desc("serving", "1 when this node serves.")
-	descInfo     = desc("info", "Constant 1, with the version.", "version", "commit", "node")
-	descConns    = desc("http_connections", "Open HTTP connections.")
-	descRefused  = desc("http_connections_refused_total", "Connections beyond the bounds.")
-	descEvicted  = desc("http_connections_evicted_total", "Connections that were closed to make room for other clients.")
+	descUp      = desc("serving", "1 when this node serves.")
+	descInfo    = desc("info", "Constant 1, with the version.", "version", "commit", "node")
+	descConns   = desc("http_connections", "Open HTTP connections.")
+	descRefused = desc("http_connections_refused_total", "Connections beyond the bounds.")
+	descEvicted = desc("http_connections_evicted_total",
+		"Connections that were closed to make room for other clients.")
 	descBook     = desc("missing_entries", "Entries of this node's missing book, without noise.")
 	descDropped  = desc("missing_dropped_total", "Entries that the full missing book dropped since it was cleared.")
 	descDNS      = desc("dns_answers_total", "DNS answers by response code.", "rcode")
@@ -292,12 +296,14 @@ var (
 	descDamaged  = desc("blobs_damaged", "Blobs known to be damaged on this node's disk.")
 	descLost     = desc("blobs_lost", "Blobs that clients of this node do not get, because no node has an intact copy.")
 	descScrubbed = desc("scrub_blobs_total", "Blobs that this node has read and compared with their digests.")
-	descScrubB   = desc("scrub_bytes_total", "Bytes of the blobs that this node has read and compared with their digests.")
+	descScrubB   = desc("scrub_bytes_total", "Bytes of the blobs that this node has read and compared with their "+
+		"digests.")
 	descFaults   = desc("scrub_faults_total", "Blobs that were found to be damaged, by scrubbing or by reading.")
 	descRepaired = desc("scrub_repaired_total", "Damaged blobs that another node, an import or a push has repaired.")
 	descDue      = desc("scrub_due_blobs", "Blobs that are due for the background scrub.")
 	descOldest   = desc("scrub_oldest_timestamp_seconds", "Every blob of this node was verified since then.")
-	descExpiry   = desc("certificate_expiry_timestamp_seconds", "When the first certificate of its kind expires.", "kind")
+	descExpiry   = desc("certificate_expiry_timestamp_seconds", "When the first certificate of its kind expires.",
+		"kind")
 )
 
 // Describe sends nothing: an unchecked collector, whose series depend on events.

@@ -67,7 +67,8 @@ func read(tree Tree, name string) (rec dnssrv.Record, ok bool, err error) {
 		ttl, err = time.ParseDuration(r.TTL)
 	}
 	if err != nil {
-		return rec, false, fmt.Errorf("name %s %s: its record is damaged, delete it and set it again: %w", owner, kind, err)
+		return rec, false, fmt.Errorf("name %s %s: its record is damaged, delete it and set it again: %w", owner,
+			kind, err)
 	}
 	return dnssrv.Record{Name: owner, Type: kind, Values: r.Values, TTL: ttl}, true, nil
 }
@@ -108,7 +109,8 @@ func Set(ctx context.Context, tree Updater, name, kind string, in Record) error 
 		return err
 	}
 	if len(data) > 4096 {
-		return usage.Errorf("name %s %s: all values together must have at most 4096 bytes, got %d", name, kind, len(data))
+		return usage.Errorf("name %s %s: all values together must have at most 4096 bytes, got %d", name, kind,
+			len(data))
 	}
 	return tree.Update(ctx, func(b cluster.Batch) error { b.Put("names/"+name+"/"+kind, data); return nil })
 }

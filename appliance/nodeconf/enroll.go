@@ -38,7 +38,8 @@ func (s *Site) Script() (string, error) {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("#!/bin/sh")
-	line("# Enrols a node with the bastions of %s: sets them as the node's resolvers and trusts their CA. See --help.", s.Domain)
+	line("# Enrols a node with the bastions of %s: sets them as the node's resolvers and trusts their CA. See --help.",
+		s.Domain)
 	line("")
 	line("CASEMATE_DOMAIN='%s'", s.Domain)
 	line("# One bastion per line: its name and its addresses.")
@@ -83,7 +84,8 @@ func (s *Site) Script() (string, error) {
 // Enroll writes the enrol script in one of the Formats.
 func (s *Site) Enroll(format string) ([]File, error) {
 	if !slices.Contains(Formats, format) {
-		return nil, fmt.Errorf("format must be one of %s, got %q: %w", strings.Join(Formats, ", "), format, fs.ErrInvalid)
+		return nil, fmt.Errorf("format must be one of %s, got %q: %w", strings.Join(Formats, ", "), format,
+			fs.ErrInvalid)
 	}
 	script, err := s.Script()
 	if err != nil {
@@ -212,7 +214,8 @@ func (s *Site) check() ([]root, error) {
 		}
 		sum := sha256.Sum256(block.Bytes)
 		// Encoded again, to drop the headers and the text between blocks that PEM allows.
-		roots = append(roots, root{hex.EncodeToString(sum[:8]), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes}))})
+		roots = append(roots, root{hex.EncodeToString(sum[:8]),
+			string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes}))})
 	}
 	if len(roots) == 0 {
 		return nil, fmt.Errorf("no root certificate is known")
@@ -223,7 +226,8 @@ func (s *Site) check() ([]root, error) {
 // isHost reports whether s consists of lower-case host labels.
 func isHost(s string) bool {
 	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
+			strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 			return false
 		}
 	}

@@ -112,7 +112,8 @@ block() {
 # asWanted PATH: whether the file has the wanted content already.
 asWanted() { [ -f "$ROOT$1" ] && [ ! -L "$ROOT$1" ] && [ "$(sum "$ROOT$1")" = "$(sum "$WORK/want/$(key "$1")")" ]; }
 
-# compare lists files that differ in $WORK/todo, and files that we wrote earlier and that are no longer wanted in $WORK/gone.
+# compare lists files that differ in $WORK/todo, and files that we wrote earlier and that are no longer wanted in
+# $WORK/gone.
 compare() {
 	: >"$WORK/todo"
 	: >"$WORK/gone"
@@ -222,16 +223,19 @@ edited() {
 			[ ! -e "$ROOT$1" ] || die "cannot save a copy of $1 in $STATE"
 			return # others removed it
 		fi
-		say "$1 was changed by others since the last run: it is written again, the changed version is saved as $STATE/theirs/$(key "$1")"
+		say "$1 was changed by others since the last run: it is written again, the changed version is saved as" \
+			"$STATE/theirs/$(key "$1")"
 		;;
 	*/casemate.conf | */zz-casemate.conf)
 		[ -e "$ROOT$1" ] || return 0 # others removed it
-		say "$1 was changed by others since the last run: it is not touched; to have it written again, remove it and run this again"
+		say "$1 was changed by others since the last run: it is not touched; to have it written again, remove it" \
+			"and run this again"
 		printf '%s\n' "$1" >>"$WORK/left"
 		: >"$k_entry/mixed"
 		;;
 	*)
-		say "$1 was changed by others since the last run: the changes stay, and --undo will not restore it without --force"
+		say "$1 was changed by others since the last run: the changes stay, and --undo will not restore it without" \
+			"--force"
 		: >"$k_entry/mixed"
 		;;
 	esac
@@ -239,15 +243,15 @@ edited() {
 
 nameservers() { awk '$1 == "nameserver" { print $2 }' "$1"; }
 
-# rewritten PATH: whether it is a resolv.conf that NetworkManager, or a DHCP client with our settings, has written since:
-# no manual change, and one that they may repeat at any time.
+# rewritten PATH: whether it is a resolv.conf that NetworkManager, or a DHCP client with our settings, has written
+# since: no manual change, and one that they may repeat at any time.
 rewritten() {
 	if [ "$1" != /etc/resolv.conf ] || [ ! -f "$ROOT$1" ]; then return 1; fi
 	byNM "$ROOT$1" || { [ -f "$STATE/dhcp" ] && [ "$(nameservers "$ROOT$1")" = "$(cat "$STATE/dhcp")" ]; }
 }
 
-# place FILE PATH replaces a file atomically. A mount point, like /etc/resolv.conf in a container, cannot be replaced and is
-# overwritten.
+# place FILE PATH replaces a file atomically. A mount point, like /etc/resolv.conf in a container, cannot be replaced
+# and is overwritten.
 place() {
 	if mv -f "$1" "$ROOT$2" 2>/dev/null; then
 		:
@@ -260,8 +264,8 @@ place() {
 	[ -n "$ROOT" ] || ! command -v restorecon >/dev/null || restorecon "$2" 2>/dev/null || :
 }
 
-# write PATH writes the wanted content. If it is interrupted at any point, the next run continues and --undo recognises the
-# file as ours: its ident is stored before the file is.
+# write PATH writes the wanted content. If it is interrupted at any point, the next run continues and --undo
+# recognises the file as ours: its ident is stored before the file is.
 write() {
 	w_entry=$STATE/files/$(key "$1")
 	makeDir "$(dirname "$1")"
@@ -296,12 +300,14 @@ back() {
 				if [ "$b_was" = absent ] && [ "$b_is" = absent ]; then
 					:
 				elif [ "$b_was" = absent ]; then
-					say "$1 is not removed: it did not exist before, but others have changed it since; --undo --force removes it"
+					say "$1 is not removed: it did not exist before, but others have changed it since; --undo" \
+						"--force removes it"
 					return 1
 				else
 					rm -f "$ROOT$1.casemate-orig"
 					cp -pPR "$b_entry/orig" "$ROOT$1.casemate-orig" || die "cannot write $ROOT$1.casemate-orig"
-					say "$1 is not restored: others have changed it since; the original is saved as $1.casemate-orig, --undo --force restores it"
+					say "$1 is not restored: others have changed it since; the original is saved as" \
+						"$1.casemate-orig, --undo --force restores it"
 					return 1
 				fi
 				;;
@@ -454,8 +460,8 @@ owner() {
 	fi
 }
 
-# searched prints the search domains that the node had before the first run; configuration that replaces all of DNS has to
-# repeat them.
+# searched prints the search domains that the node had before the first run; configuration that replaces all of DNS
+# has to repeat them.
 searched() {
 	if [ -f "$STATE/search" ]; then
 		cat "$STATE/search"
@@ -499,11 +505,11 @@ top3() { asked | head -n 3; }
 oneLine() { tr '\n' "${1:- }" | sed 's/.$//'; }
 
 # systemd-resolved sends a query to the servers with the best matching domain: Domains=~. of the global ones matches
-# everything, so they take precedence over every link that is only a default route, whatever DHCP set. That is not enough: a
-# link may have ~. too (NetworkManager sets it for the default route's link); then both are queried and the first response
-# is used. Also, /run/systemd/resolve/resolv.conf, which kubelet and CoreDNS read, has the servers of all links. So the
-# links' servers are removed. DNSSEC=no because the bastions' answers for public names cannot be signed
-# (resolved.conf(5)); TLS protects the content.
+# everything, so they take precedence over every link that is only a default route, whatever DHCP set. That is not
+# enough: a link may have ~. too (NetworkManager sets it for the default route's link); then both are queried and the
+# first response is used. Also, /run/systemd/resolve/resolv.conf, which kubelet and CoreDNS read, has the servers of
+# all links. So the links' servers are removed. DNSSEC=no because the bastions' answers for public names cannot be
+# signed (resolved.conf(5)); TLS protects the content.
 wantResolved() {
 	want /etc/systemd/resolved.conf.d/casemate.conf <<EOF
 # Written by casemate-enroll; --undo removes it.
@@ -514,7 +520,8 @@ Domains=~.${SEARCH:+ $SEARCH}
 DNSSEC=no
 EOF
 	if cat "$ROOT"/etc/systemd/resolved.conf "$ROOT"/etc/systemd/resolved.conf.d/*.conf 2>/dev/null | grep -qi '^DNSOverTLS=\(yes\|true\|1\|on\)'; then
-		warn "DNSOverTLS=yes is set for systemd-resolved, and the bastions speak plain DNS: names will not resolve until it is opportunistic or no"
+		warn "DNSOverTLS=yes is set for systemd-resolved, and the bastions speak plain DNS: names will not resolve" \
+			"until it is opportunistic or no"
 	fi
 	if active NetworkManager || [ -d "$ROOT/run/NetworkManager" ]; then
 		# Not all versions of NetworkManager pass their global DNS to resolved; all support passing nothing.
@@ -525,8 +532,8 @@ dns=none
 systemd-resolved=false
 EOF
 	fi
-	# A drop-in for networkd's file, even if netplan wrote that: netplan merges the lists of its files, so a netplan file of
-	# ours could add servers but not remove any.
+	# A drop-in for networkd's file, even if netplan wrote that: netplan merges the lists of its files, so a netplan
+	# file of ours could add servers but not remove any.
 	for f in "$ROOT"/etc/systemd/network/*.network "$ROOT"/run/systemd/network/*.network; do
 		[ -f "$f" ] && basename "$f"
 	done >"$WORK/links"
@@ -557,7 +564,8 @@ EOF
 	done <"$WORK/links.sorted"
 }
 
-# netplanLinks prints the files that netplan will write for networkd in a tree that has not been booted: 10-netplan-ID.network.
+# netplanLinks prints the files that netplan will write for networkd in a tree that has not been booted:
+# 10-netplan-ID.network.
 netplanLinks() {
 	cat "$ROOT"/etc/netplan/*.yaml 2>/dev/null | grep -q '^[[:space:]]*renderer:[[:space:]]*NetworkManager' && return
 	for n_yaml in "$ROOT"/etc/netplan/*.yaml; do
@@ -591,8 +599,8 @@ EOF
 	} | want /etc/NetworkManager/conf.d/zz-casemate.conf
 }
 
-# resolvLines edits a resolv.conf: it sets our nameservers, at most three because more are not read, and timeout and attempts
-# so that a bastion that is down costs two seconds.
+# resolvLines edits a resolv.conf: it sets our nameservers, at most three because more are not read, and timeout and
+# attempts so that a bastion that is down costs two seconds.
 resolvLines() {
 	awk -v servers="$(top3 | oneLine)" '
 		function put(   i, n, list) { n = split(servers, list, " "); for (i = 1; i <= n; i++) print "nameserver " list[i]; done = 1 }
@@ -657,7 +665,8 @@ wantResolvconf() {
 	elif [ -f "$ROOT/etc/resolvconf.conf" ]; then # openresolv
 		printf "name_servers='%s'\ndeny_interfaces='*'\n" "$(top3 | oneLine)" | block /etc/resolvconf.conf
 	else
-		die "resolvconf writes /etc/resolv.conf, but neither /etc/resolvconf/ nor /etc/resolvconf.conf exists: enrol with --no-resolver and set the resolver by hand"
+		die "resolvconf writes /etc/resolv.conf, but neither /etc/resolvconf/ nor /etc/resolvconf.conf exists:" \
+			"enrol with --no-resolver and set the resolver by hand"
 	fi
 }
 
@@ -685,7 +694,8 @@ wantResolver() {
 		if [ "$who" = 'nm file' ]; then
 			wantFile
 		elif [ -d "$STATE/files/$(key /etc/resolv.conf)" ]; then
-			now /etc/resolv.conf | want /etc/resolv.conf # written by us before, and by NetworkManager since: undo still has to restore it
+			# written by us before, and by NetworkManager since: undo still has to restore it
+			now /etc/resolv.conf | want /etc/resolv.conf
 		fi
 		;;
 	netconfig)
@@ -715,8 +725,8 @@ wantHosts() {
 	done <"$WORK/nodes" | block /etc/hosts
 }
 
-# For casemate doctor, readable without root: it needs the bastions and the mode even if the hosts file or the resolver is
-# wrong.
+# For casemate doctor, readable without root: it needs the bastions and the mode even if the hosts file or the
+# resolver is wrong.
 wantBastions() {
 	{
 		echo '# The bastions that this node was enrolled with, and the mode in which it uses them.'
@@ -744,12 +754,13 @@ ownRoots() {
 		"$ROOT/etc/default/$1" "$ROOT/etc/sysconfig/$1"
 }
 
-# Docker, containerd and programs built on them (k3s, RKE2), Podman and CRI-O add the directories certs.d to the system's
-# roots, so they need no configuration, with one exception: if SSL_CERT_FILE or SSL_CERT_DIR is set for dockerd, it does not
-# read the system's roots. Docker Hub has no directory even then.
+# Docker, containerd and programs built on them (k3s, RKE2), Podman and CRI-O add the directories certs.d to the
+# system's roots, so they need no configuration, with one exception: if SSL_CERT_FILE or SSL_CERT_DIR is set for
+# dockerd, it does not read the system's roots. Docker Hub has no directory even then.
 wantDocker() {
 	if ownRoots docker; then
-		warn "SSL_CERT_FILE or SSL_CERT_DIR is set for docker, so it does not read the system's roots: the CA goes to /etc/docker/certs.d/ too, but docker.io has no folder there; unset it"
+		warn "SSL_CERT_FILE or SSL_CERT_DIR is set for docker, so it does not read the system's roots: the CA goes" \
+			"to /etc/docker/certs.d/ too, but docker.io has no folder there; unset it"
 		for d_host in $CASEMATE_REGISTRIES "registry.$CASEMATE_DOMAIN"; do
 			for d_id in $CASEMATE_ROOTS; do
 				rootPEM "$d_id" | want "/etc/docker/certs.d/$d_host/casemate-$d_id.crt"
@@ -758,19 +769,21 @@ wantDocker() {
 	fi
 	for d_unit in containerd crio k3s k3s-agent rke2-server rke2-agent; do
 		if ownRoots $d_unit; then
-			warn "SSL_CERT_FILE or SSL_CERT_DIR is set for $d_unit, so it does not read the system's roots: unset it, or put the CA there too"
+			warn "SSL_CERT_FILE or SSL_CERT_DIR is set for $d_unit, so it does not read the system's roots: unset" \
+				"it, or put the CA there too"
 		fi
 	done
 }
 
 wantTrust() {
 	t_dir=$(anchors)
-	[ -n "$t_dir" ] || die "this system has no known trust store: install the distribution's package ca-certificates, then run this again"
+	[ -n "$t_dir" ] || die "this system has no known trust store: install the distribution's package" \
+		"ca-certificates, then run this again"
 	for t_id in $CASEMATE_ROOTS; do # one file per root: Debian's rehash skips files with several
 		rootPEM "$t_id" | want "$t_dir/casemate-$t_id.crt"
 	done
-	# All roots in one file at a path that is the same on all distributions, for configurations that need a path (Kubespray's
-	# containerd_registries_mirrors).
+	# All roots in one file at a path that is the same on all distributions, for configurations that need a path
+	# (Kubespray's containerd_registries_mirrors).
 	for t_id in $CASEMATE_ROOTS; do rootPEM "$t_id"; done | want /etc/casemate/ca.crt
 	wantDocker
 }
@@ -781,7 +794,8 @@ refreshTrust() {
 	/etc/pki/trust/*) run update-ca-certificates ;;
 	*)
 		if live && ! command -v update-ca-certificates >/dev/null; then
-			die "update-ca-certificates is not installed: install the distribution's package ca-certificates, then run this again"
+			die "update-ca-certificates is not installed: install the distribution's package ca-certificates, then" \
+				"run this again"
 		fi
 		# It appends to a file left by a run that was killed, and so would trust a root that was removed.
 		if live; then rm -f /etc/ssl/certs/ca-certificates.crt.new; fi
@@ -803,8 +817,8 @@ refreshResolver() {
 		if active NetworkManager; then run systemctl reload NetworkManager || r_bad=NetworkManager; fi
 		if active systemd-networkd; then run networkctl reload || run systemctl restart systemd-networkd || r_bad=systemd-networkd; fi
 		if active systemd-resolved; then
-			# resolved keeps the servers that NetworkManager set for a link until they are reverted; this does not affect networkd's
-			# links.
+			# resolved keeps the servers that NetworkManager set for a link until they are reverted; this does not
+			# affect networkd's links.
 			if [ -n "$UNDO" ]; then
 				:
 			elif [ -f /etc/NetworkManager/conf.d/zz-casemate.conf ]; then
@@ -816,11 +830,12 @@ refreshResolver() {
 	fi
 	if isPending resolvconf && command -v resolvconf >/dev/null; then run resolvconf -u || r_bad=resolvconf; fi
 	if isPending netconfig && command -v netconfig >/dev/null; then run netconfig update -f || r_bad=netconfig; fi
-	[ -z "$r_bad" ] || die "$r_bad does not accept its new configuration, see above; run this again when that is fixed, or run --undo"
+	[ -z "$r_bad" ] || die "$r_bad does not accept its new configuration, see above; run this again when that is" \
+		"fixed, or run --undo"
 }
 
-# Go programs read the roots once, at startup. kubelet pulls through the runtime and needs no restart; podman is a new process
-# each time.
+# Go programs read the roots once, at startup. kubelet pulls through the runtime and needs no restart; podman is a new
+# process each time.
 restartRuntimes() {
 	if ! live; then return; fi
 	systemd || return 0
@@ -837,7 +852,8 @@ restartRuntimes() {
 		say "docker uses the old roots until it is restarted: systemctl restart docker"
 	elif [ "$(docker info --format '{{.LiveRestoreEnabled}}' 2>/dev/null)" != true ] && [ -n "$(docker ps -q 2>/dev/null)" ]; then
 		# Enrolling a node must not stop its containers.
-		say "docker uses the old roots until it is restarted; it was not restarted, because that would stop the running containers (live-restore is off): systemctl restart docker"
+		say "docker uses the old roots until it is restarted; it was not restarted, because that would stop the" \
+			"running containers (live-restore is off): systemctl restart docker"
 	else
 		run systemctl restart docker || die "docker does not restart, see systemctl status docker"
 	fi
@@ -864,7 +880,8 @@ checkProxies() {
 			done
 			[ -n "$p_found" ] || p_lacks="$p_lacks${p_lacks:+,}$p_name"
 		done
-		[ -z "$p_lacks" ] || warn "${p_file#"$ROOT"} sets a proxy, which would get requests that the bastions serve; add to no_proxy there: $p_lacks"
+		[ -z "$p_lacks" ] || warn "${p_file#"$ROOT"} sets a proxy, which would get requests that the bastions" \
+			"serve; add to no_proxy there: $p_lacks"
 	done
 	for p_file in "$ROOT"/etc/apt/apt.conf "$ROOT"/etc/apt/apt.conf.d/* "$ROOT"/etc/dnf/dnf.conf "$ROOT"/etc/yum.conf; do
 		[ -f "$p_file" ] || continue
@@ -893,7 +910,8 @@ verifyName() {
 		sleep 1
 	done
 	if [ -z "$v_got" ]; then
-		die "$1 does not resolve: the bastions ($(printf '%s\n' "$SERVERS" | oneLine)) do not answer on port 53, or the node uses another resolver; casemate doctor shows which"
+		die "$1 does not resolve: the bastions ($(printf '%s\n' "$SERVERS" | oneLine)) do not answer on port 53," \
+			"or the node uses another resolver; casemate doctor shows which"
 	fi
 	die "$1 resolves to $v_bad, which is not a bastion: the node uses another resolver; casemate doctor shows which"
 }
@@ -913,16 +931,18 @@ verify() {
 	elif command -v openssl >/dev/null; then
 		openssl s_client -connect "$CASEMATE_DOMAIN:443" -servername "$CASEMATE_DOMAIN" -verify_hostname "$CASEMATE_DOMAIN" -verify_return_error </dev/null >"$WORK/out" 2>&1
 	else
-		say "$CASEMATE_DOMAIN${v_also:+ and $v_also} resolve to the bastions; the certificate was not checked: curl, wget and openssl are not installed"
+		say "$CASEMATE_DOMAIN${v_also:+ and $v_also} resolve to the bastions; the certificate was not checked:" \
+			"curl, wget and openssl are not installed"
 		return
-	fi || die "$v_url cannot be fetched with the system's trust store: $(tail -n 1 "$WORK/out" | tr -d '\r'); casemate doctor shows why"
+	fi || die "$v_url cannot be fetched with the system's trust store: $(tail -n 1 "$WORK/out" | tr -d '\r');" \
+		"casemate doctor shows why"
 	say "$CASEMATE_DOMAIN${v_also:+ and $v_also} resolve to the bastions, and the certificate is trusted"
 }
 
 # --- The commands.
 
-# noteBastions stores their addresses where casemate doctor reads them: with --no-resolver the resolver configuration does
-# not have them.
+# noteBastions stores their addresses where casemate doctor reads them: with --no-resolver the resolver configuration
+# does not have them.
 noteBastions() {
 	if ! { printf '%s\n' "$SERVERS" >"$STATE/bastions.new" && mv "$STATE/bastions.new" "$STATE/bastions"; }; then
 		die "cannot write to $STATE"

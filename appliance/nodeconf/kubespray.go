@@ -45,28 +45,36 @@ func KnownKubespray(version string) (*KubesprayRelease, error) {
 		minor, _ = strconv.Atoi(m[1])
 	}
 	if minor < oldestKubespray || minor > newestKubespray {
-		return nil, fmt.Errorf("Kubespray %q is not known, only v2.%d.0 to %s: give its checkout with --kubespray DIR", version, oldestKubespray, NewestKubespray)
+		return nil, fmt.Errorf("Kubespray %q is not known, only v2.%d.0 to %s: give its checkout with --kubespray DIR",
+			version, oldestKubespray, NewestKubespray)
 	}
-	k := &KubesprayRelease{Release: "v" + strings.TrimPrefix(version, "v"), MirrorServer: true, MirrorCA: minor >= 28, CiliumCLI: minor >= 28, CiliumChart: minor >= 29}
+	k := &KubesprayRelease{Release: "v" + strings.TrimPrefix(version, "v"), MirrorServer: true, MirrorCA: minor >= 28,
+		CiliumCLI: minor >= 28, CiliumChart: minor >= 29}
 	const docker = "https://download.docker.com/linux/"
 	el, argo := "rhel", "v"
 	if minor < 28 {
 		el, argo = "centos", ""
 	}
 	k.URLs = map[string]string{
-		"github_url": "https://github.com", "dl_k8s_io_url": "https://dl.k8s.io", "storage_googleapis_url": "https://storage.googleapis.com", "get_helm_url": "https://get.helm.sh",
-		"argocd_install_url":                  "https://raw.githubusercontent.com/argoproj/argo-cd/" + argo + "{{ argocd_version }}/manifests/install.yaml",
+		"github_url": "https://github.com", "dl_k8s_io_url": "https://dl.k8s.io",
+		"storage_googleapis_url": "https://storage.googleapis.com", "get_helm_url": "https://get.helm.sh",
+		"argocd_install_url": "https://raw.githubusercontent.com/argoproj/argo-cd/" + argo +
+			"{{ argocd_version }}/manifests/install.yaml",
 		"kubelet_csr_approver_repository_url": "https://postfinance.github.io/kubelet-csr-approver",
 		"nvidia_gpu_gtx_base_url":             "http://us.download.nvidia.com/XFree86/Linux-x86_64/",
 		"nvidia_gpu_tesla_base_url":           "https://us.download.nvidia.com/tesla/",
 		"docker_debian_repo_base_url":         docker + "debian", "docker_debian_repo_gpgkey": docker + "debian/gpg",
 		"docker_ubuntu_repo_base_url": docker + "ubuntu", "docker_ubuntu_repo_gpgkey": docker + "ubuntu/gpg",
-		"docker_fedora_repo_base_url": docker + "fedora/{{ ansible_distribution_major_version }}/$basearch/stable", "docker_fedora_repo_gpgkey": docker + "fedora/gpg",
-		"docker_rh_repo_base_url": docker + el + "/{{ ansible_distribution_major_version }}/$basearch/stable", "docker_rh_repo_gpgkey": docker + el + "/gpg",
+		"docker_fedora_repo_base_url": docker + "fedora/{{ ansible_distribution_major_version }}/$basearch/stable",
+		"docker_fedora_repo_gpgkey":   docker + "fedora/gpg",
+		"docker_rh_repo_base_url":     docker + el + "/{{ ansible_distribution_major_version }}/$basearch/stable",
+		"docker_rh_repo_gpgkey":       docker + el + "/gpg",
 	}
 	k.Images = map[string]string{
-		"kube_image_repo": "registry.k8s.io", "gcr_image_repo": "gcr.io", "github_image_repo": "ghcr.io", "docker_image_repo": "docker.io", "quay_image_repo": "quay.io",
-		"azure_csi_image_repo": "mcr.microsoft.com/oss/kubernetes-csi", "azure_csi_plugin_image_repo": "mcr.microsoft.com/k8s/csi", "gcp_pd_csi_image_repo": "gke.gcr.io",
+		"kube_image_repo": "registry.k8s.io", "gcr_image_repo": "gcr.io", "github_image_repo": "ghcr.io",
+		"docker_image_repo": "docker.io", "quay_image_repo": "quay.io",
+		"azure_csi_image_repo":        "mcr.microsoft.com/oss/kubernetes-csi",
+		"azure_csi_plugin_image_repo": "mcr.microsoft.com/k8s/csi", "gcp_pd_csi_image_repo": "gke.gcr.io",
 		"local_path_provisioner_helper_image_repo":    "busybox",
 		"external_huawei_cloud_controller_image_repo": "swr.ap-southeast-1.myhuaweicloud.com",
 		"nvidia_driver_install_centos_container":      "atzedevries/nvidia-centos-driver-installer:2",
@@ -74,12 +82,14 @@ func KnownKubespray(version string) (*KubesprayRelease, error) {
 		"nvidia_gpu_device_plugin_container":          "registry.k8s.io/nvidia-gpu-device-plugin@sha256:0842734032018be107fa2490c98156992911e3e1f2a21e059ff0105b07dd8e9e",
 	}
 	if minor < 27 {
-		k.Images["external_openstack_cloud_controller_image_repo"] = "registry.k8s.io/provider-os/openstack-cloud-controller-manager"
+		k.Images["external_openstack_cloud_controller_image_repo"] =
+			"registry.k8s.io/provider-os/openstack-cloud-controller-manager"
 	} else {
 		k.Images["external_oracle_cloud_controller_image_repo"] = "ghcr.io/oracle/cloud-provider-oci"
 	}
 	if minor < 28 {
-		k.URLs["containerd_debian_repo_base_url"], k.URLs["containerd_ubuntu_repo_base_url"] = docker+"debian", docker+"ubuntu"
+		k.URLs["containerd_debian_repo_base_url"], k.URLs["containerd_ubuntu_repo_base_url"] = docker+"debian",
+			docker+"ubuntu"
 	}
 	return k, nil
 }
@@ -88,7 +98,8 @@ var variableName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,99}$`)
 
 // sound refuses text that no checkout contains: it goes into YAML, and through Ansible to every node.
 func (k *KubesprayRelease) sound() error {
-	if len(k.Release) > 40 || strings.Trim(k.Release, "abcdefghijklmnopqrstuvwxyz0123456789.-+") != "" || k.Release == "" {
+	if len(k.Release) > 40 || strings.Trim(k.Release, "abcdefghijklmnopqrstuvwxyz0123456789.-+") != "" ||
+		k.Release == "" {
 		return fmt.Errorf("a release of Kubespray must have the form v2.31.0, got %q", k.Release)
 	}
 	for _, m := range []map[string]string{k.URLs, k.Images} {
@@ -123,12 +134,14 @@ func KubesprayVars(s *Site, mode string, k *KubesprayRelease) (*Conf, error) {
 	c := &Conf{}
 	if mode == "dns" {
 		c.file("group_vars/all/casemate.yml", s.kubesprayDNS(k))
-		c.note("nodes and the machine that runs Ansible need the CA and the bastions as resolvers before Kubespray starts: casemate enroll")
+		c.note("nodes and the machine that runs Ansible need the CA and the bastions as resolvers before Kubespray " +
+			"starts: casemate enroll")
 		return c, nil
 	}
 	c.file("group_vars/all/offline.yml", s.kubesprayOffline(k, c))
 	c.file("group_vars/all/containerd.yml", s.kubesprayContainerd(k, c))
-	c.note("nodes and the machine that runs Ansible need the CA and the bastions' names before Kubespray starts: casemate enroll --no-resolver")
+	c.note("nodes and the machine that runs Ansible need the CA and the bastions' names before Kubespray starts: " +
+		"casemate enroll --no-resolver")
 	return c, nil
 }
 
@@ -140,12 +153,16 @@ func (s *Site) kubesprayDNS(k *KubesprayRelease) string {
 		addrs = append(addrs, n.Addrs[0])
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Kubespray %s with the bastions as resolvers: files and images keep their names, so offline.yml stays as it is.\n---\n", k.Release)
-	b.WriteString("# Kubespray writes these to resolv.conf or NetworkManager. glibc reads three lines, and after the installation the first of them is the cluster's own DNS.\n")
+	fmt.Fprintf(&b, "# Kubespray %s with the bastions as resolvers: files and images keep their names, so "+
+		"offline.yml stays as it is.\n---\n", k.Release)
+	b.WriteString("# Kubespray writes these to resolv.conf or NetworkManager. glibc reads three lines, and after the " +
+		"installation the first of them is the cluster's own DNS.\n")
 	yamlList(&b, "nameservers", addrs[:min(2, len(addrs))])
-	b.WriteString("# The cluster DNS's upstream servers for external names, and systemd-resolved's FallbackDNS; CoreDNS accepts at most 15.\n")
+	b.WriteString("# The cluster DNS's upstream servers for external names, and systemd-resolved's FallbackDNS; " +
+		"CoreDNS accepts at most 15.\n")
 	yamlList(&b, "upstream_dns_servers", addrs[:min(15, len(addrs))])
-	b.WriteString("# Only applies with http_proxy or https_proxy: names that the bastions serve do not go through a proxy.\n")
+	b.WriteString("# Only applies with http_proxy or https_proxy: names that the bastions serve do not go through a " +
+		"proxy.\n")
 	names := []string{s.Domain}
 	for _, o := range s.Origins {
 		names = append(append(names, o.Host), o.Aliases...)
@@ -164,19 +181,23 @@ func yamlList(b *strings.Builder, name string, addrs []netip.Addr) {
 
 // firstURLs are the variables at the top of offline.yml, in its order.
 var firstURLs = []string{"github_url", "dl_k8s_io_url", "storage_googleapis_url", "get_helm_url"}
-var firstImages = []string{"kube_image_repo", "gcr_image_repo", "github_image_repo", "docker_image_repo", "quay_image_repo"}
+var firstImages = []string{"kube_image_repo", "gcr_image_repo", "github_image_repo", "docker_image_repo",
+	"quay_image_repo"}
 
 // kubesprayOffline makes Kubespray download everything from the bastions: files below files.<domain>/HOST, images
 // below registry.<domain>/HOST. With the host in the name the content is unambiguous, unlike with the flat names of
 // many guides.
 func (s *Site) kubesprayOffline(k *KubesprayRelease, c *Conf) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Kubespray %s without DNS override: every file and image under the bastions' own names.\n---\n", k.Release)
+	fmt.Fprintf(&b, "# Kubespray %s without DNS override: every file and image under the bastions' own names.\n---\n",
+		k.Release)
 	fmt.Fprintf(&b, "registry_host: \"registry.%s\"\nfiles_repo: \"https://files.%s\"\n", s.Domain, s.Domain)
 	fmt.Fprintf(&b, "# Only applies with http_proxy or https_proxy.\nadditional_no_proxy: \"%s\"\n", s.Domain)
 	var left []string
 	write := func(m map[string]string, first []string, to func(string) (value, host string)) {
-		names := slices.DeleteFunc(slices.Sorted(maps.Keys(m)), func(n string) bool { return slices.Contains(first, n) })
+		names := slices.DeleteFunc(slices.Sorted(maps.Keys(m)), func(n string) bool {
+			return slices.Contains(first, n)
+		})
 		for _, name := range append(slices.Clone(first), names...) {
 			text, ok := m[name]
 			if !ok {
@@ -198,12 +219,14 @@ func (s *Site) kubesprayOffline(k *KubesprayRelease, c *Conf) string {
 	case k.CiliumChart:
 		b.WriteString(ciliumVars)
 	case k.CiliumCLI:
-		c.note("Kubespray %s downloads Cilium's chart from helm.cilium.io, which no variable can change: with Cilium, the first control plane node must resolve that name to the bastions",
+		c.note("Kubespray %s downloads Cilium's chart from helm.cilium.io, which no variable can change: with "+
+			"Cilium, the first control plane node must resolve that name to the bastions",
 			k.Release)
 	}
 	if len(left) > 0 {
 		slices.Sort(left)
-		c.note("not changed, because their hosts are not origins (to add them: casemate origin add): %s", strings.Join(left, ", "))
+		c.note("not changed, because their hosts are not origins (to add them: casemate origin add): %s",
+			strings.Join(left, ", "))
 	}
 	return b.String()
 }
@@ -263,7 +286,9 @@ func mirrorURL(text string) (value, host string) {
 
 // answers reports whether the bastions serve a host.
 func (s *Site) answers(host string) bool {
-	return slices.ContainsFunc(s.Origins, func(o Origin) bool { return o.Host == host || slices.Contains(o.Aliases, host) })
+	return slices.ContainsFunc(s.Origins, func(o Origin) bool {
+		return o.Host == host || slices.Contains(o.Aliases, host)
+	})
 }
 
 // yamlText quotes a text; sound accepted only one line of ASCII.
@@ -281,11 +306,13 @@ const kubesprayCA = "/etc/casemate/ca.crt"
 // upstream names, which the charts and manifests that Kubespray applies use for images.
 func (s *Site) kubesprayContainerd(k *KubesprayRelease, c *Conf) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Kubespray %s: containerd uses only the bastions, in this order. This list replaces Kubespray's own.\n---\n", k.Release)
+	fmt.Fprintf(&b, "# Kubespray %s: containerd uses only the bastions, in this order. This list replaces "+
+		"Kubespray's own.\n---\n", k.Release)
 	if k.MirrorCA {
 		fmt.Fprintf(&b, "# The file to which casemate enroll writes the CA.\ncasemate_ca_file: \"%s\"\n", kubesprayCA)
 	} else {
-		b.WriteString("# This release's hosts.toml has no ca: containerd uses the system's trust store, to which casemate enroll adds the CA.\n")
+		b.WriteString("# This release's hosts.toml has no ca: containerd uses the system's trust store, to which " +
+			"casemate enroll adds the CA.\n")
 	}
 	own := "registry." + s.Domain
 	b.WriteString("containerd_registries_mirrors:\n")
@@ -296,14 +323,16 @@ func (s *Site) kubesprayContainerd(k *KubesprayRelease, c *Conf) string {
 		}
 		b.WriteString("    mirrors:\n")
 		for _, n := range s.Nodes {
-			fmt.Fprintf(&b, "      - host: \"https://%s\"\n        capabilities: [\"pull\", \"resolve\"]\n        skip_verify: false\n", s.Host(n))
+			fmt.Fprintf(&b, "      - host: \"https://%s\"\n        capabilities: [\"pull\", \"resolve\"]\n        "+
+				"skip_verify: false\n", s.Host(n))
 			if k.MirrorCA {
 				b.WriteString("        ca: [\"{{ casemate_ca_file }}\"]\n")
 			}
 		}
 	}
 	if !k.MirrorServer {
-		c.note("the hosts.toml of Kubespray %s has the registry itself as the last server: if the bastions do not have an image, containerd waits for the Internet until it times out", k.Release)
+		c.note("the hosts.toml of Kubespray %s has the registry itself as the last server: if the bastions do not "+
+			"have an image, containerd waits for the Internet until it times out", k.Release)
 	}
 	return b.String()
 }

@@ -90,7 +90,8 @@ func Mirrors(s *Site, runtime string, own ...string) (*Conf, error) {
 	c := &Conf{}
 	runtimes[i].write(m, c)
 	c.file(HostsFile, s.hosts())
-	c.note("nodes must resolve the bastions' names: if no resolver knows %s, append %s to /etc/hosts; casemate enroll --no-resolver does that and the CA on a node",
+	c.note("nodes must resolve the bastions' names: if no resolver knows %s, append %s to /etc/hosts; casemate "+
+		"enroll --no-resolver does that and the CA on a node",
 		s.Domain, HostsFile)
 	return c, nil
 }
@@ -153,10 +154,12 @@ func containerdMirrors(s *mirrored, c *Conf) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "server = \"https://%s\"\n%s", s.Host(s.Nodes[len(s.Nodes)-1]), host)
 	for _, n := range s.Nodes {
-		fmt.Fprintf(&b, "\n[host.\"https://%s\"]\n  %s", s.Host(n), strings.ReplaceAll(strings.TrimSuffix(host, "\n"), "\n", "\n  ")+"\n")
+		fmt.Fprintf(&b, "\n[host.\"https://%s\"]\n  %s", s.Host(n), strings.ReplaceAll(strings.TrimSuffix(host, "\n"),
+			"\n", "\n  ")+"\n")
 	}
 	for _, name := range s.Pulled() {
-		c.file(containerdDir+"/"+name+"/hosts.toml", "# Images of "+name+" come only from the bastions; the first that answers is used.\n"+b.String())
+		c.file(containerdDir+"/"+name+"/hosts.toml", "# Images of "+name+" come only from the bastions; the first "+
+			"that answers is used.\n"+b.String())
 	}
 	c.file(containerdDir+"/_default/hosts.toml", "# Images of all other registries come only from the bastions too: "+
 		"casemate missing lists what they do not have.\n"+b.String())
@@ -165,12 +168,15 @@ func containerdMirrors(s *mirrored, c *Conf) {
 			fmt.Sprintf("# The bastions' own name.\nserver = \"https://%s\"\nca = \"%s\"\n", name, ca))
 	}
 	for _, name := range s.own {
-		c.file(containerdDir+"/"+name+"/hosts.toml", fmt.Sprintf("# A registry of the site's own.\nserver = \"https://%s\"\n", name))
+		c.file(containerdDir+"/"+name+"/hosts.toml",
+			fmt.Sprintf("# A registry of the site's own.\nserver = \"https://%s\"\n", name))
 	}
 	s.catchAll(c, "; a registry with its own directory there is not affected")
-	c.note(`containerd's config.toml needs config_path = "%s" under [plugins."io.containerd.cri.v1.images".registry] (containerd 2) `+
-		`or [plugins."io.containerd.grpc.v1.cri".registry] (1.x) and a restart if that is new; changes below the directory need none`, containerdDir)
-	c.note("containerd 1.x does not support dial_timeout: a bastion whose host is down, not only its daemon, delays each request by 30 s")
+	c.note(
+		`containerd's config.toml needs config_path = "%s" under [plugins."io.containerd.cri.v1.images".registry] (containerd 2) `+
+			`or [plugins."io.containerd.grpc.v1.cri".registry] (1.x) and a restart if that is new; changes below the directory need none`, containerdDir)
+	c.note("containerd 1.x does not support dial_timeout: a bastion whose host is down, not only its daemon, delays " +
+		"each request by 30 s")
 }
 
 // dockerMirrors covers Docker Hub only: dockerd has mirrors for no other registry and accepts none with a path, so
@@ -181,20 +187,26 @@ func dockerMirrors(s *mirrored, c *Conf) {
 		mirrors = append(mirrors, "https://"+s.Host(n))
 		c.file("/etc/docker/certs.d/"+s.Host(n)+"/ca.crt", s.ca())
 	}
-	daemon, _ := json.MarshalIndent(map[string][]string{"registry-mirrors": mirrors}, "", "  ") // cannot fail for strings
+	// cannot fail for strings
+	daemon, _ := json.MarshalIndent(map[string][]string{"registry-mirrors": mirrors}, "", "  ")
 	c.file("/etc/docker/daemon.json", string(daemon)+"\n")
-	c.note("docker supports mirrors for Docker Hub only: images of every other registry (%s) need DNS, so run casemate enroll on nodes with docker, or pull from registry.%s/REGISTRY/IMAGE",
+	c.note("docker supports mirrors for Docker Hub only: images of every other registry (%s) need DNS, so run "+
+		"casemate enroll on nodes with docker, or pull from registry.%s/REGISTRY/IMAGE",
 		strings.Join(s.without("docker.io"), ", "), s.Domain)
 	c.note("docker has no catch-all: " +
-		"images of a registry that is not listed are requested from the Internet, and the bastions do not record the miss")
-	c.note("if no mirror has an image, docker tries registry-1.docker.io last, which cannot be turned off: its error is then about the network; casemate missing has the cause")
+		"images of a registry that is not listed are requested from the Internet, and the bastions do not record the " +
+		"miss")
+	c.note("if no mirror has an image, docker tries registry-1.docker.io last, which cannot be turned off: its error " +
+		"is then about the network; casemate missing has the cause")
 	c.note("merge daemon.json with the existing file, and reload or restart docker")
 }
 
 // without returns the pulled names that do not belong to the origin.
 func (s *Site) without(host string) []string {
 	return slices.DeleteFunc(s.Pulled(), func(name string) bool {
-		return slices.ContainsFunc(s.Origins, func(o Origin) bool { return o.Host == host && (name == host || slices.Contains(o.Aliases, name)) })
+		return slices.ContainsFunc(s.Origins, func(o Origin) bool {
+			return o.Host == host && (name == host || slices.Contains(o.Aliases, name))
+		})
 	})
 }
 
@@ -235,7 +247,8 @@ func containersMirrors(s *mirrored, c *Conf) {
 	}
 	last := len(s.Nodes) - 1
 	var b strings.Builder
-	b.WriteString("# Images of these registries come only from the bastions: first from the mirrors, in order, then from the location.\n")
+	b.WriteString("# Images of these registries come only from the bastions: first from the mirrors, in order, then " +
+		"from the location.\n")
 	registry := func(prefix, path string) {
 		fmt.Fprintf(&b, "\n[[registry]]\nprefix = \"%s\"\nlocation = \"%s/%s\"\n", prefix, s.Host(s.Nodes[last]), path)
 		for _, n := range s.Nodes[:last] {
@@ -257,7 +270,8 @@ func containersMirrors(s *mirrored, c *Conf) {
 	c.file(containersDir+"/registries.conf.d/50-casemate.conf", b.String())
 	s.catchAll(c, "; this applies to names below "+strings.Join(publicDomains, ", ")+
 		", which the missing book lists as "+Unlisted+"/…")
-	c.note("a short name (podman pull nginx) still needs unqualified-search-registries or an alias: only names with a registry are mirrored")
+	c.note("a short name (podman pull nginx) still needs unqualified-search-registries or an alias: only names with " +
+		"a registry are mirrored")
 }
 
 // rancherMirrors writes registries.yaml, from which k3s and RKE2 generate containerd's hosts.toml at startup. They
@@ -283,7 +297,9 @@ func rancherMirrors(s *mirrored, c *Conf, name, services string) {
 	}
 	c.file(dir+"/registries.yaml", b.String())
 	config := dir + "/config.yaml.d/50-casemate.yaml"
-	c.file(config, "# Without it the registry itself is tried last, on the Internet (since v1.26.13 and v1.29.1; older versions ignore this setting).\ndisable-default-registry-endpoint: true\n")
+	c.file(config, "# Without it the registry itself is tried last, on the Internet (since v1.26.13 and v1.29.1; "+
+		"older versions ignore this setting).\ndisable-default-registry-endpoint: true\n")
 	s.catchAll(c, "")
-	c.note("registries.yaml needs disable-default-registry-endpoint: true, which %s sets; create both before the first start, or restart %s", config, services)
+	c.note("registries.yaml needs disable-default-registry-endpoint: true, which %s sets; create both before the "+
+		"first start, or restart %s", config, services)
 }

@@ -61,7 +61,8 @@ func Builtin() []Origin {
 	return slices.Concat(
 		[]Origin{
 			registry("registry.k8s.io", "k8s.gcr.io"),
-			registry("docker.io", "registry-1.docker.io", "index.docker.io", "auth.docker.io", "registry.hub.docker.com"),
+			registry("docker.io", "registry-1.docker.io", "index.docker.io", "auth.docker.io",
+				"registry.hub.docker.com"),
 			registry("quay.io", "cdn.quay.io", "cdn01.quay.io", "cdn02.quay.io", "cdn03.quay.io"),
 			registry("ghcr.io", "pkg-containers.githubusercontent.com"),
 			registry("gcr.io", "us.gcr.io", "eu.gcr.io", "asia.gcr.io"),
@@ -76,12 +77,16 @@ func Builtin() []Origin {
 			{Host: "dl.k8s.io", Aliases: []string{"cdn.dl.k8s.io"}, Builtin: true},
 		},
 		files(
-			"github.com", "raw.githubusercontent.com", "objects.githubusercontent.com", "release-assets.githubusercontent.com", "codeload.github.com",
+			"github.com", "raw.githubusercontent.com", "objects.githubusercontent.com",
+			"release-assets.githubusercontent.com", "codeload.github.com",
 			"storage.googleapis.com", "get.helm.sh", "helm.cilium.io", "postfinance.github.io", "charts.jetstack.io",
-			"download.docker.com", "production.cloudflare.docker.com", "pkgs.k8s.io", "prod-cdn.packages.k8s.io", "download.opensuse.org",
+			"download.docker.com", "production.cloudflare.docker.com", "pkgs.k8s.io", "prod-cdn.packages.k8s.io",
+			"download.opensuse.org",
 			"archive.ubuntu.com", "security.ubuntu.com", "ports.ubuntu.com",
-			"mirrors.almalinux.org", "repo.almalinux.org", "mirrors.rockylinux.org", "dl.rockylinux.org", "mirror.centos.org", "mirror.stream.centos.org",
-			"download.fedoraproject.org", "mirrors.fedoraproject.org", "dl.fedoraproject.org", "yum.oracle.com", "nvidia.github.io", "developer.download.nvidia.com",
+			"mirrors.almalinux.org", "repo.almalinux.org", "mirrors.rockylinux.org", "dl.rockylinux.org",
+			"mirror.centos.org", "mirror.stream.centos.org",
+			"download.fedoraproject.org", "mirrors.fedoraproject.org", "dl.fedoraproject.org", "yum.oracle.com",
+			"nvidia.github.io", "developer.download.nvidia.com",
 			"get.k3s.io", "update.k3s.io", "get.rke2.io", "update.rke2.io", "rpm.rancher.io",
 		),
 	)
@@ -110,7 +115,8 @@ func Check(host string) error {
 			strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 	}
 	if !ok {
-		return fmt.Errorf("an origin must be a host name with a dot, like registry.example.org, got %q: %w", host, fs.ErrInvalid)
+		return fmt.Errorf("an origin must be a host name with a dot, like registry.example.org, got %q: %w", host,
+			fs.ErrInvalid)
 	}
 	return nil
 }
@@ -145,7 +151,8 @@ func Load(tree fs.ReadDirFS, base []Origin) (*Set, error) {
 		}
 		var o Origin
 		if err := json.Unmarshal(data, &o); err != nil || o.Host != e.Name() || Check(o.Host) != nil {
-			return nil, fmt.Errorf("origin %s: its record is damaged, remove the origin and add it again: %w", e.Name(), errors.Join(err, fs.ErrInvalid))
+			return nil, fmt.Errorf("origin %s: its record is damaged, remove the origin and add it again: %w", e.Name(),
+				errors.Join(err, fs.ErrInvalid))
 		}
 		if i, ok := at[o.Host]; ok {
 			o.Builtin = list[i].Builtin
@@ -284,7 +291,8 @@ func Record(o Origin) ([]byte, error) {
 	o.Builtin = false
 	data, err := json.Marshal(o)
 	if err == nil && len(data) > 4096 {
-		err = fmt.Errorf("origin %s: its record has %d bytes, more than 4096: use fewer aliases: %w", o.Host, len(data), fs.ErrInvalid)
+		err = fmt.Errorf("origin %s: its record has %d bytes, more than 4096: use fewer aliases: %w", o.Host, len(data),
+			fs.ErrInvalid)
 	}
 	return data, err
 }

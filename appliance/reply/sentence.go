@@ -44,6 +44,7 @@ func Sentence(err error) string {
 
 // ofSystem reports an error whose cause has an error number of the operating system.
 func ofSystem(err error) bool {
-	return errors.As(err, new(*fs.PathError)) || errors.As(err, new(*os.LinkError)) || errors.As(err, new(*os.SyscallError)) ||
+	return errors.As(err, new(*fs.PathError)) || errors.As(err, new(*os.LinkError)) ||
+		errors.As(err, new(*os.SyscallError)) ||
 		errors.As(err, new(*net.OpError))
 }

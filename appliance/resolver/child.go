@@ -112,7 +112,8 @@ func (r *Resolver) start(peer *os.File) (process.Process, error) {
 		Stderr:     os.Stderr,
 		ExtraFiles: append([]*os.File{peer}, files...),
 	}
-	for _, v := range os.Environ() { // the environment without the daemon's own variables, above all those for notifying systemd
+	// the environment without the daemon's own variables, above all those for notifying systemd
+	for _, v := range os.Environ() {
 		for _, keep := range []string{"GODEBUG=", "GOMAXPROCS=", "GOTRACEBACK=", "GOCOVERDIR=", "JOURNAL_STREAM="} {
 			if strings.HasPrefix(v, keep) {
 				cmd.Env = append(cmd.Env, v)

@@ -122,7 +122,8 @@ func ProcessConfig(files []*os.File) (cfg process.Config, err error) {
 			}
 		case storedTable:
 		default:
-			return cfg, fmt.Errorf("a socket has the name %q: a DNS process accepts dns-udp, dns-tcp and link", f.Name())
+			return cfg, fmt.Errorf("a socket has the name %q: a DNS process accepts dns-udp, dns-tcp and link",
+				f.Name())
 		}
 	}
 	if cfg.Peer == nil && cfg.Link == nil || len(cfg.UDP) == 0 || len(cfg.TCP) == 0 {

@@ -183,7 +183,8 @@ func (b *Book) Run(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		if err := b.publish(ctx); err != nil && ctx.Err() == nil {
-			b.cfg.Log.Warn("the record of clients that have the new root cannot be shared with the other nodes", "err", err)
+			b.cfg.Log.Warn("the record of clients that have the new root cannot be shared with the other nodes",
+				"err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -282,7 +283,8 @@ func (b *Book) Progress() (Progress, error) {
 			continue
 		}
 		if err != nil {
-			return p, fmt.Errorf("the record of node %s about clients that have the new root cannot be read: %w", n.Name(), err)
+			return p, fmt.Errorf("the record of node %s about clients that have the new root cannot be read: %w",
+				n.Name(), err)
 		}
 		if r.Since == all[0].Since {
 			all = append(all, r)
@@ -325,7 +327,8 @@ const named = 10
 func (p Progress) Ready(since, now time.Time, overlap time.Duration) error {
 	var why []string
 	if end := since.Add(overlap); now.Before(end) {
-		why = append(why, fmt.Sprintf("the overlap lasts until %s (setting pki.overlap)", end.UTC().Format(time.RFC3339)))
+		why = append(why, fmt.Sprintf("the overlap lasts until %s (setting pki.overlap)",
+			end.UTC().Format(time.RFC3339)))
 	}
 	if s := p.waiting(); s != "" {
 		why = append(why, s)

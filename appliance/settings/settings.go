@@ -119,7 +119,8 @@ var defs = []def{
 			}
 			return nil
 		}},
-	{"dns.ttl", "15s", "how long clients may remember an answer that we make up, a duration from 1s to 1h, like 15s or 5m", func(s *Settings, v string) error {
+	{"dns.ttl", "15s", "how long clients may remember an answer that we make up, a duration from 1s to 1h, like 15s " +
+		"or 5m", func(s *Settings, v string) error {
 		d, err := time.ParseDuration(v)
 		if err != nil || d < time.Second || d > time.Hour {
 			return fmt.Errorf("must be between 1s and 1h, got %q", v)
@@ -128,7 +129,8 @@ var defs = []def{
 		return nil
 	}},
 	{"dns.forward", "",
-		"resolvers for names that are not ours: ADDRESS… or ZONE=ADDRESS,ADDRESS…; none: NXDOMAIN at once", parseForward},
+		"resolvers for names that are not ours: ADDRESS… or ZONE=ADDRESS,ADDRESS…; none: NXDOMAIN at once",
+		parseForward},
 	{"dns.allow", "private connected",
 		"who may ask for names: CIDRs, private (private ranges and loopback), connected (the host's subnets)",
 		func(s *Settings, v string) error {
@@ -152,7 +154,8 @@ var defs = []def{
 			}
 			return nil
 		}},
-	{"dns.response_rate", "1000", "equal answers a second that one address gets over UDP; above that it is sent to TCP; " +
+	{"dns.response_rate", "1000", "equal answers a second that one address gets over UDP; above that it is sent to " +
+		"TCP; " +
 		"0: no limit", func(s *Settings, v string) error {
 		n, err := strconv.Atoi(v)
 		if err != nil || n < 0 || n > dnssrv.MaxResponseRate {
@@ -161,10 +164,11 @@ var defs = []def{
 		s.ResponseRate = n
 		return nil
 	}},
-	{"registry.anonymous", "pull", "pull or none: what somebody without a user may do", func(s *Settings, v string) error {
-		s.Anonymous = v == "pull"
-		return oneOf(v, "pull", "none")
-	}},
+	{"registry.anonymous", "pull", "pull or none: what somebody without a user may do",
+		func(s *Settings, v string) error {
+			s.Anonymous = v == "pull"
+			return oneOf(v, "pull", "none")
+		}},
 	{"registry.local_fallback", "on",
 		"on or off: whether an image pushed without an origin answers where the origin lacks it",
 		func(s *Settings, v string) error {
@@ -176,7 +180,8 @@ var defs = []def{
 		return oneOf(v, registry.NamesakesOff, registry.NamesakesLocal, registry.NamesakesAll)
 	}},
 	{"files.alias_arch", "",
-		"the architecture (amd64, arm64, …) that a file's alias means if it names none", func(s *Settings, v string) error {
+		"the architecture (amd64, arm64, …) that a file's alias means if it names none",
+		func(s *Settings, v string) error {
 			s.AliasArch = v
 			if v != "" && !hostname.IsLabel(v) {
 				return fmt.Errorf("must be an architecture like amd64, or empty, got %q", v)
@@ -186,7 +191,8 @@ var defs = []def{
 	{"files.redirects", "",
 		"FROM=>TO pairs: a URL (or its beginning with /*) and a URL, a path, or text:…", parseRedirects},
 	{"kubernetes.version", "",
-		"what kubeadm without a version finds to be the newest Kubernetes, like v1.32.5; empty: it takes its own version",
+		"what kubeadm without a version finds to be the newest Kubernetes, like v1.32.5; empty: it takes its own " +
+			"version",
 		func(s *Settings, v string) error {
 			m := kubernetesVersion.FindStringSubmatch(v)
 			if v != "" && m == nil {
@@ -214,13 +220,15 @@ var defs = []def{
 			return err
 		}},
 	{"scrub.interval", "30d",
-		"in how many days, like 30d, each node reads and verifies every blob by itself, slowly; off: casemate scrub only",
+		"in how many days, like 30d, each node reads and verifies every blob by itself, slowly; off: casemate scrub " +
+			"only",
 		func(s *Settings, v string) (err error) {
 			s.ScrubInterval, err = parseInterval(v, 365)
 			return err
 		}},
 	{"pki.overlap", "7d",
-		"how many days, like 7d, both roots are handed out at least before ca rotate --finish drops the old one; off: no time",
+		"how many days, like 7d, both roots are handed out at least before ca rotate --finish drops the old one; " +
+			"off: no time",
 		func(s *Settings, v string) (err error) {
 			s.Overlap, err = parseInterval(v, 365)
 			return err
@@ -240,7 +248,9 @@ func parseRedirects(s *Settings, v string) error {
 			return fmt.Errorf("has an invalid pair: %w", err)
 		}
 		// Compare normalized addresses: two pairs for one address would overwrite each other.
-		name, err := fileserver.KeyIn(strings.TrimSuffix(from, "*"), func(host string) (string, bool) { return host, true })
+		name, err := fileserver.KeyIn(strings.TrimSuffix(from, "*"), func(host string) (string, bool) {
+			return host, true
+		})
 		if err != nil {
 			return err
 		}
@@ -275,8 +285,10 @@ var kubernetesVersion = regexp.MustCompile(
 	`^v([1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})(-(alpha|beta|rc)\.[0-9]{1,3})?$`)
 
 var privateRanges = []netip.Prefix{
-	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
-	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"),
+	netip.MustParsePrefix("192.168.0.0/16"),
+	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("127.0.0.0/8"),
 	netip.MustParsePrefix("fc00::/7"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("::1/128"),
 }
 
@@ -388,7 +400,8 @@ func Parse(values map[string]string) (*Settings, error) {
 	for _, o := range s.Origins {
 		for _, n := range o.Names() {
 			if hostname.Overlap(n, s.Domain) {
-				return nil, usage.Errorf("setting domain must not overlap an origin, got %s and the origin %s", s.Domain, n)
+				return nil, usage.Errorf("setting domain must not overlap an origin, got %s and the origin %s",
+					s.Domain, n)
 			}
 		}
 	}
@@ -467,5 +480,6 @@ func List(values map[string]string) []Setting {
 
 // Unknown returns the error for an unknown key: fs.ErrNotExist.
 func Unknown(key string) error {
-	return fmt.Errorf("there is no setting %q, the settings are %s: %w", key, strings.Join(Keys(), ", "), fs.ErrNotExist)
+	return fmt.Errorf("there is no setting %q, the settings are %s: %w", key, strings.Join(Keys(), ", "),
+		fs.ErrNotExist)
 }

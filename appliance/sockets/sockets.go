@@ -71,7 +71,8 @@ func Bind(cfg *config.Config, inherited []*os.File, elsewhere bool) (s *Set, err
 		case HTTP, HTTPS, DNSUDP, DNSTCP, Admin:
 			by[f.Name()] = append(by[f.Name()], f)
 		default:
-			return s, fmt.Errorf("systemd passed a socket with the name %q: its unit's FileDescriptorName must be http, https, "+
+			return s, fmt.Errorf("systemd passed a socket with the name %q: its unit's FileDescriptorName must be "+
+				"http, https, "+
 				"dns-udp, dns-tcp or admin", f.Name())
 		}
 	}
@@ -152,13 +153,16 @@ func explainBind(key, network string, a netip.AddrPort, err error) error {
 		if network == "udp" {
 			flag = "u"
 		}
-		return fmt.Errorf("%s: %s port %s is taken by another program (ss -l%snp 'sport = :%d' shows which): stop it or "+
+		return fmt.Errorf("%s: %s port %s is taken by another program (ss -l%snp 'sport = :%d' shows which): stop it "+
+			"or "+
 			"change %s: %w", key, network, a, flag, a.Port(), key, err)
 	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("%s: ports below 1024, like %s, need root or CAP_NET_BIND_SERVICE: start casemate by systemd, or "+
+		return fmt.Errorf("%s: ports below 1024, like %s, need root or CAP_NET_BIND_SERVICE: start casemate by "+
+			"systemd, or "+
 			"change %s: %w", key, a, key, err)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("%s: %s is not an address of this host: change %s (or advertise): %w", key, a.Addr(), key, err)
+		return fmt.Errorf("%s: %s is not an address of this host: change %s (or advertise): %w", key, a.Addr(),
+			key, err)
 	}
 	return fmt.Errorf("%s %s: %w", key, a, err)
 }
@@ -171,10 +175,13 @@ func SameAddrs(name, key string, want, got []netip.AddrPort) error {
 	ok := len(want) == len(got)
 	for _, w := range want {
 		ok = ok &&
-			slices.ContainsFunc(got, func(g netip.AddrPort) bool { return g == w || w.Port() == 0 && g.Addr() == w.Addr() })
+			slices.ContainsFunc(got, func(g netip.AddrPort) bool {
+				return g == w || w.Port() == 0 && g.Addr() == w.Addr()
+			})
 	}
 	if !ok {
-		return fmt.Errorf("systemd's socket %q is at %s, but %s is %s: casemate sockets updates systemd", name, Join(got),
+		return fmt.Errorf("systemd's socket %q is at %s, but %s is %s: casemate sockets updates systemd", name,
+			Join(got),
 			key, Join(want))
 	}
 	return nil
@@ -200,9 +207,12 @@ func (s *Set) Misplaced(cfg *config.Config, inherited []*os.File) (list []string
 			continue
 		}
 		for _, a := range cfg.Advertise {
-			if !slices.ContainsFunc(l.got, func(g netip.AddrPort) bool { return g.Addr() == a || g.Addr().IsUnspecified() }) {
+			if !slices.ContainsFunc(l.got, func(g netip.AddrPort) bool {
+				return g.Addr() == a || g.Addr().IsUnspecified()
+			}) {
 				list = append(list,
-					fmt.Sprintf("advertise has %s, but systemd's socket %q is at %s: casemate sockets updates systemd", a, l.name,
+					fmt.Sprintf("advertise has %s, but systemd's socket %q is at %s: casemate sockets updates systemd",
+						a, l.name,
 						Join(l.got)))
 			}
 		}
@@ -314,7 +324,8 @@ func (s *Set) bindAdmin(cfg *config.Config, files []*os.File) error {
 		}
 		s.Admin = l
 		if got := l.Addr().String(); got != path {
-			return fmt.Errorf("systemd's socket %q is at %s, but listen.admin is %s: change one of the two", Admin, got, path)
+			return fmt.Errorf("systemd's socket %q is at %s, but listen.admin is %s: change one of the two", Admin,
+				got, path)
 		}
 		return nil
 	}
@@ -327,10 +338,12 @@ func (s *Set) bindAdmin(cfg *config.Config, files []*os.File) error {
 		// A socket that does not answer was left behind by a daemon that was killed.
 		if c, dialErr := net.Dial("unix", path); dialErr == nil {
 			c.Close()
-			return fmt.Errorf("listen.admin: another program, probably another casemate, answers at %s: stop it or change "+
+			return fmt.Errorf("listen.admin: another program, probably another casemate, answers at %s: stop it or "+
+				"change "+
 				"listen.admin: %w", path, err)
 		} else if info, statErr := os.Lstat(path); statErr != nil || info.Mode().Type() != fs.ModeSocket {
-			return fmt.Errorf("listen.admin: %s exists and is not a socket: remove it or change listen.admin: %w", path, err)
+			return fmt.Errorf("listen.admin: %s exists and is not a socket: remove it or change listen.admin: %w",
+				path, err)
 		}
 		if err := os.Remove(path); err != nil {
 			return fmt.Errorf("listen.admin: %w", err)

@@ -19,11 +19,12 @@ func testConfig(t *testing.T, dir string) config.Config {
 	free := []netip.AddrPort{netip.AddrPortFrom(here, 0)}
 	return config.Config{
 		Node: "n1", Data: filepath.Join(dir, "data"), Advertise: []netip.Addr{here},
-		Listen: config.Listen{HTTP: free, HTTPS: free, DNS: free, Peer: free[0], Admin: filepath.Join(dir, "admin.sock")},
+		Listen: config.Listen{HTTP: free, HTTPS: free, DNS: free, Peer: free[0],
+			Admin: filepath.Join(dir, "admin.sock")},
 	}
 }
 
-// handed makes a socket as systemd hands it over: a file with the socket's name.
+// inherit makes a socket as systemd passes it: a file with the socket's name.
 func inherit(t *testing.T, name, network, addr string) (*os.File, string) {
 	t.Helper()
 	var f *os.File
@@ -67,7 +68,7 @@ func mustDup(t *testing.T, f *os.File) int {
 
 func TestSocketsFromSystemdAreUsedByName(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
-	cfg.Listen.HTTP, cfg.Listen.HTTPS, cfg.Listen.DNS = nil, nil, nil // nothing is said: what is handed over counts
+	cfg.Listen.HTTP, cfg.Listen.HTTPS, cfg.Listen.DNS = nil, nil, nil // no address is configured: those of the inherited sockets apply
 	http, httpAt := inherit(t, "http", "tcp", "127.0.0.1:0")
 	https, httpsAt := inherit(t, "https", "tcp", "127.0.0.1:0")
 	udp, udpAt := inherit(t, "dns-udp", "udp", "127.0.0.1:0")
@@ -79,7 +80,8 @@ func TestSocketsFromSystemdAreUsedByName(t *testing.T) {
 	}
 	defer s.Close()
 	a := s.Addrs()
-	if got := fmt.Sprintf("%v %v %v %s", a.HTTP, a.HTTPS, a.DNS, a.Admin); got != fmt.Sprintf("[%s] [%s] [%s] %s", httpAt, httpsAt, udpAt, adminAt) {
+	if got := fmt.Sprintf("%v %v %v %s", a.HTTP, a.HTTPS, a.DNS, a.Admin); got != fmt.Sprintf("[%s] [%s] [%s] %s",
+		httpAt, httpsAt, udpAt, adminAt) {
 		t.Errorf("got %s", got)
 	}
 }
@@ -89,33 +91,40 @@ func TestWrongSocketsAreNamed(t *testing.T) {
 	want := netip.MustParseAddrPort("127.0.0.1:18080")
 	cfg.Listen.HTTP = []netip.AddrPort{want}
 	other, otherAt := inherit(t, "http", "tcp", "127.0.0.1:0")
-	if _, err := Bind(&cfg, []*os.File{other}, false); err == nil || !strings.Contains(err.Error(), `systemd's socket "http" is at `+otherAt+`, but listen.http is 127.0.0.1:18080: casemate sockets updates systemd`) {
+	if _, err := Bind(&cfg, []*os.File{other}, false); err == nil ||
+		!strings.Contains(err.Error(), `systemd's socket "http" is at `+otherAt+
+			`, but listen.http is 127.0.0.1:18080: casemate sockets updates systemd`) {
 		t.Errorf("got %v", err)
 	}
 	cfg = testConfig(t, t.TempDir())
 	unknown, _ := inherit(t, "web", "tcp", "127.0.0.1:0")
-	if _, err := Bind(&cfg, []*os.File{unknown}, false); err == nil || !strings.Contains(err.Error(), `a socket called "web"`) {
+	if _, err := Bind(&cfg, []*os.File{unknown}, false); err == nil ||
+		!strings.Contains(err.Error(), `a socket called "web"`) {
 		t.Errorf("got %v", err)
 	}
 	half, _ := inherit(t, "dns-udp", "udp", "127.0.0.1:0")
-	if _, err := Bind(&cfg, []*os.File{half}, false); err == nil || !strings.Contains(err.Error(), "1 sockets named dns-udp and 0 named dns-tcp") {
+	if _, err := Bind(&cfg, []*os.File{half}, false); err == nil ||
+		!strings.Contains(err.Error(), "1 sockets named dns-udp and 0 named dns-tcp") {
 		t.Errorf("got %v", err)
 	}
 	stream, _ := inherit(t, "dns-udp", "tcp", "127.0.0.1:0")
 	tcp, _ := inherit(t, "dns-tcp", "tcp", "127.0.0.1:0")
-	if _, err := Bind(&cfg, []*os.File{stream, tcp}, false); err == nil || !strings.Contains(err.Error(), `socket "dns-udp" from systemd is not a datagram socket`) {
+	if _, err := Bind(&cfg, []*os.File{stream, tcp}, false); err == nil ||
+		!strings.Contains(err.Error(), `socket "dns-udp" from systemd is not a datagram socket`) {
 		t.Errorf("got %v", err)
 	}
 	elsewhere, at := inherit(t, "admin", "unix", filepath.Join(t.TempDir(), "other.sock"))
-	if _, err := Bind(&cfg, []*os.File{elsewhere}, false); err == nil || !strings.Contains(err.Error(), `systemd's socket "admin" is at `+at+`, but listen.admin is `+cfg.Listen.Admin) {
+	if _, err := Bind(&cfg, []*os.File{elsewhere}, false); err == nil ||
+		!strings.Contains(err.Error(), `systemd's socket "admin" is at `+at+`, but listen.admin is `+cfg.Listen.Admin) {
 		t.Errorf("got %v", err)
 	}
 }
 
-// Who changes advertise and forgets the sockets hears of it.
+// If advertise changes and the sockets do not, a warning says so.
 func TestInheritedSocketsThatMissAnAdvertisedAddress(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
-	cfg.Listen = config.Listen{Admin: cfg.Listen.Admin, Peer: cfg.Listen.Peer, HTTPS: cfg.Listen.HTTPS, DNS: cfg.Listen.DNS}
+	cfg.Listen = config.Listen{Admin: cfg.Listen.Admin, Peer: cfg.Listen.Peer, HTTPS: cfg.Listen.HTTPS,
+		DNS: cfg.Listen.DNS}
 	f, at := inherit(t, "http", "tcp", "127.0.0.1:0")
 	files := []*os.File{f}
 	s, err := Bind(&cfg, files, false)
@@ -127,7 +136,9 @@ func TestInheritedSocketsThatMissAnAdvertisedAddress(t *testing.T) {
 		t.Errorf("got %q", list)
 	}
 	cfg.Advertise = append(cfg.Advertise, netip.MustParseAddr("10.0.0.12"))
-	if list := s.Misplaced(&cfg, files); len(list) != 1 || list[0] != `advertise has 10.0.0.12, but systemd's socket "http" is at `+at+`: casemate sockets updates systemd` {
+	if list := s.Misplaced(&cfg, files); len(list) != 1 ||
+		list[0] != `advertise has 10.0.0.12, but systemd's socket "http" is at `+at+
+			`: casemate sockets updates systemd` {
 		t.Errorf("got %q", list)
 	}
 }
@@ -142,7 +153,8 @@ func TestTheAdminSocket(t *testing.T) {
 	if info, err := os.Stat(cfg.Listen.Admin); err != nil || info.Mode().Perm() != 0o660 {
 		t.Errorf("%v, mode %v, want 0660", err, info.Mode())
 	}
-	if _, err := Bind(&cfg, nil, false); err == nil || !strings.Contains(err.Error(), "probably another casemate, answers at "+cfg.Listen.Admin) {
+	if _, err := Bind(&cfg, nil, false); err == nil ||
+		!strings.Contains(err.Error(), "probably another casemate, answers at "+cfg.Listen.Admin) {
 		t.Errorf("a second one: %v", err)
 	}
 	s.Admin.(*net.UnixListener).SetUnlinkOnClose(false)

@@ -111,7 +111,8 @@ func (l *line) client(from netip.Addr) *client {
 	if c == nil {
 		if len(l.clients) >= maxTracked {
 			for _, old := range l.clients { // an eighth at once, so that this is rare
-				if len(old.queue) == 0 && old.running == 0 && (now.Sub(old.last) > forget || len(l.clients) > maxTracked/8*7) {
+				if len(old.queue) == 0 && old.running == 0 &&
+					(now.Sub(old.last) > forget || len(l.clients) > maxTracked/8*7) {
 					delete(l.clients, old.name)
 				}
 			}

@@ -86,15 +86,18 @@ type User struct {
 // New returns the users of a tree; it does no I/O.
 func New(tree Tree) *Users {
 	n := max(1, runtime.GOMAXPROCS(0)/2)
-	u := &Users{tree: tree, cost: cost, key: make([]byte, 32), line: newLine(n), known: map[[sha256.Size]byte]time.Time{}}
+	u := &Users{tree: tree, cost: cost, key: make([]byte, 32), line: newLine(n),
+		known: map[[sha256.Size]byte]time.Time{}}
 	rand.Read(u.key)
 	return u
 }
 
 // CheckName returns why name is not valid for a user.
 func CheckName(name string) error {
-	if len(name) < 1 || len(name) > 64 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ._-") != "" || name == "." || name == ".." {
-		return fmt.Errorf("a user's name must have 1 to 64 characters of a-z, A-Z, 0-9, '.', '_' and '-', got %q: %w", name, fs.ErrInvalid)
+	if len(name) < 1 || len(name) > 64 || strings.Trim(name,
+		"abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ._-") != "" || name == "." || name == ".." {
+		return fmt.Errorf("a user's name must have 1 to 64 characters of a-z, A-Z, 0-9, '.', '_' and '-', got %q: %w",
+			name, fs.ErrInvalid)
 	}
 	return nil
 }
@@ -130,7 +133,8 @@ func (u *Users) put(ctx context.Context, name, password string, there bool) erro
 	case err != nil:
 		return fmt.Errorf("user %s: %w", name, err)
 	case !there:
-		return fmt.Errorf("the user %s exists already, change the password with: casemate user passwd %s: %w", name, name, fs.ErrExist)
+		return fmt.Errorf("the user %s exists already, change the password with: casemate user passwd %s: %w", name,
+			name, fs.ErrExist)
 	default:
 		version = tree.VersionOf(info)
 	}
