@@ -234,7 +234,7 @@ func TestSettingsChangeWhileServing(t *testing.T) {
 		{"domain", "other.example", 400, "fixed at init"},
 		{"pki.issuer", "no PEM", 400, "must be PEM with the CA certificate"},
 		{"nonsense", "1", 404, `there is no setting "nonsense"`},
-		{"dns.forward", own, 400, "must not have this node's own address, got " + own},
+		{"dns.forward", own, 400, "must not have this node's own address " + own},
 		{"origins", "registry.bank.example", 400, "not permitted by the root certificate"},
 	} {
 		if status, says := n.admin("PUT", "settings/"+c.key, map[string]string{"value": c.value},

@@ -31,7 +31,7 @@ func TestOnlyAddrs(t *testing.T) {
 			"on eth0, fe80::1 on eth0)"},
 		{"docker alone", "docker0=172.17.0.1", "!no address that clients could use (only 172.17.0.1 on docker0)"},
 		{"nothing", "", "!connect the host to the clients' network"},
-		{"multicast and loopback", "eth0=224.0.0.1 eth0=127.0.0.2", "!connect it"},
+		{"multicast and loopback", "eth0=224.0.0.1 eth0=127.0.0.2", "!connect the host"},
 	} {
 		var all []hostAddr
 		for _, f := range strings.Fields(c.addrs) {

@@ -421,7 +421,7 @@ func (s *Settings) RefuseSelf(own []netip.Addr, port func(netip.AddrPort) bool) 
 	for _, f := range s.Forward {
 		for _, r := range f.Resolvers {
 			if slices.Contains(own, r.Addr()) && port(r) {
-				return usage.Errorf("setting dns.forward must not have this node's own address, got %s", r)
+				return usage.Errorf("setting dns.forward must not have this node's own address %s", r)
 			}
 		}
 	}

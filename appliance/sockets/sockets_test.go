@@ -99,7 +99,7 @@ func TestWrongSocketsAreNamed(t *testing.T) {
 	cfg = testConfig(t, t.TempDir())
 	unknown, _ := inherit(t, "web", "tcp", "127.0.0.1:0")
 	if _, err := Bind(&cfg, []*os.File{unknown}, false); err == nil ||
-		!strings.Contains(err.Error(), `a socket called "web"`) {
+		!strings.Contains(err.Error(), `a socket with the name "web"`) {
 		t.Errorf("got %v", err)
 	}
 	half, _ := inherit(t, "dns-udp", "udp", "127.0.0.1:0")
@@ -166,7 +166,7 @@ func TestTheAdminSocket(t *testing.T) {
 	if err := os.WriteFile(cfg.Listen.Admin, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Bind(&cfg, nil, false); err == nil || !strings.Contains(err.Error(), "exists and is no socket") {
+	if _, err := Bind(&cfg, nil, false); err == nil || !strings.Contains(err.Error(), "exists and is not a socket") {
 		t.Errorf("a file in its place: %v", err)
 	}
 	if data, _ := os.ReadFile(cfg.Listen.Admin); string(data) != "precious" {
