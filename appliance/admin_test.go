@@ -276,8 +276,8 @@ func TestNamesThatTheOperatorSets(t *testing.T) {
 		{"PUT", "names/git.bank.example/A", map[string]any{"values": []string{"10.0.0.1"}, "ttl": "soon"}, 400,
 			`got "soon"`},
 		{"PUT", "names/git.bank.example/A", map[string]any{"value": "10.0.0.1"}, 400, "unknown field"},
-		{"DELETE", "names/none.bank.example", nil, 404, "no name none.bank.example is set"},
-		{"DELETE", "names/git.bank.example/TXT", nil, 404, "no name git.bank.example TXT is set"},
+		{"DELETE", "names/none.bank.example", nil, 404, "name none.bank.example is not set"},
+		{"DELETE", "names/git.bank.example/TXT", nil, 404, "name git.bank.example TXT is not set"},
 	} {
 		if status, says := n.admin(c.method, c.path, c.in, nil); status != c.status || !strings.Contains(says, c.says) {
 			t.Errorf("%s %s: %d %s, want %d %q", c.method, c.path, status, says, c.status, c.says)
