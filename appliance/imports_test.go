@@ -272,7 +272,7 @@ func TestPartsOverDays(t *testing.T) {
 	}
 	n.must("GET", "status", nil, &st)
 	if st.Imports.Incomplete != 1 || !slices.ContainsFunc(st.Warnings, func(w string) bool {
-		return strings.Contains(w, "import b is not complete")
+		return strings.Contains(w, "import b is incomplete")
 	}) {
 		t.Errorf("%+v", st)
 	}
@@ -330,7 +330,7 @@ func TestSignaturesAreRequired(t *testing.T) {
 	refused("", handover.Request{Keys: name(other)}, foreign...)
 	refused("is not a bundle", handover.Request{}, dir)
 	n.must("PUT", "settings/import.require_signature", map[string]string{"value": "off"}, nil)
-	refused("none of import.keys", handover.Request{}, foreign...)
+	refused("not one of import.keys", handover.Request{}, foreign...)
 	refused("", handover.Request{Keys: name(other)}, signed...)
 	n.must("PUT", "settings/import.require_signature", map[string]string{"value": "on"}, nil)
 	r, err := n.runImport(handover.Request{Keys: name(other, pub)}, signed...)

@@ -36,14 +36,14 @@ func TestInitLooksAtTheDataDirectoryFirst(t *testing.T) {
 	os.WriteFile(precious, nil, 0o644)
 	_, err := setup.Init(context.Background(), cfg, setup.InitOptions{ConfigFile: file})
 	if !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(),
-		`holds "precious", which is not casemate's: choose an empty directory`) || there(file) {
+		`contains "precious", which is not casemate's: choose an empty directory`) || there(file) {
 		t.Errorf("got %v", err)
 	}
 	if entries, _ := os.ReadDir(cfg.Data); len(entries) != 1 {
 		t.Errorf("the foreign directory was changed: %v", entries)
 	}
 	if _, err := Open(cfg, Options{}); err == nil ||
-		!strings.Contains(err.Error(), "is not initialised: casemate init") {
+		!strings.Contains(err.Error(), "is not initialised: run casemate init") {
 		t.Errorf("serving a foreign directory: %v", err)
 	}
 	os.Remove(precious)
