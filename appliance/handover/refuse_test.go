@@ -98,7 +98,7 @@ func TestWrongBeginnings(t *testing.T) {
 	})
 	many := make([]Named, maxInputs+1)
 	for _, c := range []struct{ what, frame, want string }{
-		{"no JSON", "\x00\x00\x00\x01{", "not JSON"},
+		{"no JSON", "\x00\x00\x00\x01{", "not valid JSON"},
 		{"too long", "\xff\xff\xff\xff", "more than"},
 		{"no inputs", framed(t, &message{Hello: &Request{}}), "must have 1 to"},
 		{"too many inputs", framed(t, &message{Hello: &Request{Inputs: many}}), "must have 1 to"},
