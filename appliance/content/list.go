@@ -95,7 +95,7 @@ func (e *Engine) Pending() (complete int, list []Import, err error) {
 	return complete, list, err
 }
 
-// pendingImport describes an incomplete import: its blobs are those stored so far, its names those that it will
+// pendingImport describes an incomplete import: its blobs are those stored so far, its names as they it will
 // publish, as far as known.
 func (e *Engine) pendingImport(p pending) Import {
 	i := e.pendingBlobs(p)
